@@ -1,0 +1,119 @@
+//! [`interaction`](crate::ops::interaction) on the CPU: samples are split over threads.
+
+use super::Cpu;
+use super::vector::{add_scaled_row, dot};
+use crate::error::Result;
+use crate::ops::Interaction;
+use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps};
+
+impl InteractionOps for Cpu {
+    fn interaction_forward(&self, args: Forward<'_, Self>) -> Result<()> {
+        let Forward { interaction, dim, features, output } = args;
+        self.for_each_row(output, |sample, row| forward_sample(interaction, Sample::of(&features, sample, dim), row));
+        Ok(())
+    }
+
+    fn interaction_backward(&self, args: Backward<'_, Self>) -> Result<()> {
+        let Backward { interaction, dim, features, grad_output, grad_features } = args;
+        let backward = |sample: usize, part: Part, grads: &mut [f32]| {
+            backward_sample(interaction, Sample::of(&features, sample, dim), grad_output.row(sample), part, grads);
+        };
+        match grad_features {
+            FeaturesMut::Joined { block } => self.for_each_row(block, |sample, row| backward(sample, Part::All, row)),
+            FeaturesMut::Split { dense, sparse } => {
+                self.for_each_row(dense, |sample, row| backward(sample, Part::Dense, row));
+                self.for_each_row(sparse, |sample, row| backward(sample, Part::Sparse, row));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The features of one sample: the first ones, and those that follow.
+#[derive(Clone, Copy)]
+struct Sample<'a> {
+    head: &'a [f32],
+    tail: &'a [f32],
+    has_dense: bool,
+    dim: usize,
+}
+
+/// Which features' gradients are asked for.
+#[derive(Clone, Copy)]
+enum Part {
+    All,
+    Dense,
+    Sparse,
+}
+
+impl<'a> Sample<'a> {
+    fn of(features: &Features<'a, Cpu>, sample: usize, dim: usize) -> Self {
+        match features {
+            Features::Joined { block, has_dense } => {
+                let row = block.row(sample);
+                let (head, tail) = row.split_at(dim.min(row.len()));
+                Self { head, tail, has_dense: *has_dense, dim }
+            }
+            Features::Split { dense, sparse } => {
+                Self { head: dense.row(sample), tail: sparse.row(sample), has_dense: true, dim }
+            }
+        }
+    }
+
+    fn num_features(&self) -> usize {
+        (self.head.len() + self.tail.len()) / self.dim
+    }
+
+    fn feature(&self, i: usize) -> &'a [f32] {
+        match i {
+            0 => self.head,
+            _ => &self.tail[(i - 1) * self.dim..][..self.dim],
+        }
+    }
+}
+
+fn forward_sample(interaction: Interaction, sample: Sample<'_>, output: &mut [f32]) {
+    if interaction == Interaction::Cat {
+        output[..sample.head.len()].copy_from_slice(sample.head);
+        output[sample.head.len()..].copy_from_slice(sample.tail);
+        return;
+    }
+    let (dense, pairs) = output.split_at_mut(if sample.has_dense { sample.dim } else { 0 });
+    dense.copy_from_slice(&sample.head[..dense.len()]);
+    let num_features = sample.num_features();
+    let (dots, padding) = pairs.split_at_mut(interaction.num_pairs(num_features));
+    for (out, (i, j)) in dots.iter_mut().zip(interaction.pairs(num_features)) {
+        *out = dot(sample.feature(i), sample.feature(j));
+    }
+    padding.fill(0.0);
+}
+
+fn backward_sample(interaction: Interaction, sample: Sample<'_>, grad_output: &[f32], part: Part, grads: &mut [f32]) {
+    let Interaction::Dot { include_self, .. } = interaction else {
+        grads.copy_from_slice(match part {
+            Part::All => grad_output,
+            Part::Dense => &grad_output[..sample.head.len()],
+            Part::Sparse => &grad_output[sample.head.len()..],
+        });
+        return;
+    };
+    let (num_features, dim) = (sample.num_features(), sample.dim);
+    let wanted = match part {
+        Part::All => 0..num_features,
+        Part::Dense => 0..1,
+        Part::Sparse => 1..num_features,
+    };
+    let (direct, pairs) = grad_output.split_at(if sample.has_dense { dim } else { 0 });
+    for (i, grad) in wanted.zip(grads.chunks_exact_mut(dim)) {
+        match i {
+            0 if sample.has_dense => grad.copy_from_slice(direct),
+            _ => grad.fill(0.0),
+        }
+        for j in 0..num_features {
+            if i != j || include_self {
+                let times = if i == j { 2.0 } else { 1.0 };
+                add_scaled_row(grad, times * pairs[interaction.pair_position(num_features, i, j)], sample.feature(j));
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! [`loss`](crate::ops::loss) on the CPU. A batch has too few logits to be worth a thread.
+
+use super::Cpu;
+use crate::error::Result;
+use crate::ops::loss::{Forward, Loss, LossOps};
+
+impl LossOps for Cpu {
+    fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()> {
+        let Forward { loss, threshold, logits, labels, mean, mut grad_logits } = args;
+        let scale = if logits.is_empty() { 0.0 } else { 1.0 / logits.len() as f64 };
+        let mut sum = 0.0;
+        for (k, (z, y)) in logits.iter().zip(labels).enumerate() {
+            let (value, grad) = sample(loss, f64::from(threshold), f64::from(*z), f64::from(*y));
+            sum += value;
+            if let Some(grads) = grad_logits.as_deref_mut() {
+                grads[k] = (grad * scale) as f32;
+            }
+        }
+        mean[0] = sum * scale;
+        Ok(())
+    }
+}
+
+/// The loss of one sample, and its derivative with respect to the logit.
+fn sample(loss: Loss, threshold: f64, z: f64, y: f64) -> (f64, f64) {
+    let p = 1.0 / (1.0 + (-z).exp());
+    let clamped = threshold > 0.0 && !(threshold..=1.0 - threshold).contains(&p);
+    match loss {
+        Loss::Mse => {
+            let q = if clamped { p.clamp(threshold, 1.0 - threshold) } else { p };
+            ((q - y) * (q - y), if clamped { 0.0 } else { 2.0 * (q - y) * p * (1.0 - p) })
+        }
+        Loss::BceWithLogits | Loss::WeightedBce { .. } => {
+            let weight = match loss {
+                Loss::WeightedBce { positive, .. } if y >= 0.5 => f64::from(positive),
+                Loss::WeightedBce { negative, .. } => f64::from(negative),
+                _ => 1.0,
+            };
+            let (value, grad) = if clamped {
+                let q = p.clamp(threshold, 1.0 - threshold);
+                (-y * q.ln() - (1.0 - y) * (1.0 - q).ln(), 0.0)
+            } else {
+                (z.max(0.0) - z * y + (-z.abs()).exp().ln_1p(), p - y)
+            };
+            (weight * value, weight * grad)
+        }
+    }
+}

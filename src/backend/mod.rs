@@ -1,0 +1,3 @@
+//! Where ops run.
+
+pub mod cpu;

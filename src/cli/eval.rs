@@ -1,0 +1,88 @@
+//! `bagdot eval`
+
+use std::io::BufReader;
+use std::path::PathBuf;
+
+use super::terminal::{Bar, metrics_line};
+use super::{CliError, CliResult, Common, print_line};
+use crate::data::{LabelUse, Part, Source, Split};
+use crate::train::{Predictions, TrainedModel};
+
+/// Measure a model on rows with labels, streamed in constant memory but for one number for each row.
+#[derive(clap::Args, Debug)]
+pub(super) struct Eval {
+    /// A model directory
+    model: PathBuf,
+    /// Other files than those that the model was trained on; `-` is standard input
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Which rows [default: test; with --data, all]
+    #[arg(long, value_enum, conflicts_with = "data")]
+    split: Option<PartChoice>,
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum PartChoice {
+    Train,
+    Validation,
+    Test,
+    All,
+}
+
+impl Eval {
+    pub(super) fn run(&self) -> CliResult {
+        let mut model = TrainedModel::open(self.common.cpu()?, &self.model)?;
+        let (sources, part) = if self.data.is_empty() { self.own_rows(&model)? } else { (sources(&self.data), None) };
+        let mut predictions = Predictions::default();
+        let mut bar = Bar::new(self.common.quiet);
+        let result = model.predict(sources, LabelUse::Required, part, |probabilities, labels, (done, total)| {
+            predictions.extend(probabilities, labels);
+            bar.show("evaluating", done, total, true);
+            Ok(())
+        });
+        bar.clear();
+        result?;
+        let metrics = predictions.metrics().ok_or_else(|| CliError::Usage("there are no such rows".into()))?;
+        if self.json {
+            print_line(&serde_json::to_string(&metrics).unwrap_or_default())?;
+        } else {
+            print_line(&format!("{}  ({} rows)", metrics_line(&metrics), metrics.samples))?;
+        }
+        Ok(())
+    }
+
+    /// The files that the model was trained on, and which of their rows.
+    fn own_rows(&self, model: &TrainedModel<crate::Cpu>) -> Result<(Vec<Source>, Option<Part>), CliError> {
+        let manifest = model.manifest();
+        let data = &manifest.config.data;
+        let part = match self.split.unwrap_or(PartChoice::Test) {
+            PartChoice::Train => Some(Part::Train),
+            PartChoice::Validation => Some(Part::Validation),
+            PartChoice::Test => Some(Part::Test),
+            PartChoice::All => None,
+        };
+        let parts = match (part, &data.split) {
+            (Some(part), Split::File {}) => vec![part],
+            (None, Split::File {}) => vec![Part::Train, Part::Validation, Part::Test],
+            _ => vec![Part::Train],
+        };
+        let paths = parts.into_iter().flat_map(|part| data.files(part, &manifest.folder));
+        Ok((paths.map(Source::from).collect(), part))
+    }
+}
+
+/// Files, with `-` for standard input.
+pub(super) fn sources(paths: &[PathBuf]) -> Vec<Source> {
+    let source = |path: &PathBuf| match path.to_str() {
+        Some("-") => {
+            Source::Reader { name: "standard input".into(), reader: Box::new(BufReader::new(std::io::stdin())) }
+        }
+        _ => Source::from(path.clone()),
+    };
+    paths.iter().map(source).collect()
+}

@@ -1,0 +1,129 @@
+//! The `bagdot` program: results go to standard output, talk to standard error.
+#![forbid(unsafe_code)]
+
+mod eval;
+mod info;
+mod predict;
+mod terminal;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::Cpu;
+use crate::train::TrainError;
+
+/// Train, evaluate and serve deep-learning recommendation models (DLRM) on click data.
+#[derive(Parser)]
+#[command(name = "bagdot", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  bagdot train examples/clothing.toml              train, and keep the model in runs/clothing
+  bagdot train examples/clothing.toml --resume     go on after Ctrl-C
+  bagdot eval runs/clothing                        measure it on the test rows
+  bagdot eval runs/clothing --data new.csv         measure it on other rows
+  bagdot predict runs/clothing new.csv             print one probability for each row
+
+Exit status: 0 if all went well, 1 for an error, 2 for wrong arguments, 130 after Ctrl-C.";
+
+#[derive(Subcommand)]
+enum Command {
+    Train(train::Train),
+    Eval(eval::Eval),
+    Predict(predict::Predict),
+    Info(info::Info),
+}
+
+/// Where to run, and how loud.
+#[derive(clap::Args, Clone, Debug)]
+struct Common {
+    /// Worker threads; results do not depend on them [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Where to run
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Say nothing but errors
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Where to run.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum DeviceChoice {
+    /// The best device that is there; in this version always the CPU
+    Auto,
+    /// The CPU
+    Cpu,
+}
+
+impl Common {
+    fn cpu(&self) -> crate::Result<Cpu> {
+        match (self.device, self.threads) {
+            (DeviceChoice::Auto | DeviceChoice::Cpu, None) => Cpu::new(),
+            (DeviceChoice::Auto | DeviceChoice::Cpu, Some(threads)) => Cpu::with_threads(threads.into()),
+        }
+    }
+}
+
+/// What ends a command early.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error("cannot write results: {0}")]
+    Output(#[from] std::io::Error),
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl From<crate::Error> for CliError {
+    fn from(error: crate::Error) -> Self {
+        Self::Train(error.into())
+    }
+}
+
+impl From<crate::data::DataError> for CliError {
+    fn from(error: crate::data::DataError) -> Self {
+        Self::Train(error.into())
+    }
+}
+
+type CliResult = Result<(), CliError>;
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    terminal::log_to_stderr();
+    let result = match &arguments.command {
+        Command::Train(command) => command.run(),
+        Command::Eval(command) => command.run(),
+        Command::Predict(command) => command.run(),
+        Command::Info(command) => command.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has had enough, as `head` does: no error.
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bagdot: {error}");
+            match error {
+                CliError::Train(TrainError::Interrupted { .. }) => ExitCode::from(130),
+                CliError::Usage(_) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// Prints a line on standard output.
+fn print_line(line: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    writeln!(std::io::stdout().lock(), "{line}")
+}

@@ -1,0 +1,149 @@
+//! `bagdot train`
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::terminal::{Bar, metrics_line, watch_ctrl_c};
+use super::{CliError, CliResult, Common, print_line};
+use crate::data::{Encoder, Splits};
+use crate::train::{Config, EpochRecord, ModelDir, Observer, Outcome, TrainError, Trainer};
+
+/// Train a model as a configuration file says, and measure it on the test rows.
+///
+/// The model directory gets the model, `metrics.jsonl` with a line for each epoch, and `report.html` with curves. A model that is there
+/// already is kept beside it as DIR~1, DIR~2, ….
+#[derive(clap::Args, Debug)]
+pub(super) struct Train {
+    /// What to read, which model to build, how to train it: see examples/
+    config: PathBuf,
+    /// The model directory [default: runs/NAME, NAME that of the configuration file]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on where the last checkpoint in the model directory left off; ends as if it had never stopped
+    #[arg(long)]
+    resume: bool,
+    /// Seed of the initial parameters and of the order of the rows
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// The largest number of passes over the training rows
+    #[arg(long, value_name = "N")]
+    epochs: Option<u32>,
+    /// The number of rows of a step
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Print one JSON object with the test figures on standard output
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Train {
+    pub(super) fn run(&self) -> CliResult {
+        let (mut config, folder) = Config::load(&self.config)?;
+        let train = &mut config.train;
+        train.seed = self.seed.unwrap_or(train.seed);
+        train.epochs = self.epochs.unwrap_or(train.epochs);
+        train.batch_size = self.batch_size.unwrap_or(train.batch_size);
+        if train.epochs == 0 || train.batch_size == 0 {
+            return Err(CliError::Usage("--epochs and --batch-size must be 1 or more".into()));
+        }
+        let device = self.common.cpu()?;
+        let path = self.out.clone().unwrap_or_else(|| default_dir(&self.config));
+        let mut screen = Screen::new(self.common.quiet, config.train.epochs);
+        let trainer = if self.resume {
+            let (dir, manifest) = ModelDir::open(&path)?;
+            if manifest.config != config {
+                let reason = "it was trained by another configuration, or with other flags: give those, or start anew without --resume";
+                return Err(TrainError::Model { path, reason: reason.into() }.into());
+            }
+            screen.say(&format!("resuming {} after {} steps", path.display(), manifest.progress.step));
+            Trainer::resume(device, dir, manifest, &mut screen)?
+        } else {
+            let (dir, backup) = ModelDir::create(&path)?;
+            if let Some(backup) = backup {
+                screen.say(&format!("the model that was in {} is now in {}", path.display(), backup.display()));
+            }
+            Trainer::new(device, config, &folder, dir, &mut screen)?
+        };
+        let result = trainer.run(&mut screen);
+        screen.bar.clear();
+        let outcome = result?;
+        screen.say(&format!("model and report.html are in {}", path.display()));
+        self.print(&outcome)
+    }
+
+    fn print(&self, outcome: &Outcome) -> CliResult {
+        if self.json {
+            print_line(&serde_json::to_string(outcome).unwrap_or_default())?;
+        } else if let Some(test) = &outcome.test {
+            print_line(&format!("test: {}  (best epoch {})", metrics_line(test), outcome.best_epoch))?;
+        }
+        Ok(())
+    }
+}
+
+/// `runs/NAME`, with the name of the configuration file.
+fn default_dir(config: &Path) -> PathBuf {
+    Path::new("runs").join(config.file_stem().unwrap_or("model".as_ref()))
+}
+
+/// Shows on standard error how training goes.
+struct Screen {
+    bar: Bar,
+    quiet: bool,
+    epochs: u32,
+    stop: Arc<AtomicBool>,
+}
+
+impl Screen {
+    fn new(quiet: bool, epochs: u32) -> Self {
+        Self { bar: Bar::new(quiet), quiet, epochs, stop: watch_ctrl_c() }
+    }
+
+    fn say(&self, line: &str) {
+        if !self.quiet {
+            self.bar.say(line);
+        }
+    }
+}
+
+impl Observer for Screen {
+    fn reading(&mut self, what: &str, done: u64, total: u64) {
+        self.bar.show(what, done, total, true);
+    }
+
+    fn ready(&mut self, splits: &Splits, encoder: &Encoder, num_parameters: usize) {
+        let [train, validation, test] = [&splits.train, &splits.validation, &splits.test].map(|part| part.len());
+        self.say(&format!(
+            "{train} training, {validation} validation, {test} test rows; {} dense and {} sparse features; {num_parameters} parameters",
+            encoder.num_dense(),
+            encoder.features().len()
+        ));
+    }
+
+    fn batch(&mut self, epoch: u32, done: u64, total: u64, loss: f64) {
+        self.bar.show(&format!("epoch {epoch}/{}", self.epochs), done, total, false);
+        self.bar.message(format!("loss {loss:.4}"));
+    }
+
+    fn epoch(&mut self, record: &EpochRecord) {
+        let (name, metrics) = match &record.validation {
+            Some(validation) => ("validation", validation),
+            None => ("training", &record.train),
+        };
+        self.say(&format!(
+            "epoch {}: training logloss {:.4}; {name} {}; {:.0} rows/s{}",
+            record.epoch,
+            record.train.logloss,
+            metrics_line(metrics),
+            record.samples_per_second,
+            if record.best { "  *" } else { "" }
+        ));
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,130 @@
+//! Where the columns that the settings name are found: in the file, in a side table, or derived.
+
+use super::config::{DataConfig, Split};
+use super::error::{DataError, Place, Result};
+use super::join::SideTable;
+
+/// Where a column is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A field of the file.
+    Field(usize),
+    /// A column of a side table.
+    Side { table: usize, column: usize },
+    /// A derived column.
+    Derived(usize),
+    /// Nowhere: it is always empty.
+    Absent,
+}
+
+/// The columns of one file, in the order of the settings.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Binding {
+    pub(crate) dense: Vec<Origin>,
+    pub(crate) categorical: Vec<Origin>,
+    /// The keys of the side tables.
+    pub(crate) keys: Vec<Origin>,
+    /// What the derived columns are derived from.
+    pub(crate) derived_from: Vec<Origin>,
+    pub(crate) label: Option<Origin>,
+    pub(crate) time: Option<Origin>,
+}
+
+/// What a pass over the rows needs besides the features.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    pub(crate) label_required: bool,
+    pub(crate) time: bool,
+}
+
+impl Binding {
+    /// Finds the columns of `config` in a file with this header.
+    pub(crate) fn new(
+        config: &DataConfig,
+        tables: &[SideTable],
+        file: &str,
+        header: &[String],
+        label: &str,
+        needs: Needs,
+    ) -> Result<Self> {
+        let finder = Finder { config, tables, file, header };
+        let all =
+            |names: &mut dyn Iterator<Item = &String>| names.map(|name| finder.find(name)).collect::<Result<Vec<_>>>();
+        let label = match finder.find(label) {
+            Err(DataError::UnknownColumn { .. }) if !needs.label_required => Origin::Absent,
+            found => found?,
+        };
+        let time = match &config.split {
+            Split::Time { column, .. } if needs.time => Some(finder.find(column)?),
+            _ => None,
+        };
+        // A key may come from the side tables before its own, a derived column from those before it.
+        let keys = config
+            .join
+            .iter()
+            .enumerate()
+            .map(|(k, join)| Finder { tables: &tables[..k.min(tables.len())], ..finder }.find(join.on.left()));
+        Ok(Self {
+            dense: all(&mut config.dense.iter().map(|dense| &dense.column))?,
+            categorical: all(&mut config.categorical.iter().map(|categorical| &categorical.column))?,
+            keys: keys.collect::<Result<_>>()?,
+            derived_from: all(&mut config.derive.iter().map(|derive| &derive.from))?,
+            label: Some(label),
+            time,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Finder<'a> {
+    config: &'a DataConfig,
+    tables: &'a [SideTable],
+    file: &'a str,
+    header: &'a [String],
+}
+
+impl Finder<'_> {
+    fn find(&self, name: &str) -> Result<Origin> {
+        let field = field_of(self.header, name, self.file)?;
+        let side = self.tables.iter().enumerate().find_map(|(table, side)| {
+            let column = side.columns().iter().position(|column| column == name)?;
+            Some((table, column))
+        });
+        let derived = self.config.derive.iter().position(|derive| derive.name == name);
+        let ambiguous = |second: &str| {
+            let (column, first, second) = (name.to_owned(), self.file.to_owned(), second.to_owned());
+            Err(DataError::AmbiguousColumn { column, first, second })
+        };
+        match (field, side, derived) {
+            (Some(_), Some((table, _)), _) => {
+                ambiguous(&self.config.join.get(table).map_or(String::new(), |join| join.path.display().to_string()))
+            }
+            (Some(_), _, Some(_)) => ambiguous("data.derive"),
+            (Some(field), None, None) => Ok(Origin::Field(field)),
+            (None, Some((table, column)), _) => Ok(Origin::Side { table, column }),
+            (None, None, Some(derived)) => Ok(Origin::Derived(derived)),
+            (None, None, None) => {
+                let sides = self.tables.iter().flat_map(SideTable::columns);
+                let derived = self.config.derive.iter().map(|derive| derive.name.as_str());
+                let columns = self.header.iter().chain(sides).map(String::as_str).chain(derived);
+                Err(DataError::unknown_column(self.file, name, columns))
+            }
+        }
+    }
+}
+
+/// The field of a header with this name, if there is one.
+pub(crate) fn field_of(header: &[String], name: &str, file: &str) -> Result<Option<usize>> {
+    let mut fields = header.iter().enumerate().filter(|(_, column)| *column == name).map(|(field, _)| field);
+    let first = fields.next();
+    match fields.next() {
+        Some(_) => Err(DataError::DuplicateColumn { file: file.to_owned(), column: name.to_owned() }),
+        None => Ok(first),
+    }
+}
+
+/// A field as text.
+#[inline]
+pub(crate) fn text_of<'a>(field: &'a [u8], place: Place<'_>, column: &str) -> Result<&'a str> {
+    std::str::from_utf8(field).map_err(|_| place.not_utf8(column))
+}

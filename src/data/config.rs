@@ -1,0 +1,353 @@
+//! What stands under `[data]` in a configuration file.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, IntoDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::Part;
+use super::criteo;
+use super::error::{DataError, Result};
+use super::label::Label;
+use crate::ops::Pooling;
+
+/// Which files to read, and what their columns mean: `[data]`.
+///
+/// ```
+/// # use bagdot::data::DataConfig;
+/// let config: DataConfig = toml::from_str(r#"
+///     train = "ratings.csv"
+///     label = "rating >= 4"
+///     [[join]]
+///     path = "movies.csv"
+///     on = "movieId"
+///     [[categorical]]
+///     column = "userId"
+///     [[categorical]]
+///     column = "genres"
+///     separator = "|"
+/// "#)?;
+/// config.validate()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// How the files are written.
+    pub format: Format,
+    /// The files, read in this order; one path or a list. Relative paths count from the folder of the configuration file.
+    #[serde(deserialize_with = "one_or_many")]
+    pub train: Vec<PathBuf>,
+    /// The files of the validation rows, only with `split = { by = "file" }`.
+    #[serde(deserialize_with = "one_or_many")]
+    pub validation: Vec<PathBuf>,
+    /// The files of the test rows, only with `split = { by = "file" }`.
+    #[serde(deserialize_with = "one_or_many")]
+    pub test: Vec<PathBuf>,
+    /// The character between the fields of a delimited file: `,` unless set.
+    pub delimiter: Option<char>,
+    /// A column that holds 0 or 1, or a condition such as `rating >= 4`, `y = yes` or `y != no`.
+    ///
+    /// A condition is a column, one of `>= <= > < = !=`, and a value. `=` and `!=` compare numbers where both sides are
+    /// numbers, else texts; the others take numbers only.
+    pub label: Option<String>,
+    /// Which rows train, which validate and which test.
+    pub split: Split,
+    /// Side tables, whose columns become columns of every row.
+    pub join: Vec<Join>,
+    /// Columns made from other columns.
+    pub derive: Vec<Derive>,
+    /// The numbers that the bottom MLP reads.
+    pub dense: Vec<Dense>,
+    /// The columns that are looked up in embedding tables.
+    pub categorical: Vec<Categorical>,
+    /// How the 26 categorical columns of a Criteo file are encoded, if `categorical` does not say.
+    pub criteo: Option<Criteo>,
+}
+
+/// How a data file is written. Files compressed with gzip are recognised by their contents in either format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Fields between delimiters, quoted as in RFC 4180, the names of the columns in the first line.
+    #[default]
+    Delimited,
+    /// The Criteo click logs: no header; `label`, 13 integers `I1`..`I13` and 26 categories `C1`..`C26` between tabs.
+    Criteo,
+}
+
+/// Which rows train, which validate and which test.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Split {
+    /// By a hash of the row's number, counted from 0 through the training files: with seed 0, row `i` has
+    /// `u = (i * 0x9E3779B97F4A7C15 mod 2^64) / 2^64` and is a test row if `u < test`, else a validation row if
+    /// `u < test + validation`.
+    Hash {
+        /// Another seed gives another split.
+        #[serde(default)]
+        seed: u64,
+        /// The share of the validation rows.
+        #[serde(default = "one_sixteenth")]
+        validation: f64,
+        /// The share of the test rows.
+        #[serde(default = "three_sixteenths")]
+        test: f64,
+    },
+    /// By time: the latest rows test, those before them validate. Rows of the same time stay together, in the later part.
+    Time {
+        /// The column that holds the time, as a number.
+        column: String,
+        /// The share of the validation rows.
+        #[serde(default = "one_tenth")]
+        validation: f64,
+        /// The share of the test rows.
+        #[serde(default = "one_tenth")]
+        test: f64,
+    },
+    /// As the files `train`, `validation` and `test` say.
+    File {},
+}
+
+/// A side table: its columns become columns of every row that has the same key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// The side table, a delimited file with a header.
+    pub path: PathBuf,
+    /// The key: a column of both, or one of each. Where the side table lacks a row's key, the joined columns are empty.
+    pub on: JoinOn,
+    /// The character between the fields of the side table, if it is not that of the data files.
+    pub delimiter: Option<char>,
+}
+
+/// The key of a [`Join`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields, expecting = "a column, or { left = \"column here\", right = \"column there\" }")]
+pub enum JoinOn {
+    /// The column has the same name in both.
+    Same(String),
+    /// The column has two names.
+    Pair {
+        /// Its name in the rows, which may be a column of an earlier join.
+        left: String,
+        /// Its name in the side table.
+        right: String,
+    },
+}
+
+impl JoinOn {
+    /// The key's column in the rows.
+    pub fn left(&self) -> &str {
+        match self {
+            Self::Same(column) | Self::Pair { left: column, .. } => column,
+        }
+    }
+
+    /// The key's column in the side table.
+    pub fn right(&self) -> &str {
+        match self {
+            Self::Same(column) | Self::Pair { right: column, .. } => column,
+        }
+    }
+}
+
+/// A new column: what a regular expression captures in another column. It is empty where the expression does not match.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Derive {
+    /// The name of the new column.
+    pub name: String,
+    /// A column of the file, of a side table, or derived before this one.
+    pub from: String,
+    /// A regular expression; the text of its first group becomes the value (without a group, the whole match).
+    pub pattern: String,
+    /// If set, the text must be a number, and is rounded down to a multiple of this one.
+    pub bucket: Option<f64>,
+}
+
+/// A number that the bottom MLP reads.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dense {
+    /// The column.
+    pub column: String,
+    /// What is done to the number: one transform, or several in this order, of which only the last may be fitted to the data.
+    #[serde(deserialize_with = "one_or_many")]
+    pub transform: Vec<Transform>,
+    /// What stands for a missing number.
+    pub missing: Missing,
+    /// If not 0, a categorical feature `column.bins` says in which of this many quantiles of the training rows the number lies,
+    /// before the transforms. Its row 0 stands for a missing number, its row 1 for the first quantile.
+    pub bins: usize,
+    /// Whether the number is not what the column holds, but how many training rows hold the same text.
+    pub count: bool,
+}
+
+/// What is done to a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transform {
+    /// Nothing.
+    None,
+    /// `ln(1 + x)`, for numbers above -1.
+    Log1p,
+    /// `sign(x) ln(1 + |x|)`.
+    SignedLog1p,
+    /// `(x - mean) / (std + 1e-8)` with the mean and the population standard deviation of the training rows; 0 if that is 0.
+    Zscore,
+    /// The share of the training rows with a smaller number: between 0 and 1.
+    Quantile,
+}
+
+/// What stands for a missing number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "\"mean\", \"zero\", \"error\" or a number")]
+pub enum Missing {
+    /// The mean of the training rows, after the transforms.
+    #[default]
+    Mean,
+    /// 0, after the transforms.
+    Zero,
+    /// Nothing does: it is an error.
+    Error,
+    /// This number, before the transforms.
+    #[serde(untagged)]
+    Value(f64),
+}
+
+/// A column that is looked up in an embedding table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Categorical {
+    /// The column.
+    pub column: String,
+    /// What stands between the values of a column with several; they make a bag. Without it there is one value.
+    pub separator: Option<String>,
+    /// How often a value must occur in the training rows to have a row of its own: 1 unless set.
+    pub min_count: Option<u32>,
+    /// If set, there is no dictionary: row `1 + h % hash` stands for a value whose [`hash64`](super::hash64) is `h`.
+    pub hash: Option<u32>,
+    /// How the rows of a bag become one vector.
+    #[serde(default)]
+    pub pooling: Pooling,
+    /// What becomes of a value without a row: `row` unless set, `drop` if there is a separator.
+    pub unknown: Option<Unknown>,
+}
+
+impl Categorical {
+    fn of(column: String, min_count: Option<u32>, hash: Option<u32>) -> Self {
+        Self { column, separator: None, min_count, hash, pooling: Pooling::Sum, unknown: None }
+    }
+}
+
+/// What becomes of a value without a row of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unknown {
+    /// It is left out of the bag.
+    Drop,
+    /// It becomes row 0.
+    Row,
+}
+
+/// How the categorical columns of a Criteo file are encoded: `[data.criteo]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Criteo {
+    /// As in [`Categorical`], but 10 unless set.
+    pub min_count: Option<u32>,
+    /// As in [`Categorical`].
+    pub hash: Option<u32>,
+}
+
+impl Default for Split {
+    fn default() -> Self {
+        Self::Hash { seed: 0, validation: one_sixteenth(), test: three_sixteenths() }
+    }
+}
+
+fn one_sixteenth() -> f64 {
+    0.0625
+}
+fn three_sixteenths() -> f64 {
+    0.1875
+}
+fn one_tenth() -> f64 {
+    0.1
+}
+
+impl DataConfig {
+    /// Checks what can be checked without the files.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] names the setting: nothing to read, no label, contradictions, numbers out of range, a pattern that is
+    /// no regular expression.
+    pub fn validate(&self) -> Result<()> {
+        super::validate::validate(self)
+    }
+
+    /// The files that hold the rows of a part: with a split by file its own ones, else those of `train` for every part.
+    pub fn files(&self, part: Part, folder: &Path) -> Vec<PathBuf> {
+        let paths = match (&self.split, part) {
+            (Split::File {}, Part::Validation) => &self.validation,
+            (Split::File {}, Part::Test) => &self.test,
+            _ => &self.train,
+        };
+        paths.iter().map(|path| folder.join(path)).collect()
+    }
+
+    /// The settings with everything filled in that a Criteo file lets go without saying.
+    pub(crate) fn with_defaults(&self) -> Self {
+        let mut config = self.clone();
+        if config.format == Format::Criteo {
+            config.label.get_or_insert_with(|| criteo::LABEL.to_owned());
+            if config.dense.is_empty() {
+                // I2 goes down to -3, which a plain log1p has no value for.
+                let transform = vec![Transform::SignedLog1p, Transform::Zscore];
+                let dense = |column| Dense { column, transform: transform.clone(), ..Dense::default() };
+                config.dense = criteo::integer_columns().map(dense).collect();
+            }
+            if config.categorical.is_empty() {
+                let Criteo { min_count, hash } = config.criteo.take().unwrap_or_default();
+                let min_count = min_count.or(if hash.is_none() { Some(10) } else { None });
+                let categorical = |column| Categorical::of(column, min_count, hash);
+                config.categorical = criteo::category_columns().map(categorical).collect();
+            }
+        }
+        config
+    }
+
+    pub(crate) fn label(&self) -> Result<Label> {
+        let text =
+            self.label.as_deref().ok_or_else(|| DataError::config("label", "missing: name the column to predict"))?;
+        Label::parse(text)
+    }
+
+    /// The delimiter of the data files, as a byte; it has been checked to be one.
+    pub(crate) fn delimiter(&self) -> u8 {
+        self.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(b',')
+    }
+}
+
+/// Reads either one value or a list of them.
+fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct OneOrMany<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> de::Visitor<'de> for OneOrMany<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string or a list of strings")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            Ok(vec![T::deserialize(text.into_deserializer())?])
+        }
+        fn visit_seq<A: de::SeqAccess<'de>>(self, sequence: A) -> Result<Vec<T>, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(sequence))
+        }
+    }
+    deserializer.deserialize_any(OneOrMany(PhantomData))
+}

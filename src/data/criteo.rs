@@ -1,0 +1,233 @@
+//! The Criteo click logs: a label, 13 integers and 26 categories between tabs, without header or quotes.
+
+use std::io::Read;
+
+use super::error::{DataError, Result};
+
+/// The name of the label's column.
+pub(crate) const LABEL: &str = "label";
+const INTEGERS: usize = 13;
+const CATEGORIES: usize = 26;
+const FIELDS: usize = 1 + INTEGERS + CATEGORIES;
+
+/// Rows have about 230 bytes; one that does not fit the buffer is no row.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// `I1` to `I13`.
+pub(crate) fn integer_columns() -> impl Iterator<Item = String> {
+    (1..=INTEGERS).map(|k| format!("I{k}"))
+}
+
+/// `C1` to `C26`.
+pub(crate) fn category_columns() -> impl Iterator<Item = String> {
+    (1..=CATEGORIES).map(|k| format!("C{k}"))
+}
+
+/// Where the fields of a row end, counted from its beginning.
+struct Fields {
+    ends: [u32; FIELDS],
+    count: usize,
+}
+
+impl Fields {
+    #[inline]
+    fn push(&mut self, end: usize) {
+        // Fields beyond the last one are only counted, so that the error can tell their number.
+        if let Some(slot) = self.ends.get_mut(self.count) {
+            *slot = end as u32;
+        }
+        self.count += 1;
+    }
+}
+
+/// The rows of a Criteo file, one at a time, read in a single pass.
+pub(crate) struct CriteoLines {
+    file: String,
+    text: Box<dyn Read + Send>,
+    label_required: bool,
+    header: Vec<String>,
+    buffer: Box<[u8]>,
+    /// `buffer[row..]` begins with the row at hand, `buffer[next..]` with the one after it; text is there up to `filled`.
+    row: usize,
+    next: usize,
+    filled: usize,
+    fields: Fields,
+    line: u64,
+}
+
+impl CriteoLines {
+    /// Rows without a label have 39 fields, which is an error where the label is required.
+    pub(crate) fn open(file: String, text: Box<dyn Read + Send>, label_required: bool) -> Self {
+        let header = std::iter::once(LABEL.to_owned()).chain(integer_columns()).chain(category_columns()).collect();
+        let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
+        let fields = Fields { ends: [0; FIELDS], count: 0 };
+        Self { file, text, label_required, header, buffer, row: 0, next: 0, filled: 0, fields, line: 0 }
+    }
+
+    /// The names of the columns.
+    pub(crate) fn header(&self) -> &[String] {
+        &self.header
+    }
+
+    /// The line of the row.
+    pub(crate) fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// Goes on to the next row that is not blank; false at the end.
+    pub(crate) fn advance(&mut self) -> Result<bool> {
+        loop {
+            if !self.split_line()? {
+                return Ok(false);
+            }
+            let found = self.fields.count;
+            if found == FIELDS || (found == FIELDS - 1 && !self.label_required) {
+                return Ok(true);
+            }
+            if found > 1 || self.fields.ends[0] > 0 {
+                return Err(DataError::Ragged { file: self.file.clone(), line: self.line, expected: FIELDS, found });
+            }
+        }
+    }
+
+    /// A field of the row, in the order of the header; empty if there is none.
+    #[inline]
+    pub(crate) fn field(&self, k: usize) -> &[u8] {
+        // Without a label, all fields have moved to the left.
+        let Some(k) = k.checked_sub(FIELDS.saturating_sub(self.fields.count)).filter(|&k| k < FIELDS) else {
+            return &[];
+        };
+        let start = if k == 0 { 0 } else { self.fields.ends[k - 1] as usize + 1 };
+        &self.buffer[self.row + start..self.row + self.fields.ends[k] as usize]
+    }
+
+    /// Finds the ends of the fields of the next line; false at the end of the file.
+    fn split_line(&mut self) -> Result<bool> {
+        self.row = self.next;
+        self.fields.count = 0;
+        let mut scanned = self.row;
+        loop {
+            for at in memchr::memchr2_iter(b'\t', b'\n', &self.buffer[scanned..self.filled]) {
+                let at = scanned + at;
+                if self.buffer[at] == b'\n' {
+                    self.end_line(at);
+                    self.next = at + 1;
+                    return Ok(true);
+                }
+                self.fields.push(at - self.row);
+            }
+            scanned = self.filled - self.row;
+            if !self.refill()? {
+                let unfinished = self.row < self.filled;
+                if unfinished {
+                    self.end_line(self.filled);
+                }
+                self.next = self.filled;
+                return Ok(unfinished);
+            }
+        }
+    }
+
+    fn end_line(&mut self, end: usize) {
+        let text = &self.buffer[self.row..end];
+        self.fields.push(text.strip_suffix(b"\r").unwrap_or(text).len());
+        self.line += 1;
+    }
+
+    /// Moves the row to the front of the buffer and reads on behind it; false at the end of the file.
+    fn refill(&mut self) -> Result<bool> {
+        self.buffer.copy_within(self.row..self.filled, 0);
+        self.filled -= self.row;
+        self.row = 0;
+        if self.filled == self.buffer.len() {
+            let (file, line) = (self.file.clone(), self.line + 1);
+            return Err(DataError::RowTooLong { file, line, limit: BUFFER_BYTES as u64 });
+        }
+        loop {
+            match self.text.read(&mut self.buffer[self.filled..]) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(DataError::Io { file: self.file.clone(), source }),
+                Ok(count) => {
+                    self.filled += count;
+                    return Ok(count > 0);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Cursor};
+
+    use super::*;
+
+    /// A reader that gives a few bytes at a time.
+    struct Trickle(Cursor<Vec<u8>>);
+    impl Read for Trickle {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = buffer.len().min(7);
+            self.0.read(&mut buffer[..count])
+        }
+    }
+
+    fn line(k: usize) -> String {
+        let integers = (0..13).map(|i| if (k + i).is_multiple_of(4) { String::new() } else { format!("{}", k * i) });
+        let categories =
+            (0..26).map(|i| if (k + i).is_multiple_of(5) { String::new() } else { format!("{:08x}", k + i) });
+        std::iter::once(format!("{}", k % 2)).chain(integers).chain(categories).collect::<Vec<_>>().join("\t")
+    }
+
+    #[test]
+    fn rows_are_split_wherever_reads_end() {
+        let lines: Vec<String> = (0..50).map(line).collect();
+        for end in ["\n", "\r\n"] {
+            let text = (lines.join(end) + end + end).into_bytes();
+            let unfinished = lines.join(end).into_bytes();
+            for text in [text, unfinished] {
+                let readers: [Box<dyn Read + Send>; 2] =
+                    [Box::new(Cursor::new(text.clone())), Box::new(Trickle(Cursor::new(text)))];
+                for reader in readers {
+                    let mut rows = CriteoLines::open("f".into(), reader, true);
+                    for (k, line) in lines.iter().enumerate() {
+                        assert!(rows.advance().unwrap());
+                        assert_eq!(rows.line(), k as u64 + 1);
+                        let fields = (0..FIELDS).map(|k| std::str::from_utf8(rows.field(k)).unwrap());
+                        assert!(fields.eq(line.split('\t')), "line {k}");
+                        assert!(rows.field(FIELDS).is_empty());
+                    }
+                    assert!(!rows.advance().unwrap() && !rows.advance().unwrap());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_cross_the_end_of_the_buffer() {
+        let lines: Vec<String> = (0..3 * BUFFER_BYTES / 200).map(line).collect();
+        let mut rows = CriteoLines::open("f".into(), Box::new(Cursor::new(lines.join("\n").into_bytes())), true);
+        for line in &lines {
+            assert!(rows.advance().unwrap() && rows.field(39) == line.rsplit('\t').next().unwrap().as_bytes());
+        }
+        assert!(!rows.advance().unwrap());
+    }
+
+    #[test]
+    fn rows_may_lack_their_label() {
+        let text = line(3)[2..].to_owned();
+        let open = |required| CriteoLines::open("f".into(), Box::new(Cursor::new(text.clone().into_bytes())), required);
+        let mut rows = open(false);
+        assert!(rows.advance().unwrap());
+        assert_eq!((rows.field(0), rows.field(39)), (b"".as_slice(), b"0000001c".as_slice()));
+        let error = open(true).advance().unwrap_err().to_string();
+        assert!(error.starts_with("f:1: expected 40 fields, found 39"), "{error}");
+    }
+
+    #[test]
+    fn endless_rows_are_errors() {
+        for byte in [b'x', b'\t'] {
+            let mut rows = CriteoLines::open("f".into(), Box::new(io::repeat(byte)), true);
+            assert!(rows.advance().unwrap_err().to_string().starts_with("f:1: a row of more than 1048576 bytes"));
+        }
+    }
+}

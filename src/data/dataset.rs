@@ -1,0 +1,255 @@
+//! Encoded rows, and batches of them.
+
+use std::path::Path;
+
+use super::Part;
+use super::columns::Needs;
+use super::config::{DataConfig, Split};
+use super::encoder::Encoder;
+use super::error::{DataError, Result};
+use super::fit::NO_TRAINING_ROWS;
+use super::rows::Rows;
+use super::source::Source;
+
+/// What a model reads. It is meant to be filled again and again: once it is warm, nothing is allocated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// The number of rows (B).
+    pub batch_size: usize,
+    /// The dense features, row-major: `[B, num_dense]`.
+    pub dense: Vec<f32>,
+    /// The ids of all bags, bag after bag.
+    pub indices: Vec<i64>,
+    /// The bounds of the bags, key-major: bag `(f, b)` is `indices[offsets[f * B + b] .. offsets[f * B + b + 1]]`; `[F * B + 1]`.
+    pub offsets: Vec<i64>,
+    /// The labels, 0 or 1; NaN where there is none: `[B]`.
+    pub labels: Vec<f32>,
+}
+
+/// Encoded rows in memory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Dataset {
+    num_dense: usize,
+    /// Row-major.
+    dense: Vec<f32>,
+    labels: Vec<f32>,
+    columns: Vec<Column>,
+}
+
+/// The ids of a feature.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Column {
+    /// One for each row.
+    Single(Vec<u32>),
+    /// Those of row `r` are `ids[ends[r - 1]..ends[r]]`.
+    Bags { ids: Vec<u32>, ends: Vec<usize> },
+}
+
+impl Column {
+    /// Appends a row with one id.
+    pub(super) fn push(&mut self, id: u32) {
+        self.push_with(|| id, |ids| ids.push(id));
+    }
+
+    /// Appends a row: its one id, or its bag of ids.
+    #[inline]
+    pub(super) fn push_with(&mut self, id: impl FnOnce() -> u32, bag: impl FnOnce(&mut Vec<u32>)) {
+        match self {
+            Self::Single(ids) => ids.push(id()),
+            Self::Bags { ids, ends } => {
+                bag(ids);
+                ends.push(ids.len());
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        match self {
+            Self::Single(ids) => ids.clear(),
+            Self::Bags { ids, ends } => {
+                ids.clear();
+                ends.clear();
+            }
+        }
+    }
+}
+
+impl Dataset {
+    /// No rows yet; for each feature, whether its rows have bags.
+    pub(super) fn new(num_dense: usize, has_bags: impl Iterator<Item = bool>) -> Self {
+        let column = |bags| match bags {
+            true => Column::Bags { ids: Vec::new(), ends: Vec::new() },
+            false => Column::Single(Vec::new()),
+        };
+        Self { num_dense, dense: Vec::new(), labels: Vec::new(), columns: has_bags.map(column).collect() }
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The labels, 0 or 1.
+    pub fn labels(&self) -> &[f32] {
+        &self.labels
+    }
+
+    /// Fills `batch` with these rows, in this order. A row may be taken more than once.
+    ///
+    /// # Panics
+    /// If a row is not below [`Self::len`], as indexing a slice does.
+    pub fn gather(&self, rows: &[u32], batch: &mut Batch) {
+        self.gather_rows(rows.iter().map(|&row| row as usize), batch);
+    }
+
+    /// Fills `batch` with all rows.
+    pub(super) fn gather_all(&self, batch: &mut Batch) {
+        self.gather_rows(0..self.len(), batch);
+    }
+
+    fn gather_rows(&self, rows: impl ExactSizeIterator<Item = usize> + Clone, batch: &mut Batch) {
+        let Batch { batch_size, dense, indices, offsets, labels } = batch;
+        *batch_size = rows.len();
+        dense.clear();
+        indices.clear();
+        offsets.clear();
+        labels.clear();
+        for row in rows.clone() {
+            dense.extend_from_slice(&self.dense[row * self.num_dense..(row + 1) * self.num_dense]);
+            labels.push(self.labels[row]);
+        }
+        offsets.push(0);
+        for column in &self.columns {
+            match column {
+                Column::Single(ids) => {
+                    let first = indices.len() as i64 + 1;
+                    indices.extend(rows.clone().map(|row| i64::from(ids[row])));
+                    offsets.extend(first..first + *batch_size as i64);
+                }
+                Column::Bags { ids, ends } => {
+                    for row in rows.clone() {
+                        let start = if row == 0 { 0 } else { ends[row - 1] };
+                        indices.extend(ids[start..ends[row]].iter().map(|&id| i64::from(id)));
+                        offsets.push(indices.len() as i64);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets all rows, but keeps their memory.
+    pub(super) fn clear(&mut self) {
+        self.dense.clear();
+        self.labels.clear();
+        self.columns.iter_mut().for_each(Column::clear);
+    }
+
+    /// Appends a label, and gives out the columns that must be appended to as well.
+    pub(super) fn begin_row(&mut self, label: f32) -> (&mut Vec<f32>, &mut [Column]) {
+        self.labels.push(label);
+        (&mut self.dense, &mut self.columns)
+    }
+}
+
+/// The encoded rows of all parts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Splits {
+    /// The model learns from them.
+    pub train: Dataset,
+    /// They decide when to stop.
+    pub validation: Dataset,
+    /// They say how good the model is.
+    pub test: Dataset,
+}
+
+impl Splits {
+    /// Encodes all rows of the files of `config`, whose relative paths count from `folder`.
+    ///
+    /// `progress` is called now and then with the bytes that have been read, and all there are, before decompression.
+    ///
+    /// # Errors
+    /// Any [`DataError`] of reading; [`DataError::EmptyPart`] if there are no training rows, or none of another part of which the
+    /// settings ask for some; [`DataError::OneClass`] if all training labels are the same.
+    pub fn load(
+        config: &DataConfig,
+        encoder: &Encoder,
+        folder: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        encoder.check()?;
+        config.validate()?;
+        let mut splits = Self { train: encoder.dataset(), validation: encoder.dataset(), test: encoder.dataset() };
+        let parts: &[Part] = match config.split {
+            Split::File {} => &[Part::Train, Part::Validation, Part::Test],
+            _ => &[Part::Train],
+        };
+        let files: Vec<(Part, Vec<Source>)> = parts
+            .iter()
+            .map(|&part| (part, config.files(part, folder).into_iter().map(Source::from).collect()))
+            .collect();
+        let total = files.iter().flat_map(|(_, sources)| sources).map(Source::size).sum();
+        let mut done = 0;
+        for (part, sources) in files {
+            splits.read(encoder, part, sources, &mut |read| progress(done + read, total))?;
+            done += config.files(part, folder).into_iter().map(|path| Source::File(path).size()).sum::<u64>();
+        }
+        progress(total, total);
+        splits.check(config)?;
+        Ok(splits)
+    }
+
+    /// Appends the rows of some files, which belong to `part` unless the split says otherwise.
+    fn read(
+        &mut self,
+        encoder: &Encoder,
+        part: Part,
+        sources: Vec<Source>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let splitter = encoder.splitter();
+        let needs = Needs { label_required: true, time: true };
+        let mut rows = Rows::new(&encoder.config, &encoder.side_tables, sources, needs)?;
+        while rows.advance()? {
+            let dataset = match rows.part(&splitter)?.unwrap_or(part) {
+                Part::Train => &mut self.train,
+                Part::Validation => &mut self.validation,
+                Part::Test => &mut self.test,
+            };
+            encoder.encode(&rows.row(), rows.label()?, dataset)?;
+            if rows.is_milestone() {
+                progress(rows.bytes_read().0);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, config: &DataConfig) -> Result<()> {
+        let (validation, test) = match &config.split {
+            Split::Hash { validation, test, .. } | Split::Time { validation, test, .. } => {
+                (*validation > 0.0, *test > 0.0)
+            }
+            Split::File {} => (true, !config.test.is_empty()),
+        };
+        if self.train.is_empty() {
+            return Err(DataError::EmptyPart { part: Part::Train, reason: NO_TRAINING_ROWS });
+        }
+        for (part, dataset, wanted) in
+            [(Part::Validation, &self.validation, validation), (Part::Test, &self.test, test)]
+        {
+            if wanted && dataset.is_empty() {
+                let reason = "there are too few rows: give it a larger share in data.split, or a share of 0";
+                return Err(DataError::EmptyPart { part, reason });
+            }
+        }
+        let first = self.train.labels[0];
+        if self.train.labels.iter().all(|&label| label == first) {
+            return Err(DataError::OneClass { label: first as u8 });
+        }
+        Ok(())
+    }
+}

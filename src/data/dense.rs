@@ -1,0 +1,250 @@
+//! Numbers: what is learned about a dense column, and how its values are encoded.
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{Dense, Missing, Transform};
+use super::dictionary::Counts;
+use super::error::{DataError, Result};
+use super::number::{self, MAX_NUMBER, NOT_A_NUMBER};
+use super::rows::Row;
+use super::statistics::{Statistics, quantile, quantiles, rank};
+
+/// The most quantiles that are stored for a column.
+const MAX_QUANTILES: usize = 1000;
+
+/// What a transform has learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Fitted {
+    Nothing,
+    Zscore { mean: f64, std: f64 },
+    Quantile { quantiles: Vec<f64> },
+}
+
+impl Fitted {
+    fn apply(&self, x: f64) -> f64 {
+        match self {
+            Self::Nothing => x,
+            Self::Zscore { std: 0.0, .. } => 0.0,
+            Self::Zscore { mean, std } => (x - mean) / (std + 1e-8),
+            Self::Quantile { quantiles } => rank(quantiles, x),
+        }
+    }
+}
+
+/// Everything learned about a dense column.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DenseEncoding {
+    fitted: Fitted,
+    /// What a missing number is encoded as.
+    missing: f32,
+    /// The lower bounds of all quantile bins but the first.
+    bins: Vec<f64>,
+    /// How often each text occurs, if that is the number.
+    counts: Option<Counts>,
+}
+
+impl DenseEncoding {
+    /// The number of row `row` before the transforms, and what it is encoded as; the number is `None` if it is missing.
+    #[inline]
+    pub(crate) fn encode(&self, config: &Dense, row: &Row<'_>, k: usize) -> Result<(Option<f64>, f32)> {
+        let Some(number) = raw_number(config, self.counts.as_ref(), row, k)? else { return Ok((None, self.missing)) };
+        let encoded = self.fitted.apply(stateless(config, number, row, k)?) as f32;
+        if !encoded.is_finite() {
+            const REASON: &str =
+                "which the transforms carry beyond the range of f32: correct it, or use another transform";
+            return Err(row.place().number(&config.column, row.dense(k, &config.column)?, REASON));
+        }
+        Ok((Some(number), encoded))
+    }
+
+    /// The bin of a number, as a row of the table.
+    pub(crate) fn bin(&self, number: Option<f64>) -> u32 {
+        number.map_or(0, |x| 1 + self.bins.partition_point(|&bound| bound <= x) as u32)
+    }
+
+    /// The number of rows of the table of the bins.
+    pub(crate) fn num_bin_rows(&self) -> usize {
+        self.bins.len() + 2
+    }
+
+    /// Whether it is what [`DenseFit`] could have made for `config`.
+    pub(crate) fn check(&self, config: &Dense) -> Result<(), &'static str> {
+        let plausible = |x: f64| x.abs() <= MAX_NUMBER;
+        let sorted = |numbers: &[f64]| numbers.iter().all(|&x| plausible(x)) && numbers.is_sorted();
+        let fitted = match (config.transform.last(), &self.fitted) {
+            (Some(Transform::Zscore), Fitted::Zscore { mean, std }) => {
+                plausible(*mean) && plausible(*std) && *std >= 0.0
+            }
+            (Some(Transform::Quantile), Fitted::Quantile { quantiles }) => {
+                quantiles.len() <= MAX_QUANTILES && sorted(quantiles)
+            }
+            (Some(Transform::Zscore | Transform::Quantile), _) => false,
+            (_, fitted) => *fitted == Fitted::Nothing,
+        };
+        let counted = self.counts.as_ref().map_or(!config.count, |counts| config.count && counts.is_consistent());
+        match () {
+            () if !fitted => Err("the transform does not fit the settings"),
+            () if !self.missing.is_finite() => Err("the missing value is not finite"),
+            () if self.bins.len() >= config.bins.max(1) || !sorted(&self.bins) => {
+                Err("the bins do not fit the settings")
+            }
+            () if !counted => Err("the counts do not fit the settings"),
+            () => Ok(()),
+        }
+    }
+}
+
+/// The number of a row before the transforms; `None` if it is missing.
+#[inline]
+fn raw_number(config: &Dense, counts: Option<&Counts>, row: &Row<'_>, k: usize) -> Result<Option<f64>> {
+    let text = row.dense(k, &config.column)?;
+    if text.trim_ascii().is_empty() {
+        return match config.missing {
+            Missing::Error => {
+                Err(row.place().missing(&config.column, "set missing = \"mean\", \"zero\" or a number to fill it in"))
+            }
+            _ => Ok(None),
+        };
+    }
+    if let Some(counts) = counts {
+        return Ok(Some(counts.get(text) as f64));
+    }
+    number::parse(text).map(Some).ok_or_else(|| row.place().number(&config.column, text, NOT_A_NUMBER))
+}
+
+/// The number after the transforms that learn nothing, which stand before the one that may.
+#[inline]
+fn stateless(config: &Dense, number: f64, row: &Row<'_>, k: usize) -> Result<f64> {
+    const REASON: &str = "of which there is no log1p: use signed_log1p, or correct it";
+    match apply_stateless(&config.transform, number) {
+        Some(x) => Ok(x),
+        None => Err(row.place().number(&config.column, row.dense(k, &config.column)?, REASON)),
+    }
+}
+
+fn apply_stateless(transforms: &[Transform], number: f64) -> Option<f64> {
+    transforms.iter().try_fold(number, |x, transform| match transform {
+        Transform::Log1p if x <= -1.0 => None,
+        Transform::Log1p => Some(x.ln_1p()),
+        Transform::SignedLog1p => Some(x.abs().ln_1p().copysign(x)),
+        Transform::None | Transform::Zscore | Transform::Quantile => Some(x),
+    })
+}
+
+/// Learns about a dense column from the training rows. Missing numbers count for nothing.
+pub(crate) struct DenseFit {
+    counts: Option<Counts>,
+    raw: Statistics,
+    transformed: Statistics,
+}
+
+impl DenseFit {
+    pub(crate) fn new(config: &Dense) -> Self {
+        let ranks = config.transform.last() == Some(&Transform::Quantile);
+        let counts = config.count.then(Counts::default);
+        Self { counts, raw: Statistics::new(config.bins > 0), transformed: Statistics::new(ranks) }
+    }
+
+    /// Learns from dense column `k` of a row.
+    #[inline]
+    pub(crate) fn add(&mut self, config: &Dense, row: &Row<'_>, k: usize) -> Result<()> {
+        let Some(counts) = &mut self.counts else {
+            if let Some(number) = raw_number(config, None, row, k)? {
+                let transformed = stateless(config, number, row, k)?;
+                self.add_number(config, number, transformed);
+            }
+            return Ok(());
+        };
+        // The counts are numbers only after the last row.
+        let text = row.dense(k, &config.column)?;
+        if text.trim_ascii().is_empty() {
+            return raw_number(config, None, row, k).map(|_| ());
+        }
+        counts.add(text).ok_or_else(|| DataError::TooManyValues { column: config.column.clone() })
+    }
+
+    #[inline]
+    fn add_number(&mut self, config: &Dense, number: f64, transformed: f64) {
+        if config.bins > 0 {
+            self.raw.add(number);
+        }
+        self.transformed.add(transformed);
+    }
+
+    pub(crate) fn finish(mut self, config: &Dense) -> Result<DenseEncoding> {
+        let counts = self.counts.take();
+        for &count in counts.as_ref().map(Counts::counts).unwrap_or_default() {
+            let number = count as f64;
+            // A text that occurs n times is a number n times; counts are not negative.
+            (0..count).for_each(|_| {
+                self.add_number(config, number, apply_stateless(&config.transform, number).unwrap_or(0.0))
+            });
+        }
+        let (mean, std) = (self.transformed.mean(), self.transformed.std());
+        let sorted = self.transformed.into_sorted();
+        let (fitted, mean_encoded) = match config.transform.last() {
+            Some(Transform::Zscore) => (Fitted::Zscore { mean, std }, 0.0),
+            Some(Transform::Quantile) => {
+                let quantiles = quantiles(&sorted, MAX_QUANTILES);
+                let sum: f64 = sorted.iter().map(|&x| rank(&quantiles, x)).sum();
+                (Fitted::Quantile { quantiles }, sum / sorted.len().max(1) as f64)
+            }
+            _ => (Fitted::Nothing, mean),
+        };
+        let missing = match config.missing {
+            Missing::Mean => mean_encoded,
+            Missing::Zero | Missing::Error => 0.0,
+            Missing::Value(number) => {
+                let unfit =
+                    || DataError::config("dense", format!("missing = {number}: there is no log1p of this number"));
+                fitted.apply(apply_stateless(&config.transform, number).ok_or_else(unfit)?)
+            }
+        } as f32;
+        if !missing.is_finite() {
+            return Err(DataError::config(
+                "dense",
+                format!("missing: the transforms of {:?} carry it beyond f32", config.column),
+            ));
+        }
+        Ok(DenseEncoding { fitted, missing, bins: bounds(&self.raw.into_sorted(), config.bins), counts })
+    }
+}
+
+/// The lower bounds of at most `bins` quantile bins, without the first; none of the bins is empty.
+fn bounds(sorted: &[f64], bins: usize) -> Vec<f64> {
+    let Some(&least) = sorted.first() else { return Vec::new() };
+    let mut bounds: Vec<f64> = (1..bins).map(|k| quantile(sorted, k as f64 / bins as f64)).collect();
+    bounds.retain(|&bound| bound > least);
+    bounds.dedup();
+    bounds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transforms() {
+        let apply = |transforms: &[Transform], x| apply_stateless(transforms, x);
+        assert!((apply(&[Transform::Log1p], 1.0).unwrap() - 2f64.ln()).abs() < 1e-15);
+        assert_eq!((apply(&[Transform::Log1p], -1.0), apply(&[Transform::Log1p], -3.0)), (None, None));
+        assert!((apply(&[Transform::SignedLog1p], -3.0).unwrap() + 4f64.ln()).abs() < 1e-15);
+        let twice = apply(&[Transform::None, Transform::Log1p, Transform::Log1p], 2.0).unwrap();
+        assert!((twice - (1.0 + 3f64.ln()).ln()).abs() < 1e-15);
+        assert_eq!(Fitted::Zscore { mean: 1.0, std: 0.0 }.apply(1e30), 0.0);
+        assert_eq!(Fitted::Zscore { mean: 1.0, std: 2.0 }.apply(4.0), 3.0 / (2.0 + 1e-8));
+    }
+
+    #[test]
+    fn bins_are_not_empty() {
+        assert_eq!(bounds(&[1.0, 2.0, 3.0, 4.0, 5.0], 4), [2.0, 3.0, 4.0]);
+        assert_eq!(bounds(&[0.0, 0.0, 0.0, 0.0, 7.0], 4), [] as [f64; 0]);
+        assert_eq!(bounds(&[0.0, 0.0, 7.0, 7.0, 7.0], 4), [7.0]);
+        assert!(bounds(&[], 4).is_empty() && bounds(&[1.0], 4).is_empty());
+        let encoding = DenseEncoding { fitted: Fitted::Nothing, missing: 0.0, bins: vec![2.0, 3.0], counts: None };
+        let rows = [None, Some(1.0), Some(2.0), Some(2.5), Some(3.0), Some(9.0)].map(|x| encoding.bin(x));
+        assert_eq!((rows, encoding.num_bin_rows()), ([0, 1, 2, 2, 3, 3], 4));
+    }
+}

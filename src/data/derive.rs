@@ -1,0 +1,75 @@
+//! Columns made from other columns.
+
+use regex::{Regex, RegexBuilder};
+
+use super::config;
+use super::error::{Place, Result};
+use super::number;
+
+/// The largest compiled expression: a stored encoder must not be able to fill the memory.
+const MAX_PATTERN_BYTES: usize = 1 << 20;
+
+/// A regular expression, or why it is none.
+pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
+    RegexBuilder::new(pattern).size_limit(MAX_PATTERN_BYTES).build().map_err(|error| error.to_string())
+}
+
+/// A derived column, ready for use.
+#[derive(Clone, Debug)]
+pub(crate) struct Derived {
+    pattern: Regex,
+    bucket: Option<f64>,
+    from: String,
+}
+
+impl Derived {
+    pub(crate) fn new(config: &config::Derive) -> Result<Self> {
+        let fault = |reason| super::DataError::config("derive.pattern", reason);
+        Ok(Self { pattern: compile(&config.pattern).map_err(fault)?, bucket: config.bucket, from: config.from.clone() })
+    }
+
+    /// Writes the value for `text` into `value`: empty where the pattern does not match.
+    pub(crate) fn derive(&self, text: &str, place: Place<'_>, value: &mut String) -> Result<()> {
+        value.clear();
+        let Some(groups) = self.pattern.captures(text) else { return Ok(()) };
+        let Some(group) = groups.get(1).or_else(|| groups.get(0).filter(|_| groups.len() == 1)) else { return Ok(()) };
+        let Some(bucket) = self.bucket else {
+            value.push_str(group.as_str());
+            return Ok(());
+        };
+        if group.is_empty() {
+            return Ok(());
+        }
+        const REASON: &str = "of which the pattern takes no number: correct the pattern, or remove bucket";
+        let number = number::parse(group.as_str()).ok_or_else(|| place.number(&self.from, text, REASON))?;
+        // Adding 0 turns -0 into 0.
+        *value = ((number / bucket).floor() * bucket + 0.0).to_string();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn derived(pattern: &str, bucket: Option<f64>, text: &str) -> Result<String> {
+        let config = config::Derive { name: "d".into(), from: "title".into(), pattern: pattern.into(), bucket };
+        let mut value = String::from("old");
+        Derived::new(&config)?.derive(text, Place { file: "f", line: 3 }, &mut value)?;
+        Ok(value)
+    }
+
+    #[test]
+    fn decades() {
+        let year = r"\((\d{4})\)\s*$";
+        assert_eq!(derived(year, Some(10.0), "Heat (1995)").unwrap(), "1990");
+        assert_eq!(derived(year, None, "Heat (1995) ").unwrap(), "1995");
+        assert_eq!(derived(year, Some(10.0), "Heat").unwrap(), "");
+        assert_eq!(derived(r"-?\d+", Some(0.5), "-0").unwrap(), "0");
+        assert_eq!(derived(r"-?[\d.]+", Some(0.5), "x -1.2").unwrap(), "-1.5");
+        let error = derived("(.*)", Some(10.0), "Heat").unwrap_err().to_string();
+        assert!(error.starts_with("f:3: column \"title\" holds \"Heat\", of which"), "{error}");
+        assert!(derived("(a)|b", None, "b").unwrap().is_empty(), "a group that takes no part is empty");
+        assert!(derived("(", None, "").is_err() && derived(&"(a{999}){999}".repeat(9), None, "").is_err());
+    }
+}

@@ -1,0 +1,183 @@
+//! Everything that turns rows of text into numbers.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::categorical::CategoricalEncoding;
+use super::config::{DataConfig, Split};
+use super::dataset::Dataset;
+use super::dense::DenseEncoding;
+use super::error::{DataError, Result};
+use super::join::SideTable;
+use super::rows::Row;
+use super::split::{Splitter, TimeCut};
+use crate::ops::Pooling;
+
+/// A sparse feature of the encoded rows, with its table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncodedFeature {
+    /// The column; a second feature of the same column is called `column.2`, and so on.
+    pub name: String,
+    /// The number of rows of its table: all ids are below.
+    pub num_embeddings: usize,
+    /// How the rows of a bag become one vector.
+    pub pooling: Pooling,
+}
+
+/// Everything learned from the training rows, with the settings and side tables that it needs to encode raw text anywhere.
+///
+/// It is stored as JSON through its serde implementations. One that comes from a file must pass [`Self::check`] before it is used;
+/// [`RowStream::open`](super::RowStream::open) and [`Splits::load`](super::Splits::load) see to that.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Encoder {
+    pub(super) config: DataConfig,
+    pub(super) side_tables: Vec<SideTable>,
+    pub(super) dense: Vec<DenseEncoding>,
+    pub(super) categorical: Vec<CategoricalEncoding>,
+    pub(super) time_cut: Option<TimeCut>,
+    pub(super) features: Vec<EncodedFeature>,
+}
+
+impl Encoder {
+    /// Learns from the training rows of `config`, whose relative paths count from `folder`.
+    ///
+    /// The files are streamed: memory is needed for the distinct values of dictionaries, for the side tables, for up to a million
+    /// numbers of each column with quantiles (beyond that, a fixed uniform sample of them), and with a split by time for the times.
+    /// All rows are read, and their labels checked; what they hold otherwise is checked where it is used.
+    ///
+    /// `progress` is called now and then with the bytes that have been read, and all there are, before decompression.
+    ///
+    /// # Errors
+    /// Any [`DataError`]: settings that contradict themselves or the files, files that cannot be read, values that have no meaning,
+    /// no training rows.
+    pub fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
+        super::fit::fit(config, folder, progress)
+    }
+
+    /// The settings, with everything filled in that a Criteo file lets go without saying.
+    pub fn config(&self) -> &DataConfig {
+        &self.config
+    }
+
+    /// The number of dense features. If the settings name none there is one that is always 1, since a DLRM needs a dense input.
+    pub fn num_dense(&self) -> usize {
+        self.config.dense.len().max(1)
+    }
+
+    /// The names of the dense features: their columns, or `1` for the constant.
+    pub fn dense_names(&self) -> Vec<String> {
+        if self.config.dense.is_empty() {
+            return vec!["1".to_owned()];
+        }
+        self.config.dense.iter().map(|dense| dense.column.clone()).collect()
+    }
+
+    /// The sparse features: the categorical columns in the order of the settings, then the bins of dense ones.
+    pub fn features(&self) -> &[EncodedFeature] {
+        &self.features
+    }
+
+    /// Checks a stored encoder, which may have been damaged: that its parts fit its settings, and that all numbers are finite.
+    /// After that, encoding gives finite numbers and ids within their tables, whatever it reads.
+    ///
+    /// # Errors
+    /// [`DataError::Encoder`] or [`DataError::Config`] with what does not fit.
+    pub fn check(&self) -> Result<()> {
+        let Self { config, side_tables, dense, categorical, time_cut, features } = self;
+        config.validate()?;
+        let size = |what: &str, got: usize, expected: usize| match got == expected {
+            true => Ok(()),
+            false => Err(DataError::encoder(format!("it has {got} {what}, but its settings {expected}"))),
+        };
+        size("dense columns", dense.len(), config.dense.len())?;
+        size("categorical columns", categorical.len(), config.categorical.len())?;
+        size("side tables", side_tables.len(), config.join.len())?;
+        for (encoding, config) in dense.iter().zip(&config.dense) {
+            let fault = |reason| DataError::encoder(format!("column {:?}: {reason}", config.column));
+            encoding.check(config).map_err(fault)?;
+        }
+        for (encoding, config) in categorical.iter().zip(&config.categorical) {
+            let fault = |reason| DataError::encoder(format!("column {:?}: {reason}", config.column));
+            encoding.check(config).map_err(fault)?;
+        }
+        if !side_tables.iter().all(SideTable::is_consistent) {
+            return Err(DataError::encoder("a side table has not one value for each key and column"));
+        }
+        if matches!(config.split, Split::Time { .. }) != time_cut.is_some() {
+            return Err(DataError::encoder("the times of the split do not fit the settings"));
+        }
+        if *features != features_of(config, dense, categorical) {
+            return Err(DataError::encoder("the features are not those of the columns"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn splitter(&self) -> Splitter {
+        Splitter::new(&self.config.split, self.time_cut)
+    }
+
+    /// An empty dataset for rows of this encoder.
+    pub(super) fn dataset(&self) -> Dataset {
+        let categorical = self.config.categorical.iter().map(|categorical| categorical.separator.is_some());
+        let bins = self.config.dense.iter().filter(|dense| dense.bins > 0).map(|_| false);
+        Dataset::new(self.num_dense(), categorical.chain(bins))
+    }
+
+    /// Appends a row.
+    pub(super) fn encode(&self, row: &Row<'_>, label: f32, dataset: &mut Dataset) -> Result<()> {
+        let (dense, columns) = dataset.begin_row(label);
+        let (categorical, bins) = columns.split_at_mut(self.categorical.len());
+        let mut bins = bins.iter_mut();
+        for (k, (config, encoding)) in self.config.dense.iter().zip(&self.dense).enumerate() {
+            let (number, encoded) = encoding.encode(config, row, k)?;
+            dense.push(encoded);
+            if config.bins > 0
+                && let Some(column) = bins.next()
+            {
+                column.push(encoding.bin(number));
+            }
+        }
+        if self.dense.is_empty() {
+            dense.push(1.0);
+        }
+        for (k, (config, encoding)) in self.config.categorical.iter().zip(&self.categorical).enumerate() {
+            let text = row.categorical(k, &config.column)?;
+            categorical[k].push_with(|| encoding.row(text), |rows| encoding.rows(config, text, rows));
+        }
+        Ok(())
+    }
+}
+
+/// The features of the columns: categorical ones, then bins.
+pub(super) fn features_of(
+    config: &DataConfig,
+    dense: &[DenseEncoding],
+    categorical: &[CategoricalEncoding],
+) -> Vec<EncodedFeature> {
+    let categorical = config.categorical.iter().zip(categorical).map(|(config, encoding)| EncodedFeature {
+        name: config.column.clone(),
+        num_embeddings: encoding.num_embeddings(),
+        pooling: config.pooling,
+    });
+    let binned = config.dense.iter().zip(dense).filter(|(config, _)| config.bins > 0);
+    let bins = binned.map(|(config, encoding)| EncodedFeature {
+        name: format!("{}.bins", config.column),
+        num_embeddings: encoding.num_bin_rows(),
+        pooling: Pooling::Sum,
+    });
+    let mut features: Vec<EncodedFeature> = categorical.chain(bins).collect();
+    let mut taken = HashSet::new();
+    for feature in &mut features {
+        let column = feature.name.clone();
+        let mut copies = 1;
+        while !taken.insert(feature.name.clone()) {
+            copies += 1;
+            feature.name = format!("{column}.{copies}");
+        }
+    }
+    features
+}

@@ -1,0 +1,244 @@
+//! What can go wrong between a file and a batch.
+
+use std::io;
+
+use super::Part;
+
+/// The result of every fallible call of this module.
+pub type Result<T, E = DataError> = std::result::Result<T, E>;
+
+/// An error in a data file, in the settings that say how to read it, or in a stored [`Encoder`](super::Encoder).
+///
+/// `file` is a path as it was given, or the name of a [`Source`](super::Source). Lines count from 1, the header included.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A file cannot be opened or read, or is no whole gzip stream.
+    #[error("{file}: {source}")]
+    Io {
+        /// The file.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A setting has no meaning, or contradicts another one.
+    #[error("data.{field}: {reason}")]
+    Config {
+        /// The setting, by its path below `[data]`.
+        field: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// A column is named in the settings, but neither the file nor a side table has it.
+    #[error("{file}: there is no column {column:?}{}; the columns are {}", did_you_mean(.nearest), list(.columns))]
+    UnknownColumn {
+        /// The file.
+        file: String,
+        /// The name that was asked for.
+        column: String,
+        /// The column whose name is most like it, if any is.
+        nearest: Option<String>,
+        /// The columns that there are.
+        columns: Vec<String>,
+    },
+    /// A column that is used stands in two places, so that it is not clear which one is meant.
+    #[error("column {column:?} stands both in {first} and in {second}: rename one of them")]
+    AmbiguousColumn {
+        /// The name.
+        column: String,
+        /// The first place.
+        first: String,
+        /// The second place.
+        second: String,
+    },
+    /// A column that is used stands twice in the header of a file.
+    #[error("{file}: the header names column {column:?} twice: rename one of them")]
+    DuplicateColumn {
+        /// The file.
+        file: String,
+        /// The name.
+        column: String,
+    },
+    /// A row has more or fewer fields than the header.
+    #[error("{file}:{line}: expected {expected} fields, found {found} (is the delimiter right, is a quote missing?)")]
+    Ragged {
+        /// The file.
+        file: String,
+        /// The line on which the row begins.
+        line: u64,
+        /// The number of fields of the header.
+        expected: usize,
+        /// The number of fields of the row.
+        found: usize,
+    },
+    /// A file has no rows of data.
+    #[error("{file}: no data: {reason}")]
+    EmptyFile {
+        /// The file.
+        file: String,
+        /// What is missing.
+        reason: &'static str,
+    },
+    /// A text in a column that is used is not UTF-8.
+    #[error("{file}:{line}: column {column:?} is not valid UTF-8: convert the file to UTF-8")]
+    NotUtf8 {
+        /// The file.
+        file: String,
+        /// The line on which the row begins.
+        line: u64,
+        /// The column.
+        column: String,
+    },
+    /// A text that must be a number is none, or is one that the column cannot hold.
+    #[error("{file}:{line}: column {column:?} holds {value:?}, {reason}")]
+    Number {
+        /// The file.
+        file: String,
+        /// The line on which the row begins.
+        line: u64,
+        /// The column.
+        column: String,
+        /// What stands there, shortened if long.
+        value: String,
+        /// Why that is wrong, and what to do.
+        reason: &'static str,
+    },
+    /// A value is missing where there must be one.
+    #[error("{file}:{line}: column {column:?} is empty: {reason}")]
+    Missing {
+        /// The file.
+        file: String,
+        /// The line on which the row begins.
+        line: u64,
+        /// The column.
+        column: String,
+        /// Why it must not be, or what to do.
+        reason: &'static str,
+    },
+    /// The label column holds something else than 0 or 1, and no condition says which values count as 1.
+    #[error(
+        "{file}:{line}: the label {column:?} is {value:?}, not 0 or 1: write a condition, such as \
+         label = \"{column} = {value}\" or label = \"{column} >= 4\""
+    )]
+    Label {
+        /// The file.
+        file: String,
+        /// The line on which the row begins.
+        line: u64,
+        /// The column.
+        column: String,
+        /// What stands there, shortened if long.
+        value: String,
+    },
+    /// A key stands twice in a side table.
+    #[error("{file}:{line}: key {key:?} of column {column:?} stands on an earlier line too: keep one of the rows")]
+    DuplicateKey {
+        /// The side table.
+        file: String,
+        /// The line of the second row.
+        line: u64,
+        /// The key column.
+        column: String,
+        /// The key, shortened if long.
+        key: String,
+    },
+    /// A row is longer than any real one.
+    #[error("{file}:{line}: a row of more than {limit} bytes: is a quote left open, are the line ends missing?")]
+    RowTooLong {
+        /// The file.
+        file: String,
+        /// The line on which the row begins.
+        line: u64,
+        /// The longest row that is read.
+        limit: u64,
+    },
+    /// A column has more distinct values than a table can have rows.
+    #[error("column {column:?} has too many distinct values: set hash = .. instead of a dictionary")]
+    TooManyValues {
+        /// The column.
+        column: String,
+    },
+    /// A part of the split that the settings ask for has no rows.
+    #[error("no row is in the {part} part: {reason}")]
+    EmptyPart {
+        /// The part.
+        part: Part,
+        /// What to change.
+        reason: &'static str,
+    },
+    /// All training rows have the same label, so that there is nothing to learn.
+    #[error("the label of every training row is {label}: is the condition of data.label right?")]
+    OneClass {
+        /// That label.
+        label: u8,
+    },
+    /// A stored encoder contradicts itself.
+    #[error("the stored encoder is damaged: {reason}")]
+    Encoder {
+        /// What does not fit together.
+        reason: String,
+    },
+}
+
+impl DataError {
+    pub(crate) fn config(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Config { field: field.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn encoder(reason: impl Into<String>) -> Self {
+        Self::Encoder { reason: reason.into() }
+    }
+
+    /// The error for a column that is not among `columns`.
+    pub(crate) fn unknown_column<'a>(file: &str, column: &str, columns: impl Iterator<Item = &'a str>) -> Self {
+        let columns: Vec<String> = columns.map(str::to_owned).collect();
+        let similarity = |name: &str| strsim::jaro_winkler(&name.to_lowercase(), &column.to_lowercase());
+        let nearest = columns.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+        let nearest = nearest.filter(|name| similarity(name) > 0.7).cloned();
+        Self::UnknownColumn { file: file.to_owned(), column: column.to_owned(), nearest, columns }
+    }
+}
+
+/// Where a row stands: what every error about it names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) file: &'a str,
+    pub(crate) line: u64,
+}
+
+impl Place<'_> {
+    pub(crate) fn not_utf8(self, column: &str) -> DataError {
+        DataError::NotUtf8 { file: self.file.to_owned(), line: self.line, column: column.to_owned() }
+    }
+
+    pub(crate) fn number(self, column: &str, value: &str, reason: &'static str) -> DataError {
+        let (file, column, value) = (self.file.to_owned(), column.to_owned(), shortened(value));
+        DataError::Number { file, line: self.line, column, value, reason }
+    }
+
+    pub(crate) fn missing(self, column: &str, reason: &'static str) -> DataError {
+        DataError::Missing { file: self.file.to_owned(), line: self.line, column: column.to_owned(), reason }
+    }
+}
+
+/// The beginning of a text: enough of it to be found in the file.
+pub(crate) fn shortened(text: &str) -> String {
+    const SHOWN: usize = 60;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn did_you_mean(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|name| format!("; did you mean {name:?}?")).unwrap_or_default()
+}
+
+fn list(columns: &[String]) -> String {
+    const SHOWN: usize = 40;
+    let mut text = columns.iter().take(SHOWN).map(|name| shortened(name)).collect::<Vec<_>>().join(", ");
+    if columns.len() > SHOWN {
+        text += &format!(" and {} more", columns.len() - SHOWN);
+    }
+    text
+}

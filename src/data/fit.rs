@@ -1,0 +1,89 @@
+//! Learning from the training rows.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::Part;
+use super::categorical::CategoricalFit;
+use super::columns::Needs;
+use super::config::{DataConfig, Split};
+use super::dense::DenseFit;
+use super::encoder::{Encoder, features_of};
+use super::error::{DataError, Result};
+use super::join::{SideTable, load_side_tables};
+use super::rows::{Records, Rows};
+use super::source::Source;
+use super::split::{Splitter, TimeCut};
+
+pub(super) const NO_TRAINING_ROWS: &str = "there are too few rows, or split gives too many of them to the other parts";
+
+/// See [`Encoder::fit`].
+pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Encoder> {
+    config.validate()?;
+    let config = config.with_defaults();
+    let sources = || -> Vec<Source> { config.files(Part::Train, folder).into_iter().map(Source::from).collect() };
+    let needs = Needs { label_required: true, time: matches!(config.split, Split::Time { .. }) };
+
+    let side_tables = side_tables(&config, folder, sources(), needs)?;
+    let passes = if needs.time { 2 } else { 1 };
+    let time_cut = match config.split {
+        Split::Time { validation, test, .. } => {
+            let mut times = Vec::new();
+            let mut rows = Rows::new(&config, &side_tables, sources(), needs)?;
+            while rows.advance()? {
+                times.push(rows.time()?);
+                if rows.is_milestone() {
+                    let (read, total) = rows.bytes_read();
+                    progress(read, passes * total);
+                }
+            }
+            Some(TimeCut::fit(times, validation, test))
+        }
+        _ => None,
+    };
+
+    let splitter = Splitter::new(&config.split, time_cut);
+    let mut dense: Vec<DenseFit> = config.dense.iter().map(DenseFit::new).collect();
+    let mut categorical: Vec<CategoricalFit> = config.categorical.iter().map(|_| CategoricalFit::new()).collect();
+    let mut rows = Rows::new(&config, &side_tables, sources(), needs)?;
+    let mut any = false;
+    while rows.advance()? {
+        rows.label()?;
+        if rows.is_milestone() {
+            let (read, total) = rows.bytes_read();
+            progress((passes - 1) * total + read, passes * total);
+        }
+        if rows.part(&splitter)?.is_some_and(|part| part != Part::Train) {
+            continue;
+        }
+        any = true;
+        let row = rows.row();
+        for (k, (config, fit)) in config.dense.iter().zip(&mut dense).enumerate() {
+            fit.add(config, &row, k)?;
+        }
+        for (k, (config, fit)) in config.categorical.iter().zip(&mut categorical).enumerate() {
+            fit.add(config, row.categorical(k, &config.column)?)?;
+        }
+    }
+    let total = rows.bytes_read().1;
+    progress(passes * total, passes * total);
+    if !any {
+        return Err(DataError::EmptyPart { part: Part::Train, reason: NO_TRAINING_ROWS });
+    }
+
+    let dense = config.dense.iter().zip(dense).map(|(config, fit)| fit.finish(config)).collect::<Result<Vec<_>>>()?;
+    let categorical: Vec<_> =
+        config.categorical.iter().zip(categorical).map(|(config, fit)| fit.finish(config)).collect();
+    let features = features_of(&config, &dense, &categorical);
+    Ok(Encoder { config, side_tables, dense, categorical, time_cut, features })
+}
+
+/// The side tables, of which the header of the first data file says which columns are needed.
+fn side_tables(config: &DataConfig, folder: &Path, sources: Vec<Source>, needs: Needs) -> Result<Vec<SideTable>> {
+    let Some(first) = sources.into_iter().next() else { return Ok(Vec::new()) };
+    let file = first.name();
+    let text = first.open(&Arc::new(AtomicU64::new(0)))?;
+    let records = Records::open(config.format, config.delimiter(), file.clone(), text, needs)?;
+    load_side_tables(config, folder, &file, records.header())
+}

@@ -1,0 +1,136 @@
+//! Side tables, whose columns become columns of every row with the same key.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use serde::{Deserialize, Serialize};
+
+use super::columns::{field_of, text_of};
+use super::config::{DataConfig, Join, Split};
+use super::delimited::Delimited;
+use super::dictionary::Dictionary;
+use super::error::{DataError, Result, shortened};
+use super::source::Source;
+
+/// The columns of a side table that are used.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SideTable {
+    columns: Vec<String>,
+    keys: Dictionary,
+    /// Row-major, one row for each key.
+    values: Vec<String>,
+}
+
+impl SideTable {
+    /// The names of the columns.
+    pub(crate) fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The row with this key.
+    pub(crate) fn find(&self, key: &str) -> Option<u32> {
+        self.keys.get(key)
+    }
+
+    /// The text in a row and column; empty if there is no such row.
+    pub(crate) fn value(&self, row: Option<u32>, column: usize) -> &str {
+        row.and_then(|row| self.values.get(row as usize * self.columns.len() + column)).map_or("", String::as_str)
+    }
+
+    /// Whether its sizes agree.
+    pub(crate) fn is_consistent(&self) -> bool {
+        self.keys.len().checked_mul(self.columns.len()) == Some(self.values.len())
+            && self.columns.iter().collect::<HashSet<_>>().len() == self.columns.len()
+    }
+
+    fn load(mut rows: Delimited, file: &str, key: &str, columns: Vec<String>) -> Result<Self> {
+        let field = |name: &str| {
+            let unknown = || DataError::unknown_column(file, name, rows.header().iter().map(String::as_str));
+            field_of(rows.header(), name, file)?.ok_or_else(unknown)
+        };
+        let key_field = field(key)?;
+        let fields = columns.iter().map(|column| field(column)).collect::<Result<Vec<_>>>()?;
+        let mut table = Self { columns, ..Self::default() };
+        while rows.advance()? {
+            let text = text_of(rows.field(key_field), rows.place(), key)?;
+            let known = table.keys.len();
+            let number = table.keys.insert(text).ok_or_else(|| DataError::TooManyValues { column: key.to_owned() })?;
+            if (number as usize) < known {
+                let (file, line) = (file.to_owned(), rows.line());
+                return Err(DataError::DuplicateKey { file, line, column: key.to_owned(), key: shortened(text) });
+            }
+            for (&field, column) in fields.iter().zip(&table.columns) {
+                table.values.push(text_of(rows.field(field), rows.place(), column)?.to_owned());
+            }
+        }
+        Ok(table)
+    }
+}
+
+/// Reads the side tables of `config`: of each, the columns that are used and that the data files do not have themselves.
+///
+/// `header` is that of the data file `file`.
+pub(crate) fn load_side_tables(
+    config: &DataConfig,
+    folder: &Path,
+    file: &str,
+    header: &[String],
+) -> Result<Vec<SideTable>> {
+    let open = |join: &Join| {
+        let source = Source::File(folder.join(&join.path));
+        let (name, unread) = (source.name(), Arc::new(AtomicU64::new(0)));
+        let delimiter = join.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(config.delimiter());
+        Ok((name.clone(), Delimited::open(name, source.open(&unread)?, delimiter)?))
+    };
+    let sides = config.join.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let mut wanted = vec![Vec::new(); sides.len()];
+    let has = |k: usize, name: &str| sides[k].1.header().iter().any(|column| column == name);
+    let is_key = |k: usize, name: &str| config.join[k].on.right() == name;
+    for name in &used_columns(config)? {
+        let in_file = header.iter().any(|column| column == name);
+        let derived = config.derive.iter().any(|derive| derive.name == *name);
+        // A key column only repeats what the rows have already: it is the second choice.
+        let mut holders: Vec<usize> = (0..sides.len()).filter(|&k| has(k, name) && !is_key(k, name)).collect();
+        let mut places: Vec<&str> = holders.iter().map(|&k| sides[k].0.as_str()).collect();
+        places.extend(in_file.then_some(file));
+        places.extend(derived.then_some("data.derive"));
+        if let [first, second, ..] = places[..] {
+            let (column, first, second) = (name.clone(), first.to_owned(), second.to_owned());
+            return Err(DataError::AmbiguousColumn { column, first, second });
+        }
+        if in_file || derived {
+            continue;
+        }
+        if holders.is_empty() {
+            holders.extend((0..sides.len()).find(|&k| has(k, name)));
+        }
+        match holders.first() {
+            Some(&k) => wanted[k].push(name.clone()),
+            None => {
+                let columns = header.iter().chain(sides.iter().flat_map(|(_, side)| side.header()));
+                let derived = config.derive.iter().map(|derive| derive.name.as_str());
+                return Err(DataError::unknown_column(file, name, columns.map(String::as_str).chain(derived)));
+            }
+        }
+    }
+    let tables = config.join.iter().zip(sides).zip(wanted);
+    tables.map(|((join, (name, rows)), columns)| SideTable::load(rows, &name, join.on.right(), columns)).collect()
+}
+
+/// The names of all columns that the settings speak of, each once.
+fn used_columns(config: &DataConfig) -> Result<Vec<String>> {
+    let mut names = vec![config.label()?.column];
+    if let Split::Time { column, .. } = &config.split {
+        names.push(column.clone());
+    }
+    names.extend(config.join.iter().map(|join| join.on.left().to_owned()));
+    names.extend(config.derive.iter().flat_map(|derive| [derive.from.clone(), derive.name.clone()]));
+    names.extend(config.dense.iter().map(|dense| dense.column.clone()));
+    names.extend(config.categorical.iter().map(|categorical| categorical.column.clone()));
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    Ok(names)
+}

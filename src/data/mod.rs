@@ -1,0 +1,88 @@
+//! From text to batches: which columns of which files mean what, what is learned from the training rows, and the encoded rows.
+//!
+//! 1. [`DataConfig`] is what a user writes: files, the label, the split, dense and categorical columns.
+//! 2. [`Encoder::fit`] streams the files once (twice with a split by time) and learns from the training rows only: dictionaries,
+//!    means, quantiles. An encoder is self-contained: stored as JSON, it encodes raw text anywhere.
+//! 3. [`Splits::load`] streams the files again and keeps the encoded rows in memory; [`RowStream`] encodes rows in constant memory.
+//! 4. [`Batch`] is what a model reads: `dense` of shape `[B, num_dense]` and key-major bags, as in [`Jagged`](crate::Jagged).
+//!
+//! Nothing a file holds makes this module panic: whatever cannot be read is a [`DataError`] that names file, line and column.
+//!
+//! ```
+//! use bagdot::data::{Batch, DataConfig, Encoder, Splits};
+//! # let folder = tempfile::tempdir()?;
+//! # let rows: String = (0..64).map(|k| format!("{},{},{}\n", k % 3, "abcd".chars().nth(k % 4).unwrap(), k % 2)).collect();
+//! # std::fs::write(folder.path().join("clicks.csv"), format!("age,page,clicked\n{rows}"))?;
+//! let config: DataConfig = toml::from_str(r#"
+//!     train = "clicks.csv"
+//!     label = "clicked"
+//!     dense = [{ column = "age", transform = "zscore" }]
+//!     categorical = [{ column = "page" }]
+//! "#)?;
+//! let encoder = Encoder::fit(&config, folder.path(), &mut |_read, _total| ())?;
+//! assert_eq!(encoder.features()[0].num_embeddings, 5); // a, b, c, d, and row 0 for all others
+//! let splits = Splits::load(&config, &encoder, folder.path(), &mut |_read, _total| ())?;
+//! let mut batch = Batch::default();
+//! splits.train.gather(&[0, 1, 2], &mut batch);
+//! assert_eq!((batch.dense.len(), batch.offsets.as_slice()), (3, [0, 1, 2, 3].as_slice()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod categorical;
+mod columns;
+mod config;
+mod criteo;
+mod dataset;
+mod delimited;
+mod dense;
+mod derive;
+mod dictionary;
+mod encoder;
+mod error;
+mod fit;
+mod join;
+mod label;
+mod number;
+mod rows;
+mod source;
+mod split;
+mod statistics;
+mod stream;
+mod validate;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use config::{
+    Categorical, Criteo, DataConfig, Dense, Derive, Format, Join, JoinOn, Missing, Split, Transform, Unknown,
+};
+pub use dataset::{Batch, Dataset, Splits};
+pub use dictionary::hash64;
+pub use encoder::{EncodedFeature, Encoder};
+pub use error::{DataError, Result};
+pub use source::Source;
+pub use stream::{LabelUse, RowStream};
+
+/// What a row is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The model learns from it.
+    Train,
+    /// It decides when to stop, and which settings are best.
+    Validation,
+    /// It says how good the model is, once.
+    Test,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Train => "training",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        })
+    }
+}

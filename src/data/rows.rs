@@ -1,0 +1,258 @@
+//! The rows of files, one after the other, with the columns of the side tables and the derived ones.
+
+use std::io::Read;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Part;
+use super::columns::{Binding, Needs, Origin};
+use super::config::{DataConfig, Format, Split};
+use super::criteo::CriteoLines;
+use super::delimited::Delimited;
+use super::derive::Derived;
+use super::error::{DataError, Place, Result};
+use super::join::SideTable;
+use super::label::Label;
+use super::number;
+use super::source::Source;
+use super::split::Splitter;
+
+/// A file that is being read, in either format.
+pub(crate) enum Records {
+    Delimited(Box<Delimited>),
+    Criteo(Box<CriteoLines>),
+}
+
+impl Records {
+    pub(crate) fn open(
+        format: Format,
+        delimiter: u8,
+        file: String,
+        text: Box<dyn Read + Send>,
+        needs: Needs,
+    ) -> Result<Self> {
+        Ok(match format {
+            Format::Delimited => Self::Delimited(Box::new(Delimited::open(file, text, delimiter)?)),
+            Format::Criteo => Self::Criteo(Box::new(CriteoLines::open(file, text, needs.label_required))),
+        })
+    }
+
+    pub(crate) fn header(&self) -> &[String] {
+        match self {
+            Self::Delimited(records) => records.header(),
+            Self::Criteo(records) => records.header(),
+        }
+    }
+
+    fn advance(&mut self) -> Result<bool> {
+        match self {
+            Self::Delimited(records) => records.advance(),
+            Self::Criteo(records) => records.advance(),
+        }
+    }
+
+    #[inline]
+    fn field(&self, k: usize) -> &[u8] {
+        match self {
+            Self::Delimited(records) => records.field(k),
+            Self::Criteo(records) => records.field(k),
+        }
+    }
+
+    fn line(&self) -> u64 {
+        match self {
+            Self::Delimited(records) => records.line(),
+            Self::Criteo(records) => records.line(),
+        }
+    }
+}
+
+/// A file that is being read, and what its columns mean.
+struct OpenFile {
+    name: String,
+    records: Records,
+    binding: Binding,
+    has_rows: bool,
+}
+
+/// The rows of several files, one at a time. The files may have their columns in different orders.
+pub(crate) struct Rows<'a> {
+    config: &'a DataConfig,
+    tables: &'a [SideTable],
+    derived: Vec<Derived>,
+    label: Label,
+    needs: Needs,
+    sources: std::vec::IntoIter<Source>,
+    file: Option<OpenFile>,
+    /// For each side table, the row that the row at hand is joined with; for each derived column, its text.
+    joined: Vec<Option<u32>>,
+    derived_texts: Vec<String>,
+    next_row: u64,
+    bytes_read: Arc<AtomicU64>,
+    bytes_total: u64,
+}
+
+impl<'a> Rows<'a> {
+    /// Nothing is opened yet.
+    pub(crate) fn new(
+        config: &'a DataConfig,
+        tables: &'a [SideTable],
+        sources: Vec<Source>,
+        needs: Needs,
+    ) -> Result<Self> {
+        Ok(Self {
+            config,
+            tables,
+            derived: config.derive.iter().map(Derived::new).collect::<Result<_>>()?,
+            label: config.label()?,
+            needs,
+            bytes_total: sources.iter().map(Source::size).sum(),
+            sources: sources.into_iter(),
+            file: None,
+            joined: vec![None; tables.len()],
+            derived_texts: vec![String::new(); config.derive.len()],
+            next_row: 0,
+            bytes_read: Arc::default(),
+        })
+    }
+
+    /// Goes on to the next row; false after the last one.
+    pub(crate) fn advance(&mut self) -> Result<bool> {
+        loop {
+            if let Some(file) = &mut self.file {
+                if file.records.advance()? {
+                    file.has_rows = true;
+                    self.next_row += 1;
+                    self.complete()?;
+                    return Ok(true);
+                }
+            }
+            if let Some(OpenFile { name: file, has_rows: false, .. }) = self.file.take() {
+                return Err(DataError::EmptyFile { file, reason: "there is no row to read" });
+            }
+            let Some(source) = self.sources.next() else { return Ok(false) };
+            self.file = Some(self.open(source)?);
+        }
+    }
+
+    fn open(&self, source: Source) -> Result<OpenFile> {
+        let Self { config, tables, needs, .. } = *self;
+        let name = source.name();
+        let text = source.open(&self.bytes_read)?;
+        let records = Records::open(config.format, config.delimiter(), name.clone(), text, needs)?;
+        let binding = Binding::new(config, tables, &name, records.header(), &self.label.column, needs)?;
+        Ok(OpenFile { name, records, binding, has_rows: false })
+    }
+
+    /// Looks up the side tables and derives columns for a new row.
+    fn complete(&mut self) -> Result<()> {
+        for k in 0..self.tables.len() {
+            let row = self.row();
+            let key = row.text(row.origin(|binding| binding.keys.get(k)), self.config.join[k].on.left())?;
+            // An empty key is a missing one.
+            self.joined[k] = if key.is_empty() { None } else { self.tables[k].find(key) };
+        }
+        for k in 0..self.derived.len() {
+            let mut text = mem::take(&mut self.derived_texts[k]);
+            let row = self.row();
+            let from = row.text(row.origin(|binding| binding.derived_from.get(k)), &self.config.derive[k].from)?;
+            self.derived[k].derive(from, row.place(), &mut text)?;
+            self.derived_texts[k] = text;
+        }
+        Ok(())
+    }
+
+    /// The row at hand.
+    pub(crate) fn row(&self) -> Row<'_> {
+        Row { file: self.file.as_ref(), tables: self.tables, joined: &self.joined, derived: &self.derived_texts }
+    }
+
+    /// The label of the row at hand; NaN if it has none and need not have one.
+    pub(crate) fn label(&self) -> Result<f32> {
+        let row = self.row();
+        let text = row.text(row.origin(|binding| binding.label.as_ref()), &self.label.column)?;
+        if !text.is_empty() {
+            self.label.of(text, row.place())
+        } else if self.needs.label_required {
+            Err(row.place().missing(&self.label.column, "every row needs a label: fill it in, or remove the row"))
+        } else {
+            Ok(f32::NAN)
+        }
+    }
+
+    /// The time of the row at hand, by which it is split; 0 if that is not needed.
+    pub(crate) fn time(&self) -> Result<f64> {
+        let Split::Time { column, .. } = &self.config.split else { return Ok(0.0) };
+        if !self.needs.time {
+            return Ok(0.0);
+        }
+        let row = self.row();
+        let text = row.text(row.origin(|binding| binding.time.as_ref()), column)?;
+        const REASON: &str = "but a time must be a number, such as seconds since 1970";
+        number::parse(text).ok_or_else(|| row.place().number(column, text, REASON))
+    }
+
+    /// The part of the row at hand; `None` if the file decides.
+    pub(crate) fn part(&self, splitter: &Splitter) -> Result<Option<Part>> {
+        Ok(splitter.part(self.next_row.saturating_sub(1), self.time()?))
+    }
+
+    /// How many bytes have been read, and how many there are, before decompression.
+    pub(crate) fn bytes_read(&self) -> (u64, u64) {
+        (self.bytes_read.load(Ordering::Relaxed), self.bytes_total)
+    }
+
+    /// Whether it is time to report progress.
+    pub(crate) fn is_milestone(&self) -> bool {
+        self.next_row.is_multiple_of(4096)
+    }
+}
+
+/// A row, with all columns that the settings name.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    file: Option<&'a OpenFile>,
+    tables: &'a [SideTable],
+    joined: &'a [Option<u32>],
+    derived: &'a [String],
+}
+
+impl<'a> Row<'a> {
+    /// The text of a column; empty if it is missing.
+    #[inline]
+    pub(crate) fn text(&self, origin: Origin, column: &str) -> Result<&'a str> {
+        let Some(file) = self.file else { return Ok("") };
+        match origin {
+            Origin::Field(field) => {
+                let field = file.records.field(field);
+                std::str::from_utf8(field).map_err(|_| self.place().not_utf8(column))
+            }
+            Origin::Side { table, column } => Ok(self.tables[table].value(self.joined[table], column)),
+            Origin::Derived(k) => Ok(&self.derived[k]),
+            Origin::Absent => Ok(""),
+        }
+    }
+
+    /// The text of dense column `k`, whose name is `column`.
+    #[inline]
+    pub(crate) fn dense(&self, k: usize, column: &str) -> Result<&'a str> {
+        self.text(self.origin(|binding| binding.dense.get(k)), column)
+    }
+
+    /// The text of categorical column `k`, whose name is `column`.
+    #[inline]
+    pub(crate) fn categorical(&self, k: usize, column: &str) -> Result<&'a str> {
+        self.text(self.origin(|binding| binding.categorical.get(k)), column)
+    }
+
+    #[inline]
+    fn origin(&self, pick: impl Fn(&'a Binding) -> Option<&'a Origin>) -> Origin {
+        self.file.and_then(|file| pick(&file.binding)).copied().unwrap_or(Origin::Absent)
+    }
+
+    /// Where the row stands. Finding the line takes a while: ask for it when something is wrong.
+    pub(crate) fn place(&self) -> Place<'a> {
+        self.file.map_or(Place { file: "", line: 0 }, |file| Place { file: &file.name, line: file.records.line() })
+    }
+}

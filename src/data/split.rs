@@ -1,0 +1,136 @@
+//! Which part a row belongs to.
+
+use serde::{Deserialize, Serialize};
+
+use super::Part;
+use super::config::Split;
+
+/// From which time on rows validate and test.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TimeCut {
+    validation_from: Option<f64>,
+    test_from: Option<f64>,
+}
+
+impl TimeCut {
+    /// Cuts so that about these shares of `times` are validation and test; rows of the same time all go to the later part.
+    pub(crate) fn fit(mut times: Vec<f64>, validation: f64, test: f64) -> Self {
+        let len = times.len();
+        let mut from = |share: f64| {
+            let rows = ((len as f64 * share).round() as usize).min(len);
+            let first = (rows > 0).then(|| len - rows)?;
+            Some(*times.select_nth_unstable_by(first, f64::total_cmp).1)
+        };
+        let test_from = if test > 0.0 { from(test) } else { None };
+        let validation_from = if validation > 0.0 { from(validation + test) } else { None };
+        Self { validation_from, test_from }
+    }
+
+    fn part(&self, time: f64) -> Part {
+        let reached = |from: Option<f64>| from.is_some_and(|from| time >= from);
+        if reached(self.test_from) {
+            Part::Test
+        } else if reached(self.validation_from) {
+            Part::Validation
+        } else {
+            Part::Train
+        }
+    }
+}
+
+/// A split, ready to be asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Splitter {
+    /// A row tests if its hash lies below `test`, else it validates if it lies below `validation`.
+    Hash { offset: u64, test: u128, validation: u128 },
+    /// By the row's time.
+    Time(TimeCut),
+    /// All rows of the files at hand belong to the same part.
+    File,
+}
+
+impl Splitter {
+    /// `cut` is there if the split is by time.
+    pub(crate) fn new(split: &Split, cut: Option<TimeCut>) -> Self {
+        match (split, cut) {
+            (Split::Hash { seed, validation, test }, _) => {
+                // Scaling by a power of two is exact, and a u128 holds a share of 1 too.
+                let threshold = |share: f64| (share * 2f64.powi(64)) as u128;
+                Self::Hash { offset: mix(*seed), test: threshold(*test), validation: threshold(test + validation) }
+            }
+            (Split::Time { .. }, Some(cut)) => Self::Time(cut),
+            _ => Self::File,
+        }
+    }
+
+    /// The part of row number `row`, which has this time; `None` where the file decides.
+    pub(crate) fn part(&self, row: u64, time: f64) -> Option<Part> {
+        match *self {
+            Self::Hash { offset, test, validation } => {
+                let hash = u128::from(row.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(offset));
+                Some(if hash < test {
+                    Part::Test
+                } else if hash < validation {
+                    Part::Validation
+                } else {
+                    Part::Train
+                })
+            }
+            Self::Time(cut) => Some(cut.part(time)),
+            Self::File => None,
+        }
+    }
+}
+
+/// The finaliser of splitmix64, without its increment, so that 0 stays 0.
+pub(crate) fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixteenths_are_exact() {
+        let splitter = Splitter::new(&Split::default(), None);
+        for row in (0..100_000).chain([u64::MAX, 1 << 63, (1 << 63) + 5]) {
+            let expected = match row.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60 {
+                0..=2 => Part::Test,
+                3 => Part::Validation,
+                _ => Part::Train,
+            };
+            assert_eq!(splitter.part(row, 0.0), Some(expected), "row {row}");
+        }
+    }
+
+    #[test]
+    fn seeds_differ_and_keep_the_shares() {
+        let parts = |seed| -> Vec<Part> {
+            let splitter = Splitter::new(&Split::Hash { seed, validation: 0.1, test: 0.2 }, None);
+            (0..10_000).map(|row| splitter.part(row, 0.0).unwrap()).collect()
+        };
+        let (one, two) = (parts(1), parts(2));
+        assert_ne!(one, two);
+        for parts in [one, two] {
+            let share = |part| parts.iter().filter(|&&p| p == part).count();
+            // The golden ratio spreads rows evenly: the counts are off by a few rows only.
+            assert!(share(Part::Test).abs_diff(2000) < 10 && share(Part::Validation).abs_diff(1000) < 10);
+        }
+    }
+
+    #[test]
+    fn the_latest_rows_test() {
+        let times: Vec<f64> = (0..10).map(|k| f64::from(k * 7 % 10)).collect();
+        let cut = TimeCut::fit(times, 0.3, 0.2);
+        let parts: Vec<Part> = (0..10).map(|time| cut.part(f64::from(time))).collect();
+        assert!(parts[..5].iter().all(|&p| p == Part::Train));
+        assert!(parts[5..8].iter().all(|&p| p == Part::Validation) && parts[8..].iter().all(|&p| p == Part::Test));
+        let tied = TimeCut::fit(vec![1.0, 2.0, 2.0, 2.0], 0.0, 0.25);
+        assert_eq!((tied.part(1.0), tied.part(2.0)), (Part::Train, Part::Test));
+        assert_eq!(TimeCut::fit(vec![], 0.5, 0.2).part(1.0), Part::Train);
+    }
+}

@@ -1,0 +1,78 @@
+//! Encoding rows in constant memory.
+
+use super::Part;
+use super::columns::Needs;
+use super::config::Split;
+use super::dataset::{Batch, Dataset};
+use super::encoder::Encoder;
+use super::error::Result;
+use super::rows::Rows;
+use super::source::Source;
+use super::split::Splitter;
+
+/// Whether rows must have a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelUse {
+    /// A row without a label is an error.
+    Required,
+    /// The label's column may be absent, or empty in some rows: their label is NaN.
+    Optional,
+}
+
+/// The rows of files or readers, encoded batch by batch in constant memory.
+pub struct RowStream<'a> {
+    encoder: &'a Encoder,
+    rows: Rows<'a>,
+    splitter: Splitter,
+    filter: Option<Part>,
+    staged: Dataset,
+}
+
+impl<'a> RowStream<'a> {
+    /// Prepares to read `sources` one after the other; they are opened when it is their turn.
+    ///
+    /// With a `filter`, only the rows of that part of the split are read. For that the sources must be the training files in the
+    /// order of the settings, as [`DataConfig::files`](super::DataConfig::files) gives them: a split by hash depends on the row's
+    /// number. With a split by file nothing is filtered, for the files of a part hold nothing else.
+    ///
+    /// # Errors
+    /// That of [`Encoder::check`].
+    pub fn open(
+        encoder: &'a Encoder,
+        sources: impl IntoIterator<Item = Source>,
+        label: LabelUse,
+        filter: Option<Part>,
+    ) -> Result<Self> {
+        encoder.check()?;
+        let time = filter.is_some() && matches!(encoder.config.split, Split::Time { .. });
+        let needs = Needs { label_required: label == LabelUse::Required, time };
+        let rows = Rows::new(&encoder.config, &encoder.side_tables, sources.into_iter().collect(), needs)?;
+        Ok(Self { encoder, rows, splitter: encoder.splitter(), filter, staged: encoder.dataset() })
+    }
+
+    /// Fills `batch` with the next rows, at most `max_rows` of them (0 counts as 1); false if there are none left.
+    ///
+    /// # Errors
+    /// Any [`DataError`](super::DataError) of reading. The rows that were read for this batch are lost; another call goes on behind
+    /// the bad row where that is possible.
+    pub fn next_batch(&mut self, max_rows: usize, batch: &mut Batch) -> Result<bool> {
+        self.staged.clear();
+        while self.staged.len() < max_rows.max(1) && self.rows.advance()? {
+            let wanted = match self.filter {
+                Some(part) => self.rows.part(&self.splitter)?.is_none_or(|row| row == part),
+                None => true,
+            };
+            if wanted {
+                self.encoder.encode(&self.rows.row(), self.rows.label()?, &mut self.staged)?;
+            }
+        }
+        self.staged.gather_all(batch);
+        Ok(batch.batch_size > 0)
+    }
+
+    /// How many bytes have been read, and how many there are, before decompression; a reader that is no file counts as 0 in the
+    /// latter.
+    pub fn bytes_read(&self) -> (u64, u64) {
+        self.rows.bytes_read()
+    }
+}

@@ -1,0 +1,158 @@
+//! The checks of a [`DataConfig`] that need no file.
+
+use std::collections::HashSet;
+
+use super::config::{Categorical, DataConfig, Dense, Format, Missing, Split, Transform, Unknown};
+use super::derive::compile;
+use super::error::{DataError, Result};
+use super::number::MAX_NUMBER;
+
+/// The largest number of quantile bins, and of rows of a hashed feature.
+const MAX_BINS: usize = 1 << 16;
+const MAX_HASH: u32 = u32::MAX - 1;
+
+pub(super) fn validate(config: &DataConfig) -> Result<()> {
+    files(config)?;
+    split(&config.split)?;
+    let config = config.with_defaults();
+    let label = config.label()?;
+    joins_and_derives(&config)?;
+    for (k, dense) in config.dense.iter().enumerate() {
+        self::dense(dense).map_err(|reason| DataError::config(format!("dense[{k}]"), reason))?;
+    }
+    for (k, categorical) in config.categorical.iter().enumerate() {
+        self::categorical(categorical).map_err(|reason| DataError::config(format!("categorical[{k}]"), reason))?;
+    }
+    if config.dense.is_empty() && config.categorical.is_empty() {
+        return Err(DataError::config(
+            "dense",
+            "nothing to read: name at least one [[data.dense]] or [[data.categorical]] column",
+        ));
+    }
+    let features = config.dense.iter().map(|d| &d.column).chain(config.categorical.iter().map(|c| &c.column));
+    if let Some(column) = features.into_iter().find(|&column| *column == label.column) {
+        let reason = format!(
+            "column {column:?} is a feature too, so that the model could read off its answer: remove one of them"
+        );
+        return Err(DataError::config("label", reason));
+    }
+    Ok(())
+}
+
+fn files(config: &DataConfig) -> Result<()> {
+    if config.train.is_empty() {
+        return Err(DataError::config("train", "missing: name at least one file"));
+    }
+    let by_file = matches!(config.split, Split::File {});
+    for (field, paths) in [("validation", &config.validation), ("test", &config.test)] {
+        if !by_file && !paths.is_empty() {
+            return Err(DataError::config(
+                field,
+                "only has a meaning with split = { by = \"file\" }: remove one of them",
+            ));
+        }
+    }
+    if by_file && config.validation.is_empty() {
+        return Err(DataError::config(
+            "validation",
+            "missing: split = { by = \"file\" } needs the file of the validation rows",
+        ));
+    }
+    match (config.format, config.delimiter) {
+        (Format::Criteo, Some(c)) if c != '\t' => {
+            return Err(DataError::config("delimiter", "the fields of a Criteo file stand between tabs: remove it"));
+        }
+        _ => delimiter("delimiter", config.delimiter)?,
+    }
+    if config.criteo.is_some() && (config.format != Format::Criteo || !config.categorical.is_empty()) {
+        let reason = "only has a meaning with format = \"criteo\" and without [[data.categorical]]: remove it";
+        return Err(DataError::config("criteo", reason));
+    }
+    Ok(())
+}
+
+fn delimiter(field: &str, delimiter: Option<char>) -> Result<()> {
+    match delimiter {
+        Some(c) if !c.is_ascii() || matches!(c, '"' | '\n' | '\r' | '\0') => Err(DataError::config(
+            field,
+            format!("{c:?} cannot delimit fields: use one ASCII character such as \",\" or \"\\t\""),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn split(split: &Split) -> Result<()> {
+    let (Split::Hash { validation, test, .. } | Split::Time { validation, test, .. }) = split else { return Ok(()) };
+    // Written so that a NaN is an error.
+    let share = |x: f64| (0.0..1.0).contains(&x);
+    if !(share(*validation) && share(*test) && validation + test < 1.0) {
+        let reason = format!("validation = {validation} and test = {test} must be 0 or more, and below 1 together");
+        return Err(DataError::config("split", reason));
+    }
+    Ok(())
+}
+
+fn joins_and_derives(config: &DataConfig) -> Result<()> {
+    for (k, join) in config.join.iter().enumerate() {
+        delimiter(&format!("join[{k}].delimiter"), join.delimiter)?;
+    }
+    let mut names = HashSet::new();
+    for (k, derive) in config.derive.iter().enumerate() {
+        if !names.insert(&derive.name) {
+            return Err(DataError::config(format!("derive[{k}].name"), format!("{:?} is derived twice", derive.name)));
+        }
+        let later = config.derive[k..].iter().any(|other| other.name == derive.from);
+        if later {
+            let reason = format!("{:?} is not derived before this column: reorder them", derive.from);
+            return Err(DataError::config(format!("derive[{k}].from"), reason));
+        }
+        if config.join.iter().any(|join| join.on.left() == derive.name) {
+            return Err(DataError::config(format!("derive[{k}].name"), "a derived column cannot be the key of a join"));
+        }
+        if derive.bucket.is_some_and(|bucket| !(bucket.is_finite() && bucket > 0.0)) {
+            return Err(DataError::config(format!("derive[{k}].bucket"), "must be a number above 0"));
+        }
+        compile(&derive.pattern).map_err(|reason| DataError::config(format!("derive[{k}].pattern"), reason))?;
+    }
+    Ok(())
+}
+
+fn dense(dense: &Dense) -> Result<(), String> {
+    if dense.column.is_empty() {
+        return Err("column is missing".into());
+    }
+    let last = dense.transform.len().saturating_sub(1);
+    let fitted = |&(k, transform): &(usize, &Transform)| {
+        k < last && matches!(transform, Transform::Zscore | Transform::Quantile)
+    };
+    if let Some((_, transform)) = dense.transform.iter().enumerate().find(fitted) {
+        return Err(format!("transform: {transform:?} is fitted to the data, so that it must come last"));
+    }
+    if matches!(dense.missing, Missing::Value(x) if !(x.abs() <= MAX_NUMBER)) {
+        return Err("missing: must be a finite number".into());
+    }
+    if dense.bins == 1 || dense.bins > MAX_BINS {
+        return Err(format!("bins = {}: must be 0 (none) or between 2 and {MAX_BINS}", dense.bins));
+    }
+    Ok(())
+}
+
+fn categorical(categorical: &Categorical) -> Result<(), String> {
+    if categorical.column.is_empty() {
+        return Err("column is missing".into());
+    }
+    if categorical.separator.as_ref().is_some_and(String::is_empty) {
+        return Err("separator: must not be empty; leave it out for a column with one value".into());
+    }
+    if categorical.separator.is_none() && categorical.unknown == Some(Unknown::Drop) {
+        return Err("unknown = \"drop\" needs a separator: a column with one value always has a row".into());
+    }
+    match (categorical.hash, categorical.min_count) {
+        (Some(_), Some(_)) => Err("hash and min_count contradict each other: a hashed column has no dictionary".into()),
+        (Some(rows), None) if rows == 0 || rows > MAX_HASH => {
+            Err(format!("hash = {rows}: must be between 1 and {MAX_HASH}"))
+        }
+        (None, Some(0)) => Err("min_count: must be at least 1".into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,224 @@
+//! Element and index types.
+
+pub use half::{bf16, f16};
+
+/// Anything that can lie in a buffer of a backend.
+pub trait Scalar: bytemuck::Pod + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static {}
+impl<T: bytemuck::Pod + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static> Scalar for T {}
+
+/// The storage type of an embedding table, as a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "train", serde(rename_all = "lowercase"))]
+pub enum DType {
+    /// IEEE single precision.
+    #[default]
+    F32,
+    /// IEEE half precision: 5 exponent bits, 10 fraction bits.
+    F16,
+    /// bfloat16: 8 exponent bits, 7 fraction bits.
+    BF16,
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+        })
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for super::f16 {}
+    impl Sealed for super::bf16 {}
+    impl Sealed for i32 {}
+    impl Sealed for i64 {}
+}
+
+/// The storage type of an embedding table. Arithmetic is always in `f32`.
+pub trait Element: Scalar + sealed::Sealed {
+    /// This type, as a value.
+    const DTYPE: DType;
+    /// The exact value.
+    fn to_f32(self) -> f32;
+    /// The nearest value of this type; ties go to the even one.
+    fn from_f32(value: f32) -> Self;
+    /// One of the two neighbours of `value`, the upper one with a probability equal to the fraction of the gap that lies
+    /// below `value`, so that the expectation is `value`. `random` is uniform in 32 bits, of which the ones just below the
+    /// last kept bit are used. A finite value never becomes infinite: beyond the largest one it stays there.
+    fn from_f32_stochastic(value: f32, random: u32) -> Self;
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    #[inline(always)]
+    fn from_f32_stochastic(value: f32, _random: u32) -> Self {
+        value
+    }
+}
+
+impl Element for bf16 {
+    const DTYPE: DType = DType::BF16;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        bf16::from_f32(value)
+    }
+    #[inline]
+    fn from_f32_stochastic(value: f32, random: u32) -> Self {
+        if !value.is_finite() {
+            return bf16::from_f32(value);
+        }
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(random & 0xffff) & 0xffff_0000;
+        // The carry may run into the exponent field of infinity: keep the largest finite value instead.
+        let kept = if rounded & 0x7f80_0000 == 0x7f80_0000 { bits & 0xffff_0000 } else { rounded };
+        bf16::from_bits((kept >> 16) as u16)
+    }
+}
+
+impl Element for f16 {
+    const DTYPE: DType = DType::F16;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        f16::from_f32(value)
+    }
+    #[inline]
+    fn from_f32_stochastic(value: f32, random: u32) -> Self {
+        if !value.is_finite() {
+            return f16::from_f32(value);
+        }
+        let bits = value.to_bits();
+        let exponent = ((bits >> 23) & 0xff) as i32 - 127;
+        let sign = ((bits >> 16) & 0x8000) as u16;
+        // A normal f16 keeps 10 of the 23 fraction bits; each power of two below 2^-14 costs one more.
+        let dropped = (13 + (-14 - exponent).max(0)) as u32;
+        // The significand with its hidden bit, in units of 2^(exponent - 23); f32 subnormals are far below f16's.
+        let significand = (bits & 0x7f_ffff) | 0x80_0000;
+        // Only 32 random bits are there: what lies below them is cut off first.
+        let significand = u64::from(significand) >> dropped.saturating_sub(32).min(63);
+        let dropped = dropped.min(32);
+        let kept = (significand + (u64::from(random) & ((1 << dropped) - 1))) >> dropped;
+        // `kept` counts from the hidden bit: fold it into the exponent, which also carries an overflow upwards.
+        let magnitude = if exponent >= -14 { (exponent + 14) as u64 * 1024 + kept } else { kept };
+        f16::from_bits(sign | magnitude.min(0x7bff) as u16)
+    }
+}
+
+/// The type of ids and offsets.
+pub trait Index: Scalar + sealed::Sealed + Eq + Ord + Copy {
+    /// The type's largest value, as a count.
+    const MAX: u64;
+    /// The value, widened.
+    fn to_i64(self) -> i64;
+    /// The value, if it is not negative.
+    #[inline(always)]
+    fn to_row(self) -> Option<usize> {
+        usize::try_from(self.to_i64()).ok()
+    }
+    /// The value as this type, if it fits.
+    fn from_usize(value: usize) -> Option<Self>;
+}
+
+impl Index for i32 {
+    const MAX: u64 = i32::MAX as u64;
+    #[inline(always)]
+    fn to_i64(self) -> i64 {
+        i64::from(self)
+    }
+    fn from_usize(value: usize) -> Option<Self> {
+        value.try_into().ok()
+    }
+}
+
+impl Index for i64 {
+    const MAX: u64 = i64::MAX as u64;
+    #[inline(always)]
+    fn to_i64(self) -> i64 {
+        self
+    }
+    fn from_usize(value: usize) -> Option<Self> {
+        value.try_into().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every finite `E` maps to itself whatever the random bits, and values between two neighbours land on one of them.
+    fn neighbours_only<E: Element>(from_bits: fn(u16) -> E) {
+        for bits in 0..=u16::MAX {
+            let exact = from_bits(bits).to_f32();
+            if exact.is_finite() {
+                for random in [0, 1, 0x1fff, 0xffff, u32::MAX] {
+                    assert_eq!(E::from_f32_stochastic(exact, random).to_f32().to_bits(), exact.to_bits(), "{exact:e}");
+                }
+            }
+        }
+        for k in 0..200_000u32 {
+            let value = f32::from_bits(k.wrapping_mul(2_654_435_761));
+            if !value.is_finite() {
+                continue;
+            }
+            let (down, up) =
+                (E::from_f32_stochastic(value, 0).to_f32(), E::from_f32_stochastic(value, u32::MAX).to_f32());
+            assert!(down.abs() <= up.abs() && down.is_finite() && up.is_finite(), "{value:e}: {down:e} {up:e}");
+            let (down_bits, up_bits) = (E::from_f32_stochastic(value, 0), E::from_f32_stochastic(value, u32::MAX));
+            let nearest = E::from_f32(value);
+            if nearest.to_f32().is_finite() {
+                assert!(nearest == down_bits || nearest == up_bits, "{value:e}: {down:e} {nearest:?} {up:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn stochastic_rounding_picks_a_neighbour() {
+        neighbours_only::<f16>(f16::from_bits);
+        neighbours_only::<bf16>(bf16::from_bits);
+    }
+
+    #[test]
+    fn stochastic_rounding_is_unbiased() {
+        // 2^16 evenly spread random values make the mean exact up to one step of the random grid.
+        for value in [1.0003_f32, -0.3333, 6.1e-5, 3.0e-6, 1000.7] {
+            for mean in [mean_of::<f16>(value), mean_of::<bf16>(value)] {
+                assert!(
+                    (mean - f64::from(value)).abs() <= f64::from(value.abs()) * 2f64.powi(-20) + 1e-11,
+                    "{value} {mean}"
+                );
+            }
+        }
+    }
+
+    fn mean_of<E: Element>(value: f32) -> f64 {
+        let n = 1u32 << 16;
+        let sum: f64 = (0..n)
+            .map(|k| {
+                // Spread over both the low bits and the bits above them: the dropped part has up to 24 bits.
+                let random = k | (k.reverse_bits() >> 16) << 16;
+                f64::from(E::from_f32_stochastic(value, random).to_f32())
+            })
+            .sum();
+        sum / f64::from(n)
+    }
+}

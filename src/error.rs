@@ -1,0 +1,154 @@
+//! What can go wrong in an op, a backend or the engine.
+
+use crate::dtype::DType;
+
+/// The result of every fallible call of the library's core.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of an op, a backend or the engine. Nothing has been written when `validate` reports one.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A buffer or dimension does not have the size that the other arguments call for.
+    #[error("{op}: {argument} is {got}, but must be {expected}")]
+    ShapeMismatch {
+        /// The op that was called.
+        op: &'static str,
+        /// Which argument, and which of its sizes.
+        argument: &'static str,
+        /// The size that the other arguments call for.
+        expected: usize,
+        /// The size that was passed.
+        got: usize,
+    },
+    /// A buffer holds fewer elements than the op will touch.
+    #[error("{op}: {argument} holds {got} elements, but {needed} are needed")]
+    TooSmall {
+        /// The op that was called.
+        op: &'static str,
+        /// Which argument.
+        argument: &'static str,
+        /// The number of elements that the op will touch.
+        needed: usize,
+        /// The number of elements that were passed.
+        got: usize,
+    },
+    /// An argument has a value that the op has no meaning for.
+    #[error("{op}: {argument}: {reason}")]
+    InvalidArgument {
+        /// The op that was called.
+        op: &'static str,
+        /// Which argument.
+        argument: &'static str,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// Offsets must start at 0, never decrease, and end at the number of indices.
+    #[error("offsets[{position}] is {value}, but must be {rule}")]
+    InvalidOffsets {
+        /// The position in `offsets`.
+        position: usize,
+        /// The value that stands there.
+        value: i64,
+        /// The rule that it breaks.
+        rule: OffsetRule,
+    },
+    /// An id names no row of its table. Entries with valid ids have been processed as usual; this one contributed nothing.
+    #[error(
+        "index {value} is out of range for table {table} with {num_embeddings} rows \
+         (bag {bag}, position {position} of indices; {count} bad in this call)"
+    )]
+    IndexOutOfRange {
+        /// The table that was looked up.
+        table: usize,
+        /// The bag, key-major: `feature * batch_size + sample`.
+        bag: usize,
+        /// The position in `indices`.
+        position: usize,
+        /// The id that was found there.
+        value: i64,
+        /// The number of rows of the table.
+        num_embeddings: usize,
+        /// How many ids of this call were out of range; the other fields name the first.
+        count: usize,
+    },
+    /// A tensor that the model has is not in the source.
+    #[error("tensor {name} is missing")]
+    TensorMissing {
+        /// The name of the tensor.
+        name: String,
+    },
+    /// A tensor has another shape than the model's.
+    #[error("tensor {name} has the shape {got:?}, not {expected:?}")]
+    TensorShape {
+        /// The name of the tensor.
+        name: String,
+        /// The shape that the model needs.
+        expected: Vec<usize>,
+        /// The shape that it has.
+        got: Vec<usize>,
+    },
+    /// A tensor has another element type than the one asked for.
+    #[error("{tensor} holds {got}, not {expected}")]
+    DTypeMismatch {
+        /// The name of the tensor.
+        tensor: String,
+        /// The element type that was asked for.
+        expected: DType,
+        /// The element type that it has.
+        got: DType,
+    },
+    /// There is no memory left for a buffer.
+    #[error("cannot get {bytes} bytes of memory")]
+    OutOfMemory {
+        /// The size of the buffer.
+        bytes: usize,
+    },
+    /// The thread pool of the CPU backend could not be started.
+    #[error("cannot start {threads} worker threads: {reason}")]
+    ThreadPool {
+        /// The number of threads that was asked for.
+        threads: usize,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// The rule that an entry of `offsets` breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetRule {
+    /// The first offset is 0.
+    FirstIsZero,
+    /// No offset is smaller than the one before it, which is named here.
+    NotBelow(i64),
+    /// The last offset is the number of indices, which is named here.
+    LastIs(usize),
+    /// A length is not negative.
+    NotNegative,
+}
+
+impl std::fmt::Display for OffsetRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::FirstIsZero => f.write_str("0 (the first bag starts at the first index)"),
+            Self::NotBelow(previous) => write!(f, "at least {previous}, the offset before it"),
+            Self::LastIs(indices) => write!(f, "{indices}, the number of indices"),
+            Self::NotNegative => f.write_str("a length of 0 or more"),
+        }
+    }
+}
+
+/// `Ok` if the sizes agree, else the error that names the op and the argument.
+pub(crate) fn expect_size(op: &'static str, argument: &'static str, got: usize, expected: usize) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::ShapeMismatch { op, argument, expected, got }) }
+}
+
+/// `Ok` if the buffer is large enough, else the error that names the op and the argument.
+pub(crate) fn expect_at_least(op: &'static str, argument: &'static str, got: usize, needed: usize) -> Result<()> {
+    if got >= needed { Ok(()) } else { Err(Error::TooSmall { op, argument, needed, got }) }
+}
+
+/// The error for an argument whose value has no meaning.
+pub(crate) fn invalid(op: &'static str, argument: &'static str, reason: impl Into<String>) -> Error {
+    Error::InvalidArgument { op, argument, reason: reason.into() }
+}

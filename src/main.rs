@@ -1,0 +1,5 @@
+//! The `bagdot` program.
+
+fn main() -> std::process::ExitCode {
+    bagdot::cli::main()
+}

@@ -1,0 +1,424 @@
+//! The deep-learning recommendation model of Naumov et al. (2019): a bottom MLP for the dense features, embedding bags for the sparse
+//! ones, their interaction, and a top MLP that ends in one logit.
+
+use super::buffers::{BackwardBuffers, BatchView, Buffers, logits, pooled_matrix, pooled_matrix_mut};
+use super::config::DlrmConfig;
+use super::embedding::EmbeddingBagCollection;
+use super::mlp::{BackwardPass, Mlp};
+use super::optimizer::{OptimizerState, Optimizers};
+use super::tensors::{NamedTensor, TensorSource, read};
+use crate::dtype::Index;
+use crate::error::{Result, expect_size, invalid};
+use crate::ops::index_sort::{Sort, SortedIndices};
+use crate::ops::interaction::{self, Features, FeaturesMut};
+use crate::ops::loss;
+use crate::ops::sparse_update::{PooledGrad, Reduce, SparseGrad};
+use crate::ops::{Accum, Activation, Backend, Extent, Matrix, MatrixMut, dense_update};
+use crate::philox::Philox;
+
+const OP: &str = "Dlrm";
+
+/// A model on a backend.
+///
+/// Buffers for activations and gradients are made for the largest batch so far: a step with a batch no larger allocates nothing.
+pub struct Dlrm<D: Backend> {
+    device: D,
+    config: DlrmConfig,
+    bottom: Mlp,
+    top: Mlp,
+    embedding: EmbeddingBagCollection<D>,
+    /// The parameters of both MLPs.
+    parameters: D::Buffer<f32>,
+    training: Option<Training<D>>,
+    buffers: Buffers<D>,
+}
+
+/// What only training needs.
+struct Training<D: Backend> {
+    optimizers: Optimizers,
+    dense_state: OptimizerState<D>,
+    /// Steps taken so far.
+    step: u64,
+    grad_parameters: D::Buffer<f32>,
+}
+
+impl<D: Backend> Dlrm<D> {
+    /// A model with parameters drawn from `seed`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit together; those of [`Device::alloc`].
+    pub fn new(device: D, config: DlrmConfig, seed: u64) -> Result<Self> {
+        let tables = config.check()?;
+        let mut len = 0;
+        let sizes = |input: usize, layers: &[usize]| [&[input], layers].concat();
+        let bottom = Mlp::new(&sizes(config.num_dense, &config.bottom_mlp), Activation::Relu, &mut len);
+        let top = Mlp::new(&sizes(config.interaction_width(), &config.top_mlp), Activation::None, &mut len);
+        let mut values = vec![0f32; len];
+        // Streams below this one belong to the tables.
+        let mut random = Philox::new(seed, 1 << 32);
+        bottom.init(&mut values, &mut random);
+        top.init(&mut values, &mut random);
+        let mut parameters = device.alloc(len)?;
+        device.upload(&values, D::view_mut(&mut parameters))?;
+        let embedding = EmbeddingBagCollection::new(&device, tables, config.table_dtype, config.table_init, seed)?;
+        let buffers = Buffers::new(&device, &config, (&bottom, &top), &embedding, (0, 0), false)?;
+        Ok(Self { device, config, bottom, top, embedding, parameters, training: None, buffers })
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &DlrmConfig {
+        &self.config
+    }
+
+    /// The backend that the model lives on.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// The embedding tables.
+    pub fn embedding(&self) -> &EmbeddingBagCollection<D> {
+        &self.embedding
+    }
+
+    /// The number of parameters of tables and layers.
+    pub fn num_parameters(&self) -> usize {
+        let layers = self.bottom.layers().iter().chain(self.top.layers());
+        self.embedding.tables().as_ref().num_weights() + layers.map(|l| l.weight.len() + l.bias.len()).sum::<usize>()
+    }
+
+    /// Prepares for training from step 1, with nothing remembered by the optimizers.
+    ///
+    /// # Errors
+    /// Those of [`Device::alloc`].
+    pub fn optimize_with(&mut self, optimizers: Optimizers) -> Result<()> {
+        let len = self.parameters.extent();
+        let dense = optimizers.dense.optimizer.for_dense();
+        self.embedding.reset_state(&self.device, optimizers.tables.optimizer)?;
+        self.training = Some(Training {
+            optimizers,
+            dense_state: OptimizerState::new(&self.device, dense, len, len)?,
+            step: 0,
+            grad_parameters: self.device.alloc(len)?,
+        });
+        Ok(())
+    }
+
+    /// The number of steps taken since [`Self::optimize_with`].
+    pub fn step(&self) -> u64 {
+        self.training.as_ref().map_or(0, |training| training.step)
+    }
+
+    /// One step of training: [`Self::loss_and_grad`], then the optimizers. Each row that was looked up takes one step with the sum of its
+    /// gradients.
+    ///
+    /// # Errors
+    /// Those of [`Self::loss_and_grad`]: then neither parameters nor optimizers have changed.
+    pub fn train_step<I: Index>(&mut self, batch: BatchView<'_, D, I>) -> Result<()> {
+        self.loss_and_grad(batch, Accum::Replace)?;
+        let Self { device, embedding, buffers, parameters, training, .. } = self;
+        let Buffers { argmax, backward, .. } = buffers;
+        let (training, backward) = trainable(training, backward)?;
+        let rule = training.optimizers.tables.rule(training.step + 1, training.optimizers.schedule);
+        let (tables, rows) = embedding.split_mut();
+        let BackwardBuffers { sorted, pooled, workspace, .. } = backward;
+        let source = pooled_grad(tables, &batch, training, sorted, pooled, argmax.as_ref());
+        rows.update(device, source, rule, D::view_mut(workspace))?;
+        dense_step(device, training, parameters)
+    }
+
+    /// Runs forward and backward. The mean loss is left for [`Self::last_loss`], the gradients of the layers for [`Self::layer_grads`] and
+    /// for a step, those of the table rows for [`Self::sparse_grad`]. `accum` says whether the layers' gradients are added to what is there.
+    ///
+    /// # Errors
+    /// A batch that does not fit the model; bad ids ([`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange)).
+    pub fn loss_and_grad<I: Index>(&mut self, batch: BatchView<'_, D, I>, accum: Accum) -> Result<()> {
+        let rows = batch.dense.rows;
+        let labels = batch.labels.ok_or_else(|| invalid(OP, "batch.labels", "training needs them"))?;
+        self.forward(batch, true)?;
+        let Self { device, config, bottom, top, buffers, .. } = self;
+        let Buffers { bottom: bottom_out, top: top_out, pooled, interacted, mean_loss, backward, .. } = buffers;
+        let (training, backward) = trainable(&mut self.training, backward)?;
+        let width = config.interaction_width();
+        let tables = self.embedding.tables();
+        let loss = loss::Forward {
+            loss: config.loss,
+            threshold: config.loss_threshold,
+            logits: logits::<D>(top_out, rows),
+            labels: D::reborrow(&labels),
+            mean: D::view_mut(mean_loss),
+            grad_logits: backward.top.last_mut().map(|grad| D::slice_mut(grad, 0..rows)),
+        };
+        loss.run(device)?;
+        let pass = BackwardPass {
+            parameters: &self.parameters,
+            input: Matrix::packed(D::slice(interacted, 0..rows * width), rows, width),
+            activations: top_out,
+            grads: &mut backward.top,
+            grad_parameters: &mut training.grad_parameters,
+            grad_input: Some(MatrixMut::packed(D::slice_mut(&mut backward.interacted, 0..rows * width), rows, width)),
+            accum,
+        };
+        top.backward(device, pass)?;
+        let dim = bottom.layers().last().map_or(0, |layer| layer.outputs);
+        let grad_dense = backward.bottom.last_mut().ok_or_else(|| invalid(OP, "bottom_mlp", "no layers"))?;
+        let interaction = interaction::Backward {
+            interaction: config.interaction,
+            dim,
+            features: Features::Split {
+                dense: bottom.output(&batch.dense, bottom_out),
+                sparse: pooled_matrix(pooled, rows, tables.as_ref()),
+            },
+            grad_output: Matrix::packed(D::slice(&backward.interacted, 0..rows * width), rows, width),
+            grad_features: FeaturesMut::Split {
+                dense: MatrixMut::packed(D::slice_mut(grad_dense, 0..rows * dim), rows, dim),
+                sparse: pooled_matrix_mut(&mut backward.pooled, rows, tables.as_ref()),
+            },
+        };
+        interaction.run(device)?;
+        let pass = BackwardPass {
+            parameters: &self.parameters,
+            input: batch.dense.reborrow(),
+            activations: bottom_out,
+            grads: &mut backward.bottom,
+            grad_parameters: &mut training.grad_parameters,
+            grad_input: None,
+            accum,
+        };
+        bottom.backward(device, pass)?;
+        let workspace = D::view_mut(&mut backward.workspace);
+        Sort { tables, bags: batch.bags.reborrow(), sorted: &mut backward.sorted, workspace }.run(device)
+    }
+
+    /// The gradient of the table rows that the last [`Self::loss_and_grad`] left, for the same batch: to keep, to merge with others, and to
+    /// apply later ([`Self::apply`]).
+    ///
+    /// # Errors
+    /// Those of [`Reduce`].
+    pub fn sparse_grad<I: Index>(&mut self, batch: BatchView<'_, D, I>, grad: &mut SparseGrad<D>) -> Result<()> {
+        let (training, backward) = trainable(&mut self.training, &mut self.buffers.backward)?;
+        let (tables, argmax) = (self.embedding.tables(), self.buffers.argmax.as_ref());
+        let source = pooled_grad(tables, &batch, training, &backward.sorted, &backward.pooled, argmax);
+        Reduce { source, grad }.run(&self.device)
+    }
+
+    /// One step of the optimizers with the gradients of the layers that [`Self::loss_and_grad`] left or accumulated, and this gradient of
+    /// the table rows.
+    ///
+    /// # Errors
+    /// Those of the ops.
+    pub fn apply(&mut self, grad: &SparseGrad<D>) -> Result<()> {
+        let (training, _) = trainable(&mut self.training, &mut self.buffers.backward)?;
+        let rule = training.optimizers.tables.rule(training.step + 1, training.optimizers.schedule);
+        self.embedding.split_mut().1.apply(&self.device, grad, rule)?;
+        dense_step(&self.device, training, &mut self.parameters)
+    }
+
+    /// The mean loss of the last step's batch, before the step. Waits for the device.
+    ///
+    /// # Errors
+    /// What the device found meanwhile.
+    pub fn last_loss(&self) -> Result<f64> {
+        let mut loss = [0f64];
+        self.device.download(D::view(&self.buffers.mean_loss), &mut loss)?;
+        self.device.synchronize()?;
+        Ok(loss[0])
+    }
+
+    /// The probabilities that the last step's samples were given, before the step. Waits for the device.
+    ///
+    /// # Errors
+    /// What the device found meanwhile; a wrong length.
+    pub fn last_probabilities(&self, probabilities: &mut [f32]) -> Result<()> {
+        self.device.download(logits::<D>(&self.buffers.top, probabilities.len()), probabilities)?;
+        self.device.synchronize()?;
+        probabilities.iter_mut().for_each(|p| *p = sigmoid(*p));
+        Ok(())
+    }
+
+    /// The logit of each sample.
+    ///
+    /// # Errors
+    /// A batch that does not fit the model; bad ids ([`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange)).
+    pub fn logits<I: Index>(&mut self, batch: BatchView<'_, D, I>, logits_out: &mut [f32]) -> Result<()> {
+        expect_size(OP, "logits", logits_out.len(), batch.dense.rows)?;
+        self.forward(batch, false)?;
+        self.device.download(logits::<D>(&self.buffers.top, batch.dense.rows), logits_out)?;
+        self.device.synchronize()
+    }
+
+    /// The probability of each sample.
+    ///
+    /// # Errors
+    /// As [`Self::logits`].
+    pub fn predict<I: Index>(&mut self, batch: BatchView<'_, D, I>, probabilities: &mut [f32]) -> Result<()> {
+        self.logits(batch, probabilities)?;
+        probabilities.iter_mut().for_each(|p| *p = sigmoid(*p));
+        Ok(())
+    }
+
+    fn forward<I: Index>(&mut self, batch: BatchView<'_, D, I>, train: bool) -> Result<()> {
+        let (rows, ids) = (batch.dense.rows, batch.bags.num_indices());
+        expect_size(OP, "batch.bags.batch_size", batch.bags.batch_size, rows)?;
+        self.grow(rows, ids, train)?;
+        let Self { device, config, bottom, top, embedding, parameters, buffers, .. } = self;
+        let Buffers { bottom: bottom_out, top: top_out, pooled, interacted, argmax, .. } = buffers;
+        bottom.forward(device, parameters, &batch.dense, bottom_out)?;
+        let tables = embedding.tables().as_ref();
+        let output = pooled_matrix_mut(pooled, rows, tables);
+        let argmax = argmax.as_mut().map(|argmax| pooled_matrix_mut(argmax, rows, tables));
+        embedding.forward(device, batch.bags.reborrow(), output, argmax)?;
+        let width = config.interaction_width();
+        let interaction = interaction::Forward {
+            interaction: config.interaction,
+            dim: bottom.layers().last().map_or(0, |layer| layer.outputs),
+            features: Features::Split {
+                dense: bottom.output(&batch.dense, bottom_out),
+                sparse: pooled_matrix(pooled, rows, tables),
+            },
+            output: MatrixMut::packed(D::slice_mut(interacted, 0..rows * width), rows, width),
+        };
+        interaction.run(device)?;
+        let input = Matrix::packed(D::slice(interacted, 0..rows * width), rows, width);
+        top.forward(device, parameters, &input, top_out)
+    }
+
+    /// Makes room for a batch that is larger than all before.
+    fn grow(&mut self, batch_size: usize, num_indices: usize, train: bool) -> Result<()> {
+        let known = &self.buffers;
+        let train = train || known.backward.is_some();
+        if batch_size > known.batch_size || num_indices > known.num_indices || (train && known.backward.is_none()) {
+            let sizes = (batch_size.max(known.batch_size), num_indices.max(known.num_indices));
+            let mlps = (&self.bottom, &self.top);
+            self.buffers = Buffers::new(&self.device, &self.config, mlps, &self.embedding, sizes, train)?;
+        }
+        Ok(())
+    }
+
+    /// All parameters, by name: `bottom_mlp.K.weight`, `.bias`, `top_mlp.K.…`, `tables.T.weight`.
+    ///
+    /// # Errors
+    /// Those of [`Device::download`].
+    pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
+        let mut tensors = self.layer_tensors(&self.parameters)?;
+        self.embedding.export(&self.device, &mut tensors)?;
+        Ok(tensors)
+    }
+
+    /// The gradients of the layers that the last [`Self::loss_and_grad`] left, named as the parameters.
+    ///
+    /// # Errors
+    /// Those of [`Device::download`]; training must have been prepared.
+    pub fn layer_grads(&self) -> Result<Vec<NamedTensor>> {
+        match &self.training {
+            Some(training) => self.layer_tensors(&training.grad_parameters),
+            None => Err(untrained()),
+        }
+    }
+
+    /// What the optimizers remember, by name: `optimizer.dense.first`, `.second`, `optimizer.tables.…`. Empty before training.
+    ///
+    /// # Errors
+    /// Those of [`Device::download`].
+    pub fn optimizer_tensors(&self) -> Result<Vec<NamedTensor>> {
+        let mut tensors = Vec::new();
+        if let Some(training) = &self.training {
+            training.dense_state.export(&self.device, "dense", &mut tensors)?;
+            self.embedding.export_state(&self.device, &mut tensors)?;
+        }
+        Ok(tensors)
+    }
+
+    /// Takes over all parameters.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape or element type.
+    pub fn load(&mut self, source: &(impl TensorSource + ?Sized)) -> Result<()> {
+        let mut values = self.device.to_vec(&self.parameters)?;
+        for (name, shape, range) in self.layer_ranges() {
+            values[range].copy_from_slice(&read::<f32>(source, &name, &shape)?);
+        }
+        self.device.upload(&values, D::view_mut(&mut self.parameters))?;
+        self.embedding.import(&self.device, source)
+    }
+
+    /// Takes over what the optimizers remember, and the number of steps taken. After [`Self::optimize_with`].
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_optimizers(&mut self, source: &(impl TensorSource + ?Sized), step: u64) -> Result<()> {
+        let training = self.training.as_mut().ok_or_else(untrained)?;
+        training.dense_state.import(&self.device, "dense", source)?;
+        training.step = step;
+        self.embedding.import_state(&self.device, source)
+    }
+
+    fn layer_tensors(&self, buffer: &D::Buffer<f32>) -> Result<Vec<NamedTensor>> {
+        let values = self.device.to_vec(buffer)?;
+        let tensors = self.layer_ranges().map(|(name, shape, range)| NamedTensor::new(name, shape, &values[range]));
+        Ok(tensors.collect())
+    }
+
+    /// Name, shape and place of each parameter of the layers.
+    fn layer_ranges(&self) -> impl Iterator<Item = (String, Vec<usize>, std::ops::Range<usize>)> {
+        [("bottom_mlp", &self.bottom), ("top_mlp", &self.top)].into_iter().flat_map(|(mlp, layers)| {
+            layers.layers().iter().enumerate().flat_map(move |(k, layer)| {
+                [
+                    (format!("{mlp}.{k}.weight"), vec![layer.outputs, layer.inputs], layer.weight.clone()),
+                    (format!("{mlp}.{k}.bias"), vec![layer.outputs], layer.bias.clone()),
+                ]
+            })
+        })
+    }
+}
+
+fn sigmoid(logit: f32) -> f32 {
+    (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32
+}
+
+fn untrained() -> crate::Error {
+    invalid(OP, "optimizers", "none: call `optimize_with` before training")
+}
+
+fn trainable<'a, D: Backend>(
+    training: &'a mut Option<Training<D>>,
+    backward: &'a mut Option<BackwardBuffers<D>>,
+) -> Result<(&'a mut Training<D>, &'a mut BackwardBuffers<D>)> {
+    training.as_mut().zip(backward.as_mut()).ok_or_else(untrained)
+}
+
+/// Where the gradient of the table rows comes from.
+fn pooled_grad<'a, D: Backend, I: Index>(
+    tables: &'a D::Tables,
+    batch: &'a BatchView<'_, D, I>,
+    training: &Training<D>,
+    sorted: &'a SortedIndices<D>,
+    pooled: &'a D::Buffer<f32>,
+    argmax: Option<&'a D::Buffer<u32>>,
+) -> PooledGrad<'a, D, I> {
+    let rows = batch.dense.rows;
+    PooledGrad {
+        tables,
+        bags: batch.bags.reborrow(),
+        sorted,
+        grad_output: pooled_matrix(pooled, rows, tables.as_ref()),
+        argmax: argmax.map(|argmax| pooled_matrix(argmax, rows, tables.as_ref())),
+        max_gradient: training.optimizers.tables.max_gradient,
+    }
+}
+
+/// The optimizer's step on the layers; ends the step.
+fn dense_step<D: Backend>(device: &D, training: &mut Training<D>, parameters: &mut D::Buffer<f32>) -> Result<()> {
+    let step = training.step + 1;
+    let group = training.optimizers.dense;
+    let rule = group.rule(step, training.optimizers.schedule);
+    let update = dense_update::Update {
+        rule,
+        max_gradient: group.max_gradient,
+        grad: D::view(&training.grad_parameters),
+        parameters: D::view_mut(parameters),
+        state: training.dense_state.view_mut(rule.optimizer.for_dense()),
+    };
+    update.run(device)?;
+    training.step = step;
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! Embedding tables with their optimizer state.
+
+use super::optimizer::OptimizerState;
+use super::tensors::{NamedTensor, TensorSource, read};
+use crate::dtype::{DType, Element, Index, bf16, f16};
+use crate::error::Result;
+use crate::ops::sparse_update::{self, PooledGrad, SparseGrad};
+use crate::ops::{Backend, Bags, Device, Matrix, MatrixMut, OptimizerStateMut, TableBatch, UpdateRule, embedding_bag};
+use crate::philox::Philox;
+
+/// A batch of embedding tables: weights in one buffer of one element type, and the state of their optimizer.
+pub struct EmbeddingBagCollection<D: Backend> {
+    tables: D::Tables,
+    weights: Weights<D>,
+    state: Option<OptimizerState<D>>,
+}
+
+/// The weights of all tables: the element type is known at run time only.
+enum Weights<D: Device> {
+    F32(D::Buffer<f32>),
+    F16(D::Buffer<f16>),
+    BF16(D::Buffer<bf16>),
+}
+
+/// Runs `$body` with `$buffer` bound to the weights, whatever their element type.
+macro_rules! with_weights {
+    ($weights:expr, $buffer:ident => $body:expr) => {
+        match $weights {
+            Weights::F32($buffer) => $body,
+            Weights::F16($buffer) => $body,
+            Weights::BF16($buffer) => $body,
+        }
+    };
+}
+
+/// How a table is filled before training.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]
+pub enum TableInit {
+    /// Uniform in `±√(1 / num_embeddings)`, as facebookresearch/dlrm does.
+    #[default]
+    InverseRoot,
+    /// Uniform in `±bound`.
+    Uniform(f32),
+    /// Normal with this standard deviation.
+    Normal(f32),
+}
+
+impl<D: Backend> EmbeddingBagCollection<D> {
+    /// Tables drawn by `init` from `seed`; each table has a random stream of its own.
+    ///
+    /// # Errors
+    /// Those of [`Device::alloc`].
+    pub fn new(device: &D, tables: TableBatch, dtype: DType, init: TableInit, seed: u64) -> Result<Self> {
+        let len = tables.num_weights();
+        let mut weights = match dtype {
+            DType::F32 => Weights::F32(device.alloc(len)?),
+            DType::F16 => Weights::F16(device.alloc(len)?),
+            DType::BF16 => Weights::BF16(device.alloc(len)?),
+        };
+        with_weights!(&mut weights, buffer => fill(device, &tables, buffer, init, seed)?);
+        Ok(Self { tables: device.tables(tables)?, weights, state: None })
+    }
+
+    /// The tables and features.
+    pub fn tables(&self) -> &D::Tables {
+        &self.tables
+    }
+
+    /// The element type of the weights.
+    pub fn dtype(&self) -> DType {
+        match self.weights {
+            Weights::F32(_) => DType::F32,
+            Weights::F16(_) => DType::F16,
+            Weights::BF16(_) => DType::BF16,
+        }
+    }
+
+    /// Forgets what an optimizer remembered, and makes room for what `optimizer` will.
+    ///
+    /// # Errors
+    /// Those of [`Device::alloc`].
+    pub fn reset_state(&mut self, device: &D, optimizer: crate::ops::Optimizer) -> Result<()> {
+        let tables = self.tables.as_ref();
+        self.state = Some(OptimizerState::new(device, optimizer, tables.num_rows(), tables.num_weights())?);
+        Ok(())
+    }
+
+    /// See [`embedding_bag::Forward`].
+    ///
+    /// # Errors
+    /// Those of the op.
+    pub fn forward<'a, I: Index>(
+        &'a self,
+        device: &D,
+        bags: Bags<'a, D, I>,
+        output: MatrixMut<'a, D, f32>,
+        argmax: Option<MatrixMut<'a, D, u32>>,
+    ) -> Result<()> {
+        let tables = &self.tables;
+        with_weights!(&self.weights, buffer => {
+            embedding_bag::Forward { tables, weights: D::view(buffer), bags, output, argmax }.run(device)
+        })
+    }
+
+    /// See [`embedding_bag::WeightGrad`].
+    ///
+    /// # Errors
+    /// Those of the op.
+    pub fn weight_grad<'a, I: Index>(
+        &'a self,
+        device: &D,
+        bags: Bags<'a, D, I>,
+        grad_output: Matrix<'a, D, f32>,
+        grad_weights: D::SliceMut<'a, f32>,
+    ) -> Result<()> {
+        let tables = &self.tables;
+        with_weights!(&self.weights, buffer => {
+            embedding_bag::WeightGrad { tables, weights: D::view(buffer), bags, grad_output, grad_weights }.run(device)
+        })
+    }
+
+    /// The tables and features, and apart from them what an update changes.
+    pub fn split_mut(&mut self) -> (&D::Tables, RowsMut<'_, D>) {
+        (&self.tables, RowsMut { tables: &self.tables, weights: &mut self.weights, state: &mut self.state })
+    }
+
+    pub(crate) fn export(&self, device: &D, tensors: &mut Vec<NamedTensor>) -> Result<()> {
+        with_weights!(&self.weights, buffer => export_tables(device, self.tables.as_ref(), buffer, tensors))
+    }
+
+    pub(crate) fn export_state(&self, device: &D, tensors: &mut Vec<NamedTensor>) -> Result<()> {
+        match &self.state {
+            Some(state) => state.export(device, "tables", tensors),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn import(&mut self, device: &D, source: &(impl TensorSource + ?Sized)) -> Result<()> {
+        let tables = self.tables.as_ref();
+        with_weights!(&mut self.weights, buffer => import_tables(device, tables, buffer, source))
+    }
+
+    pub(crate) fn import_state(&mut self, device: &D, source: &(impl TensorSource + ?Sized)) -> Result<()> {
+        match &mut self.state {
+            Some(state) => state.import(device, "tables", source),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The weights of a collection and what their optimizer remembers. Without state ([`EmbeddingBagCollection::reset_state`]) only SGD is
+/// possible.
+pub struct RowsMut<'a, D: Backend> {
+    tables: &'a D::Tables,
+    weights: &'a mut Weights<D>,
+    state: &'a mut Option<OptimizerState<D>>,
+}
+
+impl<'a, D: Backend> RowsMut<'a, D> {
+    /// See [`sparse_update::Update`].
+    ///
+    /// # Errors
+    /// Those of the op.
+    pub fn update<I: Index>(
+        self,
+        device: &D,
+        source: PooledGrad<'a, D, I>,
+        rule: UpdateRule,
+        workspace: D::SliceMut<'a, u64>,
+    ) -> Result<()> {
+        let state = view_state(self.state, rule);
+        with_weights!(self.weights, buffer => {
+            sparse_update::Update { source, rule, weights: D::view_mut(buffer), state, workspace }.run(device)
+        })
+    }
+
+    /// See [`sparse_update::Apply`].
+    ///
+    /// # Errors
+    /// Those of the op.
+    pub fn apply(self, device: &D, grad: &'a SparseGrad<D>, rule: UpdateRule) -> Result<()> {
+        let state = view_state(self.state, rule);
+        with_weights!(self.weights, buffer => {
+            sparse_update::Apply { tables: self.tables, grad, rule, weights: D::view_mut(buffer), state }.run(device)
+        })
+    }
+}
+
+fn view_state<D: Device>(state: &mut Option<OptimizerState<D>>, rule: UpdateRule) -> OptimizerStateMut<'_, D> {
+    match state {
+        Some(state) => state.view_mut(rule.optimizer),
+        None => OptimizerStateMut::None,
+    }
+}
+
+fn range_of(tables: &TableBatch, table: usize) -> std::ops::Range<usize> {
+    tables.weight_offsets()[table]..tables.weight_offsets()[table + 1]
+}
+
+fn fill<D: Device, E: Element>(
+    device: &D,
+    tables: &TableBatch,
+    buffer: &mut D::Buffer<E>,
+    init: TableInit,
+    seed: u64,
+) -> Result<()> {
+    for (t, table) in tables.tables().iter().enumerate() {
+        // Streams of the layers of the MLPs come after those of all tables that are possible.
+        let mut random = Philox::new(seed, t as u64);
+        let mut draw = || match init {
+            TableInit::InverseRoot => (2.0 * random.uniform() - 1.0) / (table.num_embeddings as f64).sqrt(),
+            TableInit::Uniform(bound) => (2.0 * random.uniform() - 1.0) * f64::from(bound),
+            TableInit::Normal(std) => random.normal() * f64::from(std),
+        };
+        let range = range_of(tables, t);
+        let values: Vec<E> = range.clone().map(|_| E::from_f32(draw() as f32)).collect();
+        device.upload(&values, D::slice_mut(buffer, range))?;
+    }
+    Ok(())
+}
+
+fn table_name(table: usize) -> String {
+    format!("tables.{table}.weight")
+}
+
+fn export_tables<D: Device, E: Element>(
+    device: &D,
+    tables: &TableBatch,
+    buffer: &D::Buffer<E>,
+    tensors: &mut Vec<NamedTensor>,
+) -> Result<()> {
+    for (t, table) in tables.tables().iter().enumerate() {
+        let range = range_of(tables, t);
+        let mut values = vec![E::default(); range.len()];
+        device.download(D::slice(buffer, range), &mut values)?;
+        tensors.push(NamedTensor::new(table_name(t), vec![table.num_embeddings, table.embedding_dim], &values));
+    }
+    Ok(())
+}
+
+fn import_tables<D: Device, E: Element>(
+    device: &D,
+    tables: &TableBatch,
+    buffer: &mut D::Buffer<E>,
+    source: &(impl TensorSource + ?Sized),
+) -> Result<()> {
+    for (t, table) in tables.tables().iter().enumerate() {
+        let values: Vec<E> = read(source, &table_name(t), &[table.num_embeddings, table.embedding_dim])?;
+        device.upload(&values, D::slice_mut(buffer, range_of(tables, t)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! The engine: layers, tables and optimizers put together into a model that can be trained.
+
+mod buffers;
+mod config;
+mod dlrm;
+mod embedding;
+mod mlp;
+mod optimizer;
+mod tensors;
+
+pub use buffers::BatchView;
+pub use config::DlrmConfig;
+pub use dlrm::Dlrm;
+pub use embedding::{EmbeddingBagCollection, TableInit};
+pub use mlp::Mlp;
+pub use optimizer::{GroupOptimizer, OptimizerState, Optimizers, Schedule};
+pub use tensors::{NamedTensor, TensorSource};

@@ -1,0 +1,158 @@
+//! Optimizers of a model: one for the tables, one for the dense layers, and the schedule of their learning rates.
+
+use super::tensors::{NamedTensor, TensorSource, read};
+use crate::error::Result;
+use crate::ops::{Device, Extent, Optimizer, OptimizerStateMut, Rounding, UpdateRule, WeightDecay};
+
+/// An optimizer with its settings, for all tables or for all dense layers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupOptimizer {
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// The learning rate that the [`Schedule`] scales.
+    pub learning_rate: f32,
+    /// How parameters are pulled towards zero. Table rows are pulled only in steps in which they have a gradient.
+    pub weight_decay: WeightDecay,
+    /// Gradients are clamped to `[-max, max]`, element by element: for tables that of the pooled output (as in FBGEMM), for dense layers
+    /// that of the parameter.
+    pub max_gradient: Option<f32>,
+    /// How weights of 16-bit tables are rounded.
+    pub rounding: Rounding,
+}
+
+impl GroupOptimizer {
+    /// No decay, no clamp, rounding to nearest.
+    pub fn new(optimizer: Optimizer, learning_rate: f32) -> Self {
+        let (weight_decay, max_gradient, rounding) = (WeightDecay::None, None, Rounding::Nearest);
+        Self { optimizer, learning_rate, weight_decay, max_gradient, rounding }
+    }
+
+    /// The rule for step number `step`, from 1.
+    pub(crate) fn rule(&self, step: u64, schedule: Schedule) -> UpdateRule {
+        UpdateRule {
+            optimizer: self.optimizer,
+            learning_rate: schedule.learning_rate(self.learning_rate, step),
+            step,
+            weight_decay: self.weight_decay,
+            rounding: self.rounding,
+        }
+    }
+}
+
+/// How a model is optimized.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Optimizers {
+    /// For the tables.
+    pub tables: GroupOptimizer,
+    /// For bottom and top MLP. [`Optimizer::RowwiseAdagrad`] means Adagrad here.
+    pub dense: GroupOptimizer,
+    /// The schedule of both learning rates.
+    pub schedule: Schedule,
+}
+
+impl Optimizers {
+    /// The same optimizer for tables and dense layers, with a constant learning rate.
+    pub fn same(optimizer: Optimizer, learning_rate: f32) -> Self {
+        let group = GroupOptimizer::new(optimizer, learning_rate);
+        Self { tables: group, dense: group, schedule: Schedule::default() }
+    }
+}
+
+/// Linear warm-up, then constant, then polynomial decay: the `LRPolicyScheduler` of facebookresearch/dlrm, with the power as a setting.
+/// Between warm-up and decay the rate is the base rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "train", serde(default, deny_unknown_fields))]
+pub struct Schedule {
+    /// Step `t` of the first `warmup_steps` has the rate `base t / warmup_steps`.
+    pub warmup_steps: u64,
+    /// The step at which decay begins.
+    pub decay_start: u64,
+    /// From there on the rate is `base (1 - k / decay_steps)^power` after `k` steps, and stays at the floor; 0 for no decay.
+    pub decay_steps: u64,
+    /// The power of the decay.
+    pub power: f32,
+}
+
+impl Schedule {
+    /// No decayed rate falls below this.
+    pub const FLOOR: f32 = 1e-7;
+
+    /// The learning rate of step `step`, from 1.
+    pub fn learning_rate(&self, base: f32, step: u64) -> f32 {
+        if step < self.warmup_steps {
+            return base * (step as f64 / self.warmup_steps as f64) as f32;
+        }
+        if self.decay_steps == 0 || step < self.decay_start {
+            return base;
+        }
+        let left = self.decay_steps.saturating_sub(step - self.decay_start) as f64 / self.decay_steps as f64;
+        (base * left.powf(f64::from(self.power)) as f32).max(Self::FLOOR.min(base))
+    }
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self { warmup_steps: 0, decay_start: 0, decay_steps: 0, power: 2.0 }
+    }
+}
+
+/// What an optimizer remembers of a group of parameters.
+pub struct OptimizerState<D: Device> {
+    pub(crate) first: D::Buffer<f32>,
+    pub(crate) second: D::Buffer<f32>,
+}
+
+impl<D: Device> OptimizerState<D> {
+    /// Zeros, for `elements` parameters in `rows` rows.
+    ///
+    /// # Errors
+    /// Those of [`Device::alloc`].
+    pub fn new(device: &D, optimizer: Optimizer, rows: usize, elements: usize) -> Result<Self> {
+        let [first, second] = optimizer.state_len(rows, elements);
+        Ok(Self { first: device.alloc(first)?, second: device.alloc(second)? })
+    }
+
+    pub(crate) fn export(&self, device: &D, group: &str, tensors: &mut Vec<NamedTensor>) -> Result<()> {
+        for (name, buffer) in [("first", &self.first), ("second", &self.second)] {
+            let values = device.to_vec(buffer)?;
+            tensors.push(NamedTensor::new(format!("optimizer.{group}.{name}"), vec![values.len()], &values));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn import(&mut self, device: &D, group: &str, source: &(impl TensorSource + ?Sized)) -> Result<()> {
+        for (name, buffer) in [("first", &mut self.first), ("second", &mut self.second)] {
+            let values: Vec<f32> = read(source, &format!("optimizer.{group}.{name}"), &[buffer.extent()])?;
+            device.upload(&values, D::view_mut(buffer))?;
+        }
+        Ok(())
+    }
+
+    /// The state as the ops take it.
+    pub fn view_mut(&mut self, optimizer: Optimizer) -> OptimizerStateMut<'_, D> {
+        match optimizer {
+            Optimizer::Sgd => OptimizerStateMut::None,
+            Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. } => {
+                OptimizerStateMut::SumOfSquares(D::view_mut(&mut self.first))
+            }
+            Optimizer::Adam { .. } => OptimizerStateMut::Moments {
+                first: D::view_mut(&mut self.first),
+                second: D::view_mut(&mut self.second),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedule_warms_up_holds_and_decays() {
+        let schedule = Schedule { warmup_steps: 4, decay_start: 10, decay_steps: 10, power: 2.0 };
+        let rates: Vec<f32> = [1, 3, 4, 9, 10, 15, 20, 99].map(|step| schedule.learning_rate(0.8, step)).to_vec();
+        assert_eq!(rates, [0.2, 0.6, 0.8, 0.8, 0.8, 0.2, Schedule::FLOOR, Schedule::FLOOR]);
+        assert_eq!(Schedule::default().learning_rate(0.5, 1_000_000), 0.5);
+    }
+}

@@ -1,0 +1,374 @@
+//! The interaction of the features of a sample: their pairwise dot products, or just all of them side by side.
+//!
+//! The `F` features `x₀ … x_{F-1}` of a sample are the dense vector, if there is one, and the pooled vectors, all of dimension `D`. The
+//! output is the dense vector followed by `<xᵢ, xⱼ>` for all pairs, in one of two orders that exist in the world:
+//!
+//! - [`PairOrder::LowerTriangle`]: (1,0), (2,0), (2,1), … (facebookresearch/dlrm, NVIDIA, HugeCTR);
+//! - [`PairOrder::UpperTriangle`]: (0,1), (0,2), …, (1,2), … (TorchRec);
+//!
+//! with (i,i) in its place if `include_self`, and zeros up to a multiple of `pad_to` columns. [`Interaction::Cat`] gives `x₀ … x_{F-1}` side
+//! by side.
+//!
+//! Backward, with `g` the gradient of the output: `dL/dxᵢ = Σⱼ gᵢⱼ xⱼ` over the other member of each pair of `i` (twice `gᵢᵢ xᵢ` for
+//! (i,i)), and for the dense vector its own columns of `g` besides.
+//!
+//! **Numerics.** `f32` throughout. The error of a dot product is at most `γ_D Σ|xᵢ xⱼ|`, that of a gradient element at most `γ_{F+1}` times the sum
+//! of the absolute terms, in any order of summation.
+
+use super::matrix::matrix_name;
+use super::{Device, Matrix, MatrixMut};
+use crate::error::{Result, invalid};
+
+/// The order of the pairs in the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "train", serde(rename_all = "snake_case"))]
+pub enum PairOrder {
+    /// (1,0), (2,0), (2,1), …: facebookresearch/dlrm, NVIDIA, HugeCTR.
+    #[default]
+    LowerTriangle,
+    /// (0,1), (0,2), …, (1,2), …: TorchRec.
+    UpperTriangle,
+}
+
+/// How the features of a sample meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]
+pub enum Interaction {
+    /// All pairwise dot products.
+    Dot {
+        /// The order of the pairs.
+        #[cfg_attr(feature = "train", serde(default))]
+        order: PairOrder,
+        /// Whether each feature also meets itself.
+        #[cfg_attr(feature = "train", serde(default))]
+        include_self: bool,
+        /// The output is padded with zeros to a multiple of this many columns; 1 for none.
+        #[cfg_attr(feature = "train", serde(default = "one"))]
+        pad_to: usize,
+    },
+    /// All features side by side.
+    Cat,
+}
+
+#[cfg(feature = "train")]
+fn one() -> usize {
+    1
+}
+
+impl Default for Interaction {
+    fn default() -> Self {
+        Self::Dot { order: PairOrder::default(), include_self: false, pad_to: 1 }
+    }
+}
+
+impl Interaction {
+    /// The number of pairs among `num_features` features; 0 for [`Self::Cat`].
+    pub fn num_pairs(&self, num_features: usize) -> usize {
+        match self {
+            Self::Dot { include_self: true, .. } => num_features * (num_features + 1) / 2,
+            Self::Dot { include_self: false, .. } => num_features * num_features.saturating_sub(1) / 2,
+            Self::Cat => 0,
+        }
+    }
+
+    /// The number of columns of the output for `num_sparse` pooled vectors of dimension `dim`, with or without a dense vector.
+    pub fn width(&self, has_dense: bool, num_sparse: usize, dim: usize) -> usize {
+        let num_features = num_sparse + usize::from(has_dense);
+        match self {
+            Self::Dot { pad_to, .. } => {
+                (dim * usize::from(has_dense) + self.num_pairs(num_features)).next_multiple_of((*pad_to).max(1))
+            }
+            Self::Cat => num_features * dim,
+        }
+    }
+
+    /// The position among the pairs of the pair of features `i` and `j`, in either order; meaningless for a pair that is not there.
+    #[inline]
+    pub(crate) fn pair_position(&self, num_features: usize, i: usize, j: usize) -> usize {
+        let Self::Dot { order, include_self, .. } = *self else { return 0 };
+        let (low, high, diagonal) = (i.min(j), i.max(j), usize::from(include_self));
+        match order {
+            // The rows above have 0 + diagonal, 1 + diagonal, … entries.
+            PairOrder::LowerTriangle => high * (high + 2 * diagonal).wrapping_sub(1) / 2 + low,
+            // The rows above have F - 1 + diagonal, F - 2 + diagonal, … entries.
+            PairOrder::UpperTriangle => low * (2 * (num_features + diagonal) - low - 1) / 2 + high + diagonal - low - 1,
+        }
+    }
+
+    /// The pairs `(i, j)` among `num_features` features in the order of the output; none for [`Self::Cat`].
+    pub fn pairs(&self, num_features: usize) -> impl Iterator<Item = (usize, usize)> {
+        let (order, include_self, rows) = match *self {
+            Self::Dot { order, include_self, .. } => (order, include_self, num_features),
+            Self::Cat => (PairOrder::LowerTriangle, false, 0),
+        };
+        let diagonal = usize::from(include_self);
+        (0..rows).flat_map(move |i| {
+            let others = match order {
+                PairOrder::LowerTriangle => 0..i + diagonal,
+                PairOrder::UpperTriangle => i + 1 - diagonal..rows,
+            };
+            others.map(move |j| (i, j))
+        })
+    }
+}
+
+/// What a backend provides; call it through [`Forward::run`] and [`Backward::run`], which validate.
+pub trait InteractionOps: Device {
+    /// See [`Forward`].
+    fn interaction_forward(&self, args: Forward<'_, Self>) -> Result<()>;
+    /// See [`Backward`].
+    fn interaction_backward(&self, args: Backward<'_, Self>) -> Result<()>;
+}
+
+/// The features of a batch, so that neither layout that trainers use needs a copy.
+pub enum Features<'a, D: Device> {
+    /// `[batch_size, F * D]`: all features of a sample side by side; the first is the dense vector if `has_dense`.
+    Joined {
+        /// The features.
+        block: Matrix<'a, D, f32>,
+        /// Whether the first one goes to the output as it is.
+        has_dense: bool,
+    },
+    /// The dense vector `[batch_size, D]` and the pooled vectors `[batch_size, T * D]`.
+    Split {
+        /// The output of the bottom MLP.
+        dense: Matrix<'a, D, f32>,
+        /// The pooled vectors.
+        sparse: Matrix<'a, D, f32>,
+    },
+}
+
+impl<D: Device> Clone for Features<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<D: Device> Copy for Features<'_, D> {}
+
+/// As [`Features`], for writing: the gradient of the features.
+pub enum FeaturesMut<'a, D: Device> {
+    /// See [`Features::Joined`].
+    Joined {
+        /// The features.
+        block: MatrixMut<'a, D, f32>,
+    },
+    /// See [`Features::Split`].
+    Split {
+        /// The output of the bottom MLP.
+        dense: MatrixMut<'a, D, f32>,
+        /// The pooled vectors.
+        sparse: MatrixMut<'a, D, f32>,
+    },
+}
+
+/// The sizes of an interaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) batch_size: usize,
+    pub(crate) has_dense: bool,
+    /// The number of features, the dense vector among them (F).
+    pub(crate) num_features: usize,
+    pub(crate) dim: usize,
+}
+
+impl<D: Device> Features<'_, D> {
+    /// Checks the matrices against each other. [`Interaction::Cat`] takes vectors of any dimensions.
+    fn sizes(&self, op: &'static str, interaction: Interaction, dim: usize) -> Result<Sizes> {
+        let count = |argument, columns: usize| match (interaction, dim) {
+            (Interaction::Cat, _) => Ok(0),
+            (_, 0) => Err(invalid(op, "dim", "0, but must be 1 or more")),
+            _ if !columns.is_multiple_of(dim) => {
+                Err(invalid(op, argument, format!("{columns} is no multiple of the dimension {dim}")))
+            }
+            _ => Ok(columns / dim),
+        };
+        match self {
+            Self::Joined { block, has_dense } => {
+                let num_features = count("features.block.cols", block.cols)?;
+                block.check(op, matrix_name!("features.block"), block.rows, block.cols)?;
+                if *has_dense && block.cols == 0 {
+                    return Err(invalid(op, "features.block.cols", "0, but there is a dense vector"));
+                }
+                Ok(Sizes { batch_size: block.rows, has_dense: *has_dense, num_features, dim })
+            }
+            Self::Split { dense, sparse } => {
+                let num_sparse = count("features.sparse.cols", sparse.cols)?;
+                let dense_cols = if interaction == Interaction::Cat { dense.cols } else { dim };
+                dense.check(op, matrix_name!("features.dense"), dense.rows, dense_cols)?;
+                sparse.check(op, matrix_name!("features.sparse"), dense.rows, sparse.cols)?;
+                Ok(Sizes { batch_size: dense.rows, has_dense: true, num_features: num_sparse + 1, dim })
+            }
+        }
+    }
+
+    fn columns(&self) -> usize {
+        match self {
+            Self::Joined { block, .. } => block.cols,
+            Self::Split { dense, sparse } => dense.cols + sparse.cols,
+        }
+    }
+
+    fn width(&self, interaction: Interaction, sizes: Sizes) -> usize {
+        match interaction {
+            Interaction::Cat => self.columns(),
+            Interaction::Dot { .. } => {
+                interaction.width(sizes.has_dense, sizes.num_features - usize::from(sizes.has_dense), sizes.dim)
+            }
+        }
+    }
+}
+
+impl Sizes {
+    fn flops(&self, interaction: Interaction) -> usize {
+        2 * self.batch_size * interaction.num_pairs(self.num_features) * self.dim
+    }
+}
+
+/// Features to output.
+pub struct Forward<'a, D: Device> {
+    /// How features meet.
+    pub interaction: Interaction,
+    /// The dimension of a feature (D); of no meaning for [`Interaction::Cat`].
+    pub dim: usize,
+    /// The features.
+    pub features: Features<'a, D>,
+    /// `[batch_size, width]`, see [`Interaction::width`].
+    pub output: MatrixMut<'a, D, f32>,
+}
+
+impl<D: InteractionOps> Forward<'_, D> {
+    /// Validates and runs.
+    ///
+    /// # Errors
+    /// Wrong shapes, before anything is written.
+    pub fn run(self, backend: &D) -> Result<()> {
+        self.validate()?;
+        backend.interaction_forward(self)
+    }
+
+    /// Checks shapes; see [`Self::run`].
+    ///
+    /// # Errors
+    /// Wrong shapes.
+    pub fn validate(&self) -> Result<()> {
+        const OP: &str = "interaction.forward";
+        let sizes = self.features.sizes(OP, self.interaction, self.dim)?;
+        self.output.check(OP, matrix_name!("output"), sizes.batch_size, self.features.width(self.interaction, sizes))
+    }
+
+    /// The least number of bytes: features read once, output written once.
+    pub fn bytes_moved(&self) -> usize {
+        let features = self.features.columns();
+        self.output.rows * (features + self.output.cols) * 4
+    }
+
+    /// Additions and multiplications.
+    pub fn flops(&self) -> usize {
+        self.features
+            .sizes("interaction.forward", self.interaction, self.dim)
+            .map_or(0, |sizes| sizes.flops(self.interaction))
+    }
+}
+
+/// Gradient of the output to gradient of the features.
+pub struct Backward<'a, D: Device> {
+    /// How features meet.
+    pub interaction: Interaction,
+    /// The dimension of a feature (D); of no meaning for [`Interaction::Cat`].
+    pub dim: usize,
+    /// The features, as in the forward pass.
+    pub features: Features<'a, D>,
+    /// `[batch_size, width]`; columns of padding are not read.
+    pub grad_output: Matrix<'a, D, f32>,
+    /// The gradient of the features, in the same layout; overwritten.
+    pub grad_features: FeaturesMut<'a, D>,
+}
+
+impl<D: InteractionOps> Backward<'_, D> {
+    /// Validates and runs.
+    ///
+    /// # Errors
+    /// Wrong shapes, before anything is written.
+    pub fn run(self, backend: &D) -> Result<()> {
+        self.validate()?;
+        backend.interaction_backward(self)
+    }
+
+    /// Checks shapes; see [`Self::run`].
+    ///
+    /// # Errors
+    /// Wrong shapes.
+    pub fn validate(&self) -> Result<()> {
+        const OP: &str = "interaction.backward";
+        let sizes = self.features.sizes(OP, self.interaction, self.dim)?;
+        self.grad_output.check(
+            OP,
+            matrix_name!("grad_output"),
+            sizes.batch_size,
+            self.features.width(self.interaction, sizes),
+        )?;
+        match (&self.features, &self.grad_features) {
+            (Features::Joined { block, .. }, FeaturesMut::Joined { block: grad }) => {
+                grad.check(OP, matrix_name!("grad_features.block"), block.rows, block.cols)
+            }
+            (Features::Split { dense, sparse }, FeaturesMut::Split { dense: grad_dense, sparse: grad_sparse }) => {
+                grad_dense.check(OP, matrix_name!("grad_features.dense"), sizes.batch_size, dense.cols)?;
+                grad_sparse.check(OP, matrix_name!("grad_features.sparse"), sizes.batch_size, sparse.cols)
+            }
+            _ => Err(invalid(OP, "grad_features", "it must have the same layout as the features")),
+        }
+    }
+
+    /// The least number of bytes: features and gradient read once, gradient of the features written once.
+    pub fn bytes_moved(&self) -> usize {
+        self.grad_output.rows * (2 * self.features.columns() + self.grad_output.cols) * 4
+    }
+
+    /// Additions and multiplications.
+    pub fn flops(&self) -> usize {
+        self.features
+            .sizes("interaction.backward", self.interaction, self.dim)
+            .map_or(0, |sizes| 2 * sizes.flops(self.interaction))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pair_orders() {
+        let pairs =
+            |order, include_self| Interaction::Dot { order, include_self, pad_to: 1 }.pairs(3).collect::<Vec<_>>();
+        assert_eq!(pairs(PairOrder::LowerTriangle, false), [(1, 0), (2, 0), (2, 1)]);
+        assert_eq!(pairs(PairOrder::LowerTriangle, true), [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]);
+        assert_eq!(pairs(PairOrder::UpperTriangle, false), [(0, 1), (0, 2), (1, 2)]);
+        assert_eq!(pairs(PairOrder::UpperTriangle, true), [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]);
+        assert_eq!(Interaction::Cat.pairs(3).count(), 0);
+    }
+
+    #[test]
+    fn positions_are_those_of_the_pairs() {
+        for (order, include_self) in
+            [PairOrder::LowerTriangle, PairOrder::UpperTriangle].into_iter().flat_map(|o| [(o, false), (o, true)])
+        {
+            let interaction = Interaction::Dot { order, include_self, pad_to: 1 };
+            for (position, (i, j)) in interaction.pairs(9).enumerate() {
+                assert_eq!(interaction.pair_position(9, i, j), position, "{interaction:?} ({i}, {j})");
+                assert_eq!(interaction.pair_position(9, j, i), position, "{interaction:?} ({j}, {i})");
+            }
+        }
+    }
+
+    #[test]
+    fn widths() {
+        let dot = |include_self, pad_to| Interaction::Dot { order: PairOrder::LowerTriangle, include_self, pad_to };
+        assert_eq!(dot(false, 1).width(true, 26, 64), 415);
+        assert_eq!(dot(false, 8).width(true, 26, 128), 480);
+        assert_eq!(dot(true, 1).width(true, 26, 64), 442);
+        assert_eq!(dot(false, 1).width(false, 1, 64), 0);
+        assert_eq!(Interaction::Cat.width(true, 6, 16), 112);
+    }
+}

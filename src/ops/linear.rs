@@ -1,0 +1,141 @@
+//! A fully connected layer: `Y = act(X Wᵀ + b)`, with `X` `[batch_size, K]`, `W` `[N, K]` as in PyTorch, `b` `[N]`, `Y` `[batch_size, N]`.
+//!
+//! Backward, with `G` the gradient of `Y`: `Z = G` where the activation let the value through, 0 elsewhere; then `dL/dX = Z W`, `dL/dW = Zᵀ X`,
+//! `dL/db = Σ_samples Z`.
+//!
+//! **Numerics.** `f32` products and sums in an order that is the backend's own, the same for any number of threads. The error of an
+//! element of `Y` is at most `γ_{K+1} (Σ|x w| + |b|)`, that of a gradient `γ_N`, `γ_{batch_size}` times the sum of the absolute terms.
+
+use super::matrix::matrix_name;
+use super::{Accum, Device, Extent, Matrix, MatrixMut};
+use crate::error::{Result, expect_size};
+
+/// What follows the affine map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// `max(x, 0)`; its derivative at 0 is 0.
+    Relu,
+}
+
+/// What a backend provides; call it through [`Forward::run`] and [`Backward::run`], which validate.
+pub trait LinearOps: Device {
+    /// See [`Forward`].
+    fn linear_forward(&self, args: Forward<'_, Self>) -> Result<()>;
+    /// See [`Backward`].
+    fn linear_backward(&self, args: Backward<'_, Self>) -> Result<()>;
+}
+
+/// Input to output.
+pub struct Forward<'a, D: Device> {
+    /// `X`, `[batch_size, K]`.
+    pub input: Matrix<'a, D, f32>,
+    /// `W`, `[N, K]`.
+    pub weight: Matrix<'a, D, f32>,
+    /// `b`, `[N]`.
+    pub bias: D::Slice<'a, f32>,
+    /// What follows the affine map.
+    pub activation: Activation,
+    /// `Y`, `[batch_size, N]`.
+    pub output: MatrixMut<'a, D, f32>,
+}
+
+impl<D: LinearOps> Forward<'_, D> {
+    /// Validates and runs.
+    ///
+    /// # Errors
+    /// Wrong shapes, before anything is written.
+    pub fn run(self, backend: &D) -> Result<()> {
+        self.validate()?;
+        backend.linear_forward(self)
+    }
+
+    /// Checks shapes; see [`Self::run`].
+    ///
+    /// # Errors
+    /// Wrong shapes.
+    pub fn validate(&self) -> Result<()> {
+        const OP: &str = "linear.forward";
+        self.input.check(OP, matrix_name!("input"), self.output.rows, self.weight.cols)?;
+        self.weight.check(OP, matrix_name!("weight"), self.output.cols, self.weight.cols)?;
+        self.output.check(OP, matrix_name!("output"), self.output.rows, self.weight.rows)?;
+        expect_size(OP, "bias", self.bias.extent(), self.weight.rows)
+    }
+
+    /// The least number of bytes: input, weight and bias read once, output written once.
+    pub fn bytes_moved(&self) -> usize {
+        let (m, n, k) = (self.output.rows, self.weight.rows, self.weight.cols);
+        (m * k + n * k + n + m * n) * 4
+    }
+
+    /// Additions and multiplications.
+    pub fn flops(&self) -> usize {
+        2 * self.output.rows * self.weight.rows * self.weight.cols
+    }
+}
+
+/// Gradient of the output to those of input, weight and bias.
+pub struct Backward<'a, D: Device> {
+    /// `X`, `[batch_size, K]`.
+    pub input: Matrix<'a, D, f32>,
+    /// `W`, `[N, K]`.
+    pub weight: Matrix<'a, D, f32>,
+    /// `Y`, `[batch_size, N]`, from the forward pass: it tells what the activation let through.
+    pub output: Matrix<'a, D, f32>,
+    /// What follows the affine map.
+    pub activation: Activation,
+    /// `[batch_size, N]`: the gradient of `Y` when the op begins, that of the affine map (`Z`) when it ends.
+    pub grad_output: MatrixMut<'a, D, f32>,
+    /// The gradient of `X`, `[batch_size, K]`, if it is wanted; overwritten.
+    pub grad_input: Option<MatrixMut<'a, D, f32>>,
+    /// The gradient of `W`, `[N, K]`.
+    pub grad_weight: MatrixMut<'a, D, f32>,
+    /// The gradient of `b`, `[N]`.
+    pub grad_bias: D::SliceMut<'a, f32>,
+    /// Whether the gradients of `W` and `b` are added to what is there.
+    pub accum: Accum,
+}
+
+impl<D: LinearOps> Backward<'_, D> {
+    /// Validates and runs.
+    ///
+    /// # Errors
+    /// Wrong shapes, before anything is written.
+    pub fn run(self, backend: &D) -> Result<()> {
+        self.validate()?;
+        backend.linear_backward(self)
+    }
+
+    /// Checks shapes; see [`Self::run`].
+    ///
+    /// # Errors
+    /// Wrong shapes.
+    pub fn validate(&self) -> Result<()> {
+        const OP: &str = "linear.backward";
+        let (m, n, k) = (self.grad_output.rows, self.weight.rows, self.weight.cols);
+        self.input.check(OP, matrix_name!("input"), m, k)?;
+        self.weight.check(OP, matrix_name!("weight"), n, k)?;
+        self.output.check(OP, matrix_name!("output"), m, n)?;
+        self.grad_output.check(OP, matrix_name!("grad_output"), m, n)?;
+        if let Some(grad_input) = &self.grad_input {
+            grad_input.check(OP, matrix_name!("grad_input"), m, k)?;
+        }
+        self.grad_weight.check(OP, matrix_name!("grad_weight"), n, k)?;
+        expect_size(OP, "grad_bias", self.grad_bias.extent(), n)
+    }
+
+    /// The least number of bytes: input, output, weight and gradient read once, the gradients written once.
+    pub fn bytes_moved(&self) -> usize {
+        let (m, n, k) = (self.grad_output.rows, self.weight.rows, self.weight.cols);
+        let grad_input = if self.grad_input.is_some() { m * k + n * k } else { 0 };
+        (m * k + 3 * m * n + n * k + n + grad_input) * 4
+    }
+
+    /// Additions and multiplications.
+    pub fn flops(&self) -> usize {
+        let products = 1 + usize::from(self.grad_input.is_some());
+        2 * self.grad_output.rows * self.weight.rows * self.weight.cols * products
+    }
+}

@@ -1,0 +1,93 @@
+//! Losses of a batch of logits, and their gradients.
+//!
+//! With `z` the logit, `y` the label in [0, 1], `p = 1 / (1 + e⁻ᶻ)`, clamped to `[t, 1 - t]` if there is a threshold `t > 0` (the
+//! `--loss-threshold` of facebookresearch/dlrm; outside the clamp the gradient is 0):
+//!
+//! - [`Loss::BceWithLogits`]: `-y ln p - (1 - y) ln(1 - p)`, computed from `z` without overflow or cancellation as
+//!   `max(z, 0) - z y + ln(1 + e^{-|z|})`;
+//! - [`Loss::WeightedBce`]: the same times the weight of the label, `positive` if `y` rounds to 1, else `negative`;
+//! - [`Loss::Mse`]: `(p - y)²`.
+//!
+//! The loss is the mean over the batch, in `f64`; 0 for an empty batch. Terms are in `f64`, summed in order.
+
+use super::{Device, Extent};
+use crate::error::{Result, expect_size, invalid};
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]
+pub enum Loss {
+    /// Binary cross-entropy.
+    #[default]
+    BceWithLogits,
+    /// Binary cross-entropy with a weight for each label; the mean is over the batch, not over the weights.
+    WeightedBce {
+        /// The weight of a sample whose label rounds to 0.
+        negative: f32,
+        /// The weight of a sample whose label rounds to 1.
+        positive: f32,
+    },
+    /// The squared error of the probability.
+    Mse,
+}
+
+/// What a backend provides; call it through [`Forward::run`], which validates.
+pub trait LossOps: Device {
+    /// See [`Forward`].
+    fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()>;
+}
+
+/// Logits and labels to the mean loss and, in the same pass, its gradient.
+pub struct Forward<'a, D: Device> {
+    /// What is minimised.
+    pub loss: Loss,
+    /// Probabilities are clamped to `[threshold, 1 - threshold]`; 0 for no clamp.
+    pub threshold: f32,
+    /// `z`, `[batch_size]`.
+    pub logits: D::Slice<'a, f32>,
+    /// `y`, `[batch_size]`.
+    pub labels: D::Slice<'a, f32>,
+    /// The mean loss, one value.
+    pub mean: D::SliceMut<'a, f64>,
+    /// `[batch_size]`: the gradient of the mean loss with respect to the logits, if it is wanted.
+    pub grad_logits: Option<D::SliceMut<'a, f32>>,
+}
+
+impl<D: LossOps> Forward<'_, D> {
+    /// Validates and runs.
+    ///
+    /// # Errors
+    /// Wrong shapes or a threshold without meaning, before anything is written.
+    pub fn run(self, backend: &D) -> Result<()> {
+        self.validate()?;
+        backend.loss_forward(self)
+    }
+
+    /// Checks shapes and threshold; see [`Self::run`].
+    ///
+    /// # Errors
+    /// Wrong shapes or a threshold without meaning.
+    pub fn validate(&self) -> Result<()> {
+        const OP: &str = "loss.forward";
+        expect_size(OP, "labels", self.labels.extent(), self.logits.extent())?;
+        expect_size(OP, "mean", self.mean.extent(), 1)?;
+        if let Some(grad) = &self.grad_logits {
+            expect_size(OP, "grad_logits", grad.extent(), self.logits.extent())?;
+        }
+        if !(0.0..0.5).contains(&self.threshold) {
+            return Err(invalid(OP, "threshold", format!("{}, but must be in [0, 0.5)", self.threshold)));
+        }
+        Ok(())
+    }
+
+    /// The least number of bytes: logits and labels read, gradient written.
+    pub fn bytes_moved(&self) -> usize {
+        self.logits.extent() * 4 * (2 + usize::from(self.grad_logits.is_some()))
+    }
+
+    /// About: an exponential and a logarithm count as one each.
+    pub fn flops(&self) -> usize {
+        self.logits.extent() * 10
+    }
+}

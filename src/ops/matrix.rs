@@ -1,0 +1,115 @@
+//! Row-major matrices with a leading dimension, over a device's views.
+
+use super::{Device, Extent};
+use crate::dtype::Scalar;
+use crate::error::{Result, expect_at_least, expect_size, invalid};
+
+/// A row-major matrix: element `(r, c)` lies at `data[r * ld + c]`.
+pub struct Matrix<'a, D: Device, T: Scalar> {
+    /// The elements.
+    pub data: D::Slice<'a, T>,
+    /// The number of rows.
+    pub rows: usize,
+    /// The number of columns.
+    pub cols: usize,
+    /// The distance between the beginnings of two rows, at least `cols`.
+    pub ld: usize,
+}
+
+impl<D: Device, T: Scalar> Clone for Matrix<'_, D, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<D: Device, T: Scalar> Copy for Matrix<'_, D, T> {}
+
+/// As [`Matrix`], for writing.
+pub struct MatrixMut<'a, D: Device, T: Scalar> {
+    /// The elements.
+    pub data: D::SliceMut<'a, T>,
+    /// The number of rows.
+    pub rows: usize,
+    /// The number of columns.
+    pub cols: usize,
+    /// The distance between the beginnings of two rows, at least `cols`.
+    pub ld: usize,
+}
+
+impl<'a, D: Device, T: Scalar> Matrix<'a, D, T> {
+    /// A matrix without gaps between its rows.
+    pub fn packed(data: D::Slice<'a, T>, rows: usize, cols: usize) -> Self {
+        Self { data, rows, cols, ld: cols }
+    }
+
+    /// The same matrix, borrowed for a shorter time.
+    pub fn reborrow(&self) -> Matrix<'_, D, T> {
+        Matrix { data: D::reborrow(&self.data), rows: self.rows, cols: self.cols, ld: self.ld }
+    }
+
+    /// Checks the shape against the one that the op needs, and the data against the shape.
+    pub(crate) fn check(&self, op: &'static str, name: MatrixName, rows: usize, cols: usize) -> Result<()> {
+        name.check(op, [self.rows, self.cols, self.ld, self.data.extent()], rows, cols)
+    }
+}
+
+impl<'a, D: Device, T: Scalar> MatrixMut<'a, D, T> {
+    /// A matrix without gaps between its rows.
+    pub fn packed(data: D::SliceMut<'a, T>, rows: usize, cols: usize) -> Self {
+        Self { data, rows, cols, ld: cols }
+    }
+
+    /// The same matrix, borrowed for a shorter time.
+    pub fn reborrow(&mut self) -> MatrixMut<'_, D, T> {
+        MatrixMut { data: D::reborrow_mut(&mut self.data), rows: self.rows, cols: self.cols, ld: self.ld }
+    }
+
+    /// Checks the shape against the one that the op needs, and the data against the shape.
+    pub(crate) fn check(&self, op: &'static str, name: MatrixName, rows: usize, cols: usize) -> Result<()> {
+        name.check(op, [self.rows, self.cols, self.ld, self.data.extent()], rows, cols)
+    }
+}
+
+/// The name of a matrix argument, and those of its sizes, for error messages.
+#[derive(Clone, Copy)]
+pub(crate) struct MatrixName {
+    pub(crate) data: &'static str,
+    pub(crate) rows: &'static str,
+    pub(crate) cols: &'static str,
+    pub(crate) ld: &'static str,
+}
+
+/// `matrix_name!("input")` names an argument and its sizes.
+macro_rules! matrix_name {
+    ($name:literal) => {
+        $crate::ops::matrix::MatrixName {
+            data: concat!($name, ".data"),
+            rows: concat!($name, ".rows"),
+            cols: concat!($name, ".cols"),
+            ld: concat!($name, ".ld"),
+        }
+    };
+}
+pub(crate) use matrix_name;
+
+impl MatrixName {
+    fn check(
+        self,
+        op: &'static str,
+        [rows, cols, ld, extent]: [usize; 4],
+        want_rows: usize,
+        want_cols: usize,
+    ) -> Result<()> {
+        expect_size(op, self.rows, rows, want_rows)?;
+        expect_size(op, self.cols, cols, want_cols)?;
+        if ld < cols {
+            return Err(invalid(op, self.ld, format!("{ld} is less than the {cols} columns")));
+        }
+        if rows == 0 || cols == 0 {
+            return Ok(());
+        }
+        // The last row need not be followed by its gap.
+        let needed = (rows - 1).checked_mul(ld).and_then(|start| start.checked_add(cols));
+        let needed = needed.ok_or_else(|| invalid(op, self.ld, format!("{rows} rows of {ld} overflow")))?;
+        expect_at_least(op, self.data, extent, needed)
+    }
+}

@@ -1,0 +1,142 @@
+//! The ops, each defined once: the maths, the arguments, their validation, the bytes and flops they must cost.
+//!
+//! An op is a struct of arguments over a backend's views; `run` validates it and hands it to the backend, which may take valid
+//! arguments for granted, so that every backend reports the same errors. Ops never allocate, never synchronise, and write only
+//! where the arguments say: outputs are the caller's, and so is the workspace, whose size `workspace_len` tells (in 8-byte words).
+//!
+//! Buffers are seen through [`Device::Slice`] and [`Device::SliceMut`]: on the CPU these are plain Rust slices.
+
+pub mod dense_update;
+pub mod embedding_bag;
+pub mod index_sort;
+pub mod interaction;
+pub mod linear;
+pub mod loss;
+mod matrix;
+pub(crate) mod optimizer;
+pub mod sparse_update;
+mod tables;
+
+pub use interaction::{Interaction, PairOrder};
+pub use linear::Activation;
+pub use loss::Loss;
+pub use matrix::{Matrix, MatrixMut};
+pub use optimizer::{Optimizer, OptimizerStateMut, Rounding, UpdateRule, WeightDecay};
+pub use tables::{Bags, Feature, Pooling, Table, TableBatch};
+
+use crate::dtype::Scalar;
+use crate::error::Result;
+
+/// The number of elements that a view or buffer holds.
+pub trait Extent {
+    /// The number of elements.
+    fn extent(&self) -> usize;
+}
+
+impl<T> Extent for [T] {
+    fn extent(&self) -> usize {
+        self.len()
+    }
+}
+impl<T> Extent for &[T] {
+    fn extent(&self) -> usize {
+        self.len()
+    }
+}
+impl<T> Extent for &mut [T] {
+    fn extent(&self) -> usize {
+        self.len()
+    }
+}
+impl<T> Extent for Vec<T> {
+    fn extent(&self) -> usize {
+        self.len()
+    }
+}
+
+/// Memory of a device, and the views through which ops see it.
+pub trait Device: Clone + Send + Sync {
+    /// Owned memory.
+    type Buffer<T: Scalar>: Extent + Send + Sync;
+    /// A shared view.
+    type Slice<'a, T: Scalar>: Extent + Copy + Send + Sync;
+    /// An exclusive view.
+    type SliceMut<'a, T: Scalar>: Extent + Send;
+    /// A [`TableBatch`] where the device can read it.
+    type Tables: AsRef<TableBatch> + Send + Sync;
+
+    /// Memory for `len` elements, all bits zero.
+    fn alloc<T: Scalar>(&self, len: usize) -> Result<Self::Buffer<T>>;
+    /// Copies `source` into `target`, which is as long.
+    fn upload<T: Scalar>(&self, source: &[T], target: Self::SliceMut<'_, T>) -> Result<()>;
+    /// Copies `source` into `target`, which is as long; waits until the values are there.
+    fn download<T: Scalar>(&self, source: Self::Slice<'_, T>, target: &mut [T]) -> Result<()>;
+    /// Waits for all ops and reports what they found, such as an [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange).
+    fn synchronize(&self) -> Result<()>;
+    /// Puts the description of a batch of tables where ops can read it.
+    fn tables(&self, tables: TableBatch) -> Result<Self::Tables>;
+    /// Views a range of a buffer.
+    fn slice<T: Scalar>(buffer: &Self::Buffer<T>, range: std::ops::Range<usize>) -> Self::Slice<'_, T>;
+    /// Views a range of a buffer, for writing.
+    fn slice_mut<T: Scalar>(buffer: &mut Self::Buffer<T>, range: std::ops::Range<usize>) -> Self::SliceMut<'_, T>;
+    /// Views two ranges of a buffer, the first before the second, for writing.
+    fn split_mut<T: Scalar>(
+        buffer: &mut Self::Buffer<T>,
+        first: std::ops::Range<usize>,
+        second: std::ops::Range<usize>,
+    ) -> (Self::SliceMut<'_, T>, Self::SliceMut<'_, T>);
+    /// The same view, borrowed for a shorter time. Structs over views are invariant in their lifetime; this gets around it.
+    fn reborrow<'a, T: Scalar>(slice: &'a Self::Slice<'_, T>) -> Self::Slice<'a, T>;
+    /// As [`Self::reborrow`], for writing.
+    fn reborrow_mut<'a, T: Scalar>(slice: &'a mut Self::SliceMut<'_, T>) -> Self::SliceMut<'a, T>;
+    /// Views a whole buffer.
+    fn view<T: Scalar>(buffer: &Self::Buffer<T>) -> Self::Slice<'_, T> {
+        Self::slice(buffer, 0..buffer.extent())
+    }
+    /// Views a whole buffer, for writing.
+    fn view_mut<T: Scalar>(buffer: &mut Self::Buffer<T>) -> Self::SliceMut<'_, T> {
+        let all = 0..buffer.extent();
+        Self::slice_mut(buffer, all)
+    }
+    /// A whole buffer, on the host.
+    fn to_vec<T: Scalar>(&self, buffer: &Self::Buffer<T>) -> Result<Vec<T>> {
+        let mut values = vec![T::default(); buffer.extent()];
+        self.download(Self::view(buffer), &mut values)?;
+        Ok(values)
+    }
+}
+
+/// Everything that the engine needs: one trait per op family.
+pub trait Backend:
+    Device
+    + embedding_bag::EmbeddingBagOps
+    + index_sort::IndexSortOps
+    + sparse_update::SparseUpdateOps
+    + interaction::InteractionOps
+    + linear::LinearOps
+    + loss::LossOps
+    + dense_update::DenseUpdateOps
+{
+}
+
+impl<D> Backend for D where
+    D: Device
+        + embedding_bag::EmbeddingBagOps
+        + index_sort::IndexSortOps
+        + sparse_update::SparseUpdateOps
+        + interaction::InteractionOps
+        + linear::LinearOps
+        + loss::LossOps
+        + dense_update::DenseUpdateOps
+{
+}
+
+/// What happens to the values that an output holds before the op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Accum {
+    /// They are overwritten, even if they are not numbers.
+    #[default]
+    Replace,
+    /// The result is added to them.
+    Add,
+}

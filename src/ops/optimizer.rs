@@ -1,0 +1,205 @@
+//! Update rules, shared by table rows ([`sparse_update`](super::sparse_update)) and dense parameters
+//! ([`dense_update`](super::dense_update)).
+
+use super::{Device, Extent};
+use crate::error::{Error, Result, expect_size, invalid};
+
+/// An optimizer. With `g` the gradient, `w` the parameter, `lr` the learning rate, `t` the number of the step, from 1:
+///
+/// | optimizer | state | step |
+/// |---|---|---|
+/// | `Sgd` | none | `w -= lr g` |
+/// | `Adagrad` | `s`, one per element | `s += g²; w -= lr g / (√s + eps)` |
+/// | `RowwiseAdagrad` | `s`, one per row | `s += mean(g²); w -= lr g / (√s + eps)` |
+/// | `Adam` | `m`, `v`, one each per element | `m = β₁m + (1-β₁)g; v = β₂v + (1-β₂)g²; w -= lr m̂ / (√v̂ + eps)`, `m̂ = m/(1-β₁ᵗ)`, `v̂ = v/(1-β₂ᵗ)` |
+///
+/// `eps` has no default, since the world does not agree on one: FBGEMM takes 1e-8, PyTorch, TorchRec and facebookresearch/dlrm
+/// take 1e-10 for Adagrad, PyTorch takes 1e-8 for Adam. It stands outside the root everywhere. Formulas as in FBGEMM
+/// (`codegen/genscript/optimizers.py`). Adam is lazy on tables: rows without a gradient keep `m`, `v` and `w`, and `t` counts steps, not
+/// the row's updates. For dense parameters `RowwiseAdagrad` means `Adagrad`, as in facebookresearch/dlrm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]
+pub enum Optimizer {
+    /// Stochastic gradient descent.
+    Sgd,
+    /// Adagrad (Duchi et al., 2011).
+    Adagrad {
+        /// Added to the root.
+        eps: f32,
+    },
+    /// Adagrad with one accumulator for a whole row of a table.
+    RowwiseAdagrad {
+        /// Added to the root.
+        eps: f32,
+    },
+    /// Adam (Kingma & Ba, 2015).
+    Adam {
+        /// Decay of the mean of the gradients.
+        beta1: f32,
+        /// Decay of the mean of their squares.
+        beta2: f32,
+        /// Added to the root.
+        eps: f32,
+    },
+}
+
+/// How parameters are pulled towards zero.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]
+pub enum WeightDecay {
+    /// Not at all.
+    #[default]
+    None,
+    /// `wd * w` is added to the gradient, so that the optimizer sees it.
+    L2(f32),
+    /// `w` shrinks by `lr * wd * w` beside the optimizer's step.
+    Decoupled(f32),
+}
+
+/// How an updated weight of a 16-bit table is rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]
+pub enum Rounding {
+    /// To the nearest value; updates below half a step are lost.
+    #[default]
+    Nearest,
+    /// Up or down at random so that the expectation is exact, see [`Element::from_f32_stochastic`](crate::Element::from_f32_stochastic).
+    /// The bits for a weight are `philox4x32(key, counter)[column % 4]` with `key = [seed, (seed >> 32) ^ (step >> 32)]` and
+    /// `counter = [column / 4, row, (row >> 32) | (table << 16), step]`, each cut to 32 bits: they depend on nothing else.
+    Stochastic {
+        /// The seed.
+        seed: u64,
+    },
+}
+
+/// One step of an optimizer: all that it needs besides gradient, parameters and state.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UpdateRule {
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// The learning rate of this step.
+    pub learning_rate: f32,
+    /// The number of this step, from 1.
+    pub step: u64,
+    /// How parameters are pulled towards zero.
+    pub weight_decay: WeightDecay,
+    /// How an updated weight of a 16-bit table is rounded.
+    pub rounding: Rounding,
+}
+
+impl UpdateRule {
+    /// The first step of `optimizer` with no decay, and rounding to nearest.
+    pub fn new(optimizer: Optimizer, learning_rate: f32) -> Self {
+        Self { optimizer, learning_rate, step: 1, weight_decay: WeightDecay::None, rounding: Rounding::Nearest }
+    }
+
+    pub(crate) fn check(&self, op: &'static str) -> Result<()> {
+        let finite = |argument, value: f32| match value.is_finite() && value >= 0.0 {
+            true => Ok(()),
+            false => Err(invalid(op, argument, format!("{value}, but must be a finite number of 0 or more"))),
+        };
+        finite("rule.learning_rate", self.learning_rate)?;
+        if self.step == 0 {
+            return Err(invalid(op, "rule.step", "0, but steps count from 1"));
+        }
+        match self.weight_decay {
+            WeightDecay::None => {}
+            WeightDecay::L2(decay) | WeightDecay::Decoupled(decay) => finite("rule.weight_decay", decay)?,
+        }
+        match self.optimizer {
+            Optimizer::Sgd => Ok(()),
+            Optimizer::Adagrad { eps } | Optimizer::RowwiseAdagrad { eps } => finite("rule.optimizer.eps", eps),
+            Optimizer::Adam { beta1, beta2, eps } => {
+                finite("rule.optimizer.eps", eps)?;
+                for beta in [beta1, beta2] {
+                    if !(0.0..1.0).contains(&beta) {
+                        return Err(invalid(op, "rule.optimizer.beta", format!("{beta}, but must be in [0, 1)")));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The factors `1 / (1 - β₁ᵗ)` and `1 / (1 - β₂ᵗ)`; of no meaning for the other optimizers.
+    pub(crate) fn bias_corrections(&self) -> (f32, f32) {
+        let Optimizer::Adam { beta1, beta2, .. } = self.optimizer else { return (1.0, 1.0) };
+        let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powf(self.step as f64))) as f32;
+        (correction(beta1), correction(beta2))
+    }
+}
+
+impl Optimizer {
+    /// How many state values a table of `rows` rows with `elements` elements has, in the first and in the second state buffer.
+    pub fn state_len(&self, rows: usize, elements: usize) -> [usize; 2] {
+        match self {
+            Self::Sgd => [0, 0],
+            Self::Adagrad { .. } => [elements, 0],
+            Self::RowwiseAdagrad { .. } => [rows, 0],
+            Self::Adam { .. } => [elements, elements],
+        }
+    }
+
+    /// The optimizer for dense parameters, which have no rows.
+    pub fn for_dense(self) -> Self {
+        match self {
+            Self::RowwiseAdagrad { eps } => Self::Adagrad { eps },
+            other => other,
+        }
+    }
+}
+
+/// What an optimizer remembers. All zeros before the first step.
+pub enum OptimizerStateMut<'a, D: Device> {
+    /// For [`Optimizer::Sgd`].
+    None,
+    /// For [`Optimizer::Adagrad`] (one per element) and [`Optimizer::RowwiseAdagrad`] (one per row).
+    SumOfSquares(D::SliceMut<'a, f32>),
+    /// For [`Optimizer::Adam`], one each per element.
+    Moments {
+        /// The decaying mean of the gradients.
+        first: D::SliceMut<'a, f32>,
+        /// The decaying mean of their squares.
+        second: D::SliceMut<'a, f32>,
+    },
+}
+
+impl<D: Device> OptimizerStateMut<'_, D> {
+    pub(crate) fn check(&self, op: &'static str, optimizer: Optimizer, rows: usize, elements: usize) -> Result<()> {
+        let [first_len, second_len] = optimizer.state_len(rows, elements);
+        match (self, optimizer) {
+            (Self::None, Optimizer::Sgd) => Ok(()),
+            (Self::SumOfSquares(sum), Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. }) => {
+                expect_size(op, "state.sum_of_squares", sum.extent(), first_len)
+            }
+            (Self::Moments { first, second }, Optimizer::Adam { .. }) => {
+                expect_size(op, "state.first", first.extent(), first_len)?;
+                expect_size(op, "state.second", second.extent(), second_len)
+            }
+            _ => Err(Error::InvalidArgument {
+                op,
+                argument: "state",
+                reason: format!("it is not the state of {optimizer:?}"),
+            }),
+        }
+    }
+}
+
+/// Checks a bound for gradient clamping.
+pub(crate) fn check_max_gradient(op: &'static str, max_gradient: Option<f32>) -> Result<()> {
+    match max_gradient {
+        Some(max) if max.is_nan() || max < 0.0 => {
+            Err(invalid(op, "max_gradient", format!("{max}, but must be 0 or more")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `x` clamped to `[-max, max]`; a NaN stays one.
+#[inline(always)]
+pub(crate) fn clamp_gradient(x: f32, max_gradient: Option<f32>) -> f32 {
+    max_gradient.map_or(x, |max| x.clamp(-max, max))
+}

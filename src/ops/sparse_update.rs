@@ -1,0 +1,327 @@
+//! Gradients of table rows, and optimizer steps on the rows that have one.
+//!
+//! The gradient of a row is the sum over its occurrences in the batch. With `g = clamp(dL/dout[b, columns of f])`, an occurrence `i` in bag
+//! `(f, b)` of `n` counted ids contributes `wᵢ g` (sum), `(wᵢ / n) g` (mean), or `g` in the columns whose maximum came from it (max).
+//! Duplicates are summed first; then each row takes **one** step of the optimizer ([`Optimizer`](super::Optimizer)).
+//!
+//! - [`Update`] does both at once, in place;
+//! - [`Reduce`] keeps the sums in a [`SparseGrad`], which [`Merge`] adds to another one and [`Apply`] applies later.
+//!
+//! [`Reduce`] followed by [`Apply`] gives the same bits as [`Update`].
+//!
+//! **Numerics.** A row's occurrences, in the order of their positions, are cut into chunks of [`CHUNK`]; each chunk is summed in order,
+//! starting from its first contribution, then the chunks' sums are added in order. Sums are in `f32`, product and sum rounded separately. The
+//! order depends on nothing else, so results are the same for any number of threads. With `c = ⌈m / CHUNK⌉` chunks the error of a
+//! sum of `m` contributions is at most `γₖ Σ|contribution|`, `k = min(m, CHUNK) + c + 2`: the rounding of each factor and product included.
+
+use super::index_sort::SortedIndices;
+use super::matrix::matrix_name;
+use super::optimizer::check_max_gradient;
+use super::{Bags, Device, Extent, Matrix, OptimizerStateMut, TableBatch, UpdateRule};
+use crate::dtype::{Element, Index};
+use crate::error::{Result, expect_at_least, expect_size, invalid};
+
+/// The number of occurrences of a row that are summed in a run.
+pub const CHUNK: usize = 64;
+
+/// What a backend provides; call it through the `run` of each op, which validates.
+pub trait SparseUpdateOps: Device {
+    /// See [`Reduce`].
+    fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()>;
+    /// See [`Merge`].
+    fn sparse_update_merge(&self, args: Merge<'_, Self>) -> Result<()>;
+    /// See [`Apply`].
+    fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()>;
+    /// See [`Update`].
+    fn sparse_update_update<E: Element, I: Index>(&self, args: Update<'_, Self, E, I>) -> Result<()>;
+    /// See [`Update::workspace_len`].
+    fn sparse_update_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize;
+}
+
+/// Where the gradient of a batch comes from: the order of its ids, and the gradient of the pooled output.
+pub struct PooledGrad<'a, D: Device, I: Index> {
+    /// The tables and features.
+    pub tables: &'a D::Tables,
+    /// The ids, as they were when `sorted` was made.
+    pub bags: Bags<'a, D, I>,
+    /// The order of the ids.
+    pub sorted: &'a SortedIndices<D>,
+    /// `[batch_size, width]`.
+    pub grad_output: Matrix<'a, D, f32>,
+    /// `[batch_size, width]`, from the forward pass. Needed if any feature is pooled by max.
+    pub argmax: Option<Matrix<'a, D, u32>>,
+    /// Every element of `grad_output` is clamped to `[-max, max]`.
+    pub max_gradient: Option<f32>,
+}
+
+impl<D: Device, I: Index> PooledGrad<'_, D, I> {
+    fn check(&self, op: &'static str) -> Result<()> {
+        let tables = self.tables.as_ref();
+        self.bags.check(op, tables)?;
+        expect_at_least(op, "sorted.capacity", self.sorted.capacity(), self.bags.num_indices())?;
+        self.grad_output.check(op, matrix_name!("grad_output"), self.bags.batch_size, tables.width())?;
+        expect_at_least(op, "sorted.counted", self.sorted.counted.extent(), self.sorted_bags())?;
+        check_max_gradient(op, self.max_gradient)?;
+        match self.argmax {
+            Some(argmax) => argmax.check(op, matrix_name!("argmax"), self.bags.batch_size, tables.width()),
+            None if tables.has_max() => Err(invalid(op, "argmax", "needed, since a feature is pooled by max")),
+            None => Ok(()),
+        }
+    }
+
+    fn sorted_bags(&self) -> usize {
+        self.tables.as_ref().features().len() * self.bags.batch_size
+    }
+
+    fn bytes_moved(&self) -> usize {
+        self.bags.num_indices() * (4 + 4) + self.bags.batch_size * self.tables.as_ref().width() * 4
+    }
+}
+
+/// A gradient that has values for some rows only.
+///
+/// With `u` the number in `counts`: row `rows[k]`, `k < u`, has the gradient `values[starts[k] .. starts[k + 1]]`; `rows` rises strictly.
+pub struct SparseGrad<D: Device> {
+    /// Linear row numbers, each once.
+    pub rows: D::Buffer<u64>,
+    /// The bounds of each row's values.
+    pub starts: D::Buffer<u64>,
+    /// The gradients, row after row.
+    pub values: D::Buffer<f32>,
+    /// The number of rows.
+    pub counts: D::Buffer<u32>,
+    capacity: usize,
+}
+
+impl<D: Device> SparseGrad<D> {
+    /// Room for the gradients of `capacity` rows of these tables. A batch needs at most as many as it has ids, and as there are rows.
+    ///
+    /// # Errors
+    /// Those of [`Device::alloc`].
+    pub fn new(device: &D, tables: &TableBatch, capacity: usize) -> Result<Self> {
+        let capacity = capacity.min(tables.num_rows());
+        Ok(Self {
+            rows: device.alloc(capacity)?,
+            starts: device.alloc(capacity + 1)?,
+            values: device.alloc(capacity * tables.max_dim())?,
+            counts: device.alloc(1)?,
+            capacity,
+        })
+    }
+
+    /// The largest number of rows that there is room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn check(&self, op: &'static str, tables: &TableBatch, rows: usize) -> Result<()> {
+        let rows = rows.min(tables.num_rows());
+        let buffers = [
+            ("grad.capacity", self.capacity, rows),
+            ("grad.rows", self.rows.extent(), rows),
+            ("grad.starts", self.starts.extent(), rows + 1),
+            ("grad.values", self.values.extent(), rows * tables.max_dim()),
+            ("grad.counts", self.counts.extent(), 1),
+        ];
+        buffers.into_iter().try_for_each(|(name, extent, needed)| expect_at_least(op, name, extent, needed))
+    }
+}
+
+/// Sums the gradient of each row.
+pub struct Reduce<'a, D: Device, I: Index> {
+    /// Where the gradient comes from.
+    pub source: PooledGrad<'a, D, I>,
+    /// Where it goes.
+    pub grad: &'a mut SparseGrad<D>,
+}
+
+impl<D: SparseUpdateOps, I: Index> Reduce<'_, D, I> {
+    /// Validates and runs.
+    ///
+    /// # Errors
+    /// Wrong shapes, before anything is written.
+    pub fn run(self, backend: &D) -> Result<()> {
+        self.validate()?;
+        backend.sparse_update_reduce(self)
+    }
+
+    /// Checks shapes; see [`Self::run`].
+    ///
+    /// # Errors
+    /// Wrong shapes.
+    pub fn validate(&self) -> Result<()> {
+        const OP: &str = "sparse_update.reduce";
+        self.source.check(OP)?;
+        self.grad.check(OP, self.source.tables.as_ref(), self.source.bags.num_indices())
+    }
+
+    /// The least number of bytes if no id occurs twice: gradient and order read, values written.
+    pub fn bytes_moved(&self) -> usize {
+        self.source.bytes_moved() + looked_up(&self.source) * 4
+    }
+
+    /// Additions and multiplications.
+    pub fn flops(&self) -> usize {
+        looked_up(&self.source) * 2
+    }
+}
+
+/// The sum of two gradients: `out = a + b`.
+pub struct Merge<'a, D: Device> {
+    /// The tables and features.
+    pub tables: &'a D::Tables,
+    /// A gradient.
+    pub a: &'a SparseGrad<D>,
+    /// Another one.
+    pub b: &'a SparseGrad<D>,
+    /// The sum, with room for the rows of both.
+    pub out: &'a mut SparseGrad<D>,
+}
+
+impl<D: SparseUpdateOps> Merge<'_, D> {
+    /// Validates and runs.
+    ///
+    /// # Errors
+    /// Wrong shapes, before anything is written.
+    pub fn run(self, backend: &D) -> Result<()> {
+        self.validate()?;
+        backend.sparse_update_merge(self)
+    }
+
+    /// Checks shapes; see [`Self::run`].
+    ///
+    /// # Errors
+    /// Wrong shapes.
+    pub fn validate(&self) -> Result<()> {
+        self.out.check("sparse_update.merge", self.tables.as_ref(), self.a.capacity + self.b.capacity)
+    }
+
+    /// The least number of bytes if both are full and share no row.
+    pub fn bytes_moved(&self) -> usize {
+        2 * (self.a.capacity + self.b.capacity) * (16 + 4 * self.tables.as_ref().max_dim())
+    }
+
+    /// Additions, if both are full and have the same rows.
+    pub fn flops(&self) -> usize {
+        self.a.capacity.min(self.b.capacity) * self.tables.as_ref().max_dim()
+    }
+}
+
+/// One optimizer step on each row that has a gradient.
+pub struct Apply<'a, D: Device, E: Element> {
+    /// The tables and features.
+    pub tables: &'a D::Tables,
+    /// The gradient.
+    pub grad: &'a SparseGrad<D>,
+    /// The step.
+    pub rule: UpdateRule,
+    /// All tables, one after another: [`TableBatch::num_weights`] elements.
+    pub weights: D::SliceMut<'a, E>,
+    /// What the optimizer remembers, for all tables, one after another.
+    pub state: OptimizerStateMut<'a, D>,
+}
+
+impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
+    /// Validates and runs.
+    ///
+    /// # Errors
+    /// Wrong shapes or a rule without meaning, before anything is written.
+    pub fn run(self, backend: &D) -> Result<()> {
+        self.validate()?;
+        backend.sparse_update_apply(self)
+    }
+
+    /// Checks shapes and rule; see [`Self::run`].
+    ///
+    /// # Errors
+    /// Wrong shapes or a rule without meaning.
+    pub fn validate(&self) -> Result<()> {
+        check_target::<D, E>("sparse_update.apply", self.tables.as_ref(), &self.rule, &self.weights, &self.state)
+    }
+
+    /// The least number of bytes if the gradient is full: it is read, weights and state are read and written.
+    pub fn bytes_moved(&self) -> usize {
+        let (rows, elements) = (self.grad.capacity, self.grad.values.extent());
+        rows * 16 + elements * 4 + step_bytes::<E>(&self.rule, rows, elements)
+    }
+
+    /// Additions, multiplications, divisions and roots, about.
+    pub fn flops(&self) -> usize {
+        self.grad.values.extent() * 4
+    }
+}
+
+/// [`Reduce`] and [`Apply`] in one, without a gradient in between.
+pub struct Update<'a, D: Device, E: Element, I: Index> {
+    /// Where the gradient comes from.
+    pub source: PooledGrad<'a, D, I>,
+    /// The step.
+    pub rule: UpdateRule,
+    /// All tables, one after another: [`TableBatch::num_weights`] elements.
+    pub weights: D::SliceMut<'a, E>,
+    /// What the optimizer remembers, for all tables, one after another.
+    pub state: OptimizerStateMut<'a, D>,
+    /// [`Self::workspace_len`] words.
+    pub workspace: D::SliceMut<'a, u64>,
+}
+
+impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
+    /// Validates and runs.
+    ///
+    /// # Errors
+    /// Wrong shapes or a rule without meaning, before anything is written.
+    pub fn run(self, backend: &D) -> Result<()> {
+        self.validate(backend)?;
+        backend.sparse_update_update(self)
+    }
+
+    /// The 8-byte words of workspace for a batch of `num_indices` ids.
+    pub fn workspace_len(backend: &D, tables: &TableBatch, num_indices: usize) -> usize {
+        backend.sparse_update_workspace_len(tables, num_indices)
+    }
+
+    /// Checks shapes and rule; see [`Self::run`].
+    ///
+    /// # Errors
+    /// Wrong shapes or a rule without meaning.
+    pub fn validate(&self, backend: &D) -> Result<()> {
+        const OP: &str = "sparse_update.update";
+        self.source.check(OP)?;
+        let needed = Self::workspace_len(backend, self.source.tables.as_ref(), self.source.bags.num_indices());
+        expect_at_least(OP, "workspace", self.workspace.extent(), needed)?;
+        check_target::<D, E>(OP, self.source.tables.as_ref(), &self.rule, &self.weights, &self.state)
+    }
+
+    /// The least number of bytes if no id occurs twice: gradient and order read, weights and state read and written.
+    pub fn bytes_moved(&self) -> usize {
+        let (rows, elements) = (self.source.bags.num_indices(), looked_up(&self.source));
+        self.source.bytes_moved() + step_bytes::<E>(&self.rule, rows, elements)
+    }
+
+    /// Additions, multiplications, divisions and roots, about.
+    pub fn flops(&self) -> usize {
+        looked_up(&self.source) * 6
+    }
+}
+
+fn looked_up<D: Device, I: Index>(source: &PooledGrad<'_, D, I>) -> usize {
+    let tables = source.tables.as_ref();
+    (source.bags.num_indices() * tables.width()).checked_div(tables.features().len()).unwrap_or(0)
+}
+
+fn step_bytes<E: Element>(rule: &UpdateRule, rows: usize, elements: usize) -> usize {
+    let state: usize = rule.optimizer.state_len(rows, elements).iter().sum();
+    2 * (elements * size_of::<E>() + state * 4)
+}
+
+fn check_target<D: Device, E: Element>(
+    op: &'static str,
+    tables: &TableBatch,
+    rule: &UpdateRule,
+    weights: &D::SliceMut<'_, E>,
+    state: &OptimizerStateMut<'_, D>,
+) -> Result<()> {
+    rule.check(op)?;
+    expect_size(op, "weights", weights.extent(), tables.num_weights())?;
+    state.check(op, rule.optimizer, tables.num_rows(), tables.num_weights())
+}

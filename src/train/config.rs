@@ -1,0 +1,357 @@
+//! The configuration file of `bagdot train`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Result, TrainError, io_error};
+use crate::data::{DataConfig, Encoder};
+use crate::dtype::DType;
+use crate::nn::{DlrmConfig, GroupOptimizer, Optimizers, Schedule, TableInit};
+use crate::ops::{Feature, Interaction, Loss, Optimizer, PairOrder, Rounding, Table, WeightDecay};
+
+/// A configuration file: what to read, which model to build, how to train it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What to read.
+    pub data: DataConfig,
+    /// Which model to build.
+    #[serde(default)]
+    pub model: ModelConfig,
+    /// How to train it.
+    #[serde(default)]
+    pub train: TrainConfig,
+}
+
+/// The shape of the model, as far as the data do not decide it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The sizes of the bottom MLP's layers. The last one is the dimension of the embeddings.
+    pub bottom_mlp: Vec<usize>,
+    /// The sizes of the top MLP's hidden layers; the logit comes after them.
+    pub top_mlp: Vec<usize>,
+    /// `dot` or `cat`.
+    pub interaction: InteractionKind,
+    /// The order of the pairs; of no meaning for `cat`.
+    pub pair_order: PairOrder,
+    /// Whether each feature also meets itself.
+    pub include_self: bool,
+    /// The element type of the tables.
+    pub table_dtype: DType,
+    /// How the tables are filled before training.
+    pub table_init: TableInit,
+}
+
+/// How features meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InteractionKind {
+    /// All pairwise dot products.
+    #[default]
+    Dot,
+    /// Side by side.
+    Cat,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            bottom_mlp: vec![32, 16],
+            top_mlp: vec![64, 32],
+            interaction: InteractionKind::Dot,
+            pair_order: PairOrder::LowerTriangle,
+            include_self: false,
+            table_dtype: DType::F32,
+            table_init: TableInit::InverseRoot,
+        }
+    }
+}
+
+impl ModelConfig {
+    /// The model for data encoded by `encoder`.
+    pub fn dlrm(&self, encoder: &Encoder, train: &TrainConfig) -> DlrmConfig {
+        let embedding_dim = self.bottom_mlp.last().copied().unwrap_or(0);
+        let features = encoder.features();
+        let table = |num_embeddings| Table { num_embeddings, embedding_dim };
+        DlrmConfig {
+            num_dense: encoder.num_dense(),
+            bottom_mlp: self.bottom_mlp.clone(),
+            tables: features.iter().map(|feature| table(feature.num_embeddings)).collect(),
+            features: features
+                .iter()
+                .enumerate()
+                .map(|(table, feature)| Feature { table, pooling: feature.pooling, padding_idx: None })
+                .collect(),
+            table_dtype: self.table_dtype,
+            table_init: self.table_init,
+            interaction: match self.interaction {
+                InteractionKind::Dot => {
+                    Interaction::Dot { order: self.pair_order, include_self: self.include_self, pad_to: 1 }
+                }
+                InteractionKind::Cat => Interaction::Cat,
+            },
+            top_mlp: [self.top_mlp.as_slice(), &[1]].concat(),
+            loss: train.loss,
+            loss_threshold: train.loss_threshold,
+        }
+    }
+}
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// The largest number of passes over the training rows.
+    pub epochs: u32,
+    /// The number of rows of a step; the last one of an epoch may have fewer.
+    pub batch_size: usize,
+    /// The seed of the initial parameters and of the order of the rows.
+    pub seed: u64,
+    /// Training stops after this many epochs without a better validation score; 0 for never.
+    pub patience: u32,
+    /// Which validation score selects the best epoch.
+    pub select: Selection,
+    /// What is minimised.
+    pub loss: Loss,
+    /// Probabilities are clamped to `[threshold, 1 - threshold]` in the loss; 0 for no clamp.
+    pub loss_threshold: f32,
+    /// Learning rates over time.
+    pub schedule: Schedule,
+    /// A checkpoint is written at the end of every epoch, and within one after this many seconds.
+    pub checkpoint_seconds: u64,
+    /// The optimizer of tables and layers, where `tables` and `dense` do not say otherwise.
+    pub optimizer: GroupConfig,
+    /// The optimizer of the tables.
+    pub tables: GroupConfig,
+    /// The optimizer of the layers.
+    pub dense: GroupConfig,
+}
+
+/// The settings of an optimizer. What is left out comes from `[train.optimizer]`, or is what its description says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GroupConfig {
+    /// `sgd`, `adagrad`, `rowwise_adagrad` or `adam` (the default).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// Default: 0.001.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f32>,
+    /// Added to the root. Default for Adam: 1e-8. Adagrad has no default, since the world has two: 1e-8 (FBGEMM), 1e-10 (PyTorch).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eps: Option<f32>,
+    /// Adam's decay of the mean of the gradients. Default: 0.9.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta1: Option<f32>,
+    /// Adam's decay of the mean of their squares. Default: 0.999.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta2: Option<f32>,
+    /// `"none"` (the default), `{ l2 = 1e-5 }` or `{ decoupled = 1e-2 }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<WeightDecay>,
+    /// Gradients are clamped to `[-max, max]`, element by element. Default: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_gradient: Option<f32>,
+    /// How weights of 16-bit tables are rounded: `"nearest"`, or `{ stochastic = { seed = 1 } }`. Default: nearest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Rounding>,
+}
+
+/// The kind of an optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Stochastic gradient descent.
+    Sgd,
+    /// Adagrad.
+    Adagrad,
+    /// Adagrad with one accumulator for a row of a table; Adagrad for the layers.
+    RowwiseAdagrad,
+    /// Adam.
+    Adam,
+}
+
+/// Which validation score selects the best epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Selection {
+    /// The lowest log-loss.
+    #[default]
+    Logloss,
+    /// The highest AUC.
+    Auc,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch_size: 256,
+            seed: 1,
+            patience: 2,
+            select: Selection::default(),
+            loss: Loss::default(),
+            loss_threshold: 0.0,
+            schedule: Schedule::default(),
+            checkpoint_seconds: 300,
+            optimizer: GroupConfig::default(),
+            tables: GroupConfig::default(),
+            dense: GroupConfig::default(),
+        }
+    }
+}
+
+impl GroupConfig {
+    fn or(self, other: Self) -> Self {
+        Self {
+            kind: self.kind.or(other.kind),
+            learning_rate: self.learning_rate.or(other.learning_rate),
+            eps: self.eps.or(other.eps),
+            beta1: self.beta1.or(other.beta1),
+            beta2: self.beta2.or(other.beta2),
+            weight_decay: self.weight_decay.or(other.weight_decay),
+            max_gradient: self.max_gradient.or(other.max_gradient),
+            rounding: self.rounding.or(other.rounding),
+        }
+    }
+
+    fn resolve(self) -> Result<GroupOptimizer, String> {
+        let kind = self.kind.unwrap_or(Kind::Adam);
+        let eps = |name| self.eps.ok_or_else(|| format!("{name} needs `eps`: 1e-8 as in FBGEMM, 1e-10 as in PyTorch"));
+        let optimizer = match kind {
+            Kind::Sgd => Optimizer::Sgd,
+            Kind::Adagrad => Optimizer::Adagrad { eps: eps("adagrad")? },
+            Kind::RowwiseAdagrad => Optimizer::RowwiseAdagrad { eps: eps("rowwise_adagrad")? },
+            Kind::Adam => Optimizer::Adam {
+                beta1: self.beta1.unwrap_or(0.9),
+                beta2: self.beta2.unwrap_or(0.999),
+                eps: self.eps.unwrap_or(1e-8),
+            },
+        };
+        Ok(GroupOptimizer {
+            optimizer,
+            learning_rate: self.learning_rate.unwrap_or(0.001),
+            weight_decay: self.weight_decay.unwrap_or_default(),
+            max_gradient: self.max_gradient,
+            rounding: self.rounding.unwrap_or_default(),
+        })
+    }
+}
+
+impl TrainConfig {
+    /// The optimizers that the settings amount to; the error says which setting is missing.
+    ///
+    /// # Errors
+    /// An optimizer without a setting that has no default.
+    pub fn optimizers(&self) -> Result<Optimizers, String> {
+        let group = |name: &str, group: GroupConfig| {
+            group
+                .or(self.optimizer)
+                .resolve()
+                .map_err(|reason| format!("[train.{name}] or [train.optimizer]: {reason}"))
+        };
+        Ok(Optimizers {
+            tables: group("tables", self.tables)?,
+            dense: group("dense", self.dense)?,
+            schedule: self.schedule,
+        })
+    }
+}
+
+impl Config {
+    /// Reads a configuration file. Also gives its folder, from which relative paths count.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] with line and column; an unknown key is named with the nearest known one.
+    pub fn load(path: &Path) -> Result<(Self, PathBuf)> {
+        let text = std::fs::read_to_string(path).map_err(io_error("read", path))?;
+        let config = Self::parse(&text).map_err(|message| TrainError::Config { path: path.into(), message })?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok((config, folder.into()))
+    }
+
+    /// Reads the text of a configuration file.
+    ///
+    /// # Errors
+    /// What is wrong, with line and column where they are known.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| explain(&error, text))?;
+        config.data.validate().map_err(|error| error.to_string())?;
+        let train = &config.train;
+        train.optimizers()?;
+        if train.epochs == 0 || train.batch_size == 0 {
+            return Err("[train]: `epochs` and `batch_size` must be 1 or more".into());
+        }
+        Ok(config)
+    }
+}
+
+/// Line and column of an error, what it says, and the nearest known key for an unknown one.
+fn explain(error: &toml::de::Error, text: &str) -> String {
+    let message = error.message();
+    let place = error.span().map(|span| {
+        let before = &text[..span.start.min(text.len())];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+        format!("line {line}, column {column}: ")
+    });
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let hint = match quoted.next() {
+        Some(unknown) if message.starts_with("unknown") => quoted
+            .map(|known| (strsim::damerau_levenshtein(unknown, known), known))
+            .min()
+            .filter(|(distance, known)| *distance <= known.len().div_ceil(2))
+            .map(|(_, known)| format!("; did you mean `{known}`?")),
+        _ => None,
+    };
+    format!("{}{message}{}", place.unwrap_or_default(), hint.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA: &str = "[data]\ntrain = 'a.csv'\nlabel = 'y'\ncategorical = [{ column = 'c' }]\n";
+
+    fn error(train: &str) -> String {
+        Config::parse(&format!("{DATA}{train}")).unwrap_err()
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_the_nearest_known_one() {
+        let message = error("[train]\nepoch = 3\n");
+        assert!(message.starts_with("line 6, column 1: unknown field `epoch`"), "{message}");
+        assert!(message.ends_with("did you mean `epochs`?"), "{message}");
+        let message = error("[train.optimizer]\nlearning_rte = 3\n");
+        assert!(message.ends_with("did you mean `learning_rate`?"), "{message}");
+        let message = error("[train.optimizer]\nkind = 'adamm'\n");
+        assert!(message.ends_with("did you mean `adam`?"), "{message}");
+    }
+
+    #[test]
+    fn groups_fall_back_to_the_common_optimizer() {
+        let text = format!(
+            "{DATA}[train.optimizer]\nkind = 'rowwise_adagrad'\neps = 1e-8\nlearning_rate = 0.1\n[train.dense]\nlearning_rate = 0.5\n"
+        );
+        let optimizers = Config::parse(&text).unwrap().train.optimizers().unwrap();
+        assert_eq!(optimizers.tables.optimizer, Optimizer::RowwiseAdagrad { eps: 1e-8 });
+        assert_eq!((optimizers.tables.learning_rate, optimizers.dense.learning_rate), (0.1, 0.5));
+    }
+
+    #[test]
+    fn adagrad_has_no_silent_eps() {
+        assert!(error("[train.tables]\nkind = 'adagrad'\n").contains("1e-8 as in FBGEMM, 1e-10 as in PyTorch"));
+    }
+
+    #[test]
+    fn a_config_survives_the_manifest() {
+        let text = format!(
+            "{DATA}[train.optimizer]\nweight_decay = {{ l2 = 1e-5 }}\nrounding = {{ stochastic = {{ seed = 7 }} }}\n"
+        );
+        let config = Config::parse(&text).unwrap();
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<Config>(&json).unwrap(), config);
+    }
+}

@@ -1,0 +1,72 @@
+//! What can go wrong between a configuration file and a kept model.
+
+use std::path::{Path, PathBuf};
+
+use crate::data::DataError;
+
+/// The result of every fallible call of this module.
+pub type Result<T, E = TrainError> = std::result::Result<T, E>;
+
+/// An error of training, evaluation or prediction.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The configuration file does not say what it must.
+    #[error("{}: {message}", path.display())]
+    Config {
+        /// The configuration file.
+        path: PathBuf,
+        /// What is wrong, with line and column where they are known, and what would be right.
+        message: String,
+    },
+    /// A file of a model directory could not be read or written.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A model directory, or a file in it, is not what it must be.
+    #[error("{}: {reason}", path.display())]
+    Model {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// The loss of a batch is not a number, or infinite. The last checkpoint is intact.
+    #[error("epoch {epoch}, batch {batch}: the loss is {loss}; a lower learning rate or `max_gradient` may help")]
+    NonFinite {
+        /// The epoch, from 1.
+        epoch: u32,
+        /// The batch within the epoch, from 1.
+        batch: u64,
+        /// The loss.
+        loss: f64,
+    },
+    /// Training was asked to stop, and did, after writing a checkpoint.
+    #[error("stopped in epoch {epoch}; continue with --resume")]
+    Interrupted {
+        /// The epoch, from 1.
+        epoch: u32,
+    },
+    /// Reading or encoding data failed.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] crate::Error),
+}
+
+/// Makes an [`TrainError::Io`] of what the system said.
+pub(super) fn io_error<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> TrainError + 'a {
+    move |source| TrainError::Io { doing, path: path.into(), source }
+}
+
+/// Makes a [`TrainError::Model`].
+pub(super) fn model_error(path: &Path, reason: impl Into<String>) -> TrainError {
+    TrainError::Model { path: path.into(), reason: reason.into() }
+}

@@ -1,0 +1,236 @@
+//! What a click model is judged by: AUC, log-loss, normalised entropy, calibration, accuracy.
+
+use serde::{Deserialize, Serialize};
+
+/// The measures of a set of predictions.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// The probability that a positive sample is ranked above a negative one, ties counting half: exact, from the ranks of all samples.
+    /// Nothing if the labels are all of one class.
+    pub auc: Option<f64>,
+    /// The mean of `-y ln p - (1 - y) ln(1 - p)`, with `p` kept within `[ε, 1 - ε]`, `ε = 1e-7`.
+    pub logloss: f64,
+    /// Normalised entropy (He et al., 2014): the log-loss divided by that of always predicting the base rate. Below 1 is better than knowing
+    /// nothing. Nothing if the labels are all of one class.
+    pub ne: Option<f64>,
+    /// The sum of the predictions divided by the number of positive samples: 1 is ideal. Nothing without positive samples.
+    pub calibration: Option<f64>,
+    /// The fraction of samples on the right side of 0.5.
+    pub accuracy: f64,
+    /// The number of samples.
+    pub samples: u64,
+    /// The number of positive samples.
+    pub positives: u64,
+}
+
+/// Predictions with their labels, kept until all are there.
+#[derive(Clone, Debug, Default)]
+pub struct Predictions {
+    probabilities: Vec<f32>,
+    labels: Vec<f32>,
+}
+
+/// Log-loss never sees a probability nearer to 0 or 1.
+const EPSILON: f64 = 1e-7;
+
+impl Predictions {
+    /// Adds a batch; both have one entry for each sample. Samples whose label is not a number are left out.
+    pub fn extend(&mut self, probabilities: &[f32], labels: &[f32]) {
+        for (&p, &y) in probabilities.iter().zip(labels) {
+            if !y.is_nan() {
+                self.probabilities.push(p);
+                self.labels.push(y);
+            }
+        }
+    }
+
+    /// The predictions, and the labels.
+    pub(super) fn parts(&self) -> (&[f32], &[f32]) {
+        (&self.probabilities, &self.labels)
+    }
+
+    /// The number of samples.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are no samples.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// All measures. A label counts as positive from 0.5 on. `None` without samples.
+    pub fn metrics(&self) -> Option<Metrics> {
+        if self.is_empty() {
+            return None;
+        }
+        let samples = self.len() as f64;
+        let positives = self.labels.iter().filter(|&&y| y >= 0.5).count();
+        let (mut loss, mut sum, mut right) = (0.0, 0.0, 0u64);
+        for (&p, &y) in self.probabilities.iter().zip(&self.labels) {
+            let (p, y) = (f64::from(p), f64::from(y));
+            let kept = p.clamp(EPSILON, 1.0 - EPSILON);
+            loss -= y * kept.ln() + (1.0 - y) * (1.0 - kept).ln();
+            sum += p;
+            right += u64::from((p >= 0.5) == (y >= 0.5));
+        }
+        let logloss = loss / samples;
+        let base_rate = positives as f64 / samples;
+        let both_classes = positives > 0 && positives < self.len();
+        let entropy = -(base_rate * base_rate.ln() + (1.0 - base_rate) * (1.0 - base_rate).ln());
+        Some(Metrics {
+            auc: self.auc(),
+            logloss,
+            ne: both_classes.then(|| logloss / entropy),
+            calibration: (positives > 0).then(|| sum / positives as f64),
+            accuracy: right as f64 / samples,
+            samples: self.len() as u64,
+            positives: positives as u64,
+        })
+    }
+
+    /// Samples by rising prediction.
+    fn order(&self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.len() as u32).collect();
+        order.sort_unstable_by(|&a, &b| self.probabilities[a as usize].total_cmp(&self.probabilities[b as usize]));
+        order
+    }
+
+    /// Runs of equal predictions, by rising prediction, each with its numbers of negative and positive samples.
+    fn runs(&self) -> Vec<(f32, u64, u64)> {
+        let mut runs: Vec<(f32, u64, u64)> = Vec::new();
+        for k in self.order() {
+            let (p, positive) = (self.probabilities[k as usize], u64::from(self.labels[k as usize] >= 0.5));
+            match runs.last_mut() {
+                Some((last, negatives, positives)) if *last == p => {
+                    *negatives += 1 - positive;
+                    *positives += positive;
+                }
+                _ => runs.push((p, 1 - positive, positive)),
+            }
+        }
+        runs
+    }
+
+    fn auc(&self) -> Option<f64> {
+        // Counts are exact: twice the number of won pairs fits 128 bits for any number of samples.
+        let (mut negatives_below, mut positives, mut twice_won) = (0u64, 0u64, 0u128);
+        for (_, negative, positive) in self.runs() {
+            twice_won += u128::from(positive) * u128::from(2 * negatives_below + negative);
+            negatives_below += negative;
+            positives += positive;
+        }
+        let pairs = u128::from(positives) * u128::from(negatives_below);
+        (pairs > 0).then(|| twice_won as f64 / (2.0 * pairs as f64))
+    }
+
+    /// Points `(false positive rate, true positive rate)` of the ROC curve, from (0, 0) to (1, 1), at most about `max_points`.
+    pub fn roc(&self, max_points: usize) -> Vec<(f64, f64)> {
+        let runs = self.runs();
+        let totals = runs.iter().fold((0, 0), |sum, run| (sum.0 + run.1, sum.1 + run.2));
+        let rate = |count: u64, total: u64| if total == 0 { 0.0 } else { count as f64 / total as f64 };
+        let every = runs.len().div_ceil(max_points.max(1)).max(1);
+        let (mut points, mut negatives, mut positives) = (vec![(0.0, 0.0)], 0, 0);
+        for (k, run) in runs.iter().rev().enumerate() {
+            negatives += run.1;
+            positives += run.2;
+            if (k + 1) % every == 0 || k + 1 == runs.len() {
+                points.push((rate(negatives, totals.0), rate(positives, totals.1)));
+            }
+        }
+        points
+    }
+
+    /// Points `(mean prediction, fraction of positive samples)` of `bins` groups of equal size, by rising prediction.
+    pub fn calibration_curve(&self, bins: usize) -> Vec<(f64, f64)> {
+        let order = self.order();
+        order
+            .chunks(order.len().div_ceil(bins.max(1)).max(1))
+            .map(|group| {
+                let mean = |values: &[f32]| {
+                    group.iter().map(|&k| f64::from(values[k as usize])).sum::<f64>() / group.len() as f64
+                };
+                (mean(&self.probabilities), mean(&self.labels))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn predictions(pairs: &[(f32, f32)]) -> Predictions {
+        let mut predictions = Predictions::default();
+        for &(p, y) in pairs {
+            predictions.extend(&[p], &[y]);
+        }
+        predictions
+    }
+
+    #[test]
+    fn auc_counts_pairs() {
+        let mut random = crate::Philox::new(3, 0);
+        for n in [2usize, 3, 10, 100] {
+            // Few distinct values, so that there are ties.
+            let pairs: Vec<(f32, f32)> = (0..n)
+                .map(|k| {
+                    (
+                        random.below(8) as f32 / 8.0,
+                        if k == 0 { 1.0 } else { random.below(2) as f32 * (k > 1) as u8 as f32 },
+                    )
+                })
+                .collect();
+            let (mut won, mut all) = (0.0, 0.0);
+            for (p, _) in pairs.iter().filter(|(_, y)| *y == 1.0) {
+                for (q, _) in pairs.iter().filter(|(_, y)| *y == 0.0) {
+                    won += if p > q {
+                        1.0
+                    } else if p == q {
+                        0.5
+                    } else {
+                        0.0
+                    };
+                    all += 1.0;
+                }
+            }
+            let auc = predictions(&pairs).metrics().unwrap().auc;
+            assert_eq!(auc, Some(won / all), "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn known_values() {
+        let m = predictions(&[(0.9, 1.0), (0.2, 0.0), (0.6, 0.0), (0.5, 1.0)]).metrics().unwrap();
+        let logloss = -(0.9f64.ln() + 0.8f64.ln() + 0.4f64.ln() + 0.5f64.ln()) / 4.0;
+        // Predictions are stored in f32: half a unit in the last place, times the derivative 1/p of the logarithm.
+        assert!((m.logloss - logloss).abs() < 4.0 * 2f64.powi(-24), "{m:?}");
+        assert!((m.ne.unwrap() - logloss / 2f64.ln()).abs() < 1e-6);
+        assert!((m.calibration.unwrap() - 1.1).abs() < 1e-6);
+        assert_eq!((m.auc, m.accuracy, m.samples, m.positives), (Some(0.75), 0.75, 4, 2));
+    }
+
+    #[test]
+    fn one_class_has_no_auc() {
+        let m = predictions(&[(0.9, 1.0), (0.2, 1.0)]).metrics().unwrap();
+        assert_eq!((m.auc, m.ne), (None, None));
+        assert!(m.calibration.is_some());
+        assert_eq!(predictions(&[(0.9, 0.0)]).metrics().unwrap().calibration, None);
+        assert!(Predictions::default().metrics().is_none());
+    }
+
+    #[test]
+    fn missing_labels_do_not_count() {
+        assert_eq!(predictions(&[(0.9, 1.0), (0.1, f32::NAN)]).len(), 1);
+    }
+
+    #[test]
+    fn curves_run_from_end_to_end() {
+        let p = predictions(&[(0.9, 1.0), (0.8, 1.0), (0.7, 0.0), (0.1, 0.0)]);
+        assert_eq!(p.roc(100), [(0.0, 0.0), (0.0, 0.5), (0.0, 1.0), (0.5, 1.0), (1.0, 1.0)]);
+        assert_eq!(p.roc(1).last(), Some(&(1.0, 1.0)));
+        let curve = p.calibration_curve(2);
+        assert_eq!((curve[0].1, curve[1].1), (0.0, 1.0));
+        assert!((curve[0].0 - 0.4).abs() < 1e-6 && (curve[1].0 - 0.85).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,21 @@
+//! From encoded rows to a kept model: configuration, training loop, metrics, checkpoints, report.
+//!
+//! Nothing here talks to a terminal: what happens is told to an [`Observer`].
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+mod config;
+mod error;
+mod metrics;
+mod model;
+mod report;
+mod staging;
+mod trainer;
+
+pub use checkpoint::{Manifest, ModelDir, Progress};
+pub use config::{Config, GroupConfig, InteractionKind, Kind, ModelConfig, Selection, TrainConfig};
+pub use error::{Result, TrainError};
+pub use metrics::{Metrics, Predictions};
+pub use model::TrainedModel;
+pub use report::write_report;
+pub use trainer::{EpochRecord, Observer, Outcome, Trainer};

@@ -1,0 +1,321 @@
+//! The training loop.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{Manifest, ModelDir};
+use super::config::{Config, Selection};
+use super::error::{Result, TrainError, io_error, model_error};
+use super::metrics::{Metrics, Predictions};
+use super::model::Scorer;
+use super::report::write_report;
+use crate::data::{Batch, Encoder, Splits};
+use crate::nn::{Dlrm, NamedTensor, TensorSource};
+use crate::ops::Backend;
+use crate::philox::Philox;
+
+/// Is told what happens, and may ask to stop. All methods do nothing unless implemented.
+pub trait Observer {
+    /// A file is being read: bytes done, of how many.
+    fn reading(&mut self, what: &str, done: u64, total: u64) {
+        let _ = (what, done, total);
+    }
+    /// Data and model are there.
+    fn ready(&mut self, splits: &Splits, encoder: &Encoder, num_parameters: usize) {
+        let _ = (splits, encoder, num_parameters);
+    }
+    /// A batch of an epoch is over: batches done, of how many, and the loss of this one.
+    fn batch(&mut self, epoch: u32, done: u64, total: u64, loss: f64) {
+        let _ = (epoch, done, total, loss);
+    }
+    /// An epoch is over.
+    fn epoch(&mut self, record: &EpochRecord) {
+        let _ = record;
+    }
+    /// Whether to write a checkpoint and stop; asked after every batch.
+    fn stop_requested(&self) -> bool {
+        false
+    }
+}
+
+/// What happened in an epoch: a line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochRecord {
+    /// The number of the epoch, from 1.
+    pub epoch: u32,
+    /// Steps of the optimizer so far.
+    pub step: u64,
+    /// On the training rows, each predicted just before the model learned from it.
+    pub train: Metrics,
+    /// On the validation rows, after the epoch; nothing without validation rows.
+    pub validation: Option<Metrics>,
+    /// Whether this is the best epoch so far.
+    pub best: bool,
+    /// Seconds of training in this epoch.
+    pub seconds: f64,
+    /// Training rows per second.
+    pub samples_per_second: f64,
+}
+
+/// What training came to: the object that `bagdot train --json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// On the test rows, by the best epoch's model, measured once; nothing without test rows.
+    pub test: Option<Metrics>,
+    /// The epoch whose model was kept.
+    pub best_epoch: u32,
+    /// Seconds of training, without reading and evaluation.
+    pub train_seconds: f64,
+    /// Training rows per second.
+    pub samples_per_second: f64,
+}
+
+/// The random stream of the order of the rows in the first epoch; the tables and layers have the ones below.
+const ORDER_STREAM: u64 = 1 << 33;
+
+/// A training run.
+pub struct Trainer<D: Backend> {
+    dir: ModelDir,
+    manifest: Manifest,
+    splits: Splits,
+    encoder: Encoder,
+    scorer: Scorer<D>,
+    batch: Batch,
+    /// Predictions of the current epoch's training rows.
+    seen: Predictions,
+}
+
+impl<D: Backend> Trainer<D> {
+    /// Reads the data and builds the model. `folder` is the one that relative paths of the configuration count from.
+    ///
+    /// # Errors
+    /// Data that cannot be read or encoded, a model that does not fit them, a directory that cannot be written.
+    pub fn new(device: D, config: Config, folder: &Path, dir: ModelDir, observer: &mut dyn Observer) -> Result<Self> {
+        let encoder =
+            Encoder::fit(&config.data, folder, &mut |done, total| observer.reading("statistics", done, total))?;
+        let folder = std::path::absolute(folder).map_err(io_error("resolve", folder))?;
+        let mut manifest = ModelDir::manifest(config, folder);
+        let mut trainer = Self::build(device, dir, manifest.clone(), encoder, observer)?;
+        manifest.progress.rows = trainer.rows();
+        trainer.dir.write_encoder(&mut manifest, &trainer.encoder)?;
+        trainer.dir.commit(&manifest)?;
+        trainer.manifest = manifest;
+        Ok(trainer)
+    }
+
+    /// Takes up a run where its last checkpoint left it. It ends as if it had never stopped.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; data that are not those of the run.
+    pub fn resume(device: D, dir: ModelDir, manifest: Manifest, observer: &mut dyn Observer) -> Result<Self> {
+        let encoder = dir.read_encoder(&manifest)?;
+        let mut trainer = Self::build(device, dir, manifest, encoder, observer)?;
+        if trainer.rows() != trainer.manifest.progress.rows {
+            let [now, then] = [trainer.rows(), trainer.manifest.progress.rows];
+            let reason =
+                format!("the data have changed: {now:?} rows of training, validation and test, but {then:?} before");
+            return Err(model_error(trainer.dir.path(), reason));
+        }
+        if trainer.manifest.files.contains_key("state") {
+            let state = trainer.dir.read_tensors(&trainer.manifest, "state")?;
+            trainer.scorer.model.load(&state)?;
+            trainer.scorer.model.load_optimizers(&state, trainer.manifest.progress.step)?;
+            trainer.seen = Predictions::import(&state);
+        }
+        Ok(trainer)
+    }
+
+    fn build(
+        device: D,
+        dir: ModelDir,
+        manifest: Manifest,
+        encoder: Encoder,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let Config { data, model, train } = &manifest.config;
+        let splits =
+            Splits::load(data, &encoder, &manifest.folder, &mut |done, total| observer.reading("rows", done, total))?;
+        let mut dlrm = Dlrm::new(device, model.dlrm(&encoder, train), train.seed)?;
+        let optimizers = train.optimizers().map_err(|reason| model_error(dir.path(), reason))?;
+        dlrm.optimize_with(optimizers)?;
+        observer.ready(&splits, &encoder, dlrm.num_parameters());
+        let (batch, seen) = (Batch::default(), Predictions::default());
+        Ok(Self { dir, scorer: Scorer::new(dlrm)?, manifest, splits, encoder, batch, seen })
+    }
+
+    fn rows(&self) -> [u64; 3] {
+        [&self.splits.train, &self.splits.validation, &self.splits.test].map(|part| part.len() as u64)
+    }
+
+    /// Trains to the end, and measures the best model on the test rows.
+    ///
+    /// # Errors
+    /// [`TrainError::NonFinite`], [`TrainError::Interrupted`], and whatever keeps a checkpoint from being written.
+    pub fn run(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
+        self.cut_metrics_file()?;
+        while !self.is_over() {
+            self.epoch(observer)?;
+        }
+        self.finish()
+    }
+
+    fn is_over(&self) -> bool {
+        let (train, progress) = (&self.manifest.config.train, &self.manifest.progress);
+        let waited = progress.epochs_done - progress.best_epoch.min(progress.epochs_done);
+        let out_of_patience = train.patience > 0 && !self.splits.validation.is_empty() && waited >= train.patience;
+        progress.epochs_done >= train.epochs || out_of_patience
+    }
+
+    fn epoch(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let epoch = self.manifest.progress.epochs_done + 1;
+        let (batch_size, seed) = (self.manifest.config.train.batch_size, self.manifest.config.train.seed);
+        let mut order: Vec<u32> = (0..self.splits.train.len() as u32).collect();
+        Philox::new(seed, ORDER_STREAM + u64::from(epoch)).shuffle(&mut order);
+        let total = order.len().div_ceil(batch_size) as u64;
+        let mut checkpoint = Instant::now();
+        let every = self.manifest.config.train.checkpoint_seconds;
+        for (k, rows) in order.chunks(batch_size).enumerate().skip(self.manifest.progress.batches_done as usize) {
+            let started = Instant::now();
+            let done = k as u64 + 1;
+            let loss = self.scorer.learn(&self.splits.train, rows, &mut self.batch, &mut self.seen)?;
+            if !loss.is_finite() {
+                return Err(TrainError::NonFinite { epoch, batch: done, loss });
+            }
+            let progress = &mut self.manifest.progress;
+            progress.batches_done = done;
+            progress.step += 1;
+            progress.samples += rows.len() as u64;
+            progress.train_seconds += started.elapsed().as_secs_f64();
+            observer.batch(epoch, done, total, loss);
+            let stop = observer.stop_requested();
+            if stop || (every > 0 && checkpoint.elapsed().as_secs() >= every) {
+                self.write_state()?;
+                self.dir.commit(&self.manifest)?;
+                checkpoint = Instant::now();
+            }
+            if stop {
+                return Err(TrainError::Interrupted { epoch });
+            }
+        }
+        self.end_epoch(epoch, observer)
+    }
+
+    fn end_epoch(&mut self, epoch: u32, observer: &mut dyn Observer) -> Result<()> {
+        let no_rows = || model_error(self.dir.path(), "no training rows");
+        let train = self.seen.metrics().ok_or_else(no_rows)?;
+        self.seen = Predictions::default();
+        let validation = self.scorer.score(&self.splits.validation, &mut self.batch)?.metrics();
+        let progress = &mut self.manifest.progress;
+        let before = progress.history.iter().fold((0.0, 0), |sum, r| (sum.0 + r.seconds, sum.1 + r.train.samples));
+        let seconds = progress.train_seconds - before.0;
+        let samples_per_second = rate(progress.samples - before.1, seconds);
+        let select = self.manifest.config.train.select;
+        let best_before = progress.history.iter().rev().find(|record| record.best);
+        let best = match (&validation, best_before.and_then(|record| record.validation.as_ref())) {
+            (Some(now), Some(before)) => is_better(select, now, before),
+            _ => true,
+        };
+        let record = EpochRecord { epoch, step: progress.step, train, validation, best, seconds, samples_per_second };
+        observer.epoch(&record);
+        progress.epochs_done = epoch;
+        progress.batches_done = 0;
+        if best {
+            progress.best_epoch = epoch;
+            let tensors = self.scorer.model.tensors()?;
+            self.dir.write_tensors(&mut self.manifest, "best", &tensors)?;
+        }
+        self.append_metrics(&serde_json::to_value(&record).unwrap_or_default())?;
+        self.manifest.progress.history.push(record);
+        self.write_state()?;
+        self.dir.commit(&self.manifest)
+    }
+
+    fn finish(mut self) -> Result<Outcome> {
+        let best = self.dir.read_tensors(&self.manifest, "best")?;
+        self.scorer.model.load(&best)?;
+        let test = self.scorer.score(&self.splits.test, &mut self.batch)?;
+        let progress = &self.manifest.progress;
+        let outcome = Outcome {
+            test: test.metrics(),
+            best_epoch: progress.best_epoch,
+            train_seconds: progress.train_seconds,
+            samples_per_second: rate(progress.samples, progress.train_seconds),
+        };
+        write_report(&self.dir, &self.manifest, &outcome, &test)?;
+        if !self.manifest.progress.finished {
+            self.append_metrics(&serde_json::to_value(&outcome).unwrap_or_default())?;
+            self.manifest.progress.finished = true;
+            // What the optimizers remember serves nothing any more.
+            self.manifest.files.remove("state");
+            self.dir.commit(&self.manifest)?;
+        }
+        Ok(outcome)
+    }
+
+    /// Writes all that `--resume` needs, to take effect with the next commit.
+    fn write_state(&mut self) -> Result<()> {
+        let mut tensors = self.scorer.model.tensors()?;
+        tensors.extend(self.scorer.model.optimizer_tensors()?);
+        tensors.extend(self.seen.export());
+        self.dir.write_tensors(&mut self.manifest, "state", &tensors)
+    }
+
+    fn metrics_file(&self) -> PathBuf {
+        self.dir.file("metrics.jsonl")
+    }
+
+    /// Cuts off what was written after the checkpoint that this run goes on from.
+    fn cut_metrics_file(&self) -> Result<()> {
+        let path = self.metrics_file();
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let cut = file.and_then(|file| file.set_len(self.manifest.progress.metrics_bytes));
+        cut.map_err(io_error("write", &path))
+    }
+
+    fn append_metrics(&mut self, line: &serde_json::Value) -> Result<()> {
+        let path = self.metrics_file();
+        let line = format!("{line}\n");
+        let append = || {
+            let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
+            file.write_all(line.as_bytes())?;
+            file.sync_all()
+        };
+        append().map_err(io_error("write", &path))?;
+        self.manifest.progress.metrics_bytes += line.len() as u64;
+        Ok(())
+    }
+}
+
+fn rate(samples: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { samples as f64 / seconds } else { 0.0 }
+}
+
+fn is_better(select: Selection, now: &Metrics, before: &Metrics) -> bool {
+    match select {
+        Selection::Logloss => now.logloss < before.logloss,
+        Selection::Auc => now.auc > before.auc,
+    }
+}
+
+impl Predictions {
+    /// As tensors, to go into a checkpoint.
+    fn export(&self) -> [NamedTensor; 2] {
+        let (probabilities, labels) = self.parts();
+        let tensor = |name: &str, values: &[f32]| NamedTensor::new(name.to_owned(), vec![values.len()], values);
+        [tensor("epoch.probabilities", probabilities), tensor("epoch.labels", labels)]
+    }
+
+    /// What [`Self::export`] wrote.
+    fn import(source: &impl TensorSource) -> Self {
+        let read = |name| source.tensor(name).map_or(Vec::new(), |(_, _, bytes)| bytemuck::pod_collect_to_vec(bytes));
+        let (probabilities, labels): (Vec<f32>, Vec<f32>) = (read("epoch.probabilities"), read("epoch.labels"));
+        let mut predictions = Self::default();
+        predictions.extend(&probabilities, &labels);
+        predictions
+    }
+}
