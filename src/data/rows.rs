@@ -120,13 +120,13 @@ impl<'a> Rows<'a> {
     /// Goes on to the next row; false after the last one.
     pub(crate) fn advance(&mut self) -> Result<bool> {
         loop {
-            if let Some(file) = &mut self.file {
-                if file.records.advance()? {
-                    file.has_rows = true;
-                    self.next_row += 1;
-                    self.complete()?;
-                    return Ok(true);
-                }
+            if let Some(file) = &mut self.file
+                && file.records.advance()?
+            {
+                file.has_rows = true;
+                self.next_row += 1;
+                self.complete()?;
+                return Ok(true);
             }
             if let Some(OpenFile { name: file, has_rows: false, .. }) = self.file.take() {
                 return Err(DataError::EmptyFile { file, reason: "there is no row to read" });

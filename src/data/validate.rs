@@ -128,7 +128,7 @@ fn dense(dense: &Dense) -> Result<(), String> {
     if let Some((_, transform)) = dense.transform.iter().enumerate().find(fitted) {
         return Err(format!("transform: {transform:?} is fitted to the data, so that it must come last"));
     }
-    if matches!(dense.missing, Missing::Value(x) if !(x.abs() <= MAX_NUMBER)) {
+    if matches!(dense.missing, Missing::Value(x) if !x.is_finite() || x.abs() > MAX_NUMBER) {
         return Err("missing: must be a finite number".into());
     }
     if dense.bins == 1 || dense.bins > MAX_BINS {
@@ -154,5 +154,71 @@ fn categorical(categorical: &Categorical) -> Result<(), String> {
         }
         (None, Some(0)) => Err("min_count: must be at least 1".into()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(toml: &str) -> DataConfig {
+        toml::from_str(toml).unwrap()
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        let fault = |toml: &str| config(&format!("train = 'f.csv'\n{toml}")).validate().unwrap_err().to_string();
+        for (toml, expected) in [
+            ("", "data.label: missing"),
+            ("label = 'y'", "data.dense: nothing to read"),
+            ("label = 'y > 1'\ndense = [{ column = 'y' }]", "data.label: column \"y\" is a feature too"),
+            ("validation = 'g'\nlabel = 'y'", "data.validation: only has a meaning with split = { by = \"file\" }"),
+            ("split = { by = 'file' }", "data.validation: missing"),
+            (
+                "split = { by = 'hash', test = 0.5, validation = 0.5 }",
+                "data.split: validation = 0.5 and test = 0.5 must be",
+            ),
+            ("split = { by = 'time', column = 't', test = nan }", "data.split: "),
+            ("delimiter = 'é'", "data.delimiter: 'é' cannot delimit fields"),
+            ("criteo = { hash = 3 }", "data.criteo: only has a meaning"),
+            ("format = 'criteo'\ndelimiter = ','", "data.delimiter: "),
+            ("label = 'y'\ndense = [{ column = 'x' }, { column = 'z', bins = 1 }]", "data.dense[1]: bins = 1"),
+            (
+                "label = 'y'\ndense = [{ column = 'x', transform = ['zscore', 'log1p'] }]",
+                "data.dense[0]: transform: Zscore",
+            ),
+            ("label = 'y'\ndense = [{ column = 'x', missing = inf }]", "data.dense[0]: missing"),
+            (
+                "label = 'y'\ncategorical = [{ column = 'c', hash = 5, min_count = 2 }]",
+                "data.categorical[0]: hash and min_count",
+            ),
+            ("label = 'y'\ncategorical = [{ column = 'c', separator = '' }]", "data.categorical[0]: separator"),
+            ("label = 'y'\ncategorical = [{ column = 'c', unknown = 'drop' }]", "data.categorical[0]: unknown"),
+            ("label = 'y'\nderive = [{ name = 'd', from = 'c', pattern = '(' }]", "data.derive[0].pattern: "),
+            (
+                "label = 'y'\nderive = [{ name = 'd', from = 'd', pattern = 'x' }]",
+                "data.derive[0].from: \"d\" is not derived before",
+            ),
+            (
+                "label = 'y'\nderive = [{ name = 'd', from = 'c', pattern = 'x', bucket = 0 }]",
+                "data.derive[0].bucket: ",
+            ),
+        ] {
+            let message = fault(toml);
+            assert!(message.starts_with(expected), "{toml}: {message}");
+        }
+        let unread = |toml: &str| toml::from_str::<DataConfig>(toml).unwrap_err().to_string();
+        assert!(unread("trian = 'f.csv'").contains("unknown field `trian`"));
+        assert!(unread("split = { by = 'file', seed = 1 }").contains("unknown field `seed`"));
+        assert!(unread("split = { by = 'hash', column = 't' }").contains("unknown field `column`"));
+        assert!(
+            unread("dense = [{ column = 'x', transform = 'zscor' }]")
+                .contains("unknown variant `zscor`, expected one of")
+        );
+        assert!(
+            unread("dense = [{ column = 'x', missing = 'median' }]")
+                .contains("\"mean\", \"zero\", \"error\" or a number")
+        );
+        assert!(unread("join = [{ path = 'm', on = { left = 'a' } }]").contains("a column, or { left ="));
     }
 }

@@ -24,7 +24,8 @@ impl LossOps for Cpu {
 /// The loss of one sample, and its derivative with respect to the logit.
 fn sample(loss: Loss, threshold: f64, z: f64, y: f64) -> (f64, f64) {
     let p = 1.0 / (1.0 + (-z).exp());
-    let clamped = threshold > 0.0 && !(threshold..=1.0 - threshold).contains(&p);
+    // A NaN is not clamped: its gradient is one, too.
+    let clamped = threshold > 0.0 && (p < threshold || p > 1.0 - threshold);
     match loss {
         Loss::Mse => {
             let q = if clamped { p.clamp(threshold, 1.0 - threshold) } else { p };
