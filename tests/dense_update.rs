@@ -56,7 +56,7 @@ fn steps_are_right<B: Backend>(device: &B) {
                 let (got, got_state) = step(device, rule, max_gradient, &grad, &parameters, &state);
                 let grad: Vec<Approx> = exact(&grad).into_iter().map(|g| g.clamp(max_gradient)).collect();
                 let (mut want, [mut first, mut second]) = (exact(&parameters), state.each_ref().map(|s| exact(s)));
-                reference::optimize(&dense, &grad, &mut want, &mut first, &mut second);
+                reference::optimize(&dense, reference::Betas::Exact, &grad, &mut want, &mut first, &mut second);
                 assert_close(&what, &got, &want);
                 assert_close(&format!("{what}, first state"), &got_state[0], &first);
                 assert_close(&format!("{what}, second state"), &got_state[1], &second);
@@ -78,7 +78,7 @@ fn many_steps_are_right<B: Backend>(device: &B) {
             (parameters, state) = step(device, rule, None, &grad, &parameters, &state);
             let dense = UpdateRule { step: number, ..dense };
             // The errors of one step go into the next.
-            reference::optimize(&dense, &exact(&grad), &mut want, &mut first, &mut second);
+            reference::optimize(&dense, reference::Betas::Exact, &exact(&grad), &mut want, &mut first, &mut second);
             assert_close(&format!("{rule:?}"), &parameters, &want);
         }
     }

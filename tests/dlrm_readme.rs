@@ -120,7 +120,7 @@ fn train(order: PairOrder) -> ([f64; 3], Vec<NamedTensor>) {
         features: [0, 1, 2].map(|table| feature(table, Pooling::Sum)).to_vec(),
         table_dtype: DType::F32,
         table_init: TableInit::InverseRoot,
-        interaction: Interaction::Dot { order, include_self: false, pad_to: 1 },
+        interaction: Interaction::Dot { order, include_self: false, append_sparse: false, pad_to: 1 },
         top_mlp: vec![4, 2, 1],
         loss: Loss::Mse,
         loss_threshold: 0.0,
@@ -153,13 +153,21 @@ fn replay() -> ([f64; 3], Model) {
         top: (0..3).map(|k| layer("top_mlp", k)).collect(),
         tables: PARAMETERS[..3].iter().flat_map(|table| exact(table.2)).collect(),
         table_state: [vec![], vec![]],
-        interaction: Interaction::Dot { order: PairOrder::LowerTriangle, include_self: false, pad_to: 1 },
+        interaction: Interaction::Dot {
+            order: PairOrder::LowerTriangle,
+            include_self: false,
+            append_sparse: false,
+            pad_to: 1,
+        },
         loss: Loss::Mse,
         threshold: 0.0,
     };
     let rule = UpdateRule::new(Optimizer::Sgd, LEARNING_RATE);
-    let losses =
-        batches().map(|batch| model.train_step(&rule, &batch.dense, &batch.case, &batch.labels).mean_loss.value);
+    let losses = batches().map(|batch| {
+        let pass = model.train_step(&rule, &batch.dense, &batch.case, &batch.labels);
+        model.forget_errors();
+        pass.mean_loss.value
+    });
     (losses, model)
 }
 

@@ -213,6 +213,10 @@ struct Given<B: Backend> {
     grad: B::Buffer<f32>,
 }
 
+/// What spoils an argument.
+type SpoilForward<'s, B> = &'s dyn for<'a> Fn(&mut Forward<'a, B, f32, i64>, &'a Given<B>);
+type SpoilGrad<'s, B> = &'s dyn for<'a> Fn(&mut WeightGrad<'a, B, f32, i64>, &'a Given<B>);
+
 /// Each wrong argument gives an error that names it, and nothing is written.
 fn wrong_shapes_are_errors<B: Backend>(device: &B) {
     let layout = (&[(4, 2), (3, 5)][..], &[feature(0, Pooling::Sum), feature(1, Pooling::Mean)][..]);
@@ -225,7 +229,7 @@ fn wrong_shapes_are_errors<B: Backend>(device: &B) {
     let output = Grid::<f32>::poisoned(3, 7, 0);
     let argmax = Grid::<u32>::poisoned(3, 7, 0);
     let (mut output_buffer, mut argmax_buffer) = (output.upload(device), argmax.upload(device));
-    let mut check = |spoil: &dyn for<'a> Fn(&mut Forward<'a, B, f32, i64>, &'a Given<B>), text: &str| {
+    let mut check = |spoil: SpoilForward<'_, B>, text: &str| {
         let mut forward = Forward {
             tables: &given.bags.tables,
             weights: B::view(&given.weights),
@@ -253,7 +257,7 @@ fn wrong_shapes_are_errors<B: Backend>(device: &B) {
     check(&|f, _| f.argmax.as_mut().unwrap().rows = 4, "argmax.rows is 4, but must be 3");
 
     let mut out = upload(device, &poisoned::<f32>(8));
-    let mut check = |spoil: &dyn for<'a> Fn(&mut WeightGrad<'a, B, f32, i64>, &'a Given<B>), text: &str| {
+    let mut check = |spoil: SpoilGrad<'_, B>, text: &str| {
         let mut op = WeightGrad {
             tables: &given.bags.tables,
             weights: B::view(&given.weights),

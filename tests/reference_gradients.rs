@@ -105,7 +105,7 @@ fn interactions() {
         (PairOrder::UpperTriangle, false, false),
         (PairOrder::UpperTriangle, true, true),
     ] {
-        let interaction = Interaction::Dot { order, include_self, pad_to: 4 };
+        let interaction = Interaction::Dot { order, include_self, append_sparse: has_dense == include_self, pad_to: 4 };
         let forward = |x: &[f64]| reference::dots(interaction, &exactly(x), dim, has_dense);
         let grad = coarse(forward(&features).len(), 2);
         let got = reference::dots_backward(interaction, &exactly(&features), dim, has_dense, &exactly(&grad));

@@ -82,7 +82,14 @@ fn updates<B: Backend, E: Stored, I: Id>(device: &B) {
             let what = format!("{}, {:?}, {:?}", case.name, rule.optimizer, rule.weight_decay);
             let state = state_values(rule.optimizer, case.num_rows(), case.num_weights());
             let (mut want, [mut first, mut second]) = (exact(&weights), state.each_ref().map(|s| exact(s)));
-            reference::apply_rows(&case, &rule, &backward.expected, &mut want, &mut first, &mut second);
+            reference::apply_rows(
+                &case,
+                (&rule, reference::Betas::Exact),
+                &backward.expected,
+                &mut want,
+                &mut first,
+                &mut second,
+            );
             let (got, got_state) = backward.update(device, &case, rule, &weights, &state);
             assert_close(&what, &got, &want);
             assert_close(&format!("{what}, first state"), &got_state[0], &first);
@@ -135,6 +142,7 @@ fn reduce_and_apply_are_update<B: Backend>(device: &B) {
                 tables: &backward.bags.tables,
                 grad: &grad,
                 rule,
+                decay_scale: None,
                 weights: B::view_mut(&mut weights),
                 state: state.view_mut(rule.optimizer),
             };

@@ -108,6 +108,7 @@ fn apply_and_update_name_what_is_wrong<B: Backend>(device: &B) {
             tables,
             grad: &grad,
             rule,
+            decay_scale: None,
             weights: B::view_mut(&mut weights),
             state: OptimizerStateMut::SumOfSquares(B::view_mut(&mut state)),
         };
@@ -116,6 +117,7 @@ fn apply_and_update_name_what_is_wrong<B: Backend>(device: &B) {
         let update = Update {
             source: backward.source(),
             rule,
+            decay_scale: None,
             weights: B::view_mut(&mut weights),
             state: OptimizerStateMut::SumOfSquares(B::view_mut(&mut state)),
             workspace: B::view_mut(&mut workspace),
@@ -132,15 +134,18 @@ fn apply_and_update_name_what_is_wrong<B: Backend>(device: &B) {
         let mut source = backward.source();
         spoil(&mut source, &spare);
         let (weights, workspace) = (B::view_mut(&mut weights), B::view_mut(&mut workspace));
-        let text =
-            message(Update { source, rule: sgd, weights, state: OptimizerStateMut::None, workspace }.run(device));
+        let text = message(
+            Update { source, rule: sgd, decay_scale: None, weights, state: OptimizerStateMut::None, workspace }
+                .run(device),
+        );
         assert!(text.starts_with(&format!("sparse_update.update: {want}")), "{text}");
     }
     if words > 0 {
         let mut workspace = upload(device, &poisoned::<u64>(words - 1));
         let (view, workspace) = (B::view_mut(&mut weights), B::view_mut(&mut workspace));
         let (source, state) = (backward.source(), OptimizerStateMut::None);
-        let text = message(Update { source, rule: sgd, weights: view, state, workspace }.run(device));
+        let text =
+            message(Update { source, rule: sgd, decay_scale: None, weights: view, state, workspace }.run(device));
         assert!(text.starts_with("sparse_update.update: workspace holds"), "{text}");
     }
     assert_same_bits("weights", &download(device, &weights), &poisoned(elements));

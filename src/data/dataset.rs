@@ -107,6 +107,14 @@ impl Dataset {
         self.gather_rows(rows.iter().map(|&row| row as usize), batch);
     }
 
+    /// How often each id of a feature occurs, for ids below `num_embeddings`.
+    pub fn id_counts(&self, feature: usize, num_embeddings: usize) -> Vec<u32> {
+        let mut counts = vec![0; num_embeddings];
+        let (Column::Single(ids) | Column::Bags { ids, .. }) = &self.columns[feature];
+        ids.iter().for_each(|&id| counts[id as usize] += 1);
+        counts
+    }
+
     /// Fills `batch` with all rows.
     pub(super) fn gather_all(&self, batch: &mut Batch) {
         self.gather_rows(0..self.len(), batch);

@@ -25,6 +25,8 @@ pub struct EncodedFeature {
     pub num_embeddings: usize,
     /// How the rows of a bag become one vector.
     pub pooling: Pooling,
+    /// Whether a row of data may have any number of ids, and not just one.
+    pub multi_valued: bool,
 }
 
 /// Everything learned from the training rows, with the settings and side tables that it needs to encode raw text anywhere.
@@ -162,12 +164,14 @@ pub(super) fn features_of(
         name: config.column.clone(),
         num_embeddings: encoding.num_embeddings(),
         pooling: config.pooling,
+        multi_valued: config.separator.is_some(),
     });
     let binned = config.dense.iter().zip(dense).filter(|(config, _)| config.bins > 0);
     let bins = binned.map(|(config, encoding)| EncodedFeature {
         name: format!("{}.bins", config.column),
         num_embeddings: encoding.num_bin_rows(),
         pooling: Pooling::Sum,
+        multi_valued: false,
     });
     let mut features: Vec<EncodedFeature> = categorical.chain(bins).collect();
     let mut taken = HashSet::new();

@@ -6,7 +6,7 @@ use crate::error::{Result, invalid};
 use crate::ops::{Feature, Interaction, Loss, Table, TableBatch};
 
 /// The shape of a model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
 pub struct DlrmConfig {
     /// The number of dense features, at least 1.

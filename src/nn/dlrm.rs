@@ -1,12 +1,13 @@
 //! The deep-learning recommendation model of Naumov et al. (2019): a bottom MLP for the dense features, embedding bags for the sparse
 //! ones, their interaction, and a top MLP that ends in one logit.
 
+use super::average::Averages;
 use super::buffers::{BackwardBuffers, BatchView, Buffers, logits, pooled_matrix, pooled_matrix_mut};
 use super::config::DlrmConfig;
 use super::embedding::EmbeddingBagCollection;
 use super::mlp::{BackwardPass, Mlp};
 use super::optimizer::{OptimizerState, Optimizers};
-use super::tensors::{NamedTensor, TensorSource, read};
+use super::tensors::{NamedTensor, Prefixed, TensorSource, read};
 use crate::dtype::Index;
 use crate::error::{Result, expect_size, invalid};
 use crate::ops::index_sort::{Sort, SortedIndices};
@@ -17,6 +18,8 @@ use crate::ops::{Accum, Activation, Backend, Extent, Matrix, MatrixMut, dense_up
 use crate::philox::Philox;
 
 const OP: &str = "Dlrm";
+/// What stands before the names of averages.
+const AVERAGE: &str = "average.";
 
 /// A model on a backend.
 ///
@@ -30,6 +33,7 @@ pub struct Dlrm<D: Backend> {
     /// The parameters of both MLPs.
     parameters: D::Buffer<f32>,
     training: Option<Training<D>>,
+    averages: Option<Averages<D>>,
     buffers: Buffers<D>,
 }
 
@@ -62,7 +66,7 @@ impl<D: Backend> Dlrm<D> {
         device.upload(&values, D::view_mut(&mut parameters))?;
         let embedding = EmbeddingBagCollection::new(&device, tables, config.table_dtype, config.table_init, seed)?;
         let buffers = Buffers::new(&device, &config, (&bottom, &top), &embedding, (0, 0), false)?;
-        Ok(Self { device, config, bottom, top, embedding, parameters, training: None, buffers })
+        Ok(Self { device, config, bottom, top, embedding, parameters, training: None, averages: None, buffers })
     }
 
     /// The shape of the model.
@@ -103,6 +107,36 @@ impl<D: Backend> Dlrm<D> {
         Ok(())
     }
 
+    /// From now on the weight decay of a table row is multiplied by the entry of its linear row number (rows counted through all tables).
+    ///
+    /// # Errors
+    /// Not one entry for each row; those of [`Device::alloc`](crate::ops::Device::alloc).
+    pub fn scale_table_decay(&mut self, scale: &[f32]) -> Result<()> {
+        self.embedding.scale_decay(&self.device, scale)
+    }
+
+    /// Keeps a moving average of all parameters from now on: after each step, `average += (1 - decay) (parameter - average)`. The decay begins lower,
+    /// as `(1 + t) / (5 + t)` at step `t`. Costs a pass over all parameters in each step, and their memory once more.
+    ///
+    /// # Errors
+    /// Tables that are not of single precision; those of [`Device::alloc`](crate::ops::Device::alloc).
+    pub fn average_with(&mut self, decay: f32) -> Result<()> {
+        self.averages = Some(Averages::new(&self.device, decay, &self.parameters, &self.embedding)?);
+        Ok(())
+    }
+
+    /// Exchanges the parameters with their averages, if there are any: to predict with the averages or to save them. Exchange them back
+    /// before the next step.
+    ///
+    /// # Errors
+    /// None, once [`Self::average_with`] has succeeded.
+    pub fn swap_averages(&mut self) -> Result<()> {
+        match &mut self.averages {
+            Some(averages) => averages.swap(&mut self.parameters, &mut self.embedding),
+            None => Ok(()),
+        }
+    }
+
     /// The number of steps taken since [`Self::optimize_with`].
     pub fn step(&self) -> u64 {
         self.training.as_ref().map_or(0, |training| training.step)
@@ -123,7 +157,8 @@ impl<D: Backend> Dlrm<D> {
         let BackwardBuffers { sorted, pooled, workspace, .. } = backward;
         let source = pooled_grad(tables, &batch, training, sorted, pooled, argmax.as_ref());
         rows.update(device, source, rule, D::view_mut(workspace))?;
-        dense_step(device, training, parameters)
+        dense_step(device, training, parameters)?;
+        self.average_step()
     }
 
     /// Runs forward and backward. The mean loss is left for [`Self::last_loss`], the gradients of the layers for [`Self::layer_grads`] and
@@ -210,7 +245,16 @@ impl<D: Backend> Dlrm<D> {
         let (training, _) = trainable(&mut self.training, &mut self.buffers.backward)?;
         let rule = training.optimizers.tables.rule(training.step + 1, training.optimizers.schedule);
         self.embedding.split_mut().1.apply(&self.device, grad, rule)?;
-        dense_step(&self.device, training, &mut self.parameters)
+        dense_step(&self.device, training, &mut self.parameters)?;
+        self.average_step()
+    }
+
+    fn average_step(&mut self) -> Result<()> {
+        let step = self.step();
+        match &mut self.averages {
+            Some(averages) => averages.update(&self.device, step, &self.parameters, &self.embedding),
+            None => Ok(()),
+        }
     }
 
     /// The mean loss of the last step's batch, before the step. Waits for the device.
@@ -326,6 +370,35 @@ impl<D: Backend> Dlrm<D> {
             self.embedding.export_state(&self.device, &mut tensors)?;
         }
         Ok(tensors)
+    }
+
+    /// The averages of all parameters, named as these with `average.` before; empty without averages.
+    ///
+    /// # Errors
+    /// Those of [`Device::download`](crate::ops::Device::download).
+    pub fn average_tensors(&mut self) -> Result<Vec<NamedTensor>> {
+        if self.averages.is_none() {
+            return Ok(Vec::new());
+        }
+        self.swap_averages()?;
+        let tensors = self.tensors();
+        self.swap_averages()?;
+        let named = |tensor: NamedTensor| NamedTensor { name: format!("{AVERAGE}{}", tensor.name), ..tensor };
+        Ok(tensors?.into_iter().map(named).collect())
+    }
+
+    /// Takes over the averages, if there are any. After [`Self::average_with`].
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_averages(&mut self, source: &(impl TensorSource + ?Sized)) -> Result<()> {
+        if self.averages.is_none() {
+            return Ok(());
+        }
+        self.swap_averages()?;
+        let loaded = self.load(&Prefixed { source, prefix: AVERAGE });
+        self.swap_averages()?;
+        loaded
     }
 
     /// Takes over all parameters.

@@ -3,7 +3,7 @@
 use super::optimizer::OptimizerState;
 use super::tensors::{NamedTensor, TensorSource, read};
 use crate::dtype::{DType, Element, Index, bf16, f16};
-use crate::error::Result;
+use crate::error::{Error, Result, expect_size};
 use crate::ops::sparse_update::{self, PooledGrad, SparseGrad};
 use crate::ops::{Backend, Bags, Device, Matrix, MatrixMut, OptimizerStateMut, TableBatch, UpdateRule, embedding_bag};
 use crate::philox::Philox;
@@ -13,6 +13,7 @@ pub struct EmbeddingBagCollection<D: Backend> {
     tables: D::Tables,
     weights: Weights<D>,
     state: Option<OptimizerState<D>>,
+    decay_scale: Option<D::Buffer<f32>>,
 }
 
 /// The weights of all tables: the element type is known at run time only.
@@ -60,7 +61,7 @@ impl<D: Backend> EmbeddingBagCollection<D> {
             DType::BF16 => Weights::BF16(device.alloc(len)?),
         };
         with_weights!(&mut weights, buffer => fill(device, &tables, buffer, init, seed)?);
-        Ok(Self { tables: device.tables(tables)?, weights, state: None })
+        Ok(Self { tables: device.tables(tables)?, weights, state: None, decay_scale: None })
     }
 
     /// The tables and features.
@@ -77,6 +78,26 @@ impl<D: Backend> EmbeddingBagCollection<D> {
         }
     }
 
+    /// The weights, if they are of single precision, as averaging needs them.
+    pub(super) fn f32_weights(&self) -> Result<&D::Buffer<f32>> {
+        match &self.weights {
+            Weights::F32(buffer) => Ok(buffer),
+            _ => Err(self.not_f32()),
+        }
+    }
+
+    pub(super) fn f32_weights_mut(&mut self) -> Result<&mut D::Buffer<f32>> {
+        let error = self.not_f32();
+        match &mut self.weights {
+            Weights::F32(buffer) => Ok(buffer),
+            _ => Err(error),
+        }
+    }
+
+    fn not_f32(&self) -> Error {
+        Error::DTypeMismatch { tensor: "tables (to be averaged)".into(), expected: DType::F32, got: self.dtype() }
+    }
+
     /// Forgets what an optimizer remembered, and makes room for what `optimizer` will.
     ///
     /// # Errors
@@ -85,6 +106,16 @@ impl<D: Backend> EmbeddingBagCollection<D> {
         let tables = self.tables.as_ref();
         self.state = Some(OptimizerState::new(device, optimizer, tables.num_rows(), tables.num_weights())?);
         Ok(())
+    }
+
+    /// From now on the weight decay of a row is multiplied by the entry of its linear row number.
+    ///
+    /// # Errors
+    /// Not one entry for each row; those of [`Device::alloc`].
+    pub fn scale_decay(&mut self, device: &D, scale: &[f32]) -> Result<()> {
+        expect_size("EmbeddingBagCollection", "scale", scale.len(), self.tables.as_ref().num_rows())?;
+        let buffer = self.decay_scale.insert(device.alloc(scale.len())?);
+        device.upload(scale, D::view_mut(buffer))
     }
 
     /// See [`embedding_bag::Forward`].
@@ -123,7 +154,9 @@ impl<D: Backend> EmbeddingBagCollection<D> {
 
     /// The tables and features, and apart from them what an update changes.
     pub fn split_mut(&mut self) -> (&D::Tables, RowsMut<'_, D>) {
-        (&self.tables, RowsMut { tables: &self.tables, weights: &mut self.weights, state: &mut self.state })
+        let Self { tables, weights, state, decay_scale } = self;
+        let decay_scale = decay_scale.as_ref().map(D::view);
+        (tables, RowsMut { tables, weights, state, decay_scale })
     }
 
     pub(crate) fn export(&self, device: &D, tensors: &mut Vec<NamedTensor>) -> Result<()> {
@@ -156,6 +189,7 @@ pub struct RowsMut<'a, D: Backend> {
     tables: &'a D::Tables,
     weights: &'a mut Weights<D>,
     state: &'a mut Option<OptimizerState<D>>,
+    decay_scale: Option<D::Slice<'a, f32>>,
 }
 
 impl<'a, D: Backend> RowsMut<'a, D> {
@@ -170,9 +204,10 @@ impl<'a, D: Backend> RowsMut<'a, D> {
         rule: UpdateRule,
         workspace: D::SliceMut<'a, u64>,
     ) -> Result<()> {
-        let state = view_state(self.state, rule);
-        with_weights!(self.weights, buffer => {
-            sparse_update::Update { source, rule, weights: D::view_mut(buffer), state, workspace }.run(device)
+        let Self { tables: _, weights, state, decay_scale } = self;
+        let state = view_state(state, rule);
+        with_weights!(weights, buffer => {
+            sparse_update::Update { source, rule, decay_scale, weights: D::view_mut(buffer), state, workspace }.run(device)
         })
     }
 
@@ -181,9 +216,10 @@ impl<'a, D: Backend> RowsMut<'a, D> {
     /// # Errors
     /// Those of the op.
     pub fn apply(self, device: &D, grad: &'a SparseGrad<D>, rule: UpdateRule) -> Result<()> {
-        let state = view_state(self.state, rule);
-        with_weights!(self.weights, buffer => {
-            sparse_update::Apply { tables: self.tables, grad, rule, weights: D::view_mut(buffer), state }.run(device)
+        let Self { tables, weights, state, decay_scale } = self;
+        let state = view_state(state, rule);
+        with_weights!(weights, buffer => {
+            sparse_update::Apply { tables, grad, rule, decay_scale, weights: D::view_mut(buffer), state }.run(device)
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The engine: layers, tables and optimizers put together into a model that can be trained.
 
+mod average;
 mod buffers;
 mod config;
 mod dlrm;

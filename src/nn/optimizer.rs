@@ -68,15 +68,17 @@ pub struct Schedule {
     pub warmup_steps: u64,
     /// The step at which decay begins.
     pub decay_start: u64,
-    /// From there on the rate is `base (1 - k / decay_steps)^power` after `k` steps, and stays at the floor; 0 for no decay.
+    /// From there on the rate is `base (floor + (1 - floor) (1 - k / decay_steps)^power)` after `k` steps, and then stays; 0 for no decay.
     pub decay_steps: u64,
     /// The power of the decay.
     pub power: f32,
+    /// The share of the base rate that is left at the end.
+    pub floor: f32,
 }
 
 impl Schedule {
-    /// No decayed rate falls below this.
-    pub const FLOOR: f32 = 1e-7;
+    /// No decayed rate falls below this, unless the base rate does.
+    pub const LEAST: f32 = 1e-7;
 
     /// The learning rate of step `step`, from 1.
     pub fn learning_rate(&self, base: f32, step: u64) -> f32 {
@@ -87,13 +89,15 @@ impl Schedule {
             return base;
         }
         let left = self.decay_steps.saturating_sub(step - self.decay_start) as f64 / self.decay_steps as f64;
-        (base * left.powf(f64::from(self.power)) as f32).max(Self::FLOOR.min(base))
+        let floor = f64::from(self.floor);
+        let share = floor + (1.0 - floor) * left.powf(f64::from(self.power));
+        (base * share as f32).max(Self::LEAST.min(base))
     }
 }
 
 impl Default for Schedule {
     fn default() -> Self {
-        Self { warmup_steps: 0, decay_start: 0, decay_steps: 0, power: 2.0 }
+        Self { warmup_steps: 0, decay_start: 0, decay_steps: 0, power: 2.0, floor: 0.0 }
     }
 }
 
@@ -150,9 +154,10 @@ mod tests {
 
     #[test]
     fn schedule_warms_up_holds_and_decays() {
-        let schedule = Schedule { warmup_steps: 4, decay_start: 10, decay_steps: 10, power: 2.0 };
-        let rates: Vec<f32> = [1, 3, 4, 9, 10, 15, 20, 99].map(|step| schedule.learning_rate(0.8, step)).to_vec();
-        assert_eq!(rates, [0.2, 0.6, 0.8, 0.8, 0.8, 0.2, Schedule::FLOOR, Schedule::FLOOR]);
+        let schedule = Schedule { warmup_steps: 4, decay_start: 10, decay_steps: 10, power: 2.0, floor: 0.0 };
+        let rates = |schedule: Schedule| [1, 3, 4, 9, 10, 15, 20, 99].map(|step| schedule.learning_rate(0.8, step));
+        assert_eq!(rates(schedule), [0.2, 0.6, 0.8, 0.8, 0.8, 0.2, Schedule::LEAST, Schedule::LEAST]);
+        assert_eq!(rates(Schedule { floor: 0.5, power: 1.0, ..schedule })[4..], [0.8, 0.6, 0.4, 0.4]);
         assert_eq!(Schedule::default().learning_rate(0.5, 1_000_000), 0.5);
     }
 }

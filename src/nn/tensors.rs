@@ -49,6 +49,18 @@ impl TensorSource for [NamedTensor] {
     }
 }
 
+/// The tensors of a source whose names begin with `prefix`, without it.
+pub(crate) struct Prefixed<'a, S: ?Sized> {
+    pub(crate) source: &'a S,
+    pub(crate) prefix: &'a str,
+}
+
+impl<S: TensorSource + ?Sized> TensorSource for Prefixed<'_, S> {
+    fn tensor(&self, name: &str) -> Option<(DType, &[usize], &[u8])> {
+        self.source.tensor(&format!("{}{name}", self.prefix))
+    }
+}
+
 /// The elements of a tensor, checked to be what the model needs.
 pub(crate) fn read<E: Element>(source: &(impl TensorSource + ?Sized), name: &str, shape: &[usize]) -> Result<Vec<E>> {
     let (dtype, got, bytes) = source.tensor(name).ok_or_else(|| Error::TensorMissing { name: name.into() })?;

@@ -6,11 +6,12 @@
 //! - [`PairOrder::LowerTriangle`]: (1,0), (2,0), (2,1), … (facebookresearch/dlrm, NVIDIA, HugeCTR);
 //! - [`PairOrder::UpperTriangle`]: (0,1), (0,2), …, (1,2), … (TorchRec);
 //!
-//! with (i,i) in its place if `include_self`, and zeros up to a multiple of `pad_to` columns. [`Interaction::Cat`] gives `x₀ … x_{F-1}` side
+//! with (i,i) in its place if `include_self`; then, if `append_sparse`, all features but the dense vector as they are; then zeros up to a
+//! multiple of `pad_to` columns. [`Interaction::Cat`] gives `x₀ … x_{F-1}` side
 //! by side.
 //!
 //! Backward, with `g` the gradient of the output: `dL/dxᵢ = Σⱼ gᵢⱼ xⱼ` over the other member of each pair of `i` (twice `gᵢᵢ xᵢ` for
-//! (i,i)), and for the dense vector its own columns of `g` besides.
+//! (i,i)), and for vectors that stand in the output themselves their own columns of `g` besides.
 //!
 //! **Numerics.** `f32` throughout. The error of a dot product is at most `γ_D Σ|xᵢ xⱼ|`, that of a gradient element at most `γ_{F+1}` times the sum
 //! of the absolute terms, in any order of summation.
@@ -44,6 +45,9 @@ pub enum Interaction {
         /// Whether each feature also meets itself.
         #[cfg_attr(feature = "train", serde(default))]
         include_self: bool,
+        /// Whether the features but the dense vector also follow the pairs as they are.
+        #[cfg_attr(feature = "train", serde(default))]
+        append_sparse: bool,
         /// The output is padded with zeros to a multiple of this many columns; 1 for none.
         #[cfg_attr(feature = "train", serde(default = "one"))]
         pad_to: usize,
@@ -59,7 +63,7 @@ fn one() -> usize {
 
 impl Default for Interaction {
     fn default() -> Self {
-        Self::Dot { order: PairOrder::default(), include_self: false, pad_to: 1 }
+        Self::Dot { order: PairOrder::default(), include_self: false, append_sparse: false, pad_to: 1 }
     }
 }
 
@@ -77,8 +81,9 @@ impl Interaction {
     pub fn width(&self, has_dense: bool, num_sparse: usize, dim: usize) -> usize {
         let num_features = num_sparse + usize::from(has_dense);
         match self {
-            Self::Dot { pad_to, .. } => {
-                (dim * usize::from(has_dense) + self.num_pairs(num_features)).next_multiple_of((*pad_to).max(1))
+            Self::Dot { append_sparse, pad_to, .. } => {
+                let copied = dim * (usize::from(has_dense) + if *append_sparse { num_sparse } else { 0 });
+                (copied + self.num_pairs(num_features)).next_multiple_of((*pad_to).max(1))
             }
             Self::Cat => num_features * dim,
         }
@@ -340,8 +345,9 @@ mod tests {
 
     #[test]
     fn pair_orders() {
-        let pairs =
-            |order, include_self| Interaction::Dot { order, include_self, pad_to: 1 }.pairs(3).collect::<Vec<_>>();
+        let pairs = |order, include_self| {
+            Interaction::Dot { order, include_self, append_sparse: false, pad_to: 1 }.pairs(3).collect::<Vec<_>>()
+        };
         assert_eq!(pairs(PairOrder::LowerTriangle, false), [(1, 0), (2, 0), (2, 1)]);
         assert_eq!(pairs(PairOrder::LowerTriangle, true), [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]);
         assert_eq!(pairs(PairOrder::UpperTriangle, false), [(0, 1), (0, 2), (1, 2)]);
@@ -354,7 +360,7 @@ mod tests {
         for (order, include_self) in
             [PairOrder::LowerTriangle, PairOrder::UpperTriangle].into_iter().flat_map(|o| [(o, false), (o, true)])
         {
-            let interaction = Interaction::Dot { order, include_self, pad_to: 1 };
+            let interaction = Interaction::Dot { order, include_self, append_sparse: false, pad_to: 1 };
             for (position, (i, j)) in interaction.pairs(9).enumerate() {
                 assert_eq!(interaction.pair_position(9, i, j), position, "{interaction:?} ({i}, {j})");
                 assert_eq!(interaction.pair_position(9, j, i), position, "{interaction:?} ({j}, {i})");
@@ -364,11 +370,14 @@ mod tests {
 
     #[test]
     fn widths() {
-        let dot = |include_self, pad_to| Interaction::Dot { order: PairOrder::LowerTriangle, include_self, pad_to };
+        let order = PairOrder::LowerTriangle;
+        let dot = |include_self, pad_to| Interaction::Dot { order, include_self, append_sparse: false, pad_to };
         assert_eq!(dot(false, 1).width(true, 26, 64), 415);
         assert_eq!(dot(false, 8).width(true, 26, 128), 480);
         assert_eq!(dot(true, 1).width(true, 26, 64), 442);
         assert_eq!(dot(false, 1).width(false, 1, 64), 0);
+        let appended = Interaction::Dot { order, include_self: false, append_sparse: true, pad_to: 4 };
+        assert_eq!((appended.width(true, 2, 5), appended.width(false, 2, 5)), (20, 12));
         assert_eq!(Interaction::Cat.width(true, 6, 16), 112);
     }
 }

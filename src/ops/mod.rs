@@ -13,6 +13,7 @@ pub mod interaction;
 pub mod linear;
 pub mod loss;
 mod matrix;
+pub mod moving_average;
 pub(crate) mod optimizer;
 pub mod sparse_update;
 mod tables;
@@ -116,6 +117,7 @@ pub trait Backend:
     + linear::LinearOps
     + loss::LossOps
     + dense_update::DenseUpdateOps
+    + moving_average::MovingAverageOps
 {
 }
 
@@ -128,6 +130,8 @@ impl<D> Backend for D where
         + linear::LinearOps
         + loss::LossOps
         + dense_update::DenseUpdateOps
+        + moving_average::MovingAverageOps
+        + moving_average::MovingAverageOps
 {
 }
 

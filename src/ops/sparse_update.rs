@@ -215,6 +215,8 @@ pub struct Apply<'a, D: Device, E: Element> {
     pub grad: &'a SparseGrad<D>,
     /// The step.
     pub rule: UpdateRule,
+    /// If there, the weight decay of a row is multiplied by the entry of its linear row number: [`TableBatch::num_rows`] of them.
+    pub decay_scale: Option<D::Slice<'a, f32>>,
     /// All tables, one after another: [`TableBatch::num_weights`] elements.
     pub weights: D::SliceMut<'a, E>,
     /// What the optimizer remembers, for all tables, one after another.
@@ -236,7 +238,9 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
     /// # Errors
     /// Wrong shapes or a rule without meaning.
     pub fn validate(&self) -> Result<()> {
-        check_target::<D, E>("sparse_update.apply", self.tables.as_ref(), &self.rule, &self.weights, &self.state)
+        const OP: &str = "sparse_update.apply";
+        check_decay_scale::<D>(OP, self.tables.as_ref(), &self.decay_scale)?;
+        check_target::<D, E>(OP, self.tables.as_ref(), &self.rule, &self.weights, &self.state)
     }
 
     /// The least number of bytes if the gradient is full: it is read, weights and state are read and written.
@@ -257,6 +261,8 @@ pub struct Update<'a, D: Device, E: Element, I: Index> {
     pub source: PooledGrad<'a, D, I>,
     /// The step.
     pub rule: UpdateRule,
+    /// If there, the weight decay of a row is multiplied by the entry of its linear row number: [`TableBatch::num_rows`] of them.
+    pub decay_scale: Option<D::Slice<'a, f32>>,
     /// All tables, one after another: [`TableBatch::num_weights`] elements.
     pub weights: D::SliceMut<'a, E>,
     /// What the optimizer remembers, for all tables, one after another.
@@ -289,6 +295,7 @@ impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
         self.source.check(OP)?;
         let needed = Self::workspace_len(backend, self.source.tables.as_ref(), self.source.bags.num_indices());
         expect_at_least(OP, "workspace", self.workspace.extent(), needed)?;
+        check_decay_scale::<D>(OP, self.source.tables.as_ref(), &self.decay_scale)?;
         check_target::<D, E>(OP, self.source.tables.as_ref(), &self.rule, &self.weights, &self.state)
     }
 
@@ -312,6 +319,14 @@ fn looked_up<D: Device, I: Index>(source: &PooledGrad<'_, D, I>) -> usize {
 fn step_bytes<E: Element>(rule: &UpdateRule, rows: usize, elements: usize) -> usize {
     let state: usize = rule.optimizer.state_len(rows, elements).iter().sum();
     2 * (elements * size_of::<E>() + state * 4)
+}
+
+fn check_decay_scale<D: Device>(
+    op: &'static str,
+    tables: &TableBatch,
+    scale: &Option<D::Slice<'_, f32>>,
+) -> Result<()> {
+    scale.as_ref().map_or(Ok(()), |scale| expect_size(op, "decay_scale", scale.extent(), tables.num_rows()))
 }
 
 fn check_target<D: Device, E: Element>(

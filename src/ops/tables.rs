@@ -3,6 +3,7 @@
 use super::{Device, Extent};
 use crate::dtype::Index;
 use crate::error::{Result, expect_size, invalid};
+use crate::{Cpu, Jagged};
 
 /// How the rows of a bag become one vector. An empty bag gives zeros in every mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -209,6 +210,18 @@ impl<D: Device, I: Index> Clone for Bags<'_, D, I> {
     }
 }
 impl<D: Device, I: Index> Copy for Bags<'_, D, I> {}
+
+/// On the CPU, the bags of a checked batch are used where they lie.
+impl<'a, I: Index> From<&'a Jagged<I>> for Bags<'a, Cpu, I> {
+    fn from(bags: &'a Jagged<I>) -> Self {
+        Self {
+            batch_size: bags.batch_size(),
+            indices: bags.indices(),
+            offsets: bags.offsets(),
+            per_sample_weights: bags.per_sample_weights(),
+        }
+    }
+}
 
 impl<D: Device, I: Index> Bags<'_, D, I> {
     /// The same bags, borrowed for a shorter time.

@@ -8,7 +8,7 @@ use super::error::{Result, TrainError, io_error};
 use crate::data::{DataConfig, Encoder};
 use crate::dtype::DType;
 use crate::nn::{DlrmConfig, GroupOptimizer, Optimizers, Schedule, TableInit};
-use crate::ops::{Feature, Interaction, Loss, Optimizer, PairOrder, Rounding, Table, WeightDecay};
+use crate::ops::{Feature, Interaction, Loss, Optimizer, PairOrder, Pooling, Rounding, Table, WeightDecay};
 
 /// A configuration file: what to read, which model to build, how to train it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub struct ModelConfig {
     pub pair_order: PairOrder,
     /// Whether each feature also meets itself.
     pub include_self: bool,
+    /// Whether the pooled vectors also go to the top MLP as they are.
+    pub append_sparse: bool,
     /// The element type of the tables.
     pub table_dtype: DType,
     /// How the tables are filled before training.
@@ -63,8 +65,9 @@ impl Default for ModelConfig {
             interaction: InteractionKind::Dot,
             pair_order: PairOrder::LowerTriangle,
             include_self: false,
+            append_sparse: true,
             table_dtype: DType::F32,
-            table_init: TableInit::InverseRoot,
+            table_init: TableInit::Uniform(0.02),
         }
     }
 }
@@ -87,9 +90,12 @@ impl ModelConfig {
             table_dtype: self.table_dtype,
             table_init: self.table_init,
             interaction: match self.interaction {
-                InteractionKind::Dot => {
-                    Interaction::Dot { order: self.pair_order, include_self: self.include_self, pad_to: 1 }
-                }
+                InteractionKind::Dot => Interaction::Dot {
+                    order: self.pair_order,
+                    include_self: self.include_self,
+                    append_sparse: self.append_sparse,
+                    pad_to: 1,
+                },
                 InteractionKind::Cat => Interaction::Cat,
             },
             top_mlp: [self.top_mlp.as_slice(), &[1]].concat(),
@@ -118,7 +124,19 @@ pub struct TrainConfig {
     /// Probabilities are clamped to `[threshold, 1 - threshold]` in the loss; 0 for no clamp.
     pub loss_threshold: f32,
     /// Learning rates over time.
-    pub schedule: Schedule,
+    pub schedule: ScheduleConfig,
+    /// If not 0, a moving average of all parameters is kept, with this decay, and it is the average that is measured and kept as the model. It
+    /// costs a pass over all parameters in each step, and needs tables of f32. Default: 0.998 with tables of f32, else 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub averaging: Option<f32>,
+    /// The probability with which each id of a multi-valued feature is left out in a step; what stays is scaled to make up for it, which has no
+    /// meaning with max pooling. Default: 0.3, with max pooling 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bag_dropout: Option<f32>,
+    /// Whether all rows of a table decay alike in an epoch. Without it a row decays in each step in which it has a gradient, so that frequent
+    /// rows decay much more than rare ones. With it the decay of a row that occurs `n` times in an epoch of `s` steps is multiplied by
+    /// `1 / (1 - e^(-n/s))`, about the number of steps from one of its occurrences to the next.
+    pub even_decay: bool,
     /// A checkpoint is written at the end of every epoch, and within one after this many seconds.
     pub checkpoint_seconds: u64,
     /// The optimizer of tables and layers, where `tables` and `dense` do not say otherwise.
@@ -129,6 +147,40 @@ pub struct TrainConfig {
     pub dense: GroupConfig,
 }
 
+/// Learning rates over time: linear warm-up, then constant, then polynomial decay; see [`Schedule`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// The steps of the warm-up.
+    pub warmup_steps: u64,
+    /// The step at which decay begins.
+    pub decay_start: u64,
+    /// The number of steps of the decay, if not 0.
+    pub decay_steps: u64,
+    /// Else the number of epochs of the decay; 0 for no decay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay_epochs: Option<f64>,
+    /// The power of the decay.
+    pub power: f32,
+    /// The share of the base rate that is left at the end.
+    pub floor: f32,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self { warmup_steps: 0, decay_start: 0, decay_steps: 0, decay_epochs: Some(15.0), power: 1.0, floor: 0.3 }
+    }
+}
+
+impl ScheduleConfig {
+    fn resolve(self, steps_per_epoch: u64) -> Schedule {
+        let Self { warmup_steps, decay_start, decay_steps, decay_epochs, power, floor } = self;
+        let in_epochs = (decay_epochs.unwrap_or(0.0) * steps_per_epoch as f64).round() as u64;
+        let decay_steps = if decay_steps > 0 { decay_steps } else { in_epochs };
+        Schedule { warmup_steps, decay_start, decay_steps, power, floor }
+    }
+}
+
 /// The settings of an optimizer. What is left out comes from `[train.optimizer]`, or is what its description says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -136,7 +188,7 @@ pub struct GroupConfig {
     /// `sgd`, `adagrad`, `rowwise_adagrad` or `adam` (the default).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
-    /// Default: 0.001.
+    /// Default: 0.01 for tables, 0.002 for layers: fit for Adam.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f32>,
     /// Added to the root. Default for Adam: 1e-8. Adagrad has no default, since the world has two: 1e-8 (FBGEMM), 1e-10 (PyTorch).
@@ -148,7 +200,7 @@ pub struct GroupConfig {
     /// Adam's decay of the mean of their squares. Default: 0.999.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta2: Option<f32>,
-    /// `"none"` (the default), `{ l2 = 1e-5 }` or `{ decoupled = 1e-2 }`.
+    /// `"none"`, `{ l2 = 1e-5 }` or `{ decoupled = 1e-2 }`. Default: `{ l2 = 0.002 }` for tables, none for layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<WeightDecay>,
     /// Gradients are clamped to `[-max, max]`, element by element. Default: not at all.
@@ -187,14 +239,17 @@ pub enum Selection {
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
-            epochs: 10,
+            epochs: 15,
             batch_size: 256,
             seed: 1,
-            patience: 2,
+            patience: 3,
             select: Selection::default(),
             loss: Loss::default(),
             loss_threshold: 0.0,
-            schedule: Schedule::default(),
+            schedule: ScheduleConfig::default(),
+            averaging: None,
+            bag_dropout: None,
+            even_decay: true,
             checkpoint_seconds: 300,
             optimizer: GroupConfig::default(),
             tables: GroupConfig::default(),
@@ -203,7 +258,24 @@ impl Default for TrainConfig {
     }
 }
 
+/// What a group has if nothing is said about it.
+const TABLES: GroupConfig =
+    GroupConfig { learning_rate: Some(0.01), weight_decay: Some(WeightDecay::L2(0.002)), ..GroupConfig::ADAM };
+const DENSE: GroupConfig =
+    GroupConfig { learning_rate: Some(0.002), weight_decay: Some(WeightDecay::None), ..GroupConfig::ADAM };
+
 impl GroupConfig {
+    const ADAM: Self = Self {
+        kind: Some(Kind::Adam),
+        learning_rate: None,
+        eps: None,
+        beta1: Some(0.9),
+        beta2: Some(0.999),
+        weight_decay: None,
+        max_gradient: None,
+        rounding: Some(Rounding::Nearest),
+    };
+
     fn or(self, other: Self) -> Self {
         Self {
             kind: self.kind.or(other.kind),
@@ -217,45 +289,44 @@ impl GroupConfig {
         }
     }
 
-    fn resolve(self) -> Result<GroupOptimizer, String> {
-        let kind = self.kind.unwrap_or(Kind::Adam);
-        let eps = |name| self.eps.ok_or_else(|| format!("{name} needs `eps`: 1e-8 as in FBGEMM, 1e-10 as in PyTorch"));
-        let optimizer = match kind {
+    /// With `defaults` for what is still not said.
+    fn resolve(self, defaults: Self) -> Result<GroupOptimizer, String> {
+        let group = self.or(defaults);
+        let eps = |name| group.eps.ok_or_else(|| format!("{name} needs `eps`: 1e-8 as in FBGEMM, 1e-10 as in PyTorch"));
+        let optimizer = match group.kind.unwrap_or(Kind::Adam) {
             Kind::Sgd => Optimizer::Sgd,
             Kind::Adagrad => Optimizer::Adagrad { eps: eps("adagrad")? },
             Kind::RowwiseAdagrad => Optimizer::RowwiseAdagrad { eps: eps("rowwise_adagrad")? },
             Kind::Adam => Optimizer::Adam {
-                beta1: self.beta1.unwrap_or(0.9),
-                beta2: self.beta2.unwrap_or(0.999),
-                eps: self.eps.unwrap_or(1e-8),
+                beta1: group.beta1.unwrap_or(0.9),
+                beta2: group.beta2.unwrap_or(0.999),
+                eps: group.eps.unwrap_or(1e-8),
             },
         };
         Ok(GroupOptimizer {
             optimizer,
-            learning_rate: self.learning_rate.unwrap_or(0.001),
-            weight_decay: self.weight_decay.unwrap_or_default(),
-            max_gradient: self.max_gradient,
-            rounding: self.rounding.unwrap_or_default(),
+            learning_rate: group.learning_rate.unwrap_or(0.001),
+            weight_decay: group.weight_decay.unwrap_or_default(),
+            max_gradient: group.max_gradient,
+            rounding: group.rounding.unwrap_or_default(),
         })
     }
 }
 
 impl TrainConfig {
-    /// The optimizers that the settings amount to; the error says which setting is missing.
+    /// The optimizers that the settings amount to for epochs of this many steps; the error says which setting is missing.
     ///
     /// # Errors
     /// An optimizer without a setting that has no default.
-    pub fn optimizers(&self) -> Result<Optimizers, String> {
-        let group = |name: &str, group: GroupConfig| {
-            group
-                .or(self.optimizer)
-                .resolve()
-                .map_err(|reason| format!("[train.{name}] or [train.optimizer]: {reason}"))
+    pub fn optimizers(&self, steps_per_epoch: u64) -> Result<Optimizers, String> {
+        let group = |name: &str, group: GroupConfig, defaults| {
+            let optimizer = group.or(self.optimizer).resolve(defaults);
+            optimizer.map_err(|reason| format!("[train.{name}] or [train.optimizer]: {reason}"))
         };
         Ok(Optimizers {
-            tables: group("tables", self.tables)?,
-            dense: group("dense", self.dense)?,
-            schedule: self.schedule,
+            tables: group("tables", self.tables, TABLES)?,
+            dense: group("dense", self.dense, DENSE)?,
+            schedule: self.schedule.resolve(steps_per_epoch),
         })
     }
 }
@@ -272,6 +343,20 @@ impl Config {
         Ok((config, folder.into()))
     }
 
+    /// The decay of the average of the parameters; 0 for none.
+    pub fn averaging(&self) -> f32 {
+        self.train.averaging.unwrap_or(if self.model.table_dtype == DType::F32 { 0.998 } else { 0.0 })
+    }
+
+    /// The probability with which each id of a multi-valued feature is left out.
+    pub fn bag_dropout(&self) -> f32 {
+        self.train.bag_dropout.unwrap_or(if self.has_max() { 0.0 } else { 0.3 })
+    }
+
+    fn has_max(&self) -> bool {
+        self.data.categorical.iter().any(|column| column.pooling == Pooling::Max)
+    }
+
     /// Reads the text of a configuration file.
     ///
     /// # Errors
@@ -280,9 +365,22 @@ impl Config {
         let config: Self = toml::from_str(text).map_err(|error| explain(&error, text))?;
         config.data.validate().map_err(|error| error.to_string())?;
         let train = &config.train;
-        train.optimizers()?;
+        train.optimizers(1)?;
         if train.epochs == 0 || train.batch_size == 0 {
             return Err("[train]: `epochs` and `batch_size` must be 1 or more".into());
+        }
+        let fraction = |name, value: f32| match (0.0..1.0).contains(&value) {
+            true => Ok(()),
+            false => Err(format!("[train]: `{name}` is {value}, but must be in [0, 1)")),
+        };
+        fraction("averaging", config.averaging())?;
+        fraction("bag_dropout", config.bag_dropout())?;
+        fraction("schedule.floor", train.schedule.floor)?;
+        if config.averaging() > 0.0 && config.model.table_dtype != DType::F32 {
+            return Err("[train]: `averaging` needs `table_dtype = \"f32\"`".into());
+        }
+        if config.bag_dropout() > 0.0 && config.has_max() {
+            return Err("[train]: `bag_dropout` scales what stays, which has no meaning with max pooling".into());
         }
         Ok(config)
     }
@@ -335,7 +433,7 @@ mod tests {
         let text = format!(
             "{DATA}[train.optimizer]\nkind = 'rowwise_adagrad'\neps = 1e-8\nlearning_rate = 0.1\n[train.dense]\nlearning_rate = 0.5\n"
         );
-        let optimizers = Config::parse(&text).unwrap().train.optimizers().unwrap();
+        let optimizers = Config::parse(&text).unwrap().train.optimizers(1).unwrap();
         assert_eq!(optimizers.tables.optimizer, Optimizer::RowwiseAdagrad { eps: 1e-8 });
         assert_eq!((optimizers.tables.learning_rate, optimizers.dense.learning_rate), (0.1, 0.5));
     }

@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod config;
+mod dropout;
 mod error;
 mod metrics;
 mod model;
@@ -13,7 +14,7 @@ mod staging;
 mod trainer;
 
 pub use checkpoint::{Manifest, ModelDir, Progress};
-pub use config::{Config, GroupConfig, InteractionKind, Kind, ModelConfig, Selection, TrainConfig};
+pub use config::{Config, GroupConfig, InteractionKind, Kind, ModelConfig, ScheduleConfig, Selection, TrainConfig};
 pub use error::{Result, TrainError};
 pub use metrics::{Metrics, Predictions};
 pub use model::TrainedModel;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::checkpoint::{Manifest, ModelDir};
+use super::dropout::Dropout;
 use super::error::Result;
 use super::metrics::Predictions;
 use super::staging::Staging;
@@ -18,26 +19,29 @@ pub(super) struct Scorer<D: Backend> {
     pub(super) model: Dlrm<D>,
     staging: Staging<D>,
     probabilities: Vec<f32>,
+    weights: Vec<f32>,
 }
 
 impl<D: Backend> Scorer<D> {
     pub(super) fn new(model: Dlrm<D>) -> Result<Self> {
-        Ok(Self { staging: Staging::new(model.device())?, model, probabilities: Vec::new() })
+        Ok(Self { staging: Staging::new(model.device())?, model, probabilities: Vec::new(), weights: Vec::new() })
     }
 
-    /// One step of training on these rows; gives the loss, and notes what was predicted before the step.
+    /// One step of training on a batch, of which `dropout` leaves out some ids; gives the loss, and notes what was predicted before the step.
     pub(super) fn learn(
         &mut self,
-        dataset: &Dataset,
-        rows: &[u32],
         batch: &mut Batch,
+        dropout: Option<&Dropout<'_>>,
         seen: &mut Predictions,
     ) -> Result<f64> {
-        dataset.gather(rows, batch);
         let device = self.model.device().clone();
-        let view = self.staging.upload(&device, batch, self.model.config().num_dense)?;
+        let weights = dropout.map(|dropout| {
+            dropout.apply(batch, &mut self.weights, self.model.step() + 1);
+            self.weights.as_slice()
+        });
+        let view = self.staging.upload(&device, batch, self.model.config().num_dense, weights)?;
         self.model.train_step(view)?;
-        self.probabilities.resize(rows.len(), 0.0);
+        self.probabilities.resize(batch.batch_size, 0.0);
         self.model.last_probabilities(&mut self.probabilities)?;
         seen.extend(&self.probabilities, &batch.labels);
         Ok(self.model.last_loss()?)
@@ -46,7 +50,7 @@ impl<D: Backend> Scorer<D> {
     /// The probability of each row of a batch.
     pub(super) fn predict(&mut self, batch: &Batch) -> Result<&[f32]> {
         let device = self.model.device().clone();
-        let view = self.staging.upload(&device, batch, self.model.config().num_dense)?;
+        let view = self.staging.upload(&device, batch, self.model.config().num_dense, None)?;
         self.probabilities.resize(batch.batch_size, 0.0);
         self.model.predict(view, &mut self.probabilities)?;
         Ok(&self.probabilities)

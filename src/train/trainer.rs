@@ -8,12 +8,13 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Manifest, ModelDir};
-use super::config::{Config, Selection};
+use super::config::{Config, Selection, TrainConfig};
+use super::dropout::Dropout;
 use super::error::{Result, TrainError, io_error, model_error};
 use super::metrics::{Metrics, Predictions};
 use super::model::Scorer;
 use super::report::write_report;
-use crate::data::{Batch, Encoder, Splits};
+use crate::data::{Batch, Dataset, Encoder, Splits};
 use crate::nn::{Dlrm, NamedTensor, TensorSource};
 use crate::ops::Backend;
 use crate::philox::Philox;
@@ -125,6 +126,7 @@ impl<D: Backend> Trainer<D> {
             let state = trainer.dir.read_tensors(&trainer.manifest, "state")?;
             trainer.scorer.model.load(&state)?;
             trainer.scorer.model.load_optimizers(&state, trainer.manifest.progress.step)?;
+            trainer.scorer.model.load_averages(&state)?;
             trainer.seen = Predictions::import(&state);
         }
         Ok(trainer)
@@ -141,8 +143,15 @@ impl<D: Backend> Trainer<D> {
         let splits =
             Splits::load(data, &encoder, &manifest.folder, &mut |done, total| observer.reading("rows", done, total))?;
         let mut dlrm = Dlrm::new(device, model.dlrm(&encoder, train), train.seed)?;
-        let optimizers = train.optimizers().map_err(|reason| model_error(dir.path(), reason))?;
+        let steps_per_epoch = splits.train.len().div_ceil(train.batch_size) as u64;
+        let optimizers = train.optimizers(steps_per_epoch).map_err(|reason| model_error(dir.path(), reason))?;
         dlrm.optimize_with(optimizers)?;
+        if train.even_decay {
+            dlrm.scale_table_decay(&even_decay(&splits.train, &encoder, steps_per_epoch))?;
+        }
+        if manifest.config.averaging() > 0.0 {
+            dlrm.average_with(manifest.config.averaging())?;
+        }
         observer.ready(&splits, &encoder, dlrm.num_parameters());
         let (batch, seen) = (Batch::default(), Predictions::default());
         Ok(Self { dir, scorer: Scorer::new(dlrm)?, manifest, splits, encoder, batch, seen })
@@ -173,16 +182,18 @@ impl<D: Backend> Trainer<D> {
 
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let epoch = self.manifest.progress.epochs_done + 1;
-        let (batch_size, seed) = (self.manifest.config.train.batch_size, self.manifest.config.train.seed);
+        let TrainConfig { batch_size, seed, checkpoint_seconds: every, .. } = self.manifest.config.train;
+        let rate = self.manifest.config.bag_dropout();
         let mut order: Vec<u32> = (0..self.splits.train.len() as u32).collect();
         Philox::new(seed, ORDER_STREAM + u64::from(epoch)).shuffle(&mut order);
         let total = order.len().div_ceil(batch_size) as u64;
         let mut checkpoint = Instant::now();
-        let every = self.manifest.config.train.checkpoint_seconds;
         for (k, rows) in order.chunks(batch_size).enumerate().skip(self.manifest.progress.batches_done as usize) {
             let started = Instant::now();
             let done = k as u64 + 1;
-            let loss = self.scorer.learn(&self.splits.train, rows, &mut self.batch, &mut self.seen)?;
+            self.splits.train.gather(rows, &mut self.batch);
+            let dropout = Dropout { features: self.encoder.features(), rate, seed };
+            let loss = self.scorer.learn(&mut self.batch, (rate > 0.0).then_some(&dropout), &mut self.seen)?;
             if !loss.is_finite() {
                 return Err(TrainError::NonFinite { epoch, batch: done, loss });
             }
@@ -209,6 +220,7 @@ impl<D: Backend> Trainer<D> {
         let no_rows = || model_error(self.dir.path(), "no training rows");
         let train = self.seen.metrics().ok_or_else(no_rows)?;
         self.seen = Predictions::default();
+        self.scorer.model.swap_averages()?;
         let validation = self.scorer.score(&self.splits.validation, &mut self.batch)?.metrics();
         let progress = &mut self.manifest.progress;
         let before = progress.history.iter().fold((0.0, 0), |sum, r| (sum.0 + r.seconds, sum.1 + r.train.samples));
@@ -229,6 +241,7 @@ impl<D: Backend> Trainer<D> {
             let tensors = self.scorer.model.tensors()?;
             self.dir.write_tensors(&mut self.manifest, "best", &tensors)?;
         }
+        self.scorer.model.swap_averages()?;
         self.append_metrics(&serde_json::to_value(&record).unwrap_or_default())?;
         self.manifest.progress.history.push(record);
         self.write_state()?;
@@ -261,6 +274,7 @@ impl<D: Backend> Trainer<D> {
     fn write_state(&mut self) -> Result<()> {
         let mut tensors = self.scorer.model.tensors()?;
         tensors.extend(self.scorer.model.optimizer_tensors()?);
+        tensors.extend(self.scorer.model.average_tensors()?);
         tensors.extend(self.seen.export());
         self.dir.write_tensors(&mut self.manifest, "state", &tensors)
     }
@@ -289,6 +303,16 @@ impl<D: Backend> Trainer<D> {
         self.manifest.progress.metrics_bytes += line.len() as u64;
         Ok(())
     }
+}
+
+/// For each row of each table, what its weight decay is multiplied by; see [`TrainConfig::even_decay`].
+fn even_decay(train: &Dataset, encoder: &Encoder, steps_per_epoch: u64) -> Vec<f32> {
+    let scale = |count: u32| {
+        let occurrences_per_step = f64::from(count.max(1)) / steps_per_epoch.max(1) as f64;
+        (1.0 / -(-occurrences_per_step).exp_m1()) as f32
+    };
+    let features = encoder.features().iter().enumerate();
+    features.flat_map(|(f, feature)| train.id_counts(f, feature.num_embeddings)).map(scale).collect()
 }
 
 fn rate(samples: u64, seconds: f64) -> f64 {

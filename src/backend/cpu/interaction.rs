@@ -73,23 +73,30 @@ impl<'a> Sample<'a> {
 }
 
 fn forward_sample(interaction: Interaction, sample: Sample<'_>, output: &mut [f32]) {
-    if interaction == Interaction::Cat {
+    let Interaction::Dot { append_sparse, .. } = interaction else {
         output[..sample.head.len()].copy_from_slice(sample.head);
         output[sample.head.len()..].copy_from_slice(sample.tail);
         return;
-    }
+    };
     let (dense, pairs) = output.split_at_mut(if sample.has_dense { sample.dim } else { 0 });
     dense.copy_from_slice(&sample.head[..dense.len()]);
     let num_features = sample.num_features();
-    let (dots, padding) = pairs.split_at_mut(interaction.num_pairs(num_features));
+    let (dots, mut rest) = pairs.split_at_mut(interaction.num_pairs(num_features));
     for (out, (i, j)) in dots.iter_mut().zip(interaction.pairs(num_features)) {
         *out = dot(sample.feature(i), sample.feature(j));
     }
-    padding.fill(0.0);
+    if append_sparse {
+        for i in usize::from(sample.has_dense)..num_features {
+            let (copy, after) = rest.split_at_mut(sample.dim);
+            copy.copy_from_slice(sample.feature(i));
+            rest = after;
+        }
+    }
+    rest.fill(0.0);
 }
 
 fn backward_sample(interaction: Interaction, sample: Sample<'_>, grad_output: &[f32], part: Part, grads: &mut [f32]) {
-    let Interaction::Dot { include_self, .. } = interaction else {
+    let Interaction::Dot { include_self, append_sparse, .. } = interaction else {
         grads.copy_from_slice(match part {
             Part::All => grad_output,
             Part::Dense => &grad_output[..sample.head.len()],
@@ -104,9 +111,11 @@ fn backward_sample(interaction: Interaction, sample: Sample<'_>, grad_output: &[
         Part::Sparse => 1..num_features,
     };
     let (direct, pairs) = grad_output.split_at(if sample.has_dense { dim } else { 0 });
+    let appended = &pairs[interaction.num_pairs(num_features)..];
     for (i, grad) in wanted.zip(grads.chunks_exact_mut(dim)) {
         match i {
             0 if sample.has_dense => grad.copy_from_slice(direct),
+            _ if append_sparse => grad.copy_from_slice(&appended[(i - usize::from(sample.has_dense)) * dim..][..dim]),
             _ => grad.fill(0.0),
         }
         for j in 0..num_features {

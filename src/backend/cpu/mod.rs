@@ -10,6 +10,7 @@ mod index_sort;
 mod interaction;
 mod linear;
 mod loss;
+mod moving_average;
 mod optimizer;
 mod sparse_update;
 mod vector;

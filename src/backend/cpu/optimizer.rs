@@ -38,6 +38,11 @@ impl Step {
         Self { optimizer: rule.optimizer, learning_rate: rule.learning_rate, l2, shrink, corrections }
     }
 
+    /// The same step with the weight decay multiplied by `scale`.
+    pub(super) fn with_decay_scaled(self, scale: f32) -> Self {
+        Self { l2: self.l2 * scale, shrink: 1.0 - (1.0 - self.shrink) * scale, ..self }
+    }
+
     /// Adds what the squared gradient of these columns contributes to the row's sum, before the division by their number.
     pub(super) fn sum_of_squares<E: Element>(&self, grad: &[f32], weights: &[E]) -> f32 {
         const LANES: usize = 8;

@@ -63,20 +63,21 @@ impl SparseUpdateOps for Cpu {
     }
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
-        let Apply { tables, grad, rule, weights, state } = args;
+        let Apply { tables, grad, rule, decay_scale, weights, state } = args;
         let rows = &grad.rows[..grad.counts[0] as usize];
         let gradient = |k: usize, columns: Range<usize>, out: &mut [f32]| {
             out.copy_from_slice(&grad.values[grad.starts[k] as usize..][columns]);
         };
-        self.step_rows(tables, rows, rule, weights, state, &gradient);
+        self.step_rows(&RowStep { tables, rows, rule, step: Step::new(&rule), decay_scale, gradient }, weights, state);
         Ok(())
     }
 
     fn sparse_update_update<E: Element, I: Index>(&self, args: Update<'_, Self, E, I>) -> Result<()> {
-        let Update { source, rule, weights, state, workspace: _ } = args;
+        let Update { source, rule, decay_scale, weights, state, workspace: _ } = args;
         let rows = &source.sorted.rows[..source.sorted.counts[1] as usize];
         let gradient = |k: usize, columns: Range<usize>, out: &mut [f32]| source.sum_segment(k, columns, out);
-        self.step_rows(source.tables, rows, rule, weights, state, &gradient);
+        let tables = source.tables;
+        self.step_rows(&RowStep { tables, rows, rule, step: Step::new(&rule), decay_scale, gradient }, weights, state);
         Ok(())
     }
 
@@ -219,30 +220,28 @@ struct RowStep<'a, G> {
     rows: &'a [u64],
     rule: UpdateRule,
     step: Step,
+    /// For each linear row, what its weight decay is multiplied by.
+    decay_scale: Option<&'a [f32]>,
     /// `gradient(k, columns, out)`: the gradient of some columns of row `rows[k]`.
-    gradient: &'a G,
+    gradient: G,
 }
 
 impl Cpu {
     /// One step on each of the rows.
     fn step_rows<E: Element>(
         &self,
-        tables: &TableBatch,
-        rows: &[u64],
-        rule: UpdateRule,
+        step: &RowStep<'_, impl Fn(usize, Range<usize>, &mut [f32]) + Sync>,
         weights: &mut [E],
         state: OptimizerStateMut<'_, Self>,
-        gradient: &(impl Fn(usize, Range<usize>, &mut [f32]) + Sync),
     ) {
-        let state = match (state, rule.optimizer) {
+        let state = match (state, step.rule.optimizer) {
             (OptimizerStateMut::None, _) => RowsState::None,
             (OptimizerStateMut::SumOfSquares(sums), Optimizer::RowwiseAdagrad { .. }) => RowsState::Rowwise(sums),
             (OptimizerStateMut::SumOfSquares(sums), _) => RowsState::Elementwise(sums),
             (OptimizerStateMut::Moments { first, second }, _) => RowsState::Moments(first, second),
         };
-        let step = RowStep { tables, rows, rule, step: Step::new(&rule), gradient };
-        if !rows.is_empty() {
-            self.install(|| step.run(self, 0..rows.len(), Target { weights, state, first_row: 0 }));
+        if !step.rows.is_empty() {
+            self.install(|| step.run(self, 0..step.rows.len(), Target { weights, state, first_row: 0 }));
         }
     }
 }
@@ -267,6 +266,7 @@ impl<G: Fn(usize, Range<usize>, &mut [f32]) + Sync> RowStep<'_, G> {
         let table = self.tables.table_of_row(linear);
         let row = linear - self.tables.row_offsets()[table];
         let dim = self.tables.tables()[table].embedding_dim;
+        let step = self.decay_scale.map_or(self.step, |scale| self.step.with_decay_scaled(scale[linear]));
         let mut random = match self.rule.rounding {
             Rounding::Stochastic { seed } => Some(RandomBits::new(seed, self.rule.step, table, row)),
             Rounding::Nearest => None,
@@ -279,7 +279,7 @@ impl<G: Fn(usize, Range<usize>, &mut [f32]) + Sync> RowStep<'_, G> {
                 for columns in blocks(dim) {
                     let grad = &mut block[..columns.len()];
                     (self.gradient)(k, columns.clone(), grad);
-                    squares += self.step.sum_of_squares(grad, &target.weights[columns]);
+                    squares += step.sum_of_squares(grad, &target.weights[columns]);
                 }
                 sums[0] += squares / dim as f32;
                 Some(sums[0])
@@ -301,8 +301,8 @@ impl<G: Fn(usize, Range<usize>, &mut [f32]) + Sync> RowStep<'_, G> {
             };
             let weights = &mut target.weights[columns.clone()];
             match &mut random {
-                None => self.step.update(grad, weights, state, |_, value| E::from_f32(value)),
-                Some(random) => self.step.update(grad, weights, state, |column, value| {
+                None => step.update(grad, weights, state, |_, value| E::from_f32(value)),
+                Some(random) => step.update(grad, weights, state, |column, value| {
                     E::from_f32_stochastic(value, random.at(columns.start + column))
                 }),
             }

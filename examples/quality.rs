@@ -1,0 +1,98 @@
+//! What the default recipe brings, ingredient by ingredient: `cargo run --release --example quality -- examples/clothing.toml`
+//!
+//! Trains each variant with several seeds and prints the means: AUC and log-loss on the validation rows, by which settings are chosen, and
+//! on the test rows, which nothing is chosen by.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use bagdot::Cpu;
+use bagdot::nn::TableInit;
+use bagdot::ops::WeightDecay;
+use bagdot::train::{Config, Metrics, ModelDir, Observer, Trainer};
+
+const SEEDS: u64 = 5;
+
+struct Silent;
+impl Observer for Silent {}
+
+/// A name, and what it changes about a configuration.
+type Variant = (&'static str, fn(&mut Config));
+
+const VARIANTS: &[Variant] = &[
+    ("the default recipe", |_| ()),
+    ("without a minimum count", |config| {
+        config
+            .data
+            .categorical
+            .iter_mut()
+            .filter(|column| column.separator.is_none())
+            .for_each(|column| column.min_count = None);
+    }),
+    ("without bins", |config| config.data.dense.iter_mut().for_each(|column| column.bins = 0)),
+    ("without appended vectors", |config| config.model.append_sparse = false),
+    ("without decay of the tables", |config| config.train.tables.weight_decay = Some(WeightDecay::None)),
+    ("decay not evened out", |config| config.train.even_decay = false),
+    ("without averaging", |config| config.train.averaging = Some(0.0)),
+    ("without dropout of ids", |config| config.train.bag_dropout = Some(0.0)),
+    ("constant learning rate", |config| config.train.schedule.decay_epochs = None),
+    ("tables learn at 0.002", |config| config.train.tables.learning_rate = Some(0.002)),
+    ("tables drawn as in dlrm", |config| config.model.table_init = TableInit::InverseRoot),
+    ("plain: none of these", plain),
+];
+
+/// A DLRM as facebookresearch/dlrm builds it, trained with Adam.
+fn plain(config: &mut Config) {
+    for (_, change) in &VARIANTS[1..VARIANTS.len() - 1] {
+        change(config);
+    }
+    config
+        .data
+        .categorical
+        .iter_mut()
+        .filter(|column| column.separator.is_none())
+        .for_each(|column| column.min_count = Some(2));
+}
+
+fn run(config: &Config, folder: &std::path::Path) -> Result<[Metrics; 2], Box<dyn Error>> {
+    let target = tempfile::tempdir()?;
+    let path = target.path().join("model");
+    let (dir, _) = ModelDir::create(&path)?;
+    let outcome = Trainer::new(Cpu::new()?, config.clone(), folder, dir, &mut Silent)?.run(&mut Silent)?;
+    let (_, manifest) = ModelDir::open(&path)?;
+    let best = manifest.progress.history.into_iter().find(|record| record.epoch == outcome.best_epoch);
+    let validation = best.and_then(|record| record.validation).ok_or("no validation rows")?;
+    Ok([validation, outcome.test.ok_or("no test rows")?])
+}
+
+fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, (squares / values.len() as f64).sqrt())
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for path in std::env::args_os().skip(1).map(PathBuf::from) {
+        let (config, folder) = Config::load(&path)?;
+        println!("\n{} (means of {SEEDS} seeds, ± their standard deviation)\n", path.display());
+        println!("| | validation AUC | log-loss | test AUC | log-loss |\n|---|---|---|---|---|");
+        for (name, change) in VARIANTS {
+            let runs: Vec<[Metrics; 2]> = (1..=SEEDS)
+                .map(|seed| {
+                    let mut config = config.clone();
+                    change(&mut config);
+                    config.train.seed = seed;
+                    run(&config, &folder)
+                })
+                .collect::<Result<_, _>>()?;
+            let cell = |part: usize| {
+                let (auc, spread) =
+                    mean_and_deviation(&runs.iter().filter_map(|run| run[part].auc).collect::<Vec<_>>());
+                let (logloss, _) = mean_and_deviation(&runs.iter().map(|run| run[part].logloss).collect::<Vec<_>>());
+                format!("{auc:.4} ± {spread:.4} | {logloss:.4}")
+            };
+            println!("| {name} | {} | {} |", cell(0), cell(1));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! A moving average of a model's parameters, beside the parameters themselves.
+
+use super::embedding::EmbeddingBagCollection;
+use crate::error::Result;
+use crate::ops::moving_average::Update;
+use crate::ops::{Backend, Extent};
+
+/// The averages of all parameters of a model.
+pub(super) struct Averages<D: Backend> {
+    decay: f32,
+    parameters: D::Buffer<f32>,
+    tables: D::Buffer<f32>,
+}
+
+impl<D: Backend> Averages<D> {
+    /// Begins with what the parameters are now.
+    pub(super) fn new(
+        device: &D,
+        decay: f32,
+        parameters: &D::Buffer<f32>,
+        embedding: &EmbeddingBagCollection<D>,
+    ) -> Result<Self> {
+        let mut averages = Self {
+            decay,
+            parameters: device.alloc(parameters.extent())?,
+            tables: device.alloc(embedding.tables().as_ref().num_weights())?,
+        };
+        averages.blend(device, 0.0, parameters, embedding)?;
+        Ok(averages)
+    }
+
+    /// Takes in what the parameters are after step number `step`. The decay is `(1 + step) / (5 + step)` until it reaches its full value, so
+    /// that the first parameters, which know nothing, are soon forgotten.
+    pub(super) fn update(
+        &mut self,
+        device: &D,
+        step: u64,
+        parameters: &D::Buffer<f32>,
+        embedding: &EmbeddingBagCollection<D>,
+    ) -> Result<()> {
+        let early = ((1 + step) as f64 / (5 + step) as f64) as f32;
+        self.blend(device, self.decay.min(early), parameters, embedding)
+    }
+
+    /// Exchanges the parameters with their averages.
+    pub(super) fn swap(
+        &mut self,
+        parameters: &mut D::Buffer<f32>,
+        embedding: &mut EmbeddingBagCollection<D>,
+    ) -> Result<()> {
+        std::mem::swap(embedding.f32_weights_mut()?, &mut self.tables);
+        std::mem::swap(parameters, &mut self.parameters);
+        Ok(())
+    }
+
+    fn blend(
+        &mut self,
+        device: &D,
+        decay: f32,
+        parameters: &D::Buffer<f32>,
+        embedding: &EmbeddingBagCollection<D>,
+    ) -> Result<()> {
+        for (values, average) in [(parameters, &mut self.parameters), (embedding.f32_weights()?, &mut self.tables)] {
+            Update { decay, values: D::view(values), average: D::view_mut(average) }.run(device)?;
+        }
+        Ok(())
+    }
+}

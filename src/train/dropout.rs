@@ -1,0 +1,78 @@
+//! Leaving out ids of multi-valued features while training, so that the model does not lean on any one of them.
+
+use crate::data::{Batch, EncodedFeature};
+use crate::philox::Philox;
+
+/// The random stream of the first step; each step has its own.
+const STREAM: u64 = 1 << 40;
+
+/// Which ids are left out, and with which probability.
+pub(super) struct Dropout<'a> {
+    pub(super) features: &'a [EncodedFeature],
+    pub(super) rate: f32,
+    pub(super) seed: u64,
+}
+
+impl Dropout<'_> {
+    /// Leaves out each id of a multi-valued feature with the probability `rate`, and fills `weights` with the factors that make up for it in
+    /// expectation: `1 / (1 - rate)` for the ids that stay, 1 for those of single-valued features.
+    pub(super) fn apply(&self, batch: &mut Batch, weights: &mut Vec<f32>, step: u64) {
+        let mut random = Philox::new(self.seed, STREAM + step);
+        let keep_from = (f64::from(self.rate) * 2f64.powi(32)) as u32;
+        let scale = 1.0 / (1.0 - self.rate);
+        weights.clear();
+        let (mut start, mut kept) = (0, 0);
+        for (f, feature) in self.features.iter().enumerate() {
+            for bag in f * batch.batch_size..(f + 1) * batch.batch_size {
+                let end = batch.offsets[bag + 1] as usize;
+                for position in start..end {
+                    if !feature.multi_valued || random.next_u32() >= keep_from {
+                        batch.indices[kept] = batch.indices[position];
+                        weights.push(if feature.multi_valued { scale } else { 1.0 });
+                        kept += 1;
+                    }
+                }
+                start = end;
+                batch.offsets[bag + 1] = kept as i64;
+            }
+        }
+        batch.indices.truncate(kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Pooling;
+
+    #[test]
+    fn ids_of_bags_are_left_out_and_the_others_stay() {
+        let feature = |multi_valued| EncodedFeature {
+            name: "f".into(),
+            num_embeddings: 1002,
+            pooling: Pooling::Sum,
+            multi_valued,
+        };
+        let features = [feature(false), feature(true)];
+        let (batch_size, bag) = (2, 500);
+        let indices: Vec<i64> = (0..2 + 2 * bag).collect();
+        let batch = Batch { batch_size, indices, offsets: vec![0, 1, 2, 2 + bag, 2 + 2 * bag], ..Batch::default() };
+        let dropped = |step| {
+            let (mut batch, mut weights) = (batch.clone(), vec![]);
+            Dropout { features: &features, rate: 0.25, seed: 1 }.apply(&mut batch, &mut weights, step);
+            (batch, weights)
+        };
+        let (after, weights) = dropped(1);
+        assert_eq!(after.indices[..2], [0, 1]);
+        assert_eq!(weights[..2], [1.0, 1.0]);
+        assert!(weights[2..].iter().all(|w| *w == 1.0 / 0.75));
+        assert_eq!((weights.len(), *after.offsets.last().unwrap()), (after.indices.len(), after.indices.len() as i64));
+        // 1000 ids stay with probability 3/4: the standard deviation is 13.7; six of them never happen by chance.
+        assert!((after.indices.len() as i64 - 2 - 750).abs() < 83, "{}", after.indices.len());
+        // What stays is in its old bag, in its old order.
+        let middle = after.offsets[3] as usize;
+        assert!(after.indices.is_sorted() && after.indices[middle - 1] < 2 + bag && after.indices[middle] >= 2 + bag);
+        assert_eq!(dropped(1), (after.clone(), weights));
+        assert_ne!(dropped(2).0, after);
+    }
+}

@@ -1,0 +1,187 @@
+//! Inputs of awkward shapes, drawn from [`Philox`].
+
+use bagdot::ops::{Bags, Device, Feature, Pooling, Table, TableBatch};
+use bagdot::{Index, Philox};
+
+use super::memory::upload;
+use super::tolerance::Stored;
+
+/// Dimensions around the widths of vectors, cache lines and blocks.
+pub const DIMS: [usize; 11] = [1, 3, 4, 16, 63, 64, 127, 128, 129, 1024, 2050];
+pub const POOLINGS: [Pooling; 3] = [Pooling::Sum, Pooling::Mean, Pooling::Max];
+
+/// A type of ids that negative numbers, too, can be made of.
+pub trait Id: Index {
+    fn id(value: i64) -> Self;
+}
+impl Id for i32 {
+    fn id(value: i64) -> Self {
+        value.try_into().unwrap()
+    }
+}
+impl Id for i64 {
+    fn id(value: i64) -> Self {
+        value
+    }
+}
+
+/// Normal values.
+pub fn draw(len: usize, seed: u64) -> Vec<f32> {
+    let mut random = Philox::new(seed, 0x7e57);
+    (0..len).map(|_| random.normal() as f32).collect()
+}
+
+/// A feature of a table.
+pub fn feature(table: usize, pooling: Pooling) -> Feature {
+    Feature { table, pooling, padding_idx: None }
+}
+
+/// A batch of bags, with the tables that they look up.
+#[derive(Clone, Debug)]
+pub struct BagCase {
+    pub name: String,
+    pub tables: Vec<Table>,
+    pub features: Vec<Feature>,
+    pub batch_size: usize,
+    pub indices: Vec<i64>,
+    pub offsets: Vec<usize>,
+    pub per_sample_weights: Option<Vec<f32>>,
+    pub seed: u64,
+}
+
+impl BagCase {
+    /// Bags of these lengths, key-major, with ids that `draw_id` makes of a random stream and the number of rows.
+    pub fn new(
+        name: impl Into<String>,
+        (tables, features): (&[(usize, usize)], &[Feature]),
+        lengths: &[usize],
+        mut draw_id: impl FnMut(&mut Philox, u64) -> u64,
+    ) -> Self {
+        let name = name.into();
+        let seed = name.bytes().fold(17, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let batch_size = lengths.len().checked_div(features.len()).unwrap_or(0);
+        let mut random = Philox::new(seed, 1);
+        let (mut indices, mut offsets) = (vec![], vec![0]);
+        for (bag, &length) in lengths.iter().enumerate() {
+            let rows = tables[features[bag / batch_size].table].0 as u64;
+            indices.extend((0..length).map(|_| draw_id(&mut random, rows) as i64));
+            offsets.push(indices.len());
+        }
+        let tables = tables.iter().map(|&(num_embeddings, embedding_dim)| Table { num_embeddings, embedding_dim });
+        let (tables, features) = (tables.collect(), features.to_vec());
+        Self { name, tables, features, batch_size, indices, offsets, per_sample_weights: None, seed }
+    }
+
+    /// The same with a factor for every id; without the features that take none.
+    pub fn weighted(mut self) -> Self {
+        self.name += ", weighted";
+        self.per_sample_weights = Some(draw(self.indices.len(), self.seed + 3));
+        self
+    }
+
+    /// Every awkward batch, with `pooling` wherever a case does not mix them.
+    pub fn all(pooling: Pooling) -> Vec<Self> {
+        let one = |rows, dim| ([(rows, dim)], [feature(0, pooling)]);
+        let uniform = |random: &mut Philox, rows| random.below(rows);
+        let mut cases: Vec<Self> = DIMS
+            .iter()
+            .map(|&dim| {
+                let (tables, features) = one(11, dim);
+                Self::new(format!("D = {dim}, {pooling:?}"), (&tables, &features), &[3, 0, 1, 4, 2], uniform)
+            })
+            .collect();
+        let (tables, features) = one(40, 12);
+        let mut add = |name: &str, lengths: &[usize], draw_id: fn(&mut Philox, u64) -> u64| {
+            cases.push(Self::new(format!("{name}, {pooling:?}"), (&tables, &features), lengths, draw_id));
+        };
+        add("no samples", &[], uniform);
+        add("one sample", &[7], uniform);
+        add("only empty bags", &[0; 33], uniform);
+        add("one bag with everything", &[[0; 16].as_slice(), &[700], &[0; 16]].concat(), uniform);
+        add("all ids equal", &[5; 33], |_, _| 3);
+        add("Zipf", &std::array::from_fn::<_, 33, _>(|k| k * 7 % 50), zipf);
+        cases.push(Self::mixed(pooling));
+        cases
+    }
+
+    /// Tables of several dimensions, one of them shared by features that are pooled and padded differently. Features that would be pooled by
+    /// max are so only if `pooling` is.
+    pub fn mixed(pooling: Pooling) -> Self {
+        let tables = [(30, 5), (9, 129), (200, 16)];
+        let padded = |table, pooling, padding| Feature { padding_idx: Some(padding), ..feature(table, pooling) };
+        let features = [
+            feature(2, Pooling::Mean),
+            padded(0, pooling, 4),
+            feature(0, Pooling::Sum),
+            padded(1, Pooling::Mean, 0),
+            feature(0, pooling),
+        ];
+        let lengths: Vec<usize> = (0..features.len() * 33).map(|k| k * 5 % 9).collect();
+        let name = format!("mixed dimensions, shared table, padding, {pooling:?}");
+        Self::new(name, (&tables, &features), &lengths, |random, rows| random.below(rows))
+    }
+
+    pub fn layout(&self) -> TableBatch {
+        TableBatch::new(self.tables.clone(), self.features.clone()).unwrap()
+    }
+
+    pub fn num_weights(&self) -> usize {
+        self.tables.iter().map(|table| table.num_embeddings * table.embedding_dim).sum()
+    }
+
+    pub fn num_rows(&self) -> usize {
+        self.tables.iter().map(|table| table.num_embeddings).sum()
+    }
+
+    pub fn width(&self) -> usize {
+        self.features.iter().map(|feature| self.tables[feature.table].embedding_dim).sum()
+    }
+
+    /// Weights of all tables.
+    pub fn weights<E: Stored>(&self) -> Vec<E> {
+        draw(self.num_weights(), self.seed + 1).iter().map(|&w| E::store(f64::from(w))).collect()
+    }
+
+    /// A gradient of the pooled output.
+    pub fn grad_output(&self) -> Vec<f32> {
+        draw(self.batch_size * self.width(), self.seed + 2)
+    }
+
+    /// Takes the features' ids to a device.
+    pub fn upload<B: Device, I: Id>(&self, device: &B) -> DeviceBags<B, I> {
+        let ids: Vec<I> = self.indices.iter().map(|&id| I::id(id)).collect();
+        let offsets: Vec<I> = self.offsets.iter().map(|&offset| I::id(offset as i64)).collect();
+        DeviceBags {
+            tables: device.tables(self.layout()).unwrap(),
+            indices: upload(device, &ids),
+            offsets: upload(device, &offsets),
+            weights: self.per_sample_weights.as_ref().map(|weights| upload(device, weights)),
+            batch_size: self.batch_size,
+        }
+    }
+}
+
+/// A [`BagCase`] on a device.
+pub struct DeviceBags<B: Device, I: Index> {
+    pub tables: B::Tables,
+    pub indices: B::Buffer<I>,
+    pub offsets: B::Buffer<I>,
+    pub weights: Option<B::Buffer<f32>>,
+    pub batch_size: usize,
+}
+
+impl<B: Device, I: Index> DeviceBags<B, I> {
+    pub fn view(&self) -> Bags<'_, B, I> {
+        Bags {
+            batch_size: self.batch_size,
+            indices: B::view(&self.indices),
+            offsets: B::view(&self.offsets),
+            per_sample_weights: self.weights.as_ref().map(B::view),
+        }
+    }
+}
+
+/// Ids whose frequency falls as 1 / rank, roughly: the inverse of its distribution function, `ln(1 + id) / ln(1 + rows)`.
+pub fn zipf(random: &mut Philox, rows: u64) -> u64 {
+    (((rows as f64 + 1.0).powf(random.uniform()) - 1.0) as u64).min(rows - 1)
+}

@@ -1,0 +1,80 @@
+//! What the suites share. Each uses a part of it; `pub` means: for the suites.
+#![allow(dead_code, unused_imports, unused_macros, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod cases;
+pub mod engine;
+pub mod memory;
+pub mod reference;
+pub mod tolerance;
+pub mod updates;
+
+pub use cases::{BagCase, DIMS, Id, POOLINGS, draw, feature};
+pub use memory::{Grid, Poison, download, poisoned, upload};
+pub use tolerance::{
+    Approx, Stored, U, assert_close, assert_close_within, assert_same_bits, exact, gamma, ulp, values,
+};
+
+use bagdot::ops::Device;
+use bagdot::{Cpu, Error, Result};
+
+/// Stamps functions of the kind `fn(&impl Backend)` onto every backend, as tests. A new backend is one more line here.
+macro_rules! backend_suite {
+    ($($test:ident),+ $(,)?) => {
+        stamp!(cpu, bagdot::Cpu::with_threads(3).unwrap(), $($test),+);
+        stamp!(cpu_single_threaded, bagdot::Cpu::single_threaded(), $($test),+);
+    };
+}
+macro_rules! stamp {
+    ($backend:ident, $device:expr, $($test:ident),+) => {
+        mod $backend {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(&$device);
+                }
+            )+
+        }
+    };
+}
+pub(crate) use {backend_suite, stamp};
+
+/// What an op reports, at once or at the next synchronisation.
+pub fn outcome<B: Device>(device: &B, result: Result<()>) -> Result<()> {
+    result.and_then(|()| device.synchronize())
+}
+
+/// The text of the error that a call must give.
+#[track_caller]
+pub fn message(result: Result<()>) -> String {
+    result.expect_err("this must be an error").to_string()
+}
+
+/// Runs `work` on CPUs of several sizes and twice on each: all results must be the same bytes.
+#[track_caller]
+pub fn assert_deterministic(what: &str, work: impl Fn(&Cpu) -> Vec<u8>) {
+    let expected = work(&Cpu::single_threaded());
+    assert!(!expected.is_empty(), "{what}: there is nothing to compare");
+    for threads in [1, 2, 3, 8] {
+        let cpu = Cpu::with_threads(threads).unwrap();
+        for run in 0..2 {
+            let got = work(&cpu);
+            let first = got.iter().zip(&expected).position(|(a, b)| a != b);
+            assert!(
+                got == expected,
+                "{what}: run {run} with {threads} threads differs from a single thread at byte {first:?}"
+            );
+        }
+    }
+}
+
+/// The bytes of values, to be compared.
+pub fn bytes<T: bagdot::Scalar>(values: &[T]) -> Vec<u8> {
+    bytemuck::cast_slice(values).to_vec()
+}
+
+/// Whether this is the error for these bad ids.
+#[track_caller]
+pub fn assert_out_of_range(result: Result<()>, want: Error) {
+    assert_eq!(result.expect_err("bad ids must be reported"), want);
+}

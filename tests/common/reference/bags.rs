@@ -1,0 +1,164 @@
+//! Bags: pooling, and the gradients of rows and per-sample weights.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bagdot::ops::Pooling;
+
+use crate::common::cases::BagCase;
+use crate::common::tolerance::Approx;
+
+/// The number of occurrences that are summed in a run, as documented in `sparse_update`.
+const CHUNK: usize = 64;
+/// As documented in `embedding_bag`.
+const NO_SOURCE: u32 = u32::MAX;
+
+/// The gradient of each row that has one, by table and row.
+pub type RowGradients = BTreeMap<(usize, usize), Vec<Approx>>;
+
+impl BagCase {
+    fn positions(&self, bag: usize) -> Range<usize> {
+        self.offsets[bag]..self.offsets[bag + 1]
+    }
+
+    /// The table and row of the id at a position; none if it is padding or bad.
+    fn row(&self, feature: usize, position: usize) -> Option<(usize, usize)> {
+        let feature = self.features[feature];
+        let row = usize::try_from(self.indices[position]).ok()?;
+        let counts = row < self.tables[feature.table].num_embeddings && feature.padding_idx != Some(row);
+        counts.then_some((feature.table, row))
+    }
+
+    fn num_bags(&self) -> usize {
+        self.features.len() * self.batch_size
+    }
+
+    /// Positions with their rows, of a bag.
+    fn rows(&self, bag: usize) -> Vec<(usize, (usize, usize))> {
+        let feature = bag / self.batch_size;
+        self.positions(bag).filter_map(|k| Some((k, self.row(feature, k)?))).collect()
+    }
+
+    /// The elements of a row.
+    fn elements<'a>(&self, weights: &'a [Approx], (table, row): (usize, usize)) -> &'a [Approx] {
+        let before: usize = self.tables[..table].iter().map(|t| t.num_embeddings * t.embedding_dim).sum();
+        let dim = self.tables[table].embedding_dim;
+        &weights[before + row * dim..][..dim]
+    }
+
+    /// Where the columns of a bag lie in the pooled output, and its pooling.
+    fn target(&self, bag: usize) -> (Range<usize>, Pooling) {
+        let (feature, sample) = (bag / self.batch_size, bag % self.batch_size);
+        let dim = |f: usize| self.tables[self.features[f].table].embedding_dim;
+        let start = sample * self.width() + (0..feature).map(dim).sum::<usize>();
+        (start..start + dim(feature), self.features[feature].pooling)
+    }
+
+    fn factor(&self, position: usize) -> Option<Approx> {
+        self.per_sample_weights.as_ref().map(|weights| Approx::exact(weights[position]))
+    }
+}
+
+/// The pooled output, and for columns of max features the sources. Other entries of the latter are none.
+pub fn embedding_bag(case: &BagCase, weights: &[Approx]) -> (Vec<Approx>, Vec<Option<u32>>) {
+    let mut output = vec![Approx::ZERO; case.batch_size * case.width()];
+    let mut sources = vec![None; output.len()];
+    for bag in 0..case.num_bags() {
+        let (columns, pooling) = case.target(bag);
+        let rows = case.rows(bag);
+        for (d, column) in columns.enumerate() {
+            if pooling == Pooling::Max {
+                let mut best: Option<(usize, Approx)> = None;
+                for &(position, row) in &rows {
+                    let x = case.elements(weights, row)[d];
+                    let larger = |x: f64, best: f64| x > best || (x.is_nan() && !best.is_nan());
+                    if best.is_none_or(|(_, best)| larger(x.value, best.value)) {
+                        best = Some((position, x));
+                    }
+                }
+                output[column] = best.map_or(Approx::ZERO, |(_, x)| x);
+                let source = best.map_or(NO_SOURCE, |(position, _)| (position - case.offsets[bag]) as u32);
+                sources[column] = Some(source);
+                continue;
+            }
+            let terms: Vec<Approx> = rows
+                .iter()
+                .map(|&(position, row)| {
+                    let x = case.elements(weights, row)[d];
+                    case.factor(position).map_or(x, |factor| factor * x)
+                })
+                .collect();
+            let sum = Approx::sum(&terms);
+            output[column] = match pooling {
+                Pooling::Mean if terms.len() > 1 => sum / Approx::exact(terms.len() as f64),
+                _ => sum,
+            };
+        }
+    }
+    (output, sources)
+}
+
+/// The gradient of each per-sample weight.
+pub fn bag_weight_grad(case: &BagCase, weights: &[Approx], grad_output: &[Approx]) -> Vec<Approx> {
+    let mut grads = vec![Approx::ZERO; case.indices.len()];
+    for bag in 0..case.num_bags() {
+        let (columns, pooling) = case.target(bag);
+        let rows = case.rows(bag);
+        for &(position, row) in &rows {
+            let pairs = case.elements(weights, row).iter().copied().zip(grad_output[columns.clone()].iter().copied());
+            let dot = Approx::dot(pairs);
+            grads[position] = if pooling == Pooling::Mean { dot / Approx::exact(rows.len() as f64) } else { dot };
+        }
+    }
+    grads
+}
+
+/// The gradient of each row: the contributions of its occurrences, summed in chunks. The sources of maxima are taken from the forward pass.
+pub fn row_gradients(
+    case: &BagCase,
+    grad_output: &[Approx],
+    sources: &[Option<u32>],
+    max_gradient: Option<f32>,
+) -> RowGradients {
+    let mut terms: BTreeMap<(usize, usize), Vec<Vec<Approx>>> = BTreeMap::new();
+    for bag in 0..case.num_bags() {
+        let (columns, pooling) = case.target(bag);
+        let rows = case.rows(bag);
+        for &(position, row) in &rows {
+            let count = Approx::exact(rows.len() as f64);
+            let factor = match (pooling, case.factor(position)) {
+                (Pooling::Mean, factor) => factor.unwrap_or(Approx::exact(1.0)) / count,
+                (_, factor) => factor.unwrap_or(Approx::exact(1.0)),
+            };
+            let of_row = terms.entry(row).or_insert_with(|| vec![vec![]; columns.len()]);
+            for (d, column) in columns.clone().enumerate() {
+                let g = grad_output[column].clamp(max_gradient);
+                of_row[d].push(match pooling {
+                    Pooling::Max if sources[column] == Some((position - case.offsets[bag]) as u32) => g,
+                    Pooling::Max => Approx::ZERO,
+                    _ => factor * g,
+                });
+            }
+        }
+    }
+    let sum = |columns: Vec<Vec<Approx>>| columns.iter().map(|terms| Approx::sum_in_chunks(terms, CHUNK)).collect();
+    terms.into_iter().map(|(row, columns)| (row, sum(columns))).collect()
+}
+
+/// Positions and bags of the occurrences of each row, by linear row number.
+pub type Occurrences = BTreeMap<u64, Vec<(u32, u32)>>;
+
+/// The occurrences of each row, and the number of counted ids of each bag.
+pub fn sorted_order(case: &BagCase) -> (Occurrences, Vec<u32>) {
+    let mut order = Occurrences::new();
+    let mut counted = vec![];
+    for bag in 0..case.num_bags() {
+        let rows = case.rows(bag);
+        counted.push(rows.len() as u32);
+        for (position, (table, row)) in rows {
+            let before: usize = case.tables[..table].iter().map(|t| t.num_embeddings).sum();
+            order.entry((before + row) as u64).or_default().push((position as u32, bag as u32));
+        }
+    }
+    (order, counted)
+}

@@ -1,0 +1,169 @@
+//! What works on dense matrices: interaction, linear layers, losses.
+
+use bagdot::ops::{Activation, Interaction, Loss, PairOrder};
+
+use crate::common::tolerance::Approx;
+
+/// The pairs in the order of the output.
+fn pairs(interaction: Interaction, num_features: usize) -> Vec<(usize, usize)> {
+    let Interaction::Dot { order, include_self, .. } = interaction else { return vec![] };
+    let mut pairs = vec![];
+    for i in 0..num_features {
+        for j in 0..num_features {
+            let ahead = match order {
+                PairOrder::LowerTriangle => j < i,
+                PairOrder::UpperTriangle => j > i,
+            };
+            if ahead || (include_self && i == j) {
+                pairs.push((i, j));
+            }
+        }
+    }
+    pairs
+}
+
+/// The output for one sample, whose features lie side by side.
+pub fn dots(interaction: Interaction, features: &[Approx], dim: usize, has_dense: bool) -> Vec<Approx> {
+    let Interaction::Dot { pad_to, append_sparse, .. } = interaction else {
+        return features.to_vec();
+    };
+    let feature = |i: usize| features[i * dim..][..dim].iter().copied();
+    let mut output = vec![];
+    if has_dense {
+        output.extend(feature(0));
+    }
+    for (i, j) in pairs(interaction, features.len() / dim) {
+        output.push(Approx::dot(feature(i).zip(feature(j))));
+    }
+    if append_sparse {
+        output.extend(&features[if has_dense { dim } else { 0 }..]);
+    }
+    while output.len() % pad_to != 0 {
+        output.push(Approx::ZERO);
+    }
+    output
+}
+
+/// The gradient of the features of one sample.
+pub fn dots_backward(
+    interaction: Interaction,
+    features: &[Approx],
+    dim: usize,
+    has_dense: bool,
+    grad: &[Approx],
+) -> Vec<Approx> {
+    let Interaction::Dot { append_sparse, .. } = interaction else { return grad.to_vec() };
+    let mut terms = vec![vec![]; features.len()];
+    let direct = if has_dense { dim } else { 0 };
+    for (column, &g) in grad[..direct].iter().enumerate() {
+        terms[column].push(g);
+    }
+    let pairs = pairs(interaction, features.len() / dim);
+    if append_sparse {
+        let appended = &grad[direct + pairs.len()..];
+        terms[direct..].iter_mut().zip(appended).for_each(|(terms, g)| terms.push(*g));
+    }
+    for (&g, (i, j)) in grad[direct..].iter().zip(pairs) {
+        for d in 0..dim {
+            let (x, y) = (features[i * dim + d], features[j * dim + d]);
+            terms[i * dim + d].push(g * y);
+            terms[j * dim + d].push(g * x);
+        }
+    }
+    terms.iter().map(|terms| Approx::sum(terms)).collect()
+}
+
+/// `act(X Wᵀ + b)`, with `X` `[m, k]` and `W` `[n, k]`.
+pub fn linear(
+    x: &[Approx],
+    weight: &[Approx],
+    bias: &[Approx],
+    (m, n, k): (usize, usize, usize),
+    relu: bool,
+) -> Vec<Approx> {
+    let mut output = vec![];
+    for r in 0..m {
+        for c in 0..n {
+            let mut terms: Vec<Approx> = (0..k).map(|i| x[r * k + i] * weight[c * k + i]).collect();
+            terms.push(bias[c]);
+            let y = Approx::sum(&terms);
+            // Cut off at 0, no error grows.
+            output.push(if relu && y.value < 0.0 { Approx { value: 0.0, ..y } } else { y });
+        }
+    }
+    output
+}
+
+/// What comes out of the backward pass of a layer.
+pub struct LayerGrads {
+    pub affine: Vec<Approx>,
+    pub input: Vec<Approx>,
+    pub weight: Vec<Approx>,
+    pub bias: Vec<Approx>,
+}
+
+/// The backward pass of [`linear`], with the output and its gradient; gradients of weight and bias on top of `before`, if there is any.
+pub fn linear_backward(
+    [x, weight, output, grad_output]: [&[Approx]; 4],
+    (m, n, k): (usize, usize, usize),
+    activation: Activation,
+    before: Option<(&[Approx], &[Approx])>,
+) -> LayerGrads {
+    let blocked = |e: usize| activation == Activation::Relu && output[e].value <= 0.0;
+    let z: Vec<Approx> = (0..m * n).map(|e| if blocked(e) { Approx::ZERO } else { grad_output[e] }).collect();
+    let (mut grad_input, mut grad_weight, mut grad_bias) = (vec![], vec![], vec![]);
+    for r in 0..m {
+        for i in 0..k {
+            grad_input.push(Approx::dot((0..n).map(|c| (z[r * n + c], weight[c * k + i]))));
+        }
+    }
+    for c in 0..n {
+        for i in 0..k {
+            let mut terms: Vec<Approx> = (0..m).map(|r| z[r * n + c] * x[r * k + i]).collect();
+            terms.extend(before.map(|(weight, _)| weight[c * k + i]));
+            grad_weight.push(Approx::sum(&terms));
+        }
+        let mut terms: Vec<Approx> = (0..m).map(|r| z[r * n + c]).collect();
+        terms.extend(before.map(|(_, bias)| bias[c]));
+        grad_bias.push(Approx::sum(&terms));
+    }
+    LayerGrads { affine: z, input: grad_input, weight: grad_weight, bias: grad_bias }
+}
+
+/// A mean loss with its gradient. The errors are those of `f64`, in which the op is documented to work: each term takes about ten
+/// operations, bounded here by 16 of unit roundoff 2⁻⁵³ and of magnitude at most 1 + |z|; the mean adds `n` of them up. What the logits are off by
+/// comes in through the slope, at most 1, and through that of the gradient, at most 1/2, each times the weight of the label.
+pub struct MeanLoss {
+    pub mean: Approx,
+    pub grad: Vec<Approx>,
+}
+
+/// The mean loss of a batch.
+pub fn mean_loss(loss: Loss, threshold: f32, logits: &[Approx], labels: &[f64]) -> MeanLoss {
+    const F64_U: f64 = f64::EPSILON / 2.0;
+    let (n, t) = (logits.len().max(1) as f64, f64::from(threshold));
+    let (mut terms, mut errors, mut grad) = (vec![], vec![], vec![]);
+    for (&Approx { value: z, error: off }, &y) in logits.iter().zip(labels) {
+        let p = 1.0 / (1.0 + (-z).exp());
+        let inside = t == 0.0 || (t <= p && p <= 1.0 - t);
+        let q = if inside { p } else { p.max(t).min(1.0 - t) };
+        // ln p = -ln(1 + e⁻ᶻ), ln(1 - p) = -ln(1 + eᶻ): softplus, which is z for a large z.
+        let softplus = |z: f64| if z > 40.0 { z } else { z.exp().ln_1p() };
+        let (log_p, log_not_p) = if inside { (-softplus(-z), -softplus(z)) } else { (q.ln(), (1.0 - q).ln()) };
+        let weight = match loss {
+            Loss::WeightedBce { negative, positive } => f64::from(if y >= 0.5 { positive } else { negative }),
+            _ => 1.0,
+        };
+        let (value, slope) = match loss {
+            Loss::Mse => ((q - y).powi(2), 2.0 * (q - y) * p * (1.0 - p)),
+            _ => (-weight * (y * log_p + (1.0 - y) * log_not_p), weight * (p - y)),
+        };
+        let error = 16.0 * F64_U * weight * (1.0 + z.abs());
+        terms.push(value);
+        errors.push(error + weight * off);
+        grad.push(Approx { value: if inside { slope / n } else { 0.0 }, error: (error + weight * off / 2.0) / n });
+    }
+    let (sum, magnitude): (f64, f64) = (terms.iter().sum(), terms.iter().map(|t| t.abs()).sum());
+    let error = (errors.iter().sum::<f64>() + (n + 2.0) * F64_U * magnitude) / n;
+    MeanLoss { mean: Approx { value: sum / n, error }, grad }
+}

@@ -1,0 +1,140 @@
+//! A whole model, put together from the ops of the reference: its gradients and its training.
+
+use bagdot::ops::{Activation, Interaction, Loss, Optimizer, UpdateRule};
+
+use super::{
+    Betas, RowGradients, apply_rows, dots, dots_backward, embedding_bag, linear, linear_backward, mean_loss, optimize,
+    row_gradients,
+};
+use crate::common::cases::BagCase;
+use crate::common::tolerance::{Approx, U, exact};
+
+/// A fully connected layer with what its optimizer remembers of weight and bias.
+#[derive(Clone)]
+pub struct Layer {
+    pub inputs: usize,
+    pub outputs: usize,
+    pub weight: Vec<Approx>,
+    pub bias: Vec<Approx>,
+    state: [Vec<Approx>; 4],
+}
+
+impl Layer {
+    pub fn new(inputs: usize, outputs: usize, weight: &[f32], bias: &[f32]) -> Self {
+        assert_eq!((weight.len(), bias.len()), (inputs * outputs, outputs));
+        let zeros = |len| vec![Approx::ZERO; len];
+        let state = [zeros(weight.len()), zeros(weight.len()), zeros(outputs), zeros(outputs)];
+        Self { inputs, outputs, weight: exact(weight), bias: exact(bias), state }
+    }
+}
+
+/// The model.
+#[derive(Clone)]
+pub struct Model {
+    pub bottom: Vec<Layer>,
+    pub top: Vec<Layer>,
+    /// All tables, one after another.
+    pub tables: Vec<Approx>,
+    /// What the optimizer of the tables remembers.
+    pub table_state: [Vec<Approx>; 2],
+    pub interaction: Interaction,
+    pub loss: Loss,
+    pub threshold: f32,
+}
+
+/// What one pass over a batch gives.
+pub struct Pass {
+    pub mean_loss: Approx,
+    pub logits: Vec<Approx>,
+    /// Weight and bias of each layer, the bottom ones first.
+    pub layers: Vec<[Vec<Approx>; 2]>,
+    pub rows: RowGradients,
+}
+
+impl Model {
+    /// Forward and backward. `bags` has one feature for each table, pooled by sum, in the dimension of the bottom MLP's output.
+    pub fn pass(&self, dense: &[f32], bags: &BagCase, labels: &[f32]) -> Pass {
+        let (batch_size, dim) = (bags.batch_size, self.bottom[self.bottom.len() - 1].outputs);
+        let forward = |layers: &[Layer], input: Vec<Approx>, last_relu: bool| {
+            let mut values = vec![input];
+            for (k, layer) in layers.iter().enumerate() {
+                let shape = (batch_size, layer.outputs, layer.inputs);
+                let relu = last_relu || k + 1 < layers.len();
+                values.push(linear(&values[k], &layer.weight, &layer.bias, shape, relu));
+            }
+            values
+        };
+        let bottom = forward(&self.bottom, exact(dense), true);
+        let (pooled, sources) = embedding_bag(bags, &self.tables);
+        let width = bags.width();
+        let features: Vec<Vec<Approx>> = (0..batch_size)
+            .map(|b| [&bottom[self.bottom.len()][b * dim..][..dim], &pooled[b * width..][..width]].concat())
+            .collect();
+        let joined = features.iter().flat_map(|sample| dots(self.interaction, sample, dim, true)).collect();
+        let top = forward(&self.top, joined, false);
+        let logits = top[self.top.len()].clone();
+        let labels: Vec<f64> = labels.iter().map(|&y| f64::from(y)).collect();
+        let loss = mean_loss(self.loss, self.threshold, &logits, &labels);
+
+        // PyTorch takes the loss through the probability in f32: p, p - y, and p (1 - p) divided out again, are eight roundings at most.
+        let weight = match self.loss {
+            Loss::WeightedBce { negative, positive } => f64::from(negative.max(positive)),
+            _ => 1.0,
+        };
+        let noise = 8.0 * U * weight / batch_size.max(1) as f64;
+        let grad = loss.grad.iter().map(|g| Approx { error: g.error + noise, ..*g }).collect();
+        let backward = |layers: &[Layer], values: &[Vec<Approx>], mut grad: Vec<Approx>, last_relu: bool| {
+            let mut grads = vec![];
+            for (k, layer) in layers.iter().enumerate().rev() {
+                let shape = (batch_size, layer.outputs, layer.inputs);
+                let relu = last_relu || k + 1 < layers.len();
+                let activation = if relu { Activation::Relu } else { Activation::None };
+                let inputs = [&values[k][..], &layer.weight, &values[k + 1], &grad];
+                let got = linear_backward(inputs, shape, activation, None);
+                grads.push([got.weight, got.bias]);
+                grad = got.input;
+            }
+            grads.reverse();
+            (grads, grad)
+        };
+        let (top_grads, grad) = backward(&self.top, &top, grad, false);
+        let columns = grad.len().checked_div(batch_size).unwrap_or(0);
+        let of_features: Vec<Vec<Approx>> = (features.iter().enumerate())
+            .map(|(b, sample)| dots_backward(self.interaction, sample, dim, true, &grad[b * columns..][..columns]))
+            .collect();
+        let of_dense: Vec<Approx> = of_features.iter().flat_map(|g| &g[..dim]).copied().collect();
+        let of_pooled: Vec<Approx> = of_features.iter().flat_map(|g| &g[dim..]).copied().collect();
+        let (mut layers, _) = backward(&self.bottom, &bottom, of_dense, true);
+        layers.extend(top_grads);
+        let rows = row_gradients(bags, &of_pooled, &sources, None);
+        Pass { mean_loss: loss.mean, logits, layers, rows }
+    }
+
+    /// One step of training; errors go from step to step. Row-wise Adagrad is Adagrad for the layers.
+    pub fn train_step(&mut self, rule: &UpdateRule, dense: &[f32], bags: &BagCase, labels: &[f32]) -> Pass {
+        let pass = self.pass(dense, bags, labels);
+        let optimizer = match rule.optimizer {
+            Optimizer::RowwiseAdagrad { eps } => Optimizer::Adagrad { eps },
+            other => other,
+        };
+        let for_layers = UpdateRule { optimizer, ..*rule };
+        for (layer, [weight, bias]) in self.bottom.iter_mut().chain(&mut self.top).zip(&pass.layers) {
+            let [w_first, w_second, b_first, b_second] = &mut layer.state;
+            optimize(&for_layers, Betas::Exact, weight, &mut layer.weight, w_first, w_second);
+            optimize(&for_layers, Betas::Exact, bias, &mut layer.bias, b_first, b_second);
+        }
+        let [first, second] = &mut self.table_state;
+        apply_rows(bags, (rule, Betas::Exact), &pass.rows, &mut self.tables, first, second);
+        pass
+    }
+
+    /// Goes on in plain `f64`: over many steps the bounds grow beyond all use.
+    pub fn forget_errors(&mut self) {
+        for layer in self.bottom.iter_mut().chain(&mut self.top) {
+            let values = layer.state.iter_mut().chain([&mut layer.weight, &mut layer.bias]);
+            values.flatten().for_each(|x| x.error = 0.0);
+        }
+        let values = self.table_state.iter_mut().chain([&mut self.tables]);
+        values.flatten().for_each(|x| x.error = 0.0);
+    }
+}

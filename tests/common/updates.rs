@@ -1,0 +1,181 @@
+//! A table-batched backward pass on a device, from a [`BagCase`] to what the ops of `sparse_update` take.
+
+use bagdot::ops::index_sort::{Sort, SortedIndices};
+use bagdot::ops::sparse_update::{PooledGrad, SparseGrad, Update};
+use bagdot::ops::{Backend, Optimizer, OptimizerStateMut, Rounding, UpdateRule, WeightDecay};
+use bagdot::{Index, Result};
+
+use super::cases::{BagCase, DeviceBags, Id, draw};
+use super::memory::{Grid, Poison, download, poisoned, upload};
+use super::reference::{self, RowGradients};
+use super::tolerance::{Stored, exact};
+
+/// Every optimizer with every kind of decay, in the middle of a training. `eps` is large, so that it matters where it stands.
+pub fn rules() -> Vec<UpdateRule> {
+    let optimizers = [
+        Optimizer::Sgd,
+        Optimizer::Adagrad { eps: 0.125 },
+        Optimizer::RowwiseAdagrad { eps: 0.25 },
+        Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 0.0625 },
+    ];
+    let decays = [WeightDecay::None, WeightDecay::L2(0.125), WeightDecay::Decoupled(0.25)];
+    let rule = |optimizer, weight_decay| UpdateRule {
+        optimizer,
+        learning_rate: 0.1,
+        step: 5,
+        weight_decay,
+        rounding: Rounding::Nearest,
+    };
+    optimizers.iter().flat_map(|&optimizer| decays.map(|decay| rule(optimizer, decay))).collect()
+}
+
+/// What an optimizer remembers, on a device.
+pub struct State<B: Backend> {
+    pub first: B::Buffer<f32>,
+    pub second: B::Buffer<f32>,
+}
+
+impl<B: Backend> State<B> {
+    /// With these values, as many as the optimizer has of each kind.
+    pub fn new(device: &B, [first, second]: &[Vec<f32>; 2]) -> Self {
+        Self { first: upload(device, first), second: upload(device, second) }
+    }
+
+    pub fn view_mut(&mut self, optimizer: Optimizer) -> OptimizerStateMut<'_, B> {
+        match optimizer {
+            Optimizer::Sgd => OptimizerStateMut::None,
+            Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. } => {
+                OptimizerStateMut::SumOfSquares(B::view_mut(&mut self.first))
+            }
+            Optimizer::Adam { .. } => OptimizerStateMut::Moments {
+                first: B::view_mut(&mut self.first),
+                second: B::view_mut(&mut self.second),
+            },
+        }
+    }
+
+    pub fn download(&self, device: &B) -> [Vec<f32>; 2] {
+        [download(device, &self.first), download(device, &self.second)]
+    }
+}
+
+/// State of a training under way: sums of squares, or a mean of either sign and a mean of squares.
+pub fn state_values(optimizer: Optimizer, rows: usize, elements: usize) -> [Vec<f32>; 2] {
+    let squares = |len| draw(len, 77).iter().map(|x| x * x).collect();
+    match optimizer {
+        Optimizer::Sgd => [vec![], vec![]],
+        Optimizer::Adagrad { .. } => [squares(elements), vec![]],
+        Optimizer::RowwiseAdagrad { .. } => [squares(rows), vec![]],
+        Optimizer::Adam { .. } => [draw(elements, 78), squares(elements)],
+    }
+}
+
+/// Everything on the device that the gradient of a batch's rows is made of.
+pub struct Backward<B: Backend, I: Index> {
+    pub bags: DeviceBags<B, I>,
+    pub sorted: SortedIndices<B>,
+    pub grad: (Grid<f32>, B::Buffer<f32>),
+    pub argmax: Option<(Grid<u32>, B::Buffer<u32>)>,
+    pub max_gradient: Option<f32>,
+    /// What the sort had to say about the ids.
+    pub sort_result: Result<()>,
+    /// What must come out.
+    pub expected: RowGradients,
+}
+
+impl<B: Backend, I: Id> Backward<B, I> {
+    /// With the sources of the case's own weights.
+    pub fn new(device: &B, case: &BagCase, grad_output: &[f32], max_gradient: Option<f32>) -> Self {
+        let (_, sources) = reference::embedding_bag(case, &exact(&case.weights::<f32>()));
+        Self::with_sources(device, case, grad_output, max_gradient, &sources)
+    }
+
+    /// With a gradient whose rows have gaps, and the sources of maxima from a forward pass.
+    pub fn with_sources(
+        device: &B,
+        case: &BagCase,
+        grad_output: &[f32],
+        max_gradient: Option<f32>,
+        sources: &[Option<u32>],
+    ) -> Self {
+        let bags = case.upload::<B, I>(device);
+        let num_bags = case.features.len() * case.batch_size;
+        let mut sorted = SortedIndices::new(device, case.indices.len(), num_bags).unwrap();
+        let words = Sort::<B, I>::workspace_len(device, &case.layout(), case.indices.len());
+        let mut workspace = upload(device, &poisoned::<u64>(words));
+        let sort = Sort {
+            tables: &bags.tables,
+            bags: bags.view(),
+            sorted: &mut sorted,
+            workspace: B::view_mut(&mut workspace),
+        };
+        let sort_result = sort.run(device).and_then(|()| device.synchronize());
+        let expected = reference::row_gradients(case, &exact(grad_output), sources, max_gradient);
+        let grad = Grid::new(case.batch_size, case.width(), 3, grad_output);
+        let argmax = case.layout().has_max().then(|| {
+            let sources: Vec<u32> = sources.iter().map(|source| source.unwrap_or(u32::POISON)).collect();
+            let grid = Grid::new(case.batch_size, case.width(), 1, &sources);
+            let buffer = grid.upload(device);
+            (grid, buffer)
+        });
+        let grad_buffer = grad.upload(device);
+        Self { bags, sorted, grad: (grad, grad_buffer), argmax, max_gradient, sort_result, expected }
+    }
+
+    pub fn source(&self) -> PooledGrad<'_, B, I> {
+        PooledGrad {
+            tables: &self.bags.tables,
+            bags: self.bags.view(),
+            sorted: &self.sorted,
+            grad_output: self.grad.0.view(&self.grad.1),
+            argmax: self.argmax.as_ref().map(|(grid, buffer)| grid.view(buffer)),
+            max_gradient: self.max_gradient,
+        }
+    }
+
+    /// Weights and state after an [`Update`].
+    pub fn update<E: Stored>(
+        &self,
+        device: &B,
+        case: &BagCase,
+        rule: UpdateRule,
+        weights: &[E],
+        state: &[Vec<f32>; 2],
+    ) -> (Vec<E>, [Vec<f32>; 2]) {
+        let mut weights = upload(device, weights);
+        let mut state = State::new(device, state);
+        let words = Update::<B, E, I>::workspace_len(device, &case.layout(), case.indices.len());
+        let mut workspace = upload(device, &poisoned::<u64>(words));
+        let update = Update {
+            source: self.source(),
+            rule,
+            decay_scale: None,
+            weights: B::view_mut(&mut weights),
+            state: state.view_mut(rule.optimizer),
+            workspace: B::view_mut(&mut workspace),
+        };
+        update.run(device).and_then(|()| device.synchronize()).unwrap();
+        (download(device, &weights), state.download(device))
+    }
+}
+
+/// Room for a gradient, all of it poisoned.
+pub fn poisoned_grad<B: Backend>(device: &B, case: &BagCase, capacity: usize) -> SparseGrad<B> {
+    let mut grad = SparseGrad::new(device, &case.layout(), capacity).unwrap();
+    grad.rows = upload(device, &poisoned(download(device, &grad.rows).len()));
+    grad.starts = upload(device, &poisoned(download(device, &grad.starts).len()));
+    grad.values = upload(device, &poisoned(download(device, &grad.values).len()));
+    grad.counts = upload(device, &poisoned(1));
+    grad
+}
+
+/// A gradient on the host: the linear number and the values of each row.
+pub fn download_grad<B: Backend>(device: &B, grad: &SparseGrad<B>) -> Vec<(u64, Vec<f32>)> {
+    let count = download(device, &grad.counts)[0] as usize;
+    let (rows, starts) = (download(device, &grad.rows), download(device, &grad.starts));
+    let values = download(device, &grad.values);
+    let range = |k: usize| starts[k] as usize..starts[k + 1] as usize;
+    let grad: Vec<_> = (0..count).map(|k| (rows[k], values[range(k)].to_vec())).collect();
+    assert_eq!(starts[0], 0, "values begin at the beginning");
+    grad
+}
