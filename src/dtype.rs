@@ -40,6 +40,16 @@ mod sealed {
 }
 
 /// The storage type of an embedding table. Arithmetic is always in `f32`.
+///
+/// Backends know all of them, so there can be no others: the trait is sealed, and so is [`Index`].
+///
+/// ```compile_fail,E0277
+/// impl bagdot::Index for u64 {
+///     const MAX: u64 = u64::MAX;
+///     fn to_i64(self) -> i64 { self as i64 }
+///     fn from_usize(value: usize) -> Option<Self> { Some(value as u64) }
+/// }
+/// ```
 pub trait Element: Scalar + sealed::Sealed {
     /// This type, as a value.
     const DTYPE: DType;

@@ -4,6 +4,40 @@
 //! arguments for granted, so that every backend reports the same errors. Ops never allocate, never synchronise, and write only
 //! where the arguments say: outputs are the caller's, and so is the workspace, whose size `workspace_len` tells (in 8-byte words).
 //!
+//! # Mistakes that do not compile
+//!
+//! Views are borrowed as the op uses them, so this copies two samples:
+//!
+//! ```
+//! # use bagdot::{Cpu, ops::{Interaction, Matrix, MatrixMut, interaction::{Features, Forward}}};
+//! let (input, mut output) = (vec![1.0_f32; 6], vec![0.0_f32; 6]);
+//! let features = Features::Joined { block: Matrix::packed(&input[..], 2, 3), has_dense: true };
+//! let output = MatrixMut::packed(&mut output[..], 2, 3);
+//! Forward { interaction: Interaction::Cat, dim: 3, features, output }.run(&Cpu::single_threaded())?;
+//! # Ok::<(), bagdot::Error>(())
+//! ```
+//!
+//! but nothing can be read while it is written:
+//!
+//! ```compile_fail,E0502
+//! # use bagdot::{Cpu, ops::{Interaction, Matrix, MatrixMut, interaction::{Features, Forward}}};
+//! let mut buffer = vec![1.0_f32; 6];
+//! let features = Features::Joined { block: Matrix::packed(&buffer[..], 2, 3), has_dense: true };
+//! let output = MatrixMut::packed(&mut buffer[..], 2, 3);
+//! Forward { interaction: Interaction::Cat, dim: 3, features, output }.run(&Cpu::single_threaded())?;
+//! # Ok::<(), bagdot::Error>(())
+//! ```
+//!
+//! and what is written cannot be shared:
+//!
+//! ```compile_fail,E0308
+//! # use bagdot::{Cpu, ops::MatrixMut};
+//! let buffer = vec![0.0_f32; 6];
+//! let output: MatrixMut<'_, Cpu, f32> = MatrixMut::packed(&buffer[..], 2, 3);
+//! ```
+//!
+//! # Views
+//!
 //! Buffers are seen through [`Device::Slice`] and [`Device::SliceMut`]: on the CPU these are plain Rust slices.
 
 pub mod dense_update;
