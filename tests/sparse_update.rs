@@ -16,6 +16,7 @@ backend_suite!(
     updates_f16,
     updates_bf16,
     reduce_and_apply_are_update,
+    the_decay_of_each_row_is_scaled,
     a_hot_row_is_summed_in_chunks,
     merges,
     nan_goes_no_further_than_its_column,
@@ -124,6 +125,35 @@ fn updates_f16<B: Backend>(device: &B) {
 
 fn updates_bf16<B: Backend>(device: &B) {
     updates::<B, bf16, i64>(device);
+}
+
+/// Scaled by 0, 1 and 4 in turn, rows take the steps that they take without decay, with it, and with four times as much: to the bit, since the
+/// factors are powers of two, and the learning rate that decoupled decay is multiplied by is one as well.
+fn the_decay_of_each_row_is_scaled<B: Backend>(device: &B) {
+    for case in update_cases() {
+        let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
+        let weights = case.weights::<f32>();
+        let scale: Vec<f32> = (0..case.num_rows()).map(|row| [0.0, 1.0, 4.0][row % 3]).collect();
+        for decay in [WeightDecay::L2 as fn(f32) -> WeightDecay, WeightDecay::Decoupled] {
+            for optimizer in rules().iter().map(|rule| rule.optimizer) {
+                let state = state_values(optimizer, case.num_rows(), case.num_weights());
+                let rule = |decay| UpdateRule { weight_decay: decay, step: 5, ..UpdateRule::new(optimizer, 0.25) };
+                let run =
+                    |decay, scale| backward.update_scaled(device, &case, (rule(decay), scale), &weights, &state).0;
+                let got = run(decay(0.125), Some(&scale[..]));
+                let want = [WeightDecay::None, decay(0.125), decay(0.5)].map(|decay| run(decay, None));
+                let (mut start, mut row) = (0, 0);
+                for table in &case.tables {
+                    for _ in 0..table.num_embeddings {
+                        let elements = start..start + table.embedding_dim;
+                        let what = format!("{}, {optimizer:?}, {:?}: row {row}", case.name, decay(0.125));
+                        assert_same_bits(&what, &got[elements.clone()], &want[row % 3][elements]);
+                        (start, row) = (start + table.embedding_dim, row + 1);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// To the bit, with state and weights of every kind.

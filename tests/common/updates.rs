@@ -142,6 +142,19 @@ impl<B: Backend, I: Id> Backward<B, I> {
         weights: &[E],
         state: &[Vec<f32>; 2],
     ) -> (Vec<E>, [Vec<f32>; 2]) {
+        self.update_scaled(device, case, (rule, None), weights, state)
+    }
+
+    /// The same with a factor for the weight decay of each row.
+    pub fn update_scaled<E: Stored>(
+        &self,
+        device: &B,
+        case: &BagCase,
+        (rule, decay_scale): (UpdateRule, Option<&[f32]>),
+        weights: &[E],
+        state: &[Vec<f32>; 2],
+    ) -> (Vec<E>, [Vec<f32>; 2]) {
+        let decay_scale = decay_scale.map(|scale| upload(device, scale));
         let mut weights = upload(device, weights);
         let mut state = State::new(device, state);
         let words = Update::<B, E, I>::workspace_len(device, &case.layout(), case.indices.len());
@@ -149,7 +162,7 @@ impl<B: Backend, I: Id> Backward<B, I> {
         let update = Update {
             source: self.source(),
             rule,
-            decay_scale: None,
+            decay_scale: decay_scale.as_ref().map(B::view),
             weights: B::view_mut(&mut weights),
             state: state.view_mut(rule.optimizer),
             workspace: B::view_mut(&mut workspace),
