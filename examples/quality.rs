@@ -20,7 +20,13 @@ impl Observer for Silent {}
 type Variant = (&'static str, fn(&mut Config));
 
 const VARIANTS: &[Variant] = &[
-    ("the default recipe", |_| ()),
+    ("the example's recipe", |_| ()),
+    ("one member", |config| config.train.members = 1),
+    ("without crosses", |config| {
+        let crosses = config.data.derive.iter().filter(|derive| derive.from.len() > 1);
+        let names: Vec<String> = crosses.map(|derive| derive.name.clone()).collect();
+        config.data.categorical.retain(|column| !names.contains(&column.column));
+    }),
     ("without a minimum count", |config| {
         config
             .data
@@ -46,12 +52,6 @@ fn plain(config: &mut Config) {
     for (_, change) in &VARIANTS[1..VARIANTS.len() - 1] {
         change(config);
     }
-    config
-        .data
-        .categorical
-        .iter_mut()
-        .filter(|column| column.separator.is_none())
-        .for_each(|column| column.min_count = Some(2));
 }
 
 fn run(config: &Config, folder: &std::path::Path) -> Result<[Metrics; 2], Box<dyn Error>> {

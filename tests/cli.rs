@@ -49,6 +49,7 @@ epochs = 4
 batch_size = 32
 patience = 0
 seed = 3
+members = 2
 "#;
 
 /// A folder with `rows` rows whose label depends on page and tags, and a configuration for them.

@@ -26,12 +26,11 @@ impl Info {
                 let model = TrainedModel::open(cpu, path)?;
                 let (manifest, encoder) = (model.manifest(), model.encoder());
                 print_line(&format!("{}: {}", path.display(), manifest.created_by))?;
-                print_line(&format!(
-                    "{} parameters; bottom {:?}, top {:?}",
-                    model.network().num_parameters(),
-                    model.network().config().bottom_mlp,
-                    model.network().config().top_mlp
-                ))?;
+                for member in model.members() {
+                    let config = member.config();
+                    let (bottom, top) = (&config.bottom_mlp, &config.top_mlp);
+                    print_line(&format!("{} parameters; bottom {bottom:?}, top {top:?}", member.num_parameters()))?;
+                }
                 print_line(&format!("dense: {}", encoder.dense_names().join(", ")))?;
                 for feature in encoder.features() {
                     print_line(&format!(

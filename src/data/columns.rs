@@ -24,8 +24,8 @@ pub(crate) struct Binding {
     pub(crate) categorical: Vec<Origin>,
     /// The keys of the side tables.
     pub(crate) keys: Vec<Origin>,
-    /// What the derived columns are derived from.
-    pub(crate) derived_from: Vec<Origin>,
+    /// For each derived column, what it is derived from.
+    pub(crate) derived_from: Vec<Vec<Origin>>,
     pub(crate) label: Option<Origin>,
     pub(crate) time: Option<Origin>,
 }
@@ -68,7 +68,7 @@ impl Binding {
             dense: all(&mut config.dense.iter().map(|dense| &dense.column))?,
             categorical: all(&mut config.categorical.iter().map(|categorical| &categorical.column))?,
             keys: keys.collect::<Result<_>>()?,
-            derived_from: all(&mut config.derive.iter().map(|derive| &derive.from))?,
+            derived_from: config.derive.iter().map(|derive| all(&mut derive.from.iter())).collect::<Result<_>>()?,
             label: Some(label),
             time,
         })

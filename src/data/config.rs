@@ -155,15 +155,19 @@ impl JoinOn {
     }
 }
 
-/// A new column: what a regular expression captures in another column. It is empty where the expression does not match.
+/// A new column: what a regular expression captures in another column, or the combination of several columns. It is empty where the
+/// expression does not match.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Derive {
     /// The name of the new column.
     pub name: String,
-    /// A column of the file, of a side table, or derived before this one.
-    pub from: String,
-    /// A regular expression; the text of its first group becomes the value (without a group, the whole match).
+    /// A column of the file, of a side table, or derived before this one; or a list of them, whose texts are put together with a space in
+    /// between.
+    #[serde(deserialize_with = "one_or_many")]
+    pub from: Vec<String>,
+    /// A regular expression; the text of its first group becomes the value (without a group, the whole match). Default: all of the text.
+    #[serde(default = "whole_text")]
     pub pattern: String,
     /// If set, the text must be a number, and is rounded down to a multiple of this one.
     pub bucket: Option<f64>,
@@ -270,6 +274,9 @@ impl Default for Split {
     }
 }
 
+fn whole_text() -> String {
+    "(?s).+".into()
+}
 fn one_sixteenth() -> f64 {
     0.0625
 }

@@ -25,7 +25,11 @@ pub(crate) struct Derived {
 impl Derived {
     pub(crate) fn new(config: &config::Derive) -> Result<Self> {
         let fault = |reason| super::DataError::config("derive.pattern", reason);
-        Ok(Self { pattern: compile(&config.pattern).map_err(fault)?, bucket: config.bucket, from: config.from.clone() })
+        Ok(Self {
+            pattern: compile(&config.pattern).map_err(fault)?,
+            bucket: config.bucket,
+            from: config.from.join(" "),
+        })
     }
 
     /// Writes the value for `text` into `value`: empty where the pattern does not match.
@@ -53,7 +57,7 @@ mod tests {
     use super::*;
 
     fn derived(pattern: &str, bucket: Option<f64>, text: &str) -> Result<String> {
-        let config = config::Derive { name: "d".into(), from: "title".into(), pattern: pattern.into(), bucket };
+        let config = config::Derive { name: "d".into(), from: vec!["title".into()], pattern: pattern.into(), bucket };
         let mut value = String::from("old");
         Derived::new(&config)?.derive(text, Place { file: "f", line: 3 }, &mut value)?;
         Ok(value)

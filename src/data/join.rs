@@ -127,7 +127,7 @@ fn used_columns(config: &DataConfig) -> Result<Vec<String>> {
         names.push(column.clone());
     }
     names.extend(config.join.iter().map(|join| join.on.left().to_owned()));
-    names.extend(config.derive.iter().flat_map(|derive| [derive.from.clone(), derive.name.clone()]));
+    names.extend(config.derive.iter().flat_map(|derive| derive.from.iter().chain([&derive.name]).cloned()));
     names.extend(config.dense.iter().map(|dense| dense.column.clone()));
     names.extend(config.categorical.iter().map(|categorical| categorical.column.clone()));
     let mut seen = HashSet::new();

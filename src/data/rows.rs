@@ -1,5 +1,6 @@
 //! The rows of files, one after the other, with the columns of the side tables and the derived ones.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::mem;
 use std::sync::Arc;
@@ -156,8 +157,13 @@ impl<'a> Rows<'a> {
         for k in 0..self.derived.len() {
             let mut text = mem::take(&mut self.derived_texts[k]);
             let row = self.row();
-            let from = row.text(row.origin(|binding| binding.derived_from.get(k)), &self.config.derive[k].from)?;
-            self.derived[k].derive(from, row.place(), &mut text)?;
+            let mut from = Cow::Borrowed("");
+            for (part, column) in self.config.derive[k].from.iter().enumerate() {
+                let origin = row.origin(|binding| binding.derived_from.get(k).and_then(|origins| origins.get(part)));
+                let column = row.text(origin, column)?;
+                from = if part == 0 { Cow::Borrowed(column) } else { Cow::Owned(format!("{from} {column}")) };
+            }
+            self.derived[k].derive(&from, row.place(), &mut text)?;
             self.derived_texts[k] = text;
         }
         Ok(())

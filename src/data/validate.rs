@@ -101,9 +101,11 @@ fn joins_and_derives(config: &DataConfig) -> Result<()> {
         if !names.insert(&derive.name) {
             return Err(DataError::config(format!("derive[{k}].name"), format!("{:?} is derived twice", derive.name)));
         }
-        let later = config.derive[k..].iter().any(|other| other.name == derive.from);
-        if later {
-            let reason = format!("{:?} is not derived before this column: reorder them", derive.from);
+        if derive.from.is_empty() {
+            return Err(DataError::config(format!("derive[{k}].from"), "name a column, or a list of them"));
+        }
+        if let Some(later) = config.derive[k..].iter().find(|other| derive.from.contains(&other.name)) {
+            let reason = format!("{:?} is not derived before this column: reorder them", later.name);
             return Err(DataError::config(format!("derive[{k}].from"), reason));
         }
         if config.join.iter().any(|join| join.on.left() == derive.name) {

@@ -50,7 +50,7 @@ impl<D: Backend> Dlrm<D> {
     /// A model with parameters drawn from `seed`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit together; those of [`Device::alloc`].
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit together; those of [`Device::alloc`](crate::ops::Device::alloc).
     pub fn new(device: D, config: DlrmConfig, seed: u64) -> Result<Self> {
         let tables = config.check()?;
         let mut len = 0;
@@ -93,7 +93,7 @@ impl<D: Backend> Dlrm<D> {
     /// Prepares for training from step 1, with nothing remembered by the optimizers.
     ///
     /// # Errors
-    /// Those of [`Device::alloc`].
+    /// Those of [`Device::alloc`](crate::ops::Device::alloc).
     pub fn optimize_with(&mut self, optimizers: Optimizers) -> Result<()> {
         let len = self.parameters.extent();
         let dense = optimizers.dense.optimizer.for_dense();
@@ -341,7 +341,7 @@ impl<D: Backend> Dlrm<D> {
     /// All parameters, by name: `bottom_mlp.K.weight`, `.bias`, `top_mlp.K.…`, `tables.T.weight`.
     ///
     /// # Errors
-    /// Those of [`Device::download`].
+    /// Those of [`Device::download`](crate::ops::Device::download).
     pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = self.layer_tensors(&self.parameters)?;
         self.embedding.export(&self.device, &mut tensors)?;
@@ -351,7 +351,7 @@ impl<D: Backend> Dlrm<D> {
     /// The gradients of the layers that the last [`Self::loss_and_grad`] left, named as the parameters.
     ///
     /// # Errors
-    /// Those of [`Device::download`]; training must have been prepared.
+    /// Those of [`Device::download`](crate::ops::Device::download); training must have been prepared.
     pub fn layer_grads(&self) -> Result<Vec<NamedTensor>> {
         match &self.training {
             Some(training) => self.layer_tensors(&training.grad_parameters),
@@ -362,7 +362,7 @@ impl<D: Backend> Dlrm<D> {
     /// What the optimizers remember, by name: `optimizer.dense.first`, `.second`, `optimizer.tables.…`. Empty before training.
     ///
     /// # Errors
-    /// Those of [`Device::download`].
+    /// Those of [`Device::download`](crate::ops::Device::download).
     pub fn optimizer_tensors(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = Vec::new();
         if let Some(training) = &self.training {

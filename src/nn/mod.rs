@@ -15,4 +15,4 @@ pub use dlrm::Dlrm;
 pub use embedding::{EmbeddingBagCollection, TableInit};
 pub use mlp::Mlp;
 pub use optimizer::{GroupOptimizer, OptimizerState, Optimizers, Schedule};
-pub use tensors::{NamedTensor, TensorSource};
+pub use tensors::{NamedTensor, Prefixed, TensorSource};

@@ -50,9 +50,11 @@ impl TensorSource for [NamedTensor] {
 }
 
 /// The tensors of a source whose names begin with `prefix`, without it.
-pub(crate) struct Prefixed<'a, S: ?Sized> {
-    pub(crate) source: &'a S,
-    pub(crate) prefix: &'a str,
+pub struct Prefixed<'a, S: ?Sized> {
+    /// Where the tensors come from.
+    pub source: &'a S,
+    /// What stands before their names there.
+    pub prefix: &'a str,
 }
 
 impl<S: TensorSource + ?Sized> TensorSource for Prefixed<'_, S> {

@@ -125,6 +125,9 @@ pub struct TrainConfig {
     pub loss_threshold: f32,
     /// Learning rates over time.
     pub schedule: ScheduleConfig,
+    /// How many models are trained side by side, from different initial parameters and on rows in different orders. Their mean probability is
+    /// what is measured and predicted: better than any of them, for as many times the work.
+    pub members: usize,
     /// If not 0, a moving average of all parameters is kept, with this decay, and it is the average that is measured and kept as the model. It
     /// costs a pass over all parameters in each step, and needs tables of f32. Default: 0.998 with tables of f32, else 0.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -247,6 +250,7 @@ impl Default for TrainConfig {
             loss: Loss::default(),
             loss_threshold: 0.0,
             schedule: ScheduleConfig::default(),
+            members: 1,
             averaging: None,
             bag_dropout: None,
             even_decay: true,
@@ -366,8 +370,8 @@ impl Config {
         config.data.validate().map_err(|error| error.to_string())?;
         let train = &config.train;
         train.optimizers(1)?;
-        if train.epochs == 0 || train.batch_size == 0 {
-            return Err("[train]: `epochs` and `batch_size` must be 1 or more".into());
+        if train.epochs == 0 || train.batch_size == 0 || train.members == 0 {
+            return Err("[train]: `epochs`, `batch_size` and `members` must be 1 or more".into());
         }
         let fraction = |name, value: f32| match (0.0..1.0).contains(&value) {
             true => Ok(()),

@@ -12,7 +12,7 @@ use super::config::{Config, Selection, TrainConfig};
 use super::dropout::Dropout;
 use super::error::{Result, TrainError, io_error, model_error};
 use super::metrics::{Metrics, Predictions};
-use super::model::Scorer;
+use super::model::{Scorer, member_seed};
 use super::report::write_report;
 use crate::data::{Batch, Dataset, Encoder, Splits};
 use crate::nn::{Dlrm, NamedTensor, TensorSource};
@@ -51,7 +51,7 @@ pub struct EpochRecord {
     pub epoch: u32,
     /// Steps of the optimizer so far.
     pub step: u64,
-    /// On the training rows, each predicted just before the model learned from it.
+    /// On the training rows, each predicted by the first member just before it learned from it.
     pub train: Metrics,
     /// On the validation rows, after the epoch; nothing without validation rows.
     pub validation: Option<Metrics>,
@@ -76,7 +76,7 @@ pub struct Outcome {
     pub samples_per_second: f64,
 }
 
-/// The random stream of the order of the rows in the first epoch; the tables and layers have the ones below.
+/// The random stream of the order of the rows before the first epoch; the tables and layers have the ones below.
 const ORDER_STREAM: u64 = 1 << 33;
 
 /// A training run.
@@ -124,9 +124,12 @@ impl<D: Backend> Trainer<D> {
         }
         if trainer.manifest.files.contains_key("state") {
             let state = trainer.dir.read_tensors(&trainer.manifest, "state")?;
-            trainer.scorer.model.load(&state)?;
-            trainer.scorer.model.load_optimizers(&state, trainer.manifest.progress.step)?;
-            trainer.scorer.model.load_averages(&state)?;
+            let step = trainer.manifest.progress.step;
+            trainer.scorer.load(&state, |member, file| {
+                member.load(file)?;
+                member.load_optimizers(file, step)?;
+                member.load_averages(file)
+            })?;
             trainer.seen = Predictions::import(&state);
         }
         Ok(trainer)
@@ -139,22 +142,22 @@ impl<D: Backend> Trainer<D> {
         encoder: Encoder,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
-        let Config { data, model, train } = &manifest.config;
+        let Config { data, train, .. } = &manifest.config;
         let splits =
             Splits::load(data, &encoder, &manifest.folder, &mut |done, total| observer.reading("rows", done, total))?;
-        let mut dlrm = Dlrm::new(device, model.dlrm(&encoder, train), train.seed)?;
+        let mut scorer = Scorer::new(device, &manifest.config, &encoder)?;
         let steps_per_epoch = splits.train.len().div_ceil(train.batch_size) as u64;
         let optimizers = train.optimizers(steps_per_epoch).map_err(|reason| model_error(dir.path(), reason))?;
-        dlrm.optimize_with(optimizers)?;
-        if train.even_decay {
-            dlrm.scale_table_decay(&even_decay(&splits.train, &encoder, steps_per_epoch))?;
-        }
-        if manifest.config.averaging() > 0.0 {
-            dlrm.average_with(manifest.config.averaging())?;
-        }
-        observer.ready(&splits, &encoder, dlrm.num_parameters());
+        let decay_scale = train.even_decay.then(|| even_decay(&splits.train, &encoder, steps_per_epoch));
+        let averaging = manifest.config.averaging();
+        scorer.each(|member| {
+            member.optimize_with(optimizers)?;
+            decay_scale.as_ref().map_or(Ok(()), |scale| member.scale_table_decay(scale))?;
+            if averaging > 0.0 { member.average_with(averaging) } else { Ok(()) }
+        })?;
+        observer.ready(&splits, &encoder, scorer.members.iter().map(Dlrm::num_parameters).sum());
         let (batch, seen) = (Batch::default(), Predictions::default());
-        Ok(Self { dir, scorer: Scorer::new(dlrm)?, manifest, splits, encoder, batch, seen })
+        Ok(Self { dir, scorer, manifest, splits, encoder, batch, seen })
     }
 
     fn rows(&self) -> [u64; 3] {
@@ -184,16 +187,27 @@ impl<D: Backend> Trainer<D> {
         let epoch = self.manifest.progress.epochs_done + 1;
         let TrainConfig { batch_size, seed, checkpoint_seconds: every, .. } = self.manifest.config.train;
         let rate = self.manifest.config.bag_dropout();
-        let mut order: Vec<u32> = (0..self.splits.train.len() as u32).collect();
-        Philox::new(seed, ORDER_STREAM + u64::from(epoch)).shuffle(&mut order);
-        let total = order.len().div_ceil(batch_size) as u64;
+        let num_rows = self.splits.train.len();
+        let order = |member| {
+            let mut order: Vec<u32> = (0..num_rows as u32).collect();
+            Philox::new(member_seed(seed, member), ORDER_STREAM + u64::from(epoch)).shuffle(&mut order);
+            order
+        };
+        let orders: Vec<Vec<u32>> = (0..self.scorer.members.len()).map(order).collect();
+        let total = num_rows.div_ceil(batch_size) as u64;
         let mut checkpoint = Instant::now();
-        for (k, rows) in order.chunks(batch_size).enumerate().skip(self.manifest.progress.batches_done as usize) {
+        for done in self.manifest.progress.batches_done + 1..=total {
             let started = Instant::now();
-            let done = k as u64 + 1;
-            self.splits.train.gather(rows, &mut self.batch);
-            let dropout = Dropout { features: self.encoder.features(), rate, seed };
-            let loss = self.scorer.learn(&mut self.batch, (rate > 0.0).then_some(&dropout), &mut self.seen)?;
+            let start = (done as usize - 1) * batch_size;
+            let rows = start..num_rows.min(start + batch_size);
+            let mut loss = 0.0;
+            for (member, order) in orders.iter().enumerate() {
+                self.splits.train.gather(&order[rows.clone()], &mut self.batch);
+                let dropout = Dropout { features: self.encoder.features(), rate, seed: member_seed(seed, member) };
+                let dropout = (rate > 0.0).then_some(&dropout);
+                let seen = (member == 0).then_some(&mut self.seen);
+                loss += self.scorer.learn(member, &mut self.batch, dropout, seen)? / orders.len() as f64;
+            }
             if !loss.is_finite() {
                 return Err(TrainError::NonFinite { epoch, batch: done, loss });
             }
@@ -220,7 +234,7 @@ impl<D: Backend> Trainer<D> {
         let no_rows = || model_error(self.dir.path(), "no training rows");
         let train = self.seen.metrics().ok_or_else(no_rows)?;
         self.seen = Predictions::default();
-        self.scorer.model.swap_averages()?;
+        self.scorer.each(Dlrm::swap_averages)?;
         let validation = self.scorer.score(&self.splits.validation, &mut self.batch)?.metrics();
         let progress = &mut self.manifest.progress;
         let before = progress.history.iter().fold((0.0, 0), |sum, r| (sum.0 + r.seconds, sum.1 + r.train.samples));
@@ -238,10 +252,10 @@ impl<D: Backend> Trainer<D> {
         progress.batches_done = 0;
         if best {
             progress.best_epoch = epoch;
-            let tensors = self.scorer.model.tensors()?;
+            let tensors = self.scorer.tensors(|member| member.tensors())?;
             self.dir.write_tensors(&mut self.manifest, "best", &tensors)?;
         }
-        self.scorer.model.swap_averages()?;
+        self.scorer.each(Dlrm::swap_averages)?;
         self.append_metrics(&serde_json::to_value(&record).unwrap_or_default())?;
         self.manifest.progress.history.push(record);
         self.write_state()?;
@@ -250,7 +264,7 @@ impl<D: Backend> Trainer<D> {
 
     fn finish(mut self) -> Result<Outcome> {
         let best = self.dir.read_tensors(&self.manifest, "best")?;
-        self.scorer.model.load(&best)?;
+        self.scorer.load(&best, |member, file| member.load(file))?;
         let test = self.scorer.score(&self.splits.test, &mut self.batch)?;
         let progress = &self.manifest.progress;
         let outcome = Outcome {
@@ -272,9 +286,12 @@ impl<D: Backend> Trainer<D> {
 
     /// Writes all that `--resume` needs, to take effect with the next commit.
     fn write_state(&mut self) -> Result<()> {
-        let mut tensors = self.scorer.model.tensors()?;
-        tensors.extend(self.scorer.model.optimizer_tensors()?);
-        tensors.extend(self.scorer.model.average_tensors()?);
+        let mut tensors = self.scorer.tensors(|member| {
+            let mut tensors = member.tensors()?;
+            tensors.extend(member.optimizer_tensors()?);
+            tensors.extend(member.average_tensors()?);
+            Ok(tensors)
+        })?;
         tensors.extend(self.seen.export());
         self.dir.write_tensors(&mut self.manifest, "state", &tensors)
     }

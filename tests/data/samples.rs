@@ -145,13 +145,14 @@ const SETTINGS: &str = r#"
     join = [{ path = "movies.csv", on = "movieId" }]
     derive = [
         { name = "year", from = "title", pattern = '\((\d{4})\)\s*$' },
-        { name = "decade", from = "year", pattern = ".+", bucket = 10 },
+        { name = "decade", from = "year", bucket = 10 },
+        { name = "taste", from = ["userId", "decade"] },
     ]
     dense = [
         { column = "movieId", count = true, transform = "log1p" },
         { column = "year", missing = 1990, bins = 2 },
     ]
-    categorical = [{ column = "userId" }, { column = "movieId" }, { column = "decade" }, { column = "genres", separator = "|" }]
+    categorical = [{ column = "userId" }, { column = "movieId" }, { column = "decade" }, { column = "genres", separator = "|" }, { column = "taste" }]
 "#;
 
 #[test]
@@ -164,7 +165,7 @@ fn movies_are_joined_derived_and_counted() {
     let (encoder, splits) = fit(&settings, folder.path()).unwrap();
     let sizes: Vec<_> = encoder.features().iter().map(|f| (f.name.as_str(), f.num_embeddings)).collect();
     // One row more than there are values; the years are 1997 (three times) and 1995.
-    let expected = [("userId", 4), ("movieId", 5), ("decade", 2), ("genres", 4), ("year.bins", 3)];
+    let expected = [("userId", 4), ("movieId", 5), ("decade", 2), ("genres", 4), ("taste", 5), ("year.bins", 3)];
     assert_eq!(sizes, expected);
     assert_eq!(splits.train.labels(), [1.0, 0.0, 1.0, 0.0, 1.0, 1.0]);
     let batch = gather(&splits.train, &[0, 1, 2, 3, 4, 5]);
@@ -177,7 +178,8 @@ fn movies_are_joined_derived_and_counted() {
     assert_eq!(of(1).concat(), [1, 2, 1, 3, 1, 4], "movies");
     assert_eq!(of(2).concat(), [1, 1, 1, 0, 1, 0], "both years are of the nineties, two are missing");
     assert_eq!(of(3), [vec![1, 2], vec![3], vec![1, 2], vec![2], vec![1, 2], vec![]], "genres");
-    assert_eq!(of(4).iter().map(|row| row[0] == 0).collect::<Vec<_>>(), [false, false, false, true, false, true]);
+    assert_eq!(of(4).concat(), [1, 1, 2, 3, 4, 3], "a user and a decade, be it a missing one");
+    assert_eq!(of(5).iter().map(|row| row[0] == 0).collect::<Vec<_>>(), [false, false, false, true, false, true]);
 
     // The encoder knows the side table: raw ratings are encoded without the file, in any order of columns, without labels.
     let text = "timestamp,movieId,userId\n0,1,7\n0,1,nobody\n0,no film,7\n";
@@ -187,7 +189,7 @@ fn movies_are_joined_derived_and_counted() {
     assert_eq!(bag(&raw, 3, 0), bag(&batch, 3, 0));
     assert!(raw.labels.iter().all(|label| label.is_nan()));
     assert_eq!((bag(&raw, 0, 1), bag(&raw, 1, 2)), ([0].as_slice(), [0].as_slice()));
-    assert_eq!([bag(&raw, 2, 2), bag(&raw, 3, 2), bag(&raw, 4, 2)], [[0].as_slice(), &[], &[0]]);
+    assert_eq!([bag(&raw, 2, 2), bag(&raw, 3, 2), bag(&raw, 5, 2)], [[0].as_slice(), &[], &[0]]);
     assert_eq!(raw.dense[4], 0.0, "an unknown film has been counted 0 times");
 }
 
