@@ -104,6 +104,44 @@ pub enum Error {
         /// The size of the buffer.
         bytes: usize,
     },
+    /// There is no CUDA driver on this machine.
+    #[error("no CUDA driver (libcuda) on this machine: install one, or use the CPU")]
+    NoDriver,
+    /// The CUDA driver is older than what the kernels need.
+    #[error("the CUDA driver supports CUDA {}.{}, but {}.{} is needed: update it, or use the CPU", .found / 1000, .found % 1000 / 10, .required / 1000, .required % 1000 / 10)]
+    DriverTooOld {
+        /// What is needed: `1000 major + 10 minor`.
+        required: i32,
+        /// What the driver supports.
+        found: i32,
+    },
+    /// There is no CUDA device with this number.
+    #[error("no CUDA device {device}: there are {devices}")]
+    NoDevice {
+        /// The number that was asked for.
+        device: usize,
+        /// How many devices there are.
+        devices: usize,
+    },
+    /// This library was built without nvcc, and so without kernels.
+    #[error("built without CUDA kernels: run scripts/nvcc.sh (or set NVCC or CUDA_HOME) and build again")]
+    KernelsNotBuilt,
+    /// None of the compiled kernels runs on this device.
+    #[error("no kernels for compute capability {}.{}: 8.0 is the least", .capability.0, .capability.1)]
+    NoKernelImage {
+        /// The device's compute capability.
+        capability: (u32, u32),
+    },
+    /// The CUDA driver reports an error. Launches do not wait, so it may come from work that was launched before.
+    #[error("CUDA failed to {during}: {message}")]
+    Cuda {
+        /// What was tried.
+        during: &'static str,
+        /// The driver's code (`CUresult`).
+        code: i32,
+        /// The driver's name and text for it.
+        message: String,
+    },
     /// The thread pool of the CPU backend could not be started.
     #[error("cannot start {threads} worker threads: {reason}")]
     ThreadPool {

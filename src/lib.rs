@@ -16,6 +16,8 @@ mod philox;
 pub mod train;
 
 pub use backend::cpu::Cpu;
+#[cfg(feature = "cuda")]
+pub use backend::cuda::Cuda;
 pub use dtype::{DType, Element, Index, Scalar, bf16, f16};
 pub use error::{Error, OffsetRule, Result};
 pub use jagged::{Jagged, check_offsets};

@@ -3,12 +3,12 @@
 
 mod common;
 
-use bagdot::ops::embedding_bag::{Forward, NO_SOURCE, WeightGrad};
-use bagdot::ops::{Backend, Feature, Matrix, Pooling};
+use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward, NO_SOURCE, WeightGrad};
+use bagdot::ops::{Feature, Matrix, Pooling};
 use bagdot::{Error, OffsetRule, Result, bf16, f16};
 use common::*;
 
-backend_suite!(
+backend_suite!(cuda:
     pools_f32_by_i64,
     pools_f16_by_i32,
     pools_bf16_by_i64,
@@ -16,9 +16,19 @@ backend_suite!(
     max_takes_the_first_of_equals,
     nan_and_infinity_come_through,
     bad_ids_are_skipped_and_reported,
-    wrong_offsets_are_errors,
     wrong_shapes_are_errors,
 );
+
+#[test]
+fn wrong_offsets_are_errors_on_the_cpu() {
+    wrong_offsets_are_errors(&bagdot::Cpu::with_threads(3).unwrap());
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn wrong_offsets_are_errors_on_cuda() {
+    common::cuda::on_every_schedule_with_overlaps(wrong_offsets_are_errors);
+}
 
 /// The pooled output and, if asked for, the sources.
 struct Pooled {
@@ -27,7 +37,7 @@ struct Pooled {
     result: Result<()>,
 }
 
-fn pool<B: Backend, E: Stored, I: Id>(
+fn pool<B: EmbeddingBagOps, E: Stored, I: Id>(
     device: &B,
     case: &BagCase,
     weights: &[E],
@@ -51,7 +61,7 @@ fn pool<B: Backend, E: Stored, I: Id>(
     Pooled { output: output.download(device, &output_buffer), argmax: with_argmax.then_some(argmax), result }
 }
 
-fn pools<B: Backend, E: Stored, I: Id>(device: &B) {
+fn pools<B: EmbeddingBagOps, E: Stored, I: Id>(device: &B) {
     for pooling in POOLINGS {
         for case in BagCase::all(pooling) {
             let weighted = (pooling != Pooling::Max).then(|| case.clone().weighted());
@@ -71,19 +81,23 @@ fn pools<B: Backend, E: Stored, I: Id>(device: &B) {
     }
 }
 
-fn pools_f32_by_i64<B: Backend>(device: &B) {
+fn pools_f32_by_i64<B: EmbeddingBagOps>(device: &B) {
     pools::<B, f32, i64>(device);
 }
 
-fn pools_f16_by_i32<B: Backend>(device: &B) {
+fn pools_f16_by_i32<B: EmbeddingBagOps>(device: &B) {
     pools::<B, f16, i32>(device);
 }
 
-fn pools_bf16_by_i64<B: Backend>(device: &B) {
+fn pools_bf16_by_i64<B: EmbeddingBagOps>(device: &B) {
     pools::<B, bf16, i64>(device);
 }
 
-fn weight_grad<B: Backend, E: Stored, I: Id>(device: &B, case: &BagCase, weights: &[E]) -> (Vec<f32>, Result<()>) {
+fn weight_grad<B: EmbeddingBagOps, E: Stored, I: Id>(
+    device: &B,
+    case: &BagCase,
+    weights: &[E],
+) -> (Vec<f32>, Result<()>) {
     let bags = case.upload::<B, I>(device);
     let weights = upload(device, weights);
     let grad = Grid::new(case.batch_size, case.width(), 3, &case.grad_output());
@@ -100,8 +114,8 @@ fn weight_grad<B: Backend, E: Stored, I: Id>(device: &B, case: &BagCase, weights
     (download(device, &out), result)
 }
 
-fn weight_grads<B: Backend>(device: &B) {
-    fn check<B: Backend, E: Stored, I: Id>(device: &B) {
+fn weight_grads<B: EmbeddingBagOps>(device: &B) {
+    fn check<B: EmbeddingBagOps, E: Stored, I: Id>(device: &B) {
         for pooling in [Pooling::Sum, Pooling::Mean] {
             for case in BagCase::all(pooling).into_iter().map(BagCase::weighted) {
                 let weights = case.weights::<E>();
@@ -117,7 +131,7 @@ fn weight_grads<B: Backend>(device: &B) {
     check::<B, bf16, i64>(device);
 }
 
-fn max_takes_the_first_of_equals<B: Backend>(device: &B) {
+fn max_takes_the_first_of_equals<B: EmbeddingBagOps>(device: &B) {
     let layout = (&[(4, 2)][..], &[Feature { padding_idx: Some(3), ..feature(0, Pooling::Max) }][..]);
     let mut ids = [3, 1, 0, 2, 1, 3].into_iter();
     let case = BagCase::new("ties", layout, &[5, 0, 1], |_, _| ids.next().unwrap());
@@ -128,7 +142,7 @@ fn max_takes_the_first_of_equals<B: Backend>(device: &B) {
     assert_eq!(got.argmax.unwrap(), [1, 1, NO_SOURCE, NO_SOURCE, NO_SOURCE, NO_SOURCE]);
 }
 
-fn nan_and_infinity_come_through<B: Backend>(device: &B) {
+fn nan_and_infinity_come_through<B: EmbeddingBagOps>(device: &B) {
     for pooling in POOLINGS {
         let layout = (&[(4, 2)][..], &[feature(0, pooling)][..]);
         let mut ids = [0, 1, 2, 3, 0, 1, 2, 0].into_iter();
@@ -156,8 +170,8 @@ fn case_with_bad_ids(pooling: Pooling) -> (BagCase, Error) {
     (case, error)
 }
 
-fn bad_ids_are_skipped_and_reported<B: Backend>(device: &B) {
-    fn check<B: Backend, I: Id>(device: &B, wide: Option<i64>) {
+fn bad_ids_are_skipped_and_reported<B: EmbeddingBagOps>(device: &B) {
+    fn check<B: EmbeddingBagOps, I: Id>(device: &B, wide: Option<i64>) {
         for pooling in POOLINGS {
             let (mut case, error) = case_with_bad_ids(pooling);
             if let (Some(wide), Some(last)) = (wide, case.indices.last_mut()) {
@@ -187,7 +201,7 @@ fn bad_ids_are_skipped_and_reported<B: Backend>(device: &B) {
     check::<B, i64>(device, Some(i64::MIN));
 }
 
-fn wrong_offsets_are_errors<B: Backend>(device: &B) {
+fn wrong_offsets_are_errors<B: EmbeddingBagOps>(device: &B) {
     let layout = (&[(4, 2)][..], &[feature(0, Pooling::Sum)][..]);
     let good = BagCase::new("offsets", layout, &[1, 2, 1], |random, rows| random.below(rows)).weighted();
     for (position, offset, rule) in [
@@ -207,7 +221,7 @@ fn wrong_offsets_are_errors<B: Backend>(device: &B) {
 }
 
 /// What the arguments of a call are views of.
-struct Given<B: Backend> {
+struct Given<B: EmbeddingBagOps> {
     bags: cases::DeviceBags<B, i64>,
     weights: B::Buffer<f32>,
     grad: B::Buffer<f32>,
@@ -218,7 +232,7 @@ type SpoilForward<'s, B> = &'s dyn for<'a> Fn(&mut Forward<'a, B, f32, i64>, &'a
 type SpoilGrad<'s, B> = &'s dyn for<'a> Fn(&mut WeightGrad<'a, B, f32, i64>, &'a Given<B>);
 
 /// Each wrong argument gives an error that names it, and nothing is written.
-fn wrong_shapes_are_errors<B: Backend>(device: &B) {
+fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
     let layout = (&[(4, 2), (3, 5)][..], &[feature(0, Pooling::Sum), feature(1, Pooling::Mean)][..]);
     let case = BagCase::new("shapes", layout, &[1, 2, 1, 0, 3, 1], |random, rows| random.below(rows)).weighted();
     let given = Given::<B> {

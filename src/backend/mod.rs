@@ -1,3 +1,5 @@
 //! Where ops run.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;

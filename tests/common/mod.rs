@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod cases;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod engine;
 pub mod memory;
 pub mod reference;
@@ -18,8 +20,20 @@ pub use tolerance::{
 use bagdot::ops::Device;
 use bagdot::{Cpu, Error, Result};
 
-/// Stamps functions of the kind `fn(&impl Backend)` onto every backend, as tests. A new backend is one more line here.
+/// Stamps functions of the kind `fn(&impl Backend)` onto every backend, as tests; onto CUDA those of `backend_suite!(cuda: …)`, of ops that it has.
 macro_rules! backend_suite {
+    (cuda: $($test:ident),+ $(,)?) => {
+        backend_suite!($($test),+);
+        #[cfg(feature = "cuda")]
+        mod cuda {
+            $(
+                #[test]
+                fn $test() {
+                    crate::common::cuda::on_every_schedule(super::$test);
+                }
+            )+
+        }
+    };
     ($($test:ident),+ $(,)?) => {
         stamp!(cpu, bagdot::Cpu::with_threads(3).unwrap(), $($test),+);
         stamp!(cpu_single_threaded, bagdot::Cpu::single_threaded(), $($test),+);

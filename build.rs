@@ -1,0 +1,183 @@
+//! Compiles `kernels/*.cu` for every architecture and embeds the images: cubins for those it knows, PTX for all others.
+//!
+//! nvcc is looked for in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `.cuda/` (where `scripts/nvcc.sh` puts it), `/usr/local/cuda` and `PATH`. Without it, images
+//! that the package carries are used (`scripts/prebuild_kernels.sh`), else none, and the CUDA backend says so when it is asked for;
+//! with `BAGDOT_REQUIRE_NVCC=1` it is an error. No GPU is ever asked.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::{env, fs};
+
+/// Architectures with a cubin of their own. `90a` runs on 9.0 only, the others on their whole generation.
+const CUBINS: [&str; 4] = ["80", "90a", "100", "120"];
+/// The architecture of the PTX, which the driver compiles for everything else from 8.0 on.
+const PTX: &str = "80";
+/// Spills and warnings are errors: a kernel that spills has been written wrong.
+const FLAGS: [&str; 7] =
+    ["-std=c++17", "-O3", "-lineinfo", "-Werror", "all-warnings", "-Xptxas=-warn-spills,-warn-lmem-usage", "-Ikernels"];
+/// PTX of later releases is refused by drivers of this one.
+const LATEST_NVCC: (u32, u32) = (13, 0);
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=kernels");
+    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH", "BAGDOT_REQUIRE_NVCC", "DOCS_RS"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return;
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    let images = if env::var_os("DOCS_RS").is_some() { Vec::new() } else { images(&out) };
+    let entries: String = images
+        .iter()
+        .map(|(stem, target, path)| {
+            format!("    Image {{ stem: {stem:?}, target: {target}, bytes: include_bytes!({path:?}) }},\n")
+        })
+        .collect();
+    let table = format!("pub(super) static IMAGES: &[Image] = &[\n{entries}];\n");
+    fs::write(out.join("images.rs"), table).unwrap_or_else(|error| fail(&format!("cannot write images.rs: {error}")));
+}
+
+/// Stem, target as a Rust expression, and path of every image.
+type Images = Vec<(String, String, PathBuf)>;
+
+fn images(out: &Path) -> Images {
+    let kernels = sources(Path::new("kernels"));
+    let prebuilt = Path::new("kernels/prebuilt");
+    let source_hash = hash_of(&kernels);
+    if let Some(nvcc) = find_nvcc() {
+        return compile(&nvcc, &kernels, source_hash, out);
+    }
+    if fs::read_to_string(prebuilt.join("hash")).is_ok_and(|hash| hash.trim() == format!("{source_hash:016x}")) {
+        return listed(&kernels, |stem, suffix| {
+            fs::canonicalize(prebuilt.join(format!("{stem}.{suffix}"))).unwrap_or_default()
+        });
+    }
+    let reason = "no nvcc: the CUDA backend is built without kernels. Run scripts/nvcc.sh (or set NVCC or CUDA_HOME) and build again";
+    match env::var("BAGDOT_REQUIRE_NVCC").as_deref() {
+        Ok("1") => fail(reason),
+        _ => println!("cargo:warning={reason}"),
+    }
+    Vec::new()
+}
+
+fn fail(reason: &str) -> ! {
+    eprintln!("error: {reason}");
+    std::process::exit(1);
+}
+
+/// All sources and headers, in a fixed order.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            None if path.is_dir() => files.extend(sources(&path)),
+            Some("cu" | "cuh") => files.push(path),
+            _ => {}
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Of everything that decides what the images are, but for the compiler.
+fn hash_of(files: &[PathBuf]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (CUBINS, PTX, FLAGS).hash(&mut hasher);
+    files.iter().for_each(|file| (file, fs::read(file).ok()).hash(&mut hasher));
+    hasher.finish()
+}
+
+fn find_nvcc() -> Option<PathBuf> {
+    let from = |variable: &str, below: &str| env::var_os(variable).map(|root| Path::new(&root).join(below));
+    let here = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
+    let places = [
+        env::var_os("NVCC").map(PathBuf::from),
+        from("CUDA_HOME", "bin/nvcc"),
+        from("CUDA_PATH", "bin/nvcc"),
+        Some(here.join(".cuda/nvidia/cu13/bin/nvcc")),
+        Some("/usr/local/cuda/bin/nvcc".into()),
+    ];
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).map(|folder| folder.join("nvcc")).collect::<Vec<_>>();
+    let found = places.into_iter().flatten().chain(on_path).find(|nvcc| nvcc.is_file())?;
+    println!("cargo:rerun-if-changed={}", found.display());
+    Some(found)
+}
+
+/// What `nvcc --version` says, checked not to be too new.
+fn version_of(nvcc: &Path) -> String {
+    let output = Command::new(nvcc).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let text = text.unwrap_or_else(|error| fail(&format!("cannot run {}: {error}", nvcc.display())));
+    let release = text.split("release ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("");
+    let mut numbers = release.split('.').map_while(|number| number.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) <= LATEST_NVCC => text,
+        _ => fail(&format!(
+            "{} is release {release:?}, but {LATEST_NVCC:?} is the latest whose PTX current drivers take",
+            nvcc.display()
+        )),
+    }
+}
+
+/// The images of every kernel file, at the paths that `path(stem, suffix)` gives.
+fn listed(kernels: &[PathBuf], path: impl Fn(&str, &str) -> PathBuf) -> Images {
+    let mut images = Vec::new();
+    for file in kernels.iter().filter(|file| file.extension().is_some_and(|extension| extension == "cu")) {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        for arch in CUBINS {
+            let number: u32 = arch.trim_end_matches('a').parse().unwrap_or(0);
+            let (major, minor, exact) = (number / 10, number % 10, arch.ends_with('a'));
+            let target = format!("Target::Cubin {{ major: {major}, minor: {minor}, exact: {exact} }}");
+            images.push((stem.clone(), target, path(&stem, &format!("{arch}.cubin"))));
+        }
+        images.push((stem.clone(), "Target::Ptx".into(), path(&stem, "ptx")));
+    }
+    images
+}
+
+/// Compiles what has not been compiled yet: results are kept under the hash of all that they depend on.
+fn compile(nvcc: &Path, kernels: &[PathBuf], source_hash: u64, out: &Path) -> Images {
+    let mut hasher = DefaultHasher::new();
+    (source_hash, version_of(nvcc)).hash(&mut hasher);
+    let hash = hasher.finish();
+    let images = listed(kernels, |stem, suffix| out.join(format!("{stem}-{hash:016x}.{suffix}")));
+    let todo: Vec<_> = images.iter().filter(|(_, _, path)| !path.exists()).collect();
+    let (next, threads) =
+        (Mutex::new(todo.iter()), env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let take = || next.lock().ok()?.next();
+                while let Some((stem, _, path)) = take() {
+                    run_nvcc(nvcc, stem, path);
+                }
+            });
+        }
+    });
+    images
+}
+
+fn run_nvcc(nvcc: &Path, stem: &str, path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let (kind, arch) = match name.strip_suffix(".cubin").and_then(|name| name.rsplit('.').next()) {
+        Some(arch) => ("-cubin", format!("-arch=sm_{arch}")),
+        None => ("-ptx", format!("-arch=compute_{PTX}")),
+    };
+    // Written under another name first, so that an interrupted build leaves no half of an image behind.
+    let partial = path.with_extension(format!("{}.partial", std::process::id()));
+    let source = format!("kernels/{stem}.cu");
+    let output = Command::new(nvcc).args(FLAGS).args([kind, &arch, &source, "-o"]).arg(&partial).output();
+    let output = output.unwrap_or_else(|error| fail(&format!("cannot run {}: {error}", nvcc.display())));
+    if !output.status.success() {
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+        fail(&format!("nvcc {kind} {arch} {source} failed:\n{said}"));
+    }
+    fs::rename(&partial, path).unwrap_or_else(|error| fail(&format!("cannot write {}: {error}", path.display())));
+}

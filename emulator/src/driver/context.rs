@@ -1,0 +1,204 @@
+//! Devices and contexts.
+
+#![allow(non_snake_case, reason = "the names of the driver API")]
+
+use std::ffi::{c_char, c_int, c_uint};
+
+use super::api;
+use super::code::{Code, describe};
+use super::host::{put, put_text, size};
+use super::state::{CONTEXT, Driver, context_device, context_of, with};
+use crate::device::MOST_THREADS;
+
+const NAME: &str = "bagdot emulator";
+/// Multiprocessors, as many as kernels see in `%nsmid`.
+pub(super) const SM_COUNT: i32 = 8;
+/// What kernels may have without asking for more.
+pub(super) const PLAIN_SHARED: usize = 48 * 1024;
+
+/// What a multiprocessor has, by compute capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Bytes of shared memory that one block may have. The multiprocessor has 1024 more.
+    pub(super) block_shared: usize,
+    pub(super) threads: usize,
+    pub(super) blocks: usize,
+}
+
+impl Limits {
+    pub(super) fn of(capability: u32) -> Self {
+        let (block_shared, threads, blocks) = match capability {
+            ..=79 => (64 << 10, 1024, 16),
+            80 => (163 << 10, 2048, 32),
+            81..=86 => (99 << 10, 1536, 16),
+            87 => (163 << 10, 1536, 16),
+            88..=89 => (99 << 10, 1536, 24),
+            90..=119 => (227 << 10, 2048, 32),
+            _ => (99 << 10, 1536, 24),
+        };
+        Self { block_shared, threads, blocks }
+    }
+
+    /// How many blocks fit a multiprocessor, as far as threads and shared memory decide.
+    pub(super) fn resident_blocks(self, threads: usize, shared: usize) -> usize {
+        if threads == 0 || threads > MOST_THREADS as usize || shared > self.block_shared {
+            return 0;
+        }
+        let by_threads = self.threads / threads.next_multiple_of(32);
+        by_threads.min(self.blocks).min((self.block_shared + RESERVED) / (shared + RESERVED))
+    }
+}
+
+/// Shared memory that the system keeps of every block.
+const RESERVED: usize = 1024;
+
+fn attribute(driver: &Driver, attribute: c_int) -> i32 {
+    let limits = driver.limits();
+    match attribute {
+        1..=3 => MOST_THREADS as i32, // threads of a block, and of it in x and y
+        4 => 64,
+        5 => i32::MAX, // blocks in x
+        6 | 7 => 65535,
+        8 => PLAIN_SHARED as i32,
+        9 => 64 << 10,               // constant memory
+        10 => 32,                    // lanes of a warp
+        12 | 82 => 65536,            // registers of a block, of a multiprocessor
+        13 => 1_000_000,             // clock rate in kHz
+        14 => 512,                   // alignment of textures
+        16 => SM_COUNT,              // multiprocessors
+        31 | 41 | 40 => 1,           // concurrent kernels, unified addresses, copy engines
+        36 => 1_000_000,             // memory clock in kHz
+        37 => 4096,                  // bits of the memory bus
+        38 => 32 << 20,              // level 2 cache
+        39 => limits.threads as i32, // threads of a multiprocessor
+        75 => (driver.settings.capability / 10) as i32,
+        76 => (driver.settings.capability % 10) as i32,
+        78 | 95 | 96 => 1, // stream priorities, cooperative launches
+        81 => (limits.block_shared + RESERVED) as i32,
+        97 => limits.block_shared as i32,
+        106 => limits.blocks as i32, // blocks of a multiprocessor
+        111 => 1024,                 // reserved shared memory of a block
+        115 => 1,                    // memory pools
+        _ => 0,
+    }
+}
+
+impl Driver {
+    pub(super) fn limits(&self) -> Limits {
+        Limits::of(self.settings.capability)
+    }
+}
+
+api! {
+    fn cuInit(flags: c_uint) {
+        with(|d| {
+            if flags != 0 {
+                return Err(Code::ERROR_INVALID_VALUE);
+            }
+            if d.gpus.is_empty() {
+                return Err(Code::ERROR_NO_DEVICE);
+            }
+            d.initialised = true;
+            Ok(())
+        })
+    }
+    fn cuDriverGetVersion(version: *mut c_int) {
+        put(version, with(|d| d.settings.version))
+    }
+    fn cuDeviceGetCount(count: *mut c_int) {
+        with(|d| if d.initialised { put(count, d.gpus.len() as i32) } else { Err(Code::ERROR_NOT_INITIALIZED) })
+    }
+    fn cuDeviceGet(device: *mut c_int, ordinal: c_int) {
+        with(|d| d.device(ordinal).and_then(|_| put(device, ordinal)))
+    }
+    fn cuDeviceGetName(name: *mut c_char, room: c_int, device: c_int) {
+        with(|d| d.device(device))?;
+        put_text(name, size(room), NAME);
+        Ok(())
+    }
+    fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) {
+        let ordinal = with(|d| d.device(device))? as u8;
+        let mut bytes = *b"bagdot-emulator\0";
+        bytes[15] = ordinal;
+        put(uuid, bytes)
+    }
+    fn cuDeviceGetUuid(uuid: *mut [u8; 16], device: c_int) {
+        Code::of(cuDeviceGetUuid_v2(uuid, device))
+    }
+    fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) {
+        with(|d| d.device(device).and_then(|_| put(bytes, d.settings.memory_bytes)))
+    }
+    fn cuDeviceGetAttribute(value: *mut c_int, which: c_int, device: c_int) {
+        with(|d| d.device(device).and_then(|_| put(value, attribute(d, which))))
+    }
+    fn cuDevicePrimaryCtxRetain(context: *mut u64, device: c_int) {
+        with(|d| {
+            let device = d.device(device)?;
+            put(context, context_of(device))
+        })
+    }
+    fn cuDevicePrimaryCtxRelease_v2(device: c_int) {
+        with(|d| d.device(device).map(|_| ()))
+    }
+    fn cuDevicePrimaryCtxReset_v2(device: c_int) {
+        with(|d| {
+            d.device(device)?;
+            d.reset();
+            d.initialised = true;
+            Ok(())
+        })
+    }
+    fn cuCtxGetCurrent(context: *mut u64) {
+        put(context, CONTEXT.get())
+    }
+    fn cuCtxSetCurrent(context: u64) {
+        let known = context == 0 || with(|d| context_device(context).is_some_and(|device| device < d.gpus.len()));
+        if !known {
+            return Err(Code::ERROR_INVALID_CONTEXT);
+        }
+        CONTEXT.set(context);
+        Ok(())
+    }
+    fn cuCtxGetDevice(device: *mut c_int) {
+        put(device, with(|d| d.current())? as i32)
+    }
+    fn cuCtxSynchronize() {
+        with(|d| {
+            let device = d.current()?;
+            d.refuse_in_any_capture()?;
+            d.drain_where(|s| s.device == device)
+        })
+    }
+    fn cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int) {
+        with(|d| d.current())?;
+        put(least, 0).and_then(|()| put(greatest, -5))
+    }
+    fn cuCtxGetLimit(value: *mut usize, _limit: c_int) {
+        with(|d| d.current())?;
+        put(value, 1024)
+    }
+    fn cuCtxSetLimit(_limit: c_int, _value: usize) {
+        with(|d| d.current().map(|_| ()))
+    }
+    fn cuCtxSetFlags(_flags: c_uint) {
+        with(|d| d.current().map(|_| ()))
+    }
+    fn cuCtxGetCacheConfig(config: *mut c_int) {
+        put(config, 0)
+    }
+    fn cuCtxSetCacheConfig(_config: c_int) {
+        with(|d| d.current().map(|_| ()))
+    }
+    fn cuProfilerStart() {
+        Ok(())
+    }
+    fn cuProfilerStop() {
+        Ok(())
+    }
+    fn cuGetErrorName(code: c_int, text: *mut *const c_char) {
+        describe(code).ok_or(Code::ERROR_INVALID_VALUE).and_then(|(name, _)| put(text, name.as_ptr()))
+    }
+    fn cuGetErrorString(code: c_int, text: *mut *const c_char) {
+        describe(code).ok_or(Code::ERROR_INVALID_VALUE).and_then(|(_, message)| put(text, message.as_ptr()))
+    }
+}

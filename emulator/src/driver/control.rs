@@ -1,0 +1,121 @@
+//! What tests ask of the driver beyond the driver API.
+
+use std::ffi::{c_char, c_int};
+use std::fmt::Write;
+
+use super::code::{Code, answer};
+use super::host::put_text;
+use super::state::{Settings, with};
+use crate::exec::Schedule;
+
+/// What a test may set, as a number of the C interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub(crate) enum Setting {
+    Seed,
+    Independent,
+    Races,
+    Uninitialised,
+    ShufflesOrderMemory,
+    SameValueStores,
+    StepLimit,
+    Devices,
+    MemoryBytes,
+    DriverVersion,
+    Capability,
+    Deferred,
+}
+
+impl Setting {
+    const ALL: [Self; 12] = [
+        Self::Seed,
+        Self::Independent,
+        Self::Races,
+        Self::Uninitialised,
+        Self::ShufflesOrderMemory,
+        Self::SameValueStores,
+        Self::StepLimit,
+        Self::Devices,
+        Self::MemoryBytes,
+        Self::DriverVersion,
+        Self::Capability,
+        Self::Deferred,
+    ];
+
+    fn apply(self, s: &mut Settings, value: u64) {
+        let on = value != 0;
+        match self {
+            Self::Seed => s.config.seed = value,
+            Self::Independent => s.config.schedule = if on { Schedule::Independent } else { Schedule::Lockstep },
+            Self::Races => s.config.races = on,
+            Self::Uninitialised => s.config.uninitialised = on,
+            Self::ShufflesOrderMemory => s.config.shuffles_order_memory = on,
+            Self::SameValueStores => s.config.same_value_stores = on,
+            Self::StepLimit => s.config.step_limit = value,
+            Self::Devices => s.devices = value as usize,
+            Self::MemoryBytes => s.memory_bytes = value as usize,
+            Self::DriverVersion => s.version = value as i32,
+            Self::Capability => s.capability = value as u32,
+            Self::Deferred => s.deferred = on,
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bagdot_emulator_set(setting: c_int, value: u64) -> c_int {
+    let known = Setting::ALL.into_iter().find(|s| *s as i32 == setting);
+    answer(with(|d| {
+        let mut settings = d.settings;
+        known.ok_or(Code::ERROR_INVALID_VALUE)?.apply(&mut settings, value);
+        d.configure(settings);
+        Ok(())
+    }))
+}
+
+/// Forgets all memory, modules, streams, errors and counters. Settings stay, or go back to what they were at the start.
+#[unsafe(no_mangle)]
+extern "C" fn bagdot_emulator_reset(settings_too: c_int) {
+    with(|d| {
+        if settings_too != 0 {
+            d.configure(Settings::default());
+        }
+        d.reset();
+    });
+}
+
+/// What has gone wrong since the last reset, a line for each thing. Answers with the room that the text needs.
+#[unsafe(no_mangle)]
+extern "C" fn bagdot_emulator_report(to: *mut c_char, room: usize) -> usize {
+    with(|d| put_text(to, room, &d.report))
+}
+
+/// Bytes of device memory in use. Frees that wait in streams have not happened.
+#[unsafe(no_mangle)]
+extern "C" fn bagdot_emulator_used_bytes(device: c_int) -> usize {
+    with(|d| usize::try_from(device).ok().and_then(|k| d.gpus.get(k)).map_or(0, |gpu| gpu.device.used()))
+}
+
+/// The counters of the kernels that were launched, as lines of fields that tabs separate: a kernel, its blocks, its source lines.
+#[unsafe(no_mangle)]
+extern "C" fn bagdot_emulator_counters(to: *mut c_char, room: usize) -> usize {
+    let text = with(|d| {
+        let mut text = String::new();
+        for kernel in d.gpus.iter().flat_map(|gpu| gpu.device.counters()) {
+            let fields = |counts: &crate::counters::Counts| counts.fields().map(|n| n.to_string()).join("\t");
+            let blocks: Vec<String> = kernel.block_instructions.iter().map(ToString::to_string).collect();
+            // Writing to a string does not fail.
+            _ = writeln!(text, "kernel\t{}\t{}\t{}", kernel.name, kernel.launches, fields(&kernel.total));
+            _ = writeln!(text, "blocks\t{}", blocks.join("\t"));
+            for line in &kernel.lines {
+                _ = writeln!(text, "line\t{}\t{}\t{}", line.file, line.line, fields(&line.counts));
+            }
+        }
+        text
+    });
+    put_text(to, room, &text)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bagdot_emulator_reset_counters() {
+    with(|d| d.gpus.iter_mut().for_each(|gpu| gpu.device.reset_counters()));
+}

@@ -1,0 +1,214 @@
+//! Memory, copies and fills.
+
+#![allow(non_snake_case, reason = "the names of the driver API")]
+
+use std::ffi::{c_uint, c_ushort, c_void};
+
+use super::api;
+use super::code::{Code, Result};
+use super::host::{allocate, bytes_at, deallocate, put};
+use super::state::{Driver, context_device, with};
+use super::work::{HostPointer, Work};
+
+fn host_pointer(pointer: *const c_void) -> HostPointer {
+    HostPointer(pointer.expose_provenance())
+}
+
+impl Driver {
+    pub(super) fn allocate(&mut self, bytes: usize) -> Result<u64> {
+        let device = self.current()?;
+        if bytes == 0 {
+            return Err(Code::ERROR_INVALID_VALUE);
+        }
+        let limit = self.settings.memory_bytes;
+        if self.gpus[device].device.used().saturating_add(bytes) > limit {
+            // Frees may wait in the streams.
+            self.drain_where(|s| s.device == device && s.capture.is_none())?;
+        }
+        if self.gpus[device].device.used().saturating_add(bytes) > limit {
+            return Err(Code::ERROR_OUT_OF_MEMORY);
+        }
+        Ok(self.gpus[device].device.allocate(bytes))
+    }
+
+    fn is_pinned(&self, pointer: HostPointer, bytes: usize) -> bool {
+        let before = self.pinned.range(..=pointer.0).next_back();
+        before.is_some_and(|(&base, layout)| pointer.0 + bytes <= base + layout.size())
+    }
+
+    /// A copy or fill that names no memory is refused at once.
+    fn check(&mut self, address: u64, bytes: usize) -> Result<()> {
+        let device = self.current()?;
+        let outcome = self.gpus[device].device.holds(address, bytes);
+        outcome.map_err(|error| {
+            self.say(&format!("a copy or fill: {error}"));
+            Code::ERROR_INVALID_VALUE
+        })
+    }
+
+    fn copy_in(&mut self, to: u64, from: *const c_void, bytes: usize, stream: u64) -> Result<()> {
+        let stream = self.stream(stream)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.check(to, bytes)?;
+        let pointer = host_pointer(from);
+        let captured = self.streams[&stream].capture.is_some();
+        let work = if self.is_pinned(pointer, bytes) || captured {
+            Work::ToDevice { to, from: pointer, bytes }
+        } else {
+            Work::Bytes { to, bytes: bytes_at(from, bytes)? }
+        };
+        self.enqueue(stream, work)
+    }
+
+    fn copy_out(&mut self, to: *mut c_void, from: u64, bytes: usize, stream: u64) -> Result<()> {
+        let stream = self.stream(stream)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.check(from, bytes)?;
+        let pointer = host_pointer(to);
+        self.enqueue(stream, Work::ToHost { to: pointer, from, bytes })?;
+        // Into pageable memory the copy is made before the call returns.
+        let captured = self.streams[&stream].capture.is_some();
+        if captured || self.is_pinned(pointer, bytes) { Ok(()) } else { self.drain(stream) }
+    }
+
+    fn fill(&mut self, to: u64, pattern: Vec<u8>, count: usize, stream: u64) -> Result<()> {
+        let stream = self.stream(stream)?;
+        if !to.is_multiple_of(pattern.len() as u64) {
+            return Err(Code::ERROR_INVALID_VALUE);
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        self.check(to, count * pattern.len())?;
+        self.enqueue(stream, Work::Fill { to, pattern, count })
+    }
+
+    fn copy(&mut self, to: u64, from: u64, bytes: usize, stream: u64) -> Result<()> {
+        let stream = self.stream(stream)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.check(to, bytes)?;
+        self.check(from, bytes)?;
+        self.enqueue(stream, Work::Copy { to, from, bytes })
+    }
+}
+
+api! {
+    fn cuMemAlloc_v2(address: *mut u64, bytes: usize) {
+        with(|d| {
+            d.current()?;
+            d.refuse_unsafe()?;
+            let fresh = d.allocate(bytes)?;
+            put(address, fresh)
+        })
+    }
+    fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: u64) {
+        with(|d| {
+            let stream = d.stream(stream)?;
+            let fresh = d.allocate(bytes)?;
+            d.enqueue(stream, Work::Nothing)?;
+            put(address, fresh)
+        })
+    }
+    fn cuMemFree_v2(address: u64) {
+        with(|d| {
+            let device = d.current()?;
+            d.refuse_unsafe()?;
+            if address == 0 {
+                return Ok(());
+            }
+            // Nothing that may still use it is left.
+            d.drain_where(|s| s.device == device && s.capture.is_none())?;
+            if d.gpus[device].device.free(address) { Ok(()) } else { Err(Code::ERROR_INVALID_VALUE) }
+        })
+    }
+    fn cuMemFreeAsync(address: u64, stream: u64) {
+        with(|d| {
+            let stream = d.stream(stream)?;
+            if address == 0 {
+                return Ok(());
+            }
+            let device = d.current()?;
+            if d.gpus[device].device.size_of(address).is_none() {
+                return Err(Code::ERROR_INVALID_VALUE);
+            }
+            let captured = d.streams[&stream].capture.is_some();
+            d.enqueue(stream, if captured { Work::Nothing } else { Work::Free(address) })
+        })
+    }
+    fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) {
+        with(|d| {
+            let device = d.current()?;
+            put(total, d.settings.memory_bytes)?;
+            put(free, d.settings.memory_bytes.saturating_sub(d.gpus[device].device.used()))
+        })
+    }
+    fn cuMemHostAlloc(pointer: *mut *mut c_void, bytes: usize, _flags: c_uint) {
+        with(|d| {
+            d.current()?;
+            d.refuse_unsafe()?;
+            let (fresh, layout) = allocate(bytes).ok_or(Code::ERROR_OUT_OF_MEMORY)?;
+            d.pinned.insert(fresh.expose_provenance(), layout);
+            put(pointer, fresh)
+        })
+    }
+    fn cuMemAllocHost_v2(pointer: *mut *mut c_void, bytes: usize) {
+        Code::of(cuMemHostAlloc(pointer, bytes, 0))
+    }
+    fn cuMemFreeHost(pointer: *mut c_void) {
+        with(|d| {
+            d.refuse_unsafe()?;
+            // Nothing that may still use it is left, whether or not the device has failed.
+            let outcome = d.drain_where(|s| s.capture.is_none());
+            let layout = d.pinned.remove(&pointer.expose_provenance()).ok_or(Code::ERROR_INVALID_VALUE)?;
+            if outcome.is_err() {
+                d.streams.values_mut().for_each(|s| s.queue.retain(|work| matches!(work, Work::Record { .. })));
+            }
+            deallocate(pointer, layout);
+            Ok(())
+        })
+    }
+    fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize) {
+        with(|d| d.copy_in(to, from, bytes, 0))
+    }
+    fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: u64) {
+        with(|d| d.copy_in(to, from, bytes, stream))
+    }
+    fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize) {
+        with(|d| d.copy_out(to, from, bytes, 0))
+    }
+    fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: u64) {
+        with(|d| d.copy_out(to, from, bytes, stream))
+    }
+    fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) {
+        with(|d| d.copy(to, from, bytes, 0))
+    }
+    fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) {
+        with(|d| d.copy(to, from, bytes, stream))
+    }
+    fn cuMemcpyPeerAsync(to: u64, to_context: u64, from: u64, from_context: u64, bytes: usize, stream: u64) {
+        with(|d| {
+            if to_context != from_context || context_device(to_context).is_none() {
+                return Err(Code::ERROR_NOT_SUPPORTED);
+            }
+            d.copy(to, from, bytes, stream)
+        })
+    }
+    fn cuMemsetD8_v2(to: u64, value: u8, count: usize) {
+        with(|d| d.fill(to, vec![value], count, 0))
+    }
+    fn cuMemsetD8Async(to: u64, value: u8, count: usize, stream: u64) {
+        with(|d| d.fill(to, vec![value], count, stream))
+    }
+    fn cuMemsetD16Async(to: u64, value: c_ushort, count: usize, stream: u64) {
+        with(|d| d.fill(to, value.to_le_bytes().to_vec(), count, stream))
+    }
+    fn cuMemsetD32Async(to: u64, value: c_uint, count: usize, stream: u64) {
+        with(|d| d.fill(to, value.to_le_bytes().to_vec(), count, stream))
+    }
+}

@@ -1,0 +1,166 @@
+//! What the driver knows: devices, contexts, streams, events, modules and graphs, under one lock.
+
+use std::alloc::Layout;
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use super::capture::{Graph, Session};
+use super::code::{Code, Result};
+use super::work::{Event, Stream};
+use crate::device::{Device, KernelId, ModuleId};
+use crate::exec::{Config, Random};
+
+/// What a test may set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) config: Config,
+    pub(super) devices: usize,
+    pub(super) memory_bytes: usize,
+    pub(super) version: i32,
+    /// Compute capability, times ten.
+    pub(super) capability: u32,
+    /// Whether work waits in its stream for a while, as on a device that is busy.
+    pub(super) deferred: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            config: Config::default(),
+            devices: 1,
+            memory_bytes: 16 << 30,
+            version: 13000,
+            capability: 90,
+            deferred: true,
+        }
+    }
+}
+
+/// A device, and the error that its context has come to.
+#[derive(Default)]
+pub(super) struct Gpu {
+    pub(super) device: Device,
+    pub(super) failed: Option<Code>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Function {
+    pub(super) device: usize,
+    pub(super) kernel: KernelId,
+    /// What cuFuncSetAttribute allowed.
+    pub(super) dynamic_shared: usize,
+}
+
+pub(super) struct Driver {
+    pub(super) settings: Settings,
+    pub(super) initialised: bool,
+    pub(super) gpus: Vec<Gpu>,
+    pub(super) streams: BTreeMap<u64, Stream>,
+    pub(super) events: HashMap<u64, Event>,
+    pub(super) modules: HashMap<u64, (usize, ModuleId)>,
+    pub(super) functions: HashMap<u64, Function>,
+    pub(super) graphs: HashMap<u64, Arc<Graph>>,
+    pub(super) executables: HashMap<u64, Arc<Graph>>,
+    pub(super) sessions: HashMap<u64, Session>,
+    /// Pinned memory of the host, by its address.
+    pub(super) pinned: BTreeMap<usize, Layout>,
+    pub(super) random: Random,
+    /// What went wrong, for people.
+    pub(super) report: String,
+    next: u64,
+}
+
+impl Driver {
+    fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            initialised: false,
+            gpus: (0..settings.devices).map(|_| Gpu::default()).collect(),
+            streams: BTreeMap::new(),
+            events: HashMap::new(),
+            modules: HashMap::new(),
+            functions: HashMap::new(),
+            graphs: HashMap::new(),
+            executables: HashMap::new(),
+            sessions: HashMap::new(),
+            pinned: BTreeMap::new(),
+            random: Random::new(settings.config.seed),
+            report: String::new(),
+            next: 0x1_0000,
+        }
+    }
+
+    /// A handle that was never used.
+    pub(super) fn handle(&mut self) -> u64 {
+        self.next += 16;
+        self.next
+    }
+
+    pub(super) fn say(&mut self, text: &str) {
+        if !self.report.is_empty() {
+            self.report.push('\n');
+        }
+        self.report.push_str(text);
+    }
+
+    /// The device of the calling thread's context, unless it has failed.
+    pub(super) fn current(&self) -> Result<usize> {
+        if !self.initialised {
+            return Err(Code::ERROR_NOT_INITIALIZED);
+        }
+        let device = context_device(CONTEXT.get()).ok_or(Code::ERROR_INVALID_CONTEXT)?;
+        let gpu = self.gpus.get(device).ok_or(Code::ERROR_INVALID_CONTEXT)?;
+        gpu.failed.map_or(Ok(device), Err)
+    }
+
+    pub(super) fn device(&self, ordinal: i32) -> Result<usize> {
+        if !self.initialised {
+            return Err(Code::ERROR_NOT_INITIALIZED);
+        }
+        let device = usize::try_from(ordinal).map_err(|_| Code::ERROR_INVALID_DEVICE)?;
+        if device < self.gpus.len() { Ok(device) } else { Err(Code::ERROR_INVALID_DEVICE) }
+    }
+
+    /// Back to a fresh process, but for the settings. Handles of before are not valid any more.
+    pub(super) fn reset(&mut self) {
+        let pinned = std::mem::take(&mut self.pinned);
+        let next = self.next;
+        *self = Self { pinned, next, ..Self::new(self.settings) };
+        self.gpus.iter_mut().for_each(|gpu| gpu.device.config = self.settings.config);
+    }
+
+    pub(super) fn configure(&mut self, settings: Settings) {
+        let devices = settings.devices != self.settings.devices;
+        if settings.config.seed != self.settings.config.seed {
+            self.random = Random::new(settings.config.seed);
+        }
+        self.settings = settings;
+        if devices {
+            self.reset();
+        }
+        self.gpus.iter_mut().for_each(|gpu| gpu.device.config = settings.config);
+    }
+}
+
+static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| Mutex::new(Driver::new(Settings::default())));
+
+thread_local! {
+    /// The context of the calling thread.
+    pub(super) static CONTEXT: Cell<u64> = const { Cell::new(0) };
+}
+
+const FIRST_CONTEXT: u64 = 0x1000;
+
+pub(super) fn context_of(device: usize) -> u64 {
+    FIRST_CONTEXT + 16 * device as u64
+}
+
+pub(super) fn context_device(context: u64) -> Option<usize> {
+    context.checked_sub(FIRST_CONTEXT).map(|offset| (offset / 16) as usize)
+}
+
+/// Calls into the driver, one at a time. A panic under the lock has been reported by then; what it left is used as it is.
+pub(super) fn with<T>(f: impl FnOnce(&mut Driver) -> T) -> T {
+    f(&mut DRIVER.lock().unwrap_or_else(PoisonError::into_inner))
+}

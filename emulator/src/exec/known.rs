@@ -1,0 +1,64 @@
+//! One bit per byte of a memory.
+
+/// A set of bytes: those that have been written, or those that a copy will write.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ByteSet {
+    bits: Vec<u8>,
+}
+
+impl ByteSet {
+    pub(crate) fn new(bytes: usize) -> Self {
+        // Eight bytes more, so that a window of 64 bits can be read anywhere.
+        Self { bits: vec![0; bytes / 8 + 9] }
+    }
+
+    /// Makes it the empty set of `bytes` bytes.
+    pub(crate) fn reset(&mut self, bytes: usize) {
+        self.bits.clear();
+        self.bits.resize(bytes / 8 + 9, 0);
+    }
+
+    fn window(&self, at: usize) -> u64 {
+        let start = at / 8;
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self.bits[start..start + 8]);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Whether all of up to 32 bytes are in the set.
+    pub(crate) fn all(&self, at: usize, bytes: usize) -> bool {
+        let wanted = ((1u64 << bytes) - 1) << (at % 8);
+        self.window(at) & wanted == wanted
+    }
+
+    /// Whether any of up to 32 bytes is in the set.
+    pub(crate) fn any(&self, at: usize, bytes: usize) -> bool {
+        let wanted = ((1u64 << bytes) - 1) << (at % 8);
+        self.window(at) & wanted != 0
+    }
+
+    pub(crate) fn set(&mut self, at: usize, bytes: usize, value: bool) {
+        if bytes <= 32 {
+            let wanted = ((1u64 << bytes) - 1) << (at % 8);
+            let window = self.window(at);
+            let window = if value { window | wanted } else { window & !wanted };
+            self.bits[at / 8..at / 8 + 8].copy_from_slice(&window.to_le_bytes());
+            return;
+        }
+        let (mut at, end) = (at, at + bytes);
+        while at % 8 != 0 && at < end {
+            self.set(at, 1, value);
+            at += 1;
+        }
+        let whole = (end - at) / 8;
+        self.bits[at / 8..at / 8 + whole].fill(if value { 255 } else { 0 });
+        at += 8 * whole;
+        if at < end {
+            self.set(at, end - at, value);
+        }
+    }
+
+    pub(crate) fn get(&self, at: usize) -> bool {
+        self.bits[at / 8] >> (at % 8) & 1 == 1
+    }
+}

@@ -1,0 +1,114 @@
+//! Who touched a piece of memory last: what the race check remembers of every location.
+
+use super::clock::{Clock, Mark};
+
+/// Last write, and two reads since then: of two different threads, of two different warps where there are any.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cell {
+    /// The launch, or the block, that the marks belong to. Marks of another one count as none.
+    run: u32,
+    write: Mark,
+    reads: [Mark; 2],
+}
+
+const PAGE: usize = 256;
+
+/// The history of a memory. It begins with one cell per 16 bytes and becomes finer where smaller accesses come, so that neighbours in one
+/// word are never taken for a race.
+#[derive(Clone, Debug)]
+pub(crate) struct Shadow {
+    shift: u32,
+    pages: Vec<Option<Box<[Cell; PAGE]>>>,
+}
+
+impl Default for Shadow {
+    fn default() -> Self {
+        Self { shift: 4, pages: vec![] }
+    }
+}
+
+/// The other side of a race, and whether it wrote.
+pub(crate) type Conflict = (Mark, bool);
+
+impl Shadow {
+    /// Records an access of `bytes` bytes at `at`, and answers with an earlier one that is not ordered before it.
+    pub(crate) fn touch(
+        &mut self,
+        at: usize,
+        bytes: usize,
+        write: bool,
+        me: Mark,
+        run: u32,
+        clock: &Clock,
+    ) -> Option<Conflict> {
+        let granule = if at.is_multiple_of(4) && bytes.is_multiple_of(4) {
+            if at.is_multiple_of(16) && bytes.is_multiple_of(16) { 4 } else { 2 }
+        } else if at.is_multiple_of(2) && bytes.is_multiple_of(2) {
+            1
+        } else {
+            0
+        };
+        if granule < self.shift {
+            self.refine(granule);
+        }
+        let mut conflict = None;
+        for index in at >> self.shift..=(at + bytes - 1) >> self.shift {
+            if index / PAGE >= self.pages.len() {
+                self.pages.resize(index / PAGE + 1, None);
+            }
+            let page = self.pages[index / PAGE].get_or_insert_with(|| Box::new([Cell::default(); PAGE]));
+            let found = page[index % PAGE].touch(write, me, run, clock);
+            conflict = conflict.or(found);
+        }
+        conflict
+    }
+
+    /// Whether a thread of this launch has written there.
+    pub(crate) fn written(&self, at: usize, run: u32) -> Option<Mark> {
+        let index = at >> self.shift;
+        let cell = &self.pages.get(index / PAGE)?.as_ref()?[index % PAGE];
+        (cell.run == run && cell.write.stamp != 0).then_some(cell.write)
+    }
+
+    fn refine(&mut self, shift: u32) {
+        let parts = 1usize << (self.shift - shift);
+        let mut pages = vec![];
+        for page in &self.pages {
+            for part in 0..parts {
+                pages.push(page.as_ref().map(|page| {
+                    let first = part * PAGE / parts;
+                    Box::new(std::array::from_fn(|k| page[first + k / parts]))
+                }));
+            }
+        }
+        *self = Self { shift, pages };
+    }
+}
+
+impl Cell {
+    fn touch(&mut self, write: bool, me: Mark, run: u32, clock: &Clock) -> Option<Conflict> {
+        if self.run != run {
+            *self = Self { run, ..Self::default() };
+        }
+        let races = |other: &Mark| {
+            let harmless = other.stamp == 0 || other.same_thread(&me) || (other.strong && me.strong);
+            !harmless && !clock.ordered(other, &me)
+        };
+        let guess = !write && self.write.swap;
+        let mut conflict = (!guess && races(&self.write)).then_some((self.write, true));
+        if write {
+            conflict = conflict.or(self.reads.iter().find(|r| !me.swap && races(r)).map(|&r| (r, false)));
+            self.write = me;
+            self.reads = [Mark::default(); 2];
+            return conflict;
+        }
+        let [first, second] = &mut self.reads;
+        let replaces = |slot: &Mark| slot.stamp == 0 || slot.same_thread(&me) || clock.ordered(slot, &me);
+        if replaces(first) {
+            *first = me;
+        } else if replaces(second) || (second.same_warp(first) && !me.same_warp(first)) {
+            *second = me;
+        }
+        conflict
+    }
+}

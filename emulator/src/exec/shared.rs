@@ -1,0 +1,66 @@
+//! The shared memory of a block.
+
+use super::known::ByteSet;
+use super::shadow::Shadow;
+use crate::fault::FaultKind;
+
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) data: Vec<u8>,
+    known: ByteSet,
+    /// Destinations of copies that have not been waited for.
+    pending: ByteSet,
+    copies: usize,
+    pub(super) shadow: Shadow,
+    /// Names this block in the history.
+    pub(super) run: u32,
+}
+
+impl Shared {
+    pub(super) fn reset(&mut self, bytes: usize) {
+        self.data.clear();
+        self.data.resize(bytes, 0xff);
+        self.known.reset(bytes);
+        self.pending.reset(bytes);
+        self.copies = 0;
+        self.run += 1;
+    }
+
+    /// The offset of an access that may be made.
+    pub(super) fn place(&self, address: u64, bytes: usize) -> Result<usize, (FaultKind, String)> {
+        if address.checked_add(bytes as u64).is_none_or(|end| end > self.data.len() as u64) {
+            let detail = format!("{bytes} bytes at {address} of {} bytes of shared memory", self.data.len());
+            return Err((FaultKind::OutOfBounds, detail));
+        }
+        Ok(address as usize)
+    }
+
+    /// Whether a copy that has not been waited for writes there.
+    pub(super) fn is_pending(&self, at: usize, bytes: usize) -> bool {
+        self.copies > 0 && self.pending.any(at, bytes)
+    }
+
+    pub(super) fn is_known(&self, at: usize, bytes: usize) -> bool {
+        self.known.all(at, bytes)
+    }
+
+    pub(super) fn set_known(&mut self, at: usize, bytes: usize) {
+        self.known.set(at, bytes, true);
+    }
+
+    /// A copy begins: until it is waited for nobody may look.
+    pub(super) fn begin_copy(&mut self, at: usize, bytes: usize) {
+        self.data[at..at + bytes].fill(0xff);
+        self.known.set(at, bytes, false);
+        self.pending.set(at, bytes, true);
+        self.copies += 1;
+    }
+
+    pub(super) fn end_copy(&mut self, at: usize, bytes: usize, data: &[u8]) {
+        self.data[at..at + data.len()].copy_from_slice(data);
+        self.data[at + data.len()..at + bytes].fill(0);
+        self.known.set(at, bytes, true);
+        self.pending.set(at, bytes, false);
+        self.copies -= 1;
+    }
+}

@@ -1,0 +1,296 @@
+//! One instruction of one warp.
+
+use super::warp::{Group, Warp, lanes_of};
+use super::{Block, Machine, Schedule};
+use crate::fault::{FaultKind, Problem};
+use crate::ir::{Address, Lanes, Logic, Op, Operand, Space, Special, Ty};
+use crate::values::{compare, compare_packed, convert, evaluate, with_carry};
+
+impl Machine<'_> {
+    pub(super) fn step(&mut self, block: &mut Block, w: usize) -> Result<(), ()> {
+        let warp = &mut block.warps[w];
+        let group = match self.config.schedule {
+            Schedule::Lockstep => warp.behind(),
+            Schedule::Independent => warp.random(&mut self.random),
+        };
+        let pc = group.pc as usize;
+        let instruction = &self.kernel.code[pc];
+        let mut active = group.lanes;
+        if let Some(guard) = instruction.guard {
+            let predicate = &warp.registers[guard.reg as usize];
+            for lane in lanes_of(group.lanes) {
+                if (predicate[lane] & 1 == 1) == guard.negated {
+                    active &= !(1 << lane);
+                }
+            }
+        }
+        let counts = &mut self.counts.code[pc];
+        counts.instructions += 1;
+        counts.lane_instructions += u64::from(active.count_ones());
+        block.executed += 1;
+        if active == 0 {
+            block.warps[w].advance(group);
+            return Ok(());
+        }
+        match self.execute(block, w, group, active, &instruction.op) {
+            Ok(()) => Ok(()),
+            Err(problem) => {
+                self.report(block, w, pc, problem);
+                Err(())
+            }
+        }
+    }
+
+    fn execute(&mut self, block: &mut Block, w: usize, group: Group, active: u32, op: &Op) -> Result<(), Problem> {
+        let first = active.trailing_zeros() as usize;
+        match op {
+            Op::Branch(target) => {
+                let warp = &mut block.warps[w];
+                warp.remove(group.lanes);
+                warp.insert(group.pc + 1, group.lanes & !active);
+                warp.insert(*target, active);
+                return Ok(());
+            }
+            Op::BranchIndexed(targets, index) => {
+                let index = *self.value(block, w, index);
+                let warp = &mut block.warps[w];
+                warp.remove(group.lanes);
+                warp.insert(group.pc + 1, group.lanes & !active);
+                for lane in lanes_of(active) {
+                    let Some(&target) = targets.get(index[lane] as u32 as usize) else {
+                        let detail = format!("index {} of a table of {} labels", index[lane] as u32, targets.len());
+                        return Err(Problem::new(FaultKind::OutOfBounds, lane, detail));
+                    };
+                    warp.insert(target, 1 << lane);
+                }
+                return Ok(());
+            }
+            Op::Exit => {
+                let warp = &mut block.warps[w];
+                warp.remove(group.lanes);
+                warp.insert(group.pc + 1, group.lanes & !active);
+                warp.live &= !active;
+                self.lanes_ended(block, w)?;
+                return Ok(());
+            }
+            Op::Barrier(barrier) => return self.barrier(block, w, group, active, barrier),
+            Op::Collective { mask, .. } => return self.collective(block, w, group, active, mask),
+            Op::Trap => return Err(Problem::new(FaultKind::Trap, first, "the kernel stopped itself")),
+            Op::Unsupported(name) => {
+                let detail = format!("the emulator does not know {name}");
+                return Err(Problem::new(FaultKind::UnknownOpcode, first, detail));
+            }
+            Op::Load(transfer) => self.load(block, w, transfer, active, group.pc)?,
+            Op::Store(transfer) => self.store(block, w, transfer, active, group.pc)?,
+            Op::Atomic(atomic) => self.atomic(block, w, atomic, active, group.pc)?,
+            Op::CopyAsync(copy) => self.copy_async(block, w, copy, active, group.pc)?,
+            Op::CopyCommit => self.copy_commit(block, w, active),
+            Op::CopyWait(keep) => self.copy_wait(block, w, *keep, active)?,
+            Op::Fence { block_only } => self.fence(block, w, active, *block_only),
+            Op::ActiveMask(d) => write(&mut block.warps[w].registers[*d as usize], &[u64::from(active); 32], active),
+            Op::Nothing => {}
+            _ => self.compute(block, w, op, active)?,
+        }
+        block.warps[w].advance(group);
+        Ok(())
+    }
+
+    /// Registers in, registers out.
+    fn compute(&mut self, block: &mut Block, w: usize, op: &Op, active: u32) -> Result<(), Problem> {
+        let unknown = || {
+            let detail = "the emulator does not have this operation for this type";
+            Problem::new(FaultKind::UnknownOpcode, active.trailing_zeros() as usize, detail)
+        };
+        match op {
+            Op::Alu { op, ty, mods, d, s } => {
+                let s = s.each_ref().map(|operand| self.value(block, w, operand));
+                let out = evaluate(*op, *ty, *mods, s, active).ok_or_else(unknown)?;
+                write(&mut block.warps[w].registers[*d as usize], &out, active);
+            }
+            Op::Carry { carry: c, d, s } => {
+                let [x, y, z] = s.each_ref().map(|operand| self.value(block, w, operand));
+                let flags = &block.warps[w].registers[c.flag as usize];
+                let (mut out, mut after) = ([0; 32], *flags);
+                for lane in lanes_of(active) {
+                    (out[lane], after[lane]) = with_carry(c, x[lane], y[lane], z[lane], flags[lane]);
+                }
+                let registers = &mut block.warps[w].registers;
+                write(&mut registers[*d as usize], &out, active);
+                if c.sets {
+                    write(&mut registers[c.flag as usize], &after, active);
+                }
+            }
+            Op::SetPredicate { compare: c, d, opposite } => {
+                let holds = compare(c, self.value(block, w, &c.a), self.value(block, w, &c.b));
+                let (yes, no) = match &c.join {
+                    Some((logic, with)) => {
+                        let with = self.predicate(block, w, with);
+                        (join(*logic, holds, with), join(*logic, !holds, with))
+                    }
+                    None => (holds, !holds),
+                };
+                let registers = &mut block.warps[w].registers;
+                for (register, set) in [(d, yes), (opposite, no)] {
+                    if let Some(register) = register {
+                        write(&mut registers[*register as usize], &spread(set, 1), active);
+                    }
+                }
+            }
+            Op::SetValue { compare: c, to, d } => {
+                let (x, y) = (self.value(block, w, &c.a), self.value(block, w, &c.b));
+                let halves = match c.ty.half() {
+                    Some(part) => compare_packed(c, part, x, y),
+                    None => [compare(c, x, y), 0],
+                };
+                let with = c.join.as_ref().map(|(logic, with)| (*logic, self.predicate(block, w, with)));
+                let joined = halves.map(|set| with.map_or(set, |(logic, with)| join(logic, set, with)));
+                let yes = match to {
+                    Ty::F32 => 0x3f80_0000,
+                    Ty::F16 | Ty::F16x2 => 0x3c00,
+                    Ty::BF16 | Ty::BF16x2 => 0x3f80,
+                    _ if c.ty.half().is_some() => 0xffff,
+                    _ => to.mask(),
+                };
+                let high = if c.ty.half().is_some() { yes << 16 } else { 0 };
+                let (low, high) = (spread(joined[0], yes), spread(joined[1], high));
+                write(&mut block.warps[w].registers[*d as usize], &std::array::from_fn(|i| low[i] | high[i]), active);
+            }
+            Op::Convert { convert: c, d, a, b } => {
+                let a = self.value(block, w, a);
+                let mut out = [0; 32];
+                match b {
+                    Some(b) => {
+                        let b = self.value(block, w, b);
+                        let part = crate::ir::Convert { to: c.to.half().unwrap_or(c.to), ..*c };
+                        for lane in lanes_of(active) {
+                            out[lane] = (convert(&part, a[lane]) << 16) | convert(&part, b[lane]);
+                        }
+                    }
+                    None => lanes_of(active).for_each(|lane| out[lane] = convert(c, a[lane])),
+                }
+                write(&mut block.warps[w].registers[*d as usize], &out, active);
+            }
+            Op::Pack { bits, d, parts } => {
+                let mask = u64::MAX >> (64 - bits);
+                let mut out = [0; 32];
+                for (k, part) in parts.iter().enumerate() {
+                    let part = self.value(block, w, part);
+                    out.iter_mut().zip(part).for_each(|(out, v)| *out |= (v & mask) << (bits * k as u32));
+                }
+                write(&mut block.warps[w].registers[*d as usize], &out, active);
+            }
+            Op::Unpack { bits, parts, a } => {
+                let mask = u64::MAX >> (64 - bits);
+                let a = *self.value(block, w, a);
+                for (k, part) in parts.iter().enumerate() {
+                    if let Some(register) = part {
+                        let out = a.map(|v| (v >> (bits * k as u32)) & mask);
+                        write(&mut block.warps[w].registers[*register as usize], &out, active);
+                    }
+                }
+            }
+            _ => return Err(unknown()),
+        }
+        Ok(())
+    }
+
+    /// The lanes of an operand that is no predicate.
+    pub(super) fn value<'b>(&'b self, block: &'b Block, w: usize, operand: &Operand) -> &'b Lanes {
+        let warp = &block.warps[w];
+        match *operand {
+            Operand::Reg(register) | Operand::Not(register) => &warp.registers[register as usize],
+            Operand::Const(index) => &self.constants[index as usize],
+            Operand::Variable(index) => &self.variables[index as usize],
+            Operand::Special(special) => &warp.special[special.index()],
+            // Every number has become a constant.
+            Operand::Imm(_) => &ZEROS,
+        }
+    }
+
+    /// The lanes whose predicate is set.
+    pub(super) fn predicate(&self, block: &Block, w: usize, operand: &Operand) -> u32 {
+        let set = bits(self.value(block, w, operand));
+        match operand {
+            Operand::Not(_) => !set,
+            Operand::Imm(value) => 0u32.wrapping_sub((value & 1) as u32),
+            _ => set,
+        }
+    }
+
+    /// The registers that the hardware fills when a block begins.
+    pub(super) fn fill_special(&self, block: &mut Block) {
+        for w in 0..block.warps.len() {
+            let all: Vec<Lanes> =
+                Special::ALL.iter().map(|&special| self.special(block, &block.warps[w], special)).collect();
+            block.warps[w].special = all;
+        }
+    }
+
+    fn special(&self, block: &Block, warp: &Warp, special: Special) -> Lanes {
+        let each = |f: fn(u32) -> u32| std::array::from_fn(|lane| u64::from(f(lane as u32)));
+        let all = |value: u64| [value; 32];
+        match special {
+            Special::Tid(axis) => warp.tid[usize::from(axis)],
+            Special::Ntid(axis) => all(self.grid.threads[usize::from(axis)].into()),
+            Special::Ctaid(axis) => all(block.at[usize::from(axis)].into()),
+            Special::Nctaid(axis) => all(self.grid.blocks[usize::from(axis)].into()),
+            Special::Lane => each(|lane| lane),
+            Special::Warp => all(warp.index as u64),
+            Special::WarpCount => all(block.warps.len() as u64),
+            Special::WarpSize => all(32),
+            Special::MaskLt => each(|lane| (1 << lane) - 1),
+            Special::MaskLe => each(|lane| ((2u64 << lane) - 1) as u32),
+            Special::MaskGt => each(|lane| (u64::from(u32::MAX) << (lane + 1)) as u32),
+            Special::MaskGe => each(|lane| u32::MAX << lane),
+            Special::MaskEq => each(|lane| 1 << lane),
+            Special::Sm => all(u64::from(block.index) % 8),
+            Special::SmCount => all(8),
+            Special::DynamicShared => all(self.grid.dynamic_shared as u64),
+            Special::DynamicStart => all(self.kernel.static_shared as u64),
+            Special::TotalShared => all(block.shared.data.len() as u64),
+            Special::Clock => all(block.executed),
+        }
+    }
+
+    /// Addresses in shared and local memory have 32 bits, and wrap there.
+    pub(super) fn addresses(&self, block: &Block, w: usize, address: &Address, space: Space) -> Lanes {
+        let base = self.value(block, w, &address.base);
+        match space {
+            Space::Shared | Space::Local => base.map(|v| {
+                let sum = v.wrapping_add(address.offset);
+                if v <= u64::from(u32::MAX) { sum & 0xffff_ffff } else { sum }
+            }),
+            _ => base.map(|v| v.wrapping_add(address.offset)),
+        }
+    }
+}
+
+static ZEROS: Lanes = [0; 32];
+
+/// Writes the active lanes of a register.
+pub(super) fn write(register: &mut Lanes, values: &Lanes, active: u32) {
+    if active == u32::MAX {
+        *register = *values;
+        return;
+    }
+    for (lane, slot) in register.iter_mut().enumerate() {
+        *slot = if active >> lane & 1 == 1 { values[lane] } else { *slot };
+    }
+}
+
+/// The lanes whose predicate is set.
+pub(super) fn bits(predicate: &Lanes) -> u32 {
+    predicate.iter().enumerate().fold(0, |all, (lane, v)| all | (u32::from(v & 1 == 1) << lane))
+}
+
+fn spread(set: u32, yes: u64) -> Lanes {
+    std::array::from_fn(|lane| u64::from(set >> lane & 1) * yes)
+}
+
+fn join(logic: Logic, holds: u32, with: u32) -> u32 {
+    match logic {
+        Logic::And => holds & with,
+        Logic::Or => holds | with,
+        Logic::Xor => holds ^ with,
+    }
+}

@@ -1,0 +1,241 @@
+//! Puts the stand-in driver where cudarc looks for libcuda.so, and lets a test talk to it.
+
+use std::env;
+use std::ffi::{c_char, c_int};
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY, RTLD_LOCAL, RTLD_NOW};
+
+use crate::counters::{Counts, KernelCounts, LineCounts};
+use crate::driver::Setting;
+use crate::exec::{Config, Schedule};
+
+/// Why the stand-in driver is not in place.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InstallError {
+    /// The library was not built beside the test program.
+    #[error("{0} is not there, or cannot be loaded: {1}")]
+    Library(PathBuf, String),
+    /// Something else answers to the name libcuda.so in this process.
+    #[error("libcuda.so is another library than the emulator's: install it before anything else of CUDA")]
+    TooLate,
+}
+
+/// The stand-in driver of this process.
+pub struct Emulator {
+    set: extern "C" fn(c_int, u64) -> c_int,
+    reset: extern "C" fn(c_int),
+    report: extern "C" fn(*mut c_char, usize) -> usize,
+    counters: extern "C" fn(*mut c_char, usize) -> usize,
+    reset_counters: extern "C" fn(),
+    used_bytes: extern "C" fn(c_int) -> usize,
+}
+
+/// Loads the stand-in driver, unless a real one is to be used: then there is none. A real one is used where it finds a device, and where
+/// `BAGDOT_REQUIRE_CUDA=1` asks for it, so that a test fails there if it finds none. `BAGDOT_EMULATE=1` asks for the emulator all the same.
+/// To be called before anything of cudarc; later calls answer the same.
+pub fn install() -> Result<Option<&'static Emulator>, &'static InstallError> {
+    static INSTALLED: OnceLock<Result<Option<Emulator>, InstallError>> = OnceLock::new();
+    INSTALLED.get_or_init(install_once).as_ref().map(Option::as_ref)
+}
+
+fn asked(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+fn install_once() -> Result<Option<Emulator>, InstallError> {
+    if !asked("BAGDOT_EMULATE") && (asked("BAGDOT_REQUIRE_CUDA") || a_real_device_is_there()) {
+        return Ok(None);
+    }
+    let path = library_path();
+    let failed = |error: libloading::Error| InstallError::Library(path.clone(), error.to_string());
+    // SAFETY: the library is this crate built as a cdylib; it has no initialisers.
+    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }.map_err(failed)?;
+    let emulator = Emulator {
+        set: symbol(&library, b"bagdot_emulator_set\0").map_err(failed)?,
+        reset: symbol(&library, b"bagdot_emulator_reset\0").map_err(failed)?,
+        report: symbol(&library, b"bagdot_emulator_report\0").map_err(failed)?,
+        counters: symbol(&library, b"bagdot_emulator_counters\0").map_err(failed)?,
+        reset_counters: symbol(&library, b"bagdot_emulator_reset_counters\0").map_err(failed)?,
+        used_bytes: symbol(&library, b"bagdot_emulator_used_bytes\0").map_err(failed)?,
+    };
+    // It stays for as long as the process runs.
+    std::mem::forget(library);
+    // SAFETY: this only looks up what is loaded under that name, which nobody initialises by it.
+    let answering = unsafe { Library::open(Some("libcuda.so"), RTLD_LAZY | RTLD_LOCAL) };
+    let ours = answering.is_ok_and(|l| symbol::<extern "C" fn(c_int)>(&l, b"bagdot_emulator_reset\0").is_ok());
+    if ours { Ok(Some(emulator)) } else { Err(InstallError::TooLate) }
+}
+
+/// Where the library is: cargo builds it into the folder of the test programs.
+pub fn library_path() -> PathBuf {
+    let name = "libbagdot_emulator.so";
+    let folder = env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from)).unwrap_or_default();
+    let candidates = [folder.join(name), folder.join("deps").join(name), folder.join("..").join("deps").join(name)];
+    candidates.iter().find(|path| path.is_file()).unwrap_or(&candidates[0]).clone()
+}
+
+fn a_real_device_is_there() -> bool {
+    // SAFETY: loading the driver and asking it for its devices is what every program with CUDA does first.
+    let Ok(library) = (unsafe { Library::open(Some("libcuda.so.1"), RTLD_NOW | RTLD_LOCAL) }) else { return false };
+    let init = symbol::<extern "C" fn(u32) -> c_int>(&library, b"cuInit\0");
+    let count = symbol::<extern "C" fn(*mut c_int) -> c_int>(&library, b"cuDeviceGetCount\0");
+    let mut devices = 0;
+    let found =
+        matches!((init, count), (Ok(init), Ok(count)) if init(0) == 0 && count(&raw mut devices) == 0 && devices > 0);
+    if found {
+        // A driver that has been initialised is not unloaded.
+        std::mem::forget(library);
+    }
+    found
+}
+
+fn symbol<T: Copy>(library: &Library, name: &[u8]) -> Result<T, libloading::Error> {
+    // SAFETY: every name is asked for with the type that the driver API, or control.rs, gives it.
+    unsafe { library.get::<T>(name) }.map(|symbol| *symbol)
+}
+
+/// The emulator for one test alone: a process has one, and tests run in several threads. Everything is as at the start. Where the test
+/// fails it prints what the emulator has to report.
+pub struct Exclusive {
+    emulator: &'static Emulator,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Deref for Exclusive {
+    type Target = Emulator;
+
+    fn deref(&self) -> &Emulator {
+        self.emulator
+    }
+}
+
+impl Drop for Exclusive {
+    fn drop(&mut self) {
+        let report = self.report();
+        if std::thread::panicking() && !report.is_empty() {
+            eprintln!("the emulator reports:\n{report}");
+        }
+    }
+}
+
+impl Emulator {
+    /// Waits until no other test has the emulator, and resets all of it.
+    pub fn exclusive(&'static self) -> Exclusive {
+        static ALONE: Mutex<()> = Mutex::new(());
+        // A test that failed with the emulator in its hands has left nothing that the reset does not undo.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reset_all();
+        Exclusive { emulator: self, _alone: alone }
+    }
+
+    /// Sets how launches are executed and checked.
+    pub fn configure(&self, config: Config) {
+        self.set(Setting::Seed, config.seed);
+        self.set(Setting::Independent, u64::from(config.schedule == Schedule::Independent));
+        self.set(Setting::Races, config.races.into());
+        self.set(Setting::Uninitialised, config.uninitialised.into());
+        self.set(Setting::ShufflesOrderMemory, config.shuffles_order_memory.into());
+        self.set(Setting::SameValueStores, config.same_value_stores.into());
+        self.set(Setting::StepLimit, config.step_limit);
+    }
+
+    /// Sets how many devices there are. This forgets all that the driver holds.
+    pub fn set_devices(&self, count: usize) {
+        self.set(Setting::Devices, count as u64);
+    }
+
+    /// Sets how much memory each device has.
+    pub fn set_memory(&self, bytes: usize) {
+        self.set(Setting::MemoryBytes, bytes as u64);
+    }
+
+    /// Sets the version that the driver says it has, such as 13000.
+    pub fn set_driver_version(&self, version: u32) {
+        self.set(Setting::DriverVersion, version.into());
+    }
+
+    /// Sets the compute capability that devices say they have, times ten: PTX for a later one is refused.
+    pub fn set_capability(&self, capability: u32) {
+        self.set(Setting::Capability, capability.into());
+    }
+
+    /// Sets whether work waits in its stream, as it does at first, or is done by the call that asks for it.
+    pub fn set_deferred(&self, deferred: bool) {
+        self.set(Setting::Deferred, deferred.into());
+    }
+
+    fn set(&self, setting: Setting, value: u64) {
+        (self.set)(setting as c_int, value);
+    }
+
+    /// Forgets memory, modules, streams, errors, the report and the counters. Handles of before are not valid any more.
+    pub fn reset(&self) {
+        (self.reset)(0);
+    }
+
+    /// The same, and all settings are those of the start.
+    pub fn reset_all(&self) {
+        (self.reset)(1);
+    }
+
+    /// What has gone wrong since the last reset, a line for each fault.
+    pub fn report(&self) -> String {
+        text(self.report)
+    }
+
+    /// Bytes of a device's memory in use.
+    pub fn used_bytes(&self, device: u32) -> usize {
+        (self.used_bytes)(device as c_int)
+    }
+
+    /// What the kernels did since the last reset of the counters. Launches that wait in streams have not happened.
+    pub fn counters(&self) -> Vec<KernelCounts> {
+        parse_counters(&text(self.counters))
+    }
+
+    /// Sets all counters to zero.
+    pub fn reset_counters(&self) {
+        (self.reset_counters)();
+    }
+}
+
+fn text(of: extern "C" fn(*mut c_char, usize) -> usize) -> String {
+    let mut bytes = vec![0u8; of(std::ptr::null_mut(), 0)];
+    let needed = of(bytes.as_mut_ptr().cast(), bytes.len());
+    bytes.truncate(needed.min(bytes.len()).saturating_sub(1));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn parse_counters(text: &str) -> Vec<KernelCounts> {
+    let number = |field: &str| field.parse().unwrap_or(0);
+    let counts = |fields: &[&str]| {
+        let mut all = [0; 12];
+        all.iter_mut().zip(fields).for_each(|(slot, field)| *slot = number(field));
+        Counts::from_fields(all)
+    };
+    let mut kernels: Vec<KernelCounts> = vec![];
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        match (fields.as_slice(), kernels.last_mut()) {
+            (["kernel", name, launches, rest @ ..], _) => kernels.push(KernelCounts {
+                name: (*name).to_owned(),
+                launches: number(launches),
+                total: counts(rest),
+                ..KernelCounts::default()
+            }),
+            (["blocks", rest @ ..], Some(kernel)) => {
+                kernel.block_instructions = rest.iter().map(|f| number(f)).collect()
+            }
+            (["line", file, line, rest @ ..], Some(kernel)) => {
+                let line = line.parse().unwrap_or(0);
+                kernel.lines.push(LineCounts { file: (*file).to_owned(), line, counts: counts(rest) });
+            }
+            _ => {}
+        }
+    }
+    kernels
+}

@@ -1,0 +1,97 @@
+//! What a kernel is decoded to, once, when its module is loaded. The executor never looks at text.
+
+mod op;
+mod special;
+mod ty;
+
+use std::sync::Arc;
+
+pub(crate) use op::*;
+pub(crate) use special::Special;
+pub(crate) use ty::Ty;
+
+/// The 32 lanes of one register.
+pub(crate) type Lanes = [u64; 32];
+
+/// The `@p` in front of an instruction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guard {
+    pub(crate) reg: u32,
+    pub(crate) negated: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Instruction {
+    pub(crate) guard: Option<Guard>,
+    pub(crate) op: Op,
+    pub(crate) line: u32,
+    /// Index into the locations of the module.
+    pub(crate) location: u32,
+    pub(crate) text: Box<str>,
+}
+
+/// A line of a source file, and of the function that its function was inlined into.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Location {
+    pub(crate) file: Arc<str>,
+    pub(crate) line: u32,
+    pub(crate) caller: Option<(Arc<str>, u32)>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Param {
+    pub(crate) offset: usize,
+    pub(crate) size: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kernel {
+    pub(crate) name: String,
+    pub(crate) params: Vec<Param>,
+    pub(crate) param_bytes: usize,
+    pub(crate) registers: usize,
+    pub(crate) code: Vec<Instruction>,
+    /// The numbers among the operands, each once.
+    pub(crate) constants: Vec<u64>,
+    pub(crate) locations: Arc<Vec<Location>>,
+    pub(crate) static_shared: usize,
+    pub(crate) local_bytes: usize,
+    /// Of `__launch_bounds__`.
+    pub(crate) max_threads: Option<usize>,
+    /// Of `.reqntid`.
+    pub(crate) exact_threads: Option<[u32; 3]>,
+}
+
+impl Kernel {
+    pub(crate) fn location(&self, pc: usize) -> Option<&Location> {
+        self.locations.get(self.code.get(pc)?.location as usize)
+    }
+
+    /// File and line of an instruction, for people.
+    pub(crate) fn source(&self, pc: usize) -> String {
+        match self.location(pc) {
+            Some(at) if at.line > 0 => match &at.caller {
+                Some((file, line)) => format!("{}:{} inlined at {file}:{line}", at.file, at.line),
+                None => format!("{}:{}", at.file, at.line),
+            },
+            _ => "source line unknown".into(),
+        }
+    }
+}
+
+/// A `__device__` or `__constant__` variable.
+#[derive(Clone, Debug)]
+pub(crate) struct Variable {
+    pub(crate) name: String,
+    pub(crate) size: usize,
+    pub(crate) bytes: Vec<u8>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Module {
+    pub(crate) kernels: Vec<Arc<Kernel>>,
+    pub(crate) variables: Vec<Variable>,
+    /// Of `.target sm_NN` and `.version`.
+    pub(crate) target: u32,
+    pub(crate) version: (u32, u32),
+}

@@ -1,0 +1,393 @@
+//! Operations and their operands.
+
+use super::{Special, Ty};
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Operand {
+    Reg(u32),
+    /// The opposite of a predicate.
+    Not(u32),
+    /// A number, until the kernel is complete; then it is one of its constants.
+    Imm(u64),
+    Const(u32),
+    Special(Special),
+    /// The address of a variable of the module.
+    Variable(u32),
+}
+
+/// The memory that an instruction addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Space {
+    Global,
+    Shared,
+    Local,
+    Param,
+    Generic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Address {
+    pub(crate) base: Operand,
+    pub(crate) offset: u64,
+}
+
+/// How a result that does not fit is rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Rounding {
+    #[default]
+    Nearest,
+    NearestAway,
+    Zero,
+    Down,
+    Up,
+}
+
+/// The parts of an opcode that change how it computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mods {
+    pub(crate) rounding: Rounding,
+    /// Denormal inputs and results of single precision become zero.
+    pub(crate) ftz: bool,
+    pub(crate) sat: bool,
+    /// A NaN among the inputs of min and max is the result.
+    pub(crate) nan: bool,
+    pub(crate) relu: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alu {
+    Add,
+    Sub,
+    Mul,
+    MulHi,
+    MulWide,
+    Mad,
+    MadHi,
+    MadWide,
+    Mul24,
+    Mad24,
+    Fma,
+    Div,
+    Rem,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Not,
+    Cnot,
+    Shl,
+    Shr,
+    Neg,
+    Abs,
+    Popc,
+    Clz,
+    Brev,
+    Bfind,
+    BfindShift,
+    Bfe,
+    Bfi,
+    Bmsk,
+    Prmt(PrmtMode),
+    Lop3(u8),
+    ShfL,
+    ShfR,
+    ShfLClamp,
+    ShfRClamp,
+    Selp,
+    Slct,
+    Mov,
+    Sad,
+    Dp4a,
+    Rcp,
+    Sqrt,
+    Rsqrt,
+    Ex2,
+    Lg2,
+    Sin,
+    Cos,
+    Tanh,
+    Copysign,
+    Testp(FloatClass),
+    AddressOf(Space),
+    AddressIn(Space),
+    IsSpace(Space),
+}
+
+/// Additions that take or set the carry flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CarryOp {
+    Add,
+    Sub,
+    MadLo,
+    MadHi,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Carry {
+    pub(crate) op: CarryOp,
+    pub(crate) ty: Ty,
+    /// The register that stands for the flag.
+    pub(crate) flag: u32,
+    pub(crate) takes: bool,
+    pub(crate) sets: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PrmtMode {
+    Index,
+    F4e,
+    B4e,
+    Rc8,
+    Ecl,
+    Ecr,
+    Rc16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FloatClass {
+    Finite,
+    Infinite,
+    Number,
+    NotANumber,
+    Normal,
+    Subnormal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cmp {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    Num,
+    Nan,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Logic {
+    And,
+    Or,
+    Xor,
+}
+
+/// A comparison, joined with a predicate where the opcode says so.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Compare {
+    pub(crate) cmp: Cmp,
+    /// True of a NaN as well.
+    pub(crate) unordered: bool,
+    pub(crate) ty: Ty,
+    pub(crate) ftz: bool,
+    pub(crate) a: Operand,
+    pub(crate) b: Operand,
+    pub(crate) join: Option<(Logic, Operand)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Convert {
+    pub(crate) to: Ty,
+    pub(crate) from: Ty,
+    /// Rounds to an integer first.
+    pub(crate) integer: Option<Rounding>,
+    pub(crate) mods: Mods,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Access {
+    /// Volatile, relaxed, acquire or release: two of these never race with each other.
+    pub(crate) strong: bool,
+    pub(crate) release: bool,
+    /// Through the read-only cache.
+    pub(crate) read_only: bool,
+}
+
+/// A load or store of 1 to 8 registers.
+#[derive(Clone, Debug)]
+pub(crate) struct Transfer {
+    pub(crate) space: Space,
+    pub(crate) ty: Ty,
+    pub(crate) access: Access,
+    pub(crate) address: Address,
+    pub(crate) values: Box<[Operand]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtomicOp {
+    Add,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Exchange,
+    Cas,
+    Inc,
+    Dec,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Atomic {
+    pub(crate) space: Space,
+    pub(crate) ty: Ty,
+    pub(crate) op: AtomicOp,
+    pub(crate) release: bool,
+    pub(crate) address: Address,
+    /// Where the old values go: as many registers as the operation has elements, or none.
+    pub(crate) old: Box<[Option<u32>]>,
+    pub(crate) values: Box<[Operand]>,
+    pub(crate) swap: Option<Operand>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BarrierKind {
+    Sync,
+    Arrive,
+    Count,
+    And,
+    Or,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Barrier {
+    pub(crate) kind: BarrierKind,
+    pub(crate) id: Operand,
+    pub(crate) count: Option<Operand>,
+    /// Of the reductions: the register of the result and the predicate.
+    pub(crate) reduce: Option<(u32, Operand)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ShuffleMode {
+    Up,
+    Down,
+    Butterfly,
+    Index,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VoteMode {
+    Ballot,
+    Any,
+    All,
+    Uniform,
+}
+
+/// What the lanes of a warp do together, each waiting for the others that its mask names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Collective {
+    Shuffle { mode: ShuffleMode, d: u32, found: Option<u32>, value: Operand, lane: Operand, clamp: Operand },
+    Vote { mode: VoteMode, d: u32, predicate: Operand },
+    Match { all: bool, mask: u64, d: u32, found: Option<u32>, value: Operand },
+    Redux { op: AtomicOp, ty: Ty, d: u32, value: Operand },
+    SyncWarp,
+    LdMatrix { count: usize, transposed: bool, d: [u32; 4], address: Address },
+    Mma { shape: MmaShape, d: [u32; 4], a: [Operand; 4], b: [Operand; 2], c: [Operand; 4] },
+}
+
+/// The element type of a 16x8 matrix product, and how long its inner dimension is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MmaShape {
+    pub(crate) ty: Ty,
+    pub(crate) k: usize,
+    /// Accumulates in half precision, two values to a register.
+    pub(crate) half: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct CopyAsync {
+    pub(crate) bytes: usize,
+    pub(crate) to: Address,
+    pub(crate) from: Address,
+    pub(crate) from_bytes: Option<Operand>,
+    /// The whole destination becomes zero where this holds.
+    pub(crate) ignore: Option<Operand>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    Alu { op: Alu, ty: Ty, mods: Mods, d: u32, s: [Operand; 4] },
+    Carry { carry: Carry, d: u32, s: [Operand; 3] },
+    SetPredicate { compare: Compare, d: Option<u32>, opposite: Option<u32> },
+    SetValue { compare: Compare, to: Ty, d: u32 },
+    Convert { convert: Convert, d: u32, a: Operand, b: Option<Operand> },
+    Pack { bits: u32, d: u32, parts: Box<[Operand]> },
+    Unpack { bits: u32, parts: Box<[Option<u32>]>, a: Operand },
+    Load(Transfer),
+    Store(Transfer),
+    Atomic(Atomic),
+    Branch(u32),
+    BranchIndexed(Box<[u32]>, Operand),
+    Exit,
+    Trap,
+    Barrier(Barrier),
+    Collective { what: Collective, mask: Operand },
+    ActiveMask(u32),
+    CopyAsync(CopyAsync),
+    CopyCommit,
+    CopyWait(Option<Operand>),
+    Fence { block_only: bool },
+    Nothing,
+    Unsupported(Box<str>),
+}
+
+impl Op {
+    /// Visits all operands, but not those that are predicates.
+    pub(crate) fn for_each_value(&mut self, f: &mut impl FnMut(&mut Operand)) {
+        match self {
+            Op::Alu { s, .. } => s.iter_mut().for_each(f),
+            Op::Carry { s, .. } => s.iter_mut().for_each(f),
+            Op::SetPredicate { compare, .. } | Op::SetValue { compare, .. } => {
+                f(&mut compare.a);
+                f(&mut compare.b);
+            }
+            Op::Convert { a, b, .. } => {
+                f(a);
+                b.iter_mut().for_each(f);
+            }
+            Op::Pack { parts, .. } => parts.iter_mut().for_each(f),
+            Op::Unpack { a, .. } => f(a),
+            Op::Load(t) => f(&mut t.address.base),
+            Op::Store(t) => {
+                f(&mut t.address.base);
+                t.values.iter_mut().for_each(f);
+            }
+            Op::Atomic(a) => {
+                f(&mut a.address.base);
+                a.values.iter_mut().for_each(&mut *f);
+                a.swap.iter_mut().for_each(f);
+            }
+            Op::BranchIndexed(_, index) => f(index),
+            Op::Barrier(b) => {
+                f(&mut b.id);
+                b.count.iter_mut().for_each(f);
+            }
+            Op::Collective { what, mask } => {
+                f(mask);
+                what.for_each_value(f);
+            }
+            Op::CopyAsync(copy) => {
+                f(&mut copy.to.base);
+                f(&mut copy.from.base);
+                copy.from_bytes.iter_mut().for_each(f);
+            }
+            Op::CopyWait(keep) => keep.iter_mut().for_each(f),
+            _ => {}
+        }
+    }
+}
+
+impl Collective {
+    fn for_each_value(&mut self, f: &mut impl FnMut(&mut Operand)) {
+        match self {
+            Collective::Shuffle { value, lane, clamp, .. } => [value, lane, clamp].into_iter().for_each(f),
+            Collective::Match { value, .. } | Collective::Redux { value, .. } => f(value),
+            Collective::LdMatrix { address, .. } => f(&mut address.base),
+            Collective::Mma { a, b, c, .. } => a.iter_mut().chain(b).chain(c).for_each(f),
+            Collective::Vote { .. } | Collective::SyncWarp => {}
+        }
+    }
+}

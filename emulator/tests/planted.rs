@@ -1,0 +1,144 @@
+//! Every planted fault is found, under every seed and in both schedules, and the report says where.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use bagdot_emulator::{Fault, FaultKind, Grid};
+use common::{Gpu, compile, grid, schedules};
+
+/// Launches the kernel of that name on an input and an output of the given lengths in floats.
+struct Planted {
+    name: &'static str,
+    kind: FaultKind,
+    grid: Grid,
+    input: usize,
+    output: usize,
+}
+
+fn planted(name: &'static str, kind: FaultKind, blocks: u32, threads: u32) -> Planted {
+    let all = (blocks * threads) as usize;
+    Planted { name, kind, grid: grid(blocks, threads), input: all, output: all }
+}
+
+fn check(p: &Planted, prepare: impl Fn(&mut Gpu, u64, u64) -> Vec<Vec<u8>>) {
+    let ptx = compile("planted", "80");
+    let source = include_str!("kernels/planted.cu");
+    let marker = format!("// AT {}", p.name);
+    let line = source.lines().position(|l| l.ends_with(&marker)).unwrap() + 1;
+    for config in schedules(10) {
+        let mut gpu = Gpu::new(&ptx, config);
+        if p.kind == FaultKind::StepLimit {
+            gpu.device.config.step_limit = 10_000;
+        }
+        let input = gpu.upload(&(0..p.input).map(|k| k as f32).collect::<Vec<_>>());
+        let output = gpu.room::<f32>(p.output);
+        let args = prepare(&mut gpu, input, output);
+        let faults = gpu.launch(p.name, p.grid, &args).expect_err(&format!("{} was not found, {config:?}", p.name));
+        // A race, or a barrier that meets another, is named at one of its two sides and tells of the other.
+        let place = format!("planted.cu:{line}");
+        let here = |f: &&Fault| f.kind == p.kind && (f.source.ends_with(&place) || f.detail.ends_with(&place));
+        let found = faults.iter().find(here);
+        let all: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        let found = found.unwrap_or_else(|| panic!("{}: line {line} expected, {config:?}: {all:#?}", p.name));
+        assert_eq!(found.kernel, p.name);
+        assert!(found.ptx_line > 0 && !found.instruction.is_empty() && found.lane < 32, "{found}");
+        assert_eq!(faults[0].kind, p.kind, "{all:#?}");
+    }
+}
+
+fn simple(p: Planted) {
+    check(&p, |_, input, output| args![input, output].to_vec());
+}
+
+#[test]
+fn missing_barriers() {
+    simple(planted("missing_barrier_raw", FaultKind::SharedRace, 1, 128));
+    simple(planted("atomics_without_barrier", FaultKind::SharedRace, 1, 128));
+    simple(planted("missing_barrier_war", FaultKind::SharedRace, 1, 128));
+}
+
+#[test]
+fn missing_warp_barriers() {
+    simple(planted("missing_syncwarp", FaultKind::SharedRace, 1, 64));
+    simple(planted("shuffle_is_no_fence", FaultKind::SharedRace, 1, 32));
+}
+
+#[test]
+fn out_of_bounds() {
+    let p = planted("global_out_of_bounds", FaultKind::OutOfBounds, 2, 64);
+    check(&Planted { output: 100, ..p }, |_, input, output| args![input, output, 100i32].to_vec());
+    simple(planted("global_before_buffer", FaultKind::OutOfBounds, 1, 64));
+    let p = planted("shared_out_of_bounds", FaultKind::OutOfBounds, 1, 64);
+    let grid = Grid { dynamic_shared: 256, ..p.grid };
+    simple(Planted { grid, ..p });
+}
+
+#[test]
+fn misaligned() {
+    let p = planted("misaligned_vector", FaultKind::Misaligned, 1, 32);
+    simple(Planted { input: 256, ..p });
+}
+
+#[test]
+fn asynchronous_copies() {
+    let p = planted("missing_copy_wait", FaultKind::CopyPending, 1, 32);
+    simple(Planted { input: 128, ..p });
+    simple(planted("copy_wait_without_barrier", FaultKind::SharedRace, 1, 64));
+}
+
+#[test]
+fn divergence() {
+    simple(planted("divergent_barrier", FaultKind::DivergentBarrier, 1, 256));
+    simple(planted("diverged_shuffle", FaultKind::DivergedCollective, 1, 64));
+    simple(planted("not_in_own_mask", FaultKind::DivergedCollective, 1, 32));
+}
+
+#[test]
+fn a_barrier_and_a_shuffle_that_wait_for_each_other() {
+    // Reported at the shuffle, which names the barrier where the missing lanes are.
+    let ptx = compile("planted", "80");
+    for config in schedules(10) {
+        let mut gpu = Gpu::new(&ptx, config);
+        let (input, output) = (gpu.upload(&[1.0f32; 64]), gpu.room::<f32>(64));
+        let faults = gpu.launch("barrier_in_half_a_warp", grid(1, 64), &args![input, output]).unwrap_err();
+        assert_eq!(faults[0].kind, FaultKind::DivergedCollective, "{}", faults[0]);
+        assert!(faults[0].detail.contains("are at the barrier"), "{}", faults[0]);
+    }
+}
+
+#[test]
+fn global_races() {
+    simple(planted("two_blocks_one_row", FaultKind::GlobalRace, 4, 32));
+    simple(planted("warps_one_row", FaultKind::GlobalRace, 1, 64));
+    simple(planted("lanes_one_word", FaultKind::GlobalRace, 1, 32));
+    check(&planted("missing_fence", FaultKind::GlobalRace, 8, 32), |gpu, input, output| {
+        let (partial, done) = (gpu.room::<f32>(8), gpu.upload(&[0u32]));
+        args![input, partial, done, output].to_vec()
+    });
+    let p = planted("read_only_alias", FaultKind::ReadOnlyWritten, 1, 64);
+    check(&Planted { output: 128, ..p }, |_, _, output| args![output, output].to_vec());
+}
+
+#[test]
+fn freed_and_unwritten_memory() {
+    check(&planted("read_through_freed", FaultKind::UseAfterFree, 1, 32), |gpu, input, output| {
+        assert!(gpu.device.free(input) && !gpu.device.free(input));
+        // Whatever is allocated next never has the address that was freed.
+        gpu.room::<f32>(32);
+        args![input, output].to_vec()
+    });
+    check(&planted("uninitialised_global", FaultKind::Uninitialised, 1, 32), |gpu, input, output| {
+        let unwritten = gpu.room::<f32>(33);
+        gpu.device.copy(unwritten, input, 128).unwrap();
+        args![unwritten, output].to_vec()
+    });
+    simple(planted("uninitialised_shared", FaultKind::Uninitialised, 1, 64));
+    let p = planted("uninitialised_byte", FaultKind::Uninitialised, 1, 32);
+    simple(Planted { grid: Grid { dynamic_shared: 32, ..p.grid }, ..p });
+}
+
+#[test]
+fn kernels_that_do_not_end() {
+    simple(planted("endless_loop", FaultKind::StepLimit, 2, 32));
+    simple(planted("gives_up", FaultKind::Trap, 1, 64));
+}

@@ -1,0 +1,166 @@
+//! Streams, events and captures of the stand-in driver, through cudarc.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use bagdot_emulator::Config;
+use common::cuda::{DOUBLE, Doubler, context, emulator, fails};
+use cudarc::driver::DriverError;
+use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
+use cudarc::nvrtc::Ptx;
+
+const GLOBAL: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
+const RELAXED: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+
+#[test]
+fn streams_and_events() {
+    let emulator = emulator();
+    let (mut too_early, mut seen) = (0, 0);
+    for seed in 0..40 {
+        emulator.reset();
+        emulator.configure(Config { seed, ..Config::default() });
+        let context = context();
+        let doubler = Doubler::new(&context);
+        let (a, b) = (&doubler.stream, context.new_stream_with_priority(-1).unwrap());
+        let mut data = a.clone_htod(&[1u32; 64]).unwrap();
+        a.synchronize().unwrap();
+        doubler.run(&mut data).unwrap();
+        let event = a.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).unwrap();
+        // Without the wait the second stream may well come first.
+        if seed % 2 == 0 {
+            seen += u32::from(event.is_complete());
+            b.wait(&event).unwrap();
+        }
+        // SAFETY: bytes of u32.
+        let mut copy = unsafe { b.alloc::<u32>(64) }.unwrap();
+        b.memcpy_dtod(&data, &mut copy).unwrap();
+        let got = b.clone_dtoh(&copy).unwrap();
+        if seed % 2 == 0 {
+            assert_eq!(got, [2; 64]);
+        } else {
+            too_early += u32::from(got == [1; 64]);
+        }
+        event.synchronize().unwrap();
+        let end = a.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).unwrap();
+        a.synchronize().unwrap();
+        assert!(event.elapsed_ms(&end).unwrap() > 0.0);
+        // cudarc's own default is an event without time.
+        let untimed = a.record_event(None).unwrap();
+        a.synchronize().unwrap();
+        fails(event.elapsed_ms(&untimed), CUresult::CUDA_ERROR_INVALID_HANDLE);
+        // SAFETY: f32 of any bits.
+        let mut pinned = unsafe { context.alloc_pinned::<u32>(64) }.unwrap();
+        a.memcpy_dtoh(&data, &mut pinned).unwrap();
+        // Without event tracking nobody waits for a copy to pinned memory but the program.
+        a.synchronize().unwrap();
+        assert_eq!(pinned.as_slice().unwrap(), [2; 64]);
+    }
+    assert!(too_early > 0 && seen > 0 && seen < 20, "{too_early} {seen}");
+}
+
+#[test]
+fn capture_and_replay() {
+    let emulator = emulator();
+    for seed in 0..10 {
+        emulator.reset();
+        emulator.configure(Config { seed, ..Config::default() });
+        let context = context();
+        let doubler = Doubler::new(&context);
+        let (a, b) = (&doubler.stream, context.new_stream().unwrap());
+        let mut left = a.clone_htod(&[1u32; 64]).unwrap();
+        let mut right = a.clone_htod(&[10u32; 64]).unwrap();
+        let mut sum = a.alloc_zeros::<u32>(64).unwrap();
+        a.synchronize().unwrap();
+        a.begin_capture(GLOBAL).unwrap();
+        // Fork, work on both, join.
+        b.join(a).unwrap();
+        doubler.run(&mut left).unwrap();
+        doubler.run_on(&b, &mut right).unwrap();
+        doubler.run_on(&b, &mut right).unwrap();
+        a.join(&b).unwrap();
+        a.memset_zeros(&mut sum).unwrap();
+        a.memcpy_dtod(&right, &mut sum).unwrap();
+        doubler.run(&mut sum).unwrap();
+        let graph = a.end_capture(CUgraphInstantiate_flags(0)).unwrap().unwrap();
+        // Nothing has been done yet.
+        assert_eq!(a.clone_dtoh(&left).unwrap(), [1; 64]);
+        for _ in 0..3 {
+            graph.launch().unwrap();
+        }
+        assert_eq!(a.clone_dtoh(&left).unwrap(), [8; 64]);
+        assert_eq!(a.clone_dtoh(&sum).unwrap(), [2 * 640; 64]);
+        assert_eq!(emulator.counters()[0].launches, 12);
+    }
+}
+
+#[test]
+fn what_a_capture_refuses() {
+    let emulator = emulator();
+    let unsupported = CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    let invalidated = CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    let context = context();
+    let doubler = Doubler::new(&context);
+    let (a, b) = (&doubler.stream, context.new_stream().unwrap());
+    let mut data = a.clone_htod(&[1u32; 64]).unwrap();
+    let outside = b.record_event(None).unwrap();
+    context.synchronize().unwrap();
+    fails(context.default_stream().begin_capture(GLOBAL), unsupported);
+
+    // Each of these ends the capture, and everything after it in the stream is refused.
+    type Attempt<'a> = &'a dyn Fn() -> Result<(), DriverError>;
+    let attempts: [(&str, CUresult, Attempt<'_>); 6] = [
+        ("synchronize", unsupported, &|| a.synchronize()),
+        ("context", unsupported, &|| context.synchronize()),
+        // SAFETY: the allocation is refused.
+        ("cuMemAlloc", unsupported, &|| unsafe { cudarc::driver::result::malloc_sync(64) }.map(|_| ())),
+        // SAFETY: the allocation is refused.
+        ("pinned", unsupported, &|| unsafe { context.alloc_pinned::<u8>(64) }.map(|_| ())),
+        ("module", unsupported, &|| context.load_module(Ptx::from_src(DOUBLE)).map(|_| ())),
+        ("foreign event", CUresult::CUDA_ERROR_STREAM_CAPTURE_ISOLATION, &|| a.wait(&outside)),
+    ];
+    for (what, code, attempt) in attempts {
+        a.begin_capture(GLOBAL).unwrap();
+        doubler.run(&mut data).unwrap();
+        let got = attempt().expect_err(what).0;
+        assert_eq!(got, code, "{what}");
+        fails(doubler.run(&mut data), invalidated);
+        fails(a.end_capture(CUgraphInstantiate_flags(0)), invalidated);
+    }
+    // In the relaxed mode memory may be allocated.
+    a.begin_capture(RELAXED).unwrap();
+    // SAFETY: freed below, and never read.
+    let address = unsafe { cudarc::driver::result::malloc_sync(64) }.unwrap();
+    // An event of the capture is no event of the device.
+    let inside = a.record_event(None).unwrap();
+    fails(inside.synchronize(), CUresult::CUDA_ERROR_CAPTURED_EVENT);
+    a.end_capture(CUgraphInstantiate_flags(0)).unwrap();
+    // SAFETY: it was allocated above.
+    unsafe { cudarc::driver::result::free_sync(address) }.unwrap();
+
+    // A stream that joined must come back.
+    a.begin_capture(GLOBAL).unwrap();
+    b.join(a).unwrap();
+    doubler.run_on(&b, &mut data).unwrap();
+    fails(a.end_capture(CUgraphInstantiate_flags(0)), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
+    // And end where it began.
+    a.begin_capture(GLOBAL).unwrap();
+    b.join(a).unwrap();
+    fails(b.end_capture(CUgraphInstantiate_flags(0)), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNMATCHED);
+    fails(a.end_capture(CUgraphInstantiate_flags(0)), invalidated);
+
+    // The legacy stream waits for blocking streams, also for one that is being captured.
+    let kind = cudarc::driver::result::stream::StreamKind::Default;
+    let raw = cudarc::driver::result::stream::create(kind).unwrap();
+    // SAFETY: the stream lives until the end of the test.
+    unsafe { cudarc::driver::result::stream::begin_capture(raw, GLOBAL) }.unwrap();
+    let legacy = context.default_stream();
+    fails(doubler.run_on(&legacy, &mut data), CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
+    // SAFETY: as above.
+    fails(unsafe { cudarc::driver::result::stream::end_capture(raw) }, invalidated);
+
+    // The context has survived all of it.
+    doubler.run(&mut data).unwrap();
+    assert_eq!(a.clone_dtoh(&data).unwrap(), [2; 64]);
+    assert_eq!(emulator.report(), "");
+}

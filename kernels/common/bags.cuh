@@ -1,0 +1,93 @@
+// What a table-batched call is about, as the device sees it, and what is noted about ids that name no row.
+#pragma once
+
+#include "dtype.cuh"
+
+// A feature with its table. Mirrors `DeviceFeature` in src/backend/cuda/tables.rs.
+struct Feature {
+  uint64_t weight_offset;   // of the table's first element
+  uint64_t num_embeddings;
+  int64_t padding_idx;      // -1 for none
+  uint32_t embedding_dim;
+  uint32_t column;          // the first one in the pooled output
+  uint32_t table;
+  uint32_t pooling;         // kSum, kMean or kMax
+};
+static_assert(sizeof(Feature) == 40, "src/backend/cuda/tables.rs says the same");
+
+constexpr uint32_t kSum = 0, kMean = 1, kMax = 2;
+
+// Something that a call found wrong. Mirrors `FaultRecord` in src/backend/cuda/fault.rs.
+struct Fault {
+  uint64_t key;             // position of the id (or of the offset) in the high half, bag in the low one
+  int64_t value;            // what stands there
+  uint64_t limit;           // kBadId: the number of rows; else the value that would be right, or least
+  uint32_t kind;
+  uint32_t table;
+};
+static_assert(sizeof(Fault) == 32, "src/backend/cuda/fault.rs says the same");
+
+constexpr uint32_t kBadId = 1, kFirstNotZero = 2, kDecreasing = 3, kLastNotEnd = 4;
+constexpr uint32_t kFaultSlots = 64;
+
+// The status words of a backend, zero (and `first` all ones) after each synchronisation. Mirrors `Status` in src/backend/cuda/fault.rs.
+struct Status {
+  unsigned long long first; // the lowest key so far
+  uint32_t count;           // faults so far
+  uint32_t records;         // records so far
+  Fault faults[kFaultSlots];
+};
+
+// Notes a fault. A record is written only by a fault that is lower than all before it, so that the lowest one always has a record, and
+// the slots do not run out however many faults there are.
+__device__ __forceinline__ void note(Status* status, Fault fault) {
+  atomicAdd(&status->count, 1u);
+  const unsigned long long before = atomicMin(&status->first, (unsigned long long)fault.key);
+  if (fault.key < before) status->faults[atomicAdd(&status->records, 1u) % kFaultSlots] = fault;
+}
+
+// The bounds of a bag, kept within the ids whatever `offsets` holds.
+struct Bounds {
+  uint64_t start, end;
+};
+
+template <typename I>
+__device__ __forceinline__ Bounds bounds_of(const I* offsets, uint64_t bag, uint64_t num_indices) {
+  const int64_t start = offsets[bag], end = offsets[bag + 1];
+  const uint64_t last = end < 0 ? 0 : min(uint64_t(end), num_indices);
+  return {start < 0 ? 0 : min(uint64_t(start), last), last};
+}
+
+// Whether the bounds of a bag break a rule: they rise, the first is 0, the last is the number of ids.
+template <typename I>
+__device__ __forceinline__ bool has_bad_bounds(const I* offsets, uint64_t bag, uint64_t num_bags, uint64_t num_indices) {
+  const int64_t start = offsets[bag], end = offsets[bag + 1];
+  return (bag == 0 && start != 0) || end < start || (bag + 1 == num_bags && end != int64_t(num_indices));
+}
+
+// Notes all that is wrong with a bag. Called by one lane, after the work and only if there is something, so that it costs the work nothing.
+template <typename I>
+__device__ __forceinline__ void note_faults(const Feature* feature, const I* indices, const I* offsets, uint64_t bag, uint64_t num_bags,
+                                            uint64_t num_indices, Status* status) {
+  const int64_t start = offsets[bag], end = offsets[bag + 1];
+  const Bounds bounds = bounds_of(offsets, bag, num_indices);
+  // The first three rounds are for the rules of the bounds.
+#pragma unroll 1
+  for (int64_t round = -3; round < int64_t(bounds.end - bounds.start); ++round) {
+    Fault fault = {(bag + 1) << 32, end, num_indices, kLastNotEnd, feature->table};
+    bool broken = bag + 1 == num_bags && end != int64_t(num_indices);
+    if (round == -3) {
+      fault = {0, start, 0, kFirstNotZero, feature->table};
+      broken = bag == 0 && start != 0;
+    } else if (round == -2) {
+      fault = {(bag + 1) << 32, end, uint64_t(start), kDecreasing, feature->table};
+      broken = end < start;
+    } else if (round >= 0) {
+      const uint64_t position = bounds.start + round;
+      const int64_t id = indices[position];
+      fault = {position << 32 | bag, id, feature->num_embeddings, kBadId, feature->table};
+      broken = uint64_t(id) >= feature->num_embeddings;
+    }
+    if (broken) note(status, fault);
+  }
+}

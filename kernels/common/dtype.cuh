@@ -1,0 +1,26 @@
+// Storage types and how they become f32; the one list of what is instantiated for which types.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+using f32 = float;
+using f16 = __half;
+using bf16 = __nv_bfloat16;
+using i32 = int32_t;
+using i64 = int64_t;
+
+__device__ __forceinline__ float to_f32(f32 x) { return x; }
+__device__ __forceinline__ float to_f32(f16 x) { return __half2float(x); }
+__device__ __forceinline__ float to_f32(bf16 x) { return __bfloat162float(x); }
+
+// INSTANTIATE(E, I) is expanded for every storage type of a table with every type of ids. The names of the types are those of Rust:
+// they end up in the names of the kernels, which src/backend/cuda/kernels.rs looks up.
+#define FOR_EACH_ELEMENT_AND_INDEX(INSTANTIATE) \
+  INSTANTIATE(f32, i32)                         \
+  INSTANTIATE(f32, i64)                         \
+  INSTANTIATE(f16, i32)                         \
+  INSTANTIATE(f16, i64)                         \
+  INSTANTIATE(bf16, i32)                        \
+  INSTANTIATE(bf16, i64)

@@ -1,0 +1,16 @@
+// Sums over the lanes of a group: a run of `size` lanes of a warp, `size` a power of two, beginning at a multiple of it.
+#pragma once
+
+#include <stdint.h>
+
+// The lanes of the group that the calling lane is in, as a mask of the warp.
+__device__ __forceinline__ uint32_t group_mask(int size) {
+  const int lane = threadIdx.x % 32;
+  return size == 32 ? 0xffffffffu : ((1u << size) - 1) << (lane / size * size);
+}
+
+// The sum of `x` over the lanes of the group, in every lane. All of its lanes must call it together.
+__device__ __forceinline__ float group_sum(float x, int size, uint32_t mask) {
+  for (int step = size / 2; step > 0; step /= 2) x += __shfl_xor_sync(mask, x, step);
+  return x;
+}

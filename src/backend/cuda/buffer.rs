@@ -1,0 +1,183 @@
+//! Memory of a device, and views of it.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, result, sys};
+
+use super::driver::check;
+use crate::dtype::Scalar;
+use crate::error::{Error, Result};
+use crate::ops::Extent;
+
+/// Owned memory of a device.
+#[derive(Debug)]
+pub struct Buffer<T> {
+    pointer: sys::CUdeviceptr,
+    len: usize,
+    context: Arc<CudaContext>,
+    elements: PhantomData<T>,
+}
+
+impl<T: Scalar> Buffer<T> {
+    /// Memory for `len` elements of any values. The context must be bound.
+    pub(super) fn new(context: &Arc<CudaContext>, len: usize) -> Result<Self> {
+        let too_large = Error::OutOfMemory { bytes: usize::MAX };
+        let bytes = len.checked_mul(size_of::<T>()).ok_or(too_large)?;
+        let pointer = match bytes {
+            0 => 0,
+            // SAFETY: the size is not zero; the memory is freed once, by `drop`.
+            _ => match unsafe { result::malloc_sync(bytes) } {
+                Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                    return Err(Error::OutOfMemory { bytes });
+                }
+                allocated => check("allocate", allocated)?,
+            },
+        };
+        Ok(Self { pointer, len, context: Arc::clone(context), elements: PhantomData })
+    }
+
+    /// Sets all bits to zero.
+    pub(super) fn clear(&mut self, stream: sys::CUstream) -> Result<()> {
+        if self.pointer == 0 {
+            return Ok(());
+        }
+        // SAFETY: the buffer is as long; it is borrowed exclusively, and freeing it waits for the device.
+        check("clear", unsafe { result::memset_d8_async(self.pointer, 0, self.len * size_of::<T>(), stream) })
+    }
+
+    pub(super) fn slice(&self, range: Range<usize>) -> Slice<'_, T> {
+        let (pointer, len) = self.part(range);
+        Slice { pointer, len, memory: PhantomData }
+    }
+
+    pub(super) fn slice_mut(&mut self, range: Range<usize>) -> SliceMut<'_, T> {
+        let (pointer, len) = self.part(range);
+        SliceMut { pointer, len, memory: PhantomData }
+    }
+
+    /// Two ranges, the first before the second.
+    pub(super) fn split_mut(
+        &mut self,
+        first: Range<usize>,
+        second: Range<usize>,
+    ) -> (SliceMut<'_, T>, SliceMut<'_, T>) {
+        assert!(first.end <= second.start, "{first:?} is not before {second:?}");
+        let ((first, first_len), (second, second_len)) = (self.part(first), self.part(second));
+        let memory = PhantomData;
+        (SliceMut { pointer: first, len: first_len, memory }, SliceMut { pointer: second, len: second_len, memory })
+    }
+
+    /// As slicing does, this panics if the range is not within the buffer.
+    fn part(&self, range: Range<usize>) -> (sys::CUdeviceptr, usize) {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} is not within the {} elements", self.len);
+        (self.pointer + (range.start * size_of::<T>()) as u64, range.len())
+    }
+}
+
+impl<T> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if self.pointer != 0 && self.context.bind_to_thread().is_ok() {
+            // SAFETY: the pointer comes from `malloc_sync` and is freed nowhere else. Freeing waits for the device, so nothing that was
+            // launched still uses the memory. If the context is broken, its memory is gone with it.
+            let _ = unsafe { result::free_sync(self.pointer) };
+        }
+    }
+}
+
+impl<T> Extent for Buffer<T> {
+    fn extent(&self) -> usize {
+        self.len
+    }
+}
+
+/// A shared view of device memory.
+#[derive(Debug)]
+pub struct Slice<'a, T> {
+    pointer: sys::CUdeviceptr,
+    len: usize,
+    memory: PhantomData<&'a [T]>,
+}
+
+impl<T> Clone for Slice<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Slice<'_, T> {}
+
+/// An exclusive view of device memory.
+#[derive(Debug)]
+pub struct SliceMut<'a, T> {
+    pointer: sys::CUdeviceptr,
+    len: usize,
+    memory: PhantomData<&'a mut [T]>,
+}
+
+impl<T> Slice<'_, T> {
+    /// A view of memory of the caller's.
+    ///
+    /// # Safety
+    /// From `pointer` on there must be `len` elements in the memory of the backend's device, aligned as `T` is, holding values of `T`, that
+    /// nobody writes or frees before all work that was given this view has run.
+    pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
+        Self { pointer, len, memory: PhantomData }
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The address on the device.
+    pub fn pointer(&self) -> u64 {
+        self.pointer
+    }
+}
+
+impl<T> SliceMut<'_, T> {
+    /// A view of memory of the caller's.
+    ///
+    /// # Safety
+    /// From `pointer` on there must be `len` elements in the memory of the backend's device, aligned as `T` is, that nobody else reads,
+    /// writes or frees before all work that was given this view has run.
+    pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
+        Self { pointer, len, memory: PhantomData }
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The address on the device.
+    pub fn pointer(&self) -> u64 {
+        self.pointer
+    }
+
+    pub(super) fn reborrow(&mut self) -> SliceMut<'_, T> {
+        SliceMut { pointer: self.pointer, len: self.len, memory: PhantomData }
+    }
+}
+
+impl<T> Extent for Slice<'_, T> {
+    fn extent(&self) -> usize {
+        self.len
+    }
+}
+impl<T> Extent for SliceMut<'_, T> {
+    fn extent(&self) -> usize {
+        self.len
+    }
+}

@@ -1,0 +1,110 @@
+//! The driver: whether it is there, what it says, and what its errors mean.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
+use cudarc::driver::{CudaContext, DriverError, result, sys};
+
+use crate::error::{Error, Result};
+
+/// The oldest driver that takes what nvcc 13.0 compiles: that of CUDA 13.0.
+const OLDEST_DRIVER: i32 = 13_000;
+
+/// A device, as the driver describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its name.
+    pub name: String,
+    /// Its compute capability.
+    pub capability: (u32, u32),
+    /// Its memory in bytes.
+    pub memory: usize,
+}
+
+/// The version of CUDA that the driver supports: `1000 major + 10 minor`.
+///
+/// # Errors
+/// [`Error::NoDriver`].
+pub fn driver_version() -> Result<i32> {
+    // SAFETY: asks only whether a library can be loaded. Everything below is reached with the library there.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::NoDriver);
+    }
+    let mut version = 0;
+    // SAFETY: writes one integer; needs no initialisation.
+    check("ask for the driver's version", unsafe { sys::cuDriverGetVersion(&mut version) }.result())?;
+    Ok(version)
+}
+
+/// All devices.
+///
+/// # Errors
+/// As [`Cuda::new`](super::Cuda::new).
+pub fn devices() -> Result<Vec<DeviceInfo>> {
+    initialise()?;
+    (0..count()?).map(|ordinal| describe(check("find the device", result::device::get(ordinal))?)).collect()
+}
+
+/// The primary context of a device, bound to the calling thread.
+pub(super) fn context(device: usize) -> Result<Arc<CudaContext>> {
+    initialise()?;
+    let devices = count()?;
+    if i32::try_from(device).map_or(true, |device| device >= devices) {
+        return Err(Error::NoDevice { device, devices: devices as usize });
+    }
+    let context = check("create a context", CudaContext::new(device))?;
+    // SAFETY: without events, the order of work on different streams is up to us. All work of a backend goes to its one stream, and buffers
+    // are not cudarc's. Nothing has been allocated yet.
+    unsafe { context.disable_event_tracking() };
+    Ok(context)
+}
+
+/// The compute capability of a context's device.
+pub(super) fn capability(context: &CudaContext) -> Result<(u32, u32)> {
+    check("ask for the compute capability", context.compute_capability())
+        .map(|(major, minor)| (major.unsigned_abs(), minor.unsigned_abs()))
+}
+
+fn initialise() -> Result<()> {
+    let found = driver_version()?;
+    if found < OLDEST_DRIVER {
+        return Err(Error::DriverTooOld { required: OLDEST_DRIVER, found });
+    }
+    match result::init() {
+        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => Err(Error::NoDevice { device: 0, devices: 0 }),
+        initialised => check("initialise the driver", initialised),
+    }
+}
+
+fn count() -> Result<i32> {
+    match result::device::get_count() {
+        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => Ok(0),
+        counted => check("count the devices", counted),
+    }
+}
+
+fn describe(device: sys::CUdevice) -> Result<DeviceInfo> {
+    let attribute = |attribute| {
+        // SAFETY: the device comes from the driver.
+        check("ask for an attribute", unsafe { result::device::get_attribute(device, attribute) })
+    };
+    let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    Ok(DeviceInfo {
+        name: check("ask for the name", result::device::get_name(device))?,
+        capability: (major.unsigned_abs(), minor.unsigned_abs()),
+        // SAFETY: the device comes from the driver.
+        memory: check("ask for the memory", unsafe { result::device::total_mem(device) })?,
+    })
+}
+
+/// Makes an [`Error::Cuda`] of what the driver says. Code and text are taken at once, while the library is known to be there.
+pub(super) fn check<T>(during: &'static str, result: std::result::Result<T, DriverError>) -> Result<T> {
+    result.map_err(|error| {
+        let text = |text: std::result::Result<&std::ffi::CStr, DriverError>| {
+            text.map_or_else(|_| String::new(), |text| text.to_string_lossy().into_owned())
+        };
+        let message = format!("{}: {}", text(error.error_name()), text(error.error_string()));
+        Error::Cuda { during, code: error.0 as i32, message }
+    })
+}

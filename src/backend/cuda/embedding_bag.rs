@@ -1,0 +1,74 @@
+//! [`embedding_bag`](crate::ops::embedding_bag) on a CUDA device: kernels/embedding_bag.cu says how.
+
+use super::Cuda;
+use super::kernels::{EmbeddingBagForward, EmbeddingBagWeightGrad, Grid};
+use crate::dtype::{Element, Index};
+use crate::error::Result;
+use crate::ops::TableBatch;
+use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, WeightGrad};
+
+/// Threads of a block, as the kernels are compiled.
+const THREADS: u32 = 256;
+/// Bytes that a lane loads at once, where rows allow it.
+const WIDE: usize = 16;
+/// Features beyond this many share blocks: the limit of the second dimension of a grid.
+const MAX_BLOCKS_Y: usize = 65_535;
+
+impl EmbeddingBagOps for Cuda {
+    fn embedding_bag_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
+        let Forward { tables, weights, bags, output, argmax } = args;
+        let grid = grid::<E>(tables.as_ref(), weights.pointer(), bags.batch_size);
+        let kernel = EmbeddingBagForward {
+            features: tables.pointer(),
+            weights: weights.pointer(),
+            indices: bags.indices.pointer(),
+            offsets: bags.offsets.pointer(),
+            per_sample_weights: bags.per_sample_weights.map_or(0, |weights| weights.pointer()),
+            output: output.data.pointer(),
+            argmax: argmax.as_ref().map_or(0, |argmax| argmax.data.pointer()),
+            status: self.inner.faults.pointer(),
+            output_ld: output.ld as u64,
+            argmax_ld: argmax.as_ref().map_or(0, |argmax| argmax.ld as u64),
+            num_indices: bags.num_indices() as u64,
+            num_features: tables.as_ref().features().len() as u32,
+            batch_size: bags.batch_size as u32,
+        };
+        // SAFETY: the function is that of `E` and `I`. The op has been validated: weights, ids, offsets and outputs have the sizes that features
+        // and batch size call for, and outputs are exclusive views. Ids and offsets may hold anything: the kernel checks them before it uses them.
+        unsafe { kernel.launch(self, self.inner.kernels.embedding_bag_forward.of::<E, I>(), grid) }
+    }
+
+    fn embedding_bag_weight_grad<E: Element, I: Index>(&self, args: WeightGrad<'_, Self, E, I>) -> Result<()> {
+        let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
+        let grid = grid::<E>(tables.as_ref(), weights.pointer(), bags.batch_size);
+        let kernel = EmbeddingBagWeightGrad {
+            features: tables.pointer(),
+            weights: weights.pointer(),
+            indices: bags.indices.pointer(),
+            offsets: bags.offsets.pointer(),
+            grad_output: grad_output.data.pointer(),
+            grad_weights: grad_weights.pointer(),
+            status: self.inner.faults.pointer(),
+            grad_output_ld: grad_output.ld as u64,
+            num_indices: bags.num_indices() as u64,
+            num_features: tables.as_ref().features().len() as u32,
+            batch_size: bags.batch_size as u32,
+        };
+        // SAFETY: as in the forward pass.
+        unsafe { kernel.launch(self, self.inner.kernels.embedding_bag_weight_grad.of::<E, I>(), grid) }
+    }
+}
+
+/// Enough blocks for the bags of the feature that needs the most lanes for each.
+fn grid<E: Element>(tables: &TableBatch, weights: u64, batch_size: usize) -> Grid {
+    let lanes = |feature: &crate::ops::Feature| {
+        let dim = tables.tables()[feature.table].embedding_dim;
+        let wide = WIDE / size_of::<E>();
+        let start = weights + (tables.weight_offsets()[feature.table] * size_of::<E>()) as u64;
+        let width = if dim.is_multiple_of(wide) && start.is_multiple_of(WIDE as u64) { wide } else { 1 };
+        dim.div_ceil(width).next_power_of_two().min(32)
+    };
+    let lanes = tables.features().iter().map(lanes).max().unwrap_or(0);
+    let blocks = (batch_size * lanes).div_ceil(THREADS as usize);
+    Grid { blocks: (blocks as u32, tables.features().len().min(MAX_BLOCKS_Y) as u32), threads: THREADS }
+}

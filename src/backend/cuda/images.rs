@@ -1,0 +1,92 @@
+//! The compiled kernels that this library carries, and which of them a device takes.
+
+use crate::error::{Error, Result};
+
+include!(concat!(env!("OUT_DIR"), "/images.rs"));
+
+/// A compiled kernel file.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) stem: &'static str,
+    pub(super) target: Target,
+    pub(super) bytes: &'static [u8],
+}
+
+/// What an image was compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Machine code; `exact`: for this capability alone, else for all of the same generation from this one on.
+    Cubin { major: u32, minor: u32, exact: bool },
+    /// Text that the driver compiles.
+    Ptx,
+}
+
+/// An image that this library carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// The kernel file.
+    pub stem: &'static str,
+    /// What it was compiled for, such as `sm_90a` or `ptx`.
+    pub target: String,
+    /// Its size.
+    pub bytes: usize,
+    /// The text, if it is PTX.
+    pub ptx: Option<&'static str>,
+}
+
+/// All images that this library carries: none if it was built without nvcc.
+pub fn images() -> Vec<ImageInfo> {
+    let info = |image: &Image| ImageInfo {
+        stem: image.stem,
+        target: match image.target {
+            Target::Cubin { major, minor, exact } => format!("sm_{major}{minor}{}", if exact { "a" } else { "" }),
+            Target::Ptx => "ptx".into(),
+        },
+        bytes: image.bytes.len(),
+        ptx: match image.target {
+            Target::Ptx => std::str::from_utf8(image.bytes).ok(),
+            Target::Cubin { .. } => None,
+        },
+    };
+    IMAGES.iter().map(info).collect()
+}
+
+/// The images of a kernel file that a device takes, best first: its own cubin, the highest of its generation, the PTX.
+pub(super) fn candidates(stem: &str, capability: (u32, u32)) -> Result<Vec<&'static Image>> {
+    if IMAGES.is_empty() {
+        return Err(Error::KernelsNotBuilt);
+    }
+    let rank = |image: &Image| match image.target {
+        Target::Cubin { major, minor, exact: true } => ((major, minor) == capability).then_some((2, minor)),
+        Target::Cubin { major, minor, exact: false } => {
+            (major == capability.0 && minor <= capability.1).then_some((1, minor))
+        }
+        Target::Ptx => (capability >= (8, 0)).then_some((0, 0)),
+    };
+    let mut found: Vec<_> =
+        IMAGES.iter().filter(|image| image.stem == stem).filter_map(|image| Some((rank(image)?, image))).collect();
+    found.sort_by_key(|&(rank, _)| std::cmp::Reverse(rank));
+    match found.is_empty() {
+        true => Err(Error::NoKernelImage { capability }),
+        false => Ok(found.into_iter().map(|(_, image)| image).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_get_the_best_image() {
+        let targets = |capability| {
+            candidates("embedding_bag", capability)
+                .map(|found| found.iter().map(|image| image.target).collect::<Vec<_>>())
+        };
+        let cubin = |major, minor, exact| Target::Cubin { major, minor, exact };
+        assert_eq!(targets((9, 0)).unwrap(), [cubin(9, 0, true), Target::Ptx]);
+        assert_eq!(targets((8, 6)).unwrap(), [cubin(8, 0, false), Target::Ptx]);
+        assert_eq!(targets((10, 3)).unwrap(), [cubin(10, 0, false), Target::Ptx]);
+        assert_eq!(targets((13, 0)).unwrap(), [Target::Ptx]);
+        assert_eq!(targets((7, 5)).unwrap_err(), Error::NoKernelImage { capability: (7, 5) });
+    }
+}

@@ -1,0 +1,236 @@
+//! Every kernel's signature, declared once, and the only place that launches anything.
+//!
+//! A kernel is declared as a struct of its parameters, in their order. A test compares [`SIGNATURES`] with the `.param` lists of the compiled
+//! PTX, so a launch cannot pass anything that the kernel does not expect.
+
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, result, sys};
+
+use super::driver::{capability, check};
+use super::{Cuda, images};
+use crate::dtype::{DType, Element, Index};
+use crate::error::{Error, Result};
+
+/// The type of a parameter of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    /// 32 bits.
+    U32,
+    /// 64 bits: a number or a pointer.
+    U64,
+}
+
+/// The signature of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// The kernel file that it is in.
+    pub stem: &'static str,
+    /// Its name, without the types that it is instantiated for.
+    pub name: &'static str,
+    /// Its parameters, in their order.
+    pub parameters: &'static [Parameter],
+}
+
+/// The types that a parameter can have.
+trait Kind {
+    const PARAMETER: Parameter;
+}
+impl Kind for u32 {
+    const PARAMETER: Parameter = Parameter::U32;
+}
+impl Kind for u64 {
+    const PARAMETER: Parameter = Parameter::U64;
+}
+
+/// The shape of a launch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grid {
+    /// Blocks.
+    pub(super) blocks: (u32, u32),
+    /// Threads of a block.
+    pub(super) threads: u32,
+}
+
+/// Declares kernels: a struct of parameters with a `launch` for each, and the table of their signatures.
+macro_rules! kernels {
+    ($($(#[$doc:meta])* $Kernel:ident = $stem:literal $name:literal { $($parameter:ident: $kind:ty),+ $(,)? })+) => {
+        $(
+            $(#[$doc])*
+            pub(super) struct $Kernel {
+                $(pub(super) $parameter: $kind,)+
+            }
+
+            impl $Kernel {
+                /// Launches the kernel on the backend's stream. An empty grid is no launch.
+                ///
+                /// # Safety
+                /// `function` must be this kernel for the types that the pointers point to. Each pointer must be null where the kernel says that
+                /// it may be, else point to as many elements as the kernel reads or writes for these sizes, and what is written must be
+                /// nobody else's until the launch has run.
+                pub(super) unsafe fn launch(mut self, cuda: &Cuda, function: Function, grid: Grid) -> Result<()> {
+                    let mut parameters = [$((&raw mut self.$parameter).cast::<c_void>()),+];
+                    // SAFETY: the parameters are those of the kernel, by the test of `SIGNATURES`; for what they say the caller vouches.
+                    unsafe { cuda.launch(function, grid, &mut parameters) }
+                }
+            }
+        )+
+
+        /// All kernels.
+        pub static SIGNATURES: &[Signature] = &[
+            $(Signature { stem: $stem, name: $name, parameters: &[$(<$kind as Kind>::PARAMETER),+] }),+
+        ];
+    };
+}
+
+kernels! {
+    /// See kernels/embedding_bag.cu.
+    EmbeddingBagForward = "embedding_bag" "embedding_bag_forward" {
+        features: u64,
+        weights: u64,
+        indices: u64,
+        offsets: u64,
+        per_sample_weights: u64,
+        output: u64,
+        argmax: u64,
+        status: u64,
+        output_ld: u64,
+        argmax_ld: u64,
+        num_indices: u64,
+        num_features: u32,
+        batch_size: u32,
+    }
+    /// See kernels/embedding_bag.cu.
+    EmbeddingBagWeightGrad = "embedding_bag" "embedding_bag_weight_grad" {
+        features: u64,
+        weights: u64,
+        indices: u64,
+        offsets: u64,
+        grad_output: u64,
+        grad_weights: u64,
+        status: u64,
+        grad_output_ld: u64,
+        num_indices: u64,
+        num_features: u32,
+        batch_size: u32,
+    }
+}
+
+/// A kernel that has been found in a module.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Function(sys::CUfunction);
+
+// SAFETY: a function is a handle of the driver, which may be used from any thread with the context bound.
+unsafe impl Send for Function {}
+// SAFETY: as above; nothing is ever changed through it.
+unsafe impl Sync for Function {}
+
+/// A kernel for every storage type with every type of ids.
+#[derive(Debug)]
+pub(super) struct ByTypes([[Function; 2]; 3]);
+
+impl ByTypes {
+    /// The kernel for tables of `E` and ids of `I`.
+    pub(super) fn of<E: Element, I: Index>(&self) -> Function {
+        let element = match E::DTYPE {
+            DType::F32 => 0,
+            DType::F16 => 1,
+            DType::BF16 => 2,
+        };
+        self.0[element][usize::from(size_of::<I>() == 8)]
+    }
+}
+
+/// All kernels, found when the backend is made.
+#[derive(Debug)]
+pub(super) struct Kernels {
+    pub(super) embedding_bag_forward: ByTypes,
+    pub(super) embedding_bag_weight_grad: ByTypes,
+    /// Kept, since the functions are theirs.
+    _modules: [Module; 1],
+}
+
+impl Kernels {
+    /// Loads the images for a context's device, which must be bound.
+    pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let capability = capability(context)?;
+        let embedding_bag = Module::load(context, "embedding_bag", capability)?;
+        Ok(Self {
+            embedding_bag_forward: embedding_bag.by_types("embedding_bag_forward")?,
+            embedding_bag_weight_grad: embedding_bag.by_types("embedding_bag_weight_grad")?,
+            _modules: [embedding_bag],
+        })
+    }
+}
+
+/// A loaded kernel file.
+#[derive(Debug)]
+struct Module {
+    module: sys::CUmodule,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: a module is a handle of the driver, which may be used from any thread with the context bound.
+unsafe impl Send for Module {}
+// SAFETY: as above; nothing is ever changed through it.
+unsafe impl Sync for Module {}
+
+impl Module {
+    /// Loads the best image that the device takes. A cubin that it refuses, as an emulator does, leaves the next best.
+    fn load(context: &Arc<CudaContext>, stem: &str, capability: (u32, u32)) -> Result<Self> {
+        let mut refusal = Err(Error::NoKernelImage { capability });
+        for image in images::candidates(stem, capability)? {
+            // PTX must end with a zero byte; a cubin does not mind one.
+            let bytes = [image.bytes, &[0]].concat();
+            // SAFETY: the bytes are a whole image, as nvcc wrote it; they are copied by the driver.
+            match unsafe { result::module::load_data(bytes.as_ptr().cast()) } {
+                Ok(module) => return Ok(Self { module, context: Arc::clone(context) }),
+                Err(error) => refusal = check("load a kernel image", Err(error)),
+            }
+        }
+        refusal
+    }
+
+    fn by_types(&self, name: &str) -> Result<ByTypes> {
+        let mut functions = [[Function(std::ptr::null_mut()); 2]; 3];
+        for (row, element) in functions.iter_mut().zip(["f32", "f16", "bf16"]) {
+            for (function, index) in row.iter_mut().zip(["i32", "i64"]) {
+                let symbol = CString::new(format!("{name}_{element}_{index}")).unwrap_or_default();
+                // SAFETY: the module is loaded, and stays so as long as `Kernels` keeps it.
+                let found = unsafe { result::module::get_function(self.module, symbol) };
+                *function = Function(check("find a kernel", found)?);
+            }
+        }
+        Ok(ByTypes(functions))
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: loaded by `load`, unloaded nowhere else; functions of it live in the same `Kernels`.
+            let _ = unsafe { result::module::unload(self.module) };
+        }
+    }
+}
+
+impl Cuda {
+    /// The one place where kernels are launched.
+    ///
+    /// # Safety
+    /// As the `launch` of the kernel.
+    unsafe fn launch(&self, function: Function, grid: Grid, parameters: &mut [*mut c_void]) -> Result<()> {
+        let (blocks_x, blocks_y) = grid.blocks;
+        if blocks_x == 0 || blocks_y == 0 {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the function is loaded, its parameters are right by the caller's promise, and the driver copies them before it returns.
+        let launched = unsafe {
+            let (blocks, threads) = ((blocks_x, blocks_y, 1), (grid.threads, 1, 1));
+            result::launch_kernel(function.0, blocks, threads, 0, self.raw_stream(), parameters)
+        };
+        check("launch a kernel", launched)
+    }
+}

@@ -1,0 +1,178 @@
+//! The CUDA backend: ops as launches on one stream of one device.
+//!
+//! A [`Cuda`] resolves every kernel when it is made; an op then is a launch and nothing else: no allocation, no synchronisation, no look-up
+//! by name. Ops on one backend run in the order in which they were called. What they find wrong with ids and offsets is noted on the device,
+//! and reported by the next [`Device::synchronize`]; the context stays usable.
+//!
+//! Embedders pass device memory of their own as [`Slice::from_raw`] and [`SliceMut::from_raw`], and a stream of their own to [`Cuda::on_stream`].
+
+mod buffer;
+mod driver;
+mod embedding_bag;
+mod fault;
+mod images;
+mod kernels;
+mod tables;
+
+use std::ffi::c_void;
+use std::ops::Range;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaStream, result, sys};
+
+pub use buffer::{Buffer, Slice, SliceMut};
+pub use driver::{DeviceInfo, devices, driver_version};
+pub use images::{ImageInfo, images};
+pub use kernels::{Parameter, SIGNATURES, Signature};
+pub use tables::Tables;
+
+use crate::dtype::Scalar;
+use crate::error::{Result, expect_size};
+use crate::ops::{Device, TableBatch};
+use driver::check;
+use fault::FaultLog;
+use kernels::Kernels;
+
+/// A CUDA device with a stream, and the kernels compiled for it.
+#[derive(Clone, Debug)]
+pub struct Cuda {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    stream: Arc<CudaStream>,
+    kernels: Kernels,
+    faults: FaultLog,
+}
+
+impl Cuda {
+    /// The device with this number, on a stream of its own.
+    ///
+    /// # Errors
+    /// No driver, one that is too old, no such device, no kernels for it, or whatever the driver reports.
+    pub fn new(device: usize) -> Result<Self> {
+        let context = driver::context(device)?;
+        let stream = check("create a stream", context.new_stream())?;
+        Self::with(&context, stream)
+    }
+
+    /// The device with this number, on a stream of the caller's (a `CUstream`; null for the legacy default stream, which cannot be
+    /// captured).
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    ///
+    /// # Safety
+    /// `stream` must be a stream of the device's primary context, and must outlive this backend, its clones, and all of their buffers. The
+    /// caller orders what is done on other streams with what is done on this one.
+    pub unsafe fn on_stream(device: usize, stream: *mut c_void) -> Result<Self> {
+        let context = driver::context(device)?;
+        // SAFETY: what is asked of the stream is what the caller promises.
+        let stream = unsafe { context.wrap_borrowed_stream(stream.cast()) };
+        Self::with(&context, stream)
+    }
+
+    fn with(context: &Arc<CudaContext>, stream: Arc<CudaStream>) -> Result<Self> {
+        let kernels = Kernels::load(context)?;
+        let faults = FaultLog::new(context)?;
+        Ok(Self { inner: Arc::new(Inner { stream, kernels, faults }) })
+    }
+
+    /// The stream that ops are launched on: a `CUstream`.
+    pub fn stream(&self) -> *mut c_void {
+        self.raw_stream().cast()
+    }
+
+    fn raw_stream(&self) -> sys::CUstream {
+        self.inner.stream.cu_stream()
+    }
+
+    fn context(&self) -> &Arc<CudaContext> {
+        self.inner.stream.context()
+    }
+
+    /// Makes the device's context the one of the calling thread, as every call of the driver needs it.
+    fn bind(&self) -> Result<()> {
+        check("bind the context", self.context().bind_to_thread())
+    }
+
+    fn wait(&self) -> Result<()> {
+        // SAFETY: the stream lives as long as this backend.
+        check("wait for the stream", unsafe { result::stream::synchronize(self.raw_stream()) })
+    }
+}
+
+impl Device for Cuda {
+    type Buffer<T: Scalar> = Buffer<T>;
+    type Slice<'a, T: Scalar> = Slice<'a, T>;
+    type SliceMut<'a, T: Scalar> = SliceMut<'a, T>;
+    type Tables = Tables;
+
+    fn alloc<T: Scalar>(&self, len: usize) -> Result<Buffer<T>> {
+        self.bind()?;
+        let mut buffer = Buffer::new(self.context(), len)?;
+        buffer.clear(self.raw_stream())?;
+        Ok(buffer)
+    }
+
+    fn upload<T: Scalar>(&self, source: &[T], target: SliceMut<'_, T>) -> Result<()> {
+        expect_size("upload", "target", target.len(), source.len())?;
+        if source.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the target is memory of as many elements that nobody else uses, by its type. The source outlives the copy, which is waited
+        // for below.
+        let copy = unsafe { result::memcpy_htod_async(target.pointer(), source, self.raw_stream()) };
+        check("copy to the device", copy)?;
+        self.wait()
+    }
+
+    fn download<T: Scalar>(&self, source: Slice<'_, T>, target: &mut [T]) -> Result<()> {
+        expect_size("download", "target", target.len(), source.len())?;
+        if target.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the source is memory of as many elements that nobody writes meanwhile, by its type, but for work that was launched on this
+        // stream before, behind which the copy waits. Any bits are a value of `T`. The target is borrowed until the copy has been waited for.
+        let copy = unsafe { result::memcpy_dtoh_async(target, source.pointer(), self.raw_stream()) };
+        check("copy from the device", copy)?;
+        self.wait()
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.bind()?;
+        self.wait()?;
+        self.inner.faults.take()
+    }
+
+    fn tables(&self, tables: TableBatch) -> Result<Tables> {
+        Tables::new(self, tables)
+    }
+
+    fn slice<T: Scalar>(buffer: &Buffer<T>, range: Range<usize>) -> Slice<'_, T> {
+        buffer.slice(range)
+    }
+
+    fn slice_mut<T: Scalar>(buffer: &mut Buffer<T>, range: Range<usize>) -> SliceMut<'_, T> {
+        buffer.slice_mut(range)
+    }
+
+    fn reborrow<'a, T: Scalar>(slice: &'a Slice<'_, T>) -> Slice<'a, T> {
+        *slice
+    }
+
+    fn reborrow_mut<'a, T: Scalar>(slice: &'a mut SliceMut<'_, T>) -> SliceMut<'a, T> {
+        slice.reborrow()
+    }
+
+    fn split_mut<T: Scalar>(
+        buffer: &mut Buffer<T>,
+        first: Range<usize>,
+        second: Range<usize>,
+    ) -> (SliceMut<'_, T>, SliceMut<'_, T>) {
+        buffer.split_mut(first, second)
+    }
+}
