@@ -1,11 +1,9 @@
 //! Compiles `kernels/*.cu` for every architecture and embeds the images: cubins for those it knows, PTX for all others.
 //!
-//! nvcc is looked for in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `.cuda/` (where `scripts/nvcc.sh` puts it), `/usr/local/cuda` and `PATH`. Without it, images
-//! that the package carries are used (`scripts/prebuild_kernels.sh`), else none, and the CUDA backend says so when it is asked for;
-//! with `BAGDOT_REQUIRE_NVCC=1` it is an error. No GPU is ever asked.
+//! nvcc is looked for in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `.cuda/` (where `scripts/nvcc.sh` puts it), `/usr/local/cuda` and `PATH`; `NVCC=none` says that
+//! there is none. Without it, images that the package carries are used (`scripts/prebuild_kernels.sh` makes them), else none, and the CUDA
+//! backend says so when it is asked for; with `BAGDOT_REQUIRE_NVCC=1` having no nvcc is an error. No GPU is ever asked.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -17,14 +15,17 @@ const CUBINS: [&str; 4] = ["80", "90a", "100", "120"];
 const PTX: &str = "80";
 /// Spills and warnings are errors: a kernel that spills has been written wrong.
 const FLAGS: [&str; 7] =
-    ["-std=c++17", "-O3", "-lineinfo", "-Werror", "all-warnings", "-Xptxas=-warn-spills,-warn-lmem-usage", "-Ikernels"];
+    ["-std=c++17", "-O3", LINE_INFO, "-Werror", "all-warnings", "-Xptxas=-warn-spills,-warn-lmem-usage", "-Ikernels"];
+/// Left out of the images of the package, which it makes five times as large, and where it would name folders of whoever made them.
+const LINE_INFO: &str = "-lineinfo";
 /// PTX of later releases is refused by drivers of this one.
 const LATEST_NVCC: (u32, u32) = (13, 0);
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=kernels");
-    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH", "BAGDOT_REQUIRE_NVCC", "DOCS_RS"] {
+    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH", "BAGDOT_REQUIRE_NVCC", "BAGDOT_PREBUILD_DIR", "DOCS_RS"]
+    {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
@@ -47,22 +48,52 @@ type Images = Vec<(String, String, PathBuf)>;
 
 fn images(out: &Path) -> Images {
     let kernels = sources(Path::new("kernels"));
-    let prebuilt = Path::new("kernels/prebuilt");
     let source_hash = hash_of(&kernels);
     if let Some(nvcc) = find_nvcc() {
-        return compile(&nvcc, &kernels, source_hash, out);
+        return match env::var_os("BAGDOT_PREBUILD_DIR").map(PathBuf::from) {
+            None => compile(&nvcc, &FLAGS, &kernels, source_hash, out),
+            Some(folder) => prebuild(&nvcc, &kernels, source_hash, out, &folder),
+        };
     }
-    if fs::read_to_string(prebuilt.join("hash")).is_ok_and(|hash| hash.trim() == format!("{source_hash:016x}")) {
-        return listed(&kernels, |stem, suffix| {
-            fs::canonicalize(prebuilt.join(format!("{stem}.{suffix}"))).unwrap_or_default()
-        });
+    let prebuilt = Path::new("kernels/prebuilt");
+    let required = env::var("BAGDOT_REQUIRE_NVCC").is_ok_and(|value| value == "1");
+    let without = match fs::read_to_string(prebuilt.join("hash")) {
+        Ok(hash) if hash.trim() == format!("{source_hash:016x}") && !required => return carried(&kernels, prebuilt),
+        Ok(_) => "no nvcc, and kernels/prebuilt is not of these kernels",
+        Err(_) => "no nvcc",
+    };
+    let reason = format!(
+        "{without}: the CUDA backend is built without kernels. Run scripts/nvcc.sh (or set NVCC or CUDA_HOME) and build again"
+    );
+    if required {
+        fail(&reason);
     }
-    let reason = "no nvcc: the CUDA backend is built without kernels. Run scripts/nvcc.sh (or set NVCC or CUDA_HOME) and build again";
-    match env::var("BAGDOT_REQUIRE_NVCC").as_deref() {
-        Ok("1") => fail(reason),
-        _ => println!("cargo:warning={reason}"),
-    }
+    println!("cargo:warning={reason}");
     Vec::new()
+}
+
+/// The images that the package carries.
+fn carried(kernels: &[PathBuf], prebuilt: &Path) -> Images {
+    let whole = fs::canonicalize(prebuilt).unwrap_or_else(|error| fail(&format!("{}: {error}", prebuilt.display())));
+    listed(kernels, |stem, suffix| whole.join(format!("{stem}.{suffix}")))
+}
+
+/// Compiles the images that the package is to carry, and puts them and the hash of their sources into `folder`.
+fn prebuild(nvcc: &Path, kernels: &[PathBuf], source_hash: u64, out: &Path, folder: &Path) -> Images {
+    // If it has gone, it is wanted again.
+    println!("cargo:rerun-if-changed={}", folder.join("hash").display());
+    let flags: Vec<&str> = FLAGS.into_iter().filter(|&flag| flag != LINE_INFO).collect();
+    let images = compile(nvcc, &flags, kernels, source_hash, out);
+    let written = || {
+        fs::create_dir_all(folder)?;
+        for (_, _, path) in &images {
+            fs::copy(path, folder.join(path.file_name().unwrap_or_default()))?;
+        }
+        // Last, so that the images are never taken for whole before they are.
+        fs::write(folder.join("hash"), format!("{source_hash:016x}\n"))
+    };
+    written().unwrap_or_else(|error: std::io::Error| fail(&format!("cannot write {}: {error}", folder.display())));
+    images
 }
 
 fn fail(reason: &str) -> ! {
@@ -85,15 +116,41 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// FNV-1a, since std's hash may differ from one release of Rust to the next: a package made with one must be usable with another.
+struct Fnv(u64);
+
+impl Fnv {
+    fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(mut self, bytes: &[u8]) -> Self {
+        // The length says where one piece ends and the next begins.
+        for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        self
+    }
+
+    fn add_all(self, texts: &[&str]) -> Self {
+        texts.iter().fold(self, |hash, text| hash.add(text.as_bytes()))
+    }
+}
+
 /// Of everything that decides what the images are, but for the compiler.
 fn hash_of(files: &[PathBuf]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (CUBINS, PTX, FLAGS).hash(&mut hasher);
-    files.iter().for_each(|file| (file, fs::read(file).ok()).hash(&mut hasher));
-    hasher.finish()
+    let settings = Fnv::new().add_all(&CUBINS).add_all(&[PTX]).add_all(&FLAGS);
+    let add_file = |hash: Fnv, file: &PathBuf| {
+        let read = fs::read(file).unwrap_or_else(|error| fail(&format!("{}: {error}", file.display())));
+        hash.add(file.to_string_lossy().replace('\\', "/").as_bytes()).add(&read)
+    };
+    files.iter().fold(settings, add_file).0
 }
 
 fn find_nvcc() -> Option<PathBuf> {
+    if env::var_os("NVCC").is_some_and(|nvcc| nvcc == "none") {
+        return None;
+    }
     let from = |variable: &str, below: &str| env::var_os(variable).map(|root| Path::new(&root).join(below));
     let here = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
     let places = [
@@ -143,11 +200,11 @@ fn listed(kernels: &[PathBuf], path: impl Fn(&str, &str) -> PathBuf) -> Images {
 }
 
 /// Compiles what has not been compiled yet: results are kept under the hash of all that they depend on.
-fn compile(nvcc: &Path, kernels: &[PathBuf], source_hash: u64, out: &Path) -> Images {
-    let mut hasher = DefaultHasher::new();
-    (source_hash, version_of(nvcc)).hash(&mut hasher);
-    let hash = hasher.finish();
-    let images = listed(kernels, |stem, suffix| out.join(format!("{stem}-{hash:016x}.{suffix}")));
+fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], source_hash: u64, out: &Path) -> Images {
+    let hash = Fnv(source_hash).add_all(flags).add_all(&[&version_of(nvcc)]).0;
+    let folder = out.join(format!("images-{hash:016x}"));
+    fs::create_dir_all(&folder).unwrap_or_else(|error| fail(&format!("cannot make {}: {error}", folder.display())));
+    let images = listed(kernels, |stem, suffix| folder.join(format!("{stem}.{suffix}")));
     let todo: Vec<_> = images.iter().filter(|(_, _, path)| !path.exists()).collect();
     let (next, threads) =
         (Mutex::new(todo.iter()), env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1));
@@ -156,7 +213,7 @@ fn compile(nvcc: &Path, kernels: &[PathBuf], source_hash: u64, out: &Path) -> Im
             scope.spawn(|| {
                 let take = || next.lock().ok()?.next();
                 while let Some((stem, _, path)) = take() {
-                    run_nvcc(nvcc, stem, path);
+                    run_nvcc(nvcc, flags, stem, path);
                 }
             });
         }
@@ -164,7 +221,7 @@ fn compile(nvcc: &Path, kernels: &[PathBuf], source_hash: u64, out: &Path) -> Im
     images
 }
 
-fn run_nvcc(nvcc: &Path, stem: &str, path: &Path) {
+fn run_nvcc(nvcc: &Path, flags: &[&str], stem: &str, path: &Path) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let (kind, arch) = match name.strip_suffix(".cubin").and_then(|name| name.rsplit('.').next()) {
         Some(arch) => ("-cubin", format!("-arch=sm_{arch}")),
@@ -173,7 +230,7 @@ fn run_nvcc(nvcc: &Path, stem: &str, path: &Path) {
     // Written under another name first, so that an interrupted build leaves no half of an image behind.
     let partial = path.with_extension(format!("{}.partial", std::process::id()));
     let source = format!("kernels/{stem}.cu");
-    let output = Command::new(nvcc).args(FLAGS).args([kind, &arch, &source, "-o"]).arg(&partial).output();
+    let output = Command::new(nvcc).args(flags).args([kind, &arch, &source, "-o"]).arg(&partial).output();
     let output = output.unwrap_or_else(|error| fail(&format!("cannot run {}: {error}", nvcc.display())));
     if !output.status.success() {
         let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();

@@ -4,10 +4,11 @@
 // Rust         src/ops/embedding_bag.rs, src/backend/cuda/embedding_bag.rs
 // Entries      embedding_bag_{forward,weight_grad}_{f32,f16,bf16}_{i32,i64}
 // Algorithm    A group of lanes per bag, a power of two of them, as many as the row has runs of 16 bytes, at most a warp: small rows share
-//              a warp, large ones are walked in passes of 32 runs. A group takes the ids in order, kInFlight rows at a time: all of their
-//              loads are issued before the first is added, so that several misses overlap, yet every column is summed in the order of the ids,
-//              which makes results equal to the CPU's to the bit. Splitting a bag over groups would be faster for a few huge bags, but change
-//              that order with the shape of the launch. Ids are checked where they are used: a pass of its own would read them twice.
+//              a warp, large ones are walked in passes of 32 runs. The lanes read the ids of a bag side by side, one each, check them, and hand
+//              them round by shuffles. Rows are taken in the order of the ids, kInFlight at a time: all of their loads are issued before the
+//              first is added, so that several misses overlap, yet every column is summed in order, which makes results equal to the CPU's
+//              to the bit. Splitting a bag over groups would be faster for a few huge bags, but change that order with the shape of the
+//              launch. Ids are checked where they are used: a pass of its own would read them twice.
 // Launch       grid (ceil(batch_size / bags per block), num_features), block 256; features with small rows leave blocks over, which return
 // Bytes        ids, offsets and rows read once, out written once: as bytes_moved()
 // Requires     16-byte loads where rows and table begin at multiples of 16 bytes, else one element at a time; any dimension from 1
@@ -24,7 +25,7 @@ constexpr uint32_t kNoSource = 0xffffffffu;
 
 // A bag, as the lanes of its group see it.
 struct Bag {
-  const Feature* feature;
+  Feature feature;   // copied: through a pointer it would be read again after every store
   uint64_t number;   // key-major
   uint64_t sample;
   int lane;          // of the group
@@ -36,8 +37,8 @@ struct Bag {
 // The number of lanes for rows of `runs` runs of elements: a power of two, at most a warp.
 __device__ __forceinline__ int lanes_for(uint32_t runs) { return runs >= 32 ? 32 : runs <= 1 ? 1 : 1 << (32 - __clz(runs - 1)); }
 
-__device__ __forceinline__ Bag bag_of_thread(const Feature* feature, uint32_t f, uint32_t batch_size, int width) {
-  const int lanes = lanes_for((feature->embedding_dim + width - 1) / width);
+__device__ __forceinline__ Bag bag_of_thread(const Feature& feature, uint32_t f, uint32_t batch_size, int width) {
+  const int lanes = lanes_for((feature.embedding_dim + width - 1) / width);
   const uint64_t thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x;
   const uint64_t sample = thread / lanes;
   return {feature, uint64_t(f) * batch_size + sample, sample, int(threadIdx.x % lanes), lanes, group_mask(lanes), sample < batch_size};
@@ -45,18 +46,17 @@ __device__ __forceinline__ Bag bag_of_thread(const Feature* feature, uint32_t f,
 
 // Whether all rows of a feature's table begin at a multiple of 16 bytes.
 template <typename E>
-__device__ __forceinline__ bool has_wide_rows(const E* weights, const Feature* feature) {
-  return feature->embedding_dim % kWidest<E> == 0 && is_aligned(weights + feature->weight_offset, 16);
+__device__ __forceinline__ bool has_wide_rows(const E* weights, const Feature& feature) {
+  return feature.embedding_dim % kWidest<E> == 0 && is_aligned(weights + feature.weight_offset, 16);
 }
 
-// The row that an id names; null for padding and for an id that names none, which sets `bad`.
-template <typename E, typename I>
-__device__ __forceinline__ const E* row_of(const E* weights, const I* indices, uint64_t position, const Feature* feature, bool& bad) {
-  const int64_t id = indices[position];
-  const bool in_table = uint64_t(id) < feature->num_embeddings;
+constexpr int64_t kNoRow = -1;
+
+// The row that an id names; kNoRow for padding and for an id that names none, which sets `bad`.
+__device__ __forceinline__ int64_t row_of(int64_t id, const Feature& feature, bool& bad) {
+  const bool in_table = uint64_t(id) < feature.num_embeddings;
   bad |= !in_table;
-  const bool is_row = in_table && id != feature->padding_idx;
-  return is_row ? weights + feature->weight_offset + uint64_t(id) * feature->embedding_dim : nullptr;
+  return in_table && id != feature.padding_idx ? id : kNoRow;
 }
 
 template <typename E, typename I>
@@ -98,51 +98,62 @@ template <bool kIsMax, int N, typename E, typename I>
 __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, const Bag& bag, Bounds bounds, uint32_t column, bool& bad) {
   // Maxima need their sources in registers; there is room for fewer rows besides.
   constexpr int kRows = kIsMax ? 1 : kInFlight;
-  const bool active = column < bag.feature->embedding_dim;
+  const bool active = column < bag.feature.embedding_dim;
+  const E* table = args.weights + bag.feature.weight_offset + column;
   float pooled[N] = {};
   uint32_t source[N];
 #pragma unroll
   for (int j = 0; j < N; ++j) source[j] = kNoSource;
   uint32_t counted = 0;
 #pragma unroll 1
-  for (uint64_t first = bounds.start; first < bounds.end; first += kRows) {
-    Vec<E, N> loaded[kRows];
-    bool is_row[kRows];
+  for (uint64_t first = bounds.start; first < bounds.end; first += bag.lanes) {
+    // One id for each lane.
+    const uint64_t mine = first + bag.lane;
+    const int64_t my_row = mine < bounds.end ? row_of(args.indices[mine], bag.feature, bad) : kNoRow;
+    const float my_weight = args.per_sample_weights && mine < bounds.end ? args.per_sample_weights[mine] : 1.0f;
+    const int ids = int(min(uint64_t(bag.lanes), bounds.end - first));
+#pragma unroll 1
+    for (int start = 0; start < ids; start += kRows) {
+      Vec<E, N> loaded[kRows];
+      float weight[kRows];
+      bool is_row[kRows];
 #pragma unroll
-    for (int k = 0; k < kRows; ++k) {
-      const E* row = active && first + k < bounds.end ? row_of(args.weights, args.indices, first + k, bag.feature, bad) : nullptr;
-      is_row[k] = row;
-      if (is_row[k]) loaded[k] = load<N>(row + column);
-    }
+      for (int k = 0; k < kRows; ++k) {
+        // Beyond the last id this is the row of some lane, which is not used.
+        const int64_t row = __shfl_sync(bag.mask, my_row, start + k, bag.lanes);
+        weight[k] = __shfl_sync(bag.mask, my_weight, start + k, bag.lanes);
+        is_row[k] = start + k < ids && row != kNoRow;
+        if (is_row[k] && active) loaded[k] = load<N>(table + uint64_t(row) * bag.feature.embedding_dim);
+      }
 #pragma unroll
-    for (int k = 0; k < kRows; ++k) {
-      if (!is_row[k]) continue;
-      const float weight = args.per_sample_weights ? args.per_sample_weights[first + k] : 1.0f;
-      take<kIsMax>(loaded[k], weight, uint32_t(first + k - bounds.start), counted, pooled, source);
-      ++counted;
+      for (int k = 0; k < kRows; ++k) {
+        if (!is_row[k]) continue;
+        if (active) take<kIsMax>(loaded[k], weight[k], uint32_t(first - bounds.start) + start + k, counted, pooled, source);
+        ++counted;
+      }
     }
   }
   if (!active) return;
-  if (bag.feature->pooling == kMean && counted > 1) {
+  if (bag.feature.pooling == kMean && counted > 1) {
 #pragma unroll
     for (int j = 0; j < N; ++j) pooled[j] = __fdiv_rn(pooled[j], float(counted));
   }
-  store_any(args.output + bag.sample * args.output_ld + bag.feature->column + column, pooled);
+  store_any(args.output + bag.sample * args.output_ld + bag.feature.column + column, pooled);
   if (kIsMax && args.argmax) {
-    uint32_t* argmax = args.argmax + bag.sample * args.argmax_ld + bag.feature->column + column;
+    uint32_t* argmax = args.argmax + bag.sample * args.argmax_ld + bag.feature.column + column;
 #pragma unroll
     for (int j = 0; j < N; ++j) argmax[j] = source[j];
   }
 }
 
-// Pools a bag in passes over its columns; tells whether an id names no row.
+// Pools a bag in passes over its columns; tells whether an id of this lane names no row.
 template <int N, typename E, typename I>
 __device__ __forceinline__ bool pool(const ForwardArgs<E, I>& args, const Bag& bag) {
   const Bounds bounds = bounds_of(args.offsets, bag.number, args.num_indices);
   bool bad = false;
 #pragma unroll 1
-  for (uint32_t start = 0; start < bag.feature->embedding_dim; start += bag.lanes * N) {
-    if (bag.feature->pooling == kMax) {
+  for (uint32_t start = 0; start < bag.feature.embedding_dim; start += bag.lanes * N) {
+    if (bag.feature.pooling == kMax) {
       pool_columns<true, N>(args, bag, bounds, start + bag.lane * N, bad);
     } else {
       pool_columns<false, N>(args, bag, bounds, start + bag.lane * N, bad);
@@ -156,13 +167,14 @@ __device__ __forceinline__ void forward(const ForwardArgs<E, I>& args) {
   const uint64_t num_bags = uint64_t(args.num_features) * args.batch_size;
 #pragma unroll 1
   for (uint32_t f = blockIdx.y; f < args.num_features; f += gridDim.y) {
-    const Feature* feature = &args.features[f];
+    const Feature feature = args.features[f];
     const bool wide = has_wide_rows(args.weights, feature);
     const Bag bag = bag_of_thread(feature, f, args.batch_size, wide ? kWidest<E> : 1);
     if (!bag.exists) continue;
-    const bool bad = wide ? pool<kWidest<E>>(args, bag) : pool<1>(args, bag);
+    const bool my_bad = wide ? pool<kWidest<E>>(args, bag) : pool<1>(args, bag);
+    const bool bad = __any_sync(bag.mask, my_bad);
     if (bag.lane == 0 && (bad || has_bad_bounds(args.offsets, bag.number, num_bags, args.num_indices))) {
-      note_faults(feature, args.indices, args.offsets, bag.number, num_bags, args.num_indices, args.status);
+      note_faults(bag.feature, args.indices, args.offsets, bag.number, num_bags, args.num_indices, args.status);
     }
   }
 }
@@ -182,34 +194,43 @@ struct WeightGradArgs {
   uint32_t batch_size;
 };
 
-// The gradient of the weights of a bag's ids: the dot product of each row with the gradient of the pooled vector. Tells whether an id names
-// no row.
+// The gradient of the weights of a bag's ids: the dot product of each row with the gradient of the pooled vector. Tells whether an id of
+// this lane names no row.
 template <int N, typename E, typename I>
 __device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, const Bag& bag) {
   const Bounds bounds = bounds_of(args.offsets, bag.number, args.num_indices);
   bool bad = false;
   float divisor = 1.0f;
-  if (bag.feature->pooling == kMean) {
+  if (bag.feature.pooling == kMean) {
     float counted = 0.0f;
     for (uint64_t position = bounds.start + bag.lane; position < bounds.end; position += bag.lanes) {
-      counted += row_of(args.weights, args.indices, position, bag.feature, bad) ? 1.0f : 0.0f;
+      counted += row_of(args.indices[position], bag.feature, bad) == kNoRow ? 0.0f : 1.0f;
     }
     divisor = fmaxf(group_sum(counted, bag.lanes, bag.mask), 1.0f);
   }
-  const float* grad = args.grad_output + bag.sample * args.grad_output_ld + bag.feature->column;
+  const float* grad = args.grad_output + bag.sample * args.grad_output_ld + bag.feature.column;
 #pragma unroll 1
-  for (uint64_t position = bounds.start; position < bounds.end; ++position) {
-    const E* row = row_of(args.weights, args.indices, position, bag.feature, bad);
-    float sum = 0.0f;
-    if (row) {
-      for (uint32_t column = bag.lane * N; column < bag.feature->embedding_dim; column += bag.lanes * N) {
-        const Vec<E, N> loaded = load<N>(row + column);
+  for (uint64_t first = bounds.start; first < bounds.end; first += bag.lanes) {
+    const uint64_t mine = first + bag.lane;
+    const int64_t my_row = mine < bounds.end ? row_of(args.indices[mine], bag.feature, bad) : kNoRow;
+    const int ids = int(min(uint64_t(bag.lanes), bounds.end - first));
+    float my_sum = 0.0f;
+#pragma unroll 1
+    for (int k = 0; k < ids; ++k) {
+      const int64_t row = __shfl_sync(bag.mask, my_row, k, bag.lanes);
+      if (row == kNoRow) continue;
+      const E* from = args.weights + bag.feature.weight_offset + uint64_t(row) * bag.feature.embedding_dim;
+      float sum = 0.0f;
+      for (uint32_t column = bag.lane * N; column < bag.feature.embedding_dim; column += bag.lanes * N) {
+        const Vec<E, N> loaded = load<N>(from + column);
 #pragma unroll
         for (int j = 0; j < N; ++j) sum += to_f32(loaded.at[j]) * grad[column + j];
       }
+      sum = group_sum(sum, bag.lanes, bag.mask);
+      if (bag.lane == k) my_sum = sum;
     }
-    sum = group_sum(sum, bag.lanes, bag.mask);
-    if (bag.lane == 0) args.grad_weights[position] = sum / divisor;
+    // Each lane has the sum for its own id, so that they are written side by side.
+    if (mine < bounds.end) args.grad_weights[mine] = my_sum / divisor;
   }
   return bad;
 }
@@ -219,13 +240,14 @@ __device__ __forceinline__ void weight_grad(const WeightGradArgs<E, I>& args) {
   const uint64_t num_bags = uint64_t(args.num_features) * args.batch_size;
 #pragma unroll 1
   for (uint32_t f = blockIdx.y; f < args.num_features; f += gridDim.y) {
-    const Feature* feature = &args.features[f];
+    const Feature feature = args.features[f];
     const bool wide = has_wide_rows(args.weights, feature);
     const Bag bag = bag_of_thread(feature, f, args.batch_size, wide ? kWidest<E> : 1);
     if (!bag.exists) continue;
-    const bool bad = wide ? weight_grads<kWidest<E>>(args, bag) : weight_grads<1>(args, bag);
+    const bool my_bad = wide ? weight_grads<kWidest<E>>(args, bag) : weight_grads<1>(args, bag);
+    const bool bad = __any_sync(bag.mask, my_bad);
     if (bag.lane == 0 && (bad || has_bad_bounds(args.offsets, bag.number, num_bags, args.num_indices))) {
-      note_faults(feature, args.indices, args.offsets, bag.number, num_bags, args.num_indices, args.status);
+      note_faults(bag.feature, args.indices, args.offsets, bag.number, num_bags, args.num_indices, args.status);
     }
   }
 }

@@ -130,7 +130,10 @@ fn train_eval_predict_agree() {
     assert_eq!(all["samples"], 3000);
     let info = succeed(folder, &["info", "runs/model"]);
     assert!(info.contains("sparse: page (6 rows, Sum)") && info.contains("finished: 4 epochs"), "{info}");
-    assert!(succeed(folder, &["info"]).contains("cpu:"));
+    let info = succeed(folder, &["info"]);
+    assert!(info.contains("cpu:") && info.contains("cuda:"), "{info}");
+    #[cfg(feature = "cuda")]
+    assert!(info.contains("kernels of embedding_bag: sm_80, sm_90a, sm_100, sm_120, ptx"), "{info}");
 }
 
 #[test]

@@ -62,7 +62,7 @@ pub struct KernelId {
 pub struct ModuleId(usize);
 
 struct Loaded {
-    module: Module,
+    module: Arc<Module>,
     /// Where its variables lie.
     variables: Vec<u64>,
     counts: Vec<Collected>,
@@ -128,6 +128,11 @@ impl Device {
     pub fn kernel_names(&self, module: ModuleId) -> Vec<String> {
         let kernels = self.modules.get(module.0).map(|m| &m.module.kernels);
         kernels.into_iter().flatten().map(|kernel| kernel.name.clone()).collect()
+    }
+
+    /// The sizes of a kernel's parameters in bytes, in their order.
+    pub fn parameter_sizes(&self, kernel: KernelId) -> Vec<usize> {
+        self.definition(kernel).map_or_else(Vec::new, |kernel| kernel.params.iter().map(|p| p.size).collect())
     }
 
     /// The opcodes of a module that the emulator reads but cannot execute: a kernel that comes to one ends with a fault.

@@ -165,3 +165,58 @@ fn loads_of_matrices() {
         }
     }
 }
+
+#[test]
+fn products_in_half_precision() {
+    for k in [8usize, 16] {
+        let element = &ELEMENTS[0];
+        let (na, nb) = (k / 4, k / 8);
+        let a: Vec<u32> = (0..16 * k).map(|i| (element.bits)(noise(i) - 0.5)).collect();
+        let b: Vec<u32> = (0..8 * k).map(|i| (element.bits)(noise(i + 999) - 0.5)).collect();
+        let c: Vec<u32> = (0..128).map(|i| (element.bits)(noise(i + 5000) * 4.0)).collect();
+        let pair = |of: &dyn Fn(usize) -> u32, r: usize| of(2 * r) | of(2 * r + 1) << 16;
+        let mut input = vec![];
+        for lane in 0..32 {
+            let of_a = |i| {
+                let (row, column) = place_of_a(2, k, lane, i);
+                a[row * k + column]
+            };
+            let of_b = |i| {
+                let (row, column) = place_of_b(2, lane, i);
+                b[row * 8 + column]
+            };
+            let of_c = |i| {
+                let (row, column) = place_of_c(lane, i);
+                c[row * 8 + column]
+            };
+            input.extend((0..na).map(|r| pair(&of_a, r)));
+            input.extend((0..nb).map(|r| pair(&of_b, r)));
+            input.extend((0..2).map(|r| pair(&of_c, r)));
+        }
+        let count = na + nb + 2;
+        let list = |from: usize, to: usize| (from..to).map(|r| format!("%r{r}")).collect::<Vec<_>>().join(", ");
+        let loads: String = (0..count).map(|r| format!("ld.global.b32 %r{r}, [%a+{}];\n", 4 * r)).collect();
+        let ptx = format!(
+            "{HEAD}.visible .entry go(.param .u64 in, .param .u64 out)\n{{\n.reg .b32 %r<9>; .reg .b32 %d<2>; .reg .b32 %i; .reg .b64 %a; .reg .b64 %t;\n\
+            mov.u32 %i, %laneid; ld.param.u64 %a, [in]; mul.wide.u32 %t, %i, {}; add.s64 %a, %a, %t;\n{loads}\
+            mma.sync.aligned.m16n8k{k}.row.col.f16.f16.f16.f16 {{%d0, %d1}}, {{{}}}, {{{}}}, {{{}}};\n\
+            ld.param.u64 %a, [out]; mul.wide.u32 %t, %i, 8; add.s64 %a, %a, %t;\n\
+            st.global.v2.b32 [%a], {{%d0, %d1}};\nret;\n}}",
+            4 * count,
+            list(0, na),
+            list(na, na + nb),
+            list(na + nb, count),
+        );
+        let mut gpu = Gpu::new(&ptx, Config::default());
+        let (from, to) = (gpu.upload(&input), gpu.room::<u16>(128));
+        gpu.run("go", grid(1, 32), &args![from, to]);
+        let got: Vec<u16> = gpu.download(to, 128);
+        for (lane, i) in (0..32).flat_map(|lane| (0..4).map(move |i| (lane, i))) {
+            let (row, column) = place_of_c(lane, i);
+            let products = (0..k).map(|x| (element.value)(a[row * k + x]) * (element.value)(b[x * 8 + column]));
+            let expected = (element.value)(c[row * 8 + column]) + products.sum::<f64>();
+            let error = ((element.value)(u32::from(got[lane * 4 + i])) - expected).abs();
+            assert!(error <= 2f64.powi(-9), "k {k}: element ({row}, {column}): off by {error}");
+        }
+    }
+}

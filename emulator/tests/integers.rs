@@ -105,3 +105,36 @@ fn comparisons() {
     expect32("set.lt.u32.s32", &rows(2), |r| if (r[0] as i32) < r[1] as i32 { u32::MAX } else { 0 });
     expect32("set.lo.f32.u32", &rows(2), |r| if (r[0] as u32) < r[1] as u32 { 1f32.to_bits() } else { 0 });
 }
+
+#[test]
+fn carries() {
+    let wide: Vec<Vec<u64>> = (0..1000)
+        .map(|k| {
+            (0..4).map(|j| if noise_bits(k + j).is_multiple_of(7) { u64::MAX } else { noise_bits(4 * k + j) }).collect()
+        })
+        .collect();
+    let whole = |low: u64, high: u64| u128::from(low) | u128::from(high) << 64;
+    let parts: [fn(u128) -> u64; 2] = [|v| v as u64, |v| (v >> 64) as u64];
+    for (k, part) in parts.into_iter().enumerate() {
+        let body = format!("add.cc.u64 %t, %x0, %x2; addc.u64 %a, %x1, %x3; mov.u64 %d, {};", ["%t", "%a"][k]);
+        for (r, got) in wide.iter().zip(evaluate(&body, &wide)) {
+            assert_eq!(got, part(whole(r[0], r[1]).wrapping_add(whole(r[2], r[3]))));
+        }
+        let body = format!("sub.cc.u64 %t, %x0, %x2; subc.u64 %a, %x1, %x3; mov.u64 %d, {};", ["%t", "%a"][k]);
+        for (r, got) in wide.iter().zip(evaluate(&body, &wide)) {
+            assert_eq!(got, part(whole(r[0], r[1]).wrapping_sub(whole(r[2], r[3]))));
+        }
+        // A product of 64 bits by 32, added to 128 bits.
+        let body =
+            format!("mad.lo.cc.u64 %t, %x0, %x2, %x1; madc.hi.u64 %a, %x0, %x2, %x3; mov.u64 %d, {};", ["%t", "%a"][k]);
+        for (r, got) in wide.iter().zip(evaluate(&body, &wide)) {
+            assert_eq!(got, part((u128::from(r[0]) * u128::from(r[2])).wrapping_add(whole(r[1], r[3]))));
+        }
+    }
+    // A flag that is taken and set again, in 32 bits: the borrow of three words.
+    let body = "cvt.u32.u64 %r1, %x0; cvt.u32.u64 %r2, %x1; sub.cc.u32 %r0, %r1, %r2; subc.cc.u32 %r3, 0, 0;\n\
+                subc.u32 %r4, 0, 0; mov.b64 %d, {%r3, %r4};";
+    for (r, got) in rows(2).iter().zip(evaluate(body, &rows(2))) {
+        assert_eq!(got, if (r[0] as u32) < r[1] as u32 { u64::MAX } else { 0 });
+    }
+}

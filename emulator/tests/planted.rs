@@ -55,12 +55,14 @@ fn missing_barriers() {
     simple(planted("missing_barrier_raw", FaultKind::SharedRace, 1, 128));
     simple(planted("atomics_without_barrier", FaultKind::SharedRace, 1, 128));
     simple(planted("missing_barrier_war", FaultKind::SharedRace, 1, 128));
+    simple(planted("shared_atomic_then_read", FaultKind::SharedRace, 1, 64));
 }
 
 #[test]
 fn missing_warp_barriers() {
     simple(planted("missing_syncwarp", FaultKind::SharedRace, 1, 64));
     simple(planted("shuffle_is_no_fence", FaultKind::SharedRace, 1, 32));
+    simple(planted("half_a_warp_synchronised", FaultKind::SharedRace, 1, 32));
 }
 
 #[test]
@@ -71,12 +73,21 @@ fn out_of_bounds() {
     let p = planted("shared_out_of_bounds", FaultKind::OutOfBounds, 1, 64);
     let grid = Grid { dynamic_shared: 256, ..p.grid };
     simple(Planted { grid, ..p });
+    // 61 floats, of which the last thread reads 64.
+    let p = planted("vector_past_the_tail", FaultKind::OutOfBounds, 1, 32);
+    check(&Planted { input: 61, ..p }, |_, input, output| args![input, output, 61i32].to_vec());
+    check(&planted("local_out_of_bounds", FaultKind::OutOfBounds, 1, 32), |gpu, _, output| {
+        let indices = gpu.upload(&(0..32).map(|k| if k == 20 { 4 } else { k % 4 }).collect::<Vec<i32>>());
+        args![indices, output].to_vec()
+    });
 }
 
 #[test]
 fn misaligned() {
     let p = planted("misaligned_vector", FaultKind::Misaligned, 1, 32);
     simple(Planted { input: 256, ..p });
+    let p = planted("misaligned_matrix_row", FaultKind::Misaligned, 1, 32);
+    simple(Planted { input: 320, ..p });
 }
 
 #[test]
@@ -84,12 +95,18 @@ fn asynchronous_copies() {
     let p = planted("missing_copy_wait", FaultKind::CopyPending, 1, 32);
     simple(Planted { input: 128, ..p });
     simple(planted("copy_wait_without_barrier", FaultKind::SharedRace, 1, 64));
+    let p = planted("copy_group_off_by_one", FaultKind::CopyPending, 1, 32);
+    simple(Planted { input: 64, ..p });
+    let p = planted("copy_over_what_is_read", FaultKind::SharedRace, 1, 64);
+    simple(Planted { input: 128, ..p });
 }
 
 #[test]
 fn divergence() {
     simple(planted("divergent_barrier", FaultKind::DivergentBarrier, 1, 256));
     simple(planted("diverged_shuffle", FaultKind::DivergedCollective, 1, 64));
+    simple(planted("vote_in_a_branch", FaultKind::DivergedCollective, 1, 32));
+    simple(planted("named_barrier_too_wide", FaultKind::DivergentBarrier, 1, 128));
     simple(planted("not_in_own_mask", FaultKind::DivergedCollective, 1, 32));
 }
 
@@ -111,6 +128,16 @@ fn global_races() {
     simple(planted("two_blocks_one_row", FaultKind::GlobalRace, 4, 32));
     simple(planted("warps_one_row", FaultKind::GlobalRace, 1, 64));
     simple(planted("lanes_one_word", FaultKind::GlobalRace, 1, 32));
+    check(&planted("plain_beside_atomic", FaultKind::GlobalRace, 2, 32), |gpu, input, _| {
+        let sum = gpu.upload(&[0f32]);
+        args![input, sum].to_vec()
+    });
+    let p = planted("grid_barrier_without_fence", FaultKind::GlobalRace, 4, 32);
+    let resident = Grid { cooperative: true, ..p.grid };
+    check(&Planted { grid: resident, ..p }, |gpu, input, output| {
+        let (room, arrived) = (gpu.room::<f32>(128), gpu.upload(&[0u32]));
+        args![input, room, arrived, output].to_vec()
+    });
     check(&planted("missing_fence", FaultKind::GlobalRace, 8, 32), |gpu, input, output| {
         let (partial, done) = (gpu.room::<f32>(8), gpu.upload(&[0u32]));
         args![input, partial, done, output].to_vec()
@@ -133,6 +160,7 @@ fn freed_and_unwritten_memory() {
         args![unwritten, output].to_vec()
     });
     simple(planted("uninitialised_shared", FaultKind::Uninitialised, 1, 64));
+    simple(planted("left_by_another_block", FaultKind::Uninitialised, 3, 32));
     let p = planted("uninitialised_byte", FaultKind::Uninitialised, 1, 32);
     simple(Planted { grid: Grid { dynamic_shared: 32, ..p.grid }, ..p });
 }

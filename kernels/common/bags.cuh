@@ -67,26 +67,26 @@ __device__ __forceinline__ bool has_bad_bounds(const I* offsets, uint64_t bag, u
 
 // Notes all that is wrong with a bag. Called by one lane, after the work and only if there is something, so that it costs the work nothing.
 template <typename I>
-__device__ __forceinline__ void note_faults(const Feature* feature, const I* indices, const I* offsets, uint64_t bag, uint64_t num_bags,
+__device__ __forceinline__ void note_faults(const Feature& feature, const I* indices, const I* offsets, uint64_t bag, uint64_t num_bags,
                                             uint64_t num_indices, Status* status) {
   const int64_t start = offsets[bag], end = offsets[bag + 1];
   const Bounds bounds = bounds_of(offsets, bag, num_indices);
   // The first three rounds are for the rules of the bounds.
 #pragma unroll 1
   for (int64_t round = -3; round < int64_t(bounds.end - bounds.start); ++round) {
-    Fault fault = {(bag + 1) << 32, end, num_indices, kLastNotEnd, feature->table};
+    Fault fault = {(bag + 1) << 32, end, num_indices, kLastNotEnd, feature.table};
     bool broken = bag + 1 == num_bags && end != int64_t(num_indices);
     if (round == -3) {
-      fault = {0, start, 0, kFirstNotZero, feature->table};
+      fault = {0, start, 0, kFirstNotZero, feature.table};
       broken = bag == 0 && start != 0;
     } else if (round == -2) {
-      fault = {(bag + 1) << 32, end, uint64_t(start), kDecreasing, feature->table};
+      fault = {(bag + 1) << 32, end, uint64_t(start), kDecreasing, feature.table};
       broken = end < start;
     } else if (round >= 0) {
       const uint64_t position = bounds.start + round;
       const int64_t id = indices[position];
-      fault = {position << 32 | bag, id, feature->num_embeddings, kBadId, feature->table};
-      broken = uint64_t(id) >= feature->num_embeddings;
+      fault = {position << 32 | bag, id, feature.num_embeddings, kBadId, feature.table};
+      broken = uint64_t(id) >= feature.num_embeddings;
     }
     if (broken) note(status, fault);
   }

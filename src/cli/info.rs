@@ -20,7 +20,7 @@ impl Info {
             None => {
                 print_line(concat!("bagdot ", env!("CARGO_PKG_VERSION")))?;
                 print_line(&format!("cpu: {} threads", cpu.num_threads()))?;
-                print_line("cuda: not in this version")?;
+                print_cuda()?;
             }
             Some(path) => {
                 let model = TrainedModel::open(cpu, path)?;
@@ -45,4 +45,46 @@ impl Info {
         }
         Ok(())
     }
+}
+
+/// Driver, devices and compiled kernels, or what keeps them from being used.
+#[cfg(feature = "cuda")]
+fn print_cuda() -> std::io::Result<()> {
+    use crate::backend::cuda::{devices, driver_version, images};
+    match driver_version() {
+        Err(error) => print_line(&format!("cuda: {error}"))?,
+        Ok(version) => {
+            print_line(&format!("cuda: driver for CUDA {}.{}", version / 1000, version % 1000 / 10))?;
+            match devices() {
+                Err(error) => print_line(&format!("  {error}"))?,
+                Ok(devices) => {
+                    for (number, device) in devices.iter().enumerate() {
+                        let (major, minor) = device.capability;
+                        let gib = device.memory as f64 / f64::from(1 << 30);
+                        let name = &device.name;
+                        print_line(&format!(
+                            "  device {number}: {name}, compute capability {major}.{minor}, {gib:.1} GiB"
+                        ))?;
+                    }
+                }
+            }
+        }
+    }
+    let images = images();
+    if images.is_empty() {
+        return print_line(&format!("  {}", crate::Error::KernelsNotBuilt));
+    }
+    let mut stems: Vec<_> = images.iter().map(|image| image.stem).collect();
+    stems.dedup();
+    for stem in stems {
+        let targets: Vec<_> =
+            images.iter().filter(|image| image.stem == stem).map(|image| image.target.as_str()).collect();
+        print_line(&format!("  kernels of {stem}: {}", targets.join(", ")))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn print_cuda() -> std::io::Result<()> {
+    print_line("cuda: built without it (feature `cuda`)")
 }

@@ -29,10 +29,10 @@ fn run(config: Config, test: impl Fn(&Cuda)) {
     for (seed, schedule) in schedules {
         let alone = emulator.exclusive();
         alone.configure(Config { seed, schedule, ..config });
-        let cuda = Cuda::new(0).unwrap();
-        // The emulator has said that it takes no machine code; then it got PTX.
-        let before = alone.report();
-        test(&cuda);
-        assert_eq!(alone.report(), before, "what the emulator found with seed {seed}, {schedule:?}");
+        test(&Cuda::new(0).unwrap());
+        // That it takes no machine code is no fault: it was then given PTX.
+        let faults =
+            alone.report().lines().filter(|line| !line.contains("machine code")).collect::<Vec<_>>().join("\n");
+        assert_eq!(faults, "", "what the emulator found with seed {seed}, {schedule:?}");
     }
 }

@@ -37,6 +37,11 @@ impl ByteSet {
         self.window(at) & wanted != 0
     }
 
+    /// Whether all of any number of bytes are in the set.
+    pub(crate) fn all_of(&self, at: usize, bytes: usize) -> bool {
+        (0..bytes).step_by(32).all(|done| self.all(at + done, (bytes - done).min(32)))
+    }
+
     pub(crate) fn set(&mut self, at: usize, bytes: usize, value: bool) {
         if bytes <= 32 {
             let wanted = ((1u64 << bytes) - 1) << (at % 8);

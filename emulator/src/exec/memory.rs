@@ -138,9 +138,13 @@ impl Memory {
     pub(crate) fn copy(&mut self, to: u64, from: u64, bytes: usize) -> Result<(), Reason> {
         let (source, at) = self.find(from, bytes)?;
         let data = source.data[at..at + bytes].to_vec();
-        let known: Vec<bool> = (at..at + bytes).map(|k| source.known.get(k)).collect();
+        let whole = source.known.all_of(at, bytes);
+        let known: Vec<bool> = if whole { vec![] } else { (at..at + bytes).map(|k| source.known.get(k)).collect() };
         let (target, at) = self.find(to, bytes)?;
         target.data[at..at + bytes].copy_from_slice(&data);
+        if whole {
+            target.known.set(at, bytes, true);
+        }
         for (k, known) in known.into_iter().enumerate() {
             target.known.set(at + k, 1, known);
         }

@@ -70,7 +70,7 @@ impl Default for Config {
             uninitialised: true,
             shuffles_order_memory: false,
             same_value_stores: false,
-            step_limit: 1 << 30,
+            step_limit: 1 << 27,
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use super::decode::{Decoder, Result};
 use super::syntax::Raw;
-use crate::ir::{Alu, Carry, CarryOp, Cmp, Compare, Convert, FloatClass, Logic, Op, Operand, PrmtMode, Rounding, Space, Ty};
+use crate::ir::{
+    Alu, Carry, CarryOp, Cmp, Compare, Convert, FloatClass, Logic, Op, Operand, PrmtMode, Rounding, Space, Ty,
+};
 
 /// The instruction, if it is one of these.
 pub(super) fn decode(d: &Decoder<'_, '_>) -> Result<Option<Op>> {

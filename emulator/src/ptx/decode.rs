@@ -2,8 +2,8 @@
 
 use super::LoadError;
 use super::arithmetic;
-use super::lower::{Place, Scope, cluster_of_one, special};
 use super::memory;
+use super::names::{Place, Scope, cluster_of_one, special};
 use super::syntax::{Raw, RawInstruction};
 use crate::ir::{
     Address, AtomicOp, Barrier, BarrierKind, Collective, Mods, Op, Operand, Rounding, ShuffleMode, Space, Ty, VoteMode,
@@ -21,7 +21,10 @@ pub(super) struct Decoder<'m, 'a> {
 pub(super) fn decode(raw: &RawInstruction<'_>, scope: &Scope<'_>) -> Result<Op> {
     let d = Decoder { raw, scope, types: raw.types() };
     // Registers that the emulator does not fill.
-    let unfilled = raw.operands.iter().find(|o| matches!(o, Raw::Name(name) if name.starts_with("%envreg") || name.starts_with("%pm")));
+    let unfilled = raw
+        .operands
+        .iter()
+        .find(|o| matches!(o, Raw::Name(name) if name.starts_with("%envreg") || name.starts_with("%pm")));
     if let Some(Raw::Name(name)) = unfilled
         && scope.register(name).is_none()
     {
@@ -241,7 +244,8 @@ impl<'a> Decoder<'_, 'a> {
                 Ok(Op::Fence { block_only: self.has("cta") })
             }
             // Hints, which change no value.
-            "prefetch" | "prefetchu" | "nanosleep" | "applypriority" | "discard" | "pmevent" | "griddepcontrol" | "setmaxnreg" => Ok(Op::Nothing),
+            "prefetch" | "prefetchu" | "nanosleep" | "applypriority" | "discard" | "pmevent" | "griddepcontrol"
+            | "setmaxnreg" => Ok(Op::Nothing),
             _ => Ok(self.unsupported()),
         }
     }

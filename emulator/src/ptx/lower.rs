@@ -5,66 +5,12 @@ use std::sync::Arc;
 
 use super::LoadError;
 use super::decode::decode;
+use super::names::{Place, Scope};
 use super::statement::parse;
 use super::syntax::{Declaration, Function, Loc, Raw, RawInstruction, RawModule, Statement};
-use crate::ir::{Guard, Instruction, Kernel, Location, Module, Op, Operand, Param, Special, Variable};
+use crate::ir::{Guard, Instruction, Kernel, Location, Module, Op, Operand, Param, Variable};
 
 type Result<T> = std::result::Result<T, LoadError>;
-
-/// What a name that is no register stands for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Place {
-    Shared(u64),
-    /// Behind the static shared memory, whose size is known only when the whole kernel has been read.
-    DynamicShared,
-    Local(u64),
-    KernelParam(u64),
-    Variable(u32),
-}
-
-/// The names of one inlined function, innermost block last.
-#[derive(Default)]
-pub(super) struct Scope<'a> {
-    registers: Vec<HashMap<&'a str, u32>>,
-    /// Prefix of a `%r<5>`, its first register and how many there are.
-    ranges: Vec<HashMap<&'a str, (u32, u32)>>,
-    places: Vec<HashMap<&'a str, Place>>,
-    targets: HashMap<&'a str, Vec<&'a str>>,
-    /// The register of the carry flag, the first of all.
-    pub(super) flag: u32,
-}
-
-impl<'a> Scope<'a> {
-    fn open(&mut self) {
-        self.registers.push(HashMap::new());
-        self.ranges.push(HashMap::new());
-        self.places.push(HashMap::new());
-    }
-
-    fn close(&mut self) {
-        self.registers.pop();
-        self.ranges.pop();
-        self.places.pop();
-    }
-
-    pub(super) fn register(&self, name: &str) -> Option<u32> {
-        if let Some(&found) = self.registers.iter().rev().find_map(|names| names.get(name)) {
-            return Some(found);
-        }
-        let digits = name.len() - name.bytes().rev().take_while(u8::is_ascii_digit).count();
-        let (prefix, index) = (&name[..digits], name[digits..].parse::<u32>().ok()?);
-        let &(first, count) = self.ranges.iter().rev().find_map(|ranges| ranges.get(prefix))?;
-        (index < count).then_some(first + index)
-    }
-
-    pub(super) fn place(&self, name: &str) -> Option<Place> {
-        self.places.iter().rev().find_map(|names| names.get(name)).copied()
-    }
-
-    pub(super) fn targets(&self, table: &str) -> Option<&[&'a str]> {
-        self.targets.get(table).map(Vec::as_slice)
-    }
-}
 
 /// Reads a module.
 pub(crate) fn load(source: &str) -> Result<Module> {
@@ -204,11 +150,19 @@ impl<'m, 'a> Lowering<'m, 'a> {
                 Statement::Declare(declaration) => self.declare(&mut scope, declaration)?,
                 Statement::Loc(loc) => location = self.locations.of(*loc),
                 Statement::Instruction(raw) => {
-                    if raw.stem() == "call" {
-                        self.call(&scope, raw, location)?;
-                        continue;
-                    }
-                    let op = decode(raw, &scope)?;
+                    let op = if raw.stem() == "call" {
+                        match self.callee(&scope, raw)? {
+                            Ok(callee) => {
+                                self.call(&scope, raw, callee)?;
+                                continue;
+                            }
+                            Err(op) => op,
+                        }
+                    } else if let Some(name) = self.function_named(&scope, raw) {
+                        Op::Unsupported(format!("the address of {name}").into())
+                    } else {
+                        decode(raw, &scope)?
+                    };
                     let at = self.kernel.code.len();
                     match raw.stem() {
                         "bra" => branches.push((at, raw.line, branch_names(raw, &scope)?)),
@@ -223,7 +177,8 @@ impl<'m, 'a> Lowering<'m, 'a> {
                         }
                         None => None,
                     };
-                    self.kernel.code.push(Instruction { guard, op, line: raw.line, location, text: raw.text.into() });
+                    let text = raw.text.split_whitespace().collect::<Vec<_>>().join(" ").into();
+                    self.kernel.code.push(Instruction { guard, op, line: raw.line, location, text });
                 }
             }
         }
@@ -281,32 +236,35 @@ impl<'m, 'a> Lowering<'m, 'a> {
         Ok(())
     }
 
+    /// The function of the module that an operand names.
+    fn function_named(&self, scope: &Scope<'a>, raw: &RawInstruction<'a>) -> Option<&'a str> {
+        let mut names = raw.operands.iter().filter_map(|o| if let Raw::Name(name) = o { Some(*name) } else { None });
+        names.find(|&name| {
+            !name.starts_with('%') && scope.place(name).is_none() && self.raw.functions.iter().any(|f| f.name == name)
+        })
+    }
+
+    /// The function that is called, or what stands in the place of a call that cannot be inlined: an assertion that failed ends the
+    /// kernel, and what nobody knows is a fault of the kernel that comes to it.
+    fn callee(&self, scope: &Scope<'a>, raw: &RawInstruction<'a>) -> Result<std::result::Result<&'m Function<'a>, Op>> {
+        let name = raw.operands.iter().find_map(|o| if let Raw::Name(name) = o { Some(*name) } else { None });
+        let name = name.ok_or_else(|| LoadError::new(raw.line, "a call without a name"))?;
+        let unsupported = |what: String| Ok(Err(Op::Unsupported(what.into())));
+        match self.raw.functions.iter().find(|f| f.name == name && f.body.is_some()) {
+            _ if scope.register(name).is_some() => unsupported("calls through pointers".into()),
+            _ if name == "__assertfail" => Ok(Err(Op::Trap)),
+            None => unsupported(format!("call of {name}")),
+            Some(_) if raw.guard.is_some() => unsupported(format!("call of {name} under a predicate")),
+            Some(_) if self.calls.contains(&name) => unsupported(format!("{name}, which calls itself")),
+            Some(callee) => Ok(Ok(callee)),
+        }
+    }
+
     /// The body of the called function takes the call's place: its parameters are the caller's variables.
-    fn call(&mut self, scope: &Scope<'a>, raw: &RawInstruction<'a>, location: u32) -> Result<()> {
-        let error = |message: String| LoadError::new(raw.line, message);
+    fn call(&mut self, scope: &Scope<'a>, raw: &RawInstruction<'a>, callee: &'m Function<'a>) -> Result<()> {
+        let (name, error) = (callee.name, |message: String| LoadError::new(raw.line, message));
         let groups: Vec<&Vec<Raw<'a>>> =
             raw.operands.iter().filter_map(|o| if let Raw::Group(names) = o { Some(names) } else { None }).collect();
-        let name = raw.operands.iter().find_map(|o| if let Raw::Name(name) = o { Some(*name) } else { None });
-        let name = name.ok_or_else(|| error("a call without a name".into()))?;
-        let callee = self.raw.functions.iter().find(|f| f.name == name && f.body.is_some());
-        // What cannot be inlined is an error of the kernel that comes to it: an assertion that failed, or what nobody knows.
-        let refused = if scope.register(name).is_some() {
-            Some(Op::Unsupported(format!("the call through the pointer {name}").into()))
-        } else if raw.guard.is_some() {
-            Some(Op::Unsupported(format!("the call of {name} under a predicate").into()))
-        } else if self.calls.contains(&name) {
-            Some(Op::Unsupported(format!("{name}, which calls itself").into()))
-        } else if name == "__assertfail" {
-            Some(Op::Trap)
-        } else if callee.is_none() {
-            Some(Op::Unsupported(format!("the call of {name}").into()))
-        } else {
-            None
-        };
-        let (callee, op) = match (callee, refused) {
-            (Some(callee), None) => (callee, None),
-            (_, op) => return self.refuse(raw, scope, location, op.unwrap_or(Op::Trap)),
-        };
         let returns_first = matches!(raw.operands.first(), Some(Raw::Group(_)));
         let (returned, passed) = match (returns_first, groups.as_slice()) {
             (true, [returned]) => (Some(*returned), None),
@@ -356,50 +314,4 @@ fn branch_names<'a>(raw: &RawInstruction<'a>, scope: &Scope<'a>) -> Result<Vec<&
         Some(Raw::Name(table)) => scope.targets(table).map(<[_]>::to_vec).ok_or_else(error),
         _ => Err(error()),
     }
-}
-
-/// The value of a register that tells of clusters, or of grids, where each block is a cluster of its own.
-pub(super) fn cluster_of_one(name: &str) -> Option<u64> {
-    let stem = name.split('.').next().unwrap_or(name);
-    Some(match stem {
-        "%cluster_nctaid" | "%cluster_nctarank" => 1,
-        "%cluster_ctaid" | "%cluster_ctarank" | "%is_explicit_cluster" | "%gridid" => 0,
-        _ => return None,
-    })
-}
-
-/// The hardware's register of that name.
-pub(super) fn special(name: &str) -> Option<Special> {
-    let axis = |name: &str| match name {
-        "x" => Some(0),
-        "y" => Some(1),
-        "z" => Some(2),
-        _ => None,
-    };
-    Some(match name {
-        "%laneid" => Special::Lane,
-        "%warpid" => Special::Warp,
-        "%nwarpid" => Special::WarpCount,
-        "WARP_SZ" => Special::WarpSize,
-        "%lanemask_lt" => Special::MaskLt,
-        "%lanemask_le" => Special::MaskLe,
-        "%lanemask_gt" => Special::MaskGt,
-        "%lanemask_ge" => Special::MaskGe,
-        "%lanemask_eq" => Special::MaskEq,
-        "%smid" => Special::Sm,
-        "%nsmid" => Special::SmCount,
-        "%dynamic_smem_size" => Special::DynamicShared,
-        "%total_smem_size" => Special::TotalShared,
-        "%clock" | "%clock64" | "%globaltimer" | "%clock_hi" | "%globaltimer_lo" => Special::Clock,
-        _ => {
-            let (stem, of) = name.split_once('.')?;
-            match stem {
-                "%tid" => Special::Tid(axis(of)?),
-                "%ntid" => Special::Ntid(axis(of)?),
-                "%ctaid" | "%clusterid" => Special::Ctaid(axis(of)?),
-                "%nctaid" | "%nclusterid" => Special::Nctaid(axis(of)?),
-                _ => return None,
-            }
-        }
-    })
 }

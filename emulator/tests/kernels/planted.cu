@@ -173,3 +173,106 @@ extern "C" __global__ void gives_up(const float* x, float* out) {
     if (threadIdx.x == 40) __trap();  // AT gives_up
     out[threadIdx.x] = x[threadIdx.x];
 }
+
+extern "C" __global__ void copy_group_off_by_one(const float* x, float* out) {
+    __shared__ float s[2][32];
+    for (int k = 0; k < 2; k++) {
+        cp_async4(&s[k][threadIdx.x], x + 32 * k + threadIdx.x);
+        cp_async_commit();
+    }
+    cp_async_wait<1>();
+    __syncwarp();
+    out[threadIdx.x] = s[1][threadIdx.x ^ 1];  // AT copy_group_off_by_one
+    cp_async_wait<0>();
+}
+
+extern "C" __global__ void copy_over_what_is_read(const float* x, float* out) {
+    __shared__ float s[64];
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    out[threadIdx.x] = s[threadIdx.x ^ 32];
+    cp_async4(s + threadIdx.x, x + 64 + threadIdx.x);  // AT copy_over_what_is_read
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+    out[threadIdx.x] += s[threadIdx.x ^ 32];
+}
+
+extern "C" __global__ void plain_beside_atomic(const float* x, float* out) {
+    if (blockIdx.x == 0)
+        atomicAdd(out, x[0]);
+    else if (threadIdx.x == 0)
+        out[0] = 2.f;  // AT plain_beside_atomic
+}
+
+extern "C" __global__ void shared_atomic_then_read(const float* x, float* out) {
+    __shared__ float sum;
+    if (threadIdx.x == 0) sum = 0.f;
+    __syncthreads();
+    atomicAdd(&sum, x[threadIdx.x]);
+    out[threadIdx.x] = sum;  // AT shared_atomic_then_read
+}
+
+extern "C" __global__ void grid_barrier_without_fence(const float* x, float* room, unsigned* arrived, float* out) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x, n = gridDim.x * blockDim.x;
+    room[i] = x[i];
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        atomicAdd(arrived, 1u);
+        while (*reinterpret_cast<volatile unsigned*>(arrived) != gridDim.x) {}
+    }
+    __syncthreads();
+    out[i] = room[n - 1 - i];  // AT grid_barrier_without_fence
+}
+
+extern "C" __global__ void vector_past_the_tail(const float* x, float* out, int n) {
+    const int i = 4 * threadIdx.x;
+    if (i < n) {
+        const float4 v = *reinterpret_cast<const float4*>(x + i);  // AT vector_past_the_tail
+        out[threadIdx.x] = v.x + v.y + v.z + v.w;
+    }
+}
+
+extern "C" __global__ void misaligned_matrix_row(const float* x, float* out) {
+    __shared__ __align__(16) __nv_bfloat16 s[16 * 20];
+    for (int i = threadIdx.x; i < 16 * 20; i += 32) s[i] = __float2bfloat16(x[i]);
+    __syncwarp();
+    uint32_t r[4];
+    ldmatrix_x4(r, s + (threadIdx.x % 16) * 20 + threadIdx.x / 16 * 8);  // AT misaligned_matrix_row
+    out[threadIdx.x] = __uint_as_float(r[0] ^ r[1] ^ r[2] ^ r[3]);
+}
+
+extern "C" __global__ void named_barrier_too_wide(const float* x, float* out) {
+    __shared__ float s[64];
+    if (threadIdx.x < 64) {
+        s[threadIdx.x] = x[threadIdx.x];
+        asm volatile("bar.sync 1, 96;" ::: "memory");  // AT named_barrier_too_wide
+        out[threadIdx.x] = s[threadIdx.x ^ 32];
+    }
+}
+
+extern "C" __global__ void half_a_warp_synchronised(const float* x, float* out) {
+    __shared__ float s[32];
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncwarp(threadIdx.x < 16 ? 0xffffu : 0xffff0000u);
+    out[threadIdx.x] = s[threadIdx.x ^ 16];  // AT half_a_warp_synchronised
+}
+
+extern "C" __global__ void local_out_of_bounds(const int* x, float* out) {
+    volatile float l[4] = {1.f, 2.f, 3.f, 4.f};
+    out[threadIdx.x] = l[x[threadIdx.x]];  // AT local_out_of_bounds
+}
+
+extern "C" __global__ void left_by_another_block(const float* x, float* out) {
+    __shared__ float s[32];
+    if (blockIdx.x == 0) s[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    out[blockIdx.x * 32 + threadIdx.x] = s[threadIdx.x ^ 1];  // AT left_by_another_block
+}
+
+extern "C" __global__ void vote_in_a_branch(const float* x, float* out) {
+    float v = x[threadIdx.x];
+    if (threadIdx.x < 24) v += __popc(__ballot_sync(~0u, v > 3.f));  // AT vote_in_a_branch
+    __syncthreads();
+    out[threadIdx.x] = v;
+}

@@ -28,8 +28,8 @@ pub struct ImageInfo {
     pub stem: &'static str,
     /// What it was compiled for, such as `sm_90a` or `ptx`.
     pub target: String,
-    /// Its size.
-    pub bytes: usize,
+    /// The image itself, as nvcc wrote it.
+    pub contents: &'static [u8],
     /// The text, if it is PTX.
     pub ptx: Option<&'static str>,
 }
@@ -42,7 +42,7 @@ pub fn images() -> Vec<ImageInfo> {
             Target::Cubin { major, minor, exact } => format!("sm_{major}{minor}{}", if exact { "a" } else { "" }),
             Target::Ptx => "ptx".into(),
         },
-        bytes: image.bytes.len(),
+        contents: image.bytes,
         ptx: match image.target {
             Target::Ptx => std::str::from_utf8(image.bytes).ok(),
             Target::Cubin { .. } => None,

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Packs the test programs of the CUDA backend for a machine with a GPU that has neither Rust nor a network: target/gpu_bundle.tar.gz. There:
+#     tar -xzf gpu_bundle.tar.gz && gpu_bundle/run.sh
+# Programs are taken that have tests of the CUDA backend: those named `cuda…`, or in a module `cuda`. The stand-in driver is never
+# packed, since where it is it could hide the real one, unless it is asked for: `--with-emulator` makes target/gpu_bundle_emulated.tar.gz, by
+# which run.sh is tried where there is no GPU.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+fail() { echo "gpu_bundle: $*" >&2; exit 1; }
+case "${1:-}" in
+    "") name=gpu_bundle ;;
+    --with-emulator) name=gpu_bundle_emulated ;;
+    *) fail "usage: $0 [--with-emulator]" ;;
+esac
+limit=$((60 * 1000 * 1000))
+folder=target/$name
+rm -rf "$folder" "$folder.tar.gz"
+mkdir -p "$folder/programs"
+
+# One JSON object a line; those of test programs name the target and the file.
+messages=$(BAGDOT_REQUIRE_NVCC=1 cargo test --no-run --quiet --package bagdot --message-format=json)
+executables=$(sed -n 's/.*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*/\1/p' <<< "$messages")
+[ -n "$executables" ] || fail "cargo test --no-run names no programs"
+while read -r executable; do
+    program=$(basename "$executable")
+    program=${program%-*} # without cargo's hash
+    tests=$("$executable" --list --format terse)
+    grep -qE '^(cuda|.*\bcuda::)' <<< "$tests" || [[ $program == cuda* ]] || continue
+    # The library and the program bagdot both have unit tests.
+    while [ -e "$folder/programs/$program" ]; do program=${program}_; done
+    strip -o "$folder/programs/$program" "$executable"
+done <<< "$executables"
+[ -e "$folder/programs/embedding_bag" ] || fail "the tests of embedding_bag are missing"
+
+cp scripts/gpu_run.sh "$folder/run.sh"
+cp -r tests/golden "$folder/golden"
+git describe --always --dirty --abbrev=12 > "$folder/commit" 2> /dev/null || echo unknown > "$folder/commit"
+if [ "$name" = gpu_bundle_emulated ]; then
+    emulator=$(dirname "$(head -1 <<< "$executables")")/libbagdot_emulator.so
+    strip -o "$folder/programs/libbagdot_emulator.so" "$emulator"
+fi
+tar -C target -czf "$folder.tar.gz" "$name"
+size=$(stat -c %s "$folder.tar.gz")
+[ "$size" -lt "$limit" ] || fail "$folder.tar.gz has $size bytes, $limit at most are wanted"
+# glibc refuses programs that were linked against a later one.
+glibc=$(objdump -T "$folder"/programs/* | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1)
+echo "$folder.tar.gz: $((size / 1000)) kB, $(ls "$folder/programs" | wc -l) programs, for x86-64 Linux with $glibc or later:"
+ls "$folder/programs"

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Runs bagdot's tests on the GPU of this machine; needs its driver and nothing else. Then, where compute-sanitizer is installed (or named in
+# COMPUTE_SANITIZER), runs the tests of the CUDA backend under memcheck, racecheck and initcheck, leaving out those with `large` in their
+# name. What happened is in results.json, or wherever the only argument says, and in logs/. The status is 0 only if nothing failed.
+#
+# `BAGDOT_BUNDLE_EMULATED=1` runs everything on the stand-in driver, if the bundle was made with it: to try this script.
+# Part of the bundle that scripts/gpu_bundle.sh makes.
+set -uo pipefail
+results=$(realpath -m "${1:-results.json}")
+cd "$(dirname "$0")" || exit 2
+here=$PWD
+mkdir -p logs || exit 2
+limit=${BAGDOT_BUNDLE_TIMEOUT:-600} # seconds for each program
+
+unset BAGDOT_EMULATE BAGDOT_REQUIRE_CUDA
+export BAGDOT_GOLDEN_DIR=$here/golden
+if [ "${BAGDOT_BUNDLE_EMULATED:-}" = 1 ]; then
+    export BAGDOT_EMULATE=1
+    device=emulator driver=none
+else
+    export BAGDOT_REQUIRE_CUDA=1
+    if [ -e programs/libbagdot_emulator.so ]; then
+        echo "this bundle is for trying run.sh: BAGDOT_BUNDLE_EMULATED=1, or make one without --with-emulator" >&2
+        exit 2
+    fi
+    # Of the first device, which is the one that the tests use.
+    query() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2> /dev/null | head -1; }
+    device=$(query name) driver=$(query driver_version)
+fi
+
+# A JSON string.
+quoted() {
+    local text=${1//\\/\\\\}
+    text=${text//\"/\\\"}
+    printf '"%s"' "${text//[[:cntrl:]]/ }"
+}
+
+failed=0
+runs=()
+# run TOOL PROGRAM COMMAND...: runs it, and notes how it went.
+run() {
+    local tool=$1 program=$2 start=$SECONDS status log outcome summary
+    shift 2
+    log=logs/$program.$tool.log
+    timeout "$limit" "$@" > "$log" 2>&1 < /dev/null
+    status=$?
+    summary=$(grep -E '^test result: |ERROR SUMMARY: |RACECHECK SUMMARY: ' "$log" | tr '\n' ' ')
+    outcome=pass
+    # A program that ran no test has shown nothing, whatever its status.
+    if [ "$status" != 0 ] || ! grep -qE '^test result: ok\. [1-9]' "$log"; then
+        outcome=fail
+        failed=$((failed + 1))
+    fi
+    printf '%-4s %-10s %-24s %4d s  %s\n' "$outcome" "$tool" "$program" $((SECONDS - start)) "$summary"
+    if [ "$outcome" = fail ]; then tail -40 "$log" | sed 's/^/    /'; fi
+    runs+=("{\"tool\": $(quoted "$tool"), \"program\": $(quoted "$program"), \"outcome\": \"$outcome\", \"status\": $status, \"seconds\": $((SECONDS - start)), \"summary\": $(quoted "$summary")}")
+}
+
+programs=()
+for program in programs/*; do
+    case $program in *.so) ;; *) programs+=("$(basename "$program")") ;; esac
+done
+for program in "${programs[@]}"; do
+    run tests "$program" "programs/$program"
+done
+
+sanitizer=${COMPUTE_SANITIZER:-$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)}
+if [ -n "$sanitizer" ]; then
+    for program in "${programs[@]}"; do
+        # One test at a time, else a report cannot be told from that of another. Tests provoke errors of the API: these are no findings.
+        "programs/$program" --list --format terse | grep -v large | grep -q cuda || continue
+        for tool in memcheck racecheck initcheck; do
+            options=()
+            if [ "$tool" = memcheck ]; then options=(--report-api-errors no); fi
+            run "$tool" "$program" "$sanitizer" --tool "$tool" --error-exitcode 99 "${options[@]}" \
+                "programs/$program" cuda --skip large --test-threads 1
+        done
+    done
+else
+    echo "compute-sanitizer is not installed: its checks are left out"
+fi
+
+{
+    printf '{\n  "device": %s,\n  "driver": %s,\n' "$(quoted "${device:-unknown}")" "$(quoted "${driver:-unknown}")"
+    printf '  "date": "%s",\n  "commit": %s,\n' "$(date -u +%FT%TZ)" "$(quoted "$(cat commit)")"
+    printf '  "compute_sanitizer": %s,\n' "$([ -n "$sanitizer" ] && echo true || echo false)"
+    printf '  "failed": %d,\n  "runs": [\n' "$failed"
+    for ((i = 0; i < ${#runs[@]}; i++)); do
+        printf '    %s%s\n' "${runs[i]}" "$([ $((i + 1)) -lt ${#runs[@]} ] && echo ,)"
+    done
+    printf '  ]\n}\n'
+} > "$results" || exit 2
+echo "${#runs[@]} runs, $failed failed: $results"
+[ "$failed" = 0 ]
