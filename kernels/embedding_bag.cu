@@ -59,6 +59,29 @@ __device__ __forceinline__ int64_t row_of(int64_t id, const Feature& feature, bo
   return in_table && id != feature.padding_idx ? id : kNoRow;
 }
 
+// A number of elements that a lane takes at once, as a type.
+template <int N>
+struct Width {};
+
+// Calls `work(width, bag)` for every bag of this group, and notes what is wrong with its ids and bounds; `work` tells whether an id of this lane
+// names no row.
+template <typename E, typename Args, typename Work>
+__device__ __forceinline__ void for_each_bag(const Args& args, Work work) {
+  const uint64_t num_bags = uint64_t(args.num_features) * args.batch_size;
+#pragma unroll 1
+  for (uint32_t f = blockIdx.y; f < args.num_features; f += gridDim.y) {
+    const Feature feature = args.features[f];
+    const bool wide = has_wide_rows(args.weights, feature);
+    const Bag bag = bag_of_thread(feature, f, args.batch_size, wide ? kWidest<E> : 1);
+    if (!bag.exists) continue;
+    const bool my_bad = wide ? work(Width<kWidest<E>>{}, bag) : work(Width<1>{}, bag);
+    const bool bad = __any_sync(bag.mask, my_bad);
+    if (bag.lane == 0 && (bad || has_bad_bounds(args.offsets, bag.number, num_bags, args.num_indices))) {
+      note_faults(bag.feature, args.indices, args.offsets, bag.number, num_bags, args.num_indices, args.status);
+    }
+  }
+}
+
 template <typename E, typename I>
 struct ForwardArgs {
   const Feature* features;
@@ -148,7 +171,7 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
 
 // Pools a bag in passes over its columns; tells whether an id of this lane names no row.
 template <int N, typename E, typename I>
-__device__ __forceinline__ bool pool(const ForwardArgs<E, I>& args, const Bag& bag) {
+__device__ __forceinline__ bool pool(const ForwardArgs<E, I>& args, const Bag& bag, Width<N>) {
   const Bounds bounds = bounds_of(args.offsets, bag.number, args.num_indices);
   bool bad = false;
 #pragma unroll 1
@@ -160,23 +183,6 @@ __device__ __forceinline__ bool pool(const ForwardArgs<E, I>& args, const Bag& b
     }
   }
   return bad;
-}
-
-template <typename E, typename I>
-__device__ __forceinline__ void forward(const ForwardArgs<E, I>& args) {
-  const uint64_t num_bags = uint64_t(args.num_features) * args.batch_size;
-#pragma unroll 1
-  for (uint32_t f = blockIdx.y; f < args.num_features; f += gridDim.y) {
-    const Feature feature = args.features[f];
-    const bool wide = has_wide_rows(args.weights, feature);
-    const Bag bag = bag_of_thread(feature, f, args.batch_size, wide ? kWidest<E> : 1);
-    if (!bag.exists) continue;
-    const bool my_bad = wide ? pool<kWidest<E>>(args, bag) : pool<1>(args, bag);
-    const bool bad = __any_sync(bag.mask, my_bad);
-    if (bag.lane == 0 && (bad || has_bad_bounds(args.offsets, bag.number, num_bags, args.num_indices))) {
-      note_faults(bag.feature, args.indices, args.offsets, bag.number, num_bags, args.num_indices, args.status);
-    }
-  }
 }
 
 template <typename E, typename I>
@@ -197,7 +203,7 @@ struct WeightGradArgs {
 // The gradient of the weights of a bag's ids: the dot product of each row with the gradient of the pooled vector. Tells whether an id of
 // this lane names no row.
 template <int N, typename E, typename I>
-__device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, const Bag& bag) {
+__device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, const Bag& bag, Width<N>) {
   const Bounds bounds = bounds_of(args.offsets, bag.number, args.num_indices);
   bool bad = false;
   float divisor = 1.0f;
@@ -235,35 +241,20 @@ __device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, c
   return bad;
 }
 
-template <typename E, typename I>
-__device__ __forceinline__ void weight_grad(const WeightGradArgs<E, I>& args) {
-  const uint64_t num_bags = uint64_t(args.num_features) * args.batch_size;
-#pragma unroll 1
-  for (uint32_t f = blockIdx.y; f < args.num_features; f += gridDim.y) {
-    const Feature feature = args.features[f];
-    const bool wide = has_wide_rows(args.weights, feature);
-    const Bag bag = bag_of_thread(feature, f, args.batch_size, wide ? kWidest<E> : 1);
-    if (!bag.exists) continue;
-    const bool my_bad = wide ? weight_grads<kWidest<E>>(args, bag) : weight_grads<1>(args, bag);
-    const bool bad = __any_sync(bag.mask, my_bad);
-    if (bag.lane == 0 && (bad || has_bad_bounds(args.offsets, bag.number, num_bags, args.num_indices))) {
-      note_faults(bag.feature, args.indices, args.offsets, bag.number, num_bags, args.num_indices, args.status);
-    }
-  }
-}
-
 #define INSTANTIATE(E, I)                                                                                                           \
   extern "C" __global__ void __launch_bounds__(kThreads, 2) embedding_bag_forward_##E##_##I(                                           \
       const Feature* features, const E* weights, const I* indices, const I* offsets, const float* per_sample_weights, float* output, \
       uint32_t* argmax, Status* status, uint64_t output_ld, uint64_t argmax_ld, uint64_t num_indices, uint32_t num_features,         \
       uint32_t batch_size) {                                                                                                        \
-    forward<E, I>({features, weights, indices, offsets, per_sample_weights, output, argmax, status, output_ld, argmax_ld,           \
-                   num_indices, num_features, batch_size});                                                                         \
+    const ForwardArgs<E, I> args = {features, weights, indices, offsets, per_sample_weights, output, argmax, status, output_ld,     \
+                                    argmax_ld, num_indices, num_features, batch_size};                                              \
+    for_each_bag<E>(args, [&](auto width, const Bag& bag) { return pool(args, bag, width); });                                      \
   }                                                                                                                                 \
   extern "C" __global__ void __launch_bounds__(kThreads, 4) embedding_bag_weight_grad_##E##_##I(                                       \
       const Feature* features, const E* weights, const I* indices, const I* offsets, const float* grad_output, float* grad_weights, \
       Status* status, uint64_t grad_output_ld, uint64_t num_indices, uint32_t num_features, uint32_t batch_size) {                  \
-    weight_grad<E, I>({features, weights, indices, offsets, grad_output, grad_weights, status, grad_output_ld, num_indices,         \
-                       num_features, batch_size});                                                                                  \
+    const WeightGradArgs<E, I> args = {features, weights, indices, offsets, grad_output, grad_weights, status, grad_output_ld,      \
+                                       num_indices, num_features, batch_size};                                                      \
+    for_each_bag<E>(args, [&](auto width, const Bag& bag) { return weight_grads(args, bag, width); });                              \
   }
 FOR_EACH_ELEMENT_AND_INDEX(INSTANTIATE)

@@ -13,7 +13,7 @@ fail() { echo "test_package: $*" >&2; exit 1; }
 scripts/prebuild_kernels.sh
 cargo package --quiet --no-verify --allow-dirty --target-dir "$target"
 crate=$target/package/bagdot-$version.crate
-echo "$(du -h "$crate" | cut -f1) ($(du -h -b "$crate" | cut -f1) bytes): $crate"
+echo "$(du -h "$crate" | cut -f1) ($(stat -c %s "$crate") bytes): $crate"
 # `-m`: in the package all files are of the same old date, by which cargo would take them for built.
 tar -xzmf "$crate" -C "$folder"
 mv "$folder/bagdot-$version" "$folder/bagdot"
@@ -46,9 +46,13 @@ done <<< "$PATH:"
 export PATH=$path
 if [ -e /usr/local/cuda/bin/nvcc ]; then export NVCC=none; fi
 
-# Builds the consumer and tells what the build said besides "Compiling".
+# Builds the consumer, and tells what the build said besides its progress: that is indented. (`--quiet` would hide the warnings of build.rs.)
 build() {
-    (cd "$folder/consumer" && cargo build --quiet --target-dir "$target" 2>&1)
+    local said status=0
+    said=$(cd "$folder/consumer" && cargo build --color never --target-dir "$target" 2>&1) || status=$?
+    if [ "$status" = 0 ]; then said=$(grep -vE '^ +(Compiling|Finished|Adding|Removing|Locking|Updating|Blocking|Downloading|Downloaded) ' <<< "$said"); fi
+    printf '%s' "$said"
+    return "$status"
 }
 run() {
     BAGDOT_EMULATE=1 "$target/debug/consumer" "$@"

@@ -2,9 +2,10 @@
 
 use std::env;
 use std::ffi::{c_char, c_int};
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY, RTLD_LOCAL, RTLD_NOW};
 
@@ -24,13 +25,15 @@ pub enum InstallError {
     TooLate,
 }
 
-/// The stand-in driver of this process.
+/// The stand-in driver: that of the calling thread, if it has asked for one of its own, or the one that all others share.
 pub struct Emulator {
     set: extern "C" fn(c_int, u64) -> c_int,
     reset: extern "C" fn(c_int),
     report: extern "C" fn(*mut c_char, usize) -> usize,
     counters: extern "C" fn(*mut c_char, usize) -> usize,
     reset_counters: extern "C" fn(),
+    begin: extern "C" fn() -> u64,
+    end: extern "C" fn(u64),
     used_bytes: extern "C" fn(c_int) -> usize,
 }
 
@@ -60,6 +63,8 @@ fn install_once() -> Result<Option<Emulator>, InstallError> {
         report: symbol(&library, b"bagdot_emulator_report\0").map_err(failed)?,
         counters: symbol(&library, b"bagdot_emulator_counters\0").map_err(failed)?,
         reset_counters: symbol(&library, b"bagdot_emulator_reset_counters\0").map_err(failed)?,
+        begin: symbol(&library, b"bagdot_emulator_begin\0").map_err(failed)?,
+        end: symbol(&library, b"bagdot_emulator_end\0").map_err(failed)?,
         used_bytes: symbol(&library, b"bagdot_emulator_used_bytes\0").map_err(failed)?,
     };
     // It stays for as long as the process runs.
@@ -98,11 +103,14 @@ fn symbol<T: Copy>(library: &Library, name: &[u8]) -> Result<T, libloading::Erro
     unsafe { library.get::<T>(name) }.map(|symbol| *symbol)
 }
 
-/// The emulator for one test alone: a process has one, and tests run in several threads. Everything is as at the start. Where the test
-/// fails it prints what the emulator has to report.
+/// An emulator of one test's own, with everything as at the start: memory, settings, errors, counters and report are no other test's. It
+/// belongs to the thread that asked for it, and to threads that use its contexts. What is left of it when it ends is not valid any more.
+/// Where the test fails, it prints what the emulator has to report.
 pub struct Exclusive {
     emulator: &'static Emulator,
-    _alone: MutexGuard<'static, ()>,
+    number: u64,
+    /// It stays in its thread.
+    _thread: PhantomData<*const ()>,
 }
 
 impl Deref for Exclusive {
@@ -119,17 +127,14 @@ impl Drop for Exclusive {
         if std::thread::panicking() && !report.is_empty() {
             eprintln!("the emulator reports:\n{report}");
         }
+        (self.emulator.end)(self.number);
     }
 }
 
 impl Emulator {
-    /// Waits until no other test has the emulator, and resets all of it.
+    /// An emulator of the calling thread's own, so that tests run beside each other. Without it all threads share one.
     pub fn exclusive(&'static self) -> Exclusive {
-        static ALONE: Mutex<()> = Mutex::new(());
-        // A test that failed with the emulator in its hands has left nothing that the reset does not undo.
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        self.reset_all();
-        Exclusive { emulator: self, _alone: alone }
+        Exclusive { emulator: self, number: (self.begin)(), _thread: PhantomData }
     }
 
     /// Sets how launches are executed and checked.

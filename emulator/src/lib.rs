@@ -10,6 +10,8 @@
 //! use bagdot_emulator::{Config, Schedule, install};
 //!
 //! if let Some(emulator) = install()? {
+//!     // One of this test's own, with everything as at the start.
+//!     let emulator = emulator.exclusive();
 //!     emulator.configure(Config { seed: 7, schedule: Schedule::Independent, ..Config::default() });
 //!     // ... CudaContext::new(0), load_module(Ptx::from_src(..)), launches, copies ...
 //!     assert_eq!(emulator.report(), "");
@@ -42,8 +44,9 @@
 //!
 //! Results of `ex2`, `lg2`, `sin`, `cos`, `tanh`, `rsqrt` and of matrix products are rounded from more precise ones, where the hardware's
 //! differ in the last bits. Not executed: `wgmma`, bulk copies, `mbarrier`, clusters, `tcgen05`, textures, `printf`, recursion, calls through
-//! pointers, directed rounding of doubles. An opcode that is not known is a fault of the kernel that comes to it. Caches, latencies and
-//! registers are not modelled. Races between kernels in different streams are not looked for, but streams run out of step.
+//! pointers, `elect`, two floats at once (`f32x2`), directed rounding of doubles, saturation of integers. An opcode of which any part is
+//! not known is a fault of the kernel that comes to it, and [`Device::unsupported`] lists those of a module. Caches, latencies and registers
+//! are not modelled. Races between kernels in different streams are not looked for, but streams run out of step.
 //!
 //! # How it is built
 //!

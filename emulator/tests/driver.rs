@@ -277,3 +277,33 @@ fn an_error_stays_with_its_device() {
         assert_eq!(doublers[1].stream.clone_dtoh(&good).unwrap(), [16; 8]);
     }
 }
+
+#[test]
+fn each_test_has_its_own() {
+    let outer = emulator();
+    outer.set_memory(1 << 20);
+    let ended = context();
+    let other = std::thread::spawn(|| {
+        let inner = emulator();
+        assert_eq!(context().mem_get_info().unwrap().1, 16 << 30);
+        let doubler = Doubler::new(&context());
+        let mut data = doubler.stream.clone_htod(&[1u32; 8]).unwrap();
+        let mut builder = doubler.stream.launch_builder(&doubler.function);
+        builder.arg(&mut data).arg(&9u32);
+        // SAFETY: one element too many, which the emulator reports.
+        let launched = unsafe { builder.launch(launch(1, 32)) }.map(|_| ());
+        fails(launched.and_then(|()| doubler.stream.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+        assert!(inner.report().contains("out of bounds"));
+    });
+    other.join().unwrap();
+    // Nothing of it has come here, and a thread that is given a context belongs to its test.
+    assert_eq!((outer.report().as_str(), ended.mem_get_info().unwrap().1), ("", 1 << 20));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            ended.bind_to_thread().unwrap();
+            assert_eq!(ended.mem_get_info().unwrap().1, 1 << 20);
+        });
+    });
+    drop(outer);
+    fails(ended.bind_to_thread(), CUresult::CUDA_ERROR_INVALID_CONTEXT);
+}

@@ -87,3 +87,25 @@ fn what_is_lacking_concerns_only_its_kernel() {
     let kernel = gpu.kernel("fine");
     assert_eq!(gpu.device.parameter_sizes(kernel), [8]);
 }
+
+#[test]
+fn no_part_of_an_opcode_is_passed_over() {
+    let odd = [
+        "fma.rn.oob.relu.f16 %h1, %h1, %h1, %h1;",
+        "mov.b128 %q, %q;",
+        "st.shared::cluster.b32 [%r1], %r1;",
+        "min.xorsign.abs.f32 %f1, %f1, %f1;",
+    ];
+    for instruction in odd {
+        let registers = ".reg .b16 %h<2>; .reg .b32 %r<2>; .reg .f32 %f<2>; .reg .b64 %q;";
+        let mut gpu = Gpu::new(
+            &format!("{HEAD}.visible .entry k()\n{{\n{registers}\n{instruction}\nret;\n}}\n"),
+            Config::default(),
+        );
+        let opcode = instruction.split_whitespace().next().unwrap();
+        assert_eq!(gpu.device.unsupported(gpu.module), [opcode]);
+        let fault = gpu.launch("k", grid(1, 32), &[]).unwrap_err().remove(0);
+        assert_eq!((fault.kind, fault.ptx_line), (FaultKind::UnknownOpcode, 7));
+        assert!(fault.to_string().contains(opcode), "{fault}");
+    }
+}

@@ -7,6 +7,7 @@ mod dlrm;
 mod embedding;
 mod mlp;
 mod optimizer;
+mod parameters;
 mod tensors;
 
 pub use buffers::BatchView;

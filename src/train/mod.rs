@@ -9,14 +9,16 @@ mod dropout;
 mod error;
 mod metrics;
 mod model;
+mod optimizer;
 mod report;
 mod staging;
 mod trainer;
 
 pub use checkpoint::{Manifest, ModelDir, Progress};
-pub use config::{Config, GroupConfig, InteractionKind, Kind, ModelConfig, ScheduleConfig, Selection, TrainConfig};
+pub use config::{Config, InteractionKind, ModelConfig, Selection, TrainConfig};
 pub use error::{Result, TrainError};
 pub use metrics::{Metrics, Predictions};
 pub use model::TrainedModel;
+pub use optimizer::{GroupConfig, Kind, ScheduleConfig};
 pub use report::write_report;
 pub use trainer::{EpochRecord, Observer, Outcome, Trainer};

@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_int, c_uint};
 use super::api;
 use super::code::{Code, describe};
 use super::host::{put, put_text, size};
-use super::state::{CONTEXT, Driver, context_device, context_of, with};
+use super::state::{CONTEXT, Driver, set_context, with};
 use crate::device::MOST_THREADS;
 
 const NAME: &str = "bagdot emulator";
@@ -134,7 +134,7 @@ api! {
     fn cuDevicePrimaryCtxRetain(context: *mut u64, device: c_int) {
         with(|d| {
             let device = d.device(device)?;
-            put(context, context_of(device))
+            put(context, d.context_of(device))
         })
     }
     fn cuDevicePrimaryCtxRelease_v2(device: c_int) {
@@ -152,12 +152,7 @@ api! {
         put(context, CONTEXT.get())
     }
     fn cuCtxSetCurrent(context: u64) {
-        let known = context == 0 || with(|d| context_device(context).is_some_and(|device| device < d.gpus.len()));
-        if !known {
-            return Err(Code::ERROR_INVALID_CONTEXT);
-        }
-        CONTEXT.set(context);
-        Ok(())
+        set_context(context)
     }
     fn cuCtxGetDevice(device: *mut c_int) {
         put(device, with(|d| d.current())? as i32)

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::code::{Code, answer};
 use super::host::put_text;
-use super::state::{Settings, with};
+use super::state::{Settings, begin, end, with};
 use crate::exec::Schedule;
 
 /// What a test may set, as a number of the C interface.
@@ -70,6 +70,18 @@ extern "C" fn bagdot_emulator_set(setting: c_int, value: u64) -> c_int {
         d.configure(settings);
         Ok(())
     }))
+}
+
+/// Gives the calling thread a driver of its own. Answers with its number.
+#[unsafe(no_mangle)]
+extern "C" fn bagdot_emulator_begin() -> u64 {
+    begin()
+}
+
+/// Ends a driver that has begun; the calling thread is back with the driver that all share.
+#[unsafe(no_mangle)]
+extern "C" fn bagdot_emulator_end(number: u64) {
+    end(number);
 }
 
 /// Forgets all memory, modules, streams, errors and counters. Settings stay, or go back to what they were at the start.

@@ -85,8 +85,8 @@ api! {
             d.current()?;
             d.refuse_unsafe()?;
             let magic = magic_at(image)?;
+            // Machine code, of which the emulator runs none.
             if magic == CUBIN || magic == FATBIN {
-                d.say("the image holds machine code: the emulator runs PTX only");
                 return Err(Code::ERROR_NO_BINARY_FOR_GPU);
             }
             let handle = d.load(text_at(image.cast::<c_char>())?)?;

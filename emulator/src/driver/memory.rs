@@ -7,7 +7,7 @@ use std::ffi::{c_uint, c_ushort, c_void};
 use super::api;
 use super::code::{Code, Result};
 use super::host::{allocate, bytes_at, deallocate, put};
-use super::state::{Driver, context_device, with};
+use super::state::{Driver, with};
 use super::work::{HostPointer, Work};
 
 fn host_pointer(pointer: *const c_void) -> HostPointer {
@@ -193,7 +193,7 @@ api! {
     }
     fn cuMemcpyPeerAsync(to: u64, to_context: u64, from: u64, from_context: u64, bytes: usize, stream: u64) {
         with(|d| {
-            if to_context != from_context || context_device(to_context).is_none() {
+            if to_context != from_context || d.device_of(to_context).is_none() {
                 return Err(Code::ERROR_NOT_SUPPORTED);
             }
             d.copy(to, from, bytes, stream)

@@ -1,7 +1,7 @@
-//! What the driver knows: devices, contexts, streams, events, modules and graphs, under one lock.
+//! What a driver knows: devices, contexts, streams, events, modules and graphs, under one lock. And which driver a thread calls.
 
 use std::alloc::Layout;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -53,6 +53,7 @@ pub(super) struct Function {
 }
 
 pub(super) struct Driver {
+    number: u64,
     pub(super) settings: Settings,
     pub(super) initialised: bool,
     pub(super) gpus: Vec<Gpu>,
@@ -72,8 +73,9 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    fn new(settings: Settings) -> Self {
+    fn new(number: u64, settings: Settings) -> Self {
         Self {
+            number,
             settings,
             initialised: false,
             gpus: (0..settings.devices).map(|_| Gpu::default()).collect(),
@@ -87,7 +89,8 @@ impl Driver {
             pinned: BTreeMap::new(),
             random: Random::new(settings.config.seed),
             report: String::new(),
-            next: 0x1_0000,
+            // No handle of one driver is one of another's.
+            next: (number << 32) + 0x1_0000,
         }
     }
 
@@ -109,9 +112,18 @@ impl Driver {
         if !self.initialised {
             return Err(Code::ERROR_NOT_INITIALIZED);
         }
-        let device = context_device(CONTEXT.get()).ok_or(Code::ERROR_INVALID_CONTEXT)?;
+        let device = self.device_of(CONTEXT.get()).ok_or(Code::ERROR_INVALID_CONTEXT)?;
         let gpu = self.gpus.get(device).ok_or(Code::ERROR_INVALID_CONTEXT)?;
         gpu.failed.map_or(Ok(device), Err)
+    }
+
+    /// The device of a context of this driver.
+    pub(super) fn device_of(&self, context: u64) -> Option<usize> {
+        parts_of(context).filter(|&(number, _)| number == self.number).map(|(_, device)| device)
+    }
+
+    pub(super) fn context_of(&self, device: usize) -> u64 {
+        FIRST_CONTEXT + 16 * (CONTEXTS * self.number + device as u64)
     }
 
     pub(super) fn device(&self, ordinal: i32) -> Result<usize> {
@@ -126,7 +138,7 @@ impl Driver {
     pub(super) fn reset(&mut self) {
         let pinned = std::mem::take(&mut self.pinned);
         let next = self.next;
-        *self = Self { pinned, next, ..Self::new(self.settings) };
+        *self = Self { pinned, next, ..Self::new(self.number, self.settings) };
         self.gpus.iter_mut().for_each(|gpu| gpu.device.config = self.settings.config);
     }
 
@@ -143,24 +155,85 @@ impl Driver {
     }
 }
 
-static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| Mutex::new(Driver::new(Settings::default())));
+/// A driver of its own for each test that asks for one, by a number that its contexts carry. Number 0 is that of all others.
+#[derive(Default)]
+struct Drivers {
+    live: HashMap<u64, Arc<Mutex<Driver>>>,
+    last: u64,
+}
+
+impl Default for Driver {
+    fn default() -> Self {
+        Self::new(0, Settings::default())
+    }
+}
+
+static DRIVERS: LazyLock<Mutex<Drivers>> = LazyLock::new(Mutex::default);
+
+impl Drivers {
+    fn get(number: u64) -> Option<Arc<Mutex<Driver>>> {
+        let mut all = DRIVERS.lock().unwrap_or_else(PoisonError::into_inner);
+        if number == 0 {
+            return Some(all.live.entry(0).or_default().clone());
+        }
+        all.live.get(&number).cloned()
+    }
+}
 
 thread_local! {
+    /// The driver of the calling thread: the one that it asked for, or that of the last context that it made its own.
+    static CURRENT: RefCell<Option<Arc<Mutex<Driver>>>> = const { RefCell::new(None) };
     /// The context of the calling thread.
     pub(super) static CONTEXT: Cell<u64> = const { Cell::new(0) };
 }
 
+/// Begins a driver of the calling thread's own, with all settings as at the start. Answers with its number.
+pub(super) fn begin() -> u64 {
+    let mut all = DRIVERS.lock().unwrap_or_else(PoisonError::into_inner);
+    all.last += 1;
+    let number = all.last;
+    let driver = Arc::new(Mutex::new(Driver::new(number, Settings::default())));
+    all.live.insert(number, driver.clone());
+    CURRENT.set(Some(driver));
+    CONTEXT.set(0);
+    number
+}
+
+/// Ends a driver that has begun. Its contexts are not valid any more, and the calling thread is back with the driver of all.
+pub(super) fn end(number: u64) {
+    let mut all = DRIVERS.lock().unwrap_or_else(PoisonError::into_inner);
+    all.live.remove(&number);
+    CURRENT.set(None);
+    CONTEXT.set(0);
+}
+
+/// Makes a context that of the calling thread, and its driver the one that the thread calls.
+pub(super) fn set_context(context: u64) -> Result<()> {
+    if context != 0 {
+        let (number, device) = parts_of(context).ok_or(Code::ERROR_INVALID_CONTEXT)?;
+        let driver = Drivers::get(number).ok_or(Code::ERROR_INVALID_CONTEXT)?;
+        if device >= driver.lock().unwrap_or_else(PoisonError::into_inner).gpus.len() {
+            return Err(Code::ERROR_INVALID_CONTEXT);
+        }
+        CURRENT.set(Some(driver));
+    }
+    CONTEXT.set(context);
+    Ok(())
+}
+
 const FIRST_CONTEXT: u64 = 0x1000;
+/// Contexts of one driver, which lie 16 apart.
+const CONTEXTS: u64 = 64;
 
-pub(super) fn context_of(device: usize) -> u64 {
-    FIRST_CONTEXT + 16 * device as u64
+/// Number of the driver and device of a context.
+fn parts_of(context: u64) -> Option<(u64, usize)> {
+    let index = context.checked_sub(FIRST_CONTEXT)? / 16;
+    Some((index / CONTEXTS, (index % CONTEXTS) as usize))
 }
 
-pub(super) fn context_device(context: u64) -> Option<usize> {
-    context.checked_sub(FIRST_CONTEXT).map(|offset| (offset / 16) as usize)
-}
-
-/// Calls into the driver, one at a time. A panic under the lock has been reported by then; what it left is used as it is.
+/// Calls into the thread's driver, one at a time. A panic under the lock has been reported by then; what it left is used as it is.
 pub(super) fn with<T>(f: impl FnOnce(&mut Driver) -> T) -> T {
-    f(&mut DRIVER.lock().unwrap_or_else(PoisonError::into_inner))
+    let own = CURRENT.with_borrow(Clone::clone);
+    let driver = own.or_else(|| Drivers::get(0)).unwrap_or_default();
+    f(&mut driver.lock().unwrap_or_else(PoisonError::into_inner))
 }

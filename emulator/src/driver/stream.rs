@@ -8,7 +8,7 @@ use super::api;
 use super::capture::{Mode, THREAD_MODE};
 use super::code::{Code, Result};
 use super::host::put;
-use super::state::{Driver, context_of, with};
+use super::state::{Driver, with};
 use super::work::{Event, HostPointer, Stream, Work};
 
 const NON_BLOCKING: c_uint = 1;
@@ -63,7 +63,7 @@ api! {
     fn cuStreamGetCtx(stream: u64, context: *mut u64) {
         with(|d| {
             let stream = d.stream(stream)?;
-            put(context, context_of(d.streams[&stream].device))
+            put(context, d.context_of(d.streams[&stream].device))
         })
     }
     fn cuStreamGetPriority(stream: u64, priority: *mut c_int) {

@@ -56,7 +56,7 @@ impl Shadow {
             if index / PAGE >= self.pages.len() {
                 self.pages.resize(index / PAGE + 1, None);
             }
-            let page = self.pages[index / PAGE].get_or_insert_with(|| Box::new([Cell::default(); PAGE]));
+            let page = self.pages[index / PAGE].get_or_insert_with(fresh_page);
             let found = page[index % PAGE].touch(write, me, run, clock);
             conflict = conflict.or(found);
         }
@@ -83,6 +83,13 @@ impl Shadow {
         }
         *self = Self { shift, pages };
     }
+}
+
+/// Apart, so that the page does not lie in the stack frame of every access.
+#[cold]
+#[inline(never)]
+fn fresh_page() -> Box<[Cell; PAGE]> {
+    Box::new([Cell::default(); PAGE])
 }
 
 impl Cell {

@@ -4,6 +4,7 @@ use super::LoadError;
 use super::arithmetic;
 use super::memory;
 use super::names::{Place, Scope, cluster_of_one, special};
+use super::parts::all_known;
 use super::syntax::{Raw, RawInstruction};
 use crate::ir::{
     Address, AtomicOp, Barrier, BarrierKind, Collective, Mods, Op, Operand, Rounding, ShuffleMode, Space, Ty, VoteMode,
@@ -20,6 +21,9 @@ pub(super) struct Decoder<'m, 'a> {
 
 pub(super) fn decode(raw: &RawInstruction<'_>, scope: &Scope<'_>) -> Result<Op> {
     let d = Decoder { raw, scope, types: raw.types() };
+    if !all_known(raw.opcode) {
+        return Ok(d.unsupported());
+    }
     // Registers that the emulator does not fill.
     let unfilled = raw
         .operands

@@ -6,6 +6,7 @@ mod lexer;
 mod lower;
 mod memory;
 mod names;
+mod parts;
 mod statement;
 mod syntax;
 

@@ -14,6 +14,7 @@ pub(super) struct Image {
 
 /// What an image was compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "a library that was built without kernels has no targets")]
 pub(super) enum Target {
     /// Machine code; `exact`: for this capability alone, else for all of the same generation from this one on.
     Cubin { major: u32, minor: u32, exact: bool },

@@ -1,0 +1,138 @@
+//! The parts of opcodes. Decoders look for those that they care about; this is what makes sure that none is passed over that matters.
+
+use crate::ir::Ty;
+
+/// Rounding, ranges, and how an operation computes.
+const COMPUTING: &[&str] = &[
+    "approx",
+    "full",
+    "rn",
+    "rz",
+    "rm",
+    "rp",
+    "rna",
+    "rni",
+    "rzi",
+    "rmi",
+    "rpi",
+    "ftz",
+    "noftz",
+    "sat",
+    "relu",
+    "NaN",
+    "lo",
+    "hi",
+    "wide",
+    "cc",
+    "shiftamt",
+    "clamp",
+    "wrap",
+    "l",
+    "r",
+    "f4e",
+    "b4e",
+    "rc8",
+    "ecl",
+    "ecr",
+    "rc16",
+    "finite",
+    "infinite",
+    "number",
+    "notanumber",
+    "normal",
+    "subnormal",
+    "to",
+    "fractional",
+];
+/// Comparisons, and what they are joined with.
+const COMPARING: &[&str] = &[
+    "eq", "ne", "lt", "le", "gt", "ge", "ls", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan", "and",
+    "or", "xor",
+];
+/// Spaces, orders, scopes, caches and vectors. A block is a cluster of its own, so that its scope is the block's.
+const MEMORY: &[&str] = &[
+    "global",
+    "const",
+    "shared",
+    "shared::cta",
+    "local",
+    "param",
+    "param::entry",
+    "param::func",
+    "volatile",
+    "weak",
+    "relaxed",
+    "acquire",
+    "release",
+    "acq_rel",
+    "sc",
+    "mmio",
+    "cta",
+    "cluster",
+    "gpu",
+    "gl",
+    "sys",
+    "nc",
+    "ca",
+    "cg",
+    "cs",
+    "lu",
+    "cv",
+    "wb",
+    "wt",
+    "v2",
+    "v4",
+    "v8",
+    "L1",
+    "L2",
+];
+/// Atomic operations, barriers and what warps do together.
+const TOGETHER: &[&str] = &[
+    "add",
+    "min",
+    "max",
+    "exch",
+    "cas",
+    "inc",
+    "dec",
+    "sync",
+    "aligned",
+    "warp",
+    "arrive",
+    "red",
+    "popc",
+    "up",
+    "down",
+    "bfly",
+    "idx",
+    "ballot",
+    "any",
+    "all",
+    "uni",
+    "async",
+    "commit_group",
+    "wait_group",
+    "wait_all",
+    "wait",
+    "launch_dependents",
+    "m16n8k4",
+    "m16n8k8",
+    "m16n8k16",
+    "row",
+    "col",
+    "m8n8",
+    "x1",
+    "x2",
+    "x4",
+    "trans",
+];
+
+/// Whether all parts of an opcode behind its stem are known.
+pub(super) fn all_known(opcode: &str) -> bool {
+    let known = |part: &str| {
+        let hint = part.starts_with("L1::") || part.starts_with("L2::");
+        hint || Ty::parse(part).is_some()
+            || [COMPUTING, COMPARING, MEMORY, TOGETHER].iter().any(|all| all.contains(&part))
+    };
+    opcode.split('.').skip(1).all(known)
+}

@@ -1,0 +1,116 @@
+//! A model's parameters, gradients, averages and optimizer state by name: to save, to load, to look at.
+
+use super::dlrm::{Dlrm, untrained};
+use super::tensors::{NamedTensor, Prefixed, TensorSource, read};
+use crate::error::Result;
+use crate::ops::Backend;
+
+/// What stands before the names of averages.
+const AVERAGE: &str = "average.";
+
+impl<D: Backend> Dlrm<D> {
+    /// All parameters, by name: `bottom_mlp.K.weight`, `.bias`, `top_mlp.K.…`, `tables.T.weight`.
+    ///
+    /// # Errors
+    /// Those of [`Device::download`](crate::ops::Device::download).
+    pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
+        let mut tensors = self.layer_tensors(&self.parameters)?;
+        self.embedding.export(&self.device, &mut tensors)?;
+        Ok(tensors)
+    }
+
+    /// The gradients of the layers that the last [`Self::loss_and_grad`] left, named as the parameters.
+    ///
+    /// # Errors
+    /// Those of [`Device::download`](crate::ops::Device::download); training must have been prepared.
+    pub fn layer_grads(&self) -> Result<Vec<NamedTensor>> {
+        match &self.training {
+            Some(training) => self.layer_tensors(&training.grad_parameters),
+            None => Err(untrained()),
+        }
+    }
+
+    /// What the optimizers remember, by name: `optimizer.dense.first`, `.second`, `optimizer.tables.…`. Empty before training.
+    ///
+    /// # Errors
+    /// Those of [`Device::download`](crate::ops::Device::download).
+    pub fn optimizer_tensors(&self) -> Result<Vec<NamedTensor>> {
+        let mut tensors = Vec::new();
+        if let Some(training) = &self.training {
+            training.dense_state.export(&self.device, "dense", &mut tensors)?;
+            self.embedding.export_state(&self.device, &mut tensors)?;
+        }
+        Ok(tensors)
+    }
+
+    /// The averages of all parameters, named as these with `average.` before; empty without averages.
+    ///
+    /// # Errors
+    /// Those of [`Device::download`](crate::ops::Device::download).
+    pub fn average_tensors(&mut self) -> Result<Vec<NamedTensor>> {
+        if self.averages.is_none() {
+            return Ok(Vec::new());
+        }
+        self.swap_averages()?;
+        let tensors = self.tensors();
+        self.swap_averages()?;
+        let named = |tensor: NamedTensor| NamedTensor { name: format!("{AVERAGE}{}", tensor.name), ..tensor };
+        Ok(tensors?.into_iter().map(named).collect())
+    }
+
+    /// Takes over the averages, if there are any. After [`Self::average_with`].
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_averages(&mut self, source: &(impl TensorSource + ?Sized)) -> Result<()> {
+        if self.averages.is_none() {
+            return Ok(());
+        }
+        self.swap_averages()?;
+        let loaded = self.load(&Prefixed { source, prefix: AVERAGE });
+        self.swap_averages()?;
+        loaded
+    }
+
+    /// Takes over all parameters.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape or element type.
+    pub fn load(&mut self, source: &(impl TensorSource + ?Sized)) -> Result<()> {
+        let mut values = self.device.to_vec(&self.parameters)?;
+        for (name, shape, range) in self.layer_ranges() {
+            values[range].copy_from_slice(&read::<f32>(source, &name, &shape)?);
+        }
+        self.device.upload(&values, D::view_mut(&mut self.parameters))?;
+        self.embedding.import(&self.device, source)
+    }
+
+    /// Takes over what the optimizers remember, and the number of steps taken. After [`Self::optimize_with`].
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_optimizers(&mut self, source: &(impl TensorSource + ?Sized), step: u64) -> Result<()> {
+        let training = self.training.as_mut().ok_or_else(untrained)?;
+        training.dense_state.import(&self.device, "dense", source)?;
+        training.step = step;
+        self.embedding.import_state(&self.device, source)
+    }
+
+    fn layer_tensors(&self, buffer: &D::Buffer<f32>) -> Result<Vec<NamedTensor>> {
+        let values = self.device.to_vec(buffer)?;
+        let tensors = self.layer_ranges().map(|(name, shape, range)| NamedTensor::new(name, shape, &values[range]));
+        Ok(tensors.collect())
+    }
+
+    /// Name, shape and place of each parameter of the layers.
+    fn layer_ranges(&self) -> impl Iterator<Item = (String, Vec<usize>, std::ops::Range<usize>)> {
+        [("bottom_mlp", &self.bottom), ("top_mlp", &self.top)].into_iter().flat_map(|(mlp, layers)| {
+            layers.layers().iter().enumerate().flat_map(move |(k, layer)| {
+                [
+                    (format!("{mlp}.{k}.weight"), vec![layer.outputs, layer.inputs], layer.weight.clone()),
+                    (format!("{mlp}.{k}.bias"), vec![layer.outputs], layer.bias.clone()),
+                ]
+            })
+        })
+    }
+}
