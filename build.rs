@@ -84,16 +84,27 @@ fn prebuild(nvcc: &Path, kernels: &[PathBuf], source_hash: u64, out: &Path, fold
     println!("cargo:rerun-if-changed={}", folder.join("hash").display());
     let flags: Vec<&str> = FLAGS.into_iter().filter(|&flag| flag != LINE_INFO).collect();
     let images = compile(nvcc, &flags, kernels, source_hash, out);
-    let written = || {
-        fs::create_dir_all(folder)?;
-        for (_, _, path) in &images {
-            fs::copy(path, folder.join(path.file_name().unwrap_or_default()))?;
-        }
-        // Last, so that the images are never taken for whole before they are.
-        fs::write(folder.join("hash"), format!("{source_hash:016x}\n"))
-    };
-    written().unwrap_or_else(|error: std::io::Error| fail(&format!("cannot write {}: {error}", folder.display())));
+    put(&images, &format!("{source_hash:016x}\n"), folder)
+        .unwrap_or_else(|error| fail(&format!("cannot write {}: {error}", folder.display())));
     images
+}
+
+/// Copies images into a folder, unless they are there: written anew they would be newer, and all that depends on `kernels` built again.
+fn put(images: &Images, hash: &str, folder: &Path) -> std::io::Result<()> {
+    let copy_of = |path: &Path| folder.join(path.file_name().unwrap_or_default());
+    let is_there = |(_, _, path): &(_, _, PathBuf)| fs::read(path).ok() == fs::read(copy_of(path)).ok();
+    if fs::read_to_string(folder.join("hash")).is_ok_and(|other| other == hash) && images.iter().all(is_there) {
+        return Ok(());
+    }
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir_all(folder)?;
+    for (_, _, path) in images {
+        fs::copy(path, copy_of(path))?;
+    }
+    // Last, so that the images are never taken for whole before they are.
+    fs::write(folder.join("hash"), hash)
 }
 
 fn fail(reason: &str) -> ! {

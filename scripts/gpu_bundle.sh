@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Packs the test programs of the CUDA backend for a machine with a GPU that has neither Rust nor a network: target/gpu_bundle.tar.gz. There:
 #     tar -xzf gpu_bundle.tar.gz && gpu_bundle/run.sh
-# Programs are taken that have tests of the CUDA backend: those named `cuda…`, or in a module `cuda`. The stand-in driver is never
+# Programs are taken that test the CUDA backend: those named `cuda…`, and those with a module `cuda` of tests. The stand-in driver is never
 # packed, since where it is it could hide the real one, unless it is asked for: `--with-emulator` makes target/gpu_bundle_emulated.tar.gz, by
 # which run.sh is tried where there is no GPU.
 set -euo pipefail
@@ -25,15 +25,13 @@ while read -r executable; do
     program=$(basename "$executable")
     program=${program%-*} # without cargo's hash
     tests=$("$executable" --list --format terse)
-    grep -qE '^(cuda|.*\bcuda::)' <<< "$tests" || [[ $program == cuda* ]] || continue
-    # The library and the program bagdot both have unit tests.
-    while [ -e "$folder/programs/$program" ]; do program=${program}_; done
+    grep -q '^cuda::' <<< "$tests" || [[ $program == cuda* ]] || continue
     strip -o "$folder/programs/$program" "$executable"
 done <<< "$executables"
 [ -e "$folder/programs/embedding_bag" ] || fail "the tests of embedding_bag are missing"
 
 cp scripts/gpu_run.sh "$folder/run.sh"
-cp -r tests/golden "$folder/golden"
+if [ -e "$folder/programs/golden" ]; then cp -r tests/golden "$folder/golden"; fi
 git describe --always --dirty --abbrev=12 > "$folder/commit" 2> /dev/null || echo unknown > "$folder/commit"
 if [ "$name" = gpu_bundle_emulated ]; then
     emulator=$(dirname "$(head -1 <<< "$executables")")/libbagdot_emulator.so

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Compiles the kernels into kernels/prebuilt/: the images that `cargo package` puts into the package, so that whoever depends on bagdot needs
-# no nvcc. They are not kept in git. build.rs takes them where there is no nvcc, if the hash beside them is that of the sources.
+# no nvcc. build.rs takes them where there is none, if the hash beside them is that of the sources. They are not kept in git, for which reason
+# cargo counts them as uncommitted: see that `git status` is clean, then `cargo publish --allow-dirty`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -z "${NVCC:-}${CUDA_HOME:-}${CUDA_PATH:-}" ]; then
     scripts/nvcc.sh > /dev/null
 fi
-rm -rf kernels/prebuilt
 BAGDOT_REQUIRE_NVCC=1 BAGDOT_PREBUILD_DIR=kernels/prebuilt \
     cargo check --quiet --lib --no-default-features --features cuda --target-dir target/package-test
 [ -s kernels/prebuilt/hash ] || { echo "kernels/prebuilt was not made" >&2; exit 1; }

@@ -28,9 +28,9 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 step "the README's commands"
 scripts/readme_commands.sh
 
-step package
-cargo package --list --allow-dirty | sort > target/package-files.txt
-for file in Cargo.toml README.md LICENSE-MIT LICENSE-APACHE build.rs kernels/embedding_bag.cu src/lib.rs examples/clothing.toml data/clothing/reviews.csv.gz; do
-    grep -qx "$file" target/package-files.txt || { echo "the package lacks $file"; exit 1; }
-done
-echo "$(wc -l < target/package-files.txt) files in the package"
+step "package, as its users get it"
+scripts/test_package.sh
+
+step "bundle for a GPU machine, tried on the stand-in driver"
+scripts/gpu_bundle.sh --with-emulator
+BAGDOT_BUNDLE_EMULATED=1 target/gpu_bundle_emulated/run.sh target/gpu_bundle_emulated/results.json

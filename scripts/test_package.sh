@@ -10,6 +10,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 fail() { echo "test_package: $*" >&2; exit 1; }
 
+unset RUSTFLAGS # users have others, if any
 scripts/prebuild_kernels.sh
 cargo package --quiet --no-verify --allow-dirty --target-dir "$target"
 crate=$target/package/bagdot-$version.crate
@@ -63,6 +64,13 @@ $said"
 [ -z "$said" ] || fail "the build says:
 $said"
 run kernels
+
+# Images of other kernels than those of the package are worse than none.
+echo >> "$folder/bagdot/kernels/embedding_bag.cu"
+said=$(build) || fail "with images of other kernels the package does not build:
+$said"
+grep -q '^warning: .*kernels/prebuilt is not of these kernels' <<< "$said" || fail "images of other kernels were taken:
+$said"
 
 rm -r "$folder/bagdot/kernels/prebuilt"
 said=$(build) || fail "without images the package does not build:
