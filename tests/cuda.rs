@@ -4,7 +4,7 @@
 
 mod common;
 
-use bagdot::backend::cuda::{Parameter, SIGNATURES, Slice, SliceMut, driver_version, images};
+use bagdot::backend::cuda::{Parameter, SIGNATURES, Signature, Slice, SliceMut, driver_version, images};
 use bagdot::ops::embedding_bag::Forward;
 use bagdot::ops::{Bags, Device, MatrixMut, Pooling};
 use bagdot::{Cpu, Cuda, Error};
@@ -52,20 +52,28 @@ fn signatures_are_those_of_the_ptx() {
                 .map(|parameter| match parameter.split_whitespace().nth(1) {
                     Some(".u32") => Parameter::U32,
                     Some(".u64") => Parameter::U64,
+                    Some(".f32") => Parameter::F32,
                     other => panic!("{name} has a parameter of type {other:?}"),
                 })
                 .collect();
-            // Names end in the types: NAME_ELEMENT_INDEX.
-            let declared = name.rsplitn(3, '_').last().unwrap();
-            let signature =
-                SIGNATURES.iter().find(|signature| signature.stem == image.stem && signature.name == declared);
+            // With several instances, names end in the types: NAME_ELEMENT_INDEX.
+            let family = name.rsplitn(3, '_').last().unwrap();
+            let is_it = |signature: &&Signature| {
+                let declared = if signature.instances > 1 { family } else { name };
+                signature.stem == image.stem && signature.name == declared
+            };
+            let signature = SIGNATURES.iter().find(is_it);
             let signature =
                 signature.unwrap_or_else(|| panic!("kernels.rs does not declare {name} of {}.cu", image.stem));
             assert_eq!(signature.parameters, parameters, "{name}");
             seen += 1;
         }
     }
-    assert_eq!(seen, SIGNATURES.len() * 6, "each kernel for three storage types with two types of ids");
+    assert_eq!(
+        seen,
+        SIGNATURES.iter().map(|signature| signature.instances).sum::<usize>(),
+        "all that is declared is there"
+    );
 }
 
 #[test]

@@ -4,15 +4,15 @@
 mod common;
 
 use bagdot::nn::{Dlrm, DlrmConfig, NamedTensor, Optimizers, TableInit};
-use bagdot::ops::moving_average::Update;
-use bagdot::ops::{Backend, Interaction, Optimizer, PairOrder, Pooling, Table};
+use bagdot::ops::moving_average::{MovingAverageOps, Update};
+use bagdot::ops::{Interaction, Optimizer, PairOrder, Pooling, Table};
 use bagdot::{Cpu, DType};
 use common::engine::{Batch, tensor};
 use common::*;
 
-backend_suite!(averages_are_right, wrong_arguments_are_errors);
+backend_suite!(cuda: averages_are_right, wrong_arguments_are_errors);
 
-fn average<B: Backend>(device: &B, decay: f32, values: &[f32], before: &[f32]) -> Vec<f32> {
+fn average<B: MovingAverageOps>(device: &B, decay: f32, values: &[f32], before: &[f32]) -> Vec<f32> {
     let (values, mut average) = (upload(device, values), upload(device, before));
     let op = Update { decay, values: B::view(&values), average: B::view_mut(&mut average) };
     assert_eq!(outcome(device, op.run(device)), Ok(()));
@@ -24,7 +24,7 @@ fn blend(decay: f32, value: Approx, average: Approx) -> Approx {
     average + (Approx::exact(1.0) - Approx::exact(decay)) * (value - average)
 }
 
-fn averages_are_right<B: Backend>(device: &B) {
+fn averages_are_right<B: MovingAverageOps>(device: &B) {
     for len in [0, 1, 63, 64, 1000, 40_000] {
         for decay in [0.0, 0.25, 0.998, 1.0] {
             let (values, before) = (draw(len, 1), draw(len, 2));
@@ -44,7 +44,7 @@ fn averages_are_right<B: Backend>(device: &B) {
     assert!(got[0].is_nan() && got[1] == 2.0, "a NaN goes no further than its place: {got:?}");
 }
 
-fn wrong_arguments_are_errors<B: Backend>(device: &B) {
+fn wrong_arguments_are_errors<B: MovingAverageOps>(device: &B) {
     let values = upload(device, &[1.0_f32; 3]);
     let run = |decay: f32, len: usize| {
         let mut average = upload(device, &poisoned::<f32>(len));

@@ -22,14 +22,20 @@ __host__ __device__ __forceinline__ bool is_aligned(const void* pointer, size_t 
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
+// Stores values side by side, from a multiple of 16 bytes on.
+template <int N>
+__device__ __forceinline__ void store(float* to, const float (&values)[N]) {
+#pragma unroll
+  for (int k = 0; k + 3 < N; k += 4) {
+    *reinterpret_cast<float4*>(to + k) = make_float4(values[k], values[k + 1], values[k + 2], values[k + 3]);
+  }
+}
+
 // Stores values side by side, 16 bytes at a time where they lie so.
 template <int N>
 __device__ __forceinline__ void store_any(float* to, const float (&values)[N]) {
   if (N % 4 == 0 && is_aligned(to, 16)) {
-#pragma unroll
-    for (int k = 0; k + 3 < N; k += 4) {
-      *reinterpret_cast<float4*>(to + k) = make_float4(values[k], values[k + 1], values[k + 2], values[k + 3]);
-    }
+    store(to, values);
   } else {
 #pragma unroll
     for (int k = 0; k < N; ++k) to[k] = values[k];

@@ -20,6 +20,8 @@ pub enum Parameter {
     U32,
     /// 64 bits: a number or a pointer.
     U64,
+    /// A number of single precision.
+    F32,
 }
 
 /// The signature of a kernel.
@@ -27,8 +29,10 @@ pub enum Parameter {
 pub struct Signature {
     /// The kernel file that it is in.
     pub stem: &'static str,
-    /// Its name, without the types that it is instantiated for.
+    /// Its name; if there are several instances, without the types that they are for.
     pub name: &'static str,
+    /// How many instances there are: 6 if it is there for every storage type with every type of ids, else 1.
+    pub instances: usize,
     /// Its parameters, in their order.
     pub parameters: &'static [Parameter],
 }
@@ -43,6 +47,9 @@ impl Kind for u32 {
 impl Kind for u64 {
     const PARAMETER: Parameter = Parameter::U64;
 }
+impl Kind for f32 {
+    const PARAMETER: Parameter = Parameter::F32;
+}
 
 /// The shape of a launch.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +62,7 @@ pub(super) struct Grid {
 
 /// Declares kernels: a struct of parameters with a `launch` for each, and the table of their signatures.
 macro_rules! kernels {
-    ($($(#[$doc:meta])* $Kernel:ident = $stem:literal $name:literal { $($parameter:ident: $kind:ty),+ $(,)? })+) => {
+    ($($(#[$doc:meta])* $Kernel:ident = $stem:literal $name:literal * $instances:literal { $($parameter:ident: $kind:ty),+ $(,)? })+) => {
         $(
             $(#[$doc])*
             pub(super) struct $Kernel {
@@ -79,14 +86,14 @@ macro_rules! kernels {
 
         /// All kernels.
         pub static SIGNATURES: &[Signature] = &[
-            $(Signature { stem: $stem, name: $name, parameters: &[$(<$kind as Kind>::PARAMETER),+] }),+
+            $(Signature { stem: $stem, name: $name, instances: $instances, parameters: &[$(<$kind as Kind>::PARAMETER),+] }),+
         ];
     };
 }
 
 kernels! {
     /// See kernels/embedding_bag.cu.
-    EmbeddingBagForward = "embedding_bag" "embedding_bag_forward" {
+    EmbeddingBagForward = "embedding_bag" "embedding_bag_forward" * 6 {
         features: u64,
         weights: u64,
         indices: u64,
@@ -102,7 +109,7 @@ kernels! {
         batch_size: u32,
     }
     /// See kernels/embedding_bag.cu.
-    EmbeddingBagWeightGrad = "embedding_bag" "embedding_bag_weight_grad" {
+    EmbeddingBagWeightGrad = "embedding_bag" "embedding_bag_weight_grad" * 6 {
         features: u64,
         weights: u64,
         indices: u64,
@@ -114,6 +121,13 @@ kernels! {
         num_indices: u64,
         num_features: u32,
         batch_size: u32,
+    }
+    /// See kernels/moving_average.cu.
+    MovingAverage = "moving_average" "moving_average_f32" * 1 {
+        values: u64,
+        average: u64,
+        len: u64,
+        share: f32,
     }
 }
 
@@ -147,19 +161,22 @@ impl ByTypes {
 pub(super) struct Kernels {
     pub(super) embedding_bag_forward: ByTypes,
     pub(super) embedding_bag_weight_grad: ByTypes,
+    pub(super) moving_average: Function,
     /// Kept, since the functions are theirs.
-    _modules: [Module; 1],
+    _modules: [Module; 2],
 }
 
 impl Kernels {
     /// Loads the images for a context's device, which must be bound.
     pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let capability = capability(context)?;
-        let embedding_bag = Module::load(context, "embedding_bag", capability)?;
+        let [embedding_bag, moving_average] =
+            [Module::load(context, "embedding_bag", capability)?, Module::load(context, "moving_average", capability)?];
         Ok(Self {
             embedding_bag_forward: embedding_bag.by_types("embedding_bag_forward")?,
             embedding_bag_weight_grad: embedding_bag.by_types("embedding_bag_weight_grad")?,
-            _modules: [embedding_bag],
+            moving_average: moving_average.function("moving_average_f32")?,
+            _modules: [embedding_bag, moving_average],
         })
     }
 }
@@ -192,14 +209,18 @@ impl Module {
         refusal
     }
 
+    fn function(&self, name: &str) -> Result<Function> {
+        let symbol = CString::new(name).unwrap_or_default();
+        // SAFETY: the module is loaded, and stays so as long as `Kernels` keeps it.
+        let found = unsafe { result::module::get_function(self.module, symbol) };
+        Ok(Function(check("find a kernel", found)?))
+    }
+
     fn by_types(&self, name: &str) -> Result<ByTypes> {
         let mut functions = [[Function(std::ptr::null_mut()); 2]; 3];
         for (row, element) in functions.iter_mut().zip(["f32", "f16", "bf16"]) {
             for (function, index) in row.iter_mut().zip(["i32", "i64"]) {
-                let symbol = CString::new(format!("{name}_{element}_{index}")).unwrap_or_default();
-                // SAFETY: the module is loaded, and stays so as long as `Kernels` keeps it.
-                let found = unsafe { result::module::get_function(self.module, symbol) };
-                *function = Function(check("find a kernel", found)?);
+                *function = self.function(&format!("{name}_{element}_{index}"))?;
             }
         }
         Ok(ByTypes(functions))

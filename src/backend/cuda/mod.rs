@@ -12,6 +12,7 @@ mod embedding_bag;
 mod fault;
 mod images;
 mod kernels;
+mod moving_average;
 mod tables;
 
 use std::ffi::c_void;

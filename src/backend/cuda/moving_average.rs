@@ -1,0 +1,34 @@
+//! [`moving_average`](crate::ops::moving_average) on a CUDA device: kernels/moving_average.cu says how.
+
+use super::Cuda;
+use super::kernels::{Grid, MovingAverage};
+use crate::error::Result;
+use crate::ops::moving_average::{MovingAverageOps, Update};
+
+/// Threads of a block, as the kernel is compiled.
+const THREADS: u32 = 256;
+/// Elements that a thread takes at once.
+const RUN: usize = 4;
+/// Enough blocks to fill any device; they loop over what is left.
+const MAX_BLOCKS: usize = 4096;
+
+impl MovingAverageOps for Cuda {
+    fn moving_average(&self, args: Update<'_, Self>) -> Result<()> {
+        let Update { decay, values, average } = args;
+        let blocks = values.len().div_ceil(THREADS as usize * RUN).min(MAX_BLOCKS);
+        let kernel = MovingAverage {
+            values: values.pointer(),
+            average: average.pointer(),
+            len: values.len() as u64,
+            share: 1.0 - decay,
+        };
+        // SAFETY: the function is the kernel's. The op has been validated: both views are as long, and the average is an exclusive one.
+        unsafe {
+            kernel.launch(
+                self,
+                self.inner.kernels.moving_average,
+                Grid { blocks: (blocks as u32, 1), threads: THREADS },
+            )
+        }
+    }
+}
