@@ -56,11 +56,14 @@ fn signatures_are_those_of_the_ptx() {
                     other => panic!("{name} has a parameter of type {other:?}"),
                 })
                 .collect();
-            // With several instances, names end in the types: NAME_ELEMENT_INDEX.
-            let family = name.rsplitn(3, '_').last().unwrap();
+            // With several instances, names end in the types: NAME_ELEMENT_INDEX, NAME_ELEMENT.
             let is_it = |signature: &&Signature| {
-                let declared = if signature.instances > 1 { family } else { name };
-                signature.stem == image.stem && signature.name == declared
+                let types = match signature.instances {
+                    6 => 2,
+                    3 => 1,
+                    _ => 0,
+                };
+                signature.stem == image.stem && name.rsplitn(types + 1, '_').last() == Some(signature.name)
             };
             let signature = SIGNATURES.iter().find(is_it);
             let signature =

@@ -165,7 +165,6 @@ impl<D> Backend for D where
         + loss::LossOps
         + dense_update::DenseUpdateOps
         + moving_average::MovingAverageOps
-        + moving_average::MovingAverageOps
 {
 }
 
@@ -177,4 +176,16 @@ pub enum Accum {
     Replace,
     /// The result is added to them.
     Add,
+}
+
+/// How products of `f32` factors may be computed. Factors of 16 bits are always taken as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "train", serde(rename_all = "snake_case"))]
+pub enum Precision {
+    /// Exact products, of all 24 bits of each factor.
+    #[default]
+    Full,
+    /// Factors may first be rounded to the 11 bits of tf32 where that is faster, as it is on the tensor cores of a GPU; sums are of `f32` all the same.
+    Tf32,
 }

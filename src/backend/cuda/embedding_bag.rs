@@ -70,5 +70,5 @@ fn grid<E: Element>(tables: &TableBatch, weights: u64, batch_size: usize) -> Gri
     };
     let lanes = tables.features().iter().map(lanes).max().unwrap_or(0);
     let blocks = (batch_size * lanes).div_ceil(THREADS as usize);
-    Grid { blocks: (blocks as u32, tables.features().len().min(MAX_BLOCKS_Y) as u32), threads: THREADS }
+    Grid::new((blocks as u32, tables.features().len().min(MAX_BLOCKS_Y) as u32), THREADS)
 }

@@ -31,7 +31,7 @@ pub struct Signature {
     pub stem: &'static str,
     /// Its name; if there are several instances, without the types that they are for.
     pub name: &'static str,
-    /// How many instances there are: 6 if it is there for every storage type with every type of ids, else 1.
+    /// How many instances there are: 6 if it is there for every storage type with every type of ids, 3 if for every storage type, else 1.
     pub instances: usize,
     /// Its parameters, in their order.
     pub parameters: &'static [Parameter],
@@ -58,6 +58,15 @@ pub(super) struct Grid {
     pub(super) blocks: (u32, u32),
     /// Threads of a block.
     pub(super) threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub(super) shared: u32,
+}
+
+impl Grid {
+    /// Without dynamic shared memory.
+    pub(super) fn new(blocks: (u32, u32), threads: u32) -> Self {
+        Self { blocks, threads, shared: 0 }
+    }
 }
 
 /// Declares kernels: a struct of parameters with a `launch` for each, and the table of their signatures.
@@ -147,12 +156,29 @@ pub(super) struct ByTypes([[Function; 2]; 3]);
 impl ByTypes {
     /// The kernel for tables of `E` and ids of `I`.
     pub(super) fn of<E: Element, I: Index>(&self) -> Function {
-        let element = match E::DTYPE {
-            DType::F32 => 0,
-            DType::F16 => 1,
-            DType::BF16 => 2,
-        };
-        self.0[element][usize::from(size_of::<I>() == 8)]
+        self.0[element_number::<E>()][usize::from(size_of::<I>() == 8)]
+    }
+}
+
+/// A kernel for every storage type.
+#[derive(Debug)]
+pub(super) struct ByElement([Function; 3]);
+
+impl ByElement {
+    /// The kernel for elements of `E`.
+    pub(super) fn of<E: Element>(&self) -> Function {
+        self.0[element_number::<E>()]
+    }
+}
+
+/// The storage types, in the order of [`element_number`], as the names of kernels have them.
+const ELEMENTS: [&str; 3] = ["f32", "f16", "bf16"];
+
+fn element_number<E: Element>() -> usize {
+    match E::DTYPE {
+        DType::F32 => 0,
+        DType::F16 => 1,
+        DType::BF16 => 2,
     }
 }
 
@@ -163,20 +189,21 @@ pub(super) struct Kernels {
     pub(super) embedding_bag_weight_grad: ByTypes,
     pub(super) moving_average: Function,
     /// Kept, since the functions are theirs.
-    _modules: [Module; 2],
+    _modules: Vec<Module>,
 }
 
 impl Kernels {
     /// Loads the images for a context's device, which must be bound.
     pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let capability = capability(context)?;
-        let [embedding_bag, moving_average] =
-            [Module::load(context, "embedding_bag", capability)?, Module::load(context, "moving_average", capability)?];
+        let module = |stem| Module::load(context, stem, capability);
+        let embedding_bag = module("embedding_bag")?;
+        let moving_average = module("moving_average")?;
         Ok(Self {
             embedding_bag_forward: embedding_bag.by_types("embedding_bag_forward")?,
             embedding_bag_weight_grad: embedding_bag.by_types("embedding_bag_weight_grad")?,
             moving_average: moving_average.function("moving_average_f32")?,
-            _modules: [embedding_bag, moving_average],
+            _modules: vec![embedding_bag, moving_average],
         })
     }
 }
@@ -216,14 +243,25 @@ impl Module {
         Ok(Function(check("find a kernel", found)?))
     }
 
+    /// Lets a kernel use up to `bytes` of dynamic shared memory; beyond 48 KB a device wants to be asked.
+    fn allow_shared(&self, function: Function, bytes: u32) -> Result<()> {
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is of this module, which is loaded.
+        let set = unsafe { result::function::set_function_attribute(function.0, attribute, bytes as i32) };
+        check("ask for shared memory", set)
+    }
+
+    fn by_element(&self, name: &str) -> Result<ByElement> {
+        let [f32, f16, bf16] = ELEMENTS.map(|element| self.function(&format!("{name}_{element}")));
+        Ok(ByElement([f32?, f16?, bf16?]))
+    }
+
     fn by_types(&self, name: &str) -> Result<ByTypes> {
-        let mut functions = [[Function(std::ptr::null_mut()); 2]; 3];
-        for (row, element) in functions.iter_mut().zip(["f32", "f16", "bf16"]) {
-            for (function, index) in row.iter_mut().zip(["i32", "i64"]) {
-                *function = self.function(&format!("{name}_{element}_{index}"))?;
-            }
-        }
-        Ok(ByTypes(functions))
+        let of_element = |element: &str| -> Result<[Function; 2]> {
+            Ok([self.function(&format!("{name}_{element}_i32"))?, self.function(&format!("{name}_{element}_i64"))?])
+        };
+        let [f32, f16, bf16] = ELEMENTS.map(of_element);
+        Ok(ByTypes([f32?, f16?, bf16?]))
     }
 }
 
@@ -250,7 +288,7 @@ impl Cuda {
         // SAFETY: the function is loaded, its parameters are right by the caller's promise, and the driver copies them before it returns.
         let launched = unsafe {
             let (blocks, threads) = ((blocks_x, blocks_y, 1), (grid.threads, 1, 1));
-            result::launch_kernel(function.0, blocks, threads, 0, self.raw_stream(), parameters)
+            result::launch_kernel(function.0, blocks, threads, grid.shared, self.raw_stream(), parameters)
         };
         check("launch a kernel", launched)
     }

@@ -23,12 +23,6 @@ impl MovingAverageOps for Cuda {
             share: 1.0 - decay,
         };
         // SAFETY: the function is the kernel's. The op has been validated: both views are as long, and the average is an exclusive one.
-        unsafe {
-            kernel.launch(
-                self,
-                self.inner.kernels.moving_average,
-                Grid { blocks: (blocks as u32, 1), threads: THREADS },
-            )
-        }
+        unsafe { kernel.launch(self, self.inner.kernels.moving_average, Grid::new((blocks as u32, 1), THREADS)) }
     }
 }
