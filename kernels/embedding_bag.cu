@@ -3,24 +3,28 @@
 // Computes     out[b, columns of f] = sum, mean or max over the rows that bag (f, b) names; see the Rust side for the maths
 // Rust         src/ops/embedding_bag.rs, src/backend/cuda/embedding_bag.rs
 // Entries      embedding_bag_{forward,weight_grad}_{f32,f16,bf16}_{i32,i64}
-// Algorithm    A group of lanes per bag, a power of two of them, as many as the row has runs of 16 bytes, at most a warp: small rows share
-//              a warp, large ones are walked in passes of 32 runs. The lanes read the ids of a bag side by side, one each, check them, and hand
-//              them round by shuffles. Rows are taken in the order of the ids, kInFlight at a time: all of their loads are issued before the
-//              first is added, so that several misses overlap, yet every column is summed in order, which makes results equal to the CPU's
-//              to the bit. Splitting a bag over groups would be faster for a few huge bags, but change that order with the shape of the
-//              launch. Ids are checked where they are used: a pass of its own would read them twice.
-// Launch       grid (ceil(batch_size / bags per block), num_features), block 256; features with small rows leave blocks over, which return
+// Algorithm    Forward: a group of lanes for a run of bags side by side, a power of two of them, as many as the row has parts of 16 bytes, at most
+//              a warp: small rows share a warp, large ones are walked in passes of 32 parts. The ids of the bags of a run follow each other, so
+//              that the group sees one stream of rows, and fetches them kDepth ahead into shared memory (cp.async) across the bounds of bags:
+//              what limits short bags is the way from offsets to ids to rows, and with several on their way at once memory is kept
+//              busy. Each lane fetches and reads its own part of a row, so lanes never wait for each other; the ids are read side by side, one
+//              for each lane, checked, and handed round by shuffles. Registers stay free for more warps. Every column is summed in the order of
+//              the ids, which makes results equal to the CPU's to the bit. Splitting a bag over groups would be faster for a few huge bags, but
+//              change that order with the shape of the launch. Ids are checked where they are used: a pass of its own would read them twice.
+//              Gradient of the weights: a group for each bag.
+// Launch       grid (blocks for the bags of a feature, num_features), block 256; features with small rows leave blocks over, which return
 // Bytes        ids, offsets and rows read once, out written once: as bytes_moved()
 // Requires     16-byte loads where rows and table begin at multiples of 16 bytes, else one element at a time; any dimension from 1
 // Numerics     f32 accumulation, product and sum rounded separately (no fma), in the order of the ids: the same bits for any launch, and on the CPU
 // Measured     compiled and emulated, not yet measured
 
 #include "common/bags.cuh"
+#include "common/ptx.cuh"
 #include "common/reduce.cuh"
 #include "common/vec.cuh"
 
 constexpr int kThreads = 256;
-constexpr int kInFlight = 4;
+constexpr int kDepth = 4;  // rows that a group fetches ahead
 constexpr uint32_t kNoSource = 0xffffffffu;
 
 // A bag, as the lanes of its group see it.
@@ -34,11 +38,14 @@ struct Bag {
   bool exists;
 };
 
-// The number of lanes for rows of `runs` runs of elements: a power of two, at most a warp.
-__device__ __forceinline__ int lanes_for(uint32_t runs) { return runs >= 32 ? 32 : runs <= 1 ? 1 : 1 << (32 - __clz(runs - 1)); }
+// The number of lanes for the rows of a feature, each of which takes `width` elements at once: a power of two, at most a warp.
+__device__ __forceinline__ int lanes_of(const Feature& feature, int width) {
+  const uint32_t steps = (feature.embedding_dim + width - 1) / width;
+  return steps >= 32 ? 32 : steps <= 1 ? 1 : 1 << (32 - __clz(steps - 1));
+}
 
 __device__ __forceinline__ Bag bag_of_thread(const Feature& feature, uint32_t f, uint32_t batch_size, int width) {
-  const int lanes = lanes_for((feature.embedding_dim + width - 1) / width);
+  const int lanes = lanes_of(feature, width);
   const uint64_t thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x;
   const uint64_t sample = thread / lanes;
   return {feature, uint64_t(f) * batch_size + sample, sample, int(threadIdx.x % lanes), lanes, group_mask(lanes), sample < batch_size};
@@ -97,92 +104,170 @@ struct ForwardArgs {
   uint64_t num_indices;
   uint32_t num_features;
   uint32_t batch_size;
+  uint32_t run_bags;
 };
 
-// Takes in a row of a bag for the columns of this lane; `within` is its position in the bag.
-template <bool kIsMax, int N, typename E>
-__device__ __forceinline__ void take(const Vec<E, N>& row, float weight, uint32_t within, uint32_t counted, float (&pooled)[N],
-                                     uint32_t (&source)[N]) {
-#pragma unroll
-  for (int j = 0; j < N; ++j) {
-    const float x = to_f32(row.at[j]);
-    if (!kIsMax) {
-      // Multiplying by 1 changes nothing, so that weighted and plain sums need not be told apart.
-      pooled[j] = __fadd_rn(pooled[j], __fmul_rn(weight, x));
-    } else if (counted == 0 || x > pooled[j] || (isnan(x) && !isnan(pooled[j]))) {
-      pooled[j] = x;
-      source[j] = within;
-    }
-  }
-}
+// Bags side by side, whose ids follow each other, as the lanes of their group see them.
+struct Run {
+  const Feature* feature;
+  uint32_t dim;      // of the feature; copied, as is its pooling, since through the pointer they would be read again after every store
+  uint32_t pooling;
+  uint32_t first;    // sample
+  uint32_t begin;    // position of the first id
+  uint32_t my_end;   // of the bag with the number of the lane
+  int bags;
+  int lane;          // of the group
+  int lanes;         // in the group
+  uint32_t mask;     // of the warp
+};
 
-// Pools the columns from `column` on of a bag, N of them for this lane. Lanes beyond the row only keep the others company.
-template <bool kIsMax, int N, typename E, typename I>
-__device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, const Bag& bag, Bounds bounds, uint32_t column, bool& bad) {
-  // Maxima need their sources in registers; there is room for fewer rows besides.
-  constexpr int kRows = kIsMax ? 1 : kInFlight;
-  const bool active = column < bag.feature.embedding_dim;
-  const E* table = args.weights + bag.feature.weight_offset + column;
-  float pooled[N] = {};
-  uint32_t source[N];
+// What has been pooled of a bag, in the columns of a lane.
+template <int N>
+struct Pooled {
+  float value[N];
+  uint32_t source[N];  // for maxima
+  uint32_t counted;
+
+  __device__ __forceinline__ void clear() {
+    counted = 0;
 #pragma unroll
-  for (int j = 0; j < N; ++j) source[j] = kNoSource;
-  uint32_t counted = 0;
-#pragma unroll 1
-  for (uint64_t first = bounds.start; first < bounds.end; first += bag.lanes) {
-    // One id for each lane.
-    const uint64_t mine = first + bag.lane;
-    const int64_t my_row = mine < bounds.end ? row_of(args.indices[mine], bag.feature, bad) : kNoRow;
-    const float my_weight = args.per_sample_weights && mine < bounds.end ? args.per_sample_weights[mine] : 1.0f;
-    const int ids = int(min(uint64_t(bag.lanes), bounds.end - first));
-#pragma unroll 1
-    for (int start = 0; start < ids; start += kRows) {
-      Vec<E, N> loaded[kRows];
-      float weight[kRows];
-      bool is_row[kRows];
+    for (int j = 0; j < N; ++j) value[j] = 0.0f, source[j] = kNoSource;
+  }
+
+  // Takes in a row; `within` is its position in the bag.
+  template <typename E>
+  __device__ __forceinline__ void take(const Vec<E, N>& row, float weight, bool is_max, uint32_t within) {
 #pragma unroll
-      for (int k = 0; k < kRows; ++k) {
-        // Beyond the last id this is the row of some lane, which is not used.
-        const int64_t row = __shfl_sync(bag.mask, my_row, start + k, bag.lanes);
-        weight[k] = __shfl_sync(bag.mask, my_weight, start + k, bag.lanes);
-        is_row[k] = start + k < ids && row != kNoRow;
-        if (is_row[k] && active) loaded[k] = load<N>(table + uint64_t(row) * bag.feature.embedding_dim);
-      }
-#pragma unroll
-      for (int k = 0; k < kRows; ++k) {
-        if (!is_row[k]) continue;
-        if (active) take<kIsMax>(loaded[k], weight[k], uint32_t(first - bounds.start) + start + k, counted, pooled, source);
-        ++counted;
+    for (int j = 0; j < N; ++j) {
+      const float x = to_f32(row.at[j]);
+      if (!is_max) {
+        // Multiplying by 1 changes nothing, so that weighted and plain sums need not be told apart.
+        value[j] = __fadd_rn(value[j], __fmul_rn(weight, x));
+      } else if (counted == 0 || x > value[j] || (isnan(x) && !isnan(value[j]))) {
+        value[j] = x;
+        source[j] = within;
       }
     }
+    ++counted;
   }
-  if (!active) return;
-  if (bag.feature.pooling == kMean && counted > 1) {
-#pragma unroll
-    for (int j = 0; j < N; ++j) pooled[j] = __fdiv_rn(pooled[j], float(counted));
-  }
-  store_any(args.output + bag.sample * args.output_ld + bag.feature.column + column, pooled);
-  if (kIsMax && args.argmax) {
-    uint32_t* argmax = args.argmax + bag.sample * args.argmax_ld + bag.feature.column + column;
-#pragma unroll
-    for (int j = 0; j < N; ++j) argmax[j] = source[j];
-  }
-}
+};
 
-// Pools a bag in passes over its columns; tells whether an id of this lane names no row.
+// Pools the columns from `column` on of a run, N of them for this lane. Lanes beyond the row only keep the others company. `bad` is set if an id
+// of this lane names no row.
 template <int N, typename E, typename I>
-__device__ __forceinline__ bool pool(const ForwardArgs<E, I>& args, const Bag& bag, Width<N>) {
-  const Bounds bounds = bounds_of(args.offsets, bag.number, args.num_indices);
+__device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, const Run& run, uint32_t column, bool& bad) {
+  // Each lane fetches and reads its own part of the rows, so that no lane waits for another.
+  __shared__ uint4 ring[kDepth][kThreads];
+  __shared__ float weights[kDepth][kThreads];
+  const Feature* feature = run.feature;
+  const bool active = column < run.dim, is_max = run.pooling == kMax;
+  const E* table = args.weights + feature->weight_offset + column;
+  const uint32_t stop = __shfl_sync(run.mask, run.my_end, run.bags - 1, run.lanes);
+
+  // The next row to fetch; of the round that its id is in, the row and weight of each lane's id; the id of each lane in the round after it.
+  uint32_t ahead = run.begin, is_row = 0;
+  int64_t my_row = kNoRow;
+  float my_weight = 1.0f;
+  const auto id_at = [&](uint32_t position) { return position < stop ? args.indices[position] : I(0); };
+  I next = id_at(run.begin + run.lane);
+  const auto fetch = [&] {
+    if (ahead < stop) {
+      const uint32_t place = (ahead - run.begin) % uint32_t(run.lanes), slot = ahead % kDepth;
+      if (place == 0) {
+        const uint32_t mine = ahead + run.lane;
+        my_row = mine < stop ? row_of(next, *feature, bad) : kNoRow;
+        if (args.per_sample_weights && mine < stop) my_weight = args.per_sample_weights[mine];
+        next = id_at(mine + run.lanes);
+      }
+      const int64_t row = __shfl_sync(run.mask, my_row, place, run.lanes);
+      if (args.per_sample_weights) weights[slot][threadIdx.x] = __shfl_sync(run.mask, my_weight, place, run.lanes);
+      is_row = (is_row & ~(1u << slot)) | uint32_t(row != kNoRow) << slot;
+      if (row != kNoRow && active) {
+        fetch_async<N>(reinterpret_cast<E*>(&ring[slot][threadIdx.x]), table + uint64_t(row) * run.dim);
+      }
+      ++ahead;
+    }
+    commit_copies();
+  };
+
+  Pooled<N> pooled;
+  pooled.clear();
+  int bag = 0;
+  uint32_t begin = run.begin, end = __shfl_sync(run.mask, run.my_end, 0, run.lanes);
+  const auto finish_bag = [&] {
+    if (run.pooling == kMean && pooled.counted > 1) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) pooled.value[j] = __fdiv_rn(pooled.value[j], float(pooled.counted));
+    }
+    if (active) {
+      store_any(args.output + uint64_t(run.first + bag) * args.output_ld + feature->column + column, pooled.value);
+      if (is_max && args.argmax) {
+        uint32_t* argmax = args.argmax + uint64_t(run.first + bag) * args.argmax_ld + feature->column + column;
+#pragma unroll
+        for (int j = 0; j < N; ++j) argmax[j] = pooled.source[j];
+      }
+    }
+    pooled.clear();
+    begin = end;
+    end = __shfl_sync(run.mask, run.my_end, ++bag, run.lanes);
+  };
+
+#pragma unroll 1
+  for (int k = 1; k < kDepth; ++k) fetch();
+#pragma unroll 1
+  for (uint32_t position = run.begin; position < stop; ++position) {
+    fetch();
+    wait_for_copies<kDepth - 1>();
+    // The last bag ends at `stop`, so that this ends whatever `offsets` holds.
+    while (position >= end) finish_bag();
+    const uint32_t slot = position % kDepth;
+    if (!active || (is_row >> slot & 1) == 0) continue;
+    const float weight = args.per_sample_weights ? weights[slot][threadIdx.x] : 1.0f;
+    pooled.take(load<N>(reinterpret_cast<const E*>(&ring[slot][threadIdx.x])), weight, is_max, position - begin);
+  }
+  while (bag < run.bags) finish_bag();
+}
+
+// Pools a run in passes over its columns; tells whether an id of this lane names no row.
+template <int N, typename E, typename I>
+__device__ __forceinline__ bool pool(const ForwardArgs<E, I>& args, const Run& run) {
   bool bad = false;
 #pragma unroll 1
-  for (uint32_t start = 0; start < bag.feature.embedding_dim; start += bag.lanes * N) {
-    if (bag.feature.pooling == kMax) {
-      pool_columns<true, N>(args, bag, bounds, start + bag.lane * N, bad);
-    } else {
-      pool_columns<false, N>(args, bag, bounds, start + bag.lane * N, bad);
-    }
+  for (uint32_t start = 0; start < run.dim; start += run.lanes * N) {
+    pool_columns<N>(args, run, start + run.lane * N, bad);
   }
   return bad;
+}
+
+template <typename E, typename I>
+__device__ __forceinline__ void forward(const ForwardArgs<E, I>& args) {
+  const uint64_t num_bags = uint64_t(args.num_features) * args.batch_size;
+#pragma unroll 1
+  for (uint32_t f = blockIdx.y; f < args.num_features; f += gridDim.y) {
+    Run run;
+    run.feature = args.features + f;
+    run.dim = run.feature->embedding_dim;
+    run.pooling = run.feature->pooling;
+    const bool wide = has_wide_rows(args.weights, *run.feature);
+    run.lanes = lanes_of(*run.feature, wide ? kWidest<E> : 1);
+    run.lane = threadIdx.x % run.lanes;
+    run.mask = group_mask(run.lanes);
+    const int bags = min(int(args.run_bags), run.lanes);
+    const uint64_t first = (uint64_t(blockIdx.x) * kThreads + threadIdx.x) / run.lanes * bags;
+    if (first >= args.batch_size) continue;
+    run.first = uint32_t(first);
+    run.bags = int(min(uint32_t(bags), args.batch_size - run.first));
+    const uint64_t number = uint64_t(f) * args.batch_size + run.first;
+    const Bounds mine = bounds_of(args.offsets, number + min(run.lane, run.bags - 1), args.num_indices);
+    run.begin = __shfl_sync(run.mask, uint32_t(mine.start), 0, run.lanes);
+    run.my_end = uint32_t(mine.end);
+    const bool my_bad_id = wide ? pool<kWidest<E>>(args, run) : pool<1>(args, run);
+    const bool bad_id = __any_sync(run.mask, my_bad_id);
+    const uint64_t my_number = number + run.lane;
+    if (run.lane < run.bags && (bad_id || has_bad_bounds(args.offsets, my_number, num_bags, args.num_indices))) {
+      note_faults(*run.feature, args.indices, args.offsets, my_number, num_bags, args.num_indices, args.status);
+    }
+  }
 }
 
 template <typename E, typename I>
@@ -242,13 +327,12 @@ __device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, c
 }
 
 #define INSTANTIATE(E, I)                                                                                                           \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2) embedding_bag_forward_##E##_##I(                                           \
+  extern "C" __global__ void __launch_bounds__(kThreads, 4) embedding_bag_forward_##E##_##I(                                        \
       const Feature* features, const E* weights, const I* indices, const I* offsets, const float* per_sample_weights, float* output, \
       uint32_t* argmax, Status* status, uint64_t output_ld, uint64_t argmax_ld, uint64_t num_indices, uint32_t num_features,         \
-      uint32_t batch_size) {                                                                                                        \
-    const ForwardArgs<E, I> args = {features, weights, indices, offsets, per_sample_weights, output, argmax, status, output_ld,     \
-                                    argmax_ld, num_indices, num_features, batch_size};                                              \
-    for_each_bag<E>(args, [&](auto width, const Bag& bag) { return pool(args, bag, width); });                                      \
+      uint32_t batch_size, uint32_t run_bags) {                                                                                     \
+    forward(ForwardArgs<E, I>{features, weights, indices, offsets, per_sample_weights, output, argmax, status, output_ld, argmax_ld, \
+                              num_indices, num_features, batch_size, run_bags});                                                    \
   }                                                                                                                                 \
   extern "C" __global__ void __launch_bounds__(kThreads, 4) embedding_bag_weight_grad_##E##_##I(                                       \
       const Feature* features, const E* weights, const I* indices, const I* offsets, const float* grad_output, float* grad_weights, \

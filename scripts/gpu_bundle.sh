@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs the test programs of the CUDA backend for a machine with a GPU that has neither Rust nor a network: target/gpu_bundle.tar.gz. There:
+# Packs the tests and benchmarks of the CUDA backend for a machine with a GPU that has neither Rust nor a network: target/gpu_bundle.tar.gz. There:
 #     tar -xzf gpu_bundle.tar.gz && gpu_bundle/run.sh
 # Programs are taken that test the CUDA backend: those named `cuda…`, and those with a module `cuda` of tests. The stand-in driver is never
 # packed, since where it is it could hide the real one, unless it is asked for: `--with-emulator` makes target/gpu_bundle_emulated.tar.gz, by
@@ -15,7 +15,7 @@ esac
 limit=$((60 * 1000 * 1000))
 folder=target/$name
 rm -rf "$folder" "$folder.tar.gz"
-mkdir -p "$folder/programs"
+mkdir -p "$folder/programs" "$folder/benches"
 
 # One JSON object a line; those of test programs name the target and the file.
 messages=$(BAGDOT_REQUIRE_NVCC=1 cargo test --no-run --quiet --package bagdot --message-format=json)
@@ -30,6 +30,17 @@ while read -r executable; do
 done <<< "$executables"
 [ -e "$folder/programs/embedding_bag" ] || fail "the tests of embedding_bag are missing"
 
+# How fast they are on the stand-in driver says nothing.
+if [ "$name" = gpu_bundle ]; then
+    messages=$(BAGDOT_REQUIRE_NVCC=1 cargo bench --no-run --quiet --package bagdot --benches --message-format=json)
+    while read -r executable; do
+        program=$(basename "$executable")
+        strip -o "$folder/benches/${program%-*}" "$executable"
+    done < <(sed -n 's/.*"kind":\["bench"\].*"executable":"\([^"]*\)".*/\1/p' <<< "$messages")
+    [ -e "$folder/benches/embedding_bag" ] || fail "the benchmarks of embedding_bag are missing"
+    cp scripts/gpu_compare.py "$folder/compare.py"
+fi
+
 cp scripts/gpu_run.sh "$folder/run.sh"
 if [ -e "$folder/programs/golden" ]; then cp -r tests/golden "$folder/golden"; fi
 git describe --always --dirty --abbrev=12 > "$folder/commit" 2> /dev/null || echo unknown > "$folder/commit"
@@ -41,6 +52,6 @@ tar -C target -czf "$folder.tar.gz" "$name"
 size=$(stat -c %s "$folder.tar.gz")
 [ "$size" -lt "$limit" ] || fail "$folder.tar.gz has $size bytes, $limit at most are wanted"
 # glibc refuses programs that were linked against a later one.
-glibc=$(objdump -T "$folder"/programs/* | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1)
-echo "$folder.tar.gz: $((size / 1000)) kB, $(ls "$folder/programs" | wc -l) programs, for x86-64 Linux with $glibc or later:"
-ls "$folder/programs"
+glibc=$(objdump -T "$folder"/programs/* "$folder"/benches/* 2> /dev/null | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1)
+echo "$folder.tar.gz: $((size / 1000)) kB, $(ls "$folder/programs" | wc -l) test programs, $(ls "$folder/benches" | wc -l) benchmarks, for x86-64 Linux with $glibc or later:"
+ls "$folder/programs" "$folder/benches"

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Runs bagdot's tests on the GPU of this machine; needs its driver and nothing else. Then, where compute-sanitizer is installed (or named in
 # COMPUTE_SANITIZER), runs the tests of the CUDA backend under memcheck, racecheck and initcheck, leaving out those with `large` in their
-# name. What happened is in results.json, or wherever the only argument says, and in logs/. The status is 0 only if nothing failed.
+# name. Then runs the benchmarks, and where there is a python3, compare.py puts them beside PyTorch, if it has that. What happened is in results.json,
+# or wherever the first argument says, what was measured in benchmarks.json beside it, all else in logs/. The status is 0 only if nothing failed.
 #
+# BAGDOT_BUNDLE_STEPS, by default `tests sanitizer benches`, says what is wanted.
 # `BAGDOT_BUNDLE_EMULATED=1` runs everything on the stand-in driver, if the bundle was made with it: to try this script.
 # Part of the bundle that scripts/gpu_bundle.sh makes.
 set -uo pipefail
@@ -11,6 +13,8 @@ cd "$(dirname "$0")" || exit 2
 here=$PWD
 mkdir -p logs || exit 2
 limit=${BAGDOT_BUNDLE_TIMEOUT:-600} # seconds for each program
+steps=" ${BAGDOT_BUNDLE_STEPS:-tests sanitizer benches} "
+wants() { [[ $steps == *" $1 "* ]]; }
 
 unset BAGDOT_EMULATE BAGDOT_REQUIRE_CUDA
 export BAGDOT_GOLDEN_DIR=$here/golden
@@ -47,7 +51,7 @@ run() {
     summary=$(grep -E '^test result: |ERROR SUMMARY: |RACECHECK SUMMARY: ' "$log" | tr '\n' ' ')
     outcome=pass
     # A program that ran no test has shown nothing, whatever its status.
-    if [ "$status" != 0 ] || ! grep -qE '^test result: ok\. [1-9]' "$log"; then
+    if [ "$status" != 0 ] || ! grep -qE '^test result: ok\. [1-9]|time: +\[' "$log"; then
         outcome=fail
         failed=$((failed + 1))
     fi
@@ -60,12 +64,16 @@ programs=()
 for program in programs/*; do
     case $program in *.so) ;; *) programs+=("$(basename "$program")") ;; esac
 done
-for program in "${programs[@]}"; do
-    run tests "$program" "programs/$program"
-done
+if wants tests; then
+    for program in "${programs[@]}"; do
+        run tests "$program" "programs/$program"
+    done
+fi
 
 sanitizer=${COMPUTE_SANITIZER:-$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)}
-if [ -n "$sanitizer" ]; then
+if ! wants sanitizer; then
+    sanitizer=
+elif [ -n "$sanitizer" ]; then
     for program in "${programs[@]}"; do
         # The others compute on the CPU. One test at a time, else a report cannot be told from that of another.
         tests=(cuda)
@@ -80,6 +88,16 @@ if [ -n "$sanitizer" ]; then
     done
 else
     echo "compute-sanitizer is not installed: its checks are left out"
+fi
+
+if wants benches && [ "${BAGDOT_BUNDLE_EMULATED:-}" != 1 ]; then
+    export CRITERION_HOME=$here/criterion
+    for bench in benches/*; do
+        run bench "$(basename "$bench")" "$bench" --bench /cuda/
+    done
+    if command -v python3 > /dev/null; then
+        timeout "$limit" python3 compare.py criterion "$(dirname "$results")/benchmarks.json" || failed=$((failed + 1))
+    fi
 fi
 
 {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "dtype.cuh"
+#include "ptx.cuh"
 
 // N elements of E, aligned so that they move in one instruction of N * sizeof(E) bytes, 16 at most.
 template <typename E, int N>
@@ -16,6 +17,16 @@ inline constexpr int kWidest = 16 / int(sizeof(E));
 template <int N, typename E>
 __device__ __forceinline__ Vec<E, N> load(const E* from) {
   return *reinterpret_cast<const Vec<E, N>*>(from);
+}
+
+// Begins to copy N elements to shared memory: see `copy_async`. Single elements of 16 bits are copied at once.
+template <int N, typename E>
+__device__ __forceinline__ void fetch_async(E* to, const E* from) {
+  if constexpr (N * sizeof(E) >= 4) {
+    copy_async<N * sizeof(E)>(to, from);
+  } else {
+    *to = *from;
+  }
 }
 
 __host__ __device__ __forceinline__ bool is_aligned(const void* pointer, size_t bytes) {

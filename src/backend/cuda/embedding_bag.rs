@@ -4,8 +4,8 @@ use super::Cuda;
 use super::kernels::{EmbeddingBagForward, EmbeddingBagWeightGrad, Grid};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
-use crate::ops::TableBatch;
 use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, WeightGrad};
+use crate::ops::{Bags, Feature, TableBatch};
 
 /// Threads of a block, as the kernels are compiled.
 const THREADS: u32 = 256;
@@ -13,11 +13,16 @@ const THREADS: u32 = 256;
 const WIDE: usize = 16;
 /// Features beyond this many share blocks: the limit of the second dimension of a grid.
 const MAX_BLOCKS_Y: usize = 65_535;
+/// The ids of a run of short bags, and so the most bags of a run.
+const MAX_RUN_BAGS: usize = 8;
+/// The bags that keep any device busy for a while with a group for each.
+const MANY_BAGS: usize = 100_000;
 
 impl EmbeddingBagOps for Cuda {
     fn embedding_bag_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
         let Forward { tables, weights, bags, output, argmax } = args;
-        let grid = grid::<E>(tables.as_ref(), weights.pointer(), bags.batch_size);
+        let run_bags = run_bags(&bags);
+        let grid = grid::<E>(tables.as_ref(), weights.pointer(), bags.batch_size, run_bags);
         let kernel = EmbeddingBagForward {
             features: tables.pointer(),
             weights: weights.pointer(),
@@ -32,6 +37,7 @@ impl EmbeddingBagOps for Cuda {
             num_indices: bags.num_indices() as u64,
             num_features: tables.as_ref().features().len() as u32,
             batch_size: bags.batch_size as u32,
+            run_bags: run_bags as u32,
         };
         // SAFETY: the function is that of `E` and `I`. The op has been validated: weights, ids, offsets and outputs have the sizes that features
         // and batch size call for, and outputs are exclusive views. Ids and offsets may hold anything: the kernel checks them before it uses them.
@@ -40,7 +46,7 @@ impl EmbeddingBagOps for Cuda {
 
     fn embedding_bag_weight_grad<E: Element, I: Index>(&self, args: WeightGrad<'_, Self, E, I>) -> Result<()> {
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
-        let grid = grid::<E>(tables.as_ref(), weights.pointer(), bags.batch_size);
+        let grid = grid::<E>(tables.as_ref(), weights.pointer(), bags.batch_size, 1);
         let kernel = EmbeddingBagWeightGrad {
             features: tables.pointer(),
             weights: weights.pointer(),
@@ -59,16 +65,26 @@ impl EmbeddingBagOps for Cuda {
     }
 }
 
-/// Enough blocks for the bags of the feature that needs the most lanes for each.
-fn grid<E: Element>(tables: &TableBatch, weights: u64, batch_size: usize) -> Grid {
-    let lanes = |feature: &crate::ops::Feature| {
+/// The bags that a group of lanes pools one after another: several where they are short, so that enough rows are on their way at once, or
+/// where there are many, since a group has something to do before its first row.
+fn run_bags<I: Index>(bags: &Bags<'_, Cuda, I>) -> usize {
+    let num_bags = bags.offsets.len() - 1;
+    let length = bags.num_indices().div_ceil(num_bags.max(1)).max(1);
+    (MAX_RUN_BAGS / length).max((num_bags / MANY_BAGS).min(MAX_RUN_BAGS / 2)).max(1)
+}
+
+/// Enough blocks for the runs of the feature that needs the most lanes.
+fn grid<E: Element>(tables: &TableBatch, weights: u64, batch_size: usize, run_bags: usize) -> Grid {
+    let lanes = |feature: &Feature| {
         let dim = tables.tables()[feature.table].embedding_dim;
         let wide = WIDE / size_of::<E>();
         let start = weights + (tables.weight_offsets()[feature.table] * size_of::<E>()) as u64;
         let width = if dim.is_multiple_of(wide) && start.is_multiple_of(WIDE as u64) { wide } else { 1 };
         dim.div_ceil(width).next_power_of_two().min(32)
     };
-    let lanes = tables.features().iter().map(lanes).max().unwrap_or(0);
-    let blocks = (batch_size * lanes).div_ceil(THREADS as usize);
+    // A run has at most as many bags as its group has lanes.
+    let threads = |lanes: usize| batch_size.div_ceil(run_bags.min(lanes)) * lanes;
+    let threads = tables.features().iter().map(|feature| threads(lanes(feature))).max().unwrap_or(0);
+    let blocks = threads.div_ceil(THREADS as usize);
     Grid::new((blocks as u32, tables.features().len().min(MAX_BLOCKS_Y) as u32), THREADS)
 }

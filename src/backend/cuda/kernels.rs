@@ -116,6 +116,7 @@ kernels! {
         num_indices: u64,
         num_features: u32,
         batch_size: u32,
+        run_bags: u32,
     }
     /// See kernels/embedding_bag.cu.
     EmbeddingBagWeightGrad = "embedding_bag" "embedding_bag_weight_grad" * 6 {

@@ -1,0 +1,16 @@
+//! What a device moves at best: a copy of 1 GiB, which every other number is to be seen against.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Timed, group, measure};
+use criterion::Criterion;
+
+common::benchmark_on_every_device!(copy);
+
+const BYTES: usize = 1 << 30;
+
+fn copy<B: Timed>(criterion: &mut Criterion, device: &B) {
+    let mut copy = device.copy(BYTES);
+    measure(&mut group(criterion, device, "copy"), device, "1 GiB", 2 * BYTES, 1, |_| copy());
+}

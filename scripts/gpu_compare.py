@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Gathers what the benchmarks measured on a GPU, measures PyTorch at the same shapes on the same device, and prints both side by side.
+
+    gpu_compare.py CRITERION_FOLDER RECORD.json
+
+Benchmarks are taken from the folder that criterion wrote (CRITERION_HOME). Their names hold their shapes, so that nothing is said twice. PyTorch is
+given its best chance: all tables in one call, several sets of ids in turn as in the benchmarks, replayed from a CUDA graph. Without PyTorch the
+record has no peers. Part of the bundle that scripts/gpu_bundle.sh makes.
+"""
+
+import datetime
+import json
+import pathlib
+import re
+import statistics
+import sys
+
+try:
+    import torch
+    import torch.nn.functional as F
+except ImportError:
+    torch = None
+
+ROTATED_BYTES = 256 << 20  # as in benches/common/mod.rs
+
+
+def measured(folder):
+    """Name, median in ns and bytes of every benchmark on the device."""
+    found = []
+    for estimates in sorted(pathlib.Path(folder).glob("**/new/estimates.json")):
+        benchmark = json.loads((estimates.parent / "benchmark.json").read_text())
+        group, shape = benchmark["group_id"], benchmark["value_str"]
+        if not group.endswith("/cuda"):
+            continue
+        throughput = benchmark["throughput"] or {}
+        median = json.loads(estimates.read_text())["median"]["point_estimate"]
+        found.append({"op": group.removesuffix("/cuda"), "shape": shape, "ns": median, "bytes": throughput.get("BytesDecimal", 0)})
+    return found
+
+
+def shape_of(text):
+    """The numbers (t26: 26) and words of the name of a shape."""
+    numbers = {key: int(value) for key, value in re.findall(r"\b([a-z]+)(\d+)\b", text) if key not in ("f", "bf")}
+    return numbers, set(text.split())
+
+
+def dtype_of(words):
+    return torch.bfloat16 if "bf16" in words else torch.float16 if "f16" in words else torch.float32
+
+
+def sets_of(bytes_of_set):
+    return min(max(-(-ROTATED_BYTES // max(bytes_of_set, 1)), 2), 16)
+
+
+def time_graph(calls):
+    """Median ns of one of the calls, replayed together from a graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    for _ in range(3):
+        graph.replay()
+    times = []
+    for _ in range(20):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) * 1e6 / len(calls))
+    return statistics.median(times)
+
+
+def indices_of(numbers, words, set_number):
+    """Ids of all tables, as rows of one table that holds them all."""
+    tables, rows = numbers["t"], numbers["r"]
+    count = numbers["b"] * numbers["l"]
+    generator = torch.Generator(device="cuda").manual_seed(set_number)
+    if "zipf" in words:
+        frequencies = torch.arange(1, rows + 1, dtype=torch.float64, device="cuda") ** -1.05
+        cumulative = frequencies.cumsum(0) / frequencies.sum()
+        order = torch.randperm(rows, generator=torch.Generator(device="cuda").manual_seed(0), device="cuda")
+        draws = torch.rand(tables, count, generator=generator, dtype=torch.float64, device="cuda")
+        ids = order[torch.searchsorted(cumulative, draws).clamp(max=rows - 1)]
+    else:
+        ids = torch.randint(rows, (tables, count), generator=generator, device="cuda")
+    return (ids + torch.arange(tables, device="cuda")[:, None] * rows).flatten()
+
+
+def embedding_bag_forward(numbers, words):
+    dtype = dtype_of(words)
+    weight = torch.rand(numbers["t"] * numbers["r"], numbers["d"], device="cuda").mul_(2).sub_(1).to(dtype)
+    bags = numbers["t"] * numbers["b"]
+    offsets = torch.arange(bags, device="cuda") * numbers["l"]
+    sets = sets_of(bags * numbers["l"] * numbers["d"] * weight.element_size())
+    calls = []
+    for k in range(sets):
+        indices = indices_of(numbers, words, k)
+        calls.append(lambda indices=indices: F.embedding_bag(indices, weight, offsets, mode="sum"))
+    with torch.no_grad():
+        return time_graph(calls)
+
+
+PEERS = {"embedding_bag_forward": embedding_bag_forward}
+
+
+def main():
+    folder, record = sys.argv[1:]
+    benchmarks = measured(folder)
+    copies = [b["bytes"] / b["ns"] for b in benchmarks if b["op"] == "copy"]
+    copy = copies[0] if copies else None
+    print(f"{'benchmark':75} {'us':>9} {'GB/s':>7} {'of copy':>8} {'PyTorch us':>11} {'ratio':>6}")
+    for b in benchmarks:
+        gbps = b["bytes"] / b["ns"]
+        line = f"{b['op'] + ' ' + b['shape']:75} {b['ns'] / 1e3:9.1f} {gbps:7.0f}"
+        if copy:
+            b["of_copy"] = round(gbps / copy, 3)
+            line += f" {100 * b['of_copy']:7.0f}%"
+        if torch and torch.cuda.is_available() and b["op"] in PEERS:
+            try:
+                b["pytorch_ns"] = PEERS[b["op"]](*shape_of(b["shape"]))
+                line += f" {b['pytorch_ns'] / 1e3:11.1f} {b['pytorch_ns'] / b['ns']:6.2f}"
+            except RuntimeError as error:  # what PyTorch cannot do is said, and is no reason to lose the rest
+                b["pytorch_error"] = str(error).splitlines()[0]
+                line += f" {b['pytorch_error']}"
+            torch.cuda.empty_cache()
+        print(line, flush=True)
+    about = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%FT%TZ"), "commit": commit()}
+    if torch and torch.cuda.is_available():
+        about |= {"device": torch.cuda.get_device_name(), "pytorch": torch.__version__}
+    pathlib.Path(record).write_text(json.dumps(about | {"benchmarks": benchmarks}, indent=1) + "\n")
+
+
+def commit():
+    file = pathlib.Path(__file__).parent / "commit"
+    return file.read_text().strip() if file.exists() else None
+
+
+if __name__ == "__main__":
+    main()
