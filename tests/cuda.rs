@@ -60,7 +60,7 @@ fn signatures_are_those_of_the_ptx() {
             let is_it = |signature: &&Signature| {
                 let types = match signature.instances {
                     6 => 2,
-                    3 => 1,
+                    2 | 3 => 1,
                     _ => 0,
                 };
                 signature.stem == image.stem && name.rsplitn(types + 1, '_').last() == Some(signature.name)

@@ -19,7 +19,7 @@ impl EmbeddingBagOps for Cuda {
         let Forward { tables, weights, bags, output, argmax } = args;
         let grid = grid::<E>(tables.as_ref(), weights.pointer(), bags.batch_size);
         let kernel = EmbeddingBagForward {
-            features: tables.pointer(),
+            features: tables.features(),
             weights: weights.pointer(),
             indices: bags.indices.pointer(),
             offsets: bags.offsets.pointer(),
@@ -42,7 +42,7 @@ impl EmbeddingBagOps for Cuda {
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
         let grid = grid::<E>(tables.as_ref(), weights.pointer(), bags.batch_size);
         let kernel = EmbeddingBagWeightGrad {
-            features: tables.pointer(),
+            features: tables.features(),
             weights: weights.pointer(),
             indices: bags.indices.pointer(),
             offsets: bags.offsets.pointer(),

@@ -31,7 +31,8 @@ pub struct Signature {
     pub stem: &'static str,
     /// Its name; if there are several instances, without the types that they are for.
     pub name: &'static str,
-    /// How many instances there are: 6 if it is there for every storage type with every type of ids, 3 if for every storage type, else 1.
+    /// How many instances there are: 6 if it is there for every storage type with every type of ids, 3 if for every storage type, 2 if for both widths
+    /// of ids or of keys, else 1.
     pub instances: usize,
     /// Its parameters, in their order.
     pub parameters: &'static [Parameter],
@@ -131,6 +132,53 @@ kernels! {
         num_features: u32,
         batch_size: u32,
     }
+    /// See kernels/index_sort.cu.
+    IndexSortRows = "index_sort" "index_sort_rows" * 2 {
+        features: u64,
+        tables: u64,
+        indices: u64,
+        offsets: u64,
+        keys: u64,
+        bag_of: u64,
+        counted: u64,
+        histograms: u64,
+        status: u64,
+        num_indices: u64,
+        end_key: u64,
+        num_bags: u32,
+        batch_size: u32,
+        lanes: u32,
+        passes: u32,
+        digit_bits: u32,
+        key_bytes: u32,
+    }
+    /// See kernels/index_sort.cu.
+    IndexSortPass = "index_sort" "index_sort_pass" * 2 {
+        keys: u64,
+        positions: u64,
+        keys_out: u64,
+        positions_out: u64,
+        histograms: u64,
+        words: u64,
+        tickets: u64,
+        num_keys: u64,
+        pass: u32,
+        digit_bits: u32,
+    }
+    /// See kernels/index_sort.cu.
+    IndexSortSegments = "index_sort" "index_sort_segments" * 2 {
+        keys: u64,
+        positions: u64,
+        bag_of: u64,
+        rows: u64,
+        segments: u64,
+        bags: u64,
+        counts: u64,
+        words: u64,
+        tickets: u64,
+        num_keys: u64,
+        end_key: u64,
+    }
     /// See kernels/moving_average.cu.
     MovingAverage = "moving_average" "moving_average_f32" * 1 {
         values: u64,
@@ -171,6 +219,17 @@ impl ByElement {
     }
 }
 
+/// A kernel for 32 and for 64 bits.
+#[derive(Debug)]
+pub(super) struct ByWidth([Function; 2]);
+
+impl ByWidth {
+    /// The kernel for ids or keys of so many bytes.
+    pub(super) fn of(&self, bytes: usize) -> Function {
+        self.0[usize::from(bytes == 8)]
+    }
+}
+
 /// The storage types, in the order of [`element_number`], as the names of kernels have them.
 const ELEMENTS: [&str; 3] = ["f32", "f16", "bf16"];
 
@@ -187,6 +246,9 @@ fn element_number<E: Element>() -> usize {
 pub(super) struct Kernels {
     pub(super) embedding_bag_forward: ByTypes,
     pub(super) embedding_bag_weight_grad: ByTypes,
+    pub(super) index_sort_rows: ByWidth,
+    pub(super) index_sort_pass: ByWidth,
+    pub(super) index_sort_segments: ByWidth,
     pub(super) moving_average: Function,
     /// Kept, since the functions are theirs.
     _modules: Vec<Module>,
@@ -198,12 +260,16 @@ impl Kernels {
         let capability = capability(context)?;
         let module = |stem| Module::load(context, stem, capability);
         let embedding_bag = module("embedding_bag")?;
+        let index_sort = module("index_sort")?;
         let moving_average = module("moving_average")?;
         Ok(Self {
             embedding_bag_forward: embedding_bag.by_types("embedding_bag_forward")?,
             embedding_bag_weight_grad: embedding_bag.by_types("embedding_bag_weight_grad")?,
+            index_sort_rows: index_sort.by_width("index_sort_rows", ["i32", "i64"])?,
+            index_sort_pass: index_sort.by_width("index_sort_pass", ["u32", "u64"])?,
+            index_sort_segments: index_sort.by_width("index_sort_segments", ["u32", "u64"])?,
             moving_average: moving_average.function("moving_average_f32")?,
-            _modules: vec![embedding_bag, moving_average],
+            _modules: vec![embedding_bag, index_sort, moving_average],
         })
     }
 }
@@ -254,6 +320,11 @@ impl Module {
     fn by_element(&self, name: &str) -> Result<ByElement> {
         let [f32, f16, bf16] = ELEMENTS.map(|element| self.function(&format!("{name}_{element}")));
         Ok(ByElement([f32?, f16?, bf16?]))
+    }
+
+    fn by_width(&self, name: &str, types: [&str; 2]) -> Result<ByWidth> {
+        let [narrow, wide] = types.map(|width| self.function(&format!("{name}_{width}")));
+        Ok(ByWidth([narrow?, wide?]))
     }
 
     fn by_types(&self, name: &str) -> Result<ByTypes> {
