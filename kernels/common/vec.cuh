@@ -18,6 +18,11 @@ __device__ __forceinline__ Vec<E, N> load(const E* from) {
   return *reinterpret_cast<const Vec<E, N>*>(from);
 }
 
+template <int N, typename E>
+__device__ __forceinline__ void store(E* to, const Vec<E, N>& values) {
+  *reinterpret_cast<Vec<E, N>*>(to) = values;
+}
+
 __host__ __device__ __forceinline__ bool is_aligned(const void* pointer, size_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }

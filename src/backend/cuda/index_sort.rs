@@ -93,7 +93,9 @@ impl IndexSortOps for Cuda {
         // SAFETY: the function is that of `I`. The op has been validated: ids, offsets and order have the sizes that bags and ids call for, and
         // the workspace is as long as `index_sort_workspace_len` says, so that all parts of it lie within it; it and the order are
         // exclusive views. Ids and offsets may hold anything: the kernel checks them before it uses them.
-        unsafe { rows.launch(self, kernels.index_sort_rows.of(size_of::<I>()), Grid::new((blocks as u32, 1), THREADS))? };
+        unsafe {
+            rows.launch(self, kernels.index_sort_rows.of(size_of::<I>()), Grid::new((blocks as u32, 1), THREADS))?
+        };
 
         for pass in 0..plan.passes {
             // The last pass leaves the positions where they belong, so every second one before it does.

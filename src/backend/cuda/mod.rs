@@ -14,6 +14,7 @@ mod images;
 mod index_sort;
 mod kernels;
 mod moving_average;
+mod sparse_update;
 mod tables;
 
 use std::ffi::c_void;
