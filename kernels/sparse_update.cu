@@ -43,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_chunks(S
       constexpr int N = decltype(width)::kColumns;
       for_each_column<N>(group, row.table.embedding_dim, [&](uint32_t column, bool active) {
         const Vec<float, N> sum = sum_chunk<N>(source, group, row.table_number, uint32_t(start), end, column, active);
-        if (active) store(chunk_sums + window * chunk_sums_ld + column, sum);
+        if (active) store_any(chunk_sums + window * chunk_sums_ld + column, sum.at);
       });
     });
   });

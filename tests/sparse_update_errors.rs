@@ -4,7 +4,7 @@
 mod common;
 
 use bagdot::ops::index_sort::{IndexSortOps, SortedIndices};
-use bagdot::ops::sparse_update::{Apply, Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update};
+use bagdot::ops::sparse_update::{Apply, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update};
 use bagdot::ops::{Optimizer, OptimizerStateMut, Pooling, UpdateRule, WeightDecay};
 use common::updates::{Backward, merge, poisoned_grad};
 use common::*;
