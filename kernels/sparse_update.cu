@@ -43,7 +43,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_chunks(S
       constexpr int N = decltype(width)::kColumns;
       for_each_column<N>(group, row.table.embedding_dim, [&](uint32_t column, bool active) {
         const Vec<float, N> sum = sum_chunk<N>(source, group, row.table_number, uint32_t(start), end, column, active);
-        if (active) store_any(chunk_sums + window * chunk_sums_ld + column, sum.at);
+        if (!active) return;
+        float* to = chunk_sums + window * chunk_sums_ld + column;
+        if constexpr (N == 4) {
+          // Read next by whatever multiprocessor; spelled out, since the compiler would share the stores of both widths, one element at a time.
+          __stcg(reinterpret_cast<float4*>(to), make_float4(sum.at[0], sum.at[1], sum.at[2], sum.at[3]));
+        } else {
+          *to = sum.at[0];
+        }
       });
     });
   });
