@@ -4,7 +4,7 @@
 // Rust         src/ops/index_sort.rs, src/backend/cuda/index_sort.rs
 // Entries      index_sort_rows_{i32,i64}, index_sort_pass_{u32,u64}, index_sort_segments_{u32,u64}
 // Algorithm    `rows`: a group of lanes per bag writes the key of each id, its linear row, and counts the digits of all passes at once. Padding and
-//              bad ids get a key behind all rows, so that every later size is known on the host. `pass`: a pass of a radix sort, least significant
+//              bad ids get a key behind all rows, so that every later size is known on the host; wrong offsets leave no position without a key. `pass`: a pass of a radix sort, least significant
 //              digit first, in one launch: a tile ranks its keys by __match_any_sync, learns from the tiles before it where its digits begin
 //              (decoupled look-back) and writes runs of equal digits from shared memory. Three launches instead would read keys twice, and at the
 //              sizes of batches latency is what counts. `segments`: where a key differs from the one before it, a row begins; numbered by
@@ -165,6 +165,8 @@ __device__ __forceinline__ void sort_by_digit(const K* keys, const uint32_t* pos
   for (uint32_t slot = thread; slot < tile_size; slot += kThreads) {
     const K moved = ordered_keys[slot];
     const uint32_t to = place[digit_of(moved, pass, digit_bits)] + slot;
+    // Where offsets are wrong bags may overlap, and ids be counted twice.
+    if (to >= num_keys) continue;
     keys_out[to] = moved;
     positions_out[to] = ordered_positions[slot];
   }
@@ -209,7 +211,7 @@ __device__ __forceinline__ void number_rows(const K* keys, const uint32_t* posit
     if (begins[j]) segments[row] = uint32_t(k);
     if (key[j] != K(end_key)) {
       if (begins[j]) rows[row] = key[j];
-      if (bags) bags[k] = bag_of[positions[k]];
+      if (bags && positions[k] < num_keys) bags[k] = bag_of[positions[k]];
     } else if (begins[j]) {
       counts[0] = uint32_t(k);
       counts[1] = row;

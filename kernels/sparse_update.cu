@@ -177,23 +177,25 @@ struct Place {
   uint64_t start;    // of the values of that row
 };
 
+// How many of `count` sorted rows lie before a linear row.
+__device__ __forceinline__ uint32_t rows_before(const uint64_t* rows, uint32_t count, uint64_t linear) {
+  uint32_t low = 0, high = count;
+  while (low < high) {
+    const uint32_t middle = low + (high - low) / 2;
+    if (rows[middle] < linear) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
 // Tells for each table where its rows begin among `num_rows` sorted ones, and where their values do. One block.
 extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_starts(const Table* tables, const uint64_t* rows, const uint32_t* num_rows,
                                                                             Place* places, uint64_t* starts, uint32_t* counts,
                                                                             uint32_t num_tables, uint32_t capacity) {
   const uint32_t count = min(*num_rows, capacity);
-  const auto rows_before = [&](uint64_t linear) {
-    uint32_t low = 0, high = count;
-    while (low < high) {
-      const uint32_t middle = low + (high - low) / 2;
-      if (rows[middle] < linear) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    return low;
-  };
   __shared__ uint64_t end;
   if (threadIdx.x == 0) end = 0;
 #pragma unroll 1
@@ -201,8 +203,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_starts(cons
     __syncthreads();
     const uint64_t before = end;
     const uint32_t t = first + threadIdx.x;
-    const uint32_t row = t < num_tables ? rows_before(tables[t].first_row) : 0;
-    const uint64_t values = t < num_tables ? uint64_t(rows_before(tables[t + 1].first_row) - row) * tables[t].embedding_dim : 0;
+    const uint32_t row = t < num_tables ? rows_before(rows, count, tables[t].first_row) : 0;
+    const uint64_t values = t < num_tables ? uint64_t(rows_before(rows, count, tables[t + 1].first_row) - row) * tables[t].embedding_dim : 0;
     const uint64_t start = before + sum_of_threads_before<kThreads>(values);
     if (t < num_tables) places[t] = {row, start};
     if (threadIdx.x == kThreads - 1) end = start + values;
@@ -237,6 +239,64 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_reduce(S
         if (active) store(values + start + column, sum);
       });
     });
+  });
+}
+
+// Merges the rows of two gradients: all of them in order, each with its number, counted through both; behind them as many times `end_key` as there
+// is room. Of equal rows that of `a` comes first.
+extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_interleave(const uint64_t* a_rows, const uint32_t* a_count,
+                                                                                const uint64_t* b_rows, const uint32_t* b_count,
+                                                                                uint64_t* rows, uint32_t* sources, uint64_t end_key,
+                                                                                uint32_t a_capacity, uint32_t b_capacity) {
+  const uint32_t a = min(*a_count, a_capacity), b = min(*b_count, b_capacity);
+  for_each(uint64_t(a_capacity) + b_capacity, 1, [&](uint64_t k) {
+    if (k >= uint64_t(a) + b) rows[k] = end_key;
+    const bool is_a = k < a_capacity;
+    const uint32_t number = uint32_t(is_a ? k : k - a_capacity);
+    if (number >= (is_a ? a : b)) return;
+    const uint64_t row = (is_a ? a_rows : b_rows)[number];
+    const uint64_t to = number + uint64_t(is_a ? rows_before(b_rows, b, row) : rows_before(a_rows, a, row + 1));
+    rows[to] = row;
+    sources[to] = uint32_t(k);
+  });
+}
+
+// The sum of two gradients, whose merged rows have been numbered: row `k` has the sources from segments[k] on, one or two.
+extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const Table* tables, const uint64_t* rows, const uint32_t* segments,
+                                                                         const uint32_t* sources, const Place* places,
+                                                                         const uint64_t* a_starts, const float* a_values,
+                                                                         const uint64_t* b_starts, const float* b_values, uint64_t* out_rows,
+                                                                         uint64_t* out_starts, float* out_values, const uint32_t* out_count,
+                                                                         uint64_t num_a_values, uint64_t num_b_values, uint64_t num_out_values,
+                                                                         uint32_t a_capacity, uint32_t b_capacity, uint32_t num_tables,
+                                                                         uint32_t lanes) {
+  const Group group = group_of_thread(lanes);
+  for_each(*out_count, lanes, [&](uint64_t k) {
+    const uint64_t linear = rows[k];
+    const uint32_t number = table_of_row(tables, num_tables, linear);
+    if (number >= num_tables) return;
+    const uint32_t dim = tables[number].embedding_dim;
+    const Place place = places[number];
+    const uint64_t to = place.start + (k - place.row) * dim;
+    if (place.row > k || to + dim > num_out_values) return;
+    if (group.lane == 0) {
+      out_rows[k] = linear;
+      out_starts[k] = to;
+    }
+    const uint32_t last = min(segments[k + 1], a_capacity + b_capacity);
+    for (uint32_t column = group.lane; column < dim; column += group.lanes) {
+      float sum = 0.0f;
+      for (uint32_t s = segments[k]; s < last; ++s) {
+        const uint32_t source = sources[s];
+        const bool is_a = source < a_capacity;
+        if (!is_a && source - a_capacity >= b_capacity) continue;
+        const uint64_t start = is_a ? a_starts[source] : b_starts[source - a_capacity];
+        const uint64_t available = is_a ? num_a_values : num_b_values;
+        if (start > available || available - start < dim) continue;
+        sum = __fadd_rn(sum, (is_a ? a_values : b_values)[start + column]);
+      }
+      out_values[to + column] = sum;
+    }
   });
 }
 

@@ -214,6 +214,9 @@ impl<D: SparseUpdateOps> Merge<'_, D> {
     pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "sparse_update.merge";
         let (tables, rows) = (self.tables.as_ref(), self.a.capacity + self.b.capacity);
+        if rows > u32::MAX as usize - 1 {
+            return Err(invalid(OP, "out", "gradients of more than 2^32 - 2 rows together"));
+        }
         expect_at_least(OP, "workspace", self.workspace.extent(), Self::workspace_len(backend, tables, rows))?;
         self.out.check(OP, tables, rows)
     }

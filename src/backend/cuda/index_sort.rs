@@ -42,13 +42,31 @@ impl Plan {
             passes,
             digit_bits: bits.div_ceil(passes.max(1)),
             tiles: num_keys.div_ceil(TILE),
-            segment_tiles: (num_keys + 1).div_ceil(TILE),
+            segment_tiles: segment_tiles(num_keys),
         }
     }
 
     /// The words that begin as zeros: tickets, histograms, and what tiles tell each other.
     fn cleared_words(&self) -> [usize; 4] {
         [(MAX_PASSES + 1).div_ceil(2), MAX_PASSES * DIGITS / 2, self.tiles * DIGITS, self.segment_tiles]
+    }
+}
+
+/// Blocks that number the rows among `num_keys` keys, and words in which they tell each other how many they have: there is a key more.
+pub(super) fn segment_tiles(num_keys: usize) -> usize {
+    (num_keys + 1).div_ceil(TILE)
+}
+
+impl Cuda {
+    /// Launches the numbering of rows among sorted keys of so many bytes.
+    ///
+    /// # Safety
+    /// As that of the kernel's launch: there must be room for as many rows and bags as keys, for a segment more, and for two counts; ticket and
+    /// words must be zero.
+    pub(super) unsafe fn number_rows(&self, kernel: IndexSortSegments, key_bytes: usize) -> Result<()> {
+        let grid = Grid::new((segment_tiles(kernel.num_keys as usize) as u32, 1), THREADS);
+        // SAFETY: what the caller promises.
+        unsafe { kernel.launch(self, self.inner.kernels.index_sort_segments.of(key_bytes), grid) }
     }
 }
 
@@ -137,10 +155,7 @@ impl IndexSortOps for Cuda {
             end_key: plan.end_key,
         };
         // SAFETY: as above; every position is that of an id, since each pass permutes them.
-        unsafe {
-            let function = kernels.index_sort_segments.of(plan.key_bytes);
-            segments.launch(self, function, Grid::new((plan.segment_tiles as u32, 1), THREADS))
-        }
+        unsafe { self.number_rows(segments, plan.key_bytes) }
     }
 
     fn index_sort_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize {

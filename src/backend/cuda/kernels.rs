@@ -295,6 +295,41 @@ kernels! {
         capacity: u32,
     }
     /// See kernels/sparse_update.cu.
+    SparseUpdateInterleave = "sparse_update" "sparse_update_interleave" * 1 {
+        a_rows: u64,
+        a_count: u64,
+        b_rows: u64,
+        b_count: u64,
+        rows: u64,
+        sources: u64,
+        end_key: u64,
+        a_capacity: u32,
+        b_capacity: u32,
+    }
+    /// See kernels/sparse_update.cu.
+    SparseUpdateAdd = "sparse_update" "sparse_update_add" * 1 {
+        tables: u64,
+        rows: u64,
+        segments: u64,
+        sources: u64,
+        places: u64,
+        a_starts: u64,
+        a_values: u64,
+        b_starts: u64,
+        b_values: u64,
+        out_rows: u64,
+        out_starts: u64,
+        out_values: u64,
+        out_count: u64,
+        num_a_values: u64,
+        num_b_values: u64,
+        num_out_values: u64,
+        a_capacity: u32,
+        b_capacity: u32,
+        num_tables: u32,
+        lanes: u32,
+    }
+    /// See kernels/sparse_update.cu.
     SparseUpdateReduce = "sparse_update" "sparse_update_reduce" * 1 {
         source: RowGradientSource,
         places: u64,
@@ -391,6 +426,8 @@ pub(super) struct Kernels {
     pub(super) sparse_update_chunks: Function,
     pub(super) sparse_update_starts: Function,
     pub(super) sparse_update_reduce: Function,
+    pub(super) sparse_update_interleave: Function,
+    pub(super) sparse_update_add: Function,
     pub(super) sparse_update_update: ByElement,
     pub(super) sparse_update_apply: ByElement,
     /// Kept, since the functions are theirs.
@@ -416,6 +453,8 @@ impl Kernels {
             sparse_update_chunks: sparse_update.function("sparse_update_chunks")?,
             sparse_update_starts: sparse_update.function("sparse_update_starts")?,
             sparse_update_reduce: sparse_update.function("sparse_update_reduce")?,
+            sparse_update_interleave: sparse_update.function("sparse_update_interleave")?,
+            sparse_update_add: sparse_update.function("sparse_update_add")?,
             sparse_update_update: sparse_update.by_element("sparse_update_update")?,
             sparse_update_apply: sparse_update.by_element("sparse_update_apply")?,
             _modules: vec![embedding_bag, index_sort, moving_average, sparse_update],

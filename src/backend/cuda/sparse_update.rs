@@ -1,13 +1,14 @@
 //! [`sparse_update`](crate::ops::sparse_update) on a CUDA device: kernels/sparse_update.cu says how.
 
 use super::buffer::Parts;
+use super::index_sort::segment_tiles;
 use super::kernels::{
-    Grid, OptimizerTarget, RowGradientSource, SparseUpdateApply, SparseUpdateChunks, SparseUpdateReduce,
-    SparseUpdateStarts, SparseUpdateUpdate,
+    Grid, IndexSortSegments, OptimizerTarget, RowGradientSource, SparseUpdateAdd, SparseUpdateApply,
+    SparseUpdateChunks, SparseUpdateInterleave, SparseUpdateReduce, SparseUpdateStarts, SparseUpdateUpdate,
 };
 use super::{Cuda, SliceMut, Tables};
 use crate::dtype::{Element, Index};
-use crate::error::{Result, invalid};
+use crate::error::Result;
 use crate::ops::sparse_update::{Apply, CHUNK, Merge, PooledGrad, Reduce, SparseUpdateOps, Update};
 use crate::ops::{Device, Extent, Optimizer, OptimizerStateMut, Rounding, TableBatch, UpdateRule, WeightDecay};
 
@@ -49,8 +50,76 @@ impl SparseUpdateOps for Cuda {
     }
 
     fn sparse_update_merge(&self, args: Merge<'_, Self>) -> Result<()> {
-        let _ = args;
-        Err(invalid("sparse_update.merge", "backend", "gradients cannot be merged on CUDA yet"))
+        let Merge { tables, a, b, out, mut workspace } = args;
+        let (host, num_rows) = (tables.as_ref(), a.capacity() + b.capacity());
+        let cleared = 1 + segment_tiles(num_rows);
+        workspace.first(cleared).clear(self.raw_stream())?;
+        let mut parts = Parts::of(&workspace);
+        let (ticket, words) = (parts.take(8), parts.take(8 * (cleared - 1)));
+        let [merged, rows] = [(); 2].map(|()| parts.take(num_rows * 8));
+        let sources = parts.take(num_rows * 4);
+        let segments = parts.take((num_rows + 1) * 4);
+        let counts = parts.take(8);
+        let places = parts.take(host.tables().len() * PLACE);
+
+        let interleave = SparseUpdateInterleave {
+            a_rows: Self::view(&a.rows).pointer(),
+            a_count: Self::view(&a.counts).pointer(),
+            b_rows: Self::view(&b.rows).pointer(),
+            b_count: Self::view(&b.counts).pointer(),
+            rows: merged,
+            sources,
+            end_key: host.num_rows() as u64,
+            a_capacity: a.capacity() as u32,
+            b_capacity: b.capacity() as u32,
+        };
+        // SAFETY: the op has been validated: the sum has room for the rows of both gradients, and the workspace is as long as
+        // `sparse_update_merge_workspace_len` says; both are exclusive views. Gradients may hold anything: rows and starts are checked before use.
+        unsafe { interleave.launch(self, self.inner.kernels.sparse_update_interleave, grid(num_rows, 1))? };
+        let number = IndexSortSegments {
+            keys: merged,
+            positions: 0,
+            bag_of: 0,
+            rows,
+            segments,
+            bags: 0,
+            counts,
+            words,
+            tickets: ticket,
+            num_keys: num_rows as u64,
+            end_key: host.num_rows() as u64,
+        };
+        // SAFETY: as above; ticket and words have been cleared on this stream.
+        unsafe { self.number_rows(number, size_of::<u64>())? };
+        let out_capacity = out.capacity() as u32;
+        let out_starts = Self::view_mut(&mut out.starts).pointer();
+        let out_count = Self::view_mut(&mut out.counts).pointer();
+        self.place_rows(tables, (rows, counts + 4), places, (out_starts, out_count), out_capacity)?;
+        let lanes = host.max_dim().next_power_of_two().min(32);
+        let add = SparseUpdateAdd {
+            tables: tables.tables(),
+            rows,
+            segments,
+            sources,
+            places,
+            a_starts: Self::view(&a.starts).pointer(),
+            a_values: Self::view(&a.values).pointer(),
+            b_starts: Self::view(&b.starts).pointer(),
+            b_values: Self::view(&b.values).pointer(),
+            out_rows: Self::view_mut(&mut out.rows).pointer(),
+            out_starts,
+            out_values: Self::view_mut(&mut out.values).pointer(),
+            out_count,
+            num_a_values: a.values.extent() as u64,
+            num_b_values: b.values.extent() as u64,
+            num_out_values: out.values.extent() as u64,
+            a_capacity: a.capacity() as u32,
+            b_capacity: b.capacity() as u32,
+            num_tables: host.tables().len() as u32,
+            lanes: lanes as u32,
+        };
+        // SAFETY: as above.
+        unsafe { add.launch(self, self.inner.kernels.sparse_update_add, grid(num_rows, lanes)) }
     }
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
@@ -92,8 +161,10 @@ impl SparseUpdateOps for Cuda {
         (chunk_sums + tables.tables().len() * PLACE).div_ceil(8)
     }
 
-    fn sparse_update_merge_workspace_len(&self, _tables: &TableBatch, _num_rows: usize) -> usize {
-        0
+    fn sparse_update_merge_workspace_len(&self, tables: &TableBatch, num_rows: usize) -> usize {
+        // Ticket, words, counts; rows merged and numbered; sources and segments; places.
+        let numbering = 1 + segment_tiles(num_rows) + 1;
+        numbering + 2 * num_rows + num_rows.div_ceil(2) + (num_rows + 1).div_ceil(2) + tables.tables().len() * PLACE / 8
     }
 }
 
