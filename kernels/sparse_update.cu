@@ -77,7 +77,8 @@ struct Target {
   {{optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction},                                  \
    decay_scale, weights, first, second, seed, step_number, is_stochastic, is_wide_target}
 
-// Adds the squares of the gradients of columns, `squares` being the sum over those before them: each kRun of them as a tree, one after another.
+// Adds the squares of the gradients of columns, `squares` being the sum over those before them: each kRun of them as a tree, one after another. A
+// group takes a whole run at once, or the whole row.
 template <int N>
 __device__ __forceinline__ float add_squares(const Step& step, const Group& group, const Vec<float, N>& gradient, const Vec<float, N>& weight,
                                              bool active, float squares) {
@@ -327,10 +328,10 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const T
       if (number >= num_tables) return;                                                                                             \
       const Table table = tables[number];                                                                                           \
       if (start > num_values || num_values - start < table.embedding_dim) return;                                                   \
-      by_width(is_wide_target && table.is_wide && is_aligned(values + start, 16), [&](auto width) {                                 \
+      by_width(is_wide_target && table.is_wide, [&](auto width) {                                                                   \
         constexpr int N = decltype(width)::kColumns;                                                                                \
         const auto gradient = [&](uint32_t column, bool active) {                                                                   \
-          return active ? load<N>(values + start + column) : Vec<float, N>{};                                                       \
+          return active ? load_any<N>(values + start + column) : Vec<float, N>{};                                                   \
         };                                                                                                                          \
         step_row<N>(target, group, number, table, linear, gradient);                                                               \
       });                                                                                                                           \

@@ -6,7 +6,8 @@ use super::kernels::{
     Grid, IndexSortSegments, OptimizerTarget, RowGradientSource, SparseUpdateAdd, SparseUpdateApply,
     SparseUpdateChunks, SparseUpdateInterleave, SparseUpdateReduce, SparseUpdateStarts, SparseUpdateUpdate,
 };
-use super::{Cuda, SliceMut, Tables};
+use super::tables::{Tables, WIDE};
+use super::{Cuda, SliceMut};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::sparse_update::{Apply, CHUNK, Merge, PooledGrad, Reduce, SparseUpdateOps, Update};
@@ -14,8 +15,6 @@ use crate::ops::{Device, Extent, Optimizer, OptimizerStateMut, Rounding, TableBa
 
 /// Threads of a block, as the kernels are compiled.
 const THREADS: u32 = 256;
-/// Columns that a lane takes at once, where rows allow it.
-const WIDE: usize = 4;
 /// Blocks loop over what is left beyond this many: most batches have far fewer rows than ids, and a block without work takes time too.
 const MAX_BLOCKS: usize = 8192;
 /// Bytes of what the kernels note for each table: where its rows begin.
@@ -32,7 +31,7 @@ impl SparseUpdateOps for Cuda {
         let (capacity, num_rows) = (grad.capacity() as u32, from.counts + size_of::<u32>() as u64);
         let counts = Self::view_mut(&mut grad.counts).pointer();
         self.place_rows(source.tables, (from.rows, num_rows), places, (starts, counts), capacity)?;
-        let lanes = lanes(tables);
+        let lanes = source.tables.lanes(from.is_wide != 0);
         let kernel = SparseUpdateReduce {
             source: from,
             places,
@@ -95,7 +94,7 @@ impl SparseUpdateOps for Cuda {
         let out_starts = Self::view_mut(&mut out.starts).pointer();
         let out_count = Self::view_mut(&mut out.counts).pointer();
         self.place_rows(tables, (rows, counts + 4), places, (out_starts, out_count), out_capacity)?;
-        let lanes = host.max_dim().next_power_of_two().min(32);
+        let lanes = tables.lanes(false);
         let add = SparseUpdateAdd {
             tables: tables.tables(),
             rows,
@@ -124,7 +123,8 @@ impl SparseUpdateOps for Cuda {
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
         let Apply { tables, grad, rule, decay_scale, weights, state } = args;
-        let lanes = lanes(tables.as_ref());
+        let target = target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state);
+        let lanes = tables.lanes(target.is_wide_target != 0);
         let kernel = SparseUpdateApply {
             tables: tables.tables(),
             rows: Self::view(&grad.rows).pointer(),
@@ -134,7 +134,7 @@ impl SparseUpdateOps for Cuda {
             num_values: grad.values.extent() as u64,
             num_tables: tables.as_ref().tables().len() as u32,
             capacity: grad.capacity() as u32,
-            target: target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state),
+            target,
             lanes: lanes as u32,
         };
         // SAFETY: the function is that of `E`. The op has been validated: weights, state and scales have the sizes that the tables call for, and
@@ -145,12 +145,9 @@ impl SparseUpdateOps for Cuda {
     fn sparse_update_update<E: Element, I: Index>(&self, args: Update<'_, Self, E, I>) -> Result<()> {
         let Update { source, rule, decay_scale, weights, state, workspace } = args;
         let from = self.sum_chunks(&source, &mut Parts::of(&workspace))?;
-        let lanes = lanes(source.tables.as_ref());
-        let kernel = SparseUpdateUpdate {
-            source: from,
-            target: target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state),
-            lanes: lanes as u32,
-        };
+        let target = target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state);
+        let lanes = source.tables.lanes(from.is_wide != 0 && target.is_wide_target != 0);
+        let kernel = SparseUpdateUpdate { source: from, target, lanes: lanes as u32 };
         let grid = grid(source.bags.num_indices(), lanes);
         // SAFETY: as in `sparse_update_apply` and `sparse_update_reduce`.
         unsafe { kernel.launch(self, self.inner.kernels.sparse_update_update.of::<E>(), grid) }
@@ -300,13 +297,6 @@ fn windows(num_indices: usize) -> usize {
 /// The distance of the sums of chunks.
 fn chunk_sums_ld(tables: &TableBatch) -> usize {
     tables.max_dim().next_multiple_of(WIDE)
-}
-
-/// The lanes of a group: enough for the columns of the longest row, a warp at most.
-fn lanes(tables: &TableBatch) -> usize {
-    let lanes_of = |dim: usize| dim.div_ceil(if dim.is_multiple_of(WIDE) { WIDE } else { 1 });
-    let most = tables.tables().iter().map(|table| lanes_of(table.embedding_dim)).max().unwrap_or(1);
-    most.next_power_of_two().min(32)
 }
 
 /// Enough blocks for `count` groups.

@@ -30,7 +30,7 @@ struct DeviceTable {
 }
 
 /// Elements of the widest loads of 32-bit numbers.
-const WIDE: usize = 4;
+pub(super) const WIDE: usize = 4;
 
 /// A [`TableBatch`] on a device.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ pub struct Tables {
     host: TableBatch,
     features: Buffer<DeviceFeature>,
     tables: Buffer<DeviceTable>,
+    lanes: [usize; 2],
 }
 
 impl Tables {
@@ -62,9 +63,14 @@ impl Tables {
         let mut features = cuda.alloc(described.len())?;
         cuda.upload(&described, Cuda::view_mut(&mut features))?;
         let described = describe_tables(&host);
+        let lanes = [false, true].map(|is_wide| {
+            let columns = |table: &DeviceTable| if is_wide && table.is_wide != 0 { WIDE as u32 } else { 1 };
+            let lanes = described.iter().map(|table| table.embedding_dim.div_ceil(columns(table)));
+            lanes.max().unwrap_or(0).next_power_of_two().min(32) as usize
+        });
         let mut tables = cuda.alloc(described.len())?;
         cuda.upload(&described, Cuda::view_mut(&mut tables))?;
-        Ok(Self { host, features, tables })
+        Ok(Self { host, features, tables, lanes })
     }
 
     /// The address of the descriptions of the features.
@@ -75,6 +81,11 @@ impl Tables {
     /// The address of the descriptions of the tables.
     pub(super) fn tables(&self) -> u64 {
         Cuda::view(&self.tables).pointer()
+    }
+
+    /// The lanes of a group with a column each, enough for the longest row, a warp at most; if `is_wide`, with [`WIDE`] columns each of rows that lie so.
+    pub(super) fn lanes(&self, is_wide: bool) -> usize {
+        self.lanes[usize::from(is_wide)]
     }
 }
 
