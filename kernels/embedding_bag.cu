@@ -57,15 +57,6 @@ __device__ __forceinline__ bool has_wide_rows(const E* weights, const Feature& f
   return feature.embedding_dim % kWidest<E> == 0 && is_aligned(weights + feature.weight_offset, 16);
 }
 
-constexpr int64_t kNoRow = -1;
-
-// The row that an id names; kNoRow for padding and for an id that names none, which sets `bad`.
-__device__ __forceinline__ int64_t row_of(int64_t id, const Feature& feature, bool& bad) {
-  const bool in_table = uint64_t(id) < feature.num_embeddings;
-  bad |= !in_table;
-  return in_table && id != feature.padding_idx ? id : kNoRow;
-}
-
 // A number of elements that a lane takes at once, as a type.
 template <int N>
 struct Width {};

@@ -3,15 +3,17 @@
 
 mod common;
 
-use bagdot::ops::index_sort::{Sort, SortedIndices};
-use bagdot::ops::{Backend, Pooling};
+use bagdot::ops::Pooling;
+use bagdot::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
 use bagdot::{Error, OffsetRule, Result};
 use common::*;
 
 backend_suite!(
+    cuda:
     orders_i32,
     orders_i64,
     orders_rows_of_many_bits,
+    orders_many_ids,
     bad_ids_are_left_out_and_reported,
     wrong_shapes_are_errors,
 );
@@ -27,7 +29,7 @@ struct Order {
 }
 
 /// All buffers poisoned, with `spare` elements more than are needed.
-fn poisoned_order<B: Backend>(device: &B, case: &BagCase, spare: usize) -> SortedIndices<B> {
+fn poisoned_order<B: IndexSortOps>(device: &B, case: &BagCase, spare: usize) -> SortedIndices<B> {
     let bags = case.features.len() * case.batch_size;
     let mut sorted = SortedIndices::new(device, case.indices.len() + spare, bags).unwrap();
     for buffer in
@@ -39,7 +41,7 @@ fn poisoned_order<B: Backend>(device: &B, case: &BagCase, spare: usize) -> Sorte
     sorted
 }
 
-fn sort<B: Backend, I: Id>(device: &B, case: &BagCase, spare: usize) -> (Order, Result<()>) {
+fn sort<B: IndexSortOps, I: Id>(device: &B, case: &BagCase, spare: usize) -> (Order, Result<()>) {
     let bags = case.upload::<B, I>(device);
     let mut sorted = poisoned_order(device, case, spare);
     let words = Sort::<B, I>::workspace_len(device, &case.layout(), case.indices.len());
@@ -72,7 +74,7 @@ fn expected(case: &BagCase) -> Order {
     order
 }
 
-fn orders<B: Backend, I: Id>(device: &B) {
+fn orders<B: IndexSortOps, I: Id>(device: &B) {
     for case in BagCase::all(Pooling::Mean) {
         for spare in [0, 3] {
             let (got, result) = sort::<B, I>(device, &case, spare);
@@ -82,16 +84,16 @@ fn orders<B: Backend, I: Id>(device: &B) {
     }
 }
 
-fn orders_i32<B: Backend>(device: &B) {
+fn orders_i32<B: IndexSortOps>(device: &B) {
     orders::<B, i32>(device);
 }
 
-fn orders_i64<B: Backend>(device: &B) {
+fn orders_i64<B: IndexSortOps>(device: &B) {
     orders::<B, i64>(device);
 }
 
 /// Row numbers of up to 35 bits: several digits, and more than 32 bits. Nothing of that size is allocated.
-fn orders_rows_of_many_bits<B: Backend>(device: &B) {
+fn orders_rows_of_many_bits<B: IndexSortOps>(device: &B) {
     for rows in [1, 2, 2047, 2048, 2049, 1 << 22, (1 << 22) + 1, 1 << 34] {
         let layout = (&[(3, 1), (rows, 1), (5, 1)][..], &[1, 0, 2, 1].map(|table| feature(table, Pooling::Sum))[..]);
         let lengths: Vec<usize> = (0..4 * 9).map(|k| k % 4 * 13).collect();
@@ -108,7 +110,21 @@ fn orders_rows_of_many_bits<B: Backend>(device: &B) {
     }
 }
 
-fn bad_ids_are_left_out_and_reported<B: Backend>(device: &B) {
+/// Batches that no block sorts alone: spread over all rows, with padding, and all equal, so that every digit is the same.
+fn orders_many_ids<B: IndexSortOps>(device: &B) {
+    let layout = (&[(70_000, 1), (3, 1)][..], &[0, 1, 0].map(|table| feature(table, Pooling::Sum))[..]);
+    let mut spread = BagCase::new("spread", layout, &[300; 3 * 11], cases::zipf);
+    spread.features[2].padding_idx = Some(0);
+    let equal = BagCase::new("equal", layout, &[410; 3 * 5], |_, _| 2);
+    let full = BagCase::new("whole blocks", layout, &[2048; 3], |random, rows| random.below(rows));
+    for case in [spread, equal, full] {
+        let (got, result) = sort::<B, i32>(device, &case, 0);
+        assert_eq!(result, Ok(()));
+        assert_eq!(got, expected(&case), "{}", case.name);
+    }
+}
+
+fn bad_ids_are_left_out_and_reported<B: IndexSortOps>(device: &B) {
     let mut case = BagCase::mixed(Pooling::Mean);
     let (bag, later) = (33 + 1, case.offsets[3 * 33 + 2]);
     let position = case.offsets[bag];
@@ -120,7 +136,7 @@ fn bad_ids_are_left_out_and_reported<B: Backend>(device: &B) {
     assert_eq!(got, expected(&case));
 }
 
-fn wrong_shapes_are_errors<B: Backend>(device: &B) {
+fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
     let case = BagCase::mixed(Pooling::Sum);
     let (n, num_bags) = (case.indices.len(), 5 * 33);
     let bags = case.upload::<B, i64>(device);

@@ -5,7 +5,6 @@ mod common;
 
 use bagdot::ops::embedding_bag::Forward;
 use bagdot::ops::interaction::{self, Features, FeaturesMut};
-use bagdot::ops::sparse_update::{Merge, Reduce};
 use bagdot::ops::{Accum, Activation, Interaction, Matrix, MatrixMut, Pooling, linear};
 use bagdot::{Cpu, Error, Jagged};
 use common::updates::{Backward, download_grad, poisoned_grad, rules, state_values};
@@ -150,7 +149,7 @@ proptest! {
         let left = inner(&grad, &pool(&case, &weights), &want);
         let backward = Backward::<_, i64>::new(&cpu, &case, &grad, None);
         let mut rows = poisoned_grad(&cpu, &case, case.indices.len());
-        Reduce { source: backward.source(), grad: &mut rows }.run(&cpu).unwrap();
+        backward.reduce(&cpu, &mut rows).unwrap();
         let mut right = (0.0, 0.0);
         let mut expected = backward.expected.values();
         for (row, values) in download_grad(&cpu, &rows) {
@@ -229,12 +228,12 @@ proptest! {
         let [a, b] = [&case, &other].map(|case| {
             let backward = Backward::<_, i64>::new(&cpu, case, &case.grad_output(), None);
             let mut grad = poisoned_grad(&cpu, case, case.indices.len());
-            Reduce { source: backward.source(), grad: &mut grad }.run(&cpu).unwrap();
+            backward.reduce(&cpu, &mut grad).unwrap();
             grad
         });
         let merge = |a, b| {
             let mut out = poisoned_grad(&cpu, &case, case.num_rows());
-            Merge { tables: &case.layout(), a, b, out: &mut out }.run(&cpu).unwrap();
+            updates::merge(&cpu, &case.layout(), (a, b), &mut out).unwrap();
             download_grad(&cpu, &out)
         };
         prop_assert_eq!(merge(&a, &b), merge(&b, &a));

@@ -3,13 +3,15 @@
 
 mod common;
 
-use bagdot::ops::sparse_update::{Apply, Merge, Reduce};
-use bagdot::ops::{Backend, Optimizer, Pooling, Table, UpdateRule, WeightDecay};
+use bagdot::ops::index_sort::IndexSortOps;
+use bagdot::ops::sparse_update::{Apply, SparseUpdateOps};
+use bagdot::ops::{Optimizer, Pooling, Table, UpdateRule, WeightDecay};
 use bagdot::{bf16, f16};
-use common::updates::{Backward, State, download_grad, poisoned_grad, rules, state_values};
+use common::updates::{Backward, State, download_grad, merge, poisoned_grad, rules, state_values};
 use common::*;
 
 backend_suite!(
+    cuda:
     reduces_by_i32,
     reduces_by_i64,
     updates_f32,
@@ -24,10 +26,13 @@ backend_suite!(
     no_ids_no_change,
 );
 
-fn reduce<B: Backend, I: Id>(device: &B, case: &BagCase, backward: &Backward<B, I>) -> Vec<(u64, Vec<f32>)> {
+fn reduce<B: IndexSortOps + SparseUpdateOps, I: Id>(
+    device: &B,
+    case: &BagCase,
+    backward: &Backward<B, I>,
+) -> Vec<(u64, Vec<f32>)> {
     let mut grad = poisoned_grad(device, case, case.indices.len());
-    let reduce = Reduce { source: backward.source(), grad: &mut grad };
-    assert_eq!(outcome(device, reduce.run(device)), Ok(()), "{}", case.name);
+    assert_eq!(backward.reduce(device, &mut grad), Ok(()), "{}", case.name);
     download_grad(device, &grad)
 }
 
@@ -44,7 +49,7 @@ fn assert_gradients(case: &BagCase, got: &[(u64, Vec<f32>)], want: &reference::R
     }
 }
 
-fn reduces<B: Backend, I: Id>(device: &B) {
+fn reduces<B: IndexSortOps + SparseUpdateOps, I: Id>(device: &B) {
     for pooling in POOLINGS {
         for case in BagCase::all(pooling) {
             let weighted = (pooling != Pooling::Max).then(|| case.clone().weighted());
@@ -58,11 +63,11 @@ fn reduces<B: Backend, I: Id>(device: &B) {
     }
 }
 
-fn reduces_by_i32<B: Backend>(device: &B) {
+fn reduces_by_i32<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     reduces::<B, i32>(device);
 }
 
-fn reduces_by_i64<B: Backend>(device: &B) {
+fn reduces_by_i64<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     reduces::<B, i64>(device);
 }
 
@@ -75,7 +80,7 @@ fn update_cases() -> Vec<BagCase> {
     vec![wide, narrow, BagCase::mixed(Pooling::Sum).weighted(), BagCase::mixed(Pooling::Max)]
 }
 
-fn updates<B: Backend, E: Stored, I: Id>(device: &B) {
+fn updates<B: IndexSortOps + SparseUpdateOps, E: Stored, I: Id>(device: &B) {
     for case in update_cases() {
         let backward = Backward::<B, I>::new(device, &case, &case.grad_output(), Some(1.5));
         let weights = case.weights::<E>();
@@ -115,21 +120,21 @@ fn assert_untouched<E: Stored>(case: &BagCase, what: &str, grads: &reference::Ro
     }
 }
 
-fn updates_f32<B: Backend>(device: &B) {
+fn updates_f32<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     updates::<B, f32, i64>(device);
 }
 
-fn updates_f16<B: Backend>(device: &B) {
+fn updates_f16<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     updates::<B, f16, i32>(device);
 }
 
-fn updates_bf16<B: Backend>(device: &B) {
+fn updates_bf16<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     updates::<B, bf16, i64>(device);
 }
 
 /// Scaled by 0, 1 and 4 in turn, rows take the steps that they take without decay, with it, and with four times as much: to the bit, since the
 /// factors are powers of two, and the learning rate that decoupled decay is multiplied by is one as well.
-fn the_decay_of_each_row_is_scaled<B: Backend>(device: &B) {
+fn the_decay_of_each_row_is_scaled<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     for case in update_cases() {
         let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
         let weights = case.weights::<f32>();
@@ -157,11 +162,11 @@ fn the_decay_of_each_row_is_scaled<B: Backend>(device: &B) {
 }
 
 /// To the bit, with state and weights of every kind.
-fn reduce_and_apply_are_update<B: Backend>(device: &B) {
+fn reduce_and_apply_are_update<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     for case in update_cases() {
         let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), Some(2.0));
         let mut grad = poisoned_grad(device, &case, case.indices.len() + 9);
-        Reduce { source: backward.source(), grad: &mut grad }.run(device).unwrap();
+        backward.reduce(device, &mut grad).unwrap();
         for mut rule in rules() {
             rule.rounding = bagdot::ops::Rounding::Stochastic { seed: 9 };
             let state = state_values(rule.optimizer, case.num_rows(), case.num_weights());
@@ -188,7 +193,7 @@ fn reduce_and_apply_are_update<B: Backend>(device: &B) {
 
 /// 50,000 occurrences. In column 0 each contribution is 1 + 2⁻⁹ - 2⁻²⁰: one after another, beyond 2¹⁵ each would lose almost half a unit in
 /// the last place, always in the same direction, and the sum would be off by 7e-4, far outside of the bound of a sum in chunks, 5e-5.
-fn a_hot_row_is_summed_in_chunks<B: Backend>(device: &B) {
+fn a_hot_row_is_summed_in_chunks<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let layout = (&[(8, 3)][..], &[feature(0, Pooling::Sum)][..]);
     let case = BagCase::new("hot row", layout, &[5000; 10], |_, _| 6);
     let mut grad = case.grad_output();
@@ -200,7 +205,7 @@ fn a_hot_row_is_summed_in_chunks<B: Backend>(device: &B) {
 }
 
 /// The gradients of two batches of the same tables, one of which may be empty.
-fn merges<B: Backend>(device: &B) {
+fn merges<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let mixed = BagCase::mixed(Pooling::Mean);
     let layout: Vec<_> = mixed.tables.iter().map(|t| (t.num_embeddings, t.embedding_dim)).collect();
     let with = |name: &str, length: usize| {
@@ -210,14 +215,13 @@ fn merges<B: Backend>(device: &B) {
     let [a, b, none] = cases.each_ref().map(|case| {
         let backward = Backward::<B, i64>::new(device, case, &case.grad_output(), None);
         let mut grad = poisoned_grad(device, case, case.indices.len());
-        Reduce { source: backward.source(), grad: &mut grad }.run(device).unwrap();
+        backward.reduce(device, &mut grad).unwrap();
         grad
     });
     let tables = device.tables(mixed.layout()).unwrap();
     for (a, b) in [(&a, &b), (&b, &a), (&a, &none), (&none, &b), (&a, &a), (&none, &none)] {
         let mut out = poisoned_grad(device, &mixed, a.capacity() + b.capacity());
-        let merge = Merge { tables: &tables, a, b, out: &mut out };
-        outcome(device, merge.run(device)).unwrap();
+        merge(device, &tables, (a, b), &mut out).unwrap();
         let got = download_grad(device, &out);
         let mut want = std::collections::BTreeMap::new();
         for (row, values) in [download_grad(device, a), download_grad(device, b)].into_iter().flatten() {
@@ -229,7 +233,7 @@ fn merges<B: Backend>(device: &B) {
     }
 }
 
-fn nan_goes_no_further_than_its_column<B: Backend>(device: &B) {
+fn nan_goes_no_further_than_its_column<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let layout = (&[(4, 3)][..], &[feature(0, Pooling::Sum)][..]);
     let mut ids = [0, 2, 2].into_iter();
     let case = BagCase::new("not numbers", layout, &[1, 2], |_, _| ids.next().unwrap());
@@ -250,7 +254,7 @@ fn nan_goes_no_further_than_its_column<B: Backend>(device: &B) {
     assert_eq!(got[1..], [0.0, -1.0, 1.0, 1.0, 1.0, 0.0, 5.0, 0.5, 1.0, 1.0, 1.0]);
 }
 
-fn bad_ids_have_no_gradient<B: Backend>(device: &B) {
+fn bad_ids_have_no_gradient<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     for pooling in POOLINGS {
         let mut case = BagCase::mixed(pooling);
         let (here, there) = (case.offsets[33 + 1], case.offsets[3 * 33 + 2]);
@@ -262,7 +266,7 @@ fn bad_ids_have_no_gradient<B: Backend>(device: &B) {
     }
 }
 
-fn no_ids_no_change<B: Backend>(device: &B) {
+fn no_ids_no_change<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let layout = (&[(4, 3)][..], &[feature(0, Pooling::Mean)][..]);
     for lengths in [&[][..], &[0; 7]] {
         let case = BagCase::new("no ids", layout, lengths, |_, _| 0);

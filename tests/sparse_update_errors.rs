@@ -3,30 +3,30 @@
 
 mod common;
 
-use bagdot::ops::index_sort::SortedIndices;
-use bagdot::ops::sparse_update::{Apply, Merge, PooledGrad, Reduce, SparseGrad, Update};
-use bagdot::ops::{Backend, Optimizer, OptimizerStateMut, Pooling, UpdateRule, WeightDecay};
-use common::updates::{Backward, poisoned_grad};
+use bagdot::ops::index_sort::{IndexSortOps, SortedIndices};
+use bagdot::ops::sparse_update::{Apply, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update};
+use bagdot::ops::{Optimizer, OptimizerStateMut, Pooling, UpdateRule, WeightDecay};
+use common::updates::{Backward, merge, poisoned_grad};
 use common::*;
 
-backend_suite!(reduce_names_what_is_wrong, merge_names_what_is_wrong, apply_and_update_name_what_is_wrong);
+backend_suite!(cuda: reduce_names_what_is_wrong, merge_names_what_is_wrong, apply_and_update_name_what_is_wrong);
 
 type Spoil<B> = for<'a> fn(&mut PooledGrad<'a, B, i64>, &'a Spare<B>);
 
 /// What spoilt arguments are views of.
-struct Spare<B: Backend> {
+struct Spare<B: IndexSortOps + SparseUpdateOps> {
     sorted: SortedIndices<B>,
     values: B::Buffer<f32>,
 }
 
-impl<B: Backend> Spare<B> {
+impl<B: IndexSortOps + SparseUpdateOps> Spare<B> {
     fn new(device: &B, capacity: usize, num_bags: usize) -> Self {
         Self { sorted: SortedIndices::new(device, capacity, num_bags).unwrap(), values: device.alloc(10_000).unwrap() }
     }
 }
 
 #[track_caller]
-fn assert_poisoned<B: Backend>(device: &B, grad: &SparseGrad<B>) {
+fn assert_poisoned<B: IndexSortOps + SparseUpdateOps>(device: &B, grad: &SparseGrad<B>) {
     assert!(download(device, &grad.rows).iter().all(|&x| x == u64::POISON));
     assert!(download(device, &grad.starts).iter().all(|&x| x == u64::POISON));
     assert!(download(device, &grad.values).iter().all(|&x| x.to_bits() == f32::POISON.to_bits()));
@@ -34,7 +34,7 @@ fn assert_poisoned<B: Backend>(device: &B, grad: &SparseGrad<B>) {
 }
 
 /// Ways to spoil the source of a gradient, with what must be said about them.
-fn spoilt_sources<B: Backend>(n: usize) -> Vec<(Spoil<B>, String)> {
+fn spoilt_sources<B: IndexSortOps + SparseUpdateOps>(n: usize) -> Vec<(Spoil<B>, String)> {
     vec![
         (|s, _| s.argmax = None, "argmax: needed, since a feature is pooled by max".into()),
         (|s, _| s.argmax.as_mut().unwrap().rows = 32, "argmax.rows is 32, but must be 33".into()),
@@ -47,46 +47,49 @@ fn spoilt_sources<B: Backend>(n: usize) -> Vec<(Spoil<B>, String)> {
     ]
 }
 
-fn reduce_names_what_is_wrong<B: Backend>(device: &B) {
+fn reduce_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let case = BagCase::mixed(Pooling::Max);
     let n = case.indices.len();
     let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
     let spare = Spare::new(device, n - 1, 165);
+    let words = Reduce::<B, i64>::workspace_len(device, &case.layout(), n);
     for (spoil, want) in spoilt_sources::<B>(n) {
         let mut grad = poisoned_grad(device, &case, n);
         let mut source = backward.source();
         spoil(&mut source, &spare);
-        let text = message(Reduce { source, grad: &mut grad }.run(device));
+        let mut workspace = upload(device, &poisoned::<u64>(words));
+        let reduce = Reduce { source, grad: &mut grad, workspace: B::view_mut(&mut workspace) };
+        let text = message(reduce.run(device));
         assert!(text.starts_with(&format!("sparse_update.reduce: {want}")), "{text}");
         assert_poisoned(device, &grad);
     }
     // There are 239 rows, fewer than ids: a gradient needs room for no more.
     let mut grad = poisoned_grad(device, &case, 238);
-    let text = message(Reduce { source: backward.source(), grad: &mut grad }.run(device));
+    let text = message(backward.reduce(device, &mut grad));
     assert_eq!(text, "sparse_update.reduce: grad.capacity holds 238 elements, but 239 are needed");
     assert_poisoned(device, &grad);
     let mut grad = poisoned_grad(device, &case, n);
     grad.values = upload(device, &poisoned(5));
-    let text = message(Reduce { source: backward.source(), grad: &mut grad }.run(device));
+    let text = message(backward.reduce(device, &mut grad));
     assert!(text.starts_with("sparse_update.reduce: grad.values holds 5 elements"), "{text}");
 }
 
-fn merge_names_what_is_wrong<B: Backend>(device: &B) {
+fn merge_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let case = BagCase::mixed(Pooling::Sum);
     let tables = device.tables(case.layout()).unwrap();
     let [a, b] = [20, 30].map(|capacity| SparseGrad::new(device, &case.layout(), capacity).unwrap());
     let mut out = poisoned_grad(device, &case, 49);
-    let text = message(Merge { tables: &tables, a: &a, b: &b, out: &mut out }.run(device));
+    let text = message(merge(device, &tables, (&a, &b), &mut out));
     assert_eq!(text, "sparse_update.merge: grad.capacity holds 49 elements, but 50 are needed");
     assert_poisoned(device, &out);
 }
 
-fn apply_and_update_name_what_is_wrong<B: Backend>(device: &B) {
+fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let case = BagCase::mixed(Pooling::Max);
     let (n, rows, elements) = (case.indices.len(), case.num_rows(), case.num_weights());
     let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
     let mut grad = SparseGrad::new(device, &case.layout(), n).unwrap();
-    Reduce { source: backward.source(), grad: &mut grad }.run(device).unwrap();
+    backward.reduce(device, &mut grad).unwrap();
     let words = Update::<B, f32, i64>::workspace_len(device, &case.layout(), n);
     let adagrad = UpdateRule::new(Optimizer::Adagrad { eps: 1e-10 }, 0.1);
     let rowwise = UpdateRule::new(Optimizer::RowwiseAdagrad { eps: 1e-10 }, 0.1);

@@ -3,20 +3,22 @@
 
 mod common;
 
-use bagdot::ops::{Backend, Optimizer, Pooling, Rounding, UpdateRule};
+use bagdot::ops::index_sort::IndexSortOps;
+use bagdot::ops::sparse_update::SparseUpdateOps;
+use bagdot::ops::{Optimizer, Pooling, Rounding, UpdateRule};
 use bagdot::{bf16, f16};
 use common::updates::Backward;
 use common::*;
 
-backend_suite!(bits_are_those_documented, the_mean_is_right, f32_tables_are_not_rounded);
+backend_suite!(cuda: bits_are_those_documented, the_mean_is_right, f32_tables_are_not_rounded);
 
 /// A step of SGD with a learning rate of 1: the weight before rounding is `w - g`, one rounded operation.
 fn rule(seed: u64, step: u64) -> UpdateRule {
     UpdateRule { step, rounding: Rounding::Stochastic { seed }, ..UpdateRule::new(Optimizer::Sgd, 1.0) }
 }
 
-fn bits_are_those_documented<B: Backend>(device: &B) {
-    fn check<B: Backend, E: Stored>(device: &B) {
+fn bits_are_those_documented<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+    fn check<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B) {
         // Each row of each table occurs once, so that its gradient is that of its bag.
         let tables = [(5, 3), (70, 130), (9, 6)];
         let features = [0, 1, 2].map(|table| feature(table, Pooling::Sum));
@@ -54,8 +56,8 @@ fn bits_are_those_documented<B: Backend>(device: &B) {
 
 /// Of 65,536 weights that lie a quarter of the way to the next value, a quarter must go up, give or take six standard deviations,
 /// `6 √(p (1 - p) / n) = 0.0102`.
-fn the_mean_is_right<B: Backend>(device: &B) {
-    fn check<B: Backend, E: Stored>(device: &B) {
+fn the_mean_is_right<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+    fn check<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B) {
         let layout = (&[(4096, 16)][..], &[feature(0, Pooling::Sum)][..]);
         let mut next = 0..4096;
         let case = BagCase::new("each row once", layout, &[4096], |_, _| next.next().unwrap());
@@ -77,7 +79,7 @@ fn the_mean_is_right<B: Backend>(device: &B) {
     check::<B, bf16>(device);
 }
 
-fn f32_tables_are_not_rounded<B: Backend>(device: &B) {
+fn f32_tables_are_not_rounded<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let case = BagCase::mixed(Pooling::Sum);
     let backward = Backward::<B, i32>::new(device, &case, &case.grad_output(), None);
     let weights = case.weights::<f32>();

@@ -17,6 +17,24 @@ static_assert(sizeof(Feature) == 40, "src/backend/cuda/tables.rs says the same")
 
 constexpr uint32_t kSum = 0, kMean = 1, kMax = 2;
 
+// A table; one more entry stands for the end of the last one. Mirrors `DeviceTable` in src/backend/cuda/tables.rs.
+struct Table {
+  uint64_t first_row;       // linear: counted through all tables
+  uint64_t weight_offset;   // of its first element
+  uint32_t embedding_dim;
+  uint32_t is_wide;         // whether its rows, and their columns in the pooled output, begin at multiples of 4 elements
+};
+static_assert(sizeof(Table) == 24, "src/backend/cuda/tables.rs says the same");
+
+constexpr int64_t kNoRow = -1;
+
+// The row that an id names; kNoRow for padding and for an id that names none, which sets `bad`.
+__device__ __forceinline__ int64_t row_of(int64_t id, const Feature& feature, bool& bad) {
+  const bool in_table = uint64_t(id) < feature.num_embeddings;
+  bad |= !in_table;
+  return in_table && id != feature.padding_idx ? id : kNoRow;
+}
+
 // Something that a call found wrong. Mirrors `FaultRecord` in src/backend/cuda/fault.rs.
 struct Fault {
   uint64_t key;             // position of the id (or of the offset) in the high half, bag in the low one

@@ -29,8 +29,23 @@ __device__ __forceinline__ void fetch_async(E* to, const E* from) {
   }
 }
 
+template <int N, typename E>
+__device__ __forceinline__ void store(E* to, const Vec<E, N>& values) {
+  *reinterpret_cast<Vec<E, N>*>(to) = values;
+}
+
 __host__ __device__ __forceinline__ bool is_aligned(const void* pointer, size_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+// Loads values side by side, in one instruction where they lie so.
+template <int N, typename E>
+__device__ __forceinline__ Vec<E, N> load_any(const E* from) {
+  if (is_aligned(from, N * sizeof(E))) return load<N>(from);
+  Vec<E, N> values;
+#pragma unroll
+  for (int k = 0; k < N; ++k) values.at[k] = from[k];
+  return values;
 }
 
 // Stores values side by side, from a multiple of 16 bytes on.

@@ -230,7 +230,8 @@ impl<D: Backend> Dlrm<D> {
         let (training, backward) = trainable(&mut self.training, &mut self.buffers.backward)?;
         let (tables, argmax) = (self.embedding.tables(), self.buffers.argmax.as_ref());
         let source = pooled_grad(tables, &batch, training, &backward.sorted, &backward.pooled, argmax);
-        Reduce { source, grad }.run(&self.device)
+        let workspace = D::view_mut(&mut backward.workspace);
+        Reduce { source, grad, workspace }.run(&self.device)
     }
 
     /// One step of the optimizers with the gradients of the layers that [`Self::loss_and_grad`] left or accumulated, and this gradient of

@@ -16,7 +16,8 @@ use crate::error::{Error, Result, expect_size, invalid};
 /// `eps` has no default, since the world does not agree on one: FBGEMM takes 1e-8, PyTorch, TorchRec and facebookresearch/dlrm
 /// take 1e-10 for Adagrad, PyTorch takes 1e-8 for Adam. It stands outside the root everywhere. Formulas as in FBGEMM
 /// (`codegen/genscript/optimizers.py`). Adam is lazy on tables: rows without a gradient keep `m`, `v` and `w`, and `t` counts steps, not
-/// the row's updates. For dense parameters `RowwiseAdagrad` means `Adagrad`, as in facebookresearch/dlrm.
+/// the row's updates. The squares of a row are summed in runs of 32 columns, each as a tree whose halves are added, the runs in order: the
+/// error of a row's mean is at most `γₖ mean(g²)`, `k = ⌈D / 32⌉ + 7`. For dense parameters `RowwiseAdagrad` means `Adagrad`, as in facebookresearch/dlrm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]

@@ -34,8 +34,10 @@ pub trait SparseUpdateOps: Device {
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()>;
     /// See [`Update`].
     fn sparse_update_update<E: Element, I: Index>(&self, args: Update<'_, Self, E, I>) -> Result<()>;
-    /// See [`Update::workspace_len`].
+    /// See [`Update::workspace_len`] and [`Reduce::workspace_len`].
     fn sparse_update_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize;
+    /// See [`Merge::workspace_len`].
+    fn sparse_update_merge_workspace_len(&self, tables: &TableBatch, num_rows: usize) -> usize;
 }
 
 /// Where the gradient of a batch comes from: the order of its ids, and the gradient of the pooled output.
@@ -133,6 +135,8 @@ pub struct Reduce<'a, D: Device, I: Index> {
     pub source: PooledGrad<'a, D, I>,
     /// Where it goes.
     pub grad: &'a mut SparseGrad<D>,
+    /// [`Self::workspace_len`] words.
+    pub workspace: D::SliceMut<'a, u64>,
 }
 
 impl<D: SparseUpdateOps, I: Index> Reduce<'_, D, I> {
@@ -141,18 +145,26 @@ impl<D: SparseUpdateOps, I: Index> Reduce<'_, D, I> {
     /// # Errors
     /// Wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
-        self.validate()?;
+        self.validate(backend)?;
         backend.sparse_update_reduce(self)
+    }
+
+    /// The 8-byte words of workspace for a batch of `num_indices` ids.
+    pub fn workspace_len(backend: &D, tables: &TableBatch, num_indices: usize) -> usize {
+        backend.sparse_update_workspace_len(tables, num_indices)
     }
 
     /// Checks shapes; see [`Self::run`].
     ///
     /// # Errors
     /// Wrong shapes.
-    pub fn validate(&self) -> Result<()> {
+    pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "sparse_update.reduce";
+        let (tables, num_indices) = (self.source.tables.as_ref(), self.source.bags.num_indices());
         self.source.check(OP)?;
-        self.grad.check(OP, self.source.tables.as_ref(), self.source.bags.num_indices())
+        let needed = Self::workspace_len(backend, tables, num_indices);
+        expect_at_least(OP, "workspace", self.workspace.extent(), needed)?;
+        self.grad.check(OP, tables, num_indices)
     }
 
     /// The least number of bytes if no id occurs twice: gradient and order read, values written.
@@ -176,6 +188,8 @@ pub struct Merge<'a, D: Device> {
     pub b: &'a SparseGrad<D>,
     /// The sum, with room for the rows of both.
     pub out: &'a mut SparseGrad<D>,
+    /// [`Self::workspace_len`] words.
+    pub workspace: D::SliceMut<'a, u64>,
 }
 
 impl<D: SparseUpdateOps> Merge<'_, D> {
@@ -184,16 +198,27 @@ impl<D: SparseUpdateOps> Merge<'_, D> {
     /// # Errors
     /// Wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
-        self.validate()?;
+        self.validate(backend)?;
         backend.sparse_update_merge(self)
+    }
+
+    /// The 8-byte words of workspace for gradients with room for `num_rows` rows together.
+    pub fn workspace_len(backend: &D, tables: &TableBatch, num_rows: usize) -> usize {
+        backend.sparse_update_merge_workspace_len(tables, num_rows)
     }
 
     /// Checks shapes; see [`Self::run`].
     ///
     /// # Errors
     /// Wrong shapes.
-    pub fn validate(&self) -> Result<()> {
-        self.out.check("sparse_update.merge", self.tables.as_ref(), self.a.capacity + self.b.capacity)
+    pub fn validate(&self, backend: &D) -> Result<()> {
+        const OP: &str = "sparse_update.merge";
+        let (tables, rows) = (self.tables.as_ref(), self.a.capacity + self.b.capacity);
+        if rows > u32::MAX as usize - 1 {
+            return Err(invalid(OP, "out", "gradients of more than 2^32 - 2 rows together"));
+        }
+        expect_at_least(OP, "workspace", self.workspace.extent(), Self::workspace_len(backend, tables, rows))?;
+        self.out.check(OP, tables, rows)
     }
 
     /// The least number of bytes if both are full and share no row.

@@ -4,6 +4,7 @@
 
 use bagdot::Cuda;
 use bagdot_emulator::{Config, Emulator, Schedule};
+use cudarc::driver::{result, sys};
 
 /// The emulator, unless a real device is to be used (`BAGDOT_REQUIRE_CUDA=1` makes a missing one a failure).
 pub fn emulator() -> Option<&'static Emulator> {
@@ -31,5 +32,43 @@ fn run(config: Config, test: impl Fn(&Cuda)) {
         alone.configure(Config { seed, schedule, ..config });
         test(&Cuda::new(0).unwrap());
         assert_eq!(alone.report(), "", "what the emulator found with seed {seed}, {schedule:?}");
+    }
+}
+
+/// Ops that have been captured.
+pub struct Graph {
+    graph: sys::CUgraph,
+    executable: sys::CUgraphExec,
+    stream: sys::CUstream,
+}
+
+/// Captures what `ops` launches on the backend's stream. What it refers to must outlive the graph.
+pub fn capture(cuda: &Cuda, ops: impl FnOnce()) -> Graph {
+    let stream: sys::CUstream = cuda.stream().cast();
+    let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_GLOBAL;
+    let flags = sys::CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    // SAFETY: the stream is the backend's; graph and executable are destroyed once, by `drop`.
+    unsafe {
+        result::stream::begin_capture(stream, mode).unwrap();
+        ops();
+        let graph = result::stream::end_capture(stream).unwrap();
+        Graph { graph, executable: result::graph::instantiate(graph, flags).unwrap(), stream }
+    }
+}
+
+impl Graph {
+    pub fn replay(&self) {
+        // SAFETY: the executable has been instantiated, and what it refers to is there, as the caller of `capture` sees to.
+        unsafe { result::graph::launch(self.executable, self.stream).unwrap() };
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: both were made by `capture`, and are destroyed nowhere else.
+        unsafe {
+            result::graph::exec_destroy(self.executable).unwrap();
+            result::graph::destroy(self.graph).unwrap();
+        }
     }
 }

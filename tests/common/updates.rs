@@ -1,8 +1,8 @@
 //! A table-batched backward pass on a device, from a [`BagCase`] to what the ops of `sparse_update` take.
 
-use bagdot::ops::index_sort::{Sort, SortedIndices};
-use bagdot::ops::sparse_update::{PooledGrad, SparseGrad, Update};
-use bagdot::ops::{Backend, Optimizer, OptimizerStateMut, Rounding, UpdateRule, WeightDecay};
+use bagdot::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
+use bagdot::ops::sparse_update::{Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update};
+use bagdot::ops::{Device, Optimizer, OptimizerStateMut, Rounding, UpdateRule, WeightDecay};
 use bagdot::{Index, Result};
 
 use super::cases::{BagCase, DeviceBags, Id, draw};
@@ -30,12 +30,12 @@ pub fn rules() -> Vec<UpdateRule> {
 }
 
 /// What an optimizer remembers, on a device.
-pub struct State<B: Backend> {
+pub struct State<B: Device> {
     pub first: B::Buffer<f32>,
     pub second: B::Buffer<f32>,
 }
 
-impl<B: Backend> State<B> {
+impl<B: Device> State<B> {
     /// With these values, as many as the optimizer has of each kind.
     pub fn new(device: &B, [first, second]: &[Vec<f32>; 2]) -> Self {
         Self { first: upload(device, first), second: upload(device, second) }
@@ -71,7 +71,7 @@ pub fn state_values(optimizer: Optimizer, rows: usize, elements: usize) -> [Vec<
 }
 
 /// Everything on the device that the gradient of a batch's rows is made of.
-pub struct Backward<B: Backend, I: Index> {
+pub struct Backward<B: Device, I: Index> {
     pub bags: DeviceBags<B, I>,
     pub sorted: SortedIndices<B>,
     pub grad: (Grid<f32>, B::Buffer<f32>),
@@ -83,7 +83,7 @@ pub struct Backward<B: Backend, I: Index> {
     pub expected: RowGradients,
 }
 
-impl<B: Backend, I: Id> Backward<B, I> {
+impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
     /// With the sources of the case's own weights.
     pub fn new(device: &B, case: &BagCase, grad_output: &[f32], max_gradient: Option<f32>) -> Self {
         let (_, sources) = reference::embedding_bag(case, &exact(&case.weights::<f32>()));
@@ -111,10 +111,12 @@ impl<B: Backend, I: Id> Backward<B, I> {
         };
         let sort_result = sort.run(device).and_then(|()| device.synchronize());
         let expected = reference::row_gradients(case, &exact(grad_output), sources, max_gradient);
-        let grad = Grid::new(case.batch_size, case.width(), 3, grad_output);
+        // Rows lie at multiples of 16 bytes where their length allows it.
+        let gap = |other| if case.width().is_multiple_of(4) { 4 } else { other };
+        let grad = Grid::new(case.batch_size, case.width(), gap(3), grad_output);
         let argmax = case.layout().has_max().then(|| {
             let sources: Vec<u32> = sources.iter().map(|source| source.unwrap_or(u32::POISON)).collect();
-            let grid = Grid::new(case.batch_size, case.width(), 1, &sources);
+            let grid = Grid::new(case.batch_size, case.width(), gap(1), &sources);
             let buffer = grid.upload(device);
             (grid, buffer)
         });
@@ -131,6 +133,14 @@ impl<B: Backend, I: Id> Backward<B, I> {
             argmax: self.argmax.as_ref().map(|(grid, buffer)| grid.view(buffer)),
             max_gradient: self.max_gradient,
         }
+    }
+
+    /// Runs a [`Reduce`].
+    pub fn reduce(&self, device: &B, grad: &mut SparseGrad<B>) -> Result<()> {
+        let (tables, n) = (self.bags.tables.as_ref(), self.bags.view().num_indices());
+        let mut workspace = upload(device, &poisoned::<u64>(Reduce::<B, I>::workspace_len(device, tables, n)));
+        let reduce = Reduce { source: self.source(), grad, workspace: B::view_mut(&mut workspace) };
+        reduce.run(device).and_then(|()| device.synchronize())
     }
 
     /// Weights and state after an [`Update`].
@@ -173,7 +183,7 @@ impl<B: Backend, I: Id> Backward<B, I> {
 }
 
 /// Room for a gradient, all of it poisoned.
-pub fn poisoned_grad<B: Backend>(device: &B, case: &BagCase, capacity: usize) -> SparseGrad<B> {
+pub fn poisoned_grad<B: Device>(device: &B, case: &BagCase, capacity: usize) -> SparseGrad<B> {
     let mut grad = SparseGrad::new(device, &case.layout(), capacity).unwrap();
     grad.rows = upload(device, &poisoned(download(device, &grad.rows).len()));
     grad.starts = upload(device, &poisoned(download(device, &grad.starts).len()));
@@ -182,8 +192,21 @@ pub fn poisoned_grad<B: Backend>(device: &B, case: &BagCase, capacity: usize) ->
     grad
 }
 
+/// Runs a [`Merge`].
+pub fn merge<B: SparseUpdateOps>(
+    device: &B,
+    tables: &B::Tables,
+    (a, b): (&SparseGrad<B>, &SparseGrad<B>),
+    out: &mut SparseGrad<B>,
+) -> Result<()> {
+    let words = Merge::workspace_len(device, tables.as_ref(), a.capacity() + b.capacity());
+    let mut workspace = upload(device, &poisoned::<u64>(words));
+    let merge = Merge { tables, a, b, out, workspace: B::view_mut(&mut workspace) };
+    merge.run(device).and_then(|()| device.synchronize())
+}
+
 /// A gradient on the host: the linear number and the values of each row.
-pub fn download_grad<B: Backend>(device: &B, grad: &SparseGrad<B>) -> Vec<(u64, Vec<f32>)> {
+pub fn download_grad<B: Device>(device: &B, grad: &SparseGrad<B>) -> Vec<(u64, Vec<f32>)> {
     let count = download(device, &grad.counts)[0] as usize;
     let (rows, starts) = (download(device, &grad.rows), download(device, &grad.starts));
     let values = download(device, &grad.values);

@@ -2,7 +2,6 @@
 
 use bagdot::Cpu;
 use bagdot::ops::embedding_bag::{Forward, WeightGrad};
-use bagdot::ops::sparse_update::Reduce;
 use bagdot::ops::{Feature, MatrixMut, Pooling, Table};
 
 use super::Case;
@@ -74,7 +73,7 @@ fn replay_with<I: Id>(case: &Case<'_>, indices: Vec<i64>) {
 
     let backward = Backward::<Cpu, I>::with_sources(&cpu, &bags, &grad_output, None, &sources);
     let mut grad = poisoned_grad(&cpu, &bags, bags.indices.len());
-    Reduce { source: backward.source(), grad: &mut grad }.run(&cpu).unwrap();
+    backward.reduce(&cpu, &mut grad).unwrap();
     let theirs = case.floats("grad_weight", &[rows, dim]);
     assert_rows_close(&bags.name, &download_grad(&cpu, &grad), &theirs, &backward.expected);
 

@@ -1,5 +1,6 @@
 //! One step of an optimizer on a run of columns, shared by table rows and dense parameters.
 
+use super::vector::sum_lanes;
 use crate::dtype::Element;
 use crate::ops::{Optimizer, UpdateRule, WeightDecay};
 use crate::philox::philox4x32;
@@ -43,17 +44,18 @@ impl Step {
         Self { l2: self.l2 * scale, shrink: 1.0 - (1.0 - self.shrink) * scale, ..self }
     }
 
-    /// Adds what the squared gradient of these columns contributes to the row's sum, before the division by their number.
-    pub(super) fn sum_of_squares<E: Element>(&self, grad: &[f32], weights: &[E]) -> f32 {
-        const LANES: usize = 8;
-        let mut lanes = [0f32; LANES];
-        for (grad, weights) in grad.chunks(LANES).zip(weights.chunks(LANES)) {
-            for (lane, (g, w)) in lanes.iter_mut().zip(grad.iter().zip(weights)) {
+    /// `sum` and the squared gradient of these columns, before the division by their number: see [`Optimizer`] for the order.
+    pub(super) fn add_squares<E: Element>(&self, mut sum: f32, grad: &[f32], weights: &[E]) -> f32 {
+        const RUN: usize = 32;
+        for (grad, weights) in grad.chunks(RUN).zip(weights.chunks(RUN)) {
+            let mut squares = [0f32; RUN];
+            for (square, (g, w)) in squares.iter_mut().zip(grad.iter().zip(weights)) {
                 let g = g + self.l2 * w.to_f32();
-                *lane += g * g;
+                *square = g * g;
             }
+            sum += sum_lanes(squares);
         }
-        lanes.iter().sum()
+        sum
     }
 
     /// Brings weights and state up to date; `round(column, value)` makes a stored weight.

@@ -19,7 +19,7 @@ const ROWS_PER_TASK: usize = 64;
 
 impl SparseUpdateOps for Cpu {
     fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()> {
-        let Reduce { source, grad } = args;
+        let Reduce { source, grad, workspace: _ } = args;
         let unique = source.sorted.counts[1] as usize;
         grad.rows[..unique].copy_from_slice(&source.sorted.rows[..unique]);
         grad.counts[0] = unique as u32;
@@ -34,7 +34,7 @@ impl SparseUpdateOps for Cpu {
     }
 
     fn sparse_update_merge(&self, args: Merge<'_, Self>) -> Result<()> {
-        let Merge { tables, a, b, out } = args;
+        let Merge { tables, a, b, out, workspace: _ } = args;
         let (a_len, b_len) = (a.counts[0] as usize, b.counts[0] as usize);
         let (mut i, mut j, mut len, mut end) = (0, 0, 0, 0);
         while i < a_len || j < b_len {
@@ -82,6 +82,10 @@ impl SparseUpdateOps for Cpu {
     }
 
     fn sparse_update_workspace_len(&self, _tables: &TableBatch, _num_indices: usize) -> usize {
+        0
+    }
+
+    fn sparse_update_merge_workspace_len(&self, _tables: &TableBatch, _num_rows: usize) -> usize {
         0
     }
 }
@@ -279,7 +283,7 @@ impl<G: Fn(usize, Range<usize>, &mut [f32]) + Sync> RowStep<'_, G> {
                 for columns in blocks(dim) {
                     let grad = &mut block[..columns.len()];
                     (self.gradient)(k, columns.clone(), grad);
-                    squares += step.sum_of_squares(grad, &target.weights[columns]);
+                    squares = step.add_squares(squares, grad, &target.weights[columns]);
                 }
                 sums[0] += squares / dim as f32;
                 Some(sums[0])

@@ -34,7 +34,9 @@ pub(super) fn dot_row<E: Element>(a: &[f32], row: &[E]) -> f32 {
     sum_lanes(lanes)
 }
 
-fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+/// The sum as a tree: the second half is added to the first one, a power of two of lanes, until one is left.
+#[inline]
+pub(super) fn sum_lanes<const LANES: usize>(mut lanes: [f32; LANES]) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for l in 0..half {

@@ -40,11 +40,7 @@ impl<T: Scalar> Buffer<T> {
 
     /// Sets all bits to zero.
     pub(super) fn clear(&mut self, stream: sys::CUstream) -> Result<()> {
-        if self.pointer == 0 {
-            return Ok(());
-        }
-        // SAFETY: the buffer is as long; it is borrowed exclusively, and freeing it waits for the device.
-        check("clear", unsafe { result::memset_d8_async(self.pointer, 0, self.len * size_of::<T>(), stream) })
+        self.slice_mut(0..self.len).clear(stream)
     }
 
     pub(super) fn slice(&self, range: Range<usize>) -> Slice<'_, T> {
@@ -168,6 +164,37 @@ impl<T> SliceMut<'_, T> {
 
     pub(super) fn reborrow(&mut self) -> SliceMut<'_, T> {
         SliceMut { pointer: self.pointer, len: self.len, memory: PhantomData }
+    }
+
+    /// The first `len` elements, as slicing would give them.
+    pub(super) fn first(&mut self, len: usize) -> SliceMut<'_, T> {
+        assert!(len <= self.len, "{len} elements are not within the {}", self.len);
+        SliceMut { pointer: self.pointer, len, memory: PhantomData }
+    }
+
+    /// Sets all bits to zero.
+    pub(super) fn clear(&mut self, stream: sys::CUstream) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the memory is as long; it is borrowed exclusively, and whoever frees it waits for the device.
+        check("clear", unsafe { result::memset_d8_async(self.pointer, 0, self.len * size_of::<T>(), stream) })
+    }
+}
+
+/// Hands out a workspace part by part, each at a multiple of 8 bytes.
+pub(super) struct Parts(u64);
+
+impl Parts {
+    pub(super) fn of(workspace: &SliceMut<'_, u64>) -> Self {
+        Self(workspace.pointer)
+    }
+
+    /// The address of the next `bytes`.
+    pub(super) fn take(&mut self, bytes: usize) -> u64 {
+        let part = self.0;
+        self.0 += bytes.next_multiple_of(8) as u64;
+        part
     }
 }
 

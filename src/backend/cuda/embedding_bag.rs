@@ -24,7 +24,7 @@ impl EmbeddingBagOps for Cuda {
         let run_bags = run_bags(&bags);
         let grid = grid::<E>(tables.as_ref(), weights.pointer(), bags.batch_size, run_bags);
         let kernel = EmbeddingBagForward {
-            features: tables.pointer(),
+            features: tables.features(),
             weights: weights.pointer(),
             indices: bags.indices.pointer(),
             offsets: bags.offsets.pointer(),
@@ -48,7 +48,7 @@ impl EmbeddingBagOps for Cuda {
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
         let grid = grid::<E>(tables.as_ref(), weights.pointer(), bags.batch_size, 1);
         let kernel = EmbeddingBagWeightGrad {
-            features: tables.pointer(),
+            features: tables.features(),
             weights: weights.pointer(),
             indices: bags.indices.pointer(),
             offsets: bags.offsets.pointer(),

@@ -31,24 +31,67 @@ pub struct Signature {
     pub stem: &'static str,
     /// Its name; if there are several instances, without the types that they are for.
     pub name: &'static str,
-    /// How many instances there are: 6 if it is there for every storage type with every type of ids, 3 if for every storage type, else 1.
+    /// How many instances there are: 6 if it is there for every storage type with every type of ids, 3 if for every storage type, 2 if for both widths
+    /// of ids or of keys, else 1.
     pub instances: usize,
-    /// Its parameters, in their order.
-    pub parameters: &'static [Parameter],
+    /// Its parameters, in their order: those that several kernels share are one entry.
+    pub parameters: &'static [&'static [Parameter]],
 }
 
-/// The types that a parameter can have.
+/// What a launch passes: the address of each parameter. No kernel has more of them than there is room for.
+struct Arguments {
+    addresses: [*mut c_void; 64],
+    len: usize,
+}
+
+impl Arguments {
+    fn new() -> Self {
+        Self { addresses: [std::ptr::null_mut(); 64], len: 0 }
+    }
+
+    fn add<T>(&mut self, parameter: &mut T) {
+        self.addresses[self.len] = (&raw mut *parameter).cast();
+        self.len += 1;
+    }
+}
+
+/// The types that a field of a kernel can have: those of parameters, and groups of parameters that several kernels share.
 trait Kind {
-    const PARAMETER: Parameter;
+    const PARAMETERS: &'static [Parameter];
+    fn add_to(&mut self, arguments: &mut Arguments);
 }
-impl Kind for u32 {
-    const PARAMETER: Parameter = Parameter::U32;
+macro_rules! kind {
+    ($($kind:ty: $parameter:ident),+) => {
+        $(
+            impl Kind for $kind {
+                const PARAMETERS: &'static [Parameter] = &[Parameter::$parameter];
+                fn add_to(&mut self, arguments: &mut Arguments) {
+                    arguments.add(self);
+                }
+            }
+        )+
+    };
 }
-impl Kind for u64 {
-    const PARAMETER: Parameter = Parameter::U64;
-}
-impl Kind for f32 {
-    const PARAMETER: Parameter = Parameter::F32;
+kind!(u32: U32, u64: U64, f32: F32);
+
+/// Declares groups of parameters, as [`kernels!`] declares kernels.
+macro_rules! groups {
+    ($($(#[$doc:meta])* $Group:ident { $($parameter:ident: $kind:ty),+ $(,)? })+) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy)]
+            pub(super) struct $Group {
+                $(pub(super) $parameter: $kind,)+
+            }
+
+            impl Kind for $Group {
+                const PARAMETERS: &'static [Parameter] = &[$(<$kind as Kind>::PARAMETERS[0]),+];
+                fn add_to(&mut self, arguments: &mut Arguments) {
+                    $(self.$parameter.add_to(arguments);)+
+                }
+            }
+        )+
+    };
 }
 
 /// The shape of a launch.
@@ -86,18 +129,69 @@ macro_rules! kernels {
                 /// it may be, else point to as many elements as the kernel reads or writes for these sizes, and what is written must be
                 /// nobody else's until the launch has run.
                 pub(super) unsafe fn launch(mut self, cuda: &Cuda, function: Function, grid: Grid) -> Result<()> {
-                    let mut parameters = [$((&raw mut self.$parameter).cast::<c_void>()),+];
-                    // SAFETY: the parameters are those of the kernel, by the test of `SIGNATURES`; for what they say the caller vouches.
-                    unsafe { cuda.launch(function, grid, &mut parameters) }
+                    let mut arguments = Arguments::new();
+                    $(self.$parameter.add_to(&mut arguments);)+
+                    // SAFETY: the parameters are those of the kernel, by the test of `SIGNATURES`, and stay in their places until the launch has been
+                    // made; for what they say the caller vouches.
+                    unsafe { cuda.launch(function, grid, &mut arguments.addresses[..arguments.len]) }
                 }
             }
         )+
 
         /// All kernels.
         pub static SIGNATURES: &[Signature] = &[
-            $(Signature { stem: $stem, name: $name, instances: $instances, parameters: &[$(<$kind as Kind>::PARAMETER),+] }),+
+            $(Signature { stem: $stem, name: $name, instances: $instances, parameters: &[$(<$kind as Kind>::PARAMETERS),+] }),+
         ];
     };
+}
+
+groups! {
+    /// What the gradient of rows is made of: see kernels/common/row_gradient.cuh.
+    RowGradientSource {
+        features: u64,
+        tables: u64,
+        rows: u64,
+        segments: u64,
+        positions: u64,
+        bags: u64,
+        counted: u64,
+        counts: u64,
+        offsets: u64,
+        per_sample_weights: u64,
+        grad_output: u64,
+        argmax: u64,
+        chunk_sums: u64,
+        grad_output_ld: u64,
+        argmax_ld: u64,
+        chunk_sums_ld: u64,
+        num_tables: u32,
+        num_indices: u32,
+        num_bags: u32,
+        batch_size: u32,
+        offset_bytes: u32,
+        is_wide: u32,
+        max_gradient: f32,
+    }
+    /// What an optimizer step changes, and how: see kernels/sparse_update.cu.
+    OptimizerTarget {
+        decay_scale: u64,
+        weights: u64,
+        first: u64,
+        second: u64,
+        seed: u64,
+        step_number: u64,
+        is_stochastic: u32,
+        is_wide_target: u32,
+        optimizer: u32,
+        learning_rate: f32,
+        l2: f32,
+        shrink: f32,
+        eps: f32,
+        beta1: f32,
+        beta2: f32,
+        first_correction: f32,
+        second_correction: f32,
+    }
 }
 
 kernels! {
@@ -132,12 +226,139 @@ kernels! {
         num_features: u32,
         batch_size: u32,
     }
+    /// See kernels/index_sort.cu.
+    IndexSortRows = "index_sort" "index_sort_rows" * 2 {
+        features: u64,
+        tables: u64,
+        indices: u64,
+        offsets: u64,
+        keys: u64,
+        bag_of: u64,
+        counted: u64,
+        histograms: u64,
+        status: u64,
+        num_indices: u64,
+        end_key: u64,
+        num_bags: u32,
+        batch_size: u32,
+        lanes: u32,
+        passes: u32,
+        digit_bits: u32,
+        key_bytes: u32,
+    }
+    /// See kernels/index_sort.cu.
+    IndexSortPass = "index_sort" "index_sort_pass" * 2 {
+        keys: u64,
+        positions: u64,
+        keys_out: u64,
+        positions_out: u64,
+        histograms: u64,
+        words: u64,
+        tickets: u64,
+        num_keys: u64,
+        pass: u32,
+        digit_bits: u32,
+    }
+    /// See kernels/index_sort.cu.
+    IndexSortSegments = "index_sort" "index_sort_segments" * 2 {
+        keys: u64,
+        positions: u64,
+        bag_of: u64,
+        rows: u64,
+        segments: u64,
+        bags: u64,
+        counts: u64,
+        words: u64,
+        tickets: u64,
+        num_keys: u64,
+        end_key: u64,
+    }
     /// See kernels/moving_average.cu.
     MovingAverage = "moving_average" "moving_average_f32" * 1 {
         values: u64,
         average: u64,
         len: u64,
         share: f32,
+    }
+    /// See kernels/sparse_update.cu.
+    SparseUpdateChunks = "sparse_update" "sparse_update_chunks" * 1 {
+        source: RowGradientSource,
+    }
+    /// See kernels/sparse_update.cu.
+    SparseUpdateStarts = "sparse_update" "sparse_update_starts" * 1 {
+        tables: u64,
+        rows: u64,
+        num_rows: u64,
+        places: u64,
+        starts: u64,
+        counts: u64,
+        num_tables: u32,
+        capacity: u32,
+    }
+    /// See kernels/sparse_update.cu.
+    SparseUpdateInterleave = "sparse_update" "sparse_update_interleave" * 1 {
+        a_rows: u64,
+        a_count: u64,
+        b_rows: u64,
+        b_count: u64,
+        rows: u64,
+        sources: u64,
+        end_key: u64,
+        a_capacity: u32,
+        b_capacity: u32,
+    }
+    /// See kernels/sparse_update.cu.
+    SparseUpdateAdd = "sparse_update" "sparse_update_add" * 1 {
+        tables: u64,
+        rows: u64,
+        segments: u64,
+        sources: u64,
+        places: u64,
+        a_starts: u64,
+        a_values: u64,
+        b_starts: u64,
+        b_values: u64,
+        out_rows: u64,
+        out_starts: u64,
+        out_values: u64,
+        out_count: u64,
+        num_a_values: u64,
+        num_b_values: u64,
+        num_out_values: u64,
+        a_capacity: u32,
+        b_capacity: u32,
+        num_tables: u32,
+        lanes: u32,
+    }
+    /// See kernels/sparse_update.cu.
+    SparseUpdateReduce = "sparse_update" "sparse_update_reduce" * 1 {
+        source: RowGradientSource,
+        places: u64,
+        grad_rows: u64,
+        starts: u64,
+        values: u64,
+        num_values: u64,
+        capacity: u32,
+        lanes: u32,
+    }
+    /// See kernels/sparse_update.cu.
+    SparseUpdateUpdate = "sparse_update" "sparse_update_update" * 3 {
+        source: RowGradientSource,
+        target: OptimizerTarget,
+        lanes: u32,
+    }
+    /// See kernels/sparse_update.cu.
+    SparseUpdateApply = "sparse_update" "sparse_update_apply" * 3 {
+        tables: u64,
+        rows: u64,
+        starts: u64,
+        values: u64,
+        counts: u64,
+        num_values: u64,
+        num_tables: u32,
+        capacity: u32,
+        target: OptimizerTarget,
+        lanes: u32,
     }
 }
 
@@ -172,6 +393,17 @@ impl ByElement {
     }
 }
 
+/// A kernel for 32 and for 64 bits.
+#[derive(Debug)]
+pub(super) struct ByWidth([Function; 2]);
+
+impl ByWidth {
+    /// The kernel for ids or keys of so many bytes.
+    pub(super) fn of(&self, bytes: usize) -> Function {
+        self.0[usize::from(bytes == 8)]
+    }
+}
+
 /// The storage types, in the order of [`element_number`], as the names of kernels have them.
 const ELEMENTS: [&str; 3] = ["f32", "f16", "bf16"];
 
@@ -188,7 +420,17 @@ fn element_number<E: Element>() -> usize {
 pub(super) struct Kernels {
     pub(super) embedding_bag_forward: ByTypes,
     pub(super) embedding_bag_weight_grad: ByTypes,
+    pub(super) index_sort_rows: ByWidth,
+    pub(super) index_sort_pass: ByWidth,
+    pub(super) index_sort_segments: ByWidth,
     pub(super) moving_average: Function,
+    pub(super) sparse_update_chunks: Function,
+    pub(super) sparse_update_starts: Function,
+    pub(super) sparse_update_reduce: Function,
+    pub(super) sparse_update_interleave: Function,
+    pub(super) sparse_update_add: Function,
+    pub(super) sparse_update_update: ByElement,
+    pub(super) sparse_update_apply: ByElement,
     /// Kept, since the functions are theirs.
     _modules: Vec<Module>,
 }
@@ -199,12 +441,24 @@ impl Kernels {
         let capability = capability(context)?;
         let module = |stem| Module::load(context, stem, capability);
         let embedding_bag = module("embedding_bag")?;
+        let index_sort = module("index_sort")?;
         let moving_average = module("moving_average")?;
+        let sparse_update = module("sparse_update")?;
         Ok(Self {
             embedding_bag_forward: embedding_bag.by_types("embedding_bag_forward")?,
             embedding_bag_weight_grad: embedding_bag.by_types("embedding_bag_weight_grad")?,
+            index_sort_rows: index_sort.by_width("index_sort_rows", ["i32", "i64"])?,
+            index_sort_pass: index_sort.by_width("index_sort_pass", ["u32", "u64"])?,
+            index_sort_segments: index_sort.by_width("index_sort_segments", ["u32", "u64"])?,
             moving_average: moving_average.function("moving_average_f32")?,
-            _modules: vec![embedding_bag, moving_average],
+            sparse_update_chunks: sparse_update.function("sparse_update_chunks")?,
+            sparse_update_starts: sparse_update.function("sparse_update_starts")?,
+            sparse_update_reduce: sparse_update.function("sparse_update_reduce")?,
+            sparse_update_interleave: sparse_update.function("sparse_update_interleave")?,
+            sparse_update_add: sparse_update.function("sparse_update_add")?,
+            sparse_update_update: sparse_update.by_element("sparse_update_update")?,
+            sparse_update_apply: sparse_update.by_element("sparse_update_apply")?,
+            _modules: vec![embedding_bag, index_sort, moving_average, sparse_update],
         })
     }
 }
@@ -255,6 +509,11 @@ impl Module {
     fn by_element(&self, name: &str) -> Result<ByElement> {
         let [f32, f16, bf16] = ELEMENTS.map(|element| self.function(&format!("{name}_{element}")));
         Ok(ByElement([f32?, f16?, bf16?]))
+    }
+
+    fn by_width(&self, name: &str, types: [&str; 2]) -> Result<ByWidth> {
+        let [narrow, wide] = types.map(|width| self.function(&format!("{name}_{width}")));
+        Ok(ByWidth([narrow?, wide?]))
     }
 
     fn by_types(&self, name: &str) -> Result<ByTypes> {

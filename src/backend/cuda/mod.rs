@@ -11,8 +11,10 @@ mod driver;
 mod embedding_bag;
 mod fault;
 mod images;
+mod index_sort;
 mod kernels;
 mod moving_average;
+mod sparse_update;
 mod tables;
 
 use std::ffi::c_void;

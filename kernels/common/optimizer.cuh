@@ -1,0 +1,52 @@
+// One step of an optimizer on one element: the operations of src/backend/cpu/optimizer.rs in their order, each rounded by itself, which makes results
+// equal to the bit.
+#pragma once
+
+#include <stdint.h>
+
+constexpr uint32_t kSgd = 0, kAdagrad = 1, kRowwiseAdagrad = 2, kAdam = 3;
+
+// An update rule with what is the same for all elements worked out on the host.
+struct Step {
+  uint32_t optimizer;
+  float learning_rate;
+  float l2;                 // added to the gradient, times the weight
+  float shrink;             // the weight is multiplied by it
+  float eps;
+  float beta1, beta2;
+  float first_correction, second_correction;  // 1 / (1 - beta^t)
+};
+
+// The same step with the weight decay multiplied by `scale`.
+__device__ __forceinline__ Step with_decay_scaled(Step step, float scale) {
+  step.l2 = __fmul_rn(step.l2, scale);
+  step.shrink = __fsub_rn(1.0f, __fmul_rn(__fsub_rn(1.0f, step.shrink), scale));
+  return step;
+}
+
+__device__ __forceinline__ float regularised(const Step& step, float gradient, float weight) {
+  return __fadd_rn(gradient, __fmul_rn(step.l2, weight));
+}
+
+// What the gradient is multiplied by, given the sum of squares of its row.
+__device__ __forceinline__ float rowwise_rate(const Step& step, float sum_of_squares) {
+  return __fdiv_rn(step.learning_rate, __fadd_rn(__fsqrt_rn(sum_of_squares), step.eps));
+}
+
+// The new weight. `first` and `second` are what the optimizer remembers of the element; for kRowwiseAdagrad `first` is the rate of its row.
+__device__ __forceinline__ float stepped(const Step& step, float gradient, float weight, float& first, float& second) {
+  const float g = regularised(step, gradient, weight);
+  const float kept = __fmul_rn(weight, step.shrink);
+  if (step.optimizer == kAdagrad) {
+    first = __fadd_rn(first, __fmul_rn(g, g));
+    return __fsub_rn(kept, __fdiv_rn(__fmul_rn(step.learning_rate, g), __fadd_rn(__fsqrt_rn(first), step.eps)));
+  }
+  if (step.optimizer == kRowwiseAdagrad) return __fsub_rn(kept, __fmul_rn(first, g));
+  if (step.optimizer == kAdam) {
+    first = __fadd_rn(__fmul_rn(step.beta1, first), __fmul_rn(__fsub_rn(1.0f, step.beta1), g));
+    second = __fadd_rn(__fmul_rn(step.beta2, second), __fmul_rn(__fsub_rn(1.0f, step.beta2), __fmul_rn(g, g)));
+    const float root = __fadd_rn(__fsqrt_rn(__fmul_rn(second, step.second_correction)), step.eps);
+    return __fsub_rn(kept, __fdiv_rn(__fmul_rn(step.learning_rate, __fmul_rn(first, step.first_correction)), root));
+  }
+  return __fsub_rn(kept, __fmul_rn(step.learning_rate, g));
+}

@@ -1,0 +1,236 @@
+// index_sort.cu: the order of a batch's ids by the rows that they name.
+//
+// Computes     linear rows of all counted ids, sorted stably with their positions; where each row's occurrences begin; counted ids of each bag
+// Rust         src/ops/index_sort.rs, src/backend/cuda/index_sort.rs
+// Entries      index_sort_rows_{i32,i64}, index_sort_pass_{u32,u64}, index_sort_segments_{u32,u64}
+// Algorithm    `rows`: a group of lanes per bag writes the key of each id, its linear row, and counts the digits of all passes at once. Padding and
+//              bad ids get a key behind all rows, so that every later size is known on the host; wrong offsets leave no position without a key. `pass`: a pass of a radix sort, least significant
+//              digit first, in one launch: a tile ranks its keys by __match_any_sync, learns from the tiles before it where its digits begin
+//              (decoupled look-back) and writes runs of equal digits from shared memory. Three launches instead would read keys twice, and at the
+//              sizes of batches latency is what counts. `segments`: where a key differs from the one before it, a row begins; numbered by
+//              the same look-back. Keys have as many digits as the tables have rows, and 32 bits where these suffice.
+// Launch       rows: grid (enough for the bags, at most 528), block 256; pass, segments: a block of 256 for each tile of 2048 ids
+// Bytes        ids read once; each pass reads and writes key and position: 16 bytes an id (24 with 64-bit keys); 2 KB a tile to look back
+// Requires     the words of the tiles, tickets and histograms zero before `rows`; at most 2^32 - 2 ids
+// Numerics     integers: the same results for any schedule
+// Measured     compiled and emulated, not yet measured
+
+#include "common/bags.cuh"
+#include "common/reduce.cuh"
+#include "common/scan.cuh"
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr int kItems = 8;
+constexpr int kTile = kThreads * kItems;
+constexpr int kDigits = 256;
+constexpr int kMostPasses = 8;
+static_assert(kThreads == kDigits, "a thread takes care of a digit");
+
+template <typename K>
+__device__ __forceinline__ uint32_t digit_of(K key, uint32_t pass, uint32_t digit_bits) {
+  return uint32_t(key >> (pass * digit_bits)) & ((1u << digit_bits) - 1);
+}
+
+// The lanes of the warp below the calling one.
+__device__ __forceinline__ uint32_t lanes_below() { return (1u << (threadIdx.x % 32)) - 1; }
+
+// The bounds of a bag, so that every position is in one even if the first offset is not 0 or the last one not the number of ids.
+template <typename I>
+__device__ __forceinline__ Bounds covering_bounds(const I* offsets, uint64_t bag, uint64_t num_bags, uint64_t num_indices) {
+  const int64_t start = offsets[bag], end = offsets[bag + 1];
+  const auto clamped = [&](int64_t offset) { return offset < 0 ? 0 : min(uint64_t(offset), num_indices); };
+  return {bag == 0 ? 0 : clamped(start), bag + 1 == num_bags ? num_indices : clamped(end)};
+}
+
+#define INSTANTIATE_ROWS(I)                                                                                                         \
+  extern "C" __global__ void __launch_bounds__(kThreads) index_sort_rows_##I(                                                          \
+      const Feature* features, const Table* tables, const I* indices, const I* offsets, void* keys, uint32_t* bag_of,                  \
+      uint32_t* counted, uint32_t* histograms, Status* status, uint64_t num_indices, uint64_t end_key, uint32_t num_bags,              \
+      uint32_t batch_size, uint32_t lanes, uint32_t passes, uint32_t digit_bits, uint32_t key_bytes) {                                 \
+    name_rows(features, tables, indices, offsets, keys, bag_of, counted, histograms, status, num_indices, end_key, num_bags,           \
+              batch_size, lanes, passes, digit_bits, key_bytes);                                                                    \
+  }
+
+template <typename I>
+__device__ __forceinline__ void name_rows(const Feature* features, const Table* tables, const I* indices, const I* offsets, void* keys,
+                                          uint32_t* bag_of, uint32_t* counted, uint32_t* histograms, Status* status,
+                                          uint64_t num_indices, uint64_t end_key, uint32_t num_bags, uint32_t batch_size, uint32_t lanes,
+                                          uint32_t passes, uint32_t digit_bits, uint32_t key_bytes) {
+  __shared__ uint32_t counts[kMostPasses * kDigits];
+  for (uint32_t k = threadIdx.x; k < passes * kDigits; k += kThreads) counts[k] = 0;
+  __syncthreads();
+  const uint32_t lane = threadIdx.x % lanes, mask = group_mask(lanes);
+  const uint64_t groups = uint64_t(gridDim.x) * kThreads / lanes;
+#pragma unroll 1
+  for (uint64_t bag = (uint64_t(blockIdx.x) * kThreads + threadIdx.x) / lanes; bag < num_bags; bag += groups) {
+    const Feature feature = features[bag / batch_size];
+    const uint64_t first_row = tables[feature.table].first_row;
+    const Bounds bounds = covering_bounds(offsets, bag, num_bags, num_indices);
+    bool bad = has_bad_bounds(offsets, bag, num_bags, num_indices);
+    uint32_t rows = 0;
+    for (uint64_t position = bounds.start + lane; position < bounds.end; position += lanes) {
+      const int64_t row = row_of(indices[position], feature, bad);
+      const uint64_t key = row == kNoRow ? end_key : first_row + row;
+      rows += row != kNoRow;
+      bag_of[position] = uint32_t(bag);
+      if (key_bytes == 8) {
+        static_cast<uint64_t*>(keys)[position] = key;
+      } else {
+        static_cast<uint32_t*>(keys)[position] = uint32_t(key);
+      }
+      for (uint32_t pass = 0; pass < passes; ++pass) atomicAdd(&counts[pass * kDigits + digit_of(key, pass, digit_bits)], 1u);
+    }
+    rows = __reduce_add_sync(mask, rows);
+    bad = __any_sync(mask, bad);
+    if (lane == 0) {
+      counted[bag] = rows;
+      if (bad) note_faults(feature, indices, offsets, bag, num_bags, num_indices, status);
+    }
+  }
+  __syncthreads();
+  for (uint32_t k = threadIdx.x; k < passes * kDigits; k += kThreads) {
+    if (counts[k] > 0) atomicAdd(&histograms[k], counts[k]);
+  }
+}
+INSTANTIATE_ROWS(i32)
+INSTANTIATE_ROWS(i64)
+
+// A stable pass of the sort by the digit number `pass`. `positions` is null in the first one: there each key's position is its place.
+template <typename K>
+__device__ __forceinline__ void sort_by_digit(const K* keys, const uint32_t* positions, K* keys_out, uint32_t* positions_out,
+                                              const uint32_t* histograms, TileWord* words, uint32_t* tickets, uint64_t num_keys,
+                                              uint32_t pass, uint32_t digit_bits) {
+  __shared__ uint32_t counts[kWarps][kDigits];
+  __shared__ uint32_t place[kDigits];          // of a tile's first key of a digit, less its place within the tile
+  __shared__ K ordered_keys[kTile];
+  __shared__ uint32_t ordered_positions[kTile];
+  const uint32_t tile = take_tile(tickets + pass), warp = threadIdx.x / 32, lane = threadIdx.x % 32, thread = threadIdx.x;
+  const uint64_t tile_start = uint64_t(tile) * kTile;
+  const uint32_t tile_size = uint32_t(min(uint64_t(kTile), num_keys - tile_start));
+
+  // A warp takes a run of keys, so that warps, steps and lanes are in the order of the keys.
+  const uint32_t first = warp * 32 * kItems + lane;
+  K key[kItems];
+  uint32_t position[kItems], within[kItems];
+#pragma unroll
+  for (int j = 0; j < kItems; ++j) {
+    const uint32_t k = first + 32 * j;
+    key[j] = k < tile_size ? keys[tile_start + k] : 0;
+    position[j] = k >= tile_size ? 0 : positions ? positions[tile_start + k] : uint32_t(tile_start + k);
+  }
+  for (uint32_t w = 0; w < kWarps; ++w) counts[w][thread] = 0;
+  __syncthreads();
+#pragma unroll
+  for (int j = 0; j < kItems; ++j) {
+    const bool exists = first + 32 * j < tile_size;
+    const uint32_t digit = exists ? digit_of(key[j], pass, digit_bits) : kDigits;
+    const uint32_t peers = __match_any_sync(0xffffffffu, digit);
+    const uint32_t before = exists ? counts[warp][digit] : 0;
+    within[j] = before + __popc(peers & lanes_below());
+    __syncwarp();
+    if (exists && (peers & lanes_below()) == 0) counts[warp][digit] = before + __popc(peers);
+    __syncwarp();
+  }
+  __syncthreads();
+
+  // From here to the next barrier a thread stands for the digit of its number.
+  uint32_t count = 0;
+#pragma unroll
+  for (uint32_t w = 0; w < kWarps; ++w) {
+    const uint32_t of_warp = counts[w][thread];
+    counts[w][thread] = count;
+    count += of_warp;
+  }
+  TileWord* word = words + uint64_t(tile) * kDigits + thread;
+  publish(word, pass, tile == 0, count);
+  // Two sums in one: over all keys of the batch in the high half, over those of the tile in the low one.
+  const uint64_t smaller = sum_of_threads_before<kThreads>(uint64_t(histograms[pass * kDigits + thread]) << 32 | count);
+  const uint32_t start = uint32_t(smaller);
+#pragma unroll
+  for (uint32_t w = 0; w < kWarps; ++w) counts[w][thread] += start;
+  const uint32_t in_tiles_before = sum_of_tiles_before(words + thread, tile, kDigits, pass);
+  if (tile > 0) publish(word, pass, true, in_tiles_before + count);
+  place[thread] = uint32_t(smaller >> 32) + in_tiles_before - start;
+  __syncthreads();
+
+#pragma unroll
+  for (int j = 0; j < kItems; ++j) {
+    if (first + 32 * j >= tile_size) continue;
+    const uint32_t slot = counts[warp][digit_of(key[j], pass, digit_bits)] + within[j];
+    ordered_keys[slot] = key[j];
+    ordered_positions[slot] = position[j];
+  }
+  __syncthreads();
+  for (uint32_t slot = thread; slot < tile_size; slot += kThreads) {
+    const K moved = ordered_keys[slot];
+    const uint32_t to = place[digit_of(moved, pass, digit_bits)] + slot;
+    // Where offsets are wrong bags may overlap, and ids be counted twice.
+    if (to >= num_keys) continue;
+    keys_out[to] = moved;
+    positions_out[to] = ordered_positions[slot];
+  }
+}
+
+// Numbers the rows among sorted keys, and looks up the bags of their occurrences unless `bags` is null. There is a key more than are stored, as large
+// as those that stand for no row: the first of these ends the last segment.
+template <typename K>
+__device__ __forceinline__ void number_rows(const K* keys, const uint32_t* positions, const uint32_t* bag_of, uint64_t* rows,
+                                            uint32_t* segments, uint32_t* bags, uint32_t* counts, TileWord* words, uint32_t* tickets,
+                                            uint64_t num_keys, uint64_t end_key) {
+  __shared__ uint32_t rows_of_tiles_before;
+  const uint32_t tile = take_tile(tickets);
+  const uint64_t first = uint64_t(tile) * kTile + threadIdx.x / 32 * (32 * kItems) + threadIdx.x % 32;
+  const auto key_at = [&](uint64_t k) { return k < num_keys ? keys[k] : K(end_key); };
+  K key[kItems];
+  bool begins[kItems];
+  uint32_t number[kItems], of_warp = 0;
+#pragma unroll
+  for (int j = 0; j < kItems; ++j) {
+    const uint64_t k = first + 32 * j;
+    key[j] = key_at(k);
+    begins[j] = k <= num_keys && (k == 0 || key_at(k - 1) != key[j]);
+    const uint32_t beginning = __ballot_sync(0xffffffffu, begins[j] && key[j] != K(end_key));
+    number[j] = of_warp + __popc(beginning & lanes_below());
+    of_warp += __popc(beginning);
+  }
+  // Each warp's sum counts once.
+  const uint32_t before = sum_of_threads_before<kThreads>(threadIdx.x % 32 == 31 ? of_warp : 0);
+  if (threadIdx.x == kThreads - 1) {
+    const uint32_t of_tile = before + of_warp;
+    publish(words + tile, 0, tile == 0, of_tile);
+    const uint32_t of_tiles_before = sum_of_tiles_before(words, tile, 1, 0);
+    if (tile > 0) publish(words + tile, 0, true, of_tiles_before + of_tile);
+    rows_of_tiles_before = of_tiles_before;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int j = 0; j < kItems; ++j) {
+    const uint64_t k = first + 32 * j;
+    const uint32_t row = rows_of_tiles_before + before + number[j];
+    if (begins[j]) segments[row] = uint32_t(k);
+    if (key[j] != K(end_key)) {
+      if (begins[j]) rows[row] = key[j];
+      if (bags && positions[k] < num_keys) bags[k] = bag_of[positions[k]];
+    } else if (begins[j]) {
+      counts[0] = uint32_t(k);
+      counts[1] = row;
+    }
+  }
+}
+
+#define INSTANTIATE_KEYS(K)                                                                                                         \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2) index_sort_pass_##K(                                                       \
+      const K##_t* keys, const uint32_t* positions, K##_t* keys_out, uint32_t* positions_out, const uint32_t* histograms,              \
+      TileWord* words, uint32_t* tickets, uint64_t num_keys, uint32_t pass, uint32_t digit_bits) {                                     \
+    sort_by_digit(keys, positions, keys_out, positions_out, histograms, words, tickets, num_keys, pass, digit_bits);                   \
+  }                                                                                                                                 \
+  extern "C" __global__ void __launch_bounds__(kThreads) index_sort_segments_##K(                                                      \
+      const K##_t* keys, const uint32_t* positions, const uint32_t* bag_of, uint64_t* rows, uint32_t* segments, uint32_t* bags,        \
+      uint32_t* counts, TileWord* words, uint32_t* tickets, uint64_t num_keys, uint64_t end_key) {                                     \
+    number_rows(keys, positions, bag_of, rows, segments, bags, counts, words, tickets, num_keys, end_key);                             \
+  }
+using u32_t = uint32_t;
+using u64_t = uint64_t;
+INSTANTIATE_KEYS(u32)
+INSTANTIATE_KEYS(u64)

@@ -1,0 +1,342 @@
+// sparse_update.cu: the gradients of table rows, and optimizer steps on the rows that have one.
+//
+// Computes     for each row of a sorted batch the sum over its occurrences, then one step of an optimizer; see the Rust side for the maths
+// Rust         src/ops/sparse_update.rs, src/backend/cuda/sparse_update.rs
+// Entries      sparse_update_chunks, sparse_update_starts, sparse_update_reduce, sparse_update_{update,apply}_{f32,f16,bf16}
+// Algorithm    A group of lanes per row, a power of two of them, at most a warp, of four columns each where rows lie so. The lanes read the
+//              occurrences side by side, one each, and hand them round by shuffles; gradients are loaded kInFlight at a time and added in order.
+//              A hot row must not keep one group busy while others wait: `chunks` sums every chunk of it but the first, each by a warp of its own,
+//              so that `update` and `reduce` sum one chunk at most, and add the others' sums. The order of all additions is that of the CPU.
+//              Chunks are found from where they lie: those behind the first begin at least a chunk apart, so each window of as many
+//              occurrences has at most one, and its sum a place of its own.
+// Launch       grid (enough for all rows or windows that there could be, at most 8192; they loop over what is left), block 256; starts: one block
+// Bytes        as bytes_moved(), and the sums of chunks of hot rows written and read once
+// Requires     16-byte loads where rows, and their columns in the gradient, begin at multiples of 16 bytes, else one element at a time. What was
+//              sorted is not trusted: whatever it holds, nothing outside the buffers is touched.
+// Numerics     f32, every product, sum, quotient and root rounded separately, in one order: the same bits for any launch, and on the CPU
+// Measured     compiled and emulated, not yet measured
+
+#include "common/optimizer.cuh"
+#include "common/philox.cuh"
+#include "common/rounding.cuh"
+#include "common/row_gradient.cuh"
+#include "common/scan.cuh"
+
+// Columns whose squares are summed as a tree.
+constexpr uint32_t kRun = 32;
+
+// Sums the chunk, not the first one of its row, that begins in each window of occurrences.
+extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_chunks(SOURCE_PARAMETERS) {
+  const Source source = SOURCE;
+  const uint32_t num_rows = source.num_rows(), num_occurrences = min(source.counts[0], num_indices);
+  if (num_rows == 0) return;
+  const Group group = group_of_thread(32);
+  for_each((num_occurrences + uint64_t(kChunk) - 1) / kChunk, 32, [&](uint64_t window) {
+    const uint32_t occurrence = uint32_t(window * kChunk);
+    // Such a chunk begins less than a chunk after the window, and its row at least a chunk before that: the window begins within the row.
+    const Row row = row_at(source, segment_of(segments, num_rows, occurrence));
+    if (!row.exists || row.start >= occurrence) return;
+    const uint64_t start = row.start + (uint64_t(occurrence) - row.start + kChunk - 1) / kChunk * kChunk;
+    if (start >= row.end) return;
+    const uint32_t end = uint32_t(min(start + kChunk, uint64_t(row.end)));
+    by_width(is_wide && row.table.is_wide, [&](auto width) {
+      constexpr int N = decltype(width)::kColumns;
+      for_each_column<N>(group, row.table.embedding_dim, [&](uint32_t column, bool active) {
+        const Vec<float, N> sum = sum_chunk<N>(source, group, row.table_number, uint32_t(start), end, column, active);
+        if (!active) return;
+        float* to = chunk_sums + window * chunk_sums_ld + column;
+        if constexpr (N == 4) {
+          // Read next by whatever multiprocessor; spelled out, since the compiler would share the stores of both widths, one element at a time.
+          __stcg(reinterpret_cast<float4*>(to), make_float4(sum.at[0], sum.at[1], sum.at[2], sum.at[3]));
+        } else {
+          *to = sum.at[0];
+        }
+      });
+    });
+  });
+}
+
+// What an optimizer step changes, and how.
+template <typename E>
+struct Target {
+  Step step;
+  const float* decay_scale;   // null for none
+  E* weights;
+  float* first;               // null unless the optimizer has it
+  float* second;
+  uint64_t seed;
+  uint64_t step_number;
+  uint32_t is_stochastic;
+  uint32_t is_wide;           // whether weights and state begin at multiples of what four elements take
+};
+#define TARGET_PARAMETERS(E)                                                                                                        \
+  const float *decay_scale, E *weights, float *first, float *second, uint64_t seed, uint64_t step_number, uint32_t is_stochastic,   \
+      uint32_t is_wide_target, uint32_t optimizer, float learning_rate, float l2, float shrink, float eps, float beta1, float beta2, \
+      float first_correction, float second_correction
+#define TARGET                                                                                                                      \
+  {{optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction},                                  \
+   decay_scale, weights, first, second, seed, step_number, is_stochastic, is_wide_target}
+
+// Adds the squares of the gradients of columns, `squares` being the sum over those before them: each kRun of them as a tree, one after another. A
+// group takes a whole run at once, or the whole row.
+template <int N>
+__device__ __forceinline__ float add_squares(const Step& step, const Group& group, const Vec<float, N>& gradient, const Vec<float, N>& weight,
+                                             bool active, float squares) {
+  const uint32_t lanes_of_run = min(group.lanes, kRun / N);
+  float tree[N];
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    const float g = regularised(step, gradient.at[j], weight.at[j]);
+    tree[j] = group_sum(active ? __fmul_rn(g, g) : 0.0f, lanes_of_run, group.mask);
+  }
+  const float run = N == 4 ? (tree[0] + tree[2 % N]) + (tree[1 % N] + tree[3 % N]) : tree[0];
+  for (uint32_t lane = 0; lane < group.lanes; lane += kRun / N) squares += __shfl_sync(group.mask, run, lane, group.lanes);
+  return squares;
+}
+
+template <int N, typename E>
+__device__ __forceinline__ Vec<float, N> load_as_f32(const E* from) {
+  const Vec<E, N> loaded = load<N>(from);
+  Vec<float, N> values;
+#pragma unroll
+  for (int j = 0; j < N; ++j) values.at[j] = to_f32(loaded.at[j]);
+  return values;
+}
+
+// Stores new weights of a row, from `column` on.
+template <int N, typename E>
+__device__ __forceinline__ void store_weights(const Target<E>& target, E* to, const Vec<float, N>& values, uint64_t row, uint32_t table,
+                                              uint32_t column) {
+  Vec<E, N> rounded;
+  if (sizeof(E) == 4 || !target.is_stochastic) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) rounded.at[j] = nearest<E>(values.at[j]);
+  } else {
+    const uint2 key = make_uint2(uint32_t(target.seed), uint32_t(target.seed >> 32) ^ uint32_t(target.step_number >> 32));
+    const uint4 counter = make_uint4(column / 4, uint32_t(row), uint32_t(row >> 32) | table << 16, uint32_t(target.step_number));
+    const uint4 random = philox4x32(key, counter);
+    if constexpr (N == 4) {
+      const uint32_t bits[4] = {random.x, random.y, random.z, random.w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) rounded.at[j] = stochastic<E>(values.at[j], bits[j]);
+    } else {
+      const uint32_t in_half = column % 2, low = in_half ? random.y : random.x, high = in_half ? random.w : random.z;
+      rounded.at[0] = stochastic<E>(values.at[0], column % 4 < 2 ? low : high);
+    }
+  }
+  store(to, rounded);
+}
+
+// One step on a row; `gradient(column, active)` is the gradient of N of its columns.
+template <int N, typename E, typename Gradient>
+__device__ __forceinline__ void step_row(const Target<E>& target, const Group& group, uint32_t table_number, const Table& table,
+                                         uint64_t linear, Gradient gradient) {
+  const uint32_t dim = table.embedding_dim;
+  const uint64_t row = linear - table.first_row, offset = table.weight_offset + row * dim;
+  const Step step = target.decay_scale ? with_decay_scaled(target.step, target.decay_scale[linear]) : target.step;
+  const bool is_rowwise = step.optimizer == kRowwiseAdagrad;
+  Vec<float, N> grad;
+  float squares = 0.0f, rate = 0.0f;
+  // The sum over the whole row comes before the first weight changes. In one loop, so that there is one copy of what sums gradients.
+#pragma unroll 1
+  for (bool is_summing = is_rowwise;; is_summing = false) {
+    for_each_column<N>(group, dim, [&](uint32_t column, bool active) {
+      // Loaded first, so that they are under way while the gradient is summed.
+      Vec<float, N> weight = {}, first = {}, second = {};
+      if (active) {
+        weight = load_as_f32<N>(target.weights + offset + column);
+        if (!is_rowwise && target.first) first = load<N>(target.first + offset + column);
+        if (target.second) second = load<N>(target.second + offset + column);
+      }
+      // The gradient of a row of one pass is made only once.
+      if (is_summing || !is_rowwise || dim > group.lanes * N) grad = gradient(column, active);
+      if (is_summing) {
+        squares = add_squares(step, group, grad, weight, active, squares);
+        return;
+      }
+      if (!active) return;
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        if (is_rowwise) first.at[j] = rate;
+        weight.at[j] = stepped(step, grad.at[j], weight.at[j], first.at[j], second.at[j]);
+      }
+      store_weights(target, target.weights + offset + column, weight, row, table_number, column);
+      if (!is_rowwise && target.first) store(target.first + offset + column, first);
+      if (target.second) store(target.second + offset + column, second);
+    });
+    if (!is_summing) return;
+    const float before = __shfl_sync(group.mask, group.lane == 0 ? target.first[linear] : 0.0f, 0, group.lanes);
+    const float sum = __fadd_rn(before, __fdiv_rn(squares, float(dim)));
+    if (group.lane == 0) target.first[linear] = sum;
+    rate = rowwise_rate(step, sum);
+  }
+}
+
+// Where the rows of a table begin in a sparse gradient.
+struct Place {
+  uint64_t row;      // the number of its first row
+  uint64_t start;    // of the values of that row
+};
+
+// How many of `count` sorted rows lie before a linear row.
+__device__ __forceinline__ uint32_t rows_before(const uint64_t* rows, uint32_t count, uint64_t linear) {
+  uint32_t low = 0, high = count;
+  while (low < high) {
+    const uint32_t middle = low + (high - low) / 2;
+    if (rows[middle] < linear) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+// Tells for each table where its rows begin among `num_rows` sorted ones, and where their values do. One block.
+extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_starts(const Table* tables, const uint64_t* rows, const uint32_t* num_rows,
+                                                                            Place* places, uint64_t* starts, uint32_t* counts,
+                                                                            uint32_t num_tables, uint32_t capacity) {
+  const uint32_t count = min(*num_rows, capacity);
+  __shared__ uint64_t end;
+  if (threadIdx.x == 0) end = 0;
+#pragma unroll 1
+  for (uint32_t first = 0; first < num_tables; first += kThreads) {
+    __syncthreads();
+    const uint64_t before = end;
+    const uint32_t t = first + threadIdx.x;
+    const uint32_t row = t < num_tables ? rows_before(rows, count, tables[t].first_row) : 0;
+    const uint64_t values = t < num_tables ? uint64_t(rows_before(rows, count, tables[t + 1].first_row) - row) * tables[t].embedding_dim : 0;
+    const uint64_t start = before + sum_of_threads_before<kThreads>(values);
+    if (t < num_tables) places[t] = {row, start};
+    if (threadIdx.x == kThreads - 1) end = start + values;
+  }
+  __syncthreads();
+  if (threadIdx.x > 0) return;
+  starts[count] = end;
+  *counts = count;
+}
+
+// The gradient of each row.
+extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_reduce(SOURCE_PARAMETERS, const Place* places, uint64_t* grad_rows,
+                                                                              uint64_t* starts, float* values, uint64_t num_values,
+                                                                              uint32_t capacity, uint32_t lanes) {
+  const Source source = SOURCE;
+  const Group group = group_of_thread(lanes);
+  for_each(min(source.num_rows(), capacity), lanes, [&](uint64_t k) {
+    const Row row = row_at(source, uint32_t(k));
+    if (!row.exists) return;
+    const uint32_t dim = row.table.embedding_dim;
+    const Place place = places[row.table_number];
+    const uint64_t start = place.start + (k - place.row) * dim;
+    if (place.row > k || start + dim > num_values) return;
+    if (group.lane == 0) {
+      grad_rows[k] = row.linear;
+      starts[k] = start;
+    }
+    by_width(is_wide && row.table.is_wide && is_aligned(values + start, 16), [&](auto width) {
+      constexpr int N = decltype(width)::kColumns;
+      for_each_column<N>(group, dim, [&](uint32_t column, bool active) {
+        const Vec<float, N> sum = sum_row<N>(source, group, row, column, active);
+        if (active) store(values + start + column, sum);
+      });
+    });
+  });
+}
+
+// Merges the rows of two gradients: all of them in order, each with its number, counted through both; behind them as many times `end_key` as there
+// is room. Of equal rows that of `a` comes first.
+extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_interleave(const uint64_t* a_rows, const uint32_t* a_count,
+                                                                                const uint64_t* b_rows, const uint32_t* b_count,
+                                                                                uint64_t* rows, uint32_t* sources, uint64_t end_key,
+                                                                                uint32_t a_capacity, uint32_t b_capacity) {
+  const uint32_t a = min(*a_count, a_capacity), b = min(*b_count, b_capacity);
+  for_each(uint64_t(a_capacity) + b_capacity, 1, [&](uint64_t k) {
+    if (k >= uint64_t(a) + b) rows[k] = end_key;
+    const bool is_a = k < a_capacity;
+    const uint32_t number = uint32_t(is_a ? k : k - a_capacity);
+    if (number >= (is_a ? a : b)) return;
+    const uint64_t row = (is_a ? a_rows : b_rows)[number];
+    const uint64_t to = number + uint64_t(is_a ? rows_before(b_rows, b, row) : rows_before(a_rows, a, row + 1));
+    rows[to] = row;
+    sources[to] = uint32_t(k);
+  });
+}
+
+// The sum of two gradients, whose merged rows have been numbered: row `k` has the sources from segments[k] on, one or two.
+extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const Table* tables, const uint64_t* rows, const uint32_t* segments,
+                                                                         const uint32_t* sources, const Place* places,
+                                                                         const uint64_t* a_starts, const float* a_values,
+                                                                         const uint64_t* b_starts, const float* b_values, uint64_t* out_rows,
+                                                                         uint64_t* out_starts, float* out_values, const uint32_t* out_count,
+                                                                         uint64_t num_a_values, uint64_t num_b_values, uint64_t num_out_values,
+                                                                         uint32_t a_capacity, uint32_t b_capacity, uint32_t num_tables,
+                                                                         uint32_t lanes) {
+  const Group group = group_of_thread(lanes);
+  for_each(*out_count, lanes, [&](uint64_t k) {
+    const uint64_t linear = rows[k];
+    const uint32_t number = table_of_row(tables, num_tables, linear);
+    if (number >= num_tables) return;
+    const uint32_t dim = tables[number].embedding_dim;
+    const Place place = places[number];
+    const uint64_t to = place.start + (k - place.row) * dim;
+    if (place.row > k || to + dim > num_out_values) return;
+    if (group.lane == 0) {
+      out_rows[k] = linear;
+      out_starts[k] = to;
+    }
+    const uint32_t last = min(segments[k + 1], a_capacity + b_capacity);
+    for (uint32_t column = group.lane; column < dim; column += group.lanes) {
+      float sum = 0.0f;
+      for (uint32_t s = segments[k]; s < last; ++s) {
+        const uint32_t source = sources[s];
+        const bool is_a = source < a_capacity;
+        if (!is_a && source - a_capacity >= b_capacity) continue;
+        const uint64_t start = is_a ? a_starts[source] : b_starts[source - a_capacity];
+        const uint64_t available = is_a ? num_a_values : num_b_values;
+        if (start > available || available - start < dim) continue;
+        sum = __fadd_rn(sum, (is_a ? a_values : b_values)[start + column]);
+      }
+      out_values[to + column] = sum;
+    }
+  });
+}
+
+#define INSTANTIATE(E)                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_update_##E(SOURCE_PARAMETERS, TARGET_PARAMETERS(E),          \
+                                                                                     uint32_t lanes) {                              \
+    const Source source = SOURCE;                                                                                                   \
+    const Target<E> target = TARGET;                                                                                                \
+    const Group group = group_of_thread(lanes);                                                                                     \
+    for_each(source.num_rows(), lanes, [&](uint64_t k) {                                                                            \
+      const Row row = row_at(source, uint32_t(k));                                                                                  \
+      if (!row.exists) return;                                                                                                      \
+      by_width(is_wide && is_wide_target && row.table.is_wide, [&](auto width) {                                                    \
+        constexpr int N = decltype(width)::kColumns;                                                                                \
+        const auto gradient = [&](uint32_t column, bool active) { return sum_row<N>(source, group, row, column, active); };        \
+        step_row<N>(target, group, row.table_number, row.table, row.linear, gradient);                                             \
+      });                                                                                                                           \
+    });                                                                                                                             \
+  }                                                                                                                                 \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_apply_##E(                                                   \
+      const Table* tables, const uint64_t* rows, const uint64_t* starts, const float* values, const uint32_t* counts,                 \
+      uint64_t num_values, uint32_t num_tables, uint32_t capacity, TARGET_PARAMETERS(E), uint32_t lanes) {                            \
+    const Target<E> target = TARGET;                                                                                                \
+    const Group group = group_of_thread(lanes);                                                                                     \
+    for_each(min(*counts, capacity), lanes, [&](uint64_t k) {                                                                       \
+      const uint64_t linear = rows[k], start = starts[k];                                                                           \
+      const uint32_t number = table_of_row(tables, num_tables, linear);                                                             \
+      if (number >= num_tables) return;                                                                                             \
+      const Table table = tables[number];                                                                                           \
+      if (start > num_values || num_values - start < table.embedding_dim) return;                                                   \
+      by_width(is_wide_target && table.is_wide, [&](auto width) {                                                                   \
+        constexpr int N = decltype(width)::kColumns;                                                                                \
+        const auto gradient = [&](uint32_t column, bool active) {                                                                   \
+          return active ? load_any<N>(values + start + column) : Vec<float, N>{};                                                   \
+        };                                                                                                                          \
+        step_row<N>(target, group, number, table, linear, gradient);                                                               \
+      });                                                                                                                           \
+    });                                                                                                                             \
+  }
+INSTANTIATE(f32)
+INSTANTIATE(f16)
+INSTANTIATE(bf16)

@@ -1,0 +1,305 @@
+//! [`sparse_update`](crate::ops::sparse_update) on a CUDA device: kernels/sparse_update.cu says how.
+
+use super::buffer::Parts;
+use super::index_sort::segment_tiles;
+use super::kernels::{
+    Grid, IndexSortSegments, OptimizerTarget, RowGradientSource, SparseUpdateAdd, SparseUpdateApply,
+    SparseUpdateChunks, SparseUpdateInterleave, SparseUpdateReduce, SparseUpdateStarts, SparseUpdateUpdate,
+};
+use super::tables::{Tables, WIDE};
+use super::{Cuda, SliceMut};
+use crate::dtype::{Element, Index};
+use crate::error::Result;
+use crate::ops::sparse_update::{Apply, CHUNK, Merge, PooledGrad, Reduce, SparseUpdateOps, Update};
+use crate::ops::{Device, Extent, Optimizer, OptimizerStateMut, Rounding, TableBatch, UpdateRule, WeightDecay};
+
+/// Threads of a block, as the kernels are compiled.
+const THREADS: u32 = 256;
+/// Blocks loop over what is left beyond this many: most batches have far fewer rows than ids, and a block without work takes time too.
+const MAX_BLOCKS: usize = 8192;
+/// Bytes of what the kernels note for each table: where its rows begin.
+const PLACE: usize = 16;
+
+impl SparseUpdateOps for Cuda {
+    fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()> {
+        let Reduce { source, grad, workspace } = args;
+        let tables = source.tables.as_ref();
+        let mut parts = Parts::of(&workspace);
+        let from = self.sum_chunks(&source, &mut parts)?;
+        let places = parts.take(tables.tables().len() * PLACE);
+        let (starts, values) = (Self::view_mut(&mut grad.starts).pointer(), Self::view_mut(&mut grad.values).pointer());
+        let (capacity, num_rows) = (grad.capacity() as u32, from.counts + size_of::<u32>() as u64);
+        let counts = Self::view_mut(&mut grad.counts).pointer();
+        self.place_rows(source.tables, (from.rows, num_rows), places, (starts, counts), capacity)?;
+        let lanes = source.tables.lanes(from.is_wide != 0);
+        let kernel = SparseUpdateReduce {
+            source: from,
+            places,
+            grad_rows: Self::view_mut(&mut grad.rows).pointer(),
+            starts,
+            values,
+            num_values: grad.values.extent() as u64,
+            capacity,
+            lanes: lanes as u32,
+        };
+        let most_rows = source.bags.num_indices().min(grad.capacity());
+        // SAFETY: the op has been validated: the gradient has room for all rows that there can be, and is an exclusive view, as is the workspace. What
+        // was sorted may hold anything: the kernel checks it before it uses it.
+        unsafe { kernel.launch(self, self.inner.kernels.sparse_update_reduce, grid(most_rows, lanes)) }
+    }
+
+    fn sparse_update_merge(&self, args: Merge<'_, Self>) -> Result<()> {
+        let Merge { tables, a, b, out, mut workspace } = args;
+        let (host, num_rows) = (tables.as_ref(), a.capacity() + b.capacity());
+        let cleared = 1 + segment_tiles(num_rows);
+        workspace.first(cleared).clear(self.raw_stream())?;
+        let mut parts = Parts::of(&workspace);
+        let (ticket, words) = (parts.take(8), parts.take(8 * (cleared - 1)));
+        let [merged, rows] = [(); 2].map(|()| parts.take(num_rows * 8));
+        let sources = parts.take(num_rows * 4);
+        let segments = parts.take((num_rows + 1) * 4);
+        let counts = parts.take(8);
+        let places = parts.take(host.tables().len() * PLACE);
+
+        let interleave = SparseUpdateInterleave {
+            a_rows: Self::view(&a.rows).pointer(),
+            a_count: Self::view(&a.counts).pointer(),
+            b_rows: Self::view(&b.rows).pointer(),
+            b_count: Self::view(&b.counts).pointer(),
+            rows: merged,
+            sources,
+            end_key: host.num_rows() as u64,
+            a_capacity: a.capacity() as u32,
+            b_capacity: b.capacity() as u32,
+        };
+        // SAFETY: the op has been validated: the sum has room for the rows of both gradients, and the workspace is as long as
+        // `sparse_update_merge_workspace_len` says; both are exclusive views. Gradients may hold anything: rows and starts are checked before use.
+        unsafe { interleave.launch(self, self.inner.kernels.sparse_update_interleave, grid(num_rows, 1))? };
+        let number = IndexSortSegments {
+            keys: merged,
+            positions: 0,
+            bag_of: 0,
+            rows,
+            segments,
+            bags: 0,
+            counts,
+            words,
+            tickets: ticket,
+            num_keys: num_rows as u64,
+            end_key: host.num_rows() as u64,
+        };
+        // SAFETY: as above; ticket and words have been cleared on this stream.
+        unsafe { self.number_rows(number, size_of::<u64>())? };
+        let out_capacity = out.capacity() as u32;
+        let out_starts = Self::view_mut(&mut out.starts).pointer();
+        let out_count = Self::view_mut(&mut out.counts).pointer();
+        self.place_rows(tables, (rows, counts + 4), places, (out_starts, out_count), out_capacity)?;
+        let lanes = tables.lanes(false);
+        let add = SparseUpdateAdd {
+            tables: tables.tables(),
+            rows,
+            segments,
+            sources,
+            places,
+            a_starts: Self::view(&a.starts).pointer(),
+            a_values: Self::view(&a.values).pointer(),
+            b_starts: Self::view(&b.starts).pointer(),
+            b_values: Self::view(&b.values).pointer(),
+            out_rows: Self::view_mut(&mut out.rows).pointer(),
+            out_starts,
+            out_values: Self::view_mut(&mut out.values).pointer(),
+            out_count,
+            num_a_values: a.values.extent() as u64,
+            num_b_values: b.values.extent() as u64,
+            num_out_values: out.values.extent() as u64,
+            a_capacity: a.capacity() as u32,
+            b_capacity: b.capacity() as u32,
+            num_tables: host.tables().len() as u32,
+            lanes: lanes as u32,
+        };
+        // SAFETY: as above.
+        unsafe { add.launch(self, self.inner.kernels.sparse_update_add, grid(num_rows, lanes)) }
+    }
+
+    fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
+        let Apply { tables, grad, rule, decay_scale, weights, state } = args;
+        let target = target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state);
+        let lanes = tables.lanes(target.is_wide_target != 0);
+        let kernel = SparseUpdateApply {
+            tables: tables.tables(),
+            rows: Self::view(&grad.rows).pointer(),
+            starts: Self::view(&grad.starts).pointer(),
+            values: Self::view(&grad.values).pointer(),
+            counts: Self::view(&grad.counts).pointer(),
+            num_values: grad.values.extent() as u64,
+            num_tables: tables.as_ref().tables().len() as u32,
+            capacity: grad.capacity() as u32,
+            target,
+            lanes: lanes as u32,
+        };
+        // SAFETY: the function is that of `E`. The op has been validated: weights, state and scales have the sizes that the tables call for, and
+        // those that are written are exclusive views. The gradient may hold anything: the kernel checks rows and starts before it uses them.
+        unsafe { kernel.launch(self, self.inner.kernels.sparse_update_apply.of::<E>(), grid(grad.capacity(), lanes)) }
+    }
+
+    fn sparse_update_update<E: Element, I: Index>(&self, args: Update<'_, Self, E, I>) -> Result<()> {
+        let Update { source, rule, decay_scale, weights, state, workspace } = args;
+        let from = self.sum_chunks(&source, &mut Parts::of(&workspace))?;
+        let target = target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state);
+        let lanes = source.tables.lanes(from.is_wide != 0 && target.is_wide_target != 0);
+        let kernel = SparseUpdateUpdate { source: from, target, lanes: lanes as u32 };
+        let grid = grid(source.bags.num_indices(), lanes);
+        // SAFETY: as in `sparse_update_apply` and `sparse_update_reduce`.
+        unsafe { kernel.launch(self, self.inner.kernels.sparse_update_update.of::<E>(), grid) }
+    }
+
+    fn sparse_update_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize {
+        let chunk_sums = windows(num_indices) * chunk_sums_ld(tables) * size_of::<f32>();
+        (chunk_sums + tables.tables().len() * PLACE).div_ceil(8)
+    }
+
+    fn sparse_update_merge_workspace_len(&self, tables: &TableBatch, num_rows: usize) -> usize {
+        // Ticket, words, counts; rows merged and numbered; sources and segments; places.
+        let numbering = 1 + segment_tiles(num_rows) + 1;
+        numbering + 2 * num_rows + num_rows.div_ceil(2) + (num_rows + 1).div_ceil(2) + tables.tables().len() * PLACE / 8
+    }
+}
+
+impl Cuda {
+    /// Launches what sums the chunks of hot rows, the first of each row left out, and tells what the gradient of rows is made of then.
+    fn sum_chunks<I: Index>(&self, source: &PooledGrad<'_, Self, I>, parts: &mut Parts) -> Result<RowGradientSource> {
+        let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = source;
+        let host = tables.as_ref();
+        let (argmax, argmax_ld) = argmax.map_or((0, 0), |argmax| (argmax.data.pointer(), argmax.ld));
+        let chunk_sums_ld = chunk_sums_ld(host);
+        let windows = windows(bags.num_indices());
+        let is_wide = is_wide::<f32>(grad_output.data.pointer())
+            && is_wide::<f32>(argmax)
+            && grad_output.ld.is_multiple_of(WIDE)
+            && argmax_ld.is_multiple_of(WIDE);
+        let gradient = RowGradientSource {
+            features: tables.features(),
+            tables: tables.tables(),
+            rows: Self::view(&sorted.rows).pointer(),
+            segments: Self::view(&sorted.segments).pointer(),
+            positions: Self::view(&sorted.positions).pointer(),
+            bags: Self::view(&sorted.bags).pointer(),
+            counted: Self::view(&sorted.counted).pointer(),
+            counts: Self::view(&sorted.counts).pointer(),
+            offsets: bags.offsets.pointer(),
+            per_sample_weights: bags.per_sample_weights.map_or(0, |weights| weights.pointer()),
+            grad_output: grad_output.data.pointer(),
+            argmax,
+            chunk_sums: parts.take(windows * chunk_sums_ld * size_of::<f32>()),
+            grad_output_ld: grad_output.ld as u64,
+            argmax_ld: argmax_ld as u64,
+            chunk_sums_ld: chunk_sums_ld as u64,
+            num_tables: host.tables().len() as u32,
+            num_indices: bags.num_indices() as u32,
+            num_bags: (host.features().len() * bags.batch_size) as u32,
+            batch_size: bags.batch_size as u32,
+            offset_bytes: size_of::<I>() as u32,
+            is_wide: is_wide.into(),
+            max_gradient: max_gradient.unwrap_or(f32::INFINITY),
+        };
+        let kernel = SparseUpdateChunks { source: gradient };
+        // SAFETY: the op has been validated: order, gradient, sources and weights have the sizes that bags and ids call for, and the workspace
+        // is as long as `sparse_update_workspace_len` says, and an exclusive view. What was sorted may hold anything: the kernel checks it.
+        unsafe { kernel.launch(self, self.inner.kernels.sparse_update_chunks, grid(windows, 32))? };
+        Ok(gradient)
+    }
+
+    /// Launches what finds out where rows and values of each table begin in a gradient: of the rows at the address `rows`, as many as the word at
+    /// `num_rows` says, but at most `capacity`.
+    fn place_rows(
+        &self,
+        tables: &Tables,
+        (rows, num_rows): (u64, u64),
+        places: u64,
+        (starts, counts): (u64, u64),
+        capacity: u32,
+    ) -> Result<()> {
+        let num_tables = tables.as_ref().tables().len() as u32;
+        let kernel = SparseUpdateStarts {
+            tables: tables.tables(),
+            rows,
+            num_rows,
+            places,
+            starts,
+            counts,
+            num_tables,
+            capacity,
+        };
+        // SAFETY: the caller's op has been validated: the gradient has room for `capacity` rows, and the workspace for a place of each table.
+        unsafe { kernel.launch(self, self.inner.kernels.sparse_update_starts, Grid::new((1, 1), THREADS)) }
+    }
+}
+
+/// What a step changes, and how.
+fn target<E: Element>(
+    rule: &UpdateRule,
+    decay_scale: u64,
+    weights: SliceMut<'_, E>,
+    state: OptimizerStateMut<'_, Cuda>,
+) -> OptimizerTarget {
+    let (optimizer, eps, beta1, beta2) = match rule.optimizer {
+        Optimizer::Sgd => (0, 0.0, 0.0, 0.0),
+        Optimizer::Adagrad { eps } => (1, eps, 0.0, 0.0),
+        Optimizer::RowwiseAdagrad { eps } => (2, eps, 0.0, 0.0),
+        Optimizer::Adam { beta1, beta2, eps } => (3, eps, beta1, beta2),
+    };
+    let (l2, shrink) = match rule.weight_decay {
+        WeightDecay::None => (0.0, 1.0),
+        WeightDecay::L2(decay) => (decay, 1.0),
+        WeightDecay::Decoupled(decay) => (0.0, 1.0 - rule.learning_rate * decay),
+    };
+    let (first, second) = match state {
+        OptimizerStateMut::None => (0, 0),
+        OptimizerStateMut::SumOfSquares(sums) => (sums.pointer(), 0),
+        OptimizerStateMut::Moments { first, second } => (first.pointer(), second.pointer()),
+    };
+    let seed = match rule.rounding {
+        Rounding::Nearest => None,
+        Rounding::Stochastic { seed } => Some(seed),
+    };
+    let (first_correction, second_correction) = rule.bias_corrections();
+    OptimizerTarget {
+        decay_scale,
+        weights: weights.pointer(),
+        first,
+        second,
+        seed: seed.unwrap_or(0),
+        step_number: rule.step,
+        is_stochastic: seed.is_some().into(),
+        is_wide_target: (is_wide::<E>(weights.pointer()) && is_wide::<f32>(first) && is_wide::<f32>(second)).into(),
+        optimizer,
+        learning_rate: rule.learning_rate,
+        l2,
+        shrink,
+        eps,
+        beta1,
+        beta2,
+        first_correction,
+        second_correction,
+    }
+}
+
+/// Whether a run of elements at an address can be loaded at once.
+fn is_wide<T>(pointer: u64) -> bool {
+    pointer.is_multiple_of((WIDE * size_of::<T>()) as u64)
+}
+
+/// The windows of occurrences in each of which at most one chunk begins that is not the first of its row.
+fn windows(num_indices: usize) -> usize {
+    num_indices.div_ceil(CHUNK)
+}
+
+/// The distance of the sums of chunks.
+fn chunk_sums_ld(tables: &TableBatch) -> usize {
+    tables.max_dim().next_multiple_of(WIDE)
+}
+
+/// Enough blocks for `count` groups.
+fn grid(count: usize, lanes: usize) -> Grid {
+    Grid::new(((count * lanes).div_ceil(THREADS as usize).min(MAX_BLOCKS) as u32, 1), THREADS)
+}
