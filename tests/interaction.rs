@@ -3,14 +3,16 @@
 
 mod common;
 
-use bagdot::ops::interaction::{Backward, Features, FeaturesMut, Forward};
-use bagdot::ops::{Backend, Interaction, Matrix, MatrixMut, PairOrder};
+use bagdot::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps};
+use bagdot::ops::{Interaction, Matrix, MatrixMut, PairOrder};
 use common::*;
 
 backend_suite!(
-    all_dimensions,
+    cuda: all_dimensions,
     all_numbers_of_features,
     all_batch_sizes,
+    all_alignments,
+    large_samples,
     cat_takes_any_dimensions,
     nan_stays_with_its_sample,
     wrong_shapes_are_errors,
@@ -30,13 +32,15 @@ struct Case {
     batch_size: usize,
     num_features: usize,
     dim: usize,
+    /// Behind each row of every matrix.
+    gap: usize,
     features: Vec<f32>,
 }
 
 impl Case {
     fn new(batch_size: usize, num_features: usize, dim: usize) -> Self {
         let features = draw(batch_size * num_features * dim, (num_features * 4096 + dim) as u64);
-        Self { batch_size, num_features, dim, features }
+        Self { batch_size, num_features, dim, gap: 3, features }
     }
 
     fn row(&self) -> usize {
@@ -47,15 +51,15 @@ impl Case {
     fn grid(&self, values: &[f32], start: usize, cols: usize) -> Grid<f32> {
         let rows = values.chunks(self.row().max(1)).take(self.batch_size);
         let values: Vec<f32> = rows.flat_map(|row| &row[start..start + cols]).copied().collect();
-        Grid::new(self.batch_size, cols, 3, &values)
+        Grid::new(self.batch_size, cols, self.gap, &values)
     }
 
-    fn forward<B: Backend>(&self, device: &B, interaction: Interaction, layout: Layout) -> Vec<f32> {
+    fn forward<B: InteractionOps>(&self, device: &B, interaction: Interaction, layout: Layout) -> Vec<f32> {
         let (dense, rest) = (self.dim, self.row() - self.dim);
         let grids = [self.grid(&self.features, 0, self.row()), self.grid(&self.features, 0, dense)];
         let sparse = self.grid(&self.features, dense, rest);
         let buffers = [grids[0].upload(device), grids[1].upload(device), sparse.upload(device)];
-        let output = Grid::poisoned(self.batch_size, self.width(interaction, layout), 2);
+        let output = Grid::poisoned(self.batch_size, self.width(interaction, layout), self.gap);
         let mut output_buffer = output.upload(device);
         let features = match layout {
             Layout::Split => Features::Split { dense: grids[1].view(&buffers[1]), sparse: sparse.view(&buffers[2]) },
@@ -70,7 +74,7 @@ impl Case {
     }
 
     /// The gradient of all features, side by side as they are themselves.
-    fn backward<B: Backend>(
+    fn backward<B: InteractionOps>(
         &self,
         device: &B,
         interaction: Interaction,
@@ -81,9 +85,9 @@ impl Case {
         let whole = self.grid(&self.features, 0, self.row());
         let parts = [self.grid(&self.features, 0, dense), self.grid(&self.features, dense, rest)];
         let buffers = [whole.upload(device), parts[0].upload(device), parts[1].upload(device)];
-        let grad = Grid::new(self.batch_size, self.width(interaction, layout), 1, grad_output);
+        let grad = Grid::new(self.batch_size, self.width(interaction, layout), self.gap, grad_output);
         let grad_buffer = grad.upload(device);
-        let outputs = [self.row(), dense, rest].map(|cols| Grid::<f32>::poisoned(self.batch_size, cols, 2));
+        let outputs = [self.row(), dense, rest].map(|cols| Grid::<f32>::poisoned(self.batch_size, cols, self.gap));
         let mut out = outputs.each_ref().map(|grid| grid.upload(device));
         let [out_whole, out_dense, out_sparse] = &mut out;
         let (features, grad_features) = match layout {
@@ -112,7 +116,7 @@ impl Case {
     }
 
     /// Compares all layouts with the reference, forward and backward.
-    fn check<B: Backend>(&self, device: &B, interaction: Interaction) {
+    fn check<B: InteractionOps>(&self, device: &B, interaction: Interaction) {
         for layout in LAYOUTS {
             let what = format!(
                 "{interaction:?}, {layout:?}, B = {}, F = {}, D = {}",
@@ -156,26 +160,43 @@ fn interactions() -> Vec<Interaction> {
     all
 }
 
-fn all_dimensions<B: Backend>(device: &B) {
+fn all_dimensions<B: InteractionOps>(device: &B) {
     for interaction in interactions() {
         DIMS.iter().for_each(|&dim| Case::new(3, 4, dim).check(device, interaction));
     }
 }
 
-fn all_numbers_of_features<B: Backend>(device: &B) {
+fn all_numbers_of_features<B: InteractionOps>(device: &B) {
     for interaction in interactions() {
         [1, 2, 27, 64].iter().for_each(|&num_features| Case::new(2, num_features, 17).check(device, interaction));
     }
 }
 
-fn all_batch_sizes<B: Backend>(device: &B) {
+/// Rows that begin at multiples of 16 bytes, as they do in training, and of 4.
+fn all_alignments<B: InteractionOps>(device: &B) {
+    for interaction in interactions() {
+        for (gap, dim) in [(0, 64), (8, 16), (4, 24), (1, 16)] {
+            Case { gap, ..Case::new(2, 9, dim) }.check(device, interaction);
+        }
+    }
+}
+
+/// More than a block of a device can hold at once.
+fn large_samples<B: InteractionOps>(device: &B) {
+    let cases = [(3, 66, 150), (0, 68, 144), (0, 2, 12_000)];
+    for (interaction, (gap, num_features, dim)) in interactions().into_iter().zip(cases.into_iter().cycle()) {
+        Case { gap, ..Case::new(1, num_features, dim) }.check(device, interaction);
+    }
+}
+
+fn all_batch_sizes<B: InteractionOps>(device: &B) {
     for interaction in interactions() {
         [0, 1, 33].iter().for_each(|&batch_size| Case::new(batch_size, 5, 8).check(device, interaction));
     }
 }
 
 /// The dense vector and the pooled ones need not have the same dimension.
-fn cat_takes_any_dimensions<B: Backend>(device: &B) {
+fn cat_takes_any_dimensions<B: InteractionOps>(device: &B) {
     let (interaction, dim) = (Interaction::Cat, 0);
     let halves = [Grid::new(3, 2, 1, &draw(6, 1)), Grid::new(3, 5, 0, &draw(15, 2))];
     let buffers = halves.each_ref().map(|grid| grid.upload(device));
@@ -206,7 +227,7 @@ fn cat_takes_any_dimensions<B: Backend>(device: &B) {
     assert_eq!(grads[1].download(device, &grad_buffers[1]), draw(15, 2));
 }
 
-fn nan_stays_with_its_sample<B: Backend>(device: &B) {
+fn nan_stays_with_its_sample<B: InteractionOps>(device: &B) {
     for interaction in interactions() {
         let mut case = Case::new(3, 4, 5);
         // Sample 1, feature 2.
@@ -224,12 +245,12 @@ fn nan_stays_with_its_sample<B: Backend>(device: &B) {
 }
 
 /// A matrix without gaps.
-fn matrix<B: Backend>(buffer: &B::Buffer<f32>, rows: usize, cols: usize) -> Matrix<'_, B, f32> {
+fn matrix<B: InteractionOps>(buffer: &B::Buffer<f32>, rows: usize, cols: usize) -> Matrix<'_, B, f32> {
     Matrix { data: B::view(buffer), rows, cols, ld: cols }
 }
 
 /// Each wrong argument gives an error that names it, and nothing is written.
-fn wrong_shapes_are_errors<B: Backend>(device: &B) {
+fn wrong_shapes_are_errors<B: InteractionOps>(device: &B) {
     let interaction = Interaction::default();
     let buffer = upload(device, &draw(64, 1));
     // One matrix is a block with a dense vector; two are a dense vector and pooled ones.

@@ -180,7 +180,7 @@ pub(crate) struct Sizes {
 
 impl<D: Device> Features<'_, D> {
     /// Checks the matrices against each other. [`Interaction::Cat`] takes vectors of any dimensions.
-    fn sizes(&self, op: &'static str, interaction: Interaction, dim: usize) -> Result<Sizes> {
+    pub(crate) fn sizes(&self, op: &'static str, interaction: Interaction, dim: usize) -> Result<Sizes> {
         let count = |argument, columns: usize| match (interaction, dim) {
             (Interaction::Cat, _) => Ok(0),
             (_, 0) => Err(invalid(op, "dim", "0, but must be 1 or more")),

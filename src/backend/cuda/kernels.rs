@@ -131,6 +131,79 @@ kernels! {
         num_features: u32,
         batch_size: u32,
     }
+    /// See kernels/interaction.cu.
+    InteractionForward = "interaction" "interaction_forward_f32" * 1 {
+        head: u64,
+        tail: u64,
+        output: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        output_ld: u64,
+        width: u64,
+        batch_size: u32,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+        team_threads: u32,
+        pitch: u32,
+        slices: u32,
+    }
+    /// See kernels/interaction.cu.
+    InteractionBackward = "interaction" "interaction_backward_f32" * 1 {
+        head: u64,
+        tail: u64,
+        grad_output: u64,
+        grad_head: u64,
+        grad_tail: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        grad_output_ld: u64,
+        grad_head_ld: u64,
+        grad_tail_ld: u64,
+        batch_size: u32,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+        team_threads: u32,
+    }
+    /// See kernels/interaction.cu.
+    InteractionCopy = "interaction" "interaction_copy_f32" * 1 {
+        from: u64,
+        to: u64,
+        from_ld: u64,
+        to_ld: u64,
+        rows: u64,
+        cols: u64,
+    }
+    /// See kernels/interaction_tiled.cu.
+    InteractionTiledForward = "interaction_tiled" "interaction_tiled_forward_f32" * 1 {
+        head: u64,
+        tail: u64,
+        output: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        output_ld: u64,
+        width: u64,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+    }
+    /// See kernels/interaction_tiled.cu.
+    InteractionTiledBackward = "interaction_tiled" "interaction_tiled_backward_f32" * 1 {
+        head: u64,
+        tail: u64,
+        grad_output: u64,
+        grad_head: u64,
+        grad_tail: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        grad_output_ld: u64,
+        grad_head_ld: u64,
+        grad_tail_ld: u64,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+    }
     /// See kernels/moving_average.cu.
     MovingAverage = "moving_average" "moving_average_f32" * 1 {
         values: u64,
@@ -187,6 +260,11 @@ fn element_number<E: Element>() -> usize {
 pub(super) struct Kernels {
     pub(super) embedding_bag_forward: ByTypes,
     pub(super) embedding_bag_weight_grad: ByTypes,
+    pub(super) interaction_forward: Function,
+    pub(super) interaction_backward: Function,
+    pub(super) interaction_copy: Function,
+    pub(super) interaction_tiled_forward: Function,
+    pub(super) interaction_tiled_backward: Function,
     pub(super) moving_average: Function,
     /// Kept, since the functions are theirs.
     _modules: Vec<Module>,
@@ -198,12 +276,19 @@ impl Kernels {
         let capability = capability(context)?;
         let module = |stem| Module::load(context, stem, capability);
         let embedding_bag = module("embedding_bag")?;
+        let interaction = module("interaction")?;
+        let interaction_tiled = module("interaction_tiled")?;
         let moving_average = module("moving_average")?;
         Ok(Self {
             embedding_bag_forward: embedding_bag.by_types("embedding_bag_forward")?,
             embedding_bag_weight_grad: embedding_bag.by_types("embedding_bag_weight_grad")?,
+            interaction_forward: interaction.function("interaction_forward_f32")?,
+            interaction_backward: interaction.function("interaction_backward_f32")?,
+            interaction_copy: interaction.function("interaction_copy_f32")?,
+            interaction_tiled_forward: interaction_tiled.function("interaction_tiled_forward_f32")?,
+            interaction_tiled_backward: interaction_tiled.function("interaction_tiled_backward_f32")?,
             moving_average: moving_average.function("moving_average_f32")?,
-            _modules: vec![embedding_bag, moving_average],
+            _modules: vec![embedding_bag, interaction, interaction_tiled, moving_average],
         })
     }
 }

@@ -11,6 +11,7 @@ mod driver;
 mod embedding_bag;
 mod fault;
 mod images;
+mod interaction;
 mod kernels;
 mod moving_average;
 mod tables;
