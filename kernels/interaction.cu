@@ -2,19 +2,19 @@
 //
 // Computes     output[b] = dense vector, <x_i, x_j> for all pairs, appended features, zeros; its gradient; see the Rust side for the maths
 // Rust         src/ops/interaction.rs, src/backend/cuda/interaction.rs
-// Entries      interaction_{forward,backward,copy}_f32
+// Entries      interaction_{forward,backward}_f32, interaction_copy_{f32,f16,bf16}
 // Algorithm    A team per sample, a warp or a block, with all features of the sample in shared memory, where cp.async puts them. Forward: each
 //              thread has 4 x 4 pairs in registers, and reads 8 runs of 16 bytes for 64 multiplications. Its rows are not neighbours, but
 //              lie a quarter of all apart: neighbouring threads then read neighbouring rows, which begin in different banks. Where there are
-//              fewer tiles than threads, 2 to 32 threads share one, each with its part of the columns. Tiles cover the triangle alone. Pairs go
-//              through shared memory as well, so that a whole row of the output is stored side by side, from a multiple of 128 bytes on.
-//              Backward: the gradient of the pairs is unfolded to a symmetric matrix, which is then multiplied by the features: each thread has
-//              16 features x 4 columns in registers. Concatenation is a copy, as is its gradient. Samples too large for 48 KB of shared memory,
-//              which any device has without asking, are left to interaction_tiled.cu.
+//              fewer tiles than threads, 2 to 32 threads share one, each with its part of the columns. Tiles cover the triangle alone. The whole
+//              row of the output is put together in shared memory, and stored 16 bytes at a time. Backward: the gradient of the pairs is
+//              unfolded to a symmetric matrix, which is then multiplied by the features: each thread has 16 features x 4 columns in
+//              registers. Concatenation is a copy, as is its gradient. Samples too large for 48 KB of shared memory, which any device has
+//              without asking, are left to interaction_tiled.cu; other types, and tf32, to the tensor cores of interaction_mma.cu.
 // Launch       forward, backward: grid (ceil(batch_size / teams per block)), block 32 to 128, dynamic shared memory for the samples of a block;
 //              copy: grid (as many blocks as there are runs of 256, at most 4096), block 256
 // Bytes        features (and gradient) read once, output written once: as bytes_moved()
-// Requires     16-byte copies where features begin at multiples of 16 bytes and have 4 n columns, else 4-byte ones; any F and D from 1
+// Requires     16-byte copies where features begin at multiples of 16 bytes and end there, else 4-byte ones; any F and D from 1
 // Numerics     f32 multiply-add, each dot product in 1 to 32 parts that are then added by twos: within the bound of the Rust side; the same
 //              bits for any batch, not those of the CPU
 // Measured     compiled and emulated, not yet measured
@@ -27,7 +27,7 @@ constexpr int kCopyThreads = 256;
 
 extern __shared__ float4 shared_memory[];
 
-// The dot products of all pairs of the features in `rows`, to `pairs`. The first feature is the last row there, the others lie in order.
+// The dot products of all pairs of the features in `rows`, to `pairs`.
 __device__ __forceinline__ void multiply_pairs(const Team& team, const float* rows, uint32_t pitch, const Columns<uint32_t>& columns,
                                                uint32_t slices, float* pairs) {
   const uint32_t features = columns.num_features, side = (features + kTile - 1) / kTile, items = side * (side + 1) / 2 * slices;
@@ -54,40 +54,16 @@ __device__ __forceinline__ void multiply_pairs(const Team& team, const float* ro
 #pragma unroll
       for (int s = 0; s < kTile; ++s) {
         for (uint32_t step = slices / 2; step > 0; step /= 2) sums[r][s] += __shfl_xor_sync(0xffffffffu, sums[r][s], step);
-        const uint32_t row = tile_row + r * side, other = tile_column + s * side;
-        const uint32_t i = row + 1 == features ? 0 : row + 1, j = other + 1 == features ? 0 : other + 1;
+        const uint32_t i = tile_row + r * side, j = tile_column + s * side;
         // Each pair of a tile on the diagonal is there twice.
-        const bool wanted = row < features && other < features && (tile_row != tile_column || r >= s) && (i != j || columns.diagonal());
+        const bool wanted = i < features && j < features && (tile_row != tile_column || r >= s) && (i != j || columns.diagonal());
         if (exists && slice == 0 && wanted) pairs[columns.pair_position(i, j)] = sums[r][s];
       }
     }
   }
 }
 
-// Stores a row of the output: dense vector and pairs, which lie in shared memory from `staged` on with a gap of `gap` floats between them, what is
-// to be appended, and zeros.
-__device__ __forceinline__ void store_row(const Team& team, float* output, uint64_t width, const Columns<uint32_t>& columns, const float* staged,
-                                          uint32_t gap, const float* rows, uint32_t pitch) {
-  const uint32_t direct = columns.pairs_begin(), filled = columns.pairs_end(), appended = columns.appended_end();
-  uint32_t begin = 0;
-  if ((gap == 0 || direct == 0) && is_aligned(output, 16)) {
-    begin = filled / 4 * 4;
-    for (uint32_t c = team.thread * 4; c < begin; c += team.threads * 4) *reinterpret_cast<float4*>(output + c) = read4(staged + c);
-  }
-  for (int64_t c = int64_t(begin) + team.thread - floats_behind_line(output + begin); c < int64_t(width); c += team.threads) {
-    if (c < begin) continue;
-    float value = 0.0f;
-    if (c < filled) {
-      value = staged[c + (direct > 0 && c >= direct ? gap : 0)];
-    } else if (c < appended) {
-      const uint32_t place = uint32_t(c) - filled, row = place / columns.dim + columns.first_sparse();
-      value = rows[(row == 0 ? columns.num_features - 1 : row - 1) * pitch + place % columns.dim];
-    }
-    output[c] = value;
-  }
-}
-
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, 4)
     interaction_forward_f32(const float* head, const float* tail, float* output, uint64_t head_ld, uint64_t tail_ld, uint64_t output_ld,
                             uint64_t width, uint32_t batch_size, uint32_t num_features, uint32_t dim, uint32_t flags, uint32_t team_threads,
                             uint32_t pitch, uint32_t slices) {
@@ -96,30 +72,18 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   const Team team(team_threads);
   const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / team_threads) + team.number;
   if (sample >= batch_size) return;
-  const uint32_t whole_dim = (dim + 3) / 4 * 4, pairs_room = (columns.num_pairs() + 3) / 4 * 4;
-  // Of each sample: the features from the second on, the first one, the pairs.
-  float* rows = reinterpret_cast<float*>(shared_memory) + team.number * ((num_features - 1) * pitch + whole_dim + pairs_room);
-  float* first = rows + (num_features - 1) * pitch;
-  float* pairs = first + whole_dim;
-  stage_rows(team, rows, pitch, num_features, dim, features.is_wide(),
-             [&](uint32_t row) { return features.row(sample, row + 1 == num_features ? 0 : row + 1); });
+  // Of each sample: the features, the row of the output.
+  const uint32_t whole_dim = (dim + 3) / 4 * 4, rows_room = num_features * pitch, row_room = (uint32_t(width) + 6) / 4 * 4;
+  float* rows = reinterpret_cast<float*>(shared_memory) + team.number * (rows_room + row_room);
+  output += sample * output_ld;
+  float* row = place_beside(rows + rows_room, output);
+  stage_rows(team, rows, pitch, num_features, dim, whole_dim, features.is_wide(), [&](uint32_t i) { return features.row(sample, i); });
   wait_for_copies();
   team.wait();
-  multiply_pairs(team, rows, pitch, columns, slices, pairs);
+  fill_row(team, row, columns, uint32_t(width), rows, pitch);
+  multiply_pairs(team, rows, pitch, columns, slices, row + columns.pairs_begin());
   team.wait();
-  store_row(team, output + sample * output_ld, width, columns, columns.has(kHasDense) ? first : pairs, whole_dim - dim, rows, pitch);
-}
-
-// Begins to copy the gradient of dense vector and pairs to shared memory.
-__device__ __forceinline__ void stage_grad(const Team& team, float* to, const float* from, uint32_t count) {
-  uint32_t begin = 0;
-  if (is_aligned(from, 16)) {
-    begin = count / 4 * 4;
-    for (uint32_t c = team.thread * 4; c < begin; c += team.threads * 4) copy_async<4>(to + c, from + c);
-  }
-  for (int64_t c = int64_t(begin) + team.thread - floats_behind_line(from + begin); c < count; c += team.threads) {
-    if (c >= begin) copy_async<1>(to + c, from + c);
-  }
+  store_row(team, output, row, uint32_t(width));
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
@@ -134,13 +98,13 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   if (sample >= batch_size) return;
   // Of each sample: the features, the symmetric matrix of the pairs' gradients, the gradient as it came.
   const uint32_t units = (dim + 3) / 4, pitch = units * 4, groups = (num_features + kGradRows - 1) / kGradRows, matrix_pitch = groups * kGradRows;
-  const uint32_t rows_room = num_features * pitch, matrix_room = num_features * matrix_pitch, grad_room = (columns.pairs_end() + 3) / 4 * 4;
+  const uint32_t rows_room = num_features * pitch, matrix_room = num_features * matrix_pitch, grad_room = (columns.appended_end() + 6) / 4 * 4;
   float* rows = reinterpret_cast<float*>(shared_memory) + team.number * (rows_room + matrix_room + grad_room);
   float* matrix = rows + rows_room;
-  float* grad = matrix + matrix_room;
   const float* from = grad_output + sample * grad_output_ld;
-  stage_grad(team, grad, from, columns.pairs_end());
-  stage_rows(team, rows, pitch, num_features, dim, features.is_wide(), [&](uint32_t row) { return features.row(sample, row); });
+  float* grad = place_beside(matrix + matrix_room, from);
+  stage_row(team, grad, from, columns.appended_end());
+  stage_rows(team, rows, pitch, num_features, dim, pitch, features.is_wide(), [&](uint32_t row) { return features.row(sample, row); });
   wait_for_copies();
   team.wait();
   for (Walk at(team, matrix_pitch); at.row < num_features; at.next()) {
@@ -148,7 +112,6 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     matrix[at.row * matrix_pitch + at.unit] = exists ? pair_grad(columns, grad + columns.pairs_begin(), at.unit, at.row) : 0.0f;
   }
   team.wait();
-  const float* appended = from + columns.pairs_end();
   const auto work = [&](auto wide) {
     constexpr bool kWide = decltype(wide)::value;
 #pragma unroll 1
@@ -159,16 +122,12 @@ extern "C" __global__ void __launch_bounds__(kThreads)
       for (int r = 0; r < kGradRows; ++r) {
         const uint32_t i = at.row * kGradRows + r;
         if (i >= num_features) continue;
-        if (i == 0 && columns.has(kHasDense)) {
-          add_direct<kWide>(sums[r], grad, at.unit, units, dim);
-        } else if (columns.has(kAppendSparse)) {
-          add_direct<kWide>(sums[r], appended + (i - columns.first_sparse()) * dim, at.unit, units, dim);
-        }
+        if (columns.has_direct(i)) add_direct<kWide>(sums[r], grad + columns.direct(i), at.unit, units, dim);
         store_grad<kWide>(grads.row(sample, i), sums[r], at.unit, units, dim);
       }
     }
   };
-  if (features.is_wide() && grads.is_wide() && (!columns.has(kAppendSparse) || is_aligned(appended, 16))) {
+  if (features.is_wide() && grads.is_wide()) {
     work(Bool<true>{});
   } else {
     work(Bool<false>{});
@@ -176,16 +135,24 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 }
 
 // to[r][c] = from[r][c]: what concatenation and its gradient are made of.
-extern "C" __global__ void __launch_bounds__(kCopyThreads)
-    interaction_copy_f32(const float* from, float* to, uint64_t from_ld, uint64_t to_ld, uint64_t rows, uint64_t cols) {
-  const bool wide = (cols | from_ld | to_ld) % 4 == 0 && is_aligned(from, 16) && is_aligned(to, 16);
-  const uint64_t units = wide ? cols / 4 : cols;
+template <typename E>
+__device__ __forceinline__ void copy_matrix(const E* from, E* to, uint64_t from_ld, uint64_t to_ld, uint64_t rows, uint64_t cols) {
+  constexpr int kRun = kWidest<E>;
+  const bool wide = (cols | from_ld | to_ld) % kRun == 0 && is_aligned(from, 16) && is_aligned(to, 16);
+  const uint64_t units = wide ? cols / kRun : cols;
   for (uint64_t k = uint64_t(blockIdx.x) * kCopyThreads + threadIdx.x; k < rows * units; k += uint64_t(gridDim.x) * kCopyThreads) {
     const uint64_t row = k / units, unit = k % units;
     if (wide) {
-      *reinterpret_cast<float4*>(to + row * to_ld + unit * 4) = read4(from + row * from_ld + unit * 4);
+      *reinterpret_cast<uint4*>(to + row * to_ld + unit * kRun) = *reinterpret_cast<const uint4*>(from + row * from_ld + unit * kRun);
     } else {
       to[row * to_ld + unit] = from[row * from_ld + unit];
     }
   }
 }
+
+#define INSTANTIATE(E)                                                                                                        \
+  extern "C" __global__ void __launch_bounds__(kCopyThreads) interaction_copy_##E(                                             \
+      const E* from, E* to, uint64_t from_ld, uint64_t to_ld, uint64_t rows, uint64_t cols) {                                  \
+    copy_matrix(from, to, from_ld, to_ld, rows, cols);                                                                         \
+  }
+FOR_EACH_ELEMENT(INSTANTIATE)

@@ -23,7 +23,7 @@ struct Features {
 
   // Whether all features begin at a multiple of 16 bytes and end there.
   __device__ __forceinline__ bool is_wide() const {
-    return (dim | head_ld | tail_ld) % 4 == 0 && is_aligned(head, 16) && is_aligned(tail, 16);
+    return (dim | head_ld | tail_ld) % kWidest<T> == 0 && is_aligned(head, 16) && is_aligned(tail, 16);
   }
 };
 
@@ -43,6 +43,10 @@ struct Columns {
   __device__ __forceinline__ Int appended_end() const {
     return pairs_end() + (has(kAppendSparse) ? (num_features - first_sparse()) * dim : 0);
   }
+
+  // Whether a feature stands in the output itself, and from which column on.
+  __device__ __forceinline__ bool has_direct(Int i) const { return has(i == 0 && has(kHasDense) ? kHasDense : kAppendSparse); }
+  __device__ __forceinline__ Int direct(Int i) const { return i == 0 && has(kHasDense) ? 0 : pairs_end() + (i - first_sparse()) * dim; }
 
   // The position among the pairs of a pair of features.
   __device__ __forceinline__ Int pair_position(Int i, Int j) const {
@@ -87,22 +91,87 @@ struct Walk {
   }
 };
 
-// Begins to copy `rows` rows of `cols` floats to shared memory, `pitch` apart; `from(row)` tells where one begins. Columns up to a multiple of 4
-// are set to zero.
-template <typename From>
-__device__ __forceinline__ void stage_rows(const Team& team, float* to, uint32_t pitch, uint32_t rows, uint32_t cols, bool wide, From from) {
+// Begins to copy `rows` rows of `cols` elements to shared memory, `pitch` apart; `from(row)` tells where one begins. Columns up to `whole` are set
+// to zero.
+template <typename E, typename From>
+__device__ __forceinline__ void stage_rows(const Team& team, E* to, uint32_t pitch, uint32_t rows, uint32_t cols, uint32_t whole, bool wide,
+                                           From from) {
   if (wide) {
-    for (Walk at(team, cols / 4); at.row < rows; at.next()) copy_async<4>(to + at.row * pitch + at.unit * 4, from(at.row) + at.unit * 4);
-    return;
+    constexpr uint32_t kRun = kWidest<E>;
+    for (Walk at(team, cols / kRun); at.row < rows; at.next()) {
+      copy_async<16>(to + at.row * pitch + at.unit * kRun, from(at.row) + at.unit * kRun);
+    }
+  } else {
+    for (Walk at(team, cols); at.row < rows; at.next()) {
+      if (sizeof(E) == 4) {
+        copy_async<4>(to + at.row * pitch + at.unit, from(at.row) + at.unit);
+      } else {
+        to[at.row * pitch + at.unit] = from(at.row)[at.unit];
+      }
+    }
   }
-  for (Walk at(team, cols); at.row < rows; at.next()) copy_async<1>(to + at.row * pitch + at.unit, from(at.row) + at.unit);
-  const uint32_t missing = (4 - cols % 4) % 4;
-  if (missing == 0) return;
-  for (Walk at(team, missing); at.row < rows; at.next()) to[at.row * pitch + cols + at.unit] = 0.0f;
+  if (whole == cols) return;
+  for (Walk at(team, whole - cols); at.row < rows; at.next()) to[at.row * pitch + cols + at.unit] = E(0.0f);
 }
 
-// How many floats a pointer is behind a multiple of 128 bytes: threads that begin as many before it touch no sector in two requests.
-__device__ __forceinline__ uint32_t floats_behind_line(const float* pointer) { return uint32_t(reinterpret_cast<uintptr_t>(pointer) / 4 % 32); }
+// The way back: stores `rows` rows of `cols` elements.
+template <typename E, typename To>
+__device__ __forceinline__ void store_rows(const Team& team, const E* from, uint32_t pitch, uint32_t rows, uint32_t cols, bool wide, To to) {
+  if (wide) {
+    constexpr uint32_t kRun = kWidest<E>;
+    for (Walk at(team, cols / kRun); at.row < rows; at.next()) {
+      *reinterpret_cast<uint4*>(to(at.row) + at.unit * kRun) = *reinterpret_cast<const uint4*>(from + at.row * pitch + at.unit * kRun);
+    }
+  } else {
+    for (Walk at(team, cols); at.row < rows; at.next()) to(at.row)[at.unit] = from[at.row * pitch + at.unit];
+  }
+}
+
+// The place for a row of the output in shared memory, from `room` on, where it lies to a multiple of 16 bytes as it does in global memory: so both
+// move 16 bytes at a time, wherever it begins.
+template <typename E>
+__device__ __forceinline__ E* place_beside(E* room, const E* row) {
+  return room + reinterpret_cast<uintptr_t>(row) % 16 / sizeof(E);
+}
+
+// Calls `wide(column)` for runs of 16 bytes of a row that begin at multiples of 16 bytes, `single(column)` for columns before and behind.
+template <typename E, typename Wide, typename Single>
+__device__ __forceinline__ void for_each_run(const Team& team, const E* row, uint32_t width, Wide wide, Single single) {
+  constexpr uint32_t kRun = kWidest<E>;
+  const uint32_t before = min(width, uint32_t(-reinterpret_cast<uintptr_t>(row) % 16 / sizeof(E))), runs = (width - before) / kRun;
+  for (uint32_t run = team.thread; run < runs; run += team.threads) wide(before + run * kRun);
+  for (uint32_t k = team.thread; k < width - runs * kRun; k += team.threads) single(k < before ? k : k + runs * kRun);
+}
+
+// Begins to copy a row of the gradient of the output to its place in shared memory.
+template <typename E>
+__device__ __forceinline__ void stage_row(const Team& team, E* to, const E* from, uint32_t width) {
+  for_each_run(
+      team, from, width, [&](uint32_t column) { copy_async<16>(to + column, from + column); },
+      [&](uint32_t column) { to[column] = from[column]; });
+}
+
+// Puts what is no pair into a row of the output in shared memory.
+template <typename E>
+__device__ __forceinline__ void fill_row(const Team& team, E* to, const Columns<uint32_t>& columns, uint32_t width, const E* rows, uint32_t pitch) {
+  for (uint32_t c = team.thread; c < columns.pairs_begin(); c += team.threads) to[c] = rows[c];
+  if (columns.has(kAppendSparse)) {
+    E* appended = to + columns.pairs_end();
+    const uint32_t first = columns.first_sparse();
+    for (Walk at(team, columns.dim); at.row + first < columns.num_features; at.next()) {
+      appended[at.row * columns.dim + at.unit] = rows[(at.row + first) * pitch + at.unit];
+    }
+  }
+  for (uint32_t c = columns.appended_end() + team.thread; c < width; c += team.threads) to[c] = E(0.0f);
+}
+
+// Stores a row of the output from its place in shared memory.
+template <typename E>
+__device__ __forceinline__ void store_row(const Team& team, E* to, const E* from, uint32_t width) {
+  for_each_run(
+      team, to, width, [&](uint32_t column) { *reinterpret_cast<uint4*>(to + column) = *reinterpret_cast<const uint4*>(from + column); },
+      [&](uint32_t column) { to[column] = from[column]; });
+}
 
 // A choice made when compiling, as a type.
 template <bool kValue>
@@ -113,6 +182,12 @@ struct Bool {
 constexpr int kTile = 4;  // a thread's pairs are kTile x kTile
 
 __device__ __forceinline__ float4 read4(const float* from) { return *reinterpret_cast<const float4*>(from); }
+
+template <typename E>
+__device__ __forceinline__ float4 read4(const E* from) {
+  const Vec<E, 4> run = load<4>(from);
+  return make_float4(to_f32(run.at[0]), to_f32(run.at[1]), to_f32(run.at[2]), to_f32(run.at[3]));
+}
 
 // sums[r][s] += <a[r], b[s]> over 4 columns.
 __device__ __forceinline__ void multiply_tile(float (&sums)[kTile][kTile], const float* const (&a)[kTile], const float* const (&b)[kTile],
@@ -179,35 +254,39 @@ __device__ __forceinline__ void multiply_grads(float (&sums)[kRows][4], const fl
 }
 
 // Adds a thread's columns of a vector that stands in the output itself: its gradient is that of the output there.
-template <bool kWide>
-__device__ __forceinline__ void add_direct(float (&sum)[4], const float* direct, uint32_t unit, uint32_t units, uint32_t cols) {
-  if (kWide) {
+template <bool kWide, typename E>
+__device__ __forceinline__ void add_direct(float (&sum)[4], const E* direct, uint32_t unit, uint32_t units, uint32_t cols) {
+  if (kWide && is_aligned(direct, 4 * sizeof(E))) {
     const float4 run = read4(direct + unit * 4);
     sum[0] += run.x, sum[1] += run.y, sum[2] += run.z, sum[3] += run.w;
   } else {
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
-      if (grad_column<false>(unit, units, m) < cols) sum[m] += direct[grad_column<false>(unit, units, m)];
+      const uint32_t column = grad_column<kWide>(unit, units, m);
+      if (column < cols) sum[m] += to_f32(direct[column]);
     }
   }
 }
 
-template <bool kWide>
-__device__ __forceinline__ void store_grad(float* grad, const float (&sum)[4], uint32_t unit, uint32_t units, uint32_t cols) {
+template <bool kWide, typename E>
+__device__ __forceinline__ void store_grad(E* grad, const float (&sum)[4], uint32_t unit, uint32_t units, uint32_t cols) {
   if (kWide) {
-    store(grad + unit * 4, sum);
+    Vec<E, 4> run;
+#pragma unroll
+    for (int m = 0; m < 4; ++m) run.at[m] = from_f32<E>(sum[m]);
+    *reinterpret_cast<Vec<E, 4>*>(grad + unit * 4) = run;
   } else {
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
-      if (grad_column<false>(unit, units, m) < cols) grad[grad_column<false>(unit, units, m)] = sum[m];
+      if (grad_column<false>(unit, units, m) < cols) grad[grad_column<false>(unit, units, m)] = from_f32<E>(sum[m]);
     }
   }
 }
 
 // The gradient of a pair of features, whose sum over j of its products with x_j is the gradient of x_i.
-template <typename Int>
-__device__ __forceinline__ float pair_grad(const Columns<Int>& columns, const float* of_pairs, Int i, Int j) {
+template <typename Int, typename E>
+__device__ __forceinline__ float pair_grad(const Columns<Int>& columns, const E* of_pairs, Int i, Int j) {
   if (i == j && !columns.has(kIncludeSelf)) return 0.0f;
   // Both members of (i, i) are x_i.
-  return (i == j ? 2.0f : 1.0f) * of_pairs[columns.pair_position(i, j)];
+  return (i == j ? 2.0f : 1.0f) * to_f32(of_pairs[columns.pair_position(i, j)]);
 }

@@ -41,7 +41,7 @@ pub(crate) fn replay(case: &Case<'_>) {
     };
     let mut output = poisoned(batch_size * width);
     let view = MatrixMut::packed(&mut output[..], batch_size, width);
-    Forward { interaction, dim, features: features(), output: view }.run(&cpu).unwrap();
+    Forward { interaction, dim, precision, features: features(), output: view }.run(&cpu).unwrap();
     let (mut grad_dense, mut grad_sparse) = (poisoned(dense.len()), poisoned(sparse.len()));
     let op = Backward {
         interaction,

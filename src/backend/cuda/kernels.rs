@@ -167,7 +167,7 @@ kernels! {
         team_threads: u32,
     }
     /// See kernels/interaction.cu.
-    InteractionCopy = "interaction" "interaction_copy_f32" * 1 {
+    InteractionCopy = "interaction" "interaction_copy" * 3 {
         from: u64,
         to: u64,
         from_ld: u64,
@@ -175,8 +175,41 @@ kernels! {
         rows: u64,
         cols: u64,
     }
+    /// See kernels/interaction_mma.cu.
+    InteractionMmaForward = "interaction_mma" "interaction_mma_forward" * 3 {
+        head: u64,
+        tail: u64,
+        output: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        output_ld: u64,
+        width: u64,
+        batch_size: u32,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+        team_threads: u32,
+    }
+    /// See kernels/interaction_mma.cu.
+    InteractionMmaBackward = "interaction_mma" "interaction_mma_backward" * 3 {
+        head: u64,
+        tail: u64,
+        grad_output: u64,
+        grad_head: u64,
+        grad_tail: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        grad_output_ld: u64,
+        grad_head_ld: u64,
+        grad_tail_ld: u64,
+        batch_size: u32,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+        team_threads: u32,
+    }
     /// See kernels/interaction_tiled.cu.
-    InteractionTiledForward = "interaction_tiled" "interaction_tiled_forward_f32" * 1 {
+    InteractionTiledForward = "interaction_tiled" "interaction_tiled_forward" * 3 {
         head: u64,
         tail: u64,
         output: u64,
@@ -189,7 +222,7 @@ kernels! {
         flags: u32,
     }
     /// See kernels/interaction_tiled.cu.
-    InteractionTiledBackward = "interaction_tiled" "interaction_tiled_backward_f32" * 1 {
+    InteractionTiledBackward = "interaction_tiled" "interaction_tiled_backward" * 3 {
         head: u64,
         tail: u64,
         grad_output: u64,
@@ -262,9 +295,11 @@ pub(super) struct Kernels {
     pub(super) embedding_bag_weight_grad: ByTypes,
     pub(super) interaction_forward: Function,
     pub(super) interaction_backward: Function,
-    pub(super) interaction_copy: Function,
-    pub(super) interaction_tiled_forward: Function,
-    pub(super) interaction_tiled_backward: Function,
+    pub(super) interaction_copy: ByElement,
+    pub(super) interaction_mma_forward: ByElement,
+    pub(super) interaction_mma_backward: ByElement,
+    pub(super) interaction_tiled_forward: ByElement,
+    pub(super) interaction_tiled_backward: ByElement,
     pub(super) moving_average: Function,
     /// Kept, since the functions are theirs.
     _modules: Vec<Module>,
@@ -277,6 +312,7 @@ impl Kernels {
         let module = |stem| Module::load(context, stem, capability);
         let embedding_bag = module("embedding_bag")?;
         let interaction = module("interaction")?;
+        let interaction_mma = module("interaction_mma")?;
         let interaction_tiled = module("interaction_tiled")?;
         let moving_average = module("moving_average")?;
         Ok(Self {
@@ -284,11 +320,13 @@ impl Kernels {
             embedding_bag_weight_grad: embedding_bag.by_types("embedding_bag_weight_grad")?,
             interaction_forward: interaction.function("interaction_forward_f32")?,
             interaction_backward: interaction.function("interaction_backward_f32")?,
-            interaction_copy: interaction.function("interaction_copy_f32")?,
-            interaction_tiled_forward: interaction_tiled.function("interaction_tiled_forward_f32")?,
-            interaction_tiled_backward: interaction_tiled.function("interaction_tiled_backward_f32")?,
+            interaction_copy: interaction.by_element("interaction_copy")?,
+            interaction_mma_forward: interaction_mma.by_element("interaction_mma_forward")?,
+            interaction_mma_backward: interaction_mma.by_element("interaction_mma_backward")?,
+            interaction_tiled_forward: interaction_tiled.by_element("interaction_tiled_forward")?,
+            interaction_tiled_backward: interaction_tiled.by_element("interaction_tiled_backward")?,
             moving_average: moving_average.function("moving_average_f32")?,
-            _modules: vec![embedding_bag, interaction, interaction_tiled, moving_average],
+            _modules: vec![embedding_bag, interaction, interaction_mma, interaction_tiled, moving_average],
         })
     }
 }
