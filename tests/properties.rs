@@ -5,7 +5,7 @@ mod common;
 
 use bagdot::ops::embedding_bag::Forward;
 use bagdot::ops::interaction::{self, Features, FeaturesMut};
-use bagdot::ops::{Accum, Activation, Interaction, Matrix, MatrixMut, Pooling, linear};
+use bagdot::ops::{Accum, Activation, Interaction, Matrix, MatrixMut, Pooling, Precision, linear};
 use bagdot::{Cpu, Error, Jagged};
 use common::updates::{Backward, download_grad, poisoned_grad, rules, state_values};
 use common::*;
@@ -45,7 +45,7 @@ fn interact(kind: Interaction, features: &[f32], (batch_size, num_features, dim)
     let block = Matrix::packed(features, batch_size, num_features * dim);
     let features = Features::Joined { block, has_dense: true };
     let output_view = MatrixMut::packed(&mut output[..], batch_size, width);
-    interaction::Forward { interaction: kind, dim, features, output: output_view }
+    interaction::Forward { interaction: kind, dim, precision: Precision::Full, features, output: output_view }
         .run(&Cpu::single_threaded())
         .unwrap();
     output
@@ -206,6 +206,7 @@ proptest! {
         let backward = interaction::Backward {
             interaction: kind,
             dim,
+            precision: Precision::Full,
             features: Features::Joined { block: Matrix::packed(&features[..], batch_size, row), has_dense: true },
             grad_output: Matrix::packed(&grad[..], batch_size, width),
             grad_features: FeaturesMut::Joined { block: MatrixMut::packed(&mut grads[..], batch_size, row) },

@@ -1,18 +1,24 @@
 // Instructions that CUDA C++ has no name for: the only inline assembly.
 #pragma once
 
-#include <stdint.h>
+#include "dtype.cuh"
 
-// Begins to copy BYTES (4, 8 or 16) from global to shared memory without a register in between; both sides begin at a multiple of them. The calling
-// thread sees them after `wait_for_copies`, others after a barrier besides.
-template <int BYTES>
-__device__ __forceinline__ void copy_async(void* to, const void* from) {
-  static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16);
+// Begins to copy N bytes (4, 8 or 16) from global to shared memory without a register in between, or `bytes` of them and zeros for the rest; both
+// sides begin at a multiple of N. What many threads read goes through the first-level cache; past it only 16 bytes can go. The calling thread
+// sees the copies after `wait_for_copies`, others after a barrier besides.
+template <int N, bool kCached = (N < 16)>
+__device__ __forceinline__ void copy_async(void* to, const void* from, uint32_t bytes = N) {
+  static_assert(N == 4 || N == 8 || N == 16);
   const uint32_t shared = uint32_t(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared), "l"(__cvta_generic_to_global(from)), "n"(BYTES) : "memory");
+  const uint64_t global = __cvta_generic_to_global(from);
+  if constexpr (kCached) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global), "n"(N), "r"(bytes) : "memory");
+  } else {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global), "n"(N), "r"(bytes) : "memory");
+  }
 }
 
-// Makes a group of all copies that the calling thread has begun since the last one.
+// Makes a group of the copies that the calling thread has begun since the last one.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Waits until at most PENDING of the calling thread's groups of copies, the last ones, are under way.
@@ -20,3 +26,48 @@ template <int PENDING>
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
+
+// Waits for all copies that the calling thread has begun.
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// Four matrices of 8 rows of 16 bytes in shared memory: lane 8 m + r points to row r of matrix m, and gets of each matrix the 4 bytes at
+// lane % 4 of row lane / 4.
+__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(uint32_t(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+
+// The same for matrices of 8 x 8 elements of 16 bits, transposed.
+__device__ __forceinline__ void load_transposed(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(uint32_t(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+
+// The nearest tf32, whose low 13 bits are zero.
+__device__ __forceinline__ float round_to_tf32(float x) {
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(x));
+  return __uint_as_float(rounded);
+}
+
+// sums += A B on the tensor cores, with A 16 x 32 bytes, B 32 bytes x 8, sums 16 x 8. A lane has of A what `load_matrices` gives it of the upper and
+// lower left, then the upper and lower right quarter; of B its column lane / 4, in two halves; of the sums two columns at 2 (lane % 4), of rows
+// lane / 4 and lane / 4 + 8. An f32 must be a tf32.
+template <typename E>
+__device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b_low, uint32_t b_high);
+
+#define MULTIPLY_ADD(E, INSTRUCTION)                                                                                               \
+  template <>                                                                                                                       \
+  __device__ __forceinline__ void multiply_add<E>(float (&sums)[4], const uint32_t (&a)[4], uint32_t b_low, uint32_t b_high) {      \
+    asm("mma.sync.aligned." INSTRUCTION " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                          \
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                                                               \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_low), "r"(b_high));                                                    \
+  }
+MULTIPLY_ADD(f32, "m16n8k8.row.col.f32.tf32.tf32.f32")
+MULTIPLY_ADD(f16, "m16n8k16.row.col.f32.f16.f16.f32")
+MULTIPLY_ADD(bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
+#undef MULTIPLY_ADD

@@ -23,7 +23,7 @@ __device__ __forceinline__ Vec<E, N> load(const E* from) {
 template <int N, typename E>
 __device__ __forceinline__ void fetch_async(E* to, const E* from) {
   if constexpr (N * sizeof(E) >= 4) {
-    copy_async<N * sizeof(E)>(to, from);
+    copy_async<N * sizeof(E), true>(to, from);
   } else {
     *to = *from;
   }

@@ -13,7 +13,7 @@ use crate::ops::index_sort::{Sort, SortedIndices};
 use crate::ops::interaction::{self, Features, FeaturesMut};
 use crate::ops::loss;
 use crate::ops::sparse_update::{PooledGrad, Reduce, SparseGrad};
-use crate::ops::{Accum, Activation, Backend, Extent, Matrix, MatrixMut, dense_update};
+use crate::ops::{Accum, Activation, Backend, Extent, Matrix, MatrixMut, Precision, dense_update};
 use crate::philox::Philox;
 
 const OP: &str = "Dlrm";
@@ -196,6 +196,7 @@ impl<D: Backend> Dlrm<D> {
         let interaction = interaction::Backward {
             interaction: config.interaction,
             dim,
+            precision: Precision::Full,
             features: Features::Split {
                 dense: bottom.output(&batch.dense, bottom_out),
                 sparse: pooled_matrix(pooled, rows, tables.as_ref()),
@@ -313,6 +314,7 @@ impl<D: Backend> Dlrm<D> {
         let interaction = interaction::Forward {
             interaction: config.interaction,
             dim: bottom.layers().last().map_or(0, |layer| layer.outputs),
+            precision: Precision::Full,
             features: Features::Split {
                 dense: bottom.output(&batch.dense, bottom_out),
                 sparse: pooled_matrix(pooled, rows, tables),

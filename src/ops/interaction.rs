@@ -13,11 +13,15 @@
 //! Backward, with `g` the gradient of the output: `dL/dxᵢ = Σⱼ gᵢⱼ xⱼ` over the other member of each pair of `i` (twice `gᵢᵢ xᵢ` for
 //! (i,i)), and for vectors that stand in the output themselves their own columns of `g` besides.
 //!
-//! **Numerics.** `f32` throughout. The error of a dot product is at most `γ_D Σ|xᵢ xⱼ|`, that of a gradient element at most `γ_{F+1}` times the sum
-//! of the absolute terms, in any order of summation.
+//! **Numerics.** Features, output and their gradients are of one type, `f32`, `f16` or `bf16`; products and sums are of `f32`, and a result is
+//! rounded to that type once. The error of a dot product before that is at most `γ_D Σ|xᵢ xⱼ|`, that of a gradient element at most `γ_{F+1}`
+//! times the sum of the absolute terms, in any order of summation. With [`Precision::Tf32`] each factor may be off by 2⁻¹¹ of itself besides. Tensor
+//! cores do not round sums, but cut them off: where they are used (on a GPU, unless elements are `f32` and the precision is
+//! [`Precision::Full`]) `γ` is that of 2⁻²³ instead of 2⁻²⁴.
 
 use super::matrix::matrix_name;
-use super::{Device, Matrix, MatrixMut};
+use super::{Device, Matrix, MatrixMut, Precision};
+use crate::dtype::Element;
 use crate::error::{Result, invalid};
 
 /// The order of the pairs in the output.
@@ -122,49 +126,49 @@ impl Interaction {
 /// What a backend provides; call it through [`Forward::run`] and [`Backward::run`], which validate.
 pub trait InteractionOps: Device {
     /// See [`Forward`].
-    fn interaction_forward(&self, args: Forward<'_, Self>) -> Result<()>;
+    fn interaction_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()>;
     /// See [`Backward`].
-    fn interaction_backward(&self, args: Backward<'_, Self>) -> Result<()>;
+    fn interaction_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()>;
 }
 
 /// The features of a batch, so that neither layout that trainers use needs a copy.
-pub enum Features<'a, D: Device> {
+pub enum Features<'a, D: Device, E: Element> {
     /// `[batch_size, F * D]`: all features of a sample side by side; the first is the dense vector if `has_dense`.
     Joined {
         /// The features.
-        block: Matrix<'a, D, f32>,
+        block: Matrix<'a, D, E>,
         /// Whether the first one goes to the output as it is.
         has_dense: bool,
     },
     /// The dense vector `[batch_size, D]` and the pooled vectors `[batch_size, T * D]`.
     Split {
         /// The output of the bottom MLP.
-        dense: Matrix<'a, D, f32>,
+        dense: Matrix<'a, D, E>,
         /// The pooled vectors.
-        sparse: Matrix<'a, D, f32>,
+        sparse: Matrix<'a, D, E>,
     },
 }
 
-impl<D: Device> Clone for Features<'_, D> {
+impl<D: Device, E: Element> Clone for Features<'_, D, E> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<D: Device> Copy for Features<'_, D> {}
+impl<D: Device, E: Element> Copy for Features<'_, D, E> {}
 
 /// As [`Features`], for writing: the gradient of the features.
-pub enum FeaturesMut<'a, D: Device> {
+pub enum FeaturesMut<'a, D: Device, E: Element> {
     /// See [`Features::Joined`].
     Joined {
         /// The features.
-        block: MatrixMut<'a, D, f32>,
+        block: MatrixMut<'a, D, E>,
     },
     /// See [`Features::Split`].
     Split {
         /// The output of the bottom MLP.
-        dense: MatrixMut<'a, D, f32>,
+        dense: MatrixMut<'a, D, E>,
         /// The pooled vectors.
-        sparse: MatrixMut<'a, D, f32>,
+        sparse: MatrixMut<'a, D, E>,
     },
 }
 
@@ -178,9 +182,9 @@ pub(crate) struct Sizes {
     pub(crate) dim: usize,
 }
 
-impl<D: Device> Features<'_, D> {
+impl<D: Device, E: Element> Features<'_, D, E> {
     /// Checks the matrices against each other. [`Interaction::Cat`] takes vectors of any dimensions.
-    fn sizes(&self, op: &'static str, interaction: Interaction, dim: usize) -> Result<Sizes> {
+    pub(crate) fn sizes(&self, op: &'static str, interaction: Interaction, dim: usize) -> Result<Sizes> {
         let count = |argument, columns: usize| match (interaction, dim) {
             (Interaction::Cat, _) => Ok(0),
             (_, 0) => Err(invalid(op, "dim", "0, but must be 1 or more")),
@@ -232,18 +236,20 @@ impl Sizes {
 }
 
 /// Features to output.
-pub struct Forward<'a, D: Device> {
+pub struct Forward<'a, D: Device, E: Element> {
     /// How features meet.
     pub interaction: Interaction,
     /// The dimension of a feature (D); of no meaning for [`Interaction::Cat`].
     pub dim: usize,
+    /// How products of `f32` may be computed; of no meaning for other elements.
+    pub precision: Precision,
     /// The features.
-    pub features: Features<'a, D>,
+    pub features: Features<'a, D, E>,
     /// `[batch_size, width]`, see [`Interaction::width`].
-    pub output: MatrixMut<'a, D, f32>,
+    pub output: MatrixMut<'a, D, E>,
 }
 
-impl<D: InteractionOps> Forward<'_, D> {
+impl<D: InteractionOps, E: Element> Forward<'_, D, E> {
     /// Validates and runs.
     ///
     /// # Errors
@@ -266,7 +272,7 @@ impl<D: InteractionOps> Forward<'_, D> {
     /// The least number of bytes: features read once, output written once.
     pub fn bytes_moved(&self) -> usize {
         let features = self.features.columns();
-        self.output.rows * (features + self.output.cols) * 4
+        self.output.rows * (features + self.output.cols) * size_of::<E>()
     }
 
     /// Additions and multiplications.
@@ -278,20 +284,22 @@ impl<D: InteractionOps> Forward<'_, D> {
 }
 
 /// Gradient of the output to gradient of the features.
-pub struct Backward<'a, D: Device> {
+pub struct Backward<'a, D: Device, E: Element> {
     /// How features meet.
     pub interaction: Interaction,
     /// The dimension of a feature (D); of no meaning for [`Interaction::Cat`].
     pub dim: usize,
+    /// How products of `f32` may be computed; of no meaning for other elements.
+    pub precision: Precision,
     /// The features, as in the forward pass.
-    pub features: Features<'a, D>,
+    pub features: Features<'a, D, E>,
     /// `[batch_size, width]`; columns of padding are not read.
-    pub grad_output: Matrix<'a, D, f32>,
+    pub grad_output: Matrix<'a, D, E>,
     /// The gradient of the features, in the same layout; overwritten.
-    pub grad_features: FeaturesMut<'a, D>,
+    pub grad_features: FeaturesMut<'a, D, E>,
 }
 
-impl<D: InteractionOps> Backward<'_, D> {
+impl<D: InteractionOps, E: Element> Backward<'_, D, E> {
     /// Validates and runs.
     ///
     /// # Errors
@@ -328,7 +336,7 @@ impl<D: InteractionOps> Backward<'_, D> {
 
     /// The least number of bytes: features and gradient read once, gradient of the features written once.
     pub fn bytes_moved(&self) -> usize {
-        self.grad_output.rows * (2 * self.features.columns() + self.grad_output.cols) * 4
+        self.grad_output.rows * (2 * self.features.columns() + self.grad_output.cols) * size_of::<E>()
     }
 
     /// Additions and multiplications.

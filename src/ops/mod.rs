@@ -9,22 +9,22 @@
 //! Views are borrowed as the op uses them, so this copies two samples:
 //!
 //! ```
-//! # use bagdot::{Cpu, ops::{Interaction, Matrix, MatrixMut, interaction::{Features, Forward}}};
+//! # use bagdot::{Cpu, ops::{Interaction, Matrix, MatrixMut, Precision, interaction::{Features, Forward}}};
 //! let (input, mut output) = (vec![1.0_f32; 6], vec![0.0_f32; 6]);
 //! let features = Features::Joined { block: Matrix::packed(&input[..], 2, 3), has_dense: true };
 //! let output = MatrixMut::packed(&mut output[..], 2, 3);
-//! Forward { interaction: Interaction::Cat, dim: 3, features, output }.run(&Cpu::single_threaded())?;
+//! Forward { interaction: Interaction::Cat, dim: 3, precision: Precision::Full, features, output }.run(&Cpu::single_threaded())?;
 //! # Ok::<(), bagdot::Error>(())
 //! ```
 //!
 //! but nothing can be read while it is written:
 //!
 //! ```compile_fail,E0502
-//! # use bagdot::{Cpu, ops::{Interaction, Matrix, MatrixMut, interaction::{Features, Forward}}};
+//! # use bagdot::{Cpu, ops::{Interaction, Matrix, MatrixMut, Precision, interaction::{Features, Forward}}};
 //! let mut buffer = vec![1.0_f32; 6];
 //! let features = Features::Joined { block: Matrix::packed(&buffer[..], 2, 3), has_dense: true };
 //! let output = MatrixMut::packed(&mut buffer[..], 2, 3);
-//! Forward { interaction: Interaction::Cat, dim: 3, features, output }.run(&Cpu::single_threaded())?;
+//! Forward { interaction: Interaction::Cat, dim: 3, precision: Precision::Full, features, output }.run(&Cpu::single_threaded())?;
 //! # Ok::<(), bagdot::Error>(())
 //! ```
 //!

@@ -67,6 +67,18 @@ impl Approx {
         Self::rounded(root, error)
     }
 
+    /// The same as a factor that may have been rounded to the 11 bits of tf32.
+    pub fn as_tf32(self) -> Self {
+        Self { error: self.error + self.magnitude() / 2048.0, ..self }
+    }
+
+    /// The same as the sum of `n` products on tensor cores, whose magnitudes add up to `magnitude`. These add several at once, which they first cut
+    /// off at the last bit of the largest, and cut off each sum of, at the least, 4: so a term and each of the `n / 4 + 1` sums loses up to 2⁻²³ of
+    /// the whole, where rounding would lose 2⁻²⁴.
+    pub fn on_tensor_cores(self, n: usize, magnitude: Self) -> Self {
+        Self { error: self.error + gamma(2 * (n + n / 4 + 1)) * magnitude.magnitude(), ..self }
+    }
+
     /// The sum of the terms, in whatever order.
     pub fn sum(terms: &[Self]) -> Self {
         Self::sum_with(terms, terms.len().saturating_sub(1))

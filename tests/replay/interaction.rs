@@ -1,12 +1,12 @@
 //! `interact_features` of facebookresearch/dlrm, forward and backward.
 
 use bagdot::Cpu;
-use bagdot::ops::interaction::{Backward, Features, FeaturesMut, Forward};
-use bagdot::ops::{Interaction, Matrix, MatrixMut, PairOrder};
+use bagdot::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps};
+use bagdot::ops::{Interaction, Matrix, MatrixMut, PairOrder, Precision};
 
 use super::Case;
 use super::embedding_bag::assert_both_close;
-use crate::common::{Approx, exact, poisoned, reference};
+use crate::common::{Approx, download, exact, poisoned, reference, upload};
 
 /// The interaction that facebookresearch/dlrm calls by these names.
 pub(super) fn kind(case: &Case<'_>) -> Interaction {
@@ -25,6 +25,12 @@ pub(super) fn kind(case: &Case<'_>) -> Interaction {
 }
 
 pub(crate) fn replay(case: &Case<'_>) {
+    replay_on(&Cpu::with_threads(2).unwrap(), case);
+    #[cfg(feature = "cuda")]
+    crate::common::cuda::on_every_schedule(|cuda| replay_on(cuda, case));
+}
+
+fn replay_on<B: InteractionOps>(device: &B, case: &Case<'_>) {
     let (batch_size, num_features, dim) = (case.count("batch"), case.count("features"), case.count("dim"));
     let (interaction, width, pooled) = (kind(case), case.count("out_cols"), num_features - 1);
     assert_eq!(interaction.width(true, pooled, dim), width, "{}: out_cols", case.name());
@@ -32,28 +38,30 @@ pub(crate) fn replay(case: &Case<'_>) {
     let sparse = case.floats("sparse", &[batch_size, pooled, dim]);
     let grad_output = case.floats("grad_out", &[batch_size, width]);
 
-    let cpu = Cpu::with_threads(2).unwrap();
-    let features = || -> Features<'_, Cpu> {
-        Features::Split {
-            dense: Matrix::packed(&dense[..], batch_size, dim),
-            sparse: Matrix::packed(&sparse[..], batch_size, pooled * dim),
-        }
+    let buffers = [&dense, &sparse, &grad_output].map(|values| upload(device, values));
+    let features = Features::Split {
+        dense: Matrix::packed(B::view(&buffers[0]), batch_size, dim),
+        sparse: Matrix::packed(B::view(&buffers[1]), batch_size, pooled * dim),
     };
-    let mut output = poisoned(batch_size * width);
-    let view = MatrixMut::packed(&mut output[..], batch_size, width);
-    Forward { interaction, dim, features: features(), output: view }.run(&cpu).unwrap();
-    let (mut grad_dense, mut grad_sparse) = (poisoned(dense.len()), poisoned(sparse.len()));
+    let [mut output, mut grad_dense, mut grad_sparse] =
+        [&grad_output, &dense, &sparse].map(|like| upload(device, &poisoned(like.len())));
+    let view = MatrixMut::packed(B::view_mut(&mut output), batch_size, width);
+    let precision = Precision::Full;
+    Forward { interaction, dim, precision, features, output: view }.run(device).unwrap();
     let op = Backward {
         interaction,
         dim,
-        features: features(),
-        grad_output: Matrix::packed(&grad_output[..], batch_size, width),
+        precision,
+        features,
+        grad_output: Matrix::packed(B::view(&buffers[2]), batch_size, width),
         grad_features: FeaturesMut::Split {
-            dense: MatrixMut::packed(&mut grad_dense[..], batch_size, dim),
-            sparse: MatrixMut::packed(&mut grad_sparse[..], batch_size, pooled * dim),
+            dense: MatrixMut::packed(B::view_mut(&mut grad_dense), batch_size, dim),
+            sparse: MatrixMut::packed(B::view_mut(&mut grad_sparse), batch_size, pooled * dim),
         },
     };
-    op.run(&cpu).unwrap();
+    op.run(device).unwrap();
+    let [output, grad_dense, grad_sparse] =
+        [output, grad_dense, grad_sparse].each_ref().map(|buffer| download(device, buffer));
 
     let (mut want, mut want_dense, mut want_sparse): (Vec<Approx>, Vec<Approx>, Vec<Approx>) = Default::default();
     for b in 0..batch_size {

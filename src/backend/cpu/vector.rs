@@ -7,17 +7,17 @@ const LANES: usize = 16;
 
 /// `Σ aᵢ bᵢ`: lane `l` sums the products of columns `≡ l (mod 16)`, then the lanes are added pairwise.
 #[inline]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {
     let mut lanes = [0f32; LANES];
     let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let (a_rest, b_rest) = (a_blocks.remainder(), b_blocks.remainder());
     for (a, b) in a_blocks.zip(b_blocks) {
         for l in 0..LANES {
-            lanes[l] += a[l] * b[l];
+            lanes[l] += a[l].to_f32() * b[l].to_f32();
         }
     }
     for (lane, (a, b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *lane += a * b;
+        *lane += a.to_f32() * b.to_f32();
     }
     sum_lanes(lanes)
 }

@@ -273,6 +273,112 @@ kernels! {
         num_keys: u64,
         end_key: u64,
     }
+    /// See kernels/interaction.cu.
+    InteractionForward = "interaction" "interaction_forward_f32" * 1 {
+        head: u64,
+        tail: u64,
+        output: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        output_ld: u64,
+        width: u64,
+        batch_size: u32,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+        team_threads: u32,
+        pitch: u32,
+        slices: u32,
+    }
+    /// See kernels/interaction.cu.
+    InteractionBackward = "interaction" "interaction_backward_f32" * 1 {
+        head: u64,
+        tail: u64,
+        grad_output: u64,
+        grad_head: u64,
+        grad_tail: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        grad_output_ld: u64,
+        grad_head_ld: u64,
+        grad_tail_ld: u64,
+        batch_size: u32,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+        team_threads: u32,
+    }
+    /// See kernels/interaction.cu.
+    InteractionCopy = "interaction" "interaction_copy" * 3 {
+        from: u64,
+        to: u64,
+        from_ld: u64,
+        to_ld: u64,
+        rows: u64,
+        cols: u64,
+    }
+    /// See kernels/interaction_mma.cu.
+    InteractionMmaForward = "interaction_mma" "interaction_mma_forward" * 3 {
+        head: u64,
+        tail: u64,
+        output: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        output_ld: u64,
+        width: u64,
+        batch_size: u32,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+        team_threads: u32,
+    }
+    /// See kernels/interaction_mma.cu.
+    InteractionMmaBackward = "interaction_mma" "interaction_mma_backward" * 3 {
+        head: u64,
+        tail: u64,
+        grad_output: u64,
+        grad_head: u64,
+        grad_tail: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        grad_output_ld: u64,
+        grad_head_ld: u64,
+        grad_tail_ld: u64,
+        batch_size: u32,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+        team_threads: u32,
+    }
+    /// See kernels/interaction_tiled.cu.
+    InteractionTiledForward = "interaction_tiled" "interaction_tiled_forward" * 3 {
+        head: u64,
+        tail: u64,
+        output: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        output_ld: u64,
+        width: u64,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+    }
+    /// See kernels/interaction_tiled.cu.
+    InteractionTiledBackward = "interaction_tiled" "interaction_tiled_backward" * 3 {
+        head: u64,
+        tail: u64,
+        grad_output: u64,
+        grad_head: u64,
+        grad_tail: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        grad_output_ld: u64,
+        grad_head_ld: u64,
+        grad_tail_ld: u64,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+    }
     /// See kernels/moving_average.cu.
     MovingAverage = "moving_average" "moving_average_f32" * 1 {
         values: u64,
@@ -423,6 +529,13 @@ pub(super) struct Kernels {
     pub(super) index_sort_rows: ByWidth,
     pub(super) index_sort_pass: ByWidth,
     pub(super) index_sort_segments: ByWidth,
+    pub(super) interaction_forward: Function,
+    pub(super) interaction_backward: Function,
+    pub(super) interaction_copy: ByElement,
+    pub(super) interaction_mma_forward: ByElement,
+    pub(super) interaction_mma_backward: ByElement,
+    pub(super) interaction_tiled_forward: ByElement,
+    pub(super) interaction_tiled_backward: ByElement,
     pub(super) moving_average: Function,
     pub(super) sparse_update_chunks: Function,
     pub(super) sparse_update_starts: Function,
@@ -442,6 +555,9 @@ impl Kernels {
         let module = |stem| Module::load(context, stem, capability);
         let embedding_bag = module("embedding_bag")?;
         let index_sort = module("index_sort")?;
+        let interaction = module("interaction")?;
+        let interaction_mma = module("interaction_mma")?;
+        let interaction_tiled = module("interaction_tiled")?;
         let moving_average = module("moving_average")?;
         let sparse_update = module("sparse_update")?;
         Ok(Self {
@@ -450,6 +566,13 @@ impl Kernels {
             index_sort_rows: index_sort.by_width("index_sort_rows", ["i32", "i64"])?,
             index_sort_pass: index_sort.by_width("index_sort_pass", ["u32", "u64"])?,
             index_sort_segments: index_sort.by_width("index_sort_segments", ["u32", "u64"])?,
+            interaction_forward: interaction.function("interaction_forward_f32")?,
+            interaction_backward: interaction.function("interaction_backward_f32")?,
+            interaction_copy: interaction.by_element("interaction_copy")?,
+            interaction_mma_forward: interaction_mma.by_element("interaction_mma_forward")?,
+            interaction_mma_backward: interaction_mma.by_element("interaction_mma_backward")?,
+            interaction_tiled_forward: interaction_tiled.by_element("interaction_tiled_forward")?,
+            interaction_tiled_backward: interaction_tiled.by_element("interaction_tiled_backward")?,
             moving_average: moving_average.function("moving_average_f32")?,
             sparse_update_chunks: sparse_update.function("sparse_update_chunks")?,
             sparse_update_starts: sparse_update.function("sparse_update_starts")?,
@@ -458,7 +581,9 @@ impl Kernels {
             sparse_update_add: sparse_update.function("sparse_update_add")?,
             sparse_update_update: sparse_update.by_element("sparse_update_update")?,
             sparse_update_apply: sparse_update.by_element("sparse_update_apply")?,
-            _modules: vec![embedding_bag, index_sort, moving_average, sparse_update],
+            _modules: vec![
+                embedding_bag, index_sort, interaction, interaction_mma, interaction_tiled, moving_average, sparse_update,
+            ],
         })
     }
 }

@@ -12,6 +12,7 @@ mod embedding_bag;
 mod fault;
 mod images;
 mod index_sort;
+mod interaction;
 mod kernels;
 mod moving_average;
 mod sparse_update;

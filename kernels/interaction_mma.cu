@@ -1,0 +1,233 @@
+// interaction_mma.cu: pairwise dot products of the features of a sample on the tensor cores, forward and backward.
+//
+// Computes     as interaction.cu, for features of 16 bits, or with factors of f32 that are rounded to tf32
+// Rust         src/ops/interaction.rs, src/backend/cuda/interaction.rs
+// Entries      interaction_mma_{forward,backward}_{f32,f16,bf16}
+// Algorithm    A team per sample, a warp or a block, with all features of the sample in shared memory, where cp.async puts them; rows are an odd
+//              number of 16 bytes apart (backward in f32: 8 words more than a multiple of 16), so that ldmatrix has no bank conflicts. It is the
+//              bytes in flight that count: a sample takes no more than its features and its row of the output, so that a multiprocessor has
+//              a dozen or two at once, each in its own phase. Forward: a warp per 16 x 16 pairs of the lower triangle; the fragment of 16
+//              features is factor A as it is, and B of twice 8 features as well, two registers each. Rows of 8 and 16 are not filled up: those
+//              beyond the last are read as the last one and not used. The whole row of the output is put together in shared memory, and
+//              stored 16 bytes at a time. Backward: the gradient of the pairs is unfolded to a symmetric matrix (A); a warp takes 16 columns
+//              of all features (B, transposed by ldmatrix) at a time, and puts the result where these were, since no other columns need
+//              them; whole rows are then stored from there. Samples too large for 48 KB of shared memory, and backward more than 64
+//              features, are left to interaction_tiled.cu.
+// Launch       grid (ceil(batch_size / teams per block)), block 32 to 128, dynamic shared memory for the samples of a block
+// Bytes        features (and gradient) read once, output written once: as bytes_moved()
+// Requires     16-byte copies where features begin at multiples of 16 bytes and end there, else one element at a time; any D from 1
+// Numerics     exact products of 16-bit or tf32 factors, sums in f32 that the tensor cores may cut off instead of rounding; rounded to the type
+//              once; the same bits for any batch, not those of the CPU
+// Measured     compiled and emulated, not yet measured
+
+#include "common/pairs.cuh"
+
+constexpr int kThreads = 128;
+constexpr uint32_t kSide = 16;      // features, or columns of their gradients, of a matrix product
+constexpr uint32_t kMaxGroups = 4;  // groups of kSide features of which a warp has the gradients in registers
+
+// Elements that are multiplied at once: 32 bytes of each row.
+template <typename E>
+constexpr uint32_t kDepth = 32 / sizeof(E);
+
+__device__ __forceinline__ uint32_t round_up(uint32_t x, uint32_t to) { return (x + to - 1) / to * to; }
+
+// The elements that a row of `width` may take, wherever it begins.
+template <typename E>
+__device__ __forceinline__ uint32_t row_room(uint32_t width) {
+  return round_up(width + kWidest<E> - 1, kWidest<E>);
+}
+
+extern __shared__ uint4 shared_memory[];
+
+// Of 16 rows of a matrix in shared memory the run of 16 bytes that this lane shows to ldmatrix. Rows beyond the last are the last one once more.
+template <typename E>
+__device__ __forceinline__ const E* lane_run(const E* rows, uint32_t pitch, uint32_t first, uint32_t num_rows) {
+  const uint32_t lane = threadIdx.x % 32;
+  return rows + min(first + lane % 16, num_rows - 1) * pitch + lane / 16 * kWidest<E>;
+}
+
+// Rounds factors to what the tensor cores take: f32 to tf32.
+template <typename E>
+__device__ __forceinline__ void round_factors(uint32_t (&factors)[4]) {
+  if constexpr (sizeof(E) == 4) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) factors[k] = __float_as_uint(round_to_tf32(__uint_as_float(factors[k])));
+  }
+}
+
+// The dot products of all pairs of the features in `rows`, to `pairs`. Rows end with zeros to a multiple of kDepth.
+template <typename E>
+__device__ __forceinline__ void multiply_pairs(const Team& team, const E* rows, uint32_t pitch, const Columns<uint32_t>& columns, E* pairs) {
+  const uint32_t features = columns.num_features, groups = (features + kSide - 1) / kSide, lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (uint32_t tile = team.thread / 32; tile < groups * (groups + 1) / 2; tile += team.threads / 32) {
+    const uint32_t group = triangle_row(tile), other = tile - group * (group + 1) / 2;
+    const E *a_run = lane_run(rows, pitch, group * kSide, features), *b_run = lane_run(rows, pitch, other * kSide, features);
+    float sums[2][4] = {};
+#pragma unroll 4
+    for (uint32_t column = 0; column < columns.dim; column += kDepth<E>) {
+      uint32_t a[4], b[4];
+      load_matrices(a, a_run + column);
+      load_matrices(b, b_run + column);
+      round_factors<E>(a);
+      round_factors<E>(b);
+      multiply_add<E>(sums[0], a, b[0], b[2]);
+      multiply_add<E>(sums[1], a, b[1], b[3]);
+    }
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const uint32_t i = group * kSide + lane / 4 + k / 2 % 2 * 8, j = other * kSide + k / 4 * 8 + lane % 4 * 2 + k % 2;
+      if (i < features && j < i + columns.diagonal()) pairs[columns.pair_position(i, j)] = from_f32<E>(sums[k / 4][k % 4]);
+    }
+  }
+}
+
+template <typename E>
+struct ForwardArgs {
+  Features<const E> features;
+  Columns<uint32_t> columns;
+  E* output;
+  uint64_t output_ld;
+  uint32_t width;
+  uint32_t batch_size;
+  uint32_t team_threads;
+};
+
+template <typename E>
+__device__ __forceinline__ void forward(const ForwardArgs<E>& args) {
+  const Team team(args.team_threads);
+  const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / args.team_threads) + team.number;
+  if (sample >= args.batch_size) return;
+  const uint32_t features = args.columns.num_features, dim = args.columns.dim;
+  // Of each sample: the features, the row of the output.
+  const uint32_t whole = round_up(dim, kDepth<E>), pitch = whole + kWidest<E>, rows_room = features * pitch;
+  E* rows = reinterpret_cast<E*>(shared_memory) + team.number * (rows_room + row_room<E>(args.width));
+  E* output = args.output + sample * args.output_ld;
+  E* row = place_beside(rows + rows_room, output);
+  stage_rows(team, rows, pitch, features, dim, whole, args.features.is_wide(), [&](uint32_t i) { return args.features.row(sample, i); });
+  wait_for_copies();
+  team.wait();
+  multiply_pairs(team, rows, pitch, args.columns, row + args.columns.pairs_begin());
+  fill_row(team, row, args.columns, args.width, rows, pitch);
+  team.wait();
+  store_row(team, output, row, args.width);
+}
+
+// Features from `first` on of 16 columns, as two factors B.
+__device__ __forceinline__ void load_columns(uint32_t (&b)[4], const float* rows, uint32_t pitch, uint32_t first, uint32_t num_rows) {
+  const uint32_t lane = threadIdx.x % 32;
+  const float* upper = rows + min(first + lane % 4, num_rows - 1) * pitch + lane / 4;
+  const float* lower = rows + min(first + lane % 4 + 4, num_rows - 1) * pitch + lane / 4;
+  b[0] = __float_as_uint(upper[0]), b[1] = __float_as_uint(lower[0]);
+  b[2] = __float_as_uint(upper[8]), b[3] = __float_as_uint(lower[8]);
+}
+
+template <typename E>
+__device__ __forceinline__ void load_columns(uint32_t (&b)[4], const E* rows, uint32_t pitch, uint32_t first, uint32_t num_rows) {
+  load_transposed(b, lane_run(rows, pitch, first, num_rows));
+}
+
+// Unfolds the gradient of the pairs to a symmetric matrix, with zeros behind each row to a multiple of kDepth.
+template <typename E>
+__device__ __forceinline__ void unfold(const Team& team, E* matrix, uint32_t pitch, const Columns<uint32_t>& columns, const E* pairs) {
+  const uint32_t features = columns.num_features;
+  for (Walk at(team, round_up(features, kDepth<E>)); at.row < features; at.next()) {
+    E value = E(0.0f);
+    if (at.unit < features && (at.unit != at.row || columns.has(kIncludeSelf))) value = pairs[columns.pair_position(at.row, at.unit)];
+    matrix[at.row * pitch + at.unit] = sizeof(E) == 4 ? E(round_to_tf32(to_f32(value))) : value;
+  }
+}
+
+template <typename E>
+struct BackwardArgs {
+  Features<const E> features;
+  Features<E> grads;
+  Columns<uint32_t> columns;
+  const E* grad_output;
+  uint64_t grad_output_ld;
+  uint32_t batch_size;
+  uint32_t team_threads;
+};
+
+// Replaces the features in `rows` by their gradients. `grad` is the row of the gradient of the output, `matrix` that of the pairs, unfolded.
+template <typename E>
+__device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32_t pitch, const E* matrix, uint32_t matrix_pitch,
+                                               const Columns<uint32_t>& columns, const E* grad) {
+  const uint32_t features = columns.num_features, dim = columns.dim, groups = (features + kSide - 1) / kSide, lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (uint32_t first = team.thread / 32 * kSide; first < dim; first += team.threads / 32 * kSide) {
+    float sums[kMaxGroups][2][4] = {};
+#pragma unroll 1
+    for (uint32_t j = 0; j < features; j += kDepth<E>) {
+      uint32_t b[4];
+      load_columns(b, rows + first, pitch, j, features);
+      round_factors<E>(b);
+#pragma unroll
+      for (uint32_t group = 0; group < kMaxGroups; ++group) {
+        if (group >= groups) continue;
+        uint32_t a[4];
+        load_matrices(a, lane_run(matrix, matrix_pitch, group * kSide, features) + j);
+        multiply_add<E>(sums[group][0], a, b[0], b[1]);
+        multiply_add<E>(sums[group][1], a, b[2], b[3]);
+      }
+    }
+    // All lanes have read these columns.
+    __syncwarp();
+#pragma unroll
+    for (uint32_t k = 0; k < kMaxGroups * 4; ++k) {
+      const uint32_t i = k / 4 * kSide + k / 2 % 2 * 8 + lane / 4, column = first + k % 2 * 8 + lane % 4 * 2;
+      if (i >= features) continue;
+      float sum[2] = {sums[k / 4][k % 2][k / 2 % 2 * 2], sums[k / 4][k % 2][k / 2 % 2 * 2 + 1]};
+      auto& place = *reinterpret_cast<Vec<E, 2>*>(rows + i * pitch + column);
+      const E* direct = grad + columns.direct(i) + column;
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        // Both members of (i, i) are x_i: the matrix has but one. Twice of it might be too large for a type of 16 bits.
+        if (columns.has(kIncludeSelf)) sum[e] = fmaf(to_f32(matrix[i * matrix_pitch + i]), to_f32(place.at[e]), sum[e]);
+        if (columns.has_direct(i) && column + e < dim) sum[e] += to_f32(direct[e]);
+        place.at[e] = from_f32<E>(sum[e]);
+      }
+    }
+  }
+}
+
+template <typename E>
+__device__ __forceinline__ void backward(const BackwardArgs<E>& args) {
+  const Team team(args.team_threads);
+  const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / args.team_threads) + team.number;
+  if (sample >= args.batch_size) return;
+  const uint32_t features = args.columns.num_features, dim = args.columns.dim, width = args.columns.appended_end();
+  // Of each sample: the features, the symmetric matrix of the pairs' gradients, the gradient as it came.
+  const uint32_t whole = round_up(dim, kSide), pitch = whole + 8, matrix_pitch = round_up(features, kDepth<E>) + kWidest<E>;
+  const uint32_t rows_room = features * pitch, matrix_room = features * matrix_pitch;
+  E* rows = reinterpret_cast<E*>(shared_memory) + team.number * (rows_room + matrix_room + row_room<E>(width));
+  E* matrix = rows + rows_room;
+  const E* from = args.grad_output + sample * args.grad_output_ld;
+  E* grad = place_beside(matrix + matrix_room, from);
+  stage_row(team, grad, from, width);
+  stage_rows(team, rows, pitch, features, dim, whole, args.features.is_wide(), [&](uint32_t i) { return args.features.row(sample, i); });
+  wait_for_copies();
+  team.wait();
+  unfold(team, matrix, matrix_pitch, args.columns, grad + args.columns.pairs_begin());
+  team.wait();
+  multiply_grads(team, rows, pitch, matrix, matrix_pitch, args.columns, grad);
+  team.wait();
+  store_rows(team, rows, pitch, features, dim, args.grads.is_wide(), [&](uint32_t i) { return args.grads.row(sample, i); });
+}
+
+#define INSTANTIATE(E)                                                                                                                      \
+  extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_forward_##E(                                                        \
+      const E* head, const E* tail, E* output, uint64_t head_ld, uint64_t tail_ld, uint64_t output_ld, uint64_t width, uint32_t batch_size, \
+      uint32_t num_features, uint32_t dim, uint32_t flags, uint32_t team_threads) {                                                         \
+    forward<E>({{head, tail, head_ld, tail_ld, num_features, dim}, {flags, num_features, dim}, output, output_ld, uint32_t(width),          \
+                batch_size, team_threads});                                                                                                 \
+  }                                                                                                                                         \
+  extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_backward_##E(                                                       \
+      const E* head, const E* tail, const E* grad_output, E* grad_head, E* grad_tail, uint64_t head_ld, uint64_t tail_ld,                    \
+      uint64_t grad_output_ld, uint64_t grad_head_ld, uint64_t grad_tail_ld, uint32_t batch_size, uint32_t num_features, uint32_t dim,      \
+      uint32_t flags, uint32_t team_threads) {                                                                                              \
+    backward<E>({{head, tail, head_ld, tail_ld, num_features, dim}, {grad_head, grad_tail, grad_head_ld, grad_tail_ld, num_features, dim},  \
+                 {flags, num_features, dim}, grad_output, grad_output_ld, batch_size, team_threads});                                       \
+  }
+FOR_EACH_ELEMENT(INSTANTIATE)

@@ -1,0 +1,319 @@
+//! [`interaction`](crate::ops::interaction) on a CUDA device: exact products of `f32` by kernels/interaction.cu, others on the tensor cores by
+//! kernels/interaction_mma.cu, samples that are too large for these by kernels/interaction_tiled.cu.
+
+use super::Cuda;
+use super::kernels::{
+    Grid, InteractionBackward, InteractionCopy, InteractionForward, InteractionMmaBackward, InteractionMmaForward,
+    InteractionTiledBackward, InteractionTiledForward,
+};
+use crate::dtype::{DType, Element};
+use crate::error::Result;
+use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps, Sizes};
+use crate::ops::{Interaction, Matrix, MatrixMut, PairOrder, Precision};
+
+/// Dynamic shared memory that a block of any device has without asking.
+const SHARED: usize = 48 << 10;
+/// Threads of a block at most, as the kernels are compiled.
+const THREADS: usize = 128;
+const WARP: usize = 32;
+/// Bytes that move at once.
+const RUN: usize = 16;
+
+/// interaction.cu: a thread has the pairs of as many features with as many others in registers.
+const TILE: usize = 4;
+/// interaction.cu: a thread has a run of the gradients of as many features in registers.
+const GRAD_ROWS: usize = 16;
+/// interaction_mma.cu: features, or columns of their gradients, of a matrix product, and bytes of each row.
+const MMA_SIDE: usize = 16;
+const MMA_DEPTH: usize = 32;
+/// interaction_mma.cu: features whose gradients a warp has in registers.
+const MMA_GRADS: usize = 64;
+/// interaction_tiled.cu: threads of a block, features and columns of its tiles.
+const TILED_THREADS: u32 = 256;
+const TILED_SIDE: usize = 64;
+/// The limit of the second dimension of a grid.
+const MAX_BLOCKS_Y: usize = 65_535;
+/// Threads of a block that copies, and enough blocks to fill any device.
+const COPY_THREADS: u32 = 256;
+const MAX_COPY_BLOCKS: usize = 4096;
+
+// As in kernels/common/pairs.cuh.
+const HAS_DENSE: u32 = 1;
+const UPPER: u32 = 2;
+const INCLUDE_SELF: u32 = 4;
+const APPEND_SPARSE: u32 = 8;
+
+impl InteractionOps for Cuda {
+    fn interaction_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
+        let Forward { interaction, dim, precision, features, output } = args;
+        let output = Part::of_mut(&output);
+        let Interaction::Dot { .. } = interaction else {
+            let from = parts(&features, 0);
+            let to = output.split::<E>(from[0].cols);
+            return from.into_iter().zip(to).try_for_each(|(from, to)| self.copy::<E>(from, to));
+        };
+        if output.cols == 0 {
+            return Ok(());
+        }
+        let sizes = features.sizes("interaction.forward", interaction, dim)?;
+        let call = Dots { interaction, sizes, features: parts(&features, dim), output };
+        match is_exact::<E>(precision) {
+            true => self.dots::<E>(call),
+            false => self.mma_dots::<E>(call),
+        }
+    }
+
+    fn interaction_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
+        let Backward { interaction, dim, precision, features, grad_output, grad_features } = args;
+        let output = Part::of(&grad_output);
+        let Interaction::Dot { .. } = interaction else {
+            let to = parts_mut(&grad_features, 0);
+            let from = output.split::<E>(to[0].cols);
+            return from.into_iter().zip(to).try_for_each(|(from, to)| self.copy::<E>(from, to));
+        };
+        let sizes = features.sizes("interaction.backward", interaction, dim)?;
+        if sizes.num_features == 0 {
+            return Ok(());
+        }
+        let call = Dots { interaction, sizes, features: parts(&features, dim), output };
+        let grads = parts_mut(&grad_features, dim);
+        match is_exact::<E>(precision) {
+            true => self.dot_grads::<E>(call, grads),
+            false => self.mma_dot_grads::<E>(call, grads),
+        }
+    }
+}
+
+fn is_exact<E: Element>(precision: Precision) -> bool {
+    E::DTYPE == DType::F32 && precision == Precision::Full
+}
+
+/// Columns of a matrix on the device.
+#[derive(Clone, Copy)]
+struct Part {
+    pointer: u64,
+    rows: usize,
+    cols: usize,
+    ld: usize,
+}
+
+impl Part {
+    fn of<E: Element>(matrix: &Matrix<'_, Cuda, E>) -> Self {
+        Self { pointer: matrix.data.pointer(), rows: matrix.rows, cols: matrix.cols, ld: matrix.ld }
+    }
+
+    fn of_mut<E: Element>(matrix: &MatrixMut<'_, Cuda, E>) -> Self {
+        Self { pointer: matrix.data.pointer(), rows: matrix.rows, cols: matrix.cols, ld: matrix.ld }
+    }
+
+    /// The first `cols` columns, and the others.
+    fn split<E: Element>(self, cols: usize) -> [Self; 2] {
+        let others = self.pointer + (cols * size_of::<E>()) as u64;
+        [Self { cols, ..self }, Self { pointer: others, cols: self.cols - cols, ..self }]
+    }
+}
+
+/// The first feature, of `dim` columns if all lie side by side, and the others.
+fn parts<E: Element>(features: &Features<'_, Cuda, E>, dim: usize) -> [Part; 2] {
+    match features {
+        Features::Joined { block, .. } => Part::of(block).split::<E>(dim),
+        Features::Split { dense, sparse } => [Part::of(dense), Part::of(sparse)],
+    }
+}
+
+/// As [`parts`].
+fn parts_mut<E: Element>(features: &FeaturesMut<'_, Cuda, E>, dim: usize) -> [Part; 2] {
+    match features {
+        FeaturesMut::Joined { block } => Part::of_mut(block).split::<E>(dim),
+        FeaturesMut::Split { dense, sparse } => [Part::of_mut(dense), Part::of_mut(sparse)],
+    }
+}
+
+/// What all kernels are about: features, and the output or its gradient.
+#[derive(Clone, Copy)]
+struct Dots {
+    interaction: Interaction,
+    sizes: Sizes,
+    features: [Part; 2],
+    output: Part,
+}
+
+impl Dots {
+    fn flags(&self) -> u32 {
+        let Interaction::Dot { order, include_self, append_sparse, .. } = self.interaction else { return 0 };
+        let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
+        flag(self.sizes.has_dense, HAS_DENSE)
+            | flag(order == PairOrder::UpperTriangle, UPPER)
+            | flag(include_self, INCLUDE_SELF)
+            | flag(append_sparse, APPEND_SPARSE)
+    }
+
+    /// The columns of the output without those of padding.
+    fn filled(&self) -> usize {
+        let Sizes { has_dense, num_features, dim, .. } = self.sizes;
+        let Interaction::Dot { append_sparse, .. } = self.interaction else { return 0 };
+        let vectors = if append_sparse { num_features } else { usize::from(has_dense) };
+        vectors * dim + self.interaction.num_pairs(num_features)
+    }
+
+    /// A team of threads for each sample, which takes so many elements of shared memory; none if these are too many. A warp does up to `light`
+    /// units of work fast enough.
+    fn teams<E: Element>(&self, (work, light): (usize, usize), elements: usize) -> Option<(Grid, u32)> {
+        let bytes = elements * size_of::<E>();
+        let threads = if work <= light { WARP } else { THREADS };
+        let teams = (THREADS / threads).min(SHARED / bytes);
+        let blocks = self.sizes.batch_size.div_ceil(teams.max(1)) as u32;
+        let grid = Grid { blocks: (blocks, 1), threads: (teams * threads) as u32, shared: (teams * bytes) as u32 };
+        (teams > 0).then_some((grid, threads as u32))
+    }
+}
+
+/// The elements that a row of the output may take in shared memory, where it begins as far behind a multiple of 16 bytes as it really does.
+fn row_room<E: Element>(width: usize) -> usize {
+    let run = RUN / size_of::<E>();
+    (width + run - 1).next_multiple_of(run)
+}
+
+/// A kernel with the parameters that all of the forward pass have, and `$own` ones.
+macro_rules! forward {
+    ($Kernel:ident of $call:ident $(, $own:ident)*) => {
+        $Kernel {
+            head: $call.features[0].pointer,
+            tail: $call.features[1].pointer,
+            output: $call.output.pointer,
+            head_ld: $call.features[0].ld as u64,
+            tail_ld: $call.features[1].ld as u64,
+            output_ld: $call.output.ld as u64,
+            width: $call.output.cols as u64,
+            num_features: $call.sizes.num_features as u32,
+            dim: $call.sizes.dim as u32,
+            flags: $call.flags(),
+            $($own,)*
+        }
+    };
+}
+
+/// The same for the backward pass.
+macro_rules! backward {
+    ($Kernel:ident of $call:ident to $grads:ident $(, $own:ident)*) => {
+        $Kernel {
+            head: $call.features[0].pointer,
+            tail: $call.features[1].pointer,
+            grad_output: $call.output.pointer,
+            grad_head: $grads[0].pointer,
+            grad_tail: $grads[1].pointer,
+            head_ld: $call.features[0].ld as u64,
+            tail_ld: $call.features[1].ld as u64,
+            grad_output_ld: $call.output.ld as u64,
+            grad_head_ld: $grads[0].ld as u64,
+            grad_tail_ld: $grads[1].ld as u64,
+            num_features: $call.sizes.num_features as u32,
+            dim: $call.sizes.dim as u32,
+            flags: $call.flags(),
+            $($own,)*
+        }
+    };
+}
+
+// SAFETY of all launches below: the function is the kernel's, for `E`. The op has been validated: features, output and gradients are matrices of the
+// sizes that the kernel is given, and what is written is an exclusive view. A block has the shared memory that its teams take.
+impl Cuda {
+    fn dots<E: Element>(&self, call: Dots) -> Result<()> {
+        let Sizes { batch_size, num_features, dim, .. } = call.sizes;
+        let run = RUN / size_of::<E>();
+        let side = num_features.div_ceil(TILE);
+        let tiles = side * (side + 1) / 2;
+        // An odd number of runs, so that neighbouring rows begin in different banks.
+        let pitch = (dim.div_ceil(run) | 1) * run;
+        let elements = num_features * pitch + row_room::<E>(call.output.cols);
+        let Some((grid, team_threads)) = call.teams::<E>((tiles, WARP), elements) else {
+            return self.tiled_dots::<E>(call);
+        };
+        let slices = 1 << (team_threads as usize / tiles).clamp(1, WARP).ilog2();
+        let (batch_size, pitch) = (batch_size as u32, pitch as u32);
+        let kernel = forward!(InteractionForward of call, batch_size, team_threads, pitch, slices);
+        // SAFETY: see above.
+        unsafe { kernel.launch(self, self.inner.kernels.interaction_forward, grid) }
+    }
+
+    fn mma_dots<E: Element>(&self, call: Dots) -> Result<()> {
+        let Sizes { batch_size, num_features, dim, .. } = call.sizes;
+        let groups = num_features.div_ceil(MMA_SIDE);
+        let pitch = dim.next_multiple_of(MMA_DEPTH / size_of::<E>()) + RUN / size_of::<E>();
+        let elements = num_features * pitch + row_room::<E>(call.output.cols);
+        let Some((grid, team_threads)) = call.teams::<E>((groups, 2), elements) else {
+            return self.tiled_dots::<E>(call);
+        };
+        let batch_size = batch_size as u32;
+        let kernel = forward!(InteractionMmaForward of call, batch_size, team_threads);
+        // SAFETY: see above.
+        unsafe { kernel.launch(self, self.inner.kernels.interaction_mma_forward.of::<E>(), grid) }
+    }
+
+    fn tiled_dots<E: Element>(&self, call: Dots) -> Result<()> {
+        let sides = call.sizes.num_features.div_ceil(TILED_SIDE);
+        let tiles = (sides * (sides + 1) / 2).min(MAX_BLOCKS_Y);
+        let grid = Grid::new((call.sizes.batch_size as u32, tiles as u32), TILED_THREADS);
+        let kernel = forward!(InteractionTiledForward of call);
+        // SAFETY: see above.
+        unsafe { kernel.launch(self, self.inner.kernels.interaction_tiled_forward.of::<E>(), grid) }
+    }
+
+    fn dot_grads<E: Element>(&self, call: Dots, grads: [Part; 2]) -> Result<()> {
+        let Sizes { batch_size, num_features, dim, .. } = call.sizes;
+        let run = RUN / size_of::<E>();
+        let (groups, runs) = (num_features.div_ceil(GRAD_ROWS), dim.div_ceil(run));
+        let elements = num_features * (runs * run + groups * GRAD_ROWS) + row_room::<E>(call.filled());
+        let Some((grid, team_threads)) = call.teams::<E>((groups * runs, 2 * WARP), elements) else {
+            return self.tiled_dot_grads::<E>(call, grads);
+        };
+        let batch_size = batch_size as u32;
+        let kernel = backward!(InteractionBackward of call to grads, batch_size, team_threads);
+        // SAFETY: see above.
+        unsafe { kernel.launch(self, self.inner.kernels.interaction_backward, grid) }
+    }
+
+    fn mma_dot_grads<E: Element>(&self, call: Dots, grads: [Part; 2]) -> Result<()> {
+        let Sizes { batch_size, num_features, dim, .. } = call.sizes;
+        let pitch = dim.next_multiple_of(MMA_SIDE) + 8;
+        let matrix_pitch = num_features.next_multiple_of(MMA_DEPTH / size_of::<E>()) + RUN / size_of::<E>();
+        let elements = num_features * (pitch + matrix_pitch) + row_room::<E>(call.filled());
+        let teams = call.teams::<E>((num_features.div_ceil(MMA_SIDE), 2), elements);
+        let (Some((grid, team_threads)), true) = (teams, num_features <= MMA_GRADS) else {
+            return self.tiled_dot_grads::<E>(call, grads);
+        };
+        let batch_size = batch_size as u32;
+        let kernel = backward!(InteractionMmaBackward of call to grads, batch_size, team_threads);
+        // SAFETY: see above.
+        unsafe { kernel.launch(self, self.inner.kernels.interaction_mma_backward.of::<E>(), grid) }
+    }
+
+    fn tiled_dot_grads<E: Element>(&self, call: Dots, grads: [Part; 2]) -> Result<()> {
+        let tiles = call.sizes.num_features.div_ceil(TILED_SIDE) * call.sizes.dim.div_ceil(TILED_SIDE);
+        let grid = Grid::new((call.sizes.batch_size as u32, tiles.min(MAX_BLOCKS_Y) as u32), TILED_THREADS);
+        let kernel = backward!(InteractionTiledBackward of call to grads);
+        // SAFETY: see above.
+        unsafe { kernel.launch(self, self.inner.kernels.interaction_tiled_backward.of::<E>(), grid) }
+    }
+
+    /// Copies a matrix to one of the same shape.
+    fn copy<E: Element>(&self, from: Part, to: Part) -> Result<()> {
+        let blocks = (from.rows * from.cols).div_ceil(COPY_THREADS as usize).min(MAX_COPY_BLOCKS);
+        let kernel = InteractionCopy {
+            from: from.pointer,
+            to: to.pointer,
+            from_ld: from.ld as u64,
+            to_ld: to.ld as u64,
+            rows: from.rows as u64,
+            cols: from.cols as u64,
+        };
+        // SAFETY: see above.
+        unsafe {
+            kernel.launch(
+                self,
+                self.inner.kernels.interaction_copy.of::<E>(),
+                Grid::new((blocks as u32, 1), COPY_THREADS),
+            )
+        }
+    }
+}
