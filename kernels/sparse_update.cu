@@ -135,21 +135,20 @@ __device__ __forceinline__ void step_row(const Target<E>& target, const Group& g
   const uint64_t row = linear - table.first_row, offset = table.weight_offset + row * dim;
   const Step step = target.decay_scale ? with_decay_scaled(target.step, target.decay_scale[linear]) : target.step;
   const bool is_rowwise = step.optimizer == kRowwiseAdagrad;
-  Vec<float, N> grad;
+  Vec<float, N> grad, weight;
   float squares = 0.0f, rate = 0.0f;
   // The sum over the whole row comes before the first weight changes. In one loop, so that there is one copy of what sums gradients.
 #pragma unroll 1
   for (bool is_summing = is_rowwise;; is_summing = false) {
     for_each_column<N>(group, dim, [&](uint32_t column, bool active) {
-      // Loaded first, so that they are under way while the gradient is summed.
-      Vec<float, N> weight = {}, first = {}, second = {};
-      if (active) {
-        weight = load_as_f32<N>(target.weights + offset + column);
-        if (!is_rowwise && target.first) first = load<N>(target.first + offset + column);
-        if (target.second) second = load<N>(target.second + offset + column);
-      }
-      // The gradient of a row of one pass is made only once.
-      if (is_summing || !is_rowwise || dim > group.lanes * N) grad = gradient(column, active);
+      // Of a row of one pass, weights and gradient are there already if its squares have been summed.
+      const bool is_new = is_summing || !is_rowwise || dim > group.lanes * N;
+      // Weights and state are loaded first, so that they are under way while the gradient is summed.
+      Vec<float, N> first = {}, second = {};
+      if (is_new) weight = active ? load_as_f32<N>(target.weights + offset + column) : Vec<float, N>{};
+      if (active && !is_rowwise && target.first) first = load<N>(target.first + offset + column);
+      if (active && target.second) second = load<N>(target.second + offset + column);
+      if (is_new) grad = gradient(column, active);
       if (is_summing) {
         squares = add_squares(step, group, grad, weight, active, squares);
         return;

@@ -178,20 +178,21 @@ __device__ __forceinline__ Vec<float, N> sum_row(const Source& source, const Gro
   const uint32_t first_end = row.start + min(row.end - row.start, kChunk);
   Vec<float, N> sum = sum_chunk<N>(source, group, row.table_number, row.start, first_end, column, active);
   if (!active) return sum;
-  const uint64_t first = uint64_t(row.start) + kChunk;
+  if (row.end - row.start <= kChunk) return sum;
   // A chunk's place is that of the window in which it begins, so places rise by one.
-  const float* sums = source.chunk_sums + first / kChunk * source.chunk_sums_ld + column;
-  const uint32_t chunks = row.end > first ? uint32_t((row.end - first + kChunk - 1) / kChunk) : 0;
+  const uint32_t first = row.start + kChunk;
+  const float* next = source.chunk_sums + first / kChunk * source.chunk_sums_ld + column;
 #pragma unroll 1
-  for (uint32_t k0 = 0; k0 < chunks; k0 += kInFlight) {
+  for (uint32_t left = (row.end - first + kChunk - 1) / kChunk; left > 0; left -= min(left, uint32_t(kInFlight))) {
     Vec<float, N> loaded[kInFlight];
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
-      if (k0 + k < chunks) loaded[k] = load<N>(sums + (k0 + k) * source.chunk_sums_ld);
+      if (k < left) loaded[k] = load<N>(next);
+      next += source.chunk_sums_ld;
     }
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
-      if (k0 + k >= chunks) continue;
+      if (k >= left) continue;
 #pragma unroll
       for (int j = 0; j < N; ++j) sum.at[j] = __fadd_rn(sum.at[j], loaded[k].at[j]);
     }
