@@ -2,13 +2,15 @@
 //
 // Computes     for each row of a sorted batch the sum over its occurrences, then one step of an optimizer; see the Rust side for the maths
 // Rust         src/ops/sparse_update.rs, src/backend/cuda/sparse_update.rs
-// Entries      sparse_update_chunks, sparse_update_starts, sparse_update_reduce, sparse_update_{update,apply}_{f32,f16,bf16}
+// Entries      sparse_update_{chunks,starts,reduce,interleave,add}, sparse_update_{update,apply}_{f32,f16,bf16}
 // Algorithm    A group of lanes per row, a power of two of them, at most a warp, of four columns each where rows lie so. The lanes read the
-//              occurrences side by side, one each, and hand them round by shuffles; gradients are loaded kInFlight at a time and added in order.
+//              occurrences side by side, one each, and hand them round by shuffles; gradients are loaded kInFlight at a time, twice as many where
+//              nothing but chunks is summed, and added in order.
 //              A hot row must not keep one group busy while others wait: `chunks` sums every chunk of it but the first, each by a warp of its own,
 //              so that `update` and `reduce` sum one chunk at most, and add the others' sums. The order of all additions is that of the CPU.
 //              Chunks are found from where they lie: those behind the first begin at least a chunk apart, so each window of as many
-//              occurrences has at most one, and its sum a place of its own.
+//              occurrences has at most one, and its sum a place of its own. Two gradients are merged as two sorted lists: a row's place is its number
+//              and that of the other's rows before it; then rows are numbered as index_sort numbers them, and `add` sums one or two sources.
 // Launch       grid (enough for all rows or windows that there could be, at most 8192; they loop over what is left), block 256; starts: one block
 // Bytes        as bytes_moved(), and the sums of chunks of hot rows written and read once
 // Requires     16-byte loads where rows, and their columns in the gradient, begin at multiples of 16 bytes, else one element at a time. What was
@@ -42,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_chunks(S
     by_width(is_wide && row.table.is_wide, [&](auto width) {
       constexpr int N = decltype(width)::kColumns;
       for_each_column<N>(group, row.table.embedding_dim, [&](uint32_t column, bool active) {
-        const Vec<float, N> sum = sum_chunk<N>(source, group, row.table_number, uint32_t(start), end, column, active);
+        const Vec<float, N> sum = sum_chunk<N, 2 * kInFlight>(source, group, row.table_number, uint32_t(start), end, column, active);
         if (!active) return;
         float* to = chunk_sums + window * chunk_sums_ld + column;
         if constexpr (N == 4) {
@@ -135,21 +137,20 @@ __device__ __forceinline__ void step_row(const Target<E>& target, const Group& g
   const uint64_t row = linear - table.first_row, offset = table.weight_offset + row * dim;
   const Step step = target.decay_scale ? with_decay_scaled(target.step, target.decay_scale[linear]) : target.step;
   const bool is_rowwise = step.optimizer == kRowwiseAdagrad;
-  Vec<float, N> grad;
+  Vec<float, N> grad, weight;
   float squares = 0.0f, rate = 0.0f;
   // The sum over the whole row comes before the first weight changes. In one loop, so that there is one copy of what sums gradients.
 #pragma unroll 1
   for (bool is_summing = is_rowwise;; is_summing = false) {
     for_each_column<N>(group, dim, [&](uint32_t column, bool active) {
-      // Loaded first, so that they are under way while the gradient is summed.
-      Vec<float, N> weight = {}, first = {}, second = {};
-      if (active) {
-        weight = load_as_f32<N>(target.weights + offset + column);
-        if (!is_rowwise && target.first) first = load<N>(target.first + offset + column);
-        if (target.second) second = load<N>(target.second + offset + column);
-      }
-      // The gradient of a row of one pass is made only once.
-      if (is_summing || !is_rowwise || dim > group.lanes * N) grad = gradient(column, active);
+      // Of a row of one pass, weights and gradient are there already if its squares have been summed.
+      const bool is_new = is_summing || !is_rowwise || dim > group.lanes * N;
+      // Weights and state are loaded first, so that they are under way while the gradient is summed.
+      Vec<float, N> first = {}, second = {};
+      if (is_new) weight = active ? load_as_f32<N>(target.weights + offset + column) : Vec<float, N>{};
+      if (active && !is_rowwise && target.first) first = load<N>(target.first + offset + column);
+      if (active && target.second) second = load<N>(target.second + offset + column);
+      if (is_new) grad = gradient(column, active);
       if (is_summing) {
         squares = add_squares(step, group, grad, weight, active, squares);
         return;

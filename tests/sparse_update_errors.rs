@@ -4,7 +4,7 @@
 mod common;
 
 use bagdot::ops::index_sort::{IndexSortOps, SortedIndices};
-use bagdot::ops::sparse_update::{Apply, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update};
+use bagdot::ops::sparse_update::{Apply, Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update};
 use bagdot::ops::{Optimizer, OptimizerStateMut, Pooling, UpdateRule, WeightDecay};
 use common::updates::{Backward, merge, poisoned_grad};
 use common::*;
@@ -63,6 +63,14 @@ fn reduce_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
         assert!(text.starts_with(&format!("sparse_update.reduce: {want}")), "{text}");
         assert_poisoned(device, &grad);
     }
+    if words > 0 {
+        let mut grad = poisoned_grad(device, &case, n);
+        let mut workspace = upload(device, &poisoned::<u64>(words - 1));
+        let (source, workspace) = (backward.source(), B::view_mut(&mut workspace));
+        let text = message(Reduce { source, grad: &mut grad, workspace }.run(device));
+        assert!(text.starts_with("sparse_update.reduce: workspace holds"), "{text}");
+        assert_poisoned(device, &grad);
+    }
     // There are 239 rows, fewer than ids: a gradient needs room for no more.
     let mut grad = poisoned_grad(device, &case, 238);
     let text = message(backward.reduce(device, &mut grad));
@@ -82,6 +90,14 @@ fn merge_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let text = message(merge(device, &tables, (&a, &b), &mut out));
     assert_eq!(text, "sparse_update.merge: grad.capacity holds 49 elements, but 50 are needed");
     assert_poisoned(device, &out);
+    let words = Merge::workspace_len(device, &case.layout(), 50);
+    if words > 0 {
+        let mut out = poisoned_grad(device, &case, 50);
+        let mut workspace = upload(device, &poisoned::<u64>(words - 1));
+        let merge = Merge { tables: &tables, a: &a, b: &b, out: &mut out, workspace: B::view_mut(&mut workspace) };
+        assert!(message(merge.run(device)).starts_with("sparse_update.merge: workspace holds"));
+        assert_poisoned(device, &out);
+    }
 }
 
 fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {

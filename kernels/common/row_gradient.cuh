@@ -112,7 +112,8 @@ __device__ __forceinline__ Occurrence occurrence_at(const Source& source, uint32
 __device__ __forceinline__ float clamped(float x, float max) { return x < -max ? -max : x > max ? max : x; }
 
 // Sums occurrences in order, for the N columns from `column` on. A lane that is not `active` has no columns and only keeps the others company.
-template <int N>
+// Of the gradients kAtOnce are loaded at a time.
+template <int N, int kAtOnce>
 __device__ __forceinline__ Vec<float, N> sum_chunk(const Source& source, const Group& group, uint32_t table, uint32_t start, uint32_t end,
                                                    uint32_t column, bool active) {
   // Whatever is added to a negative zero is the sum, a negative zero included.
@@ -125,12 +126,12 @@ __device__ __forceinline__ Vec<float, N> sum_chunk(const Source& source, const G
     const Occurrence my = mine < end ? occurrence_at(source, mine, table) : Occurrence{kNone, 0, 0.0f, 0};
     const uint32_t count = min(group.lanes, end - first);
 #pragma unroll 1
-    for (uint32_t k0 = 0; k0 < count; k0 += kInFlight) {
-      Vec<float, N> loaded[kInFlight];
-      float factor[kInFlight];
-      bool counts[kInFlight];
+    for (uint32_t k0 = 0; k0 < count; k0 += kAtOnce) {
+      Vec<float, N> loaded[kAtOnce];
+      float factor[kAtOnce];
+      bool counts[kAtOnce];
 #pragma unroll
-      for (int k = 0; k < kInFlight; ++k) {
+      for (int k = 0; k < kAtOnce; ++k) {
         const uint32_t sample = __shfl_sync(group.mask, my.sample, k0 + k, group.lanes);
         const uint32_t first_column = __shfl_sync(group.mask, my.column, k0 + k, group.lanes);
         const uint32_t within = __shfl_sync(group.mask, my.within, k0 + k, group.lanes);
@@ -144,7 +145,7 @@ __device__ __forceinline__ Vec<float, N> sum_chunk(const Source& source, const G
         for (int j = 0; j < N; ++j) loaded[k].at[j] = from.at[j] == within ? loaded[k].at[j] : 0.0f;
       }
 #pragma unroll
-      for (int k = 0; k < kInFlight; ++k) {
+      for (int k = 0; k < kAtOnce; ++k) {
         if (!counts[k]) continue;
 #pragma unroll
         for (int j = 0; j < N; ++j) {
@@ -176,26 +177,30 @@ __device__ __forceinline__ Row row_at(const Source& source, uint32_t k) {
 template <int N>
 __device__ __forceinline__ Vec<float, N> sum_row(const Source& source, const Group& group, const Row& row, uint32_t column, bool active) {
   const uint32_t first_end = row.start + min(row.end - row.start, kChunk);
-  Vec<float, N> sum = sum_chunk<N>(source, group, row.table_number, row.start, first_end, column, active);
+  Vec<float, N> sum = sum_chunk<N, kInFlight>(source, group, row.table_number, row.start, first_end, column, active);
   if (!active) return sum;
-  const uint64_t first = uint64_t(row.start) + kChunk;
+  if (row.end - row.start <= kChunk) return sum;
   // A chunk's place is that of the window in which it begins, so places rise by one.
-  const float* sums = source.chunk_sums + first / kChunk * source.chunk_sums_ld + column;
-  const uint32_t chunks = row.end > first ? uint32_t((row.end - first + kChunk - 1) / kChunk) : 0;
-#pragma unroll 1
-  for (uint32_t k0 = 0; k0 < chunks; k0 += kInFlight) {
-    Vec<float, N> loaded[kInFlight];
+  const uint32_t first = row.start + kChunk;
+  const float* next = source.chunk_sums + first / kChunk * source.chunk_sums_ld + column;
+  uint32_t left = (row.end - first + kChunk - 1) / kChunk;
+  const auto add_next = [&](auto count) {
+    constexpr int kCount = decltype(count)::kColumns;
+    Vec<float, N> loaded[kCount];
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) {
-      if (k0 + k < chunks) loaded[k] = load<N>(sums + (k0 + k) * source.chunk_sums_ld);
-    }
+    for (int k = 0; k < kCount; ++k) loaded[k] = load<N>(next + k * source.chunk_sums_ld);
 #pragma unroll
-    for (int k = 0; k < kInFlight; ++k) {
-      if (k0 + k >= chunks) continue;
+    for (int k = 0; k < kCount; ++k) {
 #pragma unroll
       for (int j = 0; j < N; ++j) sum.at[j] = __fadd_rn(sum.at[j], loaded[k].at[j]);
     }
-  }
+    next += kCount * source.chunk_sums_ld;
+    left -= kCount;
+  };
+#pragma unroll 1
+  while (left >= kInFlight) add_next(Width<kInFlight>{});
+#pragma unroll 1
+  while (left > 0) add_next(Width<1>{});
   return sum;
 }
 
