@@ -155,6 +155,9 @@ template <typename E>
 __device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32_t pitch, const E* matrix, uint32_t matrix_pitch,
                                                const Columns<uint32_t>& columns, const E* grad) {
   const uint32_t features = columns.num_features, dim = columns.dim, groups = (features + kSide - 1) / kSide, lane = threadIdx.x % 32;
+  const E* a_runs[kMaxGroups];
+#pragma unroll
+  for (uint32_t group = 0; group < kMaxGroups; ++group) a_runs[group] = lane_run(matrix, matrix_pitch, group * kSide, features);
 #pragma unroll 1
   for (uint32_t first = team.thread / 32 * kSide; first < dim; first += team.threads / 32 * kSide) {
     float sums[kMaxGroups][2][4] = {};
@@ -167,7 +170,7 @@ __device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32
       for (uint32_t group = 0; group < kMaxGroups; ++group) {
         if (group >= groups) continue;
         uint32_t a[4];
-        load_matrices(a, lane_run(matrix, matrix_pitch, group * kSide, features) + j);
+        load_matrices(a, a_runs[group] + j);
         multiply_add<E>(sums[group][0], a, b[0], b[1]);
         multiply_add<E>(sums[group][1], a, b[2], b[3]);
       }
@@ -178,16 +181,20 @@ __device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32
     for (uint32_t k = 0; k < kMaxGroups * 4; ++k) {
       const uint32_t i = k / 4 * kSide + k / 2 % 2 * 8 + lane / 4, column = first + k % 2 * 8 + lane % 4 * 2;
       if (i >= features) continue;
-      float sum[2] = {sums[k / 4][k % 2][k / 2 % 2 * 2], sums[k / 4][k % 2][k / 2 % 2 * 2 + 1]};
+      float* sum = &sums[k / 4][k % 2][k / 2 % 2 * 2];
       auto& place = *reinterpret_cast<Vec<E, 2>*>(rows + i * pitch + column);
-      const E* direct = grad + columns.direct(i) + column;
+      // Most often there is no more than the dense vector, and that is in the first rows.
+      if (columns.has(k < 2 ? kIncludeSelf | kAppendSparse | kHasDense : kIncludeSelf | kAppendSparse)) {
+        const Vec<E, 2> x = place;
+        const E* direct = grad + columns.direct(i) + column;
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        // Both members of (i, i) are x_i: the matrix has but one. Twice of it might be too large for a type of 16 bits.
-        if (columns.has(kIncludeSelf)) sum[e] = fmaf(to_f32(matrix[i * matrix_pitch + i]), to_f32(place.at[e]), sum[e]);
-        if (columns.has_direct(i) && column + e < dim) sum[e] += to_f32(direct[e]);
-        place.at[e] = from_f32<E>(sum[e]);
+        for (int e = 0; e < 2; ++e) {
+          // Both members of (i, i) are x_i: the matrix has but one. Twice of it might be too large for a type of 16 bits.
+          if (columns.has(kIncludeSelf)) sum[e] = fmaf(to_f32(matrix[i * matrix_pitch + i]), to_f32(x.at[e]), sum[e]);
+          if (columns.has_direct(i) && column + e < dim) sum[e] += to_f32(direct[e]);
+        }
       }
+      place = two_of<E>(sum[0], sum[1]);
     }
   }
 }

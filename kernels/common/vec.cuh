@@ -34,6 +34,22 @@ __device__ __forceinline__ void store(E* to, const Vec<E, N>& values) {
   *reinterpret_cast<Vec<E, N>*>(to) = values;
 }
 
+// Two values, each the nearest of its type, by one conversion where there is one.
+template <typename E>
+__device__ __forceinline__ Vec<E, 2> two_of(float x, float y) {
+  return {from_f32<E>(x), from_f32<E>(y)};
+}
+template <>
+__device__ __forceinline__ Vec<f16, 2> two_of<f16>(float x, float y) {
+  const __half2 two = __floats2half2_rn(x, y);
+  return {two.x, two.y};
+}
+template <>
+__device__ __forceinline__ Vec<bf16, 2> two_of<bf16>(float x, float y) {
+  const __nv_bfloat162 two = __floats2bfloat162_rn(x, y);
+  return {two.x, two.y};
+}
+
 __host__ __device__ __forceinline__ bool is_aligned(const void* pointer, size_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
