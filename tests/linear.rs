@@ -3,11 +3,11 @@
 
 mod common;
 
-use bagdot::ops::linear::{Backward, Forward};
-use bagdot::ops::{Accum, Activation, Backend};
+use bagdot::ops::linear::{Backward, Forward, LinearOps};
+use bagdot::ops::{Accum, Activation};
 use common::*;
 
-backend_suite!(forward_is_right, backward_is_right, nan_comes_through, wrong_shapes_are_errors);
+backend_suite!(cuda: forward_is_right, backward_is_right, nan_comes_through, wrong_shapes_are_errors);
 
 /// Batch size, outputs and inputs.
 const SHAPES: [(usize, usize, usize); 14] = [
@@ -42,7 +42,7 @@ impl Case {
         Self { shape: (m, n, k), input: draw(m * k, seed), weight: draw(n * k, seed + 1), bias: draw(n, seed + 2) }
     }
 
-    fn forward<B: Backend>(&self, device: &B, activation: Activation, gap: usize) -> Vec<f32> {
+    fn forward<B: LinearOps>(&self, device: &B, activation: Activation, gap: usize) -> Vec<f32> {
         let (m, n, k) = self.shape;
         let (input, weight) = (Grid::new(m, k, gap, &self.input), Grid::new(n, k, gap * 2, &self.weight));
         let output = Grid::poisoned(m, n, gap);
@@ -60,7 +60,7 @@ impl Case {
     }
 
     /// Runs backward with `before` in the gradients of weight and bias.
-    fn backward<B: Backend>(&self, device: &B, how: How<'_>, before: (&[f32], &[f32])) -> Got {
+    fn backward<B: LinearOps>(&self, device: &B, how: How<'_>, before: (&[f32], &[f32])) -> Got {
         let (m, n, k) = self.shape;
         let gap = how.gap;
         let (input, weight) = (Grid::new(m, k, gap, &self.input), Grid::new(n, k, gap * 2, &self.weight));
@@ -70,6 +70,7 @@ impl Case {
         let mut outputs = [grad_output.upload(device), grad_input.upload(device), grad_weight.upload(device)];
         let [z, dx, dw] = &mut outputs;
         let mut db = upload(device, before.1);
+        let mut workspace = upload(device, &poisoned::<u64>(Backward::workspace_len(device, m, n, k)));
         let op = Backward {
             input: input.view(&inputs[0]),
             weight: weight.view(&inputs[1]),
@@ -80,6 +81,7 @@ impl Case {
             grad_weight: grad_weight.view_mut(dw),
             grad_bias: B::view_mut(&mut db),
             accum: how.accum,
+            workspace: B::view_mut(&mut workspace),
         };
         assert_eq!(outcome(device, op.run(device)), Ok(()));
         Got {
@@ -110,7 +112,7 @@ struct Got {
     bias: Vec<f32>,
 }
 
-fn forward_is_right<B: Backend>(device: &B) {
+fn forward_is_right<B: LinearOps>(device: &B) {
     for shape in SHAPES {
         let case = Case::new(shape);
         for activation in ACTIVATIONS {
@@ -125,7 +127,7 @@ fn forward_is_right<B: Backend>(device: &B) {
     }
 }
 
-fn backward_is_right<B: Backend>(device: &B) {
+fn backward_is_right<B: LinearOps>(device: &B) {
     for shape in SHAPES {
         let ((m, n, k), case) = (shape, Case::new(shape));
         // As ReLU makes them: about half are zero, and a zero may have a sign.
@@ -160,7 +162,7 @@ fn backward_is_right<B: Backend>(device: &B) {
 }
 
 /// A NaN must not be mistaken for something that ReLU holds back.
-fn nan_comes_through<B: Backend>(device: &B) {
+fn nan_comes_through<B: LinearOps>(device: &B) {
     let mut case = Case::new((3, 2, 2));
     case.input[2] = f32::NAN;
     for activation in ACTIVATIONS {
@@ -176,7 +178,7 @@ fn nan_comes_through<B: Backend>(device: &B) {
 }
 
 /// Each wrong argument gives an error that names it, and nothing is written.
-fn wrong_shapes_are_errors<B: Backend>(device: &B) {
+fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
     let ones = upload(device, &[1.0_f32; 64]);
     let grid = |rows, cols| Grid::<f32>::poisoned(rows, cols, 0);
     let shapes = |op: &str, [input, weight, output]: [(usize, usize); 3], bias: usize| {
@@ -184,6 +186,7 @@ fn wrong_shapes_are_errors<B: Backend>(device: &B) {
         let mut out = upload(device, &poisoned::<f32>(64));
         let mut others = [64, 64, 64].map(|len| upload(device, &poisoned::<f32>(len)));
         let [dx, dw, db] = &mut others;
+        let mut workspace = device.alloc(64).unwrap();
         let text = match op {
             "forward" => message(
                 Forward {
@@ -206,6 +209,7 @@ fn wrong_shapes_are_errors<B: Backend>(device: &B) {
                     grad_weight: weight.view_mut(dw),
                     grad_bias: B::slice_mut(db, 0..bias),
                     accum: Accum::Replace,
+                    workspace: B::view_mut(&mut workspace),
                 }
                 .run(device),
             ),

@@ -182,6 +182,7 @@ proptest! {
             grad_weight: MatrixMut::packed(&mut dw[..], n, k),
             grad_bias: &mut db[..],
             accum: Accum::Replace,
+            workspace: &mut [][..],
         };
         backward.run(&cpu).unwrap();
         let want_y = reference::linear(&exact(&x), &exact(&w), &exact(&bias), (m, n, k), false);

@@ -8,7 +8,7 @@
 
 use super::matrix::matrix_name;
 use super::{Accum, Device, Extent, Matrix, MatrixMut};
-use crate::error::{Result, expect_size};
+use crate::error::{Result, expect_at_least, expect_size};
 
 /// What follows the affine map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -26,6 +26,8 @@ pub trait LinearOps: Device {
     fn linear_forward(&self, args: Forward<'_, Self>) -> Result<()>;
     /// See [`Backward`].
     fn linear_backward(&self, args: Backward<'_, Self>) -> Result<()>;
+    /// See [`Backward::workspace_len`].
+    fn linear_backward_workspace_len(&self, batch_size: usize, outputs: usize, inputs: usize) -> usize;
 }
 
 /// Input to output.
@@ -96,6 +98,8 @@ pub struct Backward<'a, D: Device> {
     pub grad_bias: D::SliceMut<'a, f32>,
     /// Whether the gradients of `W` and `b` are added to what is there.
     pub accum: Accum,
+    /// [`Self::workspace_len`] words.
+    pub workspace: D::SliceMut<'a, u64>,
 }
 
 impl<D: LinearOps> Backward<'_, D> {
@@ -104,7 +108,7 @@ impl<D: LinearOps> Backward<'_, D> {
     /// # Errors
     /// Wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
-        self.validate()?;
+        self.validate(backend)?;
         backend.linear_backward(self)
     }
 
@@ -112,7 +116,7 @@ impl<D: LinearOps> Backward<'_, D> {
     ///
     /// # Errors
     /// Wrong shapes.
-    pub fn validate(&self) -> Result<()> {
+    pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "linear.backward";
         let (m, n, k) = (self.grad_output.rows, self.weight.rows, self.weight.cols);
         self.input.check(OP, matrix_name!("input"), m, k)?;
@@ -123,7 +127,13 @@ impl<D: LinearOps> Backward<'_, D> {
             grad_input.check(OP, matrix_name!("grad_input"), m, k)?;
         }
         self.grad_weight.check(OP, matrix_name!("grad_weight"), n, k)?;
-        expect_size(OP, "grad_bias", self.grad_bias.extent(), n)
+        expect_size(OP, "grad_bias", self.grad_bias.extent(), n)?;
+        expect_at_least(OP, "workspace", self.workspace.extent(), Self::workspace_len(backend, m, n, k))
+    }
+
+    /// The 8-byte words of workspace for a layer `[outputs, inputs]` and a batch; no fewer for a larger batch.
+    pub fn workspace_len(backend: &D, batch_size: usize, outputs: usize, inputs: usize) -> usize {
+        backend.linear_backward_workspace_len(batch_size, outputs, inputs)
     }
 
     /// The least number of bytes: input, output, weight and gradient read once, the gradients written once.

@@ -2,7 +2,7 @@
 
 use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::sparse_update::{PooledGrad, SparseGrad, Update};
-use bagdot::ops::{Backend, Optimizer, OptimizerStateMut, Rounding, UpdateRule, WeightDecay};
+use bagdot::ops::{Backend, Device, Optimizer, OptimizerStateMut, Rounding, UpdateRule, WeightDecay};
 use bagdot::{Index, Result};
 
 use super::cases::{BagCase, DeviceBags, Id, draw};
@@ -30,12 +30,12 @@ pub fn rules() -> Vec<UpdateRule> {
 }
 
 /// What an optimizer remembers, on a device.
-pub struct State<B: Backend> {
+pub struct State<B: Device> {
     pub first: B::Buffer<f32>,
     pub second: B::Buffer<f32>,
 }
 
-impl<B: Backend> State<B> {
+impl<B: Device> State<B> {
     /// With these values, as many as the optimizer has of each kind.
     pub fn new(device: &B, [first, second]: &[Vec<f32>; 2]) -> Self {
         Self { first: upload(device, first), second: upload(device, second) }

@@ -26,8 +26,18 @@ impl LinearOps for Cpu {
     }
 
     fn linear_backward(&self, args: Backward<'_, Self>) -> Result<()> {
-        let Backward { input, weight, output, activation, mut grad_output, grad_input, grad_weight, grad_bias, accum } =
-            args;
+        let Backward {
+            input,
+            weight,
+            output,
+            activation,
+            mut grad_output,
+            grad_input,
+            grad_weight,
+            grad_bias,
+            accum,
+            ..
+        } = args;
         let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
         if activation == Activation::Relu {
             self.for_each_row(grad_output.reborrow(), |r, grad| {
@@ -50,5 +60,9 @@ impl LinearOps for Cpu {
             grad_bias.iter_mut().zip(row).for_each(|(sum, z)| *sum += z);
         }
         Ok(())
+    }
+
+    fn linear_backward_workspace_len(&self, _batch_size: usize, _outputs: usize, _inputs: usize) -> usize {
+        0
     }
 }

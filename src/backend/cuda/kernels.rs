@@ -9,6 +9,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::driver::{capability, check};
+use super::linear::Products;
 use super::{Cuda, images};
 use crate::dtype::{DType, Element, Index};
 use crate::error::{Error, Result};
@@ -69,9 +70,9 @@ impl Grid {
     }
 }
 
-/// Declares kernels: a struct of parameters with a `launch` for each, and the table of their signatures.
+/// Declares kernels: a struct of parameters with a `launch` for each, under one name or several, and the table of their signatures.
 macro_rules! kernels {
-    ($($(#[$doc:meta])* $Kernel:ident = $stem:literal $name:literal * $instances:literal { $($parameter:ident: $kind:ty),+ $(,)? })+) => {
+    ($($(#[$doc:meta])* $Kernel:ident = $stem:literal $($name:literal * $instances:literal),+ { $($parameter:ident: $kind:ty),+ $(,)? })+) => {
         $(
             $(#[$doc])*
             pub(super) struct $Kernel {
@@ -79,6 +80,8 @@ macro_rules! kernels {
             }
 
             impl $Kernel {
+                const PARAMETERS: &[Parameter] = &[$(<$kind as Kind>::PARAMETER),+];
+
                 /// Launches the kernel on the backend's stream. An empty grid is no launch.
                 ///
                 /// # Safety
@@ -95,12 +98,30 @@ macro_rules! kernels {
 
         /// All kernels.
         pub static SIGNATURES: &[Signature] = &[
-            $(Signature { stem: $stem, name: $name, instances: $instances, parameters: &[$(<$kind as Kind>::PARAMETER),+] }),+
+            $($(Signature { stem: $stem, name: $name, instances: $instances, parameters: $Kernel::PARAMETERS },)+)+
         ];
     };
 }
 
 kernels! {
+    /// See kernels/dense_update.cu.
+    DenseUpdate = "dense_update" "dense_update_f32" * 1 {
+        grad: u64,
+        parameters: u64,
+        first: u64,
+        second: u64,
+        len: u64,
+        optimizer: u32,
+        max_gradient: f32,
+        learning_rate: f32,
+        l2: f32,
+        shrink: f32,
+        beta1: f32,
+        beta2: f32,
+        eps: f32,
+        first_correction: f32,
+        second_correction: f32,
+    }
     /// See kernels/embedding_bag.cu.
     EmbeddingBagForward = "embedding_bag" "embedding_bag_forward" * 6 {
         features: u64,
@@ -130,6 +151,91 @@ kernels! {
         num_indices: u64,
         num_features: u32,
         batch_size: u32,
+    }
+    /// See kernels/linear.cu.
+    LinearForward = "linear" "linear_forward_large_f32" * 1, "linear_forward_small_f32" * 1, "linear_forward_narrow_f32" * 1 {
+        input: u64,
+        weight: u64,
+        bias: u64,
+        output: u64,
+        input_ld: u64,
+        weight_ld: u64,
+        output_ld: u64,
+        batch_size: u64,
+        outputs: u64,
+        inputs: u64,
+        relu: u32,
+    }
+    /// See kernels/linear.cu.
+    LinearInputGrad = "linear" "linear_input_grad_large_f32" * 1, "linear_input_grad_small_f32" * 1 {
+        grad: u64,
+        weight: u64,
+        grad_input: u64,
+        grad_ld: u64,
+        weight_ld: u64,
+        grad_input_ld: u64,
+        batch_size: u64,
+        outputs: u64,
+        inputs: u64,
+    }
+    /// See kernels/linear.cu.
+    LinearWeightGrad = "linear" "linear_weight_grad_large_f32" * 1, "linear_weight_grad_small_f32" * 1, "linear_weight_grad_narrow_f32" * 1 {
+        a: u64,
+        b: u64,
+        parts: u64,
+        a_ld: u64,
+        b_ld: u64,
+        part_stride: u64,
+        row_stride: u64,
+        col_stride: u64,
+        rows: u64,
+        cols: u64,
+        batch_size: u64,
+        part_len: u64,
+    }
+    /// See kernels/linear.cu.
+    LinearActivationGrad = "linear" "linear_activation_grad_f32" * 1 {
+        output: u64,
+        grad: u64,
+        bias_parts: u64,
+        output_ld: u64,
+        grad_ld: u64,
+        batch_size: u64,
+        outputs: u64,
+        part_len: u64,
+        wide: u32,
+    }
+    /// See kernels/linear.cu.
+    LinearSumParts = "linear" "linear_sum_parts_f32" * 1 {
+        weight_parts: u64,
+        bias_parts: u64,
+        grad_weight: u64,
+        grad_bias: u64,
+        grad_weight_ld: u64,
+        outputs: u64,
+        inputs: u64,
+        num_weight_parts: u32,
+        num_bias_parts: u32,
+        accumulate: u32,
+    }
+    /// See kernels/loss.cu.
+    LossForward = "loss" "loss_forward_f32" * 1 {
+        logits: u64,
+        labels: u64,
+        grad_logits: u64,
+        partial_sums: u64,
+        batch_size: u64,
+        squared: u32,
+        threshold: f32,
+        negative: f32,
+        positive: f32,
+    }
+    /// See kernels/loss.cu.
+    LossMean = "loss" "loss_mean_f64" * 1 {
+        partial_sums: u64,
+        mean: u64,
+        num_partial_sums: u64,
+        batch_size: u64,
     }
     /// See kernels/moving_average.cu.
     MovingAverage = "moving_average" "moving_average_f32" * 1 {
@@ -185,8 +291,16 @@ fn element_number<E: Element>() -> usize {
 /// All kernels, found when the backend is made.
 #[derive(Debug)]
 pub(super) struct Kernels {
+    pub(super) dense_update: Function,
     pub(super) embedding_bag_forward: ByTypes,
     pub(super) embedding_bag_weight_grad: ByTypes,
+    pub(super) linear_forward: Products,
+    pub(super) linear_input_grad: Products,
+    pub(super) linear_weight_grad: Products,
+    pub(super) linear_activation_grad: Function,
+    pub(super) linear_sum_parts: Function,
+    pub(super) loss_forward: Function,
+    pub(super) loss_mean: Function,
     pub(super) moving_average: Function,
     /// Kept, since the functions are theirs.
     _modules: Vec<Module>,
@@ -197,15 +311,36 @@ impl Kernels {
     pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let capability = capability(context)?;
         let module = |stem| Module::load(context, stem, capability);
+        let dense_update = module("dense_update")?;
         let embedding_bag = module("embedding_bag")?;
+        let linear = module("linear")?;
+        let loss = module("loss")?;
         let moving_average = module("moving_average")?;
         Ok(Self {
+            dense_update: dense_update.function("dense_update_f32")?,
             embedding_bag_forward: embedding_bag.by_types("embedding_bag_forward")?,
             embedding_bag_weight_grad: embedding_bag.by_types("embedding_bag_weight_grad")?,
+            linear_forward: products(&linear, "linear_forward", true)?,
+            linear_input_grad: products(&linear, "linear_input_grad", false)?,
+            linear_weight_grad: products(&linear, "linear_weight_grad", true)?,
+            linear_activation_grad: linear.function("linear_activation_grad_f32")?,
+            linear_sum_parts: linear.function("linear_sum_parts_f32")?,
+            loss_forward: loss.function("loss_forward_f32")?,
+            loss_mean: loss.function("loss_mean_f64")?,
             moving_average: moving_average.function("moving_average_f32")?,
-            _modules: vec![embedding_bag, moving_average],
+            _modules: vec![dense_update, embedding_bag, linear, loss, moving_average],
         })
     }
+}
+
+/// The kernels of a product of `linear`, for all shapes of tiles.
+fn products(linear: &Module, name: &str, narrow: bool) -> Result<Products> {
+    let function = |tile: &str| linear.function(&format!("{name}_{tile}_f32"));
+    Ok(Products {
+        large: function("large")?,
+        small: function("small")?,
+        narrow: if narrow { Some(function("narrow")?) } else { None },
+    })
 }
 
 /// A loaded kernel file.

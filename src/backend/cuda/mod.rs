@@ -7,11 +7,14 @@
 //! Embedders pass device memory of their own as [`Slice::from_raw`] and [`SliceMut::from_raw`], and a stream of their own to [`Cuda::on_stream`].
 
 mod buffer;
+mod dense_update;
 mod driver;
 mod embedding_bag;
 mod fault;
 mod images;
 mod kernels;
+mod linear;
+mod loss;
 mod moving_average;
 mod tables;
 
