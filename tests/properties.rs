@@ -6,7 +6,7 @@ mod common;
 use bagdot::ops::embedding_bag::Forward;
 use bagdot::ops::interaction::{self, Features, FeaturesMut};
 use bagdot::ops::sparse_update::{Merge, Reduce};
-use bagdot::ops::{Accum, Activation, Interaction, Matrix, MatrixMut, Pooling, linear};
+use bagdot::ops::{Accum, Activation, Interaction, Matrix, MatrixMut, Pooling, Precision, linear};
 use bagdot::{Cpu, Error, Jagged};
 use common::updates::{Backward, download_grad, poisoned_grad, rules, state_values};
 use common::*;
@@ -169,7 +169,7 @@ proptest! {
         let (mut dw, mut db) = (poisoned(n * k), poisoned(n));
         let (input, weight, activation) = (Matrix::packed(&x[..], m, k), Matrix::packed(&w[..], n, k), Activation::None);
         let bias = vec![0.0; n];
-        let forward = linear::Forward { input, weight, bias: &bias[..], activation, output: MatrixMut::packed(&mut y[..], m, n) };
+        let forward = linear::Forward { input, weight, bias: &bias[..], activation, precision: Precision::Full, output: MatrixMut::packed(&mut y[..], m, n) };
         forward.run(&cpu).unwrap();
         let (input, weight) = (Matrix::packed(&x[..], m, k), Matrix::packed(&w[..], n, k));
         let backward = linear::Backward {
@@ -177,6 +177,7 @@ proptest! {
             weight,
             output: Matrix::packed(&y[..], m, n),
             activation,
+            precision: Precision::Full,
             grad_output: MatrixMut::packed(&mut z[..], m, n),
             grad_input: Some(MatrixMut::packed(&mut dx[..], m, k)),
             grad_weight: MatrixMut::packed(&mut dw[..], n, k),

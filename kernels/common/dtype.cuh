@@ -15,6 +15,16 @@ __device__ __forceinline__ float to_f32(f32 x) { return x; }
 __device__ __forceinline__ float to_f32(f16 x) { return __half2float(x); }
 __device__ __forceinline__ float to_f32(bf16 x) { return __bfloat162float(x); }
 
+// The nearest value; ties go to the even one.
+template <typename E>
+__device__ __forceinline__ E from_f32(float x);
+template <>
+__device__ __forceinline__ f32 from_f32<f32>(float x) { return x; }
+template <>
+__device__ __forceinline__ f16 from_f32<f16>(float x) { return __float2half_rn(x); }
+template <>
+__device__ __forceinline__ bf16 from_f32<bf16>(float x) { return __float2bfloat16_rn(x); }
+
 // INSTANTIATE(E, I) is expanded for every storage type of a table with every type of ids. The names of the types are those of Rust:
 // they end up in the names of the kernels, which src/backend/cuda/kernels.rs looks up.
 #define FOR_EACH_ELEMENT_AND_INDEX(INSTANTIATE) \

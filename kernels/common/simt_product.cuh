@@ -6,6 +6,7 @@
 // writes to 32 different banks.
 #pragma once
 
+#include "product.cuh"
 #include "ptx.cuh"
 #include "vec.cuh"
 
@@ -36,16 +37,6 @@ using Large = Tile<2, 4, 8, 8, 8>;
 using Small = Tile<2, 2, 4, 8, 4>;
 using Narrow = Tile<4, 1, 8, 4, 4>;
 
-// What a row of an operand is in global memory: the terms of one row (column) of the output, or one term for all of them.
-enum class Row { kOutput, kTerm };
-
-// An operand: `outputs` rows (columns) of the output.
-struct Operand {
-  const float* data;
-  uint64_t ld;
-  uint64_t outputs;
-};
-
 // One operand's tile in shared memory. The rows are apart so that a column lies in different banks.
 template <int kOutputs>
 struct OperandTile {
@@ -56,9 +47,9 @@ struct OperandTile {
 template <Row kRow, int kThreads, int kOutputs>
 class Source {
  public:
-  __device__ __forceinline__ Source(const Operand& operand, uint64_t output, uint64_t term)
+  __device__ __forceinline__ Source(const Operand<float>& operand, uint64_t output, uint64_t term)
       : ld(operand.ld),
-        outputs(int(min(operand.outputs - min(output, operand.outputs), uint64_t(kOutputs)))),
+        outputs(operand.outputs_from(output, kOutputs)),
         wide(kRow == Row::kTerm && is_aligned(operand.data, 16) && operand.ld % 4 == 0) {
     if constexpr (kRow == Row::kOutput) {
       from = operand.data + (output + threadIdx.x / 8) * ld + term + threadIdx.x % 8;
@@ -123,14 +114,13 @@ __device__ __forceinline__ void read_runs(const OperandTile<kOutputs>& tile, int
 
 // Computes the block's tile of the product of `a` (rows) and `b` (columns) over `terms` terms from `begin` on, and hands it on in runs of four
 // columns: `store(row, column, values)`, not all of which need exist.
-template <typename T, Row kA, Row kB, typename Store>
-__device__ __forceinline__ void product(const Operand& a, const Operand& b, uint64_t begin, uint32_t terms, Store store) {
+template <typename T, typename E, Row kA, Row kB, typename Store>
+__device__ __forceinline__ void product(const Operand<E>& a, const Operand<E>& b, uint64_t begin, uint32_t terms, Store store) {
   __shared__ OperandTile<T::kRows> a_tiles[2];
   __shared__ OperandTile<T::kCols> b_tiles[2];
-  // Columns vary fastest, so that the blocks that read the same rows run at the same time.
-  const uint32_t col_tiles = uint32_t((b.outputs + T::kCols - 1) / T::kCols), row_tile = blockIdx.x / col_tiles, col_tile = blockIdx.x % col_tiles;
-  Source<kA, T::kThreads, T::kRows> a_source(a, uint64_t(row_tile) * T::kRows, begin);
-  Source<kB, T::kThreads, T::kCols> b_source(b, uint64_t(col_tile) * T::kCols, begin);
+  const TileIndex tile = tile_of_block(b.outputs, T::kCols);
+  Source<kA, T::kThreads, T::kRows> a_source(a, uint64_t(tile.row) * T::kRows, begin);
+  Source<kB, T::kThreads, T::kCols> b_source(b, uint64_t(tile.col) * T::kCols, begin);
   const auto copy = [&](int stage, uint32_t terms) {
     a_source.copy(a_tiles[stage], terms);
     b_source.copy(b_tiles[stage], terms);
@@ -159,10 +149,10 @@ __device__ __forceinline__ void product(const Operand& a, const Operand& b, uint
   }
 #pragma unroll
   for (int i = 0; i < T::kThreadRows; ++i) {
-    const uint64_t row = uint64_t(row_tile) * T::kRows + T::row(i / 4) + i % 4;
+    const uint64_t row = uint64_t(tile.row) * T::kRows + T::row(i / 4) + i % 4;
 #pragma unroll
     for (int run = 0; run < T::kThreadCols / 4; ++run) {
-      const uint64_t col = uint64_t(col_tile) * T::kCols + T::col(run);
+      const uint64_t col = uint64_t(tile.col) * T::kCols + T::col(run);
       float values[4];
 #pragma unroll
       for (int k = 0; k < 4; ++k) values[k] = sums[i][run * 4 + k];

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::ops::linear::{self, Activation, LinearOps};
-use crate::ops::{Accum, Device, Matrix, MatrixMut};
+use crate::ops::{Accum, Device, Matrix, MatrixMut, Precision};
 use crate::philox::Philox;
 
 /// Layers begin at multiples of this many elements: a cache line.
@@ -83,7 +83,8 @@ impl Mlp {
 
     /// The words of workspace that a backward pass needs for a batch of up to `batch_size` samples.
     pub(crate) fn workspace_len<D: LinearOps>(&self, device: &D, batch_size: usize) -> usize {
-        let of_layer = |layer: &Layer| linear::Backward::workspace_len(device, batch_size, layer.outputs, layer.inputs);
+        let of_layer =
+            |layer: &Layer| linear::Backward::<D, f32>::workspace_len(device, batch_size, layer.outputs, layer.inputs);
         self.layers.iter().map(of_layer).max().unwrap_or(0)
     }
 
@@ -103,6 +104,7 @@ impl Mlp {
                 weight: Matrix::packed(D::slice(parameters, layer.weight.clone()), layer.outputs, layer.inputs),
                 bias: D::slice(parameters, layer.bias.clone()),
                 activation: layer.activation,
+                precision: Precision::Full,
                 output: MatrixMut::packed(D::slice_mut(&mut rest[0], 0..rows * layer.outputs), rows, layer.outputs),
             };
             forward.run(device)?;
@@ -130,6 +132,7 @@ impl Mlp {
                 weight: Matrix::packed(D::slice(parameters, layer.weight.clone()), layer.outputs, layer.inputs),
                 output: Matrix::packed(D::slice(&activations[k], 0..rows * layer.outputs), rows, layer.outputs),
                 activation: layer.activation,
+                precision: Precision::Full,
                 grad_output: MatrixMut::packed(
                     D::slice_mut(&mut rest[0], 0..rows * layer.outputs),
                     rows,

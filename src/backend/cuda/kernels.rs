@@ -153,7 +153,7 @@ kernels! {
         batch_size: u32,
     }
     /// See kernels/linear.cu.
-    LinearForward = "linear" "linear_forward_large_f32" * 1, "linear_forward_small_f32" * 1, "linear_forward_narrow_f32" * 1 {
+    LinearForward = "linear" "linear_forward_large_f32" * 1, "linear_forward_small_f32" * 1, "linear_forward_narrow_f32" * 1, "linear_forward_mma_large" * 3, "linear_forward_mma_small" * 3 {
         input: u64,
         weight: u64,
         bias: u64,
@@ -167,7 +167,7 @@ kernels! {
         relu: u32,
     }
     /// See kernels/linear.cu.
-    LinearInputGrad = "linear" "linear_input_grad_large_f32" * 1, "linear_input_grad_small_f32" * 1 {
+    LinearInputGrad = "linear" "linear_input_grad_large_f32" * 1, "linear_input_grad_small_f32" * 1, "linear_input_grad_mma_large" * 3, "linear_input_grad_mma_small" * 3 {
         grad: u64,
         weight: u64,
         grad_input: u64,
@@ -179,7 +179,7 @@ kernels! {
         inputs: u64,
     }
     /// See kernels/linear.cu.
-    LinearWeightGrad = "linear" "linear_weight_grad_large_f32" * 1, "linear_weight_grad_small_f32" * 1, "linear_weight_grad_narrow_f32" * 1 {
+    LinearWeightGrad = "linear" "linear_weight_grad_large_f32" * 1, "linear_weight_grad_small_f32" * 1, "linear_weight_grad_narrow_f32" * 1, "linear_weight_grad_mma_large" * 3, "linear_weight_grad_mma_small" * 3 {
         a: u64,
         b: u64,
         parts: u64,
@@ -194,7 +194,7 @@ kernels! {
         part_len: u64,
     }
     /// See kernels/linear.cu.
-    LinearActivationGrad = "linear" "linear_activation_grad_f32" * 1 {
+    LinearActivationGrad = "linear" "linear_activation_grad" * 3 {
         output: u64,
         grad: u64,
         bias_parts: u64,
@@ -275,6 +275,11 @@ impl ByElement {
     pub(super) fn of<E: Element>(&self) -> Function {
         self.0[element_number::<E>()]
     }
+
+    /// All of them.
+    pub(super) fn all(&self) -> [Function; 3] {
+        self.0
+    }
 }
 
 /// The storage types, in the order of [`element_number`], as the names of kernels have them.
@@ -297,7 +302,7 @@ pub(super) struct Kernels {
     pub(super) linear_forward: Products,
     pub(super) linear_input_grad: Products,
     pub(super) linear_weight_grad: Products,
-    pub(super) linear_activation_grad: Function,
+    pub(super) linear_activation_grad: ByElement,
     pub(super) linear_sum_parts: Function,
     pub(super) loss_forward: Function,
     pub(super) loss_mean: Function,
@@ -320,10 +325,10 @@ impl Kernels {
             dense_update: dense_update.function("dense_update_f32")?,
             embedding_bag_forward: embedding_bag.by_types("embedding_bag_forward")?,
             embedding_bag_weight_grad: embedding_bag.by_types("embedding_bag_weight_grad")?,
-            linear_forward: products(&linear, "linear_forward", true)?,
-            linear_input_grad: products(&linear, "linear_input_grad", false)?,
-            linear_weight_grad: products(&linear, "linear_weight_grad", true)?,
-            linear_activation_grad: linear.function("linear_activation_grad_f32")?,
+            linear_forward: Products::find(&linear, "linear_forward", true)?,
+            linear_input_grad: Products::find(&linear, "linear_input_grad", false)?,
+            linear_weight_grad: Products::find(&linear, "linear_weight_grad", true)?,
+            linear_activation_grad: linear.by_element("linear_activation_grad")?,
             linear_sum_parts: linear.function("linear_sum_parts_f32")?,
             loss_forward: loss.function("loss_forward_f32")?,
             loss_mean: loss.function("loss_mean_f64")?,
@@ -333,19 +338,9 @@ impl Kernels {
     }
 }
 
-/// The kernels of a product of `linear`, for all shapes of tiles.
-fn products(linear: &Module, name: &str, narrow: bool) -> Result<Products> {
-    let function = |tile: &str| linear.function(&format!("{name}_{tile}_f32"));
-    Ok(Products {
-        large: function("large")?,
-        small: function("small")?,
-        narrow: if narrow { Some(function("narrow")?) } else { None },
-    })
-}
-
 /// A loaded kernel file.
 #[derive(Debug)]
-struct Module {
+pub(super) struct Module {
     module: sys::CUmodule,
     context: Arc<CudaContext>,
 }
@@ -371,7 +366,7 @@ impl Module {
         refusal
     }
 
-    fn function(&self, name: &str) -> Result<Function> {
+    pub(super) fn function(&self, name: &str) -> Result<Function> {
         let symbol = CString::new(name).unwrap_or_default();
         // SAFETY: the module is loaded, and stays so as long as `Kernels` keeps it.
         let found = unsafe { result::module::get_function(self.module, symbol) };
@@ -379,14 +374,14 @@ impl Module {
     }
 
     /// Lets a kernel use up to `bytes` of dynamic shared memory; beyond 48 KB a device wants to be asked.
-    fn allow_shared(&self, function: Function, bytes: u32) -> Result<()> {
+    pub(super) fn allow_shared(&self, function: Function, bytes: u32) -> Result<()> {
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function is of this module, which is loaded.
         let set = unsafe { result::function::set_function_attribute(function.0, attribute, bytes as i32) };
         check("ask for shared memory", set)
     }
 
-    fn by_element(&self, name: &str) -> Result<ByElement> {
+    pub(super) fn by_element(&self, name: &str) -> Result<ByElement> {
         let [f32, f16, bf16] = ELEMENTS.map(|element| self.function(&format!("{name}_{element}")));
         Ok(ByElement([f32?, f16?, bf16?]))
     }
