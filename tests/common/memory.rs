@@ -1,7 +1,7 @@
 //! Host values and their counterparts on a device. What an op has no business to touch is poisoned.
 
-use bagdot::Scalar;
 use bagdot::ops::{Device, Matrix, MatrixMut};
+use bagdot::{Scalar, bf16, f16};
 
 use super::tolerance::assert_same_bits;
 
@@ -27,6 +27,12 @@ impl Poison for f32 {
 }
 impl Poison for f64 {
     const POISON: Self = f64::from_bits(0x7ff8_0000_0000_dead);
+}
+impl Poison for f16 {
+    const POISON: Self = f16::from_bits(0x7ead);
+}
+impl Poison for bf16 {
+    const POISON: Self = bf16::from_bits(0x7fad);
 }
 impl Poison for u32 {
     const POISON: Self = 0xdead_beef;
