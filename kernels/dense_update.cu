@@ -45,9 +45,9 @@ __device__ __forceinline__ void update(const Arguments& args, uint64_t at) {
       parameters.at[k] = sgd(args.step, g, old.at[k]);
     }
   }
-  *reinterpret_cast<Vec<float, N>*>(args.parameters + at) = parameters;
-  if (args.first) *reinterpret_cast<Vec<float, N>*>(args.first + at) = new_first;
-  if (args.second) *reinterpret_cast<Vec<float, N>*>(args.second + at) = new_second;
+  store(args.parameters + at, parameters);
+  if (args.first) store(args.first + at, new_first);
+  if (args.second) store(args.second + at, new_second);
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)

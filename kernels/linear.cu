@@ -32,13 +32,22 @@ __device__ __forceinline__ void store_run(E* to, const float (&values)[4], uint6
 #pragma unroll
   for (int k = 0; k < 4; ++k) run.at[k] = from_f32<E>(values[k]);
   if (exist >= 4 && is_aligned(to, sizeof(run))) {
-    *reinterpret_cast<Vec<E, 4>*>(to) = run;
+    store(to, run);
   } else {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       if (k < exist) to[k] = run.at[k];
     }
   }
+}
+
+// The same for a load; zeros for those that do not exist.
+__device__ __forceinline__ Vec<float, 4> load_run(const float* from, uint64_t exist) {
+  if (exist >= 4 && is_aligned(from, 16)) return load<4>(from);
+  Vec<float, 4> run;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) run.at[k] = k < exist ? from[k] : 0.0f;
+  return run;
 }
 
 // What becomes of the sums of a product.
@@ -51,9 +60,10 @@ struct Forward {
   bool relu;
 
   __device__ __forceinline__ void operator()(uint64_t row, uint64_t col, float (&values)[4]) const {
+    const Vec<float, 4> of_bias = load_run(bias + col, outputs - col);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      if (col + k < outputs) values[k] += bias[col + k];
+      values[k] += of_bias.at[k];
       // Unlike fmaxf, this lets a NaN through.
       if (relu && values[k] < 0.0f) values[k] = 0.0f;
     }
@@ -147,9 +157,7 @@ struct ActivationGradArgs {
 template <int N, typename E>
 __device__ __forceinline__ void activation_grad(const ActivationGradArgs<E>& args) {
   constexpr int kInFlight = 4;
-  __shared__ struct {
-    float at[N];
-  } sums[kThreads];
+  __shared__ float sums[N][kThreads];
   const uint64_t runs = (args.outputs + N - 1) / N;
   const int width = runs >= 32 ? 32 : runs <= 1 ? 1 : 1 << (32 - __clz(uint32_t(runs) - 1)), rows = kThreads / width;
   const uint64_t col = (uint64_t(blockIdx.x) * width + threadIdx.x % width) * N;
@@ -176,23 +184,23 @@ __device__ __forceinline__ void activation_grad(const ActivationGradArgs<E>& arg
           if (args.output && to_f32(output[k].at[j]) <= 0.0f) grad[k].at[j] = from_f32<E>(0.0f);
           sum[j] += to_f32(grad[k].at[j]);
         }
-        if (args.output) *reinterpret_cast<Vec<E, N>*>(args.grad + sample * args.grad_ld + col) = grad[k];
+        if (args.output) store(args.grad + sample * args.grad_ld + col, grad[k]);
       }
     }
   }
 #pragma unroll
-  for (int j = 0; j < N; ++j) sums[threadIdx.x].at[j] = sum[j];
+  for (int j = 0; j < N; ++j) sums[j][threadIdx.x] = sum[j];
 #pragma unroll 1
   for (int step = kThreads / 2; step >= width; step /= 2) {
     __syncthreads();
     if (threadIdx.x < step) {
 #pragma unroll
-      for (int j = 0; j < N; ++j) sums[threadIdx.x].at[j] += sums[threadIdx.x + step].at[j];
+      for (int j = 0; j < N; ++j) sums[j][threadIdx.x] += sums[j][threadIdx.x + step];
     }
   }
   if (threadIdx.x < width && col < args.outputs) {
 #pragma unroll
-    for (int j = 0; j < N; ++j) args.bias_parts[blockIdx.y * args.outputs + col + j] = sums[threadIdx.x].at[j];
+    for (int j = 0; j < N; ++j) args.bias_parts[blockIdx.y * args.outputs + col + j] = sums[j][threadIdx.x];
   }
 }
 

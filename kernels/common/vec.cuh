@@ -18,6 +18,33 @@ __device__ __forceinline__ Vec<E, N> load(const E* from) {
   return *reinterpret_cast<const Vec<E, N>*>(from);
 }
 
+// The words of `N` bytes that move in one instruction, as the compiler is sure to see it.
+template <int N>
+struct Words;
+template <>
+struct Words<16> {
+  using type = uint4;
+};
+template <>
+struct Words<8> {
+  using type = uint2;
+};
+template <>
+struct Words<4> {
+  using type = uint32_t;
+};
+template <>
+struct Words<2> {
+  using type = uint16_t;
+};
+
+// Stores a run, at a multiple of its size, in one instruction.
+template <typename E, int N>
+__device__ __forceinline__ void store(E* to, const Vec<E, N>& run) {
+  using W = typename Words<sizeof(run)>::type;
+  *reinterpret_cast<W*>(to) = reinterpret_cast<const W&>(run);
+}
+
 __host__ __device__ __forceinline__ bool is_aligned(const void* pointer, size_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
