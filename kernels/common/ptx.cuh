@@ -3,6 +3,14 @@
 
 #include "dtype.cuh"
 
+// One store of 16 or 8 bytes to global memory.
+__device__ __forceinline__ void store_words(void* to, uint4 words) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w) : "memory");
+}
+__device__ __forceinline__ void store_words(void* to, uint2 words) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(words.x), "r"(words.y) : "memory");
+}
+
 // Starts a copy of N bytes (4 or 16) from global to shared memory, both at multiples of N: `bytes` of them, and zeros for the rest.
 template <int N>
 __device__ __forceinline__ void copy_async(void* to, const void* from, uint32_t bytes) {

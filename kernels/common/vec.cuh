@@ -1,7 +1,7 @@
 // Runs of elements that are loaded and stored in one instruction.
 #pragma once
 
-#include "dtype.cuh"
+#include "ptx.cuh"
 
 // N elements of E, aligned so that they move in one instruction of N * sizeof(E) bytes, 16 at most.
 template <typename E, int N>
@@ -18,31 +18,16 @@ __device__ __forceinline__ Vec<E, N> load(const E* from) {
   return *reinterpret_cast<const Vec<E, N>*>(from);
 }
 
-// The words of `N` bytes that move in one instruction, as the compiler is sure to see it.
-template <int N>
-struct Words;
-template <>
-struct Words<16> {
-  using type = uint4;
-};
-template <>
-struct Words<8> {
-  using type = uint2;
-};
-template <>
-struct Words<4> {
-  using type = uint32_t;
-};
-template <>
-struct Words<2> {
-  using type = uint16_t;
-};
-
-// Stores a run, at a multiple of its size, in one instruction.
+// Stores a run, at a multiple of its size, in one instruction, even where the compiler would rather join it with single stores elsewhere.
 template <typename E, int N>
 __device__ __forceinline__ void store(E* to, const Vec<E, N>& run) {
-  using W = typename Words<sizeof(run)>::type;
-  *reinterpret_cast<W*>(to) = reinterpret_cast<const W&>(run);
+  if constexpr (sizeof(run) == 16) {
+    store_words(to, reinterpret_cast<const uint4&>(run));
+  } else if constexpr (sizeof(run) == 8) {
+    store_words(to, reinterpret_cast<const uint2&>(run));
+  } else {
+    *reinterpret_cast<Vec<E, N>*>(to) = run;
+  }
 }
 
 __host__ __device__ __forceinline__ bool is_aligned(const void* pointer, size_t bytes) {
