@@ -146,3 +146,21 @@ fn results_do_not_depend_on_threads() {
         });
     }
 }
+
+/// Every operation is rounded by itself and in the same order on all devices.
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_gives_the_bits_of_the_cpu() {
+    for rule in rules() {
+        let state = state_values(for_dense(rule).optimizer, 0, 1003);
+        let (grad, parameters) = (draw(1003, 1), draw(1003, 2));
+        let (want, [want_first, want_second]) =
+            step(&bagdot::Cpu::single_threaded(), rule, Some(1.5), &grad, &parameters, &state);
+        common::cuda::on_every_schedule(|cuda| {
+            let (got, [first, second]) = step(cuda, rule, Some(1.5), &grad, &parameters, &state);
+            assert_same_bits(&format!("{rule:?}"), &got, &want);
+            assert_same_bits(&format!("{rule:?}, first state"), &first, &want_first);
+            assert_same_bits(&format!("{rule:?}, second state"), &second, &want_second);
+        });
+    }
+}
