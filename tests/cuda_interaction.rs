@@ -21,7 +21,16 @@ fn counts(alone: &Exclusive, cuda: &Cuda, kernel: &str, run: impl FnOnce()) -> C
     assert_eq!(launched.iter().map(|kernel| &kernel.name[..]).collect::<Vec<_>>(), [kernel]);
     let mut lines: Vec<_> = launched[0].lines.iter().collect();
     lines.sort_by_key(|l| std::cmp::Reverse(l.counts.instructions));
-    for l in lines.iter().take(22) { println!("LINE {kernel} {}:{} instr {} passes {} ideal {}", l.file.rsplit('/').next().unwrap(), l.line, l.counts.instructions/24, l.counts.bank_passes/24, l.counts.ideal_passes/24); }
+    for l in lines.iter().take(22) {
+        println!(
+            "LINE {kernel} {}:{} instr {} passes {} ideal {}",
+            l.file.rsplit('/').next().unwrap(),
+            l.line,
+            l.counts.instructions / 24,
+            l.counts.bank_passes / 24,
+            l.counts.ideal_passes / 24
+        );
+    }
     launched[0].total
 }
 

@@ -3,19 +3,20 @@
 
 mod common;
 
-use bagdot::ops::dense_update::Update;
-use bagdot::ops::{Backend, Optimizer, OptimizerStateMut, UpdateRule, WeightDecay};
+use bagdot::ops::dense_update::{DenseUpdateOps, Update};
+use bagdot::ops::{Optimizer, OptimizerStateMut, UpdateRule, WeightDecay};
 use common::updates::{State, rules, state_values};
 use common::*;
 
 backend_suite!(
+    cuda:
     steps_are_right,
     many_steps_are_right,
     nan_and_infinity_are_clamped_or_come_through,
     wrong_arguments_are_errors
 );
 
-fn step<B: Backend>(
+fn step<B: DenseUpdateOps>(
     device: &B,
     rule: UpdateRule,
     max_gradient: Option<f32>,
@@ -45,7 +46,7 @@ fn for_dense(rule: UpdateRule) -> UpdateRule {
     UpdateRule { optimizer, ..rule }
 }
 
-fn steps_are_right<B: Backend>(device: &B) {
+fn steps_are_right<B: DenseUpdateOps>(device: &B) {
     for rule in rules() {
         for len in [0, 1, 63, 64, 65, 1000, 33_000] {
             for max_gradient in [None, Some(0.75)] {
@@ -66,7 +67,7 @@ fn steps_are_right<B: Backend>(device: &B) {
 }
 
 /// From an empty state, so that the bias correction of the first steps matters.
-fn many_steps_are_right<B: Backend>(device: &B) {
+fn many_steps_are_right<B: DenseUpdateOps>(device: &B) {
     for rule in rules() {
         let dense = for_dense(rule);
         let mut parameters = draw(40, 3);
@@ -84,7 +85,7 @@ fn many_steps_are_right<B: Backend>(device: &B) {
     }
 }
 
-fn nan_and_infinity_are_clamped_or_come_through<B: Backend>(device: &B) {
+fn nan_and_infinity_are_clamped_or_come_through<B: DenseUpdateOps>(device: &B) {
     let rule = UpdateRule::new(Optimizer::Sgd, 1.0);
     let grad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.5];
     let none = [vec![], vec![]];
@@ -99,7 +100,7 @@ fn nan_and_infinity_are_clamped_or_come_through<B: Backend>(device: &B) {
     assert_eq!(got, [1.0; 3]);
 }
 
-fn wrong_arguments_are_errors<B: Backend>(device: &B) {
+fn wrong_arguments_are_errors<B: DenseUpdateOps>(device: &B) {
     let adam = |beta1, beta2, eps| UpdateRule::new(Optimizer::Adam { beta1, beta2, eps }, 0.1);
     let sgd = UpdateRule::new(Optimizer::Sgd, 0.1);
     let good = adam(0.9, 0.99, 1e-8);
@@ -142,6 +143,24 @@ fn results_do_not_depend_on_threads() {
         assert_deterministic(&format!("{rule:?}"), |cpu| {
             let (got, [first, second]) = step(cpu, rule, Some(1.0), &draw(40_001, 1), &draw(40_001, 2), &state);
             [bytes(&got), bytes(&first), bytes(&second)].concat()
+        });
+    }
+}
+
+/// Every operation is rounded by itself and in the same order on all devices.
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_gives_the_bits_of_the_cpu() {
+    for rule in rules() {
+        let state = state_values(for_dense(rule).optimizer, 0, 1003);
+        let (grad, parameters) = (draw(1003, 1), draw(1003, 2));
+        let (want, [want_first, want_second]) =
+            step(&bagdot::Cpu::single_threaded(), rule, Some(1.5), &grad, &parameters, &state);
+        common::cuda::on_every_schedule(|cuda| {
+            let (got, [first, second]) = step(cuda, rule, Some(1.5), &grad, &parameters, &state);
+            assert_same_bits(&format!("{rule:?}"), &got, &want);
+            assert_same_bits(&format!("{rule:?}, first state"), &first, &want_first);
+            assert_same_bits(&format!("{rule:?}, second state"), &second, &want_second);
         });
     }
 }

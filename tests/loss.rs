@@ -4,11 +4,12 @@
 mod common;
 
 use bagdot::Result;
-use bagdot::ops::loss::Forward;
-use bagdot::ops::{Backend, Loss};
+use bagdot::ops::Loss;
+use bagdot::ops::loss::{Forward, LossOps};
 use common::*;
 
 backend_suite!(
+    cuda:
     losses_and_gradients_are_right,
     extreme_logits_overflow_nothing,
     nan_comes_through,
@@ -17,7 +18,7 @@ backend_suite!(
 
 const LOSSES: [Loss; 3] = [Loss::BceWithLogits, Loss::WeightedBce { negative: 0.25, positive: 3.0 }, Loss::Mse];
 
-fn run<B: Backend>(
+fn run<B: LossOps>(
     device: &B,
     (loss, threshold): (Loss, f32),
     logits: &[f32],
@@ -26,6 +27,7 @@ fn run<B: Backend>(
 ) -> (f64, Vec<f32>, Result<()>) {
     let (z, y) = (upload(device, logits), upload(device, labels));
     let (mut mean, mut grad) = (upload(device, &poisoned::<f64>(1)), upload(device, &poisoned::<f32>(logits.len())));
+    let mut workspace = upload(device, &poisoned::<u64>(Forward::workspace_len(device, logits.len())));
     let op = Forward {
         loss,
         threshold,
@@ -33,13 +35,14 @@ fn run<B: Backend>(
         labels: B::view(&y),
         mean: B::view_mut(&mut mean),
         grad_logits: with_grad.then(|| B::view_mut(&mut grad)),
+        workspace: B::view_mut(&mut workspace),
     };
     let result = outcome(device, op.run(device));
     (download(device, &mean)[0], download(device, &grad), result)
 }
 
 /// Runs with and without gradient, and compares with the reference.
-fn check<B: Backend>(device: &B, how: (Loss, f32), logits: &[f32], labels: &[f32]) {
+fn check<B: LossOps>(device: &B, how: (Loss, f32), logits: &[f32], labels: &[f32]) {
     let what = format!("{how:?}, {} logits", logits.len());
     let want = reference::mean_loss(how.0, how.1, &exact(logits), &values(labels));
     let (mean, grad, result) = run(device, how, logits, labels, true);
@@ -52,7 +55,7 @@ fn check<B: Backend>(device: &B, how: (Loss, f32), logits: &[f32], labels: &[f32
     assert_same_bits(&what, &grad, &poisoned(logits.len()));
 }
 
-fn losses_and_gradients_are_right<B: Backend>(device: &B) {
+fn losses_and_gradients_are_right<B: LossOps>(device: &B) {
     for loss in LOSSES {
         for threshold in [0.0, 0.01, 0.3] {
             for batch_size in [0, 1, 33, 1000] {
@@ -67,7 +70,7 @@ fn losses_and_gradients_are_right<B: Backend>(device: &B) {
     assert_eq!(run(device, (Loss::Mse, 0.0), &[], &[], true).0, 0.0, "an empty batch has no loss");
 }
 
-fn extreme_logits_overflow_nothing<B: Backend>(device: &B) {
+fn extreme_logits_overflow_nothing<B: LossOps>(device: &B) {
     let logits = [0.0, -0.0, 30.0, -30.0, 100.0, -100.0, 1000.0, -1000.0, 3e38, -3e38, 1e-30];
     for (loss, label) in LOSSES.iter().flat_map(|&loss| [(loss, 0.0), (loss, 1.0), (loss, 0.5)]) {
         for (threshold, &logit) in [0.0, 1e-7, 0.4].iter().flat_map(|&t| logits.iter().map(move |z| (t, z))) {
@@ -76,7 +79,7 @@ fn extreme_logits_overflow_nothing<B: Backend>(device: &B) {
     }
 }
 
-fn nan_comes_through<B: Backend>(device: &B) {
+fn nan_comes_through<B: LossOps>(device: &B) {
     for loss in LOSSES {
         for threshold in [0.0, 0.1] {
             let (mean, grad, _) = run(device, (loss, threshold), &[0.5, f32::NAN, -0.5], &[1.0, 0.0, 0.0], true);
@@ -90,7 +93,7 @@ fn nan_comes_through<B: Backend>(device: &B) {
     }
 }
 
-fn wrong_arguments_are_errors<B: Backend>(device: &B) {
+fn wrong_arguments_are_errors<B: LossOps>(device: &B) {
     for (labels, threshold, mean_len, grad_len, want) in [
         (2, 0.0, 1, 3, "labels is 2, but must be 3"),
         (3, 0.0, 0, 3, "mean is 0, but must be 1"),
@@ -101,6 +104,7 @@ fn wrong_arguments_are_errors<B: Backend>(device: &B) {
     ] {
         let (z, y) = (upload(device, &[0.5_f32; 3]), upload(device, &vec![1.0_f32; labels]));
         let (mut mean, mut grad) = (upload(device, &poisoned::<f64>(mean_len)), upload(device, &poisoned(grad_len)));
+        let mut workspace = device.alloc(1).unwrap();
         let op = Forward {
             loss: Loss::Mse,
             threshold,
@@ -108,6 +112,7 @@ fn wrong_arguments_are_errors<B: Backend>(device: &B) {
             labels: B::view(&y),
             mean: B::view_mut(&mut mean),
             grad_logits: Some(B::view_mut(&mut grad)),
+            workspace: B::view_mut(&mut workspace),
         };
         assert_eq!(message(op.run(device)), format!("loss.forward: {want}"));
         assert_same_bits(want, &download(device, &mean), &poisoned(mean_len));

@@ -168,7 +168,7 @@ proptest! {
         let (mut dw, mut db) = (poisoned(n * k), poisoned(n));
         let (input, weight, activation) = (Matrix::packed(&x[..], m, k), Matrix::packed(&w[..], n, k), Activation::None);
         let bias = vec![0.0; n];
-        let forward = linear::Forward { input, weight, bias: &bias[..], activation, output: MatrixMut::packed(&mut y[..], m, n) };
+        let forward = linear::Forward { input, weight, bias: &bias[..], activation, precision: Precision::Full, output: MatrixMut::packed(&mut y[..], m, n) };
         forward.run(&cpu).unwrap();
         let (input, weight) = (Matrix::packed(&x[..], m, k), Matrix::packed(&w[..], n, k));
         let backward = linear::Backward {
@@ -176,11 +176,13 @@ proptest! {
             weight,
             output: Matrix::packed(&y[..], m, n),
             activation,
+            precision: Precision::Full,
             grad_output: MatrixMut::packed(&mut z[..], m, n),
             grad_input: Some(MatrixMut::packed(&mut dx[..], m, k)),
             grad_weight: MatrixMut::packed(&mut dw[..], n, k),
             grad_bias: &mut db[..],
             accum: Accum::Replace,
+            workspace: &mut [][..],
         };
         backward.run(&cpu).unwrap();
         let want_y = reference::linear(&exact(&x), &exact(&w), &exact(&bias), (m, n, k), false);

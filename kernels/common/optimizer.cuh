@@ -17,6 +17,8 @@ struct Step {
   float first_correction, second_correction;  // 1 / (1 - beta^t)
 };
 
+__device__ __forceinline__ float clamped(float x, float max) { return x < -max ? -max : x > max ? max : x; }
+
 // The same step with the weight decay multiplied by `scale`.
 __device__ __forceinline__ Step with_decay_scaled(Step step, float scale) {
   step.l2 = __fmul_rn(step.l2, scale);

@@ -10,11 +10,10 @@ template <int N, bool kCached = (N < 16)>
 __device__ __forceinline__ void copy_async(void* to, const void* from, uint32_t bytes = N) {
   static_assert(N == 4 || N == 8 || N == 16);
   const uint32_t shared = uint32_t(__cvta_generic_to_shared(to));
-  const uint64_t global = __cvta_generic_to_global(from);
   if constexpr (kCached) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global), "n"(N), "r"(bytes) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(from), "n"(N), "r"(bytes) : "memory");
   } else {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global), "n"(N), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(from), "n"(N), "r"(bytes) : "memory");
   }
 }
 
@@ -71,3 +70,11 @@ MULTIPLY_ADD(f32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 MULTIPLY_ADD(f16, "m16n8k16.row.col.f32.f16.f16.f32")
 MULTIPLY_ADD(bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 #undef MULTIPLY_ADD
+
+// One store of 16 or 8 bytes to global memory.
+__device__ __forceinline__ void store_words(void* to, uint4 words) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w) : "memory");
+}
+__device__ __forceinline__ void store_words(void* to, uint2 words) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(words.x), "r"(words.y) : "memory");
+}

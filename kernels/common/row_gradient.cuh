@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bags.cuh"
+#include "optimizer.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
 
@@ -108,8 +109,6 @@ __device__ __forceinline__ Occurrence occurrence_at(const Source& source, uint32
   const uint32_t within = feature.pooling == kMax ? position - uint32_t(source.offset(bag)) : kNone;
   return {bag % source.batch_size, feature.column, factor, within};
 }
-
-__device__ __forceinline__ float clamped(float x, float max) { return x < -max ? -max : x > max ? max : x; }
 
 // Sums occurrences in order, for the N columns from `column` on. A lane that is not `active` has no columns and only keeps the others company.
 // Of the gradients kAtOnce are loaded at a time.

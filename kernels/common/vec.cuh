@@ -29,9 +29,16 @@ __device__ __forceinline__ void fetch_async(E* to, const E* from) {
   }
 }
 
-template <int N, typename E>
-__device__ __forceinline__ void store(E* to, const Vec<E, N>& values) {
-  *reinterpret_cast<Vec<E, N>*>(to) = values;
+// Stores a run, at a multiple of its size, in one instruction, even where the compiler would rather join it with single stores elsewhere.
+template <typename E, int N>
+__device__ __forceinline__ void store(E* to, const Vec<E, N>& run) {
+  if constexpr (sizeof(run) == 16) {
+    store_words(to, reinterpret_cast<const uint4&>(run));
+  } else if constexpr (sizeof(run) == 8) {
+    store_words(to, reinterpret_cast<const uint2&>(run));
+  } else {
+    *reinterpret_cast<Vec<E, N>*>(to) = run;
+  }
 }
 
 // Two values, each the nearest of its type, by one conversion where there is one.

@@ -7,7 +7,7 @@ use crate::dtype::{Index, Scalar};
 use crate::error::Result;
 use crate::ops::index_sort::{Sort, SortedIndices};
 use crate::ops::sparse_update::Update;
-use crate::ops::{Backend, Bags, Device, Matrix, MatrixMut, TableBatch};
+use crate::ops::{Backend, Bags, Device, Matrix, MatrixMut, TableBatch, loss};
 
 /// A batch on a device.
 pub struct BatchView<'a, D: Device, I: Index> {
@@ -62,13 +62,15 @@ impl<D: Backend> Buffers<D> {
         let backward = || -> Result<BackwardBuffers<D>> {
             let sort = Sort::<D, i64>::workspace_len(device, tables, num_indices);
             let update = Update::<D, f32, i64>::workspace_len(device, tables, num_indices);
+            let loss = loss::Forward::workspace_len(device, batch_size);
+            let layers = bottom.workspace_len(device, batch_size).max(top.workspace_len(device, batch_size));
             Ok(BackwardBuffers {
                 bottom: bottom.activations(device, batch_size)?,
                 top: top.activations(device, batch_size)?,
                 pooled: device.alloc(pooled_len)?,
                 interacted: device.alloc(interacted_len)?,
                 sorted: SortedIndices::new(device, num_indices, batch_size * tables.features().len())?,
-                workspace: device.alloc(sort.max(update))?,
+                workspace: device.alloc(sort.max(update).max(loss).max(layers))?,
             })
         };
         Ok(Self {

@@ -179,6 +179,7 @@ impl<D: Backend> Dlrm<D> {
             labels: D::reborrow(&labels),
             mean: D::view_mut(mean_loss),
             grad_logits: backward.top.last_mut().map(|grad| D::slice_mut(grad, 0..rows)),
+            workspace: D::view_mut(&mut backward.workspace),
         };
         loss.run(device)?;
         let pass = BackwardPass {
@@ -189,6 +190,7 @@ impl<D: Backend> Dlrm<D> {
             grad_parameters: &mut training.grad_parameters,
             grad_input: Some(MatrixMut::packed(D::slice_mut(&mut backward.interacted, 0..rows * width), rows, width)),
             accum,
+            workspace: &mut backward.workspace,
         };
         top.backward(device, pass)?;
         let dim = bottom.layers().last().map_or(0, |layer| layer.outputs);
@@ -216,6 +218,7 @@ impl<D: Backend> Dlrm<D> {
             grad_parameters: &mut training.grad_parameters,
             grad_input: None,
             accum,
+            workspace: &mut backward.workspace,
         };
         bottom.backward(device, pass)?;
         let workspace = D::view_mut(&mut backward.workspace);

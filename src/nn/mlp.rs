@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::ops::linear::{self, Activation, LinearOps};
-use crate::ops::{Accum, Device, Matrix, MatrixMut};
+use crate::ops::{Accum, Device, Matrix, MatrixMut, Precision};
 use crate::philox::Philox;
 
 /// Layers begin at multiples of this many elements: a cache line.
@@ -81,6 +81,13 @@ impl Mlp {
         }
     }
 
+    /// The words of workspace that a backward pass needs for a batch of up to `batch_size` samples.
+    pub(crate) fn workspace_len<D: LinearOps>(&self, device: &D, batch_size: usize) -> usize {
+        let of_layer =
+            |layer: &Layer| linear::Backward::<D, f32>::workspace_len(device, batch_size, layer.outputs, layer.inputs);
+        self.layers.iter().map(of_layer).max().unwrap_or(0)
+    }
+
     /// Runs all layers.
     pub(crate) fn forward<D: LinearOps>(
         &self,
@@ -97,6 +104,7 @@ impl Mlp {
                 weight: Matrix::packed(D::slice(parameters, layer.weight.clone()), layer.outputs, layer.inputs),
                 bias: D::slice(parameters, layer.bias.clone()),
                 activation: layer.activation,
+                precision: Precision::Full,
                 output: MatrixMut::packed(D::slice_mut(&mut rest[0], 0..rows * layer.outputs), rows, layer.outputs),
             };
             forward.run(device)?;
@@ -107,7 +115,8 @@ impl Mlp {
     /// Runs all layers backwards. The last of `grads` holds the gradient of the output; all of them are overwritten. The gradients of the
     /// parameters go where the parameters lie, in `grad_parameters`.
     pub(crate) fn backward<D: LinearOps>(&self, device: &D, pass: BackwardPass<'_, D>) -> Result<()> {
-        let BackwardPass { parameters, input, activations, grads, grad_parameters, mut grad_input, accum } = pass;
+        let BackwardPass { parameters, input, activations, grads, grad_parameters, mut grad_input, accum, workspace } =
+            pass;
         let rows = input.rows;
         for (k, layer) in self.layers.iter().enumerate().rev() {
             let (before, rest) = grads.split_at_mut(k);
@@ -123,6 +132,7 @@ impl Mlp {
                 weight: Matrix::packed(D::slice(parameters, layer.weight.clone()), layer.outputs, layer.inputs),
                 output: Matrix::packed(D::slice(&activations[k], 0..rows * layer.outputs), rows, layer.outputs),
                 activation: layer.activation,
+                precision: Precision::Full,
                 grad_output: MatrixMut::packed(
                     D::slice_mut(&mut rest[0], 0..rows * layer.outputs),
                     rows,
@@ -132,6 +142,7 @@ impl Mlp {
                 grad_weight: MatrixMut::packed(grad_weight, layer.outputs, layer.inputs),
                 grad_bias,
                 accum,
+                workspace: D::view_mut(workspace),
             };
             backward.run(device)?;
         }
@@ -163,4 +174,6 @@ pub(crate) struct BackwardPass<'a, D: Device> {
     /// The gradient of the input, if it is wanted.
     pub(crate) grad_input: Option<MatrixMut<'a, D, f32>>,
     pub(crate) accum: Accum,
+    /// [`Mlp::workspace_len`] words.
+    pub(crate) workspace: &'a mut D::Buffer<u64>,
 }

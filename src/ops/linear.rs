@@ -3,12 +3,17 @@
 //! Backward, with `G` the gradient of `Y`: `Z = G` where the activation let the value through, 0 elsewhere; then `dL/dX = Z W`, `dL/dW = Zᵀ X`,
 //! `dL/db = Σ_samples Z`.
 //!
-//! **Numerics.** `f32` products and sums in an order that is the backend's own, the same for any number of threads. The error of an
-//! element of `Y` is at most `γ_{K+1} (Σ|x w| + |b|)`, that of a gradient `γ_N`, `γ_{batch_size}` times the sum of the absolute terms.
+//! `X`, `W`, `Y` and the gradients of `X` and `Y` are of one storage type; bias and parameter gradients are `f32`.
+//!
+//! **Numerics.** Products and sums in `f32` and in an order that is the backend's own, the same for any number of threads; what is stored in 16
+//! bits is rounded once. The error of an element of `Y` is at most `γ_{K+1} (Σ|x w| + |b|)`, that of a gradient `γ_N`, `γ_{batch_size}` times the
+//! sum of the absolute terms, where `γ_k = k u / (1 - k u)`. The unit roundoff `u` is 2⁻²⁴; where a device multiplies matrices in hardware, for
+//! 16-bit types and [`Precision::Tf32`], it is 2⁻²³, since that may cut off where it adds, and `Tf32` adds 2⁻¹⁰ to each term for its factors.
 
 use super::matrix::matrix_name;
-use super::{Accum, Device, Extent, Matrix, MatrixMut};
-use crate::error::{Result, expect_size};
+use super::{Accum, Device, Extent, Matrix, MatrixMut, Precision};
+use crate::dtype::Element;
+use crate::error::{Result, expect_at_least, expect_size};
 
 /// What follows the affine map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -23,26 +28,30 @@ pub enum Activation {
 /// What a backend provides; call it through [`Forward::run`] and [`Backward::run`], which validate.
 pub trait LinearOps: Device {
     /// See [`Forward`].
-    fn linear_forward(&self, args: Forward<'_, Self>) -> Result<()>;
+    fn linear_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()>;
     /// See [`Backward`].
-    fn linear_backward(&self, args: Backward<'_, Self>) -> Result<()>;
+    fn linear_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()>;
+    /// See [`Backward::workspace_len`].
+    fn linear_backward_workspace_len<E: Element>(&self, batch_size: usize, outputs: usize, inputs: usize) -> usize;
 }
 
 /// Input to output.
-pub struct Forward<'a, D: Device> {
+pub struct Forward<'a, D: Device, E: Element> {
     /// `X`, `[batch_size, K]`.
-    pub input: Matrix<'a, D, f32>,
+    pub input: Matrix<'a, D, E>,
     /// `W`, `[N, K]`.
-    pub weight: Matrix<'a, D, f32>,
+    pub weight: Matrix<'a, D, E>,
     /// `b`, `[N]`.
     pub bias: D::Slice<'a, f32>,
     /// What follows the affine map.
     pub activation: Activation,
+    /// How products are computed, of meaning for `f32`.
+    pub precision: Precision,
     /// `Y`, `[batch_size, N]`.
-    pub output: MatrixMut<'a, D, f32>,
+    pub output: MatrixMut<'a, D, E>,
 }
 
-impl<D: LinearOps> Forward<'_, D> {
+impl<D: LinearOps, E: Element> Forward<'_, D, E> {
     /// Validates and runs.
     ///
     /// # Errors
@@ -67,7 +76,7 @@ impl<D: LinearOps> Forward<'_, D> {
     /// The least number of bytes: input, weight and bias read once, output written once.
     pub fn bytes_moved(&self) -> usize {
         let (m, n, k) = (self.output.rows, self.weight.rows, self.weight.cols);
-        (m * k + n * k + n + m * n) * 4
+        (m * k + n * k + m * n) * size_of::<E>() + n * 4
     }
 
     /// Additions and multiplications.
@@ -77,34 +86,38 @@ impl<D: LinearOps> Forward<'_, D> {
 }
 
 /// Gradient of the output to those of input, weight and bias.
-pub struct Backward<'a, D: Device> {
+pub struct Backward<'a, D: Device, E: Element> {
     /// `X`, `[batch_size, K]`.
-    pub input: Matrix<'a, D, f32>,
+    pub input: Matrix<'a, D, E>,
     /// `W`, `[N, K]`.
-    pub weight: Matrix<'a, D, f32>,
+    pub weight: Matrix<'a, D, E>,
     /// `Y`, `[batch_size, N]`, from the forward pass: it tells what the activation let through.
-    pub output: Matrix<'a, D, f32>,
+    pub output: Matrix<'a, D, E>,
     /// What follows the affine map.
     pub activation: Activation,
+    /// How products are computed, of meaning for `f32`.
+    pub precision: Precision,
     /// `[batch_size, N]`: the gradient of `Y` when the op begins, that of the affine map (`Z`) when it ends.
-    pub grad_output: MatrixMut<'a, D, f32>,
+    pub grad_output: MatrixMut<'a, D, E>,
     /// The gradient of `X`, `[batch_size, K]`, if it is wanted; overwritten.
-    pub grad_input: Option<MatrixMut<'a, D, f32>>,
+    pub grad_input: Option<MatrixMut<'a, D, E>>,
     /// The gradient of `W`, `[N, K]`.
     pub grad_weight: MatrixMut<'a, D, f32>,
     /// The gradient of `b`, `[N]`.
     pub grad_bias: D::SliceMut<'a, f32>,
     /// Whether the gradients of `W` and `b` are added to what is there.
     pub accum: Accum,
+    /// [`Self::workspace_len`] words.
+    pub workspace: D::SliceMut<'a, u64>,
 }
 
-impl<D: LinearOps> Backward<'_, D> {
+impl<D: LinearOps, E: Element> Backward<'_, D, E> {
     /// Validates and runs.
     ///
     /// # Errors
     /// Wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
-        self.validate()?;
+        self.validate(backend)?;
         backend.linear_backward(self)
     }
 
@@ -112,7 +125,7 @@ impl<D: LinearOps> Backward<'_, D> {
     ///
     /// # Errors
     /// Wrong shapes.
-    pub fn validate(&self) -> Result<()> {
+    pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "linear.backward";
         let (m, n, k) = (self.grad_output.rows, self.weight.rows, self.weight.cols);
         self.input.check(OP, matrix_name!("input"), m, k)?;
@@ -123,14 +136,20 @@ impl<D: LinearOps> Backward<'_, D> {
             grad_input.check(OP, matrix_name!("grad_input"), m, k)?;
         }
         self.grad_weight.check(OP, matrix_name!("grad_weight"), n, k)?;
-        expect_size(OP, "grad_bias", self.grad_bias.extent(), n)
+        expect_size(OP, "grad_bias", self.grad_bias.extent(), n)?;
+        expect_at_least(OP, "workspace", self.workspace.extent(), Self::workspace_len(backend, m, n, k))
+    }
+
+    /// The 8-byte words of workspace for a layer `[outputs, inputs]` and a batch; no fewer for a larger batch.
+    pub fn workspace_len(backend: &D, batch_size: usize, outputs: usize, inputs: usize) -> usize {
+        backend.linear_backward_workspace_len::<E>(batch_size, outputs, inputs)
     }
 
     /// The least number of bytes: input, output, weight and gradient read once, the gradients written once.
     pub fn bytes_moved(&self) -> usize {
         let (m, n, k) = (self.grad_output.rows, self.weight.rows, self.weight.cols);
         let grad_input = if self.grad_input.is_some() { m * k + n * k } else { 0 };
-        (m * k + 3 * m * n + n * k + n + grad_input) * 4
+        (m * k + 3 * m * n + grad_input) * size_of::<E>() + (n * k + n) * 4
     }
 
     /// Additions and multiplications.

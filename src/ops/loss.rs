@@ -8,10 +8,11 @@
 //! - [`Loss::WeightedBce`]: the same times the weight of the label, `positive` if `y` rounds to 1, else `negative`;
 //! - [`Loss::Mse`]: `(p - y)²`.
 //!
-//! The loss is the mean over the batch, in `f64`; 0 for an empty batch. Terms are in `f64`, summed in order.
+//! The loss is the mean over the batch, in `f64`; 0 for an empty batch. Terms are in `f64`, summed in an order that is the backend's own and the
+//! same in every run.
 
 use super::{Device, Extent};
-use crate::error::{Result, expect_size, invalid};
+use crate::error::{Result, expect_at_least, expect_size, invalid};
 
 /// What is minimised.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
@@ -36,6 +37,8 @@ pub enum Loss {
 pub trait LossOps: Device {
     /// See [`Forward`].
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()>;
+    /// See [`Forward::workspace_len`].
+    fn loss_workspace_len(&self, batch_size: usize) -> usize;
 }
 
 /// Logits and labels to the mean loss and, in the same pass, its gradient.
@@ -52,6 +55,8 @@ pub struct Forward<'a, D: Device> {
     pub mean: D::SliceMut<'a, f64>,
     /// `[batch_size]`: the gradient of the mean loss with respect to the logits, if it is wanted.
     pub grad_logits: Option<D::SliceMut<'a, f32>>,
+    /// [`Self::workspace_len`] words.
+    pub workspace: D::SliceMut<'a, u64>,
 }
 
 impl<D: LossOps> Forward<'_, D> {
@@ -60,7 +65,7 @@ impl<D: LossOps> Forward<'_, D> {
     /// # Errors
     /// Wrong shapes or a threshold without meaning, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
-        self.validate()?;
+        self.validate(backend)?;
         backend.loss_forward(self)
     }
 
@@ -68,7 +73,7 @@ impl<D: LossOps> Forward<'_, D> {
     ///
     /// # Errors
     /// Wrong shapes or a threshold without meaning.
-    pub fn validate(&self) -> Result<()> {
+    pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "loss.forward";
         expect_size(OP, "labels", self.labels.extent(), self.logits.extent())?;
         expect_size(OP, "mean", self.mean.extent(), 1)?;
@@ -78,7 +83,13 @@ impl<D: LossOps> Forward<'_, D> {
         if !(0.0..0.5).contains(&self.threshold) {
             return Err(invalid(OP, "threshold", format!("{}, but must be in [0, 0.5)", self.threshold)));
         }
-        Ok(())
+        let needed = Self::workspace_len(backend, self.logits.extent());
+        expect_at_least(OP, "workspace", self.workspace.extent(), needed)
+    }
+
+    /// The 8-byte words of workspace for a batch of `batch_size` logits.
+    pub fn workspace_len(backend: &D, batch_size: usize) -> usize {
+        backend.loss_workspace_len(batch_size)
     }
 
     /// The least number of bytes: logits and labels read, gradient written.

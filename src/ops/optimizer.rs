@@ -125,6 +125,15 @@ impl UpdateRule {
         }
     }
 
+    /// What the weight decay comes to: a factor of the parameter that is added to the gradient, and one that the parameter is multiplied by.
+    pub(crate) fn decay_factors(&self) -> (f32, f32) {
+        match self.weight_decay {
+            WeightDecay::None => (0.0, 1.0),
+            WeightDecay::L2(decay) => (decay, 1.0),
+            WeightDecay::Decoupled(decay) => (0.0, 1.0 - self.learning_rate * decay),
+        }
+    }
+
     /// The factors `1 / (1 - β₁ᵗ)` and `1 / (1 - β₂ᵗ)`; of no meaning for the other optimizers.
     pub(crate) fn bias_corrections(&self) -> (f32, f32) {
         let Optimizer::Adam { beta1, beta2, .. } = self.optimizer else { return (1.0, 1.0) };

@@ -6,7 +6,7 @@ use crate::ops::loss::{Forward, Loss, LossOps};
 
 impl LossOps for Cpu {
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()> {
-        let Forward { loss, threshold, logits, labels, mean, mut grad_logits } = args;
+        let Forward { loss, threshold, logits, labels, mean, mut grad_logits, .. } = args;
         let scale = if logits.is_empty() { 0.0 } else { 1.0 / logits.len() as f64 };
         let mut sum = 0.0;
         for (k, (z, y)) in logits.iter().zip(labels).enumerate() {
@@ -18,6 +18,10 @@ impl LossOps for Cpu {
         }
         mean[0] = sum * scale;
         Ok(())
+    }
+
+    fn loss_workspace_len(&self, _batch_size: usize) -> usize {
+        0
     }
 }
 

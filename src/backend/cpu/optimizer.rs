@@ -2,7 +2,7 @@
 
 use super::vector::sum_lanes;
 use crate::dtype::Element;
-use crate::ops::{Optimizer, UpdateRule, WeightDecay};
+use crate::ops::{Optimizer, UpdateRule};
 use crate::philox::philox4x32;
 
 /// An [`UpdateRule`] with what is the same for all elements worked out.
@@ -30,11 +30,7 @@ pub(super) enum StateRun<'a> {
 
 impl Step {
     pub(super) fn new(rule: &UpdateRule) -> Self {
-        let (l2, shrink) = match rule.weight_decay {
-            WeightDecay::None => (0.0, 1.0),
-            WeightDecay::L2(decay) => (decay, 1.0),
-            WeightDecay::Decoupled(decay) => (0.0, 1.0 - rule.learning_rate * decay),
-        };
+        let (l2, shrink) = rule.decay_factors();
         let corrections = rule.bias_corrections();
         Self { optimizer: rule.optimizer, learning_rate: rule.learning_rate, l2, shrink, corrections }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::driver::{capability, check};
+use super::linear::Products;
 use super::{Cuda, images};
 use crate::dtype::{DType, Element, Index};
 use crate::error::{Error, Result};
@@ -112,9 +113,9 @@ impl Grid {
     }
 }
 
-/// Declares kernels: a struct of parameters with a `launch` for each, and the table of their signatures.
+/// Declares kernels: a struct of parameters with a `launch` for each, under one name or several, and the table of their signatures.
 macro_rules! kernels {
-    ($($(#[$doc:meta])* $Kernel:ident = $stem:literal $name:literal * $instances:literal { $($parameter:ident: $kind:ty),+ $(,)? })+) => {
+    ($($(#[$doc:meta])* $Kernel:ident = $stem:literal $($name:literal * $instances:literal),+ { $($parameter:ident: $kind:ty),+ $(,)? })+) => {
         $(
             $(#[$doc])*
             pub(super) struct $Kernel {
@@ -122,6 +123,8 @@ macro_rules! kernels {
             }
 
             impl $Kernel {
+                const PARAMETERS: &[&[Parameter]] = &[$(<$kind as Kind>::PARAMETERS),+];
+
                 /// Launches the kernel on the backend's stream. An empty grid is no launch.
                 ///
                 /// # Safety
@@ -140,7 +143,7 @@ macro_rules! kernels {
 
         /// All kernels.
         pub static SIGNATURES: &[Signature] = &[
-            $(Signature { stem: $stem, name: $name, instances: $instances, parameters: &[$(<$kind as Kind>::PARAMETERS),+] }),+
+            $($(Signature { stem: $stem, name: $name, instances: $instances, parameters: $Kernel::PARAMETERS },)+)+
         ];
     };
 }
@@ -182,6 +185,9 @@ groups! {
         step_number: u64,
         is_stochastic: u32,
         is_wide_target: u32,
+    }
+    /// An optimizer step, the same for all parameters: see kernels/common/optimizer.cuh.
+    OptimizerStep {
         optimizer: u32,
         learning_rate: f32,
         l2: f32,
@@ -195,6 +201,16 @@ groups! {
 }
 
 kernels! {
+    /// See kernels/dense_update.cu.
+    DenseUpdate = "dense_update" "dense_update_f32" * 1 {
+        grad: u64,
+        parameters: u64,
+        first: u64,
+        second: u64,
+        len: u64,
+        max_gradient: f32,
+        step: OptimizerStep,
+    }
     /// See kernels/embedding_bag.cu.
     EmbeddingBagForward = "embedding_bag" "embedding_bag_forward" * 6 {
         features: u64,
@@ -379,6 +395,91 @@ kernels! {
         dim: u32,
         flags: u32,
     }
+    /// See kernels/linear.cu.
+    LinearForward = "linear" "linear_forward_large_f32" * 1, "linear_forward_small_f32" * 1, "linear_forward_narrow_f32" * 1, "linear_forward_mma_large" * 3, "linear_forward_mma_small" * 3 {
+        input: u64,
+        weight: u64,
+        bias: u64,
+        output: u64,
+        input_ld: u64,
+        weight_ld: u64,
+        output_ld: u64,
+        batch_size: u64,
+        outputs: u64,
+        inputs: u64,
+        relu: u32,
+    }
+    /// See kernels/linear.cu.
+    LinearInputGrad = "linear" "linear_input_grad_large_f32" * 1, "linear_input_grad_small_f32" * 1, "linear_input_grad_mma_large" * 3, "linear_input_grad_mma_small" * 3 {
+        grad: u64,
+        weight: u64,
+        grad_input: u64,
+        grad_ld: u64,
+        weight_ld: u64,
+        grad_input_ld: u64,
+        batch_size: u64,
+        outputs: u64,
+        inputs: u64,
+    }
+    /// See kernels/linear.cu.
+    LinearWeightGrad = "linear" "linear_weight_grad_large_f32" * 1, "linear_weight_grad_small_f32" * 1, "linear_weight_grad_narrow_f32" * 1, "linear_weight_grad_mma_large" * 3, "linear_weight_grad_mma_small" * 3 {
+        a: u64,
+        b: u64,
+        parts: u64,
+        a_ld: u64,
+        b_ld: u64,
+        part_stride: u64,
+        row_stride: u64,
+        col_stride: u64,
+        rows: u64,
+        cols: u64,
+        batch_size: u64,
+        part_len: u64,
+    }
+    /// See kernels/linear.cu.
+    LinearActivationGrad = "linear" "linear_activation_grad" * 3 {
+        output: u64,
+        grad: u64,
+        bias_parts: u64,
+        output_ld: u64,
+        grad_ld: u64,
+        batch_size: u64,
+        outputs: u64,
+        part_len: u64,
+        wide: u32,
+    }
+    /// See kernels/linear.cu.
+    LinearSumParts = "linear" "linear_sum_parts_f32" * 1 {
+        weight_parts: u64,
+        bias_parts: u64,
+        grad_weight: u64,
+        grad_bias: u64,
+        grad_weight_ld: u64,
+        outputs: u64,
+        inputs: u64,
+        num_weight_parts: u32,
+        num_bias_parts: u32,
+        accumulate: u32,
+    }
+    /// See kernels/loss.cu.
+    LossForward = "loss" "loss_forward_f32" * 1 {
+        logits: u64,
+        labels: u64,
+        grad_logits: u64,
+        partial_sums: u64,
+        batch_size: u64,
+        squared: u32,
+        threshold: f32,
+        negative: f32,
+        positive: f32,
+    }
+    /// See kernels/loss.cu.
+    LossMean = "loss" "loss_mean_f64" * 1 {
+        partial_sums: u64,
+        mean: u64,
+        num_partial_sums: u64,
+        batch_size: u64,
+    }
     /// See kernels/moving_average.cu.
     MovingAverage = "moving_average" "moving_average_f32" * 1 {
         values: u64,
@@ -451,6 +552,7 @@ kernels! {
     SparseUpdateUpdate = "sparse_update" "sparse_update_update" * 3 {
         source: RowGradientSource,
         target: OptimizerTarget,
+        step: OptimizerStep,
         lanes: u32,
     }
     /// See kernels/sparse_update.cu.
@@ -464,6 +566,7 @@ kernels! {
         num_tables: u32,
         capacity: u32,
         target: OptimizerTarget,
+        step: OptimizerStep,
         lanes: u32,
     }
 }
@@ -497,6 +600,11 @@ impl ByElement {
     pub(super) fn of<E: Element>(&self) -> Function {
         self.0[element_number::<E>()]
     }
+
+    /// All of them.
+    pub(super) fn all(&self) -> [Function; 3] {
+        self.0
+    }
 }
 
 /// A kernel for 32 and for 64 bits.
@@ -524,6 +632,7 @@ fn element_number<E: Element>() -> usize {
 /// All kernels, found when the backend is made.
 #[derive(Debug)]
 pub(super) struct Kernels {
+    pub(super) dense_update: Function,
     pub(super) embedding_bag_forward: ByTypes,
     pub(super) embedding_bag_weight_grad: ByTypes,
     pub(super) index_sort_rows: ByWidth,
@@ -536,6 +645,13 @@ pub(super) struct Kernels {
     pub(super) interaction_mma_backward: ByElement,
     pub(super) interaction_tiled_forward: ByElement,
     pub(super) interaction_tiled_backward: ByElement,
+    pub(super) linear_forward: Products,
+    pub(super) linear_input_grad: Products,
+    pub(super) linear_weight_grad: Products,
+    pub(super) linear_activation_grad: ByElement,
+    pub(super) linear_sum_parts: Function,
+    pub(super) loss_forward: Function,
+    pub(super) loss_mean: Function,
     pub(super) moving_average: Function,
     pub(super) sparse_update_chunks: Function,
     pub(super) sparse_update_starts: Function,
@@ -553,14 +669,18 @@ impl Kernels {
     pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let capability = capability(context)?;
         let module = |stem| Module::load(context, stem, capability);
+        let dense_update = module("dense_update")?;
         let embedding_bag = module("embedding_bag")?;
         let index_sort = module("index_sort")?;
         let interaction = module("interaction")?;
         let interaction_mma = module("interaction_mma")?;
         let interaction_tiled = module("interaction_tiled")?;
+        let linear = module("linear")?;
+        let loss = module("loss")?;
         let moving_average = module("moving_average")?;
         let sparse_update = module("sparse_update")?;
         Ok(Self {
+            dense_update: dense_update.function("dense_update_f32")?,
             embedding_bag_forward: embedding_bag.by_types("embedding_bag_forward")?,
             embedding_bag_weight_grad: embedding_bag.by_types("embedding_bag_weight_grad")?,
             index_sort_rows: index_sort.by_width("index_sort_rows", ["i32", "i64"])?,
@@ -573,6 +693,13 @@ impl Kernels {
             interaction_mma_backward: interaction_mma.by_element("interaction_mma_backward")?,
             interaction_tiled_forward: interaction_tiled.by_element("interaction_tiled_forward")?,
             interaction_tiled_backward: interaction_tiled.by_element("interaction_tiled_backward")?,
+            linear_forward: Products::find(&linear, "linear_forward", true)?,
+            linear_input_grad: Products::find(&linear, "linear_input_grad", false)?,
+            linear_weight_grad: Products::find(&linear, "linear_weight_grad", true)?,
+            linear_activation_grad: linear.by_element("linear_activation_grad")?,
+            linear_sum_parts: linear.function("linear_sum_parts_f32")?,
+            loss_forward: loss.function("loss_forward_f32")?,
+            loss_mean: loss.function("loss_mean_f64")?,
             moving_average: moving_average.function("moving_average_f32")?,
             sparse_update_chunks: sparse_update.function("sparse_update_chunks")?,
             sparse_update_starts: sparse_update.function("sparse_update_starts")?,
@@ -582,7 +709,16 @@ impl Kernels {
             sparse_update_update: sparse_update.by_element("sparse_update_update")?,
             sparse_update_apply: sparse_update.by_element("sparse_update_apply")?,
             _modules: vec![
-                embedding_bag, index_sort, interaction, interaction_mma, interaction_tiled, moving_average, sparse_update,
+                dense_update,
+                embedding_bag,
+                index_sort,
+                interaction,
+                interaction_mma,
+                interaction_tiled,
+                linear,
+                loss,
+                moving_average,
+                sparse_update,
             ],
         })
     }
@@ -590,7 +726,7 @@ impl Kernels {
 
 /// A loaded kernel file.
 #[derive(Debug)]
-struct Module {
+pub(super) struct Module {
     module: sys::CUmodule,
     context: Arc<CudaContext>,
 }
@@ -616,7 +752,7 @@ impl Module {
         refusal
     }
 
-    fn function(&self, name: &str) -> Result<Function> {
+    pub(super) fn function(&self, name: &str) -> Result<Function> {
         let symbol = CString::new(name).unwrap_or_default();
         // SAFETY: the module is loaded, and stays so as long as `Kernels` keeps it.
         let found = unsafe { result::module::get_function(self.module, symbol) };
@@ -624,14 +760,14 @@ impl Module {
     }
 
     /// Lets a kernel use up to `bytes` of dynamic shared memory; beyond 48 KB a device wants to be asked.
-    fn allow_shared(&self, function: Function, bytes: u32) -> Result<()> {
+    pub(super) fn allow_shared(&self, function: Function, bytes: u32) -> Result<()> {
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function is of this module, which is loaded.
         let set = unsafe { result::function::set_function_attribute(function.0, attribute, bytes as i32) };
         check("ask for shared memory", set)
     }
 
-    fn by_element(&self, name: &str) -> Result<ByElement> {
+    pub(super) fn by_element(&self, name: &str) -> Result<ByElement> {
         let [f32, f16, bf16] = ELEMENTS.map(|element| self.function(&format!("{name}_{element}")));
         Ok(ByElement([f32?, f16?, bf16?]))
     }

@@ -7,6 +7,7 @@
 //! Embedders pass device memory of their own as [`Slice::from_raw`] and [`SliceMut::from_raw`], and a stream of their own to [`Cuda::on_stream`].
 
 mod buffer;
+mod dense_update;
 mod driver;
 mod embedding_bag;
 mod fault;
@@ -14,7 +15,10 @@ mod images;
 mod index_sort;
 mod interaction;
 mod kernels;
+mod linear;
+mod loss;
 mod moving_average;
+mod optimizer;
 mod sparse_update;
 mod tables;
 

@@ -3,7 +3,7 @@
 use super::buffer::Parts;
 use super::index_sort::segment_tiles;
 use super::kernels::{
-    Grid, IndexSortSegments, OptimizerTarget, RowGradientSource, SparseUpdateAdd, SparseUpdateApply,
+    Grid, IndexSortSegments, OptimizerStep, OptimizerTarget, RowGradientSource, SparseUpdateAdd, SparseUpdateApply,
     SparseUpdateChunks, SparseUpdateInterleave, SparseUpdateReduce, SparseUpdateStarts, SparseUpdateUpdate,
 };
 use super::tables::{Tables, WIDE};
@@ -11,7 +11,7 @@ use super::{Cuda, SliceMut};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::sparse_update::{Apply, CHUNK, Merge, PooledGrad, Reduce, SparseUpdateOps, Update};
-use crate::ops::{Device, Extent, Optimizer, OptimizerStateMut, Rounding, TableBatch, UpdateRule, WeightDecay};
+use crate::ops::{Device, Extent, OptimizerStateMut, Rounding, TableBatch, UpdateRule};
 
 /// Threads of a block, as the kernels are compiled.
 const THREADS: u32 = 256;
@@ -135,6 +135,7 @@ impl SparseUpdateOps for Cuda {
             num_tables: tables.as_ref().tables().len() as u32,
             capacity: grad.capacity() as u32,
             target,
+            step: OptimizerStep::of(&rule),
             lanes: lanes as u32,
         };
         // SAFETY: the function is that of `E`. The op has been validated: weights, state and scales have the sizes that the tables call for, and
@@ -147,7 +148,7 @@ impl SparseUpdateOps for Cuda {
         let from = self.sum_chunks(&source, &mut Parts::of(&workspace))?;
         let target = target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state);
         let lanes = source.tables.lanes(from.is_wide != 0 && target.is_wide_target != 0);
-        let kernel = SparseUpdateUpdate { source: from, target, lanes: lanes as u32 };
+        let kernel = SparseUpdateUpdate { source: from, target, step: OptimizerStep::of(&rule), lanes: lanes as u32 };
         let grid = grid(source.bags.num_indices(), lanes);
         // SAFETY: as in `sparse_update_apply` and `sparse_update_reduce`.
         unsafe { kernel.launch(self, self.inner.kernels.sparse_update_update.of::<E>(), grid) }
@@ -242,17 +243,6 @@ fn target<E: Element>(
     weights: SliceMut<'_, E>,
     state: OptimizerStateMut<'_, Cuda>,
 ) -> OptimizerTarget {
-    let (optimizer, eps, beta1, beta2) = match rule.optimizer {
-        Optimizer::Sgd => (0, 0.0, 0.0, 0.0),
-        Optimizer::Adagrad { eps } => (1, eps, 0.0, 0.0),
-        Optimizer::RowwiseAdagrad { eps } => (2, eps, 0.0, 0.0),
-        Optimizer::Adam { beta1, beta2, eps } => (3, eps, beta1, beta2),
-    };
-    let (l2, shrink) = match rule.weight_decay {
-        WeightDecay::None => (0.0, 1.0),
-        WeightDecay::L2(decay) => (decay, 1.0),
-        WeightDecay::Decoupled(decay) => (0.0, 1.0 - rule.learning_rate * decay),
-    };
     let (first, second) = match state {
         OptimizerStateMut::None => (0, 0),
         OptimizerStateMut::SumOfSquares(sums) => (sums.pointer(), 0),
@@ -262,7 +252,6 @@ fn target<E: Element>(
         Rounding::Nearest => None,
         Rounding::Stochastic { seed } => Some(seed),
     };
-    let (first_correction, second_correction) = rule.bias_corrections();
     OptimizerTarget {
         decay_scale,
         weights: weights.pointer(),
@@ -272,15 +261,6 @@ fn target<E: Element>(
         step_number: rule.step,
         is_stochastic: seed.is_some().into(),
         is_wide_target: (is_wide::<E>(weights.pointer()) && is_wide::<f32>(first) && is_wide::<f32>(second)).into(),
-        optimizer,
-        learning_rate: rule.learning_rate,
-        l2,
-        shrink,
-        eps,
-        beta1,
-        beta2,
-        first_correction,
-        second_correction,
     }
 }
 

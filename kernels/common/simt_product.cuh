@@ -1,0 +1,162 @@
+// Tiles of a matrix product in f32 on the ordinary cores: every product exact, added by fma in the order of the terms.
+//
+// A block computes a tile of the output. Tiles of both operands, kDepth terms deep, come to shared memory by asynchronous copies, one pair of
+// tiles ahead of the arithmetic; in shared memory a row is a term, so that a thread reads its rows and columns four at a time. An operand that lies
+// the other way in global memory is transposed by the copy: four bytes at a time, in an order by which a warp reads whole sectors and
+// writes to 32 different banks.
+#pragma once
+
+#include "product.cuh"
+#include "ptx.cuh"
+#include "vec.cuh"
+
+// Terms that are in shared memory at once.
+constexpr int kDepth = 16;
+
+// How a block shares out its tile: kWarps of them, each of kLanes x (32 / kLanes) lanes, each of kThreadRows x kThreadCols elements in runs of four.
+template <int kRowWarps, int kColWarps, int kRowLanes, int kThreadRows_, int kThreadCols_>
+struct Tile {
+  static constexpr int kThreads = kRowWarps * kColWarps * 32;
+  static constexpr int kThreadRows = kThreadRows_, kThreadCols = kThreadCols_;
+  static constexpr int kColLanes = 32 / kRowLanes;
+  static constexpr int kRows = kRowWarps * kRowLanes * kThreadRows, kCols = kColWarps * kColLanes * kThreadCols;
+
+  // The first row (column) of the tile in run `run` of this thread's.
+  static __device__ __forceinline__ int row(int run) {
+    const int warp = threadIdx.x / 32 % kRowWarps, lane = threadIdx.x % kRowLanes;
+    return warp * kRowLanes * kThreadRows + run * kRowLanes * 4 + lane * 4;
+  }
+  static __device__ __forceinline__ int col(int run) {
+    const int warp = threadIdx.x / 32 / kRowWarps, lane = threadIdx.x % 32 / kRowLanes;
+    return warp * kColLanes * kThreadCols + run * kColLanes * 4 + lane * 4;
+  }
+};
+
+// 128 x 128, 64 x 64, and 128 x 16 for products with few columns.
+using Large = Tile<2, 4, 8, 8, 8>;
+using Small = Tile<2, 2, 4, 8, 4>;
+using Narrow = Tile<4, 1, 8, 4, 4>;
+
+// One operand's tile in shared memory. The rows are apart so that a column lies in different banks.
+template <int kOutputs>
+struct OperandTile {
+  alignas(16) float at[kDepth][kOutputs + 4];
+};
+
+// A thread's share of the copies of an operand's tiles, from term to term.
+template <Row kRow, int kThreads, int kOutputs>
+class Source {
+ public:
+  __device__ __forceinline__ Source(const Operand<float>& operand, uint64_t output, uint64_t term)
+      : ld(operand.ld),
+        outputs(operand.outputs_from(output, kOutputs)),
+        wide(kRow == Row::kTerm && is_aligned(operand.data, 16) && operand.ld % 4 == 0) {
+    if constexpr (kRow == Row::kOutput) {
+      from = operand.data + (output + threadIdx.x / 8) * ld + term + threadIdx.x % 8;
+    } else {
+      const int run = wide ? 4 : 1, runs = kOutputs / run;
+      from = operand.data + (term + threadIdx.x / runs) * ld + output + threadIdx.x % runs * run;
+    }
+  }
+
+  // Starts the copy of the next tile, of which no more than `terms` exist; zeros for the others, and beyond the last output.
+  __device__ __forceinline__ void copy(OperandTile<kOutputs>& tile, uint32_t terms) {
+    if constexpr (kRow == Row::kOutput) {
+      // A warp takes eight terms of four outputs.
+      constexpr int kStep = kThreads / 8;
+      const int o = threadIdx.x / 8, t = threadIdx.x % 8;
+      const float* row = from;
+      // No more at once: a place in registers would be kept for each copy.
+#pragma unroll 2
+      for (int k = 0; k < kOutputs; k += kStep, row += kStep * ld) {
+#pragma unroll
+        for (int half = 0; half < kDepth; half += 8) {
+          copy_async<4>(&tile.at[t + half][o + k], row + half, o + k < outputs && t + half < terms ? 4 : 0);
+        }
+      }
+      from += kDepth;
+    } else {
+      wide ? copy_rows<4>(tile, terms) : copy_rows<1>(tile, terms);
+      from += kDepth * ld;
+    }
+  }
+
+ private:
+  // A row of threads takes a term, kRun outputs each.
+  template <int kRun>
+  __device__ __forceinline__ void copy_rows(OperandTile<kOutputs>& tile, uint32_t terms) const {
+    constexpr int kRuns = kOutputs / kRun, kStep = kThreads / kRuns;
+    const int o = threadIdx.x % kRuns * kRun, t = threadIdx.x / kRuns;
+    const uint32_t bytes = max(min(outputs - o, kRun), 0) * 4;
+    const float* row = from;
+#pragma unroll(kRun == 1 ? 1 : kDepth)
+    for (int k = 0; k < kDepth; k += kStep, row += kStep * ld) {
+      if (kStep <= kDepth || t < kDepth) copy_async<4 * kRun>(&tile.at[t + k][o], row, t + k < terms ? bytes : 0);
+    }
+  }
+
+  const float* from;
+  const uint64_t ld;
+  const int outputs;
+  const bool wide;
+};
+
+// Reads N floats of a term: runs of four, one for each call of `at`.
+template <int N, int kOutputs, typename At>
+__device__ __forceinline__ void read_runs(const OperandTile<kOutputs>& tile, int term, At at, float (&out)[N]) {
+#pragma unroll
+  for (int run = 0; run < N / 4; ++run) {
+    const Vec<float, 4> loaded = load<4>(&tile.at[term][at(run)]);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) out[run * 4 + k] = loaded.at[k];
+  }
+}
+
+// Computes the block's tile of the product of `a` (rows) and `b` (columns) over `terms` terms from `begin` on, and hands it on in runs of four
+// columns: `store(row, column, values)`, not all of which need exist.
+template <typename T, typename E, Row kA, Row kB, typename Store>
+__device__ __forceinline__ void product(const Operand<E>& a, const Operand<E>& b, uint64_t begin, uint32_t terms, Store store) {
+  __shared__ OperandTile<T::kRows> a_tiles[2];
+  __shared__ OperandTile<T::kCols> b_tiles[2];
+  const TileIndex tile = tile_of_block(b.outputs, T::kCols);
+  Source<kA, T::kThreads, T::kRows> a_source(a, uint64_t(tile.row) * T::kRows, begin);
+  Source<kB, T::kThreads, T::kCols> b_source(b, uint64_t(tile.col) * T::kCols, begin);
+  const auto copy = [&](int stage, uint32_t terms) {
+    a_source.copy(a_tiles[stage], terms);
+    b_source.copy(b_tiles[stage], terms);
+    commit_copies();
+  };
+  float sums[T::kThreadRows][T::kThreadCols] = {};
+  if (terms > 0) copy(0, terms);
+  int stage = 0;
+#pragma unroll 1
+  for (uint32_t done = 0; done < terms; done += kDepth, stage ^= 1) {
+    wait_for_copies<0>();
+    __syncthreads();
+    // All are through with the other stage.
+    if (terms - done > kDepth) copy(stage ^ 1, terms - done - kDepth);
+#pragma unroll 4
+    for (int t = 0; t < kDepth; ++t) {
+      float of_a[T::kThreadRows], of_b[T::kThreadCols];
+      read_runs(a_tiles[stage], t, T::row, of_a);
+      read_runs(b_tiles[stage], t, T::col, of_b);
+#pragma unroll
+      for (int i = 0; i < T::kThreadRows; ++i) {
+#pragma unroll
+        for (int j = 0; j < T::kThreadCols; ++j) sums[i][j] = __fmaf_rn(of_a[i], of_b[j], sums[i][j]);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < T::kThreadRows; ++i) {
+    const uint64_t row = uint64_t(tile.row) * T::kRows + T::row(i / 4) + i % 4;
+#pragma unroll
+    for (int run = 0; run < T::kThreadCols / 4; ++run) {
+      const uint64_t col = uint64_t(tile.col) * T::kCols + T::col(run);
+      float values[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) values[k] = sums[i][run * 4 + k];
+      if (row < a.outputs && col < b.outputs) store(row, col, values);
+    }
+  }
+}

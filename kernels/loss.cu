@@ -1,0 +1,74 @@
+// loss.cu: the mean loss of a batch of logits and, in the same pass, its gradient.
+//
+// Computes     mean = sum of the samples' losses / batch_size, grad[b] = derivative of the mean by logit b; src/ops/loss.rs has the formulas
+// Rust         src/ops/loss.rs, src/backend/cuda/loss.rs
+// Entries      loss_forward_f32, loss_mean_f64
+// Algorithm    One thread per sample. The losses of a block are added in a fixed tree, and left as one partial sum for each block; a second kernel,
+//              of a single block, adds these in an order that depends on their number alone. There is no atomic addition, whose order would
+//              be another each time.
+// Launch       loss_forward: grid ceil(batch_size / 256), block 256; loss_mean: grid 1, block 256
+// Bytes        logits and labels read, gradient written: as bytes_moved(); 8 bytes for each block written and read besides
+// Requires     nothing
+// Numerics     terms and sums in f64, the gradient rounded once: the same bits for any run; the mean differs from the CPU's by the order of its sum
+// Measured     compiled and emulated, not yet measured
+
+#include <stdint.h>
+
+constexpr int kThreads = 256;
+
+struct Loss {
+  double value, grad;
+};
+
+struct How {
+  bool squared;               // of the probability's error; else cross-entropy
+  double threshold;
+  double negative, positive;  // weights of the labels, of meaning for cross-entropy
+};
+
+// The loss of one sample, and its derivative by the logit.
+__device__ __forceinline__ Loss loss_of(const How& how, double z, double y) {
+  const double p = 1.0 / (1.0 + exp(-z));
+  // A NaN is not clamped: its gradient is one, too.
+  const bool clamped = how.threshold > 0.0 && (p < how.threshold || p > 1.0 - how.threshold);
+  const double q = clamped ? fmin(fmax(p, how.threshold), 1.0 - how.threshold) : p;
+  if (how.squared) return {(q - y) * (q - y), clamped ? 0.0 : 2.0 * (q - y) * p * (1.0 - p)};
+  const double weight = y >= 0.5 ? how.positive : how.negative;
+  if (clamped) return {weight * (-y * log(q) - (1.0 - y) * log(1.0 - q)), weight * 0.0};
+  return {weight * (fmax(z, 0.0) - z * y + log1p(exp(-fabs(z)))), weight * (p - y)};
+}
+
+// The sum over the block in a fixed tree, in its first thread.
+__device__ __forceinline__ double block_sum(double x) {
+  __shared__ double sums[kThreads / 32];
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
+  __syncthreads();
+  double sum = 0.0;
+  if (threadIdx.x == 0) {
+    for (double of_warp : sums) sum += of_warp;
+  }
+  return sum;
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads)
+    loss_forward_f32(const float* logits, const float* labels, float* grad_logits, double* partial_sums, uint64_t batch_size, uint32_t squared,
+                     float threshold, float negative, float positive) {
+  const uint64_t sample = uint64_t(blockIdx.x) * kThreads + threadIdx.x;
+  double value = 0.0;
+  if (sample < batch_size) {
+    const Loss loss = loss_of({squared != 0, threshold, negative, positive}, logits[sample], labels[sample]);
+    value = loss.value;
+    if (grad_logits) grad_logits[sample] = float(loss.grad * (1.0 / double(batch_size)));
+  }
+  const double sum = block_sum(value);
+  if (threadIdx.x == 0) partial_sums[blockIdx.x] = sum;
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads)
+    loss_mean_f64(const double* partial_sums, double* mean, uint64_t num_partial_sums, uint64_t batch_size) {
+  double sum = 0.0;
+  for (uint64_t k = threadIdx.x; k < num_partial_sums; k += kThreads) sum += partial_sums[k];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) *mean = batch_size == 0 ? 0.0 : sum * (1.0 / double(batch_size));
+}

@@ -1,0 +1,43 @@
+//! [`dense_update`](crate::ops::dense_update) on a CUDA device: kernels/dense_update.cu says how.
+
+use super::Cuda;
+use super::kernels::{DenseUpdate, Grid, OptimizerStep};
+use crate::error::Result;
+use crate::ops::dense_update::{DenseUpdateOps, Update};
+use crate::ops::{Optimizer, OptimizerStateMut, UpdateRule};
+
+/// Threads of a block, as the kernel is compiled.
+const THREADS: u32 = 256;
+/// Elements that a thread takes at once.
+const RUN: usize = 4;
+/// Enough blocks to fill any device; they loop over what is left.
+const MAX_BLOCKS: usize = 4096;
+
+impl DenseUpdateOps for Cuda {
+    fn dense_update(&self, args: Update<'_, Self>) -> Result<()> {
+        let Update { rule, max_gradient, grad, parameters, state } = args;
+        // Each parameter is a row of its own.
+        let optimizer = match rule.optimizer {
+            Optimizer::RowwiseAdagrad { eps } => Optimizer::Adagrad { eps },
+            other => other,
+        };
+        let (first, second) = match state {
+            OptimizerStateMut::None => (0, 0),
+            OptimizerStateMut::SumOfSquares(sums) => (sums.pointer(), 0),
+            OptimizerStateMut::Moments { first, second } => (first.pointer(), second.pointer()),
+        };
+        let blocks = grad.len().div_ceil(THREADS as usize * RUN).min(MAX_BLOCKS);
+        let kernel = DenseUpdate {
+            grad: grad.pointer(),
+            parameters: parameters.pointer(),
+            first,
+            second,
+            len: grad.len() as u64,
+            max_gradient: max_gradient.unwrap_or(f32::INFINITY),
+            step: OptimizerStep::of(&UpdateRule { optimizer, ..rule }),
+        };
+        // SAFETY: the function is the kernel's. The op has been validated: parameters and the optimizer's state are as long as the gradient,
+        // and exclusive views; state that the optimizer does not have is null, and then not touched.
+        unsafe { kernel.launch(self, self.inner.kernels.dense_update, Grid::new((blocks as u32, 1), THREADS)) }
+    }
+}

@@ -1,0 +1,264 @@
+//! [`linear`](crate::ops::linear) on a CUDA device: kernels/linear.cu says how.
+
+use super::Cuda;
+use super::kernels::{
+    ByElement, Function, Grid, LinearActivationGrad, LinearForward, LinearInputGrad, LinearSumParts, LinearWeightGrad,
+    Module,
+};
+use crate::dtype::{DType, Element};
+use crate::error::Result;
+use crate::ops::linear::{Activation, Backward, Forward, LinearOps};
+use crate::ops::{Accum, Matrix, MatrixMut, Precision};
+
+/// Threads of a block of the kernels that are no products.
+const THREADS: u32 = 256;
+/// Blocks that fill a large device, of large tiles and of small ones. Constants, so that results do not depend on the device.
+const ENOUGH_BLOCKS: (usize, usize) = (264, 528);
+/// The fewest samples that are worth a part of the weight's gradient, and of the bias's.
+const LEAST_PART: (usize, usize) = (128, 32);
+/// The most parts that the bias's gradient is cut into.
+const MOST_BIAS_PARTS: usize = 64;
+/// Bytes of shared memory of large and small tiles on the tensor cores: `MmaTile::kShared` of kernels/common/mma_product.cuh.
+const MMA_SHARED: (u32, u32) = (69_632, 36_864);
+/// Bytes that a thread loads at once, where rows allow it.
+const WIDE: usize = 16;
+
+/// The kernels of a product, by the shape of their tiles.
+#[derive(Debug)]
+pub(super) struct Products {
+    /// Exact ones of `f32`.
+    large: Function,
+    small: Function,
+    narrow: Option<Function>,
+    /// On the tensor cores; those of `f32` round to tf32.
+    mma_large: ByElement,
+    mma_small: ByElement,
+}
+
+/// A shape of tiles, as the kernels are compiled.
+struct Tile {
+    function: Function,
+    rows: usize,
+    cols: usize,
+    threads: u32,
+    shared: u32,
+}
+
+/// The sides of large and small tiles, and the columns of narrow ones.
+const SIDES: (usize, usize) = (128, 64);
+const NARROW: usize = 16;
+
+/// Whether a matrix is large enough for large tiles.
+fn takes_large_tiles(rows: usize, cols: usize) -> bool {
+    rows > SIDES.1 && cols > SIDES.1
+}
+
+fn tiles(rows: usize, cols: usize, side: usize) -> usize {
+    rows.div_ceil(side) * cols.div_ceil(side)
+}
+
+impl Products {
+    /// The kernels whose names begin with `name`.
+    pub(super) fn find(module: &Module, name: &str, has_narrow: bool) -> Result<Self> {
+        let exact = |tile: &str| module.function(&format!("{name}_{tile}_f32"));
+        let mma = |tile: &str, shared| -> Result<ByElement> {
+            let kernels = module.by_element(&format!("{name}_mma_{tile}"))?;
+            kernels.all().into_iter().try_for_each(|kernel| module.allow_shared(kernel, shared))?;
+            Ok(kernels)
+        };
+        Ok(Self {
+            large: exact("large")?,
+            small: exact("small")?,
+            narrow: if has_narrow { Some(exact("narrow")?) } else { None },
+            mma_large: mma("large", MMA_SHARED.0)?,
+            mma_small: mma("small", MMA_SHARED.1)?,
+        })
+    }
+
+    /// The tiles for an output of this size, large ones only if they are allowed.
+    fn tile<E: Element>(&self, precision: Precision, (rows, cols): (usize, usize), large: bool) -> Tile {
+        let is_large = large && takes_large_tiles(rows, cols);
+        let (side, threads) = if is_large { (SIDES.0, 256) } else { (SIDES.1, 128) };
+        let square = |function, shared| Tile { function, rows: side, cols: side, threads, shared };
+        let is_exact = E::DTYPE == DType::F32 && precision == Precision::Full;
+        match (is_exact, self.narrow, is_large) {
+            (true, Some(function), _) if cols <= NARROW => {
+                Tile { function, rows: SIDES.0, cols: NARROW, threads: 128, shared: 0 }
+            }
+            (true, _, true) => square(self.large, 0),
+            (true, _, false) => square(self.small, 0),
+            (false, _, true) => square(self.mma_large.of::<E>(), MMA_SHARED.0),
+            (false, _, false) => square(self.mma_small.of::<E>(), MMA_SHARED.1),
+        }
+    }
+
+    /// The tiles for an output of this size whose sums are computed at once: large ones if they are enough to fill a device.
+    fn tile_to_fill<E: Element>(&self, precision: Precision, (rows, cols): (usize, usize)) -> Tile {
+        let enough = 2 * tiles(rows, cols, SIDES.0) >= ENOUGH_BLOCKS.0;
+        self.tile::<E>(precision, (rows, cols), enough)
+    }
+}
+
+impl Tile {
+    fn grid(&self, rows: usize, cols: usize, parts: usize) -> Grid {
+        let blocks = rows.div_ceil(self.rows) * cols.div_ceil(self.cols);
+        Grid { blocks: (blocks as u32, parts as u32), threads: self.threads, shared: self.shared }
+    }
+}
+
+/// Sums over a batch that are cut into parts.
+struct Parts {
+    /// Samples of a part.
+    len: usize,
+    count: usize,
+    /// At least `count`, and no less for a larger batch.
+    room: usize,
+}
+
+impl Parts {
+    /// At most `most` parts of at least `least` samples.
+    fn new(batch_size: usize, least: usize, most: usize) -> Self {
+        let len = batch_size.div_ceil(most).next_multiple_of(32).max(least);
+        Self { len, count: batch_size.div_ceil(len), room: batch_size.div_ceil(least).min(most) }
+    }
+
+    /// Of the gradient of a weight `[outputs, inputs]`: as many as fill a device.
+    fn of_weight_grad(batch_size: usize, outputs: usize, inputs: usize) -> Self {
+        let (enough, side) =
+            if takes_large_tiles(outputs, inputs) { (ENOUGH_BLOCKS.0, SIDES.0) } else { (ENOUGH_BLOCKS.1, SIDES.1) };
+        Self::new(batch_size, LEAST_PART.0, enough.div_ceil(tiles(outputs, inputs, side).max(1)))
+    }
+
+    fn of_bias_grad(batch_size: usize) -> Self {
+        Self::new(batch_size, LEAST_PART.1, MOST_BIAS_PARTS)
+    }
+}
+
+impl LinearOps for Cuda {
+    fn linear_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
+        let Forward { input, weight, bias, activation, precision, output } = args;
+        let (m, n, k) = (output.rows, output.cols, input.cols);
+        let tile = self.inner.kernels.linear_forward.tile_to_fill::<E>(precision, (m, n));
+        let kernel = LinearForward {
+            input: input.data.pointer(),
+            weight: weight.data.pointer(),
+            bias: bias.pointer(),
+            output: output.data.pointer(),
+            input_ld: input.ld as u64,
+            weight_ld: weight.ld as u64,
+            output_ld: output.ld as u64,
+            batch_size: m as u64,
+            outputs: n as u64,
+            inputs: k as u64,
+            relu: u32::from(activation == Activation::Relu),
+        };
+        // SAFETY: the function is one of the kernel's, of `E`. The op has been validated: each matrix has the rows, columns and distances that are
+        // passed, the bias a value for each output, and the output is an exclusive view. There is a block for each tile of the output.
+        unsafe { kernel.launch(self, tile.function, tile.grid(m, n, 1)) }
+    }
+
+    fn linear_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
+        let Backward { input, weight, output, activation, precision, grad_output, grad_input, .. } = args;
+        let Backward { grad_weight, grad_bias, accum, workspace, .. } = args;
+        let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
+        let (of_weight, of_bias) = (Parts::of_weight_grad(m, n, k), Parts::of_bias_grad(m));
+        let weight_parts = workspace.pointer();
+        let bias_parts = weight_parts + (of_weight.room * n * k * size_of::<f32>()) as u64;
+        let output = (activation != Activation::None).then_some(output);
+        self.activation_grad(output, &grad_output, bias_parts, &of_bias)?;
+        if let Some(grad_input) = grad_input {
+            let tile = self.inner.kernels.linear_input_grad.tile_to_fill::<E>(precision, (m, k));
+            let kernel = LinearInputGrad {
+                grad: grad_output.data.pointer(),
+                weight: weight.data.pointer(),
+                grad_input: grad_input.data.pointer(),
+                grad_ld: grad_output.ld as u64,
+                weight_ld: weight.ld as u64,
+                grad_input_ld: grad_input.ld as u64,
+                batch_size: m as u64,
+                outputs: n as u64,
+                inputs: k as u64,
+            };
+            // SAFETY: as in the forward pass; what is read has been written by the launch before, on the same stream.
+            unsafe { kernel.launch(self, tile.function, tile.grid(m, k, 1))? };
+        }
+        // The transposed gradient is computed where it is that which has few columns.
+        let transposed = n < k && n <= NARROW;
+        let (z, x) = ((grad_output.data.pointer(), grad_output.ld, n), (input.data.pointer(), input.ld, k));
+        let ((a, a_ld, rows), (b, b_ld, cols)) = if transposed { (x, z) } else { (z, x) };
+        let (row_stride, col_stride) = if transposed { (1, k) } else { (k, 1) };
+        let tile = self.inner.kernels.linear_weight_grad.tile::<E>(precision, (rows, cols), true);
+        let kernel = LinearWeightGrad {
+            a,
+            b,
+            parts: weight_parts,
+            a_ld: a_ld as u64,
+            b_ld: b_ld as u64,
+            part_stride: (n * k) as u64,
+            row_stride: row_stride as u64,
+            col_stride: col_stride as u64,
+            rows: rows as u64,
+            cols: cols as u64,
+            batch_size: m as u64,
+            part_len: of_weight.len as u64,
+        };
+        // SAFETY: as above. The workspace is as long as `linear_backward_workspace_len` says, which has room for all parts of the weight's gradient,
+        // and behind them for those of the bias's.
+        unsafe { kernel.launch(self, tile.function, tile.grid(rows, cols, of_weight.count))? };
+        let sum = LinearSumParts {
+            weight_parts,
+            bias_parts,
+            grad_weight: grad_weight.data.pointer(),
+            grad_bias: grad_bias.pointer(),
+            grad_weight_ld: grad_weight.ld as u64,
+            outputs: n as u64,
+            inputs: k as u64,
+            num_weight_parts: of_weight.count as u32,
+            num_bias_parts: of_bias.count as u32,
+            accumulate: u32::from(accum == Accum::Add),
+        };
+        let blocks = (n * k + n).div_ceil(THREADS as usize);
+        // SAFETY: as above; both gradients are exclusive views of the sizes that are passed.
+        unsafe { sum.launch(self, self.inner.kernels.linear_sum_parts, Grid::new((blocks as u32, 1), THREADS)) }
+    }
+
+    fn linear_backward_workspace_len<E: Element>(&self, batch_size: usize, outputs: usize, inputs: usize) -> usize {
+        let of_weight = Parts::of_weight_grad(batch_size, outputs, inputs);
+        let floats = of_weight.room * outputs * inputs + Parts::of_bias_grad(batch_size).room * outputs;
+        floats.div_ceil(size_of::<u64>() / size_of::<f32>())
+    }
+}
+
+impl Cuda {
+    /// Makes the gradient of the affine map, in place, and the parts of its column sums. Without an output there is no activation.
+    fn activation_grad<E: Element>(
+        &self,
+        output: Option<Matrix<'_, Self, E>>,
+        grad: &MatrixMut<'_, Self, E>,
+        bias_parts: u64,
+        parts: &Parts,
+    ) -> Result<()> {
+        let (output, output_ld) = output.map_or((0, 0), |output| (output.data.pointer(), output.ld));
+        let columns = WIDE / size_of::<E>();
+        let is_wide = |pointer: u64, ld: usize| pointer.is_multiple_of(WIDE as u64) && ld.is_multiple_of(columns);
+        let wide =
+            grad.cols.is_multiple_of(columns) && is_wide(grad.data.pointer(), grad.ld) && is_wide(output, output_ld);
+        let kernel = LinearActivationGrad {
+            output,
+            grad: grad.data.pointer(),
+            bias_parts,
+            output_ld: output_ld as u64,
+            grad_ld: grad.ld as u64,
+            batch_size: grad.rows as u64,
+            outputs: grad.cols as u64,
+            part_len: parts.len as u64,
+            wide: u32::from(wide),
+        };
+        // A row of threads is at most a warp.
+        let blocks = grad.cols.div_ceil(32 * if wide { columns } else { 1 });
+        let grid = Grid::new((blocks as u32, parts.count as u32), THREADS);
+        // SAFETY: the function is the kernel's, of `E`. The op has been validated: output and gradient have the same rows and columns, the gradient is
+        // an exclusive view, and the workspace has room for all parts.
+        unsafe { kernel.launch(self, self.inner.kernels.linear_activation_grad.of::<E>(), grid) }
+    }
+}

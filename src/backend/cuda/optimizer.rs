@@ -1,0 +1,20 @@
+//! An optimizer step, as kernels/common/optimizer.cuh sees it.
+
+use super::kernels::OptimizerStep;
+use crate::ops::{Optimizer, UpdateRule};
+
+impl OptimizerStep {
+    /// What of a rule is the same for all parameters. The numbers of the optimizers are those of kernels/common/optimizer.cuh.
+    pub(super) fn of(rule: &UpdateRule) -> Self {
+        let (optimizer, eps, beta1, beta2) = match rule.optimizer {
+            Optimizer::Sgd => (0, 0.0, 0.0, 0.0),
+            Optimizer::Adagrad { eps } => (1, eps, 0.0, 0.0),
+            Optimizer::RowwiseAdagrad { eps } => (2, eps, 0.0, 0.0),
+            Optimizer::Adam { beta1, beta2, eps } => (3, eps, beta1, beta2),
+        };
+        let (l2, shrink) = rule.decay_factors();
+        let (first_correction, second_correction) = rule.bias_corrections();
+        let learning_rate = rule.learning_rate;
+        Self { optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction }
+    }
+}
