@@ -17,7 +17,8 @@
 // Bytes        features (and gradient) read once, output written once: as bytes_moved()
 // Requires     16-byte copies where features begin at multiples of 16 bytes and end there, else one element at a time; any D from 1
 // Numerics     exact products of 16-bit or tf32 factors, sums in f32 that the tensor cores may cut off instead of rounding; rounded to the type
-//              once; the same bits for any batch, not those of the CPU
+//              once; the same bits for any batch, not those of the CPU. Twice the gradient of <x_i, x_i> is a factor: beyond 32752 it is
+//              infinite in f16
 // Measured     compiled and emulated, not yet measured
 
 #include "common/pairs.cuh"
@@ -133,9 +134,8 @@ template <typename E>
 __device__ __forceinline__ void unfold(const Team& team, E* matrix, uint32_t pitch, const Columns<uint32_t>& columns, const E* pairs) {
   const uint32_t features = columns.num_features;
   for (Walk at(team, round_up(features, kDepth<E>)); at.row < features; at.next()) {
-    E value = E(0.0f);
-    if (at.unit < features && (at.unit != at.row || columns.has(kIncludeSelf))) value = pairs[columns.pair_position(at.row, at.unit)];
-    matrix[at.row * pitch + at.unit] = sizeof(E) == 4 ? E(round_to_tf32(to_f32(value))) : value;
+    const float value = at.unit < features ? pair_grad(columns, pairs, at.row, at.unit) : 0.0f;
+    matrix[at.row * pitch + at.unit] = from_f32<E>(sizeof(E) == 4 ? round_to_tf32(value) : value);
   }
 }
 
@@ -155,12 +155,25 @@ template <typename E>
 __device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32_t pitch, const E* matrix, uint32_t matrix_pitch,
                                                const Columns<uint32_t>& columns, const E* grad) {
   const uint32_t features = columns.num_features, dim = columns.dim, groups = (features + kSide - 1) / kSide, lane = threadIdx.x % 32;
+  // Of the sums of this lane, in twos: the feature, and the column within 16.
+  const auto feature_of = [&](uint32_t k) { return k / 4 * kSide + k / 2 % 2 * 8 + lane / 4; };
+  const auto column_of = [&](uint32_t k) { return k % 2 * 8 + lane % 4 * 2; };
   const E* a_runs[kMaxGroups];
 #pragma unroll
   for (uint32_t group = 0; group < kMaxGroups; ++group) a_runs[group] = lane_run(matrix, matrix_pitch, group * kSide, features);
 #pragma unroll 1
   for (uint32_t first = team.thread / 32 * kSide; first < dim; first += team.threads / 32 * kSide) {
     float sums[kMaxGroups][2][4] = {};
+    // What stands in the output itself. Most often this is the dense vector alone, which is in the first rows.
+#pragma unroll
+    for (uint32_t k = 0; k < kMaxGroups * 4; ++k) {
+      const uint32_t i = feature_of(k), column = first + column_of(k);
+      if (!columns.has(k < 2 ? kHasDense | kAppendSparse : kAppendSparse) || i >= features || !columns.has_direct(i)) continue;
+      float* sum = &sums[k / 4][k % 2][k / 2 % 2 * 2];
+      const E* direct = grad + columns.direct(i) + column;
+      if (column < dim) sum[0] = to_f32(direct[0]);
+      if (column + 1 < dim) sum[1] = to_f32(direct[1]);
+    }
 #pragma unroll 1
     for (uint32_t j = 0; j < features; j += kDepth<E>) {
       uint32_t b[4];
@@ -179,22 +192,9 @@ __device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32
     __syncwarp();
 #pragma unroll
     for (uint32_t k = 0; k < kMaxGroups * 4; ++k) {
-      const uint32_t i = k / 4 * kSide + k / 2 % 2 * 8 + lane / 4, column = first + k % 2 * 8 + lane % 4 * 2;
-      if (i >= features) continue;
-      float* sum = &sums[k / 4][k % 2][k / 2 % 2 * 2];
-      auto& place = *reinterpret_cast<Vec<E, 2>*>(rows + i * pitch + column);
-      // Most often there is no more than the dense vector, and that is in the first rows.
-      if (columns.has(k < 2 ? kIncludeSelf | kAppendSparse | kHasDense : kIncludeSelf | kAppendSparse)) {
-        const Vec<E, 2> x = place;
-        const E* direct = grad + columns.direct(i) + column;
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          // Both members of (i, i) are x_i: the matrix has but one. Twice of it might be too large for a type of 16 bits.
-          if (columns.has(kIncludeSelf)) sum[e] = fmaf(to_f32(matrix[i * matrix_pitch + i]), to_f32(x.at[e]), sum[e]);
-          if (columns.has_direct(i) && column + e < dim) sum[e] += to_f32(direct[e]);
-        }
-      }
-      place = two_of<E>(sum[0], sum[1]);
+      const uint32_t i = feature_of(k), column = first + column_of(k);
+      const float* sum = &sums[k / 4][k % 2][k / 2 % 2 * 2];
+      if (i < features) store_two(rows + i * pitch + column, sum[0], sum[1]);
     }
   }
 }

@@ -19,18 +19,6 @@ fn counts(alone: &Exclusive, cuda: &Cuda, kernel: &str, run: impl FnOnce()) -> C
     let counters = alone.counters();
     let launched: Vec<_> = counters.iter().filter(|kernel| kernel.launches > 0).collect();
     assert_eq!(launched.iter().map(|kernel| &kernel.name[..]).collect::<Vec<_>>(), [kernel]);
-    let mut lines: Vec<_> = launched[0].lines.iter().collect();
-    lines.sort_by_key(|l| std::cmp::Reverse(l.counts.instructions));
-    for l in lines.iter().take(22) {
-        println!(
-            "LINE {kernel} {}:{} instr {} passes {} ideal {}",
-            l.file.rsplit('/').next().unwrap(),
-            l.line,
-            l.counts.instructions / 24,
-            l.counts.bank_passes / 24,
-            l.counts.ideal_passes / 24
-        );
-    }
     launched[0].total
 }
 
@@ -70,7 +58,6 @@ fn check<E: Stored + Poison>(precision: Precision, (forward, backward): (&str, &
             Forward { interaction, dim, precision, features, output }.run(&cuda).unwrap();
         });
         let [features_bytes, output_bytes] = [27 * dim, width].map(|cols| batch_size * cols * size_of::<E>());
-        println!("{what}: forward {counted:?}");
         assert_lean(&format!("{what}, forward"), &counted, (features_bytes, output_bytes));
 
         let (mut grad_dense, mut grad_sparse) = (new(batch_size * dim), new(batch_size * pooled));
@@ -82,7 +69,6 @@ fn check<E: Stored + Poison>(precision: Precision, (forward, backward): (&str, &
             };
             Backward { interaction, dim, precision, features, grad_output, grad_features }.run(&cuda).unwrap();
         });
-        println!("{what}: backward {counted:?}");
         assert_lean(&format!("{what}, backward"), &counted, (features_bytes + output_bytes, features_bytes));
     }
 }

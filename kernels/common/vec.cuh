@@ -41,24 +41,15 @@ __device__ __forceinline__ void store(E* to, const Vec<E, N>& run) {
   }
 }
 
-// Two values, each the nearest of its type, by one conversion where there is one.
-template <typename E>
-__device__ __forceinline__ Vec<E, 2> two_of(float x, float y) {
-  return {from_f32<E>(x), from_f32<E>(y)};
-}
-template <>
-__device__ __forceinline__ Vec<f16, 2> two_of<f16>(float x, float y) {
-  const __half2 two = __floats2half2_rn(x, y);
-  return {two.x, two.y};
-}
-template <>
-__device__ __forceinline__ Vec<bf16, 2> two_of<bf16>(float x, float y) {
-  const __nv_bfloat162 two = __floats2bfloat162_rn(x, y);
-  return {two.x, two.y};
-}
-
 __host__ __device__ __forceinline__ bool is_aligned(const void* pointer, size_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+// Stores two values side by side, from a multiple of both their sizes on, each as the nearest of the type.
+__device__ __forceinline__ void store_two(f32* to, float x, float y) { *reinterpret_cast<float2*>(to) = make_float2(x, y); }
+__device__ __forceinline__ void store_two(f16* to, float x, float y) { *reinterpret_cast<__half2*>(to) = __floats2half2_rn(x, y); }
+__device__ __forceinline__ void store_two(bf16* to, float x, float y) {
+  *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(x, y);
 }
 
 // Loads values side by side, in one instruction where they lie so.
