@@ -85,18 +85,18 @@ pub fn group<'c, B: Timed>(criterion: &'c mut Criterion, _device: &B, op: &str) 
     criterion.benchmark_group(format!("{op}/{}", B::NAME))
 }
 
-/// Measures an op that moves `bytes` at least.
+/// Measures an op, which is given the numbers of `sets` in turn and tells how many bytes it moves at least.
 pub fn measure<B: Timed>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     device: &B,
     shape: &str,
-    bytes: usize,
     sets: usize,
-    mut op: impl FnMut(usize),
+    mut op: impl FnMut(usize) -> usize,
 ) {
-    group.throughput(Throughput::BytesDecimal(bytes as u64));
+    group.throughput(Throughput::BytesDecimal(op(0) as u64));
+    device.synchronize().unwrap();
     group.bench_function(BenchmarkId::from_parameter(shape), |bencher| {
-        bencher.iter_custom(|iterations| device.time(iterations, sets, &mut op));
+        bencher.iter_custom(|iterations| device.time(iterations, sets, &mut |set| _ = op(set)));
     });
 }
 
