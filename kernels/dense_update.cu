@@ -9,7 +9,7 @@
 // Bytes        gradient read, parameters and state read and written: as bytes_moved()
 // Requires     state buffers that the optimizer does not have are null
 // Numerics     every operation rounded separately (no fma), in the order of the CPU: the same bits as there
-// Measured     compiled and emulated, not yet measured
+// Measured     compiled and emulated, tests pass on an NVIDIA H100; not yet measured
 
 #include "common/optimizer.cuh"
 #include "common/vec.cuh"

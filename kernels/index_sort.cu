@@ -13,7 +13,7 @@
 // Bytes        ids read once; each pass reads and writes key and position: 16 bytes an id (24 with 64-bit keys); 2 KB a tile to look back
 // Requires     the words of the tiles, tickets and histograms zero before `rows`; at most 2^32 - 2 ids
 // Numerics     integers: the same results for any schedule
-// Measured     compiled and emulated, not yet measured
+// Measured     NVIDIA H100, 2026-11-24: 37 us for 53,248 ids, 205 us for 1.7 million; far from what memory allows
 
 #include "common/bags.cuh"
 #include "common/reduce.cuh"

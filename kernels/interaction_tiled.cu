@@ -13,7 +13,7 @@
 //              pairs for each 64 columns again
 // Requires     as interaction.cu
 // Numerics     f32 multiply-add in the order of the columns forward, of the features backward; rounded to the type once
-// Measured     compiled and emulated, not yet measured
+// Measured     compiled and emulated, tests pass on an NVIDIA H100; not yet measured
 
 #include "common/pairs.cuh"
 

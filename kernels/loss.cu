@@ -10,7 +10,7 @@
 // Bytes        logits and labels read, gradient written: as bytes_moved(); 8 bytes for each block written and read besides
 // Requires     nothing
 // Numerics     terms and sums in f64, the gradient rounded once: the same bits for any run; the mean differs from the CPU's by the order of its sum
-// Measured     compiled and emulated, not yet measured
+// Measured     compiled and emulated, tests pass on an NVIDIA H100; not yet measured
 
 #include <stdint.h>
 

@@ -9,7 +9,7 @@
 // Bytes        values read, average read and written: as bytes_moved()
 // Requires     nothing
 // Numerics     difference, product and sum rounded separately (no fma): the same bits as on the CPU
-// Measured     compiled and emulated, not yet measured
+// Measured     compiled and emulated, tests pass on an NVIDIA H100; not yet measured
 
 #include "common/vec.cuh"
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Packs the tests and benchmarks of the CUDA backend for a machine with a GPU that has neither Rust nor a network: target/gpu_bundle.tar.gz. There:
-#     tar -xzf gpu_bundle.tar.gz && gpu_bundle/run.sh
+# Packs the tests and benchmarks of the CUDA backend for a machine with a GPU that has neither Rust nor a network: target/gpu_bundle.tar.xz. There:
+#     tar -xJf gpu_bundle.tar.xz && gpu_bundle/run.sh
 # Programs are taken that test the CUDA backend: those named `cuda…`, and those with a module `cuda` of tests. The stand-in driver is never
-# packed, since where it is it could hide the real one, unless it is asked for: `--with-emulator` makes target/gpu_bundle_emulated.tar.gz, by
+# packed, since where it is it could hide the real one, unless it is asked for: `--with-emulator` makes target/gpu_bundle_emulated.tar.xz, by
 # which run.sh is tried where there is no GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ case "${1:-}" in
 esac
 limit=$((60 * 1000 * 1000))
 folder=target/$name
-rm -rf "$folder" "$folder.tar.gz"
+rm -rf "$folder" "$folder.tar.xz"
 mkdir -p "$folder/programs" "$folder/benches"
 
 # One JSON object a line; those of test programs name the target and the file.
@@ -48,10 +48,11 @@ if [ "$name" = gpu_bundle_emulated ]; then
     emulator=$(dirname "$(head -1 <<< "$executables")")/libbagdot_emulator.so
     strip -o "$folder/programs/libbagdot_emulator.so" "$emulator"
 fi
-tar -C target -czf "$folder.tar.gz" "$name"
-size=$(stat -c %s "$folder.tar.gz")
-[ "$size" -lt "$limit" ] || fail "$folder.tar.gz has $size bytes, $limit at most are wanted"
+# Every program has the same images in it: a dictionary that holds them all packs them once.
+tar -C target -cf - "$name" | xz --threads 1 --lzma2=preset=2,dict=512MiB > "$folder.tar.xz"
+size=$(stat -c %s "$folder.tar.xz")
+[ "$size" -lt "$limit" ] || fail "$folder.tar.xz has $size bytes, $limit at most are wanted"
 # glibc refuses programs that were linked against a later one.
 glibc=$(objdump -T "$folder"/programs/* "$folder"/benches/* 2> /dev/null | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1)
-echo "$folder.tar.gz: $((size / 1000)) kB, $(ls "$folder/programs" | wc -l) test programs, $(ls "$folder/benches" | wc -l) benchmarks, for x86-64 Linux with $glibc or later:"
+echo "$folder.tar.xz: $((size / 1000)) kB, $(ls "$folder/programs" | wc -l) test programs, $(ls "$folder/benches" | wc -l) benchmarks, for x86-64 Linux with $glibc or later:"
 ls "$folder/programs" "$folder/benches"

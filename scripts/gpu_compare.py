@@ -40,8 +40,9 @@ def measured(folder):
 
 def shape_of(text):
     """The numbers (t26: 26) and words of the name of a shape."""
-    numbers = {key: int(value) for key, value in re.findall(r"\b([a-z]+)(\d+)\b", text) if key not in ("f", "bf")}
-    return numbers, set(text.split())
+    words = set(text.split())
+    numbers = re.findall(r"\b([a-z]+)(\d+)\b", " ".join(words - {"f32", "f16", "bf16", "tf32"}))
+    return {key: int(value) for key, value in numbers}, words
 
 
 def dtype_of(words):
@@ -107,7 +108,85 @@ def embedding_bag_forward(numbers, words):
         return time_graph(calls)
 
 
-PEERS = {"embedding_bag_forward": embedding_bag_forward}
+def random(*shape, words):
+    return torch.rand(*shape, device="cuda").mul_(2).sub_(1).to(dtype_of(words))
+
+
+def interaction(numbers, words, backward):
+    """As facebookresearch/dlrm does it: all products, then those below the diagonal; backward by hand, in fewer steps than autograd takes."""
+    features, dim, batch = numbers["f"], numbers["d"], numbers["b"]
+    i, j = torch.tril_indices(features, features, offset=-1, device="cuda")
+
+    def block(dense, sparse):
+        return torch.cat([dense, sparse], dim=1).view(batch, features, dim)
+
+    def forward(dense, sparse, _grad):
+        x = block(dense, sparse)
+        return torch.cat([dense, torch.bmm(x, x.transpose(1, 2))[:, i, j]], dim=1)
+
+    def gradient(dense, sparse, grad):
+        of_pairs = grad.new_zeros(batch, features, features)
+        of_pairs[:, i, j] = grad[:, dim:]
+        of_features = torch.bmm(of_pairs + of_pairs.transpose(1, 2), block(dense, sparse))
+        of_features[:, 0] += grad[:, :dim]
+        return of_features
+
+    torch.backends.cuda.matmul.allow_tf32 = "tf32" in words
+    call = gradient if backward else forward
+    sizes = [dim, (features - 1) * dim, dim + len(i)]
+    sets = sets_of(batch * features * dim * (4 if dtype_of(words) == torch.float32 else 2))
+    inputs = [[random(batch, size, words=words) for size in sizes] for _ in range(sets)]
+    with torch.no_grad():
+        return time_graph([lambda a=a: call(*a) for a in inputs])
+
+
+def linear_forward(numbers, words):
+    m, n, k = numbers["m"], numbers["n"], numbers["k"]
+    weight, bias = random(n, k, words=words), random(n, words=words)
+    inputs = [random(m, k, words=words) for _ in range(sets_of(m * (n + k) * weight.element_size()))]
+    torch.backends.cuda.matmul.allow_tf32 = "tf32" in words
+    with torch.no_grad():
+        return time_graph([lambda x=x: torch.relu_(F.linear(x, weight, bias)) for x in inputs])
+
+
+def linear_backward(numbers, words):
+    """The same products and sums as the op's: gradients of input, weight and bias from that of the output."""
+    m, n, k = numbers["m"], numbers["n"], numbers["k"]
+    weight = random(n, k, words=words)
+    torch.backends.cuda.matmul.allow_tf32 = "tf32" in words
+
+    def call(x, output, grad):
+        z = torch.where(output > 0, grad, 0)
+        return z @ weight, z.t() @ x, z.sum(0)
+
+    sets = sets_of(m * (n + k) * weight.element_size())
+    with torch.no_grad():
+        inputs = [(random(m, k, words=words), random(m, n, words=words), random(m, n, words=words)) for _ in range(sets)]
+        return time_graph([lambda a=a: call(*a) for a in inputs])
+
+
+def sparse_update(numbers, words):
+    """SGD by adding each gradient to its row, with atomics: duplicates need no sort then, and bits differ from run to run. No other optimizer can."""
+    if "sgd" not in words:
+        return None
+    weight = random(numbers["t"] * numbers["r"], numbers["d"], words={"f32"})
+    bags = numbers["t"] * numbers["b"]
+    calls = []
+    for k in range(sets_of(bags * numbers["l"] * numbers["d"] * 4)):
+        indices, grad = indices_of(numbers, words, k), random(bags, numbers["d"], words={"f32"})
+        bag_of = torch.arange(bags, device="cuda").repeat_interleave(numbers["l"])
+        calls.append(lambda i=indices, g=grad, b=bag_of: weight.index_add_(0, i, g if numbers["l"] == 1 else g[b], alpha=-1e-6))
+    return time_graph(calls)
+
+
+PEERS = {
+    "embedding_bag_forward": embedding_bag_forward,
+    "interaction_forward": lambda numbers, words: interaction(numbers, words, backward=False),
+    "interaction_backward": lambda numbers, words: interaction(numbers, words, backward=True),
+    "linear_forward": linear_forward,
+    "linear_backward": linear_backward,
+    "sparse_update": sparse_update,
+}
 
 
 def main():
@@ -125,7 +204,8 @@ def main():
         if torch and torch.cuda.is_available() and b["op"] in PEERS:
             try:
                 b["pytorch_ns"] = PEERS[b["op"]](*shape_of(b["shape"]))
-                line += f" {b['pytorch_ns'] / 1e3:11.1f} {b['pytorch_ns'] / b['ns']:6.2f}"
+                if b["pytorch_ns"]:
+                    line += f" {b['pytorch_ns'] / 1e3:11.1f} {b['pytorch_ns'] / b['ns']:6.2f}"
             except RuntimeError as error:  # what PyTorch cannot do is said, and is no reason to lose the rest
                 b["pytorch_error"] = str(error).splitlines()[0]
                 line += f" {b['pytorch_error']}"

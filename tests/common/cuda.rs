@@ -45,7 +45,7 @@ pub struct Graph {
 /// Captures what `ops` launches on the backend's stream. What it refers to must outlive the graph.
 pub fn capture(cuda: &Cuda, ops: impl FnOnce()) -> Graph {
     let stream: sys::CUstream = cuda.stream().cast();
-    let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_GLOBAL;
+    let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     let flags = sys::CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     // SAFETY: the stream is the backend's; graph and executable are destroyed once, by `drop`.
     unsafe {
