@@ -53,6 +53,6 @@ tar -C target -cf - "$name" | xz --threads 1 --lzma2=preset=2,dict=512MiB > "$fo
 size=$(stat -c %s "$folder.tar.xz")
 [ "$size" -lt "$limit" ] || fail "$folder.tar.xz has $size bytes, $limit at most are wanted"
 # glibc refuses programs that were linked against a later one.
-glibc=$(objdump -T "$folder"/programs/* "$folder"/benches/* 2> /dev/null | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1)
+glibc=$(find "$folder/programs" "$folder/benches" -type f -exec objdump -T {} + | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1)
 echo "$folder.tar.xz: $((size / 1000)) kB, $(ls "$folder/programs" | wc -l) test programs, $(ls "$folder/benches" | wc -l) benchmarks, for x86-64 Linux with $glibc or later:"
 ls "$folder/programs" "$folder/benches"
