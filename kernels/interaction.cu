@@ -73,8 +73,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 4)
   const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / team_threads) + team.number;
   if (sample >= batch_size) return;
   // Of each sample: the features, the row of the output.
-  const uint32_t whole_dim = (dim + 3) / 4 * 4, rows_room = num_features * pitch, row_room = (uint32_t(width) + 6) / 4 * 4;
-  float* rows = reinterpret_cast<float*>(shared_memory) + team.number * (rows_room + row_room);
+  const uint32_t whole_dim = (dim + 3) / 4 * 4, rows_room = num_features * pitch, output_room = row_room<float>(uint32_t(width));
+  float* rows = reinterpret_cast<float*>(shared_memory) + team.number * (rows_room + output_room);
   output += sample * output_ld;
   float* row = place_beside(rows + rows_room, output);
   stage_rows(team, rows, pitch, num_features, dim, whole_dim, features.is_wide(), [&](uint32_t i) { return features.row(sample, i); });
@@ -98,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   if (sample >= batch_size) return;
   // Of each sample: the features, the symmetric matrix of the pairs' gradients, the gradient as it came.
   const uint32_t units = (dim + 3) / 4, pitch = units * 4, groups = (num_features + kGradRows - 1) / kGradRows, matrix_pitch = groups * kGradRows;
-  const uint32_t rows_room = num_features * pitch, matrix_room = num_features * matrix_pitch, grad_room = (columns.appended_end() + 6) / 4 * 4;
+  const uint32_t rows_room = num_features * pitch, matrix_room = num_features * matrix_pitch, grad_room = row_room<float>(columns.appended_end());
   float* rows = reinterpret_cast<float*>(shared_memory) + team.number * (rows_room + matrix_room + grad_room);
   float* matrix = rows + rows_room;
   const float* from = grad_output + sample * grad_output_ld;

@@ -31,14 +31,6 @@ constexpr uint32_t kMaxGroups = 4;  // groups of kSide features of which a warp 
 template <typename E>
 constexpr uint32_t kDepth = 32 / sizeof(E);
 
-__device__ __forceinline__ uint32_t round_up(uint32_t x, uint32_t to) { return (x + to - 1) / to * to; }
-
-// The elements that a row of `width` may take, wherever it begins.
-template <typename E>
-__device__ __forceinline__ uint32_t row_room(uint32_t width) {
-  return round_up(width + kWidest<E> - 1, kWidest<E>);
-}
-
 extern __shared__ uint4 shared_memory[];
 
 // Of 16 rows of a matrix in shared memory the run of 16 bytes that this lane shows to ldmatrix. Rows beyond the last are the last one once more.
@@ -46,15 +38,6 @@ template <typename E>
 __device__ __forceinline__ const E* lane_run(const E* rows, uint32_t pitch, uint32_t first, uint32_t num_rows) {
   const uint32_t lane = threadIdx.x % 32;
   return rows + min(first + lane % 16, num_rows - 1) * pitch + lane / 16 * kWidest<E>;
-}
-
-// Rounds factors to what the tensor cores take: f32 to tf32.
-template <typename E>
-__device__ __forceinline__ void round_factors(uint32_t (&factors)[4]) {
-  if constexpr (sizeof(E) == 4) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) factors[k] = __float_as_uint(round_to_tf32(__uint_as_float(factors[k])));
-  }
 }
 
 // The dot products of all pairs of the features in `rows`, to `pairs`. Rows end with zeros to a multiple of kDepth.

@@ -112,7 +112,7 @@ __device__ __forceinline__ void store_weights(const Target<E>& target, E* to, co
   Vec<E, N> rounded;
   if (sizeof(E) == 4 || !target.is_stochastic) {
 #pragma unroll
-    for (int j = 0; j < N; ++j) rounded.at[j] = nearest<E>(values.at[j]);
+    for (int j = 0; j < N; ++j) rounded.at[j] = from_f32<E>(values.at[j]);
   } else {
     const uint2 key = make_uint2(uint32_t(target.seed), uint32_t(target.seed >> 32) ^ uint32_t(target.step_number >> 32));
     const uint4 counter = make_uint4(column / 4, uint32_t(row), uint32_t(row >> 32) | table << 16, uint32_t(target.step_number));

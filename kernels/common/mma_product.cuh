@@ -59,7 +59,7 @@ struct Panel {
 #pragma unroll
       for (int k = 0; k < 4; ++k) out[k] = single(panel, step * 8 + lane % 4 + k / 2 * 4, first + lane / 4 + k % 2 * 8);
     }
-    round(out);
+    round_factors<E>(out);
   }
 
   // Columns `first` to `first` + 15 as the right factors of two products, one after the other.
@@ -73,17 +73,12 @@ struct Panel {
 #pragma unroll
       for (int k = 0; k < 4; ++k) out[k] = single(panel, step * 8 + lane % 4 + k % 2 * 4, first + lane / 4 + k / 2 * 8);
     }
-    round(out);
+    round_factors<E>(out);
   }
 
  private:
   static __device__ __forceinline__ uint32_t single(const char* panel, int term, int output) {
     return *reinterpret_cast<const uint32_t*>(panel + offset(term, output * 4));
-  }
-
-  static __device__ __forceinline__ void round(uint32_t (&fragment)[4]) {
-#pragma unroll
-    for (uint32_t& bits : fragment) bits = sizeof(E) == 4 ? __float_as_uint(round_to_tf32(__uint_as_float(bits))) : bits;
   }
 };
 

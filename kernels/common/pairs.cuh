@@ -127,6 +127,14 @@ __device__ __forceinline__ void store_rows(const Team& team, const E* from, uint
   }
 }
 
+__device__ __forceinline__ uint32_t round_up(uint32_t x, uint32_t to) { return (x + to - 1) / to * to; }
+
+// The elements that a row of `width` may take, wherever it begins.
+template <typename E>
+__device__ __forceinline__ uint32_t row_room(uint32_t width) {
+  return round_up(width + kWidest<E> - 1, kWidest<E>);
+}
+
 // The place for a row of the output in shared memory, from `room` on, where it lies to a multiple of 16 bytes as it does in global memory: so both
 // move 16 bytes at a time, wherever it begins.
 template <typename E>

@@ -53,6 +53,15 @@ __device__ __forceinline__ float round_to_tf32(float x) {
   return __uint_as_float(rounded);
 }
 
+// Rounds factors to what the tensor cores take: f32 to tf32.
+template <typename E>
+__device__ __forceinline__ void round_factors(uint32_t (&factors)[4]) {
+  if constexpr (sizeof(E) == 4) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) factors[k] = __float_as_uint(round_to_tf32(__uint_as_float(factors[k])));
+  }
+}
+
 // sums += A B on the tensor cores, with A 16 x 32 bytes, B 32 bytes x 8, sums 16 x 8. A lane has of A what `load_matrices` gives it of the upper and
 // lower left, then the upper and lower right quarter; of B its column lane / 4, in two halves; of the sums two columns at 2 (lane % 4), of rows
 // lane / 4 and lane / 4 + 8. An f32 must be a tf32.

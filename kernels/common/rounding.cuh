@@ -1,17 +1,7 @@
-// How f32 results become storage types. The same bits as src/dtype.rs.
+// Stochastic rounding to storage types; `from_f32` rounds to the nearest value. The same bits as src/dtype.rs.
 #pragma once
 
 #include "dtype.cuh"
-
-// To the nearest value; ties go to the even one.
-template <typename E>
-__device__ __forceinline__ E nearest(float x);
-template <>
-__device__ __forceinline__ f32 nearest(float x) { return x; }
-template <>
-__device__ __forceinline__ f16 nearest(float x) { return __float2half_rn(x); }
-template <>
-__device__ __forceinline__ bf16 nearest(float x) { return __float2bfloat16_rn(x); }
 
 // To one of the two neighbours, the upper one with a probability equal to the fraction of the gap that lies below `x`. A finite value never
 // becomes infinite.
@@ -21,7 +11,7 @@ template <>
 __device__ __forceinline__ f32 stochastic(float x, uint32_t) { return x; }
 template <>
 __device__ __forceinline__ bf16 stochastic(float x, uint32_t random) {
-  if (!isfinite(x)) return nearest<bf16>(x);
+  if (!isfinite(x)) return from_f32<bf16>(x);
   const uint32_t bits = __float_as_uint(x);
   const uint32_t rounded = (bits + (random & 0xffff)) & 0xffff0000u;
   // The carry may run into the exponent field of infinity: keep the largest finite value instead.
@@ -30,7 +20,7 @@ __device__ __forceinline__ bf16 stochastic(float x, uint32_t random) {
 }
 template <>
 __device__ __forceinline__ f16 stochastic(float x, uint32_t random) {
-  if (!isfinite(x)) return nearest<f16>(x);
+  if (!isfinite(x)) return from_f32<f16>(x);
   const uint32_t bits = __float_as_uint(x);
   const int exponent = int(bits >> 23 & 0xff) - 127;
   // A normal f16 keeps 10 of the 23 fraction bits; each power of two below 2^-14 costs one more.
