@@ -11,7 +11,7 @@
 //              for each lane, checked, and handed round by shuffles. Registers stay free for more warps. Every column is summed in the order of
 //              the ids, which makes results equal to the CPU's to the bit. Splitting a bag over groups would be faster for a few huge bags, but
 //              change that order with the shape of the launch. Ids are checked where they are used: a pass of its own would read them twice.
-//              Gradient of the weights: a group for each bag.
+//              Gradient of the weights: runs of one bag.
 // Launch       grid (blocks for the bags of a feature, num_features), block 256; features with small rows leave blocks over, which return
 // Bytes        ids, offsets and rows read once, out written once: as bytes_moved()
 // Requires     16-byte loads where rows and table begin at multiples of 16 bytes, else one element at a time; any dimension from 1
@@ -27,28 +27,10 @@ constexpr int kThreads = 256;
 constexpr int kDepth = 4;  // rows that a group fetches ahead
 constexpr uint32_t kNoSource = 0xffffffffu;
 
-// A bag, as the lanes of its group see it.
-struct Bag {
-  Feature feature;   // copied: through a pointer it would be read again after every store
-  uint64_t number;   // key-major
-  uint64_t sample;
-  int lane;          // of the group
-  int lanes;         // in the group
-  uint32_t mask;     // of the warp
-  bool exists;
-};
-
 // The number of lanes for the rows of a feature, each of which takes `width` elements at once: a power of two, at most a warp.
 __device__ __forceinline__ int lanes_of(const Feature& feature, int width) {
   const uint32_t steps = (feature.embedding_dim + width - 1) / width;
   return steps >= 32 ? 32 : steps <= 1 ? 1 : 1 << (32 - __clz(steps - 1));
-}
-
-__device__ __forceinline__ Bag bag_of_thread(const Feature& feature, uint32_t f, uint32_t batch_size, int width) {
-  const int lanes = lanes_of(feature, width);
-  const uint64_t thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x;
-  const uint64_t sample = thread / lanes;
-  return {feature, uint64_t(f) * batch_size + sample, sample, int(threadIdx.x % lanes), lanes, group_mask(lanes), sample < batch_size};
 }
 
 // Whether all rows of a feature's table begin at a multiple of 16 bytes.
@@ -57,25 +39,49 @@ __device__ __forceinline__ bool has_wide_rows(const E* weights, const Feature& f
   return feature.embedding_dim % kWidest<E> == 0 && is_aligned(weights + feature.weight_offset, 16);
 }
 
-// A number of elements that a lane takes at once, as a type.
-template <int N>
-struct Width {};
+// Bags side by side, whose ids follow each other, as the lanes of their group see them.
+struct Run {
+  const Feature* feature;
+  uint32_t dim;      // of the feature; copied, as is its pooling, since through the pointer they would be read again after every store
+  uint32_t pooling;
+  uint32_t first;    // sample
+  uint32_t begin;    // position of the first id
+  uint32_t my_end;   // of the bag with the number of the lane
+  int bags;
+  int lane;          // of the group
+  int lanes;         // in the group
+  uint32_t mask;     // of the warp
+};
 
-// Calls `work(width, bag)` for every bag of this group, and notes what is wrong with its ids and bounds; `work` tells whether an id of this lane
-// names no row.
+// Calls `work(width, run)` for the run of this group, of `run_bags` bags at most, of every feature, and notes what is wrong with ids and bounds; `width`
+// is the number of elements that a lane takes at once. `work` tells whether an id of this lane names no row.
 template <typename E, typename Args, typename Work>
-__device__ __forceinline__ void for_each_bag(const Args& args, Work work) {
+__device__ __forceinline__ void for_each_run(const Args& args, uint32_t run_bags, Work work) {
   const uint64_t num_bags = uint64_t(args.num_features) * args.batch_size;
 #pragma unroll 1
   for (uint32_t f = blockIdx.y; f < args.num_features; f += gridDim.y) {
-    const Feature feature = args.features[f];
-    const bool wide = has_wide_rows(args.weights, feature);
-    const Bag bag = bag_of_thread(feature, f, args.batch_size, wide ? kWidest<E> : 1);
-    if (!bag.exists) continue;
-    const bool my_bad = wide ? work(Width<kWidest<E>>{}, bag) : work(Width<1>{}, bag);
-    const bool bad = __any_sync(bag.mask, my_bad);
-    if (bag.lane == 0 && (bad || has_bad_bounds(args.offsets, bag.number, num_bags, args.num_indices))) {
-      note_faults(bag.feature, args.indices, args.offsets, bag.number, num_bags, args.num_indices, args.status);
+    Run run;
+    run.feature = args.features + f;
+    run.dim = run.feature->embedding_dim;
+    run.pooling = run.feature->pooling;
+    const bool wide = has_wide_rows(args.weights, *run.feature);
+    run.lanes = lanes_of(*run.feature, wide ? kWidest<E> : 1);
+    run.lane = threadIdx.x % run.lanes;
+    run.mask = group_mask(run.lanes);
+    const int bags = min(int(run_bags), run.lanes);
+    const uint64_t first = (uint64_t(blockIdx.x) * kThreads + threadIdx.x) / run.lanes * bags;
+    if (first >= args.batch_size) continue;
+    run.first = uint32_t(first);
+    run.bags = int(min(uint32_t(bags), args.batch_size - run.first));
+    const uint64_t number = uint64_t(f) * args.batch_size + run.first;
+    const Bounds mine = bounds_of(args.offsets, number + min(run.lane, run.bags - 1), args.num_indices);
+    run.begin = __shfl_sync(run.mask, uint32_t(mine.start), 0, run.lanes);
+    run.my_end = uint32_t(mine.end);
+    const bool my_bad_id = wide ? work(Width<kWidest<E>>{}, run) : work(Width<1>{}, run);
+    const bool bad_id = __any_sync(run.mask, my_bad_id);
+    const uint64_t my_number = number + run.lane;
+    if (run.lane < run.bags && (bad_id || has_bad_bounds(args.offsets, my_number, num_bags, args.num_indices))) {
+      note_faults(*run.feature, args.indices, args.offsets, my_number, num_bags, args.num_indices, args.status);
     }
   }
 }
@@ -95,21 +101,6 @@ struct ForwardArgs {
   uint64_t num_indices;
   uint32_t num_features;
   uint32_t batch_size;
-  uint32_t run_bags;
-};
-
-// Bags side by side, whose ids follow each other, as the lanes of their group see them.
-struct Run {
-  const Feature* feature;
-  uint32_t dim;      // of the feature; copied, as is its pooling, since through the pointer they would be read again after every store
-  uint32_t pooling;
-  uint32_t first;    // sample
-  uint32_t begin;    // position of the first id
-  uint32_t my_end;   // of the bag with the number of the lane
-  int bags;
-  int lane;          // of the group
-  int lanes;         // in the group
-  uint32_t mask;     // of the warp
 };
 
 // What has been pooled of a bag, in the columns of a lane.
@@ -221,44 +212,13 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
 
 // Pools a run in passes over its columns; tells whether an id of this lane names no row.
 template <int N, typename E, typename I>
-__device__ __forceinline__ bool pool(const ForwardArgs<E, I>& args, const Run& run) {
+__device__ __forceinline__ bool pool(const ForwardArgs<E, I>& args, const Run& run, Width<N>) {
   bool bad = false;
 #pragma unroll 1
   for (uint32_t start = 0; start < run.dim; start += run.lanes * N) {
     pool_columns<N>(args, run, start + run.lane * N, bad);
   }
   return bad;
-}
-
-template <typename E, typename I>
-__device__ __forceinline__ void forward(const ForwardArgs<E, I>& args) {
-  const uint64_t num_bags = uint64_t(args.num_features) * args.batch_size;
-#pragma unroll 1
-  for (uint32_t f = blockIdx.y; f < args.num_features; f += gridDim.y) {
-    Run run;
-    run.feature = args.features + f;
-    run.dim = run.feature->embedding_dim;
-    run.pooling = run.feature->pooling;
-    const bool wide = has_wide_rows(args.weights, *run.feature);
-    run.lanes = lanes_of(*run.feature, wide ? kWidest<E> : 1);
-    run.lane = threadIdx.x % run.lanes;
-    run.mask = group_mask(run.lanes);
-    const int bags = min(int(args.run_bags), run.lanes);
-    const uint64_t first = (uint64_t(blockIdx.x) * kThreads + threadIdx.x) / run.lanes * bags;
-    if (first >= args.batch_size) continue;
-    run.first = uint32_t(first);
-    run.bags = int(min(uint32_t(bags), args.batch_size - run.first));
-    const uint64_t number = uint64_t(f) * args.batch_size + run.first;
-    const Bounds mine = bounds_of(args.offsets, number + min(run.lane, run.bags - 1), args.num_indices);
-    run.begin = __shfl_sync(run.mask, uint32_t(mine.start), 0, run.lanes);
-    run.my_end = uint32_t(mine.end);
-    const bool my_bad_id = wide ? pool<kWidest<E>>(args, run) : pool<1>(args, run);
-    const bool bad_id = __any_sync(run.mask, my_bad_id);
-    const uint64_t my_number = number + run.lane;
-    if (run.lane < run.bags && (bad_id || has_bad_bounds(args.offsets, my_number, num_bags, args.num_indices))) {
-      note_faults(*run.feature, args.indices, args.offsets, my_number, num_bags, args.num_indices, args.status);
-    }
-  }
 }
 
 template <typename E, typename I>
@@ -276,43 +236,44 @@ struct WeightGradArgs {
   uint32_t batch_size;
 };
 
-// The gradient of the weights of a bag's ids: the dot product of each row with the gradient of the pooled vector. Tells whether an id of
-// this lane names no row.
+// The gradient of the weights of a bag's ids, the only one of its run: the dot product of each row with the gradient of the pooled vector. Tells
+// whether an id of this lane names no row.
 template <int N, typename E, typename I>
-__device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, const Bag& bag, Width<N>) {
-  const Bounds bounds = bounds_of(args.offsets, bag.number, args.num_indices);
+__device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, const Run& run, Width<N>) {
+  const Feature* feature = run.feature;
+  const uint32_t end = run.my_end;
   bool bad = false;
   float divisor = 1.0f;
-  if (bag.feature.pooling == kMean) {
+  if (run.pooling == kMean) {
     float counted = 0.0f;
-    for (uint64_t position = bounds.start + bag.lane; position < bounds.end; position += bag.lanes) {
-      counted += row_of(args.indices[position], bag.feature, bad) == kNoRow ? 0.0f : 1.0f;
+    for (uint32_t position = run.begin + run.lane; position < end; position += run.lanes) {
+      counted += row_of(args.indices[position], *feature, bad) == kNoRow ? 0.0f : 1.0f;
     }
-    divisor = fmaxf(group_sum(counted, bag.lanes, bag.mask), 1.0f);
+    divisor = fmaxf(group_sum(counted, run.lanes, run.mask), 1.0f);
   }
-  const float* grad = args.grad_output + bag.sample * args.grad_output_ld + bag.feature.column;
+  const float* grad = args.grad_output + run.first * args.grad_output_ld + feature->column;
 #pragma unroll 1
-  for (uint64_t first = bounds.start; first < bounds.end; first += bag.lanes) {
-    const uint64_t mine = first + bag.lane;
-    const int64_t my_row = mine < bounds.end ? row_of(args.indices[mine], bag.feature, bad) : kNoRow;
-    const int ids = int(min(uint64_t(bag.lanes), bounds.end - first));
+  for (uint32_t first = run.begin; first < end; first += run.lanes) {
+    const uint32_t mine = first + run.lane;
+    const int64_t my_row = mine < end ? row_of(args.indices[mine], *feature, bad) : kNoRow;
+    const int ids = int(min(uint32_t(run.lanes), end - first));
     float my_sum = 0.0f;
 #pragma unroll 1
     for (int k = 0; k < ids; ++k) {
-      const int64_t row = __shfl_sync(bag.mask, my_row, k, bag.lanes);
+      const int64_t row = __shfl_sync(run.mask, my_row, k, run.lanes);
       if (row == kNoRow) continue;
-      const E* from = args.weights + bag.feature.weight_offset + uint64_t(row) * bag.feature.embedding_dim;
+      const E* from = args.weights + feature->weight_offset + uint64_t(row) * run.dim;
       float sum = 0.0f;
-      for (uint32_t column = bag.lane * N; column < bag.feature.embedding_dim; column += bag.lanes * N) {
+      for (uint32_t column = run.lane * N; column < run.dim; column += run.lanes * N) {
         const Vec<E, N> loaded = load<N>(from + column);
 #pragma unroll
         for (int j = 0; j < N; ++j) sum += to_f32(loaded.at[j]) * grad[column + j];
       }
-      sum = group_sum(sum, bag.lanes, bag.mask);
-      if (bag.lane == k) my_sum = sum;
+      sum = group_sum(sum, run.lanes, run.mask);
+      if (run.lane == k) my_sum = sum;
     }
     // Each lane has the sum for its own id, so that they are written side by side.
-    if (mine < bounds.end) args.grad_weights[mine] = my_sum / divisor;
+    if (mine < end) args.grad_weights[mine] = my_sum / divisor;
   }
   return bad;
 }
@@ -322,14 +283,15 @@ __device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, c
       const Feature* features, const E* weights, const I* indices, const I* offsets, const float* per_sample_weights, float* output, \
       uint32_t* argmax, Status* status, uint64_t output_ld, uint64_t argmax_ld, uint64_t num_indices, uint32_t num_features,         \
       uint32_t batch_size, uint32_t run_bags) {                                                                                     \
-    forward(ForwardArgs<E, I>{features, weights, indices, offsets, per_sample_weights, output, argmax, status, output_ld, argmax_ld, \
-                              num_indices, num_features, batch_size, run_bags});                                                    \
+    const ForwardArgs<E, I> args = {features, weights, indices, offsets, per_sample_weights, output, argmax, status, output_ld,     \
+                                    argmax_ld, num_indices, num_features, batch_size};                                              \
+    for_each_run<E>(args, run_bags, [&](auto width, const Run& run) { return pool(args, run, width); });                            \
   }                                                                                                                                 \
   extern "C" __global__ void __launch_bounds__(kThreads, 4) embedding_bag_weight_grad_##E##_##I(                                       \
       const Feature* features, const E* weights, const I* indices, const I* offsets, const float* grad_output, float* grad_weights, \
       Status* status, uint64_t grad_output_ld, uint64_t num_indices, uint32_t num_features, uint32_t batch_size) {                  \
     const WeightGradArgs<E, I> args = {features, weights, indices, offsets, grad_output, grad_weights, status, grad_output_ld,      \
                                        num_indices, num_features, batch_size};                                                      \
-    for_each_bag<E>(args, [&](auto width, const Bag& bag) { return weight_grads(args, bag, width); });                              \
+    for_each_run<E>(args, 1, [&](auto width, const Run& run) { return weight_grads(args, run, width); });                              \
   }
 FOR_EACH_ELEMENT_AND_INDEX(INSTANTIATE)

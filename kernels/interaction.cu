@@ -65,7 +65,7 @@ __device__ __forceinline__ void multiply_pairs(const Team& team, const float* ro
 
 extern "C" __global__ void __launch_bounds__(kThreads, 4)
     interaction_forward_f32(const float* head, const float* tail, float* output, uint64_t head_ld, uint64_t tail_ld, uint64_t output_ld,
-                            uint64_t width, uint32_t batch_size, uint32_t num_features, uint32_t dim, uint32_t flags, uint32_t team_threads,
+                            uint64_t width, uint32_t num_features, uint32_t dim, uint32_t flags, uint32_t batch_size, uint32_t team_threads,
                             uint32_t pitch, uint32_t slices) {
   const Features<const float> features = {head, tail, head_ld, tail_ld, num_features, dim};
   const Columns<uint32_t> columns = {flags, num_features, dim};
@@ -89,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 4)
 extern "C" __global__ void __launch_bounds__(kThreads)
     interaction_backward_f32(const float* head, const float* tail, const float* grad_output, float* grad_head, float* grad_tail,
                              uint64_t head_ld, uint64_t tail_ld, uint64_t grad_output_ld, uint64_t grad_head_ld, uint64_t grad_tail_ld,
-                             uint32_t batch_size, uint32_t num_features, uint32_t dim, uint32_t flags, uint32_t team_threads) {
+                             uint32_t num_features, uint32_t dim, uint32_t flags, uint32_t batch_size, uint32_t team_threads) {
   const Features<const float> features = {head, tail, head_ld, tail_ld, num_features, dim};
   const Features<float> grads = {grad_head, grad_tail, grad_head_ld, grad_tail_ld, num_features, dim};
   const Columns<uint32_t> columns = {flags, num_features, dim};

@@ -208,15 +208,15 @@ __device__ __forceinline__ void backward(const BackwardArgs<E>& args) {
 
 #define INSTANTIATE(E)                                                                                                                      \
   extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_forward_##E(                                                        \
-      const E* head, const E* tail, E* output, uint64_t head_ld, uint64_t tail_ld, uint64_t output_ld, uint64_t width, uint32_t batch_size, \
-      uint32_t num_features, uint32_t dim, uint32_t flags, uint32_t team_threads) {                                                         \
+      const E* head, const E* tail, E* output, uint64_t head_ld, uint64_t tail_ld, uint64_t output_ld, uint64_t width,                      \
+      uint32_t num_features, uint32_t dim, uint32_t flags, uint32_t batch_size, uint32_t team_threads) {                                    \
     forward<E>({{head, tail, head_ld, tail_ld, num_features, dim}, {flags, num_features, dim}, output, output_ld, uint32_t(width),          \
                 batch_size, team_threads});                                                                                                 \
   }                                                                                                                                         \
   extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_backward_##E(                                                       \
       const E* head, const E* tail, const E* grad_output, E* grad_head, E* grad_tail, uint64_t head_ld, uint64_t tail_ld,                    \
-      uint64_t grad_output_ld, uint64_t grad_head_ld, uint64_t grad_tail_ld, uint32_t batch_size, uint32_t num_features, uint32_t dim,      \
-      uint32_t flags, uint32_t team_threads) {                                                                                              \
+      uint64_t grad_output_ld, uint64_t grad_head_ld, uint64_t grad_tail_ld, uint32_t num_features, uint32_t dim,                           \
+      uint32_t flags, uint32_t batch_size, uint32_t team_threads) {                                                                         \
     backward<E>({{head, tail, head_ld, tail_ld, num_features, dim}, {grad_head, grad_tail, grad_head_ld, grad_tail_ld, num_features, dim},  \
                  {flags, num_features, dim}, grad_output, grad_output_ld, batch_size, team_threads});                                       \
   }

@@ -42,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_chunks(S
     if (start >= row.end) return;
     const uint32_t end = uint32_t(min(start + kChunk, uint64_t(row.end)));
     by_width(is_wide && row.table.is_wide, [&](auto width) {
-      constexpr int N = decltype(width)::kColumns;
+      constexpr int N = decltype(width)::kElements;
       for_each_column<N>(group, row.table.embedding_dim, [&](uint32_t column, bool active) {
         const Vec<float, N> sum = sum_chunk<N, 2 * kInFlight>(source, group, row.table_number, uint32_t(start), end, column, active);
         if (!active) return;
@@ -235,7 +235,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_reduce(S
       starts[k] = start;
     }
     by_width(is_wide && row.table.is_wide && is_aligned(values + start, 16), [&](auto width) {
-      constexpr int N = decltype(width)::kColumns;
+      constexpr int N = decltype(width)::kElements;
       for_each_column<N>(group, dim, [&](uint32_t column, bool active) {
         const Vec<float, N> sum = sum_row<N>(source, group, row, column, active);
         if (active) store(values + start + column, sum);
@@ -312,7 +312,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const T
       const Row row = row_at(source, uint32_t(k));                                                                                  \
       if (!row.exists) return;                                                                                                      \
       by_width(is_wide && is_wide_target && row.table.is_wide, [&](auto width) {                                                    \
-        constexpr int N = decltype(width)::kColumns;                                                                                \
+        constexpr int N = decltype(width)::kElements;                                                                                \
         const auto gradient = [&](uint32_t column, bool active) { return sum_row<N>(source, group, row, column, active); };        \
         step_row<N>(target, group, row.table_number, row.table, row.linear, gradient);                                             \
       });                                                                                                                           \
@@ -330,7 +330,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const T
       const Table table = tables[number];                                                                                           \
       if (start > num_values || num_values - start < table.embedding_dim) return;                                                   \
       by_width(is_wide_target && table.is_wide, [&](auto width) {                                                                   \
-        constexpr int N = decltype(width)::kColumns;                                                                                \
+        constexpr int N = decltype(width)::kElements;                                                                                \
         const auto gradient = [&](uint32_t column, bool active) {                                                                   \
           return active ? load_any<N>(values + start + column) : Vec<float, N>{};                                                   \
         };                                                                                                                          \

@@ -52,11 +52,7 @@ struct Source {
   {features, tables, rows, segments, positions, bags, counted, counts, offsets, per_sample_weights, grad_output, argmax, chunk_sums, \
    grad_output_ld, argmax_ld, chunk_sums_ld, num_tables, num_indices, num_bags, batch_size, offset_bytes, is_wide, max_gradient}
 
-// Calls `work` with the number of columns that a lane takes at once, as a type.
-template <int N>
-struct Width {
-  static constexpr int kColumns = N;
-};
+// Calls `work` with the number of columns that a lane takes at once.
 template <typename Work>
 __device__ __forceinline__ void by_width(bool is_wide, Work work) {
   if (is_wide) {
@@ -184,7 +180,7 @@ __device__ __forceinline__ Vec<float, N> sum_row(const Source& source, const Gro
   const float* next = source.chunk_sums + first / kChunk * source.chunk_sums_ld + column;
   uint32_t left = (row.end - first + kChunk - 1) / kChunk;
   const auto add_next = [&](auto count) {
-    constexpr int kCount = decltype(count)::kColumns;
+    constexpr int kCount = decltype(count)::kElements;
     Vec<float, N> loaded[kCount];
 #pragma unroll
     for (int k = 0; k < kCount; ++k) loaded[k] = load<N>(next + k * source.chunk_sums_ld);

@@ -14,6 +14,12 @@ struct alignas(sizeof(E) * N) Vec {
 template <typename E>
 inline constexpr int kWidest = 16 / int(sizeof(E));
 
+// A number of elements that a lane takes at once, as a type.
+template <int N>
+struct Width {
+  static constexpr int kElements = N;
+};
+
 template <int N, typename E>
 __device__ __forceinline__ Vec<E, N> load(const E* from) {
   return *reinterpret_cast<const Vec<E, N>*>(from);

@@ -2,16 +2,15 @@
 
 use super::Cuda;
 use super::kernels::{DenseUpdate, Grid, OptimizerStep};
+use super::optimizer::state_pointers;
 use crate::error::Result;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
-use crate::ops::{Optimizer, OptimizerStateMut, UpdateRule};
+use crate::ops::{Optimizer, UpdateRule};
 
 /// Threads of a block, as the kernel is compiled.
 const THREADS: u32 = 256;
 /// Elements that a thread takes at once.
 const RUN: usize = 4;
-/// Enough blocks to fill any device; they loop over what is left.
-const MAX_BLOCKS: usize = 4096;
 
 impl DenseUpdateOps for Cuda {
     fn dense_update(&self, args: Update<'_, Self>) -> Result<()> {
@@ -21,12 +20,8 @@ impl DenseUpdateOps for Cuda {
             Optimizer::RowwiseAdagrad { eps } => Optimizer::Adagrad { eps },
             other => other,
         };
-        let (first, second) = match state {
-            OptimizerStateMut::None => (0, 0),
-            OptimizerStateMut::SumOfSquares(sums) => (sums.pointer(), 0),
-            OptimizerStateMut::Moments { first, second } => (first.pointer(), second.pointer()),
-        };
-        let blocks = grad.len().div_ceil(THREADS as usize * RUN).min(MAX_BLOCKS);
+        let (first, second) = state_pointers(&state);
+        let grid = Grid::looping(grad.len().div_ceil(RUN), THREADS, Grid::FILLING);
         let kernel = DenseUpdate {
             grad: grad.pointer(),
             parameters: parameters.pointer(),
@@ -38,6 +33,6 @@ impl DenseUpdateOps for Cuda {
         };
         // SAFETY: the function is the kernel's. The op has been validated: parameters and the optimizer's state are as long as the gradient,
         // and exclusive views; state that the optimizer does not have is null, and then not touched.
-        unsafe { kernel.launch(self, self.inner.kernels.dense_update, Grid::new((blocks as u32, 1), THREADS)) }
+        unsafe { kernel.launch(self, self.inner.kernels.dense_update, grid) }
     }
 }

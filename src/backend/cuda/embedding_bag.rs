@@ -11,8 +11,6 @@ use crate::ops::{Bags, Feature, TableBatch};
 const THREADS: u32 = 256;
 /// Bytes that a lane loads at once, where rows allow it.
 const WIDE: usize = 16;
-/// Features beyond this many share blocks: the limit of the second dimension of a grid.
-const MAX_BLOCKS_Y: usize = 65_535;
 /// The ids of a run of short bags, and so the most bags of a run.
 const MAX_RUN_BAGS: usize = 8;
 /// The bags that keep any device busy for a while with a group for each.
@@ -86,5 +84,6 @@ fn grid<E: Element>(tables: &TableBatch, weights: u64, batch_size: usize, run_ba
     let threads = |lanes: usize| batch_size.div_ceil(run_bags.min(lanes)) * lanes;
     let threads = tables.features().iter().map(|feature| threads(lanes(feature))).max().unwrap_or(0);
     let blocks = threads.div_ceil(THREADS as usize);
-    Grid::new((blocks as u32, tables.features().len().min(MAX_BLOCKS_Y) as u32), THREADS)
+    // Features beyond the limit share blocks.
+    Grid::new((blocks as u32, tables.features().len().min(Grid::MOST_Y) as u32), THREADS)
 }

@@ -107,13 +107,11 @@ impl IndexSortOps for Cuda {
             digit_bits: plan.digit_bits,
             key_bytes: plan.key_bytes as u32,
         };
-        let blocks = (num_bags * lanes).div_ceil(THREADS as usize).min(MAX_BLOCKS);
+        let grid = Grid::looping(num_bags * lanes, THREADS, MAX_BLOCKS);
         // SAFETY: the function is that of `I`. The op has been validated: ids, offsets and order have the sizes that bags and ids call for, and
         // the workspace is as long as `index_sort_workspace_len` says, so that all parts of it lie within it; it and the order are
         // exclusive views. Ids and offsets may hold anything: the kernel checks them before it uses them.
-        unsafe {
-            rows.launch(self, kernels.index_sort_rows.of(size_of::<I>()), Grid::new((blocks as u32, 1), THREADS))?
-        };
+        unsafe { rows.launch(self, kernels.index_sort_rows.of(size_of::<I>()), grid)? };
 
         for pass in 0..plan.passes {
             // The last pass leaves the positions where they belong, so every second one before it does.

@@ -3,13 +3,14 @@
 
 use super::Cuda;
 use super::kernels::{
-    Grid, InteractionBackward, InteractionCopy, InteractionForward, InteractionMmaBackward, InteractionMmaForward,
-    InteractionTiledBackward, InteractionTiledForward,
+    Grid, InteractionBackward, InteractionBackwardMatrices, InteractionCopy, InteractionForward,
+    InteractionForwardMatrices, InteractionMmaBackward, InteractionMmaForward, InteractionTiledBackward,
+    InteractionTiledForward,
 };
-use crate::dtype::{DType, Element};
+use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps, Sizes};
-use crate::ops::{Interaction, Matrix, MatrixMut, PairOrder, Precision};
+use crate::ops::{Interaction, Matrix, MatrixMut, PairOrder};
 
 /// Dynamic shared memory that a block of any device has without asking.
 const SHARED: usize = 48 << 10;
@@ -31,11 +32,8 @@ const MMA_GRADS: usize = 64;
 /// interaction_tiled.cu: threads of a block, features and columns of its tiles.
 const TILED_THREADS: u32 = 256;
 const TILED_SIDE: usize = 64;
-/// The limit of the second dimension of a grid.
-const MAX_BLOCKS_Y: usize = 65_535;
-/// Threads of a block that copies, and enough blocks to fill any device.
+/// Threads of a block that copies.
 const COPY_THREADS: u32 = 256;
-const MAX_COPY_BLOCKS: usize = 4096;
 
 // As in kernels/common/pairs.cuh.
 const HAS_DENSE: u32 = 1;
@@ -57,7 +55,7 @@ impl InteractionOps for Cuda {
         }
         let sizes = features.sizes("interaction.forward", interaction, dim)?;
         let call = Dots { interaction, sizes, features: parts(&features, dim), output };
-        match is_exact::<E>(precision) {
+        match precision.is_exact::<E>() {
             true => self.dots::<E>(call),
             false => self.mma_dots::<E>(call),
         }
@@ -77,15 +75,11 @@ impl InteractionOps for Cuda {
         }
         let call = Dots { interaction, sizes, features: parts(&features, dim), output };
         let grads = parts_mut(&grad_features, dim);
-        match is_exact::<E>(precision) {
+        match precision.is_exact::<E>() {
             true => self.dot_grads::<E>(call, grads),
             false => self.mma_dot_grads::<E>(call, grads),
         }
     }
-}
-
-fn is_exact<E: Element>(precision: Precision) -> bool {
-    E::DTYPE == DType::F32 && precision == Precision::Full
 }
 
 /// Columns of a matrix on the device.
@@ -148,6 +142,41 @@ impl Dots {
             | flag(append_sparse, APPEND_SPARSE)
     }
 
+    fn forward(&self) -> InteractionForwardMatrices {
+        let ([head, tail], output) = (self.features, self.output);
+        InteractionForwardMatrices {
+            head: head.pointer,
+            tail: tail.pointer,
+            output: output.pointer,
+            head_ld: head.ld as u64,
+            tail_ld: tail.ld as u64,
+            output_ld: output.ld as u64,
+            width: output.cols as u64,
+            num_features: self.sizes.num_features as u32,
+            dim: self.sizes.dim as u32,
+            flags: self.flags(),
+        }
+    }
+
+    fn backward(&self, [grad_head, grad_tail]: [Part; 2]) -> InteractionBackwardMatrices {
+        let ([head, tail], grad_output) = (self.features, self.output);
+        InteractionBackwardMatrices {
+            head: head.pointer,
+            tail: tail.pointer,
+            grad_output: grad_output.pointer,
+            grad_head: grad_head.pointer,
+            grad_tail: grad_tail.pointer,
+            head_ld: head.ld as u64,
+            tail_ld: tail.ld as u64,
+            grad_output_ld: grad_output.ld as u64,
+            grad_head_ld: grad_head.ld as u64,
+            grad_tail_ld: grad_tail.ld as u64,
+            num_features: self.sizes.num_features as u32,
+            dim: self.sizes.dim as u32,
+            flags: self.flags(),
+        }
+    }
+
     /// The columns of the output without those of padding.
     fn filled(&self) -> usize {
         let Sizes { has_dense, num_features, dim, .. } = self.sizes;
@@ -174,47 +203,6 @@ fn row_room<E: Element>(width: usize) -> usize {
     (width + run - 1).next_multiple_of(run)
 }
 
-/// A kernel with the parameters that all of the forward pass have, and `$own` ones.
-macro_rules! forward {
-    ($Kernel:ident of $call:ident $(, $own:ident)*) => {
-        $Kernel {
-            head: $call.features[0].pointer,
-            tail: $call.features[1].pointer,
-            output: $call.output.pointer,
-            head_ld: $call.features[0].ld as u64,
-            tail_ld: $call.features[1].ld as u64,
-            output_ld: $call.output.ld as u64,
-            width: $call.output.cols as u64,
-            num_features: $call.sizes.num_features as u32,
-            dim: $call.sizes.dim as u32,
-            flags: $call.flags(),
-            $($own,)*
-        }
-    };
-}
-
-/// The same for the backward pass.
-macro_rules! backward {
-    ($Kernel:ident of $call:ident to $grads:ident $(, $own:ident)*) => {
-        $Kernel {
-            head: $call.features[0].pointer,
-            tail: $call.features[1].pointer,
-            grad_output: $call.output.pointer,
-            grad_head: $grads[0].pointer,
-            grad_tail: $grads[1].pointer,
-            head_ld: $call.features[0].ld as u64,
-            tail_ld: $call.features[1].ld as u64,
-            grad_output_ld: $call.output.ld as u64,
-            grad_head_ld: $grads[0].ld as u64,
-            grad_tail_ld: $grads[1].ld as u64,
-            num_features: $call.sizes.num_features as u32,
-            dim: $call.sizes.dim as u32,
-            flags: $call.flags(),
-            $($own,)*
-        }
-    };
-}
-
 // SAFETY of all launches below: the function is the kernel's, for `E`. The op has been validated: features, output and gradients are matrices of the
 // sizes that the kernel is given, and what is written is an exclusive view. A block has the shared memory that its teams take.
 impl Cuda {
@@ -231,7 +219,7 @@ impl Cuda {
         };
         let slices = 1 << (team_threads as usize / tiles).clamp(1, WARP).ilog2();
         let (batch_size, pitch) = (batch_size as u32, pitch as u32);
-        let kernel = forward!(InteractionForward of call, batch_size, team_threads, pitch, slices);
+        let kernel = InteractionForward { matrices: call.forward(), batch_size, team_threads, pitch, slices };
         // SAFETY: see above.
         unsafe { kernel.launch(self, self.inner.kernels.interaction_forward, grid) }
     }
@@ -245,16 +233,16 @@ impl Cuda {
             return self.tiled_dots::<E>(call);
         };
         let batch_size = batch_size as u32;
-        let kernel = forward!(InteractionMmaForward of call, batch_size, team_threads);
+        let kernel = InteractionMmaForward { matrices: call.forward(), batch_size, team_threads };
         // SAFETY: see above.
         unsafe { kernel.launch(self, self.inner.kernels.interaction_mma_forward.of::<E>(), grid) }
     }
 
     fn tiled_dots<E: Element>(&self, call: Dots) -> Result<()> {
         let sides = call.sizes.num_features.div_ceil(TILED_SIDE);
-        let tiles = (sides * (sides + 1) / 2).min(MAX_BLOCKS_Y);
+        let tiles = (sides * (sides + 1) / 2).min(Grid::MOST_Y);
         let grid = Grid::new((call.sizes.batch_size as u32, tiles as u32), TILED_THREADS);
-        let kernel = forward!(InteractionTiledForward of call);
+        let kernel = InteractionTiledForward { matrices: call.forward() };
         // SAFETY: see above.
         unsafe { kernel.launch(self, self.inner.kernels.interaction_tiled_forward.of::<E>(), grid) }
     }
@@ -268,7 +256,7 @@ impl Cuda {
             return self.tiled_dot_grads::<E>(call, grads);
         };
         let batch_size = batch_size as u32;
-        let kernel = backward!(InteractionBackward of call to grads, batch_size, team_threads);
+        let kernel = InteractionBackward { matrices: call.backward(grads), batch_size, team_threads };
         // SAFETY: see above.
         unsafe { kernel.launch(self, self.inner.kernels.interaction_backward, grid) }
     }
@@ -283,22 +271,22 @@ impl Cuda {
             return self.tiled_dot_grads::<E>(call, grads);
         };
         let batch_size = batch_size as u32;
-        let kernel = backward!(InteractionMmaBackward of call to grads, batch_size, team_threads);
+        let kernel = InteractionMmaBackward { matrices: call.backward(grads), batch_size, team_threads };
         // SAFETY: see above.
         unsafe { kernel.launch(self, self.inner.kernels.interaction_mma_backward.of::<E>(), grid) }
     }
 
     fn tiled_dot_grads<E: Element>(&self, call: Dots, grads: [Part; 2]) -> Result<()> {
         let tiles = call.sizes.num_features.div_ceil(TILED_SIDE) * call.sizes.dim.div_ceil(TILED_SIDE);
-        let grid = Grid::new((call.sizes.batch_size as u32, tiles.min(MAX_BLOCKS_Y) as u32), TILED_THREADS);
-        let kernel = backward!(InteractionTiledBackward of call to grads);
+        let grid = Grid::new((call.sizes.batch_size as u32, tiles.min(Grid::MOST_Y) as u32), TILED_THREADS);
+        let kernel = InteractionTiledBackward { matrices: call.backward(grads) };
         // SAFETY: see above.
         unsafe { kernel.launch(self, self.inner.kernels.interaction_tiled_backward.of::<E>(), grid) }
     }
 
     /// Copies a matrix to one of the same shape.
     fn copy<E: Element>(&self, from: Part, to: Part) -> Result<()> {
-        let blocks = (from.rows * from.cols).div_ceil(COPY_THREADS as usize).min(MAX_COPY_BLOCKS);
+        let grid = Grid::looping(from.rows * from.cols, COPY_THREADS, Grid::FILLING);
         let kernel = InteractionCopy {
             from: from.pointer,
             to: to.pointer,
@@ -308,12 +296,6 @@ impl Cuda {
             cols: from.cols as u64,
         };
         // SAFETY: see above.
-        unsafe {
-            kernel.launch(
-                self,
-                self.inner.kernels.interaction_copy.of::<E>(),
-                Grid::new((blocks as u32, 1), COPY_THREADS),
-            )
-        }
+        unsafe { kernel.launch(self, self.inner.kernels.interaction_copy.of::<E>(), grid) }
     }
 }

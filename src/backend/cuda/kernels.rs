@@ -107,9 +107,19 @@ pub(super) struct Grid {
 }
 
 impl Grid {
+    /// Enough blocks to fill any device.
+    pub(super) const FILLING: usize = 4096;
+    /// The limit of the second dimension.
+    pub(super) const MOST_Y: usize = 65_535;
+
     /// Without dynamic shared memory.
     pub(super) fn new(blocks: (u32, u32), threads: u32) -> Self {
         Self { blocks, threads, shared: 0 }
+    }
+
+    /// For a kernel whose blocks, `most` at most, loop over `work` of the threads.
+    pub(super) fn looping(work: usize, threads: u32, most: usize) -> Self {
+        Self::new((work.div_ceil(threads as usize).min(most) as u32, 1), threads)
     }
 }
 
@@ -174,6 +184,35 @@ groups! {
         offset_bytes: u32,
         is_wide: u32,
         max_gradient: f32,
+    }
+    /// What the forward pass of the interaction reads and writes: see kernels/common/pairs.cuh.
+    InteractionForwardMatrices {
+        head: u64,
+        tail: u64,
+        output: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        output_ld: u64,
+        width: u64,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
+    }
+    /// The same of the backward pass.
+    InteractionBackwardMatrices {
+        head: u64,
+        tail: u64,
+        grad_output: u64,
+        grad_head: u64,
+        grad_tail: u64,
+        head_ld: u64,
+        tail_ld: u64,
+        grad_output_ld: u64,
+        grad_head_ld: u64,
+        grad_tail_ld: u64,
+        num_features: u32,
+        dim: u32,
+        flags: u32,
     }
     /// What an optimizer step changes, and how: see kernels/sparse_update.cu.
     OptimizerTarget {
@@ -291,37 +330,16 @@ kernels! {
     }
     /// See kernels/interaction.cu.
     InteractionForward = "interaction" "interaction_forward_f32" * 1 {
-        head: u64,
-        tail: u64,
-        output: u64,
-        head_ld: u64,
-        tail_ld: u64,
-        output_ld: u64,
-        width: u64,
+        matrices: InteractionForwardMatrices,
         batch_size: u32,
-        num_features: u32,
-        dim: u32,
-        flags: u32,
         team_threads: u32,
         pitch: u32,
         slices: u32,
     }
     /// See kernels/interaction.cu.
     InteractionBackward = "interaction" "interaction_backward_f32" * 1 {
-        head: u64,
-        tail: u64,
-        grad_output: u64,
-        grad_head: u64,
-        grad_tail: u64,
-        head_ld: u64,
-        tail_ld: u64,
-        grad_output_ld: u64,
-        grad_head_ld: u64,
-        grad_tail_ld: u64,
+        matrices: InteractionBackwardMatrices,
         batch_size: u32,
-        num_features: u32,
-        dim: u32,
-        flags: u32,
         team_threads: u32,
     }
     /// See kernels/interaction.cu.
@@ -335,65 +353,23 @@ kernels! {
     }
     /// See kernels/interaction_mma.cu.
     InteractionMmaForward = "interaction_mma" "interaction_mma_forward" * 3 {
-        head: u64,
-        tail: u64,
-        output: u64,
-        head_ld: u64,
-        tail_ld: u64,
-        output_ld: u64,
-        width: u64,
+        matrices: InteractionForwardMatrices,
         batch_size: u32,
-        num_features: u32,
-        dim: u32,
-        flags: u32,
         team_threads: u32,
     }
     /// See kernels/interaction_mma.cu.
     InteractionMmaBackward = "interaction_mma" "interaction_mma_backward" * 3 {
-        head: u64,
-        tail: u64,
-        grad_output: u64,
-        grad_head: u64,
-        grad_tail: u64,
-        head_ld: u64,
-        tail_ld: u64,
-        grad_output_ld: u64,
-        grad_head_ld: u64,
-        grad_tail_ld: u64,
+        matrices: InteractionBackwardMatrices,
         batch_size: u32,
-        num_features: u32,
-        dim: u32,
-        flags: u32,
         team_threads: u32,
     }
     /// See kernels/interaction_tiled.cu.
     InteractionTiledForward = "interaction_tiled" "interaction_tiled_forward" * 3 {
-        head: u64,
-        tail: u64,
-        output: u64,
-        head_ld: u64,
-        tail_ld: u64,
-        output_ld: u64,
-        width: u64,
-        num_features: u32,
-        dim: u32,
-        flags: u32,
+        matrices: InteractionForwardMatrices,
     }
     /// See kernels/interaction_tiled.cu.
     InteractionTiledBackward = "interaction_tiled" "interaction_tiled_backward" * 3 {
-        head: u64,
-        tail: u64,
-        grad_output: u64,
-        grad_head: u64,
-        grad_tail: u64,
-        head_ld: u64,
-        tail_ld: u64,
-        grad_output_ld: u64,
-        grad_head_ld: u64,
-        grad_tail_ld: u64,
-        num_features: u32,
-        dim: u32,
-        flags: u32,
+        matrices: InteractionBackwardMatrices,
     }
     /// See kernels/linear.cu.
     LinearForward = "linear" "linear_forward_large_f32" * 1, "linear_forward_small_f32" * 1, "linear_forward_narrow_f32" * 1, "linear_forward_mma_large" * 3, "linear_forward_mma_small" * 3 {

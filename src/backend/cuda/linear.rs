@@ -5,7 +5,7 @@ use super::kernels::{
     ByElement, Function, Grid, LinearActivationGrad, LinearForward, LinearInputGrad, LinearSumParts, LinearWeightGrad,
     Module,
 };
-use crate::dtype::{DType, Element};
+use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::linear::{Activation, Backward, Forward, LinearOps};
 use crate::ops::{Accum, Matrix, MatrixMut, Precision};
@@ -80,7 +80,7 @@ impl Products {
         let is_large = large && takes_large_tiles(rows, cols);
         let (side, threads) = if is_large { (SIDES.0, 256) } else { (SIDES.1, 128) };
         let square = |function, shared| Tile { function, rows: side, cols: side, threads, shared };
-        let is_exact = E::DTYPE == DType::F32 && precision == Precision::Full;
+        let is_exact = precision.is_exact::<E>();
         match (is_exact, self.narrow, is_large) {
             (true, Some(function), _) if cols <= NARROW => {
                 Tile { function, rows: SIDES.0, cols: NARROW, threads: 128, shared: 0 }

@@ -9,13 +9,11 @@ use crate::ops::moving_average::{MovingAverageOps, Update};
 const THREADS: u32 = 256;
 /// Elements that a thread takes at once.
 const RUN: usize = 4;
-/// Enough blocks to fill any device; they loop over what is left.
-const MAX_BLOCKS: usize = 4096;
 
 impl MovingAverageOps for Cuda {
     fn moving_average(&self, args: Update<'_, Self>) -> Result<()> {
         let Update { decay, values, average } = args;
-        let blocks = values.len().div_ceil(THREADS as usize * RUN).min(MAX_BLOCKS);
+        let grid = Grid::looping(values.len().div_ceil(RUN), THREADS, Grid::FILLING);
         let kernel = MovingAverage {
             values: values.pointer(),
             average: average.pointer(),
@@ -23,6 +21,6 @@ impl MovingAverageOps for Cuda {
             share: 1.0 - decay,
         };
         // SAFETY: the function is the kernel's. The op has been validated: both views are as long, and the average is an exclusive one.
-        unsafe { kernel.launch(self, self.inner.kernels.moving_average, Grid::new((blocks as u32, 1), THREADS)) }
+        unsafe { kernel.launch(self, self.inner.kernels.moving_average, grid) }
     }
 }

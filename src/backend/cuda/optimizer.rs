@@ -1,7 +1,17 @@
 //! An optimizer step, as kernels/common/optimizer.cuh sees it.
 
+use super::Cuda;
 use super::kernels::OptimizerStep;
-use crate::ops::{Optimizer, UpdateRule};
+use crate::ops::{Optimizer, OptimizerStateMut, UpdateRule};
+
+/// The addresses of what an optimizer remembers; null for what it does not.
+pub(super) fn state_pointers(state: &OptimizerStateMut<'_, Cuda>) -> (u64, u64) {
+    match state {
+        OptimizerStateMut::None => (0, 0),
+        OptimizerStateMut::SumOfSquares(sums) => (sums.pointer(), 0),
+        OptimizerStateMut::Moments { first, second } => (first.pointer(), second.pointer()),
+    }
+}
 
 impl OptimizerStep {
     /// What of a rule is the same for all parameters. The numbers of the optimizers are those of kernels/common/optimizer.cuh.

@@ -6,6 +6,7 @@ use super::kernels::{
     Grid, IndexSortSegments, OptimizerStep, OptimizerTarget, RowGradientSource, SparseUpdateAdd, SparseUpdateApply,
     SparseUpdateChunks, SparseUpdateInterleave, SparseUpdateReduce, SparseUpdateStarts, SparseUpdateUpdate,
 };
+use super::optimizer::state_pointers;
 use super::tables::{Tables, WIDE};
 use super::{Cuda, SliceMut};
 use crate::dtype::{Element, Index};
@@ -243,11 +244,7 @@ fn target<E: Element>(
     weights: SliceMut<'_, E>,
     state: OptimizerStateMut<'_, Cuda>,
 ) -> OptimizerTarget {
-    let (first, second) = match state {
-        OptimizerStateMut::None => (0, 0),
-        OptimizerStateMut::SumOfSquares(sums) => (sums.pointer(), 0),
-        OptimizerStateMut::Moments { first, second } => (first.pointer(), second.pointer()),
-    };
+    let (first, second) = state_pointers(&state);
     let seed = match rule.rounding {
         Rounding::Nearest => None,
         Rounding::Stochastic { seed } => Some(seed),
@@ -281,5 +278,5 @@ fn chunk_sums_ld(tables: &TableBatch) -> usize {
 
 /// Enough blocks for `count` groups.
 fn grid(count: usize, lanes: usize) -> Grid {
-    Grid::new(((count * lanes).div_ceil(THREADS as usize).min(MAX_BLOCKS) as u32, 1), THREADS)
+    Grid::looping(count * lanes, THREADS, MAX_BLOCKS)
 }
