@@ -6,7 +6,7 @@ mod common;
 use bagdot::ops::interaction::{Backward, Features, FeaturesMut, Forward, Interaction, InteractionOps};
 use bagdot::ops::{Matrix, MatrixMut, Precision};
 use bagdot::{Cpu, Element, bf16};
-use common::{Timed, group, measure, sets_of, upload, values};
+use common::{Timed, arithmetic, group, measure, sets_of, upload, values};
 use criterion::Criterion;
 
 common::benchmark_on_every_device!(both);
@@ -43,8 +43,7 @@ fn both_of<B: Timed + InteractionOps, E: Element>(
     let mut output = device.alloc::<E>(batch_size * width).unwrap();
     let (mut grad_dense, mut grad_sparse) =
         (device.alloc::<E>(batch_size * dim).unwrap(), device.alloc::<E>(batch_size * sparse_width).unwrap());
-    let how = if precision == Precision::Tf32 { "tf32".to_owned() } else { E::DTYPE.to_string() };
-    let shape = format!("f{} d{dim} b{batch_size} {how}", NUM_SPARSE + 1);
+    let shape = format!("f{} d{dim} b{batch_size} {}", NUM_SPARSE + 1, arithmetic::<E>(precision));
 
     let forward = |set: usize| {
         let output = MatrixMut::packed(B::view_mut(&mut output), batch_size, width);

@@ -6,7 +6,7 @@ mod common;
 use bagdot::ops::linear::{Backward, Forward, LinearOps};
 use bagdot::ops::{Accum, Activation, Matrix, MatrixMut, Precision};
 use bagdot::{Cpu, Element, bf16};
-use common::{Timed, group, measure, sets_of, upload, values};
+use common::{Timed, arithmetic, group, measure, sets_of, upload, values};
 use criterion::Criterion;
 
 common::benchmark_on_every_device!(both);
@@ -38,8 +38,7 @@ fn both_of<B: Timed + LinearOps, E: Element>(
     let mut grad_input = device.alloc::<E>(m * k).unwrap();
     let (mut grad_weight, mut grad_bias) = (device.alloc::<f32>(n * k).unwrap(), device.alloc::<f32>(n).unwrap());
     let mut workspace = device.alloc(Backward::<B, E>::workspace_len(device, m, n, k)).unwrap();
-    let how = if precision == Precision::Tf32 { "tf32".to_owned() } else { E::DTYPE.to_string() };
-    let shape = format!("m{m} n{n} k{k} {how}");
+    let shape = format!("m{m} n{n} k{k} {}", arithmetic::<E>(precision));
     let activation = Activation::Relu;
 
     let forward = |set: usize| {

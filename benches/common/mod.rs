@@ -10,8 +10,8 @@ mod cuda;
 
 use std::time::{Duration, Instant};
 
-use bagdot::ops::{Bags, Device, Feature, Pooling, Table, TableBatch};
-use bagdot::{Cpu, Index, Philox};
+use bagdot::ops::{Bags, Device, Feature, Pooling, Precision, Table, TableBatch};
+use bagdot::{Cpu, Element, Index, Philox};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime};
 use rayon::prelude::*;
 
@@ -98,6 +98,11 @@ pub fn measure<B: Timed>(
     group.bench_function(BenchmarkId::from_parameter(shape), |bencher| {
         bencher.iter_custom(|iterations| device.time(iterations, sets, &mut |set| _ = op(set)));
     });
+}
+
+/// How a name says in what the products of an op are computed.
+pub fn arithmetic<E: Element>(precision: Precision) -> String {
+    if precision == Precision::Tf32 { "tf32".to_owned() } else { E::DTYPE.to_string() }
 }
 
 /// How many sets of inputs of so many bytes no cache holds.
