@@ -51,7 +51,7 @@ fn images(out: &Path) -> Images {
     let source_hash = hash_of(&kernels);
     if let Some(nvcc) = find_nvcc() {
         return match env::var_os("BAGDOT_PREBUILD_DIR").map(PathBuf::from) {
-            None => compile(&nvcc, &FLAGS, &kernels, source_hash, out),
+            None => compile(&nvcc, &FLAGS, &kernels, out),
             Some(folder) => prebuild(&nvcc, &kernels, source_hash, out, &folder),
         };
     }
@@ -83,7 +83,7 @@ fn prebuild(nvcc: &Path, kernels: &[PathBuf], source_hash: u64, out: &Path, fold
     // If it has gone, it is wanted again.
     println!("cargo:rerun-if-changed={}", folder.join("hash").display());
     let flags: Vec<&str> = FLAGS.into_iter().filter(|&flag| flag != LINE_INFO).collect();
-    let images = compile(nvcc, &flags, kernels, source_hash, out);
+    let images = compile(nvcc, &flags, kernels, out);
     put(&images, &format!("{source_hash:016x}\n"), folder)
         .unwrap_or_else(|error| fail(&format!("cannot write {}: {error}", folder.display())));
     images
@@ -148,14 +148,35 @@ impl Fnv {
     }
 }
 
-/// Of everything that decides what the images are, but for the compiler.
+/// Of everything that decides what the images of these files are, but for the compiler.
 fn hash_of(files: &[PathBuf]) -> u64 {
     let settings = Fnv::new().add_all(&CUBINS).add_all(&[PTX]).add_all(&FLAGS);
     let add_file = |hash: Fnv, file: &PathBuf| {
-        let read = fs::read(file).unwrap_or_else(|error| fail(&format!("{}: {error}", file.display())));
-        hash.add(file.to_string_lossy().replace('\\', "/").as_bytes()).add(&read)
+        hash.add(file.to_string_lossy().replace('\\', "/").as_bytes()).add(text_of(file).as_bytes())
     };
     files.iter().fold(settings, add_file).0
+}
+
+fn text_of(file: &Path) -> String {
+    fs::read_to_string(file).unwrap_or_else(|error| fail(&format!("{}: {error}", file.display())))
+}
+
+/// A kernel file and all headers that it includes, directly or not.
+fn with_headers(file: &Path, headers: &[PathBuf]) -> Vec<PathBuf> {
+    let mut files = vec![file.to_owned()];
+    let mut next = 0;
+    while let Some(file) = files.get(next) {
+        let text = text_of(file);
+        let included = text.lines().filter_map(|line| line.trim().strip_prefix("#include \"")?.split('"').next());
+        let names: Vec<_> = included.filter_map(|path| Path::new(path).file_name()).collect();
+        for header in headers {
+            if header.file_name().is_some_and(|name| names.contains(&name)) && !files.contains(header) {
+                files.push(header.clone());
+            }
+        }
+        next += 1;
+    }
+    files
 }
 
 fn find_nvcc() -> Option<PathBuf> {
@@ -210,12 +231,18 @@ fn listed(kernels: &[PathBuf], path: impl Fn(&str, &str) -> PathBuf) -> Images {
     images
 }
 
-/// Compiles what has not been compiled yet: results are kept under the hash of all that they depend on.
-fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], source_hash: u64, out: &Path) -> Images {
-    let hash = Fnv(source_hash).add_all(flags).add_all(&[&version_of(nvcc)]).0;
-    let folder = out.join(format!("images-{hash:016x}"));
-    fs::create_dir_all(&folder).unwrap_or_else(|error| fail(&format!("cannot make {}: {error}", folder.display())));
-    let images = listed(kernels, |stem, suffix| folder.join(format!("{stem}.{suffix}")));
+/// Compiles what has not been compiled yet: the images of a kernel file are kept under the hash of all that they depend on.
+fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Images {
+    let version = version_of(nvcc);
+    let folder_of = |stem: &str| {
+        let hash = hash_of(&with_headers(Path::new(&format!("kernels/{stem}.cu")), kernels));
+        let hash = Fnv(hash).add_all(flags).add_all(&[&version]).0;
+        out.join(format!("{stem}-{hash:016x}"))
+    };
+    let images = listed(kernels, |stem, suffix| folder_of(stem).join(format!("{stem}.{suffix}")));
+    for folder in images.iter().filter_map(|(_, _, path)| path.parent()) {
+        fs::create_dir_all(folder).unwrap_or_else(|error| fail(&format!("cannot make {}: {error}", folder.display())));
+    }
     let todo: Vec<_> = images.iter().filter(|(_, _, path)| !path.exists()).collect();
     let (next, threads) =
         (Mutex::new(todo.iter()), env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1));
