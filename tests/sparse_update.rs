@@ -4,7 +4,7 @@
 mod common;
 
 use bagdot::ops::index_sort::IndexSortOps;
-use bagdot::ops::sparse_update::{Apply, SparseUpdateOps};
+use bagdot::ops::sparse_update::{Apply, CHUNK, SparseUpdateOps};
 use bagdot::ops::{Optimizer, Pooling, Table, UpdateRule, WeightDecay};
 use bagdot::{bf16, f16};
 use common::updates::{Backward, State, download_grad, merge, poisoned_grad, rules, state_values};
@@ -19,7 +19,7 @@ backend_suite!(
     updates_bf16,
     reduce_and_apply_are_update,
     the_decay_of_each_row_is_scaled,
-    a_hot_row_is_summed_in_chunks,
+    a_hot_row_is_a_tree_of_chunks,
     merges,
     nan_goes_no_further_than_its_column,
     bad_ids_have_no_gradient,
@@ -192,16 +192,25 @@ fn reduce_and_apply_are_update<B: IndexSortOps + SparseUpdateOps>(device: &B) {
 }
 
 /// 50,000 occurrences. In column 0 each contribution is 1 + 2⁻⁹ - 2⁻²⁰: one after another, beyond 2¹⁵ each would lose almost half a unit in
-/// the last place, always in the same direction, and the sum would be off by 7e-4, far outside of the bound of a sum in chunks, 5e-5.
-fn a_hot_row_is_summed_in_chunks<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+/// the last place, always in the same direction, and the sum would be off by 7e-4, far outside of the bound of a tree of chunks, 9e-6.
+fn a_hot_row_is_a_tree_of_chunks<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let layout = (&[(8, 3)][..], &[feature(0, Pooling::Sum)][..]);
     let case = BagCase::new("hot row", layout, &[5000; 10], |_, _| 6);
     let mut grad = case.grad_output();
     grad.iter_mut().step_by(3).for_each(|g| *g = 1.0 + 1.0 / 512.0 - 1.0 / 1_048_576.0);
     let backward = Backward::<B, i64>::new(device, &case, &grad, None);
     let want = backward.expected[&(0, 6)][0];
-    assert!(want.error / want.value < 1e-4, "the bound is that of chunks: {want:?}");
-    assert_gradients(&case, &reduce(device, &case, &backward), &backward.expected);
+    assert!(want.error / want.value < 1e-5, "the bound is that of a tree of chunks: {want:?}");
+    let got = reduce(device, &case, &backward);
+    assert_gradients(&case, &got, &backward.expected);
+    let sum_in_order = |run: &[f32]| run.iter().copied().reduce(|sum, term| sum + term).unwrap();
+    for (column, got) in got[0].1.iter().enumerate() {
+        let mut level: Vec<f32> = (0..50_000).map(|k| grad[k / 5000 * 3 + column]).collect();
+        while level.len() > 1 {
+            level = level.chunks(CHUNK).map(sum_in_order).collect();
+        }
+        assert_same_bits(&format!("column {column}"), &[*got], &level);
+    }
 }
 
 /// The gradients of two batches of the same tables, one of which may be empty.

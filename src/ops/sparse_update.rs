@@ -9,10 +9,12 @@
 //!
 //! [`Reduce`] followed by [`Apply`] gives the same bits as [`Update`].
 //!
-//! **Numerics.** A row's occurrences, in the order of their positions, are cut into chunks of [`CHUNK`]; each chunk is summed in order,
-//! starting from its first contribution, then the chunks' sums are added in order. Sums are in `f32`, product and sum rounded separately. The
-//! order depends on nothing else, so results are the same for any number of threads. With `c = ⌈m / CHUNK⌉` chunks the error of a
-//! sum of `m` contributions is at most `γₖ Σ|contribution|`, `k = min(m, CHUNK) + c + 2`: the rounding of each factor and product included.
+//! **Numerics.** A row's occurrences, in the order of their positions, are cut into chunks of [`CHUNK`], and each chunk is summed in order, starting
+//! from its first contribution. The sums of the chunks are cut and summed in the same way, and the sums of those, until one is left: a tree, so
+//! that no run of additions is longer than [`CHUNK`], however hot a row is. Sums are in `f32`, product and sum rounded separately. The order depends
+//! on nothing else, so results are the same for any number of threads. A contribution takes part in at most `CHUNK - 1` additions on each of
+//! `L = ⌈log m / log CHUNK⌉` levels, so the error of a sum of `m` contributions is at most `γₖ Σ|contribution|`, `k = min(m, (CHUNK - 1) L) + 2`: the
+//! rounding of each factor and product included.
 
 use super::index_sort::SortedIndices;
 use super::matrix::matrix_name;
@@ -21,7 +23,7 @@ use super::{Bags, Device, Extent, Matrix, OptimizerStateMut, TableBatch, UpdateR
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 
-/// The number of occurrences of a row that are summed in a run.
+/// The number of occurrences of a row, or of sums of them, that are summed in a run.
 pub const CHUNK: usize = 64;
 
 /// What a backend provides; call it through the `run` of each op, which validates.

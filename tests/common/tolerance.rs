@@ -84,10 +84,15 @@ impl Approx {
         Self::sum_with(terms, terms.len().saturating_sub(1))
     }
 
-    /// The sum of the terms in chunks of `chunk`, whose sums are added then: no term takes part in more than `min(n, chunk)` additions within
-    /// its chunk and one for each chunk.
+    /// The sum of the terms in chunks of `chunk`, whose sums are summed in the same way until one is left: on each level a term, or a sum that
+    /// it is in, takes part in at most one addition less than there are in its chunk.
     pub fn sum_in_chunks(terms: &[Self], chunk: usize) -> Self {
-        Self::sum_with(terms, terms.len().min(chunk) + terms.len().div_ceil(chunk))
+        let (mut additions, mut left) = (0, terms.len());
+        while left > 1 {
+            additions += left.min(chunk) - 1;
+            left = left.div_ceil(chunk);
+        }
+        Self::sum_with(terms, additions)
     }
 
     fn sum_with(terms: &[Self], additions: usize) -> Self {

@@ -100,22 +100,34 @@ fn fill_starts(tables: &TableBatch, grad: &mut SparseGrad<Cpu>, unique: usize) {
 }
 
 impl<I: Index> PooledGrad<'_, Cpu, I> {
-    /// The gradient of some columns of the row of a segment, summed chunk by chunk.
+    /// The gradient of some columns of the row of a segment.
     fn sum_segment(&self, segment: usize, columns: Range<usize>, sum: &mut [f32]) {
         let occurrences = self.sorted.segments[segment] as usize..self.sorted.segments[segment + 1] as usize;
-        let mut chunk_sum = [0f32; BLOCK];
-        // Blocks of columns, since a chunk's sum lies on the stack.
+        // Blocks of columns, since the sums of runs lie on the stack.
         for (k, sum) in sum.chunks_mut(BLOCK).enumerate() {
             let columns = columns.start + k * BLOCK..columns.start + k * BLOCK + sum.len();
-            let chunk_sum = &mut chunk_sum[..sum.len()];
-            for start in occurrences.clone().step_by(CHUNK) {
-                let target = if start == occurrences.start { &mut *sum } else { &mut *chunk_sum };
-                for occurrence in start..(start + CHUNK).min(occurrences.end) {
-                    self.add_occurrence(occurrence, columns.clone(), target, occurrence == start);
-                }
-                if start != occurrences.start {
-                    add_row(sum, chunk_sum);
-                }
+            self.sum_run(occurrences.clone(), columns, sum);
+        }
+    }
+
+    /// Sums a run of occurrences: in order if they are a chunk, else of the longest runs that are cut the same way.
+    fn sum_run(&self, occurrences: Range<usize>, columns: Range<usize>, sum: &mut [f32]) {
+        if occurrences.len() <= CHUNK {
+            for occurrence in occurrences.clone() {
+                self.add_occurrence(occurrence, columns.clone(), sum, occurrence == occurrences.start);
+            }
+            return;
+        }
+        let len = CHUNK.pow((occurrences.len() - 1).ilog(CHUNK));
+        let mut run_sum = [0f32; BLOCK];
+        let run_sum = &mut run_sum[..sum.len()];
+        for start in occurrences.clone().step_by(len) {
+            let run = start..(start + len).min(occurrences.end);
+            if start == occurrences.start {
+                self.sum_run(run, columns.clone(), sum);
+            } else {
+                self.sum_run(run, columns.clone(), run_sum);
+                add_row(sum, run_sum);
             }
         }
     }
