@@ -2,17 +2,18 @@
 //
 // Computes     for each row of a sorted batch the sum over its occurrences, then one step of an optimizer; see the Rust side for the maths
 // Rust         src/ops/sparse_update.rs, src/backend/cuda/sparse_update.rs
-// Entries      sparse_update_{chunks,starts,reduce,interleave,add}, sparse_update_{update,apply}_{f32,f16,bf16}
+// Entries      sparse_update_{chunks,runs,starts,reduce,interleave,add}, sparse_update_{update,apply}_{f32,f16,bf16}
 // Algorithm    A group of lanes per row, a power of two of them, at most a warp, of four columns each where rows lie so. The lanes read the
 //              occurrences side by side, one each, and hand them round by shuffles; gradients are loaded kInFlight at a time, twice as many where
 //              nothing but chunks is summed, and added in order.
-//              A hot row must not keep one group busy while others wait: `chunks` sums every chunk of it but the first, each by a warp of its own,
-//              so that `update` and `reduce` sum one chunk at most, and add the others' sums. The order of all additions is that of the CPU.
-//              Chunks are found from where they lie: those behind the first begin at least a chunk apart, so each window of as many
-//              occurrences has at most one, and its sum a place of its own. Two gradients are merged as two sorted lists: a row's place is its number
-//              and that of the other's rows before it; then rows are numbered as index_sort numbers them, and `add` sums one or two sources.
+//              A hot row must not keep one group busy while others wait: `chunks` sums every chunk of it but the first, each by a warp of its own, and
+//              `runs` does the same with runs of 64 chunks, of 64 times 64, and so on, from the sums of the next shorter ones, a launch for each length
+//              that there could be. `update` and `reduce` sum the first chunk and add 63 sums of each length at most. The order of all additions is
+//              that of the CPU. Runs are found from where they lie: those behind the first begin at least their length apart, so each window of as
+//              many occurrences has at most one, and its sum a place of its own. Two gradients are merged as two sorted lists: a row's place is its
+//              number and that of the other's rows before it; then rows are numbered as index_sort numbers them, and `add` sums one or two sources.
 // Launch       grid (enough for all rows or windows that there could be, at most 8192; they loop over what is left), block 256; starts: one block
-// Bytes        as bytes_moved(), and the sums of chunks of hot rows written and read once
+// Bytes        as bytes_moved(), and the sums of runs of hot rows written and read once
 // Requires     16-byte loads where rows, and their columns in the gradient, begin at multiples of 16 bytes, else one element at a time. What was
 //              sorted is not trusted: whatever it holds, nothing outside the buffers is touched.
 // Numerics     f32, every product, sum, quotient and root rounded separately, in one order: the same bits for any launch, and on the CPU
@@ -27,32 +28,56 @@
 // Columns whose squares are summed as a tree.
 constexpr uint32_t kRun = 32;
 
-// Sums the chunk, not the first one of its row, that begins in each window of occurrences.
+// Keeps the sum of a run for whatever multiprocessor adds it next. Spelled out, since the compiler would share the stores of both widths, one
+// element at a time.
+template <int N>
+__device__ __forceinline__ void store_sum(float* to, const Vec<float, N>& sum) {
+  if constexpr (N == 4) {
+    __stcg(reinterpret_cast<float4*>(to), make_float4(sum.at[0], sum.at[1], sum.at[2], sum.at[3]));
+  } else {
+    *to = sum.at[0];
+  }
+}
+
+// Sums the chunks of all rows but the first ones, each into the place of its window.
 extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_chunks(SOURCE_PARAMETERS) {
   const Source source = SOURCE;
-  const uint32_t num_rows = source.num_rows(), num_occurrences = min(source.counts[0], num_indices);
+  const uint32_t num_rows = source.num_rows();
   if (num_rows == 0) return;
   const Group group = group_of_thread(32);
-  for_each((num_occurrences + uint64_t(kChunk) - 1) / kChunk, 32, [&](uint64_t window) {
-    const uint32_t occurrence = uint32_t(window * kChunk);
-    // Such a chunk begins less than a chunk after the window, and its row at least a chunk before that: the window begins within the row.
-    const Row row = row_at(source, segment_of(segments, num_rows, occurrence));
-    if (!row.exists || row.start >= occurrence) return;
-    const uint64_t start = row.start + (uint64_t(occurrence) - row.start + kChunk - 1) / kChunk * kChunk;
-    if (start >= row.end) return;
-    const uint32_t end = uint32_t(min(start + kChunk, uint64_t(row.end)));
+  for_each(source.num_windows(kChunkBits), 32, [&](uint64_t window) {
+    const Run chunk = run_in_window(source, num_rows, window, kChunkBits);
+    if (!chunk.exists) return;
+    const Row& row = chunk.row;
     by_width(is_wide && row.table.is_wide, [&](auto width) {
       constexpr int N = decltype(width)::kElements;
       for_each_column<N>(group, row.table.embedding_dim, [&](uint32_t column, bool active) {
-        const Vec<float, N> sum = sum_chunk<N, 2 * kInFlight>(source, group, row.table_number, uint32_t(start), end, column, active);
+        const Vec<float, N> sum = sum_chunk<N, 2 * kInFlight>(source, group, row.table_number, chunk.start, chunk.end, column, active);
+        if (active) store_sum(run_sums + window * run_sums_ld + column, sum);
+      });
+    });
+  });
+}
+
+// Sums the runs of `1 << shift` occurrences of all rows but the first ones, from the sums of the next shorter runs at `shorter_sums`, each into the
+// place of its window.
+extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_runs(SOURCE_PARAMETERS, const float* shorter_sums, float* sums,
+                                                                            uint32_t shift) {
+  const Source source = SOURCE;
+  const uint32_t num_rows = source.num_rows(), shorter = shift - kChunkBits;
+  if (num_rows == 0) return;
+  const Group group = group_of_thread(32);
+  for_each(source.num_windows(shift), 32, [&](uint64_t window) {
+    const Run run = run_in_window(source, num_rows, window, shift);
+    if (!run.exists) return;
+    const float* first = shorter_sums + (run.start >> shorter) * run_sums_ld;
+    by_width(is_wide && run.row.table.is_wide, [&](auto width) {
+      constexpr int N = decltype(width)::kElements;
+      for_each_column<N>(group, run.row.table.embedding_dim, [&](uint32_t column, bool active) {
         if (!active) return;
-        float* to = chunk_sums + window * chunk_sums_ld + column;
-        if constexpr (N == 4) {
-          // Read next by whatever multiprocessor; spelled out, since the compiler would share the stores of both widths, one element at a time.
-          __stcg(reinterpret_cast<float4*>(to), make_float4(sum.at[0], sum.at[1], sum.at[2], sum.at[3]));
-        } else {
-          *to = sum.at[0];
-        }
+        Vec<float, N> sum = negative_zero<N>();
+        add_runs(sum, first + column, run_sums_ld, ((run.end - run.start - 1) >> shorter) + 1);
+        store_sum(sums + window * run_sums_ld + column, sum);
       });
     });
   });

@@ -8,8 +8,13 @@
 
 constexpr int kThreads = 256;
 constexpr int kInFlight = 4;
-constexpr uint32_t kChunk = 64;
+constexpr uint32_t kChunkBits = 6;
+constexpr uint32_t kChunk = 1 << kChunkBits;
 constexpr uint32_t kNone = 0xffffffffu;
+
+__device__ __forceinline__ uint64_t windows(uint32_t occurrences, uint32_t shift) {
+  return (occurrences + (uint64_t(1) << shift) - 1) >> shift;
+}
 
 // What the gradient of rows is made of.
 struct Source {
@@ -25,10 +30,10 @@ struct Source {
   const float* per_sample_weights;   // null for none
   const float* grad_output;
   const uint32_t* argmax;            // null for none
-  float* chunk_sums;
+  float* run_sums;                   // of runs of kChunk occurrences: of each window of as many a place; behind them those of longer ones
   uint64_t grad_output_ld;
   uint64_t argmax_ld;
-  uint64_t chunk_sums_ld;
+  uint64_t run_sums_ld;
   uint32_t num_tables;
   uint32_t num_indices;
   uint32_t num_bags;
@@ -38,6 +43,8 @@ struct Source {
   float max_gradient;                // infinity for none
 
   __device__ uint32_t num_rows() const { return min(counts[1], num_indices); }
+  // The windows of `1 << shift` of the occurrences that there are.
+  __device__ uint64_t num_windows(uint32_t shift) const { return windows(min(counts[0], num_indices), shift); }
   __device__ int64_t offset(uint32_t bag) const {
     return offset_bytes == 8 ? static_cast<const int64_t*>(offsets)[bag] : static_cast<const int32_t*>(offsets)[bag];
   }
@@ -45,12 +52,12 @@ struct Source {
 #define SOURCE_PARAMETERS                                                                                                           \
   const Feature *features, const Table *tables, const uint64_t *rows, const uint32_t *segments, const uint32_t *positions,          \
       const uint32_t *bags, const uint32_t *counted, const uint32_t *counts, const void *offsets, const float *per_sample_weights,  \
-      const float *grad_output, const uint32_t *argmax, float *chunk_sums, uint64_t grad_output_ld, uint64_t argmax_ld,             \
-      uint64_t chunk_sums_ld, uint32_t num_tables, uint32_t num_indices, uint32_t num_bags, uint32_t batch_size,                    \
+      const float *grad_output, const uint32_t *argmax, float *run_sums, uint64_t grad_output_ld, uint64_t argmax_ld,             \
+      uint64_t run_sums_ld, uint32_t num_tables, uint32_t num_indices, uint32_t num_bags, uint32_t batch_size,                    \
       uint32_t offset_bytes, uint32_t is_wide, float max_gradient
 #define SOURCE                                                                                                                      \
-  {features, tables, rows, segments, positions, bags, counted, counts, offsets, per_sample_weights, grad_output, argmax, chunk_sums, \
-   grad_output_ld, argmax_ld, chunk_sums_ld, num_tables, num_indices, num_bags, batch_size, offset_bytes, is_wide, max_gradient}
+  {features, tables, rows, segments, positions, bags, counted, counts, offsets, per_sample_weights, grad_output, argmax, run_sums, \
+   grad_output_ld, argmax_ld, run_sums_ld, num_tables, num_indices, num_bags, batch_size, offset_bytes, is_wide, max_gradient}
 
 // Calls `work` with the number of columns that a lane takes at once.
 template <typename Work>
@@ -106,15 +113,21 @@ __device__ __forceinline__ Occurrence occurrence_at(const Source& source, uint32
   return {bag % source.batch_size, feature.column, factor, within};
 }
 
+// Whatever is added to a negative zero is the sum, a negative zero included.
+template <int N>
+__device__ __forceinline__ Vec<float, N> negative_zero() {
+  Vec<float, N> sum;
+#pragma unroll
+  for (int j = 0; j < N; ++j) sum.at[j] = -0.0f;
+  return sum;
+}
+
 // Sums occurrences in order, for the N columns from `column` on. A lane that is not `active` has no columns and only keeps the others company.
 // Of the gradients kAtOnce are loaded at a time.
 template <int N, int kAtOnce>
 __device__ __forceinline__ Vec<float, N> sum_chunk(const Source& source, const Group& group, uint32_t table, uint32_t start, uint32_t end,
                                                    uint32_t column, bool active) {
-  // Whatever is added to a negative zero is the sum, a negative zero included.
-  Vec<float, N> sum;
-#pragma unroll
-  for (int j = 0; j < N; ++j) sum.at[j] = -0.0f;
+  Vec<float, N> sum = negative_zero<N>();
 #pragma unroll 1
   for (uint32_t first = start; first < end; first += group.lanes) {
     const uint32_t mine = first + group.lane;
@@ -168,34 +181,44 @@ __device__ __forceinline__ Row row_at(const Source& source, uint32_t k) {
   return {number, source.tables[number], linear, start, end, number < source.num_tables && start < end};
 }
 
-// The gradient of N columns of a row: its first chunk, and the sums that `chunks` has left.
+// Adds to `sum` the sums of `count` runs, one after another, for the N columns that the first one's are at.
 template <int N>
-__device__ __forceinline__ Vec<float, N> sum_row(const Source& source, const Group& group, const Row& row, uint32_t column, bool active) {
-  const uint32_t first_end = row.start + min(row.end - row.start, kChunk);
-  Vec<float, N> sum = sum_chunk<N, kInFlight>(source, group, row.table_number, row.start, first_end, column, active);
-  if (!active) return sum;
-  if (row.end - row.start <= kChunk) return sum;
-  // A chunk's place is that of the window in which it begins, so places rise by one.
-  const uint32_t first = row.start + kChunk;
-  const float* next = source.chunk_sums + first / kChunk * source.chunk_sums_ld + column;
-  uint32_t left = (row.end - first + kChunk - 1) / kChunk;
-  const auto add_next = [&](auto count) {
-    constexpr int kCount = decltype(count)::kElements;
-    Vec<float, N> loaded[kCount];
+__device__ __forceinline__ void add_runs(Vec<float, N>& sum, const float* from, uint64_t ld, uint32_t count) {
+  const auto add_next = [&](auto at_once) {
+    constexpr int kAtOnce = decltype(at_once)::kElements;
+    Vec<float, N> loaded[kAtOnce];
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) loaded[k] = load<N>(next + k * source.chunk_sums_ld);
+    for (int k = 0; k < kAtOnce; ++k) loaded[k] = load<N>(from + k * ld);
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) {
+    for (int k = 0; k < kAtOnce; ++k) {
 #pragma unroll
       for (int j = 0; j < N; ++j) sum.at[j] = __fadd_rn(sum.at[j], loaded[k].at[j]);
     }
-    next += kCount * source.chunk_sums_ld;
-    left -= kCount;
+    from += kAtOnce * ld;
+    count -= kAtOnce;
   };
 #pragma unroll 1
-  while (left >= kInFlight) add_next(Width<kInFlight>{});
+  while (count >= kInFlight) add_next(Width<kInFlight>{});
 #pragma unroll 1
-  while (left > 0) add_next(Width<1>{});
+  while (count > 0) add_next(Width<1>{});
+}
+
+// The gradient of N columns of a row: its first chunk, then the sums of the runs behind the first one of each length, ever longer.
+template <int N>
+__device__ __forceinline__ Vec<float, N> sum_row(const Source& source, const Group& group, const Row& row, uint32_t column, bool active) {
+  const uint64_t behind_first = row.end - row.start - 1;
+  const uint32_t first_end = row.start + min(row.end - row.start, kChunk);
+  Vec<float, N> sum = sum_chunk<N, kInFlight>(source, group, row.table_number, row.start, first_end, column, active);
+  if (!active) return sum;
+  const float* sums = source.run_sums + column;
+#pragma unroll 1
+  for (uint32_t shift = kChunkBits; behind_first >> shift; shift += kChunkBits) {
+    // A run's place is that of the window in which it begins, so places rise by one.
+    const uint64_t first = (row.start + (uint64_t(1) << shift)) >> shift;
+    const uint32_t count = uint32_t(min(behind_first >> shift, uint64_t(kChunk - 1)));
+    add_runs(sum, sums + first * source.run_sums_ld, source.run_sums_ld, count);
+    sums += windows(source.num_indices, shift) * source.run_sums_ld;
+  }
   return sum;
 }
 
@@ -221,4 +244,21 @@ __device__ __forceinline__ uint32_t segment_of(const uint32_t* segments, uint32_
     high = min(high, low + step);
   }
   return low;
+}
+
+// A run of `1 << shift` occurrences of a row, or what is left of them, other than the row's first.
+struct Run {
+  Row row;
+  uint32_t start, end;
+  bool exists;
+};
+
+// The run that begins in a window of as many occurrences, found by a whole warp: runs behind the first begin at least that far apart.
+__device__ __forceinline__ Run run_in_window(const Source& source, uint32_t num_rows, uint64_t window, uint32_t shift) {
+  const uint64_t occurrence = window << shift, size = uint64_t(1) << shift;
+  // Such a run begins less than its size after the window, and its row at least as far before that: the window begins within the row.
+  const Row row = row_at(source, segment_of(source.segments, num_rows, uint32_t(occurrence)));
+  if (!row.exists || row.start >= occurrence) return {row, 0, 0, false};
+  const uint64_t start = row.start + ((occurrence - row.start + size - 1) >> shift << shift);
+  return {row, uint32_t(start), uint32_t(min(start + size, uint64_t(row.end))), start < row.end};
 }

@@ -173,10 +173,10 @@ groups! {
         per_sample_weights: u64,
         grad_output: u64,
         argmax: u64,
-        chunk_sums: u64,
+        run_sums: u64,
         grad_output_ld: u64,
         argmax_ld: u64,
-        chunk_sums_ld: u64,
+        run_sums_ld: u64,
         num_tables: u32,
         num_indices: u32,
         num_bags: u32,
@@ -468,6 +468,13 @@ kernels! {
         source: RowGradientSource,
     }
     /// See kernels/sparse_update.cu.
+    SparseUpdateRuns = "sparse_update" "sparse_update_runs" * 1 {
+        source: RowGradientSource,
+        shorter_sums: u64,
+        sums: u64,
+        shift: u32,
+    }
+    /// See kernels/sparse_update.cu.
     SparseUpdateStarts = "sparse_update" "sparse_update_starts" * 1 {
         tables: u64,
         rows: u64,
@@ -630,6 +637,7 @@ pub(super) struct Kernels {
     pub(super) loss_mean: Function,
     pub(super) moving_average: Function,
     pub(super) sparse_update_chunks: Function,
+    pub(super) sparse_update_runs: Function,
     pub(super) sparse_update_starts: Function,
     pub(super) sparse_update_reduce: Function,
     pub(super) sparse_update_interleave: Function,
@@ -678,6 +686,7 @@ impl Kernels {
             loss_mean: loss.function("loss_mean_f64")?,
             moving_average: moving_average.function("moving_average_f32")?,
             sparse_update_chunks: sparse_update.function("sparse_update_chunks")?,
+            sparse_update_runs: sparse_update.function("sparse_update_runs")?,
             sparse_update_starts: sparse_update.function("sparse_update_starts")?,
             sparse_update_reduce: sparse_update.function("sparse_update_reduce")?,
             sparse_update_interleave: sparse_update.function("sparse_update_interleave")?,

@@ -1,10 +1,13 @@
 //! [`sparse_update`](crate::ops::sparse_update) on a CUDA device: kernels/sparse_update.cu says how.
 
+use std::iter;
+
 use super::buffer::Parts;
 use super::index_sort::segment_tiles;
 use super::kernels::{
     Grid, IndexSortSegments, OptimizerStep, OptimizerTarget, RowGradientSource, SparseUpdateAdd, SparseUpdateApply,
-    SparseUpdateChunks, SparseUpdateInterleave, SparseUpdateReduce, SparseUpdateStarts, SparseUpdateUpdate,
+    SparseUpdateChunks, SparseUpdateInterleave, SparseUpdateReduce, SparseUpdateRuns, SparseUpdateStarts,
+    SparseUpdateUpdate,
 };
 use super::optimizer::state_pointers;
 use super::tables::{Tables, WIDE};
@@ -26,7 +29,7 @@ impl SparseUpdateOps for Cuda {
         let Reduce { source, grad, workspace } = args;
         let tables = source.tables.as_ref();
         let mut parts = Parts::of(&workspace);
-        let from = self.sum_chunks(&source, &mut parts)?;
+        let from = self.sum_runs(&source, &mut parts)?;
         let places = parts.take(tables.tables().len() * PLACE);
         let (starts, values) = (Self::view_mut(&mut grad.starts).pointer(), Self::view_mut(&mut grad.values).pointer());
         let (capacity, num_rows) = (grad.capacity() as u32, from.counts + size_of::<u32>() as u64);
@@ -146,7 +149,7 @@ impl SparseUpdateOps for Cuda {
 
     fn sparse_update_update<E: Element, I: Index>(&self, args: Update<'_, Self, E, I>) -> Result<()> {
         let Update { source, rule, decay_scale, weights, state, workspace } = args;
-        let from = self.sum_chunks(&source, &mut Parts::of(&workspace))?;
+        let from = self.sum_runs(&source, &mut Parts::of(&workspace))?;
         let target = target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state);
         let lanes = source.tables.lanes(from.is_wide != 0 && target.is_wide_target != 0);
         let kernel = SparseUpdateUpdate { source: from, target, step: OptimizerStep::of(&rule), lanes: lanes as u32 };
@@ -156,8 +159,7 @@ impl SparseUpdateOps for Cuda {
     }
 
     fn sparse_update_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize {
-        let chunk_sums = windows(num_indices) * chunk_sums_ld(tables) * size_of::<f32>();
-        (chunk_sums + tables.tables().len() * PLACE).div_ceil(8)
+        (run_sums_len(tables, num_indices) * size_of::<f32>() + tables.tables().len() * PLACE).div_ceil(8)
     }
 
     fn sparse_update_merge_workspace_len(&self, tables: &TableBatch, num_rows: usize) -> usize {
@@ -168,13 +170,13 @@ impl SparseUpdateOps for Cuda {
 }
 
 impl Cuda {
-    /// Launches what sums the chunks of hot rows, the first of each row left out, and tells what the gradient of rows is made of then.
-    fn sum_chunks<I: Index>(&self, source: &PooledGrad<'_, Self, I>, parts: &mut Parts) -> Result<RowGradientSource> {
+    /// Launches what sums the runs of hot rows, the first of each length and row left out, and tells what the gradient of rows is made of then.
+    fn sum_runs<I: Index>(&self, source: &PooledGrad<'_, Self, I>, parts: &mut Parts) -> Result<RowGradientSource> {
         let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = source;
         let host = tables.as_ref();
         let (argmax, argmax_ld) = argmax.map_or((0, 0), |argmax| (argmax.data.pointer(), argmax.ld));
-        let chunk_sums_ld = chunk_sums_ld(host);
-        let windows = windows(bags.num_indices());
+        let run_sums_ld = run_sums_ld(host);
+        let num_indices = bags.num_indices();
         let is_wide = is_wide::<f32>(grad_output.data.pointer())
             && is_wide::<f32>(argmax)
             && grad_output.ld.is_multiple_of(WIDE)
@@ -192,22 +194,35 @@ impl Cuda {
             per_sample_weights: bags.per_sample_weights.map_or(0, |weights| weights.pointer()),
             grad_output: grad_output.data.pointer(),
             argmax,
-            chunk_sums: parts.take(windows * chunk_sums_ld * size_of::<f32>()),
+            run_sums: parts.take(run_sums_len(host, num_indices) * size_of::<f32>()),
             grad_output_ld: grad_output.ld as u64,
             argmax_ld: argmax_ld as u64,
-            chunk_sums_ld: chunk_sums_ld as u64,
+            run_sums_ld: run_sums_ld as u64,
             num_tables: host.tables().len() as u32,
-            num_indices: bags.num_indices() as u32,
+            num_indices: num_indices as u32,
             num_bags: (host.features().len() * bags.batch_size) as u32,
             batch_size: bags.batch_size as u32,
             offset_bytes: size_of::<I>() as u32,
             is_wide: is_wide.into(),
             max_gradient: max_gradient.unwrap_or(f32::INFINITY),
         };
-        let kernel = SparseUpdateChunks { source: gradient };
-        // SAFETY: the op has been validated: order, gradient, sources and weights have the sizes that bags and ids call for, and the workspace
-        // is as long as `sparse_update_workspace_len` says, and an exclusive view. What was sorted may hold anything: the kernel checks it.
-        unsafe { kernel.launch(self, self.inner.kernels.sparse_update_chunks, grid(windows, 32))? };
+        let (mut shorter_sums, mut sums) = (0, gradient.run_sums);
+        for len in run_lens(num_indices) {
+            let windows = num_indices.div_ceil(len);
+            // SAFETY: the op has been validated: order, gradient, sources and weights have the sizes that bags and ids call for, and the workspace
+            // is as long as `sparse_update_workspace_len` says, and an exclusive view. What was sorted may hold anything: the kernels check it.
+            unsafe {
+                if len == CHUNK {
+                    let kernel = SparseUpdateChunks { source: gradient };
+                    kernel.launch(self, self.inner.kernels.sparse_update_chunks, grid(windows, 32))?;
+                } else {
+                    let kernel = SparseUpdateRuns { source: gradient, shorter_sums, sums, shift: len.ilog2() };
+                    kernel.launch(self, self.inner.kernels.sparse_update_runs, grid(windows, 32))?;
+                }
+            }
+            shorter_sums = sums;
+            sums += (windows * run_sums_ld * size_of::<f32>()) as u64;
+        }
         Ok(gradient)
     }
 
@@ -266,13 +281,19 @@ fn is_wide<T>(pointer: u64) -> bool {
     pointer.is_multiple_of((WIDE * size_of::<T>()) as u64)
 }
 
-/// The windows of occurrences in each of which at most one chunk begins that is not the first of its row.
-fn windows(num_indices: usize) -> usize {
-    num_indices.div_ceil(CHUNK)
+/// The lengths of runs, ever longer, of which a row of `num_indices` occurrences has more than the first.
+fn run_lens(num_indices: usize) -> impl Iterator<Item = usize> {
+    iter::successors(Some(CHUNK), |len| len.checked_mul(CHUNK)).take_while(move |&len| len < num_indices)
 }
 
-/// The distance of the sums of chunks.
-fn chunk_sums_ld(tables: &TableBatch) -> usize {
+/// The elements of the sums of runs: for each window of occurrences as long as a run one, since at most one begins in it that is not the first of
+/// its row.
+fn run_sums_len(tables: &TableBatch, num_indices: usize) -> usize {
+    run_lens(num_indices).map(|len| num_indices.div_ceil(len) * run_sums_ld(tables)).sum()
+}
+
+/// The distance of the sums of runs.
+fn run_sums_ld(tables: &TableBatch) -> usize {
     tables.max_dim().next_multiple_of(WIDE)
 }
 
