@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use bagdot::ops::index_sort::{IndexSortOps, Sort};
 use bagdot::ops::sparse_update::{SparseUpdateOps, Update};
 use bagdot::ops::{Device, Optimizer, Pooling, Rounding, UpdateRule, WeightDecay};
@@ -275,23 +277,47 @@ fn a_pass_of_the_sort_moves_each_id_once() {
     assert!(bytes * 10 <= n * 16 * 16, "{bytes} bytes a pass, {} at least: {:?}", n * 16, pass.total);
 }
 
+/// The instructions of the longest block of each kernel that sums or steps, in a step on so many ids, 64 in a bag.
+fn longest_blocks(
+    emulator: &'static bagdot_emulator::Emulator,
+    n: usize,
+    draw_id: fn(&mut bagdot::Philox, u64) -> u64,
+) -> BTreeMap<String, u64> {
+    let alone = emulator.exclusive();
+    let cuda = Cuda::new(0).unwrap();
+    let layout = (&[(256, 32)][..], &[feature(0, Pooling::Sum)][..]);
+    let mut step = Step::<i32>::new(&cuda, BagCase::new("hot", layout, &vec![64; n / 64], draw_id));
+    alone.reset_counters();
+    step.update(&cuda);
+    cuda.synchronize().unwrap();
+    let longest = |kernel: bagdot_emulator::KernelCounts| {
+        (kernel.launches > 0).then(|| (kernel.name, kernel.block_instructions.into_iter().max().unwrap()))
+    };
+    alone.counters().into_iter().filter_map(longest).collect()
+}
+
 /// The longest blocks of a step on 16,384 equal ids take no longer than those on as many spread over 256 rows, which have a chunk each; unshared, they
 /// would take 256 times as long.
 #[test]
 fn a_hot_row_is_shared_between_blocks() {
     let Some(emulator) = emulator() else { return };
     let n = 64 * 256;
-    let longest = |draw_id: fn(&mut bagdot::Philox, u64) -> u64| {
-        let alone = emulator.exclusive();
-        let cuda = Cuda::new(0).unwrap();
-        let layout = (&[(256, 32)][..], &[feature(0, Pooling::Sum)][..]);
-        let mut step = Step::<i32>::new(&cuda, BagCase::new("hot", layout, &[n / 64; 64], draw_id));
-        alone.reset_counters();
-        step.update(&cuda);
-        cuda.synchronize().unwrap();
-        ["sparse_update_chunks", "sparse_update_update_f32"]
-            .map(|name| counted(&alone, name).block_instructions.into_iter().max().unwrap())
-    };
-    let (even, hot) = (longest(|random, rows| random.below(rows)), longest(|_, _| 3));
-    assert!(hot[0] + hot[1] <= even[0] + even[1], "instructions of the longest blocks: {hot:?} hot, {even:?} even");
+    let (even, hot) =
+        (longest_blocks(emulator, n, |random, rows| random.below(rows)), longest_blocks(emulator, n, |_, _| 3));
+    assert!(
+        hot.values().sum::<u64>() <= even.values().sum(),
+        "instructions of the longest blocks: {hot:?} hot, {even:?} even"
+    );
+}
+
+/// However hot a row is, no block takes long: on 65,536 equal ids the longest is that on 4,096, but for the 15 sums of longer runs that it adds.
+#[test]
+fn no_block_is_longer_for_a_hotter_row() {
+    let Some(emulator) = emulator() else { return };
+    let [warm, hot] = [1 << 12, 1 << 16].map(|n| longest_blocks(emulator, n, |_, _| 3));
+    assert_eq!((warm.len(), hot.len()), (2, 3), "{warm:?}, {hot:?}");
+    for (kernel, hot) in &hot {
+        let most = warm.get(kernel).unwrap_or(&warm["sparse_update_chunks"]);
+        assert!(*hot as f64 <= 1.05 * *most as f64, "{kernel}: {hot} instructions in the longest block, not {most}");
+    }
 }
