@@ -27,14 +27,14 @@ const PARAMETER: f64 = 2e-5;
 const FLOOR: f64 = 5e-7;
 
 /// The description of a run.
-struct Run<'a> {
+pub(crate) struct Run<'a> {
     case: &'a Case<'a>,
     batch_size: usize,
-    bottom: Vec<usize>,
+    pub(crate) bottom: Vec<usize>,
     top: Vec<usize>,
-    rows: Vec<usize>,
-    dim: usize,
-    interaction: Interaction,
+    pub(crate) rows: Vec<usize>,
+    pub(crate) dim: usize,
+    pub(crate) interaction: Interaction,
     loss: Loss,
     threshold: f32,
     one_hot: bool,
@@ -113,7 +113,7 @@ impl Deviation {
 }
 
 impl<'a> Run<'a> {
-    fn new(case: &'a Case<'a>) -> Self {
+    pub(crate) fn new(case: &'a Case<'a>) -> Self {
         let loss = match case.text("loss").as_str() {
             "bce" => Loss::BceWithLogits,
             "mse" => Loss::Mse,
@@ -206,7 +206,7 @@ impl<'a> Run<'a> {
     }
 
     /// The batch of a step. Offsets are given for each table, without the last one.
-    fn batch(&self, step: usize) -> Batch<i32> {
+    pub(crate) fn batch(&self, step: usize) -> Batch<i32> {
         let field = |name: &str| format!("s{step:02}.{name}");
         let (mut indices, mut offsets) = (vec![], vec![0]);
         for table in 0..self.rows.len() {
@@ -277,7 +277,7 @@ fn label_weights(case: &Case<'_>) -> [f32; 2] {
 }
 
 /// The optimizer by facebookresearch/dlrm's name: `rwsadagrad` is row-wise for the tables and plain Adagrad for the layers.
-fn rule(case: &Case<'_>) -> UpdateRule {
+pub(crate) fn rule(case: &Case<'_>) -> UpdateRule {
     let (eps, learning_rate) = (case.number("eps"), case.number("lr"));
     case.must_be_off(&["weight_decay", "lr_decay"]);
     let optimizer = match case.text("optimizer").as_str() {
