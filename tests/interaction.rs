@@ -440,6 +440,11 @@ fn wrong_shapes_are_errors<B: InteractionOps>(device: &B) {
         (forward(4, &[(2, 3), (2, 8)], 2, 7), "features.dense.cols is 3, but must be 4"),
         (forward(4, &[(2, 4), (3, 8)], 2, 7), "features.sparse.rows is 3, but must be 2"),
         (forward(4, &[(2, 4), (2, 9)], 2, 7), "features.sparse.cols: 9 is no multiple of the dimension 4"),
+        (forward(4, &[(1 << 31, 12)], 2, 7), "features.block.rows: 2147483648 is more than 2^31 - 1"),
+        (forward(4, &[(2, 1 << 31)], 2, 7), "features.block.cols: 2147483648 is more than 2^31 - 1"),
+        (forward(4, &[(1 << 31, 4), (1 << 31, 8)], 2, 7), "features.dense.rows: 2147483648 is more than 2^31 - 1"),
+        (forward(1 << 31, &[(0, 1 << 31), (0, 0)], 0, 7), "features.dense.cols: 2147483648 is more than 2^31 - 1"),
+        (forward(4, &[(2, 4), (2, 1 << 31)], 2, 7), "features.sparse.cols: 2147483648 is more than 2^31 - 1"),
     ] {
         assert_eq!(text, format!("interaction.forward: {want}"));
     }

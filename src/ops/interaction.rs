@@ -183,7 +183,7 @@ pub(crate) struct Sizes {
 }
 
 impl<D: Device, E: Element> Features<'_, D, E> {
-    /// Checks the matrices against each other. [`Interaction::Cat`] takes vectors of any dimensions.
+    /// Checks the matrices against each other, and that 31 bits count samples and columns. [`Interaction::Cat`] takes vectors of any dimensions.
     pub(crate) fn sizes(&self, op: &'static str, interaction: Interaction, dim: usize) -> Result<Sizes> {
         let count = |argument, columns: usize| match (interaction, dim) {
             (Interaction::Cat, _) => Ok(0),
@@ -193,8 +193,14 @@ impl<D: Device, E: Element> Features<'_, D, E> {
             }
             _ => Ok(columns / dim),
         };
+        let small = |argument, size| match i32::try_from(size) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(invalid(op, argument, format!("{size} is more than 2^31 - 1"))),
+        };
         match self {
             Self::Joined { block, has_dense } => {
+                small("features.block.rows", block.rows)?;
+                small("features.block.cols", block.cols)?;
                 let num_features = count("features.block.cols", block.cols)?;
                 block.check(op, matrix_name!("features.block"), block.rows, block.cols)?;
                 if *has_dense && block.cols == 0 {
@@ -203,6 +209,9 @@ impl<D: Device, E: Element> Features<'_, D, E> {
                 Ok(Sizes { batch_size: block.rows, has_dense: *has_dense, num_features, dim })
             }
             Self::Split { dense, sparse } => {
+                small("features.dense.rows", dense.rows)?;
+                small("features.dense.cols", dense.cols)?;
+                small("features.sparse.cols", sparse.cols)?;
                 let num_sparse = count("features.sparse.cols", sparse.cols)?;
                 let dense_cols = if interaction == Interaction::Cat { dense.cols } else { dim };
                 dense.check(op, matrix_name!("features.dense"), dense.rows, dense_cols)?;
