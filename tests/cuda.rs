@@ -5,7 +5,7 @@
 mod common;
 
 use bagdot::backend::cuda::{Parameter, SIGNATURES, Signature, Slice, SliceMut, driver_version, images};
-use bagdot::ops::embedding_bag::Forward;
+use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
 use bagdot::ops::{Bags, Device, MatrixMut, Pooling};
 use bagdot::{Cpu, Cuda, Error};
 use common::cuda::{capture, emulator, on_every_schedule};
@@ -21,18 +21,8 @@ fn case(dim: usize, length: usize) -> BagCase {
 }
 
 /// The pooled output on any device.
-fn pool<B: bagdot::ops::embedding_bag::EmbeddingBagOps>(device: &B, case: &BagCase) -> Vec<f32> {
-    let (bags, weights) = (case.upload::<B, i64>(device), upload(device, &case.weights::<f32>()));
-    let mut output = upload(device, &poisoned::<f32>(case.batch_size * case.width()));
-    let forward = Forward {
-        tables: &bags.tables,
-        weights: B::view(&weights),
-        bags: bags.view(),
-        output: MatrixMut::packed(B::view_mut(&mut output), case.batch_size, case.width()),
-        argmax: None,
-    };
-    assert_eq!(outcome(device, forward.run(device)), Ok(()));
-    download(device, &output)
+fn pool<B: EmbeddingBagOps>(device: &B, case: &BagCase) -> Vec<f32> {
+    case.pool::<B, i64>(device, &case.weights::<f32>())
 }
 
 /// The `.param` list of every kernel, as the compiled PTX has it, is the one that launches are made from.

@@ -3,17 +3,43 @@
 
 mod common;
 
-use bagdot::ops::embedding_bag::Forward;
+use std::any::TypeId;
+
 use bagdot::ops::interaction::{self, Features, FeaturesMut};
-use bagdot::ops::{Accum, Activation, Interaction, Matrix, MatrixMut, Pooling, Precision, linear};
+use bagdot::ops::{Accum, Activation, Backend, Interaction, Matrix, MatrixMut, Pooling, Precision, UpdateRule, linear};
 use bagdot::{Cpu, Error, Jagged};
 use common::updates::{Backward, download_grad, poisoned_grad, rules, state_values};
 use common::*;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+backend_suite!(
+    cuda:
+    permuting_the_batch_permutes_pooled_vectors,
+    permuting_the_batch_permutes_interactions,
+    splitting_a_bag_adds_up,
+    updates_depend_on_the_order_of_ids_by_rounding_alone,
+    embedding_bag_and_row_gradients_are_adjoint,
+    linear_is_adjoint,
+    interaction_is_adjoint,
+    merging_commutes,
+);
 
 fn settings() -> ProptestConfig {
     // Nothing is written beside the sources; a failure prints the input it has been shrunk to.
     ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// Tries a law on drawn inputs: many on the CPU, few where kernels may be interpreted, under several schedules at that.
+fn for_all<B: Backend + 'static, S: Strategy>(
+    device: &B,
+    inputs: S,
+    law: impl Fn(&B, S::Value) -> Result<(), TestCaseError>,
+) {
+    let few = ProptestConfig { cases: 16, max_shrink_iters: 32, ..settings() };
+    let settings = if TypeId::of::<B>() == TypeId::of::<Cpu>() { settings() } else { few };
+    let result = TestRunner::new(settings).run(&inputs, |input| law(device, input));
+    result.unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// Bags of up to three features over two tables.
@@ -30,25 +56,21 @@ fn bag_case(poolings: &'static [Pooling]) -> impl Strategy<Value = BagCase> {
     })
 }
 
-fn pool(case: &BagCase, weights: &[f32]) -> Vec<f32> {
-    let (cpu, width) = (Cpu::single_threaded(), case.width());
-    let bags = case.upload::<Cpu, i64>(&cpu);
-    let mut output = poisoned(case.batch_size * width);
-    let view = MatrixMut::packed(&mut output[..], case.batch_size, width);
-    Forward { tables: &bags.tables, weights, bags: bags.view(), output: view, argmax: None }.run(&cpu).unwrap();
-    output
-}
-
-fn interact(kind: Interaction, features: &[f32], (batch_size, num_features, dim): (usize, usize, usize)) -> Vec<f32> {
+fn interact<B: Backend>(
+    device: &B,
+    kind: Interaction,
+    features: &[f32],
+    (batch_size, num_features, dim): (usize, usize, usize),
+) -> Vec<f32> {
     let width = kind.width(true, num_features - 1, dim);
-    let mut output = poisoned(batch_size * width);
-    let block = Matrix::packed(features, batch_size, num_features * dim);
+    let (features, mut output) = (upload(device, features), upload(device, &poisoned(batch_size * width)));
+    let block = Matrix::packed(B::view(&features), batch_size, num_features * dim);
     let features = Features::Joined { block, has_dense: true };
-    let output_view = MatrixMut::packed(&mut output[..], batch_size, width);
+    let output_view = MatrixMut::packed(B::view_mut(&mut output), batch_size, width);
     interaction::Forward { interaction: kind, dim, precision: Precision::Full, features, output: output_view }
-        .run(&Cpu::single_threaded())
+        .run(device)
         .unwrap();
-    output
+    download(device, &output)
 }
 
 /// `Σ a b` with a bound for what the second factor may be off by.
@@ -69,47 +91,56 @@ fn assert_adjoint((left, left_error): (f64, f64), (right, right_error): (f64, f6
     Ok(())
 }
 
-proptest! {
-    #![proptest_config(settings())]
+/// An order of the samples of a batch, or of whatever there are so many of.
+fn shuffled(len: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..len).collect();
+    bagdot::Philox::new(seed, 0).shuffle(&mut order);
+    order
+}
 
-    /// The samples of a batch know nothing of each other.
-    #[test]
-    fn permuting_the_batch_permutes_pooled_vectors(case in bag_case(&POOLINGS), seed: u64) {
-        let mut order: Vec<usize> = (0..case.batch_size).collect();
-        bagdot::Philox::new(seed, 0).shuffle(&mut order);
-        let mut permuted = BagCase { indices: vec![], offsets: vec![0], ..case.clone() };
-        for bag in 0..case.features.len() * case.batch_size {
-            let (feature, sample) = (bag / case.batch_size, bag % case.batch_size);
-            let from = feature * case.batch_size + order[sample];
-            permuted.indices.extend(&case.indices[case.offsets[from]..case.offsets[from + 1]]);
-            permuted.offsets.push(permuted.indices.len());
-        }
-        let weights = case.weights::<f32>();
-        let (straight, got) = (pool(&case, &weights), pool(&permuted, &weights));
-        let width = case.width();
-        let want: Vec<f32> = order.iter().flat_map(|&b| &straight[b * width..][..width]).copied().collect();
-        assert_same_bits("pooled", &got, &want);
+/// Rows of so many values in another order.
+fn permuted(values: &[f32], row: usize, order: &[usize]) -> Vec<f32> {
+    order.iter().flat_map(|&b| &values[b * row..][..row]).copied().collect()
+}
+
+/// The batch with its samples in another order, and the ids of each bag as `within` orders so many.
+fn permuted_batch(case: &BagCase, order: &[usize], within: impl Fn(usize) -> Vec<usize>) -> BagCase {
+    let mut permuted = BagCase { indices: vec![], offsets: vec![0], ..case.clone() };
+    for bag in 0..case.features.len() * case.batch_size {
+        let from = bag / case.batch_size * case.batch_size + order[bag % case.batch_size];
+        let ids = &case.indices[case.offsets[from]..case.offsets[from + 1]];
+        permuted.indices.extend(within(ids.len()).into_iter().map(|k| ids[k]));
+        permuted.offsets.push(permuted.indices.len());
     }
+    permuted
+}
 
-    #[test]
-    fn permuting_the_batch_permutes_interactions(shape in (1..9_usize, 1..7_usize, 1..20_usize), seed: u64) {
+/// The samples of a batch know nothing of each other.
+fn permuting_the_batch_permutes_pooled_vectors<B: Backend + 'static>(device: &B) {
+    for_all(device, (bag_case(&POOLINGS), any::<u64>()), |device, (case, seed)| {
+        let order = shuffled(case.batch_size, seed);
+        let weights = case.weights::<f32>();
+        let got = permuted_batch(&case, &order, |len| (0..len).collect()).pool::<B, i64>(device, &weights);
+        assert_same_bits("pooled", &got, &permuted(&case.pool::<B, i64>(device, &weights), case.width(), &order));
+        Ok(())
+    });
+}
+
+fn permuting_the_batch_permutes_interactions<B: Backend + 'static>(device: &B) {
+    for_all(device, ((1..9_usize, 1..7_usize, 1..20_usize), any::<u64>()), |device, (shape, seed)| {
         let (batch_size, num_features, dim) = shape;
         let row = num_features * dim;
-        let features = draw(batch_size * row, seed);
-        let mut order: Vec<usize> = (0..batch_size).collect();
-        bagdot::Philox::new(seed, 0).shuffle(&mut order);
-        let permute = |values: &[f32], row: usize| -> Vec<f32> {
-            order.iter().flat_map(|&b| &values[b * row..][..row]).copied().collect()
-        };
-        let straight = interact(Interaction::default(), &features, shape);
-        let width = straight.len() / batch_size;
-        let got = interact(Interaction::default(), &permute(&features, row), shape);
-        assert_same_bits("dots", &got, &permute(&straight, width));
-    }
+        let (features, order) = (draw(batch_size * row, seed), shuffled(batch_size, seed));
+        let straight = interact(device, Interaction::default(), &features, shape);
+        let got = interact(device, Interaction::default(), &permuted(&features, row, &order), shape);
+        assert_same_bits("dots", &got, &permuted(&straight, straight.len() / batch_size, &order));
+        Ok(())
+    });
+}
 
-    /// The sum of a bag is that of its parts, but for the rounding of both, bounded by that of the whole.
-    #[test]
-    fn splitting_a_bag_adds_up(case in bag_case(&[Pooling::Sum]), cut in 0..9_usize) {
+/// The sum of a bag is that of its parts, but for the rounding of both, bounded by that of the whole.
+fn splitting_a_bag_adds_up<B: Backend + 'static>(device: &B) {
+    for_all(device, (bag_case(&[Pooling::Sum]), 0..9_usize), |device, (case, cut)| {
         let part = |second: bool| {
             let mut part = BagCase { indices: vec![], offsets: vec![0], ..case.clone() };
             for bag in case.offsets.windows(2) {
@@ -121,13 +152,164 @@ proptest! {
         };
         let weights = case.weights::<f32>();
         let (whole, _) = reference::embedding_bag(&case, &exact(&weights));
-        let (a, b) = (pool(&part(false), &weights), pool(&part(true), &weights));
+        let [a, b] = [false, true].map(|second| part(second).pool::<B, i64>(device, &weights));
         let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
         // Together they take no more additions than the whole, and one more for the sum.
         let want: Vec<Approx> = whole.iter().map(|w| w.once_rounded()).collect();
         assert_close("the sum of the parts", &sum, &want);
-        assert_close("the whole", &pool(&case, &weights), &whole);
-    }
+        assert_close("the whole", &case.pool::<B, i64>(device, &weights), &whole);
+        Ok(())
+    });
+}
+
+/// Samples and ids within bags in another order are other orders of the sums over the occurrences of rows, whose bound is that of any order. Of the
+/// steps that bound is carried through, as in the suite of the op.
+fn updates_depend_on_the_order_of_ids_by_rounding_alone<B: Backend + 'static>(device: &B) {
+    let inputs = (bag_case(&[Pooling::Sum, Pooling::Mean]), 0..12_usize, any::<u64>());
+    for_all(device, inputs, |device, (case, rule, seed)| {
+        let rule: UpdateRule = rules()[rule];
+        let order = shuffled(case.batch_size, seed);
+        let other = permuted_batch(&case, &order, |len| shuffled(len, seed ^ 1));
+        let (grad, weights) = (case.grad_output(), case.weights::<f32>());
+        let state = state_values(rule.optimizer, case.num_rows(), case.num_weights());
+        let expected = Backward::<B, i64>::new(device, &case, &grad, None).expected;
+        let (mut want, [mut first, mut second]) = (exact(&weights), state.each_ref().map(|state| exact(state)));
+        let betas = reference::Betas::Exact;
+        reference::apply_rows(&case, (&rule, betas), &expected, &mut want, &mut first, &mut second);
+        for (case, grad) in [(&case, grad.clone()), (&other, permuted(&grad, case.width(), &order))] {
+            let backward = Backward::<B, i64>::new(device, case, &grad, None);
+            let (got, got_state) = backward.update(device, case, rule, &weights, &state);
+            assert_close("weights", &got, &want);
+            assert_close("first state", &got_state[0], &first);
+            assert_close("second state", &got_state[1], &second);
+        }
+        Ok(())
+    });
+}
+
+fn embedding_bag_and_row_gradients_are_adjoint<B: Backend + 'static>(device: &B) {
+    for_all(device, bag_case(&[Pooling::Sum, Pooling::Mean]), |device, case| {
+        let (weights, grad) = (case.weights::<f32>(), case.grad_output());
+        let (want, _) = reference::embedding_bag(&case, &exact(&weights));
+        let left = inner(&grad, &case.pool::<B, i64>(device, &weights), &want);
+        let backward = Backward::<B, i64>::new(device, &case, &grad, None);
+        let mut rows = poisoned_grad(device, &case, case.indices.len());
+        backward.reduce(device, &mut rows).unwrap();
+        let mut right = (0.0, 0.0);
+        let mut expected = backward.expected.values();
+        for (row, values) in download_grad(device, &rows) {
+            let start = case.layout().weight_offset_of_row(row as usize);
+            let (product, error) = inner(&weights[start..start + values.len()], &values, expected.next().unwrap());
+            right = (right.0 + product, right.1 + error);
+        }
+        assert_adjoint(left, right)
+    });
+}
+
+fn linear_is_adjoint<B: Backend + 'static>(device: &B) {
+    let inputs = (1..20_usize, 1..20_usize, 1..40_usize, any::<u64>());
+    for_all(device, inputs, |device, (m, n, k, seed)| {
+        let (x, w, g) = (draw(m * k, seed), draw(n * k, seed ^ 1), draw(m * n, seed ^ 2));
+        let (bias, activation, precision) = (vec![0.0; n], Activation::None, Precision::Full);
+        let [x_buffer, w_buffer, bias_buffer, mut z] = [&x, &w, &bias, &g].map(|values| upload(device, values));
+        let [mut y, mut dx, mut dw, mut db] = [m * n, m * k, n * k, n].map(|len| upload(device, &poisoned::<f32>(len)));
+        let (input, weight) = (Matrix::packed(B::view(&x_buffer), m, k), Matrix::packed(B::view(&w_buffer), n, k));
+        let (bias_view, output) = (B::view(&bias_buffer), MatrixMut::packed(B::view_mut(&mut y), m, n));
+        linear::Forward {
+            input: input.reborrow(),
+            weight: weight.reborrow(),
+            bias: bias_view,
+            activation,
+            precision,
+            output,
+        }
+        .run(device)
+        .unwrap();
+        let words = linear::Backward::<B, f32>::workspace_len(device, m, n, k);
+        let mut workspace = upload(device, &poisoned::<u64>(words));
+        let backward = linear::Backward {
+            input,
+            weight,
+            output: Matrix::packed(B::view(&y), m, n),
+            activation,
+            precision,
+            grad_output: MatrixMut::packed(B::view_mut(&mut z), m, n),
+            grad_input: Some(MatrixMut::packed(B::view_mut(&mut dx), m, k)),
+            grad_weight: MatrixMut::packed(B::view_mut(&mut dw), n, k),
+            grad_bias: B::view_mut(&mut db),
+            accum: Accum::Replace,
+            workspace: B::view_mut(&mut workspace),
+        };
+        backward.run(device).unwrap();
+        let [y, dx, dw] = [&y, &dx, &dw].map(|buffer| download(device, buffer));
+        let want_y = reference::linear(&exact(&x), &exact(&w), &exact(&bias), (m, n, k), false);
+        let layers = [&exact(&x)[..], &exact(&w), &exact(&y), &exact(&g)];
+        let want = reference::linear_backward(layers, (m, n, k), activation, None);
+        // Y is linear in X and in W alike.
+        let left = inner(&g, &y, &want_y);
+        assert_adjoint(left, inner(&x, &dx, &want.input))?;
+        assert_adjoint(left, inner(&w, &dw, &want.weight))
+    });
+}
+
+/// The dense columns are of degree one in the features and the dots of degree two: `<Jᵀ g, x> = <g, dense> + 2 <g, dots>`.
+fn interaction_is_adjoint<B: Backend + 'static>(device: &B) {
+    for_all(device, ((1..4_usize, 1..9_usize, 1..30_usize), any::<u64>()), |device, (shape, seed)| {
+        let (batch_size, num_features, dim) = shape;
+        let (kind, row) = (Interaction::default(), num_features * dim);
+        let features = draw(batch_size * row, seed);
+        let output = interact(device, kind, &features, shape);
+        let width = output.len() / batch_size;
+        let grad = draw(output.len(), seed ^ 1);
+        let scale = |(e, g): (usize, &f32)| if e % width < dim { *g } else { 2.0 * g };
+        let scaled: Vec<f32> = grad.iter().enumerate().map(scale).collect();
+        let [features_buffer, grad_buffer] = [&features, &grad].map(|values| upload(device, values));
+        let mut grads = upload(device, &poisoned::<f32>(features.len()));
+        let block = Matrix::packed(B::view(&features_buffer), batch_size, row);
+        let backward = interaction::Backward {
+            interaction: kind,
+            dim,
+            precision: Precision::Full,
+            features: Features::Joined { block, has_dense: true },
+            grad_output: Matrix::packed(B::view(&grad_buffer), batch_size, width),
+            grad_features: FeaturesMut::Joined { block: MatrixMut::packed(B::view_mut(&mut grads), batch_size, row) },
+        };
+        backward.run(device).unwrap();
+        let (mut want, mut want_grads) = (vec![], vec![]);
+        for (x, g) in exact(&features).chunks(row).zip(exact(&grad).chunks(width)) {
+            want.extend(reference::dots(kind, x, dim, true));
+            want_grads.extend(reference::dots_backward(kind, x, dim, true, g));
+        }
+        let grads = download(device, &grads);
+        assert_adjoint(inner(&scaled, &output, &want), inner(&features, &grads, &want_grads))
+    });
+}
+
+fn merging_commutes<B: Backend + 'static>(device: &B) {
+    let inputs = (bag_case(&[Pooling::Mean]), prop::collection::vec(0..5_usize, 1..4));
+    for_all(device, inputs, |device, (case, lengths)| {
+        let tables: Vec<_> = case.tables.iter().map(|t| (t.num_embeddings, t.embedding_dim)).collect();
+        let lengths = vec![lengths; case.features.len()].concat();
+        let other = BagCase::new("other", (&tables, &case.features), &lengths, |random, rows| random.below(rows));
+        let [a, b] = [&case, &other].map(|case| {
+            let backward = Backward::<B, i64>::new(device, case, &case.grad_output(), None);
+            let mut grad = poisoned_grad(device, case, case.indices.len());
+            backward.reduce(device, &mut grad).unwrap();
+            grad
+        });
+        let layout = device.tables(case.layout()).unwrap();
+        let merge = |a, b| {
+            let mut out = poisoned_grad(device, &case, case.num_rows());
+            updates::merge(device, &layout, (a, b), &mut out).unwrap();
+            download_grad(device, &out)
+        };
+        prop_assert_eq!(merge(&a, &b), merge(&b, &a));
+        Ok(())
+    });
+}
+
+proptest! {
+    #![proptest_config(settings())]
 
     #[test]
     fn updates_do_not_depend_on_threads(case in bag_case(&[Pooling::Sum, Pooling::Mean]), rule in 0..12_usize, threads in 2..6_usize) {
@@ -140,106 +322,6 @@ proptest! {
         let (one, many) = (run(&Cpu::single_threaded()), run(&Cpu::with_threads(threads).unwrap()));
         assert_same_bits("weights", &many.0, &one.0);
         prop_assert_eq!(many.1, one.1);
-    }
-
-    #[test]
-    fn embedding_bag_and_row_gradients_are_adjoint(case in bag_case(&[Pooling::Sum, Pooling::Mean])) {
-        let (cpu, weights, grad) = (Cpu::single_threaded(), case.weights::<f32>(), case.grad_output());
-        let (want, _) = reference::embedding_bag(&case, &exact(&weights));
-        let left = inner(&grad, &pool(&case, &weights), &want);
-        let backward = Backward::<_, i64>::new(&cpu, &case, &grad, None);
-        let mut rows = poisoned_grad(&cpu, &case, case.indices.len());
-        backward.reduce(&cpu, &mut rows).unwrap();
-        let mut right = (0.0, 0.0);
-        let mut expected = backward.expected.values();
-        for (row, values) in download_grad(&cpu, &rows) {
-            let start = case.layout().weight_offset_of_row(row as usize);
-            let (product, error) = inner(&weights[start..start + values.len()], &values, expected.next().unwrap());
-            right = (right.0 + product, right.1 + error);
-        }
-        assert_adjoint(left, right)?;
-    }
-
-    #[test]
-    fn linear_is_adjoint(m in 1..20_usize, n in 1..20_usize, k in 1..40_usize, seed: u64) {
-        let cpu = Cpu::single_threaded();
-        let (x, w, g) = (draw(m * k, seed), draw(n * k, seed ^ 1), draw(m * n, seed ^ 2));
-        let (mut y, mut z, mut dx) = (poisoned(m * n), g.clone(), poisoned(m * k));
-        let (mut dw, mut db) = (poisoned(n * k), poisoned(n));
-        let (input, weight, activation) = (Matrix::packed(&x[..], m, k), Matrix::packed(&w[..], n, k), Activation::None);
-        let bias = vec![0.0; n];
-        let forward = linear::Forward { input, weight, bias: &bias[..], activation, precision: Precision::Full, output: MatrixMut::packed(&mut y[..], m, n) };
-        forward.run(&cpu).unwrap();
-        let (input, weight) = (Matrix::packed(&x[..], m, k), Matrix::packed(&w[..], n, k));
-        let backward = linear::Backward {
-            input,
-            weight,
-            output: Matrix::packed(&y[..], m, n),
-            activation,
-            precision: Precision::Full,
-            grad_output: MatrixMut::packed(&mut z[..], m, n),
-            grad_input: Some(MatrixMut::packed(&mut dx[..], m, k)),
-            grad_weight: MatrixMut::packed(&mut dw[..], n, k),
-            grad_bias: &mut db[..],
-            accum: Accum::Replace,
-            workspace: &mut [][..],
-        };
-        backward.run(&cpu).unwrap();
-        let want_y = reference::linear(&exact(&x), &exact(&w), &exact(&bias), (m, n, k), false);
-        let layers = [&exact(&x)[..], &exact(&w), &exact(&y), &exact(&g)];
-        let want = reference::linear_backward(layers, (m, n, k), activation, None);
-        // Y is linear in X and in W alike.
-        let left = inner(&g, &y, &want_y);
-        assert_adjoint(left, inner(&x, &dx, &want.input))?;
-        assert_adjoint(left, inner(&w, &dw, &want.weight))?;
-    }
-
-    /// The dense columns are of degree one in the features and the dots of degree two: `<Jᵀ g, x> = <g, dense> + 2 <g, dots>`.
-    #[test]
-    fn interaction_is_adjoint(shape in (1..4_usize, 1..9_usize, 1..30_usize), seed: u64) {
-        let (batch_size, num_features, dim) = shape;
-        let (cpu, kind, row) = (Cpu::single_threaded(), Interaction::default(), num_features * dim);
-        let features = draw(batch_size * row, seed);
-        let output = interact(kind, &features, shape);
-        let width = output.len() / batch_size;
-        let grad = draw(output.len(), seed ^ 1);
-        let scaled: Vec<f32> = grad.iter().enumerate().map(|(e, g)| if e % width < dim { *g } else { 2.0 * g }).collect();
-        let mut grads = poisoned(features.len());
-        let backward = interaction::Backward {
-            interaction: kind,
-            dim,
-            precision: Precision::Full,
-            features: Features::Joined { block: Matrix::packed(&features[..], batch_size, row), has_dense: true },
-            grad_output: Matrix::packed(&grad[..], batch_size, width),
-            grad_features: FeaturesMut::Joined { block: MatrixMut::packed(&mut grads[..], batch_size, row) },
-        };
-        backward.run(&cpu).unwrap();
-        let (mut want, mut want_grads) = (vec![], vec![]);
-        for (x, g) in exact(&features).chunks(row).zip(exact(&grad).chunks(width)) {
-            want.extend(reference::dots(kind, x, dim, true));
-            want_grads.extend(reference::dots_backward(kind, x, dim, true, g));
-        }
-        assert_adjoint(inner(&scaled, &output, &want), inner(&features, &grads, &want_grads))?;
-    }
-
-    #[test]
-    fn merging_commutes(case in bag_case(&[Pooling::Mean]), lengths in prop::collection::vec(0..5_usize, 1..4)) {
-        let cpu = Cpu::single_threaded();
-        let tables: Vec<_> = case.tables.iter().map(|t| (t.num_embeddings, t.embedding_dim)).collect();
-        let lengths = vec![lengths; case.features.len()].concat();
-        let other = BagCase::new("other", (&tables, &case.features), &lengths, |random, rows| random.below(rows));
-        let [a, b] = [&case, &other].map(|case| {
-            let backward = Backward::<_, i64>::new(&cpu, case, &case.grad_output(), None);
-            let mut grad = poisoned_grad(&cpu, case, case.indices.len());
-            backward.reduce(&cpu, &mut grad).unwrap();
-            grad
-        });
-        let merge = |a, b| {
-            let mut out = poisoned_grad(&cpu, &case, case.num_rows());
-            updates::merge(&cpu, &case.layout(), (a, b), &mut out).unwrap();
-            download_grad(&cpu, &out)
-        };
-        prop_assert_eq!(merge(&a, &b), merge(&b, &a));
     }
 
     #[test]

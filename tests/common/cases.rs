@@ -1,9 +1,10 @@
 //! Inputs of awkward shapes, drawn from [`Philox`].
 
-use bagdot::ops::{Bags, Device, Feature, Pooling, Table, TableBatch};
+use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
+use bagdot::ops::{Bags, Device, Feature, MatrixMut, Pooling, Table, TableBatch};
 use bagdot::{Index, Philox};
 
-use super::memory::upload;
+use super::memory::{download, poisoned, upload};
 use super::tolerance::Stored;
 
 /// Dimensions around the widths of vectors, cache lines and blocks.
@@ -145,6 +146,21 @@ impl BagCase {
     /// A gradient of the pooled output.
     pub fn grad_output(&self) -> Vec<f32> {
         draw(self.batch_size * self.width(), self.seed + 2)
+    }
+
+    /// The pooled output for these weights.
+    pub fn pool<B: EmbeddingBagOps, I: Id>(&self, device: &B, weights: &[f32]) -> Vec<f32> {
+        let (bags, weights) = (self.upload::<B, I>(device), upload(device, weights));
+        let mut output = upload(device, &poisoned::<f32>(self.batch_size * self.width()));
+        let forward = Forward {
+            tables: &bags.tables,
+            weights: B::view(&weights),
+            bags: bags.view(),
+            output: MatrixMut::packed(B::view_mut(&mut output), self.batch_size, self.width()),
+            argmax: None,
+        };
+        assert_eq!(forward.run(device).and_then(|()| device.synchronize()), Ok(()), "{}", self.name);
+        download(device, &output)
     }
 
     /// Takes the features' ids to a device.

@@ -1,12 +1,16 @@
 //! `torch.nn.functional.embedding_bag`: output, and the gradients of the table and of the per-sample weights.
 
 use bagdot::Cpu;
-use bagdot::ops::embedding_bag::{Forward, WeightGrad};
-use bagdot::ops::{Feature, MatrixMut, Pooling, Table};
+use bagdot::ops::embedding_bag::{EmbeddingBagOps, WeightGrad};
+use bagdot::ops::index_sort::IndexSortOps;
+use bagdot::ops::sparse_update::SparseUpdateOps;
+use bagdot::ops::{Feature, Matrix, Pooling, Table};
 
 use super::Case;
 use crate::common::updates::{Backward, download_grad, poisoned_grad};
-use crate::common::{Approx, BagCase, Id, assert_close, assert_close_within, exact, poisoned, reference};
+use crate::common::{
+    Approx, BagCase, Id, assert_close, assert_close_within, download, exact, poisoned, reference, upload,
+};
 
 /// Ours must lie within the bound of one evaluation; theirs, whose formulas may differ in the order of two operations, within twice that.
 /// So the two are within three of each other.
@@ -16,6 +20,12 @@ pub(super) fn assert_both_close(what: &str, ours: &[f32], theirs: &[f32], want: 
 }
 
 pub(crate) fn replay(case: &Case<'_>) {
+    replay_on(&Cpu::with_threads(2).unwrap(), case);
+    #[cfg(feature = "cuda")]
+    crate::common::cuda::on_every_schedule(|cuda| replay_on(cuda, case));
+}
+
+fn replay_on<B: EmbeddingBagOps + IndexSortOps + SparseUpdateOps>(device: &B, case: &Case<'_>) {
     let (indices, narrow) = case.integers("indices");
     let declared = match case.text("index_dtype").as_str() {
         "int32" => true,
@@ -23,10 +33,14 @@ pub(crate) fn replay(case: &Case<'_>) {
         _ => case.unknown("index_dtype"),
     };
     assert_eq!(narrow, declared, "{}: index_dtype", case.name());
-    if narrow { replay_with::<i32>(case, indices) } else { replay_with::<i64>(case, indices) }
+    if narrow { replay_with::<B, i32>(device, case, indices) } else { replay_with::<B, i64>(device, case, indices) }
 }
 
-fn replay_with<I: Id>(case: &Case<'_>, indices: Vec<i64>) {
+fn replay_with<B, I>(device: &B, case: &Case<'_>, indices: Vec<i64>)
+where
+    B: EmbeddingBagOps + IndexSortOps + SparseUpdateOps,
+    I: Id,
+{
     let (rows, dim, batch_size) = (case.count("num_embeddings"), case.count("dim"), case.count("batch"));
     assert_eq!(indices.len(), case.count("nnz"), "{}: nnz", case.name());
     let pooling = match case.text("mode").as_str() {
@@ -62,34 +76,32 @@ fn replay_with<I: Id>(case: &Case<'_>, indices: Vec<i64>) {
     let weight = case.floats("weight", &[rows, dim]);
     let grad_output = case.floats("grad_out", &[batch_size, dim]);
 
-    let cpu = Cpu::with_threads(2).unwrap();
-    let on_device = bags.upload::<Cpu, I>(&cpu);
     let (want, sources) = reference::embedding_bag(&bags, &exact(&weight));
-    let mut output = poisoned(batch_size * dim);
-    let view = MatrixMut::packed(&mut output[..], batch_size, dim);
-    let tables = &on_device.tables;
-    Forward { tables, weights: &weight[..], bags: on_device.view(), output: view, argmax: None }.run(&cpu).unwrap();
+    let output = bags.pool::<B, I>(device, &weight);
     assert_both_close(&bags.name, &output, &case.floats("out", &[batch_size, dim]), &want);
 
-    let backward = Backward::<Cpu, I>::with_sources(&cpu, &bags, &grad_output, None, &sources);
-    let mut grad = poisoned_grad(&cpu, &bags, bags.indices.len());
-    backward.reduce(&cpu, &mut grad).unwrap();
+    let backward = Backward::<B, I>::with_sources(device, &bags, &grad_output, None, &sources);
+    let mut grad = poisoned_grad(device, &bags, bags.indices.len());
+    backward.reduce(device, &mut grad).unwrap();
     let theirs = case.floats("grad_weight", &[rows, dim]);
-    assert_rows_close(&bags.name, &download_grad(&cpu, &grad), &theirs, &backward.expected);
+    assert_rows_close(&bags.name, &download_grad(device, &grad), &theirs, &backward.expected);
 
     if weighted {
         let want = reference::bag_weight_grad(&bags, &exact(&weight), &exact(&grad_output));
-        let mut grads = poisoned(bags.indices.len());
+        let on_device = bags.upload::<B, I>(device);
+        let [weights, grad_output] = [&weight, &grad_output].map(|values| upload(device, values));
+        let mut grads = upload(device, &poisoned::<f32>(bags.indices.len()));
         let op = WeightGrad {
-            tables,
-            weights: &weight[..],
+            tables: &on_device.tables,
+            weights: B::view(&weights),
             bags: on_device.view(),
-            grad_output: bagdot::ops::Matrix::packed(&grad_output[..], batch_size, dim),
-            grad_weights: &mut grads[..],
+            grad_output: Matrix::packed(B::view(&grad_output), batch_size, dim),
+            grad_weights: B::view_mut(&mut grads),
         };
-        op.run(&cpu).unwrap();
-        let theirs = case.floats("grad_per_sample_weights", &[grads.len()]);
-        assert_both_close(&format!("{}, grad_per_sample_weights", bags.name), &grads, &theirs, &want);
+        op.run(device).unwrap();
+        let theirs = case.floats("grad_per_sample_weights", &[bags.indices.len()]);
+        let what = format!("{}, grad_per_sample_weights", bags.name);
+        assert_both_close(&what, &download(device, &grads), &theirs, &want);
     }
 }
 

@@ -4,16 +4,23 @@
 //! for us, and for FBGEMM, which takes Adam's bias correction from powers in `f32`.
 
 use bagdot::Cpu;
-use bagdot::ops::embedding_bag::Forward;
-use bagdot::ops::sparse_update::Update;
-use bagdot::ops::{MatrixMut, Optimizer, Pooling, UpdateRule, WeightDecay};
+use bagdot::ops::embedding_bag::EmbeddingBagOps;
+use bagdot::ops::index_sort::IndexSortOps;
+use bagdot::ops::sparse_update::SparseUpdateOps;
+use bagdot::ops::{Optimizer, Pooling, UpdateRule, WeightDecay};
 
 use super::Case;
 use crate::common::reference::Betas;
-use crate::common::updates::{Backward, State};
-use crate::common::{Approx, BagCase, assert_close, assert_close_within, exact, feature, poisoned, reference};
+use crate::common::updates::Backward;
+use crate::common::{Approx, BagCase, assert_close, assert_close_within, exact, feature, reference};
 
 pub(crate) fn replay(case: &Case<'_>) {
+    replay_on(&Cpu::with_threads(2).unwrap(), case);
+    #[cfg(feature = "cuda")]
+    crate::common::cuda::on_every_schedule(|cuda| replay_on(cuda, case));
+}
+
+fn replay_on<B: EmbeddingBagOps + IndexSortOps + SparseUpdateOps>(device: &B, case: &Case<'_>) {
     case.must_begin("layout", "table-major indices/offsets, out = concat over tables per sample");
     case.must_be_off(&["max_norm", "gradient_clipping", "max_gradient", "stochastic_rounding"]);
     let (tables, batch_size, steps) = (case.pairs("tables"), case.count("batch"), case.count("steps"));
@@ -36,45 +43,23 @@ pub(crate) fn replay(case: &Case<'_>) {
     let start = Expected { weights: exact(&weights), state: state.each_ref().map(|values| exact(values)) };
     let mut want = [(Betas::Exact, start.clone()), (Betas::Rounded, start)];
 
-    let cpu = Cpu::with_threads(2).unwrap();
     let width = empty.width();
     for step in 0..steps {
         let bags = bags_of_step(case, &empty, (step, batch_size), weighted);
         let what = format!("{}, step {step}", case.name());
         let pooled = want.each_ref().map(|(_, want)| reference::embedding_bag(&bags, &want.weights).0);
-        let on_device = bags.upload::<Cpu, i64>(&cpu);
-        let mut output = poisoned(batch_size * width);
-        let view = MatrixMut::packed(&mut output[..], batch_size, width);
-        let forward = Forward {
-            tables: &on_device.tables,
-            weights: &weights[..],
-            bags: on_device.view(),
-            output: view,
-            argmax: None,
-        };
-        forward.run(&cpu).unwrap();
+        let output = bags.pool::<B, i64>(device, &weights);
         let theirs = case.floats(&format!("s{step}.out"), &[batch_size, width]);
         assert_each_close(&what, (&output, &pooled[0]), (&theirs, &pooled[1]));
 
         let grad_output = case.floats(&format!("s{step}.grad_out"), &[batch_size, width]);
-        let backward = Backward::<Cpu, i64>::new(&cpu, &bags, &grad_output, None);
+        let backward = Backward::<B, i64>::new(device, &bags, &grad_output, None);
         let rule = UpdateRule { step: step as u64 + 1, ..rule };
         for (betas, want) in &mut want {
             let [first, second] = &mut want.state;
             reference::apply_rows(&bags, (&rule, *betas), &backward.expected, &mut want.weights, first, second);
         }
-        let mut on_device = State::<Cpu>::new(&cpu, &state);
-        let mut workspace = vec![0; Update::<Cpu, f32, i64>::workspace_len(&cpu, &bags.layout(), bags.indices.len())];
-        let update = Update {
-            source: backward.source(),
-            rule,
-            decay_scale: None,
-            weights: &mut weights[..],
-            state: on_device.view_mut(rule.optimizer),
-            workspace: &mut workspace[..],
-        };
-        update.run(&cpu).unwrap();
-        state = on_device.download(&cpu);
+        (weights, state) = backward.update(device, &bags, rule, &weights, &state);
     }
     let [(_, ours), (_, theirs)] = &want;
     let what = format!("{}, final", case.name());
