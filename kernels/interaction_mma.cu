@@ -112,14 +112,22 @@ __device__ __forceinline__ void load_columns(uint32_t (&b)[4], const E* rows, ui
   load_transposed(b, lane_run(rows, pitch, first, num_rows));
 }
 
-// Unfolds the gradient of the pairs to a symmetric matrix, with zeros behind each row to a multiple of kDepth.
+// Unfolds the gradient of the pairs to a symmetric matrix, with zeros behind each row to a multiple of kDepth. Each pair is read once, side by side as
+// they lie in the lower triangle, and stored twice: reading them in the order of the matrix would have as many bank conflicts again.
 template <typename E>
 __device__ __forceinline__ void unfold(const Team& team, E* matrix, uint32_t pitch, const Columns<uint32_t>& columns, const E* pairs) {
-  const uint32_t features = columns.num_features;
-  for (Walk at(team, round_up(features, kDepth<E>)); at.row < features; at.next()) {
-    const float value = at.unit < features ? pair_grad(columns, pairs, at.row, at.unit) : 0.0f;
-    matrix[at.row * pitch + at.unit] = from_f32<E>(sizeof(E) == 4 ? round_to_tf32(value) : value);
+  const uint32_t features = columns.num_features, behind = round_up(features, kDepth<E>) - features;
+  const auto value = [&](uint32_t i, uint32_t j) {
+    const float grad = pair_grad(columns, pairs, i, j);
+    return from_f32<E>(sizeof(E) == 4 ? round_to_tf32(grad) : grad);
+  };
+  for (uint32_t pair = team.thread; pair < features * (features - 1) / 2; pair += team.threads) {
+    const uint32_t row = triangle_row(pair), i = row + 1, j = pair - row * (row + 1) / 2;
+    matrix[i * pitch + j] = matrix[j * pitch + i] = value(i, j);
   }
+  for (uint32_t i = team.thread; i < features; i += team.threads) matrix[i * pitch + i] = value(i, i);
+  if (behind == 0) return;
+  for (Walk at(team, behind); at.row < features; at.next()) matrix[at.row * pitch + features + at.unit] = E(0.0f);
 }
 
 template <typename E>

@@ -87,3 +87,7 @@ __device__ __forceinline__ void store_words(void* to, uint4 words) {
 __device__ __forceinline__ void store_words(void* to, uint2 words) {
   asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(words.x), "r"(words.y) : "memory");
 }
+// One store of 8 bytes to shared memory.
+__device__ __forceinline__ void store_words_shared(void* to, uint2 words) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "r"(words.x), "r"(words.y) : "memory");
+}

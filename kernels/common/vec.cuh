@@ -51,8 +51,10 @@ __host__ __device__ __forceinline__ bool is_aligned(const void* pointer, size_t 
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
-// Stores two values side by side, from a multiple of both their sizes on, each as the nearest of the type.
-__device__ __forceinline__ void store_two(f32* to, float x, float y) { *reinterpret_cast<float2*>(to) = make_float2(x, y); }
+// Stores two values side by side to shared memory, from a multiple of both their sizes on, each as the nearest of the type, in one instruction.
+__device__ __forceinline__ void store_two(f32* to, float x, float y) {
+  store_words_shared(to, make_uint2(__float_as_uint(x), __float_as_uint(y)));
+}
 __device__ __forceinline__ void store_two(f16* to, float x, float y) { *reinterpret_cast<__half2*>(to) = __floats2half2_rn(x, y); }
 __device__ __forceinline__ void store_two(bf16* to, float x, float y) {
   *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(x, y);
