@@ -18,6 +18,9 @@
 //! times the sum of the absolute terms, in any order of summation. With [`Precision::Tf32`] each factor may be off by 2⁻¹¹ of itself besides. Tensor
 //! cores do not round sums, but cut them off: where they are used (on a GPU, unless elements are `f32` and the precision is
 //! [`Precision::Full`]) `γ` is that of 2⁻²³ instead of 2⁻²⁴.
+//!
+//! A GPU takes `gᵢᵢ` as zero where there is no pair (i,i), and multiplies by it: a feature that is not finite makes its own gradient NaN there,
+//! while on the CPU it reaches those of the others alone.
 
 use super::matrix::matrix_name;
 use super::{Device, Matrix, MatrixMut, Precision};
