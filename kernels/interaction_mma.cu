@@ -19,7 +19,8 @@
 // Numerics     exact products of 16-bit or tf32 factors, sums in f32 that the tensor cores may cut off instead of rounding; rounded to the type
 //              once; the same bits for any batch, not those of the CPU. Twice the gradient of <x_i, x_i> is a factor: beyond 32752 it is
 //              infinite in f16
-// Measured     NVIDIA H100, 2026-11-24, F 27 D 128 B 65536 bf16: forward 176 us, backward 519 us, 120 % and 76 % of a copy's bandwidth
+// Measured     NVIDIA H100, 2026-11-24, before pairs were unfolded in their order: F 27 D 128 B 65536 bf16:
+//              forward 176 us, backward 519 us, 120 % and 76 % of a copy's bandwidth
 
 #include "common/pairs.cuh"
 

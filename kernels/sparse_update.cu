@@ -17,7 +17,8 @@
 // Requires     16-byte loads where rows, and their columns in the gradient, begin at multiples of 16 bytes, else one element at a time. What was
 //              sorted is not trusted: whatever it holds, nothing outside the buffers is touched.
 // Numerics     f32, every product, sum, quotient and root rounded separately, in one order: the same bits for any launch, and on the CPU
-// Measured     NVIDIA H100, 2026-11-24, SGD in f32, D 128 B 65536, one id a bag: 2267 us (uniform), 1090 us (Zipf), 47 % and 99 % of a copy's bandwidth
+// Measured     NVIDIA H100, 2026-11-24, before longer runs than chunks were shared: SGD in f32, D 128 B 65536, one id a bag:
+//              2267 us (uniform), 1090 us (Zipf), 47 % and 99 % of a copy's bandwidth
 
 #include "common/optimizer.cuh"
 #include "common/philox.cuh"

@@ -42,7 +42,7 @@ if [ "$name" = gpu_bundle ]; then
 fi
 
 cp scripts/gpu_run.sh "$folder/run.sh"
-if [ -e "$folder/programs/golden" ]; then cp -r tests/golden "$folder/golden"; fi
+cp -r tests/golden "$folder/golden"
 git describe --always --dirty --abbrev=12 > "$folder/commit" 2> /dev/null || echo unknown > "$folder/commit"
 if [ "$name" = gpu_bundle_emulated ]; then
     emulator=$(dirname "$(head -1 <<< "$executables")")/libbagdot_emulator.so

@@ -6,8 +6,6 @@ mod common;
 #[allow(dead_code)]
 mod replay;
 
-use std::path::Path;
-
 use bagdot::backend::cuda::Buffer;
 use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::interaction::{Features, FeaturesMut};
@@ -21,7 +19,7 @@ use common::cases::DeviceBags;
 use common::cuda::{capture, on_every_schedule};
 use common::*;
 use replay::trajectory::{Run, rule};
-use replay::{Case, File};
+use replay::{Case, File, golden_directory};
 
 /// The batches of a golden file, as the device is given them, and what it begins with.
 struct Batches {
@@ -187,7 +185,7 @@ fn replace<T: Scalar>(cuda: &Cuda, values: &[T], buffer: &mut Buffer<T>) {
 /// Rate and step number are parameters of the launch and so of the graph: SGD with one rate needs no others.
 #[test]
 fn a_training_run_is_one_graph_replayed() {
-    let file = File::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dlrm_traj_sgd.safetensors"));
+    let file = File::read(&golden_directory().join("dlrm_traj_sgd.safetensors"));
     let case = file.cases().next().unwrap();
     let run = Batches::read(&case);
     assert_eq!(run.batches.len(), 20);

@@ -11,13 +11,12 @@ mod replay;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use replay::File;
+use replay::{File, golden_directory};
 use safetensors::tensor::{Dtype, TensorView};
 
 #[test]
 fn every_file_is_replayed() {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    replay_directory(&std::env::var_os("BAGDOT_GOLDEN_DIR").map_or(default, PathBuf::from));
+    replay_directory(&golden_directory());
 }
 
 fn replay_directory(directory: &Path) {

@@ -7,7 +7,7 @@ pub(crate) mod trajectory;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
@@ -16,6 +16,12 @@ use serde_json::{Map, Value};
 /// Fields that say nothing about the computation.
 const NOTES: [&str; 8] =
     ["id", "tag", "source", "note", "comment", "description", "seed", "max_abs_diff_vs_fp64_dense_reference"];
+
+/// The directory of the golden files: that named by `BAGDOT_GOLDEN_DIR`, without it `tests/golden`.
+pub(crate) fn golden_directory() -> PathBuf {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    std::env::var_os("BAGDOT_GOLDEN_DIR").map_or(default, PathBuf::from)
+}
 
 /// A golden file.
 pub(crate) struct File {
