@@ -6,13 +6,17 @@
 
 mod common;
 
+use bagdot::DType;
 use bagdot::nn::{Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, TableInit};
 use bagdot::ops::sparse_update::SparseGrad;
-use bagdot::ops::{Accum, Interaction, Loss, Optimizer, PairOrder, Pooling, Rounding, Table, UpdateRule, WeightDecay};
-use bagdot::{Cpu, DType};
+use bagdot::ops::{
+    Accum, Backend, Interaction, Loss, Optimizer, PairOrder, Pooling, Rounding, Table, UpdateRule, WeightDecay,
+};
 use common::engine::{Batch, tensor};
 use common::reference::{Layer, Model};
 use common::*;
+
+backend_suite!(cuda: losses_gradients_and_steps_are_right, kept_gradients_are_steps_at_once);
 
 const DIM: usize = 4;
 const ROWS: [usize; 3] = [9, 30, 2];
@@ -52,11 +56,11 @@ fn batch(seed: u64) -> Batch<i32> {
 }
 
 /// An engine with its own initial parameters, and the reference with the same ones.
-fn models(
-    cpu: Cpu,
+fn models<B: Backend>(
+    device: &B,
     (interaction, loss, loss_threshold): (Interaction, Loss, f32),
     rule: UpdateRule,
-) -> (Dlrm<Cpu>, Model) {
+) -> (Dlrm<B>, Model) {
     let config = DlrmConfig {
         num_dense: BOTTOM[0],
         bottom_mlp: BOTTOM[1..].to_vec(),
@@ -70,7 +74,7 @@ fn models(
         loss_threshold,
     };
     let top = [&[config.interaction_width()], &TOP[..]].concat();
-    let mut engine = Dlrm::new(cpu, config, 7).unwrap();
+    let mut engine = Dlrm::new(device.clone(), config, 7).unwrap();
     let group = GroupOptimizer {
         optimizer: rule.optimizer,
         learning_rate: rule.learning_rate,
@@ -106,12 +110,11 @@ fn flat(tensors: &[NamedTensor]) -> Vec<f32> {
     tensors.iter().flat_map(NamedTensor::to_f32).collect()
 }
 
-#[test]
-fn losses_gradients_and_steps_are_right() {
+fn losses_gradients_and_steps_are_right<B: Backend>(device: &B) {
     for (kind, (optimizer, weight_decay)) in kinds().into_iter().flat_map(|kind| optimizers().map(|o| (kind, o))) {
         let rule = UpdateRule { weight_decay, ..UpdateRule::new(optimizer, LEARNING_RATE) };
         let what = format!("{kind:?}, {optimizer:?}");
-        let (mut engine, mut model) = models(Cpu::with_threads(3).unwrap(), kind, rule);
+        let (mut engine, mut model) = models(device, kind, rule);
         for step in 1..=STEPS {
             let batch = batch(step);
             let (layers, rows) = batch.gradients(&mut engine);
@@ -121,7 +124,7 @@ fn losses_gradients_and_steps_are_right() {
             let (got, want): (Vec<f32>, Vec<Approx>) =
                 (rows.into_iter().flat_map(|(_, row)| row).collect(), pass.rows.into_values().flatten().collect());
             assert_close(&format!("{what}, step {step}: gradients of the rows"), &got, &want);
-            engine.train_step(batch.view()).unwrap();
+            engine.train_step(batch.upload(device).view()).unwrap();
             let off = (engine.last_loss().unwrap() - pass.mean_loss.value).abs();
             assert!(off <= pass.mean_loss.error, "{what}, step {step}: the loss is {off:e} off");
         }
@@ -134,28 +137,39 @@ fn losses_gradients_and_steps_are_right() {
     }
 }
 
-/// Gradients that are kept and applied later, and steps at once, on any number of threads: the same bits.
+/// The parameters after the steps and what the optimizers remember, with gradients applied at once or kept and applied later.
+fn train<B: Backend>(device: &B, rule: UpdateRule, at_once: bool) -> Vec<f32> {
+    let (mut engine, _) = models(device, kinds()[0], rule);
+    for step in 1..=STEPS {
+        let host = batch(step);
+        let batch = host.upload(device);
+        if at_once {
+            engine.train_step(batch.view()).unwrap();
+            continue;
+        }
+        engine.loss_and_grad(batch.view(), Accum::Replace).unwrap();
+        let mut grad = SparseGrad::new(device, &host.case.layout(), host.case.indices.len()).unwrap();
+        engine.sparse_grad(batch.view(), &mut grad).unwrap();
+        engine.apply(&grad).unwrap();
+    }
+    device.synchronize().unwrap();
+    flat(&[engine.tensors().unwrap(), engine.optimizer_tensors().unwrap()].concat())
+}
+
+fn rules() -> impl Iterator<Item = UpdateRule> {
+    let rule = |(optimizer, weight_decay)| UpdateRule { weight_decay, ..UpdateRule::new(optimizer, LEARNING_RATE) };
+    optimizers().into_iter().map(rule)
+}
+
+fn kept_gradients_are_steps_at_once<B: Backend>(device: &B) {
+    for rule in rules() {
+        assert_same_bits("apply", &train(device, rule, false), &train(device, rule, true));
+    }
+}
+
 #[test]
-fn apply_is_train_step_on_any_number_of_threads() {
-    for (optimizer, weight_decay) in optimizers() {
-        let rule = UpdateRule { weight_decay, ..UpdateRule::new(optimizer, LEARNING_RATE) };
-        let train = |cpu: &Cpu, at_once: bool| {
-            let (mut engine, _) = models(cpu.clone(), kinds()[0], rule);
-            for step in 1..=STEPS {
-                let batch = batch(step);
-                if at_once {
-                    engine.train_step(batch.view()).unwrap();
-                    continue;
-                }
-                engine.loss_and_grad(batch.view(), Accum::Replace).unwrap();
-                let mut grad = SparseGrad::new(cpu, &batch.case.layout(), batch.case.indices.len()).unwrap();
-                engine.sparse_grad(batch.view(), &mut grad).unwrap();
-                engine.apply(&grad).unwrap();
-            }
-            flat(&[engine.tensors().unwrap(), engine.optimizer_tensors().unwrap()].concat())
-        };
-        assert_deterministic("train_step", |cpu| bytes(&train(cpu, true)));
-        let cpu = Cpu::single_threaded();
-        assert_same_bits("apply", &train(&cpu, false), &train(&cpu, true));
+fn a_step_is_the_same_on_any_number_of_threads() {
+    for rule in rules() {
+        assert_deterministic("train_step", |cpu| bytes(&train(cpu, rule, true)));
     }
 }

@@ -11,7 +11,8 @@ mod replay;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use replay::{File, golden_directory};
+use bagdot::Cpu;
+use replay::{Case, File, golden_directory};
 use safetensors::tensor::{Dtype, TensorView};
 
 #[test]
@@ -19,19 +20,39 @@ fn every_file_is_replayed() {
     replay_directory(&golden_directory());
 }
 
-fn replay_directory(directory: &Path) {
+#[cfg(feature = "cuda")]
+mod cuda {
+    #[test]
+    fn trajectories_are_replayed() {
+        let mut files = super::files(&super::golden_directory());
+        files.retain(|file| file.name.starts_with("dlrm_traj"));
+        assert!(!files.is_empty(), "there is no trajectory here");
+        super::common::cuda::on_every_schedule(|cuda| {
+            files.iter().flat_map(super::File::cases).for_each(|case| super::replay::trajectory::replay(&case, cuda));
+        });
+    }
+}
+
+fn cpu() -> Cpu {
+    Cpu::with_threads(2).unwrap()
+}
+
+fn files(directory: &Path) -> Vec<File> {
     let entries = std::fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
     paths.sort();
     assert!(!paths.is_empty(), "{}: there is no golden file here", directory.display());
-    for path in paths {
-        let file = File::read(&path);
+    paths.iter().map(|path| File::read(path)).collect()
+}
+
+fn replay_directory(directory: &Path) {
+    for file in files(directory) {
         let replay_case = match file.name.as_str() {
             name if name.starts_with("embedding_bag") => replay::embedding_bag::replay,
             name if name.starts_with("interaction") => replay::interaction::replay,
             name if name.starts_with("tbe_fused_optimizers") => replay::fused_optimizers::replay,
-            name if name.starts_with("dlrm_traj") => replay::trajectory::replay,
+            name if name.starts_with("dlrm_traj") => |case: &Case<'_>| replay::trajectory::replay(case, &cpu()),
             name => panic!("{name}: this is no kind of golden file that is known here"),
         };
         file.cases().for_each(|case| {

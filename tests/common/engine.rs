@@ -1,10 +1,11 @@
 //! A batch for the engine, and the engine's parameters by name.
 
 use bagdot::nn::{BatchView, Dlrm, NamedTensor};
-use bagdot::ops::{Accum, Matrix};
+use bagdot::ops::{Accum, Backend, Device, Matrix};
 use bagdot::{Cpu, Index};
 
-use super::cases::{BagCase, Id};
+use super::cases::{BagCase, DeviceBags, Id};
+use super::memory::upload;
 
 /// A batch on the host, as the engine takes it on the CPU.
 pub struct Batch<I: Index> {
@@ -37,13 +38,43 @@ impl<I: Id> Batch<I> {
         }
     }
 
+    /// Takes the batch to a device.
+    pub fn upload<B: Device>(&self, device: &B) -> DeviceBatch<B, I> {
+        DeviceBatch {
+            dense: upload(device, &self.dense),
+            num_dense: self.num_dense,
+            bags: self.case.upload(device),
+            labels: upload(device, &self.labels),
+        }
+    }
+
     /// The gradients of the layers, by name, and those of the table rows.
-    pub fn gradients(&self, model: &mut Dlrm<Cpu>) -> (Vec<NamedTensor>, Vec<(u64, Vec<f32>)>) {
-        model.loss_and_grad(self.view(), Accum::Replace).unwrap();
-        let cpu = model.device().clone();
-        let mut grad = super::updates::poisoned_grad(&cpu, &self.case, self.case.indices.len());
-        model.sparse_grad(self.view(), &mut grad).unwrap();
-        (model.layer_grads().unwrap(), super::updates::download_grad(&cpu, &grad))
+    pub fn gradients<B: Backend>(&self, model: &mut Dlrm<B>) -> (Vec<NamedTensor>, Vec<(u64, Vec<f32>)>) {
+        let device = model.device().clone();
+        let batch = self.upload(&device);
+        model.loss_and_grad(batch.view(), Accum::Replace).unwrap();
+        let mut grad = super::updates::poisoned_grad(&device, &self.case, self.case.indices.len());
+        model.sparse_grad(batch.view(), &mut grad).unwrap();
+        device.synchronize().unwrap();
+        (model.layer_grads().unwrap(), super::updates::download_grad(&device, &grad))
+    }
+}
+
+/// A [`Batch`] on a device.
+pub struct DeviceBatch<B: Device, I: Index> {
+    pub dense: B::Buffer<f32>,
+    num_dense: usize,
+    pub bags: DeviceBags<B, I>,
+    pub labels: B::Buffer<f32>,
+}
+
+impl<B: Device, I: Index> DeviceBatch<B, I> {
+    pub fn view(&self) -> BatchView<'_, B, I> {
+        BatchView {
+            dense: Matrix::packed(B::view(&self.dense), self.bags.batch_size, self.num_dense),
+            bags: self.bags.view(),
+            labels: Some(B::view(&self.labels)),
+        }
     }
 }
 

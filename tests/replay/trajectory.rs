@@ -8,9 +8,9 @@
 //! These three numbers are chosen, not derived: in the runs known here losses are off by at most 1e-7 and parameters by 1e-6, on either side,
 //! while a wrong step shows in the third digit.
 
+use bagdot::DType;
 use bagdot::nn::{Dlrm, DlrmConfig, NamedTensor, Optimizers, TableInit};
-use bagdot::ops::{Interaction, Loss, Optimizer, Pooling, Table, UpdateRule};
-use bagdot::{Cpu, DType};
+use bagdot::ops::{Backend, Interaction, Loss, Optimizer, Pooling, Table, UpdateRule};
 use serde_json::Value;
 
 use super::Case;
@@ -43,13 +43,13 @@ pub(crate) struct Run<'a> {
 /// Our name, their name, and the shape of each parameter of the layers.
 type Named = (String, String, Vec<usize>);
 
-pub(crate) fn replay(case: &Case<'_>) {
+pub(crate) fn replay<B: Backend>(case: &Case<'_>, device: &B) {
     case.must_begin("pooling", "sum");
     case.must_begin("activations", "ReLU after every layer, sigmoid after last top layer");
     let run = Run::new(case);
     let (steps, rule) = (case.count("steps"), rule(case));
     let batches: Vec<Batch<i32>> = (0..steps).map(|step| run.batch(step)).collect();
-    let (mut ours, mut reference) = run.models(rule);
+    let (mut ours, mut reference) = run.models(device, rule);
 
     let first = reference.clone().pass(&batches[0].dense, &batches[0].case, &batches[0].labels);
     let (layers, rows) = batches[0].gradients(&mut ours);
@@ -66,7 +66,7 @@ pub(crate) fn replay(case: &Case<'_>) {
         let rule = UpdateRule { step: step as u64 + 1, ..rule };
         let pass = reference.train_step(&rule, &batch.dense, &batch.case, &batch.labels);
         reference.forget_errors();
-        ours.train_step(batch.view()).unwrap();
+        ours.train_step(batch.upload(device).view()).unwrap();
         losses.note(pass.mean_loss.value, ours.last_loss().unwrap(), their_losses[step]);
         let mut our_probabilities = vec![f32::NAN; run.batch_size];
         ours.last_probabilities(&mut our_probabilities).unwrap();
@@ -153,7 +153,7 @@ impl<'a> Run<'a> {
     }
 
     /// Both models with the initial parameters.
-    fn models(&self, rule: UpdateRule) -> (Dlrm<Cpu>, Model) {
+    fn models<B: Backend>(&self, device: &B, rule: UpdateRule) -> (Dlrm<B>, Model) {
         let config = DlrmConfig {
             num_dense: self.bottom[0],
             bottom_mlp: self.bottom[1..].to_vec(),
@@ -179,7 +179,7 @@ impl<'a> Run<'a> {
             let values = of_table((table, shape));
             tensors.push(NamedTensor::new(format!("tables.{table}.weight"), shape.to_vec(), &values));
         }
-        let mut ours = Dlrm::new(Cpu::with_threads(2).unwrap(), config, 0).unwrap();
+        let mut ours = Dlrm::new(device.clone(), config, 0).unwrap();
         ours.load(&tensors[..]).unwrap();
         ours.optimize_with(Optimizers::same(rule.optimizer, rule.learning_rate)).unwrap();
 
