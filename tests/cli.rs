@@ -152,6 +152,46 @@ fn results_do_not_depend_on_threads_and_runs() {
     assert_ne!(result_of(&folder.join("e")), expected, "another seed must give another model");
 }
 
+#[cfg(feature = "cuda")]
+#[test]
+fn every_command_runs_on_cuda() {
+    let folder = project(100);
+    let folder = folder.path();
+    assert_eq!(fail(folder, &["train", "model.toml", "--device", "gpu"]).0, 2);
+    // Where there is no real device, this program gets the stand-in driver, as the tests do that run in their own process.
+    let emulated = bagdot_emulator::install().unwrap().is_some();
+    if emulated {
+        let (code, message) = fail(folder, &["train", "model.toml", "--device", "cuda"]);
+        assert!(code == 1 && message.starts_with("bagdot: no CUDA d"), "{message}");
+    }
+    let cuda = |arguments: &[&str]| {
+        let mut command = bagdot(folder);
+        if emulated {
+            command.env("LD_PRELOAD", bagdot_emulator::library_path());
+        }
+        let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let done = |arguments: &[&str]| {
+        let (code, said, error) = cuda(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {error}");
+        said
+    };
+    let outcome: Value =
+        serde_json::from_str(&done(&["train", "model.toml", "--json", "--epochs", "2", "--device", "cuda"])).unwrap();
+    let eval: Value = serde_json::from_str(&done(&["eval", "runs/model", "--json", "--device", "cuda:0"])).unwrap();
+    assert_eq!(eval, outcome["test"]);
+    let on_cuda = done(&["predict", "runs/model", "clicks.csv", "--device", "cuda"]);
+    let on_cpu = succeed(folder, &["predict", "runs/model", "clicks.csv"]);
+    let numbers = |text: &str| text.lines().map(|line| line.parse::<f64>().unwrap()).collect::<Vec<_>>();
+    let off = numbers(&on_cuda).into_iter().zip(numbers(&on_cpu)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(on_cuda.lines().count() == 100 && off < 1e-5, "{off} apart");
+    assert!(done(&["info"]).contains("  device 0: "));
+    let (code, _, error) = cuda(&["eval", "runs/model", "--device", "cuda:99"]);
+    assert!(code == Some(1) && error.contains("no CUDA device 99: there are"), "{error}");
+}
+
 #[test]
 fn an_earlier_model_is_kept_aside() {
     let folder = project(300);

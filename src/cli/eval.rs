@@ -4,8 +4,9 @@ use std::io::BufReader;
 use std::path::PathBuf;
 
 use super::terminal::{Bar, metrics_line};
-use super::{CliError, CliResult, Common, print_line};
+use super::{CliError, CliResult, Common, on_device, print_line};
 use crate::data::{LabelUse, Part, Source, Split};
+use crate::ops::Backend;
 use crate::train::{Predictions, TrainedModel};
 
 /// Measure a model on rows with labels, streamed in constant memory but for one number for each row.
@@ -36,7 +37,10 @@ enum PartChoice {
 
 impl Eval {
     pub(super) fn run(&self) -> CliResult {
-        let mut model = TrainedModel::open(self.common.cpu()?, &self.model)?;
+        on_device!(self.common, device => self.measure(TrainedModel::open(device, &self.model)?))
+    }
+
+    fn measure<D: Backend>(&self, mut model: TrainedModel<D>) -> CliResult {
         let (sources, part) = if self.data.is_empty() { self.own_rows(&model)? } else { (sources(&self.data), None) };
         let mut predictions = Predictions::default();
         let mut bar = Bar::new(self.common.quiet);
@@ -57,7 +61,7 @@ impl Eval {
     }
 
     /// The files that the model was trained on, and which of their rows.
-    fn own_rows(&self, model: &TrainedModel<crate::Cpu>) -> Result<(Vec<Source>, Option<Part>), CliError> {
+    fn own_rows<D: Backend>(&self, model: &TrainedModel<D>) -> Result<(Vec<Source>, Option<Part>), CliError> {
         let manifest = model.manifest();
         let data = &manifest.config.data;
         let part = match self.split.unwrap_or(PartChoice::Test) {

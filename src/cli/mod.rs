@@ -46,8 +46,8 @@ struct Common {
     /// Worker threads; results do not depend on them [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Where to run
-    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
+    /// Where to run: `cpu`, `cuda` or `cuda:N`, the CUDA device with the number N
+    #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
     /// Say nothing but errors
     #[arg(long, short)]
@@ -55,22 +55,52 @@ struct Common {
 }
 
 /// Where to run.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DeviceChoice {
-    /// The best device that is there; in this version always the CPU
-    Auto,
-    /// The CPU
     Cpu,
+    Cuda(usize),
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "cuda" => Ok(Self::Cuda(0)),
+            Some(("cuda", number)) => number.parse().map(Self::Cuda).map_err(|_| "the number of a device is wanted"),
+            _ => Err("`cpu`, `cuda` or `cuda:N` is wanted"),
+        }
+    }
 }
 
 impl Common {
     fn cpu(&self) -> crate::Result<Cpu> {
-        match (self.device, self.threads) {
-            (DeviceChoice::Auto | DeviceChoice::Cpu, None) => Cpu::new(),
-            (DeviceChoice::Auto | DeviceChoice::Cpu, Some(threads)) => Cpu::with_threads(threads.into()),
-        }
+        self.threads.map_or_else(Cpu::new, |threads| Cpu::with_threads(threads.into()))
     }
 }
+
+/// Runs `$body` with `$device` bound to the backend that `$common` asks for: the one place where it is chosen.
+macro_rules! on_device {
+    ($common:expr, $device:ident => $body:expr) => {
+        match $common.device {
+            $crate::cli::DeviceChoice::Cpu => {
+                let $device = $common.cpu()?;
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            $crate::cli::DeviceChoice::Cuda(number) => {
+                let $device = $crate::Cuda::new(number)?;
+                $body
+            }
+            #[cfg(not(feature = "cuda"))]
+            $crate::cli::DeviceChoice::Cuda(_) => Err($crate::cli::CliError::Usage(
+                "this program was built without CUDA (feature `cuda`): --device cpu is all that it can do".into(),
+            )),
+        }
+    };
+}
+use on_device;
 
 /// What ends a command early.
 #[derive(Debug, thiserror::Error)]

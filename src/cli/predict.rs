@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use super::eval::sources;
 use super::terminal::Bar;
-use super::{CliResult, Common};
+use super::{CliResult, Common, on_device};
 use crate::data::LabelUse;
+use crate::ops::Backend;
 use crate::train::{TrainError, TrainedModel};
 
 /// Print the probability of each row, one a line, in the order of the rows. The label's column need not be there.
@@ -27,7 +28,10 @@ pub(super) struct Predict {
 
 impl Predict {
     pub(super) fn run(&self) -> CliResult {
-        let mut model = TrainedModel::open(self.common.cpu()?, &self.model)?;
+        on_device!(self.common, device => self.print(TrainedModel::open(device, &self.model)?))
+    }
+
+    fn print<D: Backend>(&self, mut model: TrainedModel<D>) -> CliResult {
         let mut out: Box<dyn Write> = match &self.output {
             Some(path) => Box::new(File::create(path)?),
             None => Box::new(std::io::stdout().lock()),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::terminal::{Bar, metrics_line, watch_ctrl_c};
-use super::{CliError, CliResult, Common, print_line};
+use super::{CliError, CliResult, Common, on_device, print_line};
 use crate::data::{Encoder, Splits};
+use crate::ops::Backend;
 use crate::train::{Config, EpochRecord, ModelDir, Observer, Outcome, TrainError, Trainer};
 
 /// Train a model as a configuration file says, and measure it on the test rows.
@@ -49,7 +50,10 @@ impl Train {
         if train.epochs == 0 || train.batch_size == 0 {
             return Err(CliError::Usage("--epochs and --batch-size must be 1 or more".into()));
         }
-        let device = self.common.cpu()?;
+        on_device!(self.common, device => self.train(device, config, &folder))
+    }
+
+    fn train<D: Backend>(&self, device: D, config: Config, folder: &Path) -> CliResult {
         let path = self.out.clone().unwrap_or_else(|| default_dir(&self.config));
         let mut screen = Screen::new(self.common.quiet, config.train.epochs);
         let trainer = if self.resume {
@@ -65,7 +69,7 @@ impl Train {
             if let Some(backup) = backup {
                 screen.say(&format!("the model that was in {} is now in {}", path.display(), backup.display()));
             }
-            Trainer::new(device, config, &folder, dir, &mut screen)?
+            Trainer::new(device, config, folder, dir, &mut screen)?
         };
         let result = trainer.run(&mut screen);
         screen.bar.clear();
