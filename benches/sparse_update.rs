@@ -65,8 +65,8 @@ fn both_of<B: Timed + IndexSortOps + SparseUpdateOps>(criterion: &mut Criterion,
                 _ => OptimizerStateMut::SumOfSquares(B::view_mut(&mut sums)),
             };
             let (weights, workspace) = (B::view_mut(&mut weights), B::view_mut(&mut workspace));
-            let op =
-                Update { source, rule: UpdateRule::new(optimizer, 1e-6), decay_scale: None, weights, state, workspace };
+            let (control, rule) = (Default::default(), UpdateRule::new(optimizer, 1e-6));
+            let op = Update { source, control, rule, decay_scale: None, weights, state, workspace };
             let bytes = op.bytes_moved();
             op.run(device).unwrap();
             bytes

@@ -7,7 +7,7 @@
 //              16 bytes, else one element at a time. Which optimizer it is, is the same for all threads: a branch costs nothing beside memory.
 // Launch       grid (as many blocks as there are runs of 256 * 4 elements, at most 4096), block 256
 // Bytes        gradient read, parameters and state read and written: as bytes_moved()
-// Requires     state buffers that the optimizer does not have are null
+// Requires     state buffers that the optimizer does not have are null, as are values and gate where there are none
 // Numerics     every operation rounded separately (no fma), in the order of the CPU: the same bits as there
 // Measured     compiled and emulated, tests pass on an NVIDIA H100; not yet measured
 
@@ -46,9 +46,10 @@ __device__ __forceinline__ void update(const Arguments& args, uint64_t at) {
 extern "C" __global__ void __launch_bounds__(kThreads)
     dense_update_f32(const float* grad, float* parameters, float* first, float* second, uint64_t len, float max_gradient, uint32_t optimizer,
                      float learning_rate, float l2, float shrink, float eps, float beta1, float beta2, float first_correction,
-                     float second_correction) {
+                     float second_correction, const StepValues* step_values, const uint64_t* gate) {
+  if (is_shut(gate)) return;
   const Step step = {optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction};
-  const Arguments args = {grad, parameters, first, second, max_gradient, step};
+  const Arguments args = {grad, parameters, first, second, max_gradient, with_values(step, step_values)};
   const uint64_t thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x, threads = uint64_t(gridDim.x) * kThreads;
   const bool wide = is_aligned(grad, 16) && is_aligned(parameters, 16) && is_aligned(first, 16) && is_aligned(second, 16);
   const uint64_t runs = wide ? len / kRun : 0;

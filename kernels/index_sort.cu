@@ -48,45 +48,53 @@ __device__ __forceinline__ Bounds covering_bounds(const I* offsets, uint64_t bag
   extern "C" __global__ void __launch_bounds__(kThreads) index_sort_rows_##I(                                                          \
       const Feature* features, const Table* tables, const I* indices, const I* offsets, void* keys, uint32_t* bag_of,                  \
       uint32_t* counted, uint32_t* histograms, Status* status, uint64_t num_indices, uint64_t end_key, uint32_t num_bags,              \
-      uint32_t batch_size, uint32_t lanes, uint32_t passes, uint32_t digit_bits, uint32_t key_bytes) {                                 \
+      uint32_t batch_size, uint32_t lanes, uint32_t passes, uint32_t digit_bits, uint32_t key_bytes, uint32_t has_spare) {             \
     name_rows(features, tables, indices, offsets, keys, bag_of, counted, histograms, status, num_indices, end_key, num_bags,           \
-              batch_size, lanes, passes, digit_bits, key_bytes);                                                                    \
+              batch_size, lanes, passes, digit_bits, key_bytes, has_spare);                                                         \
   }
 
 template <typename I>
 __device__ __forceinline__ void name_rows(const Feature* features, const Table* tables, const I* indices, const I* offsets, void* keys,
                                           uint32_t* bag_of, uint32_t* counted, uint32_t* histograms, Status* status,
-                                          uint64_t num_indices, uint64_t end_key, uint32_t num_bags, uint32_t batch_size, uint32_t lanes,
-                                          uint32_t passes, uint32_t digit_bits, uint32_t key_bytes) {
+                                          uint64_t room, uint64_t end_key, uint32_t num_bags, uint32_t batch_size, uint32_t lanes,
+                                          uint32_t passes, uint32_t digit_bits, uint32_t key_bytes, uint32_t has_spare) {
   __shared__ uint32_t counts[kMostPasses * kDigits];
   for (uint32_t k = threadIdx.x; k < passes * kDigits; k += kThreads) counts[k] = 0;
   __syncthreads();
   const uint32_t lane = threadIdx.x % lanes, mask = group_mask(lanes);
-  const uint64_t groups = uint64_t(gridDim.x) * kThreads / lanes;
+  const uint64_t threads = uint64_t(gridDim.x) * kThreads, thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const uint64_t num_indices = used_indices(offsets, num_bags, room, has_spare);
+  const auto store_key = [&](uint64_t position, uint64_t key) {
+    if (key_bytes == 8) {
+      static_cast<uint64_t*>(keys)[position] = key;
+    } else {
+      static_cast<uint32_t*>(keys)[position] = uint32_t(key);
+    }
+  };
+  // Spare room is sorted as padding is.
 #pragma unroll 1
-  for (uint64_t bag = (uint64_t(blockIdx.x) * kThreads + threadIdx.x) / lanes; bag < num_bags; bag += groups) {
+  for (uint64_t position = num_indices + thread; position < room; position += threads) store_key(position, end_key);
+  if (thread < passes) atomicAdd(&counts[thread * kDigits + digit_of(end_key, uint32_t(thread), digit_bits)], uint32_t(room - num_indices));
+#pragma unroll 1
+  for (uint64_t bag = thread / lanes; bag < num_bags; bag += threads / lanes) {
     const Feature feature = features[bag / batch_size];
     const uint64_t first_row = tables[feature.table].first_row;
     const Bounds bounds = covering_bounds(offsets, bag, num_bags, num_indices);
-    bool bad = has_bad_bounds(offsets, bag, num_bags, num_indices);
+    bool bad = has_bad_bounds(offsets, bag, num_bags, room, has_spare);
     uint32_t rows = 0;
     for (uint64_t position = bounds.start + lane; position < bounds.end; position += lanes) {
       const int64_t row = row_of(indices[position], feature, bad);
       const uint64_t key = row == kNoRow ? end_key : first_row + row;
       rows += row != kNoRow;
       bag_of[position] = uint32_t(bag);
-      if (key_bytes == 8) {
-        static_cast<uint64_t*>(keys)[position] = key;
-      } else {
-        static_cast<uint32_t*>(keys)[position] = uint32_t(key);
-      }
+      store_key(position, key);
       for (uint32_t pass = 0; pass < passes; ++pass) atomicAdd(&counts[pass * kDigits + digit_of(key, pass, digit_bits)], 1u);
     }
     rows = __reduce_add_sync(mask, rows);
     bad = __any_sync(mask, bad);
     if (lane == 0) {
       counted[bag] = rows;
-      if (bad) note_faults(feature, indices, offsets, bag, num_bags, num_indices, status);
+      if (bad) note_faults(feature, indices, offsets, bag, num_bags, room, has_spare, status);
     }
   }
   __syncthreads();

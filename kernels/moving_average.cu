@@ -7,10 +7,11 @@
 //              16 bytes, else one element at a time
 // Launch       grid (as many blocks as there are runs of 256 * 4 elements, at most 4096), block 256
 // Bytes        values read, average read and written: as bytes_moved()
-// Requires     nothing
+// Requires     values and gate are null where there are none
 // Numerics     difference, product and sum rounded separately (no fma): the same bits as on the CPU
 // Measured     compiled and emulated, tests pass on an NVIDIA H100; not yet measured
 
+#include "common/optimizer.cuh"
 #include "common/vec.cuh"
 
 constexpr int kThreads = 256;
@@ -20,7 +21,10 @@ __device__ __forceinline__ float blend(float share, float value, float average) 
   return __fadd_rn(average, __fmul_rn(share, __fsub_rn(value, average)));
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads) moving_average_f32(const float* values, float* average, uint64_t len, float share) {
+extern "C" __global__ void __launch_bounds__(kThreads) moving_average_f32(const float* values, float* average, uint64_t len, float decay,
+                                                                          const StepValues* step_values, const uint64_t* gate) {
+  if (is_shut(gate)) return;
+  const float share = __fsub_rn(1.0f, step_values ? step_values->decay : decay);
   const uint64_t thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x, threads = uint64_t(gridDim.x) * kThreads;
   const bool wide = is_aligned(values, 16) && is_aligned(average, 16);
   const uint64_t runs = wide ? len / kRun : 0;

@@ -142,6 +142,12 @@ pub enum Error {
         /// The driver's name and text for it.
         message: String,
     },
+    /// The loss or a gradient of a step is infinite or not a number: neither that step nor any after it has changed anything.
+    #[error("step {step}: the loss or a gradient is not finite")]
+    NonFinite {
+        /// The number of the step, from 1.
+        step: u64,
+    },
     /// The thread pool of the CPU backend could not be started.
     #[error("cannot start {threads} worker threads: {reason}")]
     ThreadPool {

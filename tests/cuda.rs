@@ -189,6 +189,7 @@ fn foreign_memory_on_a_foreign_stream() {
                 let bags = Bags::<Cuda, i64> {
                     batch_size: case.batch_size,
                     indices: Slice::from_raw(indices, case.indices.len()),
+                    has_spare: false,
                     offsets: Slice::from_raw(offsets, case.offsets.len()),
                     per_sample_weights: None,
                 };

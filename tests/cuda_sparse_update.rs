@@ -144,6 +144,7 @@ impl<I: Id> Step<I> {
     fn update_op(&mut self) -> Update<'_, Cuda, f32, I> {
         Update {
             source: self.backward.source(),
+            control: Default::default(),
             rule: ROWWISE,
             decay_scale: None,
             weights: Cuda::view_mut(&mut self.weights),

@@ -163,6 +163,7 @@ impl<'a> Step<'a> {
                 argmax: None,
                 max_gradient: None,
             },
+            control: Default::default(),
             rule,
             decay_scale: None,
             weights: Cuda::view_mut(&mut self.weights),

@@ -27,6 +27,7 @@ fn step<B: DenseUpdateOps>(
     let (grad, mut parameters) = (upload(device, grad), upload(device, parameters));
     let mut state = State::new(device, state);
     let op = Update {
+        control: Default::default(),
         rule,
         max_gradient,
         grad: B::view(&grad),
@@ -128,7 +129,14 @@ fn wrong_arguments_are_errors<B: DenseUpdateOps>(device: &B) {
         let mut buffers = [5, first, second].map(|len| upload(device, &poisoned::<f32>(len)));
         let [parameters, moment, square] = &mut buffers;
         let state = OptimizerStateMut::Moments { first: B::view_mut(moment), second: B::view_mut(square) };
-        let op = Update { rule, max_gradient, grad: B::view(&grad), parameters: B::view_mut(parameters), state };
+        let op = Update {
+            control: Default::default(),
+            rule,
+            max_gradient,
+            grad: B::view(&grad),
+            parameters: B::view_mut(parameters),
+            state,
+        };
         assert_eq!(message(op.run(device)), format!("dense_update: {want}"));
         for (buffer, len) in buffers.iter().zip([5, first, second]) {
             assert_same_bits(&want, &download(device, buffer), &poisoned(len));

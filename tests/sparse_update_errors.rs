@@ -126,6 +126,7 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
         let apply = Apply {
             tables,
             grad: &grad,
+            control: Default::default(),
             rule,
             decay_scale: None,
             weights: B::view_mut(&mut weights),
@@ -135,6 +136,7 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
         let mut workspace = upload(device, &poisoned::<u64>(words));
         let update = Update {
             source: backward.source(),
+            control: Default::default(),
             rule,
             decay_scale: None,
             weights: B::view_mut(&mut weights),
@@ -154,8 +156,16 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
         spoil(&mut source, &spare);
         let (weights, workspace) = (B::view_mut(&mut weights), B::view_mut(&mut workspace));
         let text = message(
-            Update { source, rule: sgd, decay_scale: None, weights, state: OptimizerStateMut::None, workspace }
-                .run(device),
+            Update {
+                source,
+                control: Default::default(),
+                rule: sgd,
+                decay_scale: None,
+                weights,
+                state: OptimizerStateMut::None,
+                workspace,
+            }
+            .run(device),
         );
         assert!(text.starts_with(&format!("sparse_update.update: {want}")), "{text}");
     }
@@ -163,8 +173,18 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
         let mut workspace = upload(device, &poisoned::<u64>(words - 1));
         let (view, workspace) = (B::view_mut(&mut weights), B::view_mut(&mut workspace));
         let (source, state) = (backward.source(), OptimizerStateMut::None);
-        let text =
-            message(Update { source, rule: sgd, decay_scale: None, weights: view, state, workspace }.run(device));
+        let text = message(
+            Update {
+                source,
+                control: Default::default(),
+                rule: sgd,
+                decay_scale: None,
+                weights: view,
+                state,
+                workspace,
+            }
+            .run(device),
+        );
         assert!(text.starts_with("sparse_update.update: workspace holds"), "{text}");
     }
     assert_same_bits("weights", &download(device, &weights), &poisoned(elements));

@@ -1,5 +1,6 @@
 //! Puts the stand-in driver where cudarc looks for libcuda.so, and lets a test talk to it.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{c_char, c_int};
 use std::marker::PhantomData;
@@ -31,6 +32,7 @@ pub struct Emulator {
     reset: extern "C" fn(c_int),
     report: extern "C" fn(*mut c_char, usize) -> usize,
     counters: extern "C" fn(*mut c_char, usize) -> usize,
+    calls: extern "C" fn(*mut c_char, usize) -> usize,
     reset_counters: extern "C" fn(),
     begin: extern "C" fn() -> u64,
     end: extern "C" fn(u64),
@@ -62,6 +64,7 @@ fn install_once() -> Result<Option<Emulator>, InstallError> {
         reset: symbol(&library, b"bagdot_emulator_reset\0").map_err(failed)?,
         report: symbol(&library, b"bagdot_emulator_report\0").map_err(failed)?,
         counters: symbol(&library, b"bagdot_emulator_counters\0").map_err(failed)?,
+        calls: symbol(&library, b"bagdot_emulator_calls\0").map_err(failed)?,
         reset_counters: symbol(&library, b"bagdot_emulator_reset_counters\0").map_err(failed)?,
         begin: symbol(&library, b"bagdot_emulator_begin\0").map_err(failed)?,
         end: symbol(&library, b"bagdot_emulator_end\0").map_err(failed)?,
@@ -200,6 +203,12 @@ impl Emulator {
     /// What the kernels did since the last reset of the counters. Launches that wait in streams have not happened.
     pub fn counters(&self) -> Vec<KernelCounts> {
         parse_counters(&text(self.counters))
+    }
+
+    /// How often each function of the driver API was called since the last reset of the counters.
+    pub fn calls(&self) -> BTreeMap<String, u64> {
+        let call = |line: &str| line.split_once('\t').map(|(name, n)| (name.to_owned(), n.parse().unwrap_or(0)));
+        text(self.calls).lines().filter_map(call).collect()
     }
 
     /// Sets all counters to zero.

@@ -76,24 +76,37 @@ __device__ __forceinline__ Bounds bounds_of(const I* offsets, uint64_t bag, uint
   return {start < 0 ? 0 : min(uint64_t(start), last), last};
 }
 
+// The number of ids. Where there may be room behind them it is the last offset that says it, if that is within the room.
+template <typename I>
+__device__ __forceinline__ uint64_t used_indices(const I* offsets, uint64_t num_bags, uint64_t num_indices, uint32_t has_spare) {
+  if (!has_spare) return num_indices;
+  const int64_t end = offsets[num_bags];
+  return end < 0 ? num_indices : min(uint64_t(end), num_indices);
+}
+
+// Whether the last offset is not the number of ids, or, where there may be room behind them, not within that.
+__device__ __forceinline__ bool is_bad_end(int64_t end, uint64_t num_indices, uint32_t has_spare) {
+  return has_spare ? end > int64_t(num_indices) : end != int64_t(num_indices);
+}
+
 // Whether the bounds of a bag break a rule: they rise, the first is 0, the last is the number of ids.
 template <typename I>
-__device__ __forceinline__ bool has_bad_bounds(const I* offsets, uint64_t bag, uint64_t num_bags, uint64_t num_indices) {
+__device__ __forceinline__ bool has_bad_bounds(const I* offsets, uint64_t bag, uint64_t num_bags, uint64_t num_indices, uint32_t has_spare) {
   const int64_t start = offsets[bag], end = offsets[bag + 1];
-  return (bag == 0 && start != 0) || end < start || (bag + 1 == num_bags && end != int64_t(num_indices));
+  return (bag == 0 && start != 0) || end < start || (bag + 1 == num_bags && is_bad_end(end, num_indices, has_spare));
 }
 
 // Notes all that is wrong with a bag. Called by one lane, after the work and only if there is something, so that it costs the work nothing.
 template <typename I>
 __device__ __forceinline__ void note_faults(const Feature& feature, const I* indices, const I* offsets, uint64_t bag, uint64_t num_bags,
-                                            uint64_t num_indices, Status* status) {
+                                            uint64_t num_indices, uint32_t has_spare, Status* status) {
   const int64_t start = offsets[bag], end = offsets[bag + 1];
   const Bounds bounds = bounds_of(offsets, bag, num_indices);
   // The first three rounds are for the rules of the bounds.
 #pragma unroll 1
   for (int64_t round = -3; round < int64_t(bounds.end - bounds.start); ++round) {
     Fault fault = {(bag + 1) << 32, end, num_indices, kLastNotEnd, feature.table};
-    bool broken = bag + 1 == num_bags && end != int64_t(num_indices);
+    bool broken = bag + 1 == num_bags && is_bad_end(end, num_indices, has_spare);
     if (round == -3) {
       fault = {0, start, 0, kFirstNotZero, feature.table};
       broken = bag == 0 && start != 0;

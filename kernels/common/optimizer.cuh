@@ -17,6 +17,30 @@ struct Step {
   float first_correction, second_correction;  // 1 / (1 - beta^t)
 };
 
+// What changes from step to step, where a replayed launch finds it. Mirrors `StepValues` in src/ops/optimizer.rs.
+struct StepValues {
+  uint64_t step;
+  float learning_rate, shrink;
+  float first_correction, second_correction;
+  float decay;        // of a moving average
+  uint32_t reserved;
+};
+static_assert(sizeof(StepValues) == 32, "src/ops/optimizer.rs says the same");
+
+// The same step with what changes as it stands on the device, unless that is null.
+__device__ __forceinline__ Step with_values(Step step, const StepValues* values) {
+  if (values) {
+    step.learning_rate = values->learning_rate;
+    step.shrink = values->shrink;
+    step.first_correction = values->first_correction;
+    step.second_correction = values->second_correction;
+  }
+  return step;
+}
+
+// Whether there is a gate, and it says that nothing must change.
+__device__ __forceinline__ bool is_shut(const uint64_t* gate) { return gate && *gate != 0; }
+
 __device__ __forceinline__ float clamped(float x, float max) { return x < -max ? -max : x > max ? max : x; }
 
 // The same step with the weight decay multiplied by `scale`.

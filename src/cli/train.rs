@@ -132,6 +132,12 @@ impl Observer for Screen {
         self.bar.message(format!("loss {loss:.4}"));
     }
 
+    fn skipped(&mut self, epoch: u32, last: u64, count: u64) {
+        self.say(&format!(
+            "epoch {epoch}: loss or gradients were not finite in {count} batches, the last of them batch {last}: skipped"
+        ));
+    }
+
     fn epoch(&mut self, record: &EpochRecord) {
         let (name, metrics) = match &record.validation {
             Some(validation) => ("validation", validation),

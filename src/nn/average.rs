@@ -3,7 +3,7 @@
 use super::embedding::EmbeddingBagCollection;
 use crate::error::Result;
 use crate::ops::moving_average::Update;
-use crate::ops::{Backend, Extent};
+use crate::ops::{Backend, Extent, StepControl};
 
 /// The averages of all parameters of a model.
 pub(super) struct Averages<D: Backend> {
@@ -25,21 +25,26 @@ impl<D: Backend> Averages<D> {
             parameters: device.alloc(parameters.extent())?,
             tables: device.alloc(embedding.tables().as_ref().num_weights())?,
         };
-        averages.blend(device, 0.0, parameters, embedding)?;
+        averages.blend(device, 0.0, parameters, embedding, StepControl::default())?;
         Ok(averages)
     }
 
-    /// Takes in what the parameters are after step number `step`. The decay is `(1 + step) / (5 + step)` until it reaches its full value, so
-    /// that the first parameters, which know nothing, are soon forgotten.
+    /// The decay of step number `step`: `(1 + step) / (5 + step)` until it reaches its full value, so that the first parameters, which know
+    /// nothing, are soon forgotten.
+    pub(super) fn decay(&self, step: u64) -> f32 {
+        self.decay.min(((1 + step) as f64 / (5 + step) as f64) as f32)
+    }
+
+    /// Takes in what the parameters are after step number `step`.
     pub(super) fn update(
         &mut self,
         device: &D,
         step: u64,
         parameters: &D::Buffer<f32>,
         embedding: &EmbeddingBagCollection<D>,
+        control: StepControl<'_, D>,
     ) -> Result<()> {
-        let early = ((1 + step) as f64 / (5 + step) as f64) as f32;
-        self.blend(device, self.decay.min(early), parameters, embedding)
+        self.blend(device, self.decay(step), parameters, embedding, control)
     }
 
     /// Exchanges the parameters with their averages.
@@ -59,9 +64,11 @@ impl<D: Backend> Averages<D> {
         decay: f32,
         parameters: &D::Buffer<f32>,
         embedding: &EmbeddingBagCollection<D>,
+        control: StepControl<'_, D>,
     ) -> Result<()> {
         for (values, average) in [(parameters, &mut self.parameters), (embedding.f32_weights()?, &mut self.tables)] {
-            Update { decay, values: D::view(values), average: D::view_mut(average) }.run(device)?;
+            let (values, average) = (D::view(values), D::view_mut(average));
+            Update { control: control.reborrow(), decay, values, average }.run(device)?;
         }
         Ok(())
     }

@@ -7,13 +7,14 @@ use super::config::DlrmConfig;
 use super::embedding::EmbeddingBagCollection;
 use super::mlp::{BackwardPass, Mlp};
 use super::optimizer::{OptimizerState, Optimizers};
+use super::step::Place;
 use crate::dtype::Index;
-use crate::error::{Result, expect_size, invalid};
-use crate::ops::index_sort::{Sort, SortedIndices};
+use crate::error::{Error, Result, expect_size, invalid};
+use crate::ops::finite_check::{NonFinite, Verdict};
+use crate::ops::index_sort::Sort;
 use crate::ops::interaction::{self, Features, FeaturesMut};
 use crate::ops::loss;
-use crate::ops::sparse_update::{PooledGrad, Reduce, SparseGrad};
-use crate::ops::{Accum, Activation, Backend, Extent, Matrix, MatrixMut, Precision, dense_update};
+use crate::ops::{Accum, Activation, Backend, Extent, Matrix, MatrixMut, Precision};
 use crate::philox::Philox;
 
 const OP: &str = "Dlrm";
@@ -31,16 +32,21 @@ pub struct Dlrm<D: Backend> {
     pub(super) parameters: D::Buffer<f32>,
     pub(super) training: Option<Training<D>>,
     pub(super) averages: Option<Averages<D>>,
-    buffers: Buffers<D>,
+    pub(super) non_finite: NonFinite,
+    /// Recorded steps: made before the buffers that they are about are replaced, they go before them, too.
+    pub(super) recordings: Vec<(Place, D::Recording)>,
+    pub(super) buffers: Buffers<D>,
 }
 
 /// What only training needs.
 pub(super) struct Training<D: Backend> {
-    optimizers: Optimizers,
+    pub(super) optimizers: Optimizers,
     pub(super) dense_state: OptimizerState<D>,
     /// Steps taken so far.
     pub(super) step: u64,
     pub(super) grad_parameters: D::Buffer<f32>,
+    /// See [`Verdict`].
+    pub(super) verdict: D::Buffer<u64>,
 }
 
 impl<D: Backend> Dlrm<D> {
@@ -63,7 +69,20 @@ impl<D: Backend> Dlrm<D> {
         device.upload(&values, D::view_mut(&mut parameters))?;
         let embedding = EmbeddingBagCollection::new(&device, tables, config.table_dtype, config.table_init, seed)?;
         let buffers = Buffers::new(&device, &config, (&bottom, &top), &embedding, (0, 0), false)?;
-        Ok(Self { device, config, bottom, top, embedding, parameters, training: None, averages: None, buffers })
+        let (training, averages, non_finite, recordings) = (None, None, NonFinite::default(), Vec::new());
+        Ok(Self {
+            device,
+            config,
+            bottom,
+            top,
+            embedding,
+            parameters,
+            training,
+            averages,
+            non_finite,
+            recordings,
+            buffers,
+        })
     }
 
     /// The shape of the model.
@@ -92,6 +111,7 @@ impl<D: Backend> Dlrm<D> {
     /// # Errors
     /// Those of [`Device::alloc`](crate::ops::Device::alloc).
     pub fn optimize_with(&mut self, optimizers: Optimizers) -> Result<()> {
+        self.recordings.clear();
         let len = self.parameters.extent();
         let dense = optimizers.dense.optimizer.for_dense();
         self.embedding.reset_state(&self.device, optimizers.tables.optimizer)?;
@@ -100,6 +120,7 @@ impl<D: Backend> Dlrm<D> {
             dense_state: OptimizerState::new(&self.device, dense, len, len)?,
             step: 0,
             grad_parameters: self.device.alloc(len)?,
+            verdict: self.device.alloc(Verdict::WORDS)?,
         });
         Ok(())
     }
@@ -109,6 +130,7 @@ impl<D: Backend> Dlrm<D> {
     /// # Errors
     /// Not one entry for each row; those of [`Device::alloc`](crate::ops::Device::alloc).
     pub fn scale_table_decay(&mut self, scale: &[f32]) -> Result<()> {
+        self.recordings.clear();
         self.embedding.scale_decay(&self.device, scale)
     }
 
@@ -118,6 +140,7 @@ impl<D: Backend> Dlrm<D> {
     /// # Errors
     /// Tables that are not of single precision; those of [`Device::alloc`](crate::ops::Device::alloc).
     pub fn average_with(&mut self, decay: f32) -> Result<()> {
+        self.recordings.clear();
         self.averages = Some(Averages::new(&self.device, decay, &self.parameters, &self.embedding)?);
         Ok(())
     }
@@ -137,25 +160,6 @@ impl<D: Backend> Dlrm<D> {
     /// The number of steps taken since [`Self::optimize_with`].
     pub fn step(&self) -> u64 {
         self.training.as_ref().map_or(0, |training| training.step)
-    }
-
-    /// One step of training: [`Self::loss_and_grad`], then the optimizers. Each row that was looked up takes one step with the sum of its
-    /// gradients.
-    ///
-    /// # Errors
-    /// Those of [`Self::loss_and_grad`]: then neither parameters nor optimizers have changed.
-    pub fn train_step<I: Index>(&mut self, batch: BatchView<'_, D, I>) -> Result<()> {
-        self.loss_and_grad(batch, Accum::Replace)?;
-        let Self { device, embedding, buffers, parameters, training, .. } = self;
-        let Buffers { argmax, backward, .. } = buffers;
-        let (training, backward) = trainable(training, backward)?;
-        let rule = training.optimizers.tables.rule(training.step + 1, training.optimizers.schedule);
-        let (tables, rows) = embedding.split_mut();
-        let BackwardBuffers { sorted, pooled, workspace, .. } = backward;
-        let source = pooled_grad(tables, &batch, training, sorted, pooled, argmax.as_ref());
-        rows.update(device, source, rule, D::view_mut(workspace))?;
-        dense_step(device, training, parameters)?;
-        self.average_step()
     }
 
     /// Runs forward and backward. The mean loss is left for [`Self::last_loss`], the gradients of the layers for [`Self::layer_grads`] and
@@ -225,49 +229,37 @@ impl<D: Backend> Dlrm<D> {
         Sort { tables, bags: batch.bags.reborrow(), sorted: &mut backward.sorted, workspace }.run(device)
     }
 
-    /// The gradient of the table rows that the last [`Self::loss_and_grad`] left, for the same batch: to keep, to merge with others, and to
-    /// apply later ([`Self::apply`]).
-    ///
-    /// # Errors
-    /// Those of [`Reduce`].
-    pub fn sparse_grad<I: Index>(&mut self, batch: BatchView<'_, D, I>, grad: &mut SparseGrad<D>) -> Result<()> {
-        let (training, backward) = trainable(&mut self.training, &mut self.buffers.backward)?;
-        let (tables, argmax) = (self.embedding.tables(), self.buffers.argmax.as_ref());
-        let source = pooled_grad(tables, &batch, training, &backward.sorted, &backward.pooled, argmax);
-        let workspace = D::view_mut(&mut backward.workspace);
-        Reduce { source, grad, workspace }.run(&self.device)
-    }
-
-    /// One step of the optimizers with the gradients of the layers that [`Self::loss_and_grad`] left or accumulated, and this gradient of
-    /// the table rows.
-    ///
-    /// # Errors
-    /// Those of the ops.
-    pub fn apply(&mut self, grad: &SparseGrad<D>) -> Result<()> {
-        let (training, _) = trainable(&mut self.training, &mut self.buffers.backward)?;
-        let rule = training.optimizers.tables.rule(training.step + 1, training.optimizers.schedule);
-        self.embedding.split_mut().1.apply(&self.device, grad, rule)?;
-        dense_step(&self.device, training, &mut self.parameters)?;
-        self.average_step()
-    }
-
-    fn average_step(&mut self) -> Result<()> {
-        let step = self.step();
-        match &mut self.averages {
-            Some(averages) => averages.update(&self.device, step, &self.parameters, &self.embedding),
-            None => Ok(()),
-        }
-    }
-
     /// The mean loss of the last step's batch, before the step. Waits for the device.
     ///
     /// # Errors
-    /// What the device found meanwhile.
+    /// What the device found meanwhile; under [`NonFinite::Error`] a step whose loss or gradient was not finite.
     pub fn last_loss(&self) -> Result<f64> {
         let mut loss = [0f64];
         self.device.download(D::view(&self.buffers.mean_loss), &mut loss)?;
         self.device.synchronize()?;
+        if self.training.is_some() && self.non_finite == NonFinite::Error {
+            let Verdict { steps, first, .. } = self.verdict()?;
+            if steps > 0 {
+                return Err(Error::NonFinite { step: first });
+            }
+        }
         Ok(loss[0])
+    }
+
+    /// Copies the mean loss of the last step's batch, one value, without waiting for it.
+    ///
+    /// # Errors
+    /// A wrong length.
+    pub fn copy_last_loss(&self, target: D::SliceMut<'_, f64>) -> Result<()> {
+        self.device.copy(D::view(&self.buffers.mean_loss), target)
+    }
+
+    /// Copies the logits that the last samples were given, as many as there is room for, without waiting for them.
+    ///
+    /// # Errors
+    /// None, if the last batch had as many samples.
+    pub fn copy_last_logits(&self, target: D::SliceMut<'_, f32>) -> Result<()> {
+        self.device.copy(logits::<D>(&self.buffers.top, target.extent()), target)
     }
 
     /// The probabilities that the last step's samples were given, before the step. Waits for the device.
@@ -302,6 +294,20 @@ impl<D: Backend> Dlrm<D> {
         Ok(())
     }
 
+    /// As [`Self::logits`], without waiting for them: they stay on the device, where bad ids may be noted, too.
+    ///
+    /// # Errors
+    /// As [`Self::logits`].
+    pub fn logits_on_device<I: Index>(
+        &mut self,
+        batch: BatchView<'_, D, I>,
+        logits_out: D::SliceMut<'_, f32>,
+    ) -> Result<()> {
+        expect_size(OP, "logits", logits_out.extent(), batch.dense.rows)?;
+        self.forward(batch, false)?;
+        self.copy_last_logits(logits_out)
+    }
+
     fn forward<I: Index>(&mut self, batch: BatchView<'_, D, I>, train: bool) -> Result<()> {
         let (rows, ids) = (batch.dense.rows, batch.bags.num_indices());
         expect_size(OP, "batch.bags.batch_size", batch.bags.batch_size, rows)?;
@@ -330,19 +336,20 @@ impl<D: Backend> Dlrm<D> {
     }
 
     /// Makes room for a batch that is larger than all before.
-    fn grow(&mut self, batch_size: usize, num_indices: usize, train: bool) -> Result<()> {
+    pub(super) fn grow(&mut self, batch_size: usize, num_indices: usize, train: bool) -> Result<()> {
         let known = &self.buffers;
         let train = train || known.backward.is_some();
         if batch_size > known.batch_size || num_indices > known.num_indices || (train && known.backward.is_none()) {
             let sizes = (batch_size.max(known.batch_size), num_indices.max(known.num_indices));
             let mlps = (&self.bottom, &self.top);
+            self.recordings.clear();
             self.buffers = Buffers::new(&self.device, &self.config, mlps, &self.embedding, sizes, train)?;
         }
         Ok(())
     }
 }
 
-fn sigmoid(logit: f32) -> f32 {
+pub(crate) fn sigmoid(logit: f32) -> f32 {
     (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32
 }
 
@@ -350,46 +357,9 @@ pub(super) fn untrained() -> crate::Error {
     invalid(OP, "optimizers", "none: call `optimize_with` before training")
 }
 
-fn trainable<'a, D: Backend>(
+pub(super) fn trainable<'a, D: Backend>(
     training: &'a mut Option<Training<D>>,
     backward: &'a mut Option<BackwardBuffers<D>>,
 ) -> Result<(&'a mut Training<D>, &'a mut BackwardBuffers<D>)> {
     training.as_mut().zip(backward.as_mut()).ok_or_else(untrained)
-}
-
-/// Where the gradient of the table rows comes from.
-fn pooled_grad<'a, D: Backend, I: Index>(
-    tables: &'a D::Tables,
-    batch: &'a BatchView<'_, D, I>,
-    training: &Training<D>,
-    sorted: &'a SortedIndices<D>,
-    pooled: &'a D::Buffer<f32>,
-    argmax: Option<&'a D::Buffer<u32>>,
-) -> PooledGrad<'a, D, I> {
-    let rows = batch.dense.rows;
-    PooledGrad {
-        tables,
-        bags: batch.bags.reborrow(),
-        sorted,
-        grad_output: pooled_matrix(pooled, rows, tables.as_ref()),
-        argmax: argmax.map(|argmax| pooled_matrix(argmax, rows, tables.as_ref())),
-        max_gradient: training.optimizers.tables.max_gradient,
-    }
-}
-
-/// The optimizer's step on the layers; ends the step.
-fn dense_step<D: Backend>(device: &D, training: &mut Training<D>, parameters: &mut D::Buffer<f32>) -> Result<()> {
-    let step = training.step + 1;
-    let group = training.optimizers.dense;
-    let rule = group.rule(step, training.optimizers.schedule);
-    let update = dense_update::Update {
-        rule,
-        max_gradient: group.max_gradient,
-        grad: D::view(&training.grad_parameters),
-        parameters: D::view_mut(parameters),
-        state: training.dense_state.view_mut(rule.optimizer.for_dense()),
-    };
-    update.run(device)?;
-    training.step = step;
-    Ok(())
 }

@@ -5,7 +5,9 @@ use super::tensors::{NamedTensor, TensorSource, read};
 use crate::dtype::{DType, Element, Index, bf16, f16};
 use crate::error::{Error, Result, expect_size};
 use crate::ops::sparse_update::{self, PooledGrad, SparseGrad};
-use crate::ops::{Backend, Bags, Device, Matrix, MatrixMut, OptimizerStateMut, TableBatch, UpdateRule, embedding_bag};
+use crate::ops::{
+    Backend, Bags, Device, Matrix, MatrixMut, OptimizerStateMut, StepControl, TableBatch, UpdateRule, embedding_bag,
+};
 use crate::philox::Philox;
 
 /// A batch of embedding tables: weights in one buffer of one element type, and the state of their optimizer.
@@ -202,12 +204,14 @@ impl<'a, D: Backend> RowsMut<'a, D> {
         device: &D,
         source: PooledGrad<'a, D, I>,
         rule: UpdateRule,
+        control: StepControl<'a, D>,
         workspace: D::SliceMut<'a, u64>,
     ) -> Result<()> {
         let Self { tables: _, weights, state, decay_scale } = self;
         let state = view_state(state, rule);
         with_weights!(weights, buffer => {
-            sparse_update::Update { source, rule, decay_scale, weights: D::view_mut(buffer), state, workspace }.run(device)
+            let weights = D::view_mut(buffer);
+            sparse_update::Update { source, control, rule, decay_scale, weights, state, workspace }.run(device)
         })
     }
 
@@ -219,7 +223,8 @@ impl<'a, D: Backend> RowsMut<'a, D> {
         let Self { tables, weights, state, decay_scale } = self;
         let state = view_state(state, rule);
         with_weights!(weights, buffer => {
-            sparse_update::Apply { tables, grad, rule, decay_scale, weights: D::view_mut(buffer), state }.run(device)
+            let (control, weights) = (StepControl::default(), D::view_mut(buffer));
+            sparse_update::Apply { tables, grad, control, rule, decay_scale, weights, state }.run(device)
         })
     }
 }

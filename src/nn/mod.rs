@@ -8,12 +8,17 @@ mod embedding;
 mod mlp;
 mod optimizer;
 mod parameters;
+mod staging;
+mod step;
 mod tensors;
 
 pub use buffers::BatchView;
 pub use config::DlrmConfig;
 pub use dlrm::Dlrm;
+#[cfg(feature = "train")]
+pub(crate) use dlrm::sigmoid;
 pub use embedding::{EmbeddingBagCollection, TableInit};
 pub use mlp::Mlp;
 pub use optimizer::{GroupOptimizer, OptimizerState, Optimizers, Schedule};
+pub use staging::Staging;
 pub use tensors::{NamedTensor, Prefixed, TensorSource};

@@ -1,7 +1,7 @@
 //! An optimizer step on dense parameters: [`Optimizer`](super::Optimizer) applied to every element.
 
 use super::optimizer::check_max_gradient;
-use super::{Device, Extent, OptimizerStateMut, UpdateRule};
+use super::{Device, Extent, OptimizerStateMut, StepControl, UpdateRule};
 use crate::error::{Result, expect_size};
 
 /// What a backend provides; call it through [`Update::run`], which validates.
@@ -12,6 +12,8 @@ pub trait DenseUpdateOps: Device {
 
 /// Gradient and state to new parameters and state, in place.
 pub struct Update<'a, D: Device> {
+    /// What is read from the device.
+    pub control: StepControl<'a, D>,
     /// The step. [`Optimizer::RowwiseAdagrad`](super::Optimizer::RowwiseAdagrad) means Adagrad here.
     pub rule: UpdateRule,
     /// Every element of the gradient is clamped to `[-max, max]`.
@@ -42,6 +44,7 @@ impl<D: DenseUpdateOps> Update<'_, D> {
         const OP: &str = "dense_update";
         let elements = self.parameters.extent();
         self.rule.check(OP)?;
+        self.control.check(OP)?;
         check_max_gradient(OP, self.max_gradient)?;
         expect_size(OP, "grad", self.grad.extent(), elements)?;
         self.state.check(OP, self.rule.optimizer.for_dense(), elements, elements)

@@ -42,6 +42,7 @@
 
 pub mod dense_update;
 pub mod embedding_bag;
+pub mod finite_check;
 pub mod index_sort;
 pub mod interaction;
 pub mod linear;
@@ -50,13 +51,14 @@ mod matrix;
 pub mod moving_average;
 pub(crate) mod optimizer;
 pub mod sparse_update;
+pub mod stage;
 mod tables;
 
 pub use interaction::{Interaction, PairOrder};
 pub use linear::Activation;
 pub use loss::Loss;
 pub use matrix::{Matrix, MatrixMut};
-pub use optimizer::{Optimizer, OptimizerStateMut, Rounding, UpdateRule, WeightDecay};
+pub use optimizer::{Optimizer, OptimizerStateMut, Rounding, StepControl, StepValues, UpdateRule, WeightDecay};
 pub use tables::{Bags, Feature, Pooling, Table, TableBatch};
 
 use crate::dtype::Scalar;
@@ -106,6 +108,8 @@ pub trait Device: Clone + Send + Sync {
     fn upload<T: Scalar>(&self, source: &[T], target: Self::SliceMut<'_, T>) -> Result<()>;
     /// Copies `source` into `target`, which is as long; waits until the values are there.
     fn download<T: Scalar>(&self, source: Self::Slice<'_, T>, target: &mut [T]) -> Result<()>;
+    /// Copies `source` into `target`, which is as long, behind the ops that were called before.
+    fn copy<T: Scalar>(&self, source: Self::Slice<'_, T>, target: Self::SliceMut<'_, T>) -> Result<()>;
     /// Waits for all ops and reports what they found, such as an [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange).
     fn synchronize(&self) -> Result<()>;
     /// Puts the description of a batch of tables where ops can read it.
@@ -152,6 +156,8 @@ pub trait Backend:
     + loss::LossOps
     + dense_update::DenseUpdateOps
     + moving_average::MovingAverageOps
+    + finite_check::FiniteCheckOps
+    + stage::Stage
 {
 }
 
@@ -165,6 +171,8 @@ impl<D> Backend for D where
         + loss::LossOps
         + dense_update::DenseUpdateOps
         + moving_average::MovingAverageOps
+        + finite_check::FiniteCheckOps
+        + stage::Stage
 {
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A model with averaged parameters generalises better than the one that the last steps left (Polyak & Juditsky, 1992).
 
-use super::{Device, Extent};
+use super::{Device, Extent, StepControl};
 use crate::error::{Result, expect_size, invalid};
 
 /// What a backend provides; call it through [`Update::run`], which validates.
@@ -13,6 +13,8 @@ pub trait MovingAverageOps: Device {
 
 /// One step of the average, in place.
 pub struct Update<'a, D: Device> {
+    /// What is read from the device: the decay, in place of the one here, and whether there is anything to do.
+    pub control: StepControl<'a, D>,
     /// How much of the average stays, in [0, 1].
     pub decay: f32,
     /// What is averaged.
@@ -40,6 +42,7 @@ impl<D: MovingAverageOps> Update<'_, D> {
         if !(0.0..=1.0).contains(&self.decay) {
             return Err(invalid(OP, "decay", format!("{}, but must be in [0, 1]", self.decay)));
         }
+        self.control.check(OP)?;
         expect_size(OP, "average", self.average.extent(), self.values.extent())
     }
 

@@ -142,6 +142,67 @@ impl UpdateRule {
     }
 }
 
+/// What of an [`UpdateRule`] changes from step to step, where ops can read it: a recorded step is replayed with other values.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct StepValues {
+    /// The number of the step, from 1.
+    pub step: u64,
+    /// The learning rate.
+    pub learning_rate: f32,
+    /// What parameters are multiplied by beside the step.
+    pub shrink: f32,
+    /// `1 / (1 - β₁ᵗ)`.
+    pub first_correction: f32,
+    /// `1 / (1 - β₂ᵗ)`.
+    pub second_correction: f32,
+    /// How much of a moving average stays; see [`moving_average`](super::moving_average).
+    pub decay: f32,
+    pub(crate) reserved: u32,
+}
+
+impl StepValues {
+    /// Those of a rule, and the decay of a moving average.
+    pub fn new(rule: &UpdateRule, decay: f32) -> Self {
+        let (first_correction, second_correction) = rule.bias_corrections();
+        let (step, learning_rate, shrink) = (rule.step, rule.learning_rate, rule.decay_factors().1);
+        Self { step, learning_rate, shrink, first_correction, second_correction, decay, reserved: 0 }
+    }
+}
+
+/// Where an op finds what its arguments leave open, one entry each.
+pub struct StepControl<'a, D: Device> {
+    /// They take the place of learning rate and number in the rule.
+    pub values: Option<D::Slice<'a, StepValues>>,
+    /// Unless it is 0 the op does nothing; see [`finite_check`](super::finite_check).
+    pub gate: Option<D::Slice<'a, u64>>,
+}
+
+impl<D: Device> Clone for StepControl<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<D: Device> Copy for StepControl<'_, D> {}
+
+impl<D: Device> Default for StepControl<'_, D> {
+    fn default() -> Self {
+        Self { values: None, gate: None }
+    }
+}
+
+impl<D: Device> StepControl<'_, D> {
+    /// The same, borrowed for a shorter time.
+    pub fn reborrow(&self) -> StepControl<'_, D> {
+        StepControl { values: self.values.as_ref().map(D::reborrow), gate: self.gate.as_ref().map(D::reborrow) }
+    }
+
+    pub(crate) fn check(&self, op: &'static str) -> Result<()> {
+        self.values.map_or(Ok(()), |values| expect_size(op, "control.values", values.extent(), 1))?;
+        self.gate.map_or(Ok(()), |gate| expect_size(op, "control.gate", gate.extent(), 1))
+    }
+}
+
 impl Optimizer {
     /// How many state values a table of `rows` rows with `elements` elements has, in the first and in the second state buffer.
     pub fn state_len(&self, rows: usize, elements: usize) -> [usize; 2] {

@@ -19,7 +19,7 @@
 use super::index_sort::SortedIndices;
 use super::matrix::matrix_name;
 use super::optimizer::check_max_gradient;
-use super::{Bags, Device, Extent, Matrix, OptimizerStateMut, TableBatch, UpdateRule};
+use super::{Bags, Device, Extent, Matrix, OptimizerStateMut, StepControl, TableBatch, UpdateRule};
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 
@@ -240,6 +240,8 @@ pub struct Apply<'a, D: Device, E: Element> {
     pub tables: &'a D::Tables,
     /// The gradient.
     pub grad: &'a SparseGrad<D>,
+    /// What is read from the device.
+    pub control: StepControl<'a, D>,
     /// The step.
     pub rule: UpdateRule,
     /// If there, the weight decay of a row is multiplied by the entry of its linear row number: [`TableBatch::num_rows`] of them.
@@ -266,6 +268,7 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
     /// Wrong shapes or a rule without meaning.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "sparse_update.apply";
+        self.control.check(OP)?;
         check_decay_scale::<D>(OP, self.tables.as_ref(), &self.decay_scale)?;
         check_target::<D, E>(OP, self.tables.as_ref(), &self.rule, &self.weights, &self.state)
     }
@@ -286,6 +289,8 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
 pub struct Update<'a, D: Device, E: Element, I: Index> {
     /// Where the gradient comes from.
     pub source: PooledGrad<'a, D, I>,
+    /// What is read from the device.
+    pub control: StepControl<'a, D>,
     /// The step.
     pub rule: UpdateRule,
     /// If there, the weight decay of a row is multiplied by the entry of its linear row number: [`TableBatch::num_rows`] of them.
@@ -322,6 +327,7 @@ impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
         self.source.check(OP)?;
         let needed = Self::workspace_len(backend, self.source.tables.as_ref(), self.source.bags.num_indices());
         expect_at_least(OP, "workspace", self.workspace.extent(), needed)?;
+        self.control.check(OP)?;
         check_decay_scale::<D>(OP, self.source.tables.as_ref(), &self.decay_scale)?;
         check_target::<D, E>(OP, self.source.tables.as_ref(), &self.rule, &self.weights, &self.state)
     }

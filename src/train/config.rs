@@ -9,6 +9,7 @@ use super::optimizer::{DENSE, GroupConfig, ScheduleConfig, TABLES};
 use crate::data::{DataConfig, Encoder};
 use crate::dtype::DType;
 use crate::nn::{DlrmConfig, Optimizers, TableInit};
+use crate::ops::finite_check::NonFinite;
 use crate::ops::{Feature, Interaction, Loss, PairOrder, Pooling, Table};
 
 /// A configuration file: what to read, which model to build, how to train it.
@@ -124,6 +125,9 @@ pub struct TrainConfig {
     pub loss: Loss,
     /// Probabilities are clamped to `[threshold, 1 - threshold]` in the loss; 0 for no clamp.
     pub loss_threshold: f32,
+    /// What happens if the loss or a gradient of a batch is infinite or not a number: `error` ends training, `skip-step` goes on without that
+    /// batch.
+    pub non_finite: NonFinite,
     /// Learning rates over time.
     pub schedule: ScheduleConfig,
     /// How many models are trained side by side, from different initial parameters and on rows in different orders. Their mean probability is
@@ -172,6 +176,7 @@ impl Default for TrainConfig {
             select: Selection::default(),
             loss: Loss::default(),
             loss_threshold: 0.0,
+            non_finite: NonFinite::default(),
             schedule: ScheduleConfig::default(),
             members: 1,
             averaging: None,

@@ -37,8 +37,11 @@ pub enum TrainError {
         /// What is wrong with it, and what to do.
         reason: String,
     },
-    /// The loss of a batch is not a number, or infinite. The last checkpoint is intact.
-    #[error("epoch {epoch}, batch {batch}: the loss is {loss}; a lower learning rate or `max_gradient` may help")]
+    /// The loss or a gradient of a batch is not a number, or infinite. The last checkpoint is intact.
+    #[error(
+        "epoch {epoch}, batch {batch}: the loss is {loss}, and it or a gradient is not finite; a lower learning rate or `max_gradient` may help, \
+         and `non_finite = \"skip-step\"` goes on without such batches"
+    )]
     NonFinite {
         /// The epoch, from 1.
         epoch: u32,

@@ -11,8 +11,8 @@ mod metrics;
 mod model;
 mod optimizer;
 mod report;
-mod staging;
 mod trainer;
+mod unseen;
 
 pub use checkpoint::{Manifest, ModelDir, Progress};
 pub use config::{Config, InteractionKind, ModelConfig, Selection, TrainConfig};

@@ -7,10 +7,12 @@ use super::config::Config;
 use super::dropout::Dropout;
 use super::error::Result;
 use super::metrics::Predictions;
-use super::staging::Staging;
+use super::unseen::Unseen;
+use crate::Cpu;
 use crate::data::{Batch, Dataset, Encoder, LabelUse, Part, RowStream, Source};
-use crate::nn::{Dlrm, NamedTensor, Prefixed};
-use crate::ops::Backend;
+use crate::nn::{BatchView, Dlrm, NamedTensor, Prefixed, Staging, sigmoid};
+use crate::ops::finite_check::Verdict;
+use crate::ops::{Backend, Bags, Matrix};
 
 /// The number of rows that are predicted at a time.
 const BATCH_SIZE: usize = 2048;
@@ -20,6 +22,7 @@ pub(super) struct Scorer<D: Backend> {
     pub(super) members: Vec<Dlrm<D>>,
     device: D,
     staging: Staging<D>,
+    unseen: Unseen<D>,
     probabilities: Vec<f32>,
     sum: Vec<f32>,
     weights: Vec<f32>,
@@ -37,7 +40,8 @@ impl<D: Backend> Scorer<D> {
         let member = |member| Ok(Dlrm::new(device.clone(), dlrm.clone(), member_seed(config.train.seed, member))?);
         let members = (0..config.train.members).map(member).collect::<Result<_>>()?;
         let (probabilities, sum, weights) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { members, staging: Staging::new(&device)?, device, probabilities, sum, weights })
+        let (staging, unseen) = (Staging::new(&device)?, Unseen::new(&device)?);
+        Ok(Self { members, device, staging, unseen, probabilities, sum, weights })
     }
 
     /// Does something with every member.
@@ -70,28 +74,28 @@ impl<D: Backend> Scorer<D> {
         Ok(())
     }
 
-    /// One step of training of a member on a batch, of which `dropout` leaves out some ids. Gives the loss; `seen` notes what was predicted
-    /// before the step.
-    pub(super) fn learn(
-        &mut self,
-        member: usize,
-        batch: &mut Batch,
-        dropout: Option<&Dropout<'_>>,
-        seen: Option<&mut Predictions>,
-    ) -> Result<f64> {
+    /// One step of training of a member on a batch, of which `dropout` leaves out some ids. Nobody waits for it: [`Self::look`] does.
+    pub(super) fn learn(&mut self, member: usize, batch: &mut Batch, dropout: Option<&Dropout<'_>>) -> Result<()> {
+        let members = self.members.len();
         let model = &mut self.members[member];
         let weights = dropout.map(|dropout| {
             dropout.apply(batch, &mut self.weights, model.step() + 1);
             self.weights.as_slice()
         });
-        let view = self.staging.upload(&self.device, batch, model.config().num_dense, weights)?;
-        model.train_step(view)?;
-        if let Some(seen) = seen {
-            self.probabilities.resize(batch.batch_size, 0.0);
-            model.last_probabilities(&mut self.probabilities)?;
-            seen.extend(&self.probabilities, &batch.labels);
+        model.train_staged(&mut self.staging, view(batch, model.config().num_dense, weights))?;
+        self.unseen.note(model, (member, members), &batch.labels)
+    }
+
+    /// Waits for the steps since the last time: gives the loss of each batch, and what was found not to be finite, since training began, by the
+    /// member that has found most. `seen` gets what the first member predicted of the batches before it learned from them.
+    pub(super) fn look(&mut self, seen: &mut Predictions) -> Result<(Vec<f64>, Verdict)> {
+        let losses = self.unseen.look(self.members.len(), seen)?;
+        let mut worst = Verdict::default();
+        for member in &self.members {
+            let verdict = member.verdict()?;
+            worst = if verdict.steps > worst.steps { verdict } else { worst };
         }
-        Ok(model.last_loss()?)
+        Ok((losses, worst))
     }
 
     /// The probability of each row of a batch: the mean of the members'.
@@ -99,25 +103,63 @@ impl<D: Backend> Scorer<D> {
         self.sum.clear();
         self.sum.resize(batch.batch_size, 0.0);
         self.probabilities.resize(batch.batch_size, 0.0);
+        let Some(num_dense) = self.members.first().map(|model| model.config().num_dense) else { return Ok(&self.sum) };
+        let staged = self.staging.stage(view(batch, num_dense, None))?;
         for model in &mut self.members {
-            let view = self.staging.upload(&self.device, batch, model.config().num_dense, None)?;
-            model.predict(view, &mut self.probabilities)?;
+            model.predict(staged, &mut self.probabilities)?;
             self.sum.iter_mut().zip(&self.probabilities).for_each(|(sum, p)| *sum += p);
         }
-        let members = self.members.len() as f32;
-        self.sum.iter_mut().for_each(|sum| *sum /= members);
+        mean(&mut self.sum, self.members.len());
         Ok(&self.sum)
     }
 
-    /// Predictions for all rows.
+    /// Predictions for all rows. They stay on the device until the last batch.
     pub(super) fn score(&mut self, dataset: &Dataset, batch: &mut Batch) -> Result<Predictions> {
-        let mut predictions = Predictions::default();
-        let rows: Vec<u32> = (0..dataset.len() as u32).collect();
-        for rows in rows.chunks(BATCH_SIZE) {
-            dataset.gather(rows, batch);
-            predictions.extend(self.predict(batch)?, &batch.labels);
+        let (rows, members) = (dataset.len(), self.members.len());
+        let mut logits = self.device.alloc::<f32>(members * rows)?;
+        let mut labels = Vec::with_capacity(rows);
+        for start in (0..rows).step_by(BATCH_SIZE) {
+            let end = rows.min(start + BATCH_SIZE);
+            let numbers: Vec<u32> = (start as u32..end as u32).collect();
+            dataset.gather(&numbers, batch);
+            labels.extend_from_slice(&batch.labels);
+            for (k, model) in self.members.iter_mut().enumerate() {
+                let staged = match k {
+                    0 => self.staging.stage(view(batch, model.config().num_dense, None))?,
+                    _ => self.staging.view(),
+                };
+                model.logits_on_device(staged, D::slice_mut(&mut logits, k * rows + start..k * rows + end))?;
+            }
         }
+        self.device.synchronize()?;
+        let logits = self.device.to_vec(&logits)?;
+        let mut sum = vec![0.0; rows];
+        for of_member in logits.chunks(rows.max(1)) {
+            sum.iter_mut().zip(of_member).for_each(|(sum, logit)| *sum += sigmoid(*logit));
+        }
+        mean(&mut sum, members);
+        let mut predictions = Predictions::default();
+        predictions.extend(&sum, &labels);
         Ok(predictions)
+    }
+}
+
+fn mean(sum: &mut [f32], members: usize) {
+    sum.iter_mut().for_each(|sum| *sum /= members as f32);
+}
+
+/// A batch as the engine takes it, with or without a factor for every id.
+fn view<'a>(batch: &'a Batch, num_dense: usize, weights: Option<&'a [f32]>) -> BatchView<'a, Cpu, i64> {
+    BatchView {
+        dense: Matrix::packed(&batch.dense[..], batch.batch_size, num_dense),
+        bags: Bags {
+            batch_size: batch.batch_size,
+            indices: &batch.indices[..],
+            has_spare: false,
+            offsets: &batch.offsets[..],
+            per_sample_weights: weights,
+        },
+        labels: Some(&batch.labels[..]),
     }
 }
 

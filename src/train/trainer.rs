@@ -14,9 +14,11 @@ use super::error::{Result, TrainError, io_error, model_error};
 use super::metrics::{Metrics, Predictions};
 use super::model::{Scorer, member_seed};
 use super::report::write_report;
+use super::unseen::Unseen;
 use crate::data::{Batch, Dataset, Encoder, Splits};
 use crate::nn::{Dlrm, NamedTensor, TensorSource};
 use crate::ops::Backend;
+use crate::ops::finite_check::NonFinite;
 use crate::philox::Philox;
 
 /// Is told what happens, and may ask to stop. All methods do nothing unless implemented.
@@ -29,9 +31,13 @@ pub trait Observer {
     fn ready(&mut self, splits: &Splits, encoder: &Encoder, num_parameters: usize) {
         let _ = (splits, encoder, num_parameters);
     }
-    /// A batch of an epoch is over: batches done, of how many, and the loss of this one.
+    /// A batch of an epoch is over: batches done, of how many, and the loss of this one. Told of several at a time, some while after.
     fn batch(&mut self, epoch: u32, done: u64, total: u64, loss: f64) {
         let _ = (epoch, done, total, loss);
+    }
+    /// Batches changed nothing, since their loss or gradients were not finite: how many, and the last one of them.
+    fn skipped(&mut self, epoch: u32, last: u64, count: u64) {
+        let _ = (epoch, last, count);
     }
     /// An epoch is over.
     fn epoch(&mut self, record: &EpochRecord) {
@@ -89,6 +95,8 @@ pub struct Trainer<D: Backend> {
     batch: Batch,
     /// Predictions of the current epoch's training rows.
     seen: Predictions,
+    /// Batches that have been skipped since the run began or was taken up.
+    skipped: u64,
 }
 
 impl<D: Backend> Trainer<D> {
@@ -151,13 +159,14 @@ impl<D: Backend> Trainer<D> {
         let decay_scale = train.even_decay.then(|| even_decay(&splits.train, &encoder, steps_per_epoch));
         let averaging = manifest.config.averaging();
         scorer.each(|member| {
+            member.on_non_finite(train.non_finite);
             member.optimize_with(optimizers)?;
             decay_scale.as_ref().map_or(Ok(()), |scale| member.scale_table_decay(scale))?;
             if averaging > 0.0 { member.average_with(averaging) } else { Ok(()) }
         })?;
         observer.ready(&splits, &encoder, scorer.members.iter().map(Dlrm::num_parameters).sum());
         let (batch, seen) = (Batch::default(), Predictions::default());
-        Ok(Self { dir, scorer, manifest, splits, encoder, batch, seen })
+        Ok(Self { dir, scorer, manifest, splits, encoder, batch, seen, skipped: 0 })
     }
 
     fn rows(&self) -> [u64; 3] {
@@ -195,30 +204,30 @@ impl<D: Backend> Trainer<D> {
         };
         let orders: Vec<Vec<u32>> = (0..self.scorer.members.len()).map(order).collect();
         let total = num_rows.div_ceil(batch_size) as u64;
-        let mut checkpoint = Instant::now();
+        let (mut checkpoint, mut unseen) = (Instant::now(), 0);
         for done in self.manifest.progress.batches_done + 1..=total {
             let started = Instant::now();
             let start = (done as usize - 1) * batch_size;
             let rows = start..num_rows.min(start + batch_size);
-            let mut loss = 0.0;
             for (member, order) in orders.iter().enumerate() {
                 self.splits.train.gather(&order[rows.clone()], &mut self.batch);
                 let dropout = Dropout { features: self.encoder.features(), rate, seed: member_seed(seed, member) };
                 let dropout = (rate > 0.0).then_some(&dropout);
-                let seen = (member == 0).then_some(&mut self.seen);
-                loss += self.scorer.learn(member, &mut self.batch, dropout, seen)? / orders.len() as f64;
-            }
-            if !loss.is_finite() {
-                return Err(TrainError::NonFinite { epoch, batch: done, loss });
+                self.scorer.learn(member, &mut self.batch, dropout)?;
             }
             let progress = &mut self.manifest.progress;
             progress.batches_done = done;
             progress.step += 1;
             progress.samples += rows.len() as u64;
-            progress.train_seconds += started.elapsed().as_secs_f64();
-            observer.batch(epoch, done, total, loss);
             let stop = observer.stop_requested();
-            if stop || (every > 0 && checkpoint.elapsed().as_secs() >= every) {
+            let is_due = every > 0 && checkpoint.elapsed().as_secs() >= every;
+            unseen += 1;
+            if stop || is_due || done == total || unseen == Unseen::<D>::BATCHES {
+                unseen = 0;
+                self.look((epoch, done, total), observer)?;
+            }
+            self.manifest.progress.train_seconds += started.elapsed().as_secs_f64();
+            if stop || is_due {
                 self.write_state()?;
                 self.dir.commit(&self.manifest)?;
                 checkpoint = Instant::now();
@@ -228,6 +237,27 @@ impl<D: Backend> Trainer<D> {
             }
         }
         self.end_epoch(epoch, observer)
+    }
+
+    /// Waits for the batches since the last time, and tells what came of them.
+    fn look(&mut self, (epoch, done, total): (u32, u64, u64), observer: &mut dyn Observer) -> Result<()> {
+        let (losses, verdict) = self.scorer.look(&mut self.seen)?;
+        let before = done - losses.len() as u64;
+        // Every batch is a step of each member.
+        let before_epoch = self.manifest.progress.step - done;
+        if verdict.steps > self.skipped {
+            if self.manifest.config.train.non_finite == NonFinite::Error {
+                let batch = verdict.first - before_epoch;
+                let loss = losses.get((batch - before) as usize - 1).copied().unwrap_or(f64::NAN);
+                return Err(TrainError::NonFinite { epoch, batch, loss });
+            }
+            observer.skipped(epoch, verdict.last - before_epoch, verdict.steps - self.skipped);
+            self.skipped = verdict.steps;
+        }
+        for (batch, loss) in (before + 1..).zip(losses) {
+            observer.batch(epoch, batch, total, loss);
+        }
+        Ok(())
     }
 
     fn end_epoch(&mut self, epoch: u32, observer: &mut dyn Observer) -> Result<()> {

@@ -191,6 +191,7 @@ impl<B: Device, I: Index> DeviceBags<B, I> {
         Bags {
             batch_size: self.batch_size,
             indices: B::view(&self.indices),
+            has_spare: false,
             offsets: B::view(&self.offsets),
             per_sample_weights: self.weights.as_ref().map(B::view),
         }

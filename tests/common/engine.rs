@@ -31,6 +31,7 @@ impl<I: Id> Batch<I> {
             bags: bagdot::ops::Bags {
                 batch_size: self.case.batch_size,
                 indices: &self.indices[..],
+                has_spare: false,
                 offsets: &self.offsets[..],
                 per_sample_weights: self.case.per_sample_weights.as_deref(),
             },

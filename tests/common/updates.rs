@@ -171,6 +171,7 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
         let mut workspace = upload(device, &poisoned::<u64>(words));
         let update = Update {
             source: self.source(),
+            control: Default::default(),
             rule,
             decay_scale: decay_scale.as_ref().map(B::view),
             weights: B::view_mut(&mut weights),

@@ -127,7 +127,17 @@ extern "C" fn bagdot_emulator_counters(to: *mut c_char, room: usize) -> usize {
     put_text(to, room, &text)
 }
 
+/// How often each function of the driver API was called: a line for each, name and number, with a tab between them.
+#[unsafe(no_mangle)]
+extern "C" fn bagdot_emulator_calls(to: *mut c_char, room: usize) -> usize {
+    let text = with(|d| d.calls.iter().map(|(name, count)| format!("{name}\t{count}\n")).collect::<String>());
+    put_text(to, room, &text)
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_reset_counters() {
-    with(|d| d.gpus.iter_mut().for_each(|gpu| gpu.device.reset_counters()));
+    with(|d| {
+        d.calls.clear();
+        d.gpus.iter_mut().for_each(|gpu| gpu.device.reset_counters());
+    });
 }

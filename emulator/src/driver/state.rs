@@ -67,6 +67,8 @@ pub(super) struct Driver {
     /// Pinned memory of the host, by its address.
     pub(super) pinned: BTreeMap<usize, Layout>,
     pub(super) random: Random,
+    /// How often each function was called.
+    pub(super) calls: BTreeMap<&'static str, u64>,
     /// What went wrong, for people.
     pub(super) report: String,
     next: u64,
@@ -87,6 +89,7 @@ impl Driver {
             executables: HashMap::new(),
             sessions: HashMap::new(),
             pinned: BTreeMap::new(),
+            calls: BTreeMap::new(),
             random: Random::new(settings.config.seed),
             report: String::new(),
             // No handle of one driver is one of another's.
@@ -229,6 +232,11 @@ const CONTEXTS: u64 = 64;
 fn parts_of(context: u64) -> Option<(u64, usize)> {
     let index = context.checked_sub(FIRST_CONTEXT)? / 16;
     Some((index / CONTEXTS, (index % CONTEXTS) as usize))
+}
+
+/// Notes that a function of the driver API was called.
+pub(super) fn count_call(name: &'static str) {
+    with(|d| *d.calls.entry(name).or_default() += 1);
 }
 
 /// Calls into the thread's driver, one at a time. A panic under the lock has been reported by then; what it left is used as it is.

@@ -11,7 +11,11 @@ const ELEMENTS_PER_TASK: usize = 1 << 14;
 
 impl DenseUpdateOps for Cpu {
     fn dense_update(&self, args: Update<'_, Self>) -> Result<()> {
-        let Update { rule, max_gradient, grad, parameters, state } = args;
+        let Update { control, rule, max_gradient, grad, parameters, state } = args;
+        if control.is_shut() {
+            return Ok(());
+        }
+        let rule = control.rule(rule);
         let step = Step::new(&UpdateRule { optimizer: rule.optimizer.for_dense(), ..rule });
         let state = match state {
             OptimizerStateMut::None => StateRun::None,

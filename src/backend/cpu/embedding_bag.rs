@@ -15,6 +15,7 @@ use crate::ops::{Bags, Pooling, TableBatch};
 impl EmbeddingBagOps for Cpu {
     fn embedding_bag_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
         let Forward { tables, weights, bags, output, argmax } = args;
+        let bags = bags.without_spare();
         check_offsets(bags.offsets, bags.indices.len())?;
         let gather = Gather { tables, weights, bags, faults: FaultLog::default() };
         let (rows, ld) = (output.rows, output.ld);
@@ -32,6 +33,7 @@ impl EmbeddingBagOps for Cpu {
 
     fn embedding_bag_weight_grad<E: Element, I: Index>(&self, args: WeightGrad<'_, Self, E, I>) -> Result<()> {
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
+        let bags = bags.without_spare();
         check_offsets(bags.offsets, bags.indices.len())?;
         let gather = Gather { tables, weights, bags, faults: FaultLog::default() };
         grad_weights.fill(0.0);

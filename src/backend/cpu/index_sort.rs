@@ -16,6 +16,7 @@ const DIGIT_BITS: u32 = 11;
 impl IndexSortOps for Cpu {
     fn index_sort<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()> {
         let Sort { tables, bags, sorted, workspace } = args;
+        let bags = bags.without_spare();
         check_offsets(bags.offsets, bags.indices.len())?;
         let n = bags.indices.len();
         let (keys, rest) = workspace.split_at_mut(2 * n);

@@ -5,6 +5,7 @@
 mod dense_update;
 mod embedding_bag;
 mod fault;
+mod finite_check;
 mod gemm;
 mod index_sort;
 mod interaction;
@@ -13,6 +14,7 @@ mod loss;
 mod moving_average;
 mod optimizer;
 mod sparse_update;
+mod stage;
 mod vector;
 
 use std::ops::Range;
@@ -20,9 +22,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::dtype::Scalar;
+use crate::dtype::{Index, Scalar};
 use crate::error::{Error, Result, expect_size};
-use crate::ops::{Device, Matrix, MatrixMut, TableBatch};
+use crate::ops::{Bags, Device, Matrix, MatrixMut, StepControl, TableBatch, UpdateRule};
 
 /// The CPU, with the threads that it may use.
 ///
@@ -188,6 +190,12 @@ impl Device for Cpu {
         Ok(())
     }
 
+    fn copy<T: Scalar>(&self, source: &[T], target: &mut [T]) -> Result<()> {
+        expect_size("copy", "target", target.len(), source.len())?;
+        target.copy_from_slice(source);
+        Ok(())
+    }
+
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }
@@ -215,6 +223,32 @@ impl Device for Cpu {
     fn split_mut<T: Scalar>(buffer: &mut Vec<T>, first: Range<usize>, second: Range<usize>) -> (&mut [T], &mut [T]) {
         let (left, right) = buffer.split_at_mut(second.start);
         (&mut left[first], &mut right[..second.end - second.start])
+    }
+}
+
+impl<I: Index> Bags<'_, Cpu, I> {
+    /// The same bags without spare room. Where the last offset names no place, nothing is cut off, so that whoever checks it can say so.
+    fn without_spare(self) -> Self {
+        let end = self.offsets.last().and_then(|end| end.to_row()).unwrap_or(usize::MAX);
+        if !self.has_spare || end > self.indices.len() {
+            return self;
+        }
+        let per_sample_weights = self.per_sample_weights.map(|weights| &weights[..end]);
+        Self { indices: &self.indices[..end], per_sample_weights, ..self }
+    }
+}
+
+impl StepControl<'_, Cpu> {
+    fn is_shut(&self) -> bool {
+        self.gate.is_some_and(|gate| gate[0] != 0)
+    }
+
+    /// The rule of this step.
+    fn rule(&self, rule: UpdateRule) -> UpdateRule {
+        match self.values {
+            Some(values) => UpdateRule { step: values[0].step, learning_rate: values[0].learning_rate, ..rule },
+            None => rule,
+        }
     }
 }
 

@@ -9,7 +9,11 @@ const ELEMENTS_PER_TASK: usize = 1 << 14;
 
 impl MovingAverageOps for Cpu {
     fn moving_average(&self, args: Update<'_, Self>) -> Result<()> {
-        let Update { decay, values, average } = args;
+        let Update { control, decay, values, average } = args;
+        if control.is_shut() {
+            return Ok(());
+        }
+        let decay = control.values.map_or(decay, |values| values[0].decay);
         self.install(|| self.average_run(1.0 - decay, values, average));
         Ok(())
     }

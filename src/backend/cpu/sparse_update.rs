@@ -63,7 +63,11 @@ impl SparseUpdateOps for Cpu {
     }
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
-        let Apply { tables, grad, rule, decay_scale, weights, state } = args;
+        let Apply { tables, grad, control, rule, decay_scale, weights, state } = args;
+        if control.is_shut() {
+            return Ok(());
+        }
+        let rule = control.rule(rule);
         let rows = &grad.rows[..grad.counts[0] as usize];
         let gradient = |k: usize, columns: Range<usize>, out: &mut [f32]| {
             out.copy_from_slice(&grad.values[grad.starts[k] as usize..][columns]);
@@ -73,7 +77,11 @@ impl SparseUpdateOps for Cpu {
     }
 
     fn sparse_update_update<E: Element, I: Index>(&self, args: Update<'_, Self, E, I>) -> Result<()> {
-        let Update { source, rule, decay_scale, weights, state, workspace: _ } = args;
+        let Update { source, control, rule, decay_scale, weights, state, workspace: _ } = args;
+        if control.is_shut() {
+            return Ok(());
+        }
+        let rule = control.rule(rule);
         let rows = &source.sorted.rows[..source.sorted.counts[1] as usize];
         let gradient = |k: usize, columns: Range<usize>, out: &mut [f32]| source.sum_segment(k, columns, out);
         let tables = source.tables;

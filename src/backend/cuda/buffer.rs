@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::driver::check;
+use super::recording;
 use crate::dtype::Scalar;
 use crate::error::{Error, Result};
 use crate::ops::Extent;
@@ -74,10 +75,9 @@ impl<T: Scalar> Buffer<T> {
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if self.pointer != 0 && self.context.bind_to_thread().is_ok() {
-            // SAFETY: the pointer comes from `malloc_sync` and is freed nowhere else. Freeing waits for the device, so nothing that was
-            // launched still uses the memory. If the context is broken, its memory is gone with it.
-            let _ = unsafe { result::free_sync(self.pointer) };
+        if self.pointer != 0 {
+            // SAFETY: the pointer comes from `malloc_sync` and is freed nowhere else; views of the buffer have ended.
+            unsafe { recording::free(&self.context, self.pointer) };
         }
     }
 }
@@ -116,7 +116,7 @@ impl<T> Slice<'_, T> {
     ///
     /// # Safety
     /// From `pointer` on there must be `len` elements in the memory of the backend's device, aligned as `T` is, holding values of `T`, that
-    /// nobody writes or frees before all work that was given this view has run.
+    /// nobody writes or frees before all work that was given this view has run, replays of what was recorded of it included.
     pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
         Self { pointer, len, memory: PhantomData }
     }
@@ -142,7 +142,7 @@ impl<T> SliceMut<'_, T> {
     ///
     /// # Safety
     /// From `pointer` on there must be `len` elements in the memory of the backend's device, aligned as `T` is, that nobody else reads,
-    /// writes or frees before all work that was given this view has run.
+    /// writes or frees before all work that was given this view has run, replays of what was recorded of it included.
     pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
         Self { pointer, len, memory: PhantomData }
     }

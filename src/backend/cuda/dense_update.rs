@@ -14,7 +14,7 @@ const RUN: usize = 4;
 
 impl DenseUpdateOps for Cuda {
     fn dense_update(&self, args: Update<'_, Self>) -> Result<()> {
-        let Update { rule, max_gradient, grad, parameters, state } = args;
+        let Update { control, rule, max_gradient, grad, parameters, state } = args;
         // Each parameter is a row of its own.
         let optimizer = match rule.optimizer {
             Optimizer::RowwiseAdagrad { eps } => Optimizer::Adagrad { eps },
@@ -29,7 +29,7 @@ impl DenseUpdateOps for Cuda {
             second,
             len: grad.len() as u64,
             max_gradient: max_gradient.unwrap_or(f32::INFINITY),
-            step: OptimizerStep::of(&UpdateRule { optimizer, ..rule }),
+            step: OptimizerStep::of(&UpdateRule { optimizer, ..rule }, &control),
         };
         // SAFETY: the function is the kernel's. The op has been validated: parameters and the optimizer's state are as long as the gradient,
         // and exclusive views; state that the optimizer does not have is null, and then not touched.

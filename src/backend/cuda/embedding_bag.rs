@@ -36,6 +36,7 @@ impl EmbeddingBagOps for Cuda {
             num_features: tables.as_ref().features().len() as u32,
             batch_size: bags.batch_size as u32,
             run_bags: run_bags as u32,
+            has_spare: bags.has_spare.into(),
         };
         // SAFETY: the function is that of `E` and `I`. The op has been validated: weights, ids, offsets and outputs have the sizes that features
         // and batch size call for, and outputs are exclusive views. Ids and offsets may hold anything: the kernel checks them before it uses them.
@@ -57,6 +58,7 @@ impl EmbeddingBagOps for Cuda {
             num_indices: bags.num_indices() as u64,
             num_features: tables.as_ref().features().len() as u32,
             batch_size: bags.batch_size as u32,
+            has_spare: bags.has_spare.into(),
         };
         // SAFETY: as in the forward pass.
         unsafe { kernel.launch(self, self.inner.kernels.embedding_bag_weight_grad.of::<E, I>(), grid) }

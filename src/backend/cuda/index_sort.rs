@@ -106,6 +106,7 @@ impl IndexSortOps for Cuda {
             passes: plan.passes,
             digit_bits: plan.digit_bits,
             key_bytes: plan.key_bytes as u32,
+            has_spare: bags.has_spare.into(),
         };
         let grid = Grid::looping(num_bags * lanes, THREADS, MAX_BLOCKS);
         // SAFETY: the function is that of `I`. The op has been validated: ids, offsets and order have the sizes that bags and ids call for, and

@@ -236,6 +236,8 @@ groups! {
         beta2: f32,
         first_correction: f32,
         second_correction: f32,
+        values: u64,
+        gate: u64,
     }
 }
 
@@ -266,6 +268,7 @@ kernels! {
         num_features: u32,
         batch_size: u32,
         run_bags: u32,
+        has_spare: u32,
     }
     /// See kernels/embedding_bag.cu.
     EmbeddingBagWeightGrad = "embedding_bag" "embedding_bag_weight_grad" * 6 {
@@ -280,6 +283,24 @@ kernels! {
         num_indices: u64,
         num_features: u32,
         batch_size: u32,
+        has_spare: u32,
+    }
+    /// See kernels/finite_check.cu.
+    FiniteCheckScan = "finite_check" "finite_check_scan_f32" * 1 {
+        a: u64,
+        b: u64,
+        a_len: u64,
+        b_len: u64,
+        verdict: u64,
+    }
+    /// See kernels/finite_check.cu.
+    FiniteCheckJudge = "finite_check" "finite_check_judge" * 1 {
+        loss: u64,
+        values: u64,
+        status: u64,
+        verdict: u64,
+        step: u64,
+        stays_shut: u32,
     }
     /// See kernels/index_sort.cu.
     IndexSortRows = "index_sort" "index_sort_rows" * 2 {
@@ -300,6 +321,7 @@ kernels! {
         passes: u32,
         digit_bits: u32,
         key_bytes: u32,
+        has_spare: u32,
     }
     /// See kernels/index_sort.cu.
     IndexSortPass = "index_sort" "index_sort_pass" * 2 {
@@ -461,7 +483,9 @@ kernels! {
         values: u64,
         average: u64,
         len: u64,
-        share: f32,
+        decay: f32,
+        step_values: u64,
+        gate: u64,
     }
     /// See kernels/sparse_update.cu.
     SparseUpdateChunks = "sparse_update" "sparse_update_chunks" * 1 {
@@ -618,6 +642,8 @@ pub(super) struct Kernels {
     pub(super) dense_update: Function,
     pub(super) embedding_bag_forward: ByTypes,
     pub(super) embedding_bag_weight_grad: ByTypes,
+    pub(super) finite_check_scan: Function,
+    pub(super) finite_check_judge: Function,
     pub(super) index_sort_rows: ByWidth,
     pub(super) index_sort_pass: ByWidth,
     pub(super) index_sort_segments: ByWidth,
@@ -655,6 +681,7 @@ impl Kernels {
         let module = |stem| Module::load(context, stem, capability);
         let dense_update = module("dense_update")?;
         let embedding_bag = module("embedding_bag")?;
+        let finite_check = module("finite_check")?;
         let index_sort = module("index_sort")?;
         let interaction = module("interaction")?;
         let interaction_mma = module("interaction_mma")?;
@@ -667,6 +694,8 @@ impl Kernels {
             dense_update: dense_update.function("dense_update_f32")?,
             embedding_bag_forward: embedding_bag.by_types("embedding_bag_forward")?,
             embedding_bag_weight_grad: embedding_bag.by_types("embedding_bag_weight_grad")?,
+            finite_check_scan: finite_check.function("finite_check_scan_f32")?,
+            finite_check_judge: finite_check.function("finite_check_judge")?,
             index_sort_rows: index_sort.by_width("index_sort_rows", ["i32", "i64"])?,
             index_sort_pass: index_sort.by_width("index_sort_pass", ["u32", "u64"])?,
             index_sort_segments: index_sort.by_width("index_sort_segments", ["u32", "u64"])?,
@@ -696,6 +725,7 @@ impl Kernels {
             _modules: vec![
                 dense_update,
                 embedding_bag,
+                finite_check,
                 index_sort,
                 interaction,
                 interaction_mma,

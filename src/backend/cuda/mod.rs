@@ -11,6 +11,7 @@ mod dense_update;
 mod driver;
 mod embedding_bag;
 mod fault;
+mod finite_check;
 mod images;
 mod index_sort;
 mod interaction;
@@ -19,8 +20,11 @@ mod linear;
 mod loss;
 mod moving_average;
 mod optimizer;
+mod recording;
 mod sparse_update;
+mod stage;
 mod tables;
+mod transfer;
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -32,7 +36,9 @@ pub use buffer::{Buffer, Slice, SliceMut};
 pub use driver::{DeviceInfo, devices, driver_version};
 pub use images::{ImageInfo, images};
 pub use kernels::{Parameter, SIGNATURES, Signature};
+pub use recording::Recording;
 pub use tables::Tables;
+pub use transfer::Transfer;
 
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_size};
@@ -50,6 +56,8 @@ pub struct Cuda {
 #[derive(Debug)]
 struct Inner {
     stream: Arc<CudaStream>,
+    /// What batches travel on.
+    copy_stream: Arc<CudaStream>,
     kernels: Kernels,
     faults: FaultLog,
 }
@@ -84,7 +92,8 @@ impl Cuda {
     fn with(context: &Arc<CudaContext>, stream: Arc<CudaStream>) -> Result<Self> {
         let kernels = Kernels::load(context)?;
         let faults = FaultLog::new(context)?;
-        Ok(Self { inner: Arc::new(Inner { stream, kernels, faults }) })
+        let copy_stream = check("create a stream", context.new_stream())?;
+        Ok(Self { inner: Arc::new(Inner { stream, copy_stream, kernels, faults }) })
     }
 
     /// The stream that ops are launched on: a `CUstream`.
@@ -94,6 +103,10 @@ impl Cuda {
 
     fn raw_stream(&self) -> sys::CUstream {
         self.inner.stream.cu_stream()
+    }
+
+    fn copy_stream(&self) -> sys::CUstream {
+        self.inner.copy_stream.cu_stream()
     }
 
     fn context(&self) -> &Arc<CudaContext> {
@@ -148,6 +161,19 @@ impl Device for Cuda {
         let copy = unsafe { result::memcpy_dtoh_async(target, source.pointer(), self.raw_stream()) };
         check("copy from the device", copy)?;
         self.wait()
+    }
+
+    fn copy<T: Scalar>(&self, source: Slice<'_, T>, target: SliceMut<'_, T>) -> Result<()> {
+        expect_size("copy", "target", target.len(), source.len())?;
+        if source.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        let bytes = source.len() * size_of::<T>();
+        // SAFETY: both are memory of as many bytes, and the target is nobody else's, by their types; work that was launched on this stream before is
+        // done by then.
+        let copy = unsafe { result::memcpy_dtod_async(target.pointer(), source.pointer(), bytes, self.raw_stream()) };
+        check("copy on the device", copy)
     }
 
     fn synchronize(&self) -> Result<()> {

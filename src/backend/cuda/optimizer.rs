@@ -2,7 +2,7 @@
 
 use super::Cuda;
 use super::kernels::OptimizerStep;
-use crate::ops::{Optimizer, OptimizerStateMut, UpdateRule};
+use crate::ops::{Optimizer, OptimizerStateMut, StepControl, UpdateRule};
 
 /// The addresses of what an optimizer remembers; null for what it does not.
 pub(super) fn state_pointers(state: &OptimizerStateMut<'_, Cuda>) -> (u64, u64) {
@@ -13,9 +13,14 @@ pub(super) fn state_pointers(state: &OptimizerStateMut<'_, Cuda>) -> (u64, u64) 
     }
 }
 
+/// The addresses of values and gate; null where there are none.
+pub(super) fn control_pointers(control: &StepControl<'_, Cuda>) -> (u64, u64) {
+    (control.values.map_or(0, |values| values.pointer()), control.gate.map_or(0, |gate| gate.pointer()))
+}
+
 impl OptimizerStep {
     /// What of a rule is the same for all parameters. The numbers of the optimizers are those of kernels/common/optimizer.cuh.
-    pub(super) fn of(rule: &UpdateRule) -> Self {
+    pub(super) fn of(rule: &UpdateRule, control: &StepControl<'_, Cuda>) -> Self {
         let (optimizer, eps, beta1, beta2) = match rule.optimizer {
             Optimizer::Sgd => (0, 0.0, 0.0, 0.0),
             Optimizer::Adagrad { eps } => (1, eps, 0.0, 0.0),
@@ -24,7 +29,19 @@ impl OptimizerStep {
         };
         let (l2, shrink) = rule.decay_factors();
         let (first_correction, second_correction) = rule.bias_corrections();
-        let learning_rate = rule.learning_rate;
-        Self { optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction }
+        let (learning_rate, (values, gate)) = (rule.learning_rate, control_pointers(control));
+        Self {
+            optimizer,
+            learning_rate,
+            l2,
+            shrink,
+            eps,
+            beta1,
+            beta2,
+            first_correction,
+            second_correction,
+            values,
+            gate,
+        }
     }
 }

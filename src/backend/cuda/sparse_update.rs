@@ -126,7 +126,7 @@ impl SparseUpdateOps for Cuda {
     }
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
-        let Apply { tables, grad, rule, decay_scale, weights, state } = args;
+        let Apply { tables, grad, control, rule, decay_scale, weights, state } = args;
         let target = target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state);
         let lanes = tables.lanes(target.is_wide_target != 0);
         let kernel = SparseUpdateApply {
@@ -139,7 +139,7 @@ impl SparseUpdateOps for Cuda {
             num_tables: tables.as_ref().tables().len() as u32,
             capacity: grad.capacity() as u32,
             target,
-            step: OptimizerStep::of(&rule),
+            step: OptimizerStep::of(&rule, &control),
             lanes: lanes as u32,
         };
         // SAFETY: the function is that of `E`. The op has been validated: weights, state and scales have the sizes that the tables call for, and
@@ -148,11 +148,12 @@ impl SparseUpdateOps for Cuda {
     }
 
     fn sparse_update_update<E: Element, I: Index>(&self, args: Update<'_, Self, E, I>) -> Result<()> {
-        let Update { source, rule, decay_scale, weights, state, workspace } = args;
+        let Update { source, control, rule, decay_scale, weights, state, workspace } = args;
         let from = self.sum_runs(&source, &mut Parts::of(&workspace))?;
         let target = target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state);
         let lanes = source.tables.lanes(from.is_wide != 0 && target.is_wide_target != 0);
-        let kernel = SparseUpdateUpdate { source: from, target, step: OptimizerStep::of(&rule), lanes: lanes as u32 };
+        let step = OptimizerStep::of(&rule, &control);
+        let kernel = SparseUpdateUpdate { source: from, target, step, lanes: lanes as u32 };
         let grid = grid(source.bags.num_indices(), lanes);
         // SAFETY: as in `sparse_update_apply` and `sparse_update_reduce`.
         unsafe { kernel.launch(self, self.inner.kernels.sparse_update_update.of::<E>(), grid) }

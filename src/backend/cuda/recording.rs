@@ -1,0 +1,139 @@
+//! Ops that are recorded as a CUDA graph, and replayed with one launch.
+//!
+//! A graph holds addresses. So that no replay can find memory gone, a buffer that is dropped while there are graphs that were recorded before is
+//! freed only with the last of these. This is known for each context of the process, since an op of one backend may be given a buffer of another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use cudarc::driver::{CudaContext, result, sys};
+
+use super::Cuda;
+use super::driver::check;
+use crate::error::Result;
+
+/// Ops that have been recorded.
+pub struct Recording {
+    executable: sys::CUgraphExec,
+    graph: sys::CUgraph,
+    serial: u64,
+    /// Whose kernels the graph launches.
+    cuda: Cuda,
+}
+
+// SAFETY: both are handles of the driver, which may be used from any thread with the context bound; launches of one executable are ordered by its
+// stream, and it is changed nowhere.
+unsafe impl Send for Recording {}
+// SAFETY: as above.
+unsafe impl Sync for Recording {}
+
+/// The recordings of a context, and memory that waits for their end.
+#[derive(Default)]
+struct Ledger {
+    last: u64,
+    live: BTreeSet<u64>,
+    /// Each with the last recording at the time when it was dropped.
+    waiting: Vec<(u64, sys::CUdeviceptr)>,
+}
+
+/// By the address of the context.
+static LEDGERS: Mutex<BTreeMap<usize, Ledger>> = Mutex::new(BTreeMap::new());
+
+fn with_ledger<R>(context: &CudaContext, work: impl FnOnce(&mut Ledger) -> R) -> R {
+    let mut ledgers = LEDGERS.lock().unwrap_or_else(PoisonError::into_inner);
+    work(ledgers.entry(context.cu_ctx().addr()).or_default())
+}
+
+fn begin(context: &CudaContext) -> u64 {
+    with_ledger(context, |ledger| {
+        ledger.last += 1;
+        ledger.live.insert(ledger.last);
+        ledger.last
+    })
+}
+
+/// Ends a recording, and frees what only that was keeping.
+fn end(context: &CudaContext, serial: u64) {
+    let free: Vec<_> = with_ledger(context, |ledger| {
+        ledger.live.remove(&serial);
+        let oldest = ledger.live.first().copied().unwrap_or(u64::MAX);
+        ledger.waiting.extract_if(.., |(last, _)| *last < oldest).collect()
+    });
+    free.into_iter().for_each(|(_, pointer)| free_now(context, pointer));
+}
+
+/// Frees memory that comes from `malloc_sync`, once no recording can be about it.
+///
+/// # Safety
+/// The pointer comes from there, and nobody else frees it or uses it from here on, but for work that has been launched or recorded.
+pub(super) unsafe fn free(context: &CudaContext, pointer: sys::CUdeviceptr) {
+    let waits = with_ledger(context, |ledger| {
+        let waits = !ledger.live.is_empty();
+        if waits {
+            ledger.waiting.push((ledger.last, pointer));
+        }
+        waits
+    });
+    if !waits {
+        free_now(context, pointer);
+    }
+}
+
+fn free_now(context: &CudaContext, pointer: sys::CUdeviceptr) {
+    if context.bind_to_thread().is_ok() {
+        // SAFETY: only `free` and `end` come here, with memory that `free` was given to free, each once. Freeing waits for the device, so nothing
+        // that was launched still uses it. If the context is broken, its memory is gone with it.
+        let _ = unsafe { result::free_sync(pointer) };
+    }
+}
+
+impl Recording {
+    pub(super) fn new(cuda: &Cuda, ops: impl FnOnce() -> Result<()>) -> Result<Self> {
+        cuda.bind()?;
+        let serial = begin(cuda.context());
+        let recorded = capture(cuda, ops);
+        let (graph, executable) = recorded.inspect_err(|_| end(cuda.context(), serial))?;
+        Ok(Self { executable, graph, serial, cuda: cuda.clone() })
+    }
+
+    pub(super) fn launch(&self) -> Result<()> {
+        self.cuda.bind()?;
+        // SAFETY: the executable lives as long as this; the memory that it names is not freed before, the kernels are those of a backend that is
+        // kept, and the order of work on the stream is that of the calls, as for any op.
+        check("launch a graph", unsafe { result::graph::launch(self.executable, self.cuda.raw_stream()) })
+    }
+}
+
+fn capture(cuda: &Cuda, ops: impl FnOnce() -> Result<()>) -> Result<(sys::CUgraph, sys::CUgraphExec)> {
+    let stream = cuda.raw_stream();
+    let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    // SAFETY: the stream lives as long as the backend; the capture is ended below, whatever comes of the ops.
+    check("begin to record", unsafe { result::stream::begin_capture(stream, mode) })?;
+    let called = ops();
+    // SAFETY: as above.
+    let ended = unsafe { result::stream::end_capture(stream) };
+    called?;
+    let graph = check("end a recording", ended)?;
+    let flags = sys::CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    // SAFETY: the graph has just been captured.
+    let executable = check("make a graph", unsafe { result::graph::instantiate(graph, flags) });
+    executable.map(|executable| (graph, executable)).inspect_err(|_| {
+        // SAFETY: the graph is used by nobody.
+        let _ = unsafe { result::graph::destroy(graph) };
+    })
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if self.cuda.bind().is_ok() {
+            // A launch may be running, and what it uses is about to be freed, which waits for the device.
+            let _ = self.cuda.wait();
+            // SAFETY: both were made by `capture`, and are destroyed nowhere else; nothing that was launched is running.
+            unsafe {
+                let _ = result::graph::exec_destroy(self.executable);
+                let _ = result::graph::destroy(self.graph);
+            }
+        }
+        end(self.cuda.context(), self.serial);
+    }
+}

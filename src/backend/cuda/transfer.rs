@@ -1,0 +1,162 @@
+//! Batches on their way to the device: through pinned memory, on a stream of their own, while ops compute.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, result, sys};
+
+use super::driver::check;
+use super::{Cuda, SliceMut};
+use crate::dtype::Scalar;
+use crate::error::Result;
+
+/// Where parts of a batch begin in pinned memory.
+const ALIGN: usize = 64;
+
+/// A way from the host to the device, for one batch after another.
+pub struct Transfer {
+    pinned: Vec<Pinned>,
+    /// The copies that have been asked for since `begin`.
+    sent: usize,
+    /// Reached when all copies have been made.
+    arrived: Event,
+    /// Reached when the ops that read them have run.
+    released: Event,
+}
+
+impl Transfer {
+    pub(super) fn new(cuda: &Cuda) -> Result<Self> {
+        cuda.bind()?;
+        let [arrived, released] = [Event::new(cuda.context())?, Event::new(cuda.context())?];
+        Ok(Self { pinned: Vec::new(), sent: 0, arrived, released })
+    }
+
+    pub(super) fn begin(&mut self, cuda: &Cuda) -> Result<()> {
+        cuda.bind()?;
+        self.sent = 0;
+        self.arrived.wait()?;
+        self.released.hold(cuda.copy_stream())
+    }
+
+    pub(super) fn send<T: Scalar>(&mut self, cuda: &Cuda, source: &[T], target: &SliceMut<'_, T>) -> Result<()> {
+        let bytes: &[u8] = bytemuck::cast_slice(source);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        cuda.bind()?;
+        if self.sent == self.pinned.len() {
+            self.pinned.push(Pinned { pointer: std::ptr::null_mut(), len: 0, context: Arc::clone(cuda.context()) });
+        }
+        let pinned = &mut self.pinned[self.sent];
+        if pinned.len < bytes.len() {
+            *pinned = Pinned::new(cuda.context(), bytes.len().next_power_of_two().max(ALIGN))?;
+        }
+        self.sent += 1;
+        let staged = pinned.fill(bytes);
+        // SAFETY: the target is memory of as many bytes that nobody else uses, by its type; ops that were launched before are waited for by the copy
+        // stream, since `begin`. The source stays as it is until the copy has been made, for which the next `begin` and `drop` wait.
+        let copy = unsafe { result::memcpy_htod_async(target.pointer(), staged, cuda.copy_stream()) };
+        check("copy to the device", copy)
+    }
+
+    pub(super) fn arrive(&mut self, cuda: &Cuda) -> Result<()> {
+        cuda.bind()?;
+        self.arrived.record(cuda.copy_stream())?;
+        self.arrived.hold(cuda.raw_stream())
+    }
+
+    pub(super) fn release(&mut self, cuda: &Cuda) -> Result<()> {
+        cuda.bind()?;
+        self.released.record(cuda.raw_stream())
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        // Pinned memory may still be read. If that cannot be waited for, the context is broken, and nothing reads it.
+        let _ = self.arrived.wait();
+    }
+}
+
+/// Memory of the host that the device reads by itself.
+struct Pinned {
+    pointer: *mut c_void,
+    len: usize,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: the memory is this value's alone.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    fn new(context: &Arc<CudaContext>, len: usize) -> Result<Self> {
+        // SAFETY: the memory is freed once, by `drop`.
+        let pointer = check("allocate pinned memory", unsafe { result::malloc_host(len, 0) })?;
+        Ok(Self { pointer, len, context: Arc::clone(context) })
+    }
+
+    /// Takes in bytes, for which there is room.
+    fn fill(&mut self, bytes: &[u8]) -> &[u8] {
+        assert!(bytes.len() <= self.len, "{} bytes do not fit into {}", bytes.len(), self.len);
+        let to = self.pointer.cast::<u8>();
+        // SAFETY: there are `len` bytes, enough for these, in memory that is this value's alone and that no copy reads any more, as `begin` has
+        // seen to; it is borrowed for as long as the result.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+            std::slice::from_raw_parts(to, bytes.len())
+        }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if !self.pointer.is_null() && self.context.bind_to_thread().is_ok() {
+            // SAFETY: it comes from `malloc_host`, and is freed nowhere else; the copies from it have been made.
+            let _ = unsafe { result::free_host(self.pointer) };
+        }
+    }
+}
+
+/// A place in the order of work on a stream.
+struct Event {
+    event: sys::CUevent,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: an event is a handle of the driver, which may be used from any thread with the context bound.
+unsafe impl Send for Event {}
+
+impl Event {
+    fn new(context: &Arc<CudaContext>) -> Result<Self> {
+        let event = check("create an event", result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING))?;
+        Ok(Self { event, context: Arc::clone(context) })
+    }
+
+    fn record(&self, stream: sys::CUstream) -> Result<()> {
+        // SAFETY: event and stream live; so below.
+        check("record an event", unsafe { result::event::record(self.event, stream) })
+    }
+
+    /// Lets a stream wait for where the event was recorded last.
+    fn hold(&self, stream: sys::CUstream) -> Result<()> {
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: as above.
+        check("wait for an event", unsafe { result::stream::wait_event(stream, self.event, flags) })
+    }
+
+    /// Waits for where it was recorded last; not at all if it never was.
+    fn wait(&self) -> Result<()> {
+        check("bind the context", self.context.bind_to_thread())?;
+        // SAFETY: as above.
+        check("wait for an event", unsafe { result::event::synchronize(self.event) })
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: it was made by `new`, and is destroyed nowhere else.
+            let _ = unsafe { result::event::destroy(self.event) };
+        }
+    }
+}
