@@ -100,10 +100,10 @@ struct Target {
 #define TARGET_PARAMETERS(E)                                                                                                        \
   const float *decay_scale, E *weights, float *first, float *second, uint64_t seed, uint64_t step_number, uint32_t is_stochastic,   \
       uint32_t is_wide_target, uint32_t optimizer, float learning_rate, float l2, float shrink, float eps, float beta1, float beta2, \
-      float first_correction, float second_correction, const StepValues *step_values, const uint64_t *gate
+      float first_correction, float second_correction
 #define TARGET                                                                                                                      \
-  {with_values({optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction}, step_values),        \
-   decay_scale, weights, first, second, seed, step_values ? step_values->step : step_number, is_stochastic, is_wide_target}
+  {{optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction},                                  \
+   decay_scale, weights, first, second, seed, step_number, is_stochastic, is_wide_target}
 
 // Adds the squares of the gradients of columns, `squares` being the sum over those before them: each kRun of them as a tree, one after another. A
 // group takes a whole run at once, or the whole row.
@@ -330,10 +330,13 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const T
 
 #define INSTANTIATE(E)                                                                                                              \
   extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_update_##E(SOURCE_PARAMETERS, TARGET_PARAMETERS(E),          \
-                                                                                     uint32_t lanes) {                              \
+                                                                                     const StepValues* step_values,                 \
+                                                                                     const uint64_t* gate, uint32_t lanes) {        \
     if (is_shut(gate)) return;                                                                                                      \
     const Source source = SOURCE;                                                                                                   \
-    const Target<E> target = TARGET;                                                                                                \
+    Target<E> target = TARGET;                                                                                                      \
+    target.step = with_values(target.step, step_values);                                                                            \
+    if (step_values) target.step_number = step_values->step;                                                                        \
     const Group group = group_of_thread(lanes);                                                                                     \
     for_each(source.num_rows(), lanes, [&](uint64_t k) {                                                                            \
       const Row row = row_at(source, uint32_t(k));                                                                                  \
@@ -348,7 +351,6 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const T
   extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_apply_##E(                                                   \
       const Table* tables, const uint64_t* rows, const uint64_t* starts, const float* values, const uint32_t* counts,                 \
       uint64_t num_values, uint32_t num_tables, uint32_t capacity, TARGET_PARAMETERS(E), uint32_t lanes) {                            \
-    if (is_shut(gate)) return;                                                                                                      \
     const Target<E> target = TARGET;                                                                                                \
     const Group group = group_of_thread(lanes);                                                                                     \
     for_each(min(*counts, capacity), lanes, [&](uint64_t k) {                                                                       \

@@ -176,7 +176,6 @@ fn reduce_and_apply_are_update<B: IndexSortOps + SparseUpdateOps>(device: &B) {
             let apply = Apply {
                 tables: &backward.bags.tables,
                 grad: &grad,
-                control: Default::default(),
                 rule,
                 decay_scale: None,
                 weights: B::view_mut(&mut weights),

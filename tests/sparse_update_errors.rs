@@ -126,7 +126,6 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
         let apply = Apply {
             tables,
             grad: &grad,
-            control: Default::default(),
             rule,
             decay_scale: None,
             weights: B::view_mut(&mut weights),

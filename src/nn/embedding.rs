@@ -223,8 +223,7 @@ impl<'a, D: Backend> RowsMut<'a, D> {
         let Self { tables, weights, state, decay_scale } = self;
         let state = view_state(state, rule);
         with_weights!(weights, buffer => {
-            let (control, weights) = (StepControl::default(), D::view_mut(buffer));
-            sparse_update::Apply { tables, grad, control, rule, decay_scale, weights, state }.run(device)
+            sparse_update::Apply { tables, grad, rule, decay_scale, weights: D::view_mut(buffer), state }.run(device)
         })
     }
 }

@@ -240,8 +240,6 @@ pub struct Apply<'a, D: Device, E: Element> {
     pub tables: &'a D::Tables,
     /// The gradient.
     pub grad: &'a SparseGrad<D>,
-    /// What is read from the device.
-    pub control: StepControl<'a, D>,
     /// The step.
     pub rule: UpdateRule,
     /// If there, the weight decay of a row is multiplied by the entry of its linear row number: [`TableBatch::num_rows`] of them.
@@ -268,7 +266,6 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
     /// Wrong shapes or a rule without meaning.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "sparse_update.apply";
-        self.control.check(OP)?;
         check_decay_scale::<D>(OP, self.tables.as_ref(), &self.decay_scale)?;
         check_target::<D, E>(OP, self.tables.as_ref(), &self.rule, &self.weights, &self.state)
     }

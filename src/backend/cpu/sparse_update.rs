@@ -63,11 +63,7 @@ impl SparseUpdateOps for Cpu {
     }
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
-        let Apply { tables, grad, control, rule, decay_scale, weights, state } = args;
-        if control.is_shut() {
-            return Ok(());
-        }
-        let rule = control.rule(rule);
+        let Apply { tables, grad, rule, decay_scale, weights, state } = args;
         let rows = &grad.rows[..grad.counts[0] as usize];
         let gradient = |k: usize, columns: Range<usize>, out: &mut [f32]| {
             out.copy_from_slice(&grad.values[grad.starts[k] as usize..][columns]);

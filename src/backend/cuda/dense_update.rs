@@ -1,7 +1,7 @@
 //! [`dense_update`](crate::ops::dense_update) on a CUDA device: kernels/dense_update.cu says how.
 
 use super::Cuda;
-use super::kernels::{DenseUpdate, Grid, OptimizerStep};
+use super::kernels::{DenseUpdate, Grid, OptimizerStep, StepPointers};
 use super::optimizer::state_pointers;
 use crate::error::Result;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
@@ -29,7 +29,8 @@ impl DenseUpdateOps for Cuda {
             second,
             len: grad.len() as u64,
             max_gradient: max_gradient.unwrap_or(f32::INFINITY),
-            step: OptimizerStep::of(&UpdateRule { optimizer, ..rule }, &control),
+            step: OptimizerStep::of(&UpdateRule { optimizer, ..rule }),
+            control: StepPointers::of(&control),
         };
         // SAFETY: the function is the kernel's. The op has been validated: parameters and the optimizer's state are as long as the gradient,
         // and exclusive views; state that the optimizer does not have is null, and then not touched.

@@ -236,6 +236,9 @@ groups! {
         beta2: f32,
         first_correction: f32,
         second_correction: f32,
+    }
+    /// What a step finds on the device: see kernels/common/optimizer.cuh.
+    StepPointers {
         values: u64,
         gate: u64,
     }
@@ -251,6 +254,7 @@ kernels! {
         len: u64,
         max_gradient: f32,
         step: OptimizerStep,
+        control: StepPointers,
     }
     /// See kernels/embedding_bag.cu.
     EmbeddingBagForward = "embedding_bag" "embedding_bag_forward" * 6 {
@@ -484,8 +488,7 @@ kernels! {
         average: u64,
         len: u64,
         decay: f32,
-        step_values: u64,
-        gate: u64,
+        control: StepPointers,
     }
     /// See kernels/sparse_update.cu.
     SparseUpdateChunks = "sparse_update" "sparse_update_chunks" * 1 {
@@ -560,6 +563,7 @@ kernels! {
         source: RowGradientSource,
         target: OptimizerTarget,
         step: OptimizerStep,
+        control: StepPointers,
         lanes: u32,
     }
     /// See kernels/sparse_update.cu.

@@ -1,8 +1,7 @@
 //! [`moving_average`](crate::ops::moving_average) on a CUDA device: kernels/moving_average.cu says how.
 
 use super::Cuda;
-use super::kernels::{Grid, MovingAverage};
-use super::optimizer::control_pointers;
+use super::kernels::{Grid, MovingAverage, StepPointers};
 use crate::error::Result;
 use crate::ops::moving_average::{MovingAverageOps, Update};
 
@@ -14,15 +13,13 @@ const RUN: usize = 4;
 impl MovingAverageOps for Cuda {
     fn moving_average(&self, args: Update<'_, Self>) -> Result<()> {
         let Update { control, decay, values, average } = args;
-        let (step_values, gate) = control_pointers(&control);
         let grid = Grid::looping(values.len().div_ceil(RUN), THREADS, Grid::FILLING);
         let kernel = MovingAverage {
             values: values.pointer(),
             average: average.pointer(),
             len: values.len() as u64,
             decay,
-            step_values,
-            gate,
+            control: StepPointers::of(&control),
         };
         // SAFETY: the function is the kernel's. The op has been validated: both views are as long, and the average is an exclusive one.
         unsafe { kernel.launch(self, self.inner.kernels.moving_average, grid) }

@@ -1,7 +1,7 @@
 //! An optimizer step, as kernels/common/optimizer.cuh sees it.
 
 use super::Cuda;
-use super::kernels::OptimizerStep;
+use super::kernels::{OptimizerStep, StepPointers};
 use crate::ops::{Optimizer, OptimizerStateMut, StepControl, UpdateRule};
 
 /// The addresses of what an optimizer remembers; null for what it does not.
@@ -13,14 +13,17 @@ pub(super) fn state_pointers(state: &OptimizerStateMut<'_, Cuda>) -> (u64, u64) 
     }
 }
 
-/// The addresses of values and gate; null where there are none.
-pub(super) fn control_pointers(control: &StepControl<'_, Cuda>) -> (u64, u64) {
-    (control.values.map_or(0, |values| values.pointer()), control.gate.map_or(0, |gate| gate.pointer()))
+impl StepPointers {
+    /// The addresses of values and gate; null where there are none.
+    pub(super) fn of(control: &StepControl<'_, Cuda>) -> Self {
+        let values = control.values.map_or(0, |values| values.pointer());
+        Self { values, gate: control.gate.map_or(0, |gate| gate.pointer()) }
+    }
 }
 
 impl OptimizerStep {
     /// What of a rule is the same for all parameters. The numbers of the optimizers are those of kernels/common/optimizer.cuh.
-    pub(super) fn of(rule: &UpdateRule, control: &StepControl<'_, Cuda>) -> Self {
+    pub(super) fn of(rule: &UpdateRule) -> Self {
         let (optimizer, eps, beta1, beta2) = match rule.optimizer {
             Optimizer::Sgd => (0, 0.0, 0.0, 0.0),
             Optimizer::Adagrad { eps } => (1, eps, 0.0, 0.0),
@@ -29,19 +32,7 @@ impl OptimizerStep {
         };
         let (l2, shrink) = rule.decay_factors();
         let (first_correction, second_correction) = rule.bias_corrections();
-        let (learning_rate, (values, gate)) = (rule.learning_rate, control_pointers(control));
-        Self {
-            optimizer,
-            learning_rate,
-            l2,
-            shrink,
-            eps,
-            beta1,
-            beta2,
-            first_correction,
-            second_correction,
-            values,
-            gate,
-        }
+        let learning_rate = rule.learning_rate;
+        Self { optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction }
     }
 }

@@ -7,7 +7,7 @@ use super::index_sort::segment_tiles;
 use super::kernels::{
     Grid, IndexSortSegments, OptimizerStep, OptimizerTarget, RowGradientSource, SparseUpdateAdd, SparseUpdateApply,
     SparseUpdateChunks, SparseUpdateInterleave, SparseUpdateReduce, SparseUpdateRuns, SparseUpdateStarts,
-    SparseUpdateUpdate,
+    SparseUpdateUpdate, StepPointers,
 };
 use super::optimizer::state_pointers;
 use super::tables::{Tables, WIDE};
@@ -126,7 +126,7 @@ impl SparseUpdateOps for Cuda {
     }
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
-        let Apply { tables, grad, control, rule, decay_scale, weights, state } = args;
+        let Apply { tables, grad, rule, decay_scale, weights, state } = args;
         let target = target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state);
         let lanes = tables.lanes(target.is_wide_target != 0);
         let kernel = SparseUpdateApply {
@@ -139,7 +139,7 @@ impl SparseUpdateOps for Cuda {
             num_tables: tables.as_ref().tables().len() as u32,
             capacity: grad.capacity() as u32,
             target,
-            step: OptimizerStep::of(&rule, &control),
+            step: OptimizerStep::of(&rule),
             lanes: lanes as u32,
         };
         // SAFETY: the function is that of `E`. The op has been validated: weights, state and scales have the sizes that the tables call for, and
@@ -152,8 +152,8 @@ impl SparseUpdateOps for Cuda {
         let from = self.sum_runs(&source, &mut Parts::of(&workspace))?;
         let target = target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state);
         let lanes = source.tables.lanes(from.is_wide != 0 && target.is_wide_target != 0);
-        let step = OptimizerStep::of(&rule, &control);
-        let kernel = SparseUpdateUpdate { source: from, target, step, lanes: lanes as u32 };
+        let (step, control) = (OptimizerStep::of(&rule), StepPointers::of(&control));
+        let kernel = SparseUpdateUpdate { source: from, target, step, control, lanes: lanes as u32 };
         let grid = grid(source.bags.num_indices(), lanes);
         // SAFETY: as in `sparse_update_apply` and `sparse_update_reduce`.
         unsafe { kernel.launch(self, self.inner.kernels.sparse_update_update.of::<E>(), grid) }
