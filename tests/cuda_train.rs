@@ -9,11 +9,12 @@ use std::cell::Cell;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use bagdot::Cpu;
 use bagdot::data::{LabelUse, Source};
 use bagdot::ops::Backend;
-use bagdot::train::{Config, ModelDir, Observer, Outcome, TrainError, TrainedModel, Trainer};
-use common::cuda::on_every_schedule;
+use bagdot::train::{Config, ModelDir, Observer, Outcome, TrainError, TrainedModel, Trainer, memory_of};
+use bagdot::{Cpu, Cuda};
+use bagdot_emulator::Emulator;
+use common::cuda::{emulator, on_every_schedule};
 
 const REVIEWS: &[u8] = include_bytes!("../data/clothing/reviews.csv.gz");
 const ROWS: usize = 120;
@@ -64,6 +65,58 @@ impl Observer for Losses {
         self.asked.set(self.asked.get() + 1);
         self.stop_after == Some(self.asked.get())
     }
+}
+
+/// What is planned is what is taken: with ids that are one in each bag, so that every batch has as many, to the byte but for the room that places of
+/// batches are rounded up to and the tables' descriptions.
+#[test]
+fn memory_is_what_was_planned() {
+    let Some(emulator) = emulator() else { return };
+    let alone = emulator.exclusive();
+    let folder = project();
+    let text = CONFIG.replace(r#", { column = "words", separator = " ", min_count = 2 }"#, r#", { column = "class" }"#);
+    let config = Config::parse(&text.replace("sgd", "adam")).unwrap();
+    let cuda = Cuda::new(0).unwrap();
+    let before = alone.used_bytes(0);
+    let plan = memory_of(&cuda, &config, folder.path()).unwrap();
+    assert_eq!(alone.used_bytes(0), before, "nothing is taken for a plan");
+    assert_eq!(plan.parts.iter().map(|(_, bytes)| bytes).sum::<usize>(), plan.total());
+    let path = folder.path().join("planned");
+    let observer = &mut Peak { emulator: &alone, most: Cell::new(0) };
+    let (dir, _) = ModelDir::create(&path).unwrap();
+    Trainer::new(cuda.clone(), config, folder.path(), dir, observer).unwrap().run(observer).unwrap();
+    let taken = observer.most.get() - before;
+    let of_batches = plan.parts.last().unwrap().1;
+    assert!(
+        plan.total() <= taken && taken <= plan.total() + 2 * of_batches + 4096,
+        "{taken} bytes are taken, not\n{plan}"
+    );
+}
+
+/// Notes how much memory was in use at most, as of each batch.
+struct Peak<'a> {
+    emulator: &'a Emulator,
+    most: Cell<usize>,
+}
+
+impl Observer for Peak<'_> {
+    fn stop_requested(&self) -> bool {
+        self.most.set(self.most.get().max(self.emulator.used_bytes(0)));
+        false
+    }
+}
+
+#[test]
+fn no_memory_left_is_told_with_the_plan() {
+    let Some(emulator) = emulator() else { return };
+    let alone = emulator.exclusive();
+    let folder = project();
+    let cuda = Cuda::new(0).unwrap();
+    alone.set_memory(alone.used_bytes(0) + 8_000);
+    let error = train(&cuda, folder.path(), "small", &mut Losses::default()).unwrap_err();
+    assert!(matches!(error, TrainError::OutOfMemory { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("training takes about\ntables ") && text.contains("\nall "), "{text}");
 }
 
 /// A run from the beginning, or from where it was stopped.

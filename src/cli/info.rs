@@ -2,20 +2,29 @@
 
 use std::path::PathBuf;
 
-use super::{CliResult, print_line};
-use crate::Cpu;
-use crate::train::TrainedModel;
+use super::{CliError, CliResult, Common, on_device, print_line};
+use crate::train::{Config, TrainedModel, memory_of};
 
-/// Say what this program can use, or what a model directory holds.
+/// Say what this program can use, what a model directory holds, or what memory training will take.
 #[derive(clap::Args, Debug)]
 pub(super) struct Info {
     /// A model directory
     model: Option<PathBuf>,
+    /// Read the data of a configuration file, and say what memory training takes on the device, in bytes
+    #[arg(long, value_name = "CONFIG", conflicts_with = "model")]
+    memory: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 impl Info {
     pub(super) fn run(&self) -> CliResult {
-        let cpu = Cpu::new()?;
+        if let Some(path) = &self.memory {
+            let (config, folder) = Config::load(path)?;
+            let plan = on_device!(self.common, device => memory_of(&device, &config, &folder).map_err(CliError::from))?;
+            return Ok(print_line(&plan.to_string())?);
+        }
+        let cpu = self.common.cpu()?;
         match &self.model {
             None => {
                 print_line(concat!("bagdot ", env!("CARGO_PKG_VERSION")))?;

@@ -115,6 +115,11 @@ impl Dataset {
         counts
     }
 
+    /// The number of ids of all features and rows.
+    pub fn num_ids(&self) -> usize {
+        self.columns.iter().map(|(Column::Single(ids) | Column::Bags { ids, .. })| ids.len()).sum()
+    }
+
     /// Fills `batch` with all rows.
     pub(super) fn gather_all(&self, batch: &mut Batch) {
         self.gather_rows(0..self.len(), batch);

@@ -1,9 +1,10 @@
 //! The shape of a model, checked for fit.
 
 use super::embedding::TableInit;
+use super::mlp::Mlp;
 use crate::dtype::DType;
 use crate::error::{Result, invalid};
-use crate::ops::{Feature, Interaction, Loss, Table, TableBatch};
+use crate::ops::{Activation, Feature, Interaction, Loss, Table, TableBatch};
 
 /// The shape of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,6 +43,15 @@ impl DlrmConfig {
                 dim + sparse.map(|table| table.embedding_dim).sum::<usize>()
             }
         }
+    }
+
+    /// Bottom and top MLP, and the length of the buffer of their parameters.
+    pub(super) fn mlps(&self) -> (Mlp, Mlp, usize) {
+        let mut len = 0;
+        let sizes = |input: usize, layers: &[usize]| [&[input], layers].concat();
+        let bottom = Mlp::new(&sizes(self.num_dense, &self.bottom_mlp), Activation::Relu, &mut len);
+        let top = Mlp::new(&sizes(self.interaction_width(), &self.top_mlp), Activation::None, &mut len);
+        (bottom, top, len)
     }
 
     pub(super) fn check(&self) -> Result<TableBatch> {

@@ -14,7 +14,7 @@ use crate::ops::finite_check::{NonFinite, Verdict};
 use crate::ops::index_sort::Sort;
 use crate::ops::interaction::{self, Features, FeaturesMut};
 use crate::ops::loss;
-use crate::ops::{Accum, Activation, Backend, Extent, Matrix, MatrixMut, Precision};
+use crate::ops::{Accum, Backend, Extent, Matrix, MatrixMut, Precision};
 use crate::philox::Philox;
 
 const OP: &str = "Dlrm";
@@ -56,10 +56,7 @@ impl<D: Backend> Dlrm<D> {
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit together; those of [`Device::alloc`](crate::ops::Device::alloc).
     pub fn new(device: D, config: DlrmConfig, seed: u64) -> Result<Self> {
         let tables = config.check()?;
-        let mut len = 0;
-        let sizes = |input: usize, layers: &[usize]| [&[input], layers].concat();
-        let bottom = Mlp::new(&sizes(config.num_dense, &config.bottom_mlp), Activation::Relu, &mut len);
-        let top = Mlp::new(&sizes(config.interaction_width(), &config.top_mlp), Activation::None, &mut len);
+        let (bottom, top, len) = config.mlps();
         let mut values = vec![0f32; len];
         // Streams below this one belong to the tables.
         let mut random = Philox::new(seed, 1 << 32);

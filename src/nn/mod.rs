@@ -5,6 +5,7 @@ mod buffers;
 mod config;
 mod dlrm;
 mod embedding;
+mod memory;
 mod mlp;
 mod optimizer;
 mod parameters;
@@ -18,6 +19,7 @@ pub use dlrm::Dlrm;
 #[cfg(feature = "train")]
 pub(crate) use dlrm::sigmoid;
 pub use embedding::{EmbeddingBagCollection, TableInit};
+pub use memory::{MemoryNeeds, MemoryPlan};
 pub use mlp::Mlp;
 pub use optimizer::{GroupOptimizer, OptimizerState, Optimizers, Schedule};
 pub use staging::Staging;

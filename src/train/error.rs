@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::data::DataError;
+use crate::nn::MemoryPlan;
 
 /// The result of every fallible call of this module.
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
@@ -56,6 +57,14 @@ pub enum TrainError {
         /// The epoch, from 1.
         epoch: u32,
     },
+    /// The device has not as much memory as training takes.
+    #[error("no memory left for {bytes} bytes; training takes about\n{plan}")]
+    OutOfMemory {
+        /// The size of the buffer that there was no room for.
+        bytes: usize,
+        /// What training takes.
+        plan: MemoryPlan,
+    },
     /// Reading or encoding data failed.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -72,4 +81,14 @@ pub(super) fn io_error<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(s
 /// Makes a [`TrainError::Model`].
 pub(super) fn model_error(path: &Path, reason: impl Into<String>) -> TrainError {
     TrainError::Model { path: path.into(), reason: reason.into() }
+}
+
+/// Adds to an error of the engine that there is no memory left what training takes.
+pub(super) fn out_of_memory(plan: &MemoryPlan) -> impl Fn(TrainError) -> TrainError + '_ {
+    |error| match error {
+        TrainError::Engine(crate::Error::OutOfMemory { bytes }) => {
+            TrainError::OutOfMemory { bytes, plan: plan.clone() }
+        }
+        other => other,
+    }
 }

@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::{Manifest, ModelDir};
 use super::config::{Config, Selection, TrainConfig};
 use super::dropout::Dropout;
-use super::error::{Result, TrainError, io_error, model_error};
+use super::error::{Result, TrainError, io_error, model_error, out_of_memory};
+use super::memory::plan_memory;
 use super::metrics::{Metrics, Predictions};
 use super::model::{Scorer, member_seed};
 use super::report::write_report;
 use super::unseen::Unseen;
 use crate::data::{Batch, Dataset, Encoder, Splits};
-use crate::nn::{Dlrm, NamedTensor, TensorSource};
+use crate::nn::{Dlrm, MemoryPlan, NamedTensor, TensorSource};
 use crate::ops::Backend;
 use crate::ops::finite_check::NonFinite;
 use crate::philox::Philox;
@@ -97,6 +98,8 @@ pub struct Trainer<D: Backend> {
     seen: Predictions,
     /// Batches that have been skipped since the run began or was taken up.
     skipped: u64,
+    /// What training takes.
+    memory: MemoryPlan,
 }
 
 impl<D: Backend> Trainer<D> {
@@ -153,20 +156,25 @@ impl<D: Backend> Trainer<D> {
         let Config { data, train, .. } = &manifest.config;
         let splits =
             Splits::load(data, &encoder, &manifest.folder, &mut |done, total| observer.reading("rows", done, total))?;
-        let mut scorer = Scorer::new(device, &manifest.config, &encoder)?;
         let steps_per_epoch = splits.train.len().div_ceil(train.batch_size) as u64;
         let optimizers = train.optimizers(steps_per_epoch).map_err(|reason| model_error(dir.path(), reason))?;
+        let memory = plan_memory(&device, &manifest.config, &encoder, &splits.train)?;
         let decay_scale = train.even_decay.then(|| even_decay(&splits.train, &encoder, steps_per_epoch));
         let averaging = manifest.config.averaging();
-        scorer.each(|member| {
-            member.on_non_finite(train.non_finite);
-            member.optimize_with(optimizers)?;
-            decay_scale.as_ref().map_or(Ok(()), |scale| member.scale_table_decay(scale))?;
-            if averaging > 0.0 { member.average_with(averaging) } else { Ok(()) }
-        })?;
+        let scorer = || -> Result<Scorer<D>> {
+            let mut scorer = Scorer::new(device, &manifest.config, &encoder)?;
+            scorer.each(|member| {
+                member.on_non_finite(train.non_finite);
+                member.optimize_with(optimizers)?;
+                decay_scale.as_ref().map_or(Ok(()), |scale| member.scale_table_decay(scale))?;
+                if averaging > 0.0 { member.average_with(averaging) } else { Ok(()) }
+            })?;
+            Ok(scorer)
+        };
+        let scorer = scorer().map_err(out_of_memory(&memory))?;
         observer.ready(&splits, &encoder, scorer.members.iter().map(Dlrm::num_parameters).sum());
         let (batch, seen) = (Batch::default(), Predictions::default());
-        Ok(Self { dir, scorer, manifest, splits, encoder, batch, seen, skipped: 0 })
+        Ok(Self { dir, scorer, manifest, splits, encoder, batch, seen, skipped: 0, memory })
     }
 
     fn rows(&self) -> [u64; 3] {
@@ -179,10 +187,11 @@ impl<D: Backend> Trainer<D> {
     /// [`TrainError::NonFinite`], [`TrainError::Interrupted`], and whatever keeps a checkpoint from being written.
     pub fn run(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         self.cut_metrics_file()?;
+        let memory = self.memory.clone();
         while !self.is_over() {
-            self.epoch(observer)?;
+            self.epoch(observer).map_err(out_of_memory(&memory))?;
         }
-        self.finish()
+        self.finish().map_err(out_of_memory(&memory))
     }
 
     fn is_over(&self) -> bool {
@@ -261,7 +270,11 @@ impl<D: Backend> Trainer<D> {
     }
 
     fn end_epoch(&mut self, epoch: u32, observer: &mut dyn Observer) -> Result<()> {
-        let no_rows = || model_error(self.dir.path(), "no training rows");
+        let no_rows = || {
+            let all_skipped = !self.splits.train.is_empty();
+            let reason = if all_skipped { "the loss of no batch is finite" } else { "no training rows" };
+            model_error(self.dir.path(), reason)
+        };
         let train = self.seen.metrics().ok_or_else(no_rows)?;
         self.seen = Predictions::default();
         self.scorer.each(Dlrm::swap_averages)?;

@@ -1,0 +1,44 @@
+//! What memory training takes, as a configuration and its data decide it.
+
+use std::path::Path;
+
+use super::config::Config;
+use super::error::{Result, TrainError};
+use crate::data::{Dataset, Encoder, Splits};
+use crate::nn::{MemoryNeeds, MemoryPlan};
+use crate::ops::Backend;
+
+/// Reads the data of a configuration, and tells what memory training will take on a device; see [`MemoryPlan`]. `folder` is the one that relative paths
+/// count from. For multi-valued features, of which batches have more ids or fewer, the number of ids is what batches have on average.
+///
+/// # Errors
+/// Data that cannot be read or encoded, a model that does not fit them.
+pub fn memory_of<D: Backend>(device: &D, config: &Config, folder: &Path) -> Result<MemoryPlan> {
+    let encoder = Encoder::fit(&config.data, folder, &mut |_, _| ())?;
+    let splits = Splits::load(&config.data, &encoder, folder, &mut |_, _| ())?;
+    plan_memory(device, config, &encoder, &splits.train)
+}
+
+pub(super) fn plan_memory<D: Backend>(
+    device: &D,
+    config: &Config,
+    encoder: &Encoder,
+    train: &Dataset,
+) -> Result<MemoryPlan> {
+    let settings = &config.train;
+    let batch_size = settings.batch_size.min(train.len());
+    let ids_per_row = train.num_ids() as f64 / train.len().max(1) as f64;
+    let num_indices = (ids_per_row * batch_size as f64).ceil() as usize;
+    // Memory does not depend on the number of steps, and settings have been checked.
+    let message = |message| TrainError::Config { path: Path::new("[train]").into(), message };
+    let needs = MemoryNeeds {
+        config: &config.model.dlrm(encoder, settings),
+        optimizers: &settings.optimizers(1).map_err(message)?,
+        has_averages: config.averaging() > 0.0,
+        has_decay_scale: settings.even_decay,
+        has_weights: config.bag_dropout() > 0.0,
+        batch_size,
+        num_indices,
+    };
+    Ok(MemoryPlan::new(device, needs)?.of_members(settings.members))
+}
