@@ -192,6 +192,63 @@ fn every_command_runs_on_cuda() {
     assert!(code == Some(1) && error.contains("no CUDA device 99: there are"), "{error}");
 }
 
+/// Rows are the same for the same seed, read as Criteo's, and have signal that a model finds; frequent values are as frequent as they should be.
+#[test]
+fn generated_rows_are_learned_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let rows = |arguments: &[&str]| succeed(folder, &[&["generate", "6000", "--values", "30"], arguments].concat());
+    let zipf = rows(&[]);
+    assert_eq!(rows(&["--seed", "1", "--ids", "zipf"]), zipf);
+    assert_ne!(rows(&["--seed", "2"]), zipf);
+    succeed(folder, &["generate", "6000", "--values", "30", "--output", "clicks.tsv"]);
+    assert_eq!(fs::read_to_string(folder.join("clicks.tsv")).unwrap(), zipf);
+    // How often the most frequent value of the first category occurs: ln 2 / ln 31 and 1 / 30, give or take five standard deviations.
+    let share = |text: &str| {
+        let of_rows: Vec<bool> = text.lines().map(|line| line.split('\t').nth(14) == Some("00000000")).collect();
+        assert_eq!(of_rows.len(), 6000);
+        of_rows.iter().filter(|&&is_it| is_it).count() as f64 / 6000.0
+    };
+    assert!((share(&zipf) - 0.2018).abs() < 0.026, "{}", share(&zipf));
+    assert!((share(&rows(&["--ids", "uniform"])) - 0.0333).abs() < 0.012);
+    let config = "[data]\nformat = 'criteo'\ntrain = 'clicks.tsv'\n[model]\nbottom_mlp = [16, 8]\ntop_mlp = [16]\n[train]\nepochs = 3\n";
+    fs::write(folder.join("model.toml"), config).unwrap();
+    let outcome: Value = serde_json::from_str(&succeed(folder, &["train", "model.toml", "--json"])).unwrap();
+    assert!(outcome["test"]["auc"].as_f64().unwrap() > 0.7, "{outcome}");
+    let memory = succeed(folder, &["info", "--memory", "model.toml"]);
+    assert!(memory.starts_with("tables ") && memory.lines().last().unwrap().starts_with("all "), "{memory}");
+}
+
+/// A batch that is not finite ends the run, or is left out of it, and is named.
+#[test]
+fn batches_that_are_not_finite_are_named() {
+    let folder = project(600);
+    let folder = folder.path();
+    let mut text = fs::read_to_string(folder.join("clicks.csv")).unwrap();
+    // Numbers that are finite, and whose squares, as features meet themselves, are not.
+    text += &"3e38,p1,t1,1\n".repeat(3);
+    fs::write(folder.join("clicks.csv"), text).unwrap();
+    let with = |policy: &str| {
+        let config = CONFIG
+            .replace(r#", transform = "zscore""#, "")
+            .replace("[train]", "include_self = true\n[train]")
+            .replace("members = 2", &format!("non_finite = '{policy}'"));
+        fs::write(folder.join("bad.toml"), config).unwrap();
+        let output = run(folder, &["train", "bad.toml"]);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = with("error");
+    assert!(code == Some(1) && said.contains("epoch 1, batch ") && said.contains("a gradient is not finite"), "{said}");
+    let batch = said.split("epoch 1, batch ").nth(1).unwrap().split(':').next().unwrap();
+    let (code, said) = with("skip-step");
+    assert!(code == Some(0) && said.contains("epoch 1: loss or gradients were not finite in"), "{said}");
+    let [count, last] = ["finite in ", "of them batch "].map(|before| {
+        said.split(before).nth(1).unwrap().split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u32>().unwrap()
+    });
+    assert!((1..=3).contains(&count) && last >= batch.parse().unwrap(), "{said}");
+    assert!(said.contains("epoch 4: training logloss 0."), "{said}");
+}
+
 #[test]
 fn an_earlier_model_is_kept_aside() {
     let folder = project(300);
@@ -442,7 +499,7 @@ fn help_teaches() {
     let folder = PathBuf::from(".");
     let help = succeed(&folder, &["--help"]);
     assert!(help.contains("bagdot train examples/clothing.toml") && help.contains("Exit status"), "{help}");
-    for command in ["train", "eval", "predict", "info"] {
+    for command in ["train", "eval", "predict", "info", "generate"] {
         assert!(help.contains(command));
         assert!(succeed(&folder, &[command, "--help"]).contains("Usage: bagdot"), "{command}");
     }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod eval;
+mod generate;
 mod info;
 mod predict;
 mod terminal;
@@ -29,6 +30,8 @@ Examples:
   bagdot eval runs/clothing                        measure it on the test rows
   bagdot eval runs/clothing --data new.csv         measure it on other rows
   bagdot predict runs/clothing new.csv             print one probability for each row
+  bagdot info --memory examples/clothing.toml      say what memory training will take
+  bagdot generate 100000 --output clicks.tsv       write rows to try things with
 
 Exit status: 0 if all went well, 1 for an error, 2 for wrong arguments, 130 after Ctrl-C.";
 
@@ -38,6 +41,7 @@ enum Command {
     Eval(eval::Eval),
     Predict(predict::Predict),
     Info(info::Info),
+    Generate(generate::Generate),
 }
 
 /// Where to run, and how loud.
@@ -136,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Eval(command) => command.run(),
         Command::Predict(command) => command.run(),
         Command::Info(command) => command.run(),
+        Command::Generate(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

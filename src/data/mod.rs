@@ -49,6 +49,7 @@ mod source;
 mod split;
 mod statistics;
 mod stream;
+mod synthetic;
 mod validate;
 
 use std::fmt;
@@ -64,6 +65,7 @@ pub use encoder::{EncodedFeature, Encoder};
 pub use error::{DataError, Result};
 pub use source::Source;
 pub use stream::{LabelUse, RowStream};
+pub use synthetic::{IdDistribution, Synthetic};
 
 /// What a row is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

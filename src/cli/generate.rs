@@ -1,0 +1,40 @@
+//! `bagdot generate`
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use super::CliResult;
+use crate::data::{IdDistribution, Synthetic};
+
+/// Write click logs that are drawn from a known model, in the format of Criteo: to try `format = "criteo"`, and to measure speed.
+#[derive(clap::Args, Debug)]
+pub(super) struct Generate {
+    /// The number of rows
+    rows: u64,
+    /// Values of each of the 26 categories
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    values: u64,
+    /// How often each value occurs
+    #[arg(long, value_enum, default_value_t = IdDistribution::Zipf)]
+    ids: IdDistribution,
+    /// The same seed gives the same rows
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Write to a file instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl Generate {
+    pub(super) fn run(&self) -> CliResult {
+        let Self { rows, values, ids, seed, ref output } = *self;
+        let out: Box<dyn Write> = match output {
+            Some(path) => Box::new(File::create(path)?),
+            None => Box::new(std::io::stdout().lock()),
+        };
+        let mut out = BufWriter::new(out);
+        Synthetic { rows, values, ids, seed }.write(&mut out)?;
+        Ok(out.flush()?)
+    }
+}
