@@ -11,7 +11,7 @@ common::benchmark_on_every_device!(copy);
 const BYTES: usize = 1 << 30;
 
 fn copy<B: Timed>(criterion: &mut Criterion, device: &B) {
-    let mut copy = device.copy(BYTES);
+    let mut copy = device.copier(BYTES);
     measure(&mut group(criterion, device, "copy"), device, "1 GiB", 1, |_| {
         copy();
         2 * BYTES

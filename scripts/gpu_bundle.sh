@@ -39,6 +39,7 @@ if [ "$name" = gpu_bundle ]; then
     done < <(sed -n 's/.*"kind":\["bench"\].*"executable":"\([^"]*\)".*/\1/p' <<< "$messages")
     [ -e "$folder/benches/embedding_bag" ] || fail "the benchmarks of embedding_bag are missing"
     cp scripts/gpu_compare.py "$folder/compare.py"
+    cp benches/common/models.json "$folder/models.json"
 fi
 
 cp scripts/gpu_run.sh "$folder/run.sh"

@@ -4,8 +4,9 @@
     gpu_compare.py CRITERION_FOLDER RECORD.json
 
 Benchmarks are taken from the folder that criterion wrote (CRITERION_HOME). Their names hold their shapes, so that nothing is said twice. PyTorch is
-given its best chance: all tables in one call, several sets of ids in turn as in the benchmarks, replayed from a CUDA graph. Without PyTorch the
-record has no peers. Part of the bundle that scripts/gpu_bundle.sh makes.
+given its best chance: all tables in one call, several sets of ids in turn as in the benchmarks, replayed from a CUDA graph. Whole models, which are
+those of models.json, are measured in eager mode and through torch.compile, in f32, tf32 and bf16. Without PyTorch the record has no peers. Part of
+the bundle that scripts/gpu_bundle.sh makes.
 """
 
 import datetime
@@ -21,6 +22,7 @@ try:
 except ImportError:
     torch = None
 
+DEVICE = "cuda"
 ROTATED_BYTES = 256 << 20  # as in benches/common/mod.rs
 
 
@@ -34,7 +36,10 @@ def measured(folder):
             continue
         throughput = benchmark["throughput"] or {}
         median = json.loads(estimates.read_text())["median"]["point_estimate"]
-        found.append({"op": group.removesuffix("/cuda"), "shape": shape, "ns": median, "bytes": throughput.get("BytesDecimal", 0)})
+        entry = {"op": group.removesuffix("/cuda"), "shape": shape, "ns": median, "bytes": throughput.get("BytesDecimal", 0)}
+        if "Elements" in throughput:
+            entry["samples_per_second"] = round(throughput["Elements"] / median * 1e9)
+        found.append(entry)
     return found
 
 
@@ -179,6 +184,91 @@ def sparse_update(numbers, words):
     return time_graph(calls)
 
 
+class Model:
+    """A model of models.json as facebookresearch/dlrm has it, with all tables in one. Rows take a step of SGD by atomics, layers one as a whole list:
+    nothing that PyTorch offers for it is faster."""
+
+    LEARNING_RATE = 1e-6
+
+    def __init__(self, name, batch_size, words):
+        published = json.loads((pathlib.Path(__file__).parent / "models.json").read_text())
+        model = published["models"][name]
+        self.rows = [min(rows, published["most_rows"]) for rows in model["rows"]]
+        self.dim, self.batch_size, self.is_zipf = model["bottom"][-1], batch_size, "zipf" in words
+        features = len(self.rows) + 1
+        self.pairs = torch.tril_indices(features, features, offset=-1, device=DEVICE)
+        self.table = torch.rand(sum(self.rows), self.dim, device=DEVICE).mul_(0.02).sub_(0.01)
+        self.bottom = self.mlp(model["bottom"], last=[torch.nn.ReLU()])
+        self.top = self.mlp([self.dim + self.pairs.shape[1]] + model["top"], last=[])
+        self.parameters = [*self.bottom.parameters(), *self.top.parameters()]
+
+    @staticmethod
+    def mlp(sizes, last):
+        layers = [layer for pair in zip(sizes, sizes[1:]) for layer in (torch.nn.Linear(*pair), torch.nn.ReLU())][:-1]
+        return torch.nn.Sequential(*layers, *last).to(DEVICE)
+
+    def batch(self, seed):
+        generator = torch.Generator(device=DEVICE).manual_seed(seed)
+        dense = torch.rand(self.batch_size, self.bottom[0].in_features, generator=generator, device=DEVICE) * 2 - 1
+        ids, first = [], 0
+        for rows in self.rows:
+            words = {"zipf"} if self.is_zipf else set()
+            ids.append(indices_of({"t": 1, "r": rows, "b": self.batch_size, "l": 1}, words, seed) + first)
+            first += rows
+        labels = torch.randint(2, (self.batch_size,), generator=generator, device=DEVICE).float()
+        return dense, torch.stack(ids, dim=1), labels
+
+    def logits(self, dense, pooled):
+        features = torch.cat([self.bottom(dense).unsqueeze(1), pooled.view(self.batch_size, -1, self.dim)], dim=1)
+        products = torch.bmm(features, features.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]
+        return self.top(torch.cat([features[:, 0], products], dim=1)).squeeze(1)
+
+    def loss(self, dense, pooled, labels):
+        return F.binary_cross_entropy_with_logits(self.logits(dense, pooled).float(), labels)
+
+    def step(self, loss, dense, ids, labels, dtype):
+        pooled = self.table[ids.flatten()].requires_grad_()
+        with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == "bf16"):
+            value = loss(dense, pooled, labels)
+        *grads, of_pooled = torch.autograd.grad(value, [*self.parameters, pooled])
+        with torch.no_grad():
+            self.table.index_add_(0, ids.flatten(), of_pooled, alpha=-self.LEARNING_RATE)
+            torch._foreach_add_(self.parameters, grads, alpha=-self.LEARNING_RATE)
+
+    def predict(self, logits, dense, ids, dtype):
+        with torch.no_grad(), torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == "bf16"):
+            logits(dense, self.table[ids.flatten()])
+
+
+def model_variants(shape, is_training):
+    """ns of each way to run a model, or what PyTorch says about it."""
+    numbers, words = shape
+    name = next(word for word in ("kaggle", "terabyte", "mlperf") if word in words)
+    model = Model(name, numbers["b"], words)
+    batches = [model.batch(k) for k in range(4)]
+    run = model.loss if is_training else model.logits
+    found = {}
+    for way in ("eager", "compile"):
+        for dtype in ("f32", "tf32", "bf16"):
+            torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
+            # What was compiled for another type is not wanted any more, and there is a limit to how often a function is compiled.
+            torch.compiler.reset()
+            of_way = torch.compile(run) if way == "compile" else run
+            if is_training:
+                calls = [lambda b=b, f=of_way, d=dtype: model.step(f, *b, d) for b in batches]
+            else:
+                calls = [lambda b=b, f=of_way, d=dtype: model.predict(f, b[0], b[1], d) for b in batches]
+            try:
+                found[f"{way} {dtype}"] = time_graph(calls)
+            except Exception as error:  # torch.compile fails in many ways, which are no reason to lose the rest
+                found[f"{way} {dtype}"] = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return found
+
+
+MODELS = {
+    "train_step": lambda *shape: model_variants(shape, is_training=True),
+    "predict": lambda *shape: model_variants(shape, is_training=False),
+}
 PEERS = {
     "embedding_bag_forward": embedding_bag_forward,
     "interaction_forward": lambda numbers, words: interaction(numbers, words, backward=False),
@@ -211,6 +301,12 @@ def main():
                 line += f" {b['pytorch_error']}"
             torch.cuda.empty_cache()
         print(line, flush=True)
+        if torch and torch.cuda.is_available() and b["op"] in MODELS:
+            b["pytorch_ns_of"] = MODELS[b["op"]](*shape_of(b["shape"]))
+            for way, ns in b["pytorch_ns_of"].items():
+                said = f"{ns / 1e3:11.1f} {ns / b['ns']:6.2f}" if isinstance(ns, float) else f" {ns}"
+                print(f"{'    PyTorch, ' + way:101} {said}", flush=True)
+            torch.cuda.empty_cache()
     about = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%FT%TZ"), "commit": commit()}
     if torch and torch.cuda.is_available():
         about |= {"device": torch.cuda.get_device_name(), "pytorch": torch.__version__}

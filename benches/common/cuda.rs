@@ -42,7 +42,7 @@ impl Timed for Cuda {
             .mul_f64(iterations as f64 / (replays * sets as u64) as f64)
     }
 
-    fn copy(&self, bytes: usize) -> Box<dyn FnMut() + '_> {
+    fn copier(&self, bytes: usize) -> Box<dyn FnMut() + '_> {
         let (from, to) = (upload(self, &vec![1_u64; bytes / 8]), self.alloc::<u64>(bytes / 8).unwrap());
         let stream: sys::CUstream = self.stream().cast();
         Box::new(move || {

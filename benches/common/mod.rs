@@ -7,6 +7,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod model;
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ pub trait Timed: Device {
     fn time(&self, iterations: u64, sets: usize, op: &mut dyn FnMut(usize)) -> Duration;
 
     /// The device's own way to copy so many bytes.
-    fn copy(&self, bytes: usize) -> Box<dyn FnMut() + '_>;
+    fn copier(&self, bytes: usize) -> Box<dyn FnMut() + '_>;
 }
 
 impl Timed for Cpu {
@@ -41,7 +42,7 @@ impl Timed for Cpu {
         start.elapsed()
     }
 
-    fn copy(&self, bytes: usize) -> Box<dyn FnMut() + '_> {
+    fn copier(&self, bytes: usize) -> Box<dyn FnMut() + '_> {
         let (from, mut to) = (vec![1_u64; bytes / 8], vec![0_u64; bytes / 8]);
         Box::new(move || {
             let piece = from.len().div_ceil(rayon::current_num_threads());
@@ -97,6 +98,22 @@ pub fn measure<B: Timed>(
     device.synchronize().unwrap();
     group.bench_function(BenchmarkId::from_parameter(shape), |bencher| {
         bencher.iter_custom(|iterations| device.time(iterations, sets, &mut |set| _ = op(set)));
+    });
+}
+
+/// Measures what takes a batch of so many samples, and is given the numbers of `sets` in turn.
+pub fn measure_samples<B: Timed>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    device: &B,
+    (shape, batch_size): (&str, usize),
+    sets: usize,
+    mut op: impl FnMut(usize),
+) {
+    group.throughput(Throughput::Elements(batch_size as u64));
+    op(0);
+    device.synchronize().unwrap();
+    group.bench_function(BenchmarkId::from_parameter(shape), |bencher| {
+        bencher.iter_custom(|iterations| device.time(iterations, sets, &mut op));
     });
 }
 
@@ -165,25 +182,29 @@ impl Shape {
 
     /// A set of ids, key-major.
     pub fn indices(&self, set: usize) -> Vec<i64> {
-        let mut random = Philox::new(set as u64, 1);
-        let rows = self.num_embeddings;
-        match self.ids {
-            Ids::Uniform => (0..self.num_indices()).map(|_| random.below(rows as u64) as i64).collect(),
-            Ids::Zipf => {
-                let mut total = 0.0;
-                let mut add = |rank: usize| {
-                    total += (rank as f64).powf(-1.05);
-                    total
-                };
-                let distribution: Vec<f64> = (1..=rows).map(&mut add).collect();
-                let mut row_of_rank: Vec<i64> = (0..rows as i64).collect();
-                let mut shuffle = Philox::new(0, 2);
-                for k in (1..rows).rev() {
-                    row_of_rank.swap(k, shuffle.below(k as u64 + 1) as usize);
-                }
-                let mut draw = || distribution.partition_point(|&below| below < random.uniform() * total);
-                (0..self.num_indices()).map(|_| row_of_rank[draw().min(rows - 1)]).collect()
+        ids_of(self.ids, self.num_embeddings, self.num_indices(), set as u64)
+    }
+}
+
+/// So many ids of a table, drawn from a seed; which row has which rank is the same for every seed.
+pub fn ids_of(ids: Ids, rows: usize, count: usize, seed: u64) -> Vec<i64> {
+    let mut random = Philox::new(seed, 1);
+    match ids {
+        Ids::Uniform => (0..count).map(|_| random.below(rows as u64) as i64).collect(),
+        Ids::Zipf => {
+            let mut total = 0.0;
+            let mut add = |rank: usize| {
+                total += (rank as f64).powf(-1.05);
+                total
+            };
+            let distribution: Vec<f64> = (1..=rows).map(&mut add).collect();
+            let mut row_of_rank: Vec<i64> = (0..rows as i64).collect();
+            let mut shuffle = Philox::new(0, 2);
+            for k in (1..rows).rev() {
+                row_of_rank.swap(k, shuffle.below(k as u64 + 1) as usize);
             }
+            let mut draw = || distribution.partition_point(|&below| below < random.uniform() * total);
+            (0..count).map(|_| row_of_rank[draw().min(rows - 1)]).collect()
         }
     }
 }
