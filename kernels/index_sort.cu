@@ -5,9 +5,9 @@
 // Entries      index_sort_rows_{i32,i64}, index_sort_pass_{u32,u64}, index_sort_segments_{u32,u64}
 // Algorithm    `rows`: a group of lanes per bag writes the key of each id, its linear row, and counts the digits of all passes at once. Padding
 //              and bad ids get a key behind all rows, so that every later size is known on the host; wrong offsets leave no position without a
-//              key. `pass`: a pass of a radix sort, least significant digit first, in one launch: a tile ranks its keys by __match_any_sync,
-//              learns from the tiles before it where its digits begin (decoupled look-back) and writes runs of equal digits from shared memory.
-//              Three launches instead would read keys twice, and at the sizes of batches latency is what counts. `segments`: where a key differs
+//              key, and room behind the ids is sorted as padding is. `pass`: a pass of a radix sort, least significant digit first, in one
+//              launch: a tile ranks its keys by __match_any_sync, learns from the tiles before it where its digits begin (decoupled look-back)
+//              and writes runs of equal digits from shared memory. Three launches instead would read keys twice, and at the sizes of batches latency is what counts. `segments`: where a key differs
 //              from the one before it, a row begins; numbered by the same look-back. Keys have as many digits as the tables have rows, and 32
 //              bits where these suffice.
 // Launch       rows: grid (enough for the bags, at most 528), block 256; pass, segments: a block of 256 for each tile of 2048 ids

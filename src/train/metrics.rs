@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::nn::{NamedTensor, TensorSource};
+
 /// The measures of a set of predictions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
@@ -153,6 +155,24 @@ impl Predictions {
                 (mean(&self.probabilities), mean(&self.labels))
             })
             .collect()
+    }
+}
+
+impl Predictions {
+    /// As tensors, to go into a checkpoint.
+    pub(super) fn export(&self) -> [NamedTensor; 2] {
+        let (probabilities, labels) = self.parts();
+        let tensor = |name: &str, values: &[f32]| NamedTensor::new(name.to_owned(), vec![values.len()], values);
+        [tensor("epoch.probabilities", probabilities), tensor("epoch.labels", labels)]
+    }
+
+    /// What [`Self::export`] wrote.
+    pub(super) fn import(source: &impl TensorSource) -> Self {
+        let read = |name| source.tensor(name).map_or(Vec::new(), |(_, _, bytes)| bytemuck::pod_collect_to_vec(bytes));
+        let (probabilities, labels): (Vec<f32>, Vec<f32>) = (read("epoch.probabilities"), read("epoch.labels"));
+        let mut predictions = Self::default();
+        predictions.extend(&probabilities, &labels);
+        predictions
     }
 }
 

@@ -17,7 +17,7 @@ use super::model::{Scorer, member_seed};
 use super::report::write_report;
 use super::unseen::Unseen;
 use crate::data::{Batch, Dataset, Encoder, Splits};
-use crate::nn::{Dlrm, MemoryPlan, NamedTensor, TensorSource};
+use crate::nn::{Dlrm, MemoryPlan};
 use crate::ops::Backend;
 use crate::ops::finite_check::NonFinite;
 use crate::philox::Philox;
@@ -383,23 +383,5 @@ fn is_better(select: Selection, now: &Metrics, before: &Metrics) -> bool {
     match select {
         Selection::Logloss => now.logloss < before.logloss,
         Selection::Auc => now.auc > before.auc,
-    }
-}
-
-impl Predictions {
-    /// As tensors, to go into a checkpoint.
-    fn export(&self) -> [NamedTensor; 2] {
-        let (probabilities, labels) = self.parts();
-        let tensor = |name: &str, values: &[f32]| NamedTensor::new(name.to_owned(), vec![values.len()], values);
-        [tensor("epoch.probabilities", probabilities), tensor("epoch.labels", labels)]
-    }
-
-    /// What [`Self::export`] wrote.
-    fn import(source: &impl TensorSource) -> Self {
-        let read = |name| source.tensor(name).map_or(Vec::new(), |(_, _, bytes)| bytemuck::pod_collect_to_vec(bytes));
-        let (probabilities, labels): (Vec<f32>, Vec<f32>) = (read("epoch.probabilities"), read("epoch.labels"));
-        let mut predictions = Self::default();
-        predictions.extend(&probabilities, &labels);
-        predictions
     }
 }
