@@ -15,7 +15,7 @@ mod philox;
 #[cfg(feature = "train")]
 pub mod train;
 
-pub use backend::cpu::Cpu;
+pub use backend::cpu::{Cpu, Simd};
 #[cfg(feature = "cuda")]
 pub use backend::cuda::Cuda;
 pub use dtype::{DType, Element, Index, Scalar, bf16, f16};

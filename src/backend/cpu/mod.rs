@@ -13,6 +13,7 @@ mod linear;
 mod loss;
 mod moving_average;
 mod optimizer;
+mod simd;
 mod sparse_update;
 mod stage;
 mod vector;
@@ -23,8 +24,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::dtype::{Index, Scalar};
-use crate::error::{Error, Result, expect_size};
+use crate::error::{Error, Result, expect_size, invalid};
 use crate::ops::{Bags, Device, Matrix, MatrixMut, StepControl, TableBatch, UpdateRule};
+use simd::Dispatch;
+pub use simd::Simd;
 
 /// The CPU, with the threads that it may use.
 ///
@@ -37,6 +40,7 @@ use crate::ops::{Bags, Device, Matrix, MatrixMut, StepControl, TableBatch, Updat
 pub struct Cpu {
     /// None: everything runs on the calling thread.
     pool: Option<Arc<rayon::ThreadPool>>,
+    dispatch: Dispatch,
 }
 
 impl Cpu {
@@ -50,7 +54,7 @@ impl Cpu {
 
     /// Only the thread that calls an op. Nothing is started.
     pub fn single_threaded() -> Self {
-        Self { pool: None }
+        Self::default()
     }
 
     /// A pool of its own, of `threads` threads; 1 is [`Self::single_threaded`].
@@ -72,7 +76,21 @@ impl Cpu {
 
     /// The caller's pool.
     pub fn with_pool(pool: Arc<rayon::ThreadPool>) -> Self {
-        Self { pool: Some(pool) }
+        Self { pool: Some(pool), ..Self::default() }
+    }
+
+    /// The same threads with another instruction set than the best one of this machine. Results stay the same bits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if the machine does not have it.
+    pub fn with_simd(self, simd: Simd) -> Result<Self> {
+        let missing = || invalid("Cpu", "simd", format!("this machine does not have {simd:?}"));
+        Ok(Self { dispatch: Dispatch::new(simd).ok_or_else(missing)?, ..self })
+    }
+
+    /// The instruction set that the loops use.
+    pub fn simd(&self) -> Simd {
+        self.dispatch.simd()
     }
 
     /// The number of threads that ops may use.

@@ -1,0 +1,189 @@
+//! Instruction sets: found at run time, and one way to run a loop that is compiled for each of them.
+//!
+//! A [`Loop`] is plain Rust, inlined into one function for each instruction set, where the compiler makes vector code of it. What plain Rust
+//! does not say well, rows held in registers and 16-bit elements, it says by [`Lanes`]. Neither reorders a sum nor fuses what is not
+//! written as `mul_add`, so results are the same bits for every instruction set.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::array::from_fn;
+
+use crate::dtype::Element;
+
+/// An instruction set that the loops of the CPU backend are compiled for. Results are the same bits for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Simd {
+    /// What every machine of the target has.
+    Portable,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Simd {
+    /// All of them, the fastest one last.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => x86::has_avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => x86::has_avx2() && x86::has_avx512(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512 => false,
+        }
+    }
+}
+
+/// An instruction set that this machine has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dispatch(Simd);
+
+impl Default for Dispatch {
+    fn default() -> Self {
+        Self(Simd::ALL.into_iter().rfind(|simd| simd.is_available()).unwrap_or(Simd::Portable))
+    }
+}
+
+impl Dispatch {
+    pub(super) fn new(simd: Simd) -> Option<Self> {
+        simd.is_available().then_some(Self(simd))
+    }
+
+    pub(super) fn simd(self) -> Simd {
+        self.0
+    }
+
+    /// Runs what was compiled for this instruction set.
+    #[inline]
+    pub(super) fn run<L: Loop>(self, body: L) -> L::Output {
+        match self.0 {
+            // SAFETY: a `Dispatch` is only made of an instruction set that is available.
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx2 => unsafe { x86::run_avx2(body) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx512 => unsafe { x86::run_avx512(body) },
+            _ => body.run(Portable),
+        }
+    }
+}
+
+/// A loop to be compiled for each instruction set: a struct of what a closure would capture.
+///
+/// `run`, and what it calls in its hot part, must be `#[inline(always)]`: a function that stays one is compiled for the target's baseline.
+pub(super) trait Loop {
+    type Output;
+    fn run<V: Lanes>(self, lanes: V) -> Self::Output;
+}
+
+/// The elements of a vector.
+pub(super) const LANES: usize = 16;
+
+/// Vectors of [`LANES`] values in registers. A value of this type shows that the machine has the instructions.
+pub(super) trait Lanes: Copy + Send + Sync {
+    type F32: Copy;
+
+    fn splat(self, value: f32) -> Self::F32;
+    /// Stored elements, widened.
+    fn load<E: Element>(self, from: &[E; LANES]) -> Self::F32;
+    /// Rounded to the nearest stored element.
+    fn store<E: Element>(self, vector: Self::F32, to: &mut [E; LANES]);
+    /// At most [`LANES`] elements; zeros behind them.
+    #[inline(always)]
+    fn load_part<E: Element>(self, from: &[E]) -> Self::F32 {
+        let mut all = [E::default(); LANES];
+        all[..from.len()].copy_from_slice(from);
+        self.load(&all)
+    }
+    /// The first elements, at most [`LANES`].
+    #[inline(always)]
+    fn store_part<E: Element>(self, vector: Self::F32, to: &mut [E]) {
+        let mut all = [E::default(); LANES];
+        self.store(vector, &mut all);
+        to.copy_from_slice(&all[..to.len()]);
+    }
+    fn to_array(self, vector: Self::F32) -> [f32; LANES];
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b + c`, rounded once.
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// `a` where it is larger, else `b`: so a NaN in `b` stays, one in `a` does not.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a` where it is smaller, else `b`.
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn sqrt(self, a: Self::F32) -> Self::F32;
+}
+
+/// No more than the target's baseline.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+impl Lanes for Portable {
+    type F32 = [f32; LANES];
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F32 {
+        [value; LANES]
+    }
+    #[inline(always)]
+    fn load<E: Element>(self, from: &[E; LANES]) -> Self::F32 {
+        from.map(E::to_f32)
+    }
+    #[inline(always)]
+    fn store<E: Element>(self, vector: Self::F32, to: &mut [E; LANES]) {
+        *to = vector.map(E::from_f32);
+    }
+    #[inline(always)]
+    fn to_array(self, vector: Self::F32) -> [f32; LANES] {
+        vector
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        from_fn(|l| a[l] + b[l])
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        from_fn(|l| a[l] - b[l])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        from_fn(|l| a[l] * b[l])
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        from_fn(|l| a[l] / b[l])
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        from_fn(|l| a[l].mul_add(b[l], c[l]))
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        from_fn(|l| if a[l] > b[l] { a[l] } else { b[l] })
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        from_fn(|l| if a[l] < b[l] { a[l] } else { b[l] })
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Self::F32) -> Self::F32 {
+        a.map(f32::sqrt)
+    }
+}
+
+/// Asks for the cache line of an element, ahead of its use. An element that is not there is no error.
+#[inline(always)]
+pub(super) fn prefetch<T>(of: &[T], element: usize) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch(of.as_ptr().wrapping_add(element));
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (of, element);
+}
