@@ -40,7 +40,7 @@ fn forward_of<B: Timed + EmbeddingBagOps, E: Element>(
     on_cpu.run(&cpu, 0);
     lookups.run(device, 0);
     device.synchronize().unwrap();
-    assert!(device.to_vec(&lookups.output).unwrap() == on_cpu.output, "{shape:?} differs from the CPU");
+    assert!(device.to_vec(&lookups.output).unwrap() == *on_cpu.output, "{shape:?} differs from the CPU");
     let name = format!("{} {}", shape.name(), E::DTYPE);
     measure(&mut group(criterion, device, "embedding_bag_forward"), device, &name, sets, |set| {
         lookups.run(device, set)

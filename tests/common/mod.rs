@@ -18,7 +18,7 @@ pub use tolerance::{
 };
 
 use bagdot::ops::Device;
-use bagdot::{Cpu, Error, Result};
+use bagdot::{Cpu, Error, Result, Simd};
 
 /// Stamps functions of the kind `fn(&impl Backend)` onto every backend, as tests; onto CUDA those of `backend_suite!(cuda: …)`, of ops that it has.
 macro_rules! backend_suite {
@@ -37,6 +37,14 @@ macro_rules! backend_suite {
     ($($test:ident),+ $(,)?) => {
         stamp!(cpu, bagdot::Cpu::with_threads(3).unwrap(), $($test),+);
         stamp!(cpu_single_threaded, bagdot::Cpu::single_threaded(), $($test),+);
+        mod cpu_of_each_simd {
+            $(
+                #[test]
+                fn $test() {
+                    crate::common::cpus().iter().for_each(super::$test);
+                }
+            )+
+        }
     };
 }
 macro_rules! stamp {
@@ -53,6 +61,12 @@ macro_rules! stamp {
 }
 pub(crate) use {backend_suite, stamp};
 
+/// A CPU for each instruction set of this machine.
+pub fn cpus() -> Vec<Cpu> {
+    let available = Simd::ALL.into_iter().filter(|simd| simd.is_available());
+    available.map(|simd| Cpu::with_threads(2).unwrap().with_simd(simd).unwrap()).collect()
+}
+
 /// What an op reports, at once or at the next synchronisation.
 pub fn outcome<B: Device>(device: &B, result: Result<()>) -> Result<()> {
     result.and_then(|()| device.synchronize())
@@ -64,20 +78,16 @@ pub fn message(result: Result<()>) -> String {
     result.expect_err("this must be an error").to_string()
 }
 
-/// Runs `work` on CPUs of several sizes and twice on each: all results must be the same bytes.
+/// Runs `work` on CPUs of several sizes and of each instruction set, and twice on each: all results must be the same bytes.
 #[track_caller]
 pub fn assert_deterministic(what: &str, work: impl Fn(&Cpu) -> Vec<u8>) {
     let expected = work(&Cpu::single_threaded());
     assert!(!expected.is_empty(), "{what}: there is nothing to compare");
-    for threads in [1, 2, 3, 8] {
-        let cpu = Cpu::with_threads(threads).unwrap();
+    for cpu in [1, 2, 3, 8].map(|threads| Cpu::with_threads(threads).unwrap()).into_iter().chain(cpus()) {
         for run in 0..2 {
             let got = work(&cpu);
             let first = got.iter().zip(&expected).position(|(a, b)| a != b);
-            assert!(
-                got == expected,
-                "{what}: run {run} with {threads} threads differs from a single thread at byte {first:?}"
-            );
+            assert!(got == expected, "{what}: run {run} with {cpu:?} differs from a single thread at byte {first:?}");
         }
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! Results are the same bits for any number of threads: work is split by rows, bags or table rows, never inside a sum.
 
+mod buffer;
 mod dense_update;
 mod embedding_bag;
 mod fault;
 mod finite_check;
 mod gemm;
+mod huge_pages;
 mod index_sort;
 mod interaction;
 mod linear;
@@ -26,6 +28,7 @@ use rayon::prelude::*;
 use crate::dtype::{Index, Scalar};
 use crate::error::{Error, Result, expect_size, invalid};
 use crate::ops::{Bags, Device, Matrix, MatrixMut, StepControl, TableBatch, UpdateRule};
+pub use buffer::Buffer;
 use simd::Dispatch;
 pub use simd::Simd;
 
@@ -183,17 +186,13 @@ fn only_rows<T>(data: &mut [T], rows: usize, ld: usize) -> &mut [T] {
 }
 
 impl Device for Cpu {
-    type Buffer<T: Scalar> = Vec<T>;
+    type Buffer<T: Scalar> = Buffer<T>;
     type Slice<'a, T: Scalar> = &'a [T];
     type SliceMut<'a, T: Scalar> = &'a mut [T];
     type Tables = TableBatch;
 
-    fn alloc<T: Scalar>(&self, len: usize) -> Result<Vec<T>> {
-        let mut buffer = Vec::new();
-        let bytes = len.saturating_mul(size_of::<T>());
-        buffer.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { bytes })?;
-        buffer.resize(len, T::zeroed());
-        Ok(buffer)
+    fn alloc<T: Scalar>(&self, len: usize) -> Result<Buffer<T>> {
+        Buffer::zeroed(len)
     }
 
     fn upload<T: Scalar>(&self, source: &[T], target: &mut [T]) -> Result<()> {
@@ -222,11 +221,11 @@ impl Device for Cpu {
         Ok(tables)
     }
 
-    fn slice<T: Scalar>(buffer: &Vec<T>, range: Range<usize>) -> &[T] {
+    fn slice<T: Scalar>(buffer: &Buffer<T>, range: Range<usize>) -> &[T] {
         &buffer[range]
     }
 
-    fn slice_mut<T: Scalar>(buffer: &mut Vec<T>, range: Range<usize>) -> &mut [T] {
+    fn slice_mut<T: Scalar>(buffer: &mut Buffer<T>, range: Range<usize>) -> &mut [T] {
         &mut buffer[range]
     }
 
@@ -238,7 +237,7 @@ impl Device for Cpu {
         slice
     }
 
-    fn split_mut<T: Scalar>(buffer: &mut Vec<T>, first: Range<usize>, second: Range<usize>) -> (&mut [T], &mut [T]) {
+    fn split_mut<T: Scalar>(buffer: &mut Buffer<T>, first: Range<usize>, second: Range<usize>) -> (&mut [T], &mut [T]) {
         let (left, right) = buffer.split_at_mut(second.start);
         (&mut left[first], &mut right[..second.end - second.start])
     }
