@@ -1,0 +1,69 @@
+//! Our side of `scripts/compare_cpu.sh`: reads what is to be measured from its input, a JSON object a line, and answers each with a line of
+//! the times of its runs in milliseconds. Inputs of the last line are kept, so that the same line again measures the same work.
+
+mod embedding;
+
+use std::error::Error;
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+use bagdot::Cpu;
+use serde::Deserialize;
+
+/// What is to be measured, and how.
+#[derive(Deserialize)]
+struct Request {
+    threads: usize,
+    /// How long, at least.
+    seconds: f64,
+    #[serde(flatten)]
+    work: Work,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "work", rename_all = "snake_case")]
+enum Work {
+    Embedding(embedding::Shape),
+}
+
+/// A run of the work on one of its sets of inputs, in turn.
+type Run = Box<dyn FnMut(usize) -> bagdot::Result<()>>;
+
+fn prepare(request: Request) -> Result<Run, Box<dyn Error>> {
+    let cpu = Cpu::with_threads(request.threads)?;
+    match request.work {
+        Work::Embedding(shape) => embedding::prepare(cpu, shape),
+    }
+}
+
+fn measure(run: &mut Run, seconds: f64) -> bagdot::Result<Vec<f64>> {
+    const LEAST_RUNS: usize = 7;
+    for set in 0..2 {
+        run(set)?;
+    }
+    let (start, mut times) = (Instant::now(), vec![]);
+    while times.len() < LEAST_RUNS || start.elapsed().as_secs_f64() < seconds {
+        let before = Instant::now();
+        run(times.len())?;
+        times.push(before.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(times)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut last: Option<(String, f64, Run)> = None;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        if last.as_ref().is_none_or(|(known, ..)| *known != line) {
+            drop(last.take());
+            let request: Request = serde_json::from_str(&line)?;
+            last = Some((line, request.seconds, prepare(request)?));
+        }
+        if let Some((_, seconds, run)) = &mut last {
+            let times = measure(run, *seconds)?;
+            println!("{}", serde_json::to_string(&times)?);
+            std::io::stdout().flush()?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+"""Prints the table of scripts/compare_cpu.sh: PROGRAM THREADS [PART OF A NAME]"""
+
+import os
+import sys
+import tempfile
+
+PROGRAM, THREADS = sys.argv[1], int(sys.argv[2])
+WANTED = sys.argv[3] if len(sys.argv) > 3 else ""
+# Before torch is imported.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(THREADS)
+
+import torch  # noqa: E402
+
+torch.set_num_threads(THREADS)
+
+import embedding  # noqa: E402
+import measure  # noqa: E402
+
+WORKS = (embedding,)
+
+print(f"| {THREADS} threads | bagdot, ms | best peer, ms | peer | ratio | other CPUs |", flush=True)
+print("|---|---|---|---|---|---|")
+ours = measure.Ours(PROGRAM, THREADS)
+with tempfile.TemporaryDirectory() as folder:
+    for work in WORKS:
+        for name, request, peers in work.cells(folder):
+            if WANTED not in name:
+                continue
+            medians, others = measure.compare(ours, request, peers)
+            mine = medians.pop("bagdot")
+            best = min(medians, key=medians.get)
+            ratio = medians[best] / mine
+            print(f"| {name} | {mine:.2f} | {medians[best]:.2f} | {best} | {ratio:.2f} | {others:.2f} |", flush=True)

@@ -1,0 +1,62 @@
+"""Both sides of a comparison, measured in turn."""
+
+import json
+import os
+import statistics
+import subprocess
+import time
+
+SECONDS = float(os.environ.get("SECONDS_EACH", "0.4"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+LEAST_RUNS = 7
+HERTZ = os.sysconf("SC_CLK_TCK")
+
+
+class Ours:
+    """The example program `compare_cpu`: a request a line, an answer a line."""
+
+    def __init__(self, program, threads):
+        self.threads = threads
+        self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def times(self, request):
+        self.process.stdin.write(json.dumps({**request, "threads": self.threads, "seconds": SECONDS}) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+def times_of(run):
+    """The times of a peer's runs, in milliseconds: as in examples/compare_cpu/main.rs."""
+    for k in range(2):
+        run(k)
+    start, times = time.perf_counter(), []
+    while len(times) < LEAST_RUNS or time.perf_counter() - start < SECONDS:
+        before = time.perf_counter()
+        run(len(times))
+        times.append((time.perf_counter() - before) * 1e3)
+    return times
+
+
+def busy(pids):
+    """The CPU seconds of the whole machine, and those of these processes."""
+    fields = [int(x) for x in open("/proc/stat").readline().split()[1:9]]
+    own = 0
+    for pid in pids:
+        stat = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+        own += int(stat[11]) + int(stat[12])
+    return (sum(fields) - fields[3] - fields[4]) / HERTZ, own / HERTZ
+
+
+def compare(ours, request, peers):
+    """One cell: medians over all rounds in milliseconds, and how many CPUs others used meanwhile. `peers`: names and functions of the set's number."""
+    times = {"bagdot": [], **{name: [] for name in peers}}
+    pids = (os.getpid(), ours.process.pid)
+    ours.times(request)
+    (all_before, own_before), start = busy(pids), time.perf_counter()
+    for _ in range(ROUNDS):
+        times["bagdot"] += ours.times(request)
+        for name, run in peers.items():
+            times[name] += times_of(run)
+    (all_after, own_after), wall = busy(pids), time.perf_counter() - start
+    others = max(0.0, (all_after - all_before) - (own_after - own_before)) / wall
+    return {name: statistics.median(of) for name, of in times.items()}, others
