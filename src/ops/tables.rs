@@ -52,6 +52,8 @@ pub struct TableBatch {
     weight_offsets: Vec<usize>,
     row_offsets: Vec<usize>,
     column_offsets: Vec<usize>,
+    features_by_table: Vec<usize>,
+    feature_offsets: Vec<usize>,
     has_max: bool,
 }
 
@@ -105,7 +107,20 @@ impl TableBatch {
             column_offsets.push(columns);
         }
         let has_max = features.iter().any(|feature| feature.pooling == Pooling::Max);
-        Ok(Self { tables, features, weight_offsets, row_offsets, column_offsets, has_max })
+        let mut features_by_table: Vec<usize> = (0..features.len()).collect();
+        features_by_table.sort_by_key(|&f| features[f].table);
+        let before = |table| features_by_table.partition_point(|&f| features[f].table < table);
+        let feature_offsets = (0..=tables.len()).map(before).collect();
+        Ok(Self {
+            tables,
+            features,
+            weight_offsets,
+            row_offsets,
+            column_offsets,
+            features_by_table,
+            feature_offsets,
+            has_max,
+        })
     }
 
     /// One feature for each table, all pooled alike.
@@ -130,6 +145,11 @@ impl TableBatch {
     /// The table of a feature.
     pub fn table_of(&self, feature: usize) -> Table {
         self.tables[self.features[feature].table]
+    }
+
+    /// The features that look up a table, in rising order.
+    pub fn features_of(&self, table: usize) -> &[usize] {
+        &self.features_by_table[self.feature_offsets[table]..self.feature_offsets[table + 1]]
     }
 
     /// Where each table begins in the buffer of weights, in elements; one more entry for the end.

@@ -1,16 +1,18 @@
 //! [`embedding_bag`](crate::ops::embedding_bag) on the CPU: samples are split over threads; within a task, features go first, so that
-//! lookups of one table lie close together in time.
+//! lookups of one table lie close together in time. The columns of a bag are summed in registers, while the rows of later ids are on their way
+//! from memory.
 
 use std::ops::Range;
 
 use super::Cpu;
 use super::fault::{FaultLog, Lookup, Place};
-use super::vector::{add_row, add_scaled_row, dot_row};
+use super::simd::{LANES, Lanes, Loop, prefetch_row};
+use super::vector::{Blocks, dot_row, for_each_block, load, store};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::jagged::check_offsets;
 use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, NO_SOURCE, WeightGrad};
-use crate::ops::{Bags, Pooling, TableBatch};
+use crate::ops::{Bags, Matrix, Pooling, Table, TableBatch};
 
 impl EmbeddingBagOps for Cpu {
     fn embedding_bag_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
@@ -20,11 +22,14 @@ impl EmbeddingBagOps for Cpu {
         let gather = Gather { tables, weights, bags, faults: FaultLog::default() };
         let (rows, ld) = (output.rows, output.ld);
         match argmax {
-            None => self.for_each_rows(output.data, rows, ld, |first, part| gather.pool(first, part, ld, None)),
+            None => self.for_each_rows(output.data, rows, ld, |first, output| {
+                self.dispatch.run(Pool { gather: &gather, first, output, ld, argmax: None });
+            }),
             Some(argmax) => {
                 let sources = (argmax.data, argmax.ld);
                 self.for_each_rows_of_both((output.data, ld), sources, rows, |first, output, sources| {
-                    gather.pool(first, output, ld, Some((sources, argmax.ld)));
+                    let argmax = Some((sources, argmax.ld));
+                    self.dispatch.run(Pool { gather: &gather, first, output, ld, argmax });
                 });
             }
         }
@@ -38,11 +43,7 @@ impl EmbeddingBagOps for Cpu {
         let gather = Gather { tables, weights, bags, faults: FaultLog::default() };
         grad_weights.fill(0.0);
         let num_bags = bags.offsets.len() - 1;
-        self.install(|| {
-            gather.weight_grads(self, 0..num_bags, grad_weights, &|bag, columns: Range<usize>| {
-                &grad_output.row(bag % bags.batch_size)[columns]
-            });
-        });
+        self.install(|| gather.weight_grads(self, 0..num_bags, grad_weights, &grad_output));
         gather.faults.into_result(tables)
     }
 }
@@ -57,53 +58,23 @@ struct Gather<'a, E: Element, I: Index> {
 
 /// Below this many ids a split costs more than it brings.
 const MIN_IDS_PER_TASK: usize = 4096;
+/// Bytes that are asked for ahead of their use: enough lines to keep memory busy, and few enough to stay in the second-level cache.
+const BYTES_AHEAD: usize = 8192;
+
+/// The lookups of one feature.
+struct Rows<'a, E, I> {
+    /// The weights of its table.
+    table: &'a [E],
+    dim: usize,
+    indices: &'a [I],
+    weights: Option<&'a [f32]>,
+    place: Place<'a>,
+    faults: &'a FaultLog,
+}
 
 impl<'a, E: Element, I: Index> Gather<'a, E, I> {
-    /// Pools the samples from `first` on into `output`, whose rows are `ld` apart, and notes where maxima came from.
-    fn pool(&self, first: usize, output: &mut [f32], ld: usize, mut argmax: Option<(&mut [u32], usize)>) {
-        if self.tables.width() == 0 {
-            return;
-        }
-        for (f, feature) in self.tables.features().iter().enumerate() {
-            let columns = self.columns(f);
-            for (k, row) in output.chunks_mut(ld).enumerate() {
-                let bag = f * self.bags.batch_size + first + k;
-                let pooled = &mut row[columns.clone()];
-                match feature.pooling {
-                    Pooling::Sum => _ = self.sum(f, bag, pooled),
-                    Pooling::Mean => {
-                        let counted = self.sum(f, bag, pooled);
-                        if counted > 1 {
-                            pooled.iter_mut().for_each(|x| *x /= counted as f32);
-                        }
-                    }
-                    Pooling::Max => {
-                        let source = argmax.as_mut().map(|(data, ld)| &mut data[k * *ld..][columns.clone()]);
-                        self.max(f, bag, pooled, source);
-                    }
-                }
-            }
-        }
-    }
-
     fn columns(&self, feature: usize) -> Range<usize> {
         self.tables.column_offsets()[feature]..self.tables.column_offsets()[feature + 1]
-    }
-
-    /// The rows of a bag, each with its position in `indices`.
-    #[inline(always)]
-    fn rows(&self, feature: usize, bag: usize) -> impl Iterator<Item = (usize, &'a [E])> {
-        let spec = &self.tables.features()[feature];
-        let (table, dim) = (spec.table, self.tables.table_of(feature).embedding_dim);
-        let place = Place { feature, spec, num_embeddings: self.tables.table_of(feature).num_embeddings, bag };
-        let base = self.tables.weight_offsets()[table];
-        let weights = self.weights;
-        self.positions(bag).filter_map(move |position| {
-            match self.faults.lookup(self.bags.indices[position], place, position) {
-                Lookup::Row(row) => Some((position, &weights[base + row * dim..][..dim])),
-                Lookup::Skip => None,
-            }
-        })
     }
 
     fn positions(&self, bag: usize) -> Range<usize> {
@@ -112,72 +83,222 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
         bound(bag)..bound(bag + 1)
     }
 
-    /// The weighted sum of a bag; gives the number of counted ids.
-    fn sum(&self, feature: usize, bag: usize, pooled: &mut [f32]) -> usize {
-        pooled.fill(0.0);
-        let mut counted = 0;
-        for (position, row) in self.rows(feature, bag) {
-            match self.bags.per_sample_weights {
-                Some(weights) => add_scaled_row(pooled, weights[position], row),
-                None => add_row(pooled, row),
-            }
-            counted += 1;
+    fn rows(&self, feature: usize) -> Rows<'_, E, I> {
+        let spec = &self.tables.features()[feature];
+        let Table { num_embeddings, embedding_dim } = self.tables.table_of(feature);
+        Rows {
+            table: &self.weights[self.tables.weight_offsets()[spec.table]..][..num_embeddings * embedding_dim],
+            dim: embedding_dim,
+            indices: self.bags.indices,
+            weights: self.bags.per_sample_weights,
+            place: Place { feature, spec, num_embeddings, bag: 0 },
+            faults: &self.faults,
         }
-        counted
+    }
+}
+
+/// Pools the samples from `first` on into `output`, whose rows are `ld` apart, and notes where maxima came from.
+struct Pool<'a, 't, E: Element, I: Index> {
+    gather: &'t Gather<'a, E, I>,
+    first: usize,
+    output: &'t mut [f32],
+    ld: usize,
+    argmax: Option<(&'t mut [u32], usize)>,
+}
+
+impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(mut self, lanes: V) {
+        let Gather { tables, bags, .. } = self.gather;
+        if tables.width() == 0 {
+            return;
+        }
+        for (f, feature) in tables.features().iter().enumerate() {
+            let columns = self.gather.columns(f);
+            let mut rows = self.gather.rows(f);
+            for (k, row) in self.output.chunks_mut(self.ld).enumerate() {
+                let bag = f * bags.batch_size + self.first + k;
+                rows.place.bag = bag;
+                let (positions, pooled) = (self.gather.positions(bag), &mut row[columns.clone()]);
+                match feature.pooling {
+                    Pooling::Sum => _ = rows.sum(lanes, positions, pooled),
+                    Pooling::Mean => {
+                        let counted = rows.sum(lanes, positions, pooled);
+                        if counted > 1 {
+                            pooled.iter_mut().for_each(|x| *x /= counted as f32);
+                        }
+                    }
+                    Pooling::Max => {
+                        let source = self.argmax.as_mut().map(|(data, ld)| &mut data[k * *ld..][columns.clone()]);
+                        rows.max(positions, pooled, source);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<E: Element, I: Index> Rows<'_, E, I> {
+    /// The row that an id names, noted if there is none.
+    #[inline(always)]
+    fn lookup(&self, position: usize) -> Option<&[E]> {
+        match self.faults.lookup(self.indices[position], self.place, position) {
+            Lookup::Row(row) => Some(self.row(row)),
+            Lookup::Skip => None,
+        }
+    }
+
+    /// The same, where it has been noted before.
+    #[inline(always)]
+    fn known(&self, position: usize) -> Option<&[E]> {
+        let row = self.indices[position].to_row().filter(|&row| row < self.place.num_embeddings)?;
+        (self.place.spec.padding_idx != Some(row)).then(|| self.row(row))
+    }
+
+    #[inline(always)]
+    fn row(&self, row: usize) -> &[E] {
+        &self.table[row * self.dim..][..self.dim]
+    }
+
+    /// Asks for some columns of the row of a later id. A bad id asks for what is not there, which does no harm.
+    #[inline(always)]
+    fn prefetch(&self, position: usize, columns: Range<usize>) {
+        if let Some(id) = self.indices.get(position) {
+            let row = (id.to_i64() as usize).wrapping_mul(self.dim);
+            prefetch_row(self.table, row.wrapping_add(columns.start), columns.len());
+        }
+    }
+
+    /// The weighted sum of a bag; gives the number of counted ids.
+    #[inline(always)]
+    fn sum<V: Lanes>(&self, lanes: V, positions: Range<usize>, pooled: &mut [f32]) -> usize {
+        let dim = self.dim;
+        let mut sum = Sum { rows: self, lanes, positions, pooled, counted: 0 };
+        for_each_block(dim, &mut sum);
+        sum.counted
     }
 
     /// The maxima of a bag, and where they came from. A NaN counts as larger than everything.
-    fn max(&self, feature: usize, bag: usize, pooled: &mut [f32], mut argmax: Option<&mut [u32]>) {
+    #[inline(always)]
+    fn max(&self, positions: Range<usize>, pooled: &mut [f32], mut argmax: Option<&mut [u32]>) {
         pooled.fill(0.0);
         if let Some(argmax) = argmax.as_deref_mut() {
             argmax.fill(NO_SOURCE);
         }
-        let start = self.positions(bag).start;
-        for (k, (position, row)) in self.rows(feature, bag).enumerate() {
+        let (start, mut is_first) = (positions.start, true);
+        for position in positions {
+            let Some(row) = self.lookup(position) else { continue };
             for (column, x) in row.iter().enumerate() {
                 let (x, best) = (x.to_f32(), pooled[column]);
-                if k == 0 || x > best || (x.is_nan() && !best.is_nan()) {
+                if is_first || x > best || (x.is_nan() && !best.is_nan()) {
                     pooled[column] = x;
                     if let Some(argmax) = argmax.as_deref_mut() {
                         argmax[column] = (position - start) as u32;
                     }
                 }
             }
+            is_first = false;
         }
     }
+}
 
+/// The sum of a bag.
+struct Sum<'a, 'r, V, E, I> {
+    rows: &'r Rows<'a, E, I>,
+    lanes: V,
+    positions: Range<usize>,
+    pooled: &'r mut [f32],
+    /// The number of ids that are summed.
+    counted: usize,
+}
+
+impl<V: Lanes, E: Element, I: Index> Blocks for Sum<'_, '_, V, E, I> {
+    #[inline(always)]
+    fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
+        let Self { rows, lanes, .. } = *self;
+        let ahead = (BYTES_AHEAD / (N * LANES * size_of::<E>())).max(1);
+        let mut sums = [lanes.splat(0.0); N];
+        self.counted = 0;
+        for position in self.positions.clone() {
+            rows.prefetch(position + ahead, columns.clone());
+            // A bad id is noted once, with the first columns.
+            let row = if columns.start == 0 { rows.lookup(position) } else { rows.known(position) };
+            let Some(row) = row else { continue };
+            let x = load::<V, E, N, WHOLE>(lanes, &row[columns.clone()]);
+            match rows.weights {
+                None => (0..N).for_each(|n| sums[n] = lanes.add(sums[n], x[n])),
+                Some(weights) => {
+                    let weight = lanes.splat(weights[position]);
+                    (0..N).for_each(|n| sums[n] = lanes.add(sums[n], lanes.mul(weight, x[n])));
+                }
+            }
+            self.counted += 1;
+        }
+        store::<V, f32, N, WHOLE>(lanes, sums, &mut self.pooled[columns]);
+    }
+}
+
+impl<E: Element, I: Index> Gather<'_, E, I> {
     /// The gradients of the per-sample weights of `bags`, into the part of the output that is theirs.
-    fn weight_grads<'g>(
+    fn weight_grads(
         &self,
         cpu: &Cpu,
         bags: Range<usize>,
         grad_weights: &mut [f32],
-        grad_of: &(impl Fn(usize, Range<usize>) -> &'g [f32] + Sync),
+        grad_output: &Matrix<'_, Cpu, f32>,
     ) {
         if bags.len() > 1 && grad_weights.len() > MIN_IDS_PER_TASK {
             let middle = bags.start + bags.len() / 2;
             let first = self.positions(middle).start - self.positions(bags.start).start;
             let (left, right) = grad_weights.split_at_mut(first);
             cpu.join(
-                || self.weight_grads(cpu, bags.start..middle, left, grad_of),
-                || self.weight_grads(cpu, middle..bags.end, right, grad_of),
+                || self.weight_grads(cpu, bags.start..middle, left, grad_output),
+                || self.weight_grads(cpu, middle..bags.end, right, grad_output),
             );
             return;
         }
-        let start = bags.clone().next().map_or(0, |bag| self.positions(bag).start);
+        cpu.dispatch.run(WeightGrads { gather: self, bags, grad_weights, grad_output });
+    }
+}
+
+/// The gradients of the per-sample weights of some bags.
+struct WeightGrads<'a, 'g, 't, E: Element, I: Index> {
+    gather: &'t Gather<'a, E, I>,
+    bags: Range<usize>,
+    grad_weights: &'t mut [f32],
+    grad_output: &'t Matrix<'g, Cpu, f32>,
+}
+
+impl<E: Element, I: Index> Loop for WeightGrads<'_, '_, '_, E, I> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self, lanes: V) {
+        let Self { gather, bags, grad_weights, grad_output } = self;
+        if bags.is_empty() {
+            return;
+        }
+        let start = gather.positions(bags.start).start;
         for bag in bags {
-            let feature = bag / self.bags.batch_size;
-            let grad = grad_of(bag, self.columns(feature));
+            let (feature, sample) = (bag / gather.bags.batch_size, bag % gather.bags.batch_size);
+            let mut rows = gather.rows(feature);
+            rows.place.bag = bag;
+            let grad = &grad_output.row(sample)[gather.columns(feature)];
+            let ahead = (BYTES_AHEAD / size_of_val(grad)).max(1);
             let mut counted = 0;
-            for (position, row) in self.rows(feature, bag) {
-                grad_weights[position - start] = dot_row(grad, row);
-                counted += 1;
+            for position in gather.positions(bag) {
+                rows.prefetch(position + ahead, 0..rows.dim);
+                if let Some(row) = rows.lookup(position) {
+                    grad_weights[position - start] = dot_row(lanes, grad, row);
+                    counted += 1;
+                }
             }
-            if self.tables.features()[feature].pooling == Pooling::Mean && counted > 1 {
-                let positions = self.positions(bag);
-                grad_weights[positions.start - start..positions.end - start]
-                    .iter_mut()
-                    .for_each(|g| *g /= counted as f32);
+            if rows.place.spec.pooling == Pooling::Mean && counted > 1 {
+                let positions = gather.positions(bag);
+                let grads = &mut grad_weights[positions.start - start..positions.end - start];
+                grads.iter_mut().for_each(|g| *g /= counted as f32);
             }
         }
     }

@@ -82,6 +82,10 @@ pub(super) trait Loop {
     fn run<V: Lanes>(self, lanes: V) -> Self::Output;
 }
 
+/// The bytes of a cache line.
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE: usize = 64;
+
 /// The elements of a vector.
 pub(super) const LANES: usize = 16;
 
@@ -179,11 +183,14 @@ impl Lanes for Portable {
     }
 }
 
-/// Asks for the cache line of an element, ahead of its use. An element that is not there is no error.
+/// Asks for the cache lines of some elements, ahead of their use, into the second-level cache: more of them can be on their way there than
+/// to the first one. Elements that are not there are no error.
 #[inline(always)]
-pub(super) fn prefetch<T>(of: &[T], element: usize) {
+pub(super) fn prefetch_row<T>(of: &[T], first: usize, len: usize) {
     #[cfg(target_arch = "x86_64")]
-    x86::prefetch(of.as_ptr().wrapping_add(element));
+    for element in (0..len).step_by(CACHE_LINE / size_of::<T>()) {
+        x86::prefetch(of.as_ptr().wrapping_add(first.wrapping_add(element)));
+    }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (of, element);
+    let _ = (of, first, len);
 }

@@ -1,9 +1,9 @@
 //! Loops over one row, written so that the compiler makes vector code of them. Their order of summation is fixed by the source.
 
-use crate::dtype::Element;
+use std::ops::Range;
 
-/// The number of partial sums of a dot product.
-const LANES: usize = 16;
+use super::simd::{LANES, Lanes};
+use crate::dtype::Element;
 
 /// `Σ aᵢ bᵢ`: lane `l` sums the products of columns `≡ l (mod 16)`, then the lanes are added pairwise.
 #[inline]
@@ -23,15 +23,66 @@ pub(super) fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {
 }
 
 /// As [`dot`], with a stored row.
-#[inline]
-pub(super) fn dot_row<E: Element>(a: &[f32], row: &[E]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    for (a, row) in a.chunks(LANES).zip(row.chunks(LANES)) {
-        for (lane, (a, x)) in lanes.iter_mut().zip(a.iter().zip(row)) {
-            *lane += a * x.to_f32();
-        }
+#[inline(always)]
+pub(super) fn dot_row<V: Lanes, E: Element>(lanes: V, a: &[f32], row: &[E]) -> f32 {
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (row, row_rest) = row.as_chunks::<LANES>();
+    let mut sum = lanes.splat(0.0);
+    for (a, row) in a.iter().zip(row) {
+        sum = lanes.add(sum, lanes.mul(lanes.load(a), lanes.load(row)));
     }
-    sum_lanes(lanes)
+    if !a_rest.is_empty() {
+        // Beyond the end zeros are added, which change no sum that began with zero.
+        sum = lanes.add(sum, lanes.mul(lanes.load_part(a_rest), lanes.load_part(row_rest)));
+    }
+    sum_lanes(lanes.to_array(sum))
+}
+
+/// What is done with the columns of rows that are held in registers at a time: `N` vectors, or, unless `WHOLE`, a part of one.
+pub(super) trait Blocks {
+    fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>);
+}
+
+/// Cuts the columns of a row into blocks.
+#[inline(always)]
+pub(super) fn for_each_block(dim: usize, blocks: &mut impl Blocks) {
+    const WIDE: usize = 4;
+    let mut first = 0;
+    while first + WIDE * LANES <= dim {
+        blocks.block::<WIDE, true>(first..first + WIDE * LANES);
+        first += WIDE * LANES;
+    }
+    while first + LANES <= dim {
+        blocks.block::<1, true>(first..first + LANES);
+        first += LANES;
+    }
+    if first < dim {
+        blocks.block::<1, false>(first..dim);
+    }
+}
+
+/// The vectors of a block.
+#[inline(always)]
+pub(super) fn load<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(lanes: V, from: &[E]) -> [V::F32; N] {
+    if !WHOLE {
+        return [lanes.load_part(from); N];
+    }
+    let from = &from.as_chunks::<LANES>().0[..N];
+    std::array::from_fn(|n| lanes.load(&from[n]))
+}
+
+/// Stores the vectors of a block.
+#[inline(always)]
+pub(super) fn store<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
+    lanes: V,
+    vectors: [V::F32; N],
+    to: &mut [E],
+) {
+    if !WHOLE {
+        return vectors.into_iter().for_each(|vector| lanes.store_part(vector, to));
+    }
+    let to = &mut to.as_chunks_mut::<LANES>().0[..N];
+    vectors.into_iter().zip(to).for_each(|(vector, to)| lanes.store(vector, to));
 }
 
 /// The sum as a tree: the second half is added to the first one, a power of two of lanes, until one is left.

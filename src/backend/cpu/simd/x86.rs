@@ -30,7 +30,7 @@ pub(super) fn run_avx512<L: Loop>(body: L) -> L::Output {
 #[inline(always)]
 pub(super) fn prefetch<T>(of: *const T) {
     // SAFETY: a prefetch neither reads nor faults, whatever the address is.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(of.cast()) }
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(of.cast()) }
 }
 
 /// Shown by [`run_avx2`] alone, which can only be called where the instructions are.
