@@ -60,6 +60,8 @@ struct Gather<'a, E: Element, I: Index> {
 const MIN_IDS_PER_TASK: usize = 4096;
 /// Bytes that are asked for ahead of their use: enough lines to keep memory busy, and few enough to stay in the second-level cache.
 const BYTES_AHEAD: usize = 8192;
+/// Samples whose pooled vectors are asked for ahead of their being written.
+const SAMPLES_AHEAD: usize = 16;
 
 /// The lookups of one feature.
 struct Rows<'a, E, I> {
@@ -118,10 +120,13 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
         for (f, feature) in tables.features().iter().enumerate() {
             let columns = self.gather.columns(f);
             let mut rows = self.gather.rows(f);
-            for (k, row) in self.output.chunks_mut(self.ld).enumerate() {
+            for k in 0..self.output.len().div_ceil(self.ld) {
+                // Rows of the output lie far apart from each other, too.
+                prefetch_row(self.output, (k + SAMPLES_AHEAD) * self.ld + columns.start, columns.len());
+                let start = k * self.ld;
                 let bag = f * bags.batch_size + self.first + k;
                 rows.place.bag = bag;
-                let (positions, pooled) = (self.gather.positions(bag), &mut row[columns.clone()]);
+                let (positions, pooled) = (self.gather.positions(bag), &mut self.output[start..][columns.clone()]);
                 match feature.pooling {
                     Pooling::Sum => _ = rows.sum(lanes, positions, pooled),
                     Pooling::Mean => {
