@@ -2,6 +2,7 @@
 
 use super::Cpu;
 use super::optimizer::{StateRun, Step};
+use super::simd::{Lanes, Loop};
 use crate::error::Result;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
 use crate::ops::{OptimizerStateMut, UpdateRule};
@@ -39,19 +40,33 @@ impl Cpu {
                 || self.step_run(step, max, grad_right, right, state_right),
             );
         }
-        match max {
-            None => step.update(grad, parameters, state, |_, value| value),
-            Some(max) => {
-                const BLOCK: usize = 64;
-                let mut state = state;
-                for (grad, parameters) in grad.chunks(BLOCK).zip(parameters.chunks_mut(BLOCK)) {
-                    let mut clamped = [0f32; BLOCK];
-                    clamped.iter_mut().zip(grad).for_each(|(c, g)| *c = g.clamp(-max, max));
-                    let (here, rest) = state.split_at(grad.len());
-                    state = rest;
-                    step.update(&clamped[..grad.len()], parameters, here, |_, value| value);
-                }
-            }
+        self.dispatch.run(StepRun { step, max, grad, parameters, state });
+    }
+}
+
+/// A step on a run of parameters.
+struct StepRun<'a> {
+    step: &'a Step,
+    max: Option<f32>,
+    grad: &'a [f32],
+    parameters: &'a mut [f32],
+    state: StateRun<'a>,
+}
+
+impl Loop for StepRun<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self, lanes: V) {
+        let Self { step, max, grad, parameters, mut state } = self;
+        let Some(max) = max else { return step.update(lanes, grad, parameters, state, None) };
+        const BLOCK: usize = 64;
+        for (grad, parameters) in grad.chunks(BLOCK).zip(parameters.chunks_mut(BLOCK)) {
+            let mut clamped = [0f32; BLOCK];
+            clamped.iter_mut().zip(grad).for_each(|(c, g)| *c = g.clamp(-max, max));
+            let (here, rest) = state.split_at(grad.len());
+            state = rest;
+            step.update(lanes, &clamped[..grad.len()], parameters, here, None);
         }
     }
 }

@@ -15,6 +15,7 @@ mod linear;
 mod loss;
 mod moving_average;
 mod optimizer;
+mod row_gradient;
 mod simd;
 mod sparse_update;
 mod stage;

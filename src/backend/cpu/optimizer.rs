@@ -1,6 +1,9 @@
 //! One step of an optimizer on a run of columns, shared by table rows and dense parameters.
 
-use super::vector::sum_lanes;
+use std::ops::Range;
+
+use super::simd::{LANES, Lanes};
+use super::vector::{load_vector, store_vector, sum_lanes};
 use crate::dtype::Element;
 use crate::ops::{Optimizer, UpdateRule};
 use crate::philox::philox4x32;
@@ -40,67 +43,92 @@ impl Step {
         Self { l2: self.l2 * scale, shrink: 1.0 - (1.0 - self.shrink) * scale, ..self }
     }
 
-    /// `sum` and the squared gradient of these columns, before the division by their number: see [`Optimizer`] for the order.
-    pub(super) fn add_squares<E: Element>(&self, mut sum: f32, grad: &[f32], weights: &[E]) -> f32 {
-        const RUN: usize = 32;
-        for (grad, weights) in grad.chunks(RUN).zip(weights.chunks(RUN)) {
-            let mut squares = [0f32; RUN];
-            for (square, (g, w)) in squares.iter_mut().zip(grad.iter().zip(weights)) {
-                let g = g + self.l2 * w.to_f32();
-                *square = g * g;
+    /// The sum of the squared gradients of a row, before the division by their number: see [`Optimizer`] for the order.
+    #[inline(always)]
+    pub(super) fn sum_of_squares<V: Lanes, E: Element>(&self, lanes: V, sum: f32, grad: &[f32], weights: &[E]) -> f32 {
+        let l2 = lanes.splat(self.l2);
+        let square = |grad: &[f32], weights: &[E]| {
+            let g = lanes.add(load_vector(lanes, grad), lanes.mul(l2, load_vector(lanes, weights)));
+            lanes.mul(g, g)
+        };
+        let runs = grad.chunks(2 * LANES).zip(weights.chunks(2 * LANES));
+        runs.fold(sum, |sum, (grad, weights)| {
+            let (low, high) = (LANES.min(grad.len()), grad.len());
+            let mut squares = square(&grad[..low], &weights[..low]);
+            if low < high {
+                squares = lanes.add(squares, square(&grad[low..], &weights[low..]));
             }
-            sum += sum_lanes(squares);
-        }
-        sum
+            sum + sum_lanes(lanes.to_array(squares))
+        })
     }
 
-    /// Brings weights and state up to date; `round(column, value)` makes a stored weight.
-    pub(super) fn update<E: Element>(
+    /// Brings weights and state up to date; `random` gives the bits for the rounding of a column where it is stochastic.
+    #[inline(always)]
+    pub(super) fn update<V: Lanes, E: Element>(
         &self,
+        lanes: V,
         grad: &[f32],
         weights: &mut [E],
-        state: StateRun<'_>,
-        mut round: impl FnMut(usize, f32) -> E,
+        mut state: StateRun<'_>,
+        mut random: Option<&mut RandomBits>,
     ) {
-        let lr = self.learning_rate;
-        // Kept apart from the loops, so that each of them is straight-line code.
-        let columns = grad.iter().zip(weights.iter_mut()).enumerate();
-        let (l2, shrink) = (self.l2, self.shrink);
-        let regularised = |g: f32, w: f32| g + l2 * w;
-        match (state, self.optimizer) {
-            (StateRun::Elementwise(sums), Optimizer::Adagrad { eps } | Optimizer::RowwiseAdagrad { eps }) => {
-                for ((k, (g, w)), sum) in columns.zip(sums) {
-                    let old = w.to_f32();
-                    let g = regularised(*g, old);
-                    *sum += g * g;
-                    *w = round(k, old * shrink - lr * g / (sum.sqrt() + eps));
+        for (k, (grad, weights)) in grad.chunks(LANES).zip(weights.chunks_mut(LANES)).enumerate() {
+            let columns = k * LANES..k * LANES + grad.len();
+            let updated = self.update_vector(lanes, columns.clone(), grad, weights, &mut state);
+            match &mut random {
+                None => store_vector(lanes, updated, weights),
+                Some(random) => {
+                    for ((weight, value), column) in weights.iter_mut().zip(lanes.to_array(updated)).zip(columns) {
+                        *weight = E::from_f32_stochastic(value, random.at(column));
+                    }
                 }
             }
+        }
+    }
+
+    /// The new weights of at most a vector of columns, not rounded yet.
+    #[inline(always)]
+    fn update_vector<V: Lanes, E: Element>(
+        &self,
+        lanes: V,
+        columns: Range<usize>,
+        grad: &[f32],
+        weights: &[E],
+        state: &mut StateRun<'_>,
+    ) -> V::F32 {
+        let splat = |value| lanes.splat(value);
+        let lr = splat(self.learning_rate);
+        let old = load_vector(lanes, weights);
+        let g = lanes.add(load_vector(lanes, grad), lanes.mul(splat(self.l2), old));
+        let shrunk = lanes.mul(old, splat(self.shrink));
+        match (state, self.optimizer) {
+            (StateRun::Elementwise(sums), Optimizer::Adagrad { eps } | Optimizer::RowwiseAdagrad { eps }) => {
+                let sums = &mut sums[columns];
+                let sum = lanes.add(load_vector(lanes, sums), lanes.mul(g, g));
+                store_vector(lanes, sum, sums);
+                let root = lanes.add(lanes.sqrt(sum), splat(eps));
+                lanes.sub(shrunk, lanes.div(lanes.mul(lr, g), root))
+            }
             (StateRun::Rowwise(sum), Optimizer::RowwiseAdagrad { eps } | Optimizer::Adagrad { eps }) => {
-                let rate = lr / (sum.sqrt() + eps);
-                for (k, (g, w)) in columns {
-                    let old = w.to_f32();
-                    *w = round(k, old * shrink - rate * regularised(*g, old));
-                }
+                let rate = self.learning_rate / (sum.sqrt() + eps);
+                lanes.sub(shrunk, lanes.mul(splat(rate), g))
             }
             (StateRun::Moments(first, second), Optimizer::Adam { beta1, beta2, eps }) => {
                 let (first_correction, second_correction) = self.corrections;
-                for (((k, (g, w)), m), v) in columns.zip(first).zip(second) {
-                    let old = w.to_f32();
-                    let g = regularised(*g, old);
-                    *m = beta1 * *m + (1.0 - beta1) * g;
-                    *v = beta2 * *v + (1.0 - beta2) * (g * g);
-                    let root = (*v * second_correction).sqrt() + eps;
-                    *w = round(k, old * shrink - lr * (*m * first_correction) / root);
-                }
+                let decayed = |sum: &[f32], beta: f32, new: V::F32| {
+                    let old = load_vector(lanes, sum);
+                    lanes.add(lanes.mul(splat(beta), old), lanes.mul(splat(1.0 - beta), new))
+                };
+                let (first, second) = (&mut first[columns.clone()], &mut second[columns]);
+                let (m, v) = (decayed(first, beta1, g), decayed(second, beta2, lanes.mul(g, g)));
+                store_vector(lanes, m, first);
+                store_vector(lanes, v, second);
+                let root = lanes.add(lanes.sqrt(lanes.mul(v, splat(second_correction))), splat(eps));
+                let m = lanes.mul(m, splat(first_correction));
+                lanes.sub(shrunk, lanes.div(lanes.mul(lr, m), root))
             }
             // Validation lets only matching state through: what is left is SGD.
-            _ => {
-                for (k, (g, w)) in columns {
-                    let old = w.to_f32();
-                    *w = round(k, old * shrink - lr * regularised(*g, old));
-                }
-            }
+            _ => lanes.sub(shrunk, lanes.mul(lr, g)),
         }
     }
 }
@@ -111,6 +139,8 @@ pub(super) struct RandomBits {
     row: [u32; 2],
     step: u32,
     block: Option<(u32, [u32; 4])>,
+    /// The column that is called 0.
+    first: usize,
 }
 
 impl RandomBits {
@@ -121,11 +151,19 @@ impl RandomBits {
             row: [row as u32, (row >> 32) as u32 | (table as u32) << 16],
             step: step as u32,
             block: None,
+            first: 0,
         }
     }
 
+    /// The same, with columns counted from `first` on.
+    pub(super) fn from(&mut self, first: usize) -> &mut Self {
+        self.first = first;
+        self
+    }
+
     #[inline]
-    pub(super) fn at(&mut self, column: usize) -> u32 {
+    fn at(&mut self, column: usize) -> u32 {
+        let column = self.first + column;
         let block = (column / 4) as u32;
         let bits = match self.block {
             Some((known, bits)) if known == block => bits,

@@ -1,21 +1,24 @@
-//! [`sparse_update`](crate::ops::sparse_update) on the CPU: rows rise, so that weights and state can be cut between any two of them and
-//! handed to threads.
+//! [`sparse_update`](crate::ops::sparse_update) on the CPU: one pass over the rows, each of which is summed, stepped and written while later ones are
+//! on their way from memory. Rows rise, so that weights and state can be cut between any two of them and handed to threads.
 
 use std::ops::Range;
 
 use super::Cpu;
 use super::optimizer::{RandomBits, StateRun, Step};
+use super::row_gradient::{Occurrences, RowGradients, Sums};
+use super::simd::{Lanes, Loop, prefetch_row};
 use super::vector::add_row;
 use crate::dtype::{Element, Index};
 use crate::error::Result;
-use crate::ops::optimizer::clamp_gradient;
-use crate::ops::sparse_update::{Apply, CHUNK, Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update};
-use crate::ops::{Optimizer, OptimizerStateMut, Pooling, Rounding, TableBatch, UpdateRule};
+use crate::ops::sparse_update::{Apply, Merge, Reduce, SparseGrad, SparseUpdateOps, Update};
+use crate::ops::{Optimizer, OptimizerStateMut, Rounding, TableBatch, UpdateRule};
 
 /// Columns that are worked on at a time, on the stack.
 const BLOCK: usize = 128;
-/// Rows of a task: enough to be worth a fork.
+/// Rows of a task, at least: enough to be worth a fork.
 const ROWS_PER_TASK: usize = 64;
+/// Rows that are asked for ahead of their use.
+const ROWS_AHEAD: usize = 16;
 
 impl SparseUpdateOps for Cpu {
     fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()> {
@@ -25,11 +28,8 @@ impl SparseUpdateOps for Cpu {
         grad.counts[0] = unique as u32;
         fill_starts(source.tables, grad, unique);
         let SparseGrad { starts, values, .. } = grad;
-        self.install(|| {
-            each_values(self, 0..unique, starts, values, &|segment, values| {
-                source.sum_segment(segment, 0..values.len(), values);
-            });
-        });
+        let gradients = Occurrences::new(&source);
+        self.install(|| self.reduce_rows(&gradients, 0..unique, starts, values));
         Ok(())
     }
 
@@ -65,10 +65,8 @@ impl SparseUpdateOps for Cpu {
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
         let Apply { tables, grad, rule, decay_scale, weights, state } = args;
         let rows = &grad.rows[..grad.counts[0] as usize];
-        let gradient = |k: usize, columns: Range<usize>, out: &mut [f32]| {
-            out.copy_from_slice(&grad.values[grad.starts[k] as usize..][columns]);
-        };
-        self.step_rows(&RowStep { tables, rows, rule, step: Step::new(&rule), decay_scale, gradient }, weights, state);
+        let (step, gradients) = (Step::new(&rule), Sums::new(grad));
+        self.step_rows(&RowStep { tables, rows, rule, step, decay_scale, gradients }, weights, state);
         Ok(())
     }
 
@@ -79,9 +77,8 @@ impl SparseUpdateOps for Cpu {
         }
         let rule = control.rule(rule);
         let rows = &source.sorted.rows[..source.sorted.counts[1] as usize];
-        let gradient = |k: usize, columns: Range<usize>, out: &mut [f32]| source.sum_segment(k, columns, out);
-        let tables = source.tables;
-        self.step_rows(&RowStep { tables, rows, rule, step: Step::new(&rule), decay_scale, gradient }, weights, state);
+        let (step, gradients) = (Step::new(&rule), Occurrences::new(&source));
+        self.step_rows(&RowStep { tables: source.tables, rows, rule, step, decay_scale, gradients }, weights, state);
         Ok(())
     }
 
@@ -103,91 +100,58 @@ fn fill_starts(tables: &TableBatch, grad: &mut SparseGrad<Cpu>, unique: usize) {
     grad.starts[unique] = end;
 }
 
-impl<I: Index> PooledGrad<'_, Cpu, I> {
-    /// The gradient of some columns of the row of a segment.
-    fn sum_segment(&self, segment: usize, columns: Range<usize>, sum: &mut [f32]) {
-        let occurrences = self.sorted.segments[segment] as usize..self.sorted.segments[segment + 1] as usize;
-        // Blocks of columns, since the sums of runs lie on the stack.
-        for (k, sum) in sum.chunks_mut(BLOCK).enumerate() {
-            let columns = columns.start + k * BLOCK..columns.start + k * BLOCK + sum.len();
-            self.sum_run(occurrences.clone(), columns, sum);
+impl Cpu {
+    /// Keeps the gradients of a range of rows.
+    fn reduce_rows(&self, gradients: &impl RowGradients, range: Range<usize>, starts: &[u64], values: &mut [f32]) {
+        if range.len() > ROWS_PER_TASK && self.num_threads() > 1 {
+            let middle = range.start + range.len() / 2;
+            let (left, right) = values.split_at_mut((starts[middle] - starts[range.start]) as usize);
+            return self.join(
+                || self.reduce_rows(gradients, range.start..middle, starts, left),
+                || self.reduce_rows(gradients, middle..range.end, starts, right),
+            );
         }
+        self.dispatch.run(ReduceRows { gradients, range, starts, values });
     }
 
-    /// Sums a run of occurrences: in order if they are a chunk, else of the longest runs that are cut the same way.
-    fn sum_run(&self, occurrences: Range<usize>, columns: Range<usize>, sum: &mut [f32]) {
-        if occurrences.len() <= CHUNK {
-            for occurrence in occurrences.clone() {
-                self.add_occurrence(occurrence, columns.clone(), sum, occurrence == occurrences.start);
-            }
-            return;
-        }
-        let len = CHUNK.pow((occurrences.len() - 1).ilog(CHUNK));
-        let mut run_sum = [0f32; BLOCK];
-        let run_sum = &mut run_sum[..sum.len()];
-        for start in occurrences.clone().step_by(len) {
-            let run = start..(start + len).min(occurrences.end);
-            if start == occurrences.start {
-                self.sum_run(run, columns.clone(), sum);
-            } else {
-                self.sum_run(run, columns.clone(), run_sum);
-                add_row(sum, run_sum);
-            }
-        }
-    }
-
-    /// Adds what one occurrence contributes to some columns of its row; `replace` for the first one of a chunk.
-    #[inline]
-    fn add_occurrence(&self, occurrence: usize, columns: Range<usize>, sum: &mut [f32], replace: bool) {
-        let (position, bag) = (self.sorted.positions[occurrence] as usize, self.sorted.bags[occurrence] as usize);
-        let (feature, sample) = (bag / self.bags.batch_size, bag % self.bags.batch_size);
-        let first_column = self.tables.column_offsets()[feature];
-        let columns = first_column + columns.start..first_column + columns.end;
-        let grad = &self.grad_output.row(sample)[columns.clone()];
-        let pooling = self.tables.features()[feature].pooling;
-        if pooling == Pooling::Max {
-            let within = position - self.bags.offsets[bag].to_row().unwrap_or(0);
-            let sources = self.argmax.map_or(&[][..], |argmax| &argmax.row(sample)[columns]);
-            for ((sum, g), source) in sum.iter_mut().zip(grad).zip(sources) {
-                let g = if *source as usize == within { clamp_gradient(*g, self.max_gradient) } else { 0.0 };
-                *sum = if replace { g } else { *sum + g };
-            }
-            return;
-        }
-        let weight = self.bags.per_sample_weights.map(|weights| weights[position]);
-        let factor = match pooling {
-            Pooling::Mean => weight.unwrap_or(1.0) / self.sorted.counted[bag] as f32,
-            _ => weight.unwrap_or(1.0),
+    /// One step on each of the rows.
+    fn step_rows<E: Element>(
+        &self,
+        step: &RowStep<'_, impl RowGradients>,
+        weights: &mut [E],
+        state: OptimizerStateMut<'_, Self>,
+    ) {
+        let state = match (state, step.rule.optimizer) {
+            (OptimizerStateMut::None, _) => RowsState::None,
+            (OptimizerStateMut::SumOfSquares(sums), Optimizer::RowwiseAdagrad { .. }) => RowsState::Rowwise(sums),
+            (OptimizerStateMut::SumOfSquares(sums), _) => RowsState::Elementwise(sums),
+            (OptimizerStateMut::Moments { first, second }, _) => RowsState::Moments(first, second),
         };
-        match (replace, self.max_gradient) {
-            (true, max) => sum.iter_mut().zip(grad).for_each(|(sum, g)| *sum = factor * clamp_gradient(*g, max)),
-            (false, None) => sum.iter_mut().zip(grad).for_each(|(sum, g)| *sum += factor * g),
-            (false, max) => sum.iter_mut().zip(grad).for_each(|(sum, g)| *sum += factor * clamp_gradient(*g, max)),
+        if !step.rows.is_empty() {
+            let target = Target { weights, state, first_row: 0, first_weight: 0 };
+            self.install(|| step.run_parts(self, 0..step.rows.len(), target));
         }
     }
 }
 
-/// Calls `work(k, values)` for each row of a range and its part of the values.
-fn each_values(
-    cpu: &Cpu,
+/// Keeps the gradients of a range of rows.
+struct ReduceRows<'a, G> {
+    gradients: &'a G,
     range: Range<usize>,
-    starts: &[u64],
-    values: &mut [f32],
-    work: &(impl Fn(usize, &mut [f32]) + Sync),
-) {
-    if range.len() > ROWS_PER_TASK {
-        let middle = range.start + range.len() / 2;
-        let (left, right) = values.split_at_mut((starts[middle] - starts[range.start]) as usize);
-        return cpu.join(
-            || each_values(cpu, range.start..middle, starts, left, work),
-            || each_values(cpu, middle..range.end, starts, right, work),
-        );
-    }
-    let mut rest = values;
-    for k in range {
-        let (here, after) = rest.split_at_mut((starts[k + 1] - starts[k]) as usize);
-        work(k, here);
-        rest = after;
+    starts: &'a [u64],
+    values: &'a mut [f32],
+}
+
+impl<G: RowGradients> Loop for ReduceRows<'_, G> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self, lanes: V) {
+        let start = |k: usize| (self.starts[k] - self.starts[self.range.start]) as usize;
+        for k in self.range.clone() {
+            let values = &mut self.values[start(k)..start(k + 1)];
+            self.gradients.gradient(lanes, k, 0..values.len(), values);
+        }
     }
 }
 
@@ -196,6 +160,8 @@ struct Target<'a, E> {
     weights: &'a mut [E],
     state: RowsState<'a>,
     first_row: usize,
+    /// Where `first_row` begins in the buffer of weights.
+    first_weight: usize,
 }
 
 /// The state of a run of rows.
@@ -209,7 +175,8 @@ enum RowsState<'a> {
 impl<'a, E: Element> Target<'a, E> {
     /// Cuts before `row`.
     fn split_at_row(self, tables: &TableBatch, row: usize) -> (Self, Self) {
-        let elements = tables.weight_offset_of_row(row) - tables.weight_offset_of_row(self.first_row);
+        let first_weight = tables.weight_offset_of_row(row);
+        let elements = first_weight - self.first_weight;
         let (left, right) = self.weights.split_at_mut(elements);
         let (state_left, state_right) = match self.state {
             RowsState::None => (RowsState::None, RowsState::None),
@@ -228,8 +195,8 @@ impl<'a, E: Element> Target<'a, E> {
             }
         };
         (
-            Self { weights: left, state: state_left, first_row: self.first_row },
-            Self { weights: right, state: state_right, first_row: row },
+            Self { weights: left, state: state_left, ..self },
+            Self { weights: right, state: state_right, first_row: row, first_weight },
         )
     }
 }
@@ -242,92 +209,130 @@ struct RowStep<'a, G> {
     step: Step,
     /// For each linear row, what its weight decay is multiplied by.
     decay_scale: Option<&'a [f32]>,
-    /// `gradient(k, columns, out)`: the gradient of some columns of row `rows[k]`.
-    gradient: G,
+    /// Those of `rows`.
+    gradients: G,
 }
 
-impl Cpu {
-    /// One step on each of the rows.
-    fn step_rows<E: Element>(
-        &self,
-        step: &RowStep<'_, impl Fn(usize, Range<usize>, &mut [f32]) + Sync>,
-        weights: &mut [E],
-        state: OptimizerStateMut<'_, Self>,
-    ) {
-        let state = match (state, step.rule.optimizer) {
-            (OptimizerStateMut::None, _) => RowsState::None,
-            (OptimizerStateMut::SumOfSquares(sums), Optimizer::RowwiseAdagrad { .. }) => RowsState::Rowwise(sums),
-            (OptimizerStateMut::SumOfSquares(sums), _) => RowsState::Elementwise(sums),
-            (OptimizerStateMut::Moments { first, second }, _) => RowsState::Moments(first, second),
-        };
-        if !step.rows.is_empty() {
-            self.install(|| step.run(self, 0..step.rows.len(), Target { weights, state, first_row: 0 }));
-        }
-    }
-}
-
-impl<G: Fn(usize, Range<usize>, &mut [f32]) + Sync> RowStep<'_, G> {
-    fn run<E: Element>(&self, cpu: &Cpu, range: Range<usize>, target: Target<'_, E>) {
-        if range.len() > ROWS_PER_TASK {
+impl<G: RowGradients> RowStep<'_, G> {
+    fn run_parts<E: Element>(&self, cpu: &Cpu, range: Range<usize>, target: Target<'_, E>) {
+        if range.len() > ROWS_PER_TASK && cpu.num_threads() > 1 {
             let middle = range.start + range.len() / 2;
             let (left, right) = target.split_at_row(self.tables, self.rows[middle] as usize);
-            return cpu.join(|| self.run(cpu, range.start..middle, left), || self.run(cpu, middle..range.end, right));
+            return cpu.join(
+                || self.run_parts(cpu, range.start..middle, left),
+                || self.run_parts(cpu, middle..range.end, right),
+            );
         }
-        let mut rest = target;
-        for k in range {
-            let (_, from_row) = rest.split_at_row(self.tables, self.rows[k] as usize);
-            rest = self.step_row(k, from_row);
+        cpu.dispatch.run(StepPart { of: self, range, target });
+    }
+}
+
+/// A step on a range of rows, and what is theirs.
+struct StepPart<'a, 't, G, E> {
+    of: &'t RowStep<'a, G>,
+    range: Range<usize>,
+    target: Target<'t, E>,
+}
+
+/// A row of a table.
+#[derive(Clone, Copy)]
+struct Row {
+    table: usize,
+    row: usize,
+    dim: usize,
+    linear: usize,
+    /// Where its weights begin in those of the target.
+    start: usize,
+}
+
+impl<G: RowGradients, E: Element> Loop for StepPart<'_, '_, G, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(mut self, lanes: V) {
+        let RowStep { tables, rows, .. } = self.of;
+        let first_weight = self.target.first_weight;
+        let mut k = self.range.start;
+        while k < self.range.end {
+            let table = tables.table_of_row(rows[k] as usize);
+            let (first, end) = (tables.row_offsets()[table], tables.row_offsets()[table + 1]);
+            let dim = tables.tables()[table].embedding_dim;
+            // The part of the target may begin within the table.
+            let weight_of =
+                |linear: usize| (tables.weight_offsets()[table] + (linear - first) * dim).wrapping_sub(first_weight);
+            while k < self.range.end && (rows[k] as usize) < end {
+                if let Some(&ahead) = rows[..self.range.end].get(k + ROWS_AHEAD) {
+                    // In a table of other rows this asks for what is of no use, which does no harm.
+                    self.prefetch(ahead as usize, weight_of(ahead as usize), dim);
+                }
+                let linear = rows[k] as usize;
+                let row = Row { table, row: linear - first, dim, linear, start: weight_of(linear) };
+                self.step_row(lanes, k, row);
+                k += 1;
+            }
+        }
+    }
+}
+
+impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
+    #[inline(always)]
+    fn prefetch(&self, linear: usize, start: usize, dim: usize) {
+        prefetch_row(self.target.weights, start, dim);
+        match &self.target.state {
+            RowsState::None => {}
+            RowsState::Rowwise(sums) => prefetch_row(sums, linear - self.target.first_row, 1),
+            RowsState::Elementwise(sums) => prefetch_row(sums, start, dim),
+            RowsState::Moments(first, second) => {
+                prefetch_row(first, start, dim);
+                prefetch_row(second, start, dim);
+            }
         }
     }
 
-    /// One step on the first row of the target; gives the target back.
-    fn step_row<'t, E: Element>(&self, k: usize, mut target: Target<'t, E>) -> Target<'t, E> {
-        let linear = self.rows[k] as usize;
-        let table = self.tables.table_of_row(linear);
-        let row = linear - self.tables.row_offsets()[table];
-        let dim = self.tables.tables()[table].embedding_dim;
-        let step = self.decay_scale.map_or(self.step, |scale| self.step.with_decay_scaled(scale[linear]));
-        let mut random = match self.rule.rounding {
-            Rounding::Stochastic { seed } => Some(RandomBits::new(seed, self.rule.step, table, row)),
+    /// One step on row `k`.
+    #[inline(always)]
+    fn step_row<V: Lanes>(&mut self, lanes: V, k: usize, row: Row) {
+        let RowStep { rule, step, decay_scale, gradients, .. } = self.of;
+        let Row { dim, start, .. } = row;
+        let step = decay_scale.map_or(*step, |scale| step.with_decay_scaled(scale[row.linear]));
+        let mut random = match rule.rounding {
+            Rounding::Stochastic { seed } => Some(RandomBits::new(seed, rule.step, row.table, row.row)),
             Rounding::Nearest => None,
         };
+        let weights = &mut self.target.weights[start..start + dim];
         let mut block = [0f32; BLOCK];
         // The sum over the whole row comes before the first weight changes. The gradient of a row of one block is made only once.
-        let row_sum = match &mut target.state {
+        let row_sum = match &mut self.target.state {
             RowsState::Rowwise(sums) => {
                 let mut squares = 0.0;
                 for columns in blocks(dim) {
                     let grad = &mut block[..columns.len()];
-                    (self.gradient)(k, columns.clone(), grad);
-                    squares = step.add_squares(squares, grad, &target.weights[columns]);
+                    gradients.gradient(lanes, k, columns.clone(), grad);
+                    squares = step.sum_of_squares(lanes, squares, grad, &weights[columns]);
                 }
-                sums[0] += squares / dim as f32;
-                Some(sums[0])
+                let sum = &mut sums[row.linear - self.target.first_row];
+                *sum += squares / dim as f32;
+                Some(*sum)
             }
             _ => None,
         };
         for columns in blocks(dim) {
             let grad = &mut block[..columns.len()];
             if row_sum.is_none() || dim > BLOCK {
-                (self.gradient)(k, columns.clone(), grad);
+                gradients.gradient(lanes, k, columns.clone(), grad);
             }
-            let state = match (&mut target.state, row_sum) {
+            let of_state = start + columns.start..start + columns.end;
+            let state = match (&mut self.target.state, row_sum) {
                 (_, Some(sum)) => StateRun::Rowwise(sum),
-                (RowsState::Elementwise(sums), _) => StateRun::Elementwise(&mut sums[columns.clone()]),
+                (RowsState::Elementwise(sums), _) => StateRun::Elementwise(&mut sums[of_state]),
                 (RowsState::Moments(first, second), _) => {
-                    StateRun::Moments(&mut first[columns.clone()], &mut second[columns.clone()])
+                    StateRun::Moments(&mut first[of_state.clone()], &mut second[of_state])
                 }
                 (RowsState::None | RowsState::Rowwise(_), None) => StateRun::None,
             };
-            let weights = &mut target.weights[columns.clone()];
-            match &mut random {
-                None => step.update(grad, weights, state, |_, value| E::from_f32(value)),
-                Some(random) => step.update(grad, weights, state, |column, value| {
-                    E::from_f32_stochastic(value, random.at(columns.start + column))
-                }),
-            }
+            let random = random.as_mut().map(|random| random.from(columns.start));
+            step.update(lanes, grad, &mut weights[columns], state, random);
         }
-        target
     }
 }
 

@@ -38,6 +38,9 @@ pub(super) fn dot_row<V: Lanes, E: Element>(lanes: V, a: &[f32], row: &[E]) -> f
     sum_lanes(lanes.to_array(sum))
 }
 
+/// The most vectors of a block.
+pub(super) const WIDE: usize = 4;
+
 /// What is done with the columns of rows that are held in registers at a time: `N` vectors, or, unless `WHOLE`, a part of one.
 pub(super) trait Blocks {
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>);
@@ -46,7 +49,6 @@ pub(super) trait Blocks {
 /// Cuts the columns of a row into blocks.
 #[inline(always)]
 pub(super) fn for_each_block(dim: usize, blocks: &mut impl Blocks) {
-    const WIDE: usize = 4;
     let mut first = 0;
     while first + WIDE * LANES <= dim {
         blocks.block::<WIDE, true>(first..first + WIDE * LANES);
@@ -69,6 +71,23 @@ pub(super) fn load<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(lane
     }
     let from = &from.as_chunks::<LANES>().0[..N];
     std::array::from_fn(|n| lanes.load(&from[n]))
+}
+
+/// At most a vector of elements.
+#[inline(always)]
+pub(super) fn load_vector<V: Lanes, E: Element>(lanes: V, from: &[E]) -> V::F32 {
+    match from.first_chunk() {
+        Some(whole) => lanes.load(whole),
+        None => lanes.load_part(from),
+    }
+}
+
+#[inline(always)]
+pub(super) fn store_vector<V: Lanes, E: Element>(lanes: V, vector: V::F32, to: &mut [E]) {
+    match to.first_chunk_mut() {
+        Some(whole) => lanes.store(vector, whole),
+        None => lanes.store_part(vector, to),
+    }
 }
 
 /// Stores the vectors of a block.

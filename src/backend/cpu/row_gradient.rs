@@ -1,0 +1,238 @@
+//! The gradients of table rows: summed from the occurrences of each in a batch, or summed before.
+
+use std::ops::Range;
+
+use super::Cpu;
+use super::simd::{LANES, Lanes, prefetch_row};
+use super::vector::{Blocks, WIDE, for_each_block, load, store};
+use crate::dtype::Index;
+use crate::ops::Pooling;
+use crate::ops::optimizer::clamp_gradient;
+use crate::ops::sparse_update::{CHUNK, PooledGrad, SparseGrad};
+
+/// Occurrences whose gradients are asked for ahead of their use.
+const OCCURRENCES_AHEAD: usize = 16;
+/// Levels of a tree of sums above that of the chunks: enough for 2^32 occurrences.
+const LEVELS: usize = 5;
+
+/// The gradients of the rows of a step.
+pub(super) trait RowGradients: Sync {
+    /// That of some columns of row `k`.
+    fn gradient<V: Lanes>(&self, lanes: V, k: usize, columns: Range<usize>, out: &mut [f32]);
+}
+
+/// Gradients that have been summed.
+pub(super) struct Sums<'a> {
+    starts: &'a [u64],
+    values: &'a [f32],
+}
+
+impl<'a> Sums<'a> {
+    pub(super) fn new(grad: &'a SparseGrad<Cpu>) -> Self {
+        Self { starts: &grad.starts, values: &grad.values }
+    }
+}
+
+impl RowGradients for Sums<'_> {
+    #[inline(always)]
+    fn gradient<V: Lanes>(&self, _lanes: V, k: usize, columns: Range<usize>, out: &mut [f32]) {
+        out.copy_from_slice(&self.values[self.starts[k] as usize..][columns]);
+    }
+}
+
+/// The occurrences of each row in a batch.
+pub(super) struct Occurrences<'a, 's, I: Index> {
+    source: &'s PooledGrad<'a, Cpu, I>,
+    batch_size: Divisor,
+}
+
+impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
+    pub(super) fn new(source: &'s PooledGrad<'a, Cpu, I>) -> Self {
+        Self { source, batch_size: Divisor::new(source.bags.batch_size as u32) }
+    }
+
+    /// The feature and the sample of an occurrence.
+    #[inline(always)]
+    fn place(&self, occurrence: usize) -> (usize, usize) {
+        let (feature, sample) = self.batch_size.divide(self.source.sorted.bags[occurrence]);
+        (feature as usize, sample as usize)
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, occurrence: usize, columns: Range<usize>) {
+        if occurrence < self.source.sorted.counts[0] as usize {
+            let (feature, sample) = self.place(occurrence);
+            let grad = &self.source.grad_output;
+            let first = sample * grad.ld + self.source.tables.column_offsets()[feature];
+            prefetch_row(grad.data, first + columns.start, columns.len());
+        }
+    }
+
+    /// What one occurrence contributes to a block of columns of its row.
+    #[inline(always)]
+    fn contribution<V: Lanes, const N: usize, const WHOLE: bool>(
+        &self,
+        lanes: V,
+        occurrence: usize,
+        columns: Range<usize>,
+    ) -> [V::F32; N] {
+        let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = self.source;
+        let (feature, sample) = self.place(occurrence);
+        let first = tables.column_offsets()[feature];
+        let columns = first + columns.start..first + columns.end;
+        let grad = &grad_output.row(sample)[columns.clone()];
+        let pooling = tables.features()[feature].pooling;
+        if pooling == Pooling::Max {
+            let (position, bag) = (sorted.positions[occurrence] as usize, sorted.bags[occurrence] as usize);
+            let within = position - bags.offsets[bag].to_row().unwrap_or(0);
+            let sources = argmax.map_or(&[][..], |argmax| &argmax.row(sample)[columns]);
+            let mut kept = [0f32; WIDE * LANES];
+            for ((kept, g), source) in kept.iter_mut().zip(grad).zip(sources) {
+                *kept = if *source as usize == within { clamp_gradient(*g, *max_gradient) } else { 0.0 };
+            }
+            return load::<V, f32, N, WHOLE>(lanes, &kept[..grad.len()]);
+        }
+        let mut contribution = load::<V, f32, N, WHOLE>(lanes, grad);
+        if let Some(max) = *max_gradient {
+            let (low, high) = (lanes.splat(-max), lanes.splat(max));
+            contribution = contribution.map(|g| lanes.max(low, lanes.min(high, g)));
+        }
+        let weight = bags.per_sample_weights.map(|weights| weights[sorted.positions[occurrence] as usize]);
+        let factor = match pooling {
+            Pooling::Mean => Some(weight.unwrap_or(1.0) / sorted.counted[sorted.bags[occurrence] as usize] as f32),
+            _ => weight,
+        };
+        match factor {
+            Some(factor) => contribution.map(|g| lanes.mul(lanes.splat(factor), g)),
+            None => contribution,
+        }
+    }
+}
+
+impl<I: Index> RowGradients for Occurrences<'_, '_, I> {
+    #[inline(always)]
+    fn gradient<V: Lanes>(&self, lanes: V, k: usize, columns: Range<usize>, out: &mut [f32]) {
+        let segments = &self.source.sorted.segments;
+        let occurrences = segments[k] as usize..segments[k + 1] as usize;
+        let dim = columns.len();
+        for_each_block(dim, &mut RowSum { of: self, lanes, occurrences, first: columns.start, out });
+    }
+}
+
+/// The sum over the occurrences of a row, of the columns from `first` on.
+struct RowSum<'a, 's, 't, V, I: Index> {
+    of: &'t Occurrences<'a, 's, I>,
+    lanes: V,
+    occurrences: Range<usize>,
+    first: usize,
+    out: &'t mut [f32],
+}
+
+impl<V: Lanes, I: Index> Blocks for RowSum<'_, '_, '_, V, I> {
+    #[inline(always)]
+    fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
+        let of_row = self.first + columns.start..self.first + columns.end;
+        let sum = if self.occurrences.len() <= CHUNK {
+            self.sum_chunk::<N, WHOLE>(self.occurrences.clone(), of_row)
+        } else {
+            self.sum_tree::<N, WHOLE>(of_row)
+        };
+        store::<V, f32, N, WHOLE>(self.lanes, sum, &mut self.out[columns]);
+    }
+}
+
+impl<V: Lanes, I: Index> RowSum<'_, '_, '_, V, I> {
+    /// In order, starting from the first contribution.
+    #[inline(always)]
+    fn sum_chunk<const N: usize, const WHOLE: bool>(
+        &self,
+        occurrences: Range<usize>,
+        columns: Range<usize>,
+    ) -> [V::F32; N] {
+        self.of.prefetch(occurrences.start + OCCURRENCES_AHEAD, columns.clone());
+        let mut sum = self.of.contribution::<V, N, WHOLE>(self.lanes, occurrences.start, columns.clone());
+        for occurrence in occurrences.start + 1..occurrences.end {
+            self.of.prefetch(occurrence + OCCURRENCES_AHEAD, columns.clone());
+            add(self.lanes, &mut sum, self.of.contribution::<V, N, WHOLE>(self.lanes, occurrence, columns.clone()));
+        }
+        sum
+    }
+
+    /// The sums of chunks, in chunks, and so on.
+    #[inline(always)]
+    fn sum_tree<const N: usize, const WHOLE: bool>(&self, columns: Range<usize>) -> [V::F32; N] {
+        let lanes = self.lanes;
+        // The sum of what has come to each level since a chunk of it was full, and how much that is.
+        let mut levels = [([lanes.splat(0.0); N], 0); LEVELS];
+        let Range { start, end } = self.occurrences;
+        for chunk in (start..end).step_by(CHUNK) {
+            let mut sum = self.sum_chunk::<N, WHOLE>(chunk..(chunk + CHUNK).min(end), columns.clone());
+            for (level, count) in &mut levels {
+                match *count {
+                    0 => *level = sum,
+                    _ => add(lanes, level, sum),
+                }
+                *count += 1;
+                if *count < CHUNK {
+                    break;
+                }
+                (sum, *count) = (*level, 0);
+            }
+        }
+        // What is left on a level is the last of the next one.
+        let mut left = None;
+        for (mut level, count) in levels {
+            left = match (left, count) {
+                (left, 0) => left,
+                (None, _) => Some(level),
+                (Some(sum), _) => {
+                    add(lanes, &mut level, sum);
+                    Some(level)
+                }
+            };
+        }
+        left.unwrap_or([lanes.splat(0.0); N])
+    }
+}
+
+#[inline(always)]
+fn add<V: Lanes, const N: usize>(lanes: V, sum: &mut [V::F32; N], to_add: [V::F32; N]) {
+    (0..N).for_each(|n| sum[n] = lanes.add(sum[n], to_add[n]));
+}
+
+/// Divides by a number that stays the same, by a multiplication: `⌊n / d⌋ = ⌊n ⌈2⁶⁴ / d⌉ / 2⁶⁴⌋` for 32-bit `n` and `d > 1`.
+struct Divisor {
+    divisor: u32,
+    reciprocal: u64,
+}
+
+impl Divisor {
+    fn new(divisor: u32) -> Self {
+        Self { divisor, reciprocal: (u64::MAX / u64::from(divisor.max(1))).wrapping_add(1) }
+    }
+
+    /// Quotient and remainder.
+    #[inline(always)]
+    fn divide(&self, number: u32) -> (u32, u32) {
+        if self.divisor <= 1 {
+            return (number, 0);
+        }
+        let quotient = ((u128::from(self.reciprocal) * u128::from(number)) >> 64) as u32;
+        (quotient, number - quotient * self.divisor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Divisor;
+
+    #[test]
+    fn divides() {
+        for divisor in [1, 2, 3, 7, 64, 2047, 2048, 65_537, (1 << 31) - 1, 1 << 31, u32::MAX - 1, u32::MAX] {
+            for number in [0, 1, divisor - 1, divisor, divisor.wrapping_mul(12_345), u32::MAX - 1, u32::MAX] {
+                let got = Divisor::new(divisor).divide(number);
+                assert_eq!(got, (number / divisor, number % divisor), "{number} / {divisor}");
+            }
+        }
+    }
+}
