@@ -233,10 +233,16 @@ impl<V: Lanes, E: Element, I: Index> Blocks for Sum<'_, '_, V, E, I> {
             let Some(row) = row else { continue };
             let x = load::<V, E, N, WHOLE>(lanes, &row[columns.clone()]);
             match rows.weights {
-                None => (0..N).for_each(|n| sums[n] = lanes.add(sums[n], x[n])),
+                None => {
+                    for (sum, x) in sums.iter_mut().zip(x) {
+                        *sum = lanes.add(*sum, x);
+                    }
+                }
                 Some(weights) => {
                     let weight = lanes.splat(weights[position]);
-                    (0..N).for_each(|n| sums[n] = lanes.add(sums[n], lanes.mul(weight, x[n])));
+                    for (sum, x) in sums.iter_mut().zip(x) {
+                        *sum = lanes.add(*sum, lanes.mul(weight, x));
+                    }
                 }
             }
             self.counted += 1;

@@ -26,7 +26,7 @@ pub(super) enum StateRun<'a> {
     None,
     /// One sum of squares for each element.
     Elementwise(&'a mut [f32]),
-    /// The sum of squares of the whole row, already brought up to date.
+    /// The learning rate of the whole row, by its sum of squares.
     Rowwise(f32),
     Moments(&'a mut [f32], &'a mut [f32]),
 }
@@ -43,23 +43,39 @@ impl Step {
         Self { l2: self.l2 * scale, shrink: 1.0 - (1.0 - self.shrink) * scale, ..self }
     }
 
+    /// The learning rate of a row with this sum of squares.
+    pub(super) fn rate_of_row(&self, sum: f32) -> f32 {
+        match self.optimizer {
+            Optimizer::RowwiseAdagrad { eps } | Optimizer::Adagrad { eps } => self.learning_rate / (sum.sqrt() + eps),
+            Optimizer::Sgd | Optimizer::Adam { .. } => self.learning_rate,
+        }
+    }
+
     /// The sum of the squared gradients of a row, before the division by their number: see [`Optimizer`] for the order.
     #[inline(always)]
     pub(super) fn sum_of_squares<V: Lanes, E: Element>(&self, lanes: V, sum: f32, grad: &[f32], weights: &[E]) -> f32 {
-        let l2 = lanes.splat(self.l2);
-        let square = |grad: &[f32], weights: &[E]| {
-            let g = lanes.add(load_vector(lanes, grad), lanes.mul(l2, load_vector(lanes, weights)));
-            lanes.mul(g, g)
-        };
-        let runs = grad.chunks(2 * LANES).zip(weights.chunks(2 * LANES));
-        runs.fold(sum, |sum, (grad, weights)| {
-            let (low, high) = (LANES.min(grad.len()), grad.len());
-            let mut squares = square(&grad[..low], &weights[..low]);
-            if low < high {
-                squares = lanes.add(squares, square(&grad[low..], &weights[low..]));
+        let mut total = sum;
+        for (grad, weights) in grad.chunks(2 * LANES).zip(weights.chunks(2 * LANES)) {
+            let low = LANES.min(grad.len());
+            let mut squares = self.squares(lanes, &grad[..low], &weights[..low]);
+            if low < grad.len() {
+                squares = lanes.add(squares, self.squares(lanes, &grad[low..], &weights[low..]));
             }
-            sum + sum_lanes(lanes.to_array(squares))
-        })
+            total += sum_lanes(lanes.to_array(squares));
+        }
+        total
+    }
+
+    /// Those of at most a vector of columns.
+    #[inline(always)]
+    fn squares<V: Lanes, E: Element>(&self, lanes: V, grad: &[f32], weights: &[E]) -> V::F32 {
+        let g = self.regularised(lanes, load_vector(lanes, grad), load_vector(lanes, weights));
+        lanes.mul(g, g)
+    }
+
+    #[inline(always)]
+    fn regularised<V: Lanes>(&self, lanes: V, grad: V::F32, weights: V::F32) -> V::F32 {
+        lanes.add(grad, lanes.mul(lanes.splat(self.l2), weights))
     }
 
     /// Brings weights and state up to date; `random` gives the bits for the rounding of a column where it is stochastic.
@@ -96,41 +112,40 @@ impl Step {
         weights: &[E],
         state: &mut StateRun<'_>,
     ) -> V::F32 {
-        let splat = |value| lanes.splat(value);
-        let lr = splat(self.learning_rate);
+        let lr = lanes.splat(self.learning_rate);
         let old = load_vector(lanes, weights);
-        let g = lanes.add(load_vector(lanes, grad), lanes.mul(splat(self.l2), old));
-        let shrunk = lanes.mul(old, splat(self.shrink));
+        let g = self.regularised(lanes, load_vector(lanes, grad), old);
+        let shrunk = lanes.mul(old, lanes.splat(self.shrink));
         match (state, self.optimizer) {
             (StateRun::Elementwise(sums), Optimizer::Adagrad { eps } | Optimizer::RowwiseAdagrad { eps }) => {
                 let sums = &mut sums[columns];
                 let sum = lanes.add(load_vector(lanes, sums), lanes.mul(g, g));
                 store_vector(lanes, sum, sums);
-                let root = lanes.add(lanes.sqrt(sum), splat(eps));
+                let root = lanes.add(lanes.sqrt(sum), lanes.splat(eps));
                 lanes.sub(shrunk, lanes.div(lanes.mul(lr, g), root))
             }
-            (StateRun::Rowwise(sum), Optimizer::RowwiseAdagrad { eps } | Optimizer::Adagrad { eps }) => {
-                let rate = self.learning_rate / (sum.sqrt() + eps);
-                lanes.sub(shrunk, lanes.mul(splat(rate), g))
-            }
+            (StateRun::Rowwise(rate), _) => lanes.sub(shrunk, lanes.mul(lanes.splat(*rate), g)),
             (StateRun::Moments(first, second), Optimizer::Adam { beta1, beta2, eps }) => {
                 let (first_correction, second_correction) = self.corrections;
-                let decayed = |sum: &[f32], beta: f32, new: V::F32| {
-                    let old = load_vector(lanes, sum);
-                    lanes.add(lanes.mul(splat(beta), old), lanes.mul(splat(1.0 - beta), new))
-                };
                 let (first, second) = (&mut first[columns.clone()], &mut second[columns]);
-                let (m, v) = (decayed(first, beta1, g), decayed(second, beta2, lanes.mul(g, g)));
+                let m = decayed(lanes, load_vector(lanes, first), beta1, g);
+                let v = decayed(lanes, load_vector(lanes, second), beta2, lanes.mul(g, g));
                 store_vector(lanes, m, first);
                 store_vector(lanes, v, second);
-                let root = lanes.add(lanes.sqrt(lanes.mul(v, splat(second_correction))), splat(eps));
-                let m = lanes.mul(m, splat(first_correction));
+                let root = lanes.add(lanes.sqrt(lanes.mul(v, lanes.splat(second_correction))), lanes.splat(eps));
+                let m = lanes.mul(m, lanes.splat(first_correction));
                 lanes.sub(shrunk, lanes.div(lanes.mul(lr, m), root))
             }
             // Validation lets only matching state through: what is left is SGD.
             _ => lanes.sub(shrunk, lanes.mul(lr, g)),
         }
     }
+}
+
+/// The decaying mean with a new value.
+#[inline(always)]
+fn decayed<V: Lanes>(lanes: V, mean: V::F32, beta: f32, new: V::F32) -> V::F32 {
+    lanes.add(lanes.mul(lanes.splat(beta), mean), lanes.mul(lanes.splat(1.0 - beta), new))
 }
 
 /// The random bits of stochastic rounding, see [`Rounding::Stochastic`](crate::ops::Rounding::Stochastic).

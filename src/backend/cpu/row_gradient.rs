@@ -95,17 +95,21 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
         let mut contribution = load::<V, f32, N, WHOLE>(lanes, grad);
         if let Some(max) = *max_gradient {
             let (low, high) = (lanes.splat(-max), lanes.splat(max));
-            contribution = contribution.map(|g| lanes.max(low, lanes.min(high, g)));
+            for g in &mut contribution {
+                *g = lanes.max(low, lanes.min(high, *g));
+            }
         }
         let weight = bags.per_sample_weights.map(|weights| weights[sorted.positions[occurrence] as usize]);
         let factor = match pooling {
             Pooling::Mean => Some(weight.unwrap_or(1.0) / sorted.counted[sorted.bags[occurrence] as usize] as f32),
             _ => weight,
         };
-        match factor {
-            Some(factor) => contribution.map(|g| lanes.mul(lanes.splat(factor), g)),
-            None => contribution,
+        if let Some(factor) = factor {
+            for g in &mut contribution {
+                *g = lanes.mul(lanes.splat(factor), *g);
+            }
         }
+        contribution
     }
 }
 
@@ -197,7 +201,9 @@ impl<V: Lanes, I: Index> RowSum<'_, '_, '_, V, I> {
 
 #[inline(always)]
 fn add<V: Lanes, const N: usize>(lanes: V, sum: &mut [V::F32; N], to_add: [V::F32; N]) {
-    (0..N).for_each(|n| sum[n] = lanes.add(sum[n], to_add[n]));
+    for (sum, to_add) in sum.iter_mut().zip(to_add) {
+        *sum = lanes.add(*sum, to_add);
+    }
 }
 
 /// Divides by a number that stays the same, by a multiplication: `⌊n / d⌋ = ⌊n ⌈2⁶⁴ / d⌉ / 2⁶⁴⌋` for 32-bit `n` and `d > 1`.

@@ -302,7 +302,7 @@ impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
         let weights = &mut self.target.weights[start..start + dim];
         let mut block = [0f32; BLOCK];
         // The sum over the whole row comes before the first weight changes. The gradient of a row of one block is made only once.
-        let row_sum = match &mut self.target.state {
+        let rate = match &mut self.target.state {
             RowsState::Rowwise(sums) => {
                 let mut squares = 0.0;
                 for columns in blocks(dim) {
@@ -312,18 +312,18 @@ impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
                 }
                 let sum = &mut sums[row.linear - self.target.first_row];
                 *sum += squares / dim as f32;
-                Some(*sum)
+                Some(step.rate_of_row(*sum))
             }
             _ => None,
         };
         for columns in blocks(dim) {
             let grad = &mut block[..columns.len()];
-            if row_sum.is_none() || dim > BLOCK {
+            if rate.is_none() || dim > BLOCK {
                 gradients.gradient(lanes, k, columns.clone(), grad);
             }
             let of_state = start + columns.start..start + columns.end;
-            let state = match (&mut self.target.state, row_sum) {
-                (_, Some(sum)) => StateRun::Rowwise(sum),
+            let state = match (&mut self.target.state, rate) {
+                (_, Some(rate)) => StateRun::Rowwise(rate),
                 (RowsState::Elementwise(sums), _) => StateRun::Elementwise(&mut sums[of_state]),
                 (RowsState::Moments(first, second), _) => {
                     StateRun::Moments(&mut first[of_state.clone()], &mut second[of_state])

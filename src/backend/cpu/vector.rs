@@ -70,7 +70,11 @@ pub(super) fn load<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(lane
         return [lanes.load_part(from); N];
     }
     let from = &from.as_chunks::<LANES>().0[..N];
-    std::array::from_fn(|n| lanes.load(&from[n]))
+    let mut vectors = [lanes.splat(0.0); N];
+    for (vector, from) in vectors.iter_mut().zip(from) {
+        *vector = lanes.load(from);
+    }
+    vectors
 }
 
 /// At most a vector of elements.
@@ -98,10 +102,15 @@ pub(super) fn store<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
     to: &mut [E],
 ) {
     if !WHOLE {
-        return vectors.into_iter().for_each(|vector| lanes.store_part(vector, to));
+        for vector in vectors {
+            lanes.store_part(vector, to);
+        }
+        return;
     }
     let to = &mut to.as_chunks_mut::<LANES>().0[..N];
-    vectors.into_iter().zip(to).for_each(|(vector, to)| lanes.store(vector, to));
+    for (vector, to) in vectors.into_iter().zip(to) {
+        lanes.store(vector, to);
+    }
 }
 
 /// The sum as a tree: the second half is added to the first one, a power of two of lanes, until one is left.

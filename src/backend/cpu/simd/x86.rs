@@ -51,6 +51,13 @@ macro_rules! intrinsic {
     };
 }
 
+/// Widens the `bf16` that are in a vector: its lanes become the upper halves.
+macro_rules! widen_bf16 {
+    ($stored:expr) => {
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32($stored)))
+    };
+}
+
 impl Lanes for Avx512 {
     type F32 = __m512;
 
@@ -64,7 +71,7 @@ impl Lanes for Avx512 {
         match E::DTYPE {
             DType::F32 => intrinsic!(_mm512_loadu_ps(from.cast())),
             DType::F16 => intrinsic!(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))),
-            DType::BF16 => intrinsic!(widen_bf16(_mm256_loadu_si256(from.cast()))),
+            DType::BF16 => intrinsic!(widen_bf16!(_mm256_loadu_si256(from.cast()))),
         }
     }
     #[inline(always)]
@@ -84,7 +91,7 @@ impl Lanes for Avx512 {
         match E::DTYPE {
             DType::F32 => intrinsic!(_mm512_maskz_loadu_ps(mask, from.cast())),
             DType::F16 => intrinsic!(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from.cast()))),
-            DType::BF16 => intrinsic!(widen_bf16(_mm256_maskz_loadu_epi16(mask, from.cast()))),
+            DType::BF16 => intrinsic!(widen_bf16!(_mm256_maskz_loadu_epi16(mask, from.cast()))),
         }
     }
     #[inline(always)]
@@ -143,12 +150,6 @@ impl Lanes for Avx512 {
 #[inline(always)]
 fn first_lanes(number: usize) -> u16 {
     u16::MAX.checked_shr((LANES - number.min(LANES)) as u32).unwrap_or(0)
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn widen_bf16(stored: __m256i) -> __m512 {
-    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(stored)))
 }
 
 impl Lanes for Avx2 {
