@@ -7,7 +7,7 @@ use bagdot::ops::embedding_bag::Forward;
 use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::sparse_update::{PooledGrad, Update};
 use bagdot::ops::{
-    Bags, Device, Matrix, MatrixMut, Optimizer, OptimizerStateMut, Pooling, Table, TableBatch, UpdateRule,
+    Bags, Device, Matrix, MatrixMut, Optimizer, OptimizerStateMut, Pooling, StepControl, Table, TableBatch, UpdateRule,
 };
 use bagdot::{Cpu, DType, Element, bf16, f16};
 use serde::Deserialize;
@@ -63,7 +63,8 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
     Ok(Box::new(move |set| {
         let tables = &tables;
         let indices = &ids[set % sets * num_indices..][..num_indices];
-        let bags = Bags::<Cpu, i64> { batch_size, indices, offsets: &offsets, per_sample_weights: None };
+        let bags =
+            Bags::<Cpu, i64> { batch_size, indices, has_spare: false, offsets: &offsets, per_sample_weights: None };
         let pooled = MatrixMut::packed(&mut output[..], batch_size, width);
         Forward { tables, weights: &weights[..], bags: bags.reborrow(), output: pooled, argmax: None }.run(&cpu)?;
         if is_update {
@@ -82,7 +83,16 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
                 _ => OptimizerStateMut::SumOfSquares(&mut sums[..]),
             };
             let (rule, weights) = (UpdateRule::new(optimizer, 0.01), &mut weights[..]);
-            Update { source, rule, decay_scale: None, weights, state, workspace: &mut workspace[..] }.run(&cpu)?;
+            Update {
+                source,
+                control: StepControl::default(),
+                rule,
+                decay_scale: None,
+                weights,
+                state,
+                workspace: &mut workspace[..],
+            }
+            .run(&cpu)?;
         }
         Ok(())
     }))
