@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::fault::{FaultLog, Lookup, Place};
-use super::simd::{LANES, Lanes, Loop, prefetch_row};
+use super::simd::{Lanes, Loop, prefetch_row};
 use super::vector::{Blocks, dot_row, for_each_block, load, store};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
@@ -60,6 +60,8 @@ struct Gather<'a, E: Element, I: Index> {
 const MIN_IDS_PER_TASK: usize = 4096;
 /// Bytes that are asked for ahead of their use: enough lines to keep memory busy, and few enough to stay in the second-level cache.
 const BYTES_AHEAD: usize = 8192;
+/// Rows of so few bytes are not asked for earlier than this.
+const MOST_AHEAD: usize = 128;
 /// Samples whose pooled vectors are asked for ahead of their being written.
 const SAMPLES_AHEAD: usize = 16;
 
@@ -70,6 +72,8 @@ struct Rows<'a, E, I> {
     dim: usize,
     indices: &'a [I],
     weights: Option<&'a [f32]>,
+    /// How many rows are asked for ahead of their use.
+    ahead: usize,
     place: Place<'a>,
     faults: &'a FaultLog,
 }
@@ -93,6 +97,7 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
             dim: embedding_dim,
             indices: self.bags.indices,
             weights: self.bags.per_sample_weights,
+            ahead: (BYTES_AHEAD / (embedding_dim * size_of::<E>())).clamp(2, MOST_AHEAD),
             place: Place { feature, spec, num_embeddings, bag: 0 },
             faults: &self.faults,
         }
@@ -120,6 +125,8 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
         for (f, feature) in tables.features().iter().enumerate() {
             let columns = self.gather.columns(f);
             let mut rows = self.gather.rows(f);
+            let first = self.gather.positions(f * bags.batch_size + self.first).start;
+            (first..first + rows.ahead).for_each(|position| rows.prefetch(position, 0..rows.dim));
             for k in 0..self.output.len().div_ceil(self.ld) {
                 // Rows of the output lie far apart from each other, too.
                 prefetch_row(self.output, (k + SAMPLES_AHEAD) * self.ld + columns.start, columns.len());
@@ -223,11 +230,10 @@ impl<V: Lanes, E: Element, I: Index> Blocks for Sum<'_, '_, V, E, I> {
     #[inline(always)]
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
         let Self { rows, lanes, .. } = *self;
-        let ahead = (BYTES_AHEAD / (N * LANES * size_of::<E>())).max(1);
         let mut sums = [lanes.splat(0.0); N];
         self.counted = 0;
         for position in self.positions.clone() {
-            rows.prefetch(position + ahead, columns.clone());
+            rows.prefetch(position + rows.ahead, columns.clone());
             // A bad id is noted once, with the first columns.
             let row = if columns.start == 0 { rows.lookup(position) } else { rows.known(position) };
             let Some(row) = row else { continue };
@@ -297,10 +303,9 @@ impl<E: Element, I: Index> Loop for WeightGrads<'_, '_, '_, E, I> {
             let mut rows = gather.rows(feature);
             rows.place.bag = bag;
             let grad = &grad_output.row(sample)[gather.columns(feature)];
-            let ahead = (BYTES_AHEAD / size_of_val(grad)).max(1);
             let mut counted = 0;
             for position in gather.positions(bag) {
-                rows.prefetch(position + ahead, 0..rows.dim);
+                rows.prefetch(position + rows.ahead, 0..rows.dim);
                 if let Some(row) = rows.lookup(position) {
                     grad_weights[position - start] = dot_row(lanes, grad, row);
                     counted += 1;

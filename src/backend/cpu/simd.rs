@@ -194,3 +194,70 @@ pub(super) fn prefetch_row<T>(of: &[T], first: usize, len: usize) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (of, first, len);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::{bf16, f16};
+
+    /// All operations on vectors of all elements, whole and in parts: the bits of the results.
+    struct Everything<'a, E>(&'a [E], &'a [E]);
+
+    impl<E: Element> Loop for Everything<'_, E> {
+        type Output = Vec<u32>;
+
+        #[inline(always)]
+        fn run<V: Lanes>(self, lanes: V) -> Vec<u32> {
+            let mut bits = vec![];
+            for (k, (a, b)) in self.0.as_chunks().0.iter().zip(self.1.as_chunks().0).enumerate() {
+                let part = k % (LANES + 1);
+                let (a, c, b) = (lanes.load(a), lanes.load_part(&a[..part]), lanes.load(b));
+                let results = [
+                    c,
+                    lanes.add(a, b),
+                    lanes.sub(a, b),
+                    lanes.mul(a, b),
+                    lanes.div(a, b),
+                    lanes.mul_add(a, b, c),
+                    lanes.max(a, b),
+                    lanes.min(a, b),
+                    lanes.sqrt(a),
+                ];
+                for result in results {
+                    let (mut stored, mut stored_part) = ([E::default(); LANES], [E::default(); LANES]);
+                    lanes.store(result, &mut stored);
+                    lanes.store_part(result, &mut stored_part[..part]);
+                    bits.extend(stored.iter().chain(&stored_part).map(|x| canonical(x.to_f32())));
+                    bits.extend(lanes.to_array(result).map(canonical));
+                }
+            }
+            bits
+        }
+    }
+
+    /// Which NaN an operation on numbers gives is the machine's business.
+    fn canonical(x: f32) -> u32 {
+        if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
+    }
+
+    fn compare<E: Element>(element: impl Fn(u32) -> E) {
+        let mixed = |factor: u32| (0..1u32 << 14).map(|k| element(k.wrapping_mul(factor))).collect::<Vec<E>>();
+        let (mut a, mut b) = (mixed(2_654_435_769), mixed(3_266_489_917));
+        let special = [0.0, -0.0, 1.0, -1.0, 65504.0, 65520.0, 6e-8, 2e-8, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        for (x, y) in special.iter().flat_map(|x| special.iter().map(move |y| (*x, *y))) {
+            a.push(E::from_f32(x));
+            b.push(E::from_f32(y));
+        }
+        let want = Everything(&a, &b).run(Portable);
+        for dispatch in Simd::ALL.into_iter().filter_map(Dispatch::new) {
+            assert!(dispatch.run(Everything(&a, &b)) == want, "{:?}, {}", dispatch.simd(), E::DTYPE);
+        }
+    }
+
+    #[test]
+    fn instruction_sets_give_the_same_bits() {
+        compare(f32::from_bits);
+        compare(|bits| f16::from_bits((bits >> 16) as u16));
+        compare(|bits| bf16::from_bits((bits >> 16) as u16));
+    }
+}

@@ -17,8 +17,10 @@ use crate::ops::{Optimizer, OptimizerStateMut, Rounding, TableBatch, UpdateRule}
 const BLOCK: usize = 128;
 /// Rows of a task, at least: enough to be worth a fork.
 const ROWS_PER_TASK: usize = 64;
+/// Tasks for each thread, so that hot rows on one of them do not keep the others waiting.
+const TASKS_PER_THREAD: usize = 32;
 /// Rows that are asked for ahead of their use.
-const ROWS_AHEAD: usize = 16;
+const ROWS_AHEAD: usize = 32;
 
 impl SparseUpdateOps for Cpu {
     fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()> {
@@ -101,9 +103,16 @@ fn fill_starts(tables: &TableBatch, grad: &mut SparseGrad<Cpu>, unique: usize) {
 }
 
 impl Cpu {
+    fn rows_of_task(&self, rows: usize) -> usize {
+        match self.num_threads() {
+            1 => rows,
+            threads => (rows / (threads * TASKS_PER_THREAD)).max(ROWS_PER_TASK),
+        }
+    }
+
     /// Keeps the gradients of a range of rows.
     fn reduce_rows(&self, gradients: &impl RowGradients, range: Range<usize>, starts: &[u64], values: &mut [f32]) {
-        if range.len() > ROWS_PER_TASK && self.num_threads() > 1 {
+        if range.len() > self.rows_of_task(starts.len()) {
             let middle = range.start + range.len() / 2;
             let (left, right) = values.split_at_mut((starts[middle] - starts[range.start]) as usize);
             return self.join(
@@ -215,7 +224,7 @@ struct RowStep<'a, G> {
 
 impl<G: RowGradients> RowStep<'_, G> {
     fn run_parts<E: Element>(&self, cpu: &Cpu, range: Range<usize>, target: Target<'_, E>) {
-        if range.len() > ROWS_PER_TASK && cpu.num_threads() > 1 {
+        if range.len() > cpu.rows_of_task(self.rows.len()) {
             let middle = range.start + range.len() / 2;
             let (left, right) = target.split_at_row(self.tables, self.rows[middle] as usize);
             return cpu.join(
@@ -234,53 +243,68 @@ struct StepPart<'a, 't, G, E> {
     target: Target<'t, E>,
 }
 
-/// A row of a table.
-#[derive(Clone, Copy)]
-struct Row {
-    table: usize,
-    row: usize,
-    dim: usize,
-    linear: usize,
-    /// Where its weights begin in those of the target.
-    start: usize,
-}
-
 impl<G: RowGradients, E: Element> Loop for StepPart<'_, '_, G, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Lanes>(mut self, lanes: V) {
-        let RowStep { tables, rows, .. } = self.of;
-        let first_weight = self.target.first_weight;
+        let tables = self.of.tables;
+        let rows = &self.of.rows[..self.range.end];
+        for k in self.range.clone().take(ROWS_AHEAD) {
+            let table = TableOf::row(tables, rows[k] as usize);
+            self.prefetch(&table, rows[k] as usize);
+        }
         let mut k = self.range.start;
-        while k < self.range.end {
-            let table = tables.table_of_row(rows[k] as usize);
-            let (first, end) = (tables.row_offsets()[table], tables.row_offsets()[table + 1]);
-            let dim = tables.tables()[table].embedding_dim;
-            // The part of the target may begin within the table.
-            let weight_of =
-                |linear: usize| (tables.weight_offsets()[table] + (linear - first) * dim).wrapping_sub(first_weight);
-            while k < self.range.end && (rows[k] as usize) < end {
-                if let Some(&ahead) = rows[..self.range.end].get(k + ROWS_AHEAD) {
+        while k < rows.len() {
+            let table = TableOf::row(tables, rows[k] as usize);
+            while k < rows.len() && (rows[k] as usize) < table.end_row {
+                if let Some(&ahead) = rows.get(k + ROWS_AHEAD) {
                     // In a table of other rows this asks for what is of no use, which does no harm.
-                    self.prefetch(ahead as usize, weight_of(ahead as usize), dim);
+                    self.prefetch(&table, ahead as usize);
                 }
-                let linear = rows[k] as usize;
-                let row = Row { table, row: linear - first, dim, linear, start: weight_of(linear) };
-                self.step_row(lanes, k, row);
+                self.step_row(lanes, k, &table, rows[k] as usize);
                 k += 1;
             }
         }
     }
 }
 
+/// The table of a row.
+struct TableOf {
+    table: usize,
+    dim: usize,
+    first_row: usize,
+    end_row: usize,
+    first_weight: usize,
+}
+
+impl TableOf {
+    fn row(tables: &TableBatch, row: usize) -> Self {
+        let table = tables.table_of_row(row);
+        Self {
+            table,
+            dim: tables.tables()[table].embedding_dim,
+            first_row: tables.row_offsets()[table],
+            end_row: tables.row_offsets()[table + 1],
+            first_weight: tables.weight_offsets()[table],
+        }
+    }
+}
+
 impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
+    /// Where the weights of a row begin in those of the target, which itself may begin within the table.
     #[inline(always)]
-    fn prefetch(&self, linear: usize, start: usize, dim: usize) {
+    fn start(&self, table: &TableOf, row: usize) -> usize {
+        (table.first_weight + (row - table.first_row) * table.dim).wrapping_sub(self.target.first_weight)
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, table: &TableOf, row: usize) {
+        let (start, dim) = (self.start(table, row), table.dim);
         prefetch_row(self.target.weights, start, dim);
         match &self.target.state {
             RowsState::None => {}
-            RowsState::Rowwise(sums) => prefetch_row(sums, linear - self.target.first_row, 1),
+            RowsState::Rowwise(sums) => prefetch_row(sums, row - self.target.first_row, 1),
             RowsState::Elementwise(sums) => prefetch_row(sums, start, dim),
             RowsState::Moments(first, second) => {
                 prefetch_row(first, start, dim);
@@ -289,14 +313,14 @@ impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
         }
     }
 
-    /// One step on row `k`.
+    /// One step on `row`, the one with the number `k`.
     #[inline(always)]
-    fn step_row<V: Lanes>(&mut self, lanes: V, k: usize, row: Row) {
+    fn step_row<V: Lanes>(&mut self, lanes: V, k: usize, table: &TableOf, row: usize) {
         let RowStep { rule, step, decay_scale, gradients, .. } = self.of;
-        let Row { dim, start, .. } = row;
-        let step = decay_scale.map_or(*step, |scale| step.with_decay_scaled(scale[row.linear]));
+        let (start, dim) = (self.start(table, row), table.dim);
+        let step = decay_scale.map_or(*step, |scale| step.with_decay_scaled(scale[row]));
         let mut random = match rule.rounding {
-            Rounding::Stochastic { seed } => Some(RandomBits::new(seed, rule.step, row.table, row.row)),
+            Rounding::Stochastic { seed } => Some(RandomBits::new(seed, rule.step, table.table, row - table.first_row)),
             Rounding::Nearest => None,
         };
         let weights = &mut self.target.weights[start..start + dim];
@@ -310,7 +334,7 @@ impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
                     gradients.gradient(lanes, k, columns.clone(), grad);
                     squares = step.sum_of_squares(lanes, squares, grad, &weights[columns]);
                 }
-                let sum = &mut sums[row.linear - self.target.first_row];
+                let sum = &mut sums[row - self.target.first_row];
                 *sum += squares / dim as f32;
                 Some(step.rate_of_row(*sum))
             }
@@ -337,6 +361,7 @@ impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
 }
 
 /// The columns of a row, at most [`BLOCK`] at a time.
+#[inline(always)]
 fn blocks(dim: usize) -> impl Iterator<Item = Range<usize>> {
     (0..dim).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(dim))
 }
