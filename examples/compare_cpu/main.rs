@@ -1,7 +1,9 @@
 //! Our side of `scripts/compare_cpu.sh`: reads what is to be measured from its input, a JSON object a line, and answers each with a line of
 //! the times of its runs in milliseconds. Inputs of the last line are kept, so that the same line again measures the same work.
 
+mod dlrm;
 mod embedding;
+mod interaction;
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -24,6 +26,8 @@ struct Request {
 #[serde(tag = "work", rename_all = "snake_case")]
 enum Work {
     Embedding(embedding::Shape),
+    Interaction(interaction::Shape),
+    Dlrm(dlrm::Shape),
 }
 
 /// A run of the work on one of its sets of inputs, in turn.
@@ -33,6 +37,8 @@ fn prepare(request: Request) -> Result<Run, Box<dyn Error>> {
     let cpu = Cpu::with_threads(request.threads)?;
     match request.work {
         Work::Embedding(shape) => embedding::prepare(cpu, shape),
+        Work::Interaction(shape) => interaction::prepare(cpu, &shape),
+        Work::Dlrm(shape) => dlrm::prepare(cpu, shape),
     }
 }
 

@@ -1,32 +1,51 @@
-//! [`interaction`](crate::ops::interaction) on the CPU: samples are split over threads. Products are exact at any precision.
+//! [`interaction`](crate::ops::interaction) on the CPU: samples are split over threads. Products of `f32` are exact at any precision.
+
+mod pairs;
 
 use super::Cpu;
-use super::vector::{add_row, add_scaled_row, dot};
+use super::scratch::{Scratch, TASK};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::Interaction;
 use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps};
-
-/// Columns of a gradient that are summed in `f32` before they are rounded.
-const RUN: usize = 64;
+use pairs::{Dots, Grads, Pairs, weights_len};
 
 impl InteractionOps for Cpu {
     fn interaction_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
+        let cpu = self.for_operations(args.flops());
         let Forward { interaction, dim, precision: _, features, output } = args;
-        self.for_each_row(output, |sample, row| forward_sample(interaction, Sample::of(&features, sample, dim), row));
+        cpu.for_each_row(output, |sample, row| {
+            cpu.forward_sample(interaction, Sample::of(&features, sample, dim), row);
+        });
         Ok(())
     }
 
     fn interaction_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
+        let cpu = self.for_operations(args.flops());
         let Backward { interaction, dim, precision: _, features, grad_output, grad_features } = args;
-        let backward = |sample: usize, part: Part, grads: &mut [E]| {
-            backward_sample(interaction, Sample::of(&features, sample, dim), grad_output.row(sample), part, grads);
+        let backward = |sample: usize, head: &mut [E], tail: &mut [E]| {
+            let features = Sample::of(&features, sample, dim);
+            cpu.backward_sample(interaction, features, grad_output.row(sample), head, tail);
         };
         match grad_features {
-            FeaturesMut::Joined { block } => self.for_each_row(block, |sample, row| backward(sample, Part::All, row)),
+            FeaturesMut::Joined { block } => cpu.for_each_row(block, |sample, row| {
+                let (head, tail) = row.split_at_mut(dim.min(row.len()));
+                backward(sample, head, tail);
+            }),
+            FeaturesMut::Split { dense, sparse } if sparse.cols == 0 => {
+                cpu.for_each_row(dense, |sample, head| backward(sample, head, &mut []));
+            }
+            FeaturesMut::Split { dense, sparse } if dense.cols == 0 => {
+                cpu.for_each_row(sparse, |sample, tail| backward(sample, &mut [], tail));
+            }
             FeaturesMut::Split { dense, sparse } => {
-                self.for_each_row(dense, |sample, row| backward(sample, Part::Dense, row));
-                self.for_each_row(sparse, |sample, row| backward(sample, Part::Sparse, row));
+                let (heads, tails) = ((dense.cols, dense.ld), (sparse.cols, sparse.ld));
+                let parts = ((dense.data, heads.1), (sparse.data, tails.1));
+                cpu.for_each_rows_of_both(parts.0, parts.1, dense.rows, |first, dense, sparse| {
+                    for (k, (head, tail)) in dense.chunks_mut(heads.1).zip(sparse.chunks_mut(tails.1)).enumerate() {
+                        backward(first + k, &mut head[..heads.0], &mut tail[..tails.0]);
+                    }
+                });
             }
         }
         Ok(())
@@ -40,14 +59,6 @@ struct Sample<'a, E> {
     tail: &'a [E],
     has_dense: bool,
     dim: usize,
-}
-
-/// Which features' gradients are asked for.
-#[derive(Clone, Copy)]
-enum Part {
-    All,
-    Dense,
-    Sparse,
 }
 
 impl<'a, E: Element> Sample<'a, E> {
@@ -64,10 +75,23 @@ impl<'a, E: Element> Sample<'a, E> {
         }
     }
 
+    #[inline(always)]
     fn num_features(&self) -> usize {
         (self.head.len() + self.tail.len()) / self.dim
     }
 
+    /// Some features from `first` on; those that are not there are the last one once more.
+    #[inline(always)]
+    fn side<const SIDE: usize>(&self, first: usize) -> [&'a [E]; SIDE] {
+        let last = self.num_features() - 1;
+        let mut side: [&[E]; SIDE] = [&[]; SIDE];
+        for (k, feature) in side.iter_mut().enumerate() {
+            *feature = self.feature((first + k).min(last));
+        }
+        side
+    }
+
+    #[inline(always)]
     fn feature(&self, i: usize) -> &'a [E] {
         match i {
             0 => self.head,
@@ -76,72 +100,53 @@ impl<'a, E: Element> Sample<'a, E> {
     }
 }
 
-fn forward_sample<E: Element>(interaction: Interaction, sample: Sample<'_, E>, output: &mut [E]) {
-    let Interaction::Dot { append_sparse, .. } = interaction else {
-        output[..sample.head.len()].copy_from_slice(sample.head);
-        output[sample.head.len()..].copy_from_slice(sample.tail);
-        return;
-    };
-    let (dense, pairs) = output.split_at_mut(if sample.has_dense { sample.dim } else { 0 });
-    dense.copy_from_slice(&sample.head[..dense.len()]);
-    let num_features = sample.num_features();
-    let (dots, mut rest) = pairs.split_at_mut(interaction.num_pairs(num_features));
-    for (out, (i, j)) in dots.iter_mut().zip(interaction.pairs(num_features)) {
-        *out = E::from_f32(dot(sample.feature(i), sample.feature(j)));
-    }
-    if append_sparse {
-        for i in usize::from(sample.has_dense)..num_features {
-            let (copy, after) = rest.split_at_mut(sample.dim);
-            copy.copy_from_slice(sample.feature(i));
-            rest = after;
-        }
-    }
-    rest.fill(E::default());
-}
-
-fn backward_sample<E: Element>(
-    interaction: Interaction,
-    sample: Sample<'_, E>,
-    grad_output: &[E],
-    part: Part,
-    grads: &mut [E],
-) {
-    let Interaction::Dot { include_self, append_sparse, .. } = interaction else {
-        grads.copy_from_slice(match part {
-            Part::All => grad_output,
-            Part::Dense => &grad_output[..sample.head.len()],
-            Part::Sparse => &grad_output[sample.head.len()..],
-        });
-        return;
-    };
-    let (num_features, dim) = (sample.num_features(), sample.dim);
-    let wanted = match part {
-        Part::All => 0..num_features,
-        Part::Dense => 0..1,
-        Part::Sparse => 1..num_features,
-    };
-    let (direct, pairs) = grad_output.split_at(if sample.has_dense { dim } else { 0 });
-    let appended = &pairs[interaction.num_pairs(num_features)..];
-    for (i, grad) in wanted.zip(grads.chunks_exact_mut(dim)) {
-        let direct = match i {
-            0 if sample.has_dense => direct,
-            _ if append_sparse => &appended[(i - usize::from(sample.has_dense)) * dim..][..dim],
-            _ => &[],
+impl Cpu {
+    fn forward_sample<E: Element>(&self, interaction: Interaction, sample: Sample<'_, E>, output: &mut [E]) {
+        let Interaction::Dot { append_sparse, .. } = interaction else {
+            output[..sample.head.len()].copy_from_slice(sample.head);
+            output[sample.head.len()..].copy_from_slice(sample.tail);
+            return;
         };
-        for (run, grad) in grad.chunks_mut(RUN).enumerate() {
-            let columns = run * RUN..run * RUN + grad.len();
-            let sums = &mut [0.0; RUN][..grad.len()];
-            if !direct.is_empty() {
-                add_row(sums, &direct[columns.clone()]);
+        let (dense, pairs) = output.split_at_mut(if sample.has_dense { sample.dim } else { 0 });
+        dense.copy_from_slice(&sample.head[..dense.len()]);
+        let num_features = sample.num_features();
+        let (dots, mut rest) = pairs.split_at_mut(interaction.num_pairs(num_features));
+        self.dispatch.run(Dots { pairs: Pairs::new(interaction, num_features), sample, dots });
+        if append_sparse {
+            for i in usize::from(sample.has_dense)..num_features {
+                let (copy, after) = rest.split_at_mut(sample.dim);
+                copy.copy_from_slice(sample.feature(i));
+                rest = after;
             }
-            for j in 0..num_features {
-                if i != j || include_self {
-                    let times = if i == j { 2.0 } else { 1.0 };
-                    let pair = pairs[interaction.pair_position(num_features, i, j)].to_f32();
-                    add_scaled_row(sums, times * pair, &sample.feature(j)[columns.clone()]);
-                }
-            }
-            grad.iter_mut().zip(sums).for_each(|(grad, sum)| *grad = E::from_f32(*sum));
         }
+        rest.fill(E::default());
+    }
+
+    fn backward_sample<E: Element>(
+        &self,
+        interaction: Interaction,
+        sample: Sample<'_, E>,
+        grad_output: &[E],
+        head: &mut [E],
+        tail: &mut [E],
+    ) {
+        let Interaction::Dot { append_sparse, .. } = interaction else {
+            let (of_head, of_tail) = grad_output.split_at(head.len());
+            head.copy_from_slice(of_head);
+            tail.copy_from_slice(of_tail);
+            return;
+        };
+        let num_features = sample.num_features();
+        let (dense, rest) = grad_output.split_at(if sample.has_dense { sample.dim } else { 0 });
+        let (grad_dots, rest) = rest.split_at(interaction.num_pairs(num_features));
+        let direct = match (append_sparse, sample.has_dense) {
+            (false, _) => (dense, &[][..]),
+            (true, true) => (dense, rest),
+            (true, false) => rest.split_at(sample.dim.min(rest.len())),
+        };
+        let pairs = Pairs::new(interaction, num_features);
+        TASK.lend(weights_len(num_features), |weights| {
+            self.dispatch.run(Grads { pairs, sample, grad_dots, direct, head, tail, weights });
+        });
     }
 }

@@ -16,6 +16,7 @@ mod loss;
 mod moving_average;
 mod optimizer;
 mod row_gradient;
+mod scratch;
 mod simd;
 mod sparse_update;
 mod stage;
@@ -102,6 +103,12 @@ impl Cpu {
         self.pool.as_ref().map_or(1, |pool| pool.current_num_threads())
     }
 
+    /// This CPU, but with one thread for work that is not worth more: to wake others takes as long as some 10⁶ additions and multiplications.
+    fn for_operations(&self, operations: usize) -> Self {
+        const SERIAL: usize = 1 << 21;
+        if operations < SERIAL { Self { pool: None, ..*self } } else { self.clone() }
+    }
+
     /// Runs `work` on the pool, if there is one, so that what it forks stays there.
     fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match &self.pool {
@@ -161,6 +168,14 @@ impl Cpu {
                 runs.enumerate().for_each(|(k, (a, b))| work(k * run, a, b));
             }),
             None => work(0, a, b),
+        }
+    }
+
+    /// Cuts a slice into pieces of `len` elements, and calls `work(k, piece)` for each, in parallel.
+    fn for_each_chunk<T: Send>(&self, data: &mut [T], len: usize, work: impl Fn(usize, &mut [T]) + Send + Sync) {
+        match &self.pool {
+            Some(pool) => pool.install(|| data.par_chunks_mut(len).enumerate().for_each(|(k, piece)| work(k, piece))),
+            None => data.chunks_mut(len).enumerate().for_each(|(k, piece)| work(k, piece)),
         }
     }
 

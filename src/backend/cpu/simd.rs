@@ -20,11 +20,14 @@ pub enum Simd {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// The same with products of pairs of `bf16`. Their sums are rounded otherwise than those of widened factors, so that products of matrices of `bf16`
+    /// are not the same bits.
+    Avx512Bf16,
 }
 
 impl Simd {
     /// All of them, the fastest one last.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
@@ -34,8 +37,10 @@ impl Simd {
             Self::Avx2 => x86::has_avx2(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => x86::has_avx2() && x86::has_avx512(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => Self::Avx512.is_available() && x86::has_avx512_bf16(),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => false,
+            Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 => false,
         }
     }
 }
@@ -69,6 +74,9 @@ impl Dispatch {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Simd::Avx512 => unsafe { x86::run_avx512(body) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx512Bf16 => unsafe { x86::run_avx512_bf16(body) },
             _ => body.run(Portable),
         }
     }
@@ -92,6 +100,11 @@ pub(super) const LANES: usize = 16;
 /// Vectors of [`LANES`] values in registers. A value of this type shows that the machine has the instructions.
 pub(super) trait Lanes: Copy + Send + Sync {
     type F32: Copy;
+
+    /// Rows of one value each, and vectors of columns, whose products registers can sum at once.
+    const TILE: (usize, usize);
+    /// Whether [`Self::add_products_of_pairs`] is there.
+    const MULTIPLIES_PAIRS: bool = false;
 
     fn splat(self, value: f32) -> Self::F32;
     /// Stored elements, widened.
@@ -124,6 +137,33 @@ pub(super) trait Lanes: Copy + Send + Sync {
     /// `a` where it is smaller, else `b`.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sqrt(self, a: Self::F32) -> Self::F32;
+    /// Each lane of `c`, and the products of the two `bf16` that this lane of `a` and `b` holds. Only where [`Self::MULTIPLIES_PAIRS`].
+    #[inline(always)]
+    fn add_products_of_pairs(self, _a: Self::F32, _b: Self::F32, c: Self::F32) -> Self::F32 {
+        c
+    }
+    /// Pairs of 16-bit elements, one in each lane, as they are. Only where [`Self::MULTIPLIES_PAIRS`].
+    #[inline(always)]
+    fn load_pairs<E: Element>(self, _from: &[[E; 2]; LANES]) -> Self::F32 {
+        self.splat(0.0)
+    }
+    /// Row `l` of the result holds lane `l` of all rows.
+    #[inline(always)]
+    fn transpose(self, rows: [Self::F32; LANES]) -> [Self::F32; LANES] {
+        let rows = rows.map(|row| self.to_array(row));
+        from_fn(|l| self.load(&from_fn(|k| rows[k][l])))
+    }
+    /// Lane `l` of the result is the sum of the lanes of `vectors[l]`: the second half is added to the first one until one lane is left.
+    #[inline(always)]
+    fn sums(self, vectors: [Self::F32; LANES]) -> Self::F32 {
+        let mut lanes = self.transpose(vectors);
+        for half in [8, 4, 2, 1] {
+            for l in 0..half {
+                lanes[l] = self.add(lanes[l], lanes[l + half]);
+            }
+        }
+        lanes[0]
+    }
 }
 
 /// No more than the target's baseline.
@@ -132,6 +172,8 @@ pub(super) struct Portable;
 
 impl Lanes for Portable {
     type F32 = [f32; LANES];
+
+    const TILE: (usize, usize) = (2, 1);
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {

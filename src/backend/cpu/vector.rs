@@ -5,24 +5,7 @@ use std::ops::Range;
 use super::simd::{LANES, Lanes};
 use crate::dtype::Element;
 
-/// `Σ aᵢ bᵢ`: lane `l` sums the products of columns `≡ l (mod 16)`, then the lanes are added pairwise.
-#[inline]
-pub(super) fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let (a_rest, b_rest) = (a_blocks.remainder(), b_blocks.remainder());
-    for (a, b) in a_blocks.zip(b_blocks) {
-        for l in 0..LANES {
-            lanes[l] += a[l].to_f32() * b[l].to_f32();
-        }
-    }
-    for (lane, (a, b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *lane += a.to_f32() * b.to_f32();
-    }
-    sum_lanes(lanes)
-}
-
-/// As [`dot`], with a stored row.
+/// `Σ aᵢ xᵢ`, with `x` a stored row: lane `l` sums the products of columns `≡ l (mod 16)`, then the lanes are added pairwise.
 #[inline(always)]
 pub(super) fn dot_row<V: Lanes, E: Element>(lanes: V, a: &[f32], row: &[E]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
@@ -131,13 +114,5 @@ pub(super) fn sum_lanes<const LANES: usize>(mut lanes: [f32; LANES]) -> f32 {
 pub(super) fn add_row<E: Element>(sum: &mut [f32], row: &[E]) {
     for (sum, x) in sum.iter_mut().zip(row) {
         *sum += x.to_f32();
-    }
-}
-
-/// `sum += factor * row`, product and sum rounded separately.
-#[inline]
-pub(super) fn add_scaled_row<E: Element>(sum: &mut [f32], factor: f32, row: &[E]) {
-    for (sum, x) in sum.iter_mut().zip(row) {
-        *sum += factor * x.to_f32();
     }
 }

@@ -1,0 +1,70 @@
+//! Whole models: steps of training, and predictions.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use bagdot::nn::{BatchView, Dlrm, DlrmConfig, Optimizers};
+use bagdot::ops::{Bags, Device, Feature, Matrix, Optimizer, Pooling, Table};
+use bagdot::{Cpu, Philox};
+use serde::Deserialize;
+
+/// A model over tables alike, each looked up by one feature that is pooled by sum.
+#[derive(Deserialize)]
+pub(crate) struct Shape {
+    num_dense: usize,
+    bottom_mlp: Vec<usize>,
+    top_mlp: Vec<usize>,
+    num_tables: usize,
+    num_embeddings: usize,
+    batch_size: usize,
+    pooling_factor: usize,
+    /// Steps of training by it, else predictions.
+    optimizer: Option<Optimizer>,
+    /// A file of sets of ids: `i64`, `[sets, num_tables, batch_size, pooling_factor]`.
+    ids: PathBuf,
+}
+
+pub(crate) fn prepare(cpu: Cpu, shape: Shape) -> Result<super::Run, Box<dyn Error>> {
+    let Shape { num_dense, num_tables, num_embeddings, batch_size, pooling_factor, .. } = shape;
+    let embedding_dim = shape.bottom_mlp.last().copied().unwrap_or(1);
+    let config = DlrmConfig {
+        num_dense,
+        bottom_mlp: shape.bottom_mlp,
+        tables: vec![Table { num_embeddings, embedding_dim }; num_tables],
+        features: (0..num_tables).map(|table| Feature { table, pooling: Pooling::Sum, padding_idx: None }).collect(),
+        top_mlp: shape.top_mlp,
+        ..DlrmConfig::default()
+    };
+    let mut model = Dlrm::new(cpu.clone(), config, 0)?;
+    if let Some(optimizer) = shape.optimizer {
+        model.optimize_with(Optimizers::same(optimizer, 0.01))?;
+    }
+    let num_bags = num_tables * batch_size;
+    let num_indices = num_bags * pooling_factor;
+    let ids: Vec<i64> = std::fs::read(&shape.ids)?.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
+    let sets = ids.len() / num_indices;
+    let offsets: Vec<i64> = (0..=num_bags).map(|bag| (bag * pooling_factor) as i64).collect();
+    let mut random = Philox::new(1, 0);
+    let mut dense = cpu.alloc::<f32>(sets * batch_size * num_dense)?;
+    dense.iter_mut().for_each(|x| *x = random.uniform() as f32);
+    let labels: Vec<f32> = (0..batch_size).map(|_| if random.uniform() < 0.25 { 1.0 } else { 0.0 }).collect();
+    let mut probabilities = vec![0f32; batch_size];
+    let is_training = shape.optimizer.is_some();
+    Ok(Box::new(move |set| {
+        let set = set % sets;
+        let bags: Bags<'_, Cpu, i64> = Bags {
+            batch_size,
+            indices: &ids[set * num_indices..][..num_indices],
+            offsets: &offsets,
+            per_sample_weights: None,
+        };
+        let dense =
+            Matrix::packed(&dense[set * batch_size * num_dense..][..batch_size * num_dense], batch_size, num_dense);
+        let labels = is_training.then_some(&labels[..]);
+        let batch = BatchView { dense, bags, labels };
+        match is_training {
+            true => model.train_step(batch),
+            false => model.predict(batch, &mut probabilities),
+        }
+    }))
+}

@@ -1,0 +1,171 @@
+//! The inner part of a product: a tile of sums that lies in registers while all terms of two packed panels go by.
+
+use super::super::simd::{LANES, Lanes, Loop};
+use crate::dtype::Element;
+
+/// The largest tile of any instruction set.
+pub(super) const MAX_ROWS: usize = 14;
+pub(super) const MAX_VECTORS: usize = 2;
+/// The columns of that tile.
+const MAX_COLS: usize = MAX_VECTORS * LANES;
+
+/// Sums of a tile. A tile of fewer columns uses the first ones of each row.
+#[repr(align(64))]
+pub(super) struct Sums(pub(super) [[f32; MAX_COLS]; MAX_ROWS]);
+
+impl Sums {
+    pub(super) fn new() -> Self {
+        Self([[0.0; MAX_COLS]; MAX_ROWS])
+    }
+}
+
+/// The sums of products of a panel of `rows` and one of `vectors` times 16 columns, each in the order of its terms.
+pub(super) struct Tile<'a> {
+    pub(super) rows: usize,
+    pub(super) vectors: usize,
+    /// Whether a word is a pair of `bf16`.
+    pub(super) pairs: bool,
+    pub(super) lhs: &'a [f32],
+    pub(super) rhs: &'a [f32],
+    pub(super) sums: &'a mut Sums,
+}
+
+/// The number of rows that a tile can have, no fewer than are asked for.
+pub(super) fn rows_of_tile(rows: usize) -> usize {
+    if rows == 1 { 1 } else { rows.next_multiple_of(2) }
+}
+
+impl Loop for Tile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self, lanes: V) {
+        match self.vectors {
+            1 => self.of_vectors::<V, 1>(lanes),
+            _ if V::TILE.1 > 1 => self.of_vectors::<V, 2>(lanes),
+            _ => (),
+        }
+    }
+}
+
+impl Tile<'_> {
+    #[inline(always)]
+    fn of_vectors<V: Lanes, const VECTORS: usize>(self, lanes: V) {
+        // What an instruction set has no registers for is not compiled for it.
+        match self.rows {
+            1 => self.sum::<V, 1, VECTORS>(lanes),
+            2 => self.sum::<V, 2, VECTORS>(lanes),
+            4 if V::TILE.0 >= 4 => self.sum::<V, 4, VECTORS>(lanes),
+            6 if V::TILE.0 >= 6 => self.sum::<V, 6, VECTORS>(lanes),
+            8 if V::TILE.0 >= 8 => self.sum::<V, 8, VECTORS>(lanes),
+            10 if V::TILE.0 >= 10 => self.sum::<V, 10, VECTORS>(lanes),
+            12 if V::TILE.0 >= 12 => self.sum::<V, 12, VECTORS>(lanes),
+            14 if V::TILE.0 >= 14 => self.sum::<V, 14, VECTORS>(lanes),
+            _ => (),
+        }
+    }
+
+    #[inline(always)]
+    fn sum<V: Lanes, const ROWS: usize, const VECTORS: usize>(self, lanes: V) {
+        match V::MULTIPLIES_PAIRS && self.pairs {
+            true => self.sum_words::<V, ROWS, VECTORS, true>(lanes),
+            false => self.sum_words::<V, ROWS, VECTORS, false>(lanes),
+        }
+    }
+
+    #[inline(always)]
+    fn sum_words<V: Lanes, const ROWS: usize, const VECTORS: usize, const PAIRS: bool>(self, lanes: V) {
+        let mut sums = [[lanes.splat(0.0); VECTORS]; ROWS];
+        let lhs = self.lhs.as_chunks::<ROWS>().0;
+        let rhs = self.rhs.as_chunks::<LANES>().0.as_chunks::<VECTORS>().0;
+        for (lhs, rhs) in lhs.iter().zip(rhs) {
+            let mut columns = [lanes.splat(0.0); VECTORS];
+            for v in 0..VECTORS {
+                columns[v] = lanes.load(&rhs[v]);
+            }
+            for r in 0..ROWS {
+                let row = lanes.splat(lhs[r]);
+                for v in 0..VECTORS {
+                    sums[r][v] = match PAIRS {
+                        true => lanes.add_products_of_pairs(row, columns[v], sums[r][v]),
+                        false => lanes.mul_add(row, columns[v], sums[r][v]),
+                    };
+                }
+            }
+        }
+        for (sums, to) in sums.iter().zip(&mut self.sums.0) {
+            for (sum, to) in sums.iter().zip(to.as_chunks_mut::<LANES>().0) {
+                lanes.store(*sum, to);
+            }
+        }
+    }
+}
+
+/// What is done with a sum.
+#[derive(Clone, Copy)]
+pub(in crate::backend::cpu) enum Finish<'a> {
+    /// The output is overwritten.
+    Replace,
+    /// The sum is added to the output.
+    Add,
+    /// A bias for each column is added, and the sum, at least 0 if `relu`, overwrites the output.
+    Affine { bias: &'a [f32], relu: bool },
+}
+
+/// Brings a tile to the output: `rows` rows of `ld` elements, columns `first_col..first_col + cols` of each.
+pub(super) struct Put<'a, O> {
+    pub(super) sums: &'a Sums,
+    pub(super) out: &'a mut [O],
+    pub(super) ld: usize,
+    pub(super) rows: usize,
+    pub(super) first_col: usize,
+    pub(super) cols: usize,
+    /// Whether the output holds a sum of terms that came before.
+    pub(super) continues: bool,
+    pub(super) finish: Finish<'a>,
+}
+
+impl<O: Element> Loop for Put<'_, O> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self, lanes: V) {
+        let Self { sums, out, ld, rows, first_col, cols, continues, finish } = self;
+        let add = continues || matches!(finish, Finish::Add);
+        for (sums, out) in sums.0.iter().zip(out.chunks_mut(ld.max(1))).take(rows) {
+            let out = &mut out[first_col..][..cols];
+            for (k, (sums, out)) in sums.as_chunks::<LANES>().0.iter().zip(out.chunks_mut(LANES)).enumerate() {
+                let mut sum = lanes.load(sums);
+                match out.first_chunk_mut::<LANES>() {
+                    Some(out) => {
+                        if add {
+                            sum = lanes.add(lanes.load(out), sum);
+                        }
+                        if let Finish::Affine { bias, relu } = finish {
+                            let at = first_col + k * LANES;
+                            let Some(bias) = bias[at..].first_chunk() else { continue };
+                            sum = activate(lanes, lanes.add(sum, lanes.load(bias)), relu);
+                        }
+                        lanes.store(sum, out);
+                    }
+                    None => {
+                        if add {
+                            sum = lanes.add(lanes.load_part(out), sum);
+                        }
+                        if let Finish::Affine { bias, relu } = finish {
+                            let bias = lanes.load_part(&bias[first_col + k * LANES..][..out.len()]);
+                            sum = activate(lanes, lanes.add(sum, bias), relu);
+                        }
+                        lanes.store_part(sum, out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// ReLU lets a NaN through.
+#[inline(always)]
+pub(super) fn activate<V: Lanes>(lanes: V, value: V::F32, relu: bool) -> V::F32 {
+    if relu { lanes.max(lanes.splat(0.0), value) } else { value }
+}

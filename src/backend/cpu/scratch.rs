@@ -1,0 +1,36 @@
+//! Memory that a thread keeps between ops, so that these need not allocate each time.
+
+use std::cell::Cell;
+use std::thread::LocalKey;
+
+use bytemuck::{Pod, Zeroable, cast_slice_mut};
+
+/// A cache line of values.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub(super) struct Line([f32; 16]);
+
+thread_local! {
+    /// What all threads read while an op lasts.
+    pub(super) static WHOLE: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    /// What a task has for itself.
+    pub(super) static TASK: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
+
+pub(super) trait Scratch {
+    /// Lends so many values, of any content, from a cache line on. While they are lent, others are made for who asks.
+    fn lend<R>(&'static self, len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R;
+}
+
+impl Scratch for LocalKey<Cell<Vec<Line>>> {
+    fn lend<R>(&'static self, len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+        let mut lines = self.take();
+        let num_lines = len.div_ceil(16);
+        if lines.len() < num_lines {
+            lines.resize(num_lines, Line::zeroed());
+        }
+        let result = work(&mut cast_slice_mut::<Line, f32>(&mut lines)[..len]);
+        self.set(lines);
+        result
+    }
+}
