@@ -258,6 +258,12 @@ fn an_earlier_model_is_kept_aside() {
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("is now in runs/model~1"));
     assert_eq!(result_of(&folder.join("runs/model~1")), before.1);
+    // What a run leaves that is killed before there is a model is in nobody's way.
+    fs::create_dir(folder.join("killed")).unwrap();
+    fs::write(folder.join("killed/encoder.json"), "{").unwrap();
+    fs::write(folder.join("killed/manifest.json.partial"), "{").unwrap();
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "killed"]);
+    assert!(!folder.join("killed~1").exists() && !folder.join("killed/manifest.json.partial").exists());
     fs::create_dir(folder.join("other")).unwrap();
     fs::write(folder.join("other/thesis.txt"), "ten years of work").unwrap();
     let (code, message) = fail(folder, &["train", "model.toml", "--out", "other"]);

@@ -51,7 +51,7 @@ mod matrix;
 pub mod moving_average;
 pub(crate) mod optimizer;
 pub mod sparse_update;
-pub mod stage;
+mod stage;
 mod tables;
 
 pub use interaction::{Interaction, PairOrder};
@@ -59,6 +59,7 @@ pub use linear::Activation;
 pub use loss::Loss;
 pub use matrix::{Matrix, MatrixMut};
 pub use optimizer::{Optimizer, OptimizerStateMut, Rounding, StepControl, StepValues, UpdateRule, WeightDecay};
+pub use stage::Stage;
 pub use tables::{Bags, Feature, Pooling, Table, TableBatch};
 
 use crate::dtype::Scalar;
@@ -157,7 +158,7 @@ pub trait Backend:
     + dense_update::DenseUpdateOps
     + moving_average::MovingAverageOps
     + finite_check::FiniteCheckOps
-    + stage::Stage
+    + Stage
 {
 }
 
@@ -172,7 +173,7 @@ impl<D> Backend for D where
         + dense_update::DenseUpdateOps
         + moving_average::MovingAverageOps
         + finite_check::FiniteCheckOps
-        + stage::Stage
+        + Stage
 {
 }
 

@@ -21,6 +21,7 @@ use crate::nn::{NamedTensor, TensorSource};
 /// The version of the format that this program writes, and the only one that it reads.
 const FORMAT: u32 = 1;
 const MANIFEST: &str = "manifest.json";
+const ENCODER: &str = "encoder.json";
 /// Nothing that is read into memory before its length is known may be larger.
 const MAX_JSON_BYTES: u64 = 1 << 32;
 /// A header that describes more than a million tensors is not one of ours.
@@ -95,8 +96,11 @@ impl ModelDir {
     /// # Errors
     /// [`TrainError::Io`] if it cannot be made; [`TrainError::Model`] if there is something else in its place.
     pub fn create(path: &Path) -> Result<(Self, Option<PathBuf>)> {
-        let occupied = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
-        let backup = if occupied && path.join(MANIFEST).exists() {
+        // A run that was killed before its first checkpoint leaves these, and no model.
+        let is_left_over = |name: &str| name == ENCODER || name.ends_with(".partial");
+        let occupied = fs::read_dir(path)
+            .is_ok_and(|entries| entries.flatten().any(|entry| !is_left_over(&entry.file_name().to_string_lossy())));
+        let backup = if path.join(MANIFEST).exists() {
             let backup = (1u32..).map(|k| append(path, &format!("~{k}"))).find(|backup| !backup.exists());
             let backup = backup.unwrap_or_else(|| append(path, "~"));
             fs::rename(path, &backup).map_err(io_error("rename", path))?;
@@ -160,7 +164,7 @@ impl ModelDir {
     /// # Errors
     /// [`TrainError::Io`].
     pub fn write_encoder(&self, manifest: &mut Manifest, encoder: &Encoder) -> Result<()> {
-        let entry = self.write("encoder.json", |out| serde_json::to_writer(out, encoder).map_err(Into::into))?;
+        let entry = self.write(ENCODER, |out| serde_json::to_writer(out, encoder).map_err(Into::into))?;
         manifest.files.insert("encoder".into(), entry);
         Ok(())
     }

@@ -1,12 +1,11 @@
-//! [`stage`](crate::ops::stage) on the CPU, where every op is done when it returns.
+//! [`Stage`](crate::ops::Stage) on the CPU, where every op is done when it returns.
 
 use std::convert::Infallible;
 
 use super::Cpu;
 use crate::dtype::Scalar;
 use crate::error::Result;
-use crate::ops::Device;
-use crate::ops::stage::Stage;
+use crate::ops::{Device, Stage};
 
 impl Stage for Cpu {
     const RECORDS: bool = false;

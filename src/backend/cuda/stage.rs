@@ -1,11 +1,11 @@
-//! [`stage`](crate::ops::stage) on a CUDA device: graphs, and copies on a stream of their own.
+//! [`Stage`](crate::ops::Stage) on a CUDA device: graphs, and copies on a stream of their own.
 
 use super::recording::Recording;
 use super::transfer::Transfer;
 use super::{Cuda, Slice, SliceMut};
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_size};
-use crate::ops::stage::Stage;
+use crate::ops::Stage;
 
 impl Stage for Cuda {
     const RECORDS: bool = true;
