@@ -57,6 +57,7 @@ pub(crate) fn prepare(cpu: Cpu, shape: Shape) -> Result<super::Run, Box<dyn Erro
             indices: &ids[set * num_indices..][..num_indices],
             offsets: &offsets,
             per_sample_weights: None,
+            has_spare: false,
         };
         let dense =
             Matrix::packed(&dense[set * batch_size * num_dense..][..batch_size * num_dense], batch_size, num_dense);

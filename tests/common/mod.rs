@@ -78,12 +78,31 @@ pub fn message(result: Result<()>) -> String {
     result.expect_err("this must be an error").to_string()
 }
 
+/// CPUs of several sizes.
+fn cpus_of_any_size() -> [Cpu; 4] {
+    [1, 2, 3, 8].map(|threads| Cpu::with_threads(threads).unwrap())
+}
+
 /// Runs `work` on CPUs of several sizes and of each instruction set, and twice on each: all results must be the same bytes.
 #[track_caller]
 pub fn assert_deterministic(what: &str, work: impl Fn(&Cpu) -> Vec<u8>) {
-    let expected = work(&Cpu::single_threaded());
+    assert_same_on(what, &Cpu::single_threaded(), cpus_of_any_size().into_iter().chain(cpus()), work);
+}
+
+/// As [`assert_deterministic`], for work whose bits depend on the instruction set, as those of products of `bf16` do.
+#[track_caller]
+pub fn assert_deterministic_on_each_simd(what: &str, work: impl Fn(&Cpu) -> Vec<u8>) {
+    for simd in cpus().iter().map(Cpu::simd) {
+        let with_simd = |cpu: Cpu| cpu.with_simd(simd).unwrap();
+        assert_same_on(what, &with_simd(Cpu::single_threaded()), cpus_of_any_size().into_iter().map(with_simd), &work);
+    }
+}
+
+#[track_caller]
+fn assert_same_on(what: &str, first: &Cpu, others: impl Iterator<Item = Cpu>, work: impl Fn(&Cpu) -> Vec<u8>) {
+    let expected = work(first);
     assert!(!expected.is_empty(), "{what}: there is nothing to compare");
-    for cpu in [1, 2, 3, 8].map(|threads| Cpu::with_threads(threads).unwrap()).into_iter().chain(cpus()) {
+    for cpu in others {
         for run in 0..2 {
             let got = work(&cpu);
             let first = got.iter().zip(&expected).position(|(a, b)| a != b);
