@@ -71,6 +71,7 @@ impl<E: Element> Loop for Pack<'_, E> {
 
 impl<E: Element> Pack<'_, E> {
     /// Terms lie side by side: squares of 16 lines and 16 words are turned over.
+    #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
     #[inline(always)]
     fn transpose<V: Lanes, const TERMS: usize>(&mut self, lanes: V) {
         let num_words = self.terms.div_ceil(TERMS);

@@ -148,6 +148,7 @@ impl<E: Element> Loop for Grads<'_, E> {
 impl<E: Element> Grads<'_, E> {
     /// Makes the symmetric matrix of the pairs' gradients: that of the triangle and the same turned over, which doubles the diagonal. A pair that is
     /// not there gets 0.
+    #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
     #[inline(always)]
     fn spread<V: Lanes>(&mut self, lanes: V) {
         let Self { pairs, grad_dots, .. } = *self;
@@ -196,6 +197,7 @@ impl<E: Element> Grads<'_, E> {
     }
 
     /// The gradients of up to `ROWS` features, in some columns: a sum over all features that they meet, in their order.
+    #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
     #[inline(always)]
     fn tile<V: Lanes, const ROWS: usize, const VECTORS: usize, const WHOLE: bool>(
         &mut self,
