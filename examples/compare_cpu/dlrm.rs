@@ -55,6 +55,7 @@ pub(crate) fn prepare(cpu: Cpu, shape: Shape) -> Result<super::Run, Box<dyn Erro
         let bags: Bags<'_, Cpu, i64> = Bags {
             batch_size,
             indices: &ids[set * num_indices..][..num_indices],
+            has_spare: false,
             offsets: &offsets,
             per_sample_weights: None,
             has_spare: false,
