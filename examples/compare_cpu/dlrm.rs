@@ -58,7 +58,6 @@ pub(crate) fn prepare(cpu: Cpu, shape: Shape) -> Result<super::Run, Box<dyn Erro
             has_spare: false,
             offsets: &offsets,
             per_sample_weights: None,
-            has_spare: false,
         };
         let dense =
             Matrix::packed(&dense[set * batch_size * num_dense..][..batch_size * num_dense], batch_size, num_dense);
