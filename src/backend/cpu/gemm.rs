@@ -102,20 +102,20 @@ impl Cpu {
         packed: &mut [f32],
     ) {
         let columns = n.next_multiple_of(LANES);
-        let pack = |panel: usize, first_term: usize, terms: usize, to: &mut [f32]| {
-            let (first_line, width) = (panel * width, width.min(columns - panel * width));
-            let lines = width.min(n - first_line);
-            self.dispatch.run(Pack { from, first_line, lines, width, first_term, terms, to });
-        };
+        let width = width.min(columns);
+        let group = width * PANELS_PER_TASK;
         let block_len = columns * words(pairs, block);
-        let terms_of = |b: usize| (b * block, block.min(k - b * block));
-        let panel_len = |terms: usize| width * words(pairs, terms);
         if block_len == 0 {
             return;
         }
         self.for_each_chunk(packed, block_len, |b, packed| {
-            let (first, terms) = terms_of(b);
-            self.for_each_chunk(packed, panel_len(terms), |panel, to| pack(panel, first, terms, to));
+            let (first_term, terms) = (b * block, block.min(k - b * block));
+            self.for_each_chunk(packed, group * words(pairs, terms), |k, to| {
+                let first_line = k * group;
+                let lines = group.min(n - first_line);
+                let last_width = (lines - (lines - 1) / width * width).next_multiple_of(LANES);
+                self.dispatch.run(Pack { from, first_line, lines, width, last_width, first_term, terms, to });
+            });
         });
     }
 
@@ -147,16 +147,23 @@ impl Cpu {
                 finish => finish,
             };
             let panels = || (0..task.rows).step_by(tile_rows).map(|row| (row, tile_rows.min(task.rows - row)));
-            let mut rest = &mut packed[..];
-            for (row, lines) in panels() {
-                let width = rows_of_tile(lines);
-                let (to, after) = rest.split_at_mut(width * num_words);
-                rest = after;
-                let first_line = task.first_row + row;
-                self.dispatch.run(Pack { from: lhs, first_line, lines, width, first_term, terms, to: &mut *to });
-                if let Some(row_sums) = task.row_sums.as_deref_mut() {
-                    let add = b > 0 || matches!(finish, Finish::Add);
-                    add_words(to, width, pairs, add, &mut row_sums[row..row + lines]);
+            let last_rows = task.rows - (task.rows - 1) / tile_rows * tile_rows;
+            self.dispatch.run(Pack {
+                from: lhs,
+                first_line: task.first_row,
+                lines: task.rows,
+                width: tile_rows,
+                last_width: rows_of_tile(last_rows),
+                first_term,
+                terms,
+                to: &mut *packed,
+            });
+            if let Some(row_sums) = task.row_sums.as_deref_mut() {
+                let add = b > 0 || matches!(finish, Finish::Add);
+                for (row, lines) in panels() {
+                    let width = rows_of_tile(lines);
+                    let words = &packed[row * num_words..][..width * num_words];
+                    add_words(words, width, pairs, add, &mut row_sums[row..row + lines]);
                 }
             }
             let (of_block, after) = rhs.split_at(columns * num_words);

@@ -43,13 +43,14 @@ pub(super) fn multiplies_pairs<E: Element, V: Lanes>() -> bool {
     V::MULTIPLIES_PAIRS && E::DTYPE == DType::BF16
 }
 
-/// Packs a panel of `width` lines from `first_line` on, of which `lines` are there: word `w` of line `l` goes to `to[w * width + l]`. Lines that are
-/// not there get any values.
+/// Packs `lines` lines from `first_line` on in panels of `width` lines, the last one of `last_width`, one after the other: in a panel, word `w` of line `l`
+/// goes to `w * width + l`. Lines that are not there get any values.
 pub(super) struct Pack<'a, E> {
     pub(super) from: Factor<'a, E>,
     pub(super) first_line: usize,
     pub(super) lines: usize,
     pub(super) width: usize,
+    pub(super) last_width: usize,
     pub(super) first_term: usize,
     pub(super) terms: usize,
     pub(super) to: &'a mut [f32],
@@ -70,76 +71,102 @@ impl<E: Element> Loop for Pack<'_, E> {
 }
 
 impl<E: Element> Pack<'_, E> {
+    /// For the panel from `line` on, how many lines it has, and how wide it is.
+    #[inline(always)]
+    fn panel(&self, line: usize) -> (usize, usize) {
+        let lines = self.width.min(self.lines - line);
+        (lines, if line + self.width < self.lines { self.width } else { self.last_width })
+    }
+
     /// Terms lie side by side: squares of 16 lines and 16 words are turned over.
     #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
     #[inline(always)]
     fn transpose<V: Lanes, const TERMS: usize>(&mut self, lanes: V) {
         let num_words = self.terms.div_ceil(TERMS);
-        for first_word in (0..num_words).step_by(LANES) {
-            let first = first_word * TERMS;
-            let terms = (self.terms - first).min(LANES * TERMS);
-            for first_line in (0..self.lines).step_by(LANES) {
-                // Counted to a constant, so that the square lies in registers.
-                let mut square = [lanes.splat(0.0); LANES];
-                for l in 0..LANES {
-                    if first_line + l < self.lines {
-                        let line = self.from.line(self.first_line + first_line + l, self.first_term + first, terms);
-                        square[l] = load_words::<V, E, TERMS>(lanes, line);
-                    }
-                }
-                let square = lanes.transpose(square);
-                for w in 0..LANES {
-                    if first_word + w >= num_words {
-                        break;
-                    }
-                    let at = (first_word + w) * self.width + first_line;
-                    // What goes beyond the panel's width is written again by the next word.
-                    match self.to.get_mut(at..).and_then(|to| to.first_chunk_mut::<LANES>()) {
-                        Some(to) => lanes.store(square[w], to),
-                        None => {
-                            let end = (at + LANES).min(self.to.len());
-                            lanes.store_part(square[w], &mut self.to[at..end]);
+        for line in (0..self.lines).step_by(self.width) {
+            let (lines, width) = self.panel(line);
+            for first_line in (0..lines).step_by(LANES) {
+                for first_word in (0..num_words).step_by(LANES) {
+                    let first = first_word * TERMS;
+                    let terms = (self.terms - first).min(LANES * TERMS);
+                    // Counted to a constant, so that the square lies in registers.
+                    let mut square = [lanes.splat(0.0); LANES];
+                    for l in 0..LANES {
+                        if first_line + l < lines {
+                            let at = self.first_line + line + first_line + l;
+                            square[l] =
+                                load_words::<V, E, TERMS>(lanes, self.from.line(at, self.first_term + first, terms));
                         }
                     }
+                    let square = lanes.transpose(square);
+                    let to = &mut self.to[line * num_words..][..width * num_words];
+                    for w in 0..LANES {
+                        if first_word + w >= num_words {
+                            break;
+                        }
+                        store_words(lanes, square[w], to, (first_word + w) * width + first_line);
+                    }
                 }
             }
         }
     }
 
-    /// Lines lie side by side.
+    /// Lines lie side by side. All panels are written row by row, since each row is somewhere else in memory.
     #[inline(always)]
     fn copy<V: Lanes>(&mut self, lanes: V) {
-        let Self { from, first_line, lines, width, first_term, terms, .. } = *self;
-        for (t, to) in self.to.chunks_exact_mut(width).take(terms).enumerate() {
-            let row = &from.data[(first_term + t) * from.term_stride + first_line..][..lines];
-            let (blocks, rest) = row.as_chunks::<LANES>();
-            let (to_blocks, to_rest) = to.as_chunks_mut::<LANES>();
-            for (block, to) in blocks.iter().zip(to_blocks.iter_mut()) {
-                lanes.store(lanes.load(block), to);
-            }
-            if !rest.is_empty() {
-                let to = to_blocks.get_mut(blocks.len()).map_or(to_rest, |block| &mut block[..]);
-                lanes.store_part(lanes.load_part(rest), &mut to[..rest.len()]);
+        for t in 0..self.terms {
+            let row = &self.from.data[(self.first_term + t) * self.from.term_stride + self.first_line..][..self.lines];
+            for line in (0..self.lines).step_by(self.width) {
+                let (lines, width) = self.panel(line);
+                let to = &mut self.to[line * self.terms..][..width * self.terms];
+                for first_line in (0..lines).step_by(LANES) {
+                    let row = &row[line + first_line..];
+                    let words = match row.first_chunk::<LANES>() {
+                        Some(row) => lanes.load(row),
+                        None => lanes.load_part(row),
+                    };
+                    store_words(lanes, words, to, t * width + first_line);
+                }
             }
         }
     }
 
-    /// Lines lie side by side, two terms to a word.
+    /// As [`Self::copy`], two terms to a word.
     #[inline(always)]
     fn interleave(&mut self) {
-        let Self { from, first_line, lines, width, first_term, terms, .. } = *self;
-        let row = |term: usize| &from.data[(first_term + term) * from.term_stride + first_line..][..lines];
-        for (w, to) in self.to.chunks_exact_mut(width).take(terms.div_ceil(2)).enumerate() {
-            let (low, to) = (row(2 * w), &mut to[..lines]);
-            if 2 * w + 1 < terms {
-                let high = row(2 * w + 1);
-                for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
-                    *to = word([*low, *high]);
+        let num_words = self.terms.div_ceil(2);
+        for w in 0..num_words {
+            let first = (self.first_term + 2 * w) * self.from.term_stride + self.first_line;
+            let low = &self.from.data[first..][..self.lines];
+            let high = match 2 * w + 1 < self.terms {
+                true => &self.from.data[first + self.from.term_stride..][..self.lines],
+                false => &[],
+            };
+            for line in (0..self.lines).step_by(self.width) {
+                let (lines, width) = self.panel(line);
+                let to = &mut self.to[line * num_words + w * width..][..lines];
+                let low = &low[line..][..lines];
+                if high.is_empty() {
+                    for (to, low) in to.iter_mut().zip(low) {
+                        *to = word([*low, E::default()]);
+                    }
+                } else {
+                    for ((to, low), high) in to.iter_mut().zip(low).zip(&high[line..][..lines]) {
+                        *to = word([*low, *high]);
+                    }
                 }
-            } else {
-                to.iter_mut().zip(low).for_each(|(to, low)| *to = word([*low, E::default()]));
             }
         }
+    }
+}
+
+/// Words of a panel, where those behind its width will be written again by the next row of words.
+#[inline(always)]
+fn store_words<V: Lanes>(lanes: V, words: V::F32, panel: &mut [f32], at: usize) {
+    let to = &mut panel[at..];
+    match to.first_chunk_mut::<LANES>() {
+        Some(to) => lanes.store(words, to),
+        None => lanes.store_part(words, to),
     }
 }
 
