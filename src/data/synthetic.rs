@@ -1,6 +1,6 @@
 //! Click logs that nobody clicked: rows in the format of Criteo, drawn from a model that is known.
 //!
-//! A row has 26 categories of `rows_per_table` values each and 13 counts. Each value has a weight, normal with standard deviation 1, and so does each
+//! A row has 26 categories of [`values`](Synthetic::values) each and 13 counts. Each value has a weight, normal with standard deviation 1, and so does each
 //! number; the logit of a click is their sum, scaled to a standard deviation of [`SIGNAL`], plus [`BIAS`]. Whoever knows the weights can predict no better
 //! than that, whatever the number of rows.
 

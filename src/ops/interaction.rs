@@ -19,8 +19,7 @@
 //! cores do not round sums, but cut them off: where they are used (on a GPU, unless elements are `f32` and the precision is
 //! [`Precision::Full`]) `γ` is that of 2⁻²³ instead of 2⁻²⁴.
 //!
-//! A GPU takes `gᵢᵢ` as zero where there is no pair (i,i), and multiplies by it: a feature that is not finite makes its own gradient NaN there,
-//! while on the CPU it reaches those of the others alone.
+//! Backends may take `gᵢᵢ` as zero where there is no pair (i,i), and multiply by it: a feature that is not finite then makes its own gradient NaN, too.
 
 use super::matrix::matrix_name;
 use super::{Device, Matrix, MatrixMut, Precision};

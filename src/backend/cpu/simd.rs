@@ -2,7 +2,7 @@
 //!
 //! A [`Loop`] is plain Rust, inlined into one function for each instruction set, where the compiler makes vector code of it. What plain Rust
 //! does not say well, rows held in registers and 16-bit elements, it says by [`Lanes`]. Neither reorders a sum nor fuses what is not
-//! written as `mul_add`, so results are the same bits for every instruction set.
+//! written as `mul_add`, so results are the same bits for every instruction set, but for products of matrices of `bf16`, see [`Simd::Avx512Bf16`].
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -11,7 +11,7 @@ use std::array::from_fn;
 
 use crate::dtype::Element;
 
-/// An instruction set that the loops of the CPU backend are compiled for. Results are the same bits for all of them.
+/// An instruction set that the loops of the CPU backend are compiled for. Results are the same bits for all of them, with one exception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Simd {
     /// What every machine of the target has.
