@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::fault::{FaultLog, Lookup, Place};
+use super::fault::{FaultLog, Lookup, Place, pooled_row};
 use super::simd::{Lanes, Loop, prefetch_row};
 use super::vector::{Blocks, dot_row, for_each_block, load, store};
 use crate::dtype::{Element, Index};
@@ -165,8 +165,7 @@ impl<E: Element, I: Index> Rows<'_, E, I> {
     /// The same, where it has been noted before.
     #[inline(always)]
     fn known(&self, position: usize) -> Option<&[E]> {
-        let row = self.indices[position].to_row().filter(|&row| row < self.place.num_embeddings)?;
-        (self.place.spec.padding_idx != Some(row)).then(|| self.row(row))
+        pooled_row(self.indices[position], self.place.spec, self.place.num_embeddings).map(|row| self.row(row))
     }
 
     #[inline(always)]

@@ -29,6 +29,12 @@ struct Fault {
     value: i64,
 }
 
+/// The row that an id names to a feature, if there is one that is pooled.
+#[inline(always)]
+pub(super) fn pooled_row(id: impl crate::Index, spec: &Feature, num_embeddings: usize) -> Option<usize> {
+    id.to_row().filter(|&row| row < num_embeddings && spec.padding_idx != Some(row))
+}
+
 impl FaultLog {
     /// The row that the id at `position` of bag `bag` names; notes it if there is none.
     #[inline(always)]

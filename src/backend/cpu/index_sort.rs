@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable, cast_slice_mut};
 
 use super::Cpu;
-use super::fault::{FaultLog, Lookup, Place};
+use super::fault::{FaultLog, Lookup, Place, pooled_row};
 use crate::dtype::Index;
 use crate::error::Result;
 use crate::jagged::check_offsets;
@@ -204,10 +204,9 @@ impl<I: Index> Ids<'_, '_, I> {
             let num_embeddings = self.tables.tables()[table].num_embeddings;
             let mut len = 0;
             for &feature in self.tables.features_of(table) {
-                let padding = self.tables.features()[feature].padding_idx;
+                let spec = &self.tables.features()[feature];
                 for position in self.positions(feature..feature + 1) {
-                    let row = self.bags.indices[position].to_row().filter(|&row| row < num_embeddings);
-                    if let Some(row) = row.filter(|&row| padding != Some(row)) {
+                    if let Some(row) = pooled_row(self.bags.indices[position], spec, num_embeddings) {
                         occurrences[len] = O::new(row, position);
                         len += 1;
                     }

@@ -4,8 +4,8 @@ use super::Cuda;
 use super::kernels::{DenseUpdate, Grid, OptimizerStep, StepPointers};
 use super::optimizer::state_pointers;
 use crate::error::Result;
+use crate::ops::UpdateRule;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
-use crate::ops::{Optimizer, UpdateRule};
 
 /// Threads of a block, as the kernel is compiled.
 const THREADS: u32 = 256;
@@ -15,11 +15,6 @@ const RUN: usize = 4;
 impl DenseUpdateOps for Cuda {
     fn dense_update(&self, args: Update<'_, Self>) -> Result<()> {
         let Update { control, rule, max_gradient, grad, parameters, state } = args;
-        // Each parameter is a row of its own.
-        let optimizer = match rule.optimizer {
-            Optimizer::RowwiseAdagrad { eps } => Optimizer::Adagrad { eps },
-            other => other,
-        };
         let (first, second) = state_pointers(&state);
         let grid = Grid::looping(grad.len().div_ceil(RUN), THREADS, Grid::FILLING);
         let kernel = DenseUpdate {
@@ -29,7 +24,7 @@ impl DenseUpdateOps for Cuda {
             second,
             len: grad.len() as u64,
             max_gradient: max_gradient.unwrap_or(f32::INFINITY),
-            step: OptimizerStep::of(&UpdateRule { optimizer, ..rule }),
+            step: OptimizerStep::of(&UpdateRule { optimizer: rule.optimizer.for_dense(), ..rule }),
             control: StepPointers::of(&control),
         };
         // SAFETY: the function is the kernel's. The op has been validated: parameters and the optimizer's state are as long as the gradient,

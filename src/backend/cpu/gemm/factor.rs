@@ -4,6 +4,7 @@
 //! widened. Words are moved as `f32`, whatever their bits are.
 
 use super::super::simd::{LANES, Lanes, Loop};
+use super::super::vector::{load_vector, store_vector};
 use crate::dtype::{DType, Element};
 
 /// A factor: `lines` vectors of `terms` elements, rows of the left factor or columns of the right one. Element `t` of line `l` lies at
@@ -120,11 +121,7 @@ impl<E: Element> Pack<'_, E> {
                 let (lines, width) = self.panel(line);
                 let to = &mut self.to[line * self.terms..][..width * self.terms];
                 for first_line in (0..lines).step_by(LANES) {
-                    let row = &row[line + first_line..];
-                    let words = match row.first_chunk::<LANES>() {
-                        Some(row) => lanes.load(row),
-                        None => lanes.load_part(row),
-                    };
+                    let words = load_vector(lanes, &row[line + first_line..]);
                     store_words(lanes, words, to, t * width + first_line);
                 }
             }
@@ -163,11 +160,7 @@ impl<E: Element> Pack<'_, E> {
 /// Words of a panel, where those behind its width will be written again by the next row of words.
 #[inline(always)]
 fn store_words<V: Lanes>(lanes: V, words: V::F32, panel: &mut [f32], at: usize) {
-    let to = &mut panel[at..];
-    match to.first_chunk_mut::<LANES>() {
-        Some(to) => lanes.store(words, to),
-        None => lanes.store_part(words, to),
-    }
+    store_vector(lanes, words, &mut panel[at..]);
 }
 
 /// Two elements of 16 bits as the bits of a word.
@@ -181,10 +174,7 @@ fn word<E: Element>(pair: [E; 2]) -> f32 {
 #[inline(always)]
 pub(super) fn load_words<V: Lanes, E: Element, const TERMS: usize>(lanes: V, from: &[E]) -> V::F32 {
     if TERMS == 1 {
-        return match from.first_chunk::<LANES>() {
-            Some(from) => lanes.load(from),
-            None => lanes.load_part(from),
-        };
+        return load_vector(lanes, from);
     }
     match from.as_chunks::<2>().0.first_chunk::<LANES>() {
         Some(pairs) => lanes.load_pairs(pairs),
