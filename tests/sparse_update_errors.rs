@@ -100,6 +100,22 @@ fn merge_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     }
 }
 
+fn sgd_update<'a, B: IndexSortOps + SparseUpdateOps>(
+    source: PooledGrad<'a, B, i64>,
+    weights: &'a mut B::Buffer<f32>,
+    workspace: &'a mut B::Buffer<u64>,
+) -> Update<'a, B, f32, i64> {
+    Update {
+        source,
+        control: Default::default(),
+        rule: UpdateRule::new(Optimizer::Sgd, 0.1),
+        decay_scale: None,
+        weights: B::view_mut(weights),
+        state: OptimizerStateMut::None,
+        workspace: B::view_mut(workspace),
+    }
+}
+
 fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let case = BagCase::mixed(Pooling::Max);
     let (n, rows, elements) = (case.indices.len(), case.num_rows(), case.num_weights());
@@ -153,37 +169,12 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
         let mut workspace = upload(device, &poisoned::<u64>(words));
         let mut source = backward.source();
         spoil(&mut source, &spare);
-        let (weights, workspace) = (B::view_mut(&mut weights), B::view_mut(&mut workspace));
-        let text = message(
-            Update {
-                source,
-                control: Default::default(),
-                rule: sgd,
-                decay_scale: None,
-                weights,
-                state: OptimizerStateMut::None,
-                workspace,
-            }
-            .run(device),
-        );
+        let text = message(sgd_update(source, &mut weights, &mut workspace).run(device));
         assert!(text.starts_with(&format!("sparse_update.update: {want}")), "{text}");
     }
     if words > 0 {
         let mut workspace = upload(device, &poisoned::<u64>(words - 1));
-        let (view, workspace) = (B::view_mut(&mut weights), B::view_mut(&mut workspace));
-        let (source, state) = (backward.source(), OptimizerStateMut::None);
-        let text = message(
-            Update {
-                source,
-                control: Default::default(),
-                rule: sgd,
-                decay_scale: None,
-                weights: view,
-                state,
-                workspace,
-            }
-            .run(device),
-        );
+        let text = message(sgd_update(backward.source(), &mut weights, &mut workspace).run(device));
         assert!(text.starts_with("sparse_update.update: workspace holds"), "{text}");
     }
     assert_same_bits("weights", &download(device, &weights), &poisoned(elements));

@@ -156,9 +156,7 @@ impl Predictions {
             })
             .collect()
     }
-}
 
-impl Predictions {
     /// As tensors, to go into a checkpoint.
     pub(super) fn export(&self) -> [NamedTensor; 2] {
         let (probabilities, labels) = self.parts();

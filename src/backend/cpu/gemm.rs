@@ -26,6 +26,7 @@ const PANELS_PER_TASK: usize = 4;
 const FEW_ROWS: usize = 32;
 /// Columns so few that they would leave most of a vector empty.
 const FEW_COLS: usize = 3;
+
 /// `out = lhs rhs`, `[m, k]` times `[k, n]`, up to what [`Finish`] does with it.
 pub(super) struct Product<'a, E> {
     pub(super) shape: (usize, usize, usize),

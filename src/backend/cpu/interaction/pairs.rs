@@ -3,6 +3,7 @@
 
 use super::super::gemm::dot_tile;
 use super::super::simd::{LANES, Lanes, Loop};
+use super::super::vector::load;
 use super::Sample;
 use crate::dtype::Element;
 use crate::ops::{Interaction, PairOrder};
@@ -104,7 +105,7 @@ pub(super) fn weights_len(num_features: usize) -> usize {
     side * side + LANES
 }
 
-/// The gradients of features `wanted.0..wanted.1` of a sample.
+/// The gradients of all features of a sample.
 pub(super) struct Grads<'a, E> {
     pub(super) pairs: Pairs,
     pub(super) sample: Sample<'a, E>,
@@ -251,21 +252,6 @@ impl<E: Element> Grads<'_, E> {
             }
         }
     }
-}
-
-/// Columns of a row, as vectors.
-#[inline(always)]
-fn load<V: Lanes, E: Element, const VECTORS: usize, const WHOLE: bool>(lanes: V, row: &[E]) -> [V::F32; VECTORS] {
-    let mut vectors = [lanes.splat(0.0); VECTORS];
-    if WHOLE {
-        let row = row.as_chunks::<LANES>().0;
-        for v in 0..VECTORS {
-            vectors[v] = lanes.load(&row[v]);
-        }
-    } else {
-        vectors[0] = lanes.load_part(row);
-    }
-    vectors
 }
 
 /// The gradients of the pairs of feature `i` with the 16 from `col` on, 0 where it does not meet them in its row.
