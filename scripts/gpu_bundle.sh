@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Packs the tests and benchmarks of the CUDA backend for a machine with a GPU that has neither Rust nor a network: target/gpu_bundle.tar.xz. There:
 #     tar -xJf gpu_bundle.tar.xz && gpu_bundle/run.sh
-# Programs are taken that test the CUDA backend: those named `cuda…`, and those with a module `cuda` of tests. The stand-in driver is never
-# packed, since where it is it could hide the real one, unless it is asked for: `--with-emulator` makes target/gpu_bundle_emulated.tar.xz, by
-# which run.sh is tried where there is no GPU.
+# The stand-in driver is never packed, since where it is it could hide the real one, unless it is asked for: `--with-emulator` makes
+# target/gpu_bundle_emulated.tar.xz, by which run.sh is tried where there is no GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 fail() { echo "gpu_bundle: $*" >&2; exit 1; }
@@ -18,17 +17,10 @@ rm -rf "$folder" "$folder.tar.xz"
 mkdir -p "$folder/programs" "$folder/benches"
 
 # One JSON object a line; those of test programs name the target and the file.
-messages=$(BAGDOT_REQUIRE_NVCC=1 cargo test --no-run --quiet --package bagdot --message-format=json)
-executables=$(sed -n 's/.*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*/\1/p' <<< "$messages")
-[ -n "$executables" ] || fail "cargo test --no-run names no programs"
-while read -r executable; do
-    program=$(basename "$executable")
-    program=${program%-*} # without cargo's hash
-    tests=$("$executable" --list --format terse)
-    grep -q '^cuda::' <<< "$tests" || [[ $program == cuda* ]] || continue
-    strip -o "$folder/programs/$program" "$executable"
-done <<< "$executables"
-[ -e "$folder/programs/embedding_bag" ] || fail "the tests of embedding_bag are missing"
+messages=$(BAGDOT_REQUIRE_NVCC=1 cargo test --no-run --quiet --package bagdot --test suite --message-format=json)
+suite=$(sed -n 's/.*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*/\1/p' <<< "$messages")
+[ -n "$suite" ] || fail "cargo test --no-run names no program"
+strip -o "$folder/programs/suite" "$suite"
 
 # How fast they are on the stand-in driver says nothing.
 if [ "$name" = gpu_bundle ]; then
@@ -46,7 +38,7 @@ cp scripts/gpu_run.sh "$folder/run.sh"
 cp -r tests/golden "$folder/golden"
 git describe --always --dirty --abbrev=12 > "$folder/commit" 2> /dev/null || echo unknown > "$folder/commit"
 if [ "$name" = gpu_bundle_emulated ]; then
-    emulator=$(dirname "$(head -1 <<< "$executables")")/libbagdot_emulator.so
+    emulator=$(dirname "$suite")/libbagdot_emulator.so
     strip -o "$folder/programs/libbagdot_emulator.so" "$emulator"
 fi
 # Every program has the same images in it: a dictionary that holds them all packs them once.
@@ -55,5 +47,5 @@ size=$(stat -c %s "$folder.tar.xz")
 [ "$size" -lt "$limit" ] || fail "$folder.tar.xz has $size bytes, $limit at most are wanted"
 # glibc refuses programs that were linked against a later one.
 glibc=$(find "$folder/programs" "$folder/benches" -type f -exec objdump -T {} + | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1)
-echo "$folder.tar.xz: $((size / 1000)) kB, $(ls "$folder/programs" | wc -l) test programs, $(ls "$folder/benches" | wc -l) benchmarks, for x86-64 Linux with $glibc or later:"
+echo "$folder.tar.xz: $((size / 1000)) kB, the tests and $(ls "$folder/benches" | wc -l) benchmarks, for x86-64 Linux with $glibc or later:"
 ls "$folder/programs" "$folder/benches"

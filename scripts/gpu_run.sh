@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Runs bagdot's tests on the GPU of this machine; needs its driver and nothing else. Then, where compute-sanitizer is installed (or named in
-# COMPUTE_SANITIZER), runs the tests of the CUDA backend under memcheck, racecheck and initcheck, leaving out those with `large` in their
-# name. Then runs the benchmarks, and where there is a python3, compare.py puts them beside PyTorch, if it has that. What happened is in results.json,
+# COMPUTE_SANITIZER), runs those of the CUDA backend under memcheck, racecheck and initcheck, leaving out those with `large` in their name. Then runs the benchmarks, and where there is a python3, compare.py puts them beside PyTorch, if it has that. What happened is in results.json,
 # or wherever the first argument says, what was measured in benchmarks.json beside it, all else in logs/. The status is 0 only if nothing failed.
 #
 # BAGDOT_BUNDLE_STEPS, by default `tests sanitizer benches`, says what is wanted.
@@ -12,7 +11,7 @@ results=$(realpath -m "${1:-results.json}")
 cd "$(dirname "$0")" || exit 2
 here=$PWD
 mkdir -p logs || exit 2
-limit=${BAGDOT_BUNDLE_TIMEOUT:-600} # seconds for each program
+limit=${BAGDOT_BUNDLE_TIMEOUT:-600} # seconds for each module of tests and each benchmark
 steps=" ${BAGDOT_BUNDLE_STEPS:-tests sanitizer benches} "
 wants() { [[ $steps == *" $1 "* ]]; }
 
@@ -60,13 +59,15 @@ run() {
     runs+=("{\"tool\": $(quoted "$tool"), \"program\": $(quoted "$program"), \"outcome\": \"$outcome\", \"status\": $status, \"seconds\": $((SECONDS - start)), \"summary\": $(quoted "$summary")}")
 }
 
-programs=()
-for program in programs/*; do
-    case $program in *.so) ;; *) programs+=("$(basename "$program")") ;; esac
-done
+all_tests=$(programs/suite --list --format terse | sed -n 's/: test$//p')
+# Of the CUDA backend: the modules named `cuda…`, and in others those in a module `cuda`.
+cuda_tests=$(grep -E '^cuda|::cuda::' <<< "$all_tests")
+mapfile -t modules < <(sed 's/::.*//' <<< "$cuda_tests" | sort -u)
+[ "${#modules[@]}" -gt 1 ] || { echo "programs/suite lists no tests of the CUDA backend" >&2; exit 2; }
 if wants tests; then
-    for program in "${programs[@]}"; do
-        run tests "$program" "programs/$program"
+    for module in "${modules[@]}"; do
+        mapfile -t tests < <(grep "^$module::" <<< "$all_tests")
+        run tests "$module" programs/suite --exact "${tests[@]}"
     done
 fi
 
@@ -74,16 +75,15 @@ sanitizer=${COMPUTE_SANITIZER:-$(command -v compute-sanitizer || ls /usr/local/c
 if ! wants sanitizer; then
     sanitizer=
 elif [ -n "$sanitizer" ]; then
-    for program in "${programs[@]}"; do
-        # The others compute on the CPU. One test at a time, else a report cannot be told from that of another.
-        tests=(cuda)
-        if [[ $program == cuda* ]]; then tests=(); fi
+    for module in "${modules[@]}"; do
+        mapfile -t tests < <(grep "^$module::" <<< "$cuda_tests" | grep -v large)
         for tool in memcheck racecheck initcheck; do
             options=()
             # Tests provoke errors of the API: these are no findings.
             if [ "$tool" = memcheck ]; then options=(--report-api-errors no); fi
-            run "$tool" "$program" "$sanitizer" --tool "$tool" --error-exitcode 99 "${options[@]}" \
-                "programs/$program" "${tests[@]}" --skip large --test-threads 1
+            # One test at a time, else a report cannot be told from that of another.
+            run "$tool" "$module" "$sanitizer" --tool "$tool" --error-exitcode 99 "${options[@]}" \
+                programs/suite --exact "${tests[@]}" --test-threads 1
         done
     done
 else

@@ -1,0 +1,249 @@
+//! What only the CUDA backend has: signatures, images, errors of the driver, streams, graphs, memory of the caller's, memory traffic.
+
+use crate::common::cuda::{capture, emulator, on_every_schedule};
+use crate::common::*;
+use bagdot::backend::cuda::{Parameter, SIGNATURES, Signature, Slice, SliceMut, driver_version, images};
+use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
+use bagdot::ops::{Bags, Device, MatrixMut, Pooling};
+use bagdot::{Cpu, Cuda, Error};
+
+/// A batch whose rows are `dim` elements long, with `length` ids in each of its bags.
+fn case(dim: usize, length: usize) -> BagCase {
+    let tables = [(500, dim), (300, dim)];
+    let features = [feature(0, Pooling::Sum), feature(1, Pooling::Mean)];
+    BagCase::new(format!("D = {dim}, L = {length}"), (&tables, &features), &[length; 2 * 64], |random, rows| {
+        random.below(rows)
+    })
+}
+
+/// The pooled output on any device.
+fn pool<B: EmbeddingBagOps>(device: &B, case: &BagCase) -> Vec<f32> {
+    case.pool::<B, i64>(device, &case.weights::<f32>())
+}
+
+/// The `.param` list of every kernel, as the compiled PTX has it, is the one that launches are made from.
+#[test]
+fn signatures_are_those_of_the_ptx() {
+    let mut seen = 0;
+    for image in images() {
+        let Some(ptx) = image.ptx else { continue };
+        for entry in ptx.split(".entry ").skip(1) {
+            let (name, rest) = entry.split_once('(').unwrap();
+            let name = name.trim();
+            let parameters: Vec<Parameter> = rest
+                .split_once(')')
+                .unwrap()
+                .0
+                .split(',')
+                .map(|parameter| match parameter.split_whitespace().nth(1) {
+                    Some(".u32") => Parameter::U32,
+                    Some(".u64") => Parameter::U64,
+                    Some(".f32") => Parameter::F32,
+                    other => panic!("{name} has a parameter of type {other:?}"),
+                })
+                .collect();
+            // With several instances, names end in the types: NAME_ELEMENT_INDEX, NAME_ELEMENT.
+            let is_it = |signature: &&Signature| {
+                let types = match signature.instances {
+                    6 => 2,
+                    2 | 3 => 1,
+                    _ => 0,
+                };
+                signature.stem == image.stem && name.rsplitn(types + 1, '_').last() == Some(signature.name)
+            };
+            let signature = SIGNATURES.iter().find(is_it);
+            let signature =
+                signature.unwrap_or_else(|| panic!("kernels.rs does not declare {name} of {}.cu", image.stem));
+            assert_eq!(signature.parameters.concat(), parameters, "{name}");
+            seen += 1;
+        }
+    }
+    assert_eq!(
+        seen,
+        SIGNATURES.iter().map(|signature| signature.instances).sum::<usize>(),
+        "all that is declared is there"
+    );
+}
+
+#[test]
+fn results_are_those_of_the_cpu_to_the_bit() {
+    for (dim, length) in [(64, 20), (7, 3), (128, 1), (200, 9)] {
+        let case = case(dim, length);
+        let want = pool(&Cpu::single_threaded(), &case);
+        on_every_schedule(|cuda| assert_same_bits(&case.name, &pool(cuda, &case), &want));
+    }
+}
+
+/// Memory moves in whole sectors, and each row, id and output moves once: within 5 % of the least possible.
+#[test]
+fn global_memory_moves_once_in_whole_sectors() {
+    let Some(emulator) = emulator() else { return };
+    for (dim, length) in [(64, 20), (128, 20), (256, 32), (32, 24), (16, 40)] {
+        let alone = emulator.exclusive();
+        let (case, cuda) = (case(dim, length), Cuda::new(0).unwrap());
+        alone.reset_counters();
+        pool(&cuda, &case);
+        let counters = alone.counters();
+        let kernel = counters.iter().find(|kernel| kernel.name == "embedding_bag_forward_f32_i64").unwrap();
+        let total = &kernel.total;
+        assert!(total.sectors as f64 <= 1.05 * total.ideal_sectors as f64, "{}: {total:?}", case.name);
+        let bags = 2 * 64;
+        let rows_and_outputs = bags * (length + 1) * dim * 4;
+        assert_eq!(total.global_written as usize, bags * dim * 4, "{}", case.name);
+        // Ids, bounds, and the description of the feature for each bag.
+        let others = bags * (length * 8 + 2 * 8 + 40);
+        // Each of these reads of a bag may begin within a sector.
+        let begun = bags * 4 * 32;
+        let bytes = total.sectors as usize * 32;
+        assert!(
+            bytes as f64 <= 1.05 * (rows_and_outputs + others + begun) as f64,
+            "{}: {bytes} bytes, {total:?}",
+            case.name
+        );
+    }
+}
+
+#[test]
+fn a_bad_id_leaves_the_context_usable() {
+    on_every_schedule(|cuda| {
+        let good = case(16, 4);
+        let mut bad = good.clone();
+        bad.indices[37] = 1 << 40;
+        bad.indices[99] = -1;
+        let bags = bad.upload::<Cuda, i64>(cuda);
+        let weights = upload(cuda, &bad.weights::<f32>());
+        let mut output = upload(cuda, &poisoned::<f32>(bad.batch_size * bad.width()));
+        let output = MatrixMut::packed(Cuda::view_mut(&mut output), bad.batch_size, bad.width());
+        let forward =
+            Forward { tables: &bags.tables, weights: Cuda::view(&weights), bags: bags.view(), output, argmax: None };
+        assert_eq!(forward.run(cuda), Ok(()), "nothing waits for the device in a launch");
+        let error = cuda.synchronize().unwrap_err();
+        let (table, bag, position, value, num_embeddings, count) = (0, 9, 37, 1 << 40, 500, 2);
+        assert_eq!(error, Error::IndexOutOfRange { table, bag, position, value, num_embeddings, count });
+        assert_eq!(cuda.synchronize(), Ok(()));
+        assert_same_bits("afterwards", &pool(cuda, &good), &pool(&Cpu::single_threaded(), &good));
+    });
+}
+
+/// An op is a launch and nothing else: it can be captured into a graph, and replayed on other ids and weights in the same places.
+#[test]
+fn an_op_can_be_captured_and_replayed() {
+    on_every_schedule(|cuda| {
+        let (first, mut second) = (case(16, 4), case(16, 4));
+        second.indices.reverse();
+        second.seed += 1;
+        // Ids of the first table are valid for the second only below its size.
+        second.indices.iter_mut().for_each(|id| *id %= 300);
+        let mut bags = first.upload::<Cuda, i64>(cuda);
+        let mut weights = upload(cuda, &first.weights::<f32>());
+        let mut output = upload(cuda, &poisoned::<f32>(first.batch_size * first.width()));
+        let graph = capture(cuda, || {
+            let output = MatrixMut::packed(Cuda::view_mut(&mut output), first.batch_size, first.width());
+            let forward = Forward {
+                tables: &bags.tables,
+                weights: Cuda::view(&weights),
+                bags: bags.view(),
+                output,
+                argmax: None,
+            };
+            forward.run(cuda).unwrap();
+        });
+        for case in [&first, &second] {
+            cuda.upload(&case.indices, Cuda::view_mut(&mut bags.indices)).unwrap();
+            cuda.upload(&case.weights::<f32>(), Cuda::view_mut(&mut weights)).unwrap();
+            cuda.upload(&poisoned::<f32>(case.batch_size * case.width()), Cuda::view_mut(&mut output)).unwrap();
+            graph.replay();
+            cuda.synchronize().unwrap();
+            assert_same_bits("replayed", &download(cuda, &output), &pool(&Cpu::single_threaded(), case));
+        }
+    });
+}
+
+/// What an embedder does: memory and stream are its own, and bagdot is given addresses.
+#[test]
+fn foreign_memory_on_a_foreign_stream() {
+    use cudarc::driver::{CudaContext, DevicePtr, DevicePtrMut};
+    on_every_schedule(|_| {
+        let case = case(24, 5);
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.new_stream().unwrap();
+        // SAFETY: the stream is one of the device's primary context, and outlives the backend.
+        let cuda = unsafe { Cuda::on_stream(0, stream.cu_stream().cast()) }.unwrap();
+        assert_eq!(cuda.stream(), stream.cu_stream().cast());
+        let offsets: Vec<i64> = case.offsets.iter().map(|&offset| offset as i64).collect();
+        let weights = stream.clone_htod(&case.weights::<f32>()).unwrap();
+        let (indices, offsets) = (stream.clone_htod(&case.indices).unwrap(), stream.clone_htod(&offsets).unwrap());
+        let mut output = stream.clone_htod(&poisoned::<f32>(case.batch_size * case.width())).unwrap();
+        let tables = cuda.tables(case.layout()).unwrap();
+        {
+            let (weights, _keep_weights) = weights.device_ptr(&stream);
+            let (indices, _keep_indices) = indices.device_ptr(&stream);
+            let (offsets, _keep_offsets) = offsets.device_ptr(&stream);
+            let (output, _keep_output) = output.device_ptr_mut(&stream);
+            // SAFETY: each pointer is to as many elements, alive until the stream has been waited for, and the output is nobody else's.
+            let (weights, bags, output) = unsafe {
+                let bags = Bags::<Cuda, i64> {
+                    batch_size: case.batch_size,
+                    indices: Slice::from_raw(indices, case.indices.len()),
+                    has_spare: false,
+                    offsets: Slice::from_raw(offsets, case.offsets.len()),
+                    per_sample_weights: None,
+                };
+                let output = SliceMut::from_raw(output, case.batch_size * case.width());
+                (Slice::<f32>::from_raw(weights, case.num_weights()), bags, output)
+            };
+            let output = MatrixMut::packed(output, case.batch_size, case.width());
+            Forward { tables: &tables, weights, bags, output, argmax: None }.run(&cuda).unwrap();
+            cuda.synchronize().unwrap();
+        }
+        let got = stream.clone_dtoh(&output).unwrap();
+        stream.synchronize().unwrap();
+        assert_same_bits("the output", &got, &pool(&Cpu::single_threaded(), &case));
+    });
+}
+
+/// Every way in which a device can be missing is an error that says so.
+#[test]
+fn missing_devices_and_drivers_are_errors() {
+    let Some(emulator) = emulator() else { return };
+    let alone = emulator.exclusive();
+    assert!(driver_version().unwrap() >= 13_000);
+    let message = |device| Cuda::new(device).unwrap_err().to_string();
+    assert_eq!(message(5), "no CUDA device 5: there are 1");
+    alone.set_devices(0);
+    assert_eq!(message(0), "no CUDA device 0: there are 0");
+    alone.reset_all();
+    alone.set_driver_version(12_040);
+    assert_eq!(message(0), "the CUDA driver supports CUDA 12.4, but 13.0 is needed: update it, or use the CPU");
+    alone.reset_all();
+    alone.set_capability(75);
+    assert_eq!(message(0), "no kernels for compute capability 7.5: 8.0 is the least");
+    alone.reset_all();
+    let cuda = Cuda::new(0).unwrap();
+    alone.set_memory(1 << 20);
+    let cuda_small = Cuda::new(0).unwrap();
+    assert_eq!(cuda_small.alloc::<f32>(1 << 20).map(|_| ()), Err(Error::OutOfMemory { bytes: 4 << 20 }));
+    assert!(cuda_small.alloc::<f32>(1 << 10).is_ok(), "the context is usable");
+    assert!(cuda_small.alloc::<f32>(usize::MAX / 2).is_err());
+    drop((cuda, cuda_small));
+}
+
+#[test]
+fn buffers_are_cleared_copied_and_freed() {
+    let Some(emulator) = emulator() else { return };
+    let alone = emulator.exclusive();
+    let cuda = Cuda::new(0).unwrap();
+    let before = alone.used_bytes(0);
+    let buffer = cuda.alloc::<u32>(1000).unwrap();
+    assert_eq!(download(&cuda, &buffer), [0; 1000]);
+    assert!(alone.used_bytes(0) >= before + 4000);
+    drop(buffer);
+    assert_eq!(alone.used_bytes(0), before);
+    let empty = cuda.alloc::<u32>(0).unwrap();
+    assert!(download(&cuda, &empty).is_empty());
+    let mut two = upload(&cuda, &[1.0_f32, 2.0, 3.0, 4.0]);
+    let (mut left, right) = Cuda::split_mut(&mut two, 0..1, 2..4);
+    assert_eq!((left.len(), right.len()), (1, 2));
+    let text = cuda.upload(&[0.0; 2], Cuda::reborrow_mut(&mut left)).unwrap_err().to_string();
+    assert_eq!(text, "upload: target is 1, but must be 2");
+}

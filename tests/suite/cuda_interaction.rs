@@ -1,0 +1,85 @@
+//! What `interaction` costs on CUDA: memory traffic, and the banks of shared memory.
+
+use crate::common::cuda::emulator;
+use crate::common::*;
+use bagdot::ops::interaction::{Backward, Features, FeaturesMut, Forward};
+use bagdot::ops::{Device, Interaction, Matrix, MatrixMut, Precision};
+use bagdot::{Cuda, bf16};
+use bagdot_emulator::{Counts, Exclusive};
+
+/// What one kernel must have counted that nothing but `run` has launched.
+fn counts(alone: &Exclusive, cuda: &Cuda, kernel: &str, run: impl FnOnce()) -> Counts {
+    alone.reset_counters();
+    run();
+    cuda.synchronize().unwrap();
+    let counters = alone.counters();
+    let launched: Vec<_> = counters.iter().filter(|kernel| kernel.launches > 0).collect();
+    assert_eq!(launched.iter().map(|kernel| &kernel.name[..]).collect::<Vec<_>>(), [kernel]);
+    launched[0].total
+}
+
+/// Each byte moves once, in whole sectors, and shared memory answers nearly every request at once: what unfolds the gradient of the pairs stores to
+/// rows and columns in two passes on average, and little else makes up for that where D is small.
+#[track_caller]
+fn assert_lean(what: &str, counts: &Counts, (read, written): (usize, usize)) {
+    assert_eq!(counts.global_read as usize, read, "{what}: bytes read, {counts:?}");
+    assert_eq!(counts.global_written as usize, written, "{what}: bytes written, {counts:?}");
+    let ideal = (read + written) as f64 / 32.0;
+    assert!(counts.sectors as f64 <= 1.05 * ideal, "{what}: {} sectors of {ideal}, {counts:?}", counts.sectors);
+    assert!(
+        counts.bank_passes as f64 <= 1.1 * counts.ideal_passes as f64,
+        "{what}: {} passes over the banks, not {}, {counts:?}",
+        counts.bank_passes,
+        counts.ideal_passes
+    );
+}
+
+/// F = 27, as with Criteo's data, from bottom MLP and lookup to top MLP.
+fn check<E: Stored + Poison>(precision: Precision, (forward, backward): (&str, &str)) {
+    let Some(emulator) = emulator() else { return };
+    for dim in [64, 128] {
+        let (alone, cuda) = (emulator.exclusive(), Cuda::new(0).unwrap());
+        let (interaction, batch_size, pooled) = (Interaction::default(), 24, 26 * dim);
+        let width = interaction.width(true, 26, dim);
+        let new = |len: usize| upload(&cuda, &vec![E::store(1.0); len]);
+        let (dense, sparse, grad) = (new(batch_size * dim), new(batch_size * pooled), new(batch_size * width));
+        let features = Features::Split {
+            dense: Matrix::packed(Cuda::view(&dense), batch_size, dim),
+            sparse: Matrix::packed(Cuda::view(&sparse), batch_size, pooled),
+        };
+        let what = format!("{} {precision:?}, D = {dim}", E::DTYPE);
+        let mut output = new(batch_size * width);
+        let counted = counts(&alone, &cuda, forward, || {
+            let output = MatrixMut::packed(Cuda::view_mut(&mut output), batch_size, width);
+            Forward { interaction, dim, precision, features, output }.run(&cuda).unwrap();
+        });
+        let [features_bytes, output_bytes] = [27 * dim, width].map(|cols| batch_size * cols * size_of::<E>());
+        assert_lean(&format!("{what}, forward"), &counted, (features_bytes, output_bytes));
+
+        let (mut grad_dense, mut grad_sparse) = (new(batch_size * dim), new(batch_size * pooled));
+        let counted = counts(&alone, &cuda, backward, || {
+            let grad_output = Matrix::packed(Cuda::view(&grad), batch_size, width);
+            let grad_features = FeaturesMut::Split {
+                dense: MatrixMut::packed(Cuda::view_mut(&mut grad_dense), batch_size, dim),
+                sparse: MatrixMut::packed(Cuda::view_mut(&mut grad_sparse), batch_size, pooled),
+            };
+            Backward { interaction, dim, precision, features, grad_output, grad_features }.run(&cuda).unwrap();
+        });
+        assert_lean(&format!("{what}, backward"), &counted, (features_bytes + output_bytes, features_bytes));
+    }
+}
+
+#[test]
+fn exact_products_are_lean() {
+    check::<f32>(Precision::Full, ("interaction_forward_f32", "interaction_backward_f32"));
+}
+
+#[test]
+fn tf32_products_are_lean() {
+    check::<f32>(Precision::Tf32, ("interaction_mma_forward_f32", "interaction_mma_backward_f32"));
+}
+
+#[test]
+fn bf16_features_are_lean() {
+    check::<bf16>(Precision::Full, ("interaction_mma_forward_bf16", "interaction_mma_backward_bf16"));
+}

@@ -1,0 +1,166 @@
+//! `linear` on CUDA: every shape of tiles, the same bits under every schedule, traffic and banks.
+
+use std::cell::RefCell;
+
+use crate::common::cuda::{emulator, on_every_schedule};
+use crate::common::*;
+use bagdot::ops::linear::{Backward, Forward, LinearOps};
+use bagdot::ops::{Accum, Activation, Matrix, MatrixMut, Precision};
+use bagdot::{Cpu, Cuda, Philox, bf16, f16};
+
+/// All that a layer computes: output, gradients of input, weight and bias.
+#[derive(Debug, PartialEq)]
+struct Got<E> {
+    output: Vec<E>,
+    input: Vec<E>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl<E: Stored + Poison> Got<E> {
+    fn bytes(&self) -> Vec<u8> {
+        [bytes(&self.output), bytes(&self.input), bytes(&self.weight), bytes(&self.bias)].concat()
+    }
+}
+
+/// Runs a layer `(batch size, outputs, inputs)` with ReLU both ways, on values that `draw(len, seed)` gives.
+fn run<B: LinearOps, E: Stored + Poison>(
+    device: &B,
+    (m, n, k): (usize, usize, usize),
+    precision: Precision,
+    draw: fn(usize, u64) -> Vec<f32>,
+) -> Got<E> {
+    let stored = |len, seed| draw(len, seed).iter().map(|&x| E::store(f64::from(x))).collect::<Vec<E>>();
+    let (x, w, b) = (upload(device, &stored(m * k, 1)), upload(device, &stored(n * k, 2)), upload(device, &draw(n, 3)));
+    let (mut y, mut z) = (upload(device, &poisoned::<E>(m * n)), upload(device, &stored(m * n, 4)));
+    let (mut dx, mut dw) = (upload(device, &poisoned::<E>(m * k)), upload(device, &poisoned::<f32>(n * k)));
+    let mut db = upload(device, &poisoned::<f32>(n));
+    let mut workspace = upload(device, &poisoned::<u64>(Backward::<B, E>::workspace_len(device, m, n, k)));
+    let activation = Activation::Relu;
+    let forward = Forward {
+        input: Matrix::packed(B::view(&x), m, k),
+        weight: Matrix::packed(B::view(&w), n, k),
+        bias: B::view(&b),
+        activation,
+        precision,
+        output: MatrixMut::packed(B::view_mut(&mut y), m, n),
+    };
+    assert_eq!(outcome(device, forward.run(device)), Ok(()));
+    let backward = Backward {
+        input: Matrix::packed(B::view(&x), m, k),
+        weight: Matrix::packed(B::view(&w), n, k),
+        output: Matrix::packed(B::view(&y), m, n),
+        activation,
+        precision,
+        grad_output: MatrixMut::packed(B::view_mut(&mut z), m, n),
+        grad_input: Some(MatrixMut::packed(B::view_mut(&mut dx), m, k)),
+        grad_weight: MatrixMut::packed(B::view_mut(&mut dw), n, k),
+        grad_bias: B::view_mut(&mut db),
+        accum: Accum::Replace,
+        workspace: B::view_mut(&mut workspace),
+    };
+    assert_eq!(outcome(device, backward.run(device)), Ok(()));
+    Got {
+        output: download(device, &y),
+        input: download(device, &dx),
+        weight: download(device, &dw),
+        bias: download(device, &db),
+    }
+}
+
+/// Integers from -3 to 3: with factors like these every sum of the tests is exact in `f32`, in whatever order, and so is every factor in tf32
+/// and in 16 bits. Whatever computes a layer must come to the same bits.
+fn draw_integers(len: usize, seed: u64) -> Vec<f32> {
+    let mut random = Philox::new(seed, 0x1e7);
+    (0..len).map(|_| random.below(7) as f32 - 3.0).collect()
+}
+
+fn is_as_on_the_cpu<E: Stored + Poison>(cuda: &Cuda, shape: (usize, usize, usize), precision: Precision) {
+    let what = format!("{}, {precision:?}, {shape:?}", E::DTYPE);
+    let want = run::<Cpu, E>(&Cpu::single_threaded(), shape, precision, draw_integers);
+    let got = run::<Cuda, E>(cuda, shape, precision, draw_integers);
+    assert!(got.output.iter().any(|y| y.value() > 0.0), "{what}: there is something to compare");
+    // A zero may have either sign.
+    assert!(got == want, "{what}: differs from the CPU");
+}
+
+/// Layers with as many outputs that large tiles fill a device, and with as many inputs.
+#[test]
+fn large_tiles_are_right() {
+    for shape in [(1500, 1450, 20), (1450, 20, 1500)] {
+        let alone = emulator().map(|emulator| emulator.exclusive());
+        let cuda = Cuda::new(0).unwrap();
+        is_as_on_the_cpu::<f32>(&cuda, shape, Precision::Full);
+        is_as_on_the_cpu::<f32>(&cuda, shape, Precision::Tf32);
+        is_as_on_the_cpu::<f16>(&cuda, shape, Precision::Full);
+        is_as_on_the_cpu::<bf16>(&cuda, shape, Precision::Full);
+        assert!(alone.is_none_or(|alone| alone.report().is_empty()));
+    }
+}
+
+/// Sums over the batch in several parts, none of which ends where a tile does.
+#[test]
+fn results_are_the_same_bits_under_every_schedule() {
+    let first = RefCell::new(None);
+    on_every_schedule(|cuda| {
+        let mut all = vec![];
+        for shape in [(300, 70, 90), (290, 1, 37), (280, 40, 13)] {
+            all.extend(run::<Cuda, f32>(cuda, shape, Precision::Full, draw).bytes());
+            all.extend(run::<Cuda, f32>(cuda, shape, Precision::Tf32, draw).bytes());
+            all.extend(run::<Cuda, f16>(cuda, shape, Precision::Full, draw).bytes());
+            all.extend(run::<Cuda, bf16>(cuda, shape, Precision::Full, draw).bytes());
+        }
+        let again = run::<Cuda, f32>(cuda, (300, 70, 90), Precision::Full, draw).bytes();
+        assert!(all.starts_with(&again), "a second run gives other bits");
+        assert!(*first.borrow_mut().get_or_insert_with(|| all.clone()) == all, "another schedule gives other bits");
+    });
+}
+
+/// Exact products are chains of fma in the order of the terms, whatever the tile.
+#[test]
+fn exact_products_are_chains_of_fma() {
+    on_every_schedule(|cuda| {
+        for (m, n, k) in [(70, 65, 37), (130, 5, 33)] {
+            let got = run::<Cuda, f32>(cuda, (m, n, k), Precision::Full, draw);
+            let (x, w, b) = (draw(m * k, 1), draw(n * k, 2), draw(n, 3));
+            let chain = |e: usize| (0..k).fold(0.0, |sum, i| x[e / n * k + i].mul_add(w[e % n * k + i], sum));
+            let want: Vec<f32> = (0..m * n).map(|e| (chain(e) + b[e % n]).max(0.0)).collect();
+            assert!(got.output == want, "{:?}", (m, n, k));
+        }
+    });
+}
+
+/// Memory moves in whole sectors, each block reads the rows and columns of its tile once, and no access to shared memory waits for a bank.
+#[test]
+fn tiles_move_once_in_whole_sectors_and_without_bank_conflicts() {
+    let Some(emulator) = emulator() else { return };
+    let shape: (usize, usize, usize) = (256, 128, 192);
+    let check = |size: usize, run: &dyn Fn(&Cuda)| {
+        let alone = emulator.exclusive();
+        let cuda = Cuda::new(0).unwrap();
+        alone.reset_counters();
+        run(&cuda);
+        let counters = alone.counters();
+        let (m, n, k) = shape;
+        // Rows, columns and terms of each product, and what is read besides its factors: the bias, by every element.
+        for (name, [rows, cols, terms], side, others) in [
+            ("linear_forward", [m, n, k], 64_usize, m * n * 4),
+            ("linear_input_grad", [m, k, n], 64, 0),
+            ("linear_weight_grad", [n, k, m], 128, 0),
+        ] {
+            let kernel = counters.iter().find(|kernel| kernel.name.starts_with(name)).unwrap();
+            let total = &kernel.total;
+            let read = (rows * cols.div_ceil(side) + cols * rows.div_ceil(side)) * terms * size + others;
+            assert_eq!(total.global_read as usize, read, "{}: {total:?}", kernel.name);
+            assert_eq!(total.bank_passes, total.ideal_passes, "{}: {total:?}", kernel.name);
+            assert!(total.sectors as f64 <= 1.05 * total.ideal_sectors as f64, "{}: {total:?}", kernel.name);
+        }
+        let kernel = counters.iter().find(|kernel| kernel.name.starts_with("linear_activation_grad")).unwrap();
+        assert_eq!(kernel.total.global_read as usize, 2 * m * n * size, "{:?}", kernel.total);
+        assert_eq!(kernel.total.bank_passes, kernel.total.ideal_passes, "{:?}", kernel.total);
+    };
+    check(4, &|cuda| drop(run::<Cuda, f32>(cuda, shape, Precision::Full, draw)));
+    check(4, &|cuda| drop(run::<Cuda, f32>(cuda, shape, Precision::Tf32, draw)));
+    check(2, &|cuda| drop(run::<Cuda, f16>(cuda, shape, Precision::Full, draw)));
+    check(2, &|cuda| drop(run::<Cuda, bf16>(cuda, shape, Precision::Full, draw)));
+}

@@ -1,0 +1,320 @@
+//! `index_sort` and `sparse_update` on CUDA: the bits of the CPU, replayed graphs, memory traffic, and how even the work is.
+
+use std::collections::BTreeMap;
+
+use crate::common::cuda::{capture, emulator, on_every_schedule, on_every_schedule_with_overlaps};
+use crate::common::updates::{Backward, State, download_grad, poisoned_grad, rules, state_values};
+use crate::common::*;
+use bagdot::ops::index_sort::{IndexSortOps, Sort};
+use bagdot::ops::sparse_update::{SparseUpdateOps, Update};
+use bagdot::ops::{Device, Optimizer, Pooling, Rounding, UpdateRule, WeightDecay};
+use bagdot::{Cpu, Cuda, Error, OffsetRule, bf16, f16};
+
+/// Bags that all look up one row very often, and others now and then; two tables, of which one has rows of 4.
+fn case(dim: usize, pooling: Pooling) -> BagCase {
+    let lengths = [&[90, 70][..], &[5; 14]].concat();
+    let layout = (&[(12, dim), (9, 4)][..], &[feature(0, pooling), feature(1, Pooling::Sum)][..]);
+    BagCase::new(format!("D = {dim}, {pooling:?}"), layout, &lengths, |random, rows| match random.below(3) {
+        0 => random.below(rows),
+        _ => 3,
+    })
+}
+
+/// Weights, state and gradient of a step.
+struct Outcome {
+    weights: Vec<u8>,
+    state: [Vec<f32>; 2],
+    grad: Vec<(u64, Vec<f32>)>,
+}
+
+fn step<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B, case: &BagCase, rule: UpdateRule) -> Outcome {
+    let backward = Backward::<B, i64>::new(device, case, &case.grad_output(), Some(1.5));
+    let state = state_values(rule.optimizer, case.num_rows(), case.num_weights());
+    let scale: Vec<f32> = (0..case.num_rows()).map(|row| (row % 5) as f32 / 3.0).collect();
+    let (weights, state) = backward.update_scaled(device, case, (rule, Some(&scale)), &case.weights::<E>(), &state);
+    let mut grad = poisoned_grad(device, case, case.indices.len());
+    backward.reduce(device, &mut grad).unwrap();
+    Outcome { weights: bytes(&weights), state, grad: download_grad(device, &grad) }
+}
+
+#[track_caller]
+fn assert_same_step<E: Stored>(case: &BagCase, rule: UpdateRule) {
+    let want = step::<_, E>(&Cpu::single_threaded(), case, rule);
+    on_every_schedule(|cuda| {
+        let what = format!("{}, {:?}, {:?}, {:?}", case.name, E::DTYPE, rule.optimizer, rule.weight_decay);
+        let got = step::<_, E>(cuda, case, rule);
+        assert!(got.weights == want.weights, "{what}: weights");
+        for (got, want) in got.state.iter().zip(&want.state) {
+            assert_same_bits(&format!("{what}: state"), got, want);
+        }
+        for ((got_row, got), (row, want)) in got.grad.iter().zip(&want.grad) {
+            assert_eq!(got_row, row, "{what}");
+            assert_same_bits(&format!("{what}: gradient of row {row}"), got, want);
+        }
+        assert_eq!(got.grad.len(), want.grad.len(), "{what}");
+    });
+}
+
+/// Every optimizer, storage type and kind of decay, with random rounding in every second one.
+fn assert_same_steps(case: &BagCase) {
+    for (k, mut rule) in rules().into_iter().enumerate() {
+        if k % 2 == 0 {
+            rule.rounding = Rounding::Stochastic { seed: 0x1234_5678_9abc };
+        }
+        match (k + case.seed as usize) % 3 {
+            0 => assert_same_step::<f32>(case, rule),
+            1 => assert_same_step::<f16>(case, rule),
+            _ => assert_same_step::<bf16>(case, rule),
+        }
+    }
+}
+
+#[test]
+fn steps_are_those_of_the_cpu_to_the_bit() {
+    for dim in [1, 3, 4, 16, 63, 64, 129] {
+        assert_same_steps(&case(dim, POOLINGS[dim % 3]));
+    }
+    for pooling in POOLINGS {
+        assert_same_steps(&case(12, pooling));
+    }
+    assert_same_steps(&case(20, Pooling::Mean).weighted());
+}
+
+#[test]
+fn steps_on_long_rows_are_those_of_the_cpu_to_the_bit() {
+    assert_same_steps(&case(1024, Pooling::Mean));
+}
+
+#[test]
+fn a_row_of_many_chunks_is_summed_as_on_the_cpu() {
+    for length in [64, 65, 128, 64 * 21 + 1] {
+        let layout = (&[(3, 8)][..], &[feature(0, Pooling::Sum)][..]);
+        let case = BagCase::new(format!("{length} equal ids"), layout, &[length], |_, _| 1).weighted();
+        assert_same_step::<f32>(&case, UpdateRule::new(Optimizer::RowwiseAdagrad { eps: 0.25 }, 0.1));
+    }
+}
+
+/// What a sort and a step read and write, on a device.
+struct Step<I: Id> {
+    case: BagCase,
+    backward: Backward<Cuda, I>,
+    weights: bagdot::backend::cuda::Buffer<f32>,
+    state: State<Cuda>,
+    workspace: bagdot::backend::cuda::Buffer<u64>,
+}
+
+const ROWWISE: UpdateRule = UpdateRule {
+    optimizer: Optimizer::RowwiseAdagrad { eps: 0.25 },
+    learning_rate: 0.1,
+    step: 5,
+    weight_decay: WeightDecay::None,
+    rounding: Rounding::Nearest,
+};
+
+impl<I: Id> Step<I> {
+    fn new(cuda: &Cuda, case: BagCase) -> Self {
+        let backward = Backward::new(cuda, &case, &case.grad_output(), None);
+        let (n, tables) = (case.indices.len(), case.layout());
+        let sort = Sort::<Cuda, I>::workspace_len(cuda, &tables, n);
+        let update = Update::<Cuda, f32, I>::workspace_len(cuda, &tables, n);
+        Self {
+            backward,
+            weights: upload(cuda, &case.weights::<f32>()),
+            state: State::new(cuda, &state_values(ROWWISE.optimizer, case.num_rows(), case.num_weights())),
+            workspace: upload(cuda, &poisoned(sort.max(update))),
+            case,
+        }
+    }
+
+    fn sort(&mut self, cuda: &Cuda) {
+        let Backward { bags, sorted, .. } = &mut self.backward;
+        let workspace = Cuda::view_mut(&mut self.workspace);
+        Sort { tables: &bags.tables, bags: bags.view(), sorted, workspace }.run(cuda).unwrap();
+    }
+
+    fn update(&mut self, cuda: &Cuda) {
+        let update = self.update_op();
+        update.run(cuda).unwrap();
+    }
+
+    fn update_op(&mut self) -> Update<'_, Cuda, f32, I> {
+        Update {
+            source: self.backward.source(),
+            control: Default::default(),
+            rule: ROWWISE,
+            decay_scale: None,
+            weights: Cuda::view_mut(&mut self.weights),
+            state: self.state.view_mut(ROWWISE.optimizer),
+            workspace: Cuda::view_mut(&mut self.workspace),
+        }
+    }
+}
+
+/// Positions in two bags at once, whose order is then of no meaning: nothing outside of the buffers may be touched on the way to the error, nor
+/// in a step with what has been sorted.
+#[test]
+fn overlapping_bags_are_an_error() {
+    on_every_schedule_with_overlaps(|cuda| {
+        let mut step = Step::<i64>::new(cuda, case(16, Pooling::Mean));
+        let (position, before) = (7, step.case.offsets[6] as i64);
+        let mut offsets: Vec<i64> = step.case.offsets.iter().map(|&offset| offset as i64).collect();
+        offsets[position] = 3;
+        offsets[position + 4] += 1000;
+        cuda.upload(&offsets, Cuda::view_mut(&mut step.backward.bags.offsets)).unwrap();
+        step.sort(cuda);
+        let rule = OffsetRule::NotBelow(before);
+        assert_eq!(cuda.synchronize(), Err(Error::InvalidOffsets { position, value: 3, rule }));
+        step.update(cuda);
+        assert_eq!(cuda.synchronize(), Ok(()));
+    });
+}
+
+/// Whatever is passed off as the order of a batch, a step touches nothing outside of its buffers.
+#[test]
+fn an_order_that_is_none_does_no_harm() {
+    on_every_schedule_with_overlaps(|cuda| {
+        let mut random = bagdot::Philox::new(3, 1);
+        let mut step = Step::<i32>::new(cuda, case(12, Pooling::Mean));
+        let n = step.case.indices.len();
+        for most in [1 << 4, 1 << 9, 1 << 32] {
+            let mut draw = |len: usize| -> Vec<u32> { (0..len).map(|_| random.below(most) as u32).collect() };
+            let sorted = &mut step.backward.sorted;
+            for (buffer, len) in [(&mut sorted.segments, n + 1), (&mut sorted.positions, n), (&mut sorted.bags, n)] {
+                cuda.upload(&draw(len), Cuda::view_mut(buffer)).unwrap();
+            }
+            cuda.upload(&draw(2), Cuda::view_mut(&mut sorted.counts)).unwrap();
+            let rows: Vec<u64> = draw(n).into_iter().map(u64::from).collect();
+            cuda.upload(&rows, Cuda::view_mut(&mut sorted.rows)).unwrap();
+            step.update(cuda);
+            let mut grad = poisoned_grad(cuda, &step.case, n);
+            step.backward.reduce(cuda, &mut grad).unwrap();
+            assert_eq!(cuda.synchronize(), Ok(()));
+        }
+    });
+}
+
+/// Sort and step in one graph, replayed with other ids in the same places: the results of the CPU each time.
+#[test]
+fn a_captured_sort_and_step_is_replayed() {
+    on_every_schedule(|cuda| {
+        let first = case(16, Pooling::Mean);
+        let mut second = first.clone();
+        second.indices.iter_mut().for_each(|id| *id = (*id * 5 + 1) % 9);
+        let mut step = Step::<i64>::new(cuda, first.clone());
+        let graph = capture(cuda, || {
+            step.sort(cuda);
+            step.update(cuda);
+        });
+        for case in [&first, &second, &first] {
+            let state = state_values(ROWWISE.optimizer, case.num_rows(), case.num_weights());
+            cuda.upload(&case.indices, Cuda::view_mut(&mut step.backward.bags.indices)).unwrap();
+            cuda.upload(&case.weights::<f32>(), Cuda::view_mut(&mut step.weights)).unwrap();
+            cuda.upload(&state[0], Cuda::view_mut(&mut step.state.first)).unwrap();
+            graph.replay();
+            cuda.synchronize().unwrap();
+            let cpu = Cpu::single_threaded();
+            let on_cpu = Backward::<Cpu, i64>::new(&cpu, case, &case.grad_output(), None);
+            let (want, want_state) = on_cpu.update(&cpu, case, ROWWISE, &case.weights::<f32>(), &state);
+            assert_same_bits("replayed weights", &download(cuda, &step.weights), &want);
+            assert_same_bits("replayed state", &download(cuda, &step.state.first), &want_state[0]);
+        }
+    });
+}
+
+/// What kernels did, by name.
+fn counted(alone: &bagdot_emulator::Exclusive, name: &str) -> bagdot_emulator::KernelCounts {
+    let counters = alone.counters();
+    counters.into_iter().find(|kernel| kernel.name == name).unwrap_or_else(|| panic!("{name} was not launched"))
+}
+
+/// Rows that occur once: gradients, weights and state move once. Beyond these a warp reads, most of it from a cache, what it must know about its rows:
+/// 25 sectors, of which it needs a part.
+#[test]
+fn a_step_moves_each_row_once() {
+    let Some(emulator) = emulator() else { return };
+    for dim in [16, 64, 128] {
+        let alone = emulator.exclusive();
+        let cuda = Cuda::new(0).unwrap();
+        let layout = (&[(512, dim)][..], &[feature(0, Pooling::Sum)][..]);
+        let mut ids = 0..512;
+        let mut step = Step::<i32>::new(&cuda, BagCase::new("once", layout, &[1; 512], |_, _| ids.next().unwrap()));
+        alone.reset_counters();
+        step.update(&cuda);
+        cuda.synchronize().unwrap();
+        let total = counted(&alone, "sparse_update_update_f32").total;
+        let (bytes, least) = (total.sectors as usize * 32, step.update_op().bytes_moved());
+        let warps = 512 * (dim / 4) / 32;
+        assert!(
+            bytes <= least + warps * 25 * 32,
+            "D = {dim}: {bytes} bytes, {least} at least, {warps} warps: {total:?}"
+        );
+    }
+}
+
+/// A pass over 32-bit keys reads and writes keys and positions, equal digits side by side: 16 bytes an id. The rest, no more than 60 %, is what tiles
+/// tell each other and runs that begin within a sector.
+#[test]
+fn a_pass_of_the_sort_moves_each_id_once() {
+    let Some(emulator) = emulator() else { return };
+    let alone = emulator.exclusive();
+    let cuda = Cuda::new(0).unwrap();
+    // With the number that stands for no row, these rows have 21 bits.
+    let layout = (&[(1 << 20, 4)][..], &[feature(0, Pooling::Sum)][..]);
+    let case = BagCase::new("random", layout, &[64; 128], |random, rows| random.below(rows));
+    let n = case.indices.len();
+    let mut step = Step::<i64>::new(&cuda, case);
+    alone.reset_counters();
+    step.sort(&cuda);
+    cuda.synchronize().unwrap();
+    let pass = counted(&alone, "index_sort_pass_u32");
+    assert_eq!(pass.launches, 3, "21 bits are three digits of 7");
+    let launches: u64 = alone.counters().iter().map(|kernel| kernel.launches).sum();
+    assert_eq!(launches, 3 + 2, "passes, and what comes before and after them");
+    let bytes = pass.total.sectors as usize * 32 / 3;
+    assert!(bytes * 10 <= n * 16 * 16, "{bytes} bytes a pass, {} at least: {:?}", n * 16, pass.total);
+}
+
+/// The instructions of the longest block of each kernel that sums or steps, in a step on so many ids, 64 in a bag.
+fn longest_blocks(
+    emulator: &'static bagdot_emulator::Emulator,
+    n: usize,
+    draw_id: fn(&mut bagdot::Philox, u64) -> u64,
+) -> BTreeMap<String, u64> {
+    let alone = emulator.exclusive();
+    let cuda = Cuda::new(0).unwrap();
+    let layout = (&[(256, 32)][..], &[feature(0, Pooling::Sum)][..]);
+    let mut step = Step::<i32>::new(&cuda, BagCase::new("hot", layout, &vec![64; n / 64], draw_id));
+    alone.reset_counters();
+    step.update(&cuda);
+    cuda.synchronize().unwrap();
+    let longest = |kernel: bagdot_emulator::KernelCounts| {
+        (kernel.launches > 0).then(|| (kernel.name, kernel.block_instructions.into_iter().max().unwrap()))
+    };
+    alone.counters().into_iter().filter_map(longest).collect()
+}
+
+/// The longest blocks of a step on 16,384 equal ids take no longer than those on as many spread over 256 rows, which have a chunk each; unshared, they
+/// would take 256 times as long.
+#[test]
+fn a_hot_row_is_shared_between_blocks() {
+    let Some(emulator) = emulator() else { return };
+    let n = 64 * 256;
+    let (even, hot) =
+        (longest_blocks(emulator, n, |random, rows| random.below(rows)), longest_blocks(emulator, n, |_, _| 3));
+    assert!(
+        hot.values().sum::<u64>() <= even.values().sum(),
+        "instructions of the longest blocks: {hot:?} hot, {even:?} even"
+    );
+}
+
+/// However hot a row is, no block takes long: on 65,536 equal ids the longest is that on 4,096, but for the 15 sums of longer runs that it adds.
+#[test]
+fn no_block_is_longer_for_a_hotter_row() {
+    let Some(emulator) = emulator() else { return };
+    let [warm, hot] = [1 << 12, 1 << 16].map(|n| longest_blocks(emulator, n, |_, _| 3));
+    assert_eq!((warm.len(), hot.len()), (2, 3), "{warm:?}, {hot:?}");
+    for (kernel, hot) in &hot {
+        let most = warm.get(kernel).unwrap_or(&warm["sparse_update_chunks"]);
+        assert!(*hot as f64 <= 1.05 * *most as f64, "{kernel}: {hot} instructions in the longest block, not {most}");
+    }
+}

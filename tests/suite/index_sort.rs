@@ -1,0 +1,203 @@
+//! `index_sort`: the order of a batch's ids, against a sort by the standard library.
+
+use crate::common::*;
+use bagdot::ops::Pooling;
+use bagdot::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
+use bagdot::{Error, OffsetRule, Result};
+
+backend_suite!(
+    cuda:
+    orders_i32,
+    orders_i64,
+    orders_rows_of_many_bits,
+    orders_many_ids,
+    bad_ids_are_left_out_and_reported,
+    wrong_shapes_are_errors,
+);
+
+/// The order on the host, without what lies behind the numbers of `counts`.
+#[derive(Debug, PartialEq)]
+struct Order {
+    rows: Vec<u64>,
+    segments: Vec<u32>,
+    positions: Vec<u32>,
+    bags: Vec<u32>,
+    counted: Vec<u32>,
+}
+
+/// All buffers poisoned, with `spare` elements more than are needed.
+fn poisoned_order<B: IndexSortOps>(device: &B, case: &BagCase, spare: usize) -> SortedIndices<B> {
+    let bags = case.features.len() * case.batch_size;
+    let mut sorted = SortedIndices::new(device, case.indices.len() + spare, bags).unwrap();
+    for buffer in
+        [&mut sorted.segments, &mut sorted.positions, &mut sorted.bags, &mut sorted.counted, &mut sorted.counts]
+    {
+        *buffer = upload(device, &poisoned(device.to_vec(buffer).unwrap().len()));
+    }
+    sorted.rows = upload(device, &poisoned(case.indices.len() + spare));
+    sorted
+}
+
+fn sort<B: IndexSortOps, I: Id>(device: &B, case: &BagCase, spare: usize) -> (Order, Result<()>) {
+    let bags = case.upload::<B, I>(device);
+    let mut sorted = poisoned_order(device, case, spare);
+    let words = Sort::<B, I>::workspace_len(device, &case.layout(), case.indices.len());
+    let mut workspace = upload(device, &poisoned::<u64>(words + spare));
+    let op =
+        Sort { tables: &bags.tables, bags: bags.view(), sorted: &mut sorted, workspace: B::view_mut(&mut workspace) };
+    let result = outcome(device, op.run(device));
+    let counts = download(device, &sorted.counts);
+    let (n, unique) = (counts[0] as usize, counts[1] as usize);
+    let cut = |buffer: &B::Buffer<u32>, len: usize| download(device, buffer)[..len].to_vec();
+    let order = Order {
+        rows: download(device, &sorted.rows)[..unique].to_vec(),
+        segments: cut(&sorted.segments, unique + 1),
+        positions: cut(&sorted.positions, n),
+        bags: cut(&sorted.bags, n),
+        counted: download(device, &sorted.counted),
+    };
+    (order, result)
+}
+
+fn expected(case: &BagCase) -> Order {
+    let (rows, counted) = reference::sorted_order(case);
+    let mut order = Order { rows: vec![], segments: vec![0], positions: vec![], bags: vec![], counted };
+    for (row, occurrences) in rows {
+        order.rows.push(row);
+        order.positions.extend(occurrences.iter().map(|(position, _)| position));
+        order.bags.extend(occurrences.iter().map(|(_, bag)| bag));
+        order.segments.push(order.positions.len() as u32);
+    }
+    order
+}
+
+fn orders<B: IndexSortOps, I: Id>(device: &B) {
+    for case in BagCase::all(Pooling::Mean) {
+        for spare in [0, 3] {
+            let (got, result) = sort::<B, I>(device, &case, spare);
+            assert_eq!(result, Ok(()), "{}", case.name);
+            assert_eq!(got, expected(&case), "{}", case.name);
+        }
+    }
+}
+
+fn orders_i32<B: IndexSortOps>(device: &B) {
+    orders::<B, i32>(device);
+}
+
+fn orders_i64<B: IndexSortOps>(device: &B) {
+    orders::<B, i64>(device);
+}
+
+/// Row numbers of up to 35 bits: several digits, and more than 32 bits. Nothing of that size is allocated.
+fn orders_rows_of_many_bits<B: IndexSortOps>(device: &B) {
+    for rows in [1, 2, 2047, 2048, 2049, 1 << 22, (1 << 22) + 1, 1 << 34] {
+        let layout = (&[(3, 1), (rows, 1), (5, 1)][..], &[1, 0, 2, 1].map(|table| feature(table, Pooling::Sum))[..]);
+        let lengths: Vec<usize> = (0..4 * 9).map(|k| k % 4 * 13).collect();
+        let draw_id = |random: &mut bagdot::Philox, rows: u64| match random.below(3) {
+            // Rows that differ in their highest digit only, and neighbours.
+            0 => rows - 1,
+            1 => random.below(rows) & !0x7ff,
+            _ => random.below(rows),
+        };
+        let case = BagCase::new(format!("{rows} rows"), layout, &lengths, draw_id);
+        let (got, result) = sort::<B, i64>(device, &case, 0);
+        assert_eq!(result, Ok(()));
+        assert_eq!(got, expected(&case), "{rows} rows");
+    }
+}
+
+/// Batches that no block sorts alone: spread over all rows, with padding, and all equal, so that every digit is the same.
+fn orders_many_ids<B: IndexSortOps>(device: &B) {
+    let layout = (&[(70_000, 1), (3, 1)][..], &[0, 1, 0].map(|table| feature(table, Pooling::Sum))[..]);
+    let mut spread = BagCase::new("spread", layout, &[300; 3 * 11], cases::zipf);
+    spread.features[2].padding_idx = Some(0);
+    let equal = BagCase::new("equal", layout, &[410; 3 * 5], |_, _| 2);
+    let full = BagCase::new("whole blocks", layout, &[2048; 3], |random, rows| random.below(rows));
+    for case in [spread, equal, full] {
+        let (got, result) = sort::<B, i32>(device, &case, 0);
+        assert_eq!(result, Ok(()));
+        assert_eq!(got, expected(&case), "{}", case.name);
+    }
+}
+
+fn bad_ids_are_left_out_and_reported<B: IndexSortOps>(device: &B) {
+    let mut case = BagCase::mixed(Pooling::Mean);
+    let (bag, later) = (33 + 1, case.offsets[3 * 33 + 2]);
+    let position = case.offsets[bag];
+    case.indices[position] = -7;
+    case.indices[later] = 9;
+    let (got, result) = sort::<B, i32>(device, &case, 0);
+    let error = Error::IndexOutOfRange { table: 0, bag, position, value: -7, num_embeddings: 30, count: 2 };
+    assert_out_of_range(result, error);
+    assert_eq!(got, expected(&case));
+}
+
+fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
+    let case = BagCase::mixed(Pooling::Sum);
+    let (n, num_bags) = (case.indices.len(), 5 * 33);
+    let bags = case.upload::<B, i64>(device);
+    let words = Sort::<B, i64>::workspace_len(device, &case.layout(), n);
+    let run = |spoil: &dyn Fn(&mut SortedIndices<B>), words: usize, capacity: usize| {
+        let mut sorted = SortedIndices::new(device, capacity, num_bags).unwrap();
+        sorted.rows = upload(device, &poisoned(capacity));
+        spoil(&mut sorted);
+        let before = download(device, &sorted.rows);
+        let mut workspace = upload(device, &poisoned::<u64>(words));
+        let op = Sort {
+            tables: &bags.tables,
+            bags: bags.view(),
+            sorted: &mut sorted,
+            workspace: B::view_mut(&mut workspace),
+        };
+        let text = message(op.run(device));
+        assert_same_bits(&text, &download(device, &sorted.rows), &before);
+        text
+    };
+    let small = |name: &str, got: usize, needed: usize| {
+        format!("index_sort: {name} holds {got} elements, but {needed} are needed")
+    };
+    assert_eq!(run(&|_| (), words, n - 1), small("sorted.capacity", n - 1, n));
+    if words > 0 {
+        assert_eq!(run(&|_| (), words - 1, n), small("workspace", words - 1, words));
+    }
+    let short = |len: usize| device.alloc(len).unwrap();
+    assert_eq!(run(&|s| s.rows = device.alloc(n - 1).unwrap(), words, n), small("sorted.rows", n - 1, n));
+    assert_eq!(run(&|s| s.segments = short(n), words, n), small("sorted.segments", n, n + 1));
+    assert_eq!(run(&|s| s.positions = short(0), words, n), small("sorted.positions", 0, n));
+    assert_eq!(run(&|s| s.bags = short(3), words, n), small("sorted.bags", 3, n));
+    assert_eq!(run(&|s| s.counted = short(1), words, n), small("sorted.counted", 1, num_bags));
+    assert_eq!(run(&|s| s.counts = short(1), words, n), "index_sort: sorted.counts is 1, but must be 2");
+
+    for (position, offset, rule) in [(0, 2, OffsetRule::FirstIsZero), (num_bags, 4, OffsetRule::NotBelow(n as i64 - 4))]
+    {
+        let mut wrong = case.clone();
+        wrong.offsets[position] = offset;
+        let rule = match rule {
+            OffsetRule::NotBelow(_) => OffsetRule::NotBelow(wrong.offsets[position - 1] as i64),
+            rule => rule,
+        };
+        let mut sorted = SortedIndices::new(device, n, num_bags).unwrap();
+        let bags = wrong.upload::<B, i64>(device);
+        let mut workspace = upload(device, &poisoned::<u64>(words));
+        let op = Sort {
+            tables: &bags.tables,
+            bags: bags.view(),
+            sorted: &mut sorted,
+            workspace: B::view_mut(&mut workspace),
+        };
+        let error = Error::InvalidOffsets { position, value: offset as i64, rule };
+        assert_eq!(outcome(device, op.run(device)), Err(error));
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    let lengths: Vec<usize> = (0..66).map(|k| k * 11).collect();
+    let layout = (&[(1 << 14, 4)][..], &[feature(0, Pooling::Sum), feature(0, Pooling::Mean)][..]);
+    let case = BagCase::new("many ids", layout, &lengths, cases::zipf);
+    assert_deterministic(&case.name, |cpu| {
+        let Order { rows, segments, positions, bags, counted } = sort::<_, i64>(cpu, &case, 0).0;
+        [bytes(&rows), bytes(&segments), bytes(&positions), bytes(&bags), bytes(&counted)].concat()
+    });
+}

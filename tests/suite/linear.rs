@@ -1,0 +1,373 @@
+//! `linear`: a fully connected layer, forward and backward.
+
+use crate::common::*;
+use bagdot::ops::linear::{Backward, Forward, LinearOps};
+use bagdot::ops::{Accum, Activation, Precision};
+use bagdot::{Cpu, DType, bf16, f16};
+
+backend_suite!(
+    cuda:
+    forward_is_right,
+    forward_is_right_in_low_precision,
+    backward_is_right,
+    backward_is_right_in_low_precision,
+    nan_comes_through,
+    wrong_shapes_are_errors,
+);
+
+/// Batch size, outputs and inputs.
+const SHAPES: [(usize, usize, usize); 14] = [
+    (0, 3, 4),
+    (1, 1, 1),
+    (4, 0, 3),
+    (5, 2, 0),
+    (1, 128, 129),
+    (33, 1, 17),
+    (5, 4, 3),
+    (33, 64, 63),
+    (33, 127, 1),
+    (7, 129, 128),
+    (3, 5, 2050),
+    (2, 16, 1024),
+    (130, 3, 4),
+    (64, 64, 64),
+];
+const ACTIVATIONS: [Activation; 2] = [Activation::None, Activation::Relu];
+
+/// Those for the types that are computed on other cores: rows that begin at multiples of 16, 4 and 2 bytes, fewer and more terms than are
+/// taken at once, tiles that are full and that are not.
+const LOW_PRECISION_SHAPES: [(usize, usize, usize); 9] =
+    [(0, 3, 4), (4, 0, 3), (5, 2, 0), (1, 1, 1), (33, 64, 63), (7, 129, 136), (64, 64, 64), (130, 3, 70), (3, 5, 2050)];
+
+/// A type that layers are computed in, and how far off a result may be.
+///
+/// A multiplication of matrices in hardware adds up exact products, but may cut off where the standard model rounds to nearest: the unit roundoff
+/// of its additions is 2⁻²³ = 2u. For n < 4096 terms γₙ(2u) = 2nu / (1 - 2nu) ≤ 2.001 γₙ(u). Of tf32 each factor has been rounded to 11 bits, with
+/// a relative error of 2⁻¹¹.
+trait Layers: Stored + Poison {
+    const SIDES: f64;
+    /// A factor of a product.
+    fn factors(values: &[Self], precision: Precision) -> Vec<Approx>;
+}
+
+impl Layers for f32 {
+    const SIDES: f64 = 1.0;
+    fn factors(values: &[f32], precision: Precision) -> Vec<Approx> {
+        let share = if precision == Precision::Tf32 { 1.0 / 2048.0 } else { 0.0 };
+        values.iter().map(|&x| Approx { value: f64::from(x), error: f64::from(x.abs()) * share }).collect()
+    }
+}
+impl Layers for f16 {
+    const SIDES: f64 = 2.001;
+    fn factors(values: &[f16], _: Precision) -> Vec<Approx> {
+        exact(values)
+    }
+}
+impl Layers for bf16 {
+    const SIDES: f64 = 2.001;
+    fn factors(values: &[bf16], _: Precision) -> Vec<Approx> {
+        exact(values)
+    }
+}
+
+/// How many times the bound of exact products in `f32` a result may be off.
+fn sides<E: Layers>(precision: Precision) -> f64 {
+    if precision == Precision::Tf32 { 2.001 } else { E::SIDES }
+}
+
+fn draw_stored<E: Layers>(len: usize, seed: u64) -> Vec<E> {
+    draw(len, seed).iter().map(|&x| E::store(f64::from(x))).collect()
+}
+
+/// A layer with the batch that runs through it.
+struct Case<E> {
+    shape: (usize, usize, usize),
+    precision: Precision,
+    input: Vec<E>,
+    weight: Vec<E>,
+    bias: Vec<f32>,
+}
+
+impl<E: Layers> Case<E> {
+    fn new((m, n, k): (usize, usize, usize), precision: Precision) -> Self {
+        let seed = (m * 31 + n * 7 + k) as u64;
+        let (input, weight) = (draw_stored(m * k, seed), draw_stored(n * k, seed + 1));
+        Self { shape: (m, n, k), precision, input, weight, bias: draw(n, seed + 2) }
+    }
+
+    fn forward<B: LinearOps>(&self, device: &B, activation: Activation, gap: usize) -> Vec<E> {
+        let (m, n, k) = self.shape;
+        let (input, weight) = (Grid::new(m, k, gap, &self.input), Grid::new(n, k, gap * 2, &self.weight));
+        let output = Grid::poisoned(m, n, gap);
+        let buffers = [input.upload(device), weight.upload(device)];
+        let bias = upload(device, &self.bias);
+        let mut output_buffer = output.upload(device);
+        let op = Forward {
+            input: input.view(&buffers[0]),
+            weight: weight.view(&buffers[1]),
+            bias: B::view(&bias),
+            activation,
+            precision: self.precision,
+            output: output.view_mut(&mut output_buffer),
+        };
+        assert_eq!(outcome(device, op.run(device)), Ok(()));
+        output.download(device, &output_buffer)
+    }
+
+    /// Runs backward with `before` in the gradients of weight and bias.
+    fn backward<B: LinearOps>(&self, device: &B, how: How<'_, E>, before: (&[f32], &[f32])) -> Got<E> {
+        let (m, n, k) = self.shape;
+        let gap = how.gap;
+        let (input, weight) = (Grid::new(m, k, gap, &self.input), Grid::new(n, k, gap * 2, &self.weight));
+        let (output, grad_output) = (Grid::new(m, n, gap, how.output), Grid::new(m, n, gap + 1, how.grad_output));
+        let (grad_input, grad_weight) = (Grid::poisoned(m, k, gap), Grid::new(n, k, gap, before.0));
+        let inputs = [input.upload(device), weight.upload(device), output.upload(device)];
+        let mut outputs = [grad_output.upload(device), grad_input.upload(device)];
+        let [z, dx] = &mut outputs;
+        let mut dw = grad_weight.upload(device);
+        let mut db = upload(device, before.1);
+        let mut workspace = upload(device, &poisoned::<u64>(Backward::<B, E>::workspace_len(device, m, n, k)));
+        let op = Backward {
+            input: input.view(&inputs[0]),
+            weight: weight.view(&inputs[1]),
+            output: output.view(&inputs[2]),
+            activation: how.activation,
+            precision: self.precision,
+            grad_output: grad_output.view_mut(z),
+            grad_input: how.wants_input.then(|| grad_input.view_mut(dx)),
+            grad_weight: grad_weight.view_mut(&mut dw),
+            grad_bias: B::view_mut(&mut db),
+            accum: how.accum,
+            workspace: B::view_mut(&mut workspace),
+        };
+        assert_eq!(outcome(device, op.run(device)), Ok(()));
+        Got {
+            affine: grad_output.download(device, &outputs[0]),
+            input: grad_input.download(device, &outputs[1]),
+            weight: grad_weight.download(device, &dw),
+            bias: download(device, &db),
+        }
+    }
+}
+
+/// The settings of a backward pass.
+#[derive(Clone, Copy)]
+struct How<'a, E> {
+    output: &'a [E],
+    grad_output: &'a [E],
+    activation: Activation,
+    accum: Accum,
+    wants_input: bool,
+    gap: usize,
+}
+
+/// What a backward pass leaves.
+struct Got<E> {
+    affine: Vec<E>,
+    input: Vec<E>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+fn forward_is_right<B: LinearOps>(device: &B) {
+    forward_is_right_of::<B, f32>(device, Precision::Full, &SHAPES);
+}
+
+fn forward_is_right_in_low_precision<B: LinearOps>(device: &B) {
+    forward_is_right_of::<B, f32>(device, Precision::Tf32, &LOW_PRECISION_SHAPES);
+    forward_is_right_of::<B, f16>(device, Precision::Full, &LOW_PRECISION_SHAPES);
+    forward_is_right_of::<B, bf16>(device, Precision::Full, &LOW_PRECISION_SHAPES);
+}
+
+fn forward_is_right_of<B: LinearOps, E: Layers>(device: &B, precision: Precision, shapes: &[(usize, usize, usize)]) {
+    for &shape in shapes {
+        let case = Case::<E>::new(shape, precision);
+        let (x, w) = (E::factors(&case.input, precision), E::factors(&case.weight, precision));
+        for activation in ACTIVATIONS {
+            let relu = activation == Activation::Relu;
+            let want = reference::linear(&x, &w, &exact(&case.bias), shape, relu);
+            for gap in [0, 3] {
+                let got = case.forward(device, activation, gap);
+                let what = format!("{}, {precision:?}, {shape:?}, {activation:?}, gap {gap}", E::DTYPE);
+                assert_close_within(&what, &got, &want, sides::<E>(precision));
+                assert!(!relu || got.iter().all(|y| y.value() >= 0.0));
+            }
+        }
+    }
+}
+
+fn backward_is_right<B: LinearOps>(device: &B) {
+    let gaps = [(true, 0), (true, 3), (false, 1)];
+    backward_is_right_of::<B, f32>(device, Precision::Full, &SHAPES, &gaps);
+}
+
+fn backward_is_right_in_low_precision<B: LinearOps>(device: &B) {
+    let gaps = [(true, 0), (false, 1)];
+    backward_is_right_of::<B, f32>(device, Precision::Tf32, &LOW_PRECISION_SHAPES, &gaps);
+    backward_is_right_of::<B, f16>(device, Precision::Full, &LOW_PRECISION_SHAPES, &gaps);
+    backward_is_right_of::<B, bf16>(device, Precision::Full, &LOW_PRECISION_SHAPES, &gaps);
+}
+
+fn backward_is_right_of<B: LinearOps, E: Layers>(
+    device: &B,
+    precision: Precision,
+    shapes: &[(usize, usize, usize)],
+    gaps: &[(bool, usize)],
+) {
+    for &shape in shapes {
+        let ((m, n, k), case) = (shape, Case::<E>::new(shape, precision));
+        // As ReLU makes them: about half are zero, and a zero may have a sign.
+        let output: Vec<f32> = draw(m * n, 8).iter().map(|y| if *y < 0.0 { y * 0.0 } else { *y }).collect();
+        let output: Vec<E> = output.iter().map(|&y| E::store(f64::from(y))).collect();
+        let grad_output = draw_stored::<E>(m * n, 9);
+        let before = (draw(n * k, 10), draw(n, 11));
+        for (activation, accum) in ACTIVATIONS.iter().flat_map(|&a| [(a, Accum::Replace), (a, Accum::Add)]) {
+            let old = (exact(&before.0), exact(&before.1));
+            let reference = |factors: fn(&[E], Precision) -> Vec<Approx>| {
+                let matrices = [&case.input, &case.weight, &output, &grad_output].map(|x| factors(x, precision));
+                let before = (accum == Accum::Add).then_some((&old.0[..], &old.1[..]));
+                reference::linear_backward(matrices.each_ref().map(|x| &x[..]), shape, activation, before)
+            };
+            // Products are of rounded factors; the gradients of affine map and bias are no products.
+            let (want, products) = (reference(|values, _| exact(values)), reference(E::factors));
+            for &(wants_input, gap) in gaps {
+                let what = format!("{}, {precision:?}, {shape:?}, {activation:?}, {accum:?}, gap {gap}", E::DTYPE);
+                let poison = (poisoned(n * k), poisoned(n));
+                let before = if accum == Accum::Add { &before } else { &poison };
+                let (output, grad_output) = (&output[..], &grad_output[..]);
+                let how = How { output, grad_output, activation, accum, wants_input, gap };
+                let got = case.backward(device, how, (&before.0, &before.1));
+                assert_eq!(exact(&got.affine), want.affine, "{what}: the gradient of the affine map");
+                assert_close_within(&format!("{what}, weight"), &got.weight, &products.weight, sides::<E>(precision));
+                assert_close(&format!("{what}, bias"), &got.bias, &want.bias);
+                match wants_input {
+                    true => {
+                        assert_close_within(
+                            &format!("{what}, input"),
+                            &got.input,
+                            &products.input,
+                            sides::<E>(precision),
+                        );
+                    }
+                    false => assert_same_bits(&what, &got.input, &poisoned(m * k)),
+                }
+            }
+        }
+    }
+}
+
+/// A NaN must not be mistaken for something that ReLU holds back.
+fn nan_comes_through<B: LinearOps>(device: &B) {
+    nan_comes_through_of::<B, f32>(device, Precision::Full);
+    nan_comes_through_of::<B, f32>(device, Precision::Tf32);
+    nan_comes_through_of::<B, f16>(device, Precision::Full);
+    nan_comes_through_of::<B, bf16>(device, Precision::Full);
+}
+
+fn nan_comes_through_of<B: LinearOps, E: Layers>(device: &B, precision: Precision) {
+    let mut case = Case::<E>::new((3, 2, 2), precision);
+    // All fraction bits set, as devices make it.
+    case.input[2] = E::from_f32(f32::from_bits(0x7fff_ffff));
+    for activation in ACTIVATIONS {
+        let output = case.forward(device, activation, 1);
+        let is_nan: Vec<bool> = output.iter().map(|y| y.value().is_nan()).collect();
+        assert_eq!(is_nan, [false, false, true, true, false, false]);
+        let (accum, wants_input) = (Accum::Replace, true);
+        let grad_output = [E::store(1.0); 6];
+        let how = How { output: &output, grad_output: &grad_output, activation, accum, wants_input, gap: 0 };
+        let got = case.backward(device, how, (&poisoned(4), &poisoned(2)));
+        assert_eq!(got.affine[2..4], [E::store(1.0); 2], "a NaN lets the gradient through");
+        assert!(got.weight[0].is_nan() && got.weight[2].is_nan() && !got.weight[1].is_nan());
+    }
+}
+
+/// Each wrong argument gives an error that names it, and nothing is written.
+fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
+    let ones = upload(device, &[1.0_f32; 64]);
+    let grid = |rows, cols| Grid::<f32>::poisoned(rows, cols, 0);
+    let shapes = |op: &str, [input, weight, output]: [(usize, usize); 3], bias: usize| {
+        let [input, weight, output_grid] = [input, weight, output].map(|(rows, cols)| grid(rows, cols));
+        let mut out = upload(device, &poisoned::<f32>(64));
+        let mut others = [64, 64, 64].map(|len| upload(device, &poisoned::<f32>(len)));
+        let [dx, dw, db] = &mut others;
+        let mut workspace = device.alloc(64).unwrap();
+        let text = match op {
+            "forward" => message(
+                Forward {
+                    input: input.view(&ones),
+                    weight: weight.view(&ones),
+                    bias: B::slice(&ones, 0..bias),
+                    activation: Activation::Relu,
+                    precision: Precision::Full,
+                    output: output_grid.view_mut(&mut out),
+                }
+                .run(device),
+            ),
+            _ => message(
+                Backward {
+                    input: input.view(&ones),
+                    weight: grid(4, 3).view(&ones),
+                    output: grid(2, 4).view(&ones),
+                    activation: Activation::Relu,
+                    precision: Precision::Full,
+                    grad_output: grid(2, 4).view_mut(&mut out),
+                    grad_input: Some(output_grid.view_mut(dx)),
+                    grad_weight: weight.view_mut(dw),
+                    grad_bias: B::slice_mut(db, 0..bias),
+                    accum: Accum::Replace,
+                    workspace: B::view_mut(&mut workspace),
+                }
+                .run(device),
+            ),
+        };
+        for buffer in [&out].into_iter().chain(&others) {
+            assert_same_bits(&text, &download(device, buffer), &poisoned(64));
+        }
+        text
+    };
+    let right = [(2, 3), (4, 3), (2, 4)];
+    for (spoilt, bias, want) in [
+        ([(3, 3), right[1], right[2]], 4, "input.rows is 3, but must be 2"),
+        ([(2, 2), right[1], right[2]], 4, "input.cols is 2, but must be 3"),
+        ([right[0], (5, 3), right[2]], 4, "weight.rows is 5, but must be 4"),
+        ([right[0], right[1], (2, 40)], 4, "weight.rows is 4, but must be 40"),
+        ([(20, 4), (1, 4), (20, 1)], 1, "input.data holds 64 elements, but 80 are needed"),
+        (right, 3, "bias is 3, but must be 4"),
+    ] {
+        assert_eq!(shapes("forward", spoilt, bias), format!("linear.forward: {want}"));
+    }
+    // Input, gradient of the weight, gradient of the input.
+    let right = [(2, 3), (4, 3), (2, 3)];
+    for (spoilt, bias, want) in [
+        ([(1, 3), right[1], right[2]], 4, "input.rows is 1, but must be 2"),
+        ([right[0], (4, 2), right[2]], 4, "grad_weight.cols is 2, but must be 3"),
+        ([right[0], right[1], (2, 4)], 4, "grad_input.cols is 4, but must be 3"),
+        (right, 5, "grad_bias is 5, but must be 4"),
+    ] {
+        assert_eq!(shapes("backward", spoilt, bias), format!("linear.backward: {want}"));
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    for shape in [(513, 250, 300), (1000, 1, 77), (1, 900, 400), (2, 3, 30_000), (300, 256, 2)] {
+        results_do_not_depend_on_threads_of::<f32>(shape);
+    }
+    results_do_not_depend_on_threads_of::<bf16>((130, 70, 90));
+}
+
+fn results_do_not_depend_on_threads_of<E: Layers>(shape: (usize, usize, usize)) {
+    let ((m, n, k), case) = (shape, Case::<E>::new(shape, Precision::Full));
+    let what = format!("{}, {shape:?}", E::DTYPE);
+    let work = |cpu: &Cpu| {
+        let output = case.forward(cpu, Activation::Relu, 1);
+        let (grad_output, activation, accum) = (&draw_stored(m * n, 1)[..], Activation::Relu, Accum::Add);
+        let how = How { output: &output, grad_output, activation, accum, wants_input: true, gap: 0 };
+        let got = case.backward(cpu, how, (&draw(n * k, 2), &draw(n, 3)));
+        [bytes(&output), bytes(&got.input), bytes(&got.weight), bytes(&got.bias)].concat()
+    };
+    match E::DTYPE {
+        DType::BF16 => assert_deterministic_on_each_simd(&what, work),
+        _ => assert_deterministic(&what, work),
+    }
+}

@@ -1,0 +1,129 @@
+//! `loss`: mean losses of logits, and their gradients.
+
+use crate::common::*;
+use bagdot::Result;
+use bagdot::ops::Loss;
+use bagdot::ops::loss::{Forward, LossOps};
+
+backend_suite!(
+    cuda:
+    losses_and_gradients_are_right,
+    extreme_logits_overflow_nothing,
+    nan_comes_through,
+    wrong_arguments_are_errors,
+);
+
+const LOSSES: [Loss; 3] = [Loss::BceWithLogits, Loss::WeightedBce { negative: 0.25, positive: 3.0 }, Loss::Mse];
+
+fn run<B: LossOps>(
+    device: &B,
+    (loss, threshold): (Loss, f32),
+    logits: &[f32],
+    labels: &[f32],
+    with_grad: bool,
+) -> (f64, Vec<f32>, Result<()>) {
+    let (z, y) = (upload(device, logits), upload(device, labels));
+    let (mut mean, mut grad) = (upload(device, &poisoned::<f64>(1)), upload(device, &poisoned::<f32>(logits.len())));
+    let mut workspace = upload(device, &poisoned::<u64>(Forward::workspace_len(device, logits.len())));
+    let op = Forward {
+        loss,
+        threshold,
+        logits: B::view(&z),
+        labels: B::view(&y),
+        mean: B::view_mut(&mut mean),
+        grad_logits: with_grad.then(|| B::view_mut(&mut grad)),
+        workspace: B::view_mut(&mut workspace),
+    };
+    let result = outcome(device, op.run(device));
+    (download(device, &mean)[0], download(device, &grad), result)
+}
+
+/// Runs with and without gradient, and compares with the reference.
+fn check<B: LossOps>(device: &B, how: (Loss, f32), logits: &[f32], labels: &[f32]) {
+    let what = format!("{how:?}, {} logits", logits.len());
+    let want = reference::mean_loss(how.0, how.1, &exact(logits), &values(labels));
+    let (mean, grad, result) = run(device, how, logits, labels, true);
+    assert_eq!(result, Ok(()));
+    let off = (mean - want.mean.value).abs();
+    assert!(off <= want.mean.error, "{what}: the mean is {mean}, but must be {:?}", want.mean);
+    assert_close(&what, &grad, &want.grad);
+    let (alone, grad, _) = run(device, how, logits, labels, false);
+    assert_same_bits(&what, &[alone], &[mean]);
+    assert_same_bits(&what, &grad, &poisoned(logits.len()));
+}
+
+fn losses_and_gradients_are_right<B: LossOps>(device: &B) {
+    for loss in LOSSES {
+        for threshold in [0.0, 0.01, 0.3] {
+            for batch_size in [0, 1, 33, 1000] {
+                let logits: Vec<f32> = draw(batch_size, 1).iter().map(|z| z * 3.0).collect();
+                // Soft labels among the hard ones.
+                let label = |(k, u): (usize, &f32)| if k % 4 == 0 { u.abs().fract() } else { f32::from(*u > 0.0) };
+                let labels: Vec<f32> = draw(batch_size, 2).iter().enumerate().map(label).collect();
+                check(device, (loss, threshold), &logits, &labels);
+            }
+        }
+    }
+    assert_eq!(run(device, (Loss::Mse, 0.0), &[], &[], true).0, 0.0, "an empty batch has no loss");
+}
+
+fn extreme_logits_overflow_nothing<B: LossOps>(device: &B) {
+    let logits = [0.0, -0.0, 30.0, -30.0, 100.0, -100.0, 1000.0, -1000.0, 3e38, -3e38, 1e-30];
+    for (loss, label) in LOSSES.iter().flat_map(|&loss| [(loss, 0.0), (loss, 1.0), (loss, 0.5)]) {
+        for (threshold, &logit) in [0.0, 1e-7, 0.4].iter().flat_map(|&t| logits.iter().map(move |z| (t, z))) {
+            check(device, (loss, threshold), &[logit], &[label]);
+        }
+    }
+}
+
+fn nan_comes_through<B: LossOps>(device: &B) {
+    for loss in LOSSES {
+        for threshold in [0.0, 0.1] {
+            let (mean, grad, _) = run(device, (loss, threshold), &[0.5, f32::NAN, -0.5], &[1.0, 0.0, 0.0], true);
+            assert!(mean.is_nan(), "{loss:?}, {threshold}");
+            assert_eq!(
+                grad.iter().map(|g| g.is_nan()).collect::<Vec<_>>(),
+                [false, true, false],
+                "{loss:?}, {threshold}"
+            );
+        }
+    }
+}
+
+fn wrong_arguments_are_errors<B: LossOps>(device: &B) {
+    for (labels, threshold, mean_len, grad_len, want) in [
+        (2, 0.0, 1, 3, "labels is 2, but must be 3"),
+        (3, 0.0, 0, 3, "mean is 0, but must be 1"),
+        (3, 0.0, 1, 4, "grad_logits is 4, but must be 3"),
+        (3, 0.5, 1, 3, "threshold: 0.5, but must be in [0, 0.5)"),
+        (3, -0.1, 1, 3, "threshold: -0.1, but must be in [0, 0.5)"),
+        (3, f32::NAN, 1, 3, "threshold: NaN, but must be in [0, 0.5)"),
+    ] {
+        let (z, y) = (upload(device, &[0.5_f32; 3]), upload(device, &vec![1.0_f32; labels]));
+        let (mut mean, mut grad) = (upload(device, &poisoned::<f64>(mean_len)), upload(device, &poisoned(grad_len)));
+        let mut workspace = device.alloc(1).unwrap();
+        let op = Forward {
+            loss: Loss::Mse,
+            threshold,
+            logits: B::view(&z),
+            labels: B::view(&y),
+            mean: B::view_mut(&mut mean),
+            grad_logits: Some(B::view_mut(&mut grad)),
+            workspace: B::view_mut(&mut workspace),
+        };
+        assert_eq!(message(op.run(device)), format!("loss.forward: {want}"));
+        assert_same_bits(want, &download(device, &mean), &poisoned(mean_len));
+        assert_same_bits::<f32>(want, &download(device, &grad), &poisoned(grad_len));
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    let (logits, labels) = (draw(5000, 1), vec![1.0; 5000]);
+    for loss in LOSSES {
+        assert_deterministic("loss", |cpu| {
+            let (mean, grad, _) = run(cpu, (loss, 0.0), &logits, &labels, true);
+            [bytes(&[mean]), bytes(&grad)].concat()
+        });
+    }
+}

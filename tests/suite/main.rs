@@ -1,0 +1,47 @@
+//! The tests of the crate and of its program, in one program: what is generic in it is compiled once, and the images of the kernels are in it once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// What the modules share is `pub`.
+#![allow(unreachable_pub)]
+
+mod common;
+mod replay;
+
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+mod cuda_engine;
+#[cfg(feature = "cuda")]
+mod cuda_interaction;
+#[cfg(feature = "cuda")]
+mod cuda_linear;
+#[cfg(feature = "cuda")]
+mod cuda_sparse_update;
+#[cfg(feature = "cuda")]
+mod cuda_step;
+#[cfg(all(feature = "cuda", feature = "train"))]
+mod cuda_train;
+#[cfg(feature = "train")]
+mod data;
+mod dense_update;
+mod dlrm;
+mod dlrm_readme;
+mod embedding_bag;
+mod finite_check;
+mod golden;
+mod index_sort;
+mod interaction;
+#[cfg(feature = "cuda")]
+mod kernel_resources;
+mod linear;
+mod loss;
+mod moving_average;
+mod properties;
+#[cfg(feature = "cuda")]
+mod readme;
+mod reference_gradients;
+mod spare_room;
+mod sparse_update;
+mod sparse_update_errors;
+mod stochastic_rounding;

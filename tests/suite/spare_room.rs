@@ -1,0 +1,84 @@
+//! Bags with room behind them: whatever stands there, results are those of the bags alone.
+
+use crate::common::*;
+use bagdot::ops::index_sort::{Sort, SortedIndices};
+use bagdot::ops::{Backend, Bags, MatrixMut, Pooling, embedding_bag};
+use bagdot::{Error, OffsetRule, Result};
+
+backend_suite!(cuda: spare_room_is_not_read, bags_must_end_within_the_room);
+
+/// What is pooled, and the order of the ids.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    pooled: Vec<u32>,
+    counts: Vec<u32>,
+    rows: Vec<u64>,
+    positions: Vec<u32>,
+    counted: Vec<u32>,
+}
+
+/// The ids of a case, with `spare` more behind them that name no row, and weights that are no numbers.
+fn run<B: Backend>(device: &B, case: &BagCase, spare: usize, has_spare: bool) -> (Outcome, [Result<()>; 2]) {
+    let mut ids = case.indices.clone();
+    ids.resize(ids.len() + spare, i64::MIN);
+    let mut factors = case.per_sample_weights.clone();
+    factors.iter_mut().for_each(|factors| factors.resize(ids.len(), f32::NAN));
+    let offsets: Vec<i64> = case.offsets.iter().map(|&offset| offset as i64).collect();
+    let tables = device.tables(case.layout()).unwrap();
+    let (indices, offsets, weights) =
+        (upload(device, &ids), upload(device, &offsets), upload(device, &case.weights::<f32>()));
+    let factors = factors.map(|factors| upload(device, &factors));
+    let bags = || Bags {
+        batch_size: case.batch_size,
+        indices: B::view(&indices),
+        has_spare,
+        offsets: B::view(&offsets),
+        per_sample_weights: factors.as_ref().map(B::view),
+    };
+    let mut pooled = upload(device, &poisoned::<f32>(case.batch_size * case.width()));
+    let forward = embedding_bag::Forward {
+        tables: &tables,
+        weights: B::view(&weights),
+        bags: bags(),
+        output: MatrixMut::packed(B::view_mut(&mut pooled), case.batch_size, case.width()),
+        argmax: None,
+    };
+    let forward = outcome(device, forward.run(device));
+    let mut sorted = SortedIndices::new(device, ids.len(), case.features.len() * case.batch_size).unwrap();
+    let words = Sort::<B, i64>::workspace_len(device, &case.layout(), ids.len());
+    let mut workspace = upload(device, &poisoned::<u64>(words));
+    let sort = Sort { tables: &tables, bags: bags(), sorted: &mut sorted, workspace: B::view_mut(&mut workspace) };
+    let sort = outcome(device, sort.run(device));
+    let counts = download(device, &sorted.counts);
+    let found = Outcome {
+        pooled: download(device, &pooled).iter().map(|x| x.to_bits()).collect(),
+        rows: download(device, &sorted.rows)[..counts[1] as usize].to_vec(),
+        positions: download(device, &sorted.positions)[..counts[0] as usize].to_vec(),
+        counted: download(device, &sorted.counted),
+        counts,
+    };
+    (found, [forward, sort])
+}
+
+fn spare_room_is_not_read<B: Backend>(device: &B) {
+    let cases = BagCase::all(Pooling::Mean).into_iter().filter(|case| case.batch_size > 0);
+    for case in cases.map(BagCase::weighted) {
+        let (want, results) = run(device, &case, 0, false);
+        assert_eq!(results, [Ok(()), Ok(())], "{}", case.name);
+        for spare in [0, 1, 70, 3000] {
+            let (got, results) = run(device, &case, spare, true);
+            assert_eq!(results, [Ok(()), Ok(())], "{}, {spare} spare", case.name);
+            assert_eq!(got, want, "{}, {spare} spare", case.name);
+        }
+    }
+}
+
+fn bags_must_end_within_the_room<B: Backend>(device: &B) {
+    let layout = (&[(4, 2)][..], &[feature(0, Pooling::Sum)][..]);
+    let mut case = BagCase::new("offsets", layout, &[1, 2, 1], |random, rows| random.below(rows));
+    let fault = |value, room| Err(Error::InvalidOffsets { position: 3, value, rule: OffsetRule::LastIs(room) });
+    // Without room the bags must end with the ids.
+    assert_eq!(run(device, &case, 2, false).1, [fault(4, 6), fault(4, 6)]);
+    case.offsets[3] = 7;
+    assert_eq!(run(device, &case, 2, true).1, [fault(7, 6), fault(7, 6)]);
+}

@@ -1,0 +1,178 @@
+//! `sparse_update`: each wrong argument gives an error that names it, and nothing is written.
+
+use crate::common::updates::{Backward, merge, poisoned_grad};
+use crate::common::*;
+use bagdot::ops::index_sort::{IndexSortOps, SortedIndices};
+use bagdot::ops::sparse_update::{Apply, Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update};
+use bagdot::ops::{Optimizer, OptimizerStateMut, Pooling, UpdateRule, WeightDecay};
+
+backend_suite!(cuda: reduce_names_what_is_wrong, merge_names_what_is_wrong, apply_and_update_name_what_is_wrong);
+
+type Spoil<B> = for<'a> fn(&mut PooledGrad<'a, B, i64>, &'a Spare<B>);
+
+/// What spoilt arguments are views of.
+struct Spare<B: IndexSortOps + SparseUpdateOps> {
+    sorted: SortedIndices<B>,
+    values: B::Buffer<f32>,
+}
+
+impl<B: IndexSortOps + SparseUpdateOps> Spare<B> {
+    fn new(device: &B, capacity: usize, num_bags: usize) -> Self {
+        Self { sorted: SortedIndices::new(device, capacity, num_bags).unwrap(), values: device.alloc(10_000).unwrap() }
+    }
+}
+
+#[track_caller]
+fn assert_poisoned<B: IndexSortOps + SparseUpdateOps>(device: &B, grad: &SparseGrad<B>) {
+    assert!(download(device, &grad.rows).iter().all(|&x| x == u64::POISON));
+    assert!(download(device, &grad.starts).iter().all(|&x| x == u64::POISON));
+    assert!(download(device, &grad.values).iter().all(|&x| x.to_bits() == f32::POISON.to_bits()));
+    assert_eq!(download(device, &grad.counts), [u32::POISON]);
+}
+
+/// Ways to spoil the source of a gradient, with what must be said about them.
+fn spoilt_sources<B: IndexSortOps + SparseUpdateOps>(n: usize) -> Vec<(Spoil<B>, String)> {
+    vec![
+        (|s, _| s.argmax = None, "argmax: needed, since a feature is pooled by max".into()),
+        (|s, _| s.argmax.as_mut().unwrap().rows = 32, "argmax.rows is 32, but must be 33".into()),
+        (|s, _| s.grad_output.rows = 34, "grad_output.rows is 34, but must be 33".into()),
+        (|s, _| s.grad_output.ld = 3, "grad_output.ld: 3 is less than the 160 columns".into()),
+        (|s, g| s.grad_output.data = B::slice(&g.values, 0..9), "grad_output.data holds 9 elements".into()),
+        (|s, _| s.max_gradient = Some(f32::NAN), "max_gradient: NaN, but must be 0 or more".into()),
+        (|s, _| s.bags.batch_size = 32, "bags.offsets is 166, but must be 161".into()),
+        (|s, g| s.sorted = &g.sorted, format!("sorted.capacity holds {} elements, but {n} are needed", n - 1)),
+    ]
+}
+
+fn reduce_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+    let case = BagCase::mixed(Pooling::Max);
+    let n = case.indices.len();
+    let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
+    let spare = Spare::new(device, n - 1, 165);
+    let words = Reduce::<B, i64>::workspace_len(device, &case.layout(), n);
+    for (spoil, want) in spoilt_sources::<B>(n) {
+        let mut grad = poisoned_grad(device, &case, n);
+        let mut source = backward.source();
+        spoil(&mut source, &spare);
+        let mut workspace = upload(device, &poisoned::<u64>(words));
+        let reduce = Reduce { source, grad: &mut grad, workspace: B::view_mut(&mut workspace) };
+        let text = message(reduce.run(device));
+        assert!(text.starts_with(&format!("sparse_update.reduce: {want}")), "{text}");
+        assert_poisoned(device, &grad);
+    }
+    if words > 0 {
+        let mut grad = poisoned_grad(device, &case, n);
+        let mut workspace = upload(device, &poisoned::<u64>(words - 1));
+        let (source, workspace) = (backward.source(), B::view_mut(&mut workspace));
+        let text = message(Reduce { source, grad: &mut grad, workspace }.run(device));
+        assert!(text.starts_with("sparse_update.reduce: workspace holds"), "{text}");
+        assert_poisoned(device, &grad);
+    }
+    // There are 239 rows, fewer than ids: a gradient needs room for no more.
+    let mut grad = poisoned_grad(device, &case, 238);
+    let text = message(backward.reduce(device, &mut grad));
+    assert_eq!(text, "sparse_update.reduce: grad.capacity holds 238 elements, but 239 are needed");
+    assert_poisoned(device, &grad);
+    let mut grad = poisoned_grad(device, &case, n);
+    grad.values = upload(device, &poisoned(5));
+    let text = message(backward.reduce(device, &mut grad));
+    assert!(text.starts_with("sparse_update.reduce: grad.values holds 5 elements"), "{text}");
+}
+
+fn merge_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+    let case = BagCase::mixed(Pooling::Sum);
+    let tables = device.tables(case.layout()).unwrap();
+    let [a, b] = [20, 30].map(|capacity| SparseGrad::new(device, &case.layout(), capacity).unwrap());
+    let mut out = poisoned_grad(device, &case, 49);
+    let text = message(merge(device, &tables, (&a, &b), &mut out));
+    assert_eq!(text, "sparse_update.merge: grad.capacity holds 49 elements, but 50 are needed");
+    assert_poisoned(device, &out);
+    let words = Merge::workspace_len(device, &case.layout(), 50);
+    if words > 0 {
+        let mut out = poisoned_grad(device, &case, 50);
+        let mut workspace = upload(device, &poisoned::<u64>(words - 1));
+        let merge = Merge { tables: &tables, a: &a, b: &b, out: &mut out, workspace: B::view_mut(&mut workspace) };
+        assert!(message(merge.run(device)).starts_with("sparse_update.merge: workspace holds"));
+        assert_poisoned(device, &out);
+    }
+}
+
+fn sgd_update<'a, B: IndexSortOps + SparseUpdateOps>(
+    source: PooledGrad<'a, B, i64>,
+    weights: &'a mut B::Buffer<f32>,
+    workspace: &'a mut B::Buffer<u64>,
+) -> Update<'a, B, f32, i64> {
+    Update {
+        source,
+        control: Default::default(),
+        rule: UpdateRule::new(Optimizer::Sgd, 0.1),
+        decay_scale: None,
+        weights: B::view_mut(weights),
+        state: OptimizerStateMut::None,
+        workspace: B::view_mut(workspace),
+    }
+}
+
+fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+    let case = BagCase::mixed(Pooling::Max);
+    let (n, rows, elements) = (case.indices.len(), case.num_rows(), case.num_weights());
+    let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
+    let mut grad = SparseGrad::new(device, &case.layout(), n).unwrap();
+    backward.reduce(device, &mut grad).unwrap();
+    let words = Update::<B, f32, i64>::workspace_len(device, &case.layout(), n);
+    let adagrad = UpdateRule::new(Optimizer::Adagrad { eps: 1e-10 }, 0.1);
+    let rowwise = UpdateRule::new(Optimizer::RowwiseAdagrad { eps: 1e-10 }, 0.1);
+    let sgd = UpdateRule::new(Optimizer::Sgd, 0.1);
+    let decayed = UpdateRule { weight_decay: WeightDecay::Decoupled(-1.0), ..adagrad };
+    let number = "but must be a finite number of 0 or more";
+    for (rule, weights_len, state_len, want) in [
+        (adagrad, elements - 1, elements, format!("weights is {}, but must be {elements}", elements - 1)),
+        (adagrad, elements, rows, format!("state.sum_of_squares is {rows}, but must be {elements}")),
+        (rowwise, elements, elements, format!("state.sum_of_squares is {elements}, but must be {rows}")),
+        (sgd, elements, elements, "state: it is not the state of Sgd".into()),
+        (decayed, elements, elements, format!("rule.weight_decay: -1, {number}")),
+        (UpdateRule { step: 0, ..adagrad }, elements, elements, "rule.step: 0, but steps count from 1".into()),
+    ] {
+        let mut weights = upload(device, &poisoned::<f32>(weights_len));
+        let mut state = upload(device, &poisoned::<f32>(state_len));
+        let tables = &backward.bags.tables;
+        let apply = Apply {
+            tables,
+            grad: &grad,
+            rule,
+            decay_scale: None,
+            weights: B::view_mut(&mut weights),
+            state: OptimizerStateMut::SumOfSquares(B::view_mut(&mut state)),
+        };
+        assert_eq!(message(apply.run(device)), format!("sparse_update.apply: {want}"));
+        let mut workspace = upload(device, &poisoned::<u64>(words));
+        let update = Update {
+            source: backward.source(),
+            control: Default::default(),
+            rule,
+            decay_scale: None,
+            weights: B::view_mut(&mut weights),
+            state: OptimizerStateMut::SumOfSquares(B::view_mut(&mut state)),
+            workspace: B::view_mut(&mut workspace),
+        };
+        assert_eq!(message(update.run(device)), format!("sparse_update.update: {want}"));
+        assert_same_bits("weights", &download(device, &weights), &poisoned(weights_len));
+        assert_same_bits("state", &download(device, &state), &poisoned(state_len));
+    }
+
+    let spare = Spare::new(device, n - 1, 165);
+    let mut weights = upload(device, &poisoned::<f32>(elements));
+    for (spoil, want) in spoilt_sources::<B>(n) {
+        let mut workspace = upload(device, &poisoned::<u64>(words));
+        let mut source = backward.source();
+        spoil(&mut source, &spare);
+        let text = message(sgd_update(source, &mut weights, &mut workspace).run(device));
+        assert!(text.starts_with(&format!("sparse_update.update: {want}")), "{text}");
+    }
+    if words > 0 {
+        let mut workspace = upload(device, &poisoned::<u64>(words - 1));
+        let text = message(sgd_update(backward.source(), &mut weights, &mut workspace).run(device));
+        assert!(text.starts_with("sparse_update.update: workspace holds"), "{text}");
+    }
+    assert_same_bits("weights", &download(device, &weights), &poisoned(elements));
+}
