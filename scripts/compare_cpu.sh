@@ -15,11 +15,12 @@ if [ ! -e "$peers/READY" ]; then
     "$peers/bin/pip" install --quiet --no-deps fbgemm-gpu-cpu==1.9.0 torchrec==1.9.2 torchmetrics==1.0.3 pyre-extensions==0.0.32
     touch "$peers/READY"
 fi
-cargo build --quiet --release --no-default-features --features cli --example compare_cpu
+cargo build --quiet --release --no-default-features --features cli --example compare_cpu --bin bagdot
 
 target=${CARGO_TARGET_DIR:-target}
 for threads in "${@:-1 2}"; do
     for count in $threads; do
         "$peers/bin/python" scripts/compare_cpu "$target/release/examples/compare_cpu" "$count" "${ONLY:-}"
+        [ -n "${ONLY:-}" ] || "$peers/bin/python" scripts/compare_cpu/program.py "$target/release/bagdot" "$count"
     done
 done

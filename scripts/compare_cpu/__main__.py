@@ -1,4 +1,4 @@
-"""Prints the table of scripts/compare_cpu.sh: PROGRAM THREADS [PART OF A NAME]"""
+"""Prints the table of ops and models of scripts/compare_cpu.sh: PROGRAM THREADS [PART OF A NAME]"""
 
 import os
 import sys
