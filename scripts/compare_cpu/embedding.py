@@ -3,6 +3,7 @@
 import functools
 import itertools
 import logging
+import os
 
 import fbgemm_fix  # noqa: F401
 import torch
@@ -72,8 +73,10 @@ def forward_peers(flat, offsets, dtype):
     precision = {"f32": SparseType.FP32, "f16": SparseType.FP16}[dtype]
     peers = {
         "FBGEMM split": lambda k: split(EmbOptimType.EXACT_SGD, precision)(flat[k % SETS], offsets),
-        "FBGEMM inference": lambda k: nbit(precision)(narrow[k % SETS], narrow_offsets),
     }
+    # It has tables of its own.
+    if 4 * T * ROWS * D * 4 < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        peers["FBGEMM inference"] = lambda k: nbit(precision)(narrow[k % SETS], narrow_offsets)
     if dtype == "f32":
         of_table, bag_starts = [ids.reshape(T, -1) for ids in flat], offsets[:B]
         peers["FBGEMM dense"] = lambda k: dense()(flat[k % SETS], offsets)
