@@ -1,5 +1,7 @@
 //! Numbers: what is learned about a dense column, and how its values are encoded.
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::{Dense, Missing, Transform};
@@ -99,6 +101,12 @@ impl DenseEncoding {
 /// The number of a row before the transforms; `None` if it is missing.
 #[inline]
 fn raw_number(config: &Dense, counts: Option<&Counts>, row: &Row<'_>, k: usize) -> Result<Option<f64>> {
+    // Most numbers are found without asking whether they are text.
+    if counts.is_none()
+        && let Some(integer) = number::parse_integer(row.dense_bytes(k))
+    {
+        return Ok(Some(integer as f64));
+    }
     let text = row.dense(k, &config.column)?;
     if text.trim_ascii().is_empty() {
         return match config.missing {
@@ -127,10 +135,22 @@ fn stateless(config: &Dense, number: f64, row: &Row<'_>, k: usize) -> Result<f64
 fn apply_stateless(transforms: &[Transform], number: f64) -> Option<f64> {
     transforms.iter().try_fold(number, |x, transform| match transform {
         Transform::Log1p if x <= -1.0 => None,
-        Transform::Log1p => Some(x.ln_1p()),
-        Transform::SignedLog1p => Some(x.abs().ln_1p().copysign(x)),
+        Transform::Log1p => Some(ln_1p(x)),
+        Transform::SignedLog1p => Some(ln_1p(x.abs()).copysign(x)),
         Transform::None | Transform::Zscore | Transform::Quantile => Some(x),
     })
+}
+
+/// `ln(1 + x)`, which is known for the counts that are most frequent.
+#[inline]
+fn ln_1p(x: f64) -> f64 {
+    static OF_COUNTS: LazyLock<[f64; 1024]> = LazyLock::new(|| std::array::from_fn(|count| (count as f64).ln_1p()));
+    let count = x as usize;
+    match OF_COUNTS.get(count) {
+        // Not so for -0, which stays negative.
+        Some(&known) if (count as f64).to_bits() == x.to_bits() => known,
+        _ => x.ln_1p(),
+    }
 }
 
 /// Learns about a dense column from the training rows. Missing numbers count for nothing.
