@@ -7,6 +7,7 @@
 mod common;
 
 use std::io::Cursor;
+use std::sync::Arc;
 
 use bagdot::data::{Batch, DataConfig, Encoder, IdDistribution, LabelUse, RowStream, Source, Synthetic};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -22,6 +23,7 @@ fn criteo(criterion: &mut Criterion) {
     let mut text = vec![];
     rows.write(&mut text).unwrap();
     std::fs::write(folder.path().join("day_0"), &text).unwrap();
+    let text: Arc<[u8]> = text.into();
     let config = |encoding: &str| -> DataConfig {
         toml::from_str(&format!("format = 'criteo'\ntrain = 'day_0'\n[criteo]\n{encoding}")).unwrap()
     };

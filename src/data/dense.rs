@@ -24,6 +24,7 @@ enum Fitted {
 }
 
 impl Fitted {
+    #[inline]
     fn apply(&self, x: f64) -> f64 {
         match self {
             Self::Nothing => x,
@@ -132,6 +133,7 @@ fn stateless(config: &Dense, number: f64, row: &Row<'_>, k: usize) -> Result<f64
     }
 }
 
+#[inline]
 fn apply_stateless(transforms: &[Transform], number: f64) -> Option<f64> {
     transforms.iter().try_fold(number, |x, transform| match transform {
         Transform::Log1p if x <= -1.0 => None,
