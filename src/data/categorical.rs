@@ -69,7 +69,9 @@ impl CategoricalEncoding {
 /// The row of a hashed value.
 #[inline]
 fn hashed(value: &[u8], rows: u32) -> u32 {
-    1 + (hash64(value) % u64::from(rows.max(1))) as u32
+    // Loops of a known length need no counting.
+    let hash = <&[u8; 8]>::try_from(value).map_or_else(|_| hash64(value), |value| hash64(value));
+    1 + (hash % u64::from(rows.max(1))) as u32
 }
 
 /// The values of a column: several if there is a separator. A missing value is none.

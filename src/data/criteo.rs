@@ -207,6 +207,20 @@ mod tests {
     }
 
     #[test]
+    fn separators_are_tabs_and_feeds_alone() {
+        for byte in 0..=u8::MAX {
+            for place in 0..8 {
+                for around in [0, b'\t', b'\n', 0x7f, 0x80, 0xff] {
+                    let mut bytes = [around; 8];
+                    bytes[place] = byte;
+                    let expected = bytes.map(|byte| if matches!(byte, b'\t' | b'\n') { 0x80 } else { 0 });
+                    assert_eq!(separators(u64::from_le_bytes(bytes)).to_le_bytes(), expected, "{bytes:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn rows_are_split_wherever_reads_end() {
         let lines: Vec<String> = (0..50).map(line).collect();
         for end in ["\n", "\r\n"] {

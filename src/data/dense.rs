@@ -260,6 +260,13 @@ mod tests {
     }
 
     #[test]
+    fn known_logarithms_are_those_that_are_not() {
+        for x in (0..2000).map(f64::from).chain([-0.0, 0.5, 1023.5, -0.5, 1e300, f64::MIN_POSITIVE]) {
+            assert_eq!(ln_1p(x).to_bits(), x.ln_1p().to_bits(), "{x}");
+        }
+    }
+
+    #[test]
     fn bins_are_not_empty() {
         assert_eq!(bounds(&[1.0, 2.0, 3.0, 4.0, 5.0], 4), [2.0, 3.0, 4.0]);
         assert_eq!(bounds(&[0.0, 0.0, 0.0, 0.0, 7.0], 4), [] as [f64; 0]);

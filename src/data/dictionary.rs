@@ -13,6 +13,7 @@ use super::split::mix;
 /// assert_eq!(hash64(b""), 0xf52a_15e9_a9b5_e89b);
 /// assert_ne!(hash64(b"a") % 1000, hash64(b"b") % 1000);
 /// ```
+#[inline]
 pub fn hash64(text: &[u8]) -> u64 {
     let fnv = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     mix(text.iter().fold(0xcbf2_9ce4_8422_2325, fnv))
@@ -241,6 +242,23 @@ mod tests {
                 .to_string()
                 .contains("\"a\" stands twice")
         );
+    }
+
+    #[test]
+    fn words_tell_texts_apart() {
+        let texts = ["", "\0", "a", "a\0", "\0a", "b", "0123456", "0123456\0", "01234567", "\u{7f}\u{7f}"];
+        let words: Vec<u64> = texts.iter().map(|text| word_of(text.as_bytes()).unwrap()).collect();
+        assert!((1..words.len()).all(|k| !words[..k].contains(&words[k]) && words[k] != LONG), "{words:x?}");
+        for text in ["é", "012345678", "\u{10ffff}\u{10ffff}"] {
+            assert_eq!(word_of(text.as_bytes()), None, "{text}");
+        }
+        let mut dictionary = Dictionary::default();
+        let texts = [&texts[..], &["é", "012345678"]].concat();
+        for (k, text) in texts.iter().enumerate() {
+            assert_eq!(dictionary.insert(text), Some(k as u32));
+        }
+        let found = texts.iter().map(|text| word_of(text.as_bytes()).and_then(|word| dictionary.get_word(word)));
+        assert!(found.take(10).eq((0..10).map(Some)) && texts.iter().all(|text| dictionary.get(text).is_some()));
     }
 
     #[test]
