@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 /// A model over tables alike, each looked up by one feature that is pooled by sum.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Shape {
     num_dense: usize,
     bottom_mlp: Vec<usize>,

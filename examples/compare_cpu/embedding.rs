@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 /// Tables alike, each looked up by one feature that is pooled by sum.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Shape {
     num_tables: usize,
     num_embeddings: usize,

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 /// A dense vector and `num_sparse` pooled ones for each sample.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Shape {
     num_sparse: usize,
     dim: usize,

@@ -1,5 +1,5 @@
 //! Our side of `scripts/compare_cpu.sh`: reads what is to be measured from its input, a JSON object a line, and answers each with a line of
-//! the times of its runs in milliseconds. Inputs of the last line are kept, so that the same line again measures the same work.
+//! the times of its runs in milliseconds, or why it was refused. Inputs of the last line are kept, so that the same line again measures the same work.
 
 mod dlrm;
 mod embedding;
@@ -56,20 +56,29 @@ fn measure(run: &mut Run, seconds: f64) -> bagdot::Result<Vec<f64>> {
     Ok(times)
 }
 
+/// Measures what a line asks for.
+fn answer(line: String, last: &mut Option<(String, f64, Run)>) -> Result<Vec<f64>, Box<dyn Error>> {
+    if last.as_ref().is_none_or(|(known, ..)| *known != line) {
+        *last = None;
+        let request: Request = serde_json::from_str(&line)?;
+        *last = Some((line, request.seconds, prepare(request)?));
+    }
+    let Some((_, seconds, run)) = last else { return Ok(vec![]) };
+    Ok(measure(run, *seconds)?)
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut last: Option<(String, f64, Run)> = None;
+    let mut last = None;
     for line in std::io::stdin().lock().lines() {
-        let line = line?;
-        if last.as_ref().is_none_or(|(known, ..)| *known != line) {
-            drop(last.take());
-            let request: Request = serde_json::from_str(&line)?;
-            last = Some((line, request.seconds, prepare(request)?));
-        }
-        if let Some((_, seconds, run)) = &mut last {
-            let times = measure(run, *seconds)?;
-            println!("{}", serde_json::to_string(&times)?);
-            std::io::stdout().flush()?;
-        }
+        let answer = match answer(line?, &mut last) {
+            Ok(times) => serde_json::to_string(&times)?,
+            Err(reason) => {
+                eprintln!("refused: {reason}");
+                serde_json::json!({ "refused": reason.to_string() }).to_string()
+            }
+        };
+        println!("{answer}");
+        std::io::stdout().flush()?;
     }
     Ok(())
 }

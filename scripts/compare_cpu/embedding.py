@@ -6,7 +6,6 @@ import logging
 import os
 
 import fbgemm_fix  # noqa: F401
-import numpy as np
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType, SparseType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
@@ -16,41 +15,15 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     DenseTableBatchedEmbeddingBagsCodegen,
     SplitTableBatchedEmbeddingBagsCodegen,
 )
+from ids import SETS, batches
+from shape import B, D, ROWS, T
 
 logging.disable(logging.WARNING)
 
-T, ROWS, D, B = (int(os.environ.get(name, default)) for name, default in (("T", 26), ("ROWS", 100_000), ("D", 64), ("B", 2048)))
-SETS = 4
 OPTIMIZERS = {
     "sgd": (EmbOptimType.EXACT_SGD, "sgd"),
     "row-wise adagrad": (EmbOptimType.EXACT_ROWWISE_ADAGRAD, {"rowwise_adagrad": {"eps": 1e-8}}),
 }
-
-
-def draw(random, count, ids):
-    """Uniform, or Zipf: frequencies fall with the power 1.05 of the rank, and which row has which rank is random."""
-    if ids == "uniform":
-        return random.integers(0, ROWS, count)
-    weights = 1.0 / np.arange(1, ROWS + 1) ** 1.05
-    below = np.cumsum(weights) / weights.sum()
-    ranks = np.searchsorted(below, random.random(count)).clip(0, ROWS - 1)
-    return np.random.default_rng(12345).permutation(ROWS)[ranks]
-
-
-@functools.lru_cache(maxsize=1)
-def batches(pooling_factor, ids, folder):
-    """Sets of ids: where our side reads them, and as the peers take them."""
-    random = np.random.default_rng(0)
-    sets = np.stack([np.stack([draw(random, B * pooling_factor, ids) for _ in range(T)]) for _ in range(SETS)])
-    path = os.path.join(folder, "ids.bin")
-    sets.astype("<i8").tofile(path)
-    flat = [torch.from_numpy(s.reshape(-1).astype(np.int64)) for s in sets]
-    return path, flat, torch.arange(0, T * B + 1) * pooling_factor
-
-
-@functools.cache
-def torch_tables():
-    return [torch.nn.EmbeddingBag(ROWS, D, mode="sum", sparse=True, _weight=torch.rand(ROWS, D) / 50 - 0.01) for _ in range(T)]
 
 
 @functools.cache
@@ -64,9 +37,20 @@ def split(optimizer, precision):
     return tables
 
 
+# The peers that can share tables do, so that large ones fit the memory.
+
+
+@functools.cache
+def torch_tables():
+    weights = split(EmbOptimType.EXACT_SGD, SparseType.FP32).split_embedding_weights()
+    return [torch.nn.EmbeddingBag(ROWS, D, mode="sum", sparse=True, _weight=of_table) for of_table in weights]
+
+
 @functools.cache
 def dense():
-    return DenseTableBatchedEmbeddingBagsCodegen([(ROWS, D)] * T, pooling_mode=PoolingMode.SUM, use_cpu=True)
+    tables = DenseTableBatchedEmbeddingBagsCodegen([(ROWS, D)] * T, pooling_mode=PoolingMode.SUM, use_cpu=True)
+    tables.weights = torch.nn.Parameter(split(EmbOptimType.EXACT_SGD, SparseType.FP32).weights_host.detach())
+    return tables
 
 
 @functools.cache
@@ -89,8 +73,10 @@ def forward_peers(flat, offsets, dtype):
     precision = {"f32": SparseType.FP32, "f16": SparseType.FP16}[dtype]
     peers = {
         "FBGEMM split": lambda k: split(EmbOptimType.EXACT_SGD, precision)(flat[k % SETS], offsets),
-        "FBGEMM inference": lambda k: nbit(precision)(narrow[k % SETS], narrow_offsets),
     }
+    # It has tables of its own.
+    if 4 * T * ROWS * D * 4 < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        peers["FBGEMM inference"] = lambda k: nbit(precision)(narrow[k % SETS], narrow_offsets)
     if dtype == "f32":
         of_table, bag_starts = [ids.reshape(T, -1) for ids in flat], offsets[:B]
         peers["FBGEMM dense"] = lambda k: dense()(flat[k % SETS], offsets)
@@ -117,7 +103,7 @@ def update_peers(flat, offsets, optimizer):
 def cells(folder):
     """For each cell its name, the request to our side, and the peers."""
     for pooling_factor, ids in itertools.product((1, 20), ("uniform", "zipf")):
-        path, flat, offsets = batches(pooling_factor, ids, folder)
+        path, flat, offsets = batches(T, ROWS, B, pooling_factor, ids, folder)
         shape = {
             "work": "embedding", "num_tables": T, "num_embeddings": ROWS, "dim": D, "batch_size": B,
             "pooling_factor": pooling_factor, "ids": path,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{Categorical, Unknown};
-use super::dictionary::{Counts, Dictionary, hash64};
+use super::dictionary::{Counts, Dictionary, hash64, word_of};
 use super::error::{DataError, Result};
 
 /// Which row stands for a value. Row 0 stands for a missing one, and for all that are not known.
@@ -25,6 +25,17 @@ impl CategoricalEncoding {
         }
     }
 
+    /// The row of a column with a single value, which stands in `field`; `None` if it must be asked for as text.
+    #[inline]
+    pub(crate) fn row_of_field(&self, field: &[u8]) -> Option<u32> {
+        let word = word_of(field)?;
+        Some(match self {
+            _ if field.is_empty() => 0,
+            Self::Dictionary(dictionary) => dictionary.get_word(word).map_or(0, |number| number + 1),
+            Self::Hash(rows) => hashed(field, *rows),
+        })
+    }
+
     /// The row of a column with a single value.
     #[inline]
     pub(crate) fn row(&self, text: &str) -> u32 {
@@ -41,7 +52,7 @@ impl CategoricalEncoding {
     fn known_row(&self, value: &str) -> Option<u32> {
         match self {
             Self::Dictionary(dictionary) => dictionary.get(value).map(|number| number + 1),
-            Self::Hash(rows) => Some(1 + (hash64(value.as_bytes()) % u64::from((*rows).max(1))) as u32),
+            Self::Hash(rows) => Some(hashed(value.as_bytes(), *rows)),
         }
     }
 
@@ -53,6 +64,14 @@ impl CategoricalEncoding {
             _ => Err("the encoding is not the one of the settings"),
         }
     }
+}
+
+/// The row of a hashed value.
+#[inline]
+fn hashed(value: &[u8], rows: u32) -> u32 {
+    // Loops of a known length need no counting.
+    let hash = <&[u8; 8]>::try_from(value).map_or_else(|_| hash64(value), |value| hash64(value));
+    1 + (hash % u64::from(rows.max(1))) as u32
 }
 
 /// The values of a column: several if there is a separator. A missing value is none.

@@ -1,5 +1,7 @@
 //! Numbers: what is learned about a dense column, and how its values are encoded.
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::{Dense, Missing, Transform};
@@ -22,6 +24,7 @@ enum Fitted {
 }
 
 impl Fitted {
+    #[inline]
     fn apply(&self, x: f64) -> f64 {
         match self {
             Self::Nothing => x,
@@ -99,6 +102,12 @@ impl DenseEncoding {
 /// The number of a row before the transforms; `None` if it is missing.
 #[inline]
 fn raw_number(config: &Dense, counts: Option<&Counts>, row: &Row<'_>, k: usize) -> Result<Option<f64>> {
+    // Most numbers are found without asking whether they are text.
+    if counts.is_none()
+        && let Some(integer) = number::parse_integer(row.dense_bytes(k))
+    {
+        return Ok(Some(integer as f64));
+    }
     let text = row.dense(k, &config.column)?;
     if text.trim_ascii().is_empty() {
         return match config.missing {
@@ -124,13 +133,26 @@ fn stateless(config: &Dense, number: f64, row: &Row<'_>, k: usize) -> Result<f64
     }
 }
 
+#[inline]
 fn apply_stateless(transforms: &[Transform], number: f64) -> Option<f64> {
     transforms.iter().try_fold(number, |x, transform| match transform {
         Transform::Log1p if x <= -1.0 => None,
-        Transform::Log1p => Some(x.ln_1p()),
-        Transform::SignedLog1p => Some(x.abs().ln_1p().copysign(x)),
+        Transform::Log1p => Some(ln_1p(x)),
+        Transform::SignedLog1p => Some(ln_1p(x.abs()).copysign(x)),
         Transform::None | Transform::Zscore | Transform::Quantile => Some(x),
     })
+}
+
+/// `ln(1 + x)`, which is known for the counts that are most frequent.
+#[inline]
+fn ln_1p(x: f64) -> f64 {
+    static OF_COUNTS: LazyLock<[f64; 1024]> = LazyLock::new(|| std::array::from_fn(|count| (count as f64).ln_1p()));
+    let count = x as usize;
+    match OF_COUNTS.get(count) {
+        // Not so for -0, which stays negative.
+        Some(&known) if (count as f64).to_bits() == x.to_bits() => known,
+        _ => x.ln_1p(),
+    }
 }
 
 /// Learns about a dense column from the training rows. Missing numbers count for nothing.
@@ -235,6 +257,13 @@ mod tests {
         assert!((twice - (1.0 + 3f64.ln()).ln()).abs() < 1e-15);
         assert_eq!(Fitted::Zscore { mean: 1.0, std: 0.0 }.apply(1e30), 0.0);
         assert_eq!(Fitted::Zscore { mean: 1.0, std: 2.0 }.apply(4.0), 3.0 / (2.0 + 1e-8));
+    }
+
+    #[test]
+    fn known_logarithms_are_those_that_are_not() {
+        for x in (0..2000).map(f64::from).chain([-0.0, 0.5, 1023.5, -0.5, 1e300, f64::MIN_POSITIVE]) {
+            assert_eq!(ln_1p(x).to_bits(), x.ln_1p().to_bits(), "{x}");
+        }
     }
 
     #[test]

@@ -13,10 +13,31 @@ use super::split::mix;
 /// assert_eq!(hash64(b""), 0xf52a_15e9_a9b5_e89b);
 /// assert_ne!(hash64(b"a") % 1000, hash64(b"b") % 1000);
 /// ```
+#[inline]
 pub fn hash64(text: &[u8]) -> u64 {
     let fnv = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     mix(text.iter().fold(0xcbf2_9ce4_8422_2325, fnv))
 }
+
+/// A text of at most 8 ASCII characters as a number of its own, which is quicker to compare than a text; `None` for other texts.
+#[inline]
+pub(crate) fn word_of(text: &[u8]) -> Option<u64> {
+    const NOT_ASCII: u64 = 0x8080_8080_8080_8080;
+    let (bytes, length) = match <[u8; 8]>::try_from(text) {
+        Ok(bytes) => (bytes, 0),
+        Err(_) => {
+            let mut bytes = [0; 8];
+            bytes.get_mut(..text.len())?.copy_from_slice(text);
+            // Shorter texts are told from those that end with zeros by a byte that no text of 8 ends with.
+            (bytes, (0x80 | text.len() as u64) << 56)
+        }
+    };
+    let word = u64::from_le_bytes(bytes);
+    (word & NOT_ASCII == 0).then_some(word | length)
+}
+
+/// No [`word_of`] a text.
+const LONG: u64 = u64::MAX;
 
 /// A set of distinct texts, each with a number. All texts lie in one buffer, so that millions of short ones cost little more than
 /// their bytes.
@@ -25,6 +46,8 @@ pub(crate) struct Dictionary {
     text: String,
     /// Where each text ends in `text`.
     ends: Vec<usize>,
+    /// Each text's [`word_of`], or [`LONG`].
+    words: Vec<u64>,
     /// An open hash table: 0 for a free slot, else the text's number plus 1. Its length is 0 or a power of two.
     slots: Vec<u32>,
 }
@@ -55,6 +78,15 @@ impl Dictionary {
         self.slots[self.slot_of(text)].checked_sub(1)
     }
 
+    /// The number of the text with this [`word_of`].
+    #[inline]
+    pub(crate) fn get_word(&self, word: u64) -> Option<u32> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        self.slots[self.slot_where(mix(word), |number| self.words[number] == word)].checked_sub(1)
+    }
+
     /// The number of a text, which is added if it is new; `None` if there are too many.
     pub(crate) fn insert(&mut self, text: &str) -> Option<u32> {
         // At most half full, so that a search ends soon.
@@ -69,6 +101,7 @@ impl Dictionary {
         let number = u32::try_from(self.len()).ok().filter(|&number| number < u32::MAX - 2)?;
         self.text.push_str(text);
         self.ends.push(self.text.len());
+        self.words.push(word_of(text.as_bytes()).unwrap_or(LONG));
         self.slots[slot] = number + 1;
         Some(number)
     }
@@ -76,9 +109,18 @@ impl Dictionary {
     /// The slot that holds the text, or the free one where it belongs.
     #[inline]
     fn slot_of(&self, text: &str) -> usize {
+        match word_of(text.as_bytes()) {
+            Some(word) => self.slot_where(mix(word), |number| self.words[number] == word),
+            None => self.slot_where(hash64(text.as_bytes()), |number| self.text(number) == text),
+        }
+    }
+
+    /// The slot of the text with this hash for which `is_it` holds, or the free one where it belongs.
+    #[inline]
+    fn slot_where(&self, hash: u64, is_it: impl Fn(usize) -> bool) -> usize {
         let mask = self.slots.len() - 1;
-        let mut slot = hash64(text.as_bytes()) as usize & mask;
-        while self.slots[slot] != 0 && self.text(self.slots[slot] as usize - 1) != text {
+        let mut slot = hash as usize & mask;
+        while self.slots[slot] != 0 && !is_it(self.slots[slot] as usize - 1) {
             slot = (slot + 1) & mask;
         }
         slot
@@ -200,6 +242,23 @@ mod tests {
                 .to_string()
                 .contains("\"a\" stands twice")
         );
+    }
+
+    #[test]
+    fn words_tell_texts_apart() {
+        let texts = ["", "\0", "a", "a\0", "\0a", "b", "0123456", "0123456\0", "01234567", "\u{7f}\u{7f}"];
+        let words: Vec<u64> = texts.iter().map(|text| word_of(text.as_bytes()).unwrap()).collect();
+        assert!((1..words.len()).all(|k| !words[..k].contains(&words[k]) && words[k] != LONG), "{words:x?}");
+        for text in ["é", "012345678", "\u{10ffff}\u{10ffff}"] {
+            assert_eq!(word_of(text.as_bytes()), None, "{text}");
+        }
+        let mut dictionary = Dictionary::default();
+        let texts = [&texts[..], &["é", "012345678"]].concat();
+        for (k, text) in texts.iter().enumerate() {
+            assert_eq!(dictionary.insert(text), Some(k as u32));
+        }
+        let found = texts.iter().map(|text| word_of(text.as_bytes()).and_then(|word| dictionary.get_word(word)));
+        assert!(found.take(10).eq((0..10).map(Some)) && texts.iter().all(|text| dictionary.get(text).is_some()));
     }
 
     #[test]

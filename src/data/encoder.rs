@@ -147,6 +147,12 @@ impl Encoder {
             dense.push(1.0);
         }
         for (k, (config, encoding)) in self.config.categorical.iter().zip(&self.categorical).enumerate() {
+            if config.separator.is_none()
+                && let Some(id) = encoding.row_of_field(row.categorical_bytes(k))
+            {
+                categorical[k].push(id);
+                continue;
+            }
             let text = row.categorical(k, &config.column)?;
             categorical[k].push_with(|| encoding.row(text), |rows| encoding.rows(config, text, rows));
         }

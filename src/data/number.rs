@@ -19,7 +19,7 @@ pub(crate) fn parse(text: &str) -> Option<f64> {
 
 /// The common case: an integer of so few digits that it is exact.
 #[inline]
-fn parse_integer(text: &[u8]) -> Option<i64> {
+pub(crate) fn parse_integer(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),

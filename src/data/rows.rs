@@ -228,16 +228,31 @@ impl<'a> Row<'a> {
     /// The text of a column; empty if it is missing.
     #[inline]
     pub(crate) fn text(&self, origin: Origin, column: &str) -> Result<&'a str> {
-        let Some(file) = self.file else { return Ok("") };
+        std::str::from_utf8(self.bytes(origin)).map_err(|_| self.place().not_utf8(column))
+    }
+
+    /// The bytes of a column, which may be no text.
+    #[inline]
+    fn bytes(&self, origin: Origin) -> &'a [u8] {
+        let Some(file) = self.file else { return &[] };
         match origin {
-            Origin::Field(field) => {
-                let field = file.records.field(field);
-                std::str::from_utf8(field).map_err(|_| self.place().not_utf8(column))
-            }
-            Origin::Side { table, column } => Ok(self.tables[table].value(self.joined[table], column)),
-            Origin::Derived(k) => Ok(&self.derived[k]),
-            Origin::Absent => Ok(""),
+            Origin::Field(field) => file.records.field(field),
+            Origin::Side { table, column } => self.tables[table].value(self.joined[table], column).as_bytes(),
+            Origin::Derived(k) => self.derived[k].as_bytes(),
+            Origin::Absent => &[],
         }
+    }
+
+    /// The bytes of dense column `k`.
+    #[inline]
+    pub(crate) fn dense_bytes(&self, k: usize) -> &'a [u8] {
+        self.bytes(self.origin(|binding| binding.dense.get(k)))
+    }
+
+    /// The bytes of categorical column `k`.
+    #[inline]
+    pub(crate) fn categorical_bytes(&self, k: usize) -> &'a [u8] {
+        self.bytes(self.origin(|binding| binding.categorical.get(k)))
     }
 
     /// The text of dense column `k`, whose name is `column`.

@@ -1,0 +1,116 @@
+"""Whole models, steps of training and predictions: layers of torch, as they are and compiled, over its own tables and those of FBGEMM."""
+
+import contextlib
+import itertools
+
+import fbgemm_fix  # noqa: F401
+import torch
+from embedding import OPTIMIZERS, split, torch_tables
+from fbgemm_gpu.split_embedding_configs import SparseType
+from ids import SETS, batches
+from shape import B, D, ROWS, T
+
+NUM_DENSE, BOTTOM, TOP = 13, [512, 256, D], [512, 512, 256, 1]
+
+
+def mlp(width, sizes, last):
+    layers = []
+    for size in sizes:
+        layers += [torch.nn.Linear(width, size), torch.nn.ReLU()]
+        width = size
+    return torch.nn.Sequential(*(layers if last else layers[:-1]))
+
+
+class Layers(torch.nn.Module):
+    """All but the tables."""
+
+    def __init__(self):
+        super().__init__()
+        rows, cols = torch.tril_indices(T + 1, T + 1, -1)
+        self.register_buffer("pairs", rows * (T + 1) + cols)
+        self.bottom, self.top = mlp(NUM_DENSE, BOTTOM, True), mlp(D + len(rows), TOP, False)
+
+    def forward(self, dense, pooled):
+        dense = self.bottom(dense)
+        features = torch.cat([dense.unsqueeze(1), pooled.view(-1, T, D).to(dense.dtype)], 1)
+        products = torch.bmm(features, features.transpose(1, 2))
+        return self.top(torch.cat([dense, products.flatten(1).index_select(1, self.pairs)], 1))
+
+
+def torch_bags(ids, offsets):
+    of_table, bag_starts = ids.view(T, -1), offsets[:len(offsets) // T]
+    return torch.cat([bag(of_table[t], bag_starts) for t, bag in enumerate(torch_tables())], 1)
+
+
+def tables_of(optimizer):
+    """Torch has no row-wise Adagrad."""
+    tables = {"FBGEMM": split(OPTIMIZERS[optimizer][0], SparseType.FP32)}
+    return {**tables, "torch": torch_bags} if optimizer == "sgd" else tables
+
+
+def autocast(precision):
+    return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+def train_step(tables, layers, compiled, optimizer, precision, inputs):
+    """A step as people write it; FBGEMM's tables make theirs in the backward pass."""
+    rule = {"sgd": torch.optim.SGD, "row-wise adagrad": torch.optim.Adagrad}[optimizer]
+    rules = [rule(layers.parameters(), lr=0.01)]
+    if tables is torch_bags:
+        rules.append(torch.optim.SGD([bag.weight for bag in torch_tables()], lr=0.01))
+    loss_of = torch.nn.BCEWithLogitsLoss()
+
+    def run(k):
+        dense, ids, offsets, labels = inputs(k)
+        with autocast(precision):
+            logits = compiled(dense, tables(ids, offsets))
+        for each in rules:
+            each.zero_grad(set_to_none=True)
+        loss_of(logits.float(), labels).backward()
+        for each in rules:
+            each.step()
+    return run
+
+
+def predict(tables, compiled, precision, inputs):
+    def run(k):
+        dense, ids, offsets, _ = inputs(k)
+        with torch.no_grad(), autocast(precision):
+            torch.sigmoid(compiled(dense, tables(ids, offsets)))
+    return run
+
+
+def peers_of(optimizer, precision, inputs):
+    """Each table with each way to run the layers; layers that are trained are not shared."""
+    peers = {}
+    for (name, tables), is_compiled in itertools.product(tables_of(optimizer or "sgd").items(), (False, True)):
+        layers = Layers()
+        run = torch.compile(layers) if is_compiled else layers
+        peers[" + ".join(dict.fromkeys(["torch.compile" if is_compiled else "torch", name]))] = (
+            train_step(tables, layers, run, optimizer, precision, inputs) if optimizer else predict(tables, run, precision, inputs)
+        )
+    return peers
+
+
+def cell(folder, name, batch_size, optimizer, precision):
+    path, flat, offsets = batches(T, ROWS, batch_size, 1, "zipf", folder)
+    dense = torch.rand(SETS, batch_size, NUM_DENSE)
+    labels = (torch.rand(batch_size, 1) < 0.25).float()
+    request = {
+        "work": "dlrm", "num_dense": NUM_DENSE, "bottom_mlp": BOTTOM, "top_mlp": TOP, "num_tables": T, "num_embeddings": ROWS,
+        "batch_size": batch_size, "pooling_factor": 1, "optimizer": optimizer and OPTIMIZERS[optimizer][1], "ids": path,
+    }
+    if precision == "bf16":
+        request["precision"] = "bf16"
+    return name, request, peers_of(optimizer, precision, lambda k: (dense[k % SETS], flat[k % SETS], offsets, labels))
+
+
+def cells(folder):
+    """For each cell its name, the request to our side, and the peers."""
+    for precision in ("f32", "bf16"):
+        for optimizer in OPTIMIZERS:
+            yield cell(folder, f"training step {precision}, {optimizer}", B, optimizer, precision)
+        yield cell(folder, f"inference {precision}", B, None, precision)
+    if torch.get_num_threads() == 1:
+        for batch_size in (1, 16, 128):
+            yield cell(folder, f"inference f32, batch {batch_size}", batch_size, None, "f32")

@@ -1,0 +1,32 @@
+"""Ids of batches: a file that our side reads, and as the peers take them."""
+
+import functools
+import os
+
+import numpy as np
+import torch
+
+SETS = 4
+
+
+def draw(random, rows, count, kind):
+    """Uniform, or Zipf: frequencies fall with the power 1.05 of the rank, and which row has which rank is random."""
+    if kind == "uniform":
+        return random.integers(0, rows, count)
+    weights = 1.0 / np.arange(1, rows + 1) ** 1.05
+    below = np.cumsum(weights) / weights.sum()
+    ranks = np.searchsorted(below, random.random(count)).clip(0, rows - 1)
+    return np.random.default_rng(12345).permutation(rows)[ranks]
+
+
+@functools.lru_cache(maxsize=1)
+def batches(num_tables, rows, batch_size, pooling_factor, kind, folder):
+    """Sets of ids, key-major: the path of the file, the ids of each set, and where bags begin."""
+    random = np.random.default_rng(0)
+    count = batch_size * pooling_factor
+    sets = np.stack([np.stack([draw(random, rows, count, kind) for _ in range(num_tables)]) for _ in range(SETS)])
+    # Our side reads a file once, so that one with other contents needs another name.
+    path = os.path.join(folder, f"{kind}-{num_tables}-{rows}-{batch_size}-{pooling_factor}.bin")
+    sets.astype("<i8").tofile(path)
+    flat = [torch.from_numpy(ids.reshape(-1).astype(np.int64)) for ids in sets]
+    return path, flat, torch.arange(0, num_tables * batch_size + 1) * pooling_factor
