@@ -6,6 +6,7 @@
 mod common;
 mod replay;
 
+mod cast;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cuda")]
