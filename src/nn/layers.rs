@@ -167,8 +167,10 @@ impl<D: Backend> Layers<D> {
 
     pub(super) fn backward(&mut self, device: &D, (stack, mlp): (Stack, &Mlp), pass: Backward<'_, D>) -> Result<()> {
         match pass {
+            // Without layers the gradient goes through, but for its scale.
             Backward { input, grad_output, grad_input: Some(to), .. } if mlp.layers().is_empty() => {
-                Cast { factor: 1.0, from: matrix(grad_output, input.rows, input.cols), to }.run(device)
+                let factor = 1.0 / with_layers!(self, layers => layers.loss_scale());
+                Cast { factor, from: matrix(grad_output, input.rows, input.cols), to }.run(device)
             }
             pass => with_layers!(self, layers => layers.backward(device, (stack, mlp), pass)),
         }
@@ -176,6 +178,10 @@ impl<D: Backend> Layers<D> {
 }
 
 impl<D: Backend> Full<D> {
+    fn loss_scale(&self) -> f32 {
+        1.0
+    }
+
     /// None: there is no copy.
     pub(super) fn rounded(&mut self) -> Option<D::SliceMut<'_, f32>> {
         None
@@ -238,6 +244,10 @@ impl<D: Backend, E: Element> Half<D, E> {
             [room(top, values, top.inputs())?, room(top, grads, top.inputs())?],
         ];
         Ok(Self { parameters: device.alloc(num_parameters)?, loss_scale, stacks })
+    }
+
+    fn loss_scale(&self) -> f32 {
+        self.loss_scale
     }
 
     /// The copy of the parameters.
