@@ -1,6 +1,4 @@
 //! The program with layers in 16 bits, on the reviews of `data/clothing`.
-#![cfg(feature = "cli")]
-#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const CONFIG: &str = include_str!("../examples/clothing.toml");
+const CONFIG: &str = include_str!("../../examples/clothing.toml");
 
 fn bagdot(folder: &Path, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_bagdot")).current_dir(folder).args(arguments).output().unwrap();

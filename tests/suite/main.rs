@@ -9,6 +9,8 @@ mod replay;
 mod cast;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "cli")]
+mod cli_precision;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(feature = "cuda")]
@@ -37,6 +39,7 @@ mod interaction;
 mod kernel_resources;
 mod linear;
 mod loss;
+mod mixed_precision;
 mod moving_average;
 mod properties;
 #[cfg(feature = "cuda")]

@@ -1,15 +1,12 @@
 //! Layers in tf32, bf16 and f16: losses, gradients and logits against the reference, copies of the parameters, loss scales.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
+use crate::common::engine::{Batch, tensor};
+use crate::common::reference::{Layer, Model};
+use crate::common::*;
 use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, NamedTensor, Optimizers};
 use bagdot::ops::finite_check::NonFinite;
 use bagdot::ops::{Backend, Optimizer, Pooling, Table};
 use bagdot::{DType, Error, bf16, f16};
-use common::engine::{Batch, tensor};
-use common::reference::{Layer, Model};
-use common::*;
 
 backend_suite!(
     cuda:
