@@ -3,9 +3,9 @@
 // Computes     to[r][c] = factor * from[r][c]
 // Rust         src/ops/cast.rs, src/backend/cuda/cast.rs
 // Entries      cast_{f32,f16,bf16}_{f32,f16,bf16}: from, to
-// Algorithm    One thread per run of eight elements of a row, in a loop over the grid: reads and writes of 16 bytes (32 in two) where all rows begin
+// Algorithm    One thread per run of four elements of a row, in a loop over the grid: reads and writes of 16 bytes, or 8 in 16 bits, where all rows begin
 //              at multiples of that, else one element at a time. A matrix without gaps is one row.
-// Launch       grid (as many blocks as a row has runs of 256 * 8 elements, at most 4096; rows, at most 65535), block 256
+// Launch       grid (as many blocks as a row has runs of 256 * 4 elements, at most 4096; rows, at most 65535), block 256
 // Bytes        each value read and written once: as bytes_moved()
 // Requires     factor is a power of two
 // Numerics     product in f32, rounded once to the nearest value, ties to even: the same bits as on the CPU but for which NaN it is
@@ -14,34 +14,21 @@
 #include "common/vec.cuh"
 
 constexpr int kThreads = 256;
-constexpr int kRun = 8;
-
-// A run of a row, at a multiple of its size, in as few instructions as there are 16 bytes.
-template <typename E>
-struct Run {
-  static constexpr int kElements = kRun < kWidest<E> ? kRun : kWidest<E>;
-  Vec<E, kElements> parts[kRun / kElements];
-};
+constexpr int kRun = 4;
 
 template <typename A, typename B>
 __device__ __forceinline__ void convert(const A* from, B* to, float factor) {
-  Run<A> values;
-  Run<B> results;
+  const Vec<A, kRun> values = load<kRun>(from);
+  Vec<B, kRun> results;
 #pragma unroll
-  for (int k = 0; k < kRun; k += Run<A>::kElements) values.parts[k / Run<A>::kElements] = load<Run<A>::kElements>(from + k);
-#pragma unroll
-  for (int k = 0; k < kRun; ++k) {
-    const A value = values.parts[k / Run<A>::kElements].at[k % Run<A>::kElements];
-    results.parts[k / Run<B>::kElements].at[k % Run<B>::kElements] = from_f32<B>(__fmul_rn(to_f32(value), factor));
-  }
-#pragma unroll
-  for (int k = 0; k < kRun; k += Run<B>::kElements) store(to + k, results.parts[k / Run<B>::kElements]);
+  for (int k = 0; k < kRun; ++k) results.at[k] = from_f32<B>(__fmul_rn(to_f32(values.at[k]), factor));
+  store(to, results);
 }
 
 template <typename A, typename B>
 __device__ __forceinline__ void cast(const A* from, B* to, uint64_t from_ld, uint64_t to_ld, uint64_t rows, uint64_t cols, float factor) {
   const uint64_t thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x, threads = uint64_t(gridDim.x) * kThreads;
-  const bool wide = is_aligned(from, 16) && is_aligned(to, 16) && (rows == 1 || (from_ld % kRun == 0 && to_ld % kRun == 0));
+  const bool wide = is_aligned(from, kRun * sizeof(A)) && is_aligned(to, kRun * sizeof(B)) && (rows == 1 || (from_ld % kRun == 0 && to_ld % kRun == 0));
   const uint64_t runs = wide ? cols / kRun : 0;
   for (uint64_t row = blockIdx.y; row < rows; row += gridDim.y) {
     const A* const from_row = from + row * from_ld;

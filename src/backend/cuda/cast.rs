@@ -9,7 +9,7 @@ use crate::ops::cast::{Cast, CastOps};
 /// Threads of a block, as the kernel is compiled.
 const THREADS: u32 = 256;
 /// Elements that a thread takes at once.
-const RUN: usize = 8;
+const RUN: usize = 4;
 
 impl CastOps for Cuda {
     fn cast<A: Element, B: Element>(&self, args: Cast<'_, Self, A, B>) -> Result<()> {
