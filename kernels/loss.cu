@@ -1,6 +1,6 @@
 // loss.cu: the mean loss of a batch of logits and, in the same pass, its gradient.
 //
-// Computes     mean = sum of the samples' losses / batch_size, grad[b] = derivative of the mean by logit b; src/ops/loss.rs has the formulas
+// Computes     mean = sum of the samples' losses / batch_size, grad[b] = loss_scale times the derivative of the mean by logit b; src/ops/loss.rs has the formulas
 // Rust         src/ops/loss.rs, src/backend/cuda/loss.rs
 // Entries      loss_forward_f32, loss_mean_f64
 // Algorithm    One thread per sample. The losses of a block are added in a fixed tree, and left as one partial sum for each block; a second kernel,
@@ -53,13 +53,13 @@ __device__ __forceinline__ double block_sum(double x) {
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     loss_forward_f32(const float* logits, const float* labels, float* grad_logits, double* partial_sums, uint64_t batch_size, uint32_t squared,
-                     float threshold, float negative, float positive) {
+                     float threshold, float loss_scale, float negative, float positive) {
   const uint64_t sample = uint64_t(blockIdx.x) * kThreads + threadIdx.x;
   double value = 0.0;
   if (sample < batch_size) {
     const Loss loss = loss_of({squared != 0, threshold, negative, positive}, logits[sample], labels[sample]);
     value = loss.value;
-    if (grad_logits) grad_logits[sample] = float(loss.grad * (1.0 / double(batch_size)));
+    if (grad_logits) grad_logits[sample] = float(loss.grad * (1.0 / double(batch_size))) * loss_scale;
   }
   const double sum = block_sum(value);
   if (threadIdx.x == 0) partial_sums[blockIdx.x] = sum;

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use bagdot::nn::{BatchView, Dlrm, DlrmConfig, Optimizers};
+use bagdot::nn::{BatchView, ComputePrecision, Dlrm, DlrmConfig, Optimizers};
 use bagdot::ops::{Bags, Device, Feature, Matrix, Optimizer, Pooling, Table};
 use bagdot::{Cpu, Philox};
 use serde::Deserialize;
@@ -19,6 +19,9 @@ pub(crate) struct Shape {
     num_embeddings: usize,
     batch_size: usize,
     pooling_factor: usize,
+    /// What the layers compute in.
+    #[serde(default)]
+    precision: ComputePrecision,
     /// Steps of training by it, else predictions.
     optimizer: Option<Optimizer>,
     /// A file of sets of ids: `i64`, `[sets, num_tables, batch_size, pooling_factor]`.
@@ -34,6 +37,7 @@ pub(crate) fn prepare(cpu: Cpu, shape: Shape) -> Result<super::Run, Box<dyn Erro
         tables: vec![Table { num_embeddings, embedding_dim }; num_tables],
         features: (0..num_tables).map(|table| Feature { table, pooling: Pooling::Sum, padding_idx: None }).collect(),
         top_mlp: shape.top_mlp,
+        precision: shape.precision,
         ..DlrmConfig::default()
     };
     let mut model = Dlrm::new(cpu.clone(), config, 0)?;

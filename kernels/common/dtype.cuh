@@ -40,3 +40,15 @@ __device__ __forceinline__ bf16 from_f32<bf16>(float x) { return __float2bfloat1
   INSTANTIATE(f16, i64)                         \
   INSTANTIATE(bf16, i32)                        \
   INSTANTIATE(bf16, i64)
+
+// INSTANTIATE(A, B) is expanded for every storage type with every other one and itself.
+#define FOR_EACH_PAIR_OF_ELEMENTS(INSTANTIATE) \
+  INSTANTIATE(f32, f32)                        \
+  INSTANTIATE(f32, f16)                        \
+  INSTANTIATE(f32, bf16)                       \
+  INSTANTIATE(f16, f32)                        \
+  INSTANTIATE(f16, f16)                        \
+  INSTANTIATE(f16, bf16)                       \
+  INSTANTIATE(bf16, f32)                       \
+  INSTANTIATE(bf16, f16)                       \
+  INSTANTIATE(bf16, bf16)

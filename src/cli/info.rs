@@ -38,7 +38,8 @@ impl Info {
                 for member in model.members() {
                     let config = member.config();
                     let (bottom, top) = (&config.bottom_mlp, &config.top_mlp);
-                    print_line(&format!("{} parameters; bottom {bottom:?}, top {top:?}", member.num_parameters()))?;
+                    let (number, precision) = (member.num_parameters(), config.precision);
+                    print_line(&format!("{number} parameters; bottom {bottom:?}, top {top:?}; layers in {precision}"))?;
                 }
                 print_line(&format!("dense: {}", encoder.dense_names().join(", ")))?;
                 for feature in encoder.features() {

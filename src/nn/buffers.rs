@@ -1,13 +1,13 @@
 //! What a step reads and writes besides the model itself.
 
-use super::config::DlrmConfig;
+use super::config::{DlrmConfig, Mlps};
 use super::embedding::EmbeddingBagCollection;
-use super::mlp::{Activations, Mlp};
-use crate::dtype::{Index, Scalar};
+use super::layers::Layers;
+use crate::dtype::Index;
 use crate::error::Result;
 use crate::ops::index_sort::{Sort, SortedIndices};
 use crate::ops::sparse_update::Update;
-use crate::ops::{Backend, Bags, Device, Matrix, MatrixMut, TableBatch, loss};
+use crate::ops::{Backend, Bags, Device, Matrix, TableBatch, loss};
 
 /// A batch on a device.
 pub struct BatchView<'a, D: Device, I: Index> {
@@ -30,80 +30,85 @@ impl<D: Device, I: Index> Copy for BatchView<'_, D, I> {}
 pub(super) struct Buffers<D: Backend> {
     pub(super) batch_size: usize,
     pub(super) num_indices: usize,
-    pub(super) bottom: Activations<D>,
-    pub(super) top: Activations<D>,
-    pub(super) pooled: D::Buffer<f32>,
-    pub(super) interacted: D::Buffer<f32>,
+    pub(super) layers: Layers<D>,
+    pub(super) values: Seams<D>,
     pub(super) argmax: Option<D::Buffer<u32>>,
     pub(super) mean_loss: D::Buffer<f64>,
     pub(super) backward: Option<BackwardBuffers<D>>,
 }
 
 pub(super) struct BackwardBuffers<D: Backend> {
-    pub(super) bottom: Activations<D>,
-    pub(super) top: Activations<D>,
-    pub(super) pooled: D::Buffer<f32>,
-    pub(super) interacted: D::Buffer<f32>,
+    pub(super) grads: Seams<D>,
     pub(super) sorted: SortedIndices<D>,
     pub(super) workspace: D::Buffer<u64>,
+}
+
+/// What goes from one part of a model to the next, or its gradient.
+pub(super) struct Seams<D: Device> {
+    /// The output of the bottom MLP.
+    pub(super) bottom: D::Buffer<f32>,
+    pub(super) pooled: D::Buffer<f32>,
+    pub(super) interacted: D::Buffer<f32>,
+    /// The output of the top MLP's last layer but one.
+    pub(super) top: D::Buffer<f32>,
+    pub(super) logits: D::Buffer<f32>,
+}
+
+impl<D: Device> Seams<D> {
+    /// The columns of each, in their order.
+    pub(super) fn columns(config: &DlrmConfig, tables: &TableBatch) -> [usize; 5] {
+        let width = config.interaction_width();
+        let hidden = config.top_mlp.split_last().and_then(|(_, hidden)| hidden.last());
+        [config.bottom_mlp.last().copied().unwrap_or(0), tables.width(), width, hidden.copied().unwrap_or(width), 1]
+    }
+
+    fn new(device: &D, batch_size: usize, columns: [usize; 5]) -> Result<Self> {
+        let [bottom, pooled, interacted, top, logits] = columns.map(|columns| device.alloc(batch_size * columns));
+        Ok(Self { bottom: bottom?, pooled: pooled?, interacted: interacted?, top: top?, logits: logits? })
+    }
 }
 
 impl<D: Backend> Buffers<D> {
     pub(super) fn new(
         device: &D,
         config: &DlrmConfig,
-        (bottom, top): (&Mlp, &Mlp),
+        (mlps, num_parameters): (&Mlps, usize),
         embedding: &EmbeddingBagCollection<D>,
         (batch_size, num_indices): (usize, usize),
         train: bool,
     ) -> Result<Self> {
         let tables = embedding.tables().as_ref();
-        let (pooled_len, interacted_len) = (batch_size * tables.width(), batch_size * config.interaction_width());
+        let columns = Seams::<D>::columns(config, tables);
         let backward = || -> Result<BackwardBuffers<D>> {
-            let sort = Sort::<D, i64>::workspace_len(device, tables, num_indices);
-            let update = Update::<D, f32, i64>::workspace_len(device, tables, num_indices);
-            let loss = loss::Forward::workspace_len(device, batch_size);
-            let layers = bottom.workspace_len(device, batch_size).max(top.workspace_len(device, batch_size));
             Ok(BackwardBuffers {
-                bottom: bottom.activations(device, batch_size)?,
-                top: top.activations(device, batch_size)?,
-                pooled: device.alloc(pooled_len)?,
-                interacted: device.alloc(interacted_len)?,
+                grads: Seams::new(device, batch_size, columns)?,
                 sorted: SortedIndices::new(device, num_indices, batch_size * tables.features().len())?,
-                workspace: device.alloc(sort.max(update).max(loss).max(layers))?,
+                workspace: device.alloc(workspace_len(device, config, mlps, tables, (batch_size, num_indices)))?,
             })
         };
         Ok(Self {
             batch_size,
             num_indices,
-            bottom: bottom.activations(device, batch_size)?,
-            top: top.activations(device, batch_size)?,
-            pooled: device.alloc(pooled_len)?,
-            interacted: device.alloc(interacted_len)?,
-            argmax: if train && tables.has_max() { Some(device.alloc(pooled_len)?) } else { None },
+            layers: Layers::new(device, config.precision, mlps.hidden(), num_parameters, batch_size, train)?,
+            values: Seams::new(device, batch_size, columns)?,
+            argmax: if train && tables.has_max() { Some(device.alloc(batch_size * tables.width())?) } else { None },
             mean_loss: device.alloc(1)?,
             backward: if train { Some(backward()?) } else { None },
         })
     }
 }
 
-pub(super) fn logits<D: Device>(top: &Activations<D>, rows: usize) -> D::Slice<'_, f32> {
-    // A model has at least one layer in its top MLP, and the last one has one output.
-    D::slice(&top[top.len() - 1], 0..rows)
-}
-
-pub(super) fn pooled_matrix<'a, D: Device, T: Scalar>(
-    buffer: &'a D::Buffer<T>,
-    rows: usize,
+/// The words of workspace that the ops of a step need, which use it one after another.
+pub(super) fn workspace_len<D: Backend>(
+    device: &D,
+    config: &DlrmConfig,
+    mlps: &Mlps,
     tables: &TableBatch,
-) -> Matrix<'a, D, T> {
-    Matrix::packed(D::slice(buffer, 0..rows * tables.width()), rows, tables.width())
-}
-
-pub(super) fn pooled_matrix_mut<'a, D: Device, T: Scalar>(
-    buffer: &'a mut D::Buffer<T>,
-    rows: usize,
-    tables: &TableBatch,
-) -> MatrixMut<'a, D, T> {
-    MatrixMut::packed(D::slice_mut(buffer, 0..rows * tables.width()), rows, tables.width())
+    (batch_size, num_indices): (usize, usize),
+) -> usize {
+    Sort::<D, i64>::workspace_len(device, tables, num_indices)
+        .max(Update::<D, f32, i64>::workspace_len(device, tables, num_indices))
+        .max(loss::Forward::workspace_len(device, batch_size))
+        .max(Layers::workspace_len(device, config.precision, mlps.hidden(), batch_size))
+        .max(mlps.logit.workspace_len::<D, f32>(device, batch_size))
 }

@@ -1,7 +1,8 @@
 //! The shape of a model, checked for fit.
 
 use super::embedding::TableInit;
-use super::mlp::Mlp;
+use super::mlp::{Layer, Mlp};
+use super::precision::ComputePrecision;
 use crate::dtype::DType;
 use crate::error::{Result, invalid};
 use crate::ops::{Activation, Feature, Interaction, Loss, Table, TableBatch};
@@ -26,10 +27,35 @@ pub struct DlrmConfig {
     pub interaction: Interaction,
     /// The sizes of the top MLP's layers after the input. The last one is 1: the logit.
     pub top_mlp: Vec<usize>,
+    /// What the layers compute in.
+    pub precision: ComputePrecision,
     /// What is minimised.
     pub loss: Loss,
     /// Probabilities are clamped to `[threshold, 1 - threshold]` in the loss; 0 for no clamp.
     pub loss_threshold: f32,
+}
+
+/// The layers of a model.
+pub(super) struct Mlps {
+    pub(super) bottom: Mlp,
+    /// The top MLP but for its last layer.
+    pub(super) top: Mlp,
+    /// That layer: it computes in `f32` whatever the others do, so that no logit is rounded to 16 bits.
+    pub(super) logit: Mlp,
+}
+
+impl Mlps {
+    /// Those whose type of computation can be chosen.
+    pub(super) fn hidden(&self) -> [&Mlp; 2] {
+        [&self.bottom, &self.top]
+    }
+
+    /// All layers, with the names of their MLPs and their numbers in these.
+    pub(super) fn layers(&self) -> impl Iterator<Item = (&'static str, usize, &Layer)> {
+        let bottom = self.bottom.layers().iter().enumerate().map(|(k, layer)| ("bottom_mlp", k, layer));
+        let top = self.top.layers().iter().chain(self.logit.layers()).enumerate();
+        bottom.chain(top.map(|(k, layer)| ("top_mlp", k, layer)))
+    }
 }
 
 impl DlrmConfig {
@@ -45,13 +71,15 @@ impl DlrmConfig {
         }
     }
 
-    /// Bottom and top MLP, and the length of the buffer of their parameters.
-    pub(super) fn mlps(&self) -> (Mlp, Mlp, usize) {
+    /// The layers, and the length of the buffer of their parameters.
+    pub(super) fn mlps(&self) -> (Mlps, usize) {
         let mut len = 0;
-        let sizes = |input: usize, layers: &[usize]| [&[input], layers].concat();
-        let bottom = Mlp::new(&sizes(self.num_dense, &self.bottom_mlp), Activation::Relu, &mut len);
-        let top = Mlp::new(&sizes(self.interaction_width(), &self.top_mlp), Activation::None, &mut len);
-        (bottom, top, len)
+        let mut mlp = |sizes: &[usize], last| Mlp::new(sizes, last, &mut len);
+        let top = [&[self.interaction_width()], self.top_mlp.as_slice()].concat();
+        let (hidden, logit) = (&top[..top.len() - 1], &top[top.len().saturating_sub(2)..]);
+        let bottom = mlp(&[&[self.num_dense], self.bottom_mlp.as_slice()].concat(), Activation::Relu);
+        let (top, logit) = (mlp(hidden, Activation::Relu), mlp(logit, Activation::None));
+        (Mlps { bottom, top, logit }, len)
     }
 
     pub(super) fn check(&self) -> Result<TableBatch> {
@@ -86,6 +114,7 @@ impl DlrmConfig {
                 }
             }
         }
+        self.precision.check()?;
         TableBatch::new(self.tables.clone(), self.features.clone())
     }
 }

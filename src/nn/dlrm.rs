@@ -2,10 +2,11 @@
 //! ones, their interaction, and a top MLP that ends in one logit.
 
 use super::average::Averages;
-use super::buffers::{BackwardBuffers, BatchView, Buffers, logits, pooled_matrix, pooled_matrix_mut};
-use super::config::DlrmConfig;
+use super::buffers::{BackwardBuffers, BatchView, Buffers, Seams};
+use super::config::{DlrmConfig, Mlps};
 use super::embedding::EmbeddingBagCollection;
-use super::mlp::{BackwardPass, Mlp};
+use super::layers::{Backward, Forward, Stack, matrix, matrix_mut};
+use super::mlp::{BackwardPass, ForwardPass};
 use super::optimizer::{OptimizerState, Optimizers};
 use super::step::Place;
 use crate::dtype::Index;
@@ -14,7 +15,7 @@ use crate::ops::finite_check::{NonFinite, Verdict};
 use crate::ops::index_sort::Sort;
 use crate::ops::interaction::{self, Features, FeaturesMut};
 use crate::ops::loss;
-use crate::ops::{Accum, Backend, Extent, Matrix, MatrixMut, Precision};
+use crate::ops::{Accum, Backend, Extent, Precision};
 use crate::philox::Philox;
 
 const OP: &str = "Dlrm";
@@ -24,9 +25,8 @@ const OP: &str = "Dlrm";
 /// Buffers for activations and gradients are made for the largest batch so far: a step with a batch no larger allocates nothing.
 pub struct Dlrm<D: Backend> {
     pub(super) device: D,
-    config: DlrmConfig,
-    pub(super) bottom: Mlp,
-    pub(super) top: Mlp,
+    pub(super) config: DlrmConfig,
+    pub(super) mlps: Mlps,
     pub(super) embedding: EmbeddingBagCollection<D>,
     /// The parameters of both MLPs.
     pub(super) parameters: D::Buffer<f32>,
@@ -56,30 +56,18 @@ impl<D: Backend> Dlrm<D> {
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit together; those of [`Device::alloc`](crate::ops::Device::alloc).
     pub fn new(device: D, config: DlrmConfig, seed: u64) -> Result<Self> {
         let tables = config.check()?;
-        let (bottom, top, len) = config.mlps();
+        let (mlps, len) = config.mlps();
         let mut values = vec![0f32; len];
         // Streams below this one belong to the tables.
         let mut random = Philox::new(seed, 1 << 32);
-        bottom.init(&mut values, &mut random);
-        top.init(&mut values, &mut random);
+        [&mlps.bottom, &mlps.top, &mlps.logit].into_iter().for_each(|mlp| mlp.init(&mut values, &mut random));
         let mut parameters = device.alloc(len)?;
         device.upload(&values, D::view_mut(&mut parameters))?;
         let embedding = EmbeddingBagCollection::new(&device, tables, config.table_dtype, config.table_init, seed)?;
-        let buffers = Buffers::new(&device, &config, (&bottom, &top), &embedding, (0, 0), false)?;
+        let mut buffers = Buffers::new(&device, &config, (&mlps, len), &embedding, (0, 0), false)?;
+        buffers.layers.refresh(&device, &parameters)?;
         let (training, averages, non_finite, recordings) = (None, None, NonFinite::default(), Vec::new());
-        Ok(Self {
-            device,
-            config,
-            bottom,
-            top,
-            embedding,
-            parameters,
-            training,
-            averages,
-            non_finite,
-            recordings,
-            buffers,
-        })
+        Ok(Self { device, config, mlps, embedding, parameters, training, averages, non_finite, recordings, buffers })
     }
 
     /// The shape of the model.
@@ -99,8 +87,8 @@ impl<D: Backend> Dlrm<D> {
 
     /// The number of parameters of tables and layers.
     pub fn num_parameters(&self) -> usize {
-        let layers = self.bottom.layers().iter().chain(self.top.layers());
-        self.embedding.tables().as_ref().num_weights() + layers.map(|l| l.weight.len() + l.bias.len()).sum::<usize>()
+        let layers = self.mlps.layers().map(|(_, _, layer)| layer.weight.len() + layer.bias.len());
+        self.embedding.tables().as_ref().num_weights() + layers.sum::<usize>()
     }
 
     /// Prepares for training from step 1, with nothing remembered by the optimizers.
@@ -146,12 +134,13 @@ impl<D: Backend> Dlrm<D> {
     /// before the next step.
     ///
     /// # Errors
-    /// None, once [`Self::average_with`] has succeeded.
+    /// None, once [`Self::average_with`] has succeeded, but those of the device.
     pub fn swap_averages(&mut self) -> Result<()> {
         match &mut self.averages {
-            Some(averages) => averages.swap(&mut self.parameters, &mut self.embedding),
-            None => Ok(()),
+            Some(averages) => averages.swap(&mut self.parameters, &mut self.embedding)?,
+            None => return Ok(()),
         }
+        self.buffers.layers.refresh(&self.device, &self.parameters)
     }
 
     /// The number of steps taken since [`Self::optimize_with`].
@@ -168,62 +157,76 @@ impl<D: Backend> Dlrm<D> {
         let rows = batch.dense.rows;
         let labels = batch.labels.ok_or_else(|| invalid(OP, "batch.labels", "training needs them"))?;
         self.forward(batch, true)?;
-        let Self { device, config, bottom, top, buffers, .. } = self;
-        let Buffers { bottom: bottom_out, top: top_out, pooled, interacted, mean_loss, backward, .. } = buffers;
-        let (training, backward) = trainable(&mut self.training, backward)?;
-        let width = config.interaction_width();
+        let Self { device, config, mlps, parameters, buffers, .. } = self;
+        let Buffers { layers, values, mean_loss, backward, .. } = buffers;
+        let (training, BackwardBuffers { grads, sorted, workspace }) = trainable(&mut self.training, backward)?;
+        let grad_parameters = &mut training.grad_parameters;
         let tables = self.embedding.tables();
+        let [dim, pooled_width, width, top_width, _] = Seams::<D>::columns(config, tables.as_ref());
         let loss = loss::Forward {
             loss: config.loss,
             threshold: config.loss_threshold,
-            logits: logits::<D>(top_out, rows),
+            loss_scale: config.precision.loss_scale(),
+            logits: D::slice(&values.logits, 0..rows),
             labels: D::reborrow(&labels),
             mean: D::view_mut(mean_loss),
-            grad_logits: backward.top.last_mut().map(|grad| D::slice_mut(grad, 0..rows)),
-            workspace: D::view_mut(&mut backward.workspace),
+            grad_logits: Some(D::slice_mut(&mut grads.logits, 0..rows)),
+            workspace: D::view_mut(workspace),
         };
         loss.run(device)?;
         let pass = BackwardPass {
-            parameters: &self.parameters,
-            input: Matrix::packed(D::slice(interacted, 0..rows * width), rows, width),
-            activations: top_out,
-            grads: &mut backward.top,
-            grad_parameters: &mut training.grad_parameters,
-            grad_input: Some(MatrixMut::packed(D::slice_mut(&mut backward.interacted, 0..rows * width), rows, width)),
+            weights: parameters,
+            precision: Precision::Full,
+            input: matrix(&values.top, rows, top_width),
+            between: &[],
+            output: matrix(&values.logits, rows, 1),
+            grads: &mut [],
+            grad_output: matrix_mut(&mut grads.logits, rows, 1),
+            grad_parameters,
+            grad_input: Some(matrix_mut(&mut grads.top, rows, top_width)),
             accum,
-            workspace: &mut backward.workspace,
+            workspace,
         };
-        top.backward(device, pass)?;
-        let dim = bottom.layers().last().map_or(0, |layer| layer.outputs);
-        let grad_dense = backward.bottom.last_mut().ok_or_else(|| invalid(OP, "bottom_mlp", "no layers"))?;
+        mlps.logit.backward(device, pass)?;
+        let pass = Backward {
+            parameters,
+            input: matrix(&values.interacted, rows, width),
+            output: matrix(&values.top, rows, top_width),
+            grad_output: &mut grads.top,
+            grad_input: Some(matrix_mut(&mut grads.interacted, rows, width)),
+            grad_parameters,
+            accum,
+            workspace,
+        };
+        layers.backward(device, (Stack::Top, &mlps.top), pass)?;
         let interaction = interaction::Backward {
             interaction: config.interaction,
             dim,
-            precision: Precision::Full,
+            precision: config.precision.of_products(),
             features: Features::Split {
-                dense: bottom.output(&batch.dense, bottom_out),
-                sparse: pooled_matrix(pooled, rows, tables.as_ref()),
+                dense: matrix(&values.bottom, rows, dim),
+                sparse: matrix(&values.pooled, rows, pooled_width),
             },
-            grad_output: Matrix::packed(D::slice(&backward.interacted, 0..rows * width), rows, width),
+            grad_output: matrix(&grads.interacted, rows, width),
             grad_features: FeaturesMut::Split {
-                dense: MatrixMut::packed(D::slice_mut(grad_dense, 0..rows * dim), rows, dim),
-                sparse: pooled_matrix_mut(&mut backward.pooled, rows, tables.as_ref()),
+                dense: matrix_mut(&mut grads.bottom, rows, dim),
+                sparse: matrix_mut(&mut grads.pooled, rows, pooled_width),
             },
         };
         interaction.run(device)?;
-        let pass = BackwardPass {
-            parameters: &self.parameters,
+        let pass = Backward {
+            parameters,
             input: batch.dense.reborrow(),
-            activations: bottom_out,
-            grads: &mut backward.bottom,
-            grad_parameters: &mut training.grad_parameters,
+            output: matrix(&values.bottom, rows, dim),
+            grad_output: &mut grads.bottom,
             grad_input: None,
+            grad_parameters,
             accum,
-            workspace: &mut backward.workspace,
+            workspace,
         };
-        bottom.backward(device, pass)?;
-        let workspace = D::view_mut(&mut backward.workspace);
-        Sort { tables, bags: batch.bags.reborrow(), sorted: &mut backward.sorted, workspace }.run(device)
+        layers.backward(device, (Stack::Bottom, &mlps.bottom), pass)?;
+        let workspace = D::view_mut(workspace);
+        Sort { tables, bags: batch.bags.reborrow(), sorted, workspace }.run(device)
     }
 
     /// The mean loss of the last step's batch, before the step. Waits for the device.
@@ -256,7 +259,7 @@ impl<D: Backend> Dlrm<D> {
     /// # Errors
     /// None, if the last batch had as many samples.
     pub fn copy_last_logits(&self, target: D::SliceMut<'_, f32>) -> Result<()> {
-        self.device.copy(logits::<D>(&self.buffers.top, target.extent()), target)
+        self.device.copy(D::slice(&self.buffers.values.logits, 0..target.extent()), target)
     }
 
     /// The probabilities that the last step's samples were given, before the step. Waits for the device.
@@ -264,7 +267,7 @@ impl<D: Backend> Dlrm<D> {
     /// # Errors
     /// What the device found meanwhile; a wrong length.
     pub fn last_probabilities(&self, probabilities: &mut [f32]) -> Result<()> {
-        self.device.download(logits::<D>(&self.buffers.top, probabilities.len()), probabilities)?;
+        self.device.download(D::slice(&self.buffers.values.logits, 0..probabilities.len()), probabilities)?;
         self.device.synchronize()?;
         probabilities.iter_mut().for_each(|p| *p = sigmoid(*p));
         Ok(())
@@ -277,7 +280,7 @@ impl<D: Backend> Dlrm<D> {
     pub fn logits<I: Index>(&mut self, batch: BatchView<'_, D, I>, logits_out: &mut [f32]) -> Result<()> {
         expect_size(OP, "logits", logits_out.len(), batch.dense.rows)?;
         self.forward(batch, false)?;
-        self.device.download(logits::<D>(&self.buffers.top, batch.dense.rows), logits_out)?;
+        self.device.download(D::slice(&self.buffers.values.logits, 0..batch.dense.rows), logits_out)?;
         self.device.synchronize()
     }
 
@@ -309,27 +312,39 @@ impl<D: Backend> Dlrm<D> {
         let (rows, ids) = (batch.dense.rows, batch.bags.num_indices());
         expect_size(OP, "batch.bags.batch_size", batch.bags.batch_size, rows)?;
         self.grow(rows, ids, train)?;
-        let Self { device, config, bottom, top, embedding, parameters, buffers, .. } = self;
-        let Buffers { bottom: bottom_out, top: top_out, pooled, interacted, argmax, .. } = buffers;
-        bottom.forward(device, parameters, &batch.dense, bottom_out)?;
+        let Self { device, config, mlps, embedding, parameters, buffers, .. } = self;
+        let Buffers { layers, values, argmax, .. } = buffers;
         let tables = embedding.tables().as_ref();
-        let output = pooled_matrix_mut(pooled, rows, tables);
-        let argmax = argmax.as_mut().map(|argmax| pooled_matrix_mut(argmax, rows, tables));
+        let [dim, pooled_width, width, top_width, _] = Seams::<D>::columns(config, tables);
+        let output = matrix_mut(&mut values.bottom, rows, dim);
+        let pass = Forward { parameters, input: batch.dense.reborrow(), output };
+        layers.forward(device, (Stack::Bottom, &mlps.bottom), pass)?;
+        let output = matrix_mut(&mut values.pooled, rows, pooled_width);
+        let argmax = argmax.as_mut().map(|argmax| matrix_mut(argmax, rows, pooled_width));
         embedding.forward(device, batch.bags.reborrow(), output, argmax)?;
-        let width = config.interaction_width();
         let interaction = interaction::Forward {
             interaction: config.interaction,
-            dim: bottom.layers().last().map_or(0, |layer| layer.outputs),
-            precision: Precision::Full,
+            dim,
+            precision: config.precision.of_products(),
             features: Features::Split {
-                dense: bottom.output(&batch.dense, bottom_out),
-                sparse: pooled_matrix(pooled, rows, tables),
+                dense: matrix(&values.bottom, rows, dim),
+                sparse: matrix(&values.pooled, rows, pooled_width),
             },
-            output: MatrixMut::packed(D::slice_mut(interacted, 0..rows * width), rows, width),
+            output: matrix_mut(&mut values.interacted, rows, width),
         };
         interaction.run(device)?;
-        let input = Matrix::packed(D::slice(interacted, 0..rows * width), rows, width);
-        top.forward(device, parameters, &input, top_out)
+        let input = matrix(&values.interacted, rows, width);
+        let pass = Forward { parameters, input, output: matrix_mut(&mut values.top, rows, top_width) };
+        layers.forward(device, (Stack::Top, &mlps.top), pass)?;
+        let pass = ForwardPass {
+            weights: parameters,
+            biases: parameters,
+            precision: Precision::Full,
+            input: matrix(&values.top, rows, top_width),
+            between: &mut [],
+            output: matrix_mut(&mut values.logits, rows, 1),
+        };
+        mlps.logit.forward(device, pass)
     }
 
     /// Makes room for a batch that is larger than all before.
@@ -338,9 +353,10 @@ impl<D: Backend> Dlrm<D> {
         let train = train || known.backward.is_some();
         if batch_size > known.batch_size || num_indices > known.num_indices || (train && known.backward.is_none()) {
             let sizes = (batch_size.max(known.batch_size), num_indices.max(known.num_indices));
-            let mlps = (&self.bottom, &self.top);
+            let layers = (&self.mlps, self.parameters.extent());
             self.recordings.clear();
-            self.buffers = Buffers::new(&self.device, &self.config, mlps, &self.embedding, sizes, train)?;
+            self.buffers = Buffers::new(&self.device, &self.config, layers, &self.embedding, sizes, train)?;
+            self.buffers.layers.refresh(&self.device, &self.parameters)?;
         }
         Ok(())
     }

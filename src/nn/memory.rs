@@ -2,14 +2,14 @@
 
 use std::fmt;
 
+use super::buffers::{Seams, workspace_len};
 use super::config::DlrmConfig;
+use super::layers::Layers;
 use super::optimizer::Optimizers;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::finite_check::Verdict;
-use crate::ops::index_sort::Sort;
-use crate::ops::sparse_update::Update;
-use crate::ops::{Backend, StepValues, loss};
+use crate::ops::{Backend, StepValues};
 
 /// How a model is to be trained, as far as memory depends on it.
 #[derive(Clone, Copy, Debug)]
@@ -45,24 +45,20 @@ impl MemoryPlan {
     pub fn new<D: Backend>(device: &D, needs: MemoryNeeds<'_>) -> Result<Self> {
         let MemoryNeeds { config, optimizers, batch_size, num_indices, .. } = needs;
         let tables = config.check()?;
-        let (bottom, top, len) = config.mlps();
+        let (mlps, len) = config.mlps();
+        let layers = Layers::<D>::bytes(config.precision, mlps.hidden(), len, batch_size);
         let (weights, rows) = (tables.num_weights(), tables.num_rows());
         let element = match config.table_dtype {
             DType::F32 => 4,
             DType::F16 | DType::BF16 => 2,
         };
         let state = |lens: [usize; 2]| lens.iter().sum::<usize>() * 4;
-        let outputs: usize = bottom.layers().iter().chain(top.layers()).map(|layer| layer.outputs).sum();
-        let columns = outputs + tables.width() + config.interaction_width();
+        let seams = batch_size * Seams::<D>::columns(config, &tables).iter().sum::<usize>() * 4;
         let argmax = if tables.has_max() { batch_size * tables.width() * 4 } else { 0 };
         let bags = batch_size * tables.features().len();
         // As in SortedIndices.
         let order = num_indices * (8 + 4 + 4 + 4) + 4 + bags * 4 + 2 * 4;
-        let workspace = Sort::<D, i64>::workspace_len(device, &tables, num_indices)
-            .max(Update::<D, f32, i64>::workspace_len(device, &tables, num_indices))
-            .max(loss::Forward::workspace_len(device, batch_size))
-            .max(bottom.workspace_len(device, batch_size))
-            .max(top.workspace_len(device, batch_size));
+        let workspace = workspace_len(device, config, &mlps, &tables, (batch_size, num_indices));
         let per_id = 8 + if needs.has_weights { 4 } else { 0 };
         let batch = batch_size * (config.num_dense * 4 + 4) + (bags + 1) * 8 + num_indices * per_id;
         let averages = if needs.has_averages { (len + weights) * 4 } else { 0 };
@@ -70,11 +66,11 @@ impl MemoryPlan {
         let parts = vec![
             ("tables", weights * element),
             ("optimizer of the tables", state(optimizers.tables.optimizer.state_len(rows, weights)) + decay_scale),
-            ("layers and their gradients", 2 * len * 4),
+            ("layers and their gradients", 2 * len * 4 + layers.parameters),
             ("optimizer of the layers", state(optimizers.dense.optimizer.for_dense().state_len(len, len))),
             ("averages of all parameters", averages),
-            ("activations", batch_size * columns * 4 + argmax + 8),
-            ("gradients of activations", batch_size * columns * 4),
+            ("activations", seams + layers.values + argmax + 8),
+            ("gradients of activations", seams + layers.grads),
             ("order of the ids", order),
             ("workspace", workspace * 8 + Verdict::WORDS * 8),
             ("batches on their way", 2 * (batch + 2 * size_of::<StepValues>())),

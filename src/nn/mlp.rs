@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::layers::{matrix, matrix_mut};
+use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::linear::{self, Activation, LinearOps};
 use crate::ops::{Accum, Device, Matrix, MatrixMut, Precision};
@@ -24,9 +26,6 @@ pub(crate) struct Layer {
     pub(crate) bias: Range<usize>,
     activation: Activation,
 }
-
-/// A buffer for the output of each layer.
-pub(crate) type Activations<D> = Vec<<D as Device>::Buffer<f32>>;
 
 impl Mlp {
     /// Layers of the sizes `sizes[0] → sizes[1] → …`, with ReLU after each, and `last` after the last. Their parameters lie from
@@ -62,82 +61,67 @@ impl Mlp {
         }
     }
 
-    /// Room for the outputs of all layers.
-    pub(crate) fn activations<D: Device>(&self, device: &D, batch_size: usize) -> Result<Activations<D>> {
-        self.layers.iter().map(|layer| device.alloc(batch_size * layer.outputs)).collect()
+    /// The number of columns of the input, 0 without layers.
+    pub(crate) fn inputs(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.inputs)
     }
 
-    /// The output of the last layer; the input if there is none.
-    pub(crate) fn output<'a, D: Device>(
-        &self,
-        input: &'a Matrix<'_, D, f32>,
-        activations: &'a Activations<D>,
-    ) -> Matrix<'a, D, f32> {
-        match (self.layers.last(), activations.last()) {
-            (Some(layer), Some(buffer)) => {
-                Matrix::packed(D::slice(buffer, 0..input.rows * layer.outputs), input.rows, layer.outputs)
-            }
-            _ => input.reborrow(),
-        }
+    /// The number of columns of the output, 0 without layers.
+    pub(crate) fn outputs(&self) -> usize {
+        self.layers.last().map_or(0, |layer| layer.outputs)
+    }
+
+    /// Room for the outputs of all layers but the last.
+    pub(crate) fn between<D: Device, E: Element>(&self, device: &D, batch_size: usize) -> Result<Vec<D::Buffer<E>>> {
+        let layers = self.layers.split_last().map_or(&[][..], |(_, others)| others);
+        layers.iter().map(|layer| device.alloc(batch_size * layer.outputs)).collect()
     }
 
     /// The words of workspace that a backward pass needs for a batch of up to `batch_size` samples.
-    pub(crate) fn workspace_len<D: LinearOps>(&self, device: &D, batch_size: usize) -> usize {
+    pub(crate) fn workspace_len<D: LinearOps, E: Element>(&self, device: &D, batch_size: usize) -> usize {
         let of_layer =
-            |layer: &Layer| linear::Backward::<D, f32>::workspace_len(device, batch_size, layer.outputs, layer.inputs);
+            |layer: &Layer| linear::Backward::<D, E>::workspace_len(device, batch_size, layer.outputs, layer.inputs);
         self.layers.iter().map(of_layer).max().unwrap_or(0)
     }
 
-    /// Runs all layers.
-    pub(crate) fn forward<D: LinearOps>(
-        &self,
-        device: &D,
-        parameters: &D::Buffer<f32>,
-        input: &Matrix<'_, D, f32>,
-        activations: &mut Activations<D>,
-    ) -> Result<()> {
+    /// Runs all layers, of which there is one at least.
+    pub(crate) fn forward<D: LinearOps, E: Element>(&self, device: &D, pass: ForwardPass<'_, D, E>) -> Result<()> {
+        let ForwardPass { weights, biases, precision, input, between, mut output } = pass;
         let rows = input.rows;
         for (k, layer) in self.layers.iter().enumerate() {
-            let (before, rest) = activations.split_at_mut(k);
+            let (before, rest) = between.split_at_mut(k);
             let forward = linear::Forward {
-                input: layer.input(input, before.last()),
-                weight: Matrix::packed(D::slice(parameters, layer.weight.clone()), layer.outputs, layer.inputs),
-                bias: D::slice(parameters, layer.bias.clone()),
+                input: layer.input(&input, before.last()),
+                weight: layer.weight(weights),
+                bias: D::slice(biases, layer.bias.clone()),
                 activation: layer.activation,
-                precision: Precision::Full,
-                output: MatrixMut::packed(D::slice_mut(&mut rest[0], 0..rows * layer.outputs), rows, layer.outputs),
+                precision,
+                output: layer.output_mut(&mut output, rest.first_mut(), rows),
             };
             forward.run(device)?;
         }
         Ok(())
     }
 
-    /// Runs all layers backwards. The last of `grads` holds the gradient of the output; all of them are overwritten. The gradients of the
-    /// parameters go where the parameters lie, in `grad_parameters`.
-    pub(crate) fn backward<D: LinearOps>(&self, device: &D, pass: BackwardPass<'_, D>) -> Result<()> {
-        let BackwardPass { parameters, input, activations, grads, grad_parameters, mut grad_input, accum, workspace } =
-            pass;
+    /// Runs all layers backwards, of which there is one at least. The gradients of the parameters go where the parameters lie, in `grad_parameters`.
+    pub(crate) fn backward<D: LinearOps, E: Element>(&self, device: &D, pass: BackwardPass<'_, D, E>) -> Result<()> {
+        let BackwardPass { weights, precision, input, between, output, grads, grad_parameters, accum, .. } = pass;
+        let BackwardPass { mut grad_output, mut grad_input, workspace, .. } = pass;
         let rows = input.rows;
         for (k, layer) in self.layers.iter().enumerate().rev() {
             let (before, rest) = grads.split_at_mut(k);
             let grad_input = match before.last_mut() {
-                Some(buffer) => {
-                    Some(MatrixMut::packed(D::slice_mut(buffer, 0..rows * layer.inputs), rows, layer.inputs))
-                }
+                Some(buffer) => Some(matrix_mut(buffer, rows, layer.inputs)),
                 None => grad_input.as_mut().map(MatrixMut::reborrow),
             };
             let (grad_weight, grad_bias) = D::split_mut(grad_parameters, layer.weight.clone(), layer.bias.clone());
             let backward = linear::Backward {
-                input: layer.input(&input, activations[..k].last()),
-                weight: Matrix::packed(D::slice(parameters, layer.weight.clone()), layer.outputs, layer.inputs),
-                output: Matrix::packed(D::slice(&activations[k], 0..rows * layer.outputs), rows, layer.outputs),
+                input: layer.input(&input, between[..k].last()),
+                weight: layer.weight(weights),
+                output: between.get(k).map_or(output.reborrow(), |buffer| matrix(buffer, rows, layer.outputs)),
                 activation: layer.activation,
-                precision: Precision::Full,
-                grad_output: MatrixMut::packed(
-                    D::slice_mut(&mut rest[0], 0..rows * layer.outputs),
-                    rows,
-                    layer.outputs,
-                ),
+                precision,
+                grad_output: layer.output_mut(&mut grad_output, rest.first_mut(), rows),
                 grad_input,
                 grad_weight: MatrixMut::packed(grad_weight, layer.outputs, layer.inputs),
                 grad_bias,
@@ -151,28 +135,60 @@ impl Mlp {
 }
 
 impl Layer {
+    fn weight<'a, D: Device, E: Element>(&self, parameters: &'a D::Buffer<E>) -> Matrix<'a, D, E> {
+        Matrix::packed(D::slice(parameters, self.weight.clone()), self.outputs, self.inputs)
+    }
+
     /// The output of the layer before, or the input of the whole.
-    fn input<'a, D: Device>(
+    fn input<'a, D: Device, E: Element>(
         &self,
-        first: &'a Matrix<'_, D, f32>,
-        before: Option<&'a D::Buffer<f32>>,
-    ) -> Matrix<'a, D, f32> {
-        match before {
-            Some(buffer) => Matrix::packed(D::slice(buffer, 0..first.rows * self.inputs), first.rows, self.inputs),
-            None => first.reborrow(),
+        first: &'a Matrix<'_, D, E>,
+        before: Option<&'a D::Buffer<E>>,
+    ) -> Matrix<'a, D, E> {
+        before.map_or(first.reborrow(), |buffer| matrix(buffer, first.rows, self.inputs))
+    }
+
+    /// Where the output goes: into a buffer, or to the output of the whole.
+    fn output_mut<'a, D: Device, E: Element>(
+        &self,
+        last: &'a mut MatrixMut<'_, D, E>,
+        buffer: Option<&'a mut D::Buffer<E>>,
+        rows: usize,
+    ) -> MatrixMut<'a, D, E> {
+        match buffer {
+            Some(buffer) => matrix_mut(buffer, rows, self.outputs),
+            None => last.reborrow(),
         }
     }
 }
 
+/// What a forward pass reads and writes.
+pub(crate) struct ForwardPass<'a, D: Device, E: Element> {
+    /// Parameters, of which weights are read.
+    pub(crate) weights: &'a D::Buffer<E>,
+    /// Parameters, of which biases are read.
+    pub(crate) biases: &'a D::Buffer<f32>,
+    pub(crate) precision: Precision,
+    pub(crate) input: Matrix<'a, D, E>,
+    /// See [`Mlp::between`].
+    pub(crate) between: &'a mut [D::Buffer<E>],
+    pub(crate) output: MatrixMut<'a, D, E>,
+}
+
 /// What a backward pass reads and writes.
-pub(crate) struct BackwardPass<'a, D: Device> {
-    pub(crate) parameters: &'a D::Buffer<f32>,
-    pub(crate) input: Matrix<'a, D, f32>,
-    pub(crate) activations: &'a Activations<D>,
-    pub(crate) grads: &'a mut Activations<D>,
+pub(crate) struct BackwardPass<'a, D: Device, E: Element> {
+    /// Parameters, of which weights are read.
+    pub(crate) weights: &'a D::Buffer<E>,
+    pub(crate) precision: Precision,
+    pub(crate) input: Matrix<'a, D, E>,
+    pub(crate) between: &'a [D::Buffer<E>],
+    pub(crate) output: Matrix<'a, D, E>,
+    /// The gradients of the layers' outputs but the last one's: overwritten, as is that one.
+    pub(crate) grads: &'a mut [D::Buffer<E>],
+    pub(crate) grad_output: MatrixMut<'a, D, E>,
     pub(crate) grad_parameters: &'a mut D::Buffer<f32>,
     /// The gradient of the input, if it is wanted.
-    pub(crate) grad_input: Option<MatrixMut<'a, D, f32>>,
+    pub(crate) grad_input: Option<MatrixMut<'a, D, E>>,
     pub(crate) accum: Accum,
     /// [`Mlp::workspace_len`] words.
     pub(crate) workspace: &'a mut D::Buffer<u64>,

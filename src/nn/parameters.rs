@@ -14,7 +14,7 @@ impl<D: Backend> Dlrm<D> {
     /// # Errors
     /// Those of [`Device::download`](crate::ops::Device::download).
     pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
-        let mut tensors = self.layer_tensors(&self.parameters)?;
+        let mut tensors = self.layer_tensors(&self.parameters, 1.0)?;
         self.embedding.export(&self.device, &mut tensors)?;
         Ok(tensors)
     }
@@ -25,7 +25,7 @@ impl<D: Backend> Dlrm<D> {
     /// Those of [`Device::download`](crate::ops::Device::download); training must have been prepared.
     pub fn layer_grads(&self) -> Result<Vec<NamedTensor>> {
         match &self.training {
-            Some(training) => self.layer_tensors(&training.grad_parameters),
+            Some(training) => self.layer_tensors(&training.grad_parameters, 1.0 / self.config.precision.loss_scale()),
             None => Err(untrained()),
         }
     }
@@ -82,6 +82,7 @@ impl<D: Backend> Dlrm<D> {
             values[range].copy_from_slice(&read::<f32>(source, &name, &shape)?);
         }
         self.device.upload(&values, D::view_mut(&mut self.parameters))?;
+        self.buffers.layers.refresh(&self.device, &self.parameters)?;
         self.embedding.import(&self.device, source)
     }
 
@@ -96,21 +97,21 @@ impl<D: Backend> Dlrm<D> {
         self.embedding.import_state(&self.device, source)
     }
 
-    fn layer_tensors(&self, buffer: &D::Buffer<f32>) -> Result<Vec<NamedTensor>> {
-        let values = self.device.to_vec(buffer)?;
+    /// The parameters' tensors with the values of `buffer`, times a power of two.
+    fn layer_tensors(&self, buffer: &D::Buffer<f32>, factor: f32) -> Result<Vec<NamedTensor>> {
+        let mut values = self.device.to_vec(buffer)?;
+        values.iter_mut().for_each(|value| *value *= factor);
         let tensors = self.layer_ranges().map(|(name, shape, range)| NamedTensor::new(name, shape, &values[range]));
         Ok(tensors.collect())
     }
 
     /// Name, shape and place of each parameter of the layers.
     fn layer_ranges(&self) -> impl Iterator<Item = (String, Vec<usize>, std::ops::Range<usize>)> {
-        [("bottom_mlp", &self.bottom), ("top_mlp", &self.top)].into_iter().flat_map(|(mlp, layers)| {
-            layers.layers().iter().enumerate().flat_map(move |(k, layer)| {
-                [
-                    (format!("{mlp}.{k}.weight"), vec![layer.outputs, layer.inputs], layer.weight.clone()),
-                    (format!("{mlp}.{k}.bias"), vec![layer.outputs], layer.bias.clone()),
-                ]
-            })
+        self.mlps.layers().flat_map(|(mlp, k, layer)| {
+            [
+                (format!("{mlp}.{k}.weight"), vec![layer.outputs, layer.inputs], layer.weight.clone()),
+                (format!("{mlp}.{k}.bias"), vec![layer.outputs], layer.bias.clone()),
+            ]
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Steps of training: at once, in pieces, or recorded once and replayed.
 
-use super::buffers::{BackwardBuffers, BatchView, Buffers, pooled_matrix};
+use super::buffers::{BackwardBuffers, BatchView, Buffers, Seams};
 use super::dlrm::{Dlrm, Training, trainable, untrained};
+use super::layers::{Layers, matrix, with_layers};
 use super::staging::Staging;
 use crate::Cpu;
 use crate::dtype::Index;
@@ -93,7 +94,7 @@ impl<D: Backend> Dlrm<D> {
         let (training, backward) = trainable(&mut self.training, &mut self.buffers.backward)?;
         let (tables, argmax) = (self.embedding.tables(), self.buffers.argmax.as_ref());
         let max_gradient = training.optimizers.tables.max_gradient;
-        let source = pooled_grad(tables, &batch, max_gradient, &backward.sorted, &backward.pooled, argmax);
+        let source = pooled_grad(tables, &batch, max_gradient, &backward.sorted, &backward.grads.pooled, argmax);
         let workspace = D::view_mut(&mut backward.workspace);
         Reduce { source, grad, workspace }.run(&self.device)
     }
@@ -107,7 +108,9 @@ impl<D: Backend> Dlrm<D> {
         let (training, _) = trainable(&mut self.training, &mut self.buffers.backward)?;
         let rule = training.optimizers.tables.rule(training.step + 1, training.optimizers.schedule);
         self.embedding.split_mut().1.apply(&self.device, grad, rule)?;
-        dense_step(&self.device, training, &mut self.parameters, None, false)?;
+        let loss_scale = self.config.precision.loss_scale();
+        let layers = &mut self.buffers.layers;
+        dense_step(&self.device, (training, loss_scale), &mut self.parameters, layers, None, false)?;
         let step = training.step + 1;
         if let Some(averages) = &mut self.averages {
             averages.update(&self.device, step, &self.parameters, &self.embedding, StepControl::default())?;
@@ -118,10 +121,10 @@ impl<D: Backend> Dlrm<D> {
     /// All ops of a step. Without `values` learning rates and numbers are those of the step that is due.
     fn step_ops<I: Index>(&mut self, batch: BatchView<'_, D, I>, values: Option<Values<'_, D>>) -> Result<()> {
         self.loss_and_grad(batch, Accum::Replace)?;
-        let Self { device, embedding, buffers, parameters, training, averages, non_finite, .. } = self;
-        let Buffers { argmax, backward, mean_loss, .. } = buffers;
+        let Self { device, config, embedding, buffers, parameters, training, averages, non_finite, .. } = self;
+        let Buffers { layers, argmax, backward, mean_loss, .. } = buffers;
         let (training, backward) = trainable(training, backward)?;
-        let BackwardBuffers { sorted, pooled, workspace, .. } = backward;
+        let BackwardBuffers { grads: Seams { pooled, .. }, sorted, workspace } = backward;
         let step = training.step + 1;
         let check = Check {
             policy: *non_finite,
@@ -141,7 +144,8 @@ impl<D: Backend> Dlrm<D> {
         let source = pooled_grad(tables, &batch, max_gradient, sorted, pooled, argmax.as_ref());
         let control = StepControl { values: of::<D>(&values, 0), gate: Some(gate::<D>(&training.verdict)) };
         rows.update(device, source, rule, control, D::view_mut(workspace))?;
-        dense_step(device, training, parameters, of::<D>(&values, 1), true)?;
+        let loss_scale = config.precision.loss_scale();
+        dense_step(device, (training, loss_scale), parameters, layers, of::<D>(&values, 1), true)?;
         if let Some(averages) = averages {
             let control = StepControl { values: of::<D>(&values, 1), gate: Some(gate::<D>(&training.verdict)) };
             averages.update(device, step, parameters, embedding, control)?;
@@ -203,8 +207,8 @@ fn pooled_grad<'a, D: Backend, I: Index>(
         tables,
         bags: batch.bags.reborrow(),
         sorted,
-        grad_output: pooled_matrix(pooled, rows, tables.as_ref()),
-        argmax: argmax.map(|argmax| pooled_matrix(argmax, rows, tables.as_ref())),
+        grad_output: matrix(pooled, rows, tables.as_ref().width()),
+        argmax: argmax.map(|argmax| matrix(argmax, rows, tables.as_ref().width())),
         max_gradient,
     }
 }
@@ -212,21 +216,26 @@ fn pooled_grad<'a, D: Backend, I: Index>(
 /// The optimizer's step on the layers, if it `is_gated` only as far as the verdict allows it.
 fn dense_step<'a, D: Backend>(
     device: &D,
-    training: &'a mut Training<D>,
+    (training, loss_scale): (&'a mut Training<D>, f32),
     parameters: &'a mut D::Buffer<f32>,
+    layers: &'a mut Layers<D>,
     values: Option<D::Slice<'a, StepValues>>,
     is_gated: bool,
 ) -> Result<()> {
     let Training { optimizers, dense_state, step, grad_parameters, verdict } = training;
     let group = optimizers.dense;
     let rule = group.rule(*step + 1, optimizers.schedule);
-    let update = dense_update::Update {
-        control: StepControl { values, gate: is_gated.then(|| gate::<D>(verdict)) },
-        rule,
-        max_gradient: group.max_gradient,
-        grad: D::view(grad_parameters),
-        parameters: D::view_mut(parameters),
-        state: dense_state.view_mut(rule.optimizer.for_dense()),
-    };
-    update.run(device)
+    with_layers!(layers, layers => {
+        let update = dense_update::Update {
+            control: StepControl { values, gate: is_gated.then(|| gate::<D>(verdict)) },
+            rule,
+            loss_scale,
+            max_gradient: group.max_gradient,
+            grad: D::view(grad_parameters),
+            parameters: D::view_mut(parameters),
+            state: dense_state.view_mut(rule.optimizer.for_dense()),
+            rounded: layers.rounded(),
+        };
+        update.run(device)
+    })
 }

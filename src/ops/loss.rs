@@ -11,6 +11,7 @@
 //! The loss is the mean over the batch, in `f64`; 0 for an empty batch. Terms are in `f64`, summed in an order that is the backend's own and the
 //! same in every run.
 
+use super::cast::check_power_of_two;
 use super::{Device, Extent};
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 
@@ -47,13 +48,15 @@ pub struct Forward<'a, D: Device> {
     pub loss: Loss,
     /// Probabilities are clamped to `[threshold, 1 - threshold]`; 0 for no clamp.
     pub threshold: f32,
+    /// The gradient is that of so many times the mean loss, so that 16 bits can hold what becomes of it; a power of two.
+    pub loss_scale: f32,
     /// `z`, `[batch_size]`.
     pub logits: D::Slice<'a, f32>,
     /// `y`, `[batch_size]`.
     pub labels: D::Slice<'a, f32>,
     /// The mean loss, one value.
     pub mean: D::SliceMut<'a, f64>,
-    /// `[batch_size]`: the gradient of the mean loss with respect to the logits, if it is wanted.
+    /// `[batch_size]`: the gradient of the mean loss, scaled, with respect to the logits, if it is wanted.
     pub grad_logits: Option<D::SliceMut<'a, f32>>,
     /// [`Self::workspace_len`] words.
     pub workspace: D::SliceMut<'a, u64>,
@@ -80,6 +83,7 @@ impl<D: LossOps> Forward<'_, D> {
         if let Some(grad) = &self.grad_logits {
             expect_size(OP, "grad_logits", grad.extent(), self.logits.extent())?;
         }
+        check_power_of_two(OP, "loss_scale", self.loss_scale)?;
         if !(0.0..0.5).contains(&self.threshold) {
             return Err(invalid(OP, "threshold", format!("{}, but must be in [0, 0.5)", self.threshold)));
         }

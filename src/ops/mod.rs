@@ -40,6 +40,7 @@
 //!
 //! Buffers are seen through [`Device::Slice`] and [`Device::SliceMut`]: on the CPU these are plain Rust slices.
 
+pub mod cast;
 pub mod dense_update;
 pub mod embedding_bag;
 pub mod finite_check;
@@ -156,6 +157,7 @@ pub trait Backend:
     + linear::LinearOps
     + loss::LossOps
     + dense_update::DenseUpdateOps
+    + cast::CastOps
     + moving_average::MovingAverageOps
     + finite_check::FiniteCheckOps
     + Stage
@@ -171,6 +173,7 @@ impl<D> Backend for D where
         + linear::LinearOps
         + loss::LossOps
         + dense_update::DenseUpdateOps
+        + cast::CastOps
         + moving_average::MovingAverageOps
         + finite_check::FiniteCheckOps
         + Stage

@@ -8,7 +8,8 @@ use super::error::{Result, TrainError, io_error};
 use super::optimizer::{DENSE, GroupConfig, ScheduleConfig, TABLES};
 use crate::data::{DataConfig, Encoder};
 use crate::dtype::DType;
-use crate::nn::{DlrmConfig, Optimizers, TableInit};
+use crate::nn::{ComputePrecision, DlrmConfig, Optimizers, TableInit};
+use crate::ops::cast::check_power_of_two;
 use crate::ops::finite_check::NonFinite;
 use crate::ops::{Feature, Interaction, Loss, PairOrder, Pooling, Table};
 
@@ -46,6 +47,23 @@ pub struct ModelConfig {
     pub table_dtype: DType,
     /// How the tables are filled before training.
     pub table_init: TableInit,
+    /// What the layers compute in: `f32`, `tf32`, `bf16` or `f16`; the last one always does in `f32`. Parameters are kept in `f32` whatever it is.
+    pub precision: PrecisionKind,
+}
+
+/// What the layers compute in, see [`ComputePrecision`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionKind {
+    /// Single precision.
+    #[default]
+    F32,
+    /// The same with factors rounded to tf32 on the tensor cores of a GPU.
+    Tf32,
+    /// bfloat16.
+    BF16,
+    /// IEEE half precision; see [`TrainConfig::loss_scale`].
+    F16,
 }
 
 /// How features meet.
@@ -70,6 +88,7 @@ impl Default for ModelConfig {
             append_sparse: true,
             table_dtype: DType::F32,
             table_init: TableInit::Uniform(0.02),
+            precision: PrecisionKind::F32,
         }
     }
 }
@@ -101,6 +120,14 @@ impl ModelConfig {
                 InteractionKind::Cat => Interaction::Cat,
             },
             top_mlp: [self.top_mlp.as_slice(), &[1]].concat(),
+            precision: match self.precision {
+                PrecisionKind::F32 => ComputePrecision::F32,
+                PrecisionKind::Tf32 => ComputePrecision::Tf32,
+                PrecisionKind::BF16 => ComputePrecision::BF16,
+                PrecisionKind::F16 => ComputePrecision::F16 {
+                    loss_scale: train.loss_scale.unwrap_or(ComputePrecision::DEFAULT_LOSS_SCALE),
+                },
+            },
             loss: train.loss,
             loss_threshold: train.loss_threshold,
         }
@@ -125,6 +152,10 @@ pub struct TrainConfig {
     pub loss: Loss,
     /// Probabilities are clamped to `[threshold, 1 - threshold]` in the loss; 0 for no clamp.
     pub loss_threshold: f32,
+    /// With `precision = "f16"` gradients of layers are computed of so many times the loss, so that small ones are not lost; a power of two. If it is too
+    /// large they become infinite: then halve it, or let `non_finite = "skip-step"` leave such batches out. Default: 4096.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f32>,
     /// What happens if the loss or a gradient of a batch is infinite or not a number: `error` ends training, `skip-step` goes on without that
     /// batch.
     pub non_finite: NonFinite,
@@ -176,6 +207,7 @@ impl Default for TrainConfig {
             select: Selection::default(),
             loss: Loss::default(),
             loss_threshold: 0.0,
+            loss_scale: None,
             non_finite: NonFinite::default(),
             schedule: ScheduleConfig::default(),
             members: 1,
@@ -256,6 +288,12 @@ impl Config {
         if config.averaging() > 0.0 && config.model.table_dtype != DType::F32 {
             return Err("[train]: `averaging` needs `table_dtype = \"f32\"`".into());
         }
+        if let Some(scale) = train.loss_scale {
+            if config.model.precision != PrecisionKind::F16 {
+                return Err("[train]: `loss_scale` has a meaning with `precision = \"f16\"` only".into());
+            }
+            check_power_of_two("[train]", "loss_scale", scale).map_err(|error| error.to_string())?;
+        }
         if config.bag_dropout() > 0.0 && config.has_max() {
             return Err("[train]: `bag_dropout` scales what stays, which has no meaning with max pooling".into());
         }
@@ -304,6 +342,17 @@ mod tests {
         assert!(message.ends_with("did you mean `learning_rate`?"), "{message}");
         let message = error("[train.optimizer]\nkind = 'adamm'\n");
         assert!(message.ends_with("did you mean `adam`?"), "{message}");
+    }
+
+    #[test]
+    fn a_loss_scale_is_a_power_of_two_and_for_f16() {
+        assert!(error("[model]\nprecision = 'bf17'\n").ends_with("did you mean `bf16`?"));
+        assert!(error("[train]\nloss_scale = 8.0\n").contains("has a meaning with `precision = \"f16\"` only"));
+        let message = error("[model]\nprecision = 'f16'\n[train]\nloss_scale = 1000.0\n");
+        assert_eq!(message, "[train]: loss_scale: 1000, but must be a power of two from 2^-126 to 2^126");
+        let config =
+            Config::parse(&format!("{DATA}[model]\nprecision = 'f16'\n[train]\nloss_scale = 512.0\n")).unwrap();
+        assert_eq!((config.model.precision, config.train.loss_scale), (PrecisionKind::F16, Some(512.0)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod trainer;
 mod unseen;
 
 pub use checkpoint::{Manifest, ModelDir, Progress};
-pub use config::{Config, InteractionKind, ModelConfig, Selection, TrainConfig};
+pub use config::{Config, InteractionKind, ModelConfig, PrecisionKind, Selection, TrainConfig};
 pub use error::{Result, TrainError};
 pub use memory::memory_of;
 pub use metrics::{Metrics, Predictions};

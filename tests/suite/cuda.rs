@@ -42,10 +42,10 @@ fn signatures_are_those_of_the_ptx() {
                     other => panic!("{name} has a parameter of type {other:?}"),
                 })
                 .collect();
-            // With several instances, names end in the types: NAME_ELEMENT_INDEX, NAME_ELEMENT.
+            // With several instances, names end in the types: NAME_ELEMENT_INDEX, NAME_FROM_TO, NAME_ELEMENT.
             let is_it = |signature: &&Signature| {
                 let types = match signature.instances {
-                    6 => 2,
+                    6 | 9 => 2,
                     2 | 3 => 1,
                     _ => 0,
                 };

@@ -4,7 +4,7 @@
 use crate::common::cuda::{emulator, on_every_schedule};
 use crate::common::engine::Batch;
 use crate::common::*;
-use bagdot::nn::{Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, Staging};
+use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, Staging};
 use bagdot::ops::{Backend, Device, Optimizer, Pooling, Rounding, Table, WeightDecay};
 use bagdot::{Cpu, Cuda, DType, Error};
 
@@ -28,13 +28,14 @@ fn batches() -> Vec<Batch<i64>> {
     [(16, 1), (16, 3), (16, 2), (5, 1), (16, 4), (16, 1), (5, 3)].map(|(size, seed)| batch(size, seed)).into()
 }
 
-fn model<B: Backend>(device: &B, optimizer: Optimizer, table_dtype: DType) -> Dlrm<B> {
+fn model<B: Backend>(device: &B, (optimizer, table_dtype, precision): Kind) -> Dlrm<B> {
     let config = DlrmConfig {
         num_dense: 3,
         bottom_mlp: vec![16, DIM],
         tables: ROWS.map(|num_embeddings| Table { num_embeddings, embedding_dim: DIM }).to_vec(),
         features: POOLINGS.iter().enumerate().map(|(table, &pooling)| feature(table, pooling)).collect(),
         table_dtype,
+        precision,
         top_mlp: vec![8, 1],
         ..DlrmConfig::default()
     };
@@ -49,9 +50,19 @@ fn model<B: Backend>(device: &B, optimizer: Optimizer, table_dtype: DType) -> Dl
     model
 }
 
-fn kinds() -> [(Optimizer, DType); 3] {
-    let adam = Optimizer::Adam { beta1: 0.9, beta2: 0.99, eps: 1e-6 };
-    [(adam, DType::F32), (Optimizer::RowwiseAdagrad { eps: 1e-6 }, DType::BF16), (Optimizer::Sgd, DType::F16)]
+/// How a model is optimized, what its tables are of, and what its layers compute in.
+type Kind = (Optimizer, DType, ComputePrecision);
+
+const SGD: Kind = (Optimizer::Sgd, DType::F32, ComputePrecision::F32);
+const ADAM: Optimizer = Optimizer::Adam { beta1: 0.9, beta2: 0.99, eps: 1e-6 };
+
+fn kinds() -> [Kind; 4] {
+    [
+        (ADAM, DType::F32, ComputePrecision::F32),
+        (ADAM, DType::F32, ComputePrecision::BF16),
+        (Optimizer::RowwiseAdagrad { eps: 1e-6 }, DType::BF16, ComputePrecision::Tf32),
+        (Optimizer::Sgd, DType::F16, ComputePrecision::F16 { loss_scale: 256.0 }),
+    ]
 }
 
 /// Everything that training changes.
@@ -70,8 +81,8 @@ fn assert_same(what: &str, got: &[NamedTensor], want: &[NamedTensor]) {
     }
 }
 
-fn train_at_once<B: Backend>(device: &B, (optimizer, dtype): (Optimizer, DType)) -> (Vec<f64>, Vec<NamedTensor>) {
-    let mut model = model(device, optimizer, dtype);
+fn train_at_once<B: Backend>(device: &B, kind: Kind) -> (Vec<f64>, Vec<NamedTensor>) {
+    let mut model = model(device, kind);
     let step = |batch: &Batch<i64>| {
         model.train_step(batch.upload(device).view()).unwrap();
         model.last_loss().unwrap()
@@ -80,8 +91,8 @@ fn train_at_once<B: Backend>(device: &B, (optimizer, dtype): (Optimizer, DType))
 }
 
 /// Without waiting in between.
-fn train_staged<B: Backend>(device: &B, (optimizer, dtype): (Optimizer, DType)) -> (Vec<f64>, Vec<NamedTensor>) {
-    let mut model = model(device, optimizer, dtype);
+fn train_staged<B: Backend>(device: &B, kind: Kind) -> (Vec<f64>, Vec<NamedTensor>) {
+    let mut model = model(device, kind);
     let mut staging = Staging::new(device).unwrap();
     let batches = batches();
     let mut losses = device.alloc::<f64>(batches.len()).unwrap();
@@ -108,10 +119,14 @@ backend_suite!(cuda: staged_steps_are_steps_at_once);
 /// not asked for. (What waits, waits for a copy of the batch before last to have left the host.)
 #[test]
 fn a_recorded_step_does_nothing_else() {
+    kinds().into_iter().for_each(a_recorded_step_of_a_kind_does_nothing_else);
+}
+
+fn a_recorded_step_of_a_kind_does_nothing_else(kind: Kind) {
     let Some(emulator) = emulator() else { return };
     let alone = emulator.exclusive();
     let cuda = Cuda::new(0).unwrap();
-    let mut model = model(&cuda, kinds()[0].0, DType::F32);
+    let mut model = model(&cuda, kind);
     let mut staging = Staging::new(&cuda).unwrap();
     // Both places have seen the largest batch: what follows has room.
     for seed in [4, 4] {
@@ -136,7 +151,7 @@ fn a_recorded_step_does_nothing_else() {
     let binding = ["cuCtxGetCurrent", "cuCtxSetCurrent"];
     let calls: Vec<_> =
         calls.iter().map(|(name, &n)| (name.as_str(), n)).filter(|(name, _)| !binding.contains(name)).collect();
-    assert_eq!(calls, wanted);
+    assert_eq!(calls, wanted, "{kind:?}");
     cuda.synchronize().unwrap();
     assert_eq!(alone.used_bytes(0), used);
     assert_eq!(alone.report(), "");
@@ -147,7 +162,7 @@ fn a_recorded_step_does_nothing_else() {
 fn a_bad_id_changes_nothing() {
     on_every_schedule(|cuda| {
         for is_staged in [false, true] {
-            let mut model = model(cuda, kinds()[0].0, DType::F32);
+            let mut model = model(cuda, kinds()[0]);
             let mut staging = Staging::new(cuda).unwrap();
             let mut step = |model: &mut Dlrm<Cuda>, batch: &Batch<i64>| match is_staged {
                 true => model.train_staged(&mut staging, batch.view()).unwrap(),
@@ -176,11 +191,11 @@ fn a_bad_id_changes_nothing() {
 #[test]
 fn recordings_keep_what_they_name() {
     on_every_schedule(|cuda| {
-        let mut first = model(cuda, Optimizer::Sgd, DType::F32);
+        let mut first = model(cuda, SGD);
         let mut staging = Staging::new(cuda).unwrap();
         first.train_staged(&mut staging, batch(16, 4).view()).unwrap();
         // Places are replaced by larger ones, while there is a recording about the old ones.
-        let mut second = model(cuda, Optimizer::Sgd, DType::F32);
+        let mut second = model(cuda, SGD);
         second.train_staged(&mut staging, batch(64, 9).view()).unwrap();
         second.train_staged(&mut staging, batch(64, 8).view()).unwrap();
         drop(staging);
@@ -193,7 +208,7 @@ fn recordings_keep_what_they_name() {
         let alone = emulator.exclusive();
         let cuda = Cuda::new(0).unwrap();
         let before = alone.used_bytes(0);
-        let mut model = model(&cuda, Optimizer::Sgd, DType::F32);
+        let mut model = model(&cuda, SGD);
         let mut staging = Staging::new(&cuda).unwrap();
         for seed in 1..6 {
             model.train_staged(&mut staging, batch(16, seed).view()).unwrap();

@@ -4,13 +4,16 @@ use crate::common::updates::{State, rules, state_values};
 use crate::common::*;
 use bagdot::ops::dense_update::{DenseUpdateOps, Update};
 use bagdot::ops::{Optimizer, OptimizerStateMut, UpdateRule, WeightDecay};
+use bagdot::{Element, bf16, f16};
 
 backend_suite!(
     cuda:
     steps_are_right,
     many_steps_are_right,
+    scaled_gradients_and_rounded_parameters_are_exact,
     nan_and_infinity_are_clamped_or_come_through,
-    wrong_arguments_are_errors
+    wrong_arguments_are_errors,
+    wrong_scales_and_copies_are_errors
 );
 
 fn step<B: DenseUpdateOps>(
@@ -23,16 +26,45 @@ fn step<B: DenseUpdateOps>(
 ) -> (Vec<f32>, [Vec<f32>; 2]) {
     let (grad, mut parameters) = (upload(device, grad), upload(device, parameters));
     let mut state = State::new(device, state);
-    let op = Update {
+    let op = Update::<B, f32> {
         control: Default::default(),
         rule,
+        loss_scale: 1.0,
         max_gradient,
         grad: B::view(&grad),
         parameters: B::view_mut(&mut parameters),
         state: state.view_mut(rule.optimizer),
+        rounded: None,
     };
     assert_eq!(outcome(device, op.run(device)), Ok(()));
     (download(device, &parameters), state.download(device))
+}
+
+/// The same with a scaled gradient and rounded parameters, which it gives, too.
+fn scaled_step<B: DenseUpdateOps, E: Poison + Element>(
+    device: &B,
+    rule: UpdateRule,
+    (loss_scale, max_gradient): (f32, Option<f32>),
+    grad: &[f32],
+    parameters: &[f32],
+    state: &[Vec<f32>; 2],
+) -> (Vec<E>, Vec<f32>, [Vec<f32>; 2]) {
+    let scaled: Vec<f32> = grad.iter().map(|g| g * loss_scale).collect();
+    let (grad, mut parameters) = (upload(device, &scaled), upload(device, parameters));
+    let mut rounded = upload(device, &poisoned::<E>(scaled.len()));
+    let mut state = State::new(device, state);
+    let op = Update {
+        control: Default::default(),
+        rule,
+        loss_scale,
+        max_gradient,
+        grad: B::view(&grad),
+        parameters: B::view_mut(&mut parameters),
+        state: state.view_mut(rule.optimizer),
+        rounded: Some(B::view_mut(&mut rounded)),
+    };
+    assert_eq!(outcome(device, op.run(device)), Ok(()));
+    (download(device, &rounded), download(device, &parameters), state.download(device))
 }
 
 /// Row-wise Adagrad means Adagrad: there are no rows.
@@ -59,6 +91,32 @@ fn steps_are_right<B: DenseUpdateOps>(device: &B) {
                 assert_close(&what, &got, &want);
                 assert_close(&format!("{what}, first state"), &got_state[0], &first);
                 assert_close(&format!("{what}, second state"), &got_state[1], &second);
+            }
+        }
+    }
+}
+
+/// A power of two rounds nothing, and is divided out before gradients are clamped; a copy of the parameters is these, rounded once.
+fn scaled_gradients_and_rounded_parameters_are_exact<B: DenseUpdateOps>(device: &B) {
+    scaled_and_rounded::<B, f32>(device);
+    scaled_and_rounded::<B, f16>(device);
+    scaled_and_rounded::<B, bf16>(device);
+}
+
+fn scaled_and_rounded<B: DenseUpdateOps, E: Poison + Element>(device: &B) {
+    for rule in rules() {
+        for (len, scale) in [(0, 1.0), (1, 1024.0), (1003, 0.125)] {
+            for max_gradient in [None, Some(0.75)] {
+                let what = format!("{:?}, {len} parameters, {}", rule.optimizer, E::DTYPE);
+                let (grad, parameters) = (draw(len, 1), draw(len, 2));
+                let state = state_values(for_dense(rule).optimizer, 0, len);
+                let (want, want_state) = step(device, rule, max_gradient, &grad, &parameters, &state);
+                let (rounded, got, got_state) =
+                    scaled_step::<B, E>(device, rule, (scale, max_gradient), &grad, &parameters, &state);
+                assert_same_bits(&what, &got, &want);
+                assert_same_bits(&what, &got_state.concat(), &want_state.concat());
+                let want: Vec<E> = want.into_iter().map(E::from_f32).collect();
+                assert_same_bits(&format!("{what}, rounded"), &rounded, &want);
             }
         }
     }
@@ -126,13 +184,15 @@ fn wrong_arguments_are_errors<B: DenseUpdateOps>(device: &B) {
         let mut buffers = [5, first, second].map(|len| upload(device, &poisoned::<f32>(len)));
         let [parameters, moment, square] = &mut buffers;
         let state = OptimizerStateMut::Moments { first: B::view_mut(moment), second: B::view_mut(square) };
-        let op = Update {
+        let op = Update::<B, f32> {
             control: Default::default(),
             rule,
+            loss_scale: 1.0,
             max_gradient,
             grad: B::view(&grad),
             parameters: B::view_mut(parameters),
             state,
+            rounded: None,
         };
         assert_eq!(message(op.run(device)), format!("dense_update: {want}"));
         for (buffer, len) in buffers.iter().zip([5, first, second]) {
@@ -141,13 +201,43 @@ fn wrong_arguments_are_errors<B: DenseUpdateOps>(device: &B) {
     }
 }
 
+fn wrong_scales_and_copies_are_errors<B: DenseUpdateOps>(device: &B) {
+    for (loss_scale, rounded, want) in [
+        (1.0, 4, "rounded is 4, but must be 5"),
+        (3.0, 5, "loss_scale: 3, but must be a power of two from 2^-126 to 2^126"),
+        (0.0, 5, "loss_scale: 0, but must be a power of two from 2^-126 to 2^126"),
+        (-2.0, 5, "loss_scale: -2, but must be a power of two from 2^-126 to 2^126"),
+        (f32::NAN, 5, "loss_scale: NaN, but must be a power of two from 2^-126 to 2^126"),
+        (f32::INFINITY, 5, "loss_scale: inf, but must be a power of two from 2^-126 to 2^126"),
+    ] {
+        let grad = upload(device, &[1.0_f32; 5]);
+        let (mut parameters, mut copy) =
+            (upload(device, &poisoned::<f32>(5)), upload(device, &poisoned::<bf16>(rounded)));
+        let op = Update {
+            control: Default::default(),
+            rule: UpdateRule::new(Optimizer::Sgd, 0.1),
+            loss_scale,
+            max_gradient: None,
+            grad: B::view(&grad),
+            parameters: B::view_mut(&mut parameters),
+            state: OptimizerStateMut::None,
+            rounded: Some(B::view_mut(&mut copy)),
+        };
+        assert_eq!(message(op.run(device)), format!("dense_update: {want}"));
+        assert_same_bits(want, &download(device, &parameters), &poisoned::<f32>(5));
+        assert_same_bits(want, &download(device, &copy), &poisoned::<bf16>(rounded));
+    }
+}
+
 #[test]
 fn results_do_not_depend_on_threads() {
     for rule in rules() {
         let state = state_values(for_dense(rule).optimizer, 0, 40_001);
         assert_deterministic(&format!("{rule:?}"), |cpu| {
-            let (got, [first, second]) = step(cpu, rule, Some(1.0), &draw(40_001, 1), &draw(40_001, 2), &state);
-            [bytes(&got), bytes(&first), bytes(&second)].concat()
+            let how = (2.0, Some(1.0));
+            let (rounded, got, [first, second]) =
+                scaled_step::<_, bf16>(cpu, rule, how, &draw(40_001, 1), &draw(40_001, 2), &state);
+            [bytes(&rounded), bytes(&got), bytes(&first), bytes(&second)].concat()
         });
     }
 }

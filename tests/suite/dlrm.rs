@@ -7,7 +7,7 @@ use crate::common::engine::{Batch, tensor};
 use crate::common::reference::{Layer, Model};
 use crate::common::*;
 use bagdot::DType;
-use bagdot::nn::{Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, TableInit};
+use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, TableInit};
 use bagdot::ops::sparse_update::SparseGrad;
 use bagdot::ops::{
     Accum, Backend, Interaction, Loss, Optimizer, PairOrder, Pooling, Rounding, Table, UpdateRule, WeightDecay,
@@ -64,6 +64,7 @@ fn models<B: Backend>(
         tables: ROWS.map(|num_embeddings| Table { num_embeddings, embedding_dim: DIM }).to_vec(),
         features: [0, 1, 2].map(|table| feature(table, Pooling::Sum)).to_vec(),
         table_dtype: DType::F32,
+        precision: ComputePrecision::F32,
         table_init: TableInit::InverseRoot,
         interaction,
         top_mlp: TOP.to_vec(),

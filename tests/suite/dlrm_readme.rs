@@ -4,7 +4,7 @@
 use crate::common::engine::{Batch, tensor};
 use crate::common::reference::{Layer, Model};
 use crate::common::*;
-use bagdot::nn::{Dlrm, DlrmConfig, NamedTensor, Optimizers, TableInit};
+use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, NamedTensor, Optimizers, TableInit};
 use bagdot::ops::{Interaction, Loss, Optimizer, PairOrder, Pooling, Table, UpdateRule};
 use bagdot::{Cpu, DType};
 
@@ -116,6 +116,7 @@ fn train(order: PairOrder) -> ([f64; 3], Vec<NamedTensor>) {
         tables: [4, 3, 2].map(|num_embeddings| Table { num_embeddings, embedding_dim: 2 }).to_vec(),
         features: [0, 1, 2].map(|table| feature(table, Pooling::Sum)).to_vec(),
         table_dtype: DType::F32,
+        precision: ComputePrecision::F32,
         table_init: TableInit::InverseRoot,
         interaction: Interaction::Dot { order, include_self: false, append_sparse: false, pad_to: 1 },
         top_mlp: vec![4, 2, 1],

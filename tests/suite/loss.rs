@@ -10,6 +10,7 @@ backend_suite!(
     losses_and_gradients_are_right,
     extreme_logits_overflow_nothing,
     nan_comes_through,
+    a_scale_multiplies_the_gradient_alone,
     wrong_arguments_are_errors,
 );
 
@@ -17,7 +18,18 @@ const LOSSES: [Loss; 3] = [Loss::BceWithLogits, Loss::WeightedBce { negative: 0.
 
 fn run<B: LossOps>(
     device: &B,
+    how: (Loss, f32),
+    logits: &[f32],
+    labels: &[f32],
+    with_grad: bool,
+) -> (f64, Vec<f32>, Result<()>) {
+    run_scaled(device, how, 1.0, logits, labels, with_grad)
+}
+
+fn run_scaled<B: LossOps>(
+    device: &B,
     (loss, threshold): (Loss, f32),
+    loss_scale: f32,
     logits: &[f32],
     labels: &[f32],
     with_grad: bool,
@@ -28,6 +40,7 @@ fn run<B: LossOps>(
     let op = Forward {
         loss,
         threshold,
+        loss_scale,
         logits: B::view(&z),
         labels: B::view(&y),
         mean: B::view_mut(&mut mean),
@@ -90,6 +103,19 @@ fn nan_comes_through<B: LossOps>(device: &B) {
     }
 }
 
+fn a_scale_multiplies_the_gradient_alone<B: LossOps>(device: &B) {
+    let (logits, labels) = (draw(33, 1), vec![1.0; 33]);
+    for loss in LOSSES {
+        let (mean, grad, _) = run(device, (loss, 0.1), &logits, &labels, true);
+        let (scaled_mean, scaled, _) = run_scaled(device, (loss, 0.1), 1024.0, &logits, &labels, true);
+        assert_same_bits("the mean", &[scaled_mean], &[mean]);
+        assert_same_bits("the gradient", &scaled, &grad.iter().map(|g| g * 1024.0).collect::<Vec<_>>());
+        let (_, _, refused) = run_scaled(device, (loss, 0.1), 1000.0, &logits, &labels, true);
+        let want = "loss.forward: loss_scale: 1000, but must be a power of two from 2^-126 to 2^126";
+        assert_eq!(message(refused), want);
+    }
+}
+
 fn wrong_arguments_are_errors<B: LossOps>(device: &B) {
     for (labels, threshold, mean_len, grad_len, want) in [
         (2, 0.0, 1, 3, "labels is 2, but must be 3"),
@@ -105,6 +131,7 @@ fn wrong_arguments_are_errors<B: LossOps>(device: &B) {
         let op = Forward {
             loss: Loss::Mse,
             threshold,
+            loss_scale: 1.0,
             logits: B::view(&z),
             labels: B::view(&y),
             mean: B::view_mut(&mut mean),

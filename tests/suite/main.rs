@@ -6,8 +6,11 @@
 mod common;
 mod replay;
 
+mod cast;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "cli")]
+mod cli_precision;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(feature = "cuda")]
@@ -36,6 +39,7 @@ mod interaction;
 mod kernel_resources;
 mod linear;
 mod loss;
+mod mixed_precision;
 mod moving_average;
 mod properties;
 #[cfg(feature = "cuda")]

@@ -1,18 +1,21 @@
 //! [`dense_update`](crate::ops::dense_update) on the CPU.
 
 use super::Cpu;
+use super::cast::Convert;
 use super::optimizer::{StateRun, Step};
 use super::simd::{Lanes, Loop};
+use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
+use crate::ops::optimizer::clamp_gradient;
 use crate::ops::{OptimizerStateMut, UpdateRule};
 
 /// Elements of a task: enough to be worth a fork.
 const ELEMENTS_PER_TASK: usize = 1 << 14;
 
 impl DenseUpdateOps for Cpu {
-    fn dense_update(&self, args: Update<'_, Self>) -> Result<()> {
-        let Update { control, rule, max_gradient, grad, parameters, state } = args;
+    fn dense_update<E: Element>(&self, args: Update<'_, Self, E>) -> Result<()> {
+        let Update { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded } = args;
         if control.is_shut() {
             return Ok(());
         }
@@ -23,50 +26,82 @@ impl DenseUpdateOps for Cpu {
             OptimizerStateMut::SumOfSquares(sums) => StateRun::Elementwise(sums),
             OptimizerStateMut::Moments { first, second } => StateRun::Moments(first, second),
         };
-        self.install(|| self.step_run(&step, max_gradient, grad, parameters, state));
+        let factor = 1.0 / loss_scale;
+        self.install(|| self.step_run(StepRun { step: &step, factor, max_gradient, grad, parameters, state, rounded }));
         Ok(())
     }
 }
 
 impl Cpu {
-    fn step_run(&self, step: &Step, max: Option<f32>, grad: &[f32], parameters: &mut [f32], state: StateRun<'_>) {
-        if grad.len() > ELEMENTS_PER_TASK {
-            let middle = grad.len() / 2;
-            let (grad_left, grad_right) = grad.split_at(middle);
-            let (left, right) = parameters.split_at_mut(middle);
-            let (state_left, state_right) = state.split_at(middle);
-            return self.join(
-                || self.step_run(step, max, grad_left, left, state_left),
-                || self.step_run(step, max, grad_right, right, state_right),
-            );
+    fn step_run<E: Element>(&self, run: StepRun<'_, E>) {
+        if run.grad.len() > ELEMENTS_PER_TASK {
+            let middle = run.grad.len() / 2;
+            let (left, right) = run.split_at(middle);
+            return self.join(|| self.step_run(left), || self.step_run(right));
         }
-        self.dispatch.run(StepRun { step, max, grad, parameters, state });
+        self.dispatch.run(run);
     }
 }
 
 /// A step on a run of parameters.
-struct StepRun<'a> {
+struct StepRun<'a, E> {
     step: &'a Step,
-    max: Option<f32>,
+    /// What the gradient is multiplied by.
+    factor: f32,
+    max_gradient: Option<f32>,
     grad: &'a [f32],
     parameters: &'a mut [f32],
     state: StateRun<'a>,
+    rounded: Option<&'a mut [E]>,
 }
 
-impl Loop for StepRun<'_> {
+impl<'a, E> StepRun<'a, E> {
+    /// The step on the first `middle` parameters, and on the others.
+    fn split_at(self, middle: usize) -> (Self, Self) {
+        let Self { step, factor, max_gradient, grad, parameters, state, rounded } = self;
+        let (grad, grad_right) = grad.split_at(middle);
+        let (parameters, right) = parameters.split_at_mut(middle);
+        let (state, state_right) = state.split_at(middle);
+        let (rounded, rounded_right) = rounded.map(|rounded| rounded.split_at_mut(middle)).unzip();
+        (
+            Self { step, factor, max_gradient, grad, parameters, state, rounded },
+            Self {
+                step,
+                factor,
+                max_gradient,
+                grad: grad_right,
+                parameters: right,
+                state: state_right,
+                rounded: rounded_right,
+            },
+        )
+    }
+}
+
+impl<E: Element> Loop for StepRun<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {
-        let Self { step, max, grad, parameters, mut state } = self;
-        let Some(max) = max else { return step.update(lanes, grad, parameters, state, None) };
-        const BLOCK: usize = 64;
-        for (grad, parameters) in grad.chunks(BLOCK).zip(parameters.chunks_mut(BLOCK)) {
-            let mut clamped = [0f32; BLOCK];
-            clamped.iter_mut().zip(grad).for_each(|(c, g)| *c = g.clamp(-max, max));
-            let (here, rest) = state.split_at(grad.len());
-            state = rest;
-            step.update(lanes, &clamped[..grad.len()], parameters, here, None);
+        /// Parameters that are still in the first-level cache when they are rounded.
+        const BLOCK: usize = 256;
+        let mut rest = self;
+        while !rest.grad.is_empty() {
+            let len = BLOCK.min(rest.grad.len());
+            let (block, after) = rest.split_at(len);
+            rest = after;
+            let StepRun { step, factor, max_gradient, grad, parameters, state, rounded } = block;
+            if factor == 1.0 && max_gradient.is_none() {
+                step.update(lanes, grad, parameters, state, None);
+            } else {
+                let mut ready = [0f32; BLOCK];
+                let ready = &mut ready[..grad.len()];
+                ready.iter_mut().zip(grad).for_each(|(g, x)| *g = clamp_gradient(x * factor, max_gradient));
+                step.update(lanes, ready, parameters, state, None);
+            }
+            if let Some(rounded) = rounded {
+                Convert { factor: 1.0, from: parameters, to: rounded }.run(lanes);
+            }
         }
     }
 }

@@ -6,14 +6,14 @@ use crate::ops::loss::{Forward, Loss, LossOps};
 
 impl LossOps for Cpu {
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()> {
-        let Forward { loss, threshold, logits, labels, mean, mut grad_logits, .. } = args;
+        let Forward { loss, threshold, loss_scale, logits, labels, mean, mut grad_logits, .. } = args;
         let scale = if logits.is_empty() { 0.0 } else { 1.0 / logits.len() as f64 };
         let mut sum = 0.0;
         for (k, (z, y)) in logits.iter().zip(labels).enumerate() {
             let (value, grad) = sample(loss, f64::from(threshold), f64::from(*z), f64::from(*y));
             sum += value;
             if let Some(grads) = grad_logits.as_deref_mut() {
-                grads[k] = (grad * scale) as f32;
+                grads[k] = (grad * scale) as f32 * loss_scale;
             }
         }
         mean[0] = sum * scale;

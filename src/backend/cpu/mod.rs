@@ -3,6 +3,7 @@
 //! Results are the same bits for any number of threads: work is split by rows, bags or table rows, never inside a sum.
 
 mod buffer;
+mod cast;
 mod dense_update;
 mod embedding_bag;
 mod fault;

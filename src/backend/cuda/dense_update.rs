@@ -3,6 +3,7 @@
 use super::Cuda;
 use super::kernels::{DenseUpdate, Grid, OptimizerStep, StepPointers};
 use super::optimizer::state_pointers;
+use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::UpdateRule;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
@@ -13,8 +14,8 @@ const THREADS: u32 = 256;
 const RUN: usize = 4;
 
 impl DenseUpdateOps for Cuda {
-    fn dense_update(&self, args: Update<'_, Self>) -> Result<()> {
-        let Update { control, rule, max_gradient, grad, parameters, state } = args;
+    fn dense_update<E: Element>(&self, args: Update<'_, Self, E>) -> Result<()> {
+        let Update { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded } = args;
         let (first, second) = state_pointers(&state);
         let grid = Grid::looping(grad.len().div_ceil(RUN), THREADS, Grid::FILLING);
         let kernel = DenseUpdate {
@@ -22,13 +23,15 @@ impl DenseUpdateOps for Cuda {
             parameters: parameters.pointer(),
             first,
             second,
+            rounded: rounded.map_or(0, |rounded| rounded.pointer()),
             len: grad.len() as u64,
+            factor: 1.0 / loss_scale,
             max_gradient: max_gradient.unwrap_or(f32::INFINITY),
             step: OptimizerStep::of(&UpdateRule { optimizer: rule.optimizer.for_dense(), ..rule }),
             control: StepPointers::of(&control),
         };
-        // SAFETY: the function is the kernel's. The op has been validated: parameters and the optimizer's state are as long as the gradient,
-        // and exclusive views; state that the optimizer does not have is null, and then not touched.
-        unsafe { kernel.launch(self, self.inner.kernels.dense_update, grid) }
+        // SAFETY: the function is the kernel's, of `E`. The op has been validated: parameters, rounded ones and the optimizer's state are as long as the
+        // gradient, and exclusive views; state that the optimizer does not have is null, and then not touched, as are rounded parameters.
+        unsafe { kernel.launch(self, self.inner.kernels.dense_update.of::<E>(), grid) }
     }
 }

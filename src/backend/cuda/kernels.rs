@@ -32,8 +32,8 @@ pub struct Signature {
     pub stem: &'static str,
     /// Its name; if there are several instances, without the types that they are for.
     pub name: &'static str,
-    /// How many instances there are: 6 if it is there for every storage type with every type of ids, 3 if for every storage type, 2 if for both widths
-    /// of ids or of keys, else 1.
+    /// How many instances there are: 9 if it is there for every pair of storage types, 6 if for every storage type with every type of ids, 3 if for every
+    /// storage type, 2 if for both widths of ids or of keys, else 1.
     pub instances: usize,
     /// Its parameters, in their order: those that several kernels share are one entry.
     pub parameters: &'static [&'static [Parameter]],
@@ -245,13 +245,25 @@ groups! {
 }
 
 kernels! {
+    /// See kernels/cast.cu.
+    Cast = "cast" "cast" * 9 {
+        from: u64,
+        to: u64,
+        from_ld: u64,
+        to_ld: u64,
+        rows: u64,
+        cols: u64,
+        factor: f32,
+    }
     /// See kernels/dense_update.cu.
-    DenseUpdate = "dense_update" "dense_update_f32" * 1 {
+    DenseUpdate = "dense_update" "dense_update" * 3 {
         grad: u64,
         parameters: u64,
         first: u64,
         second: u64,
+        rounded: u64,
         len: u64,
+        factor: f32,
         max_gradient: f32,
         step: OptimizerStep,
         control: StepPointers,
@@ -472,6 +484,7 @@ kernels! {
         batch_size: u64,
         squared: u32,
         threshold: f32,
+        loss_scale: f32,
         negative: f32,
         positive: f32,
     }
@@ -602,6 +615,17 @@ impl ByTypes {
     }
 }
 
+/// A kernel for every pair of storage types.
+#[derive(Debug)]
+pub(super) struct ByPair([ByElement; 3]);
+
+impl ByPair {
+    /// The kernel from elements of `A` to those of `B`.
+    pub(super) fn of<A: Element, B: Element>(&self) -> Function {
+        self.0[element_number::<A>()].of::<B>()
+    }
+}
+
 /// A kernel for every storage type.
 #[derive(Debug)]
 pub(super) struct ByElement([Function; 3]);
@@ -643,7 +667,8 @@ fn element_number<E: Element>() -> usize {
 /// All kernels, found when the backend is made.
 #[derive(Debug)]
 pub(super) struct Kernels {
-    pub(super) dense_update: Function,
+    pub(super) cast: ByPair,
+    pub(super) dense_update: ByElement,
     pub(super) embedding_bag_forward: ByTypes,
     pub(super) embedding_bag_weight_grad: ByTypes,
     pub(super) finite_check_scan: Function,
@@ -683,6 +708,7 @@ impl Kernels {
     pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let capability = capability(context)?;
         let module = |stem| Module::load(context, stem, capability);
+        let cast = module("cast")?;
         let dense_update = module("dense_update")?;
         let embedding_bag = module("embedding_bag")?;
         let finite_check = module("finite_check")?;
@@ -695,7 +721,8 @@ impl Kernels {
         let moving_average = module("moving_average")?;
         let sparse_update = module("sparse_update")?;
         Ok(Self {
-            dense_update: dense_update.function("dense_update_f32")?,
+            cast: cast.by_pair("cast")?,
+            dense_update: dense_update.by_element("dense_update")?,
             embedding_bag_forward: embedding_bag.by_types("embedding_bag_forward")?,
             embedding_bag_weight_grad: embedding_bag.by_types("embedding_bag_weight_grad")?,
             finite_check_scan: finite_check.function("finite_check_scan_f32")?,
@@ -727,6 +754,7 @@ impl Kernels {
             sparse_update_update: sparse_update.by_element("sparse_update_update")?,
             sparse_update_apply: sparse_update.by_element("sparse_update_apply")?,
             _modules: vec![
+                cast,
                 dense_update,
                 embedding_bag,
                 finite_check,
@@ -789,6 +817,11 @@ impl Module {
     pub(super) fn by_element(&self, name: &str) -> Result<ByElement> {
         let [f32, f16, bf16] = ELEMENTS.map(|element| self.function(&format!("{name}_{element}")));
         Ok(ByElement([f32?, f16?, bf16?]))
+    }
+
+    fn by_pair(&self, name: &str) -> Result<ByPair> {
+        let [f32, f16, bf16] = ELEMENTS.map(|from| self.by_element(&format!("{name}_{from}")));
+        Ok(ByPair([f32?, f16?, bf16?]))
     }
 
     fn by_width(&self, name: &str, types: [&str; 2]) -> Result<ByWidth> {

@@ -10,7 +10,7 @@ const THREADS: u32 = 256;
 
 impl LossOps for Cuda {
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()> {
-        let Forward { loss, threshold, logits, labels, mean, grad_logits, workspace } = args;
+        let Forward { loss, threshold, loss_scale, logits, labels, mean, grad_logits, workspace } = args;
         let (negative, positive) = match loss {
             Loss::WeightedBce { negative, positive } => (negative, positive),
             Loss::BceWithLogits | Loss::Mse => (1.0, 1.0),
@@ -24,6 +24,7 @@ impl LossOps for Cuda {
             batch_size,
             squared: u32::from(loss == Loss::Mse),
             threshold,
+            loss_scale,
             negative,
             positive,
         };

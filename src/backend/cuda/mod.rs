@@ -7,6 +7,7 @@
 //! Embedders pass device memory of their own as [`Slice::from_raw`] and [`SliceMut::from_raw`], and a stream of their own to [`Cuda::on_stream`].
 
 mod buffer;
+mod cast;
 mod dense_update;
 mod driver;
 mod embedding_bag;

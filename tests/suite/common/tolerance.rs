@@ -72,6 +72,13 @@ impl Approx {
         Self { error: self.error + self.magnitude() / 2048.0, ..self }
     }
 
+    /// The same stored in a type, to nearest, as `scale` times the value. Rounding is monotone: it takes an interval to that between the rounded ends.
+    pub fn stored_as<E: Stored>(self, scale: f64) -> Self {
+        let stored = |x: f64| E::from_f32((x * scale) as f32).value() / scale;
+        let (value, low, high) = (stored(self.value), stored(self.value - self.error), stored(self.value + self.error));
+        Self { value, error: (high - value).max(value - low) }
+    }
+
     /// The same as the sum of `n` products on tensor cores, whose magnitudes add up to `magnitude`. These add several at once, which they first cut
     /// off at the last bit of the largest, and cut off each sum of, at the least, 4: so a term and each of the `n / 4 + 1` sums loses up to 2⁻²³ of
     /// the whole, where rounding would lose 2⁻²⁴.

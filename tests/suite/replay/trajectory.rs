@@ -9,7 +9,7 @@
 //! while a wrong step shows in the third digit.
 
 use bagdot::DType;
-use bagdot::nn::{Dlrm, DlrmConfig, NamedTensor, Optimizers, TableInit};
+use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, NamedTensor, Optimizers, TableInit};
 use bagdot::ops::{Backend, Interaction, Loss, Optimizer, Pooling, Table, UpdateRule};
 use serde_json::Value;
 
@@ -163,6 +163,7 @@ impl<'a> Run<'a> {
                 .collect(),
             features: (0..self.rows.len()).map(|table| feature(table, Pooling::Sum)).collect(),
             table_dtype: DType::F32,
+            precision: ComputePrecision::F32,
             table_init: TableInit::InverseRoot,
             interaction: self.interaction,
             top_mlp: self.top[1..].to_vec(),

@@ -87,8 +87,9 @@ pub fn linear(
             let mut terms: Vec<Approx> = (0..k).map(|i| x[r * k + i] * weight[c * k + i]).collect();
             terms.push(bias[c]);
             let y = Approx::sum(&terms);
-            // Cut off at 0, no error grows.
-            output.push(if relu && y.value < 0.0 { Approx { value: 0.0, ..y } } else { y });
+            // Cut off at 0, no error grows, and none is left where the value is negative for sure.
+            let error = if y.value + y.error < 0.0 { 0.0 } else { y.error };
+            output.push(if relu && y.value < 0.0 { Approx { value: 0.0, error } } else { y });
         }
     }
     output
@@ -109,8 +110,16 @@ pub fn linear_backward(
     activation: Activation,
     before: Option<(&[Approx], &[Approx])>,
 ) -> LayerGrads {
-    let blocked = |e: usize| activation == Activation::Relu && output[e].value <= 0.0;
-    let z: Vec<Approx> = (0..m * n).map(|e| if blocked(e) { Approx::ZERO } else { grad_output[e] }).collect();
+    let z_of = |y: &Approx, g: &Approx| match activation {
+        // It may be either.
+        Activation::Relu if y.value <= y.error && y.error > 0.0 => {
+            let value = if y.value > 0.0 { g.value } else { 0.0 };
+            Approx { value, error: g.value.abs() + g.error }
+        }
+        Activation::Relu if y.value <= 0.0 => Approx::ZERO,
+        _ => *g,
+    };
+    let z: Vec<Approx> = output.iter().zip(grad_output).map(|(y, g)| z_of(y, g)).collect();
     let (mut grad_input, mut grad_weight, mut grad_bias) = (vec![], vec![], vec![]);
     for r in 0..m {
         for i in 0..k {

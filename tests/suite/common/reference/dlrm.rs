@@ -1,5 +1,6 @@
 //! A whole model, put together from the ops of the reference: its gradients and its training.
 
+use bagdot::DType;
 use bagdot::ops::{Activation, Interaction, Loss, Optimizer, UpdateRule};
 
 use super::{
@@ -7,7 +8,7 @@ use super::{
     row_gradients,
 };
 use crate::common::cases::BagCase;
-use crate::common::tolerance::{Approx, U, exact};
+use crate::common::tolerance::{Approx, Stored, U, exact};
 
 /// A fully connected layer with what its optimizer remembers of weight and bias.
 #[derive(Clone)]
@@ -52,15 +53,43 @@ pub struct Pass {
 }
 
 impl Model {
-    /// Forward and backward. `bags` has one feature for each table, pooled by sum, in the dimension of the bottom MLP's output.
+    /// As [`Self::pass_in`], with all layers in `f32`.
     pub fn pass(&self, dense: &[f32], bags: &BagCase, labels: &[f32]) -> Pass {
+        self.pass_in::<f32>((1.0, false), dense, bags, labels)
+    }
+
+    /// Forward and backward, with layers that compute in `E` but for the last one. `bags` has one feature for each table, pooled by sum, in the dimension of the bottom MLP's output.
+    ///
+    /// In 16 bits what these layers read and write is stored in `E`, rounded as it is here, gradients as `loss_scale` times what they are. Products of
+    /// matrices on tensor cores, and of pairs of `bf16`, lose more than sums of `f32`: with at most 10 terms less than 2⁻¹⁹ of their magnitudes,
+    /// which each factor is taken to be off by. With `is_tf32` the factors of the interaction are rounded to tf32.
+    pub fn pass_in<E: Stored>(
+        &self,
+        (loss_scale, is_tf32): (f64, bool),
+        dense: &[f32],
+        bags: &BagCase,
+        labels: &[f32],
+    ) -> Pass {
+        let is_f32 = E::DTYPE == DType::F32;
+        let off = |x: Approx| Approx { error: x.error + x.value.abs() / 524_288.0, ..x };
+        let stored = |values: Vec<Approx>, scale: f64| -> Vec<Approx> {
+            if is_f32 { values } else { values.into_iter().map(|x| off(x.stored_as::<E>(scale))).collect() }
+        };
+        let as_factor = |x: Approx| if is_tf32 { off(x.as_tf32()) } else { x };
         let (batch_size, dim) = (bags.batch_size, self.bottom[self.bottom.len() - 1].outputs);
+        // The last layer of the top MLP, which has no ReLU, is the one that computes in f32.
+        let weight_of = |layer: &Layer, in_f32: bool| match in_f32 {
+            true => layer.weight.clone(),
+            false => stored(layer.weight.clone(), 1.0),
+        };
         let forward = |layers: &[Layer], input: Vec<Approx>, last_relu: bool| {
-            let mut values = vec![input];
+            let starts_in_f32 = !last_relu && layers.len() == 1;
+            let mut values = vec![if starts_in_f32 { input } else { stored(input, 1.0) }];
             for (k, layer) in layers.iter().enumerate() {
                 let shape = (batch_size, layer.outputs, layer.inputs);
                 let relu = last_relu || k + 1 < layers.len();
-                values.push(linear(&values[k], &layer.weight, &layer.bias, shape, relu));
+                let output = linear(&values[k], &weight_of(layer, !relu), &layer.bias, shape, relu);
+                values.push(if relu { stored(output, 1.0) } else { output });
             }
             values
         };
@@ -70,6 +99,8 @@ impl Model {
         let features: Vec<Vec<Approx>> = (0..batch_size)
             .map(|b| [&bottom[self.bottom.len()][b * dim..][..dim], &pooled[b * width..][..width]].concat())
             .collect();
+        let features: Vec<Vec<Approx>> =
+            features.into_iter().map(|sample| sample.into_iter().map(as_factor).collect()).collect();
         let joined = features.iter().flat_map(|sample| dots(self.interaction, sample, dim, true)).collect();
         let top = forward(&self.top, joined, false);
         let logits = top[self.top.len()].clone();
@@ -85,19 +116,24 @@ impl Model {
         let grad = loss.grad.iter().map(|g| Approx { error: g.error + noise, ..*g }).collect();
         let backward = |layers: &[Layer], values: &[Vec<Approx>], mut grad: Vec<Approx>, last_relu: bool| {
             let mut grads = vec![];
+            if last_relu {
+                grad = stored(grad, loss_scale);
+            }
             for (k, layer) in layers.iter().enumerate().rev() {
                 let shape = (batch_size, layer.outputs, layer.inputs);
                 let relu = last_relu || k + 1 < layers.len();
                 let activation = if relu { Activation::Relu } else { Activation::None };
-                let inputs = [&values[k][..], &layer.weight, &values[k + 1], &grad];
+                let weight = weight_of(layer, !relu);
+                let inputs = [&values[k][..], &weight, &values[k + 1], &grad];
                 let got = linear_backward(inputs, shape, activation, None);
                 grads.push([got.weight, got.bias]);
-                grad = got.input;
+                grad = if !relu && k == 0 { got.input } else { stored(got.input, loss_scale) };
             }
             grads.reverse();
             (grads, grad)
         };
         let (top_grads, grad) = backward(&self.top, &top, grad, false);
+        let grad: Vec<Approx> = grad.into_iter().map(as_factor).collect();
         let columns = grad.len().checked_div(batch_size).unwrap_or(0);
         let of_features: Vec<Vec<Approx>> = (features.iter().enumerate())
             .map(|(b, sample)| dots_backward(self.interaction, sample, dim, true, &grad[b * columns..][..columns]))

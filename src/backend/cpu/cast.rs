@@ -1,0 +1,49 @@
+//! [`cast`](crate::ops::cast) on the CPU.
+
+use super::Cpu;
+use super::simd::{LANES, Lanes, Loop};
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::ops::cast::{Cast, CastOps};
+
+/// Elements of a task: enough to be worth a fork.
+const ELEMENTS_PER_TASK: usize = 1 << 16;
+
+impl CastOps for Cpu {
+    fn cast<A: Element, B: Element>(&self, args: Cast<'_, Self, A, B>) -> Result<()> {
+        let Cast { factor, from, to } = args;
+        let len = to.rows * to.cols;
+        let cpu = if len < 4 * ELEMENTS_PER_TASK { Self { pool: None, ..*self } } else { self.clone() };
+        if from.ld == from.cols && to.ld == to.cols {
+            cpu.for_each_chunk(&mut to.data[..len], ELEMENTS_PER_TASK, |k, to| {
+                let from = &from.data[k * ELEMENTS_PER_TASK..][..to.len()];
+                cpu.dispatch.run(Convert { factor, from, to });
+            });
+        } else {
+            cpu.for_each_row(to, |row, to| cpu.dispatch.run(Convert { factor, from: from.row(row), to }));
+        }
+        Ok(())
+    }
+}
+
+/// A run of elements.
+pub(super) struct Convert<'a, A, B> {
+    pub(super) factor: f32,
+    pub(super) from: &'a [A],
+    pub(super) to: &'a mut [B],
+}
+
+impl<A: Element, B: Element> Loop for Convert<'_, A, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self, lanes: V) {
+        let factor = lanes.splat(self.factor);
+        let (from, from_rest) = self.from.as_chunks::<LANES>();
+        let (to, to_rest) = self.to.as_chunks_mut::<LANES>();
+        for (from, to) in from.iter().zip(to) {
+            lanes.store(lanes.mul(lanes.load(from), factor), to);
+        }
+        lanes.store_part(lanes.mul(lanes.load_part(from_rest), factor), to_rest);
+    }
+}

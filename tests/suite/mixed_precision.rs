@@ -1,0 +1,204 @@
+//! Layers in tf32, bf16 and f16: losses, gradients and logits against the reference, copies of the parameters, loss scales.
+
+use crate::common::engine::{Batch, tensor};
+use crate::common::reference::{Layer, Model};
+use crate::common::*;
+use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, NamedTensor, Optimizers};
+use bagdot::ops::finite_check::NonFinite;
+use bagdot::ops::{Backend, Optimizer, Pooling, Table};
+use bagdot::{DType, Error, bf16, f16};
+
+backend_suite!(
+    cuda:
+    gradients_are_right,
+    predictions_use_the_parameters_of_the_last_step,
+    a_loss_scale_that_is_too_large_skips_steps,
+    an_mlp_of_the_logit_alone_is_right,
+);
+
+const DIM: usize = 4;
+const ROWS: [usize; 3] = [9, 30, 2];
+const BOTTOM: [usize; 3] = [5, 7, DIM];
+const F16: ComputePrecision = ComputePrecision::F16 { loss_scale: 1024.0 };
+const ADAM: Optimizer = Optimizer::Adam { beta1: 0.875, beta2: 0.75, eps: 1e-3 };
+
+fn batch(seed: u64) -> Batch<i32> {
+    let tables = ROWS.map(|rows| (rows, DIM));
+    let features = [0, 1, 2].map(|table| feature(table, Pooling::Sum));
+    let lengths: Vec<usize> = (0..3 * 8).map(|k| (k * 5 + seed as usize) % 4).collect();
+    let case = BagCase::new(format!("batch {seed}"), (&tables, &features), &lengths, |random, rows| random.below(rows));
+    let labels = draw(8, seed + 50).iter().map(|x| f32::from(*x > 0.0)).collect();
+    Batch::new(draw(8 * BOTTOM[0], seed), case, labels)
+}
+
+fn engine<B: Backend>(device: &B, precision: ComputePrecision, top_mlp: &[usize]) -> Dlrm<B> {
+    let config = DlrmConfig {
+        num_dense: BOTTOM[0],
+        bottom_mlp: BOTTOM[1..].to_vec(),
+        tables: ROWS.map(|num_embeddings| Table { num_embeddings, embedding_dim: DIM }).to_vec(),
+        features: [0, 1, 2].map(|table| feature(table, Pooling::Sum)).to_vec(),
+        precision,
+        top_mlp: top_mlp.to_vec(),
+        ..DlrmConfig::default()
+    };
+    let mut engine = Dlrm::new(device.clone(), config, 7).unwrap();
+    engine.optimize_with(Optimizers::same(ADAM, 0.05)).unwrap();
+    engine
+}
+
+/// The reference with the parameters that an engine has now.
+fn reference_of<B: Backend>(engine: &Dlrm<B>) -> Model {
+    let (tensors, config) = (engine.tensors().unwrap(), engine.config());
+    let mlp = |name: &str, sizes: &[usize]| -> Vec<Layer> {
+        let layer = |(k, pair): (usize, &[usize])| {
+            let [weight, bias] = ["weight", "bias"].map(|kind| tensor(&tensors, &format!("{name}.{k}.{kind}")));
+            Layer::new(pair[0], pair[1], &weight, &bias)
+        };
+        sizes.windows(2).enumerate().map(layer).collect()
+    };
+    let tables: Vec<f32> = (0..3).flat_map(|t| tensor(&tensors, &format!("tables.{t}.weight"))).collect();
+    Model {
+        bottom: mlp("bottom_mlp", &BOTTOM),
+        top: mlp("top_mlp", &[&[config.interaction_width()], &config.top_mlp[..]].concat()),
+        tables: exact(&tables),
+        table_state: Default::default(),
+        interaction: config.interaction,
+        loss: config.loss,
+        threshold: 0.0,
+    }
+}
+
+fn flat(tensors: &[NamedTensor]) -> Vec<f32> {
+    tensors.iter().flat_map(NamedTensor::to_f32).collect()
+}
+
+/// Compares a pass with the reference in the type that layers are stored in.
+fn check<B: Backend, E: Stored>(device: &B, engine: &mut Dlrm<B>, batch: &Batch<i32>) -> Vec<Approx> {
+    let what = format!("{:?}, {}", engine.config().precision, batch.case.name);
+    let loss_scale = match engine.config().precision {
+        ComputePrecision::F16 { loss_scale } => f64::from(loss_scale),
+        _ => 1.0,
+    };
+    let is_tf32 = is_cuda::<B>() && E::DTYPE != DType::F32;
+    let pass = reference_of(engine).pass_in::<E>((loss_scale, is_tf32), &batch.dense, &batch.case, &batch.labels);
+    let (layers, rows) = batch.gradients(engine);
+    let want: Vec<Approx> = pass.layers.iter().flatten().flatten().copied().collect();
+    assert_close(&format!("{what}: gradients of the layers"), &flat(&layers), &want);
+    let got: Vec<f32> = rows.into_iter().flat_map(|(_, row)| row).collect();
+    let of_rows: Vec<Approx> = pass.rows.into_values().flatten().collect();
+    assert_close(&format!("{what}: gradients of the rows"), &got, &of_rows);
+    let off = (engine.last_loss().unwrap() - pass.mean_loss.value).abs();
+    assert!(off <= pass.mean_loss.error, "{what}: the loss is {off:e} off, right is {:e}", pass.mean_loss.error);
+    let mut logits = vec![0.0; 8];
+    engine.logits(batch.upload(device).view(), &mut logits).unwrap();
+    assert_close(&format!("{what}: logits"), &logits, &pass.logits);
+    want
+}
+
+fn is_cuda<B: Backend>() -> bool {
+    std::any::type_name::<B>().contains("Cuda")
+}
+
+/// A bound means something as long as it is less than what is bounded. With tf32, whose roundings are not those of the reference, it is that of the
+/// worst case, in which all of them go one way.
+#[track_caller]
+fn assert_meaningful<B: Backend>(gradient: &[Approx]) {
+    let sum = |of: fn(&Approx) -> f64| gradient.iter().map(of).sum::<f64>();
+    let (values, errors) = (sum(|g| g.value.abs()), sum(|g| g.error));
+    assert!(is_cuda::<B>() || errors < values / 100.0, "a bound of {errors:e} for gradients of {values:e}");
+}
+
+fn gradients_are_right<B: Backend>(device: &B) {
+    for seed in 1..=3 {
+        let (mut bf16_engine, mut f16_engine) =
+            (engine(device, ComputePrecision::BF16, &[6, 1]), engine(device, F16, &[6, 1]));
+        assert_meaningful::<B>(&check::<B, bf16>(device, &mut bf16_engine, &batch(seed)));
+        assert_meaningful::<B>(&check::<B, f16>(device, &mut f16_engine, &batch(seed)));
+    }
+}
+
+/// Three steps of each precision, then a comparison with what is in the model then: copies must have followed the parameters, the averages, and
+/// parameters that were loaded.
+fn predictions_use_the_parameters_of_the_last_step<B: Backend>(device: &B) {
+    for precision in [ComputePrecision::BF16, F16] {
+        let check = |engine: &mut Dlrm<B>| match precision {
+            ComputePrecision::BF16 => check::<B, bf16>(device, engine, &batch(9)),
+            _ => check::<B, f16>(device, engine, &batch(9)),
+        };
+        let mut trained = engine(device, precision, &[6, 1]);
+        trained.average_with(0.5).unwrap();
+        let before = flat(&trained.tensors().unwrap());
+        for seed in 1..=3 {
+            trained.train_step(batch(seed).upload(device).view()).unwrap();
+        }
+        let moved =
+            flat(&trained.tensors().unwrap()).iter().zip(&before).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(moved > 0.05, "{moved} says nothing");
+        check(&mut trained);
+        trained.swap_averages().unwrap();
+        check(&mut trained);
+        trained.swap_averages().unwrap();
+        let mut loaded = engine(device, precision, &[6, 1]);
+        loaded.load(trained.tensors().unwrap().as_slice()).unwrap();
+        check(&mut loaded);
+        // Tensors are of f32, and go into a model of any precision.
+        let mut other = engine(device, ComputePrecision::F32, &[6, 1]);
+        other.load(trained.tensors().unwrap().as_slice()).unwrap();
+        assert_eq!(other.tensors().unwrap(), trained.tensors().unwrap());
+    }
+}
+
+/// A gradient beyond the largest f16 is infinite: the step is skipped, or the run ends.
+fn a_loss_scale_that_is_too_large_skips_steps<B: Backend>(device: &B) {
+    let mut engine = engine(device, ComputePrecision::F16 { loss_scale: 2f32.powi(30) }, &[6, 1]);
+    engine.on_non_finite(NonFinite::SkipStep);
+    let before = engine.tensors().unwrap();
+    engine.train_step(batch(1).upload(device).view()).unwrap();
+    assert_eq!(engine.verdict().unwrap().steps, 1);
+    assert_eq!(engine.tensors().unwrap(), before);
+    engine.on_non_finite(NonFinite::Error);
+    assert_eq!(engine.last_loss(), Err(Error::NonFinite { step: 1 }));
+}
+
+/// All layers but the last are in 16 bits: here there are none in the top MLP.
+fn an_mlp_of_the_logit_alone_is_right<B: Backend>(device: &B) {
+    check::<B, f32>(device, &mut engine(device, ComputePrecision::F32, &[1]), &batch(1));
+    check::<B, bf16>(device, &mut engine(device, ComputePrecision::BF16, &[1]), &batch(1));
+    check::<B, f16>(device, &mut engine(device, F16, &[1]), &batch(1));
+}
+
+/// On the CPU products of f32 are exact.
+#[test]
+fn tf32_is_f32_on_the_cpu() {
+    let train = |precision| {
+        let mut engine = engine(&bagdot::Cpu::single_threaded(), precision, &[6, 1]);
+        engine.train_step(batch(1).view()).unwrap();
+        engine.tensors().unwrap()
+    };
+    assert_eq!(train(ComputePrecision::Tf32), train(ComputePrecision::F32));
+    assert_ne!(train(ComputePrecision::BF16), train(ComputePrecision::F32));
+}
+
+#[test]
+fn steps_are_the_same_on_any_number_of_threads() {
+    for precision in [ComputePrecision::BF16, F16] {
+        assert_deterministic_on_each_simd("steps", |cpu| {
+            let mut engine = engine(cpu, precision, &[6, 1]);
+            (1..=2).for_each(|seed| engine.train_step(batch(seed).view()).unwrap());
+            bytes(&flat(&[engine.tensors().unwrap(), engine.optimizer_tensors().unwrap()].concat()))
+        });
+    }
+}
+
+#[test]
+fn a_loss_scale_must_be_a_power_of_two() {
+    let config = DlrmConfig {
+        num_dense: 1,
+        bottom_mlp: vec![1],
+        top_mlp: vec![1],
+        precision: ComputePrecision::F16 { loss_scale: 1000.0 },
+        ..DlrmConfig::default()
+    };
+    let error = Dlrm::new(bagdot::Cpu::single_threaded(), config, 1).err().unwrap().to_string();
+    assert_eq!(error, "Dlrm: precision.loss_scale: 1000, but must be a power of two from 2^-126 to 2^126");
+}
