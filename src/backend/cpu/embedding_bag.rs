@@ -21,13 +21,15 @@ impl EmbeddingBagOps for Cpu {
         check_offsets(bags.offsets, bags.indices.len())?;
         let gather = Gather { tables, weights, bags, faults: FaultLog::default() };
         let (rows, ld) = (output.rows, output.ld);
+        // One run a thread: all of them are at one table at about one time, and find rows in the cache that they share.
+        let run = rows.div_ceil(self.num_threads());
         match argmax {
-            None => self.for_each_rows(output.data, rows, ld, |first, output| {
+            None => self.for_each_rows(output.data, rows, run, ld, |first, output| {
                 self.dispatch.run(Pool { gather: &gather, first, output, ld, argmax: None });
             }),
             Some(argmax) => {
                 let sources = (argmax.data, argmax.ld);
-                self.for_each_rows_of_both((output.data, ld), sources, rows, |first, output, sources| {
+                self.for_each_rows_of_both((output.data, ld), sources, rows, run, |first, output, sources| {
                     let argmax = Some((sources, argmax.ld));
                     self.dispatch.run(Pool { gather: &gather, first, output, ld, argmax });
                 });

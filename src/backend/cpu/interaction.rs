@@ -41,7 +41,8 @@ impl InteractionOps for Cpu {
             FeaturesMut::Split { dense, sparse } => {
                 let (heads, tails) = ((dense.cols, dense.ld), (sparse.cols, sparse.ld));
                 let parts = ((dense.data, heads.1), (sparse.data, tails.1));
-                cpu.for_each_rows_of_both(parts.0, parts.1, dense.rows, |first, dense, sparse| {
+                let run = cpu.rows_per_task(dense.rows);
+                cpu.for_each_rows_of_both(parts.0, parts.1, dense.rows, run, |first, dense, sparse| {
                     for (k, (head, tail)) in dense.chunks_mut(heads.1).zip(sparse.chunks_mut(tails.1)).enumerate() {
                         backward(first + k, &mut head[..heads.0], &mut tail[..tails.0]);
                     }

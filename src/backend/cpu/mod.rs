@@ -122,24 +122,24 @@ impl Cpu {
     fn for_each_row<T: Scalar>(&self, matrix: MatrixMut<'_, Self, T>, work: impl Fn(usize, &mut [T]) + Send + Sync) {
         let MatrixMut { data, rows, cols, ld } = matrix;
         if cols > 0 {
-            self.for_each_rows(data, rows, ld, |first, part| {
+            self.for_each_rows(data, rows, self.rows_per_task(rows), ld, |first, part| {
                 part.chunks_mut(ld).enumerate().for_each(|(k, row)| work(first + k, &mut row[..cols]));
             });
         }
     }
 
-    /// Cuts `rows` rows of `ld` elements into runs, and calls `work(first_row, run)` for each, in parallel.
+    /// Cuts `rows` rows of `ld` elements into runs of `run` rows, and calls `work(first_row, run)` for each, in parallel.
     fn for_each_rows<T: Send>(
         &self,
         data: &mut [T],
         rows: usize,
+        run: usize,
         ld: usize,
         work: impl Fn(usize, &mut [T]) + Send + Sync,
     ) {
         if rows == 0 || ld == 0 {
             return;
         }
-        let run = self.rows_per_task(rows);
         let data = only_rows(data, rows, ld);
         match &self.pool {
             Some(pool) => pool.install(|| {
@@ -156,12 +156,12 @@ impl Cpu {
         (a, a_ld): (&mut [T], usize),
         (b, b_ld): (&mut [U], usize),
         rows: usize,
+        run: usize,
         work: impl Fn(usize, &mut [T], &mut [U]) + Send + Sync,
     ) {
         if rows == 0 || a_ld == 0 || b_ld == 0 {
             return;
         }
-        let run = self.rows_per_task(rows);
         let (a, b) = (only_rows(a, rows, a_ld), only_rows(b, rows, b_ld));
         match &self.pool {
             Some(pool) => pool.install(|| {
