@@ -3,9 +3,12 @@
 //! A word is what a lane multiplies: one `f32`, or two `bf16` where the machine multiplies pairs ([`Lanes::MULTIPLIES_PAIRS`]). Other elements are
 //! widened. Words are moved as `f32`, whatever their bits are.
 
-use super::super::simd::{LANES, Lanes, Loop};
+use super::super::simd::{LANES, Lanes, Loop, prefetch_row};
 use super::super::vector::{load_vector, store_vector};
 use crate::dtype::{DType, Element};
+
+/// Rows that are asked for ahead of their being packed.
+const ROWS_AHEAD: usize = 16;
 
 /// A factor: `lines` vectors of `terms` elements, rows of the left factor or columns of the right one. Element `t` of line `l` lies at
 /// `data[l * line_stride + t * term_stride]`, and one of the strides is 1.
@@ -112,10 +115,18 @@ impl<E: Element> Pack<'_, E> {
         }
     }
 
+    /// Asks for a term of all lines, where these lie side by side: no machine foresees the next row of a large matrix.
+    #[inline(always)]
+    fn prefetch(&self, term: usize) {
+        let first = (self.first_term + term) * self.from.term_stride + self.first_line;
+        prefetch_row(self.from.data, first, self.lines);
+    }
+
     /// Lines lie side by side. All panels are written row by row, since each row is somewhere else in memory.
     #[inline(always)]
     fn copy<V: Lanes>(&mut self, lanes: V) {
         for t in 0..self.terms {
+            self.prefetch(t + ROWS_AHEAD);
             let row = &self.from.data[(self.first_term + t) * self.from.term_stride + self.first_line..][..self.lines];
             for line in (0..self.lines).step_by(self.width) {
                 let (lines, width) = self.panel(line);
@@ -133,6 +144,8 @@ impl<E: Element> Pack<'_, E> {
     fn interleave(&mut self) {
         let num_words = self.terms.div_ceil(2);
         for w in 0..num_words {
+            self.prefetch(2 * w + ROWS_AHEAD);
+            self.prefetch(2 * w + 1 + ROWS_AHEAD);
             let first = (self.first_term + 2 * w) * self.from.term_stride + self.first_line;
             let low = &self.from.data[first..][..self.lines];
             let high = match 2 * w + 1 < self.terms {
