@@ -90,7 +90,8 @@ macro_rules! on_device {
         match $common.device {
             $crate::cli::DeviceChoice::Cpu => {
                 let $device = $common.cpu()?;
-                $body
+                // On a thread of its pool, else each op would wake one and wait for it.
+                $device.clone().install(|| $body)
             }
             #[cfg(feature = "cuda")]
             $crate::cli::DeviceChoice::Cuda(number) => {

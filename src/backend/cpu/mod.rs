@@ -110,8 +110,9 @@ impl Cpu {
         if operations < SERIAL { Self { pool: None, ..*self } } else { self.clone() }
     }
 
-    /// Runs `work` on the pool, if there is one, so that what it forks stays there.
-    fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    /// Runs `work` on a thread of the pool, if there is one. Ops that are called there need not wake that thread and wait for it, each anew, which
+    /// takes longer than many an op of a small model.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match &self.pool {
             Some(pool) => pool.install(work),
             None => work(),
