@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs bagdot's tests on the GPU of this machine; needs its driver and nothing else. Then, where compute-sanitizer is installed (or named in
-# COMPUTE_SANITIZER), runs those of the CUDA backend under memcheck, racecheck and initcheck, leaving out those with `large` in their name. Then runs the benchmarks, and where there is a python3, compare.py puts them beside PyTorch, if it has that. What happened is in results.json,
-# or wherever the first argument says, what was measured in benchmarks.json beside it, all else in logs/. The status is 0 only if nothing failed.
+# COMPUTE_SANITIZER), runs those of the CUDA backend under memcheck, racecheck and initcheck, leaving out those with `large` in their name. Then
+# runs the benchmarks, and where there is a python3, compare.py puts them beside PyTorch, if it has that. What happened is in results.json, or
+# wherever the first argument says, what was measured in benchmarks.json beside it, all else in logs/. The status is 0 only if nothing failed.
 #
 # BAGDOT_BUNDLE_STEPS, by default `tests sanitizer benches`, says what is wanted.
 # `BAGDOT_BUNDLE_EMULATED=1` runs everything on the stand-in driver, if the bundle was made with it: to try this script.
@@ -77,6 +78,8 @@ if ! wants sanitizer; then
 elif [ -n "$sanitizer" ]; then
     for module in "${modules[@]}"; do
         mapfile -t tests < <(grep "^$module::" <<< "$cuda_tests" | grep -v large)
+        # Without a name the program would run all of its tests.
+        [ "${#tests[@]}" -gt 0 ] || continue
         for tool in memcheck racecheck initcheck; do
             options=()
             # Tests provoke errors of the API: these are no findings.

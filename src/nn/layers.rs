@@ -82,8 +82,8 @@ pub(super) struct Backward<'a, D: Device> {
 
 /// The bytes that layers take.
 pub(super) struct LayerBytes {
+    /// Of the copy of the parameters.
     pub(super) parameters: usize,
-    /// Values, and as many for their gradients if there is training.
     pub(super) values: usize,
     pub(super) grads: usize,
 }
@@ -101,8 +101,9 @@ impl<D: Backend> Layers<D> {
         let grads_for = if train { batch_size } else { 0 };
         Ok(match precision {
             ComputePrecision::F32 | ComputePrecision::Tf32 => {
-                let between = |mlp: &Mlp| Ok([mlp.between(device, batch_size)?, mlp.between(device, grads_for)?]);
-                Self::F32(Full { precision: precision.of_products(), stacks: both(mlps, between)? })
+                let [bottom, top] =
+                    mlps.map(|mlp| Ok([mlp.between(device, batch_size)?, mlp.between(device, grads_for)?]));
+                Self::F32(Full { precision: precision.of_products(), stacks: [bottom?, top?] })
             }
             ComputePrecision::F16 { loss_scale } => {
                 Self::F16(Half::new(device, loss_scale, mlps, num_parameters, [batch_size, grads_for])?)
@@ -306,10 +307,6 @@ impl<D: Backend, E: Element> Half<D, E> {
             None => Ok(()),
         }
     }
-}
-
-fn both<T>([bottom, top]: [&Mlp; 2], of: impl Fn(&Mlp) -> Result<T>) -> Result<[T; 2]> {
-    Ok([of(bottom)?, of(top)?])
 }
 
 /// The first rows of a matrix without gaps.

@@ -18,7 +18,7 @@ fn run(folder: &Path, arguments: &[&str]) -> Output {
     bagdot(folder).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-fn succeed(folder: &Path, arguments: &[&str]) -> String {
+pub fn succeed(folder: &Path, arguments: &[&str]) -> String {
     let output = run(folder, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

@@ -2,17 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
+use crate::cli::succeed;
 use serde_json::Value;
 
 const CONFIG: &str = include_str!("../../examples/clothing.toml");
-
-fn bagdot(folder: &Path, arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_bagdot")).current_dir(folder).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 /// The test AUC of a single model after two epochs.
 fn auc(folder: &Path, precision: &str) -> f64 {
@@ -20,7 +14,7 @@ fn auc(folder: &Path, precision: &str) -> f64 {
     let text = CONFIG.replace("../data/clothing/reviews.csv.gz", data).replace("members = 3", "members = 1");
     let name = format!("{precision}.toml");
     fs::write(folder.join(&name), text + &format!("\n[model]\nprecision = \"{precision}\"\n")).unwrap();
-    let outcome = bagdot(folder, &["train", &name, "--epochs", "2", "--json", "--quiet"]);
+    let outcome = succeed(folder, &["train", &name, "--epochs", "2", "--json", "--quiet"]);
     serde_json::from_str::<Value>(&outcome).unwrap()["test"]["auc"].as_f64().unwrap()
 }
 
@@ -34,10 +28,10 @@ fn models_in_16_bits_are_as_good() {
     for precision in ["bf16", "f16"] {
         let other = auc(folder, precision);
         assert!((other - f32).abs() < 0.01 && other != f32, "{precision}: {other}, but {f32} in f32");
-        let info = bagdot(folder, &["info", &format!("runs/{precision}")]);
+        let info = succeed(folder, &["info", &format!("runs/{precision}")]);
         assert!(info.contains(&format!("layers in {precision}")), "{info}");
     }
-    let measured = bagdot(folder, &["eval", "runs/bf16", "--json"]);
+    let measured = succeed(folder, &["eval", "runs/bf16", "--json"]);
     let measured = serde_json::from_str::<Value>(&measured).unwrap()["auc"].as_f64().unwrap();
     assert!((measured - auc(folder, "bf16")).abs() < 1e-9, "a model that was read anew predicts as it did");
 }

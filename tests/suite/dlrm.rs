@@ -3,8 +3,8 @@
 //! Bounds are carried through the whole model and from step to step; `eps` is large, so that no step hangs on the sign of a gradient that is
 //! all rounding.
 
-use crate::common::engine::{Batch, tensor};
-use crate::common::reference::{Layer, Model};
+use crate::common::engine::{Batch, layers, tensor};
+use crate::common::reference::Model;
 use crate::common::*;
 use bagdot::DType;
 use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, TableInit};
@@ -82,18 +82,11 @@ fn models<B: Backend>(
     };
     engine.optimize_with(Optimizers { tables: group, dense: group, schedule: Schedule::default() }).unwrap();
     let tensors = engine.tensors().unwrap();
-    let mlp = |name: &str, sizes: &[usize]| -> Vec<Layer> {
-        let layer = |(k, pair): (usize, &[usize])| {
-            let [weight, bias] = ["weight", "bias"].map(|kind| tensor(&tensors, &format!("{name}.{k}.{kind}")));
-            Layer::new(pair[0], pair[1], &weight, &bias)
-        };
-        sizes.windows(2).enumerate().map(layer).collect()
-    };
     let tables: Vec<f32> = (0..3).flat_map(|t| tensor(&tensors, &format!("tables.{t}.weight"))).collect();
     let [first, second] = rule.optimizer.state_len(ROWS.iter().sum(), tables.len());
     let reference = Model {
-        bottom: mlp("bottom_mlp", &BOTTOM),
-        top: mlp("top_mlp", &top),
+        bottom: layers(&tensors, "bottom_mlp", &BOTTOM),
+        top: layers(&tensors, "top_mlp", &top),
         tables: exact(&tables),
         table_state: [vec![Approx::ZERO; first], vec![Approx::ZERO; second]],
         interaction,

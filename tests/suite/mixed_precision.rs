@@ -1,7 +1,7 @@
 //! Layers in tf32, bf16 and f16: losses, gradients and logits against the reference, copies of the parameters, loss scales.
 
-use crate::common::engine::{Batch, tensor};
-use crate::common::reference::{Layer, Model};
+use crate::common::engine::{Batch, layers, tensor};
+use crate::common::reference::Model;
 use crate::common::*;
 use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, NamedTensor, Optimizers};
 use bagdot::ops::finite_check::NonFinite;
@@ -49,17 +49,10 @@ fn engine<B: Backend>(device: &B, precision: ComputePrecision, top_mlp: &[usize]
 /// The reference with the parameters that an engine has now.
 fn reference_of<B: Backend>(engine: &Dlrm<B>) -> Model {
     let (tensors, config) = (engine.tensors().unwrap(), engine.config());
-    let mlp = |name: &str, sizes: &[usize]| -> Vec<Layer> {
-        let layer = |(k, pair): (usize, &[usize])| {
-            let [weight, bias] = ["weight", "bias"].map(|kind| tensor(&tensors, &format!("{name}.{k}.{kind}")));
-            Layer::new(pair[0], pair[1], &weight, &bias)
-        };
-        sizes.windows(2).enumerate().map(layer).collect()
-    };
     let tables: Vec<f32> = (0..3).flat_map(|t| tensor(&tensors, &format!("tables.{t}.weight"))).collect();
     Model {
-        bottom: mlp("bottom_mlp", &BOTTOM),
-        top: mlp("top_mlp", &[&[config.interaction_width()], &config.top_mlp[..]].concat()),
+        bottom: layers(&tensors, "bottom_mlp", &BOTTOM),
+        top: layers(&tensors, "top_mlp", &[&[config.interaction_width()], &config.top_mlp[..]].concat()),
         tables: exact(&tables),
         table_state: Default::default(),
         interaction: config.interaction,

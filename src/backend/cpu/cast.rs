@@ -13,7 +13,8 @@ impl CastOps for Cpu {
     fn cast<A: Element, B: Element>(&self, args: Cast<'_, Self, A, B>) -> Result<()> {
         let Cast { factor, from, to } = args;
         let len = to.rows * to.cols;
-        let cpu = if len < 4 * ELEMENTS_PER_TASK { Self { pool: None, ..*self } } else { self.clone() };
+        // An element that comes from memory and goes there takes as long as several operations do.
+        let cpu = self.for_operations(8 * len);
         if from.ld == from.cols && to.ld == to.cols {
             cpu.for_each_chunk(&mut to.data[..len], ELEMENTS_PER_TASK, |k, to| {
                 let from = &from.data[k * ELEMENTS_PER_TASK..][..to.len()];

@@ -6,6 +6,7 @@ use bagdot::{Cpu, Index};
 
 use super::cases::{BagCase, DeviceBags, Id};
 use super::memory::upload;
+use super::reference::Layer;
 
 /// A batch on the host, as the engine takes it on the CPU.
 pub struct Batch<I: Index> {
@@ -82,4 +83,13 @@ impl<B: Device, I: Index> DeviceBatch<B, I> {
 /// The elements of the tensor with this name.
 pub fn tensor(tensors: &[NamedTensor], name: &str) -> Vec<f32> {
     tensors.iter().find(|tensor| tensor.name == name).unwrap_or_else(|| panic!("no tensor {name}")).to_f32()
+}
+
+/// The layers of an MLP, with the parameters that the engine has for it.
+pub fn layers(tensors: &[NamedTensor], mlp: &str, sizes: &[usize]) -> Vec<Layer> {
+    let layer = |(k, pair): (usize, &[usize])| {
+        let [weight, bias] = ["weight", "bias"].map(|kind| tensor(tensors, &format!("{mlp}.{k}.{kind}")));
+        Layer::new(pair[0], pair[1], &weight, &bias)
+    };
+    sizes.windows(2).enumerate().map(layer).collect()
 }

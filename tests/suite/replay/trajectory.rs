@@ -16,8 +16,8 @@ use serde_json::Value;
 use super::Case;
 use super::embedding_bag::{assert_both_close, assert_rows_close};
 use super::interaction::kind;
-use crate::common::engine::{Batch, tensor};
-use crate::common::reference::{Layer, Model, RowGradients};
+use crate::common::engine::{Batch, layers, tensor};
+use crate::common::reference::{Model, RowGradients};
 use crate::common::{BagCase, exact, feature};
 
 const SIDES: f64 = 4.0;
@@ -184,19 +184,12 @@ impl<'a> Run<'a> {
         ours.load(&tensors[..]).unwrap();
         ours.optimize_with(Optimizers::same(rule.optimizer, rule.learning_rate)).unwrap();
 
-        let mlp = |name: &str, sizes: &[usize]| -> Vec<Layer> {
-            let layer = |(k, pair): (usize, &[usize])| {
-                let [weight, bias] = ["weight", "bias"].map(|kind| tensor(&tensors, &format!("{name}.{k}.{kind}")));
-                Layer::new(pair[0], pair[1], &weight, &bias)
-            };
-            sizes.windows(2).enumerate().map(layer).collect()
-        };
         let tables: Vec<f32> = self.tables().flat_map(of_table).collect();
         let num_rows = self.rows.iter().sum();
         let state = rule.optimizer.state_len(num_rows, tables.len()).map(|len| exact(&vec![0f32; len]));
         let reference = Model {
-            bottom: mlp("bottom_mlp", &self.bottom),
-            top: mlp("top_mlp", &self.top),
+            bottom: layers(&tensors, "bottom_mlp", &self.bottom),
+            top: layers(&tensors, "top_mlp", &self.top),
             tables: exact(&tables),
             table_state: state,
             interaction: self.interaction,
