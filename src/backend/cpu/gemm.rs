@@ -9,14 +9,16 @@ mod tile;
 
 use super::Cpu;
 use super::scratch::{Scratch, TASK, WHOLE};
-use super::simd::{LANES, Lanes, Loop};
+use super::simd::amx::{self, Tiles};
+use super::simd::{LANES, Lanes, Loop, Simd};
+use super::vector::{load_vector, store_vector};
 use crate::dtype::{DType, Element};
 use crate::ops::MatrixMut;
 pub(super) use dot::dot_tile;
 pub(super) use factor::Factor;
-use factor::{Pack, multiplies_pairs, words};
+use factor::{Pack, Words, multiplies_pairs};
 pub(super) use tile::Finish;
-use tile::{Put, Sums, Tile, rows_of_tile};
+use tile::{Put, Sums, Tile};
 
 /// Terms whose words of a panel and a few others stay in the second-level cache.
 const BLOCK: usize = 512;
@@ -46,7 +48,7 @@ struct Plan<'a, E> {
     finish: Finish<'a>,
     /// Rows and columns of a tile.
     tile: (usize, usize),
-    pairs: bool,
+    words: Words,
     /// Terms of a block.
     block: usize,
     /// Block after block, panel after panel.
@@ -57,10 +59,11 @@ struct Plan<'a, E> {
 struct TileOf<E>(std::marker::PhantomData<E>);
 
 impl<E: Element> Loop for TileOf<E> {
-    type Output = ((usize, usize), bool);
+    type Output = ((usize, usize), Words);
     #[inline(always)]
     fn run<V: Lanes>(self, _: V) -> Self::Output {
-        ((V::TILE.0, V::TILE.1 * LANES), multiplies_pairs::<E, V>())
+        let words = if multiplies_pairs::<E, V>() { Words::Pairs } else { Words::Single };
+        ((V::TILE.0, V::TILE.1 * LANES), words)
     }
 }
 
@@ -76,16 +79,20 @@ impl Cpu {
         if by_lines && (m <= FEW_ROWS || n <= FEW_COLS) {
             return cpu.product_of_few(&product, out);
         }
-        let (tile, pairs) = self.dispatch.run(TileOf::<E>(std::marker::PhantomData));
-        let block = match O::DTYPE {
-            DType::F32 => k.div_ceil(k.div_ceil(BLOCK).max(1)).next_multiple_of(2),
-            // A sum that is not over cannot be stored in 16 bits.
-            _ => k.next_multiple_of(2),
+        let (tile, words) = match (self.dispatch.simd(), E::DTYPE) {
+            (Simd::Amx, DType::BF16) => ((amx::ROWS, amx::COLS), Words::Tiles),
+            _ => self.dispatch.run(TileOf::<E>(std::marker::PhantomData)),
         };
+        let block = match O::DTYPE {
+            DType::F32 => k.div_ceil(k.div_ceil(BLOCK).max(1)),
+            // A sum that is not over cannot be stored in 16 bits.
+            _ => k,
+        };
+        let block = block.next_multiple_of(words.terms_of_block());
         let Product { lhs, rhs, finish, row_sums, .. } = product;
-        WHOLE.lend(words(pairs, k) * n.next_multiple_of(LANES), |packed| {
-            cpu.pack_columns(rhs, (n, k, block), tile.1, pairs, packed);
-            let plan = Plan { n, k, lhs, finish, tile, pairs, block, rhs: packed };
+        WHOLE.lend(words.of_terms(k) * n.next_multiple_of(LANES), |packed| {
+            cpu.pack_columns(rhs, (n, k, block), tile.1, words, packed);
+            let plan = Plan { n, k, lhs, finish, tile, words, block, rhs: packed };
             let ld = out.ld;
             let len = out.data.len().min(m * ld);
             let task = Task { first_row: 0, rows: m, out: &mut out.data[..len], ld, row_sums };
@@ -99,23 +106,26 @@ impl Cpu {
         from: Factor<'_, E>,
         (n, k, block): (usize, usize, usize),
         width: usize,
-        pairs: bool,
+        words: Words,
         packed: &mut [f32],
     ) {
         let columns = n.next_multiple_of(LANES);
         let width = width.min(columns);
         let group = width * PANELS_PER_TASK;
-        let block_len = columns * words(pairs, block);
+        let block_len = columns * words.of_terms(block);
         if block_len == 0 {
             return;
         }
         self.for_each_chunk(packed, block_len, |b, packed| {
             let (first_term, terms) = (b * block, block.min(k - b * block));
-            self.for_each_chunk(packed, group * words(pairs, terms), |k, to| {
+            self.for_each_chunk(packed, group * words.of_terms(terms), |k, to| {
                 let first_line = k * group;
                 let lines = group.min(n - first_line);
                 let last_width = (lines - (lines - 1) / width * width).next_multiple_of(LANES);
-                self.dispatch.run(Pack { from, first_line, lines, width, last_width, first_term, terms, to });
+                let whole_lines = false;
+                let pack =
+                    Pack { from, first_line, lines, width, last_width, first_term, terms, words, whole_lines, to };
+                self.dispatch.run(pack);
             });
         });
     }
@@ -134,15 +144,16 @@ impl Cpu {
 
     /// The rows of a task, with room for their packed words.
     fn multiply<E: Element, O: Element>(&self, plan: &Plan<'_, E>, mut task: Task<'_, O>, packed: &mut [f32]) {
-        let Plan { n, k, lhs, tile: (tile_rows, tile_cols), pairs, block, finish, .. } = *plan;
+        let Plan { n, k, lhs, tile: (tile_rows, tile_cols), words, block, finish, .. } = *plan;
         let columns = n.next_multiple_of(LANES);
         let mut sums = Sums::new();
+        let tiles = (words == Words::Tiles).then(Tiles::new);
         let num_blocks = k.div_ceil(block.max(1)).max(1);
         let mut rhs = plan.rhs;
         for b in 0..num_blocks {
             let (first_term, is_last) = (b * block, b + 1 == num_blocks);
             let terms = block.min(k - first_term);
-            let num_words = words(pairs, terms);
+            let num_words = words.of_terms(terms);
             let finish = match finish {
                 Finish::Affine { .. } if !is_last => Finish::Replace,
                 finish => finish,
@@ -154,17 +165,20 @@ impl Cpu {
                 first_line: task.first_row,
                 lines: task.rows,
                 width: tile_rows,
-                last_width: rows_of_tile(last_rows),
+                last_width: words.rows_of_tile(last_rows),
                 first_term,
                 terms,
+                words,
+                whole_lines: tiles.is_some(),
                 to: &mut *packed,
             });
             if let Some(row_sums) = task.row_sums.as_deref_mut() {
                 let add = b > 0 || matches!(finish, Finish::Add);
                 for (row, lines) in panels() {
-                    let width = rows_of_tile(lines);
-                    let words = &packed[row * num_words..][..width * num_words];
-                    add_words(words, width, pairs, add, &mut row_sums[row..row + lines]);
+                    let width = words.rows_of_tile(lines);
+                    let packed = &packed[row * num_words..][..width * num_words];
+                    let sums = &mut row_sums[row..row + lines];
+                    self.dispatch.run(AddWords { packed, num_words, width, words, add, sums });
                 }
             }
             let (of_block, after) = rhs.split_at(columns * num_words);
@@ -174,10 +188,15 @@ impl Cpu {
                 let rhs = &of_block[first_col * num_words..][..width * num_words];
                 let mut rest = &packed[..];
                 for (row, lines) in panels() {
-                    let rows = rows_of_tile(lines);
+                    let rows = words.rows_of_tile(lines);
                     let (lhs, after) = rest.split_at(rows * num_words);
                     rest = after;
-                    self.dispatch.run(Tile { rows, vectors: width / LANES, pairs, lhs, rhs, sums: &mut sums });
+                    match &tiles {
+                        Some(tiles) => tiles.sum(lhs, rhs, num_words, &mut sums.0),
+                        None => {
+                            self.dispatch.run(Tile { rows, vectors: width / LANES, words, lhs, rhs, sums: &mut sums })
+                        }
+                    }
                     self.dispatch.run(Put {
                         sums: &sums,
                         out: &mut task.out[row * task.ld..],
@@ -220,21 +239,134 @@ impl<O> Task<'_, O> {
 
 /// The words that a task's rows take.
 fn task_words<E>(plan: &Plan<'_, E>, rows: usize) -> usize {
-    (rows + 1) * words(plan.pairs, plan.block.min(plan.k))
+    plan.words.rows_of_tile(rows) * plan.words.of_terms(plan.block.min(plan.k))
 }
 
-/// Adds up the words of each line of a packed panel.
-fn add_words(packed: &[f32], width: usize, pairs: bool, add: bool, sums: &mut [f32]) {
-    let mut lanes = [0f32; tile::MAX_ROWS];
-    let lanes = &mut lanes[..sums.len()];
-    for words in packed.chunks_exact(width) {
-        if pairs {
-            let halves =
-                |word: f32| (f32::from_bits(word.to_bits() << 16), f32::from_bits(word.to_bits() & 0xffff_0000));
-            lanes.iter_mut().zip(words).for_each(|(lane, word)| *lane = *lane + halves(*word).0 + halves(*word).1);
-        } else {
-            lanes.iter_mut().zip(words).for_each(|(lane, word)| *lane += word);
+/// Two ones of `bf16`.
+const ONES: f32 = f32::from_bits(0x3f80_3f80);
+
+/// Adds up the words of each line of a packed panel of the left factor.
+struct AddWords<'a> {
+    packed: &'a [f32],
+    num_words: usize,
+    width: usize,
+    words: Words,
+    /// To what there is.
+    add: bool,
+    sums: &'a mut [f32],
+}
+
+impl Loop for AddWords<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(mut self, lanes: V) {
+        for (k, out) in std::mem::take(&mut self.sums).chunks_mut(LANES).enumerate() {
+            let mut sums = match (V::MULTIPLIES_PAIRS, self.words) {
+                (true, Words::Tiles) => self.of_lines(lanes, k * LANES),
+                (true, Words::Pairs) => self.of_columns::<V, true>(lanes),
+                _ => self.of_columns::<V, false>(lanes),
+            };
+            if self.add {
+                sums = lanes.add(load_vector(lanes, out), sums);
+            }
+            store_vector(lanes, sums, out);
         }
     }
-    sums.iter_mut().zip(lanes).for_each(|(sum, lane)| *sum = if add { *sum + *lane } else { *lane });
+}
+
+impl AddWords<'_> {
+    /// Of up to 16 lines whose words lie side by side.
+    #[inline(always)]
+    fn of_columns<V: Lanes, const PAIRS: bool>(&self, lanes: V) -> V::F32 {
+        let ones = lanes.splat(ONES);
+        let mut sums = lanes.splat(0.0);
+        for w in 0..self.num_words {
+            let words = load_vector(lanes, &self.packed[w * self.width..]);
+            sums = if PAIRS { lanes.add_products_of_pairs(words, ones, sums) } else { lanes.add(sums, words) };
+        }
+        sums
+    }
+
+    /// Of 16 whole lines.
+    #[inline(always)]
+    fn of_lines<V: Lanes>(&self, lanes: V, first_line: usize) -> V::F32 {
+        let ones = lanes.splat(ONES);
+        let mut sums = [lanes.splat(0.0); LANES];
+        for (l, sum) in sums.iter_mut().enumerate() {
+            let line = &self.packed[(first_line + l) * self.num_words..][..self.num_words];
+            for words in line.as_chunks().0 {
+                *sum = lanes.add_products_of_pairs(lanes.load(words), ones, *sum);
+            }
+        }
+        lanes.sums(sums)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::Dispatch;
+    use super::*;
+    use crate::dtype::bf16;
+
+    /// `rows` times `cols` small numbers, that many elements from row to row; what lies between is no number.
+    fn draw((rows, cols): (usize, usize), ld: usize, seed: u32) -> Vec<bf16> {
+        let value = |k: usize| {
+            let bits = (k as u32 + seed).wrapping_mul(2_654_435_769) >> 8;
+            bf16::from_f32(bits as f32 / (1 << 23) as f32 - 1.0)
+        };
+        let of_row = |k: usize| if k % ld < cols { value(k) } else { bf16::NAN };
+        (0..rows * ld).map(of_row).collect()
+    }
+
+    /// Everything that a product in tiles can be, against sums in `f64`. A sum of `k` products, which are exact, has at most `k` roundings of `2⁻²⁴`, one more
+    /// for each block and for what it is added to, and one of `2⁻⁸` where it is stored as `bf16`.
+    fn products_in_tiles_are_right<O: Element>(rounding: f64) {
+        let Some(dispatch) = Dispatch::with_tiles() else { return };
+        for (m, n, k) in [(33, 5, 1), (40, 33, 31), (96, 64, 64), (150, 70, 415), (47, 130, 1100), (64, 512, 0)] {
+            for (lhs_in_rows, rhs_in_rows) in [(true, true), (true, false), (false, true), (false, false)] {
+                let shape = |lines: usize, in_rows: bool| if in_rows { (lines, k) } else { (k, lines) };
+                let (lhs_shape, rhs_shape) = (shape(m, lhs_in_rows), shape(n, rhs_in_rows));
+                let (lhs_ld, rhs_ld) = (lhs_shape.1 + 3, rhs_shape.1 + 1);
+                let (lhs, rhs) = (draw(lhs_shape, lhs_ld, 1), draw(rhs_shape, rhs_ld, 1 << 20));
+                let factor =
+                    |data, ld, in_rows| if in_rows { Factor::rows(data, ld) } else { Factor::columns(data, ld) };
+                let (lhs, rhs) = (factor(&lhs[..], lhs_ld, lhs_in_rows), factor(&rhs[..], rhs_ld, rhs_in_rows));
+                let (mut row_sums, mut out) = (vec![2f32; m], vec![O::from_f32(3.0); m * n]);
+                let add = O::DTYPE == DType::F32;
+                let finish = if add { Finish::Add } else { Finish::Replace };
+                let product = Product { shape: (m, n, k), lhs, rhs, finish, row_sums: Some(&mut row_sums) };
+                let cpu = Cpu { dispatch, ..Cpu::with_threads(2).unwrap() };
+                cpu.product(product, MatrixMut::packed(&mut out[..], m, n));
+
+                let at = |of: &Factor<'_, bf16>, line: usize, term: usize| {
+                    f64::from(of.data[line * of.line_stride + term * of.term_stride].to_f32())
+                };
+                let unit = 2f64.powi(-24) * (k + k / BLOCK + 4) as f64;
+                let check = |got: f32, products: &mut dyn Iterator<Item = f64>, before: f64, rounding: f64| {
+                    let (sum, size) = products.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
+                    let (sum, size) = if add { (sum + before, size + before) } else { (sum, size) };
+                    let error = (f64::from(got) - sum).abs();
+                    assert!(error <= unit * size + rounding * sum.abs(), "{got} for {sum}, {:?}", (m, n, k));
+                };
+                for row in 0..m {
+                    check(row_sums[row], &mut (0..k).map(|t| at(&lhs, row, t)), 2.0, 0.0);
+                    for col in 0..n {
+                        let products = &mut (0..k).map(|t| at(&lhs, row, t) * at(&rhs, col, t));
+                        check(out[row * n + col].to_f32(), products, 3.0, rounding);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_in_tiles_to_f32_are_right() {
+        products_in_tiles_are_right::<f32>(0.0);
+    }
+
+    #[test]
+    fn products_in_tiles_to_bf16_are_right() {
+        products_in_tiles_are_right::<bf16>(2f64.powi(-8));
+    }
 }

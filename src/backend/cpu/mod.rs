@@ -85,7 +85,7 @@ impl Cpu {
         Self { pool: Some(pool), ..Self::default() }
     }
 
-    /// The same threads with another instruction set than the best one of this machine. Results stay the same bits, unless [`Simd::Avx512Bf16`] says otherwise.
+    /// The same threads with another instruction set than the best one of this machine. Results stay the same bits, unless [`Simd`] says otherwise.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the machine does not have it.

@@ -2,8 +2,10 @@
 //!
 //! A [`Loop`] is plain Rust, inlined into one function for each instruction set, where the compiler makes vector code of it. What plain Rust
 //! does not say well, rows held in registers and 16-bit elements, it says by [`Lanes`]. Neither reorders a sum nor fuses what is not
-//! written as `mul_add`, so results are the same bits for every instruction set, but for products of matrices of `bf16`, see [`Simd::Avx512Bf16`].
+//! written as `mul_add`, so results are the same bits for every instruction set, but for products of matrices of `bf16`, see [`Simd::Avx512Bf16`] and
+//! [`Simd::Amx`].
 
+pub(super) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -11,7 +13,8 @@ use std::array::from_fn;
 
 use crate::dtype::Element;
 
-/// An instruction set that the loops of the CPU backend are compiled for. Results are the same bits for all of them, with one exception.
+/// An instruction set that the loops of the CPU backend are compiled for. Results are the same bits for all of them, but for products of matrices
+/// of `bf16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Simd {
     /// What every machine of the target has.
@@ -23,11 +26,14 @@ pub enum Simd {
     /// The same with products of pairs of `bf16`. Their sums are rounded otherwise than those of widened factors, so that products of matrices of `bf16`
     /// are not the same bits.
     Avx512Bf16,
+    /// The same with tiles of AMX, for which the system is asked. Products of matrices of `bf16` are summed in yet another order, and subnormal numbers among
+    /// their factors and sums are taken for zeros.
+    Amx,
 }
 
 impl Simd {
     /// All of them, the fastest one last.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
@@ -39,6 +45,7 @@ impl Simd {
             Self::Avx512 => x86::has_avx2() && x86::has_avx512(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Self::Avx512.is_available() && x86::has_avx512_bf16(),
+            Self::Amx => Self::Avx512Bf16.is_available() && amx::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 => false,
         }
@@ -60,6 +67,12 @@ impl Dispatch {
         simd.is_available().then_some(Self(simd))
     }
 
+    /// Tiles that this machine does not have are computed in another way.
+    #[cfg(test)]
+    pub(super) fn with_tiles() -> Option<Self> {
+        Simd::Avx512Bf16.is_available().then_some(Self(Simd::Amx))
+    }
+
     pub(super) fn simd(self) -> Simd {
         self.0
     }
@@ -76,7 +89,7 @@ impl Dispatch {
             Simd::Avx512 => unsafe { x86::run_avx512(body) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx512Bf16 => unsafe { x86::run_avx512_bf16(body) },
+            Simd::Avx512Bf16 | Simd::Amx => unsafe { x86::run_avx512_bf16(body) },
             _ => body.run(Portable),
         }
     }
@@ -141,6 +154,12 @@ pub(super) trait Lanes: Copy + Send + Sync {
     #[inline(always)]
     fn add_products_of_pairs(self, _a: Self::F32, _b: Self::F32, c: Self::F32) -> Self::F32 {
         c
+    }
+    /// Pairs of 16-bit elements, as they are, one of each slice in each lane; zeros where these have no more than at most [`LANES`] elements. Only where
+    /// [`Self::MULTIPLIES_PAIRS`].
+    #[inline(always)]
+    fn pairs<E: Element>(self, _first: &[E], _second: &[E]) -> Self::F32 {
+        self.splat(0.0)
     }
     /// Pairs of 16-bit elements, one in each lane, as they are. Only where [`Self::MULTIPLIES_PAIRS`].
     #[inline(always)]

@@ -1,7 +1,8 @@
 //! The factors of a product of matrices, and how they are packed: the lines of a panel side by side, term after term.
 //!
-//! A word is what a lane multiplies: one `f32`, or two `bf16` where the machine multiplies pairs ([`Lanes::MULTIPLIES_PAIRS`]). Other elements are
-//! widened. Words are moved as `f32`, whatever their bits are.
+//! A word is what a lane multiplies. Words are moved as `f32`, whatever their bits are.
+
+use bytemuck::cast_slice_mut;
 
 use super::super::simd::{LANES, Lanes, Loop, prefetch_row};
 use super::super::vector::{load_vector, store_vector};
@@ -37,9 +38,43 @@ impl<'a, E: Element> Factor<'a, E> {
     }
 }
 
-/// The words that so many terms take.
-pub(super) fn words(pairs: bool, terms: usize) -> usize {
-    if pairs { terms.div_ceil(2) } else { terms }
+/// What the words of a product are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Words {
+    /// One `f32`, to which elements are widened.
+    Single,
+    /// Two `bf16`, where the machine multiplies pairs ([`Lanes::MULTIPLIES_PAIRS`]).
+    Pairs,
+    /// Two `bf16`, 16 words of a line for each tile of [`amx`](super::super::simd::amx); zeros fill the last one up.
+    Tiles,
+}
+
+impl Words {
+    /// The words that so many terms take.
+    pub(super) fn of_terms(self, terms: usize) -> usize {
+        match self {
+            Self::Single => terms,
+            Self::Pairs => terms.div_ceil(2),
+            Self::Tiles => terms.div_ceil(2).next_multiple_of(LANES),
+        }
+    }
+
+    /// The terms of a block must be a multiple of it, unless the block is the last one.
+    pub(super) fn terms_of_block(self) -> usize {
+        match self {
+            Self::Single | Self::Pairs => 2,
+            Self::Tiles => 2 * LANES,
+        }
+    }
+
+    /// The number of rows that a tile can have, no fewer than are asked for.
+    pub(super) fn rows_of_tile(self, rows: usize) -> usize {
+        match self {
+            Self::Single | Self::Pairs if rows == 1 => 1,
+            Self::Single | Self::Pairs => rows.next_multiple_of(2),
+            Self::Tiles => rows.next_multiple_of(LANES),
+        }
+    }
 }
 
 /// Whether elements are multiplied in pairs.
@@ -48,7 +83,7 @@ pub(super) fn multiplies_pairs<E: Element, V: Lanes>() -> bool {
 }
 
 /// Packs `lines` lines from `first_line` on in panels of `width` lines, the last one of `last_width`, one after the other: in a panel, word `w` of line `l`
-/// goes to `w * width + l`. Lines that are not there get any values.
+/// goes to `w * width + l`, or to `l * words + w` if lines stay whole. Lines that are not there get any values.
 pub(super) struct Pack<'a, E> {
     pub(super) from: Factor<'a, E>,
     pub(super) first_line: usize,
@@ -57,6 +92,8 @@ pub(super) struct Pack<'a, E> {
     pub(super) last_width: usize,
     pub(super) first_term: usize,
     pub(super) terms: usize,
+    pub(super) words: Words,
+    pub(super) whole_lines: bool,
     pub(super) to: &'a mut [f32],
 }
 
@@ -65,16 +102,23 @@ impl<E: Element> Loop for Pack<'_, E> {
 
     #[inline(always)]
     fn run<V: Lanes>(mut self, lanes: V) {
-        match (self.from.term_stride, multiplies_pairs::<E, V>()) {
-            (1, false) => self.transpose::<V, 1>(lanes),
-            (1, true) => self.transpose::<V, 2>(lanes),
-            (_, false) => self.copy(lanes),
-            (_, true) => self.interleave(),
+        let terms_lie_side_by_side = self.from.term_stride == 1;
+        if !multiplies_pairs::<E, V>() {
+            return match terms_lie_side_by_side {
+                true => self.transpose::<V, 1>(lanes),
+                false => self.copy(lanes),
+            };
+        }
+        match (terms_lie_side_by_side, self.whole_lines) {
+            (true, false) => self.transpose::<V, 2>(lanes),
+            (true, true) => self.copy_lines(),
+            (false, false) => self.interleave(lanes),
+            (false, true) => self.interleave_lines(lanes),
         }
     }
 }
 
-impl<E: Element> Pack<'_, E> {
+impl<'a, E: Element> Pack<'a, E> {
     /// For the panel from `line` on, how many lines it has, and how wide it is.
     #[inline(always)]
     fn panel(&self, line: usize) -> (usize, usize) {
@@ -86,7 +130,7 @@ impl<E: Element> Pack<'_, E> {
     #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
     #[inline(always)]
     fn transpose<V: Lanes, const TERMS: usize>(&mut self, lanes: V) {
-        let num_words = self.terms.div_ceil(TERMS);
+        let num_words = self.words.of_terms(self.terms);
         for line in (0..self.lines).step_by(self.width) {
             let (lines, width) = self.panel(line);
             for first_line in (0..lines).step_by(LANES) {
@@ -115,6 +159,19 @@ impl<E: Element> Pack<'_, E> {
         }
     }
 
+    /// Terms lie side by side, and stay so.
+    #[inline(always)]
+    fn copy_lines(&mut self) {
+        let num_words = self.words.of_terms(self.terms);
+        for line in 0..self.lines {
+            let from = self.from.line(self.first_line + line, self.first_term, self.terms);
+            let to = cast_slice_mut::<f32, E>(&mut self.to[line * num_words..][..num_words]);
+            let (to, rest) = to.split_at_mut(self.terms);
+            to.copy_from_slice(from);
+            rest.fill(E::default());
+        }
+    }
+
     /// Asks for a term of all lines, where these lie side by side: no machine foresees the next row of a large matrix.
     #[inline(always)]
     fn prefetch(&self, term: usize) {
@@ -122,12 +179,21 @@ impl<E: Element> Pack<'_, E> {
         prefetch_row(self.from.data, first, self.lines);
     }
 
+    /// A term of all lines, where these lie side by side. Beyond the last term there is none.
+    #[inline(always)]
+    fn term(&self, term: usize) -> &'a [E] {
+        match term < self.terms {
+            true => &self.from.data[(self.first_term + term) * self.from.term_stride + self.first_line..][..self.lines],
+            false => &[],
+        }
+    }
+
     /// Lines lie side by side. All panels are written row by row, since each row is somewhere else in memory.
     #[inline(always)]
     fn copy<V: Lanes>(&mut self, lanes: V) {
         for t in 0..self.terms {
             self.prefetch(t + ROWS_AHEAD);
-            let row = &self.from.data[(self.first_term + t) * self.from.term_stride + self.first_line..][..self.lines];
+            let row = self.term(t);
             for line in (0..self.lines).step_by(self.width) {
                 let (lines, width) = self.panel(line);
                 let to = &mut self.to[line * self.terms..][..width * self.terms];
@@ -139,31 +205,51 @@ impl<E: Element> Pack<'_, E> {
         }
     }
 
+    /// A word of up to 16 lines, of the terms of all lines that it is made of.
+    #[inline(always)]
+    fn pairs<V: Lanes>(lanes: V, terms: [&'a [E]; 2], first_line: usize) -> V::F32 {
+        let part = |of: &'a [E]| &of[first_line.min(of.len())..(first_line + LANES).min(of.len())];
+        lanes.pairs(part(terms[0]), part(terms[1]))
+    }
+
     /// As [`Self::copy`], two terms to a word.
     #[inline(always)]
-    fn interleave(&mut self) {
-        let num_words = self.terms.div_ceil(2);
+    fn interleave<V: Lanes>(&mut self, lanes: V) {
+        let num_words = self.words.of_terms(self.terms);
         for w in 0..num_words {
             self.prefetch(2 * w + ROWS_AHEAD);
             self.prefetch(2 * w + 1 + ROWS_AHEAD);
-            let first = (self.first_term + 2 * w) * self.from.term_stride + self.first_line;
-            let low = &self.from.data[first..][..self.lines];
-            let high = match 2 * w + 1 < self.terms {
-                true => &self.from.data[first + self.from.term_stride..][..self.lines],
-                false => &[],
-            };
+            let terms = [self.term(2 * w), self.term(2 * w + 1)];
             for line in (0..self.lines).step_by(self.width) {
                 let (lines, width) = self.panel(line);
-                let to = &mut self.to[line * num_words + w * width..][..lines];
-                let low = &low[line..][..lines];
-                if high.is_empty() {
-                    for (to, low) in to.iter_mut().zip(low) {
-                        *to = word([*low, E::default()]);
-                    }
-                } else {
-                    for ((to, low), high) in to.iter_mut().zip(low).zip(&high[line..][..lines]) {
-                        *to = word([*low, *high]);
-                    }
+                let to = &mut self.to[line * num_words..][..width * num_words];
+                for first_line in (0..lines).step_by(LANES) {
+                    let words = Self::pairs(lanes, terms, line + first_line);
+                    store_words(lanes, words, to, w * width + first_line);
+                }
+            }
+        }
+    }
+
+    /// Lines lie side by side, and become whole: squares of 16 words and 16 lines are turned over.
+    #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
+    #[inline(always)]
+    fn interleave_lines<V: Lanes>(&mut self, lanes: V) {
+        let num_words = self.words.of_terms(self.terms);
+        for first_word in (0..num_words).step_by(LANES) {
+            for term in 2 * (first_word + LANES)..2 * (first_word + 2 * LANES) {
+                self.prefetch(term);
+            }
+            for first_line in (0..self.lines).step_by(LANES) {
+                let mut square = [lanes.splat(0.0); LANES];
+                for w in 0..LANES {
+                    let term = 2 * (first_word + w);
+                    square[w] = Self::pairs(lanes, [self.term(term), self.term(term + 1)], first_line);
+                }
+                let square = lanes.transpose(square);
+                for l in 0..LANES {
+                    let to = &mut self.to[(first_line + l) * num_words + first_word..];
+                    store_vector(lanes, square[l], to);
                 }
             }
         }
@@ -174,13 +260,6 @@ impl<E: Element> Pack<'_, E> {
 #[inline(always)]
 fn store_words<V: Lanes>(lanes: V, words: V::F32, panel: &mut [f32], at: usize) {
     store_vector(lanes, words, &mut panel[at..]);
-}
-
-/// Two elements of 16 bits as the bits of a word.
-#[inline(always)]
-fn word<E: Element>(pair: [E; 2]) -> f32 {
-    let bits = |x: &E| bytemuck::bytes_of(x).first_chunk().map_or(0, |bytes| u32::from(u16::from_ne_bytes(*bytes)));
-    f32::from_bits(bits(&pair[0]) | bits(&pair[1]) << 16)
 }
 
 /// Up to 16 words of a line; zeros behind them.

@@ -1,13 +1,12 @@
 //! The inner part of a product: a tile of sums that lies in registers while all terms of two packed panels go by.
 
 use super::super::simd::{LANES, Lanes, Loop};
+use super::factor::Words;
 use crate::dtype::Element;
 
 /// The largest tile of any instruction set.
-pub(super) const MAX_ROWS: usize = 14;
-pub(super) const MAX_VECTORS: usize = 2;
-/// The columns of that tile.
-const MAX_COLS: usize = MAX_VECTORS * LANES;
+const MAX_ROWS: usize = 32;
+const MAX_COLS: usize = 32;
 
 /// Sums of a tile. A tile of fewer columns uses the first ones of each row.
 #[repr(align(64))]
@@ -23,16 +22,10 @@ impl Sums {
 pub(super) struct Tile<'a> {
     pub(super) rows: usize,
     pub(super) vectors: usize,
-    /// Whether a word is a pair of `bf16`.
-    pub(super) pairs: bool,
+    pub(super) words: Words,
     pub(super) lhs: &'a [f32],
     pub(super) rhs: &'a [f32],
     pub(super) sums: &'a mut Sums,
-}
-
-/// The number of rows that a tile can have, no fewer than are asked for.
-pub(super) fn rows_of_tile(rows: usize) -> usize {
-    if rows == 1 { 1 } else { rows.next_multiple_of(2) }
 }
 
 impl Loop for Tile<'_> {
@@ -67,7 +60,7 @@ impl Tile<'_> {
 
     #[inline(always)]
     fn sum<V: Lanes, const ROWS: usize, const VECTORS: usize>(self, lanes: V) {
-        match V::MULTIPLIES_PAIRS && self.pairs {
+        match V::MULTIPLIES_PAIRS && self.words == Words::Pairs {
             true => self.sum_words::<V, ROWS, VECTORS, true>(lanes),
             false => self.sum_words::<V, ROWS, VECTORS, false>(lanes),
         }

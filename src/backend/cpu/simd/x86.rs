@@ -95,6 +95,16 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         intrinsic!(_mm512_dpbf16_ps(c, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b)))
     }
     #[inline(always)]
+    fn pairs<E: Element>(self, first: &[E], second: &[E]) -> __m512 {
+        // The lower halves of all lanes.
+        let halves = |of: &[E]| match size_of::<E>() {
+            2 => intrinsic!(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(of.len()), of.as_ptr().cast()))),
+            _ => intrinsic!(_mm512_setzero_si512()),
+        };
+        let (first, second) = (halves(first), halves(second));
+        intrinsic!(_mm512_castsi512_ps(_mm512_or_si512(first, _mm512_slli_epi32::<16>(second))))
+    }
+    #[inline(always)]
     fn load_pairs<E: Element>(self, from: &[[E; 2]; LANES]) -> __m512 {
         match size_of::<E>() {
             2 => intrinsic!(_mm512_loadu_ps(from.as_ptr().cast())),
