@@ -38,8 +38,9 @@ cp scripts/gpu_run.sh "$folder/run.sh"
 cp -r tests/golden "$folder/golden"
 git describe --always --dirty --abbrev=12 > "$folder/commit" 2> /dev/null || echo unknown > "$folder/commit"
 if [ "$name" = gpu_bundle_emulated ]; then
-    emulator=$(dirname "$suite")/libbagdot_emulator.so
-    strip -o "$folder/programs/libbagdot_emulator.so" "$emulator"
+    for library in libbagdot_emulator.so libbagdot_emulator_cublaslt.so; do
+        strip -o "$folder/programs/$library" "$(dirname "$suite")/$library"
+    done
 fi
 # Every program has the same images in it: a dictionary that holds them all packs them once.
 tar -C target -cf - "$name" | xz --threads 1 --lzma2=preset=2,dict=512MiB > "$folder.tar.xz"

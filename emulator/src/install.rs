@@ -1,4 +1,4 @@
-//! Puts the stand-in driver where cudarc looks for libcuda.so, and lets a test talk to it.
+//! Puts the stand-in driver where cudarc looks for libcuda.so, and where cuBLASLt is looked for, and lets a test talk to it.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -72,15 +72,27 @@ fn install_once() -> Result<Option<Emulator>, InstallError> {
     };
     // It stays for as long as the process runs.
     std::mem::forget(library);
+    // So does this one, if it was built: it makes that one be found by the name of cuBLASLt too.
+    // SAFETY: there is nothing in it.
+    std::mem::forget(unsafe { Library::open(Some(cublaslt_path()), RTLD_NOW | RTLD_LOCAL) });
     // SAFETY: this only looks up what is loaded under that name, which nobody initialises by it.
     let answering = unsafe { Library::open(Some("libcuda.so"), RTLD_LAZY | RTLD_LOCAL) };
     let ours = answering.is_ok_and(|l| symbol::<extern "C" fn(c_int)>(&l, b"bagdot_emulator_reset\0").is_ok());
     if ours { Ok(Some(emulator)) } else { Err(InstallError::TooLate) }
 }
 
-/// Where the library is: cargo builds it into the folder of the test programs.
+/// Where the library is.
 pub fn library_path() -> PathBuf {
-    let name = "libbagdot_emulator.so";
+    beside("libbagdot_emulator.so")
+}
+
+/// Where the library is that answers to the name of cuBLASLt, if it was built (emulator/cublaslt). To be loaded after the other.
+pub fn cublaslt_path() -> PathBuf {
+    beside("libbagdot_emulator_cublaslt.so")
+}
+
+/// Where a library is: cargo builds them into the folder of the test programs.
+fn beside(name: &str) -> PathBuf {
     let folder = env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from)).unwrap_or_default();
     let candidates = [folder.join(name), folder.join("deps").join(name), folder.join("..").join("deps").join(name)];
     candidates.iter().find(|path| path.is_file()).unwrap_or(&candidates[0]).clone()

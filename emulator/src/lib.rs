@@ -54,6 +54,7 @@
 //! `mod` the blocks and warps, `step` one instruction, `access`, `atomic`, `copy`, `barrier` and `collective` what its name says; `memory`,
 //! `shared` and `known` hold bytes and which of them were written, `clock` and `shadow` decide what is a race. `values` computes. `device` puts
 //! memory, modules and counters together; `driver` makes the driver API of it, and `install` puts that in place.
+//! `cublaslt/` is a library by the name of cuBLASLt, through which the loader finds those functions in the driver.
 
 mod counters;
 mod device;
@@ -69,5 +70,5 @@ pub use counters::{Counts, KernelCounts, LineCounts};
 pub use device::{AccessError, Device, KernelId, LaunchError, ModuleId};
 pub use exec::{Config, Grid, Schedule};
 pub use fault::{Fault, FaultKind};
-pub use install::{Emulator, Exclusive, InstallError, install, library_path};
+pub use install::{Emulator, Exclusive, InstallError, cublaslt_path, install, library_path};
 pub use ptx::LoadError;

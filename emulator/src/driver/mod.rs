@@ -1,5 +1,5 @@
 //! The stand-in driver: the part of the CUDA driver API that cudarc calls, on emulated devices. Its library is loaded in the place of
-//! libcuda.so by [`install`](crate::install).
+//! libcuda.so by [`install`](crate::install). `cublaslt` and `product` are what it has of cuBLASLt.
 //!
 //! It behaves as a driver does, on purpose also where that is unpleasant: work is done late, errors of kernels come at the next wait and
 //! stay, captures refuse what they refuse. It differs in these: there is no registers' file, so no launch fails for too many of them;
@@ -10,12 +10,14 @@ mod capture;
 mod code;
 mod context;
 mod control;
+mod cublaslt;
 mod graph;
 mod host;
 mod launch;
 mod memory;
 mod occupancy;
 mod pool;
+mod product;
 mod refused;
 mod state;
 mod stream;

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use super::capture::{Graph, Session};
 use super::code::{Code, Result};
+use super::cublaslt::CublasLt;
 use super::work::{Event, Stream};
 use crate::device::{Device, KernelId, ModuleId};
 use crate::exec::{Config, Random};
@@ -64,6 +65,7 @@ pub(super) struct Driver {
     pub(super) graphs: HashMap<u64, Arc<Graph>>,
     pub(super) executables: HashMap<u64, Arc<Graph>>,
     pub(super) sessions: HashMap<u64, Session>,
+    pub(super) cublaslt: CublasLt,
     /// Pinned memory of the host, by its address.
     pub(super) pinned: BTreeMap<usize, Layout>,
     pub(super) random: Random,
@@ -88,6 +90,7 @@ impl Driver {
             graphs: HashMap::new(),
             executables: HashMap::new(),
             sessions: HashMap::new(),
+            cublaslt: CublasLt::default(),
             pinned: BTreeMap::new(),
             calls: BTreeMap::new(),
             random: Random::new(settings.config.seed),

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::capture::{Graph, Tail};
 use super::code::{Code, Result};
 use super::host::{self, bytes_at, write_bytes};
+use super::product::Product;
 use super::state::Driver;
 use crate::device::{AccessError, KernelId, LaunchError};
 use crate::exec::Grid;
@@ -56,6 +57,7 @@ pub(super) enum Work {
         pattern: Vec<u8>,
         count: usize,
     },
+    Product(Box<Product>),
     Host {
         function: extern "C" fn(*mut c_void),
         data: HostPointer,
@@ -216,6 +218,7 @@ impl Driver {
             }
             Work::Copy { to, from, bytes } => gpu.copy(to, from, bytes).map_err(access),
             Work::Fill { to, pattern, count } => gpu.fill(to, &pattern, count).map_err(access),
+            Work::Product(product) => product.run(gpu).map_err(access),
             Work::Host { function, data } => {
                 host::call(function, data.pointer());
                 Ok(())

@@ -92,13 +92,23 @@ pub(super) fn f32_of(bits: u64) -> f32 {
 }
 
 /// A double of any floating-point type's pattern. Exact for all of them.
-pub(super) fn widen(ty: Ty, bits: u64) -> f64 {
+pub(crate) fn widen(ty: Ty, bits: u64) -> f64 {
     match ty {
         Ty::F16 => from_f16(bits),
         Ty::BF16 => from_bf16(bits),
         Ty::F64 => f64::from_bits(bits),
         _ => f64::from(f32_of(bits)),
     }
+}
+
+/// The pattern of a half or a single that is nearest to a double.
+pub(crate) fn narrow(ty: Ty, x: f64) -> u32 {
+    let format = match ty {
+        Ty::F16 => F16,
+        Ty::BF16 => BF16,
+        _ => F32,
+    };
+    format.round(x, Rounding::Nearest)
 }
 
 /// The sum of two doubles, and what it lacks to be exact.
