@@ -1,4 +1,4 @@
-//! `linear`: the layers of published models, forward and backward.
+//! `linear`: the layers of published models, forward and backward; on CUDA by our own kernels, and by cuBLASLt where it is there.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -16,15 +16,17 @@ fn both<B: Timed + LinearOps>(criterion: &mut Criterion, device: &B) {
         if B::NAME == Cpu::NAME && m > 2048 {
             continue;
         }
-        both_of::<B, f32>(criterion, device, [m, n, k], Precision::Full, f32::from);
-        both_of::<B, f32>(criterion, device, [m, n, k], Precision::Tf32, f32::from);
-        both_of::<B, bf16>(criterion, device, [m, n, k], Precision::Full, bf16::from_f32);
+        for (device, gemm) in device.with_each_gemm() {
+            both_of::<B, f32>(criterion, (&device, gemm), [m, n, k], Precision::Full, f32::from);
+            both_of::<B, f32>(criterion, (&device, gemm), [m, n, k], Precision::Tf32, f32::from);
+            both_of::<B, bf16>(criterion, (&device, gemm), [m, n, k], Precision::Full, bf16::from_f32);
+        }
     }
 }
 
 fn both_of<B: Timed + LinearOps, E: Element>(
     criterion: &mut Criterion,
-    device: &B,
+    (device, gemm): (&B, &str),
     [m, n, k]: [usize; 3],
     precision: Precision,
     store: fn(f32) -> E,
@@ -38,7 +40,7 @@ fn both_of<B: Timed + LinearOps, E: Element>(
     let mut grad_input = device.alloc::<E>(m * k).unwrap();
     let (mut grad_weight, mut grad_bias) = (device.alloc::<f32>(n * k).unwrap(), device.alloc::<f32>(n).unwrap());
     let mut workspace = device.alloc(Backward::<B, E>::workspace_len(device, m, n, k)).unwrap();
-    let shape = format!("m{m} n{n} k{k} {}", arithmetic::<E>(precision));
+    let shape = format!("m{m} n{n} k{k} {}{gemm}", arithmetic::<E>(precision));
     let activation = Activation::Relu;
 
     let forward = |set: usize| {

@@ -132,14 +132,20 @@ pub enum Error {
         /// The device's compute capability.
         capability: (u32, u32),
     },
-    /// The CUDA driver reports an error. Launches do not wait, so it may come from work that was launched before.
+    /// cuBLASLt was asked for, and cannot be loaded.
+    #[error("no cuBLASLt: {reason} (put it where the loader looks, as LD_LIBRARY_PATH says, or choose own kernels)")]
+    NoCublasLt {
+        /// What was looked for, and why it cannot be loaded.
+        reason: String,
+    },
+    /// The CUDA driver, or cuBLASLt, reports an error. Launches do not wait, so it may come from work that was launched before.
     #[error("CUDA failed to {during}: {message}")]
     Cuda {
         /// What was tried.
         during: &'static str,
-        /// The driver's code (`CUresult`).
+        /// The driver's code (`CUresult`), or that of cuBLASLt (`cublasStatus_t`).
         code: i32,
-        /// The driver's name and text for it.
+        /// Its name, and the driver's text for it.
         message: String,
     },
     /// The loss or a gradient of a step is infinite or not a number: neither that step nor any after it has changed anything.

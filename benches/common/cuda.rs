@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bagdot::Cuda;
+use bagdot::backend::cuda::Gemm;
 use bagdot::ops::Device;
 use cudarc::driver::{result, sys};
 
@@ -10,6 +11,11 @@ use super::{Timed, upload};
 
 impl Timed for Cuda {
     const NAME: &'static str = "cuda";
+
+    fn with_each_gemm(&self) -> Vec<(Self, &'static str)> {
+        let cublaslt = Cuda::with_gemm(0, Gemm::CublasLt).map(|cuda| (cuda, " cublaslt"));
+        [(Cuda::with_gemm(0, Gemm::Own).unwrap(), "")].into_iter().chain(cublaslt).collect()
+    }
 
     fn time(&self, iterations: u64, sets: usize, op: &mut dyn FnMut(usize)) -> Duration {
         let stream: sys::CUstream = self.stream().cast();

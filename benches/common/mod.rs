@@ -24,6 +24,11 @@ pub trait Timed: Device {
     /// How benchmarks on it are called.
     const NAME: &'static str;
 
+    /// This device for each that can multiply matrices on it, with a word for names of benchmarks.
+    fn with_each_gemm(&self) -> Vec<(Self, &'static str)> {
+        vec![(self.clone(), "")]
+    }
+
     /// The time of `iterations` calls of `op`, which is given the numbers of `sets` in turn.
     fn time(&self, iterations: u64, sets: usize, op: &mut dyn FnMut(usize)) -> Duration;
 

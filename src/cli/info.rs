@@ -29,7 +29,7 @@ impl Info {
             None => {
                 print_line(concat!("bagdot ", env!("CARGO_PKG_VERSION")))?;
                 print_line(&format!("cpu: {} threads", cpu.num_threads()))?;
-                print_cuda()?;
+                print_cuda(&self.common)?;
             }
             Some(path) => {
                 let model = TrainedModel::open(cpu, path)?;
@@ -59,7 +59,7 @@ impl Info {
 
 /// Driver, devices and compiled kernels, or what keeps them from being used.
 #[cfg(feature = "cuda")]
-fn print_cuda() -> std::io::Result<()> {
+fn print_cuda(common: &Common) -> std::io::Result<()> {
     use crate::backend::cuda::{devices, driver_version, images};
     match driver_version() {
         Err(error) => print_line(&format!("cuda: {error}"))?,
@@ -80,6 +80,7 @@ fn print_cuda() -> std::io::Result<()> {
             }
         }
     }
+    print_line(&format!("  gemm: {}", gemm_in_use(common.gemm)))?;
     let images = images();
     if images.is_empty() {
         return print_line(&format!("  {}", crate::Error::KernelsNotBuilt));
@@ -94,7 +95,22 @@ fn print_cuda() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Who multiplies matrices.
+#[cfg(feature = "cuda")]
+fn gemm_in_use(gemm: crate::backend::cuda::Gemm) -> String {
+    use crate::backend::cuda::{Gemm, cublaslt_version};
+    let cublaslt = || cublaslt_version().map(|(major, minor, patch)| format!("cuBLASLt {major}.{minor}.{patch}"));
+    match gemm {
+        Gemm::Own => "own kernels".into(),
+        Gemm::Auto => cublaslt().map_or_else(
+            |error| format!("own kernels; {error}"),
+            |cublaslt| format!("{cublaslt} where it is faster, else own kernels"),
+        ),
+        Gemm::CublasLt => cublaslt().unwrap_or_else(|error| error.to_string()),
+    }
+}
+
 #[cfg(not(feature = "cuda"))]
-fn print_cuda() -> std::io::Result<()> {
+fn print_cuda(_: &Common) -> std::io::Result<()> {
     print_line("cuda: built without it (feature `cuda`)")
 }

@@ -53,6 +53,10 @@ struct Common {
     /// Where to run: `cpu`, `cuda` or `cuda:N`, the CUDA device with the number N
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
+    /// Who multiplies matrices on a CUDA device
+    #[cfg(feature = "cuda")]
+    #[arg(long, value_enum, default_value_t)]
+    gemm: crate::backend::cuda::Gemm,
     /// Say nothing but errors
     #[arg(long, short)]
     quiet: bool,
@@ -95,7 +99,7 @@ macro_rules! on_device {
             }
             #[cfg(feature = "cuda")]
             $crate::cli::DeviceChoice::Cuda(number) => {
-                let $device = $crate::Cuda::new(number)?;
+                let $device = $crate::Cuda::with_gemm(number, $common.gemm)?;
                 $body
             }
             #[cfg(not(feature = "cuda"))]

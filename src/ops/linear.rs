@@ -9,6 +9,7 @@
 //! bits is rounded once. The error of an element of `Y` is at most `γ_{K+1} (Σ|x w| + |b|)`, that of a gradient `γ_N`, `γ_{batch_size}` times the
 //! sum of the absolute terms, where `γ_k = k u / (1 - k u)`. The unit roundoff `u` is 2⁻²⁴; where a device multiplies matrices in hardware, for
 //! 16-bit types and [`Precision::Tf32`], it is 2⁻²³, since that may cut off where it adds, and `Tf32` adds 2⁻¹⁰ to each term for its factors.
+//! Where a library multiplies in a device's stead, it may round more: `backend::cuda::Gemm` says what.
 
 use super::matrix::matrix_name;
 use super::{Accum, Device, Extent, Matrix, MatrixMut, Precision};

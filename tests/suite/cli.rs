@@ -166,15 +166,17 @@ fn every_command_runs_on_cuda() {
         let (code, message) = fail(folder, &["train", "model.toml", "--device", "cuda"]);
         assert!(code == 1 && message.starts_with("bagdot: no CUDA d"), "{message}");
     }
-    let cuda = |arguments: &[&str]| {
+    let run = |stand_ins: &[PathBuf], arguments: &[&str]| {
         let mut command = bagdot(folder);
         if emulated {
-            command.env("LD_PRELOAD", bagdot_emulator::library_path());
+            command.env("LD_PRELOAD", std::env::join_paths(stand_ins).unwrap());
         }
         let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
+    let [driver, cublaslt] = [bagdot_emulator::library_path(), bagdot_emulator::cublaslt_path()];
+    let cuda = |arguments: &[&str]| run(&[driver.clone(), cublaslt.clone()], arguments);
     let done = |arguments: &[&str]| {
         let (code, said, error) = cuda(arguments);
         assert_eq!(code, Some(0), "{arguments:?}: {error}");
@@ -190,6 +192,24 @@ fn every_command_runs_on_cuda() {
     let off = numbers(&on_cuda).into_iter().zip(numbers(&on_cpu)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(on_cuda.lines().count() == 100 && off < 1e-5, "{off} apart");
     assert!(done(&["info"]).contains("  device 0: "));
+    assert!(done(&["info", "--gemm", "own"]).contains("  gemm: own kernels\n"));
+    if emulated {
+        assert!(done(&["info"]).contains("  gemm: cuBLASLt 13.0.0 where it is faster, else own kernels\n"));
+        let predict = ["predict", "runs/model", "clicks.csv", "--device", "cuda", "--gemm", "cublaslt"];
+        let off =
+            numbers(&done(&predict)).into_iter().zip(numbers(&on_cpu)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(off < 1e-5, "{off} apart");
+        let alone = |arguments: &[&str]| run(std::slice::from_ref(&driver), arguments);
+        let (_, info, _) = alone(&["info"]);
+        // Unless this machine has a real one.
+        if !info.contains("gemm: cuBLASLt") {
+            assert!(info.contains("  gemm: own kernels; no cuBLASLt: libcublasLt.so.13: cannot open"), "{info}");
+            assert_eq!(alone(&["eval", "runs/model", "--device", "cuda"]).0, Some(0));
+            let (code, _, error) = alone(&["eval", "runs/model", "--device", "cuda", "--gemm", "cublaslt"]);
+            assert!(code == Some(1) && error.contains("no cuBLASLt: libcublasLt.so.13: cannot open"), "{error}");
+            assert!(error.contains("libcublasLt.so.12: cannot open") && error.contains("LD_LIBRARY_PATH"), "{error}");
+        }
+    }
     let (code, _, error) = cuda(&["eval", "runs/model", "--device", "cuda:99"]);
     assert!(code == Some(1) && error.contains("no CUDA device 99: there are"), "{error}");
 }
@@ -513,6 +533,8 @@ fn help_teaches() {
     }
     for flag in
         ["--seed", "--epochs", "--batch-size", "--threads", "--device", "--out", "--resume", "--json", "--quiet"]
+            .into_iter()
+            .chain(cfg!(feature = "cuda").then_some("--gemm"))
     {
         assert!(succeed(&folder, &["train", "--help"]).contains(flag), "{flag}");
     }

@@ -1,8 +1,8 @@
 //! What only the CUDA backend has: signatures, images, errors of the driver, streams, graphs, memory of the caller's, memory traffic.
 
-use crate::common::cuda::{capture, emulator, on_every_schedule};
+use crate::common::cuda::{capture, emulator, on_every_schedule, own};
 use crate::common::*;
-use bagdot::backend::cuda::{Parameter, SIGNATURES, Signature, Slice, SliceMut, driver_version, images};
+use bagdot::backend::cuda::{Gemm, Parameter, SIGNATURES, Signature, Slice, SliceMut, driver_version, images};
 use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
 use bagdot::ops::{Bags, Device, MatrixMut, Pooling};
 use bagdot::{Cpu, Cuda, Error};
@@ -168,7 +168,7 @@ fn foreign_memory_on_a_foreign_stream() {
         let context = CudaContext::new(0).unwrap();
         let stream = context.new_stream().unwrap();
         // SAFETY: the stream is one of the device's primary context, and outlives the backend.
-        let cuda = unsafe { Cuda::on_stream(0, stream.cu_stream().cast()) }.unwrap();
+        let cuda = unsafe { Cuda::on_stream(0, stream.cu_stream().cast(), Gemm::Auto) }.unwrap();
         assert_eq!(cuda.stream(), stream.cu_stream().cast());
         let offsets: Vec<i64> = case.offsets.iter().map(|&offset| offset as i64).collect();
         let weights = stream.clone_htod(&case.weights::<f32>()).unwrap();
@@ -219,9 +219,9 @@ fn missing_devices_and_drivers_are_errors() {
     alone.set_capability(75);
     assert_eq!(message(0), "no kernels for compute capability 7.5: 8.0 is the least");
     alone.reset_all();
-    let cuda = Cuda::new(0).unwrap();
+    let cuda = own();
     alone.set_memory(1 << 20);
-    let cuda_small = Cuda::new(0).unwrap();
+    let cuda_small = own();
     assert_eq!(cuda_small.alloc::<f32>(1 << 20).map(|_| ()), Err(Error::OutOfMemory { bytes: 4 << 20 }));
     assert!(cuda_small.alloc::<f32>(1 << 10).is_ok(), "the context is usable");
     assert!(cuda_small.alloc::<f32>(usize::MAX / 2).is_err());

@@ -1,7 +1,7 @@
 //! Recorded steps of training: the bits of steps that are not recorded, whatever the lengths of bags, with nothing allocated, waited for, or sent but
 //! the batch.
 
-use crate::common::cuda::{emulator, on_every_schedule};
+use crate::common::cuda::{emulator, on_every_schedule, own, with_cublaslt};
 use crate::common::engine::Batch;
 use crate::common::*;
 use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, Staging};
@@ -115,17 +115,26 @@ fn staged_steps_are_steps_at_once<B: Backend>(device: &B) {
 
 backend_suite!(cuda: staged_steps_are_steps_at_once);
 
+#[test]
+fn staged_steps_are_steps_at_once_with_cublaslt() {
+    let alone = emulator().map(|emulator| emulator.exclusive());
+    let Some(cuda) = with_cublaslt() else { return };
+    staged_steps_are_steps_at_once(&cuda);
+    assert!(alone.is_none_or(|alone| alone.report().is_empty() && alone.calls()["cublasLtMatmul"] > 100));
+}
+
 /// Once recorded, a step is one launch of a graph, a copy for each part of the batch, and the order of both: whatever else the driver can do is
 /// not asked for. (What waits, waits for a copy of the batch before last to have left the host.)
 #[test]
 fn a_recorded_step_does_nothing_else() {
-    kinds().into_iter().for_each(a_recorded_step_of_a_kind_does_nothing_else);
+    kinds().into_iter().for_each(|kind| a_recorded_step_of_a_kind_does_nothing_else(kind, own));
+    kinds().into_iter().for_each(|kind| a_recorded_step_of_a_kind_does_nothing_else(kind, || with_cublaslt().unwrap()));
 }
 
-fn a_recorded_step_of_a_kind_does_nothing_else(kind: Kind) {
+fn a_recorded_step_of_a_kind_does_nothing_else(kind: Kind, device: impl Fn() -> Cuda) {
     let Some(emulator) = emulator() else { return };
     let alone = emulator.exclusive();
-    let cuda = Cuda::new(0).unwrap();
+    let cuda = device();
     let mut model = model(&cuda, kind);
     let mut staging = Staging::new(&cuda).unwrap();
     // Both places have seen the largest batch: what follows has room.

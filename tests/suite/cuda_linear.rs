@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use crate::common::cuda::{emulator, on_every_schedule};
+use crate::common::cuda::{emulator, on_every_schedule, own};
 use crate::common::*;
 use bagdot::ops::linear::{Backward, Forward, LinearOps};
 use bagdot::ops::{Accum, Activation, Matrix, MatrixMut, Precision};
@@ -10,7 +10,7 @@ use bagdot::{Cpu, Cuda, Philox, bf16, f16};
 
 /// All that a layer computes: output, gradients of input, weight and bias.
 #[derive(Debug, PartialEq)]
-struct Got<E> {
+pub struct Got<E> {
     output: Vec<E>,
     input: Vec<E>,
     weight: Vec<f32>,
@@ -18,13 +18,13 @@ struct Got<E> {
 }
 
 impl<E: Stored + Poison> Got<E> {
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         [bytes(&self.output), bytes(&self.input), bytes(&self.weight), bytes(&self.bias)].concat()
     }
 }
 
 /// Runs a layer `(batch size, outputs, inputs)` with ReLU both ways, on values that `draw(len, seed)` gives.
-fn run<B: LinearOps, E: Stored + Poison>(
+pub fn run<B: LinearOps, E: Stored + Poison>(
     device: &B,
     (m, n, k): (usize, usize, usize),
     precision: Precision,
@@ -89,7 +89,7 @@ fn is_as_on_the_cpu<E: Stored + Poison>(cuda: &Cuda, shape: (usize, usize, usize
 fn large_tiles_are_right() {
     for shape in [(1500, 1450, 20), (1450, 20, 1500)] {
         let alone = emulator().map(|emulator| emulator.exclusive());
-        let cuda = Cuda::new(0).unwrap();
+        let cuda = own();
         is_as_on_the_cpu::<f32>(&cuda, shape, Precision::Full);
         is_as_on_the_cpu::<f32>(&cuda, shape, Precision::Tf32);
         is_as_on_the_cpu::<f16>(&cuda, shape, Precision::Full);
@@ -137,7 +137,7 @@ fn tiles_move_once_in_whole_sectors_and_without_bank_conflicts() {
     let shape: (usize, usize, usize) = (256, 128, 192);
     let check = |size: usize, run: &dyn Fn(&Cuda)| {
         let alone = emulator.exclusive();
-        let cuda = Cuda::new(0).unwrap();
+        let cuda = own();
         alone.reset_counters();
         run(&cuda);
         let counters = alone.counters();

@@ -42,31 +42,41 @@ const LOW_PRECISION_SHAPES: [(usize, usize, usize); 9] =
 /// A type that layers are computed in, and how far off a result may be.
 ///
 /// A multiplication of matrices in hardware adds up exact products, but may cut off where the standard model rounds to nearest: the unit roundoff
-/// of its additions is 2⁻²³ = 2u. For n < 4096 terms γₙ(2u) = 2nu / (1 - 2nu) ≤ 2.001 γₙ(u). Of tf32 each factor has been rounded to 11 bits, with
-/// a relative error of 2⁻¹¹.
-trait Layers: Stored + Poison {
+/// of its additions is 2⁻²³ = 2u. For n < 4096 terms γₙ(2u) = 2nu / (1 - 2nu) ≤ 2.001 γₙ(u).
+pub trait Layers: Stored + Poison {
     const SIDES: f64;
-    /// A factor of a product.
-    fn factors(values: &[Self], precision: Precision) -> Vec<Approx>;
 }
 
 impl Layers for f32 {
     const SIDES: f64 = 1.0;
-    fn factors(values: &[f32], precision: Precision) -> Vec<Approx> {
-        let share = if precision == Precision::Tf32 { 1.0 / 2048.0 } else { 0.0 };
-        values.iter().map(|&x| Approx { value: f64::from(x), error: f64::from(x.abs()) * share }).collect()
-    }
 }
 impl Layers for f16 {
     const SIDES: f64 = 2.001;
-    fn factors(values: &[f16], _: Precision) -> Vec<Approx> {
-        exact(values)
-    }
 }
 impl Layers for bf16 {
     const SIDES: f64 = 2.001;
-    fn factors(values: &[bf16], _: Precision) -> Vec<Approx> {
-        exact(values)
+}
+
+/// What a device may round besides.
+#[derive(Clone, Copy)]
+pub struct Rounded {
+    /// The relative error of a factor of tf32, which has 11 bits: 2⁻¹¹ if it is rounded to nearest, 2⁻¹⁰ if the other bits are cut off.
+    pub tf32: f64,
+    /// Whether the bias may be rounded to the type of a layer.
+    pub bias: bool,
+}
+
+const ROUNDED: Rounded = Rounded { tf32: 1.0 / 2048.0, bias: false };
+
+impl Rounded {
+    fn factors<E: Layers>(self, values: &[E], precision: Precision) -> Vec<Approx> {
+        let share = if precision == Precision::Tf32 { self.tf32 } else { 0.0 };
+        exact(values).into_iter().map(|x| Approx { error: x.value.abs() * share, ..x }).collect()
+    }
+
+    fn bias<E: Layers>(self, values: &[f32]) -> Vec<Approx> {
+        let error = |x: f64| if self.bias { (E::store(x).value() - x).abs() } else { 0.0 };
+        exact(values).into_iter().map(|x| Approx { error: error(x.value), ..x }).collect()
     }
 }
 
@@ -170,22 +180,27 @@ struct Got<E> {
 }
 
 fn forward_is_right<B: LinearOps>(device: &B) {
-    forward_is_right_of::<B, f32>(device, Precision::Full, &SHAPES);
+    forward_is_right_of::<B, f32>(device, Precision::Full, &SHAPES, ROUNDED);
 }
 
 fn forward_is_right_in_low_precision<B: LinearOps>(device: &B) {
-    forward_is_right_of::<B, f32>(device, Precision::Tf32, &LOW_PRECISION_SHAPES);
-    forward_is_right_of::<B, f16>(device, Precision::Full, &LOW_PRECISION_SHAPES);
-    forward_is_right_of::<B, bf16>(device, Precision::Full, &LOW_PRECISION_SHAPES);
+    forward_is_right_of::<B, f32>(device, Precision::Tf32, &LOW_PRECISION_SHAPES, ROUNDED);
+    forward_is_right_of::<B, f16>(device, Precision::Full, &LOW_PRECISION_SHAPES, ROUNDED);
+    forward_is_right_of::<B, bf16>(device, Precision::Full, &LOW_PRECISION_SHAPES, ROUNDED);
 }
 
-fn forward_is_right_of<B: LinearOps, E: Layers>(device: &B, precision: Precision, shapes: &[(usize, usize, usize)]) {
+pub fn forward_is_right_of<B: LinearOps, E: Layers>(
+    device: &B,
+    precision: Precision,
+    shapes: &[(usize, usize, usize)],
+    rounded: Rounded,
+) {
     for &shape in shapes {
         let case = Case::<E>::new(shape, precision);
-        let (x, w) = (E::factors(&case.input, precision), E::factors(&case.weight, precision));
+        let (x, w) = (rounded.factors(&case.input, precision), rounded.factors(&case.weight, precision));
         for activation in ACTIVATIONS {
             let relu = activation == Activation::Relu;
-            let want = reference::linear(&x, &w, &exact(&case.bias), shape, relu);
+            let want = reference::linear(&x, &w, &rounded.bias::<E>(&case.bias), shape, relu);
             for gap in [0, 3] {
                 let got = case.forward(device, activation, gap);
                 let what = format!("{}, {precision:?}, {shape:?}, {activation:?}, gap {gap}", E::DTYPE);
@@ -198,21 +213,22 @@ fn forward_is_right_of<B: LinearOps, E: Layers>(device: &B, precision: Precision
 
 fn backward_is_right<B: LinearOps>(device: &B) {
     let gaps = [(true, 0), (true, 3), (false, 1)];
-    backward_is_right_of::<B, f32>(device, Precision::Full, &SHAPES, &gaps);
+    backward_is_right_of::<B, f32>(device, Precision::Full, &SHAPES, &gaps, ROUNDED);
 }
 
 fn backward_is_right_in_low_precision<B: LinearOps>(device: &B) {
     let gaps = [(true, 0), (false, 1)];
-    backward_is_right_of::<B, f32>(device, Precision::Tf32, &LOW_PRECISION_SHAPES, &gaps);
-    backward_is_right_of::<B, f16>(device, Precision::Full, &LOW_PRECISION_SHAPES, &gaps);
-    backward_is_right_of::<B, bf16>(device, Precision::Full, &LOW_PRECISION_SHAPES, &gaps);
+    backward_is_right_of::<B, f32>(device, Precision::Tf32, &LOW_PRECISION_SHAPES, &gaps, ROUNDED);
+    backward_is_right_of::<B, f16>(device, Precision::Full, &LOW_PRECISION_SHAPES, &gaps, ROUNDED);
+    backward_is_right_of::<B, bf16>(device, Precision::Full, &LOW_PRECISION_SHAPES, &gaps, ROUNDED);
 }
 
-fn backward_is_right_of<B: LinearOps, E: Layers>(
+pub fn backward_is_right_of<B: LinearOps, E: Layers>(
     device: &B,
     precision: Precision,
     shapes: &[(usize, usize, usize)],
     gaps: &[(bool, usize)],
+    rounded: Rounded,
 ) {
     for &shape in shapes {
         let ((m, n, k), case) = (shape, Case::<E>::new(shape, precision));
@@ -223,13 +239,14 @@ fn backward_is_right_of<B: LinearOps, E: Layers>(
         let before = (draw(n * k, 10), draw(n, 11));
         for (activation, accum) in ACTIVATIONS.iter().flat_map(|&a| [(a, Accum::Replace), (a, Accum::Add)]) {
             let old = (exact(&before.0), exact(&before.1));
-            let reference = |factors: fn(&[E], Precision) -> Vec<Approx>| {
-                let matrices = [&case.input, &case.weight, &output, &grad_output].map(|x| factors(x, precision));
+            let reference = |precision: Precision| {
+                let matrices =
+                    [&case.input, &case.weight, &output, &grad_output].map(|x| rounded.factors(x, precision));
                 let before = (accum == Accum::Add).then_some((&old.0[..], &old.1[..]));
                 reference::linear_backward(matrices.each_ref().map(|x| &x[..]), shape, activation, before)
             };
             // Products are of rounded factors; the gradients of affine map and bias are no products.
-            let (want, products) = (reference(|values, _| exact(values)), reference(E::factors));
+            let (want, products) = (reference(Precision::Full), reference(precision));
             for &(wants_input, gap) in gaps {
                 let what = format!("{}, {precision:?}, {shape:?}, {activation:?}, {accum:?}, gap {gap}", E::DTYPE);
                 let poison = (poisoned(n * k), poisoned(n));

@@ -14,6 +14,8 @@ mod cli_precision;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(feature = "cuda")]
+mod cuda_cublaslt;
+#[cfg(feature = "cuda")]
 mod cuda_engine;
 #[cfg(feature = "cuda")]
 mod cuda_interaction;

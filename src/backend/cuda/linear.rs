@@ -1,6 +1,7 @@
 //! [`linear`](crate::ops::linear) on a CUDA device: kernels/linear.cu says how.
 
 use super::Cuda;
+use super::gemm::{Factor, Product};
 use super::kernels::{
     ByElement, Function, Grid, LinearActivationGrad, LinearForward, LinearInputGrad, LinearSumParts, LinearWeightGrad,
     Module,
@@ -138,6 +139,18 @@ impl LinearOps for Cuda {
     fn linear_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
         let Forward { input, weight, bias, activation, precision, output } = args;
         let (m, n, k) = (output.rows, output.cols, input.cols);
+        let product = Product {
+            left: Factor::new(input.data.pointer(), input.ld),
+            right: Factor::new(weight.data.pointer(), weight.ld).transposed(),
+            terms: k,
+            precision,
+            bias: Some((bias, activation)),
+            accum: Accum::Replace,
+        };
+        // SAFETY: the op has been validated: each matrix is of `E` and has the rows, columns and distances that are passed, the bias a value for each output.
+        if unsafe { self.multiply::<E, E>(product, &output)? } {
+            return Ok(());
+        }
         let tile = self.inner.kernels.linear_forward.tile_to_fill::<E>(precision, (m, n));
         let kernel = LinearForward {
             input: input.data.pointer(),
@@ -167,24 +180,99 @@ impl LinearOps for Cuda {
         let output = (activation != Activation::None).then_some(output);
         self.activation_grad(output, &grad_output, bias_parts, &of_bias)?;
         if let Some(grad_input) = grad_input {
-            let tile = self.inner.kernels.linear_input_grad.tile_to_fill::<E>(precision, (m, k));
-            let kernel = LinearInputGrad {
-                grad: grad_output.data.pointer(),
-                weight: weight.data.pointer(),
-                grad_input: grad_input.data.pointer(),
-                grad_ld: grad_output.ld as u64,
-                weight_ld: weight.ld as u64,
-                grad_input_ld: grad_input.ld as u64,
-                batch_size: m as u64,
-                outputs: n as u64,
-                inputs: k as u64,
-            };
-            // SAFETY: as in the forward pass; what is read has been written by the launch before, on the same stream.
-            unsafe { kernel.launch(self, tile.function, tile.grid(m, k, 1))? };
+            self.input_grad(&grad_output, &weight, precision, &grad_input)?;
         }
+        let product = Product {
+            left: Factor::new(grad_output.data.pointer(), grad_output.ld).transposed(),
+            right: Factor::new(input.data.pointer(), input.ld),
+            terms: m,
+            precision,
+            bias: None,
+            accum,
+        };
+        // SAFETY: as in the forward pass.
+        let is_done = unsafe { self.multiply::<E, f32>(product, &grad_weight)? };
+        if !is_done {
+            self.weight_grad(&grad_output, &input, precision, weight_parts, &of_weight)?;
+        }
+        // Of the weight there are no parts, and none of it is left to sum up, if its gradient is there.
+        let inputs = if is_done { 0 } else { k };
+        let sum = LinearSumParts {
+            weight_parts,
+            bias_parts,
+            grad_weight: grad_weight.data.pointer(),
+            grad_bias: grad_bias.pointer(),
+            grad_weight_ld: grad_weight.ld as u64,
+            outputs: n as u64,
+            inputs: inputs as u64,
+            num_weight_parts: of_weight.count as u32,
+            num_bias_parts: of_bias.count as u32,
+            accumulate: u32::from(accum == Accum::Add),
+        };
+        let blocks = (n * inputs + n).div_ceil(THREADS as usize);
+        // SAFETY: the op has been validated. The parts have been written on this stream, and both gradients are exclusive views of the sizes that are passed.
+        unsafe { sum.launch(self, self.inner.kernels.linear_sum_parts, Grid::new((blocks as u32, 1), THREADS)) }
+    }
+
+    fn linear_backward_workspace_len<E: Element>(&self, batch_size: usize, outputs: usize, inputs: usize) -> usize {
+        let of_weight = Parts::of_weight_grad(batch_size, outputs, inputs);
+        let floats = of_weight.room * outputs * inputs + Parts::of_bias_grad(batch_size).room * outputs;
+        floats.div_ceil(size_of::<u64>() / size_of::<f32>())
+    }
+}
+
+impl Cuda {
+    /// `grad_input = grad weight`.
+    fn input_grad<E: Element>(
+        &self,
+        grad: &MatrixMut<'_, Self, E>,
+        weight: &Matrix<'_, Self, E>,
+        precision: Precision,
+        grad_input: &MatrixMut<'_, Self, E>,
+    ) -> Result<()> {
+        let product = Product {
+            left: Factor::new(grad.data.pointer(), grad.ld),
+            right: Factor::new(weight.data.pointer(), weight.ld),
+            terms: grad.cols,
+            precision,
+            bias: None,
+            accum: Accum::Replace,
+        };
+        // SAFETY: the op has been validated: each matrix is of `E` and has the rows, columns and distances that are passed.
+        if unsafe { self.multiply::<E, E>(product, grad_input)? } {
+            return Ok(());
+        }
+        let (m, k) = (grad_input.rows, grad_input.cols);
+        let tile = self.inner.kernels.linear_input_grad.tile_to_fill::<E>(precision, (m, k));
+        let kernel = LinearInputGrad {
+            grad: grad.data.pointer(),
+            weight: weight.data.pointer(),
+            grad_input: grad_input.data.pointer(),
+            grad_ld: grad.ld as u64,
+            weight_ld: weight.ld as u64,
+            grad_input_ld: grad_input.ld as u64,
+            batch_size: m as u64,
+            outputs: grad.cols as u64,
+            inputs: k as u64,
+        };
+        // SAFETY: as above, and the function is the kernel's, of `E`; what is read has been written by launches before, on the same stream. There is a
+        // block for each tile of the output, which is an exclusive view.
+        unsafe { kernel.launch(self, tile.function, tile.grid(m, k, 1)) }
+    }
+
+    /// Makes the parts of `gradᵀ input`.
+    fn weight_grad<E: Element>(
+        &self,
+        grad: &MatrixMut<'_, Self, E>,
+        input: &Matrix<'_, Self, E>,
+        precision: Precision,
+        weight_parts: u64,
+        parts: &Parts,
+    ) -> Result<()> {
+        let (m, n, k) = (grad.rows, grad.cols, input.cols);
         // The transposed gradient is computed where it is that which has few columns.
         let transposed = n < k && n <= NARROW;
-        let (z, x) = ((grad_output.data.pointer(), grad_output.ld, n), (input.data.pointer(), input.ld, k));
+        let (z, x) = ((grad.data.pointer(), grad.ld, n), (input.data.pointer(), input.ld, k));
         let ((a, a_ld, rows), (b, b_ld, cols)) = if transposed { (x, z) } else { (z, x) };
         let (row_stride, col_stride) = if transposed { (1, k) } else { (k, 1) };
         let tile = self.inner.kernels.linear_weight_grad.tile::<E>(precision, (rows, cols), true);
@@ -200,36 +288,13 @@ impl LinearOps for Cuda {
             rows: rows as u64,
             cols: cols as u64,
             batch_size: m as u64,
-            part_len: of_weight.len as u64,
+            part_len: parts.len as u64,
         };
         // SAFETY: as above. The workspace is as long as `linear_backward_workspace_len` says, which has room for all parts of the weight's gradient,
         // and behind them for those of the bias's.
-        unsafe { kernel.launch(self, tile.function, tile.grid(rows, cols, of_weight.count))? };
-        let sum = LinearSumParts {
-            weight_parts,
-            bias_parts,
-            grad_weight: grad_weight.data.pointer(),
-            grad_bias: grad_bias.pointer(),
-            grad_weight_ld: grad_weight.ld as u64,
-            outputs: n as u64,
-            inputs: k as u64,
-            num_weight_parts: of_weight.count as u32,
-            num_bias_parts: of_bias.count as u32,
-            accumulate: u32::from(accum == Accum::Add),
-        };
-        let blocks = (n * k + n).div_ceil(THREADS as usize);
-        // SAFETY: as above; both gradients are exclusive views of the sizes that are passed.
-        unsafe { sum.launch(self, self.inner.kernels.linear_sum_parts, Grid::new((blocks as u32, 1), THREADS)) }
+        unsafe { kernel.launch(self, tile.function, tile.grid(rows, cols, parts.count)) }
     }
 
-    fn linear_backward_workspace_len<E: Element>(&self, batch_size: usize, outputs: usize, inputs: usize) -> usize {
-        let of_weight = Parts::of_weight_grad(batch_size, outputs, inputs);
-        let floats = of_weight.room * outputs * inputs + Parts::of_bias_grad(batch_size).room * outputs;
-        floats.div_ceil(size_of::<u64>() / size_of::<f32>())
-    }
-}
-
-impl Cuda {
     /// Makes the gradient of the affine map, in place, and the parts of its column sums. Without an output there is no activation.
     fn activation_grad<E: Element>(
         &self,

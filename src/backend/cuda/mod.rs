@@ -8,11 +8,13 @@
 
 mod buffer;
 mod cast;
+mod cublaslt;
 mod dense_update;
 mod driver;
 mod embedding_bag;
 mod fault;
 mod finite_check;
+mod gemm;
 mod images;
 mod index_sort;
 mod interaction;
@@ -34,7 +36,9 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
 pub use buffer::{Buffer, Slice, SliceMut};
+pub use cublaslt::cublaslt_version;
 pub use driver::{DeviceInfo, devices, driver_version};
+pub use gemm::Gemm;
 pub use images::{ImageInfo, images};
 pub use kernels::{Parameter, SIGNATURES, Signature};
 pub use recording::Recording;
@@ -44,6 +48,7 @@ pub use transfer::Transfer;
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_size};
 use crate::ops::{Device, TableBatch};
+use cublaslt::CublasLt;
 use driver::check;
 use fault::FaultLog;
 use kernels::Kernels;
@@ -61,40 +66,51 @@ struct Inner {
     copy_stream: Arc<CudaStream>,
     kernels: Kernels,
     faults: FaultLog,
+    gemm: Gemm,
+    cublaslt: Option<CublasLt>,
 }
 
 impl Cuda {
-    /// The device with this number, on a stream of its own.
+    /// The device with this number, on a stream of its own, with [`Gemm::Auto`].
     ///
     /// # Errors
     /// No driver, one that is too old, no such device, no kernels for it, or whatever the driver reports.
     pub fn new(device: usize) -> Result<Self> {
+        Self::with_gemm(device, Gemm::Auto)
+    }
+
+    /// The same, with a choice of who computes the products of layers. For cuBLASLt, where it can be used, 32 MiB are allocated.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; for [`Gemm::CublasLt`] that it cannot be loaded.
+    pub fn with_gemm(device: usize, gemm: Gemm) -> Result<Self> {
         let context = driver::context(device)?;
         let stream = check("create a stream", context.new_stream())?;
-        Self::with(&context, stream)
+        Self::with(&context, stream, gemm)
     }
 
     /// The device with this number, on a stream of the caller's (a `CUstream`; null for the legacy default stream, which cannot be
     /// captured).
     ///
     /// # Errors
-    /// As [`Self::new`].
+    /// As [`Self::with_gemm`].
     ///
     /// # Safety
     /// `stream` must be a stream of the device's primary context, and must outlive this backend, its clones, and all of their buffers. The
     /// caller orders what is done on other streams with what is done on this one.
-    pub unsafe fn on_stream(device: usize, stream: *mut c_void) -> Result<Self> {
+    pub unsafe fn on_stream(device: usize, stream: *mut c_void, gemm: Gemm) -> Result<Self> {
         let context = driver::context(device)?;
         // SAFETY: what is asked of the stream is what the caller promises.
         let stream = unsafe { context.wrap_borrowed_stream(stream.cast()) };
-        Self::with(&context, stream)
+        Self::with(&context, stream, gemm)
     }
 
-    fn with(context: &Arc<CudaContext>, stream: Arc<CudaStream>) -> Result<Self> {
+    fn with(context: &Arc<CudaContext>, stream: Arc<CudaStream>, gemm: Gemm) -> Result<Self> {
         let kernels = Kernels::load(context)?;
         let faults = FaultLog::new(context)?;
         let copy_stream = check("create a stream", context.new_stream())?;
-        Ok(Self { inner: Arc::new(Inner { stream, copy_stream, kernels, faults }) })
+        let cublaslt = gemm.cublaslt(context)?;
+        Ok(Self { inner: Arc::new(Inner { stream, copy_stream, kernels, faults, gemm, cublaslt }) })
     }
 
     /// The stream that ops are launched on: a `CUstream`.

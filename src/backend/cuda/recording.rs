@@ -123,6 +123,28 @@ fn capture(cuda: &Cuda, ops: impl FnOnce() -> Result<()>) -> Result<(sys::CUgrap
     })
 }
 
+/// While it lives, its thread may do what recording forbids it, such as loading a kernel. None of that is recorded.
+pub(super) struct Relaxed(sys::CUstreamCaptureMode);
+
+impl Relaxed {
+    pub(super) fn new() -> Result<Self> {
+        exchange_mode(sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED).map(Self)
+    }
+}
+
+impl Drop for Relaxed {
+    fn drop(&mut self) {
+        let _ = exchange_mode(self.0);
+    }
+}
+
+/// Sets the mode of the calling thread, and returns the one before.
+fn exchange_mode(mut mode: sys::CUstreamCaptureMode) -> Result<sys::CUstreamCaptureMode> {
+    // SAFETY: the mode is read and replaced.
+    let exchanged = unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) };
+    check("change the mode of recording", exchanged.result()).map(|()| mode)
+}
+
 impl Drop for Recording {
     fn drop(&mut self) {
         if self.cuda.bind().is_ok() {

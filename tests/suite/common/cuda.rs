@@ -2,7 +2,8 @@
 //!
 //! On the emulator a test runs once for each of several schedules, with all checks on: bounds, alignment, uninitialised memory, races, barriers.
 
-use bagdot::Cuda;
+use bagdot::backend::cuda::Gemm;
+use bagdot::{Cuda, Error};
 use bagdot_emulator::{Config, Emulator, Schedule};
 use cudarc::driver::{result, sys};
 
@@ -22,15 +23,28 @@ pub fn on_every_schedule_with_overlaps(test: impl Fn(&Cuda)) {
     run(Config { races: false, ..Config::default() }, test);
 }
 
+/// A device on which our own kernels compute everything.
+pub fn own() -> Cuda {
+    Cuda::with_gemm(0, Gemm::Own).unwrap()
+}
+
+/// One on which cuBLASLt computes the products of layers, unless this machine has a real device and no cuBLASLt.
+pub fn with_cublaslt() -> Option<Cuda> {
+    match Cuda::with_gemm(0, Gemm::CublasLt) {
+        Err(Error::NoCublasLt { .. }) if emulator().is_none() => None,
+        made => Some(made.unwrap()),
+    }
+}
+
 fn run(config: Config, test: impl Fn(&Cuda)) {
     let Some(emulator) = emulator() else {
-        return test(&Cuda::new(0).unwrap());
+        return test(&own());
     };
     let schedules = [(1, Schedule::Lockstep), (2, Schedule::Lockstep), (3, Schedule::Independent)];
     for (seed, schedule) in schedules {
         let alone = emulator.exclusive();
         alone.configure(Config { seed, schedule, ..config });
-        test(&Cuda::new(0).unwrap());
+        test(&own());
         assert_eq!(alone.report(), "", "what the emulator found with seed {seed}, {schedule:?}");
     }
 }

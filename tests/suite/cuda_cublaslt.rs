@@ -1,0 +1,134 @@
+//! Products of layers by cuBLASLt: the real one where it can be loaded, on the emulator a stand-in.
+
+use crate::common::cuda::{emulator, with_cublaslt};
+use crate::common::*;
+use crate::cuda_linear::run;
+use crate::linear::{Layers, Rounded, backward_is_right_of, forward_is_right_of};
+use bagdot::backend::cuda::Gemm;
+use bagdot::ops::{Activation, Device, Matrix, MatrixMut, Precision, linear};
+use bagdot::{Cuda, bf16, f16};
+
+/// Batch size, outputs and inputs: what is left to our own kernels, rows that begin at multiples of 16 bytes and that do not, sums that are cut in parts.
+const SHAPES: [(usize, usize, usize); 7] =
+    [(0, 3, 4), (4, 0, 3), (5, 2, 0), (33, 1, 17), (64, 64, 64), (7, 129, 136), (300, 24, 520)];
+/// What cuBLASLt may do, by the documentation of [`Gemm`].
+const ROUNDED: Rounded = Rounded { tf32: 1.0 / 1024.0, bias: true };
+
+/// How many products cuBLASLt has been asked for, where that is known.
+fn products() -> Option<u64> {
+    emulator().map(|emulator| emulator.calls().get("cublasLtMatmul").copied().unwrap_or(0))
+}
+
+#[test]
+fn layers_are_right() {
+    layers_are_right_of::<f32>(Precision::Full);
+    layers_are_right_of::<f32>(Precision::Tf32);
+    layers_are_right_of::<f16>(Precision::Full);
+    layers_are_right_of::<bf16>(Precision::Full);
+}
+
+fn layers_are_right_of<E: Layers>(precision: Precision) {
+    let alone = emulator().map(|emulator| emulator.exclusive());
+    let Some(cuda) = with_cublaslt() else { return };
+    forward_is_right_of::<_, E>(&cuda, precision, &SHAPES, ROUNDED);
+    // Each of four shapes with two activations and two gaps.
+    assert!(products().is_none_or(|products| products == 16), "{:?}", products());
+    backward_is_right_of::<_, E>(&cuda, precision, &SHAPES, &[(true, 0), (false, 1)], ROUNDED);
+    // The same, replaced and added to, with a gradient of the input and without one.
+    assert!(products().is_none_or(|products| products == 16 + 16 * 3), "{:?}", products());
+    assert!(alone.is_none_or(|alone| alone.report().is_empty()));
+}
+
+#[test]
+fn results_are_the_same_bits_in_every_run() {
+    fn all<E: Layers>(precision: Precision) -> Option<Vec<u8>> {
+        let cuda = with_cublaslt()?;
+        let [first, second] = [(); 2].map(|()| run::<Cuda, E>(&cuda, (300, 128, 520), precision, draw).bytes());
+        assert!(first == second, "{}, {precision:?}: a second call gives other bits", E::DTYPE);
+        Some(first)
+    }
+    let every = || {
+        let _alone = emulator().map(|emulator| emulator.exclusive());
+        [
+            all::<f32>(Precision::Full),
+            all::<f32>(Precision::Tf32),
+            all::<f16>(Precision::Full),
+            all::<bf16>(Precision::Full),
+        ]
+    };
+    assert!(every() == every(), "another device gives other bits");
+}
+
+/// cuBLASLt is asked for what it is faster at, for everything that it takes, or for nothing.
+#[test]
+fn the_setting_says_who_computes() {
+    let Some(emulator) = emulator() else { return };
+    let count = |gemm, compute: &dyn Fn(&Cuda)| {
+        let alone = emulator.exclusive();
+        compute(&Cuda::with_gemm(0, gemm).unwrap());
+        assert_eq!(alone.report(), "");
+        products().unwrap()
+    };
+    let of = |shape, precision| move |cuda: &Cuda| drop(run::<Cuda, f32>(cuda, shape, precision, draw));
+    let in_16_bits = |shape| move |cuda: &Cuda| drop(run::<Cuda, bf16>(cuda, shape, Precision::Full, draw));
+    // With auto, and with cublaslt.
+    for (compute, want) in [
+        (&of((64, 96, 65), Precision::Tf32) as &dyn Fn(&Cuda), (3, 3)),
+        (&in_16_bits((64, 96, 65)), (3, 3)),
+        (&of((64, 96, 65), Precision::Full), (0, 3)),
+        (&in_16_bits((64, 1, 96)), (0, 3)),
+        (&in_16_bits((128, 64, 13)), (0, 3)),
+        (&in_16_bits((1, 64, 64)), (0, 3)),
+    ] {
+        assert_eq!((count(Gemm::Auto, compute), count(Gemm::CublasLt, compute)), want);
+        assert_eq!(count(Gemm::Own, compute), 0);
+    }
+}
+
+/// A matrix or a bias that begins between multiples of 16 bytes is our own kernels' business.
+#[test]
+fn what_is_not_aligned_is_computed_all_the_same() {
+    let alone = emulator().map(|emulator| emulator.exclusive());
+    let Some(cuda) = with_cublaslt() else { return };
+    let (m, n, k) = (4, 8, 8);
+    let (x, w, b) =
+        (upload(&cuda, &draw(m * k + 1, 1)), upload(&cuda, &draw(n * k, 2)), upload(&cuda, &draw(n + 1, 3)));
+    let forward = |input: usize, bias: usize| {
+        let mut y = upload(&cuda, &poisoned::<f32>(m * n));
+        let op = linear::Forward::<Cuda, f32> {
+            input: Matrix::packed(Cuda::slice(&x, input..input + m * k), m, k),
+            weight: Matrix::packed(Cuda::view(&w), n, k),
+            bias: Cuda::slice(&b, bias..bias + n),
+            activation: Activation::Relu,
+            precision: Precision::Tf32,
+            output: MatrixMut::packed(Cuda::view_mut(&mut y), m, n),
+        };
+        op.run(&cuda).unwrap();
+        assert!(download(&cuda, &y).iter().all(|y| !y.is_nan()));
+        products()
+    };
+    assert!([forward(1, 0), forward(0, 1)].into_iter().flatten().all(|products| products == 0));
+    assert!(forward(0, 0).is_none_or(|products| products == 1));
+    assert!(alone.is_none_or(|alone| alone.report().is_empty()));
+}
+
+/// The workspace is allocated with the device, and freed with it.
+#[test]
+fn memory_is_taken_once() {
+    let Some(emulator) = emulator() else { return };
+    let alone = emulator.exclusive();
+    let own = Cuda::with_gemm(0, Gemm::Own).unwrap();
+    let without = alone.used_bytes(0);
+    let cuda = Cuda::with_gemm(0, Gemm::CublasLt).unwrap();
+    let with = alone.used_bytes(0);
+    assert_eq!(with - 2 * without, 32 << 20);
+    drop(run::<Cuda, bf16>(&cuda, (300, 128, 520), Precision::Full, draw));
+    assert_eq!(alone.used_bytes(0), with);
+    drop(cuda);
+    assert_eq!(alone.used_bytes(0), without);
+    drop(own);
+    // There being no room for it is an error where it was asked for, and else none.
+    alone.set_memory(1 << 20);
+    assert!(Cuda::with_gemm(0, Gemm::CublasLt).is_err());
+    assert!(Cuda::new(0).is_ok());
+}
