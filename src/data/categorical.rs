@@ -3,8 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{Categorical, Unknown};
-use super::dictionary::{Counts, Dictionary, hash64, word_of};
+use super::dictionary::{Counts, Dictionary, EMPTY, hash64, hashes_of_words};
 use super::error::{DataError, Result};
+
+/// How many words of a column are looked up in one go: enough for its table to be in the cache, and for searches that do not wait for each other.
+pub(crate) const WORDS_AT_A_TIME: usize = 128;
+
+/// Above all [`word_of`] texts.
+const FOUND: u64 = 0xff << 56;
 
 /// Which row stands for a value. Row 0 stands for a missing one, and for all that are not known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,15 +31,34 @@ impl CategoricalEncoding {
         }
     }
 
-    /// The row of a column with a single value, which stands in `field`; `None` if it must be asked for as text.
-    #[inline]
-    pub(crate) fn row_of_field(&self, field: &[u8]) -> Option<u32> {
-        let word = word_of(field)?;
-        Some(match self {
-            _ if field.is_empty() => 0,
-            Self::Dictionary(dictionary) => dictionary.get_word(word).map_or(0, |number| number + 1),
-            Self::Hash(rows) => hashed(field, *rows),
-        })
+    /// Appends the rows of a column with a single value, of which there are the [`word_of`], or what [`Self::found`] gave.
+    pub(crate) fn rows_of_words(&self, words: &[u64], rows: &mut Vec<u32>) {
+        let or_found = |word: u64, row: u32| match word {
+            EMPTY => 0,
+            FOUND.. => word as u32,
+            _ => row,
+        };
+        match self {
+            Self::Dictionary(dictionary) => {
+                let row = |word| dictionary.get_word(word).map_or(0, |number| number + 1);
+                rows.extend(words.iter().map(|&word| or_found(word, row(word))));
+            }
+            Self::Hash(count) => {
+                let remainder = Remainder::new(*count);
+                let (groups, rest) = words.as_chunks::<4>();
+                let row = |word: u64, hash: u64| or_found(word, 1 + remainder.of(hash));
+                for group in groups {
+                    let hashes = hashes_of_words(group);
+                    rows.extend(std::array::from_fn::<_, 4, _>(|k| row(group[k], hashes[k])));
+                }
+                rows.extend(rest.iter().map(|&word| row(word, hashes_of_words(&[word])[0])));
+            }
+        }
+    }
+
+    /// Among words, the row of a text that has none.
+    pub(crate) fn found(&self, text: &str) -> u64 {
+        FOUND | u64::from(self.row(text))
     }
 
     /// The row of a column with a single value.
@@ -52,7 +77,7 @@ impl CategoricalEncoding {
     fn known_row(&self, value: &str) -> Option<u32> {
         match self {
             Self::Dictionary(dictionary) => dictionary.get(value).map(|number| number + 1),
-            Self::Hash(rows) => Some(hashed(value.as_bytes(), *rows)),
+            Self::Hash(rows) => Some(1 + (hash64(value.as_bytes()) % u64::from((*rows).max(1))) as u32),
         }
     }
 
@@ -66,12 +91,25 @@ impl CategoricalEncoding {
     }
 }
 
-/// The row of a hashed value.
-#[inline]
-fn hashed(value: &[u8], rows: u32) -> u32 {
-    // Loops of a known length need no counting.
-    let hash = <&[u8; 8]>::try_from(value).map_or_else(|_| hash64(value), |value| hash64(value));
-    1 + (hash % u64::from(rows.max(1))) as u32
+/// Remainders of one divisor: a division takes longer than all else that is done for a hashed value.
+struct Remainder {
+    divisor: u64,
+    reciprocal: u64,
+}
+
+impl Remainder {
+    fn new(divisor: u32) -> Self {
+        let divisor = u64::from(divisor.max(1));
+        Self { divisor, reciprocal: u64::MAX / divisor }
+    }
+
+    #[inline]
+    fn of(&self, number: u64) -> u32 {
+        // The reciprocal is above 2^64 / divisor - 1 and not above 2^64 / divisor, so the quotient is right or 1 too small.
+        let quotient = ((u128::from(number) * u128::from(self.reciprocal)) >> 64) as u64;
+        let remainder = number - quotient * self.divisor;
+        (if remainder < self.divisor { remainder } else { remainder - self.divisor }) as u32
+    }
 }
 
 /// The values of a column: several if there is a separator. A missing value is none.
@@ -93,33 +131,60 @@ fn values<'a>(config: &'a Categorical, text: &'a str) -> impl Iterator<Item = &'
 /// Learns about a categorical column from the training rows.
 pub(crate) struct CategoricalFit {
     counts: Counts,
+    /// Texts that are yet to be counted, by their [`word_of`].
+    words: Vec<u64>,
 }
 
 impl CategoricalFit {
     pub(crate) fn new() -> Self {
-        Self { counts: Counts::default() }
+        Self { counts: Counts::default(), words: Vec::with_capacity(WORDS_AT_A_TIME) }
     }
 
-    #[inline]
+    /// Learns from a row.
     pub(crate) fn add(&mut self, config: &Categorical, text: &str) -> Result<()> {
         if config.hash.is_none() {
+            self.count_words(config)?;
             for value in values(config, text) {
-                self.counts.add(value).ok_or_else(|| DataError::TooManyValues { column: config.column.clone() })?;
+                self.counts.add(value).ok_or_else(|| too_many_values(config))?;
             }
         }
         Ok(())
     }
 
-    pub(crate) fn finish(self, config: &Categorical) -> CategoricalEncoding {
-        match config.hash {
+    /// The same for a text with a [`word_of`], in a column with a single value.
+    #[inline]
+    pub(crate) fn add_word(&mut self, config: &Categorical, word: u64) -> Result<()> {
+        if config.hash.is_none() && word != EMPTY {
+            self.words.push(word);
+            if self.words.len() == WORDS_AT_A_TIME {
+                self.count_words(config)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_words(&mut self, config: &Categorical) -> Result<()> {
+        self.counts.add_words(&self.words).ok_or_else(|| too_many_values(config))?;
+        self.words.clear();
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self, config: &Categorical) -> Result<CategoricalEncoding> {
+        self.count_words(config)?;
+        Ok(match config.hash {
             Some(rows) => CategoricalEncoding::Hash(rows),
             None => CategoricalEncoding::Dictionary(self.counts.frequent(config.min_count.unwrap_or(1).into())),
-        }
+        })
     }
+}
+
+fn too_many_values(config: &Categorical) -> DataError {
+    DataError::TooManyValues { column: config.column.clone() }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::dictionary::word_of;
     use super::*;
 
     fn config(toml: &str) -> Categorical {
@@ -133,7 +198,7 @@ mod tests {
         assert_eq!((values(&config, "").count(), values(&config, "||").count()), (0, 0));
         let mut fit = CategoricalFit::new();
         ["b||a||c", "a||b", "b"].iter().for_each(|text| fit.add(&config, text).unwrap());
-        let encoding = fit.finish(&config);
+        let encoding = fit.finish(&config).unwrap();
         let rows = |unknown: Option<Unknown>| {
             let mut rows = vec![];
             encoding.rows(&Categorical { unknown, ..config.clone() }, "a||c||x||b||a", &mut rows);
@@ -146,11 +211,40 @@ mod tests {
     }
 
     #[test]
+    fn remainders_are_those_of_a_division() {
+        for divisor in [1, 2, 3, 7, 641, 100_000, 1 << 31, u32::MAX - 1, u32::MAX] {
+            let remainder = Remainder::new(divisor);
+            let wide = u64::from(divisor);
+            let near = [wide - 1, wide, wide + 1, wide * wide - 1, wide * wide, u64::MAX / wide * wide];
+            for number in near.into_iter().flat_map(|n| [n, n.wrapping_sub(1)]).chain([0, 1 << 63, u64::MAX]) {
+                assert_eq!(u64::from(remainder.of(number)), number % wide, "{number} % {divisor}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_have_the_rows_of_their_texts() {
+        let texts = ["", "a", "01234567", "0123456\0", "x", "\0", "7654321", "00000000", "no word", "89abcdef", "b"];
+        let mut dictionary = Dictionary::default();
+        texts.iter().skip(2).step_by(2).for_each(|text| assert!(dictionary.insert(text).is_some()));
+        for encoding in [CategoricalEncoding::Dictionary(dictionary), CategoricalEncoding::Hash(1009)] {
+            let texts: Vec<String> = texts.iter().map(|&text| text.into()).chain(["a long text".into()]).collect();
+            // Groups with and without short texts, and a rest.
+            for texts in [&texts[..], &vec![texts[2].clone(); 5], &texts[6..]] {
+                let word = |text: &String| word_of(text.as_bytes()).unwrap_or_else(|| encoding.found(text));
+                let mut rows = vec![];
+                encoding.rows_of_words(&texts.iter().map(word).collect::<Vec<_>>(), &mut rows);
+                assert!(rows.iter().copied().eq(texts.iter().map(|text| encoding.row(text))), "{texts:?}: {rows:?}");
+            }
+        }
+    }
+
+    #[test]
     fn hashed_values_need_no_dictionary() {
         let config = config("hash = 7");
         let mut fit = CategoricalFit::new();
         fit.add(&config, "a").unwrap();
-        let encoding = fit.finish(&config);
+        let encoding = fit.finish(&config).unwrap();
         assert_eq!((encoding.num_embeddings(), encoding.row("")), (8, 0));
         for text in ["a", "b", "never seen"] {
             assert_eq!(u64::from(encoding.row(text)), 1 + hash64(text.as_bytes()) % 7);

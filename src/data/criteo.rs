@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use super::dictionary::{EMPTY, LONG, word_of_bytes};
 use super::error::{DataError, Result};
 
 /// The name of the label's column.
@@ -12,6 +13,12 @@ const FIELDS: usize = 1 + INTEGERS + CATEGORIES;
 
 /// Rows have about 230 bytes; one that does not fit the buffer is no row.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// Rows begin this far into the buffer, so that there are eight bytes before the end of each field.
+const MARGIN: usize = 8;
+
+/// How much is read at a time: little enough to be still in the cache when it is split.
+const READ_BYTES: usize = 1 << 17;
 
 /// `I1` to `I13`.
 pub(crate) fn integer_columns() -> impl Iterator<Item = String> {
@@ -62,6 +69,7 @@ pub(crate) struct CriteoLines {
     next: usize,
     filled: usize,
     fields: Fields,
+    words: [u64; FIELDS],
     line: u64,
 }
 
@@ -69,9 +77,21 @@ impl CriteoLines {
     /// Rows without a label have 39 fields, which is an error where the label is required.
     pub(crate) fn open(file: String, text: Box<dyn Read + Send>, label_required: bool) -> Self {
         let header = std::iter::once(LABEL.to_owned()).chain(integer_columns()).chain(category_columns()).collect();
-        let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
+        let buffer = vec![0; MARGIN + BUFFER_BYTES].into_boxed_slice();
         let fields = Fields { ends: [0; FIELDS], count: 0 };
-        Self { file, text, label_required, header, buffer, row: 0, next: 0, filled: 0, fields, line: 0 }
+        Self {
+            file,
+            text,
+            label_required,
+            header,
+            buffer,
+            row: MARGIN,
+            next: MARGIN,
+            filled: MARGIN,
+            fields,
+            words: [EMPTY; FIELDS],
+            line: 0,
+        }
     }
 
     /// The names of the columns.
@@ -92,6 +112,7 @@ impl CriteoLines {
             }
             let found = self.fields.count;
             if found == FIELDS || (found == FIELDS - 1 && !self.label_required) {
+                self.find_words();
                 return Ok(true);
             }
             if found > 1 || self.fields.ends[0] > 0 {
@@ -111,6 +132,29 @@ impl CriteoLines {
         &self.buffer[self.row + start..self.row + self.fields.ends[k] as usize]
     }
 
+    /// The fields' [`word_of`](super::dictionary::word_of), or [`LONG`].
+    #[inline]
+    pub(crate) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    fn find_words(&mut self) {
+        let Self { buffer, row, fields, words, .. } = self;
+        // Without a label, all fields have moved to the left.
+        let missing = FIELDS.saturating_sub(fields.count);
+        words[..missing].fill(EMPTY);
+        let mut start = *row;
+        for (word, &end) in words[missing..].iter_mut().zip(&fields.ends) {
+            let end = *row + end as usize;
+            // The text is at the end of eight bytes, and there are as many before each row.
+            let bytes = buffer[end - MARGIN..end].try_into().map_or(0, u64::from_le_bytes);
+            let length = end - start;
+            let bytes = bytes.checked_shr(64u32.wrapping_sub(8 * length as u32)).unwrap_or(0);
+            *word = word_of_bytes(bytes, length).filter(|_| length <= 8).unwrap_or(LONG);
+            start = end + 1;
+        }
+    }
+
     /// Finds the ends of the fields of the next line; false at the end of the file.
     fn split_line(&mut self) -> Result<bool> {
         self.row = self.next;
@@ -122,8 +166,10 @@ impl CriteoLines {
                 self.next = end + 1;
                 return Ok(true);
             }
-            scanned = self.filled - self.row;
-            if !self.refill()? {
+            let behind = self.filled - self.row;
+            let more = self.refill()?;
+            scanned = self.row + behind;
+            if !more {
                 let unfinished = self.row < self.filled;
                 if unfinished {
                     self.end_line(self.filled);
@@ -142,10 +188,11 @@ impl CriteoLines {
         tail[..rest.len()].copy_from_slice(rest);
         let mut start = scanned;
         for &word in words.iter().chain([&tail]) {
-            let mut ends = separators(u64::from_le_bytes(word));
+            let word = u64::from_le_bytes(word);
+            let mut ends = separators(word);
             while ends != 0 {
                 let within = ends.trailing_zeros() as usize / 8;
-                if word[within] == b'\n' {
+                if (word >> (8 * within)) as u8 == b'\n' {
                     return Some(start + within);
                 }
                 fields.push(start + within - *row);
@@ -164,15 +211,16 @@ impl CriteoLines {
 
     /// Moves the row to the front of the buffer and reads on behind it; false at the end of the file.
     fn refill(&mut self) -> Result<bool> {
-        self.buffer.copy_within(self.row..self.filled, 0);
-        self.filled -= self.row;
-        self.row = 0;
+        self.buffer.copy_within(self.row..self.filled, MARGIN);
+        self.filled -= self.row - MARGIN;
+        self.row = MARGIN;
         if self.filled == self.buffer.len() {
             let (file, line) = (self.file.clone(), self.line + 1);
             return Err(DataError::RowTooLong { file, line, limit: BUFFER_BYTES as u64 });
         }
         loop {
-            match self.text.read(&mut self.buffer[self.filled..]) {
+            let end = self.buffer.len().min(self.filled + READ_BYTES);
+            match self.text.read(&mut self.buffer[self.filled..end]) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(DataError::Io { file: self.file.clone(), source }),
                 Ok(count) => {
@@ -188,6 +236,7 @@ impl CriteoLines {
 mod tests {
     use std::io::{self, Cursor};
 
+    use super::super::dictionary::word_of;
     use super::*;
 
     /// A reader that gives a few bytes at a time.
@@ -236,6 +285,8 @@ mod tests {
                         assert_eq!(rows.line(), k as u64 + 1);
                         let fields = (0..FIELDS).map(|k| std::str::from_utf8(rows.field(k)).unwrap());
                         assert!(fields.eq(line.split('\t')), "line {k}");
+                        let words = (0..FIELDS).map(|k| word_of(rows.field(k)).unwrap_or(LONG));
+                        assert!(words.eq(rows.words().iter().copied()), "line {k}");
                         assert!(rows.field(FIELDS).is_empty());
                     }
                     assert!(!rows.advance().unwrap() && !rows.advance().unwrap());

@@ -8,6 +8,7 @@ use super::config::{DataConfig, Split};
 use super::encoder::Encoder;
 use super::error::{DataError, Result};
 use super::fit::NO_TRAINING_ROWS;
+use super::row_encoder::RowEncoder;
 use super::rows::Rows;
 use super::source::Source;
 
@@ -31,9 +32,9 @@ pub struct Batch {
 pub struct Dataset {
     num_dense: usize,
     /// Row-major.
-    dense: Vec<f32>,
-    labels: Vec<f32>,
-    columns: Vec<Column>,
+    pub(super) dense: Vec<f32>,
+    pub(super) labels: Vec<f32>,
+    pub(super) columns: Vec<Column>,
 }
 
 /// The ids of a feature.
@@ -161,12 +162,6 @@ impl Dataset {
         self.labels.clear();
         self.columns.iter_mut().for_each(Column::clear);
     }
-
-    /// Appends a label, and gives out the columns that must be appended to as well.
-    pub(super) fn begin_row(&mut self, label: f32) -> (&mut Vec<f32>, &mut [Column]) {
-        self.labels.push(label);
-        (&mut self.dense, &mut self.columns)
-    }
 }
 
 /// The encoded rows of all parts.
@@ -196,7 +191,7 @@ impl Splits {
     ) -> Result<Self> {
         encoder.check()?;
         config.validate()?;
-        let mut splits = Self { train: encoder.dataset(), validation: encoder.dataset(), test: encoder.dataset() };
+        let mut rows = [Part::Train, Part::Validation, Part::Test].map(|_| RowEncoder::new(encoder));
         let parts: &[Part] = match config.split {
             Split::File {} => &[Part::Train, Part::Validation, Part::Test],
             _ => &[Part::Train],
@@ -208,37 +203,14 @@ impl Splits {
         let total = files.iter().flat_map(|(_, sources)| sources).map(Source::size).sum();
         let mut done = 0;
         for (part, sources) in files {
-            splits.read(encoder, part, sources, &mut |read| progress(done + read, total))?;
+            read(encoder, part, sources, &mut rows, &mut |read| progress(done + read, total))?;
             done += config.files(part, folder).into_iter().map(|path| Source::File(path).size()).sum::<u64>();
         }
         progress(total, total);
+        let [train, validation, test] = rows.map(RowEncoder::into_dataset);
+        let splits = Self { train, validation, test };
         splits.check(config)?;
         Ok(splits)
-    }
-
-    /// Appends the rows of some files, which belong to `part` unless the split says otherwise.
-    fn read(
-        &mut self,
-        encoder: &Encoder,
-        part: Part,
-        sources: Vec<Source>,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<()> {
-        let splitter = encoder.splitter();
-        let needs = Needs { label_required: true, time: true };
-        let mut rows = Rows::new(&encoder.config, &encoder.side_tables, sources, needs)?;
-        while rows.advance()? {
-            let dataset = match rows.part(&splitter)?.unwrap_or(part) {
-                Part::Train => &mut self.train,
-                Part::Validation => &mut self.validation,
-                Part::Test => &mut self.test,
-            };
-            encoder.encode(&rows.row(), rows.label()?, dataset)?;
-            if rows.is_milestone() {
-                progress(rows.bytes_read().0);
-            }
-        }
-        Ok(())
     }
 
     fn check(&self, config: &DataConfig) -> Result<()> {
@@ -265,4 +237,30 @@ impl Splits {
         }
         Ok(())
     }
+}
+
+/// Appends the rows of some files to those of the parts, in their order; they belong to `part` unless the split says otherwise.
+fn read(
+    encoder: &Encoder,
+    part: Part,
+    sources: Vec<Source>,
+    parts: &mut [RowEncoder<'_>; 3],
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let splitter = encoder.splitter();
+    let needs = Needs { label_required: true, time: true };
+    let mut rows = Rows::new(&encoder.config, &encoder.side_tables, sources, needs)?;
+    let [train, validation, test] = parts;
+    while rows.advance()? {
+        let encoder = match rows.part(&splitter)?.unwrap_or(part) {
+            Part::Train => &mut *train,
+            Part::Validation => &mut *validation,
+            Part::Test => &mut *test,
+        };
+        encoder.push(&rows.row(), rows.label()?)?;
+        if rows.is_milestone() {
+            progress(rows.bytes_read().0);
+        }
+    }
+    Ok(())
 }

@@ -62,6 +62,12 @@ impl DenseEncoding {
         Ok((Some(number), encoded))
     }
 
+    /// What a number that a column holds is encoded as; NaN if that is no finite number, or takes more than the number.
+    pub(crate) fn encode_count(&self, config: &Dense, number: f64) -> f32 {
+        let stateless = apply_stateless(&config.transform, number).filter(|_| self.counts.is_none());
+        stateless.map(|x| self.fitted.apply(x) as f32).filter(|x| x.is_finite()).unwrap_or(f32::NAN)
+    }
+
     /// The bin of a number, as a row of the table.
     pub(crate) fn bin(&self, number: Option<f64>) -> u32 {
         number.map_or(0, |x| 1 + self.bins.partition_point(|&bound| bound <= x) as u32)
@@ -104,9 +110,9 @@ impl DenseEncoding {
 fn raw_number(config: &Dense, counts: Option<&Counts>, row: &Row<'_>, k: usize) -> Result<Option<f64>> {
     // Most numbers are found without asking whether they are text.
     if counts.is_none()
-        && let Some(integer) = number::parse_integer(row.dense_bytes(k))
+        && let Some(integer) = row.dense_word(k).and_then(number::parse_word)
     {
-        return Ok(Some(integer as f64));
+        return Ok(Some(integer.into()));
     }
     let text = row.dense(k, &config.column)?;
     if text.trim_ascii().is_empty() {

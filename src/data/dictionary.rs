@@ -1,5 +1,7 @@
 //! Distinct texts, numbered in order of first appearance.
 
+use std::mem;
+
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -15,29 +17,102 @@ use super::split::mix;
 /// ```
 #[inline]
 pub fn hash64(text: &[u8]) -> u64 {
-    let fnv = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    mix(text.iter().fold(0xcbf2_9ce4_8422_2325, fnv))
+    mix(text.iter().fold(FNV_START, |hash, &byte| fnv(hash, byte)))
+}
+
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+#[inline]
+fn fnv(hash: u64, byte: u8) -> u64 {
+    (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
 }
 
 /// A text of at most 8 ASCII characters as a number of its own, which is quicker to compare than a text; `None` for other texts.
 #[inline]
 pub(crate) fn word_of(text: &[u8]) -> Option<u64> {
+    let mut bytes = [0; 8];
+    match text.try_into() {
+        Ok(all) => bytes = all,
+        Err(_) => bytes.get_mut(..text.len())?.copy_from_slice(text),
+    }
+    word_of_bytes(u64::from_le_bytes(bytes), text.len())
+}
+
+/// The [`word_of`] the lowest bytes of a number, all others of which are 0.
+#[inline]
+pub(crate) fn word_of_bytes(bytes: u64, length: usize) -> Option<u64> {
     const NOT_ASCII: u64 = 0x8080_8080_8080_8080;
-    let (bytes, length) = match <[u8; 8]>::try_from(text) {
-        Ok(bytes) => (bytes, 0),
-        Err(_) => {
-            let mut bytes = [0; 8];
-            bytes.get_mut(..text.len())?.copy_from_slice(text);
-            // Shorter texts are told from those that end with zeros by a byte that no text of 8 ends with.
-            (bytes, (0x80 | text.len() as u64) << 56)
-        }
-    };
-    let word = u64::from_le_bytes(bytes);
-    (word & NOT_ASCII == 0).then_some(word | length)
+    // Shorter texts are told from those that end with zeros by a byte that no text of 8 ends with.
+    let mark = if length == 8 { 0 } else { EMPTY | (length as u64) << 56 };
+    (bytes & NOT_ASCII == 0).then_some(bytes | mark)
+}
+
+/// The [`word_of`] the empty text.
+pub(crate) const EMPTY: u64 = 0x80 << 56;
+
+/// How long the text of a word is.
+#[inline]
+pub(crate) fn length_of_word(word: u64) -> u32 {
+    if word < EMPTY { 8 } else { (word >> 56) as u32 & 0x7f }
+}
+
+/// The text of a word; that of any other number ends early.
+#[inline]
+fn with_text_of<T>(word: u64, use_it: impl FnOnce(&[u8]) -> T) -> T {
+    let bytes = word.to_le_bytes();
+    use_it(&bytes[..length_of_word(word).min(8) as usize])
+}
+
+/// The [`hash64`] of the texts of words; any number for [`EMPTY`].
+#[inline]
+pub(crate) fn hashes_of_words<const N: usize>(words: &[u64; N]) -> [u64; N] {
+    if words.iter().any(|&word| word > EMPTY) {
+        return words.map(|word| with_text_of(word, hash64));
+    }
+    // Side by side, so that no multiplication waits for the one before it.
+    let mut hashes = [FNV_START; N];
+    for byte in 0..8 {
+        hashes.iter_mut().zip(words).for_each(|(hash, word)| *hash = fnv(*hash, (word >> (8 * byte)) as u8));
+    }
+    hashes.map(mix)
 }
 
 /// No [`word_of`] a text.
-const LONG: u64 = u64::MAX;
+pub(crate) const LONG: u64 = u64::MAX;
+
+/// How many texts a bucket holds: as many as there is room for in a cache line.
+const BUCKET: usize = 5;
+
+/// Some texts of a hash table, from the first place on.
+#[derive(Clone, Debug, Default)]
+#[repr(align(64))]
+struct Bucket {
+    /// Each text's [`word_of`], or [`LONG`].
+    words: [u64; BUCKET],
+    /// Each text's number plus 1; 0 where there is none, and at the end.
+    numbers: [u32; BUCKET + 1],
+}
+
+impl Bucket {
+    /// The number plus 1 of the text with this word; 0 if it is not here. Nobody could tell where branches would go, so there are none.
+    #[inline]
+    fn find(&self, word: u64) -> u32 {
+        let equal = |place: usize| u32::from(self.words[place] == word) << place;
+        let places = (0..BUCKET).fold(1 << BUCKET, |places, place| places | equal(place));
+        self.numbers[places.trailing_zeros() as usize % (BUCKET + 1)]
+    }
+
+    /// The same for a text without a word.
+    fn find_long(&self, is_it: impl Fn(usize) -> bool) -> u32 {
+        let mut numbers = self.words.iter().zip(&self.numbers);
+        numbers.find(|&(&word, &number)| word == LONG && is_it(number as usize - 1)).map_or(0, |(_, &number)| number)
+    }
+
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.numbers[BUCKET - 1] != 0
+    }
+}
 
 /// A set of distinct texts, each with a number. All texts lie in one buffer, so that millions of short ones cost little more than
 /// their bytes.
@@ -46,10 +121,8 @@ pub(crate) struct Dictionary {
     text: String,
     /// Where each text ends in `text`.
     ends: Vec<usize>,
-    /// Each text's [`word_of`], or [`LONG`].
-    words: Vec<u64>,
-    /// An open hash table: 0 for a free slot, else the text's number plus 1. Its length is 0 or a power of two.
-    slots: Vec<u32>,
+    /// A hash table: a text is in the first bucket from its own on that had room. Their number is 0 or a power of two.
+    buckets: Vec<Bucket>,
 }
 
 impl Dictionary {
@@ -70,67 +143,83 @@ impl Dictionary {
     }
 
     /// The number of a text.
-    #[inline]
     pub(crate) fn get(&self, text: &str) -> Option<u32> {
-        if self.slots.is_empty() {
-            return None;
+        match word_of(text.as_bytes()) {
+            Some(word) => self.get_word(word),
+            None => self.find(hash64(text.as_bytes()), |bucket| bucket.find_long(|number| self.text(number) == text)),
         }
-        self.slots[self.slot_of(text)].checked_sub(1)
     }
 
     /// The number of the text with this [`word_of`].
     #[inline]
     pub(crate) fn get_word(&self, word: u64) -> Option<u32> {
-        if self.slots.is_empty() {
-            return None;
-        }
-        self.slots[self.slot_where(mix(word), |number| self.words[number] == word)].checked_sub(1)
+        self.find(mix(word), |bucket| bucket.find(word))
     }
 
     /// The number of a text, which is added if it is new; `None` if there are too many.
     pub(crate) fn insert(&mut self, text: &str) -> Option<u32> {
-        // At most half full, so that a search ends soon.
-        if (self.len() + 1) * 2 > self.slots.len() {
-            self.grow();
-        }
-        let slot = self.slot_of(text);
-        if let Some(number) = self.slots[slot].checked_sub(1) {
-            return Some(number);
-        }
+        self.get(text).or_else(|| self.push(word_of(text.as_bytes()), |texts| texts.push_str(text)))
+    }
+
+    /// The number of the text with this [`word_of`], which is added if it is new; `None` if there are too many.
+    pub(crate) fn insert_word(&mut self, word: u64) -> Option<u32> {
+        // Words are ASCII.
+        let push =
+            |texts: &mut String| with_text_of(word, |text| texts.extend(text.iter().map(|&byte| char::from(byte))));
+        self.get_word(word).or_else(|| self.push(Some(word), push))
+    }
+
+    /// Adds a new text.
+    fn push(&mut self, word: Option<u64>, append: impl FnOnce(&mut String)) -> Option<u32> {
         // One number is left out for row 0 of a table, one for a free slot.
         let number = u32::try_from(self.len()).ok().filter(|&number| number < u32::MAX - 2)?;
-        self.text.push_str(text);
+        append(&mut self.text);
         self.ends.push(self.text.len());
-        self.words.push(word_of(text.as_bytes()).unwrap_or(LONG));
-        self.slots[slot] = number + 1;
+        // At most half full, so that a search ends soon.
+        if self.len() * 2 > self.buckets.len() * BUCKET {
+            self.grow();
+        }
+        self.place(word.unwrap_or(LONG), number + 1);
         Some(number)
     }
 
-    /// The slot that holds the text, or the free one where it belongs.
+    /// Searches bucket after bucket for the number plus 1 of a text with this hash.
     #[inline]
-    fn slot_of(&self, text: &str) -> usize {
-        match word_of(text.as_bytes()) {
-            Some(word) => self.slot_where(mix(word), |number| self.words[number] == word),
-            None => self.slot_where(hash64(text.as_bytes()), |number| self.text(number) == text),
+    fn find(&self, hash: u64, search: impl Fn(&Bucket) -> u32) -> Option<u32> {
+        let mask = self.buckets.len().wrapping_sub(1);
+        let mut place = hash as usize;
+        loop {
+            let bucket = self.buckets.get(place & mask)?;
+            let found = search(bucket);
+            if !(bucket.is_full() & (found == 0)) {
+                return found.checked_sub(1);
+            }
+            place = place.wrapping_add(1);
         }
     }
 
-    /// The slot of the text with this hash for which `is_it` holds, or the free one where it belongs.
-    #[inline]
-    fn slot_where(&self, hash: u64, is_it: impl Fn(usize) -> bool) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut slot = hash as usize & mask;
-        while self.slots[slot] != 0 && !is_it(self.slots[slot] as usize - 1) {
-            slot = (slot + 1) & mask;
+    /// Puts a text that is in no bucket into one; there is room.
+    fn place(&mut self, word: u64, number: u32) {
+        let hash = if word == LONG { hash64(self.text(number as usize - 1).as_bytes()) } else { mix(word) };
+        let mask = self.buckets.len() - 1;
+        let mut place = hash as usize & mask;
+        while self.buckets[place].is_full() {
+            place = (place + 1) & mask;
         }
-        slot
+        let Bucket { words, numbers } = &mut self.buckets[place];
+        if let Some(free) = numbers[..BUCKET].iter().position(|&number| number == 0) {
+            (words[free], numbers[free]) = (word, number);
+        }
     }
 
     fn grow(&mut self) {
-        self.slots = vec![0; (self.slots.len() * 2).max(16)];
-        for number in 0..self.len() {
-            let slot = self.slot_of(self.text(number));
-            self.slots[slot] = number as u32 + 1;
+        let buckets = vec![Bucket::default(); (self.buckets.len() * 2).max(4)];
+        for Bucket { words, numbers } in mem::replace(&mut self.buckets, buckets) {
+            words
+                .into_iter()
+                .zip(numbers)
+                .filter(|&(_, number)| number > 0)
+                .for_each(|(word, number)| self.place(word, number));
         }
     }
 }
@@ -170,12 +259,34 @@ pub(crate) struct Counts {
 impl Counts {
     /// Counts a text; `None` if there are too many.
     pub(crate) fn add(&mut self, text: &str) -> Option<()> {
-        let number = self.texts.insert(text)? as usize;
-        match self.counts.get_mut(number) {
+        let number = self.texts.insert(text)?;
+        self.add_number(number);
+        Some(())
+    }
+
+    /// Counts texts by their [`word_of`]; `None` if there are too many.
+    pub(crate) fn add_words(&mut self, words: &[u64]) -> Option<()> {
+        // Searches that nothing waits for fetch what is not in the cache all at a time.
+        for words in words.chunks(64) {
+            let mut numbers = [None; 64];
+            numbers.iter_mut().zip(words).for_each(|(number, &word)| *number = self.texts.get_word(word));
+            for (&word, number) in words.iter().zip(numbers) {
+                let number = match number {
+                    Some(number) => number,
+                    None => self.texts.insert_word(word)?,
+                };
+                self.add_number(number);
+            }
+        }
+        Some(())
+    }
+
+    #[inline]
+    fn add_number(&mut self, number: u32) {
+        match self.counts.get_mut(number as usize) {
             Some(count) => *count += 1,
             None => self.counts.push(1),
         }
-        Some(())
     }
 
     /// How often a text has been counted.

@@ -11,7 +11,6 @@ use super::dataset::Dataset;
 use super::dense::DenseEncoding;
 use super::error::{DataError, Result};
 use super::join::SideTable;
-use super::rows::Row;
 use super::split::{Splitter, TimeCut};
 use crate::ops::Pooling;
 
@@ -127,36 +126,6 @@ impl Encoder {
         let categorical = self.config.categorical.iter().map(|categorical| categorical.separator.is_some());
         let bins = self.config.dense.iter().filter(|dense| dense.bins > 0).map(|_| false);
         Dataset::new(self.num_dense(), categorical.chain(bins))
-    }
-
-    /// Appends a row.
-    pub(super) fn encode(&self, row: &Row<'_>, label: f32, dataset: &mut Dataset) -> Result<()> {
-        let (dense, columns) = dataset.begin_row(label);
-        let (categorical, bins) = columns.split_at_mut(self.categorical.len());
-        let mut bins = bins.iter_mut();
-        for (k, (config, encoding)) in self.config.dense.iter().zip(&self.dense).enumerate() {
-            let (number, encoded) = encoding.encode(config, row, k)?;
-            dense.push(encoded);
-            if config.bins > 0
-                && let Some(column) = bins.next()
-            {
-                column.push(encoding.bin(number));
-            }
-        }
-        if self.dense.is_empty() {
-            dense.push(1.0);
-        }
-        for (k, (config, encoding)) in self.config.categorical.iter().zip(&self.categorical).enumerate() {
-            if config.separator.is_none()
-                && let Some(id) = encoding.row_of_field(row.categorical_bytes(k))
-            {
-                categorical[k].push(id);
-                continue;
-            }
-            let text = row.categorical(k, &config.column)?;
-            categorical[k].push_with(|| encoding.row(text), |rows| encoding.rows(config, text, rows));
-        }
-        Ok(())
     }
 }
 

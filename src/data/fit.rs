@@ -63,7 +63,10 @@ pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u
             fit.add(config, &row, k)?;
         }
         for (k, (config, fit)) in config.categorical.iter().zip(&mut categorical).enumerate() {
-            fit.add(config, row.categorical(k, &config.column)?)?;
+            match row.categorical_word(k).filter(|_| config.separator.is_none()) {
+                Some(word) => fit.add_word(config, word)?,
+                None => fit.add(config, row.categorical(k, &config.column)?)?,
+            }
         }
     }
     let total = rows.bytes_read().1;
@@ -73,8 +76,8 @@ pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u
     }
 
     let dense = config.dense.iter().zip(dense).map(|(config, fit)| fit.finish(config)).collect::<Result<Vec<_>>>()?;
-    let categorical: Vec<_> =
-        config.categorical.iter().zip(categorical).map(|(config, fit)| fit.finish(config)).collect();
+    let categorical = config.categorical.iter().zip(categorical).map(|(config, fit)| fit.finish(config));
+    let categorical = categorical.collect::<Result<Vec<_>>>()?;
     let features = features_of(&config, &dense, &categorical);
     Ok(Encoder { config, side_tables, dense, categorical, time_cut, features })
 }

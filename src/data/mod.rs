@@ -44,6 +44,7 @@ mod fit;
 mod join;
 mod label;
 mod number;
+mod row_encoder;
 mod rows;
 mod source;
 mod split;

@@ -12,6 +12,7 @@ use super::config::{DataConfig, Format, Split};
 use super::criteo::CriteoLines;
 use super::delimited::Delimited;
 use super::derive::Derived;
+use super::dictionary::{LONG, word_of};
 use super::error::{DataError, Place, Result};
 use super::join::SideTable;
 use super::label::Label;
@@ -58,6 +59,15 @@ impl Records {
         match self {
             Self::Delimited(records) => records.field(k),
             Self::Criteo(records) => records.field(k),
+        }
+    }
+
+    /// The fields' [`word_of`] or [`LONG`], where they are at hand.
+    #[inline]
+    fn words(&self) -> &[u64] {
+        match self {
+            Self::Delimited(_) => &[],
+            Self::Criteo(records) => records.words(),
         }
     }
 
@@ -232,7 +242,6 @@ impl<'a> Row<'a> {
     }
 
     /// The bytes of a column, which may be no text.
-    #[inline]
     fn bytes(&self, origin: Origin) -> &'a [u8] {
         let Some(file) = self.file else { return &[] };
         match origin {
@@ -243,16 +252,28 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The bytes of dense column `k`.
+    /// The [`word_of`] a column; `None` if it must be asked for as text.
     #[inline]
-    pub(crate) fn dense_bytes(&self, k: usize) -> &'a [u8] {
-        self.bytes(self.origin(|binding| binding.dense.get(k)))
+    fn word(&self, origin: Origin) -> Option<u64> {
+        if let Some(file) = self.file
+            && let Origin::Field(field) = origin
+            && let Some(&word) = file.records.words().get(field)
+        {
+            return (word != LONG).then_some(word);
+        }
+        word_of(self.bytes(origin))
     }
 
-    /// The bytes of categorical column `k`.
+    /// The [`word_of`] dense column `k`.
     #[inline]
-    pub(crate) fn categorical_bytes(&self, k: usize) -> &'a [u8] {
-        self.bytes(self.origin(|binding| binding.categorical.get(k)))
+    pub(crate) fn dense_word(&self, k: usize) -> Option<u64> {
+        self.word(self.origin(|binding| binding.dense.get(k)))
+    }
+
+    /// The [`word_of`] categorical column `k`.
+    #[inline]
+    pub(crate) fn categorical_word(&self, k: usize) -> Option<u64> {
+        self.word(self.origin(|binding| binding.categorical.get(k)))
     }
 
     /// The text of dense column `k`, whose name is `column`.

@@ -3,9 +3,10 @@
 use super::Part;
 use super::columns::Needs;
 use super::config::Split;
-use super::dataset::{Batch, Dataset};
+use super::dataset::Batch;
 use super::encoder::Encoder;
 use super::error::Result;
+use super::row_encoder::RowEncoder;
 use super::rows::Rows;
 use super::source::Source;
 use super::split::Splitter;
@@ -21,11 +22,10 @@ pub enum LabelUse {
 
 /// The rows of files or readers, encoded batch by batch in constant memory.
 pub struct RowStream<'a> {
-    encoder: &'a Encoder,
     rows: Rows<'a>,
     splitter: Splitter,
     filter: Option<Part>,
-    staged: Dataset,
+    staged: RowEncoder<'a>,
 }
 
 impl<'a> RowStream<'a> {
@@ -47,7 +47,7 @@ impl<'a> RowStream<'a> {
         let time = filter.is_some() && matches!(encoder.config.split, Split::Time { .. });
         let needs = Needs { label_required: label == LabelUse::Required, time };
         let rows = Rows::new(&encoder.config, &encoder.side_tables, sources.into_iter().collect(), needs)?;
-        Ok(Self { encoder, rows, splitter: encoder.splitter(), filter, staged: encoder.dataset() })
+        Ok(Self { rows, splitter: encoder.splitter(), filter, staged: RowEncoder::new(encoder) })
     }
 
     /// Fills `batch` with the next rows, at most `max_rows` of them (0 counts as 1); false if there are none left.
@@ -63,10 +63,10 @@ impl<'a> RowStream<'a> {
                 None => true,
             };
             if wanted {
-                self.encoder.encode(&self.rows.row(), self.rows.label()?, &mut self.staged)?;
+                self.staged.push(&self.rows.row(), self.rows.label()?)?;
             }
         }
-        self.staged.gather_all(batch);
+        self.staged.dataset().gather_all(batch);
         Ok(batch.batch_size > 0)
     }
 

@@ -1,0 +1,113 @@
+//! Rows on their way into a dataset.
+
+use super::categorical::WORDS_AT_A_TIME;
+use super::dataset::{Column, Dataset};
+use super::encoder::Encoder;
+use super::error::Result;
+use super::number;
+use super::rows::Row;
+
+/// Numbers are mostly small counts.
+const KNOWN_COUNTS: usize = 256;
+
+/// Encodes rows one after the other, but categories column by column, a few at a time.
+pub(super) struct RowEncoder<'a> {
+    encoder: &'a Encoder,
+    dataset: Dataset,
+    /// For each dense column, what the first counts are encoded as; NaN where that is no finite number.
+    counts: Vec<[f32; KNOWN_COUNTS]>,
+    /// The categorical columns with a single value, and the others.
+    single: Vec<usize>,
+    bags: Vec<usize>,
+    /// Row-major: the words of the single ones in the last rows, which are yet to be looked up.
+    words: Vec<u64>,
+    column: Vec<u64>,
+}
+
+impl<'a> RowEncoder<'a> {
+    /// No rows yet.
+    pub(super) fn new(encoder: &'a Encoder) -> Self {
+        let dense = encoder.dense.iter().zip(&encoder.config.dense);
+        let counts = dense.map(|(encoding, config)| std::array::from_fn(|n| encoding.encode_count(config, n as f64)));
+        let has_bags = |&k: &usize| encoder.config.categorical[k].separator.is_some();
+        let (bags, single) = (0..encoder.categorical.len()).partition(has_bags);
+        let (dataset, counts) = (encoder.dataset(), counts.collect());
+        Self { encoder, dataset, counts, single, bags, words: Vec::new(), column: Vec::new() }
+    }
+
+    /// The number of rows.
+    pub(super) fn len(&self) -> usize {
+        self.dataset.len()
+    }
+
+    /// Appends a row. After an error it is there in part: what can be done then is to clear all.
+    pub(super) fn push(&mut self, row: &Row<'_>, label: f32) -> Result<()> {
+        let Encoder { config, dense, categorical, .. } = self.encoder;
+        let dataset = &mut self.dataset;
+        dataset.labels.push(label);
+        let (columns, bins) = dataset.columns.split_at_mut(categorical.len());
+        let mut bins = bins.iter_mut();
+        for (k, ((config, encoding), known)) in config.dense.iter().zip(dense).zip(&self.counts).enumerate() {
+            let count = row.dense_word(k).and_then(number::parse_word);
+            let known = count.and_then(|count| Some((Some(f64::from(count)), *known.get(count as usize)?)));
+            let (number, encoded) = match known.filter(|(_, encoded)| !encoded.is_nan()) {
+                Some(known) => known,
+                None => encoding.encode(config, row, k)?,
+            };
+            dataset.dense.push(encoded);
+            if config.bins > 0
+                && let Some(column) = bins.next()
+            {
+                column.push(encoding.bin(number));
+            }
+        }
+        if dense.is_empty() {
+            dataset.dense.push(1.0);
+        }
+        for &k in &self.bags {
+            let config = &config.categorical[k];
+            let text = row.categorical(k, &config.column)?;
+            columns[k].push_with(|| categorical[k].row(text), |ids| categorical[k].rows(config, text, ids));
+        }
+        for &k in &self.single {
+            self.words.push(match row.categorical_word(k) {
+                Some(word) => word,
+                None => categorical[k].found(row.categorical(k, &config.categorical[k].column)?),
+            });
+        }
+        if self.words.len() >= WORDS_AT_A_TIME * self.single.len() {
+            self.look_up();
+        }
+        Ok(())
+    }
+
+    /// Looks up the words, column by column.
+    fn look_up(&mut self) {
+        for (place, &k) in self.single.iter().enumerate() {
+            if let Column::Single(ids) = &mut self.dataset.columns[k] {
+                self.column.clear();
+                self.column.extend(self.words.chunks_exact(self.single.len()).map(|row| row[place]));
+                self.encoder.categorical[k].rows_of_words(&self.column, ids);
+            }
+        }
+        self.words.clear();
+    }
+
+    /// Forgets all rows, but keeps their memory.
+    pub(super) fn clear(&mut self) {
+        self.dataset.clear();
+        self.words.clear();
+    }
+
+    /// The rows.
+    pub(super) fn dataset(&mut self) -> &Dataset {
+        self.look_up();
+        &self.dataset
+    }
+
+    /// The rows, and nothing else.
+    pub(super) fn into_dataset(mut self) -> Dataset {
+        self.dataset();
+        self.dataset
+    }
+}
