@@ -12,6 +12,7 @@ mod jagged;
 pub mod nn;
 pub mod ops;
 mod philox;
+mod simd;
 #[cfg(feature = "train")]
 pub mod train;
 

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{Categorical, Unknown};
-use super::dictionary::{Counts, Dictionary, EMPTY, hash64, hashes_of_words};
+use super::dictionary::{Counts, Dictionary, EMPTY, HashWords, hash64};
 use super::error::{DataError, Result};
+use crate::simd::Dispatch;
 
 /// How many words of a column are looked up in one go: enough for its table to be in the cache, and for searches that do not wait for each other.
 pub(crate) const WORDS_AT_A_TIME: usize = 128;
@@ -45,13 +46,10 @@ impl CategoricalEncoding {
             }
             Self::Hash(count) => {
                 let remainder = Remainder::new(*count);
-                let (groups, rest) = words.as_chunks::<4>();
-                let row = |word: u64, hash: u64| or_found(word, 1 + remainder.of(hash));
-                for group in groups {
-                    let hashes = hashes_of_words(group);
-                    rows.extend(std::array::from_fn::<_, 4, _>(|k| row(group[k], hashes[k])));
-                }
-                rows.extend(rest.iter().map(|&word| row(word, hashes_of_words(&[word])[0])));
+                let mut hashes = Vec::with_capacity(words.len());
+                Dispatch::default().run(HashWords { words, hashes: &mut hashes });
+                let row = |(&word, hash)| or_found(word, 1 + remainder.of(hash));
+                rows.extend(words.iter().zip(hashes).map(row));
             }
         }
     }
@@ -108,7 +106,8 @@ impl Remainder {
         // The reciprocal is above 2^64 / divisor - 1 and not above 2^64 / divisor, so the quotient is right or 1 too small.
         let quotient = ((u128::from(number) * u128::from(self.reciprocal)) >> 64) as u64;
         let remainder = number - quotient * self.divisor;
-        (if remainder < self.divisor { remainder } else { remainder - self.divisor }) as u32
+        // Nobody could tell where a branch would go.
+        remainder.min(remainder.wrapping_sub(self.divisor)) as u32
     }
 }
 

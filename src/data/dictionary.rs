@@ -6,6 +6,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::split::mix;
+use crate::simd::{LANES, Lanes, Loop};
 
 /// The hash of a text, the same on every machine and in every version: 64-bit FNV-1a over its bytes, then the finaliser of
 /// splitmix64 so that the low bits are good ones.
@@ -22,7 +23,7 @@ pub fn hash64(text: &[u8]) -> u64 {
 
 const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-#[inline]
+#[inline(always)]
 fn fnv(hash: u64, byte: u8) -> u64 {
     (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
 }
@@ -51,30 +52,46 @@ pub(crate) fn word_of_bytes(bytes: u64, length: usize) -> Option<u64> {
 pub(crate) const EMPTY: u64 = 0x80 << 56;
 
 /// How long the text of a word is.
-#[inline]
+#[inline(always)]
 pub(crate) fn length_of_word(word: u64) -> u32 {
     if word < EMPTY { 8 } else { (word >> 56) as u32 & 0x7f }
 }
 
-/// The text of a word; that of any other number ends early.
-#[inline]
-fn with_text_of<T>(word: u64, use_it: impl FnOnce(&[u8]) -> T) -> T {
-    let bytes = word.to_le_bytes();
-    use_it(&bytes[..length_of_word(word).min(8) as usize])
+/// Appends the [`hash64`] of the texts of words, any number for what is no word.
+pub(crate) struct HashWords<'a> {
+    pub(crate) words: &'a [u64],
+    pub(crate) hashes: &'a mut Vec<u64>,
 }
 
-/// The [`hash64`] of the texts of words; any number for [`EMPTY`].
-#[inline]
-pub(crate) fn hashes_of_words<const N: usize>(words: &[u64; N]) -> [u64; N] {
-    if words.iter().any(|&word| word > EMPTY) {
-        return words.map(|word| with_text_of(word, hash64));
+impl Loop for HashWords<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self, _: V) {
+        let (groups, rest) = self.words.as_chunks();
+        for group in groups {
+            self.hashes.extend_from_slice(&hashes_of(group));
+        }
+        let mut last = [EMPTY; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        self.hashes.extend_from_slice(&hashes_of(&last)[..rest.len()]);
     }
-    // Side by side, so that no multiplication waits for the one before it.
-    let mut hashes = [FNV_START; N];
+}
+
+/// Side by side, so that no multiplication waits for the one before it.
+#[inline(always)]
+fn hashes_of(words: &[u64; LANES]) -> [u64; LANES] {
+    let mut hashes = [FNV_START; LANES];
     for byte in 0..8 {
-        hashes.iter_mut().zip(words).for_each(|(hash, word)| *hash = fnv(*hash, (word >> (8 * byte)) as u8));
+        for (hash, &word) in hashes.iter_mut().zip(words) {
+            let next = fnv(*hash, (word >> (8 * byte)) as u8);
+            *hash = if byte < length_of_word(word) { next } else { *hash };
+        }
     }
-    hashes.map(mix)
+    for hash in &mut hashes {
+        *hash = mix(*hash);
+    }
+    hashes
 }
 
 /// No [`word_of`] a text.
@@ -164,9 +181,8 @@ impl Dictionary {
     /// The number of the text with this [`word_of`], which is added if it is new; `None` if there are too many.
     pub(crate) fn insert_word(&mut self, word: u64) -> Option<u32> {
         // Words are ASCII.
-        let push =
-            |texts: &mut String| with_text_of(word, |text| texts.extend(text.iter().map(|&byte| char::from(byte))));
-        self.get_word(word).or_else(|| self.push(Some(word), push))
+        let text = word.to_le_bytes().into_iter().take(length_of_word(word) as usize).map(char::from);
+        self.get_word(word).or_else(|| self.push(Some(word), |texts| texts.extend(text)))
     }
 
     /// Adds a new text.

@@ -84,6 +84,7 @@ impl Splitter {
 }
 
 /// The finaliser of splitmix64, without its increment, so that 0 stays 0.
+#[inline]
 pub(crate) fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -1,10 +1,10 @@
 //! [`cast`](crate::ops::cast) on the CPU.
 
 use super::Cpu;
-use super::simd::{LANES, Lanes, Loop};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::cast::{Cast, CastOps};
+use crate::simd::{LANES, Lanes, Loop};
 
 /// Elements of a task: enough to be worth a fork.
 const ELEMENTS_PER_TASK: usize = 1 << 16;

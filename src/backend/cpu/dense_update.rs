@@ -3,12 +3,12 @@
 use super::Cpu;
 use super::cast::Convert;
 use super::optimizer::{StateRun, Step};
-use super::simd::{Lanes, Loop};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
 use crate::ops::optimizer::clamp_gradient;
 use crate::ops::{OptimizerStateMut, UpdateRule};
+use crate::simd::{Lanes, Loop};
 
 /// Elements of a task: enough to be worth a fork.
 const ELEMENTS_PER_TASK: usize = 1 << 14;

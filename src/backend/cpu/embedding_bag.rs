@@ -6,13 +6,13 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::fault::{FaultLog, Lookup, Place, pooled_row};
-use super::simd::{Lanes, Loop, prefetch_row};
 use super::vector::{Blocks, dot_row, for_each_block, load, store};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::jagged::check_offsets;
 use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, NO_SOURCE, WeightGrad};
 use crate::ops::{Bags, Matrix, Pooling, Table, TableBatch};
+use crate::simd::{Lanes, Loop, prefetch_row};
 
 impl EmbeddingBagOps for Cpu {
     fn embedding_bag_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {

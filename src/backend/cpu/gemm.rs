@@ -9,11 +9,11 @@ mod tile;
 
 use super::Cpu;
 use super::scratch::{Scratch, TASK, WHOLE};
-use super::simd::amx::{self, Tiles};
-use super::simd::{LANES, Lanes, Loop, Simd};
 use super::vector::{load_vector, store_vector};
 use crate::dtype::{DType, Element};
 use crate::ops::MatrixMut;
+use crate::simd::amx::{self, Tiles};
+use crate::simd::{LANES, Lanes, Loop, Simd};
 pub(super) use dot::dot_tile;
 pub(super) use factor::Factor;
 use factor::{Pack, Words, multiplies_pairs};
@@ -305,9 +305,9 @@ impl AddWords<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::Dispatch;
     use super::*;
     use crate::dtype::bf16;
+    use crate::simd::Dispatch;
 
     /// `rows` times `cols` small numbers, that many elements from row to row; what lies between is no number.
     fn draw((rows, cols): (usize, usize), ld: usize, seed: u32) -> Vec<bf16> {

@@ -2,11 +2,11 @@
 
 use super::Cpu;
 use super::gemm::{Factor, Finish, Product};
-use super::simd::{Lanes, Loop};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::Accum;
 use crate::ops::linear::{Activation, Backward, Forward, LinearOps};
+use crate::simd::{Lanes, Loop};
 
 impl LinearOps for Cpu {
     fn linear_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {

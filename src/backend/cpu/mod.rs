@@ -18,7 +18,6 @@ mod moving_average;
 mod optimizer;
 mod row_gradient;
 mod scratch;
-mod simd;
 mod sparse_update;
 mod stage;
 mod vector;
@@ -31,9 +30,9 @@ use rayon::prelude::*;
 use crate::dtype::{Index, Scalar};
 use crate::error::{Error, Result, expect_size, invalid};
 use crate::ops::{Bags, Device, Matrix, MatrixMut, StepControl, TableBatch, UpdateRule};
+use crate::simd::Dispatch;
+pub use crate::simd::Simd;
 pub use buffer::Buffer;
-use simd::Dispatch;
-pub use simd::Simd;
 
 /// The CPU, with the threads that it may use.
 ///

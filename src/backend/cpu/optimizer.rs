@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::simd::{LANES, Lanes};
 use super::vector::{load_vector, store_vector, sum_lanes};
 use crate::dtype::Element;
 use crate::ops::{Optimizer, UpdateRule};
 use crate::philox::philox4x32;
+use crate::simd::{LANES, Lanes};
 
 /// An [`UpdateRule`] with what is the same for all elements worked out.
 #[derive(Clone, Copy)]

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::simd::{LANES, Lanes, prefetch_row};
 use super::vector::{Blocks, WIDE, for_each_block, load, store};
 use crate::dtype::Index;
 use crate::ops::Pooling;
 use crate::ops::optimizer::clamp_gradient;
 use crate::ops::sparse_update::{CHUNK, PooledGrad, SparseGrad};
+use crate::simd::{LANES, Lanes, prefetch_row};
 
 /// Occurrences whose gradients are asked for ahead of their use.
 const OCCURRENCES_AHEAD: usize = 16;

@@ -6,12 +6,12 @@ use std::ops::Range;
 use super::Cpu;
 use super::optimizer::{RandomBits, StateRun, Step};
 use super::row_gradient::{Occurrences, RowGradients, Sums};
-use super::simd::{Lanes, Loop, prefetch_row};
 use super::vector::add_row;
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::sparse_update::{Apply, Merge, Reduce, SparseGrad, SparseUpdateOps, Update};
 use crate::ops::{Optimizer, OptimizerStateMut, Rounding, TableBatch, UpdateRule};
+use crate::simd::{Lanes, Loop, prefetch_row};
 
 /// Columns that are worked on at a time, on the stack.
 const BLOCK: usize = 128;

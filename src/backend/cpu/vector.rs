@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::simd::{LANES, Lanes};
 use crate::dtype::Element;
+use crate::simd::{LANES, Lanes};
 
 /// `Σ aᵢ xᵢ`, with `x` a stored row: lane `l` sums the products of columns `≡ l (mod 16)`, then the lanes are added pairwise.
 #[inline(always)]

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::super::Cpu;
-use super::super::simd::{LANES, Lanes, Loop};
 use super::factor::{load_words, multiplies_pairs};
 use super::tile::Finish;
 use super::{Factor, Product};
 use crate::dtype::Element;
 use crate::ops::MatrixMut;
+use crate::simd::{LANES, Lanes, Loop};
 
 impl Cpu {
     /// A product of factors whose terms lie side by side. Lane `l` sums the products of terms `≡ l (mod 16)`, then the lanes are added pairwise.

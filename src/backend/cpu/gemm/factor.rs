@@ -4,9 +4,9 @@
 
 use bytemuck::cast_slice_mut;
 
-use super::super::simd::{LANES, Lanes, Loop, prefetch_row};
 use super::super::vector::{load_vector, store_vector};
 use crate::dtype::{DType, Element};
+use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 
 /// Rows that are asked for ahead of their being packed.
 const ROWS_AHEAD: usize = 16;
@@ -45,7 +45,7 @@ pub(super) enum Words {
     Single,
     /// Two `bf16`, where the machine multiplies pairs ([`Lanes::MULTIPLIES_PAIRS`]).
     Pairs,
-    /// Two `bf16`, 16 words of a line for each tile of [`amx`](super::super::simd::amx); zeros fill the last one up.
+    /// Two `bf16`, 16 words of a line for each tile of [`amx`](crate::simd::amx); zeros fill the last one up.
     Tiles,
 }
 

@@ -1,8 +1,8 @@
 //! The inner part of a product: a tile of sums that lies in registers while all terms of two packed panels go by.
 
-use super::super::simd::{LANES, Lanes, Loop};
 use super::factor::Words;
 use crate::dtype::Element;
+use crate::simd::{LANES, Lanes, Loop};
 
 /// The largest tile of any instruction set.
 const MAX_ROWS: usize = 32;

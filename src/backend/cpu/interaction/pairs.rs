@@ -2,11 +2,11 @@
 //! of the pairs' gradients with the features, in tiles that lie in registers.
 
 use super::super::gemm::dot_tile;
-use super::super::simd::{LANES, Lanes, Loop};
 use super::super::vector::load;
 use super::Sample;
 use crate::dtype::Element;
 use crate::ops::{Interaction, PairOrder};
+use crate::simd::{LANES, Lanes, Loop};
 
 /// Features that meet as many others at once.
 const SIDE: usize = 4;

@@ -8,8 +8,8 @@ mod tiles;
 use super::LANES;
 
 /// Rows and columns whose products [`Tiles::sum`] sums at once.
-pub(in crate::backend::cpu) const ROWS: usize = 2 * LANES;
-pub(in crate::backend::cpu) const COLS: usize = 2 * LANES;
+pub(crate) const ROWS: usize = 2 * LANES;
+pub(crate) const COLS: usize = 2 * LANES;
 
 /// Whether the machine has them, and the system lets this process use them.
 pub(super) fn is_available() -> bool {
@@ -20,13 +20,13 @@ pub(super) fn is_available() -> bool {
 }
 
 /// The tiles of the thread that made it, until it is dropped.
-pub(in crate::backend::cpu) struct Tiles {
+pub(crate) struct Tiles {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     configured: Option<tiles::Configured>,
 }
 
 impl Tiles {
-    pub(in crate::backend::cpu) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             configured: tiles::Configured::new(),
@@ -35,13 +35,7 @@ impl Tiles {
 
     /// The sums of products of 16 or 32 rows and as many columns. `lhs` holds the words of one row after the other, `rhs` for each word that of all columns;
     /// a word is a pair of `bf16`, and there are whole tiles of `num_words` of them. Sums of rows and columns that are not there get any value.
-    pub(in crate::backend::cpu) fn sum(
-        &self,
-        lhs: &[f32],
-        rhs: &[f32],
-        num_words: usize,
-        sums: &mut [[f32; COLS]; ROWS],
-    ) {
+    pub(crate) fn sum(&self, lhs: &[f32], rhs: &[f32], num_words: usize, sums: &mut [[f32; COLS]; ROWS]) {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if let Some(tiles) = &self.configured {
             return tiles.sum(lhs, rhs, num_words, sums);

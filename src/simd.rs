@@ -5,7 +5,7 @@
 //! written as `mul_add`, so results are the same bits for every instruction set, but for products of matrices of `bf16`, see [`Simd::Avx512Bf16`] and
 //! [`Simd::Amx`].
 
-pub(super) mod amx;
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -13,7 +13,7 @@ use std::array::from_fn;
 
 use crate::dtype::Element;
 
-/// An instruction set that the loops of the CPU backend are compiled for. Results are the same bits for all of them, but for products of matrices
+/// An instruction set that loops on the CPU are compiled for. Results are the same bits for all of them, but for products of matrices
 /// of `bf16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Simd {
@@ -54,7 +54,7 @@ impl Simd {
 
 /// An instruction set that this machine has.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Dispatch(Simd);
+pub(crate) struct Dispatch(Simd);
 
 impl Default for Dispatch {
     fn default() -> Self {
@@ -63,23 +63,23 @@ impl Default for Dispatch {
 }
 
 impl Dispatch {
-    pub(super) fn new(simd: Simd) -> Option<Self> {
+    pub(crate) fn new(simd: Simd) -> Option<Self> {
         simd.is_available().then_some(Self(simd))
     }
 
     /// Tiles that this machine does not have are computed in another way.
     #[cfg(test)]
-    pub(super) fn with_tiles() -> Option<Self> {
+    pub(crate) fn with_tiles() -> Option<Self> {
         Simd::Avx512Bf16.is_available().then_some(Self(Simd::Amx))
     }
 
-    pub(super) fn simd(self) -> Simd {
+    pub(crate) fn simd(self) -> Simd {
         self.0
     }
 
     /// Runs what was compiled for this instruction set.
     #[inline]
-    pub(super) fn run<L: Loop>(self, body: L) -> L::Output {
+    pub(crate) fn run<L: Loop>(self, body: L) -> L::Output {
         match self.0 {
             // SAFETY: a `Dispatch` is only made of an instruction set that is available.
             #[cfg(target_arch = "x86_64")]
@@ -98,7 +98,7 @@ impl Dispatch {
 /// A loop to be compiled for each instruction set: a struct of what a closure would capture.
 ///
 /// `run`, and what it calls in its hot part, must be `#[inline(always)]`: a function that stays one is compiled for the target's baseline.
-pub(super) trait Loop {
+pub(crate) trait Loop {
     type Output;
     fn run<V: Lanes>(self, lanes: V) -> Self::Output;
 }
@@ -108,10 +108,10 @@ pub(super) trait Loop {
 const CACHE_LINE: usize = 64;
 
 /// The elements of a vector.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Vectors of [`LANES`] values in registers. A value of this type shows that the machine has the instructions.
-pub(super) trait Lanes: Copy + Send + Sync {
+pub(crate) trait Lanes: Copy + Send + Sync {
     type F32: Copy;
 
     /// Rows of one value each, and vectors of columns, whose products registers can sum at once.
@@ -187,7 +187,7 @@ pub(super) trait Lanes: Copy + Send + Sync {
 
 /// No more than the target's baseline.
 #[derive(Clone, Copy)]
-pub(super) struct Portable;
+pub(crate) struct Portable;
 
 impl Lanes for Portable {
     type F32 = [f32; LANES];
@@ -247,7 +247,7 @@ impl Lanes for Portable {
 /// Asks for the cache lines of some elements, ahead of their use, into the second-level cache: more of them can be on their way there than
 /// to the first one. Elements that are not there are no error.
 #[inline(always)]
-pub(super) fn prefetch_row<T>(of: &[T], first: usize, len: usize) {
+pub(crate) fn prefetch_row<T>(of: &[T], first: usize, len: usize) {
     #[cfg(target_arch = "x86_64")]
     for element in (0..len).step_by(CACHE_LINE / size_of::<T>()) {
         x86::prefetch(of.as_ptr().wrapping_add(first.wrapping_add(element)));
