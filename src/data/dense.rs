@@ -273,6 +273,17 @@ mod tests {
     }
 
     #[test]
+    fn counts_are_encoded_as_all_numbers_are() {
+        let config: Dense = toml::from_str("column = 'a'\ntransform = ['log1p', 'zscore']").unwrap();
+        let fitted = Fitted::Zscore { mean: 1.0, std: 2.0 };
+        let encoding = DenseEncoding { fitted, missing: 0.0, bins: vec![], counts: None };
+        assert_eq!(encoding.encode_count(&config, 3.0), ((3f64.ln_1p() - 1.0) / (2.0 + 1e-8)) as f32);
+        let beyond_f32 = DenseEncoding { fitted: Fitted::Zscore { mean: 1e300, std: 0.5 }, ..encoding.clone() };
+        let of_texts = DenseEncoding { counts: Some(Counts::default()), ..encoding };
+        assert!(beyond_f32.encode_count(&config, 3.0).is_nan() && of_texts.encode_count(&config, 3.0).is_nan());
+    }
+
+    #[test]
     fn bins_are_not_empty() {
         assert_eq!(bounds(&[1.0, 2.0, 3.0, 4.0, 5.0], 4), [2.0, 3.0, 4.0]);
         assert_eq!(bounds(&[0.0, 0.0, 0.0, 0.0, 7.0], 4), [] as [f64; 0]);
