@@ -10,6 +10,7 @@ pub(crate) mod amx;
 mod x86;
 
 use std::array::from_fn;
+use std::fmt;
 
 use crate::dtype::Element;
 
@@ -49,6 +50,18 @@ impl Simd {
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 => false,
         }
+    }
+}
+
+impl fmt::Display for Simd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "no vectors beyond the baseline",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+            Self::Avx512Bf16 => "AVX-512 with bf16",
+            Self::Amx => "AVX-512 with bf16, AMX",
+        })
     }
 }
 

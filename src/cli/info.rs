@@ -28,7 +28,7 @@ impl Info {
         match &self.model {
             None => {
                 print_line(concat!("bagdot ", env!("CARGO_PKG_VERSION")))?;
-                print_line(&format!("cpu: {} threads", cpu.num_threads()))?;
+                print_line(&format!("cpu: {} threads, {}", cpu.num_threads(), cpu.simd()))?;
                 print_cuda(&self.common)?;
             }
             Some(path) => {
