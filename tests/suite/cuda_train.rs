@@ -31,8 +31,9 @@ epochs = 2
 batch_size = 32
 optimizer = { kind = "sgd", learning_rate = 0.1 }
 "#;
-/// How far losses and probabilities may be apart on two devices. It is chosen, not derived: they sum in different orders, by which each value is off by
-/// some `u = 2⁻²⁴` of its terms, and a few steps of SGD carry that on without making much of it; a step that is wrong shows in the second digit.
+/// How far losses and probabilities may be apart on two devices at the end of a run, where bounds would mean nothing any more: `dlrm_clothing` has those of
+/// each step. It is chosen: they sum in different orders, by which each value is off by some `u = 2⁻²⁴` of its terms, and a few steps of SGD carry
+/// that on without making much of it; a step that is wrong shows in the second digit.
 const APART: f64 = 1e-5;
 
 /// A folder with the first reviews and a configuration.

@@ -31,6 +31,8 @@ mod cuda_train;
 mod data;
 mod dense_update;
 mod dlrm;
+#[cfg(feature = "train")]
+mod dlrm_clothing;
 mod dlrm_readme;
 mod embedding_bag;
 mod finite_check;
