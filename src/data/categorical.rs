@@ -46,10 +46,12 @@ impl CategoricalEncoding {
             }
             Self::Hash(count) => {
                 let remainder = Remainder::new(*count);
-                let mut hashes = Vec::with_capacity(words.len());
-                Dispatch::default().run(HashWords { words, hashes: &mut hashes });
-                let row = |(&word, hash)| or_found(word, 1 + remainder.of(hash));
-                rows.extend(words.iter().zip(hashes).map(row));
+                let mut hashes = [0; WORDS_AT_A_TIME];
+                for words in words.chunks(WORDS_AT_A_TIME) {
+                    Dispatch::default().run(HashWords { words, hashes: &mut hashes[..words.len()] });
+                    let row = |(&word, &hash)| or_found(word, 1 + remainder.of(hash));
+                    rows.extend(words.iter().zip(&hashes).map(row));
+                }
             }
         }
     }

@@ -57,10 +57,10 @@ pub(crate) fn length_of_word(word: u64) -> u32 {
     if word < EMPTY { 8 } else { (word >> 56) as u32 & 0x7f }
 }
 
-/// Appends the [`hash64`] of the texts of words, any number for what is no word.
+/// The [`hash64`] of the texts of as many words, any number for what is no word.
 pub(crate) struct HashWords<'a> {
     pub(crate) words: &'a [u64],
-    pub(crate) hashes: &'a mut Vec<u64>,
+    pub(crate) hashes: &'a mut [u64],
 }
 
 impl Loop for HashWords<'_> {
@@ -68,13 +68,11 @@ impl Loop for HashWords<'_> {
 
     #[inline(always)]
     fn run<V: Lanes>(self, _: V) {
-        let (groups, rest) = self.words.as_chunks();
-        for group in groups {
-            self.hashes.extend_from_slice(&hashes_of(group));
+        for (words, hashes) in self.words.chunks(LANES).zip(self.hashes.chunks_mut(LANES)) {
+            let mut group = [EMPTY; LANES];
+            group[..words.len()].copy_from_slice(words);
+            hashes.copy_from_slice(&hashes_of(&group)[..words.len()]);
         }
-        let mut last = [EMPTY; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        self.hashes.extend_from_slice(&hashes_of(&last)[..rest.len()]);
     }
 }
 

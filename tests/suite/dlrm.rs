@@ -3,11 +3,11 @@
 //! Bounds are carried through the whole model and from step to step; `eps` is large, so that no step hangs on the sign of a gradient that is
 //! all rounding.
 
-use crate::common::engine::{Batch, layers, tensor};
+use crate::common::engine::{Batch, flat, reference_of};
 use crate::common::reference::Model;
 use crate::common::*;
 use bagdot::DType;
-use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, TableInit};
+use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, Optimizers, Schedule, TableInit};
 use bagdot::ops::sparse_update::SparseGrad;
 use bagdot::ops::{
     Accum, Backend, Interaction, Loss, Optimizer, PairOrder, Pooling, Rounding, Table, UpdateRule, WeightDecay,
@@ -71,7 +71,6 @@ fn models<B: Backend>(
         loss,
         loss_threshold,
     };
-    let top = [&[config.interaction_width()], &TOP[..]].concat();
     let mut engine = Dlrm::new(device.clone(), config, 7).unwrap();
     let group = GroupOptimizer {
         optimizer: rule.optimizer,
@@ -81,24 +80,8 @@ fn models<B: Backend>(
         rounding: Rounding::Nearest,
     };
     engine.optimize_with(Optimizers { tables: group, dense: group, schedule: Schedule::default() }).unwrap();
-    let tensors = engine.tensors().unwrap();
-    let tables: Vec<f32> = (0..3).flat_map(|t| tensor(&tensors, &format!("tables.{t}.weight"))).collect();
-    let [first, second] = rule.optimizer.state_len(ROWS.iter().sum(), tables.len());
-    let reference = Model {
-        bottom: layers(&tensors, "bottom_mlp", &BOTTOM),
-        top: layers(&tensors, "top_mlp", &top),
-        tables: exact(&tables),
-        table_state: [vec![Approx::ZERO; first], vec![Approx::ZERO; second]],
-        interaction,
-        loss,
-        threshold: loss_threshold,
-    };
+    let reference = reference_of(&engine, rule.optimizer);
     (engine, reference)
-}
-
-/// All values of the engine's tensors, in their order: layers first, then tables.
-fn flat(tensors: &[NamedTensor]) -> Vec<f32> {
-    tensors.iter().flat_map(NamedTensor::to_f32).collect()
 }
 
 fn losses_gradients_and_steps_are_right<B: Backend>(device: &B) {

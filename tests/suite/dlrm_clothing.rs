@@ -3,15 +3,12 @@
 
 use std::io::{BufRead, BufReader, Cursor};
 
+use bagdot::data;
 use bagdot::data::{Encoder, LabelUse, RowStream, Source};
-use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, Optimizers, Schedule, TableInit};
-use bagdot::ops::{
-    Backend, Interaction, Loss, Optimizer, PairOrder, Pooling, Rounding, Table, UpdateRule, WeightDecay,
-};
-use bagdot::{DType, data};
+use bagdot::nn::{Dlrm, DlrmConfig, Optimizers};
+use bagdot::ops::{Backend, Interaction, Loss, Optimizer, PairOrder, Pooling, Table, UpdateRule};
 
-use crate::common::engine::{Batch, layers, tensor};
-use crate::common::reference::Model;
+use crate::common::engine::{Batch, flat, reference_of};
 use crate::common::*;
 
 backend_suite!(cuda: steps_are_within_their_bounds);
@@ -68,38 +65,16 @@ fn steps_are_within_their_bounds<B: Backend>(device: &B) {
         num_dense: 1,
         bottom_mlp: BOTTOM.to_vec(),
         features: batches[0].case.features.clone(),
-        table_dtype: DType::F32,
-        precision: ComputePrecision::F32,
-        table_init: TableInit::InverseRoot,
         interaction,
         top_mlp: TOP.to_vec(),
         loss: Loss::BceWithLogits,
-        loss_threshold: 0.0,
         tables,
+        ..DlrmConfig::default()
     };
-    let (bottom, top) = ([&[1], &BOTTOM[..]].concat(), [&[config.interaction_width()], &TOP[..]].concat());
-    let num_tables = config.tables.len();
     let mut engine = Dlrm::new(device.clone(), config, 1).unwrap();
-    let group = GroupOptimizer {
-        optimizer: Optimizer::Sgd,
-        learning_rate: LEARNING_RATE,
-        weight_decay: WeightDecay::None,
-        max_gradient: None,
-        rounding: Rounding::Nearest,
-    };
-    engine.optimize_with(Optimizers { tables: group, dense: group, schedule: Schedule::default() }).unwrap();
-    let tensors = engine.tensors().unwrap();
-    let of_tables: Vec<f32> = (0..num_tables).flat_map(|t| tensor(&tensors, &format!("tables.{t}.weight"))).collect();
-    let mut model = Model {
-        bottom: layers(&tensors, "bottom_mlp", &bottom),
-        top: layers(&tensors, "top_mlp", &top),
-        tables: exact(&of_tables),
-        table_state: [vec![], vec![]],
-        interaction,
-        loss: Loss::BceWithLogits,
-        threshold: 0.0,
-    };
-    let before: Vec<f32> = tensors.iter().flat_map(|tensor| tensor.to_f32()).collect();
+    engine.optimize_with(Optimizers::same(Optimizer::Sgd, LEARNING_RATE)).unwrap();
+    let mut model = reference_of(&engine, Optimizer::Sgd);
+    let before = flat(&engine.tensors().unwrap());
     for (step, batch) in (1..).zip(&batches) {
         let rule = UpdateRule { step, ..UpdateRule::new(Optimizer::Sgd, LEARNING_RATE) };
         let want = model.train_step(&rule, &batch.dense, &batch.case, &batch.labels).mean_loss;
@@ -108,7 +83,7 @@ fn steps_are_within_their_bounds<B: Backend>(device: &B) {
         assert!(off <= want.error, "step {step}: the loss is {off:e} off, the bound is {:e}", want.error);
         let of_layers = model.bottom.iter().chain(&model.top).flat_map(|layer| [&layer.weight, &layer.bias]);
         let want: Vec<Approx> = of_layers.chain([&model.tables]).flatten().copied().collect();
-        let got: Vec<f32> = engine.tensors().unwrap().iter().flat_map(|tensor| tensor.to_f32()).collect();
+        let got = flat(&engine.tensors().unwrap());
         assert_close(&format!("parameters after step {step}"), &got, &want);
         let moved = got.iter().zip(&before).map(|(got, before)| f64::from((got - before).abs())).fold(0.0, f64::max);
         let bound = want.iter().map(|x| x.error).fold(0.0, f64::max);

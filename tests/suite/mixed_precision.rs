@@ -1,9 +1,8 @@
 //! Layers in tf32, bf16 and f16: losses, gradients and logits against the reference, copies of the parameters, loss scales.
 
-use crate::common::engine::{Batch, layers, tensor};
-use crate::common::reference::Model;
+use crate::common::engine::{Batch, flat, reference_of};
 use crate::common::*;
-use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, NamedTensor, Optimizers};
+use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, Optimizers};
 use bagdot::ops::finite_check::NonFinite;
 use bagdot::ops::{Backend, Optimizer, Pooling, Table};
 use bagdot::{DType, Error, bf16, f16};
@@ -46,25 +45,6 @@ fn engine<B: Backend>(device: &B, precision: ComputePrecision, top_mlp: &[usize]
     engine
 }
 
-/// The reference with the parameters that an engine has now.
-fn reference_of<B: Backend>(engine: &Dlrm<B>) -> Model {
-    let (tensors, config) = (engine.tensors().unwrap(), engine.config());
-    let tables: Vec<f32> = (0..3).flat_map(|t| tensor(&tensors, &format!("tables.{t}.weight"))).collect();
-    Model {
-        bottom: layers(&tensors, "bottom_mlp", &BOTTOM),
-        top: layers(&tensors, "top_mlp", &[&[config.interaction_width()], &config.top_mlp[..]].concat()),
-        tables: exact(&tables),
-        table_state: Default::default(),
-        interaction: config.interaction,
-        loss: config.loss,
-        threshold: 0.0,
-    }
-}
-
-fn flat(tensors: &[NamedTensor]) -> Vec<f32> {
-    tensors.iter().flat_map(NamedTensor::to_f32).collect()
-}
-
 /// Compares a pass with the reference in the type that layers are stored in.
 fn check<B: Backend, E: Stored>(device: &B, engine: &mut Dlrm<B>, batch: &Batch<i32>) -> Vec<Approx> {
     let what = format!("{:?}, {}", engine.config().precision, batch.case.name);
@@ -73,7 +53,7 @@ fn check<B: Backend, E: Stored>(device: &B, engine: &mut Dlrm<B>, batch: &Batch<
         _ => 1.0,
     };
     let is_tf32 = is_cuda::<B>() && E::DTYPE != DType::F32;
-    let pass = reference_of(engine).pass_in::<E>((loss_scale, is_tf32), &batch.dense, &batch.case, &batch.labels);
+    let pass = reference_of(engine, ADAM).pass_in::<E>((loss_scale, is_tf32), &batch.dense, &batch.case, &batch.labels);
     let (layers, rows) = batch.gradients(engine);
     let want: Vec<Approx> = pass.layers.iter().flatten().flatten().copied().collect();
     assert_close(&format!("{what}: gradients of the layers"), &flat(&layers), &want);

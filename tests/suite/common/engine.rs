@@ -1,12 +1,13 @@
 //! A batch for the engine, and the engine's parameters by name.
 
 use bagdot::nn::{BatchView, Dlrm, NamedTensor};
-use bagdot::ops::{Accum, Backend, Device, Matrix};
+use bagdot::ops::{Accum, Backend, Device, Matrix, Optimizer};
 use bagdot::{Cpu, Index};
 
 use super::cases::{BagCase, DeviceBags, Id};
 use super::memory::upload;
-use super::reference::Layer;
+use super::reference::{Layer, Model};
+use super::tolerance::{Approx, exact};
 
 /// A batch on the host, as the engine takes it on the CPU.
 pub struct Batch<I: Index> {
@@ -92,4 +93,26 @@ pub fn layers(tensors: &[NamedTensor], mlp: &str, sizes: &[usize]) -> Vec<Layer>
         Layer::new(pair[0], pair[1], &weight, &bias)
     };
     sizes.windows(2).enumerate().map(layer).collect()
+}
+
+/// The reference with the parameters that an engine has now, before the first step of the optimizer.
+pub fn reference_of<B: Backend>(engine: &Dlrm<B>, optimizer: Optimizer) -> Model {
+    let (tensors, config) = (engine.tensors().unwrap(), engine.config());
+    let table = |t: usize| tensor(&tensors, &format!("tables.{t}.weight"));
+    let tables: Vec<f32> = (0..config.tables.len()).flat_map(table).collect();
+    let num_rows = config.tables.iter().map(|table| table.num_embeddings).sum();
+    Model {
+        bottom: layers(&tensors, "bottom_mlp", &[&[config.num_dense], &config.bottom_mlp[..]].concat()),
+        top: layers(&tensors, "top_mlp", &[&[config.interaction_width()], &config.top_mlp[..]].concat()),
+        tables: exact(&tables),
+        table_state: optimizer.state_len(num_rows, tables.len()).map(|len| vec![Approx::ZERO; len]),
+        interaction: config.interaction,
+        loss: config.loss,
+        threshold: config.loss_threshold,
+    }
+}
+
+/// All values of tensors, in their order: of an engine's, those of layers first, then those of tables.
+pub fn flat(tensors: &[NamedTensor]) -> Vec<f32> {
+    tensors.iter().flat_map(NamedTensor::to_f32).collect()
 }
