@@ -129,6 +129,8 @@ pub(crate) trait Lanes: Copy + Send + Sync {
 
     /// Rows of one value each, and vectors of columns, whose products registers can sum at once.
     const TILE: (usize, usize);
+    /// How many vectors registers can hold beside others: 16 or 4.
+    const DOTS: usize = 4;
     /// Whether [`Self::add_products_of_pairs`] is there.
     const MULTIPLIES_PAIRS: bool = false;
 
@@ -195,6 +197,19 @@ pub(crate) trait Lanes: Copy + Send + Sync {
             }
         }
         lanes[0]
+    }
+    /// The sum of the lanes of each vector, as in [`Self::sums`].
+    #[inline(always)]
+    fn sums_of_four(self, vectors: [Self::F32; 4]) -> [f32; 4] {
+        vectors.map(|vector| {
+            let mut lanes = self.to_array(vector);
+            for half in [8, 4, 2, 1] {
+                for l in 0..half {
+                    lanes[l] += lanes[l + half];
+                }
+            }
+            lanes[0]
+        })
     }
 }
 

@@ -7,22 +7,26 @@ mod dot;
 mod factor;
 mod tile;
 
+use bytemuck::cast_slice;
+
 use super::Cpu;
 use super::scratch::{Scratch, TASK, WHOLE};
 use super::vector::{load_vector, store_vector};
 use crate::dtype::{DType, Element};
 use crate::ops::MatrixMut;
 use crate::simd::amx::{self, Tiles};
-use crate::simd::{LANES, Lanes, Loop, Simd};
+use crate::simd::{LANES, Lanes, Loop, Simd, prefetch_row};
 pub(super) use dot::dot_tile;
-pub(super) use factor::Factor;
-use factor::{Pack, Words, multiplies_pairs};
+pub(super) use factor::{Factor, multiplies_pairs};
+use factor::{Pack, Words};
 pub(super) use tile::Finish;
-use tile::{Put, Sums, Tile};
+use tile::{Put, Rows, Sums, Tile};
 
 /// Terms whose words of a panel and a few others stay in the second-level cache.
 const BLOCK: usize = 512;
-/// Panels of rows that a task packs at once: enough to use a panel of columns several times, few enough to spread over threads.
+/// Rows of a task, about: enough to use a panel of columns several times while it is in the cache, few enough to spread over threads.
+const ROWS_PER_TASK: usize = 60;
+/// Panels of a task, at least, and panels of columns that are packed at once.
 const PANELS_PER_TASK: usize = 4;
 /// Rows so few that packing the right factor costs more than it saves.
 const FEW_ROWS: usize = 32;
@@ -51,6 +55,8 @@ struct Plan<'a, E> {
     words: Words,
     /// Terms of a block.
     block: usize,
+    /// The left factor once more, where tiles read its rows as they lie: packing these would cost more than it saves.
+    unpacked: Option<&'a [f32]>,
     /// Block after block, panel after panel.
     rhs: &'a [f32],
 }
@@ -90,9 +96,11 @@ impl Cpu {
         };
         let block = block.next_multiple_of(words.terms_of_block());
         let Product { lhs, rhs, finish, row_sums, .. } = product;
+        let by_rows = words == Words::Single && E::DTYPE == DType::F32 && lhs.term_stride == 1 && row_sums.is_none();
+        let unpacked = by_rows.then(|| cast_slice(lhs.data));
         WHOLE.lend(words.of_terms(k) * n.next_multiple_of(LANES), |packed| {
             cpu.pack_columns(rhs, (n, k, block), tile.1, words, packed);
-            let plan = Plan { n, k, lhs, finish, tile, words, block, rhs: packed };
+            let plan = Plan { n, k, lhs, finish, tile, words, block, unpacked, rhs: packed };
             let ld = out.ld;
             let len = out.data.len().min(m * ld);
             let task = Task { first_row: 0, rows: m, out: &mut out.data[..len], ld, row_sums };
@@ -133,7 +141,7 @@ impl Cpu {
     /// Halves the rows until a task is left: first so that every thread has as many rows, then by whole panels.
     fn split<E: Element, O: Element>(&self, plan: &Plan<'_, E>, rows_per_thread: usize, task: Task<'_, O>) {
         let panel = plan.tile.0;
-        if task.rows <= panel * PANELS_PER_TASK {
+        if task.rows <= panel * (ROWS_PER_TASK / panel).max(PANELS_PER_TASK) {
             return TASK.lend(task_words(plan, task.rows), |packed| self.multiply(plan, task, packed));
         }
         let half = task.rows / 2;
@@ -144,7 +152,7 @@ impl Cpu {
 
     /// The rows of a task, with room for their packed words.
     fn multiply<E: Element, O: Element>(&self, plan: &Plan<'_, E>, mut task: Task<'_, O>, packed: &mut [f32]) {
-        let Plan { n, k, lhs, tile: (tile_rows, tile_cols), words, block, finish, .. } = *plan;
+        let Plan { n, k, lhs, tile: (tile_rows, tile_cols), words, block, finish, unpacked, .. } = *plan;
         let columns = n.next_multiple_of(LANES);
         let mut sums = Sums::new();
         let tiles = (words == Words::Tiles).then(Tiles::new);
@@ -160,18 +168,20 @@ impl Cpu {
             };
             let panels = || (0..task.rows).step_by(tile_rows).map(|row| (row, tile_rows.min(task.rows - row)));
             let last_rows = task.rows - (task.rows - 1) / tile_rows * tile_rows;
-            self.dispatch.run(Pack {
-                from: lhs,
-                first_line: task.first_row,
-                lines: task.rows,
-                width: tile_rows,
-                last_width: words.rows_of_tile(last_rows),
-                first_term,
-                terms,
-                words,
-                whole_lines: tiles.is_some(),
-                to: &mut *packed,
-            });
+            if unpacked.is_none() {
+                self.dispatch.run(Pack {
+                    from: lhs,
+                    first_line: task.first_row,
+                    lines: task.rows,
+                    width: tile_rows,
+                    last_width: words.rows_of_tile(last_rows),
+                    first_term,
+                    terms,
+                    words,
+                    whole_lines: tiles.is_some(),
+                    to: &mut *packed,
+                });
+            }
             if let Some(row_sums) = task.row_sums.as_deref_mut() {
                 let add = b > 0 || matches!(finish, Finish::Add);
                 for (row, lines) in panels() {
@@ -186,16 +196,23 @@ impl Cpu {
             for first_col in (0..columns).step_by(tile_cols) {
                 let width = tile_cols.min(columns - first_col);
                 let rhs = &of_block[first_col * num_words..][..width * num_words];
-                let mut rest = &packed[..];
                 for (row, lines) in panels() {
-                    let rows = words.rows_of_tile(lines);
-                    let (lhs, after) = rest.split_at(rows * num_words);
-                    rest = after;
-                    match &tiles {
-                        Some(tiles) => tiles.sum(lhs, rhs, num_words, &mut sums.0),
-                        None => {
-                            self.dispatch.run(Tile { rows, vectors: width / LANES, words, lhs, rhs, sums: &mut sums })
+                    // The output will be here when the sums are ready.
+                    let cols = width.min(n - first_col);
+                    (row..row + lines).for_each(|r| prefetch_row(task.out, r * task.ld + first_col, cols));
+                    let (rows, vectors) = (words.rows_of_tile(lines), width / LANES);
+                    let panel = || &packed[row * num_words..][..rows * num_words];
+                    let lhs = match unpacked {
+                        Some(data) => {
+                            let ld = lhs.line_stride;
+                            let data = &data[(task.first_row + row) * ld + first_term..];
+                            Rows::AsTheyLie { data, ld, rows: lines, terms }
                         }
+                        None => Rows::Packed(panel()),
+                    };
+                    match &tiles {
+                        Some(tiles) => tiles.sum(panel(), rhs, num_words, &mut sums.0),
+                        None => self.dispatch.run(Tile { rows, vectors, words, lhs, rhs, sums: &mut sums }),
                     }
                     self.dispatch.run(Put {
                         sums: &sums,
@@ -203,7 +220,7 @@ impl Cpu {
                         ld: task.ld,
                         rows: lines,
                         first_col,
-                        cols: width.min(n - first_col),
+                        cols,
                         continues: b > 0,
                         finish,
                     });
@@ -239,6 +256,9 @@ impl<O> Task<'_, O> {
 
 /// The words that a task's rows take.
 fn task_words<E>(plan: &Plan<'_, E>, rows: usize) -> usize {
+    if plan.unpacked.is_some() {
+        return 0;
+    }
     plan.words.rows_of_tile(rows) * plan.words.of_terms(plan.block.min(plan.k))
 }
 

@@ -8,7 +8,7 @@ use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::Interaction;
 use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps};
-use pairs::{Dots, Grads, Pairs, weights_len};
+use pairs::{Dots, Grads, Pairs, dots_len, weights_len};
 
 impl InteractionOps for Cpu {
     fn interaction_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
@@ -81,17 +81,6 @@ impl<'a, E: Element> Sample<'a, E> {
         (self.head.len() + self.tail.len()) / self.dim
     }
 
-    /// Some features from `first` on; those that are not there are the last one once more.
-    #[inline(always)]
-    fn side<const SIDE: usize>(&self, first: usize) -> [&'a [E]; SIDE] {
-        let last = self.num_features() - 1;
-        let mut side: [&[E]; SIDE] = [&[]; SIDE];
-        for (k, feature) in side.iter_mut().enumerate() {
-            *feature = self.feature((first + k).min(last));
-        }
-        side
-    }
-
     #[inline(always)]
     fn feature(&self, i: usize) -> &'a [E] {
         match i {
@@ -112,7 +101,10 @@ impl Cpu {
         dense.copy_from_slice(&sample.head[..dense.len()]);
         let num_features = sample.num_features();
         let (dots, mut rest) = pairs.split_at_mut(interaction.num_pairs(num_features));
-        self.dispatch.run(Dots { pairs: Pairs::new(interaction, num_features), sample, dots });
+        let pairs = Pairs::new(interaction, num_features);
+        TASK.lend(dots_len(num_features, sample.dim), |scratch| {
+            self.dispatch.run(Dots { pairs, sample, dots, scratch });
+        });
         if append_sparse {
             for i in usize::from(sample.has_dense)..num_features {
                 let (copy, after) = rest.split_at_mut(sample.dim);

@@ -27,7 +27,8 @@ impl LinearOps for Cpu {
         let Backward { grad_input, grad_weight, grad_bias, accum, .. } = args;
         let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
         if activation == Activation::Relu {
-            let cpu = self.for_operations(m * n);
+            // To bring an element from memory and back takes as long as several operations.
+            let cpu = self.for_operations(8 * m * n);
             cpu.for_each_row(grad_output.reborrow(), |r, grad| {
                 cpu.dispatch.run(HoldBack { grad, output: output.row(r) })
             });

@@ -53,10 +53,13 @@ impl<E: Element, O: Element> Loop for Dots<'_, E, O> {
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {
         match (self.rows, self.cols) {
-            (1, _) => self.by_tiles::<V, 1, 16>(lanes),
-            (2 | 3, _) => self.by_tiles::<V, 2, 8>(lanes),
-            (_, 1) => self.by_tiles::<V, 16, 1>(lanes),
-            _ => self.by_tiles::<V, 4, 4>(lanes),
+            (1, _) if V::DOTS == 16 => self.by_tiles::<V, 1, 16>(lanes),
+            (2 | 3, _) if V::DOTS == 16 => self.by_tiles::<V, 2, 8>(lanes),
+            (_, 1) if V::DOTS == 16 => self.by_tiles::<V, 16, 1>(lanes),
+            _ if V::DOTS == 16 => self.by_tiles::<V, 4, 4>(lanes),
+            (1, _) => self.by_tiles::<V, 1, 4>(lanes),
+            (_, 1) => self.by_tiles::<V, 4, 1>(lanes),
+            _ => self.by_tiles::<V, 2, 2>(lanes),
         }
     }
 }
@@ -71,7 +74,7 @@ impl<E: Element, O: Element> Dots<'_, E, O> {
         }
     }
 
-    /// A tile of 16 sums. Rows and columns that are not there are the last ones once more.
+    /// A tile of sums. Rows and columns that are not there are the last ones once more.
     #[inline(always)]
     fn tile<V: Lanes, const ROWS: usize, const COLS: usize>(&mut self, lanes: V, row: usize, col: usize) {
         let (last_row, last_col) = (self.first_row + self.rows - 1, self.first_col + self.cols - 1);
@@ -83,8 +86,8 @@ impl<E: Element, O: Element> Dots<'_, E, O> {
         for (c, line) in right.iter_mut().enumerate() {
             *line = self.rhs.line((self.first_col + col + c).min(last_col), 0, self.k);
         }
-        let sums = lanes.to_array(dot_tile(lanes, left, right, self.k));
-        for (r, sums) in sums.as_chunks::<COLS>().0.iter().enumerate().take(self.rows - row) {
+        let sums = dot_tile(lanes, left, right, self.k);
+        for (r, sums) in sums.iter().enumerate().take(self.rows - row) {
             let out = &mut self.out[(row + r) * self.ld + col..];
             for (c, (out, sum)) in out.iter_mut().zip(sums).enumerate().take(self.cols - col) {
                 *out = O::from_f32(match self.finish {
@@ -101,18 +104,31 @@ impl<E: Element, O: Element> Dots<'_, E, O> {
     }
 }
 
-/// The sums of products of 16 pairs of lines of `terms` elements, `ROWS` times `COLS` of them, row by row.
+/// The sums of products of [`Lanes::DOTS`] pairs of lines of `terms` elements, `ROWS` times `COLS` of them.
 #[inline(always)]
 pub(in crate::backend::cpu) fn dot_tile<V: Lanes, E: Element, const ROWS: usize, const COLS: usize>(
     lanes: V,
     left: [&[E]; ROWS],
     right: [&[E]; COLS],
     terms: usize,
-) -> V::F32 {
-    match multiplies_pairs::<E, V>() {
+) -> [[f32; COLS]; ROWS] {
+    let vectors = match multiplies_pairs::<E, V>() {
         true => dot_words::<V, E, ROWS, COLS, 2>(lanes, left, right, terms),
         false => dot_words::<V, E, ROWS, COLS, 1>(lanes, left, right, terms),
+    };
+    let (vectors, mut sums) = (vectors.as_flattened(), [[0.0; COLS]; ROWS]);
+    match (vectors.first_chunk::<LANES>(), vectors.first_chunk::<4>()) {
+        (Some(vectors), _) => {
+            let of_all = lanes.to_array(lanes.sums(*vectors));
+            sums.as_flattened_mut().iter_mut().zip(of_all).for_each(|(to, sum)| *to = sum);
+        }
+        (None, Some(vectors)) => {
+            let of_all = lanes.sums_of_four(*vectors);
+            sums.as_flattened_mut().iter_mut().zip(of_all).for_each(|(to, sum)| *to = sum);
+        }
+        (None, None) => {}
     }
+    sums
 }
 
 #[inline(always)]
@@ -121,8 +137,8 @@ fn dot_words<V: Lanes, E: Element, const ROWS: usize, const COLS: usize, const T
     left: [&[E]; ROWS],
     right: [&[E]; COLS],
     terms: usize,
-) -> V::F32 {
-    let mut sums = [lanes.splat(0.0); LANES];
+) -> [[V::F32; COLS]; ROWS] {
+    let mut sums = [[lanes.splat(0.0); COLS]; ROWS];
     let whole = terms / (LANES * TERMS) * (LANES * TERMS);
     let mut first = 0;
     while first < whole {
@@ -132,7 +148,7 @@ fn dot_words<V: Lanes, E: Element, const ROWS: usize, const COLS: usize, const T
     if whole < terms {
         add_products::<V, E, ROWS, COLS, TERMS>(lanes, left, right, whole..terms, &mut sums);
     }
-    lanes.sums(sums)
+    sums
 }
 
 #[inline(always)]
@@ -141,7 +157,7 @@ fn add_products<V: Lanes, E: Element, const ROWS: usize, const COLS: usize, cons
     left: [&[E]; ROWS],
     right: [&[E]; COLS],
     terms: Range<usize>,
-    sums: &mut [V::F32; LANES],
+    sums: &mut [[V::F32; COLS]; ROWS],
 ) {
     let mut columns = [lanes.splat(0.0); COLS];
     for c in 0..COLS {
@@ -150,10 +166,9 @@ fn add_products<V: Lanes, E: Element, const ROWS: usize, const COLS: usize, cons
     for r in 0..ROWS {
         let row = load_words::<V, E, TERMS>(lanes, &left[r][terms.clone()]);
         for c in 0..COLS {
-            let sum = &mut sums[r * COLS + c];
-            *sum = match TERMS {
-                2 => lanes.add_products_of_pairs(row, columns[c], *sum),
-                _ => lanes.mul_add(row, columns[c], *sum),
+            sums[r][c] = match TERMS {
+                2 => lanes.add_products_of_pairs(row, columns[c], sums[r][c]),
+                _ => lanes.mul_add(row, columns[c], sums[r][c]),
             };
         }
     }

@@ -78,7 +78,7 @@ impl Words {
 }
 
 /// Whether elements are multiplied in pairs.
-pub(super) fn multiplies_pairs<E: Element, V: Lanes>() -> bool {
+pub(in crate::backend::cpu) fn multiplies_pairs<E: Element, V: Lanes>() -> bool {
     V::MULTIPLIES_PAIRS && E::DTYPE == DType::BF16
 }
 

@@ -18,12 +18,21 @@ impl Sums {
     }
 }
 
+/// The rows of a tile.
+#[derive(Clone, Copy)]
+pub(super) enum Rows<'a> {
+    /// A panel.
+    Packed(&'a [f32]),
+    /// `rows` rows of `terms` values, each `ld` values behind the one before. Rows of the tile that are not there are the last one once more.
+    AsTheyLie { data: &'a [f32], ld: usize, rows: usize, terms: usize },
+}
+
 /// The sums of products of a panel of `rows` and one of `vectors` times 16 columns, each in the order of its terms.
 pub(super) struct Tile<'a> {
     pub(super) rows: usize,
     pub(super) vectors: usize,
     pub(super) words: Words,
-    pub(super) lhs: &'a [f32],
+    pub(super) lhs: Rows<'a>,
     pub(super) rhs: &'a [f32],
     pub(super) sums: &'a mut Sums,
 }
@@ -69,27 +78,55 @@ impl Tile<'_> {
     #[inline(always)]
     fn sum_words<V: Lanes, const ROWS: usize, const VECTORS: usize, const PAIRS: bool>(self, lanes: V) {
         let mut sums = [[lanes.splat(0.0); VECTORS]; ROWS];
-        let lhs = self.lhs.as_chunks::<ROWS>().0;
         let rhs = self.rhs.as_chunks::<LANES>().0.as_chunks::<VECTORS>().0;
-        for (lhs, rhs) in lhs.iter().zip(rhs) {
-            let mut columns = [lanes.splat(0.0); VECTORS];
-            for v in 0..VECTORS {
-                columns[v] = lanes.load(&rhs[v]);
-            }
-            for r in 0..ROWS {
-                let row = lanes.splat(lhs[r]);
-                for v in 0..VECTORS {
-                    sums[r][v] = match PAIRS {
-                        true => lanes.add_products_of_pairs(row, columns[v], sums[r][v]),
-                        false => lanes.mul_add(row, columns[v], sums[r][v]),
-                    };
+        match self.lhs {
+            Rows::Packed(panel) => {
+                for (lhs, rhs) in panel.as_chunks::<ROWS>().0.iter().zip(rhs) {
+                    add_products::<V, ROWS, VECTORS, PAIRS>(lanes, lhs, rhs, &mut sums);
                 }
             }
+            Rows::AsTheyLie { data, ld, rows, terms } if !PAIRS => {
+                let mut lines: [&[f32]; ROWS] = [&[]; ROWS];
+                for r in 0..ROWS {
+                    lines[r] = &data[r.min(rows - 1) * ld..][..terms];
+                }
+                for (k, rhs) in rhs.iter().enumerate().take(terms) {
+                    let mut lhs = [0.0; ROWS];
+                    for r in 0..ROWS {
+                        lhs[r] = lines[r][k];
+                    }
+                    add_products::<V, ROWS, VECTORS, PAIRS>(lanes, &lhs, rhs, &mut sums);
+                }
+            }
+            Rows::AsTheyLie { .. } => {}
         }
         for (sums, to) in sums.iter().zip(&mut self.sums.0) {
             for (sum, to) in sums.iter().zip(to.as_chunks_mut::<LANES>().0) {
                 lanes.store(*sum, to);
             }
+        }
+    }
+}
+
+/// The products of one word of all rows and of all columns.
+#[inline(always)]
+fn add_products<V: Lanes, const ROWS: usize, const VECTORS: usize, const PAIRS: bool>(
+    lanes: V,
+    lhs: &[f32; ROWS],
+    rhs: &[[f32; LANES]; VECTORS],
+    sums: &mut [[V::F32; VECTORS]; ROWS],
+) {
+    let mut columns = [lanes.splat(0.0); VECTORS];
+    for v in 0..VECTORS {
+        columns[v] = lanes.load(&rhs[v]);
+    }
+    for r in 0..ROWS {
+        let row = lanes.splat(lhs[r]);
+        for v in 0..VECTORS {
+            sums[r][v] = match PAIRS {
+                true => lanes.add_products_of_pairs(row, columns[v], sums[r][v]),
+                false => lanes.mul_add(row, columns[v], sums[r][v]),
+            };
         }
     }
 }

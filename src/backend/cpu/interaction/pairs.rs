@@ -1,21 +1,27 @@
 //! The products of a sample's features, over the triangle alone: 4 x 4 pairs at a time forward, and backward the product of the symmetric matrix
 //! of the pairs' gradients with the features, in tiles that lie in registers.
 
-use super::super::gemm::dot_tile;
-use super::super::vector::load;
+use std::array::from_fn;
+
+use bytemuck::cast_slice_mut;
+
+use super::super::gemm::{dot_tile, multiplies_pairs};
+use super::super::vector::{load, load_vector, store_vector};
 use super::Sample;
 use crate::dtype::Element;
 use crate::ops::{Interaction, PairOrder};
 use crate::simd::{LANES, Lanes, Loop};
 
-/// Features that meet as many others at once.
-const SIDE: usize = 4;
+/// The most features that meet as many others at once.
+const MAX_SIDE: usize = 4;
 
 /// All dot products of a sample, in the order of the output.
 pub(super) struct Dots<'a, E> {
     pub(super) pairs: Pairs,
     pub(super) sample: Sample<'a, E>,
     pub(super) dots: &'a mut [E],
+    /// [`dots_len`] values.
+    pub(super) scratch: &'a mut [f32],
 }
 
 /// Which pairs there are.
@@ -68,31 +74,60 @@ impl Pairs {
     }
 }
 
+/// The values that [`Dots`] needs for features and the square of their products.
+pub(super) fn dots_len(num_features: usize, dim: usize) -> usize {
+    let side = num_features.next_multiple_of(MAX_SIDE);
+    side * dim.next_multiple_of(LANES) + side * side + LANES
+}
+
 impl<E: Element> Loop for Dots<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {
-        let Self { pairs, sample, dots } = self;
-        let num_features = pairs.num_features;
-        for row in (0..num_features).step_by(SIDE) {
-            let rows = sample.side::<SIDE>(row);
+        match (V::DOTS, multiplies_pairs::<E, V>()) {
+            (16, true) => self.sum::<V, E, 4>(lanes),
+            (16, false) => self.sum::<V, f32, 4>(lanes),
+            _ => self.sum::<V, f32, 2>(lanes),
+        }
+    }
+}
+
+impl<E: Element> Dots<'_, E> {
+    /// The features side by side as the products take them, all products of the triangle in their square, and its rows in the output.
+    #[inline(always)]
+    fn sum<V: Lanes, P: Element, const SIDE: usize>(self, lanes: V) {
+        let Self { pairs, sample, dots, scratch } = self;
+        let (num_features, dim) = (pairs.num_features, sample.dim);
+        let side = num_features.next_multiple_of(SIDE);
+        let ld = dim.next_multiple_of(LANES);
+        let (features, square) = scratch.split_at_mut(side * ld);
+        let features = &mut cast_slice_mut::<f32, P>(features)[..side * ld];
+        for (i, to) in features.chunks_exact_mut(ld).enumerate().take(num_features) {
+            for (from, to) in sample.feature(i).chunks(LANES).zip(to.as_chunks_mut::<LANES>().0) {
+                lanes.store(load_vector(lanes, from), to);
+            }
+        }
+        // Features that are not there have any values: their products are not looked at.
+        let of = |first: usize| -> [&[P]; SIDE] { from_fn(|k| &features[(first + k) * ld..][..ld]) };
+        for row in (0..side).step_by(SIDE) {
+            let rows = of(row);
             for col in pairs.blocks(row, SIDE) {
-                let sums = lanes.to_array(dot_tile(lanes, rows, sample.side::<SIDE>(col), sample.dim));
-                for (i, sums) in (row..num_features).zip(sums.as_chunks::<SIDE>().0) {
-                    let (first, end) = pairs.met(i, col, SIDE);
-                    if first >= end {
-                        continue;
-                    }
-                    let to = &mut dots[pairs.position(i, first)..];
-                    match to.first_chunk_mut::<SIDE>() {
-                        Some(to) if end - first == SIDE => *to = sums.map(E::from_f32),
-                        _ => {
-                            let sums = &sums[first - col..end - col];
-                            to.iter_mut().zip(sums).for_each(|(to, sum)| *to = E::from_f32(*sum));
-                        }
+                let sums = dot_tile(lanes, rows, of(col), ld);
+                for (r, sums) in sums.iter().enumerate() {
+                    if let Some(to) = square[(row + r) * side + col..].first_chunk_mut::<SIDE>() {
+                        *to = *sums;
                     }
                 }
+            }
+        }
+        let mut rest = dots;
+        for i in 0..num_features {
+            let (first, end) = pairs.of_row(i);
+            let (to, after) = rest.split_at_mut(end - first);
+            rest = after;
+            for (to, from) in to.chunks_mut(LANES).zip(square[i * side + first..].chunks(LANES)) {
+                store_vector(lanes, load_vector(lanes, from), to);
             }
         }
     }
