@@ -74,6 +74,8 @@ struct Rows<'a, E, I> {
     dim: usize,
     indices: &'a [I],
     weights: Option<&'a [f32]>,
+    /// Whether nothing is to be looked at but the ids that are worked on: each names a row that is pooled, and none has a weight.
+    is_plain: bool,
     /// How many rows are asked for ahead of their use.
     ahead: usize,
     place: Place<'a>,
@@ -99,6 +101,7 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
             dim: embedding_dim,
             indices: self.bags.indices,
             weights: self.bags.per_sample_weights,
+            is_plain: false,
             ahead: (BYTES_AHEAD / (embedding_dim * size_of::<E>())).clamp(2, MOST_AHEAD),
             place: Place { feature, spec, num_embeddings, bag: 0 },
             faults: &self.faults,
@@ -127,13 +130,15 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
         for (f, feature) in tables.features().iter().enumerate() {
             let columns = self.gather.columns(f);
             let mut rows = self.gather.rows(f);
-            let first = self.gather.positions(f * bags.batch_size + self.first).start;
+            let (first_bag, samples) = (f * bags.batch_size + self.first, self.output.len().div_ceil(self.ld));
+            let first = self.gather.positions(first_bag).start;
             (first..first + rows.ahead).for_each(|position| rows.prefetch(position, 0..rows.dim));
-            for k in 0..self.output.len().div_ceil(self.ld) {
+            rows.is_plain = rows.are_plain(first..self.gather.positions(first_bag + samples - 1).end);
+            for k in 0..samples {
                 // Rows of the output lie far apart from each other, too.
                 prefetch_row(self.output, (k + SAMPLES_AHEAD) * self.ld + columns.start, columns.len());
                 let start = k * self.ld;
-                let bag = f * bags.batch_size + self.first + k;
+                let bag = first_bag + k;
                 rows.place.bag = bag;
                 let (positions, pooled) = (self.gather.positions(bag), &mut self.output[start..][columns.clone()]);
                 match feature.pooling {
@@ -155,6 +160,19 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
 }
 
 impl<E: Element, I: Index> Rows<'_, E, I> {
+    /// Whether [`Self::is_plain`] holds at all of these positions.
+    #[inline(always)]
+    fn are_plain(&self, positions: Range<usize>) -> bool {
+        let Place { spec, num_embeddings, .. } = self.place;
+        let padding = spec.padding_idx.map_or(-1, |row| row as i64);
+        // No way out of the loop before its end, so that the compiler makes vector code of it.
+        self.weights.is_none()
+            && self.indices[positions].iter().fold(true, |so_far, id| {
+                let id = id.to_i64();
+                so_far & ((id as u64) < num_embeddings as u64) & (id != padding)
+            })
+    }
+
     /// The row that an id names, noted if there is none.
     #[inline(always)]
     fn lookup(&self, position: usize) -> Option<&[E]> {
@@ -232,6 +250,17 @@ impl<V: Lanes, E: Element, I: Index> Blocks for Sum<'_, '_, V, E, I> {
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
         let Self { rows, lanes, .. } = *self;
         let mut sums = [lanes.splat(0.0); N];
+        if rows.is_plain {
+            for (position, id) in self.positions.clone().zip(&rows.indices[self.positions.clone()]) {
+                rows.prefetch(position + rows.ahead, columns.clone());
+                let row = rows.row(id.to_i64() as usize);
+                for (sum, x) in sums.iter_mut().zip(load::<V, E, N, WHOLE>(lanes, &row[columns.clone()])) {
+                    *sum = lanes.add(*sum, x);
+                }
+            }
+            self.counted = self.positions.len();
+            return store::<V, f32, N, WHOLE>(lanes, sums, &mut self.pooled[columns]);
+        }
         self.counted = 0;
         for position in self.positions.clone() {
             rows.prefetch(position + rows.ahead, columns.clone());
