@@ -129,7 +129,7 @@ pub(crate) trait Lanes: Copy + Send + Sync {
 
     /// Rows of one value each, and vectors of columns, whose products registers can sum at once.
     const TILE: (usize, usize);
-    /// How many vectors registers can hold beside others: 16 or 4.
+    /// How many sums of products of two lines, each a vector, registers can hold at once: 16 or 4.
     const DOTS: usize = 4;
     /// Whether [`Self::add_products_of_pairs`] is there.
     const MULTIPLIES_PAIRS: bool = false;
@@ -321,6 +321,39 @@ mod tests {
                 }
             }
             bits
+        }
+    }
+
+    /// Turned over and summed, 16 vectors after the other 16: the bits of the results.
+    struct Squares<'a>(&'a [f32]);
+
+    impl Loop for Squares<'_> {
+        type Output = Vec<u32>;
+
+        #[inline(always)]
+        fn run<V: Lanes>(self, lanes: V) -> Vec<u32> {
+            let mut bits = vec![];
+            for square in self.0.as_chunks::<LANES>().0.as_chunks::<LANES>().0 {
+                let rows = from_fn(|k| lanes.load(&square[k]));
+                let four = from_fn(|k| rows[k]);
+                bits.extend(
+                    lanes.transpose(rows).map(|row| lanes.to_array(row)).as_flattened().iter().copied().map(canonical),
+                );
+                bits.extend(lanes.to_array(lanes.sums(rows)).map(canonical));
+                bits.extend(lanes.sums_of_four(four).map(canonical));
+            }
+            bits
+        }
+    }
+
+    #[test]
+    fn squares_are_turned_over_and_summed_alike() {
+        // Of every size and sign, so that another order of summation gives other bits.
+        let values: Vec<f32> =
+            (0..1u32 << 14).map(|k| f32::from_bits(k.wrapping_mul(2_654_435_769) & 0xbfff_ffff)).collect();
+        let want = Squares(&values).run(Portable);
+        for dispatch in Simd::ALL.into_iter().filter_map(Dispatch::new) {
+            assert!(dispatch.run(Squares(&values)) == want, "{:?}", dispatch.simd());
         }
     }
 

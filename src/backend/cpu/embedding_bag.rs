@@ -74,7 +74,7 @@ struct Rows<'a, E, I> {
     dim: usize,
     indices: &'a [I],
     weights: Option<&'a [f32]>,
-    /// Whether nothing is to be looked at but the ids that are worked on: each names a row that is pooled, and none has a weight.
+    /// Whether each id of the samples that are worked on names a row that is pooled, and has no weight: then nothing else need be looked at.
     is_plain: bool,
     /// How many rows are asked for ahead of their use.
     ahead: usize,

@@ -52,13 +52,13 @@ impl<E: Element, O: Element> Loop for Dots<'_, E, O> {
 
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {
-        match (self.rows, self.cols) {
-            (1, _) if V::DOTS == 16 => self.by_tiles::<V, 1, 16>(lanes),
-            (2 | 3, _) if V::DOTS == 16 => self.by_tiles::<V, 2, 8>(lanes),
-            (_, 1) if V::DOTS == 16 => self.by_tiles::<V, 16, 1>(lanes),
-            _ if V::DOTS == 16 => self.by_tiles::<V, 4, 4>(lanes),
-            (1, _) => self.by_tiles::<V, 1, 4>(lanes),
-            (_, 1) => self.by_tiles::<V, 4, 1>(lanes),
+        match (V::DOTS, self.rows, self.cols) {
+            (16, 1, _) => self.by_tiles::<V, 1, 16>(lanes),
+            (16, 2 | 3, _) => self.by_tiles::<V, 2, 8>(lanes),
+            (16, _, 1) => self.by_tiles::<V, 16, 1>(lanes),
+            (16, ..) => self.by_tiles::<V, 4, 4>(lanes),
+            (_, 1, _) => self.by_tiles::<V, 1, 4>(lanes),
+            (_, _, 1) => self.by_tiles::<V, 4, 1>(lanes),
             _ => self.by_tiles::<V, 2, 2>(lanes),
         }
     }
@@ -117,16 +117,11 @@ pub(in crate::backend::cpu) fn dot_tile<V: Lanes, E: Element, const ROWS: usize,
         false => dot_words::<V, E, ROWS, COLS, 1>(lanes, left, right, terms),
     };
     let (vectors, mut sums) = (vectors.as_flattened(), [[0.0; COLS]; ROWS]);
-    match (vectors.first_chunk::<LANES>(), vectors.first_chunk::<4>()) {
-        (Some(vectors), _) => {
-            let of_all = lanes.to_array(lanes.sums(*vectors));
-            sums.as_flattened_mut().iter_mut().zip(of_all).for_each(|(to, sum)| *to = sum);
-        }
-        (None, Some(vectors)) => {
-            let of_all = lanes.sums_of_four(*vectors);
-            sums.as_flattened_mut().iter_mut().zip(of_all).for_each(|(to, sum)| *to = sum);
-        }
-        (None, None) => {}
+    let to = sums.as_flattened_mut();
+    if let Some(vectors) = vectors.first_chunk::<LANES>() {
+        to.copy_from_slice(&lanes.to_array(lanes.sums(*vectors)));
+    } else if let Some(vectors) = vectors.first_chunk::<4>() {
+        to.copy_from_slice(&lanes.sums_of_four(*vectors));
     }
     sums
 }

@@ -1,5 +1,5 @@
-//! The products of a sample's features, over the triangle alone: 4 x 4 pairs at a time forward, and backward the product of the symmetric matrix
-//! of the pairs' gradients with the features, in tiles that lie in registers.
+//! The products of a sample's features, over the triangle alone: forward as many pairs at a time as registers hold sums of, and backward the product of
+//! the symmetric matrix of the pairs' gradients with the features, in tiles that lie in registers.
 
 use std::array::from_fn;
 
