@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::jagged::check_offsets;
 use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, NO_SOURCE, WeightGrad};
 use crate::ops::{Bags, Matrix, Pooling, Table, TableBatch};
-use crate::simd::{Lanes, Loop, prefetch_row};
+use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 
 impl EmbeddingBagOps for Cpu {
     fn embedding_bag_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
@@ -134,6 +134,18 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
             let first = self.gather.positions(first_bag).start;
             (first..first + rows.ahead).for_each(|position| rows.prefetch(position, 0..rows.dim));
             rows.is_plain = rows.are_plain(first..self.gather.positions(first_bag + samples - 1).end);
+            let is_short = matches!(rows.dim, 16 | 32 | 64);
+            if is_short && rows.is_plain && feature.pooling != Pooling::Max {
+                let offsets = &bags.offsets[first_bag..][..samples + 1];
+                let output = &mut self.output[columns.start..];
+                let short = Short { rows: &rows, offsets, pooling: feature.pooling, output, ld: self.ld };
+                match rows.dim {
+                    16 => short.pool::<V, 1>(lanes),
+                    32 => short.pool::<V, 2>(lanes),
+                    _ => short.pool::<V, 4>(lanes),
+                }
+                continue;
+            }
             for k in 0..samples {
                 // Rows of the output lie far apart from each other, too.
                 prefetch_row(self.output, (k + SAMPLES_AHEAD) * self.ld + columns.start, columns.len());
@@ -155,6 +167,44 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Samples of a plain feature whose rows registers hold as a whole: bags of one id cost little more than their row then.
+struct Short<'a, 'r, E, I> {
+    rows: &'r Rows<'a, E, I>,
+    /// Of the samples, and the end of the last one.
+    offsets: &'r [I],
+    pooling: Pooling,
+    output: &'r mut [f32],
+    ld: usize,
+}
+
+impl<E: Element, I: Index> Short<'_, '_, E, I> {
+    /// As [`Rows::sum`] and what follows it, in the same order.
+    #[inline(always)]
+    fn pool<V: Lanes, const N: usize>(self, lanes: V) {
+        let Self { rows, offsets, pooling, output, ld } = self;
+        let bound = |offset: I| offset.to_i64() as usize;
+        for (k, bag) in offsets.array_windows::<2>().enumerate() {
+            let positions = bound(bag[0])..bound(bag[1]);
+            prefetch_row(output, (k + SAMPLES_AHEAD) * ld, N * LANES);
+            let mut sums = [lanes.splat(0.0); N];
+            for (position, id) in positions.clone().zip(&rows.indices[positions.clone()]) {
+                rows.prefetch(position + rows.ahead, 0..N * LANES);
+                let row = load::<V, E, N, true>(lanes, rows.row(id.to_i64() as usize));
+                for (sum, x) in sums.iter_mut().zip(row) {
+                    *sum = lanes.add(*sum, x);
+                }
+            }
+            if pooling == Pooling::Mean && positions.len() > 1 {
+                let counted = lanes.splat(positions.len() as f32);
+                for sum in &mut sums {
+                    *sum = lanes.div(*sum, counted);
+                }
+            }
+            store::<V, f32, N, true>(lanes, sums, &mut output[k * ld..][..N * LANES]);
         }
     }
 }
