@@ -136,6 +136,7 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
             rows.is_plain = rows.are_plain(first..self.gather.positions(first_bag + samples - 1).end);
             let is_short = matches!(rows.dim, 16 | 32 | 64);
             if is_short && rows.is_plain && feature.pooling != Pooling::Max {
+                // Offsets have been checked.
                 let offsets = &bags.offsets[first_bag..][..samples + 1];
                 let output = &mut self.output[columns.start..];
                 let short = Short { rows: &rows, offsets, pooling: feature.pooling, output, ld: self.ld };
@@ -187,7 +188,7 @@ impl<E: Element, I: Index> Short<'_, '_, E, I> {
     fn pool<V: Lanes, const N: usize>(self, lanes: V) {
         let Self { rows, offsets, pooling, output, ld } = self;
         let bound = |offset: I| offset.to_i64() as usize;
-        for (k, bag) in offsets.array_windows::<2>().enumerate() {
+        for (k, bag) in offsets.windows(2).enumerate() {
             let positions = bound(bag[0])..bound(bag[1]);
             prefetch_row(output, (k + SAMPLES_AHEAD) * ld, N * LANES);
             let mut sums = [lanes.splat(0.0); N];
