@@ -191,14 +191,7 @@ impl<E: Element, I: Index> Short<'_, '_, E, I> {
         for (k, bag) in offsets.windows(2).enumerate() {
             let positions = bound(bag[0])..bound(bag[1]);
             prefetch_row(output, (k + SAMPLES_AHEAD) * ld, N * LANES);
-            let mut sums = [lanes.splat(0.0); N];
-            for (position, id) in positions.clone().zip(&rows.indices[positions.clone()]) {
-                rows.prefetch(position + rows.ahead, 0..N * LANES);
-                let row = load::<V, E, N, true>(lanes, rows.row(id.to_i64() as usize));
-                for (sum, x) in sums.iter_mut().zip(row) {
-                    *sum = lanes.add(*sum, x);
-                }
-            }
+            let mut sums = rows.plain_sum::<V, N, true>(lanes, positions.clone(), 0..N * LANES);
             if pooling == Pooling::Mean && positions.len() > 1 {
                 let counted = lanes.splat(positions.len() as f32);
                 for sum in &mut sums {
@@ -253,6 +246,25 @@ impl<E: Element, I: Index> Rows<'_, E, I> {
         }
     }
 
+    /// Some columns of the sum of rows that [`Self::is_plain`] holds for.
+    #[inline(always)]
+    fn plain_sum<V: Lanes, const N: usize, const WHOLE: bool>(
+        &self,
+        lanes: V,
+        positions: Range<usize>,
+        columns: Range<usize>,
+    ) -> [V::F32; N] {
+        let mut sums = [lanes.splat(0.0); N];
+        for (position, id) in positions.clone().zip(&self.indices[positions]) {
+            self.prefetch(position + self.ahead, columns.clone());
+            let row = self.row(id.to_i64() as usize);
+            for (sum, x) in sums.iter_mut().zip(load::<V, E, N, WHOLE>(lanes, &row[columns.clone()])) {
+                *sum = lanes.add(*sum, x);
+            }
+        }
+        sums
+    }
+
     /// The weighted sum of a bag; gives the number of counted ids.
     #[inline(always)]
     fn sum<V: Lanes>(&self, lanes: V, positions: Range<usize>, pooled: &mut [f32]) -> usize {
@@ -300,18 +312,12 @@ impl<V: Lanes, E: Element, I: Index> Blocks for Sum<'_, '_, V, E, I> {
     #[inline(always)]
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
         let Self { rows, lanes, .. } = *self;
-        let mut sums = [lanes.splat(0.0); N];
         if rows.is_plain {
-            for (position, id) in self.positions.clone().zip(&rows.indices[self.positions.clone()]) {
-                rows.prefetch(position + rows.ahead, columns.clone());
-                let row = rows.row(id.to_i64() as usize);
-                for (sum, x) in sums.iter_mut().zip(load::<V, E, N, WHOLE>(lanes, &row[columns.clone()])) {
-                    *sum = lanes.add(*sum, x);
-                }
-            }
             self.counted = self.positions.len();
+            let sums = rows.plain_sum::<V, N, WHOLE>(lanes, self.positions.clone(), columns.clone());
             return store::<V, f32, N, WHOLE>(lanes, sums, &mut self.pooled[columns]);
         }
+        let mut sums = [lanes.splat(0.0); N];
         self.counted = 0;
         for position in self.positions.clone() {
             rows.prefetch(position + rows.ahead, columns.clone());
