@@ -11,9 +11,10 @@ peers=${PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/bagdot-peers}
 
 if [ ! -e "$peers/READY" ]; then
     python3 -m venv "$peers"
-    "$peers/bin/pip" install --quiet torch==2.14.1 tensordict==0.15.3 tqdm orjson pandas==3.1.1 scipy==1.17.1 matplotlib==3.11.2
+    "$peers/bin/pip" install --quiet torch==2.14.1 tensordict==0.15.3 torchmetrics==1.0.3 pyre-extensions==0.0.32 tqdm orjson pandas==3.1.1 \
+        scipy==1.17.1 matplotlib==3.11.2
     # torchrec asks for the build of FBGEMM for GPUs, which is not wanted here.
-    "$peers/bin/pip" install --quiet --no-deps fbgemm-gpu-cpu==1.9.0 torchrec==1.9.2 torchmetrics==1.0.3 pyre-extensions==0.0.32 typing-inspect==0.9.0
+    "$peers/bin/pip" install --quiet --no-deps fbgemm-gpu-cpu==1.9.0 torchrec==1.9.2
     touch "$peers/READY"
 fi
 cargo build --quiet --release --no-default-features --features cli --example compare_cpu --bin bagdot
