@@ -7,8 +7,6 @@ mod dot;
 mod factor;
 mod tile;
 
-use bytemuck::cast_slice;
-
 use super::Cpu;
 use super::scratch::{Scratch, TASK, WHOLE};
 use super::vector::{load_vector, store_vector};
@@ -20,7 +18,7 @@ pub(super) use dot::dot_tile;
 pub(super) use factor::{Factor, multiplies_pairs};
 use factor::{Pack, Words};
 pub(super) use tile::Finish;
-use tile::{Put, Rows, Sums, Tile};
+use tile::{Put, Rows, Sums, Tile, reads_rows_as_they_lie};
 
 /// Terms whose words of a panel and a few others stay in the second-level cache.
 const BLOCK: usize = 512;
@@ -55,8 +53,8 @@ struct Plan<'a, E> {
     words: Words,
     /// Terms of a block.
     block: usize,
-    /// The left factor once more, where tiles read its rows as they lie: packing these would cost more than it saves.
-    unpacked: Option<&'a [f32]>,
+    /// Whether the rows of the left factor are packed, and not read as they lie.
+    packs_rows: bool,
     /// Block after block, panel after panel.
     rhs: &'a [f32],
 }
@@ -96,11 +94,11 @@ impl Cpu {
         };
         let block = block.next_multiple_of(words.terms_of_block());
         let Product { lhs, rhs, finish, row_sums, .. } = product;
-        let by_rows = words == Words::Single && E::DTYPE == DType::F32 && lhs.term_stride == 1 && row_sums.is_none();
-        let unpacked = by_rows.then(|| cast_slice(lhs.data));
+        // Where tiles can do without, packing would cost more than it saves.
+        let packs_rows = lhs.term_stride != 1 || row_sums.is_some() || !reads_rows_as_they_lie::<E>(words);
         WHOLE.lend(words.of_terms(k) * n.next_multiple_of(LANES), |packed| {
             cpu.pack_columns(rhs, (n, k, block), tile.1, words, packed);
-            let plan = Plan { n, k, lhs, finish, tile, words, block, unpacked, rhs: packed };
+            let plan = Plan { n, k, lhs, finish, tile, words, block, packs_rows, rhs: packed };
             let ld = out.ld;
             let len = out.data.len().min(m * ld);
             let task = Task { first_row: 0, rows: m, out: &mut out.data[..len], ld, row_sums };
@@ -152,7 +150,7 @@ impl Cpu {
 
     /// The rows of a task, with room for their packed words.
     fn multiply<E: Element, O: Element>(&self, plan: &Plan<'_, E>, mut task: Task<'_, O>, packed: &mut [f32]) {
-        let Plan { n, k, lhs, tile: (tile_rows, tile_cols), words, block, finish, unpacked, .. } = *plan;
+        let Plan { n, k, lhs, tile: (tile_rows, tile_cols), words, block, finish, packs_rows, .. } = *plan;
         let columns = n.next_multiple_of(LANES);
         let mut sums = Sums::new();
         let tiles = (words == Words::Tiles).then(Tiles::new);
@@ -168,7 +166,7 @@ impl Cpu {
             };
             let panels = || (0..task.rows).step_by(tile_rows).map(|row| (row, tile_rows.min(task.rows - row)));
             let last_rows = task.rows - (task.rows - 1) / tile_rows * tile_rows;
-            if unpacked.is_none() {
+            if packs_rows {
                 self.dispatch.run(Pack {
                     from: lhs,
                     first_line: task.first_row,
@@ -202,17 +200,16 @@ impl Cpu {
                     (row..row + lines).for_each(|r| prefetch_row(task.out, r * task.ld + first_col, cols));
                     let (rows, vectors) = (words.rows_of_tile(lines), width / LANES);
                     let panel = || &packed[row * num_words..][..rows * num_words];
-                    let lhs = match unpacked {
-                        Some(data) => {
-                            let ld = lhs.line_stride;
-                            let data = &data[(task.first_row + row) * ld + first_term..];
-                            Rows::AsTheyLie { data, ld, rows: lines, terms }
-                        }
-                        None => Rows::Packed(panel()),
+                    let lhs = if packs_rows {
+                        Rows::Packed(panel())
+                    } else {
+                        let ld = lhs.line_stride;
+                        let data = &lhs.data[(task.first_row + row) * ld + first_term..];
+                        Rows::AsTheyLie { data, ld, rows: lines, terms }
                     };
                     match &tiles {
                         Some(tiles) => tiles.sum(panel(), rhs, num_words, &mut sums.0),
-                        None => self.dispatch.run(Tile { rows, vectors, words, lhs, rhs, sums: &mut sums }),
+                        None => self.dispatch.run(Tile { rows, vectors, lhs, rhs, sums: &mut sums }),
                     }
                     self.dispatch.run(Put {
                         sums: &sums,
@@ -256,7 +253,7 @@ impl<O> Task<'_, O> {
 
 /// The words that a task's rows take.
 fn task_words<E>(plan: &Plan<'_, E>, rows: usize) -> usize {
-    if plan.unpacked.is_some() {
+    if !plan.packs_rows {
         return 0;
     }
     plan.words.rows_of_tile(rows) * plan.words.of_terms(plan.block.min(plan.k))

@@ -9,7 +9,7 @@ use crate::dtype::{DType, Element};
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 
 /// Rows that are asked for ahead of their being packed.
-const ROWS_AHEAD: usize = 16;
+const ROWS_AHEAD: usize = 48;
 
 /// A factor: `lines` vectors of `terms` elements, rows of the left factor or columns of the right one. Element `t` of line `l` lies at
 /// `data[l * line_stride + t * term_stride]`, and one of the strides is 1.
@@ -177,6 +177,7 @@ impl<'a, E: Element> Pack<'a, E> {
     fn prefetch(&self, term: usize) {
         let first = (self.first_term + term) * self.from.term_stride + self.first_line;
         prefetch_row(self.from.data, first, self.lines);
+        prefetch_row(self.from.data, first + self.lines - 1, 1);
     }
 
     /// A term of all lines, where these lie side by side. Beyond the last term there is none.

@@ -1,8 +1,10 @@
 //! The inner part of a product: a tile of sums that lies in registers while all terms of two packed panels go by.
 
-use super::factor::Words;
-use crate::dtype::Element;
-use crate::simd::{LANES, Lanes, Loop};
+use bytemuck::cast;
+
+use super::factor::{Words, multiplies_pairs};
+use crate::dtype::{DType, Element};
+use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 
 /// The largest tile of any instruction set.
 const MAX_ROWS: usize = 32;
@@ -20,24 +22,32 @@ impl Sums {
 
 /// The rows of a tile.
 #[derive(Clone, Copy)]
-pub(super) enum Rows<'a> {
+pub(super) enum Rows<'a, E> {
     /// A panel.
     Packed(&'a [f32]),
-    /// `rows` rows of `terms` values, each `ld` values behind the one before. Rows of the tile that are not there are the last one once more.
-    AsTheyLie { data: &'a [f32], ld: usize, rows: usize, terms: usize },
+    /// `rows` rows of `terms` elements, each `ld` elements behind the one before. Rows of the tile that are not there are the last one once more.
+    AsTheyLie { data: &'a [E], ld: usize, rows: usize, terms: usize },
+}
+
+/// Whether a tile can read rows as they lie: a lane multiplies what lies there.
+pub(super) fn reads_rows_as_they_lie<E: Element>(words: Words) -> bool {
+    match words {
+        Words::Single => E::DTYPE == DType::F32,
+        Words::Pairs => true,
+        Words::Tiles => false,
+    }
 }
 
 /// The sums of products of a panel of `rows` and one of `vectors` times 16 columns, each in the order of its terms.
-pub(super) struct Tile<'a> {
+pub(super) struct Tile<'a, E> {
     pub(super) rows: usize,
     pub(super) vectors: usize,
-    pub(super) words: Words,
-    pub(super) lhs: Rows<'a>,
+    pub(super) lhs: Rows<'a, E>,
     pub(super) rhs: &'a [f32],
     pub(super) sums: &'a mut Sums,
 }
 
-impl Loop for Tile<'_> {
+impl<E: Element> Loop for Tile<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -50,7 +60,7 @@ impl Loop for Tile<'_> {
     }
 }
 
-impl Tile<'_> {
+impl<E: Element> Tile<'_, E> {
     #[inline(always)]
     fn of_vectors<V: Lanes, const VECTORS: usize>(self, lanes: V) {
         // What an instruction set has no registers for is not compiled for it.
@@ -69,33 +79,54 @@ impl Tile<'_> {
 
     #[inline(always)]
     fn sum<V: Lanes, const ROWS: usize, const VECTORS: usize>(self, lanes: V) {
-        match V::MULTIPLIES_PAIRS && self.words == Words::Pairs {
-            true => self.sum_words::<V, ROWS, VECTORS, true>(lanes),
-            false => self.sum_words::<V, ROWS, VECTORS, false>(lanes),
-        }
-    }
-
-    #[inline(always)]
-    fn sum_words<V: Lanes, const ROWS: usize, const VECTORS: usize, const PAIRS: bool>(self, lanes: V) {
         let mut sums = [[lanes.splat(0.0); VECTORS]; ROWS];
         let rhs = self.rhs.as_chunks::<LANES>().0.as_chunks::<VECTORS>().0;
         match self.lhs {
             Rows::Packed(panel) => {
                 for (lhs, rhs) in panel.as_chunks::<ROWS>().0.iter().zip(rhs) {
-                    add_products::<V, ROWS, VECTORS, PAIRS>(lanes, lhs, rhs, &mut sums);
+                    add_products::<V, E, ROWS, VECTORS>(lanes, lhs, rhs, &mut sums);
                 }
             }
-            Rows::AsTheyLie { data, ld, rows, terms } if !PAIRS => {
-                let mut lines: [&[f32]; ROWS] = [&[]; ROWS];
+            Rows::AsTheyLie { data, ld, rows, terms } if multiplies_pairs::<E, V>() => {
+                let mut lines: [&[[E; 2]]; ROWS] = [&[]; ROWS];
+                let mut last = [0.0; ROWS];
+                for r in 0..ROWS {
+                    let (line, rest) = data[r.min(rows - 1) * ld..][..terms].as_chunks();
+                    lines[r] = line;
+                    last[r] = rest.first().map_or(0.0, |&term| word([term, E::default()]));
+                }
+                for (w, rhs) in rhs.iter().enumerate().take(terms / 2) {
+                    if w % LANES == 0 {
+                        for r in 0..ROWS {
+                            prefetch_row(data, (ROWS + r) * ld + 2 * w, 1);
+                        }
+                    }
+                    let mut lhs = [0.0; ROWS];
+                    for r in 0..ROWS {
+                        lhs[r] = word(lines[r][w]);
+                    }
+                    add_products::<V, E, ROWS, VECTORS>(lanes, &lhs, rhs, &mut sums);
+                }
+                if let Some(rhs) = rhs.get(terms / 2) {
+                    add_products::<V, E, ROWS, VECTORS>(lanes, &last, rhs, &mut sums);
+                }
+            }
+            Rows::AsTheyLie { data, ld, rows, terms } if E::DTYPE == DType::F32 => {
+                let mut lines: [&[E]; ROWS] = [&[]; ROWS];
                 for r in 0..ROWS {
                     lines[r] = &data[r.min(rows - 1) * ld..][..terms];
                 }
                 for (k, rhs) in rhs.iter().enumerate().take(terms) {
+                    if k % LANES == 0 {
+                        for r in 0..ROWS {
+                            prefetch_row(data, (ROWS + r) * ld + k, 1);
+                        }
+                    }
                     let mut lhs = [0.0; ROWS];
                     for r in 0..ROWS {
-                        lhs[r] = lines[r][k];
+                        lhs[r] = lines[r][k].to_f32();
                     }
-                    add_products::<V, ROWS, VECTORS, PAIRS>(lanes, &lhs, rhs, &mut sums);
+                    add_products::<V, E, ROWS, VECTORS>(lanes, &lhs, rhs, &mut sums);
                 }
             }
             Rows::AsTheyLie { .. } => {}
@@ -108,9 +139,15 @@ impl Tile<'_> {
     }
 }
 
+/// A word of two terms.
+#[inline(always)]
+fn word<E: Element>(terms: [E; 2]) -> f32 {
+    cast(terms)
+}
+
 /// The products of one word of all rows and of all columns.
 #[inline(always)]
-fn add_products<V: Lanes, const ROWS: usize, const VECTORS: usize, const PAIRS: bool>(
+fn add_products<V: Lanes, E: Element, const ROWS: usize, const VECTORS: usize>(
     lanes: V,
     lhs: &[f32; ROWS],
     rhs: &[[f32; LANES]; VECTORS],
@@ -123,7 +160,7 @@ fn add_products<V: Lanes, const ROWS: usize, const VECTORS: usize, const PAIRS: 
     for r in 0..ROWS {
         let row = lanes.splat(lhs[r]);
         for v in 0..VECTORS {
-            sums[r][v] = match PAIRS {
+            sums[r][v] = match multiplies_pairs::<E, V>() {
                 true => lanes.add_products_of_pairs(row, columns[v], sums[r][v]),
                 false => lanes.mul_add(row, columns[v], sums[r][v]),
             };
