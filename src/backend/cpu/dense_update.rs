@@ -1,12 +1,13 @@
 //! [`dense_update`](crate::ops::dense_update) on the CPU.
 
+use std::ops::Range;
+
 use super::Cpu;
-use super::cast::Convert;
 use super::optimizer::{StateRun, Step};
+use super::vector::{Blocks, clamp, for_each_block, load, store};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
-use crate::ops::optimizer::clamp_gradient;
 use crate::ops::{OptimizerStateMut, UpdateRule};
 use crate::simd::{Lanes, Loop};
 
@@ -83,44 +84,31 @@ impl<E: Element> Loop for StepRun<'_, E> {
 
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {
-        /// Parameters that are still in the first-level cache when they are rounded.
-        const BLOCK: usize = 256;
-        let mut rest = self;
-        while !rest.grad.is_empty() {
-            let len = BLOCK.min(rest.grad.len());
-            let (block, after) = rest.split_at(len);
-            rest = after;
-            let StepRun { step, factor, max_gradient, grad, parameters, state, rounded } = block;
-            if factor == 1.0 && max_gradient.is_none() {
-                step.update(lanes, grad, parameters, state, None);
-            } else {
-                let mut ready = [0f32; BLOCK];
-                let ready = &mut ready[..grad.len()];
-                ready.iter_mut().zip(grad).for_each(|(g, x)| *g = clamp_gradient(x * factor, max_gradient));
-                step.update(lanes, ready, parameters, state, None);
-            }
-            if let Some(rounded) = rounded {
-                Convert { factor: 1.0, from: parameters, to: rounded }.run(lanes);
-            }
-        }
+        let len = self.grad.len();
+        for_each_block(len, &mut StepBlocks { run: self, lanes });
     }
 }
 
-impl<'a> StateRun<'a> {
-    /// The state of the first `middle` columns, and of the others.
-    pub(super) fn split_at(self, middle: usize) -> (Self, Self) {
-        match self {
-            Self::None => (Self::None, Self::None),
-            Self::Rowwise(sum) => (Self::Rowwise(sum), Self::Rowwise(sum)),
-            Self::Elementwise(sums) => {
-                let (left, right) = sums.split_at_mut(middle);
-                (Self::Elementwise(left), Self::Elementwise(right))
-            }
-            Self::Moments(first, second) => {
-                let (first_left, first_right) = first.split_at_mut(middle);
-                let (second_left, second_right) = second.split_at_mut(middle);
-                (Self::Moments(first_left, second_left), Self::Moments(first_right, second_right))
-            }
+/// The step, block by block.
+struct StepBlocks<'a, V, E> {
+    run: StepRun<'a, E>,
+    lanes: V,
+}
+
+impl<V: Lanes, E: Element> Blocks for StepBlocks<'_, V, E> {
+    #[inline(always)]
+    fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
+        let Self { run: StepRun { step, factor, max_gradient, grad, parameters, state, rounded }, lanes } = self;
+        let lanes = *lanes;
+        let mut grad = load::<V, f32, N, WHOLE>(lanes, &grad[columns.clone()]);
+        for g in &mut grad {
+            *g = clamp(lanes, lanes.mul(*g, lanes.splat(*factor)), *max_gradient);
+        }
+        let parameters = &mut parameters[columns.clone()];
+        let updated = step.update::<V, f32, N, WHOLE>(lanes, grad, parameters, state.part(columns.clone()));
+        store::<V, f32, N, WHOLE>(lanes, updated, parameters);
+        if let Some(rounded) = rounded {
+            store::<V, E, N, WHOLE>(lanes, updated, &mut rounded[columns]);
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::vector::{load_vector, store_vector, sum_lanes};
+use super::vector::{load, store, sum_lanes};
 use crate::dtype::Element;
 use crate::ops::{Optimizer, UpdateRule};
 use crate::philox::philox4x32;
-use crate::simd::{LANES, Lanes};
+use crate::simd::Lanes;
 
 /// An [`UpdateRule`] with what is the same for all elements worked out.
 #[derive(Clone, Copy)]
@@ -31,6 +31,36 @@ pub(super) enum StateRun<'a> {
     Moments(&'a mut [f32], &'a mut [f32]),
 }
 
+impl<'a> StateRun<'a> {
+    /// That of some columns.
+    #[inline(always)]
+    pub(super) fn part(&mut self, columns: Range<usize>) -> StateRun<'_> {
+        match self {
+            Self::None => StateRun::None,
+            Self::Rowwise(rate) => StateRun::Rowwise(*rate),
+            Self::Elementwise(sums) => StateRun::Elementwise(&mut sums[columns]),
+            Self::Moments(first, second) => StateRun::Moments(&mut first[columns.clone()], &mut second[columns]),
+        }
+    }
+
+    /// The state of the first `middle` columns, and of the others.
+    pub(super) fn split_at(self, middle: usize) -> (Self, Self) {
+        match self {
+            Self::None => (Self::None, Self::None),
+            Self::Rowwise(sum) => (Self::Rowwise(sum), Self::Rowwise(sum)),
+            Self::Elementwise(sums) => {
+                let (left, right) = sums.split_at_mut(middle);
+                (Self::Elementwise(left), Self::Elementwise(right))
+            }
+            Self::Moments(first, second) => {
+                let (first_left, first_right) = first.split_at_mut(middle);
+                let (second_left, second_right) = second.split_at_mut(middle);
+                (Self::Moments(first_left, second_left), Self::Moments(first_right, second_right))
+            }
+        }
+    }
+}
+
 impl Step {
     pub(super) fn new(rule: &UpdateRule) -> Self {
         let (l2, shrink) = rule.decay_factors();
@@ -51,26 +81,20 @@ impl Step {
         }
     }
 
-    /// The sum of the squared gradients of a row, before the division by their number: see [`Optimizer`] for the order.
+    /// Adds the squared gradients of a block of columns to those of the columns before it, before the division by their number: see [`Optimizer`] for the
+    /// order. A block of more than one vector begins at a multiple of 32 columns; of those of one vector two go together.
     #[inline(always)]
-    pub(super) fn sum_of_squares<V: Lanes, E: Element>(&self, lanes: V, sum: f32, grad: &[f32], weights: &[E]) -> f32 {
-        let mut total = sum;
-        for (grad, weights) in grad.chunks(2 * LANES).zip(weights.chunks(2 * LANES)) {
-            let low = LANES.min(grad.len());
-            let mut squares = self.squares(lanes, &grad[..low], &weights[..low]);
-            if low < grad.len() {
-                squares = lanes.add(squares, self.squares(lanes, &grad[low..], &weights[low..]));
-            }
-            total += sum_lanes(lanes.to_array(squares));
+    pub(super) fn add_squares<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
+        &self,
+        lanes: V,
+        squares: &mut Squares<V>,
+        grad: [V::F32; N],
+        weights: &[E],
+    ) {
+        for (g, old) in grad.into_iter().zip(load::<V, E, N, WHOLE>(lanes, weights)) {
+            let g = self.regularised(lanes, g, old);
+            squares.add(lanes, lanes.mul(g, g));
         }
-        total
-    }
-
-    /// Those of at most a vector of columns.
-    #[inline(always)]
-    fn squares<V: Lanes, E: Element>(&self, lanes: V, grad: &[f32], weights: &[E]) -> V::F32 {
-        let g = self.regularised(lanes, load_vector(lanes, grad), load_vector(lanes, weights));
-        lanes.mul(g, g)
     }
 
     #[inline(always)]
@@ -78,67 +102,88 @@ impl Step {
         lanes.add(grad, lanes.mul(lanes.splat(self.l2), weights))
     }
 
-    /// Brings weights and state up to date; `random` gives the bits for the rounding of a column where it is stochastic.
+    /// Brings the state of a block of columns up to date, and gives their new weights, not rounded yet.
     #[inline(always)]
-    pub(super) fn update<V: Lanes, E: Element>(
+    pub(super) fn update<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
         &self,
         lanes: V,
-        grad: &[f32],
-        weights: &mut [E],
-        mut state: StateRun<'_>,
-        mut random: Option<&mut RandomBits>,
-    ) {
-        for (k, (grad, weights)) in grad.chunks(LANES).zip(weights.chunks_mut(LANES)).enumerate() {
-            let columns = k * LANES..k * LANES + grad.len();
-            let updated = self.update_vector(lanes, columns.clone(), grad, weights, &mut state);
-            match &mut random {
-                None => store_vector(lanes, updated, weights),
-                Some(random) => {
-                    for ((weight, value), column) in weights.iter_mut().zip(lanes.to_array(updated)).zip(columns) {
-                        *weight = E::from_f32_stochastic(value, random.at(column));
-                    }
+        grad: [V::F32; N],
+        weights: &[E],
+        state: StateRun<'_>,
+    ) -> [V::F32; N] {
+        let lr = lanes.splat(self.learning_rate);
+        let mut weights = load::<V, E, N, WHOLE>(lanes, weights);
+        let mut grad = grad;
+        for (g, w) in grad.iter_mut().zip(&mut weights) {
+            *g = self.regularised(lanes, *g, *w);
+            *w = lanes.mul(*w, lanes.splat(self.shrink));
+        }
+        match (state, self.optimizer) {
+            (StateRun::Elementwise(sums), Optimizer::Adagrad { eps } | Optimizer::RowwiseAdagrad { eps }) => {
+                let mut sum = load::<V, f32, N, WHOLE>(lanes, sums);
+                for ((w, g), sum) in weights.iter_mut().zip(grad).zip(&mut sum) {
+                    *sum = lanes.add(*sum, lanes.mul(g, g));
+                    let root = lanes.add(lanes.sqrt(*sum), lanes.splat(eps));
+                    *w = lanes.sub(*w, lanes.div(lanes.mul(lr, g), root));
+                }
+                store::<V, f32, N, WHOLE>(lanes, sum, sums);
+            }
+            (StateRun::Rowwise(rate), _) => {
+                for (w, g) in weights.iter_mut().zip(grad) {
+                    *w = lanes.sub(*w, lanes.mul(lanes.splat(rate), g));
+                }
+            }
+            (StateRun::Moments(first, second), Optimizer::Adam { beta1, beta2, eps }) => {
+                let (first_correction, second_correction) = self.corrections;
+                let mut m = load::<V, f32, N, WHOLE>(lanes, first);
+                let mut v = load::<V, f32, N, WHOLE>(lanes, second);
+                for ((w, g), (m, v)) in weights.iter_mut().zip(grad).zip(m.iter_mut().zip(&mut v)) {
+                    *m = decayed(lanes, *m, beta1, g);
+                    *v = decayed(lanes, *v, beta2, lanes.mul(g, g));
+                    let root = lanes.sqrt(lanes.mul(*v, lanes.splat(second_correction)));
+                    let root = lanes.add(root, lanes.splat(eps));
+                    let m = lanes.mul(*m, lanes.splat(first_correction));
+                    *w = lanes.sub(*w, lanes.div(lanes.mul(lr, m), root));
+                }
+                store::<V, f32, N, WHOLE>(lanes, m, first);
+                store::<V, f32, N, WHOLE>(lanes, v, second);
+            }
+            // Validation lets only matching state through: what is left is SGD.
+            _ => {
+                for (w, g) in weights.iter_mut().zip(grad) {
+                    *w = lanes.sub(*w, lanes.mul(lr, g));
                 }
             }
         }
+        weights
+    }
+}
+
+/// The sum of the squared gradients of a row: of 32 columns the two vectors are added, then the lanes of these, then the sums.
+pub(super) struct Squares<V: Lanes> {
+    total: f32,
+    /// The first half of the last 32 columns.
+    half: Option<V::F32>,
+}
+
+impl<V: Lanes> Default for Squares<V> {
+    fn default() -> Self {
+        Self { total: 0.0, half: None }
+    }
+}
+
+impl<V: Lanes> Squares<V> {
+    #[inline(always)]
+    fn add(&mut self, lanes: V, squares: V::F32) {
+        match self.half.take() {
+            None => self.half = Some(squares),
+            Some(half) => self.total += sum_lanes(lanes.to_array(lanes.add(half, squares))),
+        }
     }
 
-    /// The new weights of at most a vector of columns, not rounded yet.
     #[inline(always)]
-    fn update_vector<V: Lanes, E: Element>(
-        &self,
-        lanes: V,
-        columns: Range<usize>,
-        grad: &[f32],
-        weights: &[E],
-        state: &mut StateRun<'_>,
-    ) -> V::F32 {
-        let lr = lanes.splat(self.learning_rate);
-        let old = load_vector(lanes, weights);
-        let g = self.regularised(lanes, load_vector(lanes, grad), old);
-        let shrunk = lanes.mul(old, lanes.splat(self.shrink));
-        match (state, self.optimizer) {
-            (StateRun::Elementwise(sums), Optimizer::Adagrad { eps } | Optimizer::RowwiseAdagrad { eps }) => {
-                let sums = &mut sums[columns];
-                let sum = lanes.add(load_vector(lanes, sums), lanes.mul(g, g));
-                store_vector(lanes, sum, sums);
-                let root = lanes.add(lanes.sqrt(sum), lanes.splat(eps));
-                lanes.sub(shrunk, lanes.div(lanes.mul(lr, g), root))
-            }
-            (StateRun::Rowwise(rate), _) => lanes.sub(shrunk, lanes.mul(lanes.splat(*rate), g)),
-            (StateRun::Moments(first, second), Optimizer::Adam { beta1, beta2, eps }) => {
-                let (first_correction, second_correction) = self.corrections;
-                let (first, second) = (&mut first[columns.clone()], &mut second[columns]);
-                let m = decayed(lanes, load_vector(lanes, first), beta1, g);
-                let v = decayed(lanes, load_vector(lanes, second), beta2, lanes.mul(g, g));
-                store_vector(lanes, m, first);
-                store_vector(lanes, v, second);
-                let root = lanes.add(lanes.sqrt(lanes.mul(v, lanes.splat(second_correction))), lanes.splat(eps));
-                let m = lanes.mul(m, lanes.splat(first_correction));
-                lanes.sub(shrunk, lanes.div(lanes.mul(lr, m), root))
-            }
-            // Validation lets only matching state through: what is left is SGD.
-            _ => lanes.sub(shrunk, lanes.mul(lr, g)),
-        }
+    pub(super) fn total(self, lanes: V) -> f32 {
+        self.half.map_or(self.total, |half| self.total + sum_lanes(lanes.to_array(half)))
     }
 }
 
@@ -154,8 +199,6 @@ pub(super) struct RandomBits {
     row: [u32; 2],
     step: u32,
     block: Option<(u32, [u32; 4])>,
-    /// The column that is called 0.
-    first: usize,
 }
 
 impl RandomBits {
@@ -166,19 +209,11 @@ impl RandomBits {
             row: [row as u32, (row >> 32) as u32 | (table as u32) << 16],
             step: step as u32,
             block: None,
-            first: 0,
         }
     }
 
-    /// The same, with columns counted from `first` on.
-    pub(super) fn from(&mut self, first: usize) -> &mut Self {
-        self.first = first;
-        self
-    }
-
     #[inline]
-    fn at(&mut self, column: usize) -> u32 {
-        let column = self.first + column;
+    pub(super) fn at(&mut self, column: usize) -> u32 {
         let block = (column / 4) as u32;
         let bits = match self.block {
             Some((known, bits)) if known == block => bits,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::vector::{Blocks, WIDE, for_each_block, load, store};
+use super::vector::{WIDE, clamp, load};
 use crate::dtype::Index;
 use crate::ops::Pooling;
 use crate::ops::optimizer::clamp_gradient;
@@ -17,8 +17,13 @@ const LEVELS: usize = 5;
 
 /// The gradients of the rows of a step.
 pub(super) trait RowGradients: Sync {
-    /// That of some columns of row `k`.
-    fn gradient<V: Lanes>(&self, lanes: V, k: usize, columns: Range<usize>, out: &mut [f32]);
+    /// That of a block of columns of row `k`.
+    fn gradient<V: Lanes, const N: usize, const WHOLE: bool>(
+        &self,
+        lanes: V,
+        k: usize,
+        columns: Range<usize>,
+    ) -> [V::F32; N];
 }
 
 /// Gradients that have been summed.
@@ -35,8 +40,13 @@ impl<'a> Sums<'a> {
 
 impl RowGradients for Sums<'_> {
     #[inline(always)]
-    fn gradient<V: Lanes>(&self, _lanes: V, k: usize, columns: Range<usize>, out: &mut [f32]) {
-        out.copy_from_slice(&self.values[self.starts[k] as usize..][columns]);
+    fn gradient<V: Lanes, const N: usize, const WHOLE: bool>(
+        &self,
+        lanes: V,
+        k: usize,
+        columns: Range<usize>,
+    ) -> [V::F32; N] {
+        load::<V, f32, N, WHOLE>(lanes, &self.values[self.starts[k] as usize..][columns])
     }
 }
 
@@ -44,11 +54,16 @@ impl RowGradients for Sums<'_> {
 pub(super) struct Occurrences<'a, 's, I: Index> {
     source: &'s PooledGrad<'a, Cpu, I>,
     batch_size: Divisor,
+    /// Whether each contribution is the gradient of its bag as it is.
+    is_plain: bool,
 }
 
 impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
     pub(super) fn new(source: &'s PooledGrad<'a, Cpu, I>) -> Self {
-        Self { source, batch_size: Divisor::new(source.bags.batch_size as u32) }
+        let is_plain = source.max_gradient.is_none()
+            && source.bags.per_sample_weights.is_none()
+            && source.tables.features().iter().all(|feature| feature.pooling == Pooling::Sum);
+        Self { source, batch_size: Divisor::new(source.bags.batch_size as u32), is_plain }
     }
 
     /// The feature and the sample of an occurrence.
@@ -81,6 +96,9 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
         let first = tables.column_offsets()[feature];
         let columns = first + columns.start..first + columns.end;
         let grad = &grad_output.row(sample)[columns.clone()];
+        if self.is_plain {
+            return load::<V, f32, N, WHOLE>(lanes, grad);
+        }
         let pooling = tables.features()[feature].pooling;
         if pooling == Pooling::Max {
             let (position, bag) = (sorted.positions[occurrence] as usize, sorted.bags[occurrence] as usize);
@@ -93,11 +111,8 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
             return load::<V, f32, N, WHOLE>(lanes, &kept[..grad.len()]);
         }
         let mut contribution = load::<V, f32, N, WHOLE>(lanes, grad);
-        if let Some(max) = *max_gradient {
-            let (low, high) = (lanes.splat(-max), lanes.splat(max));
-            for g in &mut contribution {
-                *g = lanes.max(low, lanes.min(high, *g));
-            }
+        for g in &mut contribution {
+            *g = clamp(lanes, *g, *max_gradient);
         }
         let weight = bags.per_sample_weights.map(|weights| weights[sorted.positions[occurrence] as usize]);
         let factor = match pooling {
@@ -115,62 +130,52 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
 
 impl<I: Index> RowGradients for Occurrences<'_, '_, I> {
     #[inline(always)]
-    fn gradient<V: Lanes>(&self, lanes: V, k: usize, columns: Range<usize>, out: &mut [f32]) {
+    fn gradient<V: Lanes, const N: usize, const WHOLE: bool>(
+        &self,
+        lanes: V,
+        k: usize,
+        columns: Range<usize>,
+    ) -> [V::F32; N] {
         let segments = &self.source.sorted.segments;
         let occurrences = segments[k] as usize..segments[k + 1] as usize;
-        let dim = columns.len();
-        for_each_block(dim, &mut RowSum { of: self, lanes, occurrences, first: columns.start, out });
+        match occurrences.len() <= CHUNK {
+            true => self.sum_chunk::<V, N, WHOLE>(lanes, occurrences, columns),
+            false => self.sum_tree::<V, N, WHOLE>(lanes, occurrences, columns),
+        }
     }
 }
 
-/// The sum over the occurrences of a row, of the columns from `first` on.
-struct RowSum<'a, 's, 't, V, I: Index> {
-    of: &'t Occurrences<'a, 's, I>,
-    lanes: V,
-    occurrences: Range<usize>,
-    first: usize,
-    out: &'t mut [f32],
-}
-
-impl<V: Lanes, I: Index> Blocks for RowSum<'_, '_, '_, V, I> {
-    #[inline(always)]
-    fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
-        let of_row = self.first + columns.start..self.first + columns.end;
-        let sum = if self.occurrences.len() <= CHUNK {
-            self.sum_chunk::<N, WHOLE>(self.occurrences.clone(), of_row)
-        } else {
-            self.sum_tree::<N, WHOLE>(of_row)
-        };
-        store::<V, f32, N, WHOLE>(self.lanes, sum, &mut self.out[columns]);
-    }
-}
-
-impl<V: Lanes, I: Index> RowSum<'_, '_, '_, V, I> {
+impl<I: Index> Occurrences<'_, '_, I> {
     /// In order, starting from the first contribution.
     #[inline(always)]
-    fn sum_chunk<const N: usize, const WHOLE: bool>(
+    fn sum_chunk<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
+        lanes: V,
         occurrences: Range<usize>,
         columns: Range<usize>,
     ) -> [V::F32; N] {
-        self.of.prefetch(occurrences.start + OCCURRENCES_AHEAD, columns.clone());
-        let mut sum = self.of.contribution::<V, N, WHOLE>(self.lanes, occurrences.start, columns.clone());
+        self.prefetch(occurrences.start + OCCURRENCES_AHEAD, columns.clone());
+        let mut sum = self.contribution::<V, N, WHOLE>(lanes, occurrences.start, columns.clone());
         for occurrence in occurrences.start + 1..occurrences.end {
-            self.of.prefetch(occurrence + OCCURRENCES_AHEAD, columns.clone());
-            add(self.lanes, &mut sum, self.of.contribution::<V, N, WHOLE>(self.lanes, occurrence, columns.clone()));
+            self.prefetch(occurrence + OCCURRENCES_AHEAD, columns.clone());
+            add(lanes, &mut sum, self.contribution::<V, N, WHOLE>(lanes, occurrence, columns.clone()));
         }
         sum
     }
 
     /// The sums of chunks, in chunks, and so on.
     #[inline(always)]
-    fn sum_tree<const N: usize, const WHOLE: bool>(&self, columns: Range<usize>) -> [V::F32; N] {
-        let lanes = self.lanes;
+    fn sum_tree<V: Lanes, const N: usize, const WHOLE: bool>(
+        &self,
+        lanes: V,
+        occurrences: Range<usize>,
+        columns: Range<usize>,
+    ) -> [V::F32; N] {
         // The sum of what has come to each level since a chunk of it was full, and how much that is.
         let mut levels = [([lanes.splat(0.0); N], 0); LEVELS];
-        let Range { start, end } = self.occurrences;
+        let Range { start, end } = occurrences;
         for chunk in (start..end).step_by(CHUNK) {
-            let mut sum = self.sum_chunk::<N, WHOLE>(chunk..(chunk + CHUNK).min(end), columns.clone());
+            let mut sum = self.sum_chunk::<V, N, WHOLE>(lanes, chunk..(chunk + CHUNK).min(end), columns.clone());
             for (level, count) in &mut levels {
                 match *count {
                     0 => *level = sum,

@@ -4,17 +4,17 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::optimizer::{RandomBits, StateRun, Step};
+use super::optimizer::{RandomBits, Squares, StateRun, Step};
 use super::row_gradient::{Occurrences, RowGradients, Sums};
-use super::vector::add_row;
+use super::vector::{Blocks, add_row, for_each_block, load, store};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::sparse_update::{Apply, Merge, Reduce, SparseGrad, SparseUpdateOps, Update};
 use crate::ops::{Optimizer, OptimizerStateMut, Rounding, TableBatch, UpdateRule};
-use crate::simd::{Lanes, Loop, prefetch_row};
+use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 
-/// Columns that are worked on at a time, on the stack.
-const BLOCK: usize = 128;
+/// Columns whose gradients are kept from one pass over a row to the next: those of longer rows are summed once more.
+const KEPT: usize = 128;
 /// Rows of a task, at least: enough to be worth a fork.
 const ROWS_PER_TASK: usize = 64;
 /// Tasks for each thread, so that hot rows on one of them do not keep the others waiting.
@@ -159,8 +159,24 @@ impl<G: RowGradients> Loop for ReduceRows<'_, G> {
         let start = |k: usize| (self.starts[k] - self.starts[self.range.start]) as usize;
         for k in self.range.clone() {
             let values = &mut self.values[start(k)..start(k + 1)];
-            self.gradients.gradient(lanes, k, 0..values.len(), values);
+            for_each_block(values.len(), &mut KeepBlocks { gradients: self.gradients, lanes, k, values });
         }
+    }
+}
+
+/// Keeps the gradient of row `k`, block by block.
+struct KeepBlocks<'t, V, G> {
+    gradients: &'t G,
+    lanes: V,
+    k: usize,
+    values: &'t mut [f32],
+}
+
+impl<V: Lanes, G: RowGradients> Blocks for KeepBlocks<'_, V, G> {
+    #[inline(always)]
+    fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
+        let gradient = self.gradients.gradient::<V, N, WHOLE>(self.lanes, self.k, columns.clone());
+        store::<V, f32, N, WHOLE>(self.lanes, gradient, &mut self.values[columns]);
     }
 }
 
@@ -250,6 +266,7 @@ impl<G: RowGradients, E: Element> Loop for StepPart<'_, '_, G, E> {
     fn run<V: Lanes>(mut self, lanes: V) {
         let tables = self.of.tables;
         let rows = &self.of.rows[..self.range.end];
+        let mut kept = [0f32; KEPT];
         for k in self.range.clone().take(ROWS_AHEAD) {
             let table = TableOf::row(tables, rows[k] as usize);
             self.prefetch(&table, rows[k] as usize);
@@ -262,7 +279,7 @@ impl<G: RowGradients, E: Element> Loop for StepPart<'_, '_, G, E> {
                     // In a table of other rows this asks for what is of no use, which does no harm.
                     self.prefetch(&table, ahead as usize);
                 }
-                self.step_row(lanes, k, &table, rows[k] as usize);
+                self.step_row(lanes, k, &table, rows[k] as usize, &mut kept);
                 k += 1;
             }
         }
@@ -315,53 +332,115 @@ impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
 
     /// One step on `row`, the one with the number `k`.
     #[inline(always)]
-    fn step_row<V: Lanes>(&mut self, lanes: V, k: usize, table: &TableOf, row: usize) {
-        let RowStep { rule, step, decay_scale, gradients, .. } = self.of;
+    fn step_row<V: Lanes>(&mut self, lanes: V, k: usize, table: &TableOf, row: usize, kept: &mut [f32]) {
+        let RowStep { rule, step, decay_scale, ref gradients, .. } = *self.of;
         let (start, dim) = (self.start(table, row), table.dim);
-        let step = decay_scale.map_or(*step, |scale| step.with_decay_scaled(scale[row]));
-        let mut random = match rule.rounding {
+        let step = decay_scale.map_or(step, |scale| step.with_decay_scaled(scale[row]));
+        let random = match rule.rounding {
             Rounding::Stochastic { seed } => Some(RandomBits::new(seed, rule.step, table.table, row - table.first_row)),
             Rounding::Nearest => None,
         };
-        let weights = &mut self.target.weights[start..start + dim];
-        let mut block = [0f32; BLOCK];
-        // The sum over the whole row comes before the first weight changes. The gradient of a row of one block is made only once.
-        let rate = match &mut self.target.state {
-            RowsState::Rowwise(sums) => {
-                let mut squares = 0.0;
-                for columns in blocks(dim) {
-                    let grad = &mut block[..columns.len()];
-                    gradients.gradient(lanes, k, columns.clone(), grad);
-                    squares = step.sum_of_squares(lanes, squares, grad, &weights[columns]);
-                }
-                let sum = &mut sums[row - self.target.first_row];
-                *sum += squares / dim as f32;
-                Some(step.rate_of_row(*sum))
+        let columns = start..start + dim;
+        let (state, sum) = match &mut self.target.state {
+            RowsState::None => (StateRun::None, None),
+            RowsState::Rowwise(sums) => (StateRun::None, Some(&mut sums[row - self.target.first_row])),
+            RowsState::Elementwise(sums) => (StateRun::Elementwise(&mut sums[columns.clone()]), None),
+            RowsState::Moments(first, second) => {
+                (StateRun::Moments(&mut first[columns.clone()], &mut second[columns.clone()]), None)
             }
-            _ => None,
         };
-        for columns in blocks(dim) {
-            let grad = &mut block[..columns.len()];
-            if rate.is_none() || dim > BLOCK {
-                gradients.gradient(lanes, k, columns.clone(), grad);
-            }
-            let of_state = start + columns.start..start + columns.end;
-            let state = match (&mut self.target.state, rate) {
-                (_, Some(rate)) => StateRun::Rowwise(rate),
-                (RowsState::Elementwise(sums), _) => StateRun::Elementwise(&mut sums[of_state]),
-                (RowsState::Moments(first, second), _) => {
-                    StateRun::Moments(&mut first[of_state.clone()], &mut second[of_state])
-                }
-                (RowsState::None | RowsState::Rowwise(_), None) => StateRun::None,
-            };
-            let random = random.as_mut().map(|random| random.from(columns.start));
-            step.update(lanes, grad, &mut weights[columns], state, random);
+        let weights = &mut self.target.weights[columns];
+        let row = Row { gradients, lanes, k, step, weights, state, random, kept, squares: None };
+        match dim {
+            16 => row.step_whole::<1>(sum),
+            32 => row.step_whole::<2>(sum),
+            64 => row.step_whole::<4>(sum),
+            _ => row.step_blocks(sum),
         }
     }
 }
 
-/// The columns of a row, at most [`BLOCK`] at a time.
-#[inline(always)]
-fn blocks(dim: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..dim).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(dim))
+/// A row that takes a step.
+struct Row<'t, V: Lanes, G, E> {
+    gradients: &'t G,
+    lanes: V,
+    /// Its number among those of the step.
+    k: usize,
+    step: Step,
+    weights: &'t mut [E],
+    /// Where it is of the whole row, its learning rate, once that is known.
+    state: StateRun<'t>,
+    random: Option<RandomBits>,
+    /// Room for the gradient of a row of no more than [`KEPT`] columns.
+    kept: &'t mut [f32],
+    /// While they are summed: the sum over the whole row comes before the first weight changes.
+    squares: Option<Squares<V>>,
+}
+
+impl<V: Lanes, G: RowGradients, E: Element> Row<'_, V, G, E> {
+    /// Of a row that registers hold as a whole. `sum` is that of all its squared gradients so far, if the learning rate depends on it.
+    #[inline(always)]
+    fn step_whole<const N: usize>(mut self, sum: Option<&mut f32>) {
+        let (lanes, columns) = (self.lanes, 0..N * LANES);
+        let grad = self.gradients.gradient::<V, N, true>(lanes, self.k, columns.clone());
+        if let Some(sum) = sum {
+            let mut squares = Squares::default();
+            self.step.add_squares::<V, E, N, true>(lanes, &mut squares, grad, self.weights);
+            self.set_rate(sum, squares);
+        }
+        self.update::<N, true>(grad, columns);
+    }
+
+    /// The same, block by block.
+    #[inline(always)]
+    fn step_blocks(mut self, sum: Option<&mut f32>) {
+        let dim = self.weights.len();
+        if let Some(sum) = sum {
+            self.squares = Some(Squares::default());
+            for_each_block(dim, &mut self);
+            let squares = self.squares.take().unwrap_or_default();
+            self.set_rate(sum, squares);
+        }
+        for_each_block(dim, &mut self);
+    }
+
+    #[inline(always)]
+    fn set_rate(&mut self, sum: &mut f32, squares: Squares<V>) {
+        *sum += squares.total(self.lanes) / self.weights.len() as f32;
+        self.state = StateRun::Rowwise(self.step.rate_of_row(*sum));
+    }
+
+    #[inline(always)]
+    fn update<const N: usize, const WHOLE: bool>(&mut self, grad: [V::F32; N], columns: Range<usize>) {
+        let weights = &mut self.weights[columns.clone()];
+        let state = self.state.part(columns.clone());
+        let updated = self.step.update::<V, E, N, WHOLE>(self.lanes, grad, weights, state);
+        match &mut self.random {
+            None => store::<V, E, N, WHOLE>(self.lanes, updated, weights),
+            Some(random) => {
+                let updated = updated.into_iter().flat_map(|vector| self.lanes.to_array(vector));
+                for ((weight, value), column) in weights.iter_mut().zip(updated).zip(columns) {
+                    *weight = E::from_f32_stochastic(value, random.at(column));
+                }
+            }
+        }
+    }
+}
+
+impl<V: Lanes, G: RowGradients, E: Element> Blocks for Row<'_, V, G, E> {
+    #[inline(always)]
+    fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
+        let lanes = self.lanes;
+        let keeps = self.weights.len() <= KEPT;
+        let is_kept = keeps && matches!(self.state, StateRun::Rowwise(_));
+        let grad = match is_kept {
+            true => load::<V, f32, N, WHOLE>(lanes, &self.kept[columns.clone()]),
+            false => self.gradients.gradient::<V, N, WHOLE>(lanes, self.k, columns.clone()),
+        };
+        let Some(squares) = &mut self.squares else { return self.update::<N, WHOLE>(grad, columns) };
+        if keeps {
+            store::<V, f32, N, WHOLE>(lanes, grad, &mut self.kept[columns.clone()]);
+        }
+        self.step.add_squares::<V, E, N, WHOLE>(lanes, squares, grad, &self.weights[columns]);
+    }
 }

@@ -96,6 +96,15 @@ pub(super) fn store<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
     }
 }
 
+/// A gradient clamped to `[-max, max]`; a NaN stays one.
+#[inline(always)]
+pub(super) fn clamp<V: Lanes>(lanes: V, gradient: V::F32, max: Option<f32>) -> V::F32 {
+    match max {
+        Some(max) => lanes.max(lanes.splat(-max), lanes.min(lanes.splat(max), gradient)),
+        None => gradient,
+    }
+}
+
 /// The sum as a tree: the second half is added to the first one, a power of two of lanes, until one is left.
 #[inline]
 pub(super) fn sum_lanes<const LANES: usize>(mut lanes: [f32; LANES]) -> f32 {
