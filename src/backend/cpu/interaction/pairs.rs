@@ -108,7 +108,8 @@ impl<E: Element> Dots<'_, E> {
                 lanes.store(load_vector(lanes, from), to);
             }
         }
-        // Features that are not there have any values: their products are not looked at.
+        // Nobody looks at products of features that are not there, but what happens to lie in their place may be slow to multiply: subnormal numbers.
+        features[num_features * ld..].fill(P::default());
         let of = |first: usize| -> [&[P]; SIDE] { from_fn(|k| &features[(first + k) * ld..][..ld]) };
         for row in (0..side).step_by(SIDE) {
             let rows = of(row);
