@@ -123,6 +123,9 @@ const CACHE_LINE: usize = 64;
 /// The elements of a vector.
 pub(crate) const LANES: usize = 16;
 
+/// The elements of a group: a vector has four of them.
+pub(crate) const GROUP: usize = 4;
+
 /// Vectors of [`LANES`] values in registers. A value of this type shows that the machine has the instructions.
 pub(crate) trait Lanes: Copy + Send + Sync {
     type F32: Copy;
@@ -135,6 +138,11 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     const MULTIPLIES_PAIRS: bool = false;
 
     fn splat(self, value: f32) -> Self::F32;
+    /// The same values in each group.
+    #[inline(always)]
+    fn splat_group(self, values: &[f32; GROUP]) -> Self::F32 {
+        self.load(&from_fn(|l| values[l % GROUP]))
+    }
     /// Stored elements, widened.
     fn load<E: Element>(self, from: &[E; LANES]) -> Self::F32;
     /// Rounded to the nearest stored element.
@@ -197,6 +205,21 @@ pub(crate) trait Lanes: Copy + Send + Sync {
             }
         }
         lanes[0]
+    }
+    /// Group `g` of row `v` becomes group `v` of row `g`.
+    #[inline(always)]
+    fn transpose_groups(self, rows: [Self::F32; LANES / GROUP]) -> [Self::F32; LANES / GROUP] {
+        let rows = rows.map(|row| self.to_array(row));
+        from_fn(|g| self.load(&from_fn(|l| rows[l / GROUP][g * GROUP + l % GROUP])))
+    }
+    /// Lane `4 v + g` of the result is the sum of group `g` of `vectors[v]`: its second half is added to the first one, then one lane to the other.
+    #[inline(always)]
+    fn sums_of_groups(self, vectors: [Self::F32; LANES / GROUP]) -> Self::F32 {
+        let vectors = vectors.map(|vector| self.to_array(vector));
+        self.load(&from_fn(|k| {
+            let group = &vectors[k / GROUP][k % GROUP * GROUP..];
+            (group[0] + group[2]) + (group[1] + group[3])
+        }))
     }
     /// The sum of the lanes of each vector, as in [`Self::sums`].
     #[inline(always)]
@@ -341,6 +364,17 @@ mod tests {
                 );
                 bits.extend(lanes.to_array(lanes.sums(rows)).map(canonical));
                 bits.extend(lanes.sums_of_four(four).map(canonical));
+                bits.extend(lanes.to_array(lanes.sums_of_groups(four)).map(canonical));
+                bits.extend(
+                    lanes
+                        .transpose_groups(four)
+                        .map(|row| lanes.to_array(row))
+                        .as_flattened()
+                        .iter()
+                        .copied()
+                        .map(canonical),
+                );
+                bits.extend(lanes.to_array(lanes.splat_group(&from_fn(|k| square[0][k]))).map(canonical));
             }
             bits
         }

@@ -14,8 +14,10 @@ impl InteractionOps for Cpu {
     fn interaction_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
         let cpu = self.for_operations(args.flops());
         let Forward { interaction, dim, precision: _, features, output } = args;
+        let last = output.rows.saturating_sub(1);
         cpu.for_each_row(output, |sample, row| {
-            cpu.forward_sample(interaction, Sample::of(&features, sample, dim), row);
+            let [sample, ahead] = [sample, last.min(sample + 1)].map(|k| Sample::of(&features, k, dim));
+            cpu.forward_sample(interaction, sample, ahead, row);
         });
         Ok(())
     }
@@ -91,7 +93,14 @@ impl<'a, E: Element> Sample<'a, E> {
 }
 
 impl Cpu {
-    fn forward_sample<E: Element>(&self, interaction: Interaction, sample: Sample<'_, E>, output: &mut [E]) {
+    /// `ahead` is the sample whose turn it is next.
+    fn forward_sample<E: Element>(
+        &self,
+        interaction: Interaction,
+        sample: Sample<'_, E>,
+        ahead: Sample<'_, E>,
+        output: &mut [E],
+    ) {
         let Interaction::Dot { append_sparse, .. } = interaction else {
             output[..sample.head.len()].copy_from_slice(sample.head);
             output[sample.head.len()..].copy_from_slice(sample.tail);
@@ -103,7 +112,7 @@ impl Cpu {
         let (dots, mut rest) = pairs.split_at_mut(interaction.num_pairs(num_features));
         let pairs = Pairs::new(interaction, num_features);
         TASK.lend(dots_len(num_features, sample.dim), |scratch| {
-            self.dispatch.run(Dots { pairs, sample, dots, scratch });
+            self.dispatch.run(Dots { pairs, sample, ahead, dots, scratch });
         });
         if append_sparse {
             for i in usize::from(sample.has_dense)..num_features {

@@ -5,7 +5,7 @@ use std::mem::transmute;
 
 use super::intrinsic;
 use crate::dtype::{DType, Element};
-use crate::simd::{LANES, Lanes};
+use crate::simd::{GROUP, LANES, Lanes};
 
 /// Shown by [`run_avx2`](super::run_avx2) alone, which can only be called where the instructions are.
 #[derive(Clone, Copy)]
@@ -29,8 +29,21 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn transpose_groups(self, rows: [[__m256; 2]; LANES / GROUP]) -> [[__m256; 2]; LANES / GROUP] {
+        intrinsic!(transpose_groups(rows))
+    }
+    #[inline(always)]
+    fn sums_of_groups(self, vectors: [[__m256; 2]; LANES / GROUP]) -> [__m256; 2] {
+        intrinsic!(sums_of_groups(vectors))
+    }
+
+    #[inline(always)]
     fn splat(self, value: f32) -> [__m256; 2] {
         [intrinsic!(_mm256_set1_ps(value)); 2]
+    }
+    #[inline(always)]
+    fn splat_group(self, values: &[f32; GROUP]) -> [__m256; 2] {
+        [intrinsic!(_mm256_broadcast_ps(&_mm_loadu_ps(values.as_ptr()))); 2]
     }
     #[inline(always)]
     fn load<E: Element>(self, from: &[E; LANES]) -> [__m256; 2] {
@@ -201,4 +214,37 @@ fn sums_of_four(v: [[__m256; 2]; 4]) -> __m128 {
     let abcd = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(ac, bd), _mm256_shuffle_ps::<0xee>(ac, bd));
     let (ab, cd) = (_mm256_castps256_ps128(abcd), _mm256_extractf128_ps::<1>(abcd));
     _mm_add_ps(_mm_shuffle_ps::<0x88>(ab, cd), _mm_shuffle_ps::<0xdd>(ab, cd))
+}
+
+/// Lane `4 v + g` of the result is the sum of group `g` of `v[v]`, in the order of [`Lanes::sums_of_groups`].
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sums_of_groups(v: [[__m256; 2]; LANES / GROUP]) -> [__m256; 2] {
+    let halves = |a, b| _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
+    let mut sums = v[0];
+    for (half, sums) in sums.iter_mut().enumerate() {
+        let (a, b) = (halves(v[0][half], v[1][half]), halves(v[2][half], v[3][half]));
+        *sums = _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
+    }
+    // Groups 0 and 1 are in the first register, with a lane for each vector; 2 and 3 in the second one.
+    let (low, high) = (_mm256_unpacklo_ps(sums[0], sums[1]), _mm256_unpackhi_ps(sums[0], sums[1]));
+    let (first, second) = (_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high));
+    let (low, high) = (_mm256_unpacklo_ps(first, second), _mm256_unpackhi_ps(first, second));
+    [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)]
+}
+
+/// Group `g` of row `v` becomes group `v` of row `g`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose_groups(r: [[__m256; 2]; LANES / GROUP]) -> [[__m256; 2]; LANES / GROUP] {
+    let mut out = r;
+    for half in 0..2 {
+        for k in 0..2 {
+            // Of two rows the groups of one half.
+            let (a, b) = (r[2 * k][half], r[2 * k + 1][half]);
+            out[2 * half][k] = _mm256_permute2f128_ps::<0x20>(a, b);
+            out[2 * half + 1][k] = _mm256_permute2f128_ps::<0x31>(a, b);
+        }
+    }
+    out
 }

@@ -5,7 +5,7 @@ use std::mem::transmute;
 
 use super::intrinsic;
 use crate::dtype::{DType, Element};
-use crate::simd::{LANES, Lanes};
+use crate::simd::{GROUP, LANES, Lanes};
 
 /// Shown by [`run_avx512`](super::run_avx512) and, with products of `bf16`, by [`run_avx512_bf16`](super::run_avx512_bf16) alone, which can only be called
 /// where the instructions are.
@@ -74,8 +74,21 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn transpose_groups(self, rows: [__m512; LANES / GROUP]) -> [__m512; LANES / GROUP] {
+        intrinsic!(transpose_groups(rows))
+    }
+    #[inline(always)]
+    fn sums_of_groups(self, v: [__m512; LANES / GROUP]) -> __m512 {
+        intrinsic!(sums_of_groups(v))
+    }
+
+    #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         intrinsic!(_mm512_set1_ps(value))
+    }
+    #[inline(always)]
+    fn splat_group(self, values: &[f32; GROUP]) -> __m512 {
+        intrinsic!(_mm512_broadcast_f32x4(_mm_loadu_ps(values.as_ptr())))
     }
     #[inline(always)]
     fn load<E: Element>(self, from: &[E; LANES]) -> __m512 {
@@ -182,14 +195,24 @@ fn transpose(r: [__m512; LANES]) -> [__m512; LANES] {
     // Now b[4 k + c] holds, of rows 4 k to 4 k + 3, columns c, c + 4, c + 8 and c + 12.
     let mut out = b;
     for c in 0..4 {
-        let (x, y) = (_mm512_shuffle_f32x4::<0x88>(b[c], b[4 + c]), _mm512_shuffle_f32x4::<0x88>(b[8 + c], b[12 + c]));
-        let (z, w) = (_mm512_shuffle_f32x4::<0xdd>(b[c], b[4 + c]), _mm512_shuffle_f32x4::<0xdd>(b[8 + c], b[12 + c]));
-        out[c] = _mm512_shuffle_f32x4::<0x88>(x, y);
-        out[c + 4] = _mm512_shuffle_f32x4::<0x88>(z, w);
-        out[c + 8] = _mm512_shuffle_f32x4::<0xdd>(x, y);
-        out[c + 12] = _mm512_shuffle_f32x4::<0xdd>(z, w);
+        [out[c], out[c + 4], out[c + 8], out[c + 12]] = transpose_groups([b[c], b[4 + c], b[8 + c], b[12 + c]]);
     }
     out
+}
+
+/// Group `g` of row `v` becomes group `v` of row `g`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose_groups(r: [__m512; LANES / GROUP]) -> [__m512; LANES / GROUP] {
+    // Groups 0 and 2 of two rows each, and groups 1 and 3.
+    let even = (_mm512_shuffle_f32x4::<0x88>(r[0], r[1]), _mm512_shuffle_f32x4::<0x88>(r[2], r[3]));
+    let odd = (_mm512_shuffle_f32x4::<0xdd>(r[0], r[1]), _mm512_shuffle_f32x4::<0xdd>(r[2], r[3]));
+    [
+        _mm512_shuffle_f32x4::<0x88>(even.0, even.1),
+        _mm512_shuffle_f32x4::<0x88>(odd.0, odd.1),
+        _mm512_shuffle_f32x4::<0xdd>(even.0, even.1),
+        _mm512_shuffle_f32x4::<0xdd>(odd.0, odd.1),
+    ]
 }
 
 /// Lane `l` of the result is the sum of the lanes of `v[l]`, in the order of [`Lanes::sums`].
@@ -214,4 +237,16 @@ fn sums(v: [__m512; LANES]) -> __m512 {
         two[k] = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
     }
     _mm512_add_ps(_mm512_shuffle_ps::<0x88>(two[0], two[1]), _mm512_shuffle_ps::<0xdd>(two[0], two[1]))
+}
+
+/// Lane `4 v + g` of the result is the sum of group `g` of `v[v]`, in the order of [`Lanes::sums_of_groups`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sums_of_groups(v: [__m512; LANES / GROUP]) -> __m512 {
+    let halves = |a, b| _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
+    let (a, b) = (halves(v[0], v[1]), halves(v[2], v[3]));
+    // Lane 4 g + v.
+    let sums = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));
+    let turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_permutexvar_ps(turned, sums)
 }

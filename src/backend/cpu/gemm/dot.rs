@@ -106,7 +106,7 @@ impl<E: Element, O: Element> Dots<'_, E, O> {
 
 /// The sums of products of [`Lanes::DOTS`] pairs of lines of `terms` elements, `ROWS` times `COLS` of them.
 #[inline(always)]
-pub(in crate::backend::cpu) fn dot_tile<V: Lanes, E: Element, const ROWS: usize, const COLS: usize>(
+fn dot_tile<V: Lanes, E: Element, const ROWS: usize, const COLS: usize>(
     lanes: V,
     left: [&[E]; ROWS],
     right: [&[E]; COLS],

@@ -265,7 +265,7 @@ fn store_words<V: Lanes>(lanes: V, words: V::F32, panel: &mut [f32], at: usize) 
 
 /// Up to 16 words of a line; zeros behind them.
 #[inline(always)]
-pub(super) fn load_words<V: Lanes, E: Element, const TERMS: usize>(lanes: V, from: &[E]) -> V::F32 {
+pub(in crate::backend::cpu) fn load_words<V: Lanes, E: Element, const TERMS: usize>(lanes: V, from: &[E]) -> V::F32 {
     if TERMS == 1 {
         return load_vector(lanes, from);
     }

@@ -1,24 +1,21 @@
 //! The products of a sample's features, over the triangle alone: forward as many pairs at a time as registers hold sums of, and backward the product of
 //! the symmetric matrix of the pairs' gradients with the features, in tiles that lie in registers.
 
-use std::array::from_fn;
+use std::ops::Range;
 
-use bytemuck::cast_slice_mut;
-
-use super::super::gemm::{dot_tile, multiplies_pairs};
+use super::super::gemm::{load_words, multiplies_pairs};
 use super::super::vector::{load, load_vector, store_vector};
 use super::Sample;
 use crate::dtype::Element;
 use crate::ops::{Interaction, PairOrder};
-use crate::simd::{LANES, Lanes, Loop};
-
-/// The most features that meet as many others at once.
-const MAX_SIDE: usize = 4;
+use crate::simd::{GROUP, LANES, Lanes, Loop, prefetch_row};
 
 /// All dot products of a sample, in the order of the output.
 pub(super) struct Dots<'a, E> {
     pub(super) pairs: Pairs,
     pub(super) sample: Sample<'a, E>,
+    /// The one whose turn it is next: it is on its way from memory meanwhile.
+    pub(super) ahead: Sample<'a, E>,
     pub(super) dots: &'a mut [E],
     /// [`dots_len`] values.
     pub(super) scratch: &'a mut [f32],
@@ -63,21 +60,23 @@ impl Pairs {
         self.interaction.pair_position(self.num_features, i, j)
     }
 
-    /// The blocks of `len` features that some feature of the block from `first` on meets in its row.
+    /// The features that some of the `len` from `first` on meet in their rows, and some others.
     #[inline(always)]
-    fn blocks(&self, first: usize, len: usize) -> impl Iterator<Item = usize> + use<> {
-        let range = match self.order {
+    fn met_by(&self, first: usize, len: usize) -> Range<usize> {
+        match self.order {
             PairOrder::LowerTriangle => 0..first + len,
             PairOrder::UpperTriangle => first..self.num_features,
-        };
-        range.step_by(len)
+        }
     }
 }
 
-/// The values that [`Dots`] needs for features and the square of their products.
+/// Features that lie side by side, four words of each: as many as a vector has groups.
+const BLOCK: usize = LANES / GROUP;
+
+/// The values that [`Dots`] needs for features and for rows of products.
 pub(super) fn dots_len(num_features: usize, dim: usize) -> usize {
-    let side = num_features.next_multiple_of(MAX_SIDE);
-    side * dim.next_multiple_of(LANES) + side * side + LANES
+    let side = num_features.next_multiple_of(BLOCK);
+    side * dim.next_multiple_of(GROUP) + BLOCK * (side + LANES)
 }
 
 impl<E: Element> Loop for Dots<'_, E> {
@@ -86,50 +85,127 @@ impl<E: Element> Loop for Dots<'_, E> {
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {
         match (V::DOTS, multiplies_pairs::<E, V>()) {
-            (16, true) => self.sum::<V, E, 4>(lanes),
-            (16, false) => self.sum::<V, f32, 4>(lanes),
-            _ => self.sum::<V, f32, 2>(lanes),
+            (16, true) => self.sum::<V, 2, 4, 4>(lanes),
+            (16, false) => self.sum::<V, 1, 4, 4>(lanes),
+            _ => self.sum::<V, 1, 2, 2>(lanes),
         }
     }
 }
 
 impl<E: Element> Dots<'_, E> {
-    /// The features side by side as the products take them, all products of the triangle in their square, and its rows in the output.
+    /// Words are of `TERMS` elements; registers hold the sums of `ROWS` features with those of `BLOCKS` blocks.
     #[inline(always)]
-    fn sum<V: Lanes, P: Element, const SIDE: usize>(self, lanes: V) {
-        let Self { pairs, sample, dots, scratch } = self;
-        let (num_features, dim) = (pairs.num_features, sample.dim);
-        let side = num_features.next_multiple_of(SIDE);
-        let ld = dim.next_multiple_of(LANES);
-        let (features, square) = scratch.split_at_mut(side * ld);
-        let features = &mut cast_slice_mut::<f32, P>(features)[..side * ld];
-        for (i, to) in features.chunks_exact_mut(ld).enumerate().take(num_features) {
-            for (from, to) in sample.feature(i).chunks(LANES).zip(to.as_chunks_mut::<LANES>().0) {
-                lanes.store(load_vector(lanes, from), to);
+    fn sum<V: Lanes, const TERMS: usize, const ROWS: usize, const BLOCKS: usize>(self, lanes: V) {
+        let Self { pairs, sample, ahead, dots, scratch } = self;
+        let num_features = pairs.num_features;
+        let side = num_features.next_multiple_of(BLOCK);
+        let len = sample.dim.div_ceil(TERMS * GROUP);
+        let (packed, rows) = scratch.split_at_mut(side * len * GROUP);
+        let packed = packed.as_chunks_mut::<LANES>().0;
+        for (k, block) in packed.chunks_exact_mut(len).enumerate() {
+            let mut features: [&[E]; BLOCK] = [&[]; BLOCK];
+            for (i, feature) in features.iter_mut().enumerate() {
+                if k * BLOCK + i < num_features {
+                    *feature = sample.feature(k * BLOCK + i);
+                }
+            }
+            pack::<V, E, TERMS>(lanes, features, block);
+        }
+        let ld = side + LANES;
+        let mut position = 0;
+        for row in (0..num_features).step_by(ROWS) {
+            for i in row..(row + ROWS).min(num_features) {
+                prefetch_row(ahead.feature(i), 0, sample.dim);
+            }
+            let met = pairs.met_by(row, ROWS);
+            let end = met.end.div_ceil(BLOCK);
+            for block in (met.start / BLOCK..end).step_by(BLOCKS) {
+                let tile = Tile { lanes, packed, len, row, block, to: rows, ld };
+                match end - block {
+                    1 => tile.sum::<TERMS, ROWS, 1>(),
+                    2 => tile.sum::<TERMS, ROWS, 2>(),
+                    3 if BLOCKS >= 3 => tile.sum::<TERMS, ROWS, 3>(),
+                    _ => tile.sum::<TERMS, ROWS, BLOCKS>(),
+                }
+            }
+            for (i, sums) in (row..num_features).zip(rows.chunks_exact(ld)).take(ROWS) {
+                let (first, end) = pairs.of_row(i);
+                // Whole vectors: what is too much will be overwritten by the next row.
+                for j in (first..end).step_by(LANES) {
+                    let sums = load_vector(lanes, &sums[j..]);
+                    store_vector(lanes, sums, &mut dots[position + j - first..]);
+                }
+                position += end - first;
             }
         }
-        // Nobody looks at products of features that are not there, but what happens to lie in their place may be slow to multiply: subnormal numbers.
-        features[num_features * ld..].fill(P::default());
-        let of = |first: usize| -> [&[P]; SIDE] { from_fn(|k| &features[(first + k) * ld..][..ld]) };
-        for row in (0..side).step_by(SIDE) {
-            let rows = of(row);
-            for col in pairs.blocks(row, SIDE) {
-                let sums = dot_tile(lanes, rows, of(col), ld);
-                for (r, sums) in sums.iter().enumerate() {
-                    if let Some(to) = square[(row + r) * side + col..].first_chunk_mut::<SIDE>() {
-                        *to = *sums;
-                    }
+    }
+}
+
+/// Brings four features to their block, four words of each at a time; zeros behind them and for those that are not there.
+#[inline(always)]
+fn pack<V: Lanes, E: Element, const TERMS: usize>(lanes: V, features: [&[E]; BLOCK], block: &mut [[f32; LANES]]) {
+    for (k, to) in block.chunks_mut(BLOCK).enumerate() {
+        let mut words = [lanes.splat(0.0); BLOCK];
+        for i in 0..BLOCK {
+            let feature = features[i];
+            let rest = &feature[(k * LANES * TERMS).min(feature.len())..];
+            words[i] = match rest.first_chunk::<LANES>() {
+                Some(whole) if TERMS == 1 => lanes.load(whole),
+                _ => load_words::<V, E, TERMS>(lanes, &rest[..rest.len().min(LANES * TERMS)]),
+            };
+        }
+        for (to, vector) in to.iter_mut().zip(lanes.transpose_groups(words)) {
+            lanes.store(vector, to);
+        }
+    }
+}
+
+/// The products of some features from `row` on with those of some blocks.
+struct Tile<'a, V> {
+    lanes: V,
+    /// Blocks of `len` vectors.
+    packed: &'a [[f32; LANES]],
+    len: usize,
+    row: usize,
+    block: usize,
+    /// A row for each of these features, `ld` values apart.
+    to: &'a mut [f32],
+    ld: usize,
+}
+
+impl<V: Lanes> Tile<'_, V> {
+    /// Lane `l` of a group sums the products of words `≡ l (mod 4)`, then the lanes are added pairwise.
+    #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
+    #[inline(always)]
+    fn sum<const TERMS: usize, const ROWS: usize, const BLOCKS: usize>(self) {
+        let Self { lanes, packed, len, row, block, to, ld } = self;
+        let rows = &packed[row / BLOCK * len..][..len];
+        let mut blocks: [&[[f32; LANES]]; BLOCKS] = [&[]; BLOCKS];
+        for b in 0..BLOCKS {
+            blocks[b] = &packed[(block + b) * len..][..len];
+        }
+        let mut sums = [[lanes.splat(0.0); BLOCKS]; ROWS];
+        for w in 0..len {
+            let mut columns = [lanes.splat(0.0); BLOCKS];
+            for b in 0..BLOCKS {
+                columns[b] = lanes.load(&blocks[b][w]);
+            }
+            for r in 0..ROWS {
+                // The place of the first row is a multiple of their number, which this says without a look.
+                let words = lanes.splat_group(&rows[w].as_chunks::<GROUP>().0[(row & (BLOCK - ROWS)) + r]);
+                for b in 0..BLOCKS {
+                    sums[r][b] = match TERMS {
+                        2 => lanes.add_products_of_pairs(words, columns[b], sums[r][b]),
+                        _ => lanes.mul_add(words, columns[b], sums[r][b]),
+                    };
                 }
             }
         }
-        let mut rest = dots;
-        for i in 0..num_features {
-            let (first, end) = pairs.of_row(i);
-            let (to, after) = rest.split_at_mut(end - first);
-            rest = after;
-            for (to, from) in to.chunks_mut(LANES).zip(square[i * side + first..].chunks(LANES)) {
-                store_vector(lanes, load_vector(lanes, from), to);
-            }
+        for r in 0..ROWS {
+            let mut vectors = [lanes.splat(0.0); BLOCK];
+            vectors[..BLOCKS].copy_from_slice(&sums[r]);
+            // What is behind the last block will be overwritten by the next ones.
+            store_vector(lanes, lanes.sums_of_groups(vectors), &mut to[r * ld + block * BLOCK..]);
         }
     }
 }
@@ -191,7 +267,7 @@ impl<E: Element> Grads<'_, E> {
         let Self { pairs, grad_dots, .. } = *self;
         let side = pairs.num_features.next_multiple_of(LANES);
         for row in (0..side).step_by(LANES) {
-            for col in pairs.blocks(row, LANES) {
+            for col in pairs.met_by(row, LANES).step_by(LANES) {
                 let mut block = [lanes.splat(0.0); LANES];
                 for k in 0..LANES {
                     if row + k < pairs.num_features {
