@@ -1,11 +1,14 @@
 //! Products of matrices: packed panels of both factors meet in tiles that lie in registers.
 //!
-//! The right factor is packed once for all; each task packs the rows of the left one that it multiplies. A sum runs over blocks of terms, in
-//! each block term after term, whatever tiles and tasks there are: so its bits depend on sizes alone.
+//! A sum runs over blocks of terms, in each block term after term, whatever tiles and tasks there are: so its bits depend on sizes alone. Block after
+//! block, the right factor is packed for all, so that it stays in the second-level cache, and each task packs the rows of the left one that it
+//! multiplies.
 
 mod dot;
 mod factor;
 mod tile;
+
+use std::ops::Range;
 
 use super::Cpu;
 use super::scratch::{Scratch, TASK, WHOLE};
@@ -19,8 +22,10 @@ use factor::{Pack, Words};
 pub(super) use tile::Finish;
 use tile::{Put, Rows, Sums, Tile, reads_rows_as_they_lie};
 
-/// Terms whose words of a panel and a few others stay in the second-level cache.
+/// Words of a line that make a block.
 const BLOCK: usize = 512;
+/// Words of columns that stay in the second-level cache while all rows of a task meet them.
+const WORDS_PER_GROUP: usize = 1 << 18;
 /// Rows of a task, about: enough to use a panel of columns several times while it is in the cache, few enough to spread over threads.
 const ROWS_PER_TASK: usize = 60;
 /// Panels of a task, at least, and panels of columns that are packed at once.
@@ -40,21 +45,22 @@ pub(super) struct Product<'a, E> {
     pub(super) row_sums: Option<&'a mut [f32]>,
 }
 
-/// How a product is cut, the same for all tasks.
+/// A block of terms of a product, and how it is cut, the same for all tasks.
 #[derive(Clone, Copy)]
-struct Plan<'a, E> {
+struct Block<'a, E> {
     n: usize,
-    k: usize,
+    first_term: usize,
+    terms: usize,
     lhs: Factor<'a, E>,
+    /// Whether the output holds the sums of blocks before.
+    continues: bool,
     finish: Finish<'a>,
     /// Rows and columns of a tile.
     tile: (usize, usize),
     words: Words,
-    /// Terms of a block.
-    block: usize,
     /// Whether the rows of the left factor are packed, and not read as they lie.
     packs_rows: bool,
-    /// Block after block, panel after panel.
+    /// Panel after panel.
     rhs: &'a [f32],
 }
 
@@ -87,128 +93,134 @@ impl Cpu {
             _ => self.dispatch.run(TileOf::<E>(std::marker::PhantomData)),
         };
         let block = match O::DTYPE {
-            DType::F32 => k.div_ceil(k.div_ceil(BLOCK).max(1)),
+            DType::F32 => k.div_ceil(k.div_ceil(BLOCK * words.num_terms()).max(1)),
             // A sum that is not over cannot be stored in 16 bits.
             _ => k,
         };
-        let block = block.next_multiple_of(words.terms_of_block());
-        let Product { lhs, rhs, finish, row_sums, .. } = product;
+        let block = block.next_multiple_of(words.terms_of_block()).max(1);
+        let Product { lhs, rhs, finish, mut row_sums, .. } = product;
         // Where tiles can do without, packing would cost more than it saves.
         let packs_rows = lhs.term_stride != 1 || row_sums.is_some() || !reads_rows_as_they_lie::<E>(words);
-        WHOLE.lend(words.of_terms(k) * n.next_multiple_of(LANES), |packed| {
-            cpu.pack_columns(rhs, (n, k, block), tile.1, words, packed);
-            let plan = Plan { n, k, lhs, finish, tile, words, block, packs_rows, rhs: packed };
-            let ld = out.ld;
-            let len = out.data.len().min(m * ld);
-            let task = Task { first_row: 0, rows: m, out: &mut out.data[..len], ld, row_sums };
-            cpu.install(|| cpu.split(&plan, m.div_ceil(cpu.num_threads()), task));
+        let (columns, ld) = (n.next_multiple_of(LANES), out.ld);
+        let len = out.data.len().min(m * ld);
+        let out = &mut out.data[..len];
+        WHOLE.lend(words.of_terms(block.min(k)) * columns, |packed| {
+            for first_term in (0..k.max(1)).step_by(block) {
+                let terms = block.min(k - first_term);
+                let packed = &mut packed[..words.of_terms(terms) * columns];
+                cpu.pack_columns(rhs, n, first_term..first_term + terms, tile.1, words, packed);
+                let finish = match finish {
+                    Finish::Affine { .. } if first_term + terms < k => Finish::Replace,
+                    finish => finish,
+                };
+                let continues = first_term > 0;
+                let block =
+                    Block { n, first_term, terms, lhs, continues, finish, tile, words, packs_rows, rhs: packed };
+                let task = Task { first_row: 0, rows: m, out: &mut *out, ld, row_sums: row_sums.as_deref_mut() };
+                cpu.install(|| cpu.split(&block, m.div_ceil(cpu.num_threads()), task));
+            }
         });
     }
 
-    /// Packs all columns of the right factor.
+    /// Packs some terms of all columns of the right factor.
     fn pack_columns<E: Element>(
         &self,
         from: Factor<'_, E>,
-        (n, k, block): (usize, usize, usize),
+        n: usize,
+        terms: Range<usize>,
         width: usize,
         words: Words,
         packed: &mut [f32],
     ) {
-        let columns = n.next_multiple_of(LANES);
-        let width = width.min(columns);
-        let group = width * PANELS_PER_TASK;
-        let block_len = columns * words.of_terms(block);
-        if block_len == 0 {
+        if packed.is_empty() {
             return;
         }
-        self.for_each_chunk(packed, block_len, |b, packed| {
-            let (first_term, terms) = (b * block, block.min(k - b * block));
-            self.for_each_chunk(packed, group * words.of_terms(terms), |k, to| {
-                let first_line = k * group;
-                let lines = group.min(n - first_line);
-                let last_width = (lines - (lines - 1) / width * width).next_multiple_of(LANES);
-                let whole_lines = false;
-                let pack =
-                    Pack { from, first_line, lines, width, last_width, first_term, terms, words, whole_lines, to };
-                self.dispatch.run(pack);
-            });
+        let width = width.min(n.next_multiple_of(LANES));
+        let group = width * PANELS_PER_TASK;
+        self.for_each_chunk(packed, group * words.of_terms(terms.len()), |k, to| {
+            let first_line = k * group;
+            let lines = group.min(n - first_line);
+            let last_width = (lines - (lines - 1) / width * width).next_multiple_of(LANES);
+            let (first_term, terms, whole_lines) = (terms.start, terms.len(), false);
+            let pack = Pack { from, first_line, lines, width, last_width, first_term, terms, words, whole_lines, to };
+            self.dispatch.run(pack);
         });
     }
 
     /// Halves the rows until a task is left: first so that every thread has as many rows, then by whole panels.
-    fn split<E: Element, O: Element>(&self, plan: &Plan<'_, E>, rows_per_thread: usize, task: Task<'_, O>) {
-        let panel = plan.tile.0;
-        if task.rows <= panel * (ROWS_PER_TASK / panel).max(PANELS_PER_TASK) {
-            return TASK.lend(task_words(plan, task.rows), |packed| self.multiply(plan, task, packed));
+    fn split<E: Element, O: Element>(&self, block: &Block<'_, E>, rows_per_thread: usize, task: Task<'_, O>) {
+        let panel = block.tile.0;
+        let most = panel * (ROWS_PER_TASK / panel).max(PANELS_PER_TASK);
+        if task.rows <= most.min(rows_per_thread.next_multiple_of(panel)) {
+            return TASK.lend(block.task_words(task.rows), |packed| self.multiply(block, task, packed));
         }
         let half = task.rows / 2;
         let half = if task.rows > rows_per_thread { half } else { half.next_multiple_of(panel) };
         let (upper, lower) = task.split_at(half);
-        self.join(|| self.split(plan, rows_per_thread, upper), || self.split(plan, rows_per_thread, lower));
+        self.join(|| self.split(block, rows_per_thread, upper), || self.split(block, rows_per_thread, lower));
     }
 
     /// The rows of a task, with room for their packed words.
-    fn multiply<E: Element, O: Element>(&self, plan: &Plan<'_, E>, mut task: Task<'_, O>, packed: &mut [f32]) {
-        let Plan { n, k, lhs, tile: (tile_rows, tile_cols), words, block, finish, packs_rows, .. } = *plan;
+    fn multiply<E: Element, O: Element>(&self, block: &Block<'_, E>, task: Task<'_, O>, packed: &mut [f32]) {
+        let Block { n, first_term, terms, lhs, continues, finish, words, packs_rows, rhs, .. } = *block;
+        let (tile_rows, tile_cols) = block.tile;
         let columns = n.next_multiple_of(LANES);
         let mut sums = Sums::new();
         let tiles = (words == Words::Tiles).then(Tiles::new);
-        let num_blocks = k.div_ceil(block.max(1)).max(1);
-        let mut rhs = plan.rhs;
-        for b in 0..num_blocks {
-            let (first_term, is_last) = (b * block, b + 1 == num_blocks);
-            let terms = block.min(k - first_term);
-            let num_words = words.of_terms(terms);
-            let finish = match finish {
-                Finish::Affine { .. } if !is_last => Finish::Replace,
-                finish => finish,
-            };
-            let panels = || (0..task.rows).step_by(tile_rows).map(|row| (row, tile_rows.min(task.rows - row)));
-            let last_rows = task.rows - (task.rows - 1) / tile_rows * tile_rows;
-            if packs_rows {
-                self.dispatch.run(Pack {
-                    from: lhs,
-                    first_line: task.first_row,
-                    lines: task.rows,
-                    width: tile_rows,
-                    last_width: words.rows_of_tile(last_rows),
-                    first_term,
-                    terms,
-                    words,
-                    whole_lines: tiles.is_some(),
-                    to: &mut *packed,
-                });
+        let num_words = words.of_terms(terms);
+        let panels = || (0..task.rows).step_by(tile_rows).map(|row| (row, tile_rows.min(task.rows - row)));
+        let last_rows = task.rows - (task.rows - 1) / tile_rows * tile_rows;
+        if packs_rows {
+            self.dispatch.run(Pack {
+                from: lhs,
+                first_line: task.first_row,
+                lines: task.rows,
+                width: tile_rows,
+                last_width: words.rows_of_tile(last_rows),
+                first_term,
+                terms,
+                words,
+                whole_lines: tiles.is_some(),
+                to: &mut *packed,
+            });
+        }
+        if let Some(row_sums) = task.row_sums {
+            let add = continues || matches!(finish, Finish::Add);
+            for (row, lines) in panels() {
+                let width = words.rows_of_tile(lines);
+                let packed = &packed[row * num_words..][..width * num_words];
+                let sums = &mut row_sums[row..row + lines];
+                self.dispatch.run(AddWords { packed, num_words, width, words, add, sums });
             }
-            if let Some(row_sums) = task.row_sums.as_deref_mut() {
-                let add = b > 0 || matches!(finish, Finish::Add);
-                for (row, lines) in panels() {
-                    let width = words.rows_of_tile(lines);
-                    let packed = &packed[row * num_words..][..width * num_words];
-                    let sums = &mut row_sums[row..row + lines];
-                    self.dispatch.run(AddWords { packed, num_words, width, words, add, sums });
-                }
-            }
-            let (of_block, after) = rhs.split_at(columns * num_words);
-            rhs = after;
-            for first_col in (0..columns).step_by(tile_cols) {
-                let width = tile_cols.min(columns - first_col);
-                let rhs = &of_block[first_col * num_words..][..width * num_words];
-                for (row, lines) in panels() {
-                    // The output will be here when the sums are ready.
+        }
+        let group = (WORDS_PER_GROUP / num_words.max(1)).max(tile_cols) / tile_cols * tile_cols;
+        for first_of_group in (0..columns).step_by(group) {
+            let group = group.min(columns - first_of_group);
+            for (row, lines) in panels() {
+                let rows = words.rows_of_tile(lines);
+                let lhs = if packs_rows {
+                    Rows::Packed(&packed[row * num_words..][..rows * num_words])
+                } else {
+                    let ld = lhs.line_stride;
+                    let data = &lhs.data[(task.first_row + row) * ld + first_term..];
+                    Rows::AsTheyLie { data, ld, rows: lines, terms }
+                };
+                let mut ahead = 0;
+                for col in (0..group).step_by(tile_cols) {
+                    let width = tile_cols.min(group - col);
+                    let first_col = first_of_group + col;
                     let cols = width.min(n - first_col);
+                    // The output will be here when the sums are ready, and the next rows when it is their turn.
                     (row..row + lines).for_each(|r| prefetch_row(task.out, r * task.ld + first_col, cols));
-                    let (rows, vectors) = (words.rows_of_tile(lines), width / LANES);
-                    let panel = || &packed[row * num_words..][..rows * num_words];
-                    let lhs = if packs_rows {
-                        Rows::Packed(panel())
-                    } else {
-                        let ld = lhs.line_stride;
-                        let data = &lhs.data[(task.first_row + row) * ld + first_term..];
-                        Rows::AsTheyLie { data, ld, rows: lines, terms }
-                    };
-                    match &tiles {
-                        Some(tiles) => tiles.sum(panel(), rhs, num_words, &mut sums.0),
-                        None => self.dispatch.run(Tile { rows, vectors, lhs, rhs, sums: &mut sums }),
+                    if let Rows::AsTheyLie { data, ld, .. } = lhs {
+                        let until = (col + width) * tile_rows / group;
+                        (ahead..until).for_each(|r| prefetch_row(data, (tile_rows + r) * ld, terms));
+                        ahead = until;
+                    }
+                    let rhs = &rhs[first_col * num_words..][..width * num_words];
+                    match (&tiles, lhs) {
+                        (Some(tiles), Rows::Packed(panel)) => tiles.sum(panel, rhs, num_words, &mut sums.0),
+                        _ => self.dispatch.run(Tile { rows, vectors: width / LANES, lhs, rhs, sums: &mut sums }),
                     }
                     self.dispatch.run(Put {
                         sums: &sums,
@@ -217,12 +229,20 @@ impl Cpu {
                         rows: lines,
                         first_col,
                         cols,
-                        continues: b > 0,
+                        continues,
                         finish,
                     });
                 }
             }
         }
+    }
+}
+
+impl<E> Block<'_, E> {
+    /// The words that the rows of a task take, if they are packed.
+    fn task_words(&self, rows: usize) -> usize {
+        let words = self.words.rows_of_tile(rows) * self.words.of_terms(self.terms);
+        if self.packs_rows { words } else { 0 }
     }
 }
 
@@ -248,14 +268,6 @@ impl<O> Task<'_, O> {
             Self { first_row: first_row + rows, rows: all - rows, out: lower, ld, row_sums: lower_sums },
         )
     }
-}
-
-/// The words that a task's rows take.
-fn task_words<E>(plan: &Plan<'_, E>, rows: usize) -> usize {
-    if !plan.packs_rows {
-        return 0;
-    }
-    plan.words.rows_of_tile(rows) * plan.words.of_terms(plan.block.min(plan.k))
 }
 
 /// Two ones of `bf16`.

@@ -50,12 +50,19 @@ pub(super) enum Words {
 }
 
 impl Words {
+    /// The terms that a word holds.
+    pub(super) fn num_terms(self) -> usize {
+        match self {
+            Self::Single => 1,
+            Self::Pairs | Self::Tiles => 2,
+        }
+    }
+
     /// The words that so many terms take.
     pub(super) fn of_terms(self, terms: usize) -> usize {
         match self {
-            Self::Single => terms,
-            Self::Pairs => terms.div_ceil(2),
-            Self::Tiles => terms.div_ceil(2).next_multiple_of(LANES),
+            Self::Single | Self::Pairs => terms.div_ceil(self.num_terms()),
+            Self::Tiles => terms.div_ceil(self.num_terms()).next_multiple_of(LANES),
         }
     }
 

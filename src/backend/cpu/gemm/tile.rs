@@ -4,7 +4,7 @@ use bytemuck::cast;
 
 use super::factor::{Words, multiplies_pairs};
 use crate::dtype::{DType, Element};
-use crate::simd::{LANES, Lanes, Loop, prefetch_row};
+use crate::simd::{LANES, Lanes, Loop};
 
 /// The largest tile of any instruction set.
 const MAX_ROWS: usize = 32;
@@ -96,11 +96,6 @@ impl<E: Element> Tile<'_, E> {
                     last[r] = rest.first().map_or(0.0, |&term| word([term, E::default()]));
                 }
                 for (w, rhs) in rhs.iter().enumerate().take(terms / 2) {
-                    if w % LANES == 0 {
-                        for r in 0..ROWS {
-                            prefetch_row(data, (ROWS + r) * ld + 2 * w, 1);
-                        }
-                    }
                     let mut lhs = [0.0; ROWS];
                     for r in 0..ROWS {
                         lhs[r] = word(lines[r][w]);
@@ -117,11 +112,6 @@ impl<E: Element> Tile<'_, E> {
                     lines[r] = &data[r.min(rows - 1) * ld..][..terms];
                 }
                 for (k, rhs) in rhs.iter().enumerate().take(terms) {
-                    if k % LANES == 0 {
-                        for r in 0..ROWS {
-                            prefetch_row(data, (ROWS + r) * ld + k, 1);
-                        }
-                    }
                     let mut lhs = [0.0; ROWS];
                     for r in 0..ROWS {
                         lhs[r] = lines[r][k].to_f32();
