@@ -2,12 +2,15 @@
 
 mod pairs;
 
+use std::ops::Range;
+
 use super::Cpu;
 use super::scratch::{Scratch, TASK};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::Interaction;
 use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps};
+use crate::simd::prefetch_row;
 use pairs::{Dots, Grads, Pairs, dots_len, weights_len};
 
 impl InteractionOps for Cpu {
@@ -16,8 +19,8 @@ impl InteractionOps for Cpu {
         let Forward { interaction, dim, precision: _, features, output } = args;
         let last = output.rows.saturating_sub(1);
         cpu.for_each_row(output, |sample, row| {
-            let [sample, ahead] = [sample, last.min(sample + 1)].map(|k| Sample::of(&features, k, dim));
-            cpu.forward_sample(interaction, sample, ahead, row);
+            let samples = [sample, last.min(sample + 1)].map(|k| Sample::of(&features, k, dim));
+            cpu.forward_sample(interaction, samples, row);
         });
         Ok(())
     }
@@ -25,9 +28,10 @@ impl InteractionOps for Cpu {
     fn interaction_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
         let cpu = self.for_operations(args.flops());
         let Backward { interaction, dim, precision: _, features, grad_output, grad_features } = args;
+        let last = grad_output.rows.saturating_sub(1);
         let backward = |sample: usize, head: &mut [E], tail: &mut [E]| {
-            let features = Sample::of(&features, sample, dim);
-            cpu.backward_sample(interaction, features, grad_output.row(sample), head, tail);
+            let samples = [sample, last.min(sample + 1)].map(|k| Sample::of(&features, k, dim));
+            cpu.backward_sample(interaction, samples, grad_output.row(sample), head, tail);
         };
         match grad_features {
             FeaturesMut::Joined { block } => cpu.for_each_row(block, |sample, row| {
@@ -90,15 +94,22 @@ impl<'a, E: Element> Sample<'a, E> {
             _ => &self.tail[(i - 1) * self.dim..][..self.dim],
         }
     }
+
+    /// Asks for those of these features that there are.
+    #[inline(always)]
+    fn prefetch(&self, features: Range<usize>) {
+        for i in features.start..features.end.min(self.num_features()) {
+            prefetch_row(self.feature(i), 0, self.dim);
+        }
+    }
 }
 
 impl Cpu {
-    /// `ahead` is the sample whose turn it is next.
+    /// One sample, and the one whose turn it is next.
     fn forward_sample<E: Element>(
         &self,
         interaction: Interaction,
-        sample: Sample<'_, E>,
-        ahead: Sample<'_, E>,
+        [sample, ahead]: [Sample<'_, E>; 2],
         output: &mut [E],
     ) {
         let Interaction::Dot { append_sparse, .. } = interaction else {
@@ -127,7 +138,7 @@ impl Cpu {
     fn backward_sample<E: Element>(
         &self,
         interaction: Interaction,
-        sample: Sample<'_, E>,
+        [sample, ahead]: [Sample<'_, E>; 2],
         grad_output: &[E],
         head: &mut [E],
         tail: &mut [E],
@@ -148,7 +159,7 @@ impl Cpu {
         };
         let pairs = Pairs::new(interaction, num_features);
         TASK.lend(weights_len(num_features), |weights| {
-            self.dispatch.run(Grads { pairs, sample, grad_dots, direct, head, tail, weights });
+            self.dispatch.run(Grads { pairs, sample, ahead, grad_dots, direct, head, tail, weights });
         });
     }
 }

@@ -114,9 +114,7 @@ impl<E: Element> Dots<'_, E> {
         let ld = side + LANES;
         let mut position = 0;
         for row in (0..num_features).step_by(ROWS) {
-            for i in row..(row + ROWS).min(num_features) {
-                prefetch_row(ahead.feature(i), 0, sample.dim);
-            }
+            ahead.prefetch(row..row + ROWS);
             let met = pairs.met_by(row, ROWS);
             let end = met.end.div_ceil(BLOCK);
             for block in (met.start / BLOCK..end).step_by(BLOCKS) {
@@ -132,8 +130,7 @@ impl<E: Element> Dots<'_, E> {
                 let (first, end) = pairs.of_row(i);
                 // Whole vectors: what is too much will be overwritten by the next row.
                 for j in (first..end).step_by(LANES) {
-                    let sums = load_vector(lanes, &sums[j..]);
-                    store_vector(lanes, sums, &mut dots[position + j - first..]);
+                    store_vector(lanes, load_vector(lanes, &sums[j..]), &mut dots[position + j - first..]);
                 }
                 position += end - first;
             }
@@ -221,6 +218,8 @@ pub(super) fn weights_len(num_features: usize) -> usize {
 pub(super) struct Grads<'a, E> {
     pub(super) pairs: Pairs,
     pub(super) sample: Sample<'a, E>,
+    /// As in [`Dots`].
+    pub(super) ahead: Sample<'a, E>,
     /// Gradients of the dots.
     pub(super) grad_dots: &'a [E],
     /// For each feature what else its gradient begins with: of the dense vector, and of the others, if there is.
@@ -242,6 +241,14 @@ impl<E: Element> Loop for Grads<'_, E> {
         let (num_features, dim) = (self.pairs.num_features, self.sample.dim);
         for first in (0..num_features).step_by(rows) {
             let rows = rows.min(num_features - first);
+            self.ahead.prefetch(first..first + rows);
+            for i in first..first + rows {
+                // Gradients of the next sample lie behind those of this one, if there are no gaps.
+                match i {
+                    0 => prefetch_row(self.head, dim, dim),
+                    i => prefetch_row(self.tail, self.tail.len() + (i - 1) * dim, dim),
+                }
+            }
             let mut col = 0;
             while vectors > 1 && col + 2 * LANES <= dim {
                 self.rows::<V, 2, true>(lanes, first, rows, col);
