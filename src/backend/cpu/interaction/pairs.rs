@@ -85,17 +85,17 @@ impl<E: Element> Loop for Dots<'_, E> {
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {
         match (V::DOTS, multiplies_pairs::<E, V>()) {
-            (16, true) => self.sum::<V, 2, 4, 4>(lanes),
-            (16, false) => self.sum::<V, 1, 4, 4>(lanes),
-            _ => self.sum::<V, 1, 2, 2>(lanes),
+            (16, true) => self.sum::<V, 2, 4>(lanes),
+            (16, false) => self.sum::<V, 1, 4>(lanes),
+            _ => self.sum::<V, 1, 1>(lanes),
         }
     }
 }
 
 impl<E: Element> Dots<'_, E> {
-    /// Words are of `TERMS` elements; registers hold the sums of `ROWS` features with those of `BLOCKS` blocks.
+    /// Words are of `TERMS` elements; registers hold the sums of the features of a block with those of `BLOCKS` blocks.
     #[inline(always)]
-    fn sum<V: Lanes, const TERMS: usize, const ROWS: usize, const BLOCKS: usize>(self, lanes: V) {
+    fn sum<V: Lanes, const TERMS: usize, const BLOCKS: usize>(self, lanes: V) {
         let Self { pairs, sample, ahead, dots, scratch } = self;
         let num_features = pairs.num_features;
         let side = num_features.next_multiple_of(BLOCK);
@@ -113,20 +113,20 @@ impl<E: Element> Dots<'_, E> {
         }
         let ld = side + LANES;
         let mut position = 0;
-        for row in (0..num_features).step_by(ROWS) {
-            ahead.prefetch(row..row + ROWS);
-            let met = pairs.met_by(row, ROWS);
+        for row in (0..num_features).step_by(BLOCK) {
+            ahead.prefetch(row..row + BLOCK);
+            let met = pairs.met_by(row, BLOCK);
             let end = met.end.div_ceil(BLOCK);
             for block in (met.start / BLOCK..end).step_by(BLOCKS) {
                 let tile = Tile { lanes, packed, len, row, block, to: rows, ld };
-                match end - block {
-                    1 => tile.sum::<TERMS, ROWS, 1>(),
-                    2 => tile.sum::<TERMS, ROWS, 2>(),
-                    3 if BLOCKS >= 3 => tile.sum::<TERMS, ROWS, 3>(),
-                    _ => tile.sum::<TERMS, ROWS, BLOCKS>(),
+                match (end - block).min(BLOCKS) {
+                    2 if BLOCKS > 1 => tile.sum::<TERMS, 2>(),
+                    3 if BLOCKS > 1 => tile.sum::<TERMS, 3>(),
+                    4 if BLOCKS > 1 => tile.sum::<TERMS, 4>(),
+                    _ => tile.sum::<TERMS, 1>(),
                 }
             }
-            for (i, sums) in (row..num_features).zip(rows.chunks_exact(ld)).take(ROWS) {
+            for (i, sums) in (row..num_features).zip(rows.chunks_exact(ld)).take(BLOCK) {
                 let (first, end) = pairs.of_row(i);
                 // Whole vectors: what is too much will be overwritten by the next row.
                 for j in (first..end).step_by(LANES) {
@@ -146,10 +146,10 @@ fn pack<V: Lanes, E: Element, const TERMS: usize>(lanes: V, features: [&[E]; BLO
         for i in 0..BLOCK {
             let feature = features[i];
             let rest = &feature[(k * LANES * TERMS).min(feature.len())..];
-            words[i] = match rest.first_chunk::<LANES>() {
-                Some(whole) if TERMS == 1 => lanes.load(whole),
-                _ => load_words::<V, E, TERMS>(lanes, &rest[..rest.len().min(LANES * TERMS)]),
-            };
+            // A load of nothing from nowhere is allowed, but slow.
+            if !rest.is_empty() {
+                words[i] = load_words::<V, E, TERMS>(lanes, &rest[..rest.len().min(LANES * TERMS)]);
+            }
         }
         for (to, vector) in to.iter_mut().zip(lanes.transpose_groups(words)) {
             lanes.store(vector, to);
@@ -157,15 +157,17 @@ fn pack<V: Lanes, E: Element, const TERMS: usize>(lanes: V, features: [&[E]; BLO
     }
 }
 
-/// The products of some features from `row` on with those of some blocks.
+/// The products of the features of a block with those of some others.
 struct Tile<'a, V> {
     lanes: V,
     /// Blocks of `len` vectors.
     packed: &'a [[f32; LANES]],
     len: usize,
+    /// The first of the features.
     row: usize,
+    /// The first of the other blocks.
     block: usize,
-    /// A row for each of these features, `ld` values apart.
+    /// A row for each of the features, `ld` values apart.
     to: &'a mut [f32],
     ld: usize,
 }
@@ -174,22 +176,21 @@ impl<V: Lanes> Tile<'_, V> {
     /// Lane `l` of a group sums the products of words `≡ l (mod 4)`, then the lanes are added pairwise.
     #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
     #[inline(always)]
-    fn sum<const TERMS: usize, const ROWS: usize, const BLOCKS: usize>(self) {
+    fn sum<const TERMS: usize, const BLOCKS: usize>(self) {
         let Self { lanes, packed, len, row, block, to, ld } = self;
         let rows = &packed[row / BLOCK * len..][..len];
         let mut blocks: [&[[f32; LANES]]; BLOCKS] = [&[]; BLOCKS];
         for b in 0..BLOCKS {
             blocks[b] = &packed[(block + b) * len..][..len];
         }
-        let mut sums = [[lanes.splat(0.0); BLOCKS]; ROWS];
+        let mut sums = [[lanes.splat(0.0); BLOCKS]; BLOCK];
         for w in 0..len {
             let mut columns = [lanes.splat(0.0); BLOCKS];
             for b in 0..BLOCKS {
                 columns[b] = lanes.load(&blocks[b][w]);
             }
-            for r in 0..ROWS {
-                // The place of the first row is a multiple of their number, which this says without a look.
-                let words = lanes.splat_group(&rows[w].as_chunks::<GROUP>().0[(row & (BLOCK - ROWS)) + r]);
+            for r in 0..BLOCK {
+                let words = lanes.splat_group(&rows[w].as_chunks::<GROUP>().0[r]);
                 for b in 0..BLOCKS {
                     sums[r][b] = match TERMS {
                         2 => lanes.add_products_of_pairs(words, columns[b], sums[r][b]),
@@ -198,7 +199,18 @@ impl<V: Lanes> Tile<'_, V> {
                 }
             }
         }
-        for r in 0..ROWS {
+        if BLOCKS == 1 {
+            let mut vectors = [lanes.splat(0.0); BLOCK];
+            for r in 0..BLOCK {
+                vectors[r] = sums[r][0];
+            }
+            let dots = lanes.to_array(lanes.sums_of_groups(vectors));
+            for (r, dots) in dots.as_chunks::<BLOCK>().0.iter().enumerate() {
+                to[r * ld + block * BLOCK..][..BLOCK].copy_from_slice(dots);
+            }
+            return;
+        }
+        for r in 0..BLOCK {
             let mut vectors = [lanes.splat(0.0); BLOCK];
             vectors[..BLOCKS].copy_from_slice(&sums[r]);
             // What is behind the last block will be overwritten by the next ones.
