@@ -359,21 +359,12 @@ mod tests {
             for square in self.0.as_chunks::<LANES>().0.as_chunks::<LANES>().0 {
                 let rows = from_fn(|k| lanes.load(&square[k]));
                 let four = from_fn(|k| rows[k]);
-                bits.extend(
-                    lanes.transpose(rows).map(|row| lanes.to_array(row)).as_flattened().iter().copied().map(canonical),
-                );
+                for row in lanes.transpose(rows).into_iter().chain(lanes.transpose_groups(four)) {
+                    bits.extend(lanes.to_array(row).map(canonical));
+                }
                 bits.extend(lanes.to_array(lanes.sums(rows)).map(canonical));
                 bits.extend(lanes.sums_of_four(four).map(canonical));
                 bits.extend(lanes.to_array(lanes.sums_of_groups(four)).map(canonical));
-                bits.extend(
-                    lanes
-                        .transpose_groups(four)
-                        .map(|row| lanes.to_array(row))
-                        .as_flattened()
-                        .iter()
-                        .copied()
-                        .map(canonical),
-                );
                 bits.extend(lanes.to_array(lanes.splat_group(&from_fn(|k| square[0][k]))).map(canonical));
             }
             bits

@@ -26,7 +26,7 @@ use tile::{Put, Rows, Sums, Tile, reads_rows_as_they_lie};
 const BLOCK: usize = 512;
 /// Words of columns that stay in the second-level cache while all rows of a task meet them.
 const WORDS_PER_GROUP: usize = 1 << 18;
-/// Rows of a task, about: enough to use a panel of columns several times while it is in the cache, few enough to spread over threads.
+/// Rows of a task, about: few enough for their packed words to stay in the cache beside those of the columns, and to spread over threads.
 const ROWS_PER_TASK: usize = 60;
 /// Panels of a task, at least, and panels of columns that are packed at once.
 const PANELS_PER_TASK: usize = 4;

@@ -95,10 +95,10 @@ impl<'a, E: Element> Sample<'a, E> {
         }
     }
 
-    /// Asks for those of these features that there are.
+    /// Asks for some features ahead of their use.
     #[inline(always)]
     fn prefetch(&self, features: Range<usize>) {
-        for i in features.start..features.end.min(self.num_features()) {
+        for i in features {
             prefetch_row(self.feature(i), 0, self.dim);
         }
     }

@@ -107,13 +107,12 @@ impl Step {
     pub(super) fn update<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
         &self,
         lanes: V,
-        grad: [V::F32; N],
+        mut grad: [V::F32; N],
         weights: &[E],
         state: StateRun<'_>,
     ) -> [V::F32; N] {
         let lr = lanes.splat(self.learning_rate);
         let mut weights = load::<V, E, N, WHOLE>(lanes, weights);
-        let mut grad = grad;
         for (g, w) in grad.iter_mut().zip(&mut weights) {
             *g = self.regularised(lanes, *g, *w);
             *w = lanes.mul(*w, lanes.splat(self.shrink));

@@ -114,7 +114,7 @@ impl<E: Element> Dots<'_, E> {
         let ld = side + LANES;
         let mut position = 0;
         for row in (0..num_features).step_by(BLOCK) {
-            ahead.prefetch(row..row + BLOCK);
+            ahead.prefetch(row..(row + BLOCK).min(num_features));
             let met = pairs.met_by(row, BLOCK);
             let end = met.end.div_ceil(BLOCK);
             for block in (met.start / BLOCK..end).step_by(BLOCKS) {
