@@ -189,6 +189,12 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     fn load_pairs<E: Element>(self, _from: &[[E; 2]; LANES]) -> Self::F32 {
         self.splat(0.0)
     }
+    /// Each lane of two vectors as the sum of three `bf16`, the first two rounded to nearest: pairs of the first, the second and the third ones. The sum is exact
+    /// for numbers from 2⁻¹¹⁰ on that round to finite ones; others have a part that is not finite. Only where [`Self::MULTIPLIES_PAIRS`].
+    #[inline(always)]
+    fn split_pairs(self, _first: Self::F32, _second: Self::F32) -> [Self::F32; 3] {
+        [self.splat(0.0); 3]
+    }
     /// Row `l` of the result holds lane `l` of all rows.
     #[inline(always)]
     fn transpose(self, rows: [Self::F32; LANES]) -> [Self::F32; LANES] {

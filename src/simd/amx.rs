@@ -11,6 +11,16 @@ use super::LANES;
 pub(crate) const ROWS: usize = 2 * LANES;
 pub(crate) const COLS: usize = 2 * LANES;
 
+/// 16 rows of 16 words, each a pair of `bf16`.
+pub(crate) type Tile = [[f32; LANES]; LANES];
+
+/// How many `bf16` an `f32` is the sum of: of its 24 bits, each holds eight.
+pub(crate) const PARTS_OF_F32: usize = 3;
+
+/// Which parts of two `f32` are multiplied. The others are less than 2⁻²³ of the product, see [`Tiles::sum`].
+const PRODUCTS_OF_PARTS: [(usize, usize); 6] = [(2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2)];
+const PRODUCTS_OF_WHOLES: [(usize, usize); 1] = [(0, 0)];
+
 /// Whether the machine has them, and the system lets this process use them.
 pub(super) fn is_available() -> bool {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -33,39 +43,59 @@ impl Tiles {
         }
     }
 
-    /// The sums of products of 16 or 32 rows and as many columns. `lhs` holds the words of one row after the other, `rhs` for each word that of all columns;
-    /// a word is a pair of `bf16`, and there are whole tiles of `num_words` of them. Sums of rows and columns that are not there get any value.
-    pub(crate) fn sum(&self, lhs: &[f32], rhs: &[f32], num_words: usize, sums: &mut [[f32; COLS]; ROWS]) {
+    /// The sums of products of 16 or 32 rows and as many columns, in `steps` steps of 32 terms. A step of a factor is its first part, then the others if
+    /// there are three, each one or two tiles: of `lhs` the words of 16 rows, of `rhs` those of 16 columns, turned over. Sums of rows and columns that are not
+    /// there get any value.
+    ///
+    /// A sum of `n` products `xᵢ yᵢ` of one part each is off by no more than `(n / 32 + 17) u Σ |xᵢ yᵢ|`, with `u = 2⁻²⁴`: in a step 16 products are added to
+    /// each of two sums, these to one another, and the result to that of the steps before. Three parts `x = x₁ + x₂ + x₃`, each rounded to nearest, have
+    /// `|x₂| ≤ 2⁻⁸ |x|` and `|x₃| ≤ 2⁻¹⁶ |x|`. What is left out, `x₂ y₃ + x₃ y₂ + x₃ y₃`, is at most `(2 + 2⁻⁸) u |x y|`; the sum is one of six steps
+    /// each, where those after the first small ones have partial sums of at most `1 + 2⁻⁶` times `Σ |xᵢ yᵢ|`. So it is off by no more than
+    /// `(6 n / 32 + 20) u (1 + 2⁻⁶) Σ |xᵢ yᵢ|`: less than that of `n` fused products one after the other from some 30 on.
+    pub(crate) fn sum(&self, lhs: &[Tile], rhs: &[Tile], parts: usize, steps: usize, sums: &mut [[f32; COLS]; ROWS]) {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if let Some(tiles) = &self.configured {
-            return tiles.sum(lhs, rhs, num_words, sums);
+            return tiles.sum(lhs, rhs, parts, steps, sums);
         }
-        sum_one_by_one(lhs, rhs, num_words, sums);
+        sum_one_by_one(lhs, rhs, parts, steps, sums);
     }
 }
 
-/// What the instruction computes: for each tile of words the products of their first halves and those of their second halves, each sum in order and
+/// What the instruction computes: for each two tiles the products of the first halves of their words and those of the second halves, each sum in order and
 /// fused; then both are added, and to the sum of the tiles before. It also takes subnormal numbers for zeros.
-fn sum_one_by_one(lhs: &[f32], rhs: &[f32], num_words: usize, sums: &mut [[f32; COLS]; ROWS]) {
+fn sum_one_by_one(lhs: &[Tile], rhs: &[Tile], parts: usize, steps: usize, sums: &mut [[f32; COLS]; ROWS]) {
     let halves = |word: f32| [f32::from_bits(word.to_bits() << 16), f32::from_bits(word.to_bits() & 0xffff_0000)];
-    let cols = rhs.len().checked_div(num_words).unwrap_or(COLS);
+    let products = if parts == PARTS_OF_F32 { &PRODUCTS_OF_PARTS[..] } else { &PRODUCTS_OF_WHOLES };
     *sums = [[0.0; COLS]; ROWS];
-    for (lhs, sums) in lhs.chunks_exact(num_words.max(1)).zip(sums) {
-        for (first, lhs) in (0..num_words).step_by(LANES).zip(lhs.chunks(LANES)) {
-            for (col, sum) in sums.iter_mut().enumerate().take(cols) {
-                let mut of_halves = [0f32; 2];
-                for (w, lhs) in lhs.iter().enumerate() {
-                    let (a, b) = (halves(*lhs), halves(rhs[(first + w) * cols + col]));
-                    of_halves = [a[0].mul_add(b[0], of_halves[0]), a[1].mul_add(b[1], of_halves[1])];
+    if steps == 0 {
+        return;
+    }
+    for (lhs, rhs) in lhs.chunks(lhs.len() / steps).zip(rhs.chunks(rhs.len() / steps)) {
+        for &(left, right) in products {
+            let (lhs, rhs) = (part_of(lhs, left, parts), part_of(rhs, right, parts));
+            for (row, lhs) in lhs.as_flattened().iter().enumerate() {
+                for (col, sum) in sums[row].iter_mut().enumerate().take(rhs.len() * LANES) {
+                    let mut of_halves = [0f32; 2];
+                    for (lhs, rhs) in lhs.iter().zip(rhs[col / LANES]) {
+                        let (a, b) = (halves(*lhs), halves(rhs[col % LANES]));
+                        of_halves = [a[0].mul_add(b[0], of_halves[0]), a[1].mul_add(b[1], of_halves[1])];
+                    }
+                    *sum += of_halves[0] + of_halves[1];
                 }
-                *sum += of_halves[0] + of_halves[1];
             }
         }
     }
 }
 
+fn part_of(step: &[Tile], part: usize, parts: usize) -> &[Tile] {
+    let tiles = step.len() / parts;
+    &step[part * tiles..][..tiles]
+}
+
 #[cfg(test)]
 mod tests {
+    use std::array::from_fn;
+
     use super::*;
 
     #[test]
@@ -79,18 +109,21 @@ mod tests {
             let bits = k.wrapping_mul(2_654_435_769) >> 8;
             bits & 0x807f | (124 + (bits >> 16 & 0xff) % 7) << 7
         };
-        let words = |len: usize, seed: u32| -> Vec<f32> {
-            let word = |k: u32| f32::from_bits(element(2 * k) | element(2 * k + 1) << 16);
-            (0..len as u32).map(|k| word(k + seed)).collect()
+        let tiles = |len: usize, seed: u32| -> Vec<Tile> {
+            let word = |k: usize| f32::from_bits(element(2 * k as u32 + seed) | element(2 * k as u32 + 1 + seed) << 16);
+            (0..len).map(|t| from_fn(|r| from_fn(|c| word((t * LANES + r) * LANES + c)))).collect()
         };
-        for (rows, cols, num_words) in [(32, 32, 0), (32, 32, 16), (16, 32, 48), (32, 16, 208), (16, 16, 32)] {
-            let (lhs, rhs) = (words(rows * num_words, 1), words(cols * num_words, 1 << 20));
-            let (mut got, mut want) = ([[0f32; COLS]; ROWS], [[0f32; COLS]; ROWS]);
-            Tiles::new().sum(&lhs, &rhs, num_words, &mut got);
-            sum_one_by_one(&lhs, &rhs, num_words, &mut want);
-            for (row, (got, want)) in got.iter().zip(&want).enumerate().take(rows) {
-                let bits = |sums: &[f32; COLS]| sums.map(f32::to_bits)[..cols].to_vec();
-                assert_eq!(bits(got), bits(want), "row {row} of {rows}, {cols} columns, {num_words} words");
+        for parts in [1, PARTS_OF_F32] {
+            for (row_tiles, col_tiles, steps) in [(2, 2, 0), (2, 2, 1), (1, 2, 3), (2, 1, 13), (1, 1, 2)] {
+                let of = |tiles_of_part: usize| steps * parts * tiles_of_part;
+                let (lhs, rhs) = (tiles(of(row_tiles), 1), tiles(of(col_tiles), 1 << 20));
+                let (mut got, mut want) = ([[0f32; COLS]; ROWS], [[0f32; COLS]; ROWS]);
+                Tiles::new().sum(&lhs, &rhs, parts, steps, &mut got);
+                sum_one_by_one(&lhs, &rhs, parts, steps, &mut want);
+                for (row, (got, want)) in got.iter().zip(&want).enumerate().take(row_tiles * LANES) {
+                    let bits = |sums: &[f32; COLS]| sums.map(f32::to_bits)[..col_tiles * LANES].to_vec();
+                    assert_eq!(bits(got), bits(want), "row {row}, {:?}", (parts, row_tiles, col_tiles, steps));
+                }
             }
         }
     }

@@ -7,29 +7,27 @@
 mod dot;
 mod factor;
 mod tile;
-
-use std::ops::Range;
+mod tiles;
 
 use super::Cpu;
-use super::scratch::{Scratch, TASK, WHOLE};
+use super::scratch::{RIGHT_FACTOR, Scratch, TASK};
 use super::vector::{load_vector, store_vector};
 use crate::dtype::{DType, Element};
 use crate::ops::MatrixMut;
 use crate::simd::amx::{self, Tiles};
 use crate::simd::{LANES, Lanes, Loop, Simd, prefetch_row};
 pub(super) use factor::{Factor, load_words, multiplies_pairs};
-use factor::{Pack, Words};
+use factor::{Pack, Panels, Words};
 pub(super) use tile::Finish;
 use tile::{Put, Rows, Sums, Tile, reads_rows_as_they_lie};
+use tiles::{AddTiles, PackTiles, TERMS_OF_STEP, as_tiles, parts_of};
 
-/// Words of a line that make a block.
-const BLOCK: usize = 512;
-/// Words of columns that stay in the second-level cache while all rows of a task meet them.
+/// Words of columns that stay in the second-level cache while rows meet them.
 const WORDS_PER_GROUP: usize = 1 << 18;
-/// Rows of a task, about: few enough for their packed words to stay in the cache beside those of the columns, and to spread over threads.
-const ROWS_PER_TASK: usize = 60;
-/// Panels of a task, at least, and panels of columns that are packed at once.
-const PANELS_PER_TASK: usize = 4;
+/// Rows that meet all columns, about: few enough for their packed words to stay in the cache beside those of the columns.
+const ROWS_AT_ONCE: usize = 60;
+/// Panels of them, at least.
+const PANELS_AT_ONCE: usize = 4;
 /// Rows so few that packing the right factor costs more than it saves.
 const FEW_ROWS: usize = 32;
 /// Columns so few that they would leave most of a vector empty.
@@ -45,23 +43,40 @@ pub(super) struct Product<'a, E> {
     pub(super) row_sums: Option<&'a mut [f32]>,
 }
 
-/// A block of terms of a product, and how it is cut, the same for all tasks.
-#[derive(Clone, Copy)]
-struct Block<'a, E> {
+/// How a product is computed, the same for all rows.
+struct Plan<'a, E> {
     n: usize,
-    first_term: usize,
-    terms: usize,
+    k: usize,
     lhs: Factor<'a, E>,
-    /// Whether the output holds the sums of blocks before.
-    continues: bool,
+    rhs: Factor<'a, E>,
     finish: Finish<'a>,
     /// Rows and columns of a tile.
     tile: (usize, usize),
     words: Words,
+    /// Terms of a block.
+    block: usize,
     /// Whether the rows of the left factor are packed, and not read as they lie.
     packs_rows: bool,
-    /// Panel after panel.
+}
+
+/// A block of terms.
+struct Block<'a> {
+    first_term: usize,
+    terms: usize,
+    /// Whether the output holds the sums of blocks before.
+    continues: bool,
+    finish: Finish<'a>,
+    /// The packed right factor, panel after panel.
     rhs: &'a [f32],
+}
+
+/// Rows of the output.
+struct Stripe<'a, O> {
+    first_row: usize,
+    rows: usize,
+    out: &'a mut [O],
+    ld: usize,
+    row_sums: Option<&'a mut [f32]>,
 }
 
 /// What the instruction set says of tiles of products of `E`.
@@ -88,90 +103,104 @@ impl Cpu {
         if by_lines && (m <= FEW_ROWS || n <= FEW_COLS) {
             return cpu.product_of_few(&product, out);
         }
-        let (tile, words) = match (self.dispatch.simd(), E::DTYPE) {
-            (Simd::Amx, DType::BF16) => ((amx::ROWS, amx::COLS), Words::Tiles),
+        let by_tiles = match E::DTYPE {
+            DType::BF16 => true,
+            // Three parts of each factor make more work, of which a tile that is not full would waste too much.
+            DType::F32 => n >= amx::COLS && k >= TERMS_OF_STEP,
+            DType::F16 => false,
+        };
+        let (tile, words) = match self.dispatch.simd() {
+            Simd::Amx if by_tiles => ((amx::ROWS, amx::COLS), Words::Tiles { parts: parts_of::<E>() }),
             _ => self.dispatch.run(TileOf::<E>(std::marker::PhantomData)),
         };
         let block = match O::DTYPE {
-            DType::F32 => k.div_ceil(k.div_ceil(BLOCK * words.num_terms()).max(1)),
+            DType::F32 => words.terms_of_block(k),
             // A sum that is not over cannot be stored in 16 bits.
-            _ => k,
+            _ => k.max(1),
         };
-        let block = block.next_multiple_of(words.terms_of_block()).max(1);
-        let Product { lhs, rhs, finish, mut row_sums, .. } = product;
+        let Product { lhs, rhs, finish, row_sums, .. } = product;
         // Where tiles can do without, packing would cost more than it saves.
         let packs_rows = lhs.term_stride != 1 || row_sums.is_some() || !reads_rows_as_they_lie::<E>(words);
-        let (columns, ld) = (n.next_multiple_of(LANES), out.ld);
-        let len = out.data.len().min(m * ld);
-        let out = &mut out.data[..len];
-        WHOLE.lend(words.of_terms(block.min(k)) * columns, |packed| {
-            for first_term in (0..k.max(1)).step_by(block) {
-                let terms = block.min(k - first_term);
-                let packed = &mut packed[..words.of_terms(terms) * columns];
-                cpu.pack_columns(rhs, n, first_term..first_term + terms, tile.1, words, packed);
-                let finish = match finish {
-                    Finish::Affine { .. } if first_term + terms < k => Finish::Replace,
-                    finish => finish,
-                };
-                let continues = first_term > 0;
-                let block =
-                    Block { n, first_term, terms, lhs, continues, finish, tile, words, packs_rows, rhs: packed };
-                let task = Task { first_row: 0, rows: m, out: &mut *out, ld, row_sums: row_sums.as_deref_mut() };
-                cpu.install(|| cpu.split(&block, m.div_ceil(cpu.num_threads()), task));
-            }
+        let plan = Plan { n, k, lhs, rhs, finish, tile, words, block, packs_rows };
+        let len = out.data.len().min(m * out.ld);
+        let stripe = Stripe { first_row: 0, rows: m, out: &mut out.data[..len], ld: out.ld, row_sums };
+        cpu.install(|| cpu.split(&plan, cpu.num_threads().min(m.div_ceil(tile.0)), stripe));
+    }
+
+    /// Splits rows evenly between threads. Each packs all of the right factor: to read what another core has just packed would take longer.
+    fn split<E: Element, O: Element>(&self, plan: &Plan<'_, E>, threads: usize, stripe: Stripe<'_, O>) {
+        if threads <= 1 {
+            return self.multiply(plan, stripe);
+        }
+        let half = threads / 2;
+        let rows = stripe.rows * half / threads;
+        let (upper, lower) = stripe.split_at(rows);
+        self.join(|| self.split(plan, half, upper), || self.split(plan, threads - half, lower));
+    }
+
+    /// The sums of a stripe, block of terms by block.
+    fn multiply<E: Element, O: Element>(&self, plan: &Plan<'_, E>, mut stripe: Stripe<'_, O>) {
+        let Plan { n, k, rhs, finish, tile, words, block, .. } = *plan;
+        let columns = n.next_multiple_of(LANES);
+        let width = tile.1.min(columns);
+        let most_rows = tile.0 * (ROWS_AT_ONCE / tile.0).max(PANELS_AT_ONCE);
+        let words_of_rows = if plan.packs_rows {
+            words.of_terms(block.min(k)) * words.rows_of_tile(most_rows.min(stripe.rows))
+        } else {
+            0
+        };
+        RIGHT_FACTOR.lend(words.of_terms(block.min(k)) * columns, |packed| {
+            TASK.lend(words_of_rows, |packed_rows| {
+                for first_term in (0..k.max(1)).step_by(block) {
+                    let terms = block.min(k - first_term);
+                    let packed = &mut packed[..words.of_terms(terms) * columns];
+                    let last_width = columns - columns.saturating_sub(1) / width.max(1) * width;
+                    let panels = Panels { from: rhs, first_line: 0, lines: n, width, last_width, first_term, terms };
+                    self.pack(panels, words, false, packed);
+                    let finish = match finish {
+                        Finish::Affine { .. } if first_term + terms < k => Finish::Replace,
+                        finish => finish,
+                    };
+                    let block = Block { first_term, terms, continues: first_term > 0, finish, rhs: packed };
+                    for row in (0..stripe.rows).step_by(most_rows) {
+                        let rows = most_rows.min(stripe.rows - row);
+                        self.multiply_block(plan, &block, stripe.part(row, rows), packed_rows);
+                    }
+                }
+            });
         });
     }
 
-    /// Packs some terms of all columns of the right factor.
-    fn pack_columns<E: Element>(
+    /// Packs panels of the left factor, whose lines are rows, or of the right one.
+    fn pack<E: Element>(&self, panels: Panels<'_, E>, words: Words, lines_are_rows: bool, to: &mut [f32]) {
+        match words {
+            _ if to.is_empty() => (),
+            Words::Tiles { .. } => self.dispatch.run(PackTiles { panels, rows_are_lines: lines_are_rows, to }),
+            _ => self.dispatch.run(Pack { panels, words, to }),
+        }
+    }
+
+    /// What a block of terms adds to some rows, with room for their packed words.
+    fn multiply_block<E: Element, O: Element>(
         &self,
-        from: Factor<'_, E>,
-        n: usize,
-        terms: Range<usize>,
-        width: usize,
-        words: Words,
+        plan: &Plan<'_, E>,
+        block: &Block<'_>,
+        task: Stripe<'_, O>,
         packed: &mut [f32],
     ) {
-        if packed.is_empty() {
-            return;
-        }
-        let width = width.min(n.next_multiple_of(LANES));
-        let group = width * PANELS_PER_TASK;
-        self.for_each_chunk(packed, group * words.of_terms(terms.len()), |k, to| {
-            let first_line = k * group;
-            let lines = group.min(n - first_line);
-            let last_width = (lines - (lines - 1) / width * width).next_multiple_of(LANES);
-            let (first_term, terms, whole_lines) = (terms.start, terms.len(), false);
-            let pack = Pack { from, first_line, lines, width, last_width, first_term, terms, words, whole_lines, to };
-            self.dispatch.run(pack);
-        });
-    }
-
-    /// Halves the rows until a task is left: first so that every thread has as many rows, then by whole panels.
-    fn split<E: Element, O: Element>(&self, block: &Block<'_, E>, rows_per_thread: usize, task: Task<'_, O>) {
-        let panel = block.tile.0;
-        let most = panel * (ROWS_PER_TASK / panel).max(PANELS_PER_TASK);
-        if task.rows <= most.min(rows_per_thread.next_multiple_of(panel)) {
-            return TASK.lend(block.task_words(task.rows), |packed| self.multiply(block, task, packed));
-        }
-        let half = task.rows / 2;
-        let half = if task.rows > rows_per_thread { half } else { half.next_multiple_of(panel) };
-        let (upper, lower) = task.split_at(half);
-        self.join(|| self.split(block, rows_per_thread, upper), || self.split(block, rows_per_thread, lower));
-    }
-
-    /// The rows of a task, with room for their packed words.
-    fn multiply<E: Element, O: Element>(&self, block: &Block<'_, E>, task: Task<'_, O>, packed: &mut [f32]) {
-        let Block { n, first_term, terms, lhs, continues, finish, words, packs_rows, rhs, .. } = *block;
-        let (tile_rows, tile_cols) = block.tile;
+        let Plan { n, lhs, tile: (tile_rows, tile_cols), words, packs_rows, .. } = *plan;
+        let Block { first_term, terms, continues, finish, rhs } = *block;
         let columns = n.next_multiple_of(LANES);
         let mut sums = Sums::new();
-        let tiles = (words == Words::Tiles).then(Tiles::new);
+        let tiles = match words {
+            Words::Tiles { parts } => Some((Tiles::new(), parts, terms.div_ceil(TERMS_OF_STEP))),
+            _ => None,
+        };
         let num_words = words.of_terms(terms);
         let panels = || (0..task.rows).step_by(tile_rows).map(|row| (row, tile_rows.min(task.rows - row)));
         let last_rows = task.rows - (task.rows - 1) / tile_rows * tile_rows;
         if packs_rows {
-            self.dispatch.run(Pack {
+            let panels = Panels {
                 from: lhs,
                 first_line: task.first_row,
                 lines: task.rows,
@@ -179,10 +208,8 @@ impl Cpu {
                 last_width: words.rows_of_tile(last_rows),
                 first_term,
                 terms,
-                words,
-                whole_lines: tiles.is_some(),
-                to: &mut *packed,
-            });
+            };
+            self.pack(panels, words, true, packed);
         }
         if let Some(row_sums) = task.row_sums {
             let add = continues || matches!(finish, Finish::Add);
@@ -190,7 +217,13 @@ impl Cpu {
                 let width = words.rows_of_tile(lines);
                 let packed = &packed[row * num_words..][..width * num_words];
                 let sums = &mut row_sums[row..row + lines];
-                self.dispatch.run(AddWords { packed, num_words, width, words, add, sums });
+                match words {
+                    Words::Tiles { .. } => {
+                        let (panel, tiles_of_part) = (as_tiles(packed), width / LANES);
+                        self.dispatch.run(AddTiles { panel, tiles_of_part, add, sums });
+                    }
+                    _ => self.dispatch.run(AddWords { packed, num_words, width, words, add, sums }),
+                }
             }
         }
         let group = (WORDS_PER_GROUP / num_words.max(1)).max(tile_cols) / tile_cols * tile_cols;
@@ -219,7 +252,9 @@ impl Cpu {
                     }
                     let rhs = &rhs[first_col * num_words..][..width * num_words];
                     match (&tiles, lhs) {
-                        (Some(tiles), Rows::Packed(panel)) => tiles.sum(panel, rhs, num_words, &mut sums.0),
+                        (Some((tiles, parts, steps)), Rows::Packed(panel)) => {
+                            tiles.sum(as_tiles(panel), as_tiles(rhs), *parts, *steps, &mut sums.0);
+                        }
                         _ => self.dispatch.run(Tile { rows, vectors: width / LANES, lhs, rhs, sums: &mut sums }),
                     }
                     self.dispatch.run(Put {
@@ -238,24 +273,7 @@ impl Cpu {
     }
 }
 
-impl<E> Block<'_, E> {
-    /// The words that the rows of a task take, if they are packed.
-    fn task_words(&self, rows: usize) -> usize {
-        let words = self.words.rows_of_tile(rows) * self.words.of_terms(self.terms);
-        if self.packs_rows { words } else { 0 }
-    }
-}
-
-/// Rows of the output.
-struct Task<'a, O> {
-    first_row: usize,
-    rows: usize,
-    out: &'a mut [O],
-    ld: usize,
-    row_sums: Option<&'a mut [f32]>,
-}
-
-impl<O> Task<'_, O> {
+impl<O> Stripe<'_, O> {
     fn split_at(self, rows: usize) -> (Self, Self) {
         let Self { first_row, rows: all, out, ld, row_sums } = self;
         let (upper, lower) = out.split_at_mut(rows * ld);
@@ -267,6 +285,17 @@ impl<O> Task<'_, O> {
             Self { first_row, rows, out: upper, ld, row_sums: upper_sums },
             Self { first_row: first_row + rows, rows: all - rows, out: lower, ld, row_sums: lower_sums },
         )
+    }
+
+    fn part(&mut self, row: usize, rows: usize) -> Stripe<'_, O> {
+        let end = self.out.len().min((row + rows) * self.ld);
+        Stripe {
+            first_row: self.first_row + row,
+            rows,
+            out: &mut self.out[row * self.ld..end],
+            ld: self.ld,
+            row_sums: self.row_sums.as_deref_mut().map(|sums| &mut sums[row..row + rows]),
+        }
     }
 }
 
@@ -288,75 +317,54 @@ impl Loop for AddWords<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(mut self, lanes: V) {
-        for (k, out) in std::mem::take(&mut self.sums).chunks_mut(LANES).enumerate() {
-            let mut sums = match (V::MULTIPLIES_PAIRS, self.words) {
-                (true, Words::Tiles) => self.of_lines(lanes, k * LANES),
-                (true, Words::Pairs) => self.of_columns::<V, true>(lanes),
-                _ => self.of_columns::<V, false>(lanes),
-            };
-            if self.add {
-                sums = lanes.add(load_vector(lanes, out), sums);
+    fn run<V: Lanes>(self, lanes: V) {
+        let pairs = V::MULTIPLIES_PAIRS && self.words == Words::Pairs;
+        let ones = lanes.splat(ONES);
+        for (k, out) in self.sums.chunks_mut(LANES).enumerate() {
+            let mut sums = lanes.splat(0.0);
+            for w in 0..self.num_words {
+                let words = load_vector(lanes, &self.packed[w * self.width + k * LANES..]);
+                sums = if pairs { lanes.add_products_of_pairs(words, ones, sums) } else { lanes.add(sums, words) };
             }
-            store_vector(lanes, sums, out);
+            put_sums(lanes, sums, self.add, out);
         }
     }
 }
 
-impl AddWords<'_> {
-    /// Of up to 16 lines whose words lie side by side.
-    #[inline(always)]
-    fn of_columns<V: Lanes, const PAIRS: bool>(&self, lanes: V) -> V::F32 {
-        let ones = lanes.splat(ONES);
-        let mut sums = lanes.splat(0.0);
-        for w in 0..self.num_words {
-            let words = load_vector(lanes, &self.packed[w * self.width..]);
-            sums = if PAIRS { lanes.add_products_of_pairs(words, ones, sums) } else { lanes.add(sums, words) };
-        }
-        sums
-    }
-
-    /// Of 16 whole lines.
-    #[inline(always)]
-    fn of_lines<V: Lanes>(&self, lanes: V, first_line: usize) -> V::F32 {
-        let ones = lanes.splat(ONES);
-        let mut sums = [lanes.splat(0.0); LANES];
-        for (l, sum) in sums.iter_mut().enumerate() {
-            let line = &self.packed[(first_line + l) * self.num_words..][..self.num_words];
-            for words in line.as_chunks().0 {
-                *sum = lanes.add_products_of_pairs(lanes.load(words), ones, *sum);
-            }
-        }
-        lanes.sums(sums)
-    }
+/// Up to 16 sums, added to what there is or in place of it.
+#[inline(always)]
+fn put_sums<V: Lanes>(lanes: V, sums: V::F32, add: bool, out: &mut [f32]) {
+    let sums = if add { lanes.add(load_vector(lanes, out), sums) } else { sums };
+    store_vector(lanes, sums, out);
 }
 
 #[cfg(test)]
 mod tests {
+    use super::factor::BLOCK;
     use super::*;
     use crate::dtype::bf16;
     use crate::simd::Dispatch;
 
     /// `rows` times `cols` small numbers, that many elements from row to row; what lies between is no number.
-    fn draw((rows, cols): (usize, usize), ld: usize, seed: u32) -> Vec<bf16> {
+    fn draw<E: Element>((rows, cols): (usize, usize), ld: usize, seed: u32) -> Vec<E> {
         let value = |k: usize| {
             let bits = (k as u32 + seed).wrapping_mul(2_654_435_769) >> 8;
-            bf16::from_f32(bits as f32 / (1 << 23) as f32 - 1.0)
+            E::from_f32(bits as f32 / (1 << 23) as f32 - 1.0)
         };
-        let of_row = |k: usize| if k % ld < cols { value(k) } else { bf16::NAN };
+        let of_row = |k: usize| if k % ld < cols { value(k) } else { E::from_f32(f32::NAN) };
         (0..rows * ld).map(of_row).collect()
     }
 
-    /// Everything that a product in tiles can be, against sums in `f64`. A sum of `k` products, which are exact, has at most `k` roundings of `2⁻²⁴`, one more
-    /// for each block and for what it is added to, and one of `2⁻⁸` where it is stored as `bf16`.
-    fn products_in_tiles_are_right<O: Element>(rounding: f64) {
+    /// Everything that a product in tiles can be, against sums in `f64`, which are off by at most that many units of `2⁻²⁴`, one more for each block and for
+    /// what a sum is added to, and a rounding where it is stored as `bf16`.
+    fn products_in_tiles_are_right<E: Element, O: Element>(units: fn(usize) -> f64, rounding: f64) {
         let Some(dispatch) = Dispatch::with_tiles() else { return };
         for (m, n, k) in [(33, 5, 1), (40, 33, 31), (96, 64, 64), (150, 70, 415), (47, 130, 1100), (64, 512, 0)] {
             for (lhs_in_rows, rhs_in_rows) in [(true, true), (true, false), (false, true), (false, false)] {
                 let shape = |lines: usize, in_rows: bool| if in_rows { (lines, k) } else { (k, lines) };
                 let (lhs_shape, rhs_shape) = (shape(m, lhs_in_rows), shape(n, rhs_in_rows));
                 let (lhs_ld, rhs_ld) = (lhs_shape.1 + 3, rhs_shape.1 + 1);
-                let (lhs, rhs) = (draw(lhs_shape, lhs_ld, 1), draw(rhs_shape, rhs_ld, 1 << 20));
+                let (lhs, rhs) = (draw::<E>(lhs_shape, lhs_ld, 1), draw::<E>(rhs_shape, rhs_ld, 1 << 20));
                 let factor =
                     |data, ld, in_rows| if in_rows { Factor::rows(data, ld) } else { Factor::columns(data, ld) };
                 let (lhs, rhs) = (factor(&lhs[..], lhs_ld, lhs_in_rows), factor(&rhs[..], rhs_ld, rhs_in_rows));
@@ -367,10 +375,10 @@ mod tests {
                 let cpu = Cpu { dispatch, ..Cpu::with_threads(2).unwrap() };
                 cpu.product(product, MatrixMut::packed(&mut out[..], m, n));
 
-                let at = |of: &Factor<'_, bf16>, line: usize, term: usize| {
+                let at = |of: &Factor<'_, E>, line: usize, term: usize| {
                     f64::from(of.data[line * of.line_stride + term * of.term_stride].to_f32())
                 };
-                let unit = 2f64.powi(-24) * (k + k / BLOCK + 4) as f64;
+                let unit = 2f64.powi(-24) * (units(k) + (k / BLOCK + 4) as f64);
                 let check = |got: f32, products: &mut dyn Iterator<Item = f64>, before: f64, rounding: f64| {
                     let (sum, size) = products.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
                     let (sum, size) = if add { (sum + before, size + before) } else { (sum, size) };
@@ -388,13 +396,17 @@ mod tests {
         }
     }
 
+    /// Products of `bf16` are exact, and a sum has at most as many roundings as terms.
     #[test]
-    fn products_in_tiles_to_f32_are_right() {
-        products_in_tiles_are_right::<f32>(0.0);
+    fn products_in_tiles_of_bf16_are_right() {
+        products_in_tiles_are_right::<bf16, f32>(|k| k as f64, 0.0);
+        products_in_tiles_are_right::<bf16, bf16>(|k| k as f64, 2f64.powi(-8));
     }
 
+    /// The bound of [`Tiles::sum`], with a step more for each block; where there are too few terms for tiles, these have fewer roundings.
     #[test]
-    fn products_in_tiles_to_bf16_are_right() {
-        products_in_tiles_are_right::<bf16>(2f64.powi(-8));
+    fn products_in_tiles_of_f32_are_right() {
+        let of_tiles = |k: usize| (6.0 * (k.div_ceil(32) + k / BLOCK) as f64 + 20.0) * (1.0 + 2f64.powi(-6));
+        products_in_tiles_are_right::<f32, f32>(of_tiles, 0.0);
     }
 }

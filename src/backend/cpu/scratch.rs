@@ -11,8 +11,8 @@ use bytemuck::{Pod, Zeroable, cast_slice_mut};
 pub(super) struct Line([f32; 16]);
 
 thread_local! {
-    /// What all threads read while an op lasts.
-    pub(super) static WHOLE: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    /// The packed right factor of a product.
+    pub(super) static RIGHT_FACTOR: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
     /// What a task has for itself.
     pub(super) static TASK: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }

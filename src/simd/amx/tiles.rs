@@ -5,11 +5,10 @@ use std::arch::x86_64::{__cpuid_count, __get_cpuid_max};
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use super::super::LANES;
-use super::{COLS, ROWS};
+use super::{COLS, PARTS_OF_F32, ROWS, Tile};
 
 /// Rows of a tile, and the bytes of one.
-const TILE_ROWS: usize = 16;
+const TILE_ROWS: usize = size_of::<Tile>() / ROW_BYTES;
 const ROW_BYTES: usize = 64;
 /// What a process asks the system for, and the state that it asks to use: that of the tiles.
 const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
@@ -51,6 +50,26 @@ impl Sizes {
     };
 }
 
+/// Tiles 0 to 3 are sums, 4 and 5 rows, 6 and 7 columns.
+macro_rules! clear {
+    () => {
+        "tilezero tmm0\ntilezero tmm1\ntilezero tmm2\ntilezero tmm3"
+    };
+}
+macro_rules! multiply {
+    () => {
+        "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7"
+    };
+}
+macro_rules! store {
+    () => {
+        "tilestored [{sums} + {sums_row}*1], tmm0
+        tilestored [{sums} + {sums_row}*1 + {ROW_BYTES}], tmm1
+        tilestored [{sums} + {sums_row}*1 + {LOWER_SUMS}], tmm2
+        tilestored [{sums} + {sums_row}*1 + {LOWER_SUMS} + {ROW_BYTES}], tmm3"
+    };
+}
+
 /// Shows that the machine has the instructions, and that this thread's tiles are of their full size: it cannot leave the thread.
 pub(super) struct Configured(PhantomData<*const ()>);
 
@@ -65,59 +84,123 @@ impl Configured {
     }
 
     /// As [`Tiles::sum`](super::Tiles::sum).
-    pub(super) fn sum(&self, lhs: &[f32], rhs: &[f32], num_words: usize, sums: &mut [[f32; COLS]; ROWS]) {
-        let rows = lhs.len().checked_div(num_words).unwrap_or(ROWS);
-        let cols = rhs.len().checked_div(num_words).unwrap_or(COLS);
-        // Whole tiles of words of one or two tiles of rows and columns. Where there is only one, it is also taken for the other.
-        assert!(
-            [TILE_ROWS, ROWS].contains(&rows) && [LANES, COLS].contains(&cols) && num_words.is_multiple_of(TILE_ROWS)
-        );
-        let (lower_rows, right_cols) = ((rows - TILE_ROWS) * num_words, cols - LANES);
-        let rhs_row = cols * size_of::<f32>();
+    pub(super) fn sum(&self, lhs: &[Tile], rhs: &[Tile], parts: usize, steps: usize, sums: &mut [[f32; COLS]; ROWS]) {
+        let tiles_of_part = |of: &[Tile]| of.len().checked_div(steps * parts).unwrap_or(2);
+        match (parts, tiles_of_part(lhs), tiles_of_part(rhs)) {
+            (1, 1, 1) => self.sum_of_wholes::<1, 1>(lhs, rhs, steps, sums),
+            (1, 1, 2) => self.sum_of_wholes::<1, 2>(lhs, rhs, steps, sums),
+            (1, 2, 1) => self.sum_of_wholes::<2, 1>(lhs, rhs, steps, sums),
+            (1, 2, 2) => self.sum_of_wholes::<2, 2>(lhs, rhs, steps, sums),
+            (PARTS_OF_F32, 1, 1) => self.sum_of_parts::<1, 1>(lhs, rhs, steps, sums),
+            (PARTS_OF_F32, 1, 2) => self.sum_of_parts::<1, 2>(lhs, rhs, steps, sums),
+            (PARTS_OF_F32, 2, 1) => self.sum_of_parts::<2, 1>(lhs, rhs, steps, sums),
+            (PARTS_OF_F32, 2, 2) => self.sum_of_parts::<2, 2>(lhs, rhs, steps, sums),
+            other => unreachable!("parts, and tiles of rows and columns: {other:?}"),
+        }
+    }
+
+    /// Factors of one part. Where there is only one tile of rows or columns, it is also taken for the other.
+    fn sum_of_wholes<const ROW_TILES: usize, const COL_TILES: usize>(
+        &self,
+        lhs: &[Tile],
+        rhs: &[Tile],
+        steps: usize,
+        sums: &mut [[f32; COLS]; ROWS],
+    ) {
+        assert!(lhs.len() == steps * ROW_TILES && rhs.len() == steps * COL_TILES);
         // SAFETY: `self` shows that the instructions are there and the tiles of their full size; nothing but this type touches tiles, and the system
-        // keeps them for the thread. A round reads, of each of both tiles of rows, 16 rows of 16 words, `num_words` words apart, and, of each
-        // of both tiles of columns, 16 rows of 16 words, `cols` words apart; it then moves on by 16 words and by 16 rows. After `num_words / 16`
-        // rounds all of both slices was read and nothing else, by the assertion. The four tiles of sums are written to the four quarters of `sums`.
+        // keeps them for the thread. Each step reads the `ROW_TILES` and `COL_TILES` tiles that both pointers are at, and moves on by as many: all
+        // of both slices, by the assertion. The four tiles of sums are written to the four quarters of `sums`.
         unsafe {
             asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "test {rounds}, {rounds}",
+                clear!(),
+                "test {steps}, {steps}",
                 "jz 3f",
                 "2:",
-                "tileloadd tmm4, [{upper} + {lhs_row}*1]",
-                "tileloadd tmm6, [{left} + {rhs_row}*1]",
-                "tileloadd tmm7, [{right} + {rhs_row}*1]",
-                "tileloadd tmm5, [{lower} + {lhs_row}*1]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {upper}, {ROW_BYTES}",
-                "add {lower}, {ROW_BYTES}",
-                "add {left}, {rhs_tile}",
-                "add {right}, {rhs_tile}",
-                "dec {rounds}",
+                // Rows meet all columns in turn, so they shall stay in the first-level cache, and columns, which pass by, shall not push them out.
+                "tileloadd tmm4, [{lhs} + {row}*1]",
+                "tileloaddt1 tmm6, [{rhs} + {row}*1]",
+                "tileloaddt1 tmm7, [{rhs} + {row}*1 + {RIGHT}]",
+                "tileloadd tmm5, [{lhs} + {row}*1 + {LOWER}]",
+                multiply!(),
+                "add {lhs}, {LHS_STEP}",
+                "add {rhs}, {RHS_STEP}",
+                "dec {steps}",
                 "jnz 2b",
                 "3:",
-                "tilestored [{sums} + {sums_row}*1], tmm0",
-                "tilestored [{sums} + {sums_row}*1 + {ROW_BYTES}], tmm1",
-                "tilestored [{sums} + {sums_row}*1 + {LOWER}], tmm2",
-                "tilestored [{sums} + {sums_row}*1 + {LOWER} + {ROW_BYTES}], tmm3",
-                rounds = inout(reg) num_words / TILE_ROWS => _,
-                upper = inout(reg) lhs.as_ptr() => _,
-                lower = inout(reg) lhs.as_ptr().wrapping_add(lower_rows) => _,
-                left = inout(reg) rhs.as_ptr() => _,
-                right = inout(reg) rhs.as_ptr().wrapping_add(right_cols) => _,
+                store!(),
+                steps = inout(reg) steps => _,
+                lhs = inout(reg) lhs.as_ptr() => _,
+                rhs = inout(reg) rhs.as_ptr() => _,
+                row = in(reg) ROW_BYTES,
                 sums = in(reg) sums.as_mut_ptr(),
-                lhs_row = in(reg) num_words * size_of::<f32>(),
-                rhs_row = in(reg) rhs_row,
-                rhs_tile = in(reg) TILE_ROWS * rhs_row,
                 sums_row = in(reg) COLS * size_of::<f32>(),
+                LOWER = const (ROW_TILES - 1) * size_of::<Tile>(),
+                RIGHT = const (COL_TILES - 1) * size_of::<Tile>(),
+                LHS_STEP = const ROW_TILES * size_of::<Tile>(),
+                RHS_STEP = const COL_TILES * size_of::<Tile>(),
                 ROW_BYTES = const ROW_BYTES,
-                LOWER = const TILE_ROWS * COLS * size_of::<f32>(),
+                LOWER_SUMS = const TILE_ROWS * COLS * size_of::<f32>(),
+                options(nostack),
+            );
+        }
+    }
+
+    /// Factors of three parts, in the order of [`PRODUCTS_OF_PARTS`](super::PRODUCTS_OF_PARTS), which loads few tiles more than once.
+    fn sum_of_parts<const ROW_TILES: usize, const COL_TILES: usize>(
+        &self,
+        lhs: &[Tile],
+        rhs: &[Tile],
+        steps: usize,
+        sums: &mut [[f32; COLS]; ROWS],
+    ) {
+        assert!(lhs.len() == steps * PARTS_OF_F32 * ROW_TILES && rhs.len() == steps * PARTS_OF_F32 * COL_TILES);
+        // SAFETY: as above, but that each step reads, and moves on by, three times as many tiles: its offsets are those of tiles `0..3 * ROW_TILES` and
+        // `0..3 * COL_TILES`.
+        unsafe {
+            asm!(
+                clear!(),
+                "test {steps}, {steps}",
+                "jz 3f",
+                "2:",
+                "tileloaddt1 tmm4, [{lhs} + {row}*1 + 2*{LHS_PART}]",
+                "tileloaddt1 tmm5, [{lhs} + {row}*1 + 2*{LHS_PART} + {LOWER}]",
+                "tileloadd tmm6, [{rhs} + {row}*1]",
+                "tileloadd tmm7, [{rhs} + {row}*1 + {RIGHT}]",
+                multiply!(),
+                "tileloaddt1 tmm4, [{lhs} + {row}*1 + {LHS_PART}]",
+                "tileloaddt1 tmm5, [{lhs} + {row}*1 + {LHS_PART} + {LOWER}]",
+                multiply!(),
+                "tileloadd tmm6, [{rhs} + {row}*1 + {RHS_PART}]",
+                "tileloadd tmm7, [{rhs} + {row}*1 + {RHS_PART} + {RIGHT}]",
+                multiply!(),
+                "tileloaddt1 tmm4, [{lhs} + {row}*1]",
+                "tileloaddt1 tmm5, [{lhs} + {row}*1 + {LOWER}]",
+                multiply!(),
+                "tileloadd tmm6, [{rhs} + {row}*1]",
+                "tileloadd tmm7, [{rhs} + {row}*1 + {RIGHT}]",
+                multiply!(),
+                "tileloadd tmm6, [{rhs} + {row}*1 + 2*{RHS_PART}]",
+                "tileloadd tmm7, [{rhs} + {row}*1 + 2*{RHS_PART} + {RIGHT}]",
+                multiply!(),
+                "add {lhs}, 3*{LHS_PART}",
+                "add {rhs}, 3*{RHS_PART}",
+                "dec {steps}",
+                "jnz 2b",
+                "3:",
+                store!(),
+                steps = inout(reg) steps => _,
+                lhs = inout(reg) lhs.as_ptr() => _,
+                rhs = inout(reg) rhs.as_ptr() => _,
+                row = in(reg) ROW_BYTES,
+                sums = in(reg) sums.as_mut_ptr(),
+                sums_row = in(reg) COLS * size_of::<f32>(),
+                LOWER = const (ROW_TILES - 1) * size_of::<Tile>(),
+                RIGHT = const (COL_TILES - 1) * size_of::<Tile>(),
+                LHS_PART = const ROW_TILES * size_of::<Tile>(),
+                RHS_PART = const COL_TILES * size_of::<Tile>(),
+                ROW_BYTES = const ROW_BYTES,
+                LOWER_SUMS = const TILE_ROWS * COLS * size_of::<f32>(),
                 options(nostack),
             );
         }

@@ -65,6 +65,10 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    fn split_pairs(self, first: __m512, second: __m512) -> [__m512; 3] {
+        intrinsic!(split_pairs([first, second]))
+    }
+    #[inline(always)]
     fn transpose(self, rows: [__m512; LANES]) -> [__m512; LANES] {
         intrinsic!(transpose(rows))
     }
@@ -173,6 +177,27 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
 #[inline(always)]
 fn first_lanes(number: usize) -> u16 {
     u16::MAX.checked_shr((LANES - number.min(LANES)) as u32).unwrap_or(0)
+}
+
+/// Three parts of both, see [`Lanes::split_pairs`]. A part is rounded by half a unit of its last place, away from zero where two are as near; what is then
+/// left of a number that is not finite is a NaN.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn split_pairs(of: [__m512; 2]) -> [__m512; 3] {
+    let upper_half = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+    let round = |x| {
+        let rounded = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
+        _mm512_castsi512_ps(_mm512_and_si512(rounded, upper_half))
+    };
+    let pair = |a, b| {
+        let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+        _mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32::<16>(a), _mm512_and_si512(b, upper_half)))
+    };
+    let first = of.map(round);
+    let left = [_mm512_sub_ps(of[0], first[0]), _mm512_sub_ps(of[1], first[1])];
+    let second = left.map(round);
+    let third = [_mm512_sub_ps(left[0], second[0]), _mm512_sub_ps(left[1], second[1])];
+    [pair(first[0], first[1]), pair(second[0], second[1]), pair(third[0], third[1])]
 }
 
 /// Row `l` of the result holds lane `l` of all rows.

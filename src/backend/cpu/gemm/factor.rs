@@ -2,12 +2,13 @@
 //!
 //! A word is what a lane multiplies. Words are moved as `f32`, whatever their bits are.
 
-use bytemuck::cast_slice_mut;
-
 use super::super::vector::{load_vector, store_vector};
+use super::tiles::TERMS_OF_STEP;
 use crate::dtype::{DType, Element};
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 
+/// Terms of a line that make a block, about.
+pub(super) const BLOCK: usize = 512;
 /// Rows that are asked for ahead of their being packed.
 const ROWS_AHEAD: usize = 48;
 
@@ -45,33 +46,29 @@ pub(super) enum Words {
     Single,
     /// Two `bf16`, where the machine multiplies pairs ([`Lanes::MULTIPLIES_PAIRS`]).
     Pairs,
-    /// Two `bf16`, 16 words of a line for each tile of [`amx`](crate::simd::amx); zeros fill the last one up.
-    Tiles,
+    /// Two `bf16` in [tiles](super::tiles), where an element is the sum of so many parts; zeros fill the last step up.
+    Tiles { parts: usize },
 }
 
 impl Words {
-    /// The terms that a word holds.
-    pub(super) fn num_terms(self) -> usize {
-        match self {
-            Self::Single => 1,
-            Self::Pairs | Self::Tiles => 2,
-        }
-    }
-
     /// The words that so many terms take.
     pub(super) fn of_terms(self, terms: usize) -> usize {
         match self {
-            Self::Single | Self::Pairs => terms.div_ceil(self.num_terms()),
-            Self::Tiles => terms.div_ceil(self.num_terms()).next_multiple_of(LANES),
+            Self::Single => terms,
+            Self::Pairs => terms.div_ceil(2),
+            Self::Tiles { parts } => terms.div_ceil(TERMS_OF_STEP) * parts * LANES,
         }
     }
 
-    /// The terms of a block must be a multiple of it, unless the block is the last one.
-    pub(super) fn terms_of_block(self) -> usize {
-        match self {
-            Self::Single | Self::Pairs => 2,
-            Self::Tiles => 2 * LANES,
-        }
+    /// How many terms of all make a block: blocks of the same size, unless the last one is smaller.
+    pub(super) fn terms_of_block(self, terms: usize) -> usize {
+        let (most, multiple) = match self {
+            Self::Single => (BLOCK, 1),
+            Self::Pairs => (2 * BLOCK, 2),
+            Self::Tiles { parts: 1 } => (2 * BLOCK, TERMS_OF_STEP),
+            Self::Tiles { .. } => (BLOCK, TERMS_OF_STEP),
+        };
+        terms.div_ceil(terms.div_ceil(most).max(1)).next_multiple_of(multiple).max(1)
     }
 
     /// The number of rows that a tile can have, no fewer than are asked for.
@@ -79,7 +76,7 @@ impl Words {
         match self {
             Self::Single | Self::Pairs if rows == 1 => 1,
             Self::Single | Self::Pairs => rows.next_multiple_of(2),
-            Self::Tiles => rows.next_multiple_of(LANES),
+            Self::Tiles { .. } => rows.next_multiple_of(LANES),
         }
     }
 }
@@ -89,9 +86,9 @@ pub(in crate::backend::cpu) fn multiplies_pairs<E: Element, V: Lanes>() -> bool 
     V::MULTIPLIES_PAIRS && E::DTYPE == DType::BF16
 }
 
-/// Packs `lines` lines from `first_line` on in panels of `width` lines, the last one of `last_width`, one after the other: in a panel, word `w` of line `l`
-/// goes to `w * width + l`, or to `l * words + w` if lines stay whole. Lines that are not there get any values.
-pub(super) struct Pack<'a, E> {
+/// `lines` lines from `first_line` on, some terms of each, in panels of `width` lines, the last one of `last_width`.
+#[derive(Clone, Copy)]
+pub(super) struct Panels<'a, E> {
     pub(super) from: Factor<'a, E>,
     pub(super) first_line: usize,
     pub(super) lines: usize,
@@ -99,8 +96,45 @@ pub(super) struct Pack<'a, E> {
     pub(super) last_width: usize,
     pub(super) first_term: usize,
     pub(super) terms: usize,
+}
+
+impl<'a, E: Element> Panels<'a, E> {
+    /// For the panel from `line` on, how many lines it has, and how wide it is.
+    #[inline(always)]
+    pub(super) fn panel(&self, line: usize) -> (usize, usize) {
+        let lines = self.width.min(self.lines - line);
+        (lines, if line + self.width < self.lines { self.width } else { self.last_width })
+    }
+
+    /// Asks for a term of all lines, where these lie side by side: no machine foresees the next row of a large matrix.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, term: usize) {
+        let first = (self.first_term + term) * self.from.term_stride + self.first_line;
+        prefetch_row(self.from.data, first, self.lines);
+        prefetch_row(self.from.data, first + self.lines - 1, 1);
+    }
+
+    /// A term of all lines, where these lie side by side. Beyond the last term there is none.
+    #[inline(always)]
+    pub(super) fn term(&self, term: usize) -> &'a [E] {
+        match term < self.terms {
+            true => &self.from.data[(self.first_term + term) * self.from.term_stride + self.first_line..][..self.lines],
+            false => &[],
+        }
+    }
+
+    /// A word of up to 16 lines, of two terms of all lines.
+    #[inline(always)]
+    pub(super) fn pairs<V: Lanes>(lanes: V, terms: [&'a [E]; 2], first_line: usize) -> V::F32 {
+        let part = |of: &'a [E]| &of[first_line.min(of.len())..(first_line + LANES).min(of.len())];
+        lanes.pairs(part(terms[0]), part(terms[1]))
+    }
+}
+
+/// Packs panels, one after the other: in a panel, word `w` of line `l` goes to `w * width + l`. Lines that are not there get any values.
+pub(super) struct Pack<'a, E> {
+    pub(super) panels: Panels<'a, E>,
     pub(super) words: Words,
-    pub(super) whole_lines: bool,
     pub(super) to: &'a mut [f32],
 }
 
@@ -109,48 +143,41 @@ impl<E: Element> Loop for Pack<'_, E> {
 
     #[inline(always)]
     fn run<V: Lanes>(mut self, lanes: V) {
-        let terms_lie_side_by_side = self.from.term_stride == 1;
+        let terms_lie_side_by_side = self.panels.from.term_stride == 1;
         if !multiplies_pairs::<E, V>() {
             return match terms_lie_side_by_side {
                 true => self.transpose::<V, 1>(lanes),
                 false => self.copy(lanes),
             };
         }
-        match (terms_lie_side_by_side, self.whole_lines) {
-            (true, false) => self.transpose::<V, 2>(lanes),
-            (true, true) => self.copy_lines(),
-            (false, false) => self.interleave(lanes),
-            (false, true) => self.interleave_lines(lanes),
+        match terms_lie_side_by_side {
+            true => self.transpose::<V, 2>(lanes),
+            false => self.interleave(lanes),
         }
     }
 }
 
-impl<'a, E: Element> Pack<'a, E> {
-    /// For the panel from `line` on, how many lines it has, and how wide it is.
-    #[inline(always)]
-    fn panel(&self, line: usize) -> (usize, usize) {
-        let lines = self.width.min(self.lines - line);
-        (lines, if line + self.width < self.lines { self.width } else { self.last_width })
-    }
-
+impl<E: Element> Pack<'_, E> {
     /// Terms lie side by side: squares of 16 lines and 16 words are turned over.
     #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
     #[inline(always)]
     fn transpose<V: Lanes, const TERMS: usize>(&mut self, lanes: V) {
-        let num_words = self.words.of_terms(self.terms);
-        for line in (0..self.lines).step_by(self.width) {
-            let (lines, width) = self.panel(line);
+        let num_words = self.words.of_terms(self.panels.terms);
+        for line in (0..self.panels.lines).step_by(self.panels.width) {
+            let (lines, width) = self.panels.panel(line);
             for first_line in (0..lines).step_by(LANES) {
                 for first_word in (0..num_words).step_by(LANES) {
                     let first = first_word * TERMS;
-                    let terms = (self.terms - first).min(LANES * TERMS);
+                    let terms = (self.panels.terms - first).min(LANES * TERMS);
                     // Counted to a constant, so that the square lies in registers.
                     let mut square = [lanes.splat(0.0); LANES];
                     for l in 0..LANES {
                         if first_line + l < lines {
-                            let at = self.first_line + line + first_line + l;
-                            square[l] =
-                                load_words::<V, E, TERMS>(lanes, self.from.line(at, self.first_term + first, terms));
+                            let at = self.panels.first_line + line + first_line + l;
+                            square[l] = load_words::<V, E, TERMS>(
+                                lanes,
+                                self.panels.from.line(at, self.panels.first_term + first, terms),
+                            );
                         }
                     }
                     let square = lanes.transpose(square);
@@ -166,45 +193,15 @@ impl<'a, E: Element> Pack<'a, E> {
         }
     }
 
-    /// Terms lie side by side, and stay so.
-    #[inline(always)]
-    fn copy_lines(&mut self) {
-        let num_words = self.words.of_terms(self.terms);
-        for line in 0..self.lines {
-            let from = self.from.line(self.first_line + line, self.first_term, self.terms);
-            let to = cast_slice_mut::<f32, E>(&mut self.to[line * num_words..][..num_words]);
-            let (to, rest) = to.split_at_mut(self.terms);
-            to.copy_from_slice(from);
-            rest.fill(E::default());
-        }
-    }
-
-    /// Asks for a term of all lines, where these lie side by side: no machine foresees the next row of a large matrix.
-    #[inline(always)]
-    fn prefetch(&self, term: usize) {
-        let first = (self.first_term + term) * self.from.term_stride + self.first_line;
-        prefetch_row(self.from.data, first, self.lines);
-        prefetch_row(self.from.data, first + self.lines - 1, 1);
-    }
-
-    /// A term of all lines, where these lie side by side. Beyond the last term there is none.
-    #[inline(always)]
-    fn term(&self, term: usize) -> &'a [E] {
-        match term < self.terms {
-            true => &self.from.data[(self.first_term + term) * self.from.term_stride + self.first_line..][..self.lines],
-            false => &[],
-        }
-    }
-
     /// Lines lie side by side. All panels are written row by row, since each row is somewhere else in memory.
     #[inline(always)]
     fn copy<V: Lanes>(&mut self, lanes: V) {
-        for t in 0..self.terms {
-            self.prefetch(t + ROWS_AHEAD);
-            let row = self.term(t);
-            for line in (0..self.lines).step_by(self.width) {
-                let (lines, width) = self.panel(line);
-                let to = &mut self.to[line * self.terms..][..width * self.terms];
+        for t in 0..self.panels.terms {
+            self.panels.prefetch(t + ROWS_AHEAD);
+            let row = self.panels.term(t);
+            for line in (0..self.panels.lines).step_by(self.panels.width) {
+                let (lines, width) = self.panels.panel(line);
+                let to = &mut self.to[line * self.panels.terms..][..width * self.panels.terms];
                 for first_line in (0..lines).step_by(LANES) {
                     let words = load_vector(lanes, &row[line + first_line..]);
                     store_words(lanes, words, to, t * width + first_line);
@@ -213,51 +210,20 @@ impl<'a, E: Element> Pack<'a, E> {
         }
     }
 
-    /// A word of up to 16 lines, of the terms of all lines that it is made of.
-    #[inline(always)]
-    fn pairs<V: Lanes>(lanes: V, terms: [&'a [E]; 2], first_line: usize) -> V::F32 {
-        let part = |of: &'a [E]| &of[first_line.min(of.len())..(first_line + LANES).min(of.len())];
-        lanes.pairs(part(terms[0]), part(terms[1]))
-    }
-
     /// As [`Self::copy`], two terms to a word.
     #[inline(always)]
     fn interleave<V: Lanes>(&mut self, lanes: V) {
-        let num_words = self.words.of_terms(self.terms);
+        let num_words = self.words.of_terms(self.panels.terms);
         for w in 0..num_words {
-            self.prefetch(2 * w + ROWS_AHEAD);
-            self.prefetch(2 * w + 1 + ROWS_AHEAD);
-            let terms = [self.term(2 * w), self.term(2 * w + 1)];
-            for line in (0..self.lines).step_by(self.width) {
-                let (lines, width) = self.panel(line);
+            self.panels.prefetch(2 * w + ROWS_AHEAD);
+            self.panels.prefetch(2 * w + 1 + ROWS_AHEAD);
+            let terms = [self.panels.term(2 * w), self.panels.term(2 * w + 1)];
+            for line in (0..self.panels.lines).step_by(self.panels.width) {
+                let (lines, width) = self.panels.panel(line);
                 let to = &mut self.to[line * num_words..][..width * num_words];
                 for first_line in (0..lines).step_by(LANES) {
-                    let words = Self::pairs(lanes, terms, line + first_line);
+                    let words = Panels::pairs(lanes, terms, line + first_line);
                     store_words(lanes, words, to, w * width + first_line);
-                }
-            }
-        }
-    }
-
-    /// Lines lie side by side, and become whole: squares of 16 words and 16 lines are turned over.
-    #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
-    #[inline(always)]
-    fn interleave_lines<V: Lanes>(&mut self, lanes: V) {
-        let num_words = self.words.of_terms(self.terms);
-        for first_word in (0..num_words).step_by(LANES) {
-            for term in 2 * (first_word + LANES)..2 * (first_word + 2 * LANES) {
-                self.prefetch(term);
-            }
-            for first_line in (0..self.lines).step_by(LANES) {
-                let mut square = [lanes.splat(0.0); LANES];
-                for w in 0..LANES {
-                    let term = 2 * (first_word + w);
-                    square[w] = Self::pairs(lanes, [self.term(term), self.term(term + 1)], first_line);
-                }
-                let square = lanes.transpose(square);
-                for l in 0..LANES {
-                    let to = &mut self.to[(first_line + l) * num_words + first_word..];
-                    store_vector(lanes, square[l], to);
                 }
             }
         }

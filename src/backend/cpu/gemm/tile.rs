@@ -34,7 +34,7 @@ pub(super) fn reads_rows_as_they_lie<E: Element>(words: Words) -> bool {
     match words {
         Words::Single => E::DTYPE == DType::F32,
         Words::Pairs => true,
-        Words::Tiles => false,
+        Words::Tiles { .. } => false,
     }
 }
 
