@@ -178,7 +178,7 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     fn add_products_of_pairs(self, _a: Self::F32, _b: Self::F32, c: Self::F32) -> Self::F32 {
         c
     }
-    /// Pairs of 16-bit elements, as they are, one of each slice in each lane; zeros where these have no more than at most [`LANES`] elements. Only where
+    /// Pairs of 16-bit elements, as they are, one of each slice in each lane, the first ones of these; zeros where they have fewer than [`LANES`]. Only where
     /// [`Self::MULTIPLIES_PAIRS`].
     #[inline(always)]
     fn pairs<E: Element>(self, _first: &[E], _second: &[E]) -> Self::F32 {

@@ -243,8 +243,10 @@ impl Cpu {
                     let width = tile_cols.min(group - col);
                     let first_col = first_of_group + col;
                     let cols = width.min(n - first_col);
-                    // The output will be here when the sums are ready, and the next rows when it is their turn.
-                    (row..row + lines).for_each(|r| prefetch_row(task.out, r * task.ld + first_col, cols));
+                    // The output will be here when the sums are ready, and the next rows when it is their turn. Tiles leave the machine time to see to that.
+                    if tiles.is_none() {
+                        (row..row + lines).for_each(|r| prefetch_row(task.out, r * task.ld + first_col, cols));
+                    }
                     if let Rows::AsTheyLie { data, ld, .. } = lhs {
                         let until = (col + width) * tile_rows / group;
                         (ahead..until).for_each(|r| prefetch_row(data, (tile_rows + r) * ld, terms));

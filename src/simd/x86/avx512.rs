@@ -50,8 +50,12 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     #[inline(always)]
     fn pairs<E: Element>(self, first: &[E], second: &[E]) -> __m512 {
         // The lower halves of all lanes.
-        let halves = |of: &[E]| match size_of::<E>() {
-            2 => intrinsic!(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(of.len()), of.as_ptr().cast()))),
+        let halves = |of: &[E]| match (size_of::<E>(), of.len()) {
+            (2, LANES..) => intrinsic!(_mm512_cvtepu16_epi32(_mm256_loadu_si256(of.as_ptr().cast()))),
+            // Nothing is read of no elements: their address may be anything, which makes a load slow.
+            (2, 1..) => {
+                intrinsic!(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(of.len()), of.as_ptr().cast())))
+            }
             _ => intrinsic!(_mm512_setzero_si512()),
         };
         let (first, second) = (halves(first), halves(second));

@@ -126,8 +126,8 @@ impl<'a, E: Element> Panels<'a, E> {
     /// A word of up to 16 lines, of two terms of all lines.
     #[inline(always)]
     pub(super) fn pairs<V: Lanes>(lanes: V, terms: [&'a [E]; 2], first_line: usize) -> V::F32 {
-        let part = |of: &'a [E]| &of[first_line.min(of.len())..(first_line + LANES).min(of.len())];
-        lanes.pairs(part(terms[0]), part(terms[1]))
+        let from_line = |of: &'a [E]| &of[first_line.min(of.len())..];
+        lanes.pairs(from_line(terms[0]), from_line(terms[1]))
     }
 }
 

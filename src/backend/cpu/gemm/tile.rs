@@ -186,37 +186,66 @@ impl<O: Element> Loop for Put<'_, O> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Lanes>(self, lanes: V) {
-        let Self { sums, out, ld, rows, first_col, cols, continues, finish } = self;
+    fn run<V: Lanes>(mut self, lanes: V) {
+        match self.cols / LANES {
+            2 => self.whole::<V, 2>(lanes),
+            1 => self.whole::<V, 1>(lanes),
+            _ => (),
+        }
+        if !self.cols.is_multiple_of(LANES) {
+            self.rest(lanes);
+        }
+    }
+}
+
+impl<O: Element> Put<'_, O> {
+    /// The first columns, whole vectors of them.
+    #[inline(always)]
+    fn whole<V: Lanes, const VECTORS: usize>(&mut self, lanes: V) {
+        let Self { sums, ld, rows, first_col, continues, finish, .. } = *self;
         let add = continues || matches!(finish, Finish::Add);
-        for (sums, out) in sums.0.iter().zip(out.chunks_mut(ld.max(1))).take(rows) {
-            let out = &mut out[first_col..][..cols];
-            for (k, (sums, out)) in sums.as_chunks::<LANES>().0.iter().zip(out.chunks_mut(LANES)).enumerate() {
-                let mut sum = lanes.load(sums);
-                match out.first_chunk_mut::<LANES>() {
-                    Some(out) => {
-                        if add {
-                            sum = lanes.add(lanes.load(out), sum);
-                        }
-                        if let Finish::Affine { bias, relu } = finish {
-                            let at = first_col + k * LANES;
-                            let Some(bias) = bias[at..].first_chunk() else { continue };
-                            sum = activate(lanes, lanes.add(sum, lanes.load(bias)), relu);
-                        }
-                        lanes.store(sum, out);
-                    }
-                    None => {
-                        if add {
-                            sum = lanes.add(lanes.load_part(out), sum);
-                        }
-                        if let Finish::Affine { bias, relu } = finish {
-                            let bias = lanes.load_part(&bias[first_col + k * LANES..][..out.len()]);
-                            sum = activate(lanes, lanes.add(sum, bias), relu);
-                        }
-                        lanes.store_part(sum, out);
-                    }
-                }
+        let (mut biases, mut relu) = (None, false);
+        if let Finish::Affine { bias, relu: is_relu } = finish {
+            let bias = &bias[first_col..].as_chunks::<LANES>().0[..VECTORS];
+            let mut vectors = [lanes.splat(0.0); VECTORS];
+            for v in 0..VECTORS {
+                vectors[v] = lanes.load(&bias[v]);
             }
+            (biases, relu) = (Some(vectors), is_relu);
+        }
+        for (sums, out) in sums.0.iter().zip(self.out.chunks_mut(ld.max(1))).take(rows) {
+            let out = &mut out[first_col..].as_chunks_mut::<LANES>().0[..VECTORS];
+            let sums = sums.as_chunks::<LANES>().0;
+            for v in 0..VECTORS {
+                let mut sum = lanes.load(&sums[v]);
+                if add {
+                    sum = lanes.add(lanes.load(&out[v]), sum);
+                }
+                if let Some(biases) = &biases {
+                    sum = activate(lanes, lanes.add(sum, biases[v]), relu);
+                }
+                lanes.store(sum, &mut out[v]);
+            }
+        }
+    }
+
+    /// The columns behind them, part of a vector.
+    #[inline(always)]
+    fn rest<V: Lanes>(&mut self, lanes: V) {
+        let Self { sums, ld, rows, first_col, cols, continues, finish, .. } = *self;
+        let add = continues || matches!(finish, Finish::Add);
+        let first = cols / LANES * LANES;
+        for (sums, out) in sums.0.iter().zip(self.out.chunks_mut(ld.max(1))).take(rows) {
+            let out = &mut out[first_col + first..first_col + cols];
+            let mut sum = lanes.load_part(&sums[first..cols]);
+            if add {
+                sum = lanes.add(lanes.load_part(out), sum);
+            }
+            if let Finish::Affine { bias, relu } = finish {
+                let bias = lanes.load_part(&bias[first_col + first..first_col + cols]);
+                sum = activate(lanes, lanes.add(sum, bias), relu);
+            }
+            lanes.store_part(sum, out);
         }
     }
 }
