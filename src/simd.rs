@@ -313,6 +313,17 @@ pub(crate) fn prefetch_row<T>(of: &[T], first: usize, len: usize) {
     let _ = (of, first, len);
 }
 
+/// The same for elements that will be overwritten: no other core keeps them.
+#[inline(always)]
+pub(crate) fn prefetch_output<T>(of: &[T], first: usize, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for element in (0..len).step_by(CACHE_LINE / size_of::<T>()) {
+        x86::prefetch_for_writing(of.as_ptr().wrapping_add(first.wrapping_add(element)));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (of, first, len);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 mod avx2;
 mod avx512;
 
+use std::arch::asm;
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
 use super::Loop;
@@ -54,4 +55,10 @@ use intrinsic;
 pub(super) fn prefetch<T>(of: *const T) {
     // SAFETY: a prefetch neither reads nor faults, whatever the address is.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(of.cast()) }
+}
+
+#[inline(always)]
+pub(super) fn prefetch_for_writing<T>(of: *const T) {
+    // SAFETY: as above. A machine that has no such instruction takes it for one that does nothing.
+    unsafe { asm!("prefetchw [{}]", in(reg) of, options(nostack, preserves_flags, readonly)) }
 }

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::jagged::check_offsets;
 use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, NO_SOURCE, WeightGrad};
 use crate::ops::{Bags, Matrix, Pooling, Table, TableBatch};
-use crate::simd::{LANES, Lanes, Loop, prefetch_row};
+use crate::simd::{LANES, Lanes, Loop, prefetch_output, prefetch_row};
 
 impl EmbeddingBagOps for Cpu {
     fn embedding_bag_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
@@ -149,7 +149,7 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
             }
             for k in 0..samples {
                 // Rows of the output lie far apart from each other, too.
-                prefetch_row(self.output, (k + SAMPLES_AHEAD) * self.ld + columns.start, columns.len());
+                prefetch_output(self.output, (k + SAMPLES_AHEAD) * self.ld + columns.start, columns.len());
                 let start = k * self.ld;
                 let bag = first_bag + k;
                 rows.place.bag = bag;
@@ -190,7 +190,7 @@ impl<E: Element, I: Index> Short<'_, '_, E, I> {
         let bound = |offset: I| offset.to_i64() as usize;
         for (k, bag) in offsets.windows(2).enumerate() {
             let positions = bound(bag[0])..bound(bag[1]);
-            prefetch_row(output, (k + SAMPLES_AHEAD) * ld, N * LANES);
+            prefetch_output(output, (k + SAMPLES_AHEAD) * ld, N * LANES);
             let mut sums = rows.plain_sum::<V, N, true>(lanes, positions.clone(), 0..N * LANES);
             if pooling == Pooling::Mean && positions.len() > 1 {
                 let counted = lanes.splat(positions.len() as f32);
