@@ -122,13 +122,6 @@ impl<'a, E: Element> Panels<'a, E> {
             false => &[],
         }
     }
-
-    /// A word of up to 16 lines, of two terms of all lines.
-    #[inline(always)]
-    pub(super) fn pairs<V: Lanes>(lanes: V, terms: [&'a [E]; 2], first_line: usize) -> V::F32 {
-        let from_line = |of: &'a [E]| &of[first_line.min(of.len())..];
-        lanes.pairs(from_line(terms[0]), from_line(terms[1]))
-    }
 }
 
 /// Packs panels, one after the other: in a panel, word `w` of line `l` goes to `w * width + l`. Lines that are not there get any values.
@@ -217,12 +210,13 @@ impl<E: Element> Pack<'_, E> {
         for w in 0..num_words {
             self.panels.prefetch(2 * w + ROWS_AHEAD);
             self.panels.prefetch(2 * w + 1 + ROWS_AHEAD);
-            let terms = [self.panels.term(2 * w), self.panels.term(2 * w + 1)];
+            let (first, second) = (self.panels.term(2 * w), self.panels.term(2 * w + 1));
             for line in (0..self.panels.lines).step_by(self.panels.width) {
                 let (lines, width) = self.panels.panel(line);
                 let to = &mut self.to[line * num_words..][..width * num_words];
                 for first_line in (0..lines).step_by(LANES) {
-                    let words = Panels::pairs(lanes, terms, line + first_line);
+                    let at = line + first_line;
+                    let words = lanes.pairs(&first[at..], &second[at.min(second.len())..]);
                     store_words(lanes, words, to, w * width + first_line);
                 }
             }

@@ -71,66 +71,105 @@ impl<E: Element> PackTiles<'_, E> {
     /// A step of 16 lines: the tile of each part.
     #[inline(always)]
     fn tiles<V: Lanes, const PARTS: usize>(&mut self, lanes: V, line: usize, step: usize, steps: usize) {
-        let Self { panels, rows_are_lines, .. } = *self;
+        let panels = self.panels;
         let first = line / panels.width * panels.width;
         let (tile, tiles_of_part) = ((line - first) / LANES, panels.panel(first).1 / LANES);
         let to: &mut [Tile] = self.to[first * steps * PARTS * LANES..].as_chunks_mut().0.as_chunks_mut().0;
-        let to = &mut to[step * PARTS * tiles_of_part..][..PARTS * tiles_of_part];
-        let mut put = |row: usize, elements: [V::F32; 2]| {
-            let words = parts::<V, PARTS>(lanes, elements);
-            for p in 0..PARTS {
-                lanes.store(words[p], &mut to[p * tiles_of_part + tile][row]);
-            }
-        };
-        let elements = |row: usize| elements_of_row::<V, E, PARTS>(lanes, &panels, line, step * TERMS_OF_STEP, row);
-        if rows_are_lines == (panels.from.term_stride == 1) {
-            for row in 0..LANES {
-                put(row, elements(row));
-            }
-            return;
-        }
-        let mut squares = [[lanes.splat(0.0); LANES]; 2];
-        for row in 0..LANES {
-            [squares[0][row], squares[1][row]] = elements(row);
-        }
-        squares[0] = lanes.transpose(squares[0]);
-        if PARTS > 1 {
-            squares[1] = lanes.transpose(squares[1]);
-        }
-        for row in 0..LANES {
-            put(row, [squares[0][row], squares[1][row]]);
+        let to = &mut to[step * PARTS * tiles_of_part + tile..][..(PARTS - 1) * tiles_of_part + 1];
+        let square = Square { panels, line, term: step * TERMS_OF_STEP };
+        let turn = self.rows_are_lines != (panels.from.term_stride == 1);
+        match (square.is_whole(), turn) {
+            (true, true) => square.pack::<V, PARTS, true, true>(lanes, to, tiles_of_part),
+            (true, false) => square.pack::<V, PARTS, true, false>(lanes, to, tiles_of_part),
+            (false, true) => square.pack::<V, PARTS, false, true>(lanes, to, tiles_of_part),
+            (false, false) => square.pack::<V, PARTS, false, false>(lanes, to, tiles_of_part),
         }
     }
 }
 
-/// A row of 16 lines and 32 terms as it lies in memory, part of a line or a word of all lines: the first and the second elements of its words, or, where
-/// these have one part, the words.
-#[inline(always)]
-fn elements_of_row<V: Lanes, E: Element, const PARTS: usize>(
-    lanes: V,
-    panels: &Panels<'_, E>,
+/// 16 lines and 32 terms.
+struct Square<'a, E> {
+    panels: Panels<'a, E>,
     line: usize,
     term: usize,
-    row: usize,
-) -> [V::F32; 2] {
-    let none = lanes.splat(0.0);
-    if panels.from.term_stride == 1 {
-        if line + row >= panels.lines {
-            return [none; 2];
-        }
-        let terms = TERMS_OF_STEP.min(panels.terms - term);
-        let terms = panels.from.line(panels.first_line + line + row, panels.first_term + term, terms);
-        return match PARTS {
-            1 => [load_words::<V, E, 2>(lanes, terms), none],
-            _ => [load_some(lanes, terms), load_some(lanes, &terms[LANES.min(terms.len())..])],
-        };
+}
+
+impl<E: Element> Square<'_, E> {
+    /// Whether all of them are there.
+    #[inline(always)]
+    fn is_whole(&self) -> bool {
+        self.line + LANES <= self.panels.lines && self.term + TERMS_OF_STEP <= self.panels.terms
     }
-    // Not a closure, which would be compiled for the target's baseline.
-    let (first, second) = match PARTS {
-        1 => return [Panels::pairs(lanes, [panels.term(term + 2 * row), panels.term(term + 2 * row + 1)], line), none],
-        _ => (panels.term(term + row), panels.term(term + LANES + row)),
-    };
-    [load_some(lanes, &first[line.min(first.len())..]), load_some(lanes, &second[line.min(second.len())..])]
+
+    /// Packs it into the tile of each part, so far apart, turned over if `TURN`.
+    #[inline(always)]
+    fn pack<V: Lanes, const PARTS: usize, const WHOLE: bool, const TURN: bool>(
+        &self,
+        lanes: V,
+        to: &mut [Tile],
+        tiles_of_part: usize,
+    ) {
+        let mut turned = [[lanes.splat(0.0); LANES]; 2];
+        if TURN {
+            for row in 0..LANES {
+                [turned[0][row], turned[1][row]] = self.row::<V, PARTS, WHOLE>(lanes, row);
+            }
+            turned[0] = lanes.transpose(turned[0]);
+            if PARTS > 1 {
+                turned[1] = lanes.transpose(turned[1]);
+            }
+        }
+        for row in 0..LANES {
+            let elements =
+                if TURN { [turned[0][row], turned[1][row]] } else { self.row::<V, PARTS, WHOLE>(lanes, row) };
+            let words = parts::<V, PARTS>(lanes, elements);
+            for p in 0..PARTS {
+                lanes.store(words[p], &mut to[p * tiles_of_part][row]);
+            }
+        }
+    }
+
+    /// A row as it lies in memory, part of a line or a word of all lines: the first and the second elements of its words, or, where these have one part, the
+    /// words. What is not there is zero.
+    #[inline(always)]
+    fn row<V: Lanes, const PARTS: usize, const WHOLE: bool>(&self, lanes: V, row: usize) -> [V::F32; 2] {
+        let none = lanes.splat(0.0);
+        if self.panels.from.term_stride == 1 {
+            let terms = self.terms::<WHOLE>(row);
+            return match PARTS {
+                1 => [load_words::<V, E, 2>(lanes, terms), none],
+                _ => [load_some(lanes, terms), load_some(lanes, &terms[LANES.min(terms.len())..])],
+            };
+        }
+        // Not a closure, which would be compiled for the target's baseline.
+        match PARTS {
+            1 => [lanes.pairs(self.lines::<WHOLE>(2 * row), self.lines::<WHOLE>(2 * row + 1)), none],
+            _ => [load_some(lanes, self.lines::<WHOLE>(row)), load_some(lanes, self.lines::<WHOLE>(row + LANES))],
+        }
+    }
+
+    /// The terms of a line, where they lie side by side.
+    #[inline(always)]
+    fn terms<const WHOLE: bool>(&self, line: usize) -> &[E] {
+        let Self { panels, line: first_line, term } = self;
+        let (line, terms) =
+            (first_line + line, if WHOLE { TERMS_OF_STEP } else { TERMS_OF_STEP.min(panels.terms - term) });
+        if !WHOLE && line >= panels.lines {
+            return &[];
+        }
+        panels.from.line(panels.first_line + line, panels.first_term + term, terms)
+    }
+
+    /// A term of the lines, where these lie side by side.
+    #[inline(always)]
+    fn lines<const WHOLE: bool>(&self, term: usize) -> &[E] {
+        let Self { panels, line, term: first_term } = self;
+        let (term, lines) = (first_term + term, if WHOLE { LANES } else { LANES.min(panels.lines - line) });
+        if !WHOLE && term >= panels.terms {
+            return &[];
+        }
+        &panels.from.data[(panels.first_term + term) * panels.from.term_stride + panels.first_line + line..][..lines]
+    }
 }
 
 /// Words of their first and second elements; zeros, where there are none.
