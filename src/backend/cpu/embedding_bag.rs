@@ -78,6 +78,8 @@ struct Rows<'a, E, I> {
     is_plain: bool,
     /// How many rows are asked for ahead of their use.
     ahead: usize,
+    /// Of the samples that are worked on: no other rows are asked for.
+    positions: Range<usize>,
     place: Place<'a>,
     faults: &'a FaultLog,
 }
@@ -93,7 +95,7 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
         bound(bag)..bound(bag + 1)
     }
 
-    fn rows(&self, feature: usize) -> Rows<'_, E, I> {
+    fn rows(&self, feature: usize, positions: Range<usize>) -> Rows<'_, E, I> {
         let spec = &self.tables.features()[feature];
         let Table { num_embeddings, embedding_dim } = self.tables.table_of(feature);
         Rows {
@@ -103,6 +105,7 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
             weights: self.bags.per_sample_weights,
             is_plain: false,
             ahead: (BYTES_AHEAD / (embedding_dim * size_of::<E>())).clamp(2, MOST_AHEAD),
+            positions,
             place: Place { feature, spec, num_embeddings, bag: 0 },
             faults: &self.faults,
         }
@@ -127,13 +130,19 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
         if tables.width() == 0 {
             return;
         }
+        let samples = self.output.len().div_ceil(self.ld);
+        let mut asked = 0;
         for (f, feature) in tables.features().iter().enumerate() {
             let columns = self.gather.columns(f);
-            let mut rows = self.gather.rows(f);
-            let (first_bag, samples) = (f * bags.batch_size + self.first, self.output.len().div_ceil(self.ld));
-            let first = self.gather.positions(first_bag).start;
-            (first..first + rows.ahead).for_each(|position| rows.prefetch(position, 0..rows.dim));
-            rows.is_plain = rows.are_plain(first..self.gather.positions(first_bag + samples - 1).end);
+            let first_bag = f * bags.batch_size + self.first;
+            let mut rows = self.rows(f, samples);
+            // The first rows of a feature are on their way while those before are pooled: of several features, where these have few rows each.
+            while asked < tables.features().len() && asked <= f + 1 + rows.ahead / samples {
+                let later = self.rows(asked, samples);
+                later.positions.clone().take(later.ahead).for_each(|position| later.prefetch(position, 0..later.dim));
+                asked += 1;
+            }
+            rows.is_plain = rows.are_plain(rows.positions.clone());
             let is_short = matches!(rows.dim, 16 | 32 | 64);
             if is_short && rows.is_plain && feature.pooling != Pooling::Max {
                 // Offsets have been checked.
@@ -169,6 +178,14 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
                 }
             }
         }
+    }
+}
+
+impl<'t, E: Element, I: Index> Pool<'_, 't, E, I> {
+    fn rows(&self, feature: usize, samples: usize) -> Rows<'t, E, I> {
+        let first_bag = feature * self.gather.bags.batch_size + self.first;
+        let positions = self.gather.positions(first_bag).start..self.gather.positions(first_bag + samples - 1).end;
+        self.gather.rows(feature, positions)
     }
 }
 
@@ -240,8 +257,8 @@ impl<E: Element, I: Index> Rows<'_, E, I> {
     /// Asks for some columns of the row of a later id. A bad id asks for what is not there, which does no harm.
     #[inline(always)]
     fn prefetch(&self, position: usize, columns: Range<usize>) {
-        if let Some(id) = self.indices.get(position) {
-            let row = (id.to_i64() as usize).wrapping_mul(self.dim);
+        if position < self.positions.end {
+            let row = (self.indices[position].to_i64() as usize).wrapping_mul(self.dim);
             prefetch_row(self.table, row.wrapping_add(columns.start), columns.len());
         }
     }
@@ -387,7 +404,7 @@ impl<E: Element, I: Index> Loop for WeightGrads<'_, '_, '_, E, I> {
         let start = gather.positions(bags.start).start;
         for bag in bags {
             let (feature, sample) = (bag / gather.bags.batch_size, bag % gather.bags.batch_size);
-            let mut rows = gather.rows(feature);
+            let mut rows = gather.rows(feature, gather.positions(bag));
             rows.place.bag = bag;
             let grad = &grad_output.row(sample)[gather.columns(feature)];
             let mut counted = 0;
