@@ -2,7 +2,7 @@
 //!
 //! A [`Loop`] is plain Rust, inlined into one function for each instruction set, where the compiler makes vector code of it. What plain Rust
 //! does not say well, rows held in registers and 16-bit elements, it says by [`Lanes`]. Neither reorders a sum nor fuses what is not
-//! written as `mul_add`, so results are the same bits for every instruction set, but for products of matrices of `bf16`, see [`Simd::Avx512Bf16`] and
+//! written as `mul_add`, so results are the same bits for every instruction set, but for products of matrices, see [`Simd::Avx512Bf16`] and
 //! [`Simd::Amx`].
 
 pub(crate) mod amx;
@@ -14,8 +14,8 @@ use std::fmt;
 
 use crate::dtype::Element;
 
-/// An instruction set that loops on the CPU are compiled for. Results are the same bits for all of them, but for products of matrices
-/// of `bf16`.
+/// An instruction set that loops on the CPU are compiled for. Results are the same bits for all of them, but for products of matrices where it
+/// says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Simd {
     /// What every machine of the target has.
@@ -29,6 +29,11 @@ pub enum Simd {
     Avx512Bf16,
     /// The same with tiles of AMX, for which the system is asked. Products of matrices of `bf16` are summed in yet another order, and subnormal numbers among
     /// their factors and sums are taken for zeros.
+    ///
+    /// Products of matrices of `f32` run there too, unless they are small: each factor is taken for the exact sum of three `bf16`, and six of the nine products of
+    /// these are summed, those that matter in `f32`. The bound of the error is less than that of sums of fused `f32` products from 32 terms on, which is
+    /// where this begins. But what is infinite, or rounds to an infinite `bf16` (from 3.39e38 on), becomes a NaN in the sums that it is in, and numbers below
+    /// 2⁻¹¹⁰ lose bits.
     Amx,
 }
 
@@ -415,6 +420,43 @@ mod tests {
         let want = Everything(&a, &b).run(Portable);
         for dispatch in Simd::ALL.into_iter().filter_map(Dispatch::new) {
             assert!(dispatch.run(Everything(&a, &b)) == want, "{:?}, {}", dispatch.simd(), E::DTYPE);
+        }
+    }
+
+    /// The words of all three parts, lane by lane.
+    struct Parts<'a>(&'a [f32; LANES], &'a [f32; LANES]);
+
+    impl Loop for Parts<'_> {
+        type Output = Option<[[f32; LANES]; 3]>;
+
+        #[inline(always)]
+        fn run<V: Lanes>(self, lanes: V) -> Self::Output {
+            let parts = lanes.split_pairs(lanes.load(self.0), lanes.load(self.1));
+            V::MULTIPLIES_PAIRS.then(|| parts.map(|words| lanes.to_array(words)))
+        }
+    }
+
+    #[test]
+    fn an_f32_is_the_sum_of_its_parts() {
+        // Of either sign and every mantissa, from 2⁻¹¹⁰ to 2¹²⁷.
+        let value = |k: u32| {
+            let bits = k.wrapping_mul(2_654_435_769);
+            f32::from_bits(bits & 0x807f_ffff | (17 + k % 237) << 23)
+        };
+        let values: Vec<f32> = (0..1 << 16).map(value).collect();
+        for dispatch in Simd::ALL.into_iter().filter_map(Dispatch::new) {
+            for pair in values.as_chunks::<LANES>().0.as_chunks::<2>().0 {
+                let Some(parts) = dispatch.run(Parts(&pair[0], &pair[1])) else { break };
+                for l in 0..LANES {
+                    let halves = parts.map(|words| [words[l].to_bits() << 16, words[l].to_bits() & 0xffff_0000]);
+                    for (of_pair, half) in pair.iter().zip([0, 1]) {
+                        let [first, second, third] = halves.map(|halves| f64::from(f32::from_bits(halves[half])));
+                        let x = f64::from(of_pair[l]);
+                        assert_eq!(first + second + third, x);
+                        assert!(second.abs() <= x.abs() / 256.0 && third.abs() <= x.abs() / 65536.0, "{x}");
+                    }
+                }
+            }
         }
     }
 

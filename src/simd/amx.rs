@@ -1,4 +1,4 @@
-//! AMX: registers of 16 rows of 64 bytes, the tiles, and an instruction that multiplies two of them of `bf16`.
+//! AMX: registers of 16 rows of 64 bytes, the tiles, and an instruction that multiplies two of them of `bf16`: also for `f32`, as sums of three of these.
 //!
 //! Where the machine has none, the same sums are computed one by one: slow, but so the code around can be tested everywhere.
 
@@ -47,11 +47,13 @@ impl Tiles {
     /// there are three, each one or two tiles: of `lhs` the words of 16 rows, of `rhs` those of 16 columns, turned over. Sums of rows and columns that are not
     /// there get any value.
     ///
-    /// A sum of `n` products `xᵢ yᵢ` of one part each is off by no more than `(n / 32 + 17) u Σ |xᵢ yᵢ|`, with `u = 2⁻²⁴`: in a step 16 products are added to
-    /// each of two sums, these to one another, and the result to that of the steps before. Three parts `x = x₁ + x₂ + x₃`, each rounded to nearest, have
-    /// `|x₂| ≤ 2⁻⁸ |x|` and `|x₃| ≤ 2⁻¹⁶ |x|`. What is left out, `x₂ y₃ + x₃ y₂ + x₃ y₃`, is at most `(2 + 2⁻⁸) u |x y|`; the sum is one of six steps
-    /// each, where those after the first small ones have partial sums of at most `1 + 2⁻⁶` times `Σ |xᵢ yᵢ|`. So it is off by no more than
-    /// `(6 n / 32 + 20) u (1 + 2⁻⁶) Σ |xᵢ yᵢ|`: less than that of `n` fused products one after the other from some 30 on.
+    /// A sum of `n` products `xᵢ yᵢ` of one part each is off by no more than `(n / 32 + 17) u Σ |xᵢ yᵢ|`, with `u = 2⁻²⁴` and `n` a multiple of 32: in a step 16
+    /// exact products are added to each of two sums, these to one another, and the result to that of the steps before.
+    ///
+    /// Three parts `x = x₁ + x₂ + x₃`, the first two rounded to nearest, have `|x₂| ≤ 2⁻⁸ |x|` and `|x₃| ≤ 2⁻¹⁶ |x|`. What is left out, `x₂ y₃ + x₃ y₂ + x₃ y₃`, is at
+    /// most `(2 + 2⁻⁸) u |x y|`. What is summed is at most `(1 + 2⁻⁸ + 2⁻¹⁶)² Σ |xᵢ yᵢ|`, less than `1 + 2⁻⁶` times the sum, and goes to the result in
+    /// `6 n / 32` additions. So this is off by no more than `(6 n / 32 + 20) u (1 + 2⁻⁶) Σ |xᵢ yᵢ|`, which is less than `n u Σ |xᵢ yᵢ|`, the bound of `n`
+    /// fused products one after the other, for every `n` from 32 on.
     pub(crate) fn sum(&self, lhs: &[Tile], rhs: &[Tile], parts: usize, steps: usize, sums: &mut [[f32; COLS]; ROWS]) {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if let Some(tiles) = &self.configured {

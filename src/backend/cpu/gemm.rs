@@ -1,8 +1,8 @@
 //! Products of matrices: packed panels of both factors meet in tiles that lie in registers.
 //!
-//! A sum runs over blocks of terms, in each block term after term, whatever tiles and tasks there are: so its bits depend on sizes alone. Block after
-//! block, the right factor is packed for all, so that it stays in the second-level cache, and each task packs the rows of the left one that it
-//! multiplies.
+//! A sum runs over blocks of terms, in each block term after term, whatever tiles and threads there are: so its bits depend on sizes alone. Each thread has
+//! rows of the output to itself. Block after block, it packs the right factor, which then stays in the second-level cache, and some rows of the left one
+//! at a time, which meet all of it.
 
 mod dot;
 mod factor;
@@ -410,5 +410,35 @@ mod tests {
     fn products_in_tiles_of_f32_are_right() {
         let of_tiles = |k: usize| (6.0 * (k.div_ceil(32) + k / BLOCK) as f64 + 20.0) * (1.0 + 2f64.powi(-6));
         products_in_tiles_are_right::<f32, f32>(of_tiles, 0.0);
+    }
+
+    /// Products of one term each, so that no part and no product of parts can hide behind the bound of a long sum: five additions of six exact products, and
+    /// what is left out of them, see [`Tiles::sum`]. What is not finite is not lost.
+    #[test]
+    fn single_products_of_f32_in_tiles_are_right() {
+        const TERMS: usize = 64;
+        let Some(dispatch) = Dispatch::with_tiles() else { return };
+        let cpu = Cpu { dispatch, ..Cpu::single_threaded() };
+        let rhs = draw::<f32>((TERMS, 32), 32, 1);
+        for term in 0..TERMS {
+            let values = draw::<f32>((64, 1), 1, 1 + 64 * term as u32);
+            let mut lhs = vec![0f32; 64 * TERMS];
+            (0..64).for_each(|row| lhs[row * TERMS + term] = values[row]);
+            lhs[63 * TERMS + term] = f32::INFINITY;
+            let (mut out, sums) = (vec![0f32; 64 * 32], Finish::Replace);
+            let (lhs, factor) = (Factor::rows(&lhs[..], TERMS), Factor::columns(&rhs[..], 32));
+            let product = Product { shape: (64, 32, TERMS), lhs, rhs: factor, finish: sums, row_sums: None };
+            cpu.product(product, MatrixMut::packed(&mut out[..], 64, 32));
+            for (row, out) in out.chunks(32).enumerate() {
+                for (got, y) in out.iter().zip(&rhs[term * 32..]) {
+                    let want = f64::from(values[row]) * f64::from(*y);
+                    let bound = 8.0 * 2f64.powi(-24) * want.abs();
+                    match row {
+                        63 => assert!(got.is_nan(), "{got}"),
+                        _ => assert!((f64::from(*got) - want).abs() <= bound, "{got} for {want}, {:?}", (row, term)),
+                    }
+                }
+            }
+        }
     }
 }

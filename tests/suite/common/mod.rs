@@ -94,6 +94,14 @@ pub fn assert_deterministic_on_each_simd(what: &str, work: impl Fn(&Cpu) -> Vec<
     }
 }
 
+/// Both: each instruction set for itself, and all but AMX alike, as is so with products of `f32`.
+#[track_caller]
+pub fn assert_deterministic_but_for_amx(what: &str, work: impl Fn(&Cpu) -> Vec<u8>) {
+    assert_deterministic_on_each_simd(what, &work);
+    let without_amx = cpus().into_iter().filter(|cpu| cpu.simd() != Simd::Amx);
+    assert_same_on(what, &Cpu::single_threaded().with_simd(Simd::Portable).unwrap(), without_amx, work);
+}
+
 #[track_caller]
 fn assert_same_on(what: &str, first: &Cpu, others: impl Iterator<Item = Cpu>, work: impl Fn(&Cpu) -> Vec<u8>) {
     let expected = work(first);

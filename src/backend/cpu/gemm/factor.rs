@@ -65,7 +65,6 @@ impl Words {
         let (most, multiple) = match self {
             Self::Single => (BLOCK, 1),
             Self::Pairs => (2 * BLOCK, 2),
-            Self::Tiles { parts: 1 } => (BLOCK, TERMS_OF_STEP),
             Self::Tiles { .. } => (BLOCK, TERMS_OF_STEP),
         };
         terms.div_ceil(terms.div_ceil(most).max(1)).next_multiple_of(multiple).max(1)
