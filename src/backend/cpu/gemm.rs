@@ -22,8 +22,8 @@ pub(super) use tile::Finish;
 use tile::{Put, Rows, Sums, Tile, reads_rows_as_they_lie};
 use tiles::{AddTiles, PackTiles, TERMS_OF_STEP, as_tiles, parts_of};
 
-/// Words of columns that stay in the second-level cache while rows meet them.
-const WORDS_PER_GROUP: usize = 1 << 18;
+/// Words of columns that are packed at once, about: they stay in the second-level cache while rows meet them.
+const WORDS_OF_COLS: usize = 1 << 18;
 /// Rows that meet all columns, about: few enough for their packed words to stay in the cache beside those of the columns.
 const ROWS_AT_ONCE: usize = 60;
 /// Panels of them, at least.
@@ -59,8 +59,10 @@ struct Plan<'a, E> {
     packs_rows: bool,
 }
 
-/// A block of terms.
+/// A block of terms of some columns.
 struct Block<'a> {
+    first_col: usize,
+    cols: usize,
     first_term: usize,
     terms: usize,
     /// Whether the output holds the sums of blocks before.
@@ -138,33 +140,40 @@ impl Cpu {
         self.join(|| self.split(plan, half, upper), || self.split(plan, threads - half, lower));
     }
 
-    /// The sums of a stripe, block of terms by block.
+    /// The sums of a stripe, block by block.
     fn multiply<E: Element, O: Element>(&self, plan: &Plan<'_, E>, mut stripe: Stripe<'_, O>) {
-        let Plan { n, k, rhs, finish, tile, words, block, .. } = *plan;
-        let columns = n.next_multiple_of(LANES);
-        let width = tile.1.min(columns);
+        let Plan { n, k, rhs, finish, tile, words, block, packs_rows, .. } = *plan;
+        let words_of_line = words.of_terms(block.min(k));
         let most_rows = tile.0 * (ROWS_AT_ONCE / tile.0).max(PANELS_AT_ONCE);
-        let words_of_rows = if plan.packs_rows {
-            words.of_terms(block.min(k)) * words.rows_of_tile(most_rows.min(stripe.rows))
-        } else {
-            0
-        };
-        RIGHT_FACTOR.lend(words.of_terms(block.min(k)) * columns, |packed| {
-            TASK.lend(words_of_rows, |packed_rows| {
-                for first_term in (0..k.max(1)).step_by(block) {
-                    let terms = block.min(k - first_term);
-                    let packed = &mut packed[..words.of_terms(terms) * columns];
-                    let last_width = columns - columns.saturating_sub(1) / width.max(1) * width;
-                    let panels = Panels { from: rhs, first_line: 0, lines: n, width, last_width, first_term, terms };
-                    self.pack(panels, words, false, packed);
-                    let finish = match finish {
-                        Finish::Affine { .. } if first_term + terms < k => Finish::Replace,
-                        finish => finish,
-                    };
-                    let block = Block { first_term, terms, continues: first_term > 0, finish, rhs: packed };
-                    for row in (0..stripe.rows).step_by(most_rows) {
-                        let rows = most_rows.min(stripe.rows - row);
-                        self.multiply_block(plan, &block, stripe.part(row, rows), packed_rows);
+        let most_cols = (WORDS_OF_COLS / words_of_line.max(1)).next_multiple_of(tile.1).min(n.next_multiple_of(LANES));
+        let packed_rows = if packs_rows { words.rows_of_tile(most_rows.min(stripe.rows)) } else { 0 };
+        RIGHT_FACTOR.lend(words_of_line * most_cols, |packed| {
+            TASK.lend(words_of_line * packed_rows, |packed_rows| {
+                for first_col in (0..n.max(1)).step_by(most_cols.max(1)) {
+                    let cols = most_cols.min(n - first_col);
+                    for first_term in (0..k.max(1)).step_by(block) {
+                        let terms = block.min(k - first_term);
+                        let lines = cols.next_multiple_of(LANES);
+                        let packed = &mut packed[..words.of_terms(terms) * lines];
+                        let width = tile.1.min(lines).max(1);
+                        let last_width = lines - lines.saturating_sub(1) / width * width;
+                        let first_line = first_col;
+                        self.pack(
+                            Panels { from: rhs, first_line, lines: cols, width, last_width, first_term, terms },
+                            words,
+                            false,
+                            packed,
+                        );
+                        let finish = match finish {
+                            Finish::Affine { .. } if first_term + terms < k => Finish::Replace,
+                            finish => finish,
+                        };
+                        let continues = first_term > 0;
+                        let block = Block { first_col, cols, first_term, terms, continues, finish, rhs: packed };
+                        for row in (0..stripe.rows).step_by(most_rows) {
+                            let rows = most_rows.min(stripe.rows - row);
+                            self.multiply_block(plan, &block, stripe.part(row, rows), packed_rows);
+                        }
                     }
                 }
             });
@@ -188,9 +197,8 @@ impl Cpu {
         task: Stripe<'_, O>,
         packed: &mut [f32],
     ) {
-        let Plan { n, lhs, tile: (tile_rows, tile_cols), words, packs_rows, .. } = *plan;
-        let Block { first_term, terms, continues, finish, rhs } = *block;
-        let columns = n.next_multiple_of(LANES);
+        let Plan { lhs, tile: (tile_rows, tile_cols), words, packs_rows, .. } = *plan;
+        let Block { first_col, cols, first_term, terms, continues, finish, rhs } = *block;
         let mut sums = Sums::new();
         let tiles = match words {
             Words::Tiles { parts } => Some((Tiles::new(), parts, terms.div_ceil(TERMS_OF_STEP))),
@@ -211,7 +219,7 @@ impl Cpu {
             };
             self.pack(panels, words, true, packed);
         }
-        if let Some(row_sums) = task.row_sums {
+        if let (Some(row_sums), 0) = (task.row_sums, first_col) {
             let add = continues || matches!(finish, Finish::Add);
             for (row, lines) in panels() {
                 let width = words.rows_of_tile(lines);
@@ -226,50 +234,45 @@ impl Cpu {
                 }
             }
         }
-        let group = (WORDS_PER_GROUP / num_words.max(1)).max(tile_cols) / tile_cols * tile_cols;
-        for first_of_group in (0..columns).step_by(group) {
-            let group = group.min(columns - first_of_group);
-            for (row, lines) in panels() {
-                let rows = words.rows_of_tile(lines);
-                let lhs = if packs_rows {
-                    Rows::Packed(&packed[row * num_words..][..rows * num_words])
-                } else {
-                    let ld = lhs.line_stride;
-                    let data = &lhs.data[(task.first_row + row) * ld + first_term..];
-                    Rows::AsTheyLie { data, ld, rows: lines, terms }
-                };
-                let mut ahead = 0;
-                for col in (0..group).step_by(tile_cols) {
-                    let width = tile_cols.min(group - col);
-                    let first_col = first_of_group + col;
-                    let cols = width.min(n - first_col);
-                    // The output will be here when the sums are ready, and the next rows when it is their turn. Tiles leave the machine time to see to that.
-                    if tiles.is_none() {
-                        (row..row + lines).for_each(|r| prefetch_row(task.out, r * task.ld + first_col, cols));
-                    }
-                    if let Rows::AsTheyLie { data, ld, .. } = lhs {
-                        let until = (col + width) * tile_rows / group;
-                        (ahead..until).for_each(|r| prefetch_row(data, (tile_rows + r) * ld, terms));
-                        ahead = until;
-                    }
-                    let rhs = &rhs[first_col * num_words..][..width * num_words];
-                    match (&tiles, lhs) {
-                        (Some((tiles, parts, steps)), Rows::Packed(panel)) => {
-                            tiles.sum(as_tiles(panel), as_tiles(rhs), *parts, *steps, &mut sums.0);
-                        }
-                        _ => self.dispatch.run(Tile { rows, vectors: width / LANES, lhs, rhs, sums: &mut sums }),
-                    }
-                    self.dispatch.run(Put {
-                        sums: &sums,
-                        out: &mut task.out[row * task.ld..],
-                        ld: task.ld,
-                        rows: lines,
-                        first_col,
-                        cols,
-                        continues,
-                        finish,
-                    });
+        for (row, lines) in panels() {
+            let rows = words.rows_of_tile(lines);
+            let lhs = if packs_rows {
+                Rows::Packed(&packed[row * num_words..][..rows * num_words])
+            } else {
+                let ld = lhs.line_stride;
+                let data = &lhs.data[(task.first_row + row) * ld + first_term..];
+                Rows::AsTheyLie { data, ld, rows: lines, terms }
+            };
+            let mut ahead = 0;
+            for col in (0..cols).step_by(tile_cols) {
+                let (width, first_col) = (tile_cols.min(cols - col), first_col + col);
+                let vectors = width.div_ceil(LANES);
+                // The output will be here when the sums are ready, and the next rows when it is their turn. Tiles leave the machine time to see to that.
+                if tiles.is_none() {
+                    (row..row + lines).for_each(|r| prefetch_row(task.out, r * task.ld + first_col, width));
                 }
+                if let Rows::AsTheyLie { data, ld, .. } = lhs {
+                    let until = (col + width) * tile_rows / cols;
+                    (ahead..until).for_each(|r| prefetch_row(data, (tile_rows + r) * ld, terms));
+                    ahead = until;
+                }
+                let rhs = &rhs[col * num_words..][..vectors * LANES * num_words];
+                match (&tiles, lhs) {
+                    (Some((tiles, parts, steps)), Rows::Packed(panel)) => {
+                        tiles.sum(as_tiles(panel), as_tiles(rhs), *parts, *steps, &mut sums.0);
+                    }
+                    _ => self.dispatch.run(Tile { rows, vectors, lhs, rhs, sums: &mut sums }),
+                }
+                self.dispatch.run(Put {
+                    sums: &sums,
+                    out: &mut task.out[row * task.ld..],
+                    ld: task.ld,
+                    rows: lines,
+                    first_col,
+                    cols: width,
+                    continues,
+                    finish,
+                });
             }
         }
     }
@@ -361,7 +364,9 @@ mod tests {
     /// what a sum is added to, and a rounding where it is stored as `bf16`.
     fn products_in_tiles_are_right<E: Element, O: Element>(add: bool, units: fn(usize) -> f64, rounding: f64) {
         let Some(dispatch) = Dispatch::with_tiles() else { return };
-        for (m, n, k) in [(33, 5, 1), (40, 33, 31), (96, 64, 64), (150, 70, 415), (47, 130, 1100), (64, 512, 0)] {
+        for (m, n, k) in
+            [(33, 5, 1), (40, 33, 31), (96, 64, 64), (150, 70, 415), (47, 130, 1100), (33, 560, 512), (64, 512, 0)]
+        {
             for (lhs_in_rows, rhs_in_rows) in [(true, true), (true, false), (false, true), (false, false)] {
                 let shape = |lines: usize, in_rows: bool| if in_rows { (lines, k) } else { (k, lines) };
                 let (lhs_shape, rhs_shape) = (shape(m, lhs_in_rows), shape(n, rhs_in_rows));

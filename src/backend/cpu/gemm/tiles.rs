@@ -102,6 +102,7 @@ impl<E: Element> Square<'_, E> {
     }
 
     /// Packs it into the tile of each part, so far apart, turned over if `TURN`.
+    #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
     #[inline(always)]
     fn pack<V: Lanes, const PARTS: usize, const WHOLE: bool, const TURN: bool>(
         &self,
