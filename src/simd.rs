@@ -310,20 +310,21 @@ impl Lanes for Portable {
 /// to the first one. Elements that are not there are no error.
 #[inline(always)]
 pub(crate) fn prefetch_row<T>(of: &[T], first: usize, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for element in (0..len).step_by(CACHE_LINE / size_of::<T>()) {
-        x86::prefetch(of.as_ptr().wrapping_add(first.wrapping_add(element)));
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (of, first, len);
+    prefetch_lines::<T, false>(of, first, len);
 }
 
 /// The same for elements that will be overwritten: no other core keeps them.
 #[inline(always)]
 pub(crate) fn prefetch_output<T>(of: &[T], first: usize, len: usize) {
+    prefetch_lines::<T, true>(of, first, len);
+}
+
+#[inline(always)]
+fn prefetch_lines<T, const TO_WRITE: bool>(of: &[T], first: usize, len: usize) {
     #[cfg(target_arch = "x86_64")]
     for element in (0..len).step_by(CACHE_LINE / size_of::<T>()) {
-        x86::prefetch_for_writing(of.as_ptr().wrapping_add(first.wrapping_add(element)));
+        let line = of.as_ptr().wrapping_add(first.wrapping_add(element));
+        if TO_WRITE { x86::prefetch_for_writing(line) } else { x86::prefetch(line) }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (of, first, len);

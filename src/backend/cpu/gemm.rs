@@ -155,15 +155,16 @@ impl Cpu {
                         let terms = block.min(k - first_term);
                         let lines = cols.next_multiple_of(LANES);
                         let packed = &mut packed[..words.of_terms(terms) * lines];
-                        let width = tile.1.min(lines).max(1);
-                        let last_width = lines - lines.saturating_sub(1) / width * width;
-                        let first_line = first_col;
-                        self.pack(
-                            Panels { from: rhs, first_line, lines: cols, width, last_width, first_term, terms },
-                            words,
-                            false,
-                            packed,
-                        );
+                        let panels = Panels {
+                            from: rhs,
+                            first_line: first_col,
+                            lines: cols,
+                            width: tile.1,
+                            last_width: lines - lines.saturating_sub(1) / tile.1 * tile.1,
+                            first_term,
+                            terms,
+                        };
+                        self.pack(panels, words, false, packed);
                         let finish = match finish {
                             Finish::Affine { .. } if first_term + terms < k => Finish::Replace,
                             finish => finish,

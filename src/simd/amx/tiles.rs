@@ -51,22 +51,47 @@ impl Sizes {
 }
 
 /// Tiles 0 to 3 are sums, 4 and 5 rows, 6 and 7 columns.
-macro_rules! clear {
-    () => {
-        "tilezero tmm0\ntilezero tmm1\ntilezero tmm2\ntilezero tmm3"
-    };
-}
 macro_rules! multiply {
     () => {
         "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7"
     };
 }
-macro_rules! store {
-    () => {
-        "tilestored [{sums} + {sums_row}*1], tmm0
-        tilestored [{sums} + {sums_row}*1 + {ROW_BYTES}], tmm1
-        tilestored [{sums} + {sums_row}*1 + {LOWER_SUMS}], tmm2
-        tilestored [{sums} + {sums_row}*1 + {LOWER_SUMS} + {ROW_BYTES}], tmm3"
+
+/// Clears the sums, adds to them in steps, each of so many parts of both factors, and stores them. What a step does is given.
+macro_rules! sum {
+    ($lhs:ident, $rhs:ident, $steps:ident, $sums:ident, $parts:literal, $($step:tt)*) => {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "test {steps}, {steps}",
+            "jz 3f",
+            "2:",
+            $($step)*
+            concat!("add {lhs}, ", $parts, "*{LHS_PART}"),
+            concat!("add {rhs}, ", $parts, "*{RHS_PART}"),
+            "dec {steps}",
+            "jnz 2b",
+            "3:",
+            "tilestored [{sums} + {sums_row}*1], tmm0",
+            "tilestored [{sums} + {sums_row}*1 + {ROW_BYTES}], tmm1",
+            "tilestored [{sums} + {sums_row}*1 + {LOWER_SUMS}], tmm2",
+            "tilestored [{sums} + {sums_row}*1 + {LOWER_SUMS} + {ROW_BYTES}], tmm3",
+            steps = inout(reg) $steps => _,
+            lhs = inout(reg) $lhs.as_ptr() => _,
+            rhs = inout(reg) $rhs.as_ptr() => _,
+            row = in(reg) ROW_BYTES,
+            sums = in(reg) $sums.as_mut_ptr(),
+            sums_row = in(reg) COLS * size_of::<f32>(),
+            LOWER = const (ROW_TILES - 1) * size_of::<Tile>(),
+            RIGHT = const (COL_TILES - 1) * size_of::<Tile>(),
+            LHS_PART = const ROW_TILES * size_of::<Tile>(),
+            RHS_PART = const COL_TILES * size_of::<Tile>(),
+            ROW_BYTES = const ROW_BYTES,
+            LOWER_SUMS = const TILE_ROWS * COLS * size_of::<f32>(),
+            options(nostack),
+        )
     };
 }
 
@@ -112,36 +137,18 @@ impl Configured {
         // keeps them for the thread. Each step reads the `ROW_TILES` and `COL_TILES` tiles that both pointers are at, and moves on by as many: all
         // of both slices, by the assertion. The four tiles of sums are written to the four quarters of `sums`.
         unsafe {
-            asm!(
-                clear!(),
-                "test {steps}, {steps}",
-                "jz 3f",
-                "2:",
+            sum!(
+                lhs,
+                rhs,
+                steps,
+                sums,
+                1,
                 // Rows meet all columns in turn, so they shall stay in the first-level cache, and columns, which pass by, shall not push them out.
                 "tileloadd tmm4, [{lhs} + {row}*1]",
                 "tileloaddt1 tmm6, [{rhs} + {row}*1]",
                 "tileloaddt1 tmm7, [{rhs} + {row}*1 + {RIGHT}]",
                 "tileloadd tmm5, [{lhs} + {row}*1 + {LOWER}]",
                 multiply!(),
-                "add {lhs}, {LHS_STEP}",
-                "add {rhs}, {RHS_STEP}",
-                "dec {steps}",
-                "jnz 2b",
-                "3:",
-                store!(),
-                steps = inout(reg) steps => _,
-                lhs = inout(reg) lhs.as_ptr() => _,
-                rhs = inout(reg) rhs.as_ptr() => _,
-                row = in(reg) ROW_BYTES,
-                sums = in(reg) sums.as_mut_ptr(),
-                sums_row = in(reg) COLS * size_of::<f32>(),
-                LOWER = const (ROW_TILES - 1) * size_of::<Tile>(),
-                RIGHT = const (COL_TILES - 1) * size_of::<Tile>(),
-                LHS_STEP = const ROW_TILES * size_of::<Tile>(),
-                RHS_STEP = const COL_TILES * size_of::<Tile>(),
-                ROW_BYTES = const ROW_BYTES,
-                LOWER_SUMS = const TILE_ROWS * COLS * size_of::<f32>(),
-                options(nostack),
             );
         }
     }
@@ -158,11 +165,12 @@ impl Configured {
         // SAFETY: as above, but that each step reads, and moves on by, three times as many tiles: its offsets are those of tiles `0..3 * ROW_TILES` and
         // `0..3 * COL_TILES`.
         unsafe {
-            asm!(
-                clear!(),
-                "test {steps}, {steps}",
-                "jz 3f",
-                "2:",
+            sum!(
+                lhs,
+                rhs,
+                steps,
+                sums,
+                3,
                 "tileloaddt1 tmm4, [{lhs} + {row}*1 + 2*{LHS_PART}]",
                 "tileloaddt1 tmm5, [{lhs} + {row}*1 + 2*{LHS_PART} + {LOWER}]",
                 "tileloadd tmm6, [{rhs} + {row}*1]",
@@ -183,25 +191,6 @@ impl Configured {
                 "tileloadd tmm6, [{rhs} + {row}*1 + 2*{RHS_PART}]",
                 "tileloadd tmm7, [{rhs} + {row}*1 + 2*{RHS_PART} + {RIGHT}]",
                 multiply!(),
-                "add {lhs}, 3*{LHS_PART}",
-                "add {rhs}, 3*{RHS_PART}",
-                "dec {steps}",
-                "jnz 2b",
-                "3:",
-                store!(),
-                steps = inout(reg) steps => _,
-                lhs = inout(reg) lhs.as_ptr() => _,
-                rhs = inout(reg) rhs.as_ptr() => _,
-                row = in(reg) ROW_BYTES,
-                sums = in(reg) sums.as_mut_ptr(),
-                sums_row = in(reg) COLS * size_of::<f32>(),
-                LOWER = const (ROW_TILES - 1) * size_of::<Tile>(),
-                RIGHT = const (COL_TILES - 1) * size_of::<Tile>(),
-                LHS_PART = const ROW_TILES * size_of::<Tile>(),
-                RHS_PART = const COL_TILES * size_of::<Tile>(),
-                ROW_BYTES = const ROW_BYTES,
-                LOWER_SUMS = const TILE_ROWS * COLS * size_of::<f32>(),
-                options(nostack),
             );
         }
     }

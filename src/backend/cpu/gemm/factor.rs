@@ -115,7 +115,7 @@ impl<'a, E: Element> Panels<'a, E> {
 
     /// A term of all lines, where these lie side by side. Beyond the last term there is none.
     #[inline(always)]
-    pub(super) fn term(&self, term: usize) -> &'a [E] {
+    fn term(&self, term: usize) -> &'a [E] {
         match term < self.terms {
             true => &self.from.data[(self.first_term + term) * self.from.term_stride + self.first_line..][..self.lines],
             false => &[],
