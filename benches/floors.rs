@@ -84,7 +84,9 @@ fn floors(criterion: &mut Criterion, threads: usize) {
             let input = Matrix::packed(&input[..], m, k);
             let weight = Matrix::packed(&weight[..], n, k);
             let output = MatrixMut::packed(&mut output[..], m, n);
-            Forward { input, weight, bias: &bias[..], activation, precision, output }.run(&cpu).unwrap();
+            Forward { input, weight, packed_weight: None, bias: &bias[..], activation, precision, output }
+                .run(&cpu)
+                .unwrap();
         });
     });
 }

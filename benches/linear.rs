@@ -47,6 +47,7 @@ fn both_of<B: Timed + LinearOps, E: Element>(
         let op = Forward {
             input: Matrix::packed(B::view(&inputs[set]), m, k),
             weight: Matrix::packed(B::view(&weight), n, k),
+            packed_weight: None,
             bias: B::view(&bias),
             activation,
             precision,

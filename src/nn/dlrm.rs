@@ -15,6 +15,7 @@ use crate::ops::finite_check::{NonFinite, Verdict};
 use crate::ops::index_sort::Sort;
 use crate::ops::interaction::{self, Features, FeaturesMut};
 use crate::ops::loss;
+use crate::ops::pooled_interaction::Interact;
 use crate::ops::{Accum, Backend, Extent, Precision};
 use crate::philox::Philox;
 
@@ -314,30 +315,31 @@ impl<D: Backend> Dlrm<D> {
         self.grow(rows, ids, train)?;
         let Self { device, config, mlps, embedding, parameters, buffers, .. } = self;
         let Buffers { layers, values, argmax, .. } = buffers;
+        if !train {
+            layers.pack(device, mlps.hidden(), parameters)?;
+        }
         let tables = embedding.tables().as_ref();
         let [dim, pooled_width, width, top_width, _] = Seams::<D>::columns(config, tables);
         let output = matrix_mut(&mut values.bottom, rows, dim);
         let pass = Forward { parameters, input: batch.dense.reborrow(), output };
         layers.forward(device, (Stack::Bottom, &mlps.bottom), pass)?;
-        let output = matrix_mut(&mut values.pooled, rows, pooled_width);
+        let pooled = matrix_mut(&mut values.pooled, rows, pooled_width);
         let argmax = argmax.as_mut().map(|argmax| matrix_mut(argmax, rows, pooled_width));
-        embedding.forward(device, batch.bags.reborrow(), output, argmax)?;
-        let interaction = interaction::Forward {
+        let interact = Interact {
+            keeps_pooled: train,
             interaction: config.interaction,
             dim,
             precision: config.precision.of_products(),
-            features: Features::Split {
-                dense: matrix(&values.bottom, rows, dim),
-                sparse: matrix(&values.pooled, rows, pooled_width),
-            },
+            dense: matrix(&values.bottom, rows, dim),
             output: matrix_mut(&mut values.interacted, rows, width),
         };
-        interaction.run(device)?;
+        embedding.forward_and_interact(device, batch.bags.reborrow(), pooled, argmax, interact)?;
         let input = matrix(&values.interacted, rows, width);
         let pass = Forward { parameters, input, output: matrix_mut(&mut values.top, rows, top_width) };
         layers.forward(device, (Stack::Top, &mlps.top), pass)?;
         let pass = ForwardPass {
             weights: parameters,
+            packed: None,
             biases: parameters,
             precision: Precision::Full,
             input: matrix(&values.top, rows, top_width),

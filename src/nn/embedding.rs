@@ -4,6 +4,7 @@ use super::optimizer::OptimizerState;
 use super::tensors::{NamedTensor, TensorSource, read};
 use crate::dtype::{DType, Element, Index, bf16, f16};
 use crate::error::{Error, Result, expect_size};
+use crate::ops::pooled_interaction::{self, Interact};
 use crate::ops::sparse_update::{self, PooledGrad, SparseGrad};
 use crate::ops::{
     Backend, Bags, Device, Matrix, MatrixMut, OptimizerStateMut, StepControl, TableBatch, UpdateRule, embedding_bag,
@@ -134,6 +135,25 @@ impl<D: Backend> EmbeddingBagCollection<D> {
         let tables = &self.tables;
         with_weights!(&self.weights, buffer => {
             embedding_bag::Forward { tables, weights: D::view(buffer), bags, output, argmax }.run(device)
+        })
+    }
+
+    /// See [`pooled_interaction::Forward`].
+    ///
+    /// # Errors
+    /// Those of the op.
+    pub fn forward_and_interact<'a, I: Index>(
+        &'a self,
+        device: &D,
+        bags: Bags<'a, D, I>,
+        pooled: MatrixMut<'a, D, f32>,
+        argmax: Option<MatrixMut<'a, D, u32>>,
+        interact: Interact<'a, D>,
+    ) -> Result<()> {
+        let tables = &self.tables;
+        with_weights!(&self.weights, buffer => {
+            let lookup = embedding_bag::Forward { tables, weights: D::view(buffer), bags, output: pooled, argmax };
+            pooled_interaction::Forward { lookup, interact }.run(device)
         })
     }
 

@@ -36,6 +36,7 @@ pub(super) use with_layers;
 /// Layers in `f32`: they compute with the parameters themselves.
 pub(super) struct Full<D: Device> {
     precision: Precision,
+    packed: Packed<D>,
     /// For each MLP the outputs of its layers but the last, and their gradients.
     stacks: [[Between<D, f32>; 2]; 2],
 }
@@ -44,10 +45,14 @@ pub(super) struct Full<D: Device> {
 pub(super) struct Half<D: Device, E: Element> {
     /// All parameters, rounded.
     parameters: D::Buffer<E>,
+    packed: Packed<D>,
     loss_scale: f32,
     /// For each MLP its values, and their gradients.
     stacks: [[Values<D, E>; 2]; 2],
 }
+
+/// The weights of each MLP as [`Mlp::pack`] gives them; none since they changed.
+type Packed<D> = Option<[<D as Device>::Buffer<u64>; 2]>;
 
 /// A buffer for the output of each layer but the last.
 type Between<D, E> = Vec<<D as Device>::Buffer<E>>;
@@ -103,7 +108,7 @@ impl<D: Backend> Layers<D> {
             ComputePrecision::F32 | ComputePrecision::Tf32 => {
                 let [bottom, top] =
                     mlps.map(|mlp| Ok([mlp.between(device, batch_size)?, mlp.between(device, grads_for)?]));
-                Self::F32(Full { precision: precision.of_products(), stacks: [bottom?, top?] })
+                Self::F32(Full { precision: precision.of_products(), packed: None, stacks: [bottom?, top?] })
             }
             ComputePrecision::F16 { loss_scale } => {
                 Self::F16(Half::new(device, loss_scale, mlps, num_parameters, [batch_size, grads_for])?)
@@ -159,6 +164,15 @@ impl<D: Backend> Layers<D> {
         })
     }
 
+    /// Packs the weights, unless they have been since they last changed: worth it for predictions, which find them unchanged the next time.
+    pub(super) fn pack(&mut self, device: &D, mlps: [&Mlp; 2], parameters: &D::Buffer<f32>) -> Result<()> {
+        match self {
+            Self::F32(layers) => pack(&mut layers.packed, device, mlps, parameters),
+            Self::F16(layers) => pack(&mut layers.packed, device, mlps, &layers.parameters),
+            Self::BF16(layers) => pack(&mut layers.packed, device, mlps, &layers.parameters),
+        }
+    }
+
     pub(super) fn forward(&mut self, device: &D, (stack, mlp): (Stack, &Mlp), pass: Forward<'_, D>) -> Result<()> {
         if mlp.layers().is_empty() {
             return Cast { factor: 1.0, from: pass.input, to: pass.output }.run(device);
@@ -183,8 +197,9 @@ impl<D: Backend> Full<D> {
         1.0
     }
 
-    /// None: there is no copy.
+    /// None: there is no copy. The parameters are about to change.
     pub(super) fn rounded(&mut self) -> Option<D::SliceMut<'_, f32>> {
+        self.packed = None;
         None
     }
 
@@ -193,6 +208,7 @@ impl<D: Backend> Full<D> {
         let [between, _] = &mut self.stacks[stack as usize];
         let pass = ForwardPass {
             weights: parameters,
+            packed: self.packed.as_ref().map(|packed| &packed[stack as usize]),
             biases: parameters,
             precision: self.precision,
             input: input.reborrow(),
@@ -244,15 +260,16 @@ impl<D: Backend, E: Element> Half<D, E> {
             [room(bottom, values, bottom.inputs())?, room(bottom, grads, 0)?],
             [room(top, values, top.inputs())?, room(top, grads, top.inputs())?],
         ];
-        Ok(Self { parameters: device.alloc(num_parameters)?, loss_scale, stacks })
+        Ok(Self { parameters: device.alloc(num_parameters)?, packed: None, loss_scale, stacks })
     }
 
     fn loss_scale(&self) -> f32 {
         self.loss_scale
     }
 
-    /// The copy of the parameters.
+    /// The copy of the parameters, which is about to change.
     pub(super) fn rounded(&mut self) -> Option<D::SliceMut<'_, E>> {
+        self.packed = None;
         Some(D::view_mut(&mut self.parameters))
     }
 
@@ -263,6 +280,7 @@ impl<D: Backend, E: Element> Half<D, E> {
         Cast { factor: 1.0, from: from.reborrow(), to: matrix_mut(input, rows, mlp.inputs()) }.run(device)?;
         let pass = ForwardPass {
             weights: &self.parameters,
+            packed: self.packed.as_ref().map(|packed| &packed[stack as usize]),
             biases,
             precision: Precision::Full,
             input: matrix(input, rows, mlp.inputs()),
@@ -307,6 +325,19 @@ impl<D: Backend, E: Element> Half<D, E> {
             None => Ok(()),
         }
     }
+}
+
+fn pack<D: Backend, E: Element>(
+    packed: &mut Packed<D>,
+    device: &D,
+    mlps: [&Mlp; 2],
+    weights: &D::Buffer<E>,
+) -> Result<()> {
+    if packed.is_none() {
+        let [bottom, top] = mlps.map(|mlp| mlp.pack(device, weights));
+        *packed = Some([bottom?, top?]);
+    }
+    Ok(())
 }
 
 /// The first rows of a matrix without gaps.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::layers::{matrix, matrix_mut};
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::ops::linear::{self, Activation, LinearOps};
+use crate::ops::linear::{self, Activation, LinearOps, Pack};
 use crate::ops::{Accum, Device, Matrix, MatrixMut, Precision};
 use crate::philox::Philox;
 
@@ -84,15 +84,28 @@ impl Mlp {
         self.layers.iter().map(of_layer).max().unwrap_or(0)
     }
 
+    /// The weights of all layers, packed one after the other.
+    pub(crate) fn pack<D: LinearOps, E: Element>(&self, device: &D, weights: &D::Buffer<E>) -> Result<D::Buffer<u64>> {
+        let mut packed = device.alloc(self.layers.iter().map(|layer| layer.packed_len::<D, E>(device)).sum())?;
+        let mut end = 0;
+        for layer in &self.layers {
+            let range = layer.take_packed::<D, E>(device, &mut end);
+            Pack { weight: layer.weight(weights), packed: D::slice_mut(&mut packed, range) }.run(device)?;
+        }
+        Ok(packed)
+    }
+
     /// Runs all layers, of which there is one at least.
     pub(crate) fn forward<D: LinearOps, E: Element>(&self, device: &D, pass: ForwardPass<'_, D, E>) -> Result<()> {
-        let ForwardPass { weights, biases, precision, input, between, mut output } = pass;
+        let ForwardPass { weights, packed, biases, precision, input, between, mut output } = pass;
         let rows = input.rows;
+        let mut end = 0;
         for (k, layer) in self.layers.iter().enumerate() {
             let (before, rest) = between.split_at_mut(k);
             let forward = linear::Forward {
                 input: layer.input(&input, before.last()),
                 weight: layer.weight(weights),
+                packed_weight: packed.map(|packed| D::slice(packed, layer.take_packed::<D, E>(device, &mut end))),
                 bias: D::slice(biases, layer.bias.clone()),
                 activation: layer.activation,
                 precision,
@@ -135,6 +148,17 @@ impl Mlp {
 }
 
 impl Layer {
+    fn packed_len<D: LinearOps, E: Element>(&self, device: &D) -> usize {
+        Pack::<D, E>::len(device, self.outputs, self.inputs)
+    }
+
+    /// Where the packed weight lies, from `*end` on, which is moved behind it.
+    fn take_packed<D: LinearOps, E: Element>(&self, device: &D, end: &mut usize) -> Range<usize> {
+        let start = *end;
+        *end += self.packed_len::<D, E>(device);
+        start..*end
+    }
+
     fn weight<'a, D: Device, E: Element>(&self, parameters: &'a D::Buffer<E>) -> Matrix<'a, D, E> {
         Matrix::packed(D::slice(parameters, self.weight.clone()), self.outputs, self.inputs)
     }
@@ -166,6 +190,8 @@ impl Layer {
 pub(crate) struct ForwardPass<'a, D: Device, E: Element> {
     /// Parameters, of which weights are read.
     pub(crate) weights: &'a D::Buffer<E>,
+    /// See [`Mlp::pack`].
+    pub(crate) packed: Option<&'a D::Buffer<u64>>,
     /// Parameters, of which biases are read.
     pub(crate) biases: &'a D::Buffer<f32>,
     pub(crate) precision: Precision,

@@ -54,6 +54,17 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
         backend.embedding_bag_forward(self)
     }
 
+    /// The same op, borrowed for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> Forward<'_, D, E, I> {
+        Forward {
+            tables: self.tables,
+            weights: D::reborrow(&self.weights),
+            bags: self.bags.reborrow(),
+            output: self.output.reborrow(),
+            argmax: self.argmax.as_mut().map(MatrixMut::reborrow),
+        }
+    }
+
     /// Checks shapes; see [`Self::run`].
     ///
     /// # Errors

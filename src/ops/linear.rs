@@ -32,6 +32,14 @@ pub trait LinearOps: Device {
     fn linear_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()>;
     /// See [`Backward`].
     fn linear_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()>;
+    /// See [`Pack`]. What a backend does not pack takes no room.
+    fn linear_pack<E: Element>(&self, _args: Pack<'_, Self, E>) -> Result<()> {
+        Ok(())
+    }
+    /// See [`Pack::len`].
+    fn linear_packed_len<E: Element>(&self, _outputs: usize, _inputs: usize) -> usize {
+        0
+    }
     /// See [`Backward::workspace_len`].
     fn linear_backward_workspace_len<E: Element>(&self, batch_size: usize, outputs: usize, inputs: usize) -> usize;
 }
@@ -42,6 +50,8 @@ pub struct Forward<'a, D: Device, E: Element> {
     pub input: Matrix<'a, D, E>,
     /// `W`, `[N, K]`.
     pub weight: Matrix<'a, D, E>,
+    /// What [`Pack`] made of `W`, if it did: the same results, sooner.
+    pub packed_weight: Option<D::Slice<'a, u64>>,
     /// `b`, `[N]`.
     pub bias: D::Slice<'a, f32>,
     /// What follows the affine map.
@@ -58,7 +68,7 @@ impl<D: LinearOps, E: Element> Forward<'_, D, E> {
     /// # Errors
     /// Wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
-        self.validate()?;
+        self.validate(backend)?;
         backend.linear_forward(self)
     }
 
@@ -66,11 +76,15 @@ impl<D: LinearOps, E: Element> Forward<'_, D, E> {
     ///
     /// # Errors
     /// Wrong shapes.
-    pub fn validate(&self) -> Result<()> {
+    pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "linear.forward";
         self.input.check(OP, matrix_name!("input"), self.output.rows, self.weight.cols)?;
         self.weight.check(OP, matrix_name!("weight"), self.output.cols, self.weight.cols)?;
         self.output.check(OP, matrix_name!("output"), self.output.rows, self.weight.rows)?;
+        if let Some(packed) = &self.packed_weight {
+            let len = Pack::<D, E>::len(backend, self.weight.rows, self.weight.cols);
+            expect_size(OP, "packed_weight", packed.extent(), len)?;
+        }
         expect_size(OP, "bias", self.bias.extent(), self.weight.rows)
     }
 
@@ -83,6 +97,33 @@ impl<D: LinearOps, E: Element> Forward<'_, D, E> {
     /// Additions and multiplications.
     pub fn flops(&self) -> usize {
         2 * self.output.rows * self.weight.rows * self.weight.cols
+    }
+}
+
+/// Brings a weight that many batches will meet, as in a server, into the order in which the backend multiplies it, of which nothing more is promised.
+pub struct Pack<'a, D: Device, E: Element> {
+    /// `W`, `[N, K]`.
+    pub weight: Matrix<'a, D, E>,
+    /// [`Self::len`] words, for [`Forward::packed_weight`] of the same backend with the same instruction set.
+    pub packed: D::SliceMut<'a, u64>,
+}
+
+impl<D: LinearOps, E: Element> Pack<'_, D, E> {
+    /// Validates and runs.
+    ///
+    /// # Errors
+    /// Wrong shapes, before anything is written.
+    pub fn run(self, backend: &D) -> Result<()> {
+        const OP: &str = "linear.pack";
+        let (n, k) = (self.weight.rows, self.weight.cols);
+        self.weight.check(OP, matrix_name!("weight"), n, k)?;
+        expect_size(OP, "packed", self.packed.extent(), Self::len(backend, n, k))?;
+        backend.linear_pack(self)
+    }
+
+    /// The 8-byte words that a packed layer `[outputs, inputs]` takes; 0 where a backend reads weights as they are.
+    pub fn len(backend: &D, outputs: usize, inputs: usize) -> usize {
+        backend.linear_packed_len::<E>(outputs, inputs)
     }
 }
 

@@ -63,6 +63,11 @@ impl<'a, D: Device, T: Scalar> MatrixMut<'a, D, T> {
         MatrixMut { data: D::reborrow_mut(&mut self.data), rows: self.rows, cols: self.cols, ld: self.ld }
     }
 
+    /// The same matrix, for reading.
+    pub fn as_matrix(&self) -> Matrix<'_, D, T> {
+        Matrix { data: D::as_slice(&self.data), rows: self.rows, cols: self.cols, ld: self.ld }
+    }
+
     /// Checks the shape against the one that the op needs, and the data against the shape.
     pub(crate) fn check(&self, op: &'static str, name: MatrixName, rows: usize, cols: usize) -> Result<()> {
         name.check(op, [self.rows, self.cols, self.ld, self.data.extent()], rows, cols)

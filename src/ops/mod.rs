@@ -51,6 +51,7 @@ pub mod loss;
 mod matrix;
 pub mod moving_average;
 pub(crate) mod optimizer;
+pub mod pooled_interaction;
 pub mod sparse_update;
 mod stage;
 mod tables;
@@ -130,6 +131,8 @@ pub trait Device: Clone + Send + Sync {
     fn reborrow<'a, T: Scalar>(slice: &'a Self::Slice<'_, T>) -> Self::Slice<'a, T>;
     /// As [`Self::reborrow`], for writing.
     fn reborrow_mut<'a, T: Scalar>(slice: &'a mut Self::SliceMut<'_, T>) -> Self::SliceMut<'a, T>;
+    /// What is being written, for reading.
+    fn as_slice<'a, T: Scalar>(slice: &'a Self::SliceMut<'_, T>) -> Self::Slice<'a, T>;
     /// Views a whole buffer.
     fn view<T: Scalar>(buffer: &Self::Buffer<T>) -> Self::Slice<'_, T> {
         Self::slice(buffer, 0..buffer.extent())
@@ -154,6 +157,7 @@ pub trait Backend:
     + index_sort::IndexSortOps
     + sparse_update::SparseUpdateOps
     + interaction::InteractionOps
+    + pooled_interaction::PooledInteractionOps
     + linear::LinearOps
     + loss::LossOps
     + dense_update::DenseUpdateOps
@@ -170,6 +174,7 @@ impl<D> Backend for D where
         + index_sort::IndexSortOps
         + sparse_update::SparseUpdateOps
         + interaction::InteractionOps
+        + pooled_interaction::PooledInteractionOps
         + linear::LinearOps
         + loss::LossOps
         + dense_update::DenseUpdateOps

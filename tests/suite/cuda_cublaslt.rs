@@ -98,6 +98,7 @@ fn what_is_not_aligned_is_computed_all_the_same() {
         let op = linear::Forward::<Cuda, f32> {
             input: Matrix::packed(Cuda::slice(&x, input..input + m * k), m, k),
             weight: Matrix::packed(Cuda::view(&w), n, k),
+            packed_weight: None,
             bias: Cuda::slice(&b, bias..bias + n),
             activation: Activation::Relu,
             precision: Precision::Tf32,

@@ -40,6 +40,7 @@ pub fn run<B: LinearOps, E: Stored + Poison>(
     let forward = Forward {
         input: Matrix::packed(B::view(&x), m, k),
         weight: Matrix::packed(B::view(&w), n, k),
+        packed_weight: None,
         bias: B::view(&b),
         activation,
         precision,

@@ -1,7 +1,7 @@
 //! `linear`: a fully connected layer, forward and backward.
 
 use crate::common::*;
-use bagdot::ops::linear::{Backward, Forward, LinearOps};
+use bagdot::ops::linear::{Backward, Forward, LinearOps, Pack};
 use bagdot::ops::{Accum, Activation, Precision};
 use bagdot::{Cpu, DType, bf16, f16};
 
@@ -111,17 +111,29 @@ impl<E: Layers> Case<E> {
         let output = Grid::poisoned(m, n, gap);
         let buffers = [input.upload(device), weight.upload(device)];
         let bias = upload(device, &self.bias);
-        let mut output_buffer = output.upload(device);
-        let op = Forward {
-            input: input.view(&buffers[0]),
-            weight: weight.view(&buffers[1]),
-            bias: B::view(&bias),
-            activation,
-            precision: self.precision,
-            output: output.view_mut(&mut output_buffer),
+        let run = |packed: Option<&B::Buffer<u64>>| {
+            let mut output_buffer = output.upload(device);
+            let op = Forward {
+                input: input.view(&buffers[0]),
+                weight: weight.view(&buffers[1]),
+                packed_weight: packed.map(B::view),
+                bias: B::view(&bias),
+                activation,
+                precision: self.precision,
+                output: output.view_mut(&mut output_buffer),
+            };
+            assert_eq!(outcome(device, op.run(device)), Ok(()));
+            output.download(device, &output_buffer)
         };
-        assert_eq!(outcome(device, op.run(device)), Ok(()));
-        output.download(device, &output_buffer)
+        let got = run(None);
+        let len = Pack::<B, E>::len(device, n, k);
+        if len > 0 {
+            let mut packed = upload(device, &poisoned::<u64>(len));
+            let pack = Pack { weight: weight.view(&buffers[1]), packed: B::view_mut(&mut packed) };
+            assert_eq!(outcome(device, pack.run(device)), Ok(()));
+            assert_same_bits(&format!("{:?}, packed", self.shape), &run(Some(&packed)), &got);
+        }
+        got
     }
 
     /// Runs backward with `before` in the gradients of weight and bias.
@@ -302,7 +314,8 @@ fn nan_comes_through_of<B: LinearOps, E: Layers>(device: &B, precision: Precisio
 fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
     let ones = upload(device, &[1.0_f32; 64]);
     let grid = |rows, cols| Grid::<f32>::poisoned(rows, cols, 0);
-    let shapes = |op: &str, [input, weight, output]: [(usize, usize); 3], bias: usize| {
+    let words = upload(device, &[0_u64; 64]);
+    let shapes = |op: &str, [input, weight, output]: [(usize, usize); 3], bias: usize, packed: Option<usize>| {
         let [input, weight, output_grid] = [input, weight, output].map(|(rows, cols)| grid(rows, cols));
         let mut out = upload(device, &poisoned::<f32>(64));
         let mut others = [64, 64, 64].map(|len| upload(device, &poisoned::<f32>(len)));
@@ -313,6 +326,7 @@ fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
                 Forward {
                     input: input.view(&ones),
                     weight: weight.view(&ones),
+                    packed_weight: packed.map(|len| B::slice(&words, 0..len)),
                     bias: B::slice(&ones, 0..bias),
                     activation: Activation::Relu,
                     precision: Precision::Full,
@@ -351,7 +365,19 @@ fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
         ([(20, 4), (1, 4), (20, 1)], 1, "input.data holds 64 elements, but 80 are needed"),
         (right, 3, "bias is 3, but must be 4"),
     ] {
-        assert_eq!(shapes("forward", spoilt, bias), format!("linear.forward: {want}"));
+        assert_eq!(shapes("forward", spoilt, bias, None), format!("linear.forward: {want}"));
+    }
+    let len = Pack::<B, f32>::len(device, 4, 3);
+    let want = format!("packed_weight is {}, but must be {len}", len + 1);
+    assert_eq!(shapes("forward", right, 4, Some(len + 1)), format!("linear.forward: {want}"));
+    for (rows, len, want) in [
+        (4, len + 1, format!("packed is {}, but must be {len}", len + 1)),
+        (40, len, "weight.data holds 64 elements, but 120 are needed".into()),
+    ] {
+        let mut packed = upload(device, &[7_u64; 64]);
+        let pack = Pack { weight: grid(rows, 3).view(&ones), packed: B::slice_mut(&mut packed, 0..len) };
+        assert_eq!(message(pack.run(device)), format!("linear.pack: {want}"));
+        assert_eq!(download(device, &packed), [7; 64]);
     }
     // Input, gradient of the weight, gradient of the input.
     let right = [(2, 3), (4, 3), (2, 3)];
@@ -361,7 +387,7 @@ fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
         ([right[0], right[1], (2, 4)], 4, "grad_input.cols is 4, but must be 3"),
         (right, 5, "grad_bias is 5, but must be 4"),
     ] {
-        assert_eq!(shapes("backward", spoilt, bias), format!("linear.backward: {want}"));
+        assert_eq!(shapes("backward", spoilt, bias, None), format!("linear.backward: {want}"));
     }
 }
 

@@ -45,6 +45,7 @@ mod linear;
 mod loss;
 mod mixed_precision;
 mod moving_average;
+mod pooled_interaction;
 mod properties;
 #[cfg(feature = "cuda")]
 mod readme;

@@ -22,12 +22,16 @@ const F16: ComputePrecision = ComputePrecision::F16 { loss_scale: 1024.0 };
 const ADAM: Optimizer = Optimizer::Adam { beta1: 0.875, beta2: 0.75, eps: 1e-3 };
 
 fn batch(seed: u64) -> Batch<i32> {
+    batch_of(8, seed)
+}
+
+fn batch_of(samples: usize, seed: u64) -> Batch<i32> {
     let tables = ROWS.map(|rows| (rows, DIM));
     let features = [0, 1, 2].map(|table| feature(table, Pooling::Sum));
-    let lengths: Vec<usize> = (0..3 * 8).map(|k| (k * 5 + seed as usize) % 4).collect();
+    let lengths: Vec<usize> = (0..3 * samples).map(|k| (k * 5 + seed as usize) % 4).collect();
     let case = BagCase::new(format!("batch {seed}"), (&tables, &features), &lengths, |random, rows| random.below(rows));
-    let labels = draw(8, seed + 50).iter().map(|x| f32::from(*x > 0.0)).collect();
-    Batch::new(draw(8 * BOTTOM[0], seed), case, labels)
+    let labels = draw(samples, seed + 50).iter().map(|x| f32::from(*x > 0.0)).collect();
+    Batch::new(draw(samples * BOTTOM[0], seed), case, labels)
 }
 
 fn engine<B: Backend>(device: &B, precision: ComputePrecision, top_mlp: &[usize]) -> Dlrm<B> {
@@ -62,7 +66,7 @@ fn check<B: Backend, E: Stored>(device: &B, engine: &mut Dlrm<B>, batch: &Batch<
     assert_close(&format!("{what}: gradients of the rows"), &got, &of_rows);
     let off = (engine.last_loss().unwrap() - pass.mean_loss.value).abs();
     assert!(off <= pass.mean_loss.error, "{what}: the loss is {off:e} off, right is {:e}", pass.mean_loss.error);
-    let mut logits = vec![0.0; 8];
+    let mut logits = vec![0.0; batch.labels.len()];
     engine.logits(batch.upload(device).view(), &mut logits).unwrap();
     assert_close(&format!("{what}: logits"), &logits, &pass.logits);
     want
@@ -90,13 +94,15 @@ fn gradients_are_right<B: Backend>(device: &B) {
     }
 }
 
-/// Three steps of each precision, then a comparison with what is in the model then: copies must have followed the parameters, the averages, and
-/// parameters that were loaded.
+/// Three steps of each precision, then a comparison with what is in the model then: copies, rounded and packed, must have followed the parameters, the
+/// averages, and parameters that were loaded. Of fewer samples than these, the CPU multiplies rows by weights that are not packed.
 fn predictions_use_the_parameters_of_the_last_step<B: Backend>(device: &B) {
-    for precision in [ComputePrecision::BF16, F16] {
+    for precision in [ComputePrecision::F32, ComputePrecision::BF16, F16] {
+        let batch_of_check = batch_of(40, 9);
         let check = |engine: &mut Dlrm<B>| match precision {
-            ComputePrecision::BF16 => check::<B, bf16>(device, engine, &batch(9)),
-            _ => check::<B, f16>(device, engine, &batch(9)),
+            ComputePrecision::F32 => check::<B, f32>(device, engine, &batch_of_check),
+            ComputePrecision::BF16 => check::<B, bf16>(device, engine, &batch_of_check),
+            _ => check::<B, f16>(device, engine, &batch_of_check),
         };
         let mut trained = engine(device, precision, &[6, 1]);
         trained.average_with(0.5).unwrap();
@@ -111,7 +117,10 @@ fn predictions_use_the_parameters_of_the_last_step<B: Backend>(device: &B) {
         trained.swap_averages().unwrap();
         check(&mut trained);
         trained.swap_averages().unwrap();
+        trained.train_step(batch(4).upload(device).view()).unwrap();
+        check(&mut trained);
         let mut loaded = engine(device, precision, &[6, 1]);
+        check(&mut loaded);
         loaded.load(trained.tensors().unwrap().as_slice()).unwrap();
         check(&mut loaded);
         // Tensors are of f32, and go into a model of any precision.

@@ -215,6 +215,7 @@ fn linear_is_adjoint<B: Backend + 'static>(device: &B) {
         linear::Forward {
             input: input.reborrow(),
             weight: weight.reborrow(),
+            packed_weight: None,
             bias: bias_view,
             activation,
             precision,

@@ -28,7 +28,7 @@ impl DenseUpdateOps for Cpu {
             OptimizerStateMut::Moments { first, second } => StateRun::Moments(first, second),
         };
         let factor = 1.0 / loss_scale;
-        self.install(|| self.step_run(StepRun { step: &step, factor, max_gradient, grad, parameters, state, rounded }));
+        self.run(|| self.step_run(StepRun { step: &step, factor, max_gradient, grad, parameters, state, rounded }));
         Ok(())
     }
 }

@@ -17,9 +17,7 @@ use crate::simd::{LANES, Lanes, Loop, prefetch_output, prefetch_row};
 impl EmbeddingBagOps for Cpu {
     fn embedding_bag_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
         let Forward { tables, weights, bags, output, argmax } = args;
-        let bags = bags.without_spare();
-        check_offsets(bags.offsets, bags.indices.len())?;
-        let gather = Gather { tables, weights, bags, faults: FaultLog::default() };
+        let gather = Gather::new(tables, weights, bags)?;
         let (rows, ld) = (output.rows, output.ld);
         // One run a thread: all of them are at one table at about one time, and find rows in the cache that they share.
         let run = rows.div_ceil(self.num_threads());
@@ -35,23 +33,21 @@ impl EmbeddingBagOps for Cpu {
                 });
             }
         }
-        gather.faults.into_result(tables)
+        gather.into_result()
     }
 
     fn embedding_bag_weight_grad<E: Element, I: Index>(&self, args: WeightGrad<'_, Self, E, I>) -> Result<()> {
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
-        let bags = bags.without_spare();
-        check_offsets(bags.offsets, bags.indices.len())?;
-        let gather = Gather { tables, weights, bags, faults: FaultLog::default() };
+        let gather = Gather::new(tables, weights, bags)?;
         grad_weights.fill(0.0);
-        let num_bags = bags.offsets.len() - 1;
-        self.install(|| gather.weight_grads(self, 0..num_bags, grad_weights, &grad_output));
-        gather.faults.into_result(tables)
+        let num_bags = gather.bags.offsets.len() - 1;
+        self.run(|| gather.weight_grads(self, 0..num_bags, grad_weights, &grad_output));
+        gather.into_result()
     }
 }
 
 /// A batch of lookups.
-struct Gather<'a, E: Element, I: Index> {
+pub(super) struct Gather<'a, E: Element, I: Index> {
     tables: &'a TableBatch,
     weights: &'a [E],
     bags: Bags<'a, Cpu, I>,
@@ -85,6 +81,17 @@ struct Rows<'a, E, I> {
 }
 
 impl<'a, E: Element, I: Index> Gather<'a, E, I> {
+    pub(super) fn new(tables: &'a TableBatch, weights: &'a [E], bags: Bags<'a, Cpu, I>) -> Result<Self> {
+        let bags = bags.without_spare();
+        check_offsets(bags.offsets, bags.indices.len())?;
+        Ok(Self { tables, weights, bags, faults: FaultLog::default() })
+    }
+
+    /// The error for bad ids, if there were any.
+    pub(super) fn into_result(self) -> Result<()> {
+        self.faults.into_result(self.tables)
+    }
+
     fn columns(&self, feature: usize) -> Range<usize> {
         self.tables.column_offsets()[feature]..self.tables.column_offsets()[feature + 1]
     }
@@ -113,12 +120,12 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
 }
 
 /// Pools the samples from `first` on into `output`, whose rows are `ld` apart, and notes where maxima came from.
-struct Pool<'a, 't, E: Element, I: Index> {
-    gather: &'t Gather<'a, E, I>,
-    first: usize,
-    output: &'t mut [f32],
-    ld: usize,
-    argmax: Option<(&'t mut [u32], usize)>,
+pub(super) struct Pool<'a, 't, E: Element, I: Index> {
+    pub(super) gather: &'t Gather<'a, E, I>,
+    pub(super) first: usize,
+    pub(super) output: &'t mut [f32],
+    pub(super) ld: usize,
+    pub(super) argmax: Option<(&'t mut [u32], usize)>,
 }
 
 impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {

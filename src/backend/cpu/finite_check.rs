@@ -1,28 +1,25 @@
 //! [`finite_check`](crate::ops::finite_check) on the CPU.
 
-use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Cpu;
 use crate::error::Result;
 use crate::ops::finite_check::{Check, FiniteCheckOps, NonFinite};
 use crate::simd::{Lanes, Loop};
 
-/// Elements that are looked at between two questions whether another thread has found something.
-const RUN: usize = 1 << 14;
+/// Elements of a task: enough to be worth a fork.
+const ELEMENTS_PER_TASK: usize = 1 << 16;
 
 impl FiniteCheckOps for Cpu {
     fn finite_check(&self, args: Check<'_, Self>) -> Result<()> {
         let Check { policy, step, values, loss, grads, verdict } = args;
         // What wrong ids and offsets there are, other ops have reported themselves.
-        let is_finite = |run: &[f32]| self.dispatch.run(AllFinite(run));
-        let all_finite = |grad: &[f32]| match &self.pool {
-            Some(pool) => pool.install(|| grad.par_chunks(RUN).all(is_finite)),
-            None => grad.chunks(RUN).all(is_finite),
-        };
         let step = values.map_or(step, |values| values[0].step);
         let [gate, steps, first, last, _] = verdict else { return Ok(()) };
         let stays_shut = policy == NonFinite::Error && *steps > 0;
-        let is_bad = !loss[0].is_finite() || !grads.into_iter().all(all_finite);
+        let found = AtomicBool::new(!loss[0].is_finite());
+        grads.into_iter().for_each(|grad| self.run(|| self.look_for_non_finite(grad, &found)));
+        let is_bad = found.into_inner();
         if is_bad {
             *steps += 1;
             *first = if *first == 0 { step } else { *first };
@@ -30,6 +27,19 @@ impl FiniteCheckOps for Cpu {
         }
         *gate = u64::from(is_bad || stays_shut);
         Ok(())
+    }
+}
+
+impl Cpu {
+    /// Sets `found` if there is an infinity or a NaN.
+    fn look_for_non_finite(&self, values: &[f32], found: &AtomicBool) {
+        if values.len() > ELEMENTS_PER_TASK {
+            let (left, right) = values.split_at(values.len() / 2);
+            return self.join(|| self.look_for_non_finite(left, found), || self.look_for_non_finite(right, found));
+        }
+        if !found.load(Ordering::Relaxed) && !self.dispatch.run(AllFinite(values)) {
+            found.store(true, Ordering::Relaxed);
+        }
     }
 }
 

@@ -6,24 +6,24 @@
 
 mod dot;
 mod factor;
+mod layout;
 mod tile;
 mod tiles;
 
 use super::Cpu;
 use super::scratch::{RIGHT_FACTOR, Scratch, TASK};
 use super::vector::{load_vector, store_vector};
-use crate::dtype::{DType, Element};
+use crate::dtype::Element;
 use crate::ops::MatrixMut;
-use crate::simd::amx::{self, Tiles};
-use crate::simd::{LANES, Lanes, Loop, Simd, prefetch_row};
+use crate::simd::amx::Tiles;
+use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 pub(super) use factor::{Factor, load_words, multiplies_pairs};
 use factor::{Pack, Panels, Words};
+use layout::Layout;
 pub(super) use tile::Finish;
 use tile::{Put, Rows, Sums, Tile, reads_rows_as_they_lie};
-use tiles::{AddTiles, PackTiles, TERMS_OF_STEP, as_tiles, parts_of};
+use tiles::{AddTiles, PackTiles, TERMS_OF_STEP, as_tiles};
 
-/// Words of columns that are packed at once, about: they stay in the second-level cache while rows meet them.
-const WORDS_OF_COLS: usize = 1 << 18;
 /// Rows that meet all columns, about: few enough for their packed words to stay in the cache beside those of the columns.
 const ROWS_AT_ONCE: usize = 60;
 /// Panels of them, at least.
@@ -38,6 +38,8 @@ pub(super) struct Product<'a, E> {
     pub(super) shape: (usize, usize, usize),
     pub(super) lhs: Factor<'a, E>,
     pub(super) rhs: Factor<'a, E>,
+    /// What [`Cpu::pack_rhs`] made of it for such an output, if it has.
+    pub(super) packed_rhs: Option<&'a [f32]>,
     pub(super) finish: Finish<'a>,
     /// For each row of `lhs` the sum of its terms, `[m]`, if it is wanted: replaced or added to, as the product is.
     pub(super) row_sums: Option<&'a mut [f32]>,
@@ -45,16 +47,11 @@ pub(super) struct Product<'a, E> {
 
 /// How a product is computed, the same for all rows.
 struct Plan<'a, E> {
-    n: usize,
-    k: usize,
+    layout: Layout,
     lhs: Factor<'a, E>,
     rhs: Factor<'a, E>,
+    packed_rhs: Option<&'a [f32]>,
     finish: Finish<'a>,
-    /// Rows and columns of a tile.
-    tile: (usize, usize),
-    words: Words,
-    /// Terms of a block.
-    block: usize,
     /// Whether the rows of the left factor are packed, and not read as they lie.
     packs_rows: bool,
 }
@@ -81,18 +78,6 @@ struct Stripe<'a, O> {
     row_sums: Option<&'a mut [f32]>,
 }
 
-/// What the instruction set says of tiles of products of `E`.
-struct TileOf<E>(std::marker::PhantomData<E>);
-
-impl<E: Element> Loop for TileOf<E> {
-    type Output = ((usize, usize), Words);
-    #[inline(always)]
-    fn run<V: Lanes>(self, _: V) -> Self::Output {
-        let words = if multiplies_pairs::<E, V>() { Words::Pairs } else { Words::Single };
-        ((V::TILE.0, V::TILE.1 * LANES), words)
-    }
-}
-
 impl Cpu {
     /// Computes a product. `out` is of `f32` or of the type of the factors.
     pub(super) fn product<E: Element, O: Element>(&self, product: Product<'_, E>, out: MatrixMut<'_, Self, O>) {
@@ -105,28 +90,14 @@ impl Cpu {
         if by_lines && (m <= FEW_ROWS || n <= FEW_COLS) {
             return cpu.product_of_few(&product, out);
         }
-        let by_tiles = match E::DTYPE {
-            DType::BF16 => true,
-            // Three parts of each factor make more work, of which a tile that is not full would waste too much.
-            DType::F32 => n >= amx::COLS && k >= TERMS_OF_STEP,
-            DType::F16 => false,
-        };
-        let (tile, words) = match self.dispatch.simd() {
-            Simd::Amx if by_tiles => ((amx::ROWS, amx::COLS), Words::Tiles { parts: parts_of::<E>() }),
-            _ => self.dispatch.run(TileOf::<E>(std::marker::PhantomData)),
-        };
-        let block = match O::DTYPE {
-            DType::F32 => words.terms_of_block(k),
-            // A sum that is not over cannot be stored in 16 bits.
-            _ => k.max(1),
-        };
-        let Product { lhs, rhs, finish, row_sums, .. } = product;
+        let layout = Layout::new::<E, O>(self, n, k);
+        let Product { lhs, rhs, packed_rhs, finish, row_sums, .. } = product;
         // Where tiles can do without, packing would cost more than it saves.
-        let packs_rows = lhs.term_stride != 1 || row_sums.is_some() || !reads_rows_as_they_lie::<E>(words);
-        let plan = Plan { n, k, lhs, rhs, finish, tile, words, block, packs_rows };
+        let packs_rows = lhs.term_stride != 1 || row_sums.is_some() || !reads_rows_as_they_lie::<E>(layout.words);
+        let plan = Plan { layout, lhs, rhs, packed_rhs, finish, packs_rows };
         let len = out.data.len().min(m * out.ld);
         let stripe = Stripe { first_row: 0, rows: m, out: &mut out.data[..len], ld: out.ld, row_sums };
-        cpu.install(|| cpu.split(&plan, cpu.num_threads().min(m.div_ceil(tile.0)), stripe));
+        cpu.run(|| cpu.split(&plan, cpu.num_threads().min(m.div_ceil(layout.tile.0)), stripe));
     }
 
     /// Splits rows evenly between threads. Each packs all of the right factor: to read what another core has just packed would take longer.
@@ -142,43 +113,60 @@ impl Cpu {
 
     /// The sums of a stripe, block by block.
     fn multiply<E: Element, O: Element>(&self, plan: &Plan<'_, E>, mut stripe: Stripe<'_, O>) {
-        let Plan { n, k, rhs, finish, tile, words, block, packs_rows, .. } = *plan;
-        let words_of_line = words.of_terms(block.min(k));
+        let Plan { layout, rhs, packed_rhs, finish, packs_rows, .. } = *plan;
+        let Layout { k, tile, words, block, .. } = layout;
         let most_rows = tile.0 * (ROWS_AT_ONCE / tile.0).max(PANELS_AT_ONCE);
-        let most_cols = (WORDS_OF_COLS / words_of_line.max(1)).next_multiple_of(tile.1).min(n.next_multiple_of(LANES));
-        let packed_rows = if packs_rows { words.rows_of_tile(most_rows.min(stripe.rows)) } else { 0 };
-        RIGHT_FACTOR.lend(words_of_line * most_cols, |packed| {
-            TASK.lend(words_of_line * packed_rows, |packed_rows| {
-                for first_col in (0..n.max(1)).step_by(most_cols.max(1)) {
-                    let cols = most_cols.min(n - first_col);
-                    for first_term in (0..k.max(1)).step_by(block) {
-                        let terms = block.min(k - first_term);
-                        let lines = cols.next_multiple_of(LANES);
-                        let packed = &mut packed[..words.of_terms(terms) * lines];
-                        let panels = Panels {
-                            from: rhs,
-                            first_line: first_col,
-                            lines: cols,
-                            width: tile.1,
-                            last_width: lines - lines.saturating_sub(1) / tile.1 * tile.1,
-                            first_term,
-                            terms,
-                        };
-                        self.pack(panels, words, false, packed);
-                        let finish = match finish {
-                            Finish::Affine { .. } if first_term + terms < k => Finish::Replace,
-                            finish => finish,
-                        };
-                        let continues = first_term > 0;
-                        let block = Block { first_col, cols, first_term, terms, continues, finish, rhs: packed };
-                        for row in (0..stripe.rows).step_by(most_rows) {
-                            let rows = most_rows.min(stripe.rows - row);
-                            self.multiply_block(plan, &block, stripe.part(row, rows), packed_rows);
+        let room_for_rows = if packs_rows { words.rows_of_tile(most_rows.min(stripe.rows)) } else { 0 };
+        let room_for_cols = if packed_rhs.is_some() { 0 } else { layout.words_of_block() };
+        RIGHT_FACTOR.lend(room_for_cols, |room| {
+            TASK.lend(words.of_terms(block.min(k)) * room_for_rows, |packed_rows| {
+                let mut done = 0;
+                for (cols, terms) in layout.blocks() {
+                    let len = layout.words_of(&cols, &terms);
+                    let rhs = match packed_rhs {
+                        Some(packed) => &packed[done..][..len],
+                        None => {
+                            self.pack(layout.panels(rhs, &cols, &terms), words, false, &mut room[..len]);
+                            &room[..len]
                         }
+                    };
+                    done += len;
+                    let finish = match finish {
+                        Finish::Affine { .. } if terms.end < k => Finish::Replace,
+                        finish => finish,
+                    };
+                    let block = Block {
+                        first_col: cols.start,
+                        cols: cols.len(),
+                        first_term: terms.start,
+                        terms: terms.len(),
+                        continues: terms.start > 0,
+                        finish,
+                        rhs,
+                    };
+                    for row in (0..stripe.rows).step_by(most_rows) {
+                        let rows = most_rows.min(stripe.rows - row);
+                        self.multiply_block(plan, &block, stripe.part(row, rows), packed_rows);
                     }
                 }
             });
         });
+    }
+
+    /// The words that a right factor of `n` columns of `k` terms takes when it is packed, for an output of its own type.
+    pub(super) fn packed_rhs_len<E: Element>(&self, n: usize, k: usize) -> usize {
+        Layout::new::<E, E>(self, n, k).words_of_all()
+    }
+
+    /// Packs such a factor.
+    pub(super) fn pack_rhs<E: Element>(&self, rhs: Factor<'_, E>, (n, k): (usize, usize), packed: &mut [f32]) {
+        let layout = Layout::new::<E, E>(self, n, k);
+        let mut done = 0;
+        for (cols, terms) in layout.blocks() {
+            let len = layout.words_of(&cols, &terms);
+            self.pack(layout.panels(rhs, &cols, &terms), layout.words, false, &mut packed[done..][..len]);
+            done += len;
+        }
     }
 
     /// Packs panels of the left factor, whose lines are rows, or of the right one.
@@ -198,7 +186,7 @@ impl Cpu {
         task: Stripe<'_, O>,
         packed: &mut [f32],
     ) {
-        let Plan { lhs, tile: (tile_rows, tile_cols), words, packs_rows, .. } = *plan;
+        let Plan { lhs, layout: Layout { tile: (tile_rows, tile_cols), words, .. }, packs_rows, .. } = *plan;
         let Block { first_col, cols, first_term, terms, continues, finish, rhs } = *block;
         let mut sums = Sums::new();
         let tiles = match words {
@@ -348,8 +336,8 @@ fn put_sums<V: Lanes>(lanes: V, sums: V::F32, add: bool, out: &mut [f32]) {
 mod tests {
     use super::factor::BLOCK;
     use super::*;
-    use crate::dtype::bf16;
-    use crate::simd::Dispatch;
+    use crate::dtype::{bf16, f16};
+    use crate::simd::{Dispatch, Simd};
 
     /// `rows` times `cols` small numbers, that many elements from row to row; what lies between is no number.
     fn draw<E: Element>((rows, cols): (usize, usize), ld: usize, seed: u32) -> Vec<E> {
@@ -359,6 +347,35 @@ mod tests {
         };
         let of_row = |k: usize| if k % ld < cols { value(k) } else { E::from_f32(f32::NAN) };
         (0..rows * ld).map(of_row).collect()
+    }
+
+    /// A right factor that was packed before gives the same bits, whatever blocks there are.
+    fn packed_factors_change_nothing<E: Element>() {
+        let available = Simd::ALL.into_iter().filter_map(Dispatch::new);
+        for dispatch in available.chain(Dispatch::with_tiles()) {
+            let cpu = Cpu { dispatch, ..Cpu::with_threads(2).unwrap() };
+            for (m, n, k) in [(33, 5, 31), (40, 600, 1100), (47, 1400, 520), (64, 64, 0), (33, 3, 9)] {
+                let (lhs, rhs) = (draw::<E>((m, k), k + 1, 1), draw::<E>((n, k), k + 2, 1 << 20));
+                let (lhs, rhs) = (Factor::rows(&lhs[..], k + 1), Factor::rows(&rhs[..], k + 2));
+                let mut packed = vec![f32::NAN; cpu.packed_rhs_len::<E>(n, k)];
+                cpu.pack_rhs(rhs, (n, k), &mut packed);
+                let outputs = [None, Some(&packed[..])].map(|packed_rhs| {
+                    let mut out = vec![E::default(); m * n];
+                    let finish = Finish::Replace;
+                    let product = Product { shape: (m, n, k), lhs, rhs, packed_rhs, finish, row_sums: None };
+                    cpu.product(product, MatrixMut::packed(&mut out[..], m, n));
+                    out.iter().map(|x| x.to_f32().to_bits()).collect::<Vec<_>>()
+                });
+                assert_eq!(outputs[0], outputs[1], "{:?}, {:?}", dispatch.simd(), (m, n, k));
+            }
+        }
+    }
+
+    #[test]
+    fn packed_factors_change_nothing_of_any_type() {
+        packed_factors_change_nothing::<f32>();
+        packed_factors_change_nothing::<f16>();
+        packed_factors_change_nothing::<bf16>();
     }
 
     /// Everything that a product in tiles can be, against sums in `f64`, which are off by at most that many units of `2⁻²⁴`, one more for each block and for
@@ -378,7 +395,8 @@ mod tests {
                 let (lhs, rhs) = (factor(&lhs[..], lhs_ld, lhs_in_rows), factor(&rhs[..], rhs_ld, rhs_in_rows));
                 let (mut row_sums, mut out) = (vec![2f32; m], vec![O::from_f32(3.0); m * n]);
                 let finish = if add { Finish::Add } else { Finish::Replace };
-                let product = Product { shape: (m, n, k), lhs, rhs, finish, row_sums: Some(&mut row_sums) };
+                let product =
+                    Product { shape: (m, n, k), lhs, rhs, packed_rhs: None, finish, row_sums: Some(&mut row_sums) };
                 let cpu = Cpu { dispatch, ..Cpu::with_threads(2).unwrap() };
                 cpu.product(product, MatrixMut::packed(&mut out[..], m, n));
 
@@ -434,7 +452,8 @@ mod tests {
             lhs[63 * TERMS + term] = f32::INFINITY;
             let (mut out, sums) = (vec![0f32; 64 * 32], Finish::Replace);
             let (lhs, factor) = (Factor::rows(&lhs[..], TERMS), Factor::columns(&rhs[..], 32));
-            let product = Product { shape: (64, 32, TERMS), lhs, rhs: factor, finish: sums, row_sums: None };
+            let product =
+                Product { shape: (64, 32, TERMS), lhs, rhs: factor, packed_rhs: None, finish: sums, row_sums: None };
             cpu.product(product, MatrixMut::packed(&mut out[..], 64, 32));
             for (row, out) in out.chunks(32).enumerate() {
                 for (got, y) in out.iter().zip(&rhs[term * 32..]) {

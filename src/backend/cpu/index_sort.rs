@@ -33,7 +33,7 @@ impl IndexSortOps for Cpu {
 
         let faults = FaultLog::default();
         let ids = Ids { tables, bags, faults: &faults };
-        self.install(|| {
+        self.run(|| {
             ids.count(self, 0..tables.features().len(), &mut sorted.counted, bag_of);
             let all = 0..tables.tables().len();
             let out = Sorted {

@@ -61,11 +61,11 @@ impl InteractionOps for Cpu {
 
 /// The features of one sample: the first ones, and those that follow.
 #[derive(Clone, Copy)]
-struct Sample<'a, E> {
-    head: &'a [E],
-    tail: &'a [E],
-    has_dense: bool,
-    dim: usize,
+pub(super) struct Sample<'a, E> {
+    pub(super) head: &'a [E],
+    pub(super) tail: &'a [E],
+    pub(super) has_dense: bool,
+    pub(super) dim: usize,
 }
 
 impl<'a, E: Element> Sample<'a, E> {
@@ -106,7 +106,7 @@ impl<'a, E: Element> Sample<'a, E> {
 
 impl Cpu {
     /// One sample, and the one whose turn it is next.
-    fn forward_sample<E: Element>(
+    pub(super) fn forward_sample<E: Element>(
         &self,
         interaction: Interaction,
         [sample, ahead]: [Sample<'_, E>; 2],

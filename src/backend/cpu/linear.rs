@@ -1,25 +1,38 @@
 //! [`linear`](crate::ops::linear) on the CPU.
 
+use bytemuck::{cast_slice, cast_slice_mut};
+
 use super::Cpu;
 use super::gemm::{Factor, Finish, Product};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::Accum;
-use crate::ops::linear::{Activation, Backward, Forward, LinearOps};
+use crate::ops::linear::{Activation, Backward, Forward, LinearOps, Pack};
 use crate::simd::{Lanes, Loop};
 
 impl LinearOps for Cpu {
     fn linear_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
-        let Forward { input, weight, bias, activation, output, .. } = args;
+        let Forward { input, weight, packed_weight, bias, activation, output, .. } = args;
         let product = Product {
             shape: (output.rows, output.cols, input.cols),
             lhs: Factor::rows(input.data, input.ld),
             rhs: Factor::rows(weight.data, weight.ld),
+            packed_rhs: packed_weight.map(cast_slice),
             finish: Finish::Affine { bias, relu: activation == Activation::Relu },
             row_sums: None,
         };
         self.product(product, output);
         Ok(())
+    }
+
+    fn linear_pack<E: Element>(&self, Pack { weight, packed }: Pack<'_, Self, E>) -> Result<()> {
+        let rhs = Factor::rows(weight.data, weight.ld);
+        self.pack_rhs(rhs, (weight.rows, weight.cols), cast_slice_mut(packed));
+        Ok(())
+    }
+
+    fn linear_packed_len<E: Element>(&self, outputs: usize, inputs: usize) -> usize {
+        self.packed_rhs_len::<E>(outputs, inputs).div_ceil(2)
     }
 
     fn linear_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
@@ -36,7 +49,8 @@ impl LinearOps for Cpu {
         let (z, ld) = (&*grad_output.data, grad_output.ld);
         if let Some(grad_input) = grad_input {
             let (lhs, rhs) = (Factor::rows(z, ld), Factor::columns(weight.data, weight.ld));
-            let product = Product { shape: (m, k, n), lhs, rhs, finish: Finish::Replace, row_sums: None };
+            let (packed_rhs, row_sums) = (None, None);
+            let product = Product { shape: (m, k, n), lhs, rhs, packed_rhs, finish: Finish::Replace, row_sums };
             self.product(product, grad_input);
         }
         let finish = match accum {
@@ -44,7 +58,8 @@ impl LinearOps for Cpu {
             Accum::Add => Finish::Add,
         };
         let (lhs, rhs) = (Factor::columns(z, ld), Factor::columns(input.data, input.ld));
-        self.product(Product { shape: (n, k, m), lhs, rhs, finish, row_sums: Some(grad_bias) }, grad_weight);
+        let (packed_rhs, row_sums) = (None, Some(grad_bias));
+        self.product(Product { shape: (n, k, m), lhs, rhs, packed_rhs, finish, row_sums }, grad_weight);
         Ok(())
     }
 

@@ -16,23 +16,24 @@ mod linear;
 mod loss;
 mod moving_average;
 mod optimizer;
+mod pooled_interaction;
 mod row_gradient;
 mod scratch;
 mod sparse_update;
 mod stage;
+mod threads;
 mod vector;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use crate::dtype::{Index, Scalar};
 use crate::error::{Error, Result, expect_size, invalid};
-use crate::ops::{Bags, Device, Matrix, MatrixMut, StepControl, TableBatch, UpdateRule};
+use crate::ops::{Bags, Device, Matrix, StepControl, TableBatch, UpdateRule};
 use crate::simd::Dispatch;
 pub use crate::simd::Simd;
 pub use buffer::Buffer;
+use threads::Pool;
 
 /// The CPU, with the threads that it may use.
 ///
@@ -44,7 +45,7 @@ pub use buffer::Buffer;
 #[derive(Clone, Debug, Default)]
 pub struct Cpu {
     /// None: everything runs on the calling thread.
-    pool: Option<Arc<rayon::ThreadPool>>,
+    pool: Option<Pool>,
     dispatch: Dispatch,
 }
 
@@ -81,7 +82,7 @@ impl Cpu {
 
     /// The caller's pool.
     pub fn with_pool(pool: Arc<rayon::ThreadPool>) -> Self {
-        Self { pool: Some(pool), ..Self::default() }
+        Self { pool: Some(Pool::new(pool)), ..Self::default() }
     }
 
     /// The same threads with another instruction set than the best one of this machine. Results stay the same bits, unless [`Simd`] says otherwise.
@@ -100,13 +101,7 @@ impl Cpu {
 
     /// The number of threads that ops may use.
     pub fn num_threads(&self) -> usize {
-        self.pool.as_ref().map_or(1, |pool| pool.current_num_threads())
-    }
-
-    /// This CPU, but with one thread for work that is not worth more: to wake others takes as long as some 10⁶ additions and multiplications.
-    fn for_operations(&self, operations: usize) -> Self {
-        const SERIAL: usize = 1 << 21;
-        if operations < SERIAL { Self { pool: None, ..*self } } else { self.clone() }
+        self.pool.as_ref().map_or(1, Pool::num_threads)
     }
 
     /// Runs `work` on a thread of the pool, if there is one. Ops that are called there need not wake that thread and wait for it, each anew, which
@@ -117,89 +112,6 @@ impl Cpu {
             None => work(),
         }
     }
-
-    /// Calls `work(r, row)` for each row of a matrix, in parallel.
-    fn for_each_row<T: Scalar>(&self, matrix: MatrixMut<'_, Self, T>, work: impl Fn(usize, &mut [T]) + Send + Sync) {
-        let MatrixMut { data, rows, cols, ld } = matrix;
-        if cols > 0 {
-            self.for_each_rows(data, rows, self.rows_per_task(rows), ld, |first, part| {
-                part.chunks_mut(ld).enumerate().for_each(|(k, row)| work(first + k, &mut row[..cols]));
-            });
-        }
-    }
-
-    /// Cuts `rows` rows of `ld` elements into runs of `run` rows, and calls `work(first_row, run)` for each, in parallel.
-    fn for_each_rows<T: Send>(
-        &self,
-        data: &mut [T],
-        rows: usize,
-        run: usize,
-        ld: usize,
-        work: impl Fn(usize, &mut [T]) + Send + Sync,
-    ) {
-        if rows == 0 || ld == 0 {
-            return;
-        }
-        let data = only_rows(data, rows, ld);
-        match &self.pool {
-            Some(pool) => pool.install(|| {
-                let runs = data.par_chunks_mut(run * ld).take(rows.div_ceil(run));
-                runs.enumerate().for_each(|(k, part)| work(k * run, part));
-            }),
-            None => work(0, data),
-        }
-    }
-
-    /// As [`Self::for_each_rows`], with the same rows of two matrices.
-    fn for_each_rows_of_both<T: Send, U: Send>(
-        &self,
-        (a, a_ld): (&mut [T], usize),
-        (b, b_ld): (&mut [U], usize),
-        rows: usize,
-        run: usize,
-        work: impl Fn(usize, &mut [T], &mut [U]) + Send + Sync,
-    ) {
-        if rows == 0 || a_ld == 0 || b_ld == 0 {
-            return;
-        }
-        let (a, b) = (only_rows(a, rows, a_ld), only_rows(b, rows, b_ld));
-        match &self.pool {
-            Some(pool) => pool.install(|| {
-                let runs = a.par_chunks_mut(run * a_ld).zip(b.par_chunks_mut(run * b_ld)).take(rows.div_ceil(run));
-                runs.enumerate().for_each(|(k, (a, b))| work(k * run, a, b));
-            }),
-            None => work(0, a, b),
-        }
-    }
-
-    /// Cuts a slice into pieces of `len` elements, and calls `work(k, piece)` for each, in parallel.
-    fn for_each_chunk<T: Send>(&self, data: &mut [T], len: usize, work: impl Fn(usize, &mut [T]) + Send + Sync) {
-        match &self.pool {
-            Some(pool) => pool.install(|| data.par_chunks_mut(len).enumerate().for_each(|(k, piece)| work(k, piece))),
-            None => data.chunks_mut(len).enumerate().for_each(|(k, piece)| work(k, piece)),
-        }
-    }
-
-    /// Enough tasks to even out their differences, without drowning in them.
-    fn rows_per_task(&self, rows: usize) -> usize {
-        rows.div_ceil(4 * self.num_threads()).max(1)
-    }
-
-    /// Runs both, in parallel if there are threads. To be called inside [`Self::install`].
-    fn join(&self, a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
-        if self.pool.is_some() {
-            rayon::join(a, b);
-        } else {
-            a();
-            b();
-        }
-    }
-}
-
-/// The part of a buffer that a matrix reaches over: it may be longer, and the last row need not be followed by its gap.
-fn only_rows<T>(data: &mut [T], rows: usize, ld: usize) -> &mut [T] {
-    let len = data.len().min(rows.saturating_mul(ld));
-    &mut data[..len]
 }
 
 impl Device for Cpu {
@@ -251,6 +163,10 @@ impl Device for Cpu {
     }
 
     fn reborrow_mut<'a, T: Scalar>(slice: &'a mut &mut [T]) -> &'a mut [T] {
+        slice
+    }
+
+    fn as_slice<'a, T: Scalar>(slice: &'a &mut [T]) -> &'a [T] {
         slice
     }
 

@@ -14,7 +14,7 @@ impl MovingAverageOps for Cpu {
             return Ok(());
         }
         let decay = control.values.map_or(decay, |values| values[0].decay);
-        self.install(|| self.average_run(1.0 - decay, values, average));
+        self.run(|| self.average_run(1.0 - decay, values, average));
         Ok(())
     }
 }

@@ -31,7 +31,7 @@ impl SparseUpdateOps for Cpu {
         fill_starts(source.tables, grad, unique);
         let SparseGrad { starts, values, .. } = grad;
         let gradients = Occurrences::new(&source);
-        self.install(|| self.reduce_rows(&gradients, 0..unique, starts, values));
+        self.run(|| self.reduce_rows(&gradients, 0..unique, starts, values));
         Ok(())
     }
 
@@ -138,7 +138,7 @@ impl Cpu {
         };
         if !step.rows.is_empty() {
             let target = Target { weights, state, first_row: 0, first_weight: 0 };
-            self.install(|| step.run_parts(self, 0..step.rows.len(), target));
+            self.run(|| step.run_parts(self, 0..step.rows.len(), target));
         }
     }
 }

@@ -166,6 +166,10 @@ impl<T> SliceMut<'_, T> {
         SliceMut { pointer: self.pointer, len: self.len, memory: PhantomData }
     }
 
+    pub(super) fn as_slice(&self) -> Slice<'_, T> {
+        Slice { pointer: self.pointer, len: self.len, memory: PhantomData }
+    }
+
     /// The first `len` elements, as slicing would give them.
     pub(super) fn first(&mut self, len: usize) -> SliceMut<'_, T> {
         assert!(len <= self.len, "{len} elements are not within the {}", self.len);

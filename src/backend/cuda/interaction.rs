@@ -10,6 +10,7 @@ use super::kernels::{
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps, Sizes};
+use crate::ops::pooled_interaction::PooledInteractionOps;
 use crate::ops::{Interaction, Matrix, MatrixMut, PairOrder};
 
 /// Dynamic shared memory that a block of any device has without asking.
@@ -40,6 +41,8 @@ const HAS_DENSE: u32 = 1;
 const UPPER: u32 = 2;
 const INCLUDE_SELF: u32 = 4;
 const APPEND_SPARSE: u32 = 8;
+
+impl PooledInteractionOps for Cuda {}
 
 impl InteractionOps for Cuda {
     fn interaction_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {

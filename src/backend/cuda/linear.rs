@@ -137,7 +137,7 @@ impl Parts {
 
 impl LinearOps for Cuda {
     fn linear_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
-        let Forward { input, weight, bias, activation, precision, output } = args;
+        let Forward { input, weight, packed_weight: _, bias, activation, precision, output } = args;
         let (m, n, k) = (output.rows, output.cols, input.cols);
         let product = Product {
             left: Factor::new(input.data.pointer(), input.ld),

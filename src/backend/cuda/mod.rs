@@ -219,6 +219,10 @@ impl Device for Cuda {
         slice.reborrow()
     }
 
+    fn as_slice<'a, T: Scalar>(slice: &'a SliceMut<'_, T>) -> Slice<'a, T> {
+        slice.as_slice()
+    }
+
     fn split_mut<T: Scalar>(
         buffer: &mut Buffer<T>,
         first: Range<usize>,

@@ -1,0 +1,156 @@
+//! `pooled_interaction`: the same bits as one op after the other.
+
+use crate::common::*;
+use bagdot::ops::embedding_bag::{self, EmbeddingBagOps};
+use bagdot::ops::interaction::{self, Features, InteractionOps};
+use bagdot::ops::pooled_interaction::{Forward, Interact, PooledInteractionOps};
+use bagdot::ops::{Interaction, PairOrder, Pooling, Precision};
+use bagdot::{Error, Result, f16};
+
+backend_suite!(
+    cuda: dots_are_those_of_both_ops,
+    any_pooled_vectors_side_by_side,
+    bad_ids_are_reported,
+    wrong_shapes_are_errors,
+);
+
+/// So far apart that a CPU takes few samples at a time.
+const FAR: usize = 40_000;
+
+/// What both ops leave.
+#[derive(Debug)]
+struct Got {
+    pooled: Vec<f32>,
+    argmax: Option<Vec<u32>>,
+    output: Vec<f32>,
+}
+
+struct Case {
+    bags: BagCase,
+    interaction: Interaction,
+    dim: usize,
+    /// Behind each row of the pooled vectors.
+    gap: usize,
+    with_argmax: bool,
+}
+
+impl Case {
+    /// Both at once, with the pooled vectors kept or not; or, with none, one after the other.
+    fn run<B: PooledInteractionOps, E: Stored>(&self, device: &B, keeps: Option<bool>) -> (Got, Result<()>) {
+        let Self { bags: case, interaction, dim, gap, with_argmax } = self;
+        let (interaction, dim, precision) = (*interaction, *dim, Precision::Full);
+        let (batch_size, cols) = (case.batch_size, case.width());
+        let width = match interaction {
+            Interaction::Cat => dim + cols,
+            Interaction::Dot { .. } => interaction.width(true, cols / dim, dim),
+        };
+        let bags = case.upload::<B, i64>(device);
+        let weights = upload(device, &case.weights::<E>());
+        let dense = Grid::new(batch_size, dim, 2, &draw(batch_size * dim, 3));
+        let (pooled, output) =
+            (Grid::<f32>::poisoned(batch_size, cols, *gap), Grid::<f32>::poisoned(batch_size, width, 3));
+        let argmax = Grid::<u32>::poisoned(batch_size, cols, 1);
+        let dense_buffer = dense.upload(device);
+        let [mut pooled_buffer, mut output_buffer] = [pooled.upload(device), output.upload(device)];
+        let mut argmax_buffer = argmax.upload(device);
+        let lookup = embedding_bag::Forward {
+            tables: &bags.tables,
+            weights: B::view(&weights),
+            bags: bags.view(),
+            output: pooled.view_mut(&mut pooled_buffer),
+            argmax: with_argmax.then(|| argmax.view_mut(&mut argmax_buffer)),
+        };
+        let result = match keeps {
+            Some(keeps_pooled) => {
+                let (dense, output) = (dense.view(&dense_buffer), output.view_mut(&mut output_buffer));
+                let interact = Interact { keeps_pooled, interaction, dim, precision, dense, output };
+                Forward { lookup, interact }.run(device)
+            }
+            None => lookup.run(device).and_then(|()| {
+                let features =
+                    Features::Split { dense: dense.view(&dense_buffer), sparse: pooled.view(&pooled_buffer) };
+                let output = output.view_mut(&mut output_buffer);
+                interaction::Forward { interaction, dim, precision, features, output }.run(device)
+            }),
+        };
+        let result = outcome(device, result);
+        let got = Got {
+            pooled: pooled.download(device, &pooled_buffer),
+            argmax: with_argmax.then(|| argmax.download(device, &argmax_buffer)),
+            output: output.download(device, &output_buffer),
+        };
+        (got, result)
+    }
+
+    fn check<B: PooledInteractionOps, E: Stored>(&self, device: &B) {
+        let (want, result) = self.run::<B, E>(device, None);
+        assert_eq!(result, Ok(()));
+        for keeps_pooled in [true, false] {
+            let (got, result) = self.run::<B, E>(device, Some(keeps_pooled));
+            let what = format!("{}, {:?}, kept: {keeps_pooled}", self.bags.name, self.interaction);
+            assert_eq!(result, Ok(()), "{what}");
+            assert_same_bits(&what, &got.output, &want.output);
+            assert_eq!(got.argmax, want.argmax, "{what}");
+            if keeps_pooled {
+                assert_same_bits(&what, &got.pooled, &want.pooled);
+            }
+        }
+    }
+}
+
+/// Five features of 8 columns for 33 samples, of which the third shares its table with the first.
+fn five_features(pooling: Pooling) -> BagCase {
+    let features = [0, 1, 0, 2, 3].map(|table| feature(table, pooling));
+    let lengths: Vec<usize> = (0..features.len() * 33).map(|k| k * 3 % 5).collect();
+    let tables = [(30, 8), (9, 8), (200, 8), (1, 8)];
+    BagCase::new(format!("{pooling:?}"), (&tables, &features), &lengths, |random, rows| random.below(rows))
+}
+
+fn dots_are_those_of_both_ops<B: PooledInteractionOps>(device: &B) {
+    let appended =
+        Interaction::Dot { order: PairOrder::UpperTriangle, include_self: true, append_sparse: true, pad_to: 8 };
+    for pooling in POOLINGS {
+        for (interaction, gap, with_argmax) in
+            [(Interaction::default(), 0, false), (Interaction::default(), FAR, true), (appended, FAR, false)]
+        {
+            Case { bags: five_features(pooling), interaction, dim: 8, gap, with_argmax }.check::<B, f32>(device);
+        }
+    }
+    let weighted = five_features(Pooling::Sum).weighted();
+    Case { bags: weighted, interaction: appended, dim: 8, gap: 1, with_argmax: false }.check::<B, f16>(device);
+}
+
+fn any_pooled_vectors_side_by_side<B: PooledInteractionOps>(device: &B) {
+    let case = |bags| Case { bags, interaction: Interaction::Cat, dim: 3, gap: FAR, with_argmax: false };
+    BagCase::all(Pooling::Mean).into_iter().for_each(|bags| case(bags).check::<B, f32>(device));
+}
+
+fn bad_ids_are_reported<B: PooledInteractionOps>(device: &B) {
+    let mut bags = five_features(Pooling::Sum);
+    let position = bags.offsets[2 * 33 + 8];
+    // In table 0 of 30 rows; the later one is in another table, of an earlier sample.
+    bags.indices[position] = 30;
+    let later = bags.offsets[3 * 33 + 1];
+    bags.indices[later] = -1;
+    let error = Error::IndexOutOfRange { table: 0, bag: 2 * 33 + 8, position, value: 30, num_embeddings: 30, count: 2 };
+    for gap in [0, FAR] {
+        let case = Case { bags: bags.clone(), interaction: Interaction::default(), dim: 8, gap, with_argmax: false };
+        assert_out_of_range(case.run::<B, f32>(device, Some(false)).1, error.clone());
+        assert_eq!(device.synchronize(), Ok(()), "an error is reported once");
+    }
+}
+
+/// Nothing is written where the dimension or the output of the interaction is wrong.
+fn wrong_shapes_are_errors<B: PooledInteractionOps + EmbeddingBagOps + InteractionOps>(device: &B) {
+    let case = Case {
+        bags: five_features(Pooling::Sum),
+        interaction: Interaction::default(),
+        dim: 7,
+        gap: 0,
+        with_argmax: false,
+    };
+    let (got, result) = case.run::<B, f32>(device, Some(true));
+    let message = result.unwrap_err().to_string();
+    assert!(message.contains("40 is no multiple of the dimension 7"), "{message}");
+    assert!(got.pooled.iter().chain(&got.output).all(|x| x.is_nan()), "nothing is written");
+}
