@@ -5,6 +5,8 @@
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiles;
 
+use std::array::from_fn;
+
 use super::LANES;
 
 /// Rows and columns whose products [`Tiles::sum`] sums at once.
@@ -13,6 +15,17 @@ pub(crate) const COLS: usize = 2 * LANES;
 
 /// 16 rows of 16 words, each a pair of `bf16`.
 pub(crate) type Tile = [[f32; LANES]; LANES];
+
+/// The terms of a step: the elements of a row of a tile.
+pub(crate) const TERMS_OF_STEP: usize = 2 * LANES;
+
+/// 16 or 32 rows of `bf16`, one tile of them or two, as they lie: `ld` elements from row to row.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<'a> {
+    pub(crate) elements: &'a [u16],
+    pub(crate) ld: usize,
+    pub(crate) tiles: usize,
+}
 
 /// How many `bf16` an `f32` is the sum of: of its 24 bits, each holds eight.
 pub(crate) const PARTS_OF_F32: usize = 3;
@@ -61,6 +74,29 @@ impl Tiles {
         }
         sum_one_by_one(lhs, rhs, parts, steps, sums);
     }
+
+    /// As [`Self::sum`], with rows of `bf16` that are not packed.
+    pub(crate) fn sum_of_lines(&self, lhs: Lines<'_>, rhs: &[Tile], steps: usize, sums: &mut [[f32; COLS]; ROWS]) {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if let Some(tiles) = &self.configured {
+            return tiles.sum_of_lines(lhs, rhs, steps, sums);
+        }
+        sum_one_by_one(&lhs.packed(steps), rhs, 1, steps, sums);
+    }
+}
+
+impl Lines<'_> {
+    /// The tiles that [`Tiles::sum`] would be given.
+    fn packed(&self, steps: usize) -> Vec<Tile> {
+        let word = |row: usize, term: usize| {
+            let pair = &self.elements[row * self.ld + term..][..2];
+            f32::from_bits(u32::from(pair[0]) | u32::from(pair[1]) << 16)
+        };
+        let tile = |step: usize, tile: usize| {
+            from_fn(|row| from_fn(|w| word(tile * LANES + row, step * TERMS_OF_STEP + 2 * w)))
+        };
+        (0..steps).flat_map(|step| (0..self.tiles).map(move |of_step| tile(step, of_step))).collect()
+    }
 }
 
 /// What the instruction computes: for each two tiles the products of the first halves of their words and those of the second halves, each sum in order and
@@ -96,8 +132,6 @@ fn part_of(step: &[Tile], part: usize, parts: usize) -> &[Tile] {
 
 #[cfg(test)]
 mod tests {
-    use std::array::from_fn;
-
     use super::*;
 
     #[test]
@@ -125,6 +159,20 @@ mod tests {
                 for (row, (got, want)) in got.iter().zip(&want).enumerate().take(row_tiles * LANES) {
                     let bits = |sums: &[f32; COLS]| sums.map(f32::to_bits)[..col_tiles * LANES].to_vec();
                     assert_eq!(bits(got), bits(want), "row {row}, {:?}", (parts, row_tiles, col_tiles, steps));
+                }
+                if parts == 1 {
+                    let ld = steps * TERMS_OF_STEP + 5;
+                    let elements: Vec<u16> = (0..row_tiles * LANES * ld).map(|k| element(k as u32) as u16).collect();
+                    // The last row is followed by nothing.
+                    let lines = Lines { elements: &elements[..elements.len() - 5], ld, tiles: row_tiles };
+                    Tiles::new().sum_of_lines(lines, &rhs, steps, &mut got);
+                    sum_one_by_one(&lines.packed(steps), &rhs, 1, steps, &mut want);
+                    let bits = |sums: &[[f32; COLS]; ROWS]| {
+                        let rows = sums[..row_tiles * LANES].iter();
+                        rows.flat_map(|sums| sums[..col_tiles * LANES].iter().map(|sum| sum.to_bits()))
+                            .collect::<Vec<_>>()
+                    };
+                    assert_eq!(bits(&got), bits(&want), "{:?}", (row_tiles, col_tiles, steps));
                 }
             }
         }

@@ -10,12 +10,14 @@ mod layout;
 mod tile;
 mod tiles;
 
+use bytemuck::cast_slice;
+
 use super::Cpu;
 use super::scratch::{RIGHT_FACTOR, Scratch, TASK};
 use super::vector::{load_vector, store_vector};
 use crate::dtype::Element;
 use crate::ops::MatrixMut;
-use crate::simd::amx::Tiles;
+use crate::simd::amx::{Lines, Tiles};
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 pub(super) use factor::{Factor, load_words, multiplies_pairs};
 use factor::{Pack, Panels, Words};
@@ -92,8 +94,11 @@ impl Cpu {
         }
         let layout = Layout::new::<E, O>(self, n, k);
         let Product { lhs, rhs, packed_rhs, finish, row_sums, .. } = product;
-        // Where tiles can do without, packing would cost more than it saves.
-        let packs_rows = lhs.term_stride != 1 || row_sums.is_some() || !reads_rows_as_they_lie::<E>(layout.words);
+        // Where tiles can do without, packing would cost more than it saves; but for tiles of AMX, if the right factor has to be packed as well.
+        let packs_rows = lhs.term_stride != 1
+            || row_sums.is_some()
+            || !reads_rows_as_they_lie::<E>(layout.words, k)
+            || (matches!(layout.words, Words::Tiles { .. }) && packed_rhs.is_none());
         let plan = Plan { layout, lhs, rhs, packed_rhs, finish, packs_rows };
         let len = out.data.len().min(m * out.ld);
         let stripe = Stripe { first_row: 0, rows: m, out: &mut out.data[..len], ld: out.ld, row_sums };
@@ -116,7 +121,8 @@ impl Cpu {
         let Plan { layout, rhs, packed_rhs, finish, packs_rows, .. } = *plan;
         let Layout { k, tile, words, block, .. } = layout;
         let most_rows = tile.0 * (ROWS_AT_ONCE / tile.0).max(PANELS_AT_ONCE);
-        let room_for_rows = if packs_rows { words.rows_of_tile(most_rows.min(stripe.rows)) } else { 0 };
+        let packs_some_rows = packs_rows || matches!(words, Words::Tiles { .. });
+        let room_for_rows = if packs_some_rows { words.rows_of_tile(most_rows.min(stripe.rows)) } else { 0 };
         let room_for_cols = if packed_rhs.is_some() { 0 } else { layout.words_of_block() };
         RIGHT_FACTOR.lend(room_for_cols, |room| {
             TASK.lend(words.of_terms(block.min(k)) * room_for_rows, |packed_rows| {
@@ -196,6 +202,10 @@ impl Cpu {
         let num_words = words.of_terms(terms);
         let panels = || (0..task.rows).step_by(tile_rows).map(|row| (row, tile_rows.min(task.rows - row)));
         let last_rows = task.rows - (task.rows - 1) / tile_rows * tile_rows;
+        // A tile reads rows that do not count, but they must be there.
+        let rows_of_tiles = task.rows - last_rows + words.rows_of_tile(last_rows);
+        let end_of_tiles = (task.first_row + rows_of_tiles - 1) * lhs.line_stride + first_term + terms;
+        let packs_rows = packs_rows || (tiles.is_some() && end_of_tiles > lhs.data.len());
         if packs_rows {
             let panels = Panels {
                 from: lhs,
@@ -249,6 +259,10 @@ impl Cpu {
                 match (&tiles, lhs) {
                     (Some((tiles, parts, steps)), Rows::Packed(panel)) => {
                         tiles.sum(as_tiles(panel), as_tiles(rhs), *parts, *steps, &mut sums.0);
+                    }
+                    (Some((tiles, _, steps)), Rows::AsTheyLie { data, ld, .. }) => {
+                        let lines = Lines { elements: cast_slice(data), ld, tiles: rows / LANES };
+                        tiles.sum_of_lines(lines, as_tiles(rhs), *steps, &mut sums.0);
                     }
                     _ => self.dispatch.run(Tile { rows, vectors, lhs, rhs, sums: &mut sums }),
                 }
@@ -354,7 +368,7 @@ mod tests {
         let available = Simd::ALL.into_iter().filter_map(Dispatch::new);
         for dispatch in available.chain(Dispatch::with_tiles()) {
             let cpu = Cpu { dispatch, ..Cpu::with_threads(2).unwrap() };
-            for (m, n, k) in [(33, 5, 31), (40, 600, 1100), (47, 1400, 520), (64, 64, 0), (33, 3, 9)] {
+            for (m, n, k) in [(33, 5, 31), (40, 600, 1100), (47, 1400, 544), (300, 40, 64), (64, 64, 0), (33, 3, 9)] {
                 let (lhs, rhs) = (draw::<E>((m, k), k + 1, 1), draw::<E>((n, k), k + 2, 1 << 20));
                 let (lhs, rhs) = (Factor::rows(&lhs[..], k + 1), Factor::rows(&rhs[..], k + 2));
                 let mut packed = vec![f32::NAN; cpu.packed_rhs_len::<E>(n, k)];

@@ -5,7 +5,9 @@ use std::arch::x86_64::{__cpuid_count, __get_cpuid_max};
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use super::{COLS, PARTS_OF_F32, ROWS, Tile};
+use bytemuck::cast_slice;
+
+use super::{COLS, Lines, PARTS_OF_F32, ROWS, TERMS_OF_STEP, Tile};
 
 /// Rows of a tile, and the bytes of one.
 const TILE_ROWS: usize = size_of::<Tile>() / ROW_BYTES;
@@ -57,9 +59,9 @@ macro_rules! multiply {
     };
 }
 
-/// Clears the sums, adds to them in steps, each of so many parts of both factors, and stores them. What a step does is given.
+/// Clears the sums, adds to them in steps, and stores them. Given are what a step does and the operands of the left factor.
 macro_rules! sum {
-    ($lhs:ident, $rhs:ident, $steps:ident, $sums:ident, $parts:literal, $($step:tt)*) => {
+    ($rhs:ident, $steps:ident, $sums:ident, [$($step:tt)*], $($lhs:tt)*) => {
         asm!(
             "tilezero tmm0",
             "tilezero tmm1",
@@ -69,8 +71,6 @@ macro_rules! sum {
             "jz 3f",
             "2:",
             $($step)*
-            concat!("add {lhs}, ", $parts, "*{LHS_PART}"),
-            concat!("add {rhs}, ", $parts, "*{RHS_PART}"),
             "dec {steps}",
             "jnz 2b",
             "3:",
@@ -79,20 +79,26 @@ macro_rules! sum {
             "tilestored [{sums} + {sums_row}*1 + {LOWER_SUMS}], tmm2",
             "tilestored [{sums} + {sums_row}*1 + {LOWER_SUMS} + {ROW_BYTES}], tmm3",
             steps = inout(reg) $steps => _,
-            lhs = inout(reg) $lhs.as_ptr() => _,
+            $($lhs)*
             rhs = inout(reg) $rhs.as_ptr() => _,
             row = in(reg) ROW_BYTES,
             sums = in(reg) $sums.as_mut_ptr(),
             sums_row = in(reg) COLS * size_of::<f32>(),
-            LOWER = const (ROW_TILES - 1) * size_of::<Tile>(),
             RIGHT = const (COL_TILES - 1) * size_of::<Tile>(),
-            LHS_PART = const ROW_TILES * size_of::<Tile>(),
             RHS_PART = const COL_TILES * size_of::<Tile>(),
             ROW_BYTES = const ROW_BYTES,
             LOWER_SUMS = const TILE_ROWS * COLS * size_of::<f32>(),
             options(nostack),
         )
     };
+}
+
+/// A left factor of one part, 16 or 32 rows of it: `ld` elements from row to row, and so many from step to step.
+struct Wholes<'a> {
+    elements: &'a [u16],
+    ld: usize,
+    of_step: usize,
+    tiles: usize,
 }
 
 /// Shows that the machine has the instructions, and that this thread's tiles are of their full size: it cannot leave the thread.
@@ -112,10 +118,11 @@ impl Configured {
     pub(super) fn sum(&self, lhs: &[Tile], rhs: &[Tile], parts: usize, steps: usize, sums: &mut [[f32; COLS]; ROWS]) {
         let tiles_of_part = |of: &[Tile]| of.len().checked_div(steps * parts).unwrap_or(2);
         match (parts, tiles_of_part(lhs), tiles_of_part(rhs)) {
-            (1, 1, 1) => self.sum_of_wholes::<1, 1>(lhs, rhs, steps, sums),
-            (1, 1, 2) => self.sum_of_wholes::<1, 2>(lhs, rhs, steps, sums),
-            (1, 2, 1) => self.sum_of_wholes::<2, 1>(lhs, rhs, steps, sums),
-            (1, 2, 2) => self.sum_of_wholes::<2, 2>(lhs, rhs, steps, sums),
+            (1, tiles, _) => {
+                let (ld, of_step) = (TERMS_OF_STEP, tiles * TILE_ROWS * TERMS_OF_STEP);
+                let words = lhs.as_flattened().as_flattened();
+                self.sum_of_wholes(Wholes { elements: cast_slice(words), ld, of_step, tiles }, rhs, steps, sums);
+            }
             (PARTS_OF_F32, 1, 1) => self.sum_of_parts::<1, 1>(lhs, rhs, steps, sums),
             (PARTS_OF_F32, 1, 2) => self.sum_of_parts::<1, 2>(lhs, rhs, steps, sums),
             (PARTS_OF_F32, 2, 1) => self.sum_of_parts::<2, 1>(lhs, rhs, steps, sums),
@@ -124,31 +131,55 @@ impl Configured {
         }
     }
 
+    /// As [`Tiles::sum_of_lines`](super::Tiles::sum_of_lines).
+    pub(super) fn sum_of_lines(&self, lhs: Lines<'_>, rhs: &[Tile], steps: usize, sums: &mut [[f32; COLS]; ROWS]) {
+        let Lines { elements, ld, tiles } = lhs;
+        self.sum_of_wholes(Wholes { elements, ld, of_step: TERMS_OF_STEP, tiles }, rhs, steps, sums);
+    }
+
+    fn sum_of_wholes(&self, lhs: Wholes<'_>, rhs: &[Tile], steps: usize, sums: &mut [[f32; COLS]; ROWS]) {
+        match rhs.len().checked_div(steps).unwrap_or(2) {
+            1 => self.sum_of_wholes_with::<1>(lhs, rhs, steps, sums),
+            _ => self.sum_of_wholes_with::<2>(lhs, rhs, steps, sums),
+        }
+    }
+
     /// Factors of one part. Where there is only one tile of rows or columns, it is also taken for the other.
-    fn sum_of_wholes<const ROW_TILES: usize, const COL_TILES: usize>(
+    fn sum_of_wholes_with<const COL_TILES: usize>(
         &self,
-        lhs: &[Tile],
+        lhs: Wholes<'_>,
         rhs: &[Tile],
         steps: usize,
         sums: &mut [[f32; COLS]; ROWS],
     ) {
-        assert!(lhs.len() == steps * ROW_TILES && rhs.len() == steps * COL_TILES);
+        let Wholes { elements, ld, of_step, tiles } = lhs;
+        let lower = (tiles - 1) * TILE_ROWS * ld;
+        let last_row = steps.saturating_sub(1) * of_step + lower + (TILE_ROWS - 1) * ld;
+        assert!(rhs.len() == steps * COL_TILES && (steps == 0 || last_row + TERMS_OF_STEP <= elements.len()));
         // SAFETY: `self` shows that the instructions are there and the tiles of their full size; nothing but this type touches tiles, and the system
-        // keeps them for the thread. Each step reads the `ROW_TILES` and `COL_TILES` tiles that both pointers are at, and moves on by as many: all
-        // of both slices, by the assertion. The four tiles of sums are written to the four quarters of `sums`.
+        // keeps them for the thread. Each step reads 16 rows of 64 bytes, `ld` elements apart, from both pointers to the left factor on, which move on
+        // by `of_step` elements: by the assertion, the last of them is one of `elements`. It reads the `COL_TILES` tiles that the other pointer is at,
+        // and moves on by as many: all of `rhs`, by the assertion. The four tiles of sums are written to the four quarters of `sums`.
         unsafe {
             sum!(
-                lhs,
                 rhs,
                 steps,
                 sums,
-                1,
-                // Rows meet all columns in turn, so they shall stay in the first-level cache, and columns, which pass by, shall not push them out.
-                "tileloadd tmm4, [{lhs} + {row}*1]",
-                "tileloaddt1 tmm6, [{rhs} + {row}*1]",
-                "tileloaddt1 tmm7, [{rhs} + {row}*1 + {RIGHT}]",
-                "tileloadd tmm5, [{lhs} + {row}*1 + {LOWER}]",
-                multiply!(),
+                [
+                    // Rows meet all columns in turn, so they shall stay in the first-level cache, and columns, which pass by, shall not push them out.
+                    "tileloadd tmm4, [{lhs} + {lhs_row}*1]",
+                    "tileloaddt1 tmm6, [{rhs} + {row}*1]",
+                    "tileloaddt1 tmm7, [{rhs} + {row}*1 + {RIGHT}]",
+                    "tileloadd tmm5, [{lower} + {lhs_row}*1]",
+                    multiply!(),
+                    "add {lhs}, {of_step}",
+                    "add {lower}, {of_step}",
+                    "add {rhs}, {RHS_PART}",
+                ],
+                lhs = inout(reg) elements.as_ptr() => _,
+                lower = inout(reg) elements.as_ptr().wrapping_add(lower) => _,
+                lhs_row = in(reg) ld * size_of::<u16>(),
+                of_step = in(reg) of_step * size_of::<u16>(),
             );
         }
     }
@@ -166,31 +197,36 @@ impl Configured {
         // `0..3 * COL_TILES`.
         unsafe {
             sum!(
-                lhs,
                 rhs,
                 steps,
                 sums,
-                3,
-                "tileloaddt1 tmm4, [{lhs} + {row}*1 + 2*{LHS_PART}]",
-                "tileloaddt1 tmm5, [{lhs} + {row}*1 + 2*{LHS_PART} + {LOWER}]",
-                "tileloadd tmm6, [{rhs} + {row}*1]",
-                "tileloadd tmm7, [{rhs} + {row}*1 + {RIGHT}]",
-                multiply!(),
-                "tileloaddt1 tmm4, [{lhs} + {row}*1 + {LHS_PART}]",
-                "tileloaddt1 tmm5, [{lhs} + {row}*1 + {LHS_PART} + {LOWER}]",
-                multiply!(),
-                "tileloadd tmm6, [{rhs} + {row}*1 + {RHS_PART}]",
-                "tileloadd tmm7, [{rhs} + {row}*1 + {RHS_PART} + {RIGHT}]",
-                multiply!(),
-                "tileloaddt1 tmm4, [{lhs} + {row}*1]",
-                "tileloaddt1 tmm5, [{lhs} + {row}*1 + {LOWER}]",
-                multiply!(),
-                "tileloadd tmm6, [{rhs} + {row}*1]",
-                "tileloadd tmm7, [{rhs} + {row}*1 + {RIGHT}]",
-                multiply!(),
-                "tileloadd tmm6, [{rhs} + {row}*1 + 2*{RHS_PART}]",
-                "tileloadd tmm7, [{rhs} + {row}*1 + 2*{RHS_PART} + {RIGHT}]",
-                multiply!(),
+                [
+                    "tileloaddt1 tmm4, [{lhs} + {row}*1 + 2*{LHS_PART}]",
+                    "tileloaddt1 tmm5, [{lhs} + {row}*1 + 2*{LHS_PART} + {LOWER}]",
+                    "tileloadd tmm6, [{rhs} + {row}*1]",
+                    "tileloadd tmm7, [{rhs} + {row}*1 + {RIGHT}]",
+                    multiply!(),
+                    "tileloaddt1 tmm4, [{lhs} + {row}*1 + {LHS_PART}]",
+                    "tileloaddt1 tmm5, [{lhs} + {row}*1 + {LHS_PART} + {LOWER}]",
+                    multiply!(),
+                    "tileloadd tmm6, [{rhs} + {row}*1 + {RHS_PART}]",
+                    "tileloadd tmm7, [{rhs} + {row}*1 + {RHS_PART} + {RIGHT}]",
+                    multiply!(),
+                    "tileloaddt1 tmm4, [{lhs} + {row}*1]",
+                    "tileloaddt1 tmm5, [{lhs} + {row}*1 + {LOWER}]",
+                    multiply!(),
+                    "tileloadd tmm6, [{rhs} + {row}*1]",
+                    "tileloadd tmm7, [{rhs} + {row}*1 + {RIGHT}]",
+                    multiply!(),
+                    "tileloadd tmm6, [{rhs} + {row}*1 + 2*{RHS_PART}]",
+                    "tileloadd tmm7, [{rhs} + {row}*1 + 2*{RHS_PART} + {RIGHT}]",
+                    multiply!(),
+                    "add {lhs}, 3*{LHS_PART}",
+                    "add {rhs}, 3*{RHS_PART}",
+                ],
+                lhs = inout(reg) lhs.as_ptr() => _,
+                LOWER = const (ROW_TILES - 1) * size_of::<Tile>(),
+                LHS_PART = const ROW_TILES * size_of::<Tile>(),
             );
         }
     }

@@ -3,6 +3,7 @@
 use bytemuck::cast;
 
 use super::factor::{Words, multiplies_pairs};
+use super::tiles::TERMS_OF_STEP;
 use crate::dtype::{DType, Element};
 use crate::simd::{LANES, Lanes, Loop};
 
@@ -29,12 +30,12 @@ pub(super) enum Rows<'a, E> {
     AsTheyLie { data: &'a [E], ld: usize, rows: usize, terms: usize },
 }
 
-/// Whether a tile can read rows as they lie: a lane multiplies what lies there.
-pub(super) fn reads_rows_as_they_lie<E: Element>(words: Words) -> bool {
+/// Whether a tile can read rows of so many terms as they lie: what is multiplied lies there.
+pub(super) fn reads_rows_as_they_lie<E: Element>(words: Words, terms: usize) -> bool {
     match words {
         Words::Single => E::DTYPE == DType::F32,
         Words::Pairs => true,
-        Words::Tiles { .. } => false,
+        Words::Tiles { parts } => parts == 1 && terms.is_multiple_of(TERMS_OF_STEP),
     }
 }
 

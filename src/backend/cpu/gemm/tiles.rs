@@ -7,11 +7,9 @@ use super::super::vector::load_vector;
 use super::factor::{Panels, load_words};
 use super::{ONES, put_sums};
 use crate::dtype::{DType, Element};
+pub(super) use crate::simd::amx::TERMS_OF_STEP;
 use crate::simd::amx::{PARTS_OF_F32, Tile};
 use crate::simd::{LANES, Lanes, Loop};
-
-/// The terms of a step.
-pub(super) const TERMS_OF_STEP: usize = 2 * LANES;
 
 /// How many `bf16` an element is the sum of.
 pub(super) fn parts_of<E: Element>() -> usize {
