@@ -80,7 +80,7 @@ impl Cpu {
         }
     }
 
-    /// The caller's pool.
+    /// The caller's pool. For some 200 microseconds after an op, its threads look for work, of whatever kind, before they fall asleep.
     pub fn with_pool(pool: Arc<rayon::ThreadPool>) -> Self {
         Self { pool: Some(Pool::new(pool)), ..Self::default() }
     }
