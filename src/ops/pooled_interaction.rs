@@ -1,6 +1,6 @@
 //! Lookup and interaction at once: pooled vectors meet while the cache still holds them.
 //!
-//! The outputs are those of [`embedding_bag`](super::embedding_bag) and then of [`interaction`](super::interaction) with what it pooled, to the bit.
+//! The outputs are those of [`embedding_bag`] and then of [`interaction`] with what it pooled, to the bit.
 
 use super::embedding_bag::{self, EmbeddingBagOps};
 use super::interaction::{self, Features, InteractionOps};
