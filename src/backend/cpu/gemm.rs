@@ -126,17 +126,15 @@ impl Cpu {
         let room_for_cols = if packed_rhs.is_some() { 0 } else { layout.words_of_block() };
         RIGHT_FACTOR.lend(room_for_cols, |room| {
             TASK.lend(words.of_terms(block.min(k)) * room_for_rows, |packed_rows| {
-                let mut done = 0;
-                for (cols, terms) in layout.blocks() {
-                    let len = layout.words_of(&cols, &terms);
+                for (cols, terms, place) in layout.blocks() {
                     let rhs = match packed_rhs {
-                        Some(packed) => &packed[done..][..len],
+                        Some(packed) => &packed[place],
                         None => {
-                            self.pack(layout.panels(rhs, &cols, &terms), words, false, &mut room[..len]);
-                            &room[..len]
+                            let room = &mut room[..place.len()];
+                            self.pack(layout.panels(rhs, &cols, &terms), words, false, room);
+                            &*room
                         }
                     };
-                    done += len;
                     let finish = match finish {
                         Finish::Affine { .. } if terms.end < k => Finish::Replace,
                         finish => finish,
@@ -167,11 +165,8 @@ impl Cpu {
     /// Packs such a factor.
     pub(super) fn pack_rhs<E: Element>(&self, rhs: Factor<'_, E>, (n, k): (usize, usize), packed: &mut [f32]) {
         let layout = Layout::new::<E, E>(self, n, k);
-        let mut done = 0;
-        for (cols, terms) in layout.blocks() {
-            let len = layout.words_of(&cols, &terms);
-            self.pack(layout.panels(rhs, &cols, &terms), layout.words, false, &mut packed[done..][..len]);
-            done += len;
+        for (cols, terms, place) in layout.blocks() {
+            self.pack(layout.panels(rhs, &cols, &terms), layout.words, false, &mut packed[place]);
         }
     }
 

@@ -56,24 +56,24 @@ impl Layout {
         Self { n, k, tile, words, block }
     }
 
-    /// The columns and terms of each block, in their order.
-    pub(super) fn blocks(self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    /// The columns and terms of each block, in their order, and where its words are among those of all blocks.
+    pub(super) fn blocks(self) -> impl Iterator<Item = (Range<usize>, Range<usize>, Range<usize>)> {
         let Self { n, k, block, .. } = self;
         let most_cols = self.most_cols();
-        (0..n.max(1)).step_by(most_cols).flat_map(move |col| {
+        let blocks = (0..n.max(1)).step_by(most_cols).flat_map(move |col| {
             let cols = col..n.min(col + most_cols);
             (0..k.max(1)).step_by(block).map(move |term| (cols.clone(), term..k.min(term + block)))
+        });
+        blocks.scan(0, move |end, (cols, terms)| {
+            let start = *end;
+            *end += self.words.of_terms(terms.len()) * cols.len().next_multiple_of(LANES);
+            Some((cols, terms, start..*end))
         })
     }
 
     fn most_cols(&self) -> usize {
         let words_of_line = self.words.of_terms(self.block.min(self.k)).max(1);
         (WORDS_OF_COLS / words_of_line).next_multiple_of(self.tile.1).min(self.n.next_multiple_of(LANES)).max(1)
-    }
-
-    /// The words that a block takes when it is packed.
-    pub(super) fn words_of(&self, cols: &Range<usize>, terms: &Range<usize>) -> usize {
-        self.words.of_terms(terms.len()) * cols.len().next_multiple_of(LANES)
     }
 
     /// The words of the largest block.
@@ -83,7 +83,7 @@ impl Layout {
 
     /// The words of all blocks.
     pub(super) fn words_of_all(self) -> usize {
-        self.blocks().map(|(cols, terms)| self.words_of(&cols, &terms)).sum()
+        self.blocks().last().map_or(0, |(_, _, words)| words.end)
     }
 
     /// What is packed for a block.
