@@ -2,15 +2,16 @@
 //
 // Computes     linear rows of all counted ids, sorted stably with their positions; where each row's occurrences begin; counted ids of each bag
 // Rust         src/ops/index_sort.rs, src/backend/cuda/index_sort.rs
-// Entries      index_sort_rows_{i32,i64}, index_sort_pass_{u32,u64}, index_sort_segments_{u32,u64}
+// Entries      index_sort_rows_{i32,i64}, index_sort_{pass,segments}_{large,small}_{u32,u64}
 // Algorithm    `rows`: a group of lanes per bag writes the key of each id, its linear row, and counts the digits of all passes at once. Padding
 //              and bad ids get a key behind all rows, so that every later size is known on the host; wrong offsets leave no position without a
 //              key, and room behind the ids is sorted as padding is. `pass`: a pass of a radix sort, least significant digit first, in one
-//              launch: a tile ranks its keys by __match_any_sync, learns from the tiles before it where its digits begin (decoupled look-back)
-//              and writes runs of equal digits from shared memory. Three launches instead would read keys twice, and at the sizes of batches latency is what counts. `segments`: where a key differs
-//              from the one before it, a row begins; numbered by the same look-back. Keys have as many digits as the tables have rows, and 32
-//              bits where these suffice.
-// Launch       rows: grid (enough for the bags, at most 528), block 256; pass, segments: a block of 256 for each tile of 2048 ids
+//              launch: a tile ranks its keys by votes on the bits of their digits, learns from the tiles before it where its digits begin
+//              (decoupled look-back) and writes runs of equal digits from shared memory. Three launches instead would read keys twice, and at
+//              the sizes of batches latency is what counts. `segments`: where a key differs from the one before it, a row begins; numbered
+//              by the same look-back, a lane for each tile. Few keys are cut into smaller tiles, so that more multiprocessors have some.
+//              Keys have as many digits as the tables have rows, and 32 bits where these suffice.
+// Launch       rows: grid (enough for the bags, at most 528), block 256; pass, segments: a block of 256 for each tile of 2048 ids, or of 1024
 // Bytes        ids read once; each pass reads and writes key and position: 16 bytes an id (24 with 64-bit keys); 2 KB a tile to look back
 // Requires     the words of the tiles, tickets and histograms zero before `rows`; at most 2^32 - 2 ids
 // Numerics     integers: the same results for any schedule
@@ -22,9 +23,10 @@
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kItems = 8;
-constexpr int kTile = kThreads * kItems;
-constexpr int kDigits = 256;
+// Keys of each thread, in large tiles and in small ones, as src/backend/cuda/index_sort.rs says.
+constexpr int kLarge = 8, kSmall = 4;
+constexpr uint32_t kDigitBits = 8;
+constexpr int kDigits = 1 << kDigitBits;
 constexpr int kMostPasses = 8;
 static_assert(kThreads == kDigits, "a thread takes care of a digit");
 
@@ -35,6 +37,20 @@ __device__ __forceinline__ uint32_t digit_of(K key, uint32_t pass, uint32_t digi
 
 // The lanes of the warp below the calling one.
 __device__ __forceinline__ uint32_t lanes_below() { return (1u << (threadIdx.x % 32)) - 1; }
+
+// The lanes of a warp that have the same digit as the calling one, or no key as it has none: by a vote on each bit, of which a warp has several under
+// way, unlike __match_any_sync.
+__device__ __forceinline__ uint32_t lanes_alike(uint32_t digit, bool exists) {
+  const uint32_t existing = __ballot_sync(kWarp, exists);
+  uint32_t alike = exists ? existing : ~existing;
+#pragma unroll
+  for (uint32_t bit = 0; bit < kDigitBits; ++bit) {
+    const bool is_set = digit >> bit & 1;
+    const uint32_t set = __ballot_sync(kWarp, is_set);
+    alike &= is_set ? set : ~set;
+  }
+  return alike;
+}
 
 // The bounds of a bag, so that every position is in one even if the first offset is not 0 or the last one not the number of ids.
 template <typename I>
@@ -61,7 +77,7 @@ __device__ __forceinline__ void name_rows(const Feature* features, const Table* 
   __shared__ uint32_t counts[kMostPasses * kDigits];
   for (uint32_t k = threadIdx.x; k < passes * kDigits; k += kThreads) counts[k] = 0;
   __syncthreads();
-  const uint32_t lane = threadIdx.x % lanes, mask = group_mask(lanes);
+  const uint32_t lane = threadIdx.x % lanes;
   const uint64_t threads = uint64_t(gridDim.x) * kThreads, thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x;
   const uint64_t num_indices = used_indices(offsets, num_bags, room, has_spare);
   const auto store_key = [&](uint64_t position, uint64_t key) {
@@ -75,26 +91,34 @@ __device__ __forceinline__ void name_rows(const Feature* features, const Table* 
 #pragma unroll 1
   for (uint64_t position = num_indices + thread; position < room; position += threads) store_key(position, end_key);
   if (thread < passes) atomicAdd(&counts[thread * kDigits + digit_of(end_key, uint32_t(thread), digit_bits)], uint32_t(room - num_indices));
+  // The groups of a warp keep in step, so that those behind the last bag have none: what is voted on by some lanes of a warp takes as long for each.
 #pragma unroll 1
-  for (uint64_t bag = thread / lanes; bag < num_bags; bag += threads / lanes) {
-    const Feature feature = features[bag / batch_size];
-    const uint64_t first_row = tables[feature.table].first_row;
-    const Bounds bounds = covering_bounds(offsets, bag, num_bags, num_indices);
-    bool bad = has_bad_bounds(offsets, bag, num_bags, room, has_spare);
+  for (uint64_t first = thread / 32 * 32 / lanes; first < num_bags; first += threads / lanes) {
+    const uint64_t bag = first + threadIdx.x % 32 / lanes;
     uint32_t rows = 0;
-    for (uint64_t position = bounds.start + lane; position < bounds.end; position += lanes) {
-      const int64_t row = row_of(indices[position], feature, bad);
-      const uint64_t key = row == kNoRow ? end_key : first_row + row;
-      rows += row != kNoRow;
-      bag_of[position] = uint32_t(bag);
-      store_key(position, key);
-      for (uint32_t pass = 0; pass < passes; ++pass) atomicAdd(&counts[pass * kDigits + digit_of(key, pass, digit_bits)], 1u);
+    bool bad = false;
+    if (bag < num_bags) {
+      const Feature& feature = features[bag / batch_size];
+      const Bounds bounds = covering_bounds(offsets, bag, num_bags, num_indices);
+      const uint64_t first_row = tables[feature.table].first_row;
+      bad = has_bad_bounds(offsets, bag, num_bags, room, has_spare);
+#pragma unroll 1
+      for (uint64_t position = bounds.start + lane; position < bounds.end; position += lanes) {
+        const int64_t row = row_of(indices[position], feature, bad);
+        const uint64_t key = row == kNoRow ? end_key : first_row + row;
+        rows += row != kNoRow;
+        bag_of[position] = uint32_t(bag);
+        store_key(position, key);
+#pragma unroll 1
+        for (uint32_t pass = 0; pass < passes; ++pass) atomicAdd(&counts[pass * kDigits + digit_of(key, pass, digit_bits)], 1u);
+      }
     }
-    rows = __reduce_add_sync(mask, rows);
-    bad = __any_sync(mask, bad);
-    if (lane == 0) {
+#pragma unroll 1
+    for (uint32_t half = lanes / 2; half > 0; half /= 2) rows += __shfl_xor_sync(kWarp, rows, half);
+    bad = __ballot_sync(kWarp, bad) & group_mask(lanes);
+    if (lane == 0 && bag < num_bags) {
       counted[bag] = rows;
-      if (bad) note_faults(feature, indices, offsets, bag, num_bags, room, has_spare, status);
+      if (bad) note_faults(features[bag / batch_size], indices, offsets, bag, num_bags, room, has_spare, status);
     }
   }
   __syncthreads();
@@ -106,10 +130,11 @@ INSTANTIATE_ROWS(i32)
 INSTANTIATE_ROWS(i64)
 
 // A stable pass of the sort by the digit number `pass`. `positions` is null in the first one: there each key's position is its place.
-template <typename K>
+template <int kItems, typename K>
 __device__ __forceinline__ void sort_by_digit(const K* keys, const uint32_t* positions, K* keys_out, uint32_t* positions_out,
                                               const uint32_t* histograms, TileWord* words, uint32_t* tickets, uint64_t num_keys,
                                               uint32_t pass, uint32_t digit_bits) {
+  constexpr int kTile = kThreads * kItems;
   __shared__ uint32_t counts[kWarps][kDigits];
   __shared__ uint32_t place[kDigits];          // of a tile's first key of a digit, less its place within the tile
   __shared__ K ordered_keys[kTile];
@@ -130,16 +155,16 @@ __device__ __forceinline__ void sort_by_digit(const K* keys, const uint32_t* pos
   }
   for (uint32_t w = 0; w < kWarps; ++w) counts[w][thread] = 0;
   __syncthreads();
+  uint32_t peers[kItems];
+#pragma unroll
+  for (int j = 0; j < kItems; ++j) peers[j] = lanes_alike(digit_of(key[j], pass, digit_bits), first + 32 * j < tile_size);
 #pragma unroll
   for (int j = 0; j < kItems; ++j) {
-    const bool exists = first + 32 * j < tile_size;
-    const uint32_t digit = exists ? digit_of(key[j], pass, digit_bits) : kDigits;
-    const uint32_t peers = __match_any_sync(0xffffffffu, digit);
-    const uint32_t before = exists ? counts[warp][digit] : 0;
-    within[j] = before + __popc(peers & lanes_below());
-    __syncwarp();
-    if (exists && (peers & lanes_below()) == 0) counts[warp][digit] = before + __popc(peers);
-    __syncwarp();
+    // The first of the lanes alike counts all of them, and tells how many keys of this digit there were before.
+    const uint32_t leader = __ffs(peers[j]) - 1;
+    uint32_t before = 0;
+    if (lane == leader && first + 32 * j < tile_size) before = atomicAdd(&counts[warp][digit_of(key[j], pass, digit_bits)], __popc(peers[j]));
+    within[j] = __shfl_sync(kWarp, before, leader) + __popc(peers[j] & lanes_below());
   }
   __syncthreads();
 
@@ -183,13 +208,13 @@ __device__ __forceinline__ void sort_by_digit(const K* keys, const uint32_t* pos
 
 // Numbers the rows among sorted keys, and looks up the bags of their occurrences unless `bags` is null. There is a key more than are stored, as large
 // as those that stand for no row: the first of these ends the last segment.
-template <typename K>
+template <int kItems, typename K>
 __device__ __forceinline__ void number_rows(const K* keys, const uint32_t* positions, const uint32_t* bag_of, uint64_t* rows,
                                             uint32_t* segments, uint32_t* bags, uint32_t* counts, TileWord* words, uint32_t* tickets,
                                             uint64_t num_keys, uint64_t end_key) {
   __shared__ uint32_t rows_of_tiles_before;
   const uint32_t tile = take_tile(tickets);
-  const uint64_t first = uint64_t(tile) * kTile + threadIdx.x / 32 * (32 * kItems) + threadIdx.x % 32;
+  const uint64_t first = uint64_t(tile) * (kThreads * kItems) + threadIdx.x / 32 * (32 * kItems) + threadIdx.x % 32;
   const auto key_at = [&](uint64_t k) { return k < num_keys ? keys[k] : K(end_key); };
   K key[kItems];
   bool begins[kItems];
@@ -199,18 +224,28 @@ __device__ __forceinline__ void number_rows(const K* keys, const uint32_t* posit
     const uint64_t k = first + 32 * j;
     key[j] = key_at(k);
     begins[j] = k <= num_keys && (k == 0 || key_at(k - 1) != key[j]);
-    const uint32_t beginning = __ballot_sync(0xffffffffu, begins[j] && key[j] != K(end_key));
+    const uint32_t beginning = __ballot_sync(kWarp, begins[j] && key[j] != K(end_key));
     number[j] = of_warp + __popc(beginning & lanes_below());
     of_warp += __popc(beginning);
   }
+  if (bags) {
+#pragma unroll
+    for (int j = 0; j < kItems; ++j) {
+      const uint64_t k = first + 32 * j;
+      if (key[j] == K(end_key)) continue;
+      const uint32_t position = positions[k];
+      if (position < num_keys) bags[k] = bag_of[position];
+    }
+  }
   // Each warp's sum counts once.
   const uint32_t before = sum_of_threads_before<kThreads>(threadIdx.x % 32 == 31 ? of_warp : 0);
-  if (threadIdx.x == kThreads - 1) {
+  if (threadIdx.x >= kThreads - 32) {
+    const bool is_last = threadIdx.x == kThreads - 1;
     const uint32_t of_tile = before + of_warp;
-    publish(words + tile, 0, tile == 0, of_tile);
-    const uint32_t of_tiles_before = sum_of_tiles_before(words, tile, 1, 0);
-    if (tile > 0) publish(words + tile, 0, true, of_tiles_before + of_tile);
-    rows_of_tiles_before = of_tiles_before;
+    if (is_last) publish(words + tile, 0, tile == 0, of_tile);
+    const uint32_t of_tiles_before = sum_of_tiles_before(words, tile, 0);
+    if (is_last && tile > 0) publish(words + tile, 0, true, of_tiles_before + of_tile);
+    if (is_last) rows_of_tiles_before = of_tiles_before;
   }
   __syncthreads();
 #pragma unroll
@@ -220,7 +255,6 @@ __device__ __forceinline__ void number_rows(const K* keys, const uint32_t* posit
     if (begins[j]) segments[row] = uint32_t(k);
     if (key[j] != K(end_key)) {
       if (begins[j]) rows[row] = key[j];
-      if (bags && positions[k] < num_keys) bags[k] = bag_of[positions[k]];
     } else if (begins[j]) {
       counts[0] = uint32_t(k);
       counts[1] = row;
@@ -228,18 +262,20 @@ __device__ __forceinline__ void number_rows(const K* keys, const uint32_t* posit
   }
 }
 
-#define INSTANTIATE_KEYS(K)                                                                                                         \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2) index_sort_pass_##K(                                                       \
+#define INSTANTIATE_KEYS(K, size, kItems)                                                                                           \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2) index_sort_pass_##size##_##K(                                              \
       const K##_t* keys, const uint32_t* positions, K##_t* keys_out, uint32_t* positions_out, const uint32_t* histograms,              \
       TileWord* words, uint32_t* tickets, uint64_t num_keys, uint32_t pass, uint32_t digit_bits) {                                     \
-    sort_by_digit(keys, positions, keys_out, positions_out, histograms, words, tickets, num_keys, pass, digit_bits);                   \
+    sort_by_digit<kItems>(keys, positions, keys_out, positions_out, histograms, words, tickets, num_keys, pass, digit_bits);           \
   }                                                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(kThreads) index_sort_segments_##K(                                                      \
+  extern "C" __global__ void __launch_bounds__(kThreads) index_sort_segments_##size##_##K(                                             \
       const K##_t* keys, const uint32_t* positions, const uint32_t* bag_of, uint64_t* rows, uint32_t* segments, uint32_t* bags,        \
       uint32_t* counts, TileWord* words, uint32_t* tickets, uint64_t num_keys, uint64_t end_key) {                                     \
-    number_rows(keys, positions, bag_of, rows, segments, bags, counts, words, tickets, num_keys, end_key);                             \
+    number_rows<kItems>(keys, positions, bag_of, rows, segments, bags, counts, words, tickets, num_keys, end_key);                     \
   }
 using u32_t = uint32_t;
 using u64_t = uint64_t;
-INSTANTIATE_KEYS(u32)
-INSTANTIATE_KEYS(u64)
+INSTANTIATE_KEYS(u32, large, kLarge)
+INSTANTIATE_KEYS(u32, small, kSmall)
+INSTANTIATE_KEYS(u64, large, kLarge)
+INSTANTIATE_KEYS(u64, small, kSmall)

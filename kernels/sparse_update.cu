@@ -3,16 +3,20 @@
 // Computes     for each row of a sorted batch the sum over its occurrences, then one step of an optimizer; see the Rust side for the maths
 // Rust         src/ops/sparse_update.rs, src/backend/cuda/sparse_update.rs
 // Entries      sparse_update_{chunks,runs,starts,reduce,interleave,add}, sparse_update_{update,apply}_{f32,f16,bf16}
-// Algorithm    A group of lanes per row, a power of two of them, at most a warp, of four columns each where rows lie so. The lanes read the
-//              occurrences side by side, one each, and hand them round by shuffles; gradients are loaded kInFlight at a time, twice as many where
-//              nothing but chunks is summed, and added in order.
+// Algorithm    A group of lanes per row, a power of two of them, at most a warp, of four columns each where rows lie so. What limits rows of few
+//              occurrences is the way from a row to its occurrences to their samples to the gradients: a warp looks all that up for 32 rows at
+//              once, a lane each, puts it into shared memory, and has its groups sum one row after another, each while the next one's weights
+//              and gradients are brought to the second-level cache. Occurrences beyond the first kKnown are read by the lanes of the group side
+//              by side, one each, and handed round by shuffles. Groups of a warp keep in step, since shuffles of some lanes cost several times
+//              those of whole warps. Gradients are added in order.
 //              A hot row must not keep one group busy while others wait: `chunks` sums every chunk of it but the first, each by a warp of its own, and
 //              `runs` does the same with runs of 64 chunks, of 64 times 64, and so on, from the sums of the next shorter ones, a launch for each length
 //              that there could be. `update` and `reduce` sum the first chunk and add 63 sums of each length at most. The order of all additions is
 //              that of the CPU. Runs are found from where they lie: those behind the first begin at least their length apart, so each window of as
 //              many occurrences has at most one, and its sum a place of its own. Two gradients are merged as two sorted lists: a row's place is its
 //              number and that of the other's rows before it; then rows are numbered as index_sort numbers them, and `add` sums one or two sources.
-// Launch       grid (enough for all rows or windows that there could be, at most 8192; they loop over what is left), block 256; starts: one block
+// Launch       block 256; update, reduce: as many blocks as run at the same time, at most enough for all rows that there could be; the others: enough
+//              for all rows or windows that there could be, at most 8192; they loop over what is left. starts: one block
 // Bytes        as bytes_moved(), and the sums of runs of hot rows written and read once
 // Requires     16-byte loads where rows, and their columns in the gradient, begin at multiples of 16 bytes, else one element at a time. What was
 //              sorted is not trusted: whatever it holds, nothing outside the buffers is touched.
@@ -48,12 +52,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_chunks(S
   const Group group = group_of_thread(32);
   for_each(source.num_windows(kChunkBits), 32, [&](uint64_t window) {
     const Run chunk = run_in_window(source, num_rows, window, kChunkBits);
-    if (!chunk.exists) return;
-    const Row& row = chunk.row;
-    by_width(is_wide && row.table.is_wide, [&](auto width) {
+    if (!chunk.exists()) return;
+    by_width(is_wide && chunk.row.is_wide, [&](auto width) {
       constexpr int N = decltype(width)::kElements;
-      for_each_column<N>(group, row.table.embedding_dim, [&](uint32_t column, bool active) {
-        const Vec<float, N> sum = sum_chunk<N, 2 * kInFlight>(source, group, row.table_number, chunk.start, chunk.end, column, active);
+      for_each_column<N>(group, chunk.row.dim, chunk.row.dim, [&](uint32_t column, bool active) {
+        Vec<float, N> sum = negative_zero<N>();
+        add_chunk<N, 2 * kInFlight>(source, group, sum, chunk.row, chunk.start, chunk.end - chunk.start, column, active);
         if (active) store_sum(run_sums + window * run_sums_ld + column, sum);
       });
     });
@@ -70,11 +74,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_runs(SOU
   const Group group = group_of_thread(32);
   for_each(source.num_windows(shift), 32, [&](uint64_t window) {
     const Run run = run_in_window(source, num_rows, window, shift);
-    if (!run.exists) return;
+    if (!run.exists()) return;
     const float* first = shorter_sums + (run.start >> shorter) * run_sums_ld;
-    by_width(is_wide && run.row.table.is_wide, [&](auto width) {
+    by_width(is_wide && run.row.is_wide, [&](auto width) {
       constexpr int N = decltype(width)::kElements;
-      for_each_column<N>(group, run.row.table.embedding_dim, [&](uint32_t column, bool active) {
+      for_each_column<N>(group, run.row.dim, run.row.dim, [&](uint32_t column, bool active) {
         if (!active) return;
         Vec<float, N> sum = negative_zero<N>();
         add_runs(sum, first + column, run_sums_ld, ((run.end - run.start - 1) >> shorter) + 1);
@@ -94,8 +98,32 @@ struct Target {
   float* second;
   uint64_t seed;
   uint64_t step_number;
+  const StepValues* values;   // what of the step is there instead, unless null; read where it is needed, since registers are few
   uint32_t is_stochastic;
   uint32_t is_wide;           // whether weights and state begin at multiples of what four elements take
+
+  __device__ RowState state(const Row& row) const {
+    const bool has_squares = step.optimizer == kRowwiseAdagrad;
+    Step of_row = with_values(step, values);
+    if (decay_scale) of_row = with_decay_scaled(of_row, decay_scale[row.linear]);
+    return {has_squares ? first[row.linear] : 0.0f, of_row.learning_rate, of_row.l2, of_row.shrink};
+  }
+
+  __device__ Step step_of(const RowState& state) const {
+    Step of_row = step.optimizer == kAdam ? with_values(step, values) : step;
+    of_row.learning_rate = state.learning_rate;
+    of_row.l2 = state.l2;
+    of_row.shrink = state.shrink;
+    return of_row;
+  }
+
+  __device__ void prefetch(const Row& row, uint32_t column) const { prefetch_line(weights + row.weight + column); }
+};
+
+// Gradients that no step is made with.
+struct NoTarget {
+  __device__ RowState state(const Row&) const { return {}; }
+  __device__ void prefetch(const Row&, uint32_t) const {}
 };
 #define TARGET_PARAMETERS(E)                                                                                                        \
   const float *decay_scale, E *weights, float *first, float *second, uint64_t seed, uint64_t step_number, uint32_t is_stochastic,   \
@@ -103,22 +131,26 @@ struct Target {
       float first_correction, float second_correction
 #define TARGET                                                                                                                      \
   {{optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction},                                  \
-   decay_scale, weights, first, second, seed, step_number, is_stochastic, is_wide_target}
+   decay_scale, weights, first, second, seed, step_number, nullptr, is_stochastic, is_wide_target}
 
 // Adds the squares of the gradients of columns, `squares` being the sum over those before them: each kRun of them as a tree, one after another. A
 // group takes a whole run at once, or the whole row.
 template <int N>
 __device__ __forceinline__ float add_squares(const Step& step, const Group& group, const Vec<float, N>& gradient, const Vec<float, N>& weight,
                                              bool active, float squares) {
-  const uint32_t lanes_of_run = min(group.lanes, kRun / N);
   float tree[N];
 #pragma unroll
   for (int j = 0; j < N; ++j) {
     const float g = regularised(step, gradient.at[j], weight.at[j]);
-    tree[j] = group_sum(active ? __fmul_rn(g, g) : 0.0f, lanes_of_run, group.mask);
+    tree[j] = active ? __fmul_rn(g, g) : 0.0f;
+  }
+#pragma unroll 1
+  for (uint32_t half = min(group.lanes, kRun / N) / 2; half > 0; half /= 2) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) tree[j] += __shfl_xor_sync(kWarp, tree[j], half);
   }
   const float run = N == 4 ? (tree[0] + tree[2 % N]) + (tree[1 % N] + tree[3 % N]) : tree[0];
-  for (uint32_t lane = 0; lane < group.lanes; lane += kRun / N) squares += __shfl_sync(group.mask, run, lane, group.lanes);
+  for (uint32_t lane = 0; lane < group.lanes; lane += kRun / N) squares += from_lane(group, run, lane);
   return squares;
 }
 
@@ -133,15 +165,16 @@ __device__ __forceinline__ Vec<float, N> load_as_f32(const E* from) {
 
 // Stores new weights of a row, from `column` on.
 template <int N, typename E>
-__device__ __forceinline__ void store_weights(const Target<E>& target, E* to, const Vec<float, N>& values, uint64_t row, uint32_t table,
+__device__ __forceinline__ void store_weights(const Target<E>& target, E* to, const Vec<float, N>& values, const Row& row,
                                               uint32_t column) {
   Vec<E, N> rounded;
   if (sizeof(E) == 4 || !target.is_stochastic) {
 #pragma unroll
     for (int j = 0; j < N; ++j) rounded.at[j] = from_f32<E>(values.at[j]);
   } else {
-    const uint2 key = make_uint2(uint32_t(target.seed), uint32_t(target.seed >> 32) ^ uint32_t(target.step_number >> 32));
-    const uint4 counter = make_uint4(column / 4, uint32_t(row), uint32_t(row >> 32) | table << 16, uint32_t(target.step_number));
+    const uint64_t step = target.values ? target.values->step : target.step_number;
+    const uint2 key = make_uint2(uint32_t(target.seed), uint32_t(target.seed >> 32) ^ uint32_t(step >> 32));
+    const uint4 counter = make_uint4(column / 4, uint32_t(row.number), uint32_t(row.number >> 32) | row.table << 16, uint32_t(step));
     const uint4 random = philox4x32(key, counter);
     if constexpr (N == 4) {
       const uint32_t bits[4] = {random.x, random.y, random.z, random.w};
@@ -157,45 +190,44 @@ __device__ __forceinline__ void store_weights(const Target<E>& target, E* to, co
 
 // One step on a row; `gradient(column, active)` is the gradient of N of its columns.
 template <int N, typename E, typename Gradient>
-__device__ __forceinline__ void step_row(const Target<E>& target, const Group& group, uint32_t table_number, const Table& table,
-                                         uint64_t linear, Gradient gradient) {
-  const uint32_t dim = table.embedding_dim;
-  const uint64_t row = linear - table.first_row, offset = table.weight_offset + row * dim;
-  const Step step = target.decay_scale ? with_decay_scaled(target.step, target.decay_scale[linear]) : target.step;
-  const bool is_rowwise = step.optimizer == kRowwiseAdagrad;
+__device__ __forceinline__ void step_row(const Target<E>& target, const Group& group, uint32_t widest, const Row& row, const RowState& state,
+                                         Gradient gradient) {
+  const bool is_rowwise = target.step.optimizer == kRowwiseAdagrad, is_one_pass = widest <= group.lanes * N;
   Vec<float, N> grad, weight;
   float squares = 0.0f, rate = 0.0f;
   // The sum over the whole row comes before the first weight changes. In one loop, so that there is one copy of what sums gradients.
 #pragma unroll 1
   for (bool is_summing = is_rowwise;; is_summing = false) {
-    for_each_column<N>(group, dim, [&](uint32_t column, bool active) {
-      // Of a row of one pass, weights and gradient are there already if its squares have been summed.
-      const bool is_new = is_summing || !is_rowwise || dim > group.lanes * N;
-      // Weights and state are loaded first, so that they are under way while the gradient is summed.
-      Vec<float, N> first = {}, second = {};
-      if (is_new) weight = active ? load_as_f32<N>(target.weights + offset + column) : Vec<float, N>{};
-      if (active && !is_rowwise && target.first) first = load<N>(target.first + offset + column);
-      if (active && target.second) second = load<N>(target.second + offset + column);
-      if (is_new) grad = gradient(column, active);
+    for_each_column<N>(group, widest, row.dim, [&](uint32_t column, bool active) {
+      const uint64_t element = row.weight + column;
+      // Of rows of one pass, weights and gradients are there already if their squares have been summed. Weights are loaded first, so that they are
+      // under way while the gradient is summed; what comes after the sum is read after it, since registers are few.
+      if (is_summing || !is_rowwise || !is_one_pass) {
+        weight = active ? load_as_f32<N>(target.weights + element) : Vec<float, N>{};
+        grad = gradient(column, active);
+      }
+      const Step step = target.step_of(state);
       if (is_summing) {
         squares = add_squares(step, group, grad, weight, active, squares);
         return;
       }
       if (!active) return;
+      Vec<float, N> first = {}, second = {};
+      if (!is_rowwise && target.first) first = load<N>(target.first + element);
+      if (target.second) second = load<N>(target.second + element);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
         if (is_rowwise) first.at[j] = rate;
         weight.at[j] = stepped(step, grad.at[j], weight.at[j], first.at[j], second.at[j]);
       }
-      store_weights(target, target.weights + offset + column, weight, row, table_number, column);
-      if (!is_rowwise && target.first) store(target.first + offset + column, first);
-      if (target.second) store(target.second + offset + column, second);
+      store_weights(target, target.weights + element, weight, row, column);
+      if (!is_rowwise && target.first) store(target.first + element, first);
+      if (target.second) store(target.second + element, second);
     });
     if (!is_summing) return;
-    const float before = __shfl_sync(group.mask, group.lane == 0 ? target.first[linear] : 0.0f, 0, group.lanes);
-    const float sum = __fadd_rn(before, __fdiv_rn(squares, float(dim)));
-    if (group.lane == 0) target.first[linear] = sum;
-    rate = rowwise_rate(step, sum);
+    const float sum = __fadd_rn(state.squares, __fdiv_rn(squares, float(row.dim)));
+    if (group.lane == 0 && row.exists()) target.first[row.linear] = sum;
+    rate = rowwise_rate(target.step_of(state), sum);
   }
 }
 
@@ -249,23 +281,21 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_reduce(S
                                                                               uint32_t capacity, uint32_t lanes) {
   const Source source = SOURCE;
   const Group group = group_of_thread(lanes);
-  for_each(min(source.num_rows(), capacity), lanes, [&](uint64_t k) {
-    const Row row = row_at(source, uint32_t(k));
-    if (!row.exists) return;
-    const uint32_t dim = row.table.embedding_dim;
-    const Place place = places[row.table_number];
-    const uint64_t start = place.start + (k - place.row) * dim;
-    if (place.row > k || start + dim > num_values) return;
-    if (group.lane == 0) {
+  const bool is_wide_gradient = is_wide && is_aligned(values, 16);
+  for_each_row(source, group, is_wide_gradient, min(source.num_rows(), capacity), NoTarget{},
+               [&](auto width, const RowBatch& batch, uint32_t k, const KnownRow& known) {
+    constexpr int N = decltype(width)::kElements;
+    const Row& row = known.row;
+    const Place place = row.exists() ? places[row.table] : Place{};
+    const uint64_t start = place.start + (k - place.row) * row.dim;
+    const bool has_room = row.exists() && place.row <= k && start + row.dim <= num_values;
+    if (has_room && group.lane == 0) {
       grad_rows[k] = row.linear;
       starts[k] = start;
     }
-    by_width(is_wide && row.table.is_wide && is_aligned(values + start, 16), [&](auto width) {
-      constexpr int N = decltype(width)::kElements;
-      for_each_column<N>(group, dim, [&](uint32_t column, bool active) {
-        const Vec<float, N> sum = sum_row<N>(source, group, row, column, active);
-        if (active) store(values + start + column, sum);
-      });
+    for_each_column<N>(group, batch.widest, row.dim, [&](uint32_t column, bool active) {
+      const Vec<float, N> sum = sum_row<N>(source, group, batch, known, column, active);
+      if (active && has_room) store_any(values + start + column, sum.at);
     });
   });
 }
@@ -300,15 +330,14 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const T
                                                                          uint32_t lanes) {
   const Group group = group_of_thread(lanes);
   for_each(*out_count, lanes, [&](uint64_t k) {
-    const uint64_t linear = rows[k];
-    const uint32_t number = table_of_row(tables, num_tables, linear);
-    if (number >= num_tables) return;
-    const uint32_t dim = tables[number].embedding_dim;
-    const Place place = places[number];
+    const Row row = row_at(tables, num_tables, rows[k]);
+    if (!row.exists()) return;
+    const uint32_t dim = row.dim;
+    const Place place = places[row.table];
     const uint64_t to = place.start + (k - place.row) * dim;
     if (place.row > k || to + dim > num_out_values) return;
     if (group.lane == 0) {
-      out_rows[k] = linear;
+      out_rows[k] = row.linear;
       out_starts[k] = to;
     }
     const uint32_t last = min(segments[k + 1], a_capacity + b_capacity);
@@ -329,42 +358,42 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const T
 }
 
 #define INSTANTIATE(E)                                                                                                              \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_update_##E(SOURCE_PARAMETERS, TARGET_PARAMETERS(E),          \
+  extern "C" __global__ void __launch_bounds__(kThreads, 3) sparse_update_update_##E(SOURCE_PARAMETERS, TARGET_PARAMETERS(E),          \
                                                                                      const StepValues* step_values,                 \
                                                                                      const uint64_t* gate, uint32_t lanes) {        \
     if (is_shut(gate)) return;                                                                                                      \
     const Source source = SOURCE;                                                                                                   \
     Target<E> target = TARGET;                                                                                                      \
-    target.step = with_values(target.step, step_values);                                                                            \
-    if (step_values) target.step_number = step_values->step;                                                                        \
+    target.values = step_values;                                                                                                    \
     const Group group = group_of_thread(lanes);                                                                                     \
-    for_each(source.num_rows(), lanes, [&](uint64_t k) {                                                                            \
-      const Row row = row_at(source, uint32_t(k));                                                                                  \
-      if (!row.exists) return;                                                                                                      \
-      by_width(is_wide && is_wide_target && row.table.is_wide, [&](auto width) {                                                    \
-        constexpr int N = decltype(width)::kElements;                                                                                \
-        const auto gradient = [&](uint32_t column, bool active) { return sum_row<N>(source, group, row, column, active); };        \
-        step_row<N>(target, group, row.table_number, row.table, row.linear, gradient);                                             \
-      });                                                                                                                           \
-    });                                                                                                                             \
+    const auto update = [&](auto width, const RowBatch& batch, uint32_t, const KnownRow& known) {                                   \
+      constexpr int N = decltype(width)::kElements;                                                                                 \
+      const auto gradient = [&](uint32_t column, bool active) { return sum_row<N>(source, group, batch, known, column, active); };  \
+      step_row<N>(target, group, batch.widest, known.row, known.state, gradient);                                                   \
+    };                                                                                                                              \
+    for_each_row(source, group, is_wide && is_wide_target, source.num_rows(), target, update);                                      \
   }                                                                                                                                 \
   extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_apply_##E(                                                   \
       const Table* tables, const uint64_t* rows, const uint64_t* starts, const float* values, const uint32_t* counts,                 \
       uint64_t num_values, uint32_t num_tables, uint32_t capacity, TARGET_PARAMETERS(E), uint32_t lanes) {                            \
     const Target<E> target = TARGET;                                                                                                \
     const Group group = group_of_thread(lanes);                                                                                     \
-    for_each(min(*counts, capacity), lanes, [&](uint64_t k) {                                                                       \
-      const uint64_t linear = rows[k], start = starts[k];                                                                           \
-      const uint32_t number = table_of_row(tables, num_tables, linear);                                                             \
-      if (number >= num_tables) return;                                                                                             \
-      const Table table = tables[number];                                                                                           \
-      if (start > num_values || num_values - start < table.embedding_dim) return;                                                   \
-      by_width(is_wide_target && table.is_wide, [&](auto width) {                                                                   \
-        constexpr int N = decltype(width)::kElements;                                                                                \
+    /* Groups keep in step, so that those behind the last row have none. */                                                         \
+    const uint32_t count = min(*counts, capacity), groups = 32 / lanes;                                                             \
+    for_each((uint64_t(count) + groups - 1) / groups * groups, lanes, [&](uint64_t k) {                                             \
+      Row row = k < count ? row_at(tables, num_tables, rows[k]) : Row{};                                                      \
+      const uint64_t start = k < count ? starts[k] : 0;                                                                             \
+      if (start > num_values || num_values - start < row.dim) row = {};                                                    \
+      /* A row's sum is read by the lane that will write it. */                                                                     \
+      RowState state = {};                                                                                                          \
+      if (row.exists() && group.lane == 0) state = target.state(row);                                                               \
+      state = {from_lane(group, state.squares, 0), target.step.learning_rate, from_lane(group, state.l2, 0), from_lane(group, state.shrink, 0)};               \
+      by_width(is_wide_target && (row.is_wide || !row.exists()), [&](auto width) {                                                                     \
+        constexpr int N = decltype(width)::kElements;                                                                               \
         const auto gradient = [&](uint32_t column, bool active) {                                                                   \
           return active ? load_any<N>(values + start + column) : Vec<float, N>{};                                                   \
         };                                                                                                                          \
-        step_row<N>(target, group, number, table, linear, gradient);                                                               \
+        step_row<N>(target, group, __reduce_max_sync(kWarp, row.dim), row, state, gradient);                                                                         \
       });                                                                                                                           \
     });                                                                                                                             \
   }

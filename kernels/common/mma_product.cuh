@@ -1,27 +1,29 @@
 // Tiles of a matrix product on the tensor cores, of f16, bf16, or f32 that are rounded to tf32; sums in f32.
 //
-// A block computes a tile of the output. Panels of both operands, 64 bytes of terms deep, come to shared memory by asynchronous copies, three pairs
+// A block computes a tile of the output. Panels of both operands, 128 bytes of terms deep, come to shared memory by asynchronous copies, two pairs
 // of panels ahead of the arithmetic. A panel lies as its operand does in global memory. Its rows' pieces of 16 bytes are permuted, so that the
 // eight rows of a matrix that ldmatrix reads lie in different banks, whichever way it reads them; it transposes elements of 16 bits where a row
-// is a term. Elements of 32 bits it cannot transpose: these are read one by one, from rows that are padded to the same end.
+// is a term. Elements of 32 bits it cannot transpose: these are read one by one, from rows whose pieces of 32 bytes are permuted to the same end.
+// What limits such products beside the tensor cores is the arithmetic of addresses: so those of whole panels, and of what lanes read of them, are
+// one number for each thread, from which all others differ by constants.
 #pragma once
 
 #include "product.cuh"
 #include "ptx.cuh"
 #include "vec.cuh"
 
-// Bytes of terms that are in shared memory at once, for each output.
-constexpr int kPanelDepth = 64;
-// Panels of an operand in shared memory.
-constexpr int kStages = 4;
+// Bytes of terms of a panel, for each output.
+constexpr int kPanelDepth = 128;
+// Panels of an operand in shared memory: with those of a block of large tiles within 99 KB, which devices without much of it have.
+constexpr int kStages = 3;
 
 // How a block shares out its tile: warps of kWarpRows x kWarpCols elements each.
 template <int kRowWarps, int kColWarps, int kWarpRows, int kWarpCols>
 struct MmaTile {
   static constexpr int kThreads = kRowWarps * kColWarps * 32;
   static constexpr int kRows = kRowWarps * kWarpRows, kCols = kColWarps * kWarpCols;
-  // Shared memory for the panels of any type, padded or not, as src/backend/cuda/linear.rs asks for it.
-  static constexpr int kShared = kStages * kPanelDepth * (kRows + kCols + 16);
+  // Shared memory for the panels of any type, as src/backend/cuda/linear.rs asks for it.
+  static constexpr int kShared = kStages * kPanelDepth * (kRows + kCols);
   static constexpr int kRowParts = kWarpRows / 16, kColParts = kWarpCols / 16;
 
   // The first row (column) of a part of this warp's.
@@ -37,49 +39,62 @@ using MmaSmall = MmaTile<2, 2, 32, 32>;
 template <typename E, Row kRow, int kOutputs>
 struct Panel {
   static constexpr int kTerms = kPanelDepth / int(sizeof(E));
-  static constexpr bool kPadded = kRow == Row::kTerm && sizeof(E) == 4;
+  // Elements that no instruction transposes are read one by one.
+  static constexpr bool kSingle = kRow == Row::kTerm && sizeof(E) == 4;
   static constexpr int kRows = kRow == Row::kOutput ? kOutputs : kTerms;
   static constexpr int kRowBytes = (kRow == Row::kOutput ? kTerms : kOutputs) * int(sizeof(E));
-  static constexpr int kStride = kRowBytes + (kPadded ? 32 : 0);
-  static constexpr int kBytes = kRows * kStride;
+  static constexpr int kBytes = kRows * kRowBytes;
+  // After so many rows the permutation of their pieces is the same again.
+  static constexpr int kPeriod = kSingle ? 4 : 8;
 
-  static __device__ __forceinline__ int offset(int row, int byte) {
-    if (kPadded) return row * kStride + byte;
-    return row * kStride + (byte ^ (kRow == Row::kOutput ? row / 2 % 4 : row % 8) * 16);
-  }
+  static __device__ __forceinline__ int offset(int row, int byte) { return row * kRowBytes + (byte ^ row % kPeriod * (kSingle ? 32 : 16)); }
+};
 
-  // Rows `first` to `first` + 15 of the output, for the terms of a step (32 bytes of them), as the left factor of a product.
-  static __device__ __forceinline__ void load_left(const char* panel, int step, int first, uint32_t (&out)[4]) {
+// Hands out the factors of a warp's products from a panel, for the outputs from `first` on. Where a lane reads for one step and one part differs from
+// where it does for others by a distance, or in some bits of the place in the row: both are constants.
+template <typename E, Row kRow, int kOutputs>
+class PanelReader {
+ public:
+  using P = Panel<E, kRow, kOutputs>;
+
+  // As left factors, or as right ones.
+  __device__ __forceinline__ PanelReader(int first, bool is_right) {
     const int lane = threadIdx.x % 32;
+    // Matrices of 8 x 16 bytes are in the order upper left, lower left, upper right, lower right for left factors; for right ones, which lie
+    // across, the second and third change places.
+    const int along = is_right ? lane % 8 + lane / 16 * 8 : lane % 16, across = is_right ? lane / 8 % 2 : lane / 16;
     if constexpr (kRow == Row::kOutput) {
-      load_matrices(out, panel + offset(first + lane % 16, step * 32 + lane / 16 * 16));
-    } else if constexpr (!kPadded) {
-      load_transposed(out, panel + offset(step * 16 + lane % 8 + lane / 16 * 8, (first + lane / 8 % 2 * 8) * 2));
+      at = P::offset(first + along, across * 16);
+    } else if constexpr (!P::kSingle) {
+      at = P::offset(is_right ? lane % 16 : lane % 8 + lane / 16 * 8, first * 2 + (is_right ? lane / 16 : lane / 8 % 2) * 16);
     } else {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) out[k] = single(panel, step * 8 + lane % 4 + k / 2 * 4, first + lane / 4 + k % 2 * 8);
+      at = P::offset(lane % 4, (first + lane / 4) * 4);
     }
-    round_factors<E>(out);
   }
 
-  // Columns `first` to `first` + 15 as the right factors of two products, one after the other.
-  static __device__ __forceinline__ void load_right(const char* panel, int step, int first, uint32_t (&out)[4]) {
-    const int lane = threadIdx.x % 32;
-    if constexpr (kRow == Row::kOutput) {
-      load_matrices(out, panel + offset(first + lane % 8 + lane / 16 * 8, step * 32 + lane / 8 % 2 * 16));
-    } else if constexpr (!kPadded) {
-      load_transposed(out, panel + offset(step * 16 + lane % 16, (first + lane / 16 * 8) * 2));
-    } else {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) out[k] = single(panel, step * 8 + lane % 4 + k % 2 * 4, first + lane / 4 + k / 2 * 8);
-    }
-    round_factors<E>(out);
-  }
+  // Outputs `part` * 16 to `part` * 16 + 15, for the terms of a step (32 bytes of them), as the left factor of a product.
+  __device__ __forceinline__ void load_left(const char* panel, int step, int part, uint32_t (&out)[4]) const { load<false>(panel, step, part, out); }
+  // As the right factors of two products, one after the other.
+  __device__ __forceinline__ void load_right(const char* panel, int step, int part, uint32_t (&out)[4]) const { load<true>(panel, step, part, out); }
 
  private:
-  static __device__ __forceinline__ uint32_t single(const char* panel, int term, int output) {
-    return *reinterpret_cast<const uint32_t*>(panel + offset(term, output * 4));
+  template <bool kRight>
+  __device__ __forceinline__ void load(const char* panel, int step, int part, uint32_t (&out)[4]) const {
+    if constexpr (kRow == Row::kOutput) {
+      load_matrices(out, panel + part * 16 * P::kRowBytes + (at ^ step * 32));
+    } else if constexpr (!P::kSingle) {
+      load_transposed(out, panel + step * 16 * P::kRowBytes + (at ^ part * 32));
+    } else {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const int later = kRight ? k % 2 : k / 2, lower = kRight ? k / 2 : k % 2;
+        out[k] = *reinterpret_cast<const uint32_t*>(panel + (step * 8 + later * 4) * P::kRowBytes + (at ^ (part * 64 + lower * 32)));
+      }
+    }
+    round_factors<E>(out);
   }
+
+  int at;  // of the calling lane, in a panel
 };
 
 // The copies of an operand's panels, from term to term.
@@ -90,45 +105,88 @@ class PanelSource {
 
   __device__ __forceinline__ PanelSource(const Operand<E>& operand, uint64_t output, uint64_t term)
       : from(operand.data + (kRow == Row::kOutput ? output * operand.ld + term : term * operand.ld + output)),
+        mine(piece(from, operand.ld)),
         ld(operand.ld),
-        outputs(operand.outputs_from(output, kOutputs)),
+        beyond(operand.outputs_from(output, 2 * kOutputs)),
         together(uint32_t(reinterpret_cast<uintptr_t>(operand.data) | operand.ld * sizeof(E)) % 16) {}
 
   // Starts the copy of the next panel, of which no more than `terms` exist; zeros for the others, and beyond the last output.
   __device__ __forceinline__ void copy(char* panel, uint32_t terms) {
-    const int exist = int(min(terms, uint32_t(P::kTerms))), rows = kRow == Row::kOutput ? outputs : exist;
+    const int exist = int(min(terms, uint32_t(P::kTerms))), outputs = min(beyond, kOutputs), rows = kRow == Row::kOutput ? outputs : exist;
     const int bytes = (kRow == Row::kOutput ? exist : outputs) * int(sizeof(E));
-    if (together == 0) {
-      copy_runs<16>(panel, rows, bytes);
-    } else if (sizeof(E) == 4 || together % 4 == 0) {
-      copy_runs<4>(panel, rows, bytes);
+    if (together == 0 && outputs == kOutputs && exist == P::kTerms) {
+      copy_whole(panel);
+    } else if (together == 0) {
+      copy_edge(panel, rows, bytes);
     } else {
-      copy_runs<2>(panel, rows, bytes);
+      copy_words(panel, rows, bytes, (kRow == Row::kOutput ? int(min(terms, 2u * P::kTerms)) : beyond) * int(sizeof(E)));
     }
     from += kRow == Row::kOutput ? P::kTerms : P::kTerms * ld;
+    mine += kRow == Row::kOutput ? P::kTerms : P::kTerms * ld;
   }
 
  private:
-  // A thread copies kRun bytes at a time; two at a time not asynchronously, but just as far ahead.
-  template <int kRun>
-  __device__ __forceinline__ void copy_runs(char* panel, int rows, int bytes) const {
-    constexpr int kRuns = P::kRowBytes / kRun;
-#pragma unroll(kRun == 4 ? 1 : 2)
-    for (int k = threadIdx.x; k < P::kRows * kRuns; k += kThreads) {
-      const int row = k / kRuns, byte = k % kRuns * kRun;
-      const char* source = reinterpret_cast<const char*>(from + row * ld) + byte;
-      const int left = row < rows ? max(min(bytes - byte, kRun), 0) : 0;
-      if constexpr (kRun == 2) {
-        *reinterpret_cast<uint16_t*>(panel + P::offset(row, byte)) = left > 0 ? *reinterpret_cast<const uint16_t*>(source) : 0;
-      } else {
-        copy_async<kRun>(panel + P::offset(row, byte), source, left);
+  // Pieces of 16 bytes in a row, and the rows between those that a thread copies of a whole panel.
+  static constexpr int kPieces = P::kRowBytes / 16, kApart = kThreads / kPieces;
+  static_assert(kApart % P::kPeriod == 0, "a thread's pieces are permuted alike");
+
+  static __device__ __forceinline__ const E* piece(const E* from, uint64_t ld) {
+    return from + threadIdx.x / kPieces * ld + threadIdx.x % kPieces * (16 / sizeof(E));
+  }
+
+  __device__ __forceinline__ void copy_whole(char* panel) const {
+    char* to = panel + P::offset(threadIdx.x / kPieces, threadIdx.x % kPieces * 16);
+    const E* source = mine;
+#pragma unroll
+    for (int row = 0; row < P::kRows; row += kApart) {
+      copy_async<16>(to + row * P::kRowBytes, source);
+      source += kApart * ld;
+    }
+  }
+
+  __device__ __forceinline__ void copy_edge(char* panel, int rows, int bytes) const {
+#pragma unroll 1
+    for (int k = threadIdx.x; k < P::kRows * kPieces; k += kThreads) {
+      const int row = k / kPieces, byte = k % kPieces * 16;
+      const int left = row < rows ? max(min(bytes - byte, 16), 0) : 0;
+      copy_async<16>(panel + P::offset(row, byte), reinterpret_cast<const char*>(from + row * ld) + byte, left);
+    }
+  }
+
+  // Where rows begin elsewhere, a piece is put together from the words that it lies in: not asynchronously, but just as far ahead. `readable` bytes are
+  // there from the panel on.
+  __device__ __forceinline__ void copy_words(char* panel, int rows, int bytes, int readable) const {
+#pragma unroll 2
+    for (int k = threadIdx.x; k < P::kRows * kPieces; k += kThreads) {
+      const int row = k / kPieces, byte = k % kPieces * 16;
+      const E* source = from + row * ld + byte / int(sizeof(E));
+      const int shift = int(reinterpret_cast<uintptr_t>(source) % 4);
+      uint32_t words[4] = {};
+      if (row < rows && bytes - byte >= 16 && readable - byte >= 16 + shift) {
+        const uint32_t* word = reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(source) - shift);
+        uint32_t loaded[5];
+#pragma unroll
+        for (int w = 0; w < 4; ++w) loaded[w] = word[w];
+        loaded[4] = shift ? word[4] : 0;
+#pragma unroll
+        for (int w = 0; w < 4; ++w) words[w] = __funnelshift_r(loaded[w], loaded[w + 1], shift * 8);
+      } else if (row < rows) {
+        Vec<E, 16 / sizeof(E)> piece = {};
+#pragma unroll
+        for (int e = 0; e < 16 / int(sizeof(E)); ++e) {
+          if (byte + e * int(sizeof(E)) < bytes) piece.at[e] = source[e];
+        }
+#pragma unroll
+        for (int w = 0; w < 4; ++w) words[w] = reinterpret_cast<const uint32_t*>(&piece)[w];
       }
+      *reinterpret_cast<uint4*>(panel + P::offset(row, byte)) = make_uint4(words[0], words[1], words[2], words[3]);
     }
   }
 
   const E* from;
+  const E* mine;            // the first piece that the calling thread copies
   const uint64_t ld;
-  const int outputs;
+  const int beyond;         // outputs that there are, those of the next tile included
   const uint32_t together;  // 0 if rows begin at multiples of 16 bytes
 };
 
@@ -165,35 +223,37 @@ __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E
   const uint64_t first_row = uint64_t(tile.row) * T::kRows, first_col = uint64_t(tile.col) * T::kCols;
   PanelSource<E, kA, T::kThreads, T::kRows> a_source(a, first_row, begin);
   PanelSource<E, kB, T::kThreads, T::kCols> b_source(b, first_col, begin);
+  const PanelReader<E, kA, T::kRows> a_reader(T::row(0), false);
+  const PanelReader<E, kB, T::kCols> b_reader(T::col(0), true);
   // An empty group counts, too: so the last panels are waited for like all others.
-  const auto copy = [&](uint32_t panel) {
-    if (panel * A::kTerms < terms) {
-      char* stage = panels + panel % kStages * kStageBytes;
-      a_source.copy(stage, terms - panel * A::kTerms);
-      b_source.copy(stage + A::kBytes, terms - panel * A::kTerms);
+  const auto copy = [&](char* stage, uint32_t first) {
+    if (first < terms) {
+      a_source.copy(stage, terms - first);
+      b_source.copy(stage + A::kBytes, terms - first);
     }
     commit_copies();
   };
+  const auto next = [&](char* stage) { return stage == panels + (kStages - 1) * kStageBytes ? panels : stage + kStageBytes; };
   float sums[T::kRowParts][T::kColParts][2][4] = {};
 #pragma unroll 1
-  for (uint32_t panel = 0; panel + 1 < kStages; ++panel) copy(panel);
+  for (int k = 0; k + 1 < kStages; ++k) copy(panels + k * kStageBytes, k * A::kTerms);
+  char *stage = panels, *free = panels + (kStages - 1) * kStageBytes;
 #pragma unroll 1
-  for (uint32_t panel = 0; panel * A::kTerms < terms; ++panel) {
+  for (uint32_t first = 0; first < terms; first += A::kTerms) {
     wait_for_copies<kStages - 2>();
     __syncthreads();
     // All are through with the stage that this overwrites.
-    copy(panel + kStages - 1);
-    const char* a_panel = panels + panel % kStages * kStageBytes;
-    const char* b_panel = a_panel + A::kBytes;
+    copy(free, first + (kStages - 1) * A::kTerms);
+    free = stage;
 #pragma unroll
     for (int step = 0; step < kPanelDepth / 32; ++step) {
       uint32_t left[T::kRowParts][4];
 #pragma unroll
-      for (int i = 0; i < T::kRowParts; ++i) A::load_left(a_panel, step, T::row(i), left[i]);
+      for (int i = 0; i < T::kRowParts; ++i) a_reader.load_left(stage, step, i, left[i]);
 #pragma unroll
       for (int j = 0; j < T::kColParts; ++j) {
         uint32_t right[4];
-        B::load_right(b_panel, step, T::col(j), right);
+        b_reader.load_right(stage + A::kBytes, step, j, right);
 #pragma unroll
         for (int i = 0; i < T::kRowParts; ++i) {
           multiply_add<E>(sums[i][j][0], left[i], right[0], right[1]);
@@ -201,6 +261,7 @@ __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E
         }
       }
     }
+    stage = next(stage);
   }
 #pragma unroll
   for (int i = 0; i < T::kRowParts; ++i) {

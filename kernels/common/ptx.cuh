@@ -3,6 +3,9 @@
 
 #include "dtype.cuh"
 
+// Asks for the line of 128 bytes of global memory that holds an address to come to the second-level cache.
+__device__ __forceinline__ void prefetch_line(const void* address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
+
 // Begins to copy N bytes (4, 8 or 16) from global to shared memory without a register in between, or `bytes` of them and zeros for the rest; both
 // sides begin at a multiple of N. What many threads read goes through the first-level cache; past it only 16 bytes can go. The calling thread
 // sees the copies after `wait_for_copies`, others after a barrier besides.

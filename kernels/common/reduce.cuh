@@ -3,6 +3,9 @@
 
 #include <stdint.h>
 
+// All lanes of a warp. What some of them vote on or hand round takes longer, since for masks that are not known the hardware takes one after another.
+constexpr uint32_t kWarp = 0xffffffffu;
+
 // The lanes of the group that the calling lane is in, as a mask of the warp.
 __device__ __forceinline__ uint32_t group_mask(int size) {
   const int lane = threadIdx.x % 32;

@@ -1,7 +1,7 @@
 // Prefix sums: over the threads of a block, and over the tiles of a launch by decoupled look-back (Merrill and Garland, 2016).
 #pragma once
 
-#include <stdint.h>
+#include "reduce.cuh"
 
 // The sum of `x` over the threads before the calling one. All threads of the block, kThreads of them, must call it together.
 template <int kThreads, typename T>
@@ -11,7 +11,7 @@ __device__ __forceinline__ T sum_of_threads_before(T x) {
   T sum = x;
 #pragma unroll
   for (uint32_t step = 1; step < 32; step *= 2) {
-    const T other = __shfl_up_sync(0xffffffffu, sum, step);
+    const T other = __shfl_up_sync(kWarp, sum, step);
     if (lane >= step) sum += other;
   }
   if (lane == 31) sums[warp] = sum;
@@ -60,6 +60,25 @@ __device__ __forceinline__ uint32_t sum_of_tiles_before(const TileWord* words, u
       --end;
       if (known == 2 * round + 2) return sum;
     }
+  }
+  return sum;
+}
+
+// The same, of words side by side, by a whole warp: a lane for each tile.
+__device__ __forceinline__ uint32_t sum_of_tiles_before(const TileWord* words, uint32_t tile, uint32_t round) {
+  const uint32_t lane = threadIdx.x % 32;
+  uint32_t sum = 0;
+  uint32_t end = tile;
+  while (end > 0) {
+    const TileWord word = lane < end ? *static_cast<const volatile TileWord*>(words + end - 1 - lane) : 0;
+    const uint32_t known = uint32_t(word >> 32);
+    // Those that are known without a gap, up to the first with all before it.
+    const uint32_t unknown = __ballot_sync(kWarp, known <= 2 * round), whole = __ballot_sync(kWarp, known == 2 * round + 2);
+    const uint32_t gap = unknown ? __ffs(unknown) - 1 : 32, last = whole ? __ffs(whole) : 33;
+    const uint32_t count = min(gap, last);
+    sum += __reduce_add_sync(kWarp, lane < count ? uint32_t(word) : 0);
+    if (last <= gap) return sum;
+    end -= count;
   }
   return sum;
 }

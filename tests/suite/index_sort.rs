@@ -11,6 +11,8 @@ backend_suite!(
     orders_i64,
     orders_rows_of_many_bits,
     orders_many_ids,
+    orders_ids_for_large_tiles,
+    room_for_more_ids_is_room_for_fewer,
     bad_ids_are_left_out_and_reported,
     wrong_shapes_are_errors,
 );
@@ -118,6 +120,27 @@ fn orders_many_ids<B: IndexSortOps>(device: &B) {
         let (got, result) = sort::<B, i32>(device, &case, 0);
         assert_eq!(result, Ok(()));
         assert_eq!(got, expected(&case), "{}", case.name);
+    }
+}
+
+/// Enough ids for the largest tiles that a backend cuts them into, with keys of 32 and of 64 bits.
+fn orders_ids_for_large_tiles<B: IndexSortOps>(device: &B) {
+    for rows in [70_000, 1 << 34] {
+        let layout = (&[(rows, 1)][..], &[0, 0].map(|table| feature(table, Pooling::Sum))[..]);
+        let case = BagCase::new("large tiles", layout, &[128; 2 * 513], |random, rows| random.below(rows) & !0x3f);
+        let (got, result) = sort::<B, i64>(device, &case, 0);
+        assert_eq!(result, Ok(()));
+        assert_eq!(got, expected(&case), "{rows} rows");
+    }
+}
+
+/// A workspace that is kept for the largest batch is long enough for all others.
+fn room_for_more_ids_is_room_for_fewer<B: IndexSortOps>(device: &B) {
+    let layout = BagCase::mixed(Pooling::Sum).layout();
+    let len = |ids: usize| Sort::<B, i64>::workspace_len(device, &layout, ids);
+    for bits in 0..24 {
+        let ids = 1 << bits;
+        assert!(len(ids - 1) <= len(ids) && len(ids) <= len(ids + 1), "{ids} ids");
     }
 }
 

@@ -10,8 +10,11 @@ use crate::ops::{Device, TableBatch};
 
 /// Threads of a block, as the kernels are compiled.
 const THREADS: u32 = 256;
-/// Keys that a block takes.
-const TILE: usize = 2048;
+/// Keys that a block takes: of many keys more, so that fewer blocks wait for what those before them have found, of few keys less, so that more
+/// multiprocessors have some.
+const TILES: (usize, usize) = (2048, 1024);
+/// Keys from which on tiles are large.
+const MANY_KEYS: usize = 1 << 17;
 /// The bits of the largest digit, and the numbers of digits and of passes over them.
 const MAX_DIGIT_BITS: u32 = 8;
 const DIGITS: usize = 1 << MAX_DIGIT_BITS;
@@ -41,7 +44,7 @@ impl Plan {
             key_bytes: if bits <= 32 { 4 } else { 8 },
             passes,
             digit_bits: bits.div_ceil(passes.max(1)),
-            tiles: num_keys.div_ceil(TILE),
+            tiles: num_keys.div_ceil(tile(num_keys)),
             segment_tiles: segment_tiles(num_keys),
         }
     }
@@ -52,9 +55,18 @@ impl Plan {
     }
 }
 
+fn has_large_tiles(num_keys: usize) -> bool {
+    num_keys >= MANY_KEYS
+}
+
+/// Keys that a block takes.
+fn tile(num_keys: usize) -> usize {
+    if has_large_tiles(num_keys) { TILES.0 } else { TILES.1 }
+}
+
 /// Blocks that number the rows among `num_keys` keys, and words in which they tell each other how many they have: there is a key more.
 pub(super) fn segment_tiles(num_keys: usize) -> usize {
-    (num_keys + 1).div_ceil(TILE)
+    (num_keys + 1).div_ceil(tile(num_keys))
 }
 
 impl Cuda {
@@ -64,9 +76,10 @@ impl Cuda {
     /// As that of the kernel's launch: there must be room for as many rows and bags as keys, for a segment more, and for two counts; ticket and
     /// words must be zero.
     pub(super) unsafe fn number_rows(&self, kernel: IndexSortSegments, key_bytes: usize) -> Result<()> {
-        let grid = Grid::new((segment_tiles(kernel.num_keys as usize) as u32, 1), THREADS);
+        let num_keys = kernel.num_keys as usize;
+        let function = self.inner.kernels.index_sort_segments.of(has_large_tiles(num_keys)).of(key_bytes);
         // SAFETY: what the caller promises.
-        unsafe { kernel.launch(self, self.inner.kernels.index_sort_segments.of(key_bytes), grid) }
+        unsafe { kernel.launch(self, function, Grid::new((segment_tiles(num_keys) as u32, 1), THREADS)) }
     }
 }
 
@@ -135,7 +148,7 @@ impl IndexSortOps for Cuda {
             keys.swap(0, 1);
             // SAFETY: as above; keys and positions go from one part of the workspace to another one.
             unsafe {
-                let function = kernels.index_sort_pass.of(plan.key_bytes);
+                let function = kernels.index_sort_pass.of(has_large_tiles(n)).of(plan.key_bytes);
                 kernel.launch(self, function, Grid::new((plan.tiles as u32, 1), THREADS))?;
             }
         }
@@ -158,9 +171,13 @@ impl IndexSortOps for Cuda {
     }
 
     fn index_sort_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize {
-        let plan = Plan::new(tables, num_indices);
-        // Keys twice, a copy of the positions, and the bag of each position.
-        let keys = (num_indices * plan.key_bytes).div_ceil(8);
-        plan.cleared_words().iter().sum::<usize>() + 2 * keys + 2 * num_indices.div_ceil(2)
+        let words = |num_keys: usize| {
+            let plan = Plan::new(tables, num_keys);
+            // Keys twice, a copy of the positions, and the bag of each position.
+            let keys = (num_keys * plan.key_bytes).div_ceil(8);
+            plan.cleared_words().iter().sum::<usize>() + 2 * keys + 2 * num_keys.div_ceil(2)
+        };
+        // Enough for fewer ids as well, which may need more since their tiles are small.
+        words(num_indices).max(words(num_indices.min(MANY_KEYS - 1)))
     }
 }

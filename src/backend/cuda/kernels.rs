@@ -10,7 +10,7 @@ use cudarc::driver::{CudaContext, result, sys};
 
 use super::driver::{capability, check};
 use super::linear::Products;
-use super::{Cuda, images};
+use super::{Cuda, images, sparse_update};
 use crate::dtype::{DType, Element, Index};
 use crate::error::{Error, Result};
 
@@ -340,7 +340,7 @@ kernels! {
         has_spare: u32,
     }
     /// See kernels/index_sort.cu.
-    IndexSortPass = "index_sort" "index_sort_pass" * 2 {
+    IndexSortPass = "index_sort" "index_sort_pass" * 4 {
         keys: u64,
         positions: u64,
         keys_out: u64,
@@ -353,7 +353,7 @@ kernels! {
         digit_bits: u32,
     }
     /// See kernels/index_sort.cu.
-    IndexSortSegments = "index_sort" "index_sort_segments" * 2 {
+    IndexSortSegments = "index_sort" "index_sort_segments" * 4 {
         keys: u64,
         positions: u64,
         bag_of: u64,
@@ -653,6 +653,17 @@ impl ByWidth {
     }
 }
 
+/// A kernel for small and for large tiles of keys.
+#[derive(Debug)]
+pub(super) struct ByTile([ByWidth; 2]);
+
+impl ByTile {
+    /// The kernel for large tiles, or for small ones.
+    pub(super) fn of(&self, is_large: bool) -> &ByWidth {
+        &self.0[usize::from(is_large)]
+    }
+}
+
 /// The storage types, in the order of [`element_number`], as the names of kernels have them.
 const ELEMENTS: [&str; 3] = ["f32", "f16", "bf16"];
 
@@ -674,8 +685,8 @@ pub(super) struct Kernels {
     pub(super) finite_check_scan: Function,
     pub(super) finite_check_judge: Function,
     pub(super) index_sort_rows: ByWidth,
-    pub(super) index_sort_pass: ByWidth,
-    pub(super) index_sort_segments: ByWidth,
+    pub(super) index_sort_pass: ByTile,
+    pub(super) index_sort_segments: ByTile,
     pub(super) interaction_forward: Function,
     pub(super) interaction_backward: Function,
     pub(super) interaction_copy: ByElement,
@@ -699,6 +710,8 @@ pub(super) struct Kernels {
     pub(super) sparse_update_add: Function,
     pub(super) sparse_update_update: ByElement,
     pub(super) sparse_update_apply: ByElement,
+    /// How many blocks of `sparse_update_update` run at the same time.
+    pub(super) sparse_update_blocks: usize,
     /// Kept, since the functions are theirs.
     _modules: Vec<Module>,
 }
@@ -720,6 +733,9 @@ impl Kernels {
         let loss = module("loss")?;
         let moving_average = module("moving_average")?;
         let sparse_update = module("sparse_update")?;
+        let sparse_update_update = sparse_update.by_element("sparse_update_update")?;
+        let sparse_update_blocks =
+            sparse_update.blocks_at_once(sparse_update_update.of::<f32>(), sparse_update::THREADS)?;
         Ok(Self {
             cast: cast.by_pair("cast")?,
             dense_update: dense_update.by_element("dense_update")?,
@@ -728,8 +744,8 @@ impl Kernels {
             finite_check_scan: finite_check.function("finite_check_scan_f32")?,
             finite_check_judge: finite_check.function("finite_check_judge")?,
             index_sort_rows: index_sort.by_width("index_sort_rows", ["i32", "i64"])?,
-            index_sort_pass: index_sort.by_width("index_sort_pass", ["u32", "u64"])?,
-            index_sort_segments: index_sort.by_width("index_sort_segments", ["u32", "u64"])?,
+            index_sort_pass: index_sort.by_tile("index_sort_pass")?,
+            index_sort_segments: index_sort.by_tile("index_sort_segments")?,
             interaction_forward: interaction.function("interaction_forward_f32")?,
             interaction_backward: interaction.function("interaction_backward_f32")?,
             interaction_copy: interaction.by_element("interaction_copy")?,
@@ -751,8 +767,9 @@ impl Kernels {
             sparse_update_reduce: sparse_update.function("sparse_update_reduce")?,
             sparse_update_interleave: sparse_update.function("sparse_update_interleave")?,
             sparse_update_add: sparse_update.function("sparse_update_add")?,
-            sparse_update_update: sparse_update.by_element("sparse_update_update")?,
+            sparse_update_update,
             sparse_update_apply: sparse_update.by_element("sparse_update_apply")?,
+            sparse_update_blocks,
             _modules: vec![
                 cast,
                 dense_update,
@@ -814,6 +831,17 @@ impl Module {
         check("ask for shared memory", set)
     }
 
+    /// How many blocks of so many threads, without dynamic shared memory, run on the device at the same time.
+    fn blocks_at_once(&self, function: Function, threads: u32) -> Result<usize> {
+        let mut blocks = 0;
+        // SAFETY: the function is of this module, which is loaded, and the count is written before the call returns.
+        let asked = unsafe { sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function.0, threads as i32, 0) };
+        check("ask for the occupancy of a kernel", asked.result())?;
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = check("ask for an attribute", self.context.attribute(attribute))?;
+        Ok((blocks * multiprocessors).max(1) as usize)
+    }
+
     pub(super) fn by_element(&self, name: &str) -> Result<ByElement> {
         let [f32, f16, bf16] = ELEMENTS.map(|element| self.function(&format!("{name}_{element}")));
         Ok(ByElement([f32?, f16?, bf16?]))
@@ -827,6 +855,11 @@ impl Module {
     fn by_width(&self, name: &str, types: [&str; 2]) -> Result<ByWidth> {
         let [narrow, wide] = types.map(|width| self.function(&format!("{name}_{width}")));
         Ok(ByWidth([narrow?, wide?]))
+    }
+
+    fn by_tile(&self, name: &str) -> Result<ByTile> {
+        let [small, large] = ["small", "large"].map(|tile| self.by_width(&format!("{name}_{tile}"), ["u32", "u64"]));
+        Ok(ByTile([small?, large?]))
     }
 
     fn by_types(&self, name: &str) -> Result<ByTypes> {

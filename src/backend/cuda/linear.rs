@@ -20,7 +20,7 @@ const LEAST_PART: (usize, usize) = (128, 32);
 /// The most parts that the bias's gradient is cut into.
 const MOST_BIAS_PARTS: usize = 64;
 /// Bytes of shared memory of large and small tiles on the tensor cores: `MmaTile::kShared` of kernels/common/mma_product.cuh.
-const MMA_SHARED: (u32, u32) = (69_632, 36_864);
+const MMA_SHARED: (u32, u32) = (98_304, 49_152);
 /// Bytes that a thread loads at once, where rows allow it.
 const WIDE: usize = 16;
 

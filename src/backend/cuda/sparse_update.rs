@@ -18,7 +18,7 @@ use crate::ops::sparse_update::{Apply, CHUNK, Merge, PooledGrad, Reduce, SparseU
 use crate::ops::{Device, Extent, OptimizerStateMut, Rounding, TableBatch, UpdateRule};
 
 /// Threads of a block, as the kernels are compiled.
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 /// Blocks loop over what is left beyond this many: most batches have far fewer rows than ids, and a block without work takes time too.
 const MAX_BLOCKS: usize = 8192;
 /// Bytes of what the kernels note for each table: where its rows begin.
@@ -47,9 +47,10 @@ impl SparseUpdateOps for Cuda {
             lanes: lanes as u32,
         };
         let most_rows = source.bags.num_indices().min(grad.capacity());
+        let grid = self.grid_at_once(most_rows, lanes);
         // SAFETY: the op has been validated: the gradient has room for all rows that there can be, and is an exclusive view, as is the workspace. What
         // was sorted may hold anything: the kernel checks it before it uses it.
-        unsafe { kernel.launch(self, self.inner.kernels.sparse_update_reduce, grid(most_rows, lanes)) }
+        unsafe { kernel.launch(self, self.inner.kernels.sparse_update_reduce, grid) }
     }
 
     fn sparse_update_merge(&self, args: Merge<'_, Self>) -> Result<()> {
@@ -154,7 +155,7 @@ impl SparseUpdateOps for Cuda {
         let lanes = source.tables.lanes(from.is_wide != 0 && target.is_wide_target != 0);
         let (step, control) = (OptimizerStep::of(&rule), StepPointers::of(&control));
         let kernel = SparseUpdateUpdate { source: from, target, step, control, lanes: lanes as u32 };
-        let grid = grid(source.bags.num_indices(), lanes);
+        let grid = self.grid_at_once(source.bags.num_indices(), lanes);
         // SAFETY: as in `sparse_update_apply` and `sparse_update_reduce`.
         unsafe { kernel.launch(self, self.inner.kernels.sparse_update_update.of::<E>(), grid) }
     }
@@ -225,6 +226,12 @@ impl Cuda {
             sums += (windows * run_sums_ld * size_of::<f32>()) as u64;
         }
         Ok(gradient)
+    }
+
+    /// Blocks for `count` rows of a batch, no more than run at the same time: each looks up rows for itself before it sums their gradients, and a few
+    /// that come after all others would double the time.
+    fn grid_at_once(&self, count: usize, lanes: usize) -> Grid {
+        Grid::looping(count * lanes, THREADS, self.inner.kernels.sparse_update_blocks)
     }
 
     /// Launches what finds out where rows and values of each table begin in a gradient: of the rows at the address `rows`, as many as the word at
