@@ -8,7 +8,7 @@
 //              that the group sees one stream of rows, and fetches them kDepth ahead into shared memory (cp.async) across the bounds of bags:
 //              what limits short bags is the way from offsets to ids to rows, and with several on their way at once memory is kept
 //              busy. Each lane fetches and reads its own part of a row, so lanes never wait for each other; the ids are read side by side, one
-//              for each lane, checked, and handed round by shuffles. Registers stay free for more warps. Every column is summed in the order of
+//              for each lane, checked, and handed round by shuffles, for which the groups of a warp keep in step. Registers stay free for more warps. Every column is summed in the order of
 //              the ids, which makes results equal to the CPU's to the bit. Splitting a bag over groups would be faster for a few huge bags, but
 //              change that order with the shape of the launch. Ids are checked where they are used: a pass of its own would read them twice.
 //              Gradient of the weights: runs of one bag.
@@ -50,11 +50,11 @@ struct Run {
   int bags;
   int lane;          // of the group
   int lanes;         // in the group
-  uint32_t mask;     // of the warp
 };
 
 // Calls `work(width, run)` for the run of this group, of `run_bags` bags at most, of every feature, and notes what is wrong with ids and bounds; `width`
-// is the number of elements that a lane takes at once. `work` tells whether an id of this lane names no row.
+// is the number of elements that a lane takes at once. `work` tells whether an id of this lane names no row. The groups of a warp keep in step, those
+// without bags as well: shuffles of some lanes cost several times those of whole warps.
 template <typename E, typename Args, typename Work>
 __device__ __forceinline__ void for_each_run(const Args& args, uint32_t run_bags, Work work) {
   const uint64_t num_bags = uint64_t(args.num_features) * args.batch_size;
@@ -67,18 +67,17 @@ __device__ __forceinline__ void for_each_run(const Args& args, uint32_t run_bags
     const bool wide = has_wide_rows(args.weights, *run.feature);
     run.lanes = lanes_of(*run.feature, wide ? kWidest<E> : 1);
     run.lane = threadIdx.x % run.lanes;
-    run.mask = group_mask(run.lanes);
     const int bags = min(int(run_bags), run.lanes);
     const uint64_t first = (uint64_t(blockIdx.x) * kThreads + threadIdx.x) / run.lanes * bags;
-    if (first >= args.batch_size) continue;
+    if (__all_sync(kWarp, first >= args.batch_size)) continue;
     run.first = uint32_t(first);
-    run.bags = int(min(uint32_t(bags), args.batch_size - run.first));
+    run.bags = first < args.batch_size ? int(min(uint32_t(bags), args.batch_size - run.first)) : 0;
     const uint64_t number = uint64_t(f) * args.batch_size + run.first;
-    const Bounds mine = bounds_of(args.offsets, number + min(run.lane, run.bags - 1), args.num_indices);
-    run.begin = __shfl_sync(run.mask, uint32_t(mine.start), 0, run.lanes);
+    const Bounds mine = run.bags > 0 ? bounds_of(args.offsets, number + min(run.lane, run.bags - 1), args.num_indices) : Bounds{};
+    run.begin = __shfl_sync(kWarp, uint32_t(mine.start), 0, run.lanes);
     run.my_end = uint32_t(mine.end);
     const bool my_bad_id = wide ? work(Width<kWidest<E>>{}, run) : work(Width<1>{}, run);
-    const bool bad_id = __any_sync(run.mask, my_bad_id);
+    const bool bad_id = __ballot_sync(kWarp, my_bad_id) & group_mask(run.lanes);
     const uint64_t my_number = number + run.lane;
     if (run.lane < run.bags && (bad_id || has_bad_bounds(args.offsets, my_number, num_bags, args.num_indices, args.has_spare))) {
       note_faults(*run.feature, args.indices, args.offsets, my_number, num_bags, args.num_indices, args.has_spare, args.status);
@@ -117,9 +116,10 @@ struct Pooled {
     for (int j = 0; j < N; ++j) value[j] = 0.0f, source[j] = kNoSource;
   }
 
-  // Takes in a row; `within` is its position in the bag.
-  template <typename E>
-  __device__ __forceinline__ void take(const Vec<E, N>& row, float weight, bool is_max, uint32_t within) {
+  // Takes in a row; `within()` is its position in the bag.
+  template <typename E, typename Within>
+  __device__ __forceinline__ void take(const Vec<E, N>& row, float weight, bool is_max, Within within) {
+    const uint32_t position = is_max ? within() : 0;
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       const float x = to_f32(row.at[j]);
@@ -128,7 +128,7 @@ struct Pooled {
         value[j] = __fadd_rn(value[j], __fmul_rn(weight, x));
       } else if (counted == 0 || x > value[j] || (isnan(x) && !isnan(value[j]))) {
         value[j] = x;
-        source[j] = within;
+        source[j] = position;
       }
     }
     ++counted;
@@ -142,33 +142,35 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
   // Each lane fetches and reads its own part of the rows, so that no lane waits for another.
   __shared__ uint4 ring[kDepth][kThreads];
   __shared__ float weights[kDepth][kThreads];
+  __shared__ uint32_t ends[kThreads];
   const Feature* feature = run.feature;
   const bool active = column < run.dim, is_max = run.pooling == kMax;
   const E* table = args.weights + feature->weight_offset + column;
-  const uint32_t stop = __shfl_sync(run.mask, run.my_end, run.bags - 1, run.lanes);
+  __syncwarp();
+  ends[threadIdx.x] = max(run.my_end, run.begin) - run.begin;
+  __syncwarp();
+  const uint32_t* const end_of = ends + (threadIdx.x - run.lane);
+  const uint32_t count = run.bags > 0 ? end_of[run.bags - 1] : 0, longest = __reduce_max_sync(kWarp, count);
 
-  // The next row to fetch; of the round that its id is in, the row and weight of each lane's id; the id of each lane in the round after it.
-  uint32_t ahead = run.begin, is_row = 0;
+  // Of the round that the id of the row to fetch is in, the row and weight of each lane's id; the id of each lane in the round after it.
+  uint32_t is_row = 0;
   int64_t my_row = kNoRow;
   float my_weight = 1.0f;
-  const auto id_at = [&](uint32_t position) { return position < stop ? args.indices[position] : I(0); };
-  I next = id_at(run.begin + run.lane);
-  const auto fetch = [&] {
-    if (ahead < stop) {
-      const uint32_t place = (ahead - run.begin) % uint32_t(run.lanes), slot = ahead % kDepth;
-      if (place == 0) {
-        const uint32_t mine = ahead + run.lane;
-        my_row = mine < stop ? row_of(next, *feature, bad) : kNoRow;
-        if (args.per_sample_weights && mine < stop) my_weight = args.per_sample_weights[mine];
-        next = id_at(mine + run.lanes);
-      }
-      const int64_t row = __shfl_sync(run.mask, my_row, place, run.lanes);
-      if (args.per_sample_weights) weights[slot][threadIdx.x] = __shfl_sync(run.mask, my_weight, place, run.lanes);
-      is_row = (is_row & ~(1u << slot)) | uint32_t(row != kNoRow) << slot;
-      if (row != kNoRow && active) {
-        fetch_async<N>(reinterpret_cast<E*>(&ring[slot][threadIdx.x]), table + uint64_t(row) * run.dim);
-      }
-      ++ahead;
+  const auto id_at = [&](uint32_t k) { return k < count ? args.indices[run.begin + k] : I(0); };
+  I next = id_at(run.lane);
+  const auto fetch = [&](uint32_t ahead) {
+    const uint32_t place = ahead % uint32_t(run.lanes), slot = ahead % kDepth;
+    if (place == 0) {
+      const uint32_t mine = ahead + run.lane;
+      my_row = mine < count ? row_of(next, *feature, bad) : kNoRow;
+      if (args.per_sample_weights && mine < count) my_weight = args.per_sample_weights[run.begin + mine];
+      next = id_at(mine + run.lanes);
+    }
+    const int64_t row = __shfl_sync(kWarp, my_row, place, run.lanes);
+    if (args.per_sample_weights) weights[slot][threadIdx.x] = __shfl_sync(kWarp, my_weight, place, run.lanes);
+    is_row = (is_row & ~(1u << slot)) | uint32_t(row != kNoRow) << slot;
+    if (row != kNoRow && active) {
+      fetch_async<N>(reinterpret_cast<E*>(&ring[slot][threadIdx.x]), table + uint64_t(row) * run.dim);
     }
     commit_copies();
   };
@@ -176,7 +178,7 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
   Pooled<N> pooled;
   pooled.clear();
   int bag = 0;
-  uint32_t begin = run.begin, end = __shfl_sync(run.mask, run.my_end, 0, run.lanes);
+  uint32_t end = end_of[0];
   const auto finish_bag = [&] {
     if (run.pooling == kMean && pooled.counted > 1) {
 #pragma unroll
@@ -191,22 +193,22 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
       }
     }
     pooled.clear();
-    begin = end;
-    end = __shfl_sync(run.mask, run.my_end, ++bag, run.lanes);
+    if (++bag < run.bags) end = end_of[bag];
   };
 
 #pragma unroll 1
-  for (int k = 1; k < kDepth; ++k) fetch();
+  for (uint32_t k = 0; k + 1 < kDepth; ++k) fetch(k);
 #pragma unroll 1
-  for (uint32_t position = run.begin; position < stop; ++position) {
-    fetch();
+  for (uint32_t k = 0; k < longest; ++k) {
+    fetch(k + kDepth - 1);
     wait_for_copies<kDepth - 1>();
-    // The last bag ends at `stop`, so that this ends whatever `offsets` holds.
-    while (position >= end) finish_bag();
-    const uint32_t slot = position % kDepth;
+    if (k >= count) continue;
+    // The last bag ends at `count`, so that this ends whatever `offsets` holds.
+    while (k >= end) finish_bag();
+    const uint32_t slot = k % kDepth;
     if (!active || (is_row >> slot & 1) == 0) continue;
     const float weight = args.per_sample_weights ? weights[slot][threadIdx.x] : 1.0f;
-    pooled.take(load<N>(reinterpret_cast<const E*>(&ring[slot][threadIdx.x])), weight, is_max, position - begin);
+    pooled.take(load<N>(reinterpret_cast<const E*>(&ring[slot][threadIdx.x])), weight, is_max, [&] { return bag > 0 ? k - end_of[bag - 1] : k; });
   }
   while (bag < run.bags) finish_bag();
 }
@@ -243,39 +245,38 @@ struct WeightGradArgs {
 template <int N, typename E, typename I>
 __device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, const Run& run, Width<N>) {
   const Feature* feature = run.feature;
-  const uint32_t end = run.my_end;
+  const uint32_t count = run.bags > 0 ? run.my_end - run.begin : 0, longest = __reduce_max_sync(kWarp, count);
   bool bad = false;
   float divisor = 1.0f;
   if (run.pooling == kMean) {
     float counted = 0.0f;
-    for (uint32_t position = run.begin + run.lane; position < end; position += run.lanes) {
-      counted += row_of(args.indices[position], *feature, bad) == kNoRow ? 0.0f : 1.0f;
+    for (uint32_t k = run.lane; k < count; k += run.lanes) {
+      counted += row_of(args.indices[run.begin + k], *feature, bad) == kNoRow ? 0.0f : 1.0f;
     }
-    divisor = fmaxf(group_sum(counted, run.lanes, run.mask), 1.0f);
+    divisor = fmaxf(group_sum(counted, run.lanes), 1.0f);
   }
   const float* grad = args.grad_output + run.first * args.grad_output_ld + feature->column;
 #pragma unroll 1
-  for (uint32_t first = run.begin; first < end; first += run.lanes) {
+  for (uint32_t first = 0; first < longest; first += run.lanes) {
     const uint32_t mine = first + run.lane;
-    const int64_t my_row = mine < end ? row_of(args.indices[mine], *feature, bad) : kNoRow;
-    const int ids = int(min(uint32_t(run.lanes), end - first));
+    const int64_t my_row = mine < count ? row_of(args.indices[run.begin + mine], *feature, bad) : kNoRow;
+    const int ids = int(min(uint32_t(run.lanes), longest - first));
     float my_sum = 0.0f;
 #pragma unroll 1
     for (int k = 0; k < ids; ++k) {
-      const int64_t row = __shfl_sync(run.mask, my_row, k, run.lanes);
-      if (row == kNoRow) continue;
+      const int64_t row = __shfl_sync(kWarp, my_row, k, run.lanes);
       const E* from = args.weights + feature->weight_offset + uint64_t(row) * run.dim;
       float sum = 0.0f;
-      for (uint32_t column = run.lane * N; column < run.dim; column += run.lanes * N) {
+      for (uint32_t column = run.lane * N; row != kNoRow && column < run.dim; column += run.lanes * N) {
         const Vec<E, N> loaded = load<N>(from + column);
 #pragma unroll
         for (int j = 0; j < N; ++j) sum += to_f32(loaded.at[j]) * grad[column + j];
       }
-      sum = group_sum(sum, run.lanes, run.mask);
+      sum = group_sum(sum, run.lanes);
       if (run.lane == k) my_sum = sum;
     }
     // Each lane has the sum for its own id, so that they are written side by side.
-    if (mine < end) args.grad_weights[mine] = my_sum / divisor;
+    if (mine < count) args.grad_weights[run.begin + mine] = my_sum / divisor;
   }
   return bad;
 }

@@ -12,8 +12,8 @@ __device__ __forceinline__ uint32_t group_mask(int size) {
   return size == 32 ? 0xffffffffu : ((1u << size) - 1) << (lane / size * size);
 }
 
-// The sum of `x` over the lanes of the group, in every lane. All of its lanes must call it together.
-__device__ __forceinline__ float group_sum(float x, int size, uint32_t mask) {
-  for (int step = size / 2; step > 0; step /= 2) x += __shfl_xor_sync(mask, x, step);
+// The sum of `x` over the lanes of the group, in every lane. All groups of a warp must call it together.
+__device__ __forceinline__ float group_sum(float x, int size) {
+  for (int step = size / 2; step > 0; step /= 2) x += __shfl_xor_sync(kWarp, x, step);
   return x;
 }

@@ -340,7 +340,7 @@ kernels! {
         has_spare: u32,
     }
     /// See kernels/index_sort.cu.
-    IndexSortPass = "index_sort" "index_sort_pass" * 4 {
+    IndexSortPass = "index_sort" "index_sort_pass_large" * 2, "index_sort_pass_small" * 2 {
         keys: u64,
         positions: u64,
         keys_out: u64,
@@ -353,7 +353,7 @@ kernels! {
         digit_bits: u32,
     }
     /// See kernels/index_sort.cu.
-    IndexSortSegments = "index_sort" "index_sort_segments" * 4 {
+    IndexSortSegments = "index_sort" "index_sort_segments_large" * 2, "index_sort_segments_small" * 2 {
         keys: u64,
         positions: u64,
         bag_of: u64,
@@ -835,7 +835,8 @@ impl Module {
     fn blocks_at_once(&self, function: Function, threads: u32) -> Result<usize> {
         let mut blocks = 0;
         // SAFETY: the function is of this module, which is loaded, and the count is written before the call returns.
-        let asked = unsafe { sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function.0, threads as i32, 0) };
+        let asked =
+            unsafe { sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function.0, threads as i32, 0) };
         check("ask for the occupancy of a kernel", asked.result())?;
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = check("ask for an attribute", self.context.attribute(attribute))?;
