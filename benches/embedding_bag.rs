@@ -60,7 +60,7 @@ impl<B: EmbeddingBagOps, E: Element> Lookups<B, E> {
         let layout = shape.layout();
         Self {
             weights: upload(device, weights),
-            batches: (0..sets).map(|set| Batch::new(device, &shape, set)).collect(),
+            batches: Batch::of_sets(device, &shape, sets),
             output: device.alloc(shape.batch_size * layout.width()).unwrap(),
             tables: device.tables(layout).unwrap(),
         }

@@ -29,7 +29,7 @@ fn both_of<B: Timed + IndexSortOps + SparseUpdateOps>(criterion: &mut Criterion,
     let tables = device.tables(layout.clone()).unwrap();
     let (n, num_bags) = (shape.num_indices(), shape.num_tables * shape.batch_size);
     let sets = sets_of(n * shape.dim * 4);
-    let batches: Vec<_> = (0..sets).map(|set| Batch::new(device, &shape, set)).collect();
+    let batches = Batch::of_sets(device, &shape, sets);
     let mut sorted: Vec<_> = (0..sets).map(|_| SortedIndices::new(device, n, num_bags).unwrap()).collect();
     let words = Sort::<B, i64>::workspace_len(device, &layout, n);
     let mut workspace = device.alloc(words).unwrap();

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Gathers what the benchmarks measured on a GPU, measures PyTorch at the same shapes on the same device, and prints both side by side.
 
-    gpu_compare.py CRITERION_FOLDER RECORD.json
+    gpu_compare.py CRITERION_FOLDER RECORD.json [--eager]
 
 Benchmarks are taken from the folder that criterion wrote (CRITERION_HOME). Their names hold their shapes, so that nothing is said twice. PyTorch is
 given its best chance: all tables in one call, several sets of ids in turn as in the benchmarks, replayed from a CUDA graph. Whole models, which are
-those of models.json, are measured in eager mode and through torch.compile, in f32, tf32 and bf16. Without PyTorch the record has no peers. Part of
-the bundle that scripts/gpu_bundle.sh makes.
+those of models.json, are measured in eager mode and, unless `--eager` is given, through torch.compile, which takes minutes; in f32, tf32 and bf16.
+Without PyTorch the record has no peers. Part of the bundle that scripts/gpu_bundle.sh makes.
 """
 
 import datetime
@@ -248,7 +248,7 @@ def model_variants(shape, is_training):
     batches = [model.batch(k) for k in range(4)]
     run = model.loss if is_training else model.logits
     found = {}
-    for way in ("eager", "compile"):
+    for way in ("eager",) if "--eager" in sys.argv else ("eager", "compile"):
         for dtype in ("f32", "tf32", "bf16"):
             torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
             # What was compiled for another type is not wanted any more, and there is a limit to how often a function is compiled.
@@ -280,7 +280,7 @@ PEERS = {
 
 
 def main():
-    folder, record = sys.argv[1:]
+    folder, record = (argument for argument in sys.argv[1:] if argument != "--eager")
     benchmarks = measured(folder)
     copies = [b["bytes"] / b["ns"] for b in benchmarks if b["op"] == "copy"]
     copy = copies[0] if copies else None

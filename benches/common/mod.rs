@@ -140,14 +140,17 @@ pub fn upload<B: Device, T: bagdot::Scalar>(device: &B, values: &[T]) -> B::Buff
 
 /// Values in [-1, 1): cheap, since there are many, and never zeros, which can be faster than what people have.
 pub fn values(len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
+    let mut values = vec![0.0; len];
+    values.par_chunks_mut(1 << 16).enumerate().for_each(|(chunk, values)| {
+        let mut state = (seed << 32 | chunk as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        for value in values {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            *value = (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0;
+        }
+    });
+    values
 }
 
 /// How the ids of a batch are spread over the rows of their table.
@@ -222,14 +225,17 @@ pub struct Batch<B: Device, I: Index> {
 }
 
 impl<B: Device> Batch<B, i64> {
-    pub fn new(device: &B, shape: &Shape, set: usize) -> Self {
+    /// Batches with the ids of so many sets.
+    pub fn of_sets(device: &B, shape: &Shape, sets: usize) -> Vec<Self> {
         let bags = (shape.num_tables * shape.batch_size) as i64;
         let offsets: Vec<i64> = (0..=bags).map(|bag| bag * shape.pooling_factor as i64).collect();
-        Self {
-            indices: upload(device, &shape.indices(set)),
+        let indices: Vec<_> = (0..sets).into_par_iter().map(|set| shape.indices(set)).collect();
+        let batch = |indices: Vec<i64>| Self {
+            indices: upload(device, &indices),
             offsets: upload(device, &offsets),
             batch_size: shape.batch_size,
-        }
+        };
+        indices.into_iter().map(batch).collect()
     }
 
     pub fn bags(&self) -> Bags<'_, B, i64> {
