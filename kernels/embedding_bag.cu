@@ -16,7 +16,8 @@
 // Bytes        ids, offsets and rows read once, out written once: as bytes_moved()
 // Requires     16-byte loads where rows and table begin at multiples of 16 bytes, else one element at a time; any dimension from 1
 // Numerics     f32 accumulation, product and sum rounded separately (no fma), in the order of the ids: the same bits for any launch, and on the CPU
-// Measured     NVIDIA H100, 2026-11-24, D 64 B 2048: 12.2 us for one id a bag, 98 us for 20 (f32, uniform ids), 95 % and 123 % of a copy's bandwidth
+// Measured     NVIDIA H100, 2026-11-24, before the groups of a warp kept in step, D 64 B 2048: 12.2 us for one id a bag, 98 us for 20 (f32, uniform
+//              ids), 95 % and 123 % of a copy's bandwidth; tests pass on an NVIDIA H200
 
 #include "common/bags.cuh"
 #include "common/ptx.cuh"
@@ -135,22 +136,31 @@ struct Pooled {
   }
 };
 
+// What the threads of a block have in shared memory; in a function that is no template, so that there is one for all widths.
+struct Staged {
+  uint4 ring[kDepth][kThreads];      // each lane fetches and reads its own part of the rows, so that no lane waits for another
+  float weights[kDepth][kThreads];
+  uint32_t ends[kThreads];           // of bags, counted from the first id of their run
+};
+
+__device__ __forceinline__ Staged& staged_of_block() {
+  __shared__ Staged staged;
+  return staged;
+}
+
 // Pools the columns from `column` on of a run, N of them for this lane. Lanes beyond the row only keep the others company. `bad` is set if an id
 // of this lane names no row.
 template <int N, typename E, typename I>
 __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, const Run& run, uint32_t column, bool& bad) {
-  // Each lane fetches and reads its own part of the rows, so that no lane waits for another.
-  __shared__ uint4 ring[kDepth][kThreads];
-  __shared__ float weights[kDepth][kThreads];
-  __shared__ uint32_t ends[kThreads];
+  Staged& staged = staged_of_block();
   const Feature* feature = run.feature;
   const bool active = column < run.dim, is_max = run.pooling == kMax;
   const E* table = args.weights + feature->weight_offset + column;
   __syncwarp();
-  ends[threadIdx.x] = max(run.my_end, run.begin) - run.begin;
+  staged.ends[threadIdx.x] = max(run.my_end, run.begin) - run.begin;
   __syncwarp();
-  const uint32_t* const end_of = ends + (threadIdx.x - run.lane);
-  const uint32_t count = run.bags > 0 ? end_of[run.bags - 1] : 0, longest = __reduce_max_sync(kWarp, count);
+  const auto end_of = [&](int bag) { return staged.ends[threadIdx.x - run.lane + bag]; };
+  const uint32_t count = run.bags > 0 ? end_of(run.bags - 1) : 0, longest = __reduce_max_sync(kWarp, count);
 
   // Of the round that the id of the row to fetch is in, the row and weight of each lane's id; the id of each lane in the round after it.
   uint32_t is_row = 0;
@@ -167,10 +177,10 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
       next = id_at(mine + run.lanes);
     }
     const int64_t row = __shfl_sync(kWarp, my_row, place, run.lanes);
-    if (args.per_sample_weights) weights[slot][threadIdx.x] = __shfl_sync(kWarp, my_weight, place, run.lanes);
+    if (args.per_sample_weights) staged.weights[slot][threadIdx.x] = __shfl_sync(kWarp, my_weight, place, run.lanes);
     is_row = (is_row & ~(1u << slot)) | uint32_t(row != kNoRow) << slot;
     if (row != kNoRow && active) {
-      fetch_async<N>(reinterpret_cast<E*>(&ring[slot][threadIdx.x]), table + uint64_t(row) * run.dim);
+      fetch_async<N>(reinterpret_cast<E*>(&staged.ring[slot][threadIdx.x]), table + uint64_t(row) * run.dim);
     }
     commit_copies();
   };
@@ -178,7 +188,7 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
   Pooled<N> pooled;
   pooled.clear();
   int bag = 0;
-  uint32_t end = end_of[0];
+  uint32_t end = end_of(0);
   const auto finish_bag = [&] {
     if (run.pooling == kMean && pooled.counted > 1) {
 #pragma unroll
@@ -193,7 +203,7 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
       }
     }
     pooled.clear();
-    if (++bag < run.bags) end = end_of[bag];
+    if (++bag < run.bags) end = end_of(bag);
   };
 
 #pragma unroll 1
@@ -207,8 +217,8 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
     while (k >= end) finish_bag();
     const uint32_t slot = k % kDepth;
     if (!active || (is_row >> slot & 1) == 0) continue;
-    const float weight = args.per_sample_weights ? weights[slot][threadIdx.x] : 1.0f;
-    pooled.take(load<N>(reinterpret_cast<const E*>(&ring[slot][threadIdx.x])), weight, is_max, [&] { return bag > 0 ? k - end_of[bag - 1] : k; });
+    const float weight = args.per_sample_weights ? staged.weights[slot][threadIdx.x] : 1.0f;
+    pooled.take(load<N>(reinterpret_cast<const E*>(&staged.ring[slot][threadIdx.x])), weight, is_max, [&] { return bag > 0 ? k - end_of(bag - 1) : k; });
   }
   while (bag < run.bags) finish_bag();
 }

@@ -9,7 +9,7 @@
 // Bytes        gradients read: as bytes_moved()
 // Requires     values are null where there are none
 // Numerics     bits are compared: the same verdict for any schedule
-// Measured     compiled and emulated, not yet measured
+// Measured     compiled and emulated, tests pass on an NVIDIA H200; not yet measured
 
 #include "common/bags.cuh"
 #include "common/optimizer.cuh"

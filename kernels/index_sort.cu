@@ -15,7 +15,7 @@
 // Bytes        ids read once; each pass reads and writes key and position: 16 bytes an id (24 with 64-bit keys); 2 KB a tile to look back
 // Requires     the words of the tiles, tickets and histograms zero before `rows`; at most 2^32 - 2 ids
 // Numerics     integers: the same results for any schedule
-// Measured     NVIDIA H100, 2026-11-24: 37 us for 53,248 ids, 205 us for 1.7 million; far from what memory allows
+// Measured     NVIDIA H200, 2026-11-27: 28 us for 53,248 ids, 155 us for 1.7 million; far from what memory allows
 
 #include "common/bags.cuh"
 #include "common/reduce.cuh"
@@ -61,11 +61,11 @@ __device__ __forceinline__ Bounds covering_bounds(const I* offsets, uint64_t bag
 }
 
 #define INSTANTIATE_ROWS(I)                                                                                                         \
-  extern "C" __global__ void __launch_bounds__(kThreads) index_sort_rows_##I(                                                          \
-      const Feature* features, const Table* tables, const I* indices, const I* offsets, void* keys, uint32_t* bag_of,                  \
-      uint32_t* counted, uint32_t* histograms, Status* status, uint64_t num_indices, uint64_t end_key, uint32_t num_bags,              \
-      uint32_t batch_size, uint32_t lanes, uint32_t passes, uint32_t digit_bits, uint32_t key_bytes, uint32_t has_spare) {             \
-    name_rows(features, tables, indices, offsets, keys, bag_of, counted, histograms, status, num_indices, end_key, num_bags,           \
+  extern "C" __global__ void __launch_bounds__(kThreads) index_sort_rows_##I(                                                       \
+      const Feature* features, const Table* tables, const I* indices, const I* offsets, void* keys, uint32_t* bag_of,               \
+      uint32_t* counted, uint32_t* histograms, Status* status, uint64_t num_indices, uint64_t end_key, uint32_t num_bags,           \
+      uint32_t batch_size, uint32_t lanes, uint32_t passes, uint32_t digit_bits, uint32_t key_bytes, uint32_t has_spare) {          \
+    name_rows(features, tables, indices, offsets, keys, bag_of, counted, histograms, status, num_indices, end_key, num_bags,        \
               batch_size, lanes, passes, digit_bits, key_bytes, has_spare);                                                         \
   }
 
@@ -263,15 +263,15 @@ __device__ __forceinline__ void number_rows(const K* keys, const uint32_t* posit
 }
 
 #define INSTANTIATE_KEYS(K, size, kItems)                                                                                           \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2) index_sort_pass_##size##_##K(                                              \
-      const K##_t* keys, const uint32_t* positions, K##_t* keys_out, uint32_t* positions_out, const uint32_t* histograms,              \
-      TileWord* words, uint32_t* tickets, uint64_t num_keys, uint32_t pass, uint32_t digit_bits) {                                     \
-    sort_by_digit<kItems>(keys, positions, keys_out, positions_out, histograms, words, tickets, num_keys, pass, digit_bits);           \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2) index_sort_pass_##size##_##K(                                           \
+      const K##_t* keys, const uint32_t* positions, K##_t* keys_out, uint32_t* positions_out, const uint32_t* histograms,           \
+      TileWord* words, uint32_t* tickets, uint64_t num_keys, uint32_t pass, uint32_t digit_bits) {                                  \
+    sort_by_digit<kItems>(keys, positions, keys_out, positions_out, histograms, words, tickets, num_keys, pass, digit_bits);        \
   }                                                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(kThreads) index_sort_segments_##size##_##K(                                             \
-      const K##_t* keys, const uint32_t* positions, const uint32_t* bag_of, uint64_t* rows, uint32_t* segments, uint32_t* bags,        \
-      uint32_t* counts, TileWord* words, uint32_t* tickets, uint64_t num_keys, uint64_t end_key) {                                     \
-    number_rows<kItems>(keys, positions, bag_of, rows, segments, bags, counts, words, tickets, num_keys, end_key);                     \
+  extern "C" __global__ void __launch_bounds__(kThreads) index_sort_segments_##size##_##K(                                          \
+      const K##_t* keys, const uint32_t* positions, const uint32_t* bag_of, uint64_t* rows, uint32_t* segments, uint32_t* bags,     \
+      uint32_t* counts, TileWord* words, uint32_t* tickets, uint64_t num_keys, uint64_t end_key) {                                  \
+    number_rows<kItems>(keys, positions, bag_of, rows, segments, bags, counts, words, tickets, num_keys, end_key);                  \
   }
 using u32_t = uint32_t;
 using u64_t = uint64_t;

@@ -21,8 +21,8 @@
 // Requires     16-byte loads where rows, and their columns in the gradient, begin at multiples of 16 bytes, else one element at a time. What was
 //              sorted is not trusted: whatever it holds, nothing outside the buffers is touched.
 // Numerics     f32, every product, sum, quotient and root rounded separately, in one order: the same bits for any launch, and on the CPU
-// Measured     NVIDIA H100, 2026-11-24, before longer runs than chunks were shared: SGD in f32, D 128 B 65536, one id a bag:
-//              2267 us (uniform), 1090 us (Zipf), 47 % and 99 % of a copy's bandwidth
+// Measured     NVIDIA H200, 2026-11-27, f32, one id a bag: D 128 B 65536, SGD 718 us (uniform), 547 us (Zipf), row-wise Adagrad 865 and 565 us, 110 %
+//              to 174 % of a copy's bandwidth; D 64 B 2048, SGD 26 us (uniform), 48 us (Zipf), 57 % and 31 %
 
 #include "common/optimizer.cuh"
 #include "common/philox.cuh"
@@ -358,7 +358,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const T
 }
 
 #define INSTANTIATE(E)                                                                                                              \
-  extern "C" __global__ void __launch_bounds__(kThreads, 3) sparse_update_update_##E(SOURCE_PARAMETERS, TARGET_PARAMETERS(E),          \
+  extern "C" __global__ void __launch_bounds__(kThreads, 3) sparse_update_update_##E(SOURCE_PARAMETERS, TARGET_PARAMETERS(E),       \
                                                                                      const StepValues* step_values,                 \
                                                                                      const uint64_t* gate, uint32_t lanes) {        \
     if (is_shut(gate)) return;                                                                                                      \
@@ -373,27 +373,28 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const T
     };                                                                                                                              \
     for_each_row(source, group, is_wide && is_wide_target, source.num_rows(), target, update);                                      \
   }                                                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_apply_##E(                                                   \
-      const Table* tables, const uint64_t* rows, const uint64_t* starts, const float* values, const uint32_t* counts,                 \
-      uint64_t num_values, uint32_t num_tables, uint32_t capacity, TARGET_PARAMETERS(E), uint32_t lanes) {                            \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_apply_##E(                                                \
+      const Table* tables, const uint64_t* rows, const uint64_t* starts, const float* values, const uint32_t* counts,               \
+      uint64_t num_values, uint32_t num_tables, uint32_t capacity, TARGET_PARAMETERS(E), uint32_t lanes) {                          \
     const Target<E> target = TARGET;                                                                                                \
     const Group group = group_of_thread(lanes);                                                                                     \
     /* Groups keep in step, so that those behind the last row have none. */                                                         \
     const uint32_t count = min(*counts, capacity), groups = 32 / lanes;                                                             \
     for_each((uint64_t(count) + groups - 1) / groups * groups, lanes, [&](uint64_t k) {                                             \
-      Row row = k < count ? row_at(tables, num_tables, rows[k]) : Row{};                                                      \
+      Row row = k < count ? row_at(tables, num_tables, rows[k]) : Row{};                                                            \
       const uint64_t start = k < count ? starts[k] : 0;                                                                             \
-      if (start > num_values || num_values - start < row.dim) row = {};                                                    \
+      if (start > num_values || num_values - start < row.dim) row = {};                                                             \
       /* A row's sum is read by the lane that will write it. */                                                                     \
       RowState state = {};                                                                                                          \
       if (row.exists() && group.lane == 0) state = target.state(row);                                                               \
-      state = {from_lane(group, state.squares, 0), target.step.learning_rate, from_lane(group, state.l2, 0), from_lane(group, state.shrink, 0)};               \
-      by_width(is_wide_target && (row.is_wide || !row.exists()), [&](auto width) {                                                                     \
+      state = {from_lane(group, state.squares, 0), target.step.learning_rate, from_lane(group, state.l2, 0),                        \
+               from_lane(group, state.shrink, 0)};                                                                                  \
+      by_width(is_wide_target && (row.is_wide || !row.exists()), [&](auto width) {                                                  \
         constexpr int N = decltype(width)::kElements;                                                                               \
         const auto gradient = [&](uint32_t column, bool active) {                                                                   \
           return active ? load_any<N>(values + start + column) : Vec<float, N>{};                                                   \
         };                                                                                                                          \
-        step_row<N>(target, group, __reduce_max_sync(kWarp, row.dim), row, state, gradient);                                                                         \
+        step_row<N>(target, group, __reduce_max_sync(kWarp, row.dim), row, state, gradient);                                        \
       });                                                                                                                           \
     });                                                                                                                             \
   }

@@ -117,7 +117,9 @@ class PanelSource {
     if (together == 0 && outputs == kOutputs && exist == P::kTerms) {
       copy_whole(panel);
     } else if (together == 0) {
-      copy_edge(panel, rows, bytes);
+      copy_runs<16>(panel, rows, bytes);
+    } else if (sizeof(E) == 4) {
+      copy_runs<4>(panel, rows, bytes);
     } else {
       copy_words(panel, rows, bytes, (kRow == Row::kOutput ? int(min(terms, 2u * P::kTerms)) : beyond) * int(sizeof(E)));
     }
@@ -144,17 +146,19 @@ class PanelSource {
     }
   }
 
-  __device__ __forceinline__ void copy_edge(char* panel, int rows, int bytes) const {
+  template <int kRun>
+  __device__ __forceinline__ void copy_runs(char* panel, int rows, int bytes) const {
+    constexpr int kRuns = P::kRowBytes / kRun;
 #pragma unroll 1
-    for (int k = threadIdx.x; k < P::kRows * kPieces; k += kThreads) {
-      const int row = k / kPieces, byte = k % kPieces * 16;
-      const int left = row < rows ? max(min(bytes - byte, 16), 0) : 0;
-      copy_async<16>(panel + P::offset(row, byte), reinterpret_cast<const char*>(from + row * ld) + byte, left);
+    for (int k = threadIdx.x; k < P::kRows * kRuns; k += kThreads) {
+      const int row = k / kRuns, byte = k % kRuns * kRun;
+      const int left = row < rows ? max(min(bytes - byte, kRun), 0) : 0;
+      copy_async<kRun>(panel + P::offset(row, byte), reinterpret_cast<const char*>(from + row * ld) + byte, left);
     }
   }
 
-  // Where rows begin elsewhere, a piece is put together from the words that it lies in: not asynchronously, but just as far ahead. `readable` bytes are
-  // there from the panel on.
+  // Where rows of 16-bit elements begin elsewhere, a piece is put together from the words that it lies in: not asynchronously, but just as far ahead.
+  // `readable` bytes are there from the panel on.
   __device__ __forceinline__ void copy_words(char* panel, int rows, int bytes, int readable) const {
 #pragma unroll 2
     for (int k = threadIdx.x; k < P::kRows * kPieces; k += kThreads) {
@@ -171,13 +175,11 @@ class PanelSource {
 #pragma unroll
         for (int w = 0; w < 4; ++w) words[w] = __funnelshift_r(loaded[w], loaded[w + 1], shift * 8);
       } else if (row < rows) {
-        Vec<E, 16 / sizeof(E)> piece = {};
+        const uint16_t* element = reinterpret_cast<const uint16_t*>(source);
 #pragma unroll
-        for (int e = 0; e < 16 / int(sizeof(E)); ++e) {
-          if (byte + e * int(sizeof(E)) < bytes) piece.at[e] = source[e];
+        for (int e = 0; e < 8; ++e) {
+          if (byte + 2 * e < bytes) words[e / 2] |= uint32_t(element[e]) << e % 2 * 16;
         }
-#pragma unroll
-        for (int w = 0; w < 4; ++w) words[w] = reinterpret_cast<const uint32_t*>(&piece)[w];
       }
       *reinterpret_cast<uint4*>(panel + P::offset(row, byte)) = make_uint4(words[0], words[1], words[2], words[3]);
     }

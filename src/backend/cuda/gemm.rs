@@ -18,7 +18,7 @@ use crate::ops::{Accum, Activation, Matrix, MatrixMut, Precision};
 /// rounded to nearest, which doubles their error; ReLU may make a zero of a NaN; and the bits of its results are those of its version and the device. They
 /// are the same in every run.
 ///
-/// Compiled, and tested against a stand-in for cuBLASLt; not yet measured.
+/// Measured with cuBLASLt of CUDA 13.0 on an NVIDIA H200: benches/record/nvidia-h200/2026-11-27.json.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Gemm {
@@ -33,11 +33,9 @@ pub enum Gemm {
 }
 
 /// The least side of a product that [`Gemm::Auto`] leaves to cuBLASLt: that of the smallest tile of our kernels on the tensor cores.
-///
-/// In benches/record/nvidia-h100/2026-11-24.json PyTorch, which has cuBLAS compute, is faster in tf32 and bf16 at every layer whose sides are 415 or
-/// more (our kernels reach 0.35 to 0.90 of it, whether or not rows begin at multiples of 16 bytes), while layers of one output or 13 inputs go either way.
-/// Between these nothing has been measured, and f16 is taken to be as bf16. Exact products of f32 stay with us for their bits, although there too it is up to 1.4 times as fast.
 const LEAST_SIDE: usize = 64;
+/// Rows of matrices must begin at multiples of so many bytes for cuBLASLt to be faster than our kernels at gradients.
+const ROW_ALIGN: usize = 16;
 
 impl Gemm {
     /// cuBLASLt, if it is to be used and can be. The context must be bound.
@@ -50,11 +48,22 @@ impl Gemm {
     }
 
     /// Whether a product is one for cuBLASLt.
-    fn leaves(self, is_exact: bool, sizes: [usize; 3]) -> bool {
-        let least = sizes.into_iter().min().unwrap_or(0);
+    ///
+    /// By benches/record/nvidia-h200/2026-11-27.json [`Gemm::Auto`] leaves to it the forward pass of layers whose sides are 415 or more in tf32 and bf16, where it takes
+    /// 0.35 to 0.90 of our time, and of the backward pass what is in bf16 with rows at multiples of 16 bytes: 0.60. With other rows it takes up
+    /// to ten times as long there, and in tf32 1.2 times or more. Layers of one output or 13 inputs go either way; between those and 415 nothing has been
+    /// measured, and f16 is taken to be as bf16. Exact products of f32 stay with us for their bits.
+    fn leaves<E: Element, O: Element>(self, product: &Product<'_>, output: &MatrixMut<'_, Cuda, O>) -> bool {
+        let least = output.cols.min(output.rows).min(product.terms);
+        let is_exact = product.precision.is_exact::<E>();
+        let is_aligned = |ld: usize, size: usize| (ld * size).is_multiple_of(ROW_ALIGN);
+        let are_aligned = is_aligned(product.left.ld, size_of::<E>())
+            && is_aligned(product.right.ld, size_of::<E>())
+            && is_aligned(output.ld, size_of::<O>());
+        let is_forward = product.bias.is_some();
         match self {
             Self::Own => false,
-            Self::Auto => !is_exact && least >= LEAST_SIDE,
+            Self::Auto => !is_exact && least >= LEAST_SIDE && (is_forward || E::DTYPE != DType::F32 && are_aligned),
             Self::CublasLt => least > 0,
         }
     }
@@ -99,21 +108,20 @@ impl Cuda {
         product: Product<'_>,
         output: &MatrixMut<'_, Self, O>,
     ) -> Result<bool> {
-        let Product { left, right, terms, precision, bias, accum } = product;
-        let is_exact = precision.is_exact::<E>();
-        let sizes = [output.cols, output.rows, terms];
-        let Some(cublaslt) = self.inner.cublaslt.as_ref().filter(|_| self.inner.gemm.leaves(is_exact, sizes)) else {
+        let is_left = |_: &&CublasLt| self.inner.gemm.leaves::<E, O>(&product, output);
+        let Some(cublaslt) = self.inner.cublaslt.as_ref().filter(is_left) else {
             return Ok(false);
         };
+        let Product { left, right, terms, precision, bias, accum } = product;
         // A row-major matrix is a column-major one transposed, and so is the product of two, the other way round.
         let pointers = [right.pointer, left.pointer, output.data.pointer()];
         let kind = Kind {
-            sizes,
+            sizes: [output.cols, output.rows, terms],
             transposed: [right.is_transposed, left.is_transposed],
             lds: [right.ld, left.ld, output.ld],
             factors: E::DTYPE,
             output: O::DTYPE,
-            tf32: E::DTYPE == DType::F32 && !is_exact,
+            tf32: E::DTYPE == DType::F32 && !precision.is_exact::<E>(),
             epilogue: bias.map(|(_, activation)| activation),
             adds: accum == Accum::Add,
         };
