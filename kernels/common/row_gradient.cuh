@@ -7,7 +7,7 @@
 #include "vec.cuh"
 
 constexpr int kThreads = 256;
-constexpr int kInFlight = 4;
+constexpr int kInFlight = 4;     // loads at a time; of a row's own gradients half of them, since registers are few there
 // Occurrences of a row that are looked up with it.
 constexpr uint32_t kKnown = 3;
 constexpr uint32_t kChunkBits = 6;
@@ -328,7 +328,7 @@ __device__ __forceinline__ Vec<float, N> sum_row(const Source& source, const Gro
     add_occurrences<N, 1>(source, sum, column, active, [&](uint32_t) { return known.first[k]; });
   }
   if (longest <= kKnown) return sum;
-  add_chunk<N, 2>(source, group, sum, known.row, known.start + kKnown, max(min(count, kChunk), kKnown) - kKnown, column, active);
+  add_chunk<N, kInFlight / 2>(source, group, sum, known.row, known.start + kKnown, max(min(count, kChunk), kKnown) - kKnown, column, active);
   if (!active || count <= kChunk) return sum;
   const uint64_t behind_first = uint64_t(count) - 1;
   const float* sums = source.run_sums + column;
