@@ -8,10 +8,10 @@
 //              that the group sees one stream of rows, and fetches them kDepth ahead into shared memory (cp.async) across the bounds of bags:
 //              what limits short bags is the way from offsets to ids to rows, and with several on their way at once memory is kept
 //              busy. Each lane fetches and reads its own part of a row, so lanes never wait for each other; the ids are read side by side, one
-//              for each lane, checked, and handed round by shuffles, for which the groups of a warp keep in step. Registers stay free for more warps. Every column is summed in the order of
-//              the ids, which makes results equal to the CPU's to the bit. Splitting a bag over groups would be faster for a few huge bags, but
-//              change that order with the shape of the launch. Ids are checked where they are used: a pass of its own would read them twice.
-//              Gradient of the weights: runs of one bag.
+//              for each lane, checked, and handed round by shuffles, for which the groups of a warp keep in step. Registers stay free for more
+//              warps. Every column is summed in the order of the ids, which makes results equal to the CPU's to the bit. Splitting a bag over
+//              groups would be faster for a few huge bags, but change that order with the shape of the launch. Ids are checked where they are
+//              used: a pass of its own would read them twice. Gradient of the weights: runs of one bag.
 // Launch       grid (blocks for the bags of a feature, num_features), block 256; features with small rows leave blocks over, which return
 // Bytes        ids, offsets and rows read once, out written once: as bytes_moved()
 // Requires     16-byte loads where rows and table begin at multiples of 16 bytes, else one element at a time; any dimension from 1
@@ -78,7 +78,7 @@ __device__ __forceinline__ void for_each_run(const Args& args, uint32_t run_bags
     run.begin = __shfl_sync(kWarp, uint32_t(mine.start), 0, run.lanes);
     run.my_end = uint32_t(mine.end);
     const bool my_bad_id = wide ? work(Width<kWidest<E>>{}, run) : work(Width<1>{}, run);
-    const bool bad_id = __ballot_sync(kWarp, my_bad_id) & group_mask(run.lanes);
+    const bool bad_id = group_any(my_bad_id, run.lanes);
     const uint64_t my_number = number + run.lane;
     if (run.lane < run.bags && (bad_id || has_bad_bounds(args.offsets, my_number, num_bags, args.num_indices, args.has_spare))) {
       note_faults(*run.feature, args.indices, args.offsets, my_number, num_bags, args.num_indices, args.has_spare, args.status);

@@ -113,9 +113,8 @@ __device__ __forceinline__ void name_rows(const Feature* features, const Table* 
         for (uint32_t pass = 0; pass < passes; ++pass) atomicAdd(&counts[pass * kDigits + digit_of(key, pass, digit_bits)], 1u);
       }
     }
-#pragma unroll 1
-    for (uint32_t half = lanes / 2; half > 0; half /= 2) rows += __shfl_xor_sync(kWarp, rows, half);
-    bad = __ballot_sync(kWarp, bad) & group_mask(lanes);
+    rows = group_sum(rows, lanes);
+    bad = group_any(bad, lanes);
     if (lane == 0 && bag < num_bags) {
       counted[bag] = rows;
       if (bad) note_faults(features[bag / batch_size], indices, offsets, bag, num_bags, room, has_spare, status);

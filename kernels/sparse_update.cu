@@ -52,12 +52,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_chunks(S
   const Group group = group_of_thread(32);
   for_each(source.num_windows(kChunkBits), 32, [&](uint64_t window) {
     const Run chunk = run_in_window(source, num_rows, window, kChunkBits);
-    if (!chunk.exists()) return;
+    if (!chunk.row.exists()) return;
     by_width(is_wide && chunk.row.is_wide, [&](auto width) {
       constexpr int N = decltype(width)::kElements;
       for_each_column<N>(group, chunk.row.dim, chunk.row.dim, [&](uint32_t column, bool active) {
         Vec<float, N> sum = negative_zero<N>();
-        add_chunk<N, 2 * kInFlight>(source, group, sum, chunk.row, chunk.start, chunk.end - chunk.start, column, active);
+        add_chunk<N, 2 * kInFlight>(source, group, sum, chunk.row, chunk.start, chunk.count(), column, active);
         if (active) store_sum(run_sums + window * run_sums_ld + column, sum);
       });
     });
@@ -74,14 +74,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_runs(SOU
   const Group group = group_of_thread(32);
   for_each(source.num_windows(shift), 32, [&](uint64_t window) {
     const Run run = run_in_window(source, num_rows, window, shift);
-    if (!run.exists()) return;
+    if (!run.row.exists()) return;
     const float* first = shorter_sums + (run.start >> shorter) * run_sums_ld;
     by_width(is_wide && run.row.is_wide, [&](auto width) {
       constexpr int N = decltype(width)::kElements;
       for_each_column<N>(group, run.row.dim, run.row.dim, [&](uint32_t column, bool active) {
         if (!active) return;
         Vec<float, N> sum = negative_zero<N>();
-        add_runs(sum, first + column, run_sums_ld, ((run.end - run.start - 1) >> shorter) + 1);
+        add_runs(sum, first + column, run_sums_ld, ((run.count() - 1) >> shorter) + 1);
         store_sum(sums + window * run_sums_ld + column, sum);
       });
     });
@@ -384,12 +384,10 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const T
       Row row = k < count ? row_at(tables, num_tables, rows[k]) : Row{};                                                            \
       const uint64_t start = k < count ? starts[k] : 0;                                                                             \
       if (start > num_values || num_values - start < row.dim) row = {};                                                             \
-      /* A row's sum is read by the lane that will write it. */                                                                     \
-      RowState state = {};                                                                                                          \
-      if (row.exists() && group.lane == 0) state = target.state(row);                                                               \
-      state = {from_lane(group, state.squares, 0), target.step.learning_rate, from_lane(group, state.l2, 0),                        \
-               from_lane(group, state.shrink, 0)};                                                                                  \
-      by_width(is_wide_target && (row.is_wide || !row.exists()), [&](auto width) {                                                  \
+      const RowState state = row.exists() ? target.state(row) : RowState{};                                                         \
+      /* All lanes have read a row's sum before one of them writes it. */                                                           \
+      __syncwarp();                                                                                                                 \
+      by_width(is_wide_target && row.can_be_wide(), [&](auto width) {                                                               \
         constexpr int N = decltype(width)::kElements;                                                                               \
         const auto gradient = [&](uint32_t column, bool active) {                                                                   \
           return active ? load_any<N>(values + start + column) : Vec<float, N>{};                                                   \

@@ -51,34 +51,28 @@ struct Panel {
 };
 
 // Hands out the factors of a warp's products from a panel, for the outputs from `first` on. Where a lane reads for one step and one part differs from
-// where it does for others by a distance, or in some bits of the place in the row: both are constants.
-template <typename E, Row kRow, int kOutputs>
+// where it does for others by a distance, or in some bits of the place in the row: both are constants. Left factors of a product are those of 16 outputs,
+// right ones those of two products, one after the other.
+template <typename E, Row kRow, int kOutputs, bool kRight>
 class PanelReader {
  public:
   using P = Panel<E, kRow, kOutputs>;
 
-  // As left factors, or as right ones.
-  __device__ __forceinline__ PanelReader(int first, bool is_right) {
+  __device__ __forceinline__ explicit PanelReader(int first) {
     const int lane = threadIdx.x % 32;
     // Matrices of 8 x 16 bytes are in the order upper left, lower left, upper right, lower right for left factors; for right ones, which lie
     // across, the second and third change places.
-    const int along = is_right ? lane % 8 + lane / 16 * 8 : lane % 16, across = is_right ? lane / 8 % 2 : lane / 16;
+    const int along = kRight ? lane % 8 + lane / 16 * 8 : lane % 16, across = kRight ? lane / 8 % 2 : lane / 16;
     if constexpr (kRow == Row::kOutput) {
       at = P::offset(first + along, across * 16);
     } else if constexpr (!P::kSingle) {
-      at = P::offset(is_right ? lane % 16 : lane % 8 + lane / 16 * 8, first * 2 + (is_right ? lane / 16 : lane / 8 % 2) * 16);
+      at = P::offset(kRight ? lane % 16 : lane % 8 + lane / 16 * 8, first * 2 + (kRight ? lane / 16 : lane / 8 % 2) * 16);
     } else {
       at = P::offset(lane % 4, (first + lane / 4) * 4);
     }
   }
 
-  // Outputs `part` * 16 to `part` * 16 + 15, for the terms of a step (32 bytes of them), as the left factor of a product.
-  __device__ __forceinline__ void load_left(const char* panel, int step, int part, uint32_t (&out)[4]) const { load<false>(panel, step, part, out); }
-  // As the right factors of two products, one after the other.
-  __device__ __forceinline__ void load_right(const char* panel, int step, int part, uint32_t (&out)[4]) const { load<true>(panel, step, part, out); }
-
- private:
-  template <bool kRight>
+  // Outputs `part` * 16 to `part` * 16 + 15, for the terms of a step (32 bytes of them).
   __device__ __forceinline__ void load(const char* panel, int step, int part, uint32_t (&out)[4]) const {
     if constexpr (kRow == Row::kOutput) {
       load_matrices(out, panel + part * 16 * P::kRowBytes + (at ^ step * 32));
@@ -94,6 +88,7 @@ class PanelReader {
     round_factors<E>(out);
   }
 
+ private:
   int at;  // of the calling lane, in a panel
 };
 
@@ -105,7 +100,7 @@ class PanelSource {
 
   __device__ __forceinline__ PanelSource(const Operand<E>& operand, uint64_t output, uint64_t term)
       : from(operand.data + (kRow == Row::kOutput ? output * operand.ld + term : term * operand.ld + output)),
-        mine(piece(from, operand.ld)),
+        own(threadIdx.x / kPieces * operand.ld + threadIdx.x % kPieces * (16 / sizeof(E))),
         ld(operand.ld),
         beyond(operand.outputs_from(output, 2 * kOutputs)),
         together(uint32_t(reinterpret_cast<uintptr_t>(operand.data) | operand.ld * sizeof(E)) % 16) {}
@@ -124,7 +119,6 @@ class PanelSource {
       copy_words(panel, rows, bytes, (kRow == Row::kOutput ? int(min(terms, 2u * P::kTerms)) : beyond) * int(sizeof(E)));
     }
     from += kRow == Row::kOutput ? P::kTerms : P::kTerms * ld;
-    mine += kRow == Row::kOutput ? P::kTerms : P::kTerms * ld;
   }
 
  private:
@@ -132,13 +126,9 @@ class PanelSource {
   static constexpr int kPieces = P::kRowBytes / 16, kApart = kThreads / kPieces;
   static_assert(kApart % P::kPeriod == 0, "a thread's pieces are permuted alike");
 
-  static __device__ __forceinline__ const E* piece(const E* from, uint64_t ld) {
-    return from + threadIdx.x / kPieces * ld + threadIdx.x % kPieces * (16 / sizeof(E));
-  }
-
   __device__ __forceinline__ void copy_whole(char* panel) const {
     char* to = panel + P::offset(threadIdx.x / kPieces, threadIdx.x % kPieces * 16);
-    const E* source = mine;
+    const E* source = from + own;
 #pragma unroll
     for (int row = 0; row < P::kRows; row += kApart) {
       copy_async<16>(to + row * P::kRowBytes, source);
@@ -186,7 +176,7 @@ class PanelSource {
   }
 
   const E* from;
-  const E* mine;            // the first piece that the calling thread copies
+  const uint64_t own;       // where in a panel the first piece that the calling thread copies is
   const uint64_t ld;
   const int beyond;         // outputs that there are, those of the next tile included
   const uint32_t together;  // 0 if rows begin at multiples of 16 bytes
@@ -225,8 +215,8 @@ __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E
   const uint64_t first_row = uint64_t(tile.row) * T::kRows, first_col = uint64_t(tile.col) * T::kCols;
   PanelSource<E, kA, T::kThreads, T::kRows> a_source(a, first_row, begin);
   PanelSource<E, kB, T::kThreads, T::kCols> b_source(b, first_col, begin);
-  const PanelReader<E, kA, T::kRows> a_reader(T::row(0), false);
-  const PanelReader<E, kB, T::kCols> b_reader(T::col(0), true);
+  const PanelReader<E, kA, T::kRows, false> a_reader(T::row(0));
+  const PanelReader<E, kB, T::kCols, true> b_reader(T::col(0));
   // An empty group counts, too: so the last panels are waited for like all others.
   const auto copy = [&](char* stage, uint32_t first) {
     if (first < terms) {
@@ -235,11 +225,11 @@ __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E
     }
     commit_copies();
   };
-  const auto next = [&](char* stage) { return stage == panels + (kStages - 1) * kStageBytes ? panels : stage + kStageBytes; };
   float sums[T::kRowParts][T::kColParts][2][4] = {};
 #pragma unroll 1
   for (int k = 0; k + 1 < kStages; ++k) copy(panels + k * kStageBytes, k * A::kTerms);
-  char *stage = panels, *free = panels + (kStages - 1) * kStageBytes;
+  char* const last = panels + (kStages - 1) * kStageBytes;
+  char *stage = panels, *free = last;
 #pragma unroll 1
   for (uint32_t first = 0; first < terms; first += A::kTerms) {
     wait_for_copies<kStages - 2>();
@@ -251,11 +241,11 @@ __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E
     for (int step = 0; step < kPanelDepth / 32; ++step) {
       uint32_t left[T::kRowParts][4];
 #pragma unroll
-      for (int i = 0; i < T::kRowParts; ++i) a_reader.load_left(stage, step, i, left[i]);
+      for (int i = 0; i < T::kRowParts; ++i) a_reader.load(stage, step, i, left[i]);
 #pragma unroll
       for (int j = 0; j < T::kColParts; ++j) {
         uint32_t right[4];
-        b_reader.load_right(stage + A::kBytes, step, j, right);
+        b_reader.load(stage + A::kBytes, step, j, right);
 #pragma unroll
         for (int i = 0; i < T::kRowParts; ++i) {
           multiply_add<E>(sums[i][j][0], left[i], right[0], right[1]);
@@ -263,7 +253,7 @@ __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E
         }
       }
     }
-    stage = next(stage);
+    stage = stage == last ? panels : stage + kStageBytes;
   }
 #pragma unroll
   for (int i = 0; i < T::kRowParts; ++i) {

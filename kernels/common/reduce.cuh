@@ -12,8 +12,13 @@ __device__ __forceinline__ uint32_t group_mask(int size) {
   return size == 32 ? 0xffffffffu : ((1u << size) - 1) << (lane / size * size);
 }
 
+// Whether `x` is true in any lane of the group, in every lane. All groups of a warp must call it together.
+__device__ __forceinline__ bool group_any(bool x, int size) { return __ballot_sync(kWarp, x) & group_mask(size); }
+
 // The sum of `x` over the lanes of the group, in every lane. All groups of a warp must call it together.
-__device__ __forceinline__ float group_sum(float x, int size) {
+template <typename T>
+__device__ __forceinline__ T group_sum(T x, int size) {
+#pragma unroll 1
   for (int step = size / 2; step > 0; step /= 2) x += __shfl_xor_sync(kWarp, x, step);
   return x;
 }

@@ -113,6 +113,8 @@ struct Row {
   uint32_t is_wide;
 
   __device__ bool exists() const { return dim > 0; }
+  // Whether nothing speaks against taking four columns at once.
+  __device__ bool can_be_wide() const { return is_wide || !exists(); }
 };
 
 __device__ __forceinline__ Row row_at(const Table* tables, uint32_t num_tables, uint64_t linear) {
@@ -223,22 +225,23 @@ struct RowState {
   float learning_rate, l2, shrink;
 };
 
-// A row of the batch with where its occurrences are; none stands for a row without occurrences, too.
-struct BatchRow {
+// Occurrences of a row side by side. Where there are none, there is no row.
+struct Run {
   Row row;
   uint32_t start, end;
 
   __device__ uint32_t count() const { return end - start; }
 };
 
-__device__ __forceinline__ BatchRow batch_row_at(const Source& source, uint64_t k) {
+// All occurrences of a row of the batch.
+__device__ __forceinline__ Run occurrences_of(const Source& source, uint64_t k) {
   const uint32_t start = source.segments[k], end = min(source.segments[k + 1], source.num_indices);
   const Row row = row_at(source.tables, source.num_tables, source.rows[k]);
-  return row.exists() && start < end ? BatchRow{row, start, end} : BatchRow{};
+  return row.exists() && start < end ? Run{row, start, end} : Run{};
 }
 
 // What is looked up of a row before its gradient is summed.
-struct KnownRow : BatchRow {
+struct KnownRow : Run {
   Occurrence first[kKnown];
   RowState state;
 };
@@ -262,9 +265,9 @@ __device__ __forceinline__ void for_each_row(const Source& source, const Group& 
 #pragma unroll 1
   for (uint32_t first = (blockIdx.x * kThreads + threadIdx.x) / 32; first < count; first += 32 * warps) {
     const bool exists = lane * warps < count - first;
-    const BatchRow my = exists ? batch_row_at(source, first + lane * warps) : BatchRow{};
+    const Run my = exists ? occurrences_of(source, first + lane * warps) : Run{};
     __syncwarp();
-    static_cast<BatchRow&>(of_warp[lane]) = my;
+    static_cast<Run&>(of_warp[lane]) = my;
 #pragma unroll
     for (uint32_t k = 0; k < kKnown; ++k) {
       of_warp[lane].first[k] = k < my.count() ? occurrence_at(source, my.start + k, my.row.table) : kNoOccurrence;
@@ -272,7 +275,7 @@ __device__ __forceinline__ void for_each_row(const Source& source, const Group& 
     of_warp[lane].state = my.row.exists() ? target.state(my.row) : RowState{};
     const RowBatch batch = {__reduce_max_sync(kWarp, my.row.dim), __reduce_max_sync(kWarp, my.count())};
     const uint32_t rows = __popc(__ballot_sync(kWarp, exists));
-    by_width(is_wide && (my.row.is_wide || !my.row.exists()), [&](auto width) {
+    by_width(is_wide && my.row.can_be_wide(), [&](auto width) {
       __syncwarp();
 #pragma unroll 1
       for (uint32_t k = 0; k < rows; k += groups) {
@@ -368,20 +371,14 @@ __device__ __forceinline__ uint32_t segment_of(const uint32_t* segments, uint32_
   return low;
 }
 
-// A run of `1 << shift` occurrences of a row, or what is left of them, other than the row's first.
-struct Run {
-  Row row;
-  uint32_t start, end;
-
-  __device__ bool exists() const { return row.exists() && start < end; }
-};
-
-// The run that begins in a window of as many occurrences, found by a whole warp: runs behind the first begin at least that far apart.
+// The run of `1 << shift` occurrences of a row, or of what is left of them, other than the row's first, that begins in a window of as many
+// occurrences, found by a whole warp: runs behind the first begin at least that far apart.
 __device__ __forceinline__ Run run_in_window(const Source& source, uint32_t num_rows, uint64_t window, uint32_t shift) {
   const uint64_t occurrence = window << shift, size = uint64_t(1) << shift;
   // Such a run begins less than its size after the window, and its row at least as far before that: the window begins within the row.
-  const BatchRow found = batch_row_at(source, segment_of(source.segments, num_rows, uint32_t(occurrence)));
+  const Run found = occurrences_of(source, segment_of(source.segments, num_rows, uint32_t(occurrence)));
   if (!found.row.exists() || found.start >= occurrence) return {};
   const uint64_t start = found.start + ((occurrence - found.start + size - 1) >> shift << shift);
+  if (start >= found.end) return {};
   return {found.row, uint32_t(start), uint32_t(min(start + size, uint64_t(found.end)))};
 }
