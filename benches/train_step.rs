@@ -5,9 +5,9 @@ mod common;
 
 use std::time::Instant;
 
-use bagdot::nn::Staging;
+use bagdot::nn::{Dlrm, Staging};
 use bagdot::ops::Backend;
-use common::model::{Model, published};
+use common::model::{DeviceBatch, HostBatch, Model, published};
 use common::{Ids, Timed, group, measure_samples};
 use criterion::{BenchmarkId, Criterion, Throughput};
 
@@ -18,40 +18,54 @@ const SETS: usize = 4;
 
 fn steps<B: Timed + Backend>(criterion: &mut Criterion, device: &B) {
     for model in published::<B>() {
-        for ids in [Ids::Uniform, Ids::Zipf] {
-            on_the_device(criterion, device, &model, ids);
-            from_the_host(criterion, device, &model, ids);
+        let batches = [Ids::Uniform, Ids::Zipf].map(|ids| (ids, (0..SETS).map(|set| model.batch(ids, set)).collect()));
+        for &precision in B::PRECISIONS {
+            let mut dlrm = model.build(device, precision);
+            for (ids, batches) in &batches {
+                let shape = model.shape(*ids, precision);
+                on_the_device(criterion, device, (&model, &shape), &mut dlrm, batches);
+                from_the_host(criterion, device, (&model, &shape), &mut dlrm, batches);
+            }
         }
     }
 }
 
-fn on_the_device<B: Timed + Backend>(criterion: &mut Criterion, device: &B, model: &Model, ids: Ids) {
-    let batches: Vec<_> = (0..SETS).map(|set| model.batch(ids, set).upload(device)).collect();
-    let mut dlrm = model.build(device);
+fn on_the_device<B: Timed + Backend>(
+    criterion: &mut Criterion,
+    device: &B,
+    (model, shape): (&Model, &str),
+    dlrm: &mut Dlrm<B>,
+    batches: &Vec<HostBatch>,
+) {
+    let batches: Vec<DeviceBatch<B>> = batches.iter().map(|batch| batch.upload(device)).collect();
     let step = |set: usize| dlrm.train_step(batches[set].view(model)).unwrap();
     let mut group = group(criterion, device, "train_step");
-    measure_samples(&mut group, device, (&model.shape(ids), model.batch_size), SETS, step);
+    measure_samples(&mut group, device, (shape, model.batch_size), SETS, step);
 }
 
-/// By the clock on the wall, from the first batch to the end of the last step.
-fn from_the_host<B: Timed + Backend>(criterion: &mut Criterion, device: &B, model: &Model, ids: Ids) {
-    let batches: Vec<_> = (0..SETS).map(|set| model.batch(ids, set)).collect();
-    let mut dlrm = model.build(device);
+/// By the clock on the wall, in the middle of training: the host is a few batches ahead, and waits until the device has taken one.
+fn from_the_host<B: Timed + Backend>(
+    criterion: &mut Criterion,
+    device: &B,
+    (model, shape): (&Model, &str),
+    dlrm: &mut Dlrm<B>,
+    batches: &Vec<HostBatch>,
+) {
     let mut staging = Staging::new(device).unwrap();
     let mut train = |steps: u64| {
         for step in 0..steps {
             dlrm.train_staged(&mut staging, batches[step as usize % SETS].view()).unwrap();
         }
-        device.synchronize().unwrap();
     };
-    train(2);
+    train(SETS as u64);
     let mut group = group(criterion, device, "train_staged");
     group.throughput(Throughput::Elements(model.batch_size as u64));
-    group.bench_function(BenchmarkId::from_parameter(model.shape(ids)), |bencher| {
-        bencher.iter_custom(|steps| {
+    group.bench_function(BenchmarkId::from_parameter(shape), |bencher| {
+        bencher.iter_custom(|iterations| {
             let start = Instant::now();
-            train(steps);
+            train(iterations);
             start.elapsed()
         });
     });
+    device.synchronize().unwrap();
 }

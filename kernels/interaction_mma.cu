@@ -2,7 +2,7 @@
 //
 // Computes     as interaction.cu, for features of 16 bits, or with factors of f32 that are rounded to tf32
 // Rust         src/ops/interaction.rs, src/backend/cuda/interaction.rs
-// Entries      interaction_mma_{forward,backward}_{f32,f16,bf16}
+// Entries      interaction_mma_{forward,backward_few,backward_many}_{f32,f16,bf16}: few are up to 32 features, many up to 64
 // Algorithm    A team per sample, a warp or a block, with all features of the sample in shared memory, where cp.async puts them; rows are an odd
 //              number of 16 bytes apart (backward in f32: 8 words more than a multiple of 16), so that ldmatrix has no bank conflicts. It is the
 //              bytes in flight that count: a sample takes no more than its features and its row of the output, so that a multiprocessor has
@@ -26,7 +26,6 @@
 
 constexpr int kThreads = 128;
 constexpr uint32_t kSide = 16;      // features, or columns of their gradients, of a matrix product
-constexpr uint32_t kMaxGroups = 4;  // groups of kSide features of which a warp has the gradients in registers
 
 // Elements that are multiplied at once: 32 bytes of each row.
 template <typename E>
@@ -113,22 +112,15 @@ __device__ __forceinline__ void load_columns(uint32_t (&b)[4], const E* rows, ui
   load_transposed(b, lane_run(rows, pitch, first, num_rows));
 }
 
-// Unfolds the gradient of the pairs to a symmetric matrix, with zeros behind each row to a multiple of kDepth. Each pair is read once, side by side as
-// they lie in the lower triangle, and stored twice: reading them in the order of the matrix would have as many bank conflicts again.
+// Unfolds the gradient of the pairs to a symmetric matrix, with zeros behind each row to a multiple of kDepth. Its elements are taken in their order, though
+// pairs are then read twice with bank conflicts: to take pairs in theirs needs a root for each, and took 1.2 times as long.
 template <typename E>
 __device__ __forceinline__ void unfold(const Team& team, E* matrix, uint32_t pitch, const Columns<uint32_t>& columns, const E* pairs) {
-  const uint32_t features = columns.num_features, behind = round_up(features, kDepth<E>) - features;
-  const auto value = [&](uint32_t i, uint32_t j) {
-    const float grad = pair_grad(columns, pairs, i, j);
-    return from_f32<E>(sizeof(E) == 4 ? round_to_tf32(grad) : grad);
-  };
-  for (uint32_t pair = team.thread; pair < features * (features - 1) / 2; pair += team.threads) {
-    const uint32_t row = triangle_row(pair), i = row + 1, j = pair - row * (row + 1) / 2;
-    matrix[i * pitch + j] = matrix[j * pitch + i] = value(i, j);
+  const uint32_t features = columns.num_features;
+  for (Walk at(team, round_up(features, kDepth<E>)); at.row < features; at.next()) {
+    const float grad = at.unit < features ? pair_grad(columns, pairs, at.row, at.unit) : 0.0f;
+    matrix[at.row * pitch + at.unit] = from_f32<E>(sizeof(E) == 4 ? round_to_tf32(grad) : grad);
   }
-  for (uint32_t i = team.thread; i < features; i += team.threads) matrix[i * pitch + i] = value(i, i);
-  if (behind == 0) return;
-  for (Walk at(team, behind); at.row < features; at.next()) matrix[at.row * pitch + features + at.unit] = E(0.0f);
 }
 
 template <typename E>
@@ -142,8 +134,9 @@ struct BackwardArgs {
   uint32_t team_threads;
 };
 
-// Replaces the features in `rows` by their gradients. `grad` is the row of the gradient of the output, `matrix` that of the pairs, unfolded.
-template <typename E>
+// Replaces the features in `rows`, at most kMaxGroups times kSide, by their gradients, which a warp has in registers. `grad` is the row of the gradient
+// of the output, `matrix` that of the pairs, unfolded.
+template <uint32_t kMaxGroups, typename E>
 __device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32_t pitch, const E* matrix, uint32_t matrix_pitch,
                                                const Columns<uint32_t>& columns, const E* grad) {
   const uint32_t features = columns.num_features, dim = columns.dim, groups = (features + kSide - 1) / kSide, lane = threadIdx.x % 32;
@@ -191,7 +184,7 @@ __device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32
   }
 }
 
-template <typename E>
+template <uint32_t kMaxGroups, typename E>
 __device__ __forceinline__ void backward(const BackwardArgs<E>& args) {
   const Team team(args.team_threads);
   const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / args.team_threads) + team.number;
@@ -210,23 +203,27 @@ __device__ __forceinline__ void backward(const BackwardArgs<E>& args) {
   team.wait();
   unfold(team, matrix, matrix_pitch, args.columns, grad + args.columns.pairs_begin());
   team.wait();
-  multiply_grads(team, rows, pitch, matrix, matrix_pitch, args.columns, grad);
+  multiply_grads<kMaxGroups>(team, rows, pitch, matrix, matrix_pitch, args.columns, grad);
   team.wait();
   store_rows(team, rows, pitch, features, dim, args.grads.is_wide(), [&](uint32_t i) { return args.grads.row(sample, i); });
 }
 
+#define BACKWARD(name, groups, E)                                                                                                           \
+  extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_backward_##name##_##E(                                             \
+      const E* head, const E* tail, const E* grad_output, E* grad_head, E* grad_tail, uint64_t head_ld, uint64_t tail_ld,                   \
+      uint64_t grad_output_ld, uint64_t grad_head_ld, uint64_t grad_tail_ld, uint32_t num_features, uint32_t dim,                           \
+      uint32_t flags, uint32_t batch_size, uint32_t team_threads) {                                                                         \
+    backward<groups, E>({{head, tail, head_ld, tail_ld, num_features, dim},                                                                 \
+                         {grad_head, grad_tail, grad_head_ld, grad_tail_ld, num_features, dim},                                             \
+                         {flags, num_features, dim}, grad_output, grad_output_ld, batch_size, team_threads});                               \
+  }
 #define INSTANTIATE(E)                                                                                                                      \
-  extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_forward_##E(                                                        \
+  extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_forward_##E(                                                       \
       const E* head, const E* tail, E* output, uint64_t head_ld, uint64_t tail_ld, uint64_t output_ld, uint64_t width,                      \
       uint32_t num_features, uint32_t dim, uint32_t flags, uint32_t batch_size, uint32_t team_threads) {                                    \
     forward<E>({{head, tail, head_ld, tail_ld, num_features, dim}, {flags, num_features, dim}, output, output_ld, uint32_t(width),          \
                 batch_size, team_threads});                                                                                                 \
   }                                                                                                                                         \
-  extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_backward_##E(                                                       \
-      const E* head, const E* tail, const E* grad_output, E* grad_head, E* grad_tail, uint64_t head_ld, uint64_t tail_ld,                    \
-      uint64_t grad_output_ld, uint64_t grad_head_ld, uint64_t grad_tail_ld, uint32_t num_features, uint32_t dim,                           \
-      uint32_t flags, uint32_t batch_size, uint32_t team_threads) {                                                                         \
-    backward<E>({{head, tail, head_ld, tail_ld, num_features, dim}, {grad_head, grad_tail, grad_head_ld, grad_tail_ld, num_features, dim},  \
-                 {flags, num_features, dim}, grad_output, grad_output_ld, batch_size, team_threads});                                       \
-  }
+  BACKWARD(few, 2, E)                                                                                                                       \
+  BACKWARD(many, 4, E)
 FOR_EACH_ELEMENT(INSTANTIATE)

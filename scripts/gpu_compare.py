@@ -5,7 +5,7 @@
 
 Benchmarks are taken from the folder that criterion wrote (CRITERION_HOME). Their names hold their shapes, so that nothing is said twice. PyTorch is
 given its best chance: all tables in one call, several sets of ids in turn as in the benchmarks, replayed from a CUDA graph. Whole models, which are
-those of models.json, are measured in eager mode and, unless `--eager` is given, through torch.compile, which takes minutes; in f32, tf32 and bf16.
+those of models.json, are measured in eager mode and, unless `--eager` is given, through torch.compile, which takes minutes.
 Without PyTorch the record has no peers. Part of the bundle that scripts/gpu_bundle.sh makes.
 """
 
@@ -226,17 +226,17 @@ class Model:
     def loss(self, dense, pooled, labels):
         return F.binary_cross_entropy_with_logits(self.logits(dense, pooled).float(), labels)
 
-    def step(self, loss, dense, ids, labels, dtype):
+    def step(self, loss, dense, ids, labels, is_bf16):
         pooled = self.table[ids.flatten()].requires_grad_()
-        with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == "bf16"):
+        with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=is_bf16):
             value = loss(dense, pooled, labels)
         *grads, of_pooled = torch.autograd.grad(value, [*self.parameters, pooled])
         with torch.no_grad():
             self.table.index_add_(0, ids.flatten(), of_pooled, alpha=-self.LEARNING_RATE)
             torch._foreach_add_(self.parameters, grads, alpha=-self.LEARNING_RATE)
 
-    def predict(self, logits, dense, ids, dtype):
-        with torch.no_grad(), torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == "bf16"):
+    def predict(self, logits, dense, ids, is_bf16):
+        with torch.no_grad(), torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=is_bf16):
             logits(dense, self.table[ids.flatten()])
 
 
@@ -247,21 +247,20 @@ def model_variants(shape, is_training):
     model = Model(name, numbers["b"], words)
     batches = [model.batch(k) for k in range(4)]
     run = model.loss if is_training else model.logits
-    found = {}
+    is_bf16, found = "bf16" in words, {}
+    torch.backends.cuda.matmul.allow_tf32 = "tf32" in words
     for way in ("eager",) if "--eager" in sys.argv else ("eager", "compile"):
-        for dtype in ("f32", "tf32", "bf16"):
-            torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
-            # What was compiled for another type is not wanted any more, and there is a limit to how often a function is compiled.
-            torch.compiler.reset()
-            of_way = torch.compile(run) if way == "compile" else run
-            if is_training:
-                calls = [lambda b=b, f=of_way, d=dtype: model.step(f, *b, d) for b in batches]
-            else:
-                calls = [lambda b=b, f=of_way, d=dtype: model.predict(f, b[0], b[1], d) for b in batches]
-            try:
-                found[f"{way} {dtype}"] = time_graph(calls)
-            except Exception as error:  # torch.compile fails in many ways, which are no reason to lose the rest
-                found[f"{way} {dtype}"] = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # What was compiled for another type is not wanted any more, and there is a limit to how often a function is compiled.
+        torch.compiler.reset()
+        of_way = torch.compile(run) if way == "compile" else run
+        if is_training:
+            calls = [lambda b=b, f=of_way: model.step(f, *b, is_bf16) for b in batches]
+        else:
+            calls = [lambda b=b, f=of_way: model.predict(f, b[0], b[1], is_bf16) for b in batches]
+        try:
+            found[way] = time_graph(calls)
+        except Exception as error:  # torch.compile fails in many ways, which are no reason to lose the rest
+            found[way] = str(error).splitlines()[0] if str(error) else type(error).__name__
     return found
 
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bagdot::Cuda;
 use bagdot::backend::cuda::Gemm;
+use bagdot::nn::ComputePrecision;
 use bagdot::ops::Device;
 use cudarc::driver::{result, sys};
 
@@ -11,6 +12,8 @@ use super::{Timed, upload};
 
 impl Timed for Cuda {
     const NAME: &'static str = "cuda";
+    const PRECISIONS: &'static [ComputePrecision] =
+        &[ComputePrecision::F32, ComputePrecision::Tf32, ComputePrecision::BF16];
 
     fn with_each_gemm(&self) -> Vec<(Self, &'static str)> {
         let cublaslt = Cuda::with_gemm(0, Gemm::CublasLt).map(|cuda| (cuda, " cublaslt"));

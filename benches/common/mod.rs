@@ -11,6 +11,7 @@ pub mod model;
 
 use std::time::{Duration, Instant};
 
+use bagdot::nn::ComputePrecision;
 use bagdot::ops::{Bags, Device, Feature, Pooling, Precision, Table, TableBatch};
 use bagdot::{Cpu, Element, Index, Philox};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime};
@@ -23,6 +24,9 @@ const ROTATED_BYTES: usize = 256 << 20;
 pub trait Timed: Device {
     /// How benchmarks on it are called.
     const NAME: &'static str;
+
+    /// What layers of whole models are measured in.
+    const PRECISIONS: &'static [ComputePrecision];
 
     /// This device for each that can multiply matrices on it, with a word for names of benchmarks.
     fn with_each_gemm(&self) -> Vec<(Self, &'static str)> {
@@ -38,6 +42,8 @@ pub trait Timed: Device {
 
 impl Timed for Cpu {
     const NAME: &'static str = "cpu";
+    /// Tf32 is f32 here.
+    const PRECISIONS: &'static [ComputePrecision] = &[ComputePrecision::F32, ComputePrecision::BF16];
 
     fn time(&self, iterations: u64, sets: usize, op: &mut dyn FnMut(usize)) -> Duration {
         let start = Instant::now();

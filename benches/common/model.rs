@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use bagdot::nn::{BatchView, Dlrm, DlrmConfig, Optimizers};
+use bagdot::nn::{BatchView, ComputePrecision, Dlrm, DlrmConfig, Optimizers};
 use bagdot::ops::{Backend, Bags, Device, Feature, Matrix, Optimizer, Pooling, Table};
 use bagdot::{Cpu, Philox};
+use rayon::prelude::*;
 use serde::Deserialize;
 
 use super::{Ids, Timed, ids_of, upload, values};
@@ -69,13 +70,14 @@ pub fn published<B: Timed>() -> Vec<Model> {
 
 impl Model {
     /// How benchmarks of it are called.
-    pub fn shape(&self, ids: Ids) -> String {
-        format!("{} b{} {ids:?} f32", self.name, self.batch_size).to_lowercase()
+    pub fn shape(&self, ids: Ids, precision: ComputePrecision) -> String {
+        format!("{} b{} {ids:?} {precision}", self.name, self.batch_size).to_lowercase()
     }
 
     /// The model with plain SGD, as it is published.
-    pub fn build<B: Backend>(&self, device: &B) -> Dlrm<B> {
-        let mut model = Dlrm::new(device.clone(), self.config.clone(), 1).unwrap();
+    pub fn build<B: Backend>(&self, device: &B, precision: ComputePrecision) -> Dlrm<B> {
+        let config = DlrmConfig { precision, ..self.config.clone() };
+        let mut model = Dlrm::new(device.clone(), config, 1).unwrap();
         model.optimize_with(Optimizers::same(Optimizer::Sgd, 1e-6)).unwrap();
         model
     }
@@ -84,7 +86,7 @@ impl Model {
         let (batch_size, tables) = (self.batch_size, &self.config.tables);
         let of_table =
             |(t, table): (usize, &Table)| ids_of(ids, table.num_embeddings, batch_size, (set * 64 + t) as u64);
-        let indices: Vec<i64> = tables.iter().enumerate().flat_map(of_table).collect();
+        let indices: Vec<i64> = tables.par_iter().enumerate().flat_map_iter(of_table).collect();
         let mut random = Philox::new(set as u64, 3);
         HostBatch {
             dense: values(batch_size * self.config.num_dense, set as u64 + 1),

@@ -3,6 +3,7 @@
 use super::config::{DlrmConfig, Mlps};
 use super::embedding::EmbeddingBagCollection;
 use super::layers::Layers;
+use super::mlp::padded;
 use crate::dtype::Index;
 use crate::error::Result;
 use crate::ops::index_sort::{Sort, SortedIndices};
@@ -55,11 +56,12 @@ pub(super) struct Seams<D: Device> {
 }
 
 impl<D: Device> Seams<D> {
-    /// The columns of each, in their order.
+    /// The columns of the room for each, in their order.
     pub(super) fn columns(config: &DlrmConfig, tables: &TableBatch) -> [usize; 5] {
         let width = config.interaction_width();
         let hidden = config.top_mlp.split_last().and_then(|(_, hidden)| hidden.last());
-        [config.bottom_mlp.last().copied().unwrap_or(0), tables.width(), width, hidden.copied().unwrap_or(width), 1]
+        let (interacted, top) = hidden.map_or((width, width), |&outputs| (padded(width), outputs));
+        [config.bottom_mlp.last().copied().unwrap_or(0), tables.width(), interacted, top, 1]
     }
 
     fn new(device: &D, batch_size: usize, columns: [usize; 5]) -> Result<Self> {

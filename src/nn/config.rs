@@ -1,7 +1,7 @@
 //! The shape of a model, checked for fit.
 
 use super::embedding::TableInit;
-use super::mlp::{Layer, Mlp};
+use super::mlp::{Input, Layer, Mlp};
 use super::precision::ComputePrecision;
 use crate::dtype::DType;
 use crate::error::{Result, invalid};
@@ -74,11 +74,12 @@ impl DlrmConfig {
     /// The layers, and the length of the buffer of their parameters.
     pub(super) fn mlps(&self) -> (Mlps, usize) {
         let mut len = 0;
-        let mut mlp = |sizes: &[usize], last| Mlp::new(sizes, last, &mut len);
+        let mut mlp = |sizes: &[usize], input, last| Mlp::new(sizes, input, last, &mut len);
         let top = [&[self.interaction_width()], self.top_mlp.as_slice()].concat();
         let (hidden, logit) = (&top[..top.len() - 1], &top[top.len().saturating_sub(2)..]);
-        let bottom = mlp(&[&[self.num_dense], self.bottom_mlp.as_slice()].concat(), Activation::Relu);
-        let (top, logit) = (mlp(hidden, Activation::Relu), mlp(logit, Activation::None));
+        let bottom = mlp(&[&[self.num_dense], self.bottom_mlp.as_slice()].concat(), Input::Exact, Activation::Relu);
+        let top = mlp(hidden, Input::Padded, Activation::Relu);
+        let logit = mlp(logit, Input::Exact, Activation::None);
         (Mlps { bottom, top, logit }, len)
     }
 

@@ -16,7 +16,7 @@ use crate::ops::index_sort::Sort;
 use crate::ops::interaction::{self, Features, FeaturesMut};
 use crate::ops::loss;
 use crate::ops::pooled_interaction::Interact;
-use crate::ops::{Accum, Backend, Extent, Precision};
+use crate::ops::{Accum, Backend, Extent, Matrix, MatrixMut, Precision};
 use crate::philox::Philox;
 
 const OP: &str = "Dlrm";
@@ -88,7 +88,7 @@ impl<D: Backend> Dlrm<D> {
 
     /// The number of parameters of tables and layers.
     pub fn num_parameters(&self) -> usize {
-        let layers = self.mlps.layers().map(|(_, _, layer)| layer.weight.len() + layer.bias.len());
+        let layers = self.mlps.layers().map(|(_, _, layer)| layer.outputs * (layer.inputs + 1));
         self.embedding.tables().as_ref().num_weights() + layers.sum::<usize>()
     }
 
@@ -163,7 +163,8 @@ impl<D: Backend> Dlrm<D> {
         let (training, BackwardBuffers { grads, sorted, workspace }) = trainable(&mut self.training, backward)?;
         let grad_parameters = &mut training.grad_parameters;
         let tables = self.embedding.tables();
-        let [dim, pooled_width, width, top_width, _] = Seams::<D>::columns(config, tables.as_ref());
+        let [dim, pooled_width, interacted, top_width, _] = Seams::<D>::columns(config, tables.as_ref());
+        let width = config.interaction_width();
         let loss = loss::Forward {
             loss: config.loss,
             threshold: config.loss_threshold,
@@ -191,10 +192,10 @@ impl<D: Backend> Dlrm<D> {
         mlps.logit.backward(device, pass)?;
         let pass = Backward {
             parameters,
-            input: matrix(&values.interacted, rows, width),
+            input: matrix(&values.interacted, rows, interacted),
             output: matrix(&values.top, rows, top_width),
             grad_output: &mut grads.top,
-            grad_input: Some(matrix_mut(&mut grads.interacted, rows, width)),
+            grad_input: Some(matrix_mut(&mut grads.interacted, rows, interacted)),
             grad_parameters,
             accum,
             workspace,
@@ -208,7 +209,7 @@ impl<D: Backend> Dlrm<D> {
                 dense: matrix(&values.bottom, rows, dim),
                 sparse: matrix(&values.pooled, rows, pooled_width),
             },
-            grad_output: matrix(&grads.interacted, rows, width),
+            grad_output: Matrix { cols: width, ..matrix(&grads.interacted, rows, interacted) },
             grad_features: FeaturesMut::Split {
                 dense: matrix_mut(&mut grads.bottom, rows, dim),
                 sparse: matrix_mut(&mut grads.pooled, rows, pooled_width),
@@ -319,7 +320,8 @@ impl<D: Backend> Dlrm<D> {
             layers.pack(device, mlps.hidden(), parameters)?;
         }
         let tables = embedding.tables().as_ref();
-        let [dim, pooled_width, width, top_width, _] = Seams::<D>::columns(config, tables);
+        let [dim, pooled_width, interacted, top_width, _] = Seams::<D>::columns(config, tables);
+        let width = config.interaction_width();
         let output = matrix_mut(&mut values.bottom, rows, dim);
         let pass = Forward { parameters, input: batch.dense.reborrow(), output };
         layers.forward(device, (Stack::Bottom, &mlps.bottom), pass)?;
@@ -331,10 +333,10 @@ impl<D: Backend> Dlrm<D> {
             dim,
             precision: config.precision.of_products(),
             dense: matrix(&values.bottom, rows, dim),
-            output: matrix_mut(&mut values.interacted, rows, width),
+            output: MatrixMut { cols: width, ..matrix_mut(&mut values.interacted, rows, interacted) },
         };
         embedding.forward_and_interact(device, batch.bags.reborrow(), pooled, argmax, interact)?;
-        let input = matrix(&values.interacted, rows, width);
+        let input = matrix(&values.interacted, rows, interacted);
         let pass = Forward { parameters, input, output: matrix_mut(&mut values.top, rows, top_width) };
         layers.forward(device, (Stack::Top, &mlps.top), pass)?;
         let pass = ForwardPass {

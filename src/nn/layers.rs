@@ -1,6 +1,6 @@
 //! The layers of a model but for the last one, at work in the type that they compute in, between matrices of `f32`.
 
-use super::mlp::{BackwardPass, ForwardPass, Mlp};
+use super::mlp::{BackwardPass, ForwardPass, Mlp, padded};
 use super::precision::ComputePrecision;
 use crate::dtype::{Element, Scalar, bf16, f16};
 use crate::error::Result;
@@ -126,17 +126,17 @@ impl<D: Backend> Layers<D> {
         num_parameters: usize,
         batch_size: usize,
     ) -> LayerBytes {
-        let outputs = |mlp: &Mlp| mlp.layers().iter().map(|layer| layer.outputs).sum::<usize>();
+        let outputs = |mlp: &Mlp| mlp.layers().iter().map(|layer| padded(layer.outputs)).sum::<usize>();
         let elements = |of: &dyn Fn(&Mlp) -> usize| batch_size * mlps.into_iter().map(of).sum::<usize>();
         match precision {
             ComputePrecision::F32 | ComputePrecision::Tf32 => {
-                let values = elements(&|mlp| outputs(mlp) - mlp.outputs()) * 4;
+                let values = elements(&|mlp| outputs(mlp) - padded(mlp.outputs())) * 4;
                 LayerBytes { parameters: 0, values, grads: values }
             }
             ComputePrecision::F16 { .. } | ComputePrecision::BF16 => {
-                let values = elements(&|mlp| mlp.inputs() + outputs(mlp)) * 2;
+                let values = elements(&|mlp| mlp.columns() + outputs(mlp) + mlp.outputs() - padded(mlp.outputs())) * 2;
                 // Nobody wants the gradient of the dense features.
-                let grads = values - batch_size * mlps[0].inputs() * 2;
+                let grads = values - batch_size * mlps[0].columns() * 2;
                 LayerBytes { parameters: num_parameters * 2, values, grads }
             }
         }
@@ -257,8 +257,8 @@ impl<D: Backend, E: Element> Half<D, E> {
         let [bottom, top] = mlps;
         let stacks = [
             // Nobody wants the gradient of the dense features.
-            [room(bottom, values, bottom.inputs())?, room(bottom, grads, 0)?],
-            [room(top, values, top.inputs())?, room(top, grads, top.inputs())?],
+            [room(bottom, values, bottom.columns())?, room(bottom, grads, 0)?],
+            [room(top, values, top.columns())?, room(top, grads, top.columns())?],
         ];
         Ok(Self { parameters: device.alloc(num_parameters)?, packed: None, loss_scale, stacks })
     }
@@ -277,13 +277,13 @@ impl<D: Backend, E: Element> Half<D, E> {
         let Forward { parameters: biases, input: from, output: mut to } = pass;
         let [Values { input, between, output }, _] = &mut self.stacks[stack as usize];
         let rows = from.rows;
-        Cast { factor: 1.0, from: from.reborrow(), to: matrix_mut(input, rows, mlp.inputs()) }.run(device)?;
+        Cast { factor: 1.0, from: from.reborrow(), to: matrix_mut(input, rows, mlp.columns()) }.run(device)?;
         let pass = ForwardPass {
             weights: &self.parameters,
             packed: self.packed.as_ref().map(|packed| &packed[stack as usize]),
             biases,
             precision: Precision::Full,
-            input: matrix(input, rows, mlp.inputs()),
+            input: matrix(input, rows, mlp.columns()),
             between,
             output: matrix_mut(output, rows, mlp.outputs()),
         };
@@ -295,7 +295,7 @@ impl<D: Backend, E: Element> Half<D, E> {
         let Backward { input: Matrix { rows, .. }, grad_output, grad_input, grad_parameters, accum, workspace, .. } =
             pass;
         let [Values { input, between, output }, grads] = &mut self.stacks[stack as usize];
-        let (inputs, outputs) = (mlp.inputs(), mlp.outputs());
+        let (columns, outputs) = (mlp.columns(), mlp.outputs());
         // What comes down from the loss is scaled already, what comes through the interaction is not.
         let factor = match stack {
             Stack::Bottom => self.loss_scale,
@@ -306,20 +306,20 @@ impl<D: Backend, E: Element> Half<D, E> {
         let pass = BackwardPass {
             weights: &self.parameters,
             precision: Precision::Full,
-            input: matrix(input, rows, inputs),
+            input: matrix(input, rows, columns),
             between,
             output: matrix(output, rows, outputs),
             grads: &mut grads.between,
             grad_output: matrix_mut(&mut grads.output, rows, outputs),
             grad_parameters,
-            grad_input: grad_input.as_ref().map(|_| matrix_mut(&mut grads.input, rows, inputs)),
+            grad_input: grad_input.as_ref().map(|_| matrix_mut(&mut grads.input, rows, columns)),
             accum,
             workspace,
         };
         mlp.backward(device, pass)?;
         match grad_input {
             Some(mut to) => {
-                let from = matrix(&grads.input, rows, inputs);
+                let from = matrix(&grads.input, rows, columns);
                 Cast { factor: 1.0 / self.loss_scale, from, to: to.reborrow() }.run(device)
             }
             None => Ok(()),
@@ -352,4 +352,18 @@ pub(super) fn matrix_mut<D: Device, T: Scalar>(
     cols: usize,
 ) -> MatrixMut<'_, D, T> {
     MatrixMut::packed(D::slice_mut(buffer, 0..rows * cols), rows, cols)
+}
+
+/// The first columns of the first rows of a matrix with room for more, which are zeros.
+pub(super) fn first_columns<D: Device, T: Scalar>(buffer: &D::Buffer<T>, rows: usize, cols: usize) -> Matrix<'_, D, T> {
+    Matrix { cols, ..matrix(buffer, rows, padded(cols)) }
+}
+
+/// The same, for writing.
+pub(super) fn first_columns_mut<D: Device, T: Scalar>(
+    buffer: &mut D::Buffer<T>,
+    rows: usize,
+    cols: usize,
+) -> MatrixMut<'_, D, T> {
+    MatrixMut { cols, ..matrix_mut(buffer, rows, padded(cols)) }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::layers::{matrix, matrix_mut};
+use super::layers::{first_columns, first_columns_mut, matrix, matrix_mut};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::linear::{self, Activation, LinearOps, Pack};
@@ -12,9 +12,27 @@ use crate::philox::Philox;
 /// Layers begin at multiples of this many elements: a cache line.
 const ALIGN: usize = 16;
 
+/// Values that a model passes on lie in rows of a multiple of this many, 16 bytes in every type: with rows of 479, say, products on tensor cores take
+/// five times as long as with rows of 480.
+const ROW_ALIGN: usize = 8;
+
+/// The columns of the room for `values` in each row; those behind them are zeros.
+pub(super) fn padded(values: usize) -> usize {
+    values.next_multiple_of(ROW_ALIGN)
+}
+
+/// Where the input of a multi-layer perceptron comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// Rows of exactly as many columns as there are values.
+    Exact,
+    /// Rows that are [`padded`].
+    Padded,
+}
+
 /// The shape of a multi-layer perceptron, and where its parameters lie.
 #[derive(Clone, Debug)]
-pub struct Mlp {
+pub(super) struct Mlp {
     layers: Vec<Layer>,
 }
 
@@ -22,7 +40,10 @@ pub struct Mlp {
 pub(crate) struct Layer {
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    pub(crate) weight: Range<usize>,
+    /// The columns of the input as it lies, and of the weight: behind `inputs` both are zeros, as are the weight's gradient and what optimizers remember
+    /// of it.
+    columns: usize,
+    weight: Range<usize>,
     pub(crate) bias: Range<usize>,
     activation: Activation,
 }
@@ -30,19 +51,23 @@ pub(crate) struct Layer {
 impl Mlp {
     /// Layers of the sizes `sizes[0] → sizes[1] → …`, with ReLU after each, and `last` after the last. Their parameters lie from
     /// `*end` on, which is moved behind them.
-    pub fn new(sizes: &[usize], last: Activation, end: &mut usize) -> Self {
+    pub(super) fn new(sizes: &[usize], input: Input, last: Activation, end: &mut usize) -> Self {
         let mut take = |len: usize| {
             let start = *end;
             *end += len.next_multiple_of(ALIGN);
             start..start + len
         };
         let num_layers = sizes.len().saturating_sub(1);
-        let layers = sizes.windows(2).enumerate().map(|(k, pair)| Layer {
-            inputs: pair[0],
-            outputs: pair[1],
-            weight: take(pair[0] * pair[1]),
-            bias: take(pair[1]),
-            activation: if k + 1 == num_layers { last } else { Activation::Relu },
+        let layers = sizes.windows(2).enumerate().map(|(k, pair)| {
+            let columns = if k == 0 && input == Input::Exact { pair[0] } else { padded(pair[0]) };
+            Layer {
+                inputs: pair[0],
+                outputs: pair[1],
+                columns,
+                weight: take(columns * pair[1]),
+                bias: take(pair[1]),
+                activation: if k + 1 == num_layers { last } else { Activation::Relu },
+            }
         });
         Self { layers: layers.collect() }
     }
@@ -56,14 +81,16 @@ impl Mlp {
         for layer in &self.layers {
             let (k, n) = (layer.inputs as f64, layer.outputs as f64);
             let (weight_std, bias_std) = ((2.0 / (k + n)).sqrt(), (1.0 / n).sqrt());
-            parameters[layer.weight.clone()].iter_mut().for_each(|w| *w = (random.normal() * weight_std) as f32);
+            for row in layer.weight_rows() {
+                parameters[row].iter_mut().for_each(|w| *w = (random.normal() * weight_std) as f32);
+            }
             parameters[layer.bias.clone()].iter_mut().for_each(|b| *b = (random.normal() * bias_std) as f32);
         }
     }
 
-    /// The number of columns of the input, 0 without layers.
-    pub(crate) fn inputs(&self) -> usize {
-        self.layers.first().map_or(0, |layer| layer.inputs)
+    /// The number of columns of the input as it lies, 0 without layers.
+    pub(crate) fn columns(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.columns)
     }
 
     /// The number of columns of the output, 0 without layers.
@@ -74,13 +101,13 @@ impl Mlp {
     /// Room for the outputs of all layers but the last.
     pub(crate) fn between<D: Device, E: Element>(&self, device: &D, batch_size: usize) -> Result<Vec<D::Buffer<E>>> {
         let layers = self.layers.split_last().map_or(&[][..], |(_, others)| others);
-        layers.iter().map(|layer| device.alloc(batch_size * layer.outputs)).collect()
+        layers.iter().map(|layer| device.alloc(batch_size * padded(layer.outputs))).collect()
     }
 
     /// The words of workspace that a backward pass needs for a batch of up to `batch_size` samples.
     pub(crate) fn workspace_len<D: LinearOps, E: Element>(&self, device: &D, batch_size: usize) -> usize {
         let of_layer =
-            |layer: &Layer| linear::Backward::<D, E>::workspace_len(device, batch_size, layer.outputs, layer.inputs);
+            |layer: &Layer| linear::Backward::<D, E>::workspace_len(device, batch_size, layer.outputs, layer.columns);
         self.layers.iter().map(of_layer).max().unwrap_or(0)
     }
 
@@ -124,19 +151,19 @@ impl Mlp {
         for (k, layer) in self.layers.iter().enumerate().rev() {
             let (before, rest) = grads.split_at_mut(k);
             let grad_input = match before.last_mut() {
-                Some(buffer) => Some(matrix_mut(buffer, rows, layer.inputs)),
+                Some(buffer) => Some(matrix_mut(buffer, rows, layer.columns)),
                 None => grad_input.as_mut().map(MatrixMut::reborrow),
             };
             let (grad_weight, grad_bias) = D::split_mut(grad_parameters, layer.weight.clone(), layer.bias.clone());
             let backward = linear::Backward {
                 input: layer.input(&input, between[..k].last()),
                 weight: layer.weight(weights),
-                output: between.get(k).map_or(output.reborrow(), |buffer| matrix(buffer, rows, layer.outputs)),
+                output: between.get(k).map_or(output.reborrow(), |buffer| first_columns(buffer, rows, layer.outputs)),
                 activation: layer.activation,
                 precision,
                 grad_output: layer.output_mut(&mut grad_output, rest.first_mut(), rows),
                 grad_input,
-                grad_weight: MatrixMut::packed(grad_weight, layer.outputs, layer.inputs),
+                grad_weight: MatrixMut::packed(grad_weight, layer.outputs, layer.columns),
                 grad_bias,
                 accum,
                 workspace: D::view_mut(workspace),
@@ -148,8 +175,14 @@ impl Mlp {
 }
 
 impl Layer {
+    /// Where the rows of the weight lie among the parameters.
+    pub(crate) fn weight_rows(&self) -> impl Iterator<Item = Range<usize>> {
+        let (inputs, starts) = (self.inputs, self.weight.clone().step_by(self.columns.max(1)));
+        starts.map(move |start| start..start + inputs)
+    }
+
     fn packed_len<D: LinearOps, E: Element>(&self, device: &D) -> usize {
-        Pack::<D, E>::len(device, self.outputs, self.inputs)
+        Pack::<D, E>::len(device, self.outputs, self.columns)
     }
 
     /// Where the packed weight lies, from `*end` on, which is moved behind it.
@@ -160,7 +193,7 @@ impl Layer {
     }
 
     fn weight<'a, D: Device, E: Element>(&self, parameters: &'a D::Buffer<E>) -> Matrix<'a, D, E> {
-        Matrix::packed(D::slice(parameters, self.weight.clone()), self.outputs, self.inputs)
+        Matrix::packed(D::slice(parameters, self.weight.clone()), self.outputs, self.columns)
     }
 
     /// The output of the layer before, or the input of the whole.
@@ -169,7 +202,7 @@ impl Layer {
         first: &'a Matrix<'_, D, E>,
         before: Option<&'a D::Buffer<E>>,
     ) -> Matrix<'a, D, E> {
-        before.map_or(first.reborrow(), |buffer| matrix(buffer, first.rows, self.inputs))
+        before.map_or(first.reborrow(), |buffer| matrix(buffer, first.rows, self.columns))
     }
 
     /// Where the output goes: into a buffer, or to the output of the whole.
@@ -180,7 +213,7 @@ impl Layer {
         rows: usize,
     ) -> MatrixMut<'a, D, E> {
         match buffer {
-            Some(buffer) => matrix_mut(buffer, rows, self.outputs),
+            Some(buffer) => first_columns_mut(buffer, rows, self.outputs),
             None => last.reborrow(),
         }
     }

@@ -22,7 +22,6 @@ pub use dlrm::Dlrm;
 pub(crate) use dlrm::sigmoid;
 pub use embedding::{EmbeddingBagCollection, TableInit};
 pub use memory::{MemoryNeeds, MemoryPlan};
-pub use mlp::Mlp;
 pub use optimizer::{GroupOptimizer, OptimizerState, Optimizers, Schedule};
 pub use precision::ComputePrecision;
 pub use staging::Staging;

@@ -1,5 +1,7 @@
 //! A model's parameters, gradients, averages and optimizer state by name: to save, to load, to look at.
 
+use std::ops::Range;
+
 use super::dlrm::{Dlrm, untrained};
 use super::tensors::{NamedTensor, Prefixed, TensorSource, read};
 use crate::error::Result;
@@ -78,8 +80,14 @@ impl<D: Backend> Dlrm<D> {
     /// A tensor that is missing or has another shape or element type.
     pub fn load(&mut self, source: &(impl TensorSource + ?Sized)) -> Result<()> {
         let mut values = self.device.to_vec(&self.parameters)?;
-        for (name, shape, range) in self.layer_ranges() {
-            values[range].copy_from_slice(&read::<f32>(source, &name, &shape)?);
+        for LayerTensor { name, shape, rows } in self.layer_layout() {
+            let given = read::<f32>(source, &name, &shape)?;
+            let mut rest = &given[..];
+            for row in rows {
+                let (of_row, behind) = rest.split_at(row.len());
+                values[row].copy_from_slice(of_row);
+                rest = behind;
+            }
         }
         self.device.upload(&values, D::view_mut(&mut self.parameters))?;
         self.buffers.layers.refresh(&self.device, &self.parameters)?;
@@ -101,17 +109,27 @@ impl<D: Backend> Dlrm<D> {
     fn layer_tensors(&self, buffer: &D::Buffer<f32>, factor: f32) -> Result<Vec<NamedTensor>> {
         let mut values = self.device.to_vec(buffer)?;
         values.iter_mut().for_each(|value| *value *= factor);
-        let tensors = self.layer_ranges().map(|(name, shape, range)| NamedTensor::new(name, shape, &values[range]));
-        Ok(tensors.collect())
+        let tensor = |LayerTensor { name, shape, rows }| {
+            let of_rows: Vec<f32> = rows.into_iter().flat_map(|row| values[row].iter().copied()).collect();
+            NamedTensor::new(name, shape, &of_rows)
+        };
+        Ok(self.layer_layout().map(tensor).collect())
     }
 
-    /// Name, shape and place of each parameter of the layers.
-    fn layer_ranges(&self) -> impl Iterator<Item = (String, Vec<usize>, std::ops::Range<usize>)> {
+    fn layer_layout(&self) -> impl Iterator<Item = LayerTensor> {
         self.mlps.layers().flat_map(|(mlp, k, layer)| {
+            let tensor = |what, shape, rows| LayerTensor { name: format!("{mlp}.{k}.{what}"), shape, rows };
             [
-                (format!("{mlp}.{k}.weight"), vec![layer.outputs, layer.inputs], layer.weight.clone()),
-                (format!("{mlp}.{k}.bias"), vec![layer.outputs], layer.bias.clone()),
+                tensor("weight", vec![layer.outputs, layer.inputs], layer.weight_rows().collect()),
+                tensor("bias", vec![layer.outputs], vec![layer.bias.clone()]),
             ]
         })
     }
+}
+
+/// A parameter of the layers, and where its rows lie among all of them.
+struct LayerTensor {
+    name: String,
+    shape: Vec<usize>,
+    rows: Vec<Range<usize>>,
 }

@@ -20,6 +20,10 @@ const THREADS: usize = 128;
 const WARP: usize = 32;
 /// Bytes that move at once.
 const RUN: usize = 16;
+/// Samples that do not fill a device, so that each is given as many threads as there can be.
+const FEW_SAMPLES: usize = 1024;
+/// interaction_mma.cu: bytes of a sample of which a multiprocessor has so many that a warp each keeps it busy. Larger ones take more threads.
+const MMA_LIGHT: usize = 8 << 10;
 
 /// interaction.cu: a thread has the pairs of as many features with as many others in registers.
 const TILE: usize = 4;
@@ -28,8 +32,8 @@ const GRAD_ROWS: usize = 16;
 /// interaction_mma.cu: features, or columns of their gradients, of a matrix product, and bytes of each row.
 const MMA_SIDE: usize = 16;
 const MMA_DEPTH: usize = 32;
-/// interaction_mma.cu: features whose gradients a warp has in registers.
-const MMA_GRADS: usize = 64;
+/// interaction_mma.cu: features whose gradients a warp has in registers, where they are few and where they are many.
+const MMA_GRADS: [usize; 2] = [32, 64];
 /// interaction_tiled.cu: threads of a block, features and columns of its tiles.
 const TILED_THREADS: u32 = 256;
 const TILED_SIDE: usize = 64;
@@ -188,12 +192,16 @@ impl Dots {
         vectors * dim + self.interaction.num_pairs(num_features)
     }
 
-    /// A team of threads for each sample, which takes so many elements of shared memory; none if these are too many. A warp does up to `light`
-    /// units of work fast enough.
-    fn teams<E: Element>(&self, (work, light): (usize, usize), elements: usize) -> Option<(Grid, u32)> {
-        let bytes = elements * size_of::<E>();
-        let threads = if work <= light { WARP } else { THREADS };
-        let teams = (THREADS / threads).min(SHARED / bytes);
+    /// Whether there are enough samples, of features that are few enough, for teams on the tensor cores that are no whole blocks.
+    fn are_many_and_small(&self) -> bool {
+        self.sizes.batch_size > FEW_SAMPLES && self.sizes.num_features <= MMA_GRADS[0]
+    }
+
+    /// A team of so many threads for each sample, which takes so many bytes of shared memory; none if these are too many. A block has several teams
+    /// only if these are warps.
+    fn teams(&self, threads: usize, bytes: usize) -> Option<(Grid, u32)> {
+        let most = if threads == WARP { THREADS / WARP } else { 1 };
+        let teams = most.min(SHARED / bytes);
         let blocks = self.sizes.batch_size.div_ceil(teams.max(1)) as u32;
         let grid = Grid { blocks: (blocks, 1), threads: (teams * threads) as u32, shared: (teams * bytes) as u32 };
         (teams > 0).then_some((grid, threads as u32))
@@ -217,7 +225,9 @@ impl Cuda {
         // An odd number of runs, so that neighbouring rows begin in different banks.
         let pitch = (dim.div_ceil(run) | 1) * run;
         let elements = num_features * pitch + row_room::<E>(call.output.cols);
-        let Some((grid, team_threads)) = call.teams::<E>((tiles, WARP), elements) else {
+        // What a thread sums up depends on how many there are.
+        let threads = if tiles <= WARP { WARP } else { THREADS };
+        let Some((grid, team_threads)) = call.teams(threads, elements * size_of::<E>()) else {
             return self.tiled_dots::<E>(call);
         };
         let slices = 1 << (team_threads as usize / tiles).clamp(1, WARP).ilog2();
@@ -229,10 +239,10 @@ impl Cuda {
 
     fn mma_dots<E: Element>(&self, call: Dots) -> Result<()> {
         let Sizes { batch_size, num_features, dim, .. } = call.sizes;
-        let groups = num_features.div_ceil(MMA_SIDE);
         let pitch = dim.next_multiple_of(MMA_DEPTH / size_of::<E>()) + RUN / size_of::<E>();
-        let elements = num_features * pitch + row_room::<E>(call.output.cols);
-        let Some((grid, team_threads)) = call.teams::<E>((groups, 2), elements) else {
+        let bytes = (num_features * pitch + row_room::<E>(call.output.cols)) * size_of::<E>();
+        let threads = if call.are_many_and_small() && bytes <= MMA_LIGHT { WARP } else { THREADS };
+        let Some((grid, team_threads)) = call.teams(threads, bytes) else {
             return self.tiled_dots::<E>(call);
         };
         let batch_size = batch_size as u32;
@@ -255,7 +265,11 @@ impl Cuda {
         let run = RUN / size_of::<E>();
         let (groups, runs) = (num_features.div_ceil(GRAD_ROWS), dim.div_ceil(run));
         let elements = num_features * (runs * run + groups * GRAD_ROWS) + row_room::<E>(call.filled());
-        let Some((grid, team_threads)) = call.teams::<E>((groups * runs, 2 * WARP), elements) else {
+        let threads = match batch_size {
+            ..=FEW_SAMPLES => THREADS,
+            _ => (groups * runs).next_power_of_two().clamp(WARP, THREADS),
+        };
+        let Some((grid, team_threads)) = call.teams(threads, elements * size_of::<E>()) else {
             return self.tiled_dot_grads::<E>(call, grads);
         };
         let batch_size = batch_size as u32;
@@ -268,15 +282,17 @@ impl Cuda {
         let Sizes { batch_size, num_features, dim, .. } = call.sizes;
         let pitch = dim.next_multiple_of(MMA_SIDE) + 8;
         let matrix_pitch = num_features.next_multiple_of(MMA_DEPTH / size_of::<E>()) + RUN / size_of::<E>();
-        let elements = num_features * (pitch + matrix_pitch) + row_room::<E>(call.filled());
-        let teams = call.teams::<E>((num_features.div_ceil(MMA_SIDE), 2), elements);
-        let (Some((grid, team_threads)), true) = (teams, num_features <= MMA_GRADS) else {
+        let bytes = (num_features * (pitch + matrix_pitch) + row_room::<E>(call.filled())) * size_of::<E>();
+        let threads = if call.are_many_and_small() && bytes <= 2 * MMA_LIGHT { 2 * WARP } else { THREADS };
+        let kernels = MMA_GRADS.iter().zip(&self.inner.kernels.interaction_mma_backward);
+        let kernel = kernels.filter(|(most, _)| num_features <= **most).map(|(_, kernel)| kernel.of::<E>()).next();
+        let (Some((grid, team_threads)), Some(function)) = (call.teams(threads, bytes), kernel) else {
             return self.tiled_dot_grads::<E>(call, grads);
         };
         let batch_size = batch_size as u32;
         let kernel = InteractionMmaBackward { matrices: call.backward(grads), batch_size, team_threads };
         // SAFETY: see above.
-        unsafe { kernel.launch(self, self.inner.kernels.interaction_mma_backward.of::<E>(), grid) }
+        unsafe { kernel.launch(self, function, grid) }
     }
 
     fn tiled_dot_grads<E: Element>(&self, call: Dots, grads: [Part; 2]) -> Result<()> {

@@ -396,7 +396,7 @@ kernels! {
         team_threads: u32,
     }
     /// See kernels/interaction_mma.cu.
-    InteractionMmaBackward = "interaction_mma" "interaction_mma_backward" * 3 {
+    InteractionMmaBackward = "interaction_mma" "interaction_mma_backward_few" * 3, "interaction_mma_backward_many" * 3 {
         matrices: InteractionBackwardMatrices,
         batch_size: u32,
         team_threads: u32,
@@ -691,7 +691,8 @@ pub(super) struct Kernels {
     pub(super) interaction_backward: Function,
     pub(super) interaction_copy: ByElement,
     pub(super) interaction_mma_forward: ByElement,
-    pub(super) interaction_mma_backward: ByElement,
+    /// For few features, and for many.
+    pub(super) interaction_mma_backward: [ByElement; 2],
     pub(super) interaction_tiled_forward: ByElement,
     pub(super) interaction_tiled_backward: ByElement,
     pub(super) linear_forward: Products,
@@ -750,7 +751,10 @@ impl Kernels {
             interaction_backward: interaction.function("interaction_backward_f32")?,
             interaction_copy: interaction.by_element("interaction_copy")?,
             interaction_mma_forward: interaction_mma.by_element("interaction_mma_forward")?,
-            interaction_mma_backward: interaction_mma.by_element("interaction_mma_backward")?,
+            interaction_mma_backward: [
+                interaction_mma.by_element("interaction_mma_backward_few")?,
+                interaction_mma.by_element("interaction_mma_backward_many")?,
+            ],
             interaction_tiled_forward: interaction_tiled.by_element("interaction_tiled_forward")?,
             interaction_tiled_backward: interaction_tiled.by_element("interaction_tiled_backward")?,
             linear_forward: Products::find(&linear, "linear_forward", true)?,
