@@ -2,16 +2,16 @@
 //
 // Computes     Y = act(X W^T + b); Z = G where the activation let the value through; dX = Z W, dW = Z^T X, db = column sums of Z
 // Rust         src/ops/linear.rs, src/backend/cuda/linear.rs
-// Entries      linear_{forward,weight_grad}_{large,small,narrow}_f32, linear_input_grad_{large,small}_f32,
+// Entries      linear_{forward,weight_grad}_{large,small,tiny,narrow}_f32, linear_input_grad_{large,small,tiny}_f32,
 //              linear_{forward,input_grad,weight_grad}_mma_{large,small}_{f32,f16,bf16}, linear_activation_grad_{f32,f16,bf16},
 //              linear_sum_parts_f32
 // Algorithm    Products in tiles of 128 x 128, or of 64 x 64 where the large ones would be too few to fill a device: exact ones of f32 on the ordinary
 //              cores (common/simt_product.cuh), those of 16 bits and of tf32 on the tensor cores (common/mma_product.cuh). Exact ones have tiles of
-//              128 x 16 for no more than 16 columns: a layer of one output, or the first one of a bottom MLP. Bias and ReLU are applied
+//              32 x 32, too, for small batches, and of 128 x 16 for no more than 16 columns: a layer of one output, or the first one of a bottom MLP. Bias and ReLU are applied
 //              on the way out. The sums of the weight's gradient are as long as the batch: they are cut into parts, one for each row of the
 //              grid, which go to the workspace and are added in their order by linear_sum_parts. linear_activation_grad makes Z in place and, since
 //              it reads all of it, its column sums, again in parts. No atomic additions: their order would be another each time.
-// Launch       products: grid (tiles, parts), block 256 (large) or 128; activation_grad: grid (runs of columns, parts), block 256;
+// Launch       products: grid (tiles, parts), block 256 (large), 64 (tiny) or 128; activation_grad: grid (runs of columns, parts), block 256;
 //              sum_parts: grid ceil((N K + N) / 256), block 256
 // Bytes        X, W, G, Y once for each product if L2 holds the tiles that blocks share; the parts written and read besides
 // Requires     copies of 16 bytes where rows begin at multiples of 16 bytes; elsewhere of 4 bytes in f32, and in 16 bits words that are put together in
@@ -19,7 +19,7 @@
 // Numerics     f32 sums: of exact products by fma in the order of the terms, on the tensor cores in their own. The bits depend on types and sizes
 //              alone, not on launch or tile; 16-bit results are rounded once
 // Measured     NVIDIA H200, 2026-11-27, 16384 x 1024 x 1024 forward: f32 879 us, tf32 242 us, bf16 108 us; cuBLASLt takes 738, 109 and 60 us.
-//              tf32 with rows that do not begin at multiples of 16 bytes: not measured since it was changed
+//              Not measured since they changed: small, tiny and narrow tiles of exact products; tf32 with rows that do not begin at multiples of 16 bytes
 
 #include "common/mma_product.cuh"
 #include "common/simt_product.cuh"
@@ -131,11 +131,14 @@ struct WeightGrad {
 
 FORWARD(product, Large, f32, large_f32)
 FORWARD(product, Small, f32, small_f32)
+FORWARD(product, Tiny, f32, tiny_f32)
 FORWARD(product, Narrow, f32, narrow_f32)
 INPUT_GRAD(product, Large, f32, large_f32)
 INPUT_GRAD(product, Small, f32, small_f32)
+INPUT_GRAD(product, Tiny, f32, tiny_f32)
 WEIGHT_GRAD(product, Large, f32, large_f32)
 WEIGHT_GRAD(product, Small, f32, small_f32)
+WEIGHT_GRAD(product, Tiny, f32, tiny_f32)
 WEIGHT_GRAD(product, Narrow, f32, narrow_f32)
 MMA(f32)
 MMA(f16)

@@ -1,9 +1,9 @@
 // Tiles of a matrix product in f32 on the ordinary cores: every product exact, added by fma in the order of the terms.
 //
-// A block computes a tile of the output. Tiles of both operands, kDepth terms deep, come to shared memory by asynchronous copies, one pair of
-// tiles ahead of the arithmetic; in shared memory a row is a term, so that a thread reads its rows and columns four at a time. An operand that lies
-// the other way in global memory is transposed by the copy: four bytes at a time, in an order by which a warp reads whole sectors and
-// writes to 32 different banks.
+// A block computes a tile of the output. Tiles of both operands, kDepth terms deep, come to shared memory by asynchronous copies ahead of the
+// arithmetic: one pair of tiles where there is enough of that, three pairs where a multiprocessor has little else to do than wait for them. In shared
+// memory a row is a term, so that a thread reads its rows and columns four at a time. An operand that lies the other way in global memory is transposed by
+// the copy: four bytes at a time, in an order by which a warp reads whole sectors and writes to 32 different banks.
 #pragma once
 
 #include "product.cuh"
@@ -13,9 +13,11 @@
 // Terms that are in shared memory at once.
 constexpr int kDepth = 16;
 
-// How a block shares out its tile: kWarps of them, each of kLanes x (32 / kLanes) lanes, each of kThreadRows x kThreadCols elements in runs of four.
-template <int kRowWarps, int kColWarps, int kRowLanes, int kThreadRows_, int kThreadCols_>
+// How a block shares out its tile: kWarps of them, each of kLanes x (32 / kLanes) lanes, each of kThreadRows x kThreadCols elements in runs of four. kStages
+// pairs of tiles of the operands are in shared memory.
+template <int kRowWarps, int kColWarps, int kRowLanes, int kThreadRows_, int kThreadCols_, int kStages_>
 struct Tile {
+  static constexpr int kStages = kStages_;
   static constexpr int kThreads = kRowWarps * kColWarps * 32;
   static constexpr int kThreadRows = kThreadRows_, kThreadCols = kThreadCols_;
   static constexpr int kColLanes = 32 / kRowLanes;
@@ -32,10 +34,11 @@ struct Tile {
   }
 };
 
-// 128 x 128, 64 x 64, and 128 x 16 for products with few columns.
-using Large = Tile<2, 4, 8, 8, 8>;
-using Small = Tile<2, 2, 4, 8, 4>;
-using Narrow = Tile<4, 1, 8, 4, 4>;
+// 128 x 128, 64 x 64, 32 x 32, and 128 x 16 for products with few columns.
+using Large = Tile<2, 4, 8, 8, 8, 2>;
+using Small = Tile<2, 2, 4, 8, 4, 4>;
+using Tiny = Tile<2, 1, 4, 4, 4, 4>;
+using Narrow = Tile<4, 1, 8, 4, 4, 4>;
 
 // One operand's tile in shared memory. The rows are apart so that a column lies in different banks.
 template <int kOutputs>
@@ -116,25 +119,30 @@ __device__ __forceinline__ void read_runs(const OperandTile<kOutputs>& tile, int
 // columns: `store(row, column, values)`, not all of which need exist.
 template <typename T, typename E, Row kA, Row kB, typename Store>
 __device__ __forceinline__ void product(const Operand<E>& a, const Operand<E>& b, uint64_t begin, uint32_t terms, Store store) {
-  __shared__ OperandTile<T::kRows> a_tiles[2];
-  __shared__ OperandTile<T::kCols> b_tiles[2];
+  constexpr int kAhead = T::kStages - 1;
+  __shared__ OperandTile<T::kRows> a_tiles[T::kStages];
+  __shared__ OperandTile<T::kCols> b_tiles[T::kStages];
   const TileIndex tile = tile_of_block(b.outputs, T::kCols);
   Source<kA, T::kThreads, T::kRows> a_source(a, uint64_t(tile.row) * T::kRows, begin);
   Source<kB, T::kThreads, T::kCols> b_source(b, uint64_t(tile.col) * T::kCols, begin);
-  const auto copy = [&](int stage, uint32_t terms) {
-    a_source.copy(a_tiles[stage], terms);
-    b_source.copy(b_tiles[stage], terms);
+  // The next tiles, if there are any: `done` terms are in those before.
+  const auto copy = [&](int stage, uint32_t done) {
+    if (done < terms) {
+      a_source.copy(a_tiles[stage], terms - done);
+      b_source.copy(b_tiles[stage], terms - done);
+    }
     commit_copies();
   };
   float sums[T::kThreadRows][T::kThreadCols] = {};
-  if (terms > 0) copy(0, terms);
+#pragma unroll 1
+  for (int stage = 0; stage < kAhead; ++stage) copy(stage, stage * kDepth);
   int stage = 0;
 #pragma unroll 1
-  for (uint32_t done = 0; done < terms; done += kDepth, stage ^= 1) {
-    wait_for_copies<0>();
+  for (uint32_t done = 0; done < terms; done += kDepth) {
+    wait_for_copies<kAhead - 1>();
     __syncthreads();
-    // All are through with the other stage.
-    if (terms - done > kDepth) copy(stage ^ 1, terms - done - kDepth);
+    // All are through with the stage before this one.
+    copy(stage == 0 ? kAhead : stage - 1, done + kAhead * kDepth);
 #pragma unroll 4
     for (int t = 0; t < kDepth; ++t) {
       float of_a[T::kThreadRows], of_b[T::kThreadCols];
@@ -146,6 +154,7 @@ __device__ __forceinline__ void product(const Operand<E>& a, const Operand<E>& b
         for (int j = 0; j < T::kThreadCols; ++j) sums[i][j] = __fmaf_rn(of_a[i], of_b[j], sums[i][j]);
       }
     }
+    stage = stage == kAhead ? 0 : stage + 1;
   }
 #pragma unroll
   for (int i = 0; i < T::kThreadRows; ++i) {

@@ -7,6 +7,7 @@ use crate::common::*;
 use bagdot::ops::linear::{Backward, Forward, LinearOps};
 use bagdot::ops::{Accum, Activation, Matrix, MatrixMut, Precision};
 use bagdot::{Cpu, Cuda, Philox, bf16, f16};
+use bagdot_emulator::KernelCounts;
 
 /// All that a layer computes: output, gradients of input, weight and bias.
 #[derive(Debug, PartialEq)]
@@ -121,7 +122,7 @@ fn results_are_the_same_bits_under_every_schedule() {
 #[test]
 fn exact_products_are_chains_of_fma() {
     on_every_schedule(|cuda| {
-        for (m, n, k) in [(70, 65, 37), (130, 5, 33)] {
+        for (m, n, k) in [(70, 65, 37), (520, 580, 20), (130, 5, 33)] {
             let got = run::<Cuda, f32>(cuda, (m, n, k), Precision::Full, draw);
             let (x, w, b) = (draw(m * k, 1), draw(n * k, 2), draw(n, 3));
             let chain = |e: usize| (0..k).fold(0.0, |sum, i| x[e / n * k + i].mul_add(w[e % n * k + i], sum));
@@ -135,21 +136,28 @@ fn exact_products_are_chains_of_fma() {
 #[test]
 fn tiles_move_once_in_whole_sectors_and_without_bank_conflicts() {
     let Some(emulator) = emulator() else { return };
-    let shape: (usize, usize, usize) = (256, 128, 192);
-    let check = |size: usize, run: &dyn Fn(&Cuda)| {
+    let check = |(m, n, k): (usize, usize, usize), size: usize, tiles: [&str; 3], run: &dyn Fn(&Cuda)| {
         let alone = emulator.exclusive();
         let cuda = own();
         alone.reset_counters();
         run(&cuda);
         let counters = alone.counters();
-        let (m, n, k) = shape;
         // Rows, columns and terms of each product, and what is read besides its factors: the bias, by every element.
-        for (name, [rows, cols, terms], side, others) in [
-            ("linear_forward", [m, n, k], 64_usize, m * n * 4),
-            ("linear_input_grad", [m, k, n], 64, 0),
-            ("linear_weight_grad", [n, k, m], 128, 0),
-        ] {
-            let kernel = counters.iter().find(|kernel| kernel.name.starts_with(name)).unwrap();
+        for ((name, [rows, cols, terms], others), tile) in [
+            ("linear_forward", [m, n, k], m * n * 4),
+            ("linear_input_grad", [m, k, n], 0),
+            ("linear_weight_grad", [n, k, m], 0),
+        ]
+        .into_iter()
+        .zip(tiles)
+        {
+            let side = match tile {
+                "large" => 128_usize,
+                "small" => 64,
+                _ => 32,
+            };
+            let is_it = |kernel: &&KernelCounts| kernel.name.starts_with(name) && kernel.name.contains(tile);
+            let kernel = counters.iter().find(is_it).unwrap_or_else(|| panic!("{name}, {tile}, of {counters:?}"));
             let total = &kernel.total;
             let read = (rows * cols.div_ceil(side) + cols * rows.div_ceil(side)) * terms * size + others;
             assert_eq!(total.global_read as usize, read, "{}: {total:?}", kernel.name);
@@ -160,8 +168,11 @@ fn tiles_move_once_in_whole_sectors_and_without_bank_conflicts() {
         assert_eq!(kernel.total.global_read as usize, 2 * m * n * size, "{:?}", kernel.total);
         assert_eq!(kernel.total.bank_passes, kernel.total.ideal_passes, "{:?}", kernel.total);
     };
-    check(4, &|cuda| drop(run::<Cuda, f32>(cuda, shape, Precision::Full, draw)));
-    check(4, &|cuda| drop(run::<Cuda, f32>(cuda, shape, Precision::Tf32, draw)));
-    check(2, &|cuda| drop(run::<Cuda, f16>(cuda, shape, Precision::Full, draw)));
-    check(2, &|cuda| drop(run::<Cuda, bf16>(cuda, shape, Precision::Full, draw)));
+    let run_exact = |shape| move |cuda: &Cuda| drop(run::<Cuda, f32>(cuda, shape, Precision::Full, draw));
+    let [few, more] = [(256, 128, 192), (2304, 200, 136)];
+    check(few, 4, ["tiny"; 3], &run_exact(few));
+    check(more, 4, ["small", "small", "large"], &run_exact(more));
+    check(few, 4, ["small"; 3], &|cuda| drop(run::<Cuda, f32>(cuda, few, Precision::Tf32, draw)));
+    check(few, 2, ["small"; 3], &|cuda| drop(run::<Cuda, f16>(cuda, few, Precision::Full, draw)));
+    check(few, 2, ["small"; 3], &|cuda| drop(run::<Cuda, bf16>(cuda, few, Precision::Full, draw)));
 }

@@ -410,7 +410,7 @@ kernels! {
         matrices: InteractionBackwardMatrices,
     }
     /// See kernels/linear.cu.
-    LinearForward = "linear" "linear_forward_large_f32" * 1, "linear_forward_small_f32" * 1, "linear_forward_narrow_f32" * 1, "linear_forward_mma_large" * 3, "linear_forward_mma_small" * 3 {
+    LinearForward = "linear" "linear_forward_large_f32" * 1, "linear_forward_small_f32" * 1, "linear_forward_tiny_f32" * 1, "linear_forward_narrow_f32" * 1, "linear_forward_mma_large" * 3, "linear_forward_mma_small" * 3 {
         input: u64,
         weight: u64,
         bias: u64,
@@ -424,7 +424,7 @@ kernels! {
         relu: u32,
     }
     /// See kernels/linear.cu.
-    LinearInputGrad = "linear" "linear_input_grad_large_f32" * 1, "linear_input_grad_small_f32" * 1, "linear_input_grad_mma_large" * 3, "linear_input_grad_mma_small" * 3 {
+    LinearInputGrad = "linear" "linear_input_grad_large_f32" * 1, "linear_input_grad_small_f32" * 1, "linear_input_grad_tiny_f32" * 1, "linear_input_grad_mma_large" * 3, "linear_input_grad_mma_small" * 3 {
         grad: u64,
         weight: u64,
         grad_input: u64,
@@ -436,7 +436,7 @@ kernels! {
         inputs: u64,
     }
     /// See kernels/linear.cu.
-    LinearWeightGrad = "linear" "linear_weight_grad_large_f32" * 1, "linear_weight_grad_small_f32" * 1, "linear_weight_grad_narrow_f32" * 1, "linear_weight_grad_mma_large" * 3, "linear_weight_grad_mma_small" * 3 {
+    LinearWeightGrad = "linear" "linear_weight_grad_large_f32" * 1, "linear_weight_grad_small_f32" * 1, "linear_weight_grad_tiny_f32" * 1, "linear_weight_grad_narrow_f32" * 1, "linear_weight_grad_mma_large" * 3, "linear_weight_grad_mma_small" * 3 {
         a: u64,
         b: u64,
         parts: u64,

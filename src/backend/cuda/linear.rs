@@ -30,6 +30,7 @@ pub(super) struct Products {
     /// Exact ones of `f32`.
     large: Function,
     small: Function,
+    tiny: Function,
     narrow: Option<Function>,
     /// On the tensor cores; those of `f32` round to tf32.
     mma_large: ByElement,
@@ -45,9 +46,11 @@ struct Tile {
     shared: u32,
 }
 
-/// The sides of large and small tiles, and the columns of narrow ones.
-const SIDES: (usize, usize) = (128, 64);
+/// The sides of large, small and tiny tiles, and the columns of narrow ones.
+const SIDES: (usize, usize, usize) = (128, 64, 32);
 const NARROW: usize = 16;
+/// Blocks that keep half of a large device busy: where tiles are fewer, smaller ones are faster, though they read their factors more often.
+const FEW_BLOCKS: usize = 66;
 
 /// Whether a matrix is large enough for large tiles.
 fn takes_large_tiles(rows: usize, cols: usize) -> bool {
@@ -70,33 +73,40 @@ impl Products {
         Ok(Self {
             large: exact("large")?,
             small: exact("small")?,
+            tiny: exact("tiny")?,
             narrow: if has_narrow { Some(exact("narrow")?) } else { None },
             mma_large: mma("large", MMA_SHARED.0)?,
             mma_small: mma("small", MMA_SHARED.1)?,
         })
     }
 
-    /// The tiles for an output of this size, large ones only if they are allowed.
-    fn tile<E: Element>(&self, precision: Precision, (rows, cols): (usize, usize), large: bool) -> Tile {
-        let is_large = large && takes_large_tiles(rows, cols);
-        let (side, threads) = if is_large { (SIDES.0, 256) } else { (SIDES.1, 128) };
-        let square = |function, shared| Tile { function, rows: side, cols: side, threads, shared };
-        let is_exact = precision.is_exact::<E>();
-        match (is_exact, self.narrow, is_large) {
-            (true, Some(function), _) if cols <= NARROW => {
+    /// The tiles for an output of this size, whose sums are cut into so many parts: the largest that make enough blocks, which are `enough_large` of
+    /// large ones.
+    fn tile<E: Element>(
+        &self,
+        precision: Precision,
+        (rows, cols): (usize, usize),
+        parts: usize,
+        enough_large: usize,
+    ) -> Tile {
+        let blocks = |side| tiles(rows, cols, side) * parts;
+        let is_large = takes_large_tiles(rows, cols) && blocks(SIDES.0) >= enough_large;
+        let square = |function, side, threads, shared| Tile { function, rows: side, cols: side, threads, shared };
+        match (precision.is_exact::<E>(), self.narrow) {
+            (true, Some(function)) if cols <= NARROW => {
                 Tile { function, rows: SIDES.0, cols: NARROW, threads: 128, shared: 0 }
             }
-            (true, _, true) => square(self.large, 0),
-            (true, _, false) => square(self.small, 0),
-            (false, _, true) => square(self.mma_large.of::<E>(), MMA_SHARED.0),
-            (false, _, false) => square(self.mma_small.of::<E>(), MMA_SHARED.1),
+            (true, _) if is_large => square(self.large, SIDES.0, 256, 0),
+            (true, _) if blocks(SIDES.1) >= FEW_BLOCKS => square(self.small, SIDES.1, 128, 0),
+            (true, _) => square(self.tiny, SIDES.2, 64, 0),
+            (false, _) if is_large => square(self.mma_large.of::<E>(), SIDES.0, 256, MMA_SHARED.0),
+            (false, _) => square(self.mma_small.of::<E>(), SIDES.1, 128, MMA_SHARED.1),
         }
     }
 
-    /// The tiles for an output of this size whose sums are computed at once: large ones if they are enough to fill a device.
-    fn tile_to_fill<E: Element>(&self, precision: Precision, (rows, cols): (usize, usize)) -> Tile {
-        let enough = 2 * tiles(rows, cols, SIDES.0) >= ENOUGH_BLOCKS.0;
-        self.tile::<E>(precision, (rows, cols), enough)
+    /// The tiles for an output of this size whose sums are computed at once.
+    fn tile_of_whole_sums<E: Element>(&self, precision: Precision, sizes: (usize, usize)) -> Tile {
+        self.tile::<E>(precision, sizes, 1, ENOUGH_BLOCKS.0 / 2)
     }
 }
 
@@ -151,7 +161,7 @@ impl LinearOps for Cuda {
         if unsafe { self.multiply::<E, E>(product, &output)? } {
             return Ok(());
         }
-        let tile = self.inner.kernels.linear_forward.tile_to_fill::<E>(precision, (m, n));
+        let tile = self.inner.kernels.linear_forward.tile_of_whole_sums::<E>(precision, (m, n));
         let kernel = LinearForward {
             input: input.data.pointer(),
             weight: weight.data.pointer(),
@@ -243,7 +253,7 @@ impl Cuda {
             return Ok(());
         }
         let (m, k) = (grad_input.rows, grad_input.cols);
-        let tile = self.inner.kernels.linear_input_grad.tile_to_fill::<E>(precision, (m, k));
+        let tile = self.inner.kernels.linear_input_grad.tile_of_whole_sums::<E>(precision, (m, k));
         let kernel = LinearInputGrad {
             grad: grad.data.pointer(),
             weight: weight.data.pointer(),
@@ -275,7 +285,7 @@ impl Cuda {
         let (z, x) = ((grad.data.pointer(), grad.ld, n), (input.data.pointer(), input.ld, k));
         let ((a, a_ld, rows), (b, b_ld, cols)) = if transposed { (x, z) } else { (z, x) };
         let (row_stride, col_stride) = if transposed { (1, k) } else { (k, 1) };
-        let tile = self.inner.kernels.linear_weight_grad.tile::<E>(precision, (rows, cols), true);
+        let tile = self.inner.kernels.linear_weight_grad.tile::<E>(precision, (rows, cols), parts.count, FEW_BLOCKS);
         let kernel = LinearWeightGrad {
             a,
             b,
