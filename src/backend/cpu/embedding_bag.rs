@@ -57,7 +57,7 @@ pub(super) struct Gather<'a, E: Element, I: Index> {
 /// Below this many ids a split costs more than it brings.
 const MIN_IDS_PER_TASK: usize = 4096;
 /// Bytes that are asked for ahead of their use: enough lines to keep memory busy, and few enough to stay in the second-level cache.
-const BYTES_AHEAD: usize = 16384;
+const BYTES_AHEAD: usize = 32768;
 /// Rows of so few bytes are not asked for earlier than this.
 const MOST_AHEAD: usize = 128;
 /// Samples whose pooled vectors are asked for ahead of their being written.
