@@ -214,11 +214,14 @@ impl Optimizer {
         }
     }
 
-    /// The optimizer for dense parameters, which have no rows.
+    /// The optimizer for dense parameters, which have no rows. Its `eps` is at least the smallest positive normal number: added to the root of whatever is
+    /// not zero that changes nothing, and a parameter that has never had a gradient stays where it is, in place of becoming 0/0.
     pub fn for_dense(self) -> Self {
+        let least = |eps: f32| eps.max(f32::MIN_POSITIVE);
         match self {
-            Self::RowwiseAdagrad { eps } => Self::Adagrad { eps },
-            other => other,
+            Self::Sgd => Self::Sgd,
+            Self::Adagrad { eps } | Self::RowwiseAdagrad { eps } => Self::Adagrad { eps: least(eps) },
+            Self::Adam { beta1, beta2, eps } => Self::Adam { beta1, beta2, eps: least(eps) },
         }
     }
 }

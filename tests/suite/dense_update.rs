@@ -12,6 +12,7 @@ backend_suite!(
     many_steps_are_right,
     scaled_gradients_and_rounded_parameters_are_exact,
     nan_and_infinity_are_clamped_or_come_through,
+    parameters_without_gradients_stay,
     wrong_arguments_are_errors,
     wrong_scales_and_copies_are_errors
 );
@@ -93,6 +94,18 @@ fn steps_are_right<B: DenseUpdateOps>(device: &B) {
                 assert_close(&format!("{what}, second state"), &got_state[1], &second);
             }
         }
+    }
+}
+
+/// Without `eps`, too: 0/0 is no step.
+fn parameters_without_gradients_stay<B: DenseUpdateOps>(device: &B) {
+    let adam = Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 0.0 };
+    for optimizer in [Optimizer::Adagrad { eps: 0.0 }, Optimizer::RowwiseAdagrad { eps: 0.0 }, adam] {
+        let rule = UpdateRule::new(optimizer, 0.5);
+        let state = for_dense(rule).optimizer.state_len(2, 2).map(|len| vec![0.0; len]);
+        let (got, _) = step(device, rule, None, &[0.0, 0.25], &[0.75, 0.75], &state);
+        assert_eq!(got[0], 0.75, "{optimizer:?}");
+        assert!((got[1] - 0.25).abs() < 1e-6, "{optimizer:?}: the first step is as long as the learning rate, {got:?}");
     }
 }
 

@@ -13,7 +13,12 @@ use bagdot::ops::{
     Accum, Backend, Interaction, Loss, Optimizer, PairOrder, Pooling, Rounding, Table, UpdateRule, WeightDecay,
 };
 
-backend_suite!(cuda: losses_gradients_and_steps_are_right, kept_gradients_are_steps_at_once);
+backend_suite!(
+    cuda:
+    losses_gradients_and_steps_are_right,
+    kept_gradients_are_steps_at_once,
+    zeros_between_rows_stay_without_eps
+);
 
 const DIM: usize = 4;
 const ROWS: [usize; 3] = [9, 30, 2];
@@ -138,6 +143,20 @@ fn rules() -> impl Iterator<Item = UpdateRule> {
 fn kept_gradients_are_steps_at_once<B: Backend>(device: &B) {
     for rule in rules() {
         assert_same_bits("apply", &train(device, rule, false), &train(device, rule, true));
+    }
+}
+
+/// Rows of the layers end with zeros, whose gradients are zeros: no step makes 0/0 of them, which the next one would multiply by.
+fn zeros_between_rows_stay_without_eps<B: Backend>(device: &B) {
+    for optimizer in [Optimizer::Adagrad { eps: 0.0 }, Optimizer::Adam { beta1: 0.875, beta2: 0.75, eps: 0.0 }] {
+        let (mut engine, _) = models(device, kinds()[2], UpdateRule::new(Optimizer::Sgd, LEARNING_RATE));
+        // Rows of tables have no such zeros.
+        let [tables, dense] = [Optimizer::Sgd, optimizer].map(|one| GroupOptimizer::new(one, LEARNING_RATE));
+        engine.optimize_with(Optimizers { tables, dense, schedule: Schedule::default() }).unwrap();
+        for step in 1..=STEPS {
+            engine.train_step(batch(step).upload(device).view()).unwrap();
+            assert!(engine.last_loss().unwrap().is_finite(), "{optimizer:?}, step {step}");
+        }
     }
 }
 
