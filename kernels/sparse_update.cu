@@ -9,11 +9,11 @@
 //              and gradients are brought to the second-level cache. Occurrences beyond the first kKnown are read by the lanes of the group side
 //              by side, one each, and handed round by shuffles. Groups of a warp keep in step, since shuffles of some lanes cost several times
 //              those of whole warps. Gradients are added in order.
-//              A hot row must not keep one group busy while others wait: `chunks` sums every chunk of it, a warp one or two of them, and `runs` does
-//              the same with runs of 64 chunks but the first, of 64 times 64, and so on, from the sums of the next shorter ones, a launch for each
-//              length that there could be. `update` and `reduce` add 64 sums of chunks and 63 of each other length at most. The order of all additions
-//              is that of the CPU. Runs are found from where they lie: those behind the first begin at least their length apart, so each window of
-//              as many occurrences has at most one, and its sum a place of its own; so do first chunks of rows that have more. Two gradients are merged as two sorted lists: a row's place is its
+//              A hot row must not keep one group busy while others wait: `chunks` sums every chunk of it but the first, each by a warp of its own, and
+//              `runs` does the same with runs of 64 chunks, of 64 times 64, and so on, from the sums of the next shorter ones, a launch for each length
+//              that there could be. `update` and `reduce` sum the first chunk and add 63 sums of each length at most. The order of all additions is
+//              that of the CPU. Runs are found from where they lie: those behind the first begin at least their length apart, so each window of as
+//              many occurrences has at most one, and its sum a place of its own. Two gradients are merged as two sorted lists: a row's place is its
 //              number and that of the other's rows before it; then rows are numbered as index_sort numbers them, and `add` sums one or two sources.
 // Launch       block 256; update, reduce: as many blocks as run at the same time, at most enough for all rows that there could be; the others: enough
 //              for all rows or windows that there could be, at most 8192; they loop over what is left. starts: one block
@@ -22,8 +22,7 @@
 //              sorted is not trusted: whatever it holds, nothing outside the buffers is touched.
 // Numerics     f32, every product, sum, quotient and root rounded separately, in one order: the same bits for any launch, and on the CPU
 // Measured     NVIDIA H200, 2026-11-27, f32, one id a bag: D 128 B 65536, SGD 718 us (uniform), 547 us (Zipf), row-wise Adagrad 865 and 565 us, 110 %
-//              to 174 % of a copy's bandwidth; D 64 B 2048, SGD 26 us (uniform), 48 us (Zipf), 57 % and 31 %. First
-//              chunks of hot rows were summed by `update` then; since they are summed by `chunks`: compiled and emulated, not yet measured
+//              to 174 % of a copy's bandwidth; D 64 B 2048, SGD 26 us (uniform), 48 us (Zipf), 57 % and 31 %
 
 #include "common/optimizer.cuh"
 #include "common/philox.cuh"
@@ -45,33 +44,23 @@ __device__ __forceinline__ void store_sum(float* to, const Vec<float, N>& sum) {
   }
 }
 
-// Sums the chunks of all rows that have several, each into the place of its window.
+// Sums the chunks of all rows but the first ones, each into the place of its window.
 extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_chunks(SOURCE_PARAMETERS) {
   const Source source = SOURCE;
   const uint32_t num_rows = source.num_rows();
   if (num_rows == 0) return;
   const Group group = group_of_thread(32);
-  float* const later_sums = run_sums + windows(num_indices, kChunkBits) * run_sums_ld;
   for_each(source.num_windows(kChunkBits), 32, [&](uint64_t window) {
-    const Run row = row_around(source, num_rows, window, kChunkBits);
-    const bool has_first = row.count() > kChunk && first_chunk_window(row.start) == window;
-    const Run first = has_first ? Run{row.row, row.start, row.start + kChunk} : Run{}, later = run_in_window(row, window, kChunkBits);
-    // In a loop, so that there is one copy of what sums.
-#pragma unroll 1
-    for (uint32_t k = 0; k < 2; ++k) {
-      const bool is_first = k == 0;
-      const Run chunk = is_first ? first : later;
-      if (!chunk.row.exists()) continue;
-      float* const sums = (is_first ? run_sums : later_sums) + window * run_sums_ld;
-      by_width(is_wide && chunk.row.is_wide, [&](auto width) {
-        constexpr int N = decltype(width)::kElements;
-        for_each_column<N>(group, chunk.row.dim, chunk.row.dim, [&](uint32_t column, bool active) {
-          Vec<float, N> sum = negative_zero<N>();
-          add_chunk<N, 2 * kInFlight>(source, group, sum, chunk.row, chunk.start, chunk.count(), column, active);
-          if (active) store_sum(sums + column, sum);
-        });
+    const Run chunk = run_in_window(source, num_rows, window, kChunkBits);
+    if (!chunk.row.exists()) return;
+    by_width(is_wide && chunk.row.is_wide, [&](auto width) {
+      constexpr int N = decltype(width)::kElements;
+      for_each_column<N>(group, chunk.row.dim, chunk.row.dim, [&](uint32_t column, bool active) {
+        Vec<float, N> sum = negative_zero<N>();
+        add_chunk<N, 2 * kInFlight>(source, group, sum, chunk.row, chunk.start, chunk.count(), column, active);
+        if (active) store_sum(run_sums + window * run_sums_ld + column, sum);
       });
-    }
+    });
   });
 }
 
@@ -84,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_runs(SOU
   if (num_rows == 0) return;
   const Group group = group_of_thread(32);
   for_each(source.num_windows(shift), 32, [&](uint64_t window) {
-    const Run run = run_in_window(row_around(source, num_rows, window, shift), window, shift);
+    const Run run = run_in_window(source, num_rows, window, shift);
     if (!run.row.exists()) return;
     const float* first = shorter_sums + (run.start >> shorter) * run_sums_ld;
     by_width(is_wide && run.row.is_wide, [&](auto width) {

@@ -33,8 +33,7 @@ struct Source {
   const float* per_sample_weights;   // null for none
   const float* grad_output;
   const uint32_t* argmax;            // null for none
-  float* run_sums;                   // of the first kChunk occurrences of rows that have more; behind them those of all other runs of as many, then of
-                                     // longer ones, always of each window of as many a place
+  float* run_sums;                   // of runs of kChunk occurrences: of each window of as many a place; behind them those of longer ones
   uint64_t grad_output_ld;
   uint64_t argmax_ld;
   uint64_t run_sums_ld;
@@ -319,29 +318,23 @@ __device__ __forceinline__ void add_runs(Vec<float, N>& sum, const float* from, 
   while (count > 0) add_next(Width<1>{});
 }
 
-// The place among those of their length of the sum of the first kChunk occurrences of a row that has more: that of the first window that begins within it.
-__device__ __forceinline__ uint64_t first_chunk_window(uint32_t start) { return (start >> kChunkBits) + 1; }
-
 // The gradient of N columns of a row: its first chunk, then the sums of the runs behind the first one of each length, ever longer.
 template <int N>
 __device__ __forceinline__ Vec<float, N> sum_row(const Source& source, const Group& group, const RowBatch& batch, const KnownRow& known,
                                                  uint32_t column, bool active) {
   Vec<float, N> sum = negative_zero<N>();
-  const uint32_t count = known.count();
-  const bool is_hot = count > kChunk;
-  add_occurrences<N, 1>(source, sum, column, active && !is_hot, [&](uint32_t) { return known.first[0]; });
+  add_occurrences<N, 1>(source, sum, column, active, [&](uint32_t) { return known.first[0]; });
   if (batch.longest <= 1) return sum;
-  const uint32_t left = is_hot ? 0 : count, longest = __reduce_max_sync(kWarp, left);
+  const uint32_t count = known.count(), longest = __reduce_max_sync(kWarp, count);
 #pragma unroll 1
   for (uint32_t k = 1; k < min(longest, kKnown); ++k) {
-    add_occurrences<N, 1>(source, sum, column, active && !is_hot, [&](uint32_t) { return known.first[k]; });
+    add_occurrences<N, 1>(source, sum, column, active, [&](uint32_t) { return known.first[k]; });
   }
-  if (longest > kKnown) add_chunk<N, kInFlight / 2>(source, group, sum, known.row, known.start + kKnown, max(left, kKnown) - kKnown, column, active);
-  if (!active || !is_hot) return sum;
+  if (longest <= kKnown) return sum;
+  add_chunk<N, kInFlight / 2>(source, group, sum, known.row, known.start + kKnown, max(min(count, kChunk), kKnown) - kKnown, column, active);
+  if (!active || count <= kChunk) return sum;
   const uint64_t behind_first = uint64_t(count) - 1;
   const float* sums = source.run_sums + column;
-  sum = load<N>(sums + first_chunk_window(known.start) * source.run_sums_ld);
-  sums += windows(source.num_indices, kChunkBits) * source.run_sums_ld;
 #pragma unroll 1
   for (uint32_t shift = kChunkBits; behind_first >> shift; shift += kChunkBits) {
     // A run's place is that of the window in which it begins, so places rise by one.
@@ -378,19 +371,14 @@ __device__ __forceinline__ uint32_t segment_of(const uint32_t* segments, uint32_
   return low;
 }
 
-// The row within which a window of `1 << shift` occurrences begins, found by a whole warp; none if a row begins there.
-__device__ __forceinline__ Run row_around(const Source& source, uint32_t num_rows, uint64_t window, uint32_t shift) {
-  const uint64_t occurrence = window << shift;
+// The run of `1 << shift` occurrences of a row, or of what is left of them, other than the row's first, that begins in a window of as many
+// occurrences, found by a whole warp: runs behind the first begin at least that far apart.
+__device__ __forceinline__ Run run_in_window(const Source& source, uint32_t num_rows, uint64_t window, uint32_t shift) {
+  const uint64_t occurrence = window << shift, size = uint64_t(1) << shift;
+  // Such a run begins less than its size after the window, and its row at least as far before that: the window begins within the row.
   const Run found = occurrences_of(source, segment_of(source.segments, num_rows, uint32_t(occurrence)));
-  return found.start < occurrence ? found : Run{};
-}
-
-// The run of `1 << shift` occurrences of such a row, or of what is left of them, other than its first, that begins in the window: runs behind the first
-// begin at least that far apart. Each is found, since it begins less than its size after its window, and its row at least as far before that.
-__device__ __forceinline__ Run run_in_window(const Run& row, uint64_t window, uint32_t shift) {
-  if (!row.row.exists()) return {};
-  const uint64_t size = uint64_t(1) << shift;
-  const uint64_t start = row.start + (((window << shift) - row.start + size - 1) >> shift << shift);
-  if (start >= row.end) return {};
-  return {row.row, uint32_t(start), uint32_t(min(start + size, uint64_t(row.end)))};
+  if (!found.row.exists() || found.start >= occurrence) return {};
+  const uint64_t start = found.start + ((occurrence - found.start + size - 1) >> shift << shift);
+  if (start >= found.end) return {};
+  return {found.row, uint32_t(start), uint32_t(min(start + size, uint64_t(found.end)))};
 }

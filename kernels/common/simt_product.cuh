@@ -1,7 +1,7 @@
 // Tiles of a matrix product in f32 on the ordinary cores: every product exact, added by fma in the order of the terms.
 //
 // A block computes a tile of the output. Tiles of both operands, kDepth terms deep, come to shared memory by asynchronous copies ahead of the
-// arithmetic: one pair of tiles where there is enough of that, three pairs where a multiprocessor has little else to do than wait for them. In shared
+// arithmetic: one pair of tiles where there is enough of that, three pairs where a block has little else to do than wait for them. In shared
 // memory a row is a term, so that a thread reads its rows and columns four at a time. An operand that lies the other way in global memory is transposed by
 // the copy: four bytes at a time, in an order by which a warp reads whole sectors and writes to 32 different banks.
 #pragma once
@@ -36,7 +36,7 @@ struct Tile {
 
 // 128 x 128, 64 x 64, 32 x 32, and 128 x 16 for products with few columns.
 using Large = Tile<2, 4, 8, 8, 8, 2>;
-using Small = Tile<2, 2, 4, 8, 4, 4>;
+using Small = Tile<2, 2, 4, 8, 4, 2>;
 using Tiny = Tile<2, 1, 4, 4, 4, 4>;
 using Narrow = Tile<4, 1, 8, 4, 4, 4>;
 

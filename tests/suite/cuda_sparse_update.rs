@@ -309,8 +309,7 @@ fn a_hot_row_is_shared_between_blocks() {
     );
 }
 
-/// However hot a row is, no block takes long: on 65,536 equal ids the longest is that on 4,096, but for the 15 sums of longer runs that it adds, which
-/// take up to ten instructions each: eight warps, of which one has work, add four at a time.
+/// However hot a row is, no block takes long: on 65,536 equal ids the longest is that on 4,096, but for the 15 sums of longer runs that it adds.
 #[test]
 fn no_block_is_longer_for_a_hotter_row() {
     let Some(emulator) = emulator() else { return };
@@ -318,6 +317,6 @@ fn no_block_is_longer_for_a_hotter_row() {
     assert_eq!((warm.len(), hot.len()), (2, 3), "{warm:?}, {hot:?}");
     for (kernel, hot) in &hot {
         let most = warm.get(kernel).unwrap_or(&warm["sparse_update_chunks"]);
-        assert!(*hot <= *most + 15 * 10, "{kernel}: {hot} instructions in the longest block, not {most}");
+        assert!(*hot as f64 <= 1.05 * *most as f64, "{kernel}: {hot} instructions in the longest block, not {most}");
     }
 }

@@ -172,8 +172,7 @@ impl SparseUpdateOps for Cuda {
 }
 
 impl Cuda {
-    /// Launches what sums the chunks of hot rows, and longer runs but the first of each length and row, and tells what the gradient of rows is made of
-    /// then.
+    /// Launches what sums the runs of hot rows, the first of each length and row left out, and tells what the gradient of rows is made of then.
     fn sum_runs<I: Index>(&self, source: &PooledGrad<'_, Self, I>, parts: &mut Parts) -> Result<RowGradientSource> {
         let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = source;
         let host = tables.as_ref();
@@ -209,9 +208,7 @@ impl Cuda {
             is_wide: is_wide.into(),
             max_gradient: max_gradient.unwrap_or(f32::INFINITY),
         };
-        let bytes_of = |len: usize| (num_indices.div_ceil(len) * run_sums_ld * size_of::<f32>()) as u64;
-        // Behind those of first chunks.
-        let (mut shorter_sums, mut sums) = (0, gradient.run_sums + bytes_of(CHUNK));
+        let (mut shorter_sums, mut sums) = (0, gradient.run_sums);
         for len in run_lens(num_indices) {
             let windows = num_indices.div_ceil(len);
             // SAFETY: the op has been validated: order, gradient, sources and weights have the sizes that bags and ids call for, and the workspace
@@ -226,7 +223,7 @@ impl Cuda {
                 }
             }
             shorter_sums = sums;
-            sums += bytes_of(len);
+            sums += (windows * run_sums_ld * size_of::<f32>()) as u64;
         }
         Ok(gradient)
     }
@@ -298,10 +295,9 @@ fn run_lens(num_indices: usize) -> impl Iterator<Item = usize> {
 }
 
 /// The elements of the sums of runs: for each window of occurrences as long as a run one, since at most one begins in it that is not the first of
-/// its row; and as many as of chunks for those that are.
+/// its row.
 fn run_sums_len(tables: &TableBatch, num_indices: usize) -> usize {
-    let lens = run_lens(num_indices).take(1).chain(run_lens(num_indices));
-    lens.map(|len| num_indices.div_ceil(len) * run_sums_ld(tables)).sum()
+    run_lens(num_indices).map(|len| num_indices.div_ceil(len) * run_sums_ld(tables)).sum()
 }
 
 /// The distance of the sums of runs.
