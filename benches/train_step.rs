@@ -18,7 +18,8 @@ const SETS: usize = 4;
 
 fn steps<B: Timed + Backend>(criterion: &mut Criterion, device: &B) {
     for model in published::<B>() {
-        let batches = [Ids::Uniform, Ids::Zipf].map(|ids| (ids, (0..SETS).map(|set| model.batch(ids, set)).collect()));
+        let batches =
+            [Ids::Uniform, Ids::Zipf].map(|ids| (ids, (0..SETS).map(|set| model.batch(ids, set)).collect::<Vec<_>>()));
         for &precision in B::PRECISIONS {
             let mut dlrm = model.build(device, precision);
             for (ids, batches) in &batches {
@@ -35,7 +36,7 @@ fn on_the_device<B: Timed + Backend>(
     device: &B,
     (model, shape): (&Model, &str),
     dlrm: &mut Dlrm<B>,
-    batches: &Vec<HostBatch>,
+    batches: &[HostBatch],
 ) {
     let batches: Vec<DeviceBatch<B>> = batches.iter().map(|batch| batch.upload(device)).collect();
     let step = |set: usize| dlrm.train_step(batches[set].view(model)).unwrap();
@@ -49,7 +50,7 @@ fn from_the_host<B: Timed + Backend>(
     device: &B,
     (model, shape): (&Model, &str),
     dlrm: &mut Dlrm<B>,
-    batches: &Vec<HostBatch>,
+    batches: &[HostBatch],
 ) {
     let mut staging = Staging::new(device).unwrap();
     let mut train = |steps: u64| {
