@@ -16,8 +16,8 @@
 // Bytes        ids, offsets and rows read once, out written once: as bytes_moved()
 // Requires     16-byte loads where rows and table begin at multiples of 16 bytes, else one element at a time; any dimension from 1
 // Numerics     f32 accumulation, product and sum rounded separately (no fma), in the order of the ids: the same bits for any launch, and on the CPU
-// Measured     NVIDIA H100, 2026-11-24, before the groups of a warp kept in step, D 64 B 2048: 12.2 us for one id a bag, 98 us for 20 (f32, uniform
-//              ids), 95 % and 123 % of a copy's bandwidth; tests pass on an NVIDIA H200
+// Measured     NVIDIA H200, 2026-11-27, f32, uniform ids: D 64 B 2048, one id a bag 10.6 us, 20 ids 83.7 us, 96 % and 127 % of a copy's bandwidth; D 128
+//              B 65536, one id 440 us, 146 %
 
 #include "common/bags.cuh"
 #include "common/ptx.cuh"

@@ -23,7 +23,7 @@ const RUN: usize = 16;
 /// Samples that do not fill a device, so that each is given as many threads as there can be.
 const FEW_SAMPLES: usize = 1024;
 /// interaction_mma.cu: bytes of a sample of which a multiprocessor has so many that a warp each keeps it busy. Larger ones take more threads.
-const MMA_LIGHT: usize = 8 << 10;
+const MMA_LIGHT: usize = 9 << 10;
 
 /// interaction.cu: a thread has the pairs of as many features with as many others in registers.
 const TILE: usize = 4;
