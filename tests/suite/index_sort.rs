@@ -3,7 +3,7 @@
 use crate::common::*;
 use bagdot::ops::Pooling;
 use bagdot::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
-use bagdot::{Error, OffsetRule, Result};
+use bagdot::{Cpu, Error, OffsetRule, Result};
 
 backend_suite!(
     cuda:
@@ -125,12 +125,29 @@ fn orders_many_ids<B: IndexSortOps>(device: &B) {
 
 /// Enough ids for the largest tiles that a backend cuts them into, with keys of 32 and of 64 bits.
 fn orders_ids_for_large_tiles<B: IndexSortOps>(device: &B) {
-    for rows in [70_000, 1 << 34] {
+    // The last ones leave no room for the bag in the words that the CPU sorts.
+    for rows in [70_000, 1 << 34, 1 << 40] {
         let layout = (&[(rows, 1)][..], &[0, 0].map(|table| feature(table, Pooling::Sum))[..]);
         let case = BagCase::new("large tiles", layout, &[128; 2 * 513], |random, rows| random.below(rows) & !0x3f);
         let (got, result) = sort::<B, i64>(device, &case, 0);
         assert_eq!(result, Ok(()));
         assert_eq!(got, expected(&case), "{rows} rows");
+    }
+}
+
+/// A row number and a position that take more than 64 bits together.
+#[test]
+fn too_many_ids_of_too_many_rows_are_an_error_on_the_cpu() {
+    let layout = (&[(1 << 48, 1)][..], &[feature(0, Pooling::Sum)][..]);
+    for (ids, fits) in [(1 << 16, true), ((1 << 16) + 1, false)] {
+        let case = BagCase::new("many rows", layout, &[ids], |random, rows| random.below(rows));
+        let bags = case.upload::<Cpu, i64>(&Cpu::single_threaded());
+        let mut sorted = poisoned_order(&Cpu::single_threaded(), &case, 0);
+        let mut workspace = vec![0; Sort::<Cpu, i64>::workspace_len(&Cpu::single_threaded(), &case.layout(), ids)];
+        let op = Sort { tables: &bags.tables, bags: bags.view(), sorted: &mut sorted, workspace: &mut workspace };
+        let result = op.run(&Cpu::single_threaded());
+        assert_eq!(result.is_ok(), fits, "{result:?}");
+        assert!(fits || matches!(result, Err(Error::InvalidArgument { argument: "indices", .. })), "{result:?}");
     }
 }
 

@@ -1,132 +1,94 @@
 //! [`index_sort`](crate::ops::index_sort) on the CPU: tables are sorted apart from each other, each by a radix sort of only the bits that its row
-//! numbers have.
+//! numbers have. What is sorted are words of row, bag and position, in room that the tables of a task use in turn, so that it stays in the cache.
 
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable, cast_slice_mut};
-
 use super::Cpu;
-use super::fault::{FaultLog, Lookup, Place, pooled_row};
+use super::fault::{FaultLog, Place, pooled_row};
 use crate::dtype::Index;
-use crate::error::Result;
+use crate::error::{Result, invalid};
 use crate::jagged::check_offsets;
 use crate::ops::index_sort::{IndexSortOps, Sort};
 use crate::ops::{Bags, TableBatch};
+use crate::simd::prefetch_row;
 
-/// The most bits of a digit: its counters fit the first-level cache.
+/// The most bits of a digit: the counters of two of them fit the first-level cache.
 const DIGIT_BITS: u32 = 11;
+/// A counter for each value of a digit.
+type Counters = [u32; 1 << DIGIT_BITS];
+/// Ids that are asked for ahead of their use.
+const IDS_AHEAD: usize = 512;
+/// Tasks for each thread, of whole tables.
+const TASKS_PER_THREAD: usize = 2;
 /// So few occurrences are sorted faster by comparison than counters are summed.
 const FEW: usize = 128;
-/// The most bits of a row number that stand in one word with a position.
-const PACKED_BITS: u32 = 32;
 
 impl IndexSortOps for Cpu {
     fn index_sort<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()> {
         let Sort { tables, bags, sorted, workspace } = args;
         let bags = bags.without_spare();
         check_offsets(bags.offsets, bags.indices.len())?;
-        let n = bags.indices.len();
-        let (occurrences, rest) = workspace.split_at_mut(2 * words_of_one(tables) * n);
-        let (of_tables, rest) = rest.split_at_mut(tables.tables().len());
-        let of_tables = &mut cast_slice_mut::<u64, OfTable>(of_tables)[..];
-        let bag_of = &mut cast_slice_mut::<u64, u32>(rest)[..n];
-
         let faults = FaultLog::default();
         let ids = Ids { tables, bags, faults: &faults };
+        let all = 0..tables.tables().len();
+        if let Some(table) = all.clone().find(|&table| ids.layout(table).is_none()) {
+            let reason = format!("more than can be sorted for a table of as many rows as table {table} has");
+            return Err(invalid("index_sort", "indices", reason));
+        }
+        let mut len = Len::default();
         self.run(|| {
-            ids.count(self, 0..tables.features().len(), &mut sorted.counted, bag_of);
-            let all = 0..tables.tables().len();
-            let out = Sorted {
+            let out = Order {
                 rows: &mut sorted.rows,
                 segments: &mut sorted.segments,
                 positions: &mut sorted.positions,
                 bags: &mut sorted.bags,
             };
-            if words_of_one(tables) == 1 {
-                ids.sort::<u64>(self, all.clone(), occurrences, of_tables);
-                ids.write::<u64>(self, all, (occurrences, of_tables, bag_of), out, 0);
-            } else {
-                let occurrences = cast_slice_mut::<u64, Wide>(occurrences);
-                ids.sort(self, all.clone(), occurrences, of_tables);
-                ids.write(self, all, (occurrences, of_tables, bag_of), out, 0);
-            }
+            len = ids.sort(self, all, workspace, out, 0);
+            let are_all = len.ids == bags.indices.len();
+            ids.count(self, 0..tables.features().len(), are_all, &mut sorted.counted);
         });
-        let OfTable { ids, rows } = OfTable::sum(of_tables);
-        sorted.segments[rows as usize] = ids;
-        sorted.counts.copy_from_slice(&[ids, rows]);
+        sorted.segments[len.rows] = len.ids as u32;
+        sorted.counts.copy_from_slice(&[len.ids as u32, len.rows as u32]);
         faults.into_result(tables)
     }
 
-    fn index_sort_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize {
-        // The occurrences twice, what is counted of each table, and the bag of each position.
-        2 * words_of_one(tables) * num_indices + tables.tables().len() + num_indices.div_ceil(2)
+    fn index_sort_workspace_len(&self, _tables: &TableBatch, num_indices: usize) -> usize {
+        // The words, twice.
+        2 * num_indices
     }
 }
 
-/// The words that a row number and a position take.
-fn words_of_one(tables: &TableBatch) -> usize {
-    let fits = |rows: usize| bits_of(rows) <= PACKED_BITS;
-    if tables.tables().iter().all(|table| fits(table.num_embeddings)) { 1 } else { 2 }
+/// The bits that numbers below `count` have, at least one.
+fn bits_of(count: usize) -> u32 {
+    usize::BITS - (count.saturating_sub(1) | 1).leading_zeros()
 }
 
-/// The bits that row numbers of a table have.
-fn bits_of(rows: usize) -> u32 {
-    usize::BITS - rows.saturating_sub(1).leading_zeros()
-}
-
-/// A row of a table and a position in the ids; they are ordered by both.
-trait Occurrence: Pod + Ord + Send + Sync {
-    fn new(row: usize, position: usize) -> Self;
-    fn row(self) -> u64;
-    fn position(self) -> u32;
-}
-
-impl Occurrence for u64 {
-    #[inline(always)]
-    fn new(row: usize, position: usize) -> Self {
-        (row as u64) << PACKED_BITS | position as u64
-    }
-    #[inline(always)]
-    fn row(self) -> u64 {
-        self >> PACKED_BITS
-    }
-    #[inline(always)]
-    fn position(self) -> u32 {
-        self as u32
-    }
-}
-
-/// For tables with more rows than fit a word together with a position.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
-#[repr(C)]
-struct Wide {
-    row: u64,
-    position: u64,
-}
-
-impl Occurrence for Wide {
-    #[inline(always)]
-    fn new(row: usize, position: usize) -> Self {
-        Self { row: row as u64, position: position as u64 }
-    }
-    #[inline(always)]
-    fn row(self) -> u64 {
-        self.row
-    }
-    #[inline(always)]
-    fn position(self) -> u32 {
-        self.position as u32
-    }
-}
-
-/// What a table's part of the order has.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct OfTable {
-    /// Counted ids.
-    ids: u32,
+/// The length of the order of some tables.
+#[derive(Clone, Copy, Default)]
+struct Len {
+    /// Pooled ids.
+    ids: usize,
     /// Rows that they name.
-    rows: u32,
+    rows: usize,
+}
+
+/// An id that names a row of a table.
+struct Occurrence {
+    row: usize,
+    bag: usize,
+    position: usize,
+}
+
+/// How the occurrences of a table stand in words, which order them as they are to be: row, bag and position, the two last counted from the table's
+/// first ones.
+#[derive(Clone, Copy)]
+struct Layout {
+    row_bits: u32,
+    /// 0 where a word has no room for the bag, which is looked for by the position then.
+    bag_bits: u32,
+    position_bits: u32,
+    first_bag: usize,
+    first_position: usize,
 }
 
 /// The ids of a batch.
@@ -136,8 +98,8 @@ struct Ids<'a, 'f, I: Index> {
     faults: &'f FaultLog,
 }
 
-/// The part of the order that is some tables'.
-struct Sorted<'a> {
+/// Where the order of some tables goes.
+struct Order<'a> {
     rows: &'a mut [u64],
     segments: &'a mut [u32],
     positions: &'a mut [u32],
@@ -150,166 +112,301 @@ impl<I: Index> Ids<'_, '_, I> {
         self.bags.offsets[bag].to_row().unwrap_or(0)
     }
 
-    /// The positions of the ids of some features.
-    fn positions(&self, features: Range<usize>) -> Range<usize> {
-        self.bound(features.start * self.bags.batch_size)..self.bound(features.end * self.bags.batch_size)
+    fn bags(&self, features: Range<usize>) -> Range<usize> {
+        features.start * self.bags.batch_size..features.end * self.bags.batch_size
+    }
+
+    fn positions(&self, bags: Range<usize>) -> Range<usize> {
+        self.bound(bags.start)..self.bound(bags.end)
+    }
+
+    /// The bags of a feature, and the positions of each.
+    #[inline(always)]
+    fn each_bag(&self, feature: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let bags = self.bags(feature..feature + 1);
+        let bound = |offset: I| offset.to_i64() as usize;
+        let positions =
+            self.bags.offsets[bags.start..=bags.end].windows(2).map(move |ends| bound(ends[0])..bound(ends[1]));
+        bags.zip(positions)
     }
 
     fn num_ids(&self, tables: Range<usize>) -> usize {
         let features = tables.flat_map(|table| self.tables.features_of(table));
-        features.map(|&f| self.positions(f..f + 1).len()).sum()
+        features.map(|&feature| self.positions(self.bags(feature..feature + 1)).len()).sum()
     }
 
-    /// Counts the ids of each bag of some features, and notes bad ones and the bag of each position.
-    fn count(&self, cpu: &Cpu, features: Range<usize>, counted: &mut [u32], bag_of: &mut [u32]) {
-        let batch_size = self.bags.batch_size;
+    /// None if a row and a position together take more bits than a word has.
+    fn layout(&self, table: usize) -> Option<Layout> {
+        let (first, end) = match self.tables.features_of(table) {
+            [] => (0, 0),
+            [first, .., last] | [first @ last] => (*first, last + 1),
+        };
+        let bags = self.bags(first..end);
+        let positions = self.positions(bags.clone());
+        let layout = Layout {
+            row_bits: bits_of(self.tables.tables()[table].num_embeddings),
+            bag_bits: bits_of(bags.len()),
+            position_bits: bits_of(positions.len()),
+            first_bag: bags.start,
+            first_position: positions.start,
+        };
+        let fits = |layout: &Layout| layout.row_shift() + layout.row_bits <= u64::BITS;
+        [layout, Layout { bag_bits: 0, ..layout }].into_iter().find(fits)
+    }
+
+    /// The row of each id of a table that is pooled. Bad ones are noted.
+    #[inline(always)]
+    fn rows(&self, table: usize) -> impl Iterator<Item = usize> {
+        let num_embeddings = self.tables.tables()[table].num_embeddings;
+        self.tables.features_of(table).iter().flat_map(move |&feature| {
+            let (spec, bags) = (&self.tables.features()[feature], self.bags(feature..feature + 1));
+            self.positions(bags.clone()).filter_map(move |position| {
+                prefetch_row(self.bags.indices, position + IDS_AHEAD, 1);
+                let id = self.bags.indices[position];
+                let row = pooled_row(id, spec, num_embeddings);
+                if row.is_none() {
+                    let bag = self.bag_of(position, bags.clone());
+                    self.faults.lookup(id, Place { feature, spec, num_embeddings, bag }, position);
+                }
+                row
+            })
+        })
+    }
+
+    /// Each of these as a word, in the order of the positions.
+    #[inline(always)]
+    fn words(&self, table: usize, layout: Layout) -> impl Iterator<Item = u64> {
+        let num_embeddings = self.tables.tables()[table].num_embeddings;
+        self.tables.features_of(table).iter().flat_map(move |&feature| {
+            let spec = &self.tables.features()[feature];
+            self.each_bag(feature).flat_map(move |(bag, positions)| {
+                positions.filter_map(move |position| {
+                    let row = pooled_row(self.bags.indices[position], spec, num_embeddings)?;
+                    Some(layout.word(Occurrence { row, bag, position }))
+                })
+            })
+        })
+    }
+
+    /// Which of some bags a position is in.
+    #[cold]
+    fn bag_of(&self, position: usize, bags: Range<usize>) -> usize {
+        let ends = &self.bags.offsets[bags.start + 1..=bags.end];
+        bags.start + ends.partition_point(|end| end.to_row().is_some_and(|end| end <= position))
+    }
+
+    /// The order of some tables, of which the first occurrence has the number `first`. The room is for twice their ids.
+    fn sort(&self, cpu: &Cpu, tables: Range<usize>, room: &mut [u64], mut out: Order<'_>, first: usize) -> Len {
+        let mut len = Len::default();
+        if tables.len() > self.tables_of_task(cpu) {
+            let middle = tables.start + tables.len() / 2;
+            let most = self.num_ids(tables.start..middle);
+            let (left, right) = room.split_at_mut(2 * most);
+            let (out_left, out_right) = out.split_at_mut(most);
+            let mut of_right = Len::default();
+            cpu.join(
+                || len = self.sort(cpu, tables.start..middle, left, out_left, first),
+                || of_right = self.sort(cpu, middle..tables.end, right, out_right, first + most),
+            );
+            out.close_up(&mut len, most, of_right);
+            return len;
+        }
+        for table in tables {
+            let (words, other) = room.split_at_mut(self.num_ids(table..table + 1));
+            if let Some(layout) = self.layout(table) {
+                let words = self.sort_table(table, layout, words, other);
+                self.write(table, layout, words, &mut out, &mut len, first);
+            }
+        }
+        len
+    }
+
+    fn tables_of_task(&self, cpu: &Cpu) -> usize {
+        match (cpu.num_threads(), self.tables.tables().len()) {
+            (1, tables) => tables,
+            (threads, tables) => (tables / (threads * TASKS_PER_THREAD)).max(1),
+        }
+    }
+
+    /// The occurrences of a table, sorted, at the beginning of the room for them.
+    fn sort_table<'w>(&self, table: usize, layout: Layout, words: &'w mut [u64], other: &mut [u64]) -> &'w [u64] {
+        let passes = layout.row_bits.div_ceil(DIGIT_BITS);
+        let bits = layout.row_bits.div_ceil(passes);
+        let mut counters = [[0; 1 << DIGIT_BITS]; 2];
+        let [mut slots, mut next] = counters.each_mut();
+        let mut len = 0;
+        self.rows(table).for_each(|row| {
+            slots[row & ((1 << bits) - 1)] += 1;
+            len += 1;
+        });
+        let (words, mut other) = (&mut words[..len], &mut other[..len]);
+        if len <= FEW {
+            words.iter_mut().zip(self.words(table, layout)).for_each(|(to, word)| *to = word);
+            // No two are equal, so that the order is the same as a stable one's.
+            words.sort_unstable();
+            return words;
+        }
+        let mut to = &mut *words;
+        // The last pass ends in `words`.
+        if passes.is_multiple_of(2) {
+            (to, other) = (other, to);
+        }
+        for pass in 0..passes {
+            let digit = Digit { shift: layout.row_shift() + pass * bits, bits, is_last: pass + 1 == passes };
+            match pass {
+                0 => digit.scatter(self.words(table, layout), to, slots, next),
+                _ => {
+                    (to, other) = (other, to);
+                    digit.scatter(other.iter().copied(), to, slots, next);
+                }
+            }
+            (slots, next) = (next, slots);
+        }
+        words
+    }
+
+    /// Writes the order of a table behind that of others, of which the first occurrence has the number `first`.
+    fn write(&self, table: usize, layout: Layout, words: &[u64], out: &mut Order<'_>, len: &mut Len, first: usize) {
+        let first_row = self.tables.row_offsets()[table];
+        let (rows, segments) = (&mut out.rows[len.rows..], &mut out.segments[len.rows..]);
+        let targets = out.positions[len.ids..].iter_mut().zip(&mut out.bags[len.ids..]);
+        // Each occurrence writes its row, and where that begins, once more: cheaper than to guess wrong which one is the first.
+        let (mut num_rows, mut last, mut start) = (0, usize::MAX, 0);
+        for ((&word, number), (position, bag)) in words.iter().zip(first + len.ids..).zip(targets) {
+            let occurrence = layout.occurrence(word);
+            *position = occurrence.position as u32;
+            *bag = match layout.bag_bits {
+                0 => self.bag_of(occurrence.position, 0..self.bags.offsets.len() - 1) as u32,
+                _ => occurrence.bag as u32,
+            };
+            let is_first = occurrence.row != last;
+            start = if is_first { number as u32 } else { start };
+            num_rows += usize::from(is_first);
+            last = occurrence.row;
+            rows[num_rows - 1] = (first_row + occurrence.row) as u64;
+            segments[num_rows - 1] = start;
+        }
+        len.ids += words.len();
+        len.rows += num_rows;
+    }
+
+    /// Counts the pooled ids of each bag of some features: all there are, if that is known.
+    fn count(&self, cpu: &Cpu, features: Range<usize>, are_all: bool, counted: &mut [u32]) {
         if features.len() > 1 {
             let middle = features.start + features.len() / 2;
-            let (counted_left, counted_right) = counted.split_at_mut((middle - features.start) * batch_size);
-            let (left, right) = bag_of.split_at_mut(self.positions(features.start..middle).len());
+            let (left, right) = counted.split_at_mut((middle - features.start) * self.bags.batch_size);
             return cpu.join(
-                || self.count(cpu, features.start..middle, counted_left, left),
-                || self.count(cpu, middle..features.end, counted_right, right),
+                || self.count(cpu, features.start..middle, are_all, left),
+                || self.count(cpu, middle..features.end, are_all, right),
             );
         }
-        let first = self.positions(features.clone()).start;
         for feature in features {
-            let spec = &self.tables.features()[feature];
-            let num_embeddings = self.tables.table_of(feature).num_embeddings;
-            for (counted, bag) in counted.iter_mut().zip(feature * batch_size..(feature + 1) * batch_size) {
-                let place = Place { feature, spec, num_embeddings, bag };
-                let positions = self.bound(bag)..self.bound(bag + 1);
-                bag_of[positions.start - first..positions.end - first].fill(bag as u32);
-                let rows = positions.filter(|&position| {
-                    matches!(self.faults.lookup(self.bags.indices[position], place, position), Lookup::Row(_))
-                });
-                *counted = rows.count() as u32;
-            }
-        }
-    }
-
-    /// Sorts the occurrences of each of some tables, with room for twice as many. Those of a table stand at the beginning of its room.
-    fn sort<O: Occurrence>(&self, cpu: &Cpu, tables: Range<usize>, room: &mut [O], of_tables: &mut [OfTable]) {
-        if tables.len() > 1 {
-            let middle = tables.start + tables.len() / 2;
-            let (left, right) = room.split_at_mut(2 * self.num_ids(tables.start..middle));
-            let (of_left, of_right) = of_tables.split_at_mut(middle - tables.start);
-            return cpu.join(
-                || self.sort(cpu, tables.start..middle, left, of_left),
-                || self.sort(cpu, middle..tables.end, right, of_right),
-            );
-        }
-        for (table, of_table) in tables.zip(of_tables) {
-            let (occurrences, other) = room.split_at_mut(self.num_ids(table..table + 1));
-            let num_embeddings = self.tables.tables()[table].num_embeddings;
-            let mut len = 0;
-            for &feature in self.tables.features_of(table) {
-                let spec = &self.tables.features()[feature];
-                for position in self.positions(feature..feature + 1) {
-                    if let Some(row) = pooled_row(self.bags.indices[position], spec, num_embeddings) {
-                        occurrences[len] = O::new(row, position);
-                        len += 1;
-                    }
-                }
-            }
-            let occurrences = &mut occurrences[..len];
-            sort_by_row(occurrences, &mut other[..len], bits_of(num_embeddings));
-            let starts = occurrences.windows(2).filter(|pair| pair[0].row() != pair[1].row()).count();
-            *of_table = OfTable { ids: len as u32, rows: (starts + usize::from(len > 0)) as u32 };
-        }
-    }
-
-    /// Writes the order of some tables, the first occurrence of which has the number `first`.
-    fn write<O: Occurrence>(
-        &self,
-        cpu: &Cpu,
-        tables: Range<usize>,
-        (room, of_tables, bag_of): (&[O], &[OfTable], &[u32]),
-        out: Sorted<'_>,
-        first: u32,
-    ) {
-        if tables.len() > 1 {
-            let middle = tables.start + tables.len() / 2;
-            let (of_left, of_right) = of_tables.split_at(middle - tables.start);
-            let (left, right) = room.split_at(2 * self.num_ids(tables.start..middle));
-            let OfTable { ids, rows } = OfTable::sum(of_left);
-            let (out_left, out_right) = out.split_at(rows as usize, ids as usize);
-            return cpu.join(
-                || self.write(cpu, tables.start..middle, (left, of_left, bag_of), out_left, first),
-                || self.write(cpu, middle..tables.end, (right, of_right, bag_of), out_right, first + ids),
-            );
-        }
-        for (table, of_table) in tables.zip(of_tables) {
-            let first_row = self.tables.row_offsets()[table] as u64;
-            let mut rows = out.rows.iter_mut().zip(out.segments.iter_mut());
-            let mut last = None;
-            let targets = out.positions.iter_mut().zip(out.bags.iter_mut());
-            for ((occurrence, number), (position, bag)) in
-                room[..of_table.ids as usize].iter().zip(first..).zip(targets)
-            {
-                *position = occurrence.position();
-                *bag = bag_of[occurrence.position() as usize];
-                if last != Some(occurrence.row()) {
-                    last = Some(occurrence.row());
-                    if let Some((row, segment)) = rows.next() {
-                        (*row, *segment) = (first_row + occurrence.row(), number);
-                    }
-                }
+            let (spec, table) = (&self.tables.features()[feature], self.tables.table_of(feature));
+            let is_pooled =
+                |&position: &usize| pooled_row(self.bags.indices[position], spec, table.num_embeddings).is_some();
+            for (counted, (_, positions)) in counted.iter_mut().zip(self.each_bag(feature)) {
+                *counted = if are_all { positions.len() } else { positions.filter(is_pooled).count() } as u32;
             }
         }
     }
 }
 
-impl OfTable {
-    fn sum(of_tables: &[Self]) -> Self {
-        let add = |sum: Self, table: &Self| Self { ids: sum.ids + table.ids, rows: sum.rows + table.rows };
-        of_tables.iter().fold(Self { ids: 0, rows: 0 }, add)
+impl Layout {
+    fn row_shift(self) -> u32 {
+        self.bag_bits + self.position_bits
+    }
+
+    #[inline(always)]
+    fn word(self, of: Occurrence) -> u64 {
+        let bag = if self.bag_bits == 0 { 0 } else { of.bag - self.first_bag };
+        (of.row as u64) << self.row_shift()
+            | (bag as u64) << self.position_bits
+            | (of.position - self.first_position) as u64
+    }
+
+    #[inline(always)]
+    fn row(self, word: u64) -> usize {
+        (word >> self.row_shift()) as usize
+    }
+
+    /// The bag is of no meaning if it is not in the word.
+    #[inline(always)]
+    fn occurrence(self, word: u64) -> Occurrence {
+        let low = |word: u64, bits: u32| word as usize & ((1 << bits) - 1);
+        Occurrence {
+            row: self.row(word),
+            bag: self.first_bag + low(word >> self.position_bits, self.bag_bits),
+            position: self.first_position + low(word, self.position_bits),
+        }
     }
 }
 
-impl<'a> Sorted<'a> {
-    /// Cuts after so many rows and ids.
-    fn split_at(self, rows: usize, ids: usize) -> (Self, Self) {
-        let (rows_left, rows_right) = self.rows.split_at_mut(rows);
-        let (segments_left, segments_right) = self.segments.split_at_mut(rows);
-        let (positions_left, positions_right) = self.positions.split_at_mut(ids);
-        let (bags_left, bags_right) = self.bags.split_at_mut(ids);
-        let left = Self { rows: rows_left, segments: segments_left, positions: positions_left, bags: bags_left };
-        (left, Self { rows: rows_right, segments: segments_right, positions: positions_right, bags: bags_right })
-    }
+/// A digit of the rows of words.
+#[derive(Clone, Copy)]
+struct Digit {
+    shift: u32,
+    bits: u32,
+    is_last: bool,
 }
 
-/// Sorts occurrences, which stand in the order of their positions, by row.
-fn sort_by_row<O: Occurrence>(occurrences: &mut [O], other: &mut [O], bits: u32) {
-    if occurrences.len() <= FEW {
-        // No two are equal, so that the order is the same as a stable one's.
-        return occurrences.sort_unstable();
+impl Digit {
+    /// A stable pass of the sort. `slots` are how many words have each value of the digit, and `next` becomes that of the next one.
+    #[inline(always)]
+    fn scatter(self, words: impl Iterator<Item = u64>, to: &mut [u64], slots: &mut Counters, next: &mut Counters) {
+        let mut start = 0;
+        for slot in &mut slots[..1 << self.bits] {
+            start += std::mem::replace(slot, start);
+        }
+        next.fill(0);
+        match self.is_last {
+            false => words.for_each(|word| {
+                self.put(word, to, slots);
+                next[self.next().of(word)] += 1;
+            }),
+            true => words.for_each(|word| self.put(word, to, slots)),
+        }
     }
-    let passes = bits.div_ceil(DIGIT_BITS);
-    let digit_bits = bits.div_ceil(passes.max(1));
-    let (mut from, mut to) = (&mut *occurrences, other);
-    for pass in 0..passes {
-        scatter_by_digit(from, to, pass * digit_bits, digit_bits);
-        (from, to) = (to, from);
-    }
-    if passes % 2 == 1 {
-        to.copy_from_slice(from);
-    }
-}
 
-/// One stable pass of the sort.
-fn scatter_by_digit<O: Occurrence>(from: &[O], to: &mut [O], shift: u32, bits: u32) {
-    let digit = |occurrence: O| (occurrence.row() >> shift) as usize & ((1 << bits) - 1);
-    let mut counters = [0u32; 1 << DIGIT_BITS];
-    let next = &mut counters[..1 << bits];
-    from.iter().for_each(|&occurrence| next[digit(occurrence)] += 1);
-    let mut start = 0;
-    for slot in &mut *next {
-        start += std::mem::replace(slot, start);
-    }
-    for &occurrence in from {
-        let slot = &mut next[digit(occurrence)];
-        to[*slot as usize] = occurrence;
+    #[inline(always)]
+    fn put(self, word: u64, to: &mut [u64], slots: &mut Counters) {
+        let slot = &mut slots[self.of(word)];
+        to[*slot as usize] = word;
         *slot += 1;
+    }
+
+    #[inline(always)]
+    fn of(self, word: u64) -> usize {
+        // The second mask tells the compiler what the first one is at most.
+        (word >> self.shift) as usize & ((1 << self.bits) - 1) & ((1 << DIGIT_BITS) - 1)
+    }
+
+    #[inline(always)]
+    fn next(self) -> Self {
+        Self { shift: self.shift + self.bits, ..self }
+    }
+}
+
+impl Order<'_> {
+    /// Cuts behind the room for so many ids.
+    fn split_at_mut(&mut self, ids: usize) -> (Order<'_>, Order<'_>) {
+        let (rows, rows_right) = self.rows.split_at_mut(ids);
+        let (segments, segments_right) = self.segments.split_at_mut(ids);
+        let (positions, positions_right) = self.positions.split_at_mut(ids);
+        let (bags, bags_right) = self.bags.split_at_mut(ids);
+        let right = Order { rows: rows_right, segments: segments_right, positions: positions_right, bags: bags_right };
+        (Order { rows, segments, positions, bags }, right)
+    }
+
+    /// Moves what stands behind the room for `most` ids up to the end of what stands before it.
+    fn close_up(&mut self, left: &mut Len, most: usize, right: Len) {
+        let left_out = most - left.ids;
+        if left_out > 0 {
+            self.positions.copy_within(most..most + right.ids, left.ids);
+            self.bags.copy_within(most..most + right.ids, left.ids);
+            self.segments[most..most + right.rows].iter_mut().for_each(|start| *start -= left_out as u32);
+        }
+        self.rows.copy_within(most..most + right.rows, left.rows);
+        self.segments.copy_within(most..most + right.rows, left.rows);
+        *left = Len { ids: left.ids + right.ids, rows: left.rows + right.rows };
     }
 }

@@ -16,7 +16,12 @@ const OCCURRENCES_AHEAD: usize = 16;
 const LEVELS: usize = 5;
 
 /// The gradients of the rows of a step.
-pub(super) trait RowGradients: Sync {
+pub(super) trait RowGradients: Copy + Sync {
+    /// What finds those of a table's rows the faster for knowing that it need find no others.
+    fn of_table(self, _table: usize) -> Self {
+        self
+    }
+
     /// That of a block of columns of row `k`.
     fn gradient<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
@@ -27,6 +32,7 @@ pub(super) trait RowGradients: Sync {
 }
 
 /// Gradients that have been summed.
+#[derive(Clone, Copy)]
 pub(super) struct Sums<'a> {
     starts: &'a [u64],
     values: &'a [f32],
@@ -51,11 +57,24 @@ impl RowGradients for Sums<'_> {
 }
 
 /// The occurrences of each row in a batch.
+#[derive(Clone, Copy)]
 pub(super) struct Occurrences<'a, 's, I: Index> {
     source: &'s PooledGrad<'a, Cpu, I>,
+    /// Of the order: where a row's occurrences begin, and the bag of each.
+    segments: &'s [u32],
+    bags: &'s [u32],
     batch_size: Divisor,
     /// Whether each contribution is the gradient of its bag as it is.
     is_plain: bool,
+    /// Of the table at hand, if it is looked up by one feature, and that is plain.
+    plain: Option<PlainFeature>,
+}
+
+/// A feature each of whose contributions is the gradient of its bag.
+#[derive(Clone, Copy)]
+struct PlainFeature {
+    first_bag: u32,
+    first_column: usize,
 }
 
 impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
@@ -63,23 +82,41 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
         let is_plain = source.max_gradient.is_none()
             && source.bags.per_sample_weights.is_none()
             && source.tables.features().iter().all(|feature| feature.pooling == Pooling::Sum);
-        Self { source, batch_size: Divisor::new(source.bags.batch_size as u32), is_plain }
+        let sorted = source.sorted;
+        Self {
+            source,
+            segments: &sorted.segments,
+            bags: &sorted.bags[..sorted.counts[0] as usize],
+            batch_size: Divisor::new(source.bags.batch_size as u32),
+            is_plain,
+            plain: None,
+        }
     }
 
-    /// The feature and the sample of an occurrence.
+    /// The feature of a bag, and its sample.
     #[inline(always)]
-    fn place(&self, occurrence: usize) -> (usize, usize) {
-        let (feature, sample) = self.batch_size.divide(self.source.sorted.bags[occurrence]);
+    fn place(&self, bag: u32) -> (usize, usize) {
+        let (feature, sample) = self.batch_size.divide(bag);
         (feature as usize, sample as usize)
     }
 
+    /// Where the gradient of a bag begins; anywhere for one of another table, as may be asked for ahead.
     #[inline(always)]
-    fn prefetch(&self, occurrence: usize, columns: Range<usize>) {
-        if occurrence < self.source.sorted.counts[0] as usize {
-            let (feature, sample) = self.place(occurrence);
-            let grad = &self.source.grad_output;
-            let first = sample * grad.ld + self.source.tables.column_offsets()[feature];
-            prefetch_row(grad.data, first + columns.start, columns.len());
+    fn start(&self, bag: u32) -> usize {
+        let (sample, first) = match self.plain {
+            Some(plain) => (bag.wrapping_sub(plain.first_bag) as usize, plain.first_column),
+            None => {
+                let (feature, sample) = self.place(bag);
+                (sample, self.source.tables.column_offsets()[feature])
+            }
+        };
+        sample * self.source.grad_output.ld + first
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, occurrence: usize, columns: &Range<usize>) {
+        if let Some(&bag) = self.bags.get(occurrence) {
+            prefetch_row(self.source.grad_output.data, self.start(bag) + columns.start, columns.len());
         }
     }
 
@@ -92,7 +129,8 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
         columns: Range<usize>,
     ) -> [V::F32; N] {
         let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = self.source;
-        let (feature, sample) = self.place(occurrence);
+        let bag = self.bags[occurrence] as usize;
+        let (feature, sample) = self.place(self.bags[occurrence]);
         let first = tables.column_offsets()[feature];
         let columns = first + columns.start..first + columns.end;
         let grad = &grad_output.row(sample)[columns.clone()];
@@ -101,8 +139,7 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
         }
         let pooling = tables.features()[feature].pooling;
         if pooling == Pooling::Max {
-            let (position, bag) = (sorted.positions[occurrence] as usize, sorted.bags[occurrence] as usize);
-            let within = position - bags.offsets[bag].to_row().unwrap_or(0);
+            let within = sorted.positions[occurrence] as usize - bags.offsets[bag].to_row().unwrap_or(0);
             let sources = argmax.map_or(&[][..], |argmax| &argmax.row(sample)[columns]);
             let mut kept = [0f32; WIDE * LANES];
             for ((kept, g), source) in kept.iter_mut().zip(grad).zip(sources) {
@@ -116,7 +153,7 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
         }
         let weight = bags.per_sample_weights.map(|weights| weights[sorted.positions[occurrence] as usize]);
         let factor = match pooling {
-            Pooling::Mean => Some(weight.unwrap_or(1.0) / sorted.counted[sorted.bags[occurrence] as usize] as f32),
+            Pooling::Mean => Some(weight.unwrap_or(1.0) / sorted.counted[bag] as f32),
             _ => weight,
         };
         if let Some(factor) = factor {
@@ -129,6 +166,17 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
 }
 
 impl<I: Index> RowGradients for Occurrences<'_, '_, I> {
+    fn of_table(self, table: usize) -> Self {
+        let plain = match self.source.tables.features_of(table) {
+            [feature] if self.is_plain => Some(PlainFeature {
+                first_bag: (feature * self.source.bags.batch_size) as u32,
+                first_column: self.source.tables.column_offsets()[*feature],
+            }),
+            _ => None,
+        };
+        Self { plain, ..self }
+    }
+
     #[inline(always)]
     fn gradient<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
@@ -136,11 +184,11 @@ impl<I: Index> RowGradients for Occurrences<'_, '_, I> {
         k: usize,
         columns: Range<usize>,
     ) -> [V::F32; N] {
-        let segments = &self.source.sorted.segments;
-        let occurrences = segments[k] as usize..segments[k + 1] as usize;
-        match occurrences.len() <= CHUNK {
-            true => self.sum_chunk::<V, N, WHOLE>(lanes, occurrences, columns),
-            false => self.sum_tree::<V, N, WHOLE>(lanes, occurrences, columns),
+        let occurrences = self.segments[k] as usize..self.segments[k + 1] as usize;
+        match (self.plain.is_some(), occurrences.len() <= CHUNK) {
+            (true, true) => self.sum_plain_chunk::<V, N, WHOLE>(lanes, occurrences, columns),
+            (false, true) => self.sum_chunk::<V, N, WHOLE>(lanes, occurrences, columns),
+            (_, false) => self.sum_tree::<V, N, WHOLE>(lanes, occurrences, columns),
         }
     }
 }
@@ -154,11 +202,33 @@ impl<I: Index> Occurrences<'_, '_, I> {
         occurrences: Range<usize>,
         columns: Range<usize>,
     ) -> [V::F32; N] {
-        self.prefetch(occurrences.start + OCCURRENCES_AHEAD, columns.clone());
+        self.prefetch(occurrences.start + OCCURRENCES_AHEAD, &columns);
         let mut sum = self.contribution::<V, N, WHOLE>(lanes, occurrences.start, columns.clone());
         for occurrence in occurrences.start + 1..occurrences.end {
-            self.prefetch(occurrence + OCCURRENCES_AHEAD, columns.clone());
+            self.prefetch(occurrence + OCCURRENCES_AHEAD, &columns);
             add(lanes, &mut sum, self.contribution::<V, N, WHOLE>(lanes, occurrence, columns.clone()));
+        }
+        sum
+    }
+
+    /// The same, of a plain feature.
+    #[inline(always)]
+    fn sum_plain_chunk<V: Lanes, const N: usize, const WHOLE: bool>(
+        &self,
+        lanes: V,
+        occurrences: Range<usize>,
+        columns: Range<usize>,
+    ) -> [V::F32; N] {
+        let grad = self.source.grad_output.data;
+        let mut sum = [lanes.splat(0.0); N];
+        for (k, &bag) in self.bags[occurrences.clone()].iter().enumerate() {
+            self.prefetch(occurrences.start + k + OCCURRENCES_AHEAD, &columns);
+            let contribution =
+                load::<V, f32, N, WHOLE>(lanes, &grad[self.start(bag) + columns.start..][..columns.len()]);
+            match k {
+                0 => sum = contribution,
+                _ => add(lanes, &mut sum, contribution),
+            }
         }
         sum
     }
@@ -175,7 +245,11 @@ impl<I: Index> Occurrences<'_, '_, I> {
         let mut levels = [([lanes.splat(0.0); N], 0); LEVELS];
         let Range { start, end } = occurrences;
         for chunk in (start..end).step_by(CHUNK) {
-            let mut sum = self.sum_chunk::<V, N, WHOLE>(lanes, chunk..(chunk + CHUNK).min(end), columns.clone());
+            let chunk = chunk..(chunk + CHUNK).min(end);
+            let mut sum = match self.plain.is_some() {
+                true => self.sum_plain_chunk::<V, N, WHOLE>(lanes, chunk, columns.clone()),
+                false => self.sum_chunk::<V, N, WHOLE>(lanes, chunk, columns.clone()),
+            };
             for (level, count) in &mut levels {
                 match *count {
                     0 => *level = sum,
@@ -212,6 +286,7 @@ fn add<V: Lanes, const N: usize>(lanes: V, sum: &mut [V::F32; N], to_add: [V::F3
 }
 
 /// Divides by a number that stays the same, by a multiplication: `⌊n / d⌋ = ⌊n ⌈2⁶⁴ / d⌉ / 2⁶⁴⌋` for 32-bit `n` and `d > 1`.
+#[derive(Clone, Copy)]
 struct Divisor {
     divisor: u32,
     reciprocal: u64,

@@ -271,17 +271,17 @@ impl<G: RowGradients, E: Element> Loop for StepPart<'_, '_, G, E> {
             let table = TableOf::row(tables, rows[k] as usize);
             self.prefetch(&table, rows[k] as usize);
         }
-        let mut k = self.range.start;
-        while k < rows.len() {
-            let table = TableOf::row(tables, rows[k] as usize);
-            while k < rows.len() && (rows[k] as usize) < table.end_row {
-                if let Some(&ahead) = rows.get(k + ROWS_AHEAD) {
-                    // In a table of other rows this asks for what is of no use, which does no harm.
-                    self.prefetch(&table, ahead as usize);
-                }
-                self.step_row(lanes, k, &table, rows[k] as usize, &mut kept);
-                k += 1;
+        let mut first = self.range.start;
+        while first < rows.len() {
+            let table = TableOf::row(tables, rows[first] as usize);
+            let end = first + rows[first..].partition_point(|&row| (row as usize) < table.end_row);
+            match table.dim {
+                16 => self.step_table::<V, 1>(lanes, first..end, table, &mut kept),
+                32 => self.step_table::<V, 2>(lanes, first..end, table, &mut kept),
+                64 => self.step_table::<V, 4>(lanes, first..end, table, &mut kept),
+                _ => self.step_table::<V, 0>(lanes, first..end, table, &mut kept),
             }
+            first = end;
         }
     }
 }
@@ -330,10 +330,32 @@ impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
         }
     }
 
-    /// One step on `row`, the one with the number `k`.
+    /// One step on rows of a table. They are of N vectors, or N is 0.
     #[inline(always)]
-    fn step_row<V: Lanes>(&mut self, lanes: V, k: usize, table: &TableOf, row: usize, kept: &mut [f32]) {
-        let RowStep { rule, step, decay_scale, ref gradients, .. } = *self.of;
+    fn step_table<V: Lanes, const N: usize>(&mut self, lanes: V, rows: Range<usize>, table: TableOf, kept: &mut [f32]) {
+        let gradients = self.of.gradients.of_table(table.table);
+        let table = TableOf { dim: if N == 0 { table.dim } else { N * LANES }, ..table };
+        for k in rows {
+            if let Some(&ahead) = self.of.rows[..self.range.end].get(k + ROWS_AHEAD) {
+                // In a table of other rows this asks for what is of no use, which does no harm.
+                self.prefetch(&table, ahead as usize);
+            }
+            self.step_row::<V, N>(lanes, k, &table, &gradients, kept);
+        }
+    }
+
+    /// One step on the row with the number `k`.
+    #[inline(always)]
+    fn step_row<V: Lanes, const N: usize>(
+        &mut self,
+        lanes: V,
+        k: usize,
+        table: &TableOf,
+        gradients: &G,
+        kept: &mut [f32],
+    ) {
+        let RowStep { rows, rule, step, decay_scale, .. } = *self.of;
+        let row = rows[k] as usize;
         let (start, dim) = (self.start(table, row), table.dim);
         let step = decay_scale.map_or(step, |scale| step.with_decay_scaled(scale[row]));
         let random = match rule.rounding {
@@ -351,11 +373,9 @@ impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
         };
         let weights = &mut self.target.weights[columns];
         let row = Row { gradients, lanes, k, step, weights, state, random, kept, squares: None };
-        match dim {
-            16 => row.step_whole::<1>(sum),
-            32 => row.step_whole::<2>(sum),
-            64 => row.step_whole::<4>(sum),
-            _ => row.step_blocks(sum),
+        match N {
+            0 => row.step_blocks(sum),
+            _ => row.step_whole::<N>(sum),
         }
     }
 }

@@ -284,15 +284,15 @@ impl Cuda {
         let matrix_pitch = num_features.next_multiple_of(MMA_DEPTH / size_of::<E>()) + RUN / size_of::<E>();
         let bytes = (num_features * (pitch + matrix_pitch) + row_room::<E>(call.filled())) * size_of::<E>();
         let threads = if call.are_many_and_small() && bytes <= 2 * MMA_LIGHT { 2 * WARP } else { THREADS };
-        let kernels = MMA_GRADS.iter().zip(&self.inner.kernels.interaction_mma_backward);
-        let kernel = kernels.filter(|(most, _)| num_features <= **most).map(|(_, kernel)| kernel.of::<E>()).next();
-        let (Some((grid, team_threads)), Some(function)) = (call.teams(threads, bytes), kernel) else {
+        let mut functions = MMA_GRADS.into_iter().zip(&self.inner.kernels.interaction_mma_backward);
+        let of_size = functions.find(|(most, _)| num_features <= *most);
+        let (Some((grid, team_threads)), Some((_, function))) = (call.teams(threads, bytes), of_size) else {
             return self.tiled_dot_grads::<E>(call, grads);
         };
         let batch_size = batch_size as u32;
         let kernel = InteractionMmaBackward { matrices: call.backward(grads), batch_size, team_threads };
         // SAFETY: see above.
-        unsafe { kernel.launch(self, function, grid) }
+        unsafe { kernel.launch(self, function.of::<E>(), grid) }
     }
 
     fn tiled_dot_grads<E: Element>(&self, call: Dots, grads: [Part; 2]) -> Result<()> {
