@@ -18,9 +18,9 @@
 //              registers: either takes two to three times as long on the tensor cores, which models avoid by zeros between rows. Any sizes from 0
 // Numerics     f32 sums: of exact products by fma in the order of the terms, on the tensor cores in their own. The bits depend on types and sizes
 //              alone, not on launch or tile; 16-bit results are rounded once
-// Measured     NVIDIA H200, 2026-11-27, 16384 x 1024 x 1024 forward: f32 879 us, tf32 242 us, bf16 108 us; cuBLASLt takes 738, 109 and 60 us.
-//              Launched by themselves, f32, 128 x 512 x 368, forward, dX, dW: 14, 17 and 6 us in tiny tiles; 20, 26 and 7 us in small ones. tf32 with
-//              rows that do not begin at multiples of 16 bytes: not measured since it was changed
+// Measured     NVIDIA H200, 2026-11-28, 16384 x 1024 x 1024 forward: f32 882 us, tf32 241 us, bf16 112 us; cuBLASLt takes 705, 111 and 61 us. tf32 forward
+//              of 2048 x 512 x 415, whose rows do not begin at multiples of 16 bytes: 38 us. Launched by themselves, f32, 128 x 512 x 368, forward, dX, dW: 14,
+//              17 and 6 us in tiny tiles; 20, 26 and 7 us in small ones
 
 #include "common/mma_product.cuh"
 #include "common/simt_product.cuh"

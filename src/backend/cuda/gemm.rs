@@ -18,7 +18,7 @@ use crate::ops::{Accum, Activation, Matrix, MatrixMut, Precision};
 /// rounded to nearest, which doubles their error; ReLU may make a zero of a NaN; and the bits of its results are those of its version and the device. They
 /// are the same in every run.
 ///
-/// Measured with cuBLASLt of CUDA 13.0 on an NVIDIA H200: benches/record/nvidia-h200/2026-11-27.json.
+/// Measured with cuBLASLt of CUDA 13.0 on an NVIDIA H200: benches/record/nvidia-h200/2026-11-28.json.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Gemm {
@@ -49,8 +49,8 @@ impl Gemm {
 
     /// Whether a product is one for cuBLASLt.
     ///
-    /// By benches/record/nvidia-h200/2026-11-27.json [`Gemm::Auto`] leaves to it the forward pass of layers whose sides are 415 or more in tf32 and bf16, where it takes
-    /// 0.35 to 0.90 of our time, and of the backward pass what is in bf16 with rows at multiples of 16 bytes: 0.60. With other rows it takes up
+    /// By benches/record/nvidia-h200/2026-11-28.json [`Gemm::Auto`] leaves to it the forward pass of layers whose sides are 415 or more in tf32 and bf16, where it takes
+    /// 0.46 to 0.88 of our time, and of the backward pass what is in bf16 with rows at multiples of 16 bytes: 0.59. With other rows it takes up
     /// to ten times as long there, and in tf32 1.2 times or more. Layers of one output or 13 inputs go either way; between those and 415 nothing has been
     /// measured, and f16 is taken to be as bf16. Exact products of f32 stay with us for their bits.
     fn leaves<E: Element, O: Element>(self, product: &Product<'_>, output: &MatrixMut<'_, Cuda, O>) -> bool {
