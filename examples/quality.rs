@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use bagdot::Cpu;
 use bagdot::nn::TableInit;
 use bagdot::ops::WeightDecay;
-use bagdot::train::{Config, Metrics, ModelDir, Observer, Trainer};
+use bagdot::train::{Config, Metrics, Observer, RunDir, Trainer};
 
 const SEEDS: u64 = 5;
 
@@ -56,13 +56,9 @@ fn plain(config: &mut Config) {
 
 fn run(config: &Config, folder: &std::path::Path) -> Result<[Metrics; 2], Box<dyn Error>> {
     let target = tempfile::tempdir()?;
-    let path = target.path().join("model");
-    let (dir, _) = ModelDir::create(&path)?;
+    let (dir, _) = RunDir::create(&target.path().join("model"))?;
     let outcome = Trainer::new(Cpu::new()?, config.clone(), folder, dir, &mut Silent)?.run(&mut Silent)?;
-    let (_, manifest) = ModelDir::open(&path)?;
-    let best = manifest.progress.history.into_iter().find(|record| record.epoch == outcome.best_epoch);
-    let validation = best.and_then(|record| record.validation).ok_or("no validation rows")?;
-    Ok([validation, outcome.test.ok_or("no test rows")?])
+    Ok([outcome.validation.ok_or("no validation rows")?, outcome.test.ok_or("no test rows")?])
 }
 
 fn mean_and_deviation(values: &[f64]) -> (f64, f64) {

@@ -47,11 +47,12 @@ impl Eval {
         let result = model.predict(sources, LabelUse::Required, part, |probabilities, labels, (done, total)| {
             predictions.extend(probabilities, labels);
             bar.show("evaluating", done, total, true);
-            Ok(())
+            CliResult::Ok(())
         });
         bar.clear();
         result?;
-        let metrics = predictions.metrics().ok_or_else(|| CliError::Usage("there are no such rows".into()))?;
+        let loss = model.manifest().config.train.loss;
+        let metrics = predictions.metrics_of(loss).ok_or_else(|| CliError::Usage("there are no such rows".into()))?;
         if self.json {
             print_line(&serde_json::to_string(&metrics).unwrap_or_default())?;
         } else {

@@ -1,10 +1,9 @@
 //! `bagdot generate`
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use super::CliResult;
+use super::output::Output;
 use crate::data::{IdDistribution, Synthetic};
 
 /// Write click logs that are drawn from a known model, in the format of Criteo: to try `format = "criteo"`, and to measure speed.
@@ -29,12 +28,8 @@ pub(super) struct Generate {
 impl Generate {
     pub(super) fn run(&self) -> CliResult {
         let Self { rows, values, ids, seed, ref output } = *self;
-        let out: Box<dyn Write> = match output {
-            Some(path) => Box::new(File::create(path)?),
-            None => Box::new(std::io::stdout().lock()),
-        };
-        let mut out = BufWriter::new(out);
-        Synthetic { rows, values, ids, seed }.write(&mut out)?;
-        Ok(out.flush()?)
+        let mut out = Output::open(output.as_deref(), &[])?;
+        Synthetic { rows, values, ids, seed }.write(&mut out).map_err(|error| out.fault(error))?;
+        out.finish()
     }
 }

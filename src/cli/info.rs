@@ -22,7 +22,7 @@ impl Info {
         if let Some(path) = &self.memory {
             let (config, folder) = Config::load(path)?;
             let plan = on_device!(self.common, device => memory_of(&device, &config, &folder).map_err(CliError::from))?;
-            return Ok(print_line(&plan.to_string())?);
+            return print_line(&plan.to_string());
         }
         let cpu = self.common.cpu()?;
         match &self.model {
@@ -59,7 +59,7 @@ impl Info {
 
 /// Driver, devices and compiled kernels, or what keeps them from being used.
 #[cfg(feature = "cuda")]
-fn print_cuda(common: &Common) -> std::io::Result<()> {
+fn print_cuda(common: &Common) -> CliResult {
     use crate::backend::cuda::{devices, driver_version, images};
     match driver_version() {
         Err(error) => print_line(&format!("cuda: {error}"))?,
@@ -111,6 +111,6 @@ fn gemm_in_use(gemm: crate::backend::cuda::Gemm) -> String {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn print_cuda(_: &Common) -> std::io::Result<()> {
+fn print_cuda(_: &Common) -> CliResult {
     print_line("cuda: built without it (feature `cuda`)")
 }

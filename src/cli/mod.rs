@@ -4,6 +4,7 @@
 mod eval;
 mod generate;
 mod info;
+mod output;
 mod predict;
 mod terminal;
 mod train;
@@ -33,7 +34,8 @@ Examples:
   bagdot info --memory examples/clothing.toml      say what memory training will take
   bagdot generate 100000 --output clicks.tsv       write rows to try things with
 
-Exit status: 0 if all went well, 1 for an error, 2 for wrong arguments, 130 after Ctrl-C.";
+Exit status: 0 if all went well, 1 for an error, 2 for wrong arguments, 130 after Ctrl-C,
+128 plus its number after another signal.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -116,10 +118,13 @@ use on_device;
 enum CliError {
     #[error(transparent)]
     Train(#[from] TrainError),
-    #[error("cannot write results: {0}")]
-    Output(#[from] std::io::Error),
+    #[error("cannot write {name}: {source}")]
+    Output { name: String, source: std::io::Error },
     #[error("{0}")]
     Usage(String),
+    /// The program was asked to end by a signal.
+    #[error("{said}")]
+    Signal { signal: u8, said: String },
 }
 
 impl From<crate::Error> for CliError {
@@ -150,11 +155,11 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads our output has had enough, as `head` does: no error.
-        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(CliError::Output { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bagdot: {error}");
+            terminal::say(&format!("bagdot: {error}"));
             match error {
-                CliError::Train(TrainError::Interrupted { .. }) => ExitCode::from(130),
+                CliError::Signal { signal, .. } => ExitCode::from(128 + signal),
                 CliError::Usage(_) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }
@@ -163,7 +168,8 @@ pub fn main() -> ExitCode {
 }
 
 /// Prints a line on standard output.
-fn print_line(line: &str) -> std::io::Result<()> {
+fn print_line(line: &str) -> CliResult {
     use std::io::Write;
-    writeln!(std::io::stdout().lock(), "{line}")
+    let written = writeln!(std::io::stdout().lock(), "{}", terminal::escaped(line));
+    written.map_err(|source| CliError::Output { name: "standard output".into(), source })
 }

@@ -1,15 +1,15 @@
 //! `bagdot predict`
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use super::eval::sources;
-use super::terminal::Bar;
+use super::output::Output;
+use super::terminal::{Bar, Signals};
 use super::{CliResult, Common, on_device};
 use crate::data::LabelUse;
 use crate::ops::Backend;
-use crate::train::{TrainError, TrainedModel};
+use crate::train::TrainedModel;
 
 /// Print the probability of each row, one a line, in the order of the rows. The label's column need not be there.
 #[derive(clap::Args, Debug)]
@@ -32,23 +32,30 @@ impl Predict {
     }
 
     fn print<D: Backend>(&self, mut model: TrainedModel<D>) -> CliResult {
-        let mut out: Box<dyn Write> = match &self.output {
-            Some(path) => Box::new(File::create(path)?),
-            None => Box::new(std::io::stdout().lock()),
-        };
-        let mut out = BufWriter::new(&mut out);
+        // The file is not open to the caller before it is whole, so that nobody else could remove it after a signal.
+        let signals = Signals::watch();
+        let inputs =
+            [self.data.clone(), model.manifest().config.data.inputs(&model.manifest().folder), files_in(&self.model)]
+                .concat();
+        let mut out = Output::open(self.output.as_deref(), &inputs)?;
+        signals.defer();
         let mut bar = Bar::new(self.common.quiet);
-        let mut written = Ok(());
         let result = model.predict(sources(&self.data), LabelUse::Optional, None, |probabilities, _, (done, total)| {
             bar.show("predicting", done, total, true);
-            written = probabilities.iter().try_for_each(|p| writeln!(out, "{p}"));
-            // The loop ends with an error of its own type; the real one is reported below.
-            if written.is_err() { Err(TrainError::Interrupted { epoch: 0 }) } else { Ok(()) }
+            signals.check()?;
+            probabilities.iter().try_for_each(|p| writeln!(out, "{p}")).map_err(|error| out.fault(error))
         });
         bar.clear();
-        written?;
-        // What was predicted before an error is not lost.
-        out.flush()?;
-        Ok(result?)
+        if result.is_err() && self.output.is_none() {
+            // What was predicted before an error is not lost.
+            out.flush().map_err(|error| out.fault(error))?;
+        }
+        result?;
+        out.finish()
     }
+}
+
+/// The entries of a model directory.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|e| e.path()).collect())
 }

@@ -1,18 +1,45 @@
-//! Progress bars, numbers for people, and Ctrl-C.
+//! Talk on standard error, progress bars, numbers for people, and signals.
+//!
+//! What is said on standard error serves people alone, and is never worth a run: if it cannot be written, it is lost.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
+use super::CliError;
 use crate::train::Metrics;
+
+/// Says something on standard error.
+pub(super) fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", escaped(line));
+}
+
+/// The text with control characters written out, but for tabs and line ends: texts of files must not steer a terminal.
+pub(super) fn escaped(text: &str) -> String {
+    let steers = |c: char| {
+        // Controls, and the marks that turn the direction of writing.
+        let turns =
+            matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        turns || (c.is_control() && c != '\n' && c != '\t')
+    };
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) { escaped.extend(c.escape_default()) } else { escaped.push(c) }
+    }
+    escaped
+}
 
 /// The library's messages go to standard error, as `BAGDOT_LOG` says (default: warnings).
 pub(super) fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BAGDOT_LOG").unwrap_or_else(|_| "warn".into());
     // Fails only if a subscriber is there already, which is as good.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    // Without `log_internal_errors`, a standard error that cannot be written ends nothing.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
+    let _ = log.try_init();
 }
 
 /// A progress bar on a terminal; nothing elsewhere, or if it shall be quiet.
@@ -24,7 +51,7 @@ pub(super) struct Bar {
 
 impl Bar {
     pub(super) fn new(quiet: bool) -> Self {
-        let visible = !quiet && std::io::stderr().is_terminal();
+        let visible = !quiet && io::stderr().is_terminal();
         let target = if visible { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
         Self { bar: ProgressBar::with_draw_target(None, target), label: String::new(), visible }
     }
@@ -56,7 +83,7 @@ impl Bar {
 
     /// Prints a line above the bar.
     pub(super) fn say(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| say(line));
     }
 
     pub(super) fn clear(&self) {
@@ -64,31 +91,81 @@ impl Bar {
     }
 }
 
-/// Set by the first Ctrl-C; a second one ends the program at once.
-pub(super) fn watch_ctrl_c() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&stop);
-    let handler = move || {
-        if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+/// The signals that ask the program to end. Until [`Self::defer`] they end it at once; from then on the first one is a request, and the second one ends
+/// it. The exit status is 128 plus the number of the signal, as shells have it.
+pub(super) struct Signals {
+    received: Arc<AtomicUsize>,
+    at_once: Arc<AtomicBool>,
+}
+
+impl Signals {
+    pub(super) fn watch() -> Self {
+        let signals = Self { received: Arc::default(), at_once: Arc::new(AtomicBool::new(true)) };
+        for signal in [SIGINT, SIGTERM].into_iter().chain(HANGUP).filter(|&signal| !is_ignored(signal)) {
+            if let Err(error) = signals.register(signal) {
+                tracing::warn!("signal {signal} will end the program at once: {error}");
+            }
         }
-        eprintln!("bagdot: writing a checkpoint; press Ctrl-C again to leave without");
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        tracing::warn!("Ctrl-C will not write a checkpoint: {error}");
+        signals
     }
-    stop
+
+    /// What is registered first is done first.
+    fn register(&self, signal: i32) -> io::Result<()> {
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&self.at_once))?;
+        flag::register_usize(signal, Arc::clone(&self.received), signal.unsigned_abs() as usize)?;
+        flag::register(signal, Arc::clone(&self.at_once)).map(|_| ())
+    }
+
+    /// From here on there is something to bring to an end.
+    pub(super) fn defer(&self) {
+        self.at_once.store(false, Ordering::Relaxed);
+    }
+
+    /// The signal that was received last.
+    pub(super) fn received(&self) -> Option<u8> {
+        u8::try_from(self.received.load(Ordering::Relaxed)).ok().filter(|&signal| signal > 0)
+    }
+
+    /// The error for a signal, if one was received.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        let error = |signal| CliError::Signal { signal, said: "stopped; nothing was written".into() };
+        self.received().map_or(Ok(()), |signal| Err(error(signal)))
+    }
+}
+
+#[cfg(unix)]
+const HANGUP: Option<i32> = Some(signal_hook::consts::SIGHUP);
+#[cfg(not(unix))]
+const HANGUP: Option<i32> = None;
+
+/// Whether whoever started the program has it ignore a signal, as `nohup` does. Known on Linux alone.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// The measures of a set of rows, in one line.
 pub(super) fn metrics_line(metrics: &Metrics) -> String {
     let number = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.4}"));
+    let loss = metrics.loss.map(|loss| format!("  loss {loss:.4}")).unwrap_or_default();
     format!(
-        "auc {}  logloss {:.4}  ne {}  calibration {}  accuracy {:.4}",
+        "auc {}  logloss {:.4}{loss}  ne {}  calibration {}  accuracy {:.4}",
         number(metrics.auc),
         metrics.logloss,
         number(metrics.ne),
         number(metrics.calibration),
         metrics.accuracy
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_do_not_steer_a_terminal() {
+        assert_eq!(escaped("a\tb\nc é"), "a\tb\nc é");
+        assert_eq!(escaped("\x1b[2J\r\u{9b}x\u{202e}y\0"), "\\u{1b}[2J\\r\\u{9b}x\\u{202e}y\\u{0}");
+    }
 }

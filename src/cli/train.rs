@@ -1,19 +1,17 @@
 //! `bagdot train`
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::terminal::{Bar, metrics_line, watch_ctrl_c};
+use super::terminal::{Bar, Signals, metrics_line};
 use super::{CliError, CliResult, Common, on_device, print_line};
 use crate::data::{Encoder, Splits};
 use crate::ops::Backend;
-use crate::train::{Config, EpochRecord, ModelDir, Observer, Outcome, TrainError, Trainer};
+use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, Trainer};
 
 /// Train a model as a configuration file says, and measure it on the test rows.
 ///
 /// The model directory gets the model, `metrics.jsonl` with a line for each epoch, and `report.html` with curves. A model that is there
-/// already is kept beside it as DIR~1, DIR~2, ….
+/// already stays in use until the first epoch of the new one is over, and is then kept beside it as DIR~1, DIR~2, ….
 #[derive(clap::Args, Debug)]
 pub(super) struct Train {
     /// What to read, which model to build, how to train it: see examples/
@@ -55,9 +53,9 @@ impl Train {
 
     fn train<D: Backend>(&self, device: D, config: Config, folder: &Path) -> CliResult {
         let path = self.out.clone().unwrap_or_else(|| default_dir(&self.config));
-        let mut screen = Screen::new(self.common.quiet, config.train.epochs);
+        let mut screen = Screen::new(self.common.quiet, &path, config.train.epochs);
         let trainer = if self.resume {
-            let (dir, manifest) = ModelDir::open(&path)?;
+            let (dir, manifest) = RunDir::resume(&path)?;
             if manifest.config != config {
                 let reason = "it was trained by another configuration, or with other flags: give those, or start anew without --resume";
                 return Err(TrainError::Model { path, reason: reason.into() }.into());
@@ -65,16 +63,32 @@ impl Train {
             screen.say(&format!("resuming {} after {} steps", path.display(), manifest.progress.step));
             Trainer::resume(device, dir, manifest, &mut screen)?
         } else {
-            let (dir, backup) = ModelDir::create(&path)?;
-            if let Some(backup) = backup {
-                screen.say(&format!("the model that was in {} is now in {}", path.display(), backup.display()));
+            refuse_inputs_within(&path, &config.data.inputs(folder))?;
+            let (dir, interrupted) = RunDir::create(&path)?;
+            if let Some(interrupted) = interrupted {
+                let (path, interrupted) = (path.display(), interrupted.display());
+                screen.warn(&format!("the run that was interrupted in {path} is now in {interrupted}"));
             }
             Trainer::new(device, config, folder, dir, &mut screen)?
         };
         let result = trainer.run(&mut screen);
         screen.bar.clear();
-        let outcome = result?;
+        let outcome = result.map_err(|error| match (error, screen.signals.received()) {
+            (error @ TrainError::Interrupted { .. }, Some(signal)) => {
+                CliError::Signal { signal, said: error.to_string() }
+            }
+            (error, _) => error.into(),
+        })?;
         screen.say(&format!("model and report.html are in {}", path.display()));
+        let measured = [("validation", &outcome.validation), ("test", &outcome.test)];
+        if let Some((rows, ne)) = measured.into_iter().find_map(|(rows, metrics)| Some((rows, metrics.as_ref()?.ne?)))
+            && ne >= 1.0
+        {
+            screen.warn(&format!(
+                "the model is no better than always predicting the share of positives: ne is {ne:.4} on the {rows} rows, \
+                 and useful models are below 1"
+            ));
+        }
         self.print(&outcome)
     }
 
@@ -93,17 +107,36 @@ fn default_dir(config: &Path) -> PathBuf {
     Path::new("runs").join(config.file_stem().unwrap_or("model".as_ref()))
 }
 
+/// Data in a model directory could be taken for what an earlier run left there, and be moved or removed with it.
+fn refuse_inputs_within(out: &Path, inputs: &[PathBuf]) -> CliResult {
+    let Ok(out) = out.canonicalize() else { return Ok(()) };
+    let is_within = |input: &&PathBuf| input.canonicalize().is_ok_and(|input| input.starts_with(&out));
+    match inputs.iter().find(is_within) {
+        Some(input) => {
+            let (input, out) = (input.display(), out.display());
+            Err(CliError::Usage(format!("{input} is one of the inputs, and lies in {out}: choose another --out")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Shows on standard error how training goes.
 struct Screen {
     bar: Bar,
     quiet: bool,
+    path: PathBuf,
     epochs: u32,
-    stop: Arc<AtomicBool>,
+    signals: Signals,
 }
 
 impl Screen {
-    fn new(quiet: bool, epochs: u32) -> Self {
-        Self { bar: Bar::new(quiet), quiet, epochs, stop: watch_ctrl_c() }
+    fn new(quiet: bool, path: &Path, epochs: u32) -> Self {
+        Self { bar: Bar::new(quiet), quiet, path: path.into(), epochs, signals: Signals::watch() }
+    }
+
+    /// Says something that must not be missed, even if little is to be said.
+    fn warn(&self, line: &str) {
+        self.bar.say(&format!("bagdot: {line}"));
     }
 
     fn say(&self, line: &str) {
@@ -119,6 +152,7 @@ impl Observer for Screen {
     }
 
     fn ready(&mut self, splits: &Splits, encoder: &Encoder, num_parameters: usize) {
+        self.signals.defer();
         let [train, validation, test] = [&splits.train, &splits.validation, &splits.test].map(|part| part.len());
         self.say(&format!(
             "{train} training, {validation} validation, {test} test rows; {} dense and {} sparse features; {num_parameters} parameters",
@@ -138,6 +172,11 @@ impl Observer for Screen {
         ));
     }
 
+    fn replaced(&mut self, kept: &Path) {
+        let (path, kept) = (self.path.display(), kept.display());
+        self.warn(&format!("the model that was in {path} is now in {kept}"));
+    }
+
     fn epoch(&mut self, record: &EpochRecord) {
         let (name, metrics) = match &record.validation {
             Some(validation) => ("validation", validation),
@@ -154,6 +193,10 @@ impl Observer for Screen {
     }
 
     fn stop_requested(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        let stops = self.signals.received().is_some();
+        if stops {
+            self.warn("writing a checkpoint; a second signal ends this at once");
+        }
+        stops
     }
 }

@@ -307,6 +307,12 @@ impl DataConfig {
         paths.iter().map(|path| folder.join(path)).collect()
     }
 
+    /// All files that are read, side tables included.
+    pub fn inputs(&self, folder: &Path) -> Vec<PathBuf> {
+        let rows = self.train.iter().chain(&self.validation).chain(&self.test);
+        rows.chain(self.join.iter().map(|join| &join.path)).map(|path| folder.join(path)).collect()
+    }
+
     /// The settings with everything filled in that a Criteo file lets go without saying.
     pub(crate) fn with_defaults(&self) -> Self {
         let mut config = self.clone();

@@ -281,7 +281,8 @@ fn fill<D: Device, E: Element>(
     Ok(())
 }
 
-fn table_name(table: usize) -> String {
+/// The name of the tensor of a table.
+pub(super) fn table_name(table: usize) -> String {
     format!("tables.{table}.weight")
 }
 

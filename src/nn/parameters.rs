@@ -2,8 +2,12 @@
 
 use std::ops::Range;
 
+use super::config::DlrmConfig;
 use super::dlrm::{Dlrm, untrained};
+use super::embedding::table_name;
+use super::mlp::Layer;
 use super::tensors::{NamedTensor, Prefixed, TensorSource, read};
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::Backend;
 
@@ -118,13 +122,37 @@ impl<D: Backend> Dlrm<D> {
 
     fn layer_layout(&self) -> impl Iterator<Item = LayerTensor> {
         self.mlps.layers().flat_map(|(mlp, k, layer)| {
-            let tensor = |what, shape, rows| LayerTensor { name: format!("{mlp}.{k}.{what}"), shape, rows };
-            [
-                tensor("weight", vec![layer.outputs, layer.inputs], layer.weight_rows().collect()),
-                tensor("bias", vec![layer.outputs], vec![layer.bias.clone()]),
-            ]
+            let [weight, bias] = layer_shapes(mlp, k, layer);
+            let tensor = |(name, shape), rows| LayerTensor { name, shape, rows };
+            [tensor(weight, layer.weight_rows().collect()), tensor(bias, vec![layer.bias.clone()])]
         })
     }
+}
+
+impl DlrmConfig {
+    /// Name, element type and shape of every parameter of such a model, as [`Dlrm::tensors`] gives them and [`Dlrm::load`] takes them: what a file must
+    /// hold, known before there is a model.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit together.
+    pub fn parameter_shapes(&self) -> Result<Vec<(String, DType, Vec<usize>)>> {
+        self.check()?;
+        let (mlps, _) = self.mlps();
+        let layers = mlps.layers().flat_map(|(mlp, k, layer)| layer_shapes(mlp, k, layer));
+        let layers = layers.map(|(name, shape)| (name, DType::F32, shape));
+        let tables = self
+            .tables
+            .iter()
+            .enumerate()
+            .map(|(t, table)| (table_name(t), self.table_dtype, vec![table.num_embeddings, table.embedding_dim]));
+        Ok(layers.chain(tables).collect())
+    }
+}
+
+/// Names and shapes of the weight and the bias of layer `k` of an MLP.
+fn layer_shapes(mlp: &str, k: usize, layer: &Layer) -> [(String, Vec<usize>); 2] {
+    let name = |what| format!("{mlp}.{k}.{what}");
+    [(name("weight"), vec![layer.outputs, layer.inputs]), (name("bias"), vec![layer.outputs])]
 }
 
 /// A parameter of the layers, and where its rows lie among all of them.

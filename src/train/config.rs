@@ -190,8 +190,10 @@ pub struct TrainConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Selection {
-    /// The lowest log-loss.
+    /// The lowest mean of what is minimised, weights included; the log-loss unless `loss` says otherwise.
     #[default]
+    Loss,
+    /// The lowest log-loss.
     Logloss,
     /// The highest AUC.
     Auc,
@@ -272,6 +274,16 @@ impl Config {
     /// What is wrong, with line and column where they are known.
     pub fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| explain(&error, text))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what can be checked without the data, as for a configuration that was not read by [`Self::parse`].
+    ///
+    /// # Errors
+    /// What is wrong, with the key.
+    pub fn validate(&self) -> Result<(), String> {
+        let config = self;
         config.data.validate().map_err(|error| error.to_string())?;
         let train = &config.train;
         train.optimizers(1)?;
@@ -297,7 +309,7 @@ impl Config {
         if config.bag_dropout() > 0.0 && config.has_max() {
             return Err("[train]: `bag_dropout` scales what stays, which has no meaning with max pooling".into());
         }
-        Ok(config)
+        Ok(())
     }
 }
 

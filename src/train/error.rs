@@ -38,6 +38,14 @@ pub enum TrainError {
         /// What is wrong with it, and what to do.
         reason: String,
     },
+    /// Another run of training writes into the model directory.
+    #[error("another training ({holder}) writes into {}: wait for it, or choose another directory with --out", path.display())]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+        /// Who that is, such as `process 1234`.
+        holder: String,
+    },
     /// The loss or a gradient of a batch is not a number, or infinite. The last checkpoint is intact.
     #[error(
         "epoch {epoch}, batch {batch}: the loss is {loss}, and it or a gradient is not finite; a lower learning rate or `max_gradient` may help, \

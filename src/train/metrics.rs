@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::nn::{NamedTensor, TensorSource};
+use crate::ops::Loss;
 
 /// The measures of a set of predictions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,16 @@ pub struct Metrics {
     pub samples: u64,
     /// The number of positive samples.
     pub positives: u64,
+    /// The mean of what training minimises, where that is not the log-loss; of probabilities kept within `[ε, 1 - ε]` as there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+}
+
+impl Metrics {
+    /// The mean of what training minimises.
+    pub fn minimised(&self) -> f64 {
+        self.loss.unwrap_or(self.logloss)
+    }
 }
 
 /// Predictions with their labels, kept until all are there.
@@ -61,7 +72,19 @@ impl Predictions {
         self.labels.is_empty()
     }
 
-    /// All measures. A label counts as positive from 0.5 on. `None` without samples.
+    /// All measures, for a model that was trained to minimise `loss`. A label counts as positive from 0.5 on. `None` without samples.
+    pub fn metrics_of(&self, loss: Loss) -> Option<Metrics> {
+        let of_sample: fn(Loss, f64, f64) -> f64 = match loss {
+            Loss::BceWithLogits => return self.metrics(),
+            Loss::WeightedBce { .. } => |loss, p, y| label_weight(loss, y) * cross_entropy(p, y),
+            Loss::Mse => |_, p, y| (p - y) * (p - y),
+        };
+        let samples = self.probabilities.iter().zip(&self.labels);
+        let sum: f64 = samples.map(|(&p, &y)| of_sample(loss, f64::from(p), f64::from(y))).sum();
+        self.metrics().map(|metrics| Metrics { loss: Some(sum / self.len() as f64), ..metrics })
+    }
+
+    /// All measures but the loss of training. `None` without samples.
     pub fn metrics(&self) -> Option<Metrics> {
         if self.is_empty() {
             return None;
@@ -71,8 +94,7 @@ impl Predictions {
         let (mut loss, mut sum, mut right) = (0.0, 0.0, 0u64);
         for (&p, &y) in self.probabilities.iter().zip(&self.labels) {
             let (p, y) = (f64::from(p), f64::from(y));
-            let kept = p.clamp(EPSILON, 1.0 - EPSILON);
-            loss -= y * kept.ln() + (1.0 - y) * (1.0 - kept).ln();
+            loss += cross_entropy(p, y);
             sum += p;
             right += u64::from((p >= 0.5) == (y >= 0.5));
         }
@@ -88,6 +110,7 @@ impl Predictions {
             accuracy: right as f64 / samples,
             samples: self.len() as u64,
             positives: positives as u64,
+            loss: None,
         })
     }
 
@@ -174,6 +197,20 @@ impl Predictions {
     }
 }
 
+/// The cross-entropy of one sample.
+fn cross_entropy(p: f64, y: f64) -> f64 {
+    let kept = p.clamp(EPSILON, 1.0 - EPSILON);
+    -(y * kept.ln() + (1.0 - y) * (1.0 - kept).ln())
+}
+
+/// The weight of a label in a weighted loss.
+fn label_weight(loss: Loss, y: f64) -> f64 {
+    match loss {
+        Loss::WeightedBce { negative, positive } => f64::from(if y >= 0.5 { positive } else { negative }),
+        Loss::BceWithLogits | Loss::Mse => 1.0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,6 +263,19 @@ mod tests {
         assert!((m.ne.unwrap() - logloss / 2f64.ln()).abs() < 1e-6);
         assert!((m.calibration.unwrap() - 1.1).abs() < 1e-6);
         assert_eq!((m.auc, m.accuracy, m.samples, m.positives), (Some(0.75), 0.75, 4, 2));
+    }
+
+    #[test]
+    fn the_loss_of_training_has_its_weights() {
+        let p = predictions(&[(0.75, 1.0), (0.25, 0.0), (0.5, 0.0)]);
+        let loss = |loss| p.metrics_of(loss).unwrap().minimised();
+        let (quarter, half) = (-(0.75f64.ln()), -(0.5f64.ln()));
+        // Probabilities are exact here: what remains is the rounding of f64.
+        assert!((loss(Loss::BceWithLogits) - (2.0 * quarter + half) / 3.0).abs() < 1e-15);
+        let weighted = Loss::WeightedBce { negative: 1.0, positive: 10.0 };
+        assert!((loss(weighted) - (11.0 * quarter + half) / 3.0).abs() < 1e-14);
+        assert!((loss(Loss::Mse) - (2.0 * 0.0625 + 0.25) / 3.0).abs() < 1e-15);
+        assert_eq!((p.metrics_of(Loss::BceWithLogits).unwrap().loss, p.metrics().unwrap().loss), (None, None));
     }
 
     #[test]

@@ -3,24 +3,27 @@
 //! Nothing here talks to a terminal: what happens is told to an [`Observer`].
 #![forbid(unsafe_code)]
 
-mod checkpoint;
 mod config;
 mod dropout;
 mod error;
+mod files;
+mod manifest;
 mod memory;
 mod metrics;
 mod model;
+mod model_dir;
 mod optimizer;
 mod report;
+mod tensor_file;
 mod trainer;
 mod unseen;
 
-pub use checkpoint::{Manifest, ModelDir, Progress};
 pub use config::{Config, InteractionKind, ModelConfig, PrecisionKind, Selection, TrainConfig};
 pub use error::{Result, TrainError};
+pub use manifest::{FileEntry, Manifest, Progress};
 pub use memory::memory_of;
 pub use metrics::{Metrics, Predictions};
 pub use model::TrainedModel;
+pub use model_dir::{ModelDir, RunDir};
 pub use optimizer::{GroupConfig, Kind, ScheduleConfig};
-pub use report::write_report;
 pub use trainer::{EpochRecord, Observer, Outcome, Trainer};

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use super::checkpoint::{Manifest, ModelDir, TensorFile};
 use super::config::Config;
 use super::dropout::Dropout;
-use super::error::Result;
+use super::error::{Result, TrainError, model_error};
+use super::manifest::Manifest;
 use super::metrics::Predictions;
+use super::model_dir::ModelDir;
+use super::tensor_file::{TensorFile, TensorLayout};
 use super::unseen::Unseen;
 use crate::Cpu;
 use crate::data::{Batch, Dataset, Encoder, LabelUse, Part, RowStream, Source};
@@ -31,6 +33,19 @@ pub(super) struct Scorer<D: Backend> {
 /// What stands before the names of the tensors of a member.
 pub(super) fn member_prefix(member: usize) -> String {
     format!("members.{member}.")
+}
+
+/// Checks the header of a file for the parameters of all members of a model.
+pub(super) fn expect_parameters(config: &Config, encoder: &Encoder) -> impl FnOnce(&TensorLayout) -> crate::Result<()> {
+    let (dlrm, members) = (config.model.dlrm(encoder, &config.train), config.train.members);
+    move |layout| {
+        let parameters = dlrm.parameter_shapes()?;
+        (0..members).map(member_prefix).try_for_each(|prefix| {
+            parameters
+                .iter()
+                .try_for_each(|(name, dtype, shape)| layout.expect(&(prefix.clone() + name), *dtype, shape))
+        })
+    }
 }
 
 impl<D: Backend> Scorer<D> {
@@ -181,9 +196,12 @@ impl<D: Backend> TrainedModel<D> {
     /// # Errors
     /// A directory without a model, or with a damaged one.
     pub fn open(device: D, path: &Path) -> Result<Self> {
-        let (dir, manifest) = ModelDir::open(path)?;
-        let encoder = dir.read_encoder(&manifest)?;
-        let tensors = dir.read_tensors(&manifest, "best")?;
+        let (manifest, (encoder, tensors)) = ModelDir::read_with(path, |dir, manifest| {
+            let encoder = dir.read_encoder(manifest)?;
+            let tensors = dir.read_tensors(manifest, "best", expect_parameters(&manifest.config, &encoder))?;
+            Ok((encoder, tensors))
+        })?;
+        tensors.expect_finite().map_err(|reason| model_error(path, format!("damaged: {reason}")))?;
         let mut scorer = Scorer::new(device, &manifest.config, &encoder)?;
         scorer.load(&tensors, |member, file| member.load(file))?;
         Ok(Self { manifest, encoder, scorer })
@@ -209,16 +227,16 @@ impl<D: Backend> TrainedModel<D> {
     ///
     /// # Errors
     /// Rows that cannot be read or encoded; what `visit` returns.
-    pub fn predict(
+    pub fn predict<E: From<TrainError>>(
         &mut self,
         sources: impl IntoIterator<Item = Source>,
         labels: LabelUse,
         part: Option<Part>,
-        mut visit: impl FnMut(&[f32], &[f32], (u64, u64)) -> Result<()>,
-    ) -> Result<()> {
-        let mut rows = RowStream::open(&self.encoder, sources, labels, part)?;
+        mut visit: impl FnMut(&[f32], &[f32], (u64, u64)) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut rows = RowStream::open(&self.encoder, sources, labels, part).map_err(TrainError::from)?;
         let mut batch = Batch::default();
-        while rows.next_batch(BATCH_SIZE, &mut batch)? {
+        while rows.next_batch(BATCH_SIZE, &mut batch).map_err(TrainError::from)? {
             visit(self.scorer.predict(&batch)?, &batch.labels, rows.bytes_read())?;
         }
         Ok(())

@@ -2,9 +2,10 @@
 
 use plotters::prelude::*;
 
-use super::checkpoint::{Manifest, ModelDir};
 use super::error::{Result, TrainError};
+use super::manifest::Manifest;
 use super::metrics::{Metrics, Predictions};
+use super::model_dir::{REPORT, RunDir};
 use super::trainer::{EpochRecord, Outcome};
 
 const SIZE: (u32, u32) = (520, 360);
@@ -23,15 +24,15 @@ struct Line<'a> {
 ///
 /// # Errors
 /// [`TrainError::Io`] if the file cannot be written.
-pub fn write_report(dir: &ModelDir, manifest: &Manifest, outcome: &Outcome, test: &Predictions) -> Result<()> {
+pub(super) fn write_report(run: &RunDir, manifest: &Manifest, outcome: &Outcome, test: &Predictions) -> Result<()> {
     let charts = charts(&manifest.progress.history, test).map_err(|error| TrainError::Io {
         doing: "draw the charts of",
-        path: dir.file("report.html"),
+        path: run.dir().file(REPORT),
         source: std::io::Error::other(error.to_string()),
     })?;
-    let name = dir.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let name = run.dir().path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let html = page(&name, manifest, outcome, &charts);
-    dir.write("report.html", |out| std::io::Write::write_all(out, html.as_bytes())).map(|_| ())
+    run.write_derived(REPORT, &html)
 }
 
 fn charts(history: &[EpochRecord], test: &Predictions) -> Result<Vec<String>, DrawingAreaErrorKind<std::io::Error>> {

@@ -1,19 +1,18 @@
 //! The training loop.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{Manifest, ModelDir};
 use super::config::{Config, Selection, TrainConfig};
 use super::dropout::Dropout;
 use super::error::{Result, TrainError, io_error, model_error, out_of_memory};
+use super::manifest::Manifest;
 use super::memory::plan_memory;
 use super::metrics::{Metrics, Predictions};
-use super::model::{Scorer, member_seed};
+use super::model::{Scorer, expect_parameters, member_seed};
+use super::model_dir::{METRICS, RunDir};
 use super::report::write_report;
 use super::unseen::Unseen;
 use crate::data::{Batch, Dataset, Encoder, Splits};
@@ -39,6 +38,10 @@ pub trait Observer {
     /// Batches changed nothing, since their loss or gradients were not finite: how many, and the last one of them.
     fn skipped(&mut self, epoch: u32, last: u64, count: u64) {
         let _ = (epoch, last, count);
+    }
+    /// The model that was in the directory has been replaced by the first one of this run, and is now in `kept`.
+    fn replaced(&mut self, kept: &Path) {
+        let _ = kept;
     }
     /// An epoch is over.
     fn epoch(&mut self, record: &EpochRecord) {
@@ -75,6 +78,8 @@ pub struct EpochRecord {
 pub struct Outcome {
     /// On the test rows, by the best epoch's model, measured once; nothing without test rows.
     pub test: Option<Metrics>,
+    /// On the validation rows, by the same model; nothing without validation rows.
+    pub validation: Option<Metrics>,
     /// The epoch whose model was kept.
     pub best_epoch: u32,
     /// Seconds of training, without reading and evaluation.
@@ -88,7 +93,7 @@ const ORDER_STREAM: u64 = 1 << 33;
 
 /// A training run.
 pub struct Trainer<D: Backend> {
-    dir: ModelDir,
+    dir: RunDir,
     manifest: Manifest,
     splits: Splits,
     encoder: Encoder,
@@ -107,16 +112,16 @@ impl<D: Backend> Trainer<D> {
     ///
     /// # Errors
     /// Data that cannot be read or encoded, a model that does not fit them, a directory that cannot be written.
-    pub fn new(device: D, config: Config, folder: &Path, dir: ModelDir, observer: &mut dyn Observer) -> Result<Self> {
+    pub fn new(device: D, config: Config, folder: &Path, dir: RunDir, observer: &mut dyn Observer) -> Result<Self> {
         let encoder =
             Encoder::fit(&config.data, folder, &mut |done, total| observer.reading("statistics", done, total))?;
         let folder = std::path::absolute(folder).map_err(io_error("resolve", folder))?;
-        let mut manifest = ModelDir::manifest(config, folder);
+        let mut manifest = Manifest::new(config, folder);
         let mut trainer = Self::build(device, dir, manifest.clone(), encoder, observer)?;
         manifest.progress.rows = trainer.rows();
         trainer.dir.write_encoder(&mut manifest, &trainer.encoder)?;
-        trainer.dir.commit(&manifest)?;
         trainer.manifest = manifest;
+        trainer.commit(observer)?;
         Ok(trainer)
     }
 
@@ -124,17 +129,23 @@ impl<D: Backend> Trainer<D> {
     ///
     /// # Errors
     /// As [`Self::new`]; data that are not those of the run.
-    pub fn resume(device: D, dir: ModelDir, manifest: Manifest, observer: &mut dyn Observer) -> Result<Self> {
-        let encoder = dir.read_encoder(&manifest)?;
+    pub fn resume(device: D, dir: RunDir, manifest: Manifest, observer: &mut dyn Observer) -> Result<Self> {
+        let encoder = dir.dir().read_encoder(&manifest)?;
+        let state = match manifest.files.contains_key("state") {
+            true => Some(dir.dir().read_tensors(&manifest, "state", expect_parameters(&manifest.config, &encoder))?),
+            false => None,
+        };
         let mut trainer = Self::build(device, dir, manifest, encoder, observer)?;
         if trainer.rows() != trainer.manifest.progress.rows {
             let [now, then] = [trainer.rows(), trainer.manifest.progress.rows];
             let reason =
                 format!("the data have changed: {now:?} rows of training, validation and test, but {then:?} before");
-            return Err(model_error(trainer.dir.path(), reason));
+            return Err(model_error(trainer.dir.dir().path(), reason));
         }
-        if trainer.manifest.files.contains_key("state") {
-            let state = trainer.dir.read_tensors(&trainer.manifest, "state")?;
+        let (rows, batch_size) = (trainer.splits.train.len() as u64, trainer.manifest.config.train.batch_size);
+        let position = trainer.manifest.progress.check_position(rows.div_ceil(batch_size as u64), batch_size, rows);
+        position.map_err(|reason| model_error(trainer.dir.dir().path(), reason))?;
+        if let Some(state) = state {
             let step = trainer.manifest.progress.step;
             trainer.scorer.load(&state, |member, file| {
                 member.load(file)?;
@@ -148,7 +159,7 @@ impl<D: Backend> Trainer<D> {
 
     fn build(
         device: D,
-        dir: ModelDir,
+        dir: RunDir,
         manifest: Manifest,
         encoder: Encoder,
         observer: &mut dyn Observer,
@@ -157,7 +168,7 @@ impl<D: Backend> Trainer<D> {
         let splits =
             Splits::load(data, &encoder, &manifest.folder, &mut |done, total| observer.reading("rows", done, total))?;
         let steps_per_epoch = splits.train.len().div_ceil(train.batch_size) as u64;
-        let optimizers = train.optimizers(steps_per_epoch).map_err(|reason| model_error(dir.path(), reason))?;
+        let optimizers = train.optimizers(steps_per_epoch).map_err(|reason| model_error(dir.dir().path(), reason))?;
         let memory = plan_memory(&device, &manifest.config, &encoder, &splits.train)?;
         let decay_scale = train.even_decay.then(|| even_decay(&splits.train, &encoder, steps_per_epoch));
         let averaging = manifest.config.averaging();
@@ -186,12 +197,12 @@ impl<D: Backend> Trainer<D> {
     /// # Errors
     /// [`TrainError::NonFinite`], [`TrainError::Interrupted`], and whatever keeps a checkpoint from being written.
     pub fn run(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
-        self.cut_metrics_file()?;
+        self.write_metrics(None)?;
         let memory = self.memory.clone();
         while !self.is_over() {
             self.epoch(observer).map_err(out_of_memory(&memory))?;
         }
-        self.finish().map_err(out_of_memory(&memory))
+        self.finish(observer).map_err(out_of_memory(&memory))
     }
 
     fn is_over(&self) -> bool {
@@ -238,7 +249,7 @@ impl<D: Backend> Trainer<D> {
             self.manifest.progress.train_seconds += started.elapsed().as_secs_f64();
             if stop || is_due {
                 self.write_state()?;
-                self.dir.commit(&self.manifest)?;
+                self.commit(observer)?;
                 checkpoint = Instant::now();
             }
             if stop {
@@ -273,12 +284,13 @@ impl<D: Backend> Trainer<D> {
         let no_rows = || {
             let all_skipped = !self.splits.train.is_empty();
             let reason = if all_skipped { "the loss of no batch is finite" } else { "no training rows" };
-            model_error(self.dir.path(), reason)
+            model_error(self.dir.dir().path(), reason)
         };
-        let train = self.seen.metrics().ok_or_else(no_rows)?;
+        let loss = self.manifest.config.train.loss;
+        let train = self.seen.metrics_of(loss).ok_or_else(no_rows)?;
         self.seen = Predictions::default();
         self.scorer.each(Dlrm::swap_averages)?;
-        let validation = self.scorer.score(&self.splits.validation, &mut self.batch)?.metrics();
+        let validation = self.scorer.score(&self.splits.validation, &mut self.batch)?.metrics_of(loss);
         let progress = &mut self.manifest.progress;
         let before = progress.history.iter().fold((0.0, 0), |sum, r| (sum.0 + r.seconds, sum.1 + r.train.samples));
         let seconds = progress.train_seconds - before.0;
@@ -299,30 +311,33 @@ impl<D: Backend> Trainer<D> {
             self.dir.write_tensors(&mut self.manifest, "best", &tensors)?;
         }
         self.scorer.each(Dlrm::swap_averages)?;
-        self.append_metrics(&serde_json::to_value(&record).unwrap_or_default())?;
         self.manifest.progress.history.push(record);
         self.write_state()?;
-        self.dir.commit(&self.manifest)
+        self.commit(observer)?;
+        self.write_metrics(None)
     }
 
-    fn finish(mut self) -> Result<Outcome> {
-        let best = self.dir.read_tensors(&self.manifest, "best")?;
+    fn finish(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
+        let expected = expect_parameters(&self.manifest.config, &self.encoder);
+        let best = self.dir.dir().read_tensors(&self.manifest, "best", expected)?;
         self.scorer.load(&best, |member, file| member.load(file))?;
         let test = self.scorer.score(&self.splits.test, &mut self.batch)?;
         let progress = &self.manifest.progress;
+        let of_best = progress.history.iter().find(|record| record.epoch == progress.best_epoch);
         let outcome = Outcome {
-            test: test.metrics(),
+            test: test.metrics_of(self.manifest.config.train.loss),
+            validation: of_best.and_then(|record| record.validation),
             best_epoch: progress.best_epoch,
             train_seconds: progress.train_seconds,
             samples_per_second: rate(progress.samples, progress.train_seconds),
         };
         write_report(&self.dir, &self.manifest, &outcome, &test)?;
+        self.write_metrics(Some(&outcome))?;
         if !self.manifest.progress.finished {
-            self.append_metrics(&serde_json::to_value(&outcome).unwrap_or_default())?;
             self.manifest.progress.finished = true;
             // What the optimizers remember serves nothing any more.
             self.manifest.files.remove("state");
-            self.dir.commit(&self.manifest)?;
+            self.commit(observer)?;
         }
         Ok(outcome)
     }
@@ -339,29 +354,20 @@ impl<D: Backend> Trainer<D> {
         self.dir.write_tensors(&mut self.manifest, "state", &tensors)
     }
 
-    fn metrics_file(&self) -> PathBuf {
-        self.dir.file("metrics.jsonl")
-    }
-
-    /// Cuts off what was written after the checkpoint that this run goes on from.
-    fn cut_metrics_file(&self) -> Result<()> {
-        let path = self.metrics_file();
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let cut = file.and_then(|file| file.set_len(self.manifest.progress.metrics_bytes));
-        cut.map_err(io_error("write", &path))
-    }
-
-    fn append_metrics(&mut self, line: &serde_json::Value) -> Result<()> {
-        let path = self.metrics_file();
-        let line = format!("{line}\n");
-        let append = || {
-            let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
-            file.write_all(line.as_bytes())?;
-            file.sync_all()
-        };
-        append().map_err(io_error("write", &path))?;
-        self.manifest.progress.metrics_bytes += line.len() as u64;
+    /// Makes what was written take effect.
+    fn commit(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        if let Some(kept) = self.dir.commit(&self.manifest)? {
+            observer.replaced(&kept);
+        }
         Ok(())
+    }
+
+    /// Writes `metrics.jsonl`: a line for each epoch that is over, and one for what training came to.
+    fn write_metrics(&self, outcome: Option<&Outcome>) -> Result<()> {
+        let epochs = self.manifest.progress.history.iter().map(serde_json::to_string);
+        let lines = epochs.chain(outcome.map(serde_json::to_string));
+        let text: String = lines.map(|line| line.unwrap_or_default() + "\n").collect();
+        self.dir.write_derived(METRICS, &text)
     }
 }
 
@@ -381,6 +387,7 @@ fn rate(samples: u64, seconds: f64) -> f64 {
 
 fn is_better(select: Selection, now: &Metrics, before: &Metrics) -> bool {
     match select {
+        Selection::Loss => now.minimised() < before.minimised(),
         Selection::Logloss => now.logloss < before.logloss,
         Selection::Auc => now.auc > before.auc,
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::common::cuda::{emulator, on_every_schedule};
 use bagdot::data::{LabelUse, Source};
 use bagdot::ops::Backend;
-use bagdot::train::{Config, ModelDir, Observer, Outcome, TrainError, TrainedModel, Trainer, memory_of};
+use bagdot::train::{Config, ModelDir, Observer, Outcome, RunDir, TrainError, TrainedModel, Trainer, memory_of};
 use bagdot::{Cpu, Cuda};
 use bagdot_emulator::Emulator;
 
@@ -85,7 +85,7 @@ fn memory_in_a_precision_is_what_was_planned(precision: &str) {
     assert_eq!(plan.parts.iter().map(|(_, bytes)| bytes).sum::<usize>(), plan.total());
     let path = folder.path().join("planned");
     let observer = &mut Peak { emulator: &alone, most: Cell::new(0) };
-    let (dir, _) = ModelDir::create(&path).unwrap();
+    let (dir, _) = RunDir::create(&path).unwrap();
     Trainer::new(cuda.clone(), config, folder.path(), dir, observer).unwrap().run(observer).unwrap();
     let taken = observer.most.get() - before;
     let of_batches = plan.parts.last().unwrap().1;
@@ -136,10 +136,10 @@ fn train_in<D: Backend>(
 ) -> Result<Outcome, TrainError> {
     let config = CONFIG.replace("[model]", &format!("[model]\nprecision = \"{precision}\""));
     let path = folder.join(name);
-    let trainer = match ModelDir::open(&path) {
+    let trainer = match RunDir::resume(&path) {
         Ok((dir, manifest)) => Trainer::resume(device.clone(), dir, manifest, losses)?,
         Err(_) => {
-            let (dir, _) = ModelDir::create(&path)?;
+            let (dir, _) = RunDir::create(&path)?;
             Trainer::new(device.clone(), Config::parse(&config).unwrap(), folder, dir, losses)?
         }
     };

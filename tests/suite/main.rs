@@ -1,4 +1,4 @@
-//! The tests of the crate and of its program, in one program: what is generic in it is compiled once, and the images of the kernels are in it once.
+//! The tests of the crate, in one program: what is generic in it is compiled once, and the images of the kernels are in it once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // What the modules share is `pub`.
 #![allow(unreachable_pub)]
@@ -7,10 +7,6 @@ mod common;
 mod replay;
 
 mod cast;
-#[cfg(feature = "cli")]
-mod cli;
-#[cfg(feature = "cli")]
-mod cli_precision;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(feature = "cuda")]

@@ -469,7 +469,7 @@ fn damaged_and_hostile_models_are_refused() {
     let message = case("escape", &edit_manifest(|m| m["files"]["best"]["name"] = "../good/x".into()), false);
     assert!(message.contains("is no file in it"), "{message}");
     let message = case("shape", &edit_manifest(|m| m["config"]["model"]["top_mlp"] = serde_json::json!([9])), false);
-    assert!(message.contains("tensor top_mlp.0.weight has the shape"), "{message}");
+    assert!(message.contains("tensor members.0.top_mlp.0.weight has the shape"), "{message}");
     let message = case("gone", &|model| fs::remove_file(model.join(&best)).unwrap(), false);
     assert!(message.contains("cannot open"), "{message}");
     let message = case("garbage", &|model| fs::write(model.join("manifest.json"), "{").unwrap(), false);

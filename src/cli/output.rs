@@ -1,0 +1,235 @@
+//! Where results go: standard output, or a file that is replaced only when they are whole.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, StdoutLock, Write};
+use std::path::{Path, PathBuf};
+
+use same_file::Handle;
+use tempfile::NamedTempFile;
+
+use super::{CliError, CliResult};
+
+/// Takes results. Nothing that was in a file before is lost unless [`Self::finish`] succeeds.
+pub(super) struct Output {
+    name: String,
+    out: BufWriter<Target>,
+}
+
+enum Target {
+    Stdout(StdoutLock<'static>),
+    /// A pipe or a device.
+    Through(File),
+    /// A file beside the one that it will replace.
+    Beside {
+        file: NamedTempFile,
+        path: PathBuf,
+    },
+}
+
+impl Output {
+    /// Standard output, or what lies at `path`, which must be none of `inputs` by whatever path (`-` is standard input).
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] if it is one of the inputs, [`CliError::Output`] if it cannot be written.
+    pub(super) fn open(path: Option<&Path>, inputs: &[PathBuf]) -> Result<Self, CliError> {
+        let name = path.map_or_else(|| "standard output".into(), |path| path.display().to_string());
+        let fault = |source| CliError::Output { name: name.clone(), source };
+        let (target, handle) = match path {
+            None => (Target::Stdout(io::stdout().lock()), Handle::stdout().ok()),
+            Some(path) => {
+                let path = resolve(path).map_err(fault)?;
+                // Before anything is opened for writing.
+                let handle = Handle::from_path(&path).ok();
+                (Target::open(path).map_err(fault)?, handle)
+            }
+        };
+        if let Some(input) = inputs.iter().find(|input| is_same_file(input, handle.as_ref())) {
+            let input = input.display();
+            return Err(CliError::Usage(format!("{name} is one of the inputs ({input}): write to another file")));
+        }
+        Ok(Self { name, out: BufWriter::new(target) })
+    }
+
+    /// Makes the results take effect.
+    ///
+    /// # Errors
+    /// [`CliError::Output`]: then a file is as it was before.
+    pub(super) fn finish(self) -> CliResult {
+        let Self { name, out } = self;
+        let finish = || match out.into_inner().map_err(io::IntoInnerError::into_error)? {
+            Target::Stdout(mut stdout) => stdout.flush(),
+            Target::Through(mut file) => file.flush(),
+            Target::Beside { file, path } => {
+                file.as_file().sync_all()?;
+                file.persist(&path).map(|_| ()).map_err(|error| error.error)
+            }
+        };
+        finish().map_err(|source| CliError::Output { name, source })
+    }
+
+    /// The error for results that could not be written.
+    pub(super) fn fault(&self, source: io::Error) -> CliError {
+        CliError::Output { name: self.name.clone(), source }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.out.write(data)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl Target {
+    fn open(path: PathBuf) -> io::Result<Self> {
+        // A file that must not be written must not be replaced either.
+        let existing = match OpenOptions::new().write(true).open(&path) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let metadata = existing.as_ref().map(File::metadata).transpose()?;
+        if let (Some(file), Some(metadata)) = (existing, &metadata)
+            && !metadata.is_file()
+        {
+            return Ok(Self::Through(file));
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let prefix = format!(".{name}.");
+        let mut beside = tempfile::Builder::new();
+        beside.prefix(&prefix).suffix(".partial");
+        let permissions = metadata.map(|metadata| metadata.permissions()).or_else(default_permissions);
+        if let Some(permissions) = permissions {
+            beside.permissions(permissions);
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(Self::Beside { file: beside.tempfile_in(folder)?, path })
+    }
+}
+
+/// The permissions that a new file gets, less those that the process masks; temporary files are for their owner alone.
+#[cfg(unix)]
+fn default_permissions() -> Option<fs::Permissions> {
+    use std::os::unix::fs::PermissionsExt;
+    Some(fs::Permissions::from_mode(0o666))
+}
+
+#[cfg(not(unix))]
+fn default_permissions() -> Option<fs::Permissions> {
+    None
+}
+
+impl Write for Target {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stdout(out) => out.write(data),
+            Self::Through(out) => out.write(data),
+            Self::Beside { file, .. } => file.write(data),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stdout(out) => out.flush(),
+            Self::Through(out) => out.flush(),
+            Self::Beside { file, .. } => file.flush(),
+        }
+    }
+}
+
+/// The path behind a link, so that the file is replaced and not the link to it.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    match path.canonicalize() {
+        Ok(path) => Ok(path),
+        // A link to a file that is not there yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+            Ok(path.parent().unwrap_or(Path::new("")).join(fs::read_link(path)?))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.into()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an input is the file that is written to. Terminals and other devices may be both.
+fn is_same_file(input: &Path, output: Option<&Handle>) -> bool {
+    let handle = match input.to_str() {
+        Some("-") => Handle::stdin(),
+        _ => Handle::from_path(input),
+    };
+    let is_file = |handle: &Handle| handle.as_file().metadata().is_ok_and(|metadata| metadata.is_file());
+    handle.is_ok_and(|handle| output == Some(&handle) && is_file(&handle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, inputs: &[PathBuf], text: &str) -> CliResult {
+        let mut out = Output::open(Some(path), inputs)?;
+        out.write_all(text.as_bytes()).map_err(|error| out.fault(error))?;
+        out.finish()
+    }
+
+    #[test]
+    fn a_file_changes_only_when_results_are_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.txt");
+        write(&path, &[], "old").unwrap();
+        let mut out = Output::open(Some(&path), &[]).unwrap();
+        out.write_all(&vec![b'x'; 100_000]).unwrap();
+        out.flush().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        drop(out);
+        assert_eq!((fs::read(&path).unwrap(), fs::read_dir(folder.path()).unwrap().count()), (b"old".to_vec(), 1));
+        write(&path, &[], "new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert!(write(&folder.path().join("none/out.txt"), &[], "").unwrap_err().to_string().contains("none/out.txt"));
+        assert!(write(folder.path(), &[], "").unwrap_err().to_string().starts_with("cannot write "));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_permissions_and_pipes_stay_what_they_are() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode() & 0o777;
+        File::create(at("plain")).unwrap();
+        fs::write(at("secret"), "s").unwrap();
+        fs::set_permissions(at("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+        symlink("secret", at("link")).unwrap();
+        symlink("later", at("dangling")).unwrap();
+        for name in ["link", "dangling", "new"] {
+            write(&at(name), &[], name).unwrap();
+        }
+        assert!(at("link").is_symlink() && fs::read(at("secret")).unwrap() == b"link" && mode("secret") == 0o600);
+        assert!(at("dangling").is_symlink() && fs::read(at("later")).unwrap() == b"dangling");
+        assert_eq!(mode("new"), mode("plain"));
+        write(Path::new("/dev/null"), &[PathBuf::from("/dev/null")], "gone").unwrap();
+        let pipe = at("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        write(&pipe, &[], "through").unwrap();
+        assert_eq!(reader.join().unwrap(), b"through");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn inputs_are_no_outputs_by_whatever_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("t.csv"), "rows").unwrap();
+        std::os::unix::fs::symlink(at("t.csv"), at("link")).unwrap();
+        fs::hard_link(at("t.csv"), at("twin")).unwrap();
+        for name in ["t.csv", "link", "twin"] {
+            let error = write(&at(name), &[at("other"), at("t.csv")], "x").unwrap_err().to_string();
+            assert!(error.contains("is one of the inputs"), "{error}");
+        }
+        assert_eq!(fs::read(at("t.csv")).unwrap(), b"rows");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+}

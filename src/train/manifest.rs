@@ -1,0 +1,161 @@
+//! The manifest of a model directory: what the model was trained by, how far training has come, and the files that belong together.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::Config;
+use super::trainer::EpochRecord;
+
+/// The version of the format that this program writes, and the only one that it reads.
+const FORMAT: u32 = 1;
+
+/// What a model directory holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The version of the format.
+    pub format: u32,
+    /// The program that wrote it.
+    pub created_by: String,
+    /// What the model was trained by.
+    pub config: Config,
+    /// The folder that relative paths of the configuration count from.
+    pub folder: PathBuf,
+    /// How far training has come.
+    pub progress: Progress,
+    /// The files, by what they are: `encoder`, `best` (the model), `state` (what `--resume` needs).
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+/// A file of a model directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Its name within the directory.
+    pub name: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The CRC-32 of its contents.
+    pub crc32: u32,
+}
+
+/// How far training has come: with the tensors of `state`, all that decides what comes next.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// Whether training has ended.
+    pub finished: bool,
+    /// Epochs that are over.
+    pub epochs_done: u32,
+    /// Batches of the current epoch that are over.
+    pub batches_done: u64,
+    /// Steps of the optimizer so far.
+    pub step: u64,
+    /// The epoch of the best model, from 1; 0 before there is one.
+    pub best_epoch: u32,
+    /// What happened in each epoch that is over.
+    pub history: Vec<EpochRecord>,
+    /// The length of `metrics.jsonl`, which earlier versions noted here. The history says all that stands there.
+    #[serde(default, skip_serializing)]
+    metrics_bytes: u64,
+    /// Seconds spent in steps of training.
+    pub train_seconds: f64,
+    /// Samples that went through steps of training.
+    pub samples: u64,
+    /// The number of rows of training, validation and test, to notice that the data have changed.
+    pub rows: [u64; 3],
+}
+
+impl Manifest {
+    /// The manifest of a new model, without files.
+    pub(super) fn new(config: Config, folder: PathBuf) -> Self {
+        let created_by = concat!("bagdot ", env!("CARGO_PKG_VERSION")).to_owned();
+        Self { format: FORMAT, created_by, config, folder, progress: Progress::default(), files: BTreeMap::new() }
+    }
+
+    /// Reads a manifest, which may come from anywhere: its configuration and its progress are checked as far as that is possible without the data.
+    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let broken = |error: serde_json::Error| format!("not a manifest: {error}");
+        let Version { format } = serde_json::from_slice(text).map_err(broken)?;
+        if format != FORMAT {
+            return Err(format!(
+                "format {format}, but this program reads format {FORMAT}: use the version that wrote it"
+            ));
+        }
+        let manifest: Self = serde_json::from_slice(text).map_err(broken)?;
+        manifest.config.validate()?;
+        manifest.progress.check(manifest.config.train.epochs)?;
+        Ok(manifest)
+    }
+}
+
+impl Progress {
+    /// Checks that the numbers do not contradict each other.
+    fn check(&self, epochs: u32) -> Result<(), String> {
+        let contradiction = |what: &str| Err(format!("not a manifest: {what} contradict each other"));
+        if self.epochs_done > epochs
+            || self.history.len() as u64 != u64::from(self.epochs_done)
+            || (1..).zip(&self.history).any(|(epoch, record)| record.epoch != epoch)
+        {
+            return contradiction("the epochs in `progress`");
+        }
+        if self.best_epoch > self.epochs_done || (self.best_epoch == 0) != (self.epochs_done == 0) {
+            return contradiction("`best_epoch` and `epochs_done`");
+        }
+        if !(self.train_seconds.is_finite() && self.train_seconds >= 0.0) {
+            return Err(format!("not a manifest: `train_seconds` is {}", self.train_seconds));
+        }
+        Ok(())
+    }
+
+    /// Checks the numbers against the training rows, of which an epoch takes `batches` batches of `batch_size`.
+    pub(super) fn check_position(&self, batches: u64, batch_size: usize, rows: u64) -> Result<(), String> {
+        let in_epoch = self.batches_done.checked_mul(batch_size as u64).map(|samples| samples.min(rows));
+        let before = |of_epoch: u64| u64::from(self.epochs_done).checked_mul(of_epoch);
+        let step = before(batches).and_then(|steps| steps.checked_add(self.batches_done));
+        let samples = before(rows).zip(in_epoch).and_then(|(samples, more)| samples.checked_add(more));
+        if self.batches_done > batches || step != Some(self.step) || samples != Some(self.samples) {
+            return Err(format!(
+                "damaged: step {} and {} samples cannot be after {} epochs and {} batches of {batches}",
+                self.step, self.samples, self.epochs_done, self.batches_done
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_that_cannot_be_is_refused() {
+        let good = Progress { batches_done: 3, step: 3, samples: 30, ..Progress::default() };
+        assert_eq!((good.check(5), good.check_position(7, 10, 65)), (Ok(()), Ok(())));
+        // The last batch of an epoch may be smaller.
+        let end = Progress { batches_done: 7, step: 7, samples: 65, ..good.clone() };
+        assert_eq!(end.check_position(7, 10, 65), Ok(()));
+        for bad in [
+            Progress { batches_done: u64::MAX, ..good.clone() },
+            Progress { batches_done: 8, step: 8, samples: 65, ..good.clone() },
+            Progress { step: u64::MAX, ..good.clone() },
+            Progress { samples: 31, ..good.clone() },
+        ] {
+            assert!(bad.check_position(7, 10, 65).unwrap_err().starts_with("damaged: step "), "{bad:?}");
+        }
+        for bad in [
+            Progress { epochs_done: 1, ..good.clone() },
+            Progress { best_epoch: 1, ..good.clone() },
+            Progress { train_seconds: f64::NAN, ..good.clone() },
+            Progress { train_seconds: -1.0, ..good.clone() },
+        ] {
+            assert!(bad.check(5).unwrap_err().starts_with("not a manifest"), "{bad:?}");
+        }
+    }
+}

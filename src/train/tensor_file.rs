@@ -1,0 +1,175 @@
+//! The safetensors files of a model directory.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::path::Path;
+
+use safetensors::tensor::Metadata;
+
+use super::error::{Result, TrainError, io_error, model_error};
+use super::files::open_regular;
+use super::manifest::FileEntry;
+use crate::dtype::DType;
+use crate::nn::{NamedTensor, TensorSource};
+
+/// A header that describes more than a million tensors is not one of ours.
+const MAX_HEADER_BYTES: u64 = 1 << 26;
+
+/// Writes tensors in the safetensors format: the length of the header in 8 bytes, the header in JSON, the data. Written here, and not by the crate, so
+/// that tensors go out one by one, without a second copy of them all.
+pub(super) fn write_safetensors(mut out: impl Write, tensors: &[NamedTensor]) -> io::Result<()> {
+    let mut header = serde_json::Map::new();
+    let mut end = 0;
+    for tensor in tensors {
+        let start = end;
+        end += tensor.bytes.len();
+        let entry = serde_json::json!({
+            "dtype": dtype_name(tensor.dtype), "shape": tensor.shape, "data_offsets": [start, end]
+        });
+        header.insert(tensor.name.clone(), entry);
+    }
+    let mut header = serde_json::to_vec(&header)?;
+    // Data begin at a multiple of 8 bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    tensors.iter().try_for_each(|tensor| out.write_all(&tensor.bytes))
+}
+
+fn dtype_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "F32",
+        DType::F16 => "F16",
+        DType::BF16 => "BF16",
+    }
+}
+
+/// The header of a safetensors file: element type, shape and place of each tensor.
+pub(super) struct TensorLayout {
+    tensors: BTreeMap<String, (DType, Vec<usize>, Range<usize>)>,
+}
+
+impl TensorLayout {
+    /// Whether the file has this tensor, with this shape and element type.
+    ///
+    /// # Errors
+    /// The error of the engine for a tensor that is missing or different.
+    pub(super) fn expect(&self, name: &str, dtype: DType, shape: &[usize]) -> crate::Result<()> {
+        let missing = || crate::Error::TensorMissing { name: name.into() };
+        let (got_dtype, got, _) = self.tensors.get(name).ok_or_else(missing)?;
+        if *got_dtype != dtype {
+            return Err(crate::Error::DTypeMismatch { tensor: name.into(), expected: dtype, got: *got_dtype });
+        }
+        if got != shape {
+            let (expected, got) = (shape.to_vec(), got.clone());
+            return Err(crate::Error::TensorShape { name: name.into(), expected, got });
+        }
+        Ok(())
+    }
+
+    /// Takes the header apart; the data of the tensors begin at `data_start` of the file.
+    fn parse(header: &[u8], data_start: usize, file_bytes: u64) -> Result<Self, String> {
+        let metadata: Metadata =
+            serde_json::from_slice(header).map_err(|error| format!("no safetensors file: {error}"))?;
+        if data_start.checked_add(metadata.data_len()).map(|end| end as u64) != Some(file_bytes) {
+            let (data, there) = (metadata.data_len(), file_bytes - data_start as u64);
+            return Err(format!("no safetensors file: tensors of {data} bytes, but {there} bytes for them"));
+        }
+        let mut tensors = BTreeMap::new();
+        for (name, info) in metadata.tensors() {
+            let dtype = match info.dtype {
+                safetensors::Dtype::F32 => DType::F32,
+                safetensors::Dtype::F16 => DType::F16,
+                safetensors::Dtype::BF16 => DType::BF16,
+                other => return Err(format!("tensor {name} holds {other:?}, which no model has")),
+            };
+            let (start, end) = info.data_offsets;
+            tensors.insert(name, (dtype, info.shape.clone(), data_start + start..data_start + end));
+        }
+        Ok(Self { tensors })
+    }
+}
+
+/// The contents of a safetensors file.
+pub(super) struct TensorFile {
+    bytes: Vec<u8>,
+    layout: TensorLayout,
+}
+
+impl TensorFile {
+    /// Reads a file whose length and checksum are known. `check` sees the header before anything else is read, so that memory is asked for only if the
+    /// tensors are the ones that are wanted.
+    pub(super) fn read(
+        path: &Path,
+        entry: &FileEntry,
+        check: impl FnOnce(&TensorLayout) -> crate::Result<()>,
+    ) -> Result<Self> {
+        let (mut file, metadata) = open_regular(path).map_err(io_error("open", path))?;
+        if metadata.len() != entry.bytes {
+            return Err(damaged(path, entry, metadata.len(), None));
+        }
+        let broken = |reason: String| model_error(path, reason);
+        if entry.bytes < 8 {
+            return Err(broken("no safetensors file: too short".into()));
+        }
+        let mut length = [0; 8];
+        file.read_exact(&mut length).map_err(io_error("read", path))?;
+        let header = u64::from_le_bytes(length);
+        if header > MAX_HEADER_BYTES {
+            return Err(broken(format!("no safetensors file of ours: a header of {header} bytes")));
+        }
+        if header > entry.bytes - 8 {
+            return Err(broken(format!("no safetensors file: a header of {header} bytes, but the file is shorter")));
+        }
+        let data_start = 8 + header as usize;
+        let mut bytes = length.to_vec();
+        bytes.resize(data_start, 0);
+        file.read_exact(&mut bytes[8..]).map_err(io_error("read", path))?;
+        let layout = TensorLayout::parse(&bytes[8..], data_start, entry.bytes).map_err(broken)?;
+        check(&layout)?;
+        let rest = (entry.bytes - data_start as u64) as usize;
+        let no_memory = |_| TrainError::Engine(crate::Error::OutOfMemory { bytes: data_start + rest });
+        bytes.try_reserve_exact(rest).map_err(no_memory)?;
+        bytes.resize(data_start + rest, 0);
+        file.read_exact(&mut bytes[data_start..]).map_err(io_error("read", path))?;
+        let crc32 = crc32fast::hash(&bytes);
+        if crc32 != entry.crc32 {
+            return Err(damaged(path, entry, entry.bytes, Some(crc32)));
+        }
+        Ok(Self { bytes, layout })
+    }
+
+    /// Checks that all elements are finite, as those of a model that predicts must be.
+    pub(super) fn expect_finite(&self) -> Result<(), String> {
+        for (name, (dtype, _, range)) in &self.layout.tensors {
+            let bytes = &self.bytes[range.clone()];
+            let position = match dtype {
+                DType::F32 => bytes.as_chunks().0.iter().position(|&x| !f32::from_le_bytes(x).is_finite()),
+                DType::F16 => bytes.as_chunks().0.iter().position(|&x| !crate::f16::from_le_bytes(x).is_finite()),
+                DType::BF16 => bytes.as_chunks().0.iter().position(|&x| !crate::bf16::from_le_bytes(x).is_finite()),
+            };
+            if let Some(position) = position {
+                return Err(format!("element {position} of tensor {name} is not a finite number"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TensorSource for TensorFile {
+    fn tensor(&self, name: &str) -> Option<(DType, &[usize], &[u8])> {
+        let (dtype, shape, range) = self.layout.tensors.get(name)?;
+        Some((*dtype, shape, self.bytes.get(range.clone())?))
+    }
+}
+
+/// The error for a file whose length or checksum is not what its entry says.
+pub(super) fn damaged(path: &Path, entry: &FileEntry, bytes: u64, crc32: Option<u32>) -> TrainError {
+    let FileEntry { bytes: right_bytes, crc32: right_crc32, .. } = entry;
+    let reason = match crc32 {
+        None => format!("damaged: {bytes} bytes, but the manifest says {right_bytes}"),
+        Some(crc32) => format!("damaged: its checksum is {crc32:08x}, but the manifest says {right_crc32:08x}"),
+    };
+    model_error(path, reason)
+}

@@ -1,0 +1,7 @@
+//! The tests of the `bagdot` program, apart from those of the library: nothing generic is compiled for them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// The modules share what is `pub`.
+#![allow(unreachable_pub)]
+
+mod cli;
+mod precision;
