@@ -99,10 +99,18 @@ pub enum Error {
         got: DType,
     },
     /// There is no memory left for a buffer.
-    #[error("cannot get {bytes} bytes of memory")]
+    #[error("cannot get {} bytes of memory", AtLeast(*.bytes))]
     OutOfMemory {
-        /// The size of the buffer.
+        /// The size of the buffer; the largest number for that many or more.
         bytes: usize,
+    },
+    /// More memory is needed than there is. It has not been asked for.
+    #[error("{} bytes of memory are needed, but {free} are free", AtLeast(*.needed))]
+    NotEnoughMemory {
+        /// What is needed, in bytes; the largest number for that many or more.
+        needed: usize,
+        /// What the device can still give.
+        free: usize,
     },
     /// There is no CUDA driver on this machine.
     #[error("no CUDA driver (libcuda) on this machine: install one, or use the CPU")]
@@ -162,6 +170,18 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
+}
+
+/// A number of bytes, of which the largest one stands for all that are larger.
+pub(crate) struct AtLeast(pub(crate) usize);
+
+impl std::fmt::Display for AtLeast {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            usize::MAX => f.pad("2^64 or more"),
+            bytes => bytes.fmt(f),
+        }
+    }
 }
 
 /// The rule that an entry of `offsets` breaks.

@@ -13,6 +13,7 @@ pub mod nn;
 pub mod ops;
 mod philox;
 mod simd;
+mod size;
 #[cfg(feature = "train")]
 pub mod train;
 

@@ -11,6 +11,7 @@ use super::fit::NO_TRAINING_ROWS;
 use super::row_encoder::RowEncoder;
 use super::rows::Rows;
 use super::source::Source;
+use crate::size::filled;
 
 /// What a model reads. It is meant to be filled again and again: once it is warm, nothing is allocated.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -109,11 +110,21 @@ impl Dataset {
     }
 
     /// How often each id of a feature occurs, for ids below `num_embeddings`.
-    pub fn id_counts(&self, feature: usize, num_embeddings: usize) -> Vec<u32> {
-        let mut counts = vec![0; num_embeddings];
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    ///
+    /// # Panics
+    /// If there is no such feature, as indexing a slice does.
+    pub fn id_counts(&self, feature: usize, num_embeddings: usize) -> crate::Result<Vec<u32>> {
+        let mut counts = filled(num_embeddings, 0)?;
         let (Column::Single(ids) | Column::Bags { ids, .. }) = &self.columns[feature];
-        ids.iter().for_each(|&id| counts[id as usize] += 1);
-        counts
+        for &id in ids {
+            if let Some(count) = counts.get_mut(id as usize) {
+                *count += 1;
+            }
+        }
+        Ok(counts)
     }
 
     /// The number of ids of all features and rows.

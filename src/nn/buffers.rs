@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::ops::index_sort::{Sort, SortedIndices};
 use crate::ops::sparse_update::Update;
 use crate::ops::{Backend, Bags, Device, Matrix, TableBatch, loss};
+use crate::size::product;
 
 /// A batch on a device.
 pub struct BatchView<'a, D: Device, I: Index> {
@@ -65,7 +66,7 @@ impl<D: Device> Seams<D> {
     }
 
     fn new(device: &D, batch_size: usize, columns: [usize; 5]) -> Result<Self> {
-        let [bottom, pooled, interacted, top, logits] = columns.map(|columns| device.alloc(batch_size * columns));
+        let [bottom, pooled, interacted, top, logits] = columns.map(|columns| device.alloc(product([batch_size, columns])));
         Ok(Self { bottom: bottom?, pooled: pooled?, interacted: interacted?, top: top?, logits: logits? })
     }
 }
@@ -84,7 +85,7 @@ impl<D: Backend> Buffers<D> {
         let backward = || -> Result<BackwardBuffers<D>> {
             Ok(BackwardBuffers {
                 grads: Seams::new(device, batch_size, columns)?,
-                sorted: SortedIndices::new(device, num_indices, batch_size * tables.features().len())?,
+                sorted: SortedIndices::new(device, num_indices, product([batch_size, tables.features().len()]))?,
                 workspace: device.alloc(workspace_len(device, config, mlps, tables, (batch_size, num_indices)))?,
             })
         };
@@ -93,7 +94,7 @@ impl<D: Backend> Buffers<D> {
             num_indices,
             layers: Layers::new(device, config.precision, mlps.hidden(), num_parameters, batch_size, train)?,
             values: Seams::new(device, batch_size, columns)?,
-            argmax: if train && tables.has_max() { Some(device.alloc(batch_size * tables.width())?) } else { None },
+            argmax: if train && tables.has_max() { Some(device.alloc(product([batch_size, tables.width()]))?) } else { None },
             mean_loss: device.alloc(1)?,
             backward: if train { Some(backward()?) } else { None },
         })

@@ -6,6 +6,7 @@ use super::precision::ComputePrecision;
 use crate::dtype::DType;
 use crate::error::{Result, invalid};
 use crate::ops::{Activation, Feature, Interaction, Loss, Table, TableBatch};
+use crate::size::sum;
 
 /// The shape of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -59,14 +60,14 @@ impl Mlps {
 }
 
 impl DlrmConfig {
-    /// The number of columns that the top MLP reads.
+    /// The number of columns that the top MLP reads. What is more than the largest number is that number.
     pub fn interaction_width(&self) -> usize {
         let dim = self.bottom_mlp.last().copied().unwrap_or(0);
         match self.interaction {
             Interaction::Dot { .. } => self.interaction.width(true, self.features.len(), dim),
             Interaction::Cat => {
                 let sparse = self.features.iter().filter_map(|feature| self.tables.get(feature.table));
-                dim + sparse.map(|table| table.embedding_dim).sum::<usize>()
+                sum(sparse.map(|table| table.embedding_dim).chain([dim]))
             }
         }
     }

@@ -6,8 +6,10 @@ use super::buffers::{BackwardBuffers, BatchView, Buffers, Seams};
 use super::config::{DlrmConfig, Mlps};
 use super::embedding::EmbeddingBagCollection;
 use super::layers::{Backward, Forward, Stack, matrix, matrix_mut};
+use super::memory::MemoryPlan;
 use super::mlp::{BackwardPass, ForwardPass};
 use super::optimizer::{OptimizerState, Optimizers};
+use super::pieces::Pieces;
 use super::step::Place;
 use crate::dtype::Index;
 use crate::error::{Error, Result, expect_size, invalid};
@@ -15,6 +17,7 @@ use crate::ops::finite_check::{NonFinite, Verdict};
 use crate::ops::index_sort::Sort;
 use crate::ops::interaction::{self, Features, FeaturesMut};
 use crate::ops::loss;
+use crate::ops::matrix::matrix_name;
 use crate::ops::pooled_interaction::Interact;
 use crate::ops::{Accum, Backend, Extent, Matrix, MatrixMut, Precision};
 use crate::philox::Philox;
@@ -54,16 +57,19 @@ impl<D: Backend> Dlrm<D> {
     /// A model with parameters drawn from `seed`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit together; those of [`Device::alloc`](crate::ops::Device::alloc).
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit together;
+    /// [`Error::NotEnoughMemory`](crate::Error::NotEnoughMemory), before anything is asked for or drawn, for more parameters than there is memory for; those of
+    /// [`Device::alloc`](crate::ops::Device::alloc).
     pub fn new(device: D, config: DlrmConfig, seed: u64) -> Result<Self> {
         let tables = config.check()?;
         let (mlps, len) = config.mlps();
-        let mut values = vec![0f32; len];
+        MemoryPlan::of_parameters(&config, (&tables, len), 1).check(&device)?;
         // Streams below this one belong to the tables.
         let mut random = Philox::new(seed, 1 << 32);
-        [&mlps.bottom, &mlps.top, &mlps.logit].into_iter().for_each(|mlp| mlp.init(&mut values, &mut random));
         let mut parameters = device.alloc(len)?;
-        device.upload(&values, D::view_mut(&mut parameters))?;
+        let mut pieces = Pieces::of(&device, &mut parameters)?;
+        [&mlps.bottom, &mlps.top, &mlps.logit].into_iter().try_for_each(|mlp| mlp.init(&mut pieces, &mut random))?;
+        pieces.finish()?;
         let embedding = EmbeddingBagCollection::new(&device, tables, config.table_dtype, config.table_init, seed)?;
         let mut buffers = Buffers::new(&device, &config, (&mlps, len), &embedding, (0, 0), false)?;
         buffers.layers.refresh(&device, &parameters)?;
@@ -88,7 +94,7 @@ impl<D: Backend> Dlrm<D> {
 
     /// The number of parameters of tables and layers.
     pub fn num_parameters(&self) -> usize {
-        let layers = self.mlps.layers().map(|(_, _, layer)| layer.outputs * (layer.inputs + 1));
+        let layers = self.mlps.layers().map(|(_, _, layer)| layer.num_parameters());
         self.embedding.tables().as_ref().num_weights() + layers.sum::<usize>()
     }
 
@@ -313,6 +319,9 @@ impl<D: Backend> Dlrm<D> {
     fn forward<I: Index>(&mut self, batch: BatchView<'_, D, I>, train: bool) -> Result<()> {
         let (rows, ids) = (batch.dense.rows, batch.bags.num_indices());
         expect_size(OP, "batch.bags.batch_size", batch.bags.batch_size, rows)?;
+        // Before there is room made for what only claims to be there.
+        batch.dense.check(OP, matrix_name!("batch.dense"), rows, self.config.num_dense)?;
+        batch.bags.check(OP, self.embedding.tables().as_ref())?;
         self.grow(rows, ids, train)?;
         let Self { device, config, mlps, embedding, parameters, buffers, .. } = self;
         let Buffers { layers, values, argmax, .. } = buffers;

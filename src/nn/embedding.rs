@@ -1,6 +1,7 @@
 //! Embedding tables with their optimizer state.
 
 use super::optimizer::OptimizerState;
+use super::pieces::Pieces;
 use super::tensors::{NamedTensor, TensorSource, read};
 use crate::dtype::{DType, Element, Index, bf16, f16};
 use crate::error::{Error, Result, expect_size};
@@ -10,6 +11,7 @@ use crate::ops::{
     Backend, Bags, Device, Matrix, MatrixMut, OptimizerStateMut, StepControl, TableBatch, UpdateRule, embedding_bag,
 };
 use crate::philox::Philox;
+use crate::size::filled;
 
 /// A batch of embedding tables: weights in one buffer of one element type, and the state of their optimizer.
 pub struct EmbeddingBagCollection<D: Backend> {
@@ -266,6 +268,7 @@ fn fill<D: Device, E: Element>(
     init: TableInit,
     seed: u64,
 ) -> Result<()> {
+    let mut pieces = Pieces::of(device, buffer)?;
     for (t, table) in tables.tables().iter().enumerate() {
         // Streams of the layers of the MLPs come after those of all tables that are possible.
         let mut random = Philox::new(seed, t as u64);
@@ -274,11 +277,9 @@ fn fill<D: Device, E: Element>(
             TableInit::Uniform(bound) => (2.0 * random.uniform() - 1.0) * f64::from(bound),
             TableInit::Normal(std) => random.normal() * f64::from(std),
         };
-        let range = range_of(tables, t);
-        let values: Vec<E> = range.clone().map(|_| E::from_f32(draw() as f32)).collect();
-        device.upload(&values, D::slice_mut(buffer, range))?;
+        pieces.fill(range_of(tables, t), || E::from_f32(draw() as f32))?;
     }
-    Ok(())
+    pieces.finish()
 }
 
 /// The name of the tensor of a table.
@@ -294,9 +295,9 @@ fn export_tables<D: Device, E: Element>(
 ) -> Result<()> {
     for (t, table) in tables.tables().iter().enumerate() {
         let range = range_of(tables, t);
-        let mut values = vec![E::default(); range.len()];
+        let mut values = filled(range.len(), E::default())?;
         device.download(D::slice(buffer, range), &mut values)?;
-        tensors.push(NamedTensor::new(table_name(t), vec![table.num_embeddings, table.embedding_dim], &values));
+        tensors.push(NamedTensor::try_new(table_name(t), vec![table.num_embeddings, table.embedding_dim], &values)?);
     }
     Ok(())
 }

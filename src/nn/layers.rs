@@ -6,6 +6,7 @@ use crate::dtype::{Element, Scalar, bf16, f16};
 use crate::error::Result;
 use crate::ops::cast::Cast;
 use crate::ops::{Accum, Backend, Device, Extent, Matrix, MatrixMut, Precision};
+use crate::size::{product, sum};
 
 /// One of the MLPs.
 #[derive(Clone, Copy)]
@@ -126,18 +127,21 @@ impl<D: Backend> Layers<D> {
         num_parameters: usize,
         batch_size: usize,
     ) -> LayerBytes {
-        let outputs = |mlp: &Mlp| mlp.layers().iter().map(|layer| padded(layer.outputs)).sum::<usize>();
-        let elements = |of: &dyn Fn(&Mlp) -> usize| batch_size * mlps.into_iter().map(of).sum::<usize>();
+        let between = |mlp: &Mlp| sum(mlp.layers().iter().rev().skip(1).map(|layer| padded(layer.outputs)));
+        let all = |of: &dyn Fn(&Mlp) -> usize| sum(mlps.into_iter().map(of));
+        let parameters = product([num_parameters, precision.bytes_of_copy()]);
         match precision {
             ComputePrecision::F32 | ComputePrecision::Tf32 => {
-                let values = elements(&|mlp| outputs(mlp) - padded(mlp.outputs())) * 4;
-                LayerBytes { parameters: 0, values, grads: values }
+                let values = product([batch_size, all(&between), 4]);
+                LayerBytes { parameters, values, grads: values }
             }
             ComputePrecision::F16 { .. } | ComputePrecision::BF16 => {
-                let values = elements(&|mlp| mlp.columns() + outputs(mlp) + mlp.outputs() - padded(mlp.outputs())) * 2;
+                let inputs = mlps.map(Mlp::columns);
+                let values = all(&|mlp| sum([between(mlp), mlp.outputs()]));
+                let bytes = |inputs| product([batch_size, sum([values, inputs]), 2]);
                 // Nobody wants the gradient of the dense features.
-                let grads = values - batch_size * mlps[0].columns() * 2;
-                LayerBytes { parameters: num_parameters * 2, values, grads }
+                let (values, grads) = (bytes(sum(inputs)), bytes(inputs[1]));
+                LayerBytes { parameters, values, grads }
             }
         }
     }
@@ -249,9 +253,9 @@ impl<D: Backend, E: Element> Half<D, E> {
     ) -> Result<Self> {
         let room = |mlp: &Mlp, samples: usize, inputs: usize| -> Result<Values<D, E>> {
             Ok(Values {
-                input: device.alloc(samples * inputs)?,
+                input: device.alloc(product([samples, inputs]))?,
                 between: mlp.between(device, samples)?,
-                output: device.alloc(samples * mlp.outputs())?,
+                output: device.alloc(product([samples, mlp.outputs()]))?,
             })
         };
         let [bottom, top] = mlps;

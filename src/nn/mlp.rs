@@ -3,11 +3,13 @@
 use std::ops::Range;
 
 use super::layers::{first_columns, first_columns_mut, matrix, matrix_mut};
+use super::pieces::Pieces;
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::linear::{self, Activation, LinearOps, Pack};
 use crate::ops::{Accum, Device, Matrix, MatrixMut, Precision};
 use crate::philox::Philox;
+use crate::size::{next_multiple, product, sum};
 
 /// Layers begin at multiples of this many elements: a cache line.
 const ALIGN: usize = 16;
@@ -18,7 +20,7 @@ const ROW_ALIGN: usize = 8;
 
 /// The columns of the room for `values` in each row; those behind them are zeros.
 pub(super) fn padded(values: usize) -> usize {
-    values.next_multiple_of(ROW_ALIGN)
+    next_multiple(values, ROW_ALIGN)
 }
 
 /// Where the input of a multi-layer perceptron comes from.
@@ -50,12 +52,12 @@ pub(crate) struct Layer {
 
 impl Mlp {
     /// Layers of the sizes `sizes[0] → sizes[1] → …`, with ReLU after each, and `last` after the last. Their parameters lie from
-    /// `*end` on, which is moved behind them.
+    /// `*end` on, which is moved behind them: to the largest number, if there is no memory for so many.
     pub(super) fn new(sizes: &[usize], input: Input, last: Activation, end: &mut usize) -> Self {
         let mut take = |len: usize| {
             let start = *end;
-            *end += len.next_multiple_of(ALIGN);
-            start..start + len
+            *end = sum([start, next_multiple(len, ALIGN)]);
+            start..sum([start, len])
         };
         let num_layers = sizes.len().saturating_sub(1);
         let layers = sizes.windows(2).enumerate().map(|(k, pair)| {
@@ -64,7 +66,7 @@ impl Mlp {
                 inputs: pair[0],
                 outputs: pair[1],
                 columns,
-                weight: take(columns * pair[1]),
+                weight: take(product([columns, pair[1]])),
                 bias: take(pair[1]),
                 activation: if k + 1 == num_layers { last } else { Activation::Relu },
             }
@@ -77,15 +79,16 @@ impl Mlp {
     }
 
     /// Draws the parameters as facebookresearch/dlrm does: `W ~ N(0, 2 / (K + N))`, `b ~ N(0, 1 / N)`, by variance.
-    pub(crate) fn init(&self, parameters: &mut [f32], random: &mut Philox) {
+    pub(crate) fn init<D: Device>(&self, parameters: &mut Pieces<'_, D, f32>, random: &mut Philox) -> Result<()> {
         for layer in &self.layers {
             let (k, n) = (layer.inputs as f64, layer.outputs as f64);
             let (weight_std, bias_std) = ((2.0 / (k + n)).sqrt(), (1.0 / n).sqrt());
             for row in layer.weight_rows() {
-                parameters[row].iter_mut().for_each(|w| *w = (random.normal() * weight_std) as f32);
+                parameters.fill(row, || (random.normal() * weight_std) as f32)?;
             }
-            parameters[layer.bias.clone()].iter_mut().for_each(|b| *b = (random.normal() * bias_std) as f32);
+            parameters.fill(layer.bias.clone(), || (random.normal() * bias_std) as f32)?;
         }
+        Ok(())
     }
 
     /// The number of columns of the input as it lies, 0 without layers.
@@ -101,7 +104,7 @@ impl Mlp {
     /// Room for the outputs of all layers but the last.
     pub(crate) fn between<D: Device, E: Element>(&self, device: &D, batch_size: usize) -> Result<Vec<D::Buffer<E>>> {
         let layers = self.layers.split_last().map_or(&[][..], |(_, others)| others);
-        layers.iter().map(|layer| device.alloc(batch_size * padded(layer.outputs))).collect()
+        layers.iter().map(|layer| device.alloc(product([batch_size, padded(layer.outputs)]))).collect()
     }
 
     /// The words of workspace that a backward pass needs for a batch of up to `batch_size` samples.
@@ -113,7 +116,7 @@ impl Mlp {
 
     /// The weights of all layers, packed one after the other.
     pub(crate) fn pack<D: LinearOps, E: Element>(&self, device: &D, weights: &D::Buffer<E>) -> Result<D::Buffer<u64>> {
-        let mut packed = device.alloc(self.layers.iter().map(|layer| layer.packed_len::<D, E>(device)).sum())?;
+        let mut packed = device.alloc(sum(self.layers.iter().map(|layer| layer.packed_len::<D, E>(device))))?;
         let mut end = 0;
         for layer in &self.layers {
             let range = layer.take_packed::<D, E>(device, &mut end);
@@ -175,6 +178,11 @@ impl Mlp {
 }
 
 impl Layer {
+    /// The number of weights and biases, without padding.
+    pub(crate) fn num_parameters(&self) -> usize {
+        product([self.outputs, sum([self.inputs, 1])])
+    }
+
     /// Where the rows of the weight lie among the parameters.
     pub(crate) fn weight_rows(&self) -> impl Iterator<Item = Range<usize>> {
         let (inputs, starts) = (self.inputs, self.weight.clone().step_by(self.columns.max(1)));

@@ -10,6 +10,7 @@ mod memory;
 mod mlp;
 mod optimizer;
 mod parameters;
+mod pieces;
 mod precision;
 mod staging;
 mod step;

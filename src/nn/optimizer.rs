@@ -120,7 +120,7 @@ impl<D: Device> OptimizerState<D> {
     pub(crate) fn export(&self, device: &D, group: &str, tensors: &mut Vec<NamedTensor>) -> Result<()> {
         for (name, buffer) in [("first", &self.first), ("second", &self.second)] {
             let values = device.to_vec(buffer)?;
-            tensors.push(NamedTensor::new(format!("optimizer.{group}.{name}"), vec![values.len()], &values));
+            tensors.push(NamedTensor::try_new(format!("optimizer.{group}.{name}"), vec![values.len()], &values)?);
         }
         Ok(())
     }

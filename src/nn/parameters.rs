@@ -10,6 +10,7 @@ use super::tensors::{NamedTensor, Prefixed, TensorSource, read};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::Backend;
+use crate::size::{sum, with_room};
 
 /// What stands before the names of averages.
 const AVERAGE: &str = "average.";
@@ -114,10 +115,11 @@ impl<D: Backend> Dlrm<D> {
         let mut values = self.device.to_vec(buffer)?;
         values.iter_mut().for_each(|value| *value *= factor);
         let tensor = |LayerTensor { name, shape, rows }| {
-            let of_rows: Vec<f32> = rows.into_iter().flat_map(|row| values[row].iter().copied()).collect();
-            NamedTensor::new(name, shape, &of_rows)
+            let mut of_rows = with_room(sum(rows.iter().map(Range::len)))?;
+            rows.into_iter().for_each(|row| of_rows.extend_from_slice(&values[row]));
+            NamedTensor::try_new(name, shape, &of_rows)
         };
-        Ok(self.layer_layout().map(tensor).collect())
+        self.layer_layout().map(tensor).collect()
     }
 
     fn layer_layout(&self) -> impl Iterator<Item = LayerTensor> {

@@ -49,6 +49,14 @@ impl ComputePrecision {
         }
     }
 
+    /// The bytes of a copy of a parameter; none where layers compute with the parameters themselves.
+    pub(super) fn bytes_of_copy(self) -> usize {
+        match self {
+            Self::F32 | Self::Tf32 => 0,
+            Self::F16 { .. } | Self::BF16 => 2,
+        }
+    }
+
     pub(super) fn check(self) -> Result<()> {
         check_power_of_two("Dlrm", "precision.loss_scale", self.loss_scale())
     }

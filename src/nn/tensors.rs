@@ -2,6 +2,7 @@
 
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
+use crate::size::{filled, product, with_room};
 
 /// A tensor on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +21,13 @@ impl NamedTensor {
     /// A tensor of these elements.
     pub fn new<E: Element>(name: String, shape: Vec<usize>, values: &[E]) -> Self {
         Self { name, shape, dtype: E::DTYPE, bytes: bytemuck::cast_slice(values).to_vec() }
+    }
+
+    /// The same, or an error if there is no memory for it.
+    pub(super) fn try_new<E: Element>(name: String, shape: Vec<usize>, values: &[E]) -> Result<Self> {
+        let mut bytes = with_room(size_of_val(values))?;
+        bytes.extend_from_slice(bytemuck::cast_slice(values));
+        Ok(Self { name, shape, dtype: E::DTYPE, bytes })
     }
 
     /// The elements, as `f32`.
@@ -69,9 +77,11 @@ pub(crate) fn read<E: Element>(source: &(impl TensorSource + ?Sized), name: &str
     if dtype != E::DTYPE {
         return Err(Error::DTypeMismatch { tensor: name.into(), expected: E::DTYPE, got: dtype });
     }
-    let elements = shape.iter().product::<usize>();
-    if got != shape || bytes.len() != elements * size_of::<E>() {
+    let elements = shape.iter().copied().fold(1, usize::saturating_mul);
+    if got != shape || bytes.len() != product([elements, size_of::<E>()]) {
         return Err(Error::TensorShape { name: name.into(), expected: shape.to_vec(), got: got.to_vec() });
     }
-    Ok(bytemuck::pod_collect_to_vec(bytes))
+    let mut values = filled(elements, E::default())?;
+    bytemuck::cast_slice_mut(&mut values).copy_from_slice(bytes);
+    Ok(values)
 }

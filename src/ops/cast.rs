@@ -10,6 +10,7 @@ use super::matrix::matrix_name;
 use super::{Device, Matrix, MatrixMut};
 use crate::dtype::Element;
 use crate::error::{Result, invalid};
+use crate::size::product;
 
 /// What a backend provides; call it through [`Cast::run`], which validates.
 pub trait CastOps: Device {
@@ -50,12 +51,12 @@ impl<D: CastOps, A: Element, B: Element> Cast<'_, D, A, B> {
 
     /// The least number of bytes: each value read and written once.
     pub fn bytes_moved(&self) -> usize {
-        self.to.rows * self.to.cols * (size_of::<A>() + size_of::<B>())
+        product([self.to.rows, self.to.cols, size_of::<A>() + size_of::<B>()])
     }
 
     /// Multiplications.
     pub fn flops(&self) -> usize {
-        self.to.rows * self.to.cols
+        product([self.to.rows, self.to.cols])
     }
 }
 

@@ -16,6 +16,7 @@ use super::matrix::matrix_name;
 use super::{Bags, Device, Extent, Matrix, MatrixMut, TableBatch};
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_size, invalid};
+use crate::size::{product, sum};
 
 /// Marks a column of `argmax` that has no source, because its bag is empty.
 pub const NO_SOURCE: u32 = u32::MAX;
@@ -85,13 +86,13 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
     /// often as it is looked up, as FBGEMM's benchmarks do; each table's rows are taken to be looked up alike.
     pub fn bytes_moved(&self) -> usize {
         let tables = self.tables.as_ref();
-        lookup_bytes::<E, I, D>(tables, &self.bags) + self.bags.batch_size * tables.width() * 4
+        sum([lookup_bytes::<E, I, D>(tables, &self.bags), product([self.bags.batch_size, tables.width(), 4])])
     }
 
     /// Additions and multiplications.
     pub fn flops(&self) -> usize {
         let per_element = 1 + usize::from(self.bags.per_sample_weights.is_some());
-        looked_up_elements(self.tables.as_ref(), &self.bags) * per_element
+        product([looked_up_elements(self.tables.as_ref(), &self.bags), per_element])
     }
 }
 
@@ -137,23 +138,24 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> WeightGrad<'_, D, E, I> {
 
     /// The least number of bytes, counted as in [`Forward::bytes_moved`].
     pub fn bytes_moved(&self) -> usize {
-        let output = self.bags.batch_size * self.tables.as_ref().width() + self.bags.num_indices();
-        lookup_bytes::<E, I, D>(self.tables.as_ref(), &self.bags) + output * 4
+        let tables = self.tables.as_ref();
+        let output = sum([product([self.bags.batch_size, tables.width()]), self.bags.num_indices()]);
+        sum([lookup_bytes::<E, I, D>(tables, &self.bags), product([output, 4])])
     }
 
     /// Additions and multiplications.
     pub fn flops(&self) -> usize {
-        looked_up_elements(self.tables.as_ref(), &self.bags) * 2
+        product([looked_up_elements(self.tables.as_ref(), &self.bags), 2])
     }
 }
 
 /// The number of elements of all looked-up rows, if every feature has the same number of ids.
 fn looked_up_elements<D: Device, I: Index>(tables: &TableBatch, bags: &Bags<'_, D, I>) -> usize {
-    (bags.num_indices() * tables.width()).checked_div(tables.features().len()).unwrap_or(0)
+    product([bags.num_indices(), tables.width()]).checked_div(tables.features().len()).unwrap_or(0)
 }
 
 fn lookup_bytes<E: Element, I: Index, D: Device>(tables: &TableBatch, bags: &Bags<'_, D, I>) -> usize {
-    let ids = (bags.num_indices() + bags.offsets.extent()) * size_of::<I>();
-    let weights = bags.per_sample_weights.map_or(0, |weights| weights.extent() * 4);
-    looked_up_elements(tables, bags) * size_of::<E>() + ids + weights
+    let ids = product([sum([bags.num_indices(), bags.offsets.extent()]), size_of::<I>()]);
+    let weights = product([bags.per_sample_weights.map_or(0, |weights| weights.extent()), 4]);
+    sum([product([looked_up_elements(tables, bags), size_of::<E>()]), ids, weights])
 }

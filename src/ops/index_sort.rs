@@ -6,6 +6,7 @@
 use super::{Bags, Device, TableBatch};
 use crate::dtype::Index;
 use crate::error::{Result, expect_at_least, expect_size};
+use crate::size::{product, sum};
 
 /// What a backend provides; call it through [`Sort::run`], which validates.
 pub trait IndexSortOps: Device {
@@ -43,7 +44,7 @@ impl<D: Device> SortedIndices<D> {
     pub fn new(device: &D, capacity: usize, num_bags: usize) -> Result<Self> {
         Ok(Self {
             rows: device.alloc(capacity)?,
-            segments: device.alloc(capacity + 1)?,
+            segments: device.alloc(sum([capacity, 1]))?,
             positions: device.alloc(capacity)?,
             bags: device.alloc(capacity)?,
             counted: device.alloc(num_bags)?,
@@ -111,8 +112,8 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
 
     /// The least number of bytes: ids and offsets read, the order written.
     pub fn bytes_moved(&self) -> usize {
-        let (ids, bags) = (self.bags.num_indices(), self.tables.as_ref().features().len() * self.bags.batch_size);
-        (ids + bags + 1) * size_of::<I>() + ids * (8 + 4 + 4 + 4)
+        let (ids, bags) = (self.bags.num_indices(), self.bags.num_bags(self.tables.as_ref()));
+        sum([product([sum([ids, bags, 1]), size_of::<I>()]), product([ids, 8 + 4 + 4 + 4])])
     }
 
     /// None: the sort is integer work.

@@ -25,6 +25,7 @@ use super::matrix::matrix_name;
 use super::{Device, Matrix, MatrixMut, Precision};
 use crate::dtype::Element;
 use crate::error::{Result, invalid};
+use crate::size::{next_multiple, product, sum};
 
 /// The order of the pairs in the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -73,25 +74,31 @@ impl Default for Interaction {
     }
 }
 
+/// `1 + 2 + … + n`, of which half a product of two neighbours is as large.
+fn triangle(n: usize) -> usize {
+    if n.is_multiple_of(2) { product([n / 2, n + 1]) } else { product([n, n / 2 + 1]) }
+}
+
 impl Interaction {
-    /// The number of pairs among `num_features` features; 0 for [`Self::Cat`].
+    /// The number of pairs among `num_features` features; 0 for [`Self::Cat`]. What is more than the largest number is that number.
     pub fn num_pairs(&self, num_features: usize) -> usize {
         match self {
-            Self::Dot { include_self: true, .. } => num_features * (num_features + 1) / 2,
-            Self::Dot { include_self: false, .. } => num_features * num_features.saturating_sub(1) / 2,
+            Self::Dot { include_self: true, .. } => triangle(num_features),
+            Self::Dot { include_self: false, .. } => triangle(num_features.saturating_sub(1)),
             Self::Cat => 0,
         }
     }
 
-    /// The number of columns of the output for `num_sparse` pooled vectors of dimension `dim`, with or without a dense vector.
+    /// The number of columns of the output for `num_sparse` pooled vectors of dimension `dim`, with or without a dense vector. What is more than the
+    /// largest number is that number.
     pub fn width(&self, has_dense: bool, num_sparse: usize, dim: usize) -> usize {
-        let num_features = num_sparse + usize::from(has_dense);
+        let num_features = sum([num_sparse, usize::from(has_dense)]);
         match self {
             Self::Dot { append_sparse, pad_to, .. } => {
-                let copied = dim * (usize::from(has_dense) + if *append_sparse { num_sparse } else { 0 });
-                (copied + self.num_pairs(num_features)).next_multiple_of((*pad_to).max(1))
+                let copied = if *append_sparse { num_features } else { usize::from(has_dense) };
+                next_multiple(sum([product([copied, dim]), self.num_pairs(num_features)]), (*pad_to).max(1))
             }
-            Self::Cat => num_features * dim,
+            Self::Cat => product([num_features, dim]),
         }
     }
 
@@ -226,7 +233,7 @@ impl<D: Device, E: Element> Features<'_, D, E> {
     fn columns(&self) -> usize {
         match self {
             Self::Joined { block, .. } => block.cols,
-            Self::Split { dense, sparse } => dense.cols + sparse.cols,
+            Self::Split { dense, sparse } => sum([dense.cols, sparse.cols]),
         }
     }
 
@@ -242,7 +249,7 @@ impl<D: Device, E: Element> Features<'_, D, E> {
 
 impl Sizes {
     fn flops(&self, interaction: Interaction) -> usize {
-        2 * self.batch_size * interaction.num_pairs(self.num_features) * self.dim
+        product([2, self.batch_size, interaction.num_pairs(self.num_features), self.dim])
     }
 }
 
@@ -283,7 +290,7 @@ impl<D: InteractionOps, E: Element> Forward<'_, D, E> {
     /// The least number of bytes: features read once, output written once.
     pub fn bytes_moved(&self) -> usize {
         let features = self.features.columns();
-        self.output.rows * (features + self.output.cols) * size_of::<E>()
+        product([self.output.rows, sum([features, self.output.cols]), size_of::<E>()])
     }
 
     /// Additions and multiplications.
@@ -347,14 +354,15 @@ impl<D: InteractionOps, E: Element> Backward<'_, D, E> {
 
     /// The least number of bytes: features and gradient read once, gradient of the features written once.
     pub fn bytes_moved(&self) -> usize {
-        self.grad_output.rows * (2 * self.features.columns() + self.grad_output.cols) * size_of::<E>()
+        let columns = sum([product([2, self.features.columns()]), self.grad_output.cols]);
+        product([self.grad_output.rows, columns, size_of::<E>()])
     }
 
     /// Additions and multiplications.
     pub fn flops(&self) -> usize {
         self.features
             .sizes("interaction.backward", self.interaction, self.dim)
-            .map_or(0, |sizes| 2 * sizes.flops(self.interaction))
+            .map_or(0, |sizes| product([2, sizes.flops(self.interaction)]))
     }
 }
 

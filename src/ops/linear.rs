@@ -15,6 +15,7 @@ use super::matrix::matrix_name;
 use super::{Accum, Device, Extent, Matrix, MatrixMut, Precision};
 use crate::dtype::Element;
 use crate::error::{Result, expect_at_least, expect_size};
+use crate::size::{product, sum};
 
 /// What follows the affine map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -91,12 +92,13 @@ impl<D: LinearOps, E: Element> Forward<'_, D, E> {
     /// The least number of bytes: input, weight and bias read once, output written once.
     pub fn bytes_moved(&self) -> usize {
         let (m, n, k) = (self.output.rows, self.weight.rows, self.weight.cols);
-        (m * k + n * k + m * n) * size_of::<E>() + n * 4
+        let elements = sum([product([m, k]), product([n, k]), product([m, n])]);
+        sum([product([elements, size_of::<E>()]), product([n, 4])])
     }
 
     /// Additions and multiplications.
     pub fn flops(&self) -> usize {
-        2 * self.output.rows * self.weight.rows * self.weight.cols
+        product([2, self.output.rows, self.weight.rows, self.weight.cols])
     }
 }
 
@@ -190,13 +192,14 @@ impl<D: LinearOps, E: Element> Backward<'_, D, E> {
     /// The least number of bytes: input, output, weight and gradient read once, the gradients written once.
     pub fn bytes_moved(&self) -> usize {
         let (m, n, k) = (self.grad_output.rows, self.weight.rows, self.weight.cols);
-        let grad_input = if self.grad_input.is_some() { m * k + n * k } else { 0 };
-        (m * k + 3 * m * n + grad_input) * size_of::<E>() + (n * k + n) * 4
+        let grad_input = if self.grad_input.is_some() { sum([product([m, k]), product([n, k])]) } else { 0 };
+        let elements = sum([product([m, k]), product([3, m, n]), grad_input]);
+        sum([product([elements, size_of::<E>()]), product([n, k, 4]), product([n, 4])])
     }
 
     /// Additions and multiplications.
     pub fn flops(&self) -> usize {
         let products = 1 + usize::from(self.grad_input.is_some());
-        2 * self.grad_output.rows * self.weight.rows * self.weight.cols * products
+        product([2, self.grad_output.rows, self.weight.rows, self.weight.cols, products])
     }
 }

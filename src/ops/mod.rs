@@ -48,7 +48,7 @@ pub mod index_sort;
 pub mod interaction;
 pub mod linear;
 pub mod loss;
-mod matrix;
+pub(crate) mod matrix;
 pub mod moving_average;
 pub(crate) mod optimizer;
 pub mod pooled_interaction;
@@ -65,7 +65,8 @@ pub use stage::Stage;
 pub use tables::{Bags, Feature, Pooling, Table, TableBatch};
 
 use crate::dtype::Scalar;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::size::filled;
 
 /// The number of elements that a view or buffer holds.
 pub trait Extent {
@@ -113,6 +114,10 @@ pub trait Device: Clone + Send + Sync {
     fn download<T: Scalar>(&self, source: Self::Slice<'_, T>, target: &mut [T]) -> Result<()>;
     /// Copies `source` into `target`, which is as long, behind the ops that were called before.
     fn copy<T: Scalar>(&self, source: Self::Slice<'_, T>, target: Self::SliceMut<'_, T>) -> Result<()>;
+    /// The bytes that the device can still give, as far as it can tell. Models that need more are refused before anything is asked for.
+    fn free_memory(&self) -> Option<usize> {
+        None
+    }
     /// Waits for all ops and reports what they found, such as an [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange).
     fn synchronize(&self) -> Result<()>;
     /// Puts the description of a batch of tables where ops can read it.
@@ -144,9 +149,19 @@ pub trait Device: Clone + Send + Sync {
     }
     /// A whole buffer, on the host.
     fn to_vec<T: Scalar>(&self, buffer: &Self::Buffer<T>) -> Result<Vec<T>> {
-        let mut values = vec![T::default(); buffer.extent()];
+        let mut values = filled(buffer.extent(), T::default())?;
         self.download(Self::view(buffer), &mut values)?;
         Ok(values)
+    }
+    /// Checks that the device can still give so many bytes, if it can tell.
+    ///
+    /// # Errors
+    /// [`Error::NotEnoughMemory`](crate::Error::NotEnoughMemory).
+    fn expect_free_memory(&self, needed: usize) -> Result<()> {
+        match self.free_memory() {
+            Some(free) if free < needed => Err(Error::NotEnoughMemory { needed, free }),
+            _ => Ok(()),
+        }
     }
 }
 

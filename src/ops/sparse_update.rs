@@ -22,6 +22,7 @@ use super::optimizer::check_max_gradient;
 use super::{Bags, Device, Extent, Matrix, OptimizerStateMut, StepControl, TableBatch, UpdateRule};
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_at_least, expect_size, invalid};
+use crate::size::{product, sum};
 
 /// The number of occurrences of a row, or of sums of them, that are summed in a run.
 pub const CHUNK: usize = 64;
@@ -64,7 +65,7 @@ impl<D: Device, I: Index> PooledGrad<'_, D, I> {
         self.bags.check(op, tables)?;
         expect_at_least(op, "sorted.capacity", self.sorted.capacity(), self.bags.num_indices())?;
         self.grad_output.check(op, matrix_name!("grad_output"), self.bags.batch_size, tables.width())?;
-        expect_at_least(op, "sorted.counted", self.sorted.counted.extent(), self.sorted_bags())?;
+        expect_at_least(op, "sorted.counted", self.sorted.counted.extent(), self.bags.num_bags(tables))?;
         check_max_gradient(op, self.max_gradient)?;
         match self.argmax {
             Some(argmax) => argmax.check(op, matrix_name!("argmax"), self.bags.batch_size, tables.width()),
@@ -73,12 +74,9 @@ impl<D: Device, I: Index> PooledGrad<'_, D, I> {
         }
     }
 
-    fn sorted_bags(&self) -> usize {
-        self.tables.as_ref().features().len() * self.bags.batch_size
-    }
-
     fn bytes_moved(&self) -> usize {
-        self.bags.num_indices() * (4 + 4) + self.bags.batch_size * self.tables.as_ref().width() * 4
+        let order = product([self.bags.num_indices(), 4 + 4]);
+        sum([order, product([self.bags.batch_size, self.tables.as_ref().width(), 4])])
     }
 }
 
@@ -106,8 +104,8 @@ impl<D: Device> SparseGrad<D> {
         let capacity = capacity.min(tables.num_rows());
         Ok(Self {
             rows: device.alloc(capacity)?,
-            starts: device.alloc(capacity + 1)?,
-            values: device.alloc(capacity * tables.max_dim())?,
+            starts: device.alloc(sum([capacity, 1]))?,
+            values: device.alloc(product([capacity, tables.max_dim()]))?,
             counts: device.alloc(1)?,
             capacity,
         })
@@ -123,8 +121,8 @@ impl<D: Device> SparseGrad<D> {
         let buffers = [
             ("grad.capacity", self.capacity, rows),
             ("grad.rows", self.rows.extent(), rows),
-            ("grad.starts", self.starts.extent(), rows + 1),
-            ("grad.values", self.values.extent(), rows * tables.max_dim()),
+            ("grad.starts", self.starts.extent(), sum([rows, 1])),
+            ("grad.values", self.values.extent(), product([rows, tables.max_dim()])),
             ("grad.counts", self.counts.extent(), 1),
         ];
         buffers.into_iter().try_for_each(|(name, extent, needed)| expect_at_least(op, name, extent, needed))
@@ -171,12 +169,12 @@ impl<D: SparseUpdateOps, I: Index> Reduce<'_, D, I> {
 
     /// The least number of bytes if no id occurs twice: gradient and order read, values written.
     pub fn bytes_moved(&self) -> usize {
-        self.source.bytes_moved() + looked_up(&self.source) * 4
+        sum([self.source.bytes_moved(), product([looked_up(&self.source), 4])])
     }
 
     /// Additions and multiplications.
     pub fn flops(&self) -> usize {
-        looked_up(&self.source) * 2
+        product([looked_up(&self.source), 2])
     }
 }
 
@@ -215,7 +213,7 @@ impl<D: SparseUpdateOps> Merge<'_, D> {
     /// Wrong shapes.
     pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "sparse_update.merge";
-        let (tables, rows) = (self.tables.as_ref(), self.a.capacity + self.b.capacity);
+        let (tables, rows) = (self.tables.as_ref(), self.max_rows());
         if rows > u32::MAX as usize - 1 {
             return Err(invalid(OP, "out", "gradients of more than 2^32 - 2 rows together"));
         }
@@ -223,14 +221,20 @@ impl<D: SparseUpdateOps> Merge<'_, D> {
         self.out.check(OP, tables, rows)
     }
 
+    /// The most rows that both can have together.
+    fn max_rows(&self) -> usize {
+        sum([self.a.capacity, self.b.capacity])
+    }
+
     /// The least number of bytes if both are full and share no row.
     pub fn bytes_moved(&self) -> usize {
-        2 * (self.a.capacity + self.b.capacity) * (16 + 4 * self.tables.as_ref().max_dim())
+        let row = sum([16, product([4, self.tables.as_ref().max_dim()])]);
+        product([2, self.max_rows(), row])
     }
 
     /// Additions, if both are full and have the same rows.
     pub fn flops(&self) -> usize {
-        self.a.capacity.min(self.b.capacity) * self.tables.as_ref().max_dim()
+        product([self.a.capacity.min(self.b.capacity), self.tables.as_ref().max_dim()])
     }
 }
 
@@ -273,7 +277,7 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
     /// The least number of bytes if the gradient is full: it is read, weights and state are read and written.
     pub fn bytes_moved(&self) -> usize {
         let (rows, elements) = (self.grad.capacity, self.grad.values.extent());
-        rows * 16 + elements * 4 + step_bytes::<E>(&self.rule, rows, elements)
+        sum([product([rows, 16]), product([elements, 4]), step_bytes::<E>(&self.rule, rows, elements)])
     }
 
     /// Additions, multiplications, divisions and roots, about.
@@ -332,23 +336,23 @@ impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
     /// The least number of bytes if no id occurs twice: gradient and order read, weights and state read and written.
     pub fn bytes_moved(&self) -> usize {
         let (rows, elements) = (self.source.bags.num_indices(), looked_up(&self.source));
-        self.source.bytes_moved() + step_bytes::<E>(&self.rule, rows, elements)
+        sum([self.source.bytes_moved(), step_bytes::<E>(&self.rule, rows, elements)])
     }
 
     /// Additions, multiplications, divisions and roots, about.
     pub fn flops(&self) -> usize {
-        looked_up(&self.source) * 6
+        product([looked_up(&self.source), 6])
     }
 }
 
 fn looked_up<D: Device, I: Index>(source: &PooledGrad<'_, D, I>) -> usize {
     let tables = source.tables.as_ref();
-    (source.bags.num_indices() * tables.width()).checked_div(tables.features().len()).unwrap_or(0)
+    product([source.bags.num_indices(), tables.width()]).checked_div(tables.features().len()).unwrap_or(0)
 }
 
 fn step_bytes<E: Element>(rule: &UpdateRule, rows: usize, elements: usize) -> usize {
-    let state: usize = rule.optimizer.state_len(rows, elements).iter().sum();
-    2 * (elements * size_of::<E>() + state * 4)
+    let state = sum(rule.optimizer.state_len(rows, elements));
+    product([2, sum([product([elements, size_of::<E>()]), product([state, 4])])])
 }
 
 fn check_decay_scale<D: Device>(

@@ -3,6 +3,7 @@
 use super::{Device, Extent};
 use crate::dtype::Index;
 use crate::error::{Result, expect_size, invalid};
+use crate::size::{product, sum};
 use crate::{Cpu, Jagged};
 
 /// How the rows of a bag become one vector. An empty bag gives zeros in every mode.
@@ -60,6 +61,10 @@ pub struct TableBatch {
 /// The largest number of tables and the largest table: the random bits of stochastic rounding are keyed by both.
 const MAX_TABLES: usize = 1 << 16;
 const MAX_ROWS: usize = 1 << 48;
+/// The largest number of elements that can be addressed, of 8 bytes at most.
+const MAX_ELEMENTS: usize = isize::MAX as usize / 8;
+/// The largest number of ids or bags of a call.
+const MAX_BAGS: usize = u32::MAX as usize - 1;
 
 impl TableBatch {
     /// Checks and lays out tables and features.
@@ -84,9 +89,10 @@ impl TableBatch {
                 return Err(invalid(OP, "tables", format!("table {t} has {num_embeddings} rows of {embedding_dim}")));
             }
             let size = num_embeddings.checked_mul(embedding_dim).and_then(|size| elements.checked_add(size));
-            elements = size.filter(|&size| size <= isize::MAX as usize / 8).ok_or_else(|| {
+            elements = size.filter(|&size| size <= MAX_ELEMENTS).ok_or_else(|| {
                 invalid(OP, "tables", format!("table {t} does not fit into memory with those before it"))
             })?;
+            // There are no more rows than elements.
             rows += num_embeddings;
             weight_offsets.push(elements);
             row_offsets.push(rows);
@@ -103,7 +109,11 @@ impl TableBatch {
                     format!("feature {f} has padding_idx {padding}, but its table {rows} rows"),
                 ));
             }
-            columns += table.embedding_dim;
+            columns = sum([columns, table.embedding_dim]);
+            if columns > MAX_ELEMENTS {
+                let reason = format!("the vectors of a sample do not fit into memory from feature {f} on");
+                return Err(invalid(OP, "features", reason));
+            }
             column_offsets.push(columns);
         }
         let has_max = features.iter().any(|feature| feature.pooling == Pooling::Max);
@@ -143,11 +153,17 @@ impl TableBatch {
     }
 
     /// The table of a feature.
+    ///
+    /// # Panics
+    /// If there is no such feature, as indexing a slice does.
     pub fn table_of(&self, feature: usize) -> Table {
         self.tables[self.features[feature].table]
     }
 
     /// The features that look up a table, in rising order.
+    ///
+    /// # Panics
+    /// If there is no such table, as indexing a slice does.
     pub fn features_of(&self, table: usize) -> &[usize] {
         &self.features_by_table[self.feature_offsets[table]..self.feature_offsets[table + 1]]
     }
@@ -192,13 +208,17 @@ impl TableBatch {
         self.tables.iter().map(|table| table.embedding_dim).max().unwrap_or(0)
     }
 
-    /// The table of a linear row number.
+    /// The table of a linear row number; the number of tables if there is no such row.
     pub fn table_of_row(&self, row: usize) -> usize {
         self.row_offsets.partition_point(|&first| first <= row) - 1
     }
 
     /// Where a linear row begins in the buffer of weights.
+    ///
+    /// # Panics
+    /// If there is no such row, as indexing a slice does.
     pub fn weight_offset_of_row(&self, row: usize) -> usize {
+        assert!(row < self.num_rows(), "row {row} of {}", self.num_rows());
         let table = self.table_of_row(row);
         self.weight_offsets[table] + (row - self.row_offsets[table]) * self.tables[table].embedding_dim
     }
@@ -264,12 +284,17 @@ impl<D: Device, I: Index> Bags<'_, D, I> {
         self.indices.extent()
     }
 
+    /// The number of bags of all features.
+    pub(crate) fn num_bags(&self, tables: &TableBatch) -> usize {
+        product([tables.features.len(), self.batch_size])
+    }
+
     pub(crate) fn check(&self, op: &'static str, tables: &TableBatch) -> Result<()> {
-        let bags = tables.features.len() * self.batch_size;
-        expect_size(op, "bags.offsets", self.offsets.extent(), bags + 1)?;
-        if self.num_indices() > u32::MAX as usize - 1 || bags > u32::MAX as usize - 1 {
+        let bags = self.num_bags(tables);
+        if self.num_indices() > MAX_BAGS || bags > MAX_BAGS {
             return Err(invalid(op, "bags", "more than 2^32 - 2 ids or bags: split the batch"));
         }
+        expect_size(op, "bags.offsets", self.offsets.extent(), bags + 1)?;
         if let Some(weights) = self.per_sample_weights {
             expect_size(op, "bags.per_sample_weights", weights.extent(), self.num_indices())?;
             if tables.has_max {

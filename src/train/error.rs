@@ -65,12 +65,12 @@ pub enum TrainError {
         /// The epoch, from 1.
         epoch: u32,
     },
-    /// The device has not as much memory as training takes.
-    #[error("no memory left for {bytes} bytes; training takes about\n{plan}")]
+    /// The device has not as much memory as training or predicting takes.
+    #[error("{source}; what takes memory is about\n{plan}")]
     OutOfMemory {
-        /// The size of the buffer that there was no room for.
-        bytes: usize,
-        /// What training takes.
+        /// What there was no room for.
+        source: crate::Error,
+        /// What takes memory.
         plan: MemoryPlan,
     },
     /// Reading or encoding data failed.
@@ -91,12 +91,12 @@ pub(super) fn model_error(path: &Path, reason: impl Into<String>) -> TrainError 
     TrainError::Model { path: path.into(), reason: reason.into() }
 }
 
-/// Adds to an error of the engine that there is no memory left what training takes.
+/// Adds to an error of the engine that there is no memory left what takes memory.
 pub(super) fn out_of_memory(plan: &MemoryPlan) -> impl Fn(TrainError) -> TrainError + '_ {
     |error| match error {
-        TrainError::Engine(crate::Error::OutOfMemory { bytes }) => {
-            TrainError::OutOfMemory { bytes, plan: plan.clone() }
-        }
+        TrainError::Engine(
+            source @ (crate::Error::OutOfMemory { .. } | crate::Error::NotEnoughMemory { .. }),
+        ) => TrainError::OutOfMemory { source, plan: plan.clone() },
         other => other,
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::config::Config;
 use super::dropout::Dropout;
-use super::error::{Result, TrainError, model_error};
+use super::error::{Result, TrainError, model_error, out_of_memory};
 use super::manifest::Manifest;
 use super::metrics::Predictions;
 use super::model_dir::ModelDir;
@@ -12,9 +12,10 @@ use super::tensor_file::{TensorFile, TensorLayout};
 use super::unseen::Unseen;
 use crate::Cpu;
 use crate::data::{Batch, Dataset, Encoder, LabelUse, Part, RowStream, Source};
-use crate::nn::{BatchView, Dlrm, NamedTensor, Prefixed, Staging, sigmoid};
+use crate::nn::{BatchView, Dlrm, MemoryPlan, NamedTensor, Prefixed, Staging, sigmoid};
 use crate::ops::finite_check::Verdict;
 use crate::ops::{Backend, Bags, Matrix};
+use crate::size::{filled, product, with_room};
 
 /// The number of rows that are predicted at a time.
 const BATCH_SIZE: usize = 2048;
@@ -52,6 +53,8 @@ impl<D: Backend> Scorer<D> {
     /// As many members as the configuration says, each drawn from a seed of its own.
     pub(super) fn new(device: D, config: &Config, encoder: &Encoder) -> Result<Self> {
         let dlrm = config.model.dlrm(encoder, &config.train);
+        let plan = MemoryPlan::for_predictions(&dlrm, config.train.members)?;
+        plan.check(&device).map_err(TrainError::from).map_err(out_of_memory(&plan))?;
         let member = |member| Ok(Dlrm::new(device.clone(), dlrm.clone(), member_seed(config.train.seed, member))?);
         let members = (0..config.train.members).map(member).collect::<Result<_>>()?;
         let (probabilities, sum, weights) = (Vec::new(), Vec::new(), Vec::new());
@@ -131,8 +134,8 @@ impl<D: Backend> Scorer<D> {
     /// Predictions for all rows. They stay on the device until the last batch.
     pub(super) fn score(&mut self, dataset: &Dataset, batch: &mut Batch) -> Result<Predictions> {
         let (rows, members) = (dataset.len(), self.members.len());
-        let mut logits = self.device.alloc::<f32>(members * rows)?;
-        let mut labels = Vec::with_capacity(rows);
+        let mut logits = self.device.alloc::<f32>(product([members, rows]))?;
+        let mut labels = with_room(rows)?;
         for start in (0..rows).step_by(BATCH_SIZE) {
             let end = rows.min(start + BATCH_SIZE);
             let numbers: Vec<u32> = (start as u32..end as u32).collect();
@@ -148,7 +151,7 @@ impl<D: Backend> Scorer<D> {
         }
         self.device.synchronize()?;
         let logits = self.device.to_vec(&logits)?;
-        let mut sum = vec![0.0; rows];
+        let mut sum = filled(rows, 0.0)?;
         for of_member in logits.chunks(rows.max(1)) {
             sum.iter_mut().zip(of_member).for_each(|(sum, logit)| *sum += sigmoid(*logit));
         }

@@ -20,6 +20,7 @@ use crate::nn::{Dlrm, MemoryPlan};
 use crate::ops::Backend;
 use crate::ops::finite_check::NonFinite;
 use crate::philox::Philox;
+use crate::size::{sum, with_room};
 
 /// Is told what happens, and may ask to stop. All methods do nothing unless implemented.
 pub trait Observer {
@@ -170,9 +171,11 @@ impl<D: Backend> Trainer<D> {
         let steps_per_epoch = splits.train.len().div_ceil(train.batch_size) as u64;
         let optimizers = train.optimizers(steps_per_epoch).map_err(|reason| model_error(dir.dir().path(), reason))?;
         let memory = plan_memory(&device, &manifest.config, &encoder, &splits.train)?;
-        let decay_scale = train.even_decay.then(|| even_decay(&splits.train, &encoder, steps_per_epoch));
         let averaging = manifest.config.averaging();
         let scorer = || -> Result<Scorer<D>> {
+            memory.check(&device)?;
+            let even_decay = || even_decay(&splits.train, &encoder, steps_per_epoch);
+            let decay_scale = train.even_decay.then(even_decay).transpose()?;
             let mut scorer = Scorer::new(device, &manifest.config, &encoder)?;
             scorer.each(|member| {
                 member.on_non_finite(train.non_finite);
@@ -218,11 +221,12 @@ impl<D: Backend> Trainer<D> {
         let rate = self.manifest.config.bag_dropout();
         let num_rows = self.splits.train.len();
         let order = |member| {
-            let mut order: Vec<u32> = (0..num_rows as u32).collect();
+            let mut order = with_room(num_rows)?;
+            order.extend(0..num_rows as u32);
             Philox::new(member_seed(seed, member), ORDER_STREAM + u64::from(epoch)).shuffle(&mut order);
-            order
+            Ok(order)
         };
-        let orders: Vec<Vec<u32>> = (0..self.scorer.members.len()).map(order).collect();
+        let orders = (0..self.scorer.members.len()).map(order).collect::<Result<Vec<Vec<u32>>>>()?;
         let total = num_rows.div_ceil(batch_size) as u64;
         let (mut checkpoint, mut unseen) = (Instant::now(), 0);
         for done in self.manifest.progress.batches_done + 1..=total {
@@ -372,13 +376,16 @@ impl<D: Backend> Trainer<D> {
 }
 
 /// For each row of each table, what its weight decay is multiplied by; see [`TrainConfig::even_decay`].
-fn even_decay(train: &Dataset, encoder: &Encoder, steps_per_epoch: u64) -> Vec<f32> {
+fn even_decay(train: &Dataset, encoder: &Encoder, steps_per_epoch: u64) -> Result<Vec<f32>> {
     let scale = |count: u32| {
         let occurrences_per_step = f64::from(count.max(1)) / steps_per_epoch.max(1) as f64;
         (1.0 / -(-occurrences_per_step).exp_m1()) as f32
     };
-    let features = encoder.features().iter().enumerate();
-    features.flat_map(|(f, feature)| train.id_counts(f, feature.num_embeddings)).map(scale).collect()
+    let mut scales = with_room(sum(encoder.features().iter().map(|feature| feature.num_embeddings)))?;
+    for (f, feature) in encoder.features().iter().enumerate() {
+        scales.extend(train.id_counts(f, feature.num_embeddings)?.into_iter().map(scale));
+    }
+    Ok(scales)
 }
 
 fn rate(samples: u64, seconds: f64) -> f64 {

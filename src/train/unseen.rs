@@ -4,6 +4,7 @@ use super::error::Result;
 use super::metrics::Predictions;
 use crate::nn::{Dlrm, sigmoid};
 use crate::ops::{Backend, Extent};
+use crate::size::{filled, product};
 
 /// Losses of the last batches, and what their samples were given before they were learned from.
 pub(super) struct Unseen<D: Backend> {
@@ -28,8 +29,8 @@ impl<D: Backend> Unseen<D> {
 
     /// Notes the step that a member of several has just taken.
     pub(super) fn note(&mut self, model: &Dlrm<D>, (member, members): (usize, usize), labels: &[f32]) -> Result<()> {
-        if self.losses.extent() < Self::BATCHES * members {
-            self.losses = self.device.alloc(Self::BATCHES * members)?;
+        if self.losses.extent() < product([Self::BATCHES, members]) {
+            self.losses = self.device.alloc(product([Self::BATCHES, members]))?;
         }
         model.copy_last_loss(D::slice_mut(&mut self.losses, self.steps..self.steps + 1))?;
         self.steps += 1;
@@ -37,7 +38,7 @@ impl<D: Backend> Unseen<D> {
             let (start, end) = (self.labels.len(), self.labels.len() + labels.len());
             if self.logits.extent() < end {
                 // Room for as many batches of this size; what is there already is kept.
-                let mut larger = self.device.alloc(end.max(Self::BATCHES * labels.len()))?;
+                let mut larger = self.device.alloc(end.max(product([Self::BATCHES, labels.len()])))?;
                 self.device.copy(D::slice(&self.logits, 0..start), D::slice_mut(&mut larger, 0..start))?;
                 self.logits = larger;
             }
@@ -51,7 +52,7 @@ impl<D: Backend> Unseen<D> {
     /// prediction, those of a batch that is not finite, are left out.
     pub(super) fn look(&mut self, members: usize, seen: &mut Predictions) -> Result<Vec<f64>> {
         self.device.synchronize()?;
-        let (mut losses, mut logits) = (vec![0.0; self.steps], vec![0.0; self.labels.len()]);
+        let (mut losses, mut logits) = (filled(self.steps, 0.0)?, filled(self.labels.len(), 0.0)?);
         self.device.download(D::slice(&self.losses, 0..losses.len()), &mut losses)?;
         self.device.download(D::slice(&self.logits, 0..logits.len()), &mut logits)?;
         for (logit, label) in logits.iter().zip(&self.labels).filter(|(logit, _)| !logit.is_nan()) {

@@ -118,7 +118,7 @@ fn no_memory_left_is_told_with_the_plan() {
     let error = train(&cuda, folder.path(), "small", &mut Losses::default()).unwrap_err();
     assert!(matches!(error, TrainError::OutOfMemory { .. }), "{error}");
     let text = error.to_string();
-    assert!(text.contains("training takes about\ntables ") && text.contains("\nall "), "{text}");
+    assert!(text.contains("what takes memory is about\ntables ") && text.contains("\nall "), "{text}");
 }
 
 /// A run from the beginning, or from where it was stopped.

@@ -19,6 +19,7 @@ use crate::dtype::Element;
 use crate::ops::MatrixMut;
 use crate::simd::amx::{Lines, Tiles};
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
+use crate::size;
 pub(super) use factor::{Factor, load_words, multiplies_pairs};
 use factor::{Pack, Panels, Words};
 use layout::Layout;
@@ -87,7 +88,7 @@ impl Cpu {
         if m == 0 || (n == 0 && product.row_sums.is_none()) {
             return;
         }
-        let cpu = self.for_operations(2 * m * n * k);
+        let cpu = self.for_operations(size::product([2, m, n, k]));
         let by_lines = product.lhs.term_stride == 1 && product.rhs.term_stride == 1 && product.row_sums.is_none();
         if by_lines && (m <= FEW_ROWS || n <= FEW_COLS) {
             return cpu.product_of_few(&product, out);
@@ -377,6 +378,28 @@ mod tests {
                 });
                 assert_eq!(outputs[0], outputs[1], "{:?}, {:?}", dispatch.simd(), (m, n, k));
             }
+        }
+    }
+
+    #[test]
+    fn a_packed_factor_is_as_long_as_its_blocks() {
+        fn check<E: Element, O: Element>(cpu: &Cpu) {
+            for (n, k) in [(0, 0), (0, 9), (1, 0), (5, 31), (16, 512), (600, 1100), (1400, 544), (3000, 513), (7, 9000)] {
+                let layout = Layout::new::<E, O>(cpu, n, k);
+                let end = layout.blocks().last().map_or(0, |(_, _, words)| words.end);
+                assert_eq!(layout.words_of_all(), end, "{:?}, {:?}", cpu.dispatch.simd(), (n, k));
+            }
+            // No machine has so much memory; whoever asks is told so at once.
+            for (n, k) in [(usize::MAX, 1), (1, usize::MAX), (1 << 40, 1 << 40)] {
+                assert!(Layout::new::<E, O>(cpu, n, k).words_of_all() > usize::MAX / 4, "{:?}", (n, k));
+            }
+        }
+        for dispatch in Simd::ALL.into_iter().filter_map(Dispatch::new).chain(Dispatch::with_tiles()) {
+            let cpu = Cpu { dispatch, ..Cpu::single_threaded() };
+            check::<f32, f32>(&cpu);
+            check::<f16, f16>(&cpu);
+            check::<bf16, bf16>(&cpu);
+            check::<bf16, f32>(&cpu);
         }
     }
 

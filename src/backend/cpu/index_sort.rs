@@ -11,6 +11,7 @@ use crate::jagged::check_offsets;
 use crate::ops::index_sort::{IndexSortOps, Sort};
 use crate::ops::{Bags, TableBatch};
 use crate::simd::prefetch_row;
+use crate::size::product;
 
 /// The most bits of a digit: the counters of two of them fit the first-level cache.
 const DIGIT_BITS: u32 = 11;
@@ -54,7 +55,7 @@ impl IndexSortOps for Cpu {
 
     fn index_sort_workspace_len(&self, _tables: &TableBatch, num_indices: usize) -> usize {
         // The words, twice.
-        2 * num_indices
+        product([2, num_indices])
     }
 }
 

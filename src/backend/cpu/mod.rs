@@ -8,6 +8,7 @@ mod dense_update;
 mod embedding_bag;
 mod fault;
 mod finite_check;
+mod free_memory;
 mod gemm;
 mod huge_pages;
 mod index_sort;
@@ -31,9 +32,13 @@ use crate::dtype::{Index, Scalar};
 use crate::error::{Error, Result, expect_size, invalid};
 use crate::ops::{Bags, Device, Matrix, StepControl, TableBatch, UpdateRule};
 use crate::simd::Dispatch;
+use crate::size::product;
 pub use crate::simd::Simd;
 pub use buffer::Buffer;
 use threads::Pool;
+
+/// The bytes of a buffer that are worth asking the system first: it promises more than it has, and ends a process that takes it at its word.
+const MUCH: usize = 64 << 20;
 
 /// The CPU, with the threads that it may use.
 ///
@@ -50,6 +55,9 @@ pub struct Cpu {
 }
 
 impl Cpu {
+    /// The most threads that a pool may have, unless the machine runs more at once: thousands take seconds to start, and then wait for each other.
+    pub const MOST_THREADS: usize = 1024;
+
     /// As many threads as the system says that this process can use.
     ///
     /// # Errors
@@ -66,12 +74,14 @@ impl Cpu {
     /// A pool of its own, of `threads` threads; 1 is [`Self::single_threaded`].
     ///
     /// # Errors
-    /// [`Error::ThreadPool`] if the system does not start them, or for 0 threads.
+    /// [`Error::ThreadPool`] if the system does not start them, for 0 threads, or for more than [`Self::MOST_THREADS`] unless the machine has as many.
     pub fn with_threads(threads: usize) -> Result<Self> {
         let failed = |reason: String| Error::ThreadPool { threads, reason };
+        let most = std::thread::available_parallelism().map_or(1, usize::from).max(Self::MOST_THREADS);
         match threads {
             0 => Err(failed("at least one thread is needed".into())),
             1 => Ok(Self::single_threaded()),
+            _ if threads > most => Err(failed(format!("at most {most} are possible on this machine"))),
             _ => {
                 let name = |k| format!("bagdot-{k}");
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build();
@@ -121,7 +131,15 @@ impl Device for Cpu {
     type Tables = TableBatch;
 
     fn alloc<T: Scalar>(&self, len: usize) -> Result<Buffer<T>> {
+        let bytes = product([len, size_of::<T>()]);
+        if bytes >= MUCH {
+            self.expect_free_memory(bytes)?;
+        }
         Buffer::zeroed(len)
+    }
+
+    fn free_memory(&self) -> Option<usize> {
+        free_memory::free_memory()
     }
 
     fn upload<T: Scalar>(&self, source: &[T], target: &mut [T]) -> Result<()> {

@@ -21,8 +21,8 @@ impl PooledInteractionOps for Cpu {
         let gather = Gather::new(lookup.tables, lookup.weights, lookup.bags)?;
         let (pooled_cols, pooled_ld) = (lookup.output.cols, lookup.output.ld);
         let (cols, ld, rows) = (output.cols, output.ld, output.rows);
-        let at_once = (BYTES_AT_ONCE / (size_of::<f32>() * pooled_ld)).max(1);
         let run = rows.div_ceil(self.num_threads());
+        let at_once = (BYTES_AT_ONCE / (size_of::<f32>() * pooled_ld)).clamp(1, run.max(1));
         let both = ((lookup.output.data, pooled_ld), (output.data, ld));
         self.for_each_rows_of_both(both.0, both.1, rows, run, |first, pooled, output| {
             for (k, output) in output.chunks_mut(at_once * ld).enumerate() {

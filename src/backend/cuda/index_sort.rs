@@ -7,6 +7,7 @@ use crate::dtype::Index;
 use crate::error::Result;
 use crate::ops::index_sort::{IndexSortOps, Sort};
 use crate::ops::{Device, TableBatch};
+use crate::size::{product, sum};
 
 /// Threads of a block, as the kernels are compiled.
 const THREADS: u32 = 256;
@@ -66,7 +67,7 @@ fn tile(num_keys: usize) -> usize {
 
 /// Blocks that number the rows among `num_keys` keys, and words in which they tell each other how many they have: there is a key more.
 pub(super) fn segment_tiles(num_keys: usize) -> usize {
-    (num_keys + 1).div_ceil(tile(num_keys))
+    sum([num_keys, 1]).div_ceil(tile(num_keys))
 }
 
 impl Cuda {
@@ -86,7 +87,7 @@ impl Cuda {
 impl IndexSortOps for Cuda {
     fn index_sort<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()> {
         let Sort { tables, bags, sorted, mut workspace } = args;
-        let num_bags = tables.as_ref().features().len() * bags.batch_size;
+        let num_bags = bags.num_bags(tables.as_ref());
         // Without bags there is nothing that an id could be in.
         let n = if num_bags == 0 { 0 } else { bags.num_indices() };
         let plan = Plan::new(tables.as_ref(), n);
@@ -174,8 +175,8 @@ impl IndexSortOps for Cuda {
         let words = |num_keys: usize| {
             let plan = Plan::new(tables, num_keys);
             // Keys twice, a copy of the positions, and the bag of each position.
-            let keys = (num_keys * plan.key_bytes).div_ceil(8);
-            plan.cleared_words().iter().sum::<usize>() + 2 * keys + 2 * num_keys.div_ceil(2)
+            let keys = product([num_keys, plan.key_bytes]).div_ceil(8);
+            sum(plan.cleared_words().into_iter().chain([keys, keys, product([2, num_keys.div_ceil(2)])]))
         };
         // Enough for fewer ids as well, which may need more since their tiles are small.
         words(num_indices).max(words(num_indices.min(MANY_KEYS - 1)))

@@ -10,6 +10,7 @@ use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::linear::{Activation, Backward, Forward, LinearOps};
 use crate::ops::{Accum, Matrix, MatrixMut, Precision};
+use crate::size::{next_multiple, product, sum};
 
 /// Threads of a block of the kernels that are no products.
 const THREADS: u32 = 256;
@@ -58,7 +59,7 @@ fn takes_large_tiles(rows: usize, cols: usize) -> bool {
 }
 
 fn tiles(rows: usize, cols: usize, side: usize) -> usize {
-    rows.div_ceil(side) * cols.div_ceil(side)
+    product([rows.div_ceil(side), cols.div_ceil(side)])
 }
 
 impl Products {
@@ -89,7 +90,7 @@ impl Products {
         parts: usize,
         enough_large: usize,
     ) -> Tile {
-        let blocks = |side| tiles(rows, cols, side) * parts;
+        let blocks = |side| product([tiles(rows, cols, side), parts]);
         let is_large = takes_large_tiles(rows, cols) && blocks(SIDES.0) >= enough_large;
         let square = |function, side, threads, shared| Tile { function, rows: side, cols: side, threads, shared };
         match (precision.is_exact::<E>(), self.narrow) {
@@ -129,7 +130,7 @@ struct Parts {
 impl Parts {
     /// At most `most` parts of at least `least` samples.
     fn new(batch_size: usize, least: usize, most: usize) -> Self {
-        let len = batch_size.div_ceil(most).next_multiple_of(32).max(least);
+        let len = next_multiple(batch_size.div_ceil(most), 32).max(least);
         Self { len, count: batch_size.div_ceil(len), room: batch_size.div_ceil(least).min(most) }
     }
 
@@ -226,7 +227,8 @@ impl LinearOps for Cuda {
 
     fn linear_backward_workspace_len<E: Element>(&self, batch_size: usize, outputs: usize, inputs: usize) -> usize {
         let of_weight = Parts::of_weight_grad(batch_size, outputs, inputs);
-        let floats = of_weight.room * outputs * inputs + Parts::of_bias_grad(batch_size).room * outputs;
+        let of_bias = Parts::of_bias_grad(batch_size);
+        let floats = sum([product([of_weight.room, outputs, inputs]), product([of_bias.room, outputs])]);
         floats.div_ceil(size_of::<u64>() / size_of::<f32>())
     }
 }

@@ -193,6 +193,11 @@ impl Device for Cuda {
         check("copy on the device", copy)
     }
 
+    fn free_memory(&self) -> Option<usize> {
+        self.bind().ok()?;
+        result::mem_get_info().ok().map(|(free, _)| free)
+    }
+
     fn synchronize(&self) -> Result<()> {
         self.bind()?;
         self.wait()?;

@@ -16,6 +16,7 @@ use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::sparse_update::{Apply, CHUNK, Merge, PooledGrad, Reduce, SparseUpdateOps, Update};
 use crate::ops::{Device, Extent, OptimizerStateMut, Rounding, TableBatch, UpdateRule};
+use crate::size::{product, sum};
 
 /// Threads of a block, as the kernels are compiled.
 pub(super) const THREADS: u32 = 256;
@@ -161,13 +162,15 @@ impl SparseUpdateOps for Cuda {
     }
 
     fn sparse_update_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize {
-        (run_sums_len(tables, num_indices) * size_of::<f32>() + tables.tables().len() * PLACE).div_ceil(8)
+        let run_sums = product([run_sums_len(tables, num_indices), size_of::<f32>()]);
+        sum([run_sums, tables.tables().len() * PLACE]).div_ceil(8)
     }
 
     fn sparse_update_merge_workspace_len(&self, tables: &TableBatch, num_rows: usize) -> usize {
         // Ticket, words, counts; rows merged and numbered; sources and segments; places.
         let numbering = 1 + segment_tiles(num_rows) + 1;
-        numbering + 2 * num_rows + num_rows.div_ceil(2) + (num_rows + 1).div_ceil(2) + tables.tables().len() * PLACE / 8
+        let (sources, segments) = (num_rows.div_ceil(2), sum([num_rows, 1]).div_ceil(2));
+        sum([numbering, product([2, num_rows]), sources, segments, tables.tables().len() * PLACE / 8])
     }
 }
 
@@ -202,7 +205,7 @@ impl Cuda {
             run_sums_ld: run_sums_ld as u64,
             num_tables: host.tables().len() as u32,
             num_indices: num_indices as u32,
-            num_bags: (host.features().len() * bags.batch_size) as u32,
+            num_bags: bags.num_bags(host) as u32,
             batch_size: bags.batch_size as u32,
             offset_bytes: size_of::<I>() as u32,
             is_wide: is_wide.into(),
@@ -297,7 +300,7 @@ fn run_lens(num_indices: usize) -> impl Iterator<Item = usize> {
 /// The elements of the sums of runs: for each window of occurrences as long as a run one, since at most one begins in it that is not the first of
 /// its row.
 fn run_sums_len(tables: &TableBatch, num_indices: usize) -> usize {
-    run_lens(num_indices).map(|len| num_indices.div_ceil(len) * run_sums_ld(tables)).sum()
+    sum(run_lens(num_indices).map(|len| product([num_indices.div_ceil(len), run_sums_ld(tables)])))
 }
 
 /// The distance of the sums of runs.

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Buffer, Cuda};
-use crate::error::Result;
+use crate::error::{Result, invalid};
 use crate::ops::{Device, Pooling, TableBatch};
 
 /// A feature with its table. Mirrors `Feature` in kernels/common/bags.cuh.
@@ -29,6 +29,8 @@ struct DeviceTable {
     is_wide: u32,
 }
 
+/// The most columns that kernels count in 32 bits, with room for the steps that they take beyond the last one.
+const MOST_COLUMNS: usize = i32::MAX as usize;
 /// Elements of the widest loads of 32-bit numbers.
 pub(super) const WIDE: usize = 4;
 
@@ -42,7 +44,14 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// # Errors
+    /// Rows, or vectors of a sample side by side, of more elements than kernels count; those of allocation and upload.
     pub(super) fn new(cuda: &Cuda, host: TableBatch) -> Result<Self> {
+        let columns = host.max_dim().max(host.width());
+        if columns > MOST_COLUMNS {
+            let reason = format!("{columns} elements in a row, but on a CUDA device at most {MOST_COLUMNS} are possible");
+            return Err(invalid("Cuda", "tables", reason));
+        }
         let describe = |(f, feature): (usize, &crate::ops::Feature)| {
             let table = host.table_of(f);
             DeviceFeature {

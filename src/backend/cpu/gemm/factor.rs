@@ -6,6 +6,7 @@ use super::super::vector::{load_vector, store_vector};
 use super::tiles::TERMS_OF_STEP;
 use crate::dtype::{DType, Element};
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
+use crate::size::product;
 
 /// Terms of a line that make a block, about.
 pub(super) const BLOCK: usize = 512;
@@ -56,7 +57,7 @@ impl Words {
         match self {
             Self::Single => terms,
             Self::Pairs => terms.div_ceil(2),
-            Self::Tiles { parts } => terms.div_ceil(TERMS_OF_STEP) * parts * LANES,
+            Self::Tiles { parts } => product([terms.div_ceil(TERMS_OF_STEP), parts, LANES]),
         }
     }
 

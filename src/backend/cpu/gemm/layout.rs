@@ -7,6 +7,7 @@ use super::tiles::{TERMS_OF_STEP, parts_of};
 use crate::backend::cpu::Cpu;
 use crate::dtype::{DType, Element};
 use crate::simd::{LANES, Lanes, Loop, Simd, amx};
+use crate::size::{next_multiple, product, sum};
 
 /// Words of columns that are packed at once, about: they stay in the second-level cache while rows meet them.
 const WORDS_OF_COLS: usize = 1 << 18;
@@ -73,7 +74,7 @@ impl Layout {
 
     fn most_cols(&self) -> usize {
         let words_of_line = self.words.of_terms(self.block.min(self.k)).max(1);
-        (WORDS_OF_COLS / words_of_line).next_multiple_of(self.tile.1).min(self.n.next_multiple_of(LANES)).max(1)
+        (WORDS_OF_COLS / words_of_line).next_multiple_of(self.tile.1).min(next_multiple(self.n, LANES)).max(1)
     }
 
     /// The words of the largest block.
@@ -83,7 +84,12 @@ impl Layout {
 
     /// The words of all blocks.
     pub(super) fn words_of_all(self) -> usize {
-        self.blocks().last().map_or(0, |(_, _, words)| words.end)
+        // As `blocks`, which are too many to count one by one where a size comes from anywhere.
+        let Self { n, k, block, words, .. } = self;
+        let terms = sum([product([k / block, words.of_terms(block)]), words.of_terms(k % block)]);
+        let most_cols = self.most_cols();
+        let cols = sum([product([n / most_cols, most_cols]), next_multiple(n % most_cols, LANES)]);
+        product([terms, cols])
     }
 
     /// What is packed for a block.

@@ -1,0 +1,165 @@
+//! How much memory a process can still get, as the text files of Linux tell it.
+
+use std::path::Path;
+
+use crate::size::{product, sum};
+
+/// The bytes that this process can still get, where the system says so: no more than the machine can give without taking from others, than is left to the
+/// control groups that the process belongs to, as containers have them, and than its own limits (`ulimit`) leave.
+pub(super) fn free_memory() -> Option<usize> {
+    free_below(Path::new("/"))
+}
+
+/// The same, for the files below another root.
+fn free_below(root: &Path) -> Option<usize> {
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_default();
+    let (machine, status, limits) = (read("proc/meminfo"), read("proc/self/status"), read("proc/self/limits"));
+    let kilobytes = |text: &str, name| number(text, name).map(|number| product([number, 1024]));
+    let swap = kilobytes(&machine, "SwapFree:").unwrap_or(0);
+    let of_machine = kilobytes(&machine, "MemAvailable:").map(|free| sum([free, swap]));
+    let of_process = |limit, used| Some(number(&limits, limit)?.saturating_sub(kilobytes(&status, used)?));
+    [of_machine, of_process("Max address space", "VmSize:"), of_process("Max data size", "VmData:")]
+        .into_iter()
+        .chain(read("proc/self/cgroup").lines().map(|line| left_to_groups(root, line, swap)))
+        .flatten()
+        .min()
+}
+
+/// What control groups say in their files.
+struct Names {
+    mount: &'static str,
+    limit: &'static str,
+    usage: &'static str,
+    swap_limit: &'static str,
+    swap_usage: &'static str,
+    /// What the system takes back before anybody goes without, in `memory.stat`.
+    caches: [&'static str; 2],
+}
+
+const SECOND_VERSION: Names = Names {
+    mount: "sys/fs/cgroup",
+    limit: "memory.max",
+    usage: "memory.current",
+    swap_limit: "memory.swap.max",
+    swap_usage: "memory.swap.current",
+    caches: ["inactive_file", "active_file"],
+};
+/// Limits of swap count memory and swap together here, and are left alone.
+const FIRST_VERSION: Names = Names {
+    mount: "sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    swap_limit: "",
+    swap_usage: "",
+    caches: ["total_inactive_file", "total_active_file"],
+};
+
+/// The least that is left to the group of a line of `/proc/self/cgroup` and to those around it.
+fn left_to_groups(root: &Path, line: &str, swap: usize) -> Option<usize> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (controllers, group) = (parts.next()?, parts.next()?);
+    let names = match controllers {
+        "" => SECOND_VERSION,
+        _ if controllers.split(',').any(|controller| controller == "memory") => FIRST_VERSION,
+        _ => return None,
+    };
+    let mount = root.join(names.mount);
+    let left = |group: &Path| {
+        let folder = mount.join(group.strip_prefix("/").unwrap_or(group));
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+        let value = |name: &str| read(name)?.trim().parse::<usize>().ok();
+        let stat = read("memory.stat").unwrap_or_default();
+        let cache = sum(names.caches.into_iter().filter_map(|name| number(&stat, name)));
+        let swap_left = value(names.swap_limit)
+            .map_or(swap, |limit| swap.min(limit.saturating_sub(value(names.swap_usage).unwrap_or(0))));
+        let used = value(names.usage)?.saturating_sub(cache);
+        Some(sum([value(names.limit)?.saturating_sub(used), swap_left]))
+    };
+    // In a container the group may have another name than outside; what is mounted there then is the group itself.
+    Path::new(group).ancestors().filter_map(left).min()
+}
+
+/// The first number behind a name, at the beginning of a line.
+fn number(text: &str, name: &str) -> Option<usize> {
+    let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix([' ', '\t']));
+    values.next()?.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// The free memory, in MiB, of a machine with these files.
+    fn free(files: &[(&str, &str)]) -> Option<usize> {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        free_below(root.path()).map(|bytes| bytes / MIB)
+    }
+
+    const MACHINE: (&str, &str) =
+        ("proc/meminfo", "MemTotal: 9216000 kB\nMemFree: 1024 kB\nMemAvailable:    8192000 kB\nSwapFree: 102400 kB\n");
+    const STATUS: (&str, &str) = ("proc/self/status", "Name:\tbagdot\nVmPeak:\t 999999 kB\nVmSize:\t  102400 kB\nVmData:\t   51200 kB\n");
+
+    #[test]
+    fn what_cannot_be_told_limits_nothing() {
+        assert_eq!(free(&[]), None);
+        assert_eq!(free(&[("proc/meminfo", "MemTotal: 9216000 kB\n"), STATUS]), None);
+        assert_eq!(free(&[MACHINE, STATUS]), Some(8000 + 100));
+    }
+
+    #[test]
+    fn limits_of_the_process_count_what_it_has() {
+        let limits = |address: &str, data: &str| {
+            format!(
+                "Limit                     Soft Limit           Hard Limit           Units     \n\
+                 Max data size             {data}            unlimited            bytes     \n\
+                 Max address space         {address}            unlimited            bytes     \n"
+            )
+        };
+        let free = |address, data| free(&[MACHINE, STATUS, ("proc/self/limits", &limits(address, data))]);
+        assert_eq!(free("unlimited", "unlimited"), Some(8100));
+        assert_eq!(free("1048576000", "unlimited"), Some(1000 - 100));
+        assert_eq!(free("1048576000", "524288000"), Some(500 - 50));
+        assert_eq!(free("1024", "unlimited"), Some(0));
+    }
+
+    #[test]
+    fn control_groups_of_both_versions_count_without_caches() {
+        let second = |max| {
+            let files = [
+                ("sys/fs/cgroup/a/b/memory.max", max),
+                ("sys/fs/cgroup/a/b/memory.current", "314572800\n"),
+                ("sys/fs/cgroup/a/b/memory.stat", "anon 7\nfile 209715200\ninactive_file 104857600\nactive_file 52428800\n"),
+                ("sys/fs/cgroup/a/memory.max", "4194304000\n"),
+                ("sys/fs/cgroup/a/memory.current", "314572800\n"),
+                ("sys/fs/cgroup/a/memory.swap.max", "10485760\n"),
+                ("proc/self/cgroup", "0::/a/b\n"),
+            ];
+            free(&[&[MACHINE, STATUS][..], &files].concat())
+        };
+        // The group itself: 1000 MiB, of which 300 - 150 are used, and 100 of swap; the one around it: 4000 - 300, and 10 of swap.
+        assert_eq!(second("1048576000\n"), Some(1000 - 150 + 100));
+        assert_eq!(second("max\n"), Some(4000 - 300 + 10));
+        let first = [
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "1048576000\n"),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "314572800\n"),
+            ("sys/fs/cgroup/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 104857600\n"),
+            // What the group is called outside of the container.
+            ("proc/self/cgroup", "5:cpu:/x\n4:memory:/docker/1234\n0::/\n"),
+        ];
+        assert_eq!(free(&[&[MACHINE, STATUS][..], &first].concat()), Some(1000 - 200 + 100));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_machine_tells() {
+        let free = free_memory().unwrap();
+        assert!(free > MIB && free < 1 << 50, "{free}");
+    }
+}
