@@ -72,6 +72,17 @@ pub enum Error {
         /// How many ids of this call were out of range; the other fields name the first.
         count: usize,
     },
+    /// A label is not in [0, 1], or not a number. Samples with valid labels have been processed as
+    /// usual; this one contributed nothing.
+    #[error("label {value} at position {position} is not in [0, 1] ({count} bad in this call)")]
+    LabelOutOfRange {
+        /// The position in `labels`.
+        position: usize,
+        /// The label that was found there.
+        value: f32,
+        /// How many labels of this call were out of range; the other fields name the first.
+        count: usize,
+    },
     /// A tensor that the model has is not in the source.
     #[error("tensor {name} is missing")]
     TensorMissing {

@@ -37,15 +37,18 @@ __device__ __forceinline__ int64_t row_of(int64_t id, const Feature& feature, bo
 
 // Something that a call found wrong. Mirrors `FaultRecord` in src/backend/cuda/fault.rs.
 struct Fault {
-  uint64_t key;             // position of the id (or of the offset) in the high half, bag in the low one
-  int64_t value;            // what stands there
+  uint64_t key;             // position of the id (or of the offset) in the high half, bag in the low one; or kLabels and the sample
+  int64_t value;            // what stands there; of a label its bits
   uint64_t limit;           // kBadId: the number of rows; else the value that would be right, or least
   uint32_t kind;
   uint32_t table;
 };
 static_assert(sizeof(Fault) == 32, "src/backend/cuda/fault.rs says the same");
 
-constexpr uint32_t kBadId = 1, kFirstNotZero = 2, kDecreasing = 3, kLastNotEnd = 4;
+constexpr uint32_t kBadId = 1, kFirstNotZero = 2, kDecreasing = 3, kLastNotEnd = 4, kBadLabel = 5;
+// The high half of a label's key: behind the positions of all ids and offsets, whose faults come
+// first, as on the CPU, where the lookup comes before the loss.
+constexpr uint64_t kLabels = 0xffffffff;
 constexpr uint32_t kFaultSlots = 64;
 
 // The status words of a backend, zero (and `first` all ones) after each synchronisation. Mirrors `Status` in src/backend/cuda/fault.rs.

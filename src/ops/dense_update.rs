@@ -41,7 +41,7 @@ impl<D: DenseUpdateOps, E: Element> Update<'_, D, E> {
     /// Wrong shapes or a rule without meaning, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate()?;
-        backend.dense_update(self)
+        backend.dense_update(Self { rule: self.rule.for_dense(), ..self })
     }
 
     /// Checks shapes and rule; see [`Self::run`].

@@ -1,4 +1,4 @@
-//! Whether a step may be taken: whether its loss and its gradients are finite, and nothing was found wrong with its ids.
+//! Whether a step may be taken: whether its loss and its gradients are finite, and nothing was found wrong with its ids and labels.
 //!
 //! What is found stays on the device, where the ops of the step read it ([`StepControl::gate`](super::StepControl)): nobody waits for it.
 
@@ -48,7 +48,7 @@ pub trait FiniteCheckOps: Device {
 }
 
 /// Looks through loss and gradients of a step. The gate is shut if one of them is not finite, if it was shut before and the policy is
-/// [`NonFinite::Error`], or if ops have found ids or offsets wrong that no call has reported yet.
+/// [`NonFinite::Error`], or if ops have found ids, offsets or labels wrong that no call has reported yet.
 pub struct Check<'a, D: Device> {
     /// What a shut gate means for the steps after this one.
     pub policy: NonFinite,

@@ -8,6 +8,12 @@
 //! - [`Loss::WeightedBce`]: the same times the weight of the label, `positive` if `y` rounds to 1, else `negative`;
 //! - [`Loss::Mse`]: `(p - y)²`.
 //!
+//! For an infinite logit cross-entropy is its limit: 0 if the logit is `+∞` and the label 1, or `-∞`
+//! and the label 0; else infinite.
+//!
+//! A sample whose label is not in [0, 1], or not a number, is skipped: its loss and gradient are 0. It
+//! is reported as a bad id is, by the call on the CPU, by the next [`Device::synchronize`] on a device.
+//!
 //! The loss is the mean over the batch, in `f64`; 0 for an empty batch. Terms are in `f64`, summed in an order that is the backend's own and the
 //! same in every run.
 
@@ -32,6 +38,18 @@ pub enum Loss {
     },
     /// The squared error of the probability.
     Mse,
+}
+
+impl Loss {
+    fn check(self, op: &'static str) -> Result<()> {
+        let Self::WeightedBce { negative, positive } = self else { return Ok(()) };
+        match [negative, positive].into_iter().find(|weight| !weight.is_finite() || *weight < 0.0) {
+            None => Ok(()),
+            Some(weight) => {
+                Err(invalid(op, "loss", format!("a weight of {weight}, but must be a finite number of 0 or more")))
+            }
+        }
+    }
 }
 
 /// What a backend provides; call it through [`Forward::run`], which validates.
@@ -66,24 +84,30 @@ impl<D: LossOps> Forward<'_, D> {
     /// Validates and runs.
     ///
     /// # Errors
-    /// Wrong shapes or a threshold without meaning, before anything is written.
+    /// Wrong shapes, or a threshold, scale or weights without meaning, before anything is written;
+    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange), here or at the next
+    /// [`Device::synchronize`], with loss and gradient of all other samples computed.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate(backend)?;
         backend.loss_forward(self)
     }
 
-    /// Checks shapes and threshold; see [`Self::run`].
+    /// Checks shapes, threshold, scale and weights; see [`Self::run`].
     ///
     /// # Errors
-    /// Wrong shapes or a threshold without meaning.
+    /// Wrong shapes, or a threshold, scale or weights without meaning.
     pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "loss.forward";
         expect_size(OP, "labels", self.labels.extent(), self.logits.extent())?;
+        if self.labels.extent() > u32::MAX as usize - 1 {
+            return Err(invalid(OP, "labels", "more than 2^32 - 2 samples: split the batch"));
+        }
         expect_size(OP, "mean", self.mean.extent(), 1)?;
         if let Some(grad) = &self.grad_logits {
             expect_size(OP, "grad_logits", grad.extent(), self.logits.extent())?;
         }
         check_power_of_two(OP, "loss_scale", self.loss_scale)?;
+        self.loss.check(OP)?;
         if !(0.0..0.5).contains(&self.threshold) {
             return Err(invalid(OP, "threshold", format!("{}, but must be in [0, 0.5)", self.threshold)));
         }

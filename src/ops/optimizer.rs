@@ -14,7 +14,8 @@ use crate::error::{Error, Result, expect_size, invalid};
 /// | `Adam` | `m`, `v`, one each per element | `m = β₁m + (1-β₁)g; v = β₂v + (1-β₂)g²; w -= lr m̂ / (√v̂ + eps)`, `m̂ = m/(1-β₁ᵗ)`, `v̂ = v/(1-β₂ᵗ)` |
 ///
 /// `eps` has no default, since the world does not agree on one: FBGEMM takes 1e-8, PyTorch, TorchRec and facebookresearch/dlrm
-/// take 1e-10 for Adagrad, PyTorch takes 1e-8 for Adam. It stands outside the root everywhere. Formulas as in FBGEMM
+/// take 1e-10 for Adagrad, PyTorch takes 1e-8 for Adam. It stands outside the root everywhere. With 0, what has never had a gradient stays as
+/// it is: ops take the least `eps` that keeps 0/0 away and cannot be told from 0 beside a root that is not 0. Formulas as in FBGEMM
 /// (`codegen/genscript/optimizers.py`). Adam is lazy on tables: rows without a gradient keep `m`, `v` and `w`, and `t` counts steps, not
 /// the row's updates. The squares of a row are summed in runs of 32 columns, each as a tree whose halves are added, the runs in order: the
 /// error of a row's mean is at most `γₖ mean(g²)`, `k = ⌈D / 32⌉ + 7`. For dense parameters `RowwiseAdagrad` means `Adagrad`, as in facebookresearch/dlrm.
@@ -44,6 +45,11 @@ pub enum Optimizer {
         eps: f32,
     },
 }
+
+/// 2⁻¹⁰⁰, the least `eps` of row-wise Adagrad: it divides the learning rate itself, and the quotient must
+/// be finite where a row has never had a gradient. The root of the least sum of squares that is not zero
+/// is 2⁻⁷⁴·⁵, beside which it changes nothing.
+const LEAST_ROWWISE_EPS: f32 = f32::from_bits((127 - 100) << 23);
 
 /// How parameters are pulled towards zero.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
@@ -123,6 +129,16 @@ impl UpdateRule {
                 Ok(())
             }
         }
+    }
+
+    /// The same step on table rows, see [`Optimizer::for_rows`].
+    pub(crate) fn for_rows(self) -> Self {
+        Self { optimizer: self.optimizer.for_rows(), ..self }
+    }
+
+    /// The same step on dense parameters, see [`Optimizer::for_dense`].
+    pub(crate) fn for_dense(self) -> Self {
+        Self { optimizer: self.optimizer.for_dense(), ..self }
     }
 
     /// What the weight decay comes to: a factor of the parameter that is added to the gradient, and one that the parameter is multiplied by.
@@ -217,10 +233,21 @@ impl Optimizer {
     /// The optimizer for dense parameters, which have no rows. Its `eps` is at least the smallest positive normal number: added to the root of whatever is
     /// not zero that changes nothing, and a parameter that has never had a gradient stays where it is, in place of becoming 0/0.
     pub fn for_dense(self) -> Self {
+        match self {
+            Self::RowwiseAdagrad { eps } => Self::Adagrad { eps },
+            elementwise => elementwise,
+        }
+        .for_rows()
+    }
+
+    /// The optimizer for table rows, with an `eps` that keeps a row, or an element of one, where it is
+    /// if it has never had a gradient, in place of making it 0/0; see [`Self::for_dense`].
+    pub(crate) fn for_rows(self) -> Self {
         let least = |eps: f32| eps.max(f32::MIN_POSITIVE);
         match self {
             Self::Sgd => Self::Sgd,
-            Self::Adagrad { eps } | Self::RowwiseAdagrad { eps } => Self::Adagrad { eps: least(eps) },
+            Self::Adagrad { eps } => Self::Adagrad { eps: least(eps) },
+            Self::RowwiseAdagrad { eps } => Self::RowwiseAdagrad { eps: eps.max(LEAST_ROWWISE_EPS) },
             Self::Adam { beta1, beta2, eps } => Self::Adam { beta1, beta2, eps: least(eps) },
         }
     }

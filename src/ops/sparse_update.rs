@@ -261,7 +261,7 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
     /// Wrong shapes or a rule without meaning, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate()?;
-        backend.sparse_update_apply(self)
+        backend.sparse_update_apply(Self { rule: self.rule.for_rows(), ..self })
     }
 
     /// Checks shapes and rule; see [`Self::run`].
@@ -311,7 +311,7 @@ impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
     /// Wrong shapes or a rule without meaning, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate(backend)?;
-        backend.sparse_update_update(self)
+        backend.sparse_update_update(Self { rule: self.rule.for_rows(), ..self })
     }
 
     /// The 8-byte words of workspace for a batch of `num_indices` ids.

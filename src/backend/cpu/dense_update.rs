@@ -8,7 +8,7 @@ use super::vector::{Blocks, clamp, for_each_block, load, store};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
-use crate::ops::{OptimizerStateMut, UpdateRule};
+use crate::ops::OptimizerStateMut;
 use crate::simd::{Lanes, Loop};
 
 /// Elements of a task: enough to be worth a fork.
@@ -20,8 +20,7 @@ impl DenseUpdateOps for Cpu {
         if control.is_shut() {
             return Ok(());
         }
-        let rule = control.rule(rule);
-        let step = Step::new(&UpdateRule { optimizer: rule.optimizer.for_dense(), ..rule });
+        let step = Step::new(&control.rule(rule));
         let state = match state {
             OptimizerStateMut::None => StateRun::None,
             OptimizerStateMut::SumOfSquares(sums) => StateRun::Elementwise(sums),

@@ -1,23 +1,31 @@
 //! [`loss`](crate::ops::loss) on the CPU. A batch has too few logits to be worth a thread.
 
 use super::Cpu;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::loss::{Forward, Loss, LossOps};
 
 impl LossOps for Cpu {
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()> {
         let Forward { loss, threshold, loss_scale, logits, labels, mean, mut grad_logits, .. } = args;
         let scale = if logits.is_empty() { 0.0 } else { 1.0 / logits.len() as f64 };
-        let mut sum = 0.0;
+        let (mut sum, mut bad, mut count) = (0.0, None, 0);
         for (k, (z, y)) in logits.iter().zip(labels).enumerate() {
-            let (value, grad) = sample(loss, f64::from(threshold), f64::from(*z), f64::from(*y));
+            let is_label = (0.0..=1.0).contains(y);
+            if !is_label {
+                bad = bad.or(Some((k, *y)));
+                count += 1;
+            }
+            let (value, grad) = match is_label {
+                true => sample(loss, f64::from(threshold), f64::from(*z), f64::from(*y)),
+                false => (0.0, 0.0),
+            };
             sum += value;
             if let Some(grads) = grad_logits.as_deref_mut() {
                 grads[k] = (grad * scale) as f32 * loss_scale;
             }
         }
         mean[0] = sum * scale;
-        Ok(())
+        bad.map_or(Ok(()), |(position, value)| Err(Error::LabelOutOfRange { position, value, count }))
     }
 
     fn loss_workspace_len(&self, _batch_size: usize) -> usize {
@@ -44,6 +52,9 @@ fn sample(loss: Loss, threshold: f64, z: f64, y: f64) -> (f64, f64) {
             let (value, grad) = if clamped {
                 let q = p.clamp(threshold, 1.0 - threshold);
                 (-y * q.ln() - (1.0 - y) * (1.0 - q).ln(), 0.0)
+            } else if z.is_infinite() {
+                // The formula below would be ∞ - ∞, or ∞ times 0.
+                (if p == y { 0.0 } else { f64::INFINITY }, p - y)
             } else {
                 (z.max(0.0) - z * y + (-z.abs()).exp().ln_1p(), p - y)
             };

@@ -5,7 +5,6 @@ use super::kernels::{DenseUpdate, Grid, OptimizerStep, StepPointers};
 use super::optimizer::state_pointers;
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::ops::UpdateRule;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
 
 /// Threads of a block, as the kernel is compiled.
@@ -27,7 +26,7 @@ impl DenseUpdateOps for Cuda {
             len: grad.len() as u64,
             factor: 1.0 / loss_scale,
             max_gradient: max_gradient.unwrap_or(f32::INFINITY),
-            step: OptimizerStep::of(&UpdateRule { optimizer: rule.optimizer.for_dense(), ..rule }),
+            step: OptimizerStep::of(&rule),
             control: StepPointers::of(&control),
         };
         // SAFETY: the function is the kernel's, of `E`. The op has been validated: parameters, rounded ones and the optimizer's state are as long as the

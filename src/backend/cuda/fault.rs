@@ -1,4 +1,4 @@
-//! What kernels find wrong with ids and offsets: noted on the device, read when it is waited for.
+//! What kernels find wrong with ids, offsets and labels: noted on the device, read when it is waited for.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -90,6 +90,13 @@ impl Status {
             2 => OffsetRule::FirstIsZero,
             3 => OffsetRule::NotBelow(limit as i64),
             4 => OffsetRule::LastIs(limit as usize),
+            5 => {
+                return Error::LabelOutOfRange {
+                    position: key as u32 as usize,
+                    value: f32::from_bits(value as u32),
+                    count: self.count as usize,
+                };
+            }
             _ => {
                 return Error::IndexOutOfRange {
                     table: table as usize,

@@ -487,6 +487,7 @@ kernels! {
         loss_scale: f32,
         negative: f32,
         positive: f32,
+        status: u64,
     }
     /// See kernels/loss.cu.
     LossMean = "loss" "loss_mean_f64" * 1 {
