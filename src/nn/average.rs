@@ -32,7 +32,7 @@ impl<D: Backend> Averages<D> {
     /// The decay of step number `step`: `(1 + step) / (5 + step)` until it reaches its full value, so that the first parameters, which know
     /// nothing, are soon forgotten.
     pub(super) fn decay(&self, step: u64) -> f32 {
-        self.decay.min(((1 + step) as f64 / (5 + step) as f64) as f32)
+        self.decay.min((step.saturating_add(1) as f64 / step.saturating_add(5) as f64) as f32)
     }
 
     /// Takes in what the parameters are after step number `step`.

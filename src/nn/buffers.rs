@@ -34,6 +34,8 @@ pub(super) struct Buffers<D: Backend> {
     pub(super) num_indices: usize,
     pub(super) layers: Layers<D>,
     pub(super) values: Seams<D>,
+    /// The samples of the last batch whose logits have been computed, or are being.
+    pub(super) samples: usize,
     pub(super) argmax: Option<D::Buffer<u32>>,
     pub(super) mean_loss: D::Buffer<f64>,
     pub(super) backward: Option<BackwardBuffers<D>>,
@@ -94,6 +96,7 @@ impl<D: Backend> Buffers<D> {
             num_indices,
             layers: Layers::new(device, config.precision, mlps.hidden(), num_parameters, batch_size, train)?,
             values: Seams::new(device, batch_size, columns)?,
+            samples: 0,
             argmax: if train && tables.has_max() { Some(device.alloc(product([batch_size, tables.width()]))?) } else { None },
             mean_loss: device.alloc(1)?,
             backward: if train { Some(backward()?) } else { None },

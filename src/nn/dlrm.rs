@@ -12,7 +12,7 @@ use super::optimizer::{OptimizerState, Optimizers};
 use super::pieces::Pieces;
 use super::step::Place;
 use crate::dtype::Index;
-use crate::error::{Error, Result, expect_size, invalid};
+use crate::error::{Error, Result, expect_at_least, expect_size, invalid};
 use crate::ops::finite_check::{NonFinite, Verdict};
 use crate::ops::index_sort::Sort;
 use crate::ops::interaction::{self, Features, FeaturesMut};
@@ -22,7 +22,7 @@ use crate::ops::pooled_interaction::Interact;
 use crate::ops::{Accum, Backend, Extent, Matrix, MatrixMut, Precision};
 use crate::philox::Philox;
 
-const OP: &str = "Dlrm";
+pub(super) const OP: &str = "Dlrm";
 
 /// A model on a backend.
 ///
@@ -51,6 +51,14 @@ pub(super) struct Training<D: Backend> {
     pub(super) grad_parameters: D::Buffer<f32>,
     /// See [`Verdict`].
     pub(super) verdict: D::Buffer<u64>,
+}
+
+impl<D: Backend> Training<D> {
+    /// The number of the step that is due, from 1.
+    pub(super) fn next_step(&self) -> Result<u64> {
+        let error = || invalid(OP, "step", format!("{} steps have been taken: there is no number for one more", self.step));
+        self.step.checked_add(1).ok_or_else(error)
+    }
 }
 
 impl<D: Backend> Dlrm<D> {
@@ -120,7 +128,7 @@ impl<D: Backend> Dlrm<D> {
     /// From now on the weight decay of a table row is multiplied by the entry of its linear row number (rows counted through all tables).
     ///
     /// # Errors
-    /// Not one entry for each row; those of [`Device::alloc`](crate::ops::Device::alloc).
+    /// Not one entry for each row, or one that is no finite number of 0 or more; those of [`Device::alloc`](crate::ops::Device::alloc).
     pub fn scale_table_decay(&mut self, scale: &[f32]) -> Result<()> {
         self.recordings.clear();
         self.embedding.scale_decay(&self.device, scale)
@@ -130,8 +138,11 @@ impl<D: Backend> Dlrm<D> {
     /// as `(1 + t) / (5 + t)` at step `t`. Costs a pass over all parameters in each step, and their memory once more.
     ///
     /// # Errors
-    /// Tables that are not of single precision; those of [`Device::alloc`](crate::ops::Device::alloc).
+    /// Tables that are not of single precision; a decay outside [0, 1]; those of [`Device::alloc`](crate::ops::Device::alloc).
     pub fn average_with(&mut self, decay: f32) -> Result<()> {
+        if !(0.0..=1.0).contains(&decay) {
+            return Err(invalid(OP, "decay", format!("{decay}, but must be in [0, 1]")));
+        }
         self.recordings.clear();
         self.averages = Some(Averages::new(&self.device, decay, &self.parameters, &self.embedding)?);
         Ok(())
@@ -159,7 +170,8 @@ impl<D: Backend> Dlrm<D> {
     /// for a step, those of the table rows for [`Self::sparse_grad`]. `accum` says whether the layers' gradients are added to what is there.
     ///
     /// # Errors
-    /// A batch that does not fit the model; bad ids ([`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange)).
+    /// A batch that does not fit the model; bad ids ([`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange)) or labels
+    /// ([`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange)).
     pub fn loss_and_grad<I: Index>(&mut self, batch: BatchView<'_, D, I>, accum: Accum) -> Result<()> {
         let rows = batch.dense.rows;
         let labels = batch.labels.ok_or_else(|| invalid(OP, "batch.labels", "training needs them"))?;
@@ -265,17 +277,23 @@ impl<D: Backend> Dlrm<D> {
     /// Copies the logits that the last samples were given, as many as there is room for, without waiting for them.
     ///
     /// # Errors
-    /// None, if the last batch had as many samples.
+    /// Room for more samples than the last batch had.
     pub fn copy_last_logits(&self, target: D::SliceMut<'_, f32>) -> Result<()> {
-        self.device.copy(D::slice(&self.buffers.values.logits, 0..target.extent()), target)
+        self.device.copy(self.last_logits(target.extent())?, target)
     }
 
-    /// The probabilities that the last step's samples were given, before the step. Waits for the device.
+    /// The logits of the first `len` samples of the last batch.
+    fn last_logits(&self, len: usize) -> Result<D::Slice<'_, f32>> {
+        expect_at_least(OP, "the last batch", self.buffers.samples, len)?;
+        Ok(D::slice(&self.buffers.values.logits, 0..len))
+    }
+
+    /// The probabilities that the last step's samples were given, before the step, as many as there is room for. Waits for the device.
     ///
     /// # Errors
-    /// What the device found meanwhile; a wrong length.
+    /// What the device found meanwhile; room for more samples than the last batch had.
     pub fn last_probabilities(&self, probabilities: &mut [f32]) -> Result<()> {
-        self.device.download(D::slice(&self.buffers.values.logits, 0..probabilities.len()), probabilities)?;
+        self.device.download(self.last_logits(probabilities.len())?, probabilities)?;
         self.device.synchronize()?;
         probabilities.iter_mut().for_each(|p| *p = sigmoid(*p));
         Ok(())
@@ -288,7 +306,7 @@ impl<D: Backend> Dlrm<D> {
     pub fn logits<I: Index>(&mut self, batch: BatchView<'_, D, I>, logits_out: &mut [f32]) -> Result<()> {
         expect_size(OP, "logits", logits_out.len(), batch.dense.rows)?;
         self.forward(batch, false)?;
-        self.device.download(D::slice(&self.buffers.values.logits, 0..batch.dense.rows), logits_out)?;
+        self.device.download(self.last_logits(logits_out.len())?, logits_out)?;
         self.device.synchronize()
     }
 
@@ -324,7 +342,8 @@ impl<D: Backend> Dlrm<D> {
         batch.bags.check(OP, self.embedding.tables().as_ref())?;
         self.grow(rows, ids, train)?;
         let Self { device, config, mlps, embedding, parameters, buffers, .. } = self;
-        let Buffers { layers, values, argmax, .. } = buffers;
+        let Buffers { layers, values, samples, argmax, .. } = buffers;
+        *samples = 0;
         if !train {
             layers.pack(device, mlps.hidden(), parameters)?;
         }
@@ -357,7 +376,9 @@ impl<D: Backend> Dlrm<D> {
             between: &mut [],
             output: matrix_mut(&mut values.logits, rows, 1),
         };
-        mlps.logit.forward(device, pass)
+        mlps.logit.forward(device, pass)?;
+        *samples = rows;
+        Ok(())
     }
 
     /// Makes room for a batch that is larger than all before.

@@ -4,7 +4,7 @@ use super::optimizer::OptimizerState;
 use super::pieces::Pieces;
 use super::tensors::{NamedTensor, TensorSource, read};
 use crate::dtype::{DType, Element, Index, bf16, f16};
-use crate::error::{Error, Result, expect_size};
+use crate::error::{Error, Result, expect_size, invalid};
 use crate::ops::pooled_interaction::{self, Interact};
 use crate::ops::sparse_update::{self, PooledGrad, SparseGrad};
 use crate::ops::{
@@ -116,9 +116,14 @@ impl<D: Backend> EmbeddingBagCollection<D> {
     /// From now on the weight decay of a row is multiplied by the entry of its linear row number.
     ///
     /// # Errors
-    /// Not one entry for each row; those of [`Device::alloc`].
+    /// Not one entry for each row, or one that is no finite number of 0 or more; those of [`Device::alloc`].
     pub fn scale_decay(&mut self, device: &D, scale: &[f32]) -> Result<()> {
-        expect_size("EmbeddingBagCollection", "scale", scale.len(), self.tables.as_ref().num_rows())?;
+        const OP: &str = "EmbeddingBagCollection";
+        expect_size(OP, "scale", scale.len(), self.tables.as_ref().num_rows())?;
+        if let Some(row) = scale.iter().position(|factor| !factor.is_finite() || *factor < 0.0) {
+            let reason = format!("{} for row {row}, but must be a finite number of 0 or more", scale[row]);
+            return Err(invalid(OP, "scale", reason));
+        }
         let buffer = self.decay_scale.insert(device.alloc(scale.len())?);
         device.upload(scale, D::view_mut(buffer))
     }

@@ -91,7 +91,9 @@ impl Schedule {
         let left = self.decay_steps.saturating_sub(step - self.decay_start) as f64 / self.decay_steps as f64;
         let floor = f64::from(self.floor);
         let share = floor + (1.0 - floor) * left.powf(f64::from(self.power));
-        (base * share as f32).max(Self::LEAST.min(base))
+        let (rate, least) = (base * share as f32, Self::LEAST.min(base));
+        // What is not a number stays so, for the rule to be refused.
+        if rate < least { least } else { rate }
     }
 }
 

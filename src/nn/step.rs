@@ -1,16 +1,18 @@
 //! Steps of training: at once, in pieces, or recorded once and replayed.
 
 use super::buffers::{BackwardBuffers, BatchView, Buffers, Seams};
-use super::dlrm::{Dlrm, Training, trainable, untrained};
+use super::dlrm::{Dlrm, OP, Training, trainable, untrained};
 use super::layers::{Layers, matrix, with_layers};
+use super::optimizer::Optimizers;
 use super::staging::Staging;
 use crate::Cpu;
 use crate::dtype::Index;
 use crate::error::Result;
 use crate::ops::finite_check::{Check, NonFinite, Verdict};
 use crate::ops::index_sort::SortedIndices;
+use crate::ops::optimizer::check_max_gradient;
 use crate::ops::sparse_update::{PooledGrad, Reduce, SparseGrad};
-use crate::ops::{Accum, Backend, Device, Extent, StepControl, StepValues, dense_update};
+use crate::ops::{Accum, Backend, Device, Extent, StepControl, StepValues, UpdateRule, dense_update};
 
 /// Recordings that a model keeps: the last batch of an epoch has another size than the others, and batches arrive in two places.
 const MOST_RECORDINGS: usize = 8;
@@ -30,9 +32,10 @@ impl<D: Backend> Dlrm<D> {
     /// gradients. What happens if the loss or a gradient is not finite, [`Self::on_non_finite`] says.
     ///
     /// # Errors
-    /// Those of [`Self::loss_and_grad`]: then neither parameters nor optimizers have changed. Bad ids that the backend reports later keep all
-    /// steps from changing anything until they have been reported.
+    /// Those of [`Self::loss_and_grad`], and 2⁶⁴ - 1 steps that have been taken: then neither parameters nor optimizers have changed. Bad ids and labels
+    /// that the backend reports later keep all steps from changing anything until they have been reported.
     pub fn train_step<I: Index>(&mut self, batch: BatchView<'_, D, I>) -> Result<()> {
+        self.rules()?;
         self.step_ops(batch, None)?;
         self.count_step()
     }
@@ -63,6 +66,7 @@ impl<D: Backend> Dlrm<D> {
         }
         if let Some((_, recording)) = self.recordings.iter().find(|(known, _)| *known == place) {
             self.device.replay(recording)?;
+            self.buffers.samples = batch.dense.rows;
         }
         self.count_step()
     }
@@ -105,15 +109,14 @@ impl<D: Backend> Dlrm<D> {
     /// # Errors
     /// Those of the ops.
     pub fn apply(&mut self, grad: &SparseGrad<D>) -> Result<()> {
+        let [rule, _] = self.rules()?;
         let (training, _) = trainable(&mut self.training, &mut self.buffers.backward)?;
-        let rule = training.optimizers.tables.rule(training.step + 1, training.optimizers.schedule);
         self.embedding.split_mut().1.apply(&self.device, grad, rule)?;
         let loss_scale = self.config.precision.loss_scale();
         let layers = &mut self.buffers.layers;
         dense_step(&self.device, (training, loss_scale), &mut self.parameters, layers, None, false)?;
-        let step = training.step + 1;
         if let Some(averages) = &mut self.averages {
-            averages.update(&self.device, step, &self.parameters, &self.embedding, StepControl::default())?;
+            averages.update(&self.device, rule.step, &self.parameters, &self.embedding, StepControl::default())?;
         }
         self.count_step()
     }
@@ -125,7 +128,7 @@ impl<D: Backend> Dlrm<D> {
         let Buffers { layers, argmax, backward, mean_loss, .. } = buffers;
         let (training, backward) = trainable(training, backward)?;
         let BackwardBuffers { grads: Seams { pooled, .. }, sorted, workspace } = backward;
-        let step = training.step + 1;
+        let step = training.next_step()?;
         let check = Check {
             policy: *non_finite,
             step,
@@ -153,13 +156,21 @@ impl<D: Backend> Dlrm<D> {
         Ok(())
     }
 
+    /// The rules of the step that is due, for tables and layers, both checked before either changes anything.
+    fn rules(&self) -> Result<[UpdateRule; 2]> {
+        let training = self.training.as_ref().ok_or_else(untrained)?;
+        let (step, Optimizers { tables, dense, schedule }) = (training.next_step()?, training.optimizers);
+        for group in [tables, dense] {
+            check_max_gradient(OP, group.max_gradient)?;
+            group.rule(step, schedule).check(OP)?;
+        }
+        Ok([tables, dense].map(|group| group.rule(step, schedule)))
+    }
+
     /// What the step that is due does not share with the others.
     fn step_values(&self) -> Result<[StepValues; 2]> {
-        let training = self.training.as_ref().ok_or_else(untrained)?;
-        let (step, schedule) = (training.step + 1, training.optimizers.schedule);
-        let decay = self.averages.as_ref().map_or(0.0, |averages| averages.decay(step));
-        let rules = [training.optimizers.tables, training.optimizers.dense].map(|group| group.rule(step, schedule));
-        rules.iter().try_for_each(|rule| rule.check("Dlrm"))?;
+        let rules = self.rules()?;
+        let decay = self.averages.as_ref().map_or(0.0, |averages| averages.decay(rules[0].step));
         Ok(rules.map(|rule| StepValues::new(&rule, decay)))
     }
 
@@ -179,7 +190,8 @@ impl<D: Backend> Dlrm<D> {
     }
 
     fn count_step(&mut self) -> Result<()> {
-        self.training.as_mut().ok_or_else(untrained)?.step += 1;
+        let training = self.training.as_mut().ok_or_else(untrained)?;
+        training.step = training.next_step()?;
         Ok(())
     }
 }
@@ -222,9 +234,10 @@ fn dense_step<'a, D: Backend>(
     values: Option<D::Slice<'a, StepValues>>,
     is_gated: bool,
 ) -> Result<()> {
-    let Training { optimizers, dense_state, step, grad_parameters, verdict } = training;
+    let step = training.next_step()?;
+    let Training { optimizers, dense_state, grad_parameters, verdict, .. } = training;
     let group = optimizers.dense;
-    let rule = group.rule(*step + 1, optimizers.schedule);
+    let rule = group.rule(step, optimizers.schedule);
     with_layers!(layers, layers => {
         let update = dense_update::Update {
             control: StepControl { values, gate: is_gated.then(|| gate::<D>(verdict)) },

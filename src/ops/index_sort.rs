@@ -3,10 +3,15 @@
 //! Ids become linear row numbers (rows counted through all tables) and are sorted stably with their positions; padding and bad ids are left
 //! out. One sort serves every op that needs the order, and can be made ahead of time, since it depends on the ids alone.
 
-use super::{Bags, Device, TableBatch};
+use std::sync::Arc;
+
+use super::{Bags, Device, Extent, Feature, Table, TableBatch};
 use crate::dtype::Index;
-use crate::error::{Result, expect_at_least, expect_size};
+use crate::error::{Error, Result, expect_at_least, invalid};
 use crate::size::{product, sum};
+
+const OP: &str = "index_sort";
+const ORDER: &str = "SortedIndices";
 
 /// What a backend provides; call it through [`Sort::run`], which validates.
 pub trait IndexSortOps: Device {
@@ -20,20 +25,38 @@ pub trait IndexSortOps: Device {
 ///
 /// With `n` and `u` the two numbers of `counts`: row `rows[k]`, `k < u`, occurs at `positions[segments[k] .. segments[k + 1]]`, in rising
 /// order, in the bags `bags[segments[k] .. segments[k + 1]]`; `rows` rises strictly, and `segments[u] = n`.
+///
+/// The buffers belong to the order, and only a [`Sort`] writes them, so that ops can rely on what they hold. It knows of which batch it is the
+/// order: ops refuse it for another one.
 pub struct SortedIndices<D: Device> {
-    /// Linear row numbers, each once. Capacity: the number of ids.
-    pub rows: D::Buffer<u64>,
-    /// The bounds of each row's occurrences. Capacity: the number of ids, and one.
-    pub segments: D::Buffer<u32>,
-    /// Positions in `indices`, ordered by row.
-    pub positions: D::Buffer<u32>,
-    /// The bag of each of these positions, key-major.
-    pub bags: D::Buffer<u32>,
-    /// The number of counted ids of each bag: without padding and bad ids. Capacity: the number of bags.
-    pub counted: D::Buffer<u32>,
-    /// The number of counted ids of all bags, and the number of rows.
-    pub counts: D::Buffer<u32>,
-    capacity: usize,
+    pub(crate) rows: D::Buffer<u64>,
+    pub(crate) segments: D::Buffer<u32>,
+    pub(crate) positions: D::Buffer<u32>,
+    pub(crate) bags: D::Buffer<u32>,
+    pub(crate) counted: D::Buffer<u32>,
+    pub(crate) counts: D::Buffer<u32>,
+    /// Whose order it is; of nothing before the first sort, and after one that has failed.
+    of: Option<Sorted>,
+}
+
+/// What an order is of, as far as the host knows.
+#[derive(Clone, Debug, PartialEq)]
+struct Sorted {
+    tables: Arc<[Table]>,
+    features: Arc<[Feature]>,
+    batch_size: usize,
+    num_indices: usize,
+}
+
+impl Sorted {
+    fn new<D: Device, I: Index>(tables: &TableBatch, bags: &Bags<'_, D, I>) -> Self {
+        Self {
+            tables: Arc::clone(tables.shared_tables()),
+            features: Arc::clone(tables.shared_features()),
+            batch_size: bags.batch_size,
+            num_indices: bags.num_indices(),
+        }
+    }
 }
 
 impl<D: Device> SortedIndices<D> {
@@ -42,20 +65,81 @@ impl<D: Device> SortedIndices<D> {
     /// # Errors
     /// Those of [`Device::alloc`].
     pub fn new(device: &D, capacity: usize, num_bags: usize) -> Result<Self> {
-        Ok(Self {
-            rows: device.alloc(capacity)?,
-            segments: device.alloc(sum([capacity, 1]))?,
-            positions: device.alloc(capacity)?,
-            bags: device.alloc(capacity)?,
-            counted: device.alloc(num_bags)?,
-            counts: device.alloc(2)?,
-            capacity,
-        })
+        Self::with_buffers(
+            device,
+            device.alloc(capacity)?,
+            device.alloc(sum([capacity, 1]))?,
+            [device.alloc(capacity)?, device.alloc(capacity)?, device.alloc(num_bags)?],
+        )
+    }
+
+    /// The same in buffers that there are already, whatever they hold: for rows, for segments, and for positions, bags and counted ids.
+    ///
+    /// # Errors
+    /// Buffers for segments, positions and bags that do not have room for as many ids as that for rows; those of [`Device::alloc`].
+    pub fn with_buffers(
+        device: &D,
+        rows: D::Buffer<u64>,
+        segments: D::Buffer<u32>,
+        [positions, bags, counted]: [D::Buffer<u32>; 3],
+    ) -> Result<Self> {
+        let capacity = rows.extent();
+        expect_at_least(ORDER, "segments", segments.extent(), sum([capacity, 1]))?;
+        expect_at_least(ORDER, "positions", positions.extent(), capacity)?;
+        expect_at_least(ORDER, "bags", bags.extent(), capacity)?;
+        Ok(Self { rows, segments, positions, bags, counted, counts: device.alloc(2)?, of: None })
     }
 
     /// The largest number of ids that there is room for.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.rows.extent()
+    }
+
+    /// Linear row numbers, each once. Capacity: the number of ids.
+    pub fn rows(&self) -> D::Slice<'_, u64> {
+        D::view(&self.rows)
+    }
+
+    /// The bounds of each row's occurrences. Capacity: the number of ids, and one.
+    pub fn segments(&self) -> D::Slice<'_, u32> {
+        D::view(&self.segments)
+    }
+
+    /// Positions in `indices`, ordered by row.
+    pub fn positions(&self) -> D::Slice<'_, u32> {
+        D::view(&self.positions)
+    }
+
+    /// The bag of each of these positions, key-major.
+    pub fn bags(&self) -> D::Slice<'_, u32> {
+        D::view(&self.bags)
+    }
+
+    /// The number of counted ids of each bag: without padding and bad ids. Capacity: the number of bags.
+    pub fn counted(&self) -> D::Slice<'_, u32> {
+        D::view(&self.counted)
+    }
+
+    /// The number of counted ids of all bags, and the number of rows.
+    pub fn counts(&self) -> D::Slice<'_, u32> {
+        D::view(&self.counts)
+    }
+
+    /// Refuses bags that this is not the order of.
+    pub(crate) fn check<I: Index>(&self, op: &'static str, tables: &TableBatch, bags: &Bags<'_, D, I>) -> Result<()> {
+        let wanted = Sorted::new(tables, bags);
+        let reason = match &self.of {
+            Some(of) if *of == wanted => return Ok(()),
+            None => "nothing has been sorted: run `index_sort` on this batch first".to_owned(),
+            Some(of) if of.tables != wanted.tables || of.features != wanted.features => {
+                "the order of ids of other tables or features: run `index_sort` on this batch first".to_owned()
+            }
+            Some(Sorted { num_indices, batch_size, .. }) => format!(
+                "the order of {num_indices} ids of {batch_size} samples, but the batch has {} of {}: run `index_sort` on it first",
+                wanted.num_indices, wanted.batch_size
+            ),
+        };
+        Err(invalid(op, "sorted", reason))
     }
 }
 
@@ -80,7 +164,15 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
     /// 2^32 rows, say.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate(backend)?;
-        backend.index_sort(self)
+        let Self { tables, bags, sorted, mut workspace } = self;
+        let of = Sorted::new(tables.as_ref(), &bags);
+        sorted.of = None;
+        let workspace = D::reborrow_mut(&mut workspace);
+        let result = backend.index_sort(Sort { tables, bags: bags.reborrow(), sorted: &mut *sorted, workspace });
+        if matches!(result, Ok(()) | Err(Error::IndexOutOfRange { .. })) {
+            sorted.of = Some(of);
+        }
+        result
     }
 
     /// Checks shapes; see [`Self::run`].
@@ -88,21 +180,12 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
     /// # Errors
     /// Wrong shapes.
     pub fn validate(&self, backend: &D) -> Result<()> {
-        use super::Extent;
-        const OP: &str = "index_sort";
         self.bags.check(OP, self.tables.as_ref())?;
         let n = self.bags.num_indices();
-        expect_at_least(OP, "sorted.capacity", self.sorted.capacity, n)?;
-        expect_size(OP, "sorted.counts", self.sorted.counts.extent(), 2)?;
-        let buffers = [
-            ("sorted.rows", self.sorted.rows.extent(), n),
-            ("sorted.segments", self.sorted.segments.extent(), n + 1),
-            ("sorted.positions", self.sorted.positions.extent(), n),
-            ("sorted.bags", self.sorted.bags.extent(), n),
-            ("sorted.counted", self.sorted.counted.extent(), self.bags.offsets.extent() - 1),
-            ("workspace", self.workspace.extent(), Self::workspace_len(backend, self.tables.as_ref(), n)),
-        ];
-        buffers.into_iter().try_for_each(|(name, extent, needed)| expect_at_least(OP, name, extent, needed))
+        expect_at_least(OP, "sorted.capacity", self.sorted.capacity(), n)?;
+        expect_at_least(OP, "sorted.counted", self.sorted.counted.extent(), self.bags.offsets.extent() - 1)?;
+        let needed = Self::workspace_len(backend, self.tables.as_ref(), n);
+        expect_at_least(OP, "workspace", self.workspace.extent(), needed)
     }
 
     /// The 8-byte words of workspace for a batch of `num_indices` ids.

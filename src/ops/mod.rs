@@ -109,10 +109,19 @@ pub trait Device: Clone + Send + Sync {
     /// Memory for `len` elements, all bits zero.
     fn alloc<T: Scalar>(&self, len: usize) -> Result<Self::Buffer<T>>;
     /// Copies `source` into `target`, which is as long.
+    ///
+    /// # Errors
+    /// Lengths that differ; what the backend reports.
     fn upload<T: Scalar>(&self, source: &[T], target: Self::SliceMut<'_, T>) -> Result<()>;
     /// Copies `source` into `target`, which is as long; waits until the values are there.
+    ///
+    /// # Errors
+    /// Lengths that differ; what the backend reports.
     fn download<T: Scalar>(&self, source: Self::Slice<'_, T>, target: &mut [T]) -> Result<()>;
     /// Copies `source` into `target`, which is as long, behind the ops that were called before.
+    ///
+    /// # Errors
+    /// Lengths that differ; what the backend reports.
     fn copy<T: Scalar>(&self, source: Self::Slice<'_, T>, target: Self::SliceMut<'_, T>) -> Result<()>;
     /// The bytes that the device can still give, as far as it can tell. Models that need more are refused before anything is asked for.
     fn free_memory(&self) -> Option<usize> {
@@ -123,10 +132,19 @@ pub trait Device: Clone + Send + Sync {
     /// Puts the description of a batch of tables where ops can read it.
     fn tables(&self, tables: TableBatch) -> Result<Self::Tables>;
     /// Views a range of a buffer.
+    ///
+    /// # Panics
+    /// If the range is not within the buffer, as indexing a slice does.
     fn slice<T: Scalar>(buffer: &Self::Buffer<T>, range: std::ops::Range<usize>) -> Self::Slice<'_, T>;
     /// Views a range of a buffer, for writing.
+    ///
+    /// # Panics
+    /// If the range is not within the buffer, as indexing a slice does.
     fn slice_mut<T: Scalar>(buffer: &mut Self::Buffer<T>, range: std::ops::Range<usize>) -> Self::SliceMut<'_, T>;
     /// Views two ranges of a buffer, the first before the second, for writing.
+    ///
+    /// # Panics
+    /// If the ranges are not within the buffer, or the first is not before the second.
     fn split_mut<T: Scalar>(
         buffer: &mut Self::Buffer<T>,
         first: std::ops::Range<usize>,

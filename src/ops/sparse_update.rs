@@ -16,10 +16,12 @@
 //! `L = ⌈log m / log CHUNK⌉` levels, so the error of a sum of `m` contributions is at most `γₖ Σ|contribution|`, `k = min(m, (CHUNK - 1) L) + 2`: the
 //! rounding of each factor and product included.
 
+use std::sync::Arc;
+
 use super::index_sort::SortedIndices;
 use super::matrix::matrix_name;
 use super::optimizer::check_max_gradient;
-use super::{Bags, Device, Extent, Matrix, OptimizerStateMut, StepControl, TableBatch, UpdateRule};
+use super::{Bags, Device, Extent, Matrix, OptimizerStateMut, StepControl, Table, TableBatch, UpdateRule};
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 use crate::size::{product, sum};
@@ -63,9 +65,8 @@ impl<D: Device, I: Index> PooledGrad<'_, D, I> {
     fn check(&self, op: &'static str) -> Result<()> {
         let tables = self.tables.as_ref();
         self.bags.check(op, tables)?;
-        expect_at_least(op, "sorted.capacity", self.sorted.capacity(), self.bags.num_indices())?;
+        self.sorted.check(op, tables, &self.bags)?;
         self.grad_output.check(op, matrix_name!("grad_output"), self.bags.batch_size, tables.width())?;
-        expect_at_least(op, "sorted.counted", self.sorted.counted.extent(), self.bags.num_bags(tables))?;
         check_max_gradient(op, self.max_gradient)?;
         match self.argmax {
             Some(argmax) => argmax.check(op, matrix_name!("argmax"), self.bags.batch_size, tables.width()),
@@ -83,16 +84,15 @@ impl<D: Device, I: Index> PooledGrad<'_, D, I> {
 /// A gradient that has values for some rows only.
 ///
 /// With `u` the number in `counts`: row `rows[k]`, `k < u`, has the gradient `values[starts[k] .. starts[k + 1]]`; `rows` rises strictly.
+///
+/// The buffers belong to the gradient, and only ops write them, so that others can rely on what they hold. It is one of the tables that it was
+/// made for: ops refuse it for others.
 pub struct SparseGrad<D: Device> {
-    /// Linear row numbers, each once.
-    pub rows: D::Buffer<u64>,
-    /// The bounds of each row's values.
-    pub starts: D::Buffer<u64>,
-    /// The gradients, row after row.
-    pub values: D::Buffer<f32>,
-    /// The number of rows.
-    pub counts: D::Buffer<u32>,
-    capacity: usize,
+    pub(crate) rows: D::Buffer<u64>,
+    pub(crate) starts: D::Buffer<u64>,
+    pub(crate) values: D::Buffer<f32>,
+    pub(crate) counts: D::Buffer<u32>,
+    tables: Arc<[Table]>,
 }
 
 impl<D: Device> SparseGrad<D> {
@@ -102,30 +102,65 @@ impl<D: Device> SparseGrad<D> {
     /// Those of [`Device::alloc`].
     pub fn new(device: &D, tables: &TableBatch, capacity: usize) -> Result<Self> {
         let capacity = capacity.min(tables.num_rows());
-        Ok(Self {
-            rows: device.alloc(capacity)?,
-            starts: device.alloc(sum([capacity, 1]))?,
-            values: device.alloc(product([capacity, tables.max_dim()]))?,
-            counts: device.alloc(1)?,
-            capacity,
-        })
+        let values = device.alloc(product([capacity, tables.max_dim()]))?;
+        Self::with_buffers(device, tables, device.alloc(capacity)?, device.alloc(sum([capacity, 1]))?, values)
+    }
+
+    /// The same in buffers that there are already, whatever they hold: for rows, for starts and for values.
+    ///
+    /// # Errors
+    /// Buffers for starts and values that do not have room for as many rows as that for rows; those of [`Device::alloc`].
+    pub fn with_buffers(
+        device: &D,
+        tables: &TableBatch,
+        rows: D::Buffer<u64>,
+        starts: D::Buffer<u64>,
+        values: D::Buffer<f32>,
+    ) -> Result<Self> {
+        const OP: &str = "SparseGrad";
+        let capacity = rows.extent();
+        expect_at_least(OP, "starts", starts.extent(), sum([capacity, 1]))?;
+        expect_at_least(OP, "values", values.extent(), product([capacity, tables.max_dim()]))?;
+        Ok(Self { rows, starts, values, counts: device.alloc(1)?, tables: Arc::clone(tables.shared_tables()) })
     }
 
     /// The largest number of rows that there is room for.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.rows.extent()
     }
 
+    /// Linear row numbers, each once.
+    pub fn rows(&self) -> D::Slice<'_, u64> {
+        D::view(&self.rows)
+    }
+
+    /// The bounds of each row's values.
+    pub fn starts(&self) -> D::Slice<'_, u64> {
+        D::view(&self.starts)
+    }
+
+    /// The gradients, row after row.
+    pub fn values(&self) -> D::Slice<'_, f32> {
+        D::view(&self.values)
+    }
+
+    /// The number of rows.
+    pub fn counts(&self) -> D::Slice<'_, u32> {
+        D::view(&self.counts)
+    }
+
+    /// Refuses other tables.
+    fn check_tables(&self, op: &'static str, argument: &'static str, tables: &TableBatch) -> Result<()> {
+        match self.tables == *tables.shared_tables() {
+            true => Ok(()),
+            false => Err(invalid(op, argument, "made for other tables")),
+        }
+    }
+
+    /// Refuses other tables, and more rows than there is room for.
     fn check(&self, op: &'static str, tables: &TableBatch, rows: usize) -> Result<()> {
-        let rows = rows.min(tables.num_rows());
-        let buffers = [
-            ("grad.capacity", self.capacity, rows),
-            ("grad.rows", self.rows.extent(), rows),
-            ("grad.starts", self.starts.extent(), sum([rows, 1])),
-            ("grad.values", self.values.extent(), product([rows, tables.max_dim()])),
-            ("grad.counts", self.counts.extent(), 1),
-        ];
-        buffers.into_iter().try_for_each(|(name, extent, needed)| expect_at_least(op, name, extent, needed))
+        self.check_tables(op, "grad", tables)?;
+        expect_at_least(op, "grad.capacity", self.capacity(), rows.min(tables.num_rows()))
     }
 }
 
@@ -218,12 +253,14 @@ impl<D: SparseUpdateOps> Merge<'_, D> {
             return Err(invalid(OP, "out", "gradients of more than 2^32 - 2 rows together"));
         }
         expect_at_least(OP, "workspace", self.workspace.extent(), Self::workspace_len(backend, tables, rows))?;
+        self.a.check_tables(OP, "a", tables)?;
+        self.b.check_tables(OP, "b", tables)?;
         self.out.check(OP, tables, rows)
     }
 
     /// The most rows that both can have together.
     fn max_rows(&self) -> usize {
-        sum([self.a.capacity, self.b.capacity])
+        sum([self.a.capacity(), self.b.capacity()])
     }
 
     /// The least number of bytes if both are full and share no row.
@@ -234,7 +271,7 @@ impl<D: SparseUpdateOps> Merge<'_, D> {
 
     /// Additions, if both are full and have the same rows.
     pub fn flops(&self) -> usize {
-        product([self.a.capacity.min(self.b.capacity), self.tables.as_ref().max_dim()])
+        product([self.a.capacity().min(self.b.capacity()), self.tables.as_ref().max_dim()])
     }
 }
 
@@ -270,13 +307,14 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
     /// Wrong shapes or a rule without meaning.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "sparse_update.apply";
+        self.grad.check_tables(OP, "grad", self.tables.as_ref())?;
         check_decay_scale::<D>(OP, self.tables.as_ref(), &self.decay_scale)?;
         check_target::<D, E>(OP, self.tables.as_ref(), &self.rule, &self.weights, &self.state)
     }
 
     /// The least number of bytes if the gradient is full: it is read, weights and state are read and written.
     pub fn bytes_moved(&self) -> usize {
-        let (rows, elements) = (self.grad.capacity, self.grad.values.extent());
+        let (rows, elements) = (self.grad.capacity(), self.grad.values.extent());
         sum([product([rows, 16]), product([elements, 4]), step_bytes::<E>(&self.rule, rows, elements)])
     }
 

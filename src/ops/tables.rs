@@ -1,5 +1,7 @@
 //! What a table-batched call is about: tables, the features that look them up, and the bags of a batch.
 
+use std::sync::Arc;
+
 use super::{Device, Extent};
 use crate::dtype::Index;
 use crate::error::{Result, expect_size, invalid};
@@ -48,8 +50,9 @@ pub struct Feature {
 /// features. A row is known across tables by its linear number: rows are counted through all tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableBatch {
-    tables: Vec<Table>,
-    features: Vec<Feature>,
+    // Shared with what ops made of them: see `SortedIndices` and `SparseGrad`.
+    tables: Arc<[Table]>,
+    features: Arc<[Feature]>,
     weight_offsets: Vec<usize>,
     row_offsets: Vec<usize>,
     column_offsets: Vec<usize>,
@@ -122,8 +125,8 @@ impl TableBatch {
         let before = |table| features_by_table.partition_point(|&f| features[f].table < table);
         let feature_offsets = (0..=tables.len()).map(before).collect();
         Ok(Self {
-            tables,
-            features,
+            tables: tables.into(),
+            features: features.into(),
             weight_offsets,
             row_offsets,
             column_offsets,
@@ -149,6 +152,16 @@ impl TableBatch {
 
     /// The features.
     pub fn features(&self) -> &[Feature] {
+        &self.features
+    }
+
+    /// The tables, to be compared later.
+    pub(crate) fn shared_tables(&self) -> &Arc<[Table]> {
+        &self.tables
+    }
+
+    /// The features, to be compared later.
+    pub(crate) fn shared_features(&self) -> &Arc<[Feature]> {
         &self.features
     }
 

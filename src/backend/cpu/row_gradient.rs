@@ -139,7 +139,9 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
         }
         let pooling = tables.features()[feature].pooling;
         if pooling == Pooling::Max {
-            let within = sorted.positions[occurrence] as usize - bags.offsets[bag].to_row().unwrap_or(0);
+            // With other offsets than those that were sorted this is no position of the bag.
+            let start = bags.offsets[bag].to_row().unwrap_or(0);
+            let within = (sorted.positions[occurrence] as usize).wrapping_sub(start);
             let sources = argmax.map_or(&[][..], |argmax| &argmax.row(sample)[columns]);
             let mut kept = [0f32; WIDE * LANES];
             for ((kept, g), source) in kept.iter_mut().zip(grad).zip(sources) {
