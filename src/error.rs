@@ -157,6 +157,12 @@ pub enum Error {
         /// What was looked for, and why it cannot be loaded.
         reason: String,
     },
+    /// Memory, tables or a recording of one CUDA backend were passed to another one. What the op writes may hold anything.
+    #[error(
+        "memory of another CUDA backend: use it with the backend that allocated it, or with a clone of that, or copy it \
+         by way of the host"
+    )]
+    OtherBackend,
     /// The CUDA driver, or cuBLASLt, reports an error. Launches do not wait, so it may come from work that was launched before.
     #[error("CUDA failed to {during}: {message}")]
     Cuda {

@@ -96,6 +96,9 @@ impl<T> Extent for Vec<T> {
 }
 
 /// Memory of a device, and the views through which ops see it.
+///
+/// A buffer is used with the device that allocated it, or with a clone of that. Others may refuse it
+/// ([`Error::OtherBackend`](crate::Error::OtherBackend)), as CUDA backends do.
 pub trait Device: Clone + Send + Sync {
     /// Owned memory.
     type Buffer<T: Scalar>: Extent + Send + Sync;

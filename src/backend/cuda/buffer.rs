@@ -3,27 +3,48 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::driver::check;
-use super::recording;
+use super::{Cuda, recording};
 use crate::dtype::Scalar;
 use crate::error::{Error, Result};
 use crate::ops::Extent;
 
-/// Owned memory of a device.
+/// Which backend memory belongs to: its stream alone knows the order of what is done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner(u64);
+
+impl Owner {
+    /// Whatever backend it is used with, as the caller of `from_raw` promises, or as nobody else can.
+    pub(super) const ANY: Self = Self(0);
+
+    /// One that no other backend has.
+    pub(super) fn new() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    fn allows(self, cuda: &Cuda) -> Result<()> {
+        if self == Self::ANY || self == cuda.owner() { Ok(()) } else { Err(Error::OtherBackend) }
+    }
+}
+
+/// Owned memory of a device, for work of the backend that allocated it, and of its clones. Others refuse it with [`Error::OtherBackend`].
 #[derive(Debug)]
 pub struct Buffer<T> {
     pointer: sys::CUdeviceptr,
     len: usize,
+    owner: Owner,
     context: Arc<CudaContext>,
     elements: PhantomData<T>,
 }
 
 impl<T: Scalar> Buffer<T> {
     /// Memory for `len` elements of any values. The context must be bound.
-    pub(super) fn new(context: &Arc<CudaContext>, len: usize) -> Result<Self> {
+    pub(super) fn new(context: &Arc<CudaContext>, owner: Owner, len: usize) -> Result<Self> {
         let too_large = Error::OutOfMemory { bytes: usize::MAX };
         let bytes = len.checked_mul(size_of::<T>()).ok_or(too_large)?;
         let pointer = match bytes {
@@ -36,7 +57,7 @@ impl<T: Scalar> Buffer<T> {
                 allocated => check("allocate", allocated)?,
             },
         };
-        Ok(Self { pointer, len, context: Arc::clone(context), elements: PhantomData })
+        Ok(Self { pointer, len, owner, context: Arc::clone(context), elements: PhantomData })
     }
 
     /// Sets all bits to zero.
@@ -46,12 +67,12 @@ impl<T: Scalar> Buffer<T> {
 
     pub(super) fn slice(&self, range: Range<usize>) -> Slice<'_, T> {
         let (pointer, len) = self.part(range);
-        Slice { pointer, len, memory: PhantomData }
+        Slice { pointer, len, owner: self.owner, memory: PhantomData }
     }
 
     pub(super) fn slice_mut(&mut self, range: Range<usize>) -> SliceMut<'_, T> {
         let (pointer, len) = self.part(range);
-        SliceMut { pointer, len, memory: PhantomData }
+        SliceMut { pointer, len, owner: self.owner, memory: PhantomData }
     }
 
     /// Two ranges, the first before the second.
@@ -61,9 +82,8 @@ impl<T: Scalar> Buffer<T> {
         second: Range<usize>,
     ) -> (SliceMut<'_, T>, SliceMut<'_, T>) {
         assert!(first.end <= second.start, "{first:?} is not before {second:?}");
-        let ((first, first_len), (second, second_len)) = (self.part(first), self.part(second));
-        let memory = PhantomData;
-        (SliceMut { pointer: first, len: first_len, memory }, SliceMut { pointer: second, len: second_len, memory })
+        let view = |(pointer, len)| SliceMut { pointer, len, owner: self.owner, memory: PhantomData };
+        (view(self.part(first)), view(self.part(second)))
     }
 
     /// As slicing does, this panics if the range is not within the buffer.
@@ -93,6 +113,7 @@ impl<T> Extent for Buffer<T> {
 pub struct Slice<'a, T> {
     pointer: sys::CUdeviceptr,
     len: usize,
+    owner: Owner,
     memory: PhantomData<&'a [T]>,
 }
 
@@ -108,17 +129,18 @@ impl<T> Copy for Slice<'_, T> {}
 pub struct SliceMut<'a, T> {
     pointer: sys::CUdeviceptr,
     len: usize,
+    owner: Owner,
     memory: PhantomData<&'a mut [T]>,
 }
 
 impl<T> Slice<'_, T> {
-    /// A view of memory of the caller's.
+    /// A view of memory of the caller's, for work of any backend.
     ///
     /// # Safety
     /// From `pointer` on there must be `len` elements in the memory of the backend's device, aligned as `T` is, holding values of `T`, that
     /// nobody writes or frees before all work that was given this view has run, replays of what was recorded of it included.
     pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
-        Self { pointer, len, memory: PhantomData }
+        Self { pointer, len, owner: Owner::ANY, memory: PhantomData }
     }
 
     /// The number of elements.
@@ -135,16 +157,21 @@ impl<T> Slice<'_, T> {
     pub fn pointer(&self) -> u64 {
         self.pointer
     }
+
+    /// The address, for work of this backend.
+    pub(super) fn on(&self, cuda: &Cuda) -> Result<u64> {
+        self.owner.allows(cuda).map(|()| self.pointer)
+    }
 }
 
 impl<T> SliceMut<'_, T> {
-    /// A view of memory of the caller's.
+    /// A view of memory of the caller's, for work of any backend.
     ///
     /// # Safety
     /// From `pointer` on there must be `len` elements in the memory of the backend's device, aligned as `T` is, that nobody else reads,
     /// writes or frees before all work that was given this view has run, replays of what was recorded of it included.
     pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
-        Self { pointer, len, memory: PhantomData }
+        Self { pointer, len, owner: Owner::ANY, memory: PhantomData }
     }
 
     /// The number of elements.
@@ -162,18 +189,23 @@ impl<T> SliceMut<'_, T> {
         self.pointer
     }
 
+    /// The address, for work of this backend.
+    pub(super) fn on(&self, cuda: &Cuda) -> Result<u64> {
+        self.owner.allows(cuda).map(|()| self.pointer)
+    }
+
     pub(super) fn reborrow(&mut self) -> SliceMut<'_, T> {
-        SliceMut { pointer: self.pointer, len: self.len, memory: PhantomData }
+        SliceMut { pointer: self.pointer, len: self.len, owner: self.owner, memory: PhantomData }
     }
 
     pub(super) fn as_slice(&self) -> Slice<'_, T> {
-        Slice { pointer: self.pointer, len: self.len, memory: PhantomData }
+        Slice { pointer: self.pointer, len: self.len, owner: self.owner, memory: PhantomData }
     }
 
     /// The first `len` elements, as slicing would give them.
     pub(super) fn first(&mut self, len: usize) -> SliceMut<'_, T> {
         assert!(len <= self.len, "{len} elements are not within the {}", self.len);
-        SliceMut { pointer: self.pointer, len, memory: PhantomData }
+        SliceMut { pointer: self.pointer, len, owner: self.owner, memory: PhantomData }
     }
 
     /// Sets all bits to zero.
@@ -190,8 +222,8 @@ impl<T> SliceMut<'_, T> {
 pub(super) struct Parts(u64);
 
 impl Parts {
-    pub(super) fn of(workspace: &SliceMut<'_, u64>) -> Self {
-        Self(workspace.pointer)
+    pub(super) fn of(workspace: &SliceMut<'_, u64>, cuda: &Cuda) -> Result<Self> {
+        workspace.on(cuda).map(Self)
     }
 
     /// The address of the next `bytes`.

@@ -18,8 +18,8 @@ impl CastOps for Cuda {
         let (rows, cols) = if is_packed { (to.rows.min(1), to.rows * to.cols) } else { (to.rows, to.cols) };
         let of_row = Grid::looping(cols.div_ceil(RUN), THREADS, Grid::FILLING);
         let kernel = Kernel {
-            from: from.data.pointer(),
-            to: to.data.pointer(),
+            from: from.data.on(self)?,
+            to: to.data.on(self)?,
             from_ld: from.ld as u64,
             to_ld: to.ld as u64,
             rows: rows as u64,

@@ -19,7 +19,7 @@ use cudarc::cublaslt::sys::{
 use cudarc::driver::{CudaContext, sys};
 use libloading::Library;
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, Owner};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::Activation;
@@ -244,7 +244,7 @@ impl CublasLt {
         let functions = functions()?;
         // SAFETY: writes a handle.
         let handle = functions.make(functions.cublasLtDestroy, |to| unsafe { (functions.cublasLtCreate)(to) })?;
-        let workspace = Buffer::new(context, WORKSPACE / size_of::<u64>())?;
+        let workspace = Buffer::new(context, Owner::ANY, WORKSPACE / size_of::<u64>())?;
         Ok(Self { functions, plans: Mutex::default(), handle, workspace })
     }
 

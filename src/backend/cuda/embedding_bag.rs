@@ -20,15 +20,15 @@ impl EmbeddingBagOps for Cuda {
     fn embedding_bag_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
         let Forward { tables, weights, bags, output, argmax } = args;
         let run_bags = run_bags(&bags);
-        let grid = grid::<E>(tables.as_ref(), weights.pointer(), bags.batch_size, run_bags);
+        let grid = grid::<E>(tables.as_ref(), weights.on(self)?, bags.batch_size, run_bags);
         let kernel = EmbeddingBagForward {
-            features: tables.features(),
-            weights: weights.pointer(),
-            indices: bags.indices.pointer(),
-            offsets: bags.offsets.pointer(),
-            per_sample_weights: bags.per_sample_weights.map_or(0, |weights| weights.pointer()),
-            output: output.data.pointer(),
-            argmax: argmax.as_ref().map_or(0, |argmax| argmax.data.pointer()),
+            features: tables.features(self)?,
+            weights: weights.on(self)?,
+            indices: bags.indices.on(self)?,
+            offsets: bags.offsets.on(self)?,
+            per_sample_weights: bags.per_sample_weights.map_or(Ok(0), |weights| weights.on(self))?,
+            output: output.data.on(self)?,
+            argmax: argmax.as_ref().map_or(Ok(0), |argmax| argmax.data.on(self))?,
             status: self.inner.faults.pointer(),
             output_ld: output.ld as u64,
             argmax_ld: argmax.as_ref().map_or(0, |argmax| argmax.ld as u64),
@@ -45,14 +45,14 @@ impl EmbeddingBagOps for Cuda {
 
     fn embedding_bag_weight_grad<E: Element, I: Index>(&self, args: WeightGrad<'_, Self, E, I>) -> Result<()> {
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
-        let grid = grid::<E>(tables.as_ref(), weights.pointer(), bags.batch_size, 1);
+        let grid = grid::<E>(tables.as_ref(), weights.on(self)?, bags.batch_size, 1);
         let kernel = EmbeddingBagWeightGrad {
-            features: tables.features(),
-            weights: weights.pointer(),
-            indices: bags.indices.pointer(),
-            offsets: bags.offsets.pointer(),
-            grad_output: grad_output.data.pointer(),
-            grad_weights: grad_weights.pointer(),
+            features: tables.features(self)?,
+            weights: weights.on(self)?,
+            indices: bags.indices.on(self)?,
+            offsets: bags.offsets.on(self)?,
+            grad_output: grad_output.data.on(self)?,
+            grad_weights: grad_weights.on(self)?,
             status: self.inner.faults.pointer(),
             grad_output_ld: grad_output.ld as u64,
             num_indices: bags.num_indices() as u64,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytemuck::{Pod, Zeroable};
 use cudarc::driver::{CudaContext, result};
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, Owner};
 use super::driver::check;
 use crate::error::{Error, OffsetRule, Result};
 
@@ -49,7 +49,7 @@ pub(super) struct FaultLog {
 
 impl FaultLog {
     pub(super) fn new(context: &Arc<CudaContext>) -> Result<Self> {
-        let log = Self { status: Buffer::new(context, 1)?, reader: Mutex::new(()) };
+        let log = Self { status: Buffer::new(context, Owner::ANY, 1)?, reader: Mutex::new(()) };
         log.clear()?;
         Ok(log)
     }

@@ -15,19 +15,19 @@ impl FiniteCheckOps for Cuda {
         let Check { policy, step, values, loss, grads: [a, b], verdict } = args;
         let grid = Grid::looping(a.len().max(b.len()).div_ceil(RUN), THREADS, Grid::FILLING);
         let scan = FiniteCheckScan {
-            a: a.pointer(),
-            b: b.pointer(),
+            a: a.on(self)?,
+            b: b.on(self)?,
             a_len: a.len() as u64,
             b_len: b.len() as u64,
-            verdict: verdict.pointer(),
+            verdict: verdict.on(self)?,
         };
         // SAFETY: the function is the kernel's. The op has been validated: the verdict has all its words, and is an exclusive view.
         unsafe { scan.launch(self, self.inner.kernels.finite_check_scan, grid)? };
         let judge = FiniteCheckJudge {
-            loss: loss.pointer(),
-            values: values.map_or(0, |values| values.pointer()),
+            loss: loss.on(self)?,
+            values: values.map_or(Ok(0), |values| values.on(self))?,
             status: self.inner.faults.pointer(),
-            verdict: verdict.pointer(),
+            verdict: verdict.on(self)?,
             step,
             stays_shut: u32::from(policy == NonFinite::Error),
         };

@@ -114,7 +114,7 @@ impl Cuda {
         };
         let Product { left, right, terms, precision, bias, accum } = product;
         // A row-major matrix is a column-major one transposed, and so is the product of two, the other way round.
-        let pointers = [right.pointer, left.pointer, output.data.pointer()];
+        let pointers = [right.pointer, left.pointer, output.data.on(self)?];
         let kind = Kind {
             sizes: [output.cols, output.rows, terms],
             transposed: [right.is_transposed, left.is_transposed],
@@ -129,7 +129,7 @@ impl Cuda {
         let place = match bias {
             None => Some(0),
             Some(_) if is_rounded => cublaslt.bias_room(output.cols * size_of::<O>()),
-            Some((bias, _)) => Some(bias.pointer()),
+            Some((bias, _)) => Some(bias.on(self)?),
         };
         let are_aligned = |place: &u64| pointers.into_iter().chain([*place]).all(CublasLt::is_aligned);
         let Some(place) = place.filter(are_aligned) else { return Ok(false) };

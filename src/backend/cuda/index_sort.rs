@@ -92,24 +92,23 @@ impl IndexSortOps for Cuda {
         let n = if num_bags == 0 { 0 } else { bags.num_indices() };
         let plan = Plan::new(tables.as_ref(), n);
         let cleared = plan.cleared_words();
+        let mut parts = Parts::of(&workspace, self)?;
         workspace.first(cleared.iter().sum()).clear(self.raw_stream())?;
-
-        let mut parts = Parts::of(&workspace);
         let [tickets, histograms, words, segment_words] = cleared.map(|words| parts.take(words * 8));
         let mut keys = [(); 2].map(|()| parts.take(n * plan.key_bytes));
         let [spare, bag_of] = [(); 2].map(|()| parts.take(n * 4));
-        let sorted_positions = Self::view(&sorted.positions).pointer();
+        let sorted_positions = Self::view(&sorted.positions).on(self)?;
         let kernels = &self.inner.kernels;
 
         let lanes = n.div_ceil(num_bags.max(1)).next_power_of_two().min(32);
         let rows = IndexSortRows {
-            features: tables.features(),
-            tables: tables.tables(),
-            indices: bags.indices.pointer(),
-            offsets: bags.offsets.pointer(),
+            features: tables.features(self)?,
+            tables: tables.tables(self)?,
+            indices: bags.indices.on(self)?,
+            offsets: bags.offsets.on(self)?,
             keys: keys[0],
             bag_of,
-            counted: Self::view_mut(&mut sorted.counted).pointer(),
+            counted: Self::view_mut(&mut sorted.counted).on(self)?,
             histograms,
             status: self.inner.faults.pointer(),
             num_indices: n as u64,
@@ -158,10 +157,10 @@ impl IndexSortOps for Cuda {
             keys: keys[0],
             positions: sorted_positions,
             bag_of,
-            rows: Self::view_mut(&mut sorted.rows).pointer(),
-            segments: Self::view_mut(&mut sorted.segments).pointer(),
-            bags: Self::view_mut(&mut sorted.bags).pointer(),
-            counts: Self::view_mut(&mut sorted.counts).pointer(),
+            rows: Self::view_mut(&mut sorted.rows).on(self)?,
+            segments: Self::view_mut(&mut sorted.segments).on(self)?,
+            bags: Self::view_mut(&mut sorted.bags).on(self)?,
+            counts: Self::view_mut(&mut sorted.counts).on(self)?,
             words: segment_words,
             tickets: tickets + 4 * MAX_PASSES as u64,
             num_keys: n as u64,

@@ -51,9 +51,9 @@ impl PooledInteractionOps for Cuda {}
 impl InteractionOps for Cuda {
     fn interaction_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
         let Forward { interaction, dim, precision, features, output } = args;
-        let output = Part::of_mut(&output);
+        let output = Part::of_mut(&output, self)?;
         let Interaction::Dot { .. } = interaction else {
-            let from = parts(&features, 0);
+            let from = parts(&features, 0, self)?;
             let to = output.split::<E>(from[0].cols);
             return from.into_iter().zip(to).try_for_each(|(from, to)| self.copy::<E>(from, to));
         };
@@ -61,7 +61,7 @@ impl InteractionOps for Cuda {
             return Ok(());
         }
         let sizes = features.sizes("interaction.forward", interaction, dim)?;
-        let call = Dots { interaction, sizes, features: parts(&features, dim), output };
+        let call = Dots { interaction, sizes, features: parts(&features, dim, self)?, output };
         match precision.is_exact::<E>() {
             true => self.dots::<E>(call),
             false => self.mma_dots::<E>(call),
@@ -70,9 +70,9 @@ impl InteractionOps for Cuda {
 
     fn interaction_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
         let Backward { interaction, dim, precision, features, grad_output, grad_features } = args;
-        let output = Part::of(&grad_output);
+        let output = Part::of(&grad_output, self)?;
         let Interaction::Dot { .. } = interaction else {
-            let to = parts_mut(&grad_features, 0);
+            let to = parts_mut(&grad_features, 0, self)?;
             let from = output.split::<E>(to[0].cols);
             return from.into_iter().zip(to).try_for_each(|(from, to)| self.copy::<E>(from, to));
         };
@@ -80,8 +80,8 @@ impl InteractionOps for Cuda {
         if sizes.num_features == 0 {
             return Ok(());
         }
-        let call = Dots { interaction, sizes, features: parts(&features, dim), output };
-        let grads = parts_mut(&grad_features, dim);
+        let call = Dots { interaction, sizes, features: parts(&features, dim, self)?, output };
+        let grads = parts_mut(&grad_features, dim, self)?;
         match precision.is_exact::<E>() {
             true => self.dot_grads::<E>(call, grads),
             false => self.mma_dot_grads::<E>(call, grads),
@@ -99,12 +99,12 @@ struct Part {
 }
 
 impl Part {
-    fn of<E: Element>(matrix: &Matrix<'_, Cuda, E>) -> Self {
-        Self { pointer: matrix.data.pointer(), rows: matrix.rows, cols: matrix.cols, ld: matrix.ld }
+    fn of<E: Element>(matrix: &Matrix<'_, Cuda, E>, cuda: &Cuda) -> Result<Self> {
+        Ok(Self { pointer: matrix.data.on(cuda)?, rows: matrix.rows, cols: matrix.cols, ld: matrix.ld })
     }
 
-    fn of_mut<E: Element>(matrix: &MatrixMut<'_, Cuda, E>) -> Self {
-        Self { pointer: matrix.data.pointer(), rows: matrix.rows, cols: matrix.cols, ld: matrix.ld }
+    fn of_mut<E: Element>(matrix: &MatrixMut<'_, Cuda, E>, cuda: &Cuda) -> Result<Self> {
+        Ok(Self { pointer: matrix.data.on(cuda)?, rows: matrix.rows, cols: matrix.cols, ld: matrix.ld })
     }
 
     /// The first `cols` columns, and the others.
@@ -115,19 +115,19 @@ impl Part {
 }
 
 /// The first feature, of `dim` columns if all lie side by side, and the others.
-fn parts<E: Element>(features: &Features<'_, Cuda, E>, dim: usize) -> [Part; 2] {
-    match features {
-        Features::Joined { block, .. } => Part::of(block).split::<E>(dim),
-        Features::Split { dense, sparse } => [Part::of(dense), Part::of(sparse)],
-    }
+fn parts<E: Element>(features: &Features<'_, Cuda, E>, dim: usize, cuda: &Cuda) -> Result<[Part; 2]> {
+    Ok(match features {
+        Features::Joined { block, .. } => Part::of(block, cuda)?.split::<E>(dim),
+        Features::Split { dense, sparse } => [Part::of(dense, cuda)?, Part::of(sparse, cuda)?],
+    })
 }
 
 /// As [`parts`].
-fn parts_mut<E: Element>(features: &FeaturesMut<'_, Cuda, E>, dim: usize) -> [Part; 2] {
-    match features {
-        FeaturesMut::Joined { block } => Part::of_mut(block).split::<E>(dim),
-        FeaturesMut::Split { dense, sparse } => [Part::of_mut(dense), Part::of_mut(sparse)],
-    }
+fn parts_mut<E: Element>(features: &FeaturesMut<'_, Cuda, E>, dim: usize, cuda: &Cuda) -> Result<[Part; 2]> {
+    Ok(match features {
+        FeaturesMut::Joined { block } => Part::of_mut(block, cuda)?.split::<E>(dim),
+        FeaturesMut::Split { dense, sparse } => [Part::of_mut(dense, cuda)?, Part::of_mut(sparse, cuda)?],
+    })
 }
 
 /// What all kernels are about: features, and the output or its gradient.

@@ -151,8 +151,8 @@ impl LinearOps for Cuda {
         let Forward { input, weight, packed_weight: _, bias, activation, precision, output } = args;
         let (m, n, k) = (output.rows, output.cols, input.cols);
         let product = Product {
-            left: Factor::new(input.data.pointer(), input.ld),
-            right: Factor::new(weight.data.pointer(), weight.ld).transposed(),
+            left: Factor::new(input.data.on(self)?, input.ld),
+            right: Factor::new(weight.data.on(self)?, weight.ld).transposed(),
             terms: k,
             precision,
             bias: Some((bias, activation)),
@@ -164,10 +164,10 @@ impl LinearOps for Cuda {
         }
         let tile = self.inner.kernels.linear_forward.tile_of_whole_sums::<E>(precision, (m, n));
         let kernel = LinearForward {
-            input: input.data.pointer(),
-            weight: weight.data.pointer(),
-            bias: bias.pointer(),
-            output: output.data.pointer(),
+            input: input.data.on(self)?,
+            weight: weight.data.on(self)?,
+            bias: bias.on(self)?,
+            output: output.data.on(self)?,
             input_ld: input.ld as u64,
             weight_ld: weight.ld as u64,
             output_ld: output.ld as u64,
@@ -186,7 +186,7 @@ impl LinearOps for Cuda {
         let Backward { grad_weight, grad_bias, accum, workspace, .. } = args;
         let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
         let (of_weight, of_bias) = (Parts::of_weight_grad(m, n, k), Parts::of_bias_grad(m));
-        let weight_parts = workspace.pointer();
+        let weight_parts = workspace.on(self)?;
         let bias_parts = weight_parts + (of_weight.room * n * k * size_of::<f32>()) as u64;
         let output = (activation != Activation::None).then_some(output);
         self.activation_grad(output, &grad_output, bias_parts, &of_bias)?;
@@ -194,8 +194,8 @@ impl LinearOps for Cuda {
             self.input_grad(&grad_output, &weight, precision, &grad_input)?;
         }
         let product = Product {
-            left: Factor::new(grad_output.data.pointer(), grad_output.ld).transposed(),
-            right: Factor::new(input.data.pointer(), input.ld),
+            left: Factor::new(grad_output.data.on(self)?, grad_output.ld).transposed(),
+            right: Factor::new(input.data.on(self)?, input.ld),
             terms: m,
             precision,
             bias: None,
@@ -211,8 +211,8 @@ impl LinearOps for Cuda {
         let sum = LinearSumParts {
             weight_parts,
             bias_parts,
-            grad_weight: grad_weight.data.pointer(),
-            grad_bias: grad_bias.pointer(),
+            grad_weight: grad_weight.data.on(self)?,
+            grad_bias: grad_bias.on(self)?,
             grad_weight_ld: grad_weight.ld as u64,
             outputs: n as u64,
             inputs: inputs as u64,
@@ -243,8 +243,8 @@ impl Cuda {
         grad_input: &MatrixMut<'_, Self, E>,
     ) -> Result<()> {
         let product = Product {
-            left: Factor::new(grad.data.pointer(), grad.ld),
-            right: Factor::new(weight.data.pointer(), weight.ld),
+            left: Factor::new(grad.data.on(self)?, grad.ld),
+            right: Factor::new(weight.data.on(self)?, weight.ld),
             terms: grad.cols,
             precision,
             bias: None,
@@ -257,9 +257,9 @@ impl Cuda {
         let (m, k) = (grad_input.rows, grad_input.cols);
         let tile = self.inner.kernels.linear_input_grad.tile_of_whole_sums::<E>(precision, (m, k));
         let kernel = LinearInputGrad {
-            grad: grad.data.pointer(),
-            weight: weight.data.pointer(),
-            grad_input: grad_input.data.pointer(),
+            grad: grad.data.on(self)?,
+            weight: weight.data.on(self)?,
+            grad_input: grad_input.data.on(self)?,
             grad_ld: grad.ld as u64,
             weight_ld: weight.ld as u64,
             grad_input_ld: grad_input.ld as u64,
@@ -284,7 +284,7 @@ impl Cuda {
         let (m, n, k) = (grad.rows, grad.cols, input.cols);
         // The transposed gradient is computed where it is that which has few columns.
         let transposed = n < k && n <= NARROW;
-        let (z, x) = ((grad.data.pointer(), grad.ld, n), (input.data.pointer(), input.ld, k));
+        let (z, x) = ((grad.data.on(self)?, grad.ld, n), (input.data.on(self)?, input.ld, k));
         let ((a, a_ld, rows), (b, b_ld, cols)) = if transposed { (x, z) } else { (z, x) };
         let (row_stride, col_stride) = if transposed { (1, k) } else { (k, 1) };
         let tile = self.inner.kernels.linear_weight_grad.tile::<E>(precision, (rows, cols), parts.count, FEW_BLOCKS);
@@ -315,14 +315,17 @@ impl Cuda {
         bias_parts: u64,
         parts: &Parts,
     ) -> Result<()> {
-        let (output, output_ld) = output.map_or((0, 0), |output| (output.data.pointer(), output.ld));
+        let (output, output_ld) = match output {
+            Some(output) => (output.data.on(self)?, output.ld),
+            None => (0, 0),
+        };
         let columns = WIDE / size_of::<E>();
         let is_wide = |pointer: u64, ld: usize| pointer.is_multiple_of(WIDE as u64) && ld.is_multiple_of(columns);
         let wide =
-            grad.cols.is_multiple_of(columns) && is_wide(grad.data.pointer(), grad.ld) && is_wide(output, output_ld);
+            grad.cols.is_multiple_of(columns) && is_wide(grad.data.on(self)?, grad.ld) && is_wide(output, output_ld);
         let kernel = LinearActivationGrad {
             output,
-            grad: grad.data.pointer(),
+            grad: grad.data.on(self)?,
             bias_parts,
             output_ld: output_ld as u64,
             grad_ld: grad.ld as u64,

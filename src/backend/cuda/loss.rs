@@ -17,10 +17,10 @@ impl LossOps for Cuda {
         };
         let (batch_size, partial_sums) = (logits.len() as u64, self.loss_workspace_len(logits.len()));
         let forward = LossForward {
-            logits: logits.pointer(),
-            labels: labels.pointer(),
-            grad_logits: grad_logits.map_or(0, |grad| grad.pointer()),
-            partial_sums: workspace.pointer(),
+            logits: logits.on(self)?,
+            labels: labels.on(self)?,
+            grad_logits: grad_logits.map_or(Ok(0), |grad| grad.on(self))?,
+            partial_sums: workspace.on(self)?,
             batch_size,
             squared: u32::from(loss == Loss::Mse),
             threshold,
@@ -33,8 +33,8 @@ impl LossOps for Cuda {
         // word for each block, what is written is an exclusive view, and the status words are the backend's own.
         unsafe { forward.launch(self, self.inner.kernels.loss_forward, Grid::new((partial_sums as u32, 1), THREADS))? };
         let mean = LossMean {
-            partial_sums: workspace.pointer(),
-            mean: mean.pointer(),
+            partial_sums: workspace.on(self)?,
+            mean: mean.on(self)?,
             num_partial_sums: partial_sums as u64,
             batch_size,
         };

@@ -4,7 +4,12 @@
 //! by name. Ops on one backend run in the order in which they were called. What they find wrong with ids and offsets is noted on the device,
 //! and reported by the next [`Device::synchronize`]; the context stays usable.
 //!
-//! Embedders pass device memory of their own as [`Slice::from_raw`] and [`SliceMut::from_raw`], and a stream of their own to [`Cuda::on_stream`].
+//! Memory belongs to the backend that allocated it, and to its clones: only on their stream is it known what has been written by when. Views of
+//! it, tables and recordings that are passed to another backend, of the same device or of another one, are refused with
+//! [`Error::OtherBackend`](crate::Error::OtherBackend), and must go by way of the host.
+//!
+//! Embedders pass device memory of their own as [`Slice::from_raw`] and [`SliceMut::from_raw`], to whichever backend of its device they like, and a stream
+//! of their own to [`Cuda::on_stream`].
 
 mod buffer;
 mod cast;
@@ -35,6 +40,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
+use buffer::Owner;
 pub use buffer::{Buffer, Slice, SliceMut};
 pub use cublaslt::cublaslt_version;
 pub use driver::{DeviceInfo, devices, driver_version};
@@ -61,6 +67,7 @@ pub struct Cuda {
 
 #[derive(Debug)]
 struct Inner {
+    owner: Owner,
     stream: Arc<CudaStream>,
     /// What batches travel on.
     copy_stream: Arc<CudaStream>,
@@ -110,12 +117,17 @@ impl Cuda {
         let faults = FaultLog::new(context)?;
         let copy_stream = check("create a stream", context.new_stream())?;
         let cublaslt = gemm.cublaslt(context)?;
-        Ok(Self { inner: Arc::new(Inner { stream, copy_stream, kernels, faults, gemm, cublaslt }) })
+        let owner = Owner::new();
+        Ok(Self { inner: Arc::new(Inner { owner, stream, copy_stream, kernels, faults, gemm, cublaslt }) })
     }
 
     /// The stream that ops are launched on: a `CUstream`.
     pub fn stream(&self) -> *mut c_void {
         self.raw_stream().cast()
+    }
+
+    fn owner(&self) -> Owner {
+        self.inner.owner
     }
 
     fn raw_stream(&self) -> sys::CUstream {
@@ -149,39 +161,42 @@ impl Device for Cuda {
 
     fn alloc<T: Scalar>(&self, len: usize) -> Result<Buffer<T>> {
         self.bind()?;
-        let mut buffer = Buffer::new(self.context(), len)?;
+        let mut buffer = Buffer::new(self.context(), self.owner(), len)?;
         buffer.clear(self.raw_stream())?;
         Ok(buffer)
     }
 
     fn upload<T: Scalar>(&self, source: &[T], target: SliceMut<'_, T>) -> Result<()> {
         expect_size("upload", "target", target.len(), source.len())?;
+        let pointer = target.on(self)?;
         if source.is_empty() {
             return Ok(());
         }
         self.bind()?;
         // SAFETY: the target is memory of as many elements that nobody else uses, by its type. The source outlives the copy, which is waited
         // for below.
-        let copy = unsafe { result::memcpy_htod_async(target.pointer(), source, self.raw_stream()) };
+        let copy = unsafe { result::memcpy_htod_async(pointer, source, self.raw_stream()) };
         check("copy to the device", copy)?;
         self.wait()
     }
 
     fn download<T: Scalar>(&self, source: Slice<'_, T>, target: &mut [T]) -> Result<()> {
         expect_size("download", "target", target.len(), source.len())?;
+        let pointer = source.on(self)?;
         if target.is_empty() {
             return Ok(());
         }
         self.bind()?;
         // SAFETY: the source is memory of as many elements that nobody writes meanwhile, by its type, but for work that was launched on this
         // stream before, behind which the copy waits. Any bits are a value of `T`. The target is borrowed until the copy has been waited for.
-        let copy = unsafe { result::memcpy_dtoh_async(target, source.pointer(), self.raw_stream()) };
+        let copy = unsafe { result::memcpy_dtoh_async(target, pointer, self.raw_stream()) };
         check("copy from the device", copy)?;
         self.wait()
     }
 
     fn copy<T: Scalar>(&self, source: Slice<'_, T>, target: SliceMut<'_, T>) -> Result<()> {
         expect_size("copy", "target", target.len(), source.len())?;
+        let (from, to) = (source.on(self)?, target.on(self)?);
         if source.is_empty() {
             return Ok(());
         }
@@ -189,7 +204,7 @@ impl Device for Cuda {
         let bytes = source.len() * size_of::<T>();
         // SAFETY: both are memory of as many bytes, and the target is nobody else's, by their types; work that was launched on this stream before is
         // done by then.
-        let copy = unsafe { result::memcpy_dtod_async(target.pointer(), source.pointer(), bytes, self.raw_stream()) };
+        let copy = unsafe { result::memcpy_dtod_async(to, from, bytes, self.raw_stream()) };
         check("copy on the device", copy)
     }
 

@@ -1,7 +1,7 @@
 //! [`moving_average`](crate::ops::moving_average) on a CUDA device: kernels/moving_average.cu says how.
 
 use super::Cuda;
-use super::kernels::{Grid, MovingAverage, StepPointers};
+use super::kernels::{Grid, MovingAverage};
 use crate::error::Result;
 use crate::ops::moving_average::{MovingAverageOps, Update};
 
@@ -15,11 +15,11 @@ impl MovingAverageOps for Cuda {
         let Update { control, decay, values, average } = args;
         let grid = Grid::looping(values.len().div_ceil(RUN), THREADS, Grid::FILLING);
         let kernel = MovingAverage {
-            values: values.pointer(),
-            average: average.pointer(),
+            values: values.on(self)?,
+            average: average.on(self)?,
             len: values.len() as u64,
             decay,
-            control: StepPointers::of(&control),
+            control: self.step_pointers(&control)?,
         };
         // SAFETY: the function is the kernel's. The op has been validated: both views are as long, and the average is an exclusive one.
         unsafe { kernel.launch(self, self.inner.kernels.moving_average, grid) }

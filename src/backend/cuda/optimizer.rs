@@ -2,22 +2,25 @@
 
 use super::Cuda;
 use super::kernels::{OptimizerStep, StepPointers};
+use crate::error::Result;
 use crate::ops::{Optimizer, OptimizerStateMut, StepControl, UpdateRule};
 
-/// The addresses of what an optimizer remembers; null for what it does not.
-pub(super) fn state_pointers(state: &OptimizerStateMut<'_, Cuda>) -> (u64, u64) {
-    match state {
-        OptimizerStateMut::None => (0, 0),
-        OptimizerStateMut::SumOfSquares(sums) => (sums.pointer(), 0),
-        OptimizerStateMut::Moments { first, second } => (first.pointer(), second.pointer()),
+impl Cuda {
+    /// The addresses of what an optimizer remembers; null for what it does not.
+    pub(super) fn state_pointers(&self, state: &OptimizerStateMut<'_, Self>) -> Result<(u64, u64)> {
+        Ok(match state {
+            OptimizerStateMut::None => (0, 0),
+            OptimizerStateMut::SumOfSquares(sums) => (sums.on(self)?, 0),
+            OptimizerStateMut::Moments { first, second } => (first.on(self)?, second.on(self)?),
+        })
     }
-}
 
-impl StepPointers {
     /// The addresses of values and gate; null where there are none.
-    pub(super) fn of(control: &StepControl<'_, Cuda>) -> Self {
-        let values = control.values.map_or(0, |values| values.pointer());
-        Self { values, gate: control.gate.map_or(0, |gate| gate.pointer()) }
+    pub(super) fn step_pointers(&self, control: &StepControl<'_, Self>) -> Result<StepPointers> {
+        Ok(StepPointers {
+            values: control.values.map_or(Ok(0), |values| values.on(self))?,
+            gate: control.gate.map_or(Ok(0), |gate| gate.on(self))?,
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Ops that are recorded as a CUDA graph, and replayed with one launch.
 //!
 //! A graph holds addresses. So that no replay can find memory gone, a buffer that is dropped while there are graphs that were recorded before is
-//! freed only with the last of these. This is known for each context of the process, since an op of one backend may be given a buffer of another.
+//! freed only with the last of these. This is known for each context of the process, whose memory it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use cudarc::driver::{CudaContext, result, sys};
 
 use super::Cuda;
 use super::driver::check;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Ops that have been recorded.
 pub struct Recording {
@@ -96,7 +96,11 @@ impl Recording {
         Ok(Self { executable, graph, serial, cuda: cuda.clone() })
     }
 
-    pub(super) fn launch(&self) -> Result<()> {
+    /// Runs what was recorded, if it was by this backend or a clone of it.
+    pub(super) fn launch(&self, cuda: &Cuda) -> Result<()> {
+        if self.cuda.owner() != cuda.owner() {
+            return Err(Error::OtherBackend);
+        }
         self.cuda.bind()?;
         // SAFETY: the executable lives as long as this; the memory that it names is not freed before, the kernels are those of a backend that is
         // kept, and the order of work on the stream is that of the calls, as for any op.

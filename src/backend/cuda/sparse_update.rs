@@ -7,11 +7,10 @@ use super::index_sort::segment_tiles;
 use super::kernels::{
     Grid, IndexSortSegments, OptimizerStep, OptimizerTarget, RowGradientSource, SparseUpdateAdd, SparseUpdateApply,
     SparseUpdateChunks, SparseUpdateInterleave, SparseUpdateReduce, SparseUpdateRuns, SparseUpdateStarts,
-    SparseUpdateUpdate, StepPointers,
+    SparseUpdateUpdate,
 };
-use super::optimizer::state_pointers;
 use super::tables::{Tables, WIDE};
-use super::{Cuda, SliceMut};
+use super::{Cuda, Slice, SliceMut};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::sparse_update::{Apply, CHUNK, Merge, PooledGrad, Reduce, SparseUpdateOps, Update};
@@ -29,18 +28,18 @@ impl SparseUpdateOps for Cuda {
     fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()> {
         let Reduce { source, grad, workspace } = args;
         let tables = source.tables.as_ref();
-        let mut parts = Parts::of(&workspace);
+        let mut parts = Parts::of(&workspace, self)?;
         let from = self.sum_runs(&source, &mut parts)?;
         let places = parts.take(tables.tables().len() * PLACE);
-        let (starts, values) = (Self::view_mut(&mut grad.starts).pointer(), Self::view_mut(&mut grad.values).pointer());
+        let (starts, values) = (Self::view_mut(&mut grad.starts).on(self)?, Self::view_mut(&mut grad.values).on(self)?);
         let (capacity, num_rows) = (grad.capacity() as u32, from.counts + size_of::<u32>() as u64);
-        let counts = Self::view_mut(&mut grad.counts).pointer();
+        let counts = Self::view_mut(&mut grad.counts).on(self)?;
         self.place_rows(source.tables, (from.rows, num_rows), places, (starts, counts), capacity)?;
         let lanes = source.tables.lanes(from.is_wide != 0);
         let kernel = SparseUpdateReduce {
             source: from,
             places,
-            grad_rows: Self::view_mut(&mut grad.rows).pointer(),
+            grad_rows: Self::view_mut(&mut grad.rows).on(self)?,
             starts,
             values,
             num_values: grad.values.extent() as u64,
@@ -58,8 +57,8 @@ impl SparseUpdateOps for Cuda {
         let Merge { tables, a, b, out, mut workspace } = args;
         let (host, num_rows) = (tables.as_ref(), a.capacity() + b.capacity());
         let cleared = 1 + segment_tiles(num_rows);
+        let mut parts = Parts::of(&workspace, self)?;
         workspace.first(cleared).clear(self.raw_stream())?;
-        let mut parts = Parts::of(&workspace);
         let (ticket, words) = (parts.take(8), parts.take(8 * (cleared - 1)));
         let [merged, rows] = [(); 2].map(|()| parts.take(num_rows * 8));
         let sources = parts.take(num_rows * 4);
@@ -68,10 +67,10 @@ impl SparseUpdateOps for Cuda {
         let places = parts.take(host.tables().len() * PLACE);
 
         let interleave = SparseUpdateInterleave {
-            a_rows: Self::view(&a.rows).pointer(),
-            a_count: Self::view(&a.counts).pointer(),
-            b_rows: Self::view(&b.rows).pointer(),
-            b_count: Self::view(&b.counts).pointer(),
+            a_rows: Self::view(&a.rows).on(self)?,
+            a_count: Self::view(&a.counts).on(self)?,
+            b_rows: Self::view(&b.rows).on(self)?,
+            b_count: Self::view(&b.counts).on(self)?,
             rows: merged,
             sources,
             end_key: host.num_rows() as u64,
@@ -97,23 +96,23 @@ impl SparseUpdateOps for Cuda {
         // SAFETY: as above; ticket and words have been cleared on this stream.
         unsafe { self.number_rows(number, size_of::<u64>())? };
         let out_capacity = out.capacity() as u32;
-        let out_starts = Self::view_mut(&mut out.starts).pointer();
-        let out_count = Self::view_mut(&mut out.counts).pointer();
+        let out_starts = Self::view_mut(&mut out.starts).on(self)?;
+        let out_count = Self::view_mut(&mut out.counts).on(self)?;
         self.place_rows(tables, (rows, counts + 4), places, (out_starts, out_count), out_capacity)?;
         let lanes = tables.lanes(false);
         let add = SparseUpdateAdd {
-            tables: tables.tables(),
+            tables: tables.tables(self)?,
             rows,
             segments,
             sources,
             places,
-            a_starts: Self::view(&a.starts).pointer(),
-            a_values: Self::view(&a.values).pointer(),
-            b_starts: Self::view(&b.starts).pointer(),
-            b_values: Self::view(&b.values).pointer(),
-            out_rows: Self::view_mut(&mut out.rows).pointer(),
+            a_starts: Self::view(&a.starts).on(self)?,
+            a_values: Self::view(&a.values).on(self)?,
+            b_starts: Self::view(&b.starts).on(self)?,
+            b_values: Self::view(&b.values).on(self)?,
+            out_rows: Self::view_mut(&mut out.rows).on(self)?,
             out_starts,
-            out_values: Self::view_mut(&mut out.values).pointer(),
+            out_values: Self::view_mut(&mut out.values).on(self)?,
             out_count,
             num_a_values: a.values.extent() as u64,
             num_b_values: b.values.extent() as u64,
@@ -129,14 +128,14 @@ impl SparseUpdateOps for Cuda {
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
         let Apply { tables, grad, rule, decay_scale, weights, state } = args;
-        let target = target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state);
+        let target = self.target(&rule, decay_scale, weights, state)?;
         let lanes = tables.lanes(target.is_wide_target != 0);
         let kernel = SparseUpdateApply {
-            tables: tables.tables(),
-            rows: Self::view(&grad.rows).pointer(),
-            starts: Self::view(&grad.starts).pointer(),
-            values: Self::view(&grad.values).pointer(),
-            counts: Self::view(&grad.counts).pointer(),
+            tables: tables.tables(self)?,
+            rows: Self::view(&grad.rows).on(self)?,
+            starts: Self::view(&grad.starts).on(self)?,
+            values: Self::view(&grad.values).on(self)?,
+            counts: Self::view(&grad.counts).on(self)?,
             num_values: grad.values.extent() as u64,
             num_tables: tables.as_ref().tables().len() as u32,
             capacity: grad.capacity() as u32,
@@ -151,10 +150,10 @@ impl SparseUpdateOps for Cuda {
 
     fn sparse_update_update<E: Element, I: Index>(&self, args: Update<'_, Self, E, I>) -> Result<()> {
         let Update { source, control, rule, decay_scale, weights, state, workspace } = args;
-        let from = self.sum_runs(&source, &mut Parts::of(&workspace))?;
-        let target = target(&rule, decay_scale.map_or(0, |scale| scale.pointer()), weights, state);
+        let from = self.sum_runs(&source, &mut Parts::of(&workspace, self)?)?;
+        let target = self.target(&rule, decay_scale, weights, state)?;
         let lanes = source.tables.lanes(from.is_wide != 0 && target.is_wide_target != 0);
-        let (step, control) = (OptimizerStep::of(&rule), StepPointers::of(&control));
+        let (step, control) = (OptimizerStep::of(&rule), self.step_pointers(&control)?);
         let kernel = SparseUpdateUpdate { source: from, target, step, control, lanes: lanes as u32 };
         let grid = self.grid_at_once(source.bags.num_indices(), lanes);
         // SAFETY: as in `sparse_update_apply` and `sparse_update_reduce`.
@@ -179,25 +178,28 @@ impl Cuda {
     fn sum_runs<I: Index>(&self, source: &PooledGrad<'_, Self, I>, parts: &mut Parts) -> Result<RowGradientSource> {
         let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = source;
         let host = tables.as_ref();
-        let (argmax, argmax_ld) = argmax.map_or((0, 0), |argmax| (argmax.data.pointer(), argmax.ld));
+        let (argmax, argmax_ld) = match argmax {
+            Some(argmax) => (argmax.data.on(self)?, argmax.ld),
+            None => (0, 0),
+        };
         let run_sums_ld = run_sums_ld(host);
         let num_indices = bags.num_indices();
-        let is_wide = is_wide::<f32>(grad_output.data.pointer())
+        let is_wide = is_wide::<f32>(grad_output.data.on(self)?)
             && is_wide::<f32>(argmax)
             && grad_output.ld.is_multiple_of(WIDE)
             && argmax_ld.is_multiple_of(WIDE);
         let gradient = RowGradientSource {
-            features: tables.features(),
-            tables: tables.tables(),
-            rows: Self::view(&sorted.rows).pointer(),
-            segments: Self::view(&sorted.segments).pointer(),
-            positions: Self::view(&sorted.positions).pointer(),
-            bags: Self::view(&sorted.bags).pointer(),
-            counted: Self::view(&sorted.counted).pointer(),
-            counts: Self::view(&sorted.counts).pointer(),
-            offsets: bags.offsets.pointer(),
-            per_sample_weights: bags.per_sample_weights.map_or(0, |weights| weights.pointer()),
-            grad_output: grad_output.data.pointer(),
+            features: tables.features(self)?,
+            tables: tables.tables(self)?,
+            rows: Self::view(&sorted.rows).on(self)?,
+            segments: Self::view(&sorted.segments).on(self)?,
+            positions: Self::view(&sorted.positions).on(self)?,
+            bags: Self::view(&sorted.bags).on(self)?,
+            counted: Self::view(&sorted.counted).on(self)?,
+            counts: Self::view(&sorted.counts).on(self)?,
+            offsets: bags.offsets.on(self)?,
+            per_sample_weights: bags.per_sample_weights.map_or(Ok(0), |weights| weights.on(self))?,
+            grad_output: grad_output.data.on(self)?,
             argmax,
             run_sums: parts.take(run_sums_len(host, num_indices) * size_of::<f32>()),
             grad_output_ld: grad_output.ld as u64,
@@ -237,6 +239,31 @@ impl Cuda {
         Grid::looping(count * lanes, THREADS, self.inner.kernels.sparse_update_blocks)
     }
 
+    /// What a step changes, and how.
+    fn target<E: Element>(
+        &self,
+        rule: &UpdateRule,
+        decay_scale: Option<Slice<'_, f32>>,
+        weights: SliceMut<'_, E>,
+        state: OptimizerStateMut<'_, Self>,
+    ) -> Result<OptimizerTarget> {
+        let (weights, (first, second)) = (weights.on(self)?, self.state_pointers(&state)?);
+        let seed = match rule.rounding {
+            Rounding::Nearest => None,
+            Rounding::Stochastic { seed } => Some(seed),
+        };
+        Ok(OptimizerTarget {
+            decay_scale: decay_scale.map_or(Ok(0), |scale| scale.on(self))?,
+            weights,
+            first,
+            second,
+            seed: seed.unwrap_or(0),
+            step_number: rule.step,
+            is_stochastic: seed.is_some().into(),
+            is_wide_target: (is_wide::<E>(weights) && is_wide::<f32>(first) && is_wide::<f32>(second)).into(),
+        })
+    }
+
     /// Launches what finds out where rows and values of each table begin in a gradient: of the rows at the address `rows`, as many as the word at
     /// `num_rows` says, but at most `capacity`.
     fn place_rows(
@@ -249,7 +276,7 @@ impl Cuda {
     ) -> Result<()> {
         let num_tables = tables.as_ref().tables().len() as u32;
         let kernel = SparseUpdateStarts {
-            tables: tables.tables(),
+            tables: tables.tables(self)?,
             rows,
             num_rows,
             places,
@@ -260,30 +287,6 @@ impl Cuda {
         };
         // SAFETY: the caller's op has been validated: the gradient has room for `capacity` rows, and the workspace for a place of each table.
         unsafe { kernel.launch(self, self.inner.kernels.sparse_update_starts, Grid::new((1, 1), THREADS)) }
-    }
-}
-
-/// What a step changes, and how.
-fn target<E: Element>(
-    rule: &UpdateRule,
-    decay_scale: u64,
-    weights: SliceMut<'_, E>,
-    state: OptimizerStateMut<'_, Cuda>,
-) -> OptimizerTarget {
-    let (first, second) = state_pointers(&state);
-    let seed = match rule.rounding {
-        Rounding::Nearest => None,
-        Rounding::Stochastic { seed } => Some(seed),
-    };
-    OptimizerTarget {
-        decay_scale,
-        weights: weights.pointer(),
-        first,
-        second,
-        seed: seed.unwrap_or(0),
-        step_number: rule.step,
-        is_stochastic: seed.is_some().into(),
-        is_wide_target: (is_wide::<E>(weights.pointer()) && is_wide::<f32>(first) && is_wide::<f32>(second)).into(),
     }
 }
 

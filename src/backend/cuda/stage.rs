@@ -17,7 +17,7 @@ impl Stage for Cuda {
     }
 
     fn replay(&self, recording: &Recording) -> Result<()> {
-        recording.launch()
+        recording.launch(self)
     }
 
     fn address<T: Scalar>(slice: &Slice<'_, T>) -> u64 {

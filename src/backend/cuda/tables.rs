@@ -83,13 +83,13 @@ impl Tables {
     }
 
     /// The address of the descriptions of the features.
-    pub(super) fn features(&self) -> u64 {
-        Cuda::view(&self.features).pointer()
+    pub(super) fn features(&self, cuda: &Cuda) -> Result<u64> {
+        Cuda::view(&self.features).on(cuda)
     }
 
     /// The address of the descriptions of the tables.
-    pub(super) fn tables(&self) -> u64 {
-        Cuda::view(&self.tables).pointer()
+    pub(super) fn tables(&self, cuda: &Cuda) -> Result<u64> {
+        Cuda::view(&self.tables).on(cuda)
     }
 
     /// The lanes of a group with a column each, enough for the longest row, a warp at most; if `is_wide`, with [`WIDE`] columns each of rows that lie so.
