@@ -173,6 +173,12 @@ pub enum Error {
         /// Its name, and the driver's text for it.
         message: String,
     },
+    /// A batch was to be sent to the device while ops are recorded there. Nothing has changed, and the recording goes on.
+    #[error("{op}: a batch cannot be sent while ops are recorded: send it before, and record the ops that read it")]
+    Recording {
+        /// What was called.
+        op: &'static str,
+    },
     /// The loss or a gradient of a step is infinite or not a number: neither that step nor any after it has changed anything.
     #[error("step {step}: the loss or a gradient is not finite")]
     NonFinite {

@@ -174,7 +174,7 @@ impl<D: Backend> Dlrm<D> {
     /// ([`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange)).
     pub fn loss_and_grad<I: Index>(&mut self, batch: BatchView<'_, D, I>, accum: Accum) -> Result<()> {
         let rows = batch.dense.rows;
-        let labels = batch.labels.ok_or_else(|| invalid(OP, "batch.labels", "training needs them"))?;
+        let labels = batch.labels.ok_or_else(unlabelled)?;
         self.forward(batch, true)?;
         let Self { device, config, mlps, parameters, buffers, .. } = self;
         let Buffers { layers, values, mean_loss, backward, .. } = buffers;
@@ -398,6 +398,10 @@ impl<D: Backend> Dlrm<D> {
 
 pub(crate) fn sigmoid(logit: f32) -> f32 {
     (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32
+}
+
+pub(super) fn unlabelled() -> crate::Error {
+    invalid(OP, "batch.labels", "training needs them")
 }
 
 pub(super) fn untrained() -> crate::Error {

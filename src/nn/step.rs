@@ -1,13 +1,13 @@
 //! Steps of training: at once, in pieces, or recorded once and replayed.
 
 use super::buffers::{BackwardBuffers, BatchView, Buffers, Seams};
-use super::dlrm::{Dlrm, OP, Training, trainable, untrained};
+use super::dlrm::{Dlrm, OP, Training, trainable, unlabelled, untrained};
 use super::layers::{Layers, matrix, with_layers};
 use super::optimizer::Optimizers;
 use super::staging::Staging;
 use crate::Cpu;
 use crate::dtype::Index;
-use crate::error::Result;
+use crate::error::{Result, expect_size, invalid};
 use crate::ops::finite_check::{Check, NonFinite, Verdict};
 use crate::ops::index_sort::SortedIndices;
 use crate::ops::optimizer::check_max_gradient;
@@ -45,9 +45,10 @@ impl<D: Backend> Dlrm<D> {
     /// nothing, and sends nothing but the batch and a few numbers.
     ///
     /// # Errors
-    /// As [`Self::train_step`].
+    /// As [`Self::train_step`]; a batch that does not fit the model, or together, is refused before it is sent.
     pub fn train_staged(&mut self, staging: &mut Staging<D>, batch: BatchView<'_, Cpu, i64>) -> Result<()> {
         let values = self.step_values()?;
+        self.check_staged(staging, &batch)?;
         staging.receive(batch, Some(&values))?;
         let (batch, values) = (staging.view(), staging.values());
         self.grow(batch.dense.rows, batch.bags.num_indices(), true)?;
@@ -69,6 +70,17 @@ impl<D: Backend> Dlrm<D> {
             self.buffers.samples = batch.dense.rows;
         }
         self.count_step()
+    }
+
+    fn check_staged(&self, staging: &Staging<D>, batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
+        if !staging.is_on(&self.device) {
+            return Err(invalid(OP, "staging", "sends batches to another backend: make one of the model's device"));
+        }
+        if batch.labels.is_none() {
+            return Err(unlabelled());
+        }
+        expect_size(OP, "batch.dense.cols", batch.dense.cols, self.config.num_dense)?;
+        batch.bags.check(OP, self.embedding.tables().as_ref())
     }
 
     /// What happens from now on if the loss or a gradient of a step is infinite or not a number; by default [`NonFinite::Error`].

@@ -62,6 +62,7 @@ pub use loss::Loss;
 pub use matrix::{Matrix, MatrixMut};
 pub use optimizer::{Optimizer, OptimizerStateMut, Rounding, StepControl, StepValues, UpdateRule, WeightDecay};
 pub use stage::Stage;
+pub(crate) use stage::StagingOnly;
 pub use tables::{Bags, Feature, Pooling, Table, TableBatch};
 
 use crate::dtype::Scalar;

@@ -5,12 +5,17 @@ use std::convert::Infallible;
 use super::Cpu;
 use crate::dtype::Scalar;
 use crate::error::Result;
-use crate::ops::{Device, Stage};
+use crate::ops::{Device, Stage, StagingOnly};
 
 impl Stage for Cpu {
     const RECORDS: bool = false;
     type Recording = Infallible;
-    type Transfer = ();
+    type Transfer = Self;
+
+    /// All backends of the CPU are done with what they were asked for, so that their ops are in one order.
+    fn is_same(&self, _other: &Self) -> bool {
+        true
+    }
 
     fn record(&self, _ops: impl FnOnce() -> Result<()>) -> Result<Option<Infallible>> {
         Ok(None)
@@ -24,23 +29,23 @@ impl Stage for Cpu {
         slice.as_ptr().addr() as u64
     }
 
-    fn transfer(&self) -> Result<()> {
+    fn transfer(&self, _staging: StagingOnly) -> Result<Self> {
+        Ok(self.clone())
+    }
+
+    fn begin(_transfer: &mut Self) -> Result<()> {
         Ok(())
     }
 
-    fn begin(&self, _transfer: &mut ()) -> Result<()> {
+    fn send<T: Scalar>(transfer: &mut Self, source: &[T], target: &mut [T]) -> Result<()> {
+        transfer.upload(source, target)
+    }
+
+    fn arrive(_transfer: &mut Self) -> Result<()> {
         Ok(())
     }
 
-    fn send<T: Scalar>(&self, _transfer: &mut (), source: &[T], target: &mut [T]) -> Result<()> {
-        self.upload(source, target)
-    }
-
-    fn arrive(&self, _transfer: &mut ()) -> Result<()> {
-        Ok(())
-    }
-
-    fn release(&self, _transfer: &mut ()) -> Result<()> {
+    fn release(_transfer: &mut Self) -> Result<()> {
         Ok(())
     }
 }

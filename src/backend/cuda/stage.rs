@@ -1,16 +1,22 @@
 //! [`Stage`](crate::ops::Stage) on a CUDA device: graphs, and copies on a stream of their own.
 
+use std::sync::Arc;
+
 use super::recording::Recording;
 use super::transfer::Transfer;
 use super::{Cuda, Slice, SliceMut};
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_size};
-use crate::ops::Stage;
+use crate::ops::{Stage, StagingOnly};
 
 impl Stage for Cuda {
     const RECORDS: bool = true;
     type Recording = Recording;
     type Transfer = Transfer;
+
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
 
     fn record(&self, ops: impl FnOnce() -> Result<()>) -> Result<Option<Recording>> {
         Recording::new(self, ops).map(Some)
@@ -24,24 +30,24 @@ impl Stage for Cuda {
         slice.pointer()
     }
 
-    fn transfer(&self) -> Result<Transfer> {
+    fn transfer(&self, _staging: StagingOnly) -> Result<Transfer> {
         Transfer::new(self)
     }
 
-    fn begin(&self, transfer: &mut Transfer) -> Result<()> {
-        transfer.begin(self)
+    fn begin(transfer: &mut Transfer) -> Result<()> {
+        transfer.begin()
     }
 
-    fn send<T: Scalar>(&self, transfer: &mut Transfer, source: &[T], target: SliceMut<'_, T>) -> Result<()> {
+    fn send<T: Scalar>(transfer: &mut Transfer, source: &[T], target: SliceMut<'_, T>) -> Result<()> {
         expect_size("send", "target", target.len(), source.len())?;
-        transfer.send(self, source, &target)
+        transfer.send(source, &target)
     }
 
-    fn arrive(&self, transfer: &mut Transfer) -> Result<()> {
-        transfer.arrive(self)
+    fn arrive(transfer: &mut Transfer) -> Result<()> {
+        transfer.arrive()
     }
 
-    fn release(&self, transfer: &mut Transfer) -> Result<()> {
-        transfer.release(self)
+    fn release(transfer: &mut Transfer) -> Result<()> {
+        transfer.release()
     }
 }

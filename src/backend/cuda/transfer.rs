@@ -8,15 +8,19 @@ use cudarc::driver::{CudaContext, result, sys};
 use super::driver::check;
 use super::{Cuda, SliceMut};
 use crate::dtype::Scalar;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Where parts of a batch begin in pinned memory.
 const ALIGN: usize = 64;
 
 /// A way from the host to the device, for one batch after another.
+///
+/// The device reads pinned memory until `arrived` has been reached. That holds whatever becomes of a batch: where an error kept it from arriving, or
+/// nobody called `arrive`, the next `begin` and `drop` make up for it.
 pub struct Transfer {
+    cuda: Cuda,
     pinned: Vec<Pinned>,
-    /// The copies that have been asked for since `begin`.
+    /// The copies that have been asked for and that `arrived` does not know of.
     sent: usize,
     /// Reached when all copies have been made.
     arrived: Event,
@@ -28,53 +32,83 @@ impl Transfer {
     pub(super) fn new(cuda: &Cuda) -> Result<Self> {
         cuda.bind()?;
         let [arrived, released] = [Event::new(cuda.context())?, Event::new(cuda.context())?];
-        Ok(Self { pinned: Vec::new(), sent: 0, arrived, released })
+        Ok(Self { cuda: cuda.clone(), pinned: Vec::new(), sent: 0, arrived, released })
     }
 
-    pub(super) fn begin(&mut self, cuda: &Cuda) -> Result<()> {
-        cuda.bind()?;
-        self.sent = 0;
-        self.arrived.wait()?;
-        self.released.hold(cuda.copy_stream())
+    pub(super) fn begin(&mut self) -> Result<()> {
+        self.cuda.bind()?;
+        self.settle()?;
+        self.released.hold(self.cuda.copy_stream())?;
+        // An event of a recording has drawn the stream into that.
+        refuse_recording(self.cuda.copy_stream())
     }
 
-    pub(super) fn send<T: Scalar>(&mut self, cuda: &Cuda, source: &[T], target: &SliceMut<'_, T>) -> Result<()> {
+    pub(super) fn send<T: Scalar>(&mut self, source: &[T], target: &SliceMut<'_, T>) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(source);
         if bytes.is_empty() {
             return Ok(());
         }
-        cuda.bind()?;
+        self.cuda.bind()?;
+        let context = self.cuda.context();
         if self.sent == self.pinned.len() {
-            self.pinned.push(Pinned { pointer: std::ptr::null_mut(), len: 0, context: Arc::clone(cuda.context()) });
+            self.pinned.push(Pinned { pointer: std::ptr::null_mut(), len: 0, context: Arc::clone(context) });
         }
         let pinned = &mut self.pinned[self.sent];
         if pinned.len < bytes.len() {
-            *pinned = Pinned::new(cuda.context(), bytes.len().next_power_of_two().max(ALIGN))?;
+            *pinned = Pinned::new(context, bytes.len().next_power_of_two().max(ALIGN))?;
         }
         self.sent += 1;
         let staged = pinned.fill(bytes);
         // SAFETY: the target is memory of as many bytes that nobody else uses, by its type; ops that were launched before are waited for by the copy
-        // stream, since `begin`. The source stays as it is until the copy has been made, for which the next `begin` and `drop` wait.
-        let copy = unsafe { result::memcpy_htod_async(target.pointer(), staged, cuda.copy_stream()) };
+        // stream, since `begin`. The source stays as it is until the copy has been made, for which `settle` waits.
+        let copy = unsafe { result::memcpy_htod_async(target.pointer(), staged, self.cuda.copy_stream()) };
         check("copy to the device", copy)
     }
 
-    pub(super) fn arrive(&mut self, cuda: &Cuda) -> Result<()> {
-        cuda.bind()?;
-        self.arrived.record(cuda.copy_stream())?;
-        self.arrived.hold(cuda.raw_stream())
+    pub(super) fn arrive(&mut self) -> Result<()> {
+        self.cuda.bind()?;
+        self.record_arrival()?;
+        self.arrived.hold(self.cuda.raw_stream())
     }
 
-    pub(super) fn release(&mut self, cuda: &Cuda) -> Result<()> {
-        cuda.bind()?;
-        self.released.record(cuda.raw_stream())
+    pub(super) fn release(&mut self) -> Result<()> {
+        self.cuda.bind()?;
+        refuse_recording(self.cuda.raw_stream())?;
+        self.released.record(self.cuda.raw_stream())
+    }
+
+    fn record_arrival(&mut self) -> Result<()> {
+        self.arrived.record(self.cuda.copy_stream())?;
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// Waits until no copy reads pinned memory.
+    fn settle(&mut self) -> Result<()> {
+        if self.sent > 0 {
+            self.record_arrival()?;
+        }
+        self.arrived.wait()
     }
 }
 
 impl Drop for Transfer {
     fn drop(&mut self) {
-        // Pinned memory may still be read. If that cannot be waited for, the context is broken, and nothing reads it.
-        let _ = self.arrived.wait();
+        if self.cuda.bind().and_then(|()| self.settle()).is_err() {
+            // Nobody knows whether pinned memory is still read, so it stays.
+            std::mem::forget(std::mem::take(&mut self.pinned));
+        }
+    }
+}
+
+/// Refuses to go on where a stream is being captured: copies would become part of the graph, and every replay would read pinned memory anew,
+/// whatever lies there by then.
+fn refuse_recording(stream: sys::CUstream) -> Result<()> {
+    // SAFETY: the stream lives as long as the backend.
+    let status = check("ask whether ops are recorded", unsafe { result::stream::is_capturing(stream) })?;
+    match status {
+        sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+        _ => Err(Error::Recording { op: "Staging" }),
     }
 }
 
