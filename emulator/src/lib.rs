@@ -32,7 +32,8 @@
 //! since every loop of these begins with one.
 //!
 //! Barriers that some threads do not reach or reach elsewhere, warp instructions without a lane that their mask names, asynchronous copies
-//! that nobody waited for, and launches without an end. A [`Fault`] names kernel, block, warp, lane, PTX line, and file and line of the
+//! that nobody waited for, and launches without an end. Pinned memory that the host frees, or writes, before it has waited for a copy from it, and
+//! pinned memory that a graph reads after it was freed. A [`Fault`] names kernel, block, warp, lane, PTX line, and file and line of the
 //! CUDA source (compile with `-lineinfo`); a race names both sides.
 //!
 //! # What is counted

@@ -3,8 +3,13 @@
 
 mod common;
 
-use bagdot_emulator::{Fault, FaultKind, Grid};
+use std::sync::Arc;
+
+use bagdot_emulator::{Config, Fault, FaultKind, Grid};
+use common::cuda::{context, emulator, fails};
 use common::{Gpu, compile, grid, schedules};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
+use cudarc::driver::{CudaContext, CudaGraph, CudaSlice, CudaStream, DevicePtr, result};
 
 /// Launches the kernel of that name on an input and an output of the given lengths in floats.
 struct Planted {
@@ -169,4 +174,175 @@ fn freed_and_unwritten_memory() {
 fn kernels_that_do_not_end() {
     simple(planted("endless_loop", FaultKind::StepLimit, 2, 32));
     simple(planted("gives_up", FaultKind::Trap, 1, 64));
+}
+
+/// Four numbers in pinned memory, and room for them on the device.
+struct Way {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    host: *mut u32,
+    device: CudaSlice<u32>,
+}
+
+impl Way {
+    fn new() -> Self {
+        let context = context();
+        let stream = context.new_stream().unwrap();
+        let device = stream.alloc_zeros(4).unwrap();
+        // SAFETY: the memory is written below, and freed by each test.
+        let host = unsafe { result::malloc_host(16, 0) }.unwrap().cast();
+        let way = Self { context, stream, host, device };
+        way.write(1);
+        way
+    }
+
+    fn write(&self, value: u32) {
+        // SAFETY: there is room for four, and the emulator reads it only in calls of this thread. That a copy has not been made yet is what is tested.
+        unsafe { std::slice::from_raw_parts_mut(self.host, 4) }.fill(value);
+    }
+
+    fn send(&self) {
+        let (address, _sync) = self.device.device_ptr(&self.stream);
+        // SAFETY: as above; the emulator notices what is freed too early.
+        let source = unsafe { std::slice::from_raw_parts(self.host, 4) };
+        // SAFETY: as above.
+        unsafe { result::memcpy_htod_async(address, source, self.stream.cu_stream()) }.unwrap();
+    }
+
+    fn free(&self) {
+        // SAFETY: it was allocated by `new`, and the tests use it no more.
+        unsafe { result::free_host(self.host.cast()) }.unwrap();
+    }
+
+    /// Captures the copy.
+    fn record(&self) -> CudaGraph {
+        self.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        self.send();
+        self.stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().unwrap()
+    }
+}
+
+/// Runs a test of pinned memory under many orders of work, also where every copy is made by the call that asks for it: that it has been made
+/// does not say that the host has waited for it.
+fn on_the_way(test: impl Fn(&Way)) -> Vec<String> {
+    let emulator = emulator();
+    let run = |seed: u64| {
+        emulator.reset_all();
+        emulator.configure(Config { seed, ..Config::default() });
+        emulator.set_deferred(!seed.is_multiple_of(5));
+        test(&Way::new());
+        emulator.report()
+    };
+    (0..20).map(run).collect()
+}
+
+fn found_on_the_way(kind: FaultKind, text: &str, test: impl Fn(&Way)) {
+    for report in on_the_way(test) {
+        let is_it = report.starts_with(kind.name()) && report.contains(text) && report.lines().count() == 1;
+        assert!(is_it, "{} with {text:?} expected: {report}", kind.name());
+    }
+}
+
+#[test]
+fn pinned_memory_that_is_written_under_a_copy() {
+    let found = |test: fn(&Way)| found_on_the_way(FaultKind::CopyPending, "a copy of 16 bytes from 0x", test);
+    found(|way| {
+        way.send();
+        way.write(2);
+        way.stream.synchronize().unwrap();
+        way.free();
+    });
+    // The next batch, without a wait for the one before.
+    found(|way| {
+        way.send();
+        way.write(2);
+        way.send();
+        way.context.synchronize().unwrap();
+        way.free();
+    });
+    // An event from before the copy says nothing about it.
+    found(|way| {
+        let event = way.stream.record_event(None).unwrap();
+        way.send();
+        event.synchronize().unwrap();
+        way.write(2);
+        way.context.synchronize().unwrap();
+        way.free();
+    });
+    found(|way| {
+        let graph = way.record();
+        graph.launch().unwrap();
+        way.write(2);
+        way.stream.synchronize().unwrap();
+        way.free();
+    });
+}
+
+#[test]
+fn pinned_memory_that_is_freed_under_a_copy() {
+    let found = |test: fn(&Way)| found_on_the_way(FaultKind::CopyPending, "is freed while a copy of 16 bytes", test);
+    found(|way| {
+        way.send();
+        way.free();
+    });
+    found(|way| {
+        let graph = way.record();
+        graph.launch().unwrap();
+        way.free();
+    });
+    // A copy to the host writes to it.
+    found(|way| {
+        let (address, _sync) = way.device.device_ptr(&way.stream);
+        // SAFETY: that the memory is freed too early is what is tested.
+        let target = unsafe { std::slice::from_raw_parts_mut(way.host, 4) };
+        // SAFETY: as above.
+        unsafe { result::memcpy_dtoh_async(target, address, way.stream.cu_stream()) }.unwrap();
+        way.free();
+    });
+}
+
+#[test]
+fn pinned_memory_that_a_graph_reads_after_its_end() {
+    found_on_the_way(FaultKind::UseAfterFree, "a copy uses pinned memory at 0x", |way| {
+        let graph = way.record();
+        graph.launch().unwrap();
+        way.stream.synchronize().unwrap();
+        way.free();
+        // Memory that is allocated next may have the same address.
+        // SAFETY: nobody uses it.
+        unsafe { result::malloc_host(16, 0) }.unwrap();
+        _ = graph.launch();
+        fails(way.stream.synchronize(), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    });
+}
+
+#[test]
+fn pinned_memory_that_is_waited_for() {
+    let waits: [fn(&Way); 5] = [
+        |way| way.stream.synchronize().unwrap(),
+        |way| way.context.synchronize().unwrap(),
+        |way| way.stream.record_event(None).unwrap().synchronize().unwrap(),
+        |way| while !way.stream.record_event(None).unwrap().is_complete() {},
+        // An event of another stream that has waited for this one.
+        |way| {
+            let other = way.context.new_stream().unwrap();
+            other.join(&way.stream).unwrap();
+            other.synchronize().unwrap();
+        },
+    ];
+    for wait in waits {
+        let reports = on_the_way(|way| {
+            let graph = way.record();
+            for value in 2..5 {
+                way.send();
+                graph.launch().unwrap();
+                wait(way);
+                way.write(value);
+            }
+            way.send();
+            assert_eq!(way.stream.clone_dtoh(&way.device).unwrap(), [4; 4]);
+            way.free();
+        });
+        assert!(reports.iter().all(String::is_empty), "{reports:?}");
+    }
 }

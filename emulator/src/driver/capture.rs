@@ -245,6 +245,11 @@ impl Driver {
 }
 
 impl Graph {
+    /// What its nodes do.
+    pub(super) fn works(&self) -> impl Iterator<Item = &Work> {
+        self.nodes.iter().map(|node| &node.work)
+    }
+
     /// These nodes and all that they come after.
     fn reached_from(&self, tail: &Tail) -> Tail {
         let mut reached = Tail::new();

@@ -161,7 +161,9 @@ api! {
         with(|d| {
             let device = d.current()?;
             d.refuse_in_any_capture()?;
-            d.drain_where(|s| s.device == device)
+            d.drain_where(|s| s.device == device)?;
+            d.settle_device(device);
+            Ok(())
         })
     }
     fn cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int) {

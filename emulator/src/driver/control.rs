@@ -98,7 +98,10 @@ extern "C" fn bagdot_emulator_reset(settings_too: c_int) {
 /// What has gone wrong since the last reset, a line for each thing. Answers with the room that the text needs.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_report(to: *mut c_char, room: usize) -> usize {
-    with(|d| put_text(to, room, &d.report))
+    with(|d| {
+        d.check_sources();
+        put_text(to, room, &d.report)
+    })
 }
 
 /// Bytes of device memory in use. Frees that wait in streams have not happened.

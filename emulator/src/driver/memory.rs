@@ -6,7 +6,7 @@ use std::ffi::{c_uint, c_ushort, c_void};
 
 use super::api;
 use super::code::{Code, Result};
-use super::host::{allocate, bytes_at, deallocate, put};
+use super::host::{bytes_at, put};
 use super::state::{Driver, with};
 use super::work::{HostPointer, Work};
 
@@ -31,11 +31,6 @@ impl Driver {
         Ok(self.gpus[device].device.allocate(bytes))
     }
 
-    fn is_pinned(&self, pointer: HostPointer, bytes: usize) -> bool {
-        let before = self.pinned.range(..=pointer.0).next_back();
-        before.is_some_and(|(&base, layout)| pointer.0 + bytes <= base + layout.size())
-    }
-
     /// A copy or fill that names no memory is refused at once.
     fn check(&mut self, address: u64, bytes: usize) -> Result<()> {
         let device = self.current()?;
@@ -54,8 +49,9 @@ impl Driver {
         self.check(to, bytes)?;
         let pointer = host_pointer(from);
         let captured = self.streams[&stream].capture.is_some();
-        let work = if self.is_pinned(pointer, bytes) || captured {
-            Work::ToDevice { to, from: pointer, bytes }
+        let pinned = self.pinned_at(pointer, bytes);
+        let work = if pinned.is_some() || captured {
+            Work::ToDevice { to, from: pointer, bytes, pinned }
         } else {
             Work::Bytes { to, bytes: bytes_at(from, bytes)? }
         };
@@ -69,10 +65,10 @@ impl Driver {
         }
         self.check(from, bytes)?;
         let pointer = host_pointer(to);
-        self.enqueue(stream, Work::ToHost { to: pointer, from, bytes })?;
+        let pinned = self.pinned_at(pointer, bytes);
+        self.enqueue(stream, Work::ToHost { to: pointer, from, bytes, pinned })?;
         // Into pageable memory the copy is made before the call returns.
-        let captured = self.streams[&stream].capture.is_some();
-        if captured || self.is_pinned(pointer, bytes) { Ok(()) } else { self.drain(stream) }
+        if pinned.is_none() && self.streams[&stream].capture.is_none() { self.synchronize(stream) } else { Ok(()) }
     }
 
     fn fill(&mut self, to: u64, pattern: Vec<u8>, count: usize, stream: u64) -> Result<()> {
@@ -124,6 +120,7 @@ api! {
             }
             // Nothing that may still use it is left.
             d.drain_where(|s| s.device == device && s.capture.is_none())?;
+            d.settle_device(device);
             if d.gpus[device].device.free(address) { Ok(()) } else { Err(Code::ERROR_INVALID_VALUE) }
         })
     }
@@ -152,8 +149,7 @@ api! {
         with(|d| {
             d.current()?;
             d.refuse_unsafe()?;
-            let (fresh, layout) = allocate(bytes).ok_or(Code::ERROR_OUT_OF_MEMORY)?;
-            d.pinned.insert(fresh.expose_provenance(), layout);
+            let fresh = d.pin(bytes)?;
             put(pointer, fresh)
         })
     }
@@ -163,14 +159,7 @@ api! {
     fn cuMemFreeHost(pointer: *mut c_void) {
         with(|d| {
             d.refuse_unsafe()?;
-            // Nothing that may still use it is left, whether or not the device has failed.
-            let outcome = d.drain_where(|s| s.capture.is_none());
-            let layout = d.pinned.remove(&pointer.expose_provenance()).ok_or(Code::ERROR_INVALID_VALUE)?;
-            if outcome.is_err() {
-                d.streams.values_mut().for_each(|s| s.queue.retain(|work| matches!(work, Work::Record { .. })));
-            }
-            deallocate(pointer, layout);
-            Ok(())
+            d.unpin(pointer)
         })
     }
     fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize) {

@@ -4,7 +4,7 @@
 //! It behaves as a driver does, on purpose also where that is unpleasant: work is done late, errors of kernels come at the next wait and
 //! stay, captures refuse what they refuse. It differs in these: there is no registers' file, so no launch fails for too many of them;
 //! memory that a capture allocates is allocated at once, and freeing it in the graph does nothing; copies out of pageable memory that are
-//! captured read the memory at each replay; managed memory, 2D copies, textures and other processes' memory are not there.
+//! captured read the memory at each replay; freeing pinned memory waits for all work; managed memory, 2D copies, textures and other processes' memory are not there.
 
 mod capture;
 mod code;
@@ -16,6 +16,7 @@ mod host;
 mod launch;
 mod memory;
 mod occupancy;
+mod pinned;
 mod pool;
 mod product;
 mod refused;

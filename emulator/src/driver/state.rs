@@ -1,6 +1,5 @@
 //! What a driver knows: devices, contexts, streams, events, modules and graphs, under one lock. And which driver a thread calls.
 
-use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -8,6 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use super::capture::{Graph, Session};
 use super::code::{Code, Result};
 use super::cublaslt::CublasLt;
+use super::pinned::{Pinned, Transit};
 use super::work::{Event, Stream};
 use crate::device::{Device, KernelId, ModuleId};
 use crate::exec::{Config, Random};
@@ -67,7 +67,9 @@ pub(super) struct Driver {
     pub(super) sessions: HashMap<u64, Session>,
     pub(super) cublaslt: CublasLt,
     /// Pinned memory of the host, by its address.
-    pub(super) pinned: BTreeMap<usize, Layout>,
+    pub(super) pinned: BTreeMap<usize, Pinned>,
+    /// Copies that use it and that the host has not waited for.
+    pub(super) transits: Vec<Transit>,
     pub(super) random: Random,
     /// How often each function was called.
     pub(super) calls: BTreeMap<&'static str, u64>,
@@ -92,6 +94,7 @@ impl Driver {
             sessions: HashMap::new(),
             cublaslt: CublasLt::default(),
             pinned: BTreeMap::new(),
+            transits: Vec::new(),
             calls: BTreeMap::new(),
             random: Random::new(settings.config.seed),
             report: String::new(),

@@ -33,16 +33,18 @@ impl Driver {
         if slot.captured.is_some() {
             return Err(Code::ERROR_CAPTURED_EVENT);
         }
+        let mut passes = wait || self.random.below(2) == 0;
         loop {
             let slot = &self.events[&event];
             if slot.reached >= slot.recorded {
+                let clock = slot.clock.clone();
+                self.settle(&clock);
                 return self.current().map(|_| ());
             }
-            let passes = wait || self.random.below(2) == 0;
-            if !passes || !self.advance(None) || !wait {
-                let slot = &self.events[&event];
-                return if slot.reached >= slot.recorded { Ok(()) } else { Err(Code::ERROR_NOT_READY) };
+            if !passes || !self.advance(None) {
+                return Err(Code::ERROR_NOT_READY);
             }
+            passes = wait;
         }
     }
 }
@@ -89,10 +91,9 @@ api! {
             d.refuse_if_capturing(stream)?;
             if d.is_legacy(stream) {
                 d.legacy_allowed()?;
-                let device = d.streams[&stream].device;
-                d.drain_where(|s| s.blocking && s.device == device)?;
+                d.synchronize_blocking(stream)?;
             }
-            d.drain(stream)
+            d.synchronize(stream)
         })
     }
     fn cuStreamQuery(stream: u64) {
@@ -103,7 +104,11 @@ api! {
                 d.advance(Some(stream));
             }
             d.current()?;
-            if d.streams[&stream].queue.is_empty() { Ok(()) } else { Err(Code::ERROR_NOT_READY) }
+            if !d.streams[&stream].queue.is_empty() {
+                return Err(Code::ERROR_NOT_READY);
+            }
+            d.settle_stream(stream);
+            Ok(())
         })
     }
     fn cuStreamWaitEvent(stream: u64, event: u64, _flags: c_uint) {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::capture::{Graph, Tail};
 use super::code::{Code, Result};
 use super::host::{self, bytes_at, write_bytes};
+use super::pinned::Clock;
 use super::product::Product;
 use super::state::Driver;
 use crate::device::{AccessError, KernelId, LaunchError};
@@ -20,7 +21,7 @@ use crate::fault::FaultKind;
 pub(super) struct HostPointer(pub(super) usize);
 
 impl HostPointer {
-    fn pointer(self) -> *mut c_void {
+    pub(super) fn pointer(self) -> *mut c_void {
         std::ptr::with_exposed_provenance_mut(self.0)
     }
 }
@@ -41,11 +42,14 @@ pub(super) enum Work {
         to: u64,
         from: HostPointer,
         bytes: usize,
+        /// The number of the pinned memory where that lies.
+        pinned: Option<u64>,
     },
     ToHost {
         to: HostPointer,
         from: u64,
         bytes: usize,
+        pinned: Option<u64>,
     },
     Copy {
         to: u64,
@@ -82,6 +86,8 @@ pub(super) struct Stream {
     pub(super) blocking: bool,
     pub(super) priority: i32,
     pub(super) queue: VecDeque<Work>,
+    /// What its next work comes after.
+    pub(super) clock: Clock,
     /// The capture that it takes part in, and the nodes that its next depends on.
     pub(super) capture: Option<(u64, Tail)>,
 }
@@ -93,6 +99,8 @@ pub(super) struct Event {
     pub(super) recorded: u64,
     pub(super) reached: u64,
     pub(super) at: Option<Instant>,
+    /// What came before it when it was recorded last.
+    pub(super) clock: Clock,
     /// Where it was recorded, in a capture.
     pub(super) captured: Option<(u64, Tail)>,
 }
@@ -120,13 +128,13 @@ impl Driver {
     pub(super) fn enqueue(&mut self, stream: u64, work: Work) -> Result<()> {
         if self.is_legacy(stream) {
             self.legacy_allowed()?;
-            let device = self.streams[&stream].device;
-            self.drain_where(|s| s.blocking && s.device == device)?;
+            self.synchronize_blocking(stream)?;
             return self.perform(stream, work);
         }
         if self.streams[&stream].capture.is_some() {
             return self.capture_node(stream, work);
         }
+        self.depart(stream, &work)?;
         self.streams.entry(stream).and_modify(|s| s.queue.push_back(work));
         if !self.settings.deferred {
             return self.drain(stream);
@@ -173,6 +181,21 @@ impl Driver {
         streams.into_iter().try_for_each(|stream| self.drain(stream))
     }
 
+    /// As [`Self::drain`], for a host that knows by it that the work is done.
+    pub(super) fn synchronize(&mut self, stream: u64) -> Result<()> {
+        self.drain(stream)?;
+        self.settle_stream(stream);
+        Ok(())
+    }
+
+    /// Waits for the streams that the legacy one of a device waits for.
+    pub(super) fn synchronize_blocking(&mut self, legacy: u64) -> Result<()> {
+        let device = self.streams[&legacy].device;
+        let is_waited_for = |s: &Stream| s.blocking && s.device == device;
+        let streams: Vec<u64> = self.streams.iter().filter(|(_, s)| is_waited_for(s)).map(|(&id, _)| id).collect();
+        streams.into_iter().try_for_each(|stream| self.synchronize(stream))
+    }
+
     /// Does a piece of work. A device that has failed does nothing more; events are reached all the same, so that nobody waits for ever.
     pub(super) fn perform(&mut self, stream: u64, work: Work) -> Result<()> {
         let device = self.streams.get(&stream).map_or(0, |s| s.device);
@@ -198,6 +221,9 @@ impl Driver {
     }
 
     fn run(&mut self, device: usize, work: Work) -> std::result::Result<(), (Code, String)> {
+        if let Work::ToDevice { from: host, pinned, .. } | Work::ToHost { to: host, pinned, .. } = work {
+            self.check_alive(host, pinned)?;
+        }
         let gpu = &mut self.gpus[device].device;
         let access = |error: AccessError| (Code::ERROR_ILLEGAL_ADDRESS, format!("a copy or fill: {error}"));
         let host = |code| (code, "a copy from or to a null pointer".to_owned());
@@ -207,11 +233,11 @@ impl Driver {
                 gpu.launch(kernel, grid, &args).map_err(|error| (code_of(&error), error.to_string()))
             }
             Work::Bytes { to, bytes } => gpu.write(to, &bytes).map_err(access),
-            Work::ToDevice { to, from, bytes } => {
+            Work::ToDevice { to, from, bytes, .. } => {
                 let bytes = bytes_at(from.pointer(), bytes).map_err(host)?;
                 gpu.write(to, &bytes).map_err(access)
             }
-            Work::ToHost { to, from, bytes } => {
+            Work::ToHost { to, from, bytes, .. } => {
                 let mut data = vec![0; bytes];
                 gpu.read(from, &mut data).map_err(access)?;
                 write_bytes(to.pointer(), &data).map_err(host)
