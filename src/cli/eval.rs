@@ -50,7 +50,7 @@ impl Eval {
             CliResult::Ok(())
         });
         bar.clear();
-        result?;
+        result?.iter().for_each(|note| bar.warn(note));
         let loss = model.manifest().config.train.loss;
         let metrics = predictions.metrics_of(loss).ok_or_else(|| CliError::Usage("there are no such rows".into()))?;
         if self.json {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{CliError, CliResult, Common, on_device, print_line};
+use crate::data::Shown;
 use crate::train::{Config, TrainedModel, memory_of};
 
 /// Say what this program can use, what a model directory holds, or what memory training will take.
@@ -34,19 +35,19 @@ impl Info {
             Some(path) => {
                 let model = TrainedModel::open(cpu, path)?;
                 let (manifest, encoder) = (model.manifest(), model.encoder());
-                print_line(&format!("{}: {}", path.display(), manifest.created_by))?;
+                print_line(&shown(&format!("{}: {}", path.display(), manifest.created_by)))?;
                 for member in model.members() {
                     let config = member.config();
                     let (bottom, top) = (&config.bottom_mlp, &config.top_mlp);
                     let (number, precision) = (member.num_parameters(), config.precision);
                     print_line(&format!("{number} parameters; bottom {bottom:?}, top {top:?}; layers in {precision}"))?;
                 }
-                print_line(&format!("dense: {}", encoder.dense_names().join(", ")))?;
+                print_line(&shown(&format!("dense: {}", encoder.dense_names().join(", "))))?;
                 for feature in encoder.features() {
-                    print_line(&format!(
+                    print_line(&shown(&format!(
                         "sparse: {} ({} rows, {:?})",
                         feature.name, feature.num_embeddings, feature.pooling
-                    ))?;
+                    )))?;
                 }
                 let progress = &manifest.progress;
                 let state = if progress.finished { "finished" } else { "unfinished" };
@@ -55,6 +56,11 @@ impl Info {
         }
         Ok(())
     }
+}
+
+/// A line with names from a model, as it may be printed.
+fn shown(line: &str) -> String {
+    Shown(line).to_string()
 }
 
 /// Driver, devices and compiled kernels, or what keeps them from being used.

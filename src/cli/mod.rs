@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::Cpu;
+use crate::data::ShownLines;
 use crate::train::TrainError;
 
 /// Train, evaluate and serve deep-learning recommendation models (DLRM) on click data.
@@ -170,6 +171,6 @@ pub fn main() -> ExitCode {
 /// Prints a line on standard output.
 fn print_line(line: &str) -> CliResult {
     use std::io::Write;
-    let written = writeln!(std::io::stdout().lock(), "{}", terminal::escaped(line));
+    let written = writeln!(std::io::stdout().lock(), "{}", ShownLines(line));
     written.map_err(|source| CliError::Output { name: "standard output".into(), source })
 }

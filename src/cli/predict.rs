@@ -50,7 +50,7 @@ impl Predict {
             // What was predicted before an error is not lost.
             out.flush().map_err(|error| out.fault(error))?;
         }
-        result?;
+        result?.iter().for_each(|note| bar.warn(note));
         out.finish()
     }
 }

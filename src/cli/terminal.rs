@@ -11,26 +11,12 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::CliError;
+use crate::data::{Note, ShownLines};
 use crate::train::Metrics;
 
 /// Says something on standard error.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", escaped(line));
-}
-
-/// The text with control characters written out, but for tabs and line ends: texts of files must not steer a terminal.
-pub(super) fn escaped(text: &str) -> String {
-    let steers = |c: char| {
-        // Controls, and the marks that turn the direction of writing.
-        let turns =
-            matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        turns || (c.is_control() && c != '\n' && c != '\t')
-    };
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if steers(c) { escaped.extend(c.escape_default()) } else { escaped.push(c) }
-    }
-    escaped
+    let _ = writeln!(io::stderr().lock(), "{}", ShownLines(line));
 }
 
 /// The library's messages go to standard error, as `BAGDOT_LOG` says (default: warnings).
@@ -84,6 +70,11 @@ impl Bar {
     /// Prints a line above the bar.
     pub(super) fn say(&self, line: &str) {
         self.bar.suspend(|| say(line));
+    }
+
+    /// Prints a warning above the bar, however quiet it shall be.
+    pub(super) fn warn(&self, note: &Note) {
+        self.say(&format!("bagdot: warning: {note}"));
     }
 
     pub(super) fn clear(&self) {
@@ -157,15 +148,4 @@ pub(super) fn metrics_line(metrics: &Metrics) -> String {
         number(metrics.calibration),
         metrics.accuracy
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_do_not_steer_a_terminal() {
-        assert_eq!(escaped("a\tb\nc é"), "a\tb\nc é");
-        assert_eq!(escaped("\x1b[2J\r\u{9b}x\u{202e}y\0"), "\\u{1b}[2J\\r\\u{9b}x\\u{202e}y\\u{0}");
-    }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::terminal::{Bar, Signals, metrics_line};
 use super::{CliError, CliResult, Common, on_device, print_line};
-use crate::data::{Encoder, Splits};
+use crate::data::{Encoder, Note, Splits};
 use crate::ops::Backend;
 use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, Trainer};
 
@@ -149,6 +149,10 @@ impl Screen {
 impl Observer for Screen {
     fn reading(&mut self, what: &str, done: u64, total: u64) {
         self.bar.show(what, done, total, true);
+    }
+
+    fn note(&mut self, note: &Note) {
+        self.bar.warn(note);
     }
 
     fn ready(&mut self, splits: &Splits, encoder: &Encoder, num_parameters: usize) {

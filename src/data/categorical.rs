@@ -67,10 +67,10 @@ impl CategoricalEncoding {
         if text.is_empty() { 0 } else { self.known_row(text).unwrap_or(0) }
     }
 
-    /// Appends the rows of the values of a column with several.
-    pub(crate) fn rows(&self, config: &Categorical, text: &str, rows: &mut Vec<u32>) {
+    /// Appends the rows of the values of a column with several; `trim` as in [`values`].
+    pub(crate) fn rows(&self, config: &Categorical, text: &str, trim: bool, rows: &mut Vec<u32>) {
         let keep = config.unknown == Some(Unknown::Row);
-        rows.extend(values(config, text).filter_map(|value| self.known_row(value).or(keep.then_some(0))));
+        rows.extend(values(config, text, trim).filter_map(|value| self.known_row(value).or(keep.then_some(0))));
     }
 
     #[inline]
@@ -113,8 +113,8 @@ impl Remainder {
     }
 }
 
-/// The values of a column: several if there is a separator. A missing value is none.
-fn values<'a>(config: &'a Categorical, text: &'a str) -> impl Iterator<Item = &'a str> {
+/// The values of a column: several if there is a separator, of which with `trim` the blanks around them are no part. A missing value is none.
+fn values<'a>(config: &'a Categorical, text: &'a str, trim: bool) -> impl Iterator<Item = &'a str> {
     // Without a separator, a search for one that cannot be found keeps the text whole.
     let mut rest = Some(text);
     let separator = config.separator.as_deref();
@@ -126,6 +126,7 @@ fn values<'a>(config: &'a Categorical, text: &'a str) -> impl Iterator<Item = &'
         rest = Some(after);
         Some(value)
     })
+    .map(move |value| if trim && separator.is_some() { value.trim_matches([' ', '\t']) } else { value })
     .filter(|value| !value.is_empty())
 }
 
@@ -134,18 +135,20 @@ pub(crate) struct CategoricalFit {
     counts: Counts,
     /// Texts that are yet to be counted, by their [`word_of`].
     words: Vec<u64>,
+    trim: bool,
 }
 
 impl CategoricalFit {
-    pub(crate) fn new() -> Self {
-        Self { counts: Counts::default(), words: Vec::with_capacity(WORDS_AT_A_TIME) }
+    /// Nothing is learned yet; `trim` as in [`values`].
+    pub(crate) fn new(trim: bool) -> Self {
+        Self { counts: Counts::default(), words: Vec::with_capacity(WORDS_AT_A_TIME), trim }
     }
 
     /// Learns from a row.
     pub(crate) fn add(&mut self, config: &Categorical, text: &str) -> Result<()> {
         if config.hash.is_none() {
             self.count_words(config)?;
-            for value in values(config, text) {
+            for value in values(config, text, self.trim) {
                 self.counts.add(value).ok_or_else(|| too_many_values(config))?;
             }
         }
@@ -195,20 +198,29 @@ mod tests {
     #[test]
     fn bags_keep_duplicates_and_drop_what_is_empty() {
         let config = config("separator = \"||\"\nmin_count = 2");
-        assert!(values(&config, "||a||||b||a").eq(["a", "b", "a"]));
-        assert_eq!((values(&config, "").count(), values(&config, "||").count()), (0, 0));
-        let mut fit = CategoricalFit::new();
+        assert!(values(&config, "||a||||b||a", true).eq(["a", "b", "a"]));
+        assert_eq!((values(&config, "", true).count(), values(&config, "||", true).count()), (0, 0));
+        let mut fit = CategoricalFit::new(true);
         ["b||a||c", "a||b", "b"].iter().for_each(|text| fit.add(&config, text).unwrap());
         let encoding = fit.finish(&config).unwrap();
         let rows = |unknown: Option<Unknown>| {
             let mut rows = vec![];
-            encoding.rows(&Categorical { unknown, ..config.clone() }, "a||c||x||b||a", &mut rows);
+            encoding.rows(&Categorical { unknown, ..config.clone() }, "a||c||x||b||a", true, &mut rows);
             rows
         };
         assert_eq!(encoding.num_embeddings(), 3);
         assert_eq!(rows(None), [2, 1, 2]);
         assert_eq!(rows(Some(Unknown::Drop)), [2, 1, 2]);
         assert_eq!(rows(Some(Unknown::Row)), [2, 0, 0, 1, 2]);
+    }
+
+    #[test]
+    fn values_of_a_list_are_trimmed() {
+        let list = config("separator = \",\"");
+        assert!(values(&list, " a, b c ,\t,d\t,  ", true).eq(["a", "b c", "d"]));
+        assert!(values(&list, " a, ", false).eq([" a", " "]));
+        // A text without a separator has been trimmed by its reader, if at all: what a quote kept stays.
+        assert!(values(&config(""), " a, b ", true).eq([" a, b "]));
     }
 
     #[test]
@@ -243,7 +255,7 @@ mod tests {
     #[test]
     fn hashed_values_need_no_dictionary() {
         let config = config("hash = 7");
-        let mut fit = CategoricalFit::new();
+        let mut fit = CategoricalFit::new(true);
         fit.add(&config, "a").unwrap();
         let encoding = fit.finish(&config).unwrap();
         assert_eq!((encoding.num_embeddings(), encoding.row("")), (8, 0));

@@ -3,6 +3,7 @@
 use super::config::{DataConfig, Split};
 use super::error::{DataError, Place, Result};
 use super::join::SideTable;
+use super::source::name_of;
 
 /// Where a column is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +98,7 @@ impl Finder<'_> {
         };
         match (field, side, derived) {
             (Some(_), Some((table, _)), _) => {
-                ambiguous(&self.config.join.get(table).map_or(String::new(), |join| join.path.display().to_string()))
+                ambiguous(&self.config.join.get(table).map_or(String::new(), |join| name_of(&join.path)))
             }
             (Some(_), _, Some(_)) => ambiguous("data.derive"),
             (Some(field), None, None) => Ok(Origin::Field(field)),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Part;
 use super::criteo;
+use super::delimited::Dialect;
 use super::error::{DataError, Result};
 use super::label::Label;
 use crate::ops::Pooling;
@@ -49,6 +50,12 @@ pub struct DataConfig {
     pub test: Vec<PathBuf>,
     /// The character between the fields of a delimited file: `,` unless set.
     pub delimiter: Option<char>,
+    /// Whether blanks and tabs around the fields of a delimited file are no part of them: true unless set. Where a field is quoted, what is inside the
+    /// quotes stays as it is; a quote after blanks opens a field. The values of a column with a `separator` are trimmed in any case but `false`. Names of
+    /// columns and numbers are always read without the blanks around them; the other fields of a Criteo file, which have none, never.
+    pub trim: Option<bool>,
+    /// The longest field of a delimited file, in bytes, with its quotes: 1048576 unless set. What is longer is an error.
+    pub max_field_bytes: Option<usize>,
     /// A column that holds 0 or 1, or a condition such as `rating >= 4`, `y = yes` or `y != no`.
     ///
     /// A condition is a column, one of `>= <= > < = !=`, and a value. `=` and `!=` compare numbers where both sides are
@@ -68,7 +75,7 @@ pub struct DataConfig {
     pub criteo: Option<Criteo>,
 }
 
-/// How a data file is written. Files compressed with gzip are recognised by their contents in either format.
+/// How a data file is written. Files compressed with gzip or zstd are recognised by their contents in either format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -340,9 +347,18 @@ impl DataConfig {
         Label::parse(text)
     }
 
-    /// The delimiter of the data files, as a byte; it has been checked to be one.
-    pub(crate) fn delimiter(&self) -> u8 {
-        self.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(b',')
+    /// How the fields of the data files are written. The delimiter has been checked to be a byte.
+    pub(crate) fn dialect(&self) -> Dialect {
+        Dialect {
+            delimiter: self.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(b','),
+            trim: self.trims(),
+            max_field_bytes: self.max_field_bytes.unwrap_or(1 << 20),
+        }
+    }
+
+    /// Whether blanks around texts are no part of them.
+    pub(crate) fn trims(&self) -> bool {
+        self.trim.unwrap_or(true)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use super::bytes::equal;
 use super::dictionary::{EMPTY, LONG, word_of_bytes};
 use super::error::{DataError, Result};
 
@@ -50,11 +51,7 @@ impl Fields {
 /// The bytes of a word that are tabs or line feeds, marked by their highest bits. Fields are so short that a search for each would take longer.
 #[inline]
 fn separators(word: u64) -> u64 {
-    const ALL: u64 = 0x0101_0101_0101_0101;
-    const LOW: u64 = 0x7f * ALL;
-    // No sum of a byte's low bits carries over to the next byte.
-    let zeros = |x: u64| !(((x & LOW) + LOW) | x | LOW);
-    zeros(word ^ (ALL * b'\t' as u64)) | zeros(word ^ (ALL * b'\n' as u64))
+    equal(word, b'\t') | equal(word, b'\n')
 }
 
 /// The rows of a Criteo file, one at a time, read in a single pass.

@@ -8,9 +8,10 @@ use super::config::{DataConfig, Split};
 use super::encoder::Encoder;
 use super::error::{DataError, Result};
 use super::fit::NO_TRAINING_ROWS;
+use super::note::Note;
 use super::row_encoder::RowEncoder;
 use super::rows::Rows;
-use super::source::Source;
+use super::source::{Source, check_rereadable};
 use crate::size::filled;
 
 /// What a model reads. It is meant to be filled again and again: once it is warm, nothing is allocated.
@@ -184,6 +185,8 @@ pub struct Splits {
     pub validation: Dataset,
     /// They say how good the model is.
     pub test: Dataset,
+    /// What is worth a look in the files.
+    pub notes: Vec<Note>,
 }
 
 impl Splits {
@@ -202,24 +205,26 @@ impl Splits {
     ) -> Result<Self> {
         encoder.check()?;
         config.validate()?;
+        encoder.seen.check()?;
         let mut rows = [Part::Train, Part::Validation, Part::Test].map(|_| RowEncoder::new(encoder));
         let parts: &[Part] = match config.split {
             Split::File {} => &[Part::Train, Part::Validation, Part::Test],
             _ => &[Part::Train],
         };
+        parts.iter().try_for_each(|&part| check_rereadable(&config.files(part, folder)))?;
         let files: Vec<(Part, Vec<Source>)> = parts
             .iter()
             .map(|&part| (part, config.files(part, folder).into_iter().map(Source::from).collect()))
             .collect();
         let total = files.iter().flat_map(|(_, sources)| sources).map(Source::size).sum();
-        let mut done = 0;
+        let (mut done, mut notes) = (0, Vec::new());
         for (part, sources) in files {
-            read(encoder, part, sources, &mut rows, &mut |read| progress(done + read, total))?;
+            notes.extend(read(encoder, part, sources, &mut rows, &mut |read| progress(done + read, total))?);
             done += config.files(part, folder).into_iter().map(|path| Source::File(path).size()).sum::<u64>();
         }
         progress(total, total);
         let [train, validation, test] = rows.map(RowEncoder::into_dataset);
-        let splits = Self { train, validation, test };
+        let splits = Self { train, validation, test, notes };
         splits.check(config)?;
         Ok(splits)
     }
@@ -250,14 +255,15 @@ impl Splits {
     }
 }
 
-/// Appends the rows of some files to those of the parts, in their order; they belong to `part` unless the split says otherwise.
+/// Appends the rows of some files to those of the parts, in their order; they belong to `part` unless the split says otherwise. Gives what is
+/// worth a look in the files.
 fn read(
     encoder: &Encoder,
     part: Part,
     sources: Vec<Source>,
     parts: &mut [RowEncoder<'_>; 3],
     progress: &mut dyn FnMut(u64),
-) -> Result<()> {
+) -> Result<Vec<Note>> {
     let splitter = encoder.splitter();
     let needs = Needs { label_required: true, time: true };
     let mut rows = Rows::new(&encoder.config, &encoder.side_tables, sources, needs)?;
@@ -273,5 +279,5 @@ fn read(
             progress(rows.bytes_read().0);
         }
     }
-    Ok(())
+    Ok(rows.seen().notes.clone())
 }

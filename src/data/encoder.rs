@@ -11,6 +11,7 @@ use super::dataset::Dataset;
 use super::dense::DenseEncoding;
 use super::error::{DataError, Result};
 use super::join::SideTable;
+use super::note::{Note, Seen};
 use super::split::{Splitter, TimeCut};
 use crate::ops::Pooling;
 
@@ -41,6 +42,9 @@ pub struct Encoder {
     pub(super) categorical: Vec<CategoricalEncoding>,
     pub(super) time_cut: Option<TimeCut>,
     pub(super) features: Vec<EncodedFeature>,
+    /// What was seen of the files, for whoever reads them next; it is not stored.
+    #[serde(skip)]
+    pub(super) seen: Seen,
 }
 
 impl Encoder {
@@ -62,6 +66,12 @@ impl Encoder {
     /// The settings, with everything filled in that a Criteo file lets go without saying.
     pub fn config(&self) -> &DataConfig {
         &self.config
+    }
+
+    /// What is worth a look in the side tables, as [`Self::fit`] found them; nothing if this encoder comes from a file. [`Splits::load`](super::Splits::load)
+    /// notes the same of the data files.
+    pub fn notes(&self) -> &[Note] {
+        &self.seen.notes
     }
 
     /// The number of dense features. If the settings name none there is one that is always 1, since a DLRM needs a dense input.
@@ -88,7 +98,7 @@ impl Encoder {
     /// # Errors
     /// [`DataError::Encoder`] or [`DataError::Config`] with what does not fit.
     pub fn check(&self) -> Result<()> {
-        let Self { config, side_tables, dense, categorical, time_cut, features } = self;
+        let Self { config, side_tables, dense, categorical, time_cut, features, .. } = self;
         config.validate()?;
         let size = |what: &str, got: usize, expected: usize| match got == expected {
             true => Ok(()),

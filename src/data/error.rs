@@ -3,6 +3,7 @@
 use std::io;
 
 use super::Part;
+use super::shown::Shown;
 
 /// The result of every fallible call of this module.
 pub type Result<T, E = DataError> = std::result::Result<T, E>;
@@ -13,13 +14,35 @@ pub type Result<T, E = DataError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// A file cannot be opened or read, or is no whole gzip stream.
+    /// A file cannot be opened or read, or its compressed data are cut off or damaged.
     #[error("{file}: {source}")]
     Io {
         /// The file.
         file: String,
         /// What the system said.
         source: io::Error,
+    },
+    /// A file holds something else than text.
+    #[error("{file}: this is {what}, which cannot be read: {remedy}")]
+    NoText {
+        /// The file.
+        file: String,
+        /// What it is.
+        what: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A pipe, or something else that can be read but once, is named where training must read several times.
+    #[error("{file}: this is no regular file, and training reads its rows several times: write them into a file first")]
+    NotRereadable {
+        /// The file.
+        file: String,
+    },
+    /// A file is not what it was when its reading began.
+    #[error("{file}: the file has changed while it was read: start again once nothing writes to it")]
+    Changed {
+        /// The file.
+        file: String,
     },
     /// A setting has no meaning, or contradicts another one.
     #[error("data.{field}: {reason}")]
@@ -68,7 +91,7 @@ pub enum DataError {
         line: u64,
         /// The number of fields of the header.
         expected: usize,
-        /// The number of fields of the row.
+        /// The number of fields of the row, as far as it has been read.
         found: usize,
     },
     /// A file has no rows of data.
@@ -118,7 +141,7 @@ pub enum DataError {
     /// The label column holds something else than 0 or 1, and no condition says which values count as 1.
     #[error(
         "{file}:{line}: the label {column:?} is {value:?}, not 0 or 1: write a condition, such as \
-         label = \"{column} = {value}\" or label = \"{column} >= 4\""
+         label = \"{0} = {1}\" or label = \"{0} >= 4\"", Shown(.column), Shown(.value)
     )]
     Label {
         /// The file.
@@ -141,6 +164,37 @@ pub enum DataError {
         column: String,
         /// The key, shortened if long.
         key: String,
+    },
+    /// A quote opens a field, and the file ends before another one closes it.
+    #[error("{file}:{line}: a quote opens a field and is never closed: the file ends inside the field. Close it, or remove it")]
+    UnclosedQuote {
+        /// The file.
+        file: String,
+        /// The line on which the quote stands.
+        line: u64,
+    },
+    /// A field is longer than the settings allow.
+    #[error(
+        "{file}:{line}: a field of more than {limit} bytes begins here: is a quote never closed, is the delimiter right? \
+         If it is meant to be so long, raise data.max_field_bytes"
+    )]
+    FieldTooLong {
+        /// The file.
+        file: String,
+        /// The line on which the field begins.
+        line: u64,
+        /// The longest field that is read.
+        limit: usize,
+    },
+    /// A header has more columns than any real one.
+    #[error("{file}:{line}: a header of more than {limit} columns: is the delimiter right, are the line ends missing?")]
+    TooManyColumns {
+        /// The file.
+        file: String,
+        /// The line of the header.
+        line: u64,
+        /// The most columns that are read.
+        limit: usize,
     },
     /// A row is longer than any real one.
     #[error("{file}:{line}: a row of more than {limit} bytes: is a quote left open, are the line ends missing?")]
@@ -236,7 +290,7 @@ fn did_you_mean(nearest: &Option<String>) -> String {
 
 fn list(columns: &[String]) -> String {
     const SHOWN: usize = 40;
-    let mut text = columns.iter().take(SHOWN).map(|name| shortened(name)).collect::<Vec<_>>().join(", ");
+    let mut text = columns.iter().take(SHOWN).map(|name| Shown(&shortened(name)).to_string()).collect::<Vec<_>>().join(", ");
     if columns.len() > SHOWN {
         text += &format!(" and {} more", columns.len() - SHOWN);
     }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use super::Part;
 use super::categorical::CategoricalFit;
@@ -12,8 +11,9 @@ use super::dense::DenseFit;
 use super::encoder::{Encoder, features_of};
 use super::error::{DataError, Result};
 use super::join::{SideTable, load_side_tables};
+use super::note::Seen;
 use super::rows::{Records, Rows};
-use super::source::Source;
+use super::source::{Source, check_rereadable};
 use super::split::{Splitter, TimeCut};
 
 pub(super) const NO_TRAINING_ROWS: &str = "there are too few rows, or split gives too many of them to the other parts";
@@ -22,10 +22,13 @@ pub(super) const NO_TRAINING_ROWS: &str = "there are too few rows, or split give
 pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Encoder> {
     config.validate()?;
     let config = config.with_defaults();
-    let sources = || -> Vec<Source> { config.files(Part::Train, folder).into_iter().map(Source::from).collect() };
+    check_files(&config, folder)?;
+    let files = config.files(Part::Train, folder);
+    let sources = || -> Vec<Source> { files.iter().cloned().map(Source::from).collect() };
     let needs = Needs { label_required: true, time: matches!(config.split, Split::Time { .. }) };
 
-    let side_tables = side_tables(&config, folder, sources(), needs)?;
+    let mut seen = Seen::default();
+    let side_tables = side_tables(&config, folder, sources(), needs, &mut seen)?;
     let passes = if needs.time { 2 } else { 1 };
     let time_cut = match config.split {
         Split::Time { validation, test, .. } => {
@@ -38,6 +41,7 @@ pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u
                     progress(read, passes * total);
                 }
             }
+            seen.stamps.extend_from_slice(&rows.seen().stamps);
             Some(TimeCut::fit(times, validation, test))
         }
         _ => None,
@@ -45,7 +49,7 @@ pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u
 
     let splitter = Splitter::new(&config.split, time_cut);
     let mut dense: Vec<DenseFit> = config.dense.iter().map(DenseFit::new).collect();
-    let mut categorical: Vec<CategoricalFit> = config.categorical.iter().map(|_| CategoricalFit::new()).collect();
+    let mut categorical: Vec<CategoricalFit> = config.categorical.iter().map(|_| CategoricalFit::new(config.trims())).collect();
     let mut rows = Rows::new(&config, &side_tables, sources(), needs)?;
     let mut any = false;
     while rows.advance()? {
@@ -69,6 +73,8 @@ pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u
             }
         }
     }
+    seen.stamps.extend_from_slice(&rows.seen().stamps);
+    seen.check()?;
     let total = rows.bytes_read().1;
     progress(passes * total, passes * total);
     if !any {
@@ -79,14 +85,30 @@ pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u
     let categorical = config.categorical.iter().zip(categorical).map(|(config, fit)| fit.finish(config));
     let categorical = categorical.collect::<Result<Vec<_>>>()?;
     let features = features_of(&config, &dense, &categorical);
-    Ok(Encoder { config, side_tables, dense, categorical, time_cut, features })
+    Ok(Encoder { config, side_tables, dense, categorical, time_cut, features, seen })
+}
+
+/// Checks that what is read several times can be: the files of all parts, and a side table that is joined twice.
+fn check_files(config: &DataConfig, folder: &Path) -> Result<()> {
+    for part in [Part::Train, Part::Validation, Part::Test] {
+        check_rereadable(&config.files(part, folder))?;
+    }
+    let is_joined_twice = |path: &&Path| config.join.iter().filter(|join| join.path == *path).count() > 1;
+    let joined_twice = config.join.iter().map(|join| join.path.as_path()).filter(is_joined_twice);
+    check_rereadable(&joined_twice.map(|path| folder.join(path)).collect::<Vec<_>>())
 }
 
 /// The side tables, of which the header of the first data file says which columns are needed.
-fn side_tables(config: &DataConfig, folder: &Path, sources: Vec<Source>, needs: Needs) -> Result<Vec<SideTable>> {
+fn side_tables(
+    config: &DataConfig,
+    folder: &Path,
+    sources: Vec<Source>,
+    needs: Needs,
+    seen: &mut Seen,
+) -> Result<Vec<SideTable>> {
     let Some(first) = sources.into_iter().next() else { return Ok(Vec::new()) };
     let file = first.name();
-    let text = first.open(&Arc::new(AtomicU64::new(0)))?;
-    let records = Records::open(config.format, config.delimiter(), file.clone(), text, needs)?;
-    load_side_tables(config, folder, &file, records.header())
+    let text = first.open(&Arc::default())?;
+    let records = Records::open(config.format, config.dialect(), file.clone(), text, needs)?;
+    load_side_tables(config, folder, &file, records.header(), seen)
 }

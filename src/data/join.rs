@@ -3,16 +3,16 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use serde::{Deserialize, Serialize};
 
 use super::columns::{field_of, text_of};
 use super::config::{DataConfig, Join, Split};
-use super::delimited::Delimited;
+use super::delimited::{Delimited, Dialect};
 use super::dictionary::Dictionary;
 use super::error::{DataError, Result, shortened};
-use super::source::Source;
+use super::note::Seen;
+use super::source::{Meter, Source};
 
 /// The columns of a side table that are used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ impl SideTable {
             && self.columns.iter().collect::<HashSet<_>>().len() == self.columns.len()
     }
 
-    fn load(mut rows: Delimited, file: &str, key: &str, columns: Vec<String>) -> Result<Self> {
+    fn load(rows: &mut Delimited, file: &str, key: &str, columns: Vec<String>) -> Result<Self> {
         let field = |name: &str| {
             let unknown = || DataError::unknown_column(file, name, rows.header().iter().map(String::as_str));
             field_of(rows.header(), name, file)?.ok_or_else(unknown)
@@ -72,18 +72,21 @@ impl SideTable {
 
 /// Reads the side tables of `config`: of each, the columns that are used and that the data files do not have themselves.
 ///
-/// `header` is that of the data file `file`.
+/// `header` is that of the data file `file`. What the tables' files are worth a note for goes to `seen`.
 pub(crate) fn load_side_tables(
     config: &DataConfig,
     folder: &Path,
     file: &str,
     header: &[String],
+    seen: &mut Seen,
 ) -> Result<Vec<SideTable>> {
     let open = |join: &Join| {
         let source = Source::File(folder.join(&join.path));
-        let (name, unread) = (source.name(), Arc::new(AtomicU64::new(0)));
-        let delimiter = join.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(config.delimiter());
-        Ok((name.clone(), Delimited::open(name, source.open(&unread)?, delimiter)?))
+        let (name, meter) = (source.name(), Arc::new(Meter::default()));
+        let dialect = config.dialect();
+        let delimiter = join.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(dialect.delimiter);
+        let rows = Delimited::open(name.clone(), source.open(&meter)?, Dialect { delimiter, ..dialect })?;
+        Ok((name, rows, meter))
     };
     let sides = config.join.iter().map(open).collect::<Result<Vec<_>>>()?;
     let mut wanted = vec![Vec::new(); sides.len()];
@@ -110,14 +113,19 @@ pub(crate) fn load_side_tables(
         match holders.first() {
             Some(&k) => wanted[k].push(name.clone()),
             None => {
-                let columns = header.iter().chain(sides.iter().flat_map(|(_, side)| side.header()));
+                let columns = header.iter().chain(sides.iter().flat_map(|(_, side, _)| side.header()));
                 let derived = config.derive.iter().map(|derive| derive.name.as_str());
                 return Err(DataError::unknown_column(file, name, columns.map(String::as_str).chain(derived)));
             }
         }
     }
     let tables = config.join.iter().zip(sides).zip(wanted);
-    tables.map(|((join, (name, rows)), columns)| SideTable::load(rows, &name, join.on.right(), columns)).collect()
+    let mut load = |((join, (name, mut rows, meter)), columns): ((&Join, (String, Delimited, Arc<Meter>)), _)| {
+        let table = SideTable::load(&mut rows, &name, join.on.right(), columns)?;
+        seen.end_of_file(&name, rows.multiline_fields(), &meter);
+        Ok(table)
+    };
+    tables.map(&mut load).collect()
 }
 
 /// The names of all columns that the settings speak of, each once.

@@ -29,9 +29,11 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod categorical;
 mod columns;
 mod config;
+mod container;
 mod criteo;
 mod dataset;
 mod delimited;
@@ -43,14 +45,18 @@ mod error;
 mod fit;
 mod join;
 mod label;
+mod note;
 mod number;
+mod peek;
 mod row_encoder;
 mod rows;
+mod shown;
 mod source;
 mod split;
 mod statistics;
 mod stream;
 mod synthetic;
+mod unpack;
 mod validate;
 
 use std::fmt;
@@ -64,6 +70,9 @@ pub use dataset::{Batch, Dataset, Splits};
 pub use dictionary::hash64;
 pub use encoder::{EncodedFeature, Encoder};
 pub use error::{DataError, Result};
+pub use note::Note;
+#[cfg(feature = "cli")]
+pub(crate) use shown::{Shown, ShownLines};
 pub use source::Source;
 pub use stream::{LabelUse, RowStream};
 pub use synthetic::{IdDistribution, Synthetic};

@@ -43,6 +43,7 @@ impl<'a> RowEncoder<'a> {
     /// Appends a row. After an error it is there in part: what can be done then is to clear all.
     pub(super) fn push(&mut self, row: &Row<'_>, label: f32) -> Result<()> {
         let Encoder { config, dense, categorical, .. } = self.encoder;
+        let trim = config.trims();
         let dataset = &mut self.dataset;
         dataset.labels.push(label);
         let (columns, bins) = dataset.columns.split_at_mut(categorical.len());
@@ -67,7 +68,7 @@ impl<'a> RowEncoder<'a> {
         for &k in &self.bags {
             let config = &config.categorical[k];
             let text = row.categorical(k, &config.column)?;
-            columns[k].push_with(|| categorical[k].row(text), |ids| categorical[k].rows(config, text, ids));
+            columns[k].push_with(|| categorical[k].row(text), |ids| categorical[k].rows(config, text, trim, ids));
         }
         for &k in &self.single {
             self.words.push(match row.categorical_word(k) {

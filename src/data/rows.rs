@@ -4,20 +4,20 @@ use std::borrow::Cow;
 use std::io::Read;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Part;
 use super::columns::{Binding, Needs, Origin};
 use super::config::{DataConfig, Format, Split};
 use super::criteo::CriteoLines;
-use super::delimited::Delimited;
+use super::delimited::{Delimited, Dialect};
 use super::derive::Derived;
 use super::dictionary::{LONG, word_of};
 use super::error::{DataError, Place, Result};
 use super::join::SideTable;
 use super::label::Label;
+use super::note::Seen;
 use super::number;
-use super::source::Source;
+use super::source::{Meter, Source, Stamp};
 use super::split::Splitter;
 
 /// A file that is being read, in either format.
@@ -29,13 +29,13 @@ pub(crate) enum Records {
 impl Records {
     pub(crate) fn open(
         format: Format,
-        delimiter: u8,
+        dialect: Dialect,
         file: String,
         text: Box<dyn Read + Send>,
         needs: Needs,
     ) -> Result<Self> {
         Ok(match format {
-            Format::Delimited => Self::Delimited(Box::new(Delimited::open(file, text, delimiter)?)),
+            Format::Delimited => Self::Delimited(Box::new(Delimited::open(file, text, dialect)?)),
             Format::Criteo => Self::Criteo(Box::new(CriteoLines::open(file, text, needs.label_required))),
         })
     }
@@ -77,6 +77,14 @@ impl Records {
             Self::Criteo(records) => records.line(),
         }
     }
+
+    /// The number of fields so far that have line ends inside, and the line on which the first of them begins.
+    fn multiline_fields(&self) -> (u64, u64) {
+        match self {
+            Self::Delimited(records) => records.multiline_fields(),
+            Self::Criteo(_) => (0, 0),
+        }
+    }
 }
 
 /// A file that is being read, and what its columns mean.
@@ -85,6 +93,7 @@ struct OpenFile {
     records: Records,
     binding: Binding,
     has_rows: bool,
+    stamp: Option<Stamp>,
 }
 
 /// The rows of several files, one at a time. The files may have their columns in different orders.
@@ -100,8 +109,9 @@ pub(crate) struct Rows<'a> {
     joined: Vec<Option<u32>>,
     derived_texts: Vec<String>,
     next_row: u64,
-    bytes_read: Arc<AtomicU64>,
+    meter: Arc<Meter>,
     bytes_total: u64,
+    seen: Seen,
 }
 
 impl<'a> Rows<'a> {
@@ -124,7 +134,8 @@ impl<'a> Rows<'a> {
             joined: vec![None; tables.len()],
             derived_texts: vec![String::new(); config.derive.len()],
             next_row: 0,
-            bytes_read: Arc::default(),
+            meter: Arc::default(),
+            seen: Seen::default(),
         })
     }
 
@@ -139,8 +150,8 @@ impl<'a> Rows<'a> {
                 self.complete()?;
                 return Ok(true);
             }
-            if let Some(OpenFile { name: file, has_rows: false, .. }) = self.file.take() {
-                return Err(DataError::EmptyFile { file, reason: "there is no row to read" });
+            if let Some(file) = self.file.take() {
+                self.end_of_file(file)?;
             }
             let Some(source) = self.sources.next() else { return Ok(false) };
             self.file = Some(self.open(source)?);
@@ -149,11 +160,21 @@ impl<'a> Rows<'a> {
 
     fn open(&self, source: Source) -> Result<OpenFile> {
         let Self { config, tables, needs, .. } = *self;
-        let name = source.name();
-        let text = source.open(&self.bytes_read)?;
-        let records = Records::open(config.format, config.delimiter(), name.clone(), text, needs)?;
+        let (name, stamp) = (source.name(), source.stamp());
+        let text = source.open(&self.meter)?;
+        let records = Records::open(config.format, config.dialect(), name.clone(), text, needs)?;
         let binding = Binding::new(config, tables, &name, records.header(), &self.label.column, needs)?;
-        Ok(OpenFile { name, records, binding, has_rows: false })
+        Ok(OpenFile { name, records, binding, has_rows: false, stamp })
+    }
+
+    fn end_of_file(&mut self, file: OpenFile) -> Result<()> {
+        let OpenFile { name, records, has_rows, stamp, .. } = file;
+        if let Some(stamp) = stamp {
+            stamp.check()?;
+            self.seen.stamps.push(stamp);
+        }
+        self.seen.end_of_file(&name, records.multiline_fields(), &self.meter);
+        if has_rows { Ok(()) } else { Err(DataError::EmptyFile { file: name, reason: "there is no row to read" }) }
     }
 
     /// Looks up the side tables and derives columns for a new row.
@@ -216,7 +237,12 @@ impl<'a> Rows<'a> {
 
     /// How many bytes have been read, and how many there are, before decompression.
     pub(crate) fn bytes_read(&self) -> (u64, u64) {
-        (self.bytes_read.load(Ordering::Relaxed), self.bytes_total)
+        (self.meter.bytes(), self.bytes_total)
+    }
+
+    /// What the files that have been read to their end were like.
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// Whether it is time to report progress.

@@ -1,20 +1,20 @@
 //! Where text comes from: files or any reader, compressed or not.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
-use std::path::PathBuf;
+use std::fs::{File, Metadata};
+use std::io::{self, BufRead, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
 
-use flate2::bufread::MultiGzDecoder;
-
+use super::container::{HEAD_BYTES, Packing, refuse};
 use super::error::{DataError, Result};
+use super::peek::Peekable;
+use super::shown::Shown;
+use super::unpack::Unpacked;
 
-/// The size of the buffer before the decompressor.
-const BUFFER_BYTES: usize = 1 << 17;
-
-/// A file, or anything else that can be read. What is compressed with gzip is recognised by its contents.
+/// A file, or anything else that can be read. What is compressed with gzip or zstd is recognised by its contents.
 pub enum Source {
     /// A file.
     File(PathBuf),
@@ -40,11 +40,11 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
-    /// What errors call it: the path, or the reader's name.
+    /// What errors call it: the path, or the reader's name, with what could control a terminal escaped.
     pub fn name(&self) -> String {
         match self {
-            Self::File(path) => path.display().to_string(),
-            Self::Reader { name, .. } => name.clone(),
+            Self::File(path) => name_of(path),
+            Self::Reader { name, .. } => Shown(name).to_string(),
         }
     }
 
@@ -56,47 +56,118 @@ impl Source {
         }
     }
 
-    /// Its text, decompressed and without a byte order mark. The bytes that are read are added to `bytes_read`.
-    pub(crate) fn open(self, bytes_read: &Arc<AtomicU64>) -> Result<Box<dyn Read + Send>> {
+    /// How the file is now; nothing for what is no file with a length.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        match self {
+            Self::File(path) => Stamp::of(path),
+            Self::Reader { .. } => None,
+        }
+    }
+
+    /// Its text, decompressed and without a byte order mark. The meter counts the bytes that are read.
+    pub(crate) fn open(self, meter: &Arc<Meter>) -> Result<Box<dyn Read + Send>> {
         let file = self.name();
         let fault = |source| DataError::Io { file: file.clone(), source };
         let inner: Box<dyn Read + Send> = match self {
-            Self::File(path) => Box::new(File::open(path).map_err(fault)?),
+            Self::File(path) => Box::new(open_file(&path).map_err(fault)?),
             Self::Reader { reader, .. } => Box::new(reader),
         };
-        let mut raw = Counted { inner, bytes_read: bytes_read.clone() };
-        let start = read_up_to::<2>(&mut raw).map_err(fault)?;
-        let is_gzip = start == [0x1f, 0x8b];
-        let raw = Cursor::new(start).chain(raw);
-        let mut text: Box<dyn Read + Send> = match is_gzip {
-            true => Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, raw))),
-            false => Box::new(raw),
+        let mut raw = Peekable::new(Counted { inner, meter: meter.clone() });
+        let mut text: Peekable<Box<dyn Read + Send>> = match Packing::of(raw.peek(HEAD_BYTES).map_err(fault)?) {
+            Some(packing) => Peekable::new(Box::new(Unpacked::new(raw, packing, meter.clone()))),
+            None => Peekable::new(Box::new(raw)),
         };
-        let mut start = read_up_to::<3>(&mut text).map_err(fault)?;
-        if start == [0xef, 0xbb, 0xbf] {
-            start.clear();
+        let head = text.peek(HEAD_BYTES).map_err(fault)?;
+        refuse(&file, head)?;
+        if head.starts_with(b"\xef\xbb\xbf") {
+            text.consume(3);
         }
-        Ok(Box::new(Cursor::new(start).chain(text)))
+        Ok(Box::new(text))
     }
 }
 
-/// The first `N` bytes, or all if there are fewer.
-fn read_up_to<const N: usize>(reader: &mut impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(N);
-    reader.take(N as u64).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// What errors call a file.
+pub(crate) fn name_of(path: &Path) -> String {
+    Shown(&path.display().to_string()).to_string()
 }
 
-/// A reader that adds up what is read through it.
+fn open_file(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "this is a directory: name a file"));
+    }
+    Ok(file)
+}
+
+/// Checks that these files can be read again and again, as training does: a pipe gives what it holds but once.
+pub(crate) fn check_rereadable<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    for path in paths {
+        // What cannot be found is reported when it is opened.
+        let is_stream = |metadata: Metadata| !metadata.is_file() && !metadata.is_dir();
+        if path.metadata().is_ok_and(is_stream) {
+            return Err(DataError::NotRereadable { file: name_of(path) });
+        }
+    }
+    Ok(())
+}
+
+/// A file at some time, by its length and by when it was last written.
+#[derive(Clone, Debug)]
+pub(crate) struct Stamp {
+    path: PathBuf,
+    state: (u64, Option<SystemTime>),
+}
+
+impl Stamp {
+    /// How a file is now; nothing if it is none, or has no length.
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = path.metadata().ok().filter(Metadata::is_file)?;
+        Some(Self { path: path.to_owned(), state: (metadata.len(), metadata.modified().ok()) })
+    }
+
+    /// Checks that the file is what it was.
+    pub(crate) fn check(&self) -> Result<()> {
+        match Self::of(&self.path) {
+            Some(now) if now.state != self.state => Err(DataError::Changed { file: name_of(&self.path) }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is told about a file while it is read.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    bytes: AtomicU64,
+    junk: AtomicBool,
+}
+
+impl Meter {
+    /// How many bytes have been read, before decompression.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Says that something stands behind compressed data that is not read.
+    pub(crate) fn note_junk(&self) {
+        self.junk.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that has been said since the last time.
+    pub(crate) fn take_junk(&self) -> bool {
+        self.junk.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// A reader that tells how much is read through it.
 struct Counted<R> {
     inner: R,
-    bytes_read: Arc<AtomicU64>,
+    meter: Arc<Meter>,
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.bytes_read.fetch_add(count as u64, Ordering::Relaxed);
+        self.meter.bytes.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
     }
 }

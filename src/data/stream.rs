@@ -6,6 +6,7 @@ use super::config::Split;
 use super::dataset::Batch;
 use super::encoder::Encoder;
 use super::error::Result;
+use super::note::Note;
 use super::row_encoder::RowEncoder;
 use super::rows::Rows;
 use super::source::Source;
@@ -68,6 +69,11 @@ impl<'a> RowStream<'a> {
         }
         self.staged.dataset().gather_all(batch);
         Ok(batch.batch_size > 0)
+    }
+
+    /// What is worth a look in the files that have been read to their end.
+    pub fn notes(&self) -> &[Note] {
+        &self.rows.seen().notes
     }
 
     /// How many bytes have been read, and how many there are, before decompression; a reader that is no file counts as 0 in the

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::config::{Categorical, DataConfig, Dense, Format, Missing, Split, Transform, Unknown};
+use super::delimited::MAX_ROW_BYTES;
 use super::derive::compile;
 use super::error::{DataError, Result};
 use super::number::MAX_NUMBER;
@@ -63,6 +64,9 @@ fn files(config: &DataConfig) -> Result<()> {
             return Err(DataError::config("delimiter", "the fields of a Criteo file stand between tabs: remove it"));
         }
         _ => delimiter("delimiter", config.delimiter)?,
+    }
+    if config.max_field_bytes.is_some_and(|limit| limit == 0 || limit > MAX_ROW_BYTES) {
+        return Err(DataError::config("max_field_bytes", format!("must be between 1 and {MAX_ROW_BYTES}")));
     }
     if config.criteo.is_some() && (config.format != Format::Criteo || !config.categorical.is_empty()) {
         let reason = "only has a meaning with format = \"criteo\" and without [[data.categorical]]: remove it";
@@ -182,6 +186,8 @@ mod tests {
             ),
             ("split = { by = 'time', column = 't', test = nan }", "data.split: "),
             ("delimiter = 'é'", "data.delimiter: 'é' cannot delimit fields"),
+            ("max_field_bytes = 0", "data.max_field_bytes: must be between 1 and"),
+            ("max_field_bytes = 1000000000", "data.max_field_bytes: must be between 1 and"),
             ("criteo = { hash = 3 }", "data.criteo: only has a meaning"),
             ("format = 'criteo'\ndelimiter = ','", "data.delimiter: "),
             ("label = 'y'\ndense = [{ column = 'x' }, { column = 'z', bins = 1 }]", "data.dense[1]: bins = 1"),

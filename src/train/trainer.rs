@@ -15,7 +15,7 @@ use super::model::{Scorer, expect_parameters, member_seed};
 use super::model_dir::{METRICS, RunDir};
 use super::report::write_report;
 use super::unseen::Unseen;
-use crate::data::{Batch, Dataset, Encoder, Splits};
+use crate::data::{Batch, Dataset, Encoder, Note, Splits};
 use crate::nn::{Dlrm, MemoryPlan};
 use crate::ops::Backend;
 use crate::ops::finite_check::NonFinite;
@@ -27,6 +27,10 @@ pub trait Observer {
     /// A file is being read: bytes done, of how many.
     fn reading(&mut self, what: &str, done: u64, total: u64) {
         let _ = (what, done, total);
+    }
+    /// Something in the data is worth a look.
+    fn note(&mut self, note: &Note) {
+        let _ = note;
     }
     /// Data and model are there.
     fn ready(&mut self, splits: &Splits, encoder: &Encoder, num_parameters: usize) {
@@ -168,6 +172,7 @@ impl<D: Backend> Trainer<D> {
         let Config { data, train, .. } = &manifest.config;
         let splits =
             Splits::load(data, &encoder, &manifest.folder, &mut |done, total| observer.reading("rows", done, total))?;
+        encoder.notes().iter().chain(&splits.notes).for_each(|note| observer.note(note));
         let steps_per_epoch = splits.train.len().div_ceil(train.batch_size) as u64;
         let optimizers = train.optimizers(steps_per_epoch).map_err(|reason| model_error(dir.dir().path(), reason))?;
         let memory = plan_memory(&device, &manifest.config, &encoder, &splits.train)?;

@@ -1,0 +1,76 @@
+//! What is worth a look, though it is no error.
+
+use std::fmt;
+
+use super::error::Result;
+use super::source::{Meter, Stamp};
+
+/// Something about a file that could be read which its owner should know of. It says for itself what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Note {
+    /// Quoted fields have line ends inside. They may be meant, or a quote is missing and rows have been taken for a text.
+    LineEnds {
+        /// The file.
+        file: String,
+        /// The number of such fields.
+        fields: u64,
+        /// The line on which the first of them begins.
+        line: u64,
+    },
+    /// Something else stands behind compressed data. It is not read.
+    Junk {
+        /// The file.
+        file: String,
+    },
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LineEnds { file, fields: 1, line } => {
+                write!(f, "{file}:{line}: a quoted field has line ends inside: if it should not, a quote is missing")
+            }
+            Self::LineEnds { file, fields, line } => write!(
+                f,
+                "{file}: {fields} quoted fields have line ends inside, the first on line {line}: if they should not, a \
+                 quote is missing"
+            ),
+            Self::Junk { file } => {
+                write!(f, "{file}: something else stands behind the compressed data, and is not read: is the file whole?")
+            }
+        }
+    }
+}
+
+/// What passes over files have seen beside their rows. It makes no two things different that are equal otherwise.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) notes: Vec<Note>,
+    /// How the files were when they were opened.
+    pub(crate) stamps: Vec<Stamp>,
+}
+
+impl Seen {
+    /// Notes what is to be said of a file that has been read to its end: how many fields have line ends inside, and on which line the first of them
+    /// begins; what the meter was told.
+    pub(crate) fn end_of_file(&mut self, file: &str, (fields, line): (u64, u64), meter: &Meter) {
+        if fields > 0 {
+            self.notes.push(Note::LineEnds { file: file.to_owned(), fields, line });
+        }
+        if meter.take_junk() {
+            self.notes.push(Note::Junk { file: file.to_owned() });
+        }
+    }
+
+    /// Checks that the files are what they were.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.stamps.iter().try_for_each(Stamp::check)
+    }
+}
+
+impl PartialEq for Seen {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,61 @@
+//! Texts of files on their way to people.
+
+use std::fmt::{self, Display, Write};
+
+/// A text of a file, or a name, as it may be printed: what controls a terminal, ends a line, cannot be seen or turns the direction of writing is
+/// escaped, as in `\u{1b}`.
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+impl Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(f, self.0, |_| false)
+    }
+}
+
+/// A message of several lines as it may be printed: like [`Shown`], but line ends and tabs stay.
+#[cfg(feature = "cli")]
+pub(crate) struct ShownLines<'a>(pub(crate) &'a str);
+
+#[cfg(feature = "cli")]
+impl Display for ShownLines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(f, self.0, |c| matches!(c, '\n' | '\t'))
+    }
+}
+
+fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str, stays: impl Fn(char) -> bool) -> fmt::Result {
+    for c in text.chars() {
+        match c {
+            c if stays(c) || !is_hidden(c) => f.write_char(c)?,
+            '\n' | '\r' | '\t' => write!(f, "{}", c.escape_default())?,
+            c => write!(f, "{}", c.escape_unicode())?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a character is a control character (C0, C1), ends a line, or is one of those that have no width or set the direction of writing.
+fn is_hidden(c: char) -> bool {
+    let zero_width = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let separates = matches!(c, '\u{2028}'..='\u{202e}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
+    c.is_control() || zero_width || separates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_reaches_a_terminal_that_controls_it() {
+        let text = "a\u{1b}[2Jb\u{7}\u{9b}1m\u{7f}\r\n\t\u{202e}x\u{2066}\u{feff}é \"漢\\";
+        let shown = "a\\u{1b}[2Jb\\u{7}\\u{9b}1m\\u{7f}\\r\\n\\t\\u{202e}x\\u{2066}\\u{feff}é \"漢\\";
+        assert_eq!(Shown(text).to_string(), shown);
+        assert!(Shown(text).to_string().chars().all(|c| !is_hidden(c)));
+    }
+
+    #[test]
+    #[cfg(feature = "cli")]
+    fn lines_of_a_message_stay() {
+        assert_eq!(ShownLines("a\n\tb\u{1b}\r").to_string(), "a\n\tb\\u{1b}\\r");
+    }
+}
