@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use super::terminal::{Bar, metrics_line};
 use super::{CliError, CliResult, Common, on_device, print_line};
-use crate::data::{LabelUse, Part, Source, Split};
+use crate::data::{Coverage, LabelUse, Part, Source, Split};
 use crate::ops::Backend;
-use crate::train::{Predictions, TrainedModel};
+use crate::train::{Metrics, Predictions, TrainedModel};
 
 /// Measure a model on rows with labels, streamed in constant memory but for one number for each row.
 #[derive(clap::Args, Debug)]
@@ -35,6 +35,15 @@ enum PartChoice {
     All,
 }
 
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Measured {
+    #[serde(flatten)]
+    metrics: Metrics,
+    /// For each column and side table, how many values and keys the model does not know.
+    unknown: Coverage,
+}
+
 impl Eval {
     pub(super) fn run(&self) -> CliResult {
         on_device!(self.common, device => self.measure(TrainedModel::open(device, &self.model)?))
@@ -50,11 +59,12 @@ impl Eval {
             CliResult::Ok(())
         });
         bar.clear();
-        result?.iter().for_each(|note| bar.warn(note));
+        let report = result?;
+        bar.report(&report);
         let loss = model.manifest().config.train.loss;
         let metrics = predictions.metrics_of(loss).ok_or_else(|| CliError::Usage("there are no such rows".into()))?;
         if self.json {
-            print_line(&serde_json::to_string(&metrics).unwrap_or_default())?;
+            print_line(&serde_json::to_string(&Measured { metrics, unknown: report.coverage }).unwrap_or_default())?;
         } else {
             print_line(&format!("{}  ({} rows)", metrics_line(&metrics), metrics.samples))?;
         }

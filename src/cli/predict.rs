@@ -50,7 +50,7 @@ impl Predict {
             // What was predicted before an error is not lost.
             out.flush().map_err(|error| out.fault(error))?;
         }
-        result?.iter().for_each(|note| bar.warn(note));
+        bar.report(&result?);
         out.finish()
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! What is said on standard error serves people alone, and is never worth a run: if it cannot be written, it is lost.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::CliError;
-use crate::data::{Note, ShownLines};
+use crate::data::{Coverage, ReadReport, ShownLines};
 use crate::train::Metrics;
 
 /// Says something on standard error.
@@ -72,9 +73,20 @@ impl Bar {
         self.bar.suspend(|| say(line));
     }
 
-    /// Prints a warning above the bar, however quiet it shall be.
-    pub(super) fn warn(&self, note: &Note) {
-        self.say(&format!("bagdot: warning: {note}"));
+    /// Prints a warning above the bar: results may be worth little, so that `--quiet` does not silence it.
+    pub(super) fn warn(&self, warning: impl Display) {
+        self.say(&format!("bagdot: warning: {warning}"));
+    }
+
+    /// Warns of what rows turned out to be.
+    pub(super) fn report(&self, report: &ReadReport) {
+        report.notes.iter().for_each(|note| self.warn(note));
+        self.report_unknown(&report.coverage);
+    }
+
+    /// Warns of columns with many values that training has not seen, and of side tables that lack many keys.
+    pub(super) fn report_unknown(&self, coverage: &Coverage) {
+        coverage.notable().for_each(|share| self.warn(share));
     }
 
     pub(super) fn clear(&self) {

@@ -163,6 +163,9 @@ impl Observer for Screen {
             encoder.num_dense(),
             encoder.features().len()
         ));
+        for part in [&splits.train, &splits.validation, &splits.test] {
+            self.bar.report_unknown(part.coverage());
+        }
     }
 
     fn batch(&mut self, epoch: u32, done: u64, total: u64, loss: f64) {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{Categorical, Unknown};
+use super::coverage::Tally;
 use super::dictionary::{Counts, Dictionary, EMPTY, HashWords, hash64};
 use super::error::{DataError, Result};
 use crate::simd::Dispatch;
@@ -67,10 +68,14 @@ impl CategoricalEncoding {
         if text.is_empty() { 0 } else { self.known_row(text).unwrap_or(0) }
     }
 
-    /// Appends the rows of the values of a column with several; `trim` as in [`values`].
-    pub(crate) fn rows(&self, config: &Categorical, text: &str, trim: bool, rows: &mut Vec<u32>) {
+    /// Appends the rows of the values of a column with several, and counts these; `trim` as in [`values`].
+    pub(crate) fn rows(&self, config: &Categorical, text: &str, trim: bool, rows: &mut Vec<u32>, tally: &mut Tally) {
         let keep = config.unknown == Some(Unknown::Row);
-        rows.extend(values(config, text, trim).filter_map(|value| self.known_row(value).or(keep.then_some(0))));
+        rows.extend(values(config, text, trim).filter_map(|value| {
+            let row = self.known_row(value);
+            tally.add(value, row.is_some());
+            row.or(keep.then_some(0))
+        }));
     }
 
     #[inline]
@@ -173,12 +178,17 @@ impl CategoricalFit {
         Ok(())
     }
 
-    pub(crate) fn finish(mut self, config: &Categorical) -> Result<CategoricalEncoding> {
+    /// The encoding, and the share of the values that are too rare to have a row.
+    pub(crate) fn finish(mut self, config: &Categorical) -> Result<(CategoricalEncoding, f64)> {
         self.count_words(config)?;
-        Ok(match config.hash {
+        let min_count = config.min_count.unwrap_or(1).into();
+        let counts = self.counts.counts();
+        let (all, rare): (u64, u64) = (counts.iter().sum(), counts.iter().filter(|&&count| count < min_count).sum());
+        let encoding = match config.hash {
             Some(rows) => CategoricalEncoding::Hash(rows),
-            None => CategoricalEncoding::Dictionary(self.counts.frequent(config.min_count.unwrap_or(1).into())),
-        })
+            None => CategoricalEncoding::Dictionary(self.counts.frequent(min_count)),
+        };
+        Ok((encoding, if rare == 0 { 0.0 } else { rare as f64 / all as f64 }))
     }
 }
 
@@ -202,10 +212,12 @@ mod tests {
         assert_eq!((values(&config, "", true).count(), values(&config, "||", true).count()), (0, 0));
         let mut fit = CategoricalFit::new(true);
         ["b||a||c", "a||b", "b"].iter().for_each(|text| fit.add(&config, text).unwrap());
-        let encoding = fit.finish(&config).unwrap();
+        let (encoding, rare) = fit.finish(&config).unwrap();
+        assert_eq!(rare, 1.0 / 6.0, "c occurs once");
         let rows = |unknown: Option<Unknown>| {
             let mut rows = vec![];
-            encoding.rows(&Categorical { unknown, ..config.clone() }, "a||c||x||b||a", true, &mut rows);
+            let config = Categorical { unknown, ..config.clone() };
+            encoding.rows(&config, "a||c||x||b||a", true, &mut rows, &mut Tally::default());
             rows
         };
         assert_eq!(encoding.num_embeddings(), 3);
@@ -257,7 +269,7 @@ mod tests {
         let config = config("hash = 7");
         let mut fit = CategoricalFit::new(true);
         fit.add(&config, "a").unwrap();
-        let encoding = fit.finish(&config).unwrap();
+        let (encoding, _) = fit.finish(&config).unwrap();
         assert_eq!((encoding.num_embeddings(), encoding.row("")), (8, 0));
         for text in ["a", "b", "never seen"] {
             assert_eq!(u64::from(encoding.row(text)), 1 + hash64(text.as_bytes()) % 7);

@@ -34,7 +34,7 @@ pub(crate) struct Binding {
 /// What a pass over the rows needs besides the features.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs {
-    pub(crate) label_required: bool,
+    pub(crate) label: bool,
     pub(crate) time: bool,
 }
 
@@ -51,10 +51,7 @@ impl Binding {
         let finder = Finder { config, tables, file, header };
         let all =
             |names: &mut dyn Iterator<Item = &String>| names.map(|name| finder.find(name)).collect::<Result<Vec<_>>>();
-        let label = match finder.find(label) {
-            Err(DataError::UnknownColumn { .. }) if !needs.label_required => Origin::Absent,
-            found => found?,
-        };
+        let label = needs.label.then(|| finder.find(label)).transpose()?;
         let time = match &config.split {
             Split::Time { column, .. } if needs.time => Some(finder.find(column)?),
             _ => None,
@@ -70,7 +67,7 @@ impl Binding {
             categorical: all(&mut config.categorical.iter().map(|categorical| &categorical.column))?,
             keys: keys.collect::<Result<_>>()?,
             derived_from: config.derive.iter().map(|derive| all(&mut derive.from.iter())).collect::<Result<_>>()?,
-            label: Some(label),
+            label,
             time,
         })
     }

@@ -71,6 +71,9 @@ pub struct DataConfig {
     pub dense: Vec<Dense>,
     /// The columns that are looked up in embedding tables.
     pub categorical: Vec<Categorical>,
+    /// The largest share of values that training has not seen, in a categorical column at evaluation and prediction, and of keys that a side
+    /// table lacks: more than that is an error. Without it there is none; what is unusual is reported.
+    pub max_unknown: Option<f64>,
     /// How the 26 categorical columns of a Criteo file are encoded, if `categorical` does not say.
     pub criteo: Option<Criteo>,
 }
@@ -212,6 +215,19 @@ pub enum Transform {
     Zscore,
     /// The share of the training rows with a smaller number: between 0 and 1.
     Quantile,
+}
+
+impl fmt::Display for Transform {
+    /// Writes it as a configuration names it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Log1p => "log1p",
+            Self::SignedLog1p => "signed_log1p",
+            Self::Zscore => "zscore",
+            Self::Quantile => "quantile",
+        })
+    }
 }
 
 /// What stands for a missing number.

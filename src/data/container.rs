@@ -136,7 +136,18 @@ mod tests {
     fn texts_are_left_alone() {
         let tar_like = [vec![b'x'; 257], b"ustar".to_vec()].concat();
         assert_eq!(what(&tar_like), "text");
-        for text in ["", "x", "x,y\n1,2\n", "PAR1,ORC\n1,2\n", "BZh9,y\n", "ORC\tLZIP\r\n", "Obj,y\n", "PK,y\n", "é,漢\n", "\u{feff}x,y"] {
+        for text in [
+            "",
+            "x",
+            "x,y\n1,2\n",
+            "PAR1,ORC\n1,2\n",
+            "BZh9,y\n",
+            "ORC\tLZIP\r\n",
+            "Obj,y\n",
+            "PK,y\n",
+            "é,漢\n",
+            "\u{feff}x,y",
+        ] {
             assert_eq!(what(text.as_bytes()), "text", "{text:?}");
         }
         assert_eq!((what(b"\0"), what(b"x\0\0y"), what(b"x\0")), ("text", "text", "text"));

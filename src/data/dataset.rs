@@ -5,9 +5,11 @@ use std::path::Path;
 use super::Part;
 use super::columns::Needs;
 use super::config::{DataConfig, Split};
+use super::coverage::Coverage;
 use super::encoder::Encoder;
 use super::error::{DataError, Result};
 use super::fit::NO_TRAINING_ROWS;
+use super::label_values;
 use super::note::Note;
 use super::row_encoder::RowEncoder;
 use super::rows::Rows;
@@ -37,6 +39,7 @@ pub struct Dataset {
     pub(super) dense: Vec<f32>,
     pub(super) labels: Vec<f32>,
     pub(super) columns: Vec<Column>,
+    pub(super) coverage: Coverage,
 }
 
 /// The ids of a feature.
@@ -84,7 +87,8 @@ impl Dataset {
             true => Column::Bags { ids: Vec::new(), ends: Vec::new() },
             false => Column::Single(Vec::new()),
         };
-        Self { num_dense, dense: Vec::new(), labels: Vec::new(), columns: has_bags.map(column).collect() }
+        let columns = has_bags.map(column).collect();
+        Self { num_dense, dense: Vec::new(), labels: Vec::new(), columns, coverage: Coverage::default() }
     }
 
     /// The number of rows.
@@ -100,6 +104,11 @@ impl Dataset {
     /// The labels, 0 or 1.
     pub fn labels(&self) -> &[f32] {
         &self.labels
+    }
+
+    /// How much of what the rows hold is known: values that training has not seen, keys that side tables lack.
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
     }
 
     /// Fills `batch` with these rows, in this order. A row may be taken more than once.
@@ -196,7 +205,8 @@ impl Splits {
     ///
     /// # Errors
     /// Any [`DataError`] of reading; [`DataError::EmptyPart`] if there are no training rows, or none of another part of which the
-    /// settings ask for some; [`DataError::OneClass`] if all training labels are the same.
+    /// settings ask for some; [`DataError::OneClass`] if all training labels are the same; [`DataError::Unknown`] if more is not known
+    /// than the settings allow.
     pub fn load(
         config: &DataConfig,
         encoder: &Encoder,
@@ -219,17 +229,20 @@ impl Splits {
         let total = files.iter().flat_map(|(_, sources)| sources).map(Source::size).sum();
         let (mut done, mut notes) = (0, Vec::new());
         for (part, sources) in files {
-            notes.extend(read(encoder, part, sources, &mut rows, &mut |read| progress(done + read, total))?);
+            let read = read(encoder, part, sources, &mut rows, &mut |read| progress(done + read, total));
+            notes.extend(read.map_err(|error| {
+                label_values::add(error, &encoder.config, &encoder.side_tables, &config.files(part, folder))
+            })?);
             done += config.files(part, folder).into_iter().map(|path| Source::File(path).size()).sum::<u64>();
         }
         progress(total, total);
         let [train, validation, test] = rows.map(RowEncoder::into_dataset);
         let splits = Self { train, validation, test, notes };
-        splits.check(config)?;
+        splits.check(config, encoder, folder)?;
         Ok(splits)
     }
 
-    fn check(&self, config: &DataConfig) -> Result<()> {
+    fn check(&self, config: &DataConfig, encoder: &Encoder, folder: &Path) -> Result<()> {
         let (validation, test) = match &config.split {
             Split::Hash { validation, test, .. } | Split::Time { validation, test, .. } => {
                 (*validation > 0.0, *test > 0.0)
@@ -249,9 +262,19 @@ impl Splits {
         }
         let first = self.train.labels[0];
         if self.train.labels.iter().all(|&label| label == first) {
-            return Err(DataError::OneClass { label: first as u8 });
+            let (rule, column) = (encoder.config.label.clone().unwrap_or_default(), encoder.config.label()?.column);
+            let error = DataError::OneClass { label: first as u8, rule, column, values: Vec::new() };
+            return Err(label_values::add(
+                error,
+                &encoder.config,
+                &encoder.side_tables,
+                &config.files(Part::Train, folder),
+            ));
         }
-        Ok(())
+        // Values that are too rare for a row are none that training has not seen.
+        let training = Coverage { columns: Vec::new(), ..self.train.coverage.clone() };
+        let parts = [&training, &self.validation.coverage, &self.test.coverage];
+        parts.into_iter().try_for_each(|coverage| coverage.check(config.max_unknown))
     }
 }
 
@@ -265,7 +288,7 @@ fn read(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<Note>> {
     let splitter = encoder.splitter();
-    let needs = Needs { label_required: true, time: true };
+    let needs = Needs { label: true, time: true };
     let mut rows = Rows::new(&encoder.config, &encoder.side_tables, sources, needs)?;
     let [train, validation, test] = parts;
     while rows.advance()? {

@@ -516,7 +516,10 @@ mod tests {
             ("a,\"b\n1,2\n", 1),
             ("a,b\r\n\r\n\"1\r\n\"\"2", 3),
         ] {
-            assert!(message(text).starts_with(&format!("f:{line}: a quote opens a field and is never closed")), "{text:?}");
+            assert!(
+                message(text).starts_with(&format!("f:{line}: a quote opens a field and is never closed")),
+                "{text:?}"
+            );
         }
         // Quotes within a field, and closed ones at the end.
         assert_eq!(rows("a,b\n1\",2\"\"\n").unwrap()[1].1, ["1\"", "2\"\""]);
@@ -534,21 +537,17 @@ mod tests {
     #[test]
     fn blanks_around_fields_are_no_part_of_them() {
         let text = " a , \"b c\" \t\n \t1 2\t , \"x, \"\"y\"\" \"  \n\" 3\",\" \" \r\n   ,\"4\" 5 \n";
-        let expected = [
-            (1, vec!["a", "b c"]),
-            (2, vec!["1 2", "x, \"y\" "]),
-            (3, vec![" 3", " "]),
-            (4, vec!["", "4 5"]),
-        ];
+        let expected =
+            [(1, vec!["a", "b c"]), (2, vec!["1 2", "x, \"y\" "]), (3, vec![" 3", " "]), (4, vec!["", "4 5"])];
         assert!(rows(text).unwrap().iter().map(|(n, r)| (*n, r.iter().map(String::as_str).collect())).eq(expected));
         let untrimmed = |text: &str| rows_of(open(text.as_bytes(), Dialect { trim: false, ..PLAIN }).unwrap()).unwrap();
         assert_eq!(untrimmed("a, b \n 1 , \"2\"\"\n")[1], (2, vec![" 1 ".into(), " \"2\"\"".into()]));
         // Blanks that delimit are no blanks; neither are others than those of ASCII.
         let blank = Dialect { delimiter: b' ', ..PLAIN };
-        assert_eq!(rows_of(open(b"a b\n 2\n1\t \n", blank).unwrap()).unwrap()[1..], [
-            (2, vec![String::new(), "2".into()]),
-            (3, vec!["1".into(), String::new()])
-        ]);
+        assert_eq!(
+            rows_of(open(b"a b\n 2\n1\t \n", blank).unwrap()).unwrap()[1..],
+            [(2, vec![String::new(), "2".into()]), (3, vec!["1".into(), String::new()])]
+        );
         assert_eq!(rows("a,b\n\u{a0}1,2\u{b}\n").unwrap()[1].1, ["\u{a0}1", "2\u{b}"]);
     }
 

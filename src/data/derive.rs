@@ -45,9 +45,7 @@ impl Derived {
             return Ok(());
         }
         const REASON: &str = "of which the pattern takes no number: correct the pattern, or remove bucket";
-        let number = number::parse(group.as_str()).ok_or_else(|| place.number(&self.from, text, REASON))?;
-        // Adding 0 turns -0 into 0.
-        *value = ((number / bucket).floor() * bucket + 0.0).to_string();
+        *value = number::bucket(group.as_str(), bucket).ok_or_else(|| place.number(&self.from, text, REASON))?;
         Ok(())
     }
 }

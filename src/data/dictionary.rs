@@ -51,6 +51,14 @@ pub(crate) fn word_of_bytes(bytes: u64, length: usize) -> Option<u64> {
 /// The [`word_of`] the empty text.
 pub(crate) const EMPTY: u64 = 0x80 << 56;
 
+/// The text of a word; `None` for what is the [`word_of`] no text.
+pub(crate) fn text_of_word(word: u64) -> Option<String> {
+    let bytes = word.to_le_bytes();
+    // Words are ASCII.
+    let text = std::str::from_utf8(bytes.get(..length_of_word(word) as usize)?).ok()?;
+    Some(text.to_owned())
+}
+
 /// How long the text of a word is.
 #[inline(always)]
 pub(crate) fn length_of_word(word: u64) -> u32 {
@@ -311,6 +319,11 @@ impl Counts {
     /// All counts, in order of the first appearance of their texts.
     pub(crate) fn counts(&self) -> &[u64] {
         &self.counts
+    }
+
+    /// All texts with their counts, in order of their first appearance.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.texts.iter().zip(self.counts.iter().copied())
     }
 
     /// The texts that occur at least `min_count` times, in order of first appearance.

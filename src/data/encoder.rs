@@ -42,6 +42,10 @@ pub struct Encoder {
     pub(super) categorical: Vec<CategoricalEncoding>,
     pub(super) time_cut: Option<TimeCut>,
     pub(super) features: Vec<EncodedFeature>,
+    /// For each categorical column, the share of the training rows' values that are too rare to have a row. Encoders of earlier versions
+    /// have none.
+    #[serde(default)]
+    pub(super) rare: Vec<f64>,
     /// What was seen of the files, for whoever reads them next; it is not stored.
     #[serde(skip)]
     pub(super) seen: Seen,
@@ -98,7 +102,7 @@ impl Encoder {
     /// # Errors
     /// [`DataError::Encoder`] or [`DataError::Config`] with what does not fit.
     pub fn check(&self) -> Result<()> {
-        let Self { config, side_tables, dense, categorical, time_cut, features, .. } = self;
+        let Self { config, side_tables, dense, categorical, time_cut, features, rare, .. } = self;
         config.validate()?;
         let size = |what: &str, got: usize, expected: usize| match got == expected {
             true => Ok(()),
@@ -120,6 +124,9 @@ impl Encoder {
         }
         if matches!(config.split, Split::Time { .. }) != time_cut.is_some() {
             return Err(DataError::encoder("the times of the split do not fit the settings"));
+        }
+        if rare.len() > categorical.len() || !rare.iter().all(|share| (0.0..=1.0).contains(share)) {
+            return Err(DataError::encoder("the shares of rare values do not fit the settings"));
         }
         if *features != features_of(config, dense, categorical) {
             return Err(DataError::encoder("the features are not those of the columns"));

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::Part;
+use super::coverage::UnknownShare;
 use super::shown::Shown;
 
 /// The result of every fallible call of this module.
@@ -140,8 +141,9 @@ pub enum DataError {
     },
     /// The label column holds something else than 0 or 1, and no condition says which values count as 1.
     #[error(
-        "{file}:{line}: the label {column:?} is {value:?}, not 0 or 1: write a condition, such as \
-         label = \"{0} = {1}\" or label = \"{0} >= 4\"", Shown(.column), Shown(.value)
+        "{file}:{line}: the label {column:?} is {value:?}, not 0 or 1: correct it, or write the condition under which a row counts as 1, \
+         as label = \"column = text\" or label = \"column >= number\"{}",
+        shares(.column, .values)
     )]
     Label {
         /// The file.
@@ -152,6 +154,8 @@ pub enum DataError {
         column: String,
         /// What stands there, shortened if long.
         value: String,
+        /// The values of the column with their shares of the rows, the most frequent ones first; empty where they have not been counted.
+        values: Vec<(String, f64)>,
     },
     /// A key stands twice in a side table.
     #[error("{file}:{line}: key {key:?} of column {column:?} stands on an earlier line too: keep one of the rows")]
@@ -166,7 +170,9 @@ pub enum DataError {
         key: String,
     },
     /// A quote opens a field, and the file ends before another one closes it.
-    #[error("{file}:{line}: a quote opens a field and is never closed: the file ends inside the field. Close it, or remove it")]
+    #[error(
+        "{file}:{line}: a quote opens a field and is never closed: the file ends inside the field. Close it, or remove it"
+    )]
     UnclosedQuote {
         /// The file.
         file: String,
@@ -221,10 +227,25 @@ pub enum DataError {
         reason: &'static str,
     },
     /// All training rows have the same label, so that there is nothing to learn.
-    #[error("the label of every training row is {label}: is the condition of data.label right?")]
+    #[error("the label of every training row is {label}: is data.label = {rule:?} what is meant?{}", shares(.column, .values))]
     OneClass {
         /// That label.
         label: u8,
+        /// What `data.label` says.
+        rule: String,
+        /// The column.
+        column: String,
+        /// The values of the column with their shares of the rows, the most frequent ones first.
+        values: Vec<(String, f64)>,
+    },
+    /// More values than `data.max_unknown` allows are such that training has not seen them, or more keys than that have no row in a side
+    /// table.
+    #[error("{share}, which is more than data.max_unknown = {limit}: are the files written as those of training are?")]
+    Unknown {
+        /// Of which column or side table, how many, and the first one.
+        share: UnknownShare,
+        /// The largest share that the settings allow.
+        limit: f64,
     },
     /// A stored encoder contradicts itself.
     #[error("the stored encoder is damaged: {reason}")]
@@ -241,6 +262,12 @@ impl DataError {
 
     pub(crate) fn encoder(reason: impl Into<String>) -> Self {
         Self::Encoder { reason: reason.into() }
+    }
+
+    /// The error for a label that is neither 0 nor 1.
+    pub(crate) fn label(place: Place<'_>, column: &str, value: &str) -> Self {
+        let (file, column, value) = (place.file.to_owned(), column.to_owned(), shortened(value));
+        Self::Label { file, line: place.line, column, value, values: Vec::new() }
     }
 
     /// The error for a column that is not among `columns`.
@@ -284,13 +311,38 @@ pub(crate) fn shortened(text: &str) -> String {
     }
 }
 
+/// The values that a column has, for whoever has to choose among them.
+fn shares(column: &str, values: &[(String, f64)]) -> String {
+    const SHOWN: usize = 8;
+    if values.is_empty() {
+        return String::new();
+    }
+    let value = |(value, share): &(String, f64)| format!("{value:?} ({})", percent(*share));
+    let mut text = values.iter().take(SHOWN).map(value).collect::<Vec<_>>().join(", ");
+    if values.len() > SHOWN {
+        text += &format!(" and {} more", values.len() - SHOWN);
+    }
+    format!("; {column:?} holds {text}")
+}
+
+/// A share in percent, rounded so that what is not all or none is not said to be.
+pub(crate) fn percent(share: f64) -> String {
+    match 100.0 * share {
+        0.0 => "0 %".into(),
+        below if below < 0.1 => "less than 0.1 %".into(),
+        above if above < 100.0 => format!("{:.1} %", above.min(99.9)),
+        _ => "100 %".into(),
+    }
+}
+
 fn did_you_mean(nearest: &Option<String>) -> String {
     nearest.as_ref().map(|name| format!("; did you mean {name:?}?")).unwrap_or_default()
 }
 
 fn list(columns: &[String]) -> String {
     const SHOWN: usize = 40;
-    let mut text = columns.iter().take(SHOWN).map(|name| Shown(&shortened(name)).to_string()).collect::<Vec<_>>().join(", ");
+    let mut text =
+        columns.iter().take(SHOWN).map(|name| Shown(&shortened(name)).to_string()).collect::<Vec<_>>().join(", ");
     if columns.len() > SHOWN {
         text += &format!(" and {} more", columns.len() - SHOWN);
     }

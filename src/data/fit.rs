@@ -11,21 +11,24 @@ use super::dense::DenseFit;
 use super::encoder::{Encoder, features_of};
 use super::error::{DataError, Result};
 use super::join::{SideTable, load_side_tables};
+use super::label_values;
 use super::note::Seen;
 use super::rows::{Records, Rows};
 use super::source::{Source, check_rereadable};
 use super::split::{Splitter, TimeCut};
+use super::validate::each_file_once;
 
 pub(super) const NO_TRAINING_ROWS: &str = "there are too few rows, or split gives too many of them to the other parts";
 
 /// See [`Encoder::fit`].
 pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Encoder> {
     config.validate()?;
+    each_file_once(config, folder)?;
     let config = config.with_defaults();
     check_files(&config, folder)?;
     let files = config.files(Part::Train, folder);
     let sources = || -> Vec<Source> { files.iter().cloned().map(Source::from).collect() };
-    let needs = Needs { label_required: true, time: matches!(config.split, Split::Time { .. }) };
+    let needs = Needs { label: true, time: matches!(config.split, Split::Time { .. }) };
 
     let mut seen = Seen::default();
     let side_tables = side_tables(&config, folder, sources(), needs, &mut seen)?;
@@ -49,11 +52,14 @@ pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u
 
     let splitter = Splitter::new(&config.split, time_cut);
     let mut dense: Vec<DenseFit> = config.dense.iter().map(DenseFit::new).collect();
-    let mut categorical: Vec<CategoricalFit> = config.categorical.iter().map(|_| CategoricalFit::new(config.trims())).collect();
+    let mut categorical: Vec<CategoricalFit> =
+        config.categorical.iter().map(|_| CategoricalFit::new(config.trims())).collect();
     let mut rows = Rows::new(&config, &side_tables, sources(), needs)?;
     let mut any = false;
     while rows.advance()? {
-        rows.label()?;
+        if let Err(error) = rows.label() {
+            return Err(label_values::add(error, &config, &side_tables, &config.files(Part::Train, folder)));
+        }
         if rows.is_milestone() {
             let (read, total) = rows.bytes_read();
             progress((passes - 1) * total + read, passes * total);
@@ -83,9 +89,9 @@ pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u
 
     let dense = config.dense.iter().zip(dense).map(|(config, fit)| fit.finish(config)).collect::<Result<Vec<_>>>()?;
     let categorical = config.categorical.iter().zip(categorical).map(|(config, fit)| fit.finish(config));
-    let categorical = categorical.collect::<Result<Vec<_>>>()?;
+    let (categorical, rare): (Vec<_>, _) = categorical.collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let features = features_of(&config, &dense, &categorical);
-    Ok(Encoder { config, side_tables, dense, categorical, time_cut, features, seen })
+    Ok(Encoder { config, side_tables, dense, categorical, time_cut, features, rare, seen })
 }
 
 /// Checks that what is read several times can be: the files of all parts, and a side table that is joined twice.

@@ -1,6 +1,8 @@
 //! What is predicted: a column that holds 0 or 1, or a condition on one.
 
-use super::error::{DataError, Place, Result, shortened};
+use std::cmp::Ordering;
+
+use super::error::{DataError, Place, Result};
 use super::number;
 
 /// A label, as `data.label` says it.
@@ -14,7 +16,7 @@ pub(crate) struct Label {
 struct Condition {
     comparison: Comparison,
     text: String,
-    number: Option<f64>,
+    is_number: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +52,11 @@ impl Label {
             None => (text, None),
             Some((column, comparison, value)) => {
                 let value = unquoted(value.trim());
-                let number = number::parse(value);
-                if number.is_none() && !matches!(comparison, Comparison::Equal | Comparison::NotEqual) {
+                let is_number = number::parse(value).is_some();
+                if !is_number && !matches!(comparison, Comparison::Equal | Comparison::NotEqual) {
                     return Err(fault("only = and != compare with a text; the other comparisons need a number"));
                 }
-                (column, Some(Condition { comparison, text: value.to_owned(), number }))
+                (column, Some(Condition { comparison, text: value.to_owned(), is_number }))
             }
         };
         let column = column.trim().to_owned();
@@ -64,31 +66,36 @@ impl Label {
         Ok(Self { column, condition })
     }
 
-    /// The label of a row whose column holds `value`, which is not empty: 0 or 1.
+    /// The label of a row whose column holds `value`: 0 or 1.
     pub(crate) fn of(&self, value: &str, place: Place<'_>) -> Result<f32> {
-        let Some(Condition { comparison, text, number }) = &self.condition else {
+        if value.trim_ascii().is_empty() {
+            return Err(place.missing(&self.column, "every row needs a label: fill it in, or remove the row"));
+        }
+        let Some(Condition { comparison, text, is_number }) = &self.condition else {
             return match number::parse(value) {
                 Some(x) if x == 0.0 || x == 1.0 => Ok(x as f32 + 0.0),
-                _ => {
-                    let (file, column) = (place.file.to_owned(), self.column.clone());
-                    Err(DataError::Label { file, line: place.line, column, value: shortened(value) })
-                }
+                _ => Err(DataError::label(place, &self.column, value)),
             };
         };
-        let holds = match (comparison, number::parse(value), number) {
-            (Comparison::Equal, Some(x), Some(y)) => x == *y,
-            (Comparison::NotEqual, Some(x), Some(y)) => x != *y,
-            (Comparison::Equal, ..) => value == text,
-            (Comparison::NotEqual, ..) => value != text,
-            (Comparison::AtLeast, Some(x), Some(y)) => x >= *y,
-            (Comparison::AtMost, Some(x), Some(y)) => x <= *y,
-            (Comparison::Above, Some(x), Some(y)) => x > *y,
-            (Comparison::Below, Some(x), Some(y)) => x < *y,
-            _ => return Err(place.number(&self.column, value, "no number that the label's condition could compare")),
+        let order = match number::compare(value, text) {
+            _ if !is_number => None,
+            None => return Err(place.number(&self.column, value, NO_NUMBER)),
+            order => order,
+        };
+        let holds = match comparison {
+            Comparison::Equal => order.map_or(value == text, Ordering::is_eq),
+            Comparison::NotEqual => order.map_or(value != text, Ordering::is_ne),
+            Comparison::AtLeast => order.is_some_and(Ordering::is_ge),
+            Comparison::AtMost => order.is_some_and(Ordering::is_le),
+            Comparison::Above => order.is_some_and(Ordering::is_gt),
+            Comparison::Below => order.is_some_and(Ordering::is_lt),
         };
         Ok(f32::from(u8::from(holds)))
     }
 }
+
+/// Why a text is no value that a condition with a number could judge: a missing one must not count as either class.
+const NO_NUMBER: &str = "but the condition of data.label compares numbers: correct it, or remove the row";
 
 fn unquoted(text: &str) -> &str {
     ['"', '\''].into_iter().find_map(|quote| text.strip_prefix(quote)?.strip_suffix(quote)).unwrap_or(text)
@@ -118,7 +125,8 @@ mod tests {
             ("y != no", "no", 0.0),
             ("y = 1", "1.0", 1.0),
             ("y != 1", "1.0", 0.0),
-            ("y = 1", "one", 0.0),
+            ("y = 1", "01", 1.0),
+            ("y = abc", "NA", 0.0),
             ("a column = x=y", "x=y", 1.0),
         ] {
             assert_eq!(label(rule, value).unwrap(), expected, "{rule} {value}");
@@ -127,13 +135,45 @@ mod tests {
     }
 
     #[test]
+    fn integers_beyond_two_to_the_53_are_compared_exactly() {
+        let (less, equal, more) = ("9007199254740992", "9007199254740993", "9007199254740994");
+        for (comparison, expected) in [
+            ("=", [0.0, 1.0, 0.0]),
+            ("!=", [1.0, 0.0, 1.0]),
+            (">=", [0.0, 1.0, 1.0]),
+            ("<=", [1.0, 1.0, 0.0]),
+            (">", [0.0, 0.0, 1.0]),
+            ("<", [1.0, 0.0, 0.0]),
+        ] {
+            let rule = format!("user {comparison} {equal}");
+            assert_eq!([less, equal, more].map(|value| label(&rule, value).unwrap()), expected, "{rule}");
+        }
+        assert_eq!(label("t = 1700000000123456789", "1700000000123456788").unwrap(), 0.0);
+        assert_eq!(label("u = 18446744073709551615", "18446744073709551615.0").unwrap(), 1.0);
+    }
+
+    #[test]
+    fn what_is_no_number_is_of_neither_class() {
+        for (rule, value) in ["y = 1", "y != 1", "y >= 1", "y = '1'"].into_iter().flat_map(|rule| {
+            ["nan", "NaN", "None", "NULL", "NA", "?", "-", "one", "inf", "1e39"].map(|value| (rule, value))
+        }) {
+            let message = label(rule, value).unwrap_err().to_string();
+            assert!(
+                message.starts_with(&format!("f.csv:7: column \"y\" holds {value:?}, but the condition")),
+                "{message}"
+            );
+        }
+        for blank in ["", " "] {
+            let message = label("y != 1", blank).unwrap_err().to_string();
+            assert!(message.starts_with("f.csv:7: column \"y\" is empty: every row needs a label"), "{message}");
+        }
+    }
+
+    #[test]
     fn faults() {
         let message = |rule, value| label(rule, value).unwrap_err().to_string();
-        assert_eq!(
-            message("y", "yes"),
-            "f.csv:7: the label \"y\" is \"yes\", not 0 or 1: write a condition, such as label = \"y = yes\" or label = \"y >= 4\""
-        );
-        assert!(message("y >= 4", "good").starts_with("f.csv:7: column \"y\" holds \"good\", no number"));
+        let message_of_text = message("y", "yes");
+        assert!(message_of_text.starts_with("f.csv:7: the label \"y\" is \"yes\", not 0 or 1: "), "{message_of_text}");
         assert!(message("y >= four", "4").contains("data.label: \"y >= four\": only = and != compare with a text"));
         assert!(
             message(" >= 4", "4").contains("the column is missing")

@@ -34,6 +34,7 @@ mod categorical;
 mod columns;
 mod config;
 mod container;
+mod coverage;
 mod criteo;
 mod dataset;
 mod delimited;
@@ -45,6 +46,7 @@ mod error;
 mod fit;
 mod join;
 mod label;
+mod label_values;
 mod note;
 mod number;
 mod peek;
@@ -66,6 +68,7 @@ use serde::{Deserialize, Serialize};
 pub use config::{
     Categorical, Criteo, DataConfig, Dense, Derive, Format, Join, JoinOn, Missing, Split, Transform, Unknown,
 };
+pub use coverage::{Coverage, UnknownShare};
 pub use dataset::{Batch, Dataset, Splits};
 pub use dictionary::hash64;
 pub use encoder::{EncodedFeature, Encoder};
@@ -74,7 +77,7 @@ pub use note::Note;
 #[cfg(feature = "cli")]
 pub(crate) use shown::{Shown, ShownLines};
 pub use source::Source;
-pub use stream::{LabelUse, RowStream};
+pub use stream::{LabelUse, ReadReport, RowStream};
 pub use synthetic::{IdDistribution, Synthetic};
 
 /// What a row is for.

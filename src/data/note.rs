@@ -37,7 +37,10 @@ impl fmt::Display for Note {
                  quote is missing"
             ),
             Self::Junk { file } => {
-                write!(f, "{file}: something else stands behind the compressed data, and is not read: is the file whole?")
+                write!(
+                    f,
+                    "{file}: something else stands behind the compressed data, and is not read: is the file whole?"
+                )
             }
         }
     }

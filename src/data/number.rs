@@ -1,5 +1,10 @@
 //! Numbers in text.
 
+use std::cmp::Ordering;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use super::dictionary::length_of_word;
 
 /// The largest magnitude that a number in a file may have: that of `f32`, which is what a model reads. Squares of such numbers and
@@ -56,6 +61,185 @@ pub(crate) fn parse_word(word: u64) -> Option<u32> {
     Some((low.wrapping_add(high) >> 32) as u32)
 }
 
+/// How the number of a text compares with that of another, as the decimals that they are written as, exact at any size: `f64` would
+/// take integers beyond 2^53 for their neighbours. `None` if one of the texts holds no number.
+pub(crate) fn compare(left: &str, right: &str) -> Option<Ordering> {
+    let (x, y) = (parse(left)?, parse(right)?);
+    let is_exact = |text: &str| parse_integer(text.as_bytes()).is_some();
+    match x.partial_cmp(&y)? {
+        // Rounding to f64 keeps the order, so that only equal ones can be different decimals.
+        Ordering::Equal if !(is_exact(left) && is_exact(right)) => Some(Decimal::of(left).compare(&Decimal::of(right))),
+        order => Some(order),
+    }
+}
+
+/// The number of a text, rounded down to a multiple of `bucket`, which is above 0; `None` if the text holds none.
+///
+/// This is exact where both are whole numbers of the same power of ten within `i128`: 0.3 / 0.1 is less than 3 in `f64`, and integers
+/// beyond 2^53 are others there. Elsewhere it is rounded to `f64`.
+pub(crate) fn bucket(text: &str, bucket: f64) -> Option<String> {
+    let number = parse(text)?;
+    // Adding 0 turns -0 into 0.
+    let rounded = || ((number / bucket).floor() * bucket + 0.0).to_string();
+    Some(bucket_exactly(Decimal::of(text), Decimal::of(&bucket.to_string())).unwrap_or_else(rounded))
+}
+
+fn bucket_exactly(number: Decimal<'_>, bucket: Decimal<'_>) -> Option<String> {
+    let decimals = number.decimals().max(bucket.decimals());
+    let (number, bucket) = (number.times_ten_to_the(decimals)?, bucket.times_ten_to_the(decimals)?);
+    let multiple = number.checked_div_euclid(bucket)?.checked_mul(bucket)?;
+    let (sign, digits) = (if multiple < 0 { "-" } else { "" }, multiple.unsigned_abs().to_string());
+    let digits = format!("{digits:0>width$}", width = decimals as usize + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - decimals as usize);
+    let fraction = fraction.trim_end_matches('0');
+    Some(format!("{sign}{whole}{}{fraction}", if fraction.is_empty() { "" } else { "." }))
+}
+
+/// The decimal that the text of a number holds: `±0.d₁d₂d₃… · 10^point`, where `d₁` is not 0 unless all digits are.
+#[derive(Clone, Copy, Debug)]
+struct Decimal<'a> {
+    negative: bool,
+    point: i64,
+    whole: &'a [u8],
+    fraction: &'a [u8],
+}
+
+impl<'a> Decimal<'a> {
+    /// Takes the text of a number apart, which [`parse`] has accepted.
+    fn of(text: &'a str) -> Self {
+        let text = text.trim_ascii();
+        let (negative, text) = match text.as_bytes() {
+            [b'-', ..] => (true, &text[1..]),
+            [b'+', ..] => (false, &text[1..]),
+            _ => (false, text),
+        };
+        let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+        // An exponent that is too long for i64 makes 0 of a number, or one that has been refused.
+        let exponent = exponent.parse().unwrap_or(i64::MIN / 2).clamp(i64::MIN / 2, i64::MAX / 2);
+        let (mut whole, mut fraction) = (whole.as_bytes(), fraction.as_bytes());
+        let mut point = exponent.saturating_add(whole.len() as i64);
+        while let [b'0', rest @ ..] = whole {
+            (whole, point) = (rest, point - 1);
+        }
+        if whole.is_empty() {
+            while let [b'0', rest @ ..] = fraction {
+                (fraction, point) = (rest, point - 1);
+            }
+        }
+        Self { negative, point, whole, fraction }
+    }
+
+    /// All digits from the first that is not 0 on.
+    fn digits(&self) -> impl Iterator<Item = u8> {
+        self.whole.iter().chain(self.fraction).map(|digit| digit - b'0')
+    }
+
+    fn len(&self) -> usize {
+        self.whole.len() + self.fraction.len()
+    }
+
+    /// How many digits it has behind the point, at most 99.
+    fn decimals(&self) -> u32 {
+        (self.len() as i64).saturating_sub(self.point).clamp(0, 99) as u32
+    }
+
+    /// `self · 10^power`, where that is an integer within `i128`.
+    fn times_ten_to_the(&self, power: u32) -> Option<i128> {
+        let digits =
+            self.digits().try_fold(0_i128, |number, digit| number.checked_mul(10)?.checked_add(digit.into()))?;
+        let zeros = self.point.checked_add(i64::from(power))?.checked_sub(self.len() as i64)?;
+        let magnitude = digits.checked_mul(10_i128.checked_pow(u32::try_from(zeros).ok()?)?)?;
+        Some(if self.negative { -magnitude } else { magnitude })
+    }
+
+    fn is_zero(&self) -> bool {
+        self.whole.is_empty() && self.fraction.is_empty()
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        let sign = |decimal: &Self| match (decimal.is_zero(), decimal.negative) {
+            (true, _) => 0,
+            (_, true) => -1,
+            (_, false) => 1,
+        };
+        let magnitude = || {
+            let len = self.len().max(other.len());
+            let padded = |decimal: Self| decimal.digits().chain(std::iter::repeat(0)).take(len).collect::<Vec<u8>>();
+            self.point.cmp(&other.point).then_with(|| padded(*self).cmp(&padded(*other)))
+        };
+        match (sign(self), sign(other)) {
+            (1, 1) => magnitude(),
+            (-1, -1) => magnitude().reverse(),
+            (left, right) => left.cmp(&right),
+        }
+    }
+}
+
+/// A time by which rows are split: the number of a text, ordered as the decimals are to 33 digits, so that nanoseconds since 1970 keep
+/// their order, which they would lose as `f64`.
+///
+/// The digits stand in the lower 110 bits, what orders their magnitude above them; a negative number is the negative of its magnitude.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(i128);
+
+impl Time {
+    const DIGITS: usize = 33;
+    const DIGIT_BITS: u32 = 110;
+    /// Numbers below 10^-400 count as 0.
+    const LEAST_POINT: i64 = -400;
+
+    /// The time that a text holds, if it is a number.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        parse(text)?;
+        let decimal = Decimal::of(text);
+        if decimal.is_zero() || decimal.point < Self::LEAST_POINT {
+            return Some(Self(0));
+        }
+        let digits = decimal.digits().chain(std::iter::repeat(0)).take(Self::DIGITS);
+        let digits = digits.fold(0, |number, digit| 10 * number + i128::from(digit));
+        let magnitude = i128::from(decimal.point - Self::LEAST_POINT + 1) << Self::DIGIT_BITS | digits;
+        Some(Self(if decimal.negative { -magnitude } else { magnitude }))
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let magnitude = self.0.unsigned_abs();
+        if magnitude == 0 {
+            return f.write_str("0");
+        }
+        let digits = (magnitude & ((1 << Self::DIGIT_BITS) - 1)).to_string();
+        let exponent = (magnitude >> Self::DIGIT_BITS) as i64 - 1 + Self::LEAST_POINT - 1;
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let (first, rest) = digits.split_at(1);
+        write!(f, "{sign}{first}.{:0<1}e{exponent}", rest.trim_end_matches('0'))
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    /// Reads what [`Self::serialize`] has written, or the number that encoders were stored with before.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a time")]
+        enum Stored {
+            Text(String),
+            Number(f64),
+        }
+        let text = match Stored::deserialize(deserializer)? {
+            Stored::Text(text) => text,
+            Stored::Number(number) => format!("{number:e}"),
+        };
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no time")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::dictionary::{EMPTY, word_of};
@@ -96,5 +280,86 @@ mod tests {
         for text in ["", "-", "NaN", "inf", "-infinity", "1e39", "0x10", "1,5", "12a", "--1"] {
             assert_eq!(parse(text), None, "{text}");
         }
+    }
+
+    /// Texts of numbers in increasing order; those of a line are equal. Many differ by less than `f64` can tell.
+    const ORDERED: &[&[&str]] = &[
+        &["-3.4e38"],
+        &["-9007199254740993", "-9007199254740993.0"],
+        &["-9007199254740992", " -9.007199254740992e15 "],
+        &["-1", "-1.0", "-0.1e1"],
+        &["-1e-320"],
+        &["0", "-0", "0.0", "00", "0e9", "-.0", "0."],
+        &["4.9e-324"],
+        &["0.1", ".1", "1e-1", "0.10"],
+        &["0.1000000000000000000001"],
+        &["1", "+1", "001", "1.", "10e-1"],
+        &["1700000000.123456788"],
+        &["1700000000.123456789", "1700000000123456789e-9"],
+        &["9007199254740992", "9007199254740992.0", "9007199254740992.000"],
+        &["9007199254740993", "09007199254740993", "9007199254740.993E3"],
+        &["18446744073709551615"],
+        &["18446744073709551616"],
+        &["123456789012345678901234567890123"],
+        &["123456789012345678901234567890124"],
+        &["3.4e38", "340000000000000000000000000000000000000"],
+    ];
+
+    #[test]
+    fn decimals_are_compared_as_they_are_written() {
+        let all = || ORDERED.iter().enumerate().flat_map(|(rank, texts)| texts.iter().map(move |&text| (rank, text)));
+        for ((i, left), (j, right)) in all().flat_map(|left| all().map(move |right| (left, right))) {
+            assert_eq!(compare(left, right), Some(i.cmp(&j)), "{left} {right}");
+            let (left, right) = (Time::parse(left).unwrap(), Time::parse(right).unwrap());
+            // 33 digits are as many as a time has, and numbers below 10^-400 are none.
+            assert_eq!(left.cmp(&right), i.cmp(&j), "{left} {right}");
+        }
+        for text in ["", "nan", "NA", "-", "inf", "1e39", "1,5"] {
+            assert_eq!((compare(text, "1"), compare("1", text), Time::parse(text)), (None, None, None), "{text}");
+        }
+        // Beyond the digits of a time, these are compared still.
+        let long = ["340000000000000000000000000000000000001", "340000000000000000000000000000000000002"];
+        assert_eq!(compare(long[0], long[1]), Some(Ordering::Less));
+        assert_eq!(compare("1e-99999999999999999999", "0"), Some(Ordering::Greater));
+    }
+
+    #[test]
+    fn buckets_are_exact() {
+        for (text, size, expected) in [
+            ("1995", 10.0, "1990"),
+            ("-1", 10.0, "-10"),
+            ("-1.2", 0.5, "-1.5"),
+            ("-0", 0.5, "0"),
+            ("0.3", 0.1, "0.3"),
+            ("0.35", 0.1, "0.3"),
+            ("-0.3", 0.1, "-0.3"),
+            ("9007199254740993", 1.0, "9007199254740993"),
+            ("1700000000123456789", 1000.0, "1700000000123456000"),
+            ("0.05", 0.25, "0"),
+            ("7", 2.5e-1, "7"),
+            ("12e2", 7.0, "1197"),
+            // Too many digits for an exact one.
+            ("1e38", 1e-30, "100000000000000000000000000000000000000"),
+        ] {
+            assert_eq!(bucket(text, size).as_deref(), Some(expected), "{text} / {size}");
+        }
+        assert_eq!((bucket("NA", 1.0), bucket("", 1.0)), (None, None));
+    }
+
+    #[test]
+    fn times_are_stored_as_text_and_were_as_numbers() {
+        for text in ORDERED.iter().map(|texts| texts[0]).chain(["1e300000", "0.000", "-5e-399"]) {
+            let Some(time) = Time::parse(text) else { continue };
+            let json = serde_json::to_string(&time).unwrap();
+            assert_eq!(serde_json::from_str::<Time>(&json).unwrap(), time, "{text} {json}");
+        }
+        assert_eq!(
+            serde_json::to_string(&Time::parse("-1700000000123456789").unwrap()).unwrap(),
+            "\"-1.700000000123456789e18\""
+        );
+        for number in ["964982703", "964982703.0", "-0.5", "1e18", "0", "0.1"] {
+            assert_eq!(serde_json::from_str::<Time>(number).unwrap(), Time::parse(number).unwrap());
+        }
+        assert!(serde_json::from_str::<Time>("\"noon\"").unwrap_err().to_string().contains("\"noon\" is no time"));
     }
 }

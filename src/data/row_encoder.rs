@@ -1,9 +1,10 @@
 //! Rows on their way into a dataset.
 
 use super::categorical::WORDS_AT_A_TIME;
+use super::coverage::{Coverage, Tallies};
 use super::dataset::{Column, Dataset};
 use super::encoder::Encoder;
-use super::error::Result;
+use super::error::{Result, shortened};
 use super::number;
 use super::rows::Row;
 
@@ -22,6 +23,9 @@ pub(super) struct RowEncoder<'a> {
     /// Row-major: the words of the single ones in the last rows, which are yet to be looked up.
     words: Vec<u64>,
     column: Vec<u64>,
+    tallies: Tallies,
+    /// For each categorical column, the first of the unknown texts that are yet to be looked up and have no word.
+    long: Vec<Option<String>>,
 }
 
 impl<'a> RowEncoder<'a> {
@@ -32,7 +36,8 @@ impl<'a> RowEncoder<'a> {
         let has_bags = |&k: &usize| encoder.config.categorical[k].separator.is_some();
         let (bags, single) = (0..encoder.categorical.len()).partition(has_bags);
         let (dataset, counts) = (encoder.dataset(), counts.collect());
-        Self { encoder, dataset, counts, single, bags, words: Vec::new(), column: Vec::new() }
+        let (tallies, long) = (Tallies::new(encoder), vec![None; encoder.categorical.len()]);
+        Self { encoder, dataset, counts, single, bags, words: Vec::new(), column: Vec::new(), tallies, long }
     }
 
     /// The number of rows.
@@ -56,6 +61,9 @@ impl<'a> RowEncoder<'a> {
                 None => encoding.encode(config, row, k)?,
             };
             dataset.dense.push(encoded);
+            if config.count && number.is_some() {
+                self.tallies.dense[k].add(row.dense(k, &config.column)?, number != Some(0.0));
+            }
             if config.bins > 0
                 && let Some(column) = bins.next()
             {
@@ -68,13 +76,27 @@ impl<'a> RowEncoder<'a> {
         for &k in &self.bags {
             let config = &config.categorical[k];
             let text = row.categorical(k, &config.column)?;
-            columns[k].push_with(|| categorical[k].row(text), |ids| categorical[k].rows(config, text, trim, ids));
+            let tally = &mut self.tallies.categorical[k];
+            columns[k]
+                .push_with(|| categorical[k].row(text), |ids| categorical[k].rows(config, text, trim, ids, tally));
         }
         for &k in &self.single {
             self.words.push(match row.categorical_word(k) {
                 Some(word) => word,
-                None => categorical[k].found(row.categorical(k, &config.categorical[k].column)?),
+                None => {
+                    let text = row.categorical(k, &config.categorical[k].column)?;
+                    let found = categorical[k].found(text);
+                    if found as u32 == 0 && self.long[k].is_none() && self.tallies.categorical[k].has_no_example() {
+                        self.long[k] = Some(shortened(text));
+                    }
+                    found
+                }
             });
+        }
+        for (k, tally) in self.tallies.joins.iter_mut().enumerate() {
+            if let Some((key, is_known)) = row.key(k, config.join[k].on.left())? {
+                tally.add(key, is_known);
+            }
         }
         if self.words.len() >= WORDS_AT_A_TIME * self.single.len() {
             self.look_up();
@@ -88,7 +110,10 @@ impl<'a> RowEncoder<'a> {
             if let Column::Single(ids) = &mut self.dataset.columns[k] {
                 self.column.clear();
                 self.column.extend(self.words.chunks_exact(self.single.len()).map(|row| row[place]));
+                let first = ids.len();
                 self.encoder.categorical[k].rows_of_words(&self.column, ids);
+                let long = self.long[k].take();
+                self.tallies.categorical[k].add_words(&self.column, &ids[first..], long);
             }
         }
         self.words.clear();
@@ -98,6 +123,7 @@ impl<'a> RowEncoder<'a> {
     pub(super) fn clear(&mut self) {
         self.dataset.clear();
         self.words.clear();
+        self.long.fill(None);
     }
 
     /// The rows.
@@ -106,9 +132,15 @@ impl<'a> RowEncoder<'a> {
         &self.dataset
     }
 
-    /// The rows, and nothing else.
+    /// How much of what the rows so far hold is known, those that are forgotten included.
+    pub(super) fn coverage(&self) -> Coverage {
+        self.tallies.coverage(self.encoder)
+    }
+
+    /// The rows, with what is known of them.
     pub(super) fn into_dataset(mut self) -> Dataset {
         self.dataset();
+        self.dataset.coverage = self.coverage();
         self.dataset
     }
 }

@@ -16,7 +16,7 @@ use super::error::{DataError, Place, Result};
 use super::join::SideTable;
 use super::label::Label;
 use super::note::Seen;
-use super::number;
+use super::number::Time;
 use super::source::{Meter, Source, Stamp};
 use super::split::Splitter;
 
@@ -36,7 +36,7 @@ impl Records {
     ) -> Result<Self> {
         Ok(match format {
             Format::Delimited => Self::Delimited(Box::new(Delimited::open(file, text, dialect)?)),
-            Format::Criteo => Self::Criteo(Box::new(CriteoLines::open(file, text, needs.label_required))),
+            Format::Criteo => Self::Criteo(Box::new(CriteoLines::open(file, text, needs.label))),
         })
     }
 
@@ -205,29 +205,30 @@ impl<'a> Rows<'a> {
         Row { file: self.file.as_ref(), tables: self.tables, joined: &self.joined, derived: &self.derived_texts }
     }
 
-    /// The label of the row at hand; NaN if it has none and need not have one.
+    /// The label of the row at hand; NaN if rows need none, whatever stands in its place.
     pub(crate) fn label(&self) -> Result<f32> {
-        let row = self.row();
-        let text = row.text(row.origin(|binding| binding.label.as_ref()), &self.label.column)?;
-        if !text.is_empty() {
-            self.label.of(text, row.place())
-        } else if self.needs.label_required {
-            Err(row.place().missing(&self.label.column, "every row needs a label: fill it in, or remove the row"))
-        } else {
-            Ok(f32::NAN)
+        if !self.needs.label {
+            return Ok(f32::NAN);
         }
+        self.label.of(self.label_text()?, self.row().place())
+    }
+
+    /// What stands in the label's column.
+    pub(crate) fn label_text(&self) -> Result<&str> {
+        let row = self.row();
+        row.text(row.origin(|binding| binding.label.as_ref()), &self.label.column)
     }
 
     /// The time of the row at hand, by which it is split; 0 if that is not needed.
-    pub(crate) fn time(&self) -> Result<f64> {
-        let Split::Time { column, .. } = &self.config.split else { return Ok(0.0) };
+    pub(crate) fn time(&self) -> Result<Time> {
+        let Split::Time { column, .. } = &self.config.split else { return Ok(Time::default()) };
         if !self.needs.time {
-            return Ok(0.0);
+            return Ok(Time::default());
         }
         let row = self.row();
         let text = row.text(row.origin(|binding| binding.time.as_ref()), column)?;
         const REASON: &str = "but a time must be a number, such as seconds since 1970";
-        number::parse(text).ok_or_else(|| row.place().number(column, text, REASON))
+        Time::parse(text).ok_or_else(|| row.place().number(column, text, REASON))
     }
 
     /// The part of the row at hand; `None` if the file decides.
@@ -300,6 +301,15 @@ impl<'a> Row<'a> {
     #[inline]
     pub(crate) fn categorical_word(&self, k: usize) -> Option<u64> {
         self.word(self.origin(|binding| binding.categorical.get(k)))
+    }
+
+    /// The key of the row in side table `k`, if it has one, and whether there is a row for it.
+    pub(crate) fn key(&self, k: usize, column: &str) -> Result<Option<(&'a str, bool)>> {
+        if self.joined.get(k).is_some_and(Option::is_some) {
+            return Ok(Some(("", true)));
+        }
+        let key = self.text(self.origin(|binding| binding.keys.get(k)), column)?;
+        Ok((!key.is_empty()).then_some((key, false)))
     }
 
     /// The text of dense column `k`, whose name is `column`.

@@ -36,7 +36,8 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str, stays: impl Fn(char) ->
 
 /// Whether a character is a control character (C0, C1), ends a line, or is one of those that have no width or set the direction of writing.
 fn is_hidden(c: char) -> bool {
-    let zero_width = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let zero_width =
+        matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     let separates = matches!(c, '\u{2028}'..='\u{202e}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
     c.is_control() || zero_width || separates
 }

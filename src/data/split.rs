@@ -4,31 +4,32 @@ use serde::{Deserialize, Serialize};
 
 use super::Part;
 use super::config::Split;
+use super::number::Time;
 
 /// From which time on rows validate and test.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TimeCut {
-    validation_from: Option<f64>,
-    test_from: Option<f64>,
+    validation_from: Option<Time>,
+    test_from: Option<Time>,
 }
 
 impl TimeCut {
     /// Cuts so that about these shares of `times` are validation and test; rows of the same time all go to the later part.
-    pub(crate) fn fit(mut times: Vec<f64>, validation: f64, test: f64) -> Self {
+    pub(crate) fn fit(mut times: Vec<Time>, validation: f64, test: f64) -> Self {
         let len = times.len();
         let mut from = |share: f64| {
             let rows = ((len as f64 * share).round() as usize).min(len);
             let first = (rows > 0).then(|| len - rows)?;
-            Some(*times.select_nth_unstable_by(first, f64::total_cmp).1)
+            Some(*times.select_nth_unstable(first).1)
         };
         let test_from = if test > 0.0 { from(test) } else { None };
         let validation_from = if validation > 0.0 { from(validation + test) } else { None };
         Self { validation_from, test_from }
     }
 
-    fn part(&self, time: f64) -> Part {
-        let reached = |from: Option<f64>| from.is_some_and(|from| time >= from);
+    fn part(&self, time: Time) -> Part {
+        let reached = |from: Option<Time>| from.is_some_and(|from| time >= from);
         if reached(self.test_from) {
             Part::Test
         } else if reached(self.validation_from) {
@@ -65,7 +66,7 @@ impl Splitter {
     }
 
     /// The part of row number `row`, which has this time; `None` where the file decides.
-    pub(crate) fn part(&self, row: u64, time: f64) -> Option<Part> {
+    pub(crate) fn part(&self, row: u64, time: Time) -> Option<Part> {
         match *self {
             Self::Hash { offset, test, validation } => {
                 let hash = u128::from(row.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(offset));
@@ -104,7 +105,7 @@ mod tests {
                 3 => Part::Validation,
                 _ => Part::Train,
             };
-            assert_eq!(splitter.part(row, 0.0), Some(expected), "row {row}");
+            assert_eq!(splitter.part(row, Time::default()), Some(expected), "row {row}");
         }
     }
 
@@ -112,7 +113,7 @@ mod tests {
     fn seeds_differ_and_keep_the_shares() {
         let parts = |seed| -> Vec<Part> {
             let splitter = Splitter::new(&Split::Hash { seed, validation: 0.1, test: 0.2 }, None);
-            (0..10_000).map(|row| splitter.part(row, 0.0).unwrap()).collect()
+            (0..10_000).map(|row| splitter.part(row, Time::default()).unwrap()).collect()
         };
         let (one, two) = (parts(1), parts(2));
         assert_ne!(one, two);
@@ -125,13 +126,13 @@ mod tests {
 
     #[test]
     fn the_latest_rows_test() {
-        let times: Vec<f64> = (0..10).map(|k| f64::from(k * 7 % 10)).collect();
-        let cut = TimeCut::fit(times, 0.3, 0.2);
-        let parts: Vec<Part> = (0..10).map(|time| cut.part(f64::from(time))).collect();
+        let time = |k: u64| Time::parse(&(1_700_000_000_000_000_000 + k).to_string()).unwrap();
+        let cut = TimeCut::fit((0..10).map(|k| time(k * 7 % 10)).collect(), 0.3, 0.2);
+        let parts: Vec<Part> = (0..10).map(|k| cut.part(time(k))).collect();
         assert!(parts[..5].iter().all(|&p| p == Part::Train));
         assert!(parts[5..8].iter().all(|&p| p == Part::Validation) && parts[8..].iter().all(|&p| p == Part::Test));
-        let tied = TimeCut::fit(vec![1.0, 2.0, 2.0, 2.0], 0.0, 0.25);
-        assert_eq!((tied.part(1.0), tied.part(2.0)), (Part::Train, Part::Test));
-        assert_eq!(TimeCut::fit(vec![], 0.5, 0.2).part(1.0), Part::Train);
+        let tied = TimeCut::fit([1, 2, 2, 2].map(time).into(), 0.0, 0.25);
+        assert_eq!((tied.part(time(1)), tied.part(time(2))), (Part::Train, Part::Test));
+        assert_eq!(TimeCut::fit(vec![], 0.5, 0.2).part(time(1)), Part::Train);
     }
 }

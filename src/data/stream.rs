@@ -3,6 +3,7 @@
 use super::Part;
 use super::columns::Needs;
 use super::config::Split;
+use super::coverage::Coverage;
 use super::dataset::Batch;
 use super::encoder::Encoder;
 use super::error::Result;
@@ -17,12 +18,22 @@ use super::split::Splitter;
 pub enum LabelUse {
     /// A row without a label is an error.
     Required,
-    /// The label's column may be absent, or empty in some rows: their label is NaN.
+    /// The label is not looked at: its column may be absent, or hold whatever it likes, and all labels are NaN.
     Optional,
+}
+
+/// What is worth a look in rows that have been read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReadReport {
+    /// About the files.
+    pub notes: Vec<Note>,
+    /// How much of what the rows hold is known.
+    pub coverage: Coverage,
 }
 
 /// The rows of files or readers, encoded batch by batch in constant memory.
 pub struct RowStream<'a> {
+    encoder: &'a Encoder,
     rows: Rows<'a>,
     splitter: Splitter,
     filter: Option<Part>,
@@ -46,15 +57,16 @@ impl<'a> RowStream<'a> {
     ) -> Result<Self> {
         encoder.check()?;
         let time = filter.is_some() && matches!(encoder.config.split, Split::Time { .. });
-        let needs = Needs { label_required: label == LabelUse::Required, time };
+        let needs = Needs { label: label == LabelUse::Required, time };
         let rows = Rows::new(&encoder.config, &encoder.side_tables, sources.into_iter().collect(), needs)?;
-        Ok(Self { rows, splitter: encoder.splitter(), filter, staged: RowEncoder::new(encoder) })
+        Ok(Self { encoder, rows, splitter: encoder.splitter(), filter, staged: RowEncoder::new(encoder) })
     }
 
     /// Fills `batch` with the next rows, at most `max_rows` of them (0 counts as 1); false if there are none left.
     ///
     /// # Errors
-    /// Any [`DataError`](super::DataError) of reading. The rows that were read for this batch are lost; another call goes on behind
+    /// Any [`DataError`](super::DataError) of reading; after the last row [`DataError::Unknown`](super::DataError::Unknown) if more is not
+    /// known than the settings allow. The rows that were read for this batch are lost; another call goes on behind
     /// the bad row where that is possible.
     pub fn next_batch(&mut self, max_rows: usize, batch: &mut Batch) -> Result<bool> {
         self.staged.clear();
@@ -68,12 +80,20 @@ impl<'a> RowStream<'a> {
             }
         }
         self.staged.dataset().gather_all(batch);
+        if batch.batch_size == 0 {
+            self.coverage().check(self.encoder.config.max_unknown)?;
+        }
         Ok(batch.batch_size > 0)
     }
 
-    /// What is worth a look in the files that have been read to their end.
-    pub fn notes(&self) -> &[Note] {
-        &self.rows.seen().notes
+    /// What is worth a look in the rows so far: notes on files that have been read to their end, and how much of what rows hold is known.
+    pub fn report(&self) -> ReadReport {
+        ReadReport { notes: self.rows.seen().notes.clone(), coverage: self.coverage() }
+    }
+
+    /// How much of what the rows so far hold is known: values that training has not seen, keys that side tables lack.
+    pub fn coverage(&self) -> Coverage {
+        self.staged.coverage()
     }
 
     /// How many bytes have been read, and how many there are, before decompression; a reader that is no file counts as 0 in the

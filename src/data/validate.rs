@@ -1,6 +1,7 @@
 //! The checks of a [`DataConfig`] that need no file.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use super::config::{Categorical, DataConfig, Dense, Format, Missing, Split, Transform, Unknown};
 use super::delimited::MAX_ROW_BYTES;
@@ -30,19 +31,70 @@ pub(super) fn validate(config: &DataConfig) -> Result<()> {
             "nothing to read: name at least one [[data.dense]] or [[data.categorical]] column",
         ));
     }
-    let features = config.dense.iter().map(|d| &d.column).chain(config.categorical.iter().map(|c| &c.column));
-    if let Some(column) = features.into_iter().find(|&column| *column == label.column) {
+    // Written so that a NaN is an error.
+    if config.max_unknown.is_some_and(|limit| !(0.0..=1.0).contains(&limit)) {
+        return Err(DataError::config("max_unknown", "must be a share between 0 and 1, such as 0.5"));
+    }
+    label_is_no_feature(&config, &label.column)
+}
+
+/// A model that can read its answer off a feature learns nothing else.
+fn label_is_no_feature(config: &DataConfig, label: &str) -> Result<()> {
+    if let Split::Time { column, .. } = &config.split
+        && column == label
+    {
+        let reason =
+            format!("column {column:?} is the label: the parts would differ in nothing so much as in their labels");
+        return Err(DataError::config("split.column", reason));
+    }
+    if let Some(k) = config.join.iter().position(|join| join.on.left() == label) {
         let reason = format!(
-            "column {column:?} is a feature too, so that the model could read off its answer: remove one of them"
+            "column {label:?} is the label, so that every joined column would tell the answer: use another key"
         );
-        return Err(DataError::config("label", reason));
+        return Err(DataError::config(format!("join[{k}].on"), reason));
+    }
+    let made_of_label = sources(config, label);
+    let features = config.dense.iter().map(|d| &d.column).enumerate().map(|(k, column)| ("dense", k, column));
+    let categorical = config.categorical.iter().map(|c| &c.column).enumerate();
+    for (list, k, column) in features.chain(categorical.map(|(k, column)| ("categorical", k, column))) {
+        let reason = if column == label {
+            format!("column {column:?} is the label, so that the model could read off its answer: remove one of them")
+        } else if sources(config, column).contains(label) {
+            format!(
+                "column {column:?} is derived from the label {label:?}, so that the model could read off its answer: remove it"
+            )
+        } else if made_of_label.contains(column.as_str()) {
+            format!(
+                "the label {label:?} is derived from column {column:?}, so that the model could read off its answer: remove it"
+            )
+        } else {
+            continue;
+        };
+        return Err(DataError::config(format!("{list}[{k}].column"), reason));
     }
     Ok(())
+}
+
+/// The columns that a column is made of, itself among them: more than one if it is derived.
+fn sources<'a>(config: &'a DataConfig, column: &'a str) -> HashSet<&'a str> {
+    let mut sources = HashSet::from([column]);
+    // A column is derived from columns of the file, or such as are derived before it.
+    for derive in config.derive.iter().rev().filter(|derive| !derive.from.is_empty()) {
+        if sources.contains(derive.name.as_str()) {
+            sources.extend(derive.from.iter().map(String::as_str));
+        }
+    }
+    sources
 }
 
 fn files(config: &DataConfig) -> Result<()> {
     if config.train.is_empty() {
         return Err(DataError::config("train", "missing: name at least one file"));
+    }
+    for (field, paths) in [("train", &config.train), ("validation", &config.validation), ("test", &config.test)] {
+        if paths.iter().any(|path| path.as_os_str().is_empty()) {
+            return Err(DataError::config(field, "\"\" is no file: name one, or remove it"));
+        }
     }
     let by_file = matches!(config.split, Split::File {});
     for (field, paths) in [("validation", &config.validation), ("test", &config.test)] {
@@ -75,6 +127,42 @@ fn files(config: &DataConfig) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a file that is named twice, by whatever paths: its rows would count twice, or be measured on what they taught. Files that are
+/// not there are left to whoever opens them.
+pub(super) fn each_file_once(config: &DataConfig, folder: &Path) -> Result<()> {
+    let mut seen: HashMap<FileIdentity, (String, PathBuf)> = HashMap::new();
+    for (field, paths) in [("train", &config.train), ("validation", &config.validation), ("test", &config.test)] {
+        for path in paths {
+            let Some(identity) = identity(&folder.join(path)) else { continue };
+            if let Some((first, other)) = seen.insert(identity, (field.to_owned(), path.clone())) {
+                let reason = format!(
+                    "{} is the same file as {} of data.{first}, so that its rows would count twice: remove one of them",
+                    path.display(),
+                    other.display()
+                );
+                return Err(DataError::config(field, reason));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+type FileIdentity = (u64, u64);
+#[cfg(not(unix))]
+type FileIdentity = PathBuf;
+
+/// What two paths to the same file have in common; `None` if there is no such file.
+fn identity(path: &Path) -> Option<FileIdentity> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    }
+    #[cfg(not(unix))]
+    path.canonicalize().ok()
+}
+
 fn delimiter(field: &str, delimiter: Option<char>) -> Result<()> {
     match delimiter {
         Some(c) if !c.is_ascii() || matches!(c, '"' | '\n' | '\r' | '\0') => Err(DataError::config(
@@ -87,6 +175,11 @@ fn delimiter(field: &str, delimiter: Option<char>) -> Result<()> {
 
 fn split(split: &Split) -> Result<()> {
     let (Split::Hash { validation, test, .. } | Split::Time { validation, test, .. }) = split else { return Ok(()) };
+    if let Split::Time { column, .. } = split
+        && column.is_empty()
+    {
+        return Err(DataError::config("split.column", "name the column that holds the time"));
+    }
     // Written so that a NaN is an error.
     let share = |x: f64| (0.0..1.0).contains(&x);
     if !(share(*validation) && share(*test) && validation + test < 1.0) {
@@ -98,6 +191,9 @@ fn split(split: &Split) -> Result<()> {
 
 fn joins_and_derives(config: &DataConfig) -> Result<()> {
     for (k, join) in config.join.iter().enumerate() {
+        if join.on.left().is_empty() || join.on.right().is_empty() {
+            return Err(DataError::config(format!("join[{k}].on"), "name the column that holds the key"));
+        }
         delimiter(&format!("join[{k}].delimiter"), join.delimiter)?;
     }
     let mut names = HashSet::new();
@@ -105,7 +201,10 @@ fn joins_and_derives(config: &DataConfig) -> Result<()> {
         if !names.insert(&derive.name) {
             return Err(DataError::config(format!("derive[{k}].name"), format!("{:?} is derived twice", derive.name)));
         }
-        if derive.from.is_empty() {
+        if derive.name.is_empty() {
+            return Err(DataError::config(format!("derive[{k}].name"), "name the new column"));
+        }
+        if derive.from.is_empty() || derive.from.iter().any(String::is_empty) {
             return Err(DataError::config(format!("derive[{k}].from"), "name a column, or a list of them"));
         }
         if let Some(later) = config.derive[k..].iter().find(|other| derive.from.contains(&other.name)) {
@@ -132,7 +231,7 @@ fn dense(dense: &Dense) -> Result<(), String> {
         k < last && matches!(transform, Transform::Zscore | Transform::Quantile)
     };
     if let Some((_, transform)) = dense.transform.iter().enumerate().find(fitted) {
-        return Err(format!("transform: {transform:?} is fitted to the data, so that it must come last"));
+        return Err(format!("transform: {transform} is fitted to the data, so that it must come last"));
     }
     if matches!(dense.missing, Missing::Value(x) if !x.is_finite() || x.abs() > MAX_NUMBER) {
         return Err("missing: must be a finite number".into());
@@ -177,7 +276,45 @@ mod tests {
         for (toml, expected) in [
             ("", "data.label: missing"),
             ("label = 'y'", "data.dense: nothing to read"),
-            ("label = 'y > 1'\ndense = [{ column = 'y' }]", "data.label: column \"y\" is a feature too"),
+            ("label = 'y > 1'\ndense = [{ column = 'y' }]", "data.dense[0].column: column \"y\" is the label"),
+            (
+                "label = 'y'\ncategorical = [{ column = 'c' }, { column = 'y' }]",
+                "data.categorical[1].column: column \"y\" is",
+            ),
+            (
+                "label = 'y'\ncategorical = [{ column = 'd' }]\nderive = [{ name = 'd', from = 'y' }]",
+                "data.categorical[0].column: column \"d\" is derived from the label \"y\"",
+            ),
+            (
+                "label = 'y > 2'\ndense = [{ column = 'e' }]\nderive = [{ name = 'd', from = ['x', 'y'] }, { name = 'e', from = 'd' }]",
+                "data.dense[0].column: column \"e\" is derived from the label \"y\"",
+            ),
+            (
+                "label = 'd'\ndense = [{ column = 'x' }]\nderive = [{ name = 'd', from = 'x', pattern = '[01]' }]",
+                "data.dense[0].column: the label \"d\" is derived from column \"x\"",
+            ),
+            (
+                "label = 'y'\ncategorical = [{ column = 'c' }]\njoin = [{ path = 'm', on = 'y' }]",
+                "data.join[0].on: column \"y\"",
+            ),
+            (
+                "label = 'y'\ncategorical = [{ column = 'c' }]\njoin = [{ path = 'm', on = { left = 'y', right = 'k' } }]",
+                "data.join[0].on: column \"y\" is the label",
+            ),
+            (
+                "label = 'y'\nsplit = { by = 'time', column = 'y' }\ncategorical = [{ column = 'c' }]",
+                "data.split.column: ",
+            ),
+            ("label = 'y'\ncategorical = [{ column = 'c' }]\nmax_unknown = nan", "data.max_unknown: must be a share"),
+            ("label = 'y'\ncategorical = [{ column = 'c' }]\nmax_unknown = -0.1", "data.max_unknown: must be a share"),
+            ("label = 'y'\ncategorical = [{ column = 'c' }]\nmax_unknown = 1.5", "data.max_unknown: must be a share"),
+            ("label = 'y'\nderive = [{ name = '', from = 'c' }]", "data.derive[0].name: name the new column"),
+            ("label = 'y'\nderive = [{ name = 'd', from = [] }]", "data.derive[0].from: name a column"),
+            ("label = 'y'\nderive = [{ name = 'd', from = ['c', ''] }]", "data.derive[0].from: name a column"),
+            ("label = 'y'\njoin = [{ path = 'm', on = '' }]", "data.join[0].on: name the column"),
+            ("split = { by = 'hash', validation = -0.1 }", "data.split: "),
+            ("split = { by = 'hash', test = inf }", "data.split: "),
+            ("split = { by = 'time', column = '' }", "data.split.column: "),
             ("validation = 'g'\nlabel = 'y'", "data.validation: only has a meaning with split = { by = \"file\" }"),
             ("split = { by = 'file' }", "data.validation: missing"),
             (
@@ -193,7 +330,7 @@ mod tests {
             ("label = 'y'\ndense = [{ column = 'x' }, { column = 'z', bins = 1 }]", "data.dense[1]: bins = 1"),
             (
                 "label = 'y'\ndense = [{ column = 'x', transform = ['zscore', 'log1p'] }]",
-                "data.dense[0]: transform: Zscore",
+                "data.dense[0]: transform: zscore",
             ),
             ("label = 'y'\ndense = [{ column = 'x', missing = inf }]", "data.dense[0]: missing"),
             (
@@ -215,6 +352,8 @@ mod tests {
             let message = fault(toml);
             assert!(message.starts_with(expected), "{toml}: {message}");
         }
+        let nameless = config("train = ['f.csv', '']\nlabel = 'y'").validate().unwrap_err().to_string();
+        assert!(nameless.starts_with("data.train: \"\" is no file"), "{nameless}");
         let unread = |toml: &str| toml::from_str::<DataConfig>(toml).unwrap_err().to_string();
         assert!(unread("trian = 'f.csv'").contains("unknown field `trian`"));
         assert!(unread("split = { by = 'file', seed = 1 }").contains("unknown field `seed`"));

@@ -68,7 +68,8 @@ impl<D: Device> Seams<D> {
     }
 
     fn new(device: &D, batch_size: usize, columns: [usize; 5]) -> Result<Self> {
-        let [bottom, pooled, interacted, top, logits] = columns.map(|columns| device.alloc(product([batch_size, columns])));
+        let [bottom, pooled, interacted, top, logits] =
+            columns.map(|columns| device.alloc(product([batch_size, columns])));
         Ok(Self { bottom: bottom?, pooled: pooled?, interacted: interacted?, top: top?, logits: logits? })
     }
 }
@@ -97,7 +98,11 @@ impl<D: Backend> Buffers<D> {
             layers: Layers::new(device, config.precision, mlps.hidden(), num_parameters, batch_size, train)?,
             values: Seams::new(device, batch_size, columns)?,
             samples: 0,
-            argmax: if train && tables.has_max() { Some(device.alloc(product([batch_size, tables.width()]))?) } else { None },
+            argmax: if train && tables.has_max() {
+                Some(device.alloc(product([batch_size, tables.width()]))?)
+            } else {
+                None
+            },
             mean_loss: device.alloc(1)?,
             backward: if train { Some(backward()?) } else { None },
         })

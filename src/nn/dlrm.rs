@@ -56,7 +56,8 @@ pub(super) struct Training<D: Backend> {
 impl<D: Backend> Training<D> {
     /// The number of the step that is due, from 1.
     pub(super) fn next_step(&self) -> Result<u64> {
-        let error = || invalid(OP, "step", format!("{} steps have been taken: there is no number for one more", self.step));
+        let error =
+            || invalid(OP, "step", format!("{} steps have been taken: there is no number for one more", self.step));
         self.step.checked_add(1).ok_or_else(error)
     }
 }

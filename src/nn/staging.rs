@@ -191,8 +191,10 @@ fn check(batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
     if let Some(weights) = per_sample_weights {
         expect_size(OP, "batch.bags.per_sample_weights", weights.len(), indices.len())?;
     }
-    let Some((&end, firsts)) = offsets.split_last().filter(|(_, firsts)| firsts.len().is_multiple_of(batch_size)) else {
-        let reason = format!("{} offsets, but a multiple of the {batch_size} samples and one more are needed", offsets.len());
+    let Some((&end, firsts)) = offsets.split_last().filter(|(_, firsts)| firsts.len().is_multiple_of(batch_size))
+    else {
+        let reason =
+            format!("{} offsets, but a multiple of the {batch_size} samples and one more are needed", offsets.len());
         return Err(invalid(OP, "batch.bags.offsets", reason));
     };
     match usize::try_from(end).is_ok_and(|end| end == indices.len() || (has_spare && end < indices.len())) {

@@ -94,9 +94,9 @@ pub(super) fn model_error(path: &Path, reason: impl Into<String>) -> TrainError 
 /// Adds to an error of the engine that there is no memory left what takes memory.
 pub(super) fn out_of_memory(plan: &MemoryPlan) -> impl Fn(TrainError) -> TrainError + '_ {
     |error| match error {
-        TrainError::Engine(
-            source @ (crate::Error::OutOfMemory { .. } | crate::Error::NotEnoughMemory { .. }),
-        ) => TrainError::OutOfMemory { source, plan: plan.clone() },
+        TrainError::Engine(source @ (crate::Error::OutOfMemory { .. } | crate::Error::NotEnoughMemory { .. })) => {
+            TrainError::OutOfMemory { source, plan: plan.clone() }
+        }
         other => other,
     }
 }

@@ -11,7 +11,7 @@ use super::model_dir::ModelDir;
 use super::tensor_file::{TensorFile, TensorLayout};
 use super::unseen::Unseen;
 use crate::Cpu;
-use crate::data::{Batch, Dataset, Encoder, LabelUse, Note, Part, RowStream, Source};
+use crate::data::{Batch, Dataset, Encoder, LabelUse, Part, ReadReport, RowStream, Source};
 use crate::nn::{BatchView, Dlrm, MemoryPlan, NamedTensor, Prefixed, Staging, sigmoid};
 use crate::ops::finite_check::Verdict;
 use crate::ops::{Backend, Bags, Matrix};
@@ -226,7 +226,7 @@ impl<D: Backend> TrainedModel<D> {
     }
 
     /// Predicts row after row, in constant memory. `visit` is given the probabilities and labels (NaN where there are none) of a run of
-    /// rows, and how many bytes have been read, of how many. Gives what is worth a look in the data.
+    /// rows, and how many bytes have been read, of how many. Returns what is worth a look in the data.
     ///
     /// # Errors
     /// Rows that cannot be read or encoded; what `visit` returns.
@@ -236,12 +236,12 @@ impl<D: Backend> TrainedModel<D> {
         labels: LabelUse,
         part: Option<Part>,
         mut visit: impl FnMut(&[f32], &[f32], (u64, u64)) -> Result<(), E>,
-    ) -> Result<Vec<Note>, E> {
+    ) -> Result<ReadReport, E> {
         let mut rows = RowStream::open(&self.encoder, sources, labels, part).map_err(TrainError::from)?;
         let mut batch = Batch::default();
         while rows.next_batch(BATCH_SIZE, &mut batch).map_err(TrainError::from)? {
             visit(self.scorer.predict(&batch)?, &batch.labels, rows.bytes_read())?;
         }
-        Ok(rows.notes().to_vec())
+        Ok(rows.report())
     }
 }

@@ -264,7 +264,10 @@ fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
     check(&|f, _| f.output.cols = 6, "output.cols is 6, but must be 7");
     check(&|f, _| f.output.ld = 6, "output.ld: 6 is less than the 7 columns");
     check(&|f, _| f.output.ld = 8, "output.data holds 21 elements, but 23 are needed");
-    check(&|f, _| f.output.ld = usize::MAX, "output.ld: 18446744073709551615, but no memory has room for 3 rows so far apart");
+    check(
+        &|f, _| f.output.ld = usize::MAX,
+        "output.ld: 18446744073709551615, but no memory has room for 3 rows so far apart",
+    );
     check(&|f, _| f.argmax.as_mut().unwrap().rows = 4, "argmax.rows is 4, but must be 3");
 
     let mut out = upload(device, &poisoned::<f32>(8));

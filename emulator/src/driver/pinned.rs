@@ -114,11 +114,18 @@ impl Driver {
     }
 
     /// What is wrong with a copy whose pinned memory has been freed, as may happen to one in a graph.
-    pub(super) fn check_alive(&self, host: HostPointer, pinned: Option<u64>) -> std::result::Result<(), (Code, String)> {
+    pub(super) fn check_alive(
+        &self,
+        host: HostPointer,
+        pinned: Option<u64>,
+    ) -> std::result::Result<(), (Code, String)> {
         match pinned {
             Some(serial) if !self.is_alive(serial) => {
                 let kind = FaultKind::UseAfterFree.name();
-                Err((Code::ERROR_ILLEGAL_ADDRESS, format!("{kind}: a copy uses pinned memory at {:#x} that was freed", host.0)))
+                Err((
+                    Code::ERROR_ILLEGAL_ADDRESS,
+                    format!("{kind}: a copy uses pinned memory at {:#x} that was freed", host.0),
+                ))
             }
             _ => Ok(()),
         }
@@ -128,7 +135,9 @@ impl Driver {
     pub(super) fn check_sources(&mut self) {
         let is_changed = |transit: &mut Transit| {
             let source = transit.source.as_ref();
-            source.is_some_and(|source| bytes_at(HostPointer(transit.host.start).pointer(), source.len()).as_ref() != Ok(source))
+            source.is_some_and(|source| {
+                bytes_at(HostPointer(transit.host.start).pointer(), source.len()).as_ref() != Ok(source)
+            })
         };
         let overtaken: Vec<Transit> = self.transits.extract_if(.., is_changed).collect();
         for Transit { text, .. } in overtaken {

@@ -7,8 +7,8 @@ use super::optimizer::{StateRun, Step};
 use super::vector::{Blocks, clamp, for_each_block, load, store};
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::ops::dense_update::{DenseUpdateOps, Update};
 use crate::ops::OptimizerStateMut;
+use crate::ops::dense_update::{DenseUpdateOps, Update};
 use crate::simd::{Lanes, Loop};
 
 /// Elements of a task: enough to be worth a fork.

@@ -104,7 +104,8 @@ mod tests {
 
     const MACHINE: (&str, &str) =
         ("proc/meminfo", "MemTotal: 9216000 kB\nMemFree: 1024 kB\nMemAvailable:    8192000 kB\nSwapFree: 102400 kB\n");
-    const STATUS: (&str, &str) = ("proc/self/status", "Name:\tbagdot\nVmPeak:\t 999999 kB\nVmSize:\t  102400 kB\nVmData:\t   51200 kB\n");
+    const STATUS: (&str, &str) =
+        ("proc/self/status", "Name:\tbagdot\nVmPeak:\t 999999 kB\nVmSize:\t  102400 kB\nVmData:\t   51200 kB\n");
 
     #[test]
     fn what_cannot_be_told_limits_nothing() {
@@ -135,7 +136,10 @@ mod tests {
             let files = [
                 ("sys/fs/cgroup/a/b/memory.max", max),
                 ("sys/fs/cgroup/a/b/memory.current", "314572800\n"),
-                ("sys/fs/cgroup/a/b/memory.stat", "anon 7\nfile 209715200\ninactive_file 104857600\nactive_file 52428800\n"),
+                (
+                    "sys/fs/cgroup/a/b/memory.stat",
+                    "anon 7\nfile 209715200\ninactive_file 104857600\nactive_file 52428800\n",
+                ),
                 ("sys/fs/cgroup/a/memory.max", "4194304000\n"),
                 ("sys/fs/cgroup/a/memory.current", "314572800\n"),
                 ("sys/fs/cgroup/a/memory.swap.max", "10485760\n"),

@@ -384,7 +384,8 @@ mod tests {
     #[test]
     fn a_packed_factor_is_as_long_as_its_blocks() {
         fn check<E: Element, O: Element>(cpu: &Cpu) {
-            for (n, k) in [(0, 0), (0, 9), (1, 0), (5, 31), (16, 512), (600, 1100), (1400, 544), (3000, 513), (7, 9000)] {
+            for (n, k) in [(0, 0), (0, 9), (1, 0), (5, 31), (16, 512), (600, 1100), (1400, 544), (3000, 513), (7, 9000)]
+            {
                 let layout = Layout::new::<E, O>(cpu, n, k);
                 let end = layout.blocks().last().map_or(0, |(_, _, words)| words.end);
                 assert_eq!(layout.words_of_all(), end, "{:?}, {:?}", cpu.dispatch.simd(), (n, k));

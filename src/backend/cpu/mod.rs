@@ -32,8 +32,8 @@ use crate::dtype::{Index, Scalar};
 use crate::error::{Error, Result, expect_size, invalid};
 use crate::ops::{Bags, Device, Matrix, StepControl, TableBatch, UpdateRule};
 use crate::simd::Dispatch;
-use crate::size::product;
 pub use crate::simd::Simd;
+use crate::size::product;
 pub use buffer::Buffer;
 use threads::Pool;
 

@@ -49,7 +49,8 @@ impl Tables {
     pub(super) fn new(cuda: &Cuda, host: TableBatch) -> Result<Self> {
         let columns = host.max_dim().max(host.width());
         if columns > MOST_COLUMNS {
-            let reason = format!("{columns} elements in a row, but on a CUDA device at most {MOST_COLUMNS} are possible");
+            let reason =
+                format!("{columns} elements in a row, but on a CUDA device at most {MOST_COLUMNS} are possible");
             return Err(invalid("Cuda", "tables", reason));
         }
         let describe = |(f, feature): (usize, &crate::ops::Feature)| {

@@ -1,0 +1,42 @@
+//! The values of a label's column: what an error about labels shows, so that whoever reads it can choose.
+
+use std::path::PathBuf;
+
+use super::columns::Needs;
+use super::config::DataConfig;
+use super::dictionary::Counts;
+use super::error::{DataError, Result, shortened};
+use super::join::SideTable;
+use super::rows::Rows;
+use super::source::Source;
+
+/// How many distinct values are counted: a column of numbers may have as many as there are rows.
+const MAX_DISTINCT: usize = 10_000;
+
+/// Adds to an error about labels which values the files have; other errors stay what they are.
+pub(super) fn add(mut error: DataError, config: &DataConfig, tables: &[SideTable], files: &[PathBuf]) -> DataError {
+    if let DataError::Label { values, .. } | DataError::OneClass { values, .. } = &mut error {
+        let mut counts = Counts::default();
+        let sources = files.iter().cloned().map(Source::from).collect();
+        // What is wrong with the rows behind is not what the error is about: what has been counted before will do.
+        let _ = count(config, tables, sources, &mut counts);
+        *values = shares(&counts);
+    }
+    error
+}
+
+fn count(config: &DataConfig, tables: &[SideTable], sources: Vec<Source>, counts: &mut Counts) -> Result<()> {
+    let mut rows = Rows::new(config, tables, sources, Needs { label: true, time: false })?;
+    while rows.advance()? && counts.counts().len() < MAX_DISTINCT {
+        let _ = counts.add(rows.label_text()?);
+    }
+    Ok(())
+}
+
+/// The values with their shares, the most frequent ones first, equal ones in their order.
+fn shares(counts: &Counts) -> Vec<(String, f64)> {
+    let total = counts.counts().iter().sum::<u64>() as f64;
+    let mut values: Vec<(&str, u64)> = counts.iter().collect();
+    values.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    values.into_iter().map(|(value, count)| (shortened(value), count as f64 / total)).collect()
+}
