@@ -29,15 +29,10 @@ struct Order {
 
 /// All buffers poisoned, with `spare` elements more than are needed.
 fn poisoned_order<B: IndexSortOps>(device: &B, case: &BagCase, spare: usize) -> SortedIndices<B> {
-    let bags = case.features.len() * case.batch_size;
-    let mut sorted = SortedIndices::new(device, case.indices.len() + spare, bags).unwrap();
-    for buffer in
-        [&mut sorted.segments, &mut sorted.positions, &mut sorted.bags, &mut sorted.counted, &mut sorted.counts]
-    {
-        *buffer = upload(device, &poisoned(device.to_vec(buffer).unwrap().len()));
-    }
-    sorted.rows = upload(device, &poisoned(case.indices.len() + spare));
-    sorted
+    let (n, bags) = (case.indices.len() + spare, case.features.len() * case.batch_size);
+    let words = |len| upload(device, &poisoned(len));
+    let rows = upload(device, &poisoned(n));
+    SortedIndices::with_buffers(device, rows, words(n + 1), [words(n), words(n), words(bags)]).unwrap()
 }
 
 fn sort<B: IndexSortOps, I: Id>(device: &B, case: &BagCase, spare: usize) -> (Order, Result<()>) {
@@ -48,15 +43,15 @@ fn sort<B: IndexSortOps, I: Id>(device: &B, case: &BagCase, spare: usize) -> (Or
     let op =
         Sort { tables: &bags.tables, bags: bags.view(), sorted: &mut sorted, workspace: B::view_mut(&mut workspace) };
     let result = outcome(device, op.run(device));
-    let counts = download(device, &sorted.counts);
+    let counts = download_view(device, sorted.counts());
     let (n, unique) = (counts[0] as usize, counts[1] as usize);
-    let cut = |buffer: &B::Buffer<u32>, len: usize| download(device, buffer)[..len].to_vec();
+    let cut = |view, len: usize| download_view(device, view)[..len].to_vec();
     let order = Order {
-        rows: download(device, &sorted.rows)[..unique].to_vec(),
-        segments: cut(&sorted.segments, unique + 1),
-        positions: cut(&sorted.positions, n),
-        bags: cut(&sorted.bags, n),
-        counted: download(device, &sorted.counted),
+        rows: download_view(device, sorted.rows())[..unique].to_vec(),
+        segments: cut(sorted.segments(), unique + 1),
+        positions: cut(sorted.positions(), n),
+        bags: cut(sorted.bags(), n),
+        counted: download_view(device, sorted.counted()),
     };
     (order, result)
 }
@@ -178,11 +173,11 @@ fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
     let (n, num_bags) = (case.indices.len(), 5 * 33);
     let bags = case.upload::<B, i64>(device);
     let words = Sort::<B, i64>::workspace_len(device, &case.layout(), n);
-    let run = |spoil: &dyn Fn(&mut SortedIndices<B>), words: usize, capacity: usize| {
-        let mut sorted = SortedIndices::new(device, capacity, num_bags).unwrap();
-        sorted.rows = upload(device, &poisoned(capacity));
-        spoil(&mut sorted);
-        let before = download(device, &sorted.rows);
+    let run = |words: usize, capacity: usize, num_bags: usize| {
+        let buffer = |len| upload(device, &poisoned(len));
+        let counted = [buffer(capacity), buffer(capacity), buffer(num_bags)];
+        let rows = upload(device, &poisoned(capacity));
+        let mut sorted = SortedIndices::with_buffers(device, rows, buffer(capacity + 1), counted).unwrap();
         let mut workspace = upload(device, &poisoned::<u64>(words));
         let op = Sort {
             tables: &bags.tables,
@@ -191,23 +186,26 @@ fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
             workspace: B::view_mut(&mut workspace),
         };
         let text = message(op.run(device));
-        assert_same_bits(&text, &download(device, &sorted.rows), &before);
+        assert_same_bits(&text, &download_view(device, sorted.rows()), &poisoned(capacity));
         text
     };
     let small = |name: &str, got: usize, needed: usize| {
         format!("index_sort: {name} holds {got} elements, but {needed} are needed")
     };
-    assert_eq!(run(&|_| (), words, n - 1), small("sorted.capacity", n - 1, n));
+    assert_eq!(run(words, n - 1, num_bags), small("sorted.capacity", n - 1, n));
+    assert_eq!(run(words, n, 1), small("sorted.counted", 1, num_bags));
     if words > 0 {
-        assert_eq!(run(&|_| (), words - 1, n), small("workspace", words - 1, words));
+        assert_eq!(run(words - 1, n, num_bags), small("workspace", words - 1, words));
     }
-    let short = |len: usize| device.alloc(len).unwrap();
-    assert_eq!(run(&|s| s.rows = device.alloc(n - 1).unwrap(), words, n), small("sorted.rows", n - 1, n));
-    assert_eq!(run(&|s| s.segments = short(n), words, n), small("sorted.segments", n, n + 1));
-    assert_eq!(run(&|s| s.positions = short(0), words, n), small("sorted.positions", 0, n));
-    assert_eq!(run(&|s| s.bags = short(3), words, n), small("sorted.bags", 3, n));
-    assert_eq!(run(&|s| s.counted = short(1), words, n), small("sorted.counted", 1, num_bags));
-    assert_eq!(run(&|s| s.counts = short(1), words, n), "index_sort: sorted.counts is 1, but must be 2");
+    for (k, name) in ["segments", "positions", "bags"].into_iter().enumerate() {
+        let mut lens = [9, 8, 8];
+        lens[k] -= 1;
+        let [segments, positions, bags] = lens.map(|len| device.alloc(len).unwrap());
+        let (rows, counted) = (device.alloc(8).unwrap(), device.alloc(1).unwrap());
+        let made = SortedIndices::with_buffers(device, rows, segments, [positions, bags, counted]);
+        let want = format!("SortedIndices: {name} holds {} elements, but {} are needed", lens[k], lens[k] + 1);
+        assert_eq!(message(made.map(|_| ())), want);
+    }
 
     for (position, offset, rule) in [(0, 2, OffsetRule::FirstIsZero), (num_bags, 4, OffsetRule::NotBelow(n as i64 - 4))]
     {

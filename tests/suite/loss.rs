@@ -9,7 +9,10 @@ backend_suite!(
     cuda:
     losses_and_gradients_are_right,
     extreme_logits_overflow_nothing,
+    infinite_logits_have_the_limit,
     nan_comes_through,
+    bad_labels_are_skipped_and_reported,
+    weights_are_numbers,
     a_scale_multiplies_the_gradient_alone,
     wrong_arguments_are_errors,
 );
@@ -86,6 +89,68 @@ fn extreme_logits_overflow_nothing<B: LossOps>(device: &B) {
         for (threshold, &logit) in [0.0, 1e-7, 0.4].iter().flat_map(|&t| logits.iter().map(move |z| (t, z))) {
             check(device, (loss, threshold), &[logit], &[label]);
         }
+    }
+}
+
+/// The loss is 0 where the label is what an infinite logit says, else infinite; gradients are those of the probabilities 0 and 1.
+fn infinite_logits_have_the_limit<B: LossOps>(device: &B) {
+    for (loss, weights) in [(Loss::BceWithLogits, [1.0, 1.0]), (LOSSES[1], [0.25, 3.0])] {
+        for (logit, label, is_right) in [
+            (f32::INFINITY, 1.0, true),
+            (f32::INFINITY, 0.0, false),
+            (f32::INFINITY, 0.5, false),
+            (f32::NEG_INFINITY, 0.0, true),
+            (f32::NEG_INFINITY, 1.0, false),
+            (f32::NEG_INFINITY, 0.5, false),
+        ] {
+            let (mean, grad, result) = run(device, (loss, 0.0), &[logit], &[label], true);
+            assert_eq!(result, Ok(()));
+            assert_eq!(mean, if is_right { 0.0 } else { f64::INFINITY }, "{loss:?}, {logit}, {label}");
+            let p = if logit > 0.0 { 1.0 } else { 0.0 };
+            assert_eq!(grad, [weights[usize::from(label >= 0.5)] * (p - label)], "{loss:?}, {logit}, {label}");
+        }
+    }
+}
+
+/// The samples of bad labels have no loss and no gradient; the others have what they have beside good ones.
+fn bad_labels_are_skipped_and_reported<B: LossOps>(device: &B) {
+    let logits = draw(600, 1);
+    let good: Vec<f32> = draw(600, 2).iter().map(|u| f32::from(*u > 0.0)).collect();
+    let cases: [(&[(usize, f32)], &str); 4] = [
+        (&[(0, 2.0)], "label 2 at position 0 is not in [0, 1] (1 bad in this call)"),
+        (&[(599, -1.0), (301, f32::NAN), (300, -0.25)], "label -0.25 at position 300 is not in [0, 1] (3 bad in this call)"),
+        (&[(255, f32::NAN), (256, 7.0)], "label NaN at position 255 is not in [0, 1] (2 bad in this call)"),
+        (&[(7, f32::INFINITY), (8, 1.0000001)], "label inf at position 7 is not in [0, 1] (2 bad in this call)"),
+    ];
+    for loss in LOSSES {
+        let (_, good_grad, _) = run(device, (loss, 0.0), &logits, &good, true);
+        for (bad, want) in cases {
+            let (mut labels, mut want_grad, mut rest) = (good.clone(), good_grad.clone(), Vec::new());
+            for &(k, label) in bad {
+                (labels[k], want_grad[k]) = (label, 0.0);
+            }
+            let (mean, grad, result) = run(device, (loss, 0.0), &logits, &labels, true);
+            assert_eq!(message(result), want);
+            assert_same_bits("the gradient", &grad, &want_grad);
+            rest.extend((0..600).filter(|k| bad.iter().all(|(of, _)| of != k)));
+            let of_rest = |values: &[f32]| rest.iter().map(|&k| values[k]).collect::<Vec<_>>();
+            let want = reference::mean_loss(loss, 0.0, &exact(&of_rest(&logits)), &values(&of_rest(&good)));
+            let share = rest.len() as f64 / 600.0;
+            assert!((mean - want.mean.value * share).abs() <= want.mean.error + 1e-12, "{loss:?}: {mean}");
+            // Nothing is left of it.
+            assert_eq!(run(device, (loss, 0.0), &logits, &good, true).2, Ok(()));
+        }
+    }
+    let edges = [0.0, -0.0, 1.0, 1e-45, 0.99999994];
+    assert_eq!(run(device, (Loss::Mse, 0.0), &logits[..5], &edges, true).2, Ok(()));
+}
+
+fn weights_are_numbers<B: LossOps>(device: &B) {
+    for (negative, positive, bad) in [(f32::NAN, 1.0, "NaN"), (1.0, f32::INFINITY, "inf"), (-1.0, 1.0, "-1")] {
+        let loss = Loss::WeightedBce { negative, positive };
+        let text = message(run(device, (loss, 0.0), &[0.5], &[1.0], true).2);
+        let want = format!("loss.forward: loss: a weight of {bad}, but must be a finite number of 0 or more");
+        assert_eq!(text, want);
     }
 }
 

@@ -6,9 +6,12 @@
 mod common;
 mod replay;
 
+mod bad_labels;
 mod cast;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+mod cuda_backends;
 #[cfg(feature = "cuda")]
 mod cuda_cublaslt;
 #[cfg(feature = "cuda")]
@@ -31,6 +34,7 @@ mod dlrm;
 mod dlrm_clothing;
 mod dlrm_readme;
 mod embedding_bag;
+mod engine_arguments;
 mod finite_check;
 mod golden;
 mod index_sort;

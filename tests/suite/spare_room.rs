@@ -49,12 +49,12 @@ fn run<B: Backend>(device: &B, case: &BagCase, spare: usize, has_spare: bool) ->
     let mut workspace = upload(device, &poisoned::<u64>(words));
     let sort = Sort { tables: &tables, bags: bags(), sorted: &mut sorted, workspace: B::view_mut(&mut workspace) };
     let sort = outcome(device, sort.run(device));
-    let counts = download(device, &sorted.counts);
+    let counts = download_view(device, sorted.counts());
     let found = Outcome {
         pooled: download(device, &pooled).iter().map(|x| x.to_bits()).collect(),
-        rows: download(device, &sorted.rows)[..counts[1] as usize].to_vec(),
-        positions: download(device, &sorted.positions)[..counts[0] as usize].to_vec(),
-        counted: download(device, &sorted.counted),
+        rows: download_view(device, sorted.rows())[..counts[1] as usize].to_vec(),
+        positions: download_view(device, sorted.positions())[..counts[0] as usize].to_vec(),
+        counted: download_view(device, sorted.counted()),
         counts,
     };
     (found, [forward, sort])

@@ -16,6 +16,7 @@ backend_suite!(
     updates_bf16,
     reduce_and_apply_are_update,
     the_decay_of_each_row_is_scaled,
+    what_has_no_gradient_stays_without_eps,
     a_hot_row_is_a_tree_of_chunks,
     merges,
     nan_goes_no_further_than_its_column,
@@ -184,6 +185,56 @@ fn reduce_and_apply_are_update<B: IndexSortOps + SparseUpdateOps>(device: &B) {
             for (got, want) in state.download(device).iter().zip(&want_state) {
                 assert_same_bits(&format!("{what}, state"), got, want);
             }
+        }
+    }
+}
+
+/// Rows 1 and 2 are looked up; row 1 has a gradient of zeros, and row 2 one that begins with a zero. 0/0 is no step, whatever the learning rate.
+fn what_has_no_gradient_stays_without_eps<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+    stays::<B, f32>(device, &[0.5, 8.0, 1e6]);
+    stays::<B, f16>(device, &[0.5]);
+    stays::<B, bf16>(device, &[0.5, 8.0]);
+}
+
+fn stays<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B, rates: &[f32]) {
+    let (dim, mut ids) = (6, [1, 2].into_iter());
+    let layout = (&[(4, dim)][..], &[feature(0, Pooling::Sum)][..]);
+    let case = BagCase::new("no gradient", layout, &[1, 1], |_, _| ids.next().unwrap());
+    let mut grad = vec![0.0; 2 * dim];
+    grad[dim + 1..].fill(0.25);
+    let adam = |eps| Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps };
+    for (eps, &rate) in [0.0, 1e-45, 1e-38].into_iter().flat_map(|eps| rates.iter().map(move |rate| (eps, rate))) {
+        for optimizer in [Optimizer::Adagrad { eps }, Optimizer::RowwiseAdagrad { eps }, adam(eps)] {
+            let (what, rule) = (format!("{optimizer:?}, {rate}, {:?}", E::DTYPE), UpdateRule::new(optimizer, rate));
+            let weights = case.weights::<E>();
+            let state = optimizer.state_len(4, 4 * dim).map(|len| vec![0.0; len]);
+            let backward = Backward::<B, i64>::new(device, &case, &grad, None);
+            let (got, got_state) = backward.update(device, &case, rule, &weights, &state);
+            assert_same_bits(&what, &got[..2 * dim], &weights[..2 * dim]);
+            let first = 2 * dim + usize::from(!matches!(optimizer, Optimizer::RowwiseAdagrad { .. }));
+            assert_same_bits(&what, &got[2 * dim..first], &weights[2 * dim..first]);
+            for k in 2 * dim + 1..3 * dim {
+                let (got, before) = (exact(&got[k..=k])[0].value, exact(&weights[k..=k])[0].value);
+                assert!(got < before && got.is_finite(), "{what}: element {k} is {got} after {before}");
+            }
+            let cpu = bagdot::Cpu::single_threaded();
+            let on_cpu = Backward::<bagdot::Cpu, i64>::new(&cpu, &case, &grad, None);
+            let (want, want_state) = on_cpu.update(&cpu, &case, rule, &weights, &state);
+            assert_same_bits(&what, &got, &want);
+            assert_same_bits(&what, &got_state.concat(), &want_state.concat());
+            let mut kept = poisoned_grad(device, &case, 2);
+            backward.reduce(device, &mut kept).unwrap();
+            let (mut applied, mut state) = (upload(device, &weights), State::new(device, &state));
+            let apply = Apply {
+                tables: &backward.bags.tables,
+                grad: &kept,
+                rule,
+                decay_scale: None,
+                weights: B::view_mut(&mut applied),
+                state: state.view_mut(optimizer),
+            };
+            assert_eq!(outcome(device, apply.run(device)), Ok(()));
+            assert_same_bits(&what, &download(device, &applied), &got);
         }
     }
 }

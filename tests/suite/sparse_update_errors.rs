@@ -2,32 +2,53 @@
 
 use crate::common::updates::{Backward, merge, poisoned_grad};
 use crate::common::*;
-use bagdot::ops::index_sort::{IndexSortOps, SortedIndices};
+use bagdot::Error;
+use bagdot::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
 use bagdot::ops::sparse_update::{Apply, Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update};
 use bagdot::ops::{Optimizer, OptimizerStateMut, Pooling, UpdateRule, WeightDecay};
 
-backend_suite!(cuda: reduce_names_what_is_wrong, merge_names_what_is_wrong, apply_and_update_name_what_is_wrong);
+backend_suite!(
+    cuda:
+    reduce_names_what_is_wrong,
+    merge_names_what_is_wrong,
+    apply_and_update_name_what_is_wrong,
+    gradients_of_other_tables_are_refused,
+    an_order_that_failed_is_none,
+);
 
 type Spoil<B> = for<'a> fn(&mut PooledGrad<'a, B, i64>, &'a Spare<B>);
 
 /// What spoilt arguments are views of.
 struct Spare<B: IndexSortOps + SparseUpdateOps> {
+    /// An order of nothing yet, of an id less, and of the same ids of features of which one has no padding.
     sorted: SortedIndices<B>,
+    fewer: SortedIndices<B>,
+    other: SortedIndices<B>,
     values: B::Buffer<f32>,
 }
 
 impl<B: IndexSortOps + SparseUpdateOps> Spare<B> {
-    fn new(device: &B, capacity: usize, num_bags: usize) -> Self {
-        Self { sorted: SortedIndices::new(device, capacity, num_bags).unwrap(), values: device.alloc(10_000).unwrap() }
+    fn new(device: &B, case: &BagCase) -> Self {
+        let order = |case: &BagCase| Backward::<B, i64>::new(device, case, &case.grad_output(), None).sorted;
+        let (mut fewer, mut other) = (case.clone(), case.clone());
+        fewer.indices.pop();
+        *fewer.offsets.last_mut().unwrap() -= 1;
+        other.features[1].padding_idx = None;
+        Self {
+            sorted: SortedIndices::new(device, case.indices.len(), 165).unwrap(),
+            fewer: order(&fewer),
+            other: order(&other),
+            values: device.alloc(10_000).unwrap(),
+        }
     }
 }
 
 #[track_caller]
 fn assert_poisoned<B: IndexSortOps + SparseUpdateOps>(device: &B, grad: &SparseGrad<B>) {
-    assert!(download(device, &grad.rows).iter().all(|&x| x == u64::POISON));
-    assert!(download(device, &grad.starts).iter().all(|&x| x == u64::POISON));
-    assert!(download(device, &grad.values).iter().all(|&x| x.to_bits() == f32::POISON.to_bits()));
-    assert_eq!(download(device, &grad.counts), [u32::POISON]);
+    assert!(download_view(device, grad.rows()).iter().all(|&x| x == u64::POISON));
+    assert!(download_view(device, grad.starts()).iter().all(|&x| x == u64::POISON));
+    assert!(download_view(device, grad.values()).iter().all(|&x| x.to_bits() == f32::POISON.to_bits()));
+    assert_eq!(download_view(device, grad.counts()), [0]);
 }
 
 /// Ways to spoil the source of a gradient, with what must be said about them.
@@ -40,7 +61,12 @@ fn spoilt_sources<B: IndexSortOps + SparseUpdateOps>(n: usize) -> Vec<(Spoil<B>,
         (|s, g| s.grad_output.data = B::slice(&g.values, 0..9), "grad_output.data holds 9 elements".into()),
         (|s, _| s.max_gradient = Some(f32::NAN), "max_gradient: NaN, but must be 0 or more".into()),
         (|s, _| s.bags.batch_size = 32, "bags.offsets is 166, but must be 161".into()),
-        (|s, g| s.sorted = &g.sorted, format!("sorted.capacity holds {} elements, but {n} are needed", n - 1)),
+        (|s, g| s.sorted = &g.sorted, "sorted: nothing has been sorted".into()),
+        (
+            |s, g| s.sorted = &g.fewer,
+            format!("sorted: the order of {} ids of 33 samples, but the batch has {n} of 33", n - 1),
+        ),
+        (|s, g| s.sorted = &g.other, "sorted: the order of ids of other tables or features".into()),
     ]
 }
 
@@ -48,7 +74,7 @@ fn reduce_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let case = BagCase::mixed(Pooling::Max);
     let n = case.indices.len();
     let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
-    let spare = Spare::new(device, n - 1, 165);
+    let spare = Spare::new(device, &case);
     let words = Reduce::<B, i64>::workspace_len(device, &case.layout(), n);
     for (spoil, want) in spoilt_sources::<B>(n) {
         let mut grad = poisoned_grad(device, &case, n);
@@ -73,10 +99,44 @@ fn reduce_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let text = message(backward.reduce(device, &mut grad));
     assert_eq!(text, "sparse_update.reduce: grad.capacity holds 238 elements, but 239 are needed");
     assert_poisoned(device, &grad);
-    let mut grad = poisoned_grad(device, &case, n);
-    grad.values = upload(device, &poisoned(5));
-    let text = message(backward.reduce(device, &mut grad));
-    assert!(text.starts_with("sparse_update.reduce: grad.values holds 5 elements"), "{text}");
+    let layout = case.layout();
+    for (starts, values, want) in [(3, 5, "values holds 5 elements"), (2, 258, "starts holds 2 elements")] {
+        let [rows, starts] = [2, starts].map(|len| device.alloc(len).unwrap());
+        let made = SparseGrad::with_buffers(device, &layout, rows, starts, device.alloc(values).unwrap());
+        let text = message(made.map(|_| ()));
+        assert!(text.starts_with(&format!("SparseGrad: {want}")), "{text}");
+    }
+}
+
+/// Gradients of the same number of rows, but of tables of other sizes.
+fn gradients_of_other_tables_are_refused<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+    let (case, mut other) = (BagCase::mixed(Pooling::Sum), BagCase::mixed(Pooling::Sum));
+    other.tables.swap(0, 1);
+    other.tables.iter_mut().for_each(|table| table.num_embeddings = 200);
+    let n = case.indices.len();
+    let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
+    let grad = |case: &BagCase| SparseGrad::new(device, &case.layout(), 2 * n).unwrap();
+    let (mut good, mut bad, mut out) = (grad(&case), grad(&other), grad(&case));
+    assert_eq!(message(backward.reduce(device, &mut bad)), "sparse_update.reduce: grad: made for other tables");
+    backward.reduce(device, &mut good).unwrap();
+    let tables = &backward.bags.tables;
+    for (pair, want) in [((&good, &bad), "b"), ((&bad, &good), "a")] {
+        let text = message(merge(device, tables, pair, &mut out));
+        assert_eq!(text, format!("sparse_update.merge: {want}: made for other tables"));
+    }
+    let text = message(merge(device, tables, (&good, &good), &mut bad));
+    assert_eq!(text, "sparse_update.merge: grad: made for other tables");
+    let mut weights = upload(device, &poisoned::<f32>(case.num_weights()));
+    let apply = Apply {
+        tables,
+        grad: &bad,
+        rule: UpdateRule::new(Optimizer::Sgd, 0.1),
+        decay_scale: None,
+        weights: B::view_mut(&mut weights),
+        state: OptimizerStateMut::None,
+    };
+    assert_eq!(message(apply.run(device)), "sparse_update.apply: grad: made for other tables");
+    assert_same_bits("weights", &download(device, &weights), &poisoned(case.num_weights()));
 }
 
 fn merge_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
@@ -160,7 +220,7 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
         assert_same_bits("state", &download(device, &state), &poisoned(state_len));
     }
 
-    let spare = Spare::new(device, n - 1, 165);
+    let spare = Spare::new(device, &case);
     let mut weights = upload(device, &poisoned::<f32>(elements));
     for (spoil, want) in spoilt_sources::<B>(n) {
         let mut workspace = upload(device, &poisoned::<u64>(words));
@@ -175,4 +235,24 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
         assert!(text.starts_with("sparse_update.update: workspace holds"), "{text}");
     }
     assert_same_bits("weights", &download(device, &weights), &poisoned(elements));
+}
+
+/// Wrong offsets leave no order behind, not even that of the batch before.
+fn an_order_that_failed_is_none<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+    let case = BagCase::mixed(Pooling::Sum);
+    let mut backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
+    let offsets = vec![1_i64; case.offsets.len()];
+    device.upload(&offsets, B::view_mut(&mut backward.bags.offsets)).unwrap();
+    let words = Sort::<B, i64>::workspace_len(device, &case.layout(), case.indices.len());
+    let mut workspace = upload(device, &poisoned::<u64>(words));
+    let Backward { bags, sorted, .. } = &mut backward;
+    let sort = Sort { tables: &bags.tables, bags: bags.view(), sorted, workspace: B::view_mut(&mut workspace) };
+    let result = sort.run(device);
+    let is_known = result.is_err();
+    assert!(matches!(outcome(device, result), Err(Error::InvalidOffsets { position: 0, value: 1, .. })));
+    let mut grad = poisoned_grad(device, &case, case.indices.len());
+    let reduced = backward.reduce(device, &mut grad);
+    if is_known {
+        assert!(message(reduced).starts_with("sparse_update.reduce: sorted: nothing has been sorted"));
+    }
 }

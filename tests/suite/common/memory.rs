@@ -1,6 +1,6 @@
 //! Host values and their counterparts on a device. What an op has no business to touch is poisoned.
 
-use bagdot::ops::{Device, Matrix, MatrixMut};
+use bagdot::ops::{Device, Extent, Matrix, MatrixMut};
 use bagdot::{Scalar, bf16, f16};
 
 use super::tolerance::assert_same_bits;
@@ -15,6 +15,13 @@ pub fn upload<B: Device, T: Scalar>(device: &B, values: &[T]) -> B::Buffer<T> {
 /// The values of a buffer.
 pub fn download<B: Device, T: Scalar>(device: &B, buffer: &B::Buffer<T>) -> Vec<T> {
     device.to_vec(buffer).unwrap()
+}
+
+/// The values of a view.
+pub fn download_view<B: Device, T: Scalar>(device: &B, view: B::Slice<'_, T>) -> Vec<T> {
+    let mut values = vec![T::default(); view.extent()];
+    device.download(view, &mut values).unwrap();
+    values
 }
 
 /// A value that no op computes.

@@ -10,7 +10,7 @@ pub mod tolerance;
 pub mod updates;
 
 pub use cases::{BagCase, DIMS, Id, POOLINGS, draw, feature};
-pub use memory::{Grid, Poison, download, poisoned, upload};
+pub use memory::{Grid, Poison, download, download_view, poisoned, upload};
 pub use tolerance::{Approx, Stored, U, assert_close, assert_close_within, assert_same_bits, exact, ulp, values};
 
 use bagdot::ops::Device;

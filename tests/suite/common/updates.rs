@@ -6,7 +6,7 @@ use bagdot::ops::{Device, Optimizer, OptimizerStateMut, Rounding, UpdateRule, We
 use bagdot::{Index, Result};
 
 use super::cases::{BagCase, DeviceBags, Id, draw};
-use super::memory::{Grid, Poison, download, poisoned, upload};
+use super::memory::{Grid, Poison, download, download_view, poisoned, upload};
 use super::reference::{self, RowGradients};
 use super::tolerance::{Stored, exact};
 
@@ -183,14 +183,13 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
     }
 }
 
-/// Room for a gradient, all of it poisoned.
+/// Room for a gradient, all of it poisoned but the number of rows, which is 0.
 pub fn poisoned_grad<B: Device>(device: &B, case: &BagCase, capacity: usize) -> SparseGrad<B> {
-    let mut grad = SparseGrad::new(device, &case.layout(), capacity).unwrap();
-    grad.rows = upload(device, &poisoned(download(device, &grad.rows).len()));
-    grad.starts = upload(device, &poisoned(download(device, &grad.starts).len()));
-    grad.values = upload(device, &poisoned(download(device, &grad.values).len()));
-    grad.counts = upload(device, &poisoned(1));
-    grad
+    let layout = case.layout();
+    let capacity = capacity.min(layout.num_rows());
+    let values = upload(device, &poisoned(capacity * layout.max_dim()));
+    let [rows, starts] = [capacity, capacity + 1].map(|len| upload(device, &poisoned(len)));
+    SparseGrad::with_buffers(device, &layout, rows, starts, values).unwrap()
 }
 
 /// Runs a [`Merge`].
@@ -208,9 +207,9 @@ pub fn merge<B: SparseUpdateOps>(
 
 /// A gradient on the host: the linear number and the values of each row.
 pub fn download_grad<B: Device>(device: &B, grad: &SparseGrad<B>) -> Vec<(u64, Vec<f32>)> {
-    let count = download(device, &grad.counts)[0] as usize;
-    let (rows, starts) = (download(device, &grad.rows), download(device, &grad.starts));
-    let values = download(device, &grad.values);
+    let count = download_view(device, grad.counts())[0] as usize;
+    let (rows, starts) = (download_view(device, grad.rows()), download_view(device, grad.starts()));
+    let values = download_view(device, grad.values());
     let range = |k: usize| starts[k] as usize..starts[k + 1] as usize;
     let grad: Vec<_> = (0..count).map(|k| (rows[k], values[range(k)].to_vec())).collect();
     assert_eq!(starts[0], 0, "values begin at the beginning");

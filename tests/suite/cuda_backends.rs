@@ -1,0 +1,169 @@
+//! Several backends on one device: memory, tables and recordings of one are refused by the others, since their streams know no common order.
+
+use crate::common::cuda::{on_every_schedule, own};
+use crate::common::engine::Batch;
+use crate::common::*;
+use bagdot::backend::cuda::{Buffer, Slice, SliceMut};
+use bagdot::nn::{Dlrm, DlrmConfig, Optimizers, Staging};
+use bagdot::ops::cast::Cast;
+use bagdot::ops::index_sort::{Sort, SortedIndices};
+use bagdot::ops::linear;
+use bagdot::ops::moving_average::Update as Average;
+use bagdot::ops::{
+    Accum, Activation, Device, Matrix, MatrixMut, Optimizer, Pooling, Precision, Stage, StepControl, Table,
+    embedding_bag,
+};
+use bagdot::{Cuda, Error, Result};
+
+const REFUSED: Result<()> = Err(Error::OtherBackend);
+
+/// Ten ones on a backend.
+fn ones(cuda: &Cuda) -> Buffer<f32> {
+    upload(cuda, &[1.0; 10])
+}
+
+#[test]
+fn copies_are_refused() {
+    on_every_schedule(|a| {
+        let b = own();
+        let (of_a, mut of_b) = (ones(a), ones(&b));
+        assert_eq!(b.download(Cuda::view(&of_a), &mut [0.0; 10]), REFUSED);
+        assert_eq!(b.download(Cuda::slice(&of_a, 2..3), &mut [0.0]), REFUSED);
+        assert_eq!(a.upload(&[2.0; 10], Cuda::view_mut(&mut of_b)), REFUSED);
+        let (mut left, _right) = Cuda::split_mut(&mut of_b, 0..3, 5..10);
+        assert_eq!(a.upload(&[2.0; 3], Cuda::reborrow_mut(&mut left)), REFUSED);
+        assert_eq!(a.download(Cuda::as_slice(&left), &mut [0.0; 3]), REFUSED);
+        for copier in [a, &b] {
+            assert_eq!(copier.copy(Cuda::view(&of_a), Cuda::view_mut(&mut of_b)), REFUSED);
+        }
+        assert_eq!(download(&b, &of_b), [1.0; 10], "nothing has been written");
+        // A clone is the same backend.
+        assert_eq!(a.clone().download(Cuda::view(&of_a), &mut [0.0; 10]), Ok(()));
+    });
+}
+
+/// Whoever vouches for the order passes a view of a pointer.
+#[test]
+fn views_of_pointers_are_taken() {
+    on_every_schedule(|a| {
+        let b = own();
+        let (of_a, mut of_b) = (ones(a), b.alloc::<f32>(10).unwrap());
+        // SAFETY: uploads and downloads wait for their backend, so nothing else is under way.
+        let (from, to) = unsafe {
+            let to = Cuda::view_mut(&mut of_b).pointer();
+            (Slice::<f32>::from_raw(Cuda::view(&of_a).pointer(), 10), SliceMut::from_raw(to, 10))
+        };
+        b.synchronize().unwrap();
+        b.copy(from, to).unwrap();
+        assert_eq!(download(&b, &of_b), [1.0; 10]);
+    });
+}
+
+#[test]
+fn arguments_of_ops_are_refused() {
+    on_every_schedule(|a| {
+        let b = own();
+        let (of_a, mut of_b) = (ones(a), ones(&b));
+        let matrix = |buffer| Matrix::packed(Cuda::view(buffer), 2, 5);
+        let cast = Cast { factor: 1.0, from: matrix(&of_a), to: MatrixMut::packed(Cuda::view_mut(&mut of_b), 2, 5) };
+        assert_eq!(cast.run(&b), REFUSED);
+        let average = Average {
+            control: StepControl::default(),
+            decay: 0.5,
+            values: Cuda::view(&of_a),
+            average: Cuda::view_mut(&mut of_b),
+        };
+        assert_eq!(average.run(a), REFUSED);
+        let (weight, bias) = (ones(&b), ones(&b));
+        for (backend, spoilt) in [(&b, 0), (&b, 1), (&b, 2)] {
+            let pick = |argument: usize, own| if argument == spoilt { &of_a } else { own };
+            let forward = linear::Forward::<Cuda, f32> {
+                input: Matrix::packed(Cuda::view(pick(0, &weight)), 2, 5),
+                weight: Matrix::packed(Cuda::view(pick(1, &weight)), 2, 5),
+                packed_weight: None,
+                bias: Cuda::slice(pick(2, &bias), 0..2),
+                activation: Activation::None,
+                precision: Precision::Full,
+                output: MatrixMut::packed(Cuda::slice_mut(&mut of_b, 0..4), 2, 2),
+            };
+            assert_eq!(forward.run(backend), REFUSED, "argument {spoilt}");
+        }
+        assert_eq!(download(&b, &of_b), [1.0; 10], "nothing has been written");
+    });
+}
+
+/// Tables, orders and workspace, which have no views among the arguments, or none of their own.
+#[test]
+fn tables_and_orders_are_refused() {
+    on_every_schedule(|a| {
+        let b = own();
+        let case = BagCase::new("two", (&[(5, 2)], &[feature(0, Pooling::Sum)]), &[2, 1], |random, rows| random.below(rows));
+        let (bags, of_b) = (case.upload::<Cuda, i64>(a), b.tables(case.layout()).unwrap());
+        let weights = upload(a, &case.weights::<f32>());
+        let mut output = a.alloc::<f32>(4).unwrap();
+        let forward = embedding_bag::Forward {
+            tables: &of_b,
+            weights: Cuda::view(&weights),
+            bags: bags.view(),
+            output: MatrixMut::packed(Cuda::view_mut(&mut output), 2, 2),
+            argmax: None,
+        };
+        assert_eq!(forward.run(a), REFUSED);
+        let words = Sort::<Cuda, i64>::workspace_len(a, &case.layout(), 3);
+        for (order, workspace) in [(&b, a), (a, &b)] {
+            let mut sorted = SortedIndices::new(order, 3, 2).unwrap();
+            let mut workspace = workspace.alloc(words).unwrap();
+            let tables = &bags.tables;
+            let sort = Sort {
+                tables,
+                bags: bags.view(),
+                sorted: &mut sorted,
+                workspace: Cuda::view_mut(&mut workspace),
+            };
+            assert_eq!(sort.run(a), REFUSED);
+        }
+    });
+}
+
+#[test]
+fn recordings_are_refused() {
+    on_every_schedule(|a| {
+        let b = own();
+        let (of_a, mut of_b, mut copy) = (ones(a), ones(&b), ones(a));
+        let recorded = b.record(|| b.copy(Cuda::view(&of_a), Cuda::view_mut(&mut of_b)));
+        assert_eq!(recorded.map(|_| ()), REFUSED);
+        let recording = a.record(|| a.copy(Cuda::view(&of_a), Cuda::view_mut(&mut copy))).unwrap().unwrap();
+        assert_eq!(b.replay(&recording), REFUSED);
+        assert_eq!(a.replay(&recording), Ok(()));
+        assert_eq!(outcome(&b, b.copy(Cuda::view(&ones(&b)), Cuda::view_mut(&mut of_b))), Ok(()));
+        a.synchronize().unwrap();
+    });
+}
+
+/// Batches and their places on the way, and what a model is asked to copy.
+#[test]
+fn the_engine_refuses_what_is_not_its_own() {
+    on_every_schedule(|a| {
+        let b = own();
+        let config = DlrmConfig {
+            num_dense: 1,
+            bottom_mlp: vec![2],
+            tables: vec![Table { num_embeddings: 5, embedding_dim: 2 }],
+            features: vec![feature(0, Pooling::Sum)],
+            top_mlp: vec![1],
+            ..DlrmConfig::default()
+        };
+        let mut model = Dlrm::new(a.clone(), config, 1).unwrap();
+        model.optimize_with(Optimizers::same(Optimizer::Sgd, 0.1)).unwrap();
+        let case = BagCase::new("two", (&[(5, 2)], &[feature(0, Pooling::Sum)]), &[2, 1], |random, rows| random.below(rows));
+        let batch = Batch::<i64>::new(vec![0.25, 0.5], case, vec![1.0, 0.0]);
+        let before = model.tensors().unwrap();
+        assert_eq!(model.train_step(batch.upload(&b).view()), REFUSED);
+        assert_eq!(model.loss_and_grad(batch.upload(&b).view(), Accum::Replace), REFUSED);
+        assert!(model.train_staged(&mut Staging::new(&b).unwrap(), batch.view()).is_err());
+        assert_eq!(model.tensors().unwrap(), before);
+        model.train_step(batch.upload(a).view()).unwrap();
+        assert_eq!(model.copy_last_logits(Cuda::slice_mut(&mut ones(&b), 0..2)), REFUSED);
+        assert_eq!(outcome(a, model.copy_last_logits(Cuda::slice_mut(&mut ones(a), 0..2))), Ok(()));
+    });
+}

@@ -1,0 +1,145 @@
+//! What the engine is asked for and does not have, or cannot do: an error, and nothing has changed.
+
+use crate::common::engine::Batch;
+use crate::common::*;
+use bagdot::Result;
+use bagdot::nn::{Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, Staging};
+use bagdot::ops::sparse_update::SparseGrad;
+use bagdot::ops::{Accum, Backend, Optimizer, Pooling, Table};
+
+backend_suite!(
+    cuda:
+    predictions_of_more_samples_than_there_were,
+    no_step_follows_the_last_number,
+    rules_without_meaning_change_nothing,
+    factors_and_decays_without_meaning,
+    gradients_of_another_batch,
+);
+
+fn model<B: Backend>(device: &B, optimizers: Optimizers) -> Dlrm<B> {
+    let config = DlrmConfig {
+        num_dense: 1,
+        bottom_mlp: vec![2],
+        tables: vec![Table { num_embeddings: 5, embedding_dim: 2 }],
+        features: vec![feature(0, Pooling::Sum)],
+        top_mlp: vec![1],
+        ..DlrmConfig::default()
+    };
+    let mut model = Dlrm::new(device.clone(), config, 1).unwrap();
+    model.optimize_with(optimizers).unwrap();
+    model
+}
+
+fn sgd() -> Optimizers {
+    Optimizers::same(Optimizer::Sgd, 0.1)
+}
+
+fn batch(samples: usize) -> Batch<i64> {
+    let layout = (&[(5, 2)][..], &[feature(0, Pooling::Sum)][..]);
+    let case = BagCase::new("batch", layout, &vec![1; samples], |random, rows| random.below(rows));
+    Batch::new(draw(samples, 1), case, vec![1.0; samples])
+}
+
+fn state<B: Backend>(model: &Dlrm<B>) -> (Vec<NamedTensor>, Vec<NamedTensor>, u64) {
+    (model.tensors().unwrap(), model.optimizer_tensors().unwrap(), model.step())
+}
+
+fn predictions_of_more_samples_than_there_were<B: Backend>(device: &B) {
+    let mut model = model(device, sgd());
+    let mut staging = Staging::new(device).unwrap();
+    let ask = |model: &Dlrm<B>, samples: usize| -> [Result<()>; 2] {
+        let mut target = device.alloc(samples).unwrap();
+        [model.last_probabilities(&mut vec![0.0; samples]), model.copy_last_logits(B::view_mut(&mut target))]
+    };
+    let assert_last = |model: &Dlrm<B>, samples: usize| {
+        assert_eq!(ask(model, samples), [Ok(()), Ok(())]);
+        assert_eq!(ask(model, 0), [Ok(()), Ok(())]);
+        for more in [samples + 1, 1000] {
+            let want = format!("Dlrm: the last batch holds {samples} elements, but {more} are needed");
+            assert_eq!(ask(model, more).map(message), [want.clone(), want]);
+        }
+    };
+    assert_last(&model, 0);
+    // Room for the largest batch is no batch of this size.
+    for samples in [3, 9, 2, 9, 2] {
+        model.train_step(batch(samples).upload(device).view()).unwrap();
+        assert_last(&model, samples);
+        model.train_staged(&mut staging, batch(samples + 1).view()).unwrap();
+        assert_last(&model, samples + 1);
+    }
+    model.predict(batch(5).upload(device).view(), &mut [0.0; 5]).unwrap();
+    assert_last(&model, 5);
+}
+
+fn no_step_follows_the_last_number<B: Backend>(device: &B) {
+    let want = "Dlrm: step: 18446744073709551615 steps have been taken: there is no number for one more";
+    let adam = Optimizer::Adam { beta1: 0.9, beta2: 0.9, eps: 1e-8 };
+    let mut model = model(device, Optimizers::same(adam, 0.1));
+    model.average_with(0.5).unwrap();
+    let remembered = model.optimizer_tensors().unwrap();
+    model.load_optimizers(&remembered[..], u64::MAX - 1).unwrap();
+    let batch = batch(3);
+    model.train_step(batch.upload(device).view()).unwrap();
+    assert!(model.last_loss().unwrap().is_finite());
+    let before = state(&model);
+    assert_eq!(before.2, u64::MAX);
+    let mut staging = Staging::new(device).unwrap();
+    assert_eq!(message(model.train_step(batch.upload(device).view())), want);
+    assert_eq!(message(model.train_staged(&mut staging, batch.view())), want);
+    let grad = SparseGrad::new(device, &batch.case.layout(), 3).unwrap();
+    assert_eq!(message(model.apply(&grad)), want);
+    assert_eq!(state(&model), before);
+}
+
+/// Also where it is the layers' rule that has none: the tables, whose step comes first, have not taken it.
+fn rules_without_meaning_change_nothing<B: Backend>(device: &B) {
+    let good = GroupOptimizer::new(Optimizer::Sgd, 0.1);
+    let power = Schedule { decay_steps: 10, power: f32::NAN, ..Schedule::default() };
+    let number = "but must be a finite number of 0 or more";
+    for (bad, schedule, want) in [
+        (GroupOptimizer { learning_rate: f32::NAN, ..good }, Schedule::default(), format!("rule.learning_rate: NaN, {number}")),
+        (good, power, format!("rule.learning_rate: NaN, {number}")),
+        (GroupOptimizer { max_gradient: Some(f32::NAN), ..good }, Schedule::default(), "max_gradient: NaN, but must be 0 or more".into()),
+    ] {
+        for (tables, dense) in [(good, bad), (bad, good)] {
+            let mut model = model(device, Optimizers { tables, dense, schedule });
+            let (before, batch) = (state(&model), batch(3));
+            let mut staging = Staging::new(device).unwrap();
+            let want = format!("Dlrm: {want}");
+            assert_eq!(message(model.train_step(batch.upload(device).view())), want);
+            assert_eq!(message(model.train_staged(&mut staging, batch.view())), want);
+            model.loss_and_grad(batch.upload(device).view(), Accum::Replace).unwrap();
+            let grad = SparseGrad::new(device, &batch.case.layout(), 3).unwrap();
+            assert_eq!(message(model.apply(&grad)), want);
+            assert_eq!(state(&model), before);
+        }
+    }
+}
+
+fn factors_and_decays_without_meaning<B: Backend>(device: &B) {
+    let mut model = model(device, sgd());
+    let number = "but must be a finite number of 0 or more";
+    for (bad, text) in [(f32::NAN, "NaN"), (-1.0, "-1"), (f32::INFINITY, "inf")] {
+        let mut scale = [1.0; 5];
+        scale[3] = bad;
+        let want = format!("EmbeddingBagCollection: scale: {text} for row 3, {number}");
+        assert_eq!(message(model.scale_table_decay(&scale)), want);
+    }
+    let want = "EmbeddingBagCollection: scale is 4, but must be 5";
+    assert_eq!(message(model.scale_table_decay(&[1.0; 4])), want);
+    for (bad, text) in [(f32::NAN, "NaN"), (-0.5, "-0.5"), (1.5, "1.5")] {
+        assert_eq!(message(model.average_with(bad)), format!("Dlrm: decay: {text}, but must be in [0, 1]"));
+    }
+    model.train_step(batch(3).upload(device).view()).unwrap();
+    assert!(model.last_loss().unwrap().is_finite());
+}
+
+fn gradients_of_another_batch<B: Backend>(device: &B) {
+    let mut model = model(device, sgd());
+    let mut grad = SparseGrad::new(device, &batch(9).case.layout(), 9).unwrap();
+    model.loss_and_grad(batch(9).upload(device).view(), Accum::Replace).unwrap();
+    let text = message(model.sparse_grad(batch(8).upload(device).view(), &mut grad));
+    assert!(text.starts_with("sparse_update.reduce: sorted: the order of 9 ids of 9 samples, but the batch has 8 of 8"), "{text}");
+    model.sparse_grad(batch(9).upload(device).view(), &mut grad).unwrap();
+    model.apply(&grad).unwrap();
+}
