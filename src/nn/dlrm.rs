@@ -110,8 +110,9 @@ impl<D: Backend> Dlrm<D> {
     /// Prepares for training from step 1, with nothing remembered by the optimizers.
     ///
     /// # Errors
-    /// Those of [`Device::alloc`](crate::ops::Device::alloc).
+    /// A setting that has no meaning, such as a rate that is not a number; those of [`Device::alloc`](crate::ops::Device::alloc).
     pub fn optimize_with(&mut self, optimizers: Optimizers) -> Result<()> {
+        optimizers.check(OP)?;
         self.recordings.clear();
         let len = self.parameters.extent();
         let dense = optimizers.dense.optimizer.for_dense();

@@ -1,7 +1,8 @@
 //! Optimizers of a model: one for the tables, one for the dense layers, and the schedule of their learning rates.
 
 use super::tensors::{NamedTensor, TensorSource, read};
-use crate::error::Result;
+use crate::error::{Result, invalid};
+use crate::ops::optimizer::check_max_gradient;
 use crate::ops::{Device, Extent, Optimizer, OptimizerStateMut, Rounding, UpdateRule, WeightDecay};
 
 /// An optimizer with its settings, for all tables or for all dense layers.
@@ -55,6 +56,22 @@ impl Optimizers {
     pub fn same(optimizer: Optimizer, learning_rate: f32) -> Self {
         let group = GroupOptimizer::new(optimizer, learning_rate);
         Self { tables: group, dense: group, schedule: Schedule::default() }
+    }
+
+    /// Checks the settings themselves: a schedule bounds the rates of the steps, so that what is wrong with them would not show there.
+    pub(super) fn check(&self, op: &'static str) -> Result<()> {
+        for group in [self.tables, self.dense] {
+            group.rule(1, Schedule::default()).check(op)?;
+            check_max_gradient(op, group.max_gradient)?;
+        }
+        let Schedule { power, floor, .. } = self.schedule;
+        if !(power.is_finite() && power >= 0.0) {
+            return Err(invalid(op, "schedule.power", format!("{power}, but must be a finite number of 0 or more")));
+        }
+        if !(0.0..=1.0).contains(&floor) {
+            return Err(invalid(op, "schedule.floor", format!("{floor}, but must be in [0, 1]")));
+        }
+        Ok(())
     }
 }
 
@@ -153,6 +170,17 @@ impl<D: Device> OptimizerState<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_that_a_schedule_would_hide_are_refused() {
+        let good = Optimizers::same(Optimizer::Sgd, 0.1);
+        assert_eq!(good.check("op"), Ok(()));
+        let rate = |learning_rate| Optimizers::same(Optimizer::Sgd, learning_rate);
+        let schedule = |power, floor| Optimizers { schedule: Schedule { power, floor, ..good.schedule }, ..good };
+        for bad in [rate(f32::NAN), rate(-1.0), schedule(f32::NAN, 0.0), schedule(-1.0, 0.0), schedule(1.0, f32::NAN)] {
+            assert!(bad.check("op").is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn schedule_warms_up_holds_and_decays() {

@@ -9,7 +9,6 @@ use super::optimizer::{DENSE, GroupConfig, ScheduleConfig, TABLES};
 use crate::data::{DataConfig, Encoder};
 use crate::dtype::DType;
 use crate::nn::{ComputePrecision, DlrmConfig, Optimizers, TableInit};
-use crate::ops::cast::check_power_of_two;
 use crate::ops::finite_check::NonFinite;
 use crate::ops::{Feature, Interaction, Loss, PairOrder, Pooling, Table};
 
@@ -264,7 +263,7 @@ impl Config {
         self.train.bag_dropout.unwrap_or(if self.has_max() { 0.0 } else { 0.3 })
     }
 
-    fn has_max(&self) -> bool {
+    pub(super) fn has_max(&self) -> bool {
         self.data.categorical.iter().any(|column| column.pooling == Pooling::Max)
     }
 
@@ -278,38 +277,12 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks what can be checked without the data, as for a configuration that was not read by [`Self::parse`].
+    /// Checks what can be checked without the data. [`Self::parse`] does; a configuration from elsewhere, such as a manifest, needs it.
     ///
     /// # Errors
     /// What is wrong, with the key.
     pub fn validate(&self) -> Result<(), String> {
-        let config = self;
-        config.data.validate().map_err(|error| error.to_string())?;
-        let train = &config.train;
-        train.optimizers(1)?;
-        if train.epochs == 0 || train.batch_size == 0 || train.members == 0 {
-            return Err("[train]: `epochs`, `batch_size` and `members` must be 1 or more".into());
-        }
-        let fraction = |name, value: f32| match (0.0..1.0).contains(&value) {
-            true => Ok(()),
-            false => Err(format!("[train]: `{name}` is {value}, but must be in [0, 1)")),
-        };
-        fraction("averaging", config.averaging())?;
-        fraction("bag_dropout", config.bag_dropout())?;
-        fraction("schedule.floor", train.schedule.floor)?;
-        if config.averaging() > 0.0 && config.model.table_dtype != DType::F32 {
-            return Err("[train]: `averaging` needs `table_dtype = \"f32\"`".into());
-        }
-        if let Some(scale) = train.loss_scale {
-            if config.model.precision != PrecisionKind::F16 {
-                return Err("[train]: `loss_scale` has a meaning with `precision = \"f16\"` only".into());
-            }
-            check_power_of_two("[train]", "loss_scale", scale).map_err(|error| error.to_string())?;
-        }
-        if config.bag_dropout() > 0.0 && config.has_max() {
-            return Err("[train]: `bag_dropout` scales what stays, which has no meaning with max pooling".into());
-        }
-        Ok(())
+        super::validate::validate(self)
     }
 }
 

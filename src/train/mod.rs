@@ -17,6 +17,7 @@ mod report;
 mod tensor_file;
 mod trainer;
 mod unseen;
+mod validate;
 
 pub use config::{Config, InteractionKind, ModelConfig, PrecisionKind, Selection, TrainConfig};
 pub use error::{Result, TrainError};

@@ -3,86 +3,12 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
-fn bagdot(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bagdot"));
-    command.current_dir(folder).env_remove("BAGDOT_LOG");
-    command
-}
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    bagdot(folder).args(arguments).stdin(Stdio::null()).output().unwrap()
-}
-
-pub fn succeed(folder: &Path, arguments: &[&str]) -> String {
-    let output = run(folder, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// The exit code, and what was said on standard error.
-fn fail(folder: &Path, arguments: &[&str]) -> (i32, String) {
-    let output = run(folder, arguments);
-    assert!(!output.status.success(), "{arguments:?} should fail");
-    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
-}
-
-const CONFIG: &str = r#"
-[data]
-train = "clicks.csv"
-label = "clicked"
-dense = [{ column = "age", transform = "zscore" }]
-categorical = [{ column = "page" }, { column = "tags", separator = " " }]
-
-[model]
-bottom_mlp = [8, 4]
-top_mlp = [8]
-
-[train]
-epochs = 4
-batch_size = 32
-patience = 0
-seed = 3
-members = 2
-"#;
-
-/// A folder with `rows` rows whose label depends on page and tags, and a configuration for them.
-fn project(rows: usize) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let mut random = bagdot::Philox::new(5, 0);
-    let mut text = String::from("age,page,tags,clicked\n");
-    for _ in 0..rows {
-        let (page, age) = (random.below(5), 18 + random.below(50));
-        let tags: Vec<u64> = (0..random.below(4)).map(|_| random.below(9)).collect();
-        let chance = 0.15 + 0.12 * page as f64 + if tags.contains(&3) { 0.2 } else { 0.0 };
-        let tags = tags.iter().map(|tag| format!("t{tag}")).collect::<Vec<_>>().join(" ");
-        text += &format!("{age},p{page},{tags},{}\n", u8::from(random.uniform() < chance));
-    }
-    fs::write(folder.path().join("clicks.csv"), text).unwrap();
-    fs::write(folder.path().join("model.toml"), CONFIG).unwrap();
-    folder
-}
-
-fn manifest(model: &Path) -> Value {
-    serde_json::from_slice(&fs::read(model.join("manifest.json")).unwrap()).unwrap()
-}
-
-/// Checksum of the kept model, and the metrics of every epoch without the times: what must not depend on how a run went.
-fn result_of(model: &Path) -> (Value, Vec<Value>) {
-    let lines = fs::read_to_string(model.join("metrics.jsonl")).unwrap();
-    let strip = |line: &str| {
-        let mut value: Value = serde_json::from_str(line).unwrap();
-        for key in ["seconds", "samples_per_second", "train_seconds"] {
-            value.as_object_mut().unwrap().remove(key);
-        }
-        value
-    };
-    (manifest(model)["files"]["best"]["crc32"].clone(), lines.lines().map(strip).collect())
-}
+use crate::common::*;
 
 #[test]
 fn train_eval_predict_agree() {
@@ -292,14 +218,6 @@ fn an_earlier_model_is_kept_aside() {
     assert_eq!(code, 1);
     assert!(message.contains("not empty and holds no model"), "{message}");
     assert_eq!(fs::read_to_string(folder.join("other/thesis.txt")).unwrap(), "ten years of work");
-}
-
-/// A longer run, so that there is time to disturb it.
-const LONG: [&str; 6] = ["train", "model.toml", "--quiet", "--epochs", "12", "--out"];
-
-#[cfg(unix)]
-fn signal(child: &std::process::Child, name: &str) {
-    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
 }
 
 #[cfg(unix)]

@@ -4,4 +4,8 @@
 #![allow(unreachable_pub)]
 
 mod cli;
+mod common;
+mod files;
+mod hostile;
 mod precision;
+mod signals;

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::cli::succeed;
 use serde_json::Value;
+
+use crate::common::succeed;
 
 const CONFIG: &str = include_str!("../../examples/clothing.toml");
 

@@ -97,7 +97,8 @@ fn arguments_of_ops_are_refused() {
 fn tables_and_orders_are_refused() {
     on_every_schedule(|a| {
         let b = own();
-        let case = BagCase::new("two", (&[(5, 2)], &[feature(0, Pooling::Sum)]), &[2, 1], |random, rows| random.below(rows));
+        let case =
+            BagCase::new("two", (&[(5, 2)], &[feature(0, Pooling::Sum)]), &[2, 1], |random, rows| random.below(rows));
         let (bags, of_b) = (case.upload::<Cuda, i64>(a), b.tables(case.layout()).unwrap());
         let weights = upload(a, &case.weights::<f32>());
         let mut output = a.alloc::<f32>(4).unwrap();
@@ -114,12 +115,8 @@ fn tables_and_orders_are_refused() {
             let mut sorted = SortedIndices::new(order, 3, 2).unwrap();
             let mut workspace = workspace.alloc(words).unwrap();
             let tables = &bags.tables;
-            let sort = Sort {
-                tables,
-                bags: bags.view(),
-                sorted: &mut sorted,
-                workspace: Cuda::view_mut(&mut workspace),
-            };
+            let sort =
+                Sort { tables, bags: bags.view(), sorted: &mut sorted, workspace: Cuda::view_mut(&mut workspace) };
             assert_eq!(sort.run(a), REFUSED);
         }
     });
@@ -155,7 +152,8 @@ fn the_engine_refuses_what_is_not_its_own() {
         };
         let mut model = Dlrm::new(a.clone(), config, 1).unwrap();
         model.optimize_with(Optimizers::same(Optimizer::Sgd, 0.1)).unwrap();
-        let case = BagCase::new("two", (&[(5, 2)], &[feature(0, Pooling::Sum)]), &[2, 1], |random, rows| random.below(rows));
+        let case =
+            BagCase::new("two", (&[(5, 2)], &[feature(0, Pooling::Sum)]), &[2, 1], |random, rows| random.below(rows));
         let batch = Batch::<i64>::new(vec![0.25, 0.5], case, vec![1.0, 0.0]);
         let before = model.tensors().unwrap();
         assert_eq!(model.train_step(batch.upload(&b).view()), REFUSED);

@@ -97,9 +97,17 @@ fn rules_without_meaning_change_nothing<B: Backend>(device: &B) {
     let power = Schedule { decay_steps: 10, power: f32::NAN, ..Schedule::default() };
     let number = "but must be a finite number of 0 or more";
     for (bad, schedule, want) in [
-        (GroupOptimizer { learning_rate: f32::NAN, ..good }, Schedule::default(), format!("rule.learning_rate: NaN, {number}")),
+        (
+            GroupOptimizer { learning_rate: f32::NAN, ..good },
+            Schedule::default(),
+            format!("rule.learning_rate: NaN, {number}"),
+        ),
         (good, power, format!("rule.learning_rate: NaN, {number}")),
-        (GroupOptimizer { max_gradient: Some(f32::NAN), ..good }, Schedule::default(), "max_gradient: NaN, but must be 0 or more".into()),
+        (
+            GroupOptimizer { max_gradient: Some(f32::NAN), ..good },
+            Schedule::default(),
+            "max_gradient: NaN, but must be 0 or more".into(),
+        ),
     ] {
         for (tables, dense) in [(good, bad), (bad, good)] {
             let mut model = model(device, Optimizers { tables, dense, schedule });
@@ -139,7 +147,10 @@ fn gradients_of_another_batch<B: Backend>(device: &B) {
     let mut grad = SparseGrad::new(device, &batch(9).case.layout(), 9).unwrap();
     model.loss_and_grad(batch(9).upload(device).view(), Accum::Replace).unwrap();
     let text = message(model.sparse_grad(batch(8).upload(device).view(), &mut grad));
-    assert!(text.starts_with("sparse_update.reduce: sorted: the order of 9 ids of 9 samples, but the batch has 8 of 8"), "{text}");
+    assert!(
+        text.starts_with("sparse_update.reduce: sorted: the order of 9 ids of 9 samples, but the batch has 8 of 8"),
+        "{text}"
+    );
     model.sparse_grad(batch(9).upload(device).view(), &mut grad).unwrap();
     model.apply(&grad).unwrap();
 }

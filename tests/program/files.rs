@@ -1,0 +1,277 @@
+//! Nothing that lies on a disk is lost: outputs, models that are in use, runs that meet in one directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::common::*;
+
+/// The names of all entries of a folder, in order.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Waits until something is so.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(120), "{what} takes too long");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A run that goes on until it is stopped, more or less.
+fn start(folder: &Path, arguments: &[&str]) -> Child {
+    let long = ["train", "model.toml", "--quiet", "--epochs", "2000"];
+    bagdot(folder).args(long).args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn an_output_is_none_of_the_inputs() {
+    let folder = project(300);
+    let folder = folder.path();
+    fs::write(folder.join("pages.csv"), "page,colour\np0,red\np1,blue\np2,red\np3,red\np4,blue\n").unwrap();
+    let config = CONFIG.replace("[model]", "[[data.join]]\npath = 'pages.csv'\non = 'page'\n[model]");
+    let config = config.replace("{ column = \"page\" }", "{ column = \"colour\" }");
+    fs::write(folder.join("joined.toml"), config).unwrap();
+    succeed(folder, &["train", "joined.toml", "--quiet", "--epochs", "1", "--out", "m"]);
+    fs::copy(folder.join("clicks.csv"), folder.join("new.csv")).unwrap();
+    let best = format!("m/{}", manifest(&folder.join("m"))["files"]["best"]["name"].as_str().unwrap());
+    for output in ["new.csv", "clicks.csv", "pages.csv", "m/../new.csv", "m/manifest.json", best.as_str()] {
+        let before = fs::read(folder.join(output)).unwrap();
+        let (code, message) = fail(folder, &["predict", "m", "new.csv", "-o", output]);
+        assert!(code == 2 && message.contains("is one of the inputs"), "{output}: {message}");
+        assert_eq!(fs::read(folder.join(output)).unwrap(), before, "{output}");
+    }
+    // By way of standard input and standard output.
+    let before = fs::read(folder.join("new.csv")).unwrap();
+    let open = || fs::OpenOptions::new().read(true).append(true).open(folder.join("new.csv")).unwrap();
+    let from_stdin = bagdot(folder).args(["predict", "m", "-", "-o", "new.csv"]).stdin(open()).output().unwrap();
+    let to_stdout = bagdot(folder).args(["predict", "m", "new.csv"]).stdout(open()).output().unwrap();
+    for output in [from_stdin, to_stdout] {
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && message.contains("is one of the inputs"), "{message}");
+    }
+    assert_eq!(fs::read(folder.join("new.csv")).unwrap(), before);
+    // What lies in a model directory could be taken for an earlier model.
+    fs::copy(folder.join("clicks.csv"), folder.join("m/clicks.csv")).unwrap();
+    fs::write(folder.join("inside.toml"), CONFIG.replace("clicks.csv", "m/clicks.csv")).unwrap();
+    let (code, message) = fail(folder, &["train", "inside.toml", "--out", "m"]);
+    assert!(code == 2 && message.contains("m/clicks.csv is one of the inputs, and lies in"), "{message}");
+}
+
+#[test]
+fn a_prediction_that_fails_leaves_the_old_one() {
+    let folder = project(6000);
+    let folder = folder.path();
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m"]);
+    fs::write(folder.join("old.txt"), "kept\n").unwrap();
+    let mut lines: Vec<String> =
+        fs::read_to_string(folder.join("clicks.csv")).unwrap().lines().map(Into::into).collect();
+    lines[4000] = "old,p1,t1,1".into();
+    fs::write(folder.join("bad.csv"), lines.join("\n")).unwrap();
+    let before = names(folder);
+    for data in ["nothing.csv", "bad.csv"] {
+        let (code, message) = fail(folder, &["predict", "m", data, "--output", "old.txt"]);
+        assert!(code == 1 && message.contains(data), "{message}");
+        assert_eq!(fs::read_to_string(folder.join("old.txt")).unwrap(), "kept\n");
+    }
+    assert_eq!(names(folder), before, "nothing is left behind");
+    succeed(folder, &["predict", "m", "clicks.csv", "--output", "old.txt"]);
+    assert_eq!(fs::read_to_string(folder.join("old.txt")).unwrap().lines().count(), 6000);
+    // Standard output has what was predicted until then.
+    let output = run(folder, &["predict", "m", "bad.csv"]);
+    assert!(output.status.code() == Some(1) && !output.stdout.is_empty());
+    let (code, message) = fail(folder, &["generate", "10", "--output", "nowhere/clicks.tsv"]);
+    assert!(code == 1 && message.contains("cannot write nowhere/clicks.tsv"), "{message}");
+}
+
+#[test]
+fn a_model_stays_in_use_until_there_is_a_new_one() {
+    let folder = project(20_000);
+    let folder = folder.path();
+    let quick = ["train", "model.toml", "--quiet", "--epochs", "1", "--out", "serve"];
+    succeed(folder, &quick);
+    let serve = folder.join("serve");
+    let (before, of_old) = (succeed(folder, &["predict", "serve", "clicks.csv"]), result_of(&serve));
+
+    // Data that are missing or bad change nothing.
+    let text = fs::read(folder.join("clicks.csv")).unwrap();
+    fs::rename(folder.join("clicks.csv"), folder.join("gone.csv")).unwrap();
+    fail(folder, &quick);
+    fs::write(folder.join("clicks.csv"), "age,page,tags,clicked\n1,p0,t1,perhaps\n").unwrap();
+    fail(folder, &quick);
+    fs::write(folder.join("clicks.csv"), text).unwrap();
+    assert_eq!(
+        (succeed(folder, &["predict", "serve", "clicks.csv"]), result_of(&serve)),
+        (before.clone(), of_old.clone())
+    );
+    assert!(!folder.join("serve~1").exists());
+
+    // A run that is stopped before it has a model leaves the old one in use, and can be gone on with.
+    let straight = ["train", "model.toml", "--quiet", "--epochs", "2", "--seed", "8", "--out"];
+    succeed(folder, &[&straight[..], &["straight"]].concat());
+    let batches = 20_000 * 3 / 4 / 32;
+    let mut child = start(folder, &["--seed", "8", "--epochs", "2", "--out", "serve"]);
+    wait_until("reading", || serve.join("manifest.next.json").exists() || result_of_next(&serve).is_some());
+    signal(&child, "-TERM");
+    let code = child.wait().unwrap().code();
+    let next = result_of_next(&serve);
+    // On a machine that is fast enough the run has ended before the signal came.
+    if let (Some(143), Some(next)) = (code, next) {
+        assert!(next["progress"]["batches_done"].as_u64().unwrap() < batches, "{next}");
+        assert_eq!(succeed(folder, &["predict", "serve", "clicks.csv"]), before);
+        let output = run(folder, &[&straight[..], &["serve", "--resume"]].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && said.contains("the model that was in serve is now in serve~1"), "{said}");
+        assert_eq!(result_of(&serve), result_of(&folder.join("straight")));
+        assert_eq!(result_of(&folder.join("serve~1")), of_old);
+        assert_eq!(succeed(folder, &["predict", "serve~1", "clicks.csv"]), before);
+    } else {
+        assert!(matches!(code, Some(0 | 143)), "{code:?}");
+    }
+    assert!(!serve.join("manifest.next.json").exists());
+}
+
+/// The manifest of a run that has no model yet.
+fn result_of_next(model: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(model.join("manifest.next.json")).ok()?).ok()
+}
+
+#[test]
+fn an_interrupted_run_is_kept_when_another_begins() {
+    let folder = project(20_000);
+    let folder = folder.path();
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m"]);
+    let mut child = start(folder, &["--out", "m"]);
+    wait_until("reading", || folder.join("m/manifest.next.json").exists());
+    signal(&child, "-INT");
+    let code = child.wait().unwrap().code();
+    if result_of_next(&folder.join("m")).is_none_or(|next| next["files"]["state"].is_null()) {
+        // The first epoch was over already.
+        assert_eq!(code, Some(130));
+        return;
+    }
+    let output = run(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--seed", "2", "--out", "m"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("the run that was interrupted in m is now in m~1"), "{said}");
+    assert!(said.contains("the model that was in m is now in m~2"), "{said}");
+    assert!(!manifest(&folder.join("m~1"))["files"]["state"].is_null());
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "2000", "--resume", "--out", "m~1", "--json"]);
+}
+
+#[test]
+fn two_runs_do_not_meet_in_one_directory() {
+    let folder = project(2000);
+    let folder = folder.path();
+    let mut first = start(folder, &["--out", "m"]);
+    wait_until("the first epoch", || {
+        folder.join("m/manifest.json").exists() && !manifest(&folder.join("m"))["files"]["best"].is_null()
+    });
+    for second in [["train", "model.toml", "--out", "m"].as_slice(), &["train", "model.toml", "--resume", "--out", "m"]]
+    {
+        let (code, message) = fail(folder, second);
+        let holder = format!("another training (process {}) writes into m", first.id());
+        assert!(code == 1 && message.contains(&holder), "{message}");
+    }
+    // Whoever reads finds a whole model at any moment.
+    for _ in 0..20 {
+        assert_eq!(succeed(folder, &["predict", "m", "clicks.csv", "--quiet"]).lines().count(), 2000);
+        let eval: Value = serde_json::from_str(&succeed(folder, &["eval", "m", "--json", "--quiet"])).unwrap();
+        assert!(eval["auc"].is_f64());
+    }
+    // A process that dies leaves no lock behind.
+    first.kill().unwrap();
+    first.wait().unwrap();
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m"]);
+    assert!(folder.join("m~1/manifest.json").exists());
+}
+
+#[test]
+fn files_of_others_stay_and_orphans_go() {
+    let folder = project(600);
+    let folder = folder.path();
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "2", "--out", "m"]);
+    let mine = ["export.safetensors", "thesis.partial", "best.safetensors", "notes.txt"];
+    let orphans = ["state-0000000009.safetensors", "best-0000000009.safetensors.partial", "manifest.json.partial"];
+    for name in mine.iter().chain(&orphans) {
+        fs::write(folder.join("m").join(name), name).unwrap();
+    }
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "2", "--out", "m", "--seed", "4"]);
+    for name in mine {
+        assert_eq!(fs::read_to_string(folder.join("m").join(name)).unwrap(), name);
+    }
+    for name in orphans {
+        assert!(!folder.join("m").join(name).exists(), "{name}");
+    }
+    // What is left is what the manifest names, and what is made for people.
+    let manifest = manifest(&folder.join("m"));
+    let named = manifest["files"].as_object().unwrap().values().map(|file| file["name"].as_str().unwrap().to_owned());
+    let ours = [".lock", "manifest.json", "metrics.jsonl", "report.html"].map(String::from);
+    let mut expected: Vec<String> = named.chain(ours).chain(mine.map(String::from)).collect();
+    expected.sort();
+    assert_eq!(names(&folder.join("m")), expected);
+    assert!(!folder.join("m~.partial").exists());
+}
+
+#[test]
+fn metrics_that_were_deleted_come_back_whole() {
+    let folder = project(600);
+    let folder = folder.path();
+    succeed(folder, &["train", "model.toml", "--quiet", "--out", "m"]);
+    let path: PathBuf = folder.join("m/metrics.jsonl");
+    let before = result_of(&folder.join("m"));
+    for damage in [None, Some("x"), Some("{\"epoch\":7}\n{\"epoch\":8}\n")] {
+        match damage {
+            None => fs::remove_file(&path).unwrap(),
+            Some(text) => fs::write(&path, text).unwrap(),
+        }
+        succeed(folder, &["train", "model.toml", "--quiet", "--out", "m", "--resume"]);
+        assert_eq!(result_of(&folder.join("m")), before);
+    }
+}
+
+#[test]
+fn the_best_epoch_is_that_of_what_is_minimised() {
+    let folder = project(3000);
+    let folder = folder.path();
+    let weighted = "loss = { weighted_bce = { negative = 1, positive = 30 } }";
+    for (name, select) in [("loss", ""), ("logloss", "select = \"logloss\""), ("auc", "select = \"auc\"")] {
+        let config = CONFIG.replace("epochs = 4", &format!("epochs = 9\n{weighted}\n{select}"));
+        fs::write(folder.join("w.toml"), config).unwrap();
+        let outcome = succeed(folder, &["train", "w.toml", "--quiet", "--json", "--out", name]);
+        let outcome: Value = serde_json::from_str(&outcome).unwrap();
+        let (_, lines) = result_of(&folder.join(name));
+        let score = |line: &Value| line["validation"][name].as_f64().unwrap() * if name == "auc" { -1.0 } else { 1.0 };
+        let epochs = &lines[..lines.len() - 1];
+        let best = epochs.iter().min_by(|a, b| score(a).total_cmp(&score(b))).unwrap();
+        assert_eq!(outcome["best_epoch"], best["epoch"], "{name}");
+        assert_eq!(outcome["validation"], best["validation"]);
+        // The weights are in the loss: a positive sample counts for thirty.
+        let (loss, logloss) = (outcome["test"]["loss"].as_f64().unwrap(), outcome["test"]["logloss"].as_f64().unwrap());
+        assert!(loss > 1.5 * logloss, "{loss} {logloss}");
+        let eval: Value = serde_json::from_str(&succeed(folder, &["eval", name, "--json", "--quiet"])).unwrap();
+        assert_eq!(eval["loss"], outcome["test"]["loss"]);
+    }
+}
+
+#[test]
+fn a_model_that_is_worth_nothing_is_said_to_be() {
+    let folder = project(1500);
+    let folder = folder.path();
+    for (rate, is_worthless) in [("2.0", true), ("0.01", false)] {
+        let optimizer = format!("epochs = 1\noptimizer = {{ learning_rate = {rate}, weight_decay = \"none\" }}");
+        fs::write(folder.join("w.toml"), CONFIG.replace("epochs = 4", &optimizer)).unwrap();
+        let output = run(folder, &["train", "w.toml", "--quiet", "--json", "--out", rate]);
+        let outcome: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(outcome["validation"]["ne"].as_f64().unwrap() >= 1.0, is_worthless, "{outcome}");
+        assert_eq!(said.contains("no better than always predicting"), is_worthless, "{said}");
+    }
+}

@@ -1,0 +1,191 @@
+//! Model directories that come from anywhere: nothing hangs, nothing is led elsewhere, and no memory is taken on a manifest's word.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::common::*;
+
+/// Runs the program with a limit on its memory and on its time.
+fn limited(folder: &Path, mebibytes: u32, arguments: &[&str]) -> Output {
+    let limit = format!("ulimit -v {}; exec timeout 20 \"$@\"", mebibytes * 1024);
+    let program = env!("CARGO_BIN_EXE_bagdot");
+    Command::new("bash").current_dir(folder).args(["-c", &limit, "bash", program]).args(arguments).output().unwrap()
+}
+
+/// The error of a command that must fail.
+fn error_of(output: &Output) -> String {
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    message
+}
+
+/// A copy of a model directory.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn edit_manifest(model: &Path, edit: impl FnOnce(&mut Value)) {
+    let mut value = manifest(model);
+    edit(&mut value);
+    fs::write(model.join("manifest.json"), value.to_string()).unwrap();
+}
+
+/// The path of a file that the manifest names.
+fn file_of(model: &Path, kind: &str) -> std::path::PathBuf {
+    model.join(manifest(model)["files"][kind]["name"].as_str().unwrap())
+}
+
+#[test]
+fn configurations_of_manifests_are_checked() {
+    let folder = project(300);
+    let folder = folder.path();
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "good"]);
+    let edits: [(&str, fn(&mut Value), &str); 7] = [
+        ("members", |m| m["config"]["train"]["members"] = json!(0), "`members` must be 1 or more"),
+        ("rate", |m| m["config"]["train"]["optimizer"]["learning_rate"] = json!(-1.0), "`learning_rate` is -1"),
+        ("wide", |m| m["config"]["model"]["top_mlp"] = json!([1_000_000_000_000_u64]), "top_mlp.0.weight"),
+        ("wider", |m| m["config"]["model"]["bottom_mlp"] = json!([4, u64::MAX / 2]), ""),
+        ("many", |m| m["config"]["train"]["members"] = json!(1_000_000_000), "tensor members.2."),
+        ("epochs", |m| m["progress"]["epochs_done"] = json!(3), "contradict each other"),
+        ("time", |m| m["progress"]["train_seconds"] = json!(-1), "`train_seconds` is -1"),
+    ];
+    for (name, edit, expected) in edits {
+        copy(&folder.join("good"), &folder.join(name));
+        edit_manifest(&folder.join(name), edit);
+        for command in [["predict", name, "clicks.csv"].as_slice(), &["info", name], &["eval", name]] {
+            let message = error_of(&limited(folder, 600, command));
+            assert!(message.contains(expected), "{name}: {message}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_regular_file_is_not_read() {
+    let folder = project(300);
+    let folder = folder.path();
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "good"]);
+    for kind in ["manifest", "encoder", "best"] {
+        for (what, expected) in [("pipe", "not a regular file"), ("link", "a link"), ("folder", "not a regular file")] {
+            let name = format!("{kind}-{what}");
+            let model = folder.join(&name);
+            copy(&folder.join("good"), &model);
+            let path = if kind == "manifest" { model.join("manifest.json") } else { file_of(&model, kind) };
+            fs::remove_file(&path).unwrap();
+            match what {
+                "pipe" => assert!(Command::new("mkfifo").arg(&path).status().unwrap().success()),
+                "link" => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+                _ => fs::create_dir(&path).unwrap(),
+            }
+            let message = error_of(&limited(folder, 600, &["predict", &name, "clicks.csv"]));
+            assert!(message.contains(expected), "{name}: {message}");
+        }
+    }
+    // A link to the directory itself is the caller's own.
+    std::os::unix::fs::symlink("good", folder.join("alias")).unwrap();
+    succeed(folder, &["predict", "alias", "clicks.csv"]);
+}
+
+#[test]
+fn lengths_are_compared_before_memory_is_taken() {
+    let folder = project(300);
+    let folder = folder.path();
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "good"]);
+    // A file of holes takes no room on the disk, and would take all memory.
+    for (kind, expected) in [("best", "damaged: 1099511627776 bytes"), ("encoder", "1099511627776 bytes")] {
+        for claims_it in [false, true] {
+            let name = format!("{kind}-{claims_it}");
+            let model = folder.join(&name);
+            copy(&folder.join("good"), &model);
+            let file = fs::OpenOptions::new().write(true).open(file_of(&model, kind)).unwrap();
+            file.set_len(1 << 40).unwrap();
+            if claims_it {
+                edit_manifest(&model, |m| m["files"][kind]["bytes"] = json!(1_u64 << 40));
+            }
+            let message = error_of(&limited(folder, 600, &["predict", &name, "clicks.csv"]));
+            let expected = if claims_it && kind == "best" { "no safetensors file: tensors of" } else { expected };
+            assert!(message.contains(expected), "{name}: {message}");
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_refused() {
+    let folder = project(300);
+    let folder = folder.path();
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m"]);
+    let path = file_of(&folder.join("m"), "best");
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&path, &bytes).unwrap();
+    edit_manifest(&folder.join("m"), |m| m["files"]["best"]["crc32"] = json!(crc32fast::hash(&bytes)));
+    let message = error_of(&run(folder, &["predict", "m", "clicks.csv"]));
+    assert!(message.contains("is not a finite number") && message.contains("element"), "{message}");
+}
+
+#[test]
+fn a_run_that_cannot_be_is_not_taken_up() {
+    let folder = project(2000);
+    let folder = folder.path();
+    let mut child = bagdot(folder).args(LONG).arg("m").stderr(std::process::Stdio::null()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    signal(&child, "-TERM");
+    child.wait().unwrap();
+    if !folder.join("m/manifest.json").exists() || manifest(&folder.join("m"))["files"]["state"].is_null() {
+        return;
+    }
+    for (name, key, value) in [
+        ("batches", "batches_done", json!(u64::MAX)),
+        ("step", "step", json!(u64::MAX)),
+        ("samples", "samples", json!(0)),
+        ("rows", "rows", json!([1, 2, 3])),
+    ] {
+        copy(&folder.join("m"), &folder.join(name));
+        edit_manifest(&folder.join(name), |m| m["progress"][key] = value.clone());
+        let message = error_of(&limited(folder, 600, &[&LONG[..], &[name, "--resume"]].concat()));
+        assert!(message.contains("damaged: step") || message.contains("the data have changed"), "{name}: {message}");
+    }
+}
+
+#[test]
+fn links_are_not_followed_when_writing() {
+    let folder = project(600);
+    let folder = folder.path();
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m"]);
+    fs::write(folder.join("victim"), "precious").unwrap();
+    for name in ["metrics.jsonl", "report.html", "manifest.json.partial", "metrics.jsonl.partial", ".lock"] {
+        let path = folder.join("m").join(name);
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink(folder.join("victim"), &path).unwrap();
+        let output = run(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m", "--resume"]);
+        assert_eq!(output.status.success(), name != ".lock", "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(fs::read_to_string(folder.join("victim")).unwrap(), "precious", "{name}");
+        if name == ".lock" {
+            fs::remove_file(&path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn no_permission_is_no_missing_model() {
+    let folder = project(300);
+    let folder = folder.path();
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m"]);
+    let program = env!("CARGO_BIN_EXE_bagdot");
+    // Permissions do not bind root: another user is asked for where there is one.
+    let script = format!(
+        "chmod 755 . && chmod 000 m && if [ $(id -u) = 0 ]; then setpriv --reuid 65534 --clear-groups {program} info m; else {program} info m; fi"
+    );
+    let output = Command::new("bash").current_dir(folder).args(["-c", &script]).output().unwrap();
+    Command::new("chmod").current_dir(folder).args(["755", "m"]).status().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && message.contains("Permission denied"), "{message}");
+    assert!(!message.contains("no model here"), "{message}");
+}
