@@ -155,7 +155,11 @@ impl RunDir {
     /// [`TrainError::Busy`] if another run writes into it; [`TrainError::Io`] if it cannot be made or written; [`TrainError::Model`] if there is
     /// something else in its place.
     pub fn create(path: &Path) -> Result<(Self, Option<PathBuf>)> {
-        fs::create_dir_all(path).map_err(io_error("create", path))?;
+        let make = || {
+            fs::create_dir_all(path)?;
+            files::sync_folder(files::parent_of(path))
+        };
+        make().map_err(io_error("create", path))?;
         let entries = names_in(path).map_err(io_error("read", path))?;
         let is_model = entries.iter().any(|name| name == MANIFEST || name == NEXT_MANIFEST);
         if !is_model && !entries.iter().all(|name| name == LOCK || is_removable(name)) {

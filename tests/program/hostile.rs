@@ -189,3 +189,78 @@ fn no_permission_is_no_missing_model() {
     assert!(output.status.code() == Some(1) && message.contains("Permission denied"), "{message}");
     assert!(!message.contains("no model here"), "{message}");
 }
+
+/// Every value within a JSON document, by the keys that lead to it.
+fn leaves(value: &Value, path: String, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| leaves(value, format!("{path}/{key}"), found)),
+        Value::Array(list) if !list.is_empty() => {
+            list.iter().enumerate().take(2).for_each(|(k, value)| leaves(value, format!("{path}/{k}"), found));
+        }
+        _ => found.push(path),
+    }
+}
+
+/// Whatever stands in a manifest or an encoder: the program ends soon, by itself, within its memory.
+#[test]
+fn any_value_in_any_place_is_survived() {
+    let folder = project(200);
+    let folder = folder.path();
+    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "good"]);
+    let values = [json!(null), json!(-1), json!(u64::MAX), json!(1e300), json!("x"), json!([]), json!({}), json!(true)];
+    let mut tried = 0;
+    for file in ["manifest.json", "encoder.json"] {
+        let text = fs::read(folder.join("good").join(file)).unwrap();
+        let whole: Value = serde_json::from_slice(&text).unwrap();
+        let mut places = Vec::new();
+        leaves(&whole, String::new(), &mut places);
+        for (k, place) in places.iter().enumerate() {
+            // Half of the values in each place, in turn.
+            for value in values.iter().skip(k % 2).step_by(2) {
+                let mut changed = whole.clone();
+                *changed.pointer_mut(place).unwrap() = value.clone();
+                let model = folder.join(format!("m{tried}"));
+                copy(&folder.join("good"), &model);
+                let bytes = changed.to_string();
+                fs::write(model.join(file), &bytes).unwrap();
+                if file == "encoder.json" {
+                    edit_manifest(&model, |m| {
+                        m["files"]["encoder"]["bytes"] = json!(bytes.len());
+                        m["files"]["encoder"]["crc32"] = json!(crc32fast::hash(bytes.as_bytes()));
+                    });
+                }
+                let output = limited(folder, 1024, &["predict", &format!("m{tried}"), "clicks.csv", "--quiet"]);
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(
+                    matches!(output.status.code(), Some(0 | 1)),
+                    "{file} {place} {value}: {:?} {said}",
+                    output.status
+                );
+                assert!(!said.contains("panicked"), "{file} {place} {value}: {said}");
+                fs::remove_dir_all(&model).unwrap();
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 250, "{tried}");
+}
+
+/// Rows are predicted in constant memory, however many there are.
+#[test]
+fn predictions_take_constant_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    succeed(folder, &["generate", "3000", "--values", "50", "--output", "clicks.tsv"]);
+    let config = "[data]\nformat = 'criteo'\ntrain = 'clicks.tsv'\n[model]\nbottom_mlp = [4]\ntop_mlp = [4]\n[train]\nepochs = 1\n";
+    fs::write(folder.join("model.toml"), config).unwrap();
+    succeed(folder, &["train", "model.toml", "--quiet", "--out", "m"]);
+    let program = env!("CARGO_BIN_EXE_bagdot");
+    // 300,000 rows are 69 MB of text; what the process may take besides files that it maps is 60 MiB.
+    let script = format!(
+        "{program} generate 300000 --values 50 | (ulimit -d {}; {program} predict m - --threads 1 --quiet) | wc -l",
+        60 << 10
+    );
+    let output = Command::new("bash").current_dir(folder).args(["-o", "pipefail", "-c", &script]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "300000");
+}

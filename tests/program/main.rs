@@ -5,6 +5,8 @@
 
 mod cli;
 mod common;
+#[cfg(target_os = "linux")]
+mod crash;
 mod files;
 mod hostile;
 mod precision;
