@@ -58,8 +58,9 @@ pub struct DataConfig {
     pub max_field_bytes: Option<usize>,
     /// A column that holds 0 or 1, or a condition such as `rating >= 4`, `y = yes` or `y != no`.
     ///
-    /// A condition is a column, one of `>= <= > < = !=`, and a value. `=` and `!=` compare numbers where both sides are
-    /// numbers, else texts; the others take numbers only.
+    /// A condition is a column, one of `>= <= > < = !=`, and a value. If the value is a number, numbers are compared, as the decimals that
+    /// they are written as: exact at any size, and `007` is 7. A row whose column holds no number is an error then, since it belongs to
+    /// neither class. `=` and `!=` also compare with a text.
     pub label: Option<String>,
     /// Which rows train, which validate and which test.
     pub split: Split,
@@ -189,7 +190,8 @@ pub struct Derive {
 pub struct Dense {
     /// The column.
     pub column: String,
-    /// What is done to the number: one transform, or several in this order, of which only the last may be fitted to the data.
+    /// What is done to the number: one transform, or several in this order, of which only the last may be fitted to the data. Default:
+    /// `["signed_log1p", "zscore"]`, which suits amounts and counts of any magnitude, and times; `"none"` for nothing.
     #[serde(deserialize_with = "one_or_many")]
     pub transform: Vec<Transform>,
     /// What stands for a missing number.
@@ -205,7 +207,7 @@ pub struct Dense {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transform {
-    /// Nothing.
+    /// Nothing: the model reads the number as it is.
     None,
     /// `ln(1 + x)`, for numbers above -1.
     Log1p,
@@ -336,15 +338,14 @@ impl DataConfig {
         rows.chain(self.join.iter().map(|join| &join.path)).map(|path| folder.join(path)).collect()
     }
 
-    /// The settings with everything filled in that a Criteo file lets go without saying.
+    /// The settings with everything filled in that goes without saying, of a Criteo file above all. What is stored with a model is this:
+    /// a stored column without transforms has none.
     pub(crate) fn with_defaults(&self) -> Self {
         let mut config = self.clone();
         if config.format == Format::Criteo {
             config.label.get_or_insert_with(|| criteo::LABEL.to_owned());
             if config.dense.is_empty() {
-                // I2 goes down to -3, which a plain log1p has no value for.
-                let transform = vec![Transform::SignedLog1p, Transform::Zscore];
-                let dense = |column| Dense { column, transform: transform.clone(), ..Dense::default() };
+                let dense = |column| Dense { column, ..Dense::default() };
                 config.dense = criteo::integer_columns().map(dense).collect();
             }
             if config.categorical.is_empty() {
@@ -353,6 +354,10 @@ impl DataConfig {
                 let categorical = |column| Categorical::of(column, min_count, hash);
                 config.categorical = criteo::category_columns().map(categorical).collect();
             }
+        }
+        for dense in config.dense.iter_mut().filter(|dense| dense.transform.is_empty()) {
+            // Numbers may be negative, as I2 of Criteo is, of which a plain log1p has no value.
+            dense.transform = vec![Transform::SignedLog1p, Transform::Zscore];
         }
         config
     }

@@ -72,6 +72,7 @@ pub use coverage::{Coverage, UnknownShare};
 pub use dataset::{Batch, Dataset, Splits};
 pub use dictionary::hash64;
 pub use encoder::{EncodedFeature, Encoder};
+pub(crate) use error::shortened;
 pub use error::{DataError, Result};
 pub use note::Note;
 #[cfg(feature = "cli")]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Result, TrainError, io_error};
+use super::keys;
 use super::optimizer::{DENSE, GroupConfig, ScheduleConfig, TABLES};
 use crate::data::{DataConfig, Encoder};
 use crate::dtype::DType;
@@ -286,25 +287,35 @@ impl Config {
     }
 }
 
-/// Line and column of an error, what it says, and the nearest known key for an unknown one.
+/// Line and column of an error, and what it is in the words of configurations.
 fn explain(error: &toml::de::Error, text: &str) -> String {
-    let message = error.message();
-    let place = error.span().map(|span| {
-        let before = &text[..span.start.min(text.len())];
+    let (span, message) = match keys::first_fault(text) {
+        Some((span, message)) => (Some(span), message),
+        None => (error.span(), explain_syntax(error, text)),
+    };
+    let place = span.map(|span| {
+        let before = text.get(..span.start).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
         format!("line {line}, column {column}: ")
     });
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let hint = match quoted.next() {
-        Some(unknown) if message.starts_with("unknown") => quoted
-            .map(|known| (strsim::damerau_levenshtein(unknown, known), known))
-            .min()
-            .filter(|(distance, known)| *distance <= known.len().div_ceil(2))
-            .map(|(_, known)| format!("; did you mean `{known}`?")),
-        _ => None,
-    };
-    format!("{}{message}{}", place.unwrap_or_default(), hint.unwrap_or_default())
+    place.unwrap_or_default() + &message
+}
+
+/// What is wrong with a text that is no TOML, or why it cannot be read otherwise.
+fn explain_syntax(error: &toml::de::Error, text: &str) -> String {
+    let message = error.message();
+    if message != "duplicate key" {
+        return format!("this is no TOML: {}", message.replace('\n', ", "));
+    }
+    let span = error.span().unwrap_or_default();
+    let key = text.get(span.clone()).unwrap_or_default();
+    let start = text.get(..span.start).map_or(0, |before| before.rfind('\n').map_or(0, |end| end + 1));
+    let line = text[start..].lines().next().unwrap_or_default().trim();
+    match line.starts_with('[') {
+        true => format!("{line} stands here, but `{key}` stands above already: a list of tables has each of them under [[..]]"),
+        false => format!("the key `{key}` stands twice in its table: remove one of them"),
+    }
 }
 
 #[cfg(test)]
@@ -321,7 +332,7 @@ mod tests {
     #[test]
     fn unknown_keys_are_named_with_the_nearest_known_one() {
         let message = error("[train]\nepoch = 3\n");
-        assert!(message.starts_with("line 6, column 1: unknown field `epoch`"), "{message}");
+        assert!(message.starts_with("line 6, column 1: unknown key `train.epoch`"), "{message}");
         assert!(message.ends_with("did you mean `epochs`?"), "{message}");
         let message = error("[train.optimizer]\nlearning_rte = 3\n");
         assert!(message.ends_with("did you mean `learning_rate`?"), "{message}");

@@ -7,6 +7,7 @@ mod config;
 mod dropout;
 mod error;
 mod files;
+mod keys;
 mod manifest;
 mod memory;
 mod metrics;

@@ -412,7 +412,7 @@ fn wrong_arguments_and_configurations_are_explained() {
         message
     };
     let message = with("epochs = 4", "epoch = 4");
-    assert!(message.contains("bad.toml: line 13, column 1: unknown field `epoch`"), "{message}");
+    assert!(message.contains("bad.toml: line 13, column 1: unknown key `train.epoch`"), "{message}");
     assert!(message.contains("did you mean `epochs`?"), "{message}");
     let message = with("column = \"page\"", "column = \"pge\"");
     assert!(message.contains("clicks.csv") && message.contains("pge") && message.contains("page"), "{message}");

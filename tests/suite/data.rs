@@ -8,7 +8,9 @@ use bagdot::data::{Batch, DataConfig, DataError, Dataset, Encoder, LabelUse, Par
 use tempfile::TempDir;
 
 mod fuzz;
+mod mutations;
 mod samples;
+mod values;
 
 fn config(toml: &str) -> DataConfig {
     toml::from_str(toml).unwrap()
@@ -79,11 +81,12 @@ const SIMPLE: &str = "label = 'y'\ndense = [{ column = 'x' }]\ncategorical = [{ 
 fn missing_numbers_are_filled_in() {
     let text = rows(64, |k| format!("{},a,{}", if k % 4 == 1 { String::new() } else { (k % 4).to_string() }, k % 2));
     for (setting, expected) in [
-        ("missing = 'mean'", None),
+        ("missing = 'mean', transform = 'none'", None),
+        ("missing = 'zero'", Some(0.0)),
         ("missing = 'zero', transform = 'zscore'", Some(0.0)),
         ("transform = 'zscore'", Some(0.0)),
         ("missing = 3, transform = 'log1p'", Some(4f32.ln())),
-        ("missing = 7.5", Some(7.5)),
+        ("missing = 7.5, transform = 'none'", Some(7.5)),
     ] {
         let folder = folder(&[("f.csv", text.as_bytes())]);
         let toml = format!("train = 'f.csv'\nlabel = 'y'\ndense = [{{ column = 'x', {setting} }}]");
@@ -136,9 +139,10 @@ fn splits_by_time_and_by_file() {
         ("f.csv", rows(100, row).as_bytes()),
         ("g.csv", rows(5, row).as_bytes()),
         ("h.csv", rows(3, row).as_bytes()),
+        ("i.csv", rows(5, row).as_bytes()),
     ]);
     let by_time =
-        config("train = 'f.csv'\nlabel = 'y'\ndense = [{ column = 'x' }]\nsplit = { by = 'time', column = 'x' }");
+        config("train = 'f.csv'\nlabel = 'y'\ndense = [{ column = 'x', transform = 'none' }]\nsplit = { by = 'time', column = 'x' }");
     let (encoder, splits) = fit(&by_time, files.path()).unwrap();
     let numbers = |dataset: &Dataset| {
         let mut numbers = gather(dataset, &(0..dataset.len() as u32).collect::<Vec<_>>()).dense;
@@ -159,7 +163,7 @@ fn splits_by_time_and_by_file() {
         r#"
         train = "f.csv"
         validation = "g.csv"
-        test = ["g.csv", "h.csv"]
+        test = ["h.csv", "i.csv"]
         label = "y"
         dense = [{ column = "x" }]
         split = { by = "file" }
@@ -185,7 +189,7 @@ fn bad_files_are_named_by_line() {
         (
             5,
             "1,\"a,\nb\",yes",
-            "f.csv:5: the label \"y\" is \"yes\", not 0 or 1: write a condition, such as label = \"y = yes\"",
+            "f.csv:5: the label \"y\" is \"yes\", not 0 or 1: correct it, or write the condition",
         ),
         (5, "1,a,", "f.csv:5: column \"y\" is empty: every row needs a label"),
         (6, "NaN,a,1", "f.csv:6: column \"x\" holds \"NaN\", not a finite number"),

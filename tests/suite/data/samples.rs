@@ -150,7 +150,7 @@ const SETTINGS: &str = r#"
     ]
     dense = [
         { column = "movieId", count = true, transform = "log1p" },
-        { column = "year", missing = 1990, bins = 2 },
+        { column = "year", transform = "none", missing = 1990, bins = 2 },
     ]
     categorical = [{ column = "userId" }, { column = "movieId" }, { column = "decade" }, { column = "genres", separator = "|" }, { column = "taste" }]
 "#;
