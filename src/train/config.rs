@@ -313,7 +313,9 @@ fn explain_syntax(error: &toml::de::Error, text: &str) -> String {
     let start = text.get(..span.start).map_or(0, |before| before.rfind('\n').map_or(0, |end| end + 1));
     let line = text[start..].lines().next().unwrap_or_default().trim();
     match line.starts_with('[') {
-        true => format!("{line} stands here, but `{key}` stands above already: a list of tables has each of them under [[..]]"),
+        true => format!(
+            "{line} stands here, but `{key}` stands above already: a list of tables has each of them under [[..]]"
+        ),
         false => format!("the key `{key}` stands twice in its table: remove one of them"),
     }
 }

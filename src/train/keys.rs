@@ -61,6 +61,8 @@ const DATA: &[Key] = &[
     key("validation", OneOrMany(&Text), "validation = \"later.csv\""),
     key("test", OneOrMany(&Text), "test = \"last.csv\""),
     key("delimiter", Character, "delimiter = \";\""),
+    key("trim", Switch, "trim = false"),
+    key("max_field_bytes", U64, "max_field_bytes = 1048576"),
     key("label", Text, "label = \"rating >= 4\""),
     key("split", Tagged("by", SPLITS), "split = { by = \"hash\", test = 0.2 }"),
     key("join", Tables(JOIN), "[[data.join]]\npath = \"movies.csv\"\non = \"movieId\""),
@@ -136,7 +138,7 @@ const TRAIN: &[Key] = &[
     key("batch_size", U64, "batch_size = 256"),
     key("seed", U64, "seed = 1"),
     key("patience", U32, "patience = 3"),
-    key("select", Choice(&["logloss", "auc"]), "select = \"auc\""),
+    key("select", Choice(&["loss", "logloss", "auc"]), "select = \"auc\""),
     key("loss", Either(&[Choice(&["bce_with_logits", "mse"]), OneOf(LOSS)]), "loss = \"bce_with_logits\""),
     key("loss_threshold", Number, "loss_threshold = 0.0"),
     key("loss_scale", Number, "loss_scale = 4096.0"),
@@ -152,8 +154,7 @@ const TRAIN: &[Key] = &[
     key("dense", Table(GROUP), "[train.dense]\nlearning_rate = 0.002"),
 ];
 
-const LOSS: &[Key] =
-    &[key("weighted_bce", Table(WEIGHTS), "weighted_bce = { negative = 1.0, positive = 5.0 }")];
+const LOSS: &[Key] = &[key("weighted_bce", Table(WEIGHTS), "weighted_bce = { negative = 1.0, positive = 5.0 }")];
 
 const WEIGHTS: &[Key] =
     &[required("negative", Number, "negative = 1.0"), required("positive", Number, "positive = 5.0")];
@@ -218,7 +219,9 @@ fn check(kind: &Kind, value: &Spanned<DeValue<'_>>, path: &str, line: &str, faul
     if !takes(kind, value.get_ref()) {
         let (found, wanted) = (describe_value(value.get_ref()), describe(kind));
         let nearest = match (kind, value.get_ref()) {
-            (Choice(names) | OneOrMany(Choice(names)), DeValue::String(text)) => did_you_mean(text, names.iter().copied()),
+            (Choice(names) | OneOrMany(Choice(names)), DeValue::String(text)) => {
+                did_you_mean(text, names.iter().copied())
+            }
             _ => None,
         };
         let hint = nearest.unwrap_or_else(|| example(line));
@@ -280,9 +283,9 @@ fn takes(kind: &Kind, value: &DeValue<'_>) -> bool {
         (Whole(most), DeValue::Integer(number)) => {
             i128::from_str_radix(number.as_str(), number.radix()).is_ok_and(|n| (0..=i128::from(*most)).contains(&n))
         }
-        (Number, DeValue::Integer(_) | DeValue::Float(_)) | (Switch, DeValue::Boolean(_)) | (Text, DeValue::String(_)) => {
-            true
-        }
+        (Number, DeValue::Integer(_) | DeValue::Float(_))
+        | (Switch, DeValue::Boolean(_))
+        | (Text, DeValue::String(_)) => true,
         (Character, DeValue::String(text)) => text.chars().count() == 1,
         (Choice(names), DeValue::String(text)) => names.contains(&text.as_ref()),
         (Wholes, DeValue::Array(items)) => items.iter().all(|item| takes(&U64, item.get_ref())),
@@ -427,8 +430,7 @@ mod tests {
             }
             Tagged(tag, kinds) => {
                 for (of_tag, keys) in *kinds {
-                    let file =
-                        |line: &str| file(&format!("{name} = {{ {tag} = {of_tag:?}, {} }}", whole(keys, line)));
+                    let file = |line: &str| file(&format!("{name} = {{ {tag} = {of_tag:?}, {} }}", whole(keys, line)));
                     visit(keys, path, &file, visitor);
                 }
             }
@@ -479,7 +481,8 @@ mod tests {
                 assert_eq!(listed(&unknown), sorted(place.siblings.iter().map(|key| key.name)), "{}", place.path);
             }
             if let Choice(names) | OneOrMany(Choice(names)) = &place.key.kind {
-                let unknown = toml::from_str::<Config>(&(place.file)(&format!("{} = 'zzz'", place.key.name))).unwrap_err();
+                let unknown =
+                    toml::from_str::<Config>(&(place.file)(&format!("{} = 'zzz'", place.key.name))).unwrap_err();
                 assert_eq!(listed(&unknown), sorted(names.iter().copied()), "{}: {unknown}", place.path);
             }
         });
@@ -489,8 +492,29 @@ mod tests {
     /// What a type of Rust or a word of serde looks like.
     fn speaks_rust(message: &str) -> bool {
         let words = [
-            "struct", "enum", "variant", "variants", "Option", "u8", "u32", "u64", "usize", "i64", "i128", "f64", "unit", "map",
-            "sequence", "field", "tagged", "tuple", "char", "boolean", "invalid type", "invalid value", "untagged",
+            "struct",
+            "enum",
+            "variant",
+            "variants",
+            "Option",
+            "u8",
+            "u32",
+            "u64",
+            "usize",
+            "i64",
+            "i128",
+            "f64",
+            "unit",
+            "map",
+            "sequence",
+            "field",
+            "tagged",
+            "tuple",
+            "char",
+            "boolean",
+            "invalid type",
+            "invalid value",
+            "untagged",
         ];
         let padded = format!(" {} ", message.replace(|c: char| !c.is_alphanumeric() && c != '_', " "));
         words.iter().any(|word| padded.contains(&format!(" {word} ")))
@@ -499,8 +523,28 @@ mod tests {
     #[test]
     fn wrong_types_are_explained_in_the_words_of_configurations() {
         let values = [
-            "3", "-1", "1.5", "1e400", "nan", "99999999999999999999", "'x'", "''", "'two words'", "['x']", "[1]", "[]", "[['x']]", "[{}]",
-            "{}", "{ x = 1 }", "{ by = 3 }", "{ by = 'x' }", "{ l2 = 'x' }", "{ l2 = 1, decoupled = 1 }", "true", "1979-05-27",
+            "3",
+            "-1",
+            "1.5",
+            "1e400",
+            "nan",
+            "99999999999999999999",
+            "'x'",
+            "''",
+            "'two words'",
+            "['x']",
+            "[1]",
+            "[]",
+            "[['x']]",
+            "[{}]",
+            "{}",
+            "{ x = 1 }",
+            "{ by = 3 }",
+            "{ by = 'x' }",
+            "{ l2 = 'x' }",
+            "{ l2 = 1, decoupled = 1 }",
+            "true",
+            "1979-05-27",
         ];
         let mut count = 0;
         each_key(|place| {
@@ -526,7 +570,9 @@ mod tests {
     #[test]
     fn the_first_fault_says_what_is_right() {
         const COLUMNS: &str = "categorical = [{ column = 'c' }]\n";
-        let message = |data: &str, rest: &str| Config::parse(&format!("[data]\ntrain = 'a'\nlabel = 'y'\n{data}{rest}")).unwrap_err();
+        let message = |data: &str, rest: &str| {
+            Config::parse(&format!("[data]\ntrain = 'a'\nlabel = 'y'\n{data}{rest}")).unwrap_err()
+        };
         for (data, rest, expected) in [
             (
                 "categorical = ['a', 'b']\n",
@@ -569,9 +615,17 @@ mod tests {
                 COLUMNS,
                 "line 4, column 24: unknown key `data.split.column`; it stands in",
             ),
-            (COLUMNS, "[train]\nselect = 'acu'\n", "line 6, column 10: `train.select` is the text \"acu\", but must be one of \"logloss\" or \"auc\"; did you mean `auc`?"),
+            (
+                COLUMNS,
+                "[train]\nselect = 'acu'\n",
+                "line 6, column 10: `train.select` is the text \"acu\", but must be one of \"loss\", \"logloss\" or \"auc\"; did you mean `auc`?",
+            ),
             ("dense = [{ transform = 'zscor' }]\n", "", "line 4, column 24: `data.dense[0].transform` is the text"),
-            ("join = [{ path = 'm', on = { left = 'a' } }]\n", "", "line 4, column 28: `data.join[0].on.right` is missing, such as right"),
+            (
+                "join = [{ path = 'm', on = { left = 'a' } }]\n",
+                "",
+                "line 4, column 28: `data.join[0].on.right` is missing, such as right",
+            ),
         ] {
             let message = message(data, rest);
             assert!(message.starts_with(expected), "{message}");

@@ -141,8 +141,9 @@ fn splits_by_time_and_by_file() {
         ("h.csv", rows(3, row).as_bytes()),
         ("i.csv", rows(5, row).as_bytes()),
     ]);
-    let by_time =
-        config("train = 'f.csv'\nlabel = 'y'\ndense = [{ column = 'x', transform = 'none' }]\nsplit = { by = 'time', column = 'x' }");
+    let by_time = config(
+        "train = 'f.csv'\nlabel = 'y'\ndense = [{ column = 'x', transform = 'none' }]\nsplit = { by = 'time', column = 'x' }",
+    );
     let (encoder, splits) = fit(&by_time, files.path()).unwrap();
     let numbers = |dataset: &Dataset| {
         let mut numbers = gather(dataset, &(0..dataset.len() as u32).collect::<Vec<_>>()).dense;
@@ -186,11 +187,7 @@ fn bad_files_are_named_by_line() {
     for (line, text, expected) in [
         (9, "1,a", "f.csv:9: expected 3 fields, found 2"),
         (9, "1,a,1,0", "f.csv:9: expected 3 fields, found 4"),
-        (
-            5,
-            "1,\"a,\nb\",yes",
-            "f.csv:5: the label \"y\" is \"yes\", not 0 or 1: correct it, or write the condition",
-        ),
+        (5, "1,\"a,\nb\",yes", "f.csv:5: the label \"y\" is \"yes\", not 0 or 1: correct it, or write the condition"),
         (5, "1,a,", "f.csv:5: column \"y\" is empty: every row needs a label"),
         (6, "NaN,a,1", "f.csv:6: column \"x\" holds \"NaN\", not a finite number"),
         (6, "-inf,a,1", "f.csv:6: column \"x\" holds \"-inf\", not a finite number"),

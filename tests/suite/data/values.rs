@@ -38,7 +38,9 @@ fn large_integers_are_told_apart_in_labels_and_times() {
     // The label's column is a number of 16 digits whose last bit f64 has no room for; so is the time.
     const START: u64 = 9_007_199_254_740_992;
     let text = "user,item,t\n".to_owned()
-        + &(0..64).map(|k| format!("{},i{k},{}\n", START + k % 2, 1_700_000_000_000_000_000 + k * 37 % 64)).collect::<String>();
+        + &(0..64)
+            .map(|k| format!("{},i{k},{}\n", START + k % 2, 1_700_000_000_000_000_000 + k * 37 % 64))
+            .collect::<String>();
     let mut gz = GzEncoder::new(vec![], Compression::fast());
     gz.write_all(text.as_bytes()).unwrap();
     let files = folder(&[("f.csv", text.as_bytes()), ("f.gz", &gz.finish().unwrap())]);
@@ -83,7 +85,8 @@ fn encoders_with_times_in_f64_are_read() {
     let old: Encoder = serde_json::from_str(&old).unwrap();
     let read = |encoder: &Encoder| {
         let sources = settings.files(Part::Train, files.path()).into_iter().map(Source::from);
-        read_all(&mut RowStream::open(encoder, sources, LabelUse::Required, Some(Part::Validation)).unwrap(), 99).unwrap()
+        read_all(&mut RowStream::open(encoder, sources, LabelUse::Required, Some(Part::Validation)).unwrap(), 99)
+            .unwrap()
     };
     assert_eq!(read(&old), read(&encoder));
     assert_eq!(read(&old)[0].batch_size, 4);
@@ -91,12 +94,16 @@ fn encoders_with_times_in_f64_are_read() {
 
 #[test]
 fn a_label_that_is_no_number_is_of_no_class() {
-    let with = |cell: &str| rows(40, |k| format!("1,c{},{}", k % 3, if k == 7 { cell.into() } else { (k % 2).to_string() }));
+    let with =
+        |cell: &str| rows(40, |k| format!("1,c{},{}", k % 3, if k == 7 { cell.into() } else { (k % 2).to_string() }));
     for cell in ["nan", "None", "NULL", "NA", "?", "-", "one"] {
         for rule in ["y = 1", "y != 1", "y >= 1"] {
             let settings = format!("label = '{rule}'\ncategorical = [{{ column = 'c' }}]");
             let message = message(&settings, &with(cell));
-            assert!(message.starts_with(&format!("f.csv:9: column \"y\" holds \"{cell}\", but the condition")), "{message}");
+            assert!(
+                message.starts_with(&format!("f.csv:9: column \"y\" holds \"{cell}\", but the condition")),
+                "{message}"
+            );
         }
     }
     // Evaluation says the same of rows from elsewhere; prediction does not look at labels, wherever they come from.
@@ -146,7 +153,10 @@ fn errors_about_labels_show_the_values_there_are() {
     assert!(message.contains("<=50K\" (75.0 %), ") && message.contains(">50K\" (25.0 %)"), "{message}");
     // The condition has a typing error: it holds for no row.
     let message = with("c = >50");
-    assert!(message.starts_with("the label of every training row is 0: is data.label = \"c = >50\" what is meant?"), "{message}");
+    assert!(
+        message.starts_with("the label of every training row is 0: is data.label = \"c = >50\" what is meant?"),
+        "{message}"
+    );
     assert!(message.contains("<=50K\" (75.0 %), ") && message.contains(">50K\" (25.0 %)"), "{message}");
     let message = with("y < 3");
     assert!(message.ends_with("\"y\" holds \"0\" (50.0 %), \"1\" (50.0 %)"), "{message}");
@@ -157,17 +167,20 @@ fn errors_about_labels_show_the_values_there_are() {
     assert!(!message.contains("label = \"y = 2\""), "{message}");
     // Those of the part that is at fault.
     let files = folder(&[("f.csv", rows(9, |k| format!("1,a,{}", k % 2)).as_bytes()), ("g.csv", b"x,c,y\n1,a,yes\n")]);
-    let settings = "train = 'f.csv'\nvalidation = 'g.csv'\nsplit = { by = 'file' }\nlabel = 'y'\ncategorical = [{ column = 'c' }]";
+    let settings =
+        "train = 'f.csv'\nvalidation = 'g.csv'\nsplit = { by = 'file' }\nlabel = 'y'\ncategorical = [{ column = 'c' }]";
     let message = error_of(&config(settings), files.path());
     assert!(message.starts_with("g.csv:2: the label \"y\"") && message.ends_with("holds \"yes\" (100 %)"), "{message}");
 }
 
 #[test]
 fn values_that_training_has_not_seen_are_counted() {
-    let text = "shop,tags,h,n\n".to_owned() + &(0..40).map(|k| format!("{},t{} u,h{k},{k}\n", k % 2, k % 3)).collect::<String>();
-    let text = text.replace("n\n", "n,y\n").lines().enumerate().fold(String::new(), |all, (k, line)| {
-        all + line + &if k == 0 { "\n".into() } else { format!(",{}\n", k % 2) }
-    });
+    let text = "shop,tags,h,n\n".to_owned()
+        + &(0..40).map(|k| format!("{},t{} u,h{k},{k}\n", k % 2, k % 3)).collect::<String>();
+    let text =
+        text.replace("n\n", "n,y\n").lines().enumerate().fold(String::new(), |all, (k, line)| {
+            all + line + &if k == 0 { "\n".into() } else { format!(",{}\n", k % 2) }
+        });
     let files = folder(&[("f.csv", text.as_bytes()), ("s.csv", b"shop,g\n0,g0\n1,g1\n")]);
     let settings = format!(
         "train = 'f.csv'\nlabel = 'y'\n{ALL}\njoin = [{{ path = 's.csv', on = 'shop' }}]\ndense = [{{ column = 'n', count = true }}]
@@ -175,7 +188,10 @@ fn values_that_training_has_not_seen_are_counted() {
     );
     let (encoder, splits) = fit(&config(&settings), files.path()).unwrap();
     let known = splits.train.coverage();
-    assert_eq!(numbers(known).iter().map(|share| (share.1, share.2)).collect::<Vec<_>>(), [(40, 0), (80, 0), (40, 0), (40, 0), (40, 0)]);
+    assert_eq!(
+        numbers(known).iter().map(|share| (share.1, share.2)).collect::<Vec<_>>(),
+        [(40, 0), (80, 0), (40, 0), (40, 0), (40, 0)]
+    );
     assert_eq!(known.notable().count(), 0);
     // Written otherwise; empty; a long one, which is looked up by itself, before the short one; a list; a new number; all is known to a hash.
     let text = "shop,tags,h,n\n0,u,x,1\n,t1,y,2\n1,,z,999\na very long name,u v t0 w,x,3\n1.0,t9,x,\n1,t2,h1,4\n";
@@ -189,8 +205,14 @@ fn values_that_training_has_not_seen_are_counted() {
     ];
     assert_eq!(numbers(&seen), expected);
     let said: Vec<String> = seen.notable().map(ToString::to_string).collect();
-    assert_eq!(said[0], "column \"shop\": 2 of 5 values (40.0 %) were not among those of training (the first one: \"a very long name\")");
-    assert_eq!(said[3], "join s.csv: 2 of 5 keys \"shop\" (40.0 %) have no row there (the first one: \"a very long name\")");
+    assert_eq!(
+        said[0],
+        "column \"shop\": 2 of 5 values (40.0 %) were not among those of training (the first one: \"a very long name\")"
+    );
+    assert_eq!(
+        said[3],
+        "join s.csv: 2 of 5 keys \"shop\" (40.0 %) have no row there (the first one: \"a very long name\")"
+    );
     let json = serde_json::to_value(&seen).unwrap();
     assert_eq!(json["joins"][0]["side_table"], "s.csv");
     assert_eq!((&json["columns"][0]["unknown"], &json["columns"][0]["first"]), (&2.into(), &"a very long name".into()));
@@ -200,7 +222,10 @@ fn values_that_training_has_not_seen_are_counted() {
 
     // All values are written otherwise than in training, and so are the keys.
     let all = coverage(&encoder, &many.replace(",t1,a,1\n", ".0,t1,a,1\n"));
-    assert_eq!((numbers(&all)[0], numbers(&all)[4]), (("shop", 1000, 1000, Some("0.0")), ("shop", 1000, 1000, Some("0.0"))));
+    assert_eq!(
+        (numbers(&all)[0], numbers(&all)[4]),
+        (("shop", 1000, 1000, Some("0.0")), ("shop", 1000, 1000, Some("0.0")))
+    );
     assert!(all.columns[0].to_string().contains("1000 of 1000 values (100 %)"));
 }
 
@@ -215,18 +240,24 @@ fn rare_values_are_no_news() {
     let share = &splits.train.coverage().columns[0];
     assert_eq!((share.unknown, share.rare, share.is_notable()), (16, 0.25, false));
     let new = |unknown: usize| {
-        let text = "c\n".to_owned() + &(0..100).map(|k| if k < unknown { "new\n" } else { "often\n" }).collect::<String>();
+        let text =
+            "c\n".to_owned() + &(0..100).map(|k| if k < unknown { "new\n" } else { "often\n" }).collect::<String>();
         coverage(&encoder, &text).columns.remove(0)
     };
     assert!(!new(29).is_notable() && new(30).is_notable());
-    assert!(new(30).to_string().ends_with("or too rare there, as 25.0 % of the training rows' own are (the first one: \"new\")"));
+    assert!(
+        new(30)
+            .to_string()
+            .ends_with("or too rare there, as 25.0 % of the training rows' own are (the first one: \"new\")")
+    );
 }
 
 #[test]
 fn more_unknown_values_than_the_settings_allow_are_an_error() {
     let text = rows(64, |k| format!("{k},{},{}", k % 3, k % 2));
     let files = folder(&[("f.csv", text.as_bytes()), ("s.csv", b"c,g\n0.0,a\n1.0,b\n")]);
-    let settings = format!("train = 'f.csv'\nlabel = 'y'\n{ALL}\nmax_unknown = 0.5\ncategorical = [{{ column = 'c' }}]");
+    let settings =
+        format!("train = 'f.csv'\nlabel = 'y'\n{ALL}\nmax_unknown = 0.5\ncategorical = [{{ column = 'c' }}]");
     let (encoder, _) = fit(&config(&settings), files.path()).unwrap();
     let read = |text: &str| {
         let mut stream = RowStream::open(&encoder, stdin(text), LabelUse::Optional, None).unwrap();
@@ -240,9 +271,13 @@ fn more_unknown_values_than_the_settings_allow_are_an_error() {
          data.max_unknown = 0.5: are the files written as those of training are?"
     );
     // In training it is the other parts, and side tables.
-    let joined = format!("{settings}\n[[join]]\npath = 's.csv'\non = 'c'\n[[dense]]\ncolumn = 'g'").replace("categorical", "#");
+    let joined =
+        format!("{settings}\n[[join]]\npath = 's.csv'\non = 'c'\n[[dense]]\ncolumn = 'g'").replace("categorical", "#");
     let error = error_of(&config(&joined.replace("[[dense]]", "[[categorical]]")), files.path());
-    assert!(error.starts_with("join s.csv: 64 of 64 keys \"c\" (100 %) have no row there (the first one: \"0\"), which"), "{error}");
+    assert!(
+        error.starts_with("join s.csv: 64 of 64 keys \"c\" (100 %) have no row there (the first one: \"0\"), which"),
+        "{error}"
+    );
     let late = rows(64, |k| format!("{k},{},{}", k / 60, k % 2));
     let by_time = settings.replace(ALL, "split = { by = 'time', column = 'x' }");
     fs::write(files.path().join("f.csv"), late).unwrap();
@@ -272,11 +307,18 @@ fn a_file_is_named_once() {
     }
     for other in others {
         let error = with(&format!("train = ['f.csv', '{other}']")).unwrap_err();
-        assert!(error.starts_with("data.train: ") && error.contains("is the same file as f.csv of data.train"), "{error}");
+        assert!(
+            error.starts_with("data.train: ") && error.contains("is the same file as f.csv of data.train"),
+            "{error}"
+        );
         for (validation, test, key) in [(other, "g.csv", "validation"), ("g.csv", other, "test")] {
             let by_file = "split = { by = 'file' }";
-            let error = with(&format!("train = 'f.csv'\nvalidation = '{validation}'\ntest = '{test}'\n{by_file}")).unwrap_err();
-            assert!(error.starts_with(&format!("data.{key}: {other} is the same file as f.csv of data.train")), "{error}");
+            let error =
+                with(&format!("train = 'f.csv'\nvalidation = '{validation}'\ntest = '{test}'\n{by_file}")).unwrap_err();
+            assert!(
+                error.starts_with(&format!("data.{key}: {other} is the same file as f.csv of data.train")),
+                "{error}"
+            );
         }
     }
     assert_eq!(with(&format!("train = ['f.csv', 'g.csv']\n{ALL}")), Ok(80), "two files may have the same rows");
@@ -287,7 +329,9 @@ fn the_label_is_no_feature_by_whatever_way() {
     let text = rows(40, |k| format!("{k},c{},{}", k % 3, k % 2));
     let files = folder(&[("f.csv", text.as_bytes()), ("s.csv", b"y,c,g\n0,c0,a\n1,c1,b\n")]);
     let with = |settings: &str| error_of(&config(&format!("train = 'f.csv'\n{settings}")), files.path());
-    let leak = with("label = 'y'\ncategorical = [{ column = 'leak' }]\nderive = [{ name = 'leak', from = 'y' }]\ndense = [{ column = 'x' }]");
+    let leak = with(
+        "label = 'y'\ncategorical = [{ column = 'leak' }]\nderive = [{ name = 'leak', from = 'y' }]\ndense = [{ column = 'x' }]",
+    );
     assert!(leak.starts_with("data.categorical[0].column: column \"leak\" is derived from the label \"y\""), "{leak}");
     let key = with("label = 'y >= 1'\njoin = [{ path = 's.csv', on = 'y' }]\ncategorical = [{ column = 'g' }]");
     assert!(key.starts_with("data.join[0].on: column \"y\" is the label"), "{key}");
