@@ -180,7 +180,7 @@ impl<D: Backend> Staging<D> {
 
 /// Checks the sizes of a batch against each other, and where the last bag ends: behind it lie other ids than its own. What else is wrong with
 /// offsets and ids is found by the ops that read them.
-fn check(batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
+pub(super) fn check(batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
     let BatchView { dense, bags, labels } = batch;
     let Bags { batch_size, indices, has_spare, offsets, per_sample_weights } = *bags;
     expect_size(OP, "batch.bags.batch_size", batch_size, dense.rows)?;
@@ -189,13 +189,12 @@ fn check(batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
         expect_size(OP, "batch.labels", labels.len(), batch_size)?;
     }
     if let Some(weights) = per_sample_weights {
-        expect_size(OP, "batch.bags.per_sample_weights", weights.len(), indices.len())?;
+        expect_size(OP, "bags.per_sample_weights", weights.len(), indices.len())?;
     }
     let Some((&end, firsts)) = offsets.split_last().filter(|(_, firsts)| firsts.len().is_multiple_of(batch_size))
     else {
-        let reason =
-            format!("{} offsets, but a multiple of the {batch_size} samples and one more are needed", offsets.len());
-        return Err(invalid(OP, "batch.bags.offsets", reason));
+        let reason = format!("{} are not one more than a multiple of the {batch_size} samples", offsets.len());
+        return Err(invalid(OP, "bags.offsets", reason));
     };
     match usize::try_from(end).is_ok_and(|end| end == indices.len() || (has_spare && end < indices.len())) {
         true => Ok(()),

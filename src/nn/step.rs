@@ -4,7 +4,7 @@ use super::buffers::{BackwardBuffers, BatchView, Buffers, Seams};
 use super::dlrm::{Dlrm, OP, Training, trainable, unlabelled, untrained};
 use super::layers::{Layers, matrix, with_layers};
 use super::optimizer::Optimizers;
-use super::staging::Staging;
+use super::staging::{self, Staging};
 use crate::Cpu;
 use crate::dtype::Index;
 use crate::error::{Result, expect_size, invalid};
@@ -76,6 +76,7 @@ impl<D: Backend> Dlrm<D> {
         if !staging.is_on(&self.device) {
             return Err(invalid(OP, "staging", "sends batches to another backend: make one of the model's device"));
         }
+        staging::check(batch)?;
         if batch.labels.is_none() {
             return Err(unlabelled());
         }

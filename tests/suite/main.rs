@@ -53,4 +53,5 @@ mod reference_gradients;
 mod spare_room;
 mod sparse_update;
 mod sparse_update_errors;
+mod staging;
 mod stochastic_rounding;

@@ -194,3 +194,36 @@ impl Drop for Event {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cuda::Gemm;
+    use crate::ops::Device;
+
+    /// Batches that an error kept from arriving: the emulator reports pinned memory that is written or freed under a copy.
+    #[test]
+    fn what_was_sent_and_did_not_arrive_is_waited_for() -> std::result::Result<(), Box<dyn std::error::Error>> {
+        let Some(emulator) = bagdot_emulator::install()? else { return Ok(()) };
+        for seed in 0..10 {
+            let alone = emulator.exclusive();
+            alone.configure(bagdot_emulator::Config { seed, ..Default::default() });
+            let cuda = Cuda::with_gemm(0, Gemm::Own)?;
+            let mut buffer = cuda.alloc::<u64>(64)?;
+            let mut transfer = Transfer::new(&cuda)?;
+            transfer.release()?;
+            for (value, arrives) in [false, false, true, false].into_iter().enumerate() {
+                transfer.begin()?;
+                transfer.send(&[value as u64; 64], &Cuda::view_mut(&mut buffer))?;
+                if arrives {
+                    transfer.arrive()?;
+                    assert_eq!(cuda.to_vec(&buffer)?, [2; 64]);
+                    transfer.release()?;
+                }
+            }
+            drop(transfer);
+            assert_eq!(alone.report(), "");
+        }
+        Ok(())
+    }
+}

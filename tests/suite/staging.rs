@@ -1,0 +1,246 @@
+//! Batches that are sent to a device: what does not fit together is refused before anything of it is sent, and the step before stays what it was.
+
+use crate::common::*;
+use bagdot::nn::{BatchView, Dlrm, DlrmConfig, NamedTensor, Optimizers, Staging};
+use bagdot::ops::{Backend, Bags, Device, Feature, Matrix, Optimizer, Pooling, Table};
+use bagdot::{Cpu, Error, OffsetRule, Result};
+
+backend_suite!(cuda: misfits_are_refused, the_next_step_is_that_of_a_good_batch, spare_room_of_the_host_is_kept, a_new_staging_holds_an_empty_batch);
+
+const DIM: usize = 4;
+/// Of each sample: two features, the first with one id and the second with two.
+const IDS: &[i64] = &[1, 2, 3, 4, 0, 5, 1, 2, 3, 0, 1, 5];
+const OFFSETS: &[i64] = &[0, 1, 2, 3, 4, 6, 8, 10, 12];
+const DENSE: &[f32] = &[0.5, -1.0, 2.0, 0.25, 1.0, -0.5, 3.0, 0.125, -2.0, 0.75, 1.5, -0.25];
+const LABELS: &[f32] = &[1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0];
+const WEIGHTS: &[f32] = &[1.0, 0.5, 2.0, 1.0, 0.25, 1.0, 1.5, 1.0, 0.5, 1.0, 2.0, 1.0, 9.0, 9.0, 9.0, 9.0];
+
+type Host<'a> = BatchView<'a, Cpu, i64>;
+
+/// Four samples.
+fn good<'a>() -> Host<'a> {
+    BatchView {
+        dense: Matrix::packed(&DENSE[..8], 4, 2),
+        bags: Bags {
+            batch_size: 4,
+            indices: IDS,
+            has_spare: false,
+            offsets: OFFSETS,
+            per_sample_weights: Some(&WEIGHTS[..12]),
+        },
+        labels: Some(&LABELS[..4]),
+    }
+}
+
+/// The same with one thing changed.
+fn but(change: impl FnOnce(&mut Host<'static>)) -> Host<'static> {
+    let mut batch = good();
+    change(&mut batch);
+    batch
+}
+
+fn model<B: Backend>(device: &B, pooling: Pooling) -> Dlrm<B> {
+    let feature = |table| Feature { table, pooling, padding_idx: None };
+    let config = DlrmConfig {
+        num_dense: 2,
+        bottom_mlp: vec![DIM],
+        tables: vec![Table { num_embeddings: 6, embedding_dim: DIM }; 2],
+        features: vec![feature(0), feature(1)],
+        top_mlp: vec![3, 1],
+        ..DlrmConfig::default()
+    };
+    let mut model = Dlrm::new(device.clone(), config, 3).unwrap();
+    model.optimize_with(Optimizers::same(Optimizer::Adagrad { eps: 1e-6 }, 0.1)).unwrap();
+    model
+}
+
+fn state<B: Backend>(model: &Dlrm<B>) -> Vec<NamedTensor> {
+    let mut all = model.tensors().unwrap();
+    all.extend(model.optimizer_tensors().unwrap());
+    all
+}
+
+/// The argument that an error names.
+fn argument(error: &Error) -> &'static str {
+    match error {
+        Error::ShapeMismatch { argument, .. }
+        | Error::TooSmall { argument, .. }
+        | Error::InvalidArgument { argument, .. } => argument,
+        Error::InvalidOffsets { rule: OffsetRule::LastIs(12), position: 8, .. } => "the last offset",
+        error => panic!("{error}"),
+    }
+}
+
+/// Batches whose parts do not fit together, whatever the model, with the argument that is to be named.
+fn misfits() -> Vec<(&'static str, Host<'static>)> {
+    fn dense(rows: usize, cols: usize, ld: usize, len: usize) -> Matrix<'static, Cpu, f32> {
+        Matrix { data: &DENSE[..len], rows, cols, ld }
+    }
+    let (last_is_before, last_is_behind, last_is_negative): (&[i64], &[i64], &[i64]) =
+        (&[0, 1, 2, 3, 4, 6, 8, 10, 11], &[0, 1, 2, 3, 4, 6, 8, 10, 13], &[0, 1, 2, 3, 4, 6, 8, 10, -1]);
+    vec![
+        ("batch.labels", but(|b| b.labels = Some(&LABELS[..2]))),
+        ("batch.labels", but(|b| b.labels = Some(LABELS))),
+        ("batch.labels", but(|b| b.labels = Some(&[]))),
+        ("batch.dense.data", but(|b| b.dense = dense(4, 2, 2, 7))),
+        // The last row begins at 9 and has two columns.
+        ("batch.dense.data", but(|b| b.dense = dense(4, 2, 3, 10))),
+        ("batch.dense.ld", but(|b| b.dense = dense(4, 2, 1, 8))),
+        ("batch.dense.ld", but(|b| b.dense = dense(4, 2, usize::MAX, 8))),
+        ("batch.bags.batch_size", but(|b| b.dense = dense(3, 2, 2, 8))),
+        ("batch.bags.batch_size", but(|b| b.dense = dense(1 << 63, 2, 2, 8))),
+        ("batch.bags.batch_size", but(|b| b.bags.batch_size = 2)),
+        ("bags.offsets", but(|b| b.bags.offsets = &OFFSETS[..8])),
+        ("bags.offsets", but(|b| b.bags.offsets = &[])),
+        // More ids than the bags have, or fewer, when those of another batch lie behind them.
+        ("the last offset", but(|b| b.bags.offsets = last_is_before)),
+        ("the last offset", but(|b| b.bags.offsets = last_is_behind)),
+        ("the last offset", but(|b| b.bags.offsets = last_is_negative)),
+        ("the last offset", but(|b| (b.bags.offsets, b.bags.has_spare) = (last_is_behind, true))),
+        ("bags.per_sample_weights", but(|b| b.bags.per_sample_weights = Some(&WEIGHTS[..5]))),
+        ("bags.per_sample_weights", but(|b| b.bags.per_sample_weights = Some(WEIGHTS))),
+        ("bags.per_sample_weights", but(|b| b.bags.per_sample_weights = Some(&[]))),
+    ]
+}
+
+/// Batches that are none of the model's.
+fn misfits_of_the_model() -> Vec<(&'static str, Host<'static>)> {
+    vec![
+        ("batch.labels", but(|b| b.labels = None)),
+        ("batch.dense.cols", but(|b| b.dense = Matrix::packed(DENSE, 4, 3))),
+        ("batch.dense.cols", but(|b| b.dense = Matrix::packed(&DENSE[..0], 4, 0))),
+        // One feature, and three.
+        (
+            "bags.offsets",
+            but(|b| (b.bags.offsets, b.bags.indices, b.bags.per_sample_weights) = (&OFFSETS[..5], &IDS[..4], None)),
+        ),
+        ("bags.offsets", but(|b| b.bags.offsets = &[0, 1, 2, 3, 4, 6, 8, 10, 12, 12, 12, 12, 12])),
+        (
+            "bags.offsets",
+            but(|b| {
+                (b.dense, b.labels) = (Matrix::packed(&DENSE[..0], 0, 2), Some(&LABELS[..0]));
+                (b.bags.batch_size, b.bags.offsets, b.bags.indices, b.bags.per_sample_weights) = (0, &[], &[], None);
+            }),
+        ),
+    ]
+}
+
+/// First, and behind batches with as many labels, weights and ids as there should be: those must not stand in.
+fn misfits_are_refused<B: Backend>(device: &B) {
+    for steps_before in [0, 2] {
+        let mut model = model(device, Pooling::Sum);
+        let mut staging = Staging::new(device).unwrap();
+        for _ in 0..steps_before {
+            model.train_staged(&mut staging, good()).unwrap();
+        }
+        let (before, rows) = (state(&model), staging.view().dense.rows);
+        let both = misfits().into_iter().chain(misfits_of_the_model());
+        for (k, (name, batch)) in both.enumerate() {
+            let check = |what: &str, got: Result<()>| {
+                let error = got.expect_err(&format!("{what} {k}: {name}"));
+                assert_eq!(argument(&error), name, "{what} {k}: {error}");
+            };
+            check("train_staged", model.train_staged(&mut staging, batch));
+            if k < misfits().len() {
+                check("stage", staging.stage(batch).map(|_| ()));
+            }
+            assert_eq!((model.step(), staging.view().dense.rows), (steps_before, rows), "{k}: {name}");
+        }
+        device.synchronize().unwrap();
+        assert!(state(&model) == before, "a batch that is refused changes nothing");
+    }
+    let weighted = model(device, Pooling::Max).train_staged(&mut Staging::new(device).unwrap(), good());
+    assert_eq!(argument(&weighted.unwrap_err()), "bags.per_sample_weights");
+}
+
+fn the_next_step_is_that_of_a_good_batch<B: Backend>(device: &B) {
+    let train = |bad: &[(&str, Host<'_>)]| {
+        let (mut model, mut staging) = (model(device, Pooling::Sum), Staging::new(device).unwrap());
+        for _ in 0..4 {
+            for (_, batch) in bad {
+                model.train_staged(&mut staging, *batch).unwrap_err();
+            }
+            model.train_staged(&mut staging, good()).unwrap();
+        }
+        device.synchronize().unwrap();
+        (model.last_loss().unwrap().to_bits(), state(&model))
+    };
+    assert!(train(&misfits()) == train(&[]), "steps between batches that are refused are other ones");
+}
+
+/// Ids behind the last bag are not read on the host's side either.
+fn spare_room_of_the_host_is_kept<B: Backend>(device: &B) {
+    let ids = [IDS, &[i64::MIN; 4]].concat();
+    let (mut tight, mut spare) = (model(device, Pooling::Sum), model(device, Pooling::Sum));
+    let (mut first, mut second) = (Staging::new(device).unwrap(), Staging::new(device).unwrap());
+    let mut roomy = good();
+    (roomy.bags.indices, roomy.bags.has_spare, roomy.bags.per_sample_weights) = (&ids, true, Some(WEIGHTS));
+    for _ in 0..3 {
+        tight.train_staged(&mut first, good()).unwrap();
+        spare.train_staged(&mut second, roomy).unwrap();
+    }
+    device.synchronize().unwrap();
+    assert!(state(&tight) == state(&spare));
+}
+
+fn a_new_staging_holds_an_empty_batch<B: Backend>(device: &B) {
+    let staging = Staging::new(device).unwrap();
+    let view = staging.view();
+    assert_eq!((view.dense.rows, view.bags.batch_size, view.bags.num_indices()), (0, 0, 0));
+    assert!(view.labels.is_none() && view.bags.per_sample_weights.is_none());
+    let mut offsets = [7];
+    device.download(view.bags.offsets, &mut offsets).unwrap();
+    assert_eq!(offsets, [0], "the one offset of no bags");
+    // Not the columns of the model.
+    model(device, Pooling::Sum).logits(view, &mut []).unwrap_err();
+}
+
+#[cfg(feature = "cuda")]
+mod on_a_device {
+    use super::*;
+    use crate::common::cuda::{capture, on_every_schedule, own};
+
+    /// A recorded copy would read pinned memory at each replay, whatever lies there by then.
+    #[test]
+    fn batches_do_not_travel_while_ops_are_recorded() {
+        on_every_schedule(|cuda| {
+            use bagdot::ops::Stage;
+            let mut model = model(cuda, Pooling::Sum);
+            let mut staging = Staging::new(cuda).unwrap();
+            let refused = Err(Error::Recording { op: "Staging" });
+            for steps in 1..4 {
+                assert_eq!(cuda.record(|| staging.stage(good()).map(|_| ())).map(|_| ()), refused);
+                assert_eq!(cuda.record(|| model.train_staged(&mut staging, good())).map(|_| ()), refused);
+                // A capture of somebody else's on the stream of the backend, in which ops are launched all the same.
+                let mut target = cuda.alloc::<f32>(4).unwrap();
+                let source = upload(cuda, &[1.0f32; 4]);
+                let graph = capture(cuda, || {
+                    assert_eq!(staging.stage(good()).map(|_| ()), refused);
+                    cuda.copy(bagdot::Cuda::view(&source), bagdot::Cuda::view_mut(&mut target)).unwrap();
+                });
+                graph.replay();
+                assert_eq!(cuda.to_vec(&target).unwrap(), [1.0; 4]);
+                model.train_staged(&mut staging, good()).unwrap();
+                assert_eq!(model.step(), steps);
+            }
+            // What is dropped meanwhile stays until then.
+            cuda.record(|| {
+                drop(staging);
+                Ok(())
+            })
+            .unwrap_or(None);
+            cuda.synchronize().unwrap();
+        });
+    }
+
+    #[test]
+    fn batches_are_sent_to_the_backend_of_the_model() {
+        on_every_schedule(|cuda| {
+            let other = own();
+            let (mut model, mut staging) = (model(cuda, Pooling::Sum), Staging::new(&other).unwrap());
+            let error = model.train_staged(&mut staging, good()).unwrap_err();
+            assert_eq!((argument(&error), staging.view().dense.rows, model.step()), ("staging", 0, 0));
+            model.train_staged(&mut Staging::new(&cuda.clone()).unwrap(), good()).unwrap();
+        });
+    }
+}
