@@ -336,7 +336,6 @@ impl Delimited {
 
     /// Moves the row to the front of the buffer and reads on behind it; false at the end of the file.
     fn refill(&mut self) -> Result<bool> {
-        self.check_size()?;
         self.buffer.copy_within(self.row..self.filled, 0);
         self.filled -= self.row;
         (self.row, self.next) = (0, 0);
@@ -345,6 +344,7 @@ impl Delimited {
             let unclosed = DataError::UnclosedQuote { file: self.file.clone(), line: self.scan.opened_line };
             return if self.filled > 0 { Err(unclosed) } else { Ok(false) };
         }
+        self.check_size()?;
         if self.buffer.len() < self.filled + READ_BYTES {
             self.buffer.resize(2 * self.buffer.len(), 0);
         }
@@ -363,11 +363,10 @@ impl Delimited {
         Ok(true)
     }
 
-    /// Checks that the part of a row that has been read is not too much for one: what is read of it stays in memory.
+    /// Checks that the row at the front of the buffer, of which more is to be read, is not too much for one: all of it stays in memory.
     fn check_size(&self) -> Result<()> {
-        let Self { row, filled, scan, line, dialect, .. } = *self;
-        let length = filled - row;
-        if self.count > self.max_fields {
+        let Self { filled: length, scan, line, dialect, .. } = *self;
+        if self.count > self.max_fields && length > READ_BYTES {
             return Err(self.too_many_fields());
         }
         if length - scan.start > dialect.max_field_bytes {

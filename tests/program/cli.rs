@@ -441,6 +441,60 @@ fn a_bad_row_is_named_with_file_line_and_column() {
 }
 
 #[test]
+fn what_is_worth_a_look_is_said_even_if_quiet() {
+    let folder = project(200);
+    let folder = folder.path();
+    let text = fs::read_to_string(folder.join("clicks.csv")).unwrap();
+    let (first, rest) = text.split_at(text.find('\n').unwrap() + 1);
+    fs::write(folder.join("clicks.csv"), format!("{first}30,\"p\n1\",t1,1\n{rest}")).unwrap();
+    let warning = "bagdot: warning: clicks.csv:2: a quoted field has line ends inside";
+    let said = |arguments: &[&str]| {
+        let output = run(folder, arguments);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{message}");
+        message.replace(&format!("{}/", folder.display()), "").replace("./", "")
+    };
+    for arguments in [
+        ["train", "model.toml", "-q", "--epochs", "1", "--out", "m"].as_slice(),
+        &["eval", "m", "-q"],
+        &["eval", "m", "-q", "--data", "clicks.csv"],
+        &["predict", "m", "-q", "clicks.csv"],
+    ] {
+        let message = said(arguments);
+        assert!(message.contains(warning) && message.matches("warning").count() == 1, "{arguments:?}: {message}");
+    }
+    // A quote that is never closed, from a pipe.
+    let mut child = bagdot(folder);
+    child.args(["predict", "m", "-q", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{first}30,\"p1,t1,1\n{rest}").as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && message.contains("standard input:2: a quote opens a field"), "{message}");
+}
+
+/// A child with 1 GiB of address space reads what would take much more, if rows were kept whatever they are.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_row_takes_little_memory() {
+    let folder = project(200);
+    let folder = folder.path();
+    succeed(folder, &["train", "model.toml", "-q", "--epochs", "1", "--out", "m"]);
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::best());
+    gzip.write_all(b"age,page,tags,clicked\n").unwrap();
+    let commas = vec![b','; 1 << 20];
+    (0..300).for_each(|_| gzip.write_all(&commas).unwrap());
+    fs::write(folder.join("row.gz"), gzip.finish().unwrap()).unwrap();
+    fs::write(folder.join("header.csv"), ",".repeat(10_000_000)).unwrap();
+    for (file, expected) in [("row.gz", "row.gz:2: expected 4 fields, found"), ("header.csv", "header.csv:1: a header of more than 100000 columns")] {
+        let program = format!("ulimit -v 1048576; exec {:?} predict m {file} --threads 1", env!("CARGO_BIN_EXE_bagdot"));
+        let output = Command::new("sh").args(["-c", &program]).current_dir(folder).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && message.contains(expected), "{message}");
+    }
+}
+
+#[test]
 fn help_teaches() {
     let folder = PathBuf::from(".");
     let help = succeed(&folder, &["--help"]);

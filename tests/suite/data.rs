@@ -10,6 +10,7 @@ use tempfile::TempDir;
 mod fuzz;
 mod mutations;
 mod samples;
+mod text;
 mod values;
 
 fn config(toml: &str) -> DataConfig {

@@ -7,6 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
 use super::samples::criteo_line;
 use super::{bag, config, folder, gather, read_all, rich_encoder, rows, stdin};
@@ -62,8 +63,10 @@ const ANY_COLUMNS: &str = r#"
     categorical = [{ column = "c", separator = " ", unknown = "row" }, { column = "x", hash = 3 }]
 "#;
 
-const DELIMITED: &[&str] =
-    &["1,", "-7e3,", ",", "a b a", "0\n", ",1\n", "\r\n", "\"", "nan", "é", "3,u,0\n", "1e39,v,1\n", "2,w w,1\n"];
+const DELIMITED: &[&str] = &[
+    "1,", "-7e3,", ",", "a b a", "0\n", ",1\n", "\r\n", "\"", "nan", "é", "3,u,0\n", "1e39,v,1\n", "2,w w,1\n", " ", "\t", "\"\"", "4, \"w\" ,0\n",
+    "5,\"w\n\"\"\",1\n",
+];
 const CRITEO: &[&str] = &["\t", "\t\t\t\t\t\t\t\t\t\t\t\t\t", "1", "\n", "-2", "68fd1e64", "\r\n", "x", FULL_LINE];
 /// 40 fields.
 const FULL_LINE: &str =
@@ -81,21 +84,44 @@ proptest! {
 
     #[test]
     fn any_text_as_delimited(bytes in text(DELIMITED)) {
-        survives(ANY_COLUMNS, &[b"x,c,y\n1,a,0\n2,b,1\n", bytes.as_slice()].concat());
+        for settings in ["", "trim = false\n", "max_field_bytes = 4\n"] {
+            survives(&format!("{settings}{ANY_COLUMNS}"), &[b"x,c,y\n1,a,0\n2,b,1\n", bytes.as_slice()].concat());
+        }
     }
 
     #[test]
-    fn any_bytes_as_gzip(
+    fn blanks_between_fields_change_nothing(
+        fields in prop::collection::vec((0..9u8, prop::sample::select(&["a", "b c", "\"d, \"", "\"\"", ""][..]), 0..2u8), 2..20),
+        blanks in prop::collection::vec(prop::sample::select(&["", " ", "\t", "  "][..]), 6..60),
+    ) {
+        let text = |blanks: &[&str]| {
+            let mut blanks = blanks.iter().cycle();
+            let mut field = |text: String| format!("{}{text}{}", blanks.next().unwrap(), blanks.next().unwrap());
+            fields.iter().fold("x,c,y\n".to_owned(), |text, (x, c, y)| {
+                text + &[x.to_string(), (*c).to_owned(), y.to_string()].map(&mut field).join(",") + "\n"
+            })
+        };
+        let encoder = rich_encoder();
+        prop_assert_eq!(stream(&encoder, text(&blanks).into()), stream(&encoder, text(&[""]).into()));
+    }
+
+    #[test]
+    fn any_bytes_as_packed(
         bytes in prop::collection::vec(any::<u8>(), 0..200), at in any::<Index>(), bit in 0..8u32,
     ) {
-        survives(ANY_COLUMNS, &[&[0x1f, 0x8b], bytes.as_slice()].concat());
+        let text = rows(20, |k| format!("{k},a,{}", k % 2));
         let mut gz = GzEncoder::new(vec![], Compression::fast());
-        gz.write_all(rows(20, |k| format!("{k},a,{}", k % 2)).as_bytes()).unwrap();
-        let mut gz = gz.finish().unwrap();
-        let at = at.index(gz.len());
-        gz[at] ^= 1 << bit;
-        survives(ANY_COLUMNS, &gz);
-        survives(ANY_COLUMNS, &gz[..at]);
+        gz.write_all(text.as_bytes()).unwrap();
+        let packed = [gz.finish().unwrap(), compress_to_vec(text.as_bytes(), CompressionLevel::Fastest)];
+        for (packed, magic) in packed.into_iter().zip([&[0x1f, 0x8b][..], &[0x28, 0xb5, 0x2f, 0xfd]]) {
+            survives(ANY_COLUMNS, &[magic, bytes.as_slice()].concat());
+            survives(ANY_COLUMNS, &[packed.as_slice(), bytes.as_slice()].concat());
+            let at = at.index(packed.len());
+            survives(ANY_COLUMNS, &packed[..at]);
+            let mut packed = packed;
+            packed[at] ^= 1 << bit;
+            survives(ANY_COLUMNS, &packed);
+        }
     }
 
     #[test]
