@@ -37,6 +37,7 @@ mod embedding_bag;
 mod engine_arguments;
 mod finite_check;
 mod golden;
+mod hostile_arguments;
 mod index_sort;
 mod interaction;
 #[cfg(feature = "cuda")]
