@@ -1,6 +1,8 @@
-//! Sizes that may come from anywhere: arithmetic that ends at the largest number, and vectors that can be refused.
+//! Sizes that may come from anywhere: arithmetic that ends at the largest number, and vectors that
+//! can be refused.
 //!
-//! What ends there is refused by whoever asks for memory of that size, or compares a buffer with it.
+//! What ends there is refused by whoever asks for memory of that size, or compares a buffer with
+//! it.
 
 use crate::error::{Error, Result};
 

@@ -60,7 +60,8 @@ impl Mlps {
 }
 
 impl DlrmConfig {
-    /// The number of columns that the top MLP reads. What is more than the largest number is that number.
+    /// The number of columns that the top MLP reads. What is more than the largest number is that
+    /// number.
     pub fn interaction_width(&self) -> usize {
         let dim = self.bottom_mlp.last().copied().unwrap_or(0);
         match self.interaction {

@@ -66,8 +66,9 @@ impl<D: Backend> Dlrm<D> {
     /// A model with parameters drawn from `seed`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit together;
-    /// [`Error::NotEnoughMemory`](crate::Error::NotEnoughMemory), before anything is asked for or drawn, for more parameters than there is memory for; those of
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit
+    /// together; [`Error::NotEnoughMemory`](crate::Error::NotEnoughMemory), before anything is
+    /// asked for or drawn, for more parameters than there is memory for; those of
     /// [`Device::alloc`](crate::ops::Device::alloc).
     pub fn new(device: D, config: DlrmConfig, seed: u64) -> Result<Self> {
         let tables = config.check()?;

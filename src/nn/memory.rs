@@ -89,7 +89,8 @@ impl MemoryPlan {
         Ok(Self::of_parameters(config, (&tables, len), members))
     }
 
-    /// The same for what `config` amounts to: tables, and the length of the buffer of the layers' parameters.
+    /// The same for what `config` amounts to: tables, and the length of the buffer of the layers'
+    /// parameters.
     pub(super) fn of_parameters(config: &DlrmConfig, (tables, len): (&TableBatch, usize), members: usize) -> Self {
         let layer_bytes = DType::F32.size() + config.precision.bytes_of_copy();
         let parts = vec![
@@ -99,7 +100,8 @@ impl MemoryPlan {
         Self { parts }
     }
 
-    /// The memory of all of them. What is more than the largest number is that number, here as in the parts.
+    /// The memory of all of them. What is more than the largest number is that number, here as in
+    /// the parts.
     pub fn total(&self) -> usize {
         sum(self.parts.iter().map(|(_, bytes)| *bytes))
     }

@@ -52,7 +52,8 @@ pub(crate) struct Layer {
 
 impl Mlp {
     /// Layers of the sizes `sizes[0] → sizes[1] → …`, with ReLU after each, and `last` after the last. Their parameters lie from
-    /// `*end` on, which is moved behind them: to the largest number, if there is no memory for so many.
+    /// `*end` on, which is moved behind them: to the largest number, if there is no memory for so
+    /// many.
     pub(super) fn new(sizes: &[usize], input: Input, last: Activation, end: &mut usize) -> Self {
         let mut take = |len: usize| {
             let start = *end;

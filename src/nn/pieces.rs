@@ -1,4 +1,5 @@
-//! Buffers that are filled from beginning to end, a piece at a time, so that the host never holds all that goes to a device.
+//! Buffers that are filled from beginning to end, a piece at a time, so that the host never holds
+//! all that goes to a device.
 
 use std::ops::Range;
 
@@ -25,7 +26,8 @@ impl<'a, D: Device, E: Scalar> Pieces<'a, D, E> {
         Ok(Self { device, buffer, start: 0, piece })
     }
 
-    /// Fills a range, which begins no earlier than the one before ended. What lies between becomes zeros.
+    /// Fills a range, which begins no earlier than the one before ended. What lies between becomes
+    /// zeros.
     pub(super) fn fill(&mut self, range: Range<usize>, mut value: impl FnMut() -> E) -> Result<()> {
         for position in self.start + self.piece.len()..range.end {
             self.piece.push(if position < range.start { E::default() } else { value() });

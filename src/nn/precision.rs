@@ -49,7 +49,8 @@ impl ComputePrecision {
         }
     }
 
-    /// The bytes of a copy of a parameter; none where layers compute with the parameters themselves.
+    /// The bytes of a copy of a parameter; none where layers compute with the parameters
+    /// themselves.
     pub(super) fn bytes_of_copy(self) -> usize {
         match self {
             Self::F32 | Self::Tf32 => 0,

@@ -80,7 +80,8 @@ fn triangle(n: usize) -> usize {
 }
 
 impl Interaction {
-    /// The number of pairs among `num_features` features; 0 for [`Self::Cat`]. What is more than the largest number is that number.
+    /// The number of pairs among `num_features` features; 0 for [`Self::Cat`]. What is more than
+    /// the largest number is that number.
     pub fn num_pairs(&self, num_features: usize) -> usize {
         match self {
             Self::Dot { include_self: true, .. } => triangle(num_features),
@@ -89,8 +90,8 @@ impl Interaction {
         }
     }
 
-    /// The number of columns of the output for `num_sparse` pooled vectors of dimension `dim`, with or without a dense vector. What is more than the
-    /// largest number is that number.
+    /// The number of columns of the output for `num_sparse` pooled vectors of dimension `dim`, with
+    /// or without a dense vector. What is more than the largest number is that number.
     pub fn width(&self, has_dense: bool, num_sparse: usize, dim: usize) -> usize {
         let num_features = sum([num_sparse, usize::from(has_dense)]);
         match self {

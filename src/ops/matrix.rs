@@ -96,8 +96,9 @@ macro_rules! matrix_name {
 }
 pub(crate) use matrix_name;
 
-/// The largest distance between two rows: no machine has the memory for a second row. Backends work out places of a few thousand rows beyond the last one,
-/// to ask for them ahead, and none of these overflows.
+/// The largest distance between two rows: no machine has the memory for a second row. Backends work
+/// out places of a few thousand rows beyond the last one, to ask for them ahead, and none of these
+/// overflows.
 const MAX_LD: usize = 1 << 48;
 
 impl MatrixName {
@@ -113,7 +114,8 @@ impl MatrixName {
         if ld < cols {
             return Err(invalid(op, self.ld, format!("{ld} is less than the {cols} columns")));
         }
-        // Backends count on it even where there is nothing to read: where there are no columns, or a single row.
+        // Backends count on it even where there is nothing to read: where there are no columns, or
+        // a single row.
         let fits = ld <= MAX_LD && rows.checked_mul(ld).is_some_and(|elements| elements <= isize::MAX as usize);
         if !fits {
             return Err(invalid(op, self.ld, format!("{ld}, but no memory has room for {rows} rows so far apart")));

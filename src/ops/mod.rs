@@ -127,7 +127,8 @@ pub trait Device: Clone + Send + Sync {
     /// # Errors
     /// Lengths that differ; what the backend reports.
     fn copy<T: Scalar>(&self, source: Self::Slice<'_, T>, target: Self::SliceMut<'_, T>) -> Result<()>;
-    /// The bytes that the device can still give, as far as it can tell. Models that need more are refused before anything is asked for.
+    /// The bytes that the device can still give, as far as it can tell. Models that need more are
+    /// refused before anything is asked for.
     fn free_memory(&self) -> Option<usize> {
         None
     }

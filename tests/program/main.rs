@@ -11,3 +11,4 @@ mod files;
 mod hostile;
 mod precision;
 mod signals;
+mod sizes;

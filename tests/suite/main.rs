@@ -51,6 +51,7 @@ mod properties;
 #[cfg(feature = "cuda")]
 mod readme;
 mod reference_gradients;
+mod sizes;
 mod spare_room;
 mod sparse_update;
 mod sparse_update_errors;

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use crate::size::{product, sum};
 
-/// The bytes that this process can still get, where the system says so: no more than the machine can give without taking from others, than is left to the
-/// control groups that the process belongs to, as containers have them, and than its own limits (`ulimit`) leave.
+/// The bytes that this process can still get, where the system says so: no more than the machine
+/// can give without taking from others, than is left to the control groups that the process belongs
+/// to, as containers have them, and than its own limits (`ulimit`) leave.
 pub(super) fn free_memory() -> Option<usize> {
     free_below(Path::new("/"))
 }
@@ -75,7 +76,8 @@ fn left_to_groups(root: &Path, line: &str, swap: usize) -> Option<usize> {
         let used = value(names.usage)?.saturating_sub(cache);
         Some(sum([value(names.limit)?.saturating_sub(used), swap_left]))
     };
-    // In a container the group may have another name than outside; what is mounted there then is the group itself.
+    // In a container the group may have another name than outside; what is mounted there then is
+    // the group itself.
     Path::new(group).ancestors().filter_map(left).min()
 }
 
@@ -147,7 +149,8 @@ mod tests {
             ];
             free(&[&[MACHINE, STATUS][..], &files].concat())
         };
-        // The group itself: 1000 MiB, of which 300 - 150 are used, and 100 of swap; the one around it: 4000 - 300, and 10 of swap.
+        // The group itself: 1000 MiB, of which 300 - 150 are used, and 100 of swap; the one around
+        // it: 4000 - 300, and 10 of swap.
         assert_eq!(second("1048576000\n"), Some(1000 - 150 + 100));
         assert_eq!(second("max\n"), Some(4000 - 300 + 10));
         let first = [

@@ -41,7 +41,7 @@ impl LinearOps for Cpu {
         let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
         if activation == Activation::Relu {
             // To bring an element from memory and back takes as long as several operations.
-            let cpu = self.for_operations(8 * m * n);
+            let cpu = self.for_operations(m.saturating_mul(n).saturating_mul(8));
             cpu.for_each_row(grad_output.reborrow(), |r, grad| {
                 cpu.dispatch.run(HoldBack { grad, output: output.row(r) })
             });

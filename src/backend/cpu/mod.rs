@@ -37,7 +37,8 @@ use crate::size::product;
 pub use buffer::Buffer;
 use threads::Pool;
 
-/// The bytes of a buffer that are worth asking the system first: it promises more than it has, and ends a process that takes it at its word.
+/// The bytes of a buffer that are worth asking the system first: it promises more than it has, and
+/// ends a process that takes it at its word.
 const MUCH: usize = 64 << 20;
 
 /// The CPU, with the threads that it may use.
@@ -55,7 +56,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// The most threads that a pool may have, unless the machine runs more at once: thousands take seconds to start, and then wait for each other.
+    /// The most threads that a pool may have, unless the machine runs more at once: thousands take
+    /// seconds to start, and then wait for each other.
     pub const MOST_THREADS: usize = 1024;
 
     /// As many threads as the system says that this process can use.
@@ -74,7 +76,8 @@ impl Cpu {
     /// A pool of its own, of `threads` threads; 1 is [`Self::single_threaded`].
     ///
     /// # Errors
-    /// [`Error::ThreadPool`] if the system does not start them, for 0 threads, or for more than [`Self::MOST_THREADS`] unless the machine has as many.
+    /// [`Error::ThreadPool`] if the system does not start them, for 0 threads, or for more than
+    /// [`Self::MOST_THREADS`] unless the machine has as many.
     pub fn with_threads(threads: usize) -> Result<Self> {
         let failed = |reason: String| Error::ThreadPool { threads, reason };
         let most = std::thread::available_parallelism().map_or(1, usize::from).max(Self::MOST_THREADS);

@@ -14,7 +14,7 @@ impl PooledInteractionOps for Cpu {
     fn pooled_interaction_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
         let Forward { lookup, interact } = &args;
         // Three outputs, or one of them without columns.
-        if lookup.argmax.is_some() || lookup.output.ld == 0 || interact.output.ld == 0 {
+        if lookup.argmax.is_some() || lookup.output.cols == 0 || interact.output.cols == 0 {
             return args.run_in_turn(self);
         }
         let Forward { lookup, interact: Interact { keeps_pooled, interaction, dim, dense, output, .. } } = args;

@@ -29,7 +29,8 @@ struct DeviceTable {
     is_wide: u32,
 }
 
-/// The most columns that kernels count in 32 bits, with room for the steps that they take beyond the last one.
+/// The most columns that kernels count in 32 bits, with room for the steps that they take beyond
+/// the last one.
 const MOST_COLUMNS: usize = i32::MAX as usize;
 /// Elements of the widest loads of 32-bit numbers.
 pub(super) const WIDE: usize = 4;
