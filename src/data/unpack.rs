@@ -198,7 +198,8 @@ mod tests {
         let reader = Box::new(Cursor::new(packed.to_vec()));
         let meter = Arc::default();
         let mut text = String::new();
-        let mut unpacked = Source::Reader { name: "f".into(), reader }.open(&meter).map_err(|error| error.to_string())?;
+        let mut unpacked =
+            Source::Reader { name: "f".into(), reader }.open(&meter).map_err(|error| error.to_string())?;
         unpacked.read_to_string(&mut text).map_err(|error| error.to_string())?;
         Ok((text, meter.take_junk()))
     }
@@ -232,7 +233,9 @@ mod tests {
     fn what_stands_behind_the_members_is_told() {
         let text = text();
         for packed in [gzip(&text), zstd(&text), OF_ZSTD.to_vec()] {
-            for junk in [b"x".as_slice(), b"\n", b"\0\0x", b"\x1f", b"junk that is longer than four bytes", text.as_bytes()] {
+            for junk in
+                [b"x".as_slice(), b"\n", b"\0\0x", b"\x1f", b"junk that is longer than four bytes", text.as_bytes()]
+            {
                 assert_eq!(read(&[&packed, junk].concat()), Ok((text.clone(), true)), "{junk:x?}");
             }
         }
@@ -251,7 +254,10 @@ mod tests {
                 // Four bytes tell what it is; nobody can tell that a file is cut off between two members.
                 for end in (4..packed.len()).filter(|&end| !(whole..whole + 4).contains(&end)) {
                     let error = read(&packed[..end]).unwrap_err();
-                    assert!(error.ends_with(&format!("the {name} data are cut off: the file is not whole, copy it anew")), "{end}: {error}");
+                    assert!(
+                        error.ends_with(&format!("the {name} data are cut off: the file is not whole, copy it anew")),
+                        "{end}: {error}"
+                    );
                 }
             }
         }

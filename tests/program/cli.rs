@@ -486,8 +486,12 @@ fn a_row_takes_little_memory() {
     (0..300).for_each(|_| gzip.write_all(&commas).unwrap());
     fs::write(folder.join("row.gz"), gzip.finish().unwrap()).unwrap();
     fs::write(folder.join("header.csv"), ",".repeat(10_000_000)).unwrap();
-    for (file, expected) in [("row.gz", "row.gz:2: expected 4 fields, found"), ("header.csv", "header.csv:1: a header of more than 100000 columns")] {
-        let program = format!("ulimit -v 1048576; exec {:?} predict m {file} --threads 1", env!("CARGO_BIN_EXE_bagdot"));
+    for (file, expected) in [
+        ("row.gz", "row.gz:2: expected 4 fields, found"),
+        ("header.csv", "header.csv:1: a header of more than 100000 columns"),
+    ] {
+        let program =
+            format!("ulimit -v 1048576; exec {:?} predict m {file} --threads 1", env!("CARGO_BIN_EXE_bagdot"));
         let output = Command::new("sh").args(["-c", &program]).current_dir(folder).output().unwrap();
         let message = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(1) && message.contains(expected), "{message}");

@@ -47,7 +47,9 @@ fn models_that_do_not_fit_are_refused() {
         let mut claims = whole.clone();
         claims["config"][section][key] = value;
         fs::write(&path, claims.to_string()).unwrap();
-        for arguments in [&["eval", "runs/model"][..], &["predict", "runs/model", "clicks.csv"], &["info", "runs/model"]] {
+        for arguments in
+            [&["eval", "runs/model"][..], &["predict", "runs/model", "clicks.csv"], &["info", "runs/model"]]
+        {
             let (code, message) = fail(folder, arguments);
             assert!(code == 1 && !message.contains("panicked"), "{arguments:?} with {key}: {message}");
         }

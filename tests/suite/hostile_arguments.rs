@@ -33,7 +33,8 @@ impl Draw {
     /// A size that is off by one, or that no memory holds.
     fn hostile(&mut self, size: usize) -> usize {
         let off = [size.wrapping_add(1), size.wrapping_sub(1), 0, 1];
-        let huge = [usize::MAX, usize::MAX / 2 + 1, usize::MAX / 2 + 2, isize::MAX as usize, 1 << 32, (1 << 31) + 1, 1 << 59];
+        let huge =
+            [usize::MAX, usize::MAX / 2 + 1, usize::MAX / 2 + 2, isize::MAX as usize, 1 << 32, (1 << 31) + 1, 1 << 59];
         if self.one_in(2) { self.of(&off) } else { self.of(&huge) }
     }
 
@@ -93,8 +94,12 @@ impl Draw {
         let eps = self.of(&[0.0, 1e-45, 1e-8, -1.0, f32::NAN]);
         let (beta1, beta2) = (self.of(&[0.9, 0.0, 1.0, f32::NAN]), self.of(&[0.999, 0.0, 2.0]));
         let decay = self.float();
-        let optimizers =
-            [Optimizer::Sgd, Optimizer::Adagrad { eps }, Optimizer::RowwiseAdagrad { eps }, Optimizer::Adam { beta1, beta2, eps }];
+        let optimizers = [
+            Optimizer::Sgd,
+            Optimizer::Adagrad { eps },
+            Optimizer::RowwiseAdagrad { eps },
+            Optimizer::Adam { beta1, beta2, eps },
+        ];
         UpdateRule {
             optimizer: self.of(&optimizers),
             learning_rate: self.float(),
@@ -105,7 +110,12 @@ impl Draw {
     }
 
     /// What an optimizer remembers, mostly as much as it should.
-    fn state<'a>(&mut self, [first, second]: &'a mut [Vec<f32>; 2], rule: &UpdateRule, sizes: (usize, usize)) -> OptimizerStateMut<'a, Cpu> {
+    fn state<'a>(
+        &mut self,
+        [first, second]: &'a mut [Vec<f32>; 2],
+        rule: &UpdateRule,
+        sizes: (usize, usize),
+    ) -> OptimizerStateMut<'a, Cpu> {
         let [first_len, second_len] = rule.optimizer.state_len(sizes.0, sizes.1);
         let first = self.exclusive(first, first_len);
         match if self.one_in(20) { Optimizer::Sgd } else { rule.optimizer } {
@@ -323,7 +333,10 @@ fn interactions() {
         let width = interaction.width(has_dense, num_sparse, dim);
         let cols = (num_sparse + usize::from(has_dense)) * dim;
         let (mut output, mut grads) = (vec![0.0; ROOM], vec![0.0; ROOM]);
-        let features = |draw: &mut Draw| interaction::Features::Joined { block: draw.matrix(&floats, batch_size, cols), has_dense };
+        let features = |draw: &mut Draw| interaction::Features::Joined {
+            block: draw.matrix(&floats, batch_size, cols),
+            has_dense,
+        };
         let (precision, dim) = (Precision::Full, draw.about(dim));
         let forward = interaction::Forward {
             interaction,
@@ -478,7 +491,10 @@ fn tables_and_batches() {
         };
         let features = (0..draw.of(&[0, 1, 2, 64])).map(|_| feature(draw)).collect();
         let batch = TableBatch::new(tables, features)?;
-        assert_eq!(batch.width(), batch.features().iter().map(|f| batch.tables()[f.table].embedding_dim).sum::<usize>());
+        assert_eq!(
+            batch.width(),
+            batch.features().iter().map(|f| batch.tables()[f.table].embedding_dim).sum::<usize>()
+        );
         Ok(())
     });
     never_panics("Jagged", |draw| {

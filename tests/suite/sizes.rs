@@ -42,7 +42,11 @@ fn small() -> DlrmConfig {
     }
 }
 
-fn bags<'a, B: Backend>(batch_size: usize, indices: &'a B::Buffer<i64>, offsets: &'a B::Buffer<i64>) -> Bags<'a, B, i64> {
+fn bags<'a, B: Backend>(
+    batch_size: usize,
+    indices: &'a B::Buffer<i64>,
+    offsets: &'a B::Buffer<i64>,
+) -> Bags<'a, B, i64> {
     let (indices, offsets) = (B::view(indices), B::view(offsets));
     Bags { batch_size, indices, has_spare: false, offsets, per_sample_weights: None }
 }
@@ -116,9 +120,16 @@ fn a_single_row_is_as_long_as_it_likes<B: Backend>(device: &B) {
         };
         assert_eq!(outcome(device, op.run(device)), Ok(()));
         let tables = TableBatch::one_feature_each(vec![table(64, 64)], Pooling::Sum).unwrap();
-        let (tables, indices, offsets) = (device.tables(tables).unwrap(), upload(device, &[3i64]), upload(device, &[0, 1]));
+        let (tables, indices, offsets) =
+            (device.tables(tables).unwrap(), upload(device, &[3i64]), upload(device, &[0, 1]));
         let (weights, bags) = (B::view(&weight), bags::<B>(1, &indices, &offsets));
-        let op = embedding_bag::Forward { tables: &tables, weights, bags, output: row_mut::<B>(pooled, 64, ld), argmax: None };
+        let op = embedding_bag::Forward {
+            tables: &tables,
+            weights,
+            bags,
+            output: row_mut::<B>(pooled, 64, ld),
+            argmax: None,
+        };
         assert_eq!(outcome(device, op.run(device)), Ok(()));
         let op = Cast { factor: 1.0, from: row::<B>(&input, 64, ld), to: row_mut::<B>(cast, 64, ld) };
         assert_eq!(outcome(device, op.run(device)), Ok(()));
@@ -132,11 +143,15 @@ fn a_single_row_is_as_long_as_it_likes<B: Backend>(device: &B) {
 /// information is no less than the largest number.
 fn helpers_end_at_the_largest_number<B: Backend>(device: &B) {
     let tables = TableBatch::one_feature_each(vec![table(1 << 40, 1 << 10), table(3, 1)], Pooling::Sum).unwrap();
-    assert!(Sort::<B, i64>::workspace_len(device, &tables, MAX) >= Sort::<B, i64>::workspace_len(device, &tables, 1 << 40));
+    assert!(
+        Sort::<B, i64>::workspace_len(device, &tables, MAX) >= Sort::<B, i64>::workspace_len(device, &tables, 1 << 40)
+    );
     Update::<B, f32, i64>::workspace_len(device, &tables, MAX);
     Merge::<B>::workspace_len(device, &tables, MAX);
     loss::Forward::<B>::workspace_len(device, MAX);
-    for (m, n, k) in [(MAX, MAX, MAX), (MAX, 1, 1), (1, MAX, MAX), (0, MAX, MAX), (MAX, 0, MAX), (1 << 40, 1 << 40, 1 << 40)] {
+    for (m, n, k) in
+        [(MAX, MAX, MAX), (MAX, 1, 1), (1, MAX, MAX), (0, MAX, MAX), (MAX, 0, MAX), (1 << 40, 1 << 40, 1 << 40)]
+    {
         linear::Backward::<B, f32>::workspace_len(device, m, n, k);
         linear::Backward::<B, bf16>::workspace_len(device, m, n, k);
         linear::Pack::<B, f32>::len(device, n, k);
@@ -144,7 +159,11 @@ fn helpers_end_at_the_largest_number<B: Backend>(device: &B) {
     }
     let (from, mut to) = (upload(device, &[1f32; 4]), device.alloc::<f32>(4).unwrap());
     let from = Matrix { data: B::view(&from), rows: MAX, cols: MAX, ld: MAX };
-    let op = Cast::<B, f32, f32> { factor: 1.0, from, to: MatrixMut { data: B::view_mut(&mut to), rows: MAX, cols: 2, ld: MAX } };
+    let op = Cast::<B, f32, f32> {
+        factor: 1.0,
+        from,
+        to: MatrixMut { data: B::view_mut(&mut to), rows: MAX, cols: 2, ld: MAX },
+    };
     assert_eq!([op.bytes_moved(), op.flops()], [MAX; 2]);
     for capacity in [MAX, 1 << 50] {
         assert!(SortedIndices::new(device, capacity, 1).is_err() && SortedIndices::new(device, 1, capacity).is_err());
@@ -185,7 +204,9 @@ fn models_that_do_not_fit_are_refused<B: Backend>(device: &B) {
         for dtype in [DType::F32, DType::F16] {
             config.table_dtype = dtype;
             match Dlrm::new(device.clone(), config.clone(), 1).map(|_| ()) {
-                Err(Error::NotEnoughMemory { needed, free }) => assert!(needed > free && needed > 1 << 40, "{needed}, {free}"),
+                Err(Error::NotEnoughMemory { needed, free }) => {
+                    assert!(needed > free && needed > 1 << 40, "{needed}, {free}")
+                }
                 Err(Error::InvalidArgument { op: "TableBatch", .. }) => (),
                 other => panic!("{other:?} of {:?} and {:?}", config.bottom_mlp, config.top_mlp),
             }
@@ -199,7 +220,8 @@ fn models_that_do_not_fit_are_refused<B: Backend>(device: &B) {
     let needs = |batch_size, num_indices| {
         let (optimizers, config) = (&Optimizers::same(Optimizer::Sgd, 0.1), &small());
         let (has_averages, has_decay_scale, has_weights) = (true, true, true);
-        let needs = MemoryNeeds { config, optimizers, has_averages, has_decay_scale, has_weights, batch_size, num_indices };
+        let needs =
+            MemoryNeeds { config, optimizers, has_averages, has_decay_scale, has_weights, batch_size, num_indices };
         MemoryPlan::new(device, needs).unwrap()
     };
     assert_eq!(needs(MAX, 5).total(), MAX);
@@ -285,7 +307,9 @@ fn columns_of_a_sample_are_added_up() {
         TableBatch::new(dims.iter().map(|&dim| table(1, dim)).collect(), features).map(|tables| tables.width())
     };
     // 64 times 2^59 is 2^65.
-    for (dims, times) in [(&[1 << 59][..], 64), (&[1 << 59], 2), (&[1 << 59, (1 << 59) - 1], 2), (&[7, 1 << 58], 1 << 6)] {
+    for (dims, times) in
+        [(&[1 << 59][..], 64), (&[1 << 59], 2), (&[1 << 59, (1 << 59) - 1], 2), (&[7, 1 << 58], 1 << 6)]
+    {
         let error = batch(dims, times).unwrap_err().to_string();
         assert!(error.starts_with("TableBatch: features: the vectors of a sample do not fit into memory"), "{error}");
     }
@@ -304,7 +328,9 @@ fn widths_end_at_the_largest_number() {
         let large = (1usize << 32) + 1;
         let exact = large as u128 * if include_self { large + 1 } else { large - 1 } as u128 / 2;
         assert_eq!(dot(1).num_pairs(large) as u128, exact);
-        for (features, dim, pad_to) in [(MAX, 1, 1), (3, MAX, 1), (1 << 33, 1, 1), (3, 4, MAX - 1), (MAX, MAX, MAX), (1, MAX - 3, 8)] {
+        for (features, dim, pad_to) in
+            [(MAX, 1, 1), (3, MAX, 1), (1 << 33, 1, 1), (3, 4, MAX - 1), (MAX, MAX, MAX), (1, MAX - 3, 8)]
+        {
             assert!(dot(pad_to).width(true, features, dim) >= MAX - 1, "{features}, {dim}, {pad_to}");
         }
     }
@@ -336,7 +362,10 @@ fn tables_that_are_too_wide_for_kernels_are_refused() {
         assert_eq!(tables(most, 1), Ok(()));
         for (dim, features) in [(most + 1, 1), (1 << 32, 0), ((1 << 32) + 4, 1), (most / 2 + 1, 2), (1 << 59, 1)] {
             let error = tables(dim, features).unwrap_err().to_string();
-            assert!(error.starts_with("Cuda: tables: ") && error.ends_with("at most 2147483647 are possible"), "{error}");
+            assert!(
+                error.starts_with("Cuda: tables: ") && error.ends_with("at most 2147483647 are possible"),
+                "{error}"
+            );
         }
     });
 }

@@ -85,7 +85,8 @@ fn table() -> Vec<Vec<String>> {
     let mut random = Philox::new(20, 1);
     let mut rows = vec![COLUMNS.map(str::to_owned).to_vec()];
     for k in 0..40 {
-        let tags: Vec<&str> = (0..random.below(4)).map(|_| ["new", "sale", "é", "two words", "a,b"][random.below(5) as usize]).collect();
+        let tags: Vec<&str> =
+            (0..random.below(4)).map(|_| ["new", "sale", "é", "two words", "a,b"][random.below(5) as usize]).collect();
         let year = if k % 7 == 3 { String::new() } else { (1950 + random.below(70)).to_string() };
         let note = ["", "fine", "12\" pipe", "two\nlines", "a,b", "\u{1f600}"][random.below(6) as usize];
         rows.push(vec![
@@ -140,7 +141,8 @@ impl Style {
     fn write(&self, rows: &[Vec<String>], random: &mut Philox) -> Vec<u8> {
         let mut text = String::from(if self.mark { "\u{feff}" } else { "" });
         for (k, row) in rows.iter().enumerate() {
-            let fields: Vec<String> = self.order.iter().map(|&c| self.field(&row[c], k > 0 && NUMERIC.contains(&c), random)).collect();
+            let fields: Vec<String> =
+                self.order.iter().map(|&c| self.field(&row[c], k > 0 && NUMERIC.contains(&c), random)).collect();
             text += &fields.join(",");
             if k + 1 < rows.len() || !self.no_last_end {
                 text += self.line_end;
@@ -203,9 +205,8 @@ impl Bench {
             let splits = Splits::load(config, &encoder, path, &mut |_, _| ())?;
             Ok((encoder, splits))
         };
-        let (encoder, splits) = encode().map_err(|error: bagdot::data::DataError| {
-            error.to_string().replace(&format!("{}/", path.display()), "")
-        })?;
+        let (encoder, splits) = encode()
+            .map_err(|error: bagdot::data::DataError| error.to_string().replace(&format!("{}/", path.display()), ""))?;
         let mut bits = vec![format!("{:?}", encoder.features())];
         for part in [&splits.train, &splits.validation, &splits.test] {
             let batch = gather(part, &(0..part.len() as u32).collect::<Vec<_>>());
@@ -280,7 +281,9 @@ fn write_plainly(rows: &[Vec<Vec<u8>>]) -> Vec<u8> {
     for row in rows {
         for (k, field) in row.iter().enumerate() {
             text.extend_from_slice(if k == 0 { b"\"" } else { b",\"" });
-            field.iter().for_each(|&byte| text.extend_from_slice(if byte == b'"' { b"\"\"" } else { std::slice::from_ref(&byte) }));
+            field.iter().for_each(|&byte| {
+                text.extend_from_slice(if byte == b'"' { b"\"\"" } else { std::slice::from_ref(&byte) })
+            });
             text.push(b'"');
         }
         text.push(b'\n');
@@ -326,7 +329,22 @@ fn writings() {
 /// Changes one or two places of a text.
 fn mutate(bytes: &mut Vec<u8>, random: &mut Philox) {
     const PIECES: [&[u8]; 16] = [
-        b"\"", b",", b"\n", b"\r", b"\r\n", b" ", b"\t", b"\0", b"\xff", b"\"\"", b"0", b"-", b"NA", b"\xef\xbb\xbf", b"1e9", b"|",
+        b"\"",
+        b",",
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b" ",
+        b"\t",
+        b"\0",
+        b"\xff",
+        b"\"\"",
+        b"0",
+        b"-",
+        b"NA",
+        b"\xef\xbb\xbf",
+        b"1e9",
+        b"|",
     ];
     for _ in 0..1 + random.below(2) {
         let at = random.below(bytes.len() as u64 + 1) as usize;
@@ -369,7 +387,10 @@ fn bytes() {
         let shown = String::from_utf8_lossy(&text);
         let Some(rows) = plain_rows(&text) else {
             let error = got.expect_err(&format!("case {case}: a field is never closed in\n{shown}"));
-            assert!(error.contains("never closed") || error.contains(" fields, found ") || error.starts_with("f.csv"), "case {case}: {error}");
+            assert!(
+                error.contains("never closed") || error.contains(" fields, found ") || error.starts_with("f.csv"),
+                "case {case}: {error}"
+            );
             errors += 1;
             continue;
         };
@@ -381,7 +402,9 @@ fn bytes() {
         }
         let means = bench.encode(&[write_plainly(&rows)]);
         match (&got, &means) {
-            (Ok(got), Ok(means)) => assert_eq!(got, means, "case {case}: another result than its rows have in\n{shown}"),
+            (Ok(got), Ok(means)) => {
+                assert_eq!(got, means, "case {case}: another result than its rows have in\n{shown}")
+            }
             // The lines of what has been written anew are others.
             (Err(_), Err(_)) => {}
             _ => panic!("case {case}: {got:?}, but its rows give {means:?} in\n{shown}"),
@@ -390,7 +413,10 @@ fn bytes() {
         others += u64::from(got.is_ok() && got != untouched);
     }
     // All three happen, else the mutations would be of no use.
-    assert!(errors > BYTES / 4 && others > BYTES / 8 && errors + others < BYTES / 9 * 8, "{errors} errors, {others} other results");
+    assert!(
+        errors > BYTES / 4 && others > BYTES / 8 && errors + others < BYTES / 9 * 8,
+        "{errors} errors, {others} other results"
+    );
 }
 
 /// Values that mean nothing, or that training has not seen.
@@ -419,7 +445,11 @@ fn values() {
             let line = 1 + rows[..row].iter().map(|row| 1 + row[4].matches('\n').count()).sum::<usize>();
             let expected = format!("f.csv:{line}: column {:?} holds {:?}, ", COLUMNS[column], rows[row][column]);
             assert!(error.starts_with(&expected), "value {case}: {error}");
-            assert_eq!(read(&rows).is_err(), column != SCORE, "value {case}: a label is not looked at where rows are predicted");
+            assert_eq!(
+                read(&rows).is_err(),
+                column != SCORE,
+                "value {case}: a label is not looked at where rows are predicted"
+            );
             if column == SCORE {
                 let (got, expected) = (read(&rows).unwrap(), &untouched);
                 assert_eq!((got.0, got.1), (expected.0.clone(), expected.1.clone()));
@@ -433,7 +463,11 @@ fn values() {
             let joined = rows[1..].iter().filter(|row| !matches!(row[0].as_str(), "1" | "2" | "3")).count() as u64;
             let shop = &coverage.columns[0];
             assert_eq!((shop.values, shop.unknown, &shop.first), (40, changed.len() as u64, &first), "value {case}");
-            assert_eq!((coverage.columns[3].unknown, coverage.joins[0].unknown), (changed.len() as u64, joined), "value {case}");
+            assert_eq!(
+                (coverage.columns[3].unknown, coverage.joins[0].unknown),
+                (changed.len() as u64, joined),
+                "value {case}"
+            );
             assert_eq!(shop.is_notable(), changed.len() >= 2, "value {case}: 2 of 40 values are worth a warning");
         }
     }
@@ -441,7 +475,21 @@ fn values() {
 
 /// Words of Rust and serde.
 const RUST: [&str; 15] = [
-    "struct", "enum", "variant", "Option", "u8", "u32", "u64", "usize", "i64", "f32", "f64", "invalid type", "unit", "map", "sequence",
+    "struct",
+    "enum",
+    "variant",
+    "Option",
+    "u8",
+    "u32",
+    "u64",
+    "usize",
+    "i64",
+    "f32",
+    "f64",
+    "invalid type",
+    "unit",
+    "map",
+    "sequence",
 ];
 
 /// Settings whose lines are moved, and whose characters are changed.
@@ -462,7 +510,11 @@ fn settings() {
                 for k in (first + 1..lines.len()).rev() {
                     lines.swap(k, first + random.below((k - first) as u64 + 1) as usize);
                 }
-                lines.iter().map(|line| [line, " # ", "x = 'é'"][..1 + 2 * random.below(2) as usize].concat()).collect::<Vec<_>>().join("\n")
+                lines
+                    .iter()
+                    .map(|line| [line, " # ", "x = 'é'"][..1 + 2 * random.below(2) as usize].concat())
+                    .collect::<Vec<_>>()
+                    .join("\n")
             });
             text = blocks.collect::<Vec<_>>().join(if random.below(2) == 0 { "\n" } else { "\n\n\t\n" });
             if random.below(2) == 0 {
@@ -477,23 +529,35 @@ fn settings() {
         };
         for _ in 0..1 + random.below(2) {
             let place = at(&mut random, &text);
-            let end = text[place..].char_indices().nth(1 + random.below(4) as usize).map_or(text.len(), |(end, _)| place + end);
+            let end = text[place..]
+                .char_indices()
+                .nth(1 + random.below(4) as usize)
+                .map_or(text.len(), |(end, _)| place + end);
             match random.below(5) {
-                0 => text.insert_str(place, ["[", "]", "\"", "=", "1", "-", "\n", "{", "x", "é", ".", "nan", "true", ","][random.below(14) as usize]),
+                0 => text.insert_str(
+                    place,
+                    ["[", "]", "\"", "=", "1", "-", "\n", "{", "x", "é", ".", "nan", "true", ","]
+                        [random.below(14) as usize],
+                ),
                 1 => drop(text.drain(place..end)),
                 2 => text.insert_str(place, &text[place..end].to_owned()),
                 3 => {
                     // A line more, or one less.
                     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
                     let line = random.below(lines.len() as u64) as usize;
-                    if random.below(2) == 0 { drop(lines.remove(line)) } else { lines.insert(line, lines[line].clone()) }
+                    if random.below(2) == 0 {
+                        drop(lines.remove(line))
+                    } else {
+                        lines.insert(line, lines[line].clone())
+                    }
                     text = lines.join("\n");
                 }
                 _ => {
                     // A value of another kind.
                     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
                     let line = random.below(lines.len() as u64) as usize;
-                    let value = ["3", "-1", "'x'", "[1]", "['x']", "{}", "true", "1.5", "nan", "1e400"][random.below(10) as usize];
+                    let value = ["3", "-1", "'x'", "[1]", "['x']", "{}", "true", "1.5", "nan", "1e400"]
+                        [random.below(10) as usize];
                     let changed = lines.iter().enumerate().map(|(k, text)| match text.split_once('=') {
                         Some((key, _)) if k == line => format!("{key}= {value}"),
                         _ => text.clone(),
@@ -515,7 +579,10 @@ fn settings() {
                 errors += 1;
                 let padded = format!(" {} ", message.replace(|c: char| !c.is_alphanumeric() && c != '_', " "));
                 let word = RUST.iter().find(|word| padded.contains(&format!(" {word} ")));
-                assert!(word.is_none() || text.contains(word.unwrap()), "settings {case}: {word:?} in {message}\n{text}");
+                assert!(
+                    word.is_none() || text.contains(word.unwrap()),
+                    "settings {case}: {word:?} in {message}\n{text}"
+                );
             }
         }
     }
@@ -533,7 +600,9 @@ fn ten_thousand_mutations() {
             part();
         }
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
         assert!(peak.is_none_or(|kib| kib < 1 << 20), "{peak:?} KiB of memory");
         return;
     }

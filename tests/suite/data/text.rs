@@ -108,7 +108,10 @@ fn compressed_files_are_the_same_wherever_they_are_named() {
         assert_eq!(stream.notes(), [Note::Junk { file: "standard input".into() }]);
         assert!(stream.notes()[0].to_string().starts_with("standard input: something else stands behind"));
         // So are files that are not whole.
-        let cut = |bytes: &[u8]| { let packed = pack(bytes); packed[..packed.len() - 9].to_vec() };
+        let cut = |bytes: &[u8]| {
+            let packed = pack(bytes);
+            packed[..packed.len() - 9].to_vec()
+        };
         for (file, side, name) in [(cut(text), pack(side), "/f: the "), (pack(text), cut(side), "/side: the ")] {
             let error = fitted(JOINED, &file, &side).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(" data are cut off: the file is not whole"), "{error}");
@@ -121,9 +124,11 @@ fn compressed_files_are_the_same_wherever_they_are_named() {
 
 #[test]
 fn open_quotes_are_errors_wherever_they_are() {
-    let open = |text: &str, line: usize| text.lines().enumerate().fold(String::new(), |all, (k, row)| {
-        all + &if k + 1 == line { row.replacen(',', ",\"", 1) } else { row.to_owned() } + "\n"
-    });
+    let open = |text: &str, line: usize| {
+        text.lines().enumerate().fold(String::new(), |all, (k, row)| {
+            all + &if k + 1 == line { row.replacen(',', ",\"", 1) } else { row.to_owned() } + "\n"
+        })
+    };
     let (text, side) = spaced("");
     let encoder = fitted(JOINED, text.as_bytes(), side.as_bytes()).unwrap().0;
     for pack in [|bytes: &[u8]| bytes.to_vec(), gzip, zstd] {
@@ -241,5 +246,8 @@ fn long_fields_need_a_setting() {
     assert!(error.starts_with("f.csv:9: a field of more than 1048576 bytes begins here"), "{error}");
     assert!(error.contains("raise data.max_field_bytes"), "{error}");
     assert_eq!(message(&format!("max_field_bytes = 4000000\n{SIMPLE}"), &text), "no error");
-    assert!(message(&format!("max_field_bytes = 1\n{SIMPLE}"), "x,c,y\n1,bb,1\n").starts_with("f.csv:2: a field of more than 1 bytes"));
+    assert!(
+        message(&format!("max_field_bytes = 1\n{SIMPLE}"), "x,c,y\n1,bb,1\n")
+            .starts_with("f.csv:2: a field of more than 1 bytes")
+    );
 }
