@@ -173,7 +173,8 @@ pub enum Error {
         /// Its name, and the driver's text for it.
         message: String,
     },
-    /// A batch was to be sent to the device while ops are recorded there. Nothing has changed, and the recording goes on.
+    /// A batch was to be sent to the device while ops are recorded there. Nothing has changed, and
+    /// the recording goes on.
     #[error("{op}: a batch cannot be sent while ops are recorded: send it before, and record the ops that read it")]
     Recording {
         /// What was called.

@@ -20,7 +20,8 @@ pub enum FaultKind {
     GlobalRace,
     /// A read through the read-only path of data that the same launch has written.
     ReadOnlyWritten,
-    /// An access to the destination of an asynchronous copy that has not been waited for; of the host, to its source in pinned memory.
+    /// An access to the destination of an asynchronous copy that has not been waited for; of the
+    /// host, to its source in pinned memory.
     CopyPending,
     /// A barrier that some threads of the block do not reach, or reach at another place of the code.
     DivergentBarrier,

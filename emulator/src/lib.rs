@@ -31,10 +31,12 @@
 //! store the same value to one place race, unless [`Config::same_value_stores`] is set. A plain read does not race with a compare-and-swap,
 //! since every loop of these begins with one.
 //!
-//! Barriers that some threads do not reach or reach elsewhere, warp instructions without a lane that their mask names, asynchronous copies
-//! that nobody waited for, and launches without an end. Pinned memory that the host frees, or writes, before it has waited for a copy from it, and
-//! pinned memory that a graph reads after it was freed. A [`Fault`] names kernel, block, warp, lane, PTX line, and file and line of the
-//! CUDA source (compile with `-lineinfo`); a race names both sides.
+//! Barriers that some threads do not reach or reach elsewhere, warp instructions without a lane
+//! that their mask names, asynchronous copies that nobody waited for, and launches without an end.
+//! Pinned memory that the host frees, or writes, before it has waited for a copy from it, and
+//! pinned memory that a graph reads after it was freed. A [`Fault`] names kernel, block, warp,
+//! lane, PTX line, and file and line of the CUDA source (compile with `-lineinfo`); a race names
+//! both sides.
 //!
 //! # What is counted
 //!

@@ -197,7 +197,8 @@ impl Way {
     }
 
     fn write(&self, value: u32) {
-        // SAFETY: there is room for four, and the emulator reads it only in calls of this thread. That a copy has not been made yet is what is tested.
+        // SAFETY: there is room for four, and the emulator reads it only in calls of this thread.
+        // That a copy has not been made yet is what is tested.
         unsafe { std::slice::from_raw_parts_mut(self.host, 4) }.fill(value);
     }
 
@@ -207,6 +208,14 @@ impl Way {
         let source = unsafe { std::slice::from_raw_parts(self.host, 4) };
         // SAFETY: as above.
         unsafe { result::memcpy_htod_async(address, source, self.stream.cu_stream()) }.unwrap();
+    }
+
+    fn receive(&self) {
+        let (address, _sync) = self.device.device_ptr(&self.stream);
+        // SAFETY: as above.
+        let target = unsafe { std::slice::from_raw_parts_mut(self.host, 4) };
+        // SAFETY: as above.
+        unsafe { result::memcpy_dtoh_async(target, address, self.stream.cu_stream()) }.unwrap();
     }
 
     fn free(&self) {
@@ -222,8 +231,8 @@ impl Way {
     }
 }
 
-/// Runs a test of pinned memory under many orders of work, also where every copy is made by the call that asks for it: that it has been made
-/// does not say that the host has waited for it.
+/// Runs a test of pinned memory under many orders of work, also where every copy is made by the
+/// call that asks for it: that it has been made does not say that the host has waited for it.
 fn on_the_way(test: impl Fn(&Way)) -> Vec<String> {
     let emulator = emulator();
     let run = |seed: u64| {
@@ -292,11 +301,7 @@ fn pinned_memory_that_is_freed_under_a_copy() {
     });
     // A copy to the host writes to it.
     found(|way| {
-        let (address, _sync) = way.device.device_ptr(&way.stream);
-        // SAFETY: that the memory is freed too early is what is tested.
-        let target = unsafe { std::slice::from_raw_parts_mut(way.host, 4) };
-        // SAFETY: as above.
-        unsafe { result::memcpy_dtoh_async(target, address, way.stream.cu_stream()) }.unwrap();
+        way.receive();
         way.free();
     });
 }
@@ -341,6 +346,14 @@ fn pinned_memory_that_is_waited_for() {
             }
             way.send();
             assert_eq!(way.stream.clone_dtoh(&way.device).unwrap(), [4; 4]);
+            // What comes back is no word of the host's.
+            way.write(5);
+            way.send();
+            let (address, _sync) = way.device.device_ptr(&way.stream);
+            // SAFETY: the memory is as long, and the test's.
+            unsafe { result::memset_d8_async(address, 0, 16, way.stream.cu_stream()) }.unwrap();
+            way.receive();
+            way.stream.synchronize().unwrap();
             way.free();
         });
         assert!(reports.iter().all(String::is_empty), "{reports:?}");

@@ -13,8 +13,8 @@ const OP: &str = "Staging";
 /// On a backend that records ops, batches with fewer ids than the largest so far come with [spare room](Bags::has_spare), so that their sizes are
 /// the same.
 ///
-/// A batch that does not fit together is refused before anything of it is sent, and so is one while ops are recorded
-/// ([`Error::Recording`]). After any error the last batch is the one of before.
+/// A batch that does not fit together is refused before anything of it is sent, and so is one while
+/// ops are recorded ([`Error::Recording`]). After any error the last batch is the one of before.
 pub struct Staging<D: Backend> {
     device: D,
     places: [Place<D>; 2],
@@ -178,8 +178,8 @@ impl<D: Backend> Staging<D> {
     }
 }
 
-/// Checks the sizes of a batch against each other, and where the last bag ends: behind it lie other ids than its own. What else is wrong with
-/// offsets and ids is found by the ops that read them.
+/// Checks the sizes of a batch against each other, and where the last bag ends: behind it lie other
+/// ids than its own. What else is wrong with offsets and ids is found by the ops that read them.
 pub(super) fn check(batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
     let BatchView { dense, bags, labels } = batch;
     let Bags { batch_size, indices, has_spare, offsets, per_sample_weights } = *bags;

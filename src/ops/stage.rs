@@ -6,8 +6,9 @@ use crate::error::Result;
 
 /// What a backend provides. A backend whose ops are done when they return has nothing to record, and copies at once.
 ///
-/// Batches travel by [`nn::Staging`](crate::nn::Staging), which keeps the order that transfers need: nothing is sent into memory that ops called
-/// before still read, and no op reads what has not arrived. Nobody else can make a transfer, so that no other order can be written down:
+/// Batches travel by [`nn::Staging`](crate::nn::Staging), which keeps the order that transfers
+/// need: nothing is sent into memory that ops called before still read, and no op reads what has
+/// not arrived. Nobody else can make a transfer, so that no other order can be written down:
 ///
 /// ```compile_fail,E0061
 /// # use bagdot::{Cpu, ops::Stage};
@@ -18,7 +19,8 @@ pub trait Stage: Device {
     const RECORDS: bool;
     /// Ops that have been recorded, with all their arguments.
     type Recording: Send + Sync;
-    /// A way from the host to buffers of the backend that made it. Dropping it waits until the host's memory is not read any more.
+    /// A way from the host to buffers of the backend that made it. Dropping it waits until the
+    /// host's memory is not read any more.
     type Transfer: Send;
 
     /// Whether both are one backend, by whose clones ops are called in one order.
@@ -47,7 +49,8 @@ pub trait Stage: Device {
     fn release(transfer: &mut Self::Transfer) -> Result<()>;
 }
 
-/// The right to make a transfer. It has no name outside this crate, so that [`Stage`] has no implementations there either.
+/// The right to make a transfer. It has no name outside this crate, so that [`Stage`] has no
+/// implementations there either.
 pub struct StagingOnly(());
 
 impl StagingOnly {

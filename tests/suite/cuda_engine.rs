@@ -4,8 +4,9 @@
 use crate::common::cuda::{emulator, on_every_schedule, own, with_cublaslt};
 use crate::common::engine::Batch;
 use crate::common::*;
+use bagdot::backend::cuda::Buffer;
 use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, Staging};
-use bagdot::ops::{Backend, Device, Optimizer, Pooling, Rounding, Table, WeightDecay};
+use bagdot::ops::{Backend, Device, Optimizer, Pooling, Rounding, Stage, Table, WeightDecay};
 use bagdot::{Cpu, Cuda, DType, Error};
 
 const ROWS: [usize; 3] = [40, 7, 300];
@@ -155,6 +156,8 @@ fn a_recorded_step_of_a_kind_does_nothing_else(kind: Kind, device: impl Fn() -> 
         ("cuEventSynchronize", STEPS),
         ("cuGraphLaunch", STEPS),
         ("cuMemcpyHtoDAsync_v2", 5 * STEPS),
+        // Whether ops are recorded, which waits for nothing.
+        ("cuStreamIsCapturing", 2 * STEPS),
         ("cuStreamWaitEvent", 2 * STEPS),
     ];
     let binding = ["cuCtxGetCurrent", "cuCtxSetCurrent"];
@@ -226,6 +229,25 @@ fn recordings_keep_what_they_name() {
         drop(model);
         assert_eq!(alone.used_bytes(0), before, "all memory is freed in the end");
     }
+}
+
+/// What is recorded ends where it fails, also by a panic: what is called later runs, and memory is
+/// freed.
+#[test]
+fn a_recording_that_fails_ends() {
+    on_every_schedule(|cuda| {
+        let fails: [fn() -> bagdot::Result<()>; 2] = [|| Err(Error::Recording { op: "test" }), || panic!("on purpose")];
+        for fail in fails {
+            let (source, mut target) = (upload(cuda, &[2.0f32; 4]), cuda.alloc::<f32>(4).unwrap());
+            let copy = |target: &mut Buffer<f32>| cuda.copy(Cuda::view(&source), Cuda::view_mut(target));
+            let record =
+                std::panic::AssertUnwindSafe(|| cuda.record(|| copy(&mut target).and_then(|()| fail())).is_err());
+            assert!(std::panic::catch_unwind(record).unwrap_or(true));
+            assert_eq!(cuda.to_vec(&target).unwrap(), [0.0; 4]);
+            copy(&mut target).unwrap();
+            assert_eq!(cuda.to_vec(&target).unwrap(), [2.0; 4]);
+        }
+    });
 }
 
 /// The CPU has nothing to record, and takes the same steps.

@@ -1,11 +1,17 @@
-//! Batches that are sent to a device: what does not fit together is refused before anything of it is sent, and the step before stays what it was.
+//! Batches that are sent to a device: what does not fit together is refused before anything of it
+//! is sent, and the step before stays what it was.
 
 use crate::common::*;
 use bagdot::nn::{BatchView, Dlrm, DlrmConfig, NamedTensor, Optimizers, Staging};
 use bagdot::ops::{Backend, Bags, Device, Feature, Matrix, Optimizer, Pooling, Table};
 use bagdot::{Cpu, Error, OffsetRule, Result};
 
-backend_suite!(cuda: misfits_are_refused, the_next_step_is_that_of_a_good_batch, spare_room_of_the_host_is_kept, a_new_staging_holds_an_empty_batch);
+backend_suite!(cuda:
+    misfits_are_refused,
+    the_next_step_is_that_of_a_good_batch,
+    spare_room_of_the_host_is_kept,
+    a_new_staging_holds_an_empty_batch,
+);
 
 const DIM: usize = 4;
 /// Of each sample: two features, the first with one id and the second with two.
@@ -71,7 +77,8 @@ fn argument(error: &Error) -> &'static str {
     }
 }
 
-/// Batches whose parts do not fit together, whatever the model, with the argument that is to be named.
+/// Batches whose parts do not fit together, whatever the model, with the argument that is to be
+/// named.
 fn misfits() -> Vec<(&'static str, Host<'static>)> {
     fn dense(rows: usize, cols: usize, ld: usize, len: usize) -> Matrix<'static, Cpu, f32> {
         Matrix { data: &DENSE[..len], rows, cols, ld }
@@ -125,7 +132,8 @@ fn misfits_of_the_model() -> Vec<(&'static str, Host<'static>)> {
     ]
 }
 
-/// First, and behind batches with as many labels, weights and ids as there should be: those must not stand in.
+/// First, and behind batches with as many labels, weights and ids as there should be: those must
+/// not stand in.
 fn misfits_are_refused<B: Backend>(device: &B) {
     for steps_before in [0, 2] {
         let mut model = model(device, Pooling::Sum);
@@ -211,7 +219,8 @@ mod on_a_device {
             for steps in 1..4 {
                 assert_eq!(cuda.record(|| staging.stage(good()).map(|_| ())).map(|_| ()), refused);
                 assert_eq!(cuda.record(|| model.train_staged(&mut staging, good())).map(|_| ()), refused);
-                // A capture of somebody else's on the stream of the backend, in which ops are launched all the same.
+                // A capture of somebody else's on the stream of the backend, in which ops are
+                // launched all the same.
                 let mut target = cuda.alloc::<f32>(4).unwrap();
                 let source = upload(cuda, &[1.0f32; 4]);
                 let graph = capture(cuda, || {

@@ -192,6 +192,7 @@ impl Driver {
             return Ok(());
         }
         slot.captured = None;
+        slot.clock.clear();
         slot.recorded += 1;
         let time = slot.recorded;
         self.enqueue(stream, Work::Record { event, time })

@@ -1,7 +1,8 @@
 //! Pinned memory of the host, and the copies that use it while the host goes on.
 //!
-//! A copy is under way until the host has waited for it, not just until it has been made: its stream or its device was synchronised, or an event that
-//! comes after it. So a wait that is missing is found under every seed.
+//! A copy is under way until the host has waited for it, not just until it has been made: its
+//! stream or its device was synchronised, or an event that comes after it. So a wait that is
+//! missing is found under every seed.
 
 use std::alloc::Layout;
 use std::collections::BTreeMap;
@@ -35,6 +36,10 @@ pub(super) struct Transit {
     text: String,
 }
 
+fn meet(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
 impl Driver {
     pub(super) fn pin(&mut self, bytes: usize) -> Result<*mut c_void> {
         let (fresh, layout) = allocate(bytes).ok_or(Code::ERROR_OUT_OF_MEMORY)?;
@@ -46,9 +51,8 @@ impl Driver {
     pub(super) fn unpin(&mut self, pointer: *mut c_void) -> Result<()> {
         let start = pointer.expose_provenance();
         let layout = self.pinned.get(&start).ok_or(Code::ERROR_INVALID_VALUE)?.layout;
-        let end = start + layout.size();
-        let names = |transit: &mut Transit| transit.host.start < end && start < transit.host.end;
-        let lost: Vec<Transit> = self.transits.extract_if(.., names).collect();
+        let all = start..start + layout.size();
+        let lost: Vec<Transit> = self.transits.extract_if(.., |t| meet(&t.host, &all)).collect();
         for Transit { text, .. } in lost {
             self.say_pending(&format!("pinned memory at {start:#x} is freed while {text} is under way"));
         }
@@ -68,7 +72,8 @@ impl Driver {
         (pointer.0 + bytes <= base + pinned.layout.size()).then_some(pinned.serial)
     }
 
-    /// Notes what work comes after that a stream is given, and the copies in it that use pinned memory.
+    /// Notes what work comes after that a stream is given, and the copies in it that use pinned
+    /// memory.
     pub(super) fn depart(&mut self, stream: u64, work: &Work) -> Result<()> {
         let Some(slot) = self.streams.get_mut(&stream) else { return Ok(()) };
         let position = slot.clock.entry(stream).or_default();
@@ -101,6 +106,10 @@ impl Driver {
                 (from, bytes, Some(bytes_at(from.pointer(), bytes)?), text)
             }
             Work::ToHost { to, from, bytes, pinned: Some(serial) } if self.is_alive(serial) => {
+                self.check_sources();
+                // What a device writes over a source is none of the host's doing.
+                let target = to.0..to.0 + bytes;
+                self.transits.iter_mut().filter(|t| meet(&t.host, &target)).for_each(|t| t.source = None);
                 (to, bytes, None, format!("a copy of {bytes} bytes from {from:#x} to {:#x}", to.0))
             }
             _ => return Ok(()),
@@ -113,7 +122,8 @@ impl Driver {
         self.pinned.values().any(|pinned| pinned.serial == serial)
     }
 
-    /// What is wrong with a copy whose pinned memory has been freed, as may happen to one in a graph.
+    /// What is wrong with a copy whose pinned memory has been freed, as may happen to one in a
+    /// graph.
     pub(super) fn check_alive(
         &self,
         host: HostPointer,

@@ -12,7 +12,8 @@ impl Stage for Cpu {
     type Recording = Infallible;
     type Transfer = Self;
 
-    /// All backends of the CPU are done with what they were asked for, so that their ops are in one order.
+    /// All backends of the CPU are done with what they were asked for, so that their ops are in one
+    /// order.
     fn is_same(&self, _other: &Self) -> bool {
         true
     }

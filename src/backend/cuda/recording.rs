@@ -4,7 +4,7 @@
 //! freed only with the last of these. This is known for each context of the process, whose memory it is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, result, sys};
 
@@ -16,9 +16,10 @@ use crate::error::{Error, Result};
 pub struct Recording {
     executable: sys::CUgraphExec,
     graph: sys::CUgraph,
-    serial: u64,
     /// Whose kernels the graph launches.
     cuda: Cuda,
+    /// Goes last.
+    _serial: Serial,
 }
 
 // SAFETY: both are handles of the driver, which may be used from any thread with the context bound; launches of one executable are ordered by its
@@ -44,22 +45,33 @@ fn with_ledger<R>(context: &CudaContext, work: impl FnOnce(&mut Ledger) -> R) ->
     work(ledgers.entry(context.cu_ctx().addr()).or_default())
 }
 
-fn begin(context: &CudaContext) -> u64 {
-    with_ledger(context, |ledger| {
-        ledger.last += 1;
-        ledger.live.insert(ledger.last);
-        ledger.last
-    })
+/// The number of a recording, from its beginning on: also of one that fails.
+struct Serial {
+    number: u64,
+    context: Arc<CudaContext>,
 }
 
-/// Ends a recording, and frees what only that was keeping.
-fn end(context: &CudaContext, serial: u64) {
-    let free: Vec<_> = with_ledger(context, |ledger| {
-        ledger.live.remove(&serial);
-        let oldest = ledger.live.first().copied().unwrap_or(u64::MAX);
-        ledger.waiting.extract_if(.., |(last, _)| *last < oldest).collect()
-    });
-    free.into_iter().for_each(|(_, pointer)| free_now(context, pointer));
+impl Serial {
+    fn new(context: &Arc<CudaContext>) -> Self {
+        let number = with_ledger(context, |ledger| {
+            ledger.last += 1;
+            ledger.live.insert(ledger.last);
+            ledger.last
+        });
+        Self { number, context: Arc::clone(context) }
+    }
+}
+
+/// Frees what only this recording was keeping.
+impl Drop for Serial {
+    fn drop(&mut self) {
+        let free: Vec<_> = with_ledger(&self.context, |ledger| {
+            ledger.live.remove(&self.number);
+            let oldest = ledger.live.first().copied().unwrap_or(u64::MAX);
+            ledger.waiting.extract_if(.., |(last, _)| *last < oldest).collect()
+        });
+        free.into_iter().for_each(|(_, pointer)| free_now(&self.context, pointer));
+    }
 }
 
 /// Frees memory that comes from `malloc_sync`, once no recording can be about it.
@@ -81,8 +93,9 @@ pub(super) unsafe fn free(context: &CudaContext, pointer: sys::CUdeviceptr) {
 
 fn free_now(context: &CudaContext, pointer: sys::CUdeviceptr) {
     if context.bind_to_thread().is_ok() {
-        // SAFETY: only `free` and `end` come here, with memory that `free` was given to free, each once. Freeing waits for the device, so nothing
-        // that was launched still uses it. If the context is broken, its memory is gone with it.
+        // SAFETY: only `free` and `Serial` come here, with memory that `free` was given to free,
+        // each once. Freeing waits for the device, so nothing that was launched still uses it. If
+        // the context is broken, its memory is gone with it.
         let _ = unsafe { result::free_sync(pointer) };
     }
 }
@@ -90,10 +103,9 @@ fn free_now(context: &CudaContext, pointer: sys::CUdeviceptr) {
 impl Recording {
     pub(super) fn new(cuda: &Cuda, ops: impl FnOnce() -> Result<()>) -> Result<Self> {
         cuda.bind()?;
-        let serial = begin(cuda.context());
-        let recorded = capture(cuda, ops);
-        let (graph, executable) = recorded.inspect_err(|_| end(cuda.context(), serial))?;
-        Ok(Self { executable, graph, serial, cuda: cuda.clone() })
+        let serial = Serial::new(cuda.context());
+        let (graph, executable) = capture(cuda, ops)?;
+        Ok(Self { executable, graph, cuda: cuda.clone(), _serial: serial })
     }
 
     /// Runs what was recorded, if it was by this backend or a clone of it.
@@ -109,15 +121,9 @@ impl Recording {
 }
 
 fn capture(cuda: &Cuda, ops: impl FnOnce() -> Result<()>) -> Result<(sys::CUgraph, sys::CUgraphExec)> {
-    let stream = cuda.raw_stream();
-    let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-    // SAFETY: the stream lives as long as the backend; the capture is ended below, whatever comes of the ops.
-    check("begin to record", unsafe { result::stream::begin_capture(stream, mode) })?;
-    let called = ops();
-    // SAFETY: as above.
-    let ended = unsafe { result::stream::end_capture(stream) };
-    called?;
-    let graph = check("end a recording", ended)?;
+    let capture = Capture::begin(cuda)?;
+    ops()?;
+    let graph = capture.end()?;
     let flags = sys::CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     // SAFETY: the graph has just been captured.
     let executable = check("make a graph", unsafe { result::graph::instantiate(graph, flags) });
@@ -125,6 +131,38 @@ fn capture(cuda: &Cuda, ops: impl FnOnce() -> Result<()>) -> Result<(sys::CUgrap
         // SAFETY: the graph is used by nobody.
         let _ = unsafe { result::graph::destroy(graph) };
     })
+}
+
+/// A stream that is being captured. That ends with this value, whatever comes of the ops: else all
+/// that are called later would be recorded, too.
+struct Capture<'a>(&'a Cuda);
+
+impl<'a> Capture<'a> {
+    fn begin(cuda: &'a Cuda) -> Result<Self> {
+        let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as the backend; the capture is ended by `end` or by
+        // `drop`.
+        check("begin to record", unsafe { result::stream::begin_capture(cuda.raw_stream(), mode) })?;
+        Ok(Self(cuda))
+    }
+
+    fn end(self) -> Result<sys::CUgraph> {
+        let cuda = self.0;
+        std::mem::forget(self);
+        // SAFETY: as above.
+        check("end a recording", unsafe { result::stream::end_capture(cuda.raw_stream()) })
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        // SAFETY: as above. The driver gives no graph where the capture has failed.
+        match unsafe { result::stream::end_capture(self.0.raw_stream()) } {
+            // SAFETY: the graph is used by nobody.
+            Ok(graph) if !graph.is_null() => _ = unsafe { result::graph::destroy(graph) },
+            _ => {}
+        }
+    }
 }
 
 /// While it lives, its thread may do what recording forbids it, such as loading a kernel. None of that is recorded.
@@ -160,6 +198,5 @@ impl Drop for Recording {
                 let _ = result::graph::destroy(self.graph);
             }
         }
-        end(self.cuda.context(), self.serial);
     }
 }

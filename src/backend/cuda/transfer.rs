@@ -15,8 +15,9 @@ const ALIGN: usize = 64;
 
 /// A way from the host to the device, for one batch after another.
 ///
-/// The device reads pinned memory until `arrived` has been reached. That holds whatever becomes of a batch: where an error kept it from arriving, or
-/// nobody called `arrive`, the next `begin` and `drop` make up for it.
+/// The device reads pinned memory until `arrived` has been reached. That holds whatever becomes of
+/// a batch: where an error kept it from arriving, or nobody called `arrive`, the next `begin` and
+/// `drop` make up for it.
 pub struct Transfer {
     cuda: Cuda,
     pinned: Vec<Pinned>,
@@ -59,8 +60,9 @@ impl Transfer {
         }
         self.sent += 1;
         let staged = pinned.fill(bytes);
-        // SAFETY: the target is memory of as many bytes that nobody else uses, by its type; ops that were launched before are waited for by the copy
-        // stream, since `begin`. The source stays as it is until the copy has been made, for which `settle` waits.
+        // SAFETY: the target is memory of as many bytes that nobody else uses, by its type; ops
+        // that were launched before are waited for by the copy stream, since `begin`. The source
+        // stays as it is until the copy has been made, for which `settle` waits.
         let copy = unsafe { result::memcpy_htod_async(target.pointer(), staged, self.cuda.copy_stream()) };
         check("copy to the device", copy)
     }
@@ -101,8 +103,8 @@ impl Drop for Transfer {
     }
 }
 
-/// Refuses to go on where a stream is being captured: copies would become part of the graph, and every replay would read pinned memory anew,
-/// whatever lies there by then.
+/// Refuses to go on where a stream is being captured: copies would become part of the graph, and
+/// every replay would read pinned memory anew, whatever lies there by then.
 fn refuse_recording(stream: sys::CUstream) -> Result<()> {
     // SAFETY: the stream lives as long as the backend.
     let status = check("ask whether ops are recorded", unsafe { result::stream::is_capturing(stream) })?;
@@ -201,7 +203,8 @@ mod tests {
     use crate::backend::cuda::Gemm;
     use crate::ops::Device;
 
-    /// Batches that an error kept from arriving: the emulator reports pinned memory that is written or freed under a copy.
+    /// Batches that an error kept from arriving: the emulator reports pinned memory that is written
+    /// or freed under a copy.
     #[test]
     fn what_was_sent_and_did_not_arrive_is_waited_for() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let Some(emulator) = bagdot_emulator::install()? else { return Ok(()) };
