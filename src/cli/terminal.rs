@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::CliError;
-use crate::data::{Coverage, ReadReport, ShownLines};
+use crate::data::{Coverage, Part, ReadReport, ShownLines};
 use crate::train::Metrics;
 
 /// Says something on standard error.
@@ -81,12 +81,14 @@ impl Bar {
     /// Warns of what rows turned out to be.
     pub(super) fn report(&self, report: &ReadReport) {
         report.notes.iter().for_each(|note| self.warn(note));
-        self.report_unknown(&report.coverage);
+        self.report_unknown(None, &report.coverage);
     }
 
-    /// Warns of columns with many values that training has not seen, and of side tables that lack many keys.
-    pub(super) fn report_unknown(&self, coverage: &Coverage) {
-        coverage.notable().for_each(|share| self.warn(share));
+    /// Warns of columns with many values that training has not seen, and of side tables that lack many keys. `part` says which rows they are, where there
+    /// are several parts.
+    pub(super) fn report_unknown(&self, part: Option<Part>, coverage: &Coverage) {
+        let part = part.map(|part| format!("{part} rows: ")).unwrap_or_default();
+        coverage.notable().for_each(|share| self.warn(format_args!("{part}{share}")));
     }
 
     pub(super) fn clear(&self) {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::terminal::{Bar, Signals, metrics_line};
 use super::{CliError, CliResult, Common, on_device, print_line};
-use crate::data::{Encoder, Note, Splits};
+use crate::data::{Encoder, Note, Part, Splits};
 use crate::ops::Backend;
 use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, Trainer};
 
@@ -163,8 +163,9 @@ impl Observer for Screen {
             encoder.num_dense(),
             encoder.features().len()
         ));
-        for part in [&splits.train, &splits.validation, &splits.test] {
-            self.bar.report_unknown(part.coverage());
+        let parts = [(Part::Train, &splits.train), (Part::Validation, &splits.validation), (Part::Test, &splits.test)];
+        for (part, rows) in parts {
+            self.bar.report_unknown(Some(part), rows.coverage());
         }
     }
 

@@ -12,3 +12,4 @@ mod hostile;
 mod precision;
 mod signals;
 mod sizes;
+mod unknown;
