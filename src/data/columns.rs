@@ -1,5 +1,7 @@
 //! Where the columns that the settings name are found: in the file, in a side table, or derived.
 
+use std::collections::HashSet;
+
 use super::config::{DataConfig, Split};
 use super::error::{DataError, Place, Result};
 use super::join::SideTable;
@@ -51,26 +53,65 @@ impl Binding {
         let finder = Finder { config, tables, file, header };
         let all =
             |names: &mut dyn Iterator<Item = &String>| names.map(|name| finder.find(name)).collect::<Result<Vec<_>>>();
+        // What is made for nothing but a label that nobody needs must not be missed.
+        let needed = needed(config, tables, label, needs);
         let label = needs.label.then(|| finder.find(label)).transpose()?;
         let time = match &config.split {
             Split::Time { column, .. } if needs.time => Some(finder.find(column)?),
             _ => None,
         };
         // A key may come from the side tables before its own, a derived column from those before it.
-        let keys = config
-            .join
-            .iter()
-            .enumerate()
-            .map(|(k, join)| Finder { tables: &tables[..k.min(tables.len())], ..finder }.find(join.on.left()));
+        let keys = config.join.iter().enumerate().map(|(k, join)| match needed.contains(join.on.left()) {
+            true => Finder { tables: &tables[..k.min(tables.len())], ..finder }.find(join.on.left()),
+            false => Ok(Origin::Absent),
+        });
+        let derived_from = config.derive.iter().map(|derive| match needed.contains(derive.name.as_str()) {
+            true => all(&mut derive.from.iter()),
+            false => Ok(vec![Origin::Absent; derive.from.len()]),
+        });
         Ok(Self {
             dense: all(&mut config.dense.iter().map(|dense| &dense.column))?,
             categorical: all(&mut config.categorical.iter().map(|categorical| &categorical.column))?,
             keys: keys.collect::<Result<_>>()?,
-            derived_from: config.derive.iter().map(|derive| all(&mut derive.from.iter())).collect::<Result<_>>()?,
+            derived_from: derived_from.collect::<Result<_>>()?,
             label,
             time,
         })
     }
+}
+
+/// The columns that a column is made of, itself among them: more than one if it is derived.
+pub(super) fn sources<'a>(config: &'a DataConfig, column: &'a str) -> HashSet<&'a str> {
+    let mut sources = HashSet::from([column]);
+    // A column is derived from columns of the file, or such as are derived before it.
+    for derive in config.derive.iter().rev().filter(|derive| !derive.from.is_empty()) {
+        if sources.contains(derive.name.as_str()) {
+            sources.extend(derive.from.iter().map(String::as_str));
+        }
+    }
+    sources
+}
+
+/// The columns that a pass over the rows looks at: all that the features are made of, and the time and the label where they are needed.
+fn needed<'a>(config: &'a DataConfig, tables: &[SideTable], label: &'a str, needs: Needs) -> HashSet<&'a str> {
+    let features = config.dense.iter().map(|dense| &dense.column);
+    let features = features.chain(config.categorical.iter().map(|categorical| &categorical.column));
+    let mut needed: HashSet<&str> = features.flat_map(|column| sources(config, column)).collect();
+    if let Split::Time { column, .. } = &config.split
+        && needs.time
+    {
+        needed.extend(sources(config, column));
+    }
+    if needs.label {
+        needed.extend(sources(config, label));
+    }
+    // The key of a side table may be a column of one before it.
+    for (join, table) in config.join.iter().zip(tables).rev() {
+        if table.columns().iter().any(|column| needed.contains(column.as_str())) {
+            needed.insert(join.on.left());
+        }
+    }
+    needed
 }
 
 #[derive(Clone, Copy)]

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use super::columns::sources;
 use super::config::{Categorical, DataConfig, Dense, Format, Missing, Split, Transform, Unknown};
 use super::delimited::MAX_ROW_BYTES;
 use super::derive::compile;
@@ -41,10 +42,11 @@ pub(super) fn validate(config: &DataConfig) -> Result<()> {
 /// A model that can read its answer off a feature learns nothing else.
 fn label_is_no_feature(config: &DataConfig, label: &str) -> Result<()> {
     if let Split::Time { column, .. } = &config.split
-        && column == label
+        && sources(config, column).contains(label)
     {
-        let reason =
-            format!("column {column:?} is the label: the parts would differ in nothing so much as in their labels");
+        let reason = format!(
+            "column {column:?} is made of the label {label:?}: the parts would differ in nothing so much as in labels"
+        );
         return Err(DataError::config("split.column", reason));
     }
     if let Some(k) = config.join.iter().position(|join| join.on.left() == label) {
@@ -73,18 +75,6 @@ fn label_is_no_feature(config: &DataConfig, label: &str) -> Result<()> {
         return Err(DataError::config(format!("{list}[{k}].column"), reason));
     }
     Ok(())
-}
-
-/// The columns that a column is made of, itself among them: more than one if it is derived.
-fn sources<'a>(config: &'a DataConfig, column: &'a str) -> HashSet<&'a str> {
-    let mut sources = HashSet::from([column]);
-    // A column is derived from columns of the file, or such as are derived before it.
-    for derive in config.derive.iter().rev().filter(|derive| !derive.from.is_empty()) {
-        if sources.contains(derive.name.as_str()) {
-            sources.extend(derive.from.iter().map(String::as_str));
-        }
-    }
-    sources
 }
 
 fn files(config: &DataConfig) -> Result<()> {
@@ -304,6 +294,10 @@ mod tests {
             (
                 "label = 'y'\nsplit = { by = 'time', column = 'y' }\ncategorical = [{ column = 'c' }]",
                 "data.split.column: ",
+            ),
+            (
+                "label = 'y'\nsplit = { by = 'time', column = 'd' }\nderive = [{ name = 'd', from = 'y' }]\ncategorical = [{ column = 'c' }]",
+                "data.split.column: column \"d\" is made of the label \"y\"",
             ),
             ("label = 'y'\ncategorical = [{ column = 'c' }]\nmax_unknown = nan", "data.max_unknown: must be a share"),
             ("label = 'y'\ncategorical = [{ column = 'c' }]\nmax_unknown = -0.1", "data.max_unknown: must be a share"),

@@ -35,15 +35,17 @@ fn rows(end: &str) -> String {
 fn unknown_values_are_reported_however_quiet() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    for (name, text) in [("t.csv", rows("")), ("f.csv", rows(".0")), ("s.csv", "shop,g\n0,a\n1,b\n".into()), ("c.toml", CONFIG.into())] {
+    for (name, text) in
+        [("t.csv", rows("")), ("f.csv", rows(".0")), ("s.csv", "shop,g\n0,a\n1,b\n".into()), ("c.toml", CONFIG.into())]
+    {
         fs::write(folder.join(name), text).unwrap();
     }
     let (ok, _, said) = run(folder, &["train", "c.toml", "-q", "--out", "m"]);
     assert!(ok && said.is_empty(), "{said}");
     let (ok, _, said) = run(folder, &["eval", "m", "-q"]);
     assert!(ok && said.is_empty(), "{said}");
-    let column = "bagdot: column \"shop\": 200 of 200 values (100 %) were not among those of training (the first one: \"0.0\")\n";
-    let join = "bagdot: join s.csv: 200 of 200 keys \"shop\" (100 %) have no row there (the first one: \"0.0\")\n";
+    let column = "bagdot: warning: column \"shop\": 200 of 200 values (100 %) were not among those of training (the first one: \"0.0\")\n";
+    let join = "bagdot: warning: join s.csv: 200 of 200 keys \"shop\" (100 %) have no row there (the first one: \"0.0\")\n";
     for arguments in [["eval", "m", "--data", "f.csv", "-q"].as_slice(), &["predict", "m", "f.csv", "-q"]] {
         let (ok, _, said) = run(folder, arguments);
         assert!(ok && said == format!("{column}{join}"), "{said}");
@@ -59,7 +61,10 @@ fn unknown_values_are_reported_however_quiet() {
     fs::write(folder.join("s.csv"), "shop,g\n0.0,a\n1.0,b\n").unwrap();
     let (ok, _, said) = run(folder, &["train", "c.toml", "-q", "--out", "n"]);
     assert!(ok && said.lines().count() == 3, "{said}");
-    assert!(said.starts_with("bagdot: training rows: join s.csv: ") && said.contains("validation rows: join s.csv: "), "{said}");
+    assert!(
+        said.starts_with("bagdot: warning: training rows: join s.csv: ") && said.contains("validation rows: join s.csv: "),
+        "{said}"
+    );
     // With a limit it is an error.
     fs::write(folder.join("c.toml"), CONFIG.replace("label", "max_unknown = 0.9\nlabel")).unwrap();
     let (ok, _, said) = run(folder, &["train", "c.toml", "-q", "--out", "o"]);

@@ -132,6 +132,20 @@ fn a_label_that_is_no_number_is_of_no_class() {
             assert_eq!(read_all(&mut stream, 9).unwrap()[0].batch_size, 1);
         }
     }
+    // What a label is made of need not be there either: a derived column, a side table and its key.
+    let joined = "label = 'd = 10'\njoin = [{ path = 'side.csv', on = { left = 'k', right = 'c' } }]
+        derive = [{ name = 'd', from = 'z', bucket = 10 }]\ncategorical = [{ column = 'c' }]";
+    let text = "c,k\n".to_owned() + &(0..40).map(|k| format!("a{},k{}\n", k % 3, k % 2)).collect::<String>();
+    let files = folder(&[("f.csv", text.as_bytes()), ("side.csv", b"c,z\nk0,3\nk1,12\nk2,NA\n")]);
+    let (encoder, splits) = fit(&config(&format!("train = 'f.csv'\n{ALL}\n{joined}")), files.path()).unwrap();
+    assert_eq!(splits.train.labels().iter().sum::<f32>(), 20.0);
+    for text in ["c\na1\n", "c,k\na1,k2\n", "k,c\nk9,a1\n"] {
+        let mut stream = RowStream::open(&encoder, stdin(text), LabelUse::Optional, None).unwrap();
+        let batch = read_all(&mut stream, 9).unwrap().remove(0);
+        assert_eq!((batch.indices, batch.labels[0].is_nan()), (vec![2], true), "{text}");
+        let mut stream = RowStream::open(&encoder, stdin(text), LabelUse::Required, None).unwrap();
+        assert!(read_all(&mut stream, 9).is_err(), "{text}");
+    }
     let lines: Vec<String> = (0..64).map(criteo_line).collect();
     let mut bad = lines.clone();
     bad[9].replace_range(..1, "NA");
