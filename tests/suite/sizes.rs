@@ -19,6 +19,7 @@ backend_suite!(
     numbers_of_bags_do_not_wrap,
     rows_that_are_too_far_apart_are_refused,
     a_single_row_is_as_long_as_it_likes,
+    layers_without_elements_are_done_at_once,
     helpers_end_at_the_largest_number,
     models_that_do_not_fit_are_refused,
     batches_that_are_not_there_take_no_memory,
@@ -137,6 +138,39 @@ fn a_single_row_is_as_long_as_it_likes<B: Backend>(device: &B) {
     };
     // A multiple of what is loaded at once, as the other one is.
     assert_eq!(run(LD), run(64));
+}
+
+/// Matrices without elements are as long as they like: there is nothing to do, and nothing overflows.
+fn layers_without_elements_are_done_at_once<B: Backend>(device: &B) {
+    let [x, w, mut y, mut dy, mut dx, mut dw, mut db] = [(); 7].map(|()| device.alloc::<f32>(0).unwrap());
+    for (m, n, k) in [(MAX, 0, 0), (0, 0, 1 << 48), (0, 0, 0)] {
+        let op = linear::Forward {
+            input: Matrix::<B, f32>::packed(B::view(&x), m, k),
+            weight: Matrix::packed(B::view(&w), n, k),
+            packed_weight: None,
+            bias: B::view(&db),
+            activation: Activation::Relu,
+            precision: Precision::Full,
+            output: MatrixMut::packed(B::view_mut(&mut y), m, n),
+        };
+        assert_eq!(outcome(device, op.run(device)), Ok(()), "{m}, {n}, {k}");
+        let words = linear::Backward::<B, f32>::workspace_len(device, m, n, k);
+        let mut workspace = device.alloc(words).unwrap();
+        let op = linear::Backward {
+            input: Matrix::packed(B::view(&x), m, k),
+            weight: Matrix::packed(B::view(&w), n, k),
+            output: Matrix::packed(B::view(&y), m, n),
+            activation: Activation::Relu,
+            precision: Precision::Full,
+            grad_output: MatrixMut::packed(B::view_mut(&mut dy), m, n),
+            grad_input: Some(MatrixMut::packed(B::view_mut(&mut dx), m, k)),
+            grad_weight: MatrixMut::packed(B::view_mut(&mut dw), n, k),
+            grad_bias: B::view_mut(&mut db),
+            accum: Accum::Replace,
+            workspace: B::view_mut(&mut workspace),
+        };
+        assert_eq!(outcome(device, op.run(device)), Ok(()), "{m}, {n}, {k}");
+    }
 }
 
 /// Sizes that nobody has validated: what is needed is more than there is, and what is told for

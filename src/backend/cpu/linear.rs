@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::ops::Accum;
 use crate::ops::linear::{Activation, Backward, Forward, LinearOps, Pack};
 use crate::simd::{Lanes, Loop};
+use crate::size::product;
 
 impl LinearOps for Cpu {
     fn linear_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
@@ -41,7 +42,7 @@ impl LinearOps for Cpu {
         let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
         if activation == Activation::Relu {
             // To bring an element from memory and back takes as long as several operations.
-            let cpu = self.for_operations(m.saturating_mul(n).saturating_mul(8));
+            let cpu = self.for_operations(product([8, m, n]));
             cpu.for_each_row(grad_output.reborrow(), |r, grad| {
                 cpu.dispatch.run(HoldBack { grad, output: output.row(r) })
             });
