@@ -45,7 +45,8 @@ fn unknown_values_are_reported_however_quiet() {
     let (ok, _, said) = run(folder, &["eval", "m", "-q"]);
     assert!(ok && said.is_empty(), "{said}");
     let column = "bagdot: warning: column \"shop\": 200 of 200 values (100 %) were not among those of training (the first one: \"0.0\")\n";
-    let join = "bagdot: warning: join s.csv: 200 of 200 keys \"shop\" (100 %) have no row there (the first one: \"0.0\")\n";
+    let join =
+        "bagdot: warning: join s.csv: 200 of 200 keys \"shop\" (100 %) have no row there (the first one: \"0.0\")\n";
     for arguments in [["eval", "m", "--data", "f.csv", "-q"].as_slice(), &["predict", "m", "f.csv", "-q"]] {
         let (ok, _, said) = run(folder, arguments);
         assert!(ok && said == format!("{column}{join}"), "{said}");
@@ -62,7 +63,8 @@ fn unknown_values_are_reported_however_quiet() {
     let (ok, _, said) = run(folder, &["train", "c.toml", "-q", "--out", "n"]);
     assert!(ok && said.lines().count() == 3, "{said}");
     assert!(
-        said.starts_with("bagdot: warning: training rows: join s.csv: ") && said.contains("validation rows: join s.csv: "),
+        said.starts_with("bagdot: warning: training rows: join s.csv: ")
+            && said.contains("validation rows: join s.csv: "),
         "{said}"
     );
     // With a limit it is an error.
