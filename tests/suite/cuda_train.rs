@@ -167,7 +167,7 @@ fn predict<D: Backend>(device: &D, folder: &Path, name: &str) -> Vec<f64> {
     let source = Source::from(folder.join("reviews.csv"));
     let visit = |probabilities: &[f32], _: &[f32], _| {
         all.extend(probabilities.iter().map(|&p| f64::from(p)));
-        Ok(())
+        Ok::<(), TrainError>(())
     };
     model.predict([source], LabelUse::Optional, None, visit).unwrap();
     assert_eq!(all.len(), ROWS);

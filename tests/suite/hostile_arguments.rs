@@ -3,7 +3,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::common::*;
 use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::sparse_update::{Apply, Merge, PooledGrad, Reduce, SparseGrad};
 use bagdot::ops::{

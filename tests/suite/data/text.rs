@@ -71,7 +71,7 @@ fn blanks_around_texts_change_nothing() {
         let (text, side) = spaced(" ");
         fitted(&format!("trim = {on}\n{JOINED}"), text.as_bytes(), side.as_bytes())
     };
-    assert!(matches!(untrimmed("false"), Err(DataError::OneClass { label: 0 })));
+    assert!(matches!(untrimmed("false"), Err(DataError::OneClass { label: 0, .. })));
     assert!(untrimmed("true").unwrap().0.features() == encoder.features());
 }
 
@@ -95,7 +95,7 @@ fn compressed_files_are_the_same_wherever_they_are_named() {
             assert!(same == encoder && rows == splits && rows.notes.is_empty() && same.notes().is_empty());
             let mut stream = RowStream::open(&encoder, stdin(file), LabelUse::Required, None).unwrap();
             assert_eq!(read_all(&mut stream, 1000).unwrap()[0].batch_size, 64);
-            assert!(stream.notes().is_empty());
+            assert!(stream.report().notes.is_empty());
         }
         // Junk is worth a note, in each of them.
         let junk = |bytes: &[u8]| [pack(bytes), b"more".to_vec()].concat();
@@ -105,8 +105,8 @@ fn compressed_files_are_the_same_wherever_they_are_named() {
         assert!(matches!(same.notes(), [Note::Junk { file }] if file.ends_with("/side")));
         let mut stream = RowStream::open(&encoder, stdin(junk(text)), LabelUse::Required, None).unwrap();
         read_all(&mut stream, 1000).unwrap();
-        assert_eq!(stream.notes(), [Note::Junk { file: "standard input".into() }]);
-        assert!(stream.notes()[0].to_string().starts_with("standard input: something else stands behind"));
+        assert_eq!(stream.report().notes, [Note::Junk { file: "standard input".into() }]);
+        assert!(stream.report().notes[0].to_string().starts_with("standard input: something else stands behind"));
         // So are files that are not whole.
         let cut = |bytes: &[u8]| {
             let packed = pack(bytes);
