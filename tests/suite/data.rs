@@ -7,9 +7,9 @@ use std::path::Path;
 use bagdot::data::{Batch, DataConfig, DataError, Dataset, Encoder, LabelUse, Part, Result, RowStream, Source, Splits};
 use tempfile::TempDir;
 
-mod fuzz;
+pub mod fuzz;
 mod mutations;
-mod samples;
+pub mod samples;
 mod text;
 mod values;
 
@@ -266,7 +266,7 @@ fn side_tables_have_each_key_once() {
 }
 
 /// A valid encoder with every kind of part.
-fn rich_encoder() -> Encoder {
+pub fn rich_encoder() -> Encoder {
     let text = rows(64, |k| format!("{},{} {},{}", k % 9, k % 5, k % 4, k % 2));
     let files = folder(&[("f.csv", text.as_bytes()), ("side.csv", b"x,name\n0,a\n3,b\n")]);
     let toml = r#"

@@ -13,6 +13,8 @@ use bagdot::ops::{
 };
 use bagdot::{Cpu, Jagged, Philox, Result, Scalar, f16};
 
+use crate::common::rounds::seeds;
+
 const ROUNDS: u64 = 3000;
 /// Elements of what views are cut from.
 const ROOM: usize = 400;
@@ -146,7 +148,7 @@ impl Draw {
 /// Calls the op again and again. Some of the calls must be fine, and some must not.
 fn never_panics(op: &str, call: impl Fn(&mut Draw) -> Result<()>) {
     let (mut fine, mut refused) = (0, 0);
-    for seed in 0..ROUNDS {
+    for seed in seeds(ROUNDS) {
         match catch_unwind(AssertUnwindSafe(|| call(&mut Draw(Philox::new(seed, 0))))) {
             Ok(Ok(())) => fine += 1,
             Ok(Err(_)) => refused += 1,

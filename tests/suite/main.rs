@@ -36,6 +36,8 @@ mod dlrm_readme;
 mod embedding_bag;
 mod engine_arguments;
 mod finite_check;
+#[cfg(feature = "train")]
+mod fuzz;
 mod golden;
 mod hostile_arguments;
 mod index_sort;

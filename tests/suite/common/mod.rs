@@ -6,6 +6,7 @@ pub mod cuda;
 pub mod engine;
 pub mod memory;
 pub mod reference;
+pub mod rounds;
 pub mod tolerance;
 pub mod updates;
 

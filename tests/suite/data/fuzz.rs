@@ -13,7 +13,7 @@ use super::samples::criteo_line;
 use super::{bag, config, folder, gather, read_all, rich_encoder, rows, stdin};
 
 /// Fits, loads and streams whatever the bytes are; all that matters is that none of it panics, and that what comes out is valid.
-fn survives(toml: &str, bytes: &[u8]) {
+pub fn survives(toml: &str, bytes: &[u8]) {
     let files = folder(&[("f", bytes)]);
     let config = config(&format!("train = 'f'\nsplit = {{ by = 'hash', validation = 0, test = 0 }}\n{toml}"));
     let Ok(encoder) = Encoder::fit(&config, files.path(), &mut |_, _| ()) else { return };
@@ -25,6 +25,11 @@ fn survives(toml: &str, bytes: &[u8]) {
         let all = gather(&splits.train, &(0..splits.train.len() as u32).collect::<Vec<_>>());
         assert_eq!(streamed.unwrap(), [all]);
     }
+}
+
+/// Encodes a text, whatever comes of it.
+pub fn encodes(encoder: &Encoder, text: Vec<u8>) {
+    let _ = stream(encoder, text);
 }
 
 /// The text encoded in one batch; whatever comes out is finite and within the tables.
@@ -54,7 +59,7 @@ fn text(plausible: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(piece, 0..80).prop_map(|pieces| pieces.concat())
 }
 
-const ANY_COLUMNS: &str = r#"
+pub const ANY_COLUMNS: &str = r#"
     label = "y"
     dense = [
         { column = "x", transform = ["signed_log1p", "zscore"], bins = 3 }, { column = "x", transform = "quantile" },

@@ -1,0 +1,235 @@
+//! Fuzz targets: whatever the bytes of a file are, nothing panics, hangs or is taken for valid that is not.
+//!
+//! Each target replays its corpus, `tests/corpus/TARGET/*`, and then mutates its samples and the corpus. The number of mutations is fixed and their seed,
+//! too, unless `BAGDOT_FUZZ_SECONDS` says how long to go on with other seeds (`scripts/fuzz.sh`). An input that fails is added to the corpus.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bagdot::data::{Encoder, LabelUse, Source};
+use bagdot::train::{Config, ModelDir, Observer, RunDir, TrainError, TrainedModel, Trainer};
+use bagdot::{Cpu, Philox};
+
+use crate::common::rounds::seeds;
+use crate::data::fuzz::{ANY_COLUMNS, encodes, survives};
+use crate::data::samples::criteo_line;
+
+/// The mutations of a target in a run of all tests.
+const MUTATIONS: u64 = 1500;
+
+/// No input may take longer: this is for files of a few hundred bytes.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Calls `target` with the corpus called `name`, with `samples` and with mutations of both, which also insert `tokens`.
+fn fuzz(name: &str, samples: &[Vec<u8>], tokens: &[&str], target: impl Fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
+    let corpus = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| fs::read(entry.path()).unwrap());
+    let inputs: Vec<Vec<u8>> = corpus.chain(samples.iter().cloned()).collect();
+    inputs.iter().for_each(|input| call(&folder, input, &target));
+    for seed in seeds(MUTATIONS) {
+        call(&folder, &mutated(&inputs, tokens, &mut Philox::new(seed, 0)), &target);
+    }
+}
+
+/// Calls the target; an input that it fails for is kept.
+fn call(folder: &Path, input: &[u8], target: &impl Fn(&[u8])) {
+    let started = Instant::now();
+    let result = catch_unwind(AssertUnwindSafe(|| target(input)));
+    let is_slow = started.elapsed() > LONGEST;
+    if result.is_err() || is_slow {
+        fs::create_dir_all(folder).unwrap();
+        let path = folder.join(format!("{:08x}", crc32fast::hash(input)));
+        fs::write(&path, input).unwrap();
+        eprintln!("the input is in {}", path.display());
+    }
+    result.unwrap_or_else(|panic| resume_unwind(panic));
+    assert!(!is_slow, "{:?}", started.elapsed());
+}
+
+/// One of the inputs with a few changes.
+fn mutated(inputs: &[Vec<u8>], tokens: &[&str], random: &mut Philox) -> Vec<u8> {
+    let pick = |random: &mut Philox, len: usize| random.below(len.max(1) as u64) as usize;
+    let mut bytes = inputs[pick(random, inputs.len())].clone();
+    for _ in 0..1 + random.below(4) {
+        let at = pick(random, bytes.len() + 1);
+        let end = (at + 1 + pick(random, 16)).min(bytes.len());
+        match random.below(8) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+            1 if at < bytes.len() => bytes[at] = random.next_u32() as u8,
+            2 if at < end => drop(bytes.drain(at..end)),
+            3 if at < end => {
+                let repeated = bytes[at..end].to_vec();
+                bytes.splice(at..at, repeated);
+            }
+            4 => bytes.truncate(at),
+            5 => {
+                let other = &inputs[pick(random, inputs.len())];
+                let from = pick(random, other.len() + 1);
+                bytes.truncate(at);
+                bytes.extend_from_slice(&other[from..]);
+            }
+            _ if !tokens.is_empty() => drop(bytes.splice(at..at, tokens[pick(random, tokens.len())].bytes())),
+            _ => bytes.insert(at, random.next_u32() as u8),
+        }
+    }
+    bytes
+}
+
+const CELLS: &[&str] =
+    &[",", "\"", "\"\"", "\n", "\r\n", "\r", " ", "\t", "nan", "1e39", "-0", "é", "\u{feff}", "\0", "NA"];
+
+#[test]
+fn delimited_text() {
+    let samples = [
+        "x,c,y\n1,a,0\n2,b b,1\n,,1\n3,\"c, \"\"d\"\"\ne\",0\n",
+        "c,y,x\r\na,1,1.5\r\n\r\nb,0,-2e3\r\n",
+        "y,x,c\n0, 1 , \"a b\" \n1,\t2,\"\"\n",
+    ];
+    fuzz("delimited", &samples.map(|text| text.as_bytes().to_vec()), CELLS, |bytes| survives(ANY_COLUMNS, bytes));
+}
+
+#[test]
+fn criteo_text() {
+    let lines: Vec<String> = (0..6).map(|k| criteo_line(k) + "\n").collect();
+    let tokens = ["\t", "\n", "\r\n", "-1", "68fd1e64", "", "\0"];
+    fuzz("criteo", &[lines.concat().into_bytes()], &tokens, |bytes| survives("format = 'criteo'", bytes));
+}
+
+#[test]
+fn packed_text() {
+    use std::io::Write;
+
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+    let text: String = "x,c,y\n".to_owned() + &(0..30).map(|k| format!("{k},a,{}\n", k % 2)).collect::<String>();
+    let gzip = |text: &[u8]| {
+        let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+        gzip.write_all(text).unwrap();
+        gzip.finish().unwrap()
+    };
+    let zstd = compress_to_vec(text.as_bytes(), CompressionLevel::Fastest);
+    let halves = [gzip(&text.as_bytes()[..60]), gzip(&text.as_bytes()[60..]), vec![0; 9]].concat();
+    let tokens = ["\0\0\0\0", "PK\u{3}\u{4}", "BZh9", "PAR1", "x,c,y\n1,a,0\n2,a,1\n"];
+    fuzz("packed", &[gzip(text.as_bytes()), zstd, halves], &tokens, |bytes| survives(ANY_COLUMNS, bytes));
+}
+
+#[test]
+fn configurations() {
+    let samples = [
+        include_str!("../../examples/clothing.toml"),
+        "[data]\ntrain = ['a', 'b']\nlabel = 'y >= 4'\nsplit = { by = 'time', column = 't' }\ndelimiter = ';'\n[[data.join]]\npath = 'm'\non = { left = 'a', right = 'b' }\n[[data.categorical]]\ncolumn = 'c'\nseparator = '|'\n[[data.dense]]\ncolumn = 'x'\ntransform = ['log1p', 'zscore']\nmissing = 3\n[model]\nbottom_mlp = [8, 4]\ntable_init = { normal = 0.1 }\n[train]\nloss = { weighted_bce = { negative = 1, positive = 3 } }\n[train.optimizer]\nkind = 'adagrad'\neps = 1e-8\nweight_decay = { l2 = 1e-3 }\n",
+    ];
+    let tokens = [
+        "=",
+        "[",
+        "]",
+        "{",
+        "}",
+        "'",
+        "\"",
+        "\n",
+        ",",
+        "nan",
+        "inf",
+        "-1",
+        "1e400",
+        "18446744073709551616",
+        "true",
+        "data",
+        "train",
+        "[train.tables]\n",
+        "[[data.dense]]\n",
+        "column = 'x'\n",
+    ];
+    fuzz("configurations", &samples.map(|text| text.as_bytes().to_vec()), &tokens, |bytes| {
+        let Ok(text) = std::str::from_utf8(bytes) else { return };
+        match Config::parse(text) {
+            Ok(config) => {
+                assert_eq!(config.validate(), Ok(()));
+                let stored = serde_json::to_string(&config).unwrap();
+                assert_eq!(serde_json::from_str::<Config>(&stored).unwrap(), config);
+            }
+            Err(message) => assert!(!message.is_empty()),
+        }
+    });
+}
+
+#[test]
+fn encoders() {
+    let sample = serde_json::to_vec(&crate::data::rich_encoder()).unwrap();
+    fuzz("encoders", &[sample], JSON, |bytes| {
+        if let Ok(encoder) = serde_json::from_slice::<Encoder>(bytes) {
+            encodes(&encoder, b"x,c,y\n1,2 3,0\n0,2 2,1\n3,,1\n".to_vec());
+        }
+    });
+}
+
+const JSON: &[&str] =
+    &["0", "9", "-", "e9", "\"", ",", "null", "[]", "{}", "1e999", "18446744073709551615", "true", "\\u0000"];
+
+struct Quiet;
+impl Observer for Quiet {}
+
+/// A model directory.
+fn model(folder: &Path) -> PathBuf {
+    let rows: String = (0..80).map(|k| format!("{},{},{}\n", k % 7, k % 3, k % 2)).collect();
+    fs::write(folder.join("f.csv"), "x,c,y\n".to_owned() + &rows).unwrap();
+    let text = "[data]\ntrain = 'f.csv'\nlabel = 'y'\ndense = [{ column = 'x' }]\ncategorical = [{ column = 'c' }]\n\
+        [model]\nbottom_mlp = [2]\ntop_mlp = [2]\n[train]\nepochs = 1\n";
+    let path = folder.join("m");
+    let (run, _) = RunDir::create(&path).unwrap();
+    let config = Config::parse(text).unwrap();
+    Trainer::new(Cpu::single_threaded(), config, folder, run, &mut Quiet).unwrap().run(&mut Quiet).unwrap();
+    path
+}
+
+/// Opens a model directory and predicts by it, if that is possible.
+fn predict(folder: &Path, path: &Path) {
+    let Ok(mut model) = TrainedModel::open(Cpu::single_threaded(), path) else { return };
+    let visit = |probabilities: &[f32], _: &[f32], _| {
+        assert!(probabilities.iter().all(|p| (0.0..=1.0).contains(p)), "{probabilities:?}");
+        Ok::<(), TrainError>(())
+    };
+    // Rows that cannot be encoded are an error.
+    let _ = model.predict([Source::from(folder.join("f.csv"))], LabelUse::Optional, None, visit);
+}
+
+#[test]
+fn manifests() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let path = model(folder);
+    let sample = fs::read(path.join("manifest.json")).unwrap();
+    fuzz("manifests", &[sample], JSON, |bytes| {
+        fs::write(path.join("manifest.json"), bytes).unwrap();
+        if let Ok((_, manifest)) = ModelDir::open(&path) {
+            assert_eq!(manifest.config.validate(), Ok(()));
+            predict(folder, &path);
+        }
+    });
+}
+
+#[test]
+fn model_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let path = model(folder);
+    let (dir, manifest) = ModelDir::open(&path).unwrap();
+    let name = manifest.files["best"].name.clone();
+    let text = fs::read_to_string(path.join("manifest.json")).unwrap();
+    let sample = fs::read(dir.file(&name)).unwrap();
+    let entry = |bytes: &[u8]| {
+        let mut manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+        manifest["files"]["best"]["bytes"] = bytes.len().into();
+        manifest["files"]["best"]["crc32"] = crc32fast::hash(bytes).into();
+        manifest.to_string()
+    };
+    let tokens =
+        ["F32", "F16", "F64", "[0,4]", "[]", "18446744073709551615", "{", "}", "\"", "__metadata__", "\0\0\0\0"];
+    fuzz("model_files", &[sample], &tokens, |bytes| {
+        fs::write(dir.file(&name), bytes).unwrap();
+        fs::write(path.join("manifest.json"), entry(bytes)).unwrap();
+        predict(folder, &path);
+    });
+}
