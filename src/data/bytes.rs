@@ -22,3 +22,12 @@ pub(crate) fn equal(word: u64, byte: u8) -> u64 {
 pub(crate) fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
+
+/// A text without the blanks and tabs that surround it.
+#[inline]
+pub(crate) fn trimmed(text: &str) -> &str {
+    match text.as_bytes() {
+        [first, .., last] if !is_blank(*first) && !is_blank(*last) => text,
+        _ => text.trim_matches([' ', '\t']),
+    }
+}

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bytes::trimmed;
 use super::config::{Categorical, Unknown};
 use super::coverage::Tally;
 use super::dictionary::{Counts, Dictionary, EMPTY, HashWords, hash64};
@@ -131,7 +132,7 @@ fn values<'a>(config: &'a Categorical, text: &'a str, trim: bool) -> impl Iterat
         rest = Some(after);
         Some(value)
     })
-    .map(move |value| if trim && separator.is_some() { value.trim_matches([' ', '\t']) } else { value })
+    .map(move |value| if trim && separator.is_some() { trimmed(value) } else { value })
     .filter(|value| !value.is_empty())
 }
 

@@ -384,10 +384,10 @@ impl Delimited {
     }
 
     fn too_many_fields(&self) -> DataError {
-        let (file, line, expected, found) = (self.file.clone(), self.line, self.header.len(), self.count);
-        match expected {
+        let (file, line) = (self.file.clone(), self.line);
+        match self.header.len() {
             0 => DataError::TooManyColumns { file, line, limit: MAX_COLUMNS },
-            _ => DataError::Ragged { file, line, expected, found },
+            expected => DataError::TooManyFields { file, line, expected },
         }
     }
 }
@@ -571,7 +571,7 @@ mod tests {
         for (start, endless, expected) in [
             ("", b',', "f:1: a header of more than 100000 columns"),
             ("\n", b'x', "f:2: a field of more than 1048576 bytes begins here"),
-            ("a,b\n1,2\n", b',', "f:3: expected 2 fields, found "),
+            ("a,b\n1,2\n", b',', "f:3: expected 2 fields, found far more"),
             ("a,b\n1,2\n\"\n\",", b'x', "f:4: a field of more than 1048576 bytes begins here"),
             ("a,b\n1,2\n\"", b'x', "f:3: a field of more than 1048576 bytes begins here: is a quote"),
             ("a,b\n1,2\n\"\n\",\"", b',', "f:4: a field of more than 1048576 bytes begins here: is a quote"),

@@ -92,8 +92,18 @@ pub enum DataError {
         line: u64,
         /// The number of fields of the header.
         expected: usize,
-        /// The number of fields of the row, as far as it has been read.
+        /// The number of fields of the row.
         found: usize,
+    },
+    /// A row has so many more fields than the header that it is not read to its end.
+    #[error("{file}:{line}: expected {expected} fields, found far more (is the delimiter right, is a quote missing?)")]
+    TooManyFields {
+        /// The file.
+        file: String,
+        /// The line on which the row begins.
+        line: u64,
+        /// The number of fields of the header.
+        expected: usize,
     },
     /// A file has no rows of data.
     #[error("{file}: no data: {reason}")]

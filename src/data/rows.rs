@@ -329,7 +329,7 @@ impl<'a> Row<'a> {
         self.file.and_then(|file| pick(&file.binding)).copied().unwrap_or(Origin::Absent)
     }
 
-    /// Where the row stands. Finding the line takes a while: ask for it when something is wrong.
+    /// Where the row stands.
     pub(crate) fn place(&self) -> Place<'a> {
         self.file.map_or(Place { file: "", line: 0 }, |file| Place { file: &file.name, line: file.records.line() })
     }

@@ -68,7 +68,9 @@ impl<R: Read> Read for Unpacked<R> {
         }
         loop {
             let count = match &mut self.member {
-                Member::Gzip(decoder) => decoder.read(buffer).map_err(|error| of_gzip(&error, decoder.get_mut()))?,
+                Member::Gzip(decoder) => {
+                    decoder.read(buffer).map_err(|error| explained(decoder.get_mut(), error.kind(), Packing::Gzip))?
+                },
                 Member::Zstd(packed, decoder) => read_frame(packed, decoder, buffer)?,
                 Member::Between(_) => 0,
                 Member::Over => return Ok(0),
@@ -101,7 +103,7 @@ fn skip_zeros<R: Read>(packed: &mut Peekable<R>) -> io::Result<()> {
 /// Skips a frame that is no text: a number, the frame's length, and as many bytes.
 fn skip_frame<R: Read>(packed: &mut Peekable<R>) -> io::Result<()> {
     let mut head = [0; 8];
-    packed.read_exact(&mut head).map_err(|error| of_gzip_or_zstd(packed, error.kind(), Packing::Zstd))?;
+    packed.read_exact(&mut head).map_err(|error| explained(packed, error.kind(), Packing::Zstd))?;
     let [_, _, _, _, length @ ..] = head;
     let length = u64::from(u32::from_le_bytes(length));
     if io::copy(&mut packed.take(length), &mut io::sink())? < length {
@@ -124,10 +126,6 @@ fn read_frame<R: Read>(packed: &mut Peekable<R>, decoder: &mut FrameDecoder, buf
     Ok(count)
 }
 
-fn of_gzip<R: Read>(error: &io::Error, packed: &mut Peekable<R>) -> io::Error {
-    of_gzip_or_zstd(packed, error.kind(), Packing::Gzip)
-}
-
 fn of_zstd<R: Read>(error: &FrameDecoderError, packed: &mut Peekable<R>) -> io::Error {
     let unsupported = |reason: &str| io::Error::new(ErrorKind::Unsupported, reason);
     match error {
@@ -137,14 +135,14 @@ fn of_zstd<R: Read>(error: &FrameDecoderError, packed: &mut Peekable<R>) -> io::
         FrameDecoderError::DictNotProvided { .. } => {
             unsupported("zstd with a dictionary: unpack it with `zstd -d -D DICTIONARY`")
         }
-        // Blocks are read whole: where one ends too early, the decoder has met the end.
-        _ if packed.is_exhausted() => of_gzip_or_zstd(packed, ErrorKind::UnexpectedEof, Packing::Zstd),
-        _ => of_gzip_or_zstd(packed, ErrorKind::InvalidData, Packing::Zstd),
+        // Blocks are read whole: where the last one ends too early, the decoder has met the end.
+        _ if packed.is_exhausted() => explained(packed, ErrorKind::UnexpectedEof, Packing::Zstd),
+        _ => explained(packed, ErrorKind::InvalidData, Packing::Zstd),
     }
 }
 
 /// What a decoder's error means for whoever has the file: that of the system, if reading failed.
-fn of_gzip_or_zstd<R: Read>(packed: &mut Peekable<R>, kind: ErrorKind, packing: Packing) -> io::Error {
+fn explained<R: Read>(packed: &mut Peekable<R>, kind: ErrorKind, packing: Packing) -> io::Error {
     match packed.take_fault() {
         Some(fault) => fault,
         None if kind == ErrorKind::UnexpectedEof => cut_off(packing),
@@ -281,11 +279,11 @@ mod tests {
         }
         let mut wrong_sum = OF_ZSTD.to_vec();
         wrong_sum[OF_ZSTD.len() - 1] ^= 1;
-        assert_eq!(read(&wrong_sum).unwrap_err(), "the zstd data are damaged: copy the file anew");
+        assert_eq!(read(&wrong_sum).unwrap_err(), "f: the zstd data are damaged: copy the file anew");
         let mut packed = gzip(&text);
         let at = packed.len() - 6;
         packed[at] ^= 1;
-        assert_eq!(read(&packed).unwrap_err(), "the gzip data are damaged: copy the file anew");
+        assert_eq!(read(&packed).unwrap_err(), "f: the gzip data are damaged: copy the file anew");
         assert!(read(&gzip(&"x".repeat(9)).into_iter().chain([0x1f, 0x8b, 9, 9]).collect::<Vec<_>>()).is_err());
     }
 
