@@ -35,9 +35,9 @@ impl UnknownShare {
         if self.values == 0 { 0.0 } else { self.unknown as f64 / self.values as f64 }
     }
 
-    /// Whether it is worth a warning: at least 0.05 more than among the training rows.
+    /// Whether it is worth a warning: at least 0.05 more than among the training rows, or all.
     pub fn is_notable(&self) -> bool {
-        self.unknown > 0 && self.share() >= self.rare + NOTABLE
+        self.unknown > 0 && self.share() >= (self.rare + NOTABLE).min(1.0)
     }
 }
 

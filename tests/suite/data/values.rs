@@ -264,6 +264,10 @@ fn rare_values_are_no_news() {
             .to_string()
             .ends_with("or too rare there, as 25.0 % of the training rows' own are (the first one: \"new\")")
     );
+    // A setting that leaves nothing of a column is said already in training.
+    let none = settings.replace("min_count = 2", "min_count = 4000000000");
+    let (_, splits) = fit(&config(&none), files.path()).unwrap();
+    assert_eq!(splits.train.coverage().notable().map(|share| share.unknown).collect::<Vec<_>>(), [64]);
 }
 
 #[test]
