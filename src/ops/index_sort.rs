@@ -159,7 +159,7 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
     /// Validates and runs.
     ///
     /// # Errors
-    /// Wrong shapes, before anything is written; [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange), here or at the next
+    /// Wrong shapes, before anything is written; [`Error::IndexOutOfRange`], here or at the next
     /// [`Device::synchronize`], with the order of all valid ids made. On the CPU also more ids of a table than 64 bits can count beside its rows: 2^32 for
     /// 2^32 rows, say.
     pub fn run(self, backend: &D) -> Result<()> {

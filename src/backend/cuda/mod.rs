@@ -97,7 +97,7 @@ impl Cuda {
     }
 
     /// The device with this number, on a stream of the caller's (a `CUstream`; null for the legacy default stream, which cannot be
-    /// captured).
+    /// captured). Memory of another backend on the same stream is passed as views of pointers, as any that this one did not allocate.
     ///
     /// # Errors
     /// As [`Self::with_gemm`].
