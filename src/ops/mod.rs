@@ -36,6 +36,16 @@
 //! let output: MatrixMut<'_, Cpu, f32> = MatrixMut::packed(&buffer[..], 2, 3);
 //! ```
 //!
+//! and what an op leaves for another one cannot be exchanged:
+//!
+//! ```compile_fail,E0616
+//! # use bagdot::{Cpu, ops::{Device, index_sort::SortedIndices}};
+//! let cpu = Cpu::single_threaded();
+//! let mut sorted = SortedIndices::new(&cpu, 3, 3)?;
+//! sorted.positions = cpu.alloc(0)?;
+//! # Ok::<(), bagdot::Error>(())
+//! ```
+//!
 //! # Views
 //!
 //! Buffers are seen through [`Device::Slice`] and [`Device::SliceMut`]: on the CPU these are plain Rust slices.
