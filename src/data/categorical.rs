@@ -119,7 +119,8 @@ impl Remainder {
     }
 }
 
-/// The values of a column: several if there is a separator, of which with `trim` the blanks around them are no part. A missing value is none.
+/// The values of a column: several if there is a separator, of which with `trim` the blanks around
+/// them are no part. A missing value is none.
 fn values<'a>(config: &'a Categorical, text: &'a str, trim: bool) -> impl Iterator<Item = &'a str> {
     // Without a separator, a search for one that cannot be found keeps the text whole.
     let mut rest = Some(text);
@@ -232,7 +233,8 @@ mod tests {
         let list = config("separator = \",\"");
         assert!(values(&list, " a, b c ,\t,d\t,  ", true).eq(["a", "b c", "d"]));
         assert!(values(&list, " a, ", false).eq([" a", " "]));
-        // A text without a separator has been trimmed by its reader, if at all: what a quote kept stays.
+        // A text without a separator has been trimmed by its reader, if at all: what a quote kept
+        // stays.
         assert!(values(&config(""), " a, b ", true).eq([" a, b "]));
     }
 

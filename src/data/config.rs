@@ -50,11 +50,14 @@ pub struct DataConfig {
     pub test: Vec<PathBuf>,
     /// The character between the fields of a delimited file: `,` unless set.
     pub delimiter: Option<char>,
-    /// Whether blanks and tabs around the fields of a delimited file are no part of them: true unless set. Where a field is quoted, what is inside the
-    /// quotes stays as it is; a quote after blanks opens a field. The values of a column with a `separator` are trimmed in any case but `false`. Names of
-    /// columns and numbers are always read without the blanks around them; the other fields of a Criteo file, which have none, never.
+    /// Whether blanks and tabs around the fields of a delimited file are no part of them: true
+    /// unless set. What is inside quotes stays as it is; a quote after blanks opens a field. The
+    /// values of a column with a `separator` are trimmed too, also within quotes. Names of columns
+    /// and numbers are always trimmed; the other fields of a Criteo file, which have no blanks
+    /// around them, never are.
     pub trim: Option<bool>,
-    /// The longest field of a delimited file, in bytes, with its quotes: 1048576 unless set. What is longer is an error.
+    /// The longest field of a delimited file, in bytes, with its quotes: 1048576 unless set. What
+    /// is longer is an error.
     pub max_field_bytes: Option<usize>,
     /// A column that holds 0 or 1, or a condition such as `rating >= 4`, `y = yes` or `y != no`.
     ///
@@ -79,7 +82,8 @@ pub struct DataConfig {
     pub criteo: Option<Criteo>,
 }
 
-/// How a data file is written. Files compressed with gzip or zstd are recognised by their contents in either format.
+/// How a data file is written. Files compressed with gzip or zstd are recognised by their contents
+/// in either format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {

@@ -92,7 +92,8 @@ fn recognise(head: &[u8]) -> Option<(&'static str, &'static str)> {
     known.or_else(|| is_utf16(head).then_some(("text in UTF-16", CONVERT)))
 }
 
-/// Whether a text without a byte order mark is UTF-16: every other byte is 0 where it begins, as far as its letters are those of ASCII.
+/// Whether a text without a byte order mark is UTF-16: every other byte is 0 where it begins, as
+/// far as its letters are those of ASCII.
 fn is_utf16(head: &[u8]) -> bool {
     let (pairs, _) = head[..head.len().min(16)].as_chunks::<2>();
     let all = |is: fn(&[u8; 2]) -> bool| pairs.len() > 1 && pairs.iter().all(is);

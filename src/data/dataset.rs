@@ -278,8 +278,8 @@ impl Splits {
     }
 }
 
-/// Appends the rows of some files to those of the parts, in their order; they belong to `part` unless the split says otherwise. Gives what is
-/// worth a look in the files.
+/// Appends the rows of some files to those of the parts, in their order; they belong to `part`
+/// unless the split says otherwise. Gives what is worth a look in the files.
 fn read(
     encoder: &Encoder,
     part: Part,

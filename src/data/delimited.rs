@@ -1,9 +1,10 @@
 //! Fields between delimiters, quoted as in RFC 4180, with a header.
 //!
-//! A field that begins with a quote ends with one, and in between a quote is written twice; text between the closing quote and the delimiter
-//! belongs to it. Quotes elsewhere are letters like all others. Blanks and tabs around fields are no part of them unless they are kept: not
-//! where they stand inside quotes, and before an opening quote they are skipped, as by `skipinitialspace` in Python and pandas and by
-//! `strip.white` in R.
+//! A field that begins with a quote ends with one, and in between a quote is written twice; text
+//! between the closing quote and the delimiter belongs to it. Quotes elsewhere are letters like all
+//! others. Blanks and tabs around fields are no part of them unless they are kept: not where they
+//! stand inside quotes, and before an opening quote they are skipped, as by `skipinitialspace` in
+//! Python and pandas and by `strip.white` in R.
 
 use std::io::{ErrorKind, Read};
 use std::ops::Range;
@@ -83,7 +84,8 @@ pub(crate) struct Delimited {
     dialect: Dialect,
     header: Vec<String>,
     buffer: Vec<u8>,
-    /// `buffer[row..]` begins with the row at hand, `buffer[next..]` with the one after it; text is there up to `filled`.
+    /// `buffer[row..]` begins with the row at hand, `buffer[next..]` with the one after it; text is
+    /// there up to `filled`.
     row: usize,
     next: usize,
     filled: usize,
@@ -174,7 +176,8 @@ impl Delimited {
         Place { file: &self.file, line: self.line() }
     }
 
-    /// The number of fields so far that have line ends inside, and the line on which the first of them begins.
+    /// The number of fields so far that have line ends inside, and the line on which the first of
+    /// them begins.
     pub(crate) fn multiline_fields(&self) -> (u64, u64) {
         self.multiline
     }
@@ -210,7 +213,8 @@ impl Delimited {
         self.too_long = None;
     }
 
-    /// Finds the fields of the row from where that was left off; gives where the row ends, if it does so in the buffer.
+    /// Finds the fields of the row from where that was left off; gives where the row ends, if it
+    /// does so in the buffer.
     fn split(&mut self) -> Option<usize> {
         loop {
             if self.scan.quote == Quote::Open {
@@ -234,7 +238,8 @@ impl Delimited {
         }
     }
 
-    /// Finds the ends of fields, up to one of these: the end of the row, a quote that opens a field, the end of a field that had been opened.
+    /// Finds the ends of fields, up to one of these: the end of the row, a quote that opens a
+    /// field, the end of a field that had been opened.
     fn find_end(&mut self) -> Option<End> {
         let Self { buffer, row, filled, fields, count, max_fields, scan, dialect, line, too_long, .. } = self;
         let Dialect { delimiter, trim, max_field_bytes } = *dialect;
@@ -334,7 +339,8 @@ impl Delimited {
         self.fields.push(Field { start: start as u32, end: (inside + end - behind) as u32 });
     }
 
-    /// Moves the row to the front of the buffer and reads on behind it; false at the end of the file.
+    /// Moves the row to the front of the buffer and reads on behind it; false at the end of the
+    /// file.
     fn refill(&mut self) -> Result<bool> {
         self.buffer.copy_within(self.row..self.filled, 0);
         self.filled -= self.row;
@@ -363,7 +369,8 @@ impl Delimited {
         Ok(true)
     }
 
-    /// Checks that the row at the front of the buffer, of which more is to be read, is not too much for one: all of it stays in memory.
+    /// Checks that the row at the front of the buffer, of which more is to be read, is not too much
+    /// for one: all of it stays in memory.
     fn check_size(&self) -> Result<()> {
         let Self { filled: length, scan, line, dialect, .. } = *self;
         if self.count > self.max_fields && length > READ_BYTES {
@@ -605,7 +612,8 @@ mod tests {
         assert!(rows[1..].iter().map(|(_, row)| row.clone()).eq((0..3000).map(|k| row(k).to_vec())));
     }
 
-    /// The rows of the csv crate, which knows no limits, takes an open quote for closed, and keeps blanks.
+    /// The rows of the csv crate, which knows no limits, takes an open quote for closed, and keeps
+    /// blanks.
     fn rows_of_csv(text: &[u8]) -> Vec<Vec<Vec<u8>>> {
         let mut reader = csv::ReaderBuilder::new()
             .has_headers(false)

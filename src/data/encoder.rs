@@ -72,8 +72,9 @@ impl Encoder {
         &self.config
     }
 
-    /// What is worth a look in the side tables, as [`Self::fit`] found them; nothing if this encoder comes from a file. [`Splits::load`](super::Splits::load)
-    /// notes the same of the data files.
+    /// What is worth a look in the side tables, as [`Self::fit`] found them; nothing if this
+    /// encoder comes from a file. [`Splits::load`](super::Splits::load) notes the same of the data
+    /// files.
     pub fn notes(&self) -> &[Note] {
         &self.seen.notes
     }

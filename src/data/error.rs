@@ -33,7 +33,8 @@ pub enum DataError {
         /// What to do.
         remedy: &'static str,
     },
-    /// A pipe, or something else that can be read but once, is named where training must read several times.
+    /// A pipe, or something else that can be read but once, is named where training must read
+    /// several times.
     #[error("{file}: this is no regular file, and training reads its rows several times: write them into a file first")]
     NotRereadable {
         /// The file.

@@ -94,7 +94,8 @@ pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u
     Ok(Encoder { config, side_tables, dense, categorical, time_cut, features, rare, seen })
 }
 
-/// Checks that what is read several times can be: the files of all parts, and a side table that is joined twice.
+/// Checks that what is read several times can be: the files of all parts, and a side table that is
+/// joined twice.
 fn check_files(config: &DataConfig, folder: &Path) -> Result<()> {
     for part in [Part::Train, Part::Validation, Part::Test] {
         check_rereadable(&config.files(part, folder))?;

@@ -72,7 +72,8 @@ impl SideTable {
 
 /// Reads the side tables of `config`: of each, the columns that are used and that the data files do not have themselves.
 ///
-/// `header` is that of the data file `file`. What the tables' files are worth a note for goes to `seen`.
+/// `header` is that of the data file `file`. What the tables' files are worth a note for goes to
+/// `seen`.
 pub(crate) fn load_side_tables(
     config: &DataConfig,
     folder: &Path,
@@ -119,13 +120,12 @@ pub(crate) fn load_side_tables(
             }
         }
     }
-    let tables = config.join.iter().zip(sides).zip(wanted);
-    let mut load = |((join, (name, mut rows, meter)), columns): ((&Join, (String, Delimited, Arc<Meter>)), _)| {
-        let table = SideTable::load(&mut rows, &name, join.on.right(), columns)?;
+    let mut tables = Vec::with_capacity(sides.len());
+    for ((join, (name, mut rows, meter)), columns) in config.join.iter().zip(sides).zip(wanted) {
+        tables.push(SideTable::load(&mut rows, &name, join.on.right(), columns)?);
         seen.end_of_file(&name, rows.multiline_fields(), &meter);
-        Ok(table)
-    };
-    tables.map(&mut load).collect()
+    }
+    Ok(tables)
 }
 
 /// The names of all columns that the settings speak of, each once.

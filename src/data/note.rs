@@ -5,11 +5,13 @@ use std::fmt;
 use super::error::Result;
 use super::source::{Meter, Stamp};
 
-/// Something about a file that could be read which its owner should know of. It says for itself what it is.
+/// Something about a file that could be read which its owner should know of. It says for itself
+/// what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Note {
-    /// Quoted fields have line ends inside. They may be meant, or a quote is missing and rows have been taken for a text.
+    /// Quoted fields have line ends inside. They may be meant, or a quote is missing and rows have
+    /// been taken for a text.
     LineEnds {
         /// The file.
         file: String,
@@ -46,7 +48,8 @@ impl fmt::Display for Note {
     }
 }
 
-/// What passes over files have seen beside their rows. It makes no two things different that are equal otherwise.
+/// What passes over files have seen beside their rows. It makes no two things different that are
+/// equal otherwise.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) notes: Vec<Note>,
@@ -55,8 +58,8 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Notes what is to be said of a file that has been read to its end: how many fields have line ends inside, and on which line the first of them
-    /// begins; what the meter was told.
+    /// Notes what is to be said of a file that has been read to its end: how many fields have line
+    /// ends inside, and on which line the first of them begins; what the meter was told.
     pub(crate) fn end_of_file(&mut self, file: &str, (fields, line): (u64, u64), meter: &Meter) {
         if fields > 0 {
             self.notes.push(Note::LineEnds { file: file.to_owned(), fields, line });

@@ -24,7 +24,8 @@ impl<R: Read> Peekable<R> {
         Self { inner, buffer, start: 0, end: 0, at_end: false, fault: None }
     }
 
-    /// The next `count` bytes, or all that are left if there are fewer; `count` is far below the size of the buffer.
+    /// The next `count` bytes, or all that are left if there are fewer; `count` is far below the
+    /// size of the buffer.
     pub(crate) fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
         if self.start + count > self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);

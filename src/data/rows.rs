@@ -78,7 +78,8 @@ impl Records {
         }
     }
 
-    /// The number of fields so far that have line ends inside, and the line on which the first of them begins.
+    /// The number of fields so far that have line ends inside, and the line on which the first of
+    /// them begins.
     fn multiline_fields(&self) -> (u64, u64) {
         match self {
             Self::Delimited(records) => records.multiline_fields(),

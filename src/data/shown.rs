@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Display, Write};
 
-/// A text of a file, or a name, as it may be printed: what controls a terminal, ends a line, cannot be seen or turns the direction of writing is
-/// escaped, as in `\u{1b}`.
+/// A text of a file, or a name, as it may be printed: what controls a terminal, ends a line, cannot
+/// be seen or turns the direction of writing is escaped, as in `\u{1b}`.
 pub(crate) struct Shown<'a>(pub(crate) &'a str);
 
 impl Display for Shown<'_> {
@@ -34,7 +34,8 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str, stays: impl Fn(char) ->
     Ok(())
 }
 
-/// Whether a character is a control character (C0, C1), ends a line, or is one of those that have no width or set the direction of writing.
+/// Whether a character is a control character (C0, C1), ends a line, or is one of those that have
+/// no width or set the direction of writing.
 fn is_hidden(c: char) -> bool {
     let zero_width =
         matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{feff}');

@@ -14,7 +14,8 @@ use super::peek::Peekable;
 use super::shown::Shown;
 use super::unpack::Unpacked;
 
-/// A file, or anything else that can be read. What is compressed with gzip or zstd is recognised by its contents.
+/// A file, or anything else that can be read. What is compressed with gzip or zstd is recognised by
+/// its contents.
 pub enum Source {
     /// A file.
     File(PathBuf),
@@ -40,7 +41,8 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
-    /// What errors call it: the path, or the reader's name, with what could control a terminal escaped.
+    /// What errors call it: the path, or the reader's name, with what could control a terminal
+    /// escaped.
     pub fn name(&self) -> String {
         match self {
             Self::File(path) => name_of(path),
@@ -64,7 +66,8 @@ impl Source {
         }
     }
 
-    /// Its text, decompressed and without a byte order mark. The meter counts the bytes that are read.
+    /// Its text, decompressed and without a byte order mark. The meter counts the bytes that are
+    /// read.
     pub(crate) fn open(self, meter: &Arc<Meter>) -> Result<Box<dyn Read + Send>> {
         let file = self.name();
         let fault = |source| DataError::Io { file: file.clone(), source };
@@ -99,7 +102,8 @@ fn open_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Checks that these files can be read again and again, as training does: a pipe gives what it holds but once.
+/// Checks that these files can be read again and again, as training does: a pipe gives what it
+/// holds but once.
 pub(crate) fn check_rereadable<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     for path in paths {
         // What cannot be found is reported when it is opened.

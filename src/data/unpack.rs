@@ -12,7 +12,8 @@ use super::container::Packing;
 use super::peek::Peekable;
 use super::source::Meter;
 
-/// The text of all members. What stands behind the last one is told to the meter, unless it is zeros, with which tapes and disks are padded.
+/// The text of all members. What stands behind the last one is told to the meter, unless it is
+/// zeros, with which tapes and disks are padded.
 pub(crate) struct Unpacked<R: Read> {
     packing: Packing,
     member: Member<R>,
@@ -70,7 +71,7 @@ impl<R: Read> Read for Unpacked<R> {
             let count = match &mut self.member {
                 Member::Gzip(decoder) => {
                     decoder.read(buffer).map_err(|error| explained(decoder.get_mut(), error.kind(), Packing::Gzip))?
-                },
+                }
                 Member::Zstd(packed, decoder) => read_frame(packed, decoder, buffer)?,
                 Member::Between(_) => 0,
                 Member::Over => return Ok(0),
@@ -249,7 +250,8 @@ mod tests {
         for (name, packed) in [("gzip", gzip(&text)), ("zstd", zstd(&text)), ("zstd", OF_ZSTD.to_vec())] {
             let whole = packed.len();
             for packed in [packed.clone(), [packed.clone(), packed].concat()] {
-                // Four bytes tell what it is; nobody can tell that a file is cut off between two members.
+                // Four bytes tell what it is; nobody can tell that a file is cut off between two
+                // members.
                 for end in (4..packed.len()).filter(|&end| !(whole..whole + 4).contains(&end)) {
                     let error = read(&packed[..end]).unwrap_err();
                     assert!(

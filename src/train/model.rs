@@ -225,8 +225,9 @@ impl<D: Backend> TrainedModel<D> {
         &self.scorer.members
     }
 
-    /// Predicts row after row, in constant memory. `visit` is given the probabilities and labels (NaN where there are none) of a run of
-    /// rows, and how many bytes have been read, of how many. Returns what is worth a look in the data.
+    /// Predicts row after row, in constant memory. `visit` is given the probabilities and labels
+    /// (NaN where there are none) of a run of rows, and how many bytes have been read, of how many.
+    /// Gives what is worth a look in the data.
     ///
     /// # Errors
     /// Rows that cannot be read or encoded; what `visit` returns.

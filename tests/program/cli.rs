@@ -476,7 +476,8 @@ fn what_is_worth_a_look_is_said_even_if_quiet() {
     assert!(!output.status.success() && message.contains("standard input:2: a quote opens a field"), "{message}");
 }
 
-/// A child with 1 GiB of address space reads what would take much more, if rows were kept whatever they are.
+/// A child with 1 GiB of address space reads what would take much more, if rows were kept whatever
+/// they are.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_row_takes_little_memory() {

@@ -1,4 +1,5 @@
-//! Text as people have it: blanks, quotes, compressed files, files that are no text or change meanwhile.
+//! Text as people have it: blanks, quotes, compressed files, files that are no text or change
+//! meanwhile.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -208,7 +209,8 @@ fn files_that_change_meanwhile_are_noticed() {
         assert!(is_noticed(Splits::load(&config, &encoder, files.path(), &mut |_, _| ()).unwrap_err()));
         let encoder = Encoder::fit(&config, files.path(), &mut |_, _| ()).unwrap();
         assert!(is_noticed(Splits::load(&config, &encoder, files.path(), &mut grow).unwrap_err()));
-        // A file of the same length, written anew; then one that rests. A stored encoder does not know how the files were.
+        // A file of the same length, written anew; then one that rests. A stored encoder does not
+        // know how the files were.
         let encoder = Encoder::fit(&config, files.path(), &mut |_, _| ()).unwrap();
         let file = fs::File::options().write(true).open(files.path().join("f")).unwrap();
         file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(9)).unwrap();
