@@ -92,7 +92,8 @@ pub(super) fn sources<'a>(config: &'a DataConfig, column: &'a str) -> HashSet<&'
     sources
 }
 
-/// The columns that a pass over the rows looks at: all that the features are made of, and the time and the label where they are needed.
+/// The columns that a pass over the rows looks at: all that the features are made of, and the time
+/// and the label where they are needed.
 fn needed<'a>(config: &'a DataConfig, tables: &[SideTable], label: &'a str, needs: Needs) -> HashSet<&'a str> {
     let features = config.dense.iter().map(|dense| &dense.column);
     let features = features.chain(config.categorical.iter().map(|categorical| &categorical.column));

@@ -61,9 +61,10 @@ pub struct DataConfig {
     pub max_field_bytes: Option<usize>,
     /// A column that holds 0 or 1, or a condition such as `rating >= 4`, `y = yes` or `y != no`.
     ///
-    /// A condition is a column, one of `>= <= > < = !=`, and a value. If the value is a number, numbers are compared, as the decimals that
-    /// they are written as: exact at any size, and `007` is 7. A row whose column holds no number is an error then, since it belongs to
-    /// neither class. `=` and `!=` also compare with a text.
+    /// A condition is a column, one of `>= <= > < = !=`, and a value. If the value is a number,
+    /// numbers are compared, as the decimals that they are written as: exact at any size, and `007`
+    /// is 7. A row whose column holds no number is an error then, since it belongs to neither
+    /// class. `=` and `!=` also compare with a text.
     pub label: Option<String>,
     /// Which rows train, which validate and which test.
     pub split: Split,
@@ -75,8 +76,9 @@ pub struct DataConfig {
     pub dense: Vec<Dense>,
     /// The columns that are looked up in embedding tables.
     pub categorical: Vec<Categorical>,
-    /// The largest share of values that training has not seen, in a categorical column at evaluation and prediction, and of keys that a side
-    /// table lacks: more than that is an error. Without it there is none; what is unusual is reported.
+    /// The largest share of values that training has not seen, in a categorical column at
+    /// evaluation and prediction, and of keys that a side table lacks: more than that is an error.
+    /// Without it there is none; what is unusual is reported.
     pub max_unknown: Option<f64>,
     /// How the 26 categorical columns of a Criteo file are encoded, if `categorical` does not say.
     pub criteo: Option<Criteo>,
@@ -194,8 +196,9 @@ pub struct Derive {
 pub struct Dense {
     /// The column.
     pub column: String,
-    /// What is done to the number: one transform, or several in this order, of which only the last may be fitted to the data. Default:
-    /// `["signed_log1p", "zscore"]`, which suits amounts and counts of any magnitude, and times; `"none"` for nothing.
+    /// What is done to the number: one transform, or several in this order, of which only the last
+    /// may be fitted to the data. Default: `["signed_log1p", "zscore"]`, which suits amounts and
+    /// counts of any magnitude, and times; `"none"` for nothing.
     #[serde(deserialize_with = "one_or_many")]
     pub transform: Vec<Transform>,
     /// What stands for a missing number.
@@ -342,8 +345,8 @@ impl DataConfig {
         rows.chain(self.join.iter().map(|join| &join.path)).map(|path| folder.join(path)).collect()
     }
 
-    /// The settings with everything filled in that goes without saying, of a Criteo file above all. What is stored with a model is this:
-    /// a stored column without transforms has none.
+    /// The settings with everything filled in that goes without saying, of a Criteo file above all.
+    /// What is stored with a model is this: a stored column without transforms has none.
     pub(crate) fn with_defaults(&self) -> Self {
         let mut config = self.clone();
         if config.format == Format::Criteo {

@@ -1,4 +1,5 @@
-//! How much of what rows hold is known to the encoder: values that training has not seen, keys that a side table lacks.
+//! How much of what rows hold is known to the encoder: values that training has not seen, keys that
+//! a side table lacks.
 
 use std::fmt;
 
@@ -8,7 +9,8 @@ use super::dictionary::{EMPTY, text_of_word};
 use super::encoder::Encoder;
 use super::error::{DataError, Result, percent, shortened};
 
-/// How much larger than among the training rows a share of unknown values is when it is worth a warning.
+/// How much larger than among the training rows a share of unknown values is when it is worth a
+/// warning.
 const NOTABLE: f64 = 0.05;
 
 /// How many values of a column are unknown, or how many keys a side table lacks.
@@ -21,11 +23,13 @@ pub struct UnknownShare {
     pub side_table: Option<String>,
     /// The number of values that are not empty; of a column with several in a row, all of these.
     pub values: u64,
-    /// How many of them are not known: training has not seen them, or not `min_count` times; the side table has no such key.
+    /// How many of them are not known: training has not seen them, or not `min_count` times; the
+    /// side table has no such key.
     pub unknown: u64,
     /// The first one of these, shortened if long.
     pub first: Option<String>,
-    /// The share of the training rows' own values that are not known, since they are rarer than `min_count`.
+    /// The share of the training rows' own values that are not known, since they are rarer than
+    /// `min_count`.
     pub rare: f64,
 }
 
@@ -60,7 +64,8 @@ impl fmt::Display for UnknownShare {
     }
 }
 
-/// How much of what rows hold is known, for each column and side table where that can be said. Hashed columns know every value.
+/// How much of what rows hold is known, for each column and side table where that can be said.
+/// Hashed columns know every value.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Coverage {
     /// The categorical columns, and the dense ones that count their values.
@@ -104,8 +109,8 @@ impl Tally {
         }
     }
 
-    /// Counts values of a column, of which there are the words and the rows of its table. `long` is the first unknown one that has no
-    /// word.
+    /// Counts values of a column, of which there are the words and the rows of its table. `long` is
+    /// the first unknown one that has no word.
     pub(super) fn add_words(&mut self, words: &[u64], rows: &[u32], long: Option<String>) {
         let is_unknown = |(&word, &row): (&u64, &u32)| (row == 0) & (word != EMPTY);
         let unknown = words.iter().zip(rows).map(|pair| u64::from(is_unknown(pair))).sum::<u64>();

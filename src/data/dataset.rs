@@ -106,7 +106,8 @@ impl Dataset {
         &self.labels
     }
 
-    /// How much of what the rows hold is known: values that training has not seen, keys that side tables lack.
+    /// How much of what the rows hold is known: values that training has not seen, keys that side
+    /// tables lack.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }
@@ -204,9 +205,10 @@ impl Splits {
     /// `progress` is called now and then with the bytes that have been read, and all there are, before decompression.
     ///
     /// # Errors
-    /// Any [`DataError`] of reading; [`DataError::EmptyPart`] if there are no training rows, or none of another part of which the
-    /// settings ask for some; [`DataError::OneClass`] if all training labels are the same; [`DataError::Unknown`] if more is not known
-    /// than the settings allow.
+    /// Any [`DataError`] of reading; [`DataError::EmptyPart`] if there are no training
+    /// rows, or none of another part of which the settings ask for some; [`DataError::OneClass`] if
+    /// all training labels are the same; [`DataError::Unknown`] if more is not known than the
+    /// settings allow.
     pub fn load(
         config: &DataConfig,
         encoder: &Encoder,

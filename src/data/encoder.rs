@@ -42,8 +42,8 @@ pub struct Encoder {
     pub(super) categorical: Vec<CategoricalEncoding>,
     pub(super) time_cut: Option<TimeCut>,
     pub(super) features: Vec<EncodedFeature>,
-    /// For each categorical column, the share of the training rows' values that are too rare to have a row. Encoders of earlier versions
-    /// have none.
+    /// For each categorical column, the share of the training rows' values that are too rare to
+    /// have a row. Encoders of earlier versions have none.
     #[serde(default)]
     pub(super) rare: Vec<f64>,
     /// What was seen of the files, for whoever reads them next; it is not stored.

@@ -165,7 +165,8 @@ pub enum DataError {
         column: String,
         /// What stands there, shortened if long.
         value: String,
-        /// The values of the column with their shares of the rows, the most frequent ones first; empty where they have not been counted.
+        /// The values of the column with their shares of the rows, the most frequent ones first;
+        /// empty where they have not been counted.
         values: Vec<(String, f64)>,
     },
     /// A key stands twice in a side table.
@@ -249,8 +250,8 @@ pub enum DataError {
         /// The values of the column with their shares of the rows, the most frequent ones first.
         values: Vec<(String, f64)>,
     },
-    /// More values than `data.max_unknown` allows are such that training has not seen them, or more keys than that have no row in a side
-    /// table.
+    /// More values than `data.max_unknown` allows are such that training has not seen them, or more
+    /// keys than that have no row in a side table.
     #[error("{share}, which is more than data.max_unknown = {limit}: are the files written as those of training are?")]
     Unknown {
         /// Of which column or side table, how many, and the first one.

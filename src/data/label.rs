@@ -94,7 +94,8 @@ impl Label {
     }
 }
 
-/// Why a text is no value that a condition with a number could judge: a missing one must not count as either class.
+/// Why a text is no value that a condition with a number could judge: a missing one must not count
+/// as either class.
 const NO_NUMBER: &str = "but the condition of data.label compares numbers: correct it, or remove the row";
 
 fn unquoted(text: &str) -> &str {

@@ -1,4 +1,5 @@
-//! The values of a label's column: what an error about labels shows, so that whoever reads it can choose.
+//! The values of a label's column: what an error about labels shows, so that whoever reads it can
+//! choose.
 
 use std::path::PathBuf;
 
@@ -18,7 +19,8 @@ pub(super) fn add(mut error: DataError, config: &DataConfig, tables: &[SideTable
     if let DataError::Label { values, .. } | DataError::OneClass { values, .. } = &mut error {
         let mut counts = Counts::default();
         let sources = files.iter().cloned().map(Source::from).collect();
-        // What is wrong with the rows behind is not what the error is about: what has been counted before will do.
+        // What is wrong with the rows behind is not what the error is about: what has been counted
+        // before will do.
         let _ = count(config, tables, sources, &mut counts);
         *values = shares(&counts);
     }

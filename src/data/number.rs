@@ -61,8 +61,9 @@ pub(crate) fn parse_word(word: u64) -> Option<u32> {
     Some((low.wrapping_add(high) >> 32) as u32)
 }
 
-/// How the number of a text compares with that of another, as the decimals that they are written as, exact at any size: `f64` would
-/// take integers beyond 2^53 for their neighbours. `None` if one of the texts holds no number.
+/// How the number of a text compares with that of another, as the decimals that they are written
+/// as, exact at any size: `f64` would take integers beyond 2^53 for their neighbours. `None` if one
+/// of the texts holds no number.
 pub(crate) fn compare(left: &str, right: &str) -> Option<Ordering> {
     let (x, y) = (parse(left)?, parse(right)?);
     let is_exact = |text: &str| parse_integer(text.as_bytes()).is_some();
@@ -73,10 +74,12 @@ pub(crate) fn compare(left: &str, right: &str) -> Option<Ordering> {
     }
 }
 
-/// The number of a text, rounded down to a multiple of `bucket`, which is above 0; `None` if the text holds none.
+/// The number of a text, rounded down to a multiple of `bucket`, which is above 0; `None` if the
+/// text holds none.
 ///
-/// This is exact where both are whole numbers of the same power of ten within `i128`: 0.3 / 0.1 is less than 3 in `f64`, and integers
-/// beyond 2^53 are others there. Elsewhere it is rounded to `f64`.
+/// This is exact where both are whole numbers of the same power of ten within `i128`: 0.3 / 0.1 is
+/// less than 3 in `f64`, and integers beyond 2^53 are others there. Elsewhere it is rounded to
+/// `f64`.
 pub(crate) fn bucket(text: &str, bucket: f64) -> Option<String> {
     let number = parse(text)?;
     // Adding 0 turns -0 into 0.
@@ -95,7 +98,8 @@ fn bucket_exactly(number: Decimal<'_>, bucket: Decimal<'_>) -> Option<String> {
     Some(format!("{sign}{whole}{}{fraction}", if fraction.is_empty() { "" } else { "." }))
 }
 
-/// The decimal that the text of a number holds: `±0.d₁d₂d₃… · 10^point`, where `d₁` is not 0 unless all digits are.
+/// The decimal that the text of a number holds: `±0.d₁d₂d₃… · 10^point`, where `d₁` is not 0 unless
+/// all digits are.
 #[derive(Clone, Copy, Debug)]
 struct Decimal<'a> {
     negative: bool,
@@ -176,10 +180,11 @@ impl<'a> Decimal<'a> {
     }
 }
 
-/// A time by which rows are split: the number of a text, ordered as the decimals are to 33 digits, so that nanoseconds since 1970 keep
-/// their order, which they would lose as `f64`.
+/// A time by which rows are split: the number of a text, ordered as the decimals are to 33 digits,
+/// so that nanoseconds since 1970 keep their order, which they would lose as `f64`.
 ///
-/// The digits stand in the lower 110 bits, what orders their magnitude above them; a negative number is the negative of its magnitude.
+/// The digits stand in the lower 110 bits, what orders their magnitude above them; a negative
+/// number is the negative of its magnitude.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(i128);
 
@@ -224,7 +229,8 @@ impl Serialize for Time {
 }
 
 impl<'de> Deserialize<'de> for Time {
-    /// Reads what [`Self::serialize`] has written, or the number that encoders were stored with before.
+    /// Reads what [`Self::serialize`] has written, or the number that encoders were stored with
+    /// before.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "a time")]
@@ -282,7 +288,8 @@ mod tests {
         }
     }
 
-    /// Texts of numbers in increasing order; those of a line are equal. Many differ by less than `f64` can tell.
+    /// Texts of numbers in increasing order; those of a line are equal. Many differ by less than
+    /// `f64` can tell.
     const ORDERED: &[&[&str]] = &[
         &["-3.4e38"],
         &["-9007199254740993", "-9007199254740993.0"],

@@ -24,7 +24,8 @@ pub(super) struct RowEncoder<'a> {
     words: Vec<u64>,
     column: Vec<u64>,
     tallies: Tallies,
-    /// For each categorical column, the first of the unknown texts that are yet to be looked up and have no word.
+    /// For each categorical column, the first of the unknown texts that are yet to be looked up and
+    /// have no word.
     long: Vec<Option<String>>,
 }
 

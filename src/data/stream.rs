@@ -18,7 +18,8 @@ use super::split::Splitter;
 pub enum LabelUse {
     /// A row without a label is an error.
     Required,
-    /// The label is not looked at: its column may be absent, or hold whatever it likes, and all labels are NaN.
+    /// The label is not looked at: its column may be absent, or hold whatever it likes, and all
+    /// labels are NaN.
     Optional,
 }
 
@@ -65,9 +66,10 @@ impl<'a> RowStream<'a> {
     /// Fills `batch` with the next rows, at most `max_rows` of them (0 counts as 1); false if there are none left.
     ///
     /// # Errors
-    /// Any [`DataError`](super::DataError) of reading; after the last row [`DataError::Unknown`](super::DataError::Unknown) if more is not
-    /// known than the settings allow. The rows that were read for this batch are lost; another call goes on behind
-    /// the bad row where that is possible.
+    /// Any [`DataError`](super::DataError) of reading; after the last row
+    /// [`DataError::Unknown`](super::DataError::Unknown) if more is not known than the settings
+    /// allow. The rows that were read for this batch are lost; another call goes on behind the bad
+    /// row where that is possible.
     pub fn next_batch(&mut self, max_rows: usize, batch: &mut Batch) -> Result<bool> {
         self.staged.clear();
         while self.staged.len() < max_rows.max(1) && self.rows.advance()? {

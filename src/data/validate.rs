@@ -117,8 +117,8 @@ fn files(config: &DataConfig) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a file that is named twice, by whatever paths: its rows would count twice, or be measured on what they taught. Files that are
-/// not there are left to whoever opens them.
+/// Refuses a file that is named twice, by whatever paths: its rows would count twice, or be
+/// measured on what they taught. Files that are not there are left to whoever opens them.
 pub(super) fn each_file_once(config: &DataConfig, folder: &Path) -> Result<()> {
     let mut seen: HashMap<FileIdentity, (String, PathBuf)> = HashMap::new();
     for (field, paths) in [("train", &config.train), ("validation", &config.validation), ("test", &config.test)] {

@@ -246,7 +246,8 @@ impl Config {
     /// Reads a configuration file. Also gives its folder, from which relative paths count.
     ///
     /// # Errors
-    /// [`TrainError::Config`] with line and column, in the words of `keys.rs`; an unknown key is named with the nearest known one.
+    /// [`TrainError::Config`] with line and column, in the words of `keys.rs`; an unknown
+    /// key is named with the nearest known one.
     pub fn load(path: &Path) -> Result<(Self, PathBuf)> {
         let text = std::fs::read_to_string(path).map_err(io_error("read", path))?;
         let config = Self::parse(&text).map_err(|message| TrainError::Config { path: path.into(), message })?;

@@ -1,4 +1,5 @@
-//! The keys of a configuration file: what may stand under each of them. What cannot be read is explained in these words.
+//! The keys of a configuration file: what may stand under each of them. What cannot be read is
+//! explained in these words.
 
 use std::ops::Range;
 
@@ -193,7 +194,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("early_stopping", "training stops after `train.patience` epochs without a better score"),
 ];
 
-/// The first thing in the text of a configuration file that is not what may stand there: its place, and what is wrong.
+/// The first thing in the text of a configuration file that is not what may stand there: its place,
+/// and what is wrong.
 pub(super) fn first_fault(text: &str) -> Option<(Range<usize>, String)> {
     let file = DeTable::parse(text).ok()?;
     let mut faults = Vec::new();

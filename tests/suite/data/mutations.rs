@@ -1,12 +1,15 @@
-//! 10,000 mutations of valid files and settings, drawn from a fixed seed: none panics, hangs, takes more than a gibibyte, or passes with a
-//! result that differs from the untouched file's without a word.
+//! 10,000 mutations of valid files and settings, drawn from a fixed seed: none panics, hangs, takes
+//! more than a gibibyte, or passes with a result that differs from the untouched file's without a
+//! word.
 //!
 //! What a mutation must come to is known without the reader under test:
-//! - another way to write the same rows (quotes, line ends, order of columns, files, compression, blanks, spellings of numbers) gives the same
-//!   bits;
-//! - bytes that are changed anywhere mean what a second, plain reader of the same grammar finds: where that finds a field that is never
-//!   closed, or rows that do not fit the header, there is an error, else the same bits as its rows written out anew;
-//! - a value that can be none (a label or a number that is `NA`, a key that is written otherwise) is an error with its line, or counted;
+//! - another way to write the same rows (quotes, line ends, order of columns, files, compression,
+//!   blanks, spellings of numbers) gives the same bits;
+//! - bytes that are changed anywhere mean what a second, plain reader of the same grammar finds:
+//!   where that finds a field that is never closed, or rows that do not fit the header, there is an
+//!   error, else the same bits as its rows written out anew;
+//! - a value that can be none (a label or a number that is `NA`, a key that is written otherwise)
+//!   is an error with its line, or counted;
 //! - settings are the same, or an error in the words of configurations, or others than before.
 
 use std::fs;
@@ -186,7 +189,8 @@ impl Bench {
         Self { folder, config: Config::parse(CONFIG).unwrap().data }
     }
 
-    /// The bits of everything that a model would read: the features, and all rows of all parts. The error does not name the folder.
+    /// The bits of everything that a model would read: the features, and all rows of all parts. The
+    /// error does not name the folder.
     fn encode(&self, files: &[Vec<u8>]) -> Result<Vec<String>, String> {
         let mut config = self.config.clone();
         config.train.clear();
@@ -218,8 +222,8 @@ impl Bench {
     }
 }
 
-/// The rows of a delimited text: a second reader, byte by byte, of the grammar that the program's own says it reads. `None` where a field is
-/// never closed.
+/// The rows of a delimited text: a second reader, byte by byte, of the grammar that the program's
+/// own says it reads. `None` where a field is never closed.
 fn plain_rows(text: &[u8]) -> Option<Vec<Vec<Vec<u8>>>> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
@@ -455,7 +459,8 @@ fn values() {
                 assert_eq!((got.0, got.1), (expected.0.clone(), expected.1.clone()));
             }
         } else {
-            // Keys that are written otherwise: each is counted, in the column, in what counts them, and in the join.
+            // Keys that are written otherwise: each is counted, in the column, in what counts them,
+            // and in the join.
             let changed: Vec<usize> = (1..rows.len()).filter(|_| random.below(3) == 0).collect();
             let first = changed.first().map(|&row| format!("{}.0", rows[row][0]));
             changed.iter().for_each(|&row| rows[row][0] += ".0");
@@ -503,7 +508,8 @@ fn settings() {
         let mut random = Philox::new(case, 5);
         let mut text = CONFIG.to_owned();
         if case % 3 == 0 {
-            // The order of the keys of a table, blanks, comments and the kind of quotes mean nothing.
+            // The order of the keys of a table, blanks, comments and the kind of quotes mean
+            // nothing.
             let blocks = text.split("\n\n").map(|block| {
                 let mut lines: Vec<&str> = block.trim().lines().collect();
                 let first = usize::from(lines[0].starts_with('['));
@@ -591,7 +597,8 @@ fn settings() {
 
 const CHILD: &str = "BAGDOT_TEST_MUTATIONS";
 
-/// Runs in a process of its own, so that its memory can be told from that of other tests, and its end can be waited for.
+/// Runs in a process of its own, so that its memory can be told from that of other tests, and its
+/// end can be waited for.
 #[test]
 fn ten_thousand_mutations() {
     assert_eq!(WRITINGS + BYTES + VALUES + SETTINGS, 10_000);

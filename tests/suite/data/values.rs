@@ -1,5 +1,5 @@
-//! What values mean, and that nothing about them goes by without a word: numbers of any size, labels that are none, values that training has
-//! not seen, files and columns that must not meet.
+//! What values mean, and that nothing about them goes by without a word: numbers of any size,
+//! labels that are none, values that training has not seen, files and columns that must not meet.
 
 use std::fs;
 use std::io::Write;
@@ -35,7 +35,8 @@ fn numbers(coverage: &Coverage) -> Vec<(&str, u64, u64, Option<&str>)> {
 
 #[test]
 fn large_integers_are_told_apart_in_labels_and_times() {
-    // The label's column is a number of 16 digits whose last bit f64 has no room for; so is the time.
+    // The label's column is a number of 16 digits whose last bit f64 has no room for; so is the
+    // time.
     const START: u64 = 9_007_199_254_740_992;
     let text = "user,item,t\n".to_owned()
         + &(0..64)
@@ -106,7 +107,8 @@ fn a_label_that_is_no_number_is_of_no_class() {
             );
         }
     }
-    // Evaluation says the same of rows from elsewhere; prediction does not look at labels, wherever they come from.
+    // Evaluation says the same of rows from elsewhere; prediction does not look at labels, wherever
+    // they come from.
     let files = folder(&[("f.csv", with("1").as_bytes()), ("side.csv", b"c,z\nc0,0\nc1,NA\nc2,1\n")]);
     for settings in [
         "label = 'y = 1'\ncategorical = [{ column = 'c' }]",
@@ -207,7 +209,8 @@ fn values_that_training_has_not_seen_are_counted() {
         [(40, 0), (80, 0), (40, 0), (40, 0), (40, 0)]
     );
     assert_eq!(known.notable().count(), 0);
-    // Written otherwise; empty; a long one, which is looked up by itself, before the short one; a list; a new number; all is known to a hash.
+    // Written otherwise; empty; a long one, which is looked up by itself, before the short one; a
+    // list; a new number; all is known to a hash.
     let text = "shop,tags,h,n\n0,u,x,1\n,t1,y,2\n1,,z,999\na very long name,u v t0 w,x,3\n1.0,t9,x,\n1,t2,h1,4\n";
     let seen = coverage(&encoder, text);
     let expected = [
@@ -372,7 +375,8 @@ fn numbers_are_scaled_unless_the_settings_say_otherwise() {
     assert!(numbers.iter().all(|x| x.abs() < 2.0), "a time of today is a number of today: {numbers:?}");
     let (raw, numbers) = with(", transform = 'none'");
     assert_eq!(numbers[3], (1_700_000_000.0 + 3.0 * 3600.0) as f32);
-    // What is stored says what it is; a stored column that says nothing is of a time when that meant `none`.
+    // What is stored says what it is; a stored column that says nothing is of a time when that
+    // meant `none`.
     let json = serde_json::to_string(&encoder).unwrap();
     assert!(json.contains("\"transform\":[\"signed_log1p\",\"zscore\"]"), "{json}");
     let old = serde_json::to_string(&raw).unwrap().replace("\"transform\":[\"none\"]", "\"transform\":[]");
