@@ -85,6 +85,7 @@ impl<D: Backend> Buffers<D> {
     ) -> Result<Self> {
         let tables = embedding.tables().as_ref();
         let columns = Seams::<D>::columns(config, tables);
+        let argmax_len = product([batch_size, tables.width()]);
         let backward = || -> Result<BackwardBuffers<D>> {
             Ok(BackwardBuffers {
                 grads: Seams::new(device, batch_size, columns)?,
@@ -98,11 +99,7 @@ impl<D: Backend> Buffers<D> {
             layers: Layers::new(device, config.precision, mlps.hidden(), num_parameters, batch_size, train)?,
             values: Seams::new(device, batch_size, columns)?,
             samples: 0,
-            argmax: if train && tables.has_max() {
-                Some(device.alloc(product([batch_size, tables.width()]))?)
-            } else {
-                None
-            },
+            argmax: if train && tables.has_max() { Some(device.alloc(argmax_len)?) } else { None },
             mean_loss: device.alloc(1)?,
             backward: if train { Some(backward()?) } else { None },
         })

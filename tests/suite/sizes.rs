@@ -140,7 +140,8 @@ fn a_single_row_is_as_long_as_it_likes<B: Backend>(device: &B) {
     assert_eq!(run(LD), run(64));
 }
 
-/// Matrices without elements are as long as they like: there is nothing to do, and nothing overflows.
+/// Matrices without elements are as long as they like: there is nothing to do, and nothing
+/// overflows.
 fn layers_without_elements_are_done_at_once<B: Backend>(device: &B) {
     let [x, w, mut y, mut dy, mut dx, mut dw, mut db] = [(); 7].map(|()| device.alloc::<f32>(0).unwrap());
     for (m, n, k) in [(MAX, 0, 0), (0, 0, 1 << 48), (0, 0, 0)] {
