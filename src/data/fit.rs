@@ -23,8 +23,8 @@ pub(super) const NO_TRAINING_ROWS: &str = "there are too few rows, or split give
 /// See [`Encoder::fit`].
 pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Encoder> {
     config.validate()?;
-    each_file_once(config, folder)?;
     let config = config.with_defaults();
+    each_file_once(&config, folder)?;
     check_files(&config, folder)?;
     let files = config.files(Part::Train, folder);
     let sources = || -> Vec<Source> { files.iter().cloned().map(Source::from).collect() };

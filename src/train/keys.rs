@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 /// A key of a table.
 struct Key {
@@ -283,11 +283,10 @@ fn check_tagged(
 fn takes(kind: &Kind, value: &DeValue<'_>) -> bool {
     match (kind, value) {
         (Whole(most), DeValue::Integer(number)) => {
-            i128::from_str_radix(number.as_str(), number.radix()).is_ok_and(|n| (0..=i128::from(*most)).contains(&n))
+            integer(number).is_some_and(|n| (0..=i128::from(*most)).contains(&n))
         }
-        (Number, DeValue::Integer(_) | DeValue::Float(_))
-        | (Switch, DeValue::Boolean(_))
-        | (Text, DeValue::String(_)) => true,
+        (Number, DeValue::Integer(number)) => integer(number).is_some(),
+        (Number, DeValue::Float(_)) | (Switch, DeValue::Boolean(_)) | (Text, DeValue::String(_)) => true,
         (Character, DeValue::String(text)) => text.chars().count() == 1,
         (Choice(names), DeValue::String(text)) => names.contains(&text.as_ref()),
         (Wholes, DeValue::Array(items)) => items.iter().all(|item| takes(&U64, item.get_ref())),
@@ -298,6 +297,12 @@ fn takes(kind: &Kind, value: &DeValue<'_>) -> bool {
         (Tables(_), DeValue::Array(items)) => items.iter().all(|item| item.get_ref().is_table()),
         _ => false,
     }
+}
+
+/// An integer that can be read: one of 64 bits, with a sign or without.
+fn integer(number: &DeInteger<'_>) -> Option<i128> {
+    let number = i128::from_str_radix(number.as_str(), number.radix()).ok()?;
+    (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&number).then_some(number)
 }
 
 fn describe(kind: &Kind) -> String {
@@ -323,6 +328,9 @@ fn describe(kind: &Kind) -> String {
 fn describe_value(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the text {:?}", crate::data::shortened(text)),
+        DeValue::Integer(number) if integer(number).is_none() => {
+            format!("the number {}, beyond all integers here,", number.as_str())
+        }
         DeValue::Integer(number) => format!("the number {}", number.as_str()),
         DeValue::Float(number) => format!("the number {}", number.as_str()),
         DeValue::Boolean(value) => value.to_string(),
