@@ -1,4 +1,5 @@
 //! The tests of the `bagdot` program, apart from those of the library: nothing generic is compiled for them.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // The modules share what is `pub`.
 #![allow(unreachable_pub)]
