@@ -70,20 +70,17 @@ fn group(section: &str, group: &GroupConfig) -> Result<(), String> {
         Some(WeightDecay::L2(decay) | WeightDecay::Decoupled(decay)) => Some(decay),
         Some(WeightDecay::None) | None => None,
     };
-    let not_negative = |x: f32| x.is_finite() && x >= 0.0;
-    let is_share = |x: f32| (0.0..1.0).contains(&x);
-    let (zero_or_more, share) = ("a number of 0 or more", "in [0, 1)");
-    let keys: [(&str, Option<f32>, &str, fn(f32) -> bool); 6] = [
-        ("learning_rate", group.learning_rate, zero_or_more, not_negative),
-        ("eps", group.eps, zero_or_more, not_negative),
-        ("weight_decay", decay, zero_or_more, not_negative),
-        ("beta1", group.beta1, share, is_share),
-        ("beta2", group.beta2, share, is_share),
-        ("max_gradient", group.max_gradient, ABOVE_ZERO, is_above_zero),
-    ];
-    keys.into_iter().try_for_each(|(name, value, expected, is_right)| {
+    let number = |name: &str, value: Option<f32>, expected: &str, is_right: fn(f32) -> bool| {
         value.map_or(Ok(()), |value| check(format!("{section}: `{name}`"), value, expected, is_right))
-    })
+    };
+    let not_negative = |x: f32| x.is_finite() && x >= 0.0;
+    for (name, value) in [("learning_rate", group.learning_rate), ("eps", group.eps), ("weight_decay", decay)] {
+        number(name, value, "a number of 0 or more", not_negative)?;
+    }
+    for (name, value) in [("beta1", group.beta1), ("beta2", group.beta2)] {
+        number(name, value, "in [0, 1)", |x| (0.0..1.0).contains(&x))?;
+    }
+    number("max_gradient", group.max_gradient, ABOVE_ZERO, is_above_zero)
 }
 
 fn schedule(schedule: &ScheduleConfig) -> Result<(), String> {
