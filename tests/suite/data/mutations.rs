@@ -546,7 +546,10 @@ fn settings() {
                         [random.below(14) as usize],
                 ),
                 1 => drop(text.drain(place..end)),
-                2 => text.insert_str(place, &text[place..end].to_owned()),
+                2 => {
+                    let again = text[place..end].to_owned();
+                    text.insert_str(place, &again);
+                }
                 3 => {
                     // A line more, or one less.
                     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();

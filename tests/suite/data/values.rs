@@ -161,7 +161,7 @@ fn a_label_that_is_no_number_is_of_no_class() {
 
 #[test]
 fn errors_about_labels_show_the_values_there_are() {
-    let incomes = |k: usize| if k % 4 == 0 { " >50K" } else { " <=50K" };
+    let incomes = |k: usize| if k.is_multiple_of(4) { " >50K" } else { " <=50K" };
     let text = rows(64, |k| format!("{k},{},{}", incomes(k), k % 2));
     let with = |label: &str| message(&format!("label = '{label}'\ndense = [{{ column = 'x' }}]"), &text);
     let message = with("c");
