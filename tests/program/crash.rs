@@ -4,8 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
-
 use crate::common::*;
 
 /// The library that counts calls and lets them fail, see `crash.c`.
@@ -135,7 +133,7 @@ fn a_model_is_replaced_whole_or_not_at_all_by_a_fault_at_every_call() {
             let variables = [("FAULT_AT", at_text.as_str()), ("FAULT_ERRNO", error.unwrap_or_default())];
             check_end(&project.train(&again, &variables[..1 + usize::from(error.is_some())]), error, at);
             // Whoever serves from the directory goes on.
-            let kept = |model: &str| manifest(&project.path(model))["config"]["train"]["seed"] == Value::from(3);
+            let kept = |model: &str| manifest(&project.path(model))["config"]["train"]["seed"] == 3;
             let is_old = kept("m");
             assert_eq!(project.predictions("m").lines().count(), 120);
             if is_old {

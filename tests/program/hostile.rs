@@ -47,7 +47,8 @@ fn configurations_of_manifests_are_checked() {
     let folder = project(300);
     let folder = folder.path();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "good"]);
-    let edits: [(&str, fn(&mut Value), &str); 7] = [
+    type Edit = fn(&mut Value);
+    let edits: [(&str, Edit, &str); 7] = [
         ("members", |m| m["config"]["train"]["members"] = json!(0), "`members` must be 1 or more"),
         ("rate", |m| m["config"]["train"]["optimizer"]["learning_rate"] = json!(-1.0), "`learning_rate` is -1"),
         ("wide", |m| m["config"]["model"]["top_mlp"] = json!([1_000_000_000_000_u64]), "top_mlp.0.weight"),
