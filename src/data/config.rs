@@ -372,7 +372,8 @@ impl DataConfig {
     pub(crate) fn label(&self) -> Result<Label> {
         let text =
             self.label.as_deref().ok_or_else(|| DataError::config("label", "missing: name the column to predict"))?;
-        Label::parse(text)
+        let label = Label::parse(text)?;
+        Ok(if self.trims() { label.trimmed() } else { label })
     }
 
     /// How the fields of the data files are written. The delimiter has been checked to be a byte.

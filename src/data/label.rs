@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use super::bytes::trimmed;
 use super::error::{DataError, Place, Result};
 use super::number;
 
@@ -9,6 +10,8 @@ use super::number;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Label {
     pub(crate) column: String,
+    /// Whether blanks around texts are no part of them, on either side of a condition.
+    trim: bool,
     condition: Option<Condition>,
 }
 
@@ -63,7 +66,12 @@ impl Label {
         if column.is_empty() {
             return Err(fault("the column is missing: write label = \"clicked\" or label = \"rating >= 4\""));
         }
-        Ok(Self { column, condition })
+        Ok(Self { column, trim: false, condition })
+    }
+
+    /// The same label for cells around whose texts blanks do not count.
+    pub(crate) fn trimmed(self) -> Self {
+        Self { trim: true, ..self }
     }
 
     /// The label of a row whose column holds `value`: 0 or 1.
@@ -82,6 +90,7 @@ impl Label {
             None => return Err(place.number(&self.column, value, NO_NUMBER)),
             order => order,
         };
+        let (value, text) = if self.trim { (trimmed(value), trimmed(text)) } else { (value, text.as_str()) };
         let holds = match comparison {
             Comparison::Equal => order.map_or(value == text, Ordering::is_eq),
             Comparison::NotEqual => order.map_or(value != text, Ordering::is_ne),
@@ -133,6 +142,19 @@ mod tests {
             assert_eq!(label(rule, value).unwrap(), expected, "{rule} {value}");
         }
         assert_eq!(label("y", "-0").unwrap().to_bits(), 0);
+    }
+
+    #[test]
+    fn blanks_around_texts_count_on_neither_side_or_on_both() {
+        let holds = |trim, rule: &str, value: &str| {
+            let label = Label::parse(rule).unwrap();
+            let label = if trim { label.trimmed() } else { label };
+            label.of(value, Place { file: "f.csv", line: 7 }).unwrap() == 1.0
+        };
+        for (rule, value) in [("y = ' >50K'", ">50K"), ("y = >50K", " >50K\t"), ("y = ' >50K'", " >50K ")] {
+            assert!(holds(true, rule, value) && !holds(false, rule, value), "{rule} {value:?}");
+        }
+        assert!(holds(false, "y = ' >50K'", " >50K") && !holds(true, "y != ' >50K'", ">50K"));
     }
 
     #[test]
