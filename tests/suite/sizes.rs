@@ -414,11 +414,11 @@ fn a_full_device_refuses_models() {
     let alone = emulator.exclusive();
     let cuda = crate::common::cuda::own();
     let used = alone.used_bytes(0);
-    alone.set_memory(used + 1000);
-    assert_eq!(cuda.free_memory(), Some(1000));
+    alone.set_memory(used + 500);
+    assert_eq!(cuda.free_memory(), Some(500));
     let needed = MemoryPlan::for_predictions(&small(), 1).unwrap().total();
     let error = Dlrm::new(cuda.clone(), small(), 1).map(|_| ()).unwrap_err();
-    assert_eq!(error, Error::NotEnoughMemory { needed, free: 1000 });
+    assert_eq!(error, Error::NotEnoughMemory { needed, free: 500 });
     assert_eq!(alone.used_bytes(0), used);
     alone.set_memory(used + 100_000);
     assert!(Dlrm::new(cuda.clone(), small(), 1).is_ok());
