@@ -67,7 +67,7 @@ impl Train {
             let (dir, interrupted) = RunDir::create(&path)?;
             if let Some(interrupted) = interrupted {
                 let (path, interrupted) = (path.display(), interrupted.display());
-                screen.warn(&format!("the run that was interrupted in {path} is now in {interrupted}"));
+                screen.announce(&format!("the run that was interrupted in {path} is now in {interrupted}"));
             }
             Trainer::new(device, config, folder, dir, &mut screen)?
         };
@@ -84,7 +84,7 @@ impl Train {
         if let Some((rows, ne)) = measured.into_iter().find_map(|(rows, metrics)| Some((rows, metrics.as_ref()?.ne?)))
             && ne >= 1.0
         {
-            screen.warn(&format!(
+            screen.bar.warn(format_args!(
                 "the model is no better than always predicting the share of positives: ne is {ne:.4} on the {rows} rows, \
                  and useful models are below 1"
             ));
@@ -134,8 +134,8 @@ impl Screen {
         Self { bar: Bar::new(quiet), quiet, path: path.into(), epochs, signals: Signals::watch() }
     }
 
-    /// Says something that must not be missed, even if little is to be said.
-    fn warn(&self, line: &str) {
+    /// Says something that must be known, even if the program is to be quiet.
+    fn announce(&self, line: &str) {
         self.bar.say(&format!("bagdot: {line}"));
     }
 
@@ -182,7 +182,7 @@ impl Observer for Screen {
 
     fn replaced(&mut self, kept: &Path) {
         let (path, kept) = (self.path.display(), kept.display());
-        self.warn(&format!("the model that was in {path} is now in {kept}"));
+        self.announce(&format!("the model that was in {path} is now in {kept}"));
     }
 
     fn epoch(&mut self, record: &EpochRecord) {
@@ -203,7 +203,7 @@ impl Observer for Screen {
     fn stop_requested(&self) -> bool {
         let stops = self.signals.received().is_some();
         if stops {
-            self.warn("writing a checkpoint; a second signal ends this at once");
+            self.announce("writing a checkpoint; a second signal ends this at once");
         }
         stops
     }
