@@ -39,7 +39,7 @@ impl Output {
             Some(path) => {
                 let path = resolve(path).map_err(fault)?;
                 // Before anything is opened for writing.
-                let handle = Handle::from_path(&path).ok();
+                let handle = handle_of(&path);
                 (Target::open(path).map_err(fault)?, handle)
             }
         };
@@ -151,14 +151,23 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Whether an input is the file that is written to. Terminals and other devices may be both.
+/// Whether an input is the file that is written to.
 fn is_same_file(input: &Path, output: Option<&Handle>) -> bool {
     let handle = match input.to_str() {
-        Some("-") => Handle::stdin(),
-        _ => Handle::from_path(input),
+        Some("-") => Handle::stdin().ok().filter(is_file),
+        _ => handle_of(input),
     };
-    let is_file = |handle: &Handle| handle.as_file().metadata().is_ok_and(|metadata| metadata.is_file());
-    handle.is_ok_and(|handle| output == Some(&handle) && is_file(&handle))
+    handle.is_some_and(|handle| output == Some(&handle))
+}
+
+/// What tells a regular file from others. Pipes and devices may be input and output at once, and a pipe must not even be opened.
+fn handle_of(path: &Path) -> Option<Handle> {
+    let metadata = path.metadata().ok()?;
+    if metadata.is_file() { Handle::from_path(path).ok() } else { None }
+}
+
+fn is_file(handle: &Handle) -> bool {
+    handle.as_file().metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
 #[cfg(test)]
