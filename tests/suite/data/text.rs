@@ -185,7 +185,7 @@ fn nothing_of_a_file_controls_a_terminal() {
     let columns = on(SIMPLE);
     assert!(columns.contains(escaped), "{columns}");
     let label = on(key);
-    assert!(label.contains("label = \"y\\u{7} = b\\u{1b}]0;t\\u{7}\""), "{label}");
+    assert!(label.contains("the label \"y\\u{7}\" is \"b\\u{1b}]0;t\\u{7}\""), "{label}");
     for message in [columns, label] {
         assert!(!message.contains(|c: char| c.is_control() || c == '\u{202e}'), "{message:?}");
     }
@@ -225,7 +225,8 @@ fn files_that_change_meanwhile_are_noticed() {
 #[test]
 #[cfg(unix)]
 fn pipes_and_directories_are_no_training_data() {
-    let files = folder(&[("f", rows(64, |k| format!("{k},a,{}", k % 2)).as_bytes())]);
+    let text = rows(64, |k| format!("{k},a,{}", k % 2));
+    let files = folder(&[("f", text.as_bytes()), ("g", text.as_bytes())]);
     fs::create_dir(files.path().join("d")).unwrap();
     assert!(Command::new("mkfifo").arg(files.path().join("p")).status().unwrap().success());
     let error = |toml: &str| {
@@ -235,7 +236,7 @@ fn pipes_and_directories_are_no_training_data() {
     let pipe = "p: this is no regular file, and training reads its rows several times";
     assert!(error("train = 'p'").starts_with(pipe));
     assert!(error("train = ['f', 'p']").starts_with(pipe));
-    assert!(error("train = 'f'\nvalidation = 'f'\ntest = 'p'\nsplit = { by = 'file' }").starts_with(pipe));
+    assert!(error("train = 'f'\nvalidation = 'g'\ntest = 'p'\nsplit = { by = 'file' }").starts_with(pipe));
     assert!(error("train = 'f'\njoin = [{ path = 'p', on = 'c' }, { path = 'p', on = 'x' }]").starts_with(pipe));
     assert!(error("train = '/dev/zero'").starts_with("/dev/zero: this is no regular file"));
     assert_eq!(error("train = 'd'"), "d: this is a directory: name a file");
