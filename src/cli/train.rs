@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::terminal::{Bar, Signals, metrics_line};
 use super::{CliError, CliResult, Common, on_device, print_line};
 use crate::data::{Encoder, Note, Part, Splits};
-use crate::ops::Backend;
+use crate::ops::{Backend, Loss};
 use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, Trainer};
 
 /// Train a model as a configuration file says, and measure it on the test rows.
@@ -54,6 +54,7 @@ impl Train {
     fn train<D: Backend>(&self, device: D, config: Config, folder: &Path) -> CliResult {
         let path = self.out.clone().unwrap_or_else(|| default_dir(&self.config));
         let mut screen = Screen::new(self.common.quiet, &path, config.train.epochs);
+        let loss = config.train.loss;
         let trainer = if self.resume {
             let (dir, manifest) = RunDir::resume(&path)?;
             if manifest.config != config {
@@ -80,15 +81,7 @@ impl Train {
             (error, _) => error.into(),
         })?;
         screen.say(&format!("model and report.html are in {}", path.display()));
-        let measured = [("validation", &outcome.validation), ("test", &outcome.test)];
-        if let Some((rows, ne)) = measured.into_iter().find_map(|(rows, metrics)| Some((rows, metrics.as_ref()?.ne?)))
-            && ne >= 1.0
-        {
-            screen.bar.warn(format_args!(
-                "the model is no better than always predicting the share of positives: ne is {ne:.4} on the {rows} rows, \
-                 and useful models are below 1"
-            ));
-        }
+        screen.warn_if_worthless(loss, &outcome);
         self.print(&outcome)
     }
 
@@ -132,6 +125,21 @@ struct Screen {
 impl Screen {
     fn new(quiet: bool, path: &Path, epochs: u32) -> Self {
         Self { bar: Bar::new(quiet), quiet, path: path.into(), epochs, signals: Signals::watch() }
+    }
+
+    /// Warns of a model that is no better than one probability for all rows.
+    fn warn_if_worthless(&self, loss: Loss, outcome: &Outcome) {
+        let measured = [("validation", outcome.validation), ("test", outcome.test)];
+        let Some((rows, metrics)) = measured.into_iter().find_map(|(rows, metrics)| Some((rows, metrics?))) else {
+            return;
+        };
+        let (of_model, of_constant) = (metrics.minimised(), metrics.loss_of_a_constant(loss));
+        if let Some(of_constant) = of_constant.filter(|of_constant| of_model >= *of_constant) {
+            self.bar.warn(format_args!(
+                "the model is no better than always predicting the same: its loss on the {rows} rows is {of_model:.4}, \
+                 that of the best constant {of_constant:.4}"
+            ));
+        }
     }
 
     /// Says something that must be known, even if the program is to be quiet.

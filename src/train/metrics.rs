@@ -34,6 +34,23 @@ impl Metrics {
     pub fn minimised(&self) -> f64 {
         self.loss.unwrap_or(self.logloss)
     }
+
+    /// The least that the mean of `loss` can be if all samples get the same probability, as a model that knows nothing but the share of positives would
+    /// give them: the entropy of the labels, with their weights, or their variance. `None` if the labels are all of one class.
+    pub fn loss_of_a_constant(&self, loss: Loss) -> Option<f64> {
+        let share = self.positives as f64 / self.samples as f64;
+        let entropy = |negative: f64, positive: f64| {
+            let (negative, positive) = (negative * (1.0 - share), positive * share);
+            let sum = negative + positive;
+            -(negative * (negative / sum).ln() + positive * (positive / sum).ln())
+        };
+        let has_both = self.positives > 0 && self.positives < self.samples;
+        has_both.then(|| match loss {
+            Loss::BceWithLogits => entropy(1.0, 1.0),
+            Loss::WeightedBce { negative, positive } => entropy(negative.into(), positive.into()),
+            Loss::Mse => share * (1.0 - share),
+        })
+    }
 }
 
 /// Predictions with their labels, kept until all are there.
@@ -276,6 +293,20 @@ mod tests {
         assert!((loss(weighted) - (11.0 * quarter + half) / 3.0).abs() < 1e-14);
         assert!((loss(Loss::Mse) - (2.0 * 0.0625 + 0.25) / 3.0).abs() < 1e-15);
         assert_eq!((p.metrics_of(Loss::BceWithLogits).unwrap().loss, p.metrics().unwrap().loss), (None, None));
+    }
+
+    #[test]
+    fn no_constant_has_less_loss_than_is_said() {
+        let labels = [1.0, 0.0, 0.0, 0.0];
+        let of = |p: f32, loss| predictions(&labels.map(|y| (p, y))).metrics_of(loss).unwrap();
+        for loss in [Loss::BceWithLogits, Loss::WeightedBce { negative: 1.0, positive: 10.0 }, Loss::Mse] {
+            let least = of(0.5, loss).loss_of_a_constant(loss).unwrap();
+            let tried: Vec<f64> = (1..1000).map(|k| of(k as f32 / 1000.0, loss).minimised()).collect();
+            let best = tried.into_iter().fold(f64::INFINITY, f64::min);
+            // The best of the probabilities that are tried is at most 0.0005 from the best one of all; the second derivative is below 70 there.
+            assert!((-1e-7..70.0 * 0.0005f64.powi(2)).contains(&(best - least)), "{loss:?}: {best} {least}");
+        }
+        assert_eq!(predictions(&[(0.5, 1.0)]).metrics().unwrap().loss_of_a_constant(Loss::Mse), None);
     }
 
     #[test]
