@@ -109,7 +109,7 @@ impl<T> Extent for Vec<T> {
 /// Memory of a device, and the views through which ops see it.
 ///
 /// A buffer is used with the device that allocated it, or with a clone of that. Others may refuse it
-/// ([`Error::OtherBackend`](crate::Error::OtherBackend)), as CUDA backends do.
+/// ([`Error::OtherBackend`]), as CUDA backends do.
 pub trait Device: Clone + Send + Sync {
     /// Owned memory.
     type Buffer<T: Scalar>: Extent + Send + Sync;
@@ -142,7 +142,7 @@ pub trait Device: Clone + Send + Sync {
     fn free_memory(&self) -> Option<usize> {
         None
     }
-    /// Waits for all ops and reports what they found, such as an [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange).
+    /// Waits for all ops and reports what they found, such as an [`Error::IndexOutOfRange`].
     fn synchronize(&self) -> Result<()>;
     /// Puts the description of a batch of tables where ops can read it.
     fn tables(&self, tables: TableBatch) -> Result<Self::Tables>;
@@ -189,7 +189,7 @@ pub trait Device: Clone + Send + Sync {
     /// Checks that the device can still give so many bytes, if it can tell.
     ///
     /// # Errors
-    /// [`Error::NotEnoughMemory`](crate::Error::NotEnoughMemory).
+    /// [`Error::NotEnoughMemory`].
     fn expect_free_memory(&self, needed: usize) -> Result<()> {
         match self.free_memory() {
             Some(free) if free < needed => Err(Error::NotEnoughMemory { needed, free }),
