@@ -80,7 +80,8 @@ pub enum Error {
         position: usize,
         /// The label that was found there.
         value: f32,
-        /// How many labels of this call were out of range; the other fields name the first.
+        /// The number of labels of this call that were out of range; the other fields describe the
+        /// first.
         count: usize,
     },
     /// A tensor that the model has is not in the source.
@@ -118,9 +119,9 @@ pub enum Error {
     /// More memory is needed than there is. It has not been asked for.
     #[error("{} bytes of memory are needed, but {free} are free", AtLeast(*.needed))]
     NotEnoughMemory {
-        /// What is needed, in bytes; the largest number for that many or more.
+        /// The memory that is needed, in bytes; the largest number stands for that many or more.
         needed: usize,
-        /// What the device can still give.
+        /// The memory that the device can still provide, in bytes.
         free: usize,
     },
     /// There is no CUDA driver on this machine.
@@ -157,7 +158,8 @@ pub enum Error {
         /// What was looked for, and why it cannot be loaded.
         reason: String,
     },
-    /// Memory, tables or a recording of one CUDA backend were passed to another one. What the op writes may hold anything.
+    /// Memory, tables or a recording of one CUDA backend were passed to another one. The contents
+    /// of the op's outputs are unspecified.
     #[error(
         "memory of another CUDA backend: use it with the backend that allocated it, or with a clone of that, or copy it \
          by way of the host"
@@ -177,7 +179,7 @@ pub enum Error {
     /// the recording goes on.
     #[error("{op}: a batch cannot be sent while ops are recorded: send it before, and record the ops that read it")]
     Recording {
-        /// What was called.
+        /// The operation that was called.
         op: &'static str,
     },
     /// The loss or a gradient of a step is infinite or not a number: neither that step nor any after it has changed anything.

@@ -1,8 +1,8 @@
-//! Sizes that may come from anywhere: arithmetic that ends at the largest number, and vectors that
-//! can be refused.
+//! Sizes that may come from anywhere: arithmetic that saturates at the largest number, and vectors
+//! whose allocation can fail.
 //!
-//! What ends there is refused by whoever asks for memory of that size, or compares a buffer with
-//! it.
+//! A saturated size is refused when memory of that size is requested, or when a buffer is compared
+//! with it.
 
 use crate::error::{Error, Result};
 

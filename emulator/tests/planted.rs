@@ -346,7 +346,7 @@ fn pinned_memory_that_is_waited_for() {
             }
             way.send();
             assert_eq!(way.stream.clone_dtoh(&way.device).unwrap(), [4; 4]);
-            // What comes back is no word of the host's.
+            // A copy from the device also changes the memory, but it is not a write by the host.
             way.write(5);
             way.send();
             let (address, _sync) = way.device.device_ptr(&way.stream);

@@ -35,7 +35,7 @@ enum PartChoice {
     All,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(serde::Serialize)]
 struct Measured {
     #[serde(flatten)]

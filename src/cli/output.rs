@@ -1,4 +1,4 @@
-//! Where results go: standard output, or a file that is replaced only when they are whole.
+//! Writes results to standard output, or to a file that is replaced only when they are complete.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, StdoutLock, Write};
@@ -27,10 +27,12 @@ enum Target {
 }
 
 impl Output {
-    /// Standard output, or what lies at `path`, which must be none of `inputs` by whatever path (`-` is standard input).
+    /// Opens standard output, or the file at `path`. It must not be one of the `inputs`, even by
+    /// another path (`-` is standard input).
     ///
     /// # Errors
-    /// [`CliError::Usage`] if it is one of the inputs, [`CliError::Output`] if it cannot be written.
+    /// Fails with [`CliError::Usage`] if it is one of the inputs, and with [`CliError::Output`] if
+    /// it cannot be written.
     pub(super) fn open(path: Option<&Path>, inputs: &[PathBuf]) -> Result<Self, CliError> {
         let name = path.map_or_else(|| "standard output".into(), |path| path.display().to_string());
         let fault = |source| CliError::Output { name: name.clone(), source };
@@ -109,7 +111,8 @@ impl Target {
     }
 }
 
-/// The permissions that a new file gets, less those that the process masks; temporary files are for their owner alone.
+/// Returns the permissions of a new file, from which the system removes those that the process
+/// masks. Without them a temporary file is accessible to its owner alone.
 #[cfg(unix)]
 fn default_permissions() -> Option<fs::Permissions> {
     use std::os::unix::fs::PermissionsExt;
@@ -151,7 +154,7 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Whether an input is the file that is written to.
+/// Checks whether an input is the file that is written to.
 fn is_same_file(input: &Path, output: Option<&Handle>) -> bool {
     let handle = match input.to_str() {
         Some("-") => Handle::stdin().ok().filter(is_file),
@@ -160,7 +163,8 @@ fn is_same_file(input: &Path, output: Option<&Handle>) -> bool {
     handle.is_some_and(|handle| output == Some(&handle))
 }
 
-/// What tells a regular file from others. Pipes and devices may be input and output at once, and a pipe must not even be opened.
+/// Returns a handle that identifies a regular file, and `None` for anything else: pipes and devices
+/// may be input and output at once, and a pipe must not even be opened.
 fn handle_of(path: &Path) -> Option<Handle> {
     let metadata = path.metadata().ok()?;
     if metadata.is_file() { Handle::from_path(path).ok() } else { None }

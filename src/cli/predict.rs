@@ -32,13 +32,15 @@ impl Predict {
     }
 
     fn print<D: Backend>(&self, mut model: TrainedModel<D>) -> CliResult {
-        // The file is not open to the caller before it is whole, so that nobody else could remove it after a signal.
         let signals = Signals::watch();
         let inputs =
             [self.data.clone(), model.manifest().config.data.inputs(&model.manifest().folder), files_in(&self.model)]
                 .concat();
+        if self.output.is_some() {
+            // Results go to a temporary file until they are complete, which is removed after a signal.
+            signals.defer();
+        }
         let mut out = Output::open(self.output.as_deref(), &inputs)?;
-        signals.defer();
         let mut bar = Bar::new(self.common.quiet);
         let result = model.predict(sources(&self.data), LabelUse::Optional, None, |probabilities, _, (done, total)| {
             bar.show("predicting", done, total, true);
@@ -47,7 +49,7 @@ impl Predict {
         });
         bar.clear();
         if result.is_err() && self.output.is_none() {
-            // What was predicted before an error is not lost.
+            // Predictions made before an error are not lost.
             out.flush().map_err(|error| out.fault(error))?;
         }
         bar.report(&result?);

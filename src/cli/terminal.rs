@@ -1,6 +1,7 @@
 //! Talk on standard error, progress bars, numbers for people, and signals.
 //!
-//! What is said on standard error serves people alone, and is never worth a run: if it cannot be written, it is lost.
+//! Messages on standard error are for people only. One that cannot be written is lost, since it
+//! must not end a run.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -73,7 +74,8 @@ impl Bar {
         self.bar.suspend(|| say(line));
     }
 
-    /// Prints a warning above the bar: results may be worth little, so that `--quiet` does not silence it.
+    /// Prints a warning above the bar. `--quiet` does not silence it, since results may be worth
+    /// little.
     pub(super) fn warn(&self, warning: impl Display) {
         self.say(&format!("bagdot: warning: {warning}"));
     }
@@ -84,8 +86,8 @@ impl Bar {
         self.report_unknown(None, &report.coverage);
     }
 
-    /// Warns of columns with many values that training has not seen, and of side tables that lack many keys. `part` says which rows they are, where there
-    /// are several parts.
+    /// Warns of columns with many values that training has not seen, and of side tables that lack
+    /// many keys. `part` names the rows, where there are several parts.
     pub(super) fn report_unknown(&self, part: Option<Part>, coverage: &Coverage) {
         let part = part.map(|part| format!("{part} rows: ")).unwrap_or_default();
         coverage.notable().for_each(|share| self.warn(format_args!("{part}{share}")));
@@ -96,8 +98,9 @@ impl Bar {
     }
 }
 
-/// The signals that ask the program to end. Until [`Self::defer`] they end it at once; from then on the first one is a request, and the second one ends
-/// it. The exit status is 128 plus the number of the signal, as shells have it.
+/// The signals that ask the program to end. Until [`Self::defer`] they end it at once; from then on
+/// the first one is a request, and the second one ends it. The exit status is 128 plus the number
+/// of the signal, as in shells.
 pub(super) struct Signals {
     received: Arc<AtomicUsize>,
     at_once: Arc<AtomicBool>,
@@ -114,7 +117,8 @@ impl Signals {
         signals
     }
 
-    /// What is registered first is done first.
+    /// Registers the handlers of a signal, which run in the order of their registration: the
+    /// shutdown must read `at_once` before the last handler sets it.
     fn register(&self, signal: i32) -> io::Result<()> {
         flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&self.at_once))?;
         flag::register_usize(signal, Arc::clone(&self.received), signal.unsigned_abs() as usize)?;
@@ -143,7 +147,8 @@ const HANGUP: Option<i32> = Some(signal_hook::consts::SIGHUP);
 #[cfg(not(unix))]
 const HANGUP: Option<i32> = None;
 
-/// Whether whoever started the program has it ignore a signal, as `nohup` does. Known on Linux alone.
+/// Returns whether the program was started with a signal ignored, as by `nohup`. This is known only
+/// on Linux, and `false` elsewhere.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());

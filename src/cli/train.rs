@@ -10,8 +10,9 @@ use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, T
 
 /// Train a model as a configuration file says, and measure it on the test rows.
 ///
-/// The model directory gets the model, `metrics.jsonl` with a line for each epoch, and `report.html` with curves. A model that is there
-/// already stays in use until the first epoch of the new one is over, and is then kept beside it as DIR~1, DIR~2, ….
+/// The model directory gets the model, `metrics.jsonl` with a line for each epoch, and
+/// `report.html` with curves. A model that is there already stays in use until the first epoch of
+/// the new one is over, and is then kept beside it as DIR~1, DIR~2, ….
 #[derive(clap::Args, Debug)]
 pub(super) struct Train {
     /// What to read, which model to build, how to train it: see examples/
@@ -100,7 +101,8 @@ fn default_dir(config: &Path) -> PathBuf {
     Path::new("runs").join(config.file_stem().unwrap_or("model".as_ref()))
 }
 
-/// Data in a model directory could be taken for what an earlier run left there, and be moved or removed with it.
+/// Refuses inputs in the model directory: they could be taken for files that an earlier run left
+/// there, and be moved or removed with them.
 fn refuse_inputs_within(out: &Path, inputs: &[PathBuf]) -> CliResult {
     let Ok(out) = out.canonicalize() else { return Ok(()) };
     let is_within = |input: &&PathBuf| input.canonicalize().is_ok_and(|input| input.starts_with(&out));

@@ -17,7 +17,7 @@ pub(crate) fn equal(word: u64, byte: u8) -> u64 {
     zeros(word ^ (ALL * u64::from(byte)))
 }
 
-/// Whether a byte is a blank or a tab, which do not belong to a text that they surround.
+/// Checks whether a byte is a blank or a tab, which do not belong to a text that they surround.
 #[inline(always)]
 pub(crate) fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')

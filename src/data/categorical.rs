@@ -69,7 +69,8 @@ impl CategoricalEncoding {
         if text.is_empty() { 0 } else { self.known_row(text).unwrap_or(0) }
     }
 
-    /// Appends the rows of the values of a column with several, and counts these; `trim` as in [`values`].
+    /// Appends the rows of the values of a column with several values, and counts these values;
+    /// `trim` is as in [`values`].
     pub(crate) fn rows(&self, config: &Categorical, text: &str, trim: bool, rows: &mut Vec<u32>, tally: &mut Tally) {
         let keep = config.unknown == Some(Unknown::Row);
         rows.extend(values(config, text, trim).filter_map(|value| {

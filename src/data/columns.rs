@@ -53,7 +53,7 @@ impl Binding {
         let finder = Finder { config, tables, file, header };
         let all =
             |names: &mut dyn Iterator<Item = &String>| names.map(|name| finder.find(name)).collect::<Result<Vec<_>>>();
-        // What is made for nothing but a label that nobody needs must not be missed.
+        // Columns that serve only to make a label that is not needed may be absent from the file.
         let needed = needed(config, tables, label, needs);
         let label = needs.label.then(|| finder.find(label)).transpose()?;
         let time = match &config.split {

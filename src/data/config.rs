@@ -50,8 +50,8 @@ pub struct DataConfig {
     pub test: Vec<PathBuf>,
     /// The character between the fields of a delimited file: `,` unless set.
     pub delimiter: Option<char>,
-    /// Whether blanks and tabs around the fields of a delimited file are no part of them: true
-    /// unless set. What is inside quotes stays as it is; a quote after blanks opens a field. The
+    /// If true, which is the default, blanks and tabs around the fields of a delimited file are
+    /// ignored. The contents of quotes stay as they are; a quote after blanks opens a field. The
     /// values of a column with a `separator` are trimmed too, also within quotes. Names of columns
     /// and numbers are always trimmed; the other fields of a Criteo file, which have no blanks
     /// around them, never are.
@@ -84,7 +84,7 @@ pub struct DataConfig {
     pub criteo: Option<Criteo>,
 }
 
-/// How a data file is written. Files compressed with gzip or zstd are recognised by their contents
+/// The syntax of a data file. Files compressed with gzip or zstd are recognised by their contents
 /// in either format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -196,9 +196,9 @@ pub struct Derive {
 pub struct Dense {
     /// The column.
     pub column: String,
-    /// What is done to the number: one transform, or several in this order, of which only the last
-    /// may be fitted to the data. Default: `["signed_log1p", "zscore"]`, which suits amounts and
-    /// counts of any magnitude, and times; `"none"` for nothing.
+    /// The transforms of the number, one or several, in the order of their application. Only the
+    /// last may be fitted to the data. Default: `["signed_log1p", "zscore"]`, which suits amounts
+    /// and counts of any magnitude, and times; `"none"` for nothing.
     #[serde(deserialize_with = "one_or_many")]
     pub transform: Vec<Transform>,
     /// What stands for a missing number.
@@ -345,8 +345,9 @@ impl DataConfig {
         rows.chain(self.join.iter().map(|join| &join.path)).map(|path| folder.join(path)).collect()
     }
 
-    /// The settings with everything filled in that goes without saying, of a Criteo file above all.
-    /// What is stored with a model is this: a stored column without transforms has none.
+    /// Returns the settings with all defaults filled in, above all those of a Criteo file. A model
+    /// is stored with these settings, so that an empty list of transforms in a stored column means
+    /// none.
     pub(crate) fn with_defaults(&self) -> Self {
         let mut config = self.clone();
         if config.format == Format::Criteo {
@@ -376,7 +377,7 @@ impl DataConfig {
         Ok(if self.trims() { label.trimmed() } else { label })
     }
 
-    /// How the fields of the data files are written. The delimiter has been checked to be a byte.
+    /// Returns the dialect of the data files. The delimiter has been checked to be a byte.
     pub(crate) fn dialect(&self) -> Dialect {
         Dialect {
             delimiter: self.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(b','),
@@ -385,7 +386,7 @@ impl DataConfig {
         }
     }
 
-    /// Whether blanks around texts are no part of them.
+    /// Returns whether blanks and tabs around texts are ignored.
     pub(crate) fn trims(&self) -> bool {
         self.trim.unwrap_or(true)
     }

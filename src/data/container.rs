@@ -2,10 +2,11 @@
 
 use super::error::DataError;
 
-/// How many bytes of a file are looked at: a tar archive says what it is at byte 257.
+/// The number of bytes at the beginning of a file that are examined: a tar archive identifies
+/// itself at byte 257.
 pub(crate) const HEAD_BYTES: usize = 512;
 
-/// How text is compressed that can be read.
+/// The compression of a text, among those that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packing {
     Gzip,
@@ -13,7 +14,8 @@ pub(crate) enum Packing {
 }
 
 impl Packing {
-    /// How data are compressed that begin with `head`, if they are.
+    /// Returns the compression of data that begin with `head`, or `None` if they have none of
+    /// these.
     pub(crate) fn of(head: &[u8]) -> Option<Self> {
         match head {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
@@ -36,7 +38,7 @@ const UNPACK: &str = "unpack it, and name the text file that is inside";
 const EXPORT: &str = "save it as CSV, and name that file";
 const CONVERT: &str = "convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`";
 
-/// What begins with bytes that no text begins with.
+/// The formats that begin with bytes with which no text begins.
 const MAGIC: [(&[u8], &str, &str); 14] = [
     (b"PK\x03\x04", "a zip archive", UNPACK),
     (b"PK\x05\x06", "an empty zip archive", UNPACK),
@@ -54,7 +56,7 @@ const MAGIC: [(&[u8], &str, &str); 14] = [
     (b"\xfe\xff", "text in UTF-16", CONVERT),
 ];
 
-/// What begins with letters: it is no text if bytes follow that no text has.
+/// The formats that begin with letters: data are no text if bytes follow that no text contains.
 const LETTERS: [(&[u8], &str, &str); 6] = [
     (b"PAR1", "a Parquet file", EXPORT),
     (b"BZh", "compressed with bzip2", "unpack it with `bzip2 -d`; gzip and zstd can be read as they are"),
@@ -72,7 +74,7 @@ pub(crate) fn refuse(file: &str, head: &[u8]) -> Result<(), DataError> {
     }
 }
 
-/// What data are that begin with `head`, and what can be done about it; `None` for a text.
+/// Returns the kind of the data that begin with `head`, and a remedy; `None` for a text.
 fn recognise(head: &[u8]) -> Option<(&'static str, &'static str)> {
     let begins = |(magic, what, remedy): &(&[u8], &'static str, &'static str)| {
         head.starts_with(magic).then_some((*what, *remedy))
@@ -92,8 +94,8 @@ fn recognise(head: &[u8]) -> Option<(&'static str, &'static str)> {
     known.or_else(|| is_utf16(head).then_some(("text in UTF-16", CONVERT)))
 }
 
-/// Whether a text without a byte order mark is UTF-16: every other byte is 0 where it begins, as
-/// far as its letters are those of ASCII.
+/// Checks whether a text without a byte order mark is UTF-16: every other one of its first bytes is
+/// 0 if its first letters are those of ASCII.
 fn is_utf16(head: &[u8]) -> bool {
     let (pairs, _) = head[..head.len().min(16)].as_chunks::<2>();
     let all = |is: fn(&[u8; 2]) -> bool| pairs.len() > 1 && pairs.iter().all(is);

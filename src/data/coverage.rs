@@ -1,5 +1,5 @@
-//! How much of what rows hold is known to the encoder: values that training has not seen, keys that
-//! a side table lacks.
+//! Counts the values in rows that the encoder does not know: values that training has not seen, and
+//! keys that a side table lacks.
 
 use std::fmt;
 
@@ -9,11 +9,11 @@ use super::dictionary::{EMPTY, text_of_word};
 use super::encoder::Encoder;
 use super::error::{DataError, Result, percent, shortened};
 
-/// How much larger than among the training rows a share of unknown values is when it is worth a
+/// The least excess of a share of unknown values over that of the training rows that is worth a
 /// warning.
 const NOTABLE: f64 = 0.05;
 
-/// How many values of a column are unknown, or how many keys a side table lacks.
+/// The number of unknown values of a column, or of keys that a side table lacks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct UnknownShare {
     /// The column; for a side table the column of its key in the rows.
@@ -23,8 +23,8 @@ pub struct UnknownShare {
     pub side_table: Option<String>,
     /// The number of values that are not empty; of a column with several in a row, all of these.
     pub values: u64,
-    /// How many of them are not known: training has not seen them, or not `min_count` times; the
-    /// side table has no such key.
+    /// The number of values that are not known: training has not seen them, or not `min_count`
+    /// times, or the side table has no such key.
     pub unknown: u64,
     /// The first one of these, shortened if long.
     pub first: Option<String>,
@@ -39,7 +39,8 @@ impl UnknownShare {
         if self.values == 0 { 0.0 } else { self.unknown as f64 / self.values as f64 }
     }
 
-    /// Whether it is worth a warning: at least 0.05 more than among the training rows, or all.
+    /// Returns whether the share is worth a warning: it is at least 0.05 above that of the training
+    /// rows, or all values are unknown.
     pub fn is_notable(&self) -> bool {
         self.unknown > 0 && self.share() >= (self.rare + NOTABLE).min(1.0)
     }
@@ -64,8 +65,8 @@ impl fmt::Display for UnknownShare {
     }
 }
 
-/// How much of what rows hold is known, for each column and side table where that can be said.
-/// Hashed columns know every value.
+/// The shares of unknown values of the columns and side tables. Hashed columns are left out, since
+/// they know every value.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Coverage {
     /// The categorical columns, and the dense ones that count their values.
@@ -122,7 +123,7 @@ impl Tally {
         }
     }
 
-    /// Whether an unknown value is still to be named.
+    /// Returns whether no unknown value has been kept as an example yet.
     #[inline]
     pub(super) fn has_no_example(&self) -> bool {
         self.first.is_none()

@@ -106,8 +106,8 @@ impl Dataset {
         &self.labels
     }
 
-    /// How much of what the rows hold is known: values that training has not seen, keys that side
-    /// tables lack.
+    /// Returns the shares of unknown values in the rows: values that training has not seen, and
+    /// keys that side tables lack.
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }
@@ -195,7 +195,7 @@ pub struct Splits {
     pub validation: Dataset,
     /// They say how good the model is.
     pub test: Dataset,
-    /// What is worth a look in the files.
+    /// The notes on the files, which a user should check.
     pub notes: Vec<Note>,
 }
 

@@ -18,26 +18,27 @@ pub(crate) const MAX_ROW_BYTES: usize = 1 << 28;
 /// The most columns of a file.
 const MAX_COLUMNS: usize = 100_000;
 
-/// How much is read at a time: little enough to be still in the cache when it is split.
+/// The number of bytes that are read at a time: few enough to be still in the cache when they are
+/// split.
 const READ_BYTES: usize = 1 << 17;
 
-/// How the fields of a file are written.
+/// The syntax of the fields of a file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dialect {
     pub(crate) delimiter: u8,
-    /// Whether blanks and tabs around fields are no part of them.
+    /// Tells whether blanks and tabs around fields are removed.
     pub(crate) trim: bool,
     pub(crate) max_field_bytes: usize,
 }
 
-/// Where the text of a field lies, counted from the beginning of its row.
+/// The range of a field's text, counted in bytes from the beginning of its row.
 #[derive(Clone, Copy, Debug)]
 struct Field {
     start: u32,
     end: u32,
 }
 
-/// How far the field at hand has been read.
+/// The state of the quotes of the field that is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Quote {
     /// No quote has been seen that opens it.
@@ -51,11 +52,11 @@ enum Quote {
 /// The field at hand. Places count from the beginning of the row.
 #[derive(Clone, Copy, Debug)]
 struct Scan {
-    /// Where the field begins, and where reading goes on.
+    /// The place at which the field begins, and the one at which reading goes on.
     start: usize,
     at: usize,
     quote: Quote,
-    /// Where the opening quote stands, if there is one, and the line of it.
+    /// The place and the line of the opening quote, if there is one.
     opened_at: usize,
     opened_line: u64,
     has_pairs: bool,
@@ -399,7 +400,7 @@ impl Delimited {
     }
 }
 
-/// What [`Delimited::find_end`] finds. Places count from the beginning of the row.
+/// The result of [`Delimited::find_end`]. Places count from the beginning of the row.
 enum End {
     /// The line end that ends the row; the last field had no quotes.
     Row(usize),

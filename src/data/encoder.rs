@@ -46,7 +46,8 @@ pub struct Encoder {
     /// have a row. Encoders of earlier versions have none.
     #[serde(default)]
     pub(super) rare: Vec<f64>,
-    /// What was seen of the files, for whoever reads them next; it is not stored.
+    /// The notes on the files and their states when they were read, for the next pass over them.
+    /// This field is not stored.
     #[serde(skip)]
     pub(super) seen: Seen,
 }
@@ -72,9 +73,8 @@ impl Encoder {
         &self.config
     }
 
-    /// What is worth a look in the side tables, as [`Self::fit`] found them; nothing if this
-    /// encoder comes from a file. [`Splits::load`](super::Splits::load) notes the same of the data
-    /// files.
+    /// Returns the notes on the side tables, as [`Self::fit`] found them; none if this encoder
+    /// comes from a file. [`Splits::load`](super::Splits::load) collects those on the data files.
     pub fn notes(&self) -> &[Note] {
         &self.seen.notes
     }

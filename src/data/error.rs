@@ -28,9 +28,9 @@ pub enum DataError {
     NoText {
         /// The file.
         file: String,
-        /// What it is.
+        /// The kind of the contents.
         what: &'static str,
-        /// What to do.
+        /// The advice to the user.
         remedy: &'static str,
     },
     /// A pipe, or something else that can be read but once, is named where training must read
@@ -243,7 +243,7 @@ pub enum DataError {
     OneClass {
         /// That label.
         label: u8,
-        /// What `data.label` says.
+        /// The value of the setting `data.label`.
         rule: String,
         /// The column.
         column: String,
@@ -254,7 +254,7 @@ pub enum DataError {
     /// keys than that have no row in a side table.
     #[error("{share}, which is more than data.max_unknown = {limit}: are the files written as those of training are?")]
     Unknown {
-        /// Of which column or side table, how many, and the first one.
+        /// The column or side table, the number of its unknown values, and the first one of them.
         share: UnknownShare,
         /// The largest share that the settings allow.
         limit: f64,

@@ -10,7 +10,7 @@ use super::number;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Label {
     pub(crate) column: String,
-    /// Whether blanks around texts are no part of them, on either side of a condition.
+    /// Tells whether blanks and tabs around texts are ignored, on both sides of a condition.
     trim: bool,
     condition: Option<Condition>,
 }

@@ -11,7 +11,8 @@ use super::join::SideTable;
 use super::rows::Rows;
 use super::source::Source;
 
-/// How many distinct values are counted: a column of numbers may have as many as there are rows.
+/// The largest number of distinct values that are counted: a column of numbers may have as many as
+/// there are rows.
 const MAX_DISTINCT: usize = 10_000;
 
 /// Adds to an error about labels which values the files have; other errors stay what they are.
@@ -19,8 +20,8 @@ pub(super) fn add(mut error: DataError, config: &DataConfig, tables: &[SideTable
     if let DataError::Label { values, .. } | DataError::OneClass { values, .. } = &mut error {
         let mut counts = Counts::default();
         let sources = files.iter().cloned().map(Source::from).collect();
-        // What is wrong with the rows behind is not what the error is about: what has been counted
-        // before will do.
+        // A fault in a later row is not the subject of this error: the values counted before it
+        // suffice.
         let _ = count(config, tables, sources, &mut counts);
         *values = shares(&counts);
     }

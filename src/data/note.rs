@@ -1,4 +1,4 @@
-//! What is worth a look, though it is no error.
+//! Notes on files: observations that are not errors, but that a user should check.
 
 use std::fmt;
 
@@ -48,12 +48,12 @@ impl fmt::Display for Note {
     }
 }
 
-/// What passes over files have seen beside their rows. It makes no two things different that are
-/// equal otherwise.
+/// The observations of passes over files, apart from the rows. All values are equal, so that types
+/// that contain one are compared by their other fields alone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) notes: Vec<Note>,
-    /// How the files were when they were opened.
+    /// The states of the files when they were opened.
     pub(crate) stamps: Vec<Stamp>,
 }
 

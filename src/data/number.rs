@@ -61,9 +61,9 @@ pub(crate) fn parse_word(word: u64) -> Option<u32> {
     Some((low.wrapping_add(high) >> 32) as u32)
 }
 
-/// How the number of a text compares with that of another, as the decimals that they are written
-/// as, exact at any size: `f64` would take integers beyond 2^53 for their neighbours. `None` if one
-/// of the texts holds no number.
+/// Compares the numbers of two texts as the decimals that are written there, exactly at any size:
+/// `f64` would take integers beyond 2^53 for their neighbours. Returns `None` if one of the texts
+/// holds no number.
 pub(crate) fn compare(left: &str, right: &str) -> Option<Ordering> {
     let (x, y) = (parse(left)?, parse(right)?);
     let is_exact = |text: &str| parse_integer(text.as_bytes()).is_some();
@@ -143,7 +143,7 @@ impl<'a> Decimal<'a> {
         self.whole.len() + self.fraction.len()
     }
 
-    /// How many digits it has behind the point, at most 99.
+    /// Returns the number of digits after the decimal point, at most 99.
     fn decimals(&self) -> u32 {
         (self.len() as i64).saturating_sub(self.point).clamp(0, 99) as u32
     }

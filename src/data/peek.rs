@@ -9,11 +9,11 @@ const BUFFER_BYTES: usize = 1 << 17;
 pub(crate) struct Peekable<R> {
     inner: R,
     buffer: Box<[u8]>,
-    /// What is there and not yet read is `buffer[start..end]`.
+    /// The bytes that are buffered and not yet read are `buffer[start..end]`.
     start: usize,
     end: usize,
     at_end: bool,
-    /// What the inner reader failed with, for whoever gets it wrapped into an error of a decoder.
+    /// The error of the inner reader, kept for callers that receive it wrapped by a decoder.
     fault: Option<(ErrorKind, String)>,
 }
 
@@ -37,7 +37,7 @@ impl<R: Read> Peekable<R> {
         Ok(&self.buffer[self.start..self.end.min(self.start + count)])
     }
 
-    /// Whether all has been read, and more was asked for.
+    /// Returns whether all bytes have been read, and the end of the inner reader has been reached.
     pub(crate) fn is_exhausted(&self) -> bool {
         self.at_end && self.start == self.end
     }

@@ -133,7 +133,7 @@ impl<'a> RowEncoder<'a> {
         &self.dataset
     }
 
-    /// How much of what the rows so far hold is known, those that are forgotten included.
+    /// Returns the coverage of all rows so far, including those that have been forgotten.
     pub(super) fn coverage(&self) -> Coverage {
         self.tallies.coverage(self.encoder)
     }

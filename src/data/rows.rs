@@ -214,7 +214,7 @@ impl<'a> Rows<'a> {
         self.label.of(self.label_text()?, self.row().place())
     }
 
-    /// What stands in the label's column.
+    /// Returns the text of the label's column.
     pub(crate) fn label_text(&self) -> Result<&str> {
         let row = self.row();
         row.text(row.origin(|binding| binding.label.as_ref()), &self.label.column)
@@ -242,7 +242,7 @@ impl<'a> Rows<'a> {
         (self.meter.bytes(), self.bytes_total)
     }
 
-    /// What the files that have been read to their end were like.
+    /// Returns the notes and stamps of the files that have been read to their end.
     pub(crate) fn seen(&self) -> &Seen {
         &self.seen
     }
@@ -330,7 +330,7 @@ impl<'a> Row<'a> {
         self.file.and_then(|file| pick(&file.binding)).copied().unwrap_or(Origin::Absent)
     }
 
-    /// Where the row stands.
+    /// Returns the file and the line of the row.
     pub(crate) fn place(&self) -> Place<'a> {
         self.file.map_or(Place { file: "", line: 0 }, |file| Place { file: &file.name, line: file.records.line() })
     }

@@ -34,8 +34,8 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str, stays: impl Fn(char) ->
     Ok(())
 }
 
-/// Whether a character is a control character (C0, C1), ends a line, or is one of those that have
-/// no width or set the direction of writing.
+/// Returns whether a character is a control character (C0, C1), ends a line, has no width, or sets
+/// the direction of writing.
 fn is_hidden(c: char) -> bool {
     let zero_width =
         matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{feff}');

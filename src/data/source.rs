@@ -41,8 +41,8 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
-    /// What errors call it: the path, or the reader's name, with what could control a terminal
-    /// escaped.
+    /// Returns the name that errors show: the path, or the reader's name, with characters escaped
+    /// that could control a terminal.
     pub fn name(&self) -> String {
         match self {
             Self::File(path) => name_of(path),
@@ -58,7 +58,7 @@ impl Source {
         }
     }
 
-    /// How the file is now; nothing for what is no file with a length.
+    /// Returns the current state of the file, or `None` if the source is no regular file.
     pub(crate) fn stamp(&self) -> Option<Stamp> {
         match self {
             Self::File(path) => Stamp::of(path),
@@ -89,7 +89,7 @@ impl Source {
     }
 }
 
-/// What errors call a file.
+/// Returns the name of a file that errors show.
 pub(crate) fn name_of(path: &Path) -> String {
     Shown(&path.display().to_string()).to_string()
 }
@@ -106,7 +106,7 @@ fn open_file(path: &Path) -> io::Result<File> {
 /// holds but once.
 pub(crate) fn check_rereadable<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     for path in paths {
-        // What cannot be found is reported when it is opened.
+        // A file that cannot be found is reported when it is opened.
         let is_stream = |metadata: Metadata| !metadata.is_file() && !metadata.is_dir();
         if path.metadata().is_ok_and(is_stream) {
             return Err(DataError::NotRereadable { file: name_of(path) });
@@ -123,7 +123,7 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// How a file is now; nothing if it is none, or has no length.
+    /// Returns the current state of a file, or `None` if it is no regular file.
     fn of(path: &Path) -> Option<Self> {
         let metadata = path.metadata().ok().filter(Metadata::is_file)?;
         Some(Self { path: path.to_owned(), state: (metadata.len(), metadata.modified().ok()) })
@@ -138,7 +138,7 @@ impl Stamp {
     }
 }
 
-/// What is told about a file while it is read.
+/// The number of bytes read from a file so far, and whether unread data follow the compressed ones.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     bytes: AtomicU64,
@@ -146,7 +146,7 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// How many bytes have been read, before decompression.
+    /// Returns the number of bytes that have been read, before decompression.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -156,7 +156,7 @@ impl Meter {
         self.junk.store(true, Ordering::Relaxed);
     }
 
-    /// Whether that has been said since the last time.
+    /// Returns whether [`Self::note_junk`] has been called since the last call of this function.
     pub(crate) fn take_junk(&self) -> bool {
         self.junk.swap(false, Ordering::Relaxed)
     }

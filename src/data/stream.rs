@@ -23,12 +23,12 @@ pub enum LabelUse {
     Optional,
 }
 
-/// What is worth a look in rows that have been read.
+/// A report on rows that have been read: notes on their files, and shares of unknown values.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReadReport {
     /// About the files.
     pub notes: Vec<Note>,
-    /// How much of what the rows hold is known.
+    /// The shares of values in the rows that are unknown.
     pub coverage: Coverage,
 }
 
@@ -88,12 +88,14 @@ impl<'a> RowStream<'a> {
         Ok(batch.batch_size > 0)
     }
 
-    /// What is worth a look in the rows so far: notes on files that have been read to their end, and how much of what rows hold is known.
+    /// Returns a report on the rows read so far: notes on the files that have been read to their
+    /// end, and the shares of unknown values in the rows.
     pub fn report(&self) -> ReadReport {
         ReadReport { notes: self.rows.seen().notes.clone(), coverage: self.coverage() }
     }
 
-    /// How much of what the rows so far hold is known: values that training has not seen, keys that side tables lack.
+    /// Returns the shares of unknown values in the rows read so far: values that training has not
+    /// seen, and keys that side tables lack.
     pub fn coverage(&self) -> Coverage {
         self.staged.coverage()
     }

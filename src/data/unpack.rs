@@ -20,7 +20,7 @@ pub(crate) struct Unpacked<R: Read> {
     meter: Arc<Meter>,
 }
 
-/// What is being read.
+/// The part of the packed data that is being read.
 enum Member<R: Read> {
     /// The place before a member, or behind the last one.
     Between(Peekable<R>),
@@ -142,7 +142,8 @@ fn of_zstd<R: Read>(error: &FrameDecoderError, packed: &mut Peekable<R>) -> io::
     }
 }
 
-/// What a decoder's error means for whoever has the file: that of the system, if reading failed.
+/// Translates an error of a decoder for the user: into the system's error if reading failed, and
+/// otherwise into one about data that are cut off or damaged.
 fn explained<R: Read>(packed: &mut Peekable<R>, kind: ErrorKind, packing: Packing) -> io::Error {
     match packed.take_fault() {
         Some(fault) => fault,
@@ -171,7 +172,7 @@ mod tests {
     use super::super::source::Source;
     use super::*;
 
-    /// What `zstd -19 --check` makes of [`text`].
+    /// The output of `zstd -19 --check` for [`text`].
     const OF_ZSTD: &[u8] = b"\x28\xb5\x2f\xfd\x04\x68\x0d\x03\x00\xf2\x86\x11\x10\xb0\xa9\x03\x9d\x44\x60\xa8\x6b\x46\xd2\xb6\xb0\x98\xa9\xba\x13\x36\
         \x0f\xcd\x95\x23\x37\x4e\x5c\xb8\xbb\xde\x07\xce\xb4\x94\x74\x54\x34\xf4\xda\x5e\x50\x73\x99\x3c\x16\x87\xef\xfe\x60\x53\xc8\xb0\x99\x28\x0c\x10\
         \x31\xd8\x3c\x3c\x03\x4c\xac\x4d\xc4\x0d\xf0\x10\xd8\x62\xa2\x0a\x21\xa4\x11\x70\xf4\xfd\x7f\x03\xa0\x33\x0f\x02\xfd\xa7\x89\x6d\xa1\x4a\xa2\x16\

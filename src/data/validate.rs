@@ -142,7 +142,7 @@ type FileIdentity = (u64, u64);
 #[cfg(not(unix))]
 type FileIdentity = PathBuf;
 
-/// What two paths to the same file have in common; `None` if there is no such file.
+/// Returns an identity that all paths to the same file share, or `None` if there is no such file.
 fn identity(path: &Path) -> Option<FileIdentity> {
     #[cfg(unix)]
     {

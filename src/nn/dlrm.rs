@@ -111,7 +111,8 @@ impl<D: Backend> Dlrm<D> {
     /// Prepares for training from step 1, with nothing remembered by the optimizers.
     ///
     /// # Errors
-    /// A setting that has no meaning, such as a rate that is not a number; those of [`Device::alloc`](crate::ops::Device::alloc).
+    /// Fails if a setting has no meaning, such as a rate that is not a number, and as
+    /// [`Device::alloc`](crate::ops::Device::alloc) does.
     pub fn optimize_with(&mut self, optimizers: Optimizers) -> Result<()> {
         optimizers.check(OP)?;
         self.recordings.clear();
@@ -128,20 +129,25 @@ impl<D: Backend> Dlrm<D> {
         Ok(())
     }
 
-    /// From now on the weight decay of a table row is multiplied by the entry of its linear row number (rows counted through all tables).
+    /// Multiplies the weight decay of each table row from now on by the entry of its linear row
+    /// number (rows counted through all tables).
     ///
     /// # Errors
-    /// Not one entry for each row, or one that is no finite number of 0 or more; those of [`Device::alloc`](crate::ops::Device::alloc).
+    /// Fails if there is not one entry for each row, or if an entry is no finite number of 0 or
+    /// more, and as [`Device::alloc`](crate::ops::Device::alloc) does.
     pub fn scale_table_decay(&mut self, scale: &[f32]) -> Result<()> {
         self.recordings.clear();
         self.embedding.scale_decay(&self.device, scale)
     }
 
-    /// Keeps a moving average of all parameters from now on: after each step, `average += (1 - decay) (parameter - average)`. The decay begins lower,
-    /// as `(1 + t) / (5 + t)` at step `t`. Costs a pass over all parameters in each step, and their memory once more.
+    /// Keeps a moving average of all parameters from now on: after each step,
+    /// `average += (1 - decay) (parameter - average)`. The decay begins lower, as
+    /// `(1 + t) / (5 + t)` at step `t`. Costs a pass over all parameters in each step, and their
+    /// memory once more.
     ///
     /// # Errors
-    /// Tables that are not of single precision; a decay outside [0, 1]; those of [`Device::alloc`](crate::ops::Device::alloc).
+    /// Fails if the tables are not of single precision or the decay is outside [0, 1], and as
+    /// [`Device::alloc`](crate::ops::Device::alloc) does.
     pub fn average_with(&mut self, decay: f32) -> Result<()> {
         if !(0.0..=1.0).contains(&decay) {
             return Err(invalid(OP, "decay", format!("{decay}, but must be in [0, 1]")));
@@ -169,11 +175,14 @@ impl<D: Backend> Dlrm<D> {
         self.training.as_ref().map_or(0, |training| training.step)
     }
 
-    /// Runs forward and backward. The mean loss is left for [`Self::last_loss`], the gradients of the layers for [`Self::layer_grads`] and
-    /// for a step, those of the table rows for [`Self::sparse_grad`]. `accum` says whether the layers' gradients are added to what is there.
+    /// Runs forward and backward. The mean loss is left for [`Self::last_loss`], the gradients of
+    /// the layers for [`Self::layer_grads`] and for a step, those of the table rows for
+    /// [`Self::sparse_grad`]. `accum` says whether the layers' gradients are added to what is
+    /// there.
     ///
     /// # Errors
-    /// A batch that does not fit the model; bad ids ([`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange)) or labels
+    /// Fails if the batch does not fit the model, or if it has bad ids
+    /// ([`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange)) or labels
     /// ([`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange)).
     pub fn loss_and_grad<I: Index>(&mut self, batch: BatchView<'_, D, I>, accum: Accum) -> Result<()> {
         let rows = batch.dense.rows;
@@ -291,10 +300,12 @@ impl<D: Backend> Dlrm<D> {
         Ok(D::slice(&self.buffers.values.logits, 0..len))
     }
 
-    /// The probabilities that the last step's samples were given, before the step, as many as there is room for. Waits for the device.
+    /// Computes the probabilities that the samples of the last step were given before it, as many
+    /// as there is room for. Waits for the device.
     ///
     /// # Errors
-    /// What the device found meanwhile; room for more samples than the last batch had.
+    /// Fails if there is room for more samples than the last batch had, and with any error that the
+    /// device has found meanwhile.
     pub fn last_probabilities(&self, probabilities: &mut [f32]) -> Result<()> {
         self.device.download(self.last_logits(probabilities.len())?, probabilities)?;
         self.device.synchronize()?;

@@ -116,7 +116,8 @@ impl<D: Backend> EmbeddingBagCollection<D> {
     /// From now on the weight decay of a row is multiplied by the entry of its linear row number.
     ///
     /// # Errors
-    /// Not one entry for each row, or one that is no finite number of 0 or more; those of [`Device::alloc`].
+    /// A `scale` that has not one entry for each row, or an entry that is not a finite number of 0
+    /// or more; the errors of [`Device::alloc`].
     pub fn scale_decay(&mut self, device: &D, scale: &[f32]) -> Result<()> {
         const OP: &str = "EmbeddingBagCollection";
         expect_size(OP, "scale", scale.len(), self.tables.as_ref().num_rows())?;

@@ -42,7 +42,7 @@ impl MemoryPlan {
     /// The memory of one model and of the batches on their way to it.
     ///
     /// # Errors
-    /// As [`Dlrm::new`](super::Dlrm::new), for sizes that do not fit together.
+    /// Fails as [`Dlrm::new`](super::Dlrm::new) does for sizes that do not fit together.
     pub fn new<D: Backend>(device: &D, needs: MemoryNeeds<'_>) -> Result<Self> {
         let MemoryNeeds { config, optimizers, batch_size, num_indices, .. } = needs;
         let tables = config.check()?;
@@ -82,7 +82,7 @@ impl MemoryPlan {
     /// The memory of so many models that only predict, but for what batches take.
     ///
     /// # Errors
-    /// As [`Dlrm::new`](super::Dlrm::new), for sizes that do not fit together.
+    /// Fails as [`Dlrm::new`](super::Dlrm::new) does for sizes that do not fit together.
     pub fn for_predictions(config: &DlrmConfig, members: usize) -> Result<Self> {
         let tables = config.check()?;
         let (_, len) = config.mlps();

@@ -58,7 +58,8 @@ impl Optimizers {
         Self { tables: group, dense: group, schedule: Schedule::default() }
     }
 
-    /// Checks the settings themselves: a schedule bounds the rates of the steps, so that what is wrong with them would not show there.
+    /// Checks the settings themselves rather than the rates of the steps: a schedule bounds those
+    /// rates, which would hide invalid settings.
     pub(super) fn check(&self, op: &'static str) -> Result<()> {
         for group in [self.tables, self.dense] {
             group.rule(1, Schedule::default()).check(op)?;
@@ -109,7 +110,7 @@ impl Schedule {
         let floor = f64::from(self.floor);
         let share = floor + (1.0 - floor) * left.powf(f64::from(self.power));
         let (rate, least) = (base * share as f32, Self::LEAST.min(base));
-        // What is not a number stays so, for the rule to be refused.
+        // A NaN is kept here, so that the rule with this rate is refused.
         if rate < least { least } else { rate }
     }
 }

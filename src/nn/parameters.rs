@@ -132,11 +132,13 @@ impl<D: Backend> Dlrm<D> {
 }
 
 impl DlrmConfig {
-    /// Name, element type and shape of every parameter of such a model, as [`Dlrm::tensors`] gives them and [`Dlrm::load`] takes them: what a file must
-    /// hold, known before there is a model.
+    /// Returns the name, element type and shape of every parameter of such a model, as
+    /// [`Dlrm::tensors`] gives them and [`Dlrm::load`] takes them. This is what a file must hold,
+    /// known before there is a model.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit together.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit
+    /// together.
     pub fn parameter_shapes(&self) -> Result<Vec<(String, DType, Vec<usize>)>> {
         self.check()?;
         let (mlps, _) = self.mlps();

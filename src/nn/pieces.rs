@@ -15,7 +15,7 @@ const LEN: usize = 1 << 20;
 pub(super) struct Pieces<'a, D: Device, E: Scalar> {
     device: &'a D,
     buffer: &'a mut D::Buffer<E>,
-    /// Where the piece begins.
+    /// The position in the buffer at which the piece begins.
     start: usize,
     piece: Vec<E>,
 }

@@ -46,7 +46,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Those of a batch without samples. Its one offset is 0, as all memory is at first.
+    /// The sizes of a batch without samples. Its one offset is 0, because new memory is all zeros.
     const EMPTY: Self = Self {
         batch_size: 0,
         num_dense: 0,
@@ -85,7 +85,8 @@ impl<D: Backend> Staging<D> {
     /// must have been called.
     ///
     /// # Errors
-    /// A batch whose sizes do not fit together; those of [`Device::alloc`](crate::ops::Device::alloc), and what the backend reports.
+    /// Returns an error if the sizes of the batch do not fit together, and the errors of
+    /// [`Device::alloc`](crate::ops::Device::alloc) and of the backend.
     pub fn stage(&mut self, batch: BatchView<'_, Cpu, i64>) -> Result<BatchView<'_, D, i64>> {
         self.receive(batch, None)?;
         Ok(self.view())
@@ -150,7 +151,8 @@ impl<D: Backend> Staging<D> {
         Ok(())
     }
 
-    /// Whether ops of this backend are ordered with what is sent.
+    /// Returns whether the ops of `device` run in a defined order with the batches that are sent
+    /// here.
     pub(super) fn is_on(&self, device: &D) -> bool {
         self.device.is_same(device)
     }

@@ -32,8 +32,9 @@ impl<D: Backend> Dlrm<D> {
     /// gradients. What happens if the loss or a gradient is not finite, [`Self::on_non_finite`] says.
     ///
     /// # Errors
-    /// Those of [`Self::loss_and_grad`], and 2⁶⁴ - 1 steps that have been taken: then neither parameters nor optimizers have changed. Bad ids and labels
-    /// that the backend reports later keep all steps from changing anything until they have been reported.
+    /// The errors of [`Self::loss_and_grad`], and one if 2⁶⁴ - 1 steps have been taken: then
+    /// neither parameters nor optimizers have changed. Bad ids and labels that the backend reports
+    /// later keep all steps from changing anything until they have been reported.
     pub fn train_step<I: Index>(&mut self, batch: BatchView<'_, D, I>) -> Result<()> {
         self.rules()?;
         self.step_ops(batch, None)?;
@@ -45,7 +46,8 @@ impl<D: Backend> Dlrm<D> {
     /// nothing, and sends nothing but the batch and a few numbers.
     ///
     /// # Errors
-    /// As [`Self::train_step`]; a batch that does not fit the model, or together, is refused before it is sent.
+    /// The errors of [`Self::train_step`]. A batch that does not fit the model, or whose parts do
+    /// not fit together, is refused before it is sent.
     pub fn train_staged(&mut self, staging: &mut Staging<D>, batch: BatchView<'_, Cpu, i64>) -> Result<()> {
         let values = self.step_values()?;
         self.check_staged(staging, &batch)?;
@@ -169,7 +171,8 @@ impl<D: Backend> Dlrm<D> {
         Ok(())
     }
 
-    /// The rules of the step that is due, for tables and layers, both checked before either changes anything.
+    /// Returns the update rules of the next step, for tables and layers. Checks both before either
+    /// changes anything.
     fn rules(&self) -> Result<[UpdateRule; 2]> {
         let training = self.training.as_ref().ok_or_else(untrained)?;
         let (step, Optimizers { tables, dense, schedule }) = (training.next_step()?, training.optimizers);

@@ -1,6 +1,8 @@
-//! Whether a step may be taken: whether its loss and its gradients are finite, and nothing was found wrong with its ids and labels.
+//! Checks whether a step may be taken: its loss and its gradients must be finite, and nothing may
+//! have been found wrong with its ids and labels.
 //!
-//! What is found stays on the device, where the ops of the step read it ([`StepControl::gate`](super::StepControl)): nobody waits for it.
+//! The result stays on the device, where the ops of the step read it
+//! ([`StepControl::gate`](super::StepControl)): nobody waits for it.
 
 use super::{Device, Extent, StepValues};
 use crate::error::{Result, expect_size};
@@ -47,8 +49,9 @@ pub trait FiniteCheckOps: Device {
     fn finite_check(&self, args: Check<'_, Self>) -> Result<()>;
 }
 
-/// Looks through loss and gradients of a step. The gate is shut if one of them is not finite, if it was shut before and the policy is
-/// [`NonFinite::Error`], or if ops have found ids, offsets or labels wrong that no call has reported yet.
+/// Looks through loss and gradients of a step. The gate is shut if one of them is not finite, if it
+/// was shut before and the policy is [`NonFinite::Error`], or if ops have found ids, offsets or
+/// labels wrong that no call has reported yet.
 pub struct Check<'a, D: Device> {
     /// What a shut gate means for the steps after this one.
     pub policy: NonFinite,

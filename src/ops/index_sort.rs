@@ -26,8 +26,9 @@ pub trait IndexSortOps: Device {
 /// With `n` and `u` the two numbers of `counts`: row `rows[k]`, `k < u`, occurs at `positions[segments[k] .. segments[k + 1]]`, in rising
 /// order, in the bags `bags[segments[k] .. segments[k + 1]]`; `rows` rises strictly, and `segments[u] = n`.
 ///
-/// The buffers belong to the order, and only a [`Sort`] writes them, so that ops can rely on what they hold. It knows of which batch it is the
-/// order: ops refuse it for another one.
+/// The buffers belong to the order, and only a [`Sort`] writes them, so that ops can rely on their
+/// contents. The order records the tables, features and sizes of its batch, and ops refuse it for a
+/// batch with others.
 pub struct SortedIndices<D: Device> {
     pub(crate) rows: D::Buffer<u64>,
     pub(crate) segments: D::Buffer<u32>,
@@ -35,11 +36,12 @@ pub struct SortedIndices<D: Device> {
     pub(crate) bags: D::Buffer<u32>,
     pub(crate) counted: D::Buffer<u32>,
     pub(crate) counts: D::Buffer<u32>,
-    /// Whose order it is; of nothing before the first sort, and after one that has failed.
+    /// The batch that was sorted; `None` before the first sort, and after one that failed to make
+    /// an order.
     of: Option<Sorted>,
 }
 
-/// What an order is of, as far as the host knows.
+/// The properties of a sorted batch that the host knows.
 #[derive(Clone, Debug, PartialEq)]
 struct Sorted {
     tables: Arc<[Table]>,
@@ -73,10 +75,12 @@ impl<D: Device> SortedIndices<D> {
         )
     }
 
-    /// The same in buffers that there are already, whatever they hold: for rows, for segments, and for positions, bags and counted ids.
+    /// Makes an order of existing buffers, whatever they hold: for rows, for segments, and for
+    /// positions, bags and counted ids.
     ///
     /// # Errors
-    /// Buffers for segments, positions and bags that do not have room for as many ids as that for rows; those of [`Device::alloc`].
+    /// Returns an error if a buffer for segments, positions or bags has room for fewer ids than the
+    /// one for rows, and the errors of [`Device::alloc`].
     pub fn with_buffers(
         device: &D,
         rows: D::Buffer<u64>,
@@ -115,7 +119,8 @@ impl<D: Device> SortedIndices<D> {
         D::view(&self.bags)
     }
 
-    /// The number of counted ids of each bag: without padding and bad ids. Capacity: the number of bags.
+    /// The number of counted ids of each bag, without padding and bad ids. The capacity is the
+    /// number of bags.
     pub fn counted(&self) -> D::Slice<'_, u32> {
         D::view(&self.counted)
     }

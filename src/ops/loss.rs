@@ -8,11 +8,12 @@
 //! - [`Loss::WeightedBce`]: the same times the weight of the label, `positive` if `y` rounds to 1, else `negative`;
 //! - [`Loss::Mse`]: `(p - y)²`.
 //!
-//! For an infinite logit cross-entropy is its limit: 0 if the logit is `+∞` and the label 1, or `-∞`
-//! and the label 0; else infinite.
+//! Without a threshold, the cross-entropy of an infinite logit is its limit: 0 if the logit is `+∞`
+//! and the label 1, or the logit is `-∞` and the label 0; otherwise infinite.
 //!
-//! A sample whose label is not in [0, 1], or not a number, is skipped: its loss and gradient are 0. It
-//! is reported as a bad id is, by the call on the CPU, by the next [`Device::synchronize`] on a device.
+//! A sample whose label is not in [0, 1], or not a number, is skipped: its loss and gradient are 0.
+//! It is reported like a bad id: by the call itself on the CPU, by the next [`Device::synchronize`]
+//! on a device.
 //!
 //! The loss is the mean over the batch, in `f64`; 0 for an empty batch. Terms are in `f64`, summed in an order that is the backend's own and the
 //! same in every run.

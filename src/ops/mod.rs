@@ -108,8 +108,8 @@ impl<T> Extent for Vec<T> {
 
 /// Memory of a device, and the views through which ops see it.
 ///
-/// A buffer is used with the device that allocated it, or with a clone of that. Others may refuse it
-/// ([`Error::OtherBackend`]), as CUDA backends do.
+/// A buffer is used with the device that allocated it, or with a clone of that device. Other
+/// devices may refuse it ([`Error::OtherBackend`]), as CUDA backends do.
 pub trait Device: Clone + Send + Sync {
     /// Owned memory.
     type Buffer<T: Scalar>: Extent + Send + Sync;

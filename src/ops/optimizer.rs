@@ -13,12 +13,15 @@ use crate::error::{Error, Result, expect_size, invalid};
 /// | `RowwiseAdagrad` | `s`, one per row | `s += mean(g²); w -= lr g / (√s + eps)` |
 /// | `Adam` | `m`, `v`, one each per element | `m = β₁m + (1-β₁)g; v = β₂v + (1-β₂)g²; w -= lr m̂ / (√v̂ + eps)`, `m̂ = m/(1-β₁ᵗ)`, `v̂ = v/(1-β₂ᵗ)` |
 ///
-/// `eps` has no default, since the world does not agree on one: FBGEMM takes 1e-8, PyTorch, TorchRec and facebookresearch/dlrm
-/// take 1e-10 for Adagrad, PyTorch takes 1e-8 for Adam. It stands outside the root everywhere. With 0, what has never had a gradient stays as
-/// it is: ops take the least `eps` that keeps 0/0 away and cannot be told from 0 beside a root that is not 0. Formulas as in FBGEMM
-/// (`codegen/genscript/optimizers.py`). Adam is lazy on tables: rows without a gradient keep `m`, `v` and `w`, and `t` counts steps, not
-/// the row's updates. The squares of a row are summed in runs of 32 columns, each as a tree whose halves are added, the runs in order: the
-/// error of a row's mean is at most `γₖ mean(g²)`, `k = ⌈D / 32⌉ + 7`. For dense parameters `RowwiseAdagrad` means `Adagrad`, as in facebookresearch/dlrm.
+/// `eps` has no default, since the world does not agree on one: FBGEMM takes 1e-8, PyTorch,
+/// TorchRec and facebookresearch/dlrm take 1e-10 for Adagrad, PyTorch takes 1e-8 for Adam. It
+/// stands outside the root everywhere. With 0, a parameter that has never had a gradient stays as
+/// it is: ops raise `eps` to a tiny number that avoids 0/0 and makes no difference beside a root
+/// that is not 0. Formulas as in FBGEMM (`codegen/genscript/optimizers.py`). Adam is lazy on
+/// tables: rows without a gradient keep `m`, `v` and `w`, and `t` counts steps, not the row's
+/// updates. The squares of a row are summed in runs of 32 columns, each as a tree whose halves are
+/// added, the runs in order: the error of a row's mean is at most `γₖ mean(g²)`, `k = ⌈D / 32⌉ +
+/// 7`. For dense parameters `RowwiseAdagrad` means `Adagrad`, as in facebookresearch/dlrm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]
@@ -46,9 +49,9 @@ pub enum Optimizer {
     },
 }
 
-/// 2⁻¹⁰⁰, the least `eps` of row-wise Adagrad: it divides the learning rate itself, and the quotient must
-/// be finite where a row has never had a gradient. The root of the least sum of squares that is not zero
-/// is 2⁻⁷⁴·⁵, beside which it changes nothing.
+/// The least `eps` of row-wise Adagrad, 2⁻¹⁰⁰. The learning rate itself is divided by it in a row
+/// that has never had a gradient, and the quotient must be finite. The least root that is not 0 is
+/// 2⁻⁷⁴·⁵, to which adding it makes no difference.
 const LEAST_ROWWISE_EPS: f32 = f32::from_bits((127 - 100) << 23);
 
 /// How parameters are pulled towards zero.
@@ -240,8 +243,9 @@ impl Optimizer {
         .for_rows()
     }
 
-    /// The optimizer for table rows, with an `eps` that keeps a row, or an element of one, where it is
-    /// if it has never had a gradient, in place of making it 0/0; see [`Self::for_dense`].
+    /// The optimizer for table rows. Its `eps` is large enough that a row, or an element of one,
+    /// that has never had a gradient stays as it is, in place of becoming 0/0; see
+    /// [`Self::for_dense`].
     pub(crate) fn for_rows(self) -> Self {
         let least = |eps: f32| eps.max(f32::MIN_POSITIVE);
         match self {

@@ -83,10 +83,11 @@ impl<D: Device, I: Index> PooledGrad<'_, D, I> {
 
 /// A gradient that has values for some rows only.
 ///
-/// With `u` the number in `counts`: row `rows[k]`, `k < u`, has the gradient `values[starts[k] .. starts[k + 1]]`; `rows` rises strictly.
+/// With `u` the number in `counts`: row `rows[k]`, `k < u`, has the gradient
+/// `values[starts[k] .. starts[k + 1]]`; `rows` rises strictly.
 ///
-/// The buffers belong to the gradient, and only ops write them, so that others can rely on what they hold. It is one of the tables that it was
-/// made for: ops refuse it for others.
+/// The buffers belong to the gradient, and only ops write them, so that others can rely on what
+/// they hold. Ops refuse the gradient for tables other than those that it was made for.
 pub struct SparseGrad<D: Device> {
     pub(crate) rows: D::Buffer<u64>,
     pub(crate) starts: D::Buffer<u64>,
@@ -106,10 +107,11 @@ impl<D: Device> SparseGrad<D> {
         Self::with_buffers(device, tables, device.alloc(capacity)?, device.alloc(sum([capacity, 1]))?, values)
     }
 
-    /// The same in buffers that there are already, whatever they hold: for rows, for starts and for values.
+    /// Makes a gradient from existing buffers for rows, starts and values, whatever they hold.
     ///
     /// # Errors
-    /// Buffers for starts and values that do not have room for as many rows as that for rows; those of [`Device::alloc`].
+    /// Fails if the buffer for starts or the one for values has room for fewer rows than the one
+    /// for rows, and as [`Device::alloc`] does.
     pub fn with_buffers(
         device: &D,
         tables: &TableBatch,

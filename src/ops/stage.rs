@@ -23,14 +23,15 @@ pub trait Stage: Device {
     /// host's memory is not read any more.
     type Transfer: Send;
 
-    /// Whether both are one backend, by whose clones ops are called in one order.
+    /// Returns whether the ops of both run in one order, as those of clones of one backend do.
     fn is_same(&self, other: &Self) -> bool;
 
     /// Records the ops that `ops` calls, without running them; no other thread may call ops of the backend meanwhile. `None`, and `ops` is not
     /// called, if the backend does not record.
     ///
     /// # Errors
-    /// What `ops` returns. Batches do not travel meanwhile: [`Error::Recording`](crate::Error::Recording).
+    /// Returns the error of `ops`. Sending a batch in `ops` is refused with
+    /// [`Error::Recording`](crate::Error::Recording).
     fn record(&self, ops: impl FnOnce() -> Result<()>) -> Result<Option<Self::Recording>>;
     /// Runs what was recorded, on what the same buffers hold now. Buffers that it names stay until it is dropped, whoever drops them before.
     fn replay(&self, recording: &Self::Recording) -> Result<()>;

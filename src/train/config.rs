@@ -190,7 +190,8 @@ pub struct TrainConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Selection {
-    /// The lowest mean of what is minimised, weights included; the log-loss unless `loss` says otherwise.
+    /// The lowest mean of the training loss, weights included: of the log-loss unless `loss` says
+    /// otherwise.
     #[default]
     Loss,
     /// The lowest log-loss.
@@ -279,10 +280,11 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks what can be checked without the data. [`Self::parse`] does; a configuration from elsewhere, such as a manifest, needs it.
+    /// Checks what can be checked without the data. [`Self::parse`] calls this; a configuration
+    /// from elsewhere, such as a manifest, must be checked by its reader.
     ///
     /// # Errors
-    /// What is wrong, with the key.
+    /// Fails with a message that names the key and says what is wrong with it.
     pub fn validate(&self) -> Result<(), String> {
         super::validate::validate(self)
     }
@@ -303,7 +305,7 @@ fn explain(error: &toml::de::Error, text: &str) -> String {
     place.unwrap_or_default() + &message
 }
 
-/// What is wrong with a text that is no TOML, or why it cannot be read otherwise.
+/// Explains why a text cannot be read: it is no TOML, or a key or table stands in it twice.
 fn explain_syntax(error: &toml::de::Error, text: &str) -> String {
     let message = error.message();
     if message != "duplicate key" {

@@ -68,9 +68,9 @@ pub enum TrainError {
     /// The device has not as much memory as training or predicting takes.
     #[error("{source}; what takes memory is about\n{plan}")]
     OutOfMemory {
-        /// What there was no room for.
+        /// The error of the engine, which tells how much memory was needed.
         source: crate::Error,
-        /// What takes memory.
+        /// The parts of training or predicting that take memory, with their sizes.
         plan: MemoryPlan,
     },
     /// Reading or encoding data failed.

@@ -4,8 +4,8 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Opens a regular file for reading. A link, a pipe or a device in its place is an error: whoever made the directory must not be able to lead a
-/// reader elsewhere, or to let it wait for ever.
+/// Opens a regular file for reading. A link, a pipe or a device in its place is an error: whoever
+/// made the directory must not be able to lead a reader elsewhere, or to let it wait for ever.
 pub(super) fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     let file = open_with(OpenOptions::new().read(true), path)?;
     let metadata = file.metadata()?;
@@ -72,8 +72,9 @@ pub(super) struct Written {
     pub(super) crc32: u32,
 }
 
-/// Writes the file `name` in `folder` under its [`partial_name`], makes it durable, and renames it: whatever happens, the file is the old one or the
-/// new one. Links in either place are replaced and not followed.
+/// Writes the file `name` in `folder` under its [`partial_name`], makes it durable, and renames it:
+/// whatever happens, the file is the old one or the new one. Links in either place are replaced and
+/// not followed.
 pub(super) fn replace(
     folder: &Path,
     name: &str,
@@ -107,7 +108,8 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 
 /// Makes new, renamed and removed entries of a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    // Elsewhere folders cannot be opened as files, and renames are durable by themselves or not at all.
+    // Other systems do not open folders as files, and their renames are durable by themselves or
+    // not at all.
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
@@ -116,8 +118,9 @@ pub(super) fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Gives a regular file a second name, or copies it where the file system has no such links. Both names stay valid whatever happens to the other,
-/// since files of a model directory are replaced and never written in place.
+/// Gives a regular file a second name, or copies it where the file system has no hard links. Each
+/// name stays valid whatever happens to the other, since files of a model directory are replaced
+/// and never written in place.
 pub(super) fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     open_regular(from)?;
     if fs::hard_link(from, to).is_err() {

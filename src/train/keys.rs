@@ -15,7 +15,7 @@ struct Key {
     example: &'static str,
 }
 
-/// What may stand under a key.
+/// The kind of value that a key takes.
 enum Kind {
     /// A whole number, at most this one.
     Whole(u64),
@@ -279,7 +279,7 @@ fn check_tagged(
     check_keys(&others, span, keys, path, faults);
 }
 
-/// Whether a value is what a kind asks for, but for what stands below it.
+/// Returns whether a value is of a kind, apart from the contents of tables.
 fn takes(kind: &Kind, value: &DeValue<'_>) -> bool {
     match (kind, value) {
         (Whole(most), DeValue::Integer(number)) => {
@@ -499,7 +499,7 @@ mod tests {
         assert!(count > 100, "{count}");
     }
 
-    /// What a type of Rust or a word of serde looks like.
+    /// Returns whether a message contains the name of a Rust type or a term of serde.
     fn speaks_rust(message: &str) -> bool {
         let words = [
             "struct",

@@ -1,4 +1,5 @@
-//! The manifest of a model directory: what the model was trained by, how far training has come, and the files that belong together.
+//! The manifest of a model directory: the training configuration, the progress of training, and the
+//! files that belong together.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use super::trainer::EpochRecord;
 /// The version of the format that this program writes, and the only one that it reads.
 const FORMAT: u32 = 1;
 
-/// What a model directory holds.
+/// The description of a model directory's contents.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -19,11 +20,11 @@ pub struct Manifest {
     pub format: u32,
     /// The program that wrote it.
     pub created_by: String,
-    /// What the model was trained by.
+    /// The configuration that the model is trained with.
     pub config: Config,
     /// The folder that relative paths of the configuration count from.
     pub folder: PathBuf,
-    /// How far training has come.
+    /// The progress of training.
     pub progress: Progress,
     /// The files, by what they are: `encoder`, `best` (the model), `state` (what `--resume` needs).
     pub files: BTreeMap<String, FileEntry>,
@@ -41,11 +42,12 @@ pub struct FileEntry {
     pub crc32: u32,
 }
 
-/// How far training has come: with the tensors of `state`, all that decides what comes next.
+/// The progress of training. Together with the tensors of `state` it determines how training
+/// continues.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Progress {
-    /// Whether training has ended.
+    /// Tells whether training has ended.
     pub finished: bool,
     /// Epochs that are over.
     pub epochs_done: u32,
@@ -55,9 +57,10 @@ pub struct Progress {
     pub step: u64,
     /// The epoch of the best model, from 1; 0 before there is one.
     pub best_epoch: u32,
-    /// What happened in each epoch that is over.
+    /// The records of the finished epochs.
     pub history: Vec<EpochRecord>,
-    /// The length of `metrics.jsonl`, which earlier versions noted here. The history says all that stands there.
+    /// The length of `metrics.jsonl`, which earlier versions stored here. It is accepted and
+    /// ignored, because that file is written anew from `history`.
     #[serde(default, skip_serializing)]
     metrics_bytes: u64,
     /// Seconds spent in steps of training.
@@ -75,7 +78,8 @@ impl Manifest {
         Self { format: FORMAT, created_by, config, folder, progress: Progress::default(), files: BTreeMap::new() }
     }
 
-    /// Reads a manifest, which may come from anywhere: its configuration and its progress are checked as far as that is possible without the data.
+    /// Reads a manifest from any source, possibly a damaged one: checks its configuration and its
+    /// progress as far as that is possible without the data.
     pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Version {
@@ -114,7 +118,8 @@ impl Progress {
         Ok(())
     }
 
-    /// Checks the numbers against the training rows, of which an epoch takes `batches` batches of `batch_size`.
+    /// Checks the numbers against the training rows, which make `batches` batches of `batch_size`
+    /// in an epoch.
     pub(super) fn check_position(&self, batches: u64, batch_size: usize, rows: u64) -> Result<(), String> {
         let in_epoch = self.batches_done.checked_mul(batch_size as u64).map(|samples| samples.min(rows));
         let before = |of_epoch: u64| u64::from(self.epochs_done).checked_mul(of_epoch);

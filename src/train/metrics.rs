@@ -24,7 +24,8 @@ pub struct Metrics {
     pub samples: u64,
     /// The number of positive samples.
     pub positives: u64,
-    /// The mean of what training minimises, where that is not the log-loss; of probabilities kept within `[ε, 1 - ε]` as there.
+    /// The mean of the loss that training minimises, unless it is the log-loss. A weighted log-loss
+    /// keeps probabilities within the same bounds as `logloss`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
 }
@@ -35,8 +36,9 @@ impl Metrics {
         self.loss.unwrap_or(self.logloss)
     }
 
-    /// The least that the mean of `loss` can be if all samples get the same probability, as a model that knows nothing but the share of positives would
-    /// give them: the entropy of the labels, with their weights, or their variance. `None` if the labels are all of one class.
+    /// Returns the least mean of `loss` if all samples get the same probability, as from a model
+    /// that knows nothing but the share of positives: the entropy of the labels, with their
+    /// weights, or their variance. `None` if the labels are all of one class.
     pub fn loss_of_a_constant(&self, loss: Loss) -> Option<f64> {
         let share = self.positives as f64 / self.samples as f64;
         let entropy = |negative: f64, positive: f64| {
@@ -89,7 +91,8 @@ impl Predictions {
         self.labels.is_empty()
     }
 
-    /// All measures, for a model that was trained to minimise `loss`. A label counts as positive from 0.5 on. `None` without samples.
+    /// Computes all measures for a model that was trained to minimise `loss`. A label counts as
+    /// positive from 0.5 on. `None` without samples.
     pub fn metrics_of(&self, loss: Loss) -> Option<Metrics> {
         let of_sample: fn(Loss, f64, f64) -> f64 = match loss {
             Loss::BceWithLogits => return self.metrics(),
@@ -303,7 +306,8 @@ mod tests {
             let least = of(0.5, loss).loss_of_a_constant(loss).unwrap();
             let tried: Vec<f64> = (1..1000).map(|k| of(k as f32 / 1000.0, loss).minimised()).collect();
             let best = tried.into_iter().fold(f64::INFINITY, f64::min);
-            // The best of the probabilities that are tried is at most 0.0005 from the best one of all; the second derivative is below 70 there.
+            // The best of the probabilities that are tried is at most 0.0005 from the best one of
+            // all, where the second derivative is below 70.
             assert!((-1e-7..70.0 * 0.0005f64.powi(2)).contains(&(best - least)), "{loss:?}: {best} {least}");
         }
         assert_eq!(predictions(&[(0.5, 1.0)]).metrics().unwrap().loss_of_a_constant(Loss::Mse), None);

@@ -1,11 +1,13 @@
 //! Model directories: written so that a crash at any moment leaves the last good state.
 //!
-//! `manifest.json` names the files that belong together, with their lengths and checksums. A new state is written under new names, made durable, and
-//! takes effect when the manifest that names it replaces the old one in a single rename; only then are files that no manifest names removed. A
-//! directory is what its manifest says, whatever else lies in it.
+//! `manifest.json` names the files that belong together, with their lengths and checksums. A new
+//! state is written under new names and made durable. It takes effect when its manifest replaces
+//! the old one in a single rename; only then are the files removed that no manifest names. The
+//! manifest alone decides what belongs to the model, whatever other files lie in the directory.
 //!
-//! A run that trains anew in the directory of a model writes `manifest.next.json` until it has a model of its own: meanwhile the old one can be used
-//! as before. Then the old one gets a second home in `PATH~1`, `PATH~2`, …, and `manifest.next.json` becomes `manifest.json`.
+//! A new run in the directory of an existing model writes `manifest.next.json` until it has a model
+//! of its own, so that the old model can still be used. Then the old model is kept as `PATH~1`,
+//! `PATH~2`, …, and `manifest.next.json` becomes `manifest.json`.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -42,12 +44,14 @@ impl ModelDir {
     /// Opens the model that is there.
     ///
     /// # Errors
-    /// [`TrainError::Model`] if there is none, or one that this program does not understand; [`TrainError::Io`] if it cannot be read.
+    /// Returns [`TrainError::Model`] if there is no model, or one that this program does not
+    /// understand, and [`TrainError::Io`] if it cannot be read.
     pub fn open(path: &Path) -> Result<(Self, Manifest)> {
         Self { path: path.into() }.with_manifest(MANIFEST)
     }
 
-    /// Opens the model that is there and reads it by `read`, once more if training has replaced files of it meanwhile.
+    /// Opens the model and reads it with `read`. If `read` fails and training has replaced files of
+    /// the model meanwhile, it starts again with the new files.
     pub(super) fn read_with<T>(path: &Path, read: impl Fn(&Self, &Manifest) -> Result<T>) -> Result<(Manifest, T)> {
         loop {
             let (dir, manifest) = Self::open(path)?;
@@ -85,7 +89,8 @@ impl ModelDir {
     /// Reads the encoder.
     ///
     /// # Errors
-    /// [`TrainError::Model`] if it is not what the manifest says; [`TrainError::Data`] if it cannot be used.
+    /// Returns [`TrainError::Model`] if the file is not what the manifest says, and
+    /// [`TrainError::Data`] if the encoder cannot be used.
     pub fn read_encoder(&self, manifest: &Manifest) -> Result<Encoder> {
         let (path, entry) = self.entry(manifest, ENCODER)?;
         let bytes = read_at_most(&path, entry.bytes.min(MAX_JSON_BYTES)).map_err(io_error("read", &path))?;
@@ -105,7 +110,8 @@ impl ModelDir {
     /// Reads tensors, once `check` has found the header to be what is wanted.
     ///
     /// # Errors
-    /// [`TrainError::Model`] if the file is not what the manifest says, or no safetensors file; that of `check`.
+    /// Returns [`TrainError::Model`] if the file is not what the manifest says or not a safetensors
+    /// file, and the error of `check` if that fails.
     pub(super) fn read_tensors(
         &self,
         manifest: &Manifest,
@@ -125,7 +131,7 @@ impl ModelDir {
         }
     }
 
-    /// Where a file that the manifest names lies.
+    /// Returns the path of the file that the manifest names for this kind, and its entry.
     fn entry<'a>(&self, manifest: &'a Manifest, kind: &str) -> Result<(PathBuf, &'a FileEntry)> {
         let missing = || model_error(&self.path, format!("no {kind} in it: training has not come that far"));
         let entry = manifest.files.get(kind).ok_or_else(missing)?;
@@ -137,23 +143,26 @@ impl ModelDir {
     }
 }
 
-/// A model directory that a run of training writes into. There is one at a time for each directory, in all processes.
+/// A model directory into which a training run writes. Each directory has at most one at a time,
+/// across all processes.
 #[derive(Debug)]
 pub struct RunDir {
     dir: ModelDir,
-    /// Whether there is an older model that this run has not replaced yet.
+    /// Is true while the directory holds an older model that this run has not replaced yet.
     is_next: bool,
     /// Locked as long as it is open, so that a process that dies leaves no lock behind.
     _lock: File,
 }
 
 impl RunDir {
-    /// Prepares a directory for a new run, and makes it if there is none. A model that is there stays in effect until the run has one of its own.
-    /// A run that was interrupted before it had one is kept as `PATH~1`, `PATH~2`, …, which is returned.
+    /// Prepares a directory for a new run and creates it if necessary. An existing model stays in
+    /// effect until the run has a model of its own. If an interrupted run has written tensors but
+    /// not replaced that model, it is kept as `PATH~1`, `PATH~2`, …, and that path is returned.
     ///
     /// # Errors
-    /// [`TrainError::Busy`] if another run writes into it; [`TrainError::Io`] if it cannot be made or written; [`TrainError::Model`] if there is
-    /// something else in its place.
+    /// Returns [`TrainError::Busy`] if another run writes into the directory, [`TrainError::Io`] if
+    /// the directory cannot be created or written, and [`TrainError::Model`] if it holds something
+    /// other than a model.
     pub fn create(path: &Path) -> Result<(Self, Option<PathBuf>)> {
         let make = || {
             fs::create_dir_all(path)?;
@@ -182,10 +191,12 @@ impl RunDir {
         Ok((run, interrupted))
     }
 
-    /// Takes up the run that was interrupted last: one that has no model yet before the one that made the model that is there.
+    /// Resumes the run that was interrupted last. A run that has no model yet takes precedence over
+    /// the run that made the current model.
     ///
     /// # Errors
-    /// As [`ModelDir::open`]; [`TrainError::Busy`] if another run writes into it.
+    /// Returns the errors of [`ModelDir::open`], and [`TrainError::Busy`] if another run writes
+    /// into the directory.
     pub fn resume(path: &Path) -> Result<(Self, Manifest)> {
         // A directory without a model is told before a lock would be left in it.
         if !path.join(NEXT_MANIFEST).exists() {
@@ -223,7 +234,8 @@ impl RunDir {
                 let _ = lock.take(100).read_to_string(&mut holder);
                 return Err(TrainError::Busy { path: path.into(), holder: holder.trim().to_owned() });
             }
-            // Some network file systems know no locks. Nothing is lost there if only one run writes at a time.
+            // Some network file systems do not support locks. Nothing is lost there as long as only
+            // one run writes at a time.
             Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {}
             Err(TryLockError::Error(error)) => return Err(io_error("lock", &file)(error)),
         }
@@ -276,7 +288,8 @@ impl RunDir {
         std::iter::once(plain).chain(numbered).find(is_free).unwrap_or_default()
     }
 
-    /// Makes what was written take effect, and removes what no longer does. If that replaces an older model, the place where that is now is returned.
+    /// Makes the written files take effect and removes those that no longer do. If this replaces an
+    /// older model, the path under which that model is kept is returned.
     ///
     /// # Errors
     /// [`TrainError::Io`]: then the state before is still in effect.
@@ -326,7 +339,9 @@ impl RunDir {
         self.link_into_backup(&files.chain([(name, MANIFEST)]).collect::<Vec<_>>())
     }
 
-    /// Makes the first free `PATH~1`, `PATH~2`, …, with these files under these names. It is there whole or not at all.
+    /// Creates a directory, the first free one of `PATH~1`, `PATH~2`, …, and links or copies files
+    /// into it. Each pair in `names` is a file's name here and its name there. The directory
+    /// appears complete or not at all.
     fn link_into_backup(&self, names: &[(&str, &str)]) -> Result<PathBuf> {
         let path = self.dir.named_path()?;
         let partial = files::with_suffix(&path, &format!("~{PARTIAL}"));
@@ -346,7 +361,8 @@ impl RunDir {
         make().map_err(io_error("keep the model of", &path))
     }
 
-    /// Writes a file that is made from the manifest for people, if this run is the one that the directory is about.
+    /// Writes a file for people that is derived from the manifest, unless the directory still holds
+    /// an older model in effect.
     ///
     /// # Errors
     /// [`TrainError::Io`].
@@ -364,7 +380,8 @@ impl RunDir {
         Ok(FileEntry { name: name.into(), bytes: written.bytes, crc32: written.crc32 })
     }
 
-    /// Removes files with names that only this program gives, unless `manifest` or the one in effect names them.
+    /// Removes files with names that only this program uses, unless `manifest` or the manifest in
+    /// effect names them.
     fn remove_orphans(&self, manifest: Option<&Manifest>) {
         let Ok(names) = names_in(&self.dir.path) else { return };
         let current = ModelDir::open(&self.dir.path).ok().map(|(_, current)| current);
@@ -401,14 +418,16 @@ fn names_in(folder: &Path) -> std::io::Result<Vec<String>> {
     Ok(entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }
 
-/// Whether only this program gives such a name, to a file that a manifest names or that is not whole yet.
+/// Returns whether only this program gives such a name, either to a file that a manifest names or
+/// to an unfinished file.
 fn is_removable(name: &str) -> bool {
     let whole = name.strip_suffix(PARTIAL);
     is_of_a_kind(whole.unwrap_or(name))
         || whole.is_some_and(|whole| whole == MANIFEST || whole == NEXT_MANIFEST || DERIVED.contains(&whole))
 }
 
-/// Whether it is `KIND.ext`, `KIND-STEP.ext`, or one of these with a number before the extension, as [`RunDir::free_name`] gives them.
+/// Returns whether the name is `KIND.ext`, `KIND-STEP.ext`, or one of these with a number before
+/// the extension, as [`RunDir::free_name`] makes them.
 fn is_of_a_kind(name: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     KINDS.iter().any(|(kind, extension)| {

@@ -16,8 +16,9 @@ use crate::nn::{NamedTensor, TensorSource};
 /// A header that describes more than a million tensors is not one of ours.
 const MAX_HEADER_BYTES: u64 = 1 << 26;
 
-/// Writes tensors in the safetensors format: the length of the header in 8 bytes, the header in JSON, the data. Written here, and not by the crate, so
-/// that tensors go out one by one, without a second copy of them all.
+/// Writes tensors in the safetensors format: the length of the header in 8 bytes, the header in
+/// JSON, the data. This does not use the writer of the `safetensors` crate, so that tensors are
+/// written one by one, without a second copy of all of them.
 pub(super) fn write_safetensors(mut out: impl Write, tensors: &[NamedTensor]) -> io::Result<()> {
     let mut header = serde_json::Map::new();
     let mut end = 0;
@@ -51,7 +52,7 @@ pub(super) struct TensorLayout {
 }
 
 impl TensorLayout {
-    /// Whether the file has this tensor, with this shape and element type.
+    /// Checks that the file has this tensor, with this shape and element type.
     ///
     /// # Errors
     /// The error of the engine for a tensor that is missing or different.
@@ -98,8 +99,8 @@ pub(super) struct TensorFile {
 }
 
 impl TensorFile {
-    /// Reads a file whose length and checksum are known. `check` sees the header before anything else is read, so that memory is asked for only if the
-    /// tensors are the ones that are wanted.
+    /// Reads a file whose length and checksum are known. `check` sees the header before the data
+    /// are read, so that memory for them is allocated only if the tensors are the expected ones.
     pub(super) fn read(
         path: &Path,
         entry: &FileEntry,

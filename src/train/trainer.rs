@@ -44,7 +44,8 @@ pub trait Observer {
     fn skipped(&mut self, epoch: u32, last: u64, count: u64) {
         let _ = (epoch, last, count);
     }
-    /// The model that was in the directory has been replaced by the first one of this run, and is now in `kept`.
+    /// The first model of this run has replaced the model that was in the directory, which is now
+    /// in `kept`.
     fn replaced(&mut self, kept: &Path) {
         let _ = kept;
     }
@@ -371,7 +372,7 @@ impl<D: Backend> Trainer<D> {
         Ok(())
     }
 
-    /// Writes `metrics.jsonl`: a line for each epoch that is over, and one for what training came to.
+    /// Writes `metrics.jsonl`: a line for each finished epoch, and one for the outcome of training.
     fn write_metrics(&self, outcome: Option<&Outcome>) -> Result<()> {
         let epochs = self.manifest.progress.history.iter().map(serde_json::to_string);
         let lines = epochs.chain(outcome.map(serde_json::to_string));

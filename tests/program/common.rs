@@ -69,7 +69,8 @@ pub fn manifest(model: &Path) -> Value {
     serde_json::from_slice(&fs::read(model.join("manifest.json")).unwrap()).unwrap()
 }
 
-/// Checksum of the kept model, and the metrics of every epoch without the times: what must not depend on how a run went.
+/// Returns the checksum of the kept model and the metrics of every epoch without the times, none of
+/// which may depend on how the run went.
 pub fn result_of(model: &Path) -> (Value, Vec<Value>) {
     let lines = fs::read_to_string(model.join("metrics.jsonl")).unwrap();
     let strip = |line: &str| {

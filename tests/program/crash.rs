@@ -1,4 +1,5 @@
-//! A crash, a full disk and a broken one, at every call that changes a file: what was there stays, and the run goes on to the same bits.
+//! Tests of a crash, a full disk and a failing disk at every call that changes a file: existing
+//! results stay intact, and the resumed run gives the same bits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ impl Project {
         command.stdin(Stdio::null()).output().unwrap()
     }
 
-    /// How many calls of a run count.
+    /// Returns the number of calls that the library counts in a run.
     fn calls(&self, arguments: &[&str]) -> u32 {
         let count = self.path("count");
         let output = self.train(arguments, &[("FAULT_COUNT", count.to_str().unwrap())]);
@@ -65,7 +66,7 @@ impl Project {
         succeed(self.folder.path(), &["predict", model, "clicks.csv", "--quiet"])
     }
 
-    /// Goes on with a run that a fault may have ended, or begins it anew if there is nothing to go on with.
+    /// Resumes a run that a fault may have ended, or starts it anew if there is nothing to resume.
     fn finish(&self, arguments: &[&str]) {
         let resumed = self.train(&[arguments, &["--resume"]].concat(), &[]);
         if !resumed.status.success() {

@@ -1,4 +1,5 @@
-//! Nothing that lies on a disk is lost: outputs, models that are in use, runs that meet in one directory.
+//! Tests that no files on disk are lost: outputs, models in use, and the files of several runs in
+//! one directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,7 +60,7 @@ fn an_output_is_none_of_the_inputs() {
         assert!(output.status.code() == Some(2) && message.contains("is one of the inputs"), "{message}");
     }
     assert_eq!(fs::read(folder.join("new.csv")).unwrap(), before);
-    // What lies in a model directory could be taken for an earlier model.
+    // A file in a model directory could be taken for a part of an earlier model.
     fs::copy(folder.join("clicks.csv"), folder.join("m/clicks.csv")).unwrap();
     fs::write(folder.join("inside.toml"), CONFIG.replace("clicks.csv", "m/clicks.csv")).unwrap();
     let (code, message) = fail(folder, &["train", "inside.toml", "--out", "m"]);
@@ -114,7 +115,7 @@ fn a_model_stays_in_use_until_there_is_a_new_one() {
     );
     assert!(!folder.join("serve~1").exists());
 
-    // A run that is stopped before it has a model leaves the old one in use, and can be gone on with.
+    // A run that is stopped before it has a model leaves the old model in use, and can be resumed.
     let straight = ["train", "model.toml", "--quiet", "--epochs", "2", "--seed", "8", "--out"];
     succeed(folder, &[&straight[..], &["straight"]].concat());
     let batches = 20_000 * 3 / 4 / 32;
@@ -210,7 +211,8 @@ fn files_of_others_stay_and_orphans_go() {
     for name in orphans {
         assert!(!folder.join("m").join(name).exists(), "{name}");
     }
-    // What is left is what the manifest names, and what is made for people.
+    // Apart from the user's files, only the files that the manifest names and the program's fixed
+    // files are left.
     let manifest = manifest(&folder.join("m"));
     let named = manifest["files"].as_object().unwrap().values().map(|file| file["name"].as_str().unwrap().to_owned());
     let ours = [".lock", "manifest.json", "metrics.jsonl", "report.html"].map(String::from);

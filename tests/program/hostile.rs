@@ -1,4 +1,5 @@
-//! Model directories that come from anywhere: nothing hangs, nothing is led elsewhere, and no memory is taken on a manifest's word.
+//! Checks that model directories from untrusted sources do no harm: nothing hangs, no link in them
+//! leads elsewhere, and no memory is allocated on a manifest's word.
 
 use std::fs;
 use std::path::Path;
@@ -202,7 +203,8 @@ fn leaves(value: &Value, path: String, found: &mut Vec<String>) {
     }
 }
 
-/// Whatever stands in a manifest or an encoder: the program ends soon, by itself, within its memory.
+/// Checks that the program ends soon, by itself and within its memory, whatever value stands in a
+/// manifest or an encoder.
 #[test]
 fn any_value_in_any_place_is_survived() {
     let folder = project(200);
@@ -256,7 +258,7 @@ fn predictions_take_constant_memory() {
     fs::write(folder.join("model.toml"), config).unwrap();
     succeed(folder, &["train", "model.toml", "--quiet", "--out", "m"]);
     let program = env!("CARGO_BIN_EXE_bagdot");
-    // 300,000 rows are 69 MB of text; what the process may take besides files that it maps is 60 MiB.
+    // 300,000 rows are 69 MB of text; the process may take 60 MiB besides the files that it maps.
     let script = format!(
         "{program} generate 300000 --values 50 | (ulimit -d {}; {program} predict m - --threads 1 --quiet) | wc -l",
         60 << 10

@@ -1,4 +1,5 @@
-//! The tests of the `bagdot` program, apart from those of the library: nothing generic is compiled for them.
+//! The tests of the `bagdot` program. They are apart from those of the library so that no generic
+//! code is compiled for them.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // The modules share what is `pub`.

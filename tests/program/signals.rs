@@ -32,7 +32,8 @@ fn talk_that_cannot_be_written_ends_nothing() {
     assert_eq!(status.code(), Some(1));
 }
 
-/// Results that nobody reads end the program quietly; results that cannot be written are an error that names them.
+/// Checks that the program ends quietly if nobody reads its results, and that an error names the
+/// results that it cannot write.
 #[test]
 fn results_that_cannot_be_written_are_named() {
     let folder = project(9000);

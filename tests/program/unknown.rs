@@ -1,4 +1,4 @@
-//! What the program says of values that training has not seen, and of keys that match nothing.
+//! Checks the warnings about values that training has not seen, and about keys that match nothing.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,8 @@ top_mlp = [4]
 epochs = 1
 ";
 
-/// Standard output and standard error of a command, and whether it went well. The models here learn nothing, which is said of them, too.
+/// Runs a command; returns whether it succeeded, its standard output and its standard error. The
+/// warning that a model is no better than a constant is left out: the models here learn nothing.
 fn run(folder: &Path, arguments: &[&str]) -> (bool, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_bagdot")).current_dir(folder).args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();

@@ -69,7 +69,7 @@ fn steps_change_nothing<B: Backend>(device: &B) {
                 assert_eq!(message(outcome(device, result)), want, "{loss:?}, staged: {is_staged}");
                 assert_eq!(state(&mut model), before, "{loss:?}, {label}, staged: {is_staged}");
             }
-            // What has been reported is no reason to stop, nor taken for an infinity.
+            // A label that was reported is no reason to stop, and is not taken for an infinity.
             assert_eq!(model.verdict(), Ok(Verdict::default()));
             let before = state(&mut model);
             step(&mut model, staging.as_mut(), &batch(0.5)).unwrap();
@@ -88,7 +88,7 @@ fn gradients_are_reported<B: Backend>(device: &B) {
     }
 }
 
-/// Where both are wrong, all backends name the id.
+/// Checks that all backends name the bad id when an id and a label are bad.
 fn bad_ids_come_first<B: Backend>(device: &B) {
     let mut model = model(device, Loss::Mse);
     let mut both = batch(f32::NAN);

@@ -1,4 +1,5 @@
-//! Several backends on one device: memory, tables and recordings of one are refused by the others, since their streams know no common order.
+//! Checks that each of several backends on one device refuses the memory, tables and recordings of
+//! the others, since their streams have no common order.
 
 use crate::common::cuda::{on_every_schedule, own};
 use crate::common::engine::Batch;

@@ -156,7 +156,7 @@ fn a_recorded_step_of_a_kind_does_nothing_else(kind: Kind, device: impl Fn() -> 
         ("cuEventSynchronize", STEPS),
         ("cuGraphLaunch", STEPS),
         ("cuMemcpyHtoDAsync_v2", 5 * STEPS),
-        // Whether ops are recorded, which waits for nothing.
+        // This call asks whether ops are being recorded, and does not wait.
         ("cuStreamIsCapturing", 2 * STEPS),
         ("cuStreamWaitEvent", 2 * STEPS),
     ];
@@ -231,7 +231,7 @@ fn recordings_keep_what_they_name() {
     }
 }
 
-/// What is recorded ends where it fails, also by a panic: what is called later runs, and memory is
+/// A recording ends where it fails, even by a panic: ops that are called later run, and memory is
 /// freed.
 #[test]
 fn a_recording_that_fails_ends() {

@@ -146,8 +146,9 @@ fn kept_gradients_are_steps_at_once<B: Backend>(device: &B) {
     }
 }
 
-/// Rows of the layers end with zeros, whose gradients are zeros, and so are those of table rows whose samples are clamped: no step makes 0/0 of them, which
-/// the next one would multiply by.
+/// Checks that no step makes 0/0 of zero gradients, which the next step would multiply by. The
+/// zeros at the ends of the layers' rows have such gradients, and so do the table rows of clamped
+/// samples.
 fn zeros_between_rows_stay_without_eps<B: Backend>(device: &B) {
     let adam = Optimizer::Adam { beta1: 0.875, beta2: 0.75, eps: 0.0 };
     for optimizer in [Optimizer::Adagrad { eps: 0.0 }, Optimizer::RowwiseAdagrad { eps: 0.0 }, adam] {

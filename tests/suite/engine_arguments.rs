@@ -1,4 +1,4 @@
-//! What the engine is asked for and does not have, or cannot do: an error, and nothing has changed.
+//! Tests that requests which the engine cannot fulfil are errors and change nothing.
 
 use crate::common::engine::Batch;
 use crate::common::*;
@@ -91,7 +91,8 @@ fn no_step_follows_the_last_number<B: Backend>(device: &B) {
     assert_eq!(state(&model), before);
 }
 
-/// Also where it is the layers' rule that has none: the tables, whose step comes first, have not taken it.
+/// Rules that are invalid for the tables or for the layers alone are refused when they are given,
+/// and the model goes on with those that it had.
 fn rules_without_meaning_change_nothing<B: Backend>(device: &B) {
     let good = GroupOptimizer::new(Optimizer::Sgd, 0.1);
     let power = Schedule { decay_steps: 10, power: f32::NAN, ..Schedule::default() };

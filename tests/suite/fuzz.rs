@@ -1,7 +1,9 @@
-//! Fuzz targets: whatever the bytes of a file are, nothing panics, hangs or is taken for valid that is not.
+//! Checks by fuzzing that, whatever the bytes of a file are, nothing panics or hangs, and no
+//! invalid file is accepted.
 //!
-//! Each target replays its corpus, `tests/corpus/TARGET/*`, and then mutates its samples and the corpus. The number of mutations is fixed and their seed,
-//! too, unless `BAGDOT_FUZZ_SECONDS` says how long to go on with other seeds (`scripts/fuzz.sh`). An input that fails is added to the corpus.
+//! Each target replays its corpus, `tests/corpus/TARGET/*`, and then mutates its samples and the
+//! corpus. The number of mutations and their seeds are fixed, unless `BAGDOT_FUZZ_SECONDS` says how
+//! long to go on with other seeds (`scripts/fuzz.sh`). An input that fails is added to the corpus.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -22,7 +24,8 @@ const MUTATIONS: u64 = 1500;
 /// No input may take longer: this is for files of a few hundred bytes.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Calls `target` with the corpus called `name`, with `samples` and with mutations of both, which also insert `tokens`.
+/// Calls `target` with the corpus called `name`, with `samples` and with mutations of both, some of
+/// which insert `tokens`.
 fn fuzz(name: &str, samples: &[Vec<u8>], tokens: &[&str], target: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
     let corpus = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| fs::read(entry.path()).unwrap());

@@ -1,5 +1,5 @@
-//! Each op with sizes and values that nobody means, on the CPU: what does not fit is an error, and nothing panics. Tests have overflow checks and debug
-//! assertions on.
+//! Calls each op on the CPU with sizes and values that nobody means. Arguments that do not fit must
+//! give an error, and nothing may panic. Tests have overflow checks and debug assertions on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -110,7 +110,7 @@ impl Draw {
         }
     }
 
-    /// What an optimizer remembers, mostly as much as it should.
+    /// Returns the state of an optimizer, mostly of the kind and size that it needs.
     fn state<'a>(
         &mut self,
         [first, second]: &'a mut [Vec<f32>; 2],
@@ -260,7 +260,8 @@ fn lookups_with_interaction() {
     });
 }
 
-/// Sorts, and whatever comes of it goes on to the ops that take an order, with another batch now and then.
+/// Sorts a batch, and passes the order, even one that failed, to the ops that take one, now and
+/// then with another batch.
 #[test]
 fn orders_and_updates() {
     never_panics("index_sort and sparse_update", |draw| {

@@ -92,7 +92,8 @@ fn extreme_logits_overflow_nothing<B: LossOps>(device: &B) {
     }
 }
 
-/// The loss is 0 where the label is what an infinite logit says, else infinite; gradients are those of the probabilities 0 and 1.
+/// Checks that the loss is 0 where the label is what an infinite logit says and infinite elsewhere,
+/// and that gradients are those of the probabilities 0 and 1.
 fn infinite_logits_have_the_limit<B: LossOps>(device: &B) {
     for (loss, weights) in [(Loss::BceWithLogits, [1.0, 1.0]), (LOSSES[1], [0.25, 3.0])] {
         for (logit, label, is_right) in [
@@ -112,7 +113,8 @@ fn infinite_logits_have_the_limit<B: LossOps>(device: &B) {
     }
 }
 
-/// The samples of bad labels have no loss and no gradient; the others have what they have beside good ones.
+/// Checks that samples with bad labels have no loss and no gradient, and that the others have the
+/// same as beside good ones.
 fn bad_labels_are_skipped_and_reported<B: LossOps>(device: &B) {
     let logits = draw(600, 1);
     let good: Vec<f32> = draw(600, 2).iter().map(|u| f32::from(*u > 0.0)).collect();

@@ -1,4 +1,5 @@
-//! The tests of the crate, in one program: what is generic in it is compiled once, and the images of the kernels are in it once.
+//! The tests of the crate, in one program, so that generic code is compiled only once and the
+//! images of the kernels are included only once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // What the modules share is `pub`.
 #![allow(unreachable_pub)]

@@ -405,7 +405,7 @@ fn tables_that_are_too_wide_for_kernels_are_refused() {
     });
 }
 
-/// What a device has left is asked for before anything is allocated on it.
+/// Checks that the free memory of a device is queried before anything is allocated on it.
 #[cfg(feature = "cuda")]
 #[test]
 fn a_full_device_refuses_models() {

@@ -189,7 +189,8 @@ fn reduce_and_apply_are_update<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     }
 }
 
-/// Rows 1 and 2 are looked up; row 1 has a gradient of zeros, and row 2 one that begins with a zero. 0/0 is no step, whatever the learning rate.
+/// Checks that 0/0 is no step, whatever the learning rate: rows 1 and 2 are looked up; row 1 has a
+/// gradient of zeros, and row 2 one that begins with a zero.
 fn what_has_no_gradient_stays_without_eps<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     stays::<B, f32>(device, &[0.5, 8.0, 1e6]);
     stays::<B, f16>(device, &[0.5]);

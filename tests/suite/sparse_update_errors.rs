@@ -20,7 +20,8 @@ type Spoil<B> = for<'a> fn(&mut PooledGrad<'a, B, i64>, &'a Spare<B>);
 
 /// What spoilt arguments are views of.
 struct Spare<B: IndexSortOps + SparseUpdateOps> {
-    /// An order of nothing yet, of an id less, and of the same ids of features of which one has no padding.
+    /// An order of nothing yet; `fewer` is that of one id less, and `other` that of the same ids
+    /// with a feature that has no padding.
     sorted: SortedIndices<B>,
     fewer: SortedIndices<B>,
     other: SortedIndices<B>,

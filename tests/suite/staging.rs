@@ -14,7 +14,7 @@ backend_suite!(cuda:
 );
 
 const DIM: usize = 4;
-/// Of each sample: two features, the first with one id and the second with two.
+/// The ids of two features: for each sample one of the first, and two of the second.
 const IDS: &[i64] = &[1, 2, 3, 4, 0, 5, 1, 2, 3, 0, 1, 5];
 const OFFSETS: &[i64] = &[0, 1, 2, 3, 4, 6, 8, 10, 12];
 const DENSE: &[f32] = &[0.5, -1.0, 2.0, 0.25, 1.0, -0.5, 3.0, 0.125, -2.0, 0.75, 1.5, -0.25];
@@ -232,7 +232,7 @@ mod on_a_device {
                 model.train_staged(&mut staging, good()).unwrap();
                 assert_eq!(model.step(), steps);
             }
-            // What is dropped meanwhile stays until then.
+            // Memory that is dropped during a recording is kept until the recording is dropped.
             cuda.record(|| {
                 drop(staging);
                 Ok(())

@@ -246,7 +246,7 @@ impl Driver {
 }
 
 impl Graph {
-    /// What its nodes do.
+    /// Returns the work of each node.
     pub(super) fn works(&self) -> impl Iterator<Item = &Work> {
         self.nodes.iter().map(|node| &node.work)
     }

@@ -22,7 +22,7 @@ pub(super) struct Pinned {
     serial: u64,
 }
 
-/// How many pieces of each stream's work something comes after.
+/// A vector clock: for each stream, the number of its pieces of work that something comes after.
 pub(super) type Clock = BTreeMap<u64, u64>;
 
 /// A copy between pinned memory and a device that is under way.
@@ -31,7 +31,8 @@ pub(super) struct Transit {
     stream: u64,
     position: u64,
     host: Range<usize>,
-    /// What the host had there when it asked for the copy, if it is one to the device.
+    /// The bytes of the host's memory when it asked for the copy; `None` if the copy is to the
+    /// host, or once a device writes to this memory.
     source: Option<Vec<u8>>,
     text: String,
 }
@@ -107,7 +108,8 @@ impl Driver {
             }
             Work::ToHost { to, from, bytes, pinned: Some(serial) } if self.is_alive(serial) => {
                 self.check_sources();
-                // What a device writes over a source is none of the host's doing.
+                // The host is not to blame for a source that a device overwrites, so it is not
+                // checked any more.
                 let target = to.0..to.0 + bytes;
                 self.transits.iter_mut().filter(|t| meet(&t.host, &target)).for_each(|t| t.source = None);
                 (to, bytes, None, format!("a copy of {bytes} bytes from {from:#x} to {:#x}", to.0))
@@ -122,7 +124,7 @@ impl Driver {
         self.pinned.values().any(|pinned| pinned.serial == serial)
     }
 
-    /// What is wrong with a copy whose pinned memory has been freed, as may happen to one in a
+    /// Returns an error if the pinned memory of a copy has been freed, as may happen to a copy in a
     /// graph.
     pub(super) fn check_alive(
         &self,

@@ -86,7 +86,7 @@ pub(super) struct Stream {
     pub(super) blocking: bool,
     pub(super) priority: i32,
     pub(super) queue: VecDeque<Work>,
-    /// What its next work comes after.
+    /// The work of all streams that comes before the next work of this one.
     pub(super) clock: Clock,
     /// The capture that it takes part in, and the nodes that its next depends on.
     pub(super) capture: Option<(u64, Tail)>,
@@ -99,7 +99,7 @@ pub(super) struct Event {
     pub(super) recorded: u64,
     pub(super) reached: u64,
     pub(super) at: Option<Instant>,
-    /// What came before it when it was recorded last.
+    /// The work that came before the event when it was recorded last.
     pub(super) clock: Clock,
     /// Where it was recorded, in a capture.
     pub(super) captured: Option<(u64, Tail)>,
@@ -181,7 +181,7 @@ impl Driver {
         streams.into_iter().try_for_each(|stream| self.drain(stream))
     }
 
-    /// As [`Self::drain`], for a host that knows by it that the work is done.
+    /// Drains a stream as [`Self::drain`] does, and notes that the host has waited for its work.
     pub(super) fn synchronize(&mut self, stream: u64) -> Result<()> {
         self.drain(stream)?;
         self.settle_stream(stream);

@@ -1,4 +1,4 @@
-//! How much memory a process can still get, as the text files of Linux tell it.
+//! Reads from the text files of Linux how much memory a process can still get.
 
 use std::path::Path;
 
@@ -26,14 +26,15 @@ fn free_below(root: &Path) -> Option<usize> {
         .min()
 }
 
-/// What control groups say in their files.
+/// The names under which a version of control groups reports limits and use of memory.
 struct Names {
     mount: &'static str,
     limit: &'static str,
     usage: &'static str,
     swap_limit: &'static str,
     swap_usage: &'static str,
-    /// What the system takes back before anybody goes without, in `memory.stat`.
+    /// The entries of `memory.stat` for file caches, which the system reclaims before memory runs
+    /// out.
     caches: [&'static str; 2],
 }
 
@@ -157,7 +158,7 @@ mod tests {
             ("sys/fs/cgroup/memory/memory.limit_in_bytes", "1048576000\n"),
             ("sys/fs/cgroup/memory/memory.usage_in_bytes", "314572800\n"),
             ("sys/fs/cgroup/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 104857600\n"),
-            // What the group is called outside of the container.
+            // The group has this path only outside of the container.
             ("proc/self/cgroup", "5:cpu:/x\n4:memory:/docker/1234\n0::/\n"),
         ];
         assert_eq!(free(&[&[MACHINE, STATUS][..], &first].concat()), Some(1000 - 200 + 100));

@@ -18,7 +18,8 @@ use crate::ops::Extent;
 pub(super) struct Owner(u64);
 
 impl Owner {
-    /// Whatever backend it is used with, as the caller of `from_raw` promises, or as nobody else can.
+    /// The owner of memory that any backend may use, because the caller of `from_raw` guarantees
+    /// that this is sound, or because no other backend can reach the memory.
     pub(super) const ANY: Self = Self(0);
 
     /// One that no other backend has.
@@ -32,7 +33,8 @@ impl Owner {
     }
 }
 
-/// Owned memory of a device, for work of the backend that allocated it, and of its clones. Others refuse it with [`Error::OtherBackend`].
+/// Owned memory of a device, for work of the backend that allocated it and of clones of that
+/// backend. Other backends refuse it with [`Error::OtherBackend`].
 #[derive(Debug)]
 pub struct Buffer<T> {
     pointer: sys::CUdeviceptr,

@@ -1,4 +1,5 @@
-//! What kernels find wrong with ids, offsets and labels: noted on the device, read when it is waited for.
+//! Faults that kernels find in ids, offsets and labels. They are noted on the device and read when
+//! the host waits for the device.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -29,8 +29,9 @@ impl LossOps for Cuda {
             positive,
             status: self.inner.faults.pointer(),
         };
-        // SAFETY: the function is the kernel's. The op has been validated: labels and gradient are as long as the logits, the workspace has a
-        // word for each block, what is written is an exclusive view, and the status words are the backend's own.
+        // SAFETY: the function is the kernel's. The op has been validated: labels and gradient are
+        // as long as the logits, the workspace has a word for each block, all memory that is
+        // written is an exclusive view, and the status words are the backend's own.
         unsafe { forward.launch(self, self.inner.kernels.loss_forward, Grid::new((partial_sums as u32, 1), THREADS))? };
         let mean = LossMean {
             partial_sums: workspace.on(self)?,

@@ -4,12 +4,13 @@
 //! by name. Ops on one backend run in the order in which they were called. What they find wrong with ids and offsets is noted on the device,
 //! and reported by the next [`Device::synchronize`]; the context stays usable.
 //!
-//! Memory belongs to the backend that allocated it, and to its clones: only on their stream is it known what has been written by when. Views of
-//! it, tables and recordings that are passed to another backend, of the same device or of another one, are refused with
-//! [`Error::OtherBackend`](crate::Error::OtherBackend), and must go by way of the host.
+//! Memory belongs to the backend that allocated it, and to its clones, because only their stream
+//! orders the accesses to it. Views of it, tables and recordings that are passed to another
+//! backend, of the same device or of another one, are refused with
+//! [`Error::OtherBackend`](crate::Error::OtherBackend), and must be copied by way of the host.
 //!
-//! Embedders pass device memory of their own as [`Slice::from_raw`] and [`SliceMut::from_raw`], to whichever backend of its device they like, and a stream
-//! of their own to [`Cuda::on_stream`].
+//! Embedders pass device memory of their own as [`Slice::from_raw`] and [`SliceMut::from_raw`] to
+//! any backend of its device, and a stream of their own to [`Cuda::on_stream`].
 
 mod buffer;
 mod cast;
@@ -96,8 +97,9 @@ impl Cuda {
         Self::with(&context, stream, gemm)
     }
 
-    /// The device with this number, on a stream of the caller's (a `CUstream`; null for the legacy default stream, which cannot be
-    /// captured). Memory of another backend on the same stream is passed as views of pointers, as any that this one did not allocate.
+    /// The device with this number, on a stream of the caller's (a `CUstream`; null for the legacy
+    /// default stream, which cannot be captured). Memory that this backend did not allocate is
+    /// passed as views of raw pointers, even if it belongs to another backend on the same stream.
     ///
     /// # Errors
     /// As [`Self::with_gemm`].

@@ -1,7 +1,8 @@
 //! Ops that are recorded as a CUDA graph, and replayed with one launch.
 //!
-//! A graph holds addresses. So that no replay can find memory gone, a buffer that is dropped while there are graphs that were recorded before is
-//! freed only with the last of these. This is known for each context of the process, whose memory it is.
+//! A graph holds addresses. So that no replay can find memory gone, a buffer that is dropped while
+//! there are graphs that were recorded before is freed only with the last of these. The graphs are
+//! tracked for each context of the process, since memory belongs to a context.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};

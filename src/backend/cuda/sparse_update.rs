@@ -239,7 +239,7 @@ impl Cuda {
         Grid::looping(count * lanes, THREADS, self.inner.kernels.sparse_update_blocks)
     }
 
-    /// What a step changes, and how.
+    /// Returns the kernel arguments of a step: its buffers, its rounding and its number.
     fn target<E: Element>(
         &self,
         rule: &UpdateRule,

@@ -46,7 +46,8 @@ pub struct Tables {
 
 impl Tables {
     /// # Errors
-    /// Rows, or vectors of a sample side by side, of more elements than kernels count; those of allocation and upload.
+    /// Returns an error if a row, or the vectors of a sample side by side, have more elements than
+    /// kernels can count, and the errors of allocation and upload.
     pub(super) fn new(cuda: &Cuda, host: TableBatch) -> Result<Self> {
         let columns = host.max_dim().max(host.width());
         if columns > MOST_COLUMNS {

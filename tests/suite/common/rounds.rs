@@ -1,4 +1,5 @@
-//! Seeds of randomised tests: the same in every run, or ever new ones for as long as `BAGDOT_FUZZ_SECONDS` says.
+//! Seeds of randomised tests: the same in every run, or new ones for as many seconds as
+//! `BAGDOT_FUZZ_SECONDS` says.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

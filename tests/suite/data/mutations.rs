@@ -2,7 +2,7 @@
 //! more than a gibibyte, or passes with a result that differs from the untouched file's without a
 //! word.
 //!
-//! What a mutation must come to is known without the reader under test:
+//! The expected result of a mutation is known without the reader under test:
 //! - another way to write the same rows (quotes, line ends, order of columns, files, compression,
 //!   blanks, spellings of numbers) gives the same bits;
 //! - bytes that are changed anywhere mean what a second, plain reader of the same grammar finds:
@@ -104,12 +104,12 @@ fn table() -> Vec<Vec<String>> {
     rows
 }
 
-/// How rows are written. None of it changes what they mean.
+/// The style in which rows are written. It does not change their meaning.
 #[derive(Debug, Default)]
 struct Style {
     order: Vec<usize>,
     line_end: &'static str,
-    /// Of each 8 fields that need no quotes, so many have some.
+    /// The share of fields that are quoted without need, in eighths.
     quotes: u64,
     blanks: bool,
     blank_lines: bool,
@@ -580,7 +580,7 @@ fn settings() {
         }
         match Config::parse(&text) {
             Ok(config) => {
-                // What is read are these settings: the result is another one only if they are.
+                // The result may differ from the original one only if the settings do.
                 let got = bench.encode_as(&config.data);
                 assert!(config.data != base.data || got == expected, "settings {case}:\n{text}");
             }

@@ -1,5 +1,6 @@
-//! What values mean, and that nothing about them goes by without a word: numbers of any size,
-//! labels that are none, values that training has not seen, files and columns that must not meet.
+//! Tests that values mean what they should, and that nothing unusual is accepted silently: numbers
+//! of any size, invalid labels, values that training has not seen, files and columns that must not
+//! be used twice.
 
 use std::fs;
 use std::io::Write;
@@ -20,7 +21,7 @@ fn error_of(config: &DataConfig, folder: &Path) -> String {
     error.replace(&format!("{}/", folder.display()), "")
 }
 
-/// What a stream of `text` knows of it.
+/// Returns the coverage that a stream of `text` reports.
 fn coverage(encoder: &Encoder, text: &str) -> Coverage {
     let mut stream = RowStream::open(encoder, stdin(text), LabelUse::Optional, None).unwrap();
     read_all(&mut stream, 7).unwrap();
@@ -134,7 +135,8 @@ fn a_label_that_is_no_number_is_of_no_class() {
             assert_eq!(read_all(&mut stream, 9).unwrap()[0].batch_size, 1);
         }
     }
-    // What a label is made of need not be there either: a derived column, a side table and its key.
+    // The inputs of a label may be missing as well: the value of a derived column, the row of a
+    // side table, and its key.
     let joined = "label = 'd = 10'\njoin = [{ path = 'side.csv', on = { left = 'k', right = 'c' } }]
         derive = [{ name = 'd', from = 'z', bucket = 10 }]\ncategorical = [{ column = 'c' }]";
     let text = "c,k\n".to_owned() + &(0..40).map(|k| format!("a{},k{}\n", k % 3, k % 2)).collect::<String>();
@@ -176,12 +178,13 @@ fn errors_about_labels_show_the_values_there_are() {
     assert!(message.contains("<=50K\" (75.0 %), ") && message.contains(">50K\" (25.0 %)"), "{message}");
     let message = with("y < 3");
     assert!(message.ends_with("\"y\" holds \"0\" (50.0 %), \"1\" (50.0 %)"), "{message}");
-    // As many as help, and not picked for anybody.
+    // If there are many values, the message shows some and counts the rest, and it suggests no
+    // condition.
     let many = rows(64, |k| format!("{k},a,{}", k % 30 + 2));
     let message = super::message("label = 'y'\ndense = [{ column = 'x' }]", &many);
     assert!(message.contains("\"2\" (4.7 %), ") && message.ends_with(" and 22 more"), "{message}");
     assert!(!message.contains("label = \"y = 2\""), "{message}");
-    // Those of the part that is at fault.
+    // The message shows the values of the part that has the invalid label.
     let files = folder(&[("f.csv", rows(9, |k| format!("1,a,{}", k % 2)).as_bytes()), ("g.csv", b"x,c,y\n1,a,yes\n")]);
     let settings =
         "train = 'f.csv'\nvalidation = 'g.csv'\nsplit = { by = 'file' }\nlabel = 'y'\ncategorical = [{ column = 'c' }]";
@@ -248,7 +251,7 @@ fn values_that_training_has_not_seen_are_counted() {
 
 #[test]
 fn rare_values_are_no_news() {
-    // Of 64 values, 16 occur once: no row is theirs.
+    // Of the 64 values, 16 occur only once and have no row of their own.
     let value = |k: usize| if k.is_multiple_of(4) { format!("rare{k}") } else { "often".into() };
     let text = rows(64, |k| format!("{k},{},{}", value(k), k % 2));
     let files = folder(&[("f.csv", text.as_bytes())]);
@@ -375,8 +378,8 @@ fn numbers_are_scaled_unless_the_settings_say_otherwise() {
     assert!(numbers.iter().all(|x| x.abs() < 2.0), "a time of today is a number of today: {numbers:?}");
     let (raw, numbers) = with(", transform = 'none'");
     assert_eq!(numbers[3], (1_700_000_000.0 + 3.0 * 3600.0) as f32);
-    // What is stored says what it is; a stored column that says nothing is of a time when that
-    // meant `none`.
+    // A stored encoder names the transforms of its columns. An empty list comes from an earlier
+    // version, where it meant `none`.
     let json = serde_json::to_string(&encoder).unwrap();
     assert!(json.contains("\"transform\":[\"signed_log1p\",\"zscore\"]"), "{json}");
     let old = serde_json::to_string(&raw).unwrap().replace("\"transform\":[\"none\"]", "\"transform\":[]");

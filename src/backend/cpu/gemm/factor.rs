@@ -33,7 +33,8 @@ impl<'a, E: Element> Factor<'a, E> {
         Self { data, line_stride: 1, term_stride: ld }
     }
 
-    /// The terms of a line whose terms lie side by side. A factor without terms may have no data at all.
+    /// Returns `terms` terms of a line whose terms are contiguous, from `first` on. A factor
+    /// without terms may have no data at all.
     #[inline(always)]
     pub(super) fn line(&self, line: usize, first: usize, terms: usize) -> &'a [E] {
         if terms == 0 {

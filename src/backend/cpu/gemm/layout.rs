@@ -84,7 +84,8 @@ impl Layout {
 
     /// The words of all blocks.
     pub(super) fn words_of_all(self) -> usize {
-        // As `blocks`, which are too many to count one by one where a size comes from anywhere.
+        // This is the sum over `blocks`, in closed form: a size that is not validated may have too
+        // many blocks to count one by one.
         let Self { n, k, block, words, .. } = self;
         let terms = sum([product([k / block, words.of_terms(block)]), words.of_terms(k % block)]);
         let most_cols = self.most_cols();
