@@ -83,10 +83,14 @@ struct Stripe<'a, O> {
 
 impl Cpu {
     /// Computes a product. `out` is of `f32` or of the type of the factors.
-    pub(super) fn product<E: Element, O: Element>(&self, product: Product<'_, E>, out: MatrixMut<'_, Self, O>) {
+    pub(super) fn product<E: Element, O: Element>(&self, mut product: Product<'_, E>, out: MatrixMut<'_, Self, O>) {
         let (m, n, k) = product.shape;
         if m == 0 || (n == 0 && product.row_sums.is_none()) {
             return;
+        }
+        if k == 0 {
+            // Without terms there may be no data where the strides lead to.
+            (product.lhs, product.rhs) = (Factor::rows(&[], 0), Factor::rows(&[], 0));
         }
         let cpu = self.for_operations(size::product([2, m, n, k]));
         let by_lines = product.lhs.term_stride == 1 && product.rhs.term_stride == 1 && product.row_sums.is_none();

@@ -33,13 +33,9 @@ impl<'a, E: Element> Factor<'a, E> {
         Self { data, line_stride: 1, term_stride: ld }
     }
 
-    /// Returns `terms` terms of a line whose terms are contiguous, from `first` on. A factor
-    /// without terms may have no data at all.
+    /// Returns `terms` terms of a line whose terms are contiguous, from `first` on.
     #[inline(always)]
     pub(super) fn line(&self, line: usize, first: usize, terms: usize) -> &'a [E] {
-        if terms == 0 {
-            return &[];
-        }
         &self.data[line * self.line_stride + first..][..terms]
     }
 }
