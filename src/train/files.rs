@@ -99,7 +99,7 @@ pub(super) fn replace(
 }
 
 /// Removes a file or link; it is no error if there is none.
-fn remove_if_there(path: &Path) -> io::Result<()> {
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

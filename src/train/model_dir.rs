@@ -180,12 +180,8 @@ impl RunDir {
             Some(next) if next.files.keys().any(|kind| kind != ENCODER) => Some(run.keep(&next, NEXT_MANIFEST)?),
             _ => None,
         };
-        match fs::remove_file(run.dir.file(NEXT_MANIFEST)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(io_error("remove", &run.dir.file(NEXT_MANIFEST))(error));
-            }
-            _ => {}
-        }
+        let next = run.dir.file(NEXT_MANIFEST);
+        files::remove_if_there(&next).map_err(io_error("remove", &next))?;
         run.is_next = entries.iter().any(|name| name == MANIFEST);
         run.remove_orphans(None);
         Ok((run, interrupted))
