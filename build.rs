@@ -1,22 +1,34 @@
-//! Compiles `kernels/*.cu` for every architecture and embeds the images: cubins for those it knows, PTX for all others.
+//! Compiles `kernels/*.cu` for every architecture and embeds the images: cubins for those it knows,
+//! PTX for all others.
 //!
-//! nvcc is looked for in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `.cuda/` (where `scripts/nvcc.sh` puts it), `/usr/local/cuda` and `PATH`; `NVCC=none` says that
-//! there is none. Without it, images that the package carries are used (`scripts/prebuild_kernels.sh` makes them), else none, and the CUDA
-//! backend says so when it is asked for; with `BAGDOT_REQUIRE_NVCC=1` having no nvcc is an error. No GPU is ever asked.
+//! nvcc is looked for in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `.cuda/` (where `scripts/nvcc.sh` puts
+//! it), `/usr/local/cuda` and `PATH`; `NVCC=none` says that there is none. Without it, images that
+//! the package carries are used (`scripts/prebuild_kernels.sh` makes them), else none, and the CUDA
+//! backend says so when it is asked for; with `BAGDOT_REQUIRE_NVCC=1` having no nvcc is an error.
+//! No GPU is ever asked.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::{env, fs};
 
-/// Architectures with a cubin of their own. `90a` runs on 9.0 only, the others on their whole generation.
+/// Architectures with a cubin of their own. `90a` runs on 9.0 only, the others on their whole
+/// generation.
 const CUBINS: [&str; 4] = ["80", "90a", "100", "120"];
 /// The architecture of the PTX, which the driver compiles for everything else from 8.0 on.
 const PTX: &str = "80";
 /// Spills and warnings are errors: a kernel that spills has been written wrong.
-const FLAGS: [&str; 7] =
-    ["-std=c++17", "-O3", LINE_INFO, "-Werror", "all-warnings", "-Xptxas=-warn-spills,-warn-lmem-usage", "-Ikernels"];
-/// Left out of the images of the package, which it makes five times as large, and where it would name folders of whoever made them.
+const FLAGS: [&str; 7] = [
+    "-std=c++17",
+    "-O3",
+    LINE_INFO,
+    "-Werror",
+    "all-warnings",
+    "-Xptxas=-warn-spills,-warn-lmem-usage",
+    "-Ikernels",
+];
+/// Left out of the images of the package, which it makes five times as large, and where it would
+/// name folders of whoever made them.
 const LINE_INFO: &str = "-lineinfo";
 /// PTX of later releases is refused by drivers of this one.
 const LATEST_NVCC: (u32, u32) = (13, 0);
@@ -24,8 +36,15 @@ const LATEST_NVCC: (u32, u32) = (13, 0);
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=kernels");
-    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH", "BAGDOT_REQUIRE_NVCC", "BAGDOT_PREBUILD_DIR", "DOCS_RS"]
-    {
+    for variable in [
+        "NVCC",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "PATH",
+        "BAGDOT_REQUIRE_NVCC",
+        "BAGDOT_PREBUILD_DIR",
+        "DOCS_RS",
+    ] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
@@ -40,7 +59,8 @@ fn main() {
         })
         .collect();
     let table = format!("pub(super) static IMAGES: &[Image] = &[\n{entries}];\n");
-    fs::write(out.join("images.rs"), table).unwrap_or_else(|error| fail(&format!("cannot write images.rs: {error}")));
+    fs::write(out.join("images.rs"), table)
+        .unwrap_or_else(|error| fail(&format!("cannot write images.rs: {error}")));
 }
 
 /// Stem, target as a Rust expression, and path of every image.
@@ -58,7 +78,9 @@ fn images(out: &Path) -> Images {
     let prebuilt = Path::new("kernels/prebuilt");
     let required = env::var("BAGDOT_REQUIRE_NVCC").is_ok_and(|value| value == "1");
     let without = match fs::read_to_string(prebuilt.join("hash")) {
-        Ok(hash) if hash.trim() == format!("{source_hash:016x}") && !required => return carried(&kernels, prebuilt),
+        Ok(hash) if hash.trim() == format!("{source_hash:016x}") && !required => {
+            return carried(&kernels, prebuilt);
+        }
         Ok(_) => "no nvcc, and kernels/prebuilt is not of these kernels",
         Err(_) => "no nvcc",
     };
@@ -74,12 +96,20 @@ fn images(out: &Path) -> Images {
 
 /// The images that the package carries.
 fn carried(kernels: &[PathBuf], prebuilt: &Path) -> Images {
-    let whole = fs::canonicalize(prebuilt).unwrap_or_else(|error| fail(&format!("{}: {error}", prebuilt.display())));
+    let whole = fs::canonicalize(prebuilt)
+        .unwrap_or_else(|error| fail(&format!("{}: {error}", prebuilt.display())));
     listed(kernels, |stem, suffix| whole.join(format!("{stem}.{suffix}")))
 }
 
-/// Compiles the images that the package is to carry, and puts them and the hash of their sources into `folder`.
-fn prebuild(nvcc: &Path, kernels: &[PathBuf], source_hash: u64, out: &Path, folder: &Path) -> Images {
+/// Compiles the images that the package is to carry, and puts them and the hash of their sources
+/// into `folder`.
+fn prebuild(
+    nvcc: &Path,
+    kernels: &[PathBuf],
+    source_hash: u64,
+    out: &Path,
+    folder: &Path,
+) -> Images {
     // If it has gone, it is wanted again.
     println!("cargo:rerun-if-changed={}", folder.join("hash").display());
     let flags: Vec<&str> = FLAGS.into_iter().filter(|&flag| flag != LINE_INFO).collect();
@@ -89,11 +119,15 @@ fn prebuild(nvcc: &Path, kernels: &[PathBuf], source_hash: u64, out: &Path, fold
     images
 }
 
-/// Copies images into a folder, unless they are there: written anew they would be newer, and all that depends on `kernels` built again.
+/// Copies images into a folder, unless they are there: written anew they would be newer, and all
+/// that depends on `kernels` built again.
 fn put(images: &Images, hash: &str, folder: &Path) -> std::io::Result<()> {
     let copy_of = |path: &Path| folder.join(path.file_name().unwrap_or_default());
-    let is_there = |(_, _, path): &(_, _, PathBuf)| fs::read(path).ok() == fs::read(copy_of(path)).ok();
-    if fs::read_to_string(folder.join("hash")).is_ok_and(|other| other == hash) && images.iter().all(is_there) {
+    let is_there =
+        |(_, _, path): &(_, _, PathBuf)| fs::read(path).ok() == fs::read(copy_of(path)).ok();
+    if fs::read_to_string(folder.join("hash")).is_ok_and(|other| other == hash)
+        && images.iter().all(is_there)
+    {
         return Ok(());
     }
     if folder.exists() {
@@ -127,7 +161,8 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// FNV-1a, since std's hash may differ from one release of Rust to the next: a package made with one must be usable with another.
+/// FNV-1a, since std's hash may differ from one release of Rust to the next: a package made with
+/// one must be usable with another.
 struct Fnv(u64);
 
 impl Fnv {
@@ -167,10 +202,14 @@ fn with_headers(file: &Path, headers: &[PathBuf]) -> Vec<PathBuf> {
     let mut next = 0;
     while let Some(file) = files.get(next) {
         let text = text_of(file);
-        let included = text.lines().filter_map(|line| line.trim().strip_prefix("#include \"")?.split('"').next());
+        let included = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("#include \"")?.split('"').next());
         let names: Vec<_> = included.filter_map(|path| Path::new(path).file_name()).collect();
         for header in headers {
-            if header.file_name().is_some_and(|name| names.contains(&name)) && !files.contains(header) {
+            if header.file_name().is_some_and(|name| names.contains(&name))
+                && !files.contains(header)
+            {
                 files.push(header.clone());
             }
         }
@@ -183,7 +222,9 @@ fn find_nvcc() -> Option<PathBuf> {
     if env::var_os("NVCC").is_some_and(|nvcc| nvcc == "none") {
         return None;
     }
-    let from = |variable: &str, below: &str| env::var_os(variable).map(|root| Path::new(&root).join(below));
+    let from = |variable: &str, below: &str| {
+        env::var_os(variable).map(|root| Path::new(&root).join(below))
+    };
     let here = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
     let places = [
         env::var_os("NVCC").map(PathBuf::from),
@@ -203,8 +244,10 @@ fn find_nvcc() -> Option<PathBuf> {
 fn version_of(nvcc: &Path) -> String {
     let output = Command::new(nvcc).arg("--version").output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    let text = text.unwrap_or_else(|error| fail(&format!("cannot run {}: {error}", nvcc.display())));
-    let release = text.split("release ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("");
+    let text =
+        text.unwrap_or_else(|error| fail(&format!("cannot run {}: {error}", nvcc.display())));
+    let release =
+        text.split("release ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("");
     let mut numbers = release.split('.').map_while(|number| number.parse().ok());
     match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) if (major, minor) <= LATEST_NVCC => text,
@@ -218,12 +261,15 @@ fn version_of(nvcc: &Path) -> String {
 /// The images of every kernel file, at the paths that `path(stem, suffix)` gives.
 fn listed(kernels: &[PathBuf], path: impl Fn(&str, &str) -> PathBuf) -> Images {
     let mut images = Vec::new();
-    for file in kernels.iter().filter(|file| file.extension().is_some_and(|extension| extension == "cu")) {
+    for file in
+        kernels.iter().filter(|file| file.extension().is_some_and(|extension| extension == "cu"))
+    {
         let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         for arch in CUBINS {
             let number: u32 = arch.trim_end_matches('a').parse().unwrap_or(0);
             let (major, minor, exact) = (number / 10, number % 10, arch.ends_with('a'));
-            let target = format!("Target::Cubin {{ major: {major}, minor: {minor}, exact: {exact} }}");
+            let target =
+                format!("Target::Cubin {{ major: {major}, minor: {minor}, exact: {exact} }}");
             images.push((stem.clone(), target, path(&stem, &format!("{arch}.cubin"))));
         }
         images.push((stem.clone(), "Target::Ptx".into(), path(&stem, "ptx")));
@@ -231,7 +277,8 @@ fn listed(kernels: &[PathBuf], path: impl Fn(&str, &str) -> PathBuf) -> Images {
     images
 }
 
-/// Compiles what has not been compiled yet: the images of a kernel file are kept under the hash of all that they depend on.
+/// Compiles what has not been compiled yet: the images of a kernel file are kept under the hash of
+/// all that they depend on.
 fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Images {
     let version = version_of(nvcc);
     let folder_of = |stem: &str| {
@@ -241,11 +288,14 @@ fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Imag
     };
     let images = listed(kernels, |stem, suffix| folder_of(stem).join(format!("{stem}.{suffix}")));
     for folder in images.iter().filter_map(|(_, _, path)| path.parent()) {
-        fs::create_dir_all(folder).unwrap_or_else(|error| fail(&format!("cannot make {}: {error}", folder.display())));
+        fs::create_dir_all(folder)
+            .unwrap_or_else(|error| fail(&format!("cannot make {}: {error}", folder.display())));
     }
     let todo: Vec<_> = images.iter().filter(|(_, _, path)| !path.exists()).collect();
-    let (next, threads) =
-        (Mutex::new(todo.iter()), env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1));
+    let (next, threads) = (
+        Mutex::new(todo.iter()),
+        env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1),
+    );
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -265,14 +315,20 @@ fn run_nvcc(nvcc: &Path, flags: &[&str], stem: &str, path: &Path) {
         Some(arch) => ("-cubin", format!("-arch=sm_{arch}")),
         None => ("-ptx", format!("-arch=compute_{PTX}")),
     };
-    // Written under another name first, so that an interrupted build leaves no half of an image behind.
+    // Written under another name first, so that an interrupted build leaves no half of an image
+    // behind.
     let partial = path.with_extension(format!("{}.partial", std::process::id()));
     let source = format!("kernels/{stem}.cu");
-    let output = Command::new(nvcc).args(flags).args([kind, &arch, &source, "-o"]).arg(&partial).output();
-    let output = output.unwrap_or_else(|error| fail(&format!("cannot run {}: {error}", nvcc.display())));
+    let output =
+        Command::new(nvcc).args(flags).args([kind, &arch, &source, "-o"]).arg(&partial).output();
+    let output =
+        output.unwrap_or_else(|error| fail(&format!("cannot run {}: {error}", nvcc.display())));
     if !output.status.success() {
-        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+        let said = [output.stdout, output.stderr]
+            .map(|said| String::from_utf8_lossy(&said).into_owned())
+            .concat();
         fail(&format!("nvcc {kind} {arch} {source} failed:\n{said}"));
     }
-    fs::rename(&partial, path).unwrap_or_else(|error| fail(&format!("cannot write {}: {error}", path.display())));
+    fs::rename(&partial, path)
+        .unwrap_or_else(|error| fail(&format!("cannot write {}: {error}", path.display())));
 }

@@ -13,12 +13,21 @@ common::benchmark_on_every_device!(forward);
 
 fn forward<B: Timed + EmbeddingBagOps>(criterion: &mut Criterion, device: &B) {
     for ids in [Ids::Uniform, Ids::Zipf] {
-        for (dim, batch_size, pooling_factor) in [(64, 2048, 1), (64, 2048, 20), (128, 65_536, 1), (128, 16_384, 20)] {
+        for (dim, batch_size, pooling_factor) in
+            [(64, 2048, 1), (64, 2048, 20), (128, 65_536, 1), (128, 16_384, 20)]
+        {
             // The large ones are for devices that have the bandwidth.
             if B::NAME == Cpu::NAME && batch_size > 2048 {
                 continue;
             }
-            let shape = Shape { num_tables: 26, num_embeddings: 100_000, dim, batch_size, pooling_factor, ids };
+            let shape = Shape {
+                num_tables: 26,
+                num_embeddings: 100_000,
+                dim,
+                batch_size,
+                pooling_factor,
+                ids,
+            };
             forward_of::<B, f32>(criterion, device, shape, f32::from);
             forward_of::<B, f16>(criterion, device, shape, f16::from_f32);
             forward_of::<B, bf16>(criterion, device, shape, bf16::from_f32);
@@ -40,7 +49,10 @@ fn forward_of<B: Timed + EmbeddingBagOps, E: Element>(
     on_cpu.run(&cpu, 0);
     lookups.run(device, 0);
     device.synchronize().unwrap();
-    assert!(device.to_vec(&lookups.output).unwrap() == *on_cpu.output, "{shape:?} differs from the CPU");
+    assert!(
+        device.to_vec(&lookups.output).unwrap() == *on_cpu.output,
+        "{shape:?} differs from the CPU"
+    );
     let name = format!("{} {}", shape.name(), E::DTYPE);
     measure(&mut group(criterion, device, "embedding_bag_forward"), device, &name, sets, |set| {
         lookups.run(device, set)

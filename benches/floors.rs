@@ -1,5 +1,6 @@
-//! What a CPU gives at best, on one thread and on all: a copy, rows gathered at random, a product of matrices. What an op costs is to be seen
-//! against the one that bounds it: look-ups and updates against the gather, layers and the interaction against the product.
+//! What a CPU gives at best, on one thread and on all: a copy, rows gathered at random, a product
+//! of matrices. What an op costs is to be seen against the one that bounds it: look-ups and updates
+//! against the gather, layers and the interaction against the product.
 #![allow(clippy::unwrap_used)]
 
 // What runs on devices of every kind is not called here.
@@ -38,13 +39,16 @@ fn floors(criterion: &mut Criterion, threads: usize) {
         let piece = LEN.div_ceil(threads);
         bencher.iter(|| {
             pool.install(|| {
-                to.par_chunks_mut(piece).zip(from.par_chunks(piece)).for_each(|(to, from)| to.copy_from_slice(from));
+                to.par_chunks_mut(piece)
+                    .zip(from.par_chunks(piece))
+                    .for_each(|(to, from)| to.copy_from_slice(from));
             })
         });
     });
     drop((from, to));
 
-    // The rows of a batch of the shape that others are measured at, each read once from anywhere and written in a row.
+    // The rows of a batch of the shape that others are measured at, each read once from anywhere
+    // and written in a row.
     let shape = Shape {
         num_tables: 26,
         num_embeddings: 100_000,
@@ -53,7 +57,8 @@ fn floors(criterion: &mut Criterion, threads: usize) {
         pooling_factor: 1,
         ids: Ids::Uniform,
     };
-    let (dim, rows, count) = (shape.dim, shape.num_tables * shape.num_embeddings, shape.num_indices());
+    let (dim, rows, count) =
+        (shape.dim, shape.num_tables * shape.num_embeddings, shape.num_indices());
     const SETS: usize = 4;
     let table = values(rows * dim, 1);
     let ids: Vec<_> = (0..SETS).map(|set| ids_of(shape.ids, rows, count, set as u64)).collect();
@@ -65,18 +70,21 @@ fn floors(criterion: &mut Criterion, threads: usize) {
         bencher.iter(|| {
             set = (set + 1) % SETS;
             pool.install(|| {
-                gathered.par_chunks_mut(piece * dim).zip(ids[set].par_chunks(piece)).for_each(|(gathered, ids)| {
-                    for (row, &id) in gathered.chunks_exact_mut(dim).zip(ids) {
-                        row.copy_from_slice(&table[id as usize * dim..][..dim]);
-                    }
-                });
+                gathered.par_chunks_mut(piece * dim).zip(ids[set].par_chunks(piece)).for_each(
+                    |(gathered, ids)| {
+                        for (row, &id) in gathered.chunks_exact_mut(dim).zip(ids) {
+                            row.copy_from_slice(&table[id as usize * dim..][..dim]);
+                        }
+                    },
+                );
             });
         });
     });
     drop((table, gathered));
 
     let [m, n, k] = [2048, 512, 512];
-    let (input, weight, bias, mut output) = (values(m * k, 1), values(n * k, 2), values(n, 3), vec![0_f32; m * n]);
+    let (input, weight, bias, mut output) =
+        (values(m * k, 1), values(n * k, 2), values(n, 3), vec![0_f32; m * n]);
     group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
     group.bench_function(name(&format!("product m{m} n{n} k{k}, flops")), |bencher| {
         bencher.iter(|| {
@@ -84,9 +92,17 @@ fn floors(criterion: &mut Criterion, threads: usize) {
             let input = Matrix::packed(&input[..], m, k);
             let weight = Matrix::packed(&weight[..], n, k);
             let output = MatrixMut::packed(&mut output[..], m, n);
-            Forward { input, weight, packed_weight: None, bias: &bias[..], activation, precision, output }
-                .run(&cpu)
-                .unwrap();
+            Forward {
+                input,
+                weight,
+                packed_weight: None,
+                bias: &bias[..],
+                activation,
+                precision,
+                output,
+            }
+            .run(&cpu)
+            .unwrap();
         });
     });
 }

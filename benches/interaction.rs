@@ -3,7 +3,9 @@
 
 mod common;
 
-use bagdot::ops::interaction::{Backward, Features, FeaturesMut, Forward, Interaction, InteractionOps};
+use bagdot::ops::interaction::{
+    Backward, Features, FeaturesMut, Forward, Interaction, InteractionOps,
+};
 use bagdot::ops::{Matrix, MatrixMut, Precision};
 use bagdot::{Cpu, Element, bf16};
 use common::{Timed, arithmetic, group, measure, sets_of, upload, values};
@@ -36,13 +38,17 @@ fn both_of<B: Timed + InteractionOps, E: Element>(
     let (width, sparse_width) = (interaction.width(true, NUM_SPARSE, dim), NUM_SPARSE * dim);
     let sets = sets_of(batch_size * (sparse_width + dim) * size_of::<E>());
     let buffers = |cols: usize| -> Vec<B::Buffer<E>> {
-        let of_set = |set| values(batch_size * cols, set as u64 + 1).into_iter().map(store).collect::<Vec<E>>();
+        let of_set = |set| {
+            values(batch_size * cols, set as u64 + 1).into_iter().map(store).collect::<Vec<E>>()
+        };
         (0..sets).map(|set| upload(device, &of_set(set))).collect()
     };
     let (dense, sparse, grads) = (buffers(dim), buffers(sparse_width), buffers(width));
     let mut output = device.alloc::<E>(batch_size * width).unwrap();
-    let (mut grad_dense, mut grad_sparse) =
-        (device.alloc::<E>(batch_size * dim).unwrap(), device.alloc::<E>(batch_size * sparse_width).unwrap());
+    let (mut grad_dense, mut grad_sparse) = (
+        device.alloc::<E>(batch_size * dim).unwrap(),
+        device.alloc::<E>(batch_size * sparse_width).unwrap(),
+    );
     let shape = format!("f{} d{dim} b{batch_size} {}", NUM_SPARSE + 1, arithmetic::<E>(precision));
 
     let forward = |set: usize| {

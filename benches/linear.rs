@@ -1,4 +1,5 @@
-//! `linear`: the layers of published models, forward and backward; on CUDA by our own kernels, and by cuBLASLt where it is there.
+//! `linear`: the layers of published models, forward and backward; on CUDA by our own kernels, and
+//! by cuBLASLt where it is there.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -12,14 +13,26 @@ use criterion::Criterion;
 common::benchmark_on_every_device!(both);
 
 fn both<B: Timed + LinearOps>(criterion: &mut Criterion, device: &B) {
-    for (m, n, k) in [(2048, 512, 13), (2048, 512, 415), (2048, 1, 256), (16_384, 1024, 479), (16_384, 1024, 1024)] {
+    for (m, n, k) in [
+        (2048, 512, 13),
+        (2048, 512, 415),
+        (2048, 1, 256),
+        (16_384, 1024, 479),
+        (16_384, 1024, 1024),
+    ] {
         if B::NAME == Cpu::NAME && m > 2048 {
             continue;
         }
         for (device, gemm) in device.with_each_gemm() {
             both_of::<B, f32>(criterion, (&device, gemm), [m, n, k], Precision::Full, f32::from);
             both_of::<B, f32>(criterion, (&device, gemm), [m, n, k], Precision::Tf32, f32::from);
-            both_of::<B, bf16>(criterion, (&device, gemm), [m, n, k], Precision::Full, bf16::from_f32);
+            both_of::<B, bf16>(
+                criterion,
+                (&device, gemm),
+                [m, n, k],
+                Precision::Full,
+                bf16::from_f32,
+            );
         }
     }
 }
@@ -32,13 +45,16 @@ fn both_of<B: Timed + LinearOps, E: Element>(
     store: fn(f32) -> E,
 ) {
     let sets = sets_of(m * (n + k) * size_of::<E>());
-    let of = |len: usize, seed: u64| upload(device, &values(len, seed).into_iter().map(store).collect::<Vec<E>>());
+    let of = |len: usize, seed: u64| {
+        upload(device, &values(len, seed).into_iter().map(store).collect::<Vec<E>>())
+    };
     let inputs: Vec<_> = (0..sets).map(|set| of(m * k, set as u64 + 1)).collect();
     let mut grads: Vec<_> = (0..sets).map(|set| of(m * n, set as u64 + 100)).collect();
     let (weight, bias) = (of(n * k, 7), upload(device, &values(n, 8)));
     let mut output = of(m * n, 9);
     let mut grad_input = device.alloc::<E>(m * k).unwrap();
-    let (mut grad_weight, mut grad_bias) = (device.alloc::<f32>(n * k).unwrap(), device.alloc::<f32>(n).unwrap());
+    let (mut grad_weight, mut grad_bias) =
+        (device.alloc::<f32>(n * k).unwrap(), device.alloc::<f32>(n).unwrap());
     let mut workspace = device.alloc(Backward::<B, E>::workspace_len(device, m, n, k)).unwrap();
     let shape = format!("m{m} n{n} k{k} {}{gemm}", arithmetic::<E>(precision));
     let activation = Activation::Relu;

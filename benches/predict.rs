@@ -20,10 +20,17 @@ fn predictions<B: Timed + Backend>(criterion: &mut Criterion, device: &B) {
         let mut logits = device.alloc::<f32>(model.batch_size).unwrap();
         for &precision in B::PRECISIONS {
             let mut dlrm = model.build(device, precision);
-            let predict =
-                |set: usize| dlrm.logits_on_device(batches[set].view(&model), B::view_mut(&mut logits)).unwrap();
+            let predict = |set: usize| {
+                dlrm.logits_on_device(batches[set].view(&model), B::view_mut(&mut logits)).unwrap()
+            };
             let mut group = group(criterion, device, "predict");
-            measure_samples(&mut group, device, (&model.shape(ids, precision), model.batch_size), SETS, predict);
+            measure_samples(
+                &mut group,
+                device,
+                (&model.shape(ids, precision), model.batch_size),
+                SETS,
+                predict,
+            );
         }
     }
 }

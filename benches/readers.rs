@@ -1,5 +1,5 @@
-//! From text to encoded rows, on one core: Criteo rows whose categories are hashed, or looked up in dictionaries; and learning those. Throughput
-//! is that of the text.
+//! From text to encoded rows, on one core: Criteo rows whose categories are hashed, or looked up in
+//! dictionaries; and learning those. Throughput is that of the text.
 #![allow(clippy::unwrap_used)]
 
 // What runs on devices is not called here.
@@ -9,7 +9,9 @@ mod common;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use bagdot::data::{Batch, DataConfig, Encoder, IdDistribution, LabelUse, RowStream, Source, Synthetic};
+use bagdot::data::{
+    Batch, DataConfig, Encoder, IdDistribution, LabelUse, RowStream, Source, Synthetic,
+};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 criterion_group! { name = benches; config = common::settings(); targets = criteo }
@@ -25,7 +27,8 @@ fn criteo(criterion: &mut Criterion) {
     std::fs::write(folder.path().join("day_0"), &text).unwrap();
     let text: Arc<[u8]> = text.into();
     let config = |encoding: &str| -> DataConfig {
-        toml::from_str(&format!("format = 'criteo'\ntrain = 'day_0'\n[criteo]\n{encoding}")).unwrap()
+        toml::from_str(&format!("format = 'criteo'\ntrain = 'day_0'\n[criteo]\n{encoding}"))
+            .unwrap()
     };
     let fit = |config: &DataConfig| Encoder::fit(config, folder.path(), &mut |_, _| ()).unwrap();
 
@@ -38,11 +41,14 @@ fn criteo(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let reader = Box::new(Cursor::new(text.clone()));
                 let source = Source::Reader { name: "text".into(), reader };
-                let mut stream = RowStream::open(&encoder, [source], LabelUse::Required, None).unwrap();
+                let mut stream =
+                    RowStream::open(&encoder, [source], LabelUse::Required, None).unwrap();
                 while stream.next_batch(BATCH_SIZE, &mut batch).unwrap() {}
             });
         });
     }
     let config = config("min_count = 4");
-    group.bench_function(BenchmarkId::new("criteo", "learning dictionaries"), |bencher| bencher.iter(|| fit(&config)));
+    group.bench_function(BenchmarkId::new("criteo", "learning dictionaries"), |bencher| {
+        bencher.iter(|| fit(&config))
+    });
 }

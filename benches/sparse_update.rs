@@ -1,4 +1,5 @@
-//! `index_sort` and `sparse_update`: the order of a batch's ids, and a step on each row that they name.
+//! `index_sort` and `sparse_update`: the order of a batch's ids, and a step on each row that they
+//! name.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -18,19 +19,31 @@ fn both<B: Timed + IndexSortOps + SparseUpdateOps>(criterion: &mut Criterion, de
             if B::NAME == Cpu::NAME && batch_size > 2048 {
                 continue;
             }
-            let shape = Shape { num_tables: 26, num_embeddings: 100_000, dim, batch_size, pooling_factor, ids };
+            let shape = Shape {
+                num_tables: 26,
+                num_embeddings: 100_000,
+                dim,
+                batch_size,
+                pooling_factor,
+                ids,
+            };
             both_of(criterion, device, shape);
         }
     }
 }
 
-fn both_of<B: Timed + IndexSortOps + SparseUpdateOps>(criterion: &mut Criterion, device: &B, shape: Shape) {
+fn both_of<B: Timed + IndexSortOps + SparseUpdateOps>(
+    criterion: &mut Criterion,
+    device: &B,
+    shape: Shape,
+) {
     let layout = shape.layout();
     let tables = device.tables(layout.clone()).unwrap();
     let (n, num_bags) = (shape.num_indices(), shape.num_tables * shape.batch_size);
     let sets = sets_of(n * shape.dim * 4);
     let batches = Batch::of_sets(device, &shape, sets);
-    let mut sorted: Vec<_> = (0..sets).map(|_| SortedIndices::new(device, n, num_bags).unwrap()).collect();
+    let mut sorted: Vec<_> =
+        (0..sets).map(|_| SortedIndices::new(device, n, num_bags).unwrap()).collect();
     let words = Sort::<B, i64>::workspace_len(device, &layout, n);
     let mut workspace = device.alloc(words).unwrap();
     let mut sort = |set: usize| {
@@ -43,12 +56,15 @@ fn both_of<B: Timed + IndexSortOps + SparseUpdateOps>(criterion: &mut Criterion,
     (0..sets).for_each(|set| _ = sort(set));
     measure(&mut group(criterion, device, "index_sort"), device, &shape.name(), sets, sort);
 
-    let grads: Vec<_> =
-        (0..sets).map(|set| upload(device, &values(shape.batch_size * layout.width(), set as u64))).collect();
+    let grads: Vec<_> = (0..sets)
+        .map(|set| upload(device, &values(shape.batch_size * layout.width(), set as u64)))
+        .collect();
     let mut weights = upload(device, &values(layout.num_weights(), 1));
     let words = Update::<B, f32, i64>::workspace_len(device, &layout, n);
     let mut workspace = device.alloc(words).unwrap();
-    for (name, optimizer) in [("sgd", Optimizer::Sgd), ("rowwise_adagrad", Optimizer::RowwiseAdagrad { eps: 1e-8 })] {
+    for (name, optimizer) in
+        [("sgd", Optimizer::Sgd), ("rowwise_adagrad", Optimizer::RowwiseAdagrad { eps: 1e-8 })]
+    {
         let [len, _] = optimizer.state_len(layout.num_rows(), layout.num_weights());
         let mut sums = device.alloc::<f32>(len).unwrap();
         let update = |set: usize| {

@@ -1,4 +1,5 @@
-//! A step of training of published models: `train_step` with the batch on the device, `train_staged` with batches that come from the host.
+//! A step of training of published models: `train_step` with the batch on the device,
+//! `train_staged` with batches that come from the host.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -18,8 +19,8 @@ const SETS: usize = 4;
 
 fn steps<B: Timed + Backend>(criterion: &mut Criterion, device: &B) {
     for model in published::<B>() {
-        let batches =
-            [Ids::Uniform, Ids::Zipf].map(|ids| (ids, (0..SETS).map(|set| model.batch(ids, set)).collect::<Vec<_>>()));
+        let batches = [Ids::Uniform, Ids::Zipf]
+            .map(|ids| (ids, (0..SETS).map(|set| model.batch(ids, set)).collect::<Vec<_>>()));
         for &precision in B::PRECISIONS {
             let mut dlrm = model.build(device, precision);
             for (ids, batches) in &batches {
@@ -44,7 +45,8 @@ fn on_the_device<B: Timed + Backend>(
     measure_samples(&mut group, device, (shape, model.batch_size), SETS, step);
 }
 
-/// By the clock on the wall, in the middle of training: the host is a few batches ahead, and waits until the device has taken one.
+/// By the clock on the wall, in the middle of training: the host is a few batches ahead, and waits
+/// until the device has taken one.
 fn from_the_host<B: Timed + Backend>(
     criterion: &mut Criterion,
     device: &B,

@@ -1,7 +1,8 @@
-//! What the default recipe brings, ingredient by ingredient: `cargo run --release --example quality -- examples/clothing.toml`
+//! What the default recipe brings, ingredient by ingredient: `cargo run --release --example quality
+//! -- examples/clothing.toml`
 //!
-//! Trains each variant with several seeds and prints the means: AUC and log-loss on the validation rows, by which settings are chosen, and
-//! on the test rows, which nothing is chosen by.
+//! Trains each variant with several seeds and prints the means: AUC and log-loss on the validation
+//! rows, by which settings are chosen, and on the test rows, which nothing is chosen by.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -37,7 +38,9 @@ const VARIANTS: &[Variant] = &[
     }),
     ("without bins", |config| config.data.dense.iter_mut().for_each(|column| column.bins = 0)),
     ("without appended vectors", |config| config.model.append_sparse = false),
-    ("without decay of the tables", |config| config.train.tables.weight_decay = Some(WeightDecay::None)),
+    ("without decay of the tables", |config| {
+        config.train.tables.weight_decay = Some(WeightDecay::None)
+    }),
     ("decay not evened out", |config| config.train.even_decay = false),
     ("without averaging", |config| config.train.averaging = Some(0.0)),
     ("without dropout of ids", |config| config.train.bag_dropout = Some(0.0)),
@@ -57,7 +60,8 @@ fn plain(config: &mut Config) {
 fn run(config: &Config, folder: &std::path::Path) -> Result<[Metrics; 2], Box<dyn Error>> {
     let target = tempfile::tempdir()?;
     let (dir, _) = RunDir::create(&target.path().join("model"))?;
-    let outcome = Trainer::new(Cpu::new()?, config.clone(), folder, dir, &mut Silent)?.run(&mut Silent)?;
+    let outcome =
+        Trainer::new(Cpu::new()?, config.clone(), folder, dir, &mut Silent)?.run(&mut Silent)?;
     Ok([outcome.validation.ok_or("no validation rows")?, outcome.test.ok_or("no test rows")?])
 }
 
@@ -82,9 +86,12 @@ fn main() -> Result<(), Box<dyn Error>> {
                 })
                 .collect::<Result<_, _>>()?;
             let cell = |part: usize| {
-                let (auc, spread) =
-                    mean_and_deviation(&runs.iter().filter_map(|run| run[part].auc).collect::<Vec<_>>());
-                let (logloss, _) = mean_and_deviation(&runs.iter().map(|run| run[part].logloss).collect::<Vec<_>>());
+                let (auc, spread) = mean_and_deviation(
+                    &runs.iter().filter_map(|run| run[part].auc).collect::<Vec<_>>(),
+                );
+                let (logloss, _) = mean_and_deviation(
+                    &runs.iter().map(|run| run[part].logloss).collect::<Vec<_>>(),
+                );
                 format!("{auc:.4} ± {spread:.4} | {logloss:.4}")
             };
             println!("| {name} | {} | {} |", cell(0), cell(1));

@@ -3,12 +3,15 @@
 // Computes     to[r][c] = factor * from[r][c]
 // Rust         src/ops/cast.rs, src/backend/cuda/cast.rs
 // Entries      cast_{f32,f16,bf16}_{f32,f16,bf16}: from, to
-// Algorithm    One thread per run of four elements of a row, in a loop over the grid: reads and writes of 16 bytes, or 8 in 16 bits, where all rows begin
-//              at multiples of that, else one element at a time. A matrix without gaps is one row.
-// Launch       grid (as many blocks as a row has runs of 256 * 4 elements, at most 4096; rows, at most 65535), block 256
+// Algorithm    One thread per run of four elements of a row, in a loop over the grid: reads and
+//              writes of 16 bytes, or 8 in 16 bits, where all rows begin at multiples of that, else
+//              one element at a time. A matrix without gaps is one row.
+// Launch       grid (as many blocks as a row has runs of 256 * 4 elements, at most 4096; rows, at
+//              most 65535), block 256
 // Bytes        each value read and written once: as bytes_moved()
 // Requires     factor is a power of two
-// Numerics     product in f32, rounded once to the nearest value, ties to even: the same bits as on the CPU but for which NaN it is
+// Numerics     product in f32, rounded once to the nearest value, ties to even: the same bits as on
+//              the CPU but for which NaN it is
 // Measured     compiled and emulated, tests pass on an NVIDIA H200; not yet measured
 
 #include "common/vec.cuh"
@@ -21,28 +24,35 @@ __device__ __forceinline__ void convert(const A* from, B* to, float factor) {
   const Vec<A, kRun> values = load<kRun>(from);
   Vec<B, kRun> results;
 #pragma unroll
-  for (int k = 0; k < kRun; ++k) results.at[k] = from_f32<B>(__fmul_rn(to_f32(values.at[k]), factor));
+  for (int k = 0; k < kRun; ++k)
+    results.at[k] = from_f32<B>(__fmul_rn(to_f32(values.at[k]), factor));
   store(to, results);
 }
 
 template <typename A, typename B>
-__device__ __forceinline__ void cast(const A* from, B* to, uint64_t from_ld, uint64_t to_ld, uint64_t rows, uint64_t cols, float factor) {
-  const uint64_t thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x, threads = uint64_t(gridDim.x) * kThreads;
-  const bool wide = is_aligned(from, kRun * sizeof(A)) && is_aligned(to, kRun * sizeof(B)) && (rows == 1 || (from_ld % kRun == 0 && to_ld % kRun == 0));
+__device__ __forceinline__ void cast(const A* from, B* to, uint64_t from_ld, uint64_t to_ld,
+                                     uint64_t rows, uint64_t cols, float factor) {
+  const uint64_t thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x,
+                 threads = uint64_t(gridDim.x) * kThreads;
+  const bool wide = is_aligned(from, kRun * sizeof(A)) && is_aligned(to, kRun * sizeof(B)) &&
+                    (rows == 1 || (from_ld % kRun == 0 && to_ld % kRun == 0));
   const uint64_t runs = wide ? cols / kRun : 0;
   for (uint64_t row = blockIdx.y; row < rows; row += gridDim.y) {
     const A* const from_row = from + row * from_ld;
     B* const to_row = to + row * to_ld;
 #pragma unroll 1
-    for (uint64_t run = thread; run < runs; run += threads) convert(from_row + run * kRun, to_row + run * kRun, factor);
+    for (uint64_t run = thread; run < runs; run += threads)
+      convert(from_row + run * kRun, to_row + run * kRun, factor);
 #pragma unroll 1
-    for (uint64_t k = runs * kRun + thread; k < cols; k += threads) to_row[k] = from_f32<B>(__fmul_rn(to_f32(from_row[k]), factor));
+    for (uint64_t k = runs * kRun + thread; k < cols; k += threads)
+      to_row[k] = from_f32<B>(__fmul_rn(to_f32(from_row[k]), factor));
   }
 }
 
-#define CAST(A, B)                                                                                                                                \
-  extern "C" __global__ void __launch_bounds__(kThreads)                                                                                          \
-      cast_##A##_##B(const A* from, B* to, uint64_t from_ld, uint64_t to_ld, uint64_t rows, uint64_t cols, float factor) {                        \
-    cast(from, to, from_ld, to_ld, rows, cols, factor);                                                                                           \
+#define CAST(A, B)                                                                          \
+  extern "C" __global__ void __launch_bounds__(kThreads)                                    \
+      cast_##A##_##B(const A* from, B* to, uint64_t from_ld, uint64_t to_ld, uint64_t rows, \
+                     uint64_t cols, float factor) {                                         \
+    cast(from, to, from_ld, to_ld, rows, cols, factor);                                     \
   }
 FOR_EACH_PAIR_OF_ELEMENTS(CAST)

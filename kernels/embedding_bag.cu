@@ -1,23 +1,33 @@
-// embedding_bag.cu: pooled lookup of bags of ids in a batch of tables, and the gradient of the per-sample weights.
+// embedding_bag.cu: pooled lookup of bags of ids in a batch of tables, and the gradient of the
+// per-sample weights.
 //
-// Computes     out[b, columns of f] = sum, mean or max over the rows that bag (f, b) names; see the Rust side for the maths
+// Computes     out[b, columns of f] = sum, mean or max over the rows that bag (f, b) names; see the
+//              Rust side for the maths
 // Rust         src/ops/embedding_bag.rs, src/backend/cuda/embedding_bag.rs
 // Entries      embedding_bag_{forward,weight_grad}_{f32,f16,bf16}_{i32,i64}
-// Algorithm    Forward: a group of lanes for a run of bags side by side, a power of two of them, as many as the row has parts of 16 bytes, at most
-//              a warp: small rows share a warp, large ones are walked in passes of 32 parts. The ids of the bags of a run follow each other, so
-//              that the group sees one stream of rows, and fetches them kDepth ahead into shared memory (cp.async) across the bounds of bags:
-//              what limits short bags is the way from offsets to ids to rows, and with several on their way at once memory is kept
-//              busy. Each lane fetches and reads its own part of a row, so lanes never wait for each other; the ids are read side by side, one
-//              for each lane, checked, and handed round by shuffles, for which the groups of a warp keep in step. Registers stay free for more
-//              warps. Every column is summed in the order of the ids, which makes results equal to the CPU's to the bit. Splitting a bag over
-//              groups would be faster for a few huge bags, but change that order with the shape of the launch. Ids are checked where they are
-//              used: a pass of its own would read them twice. Gradient of the weights: runs of one bag.
-// Launch       grid (blocks for the bags of a feature, num_features), block 256; features with small rows leave blocks over, which return
+// Algorithm    Forward: a group of lanes for a run of bags side by side, a power of two of them, as
+//              many as the row has parts of 16 bytes, at most a warp: small rows share a warp,
+//              large ones are walked in passes of 32 parts. The ids of the bags of a run follow
+//              each other, so that the group sees one stream of rows, and fetches them kDepth ahead
+//              into shared memory (cp.async) across the bounds of bags: what limits short bags is
+//              the way from offsets to ids to rows, and with several on their way at once memory is
+//              kept busy. Each lane fetches and reads its own part of a row, so lanes never wait
+//              for each other; the ids are read side by side, one for each lane, checked, and
+//              handed round by shuffles, for which the groups of a warp keep in step. Registers
+//              stay free for more warps. Every column is summed in the order of the ids, which
+//              makes results equal to the CPU's to the bit. Splitting a bag over groups would be
+//              faster for a few huge bags, but change that order with the shape of the launch. Ids
+//              are checked where they are used: a pass of its own would read them twice. Gradient
+//              of the weights: runs of one bag.
+// Launch       grid (blocks for the bags of a feature, num_features), block 256; features with
+//              small rows leave blocks over, which return
 // Bytes        ids, offsets and rows read once, out written once: as bytes_moved()
-// Requires     16-byte loads where rows and table begin at multiples of 16 bytes, else one element at a time; any dimension from 1
-// Numerics     f32 accumulation, product and sum rounded separately (no fma), in the order of the ids: the same bits for any launch, and on the CPU
-// Measured     NVIDIA H200, 2026-11-27, f32, uniform ids: D 64 B 2048, one id a bag 10.6 us, 20 ids 83.7 us, 96 % and 127 % of a copy's bandwidth; D 128
-//              B 65536, one id 440 us, 146 %
+// Requires     16-byte loads where rows and table begin at multiples of 16 bytes, else one element
+//              at a time; any dimension from 1
+// Numerics     f32 accumulation, product and sum rounded separately (no fma), in the order of the
+//              ids: the same bits for any launch, and on the CPU
+// Measured     NVIDIA H200, 2026-11-27, f32, uniform ids: D 64 B 2048, one id a bag 10.6 us, 20 ids
+//              83.7 us, 96 % and 127 % of a copy's bandwidth; D 128 B 65536, one id 440 us, 146 %
 
 #include "common/bags.cuh"
 #include "common/ptx.cuh"
@@ -28,7 +38,8 @@ constexpr int kThreads = 256;
 constexpr int kDepth = 4;  // rows that a group fetches ahead
 constexpr uint32_t kNoSource = 0xffffffffu;
 
-// The number of lanes for the rows of a feature, each of which takes `width` elements at once: a power of two, at most a warp.
+// The number of lanes for the rows of a feature, each of which takes `width` elements at once: a
+// power of two, at most a warp.
 __device__ __forceinline__ int lanes_of(const Feature& feature, int width) {
   const uint32_t steps = (feature.embedding_dim + width - 1) / width;
   return steps >= 32 ? 32 : steps <= 1 ? 1 : 1 << (32 - __clz(steps - 1));
@@ -43,19 +54,21 @@ __device__ __forceinline__ bool has_wide_rows(const E* weights, const Feature& f
 // Bags side by side, whose ids follow each other, as the lanes of their group see them.
 struct Run {
   const Feature* feature;
-  uint32_t dim;      // of the feature; copied, as is its pooling, since through the pointer they would be read again after every store
+  uint32_t
+      dim;  // of the feature; copied, as is its pooling, since through the pointer they would be read again after every store
   uint32_t pooling;
-  uint32_t first;    // sample
-  uint32_t begin;    // position of the first id
-  uint32_t my_end;   // of the bag with the number of the lane
+  uint32_t first;   // sample
+  uint32_t begin;   // position of the first id
+  uint32_t my_end;  // of the bag with the number of the lane
   int bags;
-  int lane;          // of the group
-  int lanes;         // in the group
+  int lane;   // of the group
+  int lanes;  // in the group
 };
 
-// Calls `work(width, run)` for the run of this group, of `run_bags` bags at most, of every feature, and notes what is wrong with ids and bounds; `width`
-// is the number of elements that a lane takes at once. `work` tells whether an id of this lane names no row. The groups of a warp keep in step, those
-// without bags as well: shuffles of some lanes cost several times those of whole warps.
+// Calls `work(width, run)` for the run of this group, of `run_bags` bags at most, of every feature,
+// and notes what is wrong with ids and bounds; `width` is the number of elements that a lane takes
+// at once. `work` tells whether an id of this lane names no row. The groups of a warp keep in step,
+// those without bags as well: shuffles of some lanes cost several times those of whole warps.
 template <typename E, typename Args, typename Work>
 __device__ __forceinline__ void for_each_run(const Args& args, uint32_t run_bags, Work work) {
   const uint64_t num_bags = uint64_t(args.num_features) * args.batch_size;
@@ -74,14 +87,18 @@ __device__ __forceinline__ void for_each_run(const Args& args, uint32_t run_bags
     run.first = uint32_t(first);
     run.bags = first < args.batch_size ? int(min(uint32_t(bags), args.batch_size - run.first)) : 0;
     const uint64_t number = uint64_t(f) * args.batch_size + run.first;
-    const Bounds mine = run.bags > 0 ? bounds_of(args.offsets, number + min(run.lane, run.bags - 1), args.num_indices) : Bounds{};
+    const Bounds mine = run.bags > 0 ? bounds_of(args.offsets, number + min(run.lane, run.bags - 1),
+                                                 args.num_indices)
+                                     : Bounds{};
     run.begin = __shfl_sync(kWarp, uint32_t(mine.start), 0, run.lanes);
     run.my_end = uint32_t(mine.end);
     const bool my_bad_id = wide ? work(Width<kWidest<E>>{}, run) : work(Width<1>{}, run);
     const bool bad_id = group_any(my_bad_id, run.lanes);
     const uint64_t my_number = number + run.lane;
-    if (run.lane < run.bags && (bad_id || has_bad_bounds(args.offsets, my_number, num_bags, args.num_indices, args.has_spare))) {
-      note_faults(*run.feature, args.indices, args.offsets, my_number, num_bags, args.num_indices, args.has_spare, args.status);
+    if (run.lane < run.bags && (bad_id || has_bad_bounds(args.offsets, my_number, num_bags,
+                                                         args.num_indices, args.has_spare))) {
+      note_faults(*run.feature, args.indices, args.offsets, my_number, num_bags, args.num_indices,
+                  args.has_spare, args.status);
     }
   }
 }
@@ -94,7 +111,7 @@ struct ForwardArgs {
   const I* offsets;
   const float* per_sample_weights;  // null for none
   float* output;
-  uint32_t* argmax;                 // null for none
+  uint32_t* argmax;  // null for none
   Status* status;
   uint64_t output_ld;
   uint64_t argmax_ld;
@@ -119,7 +136,8 @@ struct Pooled {
 
   // Takes in a row; `within()` is its position in the bag.
   template <typename E, typename Within>
-  __device__ __forceinline__ void take(const Vec<E, N>& row, float weight, bool is_max, Within within) {
+  __device__ __forceinline__ void take(const Vec<E, N>& row, float weight, bool is_max,
+                                       Within within) {
     const uint32_t position = is_max ? within() : 0;
 #pragma unroll
     for (int j = 0; j < N; ++j) {
@@ -136,11 +154,14 @@ struct Pooled {
   }
 };
 
-// What the threads of a block have in shared memory; in a function that is no template, so that there is one for all widths.
+// What the threads of a block have in shared memory; in a function that is no template, so that
+// there is one for all widths.
 struct Staged {
-  uint4 ring[kDepth][kThreads];      // each lane fetches and reads its own part of the rows, so that no lane waits for another
+  uint4 ring
+      [kDepth]
+      [kThreads];  // each lane fetches and reads its own part of the rows, so that no lane waits for another
   float weights[kDepth][kThreads];
-  uint32_t ends[kThreads];           // of bags, counted from the first id of their run
+  uint32_t ends[kThreads];  // of bags, counted from the first id of their run
 };
 
 __device__ __forceinline__ Staged& staged_of_block() {
@@ -148,10 +169,11 @@ __device__ __forceinline__ Staged& staged_of_block() {
   return staged;
 }
 
-// Pools the columns from `column` on of a run, N of them for this lane. Lanes beyond the row only keep the others company. `bad` is set if an id
-// of this lane names no row.
+// Pools the columns from `column` on of a run, N of them for this lane. Lanes beyond the row only
+// keep the others company. `bad` is set if an id of this lane names no row.
 template <int N, typename E, typename I>
-__device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, const Run& run, uint32_t column, bool& bad) {
+__device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, const Run& run,
+                                             uint32_t column, bool& bad) {
   Staged& staged = staged_of_block();
   const Feature* feature = run.feature;
   const bool active = column < run.dim, is_max = run.pooling == kMax;
@@ -160,9 +182,11 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
   staged.ends[threadIdx.x] = max(run.my_end, run.begin) - run.begin;
   __syncwarp();
   const auto end_of = [&](int bag) { return staged.ends[threadIdx.x - run.lane + bag]; };
-  const uint32_t count = run.bags > 0 ? end_of(run.bags - 1) : 0, longest = __reduce_max_sync(kWarp, count);
+  const uint32_t count = run.bags > 0 ? end_of(run.bags - 1) : 0,
+                 longest = __reduce_max_sync(kWarp, count);
 
-  // Of the round that the id of the row to fetch is in, the row and weight of each lane's id; the id of each lane in the round after it.
+  // Of the round that the id of the row to fetch is in, the row and weight of each lane's id; the
+  // id of each lane in the round after it.
   uint32_t is_row = 0;
   int64_t my_row = kNoRow;
   float my_weight = 1.0f;
@@ -173,14 +197,17 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
     if (place == 0) {
       const uint32_t mine = ahead + run.lane;
       my_row = mine < count ? row_of(next, *feature, bad) : kNoRow;
-      if (args.per_sample_weights && mine < count) my_weight = args.per_sample_weights[run.begin + mine];
+      if (args.per_sample_weights && mine < count)
+        my_weight = args.per_sample_weights[run.begin + mine];
       next = id_at(mine + run.lanes);
     }
     const int64_t row = __shfl_sync(kWarp, my_row, place, run.lanes);
-    if (args.per_sample_weights) staged.weights[slot][threadIdx.x] = __shfl_sync(kWarp, my_weight, place, run.lanes);
+    if (args.per_sample_weights)
+      staged.weights[slot][threadIdx.x] = __shfl_sync(kWarp, my_weight, place, run.lanes);
     is_row = (is_row & ~(1u << slot)) | uint32_t(row != kNoRow) << slot;
     if (row != kNoRow && active) {
-      fetch_async<N>(reinterpret_cast<E*>(&staged.ring[slot][threadIdx.x]), table + uint64_t(row) * run.dim);
+      fetch_async<N>(reinterpret_cast<E*>(&staged.ring[slot][threadIdx.x]),
+                     table + uint64_t(row) * run.dim);
     }
     commit_copies();
   };
@@ -192,12 +219,15 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
   const auto finish_bag = [&] {
     if (run.pooling == kMean && pooled.counted > 1) {
 #pragma unroll
-      for (int j = 0; j < N; ++j) pooled.value[j] = __fdiv_rn(pooled.value[j], float(pooled.counted));
+      for (int j = 0; j < N; ++j)
+        pooled.value[j] = __fdiv_rn(pooled.value[j], float(pooled.counted));
     }
     if (active) {
-      store_any(args.output + uint64_t(run.first + bag) * args.output_ld + feature->column + column, pooled.value);
+      store_any(args.output + uint64_t(run.first + bag) * args.output_ld + feature->column + column,
+                pooled.value);
       if (is_max && args.argmax) {
-        uint32_t* argmax = args.argmax + uint64_t(run.first + bag) * args.argmax_ld + feature->column + column;
+        uint32_t* argmax =
+            args.argmax + uint64_t(run.first + bag) * args.argmax_ld + feature->column + column;
 #pragma unroll
         for (int j = 0; j < N; ++j) argmax[j] = pooled.source[j];
       }
@@ -218,7 +248,8 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
     const uint32_t slot = k % kDepth;
     if (!active || (is_row >> slot & 1) == 0) continue;
     const float weight = args.per_sample_weights ? staged.weights[slot][threadIdx.x] : 1.0f;
-    pooled.take(load<N>(reinterpret_cast<const E*>(&staged.ring[slot][threadIdx.x])), weight, is_max, [&] { return bag > 0 ? k - end_of(bag - 1) : k; });
+    pooled.take(load<N>(reinterpret_cast<const E*>(&staged.ring[slot][threadIdx.x])), weight,
+                is_max, [&] { return bag > 0 ? k - end_of(bag - 1) : k; });
   }
   while (bag < run.bags) finish_bag();
 }
@@ -250,12 +281,14 @@ struct WeightGradArgs {
   uint32_t has_spare;
 };
 
-// The gradient of the weights of a bag's ids, the only one of its run: the dot product of each row with the gradient of the pooled vector. Tells
-// whether an id of this lane names no row.
+// The gradient of the weights of a bag's ids, the only one of its run: the dot product of each row
+// with the gradient of the pooled vector. Tells whether an id of this lane names no row.
 template <int N, typename E, typename I>
-__device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, const Run& run, Width<N>) {
+__device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, const Run& run,
+                                             Width<N>) {
   const Feature* feature = run.feature;
-  const uint32_t count = run.bags > 0 ? run.my_end - run.begin : 0, longest = __reduce_max_sync(kWarp, count);
+  const uint32_t count = run.bags > 0 ? run.my_end - run.begin : 0,
+                 longest = __reduce_max_sync(kWarp, count);
   bool bad = false;
   float divisor = 1.0f;
   if (run.pooling == kMean) {
@@ -269,7 +302,8 @@ __device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, c
 #pragma unroll 1
   for (uint32_t first = 0; first < longest; first += run.lanes) {
     const uint32_t mine = first + run.lane;
-    const int64_t my_row = mine < count ? row_of(args.indices[run.begin + mine], *feature, bad) : kNoRow;
+    const int64_t my_row =
+        mine < count ? row_of(args.indices[run.begin + mine], *feature, bad) : kNoRow;
     const int ids = int(min(uint32_t(run.lanes), longest - first));
     float my_sum = 0.0f;
 #pragma unroll 1
@@ -277,7 +311,8 @@ __device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, c
       const int64_t row = __shfl_sync(kWarp, my_row, k, run.lanes);
       const E* from = args.weights + feature->weight_offset + uint64_t(row) * run.dim;
       float sum = 0.0f;
-      for (uint32_t column = run.lane * N; row != kNoRow && column < run.dim; column += run.lanes * N) {
+      for (uint32_t column = run.lane * N; row != kNoRow && column < run.dim;
+           column += run.lanes * N) {
         const Vec<E, N> loaded = load<N>(from + column);
 #pragma unroll
         for (int j = 0; j < N; ++j) sum += to_f32(loaded.at[j]) * grad[column + j];
@@ -291,21 +326,26 @@ __device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, c
   return bad;
 }
 
-#define INSTANTIATE(E, I)                                                                                                           \
-  extern "C" __global__ void __launch_bounds__(kThreads, 4) embedding_bag_forward_##E##_##I(                                        \
-      const Feature* features, const E* weights, const I* indices, const I* offsets, const float* per_sample_weights, float* output, \
-      uint32_t* argmax, Status* status, uint64_t output_ld, uint64_t argmax_ld, uint64_t num_indices, uint32_t num_features,         \
-      uint32_t batch_size, uint32_t run_bags, uint32_t has_spare) {                                                                 \
-    const ForwardArgs<E, I> args = {features, weights, indices, offsets, per_sample_weights, output, argmax, status, output_ld,     \
-                                    argmax_ld, num_indices, num_features, batch_size, has_spare};                                   \
-    for_each_run<E>(args, run_bags, [&](auto width, const Run& run) { return pool(args, run, width); });                            \
-  }                                                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(kThreads, 4) embedding_bag_weight_grad_##E##_##I(                                       \
-      const Feature* features, const E* weights, const I* indices, const I* offsets, const float* grad_output, float* grad_weights, \
-      Status* status, uint64_t grad_output_ld, uint64_t num_indices, uint32_t num_features, uint32_t batch_size,                    \
-      uint32_t has_spare) {                                                                                                         \
-    const WeightGradArgs<E, I> args = {features, weights, indices, offsets, grad_output, grad_weights, status, grad_output_ld,      \
-                                       num_indices, num_features, batch_size, has_spare};                                           \
-    for_each_run<E>(args, 1, [&](auto width, const Run& run) { return weight_grads(args, run, width); });                              \
+#define INSTANTIATE(E, I)                                                                        \
+  extern "C" __global__ void __launch_bounds__(kThreads, 4) embedding_bag_forward_##E##_##I(     \
+      const Feature* features, const E* weights, const I* indices, const I* offsets,             \
+      const float* per_sample_weights, float* output, uint32_t* argmax, Status* status,          \
+      uint64_t output_ld, uint64_t argmax_ld, uint64_t num_indices, uint32_t num_features,       \
+      uint32_t batch_size, uint32_t run_bags, uint32_t has_spare) {                              \
+    const ForwardArgs<E, I> args = {                                                             \
+        features, weights,   indices,   offsets,     per_sample_weights, output,     argmax,     \
+        status,   output_ld, argmax_ld, num_indices, num_features,       batch_size, has_spare}; \
+    for_each_run<E>(args, run_bags,                                                              \
+                    [&](auto width, const Run& run) { return pool(args, run, width); });         \
+  }                                                                                              \
+  extern "C" __global__ void __launch_bounds__(kThreads, 4) embedding_bag_weight_grad_##E##_##I( \
+      const Feature* features, const E* weights, const I* indices, const I* offsets,             \
+      const float* grad_output, float* grad_weights, Status* status, uint64_t grad_output_ld,    \
+      uint64_t num_indices, uint32_t num_features, uint32_t batch_size, uint32_t has_spare) {    \
+    const WeightGradArgs<E, I> args = {features,    weights,      indices,    offsets,           \
+                                       grad_output, grad_weights, status,     grad_output_ld,    \
+                                       num_indices, num_features, batch_size, has_spare};        \
+    for_each_run<E>(args, 1,                                                                     \
+                    [&](auto width, const Run& run) { return weight_grads(args, run, width); }); \
   }
 FOR_EACH_ELEMENT_AND_INDEX(INSTANTIATE)

@@ -1,43 +1,56 @@
-// interaction.cu: pairwise dot products of the features of a sample, and concatenation; forward and backward.
+// interaction.cu: pairwise dot products of the features of a sample, and concatenation; forward and
+// backward.
 //
-// Computes     output[b] = dense vector, <x_i, x_j> for all pairs, appended features, zeros; its gradient; see the Rust side for the maths
+// Computes     output[b] = dense vector, <x_i, x_j> for all pairs, appended features, zeros; its
+//              gradient; see the Rust side for the maths
 // Rust         src/ops/interaction.rs, src/backend/cuda/interaction.rs
 // Entries      interaction_{forward,backward}_f32, interaction_copy_{f32,f16,bf16}
-// Algorithm    A team per sample, a warp or a block, with all features of the sample in shared memory, where cp.async puts them. Forward: each
-//              thread has 4 x 4 pairs in registers, and reads 8 runs of 16 bytes for 64 multiplications. Its rows are not neighbours, but
-//              lie a quarter of all apart: neighbouring threads then read neighbouring rows, which begin in different banks. Where there are
-//              fewer tiles than threads, 2 to 32 threads share one, each with its part of the columns. Tiles cover the triangle alone. The whole
-//              row of the output is put together in shared memory, and stored 16 bytes at a time. Backward: the gradient of the pairs is
-//              unfolded to a symmetric matrix, which is then multiplied by the features: each thread has 16 features x 4 columns in
-//              registers. Concatenation is a copy, as is its gradient. Samples too large for 48 KB of shared memory, which any device has
-//              without asking, are left to interaction_tiled.cu; other types, and tf32, to the tensor cores of interaction_mma.cu.
-// Launch       forward, backward: grid (ceil(batch_size / teams per block)), block 32 to 128, dynamic shared memory for the samples of a block;
-//              copy: grid (as many blocks as there are runs of 256, at most 4096), block 256
+// Algorithm    A team per sample, a warp or a block, with all features of the sample in shared
+//              memory, where cp.async puts them. Forward: each thread has 4 x 4 pairs in registers,
+//              and reads 8 runs of 16 bytes for 64 multiplications. Its rows are not neighbours,
+//              but lie a quarter of all apart: neighbouring threads then read neighbouring rows,
+//              which begin in different banks. Where there are fewer tiles than threads, 2 to 32
+//              threads share one, each with its part of the columns. Tiles cover the triangle
+//              alone. The whole row of the output is put together in shared memory, and stored 16
+//              bytes at a time. Backward: the gradient of the pairs is unfolded to a symmetric
+//              matrix, which is then multiplied by the features: each thread has 16 features x 4
+//              columns in registers. Concatenation is a copy, as is its gradient. Samples too large
+//              for 48 KB of shared memory, which any device has without asking, are left to
+//              interaction_tiled.cu; other types, and tf32, to the tensor cores of
+//              interaction_mma.cu.
+// Launch       forward, backward: grid (ceil(batch_size / teams per block)), block 32 to 128,
+//              dynamic shared memory for the samples of a block; copy: grid (as many blocks as
+//              there are runs of 256, at most 4096), block 256
 // Bytes        features (and gradient) read once, output written once: as bytes_moved()
-// Requires     16-byte copies where features begin at multiples of 16 bytes and end there, else 4-byte ones; any F and D from 1
-// Numerics     f32 multiply-add, each dot product in 1 to 32 parts that are then added by twos: within the bound of the Rust side; the same
-//              bits for any batch, not those of the CPU
-// Measured     NVIDIA H200, 2026-11-27, F 27 D 128 B 65536: forward 467 us, backward 638 us, 80 % and 110 % of a copy's bandwidth
+// Requires     16-byte copies where features begin at multiples of 16 bytes and end there, else
+//              4-byte ones; any F and D from 1
+// Numerics     f32 multiply-add, each dot product in 1 to 32 parts that are then added by twos:
+//              within the bound of the Rust side; the same bits for any batch, not those of the CPU
+// Measured     NVIDIA H200, 2026-11-27, F 27 D 128 B 65536: forward 467 us, backward 638 us, 80 %
+//              and 110 % of a copy's bandwidth
 
 #include "common/pairs.cuh"
 
 constexpr int kThreads = 128;
-constexpr int kGradRows = 16;   // a thread's gradients are kGradRows features x 4 columns
+constexpr int kGradRows = 16;  // a thread's gradients are kGradRows features x 4 columns
 constexpr int kCopyThreads = 256;
 
 extern __shared__ float4 shared_memory[];
 
 // The dot products of all pairs of the features in `rows`, to `pairs`.
-__device__ __forceinline__ void multiply_pairs(const Team& team, const float* rows, uint32_t pitch, const Columns<uint32_t>& columns,
-                                               uint32_t slices, float* pairs) {
-  const uint32_t features = columns.num_features, side = (features + kTile - 1) / kTile, items = side * (side + 1) / 2 * slices;
+__device__ __forceinline__ void multiply_pairs(const Team& team, const float* rows, uint32_t pitch,
+                                               const Columns<uint32_t>& columns, uint32_t slices,
+                                               float* pairs) {
+  const uint32_t features = columns.num_features, side = (features + kTile - 1) / kTile,
+                 items = side * (side + 1) / 2 * slices;
   const uint32_t slice = team.thread % slices;
 #pragma unroll 1
   for (uint32_t first = 0; first < items; first += team.threads) {
     const bool exists = first + team.thread < items;
     // Others only keep the warp company, for the shuffles.
     const uint32_t tile = exists ? (first + team.thread) / slices : 0;
-    const uint32_t tile_row = triangle_row(tile), tile_column = tile - tile_row * (tile_row + 1) / 2;
+    const uint32_t tile_row = triangle_row(tile),
+                   tile_column = tile - tile_row * (tile_row + 1) / 2;
     const float *a[kTile], *b[kTile];
 #pragma unroll
     for (int r = 0; r < kTile; ++r) {
@@ -48,15 +61,18 @@ __device__ __forceinline__ void multiply_pairs(const Team& team, const float* ro
     float sums[kTile][kTile] = {};
     const uint32_t end = exists ? columns.dim : 0;
 #pragma unroll 1
-    for (uint32_t column = slice * 4; column < end; column += slices * 4) multiply_tile(sums, a, b, column);
+    for (uint32_t column = slice * 4; column < end; column += slices * 4)
+      multiply_tile(sums, a, b, column);
 #pragma unroll
     for (int r = 0; r < kTile; ++r) {
 #pragma unroll
       for (int s = 0; s < kTile; ++s) {
-        for (uint32_t step = slices / 2; step > 0; step /= 2) sums[r][s] += __shfl_xor_sync(0xffffffffu, sums[r][s], step);
+        for (uint32_t step = slices / 2; step > 0; step /= 2)
+          sums[r][s] += __shfl_xor_sync(0xffffffffu, sums[r][s], step);
         const uint32_t i = tile_row + r * side, j = tile_column + s * side;
         // Each pair of a tile on the diagonal is there twice.
-        const bool wanted = i < features && j < features && (tile_row != tile_column || r >= s) && (i != j || columns.diagonal());
+        const bool wanted = i < features && j < features && (tile_row != tile_column || r >= s) &&
+                            (i != j || columns.diagonal());
         if (exists && slice == 0 && wanted) pairs[columns.pair_position(i, j)] = sums[r][s];
       }
     }
@@ -64,20 +80,24 @@ __device__ __forceinline__ void multiply_pairs(const Team& team, const float* ro
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, 4)
-    interaction_forward_f32(const float* head, const float* tail, float* output, uint64_t head_ld, uint64_t tail_ld, uint64_t output_ld,
-                            uint64_t width, uint32_t num_features, uint32_t dim, uint32_t flags, uint32_t batch_size, uint32_t team_threads,
-                            uint32_t pitch, uint32_t slices) {
+    interaction_forward_f32(const float* head, const float* tail, float* output, uint64_t head_ld,
+                            uint64_t tail_ld, uint64_t output_ld, uint64_t width,
+                            uint32_t num_features, uint32_t dim, uint32_t flags,
+                            uint32_t batch_size, uint32_t team_threads, uint32_t pitch,
+                            uint32_t slices) {
   const Features<const float> features = {head, tail, head_ld, tail_ld, num_features, dim};
   const Columns<uint32_t> columns = {flags, num_features, dim};
   const Team team(team_threads);
   const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / team_threads) + team.number;
   if (sample >= batch_size) return;
   // Of each sample: the features, the row of the output.
-  const uint32_t whole_dim = (dim + 3) / 4 * 4, rows_room = num_features * pitch, output_room = row_room<float>(uint32_t(width));
+  const uint32_t whole_dim = (dim + 3) / 4 * 4, rows_room = num_features * pitch,
+                 output_room = row_room<float>(uint32_t(width));
   float* rows = reinterpret_cast<float*>(shared_memory) + team.number * (rows_room + output_room);
   output += sample * output_ld;
   float* row = place_beside(rows + rows_room, output);
-  stage_rows(team, rows, pitch, num_features, dim, whole_dim, features.is_wide(), [&](uint32_t i) { return features.row(sample, i); });
+  stage_rows(team, rows, pitch, num_features, dim, whole_dim, features.is_wide(),
+             [&](uint32_t i) { return features.row(sample, i); });
   wait_for_copies();
   team.wait();
   fill_row(team, row, columns, uint32_t(width), rows, pitch);
@@ -87,29 +107,39 @@ extern "C" __global__ void __launch_bounds__(kThreads, 4)
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    interaction_backward_f32(const float* head, const float* tail, const float* grad_output, float* grad_head, float* grad_tail,
-                             uint64_t head_ld, uint64_t tail_ld, uint64_t grad_output_ld, uint64_t grad_head_ld, uint64_t grad_tail_ld,
-                             uint32_t num_features, uint32_t dim, uint32_t flags, uint32_t batch_size, uint32_t team_threads) {
+    interaction_backward_f32(const float* head, const float* tail, const float* grad_output,
+                             float* grad_head, float* grad_tail, uint64_t head_ld, uint64_t tail_ld,
+                             uint64_t grad_output_ld, uint64_t grad_head_ld, uint64_t grad_tail_ld,
+                             uint32_t num_features, uint32_t dim, uint32_t flags,
+                             uint32_t batch_size, uint32_t team_threads) {
   const Features<const float> features = {head, tail, head_ld, tail_ld, num_features, dim};
-  const Features<float> grads = {grad_head, grad_tail, grad_head_ld, grad_tail_ld, num_features, dim};
+  const Features<float> grads = {grad_head,    grad_tail,    grad_head_ld,
+                                 grad_tail_ld, num_features, dim};
   const Columns<uint32_t> columns = {flags, num_features, dim};
   const Team team(team_threads);
   const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / team_threads) + team.number;
   if (sample >= batch_size) return;
-  // Of each sample: the features, the symmetric matrix of the pairs' gradients, the gradient as it came.
-  const uint32_t units = (dim + 3) / 4, pitch = units * 4, groups = (num_features + kGradRows - 1) / kGradRows, matrix_pitch = groups * kGradRows;
-  const uint32_t rows_room = num_features * pitch, matrix_room = num_features * matrix_pitch, grad_room = row_room<float>(columns.appended_end());
-  float* rows = reinterpret_cast<float*>(shared_memory) + team.number * (rows_room + matrix_room + grad_room);
+  // Of each sample: the features, the symmetric matrix of the pairs' gradients, the gradient as it
+  // came.
+  const uint32_t units = (dim + 3) / 4, pitch = units * 4,
+                 groups = (num_features + kGradRows - 1) / kGradRows,
+                 matrix_pitch = groups * kGradRows;
+  const uint32_t rows_room = num_features * pitch, matrix_room = num_features * matrix_pitch,
+                 grad_room = row_room<float>(columns.appended_end());
+  float* rows =
+      reinterpret_cast<float*>(shared_memory) + team.number * (rows_room + matrix_room + grad_room);
   float* matrix = rows + rows_room;
   const float* from = grad_output + sample * grad_output_ld;
   float* grad = place_beside(matrix + matrix_room, from);
   stage_row(team, grad, from, columns.appended_end());
-  stage_rows(team, rows, pitch, num_features, dim, pitch, features.is_wide(), [&](uint32_t row) { return features.row(sample, row); });
+  stage_rows(team, rows, pitch, num_features, dim, pitch, features.is_wide(),
+             [&](uint32_t row) { return features.row(sample, row); });
   wait_for_copies();
   team.wait();
   for (Walk at(team, matrix_pitch); at.row < num_features; at.next()) {
     const bool exists = at.unit < num_features;
-    matrix[at.row * matrix_pitch + at.unit] = exists ? pair_grad(columns, grad + columns.pairs_begin(), at.unit, at.row) : 0.0f;
+    matrix[at.row * matrix_pitch + at.unit] =
+        exists ? pair_grad(columns, grad + columns.pairs_begin(), at.unit, at.row) : 0.0f;
   }
   team.wait();
   const auto work = [&](auto wide) {
@@ -117,12 +147,14 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 #pragma unroll 1
     for (Walk at(team, units); at.row < groups; at.next()) {
       float sums[kGradRows][4] = {};
-      multiply_grads<kWide>(sums, matrix + at.row * kGradRows, matrix_pitch, rows, pitch, num_features, at.unit, units);
+      multiply_grads<kWide>(sums, matrix + at.row * kGradRows, matrix_pitch, rows, pitch,
+                            num_features, at.unit, units);
 #pragma unroll
       for (int r = 0; r < kGradRows; ++r) {
         const uint32_t i = at.row * kGradRows + r;
         if (i >= num_features) continue;
-        if (columns.has_direct(i)) add_direct<kWide>(sums[r], grad + columns.direct(i), at.unit, units, dim);
+        if (columns.has_direct(i))
+          add_direct<kWide>(sums[r], grad + columns.direct(i), at.unit, units, dim);
         store_grad<kWide>(grads.row(sample, i), sums[r], at.unit, units, dim);
       }
     }
@@ -136,23 +168,27 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
 // to[r][c] = from[r][c]: what concatenation and its gradient are made of.
 template <typename E>
-__device__ __forceinline__ void copy_matrix(const E* from, E* to, uint64_t from_ld, uint64_t to_ld, uint64_t rows, uint64_t cols) {
+__device__ __forceinline__ void copy_matrix(const E* from, E* to, uint64_t from_ld, uint64_t to_ld,
+                                            uint64_t rows, uint64_t cols) {
   constexpr int kRun = kWidest<E>;
-  const bool wide = (cols | from_ld | to_ld) % kRun == 0 && is_aligned(from, 16) && is_aligned(to, 16);
+  const bool wide =
+      (cols | from_ld | to_ld) % kRun == 0 && is_aligned(from, 16) && is_aligned(to, 16);
   const uint64_t units = wide ? cols / kRun : cols;
-  for (uint64_t k = uint64_t(blockIdx.x) * kCopyThreads + threadIdx.x; k < rows * units; k += uint64_t(gridDim.x) * kCopyThreads) {
+  for (uint64_t k = uint64_t(blockIdx.x) * kCopyThreads + threadIdx.x; k < rows * units;
+       k += uint64_t(gridDim.x) * kCopyThreads) {
     const uint64_t row = k / units, unit = k % units;
     if (wide) {
-      *reinterpret_cast<uint4*>(to + row * to_ld + unit * kRun) = *reinterpret_cast<const uint4*>(from + row * from_ld + unit * kRun);
+      *reinterpret_cast<uint4*>(to + row * to_ld + unit * kRun) =
+          *reinterpret_cast<const uint4*>(from + row * from_ld + unit * kRun);
     } else {
       to[row * to_ld + unit] = from[row * from_ld + unit];
     }
   }
 }
 
-#define INSTANTIATE(E)                                                                                                        \
-  extern "C" __global__ void __launch_bounds__(kCopyThreads) interaction_copy_##E(                                             \
-      const E* from, E* to, uint64_t from_ld, uint64_t to_ld, uint64_t rows, uint64_t cols) {                                  \
-    copy_matrix(from, to, from_ld, to_ld, rows, cols);                                                                         \
+#define INSTANTIATE(E)                                                                        \
+  extern "C" __global__ void __launch_bounds__(kCopyThreads) interaction_copy_##E(            \
+      const E* from, E* to, uint64_t from_ld, uint64_t to_ld, uint64_t rows, uint64_t cols) { \
+    copy_matrix(from, to, from_ld, to_ld, rows, cols);                                        \
   }
 FOR_EACH_ELEMENT(INSTANTIATE)

@@ -1,32 +1,44 @@
-// interaction_mma.cu: pairwise dot products of the features of a sample on the tensor cores, forward and backward.
+// interaction_mma.cu: pairwise dot products of the features of a sample on the tensor cores,
+// forward and backward.
 //
-// Computes     as interaction.cu, for features of 16 bits, or with factors of f32 that are rounded to tf32
+// Computes     as interaction.cu, for features of 16 bits, or with factors of f32 that are rounded
+//              to tf32
 // Rust         src/ops/interaction.rs, src/backend/cuda/interaction.rs
-// Entries      interaction_mma_{forward,backward_few,backward_many}_{f32,f16,bf16}: few are up to 32 features, many up to 64
-// Algorithm    A team per sample, a warp or a block, with all features of the sample in shared memory, where cp.async puts them; rows are an odd
-//              number of 16 bytes apart (backward in f32: 8 words more than a multiple of 16), so that ldmatrix has no bank conflicts. It is the
-//              bytes in flight that count: a sample takes no more than its features and its row of the output, so that a multiprocessor has
-//              a dozen or two at once, each in its own phase. Forward: a warp per 16 x 16 pairs of the lower triangle; the fragment of 16
-//              features is factor A as it is, and B of twice 8 features as well, two registers each. Rows of 8 and 16 are not filled up: those
-//              beyond the last are read as the last one and not used. The whole row of the output is put together in shared memory, and
-//              stored 16 bytes at a time. Backward: the gradient of the pairs is unfolded to a symmetric matrix (A); a warp takes 16 columns
-//              of all features (B, transposed by ldmatrix) at a time, and puts the result where these were, since no other columns need
-//              them; whole rows are then stored from there. Samples too large for 48 KB of shared memory, and backward more than 64
-//              features, are left to interaction_tiled.cu.
-// Launch       grid (ceil(batch_size / teams per block)), block 32 to 128, dynamic shared memory for the samples of a block
+// Entries      interaction_mma_{forward,backward_few,backward_many}_{f32,f16,bf16}: few are up to
+//              32 features, many up to 64
+// Algorithm    A team per sample, a warp or a block, with all features of the sample in shared
+//              memory, where cp.async puts them; rows are an odd number of 16 bytes apart (backward
+//              in f32: 8 words more than a multiple of 16), so that ldmatrix has no bank conflicts.
+//              It is the bytes in flight that count: a sample takes no more than its features and
+//              its row of the output, so that a multiprocessor has a dozen or two at once, each in
+//              its own phase. Forward: a warp per 16 x 16 pairs of the lower triangle; the fragment
+//              of 16 features is factor A as it is, and B of twice 8 features as well, two
+//              registers each. Rows of 8 and 16 are not filled up: those beyond the last are read
+//              as the last one and not used. The whole row of the output is put together in shared
+//              memory, and stored 16 bytes at a time. Backward: the gradient of the pairs is
+//              unfolded to a symmetric matrix (A); a warp takes 16 columns of all features (B,
+//              transposed by ldmatrix) at a time, and puts the result where these were, since no
+//              other columns need them; whole rows are then stored from there. Samples too large
+//              for 48 KB of shared memory, and backward more than 64 features, are left to
+//              interaction_tiled.cu.
+// Launch       grid (ceil(batch_size / teams per block)), block 32 to 128, dynamic shared memory
+//              for the samples of a block
 // Bytes        features (and gradient) read once, output written once: as bytes_moved()
-// Requires     16-byte copies where features begin at multiples of 16 bytes and end there, else one element at a time; any D from 1
-// Numerics     exact products of 16-bit or tf32 factors, sums in f32 that the tensor cores may cut off instead of rounding; rounded to the type
-//              once; the same bits for any batch, not those of the CPU. Twice the gradient of <x_i, x_i> is a factor: beyond 32752 it is
+// Requires     16-byte copies where features begin at multiples of 16 bytes and end there, else one
+//              element at a time; any D from 1
+// Numerics     exact products of 16-bit or tf32 factors, sums in f32 that the tensor cores may cut
+//              off instead of rounding; rounded to the type once; the same bits for any batch, not
+//              those of the CPU. Twice the gradient of <x_i, x_i> is a factor: beyond 32752 it is
 //              infinite in f16
-// Measured     NVIDIA H200, 2026-11-28, F 27 D 128 B 65536, bf16 forward 172 us, backward 374 us, 109 % and 93 % of a copy's bandwidth; tf32 371 us and
-//              612 us, 101 % and 114 %. Before a sample of bf16 had one warp, forward took 201 us; before one had several, backward took 535 and
-//              1228 us
+// Measured     NVIDIA H200, 2026-11-28, F 27 D 128 B 65536, bf16 forward 172 us, backward 374 us,
+//              109 % and 93 % of a copy's bandwidth; tf32 371 us and 612 us, 101 % and 114 %.
+//              Before a sample of bf16 had one warp, forward took 201 us; before one had several,
+//              backward took 535 and 1228 us
 
 #include "common/pairs.cuh"
 
 constexpr int kThreads = 128;
-constexpr uint32_t kSide = 16;      // features, or columns of their gradients, of a matrix product
+constexpr uint32_t kSide = 16;  // features, or columns of their gradients, of a matrix product
 
 // Elements that are multiplied at once: 32 bytes of each row.
 template <typename E>
@@ -34,21 +46,28 @@ constexpr uint32_t kDepth = 32 / sizeof(E);
 
 extern __shared__ uint4 shared_memory[];
 
-// Of 16 rows of a matrix in shared memory the run of 16 bytes that this lane shows to ldmatrix. Rows beyond the last are the last one once more.
+// Of 16 rows of a matrix in shared memory the run of 16 bytes that this lane shows to ldmatrix.
+// Rows beyond the last are the last one once more.
 template <typename E>
-__device__ __forceinline__ const E* lane_run(const E* rows, uint32_t pitch, uint32_t first, uint32_t num_rows) {
+__device__ __forceinline__ const E* lane_run(const E* rows, uint32_t pitch, uint32_t first,
+                                             uint32_t num_rows) {
   const uint32_t lane = threadIdx.x % 32;
   return rows + min(first + lane % 16, num_rows - 1) * pitch + lane / 16 * kWidest<E>;
 }
 
-// The dot products of all pairs of the features in `rows`, to `pairs`. Rows end with zeros to a multiple of kDepth.
+// The dot products of all pairs of the features in `rows`, to `pairs`. Rows end with zeros to a
+// multiple of kDepth.
 template <typename E>
-__device__ __forceinline__ void multiply_pairs(const Team& team, const E* rows, uint32_t pitch, const Columns<uint32_t>& columns, E* pairs) {
-  const uint32_t features = columns.num_features, groups = (features + kSide - 1) / kSide, lane = threadIdx.x % 32;
+__device__ __forceinline__ void multiply_pairs(const Team& team, const E* rows, uint32_t pitch,
+                                               const Columns<uint32_t>& columns, E* pairs) {
+  const uint32_t features = columns.num_features, groups = (features + kSide - 1) / kSide,
+                 lane = threadIdx.x % 32;
 #pragma unroll 1
-  for (uint32_t tile = team.thread / 32; tile < groups * (groups + 1) / 2; tile += team.threads / 32) {
+  for (uint32_t tile = team.thread / 32; tile < groups * (groups + 1) / 2;
+       tile += team.threads / 32) {
     const uint32_t group = triangle_row(tile), other = tile - group * (group + 1) / 2;
-    const E *a_run = lane_run(rows, pitch, group * kSide, features), *b_run = lane_run(rows, pitch, other * kSide, features);
+    const E *a_run = lane_run(rows, pitch, group * kSide, features),
+            *b_run = lane_run(rows, pitch, other * kSide, features);
     float sums[2][4] = {};
 #pragma unroll 4
     for (uint32_t column = 0; column < columns.dim; column += kDepth<E>) {
@@ -62,8 +81,10 @@ __device__ __forceinline__ void multiply_pairs(const Team& team, const E* rows, 
     }
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      const uint32_t i = group * kSide + lane / 4 + k / 2 % 2 * 8, j = other * kSide + k / 4 * 8 + lane % 4 * 2 + k % 2;
-      if (i < features && j < i + columns.diagonal()) pairs[columns.pair_position(i, j)] = from_f32<E>(sums[k / 4][k % 4]);
+      const uint32_t i = group * kSide + lane / 4 + k / 2 % 2 * 8,
+                     j = other * kSide + k / 4 * 8 + lane % 4 * 2 + k % 2;
+      if (i < features && j < i + columns.diagonal())
+        pairs[columns.pair_position(i, j)] = from_f32<E>(sums[k / 4][k % 4]);
     }
   }
 }
@@ -86,11 +107,14 @@ __device__ __forceinline__ void forward(const ForwardArgs<E>& args) {
   if (sample >= args.batch_size) return;
   const uint32_t features = args.columns.num_features, dim = args.columns.dim;
   // Of each sample: the features, the row of the output.
-  const uint32_t whole = round_up(dim, kDepth<E>), pitch = whole + kWidest<E>, rows_room = features * pitch;
-  E* rows = reinterpret_cast<E*>(shared_memory) + team.number * (rows_room + row_room<E>(args.width));
+  const uint32_t whole = round_up(dim, kDepth<E>), pitch = whole + kWidest<E>,
+                 rows_room = features * pitch;
+  E* rows =
+      reinterpret_cast<E*>(shared_memory) + team.number * (rows_room + row_room<E>(args.width));
   E* output = args.output + sample * args.output_ld;
   E* row = place_beside(rows + rows_room, output);
-  stage_rows(team, rows, pitch, features, dim, whole, args.features.is_wide(), [&](uint32_t i) { return args.features.row(sample, i); });
+  stage_rows(team, rows, pitch, features, dim, whole, args.features.is_wide(),
+             [&](uint32_t i) { return args.features.row(sample, i); });
   wait_for_copies();
   team.wait();
   multiply_pairs(team, rows, pitch, args.columns, row + args.columns.pairs_begin());
@@ -100,7 +124,8 @@ __device__ __forceinline__ void forward(const ForwardArgs<E>& args) {
 }
 
 // Features from `first` on of 16 columns, as two factors B.
-__device__ __forceinline__ void load_columns(uint32_t (&b)[4], const float* rows, uint32_t pitch, uint32_t first, uint32_t num_rows) {
+__device__ __forceinline__ void load_columns(uint32_t (&b)[4], const float* rows, uint32_t pitch,
+                                             uint32_t first, uint32_t num_rows) {
   const uint32_t lane = threadIdx.x % 32;
   const float* upper = rows + min(first + lane % 4, num_rows - 1) * pitch + lane / 4;
   const float* lower = rows + min(first + lane % 4 + 4, num_rows - 1) * pitch + lane / 4;
@@ -109,14 +134,17 @@ __device__ __forceinline__ void load_columns(uint32_t (&b)[4], const float* rows
 }
 
 template <typename E>
-__device__ __forceinline__ void load_columns(uint32_t (&b)[4], const E* rows, uint32_t pitch, uint32_t first, uint32_t num_rows) {
+__device__ __forceinline__ void load_columns(uint32_t (&b)[4], const E* rows, uint32_t pitch,
+                                             uint32_t first, uint32_t num_rows) {
   load_transposed(b, lane_run(rows, pitch, first, num_rows));
 }
 
-// Unfolds the gradient of the pairs to a symmetric matrix, with zeros behind each row to a multiple of kDepth. Its elements are taken in their order, though
-// pairs are then read twice with bank conflicts: to take pairs in theirs needs a root for each, and took 1.2 times as long.
+// Unfolds the gradient of the pairs to a symmetric matrix, with zeros behind each row to a multiple
+// of kDepth. Its elements are taken in their order, though pairs are then read twice with bank
+// conflicts: to take pairs in theirs needs a root for each, and took 1.2 times as long.
 template <typename E>
-__device__ __forceinline__ void unfold(const Team& team, E* matrix, uint32_t pitch, const Columns<uint32_t>& columns, const E* pairs) {
+__device__ __forceinline__ void unfold(const Team& team, E* matrix, uint32_t pitch,
+                                       const Columns<uint32_t>& columns, const E* pairs) {
   const uint32_t features = columns.num_features;
   for (Walk at(team, round_up(features, kDepth<E>)); at.row < features; at.next()) {
     const float grad = at.unit < features ? pair_grad(columns, pairs, at.row, at.unit) : 0.0f;
@@ -135,26 +163,33 @@ struct BackwardArgs {
   uint32_t team_threads;
 };
 
-// Replaces the features in `rows`, at most kMaxGroups times kSide, by their gradients, which a warp has in registers. `grad` is the row of the gradient
-// of the output, `matrix` that of the pairs, unfolded.
+// Replaces the features in `rows`, at most kMaxGroups times kSide, by their gradients, which a warp
+// has in registers. `grad` is the row of the gradient of the output, `matrix` that of the pairs,
+// unfolded.
 template <uint32_t kMaxGroups, typename E>
-__device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32_t pitch, const E* matrix, uint32_t matrix_pitch,
+__device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32_t pitch,
+                                               const E* matrix, uint32_t matrix_pitch,
                                                const Columns<uint32_t>& columns, const E* grad) {
-  const uint32_t features = columns.num_features, dim = columns.dim, groups = (features + kSide - 1) / kSide, lane = threadIdx.x % 32;
+  const uint32_t features = columns.num_features, dim = columns.dim,
+                 groups = (features + kSide - 1) / kSide, lane = threadIdx.x % 32;
   // Of the sums of this lane, in twos: the feature, and the column within 16.
   const auto feature_of = [&](uint32_t k) { return k / 4 * kSide + k / 2 % 2 * 8 + lane / 4; };
   const auto column_of = [&](uint32_t k) { return k % 2 * 8 + lane % 4 * 2; };
   const E* a_runs[kMaxGroups];
 #pragma unroll
-  for (uint32_t group = 0; group < kMaxGroups; ++group) a_runs[group] = lane_run(matrix, matrix_pitch, group * kSide, features);
+  for (uint32_t group = 0; group < kMaxGroups; ++group)
+    a_runs[group] = lane_run(matrix, matrix_pitch, group * kSide, features);
 #pragma unroll 1
   for (uint32_t first = team.thread / 32 * kSide; first < dim; first += team.threads / 32 * kSide) {
     float sums[kMaxGroups][2][4] = {};
-    // What stands in the output itself. Most often this is the dense vector alone, which is in the first rows.
+    // What stands in the output itself. Most often this is the dense vector alone, which is in the
+    // first rows.
 #pragma unroll
     for (uint32_t k = 0; k < kMaxGroups * 4; ++k) {
       const uint32_t i = feature_of(k), column = first + column_of(k);
-      if (!columns.has(k < 2 ? kHasDense | kAppendSparse : kAppendSparse) || i >= features || !columns.has_direct(i)) continue;
+      if (!columns.has(k < 2 ? kHasDense | kAppendSparse : kAppendSparse) || i >= features ||
+          !columns.has_direct(i))
+        continue;
       float* sum = &sums[k / 4][k % 2][k / 2 % 2 * 2];
       const E* direct = grad + columns.direct(i) + column;
       if (column < dim) sum[0] = to_f32(direct[0]);
@@ -190,41 +225,58 @@ __device__ __forceinline__ void backward(const BackwardArgs<E>& args) {
   const Team team(args.team_threads);
   const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / args.team_threads) + team.number;
   if (sample >= args.batch_size) return;
-  const uint32_t features = args.columns.num_features, dim = args.columns.dim, width = args.columns.appended_end();
-  // Of each sample: the features, the symmetric matrix of the pairs' gradients, the gradient as it came.
-  const uint32_t whole = round_up(dim, kSide), pitch = whole + 8, matrix_pitch = round_up(features, kDepth<E>) + kWidest<E>;
+  const uint32_t features = args.columns.num_features, dim = args.columns.dim,
+                 width = args.columns.appended_end();
+  // Of each sample: the features, the symmetric matrix of the pairs' gradients, the gradient as it
+  // came.
+  const uint32_t whole = round_up(dim, kSide), pitch = whole + 8,
+                 matrix_pitch = round_up(features, kDepth<E>) + kWidest<E>;
   const uint32_t rows_room = features * pitch, matrix_room = features * matrix_pitch;
-  E* rows = reinterpret_cast<E*>(shared_memory) + team.number * (rows_room + matrix_room + row_room<E>(width));
+  E* rows = reinterpret_cast<E*>(shared_memory) +
+            team.number * (rows_room + matrix_room + row_room<E>(width));
   E* matrix = rows + rows_room;
   const E* from = args.grad_output + sample * args.grad_output_ld;
   E* grad = place_beside(matrix + matrix_room, from);
   stage_row(team, grad, from, width);
-  stage_rows(team, rows, pitch, features, dim, whole, args.features.is_wide(), [&](uint32_t i) { return args.features.row(sample, i); });
+  stage_rows(team, rows, pitch, features, dim, whole, args.features.is_wide(),
+             [&](uint32_t i) { return args.features.row(sample, i); });
   wait_for_copies();
   team.wait();
   unfold(team, matrix, matrix_pitch, args.columns, grad + args.columns.pairs_begin());
   team.wait();
   multiply_grads<kMaxGroups>(team, rows, pitch, matrix, matrix_pitch, args.columns, grad);
   team.wait();
-  store_rows(team, rows, pitch, features, dim, args.grads.is_wide(), [&](uint32_t i) { return args.grads.row(sample, i); });
+  store_rows(team, rows, pitch, features, dim, args.grads.is_wide(),
+             [&](uint32_t i) { return args.grads.row(sample, i); });
 }
 
-#define BACKWARD(name, groups, E)                                                                                                           \
-  extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_backward_##name##_##E(                                             \
-      const E* head, const E* tail, const E* grad_output, E* grad_head, E* grad_tail, uint64_t head_ld, uint64_t tail_ld,                   \
-      uint64_t grad_output_ld, uint64_t grad_head_ld, uint64_t grad_tail_ld, uint32_t num_features, uint32_t dim,                           \
-      uint32_t flags, uint32_t batch_size, uint32_t team_threads) {                                                                         \
-    backward<groups, E>({{head, tail, head_ld, tail_ld, num_features, dim},                                                                 \
-                         {grad_head, grad_tail, grad_head_ld, grad_tail_ld, num_features, dim},                                             \
-                         {flags, num_features, dim}, grad_output, grad_output_ld, batch_size, team_threads});                               \
+#define BACKWARD(name, groups, E)                                                               \
+  extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_backward_##name##_##E( \
+      const E* head, const E* tail, const E* grad_output, E* grad_head, E* grad_tail,           \
+      uint64_t head_ld, uint64_t tail_ld, uint64_t grad_output_ld, uint64_t grad_head_ld,       \
+      uint64_t grad_tail_ld, uint32_t num_features, uint32_t dim, uint32_t flags,               \
+      uint32_t batch_size, uint32_t team_threads) {                                             \
+    backward<groups, E>({{head, tail, head_ld, tail_ld, num_features, dim},                     \
+                         {grad_head, grad_tail, grad_head_ld, grad_tail_ld, num_features, dim}, \
+                         {flags, num_features, dim},                                            \
+                         grad_output,                                                           \
+                         grad_output_ld,                                                        \
+                         batch_size,                                                            \
+                         team_threads});                                                        \
   }
-#define INSTANTIATE(E)                                                                                                                      \
-  extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_forward_##E(                                                       \
-      const E* head, const E* tail, E* output, uint64_t head_ld, uint64_t tail_ld, uint64_t output_ld, uint64_t width,                      \
-      uint32_t num_features, uint32_t dim, uint32_t flags, uint32_t batch_size, uint32_t team_threads) {                                    \
-    forward<E>({{head, tail, head_ld, tail_ld, num_features, dim}, {flags, num_features, dim}, output, output_ld, uint32_t(width),          \
-                batch_size, team_threads});                                                                                                 \
-  }                                                                                                                                         \
-  BACKWARD(few, 2, E)                                                                                                                       \
+#define INSTANTIATE(E)                                                                         \
+  extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_forward_##E(          \
+      const E* head, const E* tail, E* output, uint64_t head_ld, uint64_t tail_ld,             \
+      uint64_t output_ld, uint64_t width, uint32_t num_features, uint32_t dim, uint32_t flags, \
+      uint32_t batch_size, uint32_t team_threads) {                                            \
+    forward<E>({{head, tail, head_ld, tail_ld, num_features, dim},                             \
+                {flags, num_features, dim},                                                    \
+                output,                                                                        \
+                output_ld,                                                                     \
+                uint32_t(width),                                                               \
+                batch_size,                                                                    \
+                team_threads});                                                                \
+  }                                                                                            \
+  BACKWARD(few, 2, E)                                                                          \
   BACKWARD(many, 4, E)
 FOR_EACH_ELEMENT(INSTANTIATE)

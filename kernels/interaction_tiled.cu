@@ -1,31 +1,37 @@
-// interaction_tiled.cu: the interaction of samples that are too large for interaction.cu and interaction_mma.cu.
+// interaction_tiled.cu: the interaction of samples that are too large for interaction.cu and
+// interaction_mma.cu.
 //
 // Computes     as interaction.cu
 // Rust         src/ops/interaction.rs, src/backend/cuda/interaction.rs
 // Entries      interaction_tiled_{forward,backward}_{f32,f16,bf16}
-// Algorithm    A sample is cut into tiles of 64 features. Forward: a block per 64 x 64 pairs, 4 x 4 for each thread, over chunks of 32 columns that
-//              cp.async puts into shared memory; pairs go through shared memory, so that runs of them are stored side by side. Backward: a
-//              block per 64 features x 64 columns, 4 x 4 for each thread, over chunks of 64 features and of the symmetric matrix of the pairs'
-//              gradients. Elements of 16 bits become f32 on their way to shared memory. Simple rather than fast: what is trained fits
-//              the other kernels
+// Algorithm    A sample is cut into tiles of 64 features. Forward: a block per 64 x 64 pairs, 4 x 4
+//              for each thread, over chunks of 32 columns that cp.async puts into shared memory;
+//              pairs go through shared memory, so that runs of them are stored side by side.
+//              Backward: a block per 64 features x 64 columns, 4 x 4 for each thread, over chunks
+//              of 64 features and of the symmetric matrix of the pairs' gradients. Elements of 16
+//              bits become f32 on their way to shared memory. Simple rather than fast: what is
+//              trained fits the other kernels
 // Launch       grid (batch_size, tiles, at most 65535), block 256
-// Bytes        each feature read ceil(F / 64) times: once up to 64 of them; dense vector and appended features once more; the gradient of the
-//              pairs for each 64 columns again
+// Bytes        each feature read ceil(F / 64) times: once up to 64 of them; dense vector and
+//              appended features once more; the gradient of the pairs for each 64 columns again
 // Requires     as interaction.cu
-// Numerics     f32 multiply-add in the order of the columns forward, of the features backward; rounded to the type once
+// Numerics     f32 multiply-add in the order of the columns forward, of the features backward;
+//              rounded to the type once
 // Measured     compiled and emulated, tests pass on an NVIDIA H100; not yet measured
 
 #include "common/pairs.cuh"
 
 constexpr int kThreads = 256;
-constexpr int kSide = 64;                // features of a tile
-constexpr int kDepth = 32;               // columns of a tile that are in shared memory at once
-constexpr int kDepthPitch = kDepth + 4;  // 4 more than a multiple of 32: rows begin in different banks
+constexpr int kSide = 64;   // features of a tile
+constexpr int kDepth = 32;  // columns of a tile that are in shared memory at once
+constexpr int kDepthPitch =
+    kDepth + 4;  // 4 more than a multiple of 32: rows begin in different banks
 
-// Puts `rows` rows of `cols` elements into shared memory as f32, and zeros behind them up to `whole`; others see them after `wait_for_copies` and a
-// barrier.
+// Puts `rows` rows of `cols` elements into shared memory as f32, and zeros behind them up to
+// `whole`; others see them after `wait_for_copies` and a barrier.
 template <typename E, typename From>
-__device__ __forceinline__ void stage_f32(const Team& team, float* to, uint32_t pitch, uint32_t rows, uint32_t cols, bool wide, From from) {
+__device__ __forceinline__ void stage_f32(const Team& team, float* to, uint32_t pitch,
+                                          uint32_t rows, uint32_t cols, bool wide, From from) {
   const uint32_t whole = (cols + 3) / 4 * 4;
   if constexpr (sizeof(E) == 4) {
     stage_rows(team, to, pitch, rows, cols, whole, wide, from);
@@ -38,19 +44,25 @@ __device__ __forceinline__ void stage_f32(const Team& team, float* to, uint32_t 
 
 // Of a tile of kSide x kSide pairs of a sample.
 template <typename E>
-__device__ __forceinline__ void forward(const Features<const E>& features, const Columns<uint64_t>& columns, E* output, uint64_t width) {
+__device__ __forceinline__ void forward(const Features<const E>& features,
+                                        const Columns<uint64_t>& columns, E* output,
+                                        uint64_t width) {
   constexpr uint32_t kResultPitch = kSide + 1;
   __shared__ float4 shared[2 * kSide * kDepthPitch / 4];
-  static_assert(sizeof(shared) >= kSide * kResultPitch * sizeof(float), "the results take the place of the features");
+  static_assert(sizeof(shared) >= kSide * kResultPitch * sizeof(float),
+                "the results take the place of the features");
   const Team team(kThreads);
   const uint64_t sample = blockIdx.x;
   const uint32_t num_features = features.num_features, dim = features.dim;
   const bool wide = features.is_wide(), upper = columns.has(kUpper);
-  const uint32_t sides = (num_features + kSide - 1) / kSide, row = team.thread / (kSide / kTile), other = team.thread % (kSide / kTile);
+  const uint32_t sides = (num_features + kSide - 1) / kSide, row = team.thread / (kSide / kTile),
+                 other = team.thread % (kSide / kTile);
 #pragma unroll 1
   for (uint32_t tile = blockIdx.y; tile < sides * (sides + 1) / 2; tile += gridDim.y) {
-    const uint32_t tile_row = triangle_row(tile), first_i = tile_row * kSide, first_j = (tile - tile_row * (tile_row + 1) / 2) * kSide;
-    const uint32_t rows_i = min(uint32_t(kSide), num_features - first_i), rows_j = min(uint32_t(kSide), num_features - first_j);
+    const uint32_t tile_row = triangle_row(tile), first_i = tile_row * kSide,
+                   first_j = (tile - tile_row * (tile_row + 1) / 2) * kSide;
+    const uint32_t rows_i = min(uint32_t(kSide), num_features - first_i),
+                   rows_j = min(uint32_t(kSide), num_features - first_j);
     const bool on_diagonal = first_i == first_j, works = !on_diagonal || row >= other;
     float* staged_i = reinterpret_cast<float*>(shared);
     float* staged_j = on_diagonal ? staged_i : staged_i + kSide * kDepthPitch;
@@ -64,14 +76,17 @@ __device__ __forceinline__ void forward(const Features<const E>& features, const
 #pragma unroll 1
     for (uint32_t first = 0; first < dim; first += kDepth) {
       const uint32_t cols = min(uint32_t(kDepth), dim - first);
-      stage_f32<E>(team, staged_i, kDepthPitch, rows_i, cols, wide, [&](uint32_t i) { return features.row(sample, first_i + i) + first; });
+      stage_f32<E>(team, staged_i, kDepthPitch, rows_i, cols, wide,
+                   [&](uint32_t i) { return features.row(sample, first_i + i) + first; });
       if (!on_diagonal) {
-        stage_f32<E>(team, staged_j, kDepthPitch, rows_j, cols, wide, [&](uint32_t j) { return features.row(sample, first_j + j) + first; });
+        stage_f32<E>(team, staged_j, kDepthPitch, rows_j, cols, wide,
+                     [&](uint32_t j) { return features.row(sample, first_j + j) + first; });
       }
       wait_for_copies();
       team.wait();
 #pragma unroll 1
-      for (uint32_t column = 0; works && column < cols; column += 4) multiply_tile(sums, a, b, column);
+      for (uint32_t column = 0; works && column < cols; column += 4)
+        multiply_tile(sums, a, b, column);
       team.wait();
     }
     // Through shared memory, so that runs of pairs are stored side by side.
@@ -83,31 +98,40 @@ __device__ __forceinline__ void forward(const Features<const E>& features, const
         const uint32_t i = row + r * (kSide / kTile), j = other + s * (kSide / kTile);
         const uint32_t high = on_diagonal ? max(i, j) : i, low = on_diagonal ? min(i, j) : j;
         // Each pair of a thread on the diagonal is there twice.
-        if (works && (!on_diagonal || row != other || r >= s)) results[upper ? low * kResultPitch + high : high * kResultPitch + low] = sums[r][s];
+        if (works && (!on_diagonal || row != other || r >= s))
+          results[upper ? low * kResultPitch + high : high * kResultPitch + low] = sums[r][s];
       }
     }
     team.wait();
 #pragma unroll 1
     for (Walk at(team, kSide); at.row < kSide; at.next()) {
-      const uint32_t high = first_i + (upper ? at.unit : at.row), low = first_j + (upper ? at.row : at.unit);
+      const uint32_t high = first_i + (upper ? at.unit : at.row),
+                     low = first_j + (upper ? at.row : at.unit);
       if (high < num_features && low < high + columns.diagonal()) {
-        output[columns.pairs_begin() + columns.pair_position(high, low)] = from_f32<E>(results[at.row * kResultPitch + at.unit]);
+        output[columns.pairs_begin() + columns.pair_position(high, low)] =
+            from_f32<E>(results[at.row * kResultPitch + at.unit]);
       }
     }
     team.wait();
   }
   // What is no pair.
-  const uint64_t thread = uint64_t(blockIdx.y) * kThreads + team.thread, threads = uint64_t(gridDim.y) * kThreads;
-  for (uint64_t c = thread; c < columns.pairs_begin(); c += threads) output[c] = features.row(sample, 0)[c];
+  const uint64_t thread = uint64_t(blockIdx.y) * kThreads + team.thread,
+                 threads = uint64_t(gridDim.y) * kThreads;
+  for (uint64_t c = thread; c < columns.pairs_begin(); c += threads)
+    output[c] = features.row(sample, 0)[c];
   for (uint64_t c = columns.pairs_end() + thread; c < width; c += threads) {
     const uint64_t place = c - columns.pairs_end();
-    output[c] = c < columns.appended_end() ? features.row(sample, uint32_t(place / dim + columns.first_sparse()))[place % dim] : E(0.0f);
+    output[c] =
+        c < columns.appended_end()
+            ? features.row(sample, uint32_t(place / dim + columns.first_sparse()))[place % dim]
+            : E(0.0f);
   }
 }
 
 // Of kSide features x kSide columns of a sample.
 template <typename E>
-__device__ __forceinline__ void backward(const Features<const E>& features, const Features<E>& grads, const Columns<uint64_t>& columns,
+__device__ __forceinline__ void backward(const Features<const E>& features,
+                                         const Features<E>& grads, const Columns<uint64_t>& columns,
                                          const E* grad) {
   constexpr int kRows = 4;
   __shared__ float4 shared[2 * kSide * kSide / 4];
@@ -116,7 +140,8 @@ __device__ __forceinline__ void backward(const Features<const E>& features, cons
   const Team team(kThreads);
   const uint64_t sample = blockIdx.x;
   const uint32_t num_features = features.num_features, dim = features.dim;
-  const uint32_t chunks = (dim + kSide - 1) / kSide, tiles = (num_features + kSide - 1) / kSide * chunks;
+  const uint32_t chunks = (dim + kSide - 1) / kSide,
+                 tiles = (num_features + kSide - 1) / kSide * chunks;
   const uint32_t group = team.thread / (kSide / 4), unit = team.thread % (kSide / 4);
   const auto work = [&](auto wide) {
     constexpr bool kWide = decltype(wide)::value;
@@ -128,14 +153,18 @@ __device__ __forceinline__ void backward(const Features<const E>& features, cons
 #pragma unroll 1
       for (uint32_t first_j = 0; first_j < num_features; first_j += kSide) {
         const uint32_t count = min(uint32_t(kSide), num_features - first_j);
-        stage_f32<E>(team, rows, kSide, count, cols, kWide, [&](uint32_t j) { return features.row(sample, first_j + j) + first; });
+        stage_f32<E>(team, rows, kSide, count, cols, kWide,
+                     [&](uint32_t j) { return features.row(sample, first_j + j) + first; });
         for (Walk at(team, kSide); at.row < count; at.next()) {
           const uint64_t i = first_i + at.unit, j = first_j + at.row;
-          matrix[at.row * kSide + at.unit] = i < num_features ? pair_grad(columns, grad + columns.pairs_begin(), i, j) : 0.0f;
+          matrix[at.row * kSide + at.unit] =
+              i < num_features ? pair_grad(columns, grad + columns.pairs_begin(), i, j) : 0.0f;
         }
         wait_for_copies();
         team.wait();
-        if (unit < units) multiply_grads<kWide>(sums, matrix + group * kRows, kSide, rows, kSide, count, unit, units);
+        if (unit < units)
+          multiply_grads<kWide>(sums, matrix + group * kRows, kSide, rows, kSide, count, unit,
+                                units);
         team.wait();
       }
       if (unit >= units) continue;
@@ -143,7 +172,8 @@ __device__ __forceinline__ void backward(const Features<const E>& features, cons
       for (int r = 0; r < kRows; ++r) {
         const uint32_t i = first_i + group * kRows + r;
         if (i >= num_features) continue;
-        if (columns.has_direct(i)) add_direct<kWide>(sums[r], grad + columns.direct(i) + first, unit, units, cols);
+        if (columns.has_direct(i))
+          add_direct<kWide>(sums[r], grad + columns.direct(i) + first, unit, units, cols);
         store_grad<kWide>(grads.row(sample, i) + first, sums[r], unit, units, cols);
       }
     }
@@ -155,16 +185,19 @@ __device__ __forceinline__ void backward(const Features<const E>& features, cons
   }
 }
 
-#define INSTANTIATE(E)                                                                                                                       \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2) interaction_tiled_forward_##E(                                                    \
-      const E* head, const E* tail, E* output, uint64_t head_ld, uint64_t tail_ld, uint64_t output_ld, uint64_t width, uint32_t num_features, \
-      uint32_t dim, uint32_t flags) {                                                                                                        \
-    forward<E>({head, tail, head_ld, tail_ld, num_features, dim}, {flags, num_features, dim}, output + blockIdx.x * output_ld, width);        \
-  }                                                                                                                                          \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2) interaction_tiled_backward_##E(                                                   \
-      const E* head, const E* tail, const E* grad_output, E* grad_head, E* grad_tail, uint64_t head_ld, uint64_t tail_ld,                     \
-      uint64_t grad_output_ld, uint64_t grad_head_ld, uint64_t grad_tail_ld, uint32_t num_features, uint32_t dim, uint32_t flags) {          \
-    backward<E>({head, tail, head_ld, tail_ld, num_features, dim}, {grad_head, grad_tail, grad_head_ld, grad_tail_ld, num_features, dim},    \
-                {flags, num_features, dim}, grad_output + blockIdx.x * grad_output_ld);                                                       \
+#define INSTANTIATE(E)                                                                           \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2) interaction_tiled_forward_##E(       \
+      const E* head, const E* tail, E* output, uint64_t head_ld, uint64_t tail_ld,               \
+      uint64_t output_ld, uint64_t width, uint32_t num_features, uint32_t dim, uint32_t flags) { \
+    forward<E>({head, tail, head_ld, tail_ld, num_features, dim}, {flags, num_features, dim},    \
+               output + blockIdx.x * output_ld, width);                                          \
+  }                                                                                              \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2) interaction_tiled_backward_##E(      \
+      const E* head, const E* tail, const E* grad_output, E* grad_head, E* grad_tail,            \
+      uint64_t head_ld, uint64_t tail_ld, uint64_t grad_output_ld, uint64_t grad_head_ld,        \
+      uint64_t grad_tail_ld, uint32_t num_features, uint32_t dim, uint32_t flags) {              \
+    backward<E>({head, tail, head_ld, tail_ld, num_features, dim},                               \
+                {grad_head, grad_tail, grad_head_ld, grad_tail_ld, num_features, dim},           \
+                {flags, num_features, dim}, grad_output + blockIdx.x * grad_output_ld);          \
   }
 FOR_EACH_ELEMENT(INSTANTIATE)

@@ -1,15 +1,20 @@
 // loss.cu: the mean loss of a batch of logits and, in the same pass, its gradient.
 //
-// Computes     mean = sum of the samples' losses / batch_size, grad[b] = loss_scale times the derivative of the mean by logit b; src/ops/loss.rs has the formulas
+// Computes     mean = sum of the samples' losses / batch_size, grad[b] = loss_scale times the
+//              derivative of the mean by logit b; src/ops/loss.rs has the formulas
 // Rust         src/ops/loss.rs, src/backend/cuda/loss.rs
 // Entries      loss_forward_f32, loss_mean_f64
-// Algorithm    One thread per sample. The losses of a block are added in a fixed tree, and left as one partial sum for each block; a second kernel,
-//              of a single block, adds these in an order that depends on their number alone. There is no atomic addition, whose order would
-//              be another each time.
+// Algorithm    One thread per sample. The losses of a block are added in a fixed tree, and left as
+//              one partial sum for each block; a second kernel, of a single block, adds these in an
+//              order that depends on their number alone. There is no atomic addition, whose order
+//              would be another each time.
 // Launch       loss_forward: grid ceil(batch_size / 256), block 256; loss_mean: grid 1, block 256
-// Bytes        logits and labels read, gradient written: as bytes_moved(); 8 bytes for each block written and read besides
-// Requires     at most 2^32 - 2 samples; labels may hold anything: one that is not in [0, 1] is skipped and noted
-// Numerics     terms and sums in f64, the gradient rounded once: the same bits for any run; the mean differs from the CPU's by the order of its sum
+// Bytes        logits and labels read, gradient written: as bytes_moved(); 8 bytes for each block
+//              written and read besides
+// Requires     at most 2^32 - 2 samples; labels may hold anything: one that is not in [0, 1] is
+//              skipped and noted
+// Numerics     terms and sums in f64, the gradient rounded once: the same bits for any run; the
+//              mean differs from the CPU's by the order of its sum
 // Measured     compiled and emulated, not yet measured
 
 #include "common/bags.cuh"
@@ -21,7 +26,7 @@ struct Loss {
 };
 
 struct How {
-  bool squared;               // of the probability's error; else cross-entropy
+  bool squared;  // of the probability's error; else cross-entropy
   double threshold;
   double negative, positive;  // weights of the labels, of meaning for cross-entropy
 };
@@ -54,24 +59,30 @@ __device__ __forceinline__ double block_sum(double x) {
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    loss_forward_f32(const float* logits, const float* labels, float* grad_logits, double* partial_sums, uint64_t batch_size, uint32_t squared,
-                     float threshold, float loss_scale, float negative, float positive, Status* status) {
+    loss_forward_f32(const float* logits, const float* labels, float* grad_logits,
+                     double* partial_sums, uint64_t batch_size, uint32_t squared, float threshold,
+                     float loss_scale, float negative, float positive, Status* status) {
   const uint64_t sample = uint64_t(blockIdx.x) * kThreads + threadIdx.x;
   double value = 0.0;
   if (sample < batch_size) {
     const float label = labels[sample];
     const bool is_label = label >= 0.0f && label <= 1.0f;
-    if (!is_label) note(status, {kLabels << 32 | sample, int64_t(__float_as_uint(label)), 0, kBadLabel, 0});
-    const Loss loss = is_label ? loss_of({squared != 0, threshold, negative, positive}, logits[sample], label) : Loss{};
+    if (!is_label)
+      note(status, {kLabels << 32 | sample, int64_t(__float_as_uint(label)), 0, kBadLabel, 0});
+    const Loss loss =
+        is_label ? loss_of({squared != 0, threshold, negative, positive}, logits[sample], label)
+                 : Loss{};
     value = loss.value;
-    if (grad_logits) grad_logits[sample] = float(loss.grad * (1.0 / double(batch_size))) * loss_scale;
+    if (grad_logits)
+      grad_logits[sample] = float(loss.grad * (1.0 / double(batch_size))) * loss_scale;
   }
   const double sum = block_sum(value);
   if (threadIdx.x == 0) partial_sums[blockIdx.x] = sum;
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    loss_mean_f64(const double* partial_sums, double* mean, uint64_t num_partial_sums, uint64_t batch_size) {
+    loss_mean_f64(const double* partial_sums, double* mean, uint64_t num_partial_sums,
+                  uint64_t batch_size) {
   double sum = 0.0;
   for (uint64_t k = threadIdx.x; k < num_partial_sums; k += kThreads) sum += partial_sums[k];
   sum = block_sum(sum);

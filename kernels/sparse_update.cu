@@ -1,28 +1,41 @@
 // sparse_update.cu: the gradients of table rows, and optimizer steps on the rows that have one.
 //
-// Computes     for each row of a sorted batch the sum over its occurrences, then one step of an optimizer; see the Rust side for the maths
+// Computes     for each row of a sorted batch the sum over its occurrences, then one step of an
+//              optimizer; see the Rust side for the maths
 // Rust         src/ops/sparse_update.rs, src/backend/cuda/sparse_update.rs
-// Entries      sparse_update_{chunks,runs,starts,reduce,interleave,add}, sparse_update_{update,apply}_{f32,f16,bf16}
-// Algorithm    A group of lanes per row, a power of two of them, at most a warp, of four columns each where rows lie so. What limits rows of few
-//              occurrences is the way from a row to its occurrences to their samples to the gradients: a warp looks all that up for 32 rows at
-//              once, a lane each, puts it into shared memory, and has its groups sum one row after another, each while the next one's weights
-//              and gradients are brought to the second-level cache. Occurrences beyond the first kKnown are read by the lanes of the group side
-//              by side, one each, and handed round by shuffles. Groups of a warp keep in step, since shuffles of some lanes cost several times
-//              those of whole warps. Gradients are added in order.
-//              A hot row must not keep one group busy while others wait: `chunks` sums every chunk of it but the first, each by a warp of its own, and
-//              `runs` does the same with runs of 64 chunks, of 64 times 64, and so on, from the sums of the next shorter ones, a launch for each length
-//              that there could be. `update` and `reduce` sum the first chunk and add 63 sums of each length at most. The order of all additions is
-//              that of the CPU. Runs are found from where they lie: those behind the first begin at least their length apart, so each window of as
-//              many occurrences has at most one, and its sum a place of its own. Two gradients are merged as two sorted lists: a row's place is its
-//              number and that of the other's rows before it; then rows are numbered as index_sort numbers them, and `add` sums one or two sources.
-// Launch       block 256; update, reduce: as many blocks as run at the same time, at most enough for all rows that there could be; the others: enough
-//              for all rows or windows that there could be, at most 8192; they loop over what is left. starts: one block
+// Entries      sparse_update_{chunks,runs,starts,reduce,interleave,add},
+//              sparse_update_{update,apply}_{f32,f16,bf16}
+// Algorithm    A group of lanes per row, a power of two of them, at most a warp, of four columns
+//              each where rows lie so. What limits rows of few occurrences is the way from a row to
+//              its occurrences to their samples to the gradients: a warp looks all that up for 32
+//              rows at once, a lane each, puts it into shared memory, and has its groups sum one
+//              row after another, each while the next one's weights and gradients are brought to
+//              the second-level cache. Occurrences beyond the first kKnown are read by the lanes of
+//              the group side by side, one each, and handed round by shuffles. Groups of a warp
+//              keep in step, since shuffles of some lanes cost several times those of whole warps.
+//              Gradients are added in order. A hot row must not keep one group busy while others
+//              wait: `chunks` sums every chunk of it but the first, each by a warp of its own, and
+//              `runs` does the same with runs of 64 chunks, of 64 times 64, and so on, from the
+//              sums of the next shorter ones, a launch for each length that there could be.
+//              `update` and `reduce` sum the first chunk and add 63 sums of each length at most.
+//              The order of all additions is that of the CPU. Runs are found from where they lie:
+//              those behind the first begin at least their length apart, so each window of as many
+//              occurrences has at most one, and its sum a place of its own. Two gradients are
+//              merged as two sorted lists: a row's place is its number and that of the other's rows
+//              before it; then rows are numbered as index_sort numbers them, and `add` sums one or
+//              two sources.
+// Launch       block 256; update, reduce: as many blocks as run at the same time, at most enough
+//              for all rows that there could be; the others: enough for all rows or windows that
+//              there could be, at most 8192; they loop over what is left. starts: one block
 // Bytes        as bytes_moved(), and the sums of runs of hot rows written and read once
-// Requires     16-byte loads where rows, and their columns in the gradient, begin at multiples of 16 bytes, else one element at a time. What was
-//              sorted is not trusted: whatever it holds, nothing outside the buffers is touched.
-// Numerics     f32, every product, sum, quotient and root rounded separately, in one order: the same bits for any launch, and on the CPU
-// Measured     NVIDIA H200, 2026-11-27, f32, one id a bag: D 128 B 65536, SGD 718 us (uniform), 547 us (Zipf), row-wise Adagrad 865 and 565 us, 110 %
-//              to 174 % of a copy's bandwidth; D 64 B 2048, SGD 26 us (uniform), 48 us (Zipf), 57 % and 31 %
+// Requires     16-byte loads where rows, and their columns in the gradient, begin at multiples of
+//              16 bytes, else one element at a time. What was sorted is not trusted: whatever it
+//              holds, nothing outside the buffers is touched.
+// Numerics     f32, every product, sum, quotient and root rounded separately, in one order: the
+//              same bits for any launch, and on the CPU
+// Measured     NVIDIA H200, 2026-11-27, f32, one id a bag: D 128 B 65536, SGD 718 us (uniform), 547
+//              us (Zipf), row-wise Adagrad 865 and 565 us, 110 % to 174 % of a copy's bandwidth; D
+//              64 B 2048, SGD 26 us (uniform), 48 us (Zipf), 57 % and 31 %
 
 #include "common/optimizer.cuh"
 #include "common/philox.cuh"
@@ -33,8 +46,8 @@
 // Columns whose squares are summed as a tree.
 constexpr uint32_t kRun = 32;
 
-// Keeps the sum of a run for whatever multiprocessor adds it next. Spelled out, since the compiler would share the stores of both widths, one
-// element at a time.
+// Keeps the sum of a run for whatever multiprocessor adds it next. Spelled out, since the compiler
+// would share the stores of both widths, one element at a time.
 template <int N>
 __device__ __forceinline__ void store_sum(float* to, const Vec<float, N>& sum) {
   if constexpr (N == 4) {
@@ -57,17 +70,18 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_chunks(S
       constexpr int N = decltype(width)::kElements;
       for_each_column<N>(group, chunk.row.dim, chunk.row.dim, [&](uint32_t column, bool active) {
         Vec<float, N> sum = negative_zero<N>();
-        add_chunk<N, 2 * kInFlight>(source, group, sum, chunk.row, chunk.start, chunk.count(), column, active);
+        add_chunk<N, 2 * kInFlight>(source, group, sum, chunk.row, chunk.start, chunk.count(),
+                                    column, active);
         if (active) store_sum(run_sums + window * run_sums_ld + column, sum);
       });
     });
   });
 }
 
-// Sums the runs of `1 << shift` occurrences of all rows but the first ones, from the sums of the next shorter runs at `shorter_sums`, each into the
-// place of its window.
-extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_runs(SOURCE_PARAMETERS, const float* shorter_sums, float* sums,
-                                                                            uint32_t shift) {
+// Sums the runs of `1 << shift` occurrences of all rows but the first ones, from the sums of the
+// next shorter runs at `shorter_sums`, each into the place of its window.
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
+    sparse_update_runs(SOURCE_PARAMETERS, const float* shorter_sums, float* sums, uint32_t shift) {
   const Source source = SOURCE;
   const uint32_t num_rows = source.num_rows(), shorter = shift - kChunkBits;
   if (num_rows == 0) return;
@@ -92,15 +106,16 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_runs(SOU
 template <typename E>
 struct Target {
   Step step;
-  const float* decay_scale;   // null for none
+  const float* decay_scale;  // null for none
   E* weights;
-  float* first;               // null unless the optimizer has it
+  float* first;  // null unless the optimizer has it
   float* second;
   uint64_t seed;
   uint64_t step_number;
-  const StepValues* values;   // what of the step is there instead, unless null; read where it is needed, since registers are few
+  const StepValues*
+      values;  // what of the step is there instead, unless null; read where it is needed, since registers are few
   uint32_t is_stochastic;
-  uint32_t is_wide;           // whether weights and state begin at multiples of what four elements take
+  uint32_t is_wide;  // whether weights and state begin at multiples of what four elements take
 
   __device__ RowState state(const Row& row) const {
     const bool has_squares = step.optimizer == kRowwiseAdagrad;
@@ -117,7 +132,9 @@ struct Target {
     return of_row;
   }
 
-  __device__ void prefetch(const Row& row, uint32_t column) const { prefetch_line(weights + row.weight + column); }
+  __device__ void prefetch(const Row& row, uint32_t column) const {
+    prefetch_line(weights + row.weight + column);
+  }
 };
 
 // Gradients that no step is made with.
@@ -125,19 +142,31 @@ struct NoTarget {
   __device__ RowState state(const Row&) const { return {}; }
   __device__ void prefetch(const Row&, uint32_t) const {}
 };
-#define TARGET_PARAMETERS(E)                                                                                                        \
-  const float *decay_scale, E *weights, float *first, float *second, uint64_t seed, uint64_t step_number, uint32_t is_stochastic,   \
-      uint32_t is_wide_target, uint32_t optimizer, float learning_rate, float l2, float shrink, float eps, float beta1, float beta2, \
+#define TARGET_PARAMETERS(E)                                                                     \
+  const float *decay_scale, E *weights, float *first, float *second, uint64_t seed,              \
+      uint64_t step_number, uint32_t is_stochastic, uint32_t is_wide_target, uint32_t optimizer, \
+      float learning_rate, float l2, float shrink, float eps, float beta1, float beta2,          \
       float first_correction, float second_correction
-#define TARGET                                                                                                                      \
-  {{optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction},                                  \
-   decay_scale, weights, first, second, seed, step_number, nullptr, is_stochastic, is_wide_target}
+#define TARGET                                                                                     \
+  {{optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction}, \
+   decay_scale,                                                                                    \
+   weights,                                                                                        \
+   first,                                                                                          \
+   second,                                                                                         \
+   seed,                                                                                           \
+   step_number,                                                                                    \
+   nullptr,                                                                                        \
+   is_stochastic,                                                                                  \
+   is_wide_target}
 
-// Adds the squares of the gradients of columns, `squares` being the sum over those before them: each kRun of them as a tree, one after another. A
-// group takes a whole run at once, or the whole row.
+// Adds the squares of the gradients of columns, `squares` being the sum over those before them:
+// each kRun of them as a tree, one after another. A group takes a whole run at once, or the whole
+// row.
 template <int N>
-__device__ __forceinline__ float add_squares(const Step& step, const Group& group, const Vec<float, N>& gradient, const Vec<float, N>& weight,
-                                             bool active, float squares) {
+__device__ __forceinline__ float add_squares(const Step& step, const Group& group,
+                                             const Vec<float, N>& gradient,
+                                             const Vec<float, N>& weight, bool active,
+                                             float squares) {
   float tree[N];
 #pragma unroll
   for (int j = 0; j < N; ++j) {
@@ -150,7 +179,8 @@ __device__ __forceinline__ float add_squares(const Step& step, const Group& grou
     for (int j = 0; j < N; ++j) tree[j] += __shfl_xor_sync(kWarp, tree[j], half);
   }
   const float run = N == 4 ? (tree[0] + tree[2 % N]) + (tree[1 % N] + tree[3 % N]) : tree[0];
-  for (uint32_t lane = 0; lane < group.lanes; lane += kRun / N) squares += from_lane(group, run, lane);
+  for (uint32_t lane = 0; lane < group.lanes; lane += kRun / N)
+    squares += from_lane(group, run, lane);
   return squares;
 }
 
@@ -165,7 +195,8 @@ __device__ __forceinline__ Vec<float, N> load_as_f32(const E* from) {
 
 // Stores new weights of a row, from `column` on.
 template <int N, typename E>
-__device__ __forceinline__ void store_weights(const Target<E>& target, E* to, const Vec<float, N>& values, const Row& row,
+__device__ __forceinline__ void store_weights(const Target<E>& target, E* to,
+                                              const Vec<float, N>& values, const Row& row,
                                               uint32_t column) {
   Vec<E, N> rounded;
   if (sizeof(E) == 4 || !target.is_stochastic) {
@@ -173,15 +204,18 @@ __device__ __forceinline__ void store_weights(const Target<E>& target, E* to, co
     for (int j = 0; j < N; ++j) rounded.at[j] = from_f32<E>(values.at[j]);
   } else {
     const uint64_t step = target.values ? target.values->step : target.step_number;
-    const uint2 key = make_uint2(uint32_t(target.seed), uint32_t(target.seed >> 32) ^ uint32_t(step >> 32));
-    const uint4 counter = make_uint4(column / 4, uint32_t(row.number), uint32_t(row.number >> 32) | row.table << 16, uint32_t(step));
+    const uint2 key =
+        make_uint2(uint32_t(target.seed), uint32_t(target.seed >> 32) ^ uint32_t(step >> 32));
+    const uint4 counter = make_uint4(column / 4, uint32_t(row.number),
+                                     uint32_t(row.number >> 32) | row.table << 16, uint32_t(step));
     const uint4 random = philox4x32(key, counter);
     if constexpr (N == 4) {
       const uint32_t bits[4] = {random.x, random.y, random.z, random.w};
 #pragma unroll
       for (int j = 0; j < 4; ++j) rounded.at[j] = stochastic<E>(values.at[j], bits[j]);
     } else {
-      const uint32_t in_half = column % 2, low = in_half ? random.y : random.x, high = in_half ? random.w : random.z;
+      const uint32_t in_half = column % 2, low = in_half ? random.y : random.x,
+                     high = in_half ? random.w : random.z;
       rounded.at[0] = stochastic<E>(values.at[0], column % 4 < 2 ? low : high);
     }
   }
@@ -190,18 +224,22 @@ __device__ __forceinline__ void store_weights(const Target<E>& target, E* to, co
 
 // One step on a row; `gradient(column, active)` is the gradient of N of its columns.
 template <int N, typename E, typename Gradient>
-__device__ __forceinline__ void step_row(const Target<E>& target, const Group& group, uint32_t widest, const Row& row, const RowState& state,
+__device__ __forceinline__ void step_row(const Target<E>& target, const Group& group,
+                                         uint32_t widest, const Row& row, const RowState& state,
                                          Gradient gradient) {
-  const bool is_rowwise = target.step.optimizer == kRowwiseAdagrad, is_one_pass = widest <= group.lanes * N;
+  const bool is_rowwise = target.step.optimizer == kRowwiseAdagrad,
+             is_one_pass = widest <= group.lanes * N;
   Vec<float, N> grad, weight;
   float squares = 0.0f, rate = 0.0f;
-  // The sum over the whole row comes before the first weight changes. In one loop, so that there is one copy of what sums gradients.
+  // The sum over the whole row comes before the first weight changes. In one loop, so that there is
+  // one copy of what sums gradients.
 #pragma unroll 1
   for (bool is_summing = is_rowwise;; is_summing = false) {
     for_each_column<N>(group, widest, row.dim, [&](uint32_t column, bool active) {
       const uint64_t element = row.weight + column;
-      // Of rows of one pass, weights and gradients are there already if their squares have been summed. Weights are loaded first, so that they are
-      // under way while the gradient is summed; what comes after the sum is read after it, since registers are few.
+      // Of rows of one pass, weights and gradients are there already if their squares have been
+      // summed. Weights are loaded first, so that they are under way while the gradient is summed;
+      // what comes after the sum is read after it, since registers are few.
       if (is_summing || !is_rowwise || !is_one_pass) {
         weight = active ? load_as_f32<N>(target.weights + element) : Vec<float, N>{};
         grad = gradient(column, active);
@@ -233,12 +271,13 @@ __device__ __forceinline__ void step_row(const Target<E>& target, const Group& g
 
 // Where the rows of a table begin in a sparse gradient.
 struct Place {
-  uint64_t row;      // the number of its first row
-  uint64_t start;    // of the values of that row
+  uint64_t row;    // the number of its first row
+  uint64_t start;  // of the values of that row
 };
 
 // How many of `count` sorted rows lie before a linear row.
-__device__ __forceinline__ uint32_t rows_before(const uint64_t* rows, uint32_t count, uint64_t linear) {
+__device__ __forceinline__ uint32_t rows_before(const uint64_t* rows, uint32_t count,
+                                                uint64_t linear) {
   uint32_t low = 0, high = count;
   while (low < high) {
     const uint32_t middle = low + (high - low) / 2;
@@ -251,10 +290,12 @@ __device__ __forceinline__ uint32_t rows_before(const uint64_t* rows, uint32_t c
   return low;
 }
 
-// Tells for each table where its rows begin among `num_rows` sorted ones, and where their values do. One block.
-extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_starts(const Table* tables, const uint64_t* rows, const uint32_t* num_rows,
-                                                                            Place* places, uint64_t* starts, uint32_t* counts,
-                                                                            uint32_t num_tables, uint32_t capacity) {
+// Tells for each table where its rows begin among `num_rows` sorted ones, and where their values
+// do. One block.
+extern "C" __global__ void __launch_bounds__(kThreads)
+    sparse_update_starts(const Table* tables, const uint64_t* rows, const uint32_t* num_rows,
+                         Place* places, uint64_t* starts, uint32_t* counts, uint32_t num_tables,
+                         uint32_t capacity) {
   const uint32_t count = min(*num_rows, capacity);
   __shared__ uint64_t end;
   if (threadIdx.x == 0) end = 0;
@@ -264,7 +305,10 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_starts(cons
     const uint64_t before = end;
     const uint32_t t = first + threadIdx.x;
     const uint32_t row = t < num_tables ? rows_before(rows, count, tables[t].first_row) : 0;
-    const uint64_t values = t < num_tables ? uint64_t(rows_before(rows, count, tables[t + 1].first_row) - row) * tables[t].embedding_dim : 0;
+    const uint64_t values =
+        t < num_tables ? uint64_t(rows_before(rows, count, tables[t + 1].first_row) - row) *
+                             tables[t].embedding_dim
+                       : 0;
     const uint64_t start = before + sum_of_threads_before<kThreads>(values);
     if (t < num_tables) places[t] = {row, start};
     if (threadIdx.x == kThreads - 1) end = start + values;
@@ -276,36 +320,40 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_starts(cons
 }
 
 // The gradient of each row.
-extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_reduce(SOURCE_PARAMETERS, const Place* places, uint64_t* grad_rows,
-                                                                              uint64_t* starts, float* values, uint64_t num_values,
-                                                                              uint32_t capacity, uint32_t lanes) {
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
+    sparse_update_reduce(SOURCE_PARAMETERS, const Place* places, uint64_t* grad_rows,
+                         uint64_t* starts, float* values, uint64_t num_values, uint32_t capacity,
+                         uint32_t lanes) {
   const Source source = SOURCE;
   const Group group = group_of_thread(lanes);
   const bool is_wide_gradient = is_wide && is_aligned(values, 16);
-  for_each_row(source, group, is_wide_gradient, min(source.num_rows(), capacity), NoTarget{},
-               [&](auto width, const RowBatch& batch, uint32_t k, const KnownRow& known) {
-    constexpr int N = decltype(width)::kElements;
-    const Row& row = known.row;
-    const Place place = row.exists() ? places[row.table] : Place{};
-    const uint64_t start = place.start + (k - place.row) * row.dim;
-    const bool has_room = row.exists() && place.row <= k && start + row.dim <= num_values;
-    if (has_room && group.lane == 0) {
-      grad_rows[k] = row.linear;
-      starts[k] = start;
-    }
-    for_each_column<N>(group, batch.widest, row.dim, [&](uint32_t column, bool active) {
-      const Vec<float, N> sum = sum_row<N>(source, group, batch, known, column, active);
-      if (active && has_room) store_any(values + start + column, sum.at);
-    });
-  });
+  for_each_row(
+      source, group, is_wide_gradient, min(source.num_rows(), capacity), NoTarget{},
+      [&](auto width, const RowBatch& batch, uint32_t k, const KnownRow& known) {
+        constexpr int N = decltype(width)::kElements;
+        const Row& row = known.row;
+        const Place place = row.exists() ? places[row.table] : Place{};
+        const uint64_t start = place.start + (k - place.row) * row.dim;
+        const bool has_room = row.exists() && place.row <= k && start + row.dim <= num_values;
+        if (has_room && group.lane == 0) {
+          grad_rows[k] = row.linear;
+          starts[k] = start;
+        }
+        for_each_column<N>(group, batch.widest, row.dim, [&](uint32_t column, bool active) {
+          const Vec<float, N> sum = sum_row<N>(source, group, batch, known, column, active);
+          if (active && has_room) store_any(values + start + column, sum.at);
+        });
+      });
 }
 
-// Merges the rows of two gradients: all of them in order, each with its number, counted through both; behind them as many times `end_key` as there
-// is room. Of equal rows that of `a` comes first.
-extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_interleave(const uint64_t* a_rows, const uint32_t* a_count,
-                                                                                const uint64_t* b_rows, const uint32_t* b_count,
-                                                                                uint64_t* rows, uint32_t* sources, uint64_t end_key,
-                                                                                uint32_t a_capacity, uint32_t b_capacity) {
+// Merges the rows of two gradients: all of them in order, each with its number, counted through
+// both; behind them as many times `end_key` as there is room. Of equal rows that of `a` comes
+// first.
+extern "C" __global__ void __launch_bounds__(kThreads)
+    sparse_update_interleave(const uint64_t* a_rows, const uint32_t* a_count,
+                             const uint64_t* b_rows, const uint32_t* b_count, uint64_t* rows,
+                             uint32_t* sources, uint64_t end_key, uint32_t a_capacity,
+                             uint32_t b_capacity) {
   const uint32_t a = min(*a_count, a_capacity), b = min(*b_count, b_capacity);
   for_each(uint64_t(a_capacity) + b_capacity, 1, [&](uint64_t k) {
     if (k >= uint64_t(a) + b) rows[k] = end_key;
@@ -313,21 +361,23 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_interleave(
     const uint32_t number = uint32_t(is_a ? k : k - a_capacity);
     if (number >= (is_a ? a : b)) return;
     const uint64_t row = (is_a ? a_rows : b_rows)[number];
-    const uint64_t to = number + uint64_t(is_a ? rows_before(b_rows, b, row) : rows_before(a_rows, a, row + 1));
+    const uint64_t to =
+        number + uint64_t(is_a ? rows_before(b_rows, b, row) : rows_before(a_rows, a, row + 1));
     rows[to] = row;
     sources[to] = uint32_t(k);
   });
 }
 
-// The sum of two gradients, whose merged rows have been numbered: row `k` has the sources from segments[k] on, one or two.
-extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const Table* tables, const uint64_t* rows, const uint32_t* segments,
-                                                                         const uint32_t* sources, const Place* places,
-                                                                         const uint64_t* a_starts, const float* a_values,
-                                                                         const uint64_t* b_starts, const float* b_values, uint64_t* out_rows,
-                                                                         uint64_t* out_starts, float* out_values, const uint32_t* out_count,
-                                                                         uint64_t num_a_values, uint64_t num_b_values, uint64_t num_out_values,
-                                                                         uint32_t a_capacity, uint32_t b_capacity, uint32_t num_tables,
-                                                                         uint32_t lanes) {
+// The sum of two gradients, whose merged rows have been numbered: row `k` has the sources from
+// segments[k] on, one or two.
+extern "C" __global__ void __launch_bounds__(kThreads)
+    sparse_update_add(const Table* tables, const uint64_t* rows, const uint32_t* segments,
+                      const uint32_t* sources, const Place* places, const uint64_t* a_starts,
+                      const float* a_values, const uint64_t* b_starts, const float* b_values,
+                      uint64_t* out_rows, uint64_t* out_starts, float* out_values,
+                      const uint32_t* out_count, uint64_t num_a_values, uint64_t num_b_values,
+                      uint64_t num_out_values, uint32_t a_capacity, uint32_t b_capacity,
+                      uint32_t num_tables, uint32_t lanes) {
   const Group group = group_of_thread(lanes);
   for_each(*out_count, lanes, [&](uint64_t k) {
     const Row row = row_at(tables, num_tables, rows[k]);
@@ -357,44 +407,47 @@ extern "C" __global__ void __launch_bounds__(kThreads) sparse_update_add(const T
   });
 }
 
-#define INSTANTIATE(E)                                                                                                              \
-  extern "C" __global__ void __launch_bounds__(kThreads, 3) sparse_update_update_##E(SOURCE_PARAMETERS, TARGET_PARAMETERS(E),       \
-                                                                                     const StepValues* step_values,                 \
-                                                                                     const uint64_t* gate, uint32_t lanes) {        \
-    if (is_shut(gate)) return;                                                                                                      \
-    const Source source = SOURCE;                                                                                                   \
-    Target<E> target = TARGET;                                                                                                      \
-    target.values = step_values;                                                                                                    \
-    const Group group = group_of_thread(lanes);                                                                                     \
-    const auto update = [&](auto width, const RowBatch& batch, uint32_t, const KnownRow& known) {                                   \
-      constexpr int N = decltype(width)::kElements;                                                                                 \
-      const auto gradient = [&](uint32_t column, bool active) { return sum_row<N>(source, group, batch, known, column, active); };  \
-      step_row<N>(target, group, batch.widest, known.row, known.state, gradient);                                                   \
-    };                                                                                                                              \
-    for_each_row(source, group, is_wide && is_wide_target, source.num_rows(), target, update);                                      \
-  }                                                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_apply_##E(                                                \
-      const Table* tables, const uint64_t* rows, const uint64_t* starts, const float* values, const uint32_t* counts,               \
-      uint64_t num_values, uint32_t num_tables, uint32_t capacity, TARGET_PARAMETERS(E), uint32_t lanes) {                          \
-    const Target<E> target = TARGET;                                                                                                \
-    const Group group = group_of_thread(lanes);                                                                                     \
-    /* Groups keep in step, so that those behind the last row have none. */                                                         \
-    const uint32_t count = min(*counts, capacity), groups = 32 / lanes;                                                             \
-    for_each((uint64_t(count) + groups - 1) / groups * groups, lanes, [&](uint64_t k) {                                             \
-      Row row = k < count ? row_at(tables, num_tables, rows[k]) : Row{};                                                            \
-      const uint64_t start = k < count ? starts[k] : 0;                                                                             \
-      if (start > num_values || num_values - start < row.dim) row = {};                                                             \
-      const RowState state = row.exists() ? target.state(row) : RowState{};                                                         \
-      /* All lanes have read a row's sum before one of them writes it. */                                                           \
-      __syncwarp();                                                                                                                 \
-      by_width(is_wide_target && row.can_be_wide(), [&](auto width) {                                                               \
-        constexpr int N = decltype(width)::kElements;                                                                               \
-        const auto gradient = [&](uint32_t column, bool active) {                                                                   \
-          return active ? load_any<N>(values + start + column) : Vec<float, N>{};                                                   \
-        };                                                                                                                          \
-        step_row<N>(target, group, __reduce_max_sync(kWarp, row.dim), row, state, gradient);                                        \
-      });                                                                                                                           \
-    });                                                                                                                             \
+#define INSTANTIATE(E)                                                                            \
+  extern "C" __global__ void __launch_bounds__(kThreads, 3) sparse_update_update_##E(             \
+      SOURCE_PARAMETERS, TARGET_PARAMETERS(E), const StepValues* step_values,                     \
+      const uint64_t* gate, uint32_t lanes) {                                                     \
+    if (is_shut(gate)) return;                                                                    \
+    const Source source = SOURCE;                                                                 \
+    Target<E> target = TARGET;                                                                    \
+    target.values = step_values;                                                                  \
+    const Group group = group_of_thread(lanes);                                                   \
+    const auto update = [&](auto width, const RowBatch& batch, uint32_t, const KnownRow& known) { \
+      constexpr int N = decltype(width)::kElements;                                               \
+      const auto gradient = [&](uint32_t column, bool active) {                                   \
+        return sum_row<N>(source, group, batch, known, column, active);                           \
+      };                                                                                          \
+      step_row<N>(target, group, batch.widest, known.row, known.state, gradient);                 \
+    };                                                                                            \
+    for_each_row(source, group, is_wide && is_wide_target, source.num_rows(), target, update);    \
+  }                                                                                               \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_apply_##E(              \
+      const Table* tables, const uint64_t* rows, const uint64_t* starts, const float* values,     \
+      const uint32_t* counts, uint64_t num_values, uint32_t num_tables, uint32_t capacity,        \
+      TARGET_PARAMETERS(E), uint32_t lanes) {                                                     \
+    const Target<E> target = TARGET;                                                              \
+    const Group group = group_of_thread(lanes);                                                   \
+    /* Groups keep in step, so that those behind the last row have none. */                       \
+    const uint32_t count = min(*counts, capacity), groups = 32 / lanes;                           \
+    for_each((uint64_t(count) + groups - 1) / groups * groups, lanes, [&](uint64_t k) {           \
+      Row row = k < count ? row_at(tables, num_tables, rows[k]) : Row{};                          \
+      const uint64_t start = k < count ? starts[k] : 0;                                           \
+      if (start > num_values || num_values - start < row.dim) row = {};                           \
+      const RowState state = row.exists() ? target.state(row) : RowState{};                       \
+      /* All lanes have read a row's sum before one of them writes it. */                         \
+      __syncwarp();                                                                               \
+      by_width(is_wide_target && row.can_be_wide(), [&](auto width) {                             \
+        constexpr int N = decltype(width)::kElements;                                             \
+        const auto gradient = [&](uint32_t column, bool active) {                                 \
+          return active ? load_any<N>(values + start + column) : Vec<float, N>{};                 \
+        };                                                                                        \
+        step_row<N>(target, group, __reduce_max_sync(kWarp, row.dim), row, state, gradient);      \
+      });                                                                                         \
+    });                                                                                           \
   }
 INSTANTIATE(f32)
 INSTANTIATE(f16)

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Compares the CPU backend with its peers (torch, FBGEMM) on this machine: the same ids, both sides in turn, medians and their ratios.
-#   scripts/compare_cpu.sh [THREADS...]            default: 1 2
-#   scripts/compare_cpu.sh --sweep [THREADS]       what work costs as it grows, drawn into benches/record/cpu/; default: 2
-# ONLY="forward f16" measures the rows whose names match it; T, ROWS, D and B change the shape; ROUNDS and SECONDS_EACH how long is measured.
-# The peers are installed once, into PEERS (default: ~/.cache/bagdot-peers; about 6 GB). "Other CPUs" is how many CPUs other processes used
-# meanwhile: a row counts where it is close to 0.
+# Compares the CPU backend with its peers (torch, FBGEMM) on this machine: the same ids, both sides
+# in turn, medians and their ratios.
+#   scripts/compare_cpu.sh [THREADS...]            default: 1 2 scripts/compare_cpu.sh --sweep
+#   [THREADS]       what work costs as it grows, drawn into benches/record/cpu/; default: 2
+# ONLY="forward f16" measures the rows whose names match it; T, ROWS, D and B change the shape;
+# ROUNDS and SECONDS_EACH how long is measured. The peers are installed once, into PEERS (default:
+# ~/.cache/bagdot-peers; about 6 GB). "Other CPUs" is how many CPUs other processes used meanwhile:
+# a row counts where it is close to 0.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 peers=${PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/bagdot-peers}

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Fuzzes readers, configurations, manifests, model files and the ops' arguments, with new seeds each time. For whoever changes one of them.
+# Fuzzes readers, configurations, manifests, model files and the ops' arguments, with new seeds each
+# time. For whoever changes one of them.
 #
-#   scripts/fuzz.sh [SECONDS] [TARGET]    SECONDS for each target (default 60), TARGET such as delimited_text (default: all)
+#   scripts/fuzz.sh [SECONDS] [TARGET]    SECONDS for each target (default 60), TARGET such as
+#   delimited_text (default: all)
 #
 # An input that fails is added to tests/corpus, which every run of the tests replays.
 set -euo pipefail

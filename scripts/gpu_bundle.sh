@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Packs the tests and benchmarks of the CUDA backend for a machine with a GPU that has neither Rust nor a network: target/gpu_bundle.tar.xz. There:
+# Packs the tests and benchmarks of the CUDA backend for a machine with a GPU that has neither Rust
+# nor a network: target/gpu_bundle.tar.xz. There:
 #     tar -xJf gpu_bundle.tar.xz && gpu_bundle/run.sh
-# The stand-in driver is never packed, since where it is it could hide the real one, unless it is asked for: `--with-emulator` makes
-# target/gpu_bundle_emulated.tar.xz, by which run.sh is tried where there is no GPU.
+# The stand-in driver is never packed, since where it is it could hide the real one, unless it is
+# asked for: `--with-emulator` makes target/gpu_bundle_emulated.tar.xz, by which run.sh is tried
+# where there is no GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 fail() { echo "gpu_bundle: $*" >&2; exit 1; }

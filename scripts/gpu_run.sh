@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Runs bagdot's tests on the GPU of this machine; needs its driver and nothing else. Then, where compute-sanitizer is installed (or named in
-# COMPUTE_SANITIZER), runs those of the CUDA backend under memcheck, racecheck and initcheck, leaving out those with `large` in their name. Then
-# runs the benchmarks, and where there is a python3, compare.py puts them beside PyTorch, if it has that. What happened is in results.json, or
-# wherever the first argument says, what was measured in benchmarks.json beside it, all else in logs/. The status is 0 only if nothing failed.
+# Runs bagdot's tests on the GPU of this machine; needs its driver and nothing else. Then, where
+# compute-sanitizer is installed (or named in COMPUTE_SANITIZER), runs those of the CUDA backend
+# under memcheck, racecheck and initcheck, leaving out those with `large` in their name. Then runs
+# the benchmarks, and where there is a python3, compare.py puts them beside PyTorch, if it has that.
+# What happened is in results.json, or wherever the first argument says, what was measured in
+# benchmarks.json beside it, all else in logs/. The status is 0 only if nothing failed.
 #
 # BAGDOT_BUNDLE_STEPS, by default `tests sanitizer benches`, says what is wanted.
-# `BAGDOT_BUNDLE_EMULATED=1` runs everything on the stand-in driver, if the bundle was made with it: to try this script.
-# Part of the bundle that scripts/gpu_bundle.sh makes.
+# `BAGDOT_BUNDLE_EMULATED=1` runs everything on the stand-in driver, if the bundle was made with it:
+# to try this script. Part of the bundle that scripts/gpu_bundle.sh makes.
 set -uo pipefail
 results=$(realpath -m "${1:-results.json}")
 cd "$(dirname "$0")" || exit 2

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs the CUDA compiler into .cuda/ unless it is there, and prints the path of nvcc. Nothing else of CUDA is needed to build,
-# and nothing at all of it to run. The versions are pinned: a later nvcc writes PTX that the drivers of its predecessors refuse.
-# It needs python3 with pip, and gcc, which nvcc calls. Where .cuda/ is wanted elsewhere, name the folder as the only argument.
+# Installs the CUDA compiler into .cuda/ unless it is there, and prints the path of nvcc. Nothing
+# else of CUDA is needed to build, and nothing at all of it to run. The versions are pinned: a later
+# nvcc writes PTX that the drivers of its predecessors refuse. It needs python3 with pip, and gcc,
+# which nvcc calls. Where .cuda/ is wanted elsewhere, name the folder as the only argument.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-.cuda}

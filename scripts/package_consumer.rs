@@ -1,5 +1,6 @@
-//! What `scripts/test_package.sh` builds against the package: `kernels` pools three bags on the stand-in driver and on the CPU, which must
-//! agree to the bit; `no-kernels` expects to be told that there are none.
+//! What `scripts/test_package.sh` builds against the package: `kernels` pools three bags on the
+//! stand-in driver and on the CPU, which must agree to the bit; `no-kernels` expects to be told
+//! that there are none.
 
 use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
 use bagdot::ops::{Bags, Device, Feature, MatrixMut, Pooling, Table, TableBatch};

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Compiles the kernels into kernels/prebuilt/: the images that `cargo package` puts into the package, so that whoever depends on bagdot needs
-# no nvcc. build.rs takes them where there is none, if the hash beside them is that of the sources. They are not kept in git, for which reason
-# cargo counts them as uncommitted: see that `git status` is clean, then `cargo publish --allow-dirty`.
+# Compiles the kernels into kernels/prebuilt/: the images that `cargo package` puts into the
+# package, so that whoever depends on bagdot needs no nvcc. build.rs takes them where there is none,
+# if the hash beside them is that of the sources. They are not kept in git, for which reason cargo
+# counts them as uncommitted: see that `git status` is clean, then `cargo publish --allow-dirty`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -z "${NVCC:-}${CUDA_HOME:-}${CUDA_PATH:-}" ]; then

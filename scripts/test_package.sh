@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The package as its users get it: built without nvcc, its kernels run from the images that it carries, here on the stand-in driver. And
-# what a build says and does that has neither nvcc nor images.
+# The package as its users get it: built without nvcc, its kernels run from the images that it
+# carries, here on the stand-in driver. And what a build says and does that has neither nvcc nor
+# images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 repository=$PWD
@@ -21,7 +22,8 @@ mv "$folder/bagdot-$version" "$folder/bagdot"
 [ -s "$folder/bagdot/kernels/prebuilt/hash" ] || fail "the package has no prebuilt images"
 [ -s "$folder/bagdot/kernels/embedding_bag.cu" ] || fail "the package has no kernel sources"
 
-# A crate that depends on the package. The emulator is a path of the repository: it is not published.
+# A crate that depends on the package. The emulator is a path of the repository: it is not
+# published.
 mkdir -p "$folder/consumer/src"
 cp Cargo.lock "$folder/consumer/"
 cp scripts/package_consumer.rs "$folder/consumer/src/main.rs"
@@ -47,7 +49,8 @@ done <<< "$PATH:"
 export PATH=$path
 if [ -e /usr/local/cuda/bin/nvcc ]; then export NVCC=none; fi
 
-# Builds the consumer, and tells what the build said besides its progress: that is indented. (`--quiet` would hide the warnings of build.rs.)
+# Builds the consumer, and tells what the build said besides its progress: that is indented.
+# (`--quiet` would hide the warnings of build.rs.)
 build() {
     local said status=0
     said=$(cd "$folder/consumer" && cargo build --color never --target-dir "$target" 2>&1) || status=$?

@@ -3,8 +3,14 @@
 pub use half::{bf16, f16};
 
 /// Anything that can lie in a buffer of a backend.
-pub trait Scalar: bytemuck::Pod + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static {}
-impl<T: bytemuck::Pod + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static> Scalar for T {}
+pub trait Scalar:
+    bytemuck::Pod + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static
+{
+}
+impl<T: bytemuck::Pod + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static> Scalar
+    for T
+{
+}
 
 /// The storage type of an embedding table, as a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -67,9 +73,10 @@ pub trait Element: Scalar + sealed::Sealed {
     fn to_f32(self) -> f32;
     /// The nearest value of this type; ties go to the even one.
     fn from_f32(value: f32) -> Self;
-    /// One of the two neighbours of `value`, the upper one with a probability equal to the fraction of the gap that lies
-    /// below `value`, so that the expectation is `value`. `random` is uniform in 32 bits, of which the ones just below the
-    /// last kept bit are used. A finite value never becomes infinite: beyond the largest one it stays there.
+    /// One of the two neighbours of `value`, the upper one with a probability equal to the fraction
+    /// of the gap that lies below `value`, so that the expectation is `value`. `random` is uniform
+    /// in 32 bits, of which the ones just below the last kept bit are used. A finite value never
+    /// becomes infinite: beyond the largest one it stays there.
     fn from_f32_stochastic(value: f32, random: u32) -> Self;
 }
 
@@ -106,7 +113,8 @@ impl Element for bf16 {
         }
         let bits = value.to_bits();
         let rounded = bits.wrapping_add(random & 0xffff) & 0xffff_0000;
-        // The carry may run into the exponent field of infinity: keep the largest finite value instead.
+        // The carry may run into the exponent field of infinity: keep the largest finite value
+        // instead.
         let kept = if rounded & 0x7f80_0000 == 0x7f80_0000 { bits & 0xffff_0000 } else { rounded };
         bf16::from_bits((kept >> 16) as u16)
     }
@@ -130,15 +138,18 @@ impl Element for f16 {
         let bits = value.to_bits();
         let exponent = ((bits >> 23) & 0xff) as i32 - 127;
         let sign = ((bits >> 16) & 0x8000) as u16;
-        // A normal f16 keeps 10 of the 23 fraction bits; each power of two below 2^-14 costs one more.
+        // A normal f16 keeps 10 of the 23 fraction bits; each power of two below 2^-14 costs one
+        // more.
         let dropped = (13 + (-14 - exponent).max(0)) as u32;
-        // The significand with its hidden bit, in units of 2^(exponent - 23); f32 subnormals are far below f16's.
+        // The significand with its hidden bit, in units of 2^(exponent - 23); f32 subnormals are
+        // far below f16's.
         let significand = (bits & 0x7f_ffff) | 0x80_0000;
         // Only 32 random bits are there: what lies below them is cut off first.
         let significand = u64::from(significand) >> dropped.saturating_sub(32).min(63);
         let dropped = dropped.min(32);
         let kept = (significand + (u64::from(random) & ((1 << dropped) - 1))) >> dropped;
-        // `kept` counts from the hidden bit: fold it into the exponent, which also carries an overflow upwards.
+        // `kept` counts from the hidden bit: fold it into the exponent, which also carries an
+        // overflow upwards.
         let magnitude = if exponent >= -14 { (exponent + 14) as u64 * 1024 + kept } else { kept };
         f16::from_bits(sign | magnitude.min(0x7bff) as u16)
     }
@@ -185,13 +196,18 @@ impl Index for i64 {
 mod tests {
     use super::*;
 
-    /// Every finite `E` maps to itself whatever the random bits, and values between two neighbours land on one of them.
+    /// Every finite `E` maps to itself whatever the random bits, and values between two neighbours
+    /// land on one of them.
     fn neighbours_only<E: Element>(from_bits: fn(u16) -> E) {
         for bits in 0..=u16::MAX {
             let exact = from_bits(bits).to_f32();
             if exact.is_finite() {
                 for random in [0, 1, 0x1fff, 0xffff, u32::MAX] {
-                    assert_eq!(E::from_f32_stochastic(exact, random).to_f32().to_bits(), exact.to_bits(), "{exact:e}");
+                    assert_eq!(
+                        E::from_f32_stochastic(exact, random).to_f32().to_bits(),
+                        exact.to_bits(),
+                        "{exact:e}"
+                    );
                 }
             }
         }
@@ -200,13 +216,22 @@ mod tests {
             if !value.is_finite() {
                 continue;
             }
-            let (down, up) =
-                (E::from_f32_stochastic(value, 0).to_f32(), E::from_f32_stochastic(value, u32::MAX).to_f32());
-            assert!(down.abs() <= up.abs() && down.is_finite() && up.is_finite(), "{value:e}: {down:e} {up:e}");
-            let (down_bits, up_bits) = (E::from_f32_stochastic(value, 0), E::from_f32_stochastic(value, u32::MAX));
+            let (down, up) = (
+                E::from_f32_stochastic(value, 0).to_f32(),
+                E::from_f32_stochastic(value, u32::MAX).to_f32(),
+            );
+            assert!(
+                down.abs() <= up.abs() && down.is_finite() && up.is_finite(),
+                "{value:e}: {down:e} {up:e}"
+            );
+            let (down_bits, up_bits) =
+                (E::from_f32_stochastic(value, 0), E::from_f32_stochastic(value, u32::MAX));
             let nearest = E::from_f32(value);
             if nearest.to_f32().is_finite() {
-                assert!(nearest == down_bits || nearest == up_bits, "{value:e}: {down:e} {nearest:?} {up:e}");
+                assert!(
+                    nearest == down_bits || nearest == up_bits,
+                    "{value:e}: {down:e} {nearest:?} {up:e}"
+                );
             }
         }
     }
@@ -217,14 +242,17 @@ mod tests {
         neighbours_only::<bf16>(bf16::from_bits);
     }
 
-    /// Over random values that take each pattern of their low 18 bits once, the mean is exact: `Σ ⌊(s + r) / 2ᵈ⌋ 2ᵈ = 2¹⁸ s` for each
-    /// `d ≤ 18`. The sum in `f64` is exact too: 2¹⁸ values of at most 11 bits.
+    /// Over random values that take each pattern of their low 18 bits once, the mean is exact: `Σ
+    /// ⌊(s + r) / 2ᵈ⌋ 2ᵈ = 2¹⁸ s` for each `d ≤ 18`. The sum in `f64` is exact too: 2¹⁸ values of
+    /// at most 11 bits.
     #[test]
     fn stochastic_rounding_is_unbiased() {
         fn mean<E: Element>(value: f32) -> f64 {
             // An odd factor permutes the patterns.
             let random = |k: u32| k.wrapping_mul(2_654_435_769);
-            let sum: f64 = (0..1 << 18).map(|k| f64::from(E::from_f32_stochastic(value, random(k)).to_f32())).sum();
+            let sum: f64 = (0..1 << 18)
+                .map(|k| f64::from(E::from_f32_stochastic(value, random(k)).to_f32()))
+                .sum();
             sum / f64::from(1 << 18)
         }
         // The last two are subnormal in f16: 14 and 18 bits are dropped.

@@ -5,7 +5,8 @@ use crate::dtype::DType;
 /// The result of every fallible call of the library's core.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of an op, a backend or the engine. Nothing has been written when `validate` reports one.
+/// An error of an op, a backend or the engine. Nothing has been written when `validate` reports
+/// one.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -53,7 +54,8 @@ pub enum Error {
         /// The rule that it breaks.
         rule: OffsetRule,
     },
-    /// An id names no row of its table. Entries with valid ids have been processed as usual; this one contributed nothing.
+    /// An id names no row of its table. Entries with valid ids have been processed as usual; this
+    /// one contributed nothing.
     #[error(
         "index {value} is out of range for table {table} with {num_embeddings} rows \
          (bag {bag}, position {position} of indices; {count} bad in this call)"
@@ -144,7 +146,9 @@ pub enum Error {
         devices: usize,
     },
     /// This library was built without nvcc, and so without kernels.
-    #[error("built without CUDA kernels: run scripts/nvcc.sh (or set NVCC or CUDA_HOME) and build again")]
+    #[error(
+        "built without CUDA kernels: run scripts/nvcc.sh (or set NVCC or CUDA_HOME) and build again"
+    )]
     KernelsNotBuilt,
     /// None of the compiled kernels runs on this device.
     #[error("no kernels for compute capability {}.{}: 8.0 is the least", .capability.0, .capability.1)]
@@ -153,7 +157,9 @@ pub enum Error {
         capability: (u32, u32),
     },
     /// cuBLASLt was asked for, and cannot be loaded.
-    #[error("no cuBLASLt: {reason} (put it where the loader looks, as LD_LIBRARY_PATH says, or choose own kernels)")]
+    #[error(
+        "no cuBLASLt: {reason} (put it where the loader looks, as LD_LIBRARY_PATH says, or choose own kernels)"
+    )]
     NoCublasLt {
         /// What was looked for, and why it cannot be loaded.
         reason: String,
@@ -165,7 +171,8 @@ pub enum Error {
          by way of the host"
     )]
     OtherBackend,
-    /// The CUDA driver, or cuBLASLt, reports an error. Launches do not wait, so it may come from work that was launched before.
+    /// The CUDA driver, or cuBLASLt, reports an error. Launches do not wait, so it may come from
+    /// work that was launched before.
     #[error("CUDA failed to {during}: {message}")]
     Cuda {
         /// What was tried.
@@ -177,12 +184,15 @@ pub enum Error {
     },
     /// A batch was to be sent to the device while ops are recorded there. Nothing has changed, and
     /// the recording goes on.
-    #[error("{op}: a batch cannot be sent while ops are recorded: send it before, and record the ops that read it")]
+    #[error(
+        "{op}: a batch cannot be sent while ops are recorded: send it before, and record the ops that read it"
+    )]
     Recording {
         /// The operation that was called.
         op: &'static str,
     },
-    /// The loss or a gradient of a step is infinite or not a number: neither that step nor any after it has changed anything.
+    /// The loss or a gradient of a step is infinite or not a number: neither that step nor any
+    /// after it has changed anything.
     #[error("step {step}: the loss or a gradient is not finite")]
     NonFinite {
         /// The number of the step, from 1.
@@ -235,16 +245,30 @@ impl std::fmt::Display for OffsetRule {
 }
 
 /// `Ok` if the sizes agree, else the error that names the op and the argument.
-pub(crate) fn expect_size(op: &'static str, argument: &'static str, got: usize, expected: usize) -> Result<()> {
+pub(crate) fn expect_size(
+    op: &'static str,
+    argument: &'static str,
+    got: usize,
+    expected: usize,
+) -> Result<()> {
     if got == expected { Ok(()) } else { Err(Error::ShapeMismatch { op, argument, expected, got }) }
 }
 
 /// `Ok` if the buffer is large enough, else the error that names the op and the argument.
-pub(crate) fn expect_at_least(op: &'static str, argument: &'static str, got: usize, needed: usize) -> Result<()> {
+pub(crate) fn expect_at_least(
+    op: &'static str,
+    argument: &'static str,
+    got: usize,
+    needed: usize,
+) -> Result<()> {
     if got >= needed { Ok(()) } else { Err(Error::TooSmall { op, argument, needed, got }) }
 }
 
 /// The error for an argument whose value has no meaning.
-pub(crate) fn invalid(op: &'static str, argument: &'static str, reason: impl Into<String>) -> Error {
+pub(crate) fn invalid(
+    op: &'static str,
+    argument: &'static str,
+    reason: impl Into<String>,
+) -> Error {
     Error::InvalidArgument { op, argument, reason: reason.into() }
 }

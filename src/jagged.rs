@@ -5,7 +5,8 @@ use crate::error::{Error, OffsetRule, Result, expect_size, invalid};
 
 /// The ids of `num_features * batch_size` bags, checked when made.
 ///
-/// Bags are key-major: bag `(f, b)` holds `indices[offsets[f * batch_size + b] .. offsets[f * batch_size + b + 1]]`.
+/// Bags are key-major: bag `(f, b)` holds `indices[offsets[f * batch_size + b] .. offsets[f *
+/// batch_size + b + 1]]`.
 ///
 /// ```
 /// use bagdot::Jagged;
@@ -27,8 +28,9 @@ impl<I: Index> Jagged<I> {
     /// Bags by their bounds: `offsets` has one entry more than there are bags.
     ///
     /// # Errors
-    /// [`Error::InvalidOffsets`] if the offsets do not start at 0, decrease, or end elsewhere than at `indices.len()`;
-    /// [`Error::InvalidArgument`] if the number of bags is no multiple of `batch_size`.
+    /// [`Error::InvalidOffsets`] if the offsets do not start at 0, decrease, or end elsewhere than
+    /// at `indices.len()`; [`Error::InvalidArgument`] if the number of bags is no multiple of
+    /// `batch_size`.
     pub fn from_offsets(indices: Vec<I>, offsets: Vec<I>, batch_size: usize) -> Result<Self> {
         check_offsets(&offsets, indices.len())?;
         let bags = offsets.len() - 1;
@@ -52,9 +54,15 @@ impl<I: Index> Jagged<I> {
         let mut end = 0usize;
         offsets.push(I::default());
         for (position, length) in lengths.iter().enumerate() {
-            let negative = || Error::InvalidOffsets { position, value: length.to_i64(), rule: OffsetRule::NotNegative };
+            let negative = || Error::InvalidOffsets {
+                position,
+                value: length.to_i64(),
+                rule: OffsetRule::NotNegative,
+            };
             end = end.saturating_add(length.to_row().ok_or_else(negative)?);
-            let too_long = || invalid("Jagged", "lengths", format!("their sum {end} does not fit the index type"));
+            let too_long = || {
+                invalid("Jagged", "lengths", format!("their sum {end} does not fit the index type"))
+            };
             offsets.push(I::from_usize(end).ok_or_else(too_long)?);
         }
         Self::from_offsets(indices, offsets, batch_size)
@@ -101,9 +109,17 @@ impl<I: Index> Jagged<I> {
 /// # Errors
 /// [`Error::InvalidOffsets`] with the first entry that breaks a rule.
 pub fn check_offsets<I: Index>(offsets: &[I], num_indices: usize) -> Result<()> {
-    let fault = |position: usize, rule| Error::InvalidOffsets { position, value: offsets[position].to_i64(), rule };
+    let fault = |position: usize, rule| Error::InvalidOffsets {
+        position,
+        value: offsets[position].to_i64(),
+        rule,
+    };
     let Some(first) = offsets.first() else {
-        return Err(invalid("offsets", "length", "0, but even without bags there is one offset, a 0"));
+        return Err(invalid(
+            "offsets",
+            "length",
+            "0, but even without bags there is one offset, a 0",
+        ));
     };
     if first.to_i64() != 0 {
         return Err(fault(0, OffsetRule::FirstIsZero));
@@ -124,17 +140,33 @@ mod tests {
 
     #[test]
     fn faults_are_named() {
-        let message = |offsets: Vec<i64>| Jagged::from_offsets(vec![0_i64; 3], offsets, 1).unwrap_err().to_string();
-        assert_eq!(message(vec![1, 3]), "offsets[0] is 1, but must be 0 (the first bag starts at the first index)");
-        assert_eq!(message(vec![0, 2, 1, 3]), "offsets[2] is 1, but must be at least 2, the offset before it");
+        let message = |offsets: Vec<i64>| {
+            Jagged::from_offsets(vec![0_i64; 3], offsets, 1).unwrap_err().to_string()
+        };
+        assert_eq!(
+            message(vec![1, 3]),
+            "offsets[0] is 1, but must be 0 (the first bag starts at the first index)"
+        );
+        assert_eq!(
+            message(vec![0, 2, 1, 3]),
+            "offsets[2] is 1, but must be at least 2, the offset before it"
+        );
         assert_eq!(message(vec![0, 2]), "offsets[1] is 2, but must be 3, the number of indices");
         assert!(message(vec![]).contains("there is one offset"));
         let uneven = Jagged::from_offsets(vec![0_i32; 3], vec![0, 1, 2, 3], 2).unwrap_err();
-        assert!(uneven.to_string().contains("3 bags are no multiple of the batch size 2"), "{uneven}");
+        assert!(
+            uneven.to_string().contains("3 bags are no multiple of the batch size 2"),
+            "{uneven}"
+        );
         let negative = Jagged::from_lengths(vec![0_i32; 3], &[2, -1, 2], 1).unwrap_err();
         assert_eq!(negative.to_string(), "offsets[1] is -1, but must be a length of 0 or more");
-        let weights = Jagged::from_lengths(vec![0_i32; 3], &[3], 1).unwrap().with_per_sample_weights(vec![1.0]);
-        assert_eq!(weights.unwrap_err().to_string(), "Jagged: per_sample_weights is 1, but must be 3");
+        let weights = Jagged::from_lengths(vec![0_i32; 3], &[3], 1)
+            .unwrap()
+            .with_per_sample_weights(vec![1.0]);
+        assert_eq!(
+            weights.unwrap_err().to_string(),
+            "Jagged: per_sample_weights is 1, but must be 3"
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! Philox 4x32-10, the counter-based random generator of Salmon et al., *Parallel random numbers: as easy as 1, 2, 3* (SC'11).
+//! Philox 4x32-10, the counter-based random generator of Salmon et al., *Parallel random numbers:
+//! as easy as 1, 2, 3* (SC'11).
 //!
-//! A value is a pure function of a key and a counter, so that any thread, on any device, draws the same one.
+//! A value is a pure function of a key and a counter, so that any thread, on any device, draws the
+//! same one.
 
 /// Four uniform 32-bit values for `counter` under `key`.
 #[inline]
@@ -16,7 +18,8 @@ pub fn philox4x32(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     c
 }
 
-/// A stream of random numbers: the values of [`philox4x32`] for one key and one stream number, in order.
+/// A stream of random numbers: the values of [`philox4x32`] for one key and one stream number, in
+/// order.
 #[derive(Clone, Debug)]
 pub struct Philox {
     key: [u32; 2],
@@ -27,7 +30,8 @@ pub struct Philox {
 }
 
 impl Philox {
-    /// The stream number `stream` of the generator seeded with `seed`. Different streams never overlap.
+    /// The stream number `stream` of the generator seeded with `seed`. Different streams never
+    /// overlap.
     pub fn new(seed: u64, stream: u64) -> Self {
         Self { key: [seed as u32, (seed >> 32) as u32], stream, block: 0, buffer: [0; 4], used: 4 }
     }
@@ -35,8 +39,12 @@ impl Philox {
     /// Uniform in all 32-bit values.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
-            let counter =
-                [self.block as u32, (self.block >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];
+            let counter = [
+                self.block as u32,
+                (self.block >> 32) as u32,
+                self.stream as u32,
+                (self.stream >> 32) as u32,
+            ];
             self.buffer = philox4x32(self.key, counter);
             self.block += 1;
             self.used = 0;
@@ -83,12 +91,20 @@ impl Philox {
 mod tests {
     use super::*;
 
-    /// The known answers that the authors of Philox publish with their code (Random123, `kat_vectors`, philox4x32 10).
+    /// The known answers that the authors of Philox publish with their code (Random123,
+    /// `kat_vectors`, philox4x32 10).
     #[test]
     fn known_answers() {
-        assert_eq!(philox4x32([0; 2], [0; 4]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(philox4x32([u32::MAX; 2], [u32::MAX; 4]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
-        let (key, counter) = ([0xa409_3822, 0x299f_31d0], [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]);
+        assert_eq!(
+            philox4x32([0; 2], [0; 4]),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
+        assert_eq!(
+            philox4x32([u32::MAX; 2], [u32::MAX; 4]),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
+        let (key, counter) =
+            ([0xa409_3822, 0x299f_31d0], [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]);
         assert_eq!(philox4x32(key, counter), [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
     }
 
@@ -102,7 +118,8 @@ mod tests {
             sum += x;
             squares += x * x;
         }
-        // Standard errors: 1/sqrt(n) = 0.0022 and sqrt(2/n) = 0.0032; five of them never happen by chance.
+        // Standard errors: 1/sqrt(n) = 0.0022 and sqrt(2/n) = 0.0032; five of them never happen by
+        // chance.
         assert!((sum / f64::from(n)).abs() < 0.011 && (squares / f64::from(n) - 1.0).abs() < 0.016);
     }
 

@@ -1,9 +1,11 @@
-//! Instruction sets: found at run time, and one way to run a loop that is compiled for each of them.
+//! Instruction sets: found at run time, and one way to run a loop that is compiled for each of
+//! them.
 //!
-//! A [`Loop`] is plain Rust, inlined into one function for each instruction set, where the compiler makes vector code of it. What plain Rust
-//! does not say well, rows held in registers and 16-bit elements, it says by [`Lanes`]. Neither reorders a sum nor fuses what is not
-//! written as `mul_add`, so results are the same bits for every instruction set, but for products of matrices, see [`Simd::Avx512Bf16`] and
-//! [`Simd::Amx`].
+//! A [`Loop`] is plain Rust, inlined into one function for each instruction set, where the compiler
+//! makes vector code of it. What plain Rust does not say well, rows held in registers and 16-bit
+//! elements, it says by [`Lanes`]. Neither reorders a sum nor fuses what is not written as
+//! `mul_add`, so results are the same bits for every instruction set, but for products of matrices,
+//! see [`Simd::Avx512Bf16`] and [`Simd::Amx`].
 
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
@@ -14,8 +16,8 @@ use std::fmt;
 
 use crate::dtype::Element;
 
-/// An instruction set that loops on the CPU are compiled for. Results are the same bits for all of them, but for products of matrices where it
-/// says so.
+/// An instruction set that loops on the CPU are compiled for. Results are the same bits for all of
+/// them, but for products of matrices where it says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Simd {
     /// What every machine of the target has.
@@ -24,22 +26,26 @@ pub enum Simd {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// The same with products of pairs of `bf16`. Their sums are rounded otherwise than those of widened factors, so that products of matrices of `bf16`
-    /// are not the same bits.
+    /// The same with products of pairs of `bf16`. Their sums are rounded otherwise than those of
+    /// widened factors, so that products of matrices of `bf16` are not the same bits.
     Avx512Bf16,
-    /// The same with tiles of AMX, for which the system is asked. Products of matrices of `bf16` are summed in yet another order, and subnormal numbers among
-    /// their factors and sums are taken for zeros.
+    /// The same with tiles of AMX, for which the system is asked. Products of matrices of `bf16`
+    /// are summed in yet another order, and subnormal numbers among their factors and sums are
+    /// taken for zeros.
     ///
-    /// Products of matrices of `f32` run there too, unless they are small: each factor is taken for the exact sum of three `bf16`, and six of the nine products of
-    /// these are summed, those that matter in `f32`. The bound of the error is less than that of sums of fused `f32` products from 32 terms on, which is
-    /// where this begins. But what is infinite, or rounds to an infinite `bf16` (from 3.39e38 on), becomes a NaN in the sums that it is in, and numbers below
-    /// 2⁻¹¹⁰ lose bits.
+    /// Products of matrices of `f32` run there too, unless they are small: each factor is taken for
+    /// the exact sum of three `bf16`, and six of the nine products of these are summed, those that
+    /// matter in `f32`. The bound of the error is less than that of sums of fused `f32` products
+    /// from 32 terms on, which is where this begins. But what is infinite, or rounds to an infinite
+    /// `bf16` (from 3.39e38 on), becomes a NaN in the sums that it is in, and numbers below 2⁻¹¹⁰
+    /// lose bits.
     Amx,
 }
 
 impl Simd {
     /// All of them, the fastest one last.
-    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
+    pub const ALL: [Self; 5] =
+        [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
@@ -115,7 +121,8 @@ impl Dispatch {
 
 /// A loop to be compiled for each instruction set: a struct of what a closure would capture.
 ///
-/// `run`, and what it calls in its hot part, must be `#[inline(always)]`: a function that stays one is compiled for the target's baseline.
+/// `run`, and what it calls in its hot part, must be `#[inline(always)]`: a function that stays one
+/// is compiled for the target's baseline.
 pub(crate) trait Loop {
     type Output;
     fn run<V: Lanes>(self, lanes: V) -> Self::Output;
@@ -131,7 +138,8 @@ pub(crate) const LANES: usize = 16;
 /// The elements of a group: a vector has four of them.
 pub(crate) const GROUP: usize = 4;
 
-/// Vectors of [`LANES`] values in registers. A value of this type shows that the machine has the instructions.
+/// Vectors of [`LANES`] values in registers. A value of this type shows that the machine has the
+/// instructions.
 pub(crate) trait Lanes: Copy + Send + Sync {
     type F32: Copy;
 
@@ -178,24 +186,28 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// `a` where it is smaller, else `b`.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sqrt(self, a: Self::F32) -> Self::F32;
-    /// Each lane of `c`, and the products of the two `bf16` that this lane of `a` and `b` holds. Only where [`Self::MULTIPLIES_PAIRS`].
+    /// Each lane of `c`, and the products of the two `bf16` that this lane of `a` and `b` holds.
+    /// Only where [`Self::MULTIPLIES_PAIRS`].
     #[inline(always)]
     fn add_products_of_pairs(self, _a: Self::F32, _b: Self::F32, c: Self::F32) -> Self::F32 {
         c
     }
-    /// Pairs of 16-bit elements, as they are, one of each slice in each lane, the first ones of these; zeros where they have fewer than [`LANES`]. Only where
-    /// [`Self::MULTIPLIES_PAIRS`].
+    /// Pairs of 16-bit elements, as they are, one of each slice in each lane, the first ones of
+    /// these; zeros where they have fewer than [`LANES`]. Only where [`Self::MULTIPLIES_PAIRS`].
     #[inline(always)]
     fn pairs<E: Element>(self, _first: &[E], _second: &[E]) -> Self::F32 {
         self.splat(0.0)
     }
-    /// Pairs of 16-bit elements, one in each lane, as they are. Only where [`Self::MULTIPLIES_PAIRS`].
+    /// Pairs of 16-bit elements, one in each lane, as they are. Only where
+    /// [`Self::MULTIPLIES_PAIRS`].
     #[inline(always)]
     fn load_pairs<E: Element>(self, _from: &[[E; 2]; LANES]) -> Self::F32 {
         self.splat(0.0)
     }
-    /// Each lane of two vectors as the sum of three `bf16`, the first two rounded to nearest: pairs of the first, the second and the third ones. The sum is exact
-    /// for numbers from 2⁻¹¹⁰ on that round to finite ones; others have a part that is not finite. Only where [`Self::MULTIPLIES_PAIRS`].
+    /// Each lane of two vectors as the sum of three `bf16`, the first two rounded to nearest: pairs
+    /// of the first, the second and the third ones. The sum is exact for numbers from 2⁻¹¹⁰ on that
+    /// round to finite ones; others have a part that is not finite. Only where
+    /// [`Self::MULTIPLIES_PAIRS`].
     #[inline(always)]
     fn split_pairs(self, _first: Self::F32, _second: Self::F32) -> [Self::F32; 3] {
         [self.splat(0.0); 3]
@@ -206,7 +218,8 @@ pub(crate) trait Lanes: Copy + Send + Sync {
         let rows = rows.map(|row| self.to_array(row));
         from_fn(|l| self.load(&from_fn(|k| rows[k][l])))
     }
-    /// Lane `l` of the result is the sum of the lanes of `vectors[l]`: the second half is added to the first one until one lane is left.
+    /// Lane `l` of the result is the sum of the lanes of `vectors[l]`: the second half is added to
+    /// the first one until one lane is left.
     #[inline(always)]
     fn sums(self, vectors: [Self::F32; LANES]) -> Self::F32 {
         let mut lanes = self.transpose(vectors);
@@ -223,7 +236,8 @@ pub(crate) trait Lanes: Copy + Send + Sync {
         let rows = rows.map(|row| self.to_array(row));
         from_fn(|g| self.load(&from_fn(|l| rows[l / GROUP][g * GROUP + l % GROUP])))
     }
-    /// Lane `4 v + g` of the result is the sum of group `g` of `vectors[v]`: its second half is added to the first one, then one lane to the other.
+    /// Lane `4 v + g` of the result is the sum of group `g` of `vectors[v]`: its second half is
+    /// added to the first one, then one lane to the other.
     #[inline(always)]
     fn sums_of_groups(self, vectors: [Self::F32; LANES / GROUP]) -> Self::F32 {
         let vectors = vectors.map(|vector| self.to_array(vector));
@@ -306,8 +320,9 @@ impl Lanes for Portable {
     }
 }
 
-/// Asks for the cache lines of some elements, ahead of their use, into the second-level cache: more of them can be on their way there than
-/// to the first one. Elements that are not there are no error.
+/// Asks for the cache lines of some elements, ahead of their use, into the second-level cache: more
+/// of them can be on their way there than to the first one. Elements that are not there are no
+/// error.
 #[inline(always)]
 pub(crate) fn prefetch_row<T>(of: &[T], first: usize, len: usize) {
     prefetch_lines::<T, false>(of, first, len);
@@ -359,7 +374,8 @@ mod tests {
                     lanes.sqrt(a),
                 ];
                 for result in results {
-                    let (mut stored, mut stored_part) = ([E::default(); LANES], [E::default(); LANES]);
+                    let (mut stored, mut stored_part) =
+                        ([E::default(); LANES], [E::default(); LANES]);
                     lanes.store(result, &mut stored);
                     lanes.store_part(result, &mut stored_part[..part]);
                     bits.extend(stored.iter().chain(&stored_part).map(|x| canonical(x.to_f32())));
@@ -388,7 +404,9 @@ mod tests {
                 bits.extend(lanes.to_array(lanes.sums(rows)).map(canonical));
                 bits.extend(lanes.sums_of_four(four).map(canonical));
                 bits.extend(lanes.to_array(lanes.sums_of_groups(four)).map(canonical));
-                bits.extend(lanes.to_array(lanes.splat_group(&from_fn(|k| square[0][k]))).map(canonical));
+                bits.extend(
+                    lanes.to_array(lanes.splat_group(&from_fn(|k| square[0][k]))).map(canonical),
+                );
             }
             bits
         }
@@ -397,8 +415,9 @@ mod tests {
     #[test]
     fn squares_are_turned_over_and_summed_alike() {
         // Of every size and sign, so that another order of summation gives other bits.
-        let values: Vec<f32> =
-            (0..1u32 << 14).map(|k| f32::from_bits(k.wrapping_mul(2_654_435_769) & 0xbfff_ffff)).collect();
+        let values: Vec<f32> = (0..1u32 << 14)
+            .map(|k| f32::from_bits(k.wrapping_mul(2_654_435_769) & 0xbfff_ffff))
+            .collect();
         let want = Squares(&values).run(Portable);
         for dispatch in Simd::ALL.into_iter().filter_map(Dispatch::new) {
             assert!(dispatch.run(Squares(&values)) == want, "{:?}", dispatch.simd());
@@ -411,16 +430,35 @@ mod tests {
     }
 
     fn compare<E: Element>(element: impl Fn(u32) -> E) {
-        let mixed = |factor: u32| (0..1u32 << 14).map(|k| element(k.wrapping_mul(factor))).collect::<Vec<E>>();
+        let mixed = |factor: u32| {
+            (0..1u32 << 14).map(|k| element(k.wrapping_mul(factor))).collect::<Vec<E>>()
+        };
         let (mut a, mut b) = (mixed(2_654_435_769), mixed(3_266_489_917));
-        let special = [0.0, -0.0, 1.0, -1.0, 65504.0, 65520.0, 6e-8, 2e-8, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        let special = [
+            0.0,
+            -0.0,
+            1.0,
+            -1.0,
+            65504.0,
+            65520.0,
+            6e-8,
+            2e-8,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+        ];
         for (x, y) in special.iter().flat_map(|x| special.iter().map(move |y| (*x, *y))) {
             a.push(E::from_f32(x));
             b.push(E::from_f32(y));
         }
         let want = Everything(&a, &b).run(Portable);
         for dispatch in Simd::ALL.into_iter().filter_map(Dispatch::new) {
-            assert!(dispatch.run(Everything(&a, &b)) == want, "{:?}, {}", dispatch.simd(), E::DTYPE);
+            assert!(
+                dispatch.run(Everything(&a, &b)) == want,
+                "{:?}, {}",
+                dispatch.simd(),
+                E::DTYPE
+            );
         }
     }
 
@@ -449,12 +487,17 @@ mod tests {
             for pair in values.as_chunks::<LANES>().0.as_chunks::<2>().0 {
                 let Some(parts) = dispatch.run(Parts(&pair[0], &pair[1])) else { break };
                 for l in 0..LANES {
-                    let halves = parts.map(|words| [words[l].to_bits() << 16, words[l].to_bits() & 0xffff_0000]);
+                    let halves = parts
+                        .map(|words| [words[l].to_bits() << 16, words[l].to_bits() & 0xffff_0000]);
                     for (of_pair, half) in pair.iter().zip([0, 1]) {
-                        let [first, second, third] = halves.map(|halves| f64::from(f32::from_bits(halves[half])));
+                        let [first, second, third] =
+                            halves.map(|halves| f64::from(f32::from_bits(halves[half])));
                         let x = f64::from(of_pair[l]);
                         assert_eq!(first + second + third, x);
-                        assert!(second.abs() <= x.abs() / 256.0 && third.abs() <= x.abs() / 65536.0, "{x}");
+                        assert!(
+                            second.abs() <= x.abs() / 256.0 && third.abs() <= x.abs() / 65536.0,
+                            "{x}"
+                        );
                     }
                 }
             }

@@ -43,7 +43,10 @@ mod tests {
     #[test]
     fn arithmetic_ends_at_the_largest_number() {
         const MAX: usize = usize::MAX;
-        assert_eq!([product([3, 5]), product([MAX, 2]), product([MAX, 2, 0]), product([])], [15, MAX, 0, 1]);
+        assert_eq!(
+            [product([3, 5]), product([MAX, 2]), product([MAX, 2, 0]), product([])],
+            [15, MAX, 0, 1]
+        );
         assert_eq!([sum([3, 5]), sum([MAX, 2]), sum([])], [8, MAX, 0]);
         assert_eq!([next_multiple(9, 8), next_multiple(MAX, 8), next_multiple(0, 8)], [16, MAX, 0]);
     }

@@ -1,4 +1,5 @@
-//! Times on a CUDA device: events around replays of a graph, so that neither launches by the host nor waiting for it are counted.
+//! Times on a CUDA device: events around replays of a graph, so that neither launches by the host
+//! nor waiting for it are counted.
 
 use std::time::Duration;
 
@@ -23,17 +24,20 @@ impl Timed for Cuda {
     fn time(&self, iterations: u64, sets: usize, op: &mut dyn FnMut(usize)) -> Duration {
         let stream: sys::CUstream = self.stream().cast();
         let replays = iterations.div_ceil(sets as u64);
-        // SAFETY: the stream is the backend's, with its context bound by the ops that are captured; events, graph and executable are made
-        // here, used while they exist, and destroyed once. What the graph refers to outlives `op`.
+        // SAFETY: the stream is the backend's, with its context bound by the ops that are captured;
+        // events, graph and executable are made here, used while they exist, and destroyed once.
+        // What the graph refers to outlives `op`.
         let milliseconds = unsafe {
             let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
             result::stream::begin_capture(stream, mode).unwrap();
             (0..sets).for_each(op);
             let graph = result::stream::end_capture(stream).unwrap();
-            let flags = sys::CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+            let flags =
+                sys::CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
             let replay = result::graph::instantiate(graph, flags).unwrap();
-            let [start, end] =
-                [(); 2].map(|()| result::event::create(sys::CUevent_flags_enum::CU_EVENT_DEFAULT).unwrap());
+            let [start, end] = [(); 2].map(|()| {
+                result::event::create(sys::CUevent_flags_enum::CU_EVENT_DEFAULT).unwrap()
+            });
             result::graph::launch(replay, stream).unwrap();
             result::event::record(start, stream).unwrap();
             (0..replays).for_each(|_| result::graph::launch(replay, stream).unwrap());
@@ -52,7 +56,8 @@ impl Timed for Cuda {
     }
 
     fn copier(&self, bytes: usize) -> Box<dyn FnMut() + '_> {
-        let (from, to) = (upload(self, &vec![1_u64; bytes / 8]), self.alloc::<u64>(bytes / 8).unwrap());
+        let (from, to) =
+            (upload(self, &vec![1_u64; bytes / 8]), self.alloc::<u64>(bytes / 8).unwrap());
         let stream: sys::CUstream = self.stream().cast();
         Box::new(move || {
             let (from, to) = (Cuda::view(&from).pointer(), Cuda::view(&to).pointer());

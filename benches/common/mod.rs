@@ -1,7 +1,7 @@
 //! What the benchmarks share: devices that time themselves, and batches of ids.
 //!
-//! Every benchmark of an op goes over several sets of inputs in turn, more than caches hold, and checks the result of the first set against the
-//! CPU before any time is taken.
+//! Every benchmark of an op goes over several sets of inputs in turn, more than caches hold, and
+//! checks the result of the first set against the CPU before any time is taken.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -17,7 +17,8 @@ use bagdot::{Cpu, Element, Index, Philox};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime};
 use rayon::prelude::*;
 
-/// Bytes that all sets of inputs of a benchmark have together, at least: several times the last-level cache of any device.
+/// Bytes that all sets of inputs of a benchmark have together, at least: several times the
+/// last-level cache of any device.
 const ROTATED_BYTES: usize = 256 << 20;
 
 /// A device that takes the time of what runs on it.
@@ -43,7 +44,8 @@ pub trait Timed: Device {
 impl Timed for Cpu {
     const NAME: &'static str = "cpu";
     /// Tf32 is f32 here.
-    const PRECISIONS: &'static [ComputePrecision] = &[ComputePrecision::F32, ComputePrecision::BF16];
+    const PRECISIONS: &'static [ComputePrecision] =
+        &[ComputePrecision::F32, ComputePrecision::BF16];
 
     fn time(&self, iterations: u64, sets: usize, op: &mut dyn FnMut(usize)) -> Duration {
         let start = Instant::now();
@@ -57,7 +59,9 @@ impl Timed for Cpu {
         let (from, mut to) = (vec![1_u64; bytes / 8], vec![0_u64; bytes / 8]);
         Box::new(move || {
             let piece = from.len().div_ceil(rayon::current_num_threads());
-            to.par_chunks_mut(piece).zip(from.par_chunks(piece)).for_each(|(to, from)| to.copy_from_slice(from));
+            to.par_chunks_mut(piece)
+                .zip(from.par_chunks(piece))
+                .for_each(|(to, from)| to.copy_from_slice(from));
         })
     }
 }
@@ -93,11 +97,16 @@ pub fn settings() -> Criterion {
 }
 
 /// The benchmarks of an op on a device, named `op/device/shape`.
-pub fn group<'c, B: Timed>(criterion: &'c mut Criterion, _device: &B, op: &str) -> BenchmarkGroup<'c, WallTime> {
+pub fn group<'c, B: Timed>(
+    criterion: &'c mut Criterion,
+    _device: &B,
+    op: &str,
+) -> BenchmarkGroup<'c, WallTime> {
     criterion.benchmark_group(format!("{op}/{}", B::NAME))
 }
 
-/// Measures an op, which is given the numbers of `sets` in turn and tells how many bytes it moves at least.
+/// Measures an op, which is given the numbers of `sets` in turn and tells how many bytes it moves
+/// at least.
 pub fn measure<B: Timed>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     device: &B,
@@ -144,7 +153,8 @@ pub fn upload<B: Device, T: bagdot::Scalar>(device: &B, values: &[T]) -> B::Buff
     buffer
 }
 
-/// Values in [-1, 1): cheap, since there are many, and never zeros, which can be faster than what people have.
+/// Values in [-1, 1): cheap, since there are many, and never zeros, which can be faster than what
+/// people have.
 pub fn values(len: usize, seed: u64) -> Vec<f32> {
     let mut values = vec![0.0; len];
     values.par_chunks_mut(1 << 16).enumerate().for_each(|(chunk, values)| {
@@ -181,13 +191,15 @@ pub struct Shape {
 impl Shape {
     pub fn name(&self) -> String {
         let Self { num_tables, num_embeddings, dim, batch_size, pooling_factor, ids } = self;
-        format!("T{num_tables} R{num_embeddings} D{dim} B{batch_size} L{pooling_factor} {ids:?}").to_lowercase()
+        format!("T{num_tables} R{num_embeddings} D{dim} B{batch_size} L{pooling_factor} {ids:?}")
+            .to_lowercase()
     }
 
     pub fn layout(&self) -> TableBatch {
         let table = Table { num_embeddings: self.num_embeddings, embedding_dim: self.dim };
         let feature = |table| Feature { table, pooling: Pooling::Sum, padding_idx: None };
-        TableBatch::new(vec![table; self.num_tables], (0..self.num_tables).map(feature).collect()).unwrap()
+        TableBatch::new(vec![table; self.num_tables], (0..self.num_tables).map(feature).collect())
+            .unwrap()
     }
 
     pub fn num_indices(&self) -> usize {
@@ -217,7 +229,8 @@ pub fn ids_of(ids: Ids, rows: usize, count: usize, seed: u64) -> Vec<i64> {
             for k in (1..rows).rev() {
                 row_of_rank.swap(k, shuffle.below(k as u64 + 1) as usize);
             }
-            let mut draw = || distribution.partition_point(|&below| below < random.uniform() * total);
+            let mut draw =
+                || distribution.partition_point(|&below| below < random.uniform() * total);
             (0..count).map(|_| row_of_rank[draw().min(rows - 1)]).collect()
         }
     }

@@ -50,7 +50,8 @@ pub struct DeviceBatch<B: Device> {
 
 /// All models, as they are measured on a device.
 pub fn published<B: Timed>() -> Vec<Model> {
-    let Published { most_rows, models } = serde_json::from_str(include_str!("models.json")).unwrap();
+    let Published { most_rows, models } =
+        serde_json::from_str(include_str!("models.json")).unwrap();
     let model = |(name, shape): (String, Shape)| {
         let dim = *shape.bottom.last().unwrap();
         let table = |rows: usize| Table { num_embeddings: rows.min(most_rows), embedding_dim: dim };
@@ -84,8 +85,9 @@ impl Model {
 
     pub fn batch(&self, ids: Ids, set: usize) -> HostBatch {
         let (batch_size, tables) = (self.batch_size, &self.config.tables);
-        let of_table =
-            |(t, table): (usize, &Table)| ids_of(ids, table.num_embeddings, batch_size, (set * 64 + t) as u64);
+        let of_table = |(t, table): (usize, &Table)| {
+            ids_of(ids, table.num_embeddings, batch_size, (set * 64 + t) as u64)
+        };
         let indices: Vec<i64> = tables.par_iter().enumerate().flat_map_iter(of_table).collect();
         let mut random = Philox::new(set as u64, 3);
         HostBatch {

@@ -1,4 +1,5 @@
-//! A library that needs libcuda.so, by which name the stand-in driver is loaded: symbols that are looked for in the one are found in the other.
+//! A library that needs libcuda.so, by which name the stand-in driver is loaded: symbols that are
+//! looked for in the one are found in the other.
 
 use std::path::Path;
 use std::process::Command;

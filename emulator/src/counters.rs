@@ -121,8 +121,11 @@ impl Collected {
                 lines.entry((location.file.clone(), location.line)).or_default().add(counts);
             }
         }
-        let line =
-            |((file, line), counts): ((Arc<str>, u32), Counts)| LineCounts { file: file.to_string(), line, counts };
+        let line = |((file, line), counts): ((Arc<str>, u32), Counts)| LineCounts {
+            file: file.to_string(),
+            line,
+            counts,
+        };
         KernelCounts {
             name: kernel.name.clone(),
             launches: self.launches,

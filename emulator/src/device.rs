@@ -1,4 +1,5 @@
-//! A device: memory, modules and counters. The driver has one per ordinal; a test of a single kernel can use one directly.
+//! A device: memory, modules and counters. The driver has one per ordinal; a test of a single
+//! kernel can use one directly.
 
 use std::sync::Arc;
 
@@ -76,7 +77,8 @@ pub(crate) const MOST_SHARED: usize = 227 * 1024;
 /// A device.
 #[derive(Default)]
 pub struct Device {
-    /// How launches are executed and checked. The seed changes with every launch, in a way that depends on it alone.
+    /// How launches are executed and checked. The seed changes with every launch, in a way that
+    /// depends on it alone.
     pub config: Config,
     memory: Memory,
     modules: Vec<Loaded>,
@@ -100,7 +102,10 @@ impl Device {
         for variable in &module.variables {
             let address = self.memory.allocate(variable.size);
             if self.memory.write(address, &variable.bytes).is_err() {
-                return Err(LoadError { line: 0, message: format!("{} has no memory", variable.name) });
+                return Err(LoadError {
+                    line: 0,
+                    message: format!("{} has no memory", variable.name),
+                });
             }
             variables.push(address);
         }
@@ -132,15 +137,19 @@ impl Device {
 
     /// The sizes of a kernel's parameters in bytes, in their order.
     pub fn parameter_sizes(&self, kernel: KernelId) -> Vec<usize> {
-        self.definition(kernel).map_or_else(Vec::new, |kernel| kernel.params.iter().map(|p| p.size).collect())
+        self.definition(kernel)
+            .map_or_else(Vec::new, |kernel| kernel.params.iter().map(|p| p.size).collect())
     }
 
-    /// The opcodes of a module that the emulator reads but cannot execute: a kernel that comes to one ends with a fault.
+    /// The opcodes of a module that the emulator reads but cannot execute: a kernel that comes to
+    /// one ends with a fault.
     pub fn unsupported(&self, module: ModuleId) -> Vec<String> {
         let kernels = self.modules.get(module.0).map(|m| &m.module.kernels);
         let code = kernels.into_iter().flatten().flat_map(|kernel| &kernel.code);
         let mut names: Vec<String> = code
-            .filter_map(|i| if let Op::Unsupported(name) = &i.op { Some(name.to_string()) } else { None })
+            .filter_map(|i| {
+                if let Op::Unsupported(name) = &i.op { Some(name.to_string()) } else { None }
+            })
             .collect();
         names.sort_unstable();
         names.dedup();
@@ -151,7 +160,8 @@ impl Device {
         self.modules.get(id.module)?.module.kernels.get(id.kernel).cloned()
     }
 
-    /// What a module needs of a device and a driver: compute capability, times ten, and version of PTX.
+    /// What a module needs of a device and a driver: compute capability, times ten, and version of
+    /// PTX.
     pub(crate) fn requirements(&self, module: ModuleId) -> (u32, (u32, u32)) {
         self.modules.get(module.0).map_or((0, (0, 0)), |m| (m.module.target, m.module.version))
     }
@@ -213,7 +223,8 @@ impl Device {
         let unknown = || LaunchError::UnknownKernel("(of an unloaded module)".into());
         let live = self.modules.get(id.module).is_some_and(|m| m.live);
         let kernel = self.definition(id).filter(|_| live).ok_or_else(unknown)?;
-        let threads = grid.threads.iter().try_fold(1u32, |n, &k| n.checked_mul(k)).unwrap_or(u32::MAX);
+        let threads =
+            grid.threads.iter().try_fold(1u32, |n, &k| n.checked_mul(k)).unwrap_or(u32::MAX);
         let shared = kernel.static_shared + grid.dynamic_shared;
         let limit = kernel.max_threads.map_or(MOST_THREADS, |n| n as u32);
         let (reason, resources) = if threads == 0 || grid.blocks.contains(&0) {
@@ -237,7 +248,8 @@ impl Device {
     /// Runs a kernel to its end. Arguments are the bytes of the parameters, in their order.
     pub fn launch(&mut self, id: KernelId, grid: Grid, args: &[&[u8]]) -> Result<(), LaunchError> {
         let kernel = self.check(id, &grid)?;
-        let sizes = |sizes: &mut dyn Iterator<Item = usize>| format!("{:?}", sizes.collect::<Vec<_>>());
+        let sizes =
+            |sizes: &mut dyn Iterator<Item = usize>| format!("{:?}", sizes.collect::<Vec<_>>());
         if !kernel.params.iter().map(|p| p.size).eq(args.iter().map(|a| a.len())) {
             return Err(LaunchError::Arguments {
                 kernel: kernel.name.clone(),
@@ -252,7 +264,13 @@ impl Device {
         self.launches += 1;
         let seed = self.config.seed.wrapping_mul(1_000_003).wrapping_add(u64::from(self.launches));
         let Loaded { variables, counts, .. } = &mut self.modules[id.module];
-        let args = LaunchArgs { grid, config: Config { seed, ..self.config }, params, variables, run: self.launches };
+        let args = LaunchArgs {
+            grid,
+            config: Config { seed, ..self.config },
+            params,
+            variables,
+            run: self.launches,
+        };
         let faults = launch(&kernel, &mut self.memory, args, &mut counts[id.kernel]);
         if faults.is_empty() { Ok(()) } else { Err(LaunchError::Faults(faults)) }
     }
@@ -261,13 +279,19 @@ impl Device {
     pub fn counters(&self) -> Vec<KernelCounts> {
         let of = |loaded: &Loaded| -> Vec<KernelCounts> {
             let pairs = loaded.module.kernels.iter().zip(&loaded.counts);
-            pairs.filter(|(_, counts)| counts.launches > 0).map(|(kernel, counts)| counts.summary(kernel)).collect()
+            pairs
+                .filter(|(_, counts)| counts.launches > 0)
+                .map(|(kernel, counts)| counts.summary(kernel))
+                .collect()
         };
         self.modules.iter().flat_map(of).collect()
     }
 
     /// Sets all counters to zero.
     pub fn reset_counters(&mut self) {
-        self.modules.iter_mut().flat_map(|m| &mut m.counts).for_each(|counts| *counts = Collected::default());
+        self.modules
+            .iter_mut()
+            .flat_map(|m| &mut m.counts)
+            .for_each(|counts| *counts = Collected::default());
     }
 }

@@ -23,7 +23,8 @@ pub enum FaultKind {
     /// An access to the destination of an asynchronous copy that has not been waited for; of the
     /// host, to its source in pinned memory.
     CopyPending,
-    /// A barrier that some threads of the block do not reach, or reach at another place of the code.
+    /// A barrier that some threads of the block do not reach, or reach at another place of the
+    /// code.
     DivergentBarrier,
     /// A shuffle, vote, match, matrix or warp barrier that a lane named in its mask does not reach.
     DivergedCollective,

@@ -1,4 +1,5 @@
-//! Puts the stand-in driver where cudarc looks for libcuda.so, and where cuBLASLt is looked for, and lets a test talk to it.
+//! Puts the stand-in driver where cudarc looks for libcuda.so, and where cuBLASLt is looked for,
+//! and lets a test talk to it.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -22,11 +23,14 @@ pub enum InstallError {
     #[error("{0} is not there, or cannot be loaded: {1}")]
     Library(PathBuf, String),
     /// Something else answers to the name libcuda.so in this process.
-    #[error("libcuda.so is another library than the emulator's: install it before anything else of CUDA")]
+    #[error(
+        "libcuda.so is another library than the emulator's: install it before anything else of CUDA"
+    )]
     TooLate,
 }
 
-/// The stand-in driver: that of the calling thread, if it has asked for one of its own, or the one that all others share.
+/// The stand-in driver: that of the calling thread, if it has asked for one of its own, or the one
+/// that all others share.
 pub struct Emulator {
     set: extern "C" fn(c_int, u64) -> c_int,
     reset: extern "C" fn(c_int),
@@ -39,9 +43,10 @@ pub struct Emulator {
     used_bytes: extern "C" fn(c_int) -> usize,
 }
 
-/// Loads the stand-in driver, unless a real one is to be used: then there is none. A real one is used where it finds a device, and where
-/// `BAGDOT_REQUIRE_CUDA=1` asks for it, so that a test fails there if it finds none. `BAGDOT_EMULATE=1` asks for the emulator all the same.
-/// To be called before anything of cudarc; later calls answer the same.
+/// Loads the stand-in driver, unless a real one is to be used: then there is none. A real one is
+/// used where it finds a device, and where `BAGDOT_REQUIRE_CUDA=1` asks for it, so that a test
+/// fails there if it finds none. `BAGDOT_EMULATE=1` asks for the emulator all the same. To be
+/// called before anything of cudarc; later calls answer the same.
 pub fn install() -> Result<Option<&'static Emulator>, &'static InstallError> {
     static INSTALLED: OnceLock<Result<Option<Emulator>, InstallError>> = OnceLock::new();
     INSTALLED.get_or_init(install_once).as_ref().map(Option::as_ref)
@@ -77,7 +82,8 @@ fn install_once() -> Result<Option<Emulator>, InstallError> {
     std::mem::forget(unsafe { Library::open(Some(cublaslt_path()), RTLD_NOW | RTLD_LOCAL) });
     // SAFETY: this only looks up what is loaded under that name, which nobody initialises by it.
     let answering = unsafe { Library::open(Some("libcuda.so"), RTLD_LAZY | RTLD_LOCAL) };
-    let ours = answering.is_ok_and(|l| symbol::<extern "C" fn(c_int)>(&l, b"bagdot_emulator_reset\0").is_ok());
+    let ours = answering
+        .is_ok_and(|l| symbol::<extern "C" fn(c_int)>(&l, b"bagdot_emulator_reset\0").is_ok());
     if ours { Ok(Some(emulator)) } else { Err(InstallError::TooLate) }
 }
 
@@ -86,26 +92,35 @@ pub fn library_path() -> PathBuf {
     beside("libbagdot_emulator.so")
 }
 
-/// Where the library is that answers to the name of cuBLASLt, if it was built (emulator/cublaslt). To be loaded after the other.
+/// Where the library is that answers to the name of cuBLASLt, if it was built (emulator/cublaslt).
+/// To be loaded after the other.
 pub fn cublaslt_path() -> PathBuf {
     beside("libbagdot_emulator_cublaslt.so")
 }
 
 /// Where a library is: cargo builds them into the folder of the test programs.
 fn beside(name: &str) -> PathBuf {
-    let folder = env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from)).unwrap_or_default();
-    let candidates = [folder.join(name), folder.join("deps").join(name), folder.join("..").join("deps").join(name)];
+    let folder =
+        env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from)).unwrap_or_default();
+    let candidates = [
+        folder.join(name),
+        folder.join("deps").join(name),
+        folder.join("..").join("deps").join(name),
+    ];
     candidates.iter().find(|path| path.is_file()).unwrap_or(&candidates[0]).clone()
 }
 
 fn a_real_device_is_there() -> bool {
-    // SAFETY: loading the driver and asking it for its devices is what every program with CUDA does first.
-    let Ok(library) = (unsafe { Library::open(Some("libcuda.so.1"), RTLD_NOW | RTLD_LOCAL) }) else { return false };
+    // SAFETY: loading the driver and asking it for its devices is what every program with CUDA does
+    // first.
+    let Ok(library) = (unsafe { Library::open(Some("libcuda.so.1"), RTLD_NOW | RTLD_LOCAL) })
+    else {
+        return false;
+    };
     let init = symbol::<extern "C" fn(u32) -> c_int>(&library, b"cuInit\0");
     let count = symbol::<extern "C" fn(*mut c_int) -> c_int>(&library, b"cuDeviceGetCount\0");
     let mut devices = 0;
-    let found =
-        matches!((init, count), (Ok(init), Ok(count)) if init(0) == 0 && count(&raw mut devices) == 0 && devices > 0);
+    let found = matches!((init, count), (Ok(init), Ok(count)) if init(0) == 0 && count(&raw mut devices) == 0 && devices > 0);
     if found {
         // A driver that has been initialised is not unloaded.
         std::mem::forget(library);
@@ -118,9 +133,10 @@ fn symbol<T: Copy>(library: &Library, name: &[u8]) -> Result<T, libloading::Erro
     unsafe { library.get::<T>(name) }.map(|symbol| *symbol)
 }
 
-/// An emulator of one test's own, with everything as at the start: memory, settings, errors, counters and report are no other test's. It
-/// belongs to the thread that asked for it, and to threads that use its contexts. What is left of it when it ends is not valid any more.
-/// Where the test fails, it prints what the emulator has to report.
+/// An emulator of one test's own, with everything as at the start: memory, settings, errors,
+/// counters and report are no other test's. It belongs to the thread that asked for it, and to
+/// threads that use its contexts. What is left of it when it ends is not valid any more. Where the
+/// test fails, it prints what the emulator has to report.
 pub struct Exclusive {
     emulator: &'static Emulator,
     number: u64,
@@ -147,7 +163,8 @@ impl Drop for Exclusive {
 }
 
 impl Emulator {
-    /// An emulator of the calling thread's own, so that tests run beside each other. Without it all threads share one.
+    /// An emulator of the calling thread's own, so that tests run beside each other. Without it all
+    /// threads share one.
     pub fn exclusive(&'static self) -> Exclusive {
         Exclusive { emulator: self, number: (self.begin)(), _thread: PhantomData }
     }
@@ -178,12 +195,14 @@ impl Emulator {
         self.set(Setting::DriverVersion, version.into());
     }
 
-    /// Sets the compute capability that devices say they have, times ten: PTX for a later one is refused.
+    /// Sets the compute capability that devices say they have, times ten: PTX for a later one is
+    /// refused.
     pub fn set_capability(&self, capability: u32) {
         self.set(Setting::Capability, capability.into());
     }
 
-    /// Sets whether work waits in its stream, as it does at first, or is done by the call that asks for it.
+    /// Sets whether work waits in its stream, as it does at first, or is done by the call that asks
+    /// for it.
     pub fn set_deferred(&self, deferred: bool) {
         self.set(Setting::Deferred, deferred.into());
     }
@@ -192,7 +211,8 @@ impl Emulator {
         (self.set)(setting as c_int, value);
     }
 
-    /// Forgets memory, modules, streams, errors, the report and the counters. Handles of before are not valid any more.
+    /// Forgets memory, modules, streams, errors, the report and the counters. Handles of before are
+    /// not valid any more.
     pub fn reset(&self) {
         (self.reset)(0);
     }
@@ -212,14 +232,17 @@ impl Emulator {
         (self.used_bytes)(device as c_int)
     }
 
-    /// What the kernels did since the last reset of the counters. Launches that wait in streams have not happened.
+    /// What the kernels did since the last reset of the counters. Launches that wait in streams
+    /// have not happened.
     pub fn counters(&self) -> Vec<KernelCounts> {
         parse_counters(&text(self.counters))
     }
 
     /// How often each function of the driver API was called since the last reset of the counters.
     pub fn calls(&self) -> BTreeMap<String, u64> {
-        let call = |line: &str| line.split_once('\t').map(|(name, n)| (name.to_owned(), n.parse().unwrap_or(0)));
+        let call = |line: &str| {
+            line.split_once('\t').map(|(name, n)| (name.to_owned(), n.parse().unwrap_or(0)))
+        };
         text(self.calls).lines().filter_map(call).collect()
     }
 
@@ -258,7 +281,11 @@ fn parse_counters(text: &str) -> Vec<KernelCounts> {
             }
             (["line", file, line, rest @ ..], Some(kernel)) => {
                 let line = line.parse().unwrap_or(0);
-                kernel.lines.push(LineCounts { file: (*file).to_owned(), line, counts: counts(rest) });
+                kernel.lines.push(LineCounts {
+                    file: (*file).to_owned(),
+                    line,
+                    counts: counts(rest),
+                });
             }
             _ => {}
         }

@@ -1,4 +1,5 @@
-//! What conversions make of numbers, against the rules of the PTX ISA: plain references that share no code with the emulator.
+//! What conversions make of numbers, against the rules of the PTX ISA: plain references that share
+//! no code with the emulator.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,16 +11,26 @@ use common::evaluate::{bits, evaluate, evaluate32, expect32, f, noise_bits, rows
 fn conversions() {
     use half::{bf16, f16};
     let to16 = |name: &str, rows: &[Vec<u64>]| {
-        let body = format!("cvt.u32.u64 %r1, %x0; mov.b32 %f1, %r1; cvt.{name}.f32 %h0, %f1; cvt.u64.u16 %d, %h0;");
+        let body = format!(
+            "cvt.u32.u64 %r1, %x0; mov.b32 %f1, %r1; cvt.{name}.f32 %h0, %f1; cvt.u64.u16 %d, %h0;"
+        );
         evaluate(&body, rows)
     };
     for (row, got) in rows(1).iter().zip(to16("rn.f16", &rows(1))) {
         let v = f(row[0]);
-        assert_eq!(got as u16, if v.is_nan() { 0x7fff } else { f16::from_f32(v).to_bits() }, "{v:e}");
+        assert_eq!(
+            got as u16,
+            if v.is_nan() { 0x7fff } else { f16::from_f32(v).to_bits() },
+            "{v:e}"
+        );
     }
     for (row, got) in rows(1).iter().zip(to16("rn.bf16", &rows(1))) {
         let v = f(row[0]);
-        assert_eq!(got as u16, if v.is_nan() { 0x7fff } else { bf16::from_f32(v).to_bits() }, "{v:e}");
+        assert_eq!(
+            got as u16,
+            if v.is_nan() { 0x7fff } else { bf16::from_f32(v).to_bits() },
+            "{v:e}"
+        );
     }
     for (row, got) in rows(1).iter().zip(to16("rz.bf16", &rows(1))) {
         let v = f(row[0]);
@@ -38,11 +49,16 @@ fn conversions() {
         };
         assert_eq!(got as u16, expected, "{v:e}");
     }
-    let back =
-        evaluate("cvt.u16.u64 %h1, %x0; cvt.f32.f16 %f1, %h1; mov.b32 %r1, %f1; cvt.u64.u32 %d, %r1;", &all_halves());
+    let back = evaluate(
+        "cvt.u16.u64 %h1, %x0; cvt.f32.f16 %f1, %h1; mov.b32 %r1, %f1; cvt.u64.u32 %d, %r1;",
+        &all_halves(),
+    );
     for (bits, got) in back.iter().enumerate() {
         let v = f16::from_bits(bits as u16).to_f32();
-        assert!(f(*got).to_bits() == v.to_bits() || (v.is_nan() && f(*got).is_nan()), "{bits:#x}: {got:#x}");
+        assert!(
+            f(*got).to_bits() == v.to_bits() || (v.is_nan() && f(*got).is_nan()),
+            "{bits:#x}: {got:#x}"
+        );
     }
     // tf32: ten bits of mantissa, halves away from zero.
     expect32("cvt.rna.tf32.f32", &rows(1), |r| {
@@ -68,7 +84,11 @@ fn all_halves() -> Vec<Vec<u64>> {
 
 #[test]
 fn conversions_of_integers() {
-    expect32("cvt.rzi.s32.f32", &rows(1), |r| if f(r[0]).is_nan() { 0 } else { f(r[0]) as i32 as u32 });
+    expect32(
+        "cvt.rzi.s32.f32",
+        &rows(1),
+        |r| if f(r[0]).is_nan() { 0 } else { f(r[0]) as i32 as u32 },
+    );
     expect32("cvt.rzi.u32.f32", &rows(1), |r| f(r[0]) as u32);
     expect32("cvt.rni.s32.f32", &rows(1), |r| f(r[0]).round_ties_even() as i32 as u32);
     expect32("cvt.rmi.s32.f32", &rows(1), |r| f(r[0]).floor() as i32 as u32);
@@ -79,26 +99,33 @@ fn conversions_of_integers() {
         let (v, nearest) = (r[0] as u32, r[0] as u32 as f32);
         if f64::from(nearest) > f64::from(v) { nearest.to_bits() - 1 } else { nearest.to_bits() }
     });
-    expect32("cvt.sat.f32.f32", &rows(1), |r| if f(r[0]) > 0.0 { f(r[0]).min(1.0).to_bits() } else { 0 });
+    expect32("cvt.sat.f32.f32", &rows(1), |r| {
+        if f(r[0]) > 0.0 { f(r[0]).min(1.0).to_bits() } else { 0 }
+    });
     expect32("cvt.s32.s8", &rows(1), |r| r[0] as i8 as i32 as u32);
     expect32("cvt.sat.s8.s32", &rows(1), |r| (r[0] as i32).clamp(-128, 127) as u32);
     let wide: Vec<Vec<u64>> = (0..2000).map(|k| vec![noise_bits(k) >> (k % 64)]).collect();
-    for (row, got) in
-        wide.iter().zip(evaluate("cvt.rn.f32.s64 %f0, %x0; mov.b32 %r0, %f0; cvt.u64.u32 %d, %r0;", &wide))
+    for (row, got) in wide
+        .iter()
+        .zip(evaluate("cvt.rn.f32.s64 %f0, %x0; mov.b32 %r0, %f0; cvt.u64.u32 %d, %r0;", &wide))
     {
         assert_eq!(got as u32, (row[0] as i64 as f32).to_bits());
     }
-    for (row, got) in wide.iter().zip(evaluate("cvt.rn.f64.u64 %g0, %x0; mov.b64 %d, %g0;", &wide)) {
+    for (row, got) in wide.iter().zip(evaluate("cvt.rn.f64.u64 %g0, %x0; mov.b64 %d, %g0;", &wide))
+    {
         assert_eq!(got, (row[0] as f64).to_bits());
     }
-    let doubles: Vec<Vec<u64>> = wide.iter().map(|r| vec![((r[0] as i64) as f64 * 1.5).to_bits()]).collect();
-    for (row, got) in doubles.iter().zip(evaluate("mov.b64 %g0, %x0; cvt.rzi.s64.f64 %d, %g0;", &doubles)) {
+    let doubles: Vec<Vec<u64>> =
+        wide.iter().map(|r| vec![((r[0] as i64) as f64 * 1.5).to_bits()]).collect();
+    for (row, got) in
+        doubles.iter().zip(evaluate("mov.b64 %g0, %x0; cvt.rzi.s64.f64 %d, %g0;", &doubles))
+    {
         assert_eq!(got as i64, f64::from_bits(row[0]) as i64);
     }
-    for (row, got) in doubles
-        .iter()
-        .zip(evaluate("mov.b64 %g0, %x0; cvt.rn.f32.f64 %f0, %g0; mov.b32 %r0, %f0; cvt.u64.u32 %d, %r0;", &doubles))
-    {
+    for (row, got) in doubles.iter().zip(evaluate(
+        "mov.b64 %g0, %x0; cvt.rn.f32.f64 %f0, %g0; mov.b32 %r0, %f0; cvt.u64.u32 %d, %r0;",
+        &doubles,
+    )) {
         assert_eq!(got as u32, bits(f64::from_bits(row[0]) as f32));
     }
     let nan = [vec![f64::NAN.to_bits()]];

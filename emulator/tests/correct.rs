@@ -1,5 +1,5 @@
-//! Kernels without a fault agree with plain loops, and no check says anything about them: 30 seeds in both schedules, and the PTX of
-//! every architecture.
+//! Kernels without a fault agree with plain loops, and no check says anything about them: 30 seeds
+//! in both schedules, and the PTX of every architecture.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -20,7 +20,10 @@ fn everywhere(test: impl Fn(&mut Gpu)) {
 fn close(got: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len());
     for (k, (g, e)) in got.iter().zip(expected).enumerate() {
-        assert!((f64::from(*g) - e).abs() <= tolerance * (1.0 + e.abs()), "element {k}: {g}, not {e}");
+        assert!(
+            (f64::from(*g) - e).abs() <= tolerance * (1.0 + e.abs()),
+            "element {k}: {g}, not {e}"
+        );
     }
 }
 
@@ -61,7 +64,8 @@ fn sort_and_segments() {
         }
         let mut expected: Vec<(u32, u32)> = keys.iter().copied().zip(positions).collect();
         expected.sort();
-        let got: Vec<(u32, u32)> = gpu.download(a.0, n).into_iter().zip(gpu.download(a.1, n)).collect();
+        let got: Vec<(u32, u32)> =
+            gpu.download(a.0, n).into_iter().zip(gpu.download(a.1, n)).collect();
         assert_eq!(got, expected);
 
         let n = 300usize;
@@ -84,12 +88,15 @@ fn sort_and_segments() {
 fn tensor_cores() {
     everywhere(|gpu| {
         let (samples, f, d) = (2usize, 27usize, 48usize);
-        let x: Vec<u16> = floats(samples * f * d, 3).iter().map(|&v| half::bf16::from_f32(v).to_bits()).collect();
+        let x: Vec<u16> =
+            floats(samples * f * d, 3).iter().map(|&v| half::bf16::from_f32(v).to_bits()).collect();
         let value = |k: usize| f64::from(half::bf16::from_bits(x[k]).to_f32());
         let mut expected = vec![];
         for b in 0..samples {
             for (r, q) in (1..f).flat_map(|r| (0..r).map(move |q| (r, q))) {
-                expected.push((0..d).map(|k| value((b * f + r) * d + k) * value((b * f + q) * d + k)).sum());
+                expected.push(
+                    (0..d).map(|k| value((b * f + r) * d + k) * value((b * f + q) * d + k)).sum(),
+                );
             }
         }
         let (dx, out) = (gpu.upload(&x), gpu.room::<f32>(expected.len()));
@@ -100,8 +107,12 @@ fn tensor_cores() {
         let x: Vec<f32> = floats(2 * 16 * 24, 5);
         let value = |k: usize| f64::from(f32::from_bits((x[k].to_bits() + 0x1000) & 0xffff_e000));
         let mut expected = vec![];
-        for (b, r, q) in (0..2).flat_map(|b| (0..16).flat_map(move |r| (0..16).map(move |q| (b, r, q)))) {
-            expected.push((0..24).map(|k| value((b * 16 + r) * 24 + k) * value((b * 16 + q) * 24 + k)).sum());
+        for (b, r, q) in
+            (0..2).flat_map(|b| (0..16).flat_map(move |r| (0..16).map(move |q| (b, r, q))))
+        {
+            expected.push(
+                (0..24).map(|k| value((b * 16 + r) * 24 + k) * value((b * 16 + q) * 24 + k)).sum(),
+            );
         }
         let (dx, out) = (gpu.upload(&x), gpu.room::<f32>(512));
         gpu.run("gram_tf32", grid(2, 32), &args![dx, out, 24i32]);
@@ -115,7 +126,11 @@ fn copies_in_a_pipeline() {
         let tiles = 7usize;
         let x = floats(2 * tiles * 128, 1);
         let expected: Vec<f64> = (0..256)
-            .map(|t| (0..tiles).map(|k| f64::from(x[(t / 128 * tiles + k) * 128 + ((t % 128) ^ 1)])).sum())
+            .map(|t| {
+                (0..tiles)
+                    .map(|k| f64::from(x[(t / 128 * tiles + k) * 128 + ((t % 128) ^ 1)]))
+                    .sum()
+            })
             .collect();
         let (dx, out) = (gpu.upload(&x), gpu.room::<f32>(256));
         gpu.run("pipeline_sum", grid(2, 128), &args![dx, out, tiles as i32]);
@@ -132,12 +147,14 @@ fn exchanges_in_a_warp() {
         // Lane n's slot got what the lane four before it wrote.
         let neighbour = |t: usize, by: usize| (t & 32) + ((t + by) & 31);
         let first: Vec<f32> = (0..64).map(|t| x[neighbour(t, 4)] + 1.0).collect();
-        let expected: Vec<f64> = (0..64).map(|t| f64::from(first[t] + first[neighbour(t, 28)])).collect();
+        let expected: Vec<f64> =
+            (0..64).map(|t| f64::from(first[t] + first[neighbour(t, 28)])).collect();
         close(&gpu.download(out, 64), &expected, 0.0);
 
         let out = gpu.room::<u16>(64);
         gpu.run("halves", grid(1, 64), &args![dx, out]);
-        let expected: Vec<u16> = (0..64).map(|t| half::bf16::from_f32(x[t ^ 1]).to_bits()).collect();
+        let expected: Vec<u16> =
+            (0..64).map(|t| half::bf16::from_f32(x[t ^ 1]).to_bits()).collect();
         assert_eq!(gpu.download::<u16>(out, 64), expected);
 
         let x: Vec<i32> = (0..64).map(|k| k * k % 37).collect();
@@ -160,7 +177,8 @@ fn named_barriers() {
         let x: Vec<i32> = (0..5 * 64).map(|k| k * 31 % 101).collect();
         let (dx, out) = (gpu.upload(&x), gpu.room::<i32>(64));
         gpu.run("producer_consumer", grid(1, 128), &args![dx, out, 5i32]);
-        let expected: Vec<i32> = (0..64).map(|t| (0..5).map(|k| x[k * 64 + 63 - t]).sum()).collect();
+        let expected: Vec<i32> =
+            (0..64).map(|t| (0..5).map(|k| x[k * 64 + 63 - t]).sum()).collect();
         assert_eq!(gpu.download::<i32>(out, 64), expected);
     });
 }
@@ -192,7 +210,12 @@ fn calls_and_local_memory() {
         gpu.run(
             "calls",
             grid(1, 32),
-            &[common::Plain::to_bytes(dx), common::Plain::to_bytes(out), shape, common::Plain::to_bytes(n)],
+            &[
+                common::Plain::to_bytes(dx),
+                common::Plain::to_bytes(out),
+                shape,
+                common::Plain::to_bytes(n),
+            ],
         );
         let table = [1.0, 2.0, 4.0, 8.0];
         let expected: Vec<f64> = (0..32)
@@ -224,13 +247,17 @@ fn counters() {
         ideal += l.counts.ideal_sectors;
         read += l.counts.global_read;
     }
-    assert!(load.count() <= 1 && sectors == 512 && ideal == 512 && read == 16384, "{sectors} {ideal} {read}");
+    assert!(
+        load.count() <= 1 && sectors == 512 && ideal == 512 && read == 16384,
+        "{sectors} {ideal} {read}"
+    );
     assert_eq!(sum.total.instructions, sum.block_instructions.iter().sum::<u64>());
     assert_eq!(sum.total.bank_passes, sum.total.ideal_passes);
     gpu.device.reset_counters();
     assert!(gpu.device.counters().is_empty());
 
-    // The padded tile has no bank conflicts; without the padding (D = 0 mod 64 and pitch D) it would.
+    // The padded tile has no bank conflicts; without the padding (D = 0 mod 64 and pitch D) it
+    // would.
     let (f, d) = (27usize, 64usize);
     let (dx, out) = (gpu.upload(&vec![0u16; f * d]), gpu.room::<f32>(f * (f - 1) / 2));
     let shape = Grid { dynamic_shared: 32 * (d + 8) * 2, ..grid(1, 128) };
@@ -239,5 +266,8 @@ fn counters() {
     let interact = all.iter().find(|k| k.name == "interact_bf16").unwrap();
     assert_eq!(interact.total.bank_passes, interact.total.ideal_passes);
     assert_eq!(interact.total.global_read, (f * d * 2) as u64);
-    assert!(interact.total.sectors > interact.total.ideal_sectors, "the triangle is stored in pieces");
+    assert!(
+        interact.total.sectors > interact.total.ideal_sectors,
+        "the triangle is stored in pieces"
+    );
 }

@@ -1,4 +1,5 @@
-//! The stand-in for cuBLASLt, under the name by which it is looked for: what it computes, and what it refuses.
+//! The stand-in for cuBLASLt, under the name by which it is looked for: what it computes, and what
+//! it refuses.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -25,12 +26,14 @@ const RELU_BIAS: u32 = 6;
 macro_rules! call {
     ($library:expr, $name:ident($($argument:expr => $ty:ty),*)) => {{
         type Function = unsafe extern "C" fn($($ty),*) -> c_int;
-        // SAFETY: the function has these arguments, by the documentation of cuBLASLt, and pointers are to values of this test's.
+        // SAFETY: the function has these arguments, by the documentation of cuBLASLt, and pointers
+        // are to values of this test's.
         unsafe { $library.get::<Function>(concat!(stringify!($name), "\0").as_bytes()).unwrap()($($argument),*) }
     }};
 }
 
-/// `D = op(A) op(B)` of so many rows, columns and terms, A stored transposed. Columns begin one element after the other has ended.
+/// `D = op(A) op(B)` of so many rows, columns and terms, A stored transposed. Columns begin one
+/// element after the other has ended.
 struct Product {
     library: Library,
     handle: u64,
@@ -49,10 +52,12 @@ struct Wish {
     workspace: u64,
 }
 
-const WISH: Wish = Wish { sizes: [3, 2, 4], types: [R_32F; 2], compute: COMPUTE_32F, epilogue: 1, workspace: 0 };
+const WISH: Wish =
+    Wish { sizes: [3, 2, 4], types: [R_32F; 2], compute: COMPUTE_32F, epilogue: 1, workspace: 0 };
 
 impl Product {
-    /// The product, or the status of the heuristic. An algorithm for matrices that are aligned to 16 bytes, as a bias is.
+    /// The product, or the status of the heuristic. An algorithm for matrices that are aligned to
+    /// 16 bytes, as a bias is.
     fn new(wish: Wish) -> Result<Self, c_int> {
         // SAFETY: the emulator has put its library there.
         let library = unsafe { Library::new("libcublasLt.so.13") }.unwrap();
@@ -60,14 +65,23 @@ impl Product {
         let (mut handle, mut operation, mut preference, mut count) = (0, 0, 0, 0);
         assert_eq!(call!(library, cublasLtCreate(&mut handle => &mut u64)), 0);
         let (compute, to) = (wish.compute, &mut operation);
-        assert_eq!(call!(library, cublasLtMatmulDescCreate(to => &mut u64, compute => c_int, R_32F => c_int)), 0);
+        assert_eq!(
+            call!(library, cublasLtMatmulDescCreate(to => &mut u64, compute => c_int, R_32F => c_int)),
+            0
+        );
         let set = |attribute: c_int, value: &[u8]| {
             let (value, len) = (value.as_ptr(), value.len());
             call!(library, cublasLtMatmulDescSetAttribute(operation => u64, attribute => c_int, value => *const u8, len => usize))
         };
-        let statuses =
-            [set(3, &1_i32.to_le_bytes()), set(7, &wish.epilogue.to_le_bytes()), set(8, &16_u64.to_le_bytes())];
-        assert_eq!((statuses, set(99, &[0; 4]), set(7, &[0; 8])), ([0; 3], INVALID_VALUE, INVALID_VALUE));
+        let statuses = [
+            set(3, &1_i32.to_le_bytes()),
+            set(7, &wish.epilogue.to_le_bytes()),
+            set(8, &16_u64.to_le_bytes()),
+        ];
+        assert_eq!(
+            (statuses, set(99, &[0; 4]), set(7, &[0; 8])),
+            ([0; 3], INVALID_VALUE, INVALID_VALUE)
+        );
         let layouts = [(factors, terms, rows), (factors, terms, cols), (output, rows, cols)].map(|(ty, rows, cols)| {
             let (mut layout, ld) = (0, rows as i64 + 1);
             let to = &mut layout;
@@ -87,7 +101,11 @@ impl Product {
             handle => u64, operation => u64, a => u64, b => u64, d => u64, d => u64, preference => u64, 1 => c_int,
             &mut algorithm => &mut [u64; 13], &mut count => &mut c_int
         ));
-        if found == 0 { Ok(Self { library, handle, operation, layouts, algorithm }) } else { Err(found) }
+        if found == 0 {
+            Ok(Self { library, handle, operation, layouts, algorithm })
+        } else {
+            Err(found)
+        }
     }
 
     /// Puts it into a stream: the status.
@@ -125,21 +143,31 @@ fn products_are_those_of_column_major_matrices() {
     let value = |row: usize, col: usize| (row * 3 + col * 5) as f32 % 7.0 - 3.0;
     for terms in [4, 300] {
         let parts = 2 * 4 * 3 * 2;
-        let product =
-            Product::new(Wish { sizes: [3, 2, terms as u64], epilogue: RELU_BIAS, workspace: parts, ..WISH }).unwrap();
+        let product = Product::new(Wish {
+            sizes: [3, 2, terms as u64],
+            epilogue: RELU_BIAS,
+            workspace: parts,
+            ..WISH
+        })
+        .unwrap();
         let (a, b) = (
             stream.clone_htod(&columns(terms, 3, value)).unwrap(),
             stream.clone_htod(&columns(terms, 2, |t, c| value(c, t))).unwrap(),
         );
         let d = stream.clone_htod(&columns(3, 2, value)).unwrap();
-        let (bias, workspace) =
-            (stream.clone_htod(&[1.0_f32, 2.0, 3.0]).unwrap(), stream.clone_htod(&[0_u8; 48]).unwrap());
+        let (bias, workspace) = (
+            stream.clone_htod(&[1.0_f32, 2.0, 3.0]).unwrap(),
+            stream.clone_htod(&[0_u8; 48]).unwrap(),
+        );
         let at = |buffer: &cudarc::driver::CudaSlice<f32>| buffer.device_ptr(&stream).0;
         let room = (workspace.device_ptr(&stream).0, 48);
         assert_eq!(product.run(&stream, [at(&a), at(&b), at(&d)], at(&bias), 0.5, room), 0);
         let got = stream.clone_dtoh(&d).unwrap();
-        let sum = |row: usize, col: usize| (0..terms).map(|t| value(t, row) * value(col, t)).sum::<f32>();
-        let want = columns(3, 2, |row, col| (2.0 * sum(row, col) + 0.5 * value(row, col) + row as f32 + 1.0).max(0.0));
+        let sum =
+            |row: usize, col: usize| (0..terms).map(|t| value(t, row) * value(col, t)).sum::<f32>();
+        let want = columns(3, 2, |row, col| {
+            (2.0 * sum(row, col) + 0.5 * value(row, col) + row as f32 + 1.0).max(0.0)
+        });
         assert!(
             got.iter().zip(&want).all(|(got, want)| got == want || got.is_nan() && want.is_nan()),
             "{got:?}, not {want:?}"
@@ -158,13 +186,17 @@ fn what_cublaslt_refuses_is_refused() {
     let stream = context().new_stream().unwrap();
     let refused = |wish| Product::new(wish).map(|_| ()).unwrap_err();
     assert_eq!(refused(Wish { types: [R_32F, R_16BF], ..WISH }), NOT_SUPPORTED);
-    assert_eq!(refused(Wish { types: [R_16BF; 2], compute: COMPUTE_32F_FAST_TF32, ..WISH }), NOT_SUPPORTED);
+    assert_eq!(
+        refused(Wish { types: [R_16BF; 2], compute: COMPUTE_32F_FAST_TF32, ..WISH }),
+        NOT_SUPPORTED
+    );
     assert_eq!(refused(Wish { epilogue: 512, ..WISH }), NOT_SUPPORTED);
     assert_eq!(refused(Wish { sizes: [3, 0, 4], ..WISH }), INVALID_VALUE);
     let memory = stream.clone_htod(&[0.0_f32; 4096]).unwrap();
     let at = memory.device_ptr(&stream).0;
     let matrices = [at, at + 8192, at + 12_288];
-    let product = Product::new(Wish { sizes: [3, 2, 300], epilogue: BIAS, workspace: 48, ..WISH }).unwrap();
+    let product =
+        Product::new(Wish { sizes: [3, 2, 300], epilogue: BIAS, workspace: 48, ..WISH }).unwrap();
     let run = |matrices, bias, workspace| product.run(&stream, matrices, bias, 0.0, workspace);
     let room = (at + 16_000, 48);
     assert_eq!(run(matrices, at + 15_872, room), 0);

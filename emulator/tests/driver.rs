@@ -14,7 +14,9 @@ use cudarc::nvrtc::Ptx;
 #[test]
 fn a_kernel_runs_through_cudarc() {
     let emulator = emulator();
-    for (seed, schedule) in (0..6).flat_map(|seed| [(seed, Schedule::Lockstep), (seed, Schedule::Independent)]) {
+    for (seed, schedule) in
+        (0..6).flat_map(|seed| [(seed, Schedule::Lockstep), (seed, Schedule::Independent)])
+    {
         emulator.reset();
         emulator.configure(Config { seed, schedule, ..Config::default() });
         let context = context();
@@ -27,7 +29,10 @@ fn a_kernel_runs_through_cudarc() {
         doubler.run(&mut data).unwrap();
         doubler.run(&mut data).unwrap();
         let copy = stream.clone_dtod(&data).unwrap();
-        assert_eq!(stream.clone_dtoh(&copy).unwrap(), values.iter().map(|v| 4 * v).collect::<Vec<_>>());
+        assert_eq!(
+            stream.clone_dtoh(&copy).unwrap(),
+            values.iter().map(|v| 4 * v).collect::<Vec<_>>()
+        );
         let zeros = stream.alloc_zeros::<f64>(10).unwrap();
         assert_eq!(stream.clone_dtoh(&zeros).unwrap(), [0.0; 10]);
         let counters = emulator.counters();
@@ -83,7 +88,10 @@ fn faults_come_with_the_next_wait_and_stay() {
         fails(stream.clone_htod(&[1u8]), code);
         fails(context.synchronize(), code);
         let report = emulator.report();
-        assert!(report.starts_with(text) && report.contains(name) && report.contains("planted.cu:"), "{report}");
+        assert!(
+            report.starts_with(text) && report.contains(name) && report.contains("planted.cu:"),
+            "{report}"
+        );
     }
 }
 
@@ -110,7 +118,11 @@ fn what_is_refused_at_once() {
         builder.arg(&mut data).arg(&64u32);
         // SAFETY: the arguments are those of the kernel.
         let launched = unsafe { builder.launch(large) }.map(|_| ());
-        if allowed { launched.unwrap() } else { fails(launched, CUresult::CUDA_ERROR_INVALID_VALUE) }
+        if allowed {
+            launched.unwrap()
+        } else {
+            fails(launched, CUresult::CUDA_ERROR_INVALID_VALUE)
+        }
     }
     let bounded = context.load_module(Ptx::from_src(compile("correct", "80"))).unwrap();
     let bounded = bounded.load_function("interact_bf16").unwrap();
@@ -136,7 +148,10 @@ fn images_that_do_not_fit() {
     let load = |text: &str| context.load_module(Ptx::from_src(text)).map(|_| ());
     fails(load("\u{7f}ELF is machine code"), CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
     fails(load("no PTX"), CUresult::CUDA_ERROR_INVALID_IMAGE);
-    fails(load(&DOUBLE.replace("ld.param.u32 %r1", "ld.param.u32 %r77")), CUresult::CUDA_ERROR_INVALID_PTX);
+    fails(
+        load(&DOUBLE.replace("ld.param.u32 %r1", "ld.param.u32 %r77")),
+        CUresult::CUDA_ERROR_INVALID_PTX,
+    );
     assert!(
         emulator.report().contains("PTX line 11: ld.param.u32 %r77, [n]: unknown register %r77"),
         "{}",
@@ -161,7 +176,11 @@ fn images_that_do_not_fit() {
     // SAFETY: the arguments are those of the kernel.
     let launched = unsafe { builder.launch(launch(1, 32)) }.map(|_| ());
     fails(launched.and_then(|()| stream.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION);
-    assert!(emulator.report().contains("does not know tcgen05.frobnicate.b32"), "{}", emulator.report());
+    assert!(
+        emulator.report().contains("does not know tcgen05.frobnicate.b32"),
+        "{}",
+        emulator.report()
+    );
 }
 
 #[test]
@@ -206,7 +225,11 @@ fn host_misuse_is_reported() {
     // SAFETY: the emulator refuses the copy before it touches the slice.
     let copied = unsafe { cudarc::driver::result::memcpy_dtoh_sync(&mut bytes, address) };
     fails(copied, CUresult::CUDA_ERROR_INVALID_VALUE);
-    assert!(emulator.report().contains("32 bytes at offset 0 of an allocation of 16 bytes"), "{}", emulator.report());
+    assert!(
+        emulator.report().contains("32 bytes at offset 0 of an allocation of 16 bytes"),
+        "{}",
+        emulator.report()
+    );
 }
 
 #[test]
@@ -226,7 +249,9 @@ fn every_function_that_cudarc_calls_is_there() {
 #[test]
 fn limits_are_those_of_the_device() {
     let emulator = emulator();
-    for (capability, most, threads) in [(80, 163 << 10, 2048), (90, 227 << 10, 2048), (120, 99 << 10, 1536)] {
+    for (capability, most, threads) in
+        [(80, 163 << 10, 2048), (90, 227 << 10, 2048), (120, 99 << 10, 1536)]
+    {
         emulator.reset();
         emulator.set_capability(capability);
         let context = context();
@@ -239,8 +264,9 @@ fn limits_are_those_of_the_device() {
         let dynamic = cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         f.set_attribute(dynamic, most).unwrap();
         fails(f.set_attribute(dynamic, most + 1), CUresult::CUDA_ERROR_INVALID_VALUE);
-        let resident =
-            |threads, shared| f.occupancy_max_active_blocks_per_multiprocessor(threads, shared, None).unwrap();
+        let resident = |threads, shared| {
+            f.occupancy_max_active_blocks_per_multiprocessor(threads, shared, None).unwrap()
+        };
         assert_eq!(resident(512, 0), threads as u32 / 512);
         assert_eq!((resident(32, most as usize), resident(32, most as usize + 1)), (1, 0));
         let left = f.occupancy_available_dynamic_smem_per_block(2, 64).unwrap();
@@ -273,7 +299,10 @@ fn an_error_stays_with_its_device() {
             doublers[1].run(&mut good).unwrap();
         }
         assert_eq!(doublers[1].stream.clone_dtoh(&good).unwrap(), [16; 8]);
-        fails(launched.and_then(|()| doublers[0].stream.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+        fails(
+            launched.and_then(|()| doublers[0].stream.synchronize()),
+            CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+        );
         assert_eq!(doublers[1].stream.clone_dtoh(&good).unwrap(), [16; 8]);
     }
 }
@@ -292,7 +321,10 @@ fn each_test_has_its_own() {
         builder.arg(&mut data).arg(&9u32);
         // SAFETY: one element too many, which the emulator reports.
         let launched = unsafe { builder.launch(launch(1, 32)) }.map(|_| ());
-        fails(launched.and_then(|()| doubler.stream.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+        fails(
+            launched.and_then(|()| doubler.stream.synchronize()),
+            CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+        );
         assert!(inner.report().contains("out of bounds"));
     });
     other.join().unwrap();

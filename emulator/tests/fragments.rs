@@ -1,5 +1,5 @@
-//! The layouts of matrix fragments: every element's place is written out here from the figures of the PTX ISA, and the product is that of
-//! plain matrices.
+//! The layouts of matrix fragments: every element's place is written out here from the figures of
+//! the PTX ISA, and the product is that of plain matrices.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -44,8 +44,12 @@ const ELEMENTS: [Element; 3] = [
 fn place_of_a(bytes: usize, k: usize, lane: usize, i: usize) -> (usize, usize) {
     let (group, thread) = (lane >> 2, lane % 4);
     if bytes == 4 {
-        // m16n8k4 and m16n8k8: a0 and a2 in row groupID, a1 and a3 in row groupID + 8; the column is threadID_in_group, and + 4 from a2 on.
-        return (if i.is_multiple_of(2) { group } else { group + 8 }, thread + if i >= 2 { 4 } else { 0 });
+        // m16n8k4 and m16n8k8: a0 and a2 in row groupID, a1 and a3 in row groupID + 8; the column
+        // is threadID_in_group, and + 4 from a2 on.
+        return (
+            if i.is_multiple_of(2) { group } else { group + 8 },
+            thread + if i >= 2 { 4 } else { 0 },
+        );
     }
     if k == 8 {
         // m16n8k8: row groupID for a0 and a1, groupID + 8 for a2 and a3.
@@ -72,15 +76,19 @@ fn place_of_c(lane: usize, i: usize) -> (usize, usize) {
 
 #[test]
 fn products() {
-    for (element, k) in [(0, 8), (0, 16), (1, 8), (1, 16), (2, 4), (2, 8)].map(|(e, k)| (&ELEMENTS[e], k)) {
+    for (element, k) in
+        [(0, 8), (0, 16), (1, 8), (1, 16), (2, 4), (2, 8)].map(|(e, k)| (&ELEMENTS[e], k))
+    {
         let per_register = 4 / element.bytes;
         let (na, nb) = (16 * k / 32 / per_register, 8 * k / 32 / per_register);
         let a: Vec<u32> = (0..16 * k).map(|i| (element.bits)(noise(i) - 0.5)).collect();
         let b: Vec<u32> = (0..8 * k).map(|i| (element.bits)(noise(i + 999) - 0.5)).collect();
         let c: Vec<f32> = (0..128).map(|i| noise(i + 5000)).collect();
         let pack = |count: usize, element_at: &dyn Fn(usize) -> u32| -> Vec<u32> {
-            let part =
-                |r: usize| (0..per_register).fold(0, |all, h| all | element_at(r * per_register + h) << (16 * h));
+            let part = |r: usize| {
+                (0..per_register)
+                    .fold(0, |all, h| all | element_at(r * per_register + h) << (16 * h))
+            };
             (0..count).map(part).collect()
         };
         let mut input = vec![];
@@ -99,9 +107,13 @@ fn products() {
             }));
         }
         let per_lane = na + nb + 4;
-        let loads: String = (0..na + nb).map(|r| format!("ld.global.b32 %r{r}, [%a+{}];\n", 4 * r)).collect();
-        let loads_c: String = (0..4).map(|r| format!("ld.global.f32 %c{r}, [%a+{}];\n", 4 * (na + nb + r))).collect();
-        let list = |from: usize, to: usize| (from..to).map(|r| format!("%r{r}")).collect::<Vec<_>>().join(", ");
+        let loads: String =
+            (0..na + nb).map(|r| format!("ld.global.b32 %r{r}, [%a+{}];\n", 4 * r)).collect();
+        let loads_c: String =
+            (0..4).map(|r| format!("ld.global.f32 %c{r}, [%a+{}];\n", 4 * (na + nb + r))).collect();
+        let list = |from: usize, to: usize| {
+            (from..to).map(|r| format!("%r{r}")).collect::<Vec<_>>().join(", ")
+        };
         let ptx = format!(
             "{HEAD}.visible .entry go(.param .u64 in, .param .u64 out)\n{{\n.reg .b32 %r<9>; .reg .b32 %i; .reg .b64 %a; .reg .b64 %t;\n\
             .reg .f32 %c<4>; .reg .f32 %d<4>;\n\
@@ -120,21 +132,29 @@ fn products() {
         let got: Vec<f32> = gpu.download(to, 128);
         for (lane, i) in (0..32).flat_map(|lane| (0..4).map(move |i| (lane, i))) {
             let (row, column) = place_of_c(lane, i);
-            let products = (0..k).map(|x| (element.value)(a[row * k + x]) * (element.value)(b[x * 8 + column]));
+            let products = (0..k)
+                .map(|x| (element.value)(a[row * k + x]) * (element.value)(b[x * 8 + column]));
             let expected = f64::from(c[row * 8 + column]) + products.sum::<f64>();
             let error = (f64::from(got[lane * 4 + i]) - expected).abs();
-            assert!(error < 1e-6, "{} k {k}: element ({row}, {column}): off by {error}", element.name);
+            assert!(
+                error < 1e-6,
+                "{} k {k}: element ({row}, {column}): off by {error}",
+                element.name
+            );
         }
     }
 }
 
 #[test]
 fn loads_of_matrices() {
-    for (count, transposed) in [(1, false), (2, false), (4, false), (1, true), (2, true), (4, true)] {
+    for (count, transposed) in [(1, false), (2, false), (4, false), (1, true), (2, true), (4, true)]
+    {
         let registers: Vec<String> = (0..count).map(|r| format!("%r{r}")).collect();
-        let stores: String = (0..count).map(|r| format!("st.global.b32 [%a+{}], %r{r};\n", 4 * r)).collect();
+        let stores: String =
+            (0..count).map(|r| format!("st.global.b32 [%a+{}], %r{r};\n", 4 * r)).collect();
         let trans = if transposed { ".trans" } else { "" };
-        // Row r of matrix m lies at an offset of its own: 48 r + 400 m, and lane 8 m + r has its address.
+        // Row r of matrix m lies at an offset of its own: 48 r + 400 m, and lane 8 m + r has its
+        // address.
         let ptx = format!(
             "{HEAD}.visible .entry go(.param .u64 in, .param .u64 out)\n{{\n.reg .b32 %r<9>; .reg .b32 %i; .reg .b64 %a; .reg .b64 %t;\n\
             .reg .b32 %s; .reg .b32 %k; .reg .b32 %m; .reg .pred %p; .shared .align 16 .b8 tile[1664];\n\
@@ -153,7 +173,9 @@ fn loads_of_matrices() {
         let (from, to) = (gpu.upload(&tile), gpu.room::<u32>(32 * count));
         gpu.run("go", grid(1, 32), &args![from, to]);
         let got: Vec<u32> = gpu.download(to, 32 * count);
-        let element = |m: usize, row: usize, column: usize| u32::from(tile[(400 * m + 48 * row) / 2 + column]);
+        let element = |m: usize, row: usize, column: usize| {
+            u32::from(tile[(400 * m + 48 * row) / 2 + column])
+        };
         for (lane, m) in (0..32).flat_map(|lane| (0..count).map(move |m| (lane, m))) {
             let (row, column) = (lane / 4, 2 * (lane % 4));
             let expected = if transposed {
@@ -161,7 +183,11 @@ fn loads_of_matrices() {
             } else {
                 element(m, row, column) | element(m, row, column + 1) << 16
             };
-            assert_eq!(got[lane * count + m], expected, "matrix {m} of {count}, lane {lane}, transposed {transposed}");
+            assert_eq!(
+                got[lane * count + m],
+                expected,
+                "matrix {m} of {count}, lane {lane}, transposed {transposed}"
+            );
         }
     }
 }
@@ -194,8 +220,11 @@ fn products_in_half_precision() {
             input.extend((0..2).map(|r| pair(&of_c, r)));
         }
         let count = na + nb + 2;
-        let list = |from: usize, to: usize| (from..to).map(|r| format!("%r{r}")).collect::<Vec<_>>().join(", ");
-        let loads: String = (0..count).map(|r| format!("ld.global.b32 %r{r}, [%a+{}];\n", 4 * r)).collect();
+        let list = |from: usize, to: usize| {
+            (from..to).map(|r| format!("%r{r}")).collect::<Vec<_>>().join(", ")
+        };
+        let loads: String =
+            (0..count).map(|r| format!("ld.global.b32 %r{r}, [%a+{}];\n", 4 * r)).collect();
         let ptx = format!(
             "{HEAD}.visible .entry go(.param .u64 in, .param .u64 out)\n{{\n.reg .b32 %r<9>; .reg .b32 %d<2>; .reg .b32 %i; .reg .b64 %a; .reg .b64 %t;\n\
             mov.u32 %i, %laneid; ld.param.u64 %a, [in]; mul.wide.u32 %t, %i, {}; add.s64 %a, %a, %t;\n{loads}\
@@ -213,7 +242,8 @@ fn products_in_half_precision() {
         let got: Vec<u16> = gpu.download(to, 128);
         for (lane, i) in (0..32).flat_map(|lane| (0..4).map(move |i| (lane, i))) {
             let (row, column) = place_of_c(lane, i);
-            let products = (0..k).map(|x| (element.value)(a[row * k + x]) * (element.value)(b[x * 8 + column]));
+            let products = (0..k)
+                .map(|x| (element.value)(a[row * k + x]) * (element.value)(b[x * 8 + column]));
             let expected = (element.value)(c[row * 8 + column]) + products.sum::<f64>();
             let error = ((element.value)(u32::from(got[lane * 4 + i])) - expected).abs();
             assert!(error <= 2f64.powi(-9), "k {k}: element ({row}, {column}): off by {error}");

@@ -1,4 +1,5 @@
-//! What instructions on integers and comparisons compute, against the rules of the PTX ISA: plain references that share no code with the emulator.
+//! What instructions on integers and comparisons compute, against the rules of the PTX ISA: plain
+//! references that share no code with the emulator.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,14 +14,18 @@ fn integers() {
     expect32("mul.hi.s32", &rows(2), |r| ((i64::from(s(r[0])) * i64::from(s(r[1]))) >> 32) as u32);
     expect32("mul.hi.u32", &rows(2), |r| ((u64::from(u(r[0])) * u64::from(u(r[1]))) >> 32) as u32);
     expect32("mad.lo.s32", &rows(3), |r| u(r[0]).wrapping_mul(u(r[1])).wrapping_add(u(r[2])));
-    expect32("div.s32", &rows(2), |r| if s(r[1]) == 0 { u32::MAX } else { s(r[0]).wrapping_div(s(r[1])) as u32 });
+    expect32("div.s32", &rows(2), |r| {
+        if s(r[1]) == 0 { u32::MAX } else { s(r[0]).wrapping_div(s(r[1])) as u32 }
+    });
     expect32("rem.u32", &rows(2), |r| if u(r[1]) == 0 { u(r[0]) } else { u(r[0]) % u(r[1]) });
     expect32("shl.b32", &rows(2), |r| if u(r[1]) > 31 { 0 } else { u(r[0]) << u(r[1]) });
     expect32("shr.s32", &rows(2), |r| (s(r[0]) >> u(r[1]).min(31)) as u32);
     expect32("popc.b32", &rows(1), |r| u(r[0]).count_ones());
     expect32("clz.b32", &rows(1), |r| u(r[0]).leading_zeros());
     expect32("brev.b32", &rows(1), |r| u(r[0]).reverse_bits());
-    expect32("bfind.u32", &rows(1), |r| if u(r[0]) == 0 { u32::MAX } else { 31 - u(r[0]).leading_zeros() });
+    expect32("bfind.u32", &rows(1), |r| {
+        if u(r[0]) == 0 { u32::MAX } else { 31 - u(r[0]).leading_zeros() }
+    });
     expect32("bfind.s32", &rows(1), |r| {
         let v = if s(r[0]) < 0 { !u(r[0]) } else { u(r[0]) };
         if v == 0 { u32::MAX } else { 31 - v.leading_zeros() }
@@ -28,11 +33,13 @@ fn integers() {
     expect32("abs.s32", &rows(1), |r| s(r[0]).wrapping_abs() as u32);
     expect32("sad.s32", &rows(3), |r| u(r[2]).wrapping_add(s(r[0]).abs_diff(s(r[1]))));
     // Fields, bit by bit as the ISA's own loops have them.
-    let fields: Vec<Vec<u64>> =
-        (0..2000).map(|k| vec![noise_bits(k) & 0xffff_ffff, noise_bits(k + 9) % 40, noise_bits(k + 99) % 40]).collect();
+    let fields: Vec<Vec<u64>> = (0..2000)
+        .map(|k| vec![noise_bits(k) & 0xffff_ffff, noise_bits(k + 9) % 40, noise_bits(k + 99) % 40])
+        .collect();
     let field = |r: &[u64], signed: bool| {
         let (a, position, length) = (u(r[0]), r[1], r[2]);
-        let sign = if !signed || length == 0 { 0 } else { a >> (position + length - 1).min(31) & 1 };
+        let sign =
+            if !signed || length == 0 { 0 } else { a >> (position + length - 1).min(31) & 1 };
         (0..32u64).fold(0, |d, i| {
             let bit = if i < length && position + i <= 31 { a >> (position + i) & 1 } else { sign };
             d | bit << i
@@ -57,28 +64,38 @@ fn integers() {
             d | u32::from(byte) << (8 * k)
         })
     });
-    expect32("shf.l.wrap.b32", &rows(3), |r| ((r[1] << 32 | u64::from(u(r[0]))) << (r[2] & 31) >> 32) as u32);
-    expect32("shf.r.clamp.b32", &rows(3), |r| ((r[1] << 32 | u64::from(u(r[0]))) >> u(r[2]).min(32)) as u32);
+    expect32("shf.l.wrap.b32", &rows(3), |r| {
+        ((r[1] << 32 | u64::from(u(r[0]))) << (r[2] & 31) >> 32) as u32
+    });
+    expect32("shf.r.clamp.b32", &rows(3), |r| {
+        ((r[1] << 32 | u64::from(u(r[0]))) >> u(r[2]).min(32)) as u32
+    });
     for table in [0x80u32, 0xe8, 0x96, 0x01, 0x6c] {
         let body = format!(
             "cvt.u32.u64 %r1, %x0; cvt.u32.u64 %r2, %x1; cvt.u32.u64 %r3, %x2; lop3.b32 %r0, %r1, %r2, %r3, {table}; cvt.u64.u32 %d, %r0;"
         );
         for (row, got) in rows(3).iter().zip(evaluate(&body, &rows(3))) {
             let bit = |i: u32| {
-                let index = (u(row[0]) >> i & 1) << 2 | (u(row[1]) >> i & 1) << 1 | u(row[2]) >> i & 1;
+                let index =
+                    (u(row[0]) >> i & 1) << 2 | (u(row[1]) >> i & 1) << 1 | u(row[2]) >> i & 1;
                 (table >> index & 1) << i
             };
             assert_eq!(got as u32, (0..32).fold(0, |d, i| d | bit(i)));
         }
     }
-    let wide: Vec<Vec<u64>> = (0..1000).map(|k| vec![noise_bits(k), noise_bits(k + 5), noise_bits(k + 11)]).collect();
+    let wide: Vec<Vec<u64>> =
+        (0..1000).map(|k| vec![noise_bits(k), noise_bits(k + 5), noise_bits(k + 11)]).collect();
     for (row, got) in wide.iter().zip(evaluate("mul.hi.s64 %d, %x0, %x1;", &wide)) {
         assert_eq!(got, ((i128::from(row[0] as i64) * i128::from(row[1] as i64)) >> 64) as u64);
     }
-    for (row, got) in
-        wide.iter().zip(evaluate("cvt.u32.u64 %r1, %x0; cvt.u32.u64 %r2, %x1; mad.wide.s32 %d, %r1, %r2, %x2;", &wide))
-    {
-        assert_eq!(got, (i64::from(s(row[0])) * i64::from(s(row[1]))).wrapping_add(row[2] as i64) as u64);
+    for (row, got) in wide.iter().zip(evaluate(
+        "cvt.u32.u64 %r1, %x0; cvt.u32.u64 %r2, %x1; mad.wide.s32 %d, %r1, %r2, %x2;",
+        &wide,
+    )) {
+        assert_eq!(
+            got,
+            (i64::from(s(row[0])) * i64::from(s(row[1]))).wrapping_add(row[2] as i64) as u64
+        );
     }
 }
 
@@ -102,33 +119,58 @@ fn comparisons() {
     check("equ", &|a, b| a == b || a.is_nan() || b.is_nan());
     check("num", &|a, b| !a.is_nan() && !b.is_nan());
     check("nan", &|a, b| a.is_nan() || b.is_nan());
-    expect32("set.lt.u32.s32", &rows(2), |r| if (r[0] as i32) < r[1] as i32 { u32::MAX } else { 0 });
-    expect32("set.lo.f32.u32", &rows(2), |r| if (r[0] as u32) < r[1] as u32 { 1f32.to_bits() } else { 0 });
+    expect32(
+        "set.lt.u32.s32",
+        &rows(2),
+        |r| if (r[0] as i32) < r[1] as i32 { u32::MAX } else { 0 },
+    );
+    expect32("set.lo.f32.u32", &rows(2), |r| {
+        if (r[0] as u32) < r[1] as u32 { 1f32.to_bits() } else { 0 }
+    });
 }
 
 #[test]
 fn carries() {
     let wide: Vec<Vec<u64>> = (0..1000)
         .map(|k| {
-            (0..4).map(|j| if noise_bits(k + j).is_multiple_of(7) { u64::MAX } else { noise_bits(4 * k + j) }).collect()
+            (0..4)
+                .map(|j| {
+                    if noise_bits(k + j).is_multiple_of(7) {
+                        u64::MAX
+                    } else {
+                        noise_bits(4 * k + j)
+                    }
+                })
+                .collect()
         })
         .collect();
     let whole = |low: u64, high: u64| u128::from(low) | u128::from(high) << 64;
     let parts: [fn(u128) -> u64; 2] = [|v| v as u64, |v| (v >> 64) as u64];
     for (k, part) in parts.into_iter().enumerate() {
-        let body = format!("add.cc.u64 %t, %x0, %x2; addc.u64 %a, %x1, %x3; mov.u64 %d, {};", ["%t", "%a"][k]);
+        let body = format!(
+            "add.cc.u64 %t, %x0, %x2; addc.u64 %a, %x1, %x3; mov.u64 %d, {};",
+            ["%t", "%a"][k]
+        );
         for (r, got) in wide.iter().zip(evaluate(&body, &wide)) {
             assert_eq!(got, part(whole(r[0], r[1]).wrapping_add(whole(r[2], r[3]))));
         }
-        let body = format!("sub.cc.u64 %t, %x0, %x2; subc.u64 %a, %x1, %x3; mov.u64 %d, {};", ["%t", "%a"][k]);
+        let body = format!(
+            "sub.cc.u64 %t, %x0, %x2; subc.u64 %a, %x1, %x3; mov.u64 %d, {};",
+            ["%t", "%a"][k]
+        );
         for (r, got) in wide.iter().zip(evaluate(&body, &wide)) {
             assert_eq!(got, part(whole(r[0], r[1]).wrapping_sub(whole(r[2], r[3]))));
         }
         // A product of 64 bits by 32, added to 128 bits.
-        let body =
-            format!("mad.lo.cc.u64 %t, %x0, %x2, %x1; madc.hi.u64 %a, %x0, %x2, %x3; mov.u64 %d, {};", ["%t", "%a"][k]);
+        let body = format!(
+            "mad.lo.cc.u64 %t, %x0, %x2, %x1; madc.hi.u64 %a, %x0, %x2, %x3; mov.u64 %d, {};",
+            ["%t", "%a"][k]
+        );
         for (r, got) in wide.iter().zip(evaluate(&body, &wide)) {
-            assert_eq!(got, part((u128::from(r[0]) * u128::from(r[2])).wrapping_add(whole(r[1], r[3]))));
+            assert_eq!(
+                got,
+                part((u128::from(r[0]) * u128::from(r[2])).wrapping_add(whole(r[1], r[3])))
+            );
         }
     }
     // A flag that is taken and set again, in 32 bits: the borrow of three words.

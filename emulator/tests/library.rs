@@ -23,11 +23,13 @@ fn cub() {
     everywhere(|gpu| {
         let keys: Vec<u32> = (0..512).map(|k| (noise(k) * 100.0) as u32).collect();
         let values: Vec<u32> = (0..512).collect();
-        let (k, v, sk, sv) = (gpu.upload(&keys), gpu.upload(&values), gpu.room::<u32>(512), gpu.room::<u32>(512));
+        let (k, v, sk, sv) =
+            (gpu.upload(&keys), gpu.upload(&values), gpu.room::<u32>(512), gpu.room::<u32>(512));
         gpu.run("block_sort", grid(1, 128), &args![k, v, sk, sv]);
         let mut expected: Vec<(u32, u32)> = keys.iter().copied().zip(values).collect();
         expected.sort_by_key(|pair| pair.0);
-        let got: Vec<(u32, u32)> = gpu.download(sk, 512).into_iter().zip(gpu.download(sv, 512)).collect();
+        let got: Vec<(u32, u32)> =
+            gpu.download(sk, 512).into_iter().zip(gpu.download(sv, 512)).collect();
         assert_eq!(got, expected);
 
         let x = integers(256, 50.0);
@@ -35,7 +37,10 @@ fn cub() {
         gpu.run("block_sums", grid(2, 128), &args![dx, prefix, total]);
         let expected: Vec<i32> = (0..256).map(|i| x[i / 128 * 128..i].iter().sum()).collect();
         assert_eq!(gpu.download::<i32>(prefix, 256), expected);
-        assert_eq!(gpu.download::<i32>(total, 2), [x[..128].iter().sum::<i32>(), x[128..].iter().sum()]);
+        assert_eq!(
+            gpu.download::<i32>(total, 2),
+            [x[..128].iter().sum::<i32>(), x[128..].iter().sum()]
+        );
     });
 }
 
@@ -53,7 +58,10 @@ fn cooperative_groups() {
             // Which lanes a branch leaves together is open.
             let threes = warp.iter().filter(|v| *v % 3 == 0).sum::<i32>();
             let some = got[256 + i];
-            assert!(if x[i] % 3 == 0 { (x[i]..=threes).contains(&some) } else { some == 0 }, "{some} of {threes}");
+            assert!(
+                if x[i] % 3 == 0 { (x[i]..=threes).contains(&some) } else { some == 0 },
+                "{some} of {threes}"
+            );
             assert_eq!(got[384 + i], x[i ^ 5]);
         }
     });
@@ -63,15 +71,26 @@ fn cooperative_groups() {
 fn blocks_that_wait_for_each_other() {
     everywhere(|gpu| {
         let x = integers(6, 90.0);
-        let (dx, carry, turn, out) = (gpu.upload(&x), gpu.upload(&[0i32]), gpu.upload(&[0u32]), gpu.room::<i32>(6));
+        let (dx, carry, turn, out) =
+            (gpu.upload(&x), gpu.upload(&[0i32]), gpu.upload(&[0u32]), gpu.room::<i32>(6));
         let resident = Grid { cooperative: true, ..grid(6, 32) };
         gpu.run("chain", resident, &args![dx, carry, turn, out]);
-        assert_eq!(gpu.download::<i32>(out, 6), (0..6).map(|b| x[..b].iter().sum()).collect::<Vec<i32>>());
+        assert_eq!(
+            gpu.download::<i32>(out, 6),
+            (0..6).map(|b| x[..b].iter().sum()).collect::<Vec<i32>>()
+        );
 
         let x = integers(5 * 64, 90.0);
         let (dx, room, arrived, out) =
             (gpu.upload(&x), gpu.room::<i32>(320), gpu.upload(&[0u32]), gpu.room::<i32>(320));
-        gpu.run("across_blocks", Grid { cooperative: true, ..grid(5, 64) }, &args![dx, room, arrived, out]);
-        assert_eq!(gpu.download::<i32>(out, 320), (0..320).map(|i| 2 * x[(i + 64) % 320]).collect::<Vec<i32>>());
+        gpu.run(
+            "across_blocks",
+            Grid { cooperative: true, ..grid(5, 64) },
+            &args![dx, room, arrived, out],
+        );
+        assert_eq!(
+            gpu.download::<i32>(out, 320),
+            (0..320).map(|i| 2 * x[(i + 64) % 320]).collect::<Vec<i32>>()
+        );
     });
 }

@@ -1,4 +1,5 @@
-//! What modules may hold: an error of the text is one of the load, what the emulator lacks is a fault of the kernel that comes to it.
+//! What modules may hold: an error of the text is one of the load, what the emulator lacks is a
+//! fault of the kernel that comes to it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -12,14 +13,20 @@ const HEAD: &str = ".version 9.0\n.target sm_80\n.address_size 64\n";
 #[test]
 fn errors_of_the_text() {
     let load = |body: &str| {
-        let text = format!("{HEAD}.visible .entry k(.param .u64 p)\n{{\n.reg .b32 %r<3>;\n{body}\nret;\n}}\n");
+        let text = format!(
+            "{HEAD}.visible .entry k(.param .u64 p)\n{{\n.reg .b32 %r<3>;\n{body}\nret;\n}}\n"
+        );
         Device::new(Config::default()).load(&text).unwrap_err().to_string()
     };
-    assert_eq!(load("add.s32 %r1, %r2, %r3;"), "PTX line 7: add.s32 %r1, %r2, %r3: unknown name %r3");
+    assert_eq!(
+        load("add.s32 %r1, %r2, %r3;"),
+        "PTX line 7: add.s32 %r1, %r2, %r3: unknown name %r3"
+    );
     assert_eq!(load("bra NOWHERE;"), "PTX line 7: unknown label NOWHERE");
     assert_eq!(load("ld.param.u64 %r1, [q];"), "PTX line 7: ld.param.u64 %r1, [q]: unknown name q");
     assert_eq!(load("mov.u32 %r1;"), "PTX line 7: mov.u32 %r1: operand 2 is missing");
-    let unfinished = Device::new(Config::default()).load(&format!("{HEAD}.visible .entry k() {{ ret;"));
+    let unfinished =
+        Device::new(Config::default()).load(&format!("{HEAD}.visible .entry k() {{ ret;"));
     assert_eq!(unfinished.unwrap_err().message, "a function without an end");
 }
 

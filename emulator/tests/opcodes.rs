@@ -1,4 +1,5 @@
-//! The rest of what nvcc makes: mathematics, halves, integers, warp operations, atomics, pointers to any memory.
+//! The rest of what nvcc makes: mathematics, halves, integers, warp operations, atomics, pointers
+//! to any memory.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -18,7 +19,9 @@ fn everywhere(test: impl Fn(&mut Gpu)) {
 #[test]
 fn everything_is_known() {
     everywhere(|gpu| assert_eq!(gpu.device.unsupported(gpu.module), Vec::<String>::new()));
-    for (stem, arch) in ["correct", "planted"].iter().flat_map(|s| ["80", "90", "100", "120"].map(|a| (s, a))) {
+    for (stem, arch) in
+        ["correct", "planted"].iter().flat_map(|s| ["80", "90", "100", "120"].map(|a| (s, a)))
+    {
         let gpu = Gpu::new(&compile(stem, arch), Config::default());
         assert_eq!(gpu.device.unsupported(gpu.module), Vec::<String>::new());
     }
@@ -53,7 +56,10 @@ fn mathematics() {
             ];
             for (k, e) in expected.into_iter().enumerate().filter(|(_, e)| !e.is_nan()) {
                 let got = f64::from(y[16 * i + k]);
-                assert!((got - e).abs() < 2e-6 * (1.0 + e.abs()), "function {k} of {x}: {got}, not {e}");
+                assert!(
+                    (got - e).abs() < 2e-6 * (1.0 + e.abs()),
+                    "function {k} of {x}: {got}, not {e}"
+                );
             }
             assert!(
                 (z[2 * i] - v.exp() / 3.0).abs() < 1e-15
@@ -67,7 +73,8 @@ fn mathematics() {
 fn halves_and_brains() {
     everywhere(|gpu| {
         let a: Vec<u16> = (0..64).map(|k| f16::from_f32(noise(k) * 4.0 - 2.0).to_bits()).collect();
-        let b: Vec<u16> = (0..64).map(|k| bf16::from_f32(noise(k + 77) * 4.0 - 2.0).to_bits()).collect();
+        let b: Vec<u16> =
+            (0..64).map(|k| bf16::from_f32(noise(k + 77) * 4.0 - 2.0).to_bits()).collect();
         let (da, db, out) = (gpu.upload(&a), gpu.upload(&b), gpu.room::<f32>(256));
         let sums = (gpu.upload(&[0u16; 2]), gpu.upload(&[0u16; 2]));
         gpu.run("halves_and_brains", grid(1, 32), &args![da, db, out, sums.0, sums.1]);
@@ -111,10 +118,12 @@ fn integers() {
             let u = (v as u32).wrapping_mul(2_654_435_761);
             let first_set = if v == 0 { 0 } else { v.trailing_zeros() + 1 };
             let bytes = [v as u32, u].iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>();
-            let dot: i32 =
-                (0..4).map(|k| i32::from(v.to_le_bytes()[k] as i8) * i32::from(u.to_le_bytes()[k] as i8)).sum();
+            let dot: i32 = (0..4)
+                .map(|k| i32::from(v.to_le_bytes()[k] as i8) * i32::from(u.to_le_bytes()[k] as i8))
+                .sum();
             let halves = |f: fn(u16, u16) -> u16| {
-                u32::from(f(u as u16, v as u16)) | u32::from(f((u >> 16) as u16, (v as u32 >> 16) as u16)) << 16
+                u32::from(f(u as u16, v as u16))
+                    | u32::from(f((u >> 16) as u16, (v as u32 >> 16) as u16)) << 16
             };
             let expected = [
                 v.count_ones() + v.leading_zeros() + first_set,
@@ -161,8 +170,10 @@ fn collectives() {
             let first = t & 32;
             let lane = t - first;
             let warp = &x[first..first + 32];
-            let set = |f: &dyn Fn(i32) -> bool| (0..32).fold(0u32, |m, l| m | u32::from(f(warp[l])) << l);
-            let within = |from: usize, valid: bool| if valid { warp[from] } else { warp[lane] } as u32;
+            let set =
+                |f: &dyn Fn(i32) -> bool| (0..32).fold(0u32, |m, l| m | u32::from(f(warp[l])) << l);
+            let within =
+                |from: usize, valid: bool| if valid { warp[from] } else { warp[lane] } as u32;
             let expected = [
                 u32::from(warp.iter().any(|&v| v > 90)),
                 1,
@@ -229,7 +240,17 @@ fn pointers_and_variables() {
                 };
                 assert_eq!(got, expected, "thread {t}");
             }
-            let cases = [1.0, 5.0, 6.0 * c as f32, (c as f32).sqrt(), 3.0, 192.0, 7.0, c.count_ones() as f32, -1.0];
+            let cases = [
+                1.0,
+                5.0,
+                6.0 * c as f32,
+                (c as f32).sqrt(),
+                3.0,
+                192.0,
+                7.0,
+                c.count_ones() as f32,
+                -1.0,
+            ];
             assert_eq!(got[32..41], cases);
         }
         let (address, bytes) = gpu.device.variable(gpu.module, "launches").unwrap();

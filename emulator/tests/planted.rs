@@ -38,13 +38,19 @@ fn check(p: &Planted, prepare: impl Fn(&mut Gpu, u64, u64) -> Vec<Vec<u8>>) {
         let input = gpu.upload(&(0..p.input).map(|k| k as f32).collect::<Vec<_>>());
         let output = gpu.room::<f32>(p.output);
         let args = prepare(&mut gpu, input, output);
-        let faults = gpu.launch(p.name, p.grid, &args).expect_err(&format!("{} was not found, {config:?}", p.name));
-        // A race, or a barrier that meets another, is named at one of its two sides and tells of the other.
+        let faults = gpu
+            .launch(p.name, p.grid, &args)
+            .expect_err(&format!("{} was not found, {config:?}", p.name));
+        // A race, or a barrier that meets another, is named at one of its two sides and tells of
+        // the other.
         let place = format!("planted.cu:{line}");
-        let here = |f: &&Fault| f.kind == p.kind && (f.source.ends_with(&place) || f.detail.ends_with(&place));
+        let here = |f: &&Fault| {
+            f.kind == p.kind && (f.source.ends_with(&place) || f.detail.ends_with(&place))
+        };
         let found = faults.iter().find(here);
         let all: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        let found = found.unwrap_or_else(|| panic!("{}: line {line} expected, {config:?}: {all:#?}", p.name));
+        let found = found
+            .unwrap_or_else(|| panic!("{}: line {line} expected, {config:?}: {all:#?}", p.name));
         assert_eq!(found.kernel, p.name);
         assert!(found.ptx_line > 0 && !found.instruction.is_empty() && found.lane < 32, "{found}");
         assert_eq!(faults[0].kind, p.kind, "{all:#?}");
@@ -82,7 +88,8 @@ fn out_of_bounds() {
     let p = planted("vector_past_the_tail", FaultKind::OutOfBounds, 1, 32);
     check(&Planted { input: 61, ..p }, |_, input, output| args![input, output, 61i32].to_vec());
     check(&planted("local_out_of_bounds", FaultKind::OutOfBounds, 1, 32), |gpu, _, output| {
-        let indices = gpu.upload(&(0..32).map(|k| if k == 20 { 4 } else { k % 4 }).collect::<Vec<i32>>());
+        let indices =
+            gpu.upload(&(0..32).map(|k| if k == 20 { 4 } else { k % 4 }).collect::<Vec<i32>>());
         args![indices, output].to_vec()
     });
 }
@@ -122,7 +129,8 @@ fn a_barrier_and_a_shuffle_that_wait_for_each_other() {
     for config in schedules(10) {
         let mut gpu = Gpu::new(&ptx, config);
         let (input, output) = (gpu.upload(&[1.0f32; 64]), gpu.room::<f32>(64));
-        let faults = gpu.launch("barrier_in_half_a_warp", grid(1, 64), &args![input, output]).unwrap_err();
+        let faults =
+            gpu.launch("barrier_in_half_a_warp", grid(1, 64), &args![input, output]).unwrap_err();
         assert_eq!(faults[0].kind, FaultKind::DivergedCollective, "{}", faults[0]);
         assert!(faults[0].detail.contains("are at the barrier"), "{}", faults[0]);
     }
@@ -159,11 +167,14 @@ fn freed_and_unwritten_memory() {
         gpu.room::<f32>(32);
         args![input, output].to_vec()
     });
-    check(&planted("uninitialised_global", FaultKind::Uninitialised, 1, 32), |gpu, input, output| {
-        let unwritten = gpu.room::<f32>(33);
-        gpu.device.copy(unwritten, input, 128).unwrap();
-        args![unwritten, output].to_vec()
-    });
+    check(
+        &planted("uninitialised_global", FaultKind::Uninitialised, 1, 32),
+        |gpu, input, output| {
+            let unwritten = gpu.room::<f32>(33);
+            gpu.device.copy(unwritten, input, 128).unwrap();
+            args![unwritten, output].to_vec()
+        },
+    );
     simple(planted("uninitialised_shared", FaultKind::Uninitialised, 1, 64));
     simple(planted("left_by_another_block", FaultKind::Uninitialised, 3, 32));
     let p = planted("uninitialised_byte", FaultKind::Uninitialised, 1, 32);
@@ -225,7 +236,9 @@ impl Way {
 
     /// Captures the copy.
     fn record(&self) -> CudaGraph {
-        self.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        self.stream
+            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .unwrap();
         self.send();
         self.stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().unwrap()
     }
@@ -247,14 +260,17 @@ fn on_the_way(test: impl Fn(&Way)) -> Vec<String> {
 
 fn found_on_the_way(kind: FaultKind, text: &str, test: impl Fn(&Way)) {
     for report in on_the_way(test) {
-        let is_it = report.starts_with(kind.name()) && report.contains(text) && report.lines().count() == 1;
+        let is_it =
+            report.starts_with(kind.name()) && report.contains(text) && report.lines().count() == 1;
         assert!(is_it, "{} with {text:?} expected: {report}", kind.name());
     }
 }
 
 #[test]
 fn pinned_memory_that_is_written_under_a_copy() {
-    let found = |test: fn(&Way)| found_on_the_way(FaultKind::CopyPending, "a copy of 16 bytes from 0x", test);
+    let found = |test: fn(&Way)| {
+        found_on_the_way(FaultKind::CopyPending, "a copy of 16 bytes from 0x", test)
+    };
     found(|way| {
         way.send();
         way.write(2);
@@ -289,7 +305,9 @@ fn pinned_memory_that_is_written_under_a_copy() {
 
 #[test]
 fn pinned_memory_that_is_freed_under_a_copy() {
-    let found = |test: fn(&Way)| found_on_the_way(FaultKind::CopyPending, "is freed while a copy of 16 bytes", test);
+    let found = |test: fn(&Way)| {
+        found_on_the_way(FaultKind::CopyPending, "is freed while a copy of 16 bytes", test)
+    };
     found(|way| {
         way.send();
         way.free();

@@ -113,7 +113,9 @@ fn what_a_capture_refuses() {
         ("synchronize", unsupported, &|| a.synchronize()),
         ("context", unsupported, &|| context.synchronize()),
         // SAFETY: the allocation is refused.
-        ("cuMemAlloc", unsupported, &|| unsafe { cudarc::driver::result::malloc_sync(64) }.map(|_| ())),
+        ("cuMemAlloc", unsupported, &|| {
+            unsafe { cudarc::driver::result::malloc_sync(64) }.map(|_| ())
+        }),
         // SAFETY: the allocation is refused.
         ("pinned", unsupported, &|| unsafe { context.alloc_pinned::<u8>(64) }.map(|_| ())),
         ("module", unsupported, &|| context.load_module(Ptx::from_src(DOUBLE)).map(|_| ())),
@@ -146,7 +148,10 @@ fn what_a_capture_refuses() {
     // And end where it began.
     a.begin_capture(GLOBAL).unwrap();
     b.join(a).unwrap();
-    fails(b.end_capture(CUgraphInstantiate_flags(0)), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNMATCHED);
+    fails(
+        b.end_capture(CUgraphInstantiate_flags(0)),
+        CUresult::CUDA_ERROR_STREAM_CAPTURE_UNMATCHED,
+    );
     fails(a.end_capture(CUgraphInstantiate_flags(0)), invalidated);
 
     // The legacy stream waits for blocking streams, also for one that is being captured.

@@ -1,4 +1,5 @@
-//! What instructions on floating-point numbers compute, against the rules of the PTX ISA: plain references that share no code with the emulator.
+//! What instructions on floating-point numbers compute, against the rules of the PTX ISA: plain
+//! references that share no code with the emulator.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -26,9 +27,11 @@ fn single_precision_is_rounded_once() {
     expect32("copysign.f32", &rows(2), |r| f(r[1]).copysign(f(r[0])).to_bits());
 }
 
-/// The nearest single-precision number below or above an exact quotient of integers times a power of two.
+/// The nearest single-precision number below or above an exact quotient of integers times a power
+/// of two.
 fn directed(exact: &Exact, up: bool) -> u32 {
-    // All finite numbers in order: a bisection by exact comparison, with no arithmetic to get wrong.
+    // All finite numbers in order: a bisection by exact comparison, with no arithmetic to get
+    // wrong.
     let key = |k: i64| if k >= 0 { k as u32 } else { (-k) as u32 | 0x8000_0000 };
     let (mut low, mut high) = (-0x7f80_0000i64, 0x7f80_0000i64);
     while high - low > 1 {
@@ -42,7 +45,8 @@ fn directed(exact: &Exact, up: bool) -> u32 {
     key(if up { high } else { low })
 }
 
-/// `(a * b + c) / 2^300` in integers of any length, for numbers between 2^-100 and 2^100: compared without rounding.
+/// `(a * b + c) / 2^300` in integers of any length, for numbers between 2^-100 and 2^100: compared
+/// without rounding.
 struct Exact(i128, i32);
 
 impl Exact {
@@ -55,7 +59,9 @@ impl Exact {
         let e = field.max(1) - 150;
         // To a common exponent, as far as 127 bits reach; beyond that the larger exponent decides.
         let shift = exponent - e;
-        let fits = |m: i128, by: i32| m == 0 || (by < 127 && m.unsigned_abs().leading_zeros() as i32 > by + 1);
+        let fits = |m: i128, by: i32| {
+            m == 0 || (by < 127 && m.unsigned_abs().leading_zeros() as i32 > by + 1)
+        };
         if shift >= 0 {
             if fits(mantissa, shift) { (mantissa << shift).cmp(&m) } else { mantissa.cmp(&0) }
         } else if fits(m, -shift) {
@@ -71,7 +77,9 @@ fn directed_rounding() {
     let finite = |v: f32| v.is_finite() && v != 0.0 && (1e-15..1e15).contains(&v.abs());
     let rows: Vec<Vec<u64>> = (0..3000u64)
         .map(|k| {
-            (0..3).map(|j| u64::from((noise_bits(3 * k + j) as u32 & 0x81ff_ffff) + 0x3e00_0000)).collect::<Vec<u64>>()
+            (0..3)
+                .map(|j| u64::from((noise_bits(3 * k + j) as u32 & 0x81ff_ffff) + 0x3e00_0000))
+                .collect::<Vec<u64>>()
         })
         .filter(|row| row.iter().all(|&v| finite(f(v))))
         .collect();
@@ -94,13 +102,17 @@ fn directed_rounding() {
             }
             directed(&exact, up_if[usize::from(exact.0 < 0)])
         });
-        expect32(&format!("add.{name}.f32"), &rows.iter().map(|r| r[..2].to_vec()).collect::<Vec<_>>(), |r| {
-            let exact = exact(&[u64::from(1f32.to_bits()), r[0], r[1]]);
-            if exact.0 == 0 {
-                return if name == "rm" { 0x8000_0000 } else { 0 };
-            }
-            directed(&exact, up_if[usize::from(exact.0 < 0)])
-        });
+        expect32(
+            &format!("add.{name}.f32"),
+            &rows.iter().map(|r| r[..2].to_vec()).collect::<Vec<_>>(),
+            |r| {
+                let exact = exact(&[u64::from(1f32.to_bits()), r[0], r[1]]);
+                if exact.0 == 0 {
+                    return if name == "rm" { 0x8000_0000 } else { 0 };
+                }
+                directed(&exact, up_if[usize::from(exact.0 < 0)])
+            },
+        );
     }
     // Known cases of division and roots.
     let one_third = [vec![u64::from(1f32.to_bits()), u64::from(3f32.to_bits())]];
@@ -136,7 +148,11 @@ fn minima_and_maxima() {
     expect32("min.f32", &rows(2), |r| pick(f(r[0]), f(r[1]), true));
     expect32("max.f32", &rows(2), |r| pick(f(r[0]), f(r[1]), false));
     expect32("max.NaN.f32", &rows(2), |r| {
-        if f(r[0]).is_nan() || f(r[1]).is_nan() { 0x7fff_ffff } else { pick(f(r[0]), f(r[1]), false) }
+        if f(r[0]).is_nan() || f(r[1]).is_nan() {
+            0x7fff_ffff
+        } else {
+            pick(f(r[0]), f(r[1]), false)
+        }
     });
 }
 
@@ -161,13 +177,19 @@ fn functions_are_close() {
 /// All halves that matter with each other.
 fn half_rows(operands: usize) -> Vec<Vec<u64>> {
     let edges = [
-        0u16, 0x8000, 1, 0x8001, 0x03ff, 0x0400, 0x3c00, 0xbc00, 0x3c01, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x7e00,
-        0x3f80, 0x7f7f, 0x4248,
+        0u16, 0x8000, 1, 0x8001, 0x03ff, 0x0400, 0x3c00, 0xbc00, 0x3c01, 0x7bff, 0xfbff, 0x7c00,
+        0xfc00, 0x7e00, 0x3f80, 0x7f7f, 0x4248,
     ];
     let mut out = vec![];
     for (i, &a) in edges.iter().enumerate() {
         for (j, &b) in edges.iter().enumerate() {
-            out.push([a, b, edges[(i * 5 + j) % edges.len()]].iter().take(operands).map(|&v| u64::from(v)).collect());
+            out.push(
+                [a, b, edges[(i * 5 + j) % edges.len()]]
+                    .iter()
+                    .take(operands)
+                    .map(|&v| u64::from(v))
+                    .collect(),
+            );
         }
     }
     for k in 0..2000 {
@@ -180,15 +202,22 @@ fn half_rows(operands: usize) -> Vec<Vec<u64>> {
 fn halves_are_rounded_once() {
     use half::{bf16, f16};
     let run = |instruction: &str, rows: &[Vec<u64>]| {
-        let moves: String = (0..rows[0].len()).map(|k| format!("cvt.u16.u64 %h{}, %x{k};\n", k + 1)).collect();
+        let moves: String =
+            (0..rows[0].len()).map(|k| format!("cvt.u16.u64 %h{}, %x{k};\n", k + 1)).collect();
         let names: Vec<String> = (1..=rows[0].len()).map(|k| format!("%h{k}")).collect();
-        evaluate(&format!("{moves}{instruction} %h0, {};\ncvt.u64.u16 %d, %h0;", names.join(", ")), rows)
+        evaluate(
+            &format!("{moves}{instruction} %h0, {};\ncvt.u64.u16 %d, %h0;", names.join(", ")),
+            rows,
+        )
     };
     let check = |instruction: &str, operands: usize, reference: &dyn Fn(&[u64]) -> u16| {
         let rows = half_rows(operands);
         for (row, got) in rows.iter().zip(run(instruction, &rows)) {
             let expected = reference(row);
-            assert_eq!(got as u16, expected, "{instruction} of {row:x?}: {got:#x}, not {expected:#x}");
+            assert_eq!(
+                got as u16, expected,
+                "{instruction} of {row:x?}: {got:#x}, not {expected:#x}"
+            );
         }
     };
     // Sums and products of two halves are exact in doubles, so these are rounded once.
@@ -209,12 +238,16 @@ fn halves_are_rounded_once() {
             return nearest;
         }
         let around = [nearest.wrapping_sub(1), nearest, nearest + 1];
-        let valid = around.into_iter().filter(|b| b & 0x7f80 != 0x7f80 && (b ^ nearest) & 0x8000 == 0);
-        valid.min_by(|&a, &b| distance(a).total_cmp(&distance(b)).then((a & 1).cmp(&(b & 1)))).unwrap()
+        let valid =
+            around.into_iter().filter(|b| b & 0x7f80 != 0x7f80 && (b ^ nearest) & 0x8000 == 0);
+        valid
+            .min_by(|&a, &b| distance(a).total_cmp(&distance(b)).then((a & 1).cmp(&(b & 1))))
+            .unwrap()
     };
     let from_bf16 = |v: u64| bf16::from_bits(v as u16).to_f64();
     check("mul.rn.bf16", 2, &|r| to_bf16(from_bf16(r[0]) * from_bf16(r[1])));
-    // The sum of a product and a number needs more than 53 bits only where one does not matter but for its sign.
+    // The sum of a product and a number needs more than 53 bits only where one does not matter but
+    // for its sign.
     check("fma.rn.f16", 3, &|r| {
         let (p, c) = (from_f16(r[0]) * from_f16(r[1]), from_f16(r[2]));
         to_f16(sum_to_odd(p, c))
@@ -229,8 +262,9 @@ fn halves_are_rounded_once() {
     });
 
     // Packed halves are two of the same.
-    let rows: Vec<Vec<u64>> =
-        (0..500).map(|k| vec![noise_bits(2 * k) & 0xffff_ffff, noise_bits(2 * k + 1) & 0xffff_ffff]).collect();
+    let rows: Vec<Vec<u64>> = (0..500)
+        .map(|k| vec![noise_bits(2 * k) & 0xffff_ffff, noise_bits(2 * k + 1) & 0xffff_ffff])
+        .collect();
     for (row, got) in rows.iter().zip(evaluate32("add.rn.f16x2", &rows)) {
         let part = |s: u32| to_f16(from_f16(row[0] >> s & 0xffff) + from_f16(row[1] >> s & 0xffff));
         assert_eq!(got, u32::from(part(0)) | u32::from(part(16)) << 16);
@@ -245,7 +279,11 @@ fn sum_to_odd(a: f64, b: f64) -> f64 {
     if missing == 0.0 || !sum.is_finite() || sum.to_bits() & 1 == 1 {
         return sum;
     }
-    if (missing > 0.0) == (sum > 0.0) { sum.next_up_magnitude() } else { f64::from_bits(sum.to_bits() - 1) }
+    if (missing > 0.0) == (sum > 0.0) {
+        sum.next_up_magnitude()
+    } else {
+        f64::from_bits(sum.to_bits() - 1)
+    }
 }
 
 trait NextUp {

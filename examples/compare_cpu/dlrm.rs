@@ -35,7 +35,9 @@ pub(crate) fn prepare(cpu: Cpu, shape: Shape) -> Result<super::Run, Box<dyn Erro
         num_dense,
         bottom_mlp: shape.bottom_mlp,
         tables: vec![Table { num_embeddings, embedding_dim }; num_tables],
-        features: (0..num_tables).map(|table| Feature { table, pooling: Pooling::Sum, padding_idx: None }).collect(),
+        features: (0..num_tables)
+            .map(|table| Feature { table, pooling: Pooling::Sum, padding_idx: None })
+            .collect(),
         top_mlp: shape.top_mlp,
         precision: shape.precision,
         ..DlrmConfig::default()
@@ -46,13 +48,15 @@ pub(crate) fn prepare(cpu: Cpu, shape: Shape) -> Result<super::Run, Box<dyn Erro
     }
     let num_bags = num_tables * batch_size;
     let num_indices = num_bags * pooling_factor;
-    let ids: Vec<i64> = std::fs::read(&shape.ids)?.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
+    let ids: Vec<i64> =
+        std::fs::read(&shape.ids)?.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
     let sets = ids.len() / num_indices;
     let offsets: Vec<i64> = (0..=num_bags).map(|bag| (bag * pooling_factor) as i64).collect();
     let mut random = Philox::new(1, 0);
     let mut dense = cpu.alloc::<f32>(sets * batch_size * num_dense)?;
     dense.iter_mut().for_each(|x| *x = random.uniform() as f32);
-    let labels: Vec<f32> = (0..batch_size).map(|_| if random.uniform() < 0.25 { 1.0 } else { 0.0 }).collect();
+    let labels: Vec<f32> =
+        (0..batch_size).map(|_| if random.uniform() < 0.25 { 1.0 } else { 0.0 }).collect();
     let mut probabilities = vec![0f32; batch_size];
     let is_training = shape.optimizer.is_some();
     Ok(Box::new(move |set| {
@@ -64,8 +68,11 @@ pub(crate) fn prepare(cpu: Cpu, shape: Shape) -> Result<super::Run, Box<dyn Erro
             offsets: &offsets,
             per_sample_weights: None,
         };
-        let dense =
-            Matrix::packed(&dense[set * batch_size * num_dense..][..batch_size * num_dense], batch_size, num_dense);
+        let dense = Matrix::packed(
+            &dense[set * batch_size * num_dense..][..batch_size * num_dense],
+            batch_size,
+            num_dense,
+        );
         let labels = is_training.then_some(&labels[..]);
         let batch = BatchView { dense, bags, labels };
         match is_training {

@@ -7,7 +7,8 @@ use bagdot::ops::embedding_bag::Forward;
 use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::sparse_update::{PooledGrad, Update};
 use bagdot::ops::{
-    Bags, Device, Matrix, MatrixMut, Optimizer, OptimizerStateMut, Pooling, StepControl, Table, TableBatch, UpdateRule,
+    Bags, Device, Matrix, MatrixMut, Optimizer, OptimizerStateMut, Pooling, StepControl, Table,
+    TableBatch, UpdateRule,
 };
 use bagdot::{Cpu, DType, Element, bf16, f16};
 use serde::Deserialize;
@@ -41,35 +42,56 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
     let tables = TableBatch::one_feature_each(vec![table; shape.num_tables], Pooling::Sum)?;
     let (batch_size, num_bags) = (shape.batch_size, shape.num_tables * shape.batch_size);
     let num_indices = num_bags * shape.pooling_factor;
-    let ids: Vec<i64> = std::fs::read(&shape.ids)?.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
+    let ids: Vec<i64> =
+        std::fs::read(&shape.ids)?.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
     let sets = ids.len() / num_indices;
     let offsets: Vec<i64> = (0..=num_bags).map(|bag| (bag * shape.pooling_factor) as i64).collect();
 
     let mut weights = cpu.alloc::<E>(tables.num_weights())?;
-    weights.iter_mut().enumerate().for_each(|(k, w)| *w = E::from_f32((k % 2048) as f32 / 102_400.0 - 0.01));
+    weights
+        .iter_mut()
+        .enumerate()
+        .for_each(|(k, w)| *w = E::from_f32((k % 2048) as f32 / 102_400.0 - 0.01));
     let width = tables.width();
     let mut output = cpu.alloc::<f32>(batch_size * width)?;
     let optimizer = shape.optimizer.unwrap_or(Optimizer::Sgd);
-    let mut sums = cpu.alloc::<f32>(optimizer.state_len(tables.num_rows(), tables.num_weights())[0])?;
+    let mut sums =
+        cpu.alloc::<f32>(optimizer.state_len(tables.num_rows(), tables.num_weights())[0])?;
     let mut grad = cpu.alloc::<f32>(batch_size * width)?;
     grad.iter_mut().enumerate().for_each(|(k, g)| *g = (k % 1021) as f32 / 510.0 - 1.0);
     let mut sorted = SortedIndices::new(&cpu, num_indices, num_bags)?;
-    let words = Sort::<Cpu, i64>::workspace_len(&cpu, &tables, num_indices).max(Update::<Cpu, E, i64>::workspace_len(
-        &cpu,
-        &tables,
-        num_indices,
-    ));
+    let words =
+        Sort::<Cpu, i64>::workspace_len(&cpu, &tables, num_indices)
+            .max(Update::<Cpu, E, i64>::workspace_len(&cpu, &tables, num_indices));
     let mut workspace = cpu.alloc::<u64>(words)?;
     let is_update = shape.optimizer.is_some();
     Ok(Box::new(move |set| {
         let tables = &tables;
         let indices = &ids[set % sets * num_indices..][..num_indices];
-        let bags =
-            Bags::<Cpu, i64> { batch_size, indices, has_spare: false, offsets: &offsets, per_sample_weights: None };
+        let bags = Bags::<Cpu, i64> {
+            batch_size,
+            indices,
+            has_spare: false,
+            offsets: &offsets,
+            per_sample_weights: None,
+        };
         let pooled = MatrixMut::packed(&mut output[..], batch_size, width);
-        Forward { tables, weights: &weights[..], bags: bags.reborrow(), output: pooled, argmax: None }.run(&cpu)?;
+        Forward {
+            tables,
+            weights: &weights[..],
+            bags: bags.reborrow(),
+            output: pooled,
+            argmax: None,
+        }
+        .run(&cpu)?;
         if is_update {
-            Sort { tables, bags: bags.reborrow(), sorted: &mut sorted, workspace: &mut workspace[..] }.run(&cpu)?;
+            Sort {
+                tables,
+                bags: bags.reborrow(),
+                sorted: &mut sorted,
+                workspace: &mut workspace[..],
+            }
+            .run(&cpu)?;
             let grad_output = Matrix::packed(&grad[..], batch_size, width);
             let source = PooledGrad {
                 tables,

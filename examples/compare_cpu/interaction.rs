@@ -44,7 +44,8 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
     }
     let grad = fill(batch_size * width, SETS)?;
     let mut output = cpu.alloc::<E>(batch_size * width)?;
-    let (mut grad_dense, mut grad_sparse) = (cpu.alloc::<E>(batch_size * dim)?, cpu.alloc::<E>(batch_size * pooled)?);
+    let (mut grad_dense, mut grad_sparse) =
+        (cpu.alloc::<E>(batch_size * dim)?, cpu.alloc::<E>(batch_size * pooled)?);
     Ok(Box::new(move |set| {
         let features: Features<'_, Cpu, E> = Features::Split {
             dense: Matrix::packed(&dense[set % SETS][..], batch_size, dim),
@@ -58,7 +59,8 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
                 dense: MatrixMut::packed(&mut grad_dense[..], batch_size, dim),
                 sparse: MatrixMut::packed(&mut grad_sparse[..], batch_size, pooled),
             };
-            Backward { interaction, dim, precision, features, grad_output, grad_features }.run(&cpu)?;
+            Backward { interaction, dim, precision, features, grad_output, grad_features }
+                .run(&cpu)?;
         }
         Ok(())
     }))

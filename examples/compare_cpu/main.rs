@@ -1,5 +1,6 @@
-//! Our side of `scripts/compare_cpu.sh`: reads what is to be measured from its input, a JSON object a line, and answers each with a line of
-//! the times of its runs in milliseconds, or why it was refused. Inputs of the last line are kept, so that the same line again measures the same work.
+//! Our side of `scripts/compare_cpu.sh`: reads what is to be measured from its input, a JSON object
+//! a line, and answers each with a line of the times of its runs in milliseconds, or why it was
+//! refused. Inputs of the last line are kept, so that the same line again measures the same work.
 
 mod dlrm;
 mod embedding;

@@ -1,28 +1,31 @@
-// What a table-batched call is about, as the device sees it, and what is noted about ids that name no row.
+// What a table-batched call is about, as the device sees it, and what is noted about ids that name
+// no row.
 #pragma once
 
 #include "dtype.cuh"
 
 // A feature with its table. Mirrors `DeviceFeature` in src/backend/cuda/tables.rs.
 struct Feature {
-  uint64_t weight_offset;   // of the table's first element
+  uint64_t weight_offset;  // of the table's first element
   uint64_t num_embeddings;
-  int64_t padding_idx;      // -1 for none
+  int64_t padding_idx;  // -1 for none
   uint32_t embedding_dim;
-  uint32_t column;          // the first one in the pooled output
+  uint32_t column;  // the first one in the pooled output
   uint32_t table;
-  uint32_t pooling;         // kSum, kMean or kMax
+  uint32_t pooling;  // kSum, kMean or kMax
 };
 static_assert(sizeof(Feature) == 40, "src/backend/cuda/tables.rs says the same");
 
 constexpr uint32_t kSum = 0, kMean = 1, kMax = 2;
 
-// A table; one more entry stands for the end of the last one. Mirrors `DeviceTable` in src/backend/cuda/tables.rs.
+// A table; one more entry stands for the end of the last one. Mirrors `DeviceTable` in
+// src/backend/cuda/tables.rs.
 struct Table {
-  uint64_t first_row;       // linear: counted through all tables
-  uint64_t weight_offset;   // of its first element
+  uint64_t first_row;      // linear: counted through all tables
+  uint64_t weight_offset;  // of its first element
   uint32_t embedding_dim;
-  uint32_t is_wide;         // whether its rows, and their columns in the pooled output, begin at multiples of 4 elements
+  uint32_t
+      is_wide;  // whether its rows, and their columns in the pooled output, begin at multiples of 4 elements
 };
 static_assert(sizeof(Table) == 24, "src/backend/cuda/tables.rs says the same");
 
@@ -37,9 +40,10 @@ __device__ __forceinline__ int64_t row_of(int64_t id, const Feature& feature, bo
 
 // Something that a call found wrong. Mirrors `FaultRecord` in src/backend/cuda/fault.rs.
 struct Fault {
-  uint64_t key;             // position of the id (or of the offset) in the high half, bag in the low one; or kLabels and the sample
-  int64_t value;            // what stands there; of a label its bits
-  uint64_t limit;           // kBadId: the number of rows; else the value that would be right, or least
+  uint64_t
+      key;  // position of the id (or of the offset) in the high half, bag in the low one; or kLabels and the sample
+  int64_t value;   // what stands there; of a label its bits
+  uint64_t limit;  // kBadId: the number of rows; else the value that would be right, or least
   uint32_t kind;
   uint32_t table;
 };
@@ -51,16 +55,17 @@ constexpr uint32_t kBadId = 1, kFirstNotZero = 2, kDecreasing = 3, kLastNotEnd =
 constexpr uint64_t kLabels = 0xffffffff;
 constexpr uint32_t kFaultSlots = 64;
 
-// The status words of a backend, zero (and `first` all ones) after each synchronisation. Mirrors `Status` in src/backend/cuda/fault.rs.
+// The status words of a backend, zero (and `first` all ones) after each synchronisation. Mirrors
+// `Status` in src/backend/cuda/fault.rs.
 struct Status {
-  unsigned long long first; // the lowest key so far
-  uint32_t count;           // faults so far
-  uint32_t records;         // records so far
+  unsigned long long first;  // the lowest key so far
+  uint32_t count;            // faults so far
+  uint32_t records;          // records so far
   Fault faults[kFaultSlots];
 };
 
-// Notes a fault. A record is written only by a fault that is lower than all before it, so that the lowest one always has a record, and
-// the slots do not run out however many faults there are.
+// Notes a fault. A record is written only by a fault that is lower than all before it, so that the
+// lowest one always has a record, and the slots do not run out however many faults there are.
 __device__ __forceinline__ void note(Status* status, Fault fault) {
   atomicAdd(&status->count, 1u);
   const unsigned long long before = atomicMin(&status->first, (unsigned long long)fault.key);
@@ -79,30 +84,39 @@ __device__ __forceinline__ Bounds bounds_of(const I* offsets, uint64_t bag, uint
   return {start < 0 ? 0 : min(uint64_t(start), last), last};
 }
 
-// The number of ids. Where there may be room behind them it is the last offset that says it, if that is within the room.
+// The number of ids. Where there may be room behind them it is the last offset that says it, if
+// that is within the room.
 template <typename I>
-__device__ __forceinline__ uint64_t used_indices(const I* offsets, uint64_t num_bags, uint64_t num_indices, uint32_t has_spare) {
+__device__ __forceinline__ uint64_t used_indices(const I* offsets, uint64_t num_bags,
+                                                 uint64_t num_indices, uint32_t has_spare) {
   if (!has_spare) return num_indices;
   const int64_t end = offsets[num_bags];
   return end < 0 ? num_indices : min(uint64_t(end), num_indices);
 }
 
-// Whether the last offset is not the number of ids, or, where there may be room behind them, not within that.
+// Whether the last offset is not the number of ids, or, where there may be room behind them, not
+// within that.
 __device__ __forceinline__ bool is_bad_end(int64_t end, uint64_t num_indices, uint32_t has_spare) {
   return has_spare ? end > int64_t(num_indices) : end != int64_t(num_indices);
 }
 
-// Whether the bounds of a bag break a rule: they rise, the first is 0, the last is the number of ids.
+// Whether the bounds of a bag break a rule: they rise, the first is 0, the last is the number of
+// ids.
 template <typename I>
-__device__ __forceinline__ bool has_bad_bounds(const I* offsets, uint64_t bag, uint64_t num_bags, uint64_t num_indices, uint32_t has_spare) {
+__device__ __forceinline__ bool has_bad_bounds(const I* offsets, uint64_t bag, uint64_t num_bags,
+                                               uint64_t num_indices, uint32_t has_spare) {
   const int64_t start = offsets[bag], end = offsets[bag + 1];
-  return (bag == 0 && start != 0) || end < start || (bag + 1 == num_bags && is_bad_end(end, num_indices, has_spare));
+  return (bag == 0 && start != 0) || end < start ||
+         (bag + 1 == num_bags && is_bad_end(end, num_indices, has_spare));
 }
 
-// Notes all that is wrong with a bag. Called by one lane, after the work and only if there is something, so that it costs the work nothing.
+// Notes all that is wrong with a bag. Called by one lane, after the work and only if there is
+// something, so that it costs the work nothing.
 template <typename I>
-__device__ __forceinline__ void note_faults(const Feature& feature, const I* indices, const I* offsets, uint64_t bag, uint64_t num_bags,
-                                            uint64_t num_indices, uint32_t has_spare, Status* status) {
+__device__ __forceinline__ void note_faults(const Feature& feature, const I* indices,
+                                            const I* offsets, uint64_t bag, uint64_t num_bags,
+                                            uint64_t num_indices, uint32_t has_spare,
+                                            Status* status) {
   const int64_t start = offsets[bag], end = offsets[bag + 1];
   const Bounds bounds = bounds_of(offsets, bag, num_indices);
   // The first three rounds are for the rules of the bounds.

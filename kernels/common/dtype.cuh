@@ -1,4 +1,5 @@
-// Storage types and how they become f32 and come of it; the one list of what is instantiated for which types.
+// Storage types and how they become f32 and come of it; the one list of what is instantiated for
+// which types.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -19,11 +20,17 @@ __device__ __forceinline__ float to_f32(bf16 x) { return __bfloat162float(x); }
 template <typename E>
 __device__ __forceinline__ E from_f32(float x);
 template <>
-__device__ __forceinline__ f32 from_f32<f32>(float x) { return x; }
+__device__ __forceinline__ f32 from_f32<f32>(float x) {
+  return x;
+}
 template <>
-__device__ __forceinline__ f16 from_f32<f16>(float x) { return __float2half_rn(x); }
+__device__ __forceinline__ f16 from_f32<f16>(float x) {
+  return __float2half_rn(x);
+}
 template <>
-__device__ __forceinline__ bf16 from_f32<bf16>(float x) { return __float2bfloat16_rn(x); }
+__device__ __forceinline__ bf16 from_f32<bf16>(float x) {
+  return __float2bfloat16_rn(x);
+}
 
 // INSTANTIATE(E) is expanded for every storage type.
 #define FOR_EACH_ELEMENT(INSTANTIATE) \
@@ -31,8 +38,9 @@ __device__ __forceinline__ bf16 from_f32<bf16>(float x) { return __float2bfloat1
   INSTANTIATE(f16)                    \
   INSTANTIATE(bf16)
 
-// INSTANTIATE(E, I) is expanded for every storage type of a table with every type of ids. The names of the types are those of Rust:
-// they end up in the names of the kernels, which src/backend/cuda/kernels.rs looks up.
+// INSTANTIATE(E, I) is expanded for every storage type of a table with every type of ids. The names
+// of the types are those of Rust: they end up in the names of the kernels, which
+// src/backend/cuda/kernels.rs looks up.
 #define FOR_EACH_ELEMENT_AND_INDEX(INSTANTIATE) \
   INSTANTIATE(f32, i32)                         \
   INSTANTIATE(f32, i64)                         \

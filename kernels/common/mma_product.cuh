@@ -1,11 +1,15 @@
-// Tiles of a matrix product on the tensor cores, of f16, bf16, or f32 that are rounded to tf32; sums in f32.
+// Tiles of a matrix product on the tensor cores, of f16, bf16, or f32 that are rounded to tf32;
+// sums in f32.
 //
-// A block computes a tile of the output. Panels of both operands, 128 bytes of terms deep, come to shared memory by asynchronous copies, two pairs
-// of panels ahead of the arithmetic. A panel lies as its operand does in global memory. Its rows' pieces of 16 bytes are permuted, so that the
-// eight rows of a matrix that ldmatrix reads lie in different banks, whichever way it reads them; it transposes elements of 16 bits where a row
-// is a term. Elements of 32 bits it cannot transpose: these are read one by one, from rows whose pieces of 32 bytes are permuted to the same end.
-// What limits such products beside the tensor cores is the arithmetic of addresses: so those of whole panels, and of what lanes read of them, are
-// one number for each thread, from which all others differ by constants.
+// A block computes a tile of the output. Panels of both operands, 128 bytes of terms deep, come to
+// shared memory by asynchronous copies, two pairs of panels ahead of the arithmetic. A panel lies
+// as its operand does in global memory. Its rows' pieces of 16 bytes are permuted, so that the
+// eight rows of a matrix that ldmatrix reads lie in different banks, whichever way it reads them;
+// it transposes elements of 16 bits where a row is a term. Elements of 32 bits it cannot transpose:
+// these are read one by one, from rows whose pieces of 32 bytes are permuted to the same end. What
+// limits such products beside the tensor cores is the arithmetic of addresses: so those of whole
+// panels, and of what lanes read of them, are one number for each thread, from which all others
+// differ by constants.
 #pragma once
 
 #include "product.cuh"
@@ -14,7 +18,8 @@
 
 // Bytes of terms of a panel, for each output.
 constexpr int kPanelDepth = 128;
-// Panels of an operand in shared memory: with those of a block of large tiles within 99 KB, which devices without much of it have.
+// Panels of an operand in shared memory: with those of a block of large tiles within 99 KB, which
+// devices without much of it have.
 constexpr int kStages = 3;
 
 // How a block shares out its tile: warps of kWarpRows x kWarpCols elements each.
@@ -27,8 +32,12 @@ struct MmaTile {
   static constexpr int kRowParts = kWarpRows / 16, kColParts = kWarpCols / 16;
 
   // The first row (column) of a part of this warp's.
-  static __device__ __forceinline__ int row(int part) { return threadIdx.x / 32 % kRowWarps * kWarpRows + part * 16; }
-  static __device__ __forceinline__ int col(int part) { return threadIdx.x / 32 / kRowWarps * kWarpCols + part * 16; }
+  static __device__ __forceinline__ int row(int part) {
+    return threadIdx.x / 32 % kRowWarps * kWarpRows + part * 16;
+  }
+  static __device__ __forceinline__ int col(int part) {
+    return threadIdx.x / 32 / kRowWarps * kWarpCols + part * 16;
+  }
 };
 
 // 128 x 128 and 64 x 64.
@@ -47,12 +56,15 @@ struct Panel {
   // After so many rows the permutation of their pieces is the same again.
   static constexpr int kPeriod = kSingle ? 4 : 8;
 
-  static __device__ __forceinline__ int offset(int row, int byte) { return row * kRowBytes + (byte ^ row % kPeriod * (kSingle ? 32 : 16)); }
+  static __device__ __forceinline__ int offset(int row, int byte) {
+    return row * kRowBytes + (byte ^ row % kPeriod * (kSingle ? 32 : 16));
+  }
 };
 
-// Hands out the factors of a warp's products from a panel, for the outputs from `first` on. Where a lane reads for one step and one part differs from
-// where it does for others by a distance, or in some bits of the place in the row: both are constants. Left factors of a product are those of 16 outputs,
-// right ones those of two products, one after the other.
+// Hands out the factors of a warp's products from a panel, for the outputs from `first` on. Where a
+// lane reads for one step and one part differs from where it does for others by a distance, or in
+// some bits of the place in the row: both are constants. Left factors of a product are those of 16
+// outputs, right ones those of two products, one after the other.
 template <typename E, Row kRow, int kOutputs, bool kRight>
 class PanelReader {
  public:
@@ -60,20 +72,23 @@ class PanelReader {
 
   __device__ __forceinline__ explicit PanelReader(int first) {
     const int lane = threadIdx.x % 32;
-    // Matrices of 8 x 16 bytes are in the order upper left, lower left, upper right, lower right for left factors; for right ones, which lie
-    // across, the second and third change places.
-    const int along = kRight ? lane % 8 + lane / 16 * 8 : lane % 16, across = kRight ? lane / 8 % 2 : lane / 16;
+    // Matrices of 8 x 16 bytes are in the order upper left, lower left, upper right, lower right
+    // for left factors; for right ones, which lie across, the second and third change places.
+    const int along = kRight ? lane % 8 + lane / 16 * 8 : lane % 16,
+              across = kRight ? lane / 8 % 2 : lane / 16;
     if constexpr (kRow == Row::kOutput) {
       at = P::offset(first + along, across * 16);
     } else if constexpr (!P::kSingle) {
-      at = P::offset(kRight ? lane % 16 : lane % 8 + lane / 16 * 8, first * 2 + (kRight ? lane / 16 : lane / 8 % 2) * 16);
+      at = P::offset(kRight ? lane % 16 : lane % 8 + lane / 16 * 8,
+                     first * 2 + (kRight ? lane / 16 : lane / 8 % 2) * 16);
     } else {
       at = P::offset(lane % 4, (first + lane / 4) * 4);
     }
   }
 
   // Outputs `part` * 16 to `part` * 16 + 15, for the terms of a step (32 bytes of them).
-  __device__ __forceinline__ void load(const char* panel, int step, int part, uint32_t (&out)[4]) const {
+  __device__ __forceinline__ void load(const char* panel, int step, int part,
+                                       uint32_t (&out)[4]) const {
     if constexpr (kRow == Row::kOutput) {
       load_matrices(out, panel + part * 16 * P::kRowBytes + (at ^ step * 32));
     } else if constexpr (!P::kSingle) {
@@ -82,7 +97,8 @@ class PanelReader {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const int later = kRight ? k % 2 : k / 2, lower = kRight ? k / 2 : k % 2;
-        out[k] = *reinterpret_cast<const uint32_t*>(panel + (step * 8 + later * 4) * P::kRowBytes + (at ^ (part * 64 + lower * 32)));
+        out[k] = *reinterpret_cast<const uint32_t*>(panel + (step * 8 + later * 4) * P::kRowBytes +
+                                                    (at ^ (part * 64 + lower * 32)));
       }
     }
     round_factors<E>(out);
@@ -99,15 +115,19 @@ class PanelSource {
   using P = Panel<E, kRow, kOutputs>;
 
   __device__ __forceinline__ PanelSource(const Operand<E>& operand, uint64_t output, uint64_t term)
-      : from(operand.data + (kRow == Row::kOutput ? output * operand.ld + term : term * operand.ld + output)),
+      : from(operand.data +
+             (kRow == Row::kOutput ? output * operand.ld + term : term * operand.ld + output)),
         own(threadIdx.x / kPieces * operand.ld + threadIdx.x % kPieces * (16 / sizeof(E))),
         ld(operand.ld),
         beyond(operand.outputs_from(output, 2 * kOutputs)),
-        together(uint32_t(reinterpret_cast<uintptr_t>(operand.data) | operand.ld * sizeof(E)) % 16) {}
+        together(uint32_t(reinterpret_cast<uintptr_t>(operand.data) | operand.ld * sizeof(E)) %
+                 16) {}
 
-  // Starts the copy of the next panel, of which no more than `terms` exist; zeros for the others, and beyond the last output.
+  // Starts the copy of the next panel, of which no more than `terms` exist; zeros for the others,
+  // and beyond the last output.
   __device__ __forceinline__ void copy(char* panel, uint32_t terms) {
-    const int exist = int(min(terms, uint32_t(P::kTerms))), outputs = min(beyond, kOutputs), rows = kRow == Row::kOutput ? outputs : exist;
+    const int exist = int(min(terms, uint32_t(P::kTerms))), outputs = min(beyond, kOutputs),
+              rows = kRow == Row::kOutput ? outputs : exist;
     const int bytes = (kRow == Row::kOutput ? exist : outputs) * int(sizeof(E));
     if (together == 0 && outputs == kOutputs && exist == P::kTerms) {
       copy_whole(panel);
@@ -116,7 +136,9 @@ class PanelSource {
     } else if (sizeof(E) == 4) {
       copy_runs<4>(panel, rows, bytes);
     } else {
-      copy_words(panel, rows, bytes, (kRow == Row::kOutput ? int(min(terms, 2u * P::kTerms)) : beyond) * int(sizeof(E)));
+      copy_words(
+          panel, rows, bytes,
+          (kRow == Row::kOutput ? int(min(terms, 2u * P::kTerms)) : beyond) * int(sizeof(E)));
     }
     from += kRow == Row::kOutput ? P::kTerms : P::kTerms * ld;
   }
@@ -143,12 +165,14 @@ class PanelSource {
     for (int k = threadIdx.x; k < P::kRows * kRuns; k += kThreads) {
       const int row = k / kRuns, byte = k % kRuns * kRun;
       const int left = row < rows ? max(min(bytes - byte, kRun), 0) : 0;
-      copy_async<kRun>(panel + P::offset(row, byte), reinterpret_cast<const char*>(from + row * ld) + byte, left);
+      copy_async<kRun>(panel + P::offset(row, byte),
+                       reinterpret_cast<const char*>(from + row * ld) + byte, left);
     }
   }
 
-  // Where rows of 16-bit elements begin elsewhere, a piece is put together from the words that it lies in: not asynchronously, but just as far ahead.
-  // `readable` bytes are there from the panel on.
+  // Where rows of 16-bit elements begin elsewhere, a piece is put together from the words that it
+  // lies in: not asynchronously, but just as far ahead. `readable` bytes are there from the panel
+  // on.
   __device__ __forceinline__ void copy_words(char* panel, int rows, int bytes, int readable) const {
 #pragma unroll 2
     for (int k = threadIdx.x; k < P::kRows * kPieces; k += kThreads) {
@@ -157,7 +181,8 @@ class PanelSource {
       const int shift = int(reinterpret_cast<uintptr_t>(source) % 4);
       uint32_t words[4] = {};
       if (row < rows && bytes - byte >= 16 && readable - byte >= 16 + shift) {
-        const uint32_t* word = reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(source) - shift);
+        const uint32_t* word =
+            reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(source) - shift);
         uint32_t loaded[5];
 #pragma unroll
         for (int w = 0; w < 4; ++w) loaded[w] = word[w];
@@ -171,20 +196,23 @@ class PanelSource {
           if (byte + 2 * e < bytes) words[e / 2] |= uint32_t(element[e]) << e % 2 * 16;
         }
       }
-      *reinterpret_cast<uint4*>(panel + P::offset(row, byte)) = make_uint4(words[0], words[1], words[2], words[3]);
+      *reinterpret_cast<uint4*>(panel + P::offset(row, byte)) =
+          make_uint4(words[0], words[1], words[2], words[3]);
     }
   }
 
   const E* from;
-  const uint64_t own;       // where in a panel the first piece that the calling thread copies is
+  const uint64_t own;  // where in a panel the first piece that the calling thread copies is
   const uint64_t ld;
   const int beyond;         // outputs that there are, those of the next tile included
   const uint32_t together;  // 0 if rows begin at multiples of 16 bytes
 };
 
-// Hands on 16 x 16 sums in runs of four columns. Lanes hold two columns of either half: neighbours trade, so that each has four of one half.
+// Hands on 16 x 16 sums in runs of four columns. Lanes hold two columns of either half: neighbours
+// trade, so that each has four of one half.
 template <typename Store>
-__device__ __forceinline__ void store_part(const float (&halves)[2][4], uint64_t row, uint64_t col, uint64_t rows, uint64_t cols, Store store) {
+__device__ __forceinline__ void store_part(const float (&halves)[2][4], uint64_t row, uint64_t col,
+                                           uint64_t rows, uint64_t cols, Store store) {
   const int lane = threadIdx.x % 32;
   const bool odd = lane % 2;
   col += (odd ? 8 : 0) + lane % 4 / 2 * 4;
@@ -205,14 +233,16 @@ __device__ __forceinline__ void store_part(const float (&halves)[2][4], uint64_t
 
 // As `product` of simt_product.cuh, on the tensor cores.
 template <typename T, typename E, Row kA, Row kB, typename Store>
-__device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E>& b, uint64_t begin, uint32_t terms, Store store) {
+__device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E>& b,
+                                            uint64_t begin, uint32_t terms, Store store) {
   using A = Panel<E, kA, T::kRows>;
   using B = Panel<E, kB, T::kCols>;
   constexpr int kStageBytes = A::kBytes + B::kBytes;
   static_assert(kStages * kStageBytes <= T::kShared, "no more than is asked for");
   extern __shared__ __align__(128) char panels[];
   const TileIndex tile = tile_of_block(b.outputs, T::kCols);
-  const uint64_t first_row = uint64_t(tile.row) * T::kRows, first_col = uint64_t(tile.col) * T::kCols;
+  const uint64_t first_row = uint64_t(tile.row) * T::kRows,
+                 first_col = uint64_t(tile.col) * T::kCols;
   PanelSource<E, kA, T::kThreads, T::kRows> a_source(a, first_row, begin);
   PanelSource<E, kB, T::kThreads, T::kCols> b_source(b, first_col, begin);
   const PanelReader<E, kA, T::kRows, false> a_reader(T::row(0));
@@ -259,7 +289,8 @@ __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E
   for (int i = 0; i < T::kRowParts; ++i) {
 #pragma unroll
     for (int j = 0; j < T::kColParts; ++j) {
-      store_part(sums[i][j], first_row + T::row(i), first_col + T::col(j), a.outputs, b.outputs, store);
+      store_part(sums[i][j], first_row + T::row(i), first_col + T::col(j), a.outputs, b.outputs,
+                 store);
     }
   }
 }

@@ -1,5 +1,5 @@
-// One step of an optimizer on one element: the operations of src/backend/cpu/optimizer.rs in their order, each rounded by itself, which makes results
-// equal to the bit.
+// One step of an optimizer on one element: the operations of src/backend/cpu/optimizer.rs in their
+// order, each rounded by itself, which makes results equal to the bit.
 #pragma once
 
 #include <stdint.h>
@@ -10,19 +10,20 @@ constexpr uint32_t kSgd = 0, kAdagrad = 1, kRowwiseAdagrad = 2, kAdam = 3;
 struct Step {
   uint32_t optimizer;
   float learning_rate;
-  float l2;                 // added to the gradient, times the weight
-  float shrink;             // the weight is multiplied by it
+  float l2;      // added to the gradient, times the weight
+  float shrink;  // the weight is multiplied by it
   float eps;
   float beta1, beta2;
   float first_correction, second_correction;  // 1 / (1 - beta^t)
 };
 
-// What changes from step to step, where a replayed launch finds it. Mirrors `StepValues` in src/ops/optimizer.rs.
+// What changes from step to step, where a replayed launch finds it. Mirrors `StepValues` in
+// src/ops/optimizer.rs.
 struct StepValues {
   uint64_t step;
   float learning_rate, shrink;
   float first_correction, second_correction;
-  float decay;        // of a moving average
+  float decay;  // of a moving average
   uint32_t reserved;
 };
 static_assert(sizeof(StepValues) == 32, "src/ops/optimizer.rs says the same");
@@ -41,7 +42,9 @@ __device__ __forceinline__ Step with_values(Step step, const StepValues* values)
 // Whether there is a gate, and it says that nothing must change.
 __device__ __forceinline__ bool is_shut(const uint64_t* gate) { return gate && *gate != 0; }
 
-__device__ __forceinline__ float clamped(float x, float max) { return x < -max ? -max : x > max ? max : x; }
+__device__ __forceinline__ float clamped(float x, float max) {
+  return x < -max ? -max : x > max ? max : x;
+}
 
 // The same step with the weight decay multiplied by `scale`.
 __device__ __forceinline__ Step with_decay_scaled(Step step, float scale) {
@@ -59,20 +62,26 @@ __device__ __forceinline__ float rowwise_rate(const Step& step, float sum_of_squ
   return __fdiv_rn(step.learning_rate, __fadd_rn(__fsqrt_rn(sum_of_squares), step.eps));
 }
 
-// The new weight. `first` and `second` are what the optimizer remembers of the element; for kRowwiseAdagrad `first` is the rate of its row.
-__device__ __forceinline__ float stepped(const Step& step, float gradient, float weight, float& first, float& second) {
+// The new weight. `first` and `second` are what the optimizer remembers of the element; for
+// kRowwiseAdagrad `first` is the rate of its row.
+__device__ __forceinline__ float stepped(const Step& step, float gradient, float weight,
+                                         float& first, float& second) {
   const float g = regularised(step, gradient, weight);
   const float kept = __fmul_rn(weight, step.shrink);
   if (step.optimizer == kAdagrad) {
     first = __fadd_rn(first, __fmul_rn(g, g));
-    return __fsub_rn(kept, __fdiv_rn(__fmul_rn(step.learning_rate, g), __fadd_rn(__fsqrt_rn(first), step.eps)));
+    return __fsub_rn(
+        kept, __fdiv_rn(__fmul_rn(step.learning_rate, g), __fadd_rn(__fsqrt_rn(first), step.eps)));
   }
   if (step.optimizer == kRowwiseAdagrad) return __fsub_rn(kept, __fmul_rn(first, g));
   if (step.optimizer == kAdam) {
     first = __fadd_rn(__fmul_rn(step.beta1, first), __fmul_rn(__fsub_rn(1.0f, step.beta1), g));
-    second = __fadd_rn(__fmul_rn(step.beta2, second), __fmul_rn(__fsub_rn(1.0f, step.beta2), __fmul_rn(g, g)));
+    second = __fadd_rn(__fmul_rn(step.beta2, second),
+                       __fmul_rn(__fsub_rn(1.0f, step.beta2), __fmul_rn(g, g)));
     const float root = __fadd_rn(__fsqrt_rn(__fmul_rn(second, step.second_correction)), step.eps);
-    return __fsub_rn(kept, __fdiv_rn(__fmul_rn(step.learning_rate, __fmul_rn(first, step.first_correction)), root));
+    return __fsub_rn(
+        kept,
+        __fdiv_rn(__fmul_rn(step.learning_rate, __fmul_rn(first, step.first_correction)), root));
   }
   return __fsub_rn(kept, __fmul_rn(step.learning_rate, g));
 }

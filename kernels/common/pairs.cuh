@@ -1,4 +1,5 @@
-// The features of a sample, their pairs, and the threads that work on them: what all kernels of the interaction share.
+// The features of a sample, their pairs, and the threads that work on them: what all kernels of the
+// interaction share.
 #pragma once
 
 #include "ptx.cuh"
@@ -23,11 +24,13 @@ struct Features {
 
   // Whether all features begin at a multiple of 16 bytes and end there.
   __device__ __forceinline__ bool is_wide() const {
-    return (dim | head_ld | tail_ld) % kWidest<T> == 0 && is_aligned(head, 16) && is_aligned(tail, 16);
+    return (dim | head_ld | tail_ld) % kWidest<T> == 0 && is_aligned(head, 16) &&
+           is_aligned(tail, 16);
   }
 };
 
-// What stands where in a row of the output: the dense vector, the pairs, the appended features, zeros. `Int` holds a number of columns.
+// What stands where in a row of the output: the dense vector, the pairs, the appended features,
+// zeros. `Int` holds a number of columns.
 template <typename Int>
 struct Columns {
   uint32_t flags;
@@ -38,22 +41,30 @@ struct Columns {
   __device__ __forceinline__ Int diagonal() const { return has(kIncludeSelf) ? 1 : 0; }
   __device__ __forceinline__ Int first_sparse() const { return has(kHasDense) ? 1 : 0; }
   __device__ __forceinline__ Int pairs_begin() const { return has(kHasDense) ? dim : 0; }
-  __device__ __forceinline__ Int num_pairs() const { return num_features * (num_features - 1 + 2 * diagonal()) / 2; }
+  __device__ __forceinline__ Int num_pairs() const {
+    return num_features * (num_features - 1 + 2 * diagonal()) / 2;
+  }
   __device__ __forceinline__ Int pairs_end() const { return pairs_begin() + num_pairs(); }
   __device__ __forceinline__ Int appended_end() const {
     return pairs_end() + (has(kAppendSparse) ? (num_features - first_sparse()) * dim : 0);
   }
 
   // Whether a feature stands in the output itself, and from which column on.
-  __device__ __forceinline__ bool has_direct(Int i) const { return has(i == 0 && has(kHasDense) ? kHasDense : kAppendSparse); }
-  __device__ __forceinline__ Int direct(Int i) const { return i == 0 && has(kHasDense) ? 0 : pairs_end() + (i - first_sparse()) * dim; }
+  __device__ __forceinline__ bool has_direct(Int i) const {
+    return has(i == 0 && has(kHasDense) ? kHasDense : kAppendSparse);
+  }
+  __device__ __forceinline__ Int direct(Int i) const {
+    return i == 0 && has(kHasDense) ? 0 : pairs_end() + (i - first_sparse()) * dim;
+  }
 
   // The position among the pairs of a pair of features.
   __device__ __forceinline__ Int pair_position(Int i, Int j) const {
     const Int low = min(i, j), high = max(i, j);
-    // The rows above have 0 + diagonal, 1 + diagonal, ... entries, or F - 1 + diagonal, F - 2 + diagonal, ...
-    return has(kUpper) ? low * (2 * (num_features + diagonal()) - low - 1) / 2 + high + diagonal() - low - 1
-                       : high * (high + 2 * diagonal() - 1) / 2 + low;
+    // The rows above have 0 + diagonal, 1 + diagonal, ... entries, or F - 1 + diagonal, F - 2 +
+    // diagonal, ...
+    return has(kUpper)
+               ? low * (2 * (num_features + diagonal()) - low - 1) / 2 + high + diagonal() - low - 1
+               : high * (high + 2 * diagonal() - 1) / 2 + low;
   }
 };
 
@@ -63,7 +74,8 @@ struct Team {
   uint32_t threads;  // 32, or those of the block
   uint32_t number;   // within the block
 
-  __device__ __forceinline__ explicit Team(uint32_t size) : thread(threadIdx.x % size), threads(size), number(threadIdx.x / size) {}
+  __device__ __forceinline__ explicit Team(uint32_t size)
+      : thread(threadIdx.x % size), threads(size), number(threadIdx.x / size) {}
 
   __device__ __forceinline__ void wait() const {
     if (threads == 32) {
@@ -74,12 +86,17 @@ struct Team {
   }
 };
 
-// A thread's way through rows of `units`, all threads of a team side by side: no division but at its start.
+// A thread's way through rows of `units`, all threads of a team side by side: no division but at
+// its start.
 struct Walk {
   uint32_t row, unit, rows_each, units_each, units;
 
   __device__ __forceinline__ Walk(const Team& team, uint32_t units)
-      : row(team.thread / units), unit(team.thread % units), rows_each(team.threads / units), units_each(team.threads % units), units(units) {}
+      : row(team.thread / units),
+        unit(team.thread % units),
+        rows_each(team.threads / units),
+        units_each(team.threads % units),
+        units(units) {}
 
   __device__ __forceinline__ void next() {
     row += rows_each;
@@ -91,11 +108,11 @@ struct Walk {
   }
 };
 
-// Begins to copy `rows` rows of `cols` elements to shared memory, `pitch` apart; `from(row)` tells where one begins. Columns up to `whole` are set
-// to zero.
+// Begins to copy `rows` rows of `cols` elements to shared memory, `pitch` apart; `from(row)` tells
+// where one begins. Columns up to `whole` are set to zero.
 template <typename E, typename From>
-__device__ __forceinline__ void stage_rows(const Team& team, E* to, uint32_t pitch, uint32_t rows, uint32_t cols, uint32_t whole, bool wide,
-                                           From from) {
+__device__ __forceinline__ void stage_rows(const Team& team, E* to, uint32_t pitch, uint32_t rows,
+                                           uint32_t cols, uint32_t whole, bool wide, From from) {
   if (wide) {
     constexpr uint32_t kRun = kWidest<E>;
     for (Walk at(team, cols / kRun); at.row < rows; at.next()) {
@@ -111,23 +128,29 @@ __device__ __forceinline__ void stage_rows(const Team& team, E* to, uint32_t pit
     }
   }
   if (whole == cols) return;
-  for (Walk at(team, whole - cols); at.row < rows; at.next()) to[at.row * pitch + cols + at.unit] = E(0.0f);
+  for (Walk at(team, whole - cols); at.row < rows; at.next())
+    to[at.row * pitch + cols + at.unit] = E(0.0f);
 }
 
 // The way back: stores `rows` rows of `cols` elements.
 template <typename E, typename To>
-__device__ __forceinline__ void store_rows(const Team& team, const E* from, uint32_t pitch, uint32_t rows, uint32_t cols, bool wide, To to) {
+__device__ __forceinline__ void store_rows(const Team& team, const E* from, uint32_t pitch,
+                                           uint32_t rows, uint32_t cols, bool wide, To to) {
   if (wide) {
     constexpr uint32_t kRun = kWidest<E>;
     for (Walk at(team, cols / kRun); at.row < rows; at.next()) {
-      *reinterpret_cast<uint4*>(to(at.row) + at.unit * kRun) = *reinterpret_cast<const uint4*>(from + at.row * pitch + at.unit * kRun);
+      *reinterpret_cast<uint4*>(to(at.row) + at.unit * kRun) =
+          *reinterpret_cast<const uint4*>(from + at.row * pitch + at.unit * kRun);
     }
   } else {
-    for (Walk at(team, cols); at.row < rows; at.next()) to(at.row)[at.unit] = from[at.row * pitch + at.unit];
+    for (Walk at(team, cols); at.row < rows; at.next())
+      to(at.row)[at.unit] = from[at.row * pitch + at.unit];
   }
 }
 
-__device__ __forceinline__ uint32_t round_up(uint32_t x, uint32_t to) { return (x + to - 1) / to * to; }
+__device__ __forceinline__ uint32_t round_up(uint32_t x, uint32_t to) {
+  return (x + to - 1) / to * to;
+}
 
 // The elements that a row of `width` may take, wherever it begins.
 template <typename E>
@@ -135,20 +158,24 @@ __device__ __forceinline__ uint32_t row_room(uint32_t width) {
   return round_up(width + kWidest<E> - 1, kWidest<E>);
 }
 
-// The place for a row of the output in shared memory, from `room` on, where it lies to a multiple of 16 bytes as it does in global memory: so both
-// move 16 bytes at a time, wherever it begins.
+// The place for a row of the output in shared memory, from `room` on, where it lies to a multiple
+// of 16 bytes as it does in global memory: so both move 16 bytes at a time, wherever it begins.
 template <typename E>
 __device__ __forceinline__ E* place_beside(E* room, const E* row) {
   return room + reinterpret_cast<uintptr_t>(row) % 16 / sizeof(E);
 }
 
-// Calls `wide(column)` for runs of 16 bytes of a row that begin at multiples of 16 bytes, `single(column)` for columns before and behind.
+// Calls `wide(column)` for runs of 16 bytes of a row that begin at multiples of 16 bytes,
+// `single(column)` for columns before and behind.
 template <typename E, typename Wide, typename Single>
-__device__ __forceinline__ void for_each_run(const Team& team, const E* row, uint32_t width, Wide wide, Single single) {
+__device__ __forceinline__ void for_each_run(const Team& team, const E* row, uint32_t width,
+                                             Wide wide, Single single) {
   constexpr uint32_t kRun = kWidest<E>;
-  const uint32_t before = min(width, uint32_t(-reinterpret_cast<uintptr_t>(row) % 16 / sizeof(E))), runs = (width - before) / kRun;
+  const uint32_t before = min(width, uint32_t(-reinterpret_cast<uintptr_t>(row) % 16 / sizeof(E))),
+                 runs = (width - before) / kRun;
   for (uint32_t run = team.thread; run < runs; run += team.threads) wide(before + run * kRun);
-  for (uint32_t k = team.thread; k < width - runs * kRun; k += team.threads) single(k < before ? k : k + runs * kRun);
+  for (uint32_t k = team.thread; k < width - runs * kRun; k += team.threads)
+    single(k < before ? k : k + runs * kRun);
 }
 
 // Begins to copy a row of the gradient of the output to its place in shared memory.
@@ -161,7 +188,8 @@ __device__ __forceinline__ void stage_row(const Team& team, E* to, const E* from
 
 // Puts what is no pair into a row of the output in shared memory.
 template <typename E>
-__device__ __forceinline__ void fill_row(const Team& team, E* to, const Columns<uint32_t>& columns, uint32_t width, const E* rows, uint32_t pitch) {
+__device__ __forceinline__ void fill_row(const Team& team, E* to, const Columns<uint32_t>& columns,
+                                         uint32_t width, const E* rows, uint32_t pitch) {
   for (uint32_t c = team.thread; c < columns.pairs_begin(); c += team.threads) to[c] = rows[c];
   if (columns.has(kAppendSparse)) {
     E* appended = to + columns.pairs_end();
@@ -170,14 +198,18 @@ __device__ __forceinline__ void fill_row(const Team& team, E* to, const Columns<
       appended[at.row * columns.dim + at.unit] = rows[(at.row + first) * pitch + at.unit];
     }
   }
-  for (uint32_t c = columns.appended_end() + team.thread; c < width; c += team.threads) to[c] = E(0.0f);
+  for (uint32_t c = columns.appended_end() + team.thread; c < width; c += team.threads)
+    to[c] = E(0.0f);
 }
 
 // Stores a row of the output from its place in shared memory.
 template <typename E>
 __device__ __forceinline__ void store_row(const Team& team, E* to, const E* from, uint32_t width) {
   for_each_run(
-      team, to, width, [&](uint32_t column) { *reinterpret_cast<uint4*>(to + column) = *reinterpret_cast<const uint4*>(from + column); },
+      team, to, width,
+      [&](uint32_t column) {
+        *reinterpret_cast<uint4*>(to + column) = *reinterpret_cast<const uint4*>(from + column);
+      },
       [&](uint32_t column) { to[column] = from[column]; });
 }
 
@@ -189,7 +221,9 @@ struct Bool {
 
 constexpr int kTile = 4;  // a thread's pairs are kTile x kTile
 
-__device__ __forceinline__ float4 read4(const float* from) { return *reinterpret_cast<const float4*>(from); }
+__device__ __forceinline__ float4 read4(const float* from) {
+  return *reinterpret_cast<const float4*>(from);
+}
 
 template <typename E>
 __device__ __forceinline__ float4 read4(const E* from) {
@@ -198,8 +232,9 @@ __device__ __forceinline__ float4 read4(const E* from) {
 }
 
 // sums[r][s] += <a[r], b[s]> over 4 columns.
-__device__ __forceinline__ void multiply_tile(float (&sums)[kTile][kTile], const float* const (&a)[kTile], const float* const (&b)[kTile],
-                                              uint32_t column) {
+__device__ __forceinline__ void multiply_tile(float (&sums)[kTile][kTile],
+                                              const float* const (&a)[kTile],
+                                              const float* const (&b)[kTile], uint32_t column) {
   float4 x[kTile], y[kTile];
 #pragma unroll
   for (int r = 0; r < kTile; ++r) x[r] = read4(a[r] + column);
@@ -227,16 +262,20 @@ __device__ __forceinline__ uint32_t triangle_row(uint32_t entry) {
   return row;
 }
 
-// The columns of a thread's gradients: side by side where they move at once, else so that those of neighbouring threads lie side by side.
+// The columns of a thread's gradients: side by side where they move at once, else so that those of
+// neighbouring threads lie side by side.
 template <bool kWide>
 __device__ __forceinline__ uint32_t grad_column(uint32_t unit, uint32_t units, int m) {
   return kWide ? unit * 4 + m : unit + m * units;
 }
 
-// sums += `weights` [count, weights_pitch], kRows of its columns, transposed, by this thread's columns of `rows` [count, pitch].
+// sums += `weights` [count, weights_pitch], kRows of its columns, transposed, by this thread's
+// columns of `rows` [count, pitch].
 template <bool kWide, int kRows>
-__device__ __forceinline__ void multiply_grads(float (&sums)[kRows][4], const float* weights, uint32_t weights_pitch, const float* rows,
-                                               uint32_t pitch, uint32_t count, uint32_t unit, uint32_t units) {
+__device__ __forceinline__ void multiply_grads(float (&sums)[kRows][4], const float* weights,
+                                               uint32_t weights_pitch, const float* rows,
+                                               uint32_t pitch, uint32_t count, uint32_t unit,
+                                               uint32_t units) {
 #pragma unroll 1
   for (uint32_t j = 0; j < count; ++j) {
     float x[4];
@@ -261,9 +300,11 @@ __device__ __forceinline__ void multiply_grads(float (&sums)[kRows][4], const fl
   }
 }
 
-// Adds a thread's columns of a vector that stands in the output itself: its gradient is that of the output there.
+// Adds a thread's columns of a vector that stands in the output itself: its gradient is that of the
+// output there.
 template <bool kWide, typename E>
-__device__ __forceinline__ void add_direct(float (&sum)[4], const E* direct, uint32_t unit, uint32_t units, uint32_t cols) {
+__device__ __forceinline__ void add_direct(float (&sum)[4], const E* direct, uint32_t unit,
+                                           uint32_t units, uint32_t cols) {
   if (kWide && is_aligned(direct, 4 * sizeof(E))) {
     const float4 run = read4(direct + unit * 4);
     sum[0] += run.x, sum[1] += run.y, sum[2] += run.z, sum[3] += run.w;
@@ -277,7 +318,8 @@ __device__ __forceinline__ void add_direct(float (&sum)[4], const E* direct, uin
 }
 
 template <bool kWide, typename E>
-__device__ __forceinline__ void store_grad(E* grad, const float (&sum)[4], uint32_t unit, uint32_t units, uint32_t cols) {
+__device__ __forceinline__ void store_grad(E* grad, const float (&sum)[4], uint32_t unit,
+                                           uint32_t units, uint32_t cols) {
   if (kWide) {
     Vec<E, 4> run;
 #pragma unroll
@@ -286,14 +328,17 @@ __device__ __forceinline__ void store_grad(E* grad, const float (&sum)[4], uint3
   } else {
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
-      if (grad_column<false>(unit, units, m) < cols) grad[grad_column<false>(unit, units, m)] = from_f32<E>(sum[m]);
+      if (grad_column<false>(unit, units, m) < cols)
+        grad[grad_column<false>(unit, units, m)] = from_f32<E>(sum[m]);
     }
   }
 }
 
-// The gradient of a pair of features, whose sum over j of its products with x_j is the gradient of x_i.
+// The gradient of a pair of features, whose sum over j of its products with x_j is the gradient of
+// x_i.
 template <typename Int, typename E>
-__device__ __forceinline__ float pair_grad(const Columns<Int>& columns, const E* of_pairs, Int i, Int j) {
+__device__ __forceinline__ float pair_grad(const Columns<Int>& columns, const E* of_pairs, Int i,
+                                           Int j) {
   if (i == j && !columns.has(kIncludeSelf)) return 0.0f;
   // Both members of (i, i) are x_i.
   return (i == j ? 2.0f : 1.0f) * to_f32(of_pairs[columns.pair_position(i, j)]);

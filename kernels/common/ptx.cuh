@@ -3,37 +3,50 @@
 
 #include "dtype.cuh"
 
-// Asks for the line of 128 bytes of global memory that holds an address to come to the second-level cache.
-__device__ __forceinline__ void prefetch_line(const void* address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
+// Asks for the line of 128 bytes of global memory that holds an address to come to the second-level
+// cache.
+__device__ __forceinline__ void prefetch_line(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
 
-// Begins to copy N bytes (4, 8 or 16) from global to shared memory without a register in between, or `bytes` of them and zeros for the rest; both
-// sides begin at a multiple of N. What many threads read goes through the first-level cache; past it only 16 bytes can go. The calling thread
-// sees the copies after `wait_for_copies`, others after a barrier besides.
+// Begins to copy N bytes (4, 8 or 16) from global to shared memory without a register in between,
+// or `bytes` of them and zeros for the rest; both sides begin at a multiple of N. What many threads
+// read goes through the first-level cache; past it only 16 bytes can go. The calling thread sees
+// the copies after `wait_for_copies`, others after a barrier besides.
 template <int N, bool kCached = (N < 16)>
 __device__ __forceinline__ void copy_async(void* to, const void* from, uint32_t bytes = N) {
   static_assert(N == 4 || N == 8 || N == 16);
   const uint32_t shared = uint32_t(__cvta_generic_to_shared(to));
   if constexpr (kCached) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(from), "n"(N), "r"(bytes) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(from), "n"(N),
+                 "r"(bytes)
+                 : "memory");
   } else {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(from), "n"(N), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(from), "n"(N),
+                 "r"(bytes)
+                 : "memory");
   }
 }
 
 // Makes a group of the copies that the calling thread has begun since the last one.
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 
-// Waits until at most PENDING of the calling thread's groups of copies, the last ones, are under way.
+// Waits until at most PENDING of the calling thread's groups of copies, the last ones, are under
+// way.
 template <int PENDING>
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
 // Waits for all copies that the calling thread has begun.
-__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
 
-// Four matrices of 8 rows of 16 bytes in shared memory: lane 8 m + r points to row r of matrix m, and gets of each matrix the 4 bytes at
-// lane % 4 of row lane / 4.
+// Four matrices of 8 rows of 16 bytes in shared memory: lane 8 m + r points to row r of matrix m,
+// and gets of each matrix the 4 bytes at lane % 4 of row lane / 4.
 __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -61,22 +74,27 @@ template <typename E>
 __device__ __forceinline__ void round_factors(uint32_t (&factors)[4]) {
   if constexpr (sizeof(E) == 4) {
 #pragma unroll
-    for (int k = 0; k < 4; ++k) factors[k] = __float_as_uint(round_to_tf32(__uint_as_float(factors[k])));
+    for (int k = 0; k < 4; ++k)
+      factors[k] = __float_as_uint(round_to_tf32(__uint_as_float(factors[k])));
   }
 }
 
-// sums += A B on the tensor cores, with A 16 x 32 bytes, B 32 bytes x 8, sums 16 x 8. A lane has of A what `load_matrices` gives it of the upper and
-// lower left, then the upper and lower right quarter; of B its column lane / 4, in two halves; of the sums two columns at 2 (lane % 4), of rows
-// lane / 4 and lane / 4 + 8. An f32 must be a tf32.
+// sums += A B on the tensor cores, with A 16 x 32 bytes, B 32 bytes x 8, sums 16 x 8. A lane has of
+// A what `load_matrices` gives it of the upper and lower left, then the upper and lower right
+// quarter; of B its column lane / 4, in two halves; of the sums two columns at 2 (lane % 4), of
+// rows lane / 4 and lane / 4 + 8. An f32 must be a tf32.
 template <typename E>
-__device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b_low, uint32_t b_high);
+__device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32_t (&a)[4],
+                                             uint32_t b_low, uint32_t b_high);
 
-#define MULTIPLY_ADD(E, INSTRUCTION)                                                                                               \
-  template <>                                                                                                                       \
-  __device__ __forceinline__ void multiply_add<E>(float (&sums)[4], const uint32_t (&a)[4], uint32_t b_low, uint32_t b_high) {      \
-    asm("mma.sync.aligned." INSTRUCTION " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                          \
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                                                               \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_low), "r"(b_high));                                                    \
+#define MULTIPLY_ADD(E, INSTRUCTION)                                                        \
+  template <>                                                                               \
+  __device__ __forceinline__ void multiply_add<E>(float (&sums)[4], const uint32_t (&a)[4], \
+                                                  uint32_t b_low, uint32_t b_high) {        \
+    asm("mma.sync.aligned." INSTRUCTION                                                     \
+        " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                  \
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                        \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_low), "r"(b_high));             \
   }
 MULTIPLY_ADD(f32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 MULTIPLY_ADD(f16, "m16n8k16.row.col.f32.f16.f16.f32")
@@ -85,12 +103,16 @@ MULTIPLY_ADD(bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 
 // One store of 16 or 8 bytes to global memory.
 __device__ __forceinline__ void store_words(void* to, uint4 words) {
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w) : "memory");
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y),
+               "r"(words.z), "r"(words.w)
+               : "memory");
 }
 __device__ __forceinline__ void store_words(void* to, uint2 words) {
   asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(words.x), "r"(words.y) : "memory");
 }
 // One store of 8 bytes to shared memory.
 __device__ __forceinline__ void store_words_shared(void* to, uint2 words) {
-  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "r"(words.x), "r"(words.y) : "memory");
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(uint32_t(__cvta_generic_to_shared(to))),
+               "r"(words.x), "r"(words.y)
+               : "memory");
 }

@@ -1,14 +1,17 @@
-// Stochastic rounding to storage types; `from_f32` rounds to the nearest value. The same bits as src/dtype.rs.
+// Stochastic rounding to storage types; `from_f32` rounds to the nearest value. The same bits as
+// src/dtype.rs.
 #pragma once
 
 #include "dtype.cuh"
 
-// To one of the two neighbours, the upper one with a probability equal to the fraction of the gap that lies below `x`. A finite value never
-// becomes infinite.
+// To one of the two neighbours, the upper one with a probability equal to the fraction of the gap
+// that lies below `x`. A finite value never becomes infinite.
 template <typename E>
 __device__ __forceinline__ E stochastic(float x, uint32_t random);
 template <>
-__device__ __forceinline__ f32 stochastic(float x, uint32_t) { return x; }
+__device__ __forceinline__ f32 stochastic(float x, uint32_t) {
+  return x;
+}
 template <>
 __device__ __forceinline__ bf16 stochastic(float x, uint32_t random) {
   if (!isfinite(x)) return from_f32<bf16>(x);
@@ -25,11 +28,14 @@ __device__ __forceinline__ f16 stochastic(float x, uint32_t random) {
   const int exponent = int(bits >> 23 & 0xff) - 127;
   // A normal f16 keeps 10 of the 23 fraction bits; each power of two below 2^-14 costs one more.
   const uint32_t dropped = 13 + max(-14 - exponent, 0);
-  // The significand with its hidden bit; only 32 random bits are there: what lies below them is cut off first.
-  const uint64_t significand = uint64_t((bits & 0x7fffff) | 0x800000) >> (dropped > 32 ? min(dropped - 32, 63u) : 0u);
+  // The significand with its hidden bit; only 32 random bits are there: what lies below them is cut
+  // off first.
+  const uint64_t significand =
+      uint64_t((bits & 0x7fffff) | 0x800000) >> (dropped > 32 ? min(dropped - 32, 63u) : 0u);
   const uint32_t in_random = min(dropped, 32u);
   const uint64_t kept = (significand + (random & ((uint64_t(1) << in_random) - 1))) >> in_random;
-  // `kept` counts from the hidden bit: fold it into the exponent, which also carries an overflow upwards.
+  // `kept` counts from the hidden bit: fold it into the exponent, which also carries an overflow
+  // upwards.
   const uint64_t magnitude = exponent >= -14 ? uint64_t(exponent + 14) * 1024 + kept : kept;
   return __ushort_as_half((bits >> 16 & 0x8000) | uint32_t(min(magnitude, uint64_t(0x7bff))));
 }

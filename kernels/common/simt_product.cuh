@@ -1,9 +1,12 @@
-// Tiles of a matrix product in f32 on the ordinary cores: every product exact, added by fma in the order of the terms.
+// Tiles of a matrix product in f32 on the ordinary cores: every product exact, added by fma in the
+// order of the terms.
 //
-// A block computes a tile of the output. Tiles of both operands, kDepth terms deep, come to shared memory by asynchronous copies ahead of the
-// arithmetic: one pair of tiles where there is enough of that, three pairs where a block has little else to do than wait for them. In shared
-// memory a row is a term, so that a thread reads its rows and columns four at a time. An operand that lies the other way in global memory is transposed by
-// the copy: four bytes at a time, in an order by which a warp reads whole sectors and writes to 32 different banks.
+// A block computes a tile of the output. Tiles of both operands, kDepth terms deep, come to shared
+// memory by asynchronous copies ahead of the arithmetic: one pair of tiles where there is enough of
+// that, three pairs where a block has little else to do than wait for them. In shared memory a row
+// is a term, so that a thread reads its rows and columns four at a time. An operand that lies the
+// other way in global memory is transposed by the copy: four bytes at a time, in an order by which
+// a warp reads whole sectors and writes to 32 different banks.
 #pragma once
 
 #include "product.cuh"
@@ -13,15 +16,18 @@
 // Terms that are in shared memory at once.
 constexpr int kDepth = 16;
 
-// How a block shares out its tile: kWarps of them, each of kLanes x (32 / kLanes) lanes, each of kThreadRows x kThreadCols elements in runs of four. kStages
-// pairs of tiles of the operands are in shared memory.
-template <int kRowWarps, int kColWarps, int kRowLanes, int kThreadRows_, int kThreadCols_, int kStages_>
+// How a block shares out its tile: kWarps of them, each of kLanes x (32 / kLanes) lanes, each of
+// kThreadRows x kThreadCols elements in runs of four. kStages pairs of tiles of the operands are in
+// shared memory.
+template <int kRowWarps, int kColWarps, int kRowLanes, int kThreadRows_, int kThreadCols_,
+          int kStages_>
 struct Tile {
   static constexpr int kStages = kStages_;
   static constexpr int kThreads = kRowWarps * kColWarps * 32;
   static constexpr int kThreadRows = kThreadRows_, kThreadCols = kThreadCols_;
   static constexpr int kColLanes = 32 / kRowLanes;
-  static constexpr int kRows = kRowWarps * kRowLanes * kThreadRows, kCols = kColWarps * kColLanes * kThreadCols;
+  static constexpr int kRows = kRowWarps * kRowLanes * kThreadRows,
+                       kCols = kColWarps * kColLanes * kThreadCols;
 
   // The first row (column) of the tile in run `run` of this thread's.
   static __device__ __forceinline__ int row(int run) {
@@ -62,7 +68,8 @@ class Source {
     }
   }
 
-  // Starts the copy of the next tile, of which no more than `terms` exist; zeros for the others, and beyond the last output.
+  // Starts the copy of the next tile, of which no more than `terms` exist; zeros for the others,
+  // and beyond the last output.
   __device__ __forceinline__ void copy(OperandTile<kOutputs>& tile, uint32_t terms) {
     if constexpr (kRow == Row::kOutput) {
       // A warp takes eight terms of four outputs.
@@ -74,7 +81,8 @@ class Source {
       for (int k = 0; k < kOutputs; k += kStep, row += kStep * ld) {
 #pragma unroll
         for (int half = 0; half < kDepth; half += 8) {
-          copy_async<4>(&tile.at[t + half][o + k], row + half, o + k < outputs && t + half < terms ? 4 : 0);
+          copy_async<4>(&tile.at[t + half][o + k], row + half,
+                        o + k < outputs && t + half < terms ? 4 : 0);
         }
       }
       from += kDepth;
@@ -94,7 +102,8 @@ class Source {
     const float* row = from;
 #pragma unroll(kRun == 1 ? 1 : kDepth)
     for (int k = 0; k < kDepth; k += kStep, row += kStep * ld) {
-      if (kStep <= kDepth || t < kDepth) copy_async<4 * kRun>(&tile.at[t + k][o], row, t + k < terms ? bytes : 0);
+      if (kStep <= kDepth || t < kDepth)
+        copy_async<4 * kRun>(&tile.at[t + k][o], row, t + k < terms ? bytes : 0);
     }
   }
 
@@ -106,7 +115,8 @@ class Source {
 
 // Reads N floats of a term: runs of four, one for each call of `at`.
 template <int N, int kOutputs, typename At>
-__device__ __forceinline__ void read_runs(const OperandTile<kOutputs>& tile, int term, At at, float (&out)[N]) {
+__device__ __forceinline__ void read_runs(const OperandTile<kOutputs>& tile, int term, At at,
+                                          float (&out)[N]) {
 #pragma unroll
   for (int run = 0; run < N / 4; ++run) {
     const Vec<float, 4> loaded = load<4>(&tile.at[term][at(run)]);
@@ -115,10 +125,12 @@ __device__ __forceinline__ void read_runs(const OperandTile<kOutputs>& tile, int
   }
 }
 
-// Computes the block's tile of the product of `a` (rows) and `b` (columns) over `terms` terms from `begin` on, and hands it on in runs of four
-// columns: `store(row, column, values)`, not all of which need exist.
+// Computes the block's tile of the product of `a` (rows) and `b` (columns) over `terms` terms from
+// `begin` on, and hands it on in runs of four columns: `store(row, column, values)`, not all of
+// which need exist.
 template <typename T, typename E, Row kA, Row kB, typename Store>
-__device__ __forceinline__ void product(const Operand<E>& a, const Operand<E>& b, uint64_t begin, uint32_t terms, Store store) {
+__device__ __forceinline__ void product(const Operand<E>& a, const Operand<E>& b, uint64_t begin,
+                                        uint32_t terms, Store store) {
   constexpr int kAhead = T::kStages - 1;
   __shared__ OperandTile<T::kRows> a_tiles[T::kStages];
   __shared__ OperandTile<T::kCols> b_tiles[T::kStages];
@@ -151,7 +163,8 @@ __device__ __forceinline__ void product(const Operand<E>& a, const Operand<E>& b
 #pragma unroll
       for (int i = 0; i < T::kThreadRows; ++i) {
 #pragma unroll
-        for (int j = 0; j < T::kThreadCols; ++j) sums[i][j] = __fmaf_rn(of_a[i], of_b[j], sums[i][j]);
+        for (int j = 0; j < T::kThreadCols; ++j)
+          sums[i][j] = __fmaf_rn(of_a[i], of_b[j], sums[i][j]);
       }
     }
     stage = stage == kAhead ? 0 : stage + 1;

@@ -25,7 +25,8 @@ __device__ __forceinline__ Vec<E, N> load(const E* from) {
   return *reinterpret_cast<const Vec<E, N>*>(from);
 }
 
-// Begins to copy N elements to shared memory: see `copy_async`. Single elements of 16 bits are copied at once.
+// Begins to copy N elements to shared memory: see `copy_async`. Single elements of 16 bits are
+// copied at once.
 template <int N, typename E>
 __device__ __forceinline__ void fetch_async(E* to, const E* from) {
   if constexpr (N * sizeof(E) >= 4) {
@@ -35,7 +36,8 @@ __device__ __forceinline__ void fetch_async(E* to, const E* from) {
   }
 }
 
-// Stores a run, at a multiple of its size, in one instruction, even where the compiler would rather join it with single stores elsewhere.
+// Stores a run, at a multiple of its size, in one instruction, even where the compiler would rather
+// join it with single stores elsewhere.
 template <typename E, int N>
 __device__ __forceinline__ void store(E* to, const Vec<E, N>& run) {
   if constexpr (sizeof(run) == 16) {
@@ -51,11 +53,14 @@ __host__ __device__ __forceinline__ bool is_aligned(const void* pointer, size_t 
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
-// Stores two values side by side to shared memory, from a multiple of both their sizes on, each as the nearest of the type, in one instruction.
+// Stores two values side by side to shared memory, from a multiple of both their sizes on, each as
+// the nearest of the type, in one instruction.
 __device__ __forceinline__ void store_two(f32* to, float x, float y) {
   store_words_shared(to, make_uint2(__float_as_uint(x), __float_as_uint(y)));
 }
-__device__ __forceinline__ void store_two(f16* to, float x, float y) { *reinterpret_cast<__half2*>(to) = __floats2half2_rn(x, y); }
+__device__ __forceinline__ void store_two(f16* to, float x, float y) {
+  *reinterpret_cast<__half2*>(to) = __floats2half2_rn(x, y);
+}
 __device__ __forceinline__ void store_two(bf16* to, float x, float y) {
   *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(x, y);
 }
@@ -75,7 +80,8 @@ template <int N>
 __device__ __forceinline__ void store(float* to, const float (&values)[N]) {
 #pragma unroll
   for (int k = 0; k + 3 < N; k += 4) {
-    *reinterpret_cast<float4*>(to + k) = make_float4(values[k], values[k + 1], values[k + 2], values[k + 3]);
+    *reinterpret_cast<float4*>(to + k) =
+        make_float4(values[k], values[k + 1], values[k + 2], values[k + 3]);
   }
 }
 

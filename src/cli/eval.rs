@@ -9,7 +9,8 @@ use crate::data::{Coverage, LabelUse, Part, Source, Split};
 use crate::ops::Backend;
 use crate::train::{Metrics, Predictions, TrainedModel};
 
-/// Measure a model on rows with labels, streamed in constant memory but for one number for each row.
+/// Measure a model on rows with labels, streamed in constant memory but for one number for each
+/// row.
 #[derive(clap::Args, Debug)]
 pub(super) struct Eval {
     /// A model directory
@@ -50,21 +51,32 @@ impl Eval {
     }
 
     fn measure<D: Backend>(&self, mut model: TrainedModel<D>) -> CliResult {
-        let (sources, part) = if self.data.is_empty() { self.own_rows(&model)? } else { (sources(&self.data), None) };
+        let (sources, part) =
+            if self.data.is_empty() { self.own_rows(&model)? } else { (sources(&self.data), None) };
         let mut predictions = Predictions::default();
         let mut bar = Bar::new(self.common.quiet);
-        let result = model.predict(sources, LabelUse::Required, part, |probabilities, labels, (done, total)| {
-            predictions.extend(probabilities, labels);
-            bar.show("evaluating", done, total, true);
-            CliResult::Ok(())
-        });
+        let result = model.predict(
+            sources,
+            LabelUse::Required,
+            part,
+            |probabilities, labels, (done, total)| {
+                predictions.extend(probabilities, labels);
+                bar.show("evaluating", done, total, true);
+                CliResult::Ok(())
+            },
+        );
         bar.clear();
         let report = result?;
         bar.report(&report);
         let loss = model.manifest().config.train.loss;
-        let metrics = predictions.metrics_of(loss).ok_or_else(|| CliError::Usage("there are no such rows".into()))?;
+        let metrics = predictions
+            .metrics_of(loss)
+            .ok_or_else(|| CliError::Usage("there are no such rows".into()))?;
         if self.json {
-            print_line(&serde_json::to_string(&Measured { metrics, unknown: report.coverage }).unwrap_or_default())?;
+            print_line(
+                &serde_json::to_string(&Measured { metrics, unknown: report.coverage })
+                    .unwrap_or_default(),
+            )?;
         } else {
             print_line(&format!("{}  ({} rows)", metrics_line(&metrics), metrics.samples))?;
         }
@@ -72,7 +84,10 @@ impl Eval {
     }
 
     /// The files that the model was trained on, and which of their rows.
-    fn own_rows<D: Backend>(&self, model: &TrainedModel<D>) -> Result<(Vec<Source>, Option<Part>), CliError> {
+    fn own_rows<D: Backend>(
+        &self,
+        model: &TrainedModel<D>,
+    ) -> Result<(Vec<Source>, Option<Part>), CliError> {
         let manifest = model.manifest();
         let data = &manifest.config.data;
         let part = match self.split.unwrap_or(PartChoice::Test) {
@@ -94,9 +109,10 @@ impl Eval {
 /// Files, with `-` for standard input.
 pub(super) fn sources(paths: &[PathBuf]) -> Vec<Source> {
     let source = |path: &PathBuf| match path.to_str() {
-        Some("-") => {
-            Source::Reader { name: "standard input".into(), reader: Box::new(BufReader::new(std::io::stdin())) }
-        }
+        Some("-") => Source::Reader {
+            name: "standard input".into(),
+            reader: Box::new(BufReader::new(std::io::stdin())),
+        },
         _ => Source::from(path.clone()),
     };
     paths.iter().map(source).collect()

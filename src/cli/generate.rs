@@ -6,7 +6,8 @@ use super::CliResult;
 use super::output::Output;
 use crate::data::{IdDistribution, Synthetic};
 
-/// Write click logs that are drawn from a known model, in the format of Criteo: to try `format = "criteo"`, and to measure speed.
+/// Write click logs that are drawn from a known model, in the format of Criteo: to try `format =
+/// "criteo"`, and to measure speed.
 #[derive(clap::Args, Debug)]
 pub(super) struct Generate {
     /// The number of rows

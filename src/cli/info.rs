@@ -11,7 +11,8 @@ use crate::train::{Config, TrainedModel, memory_of};
 pub(super) struct Info {
     /// A model directory
     model: Option<PathBuf>,
-    /// Read the data of a configuration file, and say what memory training takes on the device, in bytes
+    /// Read the data of a configuration file, and say what memory training takes on the device, in
+    /// bytes
     #[arg(long, value_name = "CONFIG", conflicts_with = "model")]
     memory: Option<PathBuf>,
     #[command(flatten)]
@@ -40,7 +41,9 @@ impl Info {
                     let config = member.config();
                     let (bottom, top) = (&config.bottom_mlp, &config.top_mlp);
                     let (number, precision) = (member.num_parameters(), config.precision);
-                    print_line(&format!("{number} parameters; bottom {bottom:?}, top {top:?}; layers in {precision}"))?;
+                    print_line(&format!(
+                        "{number} parameters; bottom {bottom:?}, top {top:?}; layers in {precision}"
+                    ))?;
                 }
                 print_line(&shown(&format!("dense: {}", encoder.dense_names().join(", "))))?;
                 for feature in encoder.features() {
@@ -51,7 +54,10 @@ impl Info {
                 }
                 let progress = &manifest.progress;
                 let state = if progress.finished { "finished" } else { "unfinished" };
-                print_line(&format!("{state}: {} epochs, best {}", progress.epochs_done, progress.best_epoch))?;
+                print_line(&format!(
+                    "{state}: {} epochs, best {}",
+                    progress.epochs_done, progress.best_epoch
+                ))?;
             }
         }
         Ok(())
@@ -70,7 +76,11 @@ fn print_cuda(common: &Common) -> CliResult {
     match driver_version() {
         Err(error) => print_line(&format!("cuda: {error}"))?,
         Ok(version) => {
-            print_line(&format!("cuda: driver for CUDA {}.{}", version / 1000, version % 1000 / 10))?;
+            print_line(&format!(
+                "cuda: driver for CUDA {}.{}",
+                version / 1000,
+                version % 1000 / 10
+            ))?;
             match devices() {
                 Err(error) => print_line(&format!("  {error}"))?,
                 Ok(devices) => {
@@ -94,8 +104,11 @@ fn print_cuda(common: &Common) -> CliResult {
     let mut stems: Vec<_> = images.iter().map(|image| image.stem).collect();
     stems.dedup();
     for stem in stems {
-        let targets: Vec<_> =
-            images.iter().filter(|image| image.stem == stem).map(|image| image.target.as_str()).collect();
+        let targets: Vec<_> = images
+            .iter()
+            .filter(|image| image.stem == stem)
+            .map(|image| image.target.as_str())
+            .collect();
         print_line(&format!("  kernels of {stem}: {}", targets.join(", ")))?;
     }
     Ok(())
@@ -105,7 +118,9 @@ fn print_cuda(common: &Common) -> CliResult {
 #[cfg(feature = "cuda")]
 fn gemm_in_use(gemm: crate::backend::cuda::Gemm) -> String {
     use crate::backend::cuda::{Gemm, cublaslt_version};
-    let cublaslt = || cublaslt_version().map(|(major, minor, patch)| format!("cuBLASLt {major}.{minor}.{patch}"));
+    let cublaslt = || {
+        cublaslt_version().map(|(major, minor, patch)| format!("cuBLASLt {major}.{minor}.{patch}"))
+    };
     match gemm {
         Gemm::Own => "own kernels".into(),
         Gemm::Auto => cublaslt().map_or_else(

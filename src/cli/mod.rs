@@ -79,7 +79,9 @@ impl std::str::FromStr for DeviceChoice {
         match text.split_once(':') {
             None if text == "cpu" => Ok(Self::Cpu),
             None if text == "cuda" => Ok(Self::Cuda(0)),
-            Some(("cuda", number)) => number.parse().map(Self::Cuda).map_err(|_| "the number of a device is wanted"),
+            Some(("cuda", number)) => {
+                number.parse().map(Self::Cuda).map_err(|_| "the number of a device is wanted")
+            }
             _ => Err("`cpu`, `cuda` or `cuda:N` is wanted"),
         }
     }
@@ -91,7 +93,8 @@ impl Common {
     }
 }
 
-/// Runs `$body` with `$device` bound to the backend that `$common` asks for: the one place where it is chosen.
+/// Runs `$body` with `$device` bound to the backend that `$common` asks for: the one place where it
+/// is chosen.
 macro_rules! on_device {
     ($common:expr, $device:ident => $body:expr) => {
         match $common.device {
@@ -156,7 +159,9 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads our output has had enough, as `head` does: no error.
-        Err(CliError::Output { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(CliError::Output { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             terminal::say(&format!("bagdot: {error}"));
             match error {

@@ -47,7 +47,9 @@ impl Output {
         };
         if let Some(input) = inputs.iter().find(|input| is_same_file(input, handle.as_ref())) {
             let input = input.display();
-            return Err(CliError::Usage(format!("{name} is one of the inputs ({input}): write to another file")));
+            return Err(CliError::Usage(format!(
+                "{name} is one of the inputs ({input}): write to another file"
+            )));
         }
         Ok(Self { name, out: BufWriter::new(target) })
     }
@@ -102,11 +104,13 @@ impl Target {
         let prefix = format!(".{name}.");
         let mut beside = tempfile::Builder::new();
         beside.prefix(&prefix).suffix(".partial");
-        let permissions = metadata.map(|metadata| metadata.permissions()).or_else(default_permissions);
+        let permissions =
+            metadata.map(|metadata| metadata.permissions()).or_else(default_permissions);
         if let Some(permissions) = permissions {
             beside.permissions(permissions);
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder =
+            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Ok(Self::Beside { file: beside.tempfile_in(folder)?, path })
     }
 }
@@ -194,11 +198,21 @@ mod tests {
         out.flush().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"old");
         drop(out);
-        assert_eq!((fs::read(&path).unwrap(), fs::read_dir(folder.path()).unwrap().count()), (b"old".to_vec(), 1));
+        assert_eq!(
+            (fs::read(&path).unwrap(), fs::read_dir(folder.path()).unwrap().count()),
+            (b"old".to_vec(), 1)
+        );
         write(&path, &[], "new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert!(write(&folder.path().join("none/out.txt"), &[], "").unwrap_err().to_string().contains("none/out.txt"));
-        assert!(write(folder.path(), &[], "").unwrap_err().to_string().starts_with("cannot write "));
+        assert!(
+            write(&folder.path().join("none/out.txt"), &[], "")
+                .unwrap_err()
+                .to_string()
+                .contains("none/out.txt")
+        );
+        assert!(
+            write(folder.path(), &[], "").unwrap_err().to_string().starts_with("cannot write ")
+        );
     }
 
     #[cfg(unix)]
@@ -216,7 +230,11 @@ mod tests {
         for name in ["link", "dangling", "new"] {
             write(&at(name), &[], name).unwrap();
         }
-        assert!(at("link").is_symlink() && fs::read(at("secret")).unwrap() == b"link" && mode("secret") == 0o600);
+        assert!(
+            at("link").is_symlink()
+                && fs::read(at("secret")).unwrap() == b"link"
+                && mode("secret") == 0o600
+        );
         assert!(at("dangling").is_symlink() && fs::read(at("later")).unwrap() == b"dangling");
         assert_eq!(mode("new"), mode("plain"));
         write(Path::new("/dev/null"), &[PathBuf::from("/dev/null")], "gone").unwrap();

@@ -11,7 +11,8 @@ use crate::data::LabelUse;
 use crate::ops::Backend;
 use crate::train::TrainedModel;
 
-/// Print the probability of each row, one a line, in the order of the rows. The label's column need not be there.
+/// Print the probability of each row, one a line, in the order of the rows. The label's column need
+/// not be there.
 #[derive(clap::Args, Debug)]
 pub(super) struct Predict {
     /// A model directory
@@ -33,20 +34,32 @@ impl Predict {
 
     fn print<D: Backend>(&self, mut model: TrainedModel<D>) -> CliResult {
         let signals = Signals::watch();
-        let inputs =
-            [self.data.clone(), model.manifest().config.data.inputs(&model.manifest().folder), files_in(&self.model)]
-                .concat();
+        let inputs = [
+            self.data.clone(),
+            model.manifest().config.data.inputs(&model.manifest().folder),
+            files_in(&self.model),
+        ]
+        .concat();
         if self.output.is_some() {
-            // Results go to a temporary file until they are complete, which is removed after a signal.
+            // Results go to a temporary file until they are complete, which is removed after a
+            // signal.
             signals.defer();
         }
         let mut out = Output::open(self.output.as_deref(), &inputs)?;
         let mut bar = Bar::new(self.common.quiet);
-        let result = model.predict(sources(&self.data), LabelUse::Optional, None, |probabilities, _, (done, total)| {
-            bar.show("predicting", done, total, true);
-            signals.check()?;
-            probabilities.iter().try_for_each(|p| writeln!(out, "{p}")).map_err(|error| out.fault(error))
-        });
+        let result = model.predict(
+            sources(&self.data),
+            LabelUse::Optional,
+            None,
+            |probabilities, _, (done, total)| {
+                bar.show("predicting", done, total, true);
+                signals.check()?;
+                probabilities
+                    .iter()
+                    .try_for_each(|p| writeln!(out, "{p}"))
+                    .map_err(|error| out.fault(error))
+            },
+        );
         bar.clear();
         if result.is_err() && self.output.is_none() {
             // Predictions made before an error are not lost.
@@ -59,5 +72,6 @@ impl Predict {
 
 /// The entries of a model directory.
 fn files_in(folder: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(folder).map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|e| e.path()).collect())
+    std::fs::read_dir(folder)
+        .map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|e| e.path()).collect())
 }

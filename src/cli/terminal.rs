@@ -23,10 +23,14 @@ pub(super) fn say(line: &str) {
 
 /// The library's messages go to standard error, as `BAGDOT_LOG` says (default: warnings).
 pub(super) fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BAGDOT_LOG").unwrap_or_else(|_| "warn".into());
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("BAGDOT_LOG").unwrap_or_else(|_| "warn".into());
     // Fails only if a subscriber is there already, which is as good.
     // Without `log_internal_errors`, a standard error that cannot be written ends nothing.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .log_internal_errors(false);
     let _ = log.try_init();
 }
 
@@ -40,7 +44,11 @@ pub(super) struct Bar {
 impl Bar {
     pub(super) fn new(quiet: bool) -> Self {
         let visible = !quiet && io::stderr().is_terminal();
-        let target = if visible { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+        let target = if visible {
+            ProgressDrawTarget::stderr_with_hz(10)
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         Self { bar: ProgressBar::with_draw_target(None, target), label: String::new(), visible }
     }
 
@@ -51,7 +59,8 @@ impl Bar {
         }
         if self.label != label {
             self.label = label.into();
-            let counts = if bytes { "{bytes}/{total_bytes}, {bytes_per_sec}" } else { "{pos}/{len}" };
+            let counts =
+                if bytes { "{bytes}/{total_bytes}, {bytes_per_sec}" } else { "{pos}/{len}" };
             let template = format!("{{prefix:>14}} {{bar:32}} {counts} {{msg}} eta {{eta}}");
             if let Ok(style) = ProgressStyle::with_template(&template) {
                 self.bar.set_style(style.progress_chars("=> "));
@@ -109,7 +118,9 @@ pub(super) struct Signals {
 impl Signals {
     pub(super) fn watch() -> Self {
         let signals = Self { received: Arc::default(), at_once: Arc::new(AtomicBool::new(true)) };
-        for signal in [SIGINT, SIGTERM].into_iter().chain(HANGUP).filter(|&signal| !is_ignored(signal)) {
+        for signal in
+            [SIGINT, SIGTERM].into_iter().chain(HANGUP).filter(|&signal| !is_ignored(signal))
+        {
             if let Err(error) = signals.register(signal) {
                 tracing::warn!("signal {signal} will end the program at once: {error}");
             }
@@ -137,7 +148,8 @@ impl Signals {
 
     /// The error for a signal, if one was received.
     pub(super) fn check(&self) -> Result<(), CliError> {
-        let error = |signal| CliError::Signal { signal, said: "stopped; nothing was written".into() };
+        let error =
+            |signal| CliError::Signal { signal, said: "stopped; nothing was written".into() };
         self.received().map_or(Ok(()), |signal| Err(error(signal)))
     }
 }
@@ -151,13 +163,16 @@ const HANGUP: Option<i32> = None;
 /// on Linux, and `false` elsewhere.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    let mask = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// The measures of a set of rows, in one line.
 pub(super) fn metrics_line(metrics: &Metrics) -> String {
-    let number = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.4}"));
+    let number =
+        |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.4}"));
     let loss = metrics.loss.map(|loss| format!("  loss {loss:.4}")).unwrap_or_default();
     format!(
         "auc {}  logloss {:.4}{loss}  ne {}  calibration {}  accuracy {:.4}",

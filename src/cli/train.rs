@@ -20,7 +20,8 @@ pub(super) struct Train {
     /// The model directory [default: runs/NAME, NAME that of the configuration file]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on where the last checkpoint in the model directory left off; ends as if it had never stopped
+    /// Go on where the last checkpoint in the model directory left off; ends as if it had never
+    /// stopped
     #[arg(long)]
     resume: bool,
     /// Seed of the initial parameters and of the order of the rows
@@ -62,14 +63,20 @@ impl Train {
                 let reason = "it was trained by another configuration, or with other flags: give those, or start anew without --resume";
                 return Err(TrainError::Model { path, reason: reason.into() }.into());
             }
-            screen.say(&format!("resuming {} after {} steps", path.display(), manifest.progress.step));
+            screen.say(&format!(
+                "resuming {} after {} steps",
+                path.display(),
+                manifest.progress.step
+            ));
             Trainer::resume(device, dir, manifest, &mut screen)?
         } else {
             refuse_inputs_within(&path, &config.data.inputs(folder))?;
             let (dir, interrupted) = RunDir::create(&path)?;
             if let Some(interrupted) = interrupted {
                 let (path, interrupted) = (path.display(), interrupted.display());
-                screen.announce(&format!("the run that was interrupted in {path} is now in {interrupted}"));
+                screen.announce(&format!(
+                    "the run that was interrupted in {path} is now in {interrupted}"
+                ));
             }
             Trainer::new(device, config, folder, dir, &mut screen)?
         };
@@ -90,7 +97,11 @@ impl Train {
         if self.json {
             print_line(&serde_json::to_string(outcome).unwrap_or_default())?;
         } else if let Some(test) = &outcome.test {
-            print_line(&format!("test: {}  (best epoch {})", metrics_line(test), outcome.best_epoch))?;
+            print_line(&format!(
+                "test: {}  (best epoch {})",
+                metrics_line(test),
+                outcome.best_epoch
+            ))?;
         }
         Ok(())
     }
@@ -105,11 +116,14 @@ fn default_dir(config: &Path) -> PathBuf {
 /// there, and be moved or removed with them.
 fn refuse_inputs_within(out: &Path, inputs: &[PathBuf]) -> CliResult {
     let Ok(out) = out.canonicalize() else { return Ok(()) };
-    let is_within = |input: &&PathBuf| input.canonicalize().is_ok_and(|input| input.starts_with(&out));
+    let is_within =
+        |input: &&PathBuf| input.canonicalize().is_ok_and(|input| input.starts_with(&out));
     match inputs.iter().find(is_within) {
         Some(input) => {
             let (input, out) = (input.display(), out.display());
-            Err(CliError::Usage(format!("{input} is one of the inputs, and lies in {out}: choose another --out")))
+            Err(CliError::Usage(format!(
+                "{input} is one of the inputs, and lies in {out}: choose another --out"
+            )))
         }
         None => Ok(()),
     }
@@ -132,7 +146,9 @@ impl Screen {
     /// Warns of a model that is no better than one probability for all rows.
     fn warn_if_worthless(&self, loss: Loss, outcome: &Outcome) {
         let measured = [("validation", outcome.validation), ("test", outcome.test)];
-        let Some((rows, metrics)) = measured.into_iter().find_map(|(rows, metrics)| Some((rows, metrics?))) else {
+        let Some((rows, metrics)) =
+            measured.into_iter().find_map(|(rows, metrics)| Some((rows, metrics?)))
+        else {
             return;
         };
         let (of_model, of_constant) = (metrics.minimised(), metrics.loss_of_a_constant(loss));
@@ -167,13 +183,18 @@ impl Observer for Screen {
 
     fn ready(&mut self, splits: &Splits, encoder: &Encoder, num_parameters: usize) {
         self.signals.defer();
-        let [train, validation, test] = [&splits.train, &splits.validation, &splits.test].map(|part| part.len());
+        let [train, validation, test] =
+            [&splits.train, &splits.validation, &splits.test].map(|part| part.len());
         self.say(&format!(
             "{train} training, {validation} validation, {test} test rows; {} dense and {} sparse features; {num_parameters} parameters",
             encoder.num_dense(),
             encoder.features().len()
         ));
-        let parts = [(Part::Train, &splits.train), (Part::Validation, &splits.validation), (Part::Test, &splits.test)];
+        let parts = [
+            (Part::Train, &splits.train),
+            (Part::Validation, &splits.validation),
+            (Part::Test, &splits.test),
+        ];
         for (part, rows) in parts {
             self.bar.report_unknown(Some(part), rows.coverage());
         }

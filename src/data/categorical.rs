@@ -9,7 +9,8 @@ use super::dictionary::{Counts, Dictionary, EMPTY, HashWords, hash64};
 use super::error::{DataError, Result};
 use crate::simd::Dispatch;
 
-/// How many words of a column are looked up in one go: enough for its table to be in the cache, and for searches that do not wait for each other.
+/// How many words of a column are looked up in one go: enough for its table to be in the cache, and
+/// for searches that do not wait for each other.
 pub(crate) const WORDS_AT_A_TIME: usize = 128;
 
 /// Above all [`word_of`] texts.
@@ -34,7 +35,8 @@ impl CategoricalEncoding {
         }
     }
 
-    /// Appends the rows of a column with a single value, of which there are the [`word_of`], or what [`Self::found`] gave.
+    /// Appends the rows of a column with a single value, of which there are the [`word_of`], or
+    /// what [`Self::found`] gave.
     pub(crate) fn rows_of_words(&self, words: &[u64], rows: &mut Vec<u32>) {
         let or_found = |word: u64, row: u32| match word {
             EMPTY => 0,
@@ -50,7 +52,8 @@ impl CategoricalEncoding {
                 let remainder = Remainder::new(*count);
                 let mut hashes = [0; WORDS_AT_A_TIME];
                 for words in words.chunks(WORDS_AT_A_TIME) {
-                    Dispatch::default().run(HashWords { words, hashes: &mut hashes[..words.len()] });
+                    Dispatch::default()
+                        .run(HashWords { words, hashes: &mut hashes[..words.len()] });
                     let row = |(&word, &hash)| or_found(word, 1 + remainder.of(hash));
                     rows.extend(words.iter().zip(&hashes).map(row));
                 }
@@ -71,7 +74,14 @@ impl CategoricalEncoding {
 
     /// Appends the rows of the values of a column with several values, and counts these values;
     /// `trim` is as in [`values`].
-    pub(crate) fn rows(&self, config: &Categorical, text: &str, trim: bool, rows: &mut Vec<u32>, tally: &mut Tally) {
+    pub(crate) fn rows(
+        &self,
+        config: &Categorical,
+        text: &str,
+        trim: bool,
+        rows: &mut Vec<u32>,
+        tally: &mut Tally,
+    ) {
         let keep = config.unknown == Some(Unknown::Row);
         rows.extend(values(config, text, trim).filter_map(|value| {
             let row = self.known_row(value);
@@ -84,7 +94,9 @@ impl CategoricalEncoding {
     fn known_row(&self, value: &str) -> Option<u32> {
         match self {
             Self::Dictionary(dictionary) => dictionary.get(value).map(|number| number + 1),
-            Self::Hash(rows) => Some(1 + (hash64(value.as_bytes()) % u64::from((*rows).max(1))) as u32),
+            Self::Hash(rows) => {
+                Some(1 + (hash64(value.as_bytes()) % u64::from((*rows).max(1))) as u32)
+            }
         }
     }
 
@@ -98,7 +110,8 @@ impl CategoricalEncoding {
     }
 }
 
-/// Remainders of one divisor: a division takes longer than all else that is done for a hashed value.
+/// Remainders of one divisor: a division takes longer than all else that is done for a hashed
+/// value.
 struct Remainder {
     divisor: u64,
     reciprocal: u64,
@@ -112,7 +125,8 @@ impl Remainder {
 
     #[inline]
     fn of(&self, number: u64) -> u32 {
-        // The reciprocal is above 2^64 / divisor - 1 and not above 2^64 / divisor, so the quotient is right or 1 too small.
+        // The reciprocal is above 2^64 / divisor - 1 and not above 2^64 / divisor, so the quotient
+        // is right or 1 too small.
         let quotient = ((u128::from(number) * u128::from(self.reciprocal)) >> 64) as u64;
         let remainder = number - quotient * self.divisor;
         // Nobody could tell where a branch would go.
@@ -128,7 +142,8 @@ fn values<'a>(config: &'a Categorical, text: &'a str, trim: bool) -> impl Iterat
     let separator = config.separator.as_deref();
     std::iter::from_fn(move || {
         let text = rest.take()?;
-        let Some((value, after)) = separator.and_then(|separator| text.split_once(separator)) else {
+        let Some((value, after)) = separator.and_then(|separator| text.split_once(separator))
+        else {
             return Some(text);
         };
         rest = Some(after);
@@ -186,7 +201,8 @@ impl CategoricalFit {
         self.count_words(config)?;
         let min_count = config.min_count.unwrap_or(1).into();
         let counts = self.counts.counts();
-        let (all, rare): (u64, u64) = (counts.iter().sum(), counts.iter().filter(|&&count| count < min_count).sum());
+        let (all, rare): (u64, u64) =
+            (counts.iter().sum(), counts.iter().filter(|&&count| count < min_count).sum());
         let encoding = match config.hash {
             Some(rows) => CategoricalEncoding::Hash(rows),
             None => CategoricalEncoding::Dictionary(self.counts.frequent(min_count)),
@@ -212,7 +228,10 @@ mod tests {
     fn bags_keep_duplicates_and_drop_what_is_empty() {
         let config = config("separator = \"||\"\nmin_count = 2");
         assert!(values(&config, "||a||||b||a", true).eq(["a", "b", "a"]));
-        assert_eq!((values(&config, "", true).count(), values(&config, "||", true).count()), (0, 0));
+        assert_eq!(
+            (values(&config, "", true).count(), values(&config, "||", true).count()),
+            (0, 0)
+        );
         let mut fit = CategoricalFit::new(true);
         ["b||a||c", "a||b", "b"].iter().for_each(|text| fit.add(&config, text).unwrap());
         let (encoding, rare) = fit.finish(&config).unwrap();
@@ -244,8 +263,11 @@ mod tests {
         for divisor in [1, 2, 3, 7, 641, 100_000, 1 << 31, u32::MAX - 1, u32::MAX] {
             let remainder = Remainder::new(divisor);
             let wide = u64::from(divisor);
-            let near = [wide - 1, wide, wide + 1, wide * wide - 1, wide * wide, u64::MAX / wide * wide];
-            for number in near.into_iter().flat_map(|n| [n, n.wrapping_sub(1)]).chain([0, 1 << 63, u64::MAX]) {
+            let near =
+                [wide - 1, wide, wide + 1, wide * wide - 1, wide * wide, u64::MAX / wide * wide];
+            for number in
+                near.into_iter().flat_map(|n| [n, n.wrapping_sub(1)]).chain([0, 1 << 63, u64::MAX])
+            {
                 assert_eq!(u64::from(remainder.of(number)), number % wide, "{number} % {divisor}");
             }
         }
@@ -253,17 +275,37 @@ mod tests {
 
     #[test]
     fn words_have_the_rows_of_their_texts() {
-        let texts = ["", "a", "01234567", "0123456\0", "x", "\0", "7654321", "00000000", "no word", "89abcdef", "b"];
+        let texts = [
+            "",
+            "a",
+            "01234567",
+            "0123456\0",
+            "x",
+            "\0",
+            "7654321",
+            "00000000",
+            "no word",
+            "89abcdef",
+            "b",
+        ];
         let mut dictionary = Dictionary::default();
         texts.iter().skip(2).step_by(2).for_each(|text| assert!(dictionary.insert(text).is_some()));
-        for encoding in [CategoricalEncoding::Dictionary(dictionary), CategoricalEncoding::Hash(1009)] {
-            let texts: Vec<String> = texts.iter().map(|&text| text.into()).chain(["a long text".into()]).collect();
+        for encoding in
+            [CategoricalEncoding::Dictionary(dictionary), CategoricalEncoding::Hash(1009)]
+        {
+            let texts: Vec<String> =
+                texts.iter().map(|&text| text.into()).chain(["a long text".into()]).collect();
             // Groups with and without short texts, and a rest.
             for texts in [&texts[..], &vec![texts[2].clone(); 5], &texts[6..]] {
-                let word = |text: &String| word_of(text.as_bytes()).unwrap_or_else(|| encoding.found(text));
+                let word = |text: &String| {
+                    word_of(text.as_bytes()).unwrap_or_else(|| encoding.found(text))
+                };
                 let mut rows = vec![];
                 encoding.rows_of_words(&texts.iter().map(word).collect::<Vec<_>>(), &mut rows);
-                assert!(rows.iter().copied().eq(texts.iter().map(|text| encoding.row(text))), "{texts:?}: {rows:?}");
+                assert!(
+                    rows.iter().copied().eq(texts.iter().map(|text| encoding.row(text))),
+                    "{texts:?}: {rows:?}"
+                );
             }
         }
     }

@@ -51,8 +51,9 @@ impl Binding {
         needs: Needs,
     ) -> Result<Self> {
         let finder = Finder { config, tables, file, header };
-        let all =
-            |names: &mut dyn Iterator<Item = &String>| names.map(|name| finder.find(name)).collect::<Result<Vec<_>>>();
+        let all = |names: &mut dyn Iterator<Item = &String>| {
+            names.map(|name| finder.find(name)).collect::<Result<Vec<_>>>()
+        };
         // Columns that serve only to make a label that is not needed may be absent from the file.
         let needed = needed(config, tables, label, needs);
         let label = needs.label.then(|| finder.find(label)).transpose()?;
@@ -60,18 +61,26 @@ impl Binding {
             Split::Time { column, .. } if needs.time => Some(finder.find(column)?),
             _ => None,
         };
-        // A key may come from the side tables before its own, a derived column from those before it.
-        let keys = config.join.iter().enumerate().map(|(k, join)| match needed.contains(join.on.left()) {
-            true => Finder { tables: &tables[..k.min(tables.len())], ..finder }.find(join.on.left()),
-            false => Ok(Origin::Absent),
-        });
-        let derived_from = config.derive.iter().map(|derive| match needed.contains(derive.name.as_str()) {
-            true => all(&mut derive.from.iter()),
-            false => Ok(vec![Origin::Absent; derive.from.len()]),
-        });
+        // A key may come from the side tables before its own, a derived column from those before
+        // it.
+        let keys =
+            config.join.iter().enumerate().map(|(k, join)| match needed.contains(join.on.left()) {
+                true => {
+                    Finder { tables: &tables[..k.min(tables.len())], ..finder }.find(join.on.left())
+                }
+                false => Ok(Origin::Absent),
+            });
+        let derived_from =
+            config.derive.iter().map(|derive| match needed.contains(derive.name.as_str()) {
+                true => all(&mut derive.from.iter()),
+                false => Ok(vec![Origin::Absent; derive.from.len()]),
+            });
         Ok(Self {
             dense: all(&mut config.dense.iter().map(|dense| &dense.column))?,
-            categorical: all(&mut config.categorical.iter().map(|categorical| &categorical.column))?,
+            categorical: all(&mut config
+                .categorical
+                .iter()
+                .map(|categorical| &categorical.column))?,
             keys: keys.collect::<Result<_>>()?,
             derived_from: derived_from.collect::<Result<_>>()?,
             label,
@@ -94,7 +103,12 @@ pub(super) fn sources<'a>(config: &'a DataConfig, column: &'a str) -> HashSet<&'
 
 /// The columns that a pass over the rows looks at: all that the features are made of, and the time
 /// and the label where they are needed.
-fn needed<'a>(config: &'a DataConfig, tables: &[SideTable], label: &'a str, needs: Needs) -> HashSet<&'a str> {
+fn needed<'a>(
+    config: &'a DataConfig,
+    tables: &[SideTable],
+    label: &'a str,
+    needs: Needs,
+) -> HashSet<&'a str> {
     let features = config.dense.iter().map(|dense| &dense.column);
     let features = features.chain(config.categorical.iter().map(|categorical| &categorical.column));
     let mut needed: HashSet<&str> = features.flat_map(|column| sources(config, column)).collect();
@@ -132,13 +146,14 @@ impl Finder<'_> {
         });
         let derived = self.config.derive.iter().position(|derive| derive.name == name);
         let ambiguous = |second: &str| {
-            let (column, first, second) = (name.to_owned(), self.file.to_owned(), second.to_owned());
+            let (column, first, second) =
+                (name.to_owned(), self.file.to_owned(), second.to_owned());
             Err(DataError::AmbiguousColumn { column, first, second })
         };
         match (field, side, derived) {
-            (Some(_), Some((table, _)), _) => {
-                ambiguous(&self.config.join.get(table).map_or(String::new(), |join| name_of(&join.path)))
-            }
+            (Some(_), Some((table, _)), _) => ambiguous(
+                &self.config.join.get(table).map_or(String::new(), |join| name_of(&join.path)),
+            ),
             (Some(_), _, Some(_)) => ambiguous("data.derive"),
             (Some(field), None, None) => Ok(Origin::Field(field)),
             (None, Some((table, column)), _) => Ok(Origin::Side { table, column }),
@@ -155,10 +170,13 @@ impl Finder<'_> {
 
 /// The field of a header with this name, if there is one.
 pub(crate) fn field_of(header: &[String], name: &str, file: &str) -> Result<Option<usize>> {
-    let mut fields = header.iter().enumerate().filter(|(_, column)| *column == name).map(|(field, _)| field);
+    let mut fields =
+        header.iter().enumerate().filter(|(_, column)| *column == name).map(|(field, _)| field);
     let first = fields.next();
     match fields.next() {
-        Some(_) => Err(DataError::DuplicateColumn { file: file.to_owned(), column: name.to_owned() }),
+        Some(_) => {
+            Err(DataError::DuplicateColumn { file: file.to_owned(), column: name.to_owned() })
+        }
         None => Ok(first),
     }
 }

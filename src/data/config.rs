@@ -39,7 +39,8 @@ use crate::ops::Pooling;
 pub struct DataConfig {
     /// How the files are written.
     pub format: Format,
-    /// The files, read in this order; one path or a list. Relative paths count from the folder of the configuration file.
+    /// The files, read in this order; one path or a list. Relative paths count from the folder of
+    /// the configuration file.
     #[serde(deserialize_with = "one_or_many")]
     pub train: Vec<PathBuf>,
     /// The files of the validation rows, only with `split = { by = "file" }`.
@@ -89,10 +90,12 @@ pub struct DataConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Fields between delimiters, quoted as in RFC 4180, the names of the columns in the first line.
+    /// Fields between delimiters, quoted as in RFC 4180, the names of the columns in the first
+    /// line.
     #[default]
     Delimited,
-    /// The Criteo click logs: no header; `label`, 13 integers `I1`..`I13` and 26 categories `C1`..`C26` between tabs.
+    /// The Criteo click logs: no header; `label`, 13 integers `I1`..`I13` and 26 categories
+    /// `C1`..`C26` between tabs.
     Criteo,
 }
 
@@ -100,9 +103,9 @@ pub enum Format {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Split {
-    /// By a hash of the row's number, counted from 0 through the training files: with seed 0, row `i` has
-    /// `u = (i * 0x9E3779B97F4A7C15 mod 2^64) / 2^64` and is a test row if `u < test`, else a validation row if
-    /// `u < test + validation`.
+    /// By a hash of the row's number, counted from 0 through the training files: with seed 0, row
+    /// `i` has `u = (i * 0x9E3779B97F4A7C15 mod 2^64) / 2^64` and is a test row if `u < test`, else
+    /// a validation row if `u < test + validation`.
     Hash {
         /// Another seed gives another split.
         #[serde(default)]
@@ -114,7 +117,8 @@ pub enum Split {
         #[serde(default = "three_sixteenths")]
         test: f64,
     },
-    /// By time: the latest rows test, those before them validate. Rows of the same time stay together, in the later part.
+    /// By time: the latest rows test, those before them validate. Rows of the same time stay
+    /// together, in the later part.
     Time {
         /// The column that holds the time, as a number.
         column: String,
@@ -135,7 +139,8 @@ pub enum Split {
 pub struct Join {
     /// The side table, a delimited file with a header.
     pub path: PathBuf,
-    /// The key: a column of both, or one of each. Where the side table lacks a row's key, the joined columns are empty.
+    /// The key: a column of both, or one of each. Where the side table lacks a row's key, the
+    /// joined columns are empty.
     pub on: JoinOn,
     /// The character between the fields of the side table, if it is not that of the data files.
     pub delimiter: Option<char>,
@@ -143,7 +148,11 @@ pub struct Join {
 
 /// The key of a [`Join`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, deny_unknown_fields, expecting = "a column, or { left = \"column here\", right = \"column there\" }")]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "a column, or { left = \"column here\", right = \"column there\" }"
+)]
 pub enum JoinOn {
     /// The column has the same name in both.
     Same(String),
@@ -172,18 +181,19 @@ impl JoinOn {
     }
 }
 
-/// A new column: what a regular expression captures in another column, or the combination of several columns. It is empty where the
-/// expression does not match.
+/// A new column: what a regular expression captures in another column, or the combination of
+/// several columns. It is empty where the expression does not match.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Derive {
     /// The name of the new column.
     pub name: String,
-    /// A column of the file, of a side table, or derived before this one; or a list of them, whose texts are put together with a space in
-    /// between.
+    /// A column of the file, of a side table, or derived before this one; or a list of them, whose
+    /// texts are put together with a space in between.
     #[serde(deserialize_with = "one_or_many")]
     pub from: Vec<String>,
-    /// A regular expression; the text of its first group becomes the value (without a group, the whole match). Default: all of the text.
+    /// A regular expression; the text of its first group becomes the value (without a group, the
+    /// whole match). Default: all of the text.
     #[serde(default = "whole_text")]
     pub pattern: String,
     /// If set, the text must be a number, and is rounded down to a multiple of this one.
@@ -203,10 +213,12 @@ pub struct Dense {
     pub transform: Vec<Transform>,
     /// What stands for a missing number.
     pub missing: Missing,
-    /// If not 0, a categorical feature `column.bins` says in which of this many quantiles of the training rows the number lies,
-    /// before the transforms. Its row 0 stands for a missing number, its row 1 for the first quantile.
+    /// If not 0, a categorical feature `column.bins` says in which of this many quantiles of the
+    /// training rows the number lies, before the transforms. Its row 0 stands for a missing number,
+    /// its row 1 for the first quantile.
     pub bins: usize,
-    /// Whether the number is not what the column holds, but how many training rows hold the same text.
+    /// Whether the number is not what the column holds, but how many training rows hold the same
+    /// text.
     pub count: bool,
 }
 
@@ -220,7 +232,8 @@ pub enum Transform {
     Log1p,
     /// `sign(x) ln(1 + |x|)`.
     SignedLog1p,
-    /// `(x - mean) / (std + 1e-8)` with the mean and the population standard deviation of the training rows; 0 if that is 0.
+    /// `(x - mean) / (std + 1e-8)` with the mean and the population standard deviation of the
+    /// training rows; 0 if that is 0.
     Zscore,
     /// The share of the training rows with a smaller number: between 0 and 1.
     Quantile,
@@ -261,11 +274,13 @@ pub enum Missing {
 pub struct Categorical {
     /// The column.
     pub column: String,
-    /// What stands between the values of a column with several; they make a bag. Without it there is one value.
+    /// What stands between the values of a column with several; they make a bag. Without it there
+    /// is one value.
     pub separator: Option<String>,
     /// How often a value must occur in the training rows to have a row of its own: 1 unless set.
     pub min_count: Option<u32>,
-    /// If set, there is no dictionary: row `1 + h % hash` stands for a value whose [`hash64`](super::hash64) is `h`.
+    /// If set, there is no dictionary: row `1 + h % hash` stands for a value whose
+    /// [`hash64`](super::hash64) is `h`.
     pub hash: Option<u32>,
     /// How the rows of a bag become one vector.
     #[serde(default)]
@@ -323,13 +338,14 @@ impl DataConfig {
     /// Checks what can be checked without the files.
     ///
     /// # Errors
-    /// [`DataError::Config`] names the setting: nothing to read, no label, contradictions, numbers out of range, a pattern that is
-    /// no regular expression.
+    /// [`DataError::Config`] names the setting: nothing to read, no label, contradictions, numbers
+    /// out of range, a pattern that is no regular expression.
     pub fn validate(&self) -> Result<()> {
         super::validate::validate(self)
     }
 
-    /// The files that hold the rows of a part: with a split by file its own ones, else those of `train` for every part.
+    /// The files that hold the rows of a part: with a split by file its own ones, else those of
+    /// `train` for every part.
     pub fn files(&self, part: Part, folder: &Path) -> Vec<PathBuf> {
         let paths = match (&self.split, part) {
             (Split::File {}, Part::Validation) => &self.validation,
@@ -371,8 +387,10 @@ impl DataConfig {
     }
 
     pub(crate) fn label(&self) -> Result<Label> {
-        let text =
-            self.label.as_deref().ok_or_else(|| DataError::config("label", "missing: name the column to predict"))?;
+        let text = self
+            .label
+            .as_deref()
+            .ok_or_else(|| DataError::config("label", "missing: name the column to predict"))?;
         let label = Label::parse(text)?;
         Ok(if self.trims() { label.trimmed() } else { label })
     }
@@ -393,7 +411,9 @@ impl DataConfig {
 }
 
 /// Reads either one value or a list of them.
-fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     struct OneOrMany<T>(PhantomData<T>);
     impl<'de, T: Deserialize<'de>> de::Visitor<'de> for OneOrMany<T> {
         type Value = Vec<T>;

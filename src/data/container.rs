@@ -42,16 +42,32 @@ const CONVERT: &str = "convert it to UTF-8, for example with `iconv -f UTF-16 -t
 const MAGIC: [(&[u8], &str, &str); 14] = [
     (b"PK\x03\x04", "a zip archive", UNPACK),
     (b"PK\x05\x06", "an empty zip archive", UNPACK),
-    (b"\xfd7zXZ\0", "compressed with xz", "unpack it with `xz -d`; gzip and zstd can be read as they are"),
+    (
+        b"\xfd7zXZ\0",
+        "compressed with xz",
+        "unpack it with `xz -d`; gzip and zstd can be read as they are",
+    ),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
-    (b"\x04\x22\x4d\x18", "compressed with lz4", "unpack it with `lz4 -d`; gzip and zstd can be read as they are"),
-    (b"\x1f\x9d", "compressed with compress", "unpack it with `gzip -d`; gzip and zstd can be read as they are"),
+    (
+        b"\x04\x22\x4d\x18",
+        "compressed with lz4",
+        "unpack it with `lz4 -d`; gzip and zstd can be read as they are",
+    ),
+    (
+        b"\x1f\x9d",
+        "compressed with compress",
+        "unpack it with `gzip -d`; gzip and zstd can be read as they are",
+    ),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a document of an old Excel or Word", EXPORT),
     (b"ARROW1\0\0", "an Arrow file", EXPORT),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", EXPORT),
     (b"\x93NUMPY", "a NumPy array", EXPORT),
     (b"SQLite format 3\0", "an SQLite database", EXPORT),
-    (b"\xff\xfe\0\0", "text in UTF-32", "convert it to UTF-8, for example with `iconv -f UTF-32 -t UTF-8`"),
+    (
+        b"\xff\xfe\0\0",
+        "text in UTF-32",
+        "convert it to UTF-8, for example with `iconv -f UTF-32 -t UTF-8`",
+    ),
     (b"\xff\xfe", "text in UTF-16", CONVERT),
     (b"\xfe\xff", "text in UTF-16", CONVERT),
 ];
@@ -59,8 +75,16 @@ const MAGIC: [(&[u8], &str, &str); 14] = [
 /// The formats that begin with letters: data are no text if bytes follow that no text contains.
 const LETTERS: [(&[u8], &str, &str); 6] = [
     (b"PAR1", "a Parquet file", EXPORT),
-    (b"BZh", "compressed with bzip2", "unpack it with `bzip2 -d`; gzip and zstd can be read as they are"),
-    (b"LZIP", "compressed with lzip", "unpack it with `lzip -d`; gzip and zstd can be read as they are"),
+    (
+        b"BZh",
+        "compressed with bzip2",
+        "unpack it with `bzip2 -d`; gzip and zstd can be read as they are",
+    ),
+    (
+        b"LZIP",
+        "compressed with lzip",
+        "unpack it with `lzip -d`; gzip and zstd can be read as they are",
+    ),
     (b"FEA1", "a Feather file", EXPORT),
     (b"ORC", "an ORC file", EXPORT),
     (b"Obj\x01", "an Avro file", EXPORT),
@@ -80,7 +104,8 @@ fn recognise(head: &[u8]) -> Option<(&'static str, &'static str)> {
         head.starts_with(magic).then_some((*what, *remedy))
     };
     let has = |part: &[u8]| head.windows(part.len()).any(|window| window == part);
-    let is_binary = || head.iter().any(|&byte| byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r'));
+    let is_binary =
+        || head.iter().any(|&byte| byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r'));
     if head.starts_with(b"PK\x03\x04") && (has(b"[Content_Types].xml") || has(b"xl/")) {
         return Some(("an Excel workbook (xlsx)", EXPORT));
     }
@@ -90,7 +115,10 @@ fn recognise(head: &[u8]) -> Option<(&'static str, &'static str)> {
     if Packing::of(head).is_some() {
         return Some(("compressed twice", "unpack it once"));
     }
-    let known = MAGIC.iter().find_map(begins).or_else(|| LETTERS.iter().find_map(begins).filter(|_| is_binary()));
+    let known = MAGIC
+        .iter()
+        .find_map(begins)
+        .or_else(|| LETTERS.iter().find_map(begins).filter(|_| is_binary()));
     known.or_else(|| is_utf16(head).then_some(("text in UTF-16", CONVERT)))
 }
 
@@ -115,7 +143,8 @@ mod tests {
         let mut tar = vec![0; HEAD_BYTES];
         tar[..5].copy_from_slice(b"t.csv");
         tar[257..262].copy_from_slice(b"ustar");
-        let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        let utf16 =
+            |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
         let big = |text: &str| text.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>();
         for (head, expected) in [
             (b"PK\x03\x04\x14\0\x06\0t.csv".to_vec(), "a zip archive"),

@@ -51,15 +51,21 @@ impl fmt::Display for UnknownShare {
         let Self { column, values, unknown, .. } = self;
         let share = percent(self.share());
         match &self.side_table {
-            Some(table) => {
-                write!(f, "join {table}: {unknown} of {values} keys {column:?} ({share}) have no row there")?
-            }
-            None => {
-                write!(f, "column {column:?}: {unknown} of {values} values ({share}) were not among those of training")?
-            }
+            Some(table) => write!(
+                f,
+                "join {table}: {unknown} of {values} keys {column:?} ({share}) have no row there"
+            )?,
+            None => write!(
+                f,
+                "column {column:?}: {unknown} of {values} values ({share}) were not among those of training"
+            )?,
         }
         if self.rare > 0.0 {
-            write!(f, ", or too rare there, as {} of the training rows' own are", percent(self.rare))?;
+            write!(
+                f,
+                ", or too rare there, as {} of the training rows' own are",
+                percent(self.rare)
+            )?;
         }
         self.first.as_ref().map_or(Ok(()), |first| write!(f, " (the first one: {first:?})"))
     }
@@ -84,7 +90,9 @@ impl Coverage {
     /// Refuses a share above the limit.
     pub(super) fn check(&self, limit: Option<f64>) -> Result<()> {
         let shares = self.columns.iter().chain(&self.joins);
-        match limit.and_then(|limit| Some((limit, shares.into_iter().find(|share| share.share() > limit)?))) {
+        match limit.and_then(|limit| {
+            Some((limit, shares.into_iter().find(|share| share.share() > limit)?))
+        }) {
             Some((limit, share)) => Err(DataError::Unknown { share: share.clone(), limit }),
             None => Ok(()),
         }
@@ -159,14 +167,13 @@ impl Tallies {
         let rare = rare.iter().copied().chain(std::iter::repeat(0.0));
         let categorical = config.categorical.iter().zip(&self.categorical).zip(rare);
         let categorical = categorical.filter(|((config, _), _)| config.hash.is_none());
-        let categorical = categorical.map(|((config, tally), rare)| tally.clone().share(&config.column, None, rare));
+        let categorical = categorical
+            .map(|((config, tally), rare)| tally.clone().share(&config.column, None, rare));
         let counted = config.dense.iter().zip(&self.dense).filter(|(config, _)| config.count);
         let counted = counted.map(|(config, tally)| tally.clone().share(&config.column, None, 0.0));
-        let joins = config
-            .join
-            .iter()
-            .zip(&self.joins)
-            .map(|(join, tally)| tally.clone().share(join.on.left(), Some(join.path.display().to_string()), 0.0));
+        let joins = config.join.iter().zip(&self.joins).map(|(join, tally)| {
+            tally.clone().share(join.on.left(), Some(join.path.display().to_string()), 0.0)
+        });
         Coverage { columns: categorical.chain(counted).collect(), joins: joins.collect() }
     }
 }

@@ -1,4 +1,5 @@
-//! The Criteo click logs: a label, 13 integers and 26 categories between tabs, without header or quotes.
+//! The Criteo click logs: a label, 13 integers and 26 categories between tabs, without header or
+//! quotes.
 
 use std::io::Read;
 
@@ -48,7 +49,8 @@ impl Fields {
     }
 }
 
-/// The bytes of a word that are tabs or line feeds, marked by their highest bits. Fields are so short that a search for each would take longer.
+/// The bytes of a word that are tabs or line feeds, marked by their highest bits. Fields are so
+/// short that a search for each would take longer.
 #[inline]
 fn separators(word: u64) -> u64 {
     equal(word, b'\t') | equal(word, b'\n')
@@ -61,7 +63,8 @@ pub(crate) struct CriteoLines {
     label_required: bool,
     header: Vec<String>,
     buffer: Box<[u8]>,
-    /// `buffer[row..]` begins with the row at hand, `buffer[next..]` with the one after it; text is there up to `filled`.
+    /// `buffer[row..]` begins with the row at hand, `buffer[next..]` with the one after it; text is
+    /// there up to `filled`.
     row: usize,
     next: usize,
     filled: usize,
@@ -73,7 +76,10 @@ pub(crate) struct CriteoLines {
 impl CriteoLines {
     /// Rows without a label have 39 fields, which is an error where the label is required.
     pub(crate) fn open(file: String, text: Box<dyn Read + Send>, label_required: bool) -> Self {
-        let header = std::iter::once(LABEL.to_owned()).chain(integer_columns()).chain(category_columns()).collect();
+        let header = std::iter::once(LABEL.to_owned())
+            .chain(integer_columns())
+            .chain(category_columns())
+            .collect();
         let buffer = vec![0; MARGIN + BUFFER_BYTES].into_boxed_slice();
         let fields = Fields { ends: [0; FIELDS], count: 0 };
         Self {
@@ -113,7 +119,12 @@ impl CriteoLines {
                 return Ok(true);
             }
             if found > 1 || self.fields.ends[0] > 0 {
-                return Err(DataError::Ragged { file: self.file.clone(), line: self.line, expected: FIELDS, found });
+                return Err(DataError::Ragged {
+                    file: self.file.clone(),
+                    line: self.line,
+                    expected: FIELDS,
+                    found,
+                });
             }
         }
     }
@@ -122,7 +133,9 @@ impl CriteoLines {
     #[inline]
     pub(crate) fn field(&self, k: usize) -> &[u8] {
         // Without a label, all fields have moved to the left.
-        let Some(k) = k.checked_sub(FIELDS.saturating_sub(self.fields.count)).filter(|&k| k < FIELDS) else {
+        let Some(k) =
+            k.checked_sub(FIELDS.saturating_sub(self.fields.count)).filter(|&k| k < FIELDS)
+        else {
             return &[];
         };
         let start = if k == 0 { 0 } else { self.fields.ends[k - 1] as usize + 1 };
@@ -177,7 +190,8 @@ impl CriteoLines {
         }
     }
 
-    /// Finds the ends of the fields from `scanned` on; gives where the line ends, if it does so in the buffer.
+    /// Finds the ends of the fields from `scanned` on; gives where the line ends, if it does so in
+    /// the buffer.
     fn split_until_feed(&mut self, scanned: usize) -> Option<usize> {
         let Self { buffer, row, filled, fields, .. } = self;
         let (words, rest) = buffer[scanned..*filled].as_chunks::<8>();
@@ -206,7 +220,8 @@ impl CriteoLines {
         self.line += 1;
     }
 
-    /// Moves the row to the front of the buffer and reads on behind it; false at the end of the file.
+    /// Moves the row to the front of the buffer and reads on behind it; false at the end of the
+    /// file.
     fn refill(&mut self) -> Result<bool> {
         self.buffer.copy_within(self.row..self.filled, MARGIN);
         self.filled -= self.row - MARGIN;
@@ -246,10 +261,16 @@ mod tests {
     }
 
     fn line(k: usize) -> String {
-        let integers = (0..13).map(|i| if (k + i).is_multiple_of(4) { String::new() } else { format!("{}", k * i) });
-        let categories =
-            (0..26).map(|i| if (k + i).is_multiple_of(5) { String::new() } else { format!("{:08x}", k + i) });
-        std::iter::once(format!("{}", k % 2)).chain(integers).chain(categories).collect::<Vec<_>>().join("\t")
+        let integers = (0..13)
+            .map(|i| if (k + i).is_multiple_of(4) { String::new() } else { format!("{}", k * i) });
+        let categories = (0..26).map(|i| {
+            if (k + i).is_multiple_of(5) { String::new() } else { format!("{:08x}", k + i) }
+        });
+        std::iter::once(format!("{}", k % 2))
+            .chain(integers)
+            .chain(categories)
+            .collect::<Vec<_>>()
+            .join("\t")
     }
 
     #[test]
@@ -259,8 +280,13 @@ mod tests {
                 for around in [0, b'\t', b'\n', 0x7f, 0x80, 0xff] {
                     let mut bytes = [around; 8];
                     bytes[place] = byte;
-                    let expected = bytes.map(|byte| if matches!(byte, b'\t' | b'\n') { 0x80 } else { 0 });
-                    assert_eq!(separators(u64::from_le_bytes(bytes)).to_le_bytes(), expected, "{bytes:?}");
+                    let expected =
+                        bytes.map(|byte| if matches!(byte, b'\t' | b'\n') { 0x80 } else { 0 });
+                    assert_eq!(
+                        separators(u64::from_le_bytes(bytes)).to_le_bytes(),
+                        expected,
+                        "{bytes:?}"
+                    );
                 }
             }
         }
@@ -280,7 +306,8 @@ mod tests {
                     for (k, line) in lines.iter().enumerate() {
                         assert!(rows.advance().unwrap());
                         assert_eq!(rows.line(), k as u64 + 1);
-                        let fields = (0..FIELDS).map(|k| std::str::from_utf8(rows.field(k)).unwrap());
+                        let fields =
+                            (0..FIELDS).map(|k| std::str::from_utf8(rows.field(k)).unwrap());
                         assert!(fields.eq(line.split('\t')), "line {k}");
                         let words = (0..FIELDS).map(|k| word_of(rows.field(k)).unwrap_or(LONG));
                         assert!(words.eq(rows.words().iter().copied()), "line {k}");
@@ -295,9 +322,16 @@ mod tests {
     #[test]
     fn rows_cross_the_end_of_the_buffer() {
         let lines: Vec<String> = (0..3 * BUFFER_BYTES / 200).map(line).collect();
-        let mut rows = CriteoLines::open("f".into(), Box::new(Cursor::new(lines.join("\n").into_bytes())), true);
+        let mut rows = CriteoLines::open(
+            "f".into(),
+            Box::new(Cursor::new(lines.join("\n").into_bytes())),
+            true,
+        );
         for line in &lines {
-            assert!(rows.advance().unwrap() && rows.field(39) == line.rsplit('\t').next().unwrap().as_bytes());
+            assert!(
+                rows.advance().unwrap()
+                    && rows.field(39) == line.rsplit('\t').next().unwrap().as_bytes()
+            );
         }
         assert!(!rows.advance().unwrap());
     }
@@ -305,7 +339,13 @@ mod tests {
     #[test]
     fn rows_may_lack_their_label() {
         let text = line(3)[2..].to_owned();
-        let open = |required| CriteoLines::open("f".into(), Box::new(Cursor::new(text.clone().into_bytes())), required);
+        let open = |required| {
+            CriteoLines::open(
+                "f".into(),
+                Box::new(Cursor::new(text.clone().into_bytes())),
+                required,
+            )
+        };
         let mut rows = open(false);
         assert!(rows.advance().unwrap());
         assert_eq!((rows.field(0), rows.field(39)), (b"".as_slice(), b"0000001c".as_slice()));
@@ -317,7 +357,12 @@ mod tests {
     fn endless_rows_are_errors() {
         for byte in [b'x', b'\t'] {
             let mut rows = CriteoLines::open("f".into(), Box::new(io::repeat(byte)), true);
-            assert!(rows.advance().unwrap_err().to_string().starts_with("f:1: a row of more than 1048576 bytes"));
+            assert!(
+                rows.advance()
+                    .unwrap_err()
+                    .to_string()
+                    .starts_with("f:1: a row of more than 1048576 bytes")
+            );
         }
     }
 }

@@ -16,7 +16,8 @@ use super::rows::Rows;
 use super::source::{Source, check_rereadable};
 use crate::size::filled;
 
-/// What a model reads. It is meant to be filled again and again: once it is warm, nothing is allocated.
+/// What a model reads. It is meant to be filled again and again: once it is warm, nothing is
+/// allocated.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// The number of rows (B).
@@ -25,7 +26,8 @@ pub struct Batch {
     pub dense: Vec<f32>,
     /// The ids of all bags, bag after bag.
     pub indices: Vec<i64>,
-    /// The bounds of the bags, key-major: bag `(f, b)` is `indices[offsets[f * B + b] .. offsets[f * B + b + 1]]`; `[F * B + 1]`.
+    /// The bounds of the bags, key-major: bag `(f, b)` is `indices[offsets[f * B + b] .. offsets[f
+    /// * B + b + 1]]`; `[F * B + 1]`.
     pub offsets: Vec<i64>,
     /// The labels, 0 or 1; NaN where there is none: `[B]`.
     pub labels: Vec<f32>,
@@ -88,7 +90,13 @@ impl Dataset {
             false => Column::Single(Vec::new()),
         };
         let columns = has_bags.map(column).collect();
-        Self { num_dense, dense: Vec::new(), labels: Vec::new(), columns, coverage: Coverage::default() }
+        Self {
+            num_dense,
+            dense: Vec::new(),
+            labels: Vec::new(),
+            columns,
+            coverage: Coverage::default(),
+        }
     }
 
     /// The number of rows.
@@ -202,7 +210,8 @@ pub struct Splits {
 impl Splits {
     /// Encodes all rows of the files of `config`, whose relative paths count from `folder`.
     ///
-    /// `progress` is called now and then with the bytes that have been read, and all there are, before decompression.
+    /// `progress` is called now and then with the bytes that have been read, and all there are,
+    /// before decompression.
     ///
     /// # Errors
     /// Any [`DataError`] of reading; [`DataError::EmptyPart`] if there are no training
@@ -218,7 +227,8 @@ impl Splits {
         encoder.check()?;
         config.validate()?;
         encoder.seen.check()?;
-        let mut rows = [Part::Train, Part::Validation, Part::Test].map(|_| RowEncoder::new(encoder));
+        let mut rows =
+            [Part::Train, Part::Validation, Part::Test].map(|_| RowEncoder::new(encoder));
         let parts: &[Part] = match config.split {
             Split::File {} => &[Part::Train, Part::Validation, Part::Test],
             _ => &[Part::Train],
@@ -231,11 +241,21 @@ impl Splits {
         let total = files.iter().flat_map(|(_, sources)| sources).map(Source::size).sum();
         let (mut done, mut notes) = (0, Vec::new());
         for (part, sources) in files {
-            let read = read(encoder, part, sources, &mut rows, &mut |read| progress(done + read, total));
+            let read =
+                read(encoder, part, sources, &mut rows, &mut |read| progress(done + read, total));
             notes.extend(read.map_err(|error| {
-                label_values::add(error, &encoder.config, &encoder.side_tables, &config.files(part, folder))
+                label_values::add(
+                    error,
+                    &encoder.config,
+                    &encoder.side_tables,
+                    &config.files(part, folder),
+                )
             })?);
-            done += config.files(part, folder).into_iter().map(|path| Source::File(path).size()).sum::<u64>();
+            done += config
+                .files(part, folder)
+                .into_iter()
+                .map(|path| Source::File(path).size())
+                .sum::<u64>();
         }
         progress(total, total);
         let [train, validation, test] = rows.map(RowEncoder::into_dataset);
@@ -258,14 +278,17 @@ impl Splits {
             [(Part::Validation, &self.validation, validation), (Part::Test, &self.test, test)]
         {
             if wanted && dataset.is_empty() {
-                let reason = "there are too few rows: give it a larger share in data.split, or a share of 0";
+                let reason =
+                    "there are too few rows: give it a larger share in data.split, or a share of 0";
                 return Err(DataError::EmptyPart { part, reason });
             }
         }
         let first = self.train.labels[0];
         if self.train.labels.iter().all(|&label| label == first) {
-            let (rule, column) = (encoder.config.label.clone().unwrap_or_default(), encoder.config.label()?.column);
-            let error = DataError::OneClass { label: first as u8, rule, column, values: Vec::new() };
+            let (rule, column) =
+                (encoder.config.label.clone().unwrap_or_default(), encoder.config.label()?.column);
+            let error =
+                DataError::OneClass { label: first as u8, rule, column, values: Vec::new() };
             return Err(label_values::add(
                 error,
                 &encoder.config,

@@ -135,8 +135,15 @@ impl Delimited {
             return Err(this.too_many_fields());
         }
         let is_one_line = this.at_end && this.next == this.filled;
-        if is_one_line && this.buffer[this.row..this.next].windows(2).any(|pair| pair[0] == b'\r' && pair[1] != b'\n') {
-            return empty(this.file, "its lines end with carriage returns alone: convert them to line feeds");
+        if is_one_line
+            && this.buffer[this.row..this.next]
+                .windows(2)
+                .any(|pair| pair[0] == b'\r' && pair[1] != b'\n')
+        {
+            return empty(
+                this.file,
+                "its lines end with carriage returns alone: convert them to line feeds",
+            );
         }
         let name = |k| String::from_utf8_lossy(this.field(k)).trim().to_owned();
         this.header = (0..this.count).map(name).collect();
@@ -156,7 +163,12 @@ impl Delimited {
         }
         let (expected, found) = (self.header.len(), self.count);
         if found != expected {
-            return Err(DataError::Ragged { file: self.file.clone(), line: self.line, expected, found });
+            return Err(DataError::Ragged {
+                file: self.file.clone(),
+                line: self.line,
+                expected,
+                found,
+            });
         }
         Ok(true)
     }
@@ -165,7 +177,10 @@ impl Delimited {
     #[inline]
     pub(crate) fn field(&self, k: usize) -> &[u8] {
         let row = &self.buffer[self.row..self.next];
-        self.fields.get(k).and_then(|field| row.get(field.start as usize..field.end as usize)).unwrap_or_default()
+        self.fields
+            .get(k)
+            .and_then(|field| row.get(field.start as usize..field.end as usize))
+            .unwrap_or_default()
     }
 
     /// The line on which the row begins.
@@ -242,7 +257,19 @@ impl Delimited {
     /// Finds the ends of fields, up to one of these: the end of the row, a quote that opens a
     /// field, the end of a field that had been opened.
     fn find_end(&mut self) -> Option<End> {
-        let Self { buffer, row, filled, fields, count, max_fields, scan, dialect, line, too_long, .. } = self;
+        let Self {
+            buffer,
+            row,
+            filled,
+            fields,
+            count,
+            max_fields,
+            scan,
+            dialect,
+            line,
+            too_long,
+            ..
+        } = self;
         let Dialect { delimiter, trim, max_field_bytes } = *dialect;
         let text = &buffer[*row..*filled];
         let (words, rest) = text[scan.at..].as_chunks::<8>();
@@ -258,7 +285,10 @@ impl Delimited {
                 marks &= marks - 1;
                 let byte = text[at];
                 if byte == b'"' {
-                    if !is_quoted && (at == start || trim && text[start..at].iter().all(|&byte| is_blank(byte))) {
+                    if !is_quoted
+                        && (at == start
+                            || trim && text[start..at].iter().all(|&byte| is_blank(byte)))
+                    {
                         scan.start = start;
                         return Some(End::Opens(at));
                     }
@@ -335,7 +365,8 @@ impl Delimited {
             end -= 1;
         }
         let start = opened_at + 1;
-        let inside = start + if has_pairs { unpair_quotes(&mut text[start..close]) } else { close - start };
+        let inside =
+            start + if has_pairs { unpair_quotes(&mut text[start..close]) } else { close - start };
         text.copy_within(behind..end, inside);
         self.fields.push(Field { start: start as u32, end: (inside + end - behind) as u32 });
     }
@@ -348,7 +379,8 @@ impl Delimited {
         (self.row, self.next) = (0, 0);
         if self.at_end {
             // The text ends with a line end: it must be inside a quoted field.
-            let unclosed = DataError::UnclosedQuote { file: self.file.clone(), line: self.scan.opened_line };
+            let unclosed =
+                DataError::UnclosedQuote { file: self.file.clone(), line: self.scan.opened_line };
             return if self.filled > 0 { Err(unclosed) } else { Ok(false) };
         }
         self.check_size()?;
@@ -358,7 +390,10 @@ impl Delimited {
         let count = loop {
             match self.text.read(&mut self.buffer[self.filled..self.filled + READ_BYTES]) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                result => break result.map_err(|source| DataError::Io { file: self.file.clone(), source })?,
+                result => {
+                    break result
+                        .map_err(|source| DataError::Io { file: self.file.clone(), source })?;
+                }
             }
         };
         self.at_end = count == 0;
@@ -379,16 +414,28 @@ impl Delimited {
         }
         if length - scan.start > dialect.max_field_bytes {
             let is_open = scan.quote != Quote::None;
-            return Err(self.field_too_long(if is_open { scan.opened_line } else { line + scan.line_ends }));
+            return Err(self.field_too_long(if is_open {
+                scan.opened_line
+            } else {
+                line + scan.line_ends
+            }));
         }
         if length > MAX_ROW_BYTES {
-            return Err(DataError::RowTooLong { file: self.file.clone(), line, limit: MAX_ROW_BYTES as u64 });
+            return Err(DataError::RowTooLong {
+                file: self.file.clone(),
+                line,
+                limit: MAX_ROW_BYTES as u64,
+            });
         }
         Ok(())
     }
 
     fn field_too_long(&self, line: u64) -> DataError {
-        DataError::FieldTooLong { file: self.file.clone(), line, limit: self.dialect.max_field_bytes }
+        DataError::FieldTooLong {
+            file: self.file.clone(),
+            line,
+            limit: self.dialect.max_field_bytes,
+        }
     }
 
     fn too_many_fields(&self) -> DataError {
@@ -461,7 +508,9 @@ mod tests {
     }
 
     fn fields(file: &Delimited) -> Vec<String> {
-        (0..file.header().len()).map(|k| String::from_utf8_lossy(file.field(k)).into_owned()).collect()
+        (0..file.header().len())
+            .map(|k| String::from_utf8_lossy(file.field(k)).into_owned())
+            .collect()
     }
 
     fn rows_of(mut file: Delimited) -> Result<Vec<(u64, Vec<String>)>> {
@@ -489,14 +538,22 @@ mod tests {
     fn lines_are_counted_from_one() {
         let text = "a,b\n\n1,\"x\ny\"\n\n\n2,\"\"\"\"\n3,";
         let expected = [(1, ["a", "b"]), (3, ["1", "x\ny"]), (7, ["2", "\""]), (8, ["3", ""])];
-        for text in
-            [text.to_owned(), text.to_owned() + "\n", text.replace('\n', "\r\n"), text.replace('\n', "\r\n") + "\r\n"]
-        {
+        for text in [
+            text.to_owned(),
+            text.to_owned() + "\n",
+            text.replace('\n', "\r\n"),
+            text.replace('\n', "\r\n") + "\r\n",
+        ] {
             let rows = rows(&text).unwrap();
-            let fields =
-                |row: &[&str; 2]| row.map(|field| field.replace('\n', if text.contains('\r') { "\r\n" } else { "\n" }));
+            let fields = |row: &[&str; 2]| {
+                row.map(|field| {
+                    field.replace('\n', if text.contains('\r') { "\r\n" } else { "\n" })
+                })
+            };
             assert!(
-                rows.iter().cloned().eq(expected.iter().map(|(line, row)| (*line, fields(row).to_vec()))),
+                rows.iter()
+                    .cloned()
+                    .eq(expected.iter().map(|(line, row)| (*line, fields(row).to_vec()))),
                 "{text:?} {rows:?}"
             );
         }
@@ -507,9 +564,13 @@ mod tests {
         assert!(message("a,b\r\n1,2\r\n\r\n3\r\n").starts_with("f:4: expected 2 fields, found 1"));
         assert!(message("a,b\n1,2,3").starts_with("f:2: expected 2 fields, found 3"));
         assert!(
-            message("").contains("f: no data: the file is empty") && message("\n\r\n").contains("the file is empty")
+            message("").contains("f: no data: the file is empty")
+                && message("\n\r\n").contains("the file is empty")
         );
-        assert!(message("a,b\r1,2\r3,4\r").starts_with("f: no data: its lines end with carriage returns alone"));
+        assert!(
+            message("a,b\r1,2\r3,4\r")
+                .starts_with("f: no data: its lines end with carriage returns alone")
+        );
     }
 
     #[test]
@@ -524,7 +585,8 @@ mod tests {
             ("a,b\r\n\r\n\"1\r\n\"\"2", 3),
         ] {
             assert!(
-                message(text).starts_with(&format!("f:{line}: a quote opens a field and is never closed")),
+                message(text)
+                    .starts_with(&format!("f:{line}: a quote opens a field and is never closed")),
                 "{text:?}"
             );
         }
@@ -543,12 +605,28 @@ mod tests {
 
     #[test]
     fn blanks_around_fields_are_no_part_of_them() {
-        let text = " a , \"b c\" \t\n \t1 2\t , \"x, \"\"y\"\" \"  \n\" 3\",\" \" \r\n   ,\"4\" 5 \n";
-        let expected =
-            [(1, vec!["a", "b c"]), (2, vec!["1 2", "x, \"y\" "]), (3, vec![" 3", " "]), (4, vec!["", "4 5"])];
-        assert!(rows(text).unwrap().iter().map(|(n, r)| (*n, r.iter().map(String::as_str).collect())).eq(expected));
-        let untrimmed = |text: &str| rows_of(open(text.as_bytes(), Dialect { trim: false, ..PLAIN }).unwrap()).unwrap();
-        assert_eq!(untrimmed("a, b \n 1 , \"2\"\"\n")[1], (2, vec![" 1 ".into(), " \"2\"\"".into()]));
+        let text =
+            " a , \"b c\" \t\n \t1 2\t , \"x, \"\"y\"\" \"  \n\" 3\",\" \" \r\n   ,\"4\" 5 \n";
+        let expected = [
+            (1, vec!["a", "b c"]),
+            (2, vec!["1 2", "x, \"y\" "]),
+            (3, vec![" 3", " "]),
+            (4, vec!["", "4 5"]),
+        ];
+        assert!(
+            rows(text)
+                .unwrap()
+                .iter()
+                .map(|(n, r)| (*n, r.iter().map(String::as_str).collect()))
+                .eq(expected)
+        );
+        let untrimmed = |text: &str| {
+            rows_of(open(text.as_bytes(), Dialect { trim: false, ..PLAIN }).unwrap()).unwrap()
+        };
+        assert_eq!(
+            untrimmed("a, b \n 1 , \"2\"\"\n")[1],
+            (2, vec![" 1 ".into(), " \"2\"\"".into()])
+        );
         // Blanks that delimit are no blanks; neither are others than those of ASCII.
         let blank = Dialect { delimiter: b' ', ..PLAIN };
         assert_eq!(
@@ -581,8 +659,16 @@ mod tests {
             ("\n", b'x', "f:2: a field of more than 1048576 bytes begins here"),
             ("a,b\n1,2\n", b',', "f:3: expected 2 fields, found far more"),
             ("a,b\n1,2\n\"\n\",", b'x', "f:4: a field of more than 1048576 bytes begins here"),
-            ("a,b\n1,2\n\"", b'x', "f:3: a field of more than 1048576 bytes begins here: is a quote"),
-            ("a,b\n1,2\n\"\n\",\"", b',', "f:4: a field of more than 1048576 bytes begins here: is a quote"),
+            (
+                "a,b\n1,2\n\"",
+                b'x',
+                "f:3: a field of more than 1048576 bytes begins here: is a quote",
+            ),
+            (
+                "a,b\n1,2\n\"\n\",\"",
+                b',',
+                "f:4: a field of more than 1048576 bytes begins here: is a quote",
+            ),
         ] {
             let (error, memory) = read(start, endless);
             assert!(error.starts_with(expected), "{error}");
@@ -595,9 +681,14 @@ mod tests {
         let small = Dialect { max_field_bytes: 5, ..PLAIN };
         let read = |text: &str| rows_of(open(text.as_bytes(), small)?);
         assert_eq!(read("a,b\n12345,\"678\"\n").unwrap()[1].1, ["12345", "678"]);
-        for (text, line) in [("a,b\n1,2\n123456,1\n", 3), ("a,b\n\"\n\",\"6789\"\n", 3), ("abcdef,b\n", 1)] {
+        for (text, line) in
+            [("a,b\n1,2\n123456,1\n", 3), ("a,b\n\"\n\",\"6789\"\n", 3), ("abcdef,b\n", 1)]
+        {
             let error = read(text).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("f:{line}: a field of more than 5 bytes")), "{error}");
+            assert!(
+                error.starts_with(&format!("f:{line}: a field of more than 5 bytes")),
+                "{error}"
+            );
         }
         // The rows behind it can be read.
         let mut file = open(b"a,b\n123456,1\n7,8\n", small).unwrap();
@@ -610,7 +701,9 @@ mod tests {
         let quoted = |[a, b]: [String; 2]| format!("{a},\"{}\"\n", b.replace('"', "\"\""));
         let text: String = (0..3000).map(|k| quoted(row(k))).collect();
         let rows = rows(&format!("a,b\n{text}")).unwrap();
-        assert!(rows[1..].iter().map(|(_, row)| row.clone()).eq((0..3000).map(|k| row(k).to_vec())));
+        assert!(
+            rows[1..].iter().map(|(_, row)| row.clone()).eq((0..3000).map(|k| row(k).to_vec()))
+        );
     }
 
     /// The rows of the csv crate, which knows no limits, takes an open quote for closed, and keeps

@@ -49,22 +49,31 @@ pub(crate) struct DenseEncoding {
 }
 
 impl DenseEncoding {
-    /// The number of row `row` before the transforms, and what it is encoded as; the number is `None` if it is missing.
+    /// The number of row `row` before the transforms, and what it is encoded as; the number is
+    /// `None` if it is missing.
     #[inline]
-    pub(crate) fn encode(&self, config: &Dense, row: &Row<'_>, k: usize) -> Result<(Option<f64>, f32)> {
-        let Some(number) = raw_number(config, self.counts.as_ref(), row, k)? else { return Ok((None, self.missing)) };
+    pub(crate) fn encode(
+        &self,
+        config: &Dense,
+        row: &Row<'_>,
+        k: usize,
+    ) -> Result<(Option<f64>, f32)> {
+        let Some(number) = raw_number(config, self.counts.as_ref(), row, k)? else {
+            return Ok((None, self.missing));
+        };
         let encoded = self.fitted.apply(stateless(config, number, row, k)?) as f32;
         if !encoded.is_finite() {
-            const REASON: &str =
-                "which the transforms carry beyond the range of f32: correct it, or use another transform";
+            const REASON: &str = "which the transforms carry beyond the range of f32: correct it, or use another transform";
             return Err(row.place().number(&config.column, row.dense(k, &config.column)?, REASON));
         }
         Ok((Some(number), encoded))
     }
 
-    /// What a number that a column holds is encoded as; NaN if that is no finite number, or takes more than the number.
+    /// What a number that a column holds is encoded as; NaN if that is no finite number, or takes
+    /// more than the number.
     pub(crate) fn encode_count(&self, config: &Dense, number: f64) -> f32 {
-        let stateless = apply_stateless(&config.transform, number).filter(|_| self.counts.is_none());
+        let stateless =
+            apply_stateless(&config.transform, number).filter(|_| self.counts.is_none());
         stateless.map(|x| self.fitted.apply(x) as f32).filter(|x| x.is_finite()).unwrap_or(f32::NAN)
     }
 
@@ -92,7 +101,10 @@ impl DenseEncoding {
             (Some(Transform::Zscore | Transform::Quantile), _) => false,
             (_, fitted) => *fitted == Fitted::Nothing,
         };
-        let counted = self.counts.as_ref().map_or(!config.count, |counts| config.count && counts.is_consistent());
+        let counted = self
+            .counts
+            .as_ref()
+            .map_or(!config.count, |counts| config.count && counts.is_consistent());
         match () {
             () if !fitted => Err("the transform does not fit the settings"),
             () if !self.missing.is_finite() => Err("the missing value is not finite"),
@@ -107,7 +119,12 @@ impl DenseEncoding {
 
 /// The number of a row before the transforms; `None` if it is missing.
 #[inline]
-fn raw_number(config: &Dense, counts: Option<&Counts>, row: &Row<'_>, k: usize) -> Result<Option<f64>> {
+fn raw_number(
+    config: &Dense,
+    counts: Option<&Counts>,
+    row: &Row<'_>,
+    k: usize,
+) -> Result<Option<f64>> {
     // Most numbers are found without asking whether they are text.
     if counts.is_none()
         && let Some(integer) = row.dense_word(k).and_then(number::parse_word)
@@ -117,16 +134,19 @@ fn raw_number(config: &Dense, counts: Option<&Counts>, row: &Row<'_>, k: usize) 
     let text = row.dense(k, &config.column)?;
     if text.trim_ascii().is_empty() {
         return match config.missing {
-            Missing::Error => {
-                Err(row.place().missing(&config.column, "set missing = \"mean\", \"zero\" or a number to fill it in"))
-            }
+            Missing::Error => Err(row.place().missing(
+                &config.column,
+                "set missing = \"mean\", \"zero\" or a number to fill it in",
+            )),
             _ => Ok(None),
         };
     }
     if let Some(counts) = counts {
         return Ok(Some(counts.get(text) as f64));
     }
-    number::parse(text).map(Some).ok_or_else(|| row.place().number(&config.column, text, NOT_A_NUMBER))
+    number::parse(text)
+        .map(Some)
+        .ok_or_else(|| row.place().number(&config.column, text, NOT_A_NUMBER))
 }
 
 /// The number after the transforms that learn nothing, which stand before the one that may.
@@ -152,7 +172,8 @@ fn apply_stateless(transforms: &[Transform], number: f64) -> Option<f64> {
 /// `ln(1 + x)`, which is known for the counts that are most frequent.
 #[inline]
 fn ln_1p(x: f64) -> f64 {
-    static OF_COUNTS: LazyLock<[f64; 1024]> = LazyLock::new(|| std::array::from_fn(|count| (count as f64).ln_1p()));
+    static OF_COUNTS: LazyLock<[f64; 1024]> =
+        LazyLock::new(|| std::array::from_fn(|count| (count as f64).ln_1p()));
     let count = x as usize;
     match OF_COUNTS.get(count) {
         // Not so for -0, which stays negative.
@@ -207,7 +228,11 @@ impl DenseFit {
             let number = count as f64;
             // A text that occurs n times is a number n times; counts are not negative.
             (0..count).for_each(|_| {
-                self.add_number(config, number, apply_stateless(&config.transform, number).unwrap_or(0.0))
+                self.add_number(
+                    config,
+                    number,
+                    apply_stateless(&config.transform, number).unwrap_or(0.0),
+                )
             });
         }
         let (mean, std) = (self.transformed.mean(), self.transformed.std());
@@ -225,8 +250,12 @@ impl DenseFit {
             Missing::Mean => mean_encoded,
             Missing::Zero | Missing::Error => 0.0,
             Missing::Value(number) => {
-                let unfit =
-                    || DataError::config("dense", format!("missing = {number}: there is no log1p of this number"));
+                let unfit = || {
+                    DataError::config(
+                        "dense",
+                        format!("missing = {number}: there is no log1p of this number"),
+                    )
+                };
                 fitted.apply(apply_stateless(&config.transform, number).ok_or_else(unfit)?)
             }
         } as f32;
@@ -236,14 +265,20 @@ impl DenseFit {
                 format!("missing: the transforms of {:?} carry it beyond f32", config.column),
             ));
         }
-        Ok(DenseEncoding { fitted, missing, bins: bounds(&self.raw.into_sorted(), config.bins), counts })
+        Ok(DenseEncoding {
+            fitted,
+            missing,
+            bins: bounds(&self.raw.into_sorted(), config.bins),
+            counts,
+        })
     }
 }
 
 /// The lower bounds of at most `bins` quantile bins, without the first; none of the bins is empty.
 fn bounds(sorted: &[f64], bins: usize) -> Vec<f64> {
     let Some(&least) = sorted.first() else { return Vec::new() };
-    let mut bounds: Vec<f64> = (1..bins).map(|k| quantile(sorted, k as f64 / bins as f64)).collect();
+    let mut bounds: Vec<f64> =
+        (1..bins).map(|k| quantile(sorted, k as f64 / bins as f64)).collect();
     bounds.retain(|&bound| bound > least);
     bounds.dedup();
     bounds
@@ -257,7 +292,10 @@ mod tests {
     fn transforms() {
         let apply = |transforms: &[Transform], x| apply_stateless(transforms, x);
         assert!((apply(&[Transform::Log1p], 1.0).unwrap() - 2f64.ln()).abs() < 1e-15);
-        assert_eq!((apply(&[Transform::Log1p], -1.0), apply(&[Transform::Log1p], -3.0)), (None, None));
+        assert_eq!(
+            (apply(&[Transform::Log1p], -1.0), apply(&[Transform::Log1p], -3.0)),
+            (None, None)
+        );
         assert!((apply(&[Transform::SignedLog1p], -3.0).unwrap() + 4f64.ln()).abs() < 1e-15);
         let twice = apply(&[Transform::None, Transform::Log1p, Transform::Log1p], 2.0).unwrap();
         assert!((twice - (1.0 + 3f64.ln()).ln()).abs() < 1e-15);
@@ -267,20 +305,29 @@ mod tests {
 
     #[test]
     fn known_logarithms_are_those_that_are_not() {
-        for x in (0..2000).map(f64::from).chain([-0.0, 0.5, 1023.5, -0.5, 1e300, f64::MIN_POSITIVE]) {
+        for x in (0..2000).map(f64::from).chain([-0.0, 0.5, 1023.5, -0.5, 1e300, f64::MIN_POSITIVE])
+        {
             assert_eq!(ln_1p(x).to_bits(), x.ln_1p().to_bits(), "{x}");
         }
     }
 
     #[test]
     fn counts_are_encoded_as_all_numbers_are() {
-        let config: Dense = toml::from_str("column = 'a'\ntransform = ['log1p', 'zscore']").unwrap();
+        let config: Dense =
+            toml::from_str("column = 'a'\ntransform = ['log1p', 'zscore']").unwrap();
         let fitted = Fitted::Zscore { mean: 1.0, std: 2.0 };
         let encoding = DenseEncoding { fitted, missing: 0.0, bins: vec![], counts: None };
-        assert_eq!(encoding.encode_count(&config, 3.0), ((3f64.ln_1p() - 1.0) / (2.0 + 1e-8)) as f32);
-        let beyond_f32 = DenseEncoding { fitted: Fitted::Zscore { mean: 1e300, std: 0.5 }, ..encoding.clone() };
+        assert_eq!(
+            encoding.encode_count(&config, 3.0),
+            ((3f64.ln_1p() - 1.0) / (2.0 + 1e-8)) as f32
+        );
+        let beyond_f32 =
+            DenseEncoding { fitted: Fitted::Zscore { mean: 1e300, std: 0.5 }, ..encoding.clone() };
         let of_texts = DenseEncoding { counts: Some(Counts::default()), ..encoding };
-        assert!(beyond_f32.encode_count(&config, 3.0).is_nan() && of_texts.encode_count(&config, 3.0).is_nan());
+        assert!(
+            beyond_f32.encode_count(&config, 3.0).is_nan()
+                && of_texts.encode_count(&config, 3.0).is_nan()
+        );
     }
 
     #[test]
@@ -289,8 +336,14 @@ mod tests {
         assert_eq!(bounds(&[0.0, 0.0, 0.0, 0.0, 7.0], 4), [] as [f64; 0]);
         assert_eq!(bounds(&[0.0, 0.0, 7.0, 7.0, 7.0], 4), [7.0]);
         assert!(bounds(&[], 4).is_empty() && bounds(&[1.0], 4).is_empty());
-        let encoding = DenseEncoding { fitted: Fitted::Nothing, missing: 0.0, bins: vec![2.0, 3.0], counts: None };
-        let rows = [None, Some(1.0), Some(2.0), Some(2.5), Some(3.0), Some(9.0)].map(|x| encoding.bin(x));
+        let encoding = DenseEncoding {
+            fitted: Fitted::Nothing,
+            missing: 0.0,
+            bins: vec![2.0, 3.0],
+            counts: None,
+        };
+        let rows =
+            [None, Some(1.0), Some(2.0), Some(2.5), Some(3.0), Some(9.0)].map(|x| encoding.bin(x));
         assert_eq!((rows, encoding.num_bin_rows()), ([0, 1, 2, 2, 3, 3], 4));
     }
 }

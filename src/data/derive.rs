@@ -11,7 +11,10 @@ const MAX_PATTERN_BYTES: usize = 1 << 20;
 
 /// A regular expression, or why it is none.
 pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
-    RegexBuilder::new(pattern).size_limit(MAX_PATTERN_BYTES).build().map_err(|error| error.to_string())
+    RegexBuilder::new(pattern)
+        .size_limit(MAX_PATTERN_BYTES)
+        .build()
+        .map_err(|error| error.to_string())
 }
 
 /// A derived column, ready for use.
@@ -36,7 +39,10 @@ impl Derived {
     pub(crate) fn derive(&self, text: &str, place: Place<'_>, value: &mut String) -> Result<()> {
         value.clear();
         let Some(groups) = self.pattern.captures(text) else { return Ok(()) };
-        let Some(group) = groups.get(1).or_else(|| groups.get(0).filter(|_| groups.len() == 1)) else { return Ok(()) };
+        let Some(group) = groups.get(1).or_else(|| groups.get(0).filter(|_| groups.len() == 1))
+        else {
+            return Ok(());
+        };
         let Some(bucket) = self.bucket else {
             value.push_str(group.as_str());
             return Ok(());
@@ -44,8 +50,10 @@ impl Derived {
         if group.is_empty() {
             return Ok(());
         }
-        const REASON: &str = "of which the pattern takes no number: correct the pattern, or remove bucket";
-        *value = number::bucket(group.as_str(), bucket).ok_or_else(|| place.number(&self.from, text, REASON))?;
+        const REASON: &str =
+            "of which the pattern takes no number: correct the pattern, or remove bucket";
+        *value = number::bucket(group.as_str(), bucket)
+            .ok_or_else(|| place.number(&self.from, text, REASON))?;
         Ok(())
     }
 }
@@ -55,7 +63,12 @@ mod tests {
     use super::*;
 
     fn derived(pattern: &str, bucket: Option<f64>, text: &str) -> Result<String> {
-        let config = config::Derive { name: "d".into(), from: vec!["title".into()], pattern: pattern.into(), bucket };
+        let config = config::Derive {
+            name: "d".into(),
+            from: vec!["title".into()],
+            pattern: pattern.into(),
+            bucket,
+        };
         let mut value = String::from("old");
         Derived::new(&config)?.derive(text, Place { file: "f", line: 3 }, &mut value)?;
         Ok(value)
@@ -71,7 +84,13 @@ mod tests {
         assert_eq!(derived(r"-?[\d.]+", Some(0.5), "x -1.2").unwrap(), "-1.5");
         let error = derived("(.*)", Some(10.0), "Heat").unwrap_err().to_string();
         assert!(error.starts_with("f:3: column \"title\" holds \"Heat\", of which"), "{error}");
-        assert!(derived("(a)|b", None, "b").unwrap().is_empty(), "a group that takes no part is empty");
-        assert!(derived("(", None, "").is_err() && derived(&"(a{999}){999}".repeat(9), None, "").is_err());
+        assert!(
+            derived("(a)|b", None, "b").unwrap().is_empty(),
+            "a group that takes no part is empty"
+        );
+        assert!(
+            derived("(", None, "").is_err()
+                && derived(&"(a{999}){999}".repeat(9), None, "").is_err()
+        );
     }
 }

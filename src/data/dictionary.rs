@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::split::mix;
 use crate::simd::{LANES, Lanes, Loop};
 
-/// The hash of a text, the same on every machine and in every version: 64-bit FNV-1a over its bytes, then the finaliser of
-/// splitmix64 so that the low bits are good ones.
+/// The hash of a text, the same on every machine and in every version: 64-bit FNV-1a over its
+/// bytes, then the finaliser of splitmix64 so that the low bits are good ones.
 ///
 /// ```
 /// use bagdot::data::hash64;
@@ -28,7 +28,8 @@ fn fnv(hash: u64, byte: u8) -> u64 {
     (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
 }
 
-/// A text of at most 8 ASCII characters as a number of its own, which is quicker to compare than a text; `None` for other texts.
+/// A text of at most 8 ASCII characters as a number of its own, which is quicker to compare than a
+/// text; `None` for other texts.
 #[inline]
 pub(crate) fn word_of(text: &[u8]) -> Option<u64> {
     let mut bytes = [0; 8];
@@ -117,7 +118,8 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// The number plus 1 of the text with this word; 0 if it is not here. Nobody could tell where branches would go, so there are none.
+    /// The number plus 1 of the text with this word; 0 if it is not here. Nobody could tell where
+    /// branches would go, so there are none.
     #[inline]
     fn find(&self, word: u64) -> u32 {
         let equal = |place: usize| u32::from(self.words[place] == word) << place;
@@ -128,7 +130,9 @@ impl Bucket {
     /// The same for a text without a word.
     fn find_long(&self, is_it: impl Fn(usize) -> bool) -> u32 {
         let mut numbers = self.words.iter().zip(&self.numbers);
-        numbers.find(|&(&word, &number)| word == LONG && is_it(number as usize - 1)).map_or(0, |(_, &number)| number)
+        numbers
+            .find(|&(&word, &number)| word == LONG && is_it(number as usize - 1))
+            .map_or(0, |(_, &number)| number)
     }
 
     #[inline]
@@ -137,14 +141,15 @@ impl Bucket {
     }
 }
 
-/// A set of distinct texts, each with a number. All texts lie in one buffer, so that millions of short ones cost little more than
-/// their bytes.
+/// A set of distinct texts, each with a number. All texts lie in one buffer, so that millions of
+/// short ones cost little more than their bytes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dictionary {
     text: String,
     /// Where each text ends in `text`.
     ends: Vec<usize>,
-    /// A hash table: a text is in the first bucket from its own on that had room. Their number is 0 or a power of two.
+    /// A hash table: a text is in the first bucket from its own on that had room. Their number is 0
+    /// or a power of two.
     buckets: Vec<Bucket>,
 }
 
@@ -169,7 +174,9 @@ impl Dictionary {
     pub(crate) fn get(&self, text: &str) -> Option<u32> {
         match word_of(text.as_bytes()) {
             Some(word) => self.get_word(word),
-            None => self.find(hash64(text.as_bytes()), |bucket| bucket.find_long(|number| self.text(number) == text)),
+            None => self.find(hash64(text.as_bytes()), |bucket| {
+                bucket.find_long(|number| self.text(number) == text)
+            }),
         }
     }
 
@@ -184,10 +191,12 @@ impl Dictionary {
         self.get(text).or_else(|| self.push(word_of(text.as_bytes()), |texts| texts.push_str(text)))
     }
 
-    /// The number of the text with this [`word_of`], which is added if it is new; `None` if there are too many.
+    /// The number of the text with this [`word_of`], which is added if it is new; `None` if there
+    /// are too many.
     pub(crate) fn insert_word(&mut self, word: u64) -> Option<u32> {
         // Words are ASCII.
-        let text = word.to_le_bytes().into_iter().take(length_of_word(word) as usize).map(char::from);
+        let text =
+            word.to_le_bytes().into_iter().take(length_of_word(word) as usize).map(char::from);
         self.get_word(word).or_else(|| self.push(Some(word), |texts| texts.extend(text)))
     }
 
@@ -222,7 +231,11 @@ impl Dictionary {
 
     /// Puts a text that is in no bucket into one; there is room.
     fn place(&mut self, word: u64, number: u32) {
-        let hash = if word == LONG { hash64(self.text(number as usize - 1).as_bytes()) } else { mix(word) };
+        let hash = if word == LONG {
+            hash64(self.text(number as usize - 1).as_bytes())
+        } else {
+            mix(word)
+        };
         let mask = self.buckets.len() - 1;
         let mut place = hash as usize & mask;
         while self.buckets[place].is_full() {
@@ -291,7 +304,10 @@ impl Counts {
         // Searches that nothing waits for fetch what is not in the cache all at a time.
         for words in words.chunks(64) {
             let mut numbers = [None; 64];
-            numbers.iter_mut().zip(words).for_each(|(number, &word)| *number = self.texts.get_word(word));
+            numbers
+                .iter_mut()
+                .zip(words)
+                .for_each(|(number, &word)| *number = self.texts.get_word(word));
             for (&word, number) in words.iter().zip(numbers) {
                 let number = match number {
                     Some(number) => number,
@@ -313,7 +329,11 @@ impl Counts {
 
     /// How often a text has been counted.
     pub(crate) fn get(&self, text: &str) -> u64 {
-        self.texts.get(text).and_then(|number| self.counts.get(number as usize)).copied().unwrap_or(0)
+        self.texts
+            .get(text)
+            .and_then(|number| self.counts.get(number as usize))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// All counts, in order of the first appearance of their texts.
@@ -332,7 +352,9 @@ impl Counts {
             return self.texts;
         }
         let mut frequent = Dictionary::default();
-        for (text, _) in self.texts.iter().zip(&self.counts).filter(|&(_, &count)| count >= min_count) {
+        for (text, _) in
+            self.texts.iter().zip(&self.counts).filter(|&(_, &count)| count >= min_count)
+        {
             frequent.insert(text);
         }
         frequent
@@ -360,7 +382,8 @@ mod tests {
     fn numbers_follow_first_appearance() {
         let mut dictionary = Dictionary::default();
         assert_eq!(dictionary.get(""), None);
-        let texts: Vec<String> = (0..1000).map(|k| format!("{}", k * k % 733)).chain([String::new()]).collect();
+        let texts: Vec<String> =
+            (0..1000).map(|k| format!("{}", k * k % 733)).chain([String::new()]).collect();
         let mut expected: Vec<&str> = vec![];
         for text in &texts {
             let number = expected.iter().position(|known| known == text).unwrap_or_else(|| {
@@ -370,7 +393,9 @@ mod tests {
             assert_eq!(dictionary.insert(text), Some(number as u32));
         }
         assert!(dictionary.iter().eq(expected.iter().copied()));
-        assert!(expected.iter().enumerate().all(|(k, text)| dictionary.get(text) == Some(k as u32)));
+        assert!(
+            expected.iter().enumerate().all(|(k, text)| dictionary.get(text) == Some(k as u32))
+        );
         assert_eq!(dictionary.get("734"), None);
         let json = serde_json::to_string(&dictionary).unwrap();
         assert_eq!(serde_json::from_str::<Dictionary>(&json).unwrap(), dictionary);
@@ -384,9 +409,13 @@ mod tests {
 
     #[test]
     fn words_tell_texts_apart() {
-        let texts = ["", "\0", "a", "a\0", "\0a", "b", "0123456", "0123456\0", "01234567", "\u{7f}\u{7f}"];
+        let texts =
+            ["", "\0", "a", "a\0", "\0a", "b", "0123456", "0123456\0", "01234567", "\u{7f}\u{7f}"];
         let words: Vec<u64> = texts.iter().map(|text| word_of(text.as_bytes()).unwrap()).collect();
-        assert!((1..words.len()).all(|k| !words[..k].contains(&words[k]) && words[k] != LONG), "{words:x?}");
+        assert!(
+            (1..words.len()).all(|k| !words[..k].contains(&words[k]) && words[k] != LONG),
+            "{words:x?}"
+        );
         for text in ["é", "012345678", "\u{10ffff}\u{10ffff}"] {
             assert_eq!(word_of(text.as_bytes()), None, "{text}");
         }
@@ -395,8 +424,13 @@ mod tests {
         for (k, text) in texts.iter().enumerate() {
             assert_eq!(dictionary.insert(text), Some(k as u32));
         }
-        let found = texts.iter().map(|text| word_of(text.as_bytes()).and_then(|word| dictionary.get_word(word)));
-        assert!(found.take(10).eq((0..10).map(Some)) && texts.iter().all(|text| dictionary.get(text).is_some()));
+        let found = texts
+            .iter()
+            .map(|text| word_of(text.as_bytes()).and_then(|word| dictionary.get_word(word)));
+        assert!(
+            found.take(10).eq((0..10).map(Some))
+                && texts.iter().all(|text| dictionary.get(text).is_some())
+        );
     }
 
     #[test]
@@ -405,7 +439,10 @@ mod tests {
         for text in ["b", "a", "c", "a", "b", "a"] {
             counts.add(text).unwrap();
         }
-        assert_eq!((counts.get("a"), counts.get("x"), counts.counts()), (3, 0, [2, 3, 1].as_slice()));
+        assert_eq!(
+            (counts.get("a"), counts.get("x"), counts.counts()),
+            (3, 0, [2, 3, 1].as_slice())
+        );
         assert!(counts.frequent(2).iter().eq(["b", "a"]));
     }
 }

@@ -29,10 +29,12 @@ pub struct EncodedFeature {
     pub multi_valued: bool,
 }
 
-/// Everything learned from the training rows, with the settings and side tables that it needs to encode raw text anywhere.
+/// Everything learned from the training rows, with the settings and side tables that it needs to
+/// encode raw text anywhere.
 ///
-/// It is stored as JSON through its serde implementations. One that comes from a file must pass [`Self::check`] before it is used;
-/// [`RowStream::open`](super::RowStream::open) and [`Splits::load`](super::Splits::load) see to that.
+/// It is stored as JSON through its serde implementations. One that comes from a file must pass
+/// [`Self::check`] before it is used; [`RowStream::open`](super::RowStream::open) and
+/// [`Splits::load`](super::Splits::load) see to that.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Encoder {
@@ -55,16 +57,22 @@ pub struct Encoder {
 impl Encoder {
     /// Learns from the training rows of `config`, whose relative paths count from `folder`.
     ///
-    /// The files are streamed: memory is needed for the distinct values of dictionaries, for the side tables, for up to a million
-    /// numbers of each column with quantiles (beyond that, a fixed uniform sample of them), and with a split by time for the times.
-    /// All rows are read, and their labels checked; what they hold otherwise is checked where it is used.
+    /// The files are streamed: memory is needed for the distinct values of dictionaries, for the
+    /// side tables, for up to a million numbers of each column with quantiles (beyond that, a fixed
+    /// uniform sample of them), and with a split by time for the times. All rows are read, and
+    /// their labels checked; what they hold otherwise is checked where it is used.
     ///
-    /// `progress` is called now and then with the bytes that have been read, and all there are, before decompression.
+    /// `progress` is called now and then with the bytes that have been read, and all there are,
+    /// before decompression.
     ///
     /// # Errors
-    /// Any [`DataError`]: settings that contradict themselves or the files, files that cannot be read, values that have no meaning,
-    /// no training rows.
-    pub fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
+    /// Any [`DataError`]: settings that contradict themselves or the files, files that cannot be
+    /// read, values that have no meaning, no training rows.
+    pub fn fit(
+        config: &DataConfig,
+        folder: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
         super::fit::fit(config, folder, progress)
     }
 
@@ -79,7 +87,8 @@ impl Encoder {
         &self.seen.notes
     }
 
-    /// The number of dense features. If the settings name none there is one that is always 1, since a DLRM needs a dense input.
+    /// The number of dense features. If the settings name none there is one that is always 1, since
+    /// a DLRM needs a dense input.
     pub fn num_dense(&self) -> usize {
         self.config.dense.len().max(1)
     }
@@ -92,13 +101,15 @@ impl Encoder {
         self.config.dense.iter().map(|dense| dense.column.clone()).collect()
     }
 
-    /// The sparse features: the categorical columns in the order of the settings, then the bins of dense ones.
+    /// The sparse features: the categorical columns in the order of the settings, then the bins of
+    /// dense ones.
     pub fn features(&self) -> &[EncodedFeature] {
         &self.features
     }
 
-    /// Checks a stored encoder, which may have been damaged: that its parts fit its settings, and that all numbers are finite.
-    /// After that, encoding gives finite numbers and ids within their tables, whatever it reads.
+    /// Checks a stored encoder, which may have been damaged: that its parts fit its settings, and
+    /// that all numbers are finite. After that, encoding gives finite numbers and ids within their
+    /// tables, whatever it reads.
     ///
     /// # Errors
     /// [`DataError::Encoder`] or [`DataError::Config`] with what does not fit.
@@ -107,21 +118,27 @@ impl Encoder {
         config.validate()?;
         let size = |what: &str, got: usize, expected: usize| match got == expected {
             true => Ok(()),
-            false => Err(DataError::encoder(format!("it has {got} {what}, but its settings {expected}"))),
+            false => {
+                Err(DataError::encoder(format!("it has {got} {what}, but its settings {expected}")))
+            }
         };
         size("dense columns", dense.len(), config.dense.len())?;
         size("categorical columns", categorical.len(), config.categorical.len())?;
         size("side tables", side_tables.len(), config.join.len())?;
         for (encoding, config) in dense.iter().zip(&config.dense) {
-            let fault = |reason| DataError::encoder(format!("column {:?}: {reason}", config.column));
+            let fault =
+                |reason| DataError::encoder(format!("column {:?}: {reason}", config.column));
             encoding.check(config).map_err(fault)?;
         }
         for (encoding, config) in categorical.iter().zip(&config.categorical) {
-            let fault = |reason| DataError::encoder(format!("column {:?}: {reason}", config.column));
+            let fault =
+                |reason| DataError::encoder(format!("column {:?}: {reason}", config.column));
             encoding.check(config).map_err(fault)?;
         }
         if !side_tables.iter().all(SideTable::is_consistent) {
-            return Err(DataError::encoder("a side table has not one value for each key and column"));
+            return Err(DataError::encoder(
+                "a side table has not one value for each key and column",
+            ));
         }
         if matches!(config.split, Split::Time { .. }) != time_cut.is_some() {
             return Err(DataError::encoder("the times of the split do not fit the settings"));
@@ -141,7 +158,8 @@ impl Encoder {
 
     /// An empty dataset for rows of this encoder.
     pub(super) fn dataset(&self) -> Dataset {
-        let categorical = self.config.categorical.iter().map(|categorical| categorical.separator.is_some());
+        let categorical =
+            self.config.categorical.iter().map(|categorical| categorical.separator.is_some());
         let bins = self.config.dense.iter().filter(|dense| dense.bins > 0).map(|_| false);
         Dataset::new(self.num_dense(), categorical.chain(bins))
     }
@@ -153,12 +171,13 @@ pub(super) fn features_of(
     dense: &[DenseEncoding],
     categorical: &[CategoricalEncoding],
 ) -> Vec<EncodedFeature> {
-    let categorical = config.categorical.iter().zip(categorical).map(|(config, encoding)| EncodedFeature {
-        name: config.column.clone(),
-        num_embeddings: encoding.num_embeddings(),
-        pooling: config.pooling,
-        multi_valued: config.separator.is_some(),
-    });
+    let categorical =
+        config.categorical.iter().zip(categorical).map(|(config, encoding)| EncodedFeature {
+            name: config.column.clone(),
+            num_embeddings: encoding.num_embeddings(),
+            pooling: config.pooling,
+            multi_valued: config.separator.is_some(),
+        });
     let binned = config.dense.iter().zip(dense).filter(|(config, _)| config.bins > 0);
     let bins = binned.map(|(config, encoding)| EncodedFeature {
         name: format!("{}.bins", config.column),

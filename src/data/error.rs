@@ -9,9 +9,11 @@ use super::shown::Shown;
 /// The result of every fallible call of this module.
 pub type Result<T, E = DataError> = std::result::Result<T, E>;
 
-/// An error in a data file, in the settings that say how to read it, or in a stored [`Encoder`](super::Encoder).
+/// An error in a data file, in the settings that say how to read it, or in a stored
+/// [`Encoder`](super::Encoder).
 ///
-/// `file` is a path as it was given, or the name of a [`Source`](super::Source). Lines count from 1, the header included.
+/// `file` is a path as it was given, or the name of a [`Source`](super::Source). Lines count from
+/// 1, the header included.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -35,13 +37,17 @@ pub enum DataError {
     },
     /// A pipe, or something else that can be read but once, is named where training must read
     /// several times.
-    #[error("{file}: this is no regular file, and training reads its rows several times: write them into a file first")]
+    #[error(
+        "{file}: this is no regular file, and training reads its rows several times: write them into a file first"
+    )]
     NotRereadable {
         /// The file.
         file: String,
     },
     /// A file is not what it was when its reading began.
-    #[error("{file}: the file has changed while it was read: start again once nothing writes to it")]
+    #[error(
+        "{file}: the file has changed while it was read: start again once nothing writes to it"
+    )]
     Changed {
         /// The file.
         file: String,
@@ -85,7 +91,9 @@ pub enum DataError {
         column: String,
     },
     /// A row has more or fewer fields than the header.
-    #[error("{file}:{line}: expected {expected} fields, found {found} (is the delimiter right, is a quote missing?)")]
+    #[error(
+        "{file}:{line}: expected {expected} fields, found {found} (is the delimiter right, is a quote missing?)"
+    )]
     Ragged {
         /// The file.
         file: String,
@@ -97,7 +105,9 @@ pub enum DataError {
         found: usize,
     },
     /// A row has so many more fields than the header that it is not read to its end.
-    #[error("{file}:{line}: expected {expected} fields, found far more (is the delimiter right, is a quote missing?)")]
+    #[error(
+        "{file}:{line}: expected {expected} fields, found far more (is the delimiter right, is a quote missing?)"
+    )]
     TooManyFields {
         /// The file.
         file: String,
@@ -150,7 +160,8 @@ pub enum DataError {
         /// Why it must not be, or what to do.
         reason: &'static str,
     },
-    /// The label column holds something else than 0 or 1, and no condition says which values count as 1.
+    /// The label column holds something else than 0 or 1, and no condition says which values count
+    /// as 1.
     #[error(
         "{file}:{line}: the label {column:?} is {value:?}, not 0 or 1: correct it, or write the condition under which a row counts as 1, \
          as label = \"column = text\" or label = \"column >= number\"{}",
@@ -170,7 +181,9 @@ pub enum DataError {
         values: Vec<(String, f64)>,
     },
     /// A key stands twice in a side table.
-    #[error("{file}:{line}: key {key:?} of column {column:?} stands on an earlier line too: keep one of the rows")]
+    #[error(
+        "{file}:{line}: key {key:?} of column {column:?} stands on an earlier line too: keep one of the rows"
+    )]
     DuplicateKey {
         /// The side table.
         file: String,
@@ -205,7 +218,9 @@ pub enum DataError {
         limit: usize,
     },
     /// A header has more columns than any real one.
-    #[error("{file}:{line}: a header of more than {limit} columns: is the delimiter right, are the line ends missing?")]
+    #[error(
+        "{file}:{line}: a header of more than {limit} columns: is the delimiter right, are the line ends missing?"
+    )]
     TooManyColumns {
         /// The file.
         file: String,
@@ -215,7 +230,9 @@ pub enum DataError {
         limit: usize,
     },
     /// A row is longer than any real one.
-    #[error("{file}:{line}: a row of more than {limit} bytes: is a quote left open, are the line ends missing?")]
+    #[error(
+        "{file}:{line}: a row of more than {limit} bytes: is a quote left open, are the line ends missing?"
+    )]
     RowTooLong {
         /// The file.
         file: String,
@@ -225,7 +242,9 @@ pub enum DataError {
         limit: u64,
     },
     /// A column has more distinct values than a table can have rows.
-    #[error("column {column:?} has too many distinct values: set hash = .. instead of a dictionary")]
+    #[error(
+        "column {column:?} has too many distinct values: set hash = .. instead of a dictionary"
+    )]
     TooManyValues {
         /// The column.
         column: String,
@@ -252,7 +271,9 @@ pub enum DataError {
     },
     /// More values than `data.max_unknown` allows are such that training has not seen them, or more
     /// keys than that have no row in a side table.
-    #[error("{share}, which is more than data.max_unknown = {limit}: are the files written as those of training are?")]
+    #[error(
+        "{share}, which is more than data.max_unknown = {limit}: are the files written as those of training are?"
+    )]
     Unknown {
         /// The column or side table, the number of its unknown values, and the first one of them.
         share: UnknownShare,
@@ -283,9 +304,14 @@ impl DataError {
     }
 
     /// The error for a column that is not among `columns`.
-    pub(crate) fn unknown_column<'a>(file: &str, column: &str, columns: impl Iterator<Item = &'a str>) -> Self {
+    pub(crate) fn unknown_column<'a>(
+        file: &str,
+        column: &str,
+        columns: impl Iterator<Item = &'a str>,
+    ) -> Self {
         let columns: Vec<String> = columns.map(str::to_owned).collect();
-        let similarity = |name: &str| strsim::jaro_winkler(&name.to_lowercase(), &column.to_lowercase());
+        let similarity =
+            |name: &str| strsim::jaro_winkler(&name.to_lowercase(), &column.to_lowercase());
         let nearest = columns.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
         let nearest = nearest.filter(|name| similarity(name) > 0.7).cloned();
         Self::UnknownColumn { file: file.to_owned(), column: column.to_owned(), nearest, columns }
@@ -301,7 +327,11 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     pub(crate) fn not_utf8(self, column: &str) -> DataError {
-        DataError::NotUtf8 { file: self.file.to_owned(), line: self.line, column: column.to_owned() }
+        DataError::NotUtf8 {
+            file: self.file.to_owned(),
+            line: self.line,
+            column: column.to_owned(),
+        }
     }
 
     pub(crate) fn number(self, column: &str, value: &str, reason: &'static str) -> DataError {
@@ -310,7 +340,12 @@ impl Place<'_> {
     }
 
     pub(crate) fn missing(self, column: &str, reason: &'static str) -> DataError {
-        DataError::Missing { file: self.file.to_owned(), line: self.line, column: column.to_owned(), reason }
+        DataError::Missing {
+            file: self.file.to_owned(),
+            line: self.line,
+            column: column.to_owned(),
+            reason,
+        }
     }
 }
 
@@ -353,8 +388,12 @@ fn did_you_mean(nearest: &Option<String>) -> String {
 
 fn list(columns: &[String]) -> String {
     const SHOWN: usize = 40;
-    let mut text =
-        columns.iter().take(SHOWN).map(|name| Shown(&shortened(name)).to_string()).collect::<Vec<_>>().join(", ");
+    let mut text = columns
+        .iter()
+        .take(SHOWN)
+        .map(|name| Shown(&shortened(name)).to_string())
+        .collect::<Vec<_>>()
+        .join(", ");
     if columns.len() > SHOWN {
         text += &format!(" and {} more", columns.len() - SHOWN);
     }

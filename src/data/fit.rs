@@ -18,10 +18,15 @@ use super::source::{Source, check_rereadable};
 use super::split::{Splitter, TimeCut};
 use super::validate::each_file_once;
 
-pub(super) const NO_TRAINING_ROWS: &str = "there are too few rows, or split gives too many of them to the other parts";
+pub(super) const NO_TRAINING_ROWS: &str =
+    "there are too few rows, or split gives too many of them to the other parts";
 
 /// See [`Encoder::fit`].
-pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Encoder> {
+pub(super) fn fit(
+    config: &DataConfig,
+    folder: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Encoder> {
     config.validate()?;
     let config = config.with_defaults();
     each_file_once(&config, folder)?;
@@ -58,7 +63,12 @@ pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u
     let mut any = false;
     while rows.advance()? {
         if let Err(error) = rows.label() {
-            return Err(label_values::add(error, &config, &side_tables, &config.files(Part::Train, folder)));
+            return Err(label_values::add(
+                error,
+                &config,
+                &side_tables,
+                &config.files(Part::Train, folder),
+            ));
         }
         if rows.is_milestone() {
             let (read, total) = rows.bytes_read();
@@ -87,9 +97,16 @@ pub(super) fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u
         return Err(DataError::EmptyPart { part: Part::Train, reason: NO_TRAINING_ROWS });
     }
 
-    let dense = config.dense.iter().zip(dense).map(|(config, fit)| fit.finish(config)).collect::<Result<Vec<_>>>()?;
-    let categorical = config.categorical.iter().zip(categorical).map(|(config, fit)| fit.finish(config));
-    let (categorical, rare): (Vec<_>, _) = categorical.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let dense = config
+        .dense
+        .iter()
+        .zip(dense)
+        .map(|(config, fit)| fit.finish(config))
+        .collect::<Result<Vec<_>>>()?;
+    let categorical =
+        config.categorical.iter().zip(categorical).map(|(config, fit)| fit.finish(config));
+    let (categorical, rare): (Vec<_>, _) =
+        categorical.collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let features = features_of(&config, &dense, &categorical);
     Ok(Encoder { config, side_tables, dense, categorical, time_cut, features, rare, seen })
 }
@@ -100,7 +117,8 @@ fn check_files(config: &DataConfig, folder: &Path) -> Result<()> {
     for part in [Part::Train, Part::Validation, Part::Test] {
         check_rereadable(&config.files(part, folder))?;
     }
-    let is_joined_twice = |path: &&Path| config.join.iter().filter(|join| join.path == *path).count() > 1;
+    let is_joined_twice =
+        |path: &&Path| config.join.iter().filter(|join| join.path == *path).count() > 1;
     let joined_twice = config.join.iter().map(|join| join.path.as_path()).filter(is_joined_twice);
     check_rereadable(&joined_twice.map(|path| folder.join(path)).collect::<Vec<_>>())
 }

@@ -37,7 +37,8 @@ impl SideTable {
 
     /// The text in a row and column; empty if there is no such row.
     pub(crate) fn value(&self, row: Option<u32>, column: usize) -> &str {
-        row.and_then(|row| self.values.get(row as usize * self.columns.len() + column)).map_or("", String::as_str)
+        row.and_then(|row| self.values.get(row as usize * self.columns.len() + column))
+            .map_or("", String::as_str)
     }
 
     /// Whether its sizes agree.
@@ -48,7 +49,8 @@ impl SideTable {
 
     fn load(rows: &mut Delimited, file: &str, key: &str, columns: Vec<String>) -> Result<Self> {
         let field = |name: &str| {
-            let unknown = || DataError::unknown_column(file, name, rows.header().iter().map(String::as_str));
+            let unknown =
+                || DataError::unknown_column(file, name, rows.header().iter().map(String::as_str));
             field_of(rows.header(), name, file)?.ok_or_else(unknown)
         };
         let key_field = field(key)?;
@@ -57,10 +59,18 @@ impl SideTable {
         while rows.advance()? {
             let text = text_of(rows.field(key_field), rows.place(), key)?;
             let known = table.keys.len();
-            let number = table.keys.insert(text).ok_or_else(|| DataError::TooManyValues { column: key.to_owned() })?;
+            let number = table
+                .keys
+                .insert(text)
+                .ok_or_else(|| DataError::TooManyValues { column: key.to_owned() })?;
             if (number as usize) < known {
                 let (file, line) = (file.to_owned(), rows.line());
-                return Err(DataError::DuplicateKey { file, line, column: key.to_owned(), key: shortened(text) });
+                return Err(DataError::DuplicateKey {
+                    file,
+                    line,
+                    column: key.to_owned(),
+                    key: shortened(text),
+                });
             }
             for (&field, column) in fields.iter().zip(&table.columns) {
                 table.values.push(text_of(rows.field(field), rows.place(), column)?.to_owned());
@@ -70,7 +80,8 @@ impl SideTable {
     }
 }
 
-/// Reads the side tables of `config`: of each, the columns that are used and that the data files do not have themselves.
+/// Reads the side tables of `config`: of each, the columns that are used and that the data files do
+/// not have themselves.
 ///
 /// `header` is that of the data file `file`. What the tables' files are worth a note for goes to
 /// `seen`.
@@ -85,8 +96,10 @@ pub(crate) fn load_side_tables(
         let source = Source::File(folder.join(&join.path));
         let (name, meter) = (source.name(), Arc::new(Meter::default()));
         let dialect = config.dialect();
-        let delimiter = join.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(dialect.delimiter);
-        let rows = Delimited::open(name.clone(), source.open(&meter)?, Dialect { delimiter, ..dialect })?;
+        let delimiter =
+            join.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(dialect.delimiter);
+        let rows =
+            Delimited::open(name.clone(), source.open(&meter)?, Dialect { delimiter, ..dialect })?;
         Ok((name, rows, meter))
     };
     let sides = config.join.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -97,7 +110,8 @@ pub(crate) fn load_side_tables(
         let in_file = header.iter().any(|column| column == name);
         let derived = config.derive.iter().any(|derive| derive.name == *name);
         // A key column only repeats what the rows have already: it is the second choice.
-        let mut holders: Vec<usize> = (0..sides.len()).filter(|&k| has(k, name) && !is_key(k, name)).collect();
+        let mut holders: Vec<usize> =
+            (0..sides.len()).filter(|&k| has(k, name) && !is_key(k, name)).collect();
         let mut places: Vec<&str> = holders.iter().map(|&k| sides[k].0.as_str()).collect();
         places.extend(in_file.then_some(file));
         places.extend(derived.then_some("data.derive"));
@@ -114,9 +128,14 @@ pub(crate) fn load_side_tables(
         match holders.first() {
             Some(&k) => wanted[k].push(name.clone()),
             None => {
-                let columns = header.iter().chain(sides.iter().flat_map(|(_, side, _)| side.header()));
+                let columns =
+                    header.iter().chain(sides.iter().flat_map(|(_, side, _)| side.header()));
                 let derived = config.derive.iter().map(|derive| derive.name.as_str());
-                return Err(DataError::unknown_column(file, name, columns.map(String::as_str).chain(derived)));
+                return Err(DataError::unknown_column(
+                    file,
+                    name,
+                    columns.map(String::as_str).chain(derived),
+                ));
             }
         }
     }
@@ -135,7 +154,9 @@ fn used_columns(config: &DataConfig) -> Result<Vec<String>> {
         names.push(column.clone());
     }
     names.extend(config.join.iter().map(|join| join.on.left().to_owned()));
-    names.extend(config.derive.iter().flat_map(|derive| derive.from.iter().chain([&derive.name]).cloned()));
+    names.extend(
+        config.derive.iter().flat_map(|derive| derive.from.iter().chain([&derive.name]).cloned()),
+    );
     names.extend(config.dense.iter().map(|dense| dense.column.clone()));
     names.extend(config.categorical.iter().map(|categorical| categorical.column.clone()));
     let mut seen = HashSet::new();

@@ -48,7 +48,8 @@ impl Label {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let fault = |reason: &str| DataError::config("label", format!("{text:?}: {reason}"));
         let first = text.char_indices().find_map(|(at, _)| {
-            let (sign, comparison) = COMPARISONS.into_iter().find(|(sign, _)| text[at..].starts_with(sign))?;
+            let (sign, comparison) =
+                COMPARISONS.into_iter().find(|(sign, _)| text[at..].starts_with(sign))?;
             Some((&text[..at], comparison, &text[at + sign.len()..]))
         });
         let (column, condition) = match first {
@@ -57,14 +58,18 @@ impl Label {
                 let value = unquoted(value.trim());
                 let is_number = number::parse(value).is_some();
                 if !is_number && !matches!(comparison, Comparison::Equal | Comparison::NotEqual) {
-                    return Err(fault("only = and != compare with a text; the other comparisons need a number"));
+                    return Err(fault(
+                        "only = and != compare with a text; the other comparisons need a number",
+                    ));
                 }
                 (column, Some(Condition { comparison, text: value.to_owned(), is_number }))
             }
         };
         let column = column.trim().to_owned();
         if column.is_empty() {
-            return Err(fault("the column is missing: write label = \"clicked\" or label = \"rating >= 4\""));
+            return Err(fault(
+                "the column is missing: write label = \"clicked\" or label = \"rating >= 4\"",
+            ));
         }
         Ok(Self { column, trim: false, condition })
     }
@@ -77,7 +82,8 @@ impl Label {
     /// The label of a row whose column holds `value`: 0 or 1.
     pub(crate) fn of(&self, value: &str, place: Place<'_>) -> Result<f32> {
         if value.trim_ascii().is_empty() {
-            return Err(place.missing(&self.column, "every row needs a label: fill it in, or remove the row"));
+            return Err(place
+                .missing(&self.column, "every row needs a label: fill it in, or remove the row"));
         }
         let Some(Condition { comparison, text, is_number }) = &self.condition else {
             return match number::parse(value) {
@@ -90,7 +96,8 @@ impl Label {
             None => return Err(place.number(&self.column, value, NO_NUMBER)),
             order => order,
         };
-        let (value, text) = if self.trim { (trimmed(value), trimmed(text)) } else { (value, text.as_str()) };
+        let (value, text) =
+            if self.trim { (trimmed(value), trimmed(text)) } else { (value, text.as_str()) };
         let holds = match comparison {
             Comparison::Equal => order.map_or(value == text, Ordering::is_eq),
             Comparison::NotEqual => order.map_or(value != text, Ordering::is_ne),
@@ -105,10 +112,14 @@ impl Label {
 
 /// Why a text is no value that a condition with a number could judge: a missing one must not count
 /// as either class.
-const NO_NUMBER: &str = "but the condition of data.label compares numbers: correct it, or remove the row";
+const NO_NUMBER: &str =
+    "but the condition of data.label compares numbers: correct it, or remove the row";
 
 fn unquoted(text: &str) -> &str {
-    ['"', '\''].into_iter().find_map(|quote| text.strip_prefix(quote)?.strip_suffix(quote)).unwrap_or(text)
+    ['"', '\'']
+        .into_iter()
+        .find_map(|quote| text.strip_prefix(quote)?.strip_suffix(quote))
+        .unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -151,7 +162,9 @@ mod tests {
             let label = if trim { label.trimmed() } else { label };
             label.of(value, Place { file: "f.csv", line: 7 }).unwrap() == 1.0
         };
-        for (rule, value) in [("y = ' >50K'", ">50K"), ("y = >50K", " >50K\t"), ("y = ' >50K'", " >50K ")] {
+        for (rule, value) in
+            [("y = ' >50K'", ">50K"), ("y = >50K", " >50K\t"), ("y = ' >50K'", " >50K ")]
+        {
             assert!(holds(true, rule, value) && !holds(false, rule, value), "{rule} {value:?}");
         }
         assert!(holds(false, "y = ' >50K'", " >50K") && !holds(true, "y != ' >50K'", ">50K"));
@@ -169,7 +182,11 @@ mod tests {
             ("<", [1.0, 0.0, 0.0]),
         ] {
             let rule = format!("user {comparison} {equal}");
-            assert_eq!([less, equal, more].map(|value| label(&rule, value).unwrap()), expected, "{rule}");
+            assert_eq!(
+                [less, equal, more].map(|value| label(&rule, value).unwrap()),
+                expected,
+                "{rule}"
+            );
         }
         assert_eq!(label("t = 1700000000123456789", "1700000000123456788").unwrap(), 0.0);
         assert_eq!(label("u = 18446744073709551615", "18446744073709551615.0").unwrap(), 1.0);
@@ -178,17 +195,23 @@ mod tests {
     #[test]
     fn what_is_no_number_is_of_neither_class() {
         for (rule, value) in ["y = 1", "y != 1", "y >= 1", "y = '1'"].into_iter().flat_map(|rule| {
-            ["nan", "NaN", "None", "NULL", "NA", "?", "-", "one", "inf", "1e39"].map(|value| (rule, value))
+            ["nan", "NaN", "None", "NULL", "NA", "?", "-", "one", "inf", "1e39"]
+                .map(|value| (rule, value))
         }) {
             let message = label(rule, value).unwrap_err().to_string();
             assert!(
-                message.starts_with(&format!("f.csv:7: column \"y\" holds {value:?}, but the condition")),
+                message.starts_with(&format!(
+                    "f.csv:7: column \"y\" holds {value:?}, but the condition"
+                )),
                 "{message}"
             );
         }
         for blank in ["", " "] {
             let message = label("y != 1", blank).unwrap_err().to_string();
-            assert!(message.starts_with("f.csv:7: column \"y\" is empty: every row needs a label"), "{message}");
+            assert!(
+                message.starts_with("f.csv:7: column \"y\" is empty: every row needs a label"),
+                "{message}"
+            );
         }
     }
 
@@ -196,12 +219,20 @@ mod tests {
     fn faults() {
         let message = |rule, value| label(rule, value).unwrap_err().to_string();
         let message_of_text = message("y", "yes");
-        assert!(message_of_text.starts_with("f.csv:7: the label \"y\" is \"yes\", not 0 or 1: "), "{message_of_text}");
-        assert!(message("y >= four", "4").contains("data.label: \"y >= four\": only = and != compare with a text"));
+        assert!(
+            message_of_text.starts_with("f.csv:7: the label \"y\" is \"yes\", not 0 or 1: "),
+            "{message_of_text}"
+        );
+        assert!(
+            message("y >= four", "4")
+                .contains("data.label: \"y >= four\": only = and != compare with a text")
+        );
         assert!(
             message(" >= 4", "4").contains("the column is missing")
                 && message("", "4").contains("the column is missing")
         );
-        assert!(message("y", "NaN").contains("not 0 or 1") && message("y", "2").contains("not 0 or 1"));
+        assert!(
+            message("y", "NaN").contains("not 0 or 1") && message("y", "2").contains("not 0 or 1")
+        );
     }
 }

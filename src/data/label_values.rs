@@ -16,7 +16,12 @@ use super::source::Source;
 const MAX_DISTINCT: usize = 10_000;
 
 /// Adds to an error about labels which values the files have; other errors stay what they are.
-pub(super) fn add(mut error: DataError, config: &DataConfig, tables: &[SideTable], files: &[PathBuf]) -> DataError {
+pub(super) fn add(
+    mut error: DataError,
+    config: &DataConfig,
+    tables: &[SideTable],
+    files: &[PathBuf],
+) -> DataError {
     if let DataError::Label { values, .. } | DataError::OneClass { values, .. } = &mut error {
         let mut counts = Counts::default();
         let sources = files.iter().cloned().map(Source::from).collect();
@@ -28,7 +33,12 @@ pub(super) fn add(mut error: DataError, config: &DataConfig, tables: &[SideTable
     error
 }
 
-fn count(config: &DataConfig, tables: &[SideTable], sources: Vec<Source>, counts: &mut Counts) -> Result<()> {
+fn count(
+    config: &DataConfig,
+    tables: &[SideTable],
+    sources: Vec<Source>,
+    counts: &mut Counts,
+) -> Result<()> {
     let mut rows = Rows::new(config, tables, sources, Needs { label: true, time: false })?;
     while rows.advance()? && counts.counts().len() < MAX_DISTINCT {
         let _ = counts.add(rows.label_text()?);

@@ -1,12 +1,18 @@
-//! From text to batches: which columns of which files mean what, what is learned from the training rows, and the encoded rows.
+//! From text to batches: which columns of which files mean what, what is learned from the training
+//! rows, and the encoded rows.
 //!
-//! 1. [`DataConfig`] is what a user writes: files, the label, the split, dense and categorical columns.
-//! 2. [`Encoder::fit`] streams the files once (twice with a split by time) and learns from the training rows only: dictionaries,
-//!    means, quantiles. An encoder is self-contained: stored as JSON, it encodes raw text anywhere.
-//! 3. [`Splits::load`] streams the files again and keeps the encoded rows in memory; [`RowStream`] encodes rows in constant memory.
-//! 4. [`Batch`] is what a model reads: `dense` of shape `[B, num_dense]` and key-major bags, as in [`Jagged`](crate::Jagged).
+//! 1. [`DataConfig`] is what a user writes: files, the label, the split, dense and categorical
+//!    columns.
+//! 2. [`Encoder::fit`] streams the files once (twice with a split by time) and learns from the
+//!    training rows only: dictionaries, means, quantiles. An encoder is self-contained: stored as
+//!    JSON, it encodes raw text anywhere.
+//! 3. [`Splits::load`] streams the files again and keeps the encoded rows in memory; [`RowStream`]
+//!    encodes rows in constant memory.
+//! 4. [`Batch`] is what a model reads: `dense` of shape `[B, num_dense]` and key-major bags, as in
+//!    [`Jagged`](crate::Jagged).
 //!
-//! Nothing a file holds makes this module panic: whatever cannot be read is a [`DataError`] that names file, line and column.
+//! Nothing a file holds makes this module panic: whatever cannot be read is a [`DataError`] that
+//! names file, line and column.
 //!
 //! ```
 //! use bagdot::data::{Batch, DataConfig, Encoder, Splits};
@@ -66,7 +72,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use config::{
-    Categorical, Criteo, DataConfig, Dense, Derive, Format, Join, JoinOn, Missing, Split, Transform, Unknown,
+    Categorical, Criteo, DataConfig, Dense, Derive, Format, Join, JoinOn, Missing, Split,
+    Transform, Unknown,
 };
 pub use coverage::{Coverage, UnknownShare};
 pub use dataset::{Batch, Dataset, Splits};

@@ -31,7 +31,10 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LineEnds { file, fields: 1, line } => {
-                write!(f, "{file}:{line}: a quoted field has line ends inside: if it should not, a quote is missing")
+                write!(
+                    f,
+                    "{file}:{line}: a quoted field has line ends inside: if it should not, a quote is missing"
+                )
             }
             Self::LineEnds { file, fields, line } => write!(
                 f,

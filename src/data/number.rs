@@ -7,15 +7,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::dictionary::length_of_word;
 
-/// The largest magnitude that a number in a file may have: that of `f32`, which is what a model reads. Squares of such numbers and
-/// their sums are finite in `f64`.
+/// The largest magnitude that a number in a file may have: that of `f32`, which is what a model
+/// reads. Squares of such numbers and their sums are finite in `f64`.
 pub(crate) const MAX_NUMBER: f64 = f32::MAX as f64;
 
 /// Why a text is no number that a column can hold.
 pub(crate) const NOT_A_NUMBER: &str =
     "not a finite number of at most 3.4e38: correct it, or leave it empty to mark it missing";
 
-/// The number that a text holds, if it is one of at most [`MAX_NUMBER`]. Spaces around it do not matter.
+/// The number that a text holds, if it is one of at most [`MAX_NUMBER`]. Spaces around it do not
+/// matter.
 #[inline]
 pub(crate) fn parse(text: &str) -> Option<f64> {
     if let Some(integer) = parse_integer(text.as_bytes()) {
@@ -44,7 +45,8 @@ pub(crate) fn parse_integer(text: &[u8]) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
-/// The integer that a text holds, of which there is the [`word_of`](super::dictionary::word_of), if it has nothing but digits.
+/// The integer that a text holds, of which there is the [`word_of`](super::dictionary::word_of), if
+/// it has nothing but digits.
 #[inline]
 pub(crate) fn parse_word(word: u64) -> Option<u32> {
     const ALL: u64 = 0x0101_0101_0101_0101;
@@ -69,7 +71,9 @@ pub(crate) fn compare(left: &str, right: &str) -> Option<Ordering> {
     let is_exact = |text: &str| parse_integer(text.as_bytes()).is_some();
     match x.partial_cmp(&y)? {
         // Rounding to f64 keeps the order, so that only equal ones can be different decimals.
-        Ordering::Equal if !(is_exact(left) && is_exact(right)) => Some(Decimal::of(left).compare(&Decimal::of(right))),
+        Ordering::Equal if !(is_exact(left) && is_exact(right)) => {
+            Some(Decimal::of(left).compare(&Decimal::of(right)))
+        }
         order => Some(order),
     }
 }
@@ -84,7 +88,9 @@ pub(crate) fn bucket(text: &str, bucket: f64) -> Option<String> {
     let number = parse(text)?;
     // Adding 0 turns -0 into 0.
     let rounded = || ((number / bucket).floor() * bucket + 0.0).to_string();
-    Some(bucket_exactly(Decimal::of(text), Decimal::of(&bucket.to_string())).unwrap_or_else(rounded))
+    Some(
+        bucket_exactly(Decimal::of(text), Decimal::of(&bucket.to_string())).unwrap_or_else(rounded),
+    )
 }
 
 fn bucket_exactly(number: Decimal<'_>, bucket: Decimal<'_>) -> Option<String> {
@@ -150,8 +156,9 @@ impl<'a> Decimal<'a> {
 
     /// `self · 10^power`, where that is an integer within `i128`.
     fn times_ten_to_the(&self, power: u32) -> Option<i128> {
-        let digits =
-            self.digits().try_fold(0_i128, |number, digit| number.checked_mul(10)?.checked_add(digit.into()))?;
+        let digits = self
+            .digits()
+            .try_fold(0_i128, |number, digit| number.checked_mul(10)?.checked_add(digit.into()))?;
         let zeros = self.point.checked_add(i64::from(power))?.checked_sub(self.len() as i64)?;
         let magnitude = digits.checked_mul(10_i128.checked_pow(u32::try_from(zeros).ok()?)?)?;
         Some(if self.negative { -magnitude } else { magnitude })
@@ -169,7 +176,9 @@ impl<'a> Decimal<'a> {
         };
         let magnitude = || {
             let len = self.len().max(other.len());
-            let padded = |decimal: Self| decimal.digits().chain(std::iter::repeat(0)).take(len).collect::<Vec<u8>>();
+            let padded = |decimal: Self| {
+                decimal.digits().chain(std::iter::repeat(0)).take(len).collect::<Vec<u8>>()
+            };
             self.point.cmp(&other.point).then_with(|| padded(*self).cmp(&padded(*other)))
         };
         match (sign(self), sign(other)) {
@@ -203,7 +212,8 @@ impl Time {
         }
         let digits = decimal.digits().chain(std::iter::repeat(0)).take(Self::DIGITS);
         let digits = digits.fold(0, |number, digit| 10 * number + i128::from(digit));
-        let magnitude = i128::from(decimal.point - Self::LEAST_POINT + 1) << Self::DIGIT_BITS | digits;
+        let magnitude =
+            i128::from(decimal.point - Self::LEAST_POINT + 1) << Self::DIGIT_BITS | digits;
         Some(Self(if decimal.negative { -magnitude } else { magnitude }))
     }
 }
@@ -253,16 +263,28 @@ mod tests {
 
     #[test]
     fn words_are_the_integers_of_their_texts() {
-        let counts = (0..1100).chain((1..8).flat_map(|k| [10u32.pow(k) - 1, 10u32.pow(k), 87_654_321 / 10u32.pow(k)]));
-        for text in counts.map(|count| count.to_string()).chain(["007".into(), "00000000".into(), "99999999".into()]) {
-            assert_eq!(word_of(text.as_bytes()).and_then(parse_word).map(i64::from), parse_integer(text.as_bytes()));
+        let counts = (0..1100).chain(
+            (1..8).flat_map(|k| [10u32.pow(k) - 1, 10u32.pow(k), 87_654_321 / 10u32.pow(k)]),
+        );
+        for text in counts.map(|count| count.to_string()).chain([
+            "007".into(),
+            "00000000".into(),
+            "99999999".into(),
+        ]) {
+            assert_eq!(
+                word_of(text.as_bytes()).and_then(parse_word).map(i64::from),
+                parse_integer(text.as_bytes())
+            );
         }
         // Neighbours of digits, in each place.
         for length in 1..=8 {
-            for (place, byte) in (0..length).flat_map(|place| (0..0x80).map(move |byte| (place, byte))) {
+            for (place, byte) in
+                (0..length).flat_map(|place| (0..0x80).map(move |byte| (place, byte)))
+            {
                 let mut text = [b'5'; 8];
                 text[place] = byte;
-                let expected = byte.is_ascii_digit().then(|| parse_integer(&text[..length])).flatten();
+                let expected =
+                    byte.is_ascii_digit().then(|| parse_integer(&text[..length])).flatten();
                 let got = word_of(&text[..length]).and_then(parse_word).map(i64::from);
                 assert_eq!(got, expected, "{:?}", &text[..length]);
             }
@@ -314,18 +336,29 @@ mod tests {
 
     #[test]
     fn decimals_are_compared_as_they_are_written() {
-        let all = || ORDERED.iter().enumerate().flat_map(|(rank, texts)| texts.iter().map(move |&text| (rank, text)));
-        for ((i, left), (j, right)) in all().flat_map(|left| all().map(move |right| (left, right))) {
+        let all = || {
+            ORDERED
+                .iter()
+                .enumerate()
+                .flat_map(|(rank, texts)| texts.iter().map(move |&text| (rank, text)))
+        };
+        for ((i, left), (j, right)) in all().flat_map(|left| all().map(move |right| (left, right)))
+        {
             assert_eq!(compare(left, right), Some(i.cmp(&j)), "{left} {right}");
             let (left, right) = (Time::parse(left).unwrap(), Time::parse(right).unwrap());
             // 33 digits are as many as a time has, and numbers below 10^-400 are none.
             assert_eq!(left.cmp(&right), i.cmp(&j), "{left} {right}");
         }
         for text in ["", "nan", "NA", "-", "inf", "1e39", "1,5"] {
-            assert_eq!((compare(text, "1"), compare("1", text), Time::parse(text)), (None, None, None), "{text}");
+            assert_eq!(
+                (compare(text, "1"), compare("1", text), Time::parse(text)),
+                (None, None, None),
+                "{text}"
+            );
         }
         // Beyond the digits of a time, these are compared still.
-        let long = ["340000000000000000000000000000000000001", "340000000000000000000000000000000000002"];
+        let long =
+            ["340000000000000000000000000000000000001", "340000000000000000000000000000000000002"];
         assert_eq!(compare(long[0], long[1]), Some(Ordering::Less));
         assert_eq!(compare("1e-99999999999999999999", "0"), Some(Ordering::Greater));
     }
@@ -367,6 +400,11 @@ mod tests {
         for number in ["964982703", "964982703.0", "-0.5", "1e18", "0", "0.1"] {
             assert_eq!(serde_json::from_str::<Time>(number).unwrap(), Time::parse(number).unwrap());
         }
-        assert!(serde_json::from_str::<Time>("\"noon\"").unwrap_err().to_string().contains("\"noon\" is no time"));
+        assert!(
+            serde_json::from_str::<Time>("\"noon\"")
+                .unwrap_err()
+                .to_string()
+                .contains("\"noon\" is no time")
+        );
     }
 }

@@ -15,7 +15,8 @@ const KNOWN_COUNTS: usize = 256;
 pub(super) struct RowEncoder<'a> {
     encoder: &'a Encoder,
     dataset: Dataset,
-    /// For each dense column, what the first counts are encoded as; NaN where that is no finite number.
+    /// For each dense column, what the first counts are encoded as; NaN where that is no finite
+    /// number.
     counts: Vec<[f32; KNOWN_COUNTS]>,
     /// The categorical columns with a single value, and the others.
     single: Vec<usize>,
@@ -33,12 +34,24 @@ impl<'a> RowEncoder<'a> {
     /// No rows yet.
     pub(super) fn new(encoder: &'a Encoder) -> Self {
         let dense = encoder.dense.iter().zip(&encoder.config.dense);
-        let counts = dense.map(|(encoding, config)| std::array::from_fn(|n| encoding.encode_count(config, n as f64)));
+        let counts = dense.map(|(encoding, config)| {
+            std::array::from_fn(|n| encoding.encode_count(config, n as f64))
+        });
         let has_bags = |&k: &usize| encoder.config.categorical[k].separator.is_some();
         let (bags, single) = (0..encoder.categorical.len()).partition(has_bags);
         let (dataset, counts) = (encoder.dataset(), counts.collect());
         let (tallies, long) = (Tallies::new(encoder), vec![None; encoder.categorical.len()]);
-        Self { encoder, dataset, counts, single, bags, words: Vec::new(), column: Vec::new(), tallies, long }
+        Self {
+            encoder,
+            dataset,
+            counts,
+            single,
+            bags,
+            words: Vec::new(),
+            column: Vec::new(),
+            tallies,
+            long,
+        }
     }
 
     /// The number of rows.
@@ -54,9 +67,12 @@ impl<'a> RowEncoder<'a> {
         dataset.labels.push(label);
         let (columns, bins) = dataset.columns.split_at_mut(categorical.len());
         let mut bins = bins.iter_mut();
-        for (k, ((config, encoding), known)) in config.dense.iter().zip(dense).zip(&self.counts).enumerate() {
+        for (k, ((config, encoding), known)) in
+            config.dense.iter().zip(dense).zip(&self.counts).enumerate()
+        {
             let count = row.dense_word(k).and_then(number::parse_word);
-            let known = count.and_then(|count| Some((Some(f64::from(count)), *known.get(count as usize)?)));
+            let known =
+                count.and_then(|count| Some((Some(f64::from(count)), *known.get(count as usize)?)));
             let (number, encoded) = match known.filter(|(_, encoded)| !encoded.is_nan()) {
                 Some(known) => known,
                 None => encoding.encode(config, row, k)?,
@@ -78,8 +94,10 @@ impl<'a> RowEncoder<'a> {
             let config = &config.categorical[k];
             let text = row.categorical(k, &config.column)?;
             let tally = &mut self.tallies.categorical[k];
-            columns[k]
-                .push_with(|| categorical[k].row(text), |ids| categorical[k].rows(config, text, trim, ids, tally));
+            columns[k].push_with(
+                || categorical[k].row(text),
+                |ids| categorical[k].rows(config, text, trim, ids, tally),
+            );
         }
         for &k in &self.single {
             self.words.push(match row.categorical_word(k) {
@@ -87,7 +105,10 @@ impl<'a> RowEncoder<'a> {
                 None => {
                     let text = row.categorical(k, &config.categorical[k].column)?;
                     let found = categorical[k].found(text);
-                    if found as u32 == 0 && self.long[k].is_none() && self.tallies.categorical[k].has_no_example() {
+                    if found as u32 == 0
+                        && self.long[k].is_none()
+                        && self.tallies.categorical[k].has_no_example()
+                    {
                         self.long[k] = Some(shortened(text));
                     }
                     found
@@ -110,7 +131,8 @@ impl<'a> RowEncoder<'a> {
         for (place, &k) in self.single.iter().enumerate() {
             if let Column::Single(ids) = &mut self.dataset.columns[k] {
                 self.column.clear();
-                self.column.extend(self.words.chunks_exact(self.single.len()).map(|row| row[place]));
+                self.column
+                    .extend(self.words.chunks_exact(self.single.len()).map(|row| row[place]));
                 let first = ids.len();
                 self.encoder.categorical[k].rows_of_words(&self.column, ids);
                 let long = self.long[k].take();

@@ -1,4 +1,5 @@
-//! The rows of files, one after the other, with the columns of the side tables and the derived ones.
+//! The rows of files, one after the other, with the columns of the side tables and the derived
+//! ones.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -106,7 +107,8 @@ pub(crate) struct Rows<'a> {
     needs: Needs,
     sources: std::vec::IntoIter<Source>,
     file: Option<OpenFile>,
-    /// For each side table, the row that the row at hand is joined with; for each derived column, its text.
+    /// For each side table, the row that the row at hand is joined with; for each derived column,
+    /// its text.
     joined: Vec<Option<u32>>,
     derived_texts: Vec<String>,
     next_row: u64,
@@ -164,7 +166,8 @@ impl<'a> Rows<'a> {
         let (name, stamp) = (source.name(), source.stamp());
         let text = source.open(&self.meter)?;
         let records = Records::open(config.format, config.dialect(), name.clone(), text, needs)?;
-        let binding = Binding::new(config, tables, &name, records.header(), &self.label.column, needs)?;
+        let binding =
+            Binding::new(config, tables, &name, records.header(), &self.label.column, needs)?;
         Ok(OpenFile { name, records, binding, has_rows: false, stamp })
     }
 
@@ -175,14 +178,19 @@ impl<'a> Rows<'a> {
             self.seen.stamps.push(stamp);
         }
         self.seen.end_of_file(&name, records.multiline_fields(), &self.meter);
-        if has_rows { Ok(()) } else { Err(DataError::EmptyFile { file: name, reason: "there is no row to read" }) }
+        if has_rows {
+            Ok(())
+        } else {
+            Err(DataError::EmptyFile { file: name, reason: "there is no row to read" })
+        }
     }
 
     /// Looks up the side tables and derives columns for a new row.
     fn complete(&mut self) -> Result<()> {
         for k in 0..self.tables.len() {
             let row = self.row();
-            let key = row.text(row.origin(|binding| binding.keys.get(k)), self.config.join[k].on.left())?;
+            let key =
+                row.text(row.origin(|binding| binding.keys.get(k)), self.config.join[k].on.left())?;
             // An empty key is a missing one.
             self.joined[k] = if key.is_empty() { None } else { self.tables[k].find(key) };
         }
@@ -191,9 +199,15 @@ impl<'a> Rows<'a> {
             let row = self.row();
             let mut from = Cow::Borrowed("");
             for (part, column) in self.config.derive[k].from.iter().enumerate() {
-                let origin = row.origin(|binding| binding.derived_from.get(k).and_then(|origins| origins.get(part)));
+                let origin = row.origin(|binding| {
+                    binding.derived_from.get(k).and_then(|origins| origins.get(part))
+                });
                 let column = row.text(origin, column)?;
-                from = if part == 0 { Cow::Borrowed(column) } else { Cow::Owned(format!("{from} {column}")) };
+                from = if part == 0 {
+                    Cow::Borrowed(column)
+                } else {
+                    Cow::Owned(format!("{from} {column}"))
+                };
             }
             self.derived[k].derive(&from, row.place(), &mut text)?;
             self.derived_texts[k] = text;
@@ -203,7 +217,12 @@ impl<'a> Rows<'a> {
 
     /// The row at hand.
     pub(crate) fn row(&self) -> Row<'_> {
-        Row { file: self.file.as_ref(), tables: self.tables, joined: &self.joined, derived: &self.derived_texts }
+        Row {
+            file: self.file.as_ref(),
+            tables: self.tables,
+            joined: &self.joined,
+            derived: &self.derived_texts,
+        }
     }
 
     /// The label of the row at hand; NaN if rows need none, whatever stands in its place.
@@ -274,7 +293,9 @@ impl<'a> Row<'a> {
         let Some(file) = self.file else { return &[] };
         match origin {
             Origin::Field(field) => file.records.field(field),
-            Origin::Side { table, column } => self.tables[table].value(self.joined[table], column).as_bytes(),
+            Origin::Side { table, column } => {
+                self.tables[table].value(self.joined[table], column).as_bytes()
+            }
             Origin::Derived(k) => self.derived[k].as_bytes(),
             Origin::Absent => &[],
         }
@@ -332,6 +353,9 @@ impl<'a> Row<'a> {
 
     /// Returns the file and the line of the row.
     pub(crate) fn place(&self) -> Place<'a> {
-        self.file.map_or(Place { file: "", line: 0 }, |file| Place { file: &file.name, line: file.records.line() })
+        self.file.map_or(Place { file: "", line: 0 }, |file| Place {
+            file: &file.name,
+            line: file.records.line(),
+        })
     }
 }

@@ -23,7 +23,11 @@ impl Display for ShownLines<'_> {
     }
 }
 
-fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str, stays: impl Fn(char) -> bool) -> fmt::Result {
+fn write_escaped(
+    f: &mut fmt::Formatter<'_>,
+    text: &str,
+    stays: impl Fn(char) -> bool,
+) -> fmt::Result {
     for c in text.chars() {
         match c {
             c if stays(c) || !is_hidden(c) => f.write_char(c)?,
@@ -37,9 +41,9 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str, stays: impl Fn(char) ->
 /// Returns whether a character is a control character (C0, C1), ends a line, has no width, or sets
 /// the direction of writing.
 fn is_hidden(c: char) -> bool {
-    let zero_width =
-        matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    let separates = matches!(c, '\u{2028}'..='\u{202e}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
+    let zero_width = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let separates =
+        matches!(c, '\u{2028}'..='\u{202e}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
     c.is_control() || zero_width || separates
 }
 
@@ -50,7 +54,8 @@ mod tests {
     #[test]
     fn nothing_reaches_a_terminal_that_controls_it() {
         let text = "a\u{1b}[2Jb\u{7}\u{9b}1m\u{7f}\r\n\t\u{202e}x\u{2066}\u{feff}é \"漢\\";
-        let shown = "a\\u{1b}[2Jb\\u{7}\\u{9b}1m\\u{7f}\\r\\n\\t\\u{202e}x\\u{2066}\\u{feff}é \"漢\\";
+        let shown =
+            "a\\u{1b}[2Jb\\u{7}\\u{9b}1m\\u{7f}\\r\\n\\t\\u{202e}x\\u{2066}\\u{feff}é \"漢\\";
         assert_eq!(Shown(text).to_string(), shown);
         assert!(Shown(text).to_string().chars().all(|c| !is_hidden(c)));
     }

@@ -76,10 +76,13 @@ impl Source {
             Self::Reader { reader, .. } => Box::new(reader),
         };
         let mut raw = Peekable::new(Counted { inner, meter: meter.clone() });
-        let mut text: Peekable<Box<dyn Read + Send>> = match Packing::of(raw.peek(HEAD_BYTES).map_err(fault)?) {
-            Some(packing) => Peekable::new(Box::new(Unpacked::new(raw, packing, meter.clone()))),
-            None => Peekable::new(Box::new(raw)),
-        };
+        let mut text: Peekable<Box<dyn Read + Send>> =
+            match Packing::of(raw.peek(HEAD_BYTES).map_err(fault)?) {
+                Some(packing) => {
+                    Peekable::new(Box::new(Unpacked::new(raw, packing, meter.clone())))
+                }
+                None => Peekable::new(Box::new(raw)),
+            };
         let head = text.peek(HEAD_BYTES).map_err(fault)?;
         refuse(&file, head)?;
         if head.starts_with(b"\xef\xbb\xbf") {
@@ -97,7 +100,10 @@ pub(crate) fn name_of(path: &Path) -> String {
 fn open_file(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
     if file.metadata()?.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::IsADirectory, "this is a directory: name a file"));
+        return Err(io::Error::new(
+            io::ErrorKind::IsADirectory,
+            "this is a directory: name a file",
+        ));
     }
     Ok(file)
 }
@@ -132,7 +138,9 @@ impl Stamp {
     /// Checks that the file is what it was.
     pub(crate) fn check(&self) -> Result<()> {
         match Self::of(&self.path) {
-            Some(now) if now.state != self.state => Err(DataError::Changed { file: name_of(&self.path) }),
+            Some(now) if now.state != self.state => {
+                Err(DataError::Changed { file: name_of(&self.path) })
+            }
             _ => Ok(()),
         }
     }

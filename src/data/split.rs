@@ -15,7 +15,8 @@ pub(crate) struct TimeCut {
 }
 
 impl TimeCut {
-    /// Cuts so that about these shares of `times` are validation and test; rows of the same time all go to the later part.
+    /// Cuts so that about these shares of `times` are validation and test; rows of the same time
+    /// all go to the later part.
     pub(crate) fn fit(mut times: Vec<Time>, validation: f64, test: f64) -> Self {
         let len = times.len();
         let mut from = |share: f64| {
@@ -58,7 +59,11 @@ impl Splitter {
             (Split::Hash { seed, validation, test }, _) => {
                 // Scaling by a power of two is exact, and a u128 holds a share of 1 too.
                 let threshold = |share: f64| (share * 2f64.powi(64)) as u128;
-                Self::Hash { offset: mix(*seed), test: threshold(*test), validation: threshold(test + validation) }
+                Self::Hash {
+                    offset: mix(*seed),
+                    test: threshold(*test),
+                    validation: threshold(test + validation),
+                }
             }
             (Split::Time { .. }, Some(cut)) => Self::Time(cut),
             _ => Self::File,
@@ -120,7 +125,10 @@ mod tests {
         for parts in [one, two] {
             let share = |part| parts.iter().filter(|&&p| p == part).count();
             // The golden ratio spreads rows evenly: the counts are off by a few rows only.
-            assert!(share(Part::Test).abs_diff(2000) < 10 && share(Part::Validation).abs_diff(1000) < 10);
+            assert!(
+                share(Part::Test).abs_diff(2000) < 10
+                    && share(Part::Validation).abs_diff(1000) < 10
+            );
         }
     }
 
@@ -130,7 +138,10 @@ mod tests {
         let cut = TimeCut::fit((0..10).map(|k| time(k * 7 % 10)).collect(), 0.3, 0.2);
         let parts: Vec<Part> = (0..10).map(|k| cut.part(time(k))).collect();
         assert!(parts[..5].iter().all(|&p| p == Part::Train));
-        assert!(parts[5..8].iter().all(|&p| p == Part::Validation) && parts[8..].iter().all(|&p| p == Part::Test));
+        assert!(
+            parts[5..8].iter().all(|&p| p == Part::Validation)
+                && parts[8..].iter().all(|&p| p == Part::Test)
+        );
         let tied = TimeCut::fit([1, 2, 2, 2].map(time).into(), 0.0, 0.25);
         assert_eq!((tied.part(time(1)), tied.part(time(2))), (Part::Train, Part::Test));
         assert_eq!(TimeCut::fit(vec![], 0.5, 0.2).part(time(1)), Part::Train);

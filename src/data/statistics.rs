@@ -5,8 +5,9 @@ use crate::Philox;
 /// The most numbers of a column that are kept for its quantiles.
 pub(crate) const MAX_SAMPLE: usize = 1_000_000;
 
-/// Mean and deviation of a stream of numbers (Welford's algorithm), and a sample of it where quantiles are needed: all numbers up
-/// to [`MAX_SAMPLE`], beyond that a uniform sample that depends only on the numbers and their order.
+/// Mean and deviation of a stream of numbers (Welford's algorithm), and a sample of it where
+/// quantiles are needed: all numbers up to [`MAX_SAMPLE`], beyond that a uniform sample that
+/// depends only on the numbers and their order.
 #[derive(Clone, Debug)]
 pub(crate) struct Statistics {
     count: u64,
@@ -23,7 +24,8 @@ struct Sample {
 
 impl Statistics {
     pub(crate) fn new(with_quantiles: bool) -> Self {
-        let sample = with_quantiles.then(|| Sample { numbers: Vec::new(), random: Philox::new(0, 0) });
+        let sample =
+            with_quantiles.then(|| Sample { numbers: Vec::new(), random: Philox::new(0, 0) });
         Self { count: 0, mean: 0.0, squares: 0.0, sample }
     }
 
@@ -36,7 +38,8 @@ impl Statistics {
             if numbers.len() < MAX_SAMPLE {
                 numbers.push(x);
             } else if let Some(place) = numbers.get_mut(random.below(self.count) as usize) {
-                // Algorithm R: the k-th number takes a random one of k places, if that is one of those kept.
+                // Algorithm R: the k-th number takes a random one of k places, if that is one of
+                // those kept.
                 *place = x;
             }
         }
@@ -60,7 +63,8 @@ impl Statistics {
     }
 }
 
-/// At most `count` quantiles of sorted numbers, evenly spaced from the least to the largest; all numbers if there are no more.
+/// At most `count` quantiles of sorted numbers, evenly spaced from the least to the largest; all
+/// numbers if there are no more.
 pub(crate) fn quantiles(sorted: &[f64], count: usize) -> Vec<f64> {
     if sorted.len() <= count {
         return sorted.to_vec();
@@ -68,7 +72,8 @@ pub(crate) fn quantiles(sorted: &[f64], count: usize) -> Vec<f64> {
     (0..count).map(|k| quantile(sorted, k as f64 / (count - 1) as f64)).collect()
 }
 
-/// The number at a share of the way through sorted numbers, of which there is at least one, interpolated.
+/// The number at a share of the way through sorted numbers, of which there is at least one,
+/// interpolated.
 pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let last = sorted.len() - 1;
     let position = share * last as f64;
@@ -79,9 +84,11 @@ pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     (low + (position - below as f64) * (high - low)).min(high)
 }
 
-/// Where `x` stands among evenly spaced quantiles: 0 below all of them, 1 above; in the middle of equal ones. 0 without any.
+/// Where `x` stands among evenly spaced quantiles: 0 below all of them, 1 above; in the middle of
+/// equal ones. 0 without any.
 pub(crate) fn rank(quantiles: &[f64], x: f64) -> f64 {
-    let (below, not_above) = (quantiles.partition_point(|&q| q < x), quantiles.partition_point(|&q| q <= x));
+    let (below, not_above) =
+        (quantiles.partition_point(|&q| q < x), quantiles.partition_point(|&q| q <= x));
     let last = quantiles.len().saturating_sub(1);
     if quantiles.is_empty() || not_above == 0 {
         return 0.0;
@@ -131,7 +138,15 @@ mod tests {
     #[test]
     fn ranks() {
         let sorted = [0.0, 1.0, 1.0, 1.0, 5.0];
-        for (x, expected) in [(-1.0, 0.0), (0.0, 0.0), (0.5, 0.125), (1.0, 0.5), (3.0, 0.875), (5.0, 1.0), (6.0, 1.0)] {
+        for (x, expected) in [
+            (-1.0, 0.0),
+            (0.0, 0.0),
+            (0.5, 0.125),
+            (1.0, 0.5),
+            (3.0, 0.875),
+            (5.0, 1.0),
+            (6.0, 1.0),
+        ] {
             assert_eq!(rank(&sorted, x), expected, "{x}");
         }
         assert_eq!((rank(&[], 1.0), rank(&[1.0], 1.0), rank(&[1.0], 2.0)), (0.0, 0.5, 1.0));

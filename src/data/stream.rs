@@ -44,9 +44,11 @@ pub struct RowStream<'a> {
 impl<'a> RowStream<'a> {
     /// Prepares to read `sources` one after the other; they are opened when it is their turn.
     ///
-    /// With a `filter`, only the rows of that part of the split are read. For that the sources must be the training files in the
-    /// order of the settings, as [`DataConfig::files`](super::DataConfig::files) gives them: a split by hash depends on the row's
-    /// number. With a split by file nothing is filtered, for the files of a part hold nothing else.
+    /// With a `filter`, only the rows of that part of the split are read. For that the sources must
+    /// be the training files in the order of the settings, as
+    /// [`DataConfig::files`](super::DataConfig::files) gives them: a split by hash depends on the
+    /// row's number. With a split by file nothing is filtered, for the files of a part hold nothing
+    /// else.
     ///
     /// # Errors
     /// That of [`Encoder::check`].
@@ -59,11 +61,19 @@ impl<'a> RowStream<'a> {
         encoder.check()?;
         let time = filter.is_some() && matches!(encoder.config.split, Split::Time { .. });
         let needs = Needs { label: label == LabelUse::Required, time };
-        let rows = Rows::new(&encoder.config, &encoder.side_tables, sources.into_iter().collect(), needs)?;
-        Ok(Self { encoder, rows, splitter: encoder.splitter(), filter, staged: RowEncoder::new(encoder) })
+        let rows =
+            Rows::new(&encoder.config, &encoder.side_tables, sources.into_iter().collect(), needs)?;
+        Ok(Self {
+            encoder,
+            rows,
+            splitter: encoder.splitter(),
+            filter,
+            staged: RowEncoder::new(encoder),
+        })
     }
 
-    /// Fills `batch` with the next rows, at most `max_rows` of them (0 counts as 1); false if there are none left.
+    /// Fills `batch` with the next rows, at most `max_rows` of them (0 counts as 1); false if there
+    /// are none left.
     ///
     /// # Errors
     /// Any [`DataError`](super::DataError) of reading; after the last row
@@ -100,8 +110,8 @@ impl<'a> RowStream<'a> {
         self.staged.coverage()
     }
 
-    /// How many bytes have been read, and how many there are, before decompression; a reader that is no file counts as 0 in the
-    /// latter.
+    /// How many bytes have been read, and how many there are, before decompression; a reader that
+    /// is no file counts as 0 in the latter.
     pub fn bytes_read(&self) -> (u64, u64) {
         self.rows.bytes_read()
     }

@@ -1,8 +1,9 @@
 //! Click logs that nobody clicked: rows in the format of Criteo, drawn from a model that is known.
 //!
-//! A row has 26 categories of [`values`](Synthetic::values) each and 13 counts. Each value has a weight, normal with standard deviation 1, and so does each
-//! number; the logit of a click is their sum, scaled to a standard deviation of [`SIGNAL`], plus [`BIAS`]. Whoever knows the weights can predict no better
-//! than that, whatever the number of rows.
+//! A row has 26 categories of [`values`](Synthetic::values) each and 13 counts. Each value has a
+//! weight, normal with standard deviation 1, and so does each number; the logit of a click is their
+//! sum, scaled to a standard deviation of [`SIGNAL`], plus [`BIAS`]. Whoever knows the weights can
+//! predict no better than that, whatever the number of rows.
 
 use std::io::Write;
 
@@ -41,13 +42,15 @@ pub struct Synthetic {
 }
 
 impl Synthetic {
-    /// Writes the rows: label, 13 counts and 26 categories of 8 hexadecimal digits, with tabs between them.
+    /// Writes the rows: label, 13 counts and 26 categories of 8 hexadecimal digits, with tabs
+    /// between them.
     ///
     /// # Errors
     /// Those of `out`.
     pub fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         let scale = SIGNAL / ((NUMBERS + CATEGORIES) as f64).sqrt();
-        let number_weights: [f64; NUMBERS] = std::array::from_fn(|k| self.weight(CATEGORIES + k, 0));
+        let number_weights: [f64; NUMBERS] =
+            std::array::from_fn(|k| self.weight(CATEGORIES + k, 0));
         for row in 0..self.rows {
             let mut random = Philox::new(self.seed, ROW_STREAM + row);
             let mut logit = 0.0;
@@ -80,9 +83,9 @@ impl Synthetic {
         match self.ids {
             IdDistribution::Uniform => random.below(self.values),
             // The inverse of the distribution function `ln(1 + id) / ln(1 + values)`.
-            IdDistribution::Zipf => {
-                (((self.values as f64 + 1.0).powf(random.uniform()) - 1.0) as u64).min(self.values - 1)
-            }
+            IdDistribution::Zipf => (((self.values as f64 + 1.0).powf(random.uniform()) - 1.0)
+                as u64)
+                .min(self.values - 1),
         }
     }
 }

@@ -69,9 +69,9 @@ impl<R: Read> Read for Unpacked<R> {
         }
         loop {
             let count = match &mut self.member {
-                Member::Gzip(decoder) => {
-                    decoder.read(buffer).map_err(|error| explained(decoder.get_mut(), error.kind(), Packing::Gzip))?
-                }
+                Member::Gzip(decoder) => decoder
+                    .read(buffer)
+                    .map_err(|error| explained(decoder.get_mut(), error.kind(), Packing::Gzip))?,
                 Member::Zstd(packed, decoder) => read_frame(packed, decoder, buffer)?,
                 Member::Between(_) => 0,
                 Member::Over => return Ok(0),
@@ -114,7 +114,11 @@ fn skip_frame<R: Read>(packed: &mut Peekable<R>) -> io::Result<()> {
 }
 
 /// Reads on in a frame; 0 at its end.
-fn read_frame<R: Read>(packed: &mut Peekable<R>, decoder: &mut FrameDecoder, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_frame<R: Read>(
+    packed: &mut Peekable<R>,
+    decoder: &mut FrameDecoder,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
     while decoder.can_collect() == 0 && !decoder.is_finished() {
         let block = decoder.decode_blocks(&mut *packed, BlockDecodingStrategy::UptoBlocks(1));
         block.map_err(|error| of_zstd(&error, packed))?;
@@ -130,9 +134,9 @@ fn read_frame<R: Read>(packed: &mut Peekable<R>, decoder: &mut FrameDecoder, buf
 fn of_zstd<R: Read>(error: &FrameDecoderError, packed: &mut Peekable<R>) -> io::Error {
     let unsupported = |reason: &str| io::Error::new(ErrorKind::Unsupported, reason);
     match error {
-        FrameDecoderError::WindowSizeTooBig { .. } => {
-            unsupported("zstd with a window of more than 128 MiB: unpack it with `zstd -d --long=31`")
-        }
+        FrameDecoderError::WindowSizeTooBig { .. } => unsupported(
+            "zstd with a window of more than 128 MiB: unpack it with `zstd -d --long=31`",
+        ),
         FrameDecoderError::DictNotProvided { .. } => {
             unsupported("zstd with a dictionary: unpack it with `zstd -d -D DICTIONARY`")
         }
@@ -153,12 +157,16 @@ fn explained<R: Read>(packed: &mut Peekable<R>, kind: ErrorKind, packing: Packin
 }
 
 fn cut_off(packing: Packing) -> io::Error {
-    let reason = format!("the {} data are cut off: the file is not whole, copy it anew", packing.name());
+    let reason =
+        format!("the {} data are cut off: the file is not whole, copy it anew", packing.name());
     io::Error::new(ErrorKind::UnexpectedEof, reason)
 }
 
 fn damaged(packing: Packing) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("the {} data are damaged: copy the file anew", packing.name()))
+    io::Error::new(
+        ErrorKind::InvalidData,
+        format!("the {} data are damaged: copy the file anew", packing.name()),
+    )
 }
 
 #[cfg(test)]
@@ -180,7 +188,9 @@ mod tests {
     const SKIPPABLE: &[u8] = b"\x53\x2a\x4d\x18\x03\0\0\0abc";
 
     fn text() -> String {
-        (0..40).fold("x,c,y\n".to_owned(), |text, k| text + &format!("{k},{},{}\n", ["a", "b", "c"][k % 3], k % 2))
+        (0..40).fold("x,c,y\n".to_owned(), |text, k| {
+            text + &format!("{k},{},{}\n", ["a", "b", "c"][k % 3], k % 2)
+        })
     }
 
     fn gzip(text: &str) -> Vec<u8> {
@@ -198,8 +208,9 @@ mod tests {
         let reader = Box::new(Cursor::new(packed.to_vec()));
         let meter = Arc::default();
         let mut text = String::new();
-        let mut unpacked =
-            Source::Reader { name: "f".into(), reader }.open(&meter).map_err(|error| error.to_string())?;
+        let mut unpacked = Source::Reader { name: "f".into(), reader }
+            .open(&meter)
+            .map_err(|error| error.to_string())?;
         unpacked.read_to_string(&mut text).map_err(|error| error.to_string())?;
         Ok((text, meter.take_junk()))
     }
@@ -225,7 +236,11 @@ mod tests {
             (SKIPPABLE.to_vec(), &empty),
             (gzip(""), &empty),
         ] {
-            assert!(read(&packed) == Ok((expected.clone(), false)), "{:x?}", &packed[..packed.len().min(300)]);
+            assert!(
+                read(&packed) == Ok((expected.clone(), false)),
+                "{:x?}",
+                &packed[..packed.len().min(300)]
+            );
         }
     }
 
@@ -233,9 +248,14 @@ mod tests {
     fn what_stands_behind_the_members_is_told() {
         let text = text();
         for packed in [gzip(&text), zstd(&text), OF_ZSTD.to_vec()] {
-            for junk in
-                [b"x".as_slice(), b"\n", b"\0\0x", b"\x1f", b"junk that is longer than four bytes", text.as_bytes()]
-            {
+            for junk in [
+                b"x".as_slice(),
+                b"\n",
+                b"\0\0x",
+                b"\x1f",
+                b"junk that is longer than four bytes",
+                text.as_bytes(),
+            ] {
                 assert_eq!(read(&[&packed, junk].concat()), Ok((text.clone(), true)), "{junk:x?}");
             }
         }
@@ -248,7 +268,9 @@ mod tests {
     #[test]
     fn what_is_cut_off_says_so() {
         let text = text();
-        for (name, packed) in [("gzip", gzip(&text)), ("zstd", zstd(&text)), ("zstd", OF_ZSTD.to_vec())] {
+        for (name, packed) in
+            [("gzip", gzip(&text)), ("zstd", zstd(&text)), ("zstd", OF_ZSTD.to_vec())]
+        {
             let whole = packed.len();
             for packed in [packed.clone(), [packed.clone(), packed].concat()] {
                 // Four bytes tell what it is; nobody can tell that a file is cut off between two
@@ -256,7 +278,9 @@ mod tests {
                 for end in (4..packed.len()).filter(|&end| !(whole..whole + 4).contains(&end)) {
                     let error = read(&packed[..end]).unwrap_err();
                     assert!(
-                        error.ends_with(&format!("the {name} data are cut off: the file is not whole, copy it anew")),
+                        error.ends_with(&format!(
+                            "the {name} data are cut off: the file is not whole, copy it anew"
+                        )),
                         "{end}: {error}"
                     );
                 }
@@ -282,12 +306,18 @@ mod tests {
         }
         let mut wrong_sum = OF_ZSTD.to_vec();
         wrong_sum[OF_ZSTD.len() - 1] ^= 1;
-        assert_eq!(read(&wrong_sum).unwrap_err(), "f: the zstd data are damaged: copy the file anew");
+        assert_eq!(
+            read(&wrong_sum).unwrap_err(),
+            "f: the zstd data are damaged: copy the file anew"
+        );
         let mut packed = gzip(&text);
         let at = packed.len() - 6;
         packed[at] ^= 1;
         assert_eq!(read(&packed).unwrap_err(), "f: the gzip data are damaged: copy the file anew");
-        assert!(read(&gzip(&"x".repeat(9)).into_iter().chain([0x1f, 0x8b, 9, 9]).collect::<Vec<_>>()).is_err());
+        assert!(
+            read(&gzip(&"x".repeat(9)).into_iter().chain([0x1f, 0x8b, 9, 9]).collect::<Vec<_>>())
+                .is_err()
+        );
     }
 
     #[test]
@@ -296,7 +326,11 @@ mod tests {
         let window = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0, 0];
         assert!(read(&window).unwrap_err().contains("unpack it with `zstd -d --long=31`"));
         let dictionary = [0x28, 0xb5, 0x2f, 0xfd, 0x01, 0x58, 0x07, 0x01, 0, 0];
-        assert!(read(&dictionary).unwrap_err().contains("zstd with a dictionary"), "{:?}", read(&dictionary));
+        assert!(
+            read(&dictionary).unwrap_err().contains("zstd with a dictionary"),
+            "{:?}",
+            read(&dictionary)
+        );
     }
 
     #[test]
@@ -306,7 +340,10 @@ mod tests {
             gzip.write_all(packed).unwrap();
             read(&gzip.finish().unwrap()).unwrap_err()
         };
-        assert_eq!(twice(&gzip("x")), "f: this is compressed twice, which cannot be read: unpack it once");
+        assert_eq!(
+            twice(&gzip("x")),
+            "f: this is compressed twice, which cannot be read: unpack it once"
+        );
         assert!(twice(b"PK\x03\x04\x14\0\x06\0t.csv").starts_with("f: this is a zip archive"));
     }
 }

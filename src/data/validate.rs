@@ -24,7 +24,8 @@ pub(super) fn validate(config: &DataConfig) -> Result<()> {
         self::dense(dense).map_err(|reason| DataError::config(format!("dense[{k}]"), reason))?;
     }
     for (k, categorical) in config.categorical.iter().enumerate() {
-        self::categorical(categorical).map_err(|reason| DataError::config(format!("categorical[{k}]"), reason))?;
+        self::categorical(categorical)
+            .map_err(|reason| DataError::config(format!("categorical[{k}]"), reason))?;
     }
     if config.dense.is_empty() && config.categorical.is_empty() {
         return Err(DataError::config(
@@ -34,7 +35,10 @@ pub(super) fn validate(config: &DataConfig) -> Result<()> {
     }
     // Written so that a NaN is an error.
     if config.max_unknown.is_some_and(|limit| !(0.0..=1.0).contains(&limit)) {
-        return Err(DataError::config("max_unknown", "must be a share between 0 and 1, such as 0.5"));
+        return Err(DataError::config(
+            "max_unknown",
+            "must be a share between 0 and 1, such as 0.5",
+        ));
     }
     label_is_no_feature(&config, &label.column)
 }
@@ -56,11 +60,16 @@ fn label_is_no_feature(config: &DataConfig, label: &str) -> Result<()> {
         return Err(DataError::config(format!("join[{k}].on"), reason));
     }
     let made_of_label = sources(config, label);
-    let features = config.dense.iter().map(|d| &d.column).enumerate().map(|(k, column)| ("dense", k, column));
+    let features =
+        config.dense.iter().map(|d| &d.column).enumerate().map(|(k, column)| ("dense", k, column));
     let categorical = config.categorical.iter().map(|c| &c.column).enumerate();
-    for (list, k, column) in features.chain(categorical.map(|(k, column)| ("categorical", k, column))) {
+    for (list, k, column) in
+        features.chain(categorical.map(|(k, column)| ("categorical", k, column)))
+    {
         let reason = if column == label {
-            format!("column {column:?} is the label, so that the model could read off its answer: remove one of them")
+            format!(
+                "column {column:?} is the label, so that the model could read off its answer: remove one of them"
+            )
         } else if sources(config, column).contains(label) {
             format!(
                 "column {column:?} is derived from the label {label:?}, so that the model could read off its answer: remove it"
@@ -81,7 +90,9 @@ fn files(config: &DataConfig) -> Result<()> {
     if config.train.is_empty() {
         return Err(DataError::config("train", "missing: name at least one file"));
     }
-    for (field, paths) in [("train", &config.train), ("validation", &config.validation), ("test", &config.test)] {
+    for (field, paths) in
+        [("train", &config.train), ("validation", &config.validation), ("test", &config.test)]
+    {
         if paths.iter().any(|path| path.as_os_str().is_empty()) {
             return Err(DataError::config(field, "\"\" is no file: name one, or remove it"));
         }
@@ -103,14 +114,22 @@ fn files(config: &DataConfig) -> Result<()> {
     }
     match (config.format, config.delimiter) {
         (Format::Criteo, Some(c)) if c != '\t' => {
-            return Err(DataError::config("delimiter", "the fields of a Criteo file stand between tabs: remove it"));
+            return Err(DataError::config(
+                "delimiter",
+                "the fields of a Criteo file stand between tabs: remove it",
+            ));
         }
         _ => delimiter("delimiter", config.delimiter)?,
     }
     if config.max_field_bytes.is_some_and(|limit| limit == 0 || limit > MAX_ROW_BYTES) {
-        return Err(DataError::config("max_field_bytes", format!("must be between 1 and {MAX_ROW_BYTES}")));
+        return Err(DataError::config(
+            "max_field_bytes",
+            format!("must be between 1 and {MAX_ROW_BYTES}"),
+        ));
     }
-    if config.criteo.is_some() && (config.format != Format::Criteo || !config.categorical.is_empty()) {
+    if config.criteo.is_some()
+        && (config.format != Format::Criteo || !config.categorical.is_empty())
+    {
         let reason = "only has a meaning with format = \"criteo\" and without [[data.categorical]]: remove it";
         return Err(DataError::config("criteo", reason));
     }
@@ -121,7 +140,9 @@ fn files(config: &DataConfig) -> Result<()> {
 /// measured on what they taught. Files that are not there are left to whoever opens them.
 pub(super) fn each_file_once(config: &DataConfig, folder: &Path) -> Result<()> {
     let mut seen: HashMap<FileIdentity, (String, PathBuf)> = HashMap::new();
-    for (field, paths) in [("train", &config.train), ("validation", &config.validation), ("test", &config.test)] {
+    for (field, paths) in
+        [("train", &config.train), ("validation", &config.validation), ("test", &config.test)]
+    {
         for path in paths {
             let Some(identity) = identity(&folder.join(path)) else { continue };
             if let Some((first, other)) = seen.insert(identity, (field.to_owned(), path.clone())) {
@@ -155,16 +176,23 @@ fn identity(path: &Path) -> Option<FileIdentity> {
 
 fn delimiter(field: &str, delimiter: Option<char>) -> Result<()> {
     match delimiter {
-        Some(c) if !c.is_ascii() || matches!(c, '"' | '\n' | '\r' | '\0') => Err(DataError::config(
-            field,
-            format!("{c:?} cannot delimit fields: use one ASCII character such as \",\" or \"\\t\""),
-        )),
+        Some(c) if !c.is_ascii() || matches!(c, '"' | '\n' | '\r' | '\0') => {
+            Err(DataError::config(
+                field,
+                format!(
+                    "{c:?} cannot delimit fields: use one ASCII character such as \",\" or \"\\t\""
+                ),
+            ))
+        }
         _ => Ok(()),
     }
 }
 
 fn split(split: &Split) -> Result<()> {
-    let (Split::Hash { validation, test, .. } | Split::Time { validation, test, .. }) = split else { return Ok(()) };
+    let (Split::Hash { validation, test, .. } | Split::Time { validation, test, .. }) = split
+    else {
+        return Ok(());
+    };
     if let Split::Time { column, .. } = split
         && column.is_empty()
     {
@@ -173,7 +201,9 @@ fn split(split: &Split) -> Result<()> {
     // Written so that a NaN is an error.
     let share = |x: f64| (0.0..1.0).contains(&x);
     if !(share(*validation) && share(*test) && validation + test < 1.0) {
-        let reason = format!("validation = {validation} and test = {test} must be 0 or more, and below 1 together");
+        let reason = format!(
+            "validation = {validation} and test = {test} must be 0 or more, and below 1 together"
+        );
         return Err(DataError::config("split", reason));
     }
     Ok(())
@@ -182,32 +212,51 @@ fn split(split: &Split) -> Result<()> {
 fn joins_and_derives(config: &DataConfig) -> Result<()> {
     for (k, join) in config.join.iter().enumerate() {
         if join.on.left().is_empty() || join.on.right().is_empty() {
-            return Err(DataError::config(format!("join[{k}].on"), "name the column that holds the key"));
+            return Err(DataError::config(
+                format!("join[{k}].on"),
+                "name the column that holds the key",
+            ));
         }
         delimiter(&format!("join[{k}].delimiter"), join.delimiter)?;
     }
     let mut names = HashSet::new();
     for (k, derive) in config.derive.iter().enumerate() {
         if !names.insert(&derive.name) {
-            return Err(DataError::config(format!("derive[{k}].name"), format!("{:?} is derived twice", derive.name)));
+            return Err(DataError::config(
+                format!("derive[{k}].name"),
+                format!("{:?} is derived twice", derive.name),
+            ));
         }
         if derive.name.is_empty() {
             return Err(DataError::config(format!("derive[{k}].name"), "name the new column"));
         }
         if derive.from.is_empty() || derive.from.iter().any(String::is_empty) {
-            return Err(DataError::config(format!("derive[{k}].from"), "name a column, or a list of them"));
+            return Err(DataError::config(
+                format!("derive[{k}].from"),
+                "name a column, or a list of them",
+            ));
         }
-        if let Some(later) = config.derive[k..].iter().find(|other| derive.from.contains(&other.name)) {
-            let reason = format!("{:?} is not derived before this column: reorder them", later.name);
+        if let Some(later) =
+            config.derive[k..].iter().find(|other| derive.from.contains(&other.name))
+        {
+            let reason =
+                format!("{:?} is not derived before this column: reorder them", later.name);
             return Err(DataError::config(format!("derive[{k}].from"), reason));
         }
         if config.join.iter().any(|join| join.on.left() == derive.name) {
-            return Err(DataError::config(format!("derive[{k}].name"), "a derived column cannot be the key of a join"));
+            return Err(DataError::config(
+                format!("derive[{k}].name"),
+                "a derived column cannot be the key of a join",
+            ));
         }
         if derive.bucket.is_some_and(|bucket| !(bucket.is_finite() && bucket > 0.0)) {
-            return Err(DataError::config(format!("derive[{k}].bucket"), "must be a number above 0"));
+            return Err(DataError::config(
+                format!("derive[{k}].bucket"),
+                "must be a number above 0",
+            ));
         }
-        compile(&derive.pattern).map_err(|reason| DataError::config(format!("derive[{k}].pattern"), reason))?;
+        compile(&derive.pattern)
+            .map_err(|reason| DataError::config(format!("derive[{k}].pattern"), reason))?;
     }
     Ok(())
 }
@@ -221,7 +270,9 @@ fn dense(dense: &Dense) -> Result<(), String> {
         k < last && matches!(transform, Transform::Zscore | Transform::Quantile)
     };
     if let Some((_, transform)) = dense.transform.iter().enumerate().find(fitted) {
-        return Err(format!("transform: {transform} is fitted to the data, so that it must come last"));
+        return Err(format!(
+            "transform: {transform} is fitted to the data, so that it must come last"
+        ));
     }
     if matches!(dense.missing, Missing::Value(x) if !x.is_finite() || x.abs() > MAX_NUMBER) {
         return Err("missing: must be a finite number".into());
@@ -240,10 +291,15 @@ fn categorical(categorical: &Categorical) -> Result<(), String> {
         return Err("separator: must not be empty; leave it out for a column with one value".into());
     }
     if categorical.separator.is_none() && categorical.unknown == Some(Unknown::Drop) {
-        return Err("unknown = \"drop\" needs a separator: a column with one value always has a row".into());
+        return Err(
+            "unknown = \"drop\" needs a separator: a column with one value always has a row".into(),
+        );
     }
     match (categorical.hash, categorical.min_count) {
-        (Some(_), Some(_)) => Err("hash and min_count contradict each other: a hashed column has no dictionary".into()),
+        (Some(_), Some(_)) => {
+            Err("hash and min_count contradict each other: a hashed column has no dictionary"
+                .into())
+        }
         (Some(rows), None) if rows == 0 || rows > MAX_HASH => {
             Err(format!("hash = {rows}: must be between 1 and {MAX_HASH}"))
         }
@@ -262,11 +318,16 @@ mod tests {
 
     #[test]
     fn settings_are_checked() {
-        let fault = |toml: &str| config(&format!("train = 'f.csv'\n{toml}")).validate().unwrap_err().to_string();
+        let fault = |toml: &str| {
+            config(&format!("train = 'f.csv'\n{toml}")).validate().unwrap_err().to_string()
+        };
         for (toml, expected) in [
             ("", "data.label: missing"),
             ("label = 'y'", "data.dense: nothing to read"),
-            ("label = 'y > 1'\ndense = [{ column = 'y' }]", "data.dense[0].column: column \"y\" is the label"),
+            (
+                "label = 'y > 1'\ndense = [{ column = 'y' }]",
+                "data.dense[0].column: column \"y\" is the label",
+            ),
             (
                 "label = 'y'\ncategorical = [{ column = 'c' }, { column = 'y' }]",
                 "data.categorical[1].column: column \"y\" is",
@@ -299,17 +360,38 @@ mod tests {
                 "label = 'y'\nsplit = { by = 'time', column = 'd' }\nderive = [{ name = 'd', from = 'y' }]\ncategorical = [{ column = 'c' }]",
                 "data.split.column: column \"d\" is made of the label \"y\"",
             ),
-            ("label = 'y'\ncategorical = [{ column = 'c' }]\nmax_unknown = nan", "data.max_unknown: must be a share"),
-            ("label = 'y'\ncategorical = [{ column = 'c' }]\nmax_unknown = -0.1", "data.max_unknown: must be a share"),
-            ("label = 'y'\ncategorical = [{ column = 'c' }]\nmax_unknown = 1.5", "data.max_unknown: must be a share"),
-            ("label = 'y'\nderive = [{ name = '', from = 'c' }]", "data.derive[0].name: name the new column"),
-            ("label = 'y'\nderive = [{ name = 'd', from = [] }]", "data.derive[0].from: name a column"),
-            ("label = 'y'\nderive = [{ name = 'd', from = ['c', ''] }]", "data.derive[0].from: name a column"),
+            (
+                "label = 'y'\ncategorical = [{ column = 'c' }]\nmax_unknown = nan",
+                "data.max_unknown: must be a share",
+            ),
+            (
+                "label = 'y'\ncategorical = [{ column = 'c' }]\nmax_unknown = -0.1",
+                "data.max_unknown: must be a share",
+            ),
+            (
+                "label = 'y'\ncategorical = [{ column = 'c' }]\nmax_unknown = 1.5",
+                "data.max_unknown: must be a share",
+            ),
+            (
+                "label = 'y'\nderive = [{ name = '', from = 'c' }]",
+                "data.derive[0].name: name the new column",
+            ),
+            (
+                "label = 'y'\nderive = [{ name = 'd', from = [] }]",
+                "data.derive[0].from: name a column",
+            ),
+            (
+                "label = 'y'\nderive = [{ name = 'd', from = ['c', ''] }]",
+                "data.derive[0].from: name a column",
+            ),
             ("label = 'y'\njoin = [{ path = 'm', on = '' }]", "data.join[0].on: name the column"),
             ("split = { by = 'hash', validation = -0.1 }", "data.split: "),
             ("split = { by = 'hash', test = inf }", "data.split: "),
             ("split = { by = 'time', column = '' }", "data.split.column: "),
-            ("validation = 'g'\nlabel = 'y'", "data.validation: only has a meaning with split = { by = \"file\" }"),
+            (
+                "validation = 'g'\nlabel = 'y'",
+                "data.validation: only has a meaning with split = { by = \"file\" }",
+            ),
             ("split = { by = 'file' }", "data.validation: missing"),
             (
                 "split = { by = 'hash', test = 0.5, validation = 0.5 }",
@@ -321,7 +403,10 @@ mod tests {
             ("max_field_bytes = 1000000000", "data.max_field_bytes: must be between 1 and"),
             ("criteo = { hash = 3 }", "data.criteo: only has a meaning"),
             ("format = 'criteo'\ndelimiter = ','", "data.delimiter: "),
-            ("label = 'y'\ndense = [{ column = 'x' }, { column = 'z', bins = 1 }]", "data.dense[1]: bins = 1"),
+            (
+                "label = 'y'\ndense = [{ column = 'x' }, { column = 'z', bins = 1 }]",
+                "data.dense[1]: bins = 1",
+            ),
             (
                 "label = 'y'\ndense = [{ column = 'x', transform = ['zscore', 'log1p'] }]",
                 "data.dense[0]: transform: zscore",
@@ -331,9 +416,18 @@ mod tests {
                 "label = 'y'\ncategorical = [{ column = 'c', hash = 5, min_count = 2 }]",
                 "data.categorical[0]: hash and min_count",
             ),
-            ("label = 'y'\ncategorical = [{ column = 'c', separator = '' }]", "data.categorical[0]: separator"),
-            ("label = 'y'\ncategorical = [{ column = 'c', unknown = 'drop' }]", "data.categorical[0]: unknown"),
-            ("label = 'y'\nderive = [{ name = 'd', from = 'c', pattern = '(' }]", "data.derive[0].pattern: "),
+            (
+                "label = 'y'\ncategorical = [{ column = 'c', separator = '' }]",
+                "data.categorical[0]: separator",
+            ),
+            (
+                "label = 'y'\ncategorical = [{ column = 'c', unknown = 'drop' }]",
+                "data.categorical[0]: unknown",
+            ),
+            (
+                "label = 'y'\nderive = [{ name = 'd', from = 'c', pattern = '(' }]",
+                "data.derive[0].pattern: ",
+            ),
             (
                 "label = 'y'\nderive = [{ name = 'd', from = 'd', pattern = 'x' }]",
                 "data.derive[0].from: \"d\" is not derived before",
@@ -346,7 +440,8 @@ mod tests {
             let message = fault(toml);
             assert!(message.starts_with(expected), "{toml}: {message}");
         }
-        let nameless = config("train = ['f.csv', '']\nlabel = 'y'").validate().unwrap_err().to_string();
+        let nameless =
+            config("train = ['f.csv', '']\nlabel = 'y'").validate().unwrap_err().to_string();
         assert!(nameless.starts_with("data.train: \"\" is no file"), "{nameless}");
         let unread = |toml: &str| toml::from_str::<DataConfig>(toml).unwrap_err().to_string();
         assert!(unread("trian = 'f.csv'").contains("unknown field `trian`"));
@@ -360,6 +455,9 @@ mod tests {
             unread("dense = [{ column = 'x', missing = 'median' }]")
                 .contains("\"mean\", \"zero\", \"error\" or a number")
         );
-        assert!(unread("join = [{ path = 'm', on = { left = 'a' } }]").contains("a column, or { left ="));
+        assert!(
+            unread("join = [{ path = 'm', on = { left = 'a' } }]")
+                .contains("a column, or { left =")
+        );
     }
 }

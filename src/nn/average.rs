@@ -29,8 +29,8 @@ impl<D: Backend> Averages<D> {
         Ok(averages)
     }
 
-    /// The decay of step number `step`: `(1 + step) / (5 + step)` until it reaches its full value, so that the first parameters, which know
-    /// nothing, are soon forgotten.
+    /// The decay of step number `step`: `(1 + step) / (5 + step)` until it reaches its full value,
+    /// so that the first parameters, which know nothing, are soon forgotten.
     pub(super) fn decay(&self, step: u64) -> f32 {
         self.decay.min((step.saturating_add(1) as f64 / step.saturating_add(5) as f64) as f32)
     }
@@ -66,7 +66,9 @@ impl<D: Backend> Averages<D> {
         embedding: &EmbeddingBagCollection<D>,
         control: StepControl<'_, D>,
     ) -> Result<()> {
-        for (values, average) in [(parameters, &mut self.parameters), (embedding.f32_weights()?, &mut self.tables)] {
+        for (values, average) in
+            [(parameters, &mut self.parameters), (embedding.f32_weights()?, &mut self.tables)]
+        {
             let (values, average) = (D::view(values), D::view_mut(average));
             Update { control: control.reborrow(), decay, values, average }.run(device)?;
         }

@@ -70,7 +70,13 @@ impl<D: Device> Seams<D> {
     fn new(device: &D, batch_size: usize, columns: [usize; 5]) -> Result<Self> {
         let [bottom, pooled, interacted, top, logits] =
             columns.map(|columns| device.alloc(product([batch_size, columns])));
-        Ok(Self { bottom: bottom?, pooled: pooled?, interacted: interacted?, top: top?, logits: logits? })
+        Ok(Self {
+            bottom: bottom?,
+            pooled: pooled?,
+            interacted: interacted?,
+            top: top?,
+            logits: logits?,
+        })
     }
 }
 
@@ -89,14 +95,31 @@ impl<D: Backend> Buffers<D> {
         let backward = || -> Result<BackwardBuffers<D>> {
             Ok(BackwardBuffers {
                 grads: Seams::new(device, batch_size, columns)?,
-                sorted: SortedIndices::new(device, num_indices, product([batch_size, tables.features().len()]))?,
-                workspace: device.alloc(workspace_len(device, config, mlps, tables, (batch_size, num_indices)))?,
+                sorted: SortedIndices::new(
+                    device,
+                    num_indices,
+                    product([batch_size, tables.features().len()]),
+                )?,
+                workspace: device.alloc(workspace_len(
+                    device,
+                    config,
+                    mlps,
+                    tables,
+                    (batch_size, num_indices),
+                ))?,
             })
         };
         Ok(Self {
             batch_size,
             num_indices,
-            layers: Layers::new(device, config.precision, mlps.hidden(), num_parameters, batch_size, train)?,
+            layers: Layers::new(
+                device,
+                config.precision,
+                mlps.hidden(),
+                num_parameters,
+                batch_size,
+                train,
+            )?,
             values: Seams::new(device, batch_size, columns)?,
             samples: 0,
             argmax: if train && tables.has_max() { Some(device.alloc(argmax_len)?) } else { None },

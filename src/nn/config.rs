@@ -14,7 +14,8 @@ use crate::size::sum;
 pub struct DlrmConfig {
     /// The number of dense features, at least 1.
     pub num_dense: usize,
-    /// The sizes of the bottom MLP's layers, at least one, after the input. The last one is the dimension of the embeddings.
+    /// The sizes of the bottom MLP's layers, at least one, after the input. The last one is the
+    /// dimension of the embeddings.
     pub bottom_mlp: Vec<usize>,
     /// The embedding tables.
     pub tables: Vec<Table>,
@@ -41,7 +42,8 @@ pub(super) struct Mlps {
     pub(super) bottom: Mlp,
     /// The top MLP but for its last layer.
     pub(super) top: Mlp,
-    /// That layer: it computes in `f32` whatever the others do, so that no logit is rounded to 16 bits.
+    /// That layer: it computes in `f32` whatever the others do, so that no logit is rounded to 16
+    /// bits.
     pub(super) logit: Mlp,
 }
 
@@ -53,7 +55,8 @@ impl Mlps {
 
     /// All layers, with the names of their MLPs and their numbers in these.
     pub(super) fn layers(&self) -> impl Iterator<Item = (&'static str, usize, &Layer)> {
-        let bottom = self.bottom.layers().iter().enumerate().map(|(k, layer)| ("bottom_mlp", k, layer));
+        let bottom =
+            self.bottom.layers().iter().enumerate().map(|(k, layer)| ("bottom_mlp", k, layer));
         let top = self.top.layers().iter().chain(self.logit.layers()).enumerate();
         bottom.chain(top.map(|(k, layer)| ("top_mlp", k, layer)))
     }
@@ -67,7 +70,8 @@ impl DlrmConfig {
         match self.interaction {
             Interaction::Dot { .. } => self.interaction.width(true, self.features.len(), dim),
             Interaction::Cat => {
-                let sparse = self.features.iter().filter_map(|feature| self.tables.get(feature.table));
+                let sparse =
+                    self.features.iter().filter_map(|feature| self.tables.get(feature.table));
                 sum(sparse.map(|table| table.embedding_dim).chain([dim]))
             }
         }
@@ -79,14 +83,20 @@ impl DlrmConfig {
         let mut mlp = |sizes: &[usize], input, last| Mlp::new(sizes, input, last, &mut len);
         let top = [&[self.interaction_width()], self.top_mlp.as_slice()].concat();
         let (hidden, logit) = (&top[..top.len() - 1], &top[top.len().saturating_sub(2)..]);
-        let bottom = mlp(&[&[self.num_dense], self.bottom_mlp.as_slice()].concat(), Input::Exact, Activation::Relu);
+        let bottom = mlp(
+            &[&[self.num_dense], self.bottom_mlp.as_slice()].concat(),
+            Input::Exact,
+            Activation::Relu,
+        );
         let top = mlp(hidden, Input::Padded, Activation::Relu);
         let logit = mlp(logit, Input::Exact, Activation::None);
         (Mlps { bottom, top, logit }, len)
     }
 
     pub(super) fn check(&self) -> Result<TableBatch> {
-        let positive = |argument, sizes: &[usize]| match sizes.iter().all(|&size| size > 0) && !sizes.is_empty() {
+        let positive = |argument, sizes: &[usize]| match sizes.iter().all(|&size| size > 0)
+            && !sizes.is_empty()
+        {
             true => Ok(()),
             false => Err(invalid(
                 "Dlrm",

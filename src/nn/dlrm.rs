@@ -1,5 +1,6 @@
-//! The deep-learning recommendation model of Naumov et al. (2019): a bottom MLP for the dense features, embedding bags for the sparse
-//! ones, their interaction, and a top MLP that ends in one logit.
+//! The deep-learning recommendation model of Naumov et al. (2019): a bottom MLP for the dense
+//! features, embedding bags for the sparse ones, their interaction, and a top MLP that ends in one
+//! logit.
 
 use super::average::Averages;
 use super::buffers::{BackwardBuffers, BatchView, Buffers, Seams};
@@ -26,7 +27,8 @@ pub(super) const OP: &str = "Dlrm";
 
 /// A model on a backend.
 ///
-/// Buffers for activations and gradients are made for the largest batch so far: a step with a batch no larger allocates nothing.
+/// Buffers for activations and gradients are made for the largest batch so far: a step with a batch
+/// no larger allocates nothing.
 pub struct Dlrm<D: Backend> {
     pub(super) device: D,
     pub(super) config: DlrmConfig,
@@ -37,7 +39,8 @@ pub struct Dlrm<D: Backend> {
     pub(super) training: Option<Training<D>>,
     pub(super) averages: Option<Averages<D>>,
     pub(super) non_finite: NonFinite,
-    /// Recorded steps: made before the buffers that they are about are replaced, they go before them, too.
+    /// Recorded steps: made before the buffers that they are about are replaced, they go before
+    /// them, too.
     pub(super) recordings: Vec<(Place, D::Recording)>,
     pub(super) buffers: Buffers<D>,
 }
@@ -56,8 +59,13 @@ pub(super) struct Training<D: Backend> {
 impl<D: Backend> Training<D> {
     /// The number of the step that is due, from 1.
     pub(super) fn next_step(&self) -> Result<u64> {
-        let error =
-            || invalid(OP, "step", format!("{} steps have been taken: there is no number for one more", self.step));
+        let error = || {
+            invalid(
+                OP,
+                "step",
+                format!("{} steps have been taken: there is no number for one more", self.step),
+            )
+        };
         self.step.checked_add(1).ok_or_else(error)
     }
 }
@@ -78,13 +86,33 @@ impl<D: Backend> Dlrm<D> {
         let mut random = Philox::new(seed, 1 << 32);
         let mut parameters = device.alloc(len)?;
         let mut pieces = Pieces::of(&device, &mut parameters)?;
-        [&mlps.bottom, &mlps.top, &mlps.logit].into_iter().try_for_each(|mlp| mlp.init(&mut pieces, &mut random))?;
+        [&mlps.bottom, &mlps.top, &mlps.logit]
+            .into_iter()
+            .try_for_each(|mlp| mlp.init(&mut pieces, &mut random))?;
         pieces.finish()?;
-        let embedding = EmbeddingBagCollection::new(&device, tables, config.table_dtype, config.table_init, seed)?;
+        let embedding = EmbeddingBagCollection::new(
+            &device,
+            tables,
+            config.table_dtype,
+            config.table_init,
+            seed,
+        )?;
         let mut buffers = Buffers::new(&device, &config, (&mlps, len), &embedding, (0, 0), false)?;
         buffers.layers.refresh(&device, &parameters)?;
-        let (training, averages, non_finite, recordings) = (None, None, NonFinite::default(), Vec::new());
-        Ok(Self { device, config, mlps, embedding, parameters, training, averages, non_finite, recordings, buffers })
+        let (training, averages, non_finite, recordings) =
+            (None, None, NonFinite::default(), Vec::new());
+        Ok(Self {
+            device,
+            config,
+            mlps,
+            embedding,
+            parameters,
+            training,
+            averages,
+            non_finite,
+            recordings,
+            buffers,
+        })
     }
 
     /// The shape of the model.
@@ -153,12 +181,13 @@ impl<D: Backend> Dlrm<D> {
             return Err(invalid(OP, "decay", format!("{decay}, but must be in [0, 1]")));
         }
         self.recordings.clear();
-        self.averages = Some(Averages::new(&self.device, decay, &self.parameters, &self.embedding)?);
+        self.averages =
+            Some(Averages::new(&self.device, decay, &self.parameters, &self.embedding)?);
         Ok(())
     }
 
-    /// Exchanges the parameters with their averages, if there are any: to predict with the averages or to save them. Exchange them back
-    /// before the next step.
+    /// Exchanges the parameters with their averages, if there are any: to predict with the averages
+    /// or to save them. Exchange them back before the next step.
     ///
     /// # Errors
     /// None, once [`Self::average_with`] has succeeded, but those of the device.
@@ -184,16 +213,22 @@ impl<D: Backend> Dlrm<D> {
     /// Fails if the batch does not fit the model, or if it has bad ids
     /// ([`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange)) or labels
     /// ([`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange)).
-    pub fn loss_and_grad<I: Index>(&mut self, batch: BatchView<'_, D, I>, accum: Accum) -> Result<()> {
+    pub fn loss_and_grad<I: Index>(
+        &mut self,
+        batch: BatchView<'_, D, I>,
+        accum: Accum,
+    ) -> Result<()> {
         let rows = batch.dense.rows;
         let labels = batch.labels.ok_or_else(unlabelled)?;
         self.forward(batch, true)?;
         let Self { device, config, mlps, parameters, buffers, .. } = self;
         let Buffers { layers, values, mean_loss, backward, .. } = buffers;
-        let (training, BackwardBuffers { grads, sorted, workspace }) = trainable(&mut self.training, backward)?;
+        let (training, BackwardBuffers { grads, sorted, workspace }) =
+            trainable(&mut self.training, backward)?;
         let grad_parameters = &mut training.grad_parameters;
         let tables = self.embedding.tables();
-        let [dim, pooled_width, interacted, top_width, _] = Seams::<D>::columns(config, tables.as_ref());
+        let [dim, pooled_width, interacted, top_width, _] =
+            Seams::<D>::columns(config, tables.as_ref());
         let width = config.interaction_width();
         let loss = loss::Forward {
             loss: config.loss,
@@ -264,7 +299,8 @@ impl<D: Backend> Dlrm<D> {
     /// The mean loss of the last step's batch, before the step. Waits for the device.
     ///
     /// # Errors
-    /// What the device found meanwhile; under [`NonFinite::Error`] a step whose loss or gradient was not finite.
+    /// What the device found meanwhile; under [`NonFinite::Error`] a step whose loss or gradient
+    /// was not finite.
     pub fn last_loss(&self) -> Result<f64> {
         let mut loss = [0f64];
         self.device.download(D::view(&self.buffers.mean_loss), &mut loss)?;
@@ -286,7 +322,8 @@ impl<D: Backend> Dlrm<D> {
         self.device.copy(D::view(&self.buffers.mean_loss), target)
     }
 
-    /// Copies the logits that the last samples were given, as many as there is room for, without waiting for them.
+    /// Copies the logits that the last samples were given, as many as there is room for, without
+    /// waiting for them.
     ///
     /// # Errors
     /// Room for more samples than the last batch had.
@@ -316,8 +353,13 @@ impl<D: Backend> Dlrm<D> {
     /// The logit of each sample.
     ///
     /// # Errors
-    /// A batch that does not fit the model; bad ids ([`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange)).
-    pub fn logits<I: Index>(&mut self, batch: BatchView<'_, D, I>, logits_out: &mut [f32]) -> Result<()> {
+    /// A batch that does not fit the model; bad ids
+    /// ([`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange)).
+    pub fn logits<I: Index>(
+        &mut self,
+        batch: BatchView<'_, D, I>,
+        logits_out: &mut [f32],
+    ) -> Result<()> {
         expect_size(OP, "logits", logits_out.len(), batch.dense.rows)?;
         self.forward(batch, false)?;
         self.device.download(self.last_logits(logits_out.len())?, logits_out)?;
@@ -328,13 +370,18 @@ impl<D: Backend> Dlrm<D> {
     ///
     /// # Errors
     /// As [`Self::logits`].
-    pub fn predict<I: Index>(&mut self, batch: BatchView<'_, D, I>, probabilities: &mut [f32]) -> Result<()> {
+    pub fn predict<I: Index>(
+        &mut self,
+        batch: BatchView<'_, D, I>,
+        probabilities: &mut [f32],
+    ) -> Result<()> {
         self.logits(batch, probabilities)?;
         probabilities.iter_mut().for_each(|p| *p = sigmoid(*p));
         Ok(())
     }
 
-    /// As [`Self::logits`], without waiting for them: they stay on the device, where bad ids may be noted, too.
+    /// As [`Self::logits`], without waiting for them: they stay on the device, where bad ids may be
+    /// noted, too.
     ///
     /// # Errors
     /// As [`Self::logits`].
@@ -375,11 +422,15 @@ impl<D: Backend> Dlrm<D> {
             dim,
             precision: config.precision.of_products(),
             dense: matrix(&values.bottom, rows, dim),
-            output: MatrixMut { cols: width, ..matrix_mut(&mut values.interacted, rows, interacted) },
+            output: MatrixMut {
+                cols: width,
+                ..matrix_mut(&mut values.interacted, rows, interacted)
+            },
         };
         embedding.forward_and_interact(device, batch.bags.reborrow(), pooled, argmax, interact)?;
         let input = matrix(&values.interacted, rows, interacted);
-        let pass = Forward { parameters, input, output: matrix_mut(&mut values.top, rows, top_width) };
+        let pass =
+            Forward { parameters, input, output: matrix_mut(&mut values.top, rows, top_width) };
         layers.forward(device, (Stack::Top, &mlps.top), pass)?;
         let pass = ForwardPass {
             weights: parameters,
@@ -396,14 +447,23 @@ impl<D: Backend> Dlrm<D> {
     }
 
     /// Makes room for a batch that is larger than all before.
-    pub(super) fn grow(&mut self, batch_size: usize, num_indices: usize, train: bool) -> Result<()> {
+    pub(super) fn grow(
+        &mut self,
+        batch_size: usize,
+        num_indices: usize,
+        train: bool,
+    ) -> Result<()> {
         let known = &self.buffers;
         let train = train || known.backward.is_some();
-        if batch_size > known.batch_size || num_indices > known.num_indices || (train && known.backward.is_none()) {
+        if batch_size > known.batch_size
+            || num_indices > known.num_indices
+            || (train && known.backward.is_none())
+        {
             let sizes = (batch_size.max(known.batch_size), num_indices.max(known.num_indices));
             let layers = (&self.mlps, self.parameters.extent());
             self.recordings.clear();
-            self.buffers = Buffers::new(&self.device, &self.config, layers, &self.embedding, sizes, train)?;
+            self.buffers =
+                Buffers::new(&self.device, &self.config, layers, &self.embedding, sizes, train)?;
             self.buffers.layers.refresh(&self.device, &self.parameters)?;
         }
         Ok(())

@@ -8,12 +8,14 @@ use crate::error::{Error, Result, expect_size, invalid};
 use crate::ops::pooled_interaction::{self, Interact};
 use crate::ops::sparse_update::{self, PooledGrad, SparseGrad};
 use crate::ops::{
-    Backend, Bags, Device, Matrix, MatrixMut, OptimizerStateMut, StepControl, TableBatch, UpdateRule, embedding_bag,
+    Backend, Bags, Device, Matrix, MatrixMut, OptimizerStateMut, StepControl, TableBatch,
+    UpdateRule, embedding_bag,
 };
 use crate::philox::Philox;
 use crate::size::filled;
 
-/// A batch of embedding tables: weights in one buffer of one element type, and the state of their optimizer.
+/// A batch of embedding tables: weights in one buffer of one element type, and the state of their
+/// optimizer.
 pub struct EmbeddingBagCollection<D: Backend> {
     tables: D::Tables,
     weights: Weights<D>,
@@ -58,7 +60,13 @@ impl<D: Backend> EmbeddingBagCollection<D> {
     ///
     /// # Errors
     /// Those of [`Device::alloc`].
-    pub fn new(device: &D, tables: TableBatch, dtype: DType, init: TableInit, seed: u64) -> Result<Self> {
+    pub fn new(
+        device: &D,
+        tables: TableBatch,
+        dtype: DType,
+        init: TableInit,
+        seed: u64,
+    ) -> Result<Self> {
         let len = tables.num_weights();
         let mut weights = match dtype {
             DType::F32 => Weights::F32(device.alloc(len)?),
@@ -100,7 +108,11 @@ impl<D: Backend> EmbeddingBagCollection<D> {
     }
 
     fn not_f32(&self) -> Error {
-        Error::DTypeMismatch { tensor: "tables (to be averaged)".into(), expected: DType::F32, got: self.dtype() }
+        Error::DTypeMismatch {
+            tensor: "tables (to be averaged)".into(),
+            expected: DType::F32,
+            got: self.dtype(),
+        }
     }
 
     /// Forgets what an optimizer remembered, and makes room for what `optimizer` will.
@@ -109,7 +121,8 @@ impl<D: Backend> EmbeddingBagCollection<D> {
     /// Those of [`Device::alloc`].
     pub fn reset_state(&mut self, device: &D, optimizer: crate::ops::Optimizer) -> Result<()> {
         let tables = self.tables.as_ref();
-        self.state = Some(OptimizerState::new(device, optimizer, tables.num_rows(), tables.num_weights())?);
+        self.state =
+            Some(OptimizerState::new(device, optimizer, tables.num_rows(), tables.num_weights())?);
         Ok(())
     }
 
@@ -122,7 +135,8 @@ impl<D: Backend> EmbeddingBagCollection<D> {
         const OP: &str = "EmbeddingBagCollection";
         expect_size(OP, "scale", scale.len(), self.tables.as_ref().num_rows())?;
         if let Some(row) = scale.iter().position(|factor| !factor.is_finite() || *factor < 0.0) {
-            let reason = format!("{} for row {row}, but must be a finite number of 0 or more", scale[row]);
+            let reason =
+                format!("{} for row {row}, but must be a finite number of 0 or more", scale[row]);
             return Err(invalid(OP, "scale", reason));
         }
         let buffer = self.decay_scale.insert(device.alloc(scale.len())?);
@@ -200,12 +214,20 @@ impl<D: Backend> EmbeddingBagCollection<D> {
         }
     }
 
-    pub(crate) fn import(&mut self, device: &D, source: &(impl TensorSource + ?Sized)) -> Result<()> {
+    pub(crate) fn import(
+        &mut self,
+        device: &D,
+        source: &(impl TensorSource + ?Sized),
+    ) -> Result<()> {
         let tables = self.tables.as_ref();
         with_weights!(&mut self.weights, buffer => import_tables(device, tables, buffer, source))
     }
 
-    pub(crate) fn import_state(&mut self, device: &D, source: &(impl TensorSource + ?Sized)) -> Result<()> {
+    pub(crate) fn import_state(
+        &mut self,
+        device: &D,
+        source: &(impl TensorSource + ?Sized),
+    ) -> Result<()> {
         match &mut self.state {
             Some(state) => state.import(device, "tables", source),
             None => Ok(()),
@@ -213,8 +235,8 @@ impl<D: Backend> EmbeddingBagCollection<D> {
     }
 }
 
-/// The weights of a collection and what their optimizer remembers. Without state ([`EmbeddingBagCollection::reset_state`]) only SGD is
-/// possible.
+/// The weights of a collection and what their optimizer remembers. Without state
+/// ([`EmbeddingBagCollection::reset_state`]) only SGD is possible.
 pub struct RowsMut<'a, D: Backend> {
     tables: &'a D::Tables,
     weights: &'a mut Weights<D>,
@@ -256,7 +278,10 @@ impl<'a, D: Backend> RowsMut<'a, D> {
     }
 }
 
-fn view_state<D: Device>(state: &mut Option<OptimizerState<D>>, rule: UpdateRule) -> OptimizerStateMut<'_, D> {
+fn view_state<D: Device>(
+    state: &mut Option<OptimizerState<D>>,
+    rule: UpdateRule,
+) -> OptimizerStateMut<'_, D> {
     match state {
         Some(state) => state.view_mut(rule.optimizer),
         None => OptimizerStateMut::None,
@@ -279,7 +304,9 @@ fn fill<D: Device, E: Element>(
         // Streams of the layers of the MLPs come after those of all tables that are possible.
         let mut random = Philox::new(seed, t as u64);
         let mut draw = || match init {
-            TableInit::InverseRoot => (2.0 * random.uniform() - 1.0) / (table.num_embeddings as f64).sqrt(),
+            TableInit::InverseRoot => {
+                (2.0 * random.uniform() - 1.0) / (table.num_embeddings as f64).sqrt()
+            }
             TableInit::Uniform(bound) => (2.0 * random.uniform() - 1.0) * f64::from(bound),
             TableInit::Normal(std) => random.normal() * f64::from(std),
         };
@@ -303,7 +330,11 @@ fn export_tables<D: Device, E: Element>(
         let range = range_of(tables, t);
         let mut values = filled(range.len(), E::default())?;
         device.download(D::slice(buffer, range), &mut values)?;
-        tensors.push(NamedTensor::try_new(table_name(t), vec![table.num_embeddings, table.embedding_dim], &values)?);
+        tensors.push(NamedTensor::try_new(
+            table_name(t),
+            vec![table.num_embeddings, table.embedding_dim],
+            &values,
+        )?);
     }
     Ok(())
 }
@@ -315,7 +346,8 @@ fn import_tables<D: Device, E: Element>(
     source: &(impl TensorSource + ?Sized),
 ) -> Result<()> {
     for (t, table) in tables.tables().iter().enumerate() {
-        let values: Vec<E> = read(source, &table_name(t), &[table.num_embeddings, table.embedding_dim])?;
+        let values: Vec<E> =
+            read(source, &table_name(t), &[table.num_embeddings, table.embedding_dim])?;
         device.upload(&values, D::slice_mut(buffer, range_of(tables, t)))?;
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! The layers of a model but for the last one, at work in the type that they compute in, between matrices of `f32`.
+//! The layers of a model but for the last one, at work in the type that they compute in, between
+//! matrices of `f32`.
 
 use super::mlp::{BackwardPass, ForwardPass, Mlp, padded};
 use super::precision::ComputePrecision;
@@ -15,7 +16,8 @@ pub(super) enum Stack {
     Top,
 }
 
-/// What the layers of both MLPs read and write between their ends, and the copies of the parameters that they compute with.
+/// What the layers of both MLPs read and write between their ends, and the copies of the parameters
+/// that they compute with.
 pub(super) enum Layers<D: Device> {
     F32(Full<D>),
     F16(Half<D, f16>),
@@ -95,7 +97,8 @@ pub(super) struct LayerBytes {
 }
 
 impl<D: Backend> Layers<D> {
-    /// Room for batches of `batch_size` samples. Copies of parameters are to be made by [`Self::refresh`].
+    /// Room for batches of `batch_size` samples. Copies of parameters are to be made by
+    /// [`Self::refresh`].
     pub(super) fn new(
         device: &D,
         precision: ComputePrecision,
@@ -107,13 +110,22 @@ impl<D: Backend> Layers<D> {
         let grads_for = if train { batch_size } else { 0 };
         Ok(match precision {
             ComputePrecision::F32 | ComputePrecision::Tf32 => {
-                let [bottom, top] =
-                    mlps.map(|mlp| Ok([mlp.between(device, batch_size)?, mlp.between(device, grads_for)?]));
-                Self::F32(Full { precision: precision.of_products(), packed: None, stacks: [bottom?, top?] })
+                let [bottom, top] = mlps.map(|mlp| {
+                    Ok([mlp.between(device, batch_size)?, mlp.between(device, grads_for)?])
+                });
+                Self::F32(Full {
+                    precision: precision.of_products(),
+                    packed: None,
+                    stacks: [bottom?, top?],
+                })
             }
-            ComputePrecision::F16 { loss_scale } => {
-                Self::F16(Half::new(device, loss_scale, mlps, num_parameters, [batch_size, grads_for])?)
-            }
+            ComputePrecision::F16 { loss_scale } => Self::F16(Half::new(
+                device,
+                loss_scale,
+                mlps,
+                num_parameters,
+                [batch_size, grads_for],
+            )?),
             ComputePrecision::BF16 => {
                 Self::BF16(Half::new(device, 1.0, mlps, num_parameters, [batch_size, grads_for])?)
             }
@@ -127,7 +139,8 @@ impl<D: Backend> Layers<D> {
         num_parameters: usize,
         batch_size: usize,
     ) -> LayerBytes {
-        let between = |mlp: &Mlp| sum(mlp.layers().iter().rev().skip(1).map(|layer| padded(layer.outputs)));
+        let between =
+            |mlp: &Mlp| sum(mlp.layers().iter().rev().skip(1).map(|layer| padded(layer.outputs)));
         let all = |of: &dyn Fn(&Mlp) -> usize| sum(mlps.into_iter().map(of));
         let parameters = product([num_parameters, precision.bytes_of_copy()]);
         match precision {
@@ -147,16 +160,24 @@ impl<D: Backend> Layers<D> {
     }
 
     /// The words of workspace that going backwards needs.
-    pub(super) fn workspace_len(device: &D, precision: ComputePrecision, mlps: [&Mlp; 2], batch_size: usize) -> usize {
+    pub(super) fn workspace_len(
+        device: &D,
+        precision: ComputePrecision,
+        mlps: [&Mlp; 2],
+        batch_size: usize,
+    ) -> usize {
         let of_mlp = |mlp: &Mlp| match precision {
-            ComputePrecision::F32 | ComputePrecision::Tf32 => mlp.workspace_len::<D, f32>(device, batch_size),
+            ComputePrecision::F32 | ComputePrecision::Tf32 => {
+                mlp.workspace_len::<D, f32>(device, batch_size)
+            }
             ComputePrecision::F16 { .. } => mlp.workspace_len::<D, f16>(device, batch_size),
             ComputePrecision::BF16 => mlp.workspace_len::<D, bf16>(device, batch_size),
         };
         mlps.into_iter().map(of_mlp).max().unwrap_or(0)
     }
 
-    /// Copies the parameters anew, after they have changed otherwise than by a step of the optimizer.
+    /// Copies the parameters anew, after they have changed otherwise than by a step of the
+    /// optimizer.
     pub(super) fn refresh(&mut self, device: &D, parameters: &D::Buffer<f32>) -> Result<()> {
         with_layers!(self, layers => match layers.rounded() {
             Some(rounded) => {
@@ -168,8 +189,14 @@ impl<D: Backend> Layers<D> {
         })
     }
 
-    /// Packs the weights, unless they have been since they last changed: worth it for predictions, which find them unchanged the next time.
-    pub(super) fn pack(&mut self, device: &D, mlps: [&Mlp; 2], parameters: &D::Buffer<f32>) -> Result<()> {
+    /// Packs the weights, unless they have been since they last changed: worth it for predictions,
+    /// which find them unchanged the next time.
+    pub(super) fn pack(
+        &mut self,
+        device: &D,
+        mlps: [&Mlp; 2],
+        parameters: &D::Buffer<f32>,
+    ) -> Result<()> {
         match self {
             Self::F32(layers) => pack(&mut layers.packed, device, mlps, parameters),
             Self::F16(layers) => pack(&mut layers.packed, device, mlps, &layers.parameters),
@@ -177,17 +204,29 @@ impl<D: Backend> Layers<D> {
         }
     }
 
-    pub(super) fn forward(&mut self, device: &D, (stack, mlp): (Stack, &Mlp), pass: Forward<'_, D>) -> Result<()> {
+    pub(super) fn forward(
+        &mut self,
+        device: &D,
+        (stack, mlp): (Stack, &Mlp),
+        pass: Forward<'_, D>,
+    ) -> Result<()> {
         if mlp.layers().is_empty() {
             return Cast { factor: 1.0, from: pass.input, to: pass.output }.run(device);
         }
         with_layers!(self, layers => layers.forward(device, (stack, mlp), pass))
     }
 
-    pub(super) fn backward(&mut self, device: &D, (stack, mlp): (Stack, &Mlp), pass: Backward<'_, D>) -> Result<()> {
+    pub(super) fn backward(
+        &mut self,
+        device: &D,
+        (stack, mlp): (Stack, &Mlp),
+        pass: Backward<'_, D>,
+    ) -> Result<()> {
         match pass {
             // Without layers the gradient goes through, but for its scale.
-            Backward { input, grad_output, grad_input: Some(to), .. } if mlp.layers().is_empty() => {
+            Backward { input, grad_output, grad_input: Some(to), .. }
+                if mlp.layers().is_empty() =>
+            {
                 let factor = 1.0 / with_layers!(self, layers => layers.loss_scale());
                 Cast { factor, from: matrix(grad_output, input.rows, input.cols), to }.run(device)
             }
@@ -207,7 +246,12 @@ impl<D: Backend> Full<D> {
         None
     }
 
-    fn forward(&mut self, device: &D, (stack, mlp): (Stack, &Mlp), pass: Forward<'_, D>) -> Result<()> {
+    fn forward(
+        &mut self,
+        device: &D,
+        (stack, mlp): (Stack, &Mlp),
+        pass: Forward<'_, D>,
+    ) -> Result<()> {
         let Forward { parameters, input, mut output } = pass;
         let [between, _] = &mut self.stacks[stack as usize];
         let pass = ForwardPass {
@@ -222,9 +266,22 @@ impl<D: Backend> Full<D> {
         mlp.forward(device, pass)
     }
 
-    fn backward(&mut self, device: &D, (stack, mlp): (Stack, &Mlp), pass: Backward<'_, D>) -> Result<()> {
-        let Backward { parameters, input, output, grad_output, mut grad_input, grad_parameters, accum, workspace } =
-            pass;
+    fn backward(
+        &mut self,
+        device: &D,
+        (stack, mlp): (Stack, &Mlp),
+        pass: Backward<'_, D>,
+    ) -> Result<()> {
+        let Backward {
+            parameters,
+            input,
+            output,
+            grad_output,
+            mut grad_input,
+            grad_parameters,
+            accum,
+            workspace,
+        } = pass;
         let [between, grads] = &mut self.stacks[stack as usize];
         let pass = BackwardPass {
             weights: parameters,
@@ -277,11 +334,17 @@ impl<D: Backend, E: Element> Half<D, E> {
         Some(D::view_mut(&mut self.parameters))
     }
 
-    fn forward(&mut self, device: &D, (stack, mlp): (Stack, &Mlp), pass: Forward<'_, D>) -> Result<()> {
+    fn forward(
+        &mut self,
+        device: &D,
+        (stack, mlp): (Stack, &Mlp),
+        pass: Forward<'_, D>,
+    ) -> Result<()> {
         let Forward { parameters: biases, input: from, output: mut to } = pass;
         let [Values { input, between, output }, _] = &mut self.stacks[stack as usize];
         let rows = from.rows;
-        Cast { factor: 1.0, from: from.reborrow(), to: matrix_mut(input, rows, mlp.columns()) }.run(device)?;
+        Cast { factor: 1.0, from: from.reborrow(), to: matrix_mut(input, rows, mlp.columns()) }
+            .run(device)?;
         let pass = ForwardPass {
             weights: &self.parameters,
             packed: self.packed.as_ref().map(|packed| &packed[stack as usize]),
@@ -292,15 +355,29 @@ impl<D: Backend, E: Element> Half<D, E> {
             output: matrix_mut(output, rows, mlp.outputs()),
         };
         mlp.forward(device, pass)?;
-        Cast { factor: 1.0, from: matrix(output, rows, mlp.outputs()), to: to.reborrow() }.run(device)
+        Cast { factor: 1.0, from: matrix(output, rows, mlp.outputs()), to: to.reborrow() }
+            .run(device)
     }
 
-    fn backward(&mut self, device: &D, (stack, mlp): (Stack, &Mlp), pass: Backward<'_, D>) -> Result<()> {
-        let Backward { input: Matrix { rows, .. }, grad_output, grad_input, grad_parameters, accum, workspace, .. } =
-            pass;
+    fn backward(
+        &mut self,
+        device: &D,
+        (stack, mlp): (Stack, &Mlp),
+        pass: Backward<'_, D>,
+    ) -> Result<()> {
+        let Backward {
+            input: Matrix { rows, .. },
+            grad_output,
+            grad_input,
+            grad_parameters,
+            accum,
+            workspace,
+            ..
+        } = pass;
         let [Values { input, between, output }, grads] = &mut self.stacks[stack as usize];
         let (columns, outputs) = (mlp.columns(), mlp.outputs());
-        // What comes down from the loss is scaled already, what comes through the interaction is not.
+        // What comes down from the loss is scaled already, what comes through the interaction is
+        // not.
         let factor = match stack {
             Stack::Bottom => self.loss_scale,
             Stack::Top => 1.0,
@@ -345,7 +422,11 @@ fn pack<D: Backend, E: Element>(
 }
 
 /// The first rows of a matrix without gaps.
-pub(super) fn matrix<D: Device, T: Scalar>(buffer: &D::Buffer<T>, rows: usize, cols: usize) -> Matrix<'_, D, T> {
+pub(super) fn matrix<D: Device, T: Scalar>(
+    buffer: &D::Buffer<T>,
+    rows: usize,
+    cols: usize,
+) -> Matrix<'_, D, T> {
     Matrix::packed(D::slice(buffer, 0..rows * cols), rows, cols)
 }
 
@@ -359,7 +440,11 @@ pub(super) fn matrix_mut<D: Device, T: Scalar>(
 }
 
 /// The first columns of the first rows of a matrix with room for more, which are zeros.
-pub(super) fn first_columns<D: Device, T: Scalar>(buffer: &D::Buffer<T>, rows: usize, cols: usize) -> Matrix<'_, D, T> {
+pub(super) fn first_columns<D: Device, T: Scalar>(
+    buffer: &D::Buffer<T>,
+    rows: usize,
+    cols: usize,
+) -> Matrix<'_, D, T> {
     Matrix { cols, ..matrix(buffer, rows, padded(cols)) }
 }
 

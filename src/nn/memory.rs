@@ -51,7 +51,8 @@ impl MemoryPlan {
         let (weights, rows) = (tables.num_weights(), tables.num_rows());
         let words = |lens: &[usize]| product([sum(lens.iter().copied()), 4]);
         let if_any = |is_there: bool, bytes: usize| if is_there { bytes } else { 0 };
-        let state = |optimizer: Optimizer, rows, elements| words(&optimizer.state_len(rows, elements));
+        let state =
+            |optimizer: Optimizer, rows, elements| words(&optimizer.state_len(rows, elements));
         let columns = sum(Seams::<D>::columns(config, &tables));
         let seams = product([batch_size, columns, 4]);
         let argmax = if_any(tables.has_max(), product([batch_size, tables.width(), 4]));
@@ -61,7 +62,11 @@ impl MemoryPlan {
         let workspace = workspace_len(device, config, &mlps, &tables, (batch_size, num_indices));
         let sample = words(&[config.num_dense, 1]);
         let id = 8 + if_any(needs.has_weights, 4);
-        let batch = [product([batch_size, sample]), product([sum([bags, 1]), 8]), product([num_indices, id])];
+        let batch = [
+            product([batch_size, sample]),
+            product([sum([bags, 1]), 8]),
+            product([num_indices, id]),
+        ];
         let tables_state = state(optimizers.tables.optimizer, rows, weights);
         let decay_scale = if_any(needs.has_decay_scale, words(&[rows]));
         let parts = vec![
@@ -91,7 +96,11 @@ impl MemoryPlan {
 
     /// The same for what `config` amounts to: tables, and the length of the buffer of the layers'
     /// parameters.
-    pub(super) fn of_parameters(config: &DlrmConfig, (tables, len): (&TableBatch, usize), members: usize) -> Self {
+    pub(super) fn of_parameters(
+        config: &DlrmConfig,
+        (tables, len): (&TableBatch, usize),
+        members: usize,
+    ) -> Self {
         let layer_bytes = DType::F32.size() + config.precision.bytes_of_copy();
         let parts = vec![
             ("tables", product([members, tables.num_weights(), config.table_dtype.size()])),
@@ -127,7 +136,12 @@ impl MemoryPlan {
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = |f: &mut fmt::Formatter<'_>, what: &str, bytes: usize| {
-            write!(f, "{what:<28} {:>16} bytes {:>12.1} MiB", AtLeast(bytes), bytes as f64 / f64::from(1 << 20))
+            write!(
+                f,
+                "{what:<28} {:>16} bytes {:>12.1} MiB",
+                AtLeast(bytes),
+                bytes as f64 / f64::from(1 << 20)
+            )
         };
         for (what, bytes) in &self.parts {
             line(f, what, *bytes)?;

@@ -1,4 +1,5 @@
-//! Multi-layer perceptrons whose parameters lie in a buffer that they share with the rest of the model.
+//! Multi-layer perceptrons whose parameters lie in a buffer that they share with the rest of the
+//! model.
 
 use std::ops::Range;
 
@@ -14,8 +15,8 @@ use crate::size::{next_multiple, product, sum};
 /// Layers begin at multiples of this many elements: a cache line.
 const ALIGN: usize = 16;
 
-/// Values that a model passes on lie in rows of a multiple of this many, 16 bytes in every type: with rows of 479, say, products on tensor cores take
-/// five times as long as with rows of 480.
+/// Values that a model passes on lie in rows of a multiple of this many, 16 bytes in every type:
+/// with rows of 479, say, products on tensor cores take five times as long as with rows of 480.
 const ROW_ALIGN: usize = 8;
 
 /// The columns of the room for `values` in each row; those behind them are zeros.
@@ -42,8 +43,8 @@ pub(super) struct Mlp {
 pub(crate) struct Layer {
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    /// The columns of the input as it lies, and of the weight: behind `inputs` both are zeros, as are the weight's gradient and what optimizers remember
-    /// of it.
+    /// The columns of the input as it lies, and of the weight: behind `inputs` both are zeros, as
+    /// are the weight's gradient and what optimizers remember of it.
     columns: usize,
     weight: Range<usize>,
     pub(crate) bias: Range<usize>,
@@ -51,9 +52,9 @@ pub(crate) struct Layer {
 }
 
 impl Mlp {
-    /// Layers of the sizes `sizes[0] → sizes[1] → …`, with ReLU after each, and `last` after the last. Their parameters lie from
-    /// `*end` on, which is moved behind them: to the largest number, if there is no memory for so
-    /// many.
+    /// Layers of the sizes `sizes[0] → sizes[1] → …`, with ReLU after each, and `last` after the
+    /// last. Their parameters lie from `*end` on, which is moved behind them: to the largest
+    /// number, if there is no memory for so many.
     pub(super) fn new(sizes: &[usize], input: Input, last: Activation, end: &mut usize) -> Self {
         let mut take = |len: usize| {
             let start = *end;
@@ -79,8 +80,13 @@ impl Mlp {
         &self.layers
     }
 
-    /// Draws the parameters as facebookresearch/dlrm does: `W ~ N(0, 2 / (K + N))`, `b ~ N(0, 1 / N)`, by variance.
-    pub(crate) fn init<D: Device>(&self, parameters: &mut Pieces<'_, D, f32>, random: &mut Philox) -> Result<()> {
+    /// Draws the parameters as facebookresearch/dlrm does: `W ~ N(0, 2 / (K + N))`, `b ~ N(0, 1 /
+    /// N)`, by variance.
+    pub(crate) fn init<D: Device>(
+        &self,
+        parameters: &mut Pieces<'_, D, f32>,
+        random: &mut Philox,
+    ) -> Result<()> {
         for layer in &self.layers {
             let (k, n) = (layer.inputs as f64, layer.outputs as f64);
             let (weight_std, bias_std) = ((2.0 / (k + n)).sqrt(), (1.0 / n).sqrt());
@@ -103,31 +109,58 @@ impl Mlp {
     }
 
     /// Room for the outputs of all layers but the last.
-    pub(crate) fn between<D: Device, E: Element>(&self, device: &D, batch_size: usize) -> Result<Vec<D::Buffer<E>>> {
+    pub(crate) fn between<D: Device, E: Element>(
+        &self,
+        device: &D,
+        batch_size: usize,
+    ) -> Result<Vec<D::Buffer<E>>> {
         let layers = self.layers.split_last().map_or(&[][..], |(_, others)| others);
-        layers.iter().map(|layer| device.alloc(product([batch_size, padded(layer.outputs)]))).collect()
+        layers
+            .iter()
+            .map(|layer| device.alloc(product([batch_size, padded(layer.outputs)])))
+            .collect()
     }
 
     /// The words of workspace that a backward pass needs for a batch of up to `batch_size` samples.
-    pub(crate) fn workspace_len<D: LinearOps, E: Element>(&self, device: &D, batch_size: usize) -> usize {
-        let of_layer =
-            |layer: &Layer| linear::Backward::<D, E>::workspace_len(device, batch_size, layer.outputs, layer.columns);
+    pub(crate) fn workspace_len<D: LinearOps, E: Element>(
+        &self,
+        device: &D,
+        batch_size: usize,
+    ) -> usize {
+        let of_layer = |layer: &Layer| {
+            linear::Backward::<D, E>::workspace_len(
+                device,
+                batch_size,
+                layer.outputs,
+                layer.columns,
+            )
+        };
         self.layers.iter().map(of_layer).max().unwrap_or(0)
     }
 
     /// The weights of all layers, packed one after the other.
-    pub(crate) fn pack<D: LinearOps, E: Element>(&self, device: &D, weights: &D::Buffer<E>) -> Result<D::Buffer<u64>> {
-        let mut packed = device.alloc(sum(self.layers.iter().map(|layer| layer.packed_len::<D, E>(device))))?;
+    pub(crate) fn pack<D: LinearOps, E: Element>(
+        &self,
+        device: &D,
+        weights: &D::Buffer<E>,
+    ) -> Result<D::Buffer<u64>> {
+        let mut packed =
+            device.alloc(sum(self.layers.iter().map(|layer| layer.packed_len::<D, E>(device))))?;
         let mut end = 0;
         for layer in &self.layers {
             let range = layer.take_packed::<D, E>(device, &mut end);
-            Pack { weight: layer.weight(weights), packed: D::slice_mut(&mut packed, range) }.run(device)?;
+            Pack { weight: layer.weight(weights), packed: D::slice_mut(&mut packed, range) }
+                .run(device)?;
         }
         Ok(packed)
     }
 
     /// Runs all layers, of which there is one at least.
-    pub(crate) fn forward<D: LinearOps, E: Element>(&self, device: &D, pass: ForwardPass<'_, D, E>) -> Result<()> {
+    pub(crate) fn forward<D: LinearOps, E: Element>(
+        &self,
+        device: &D,
+        pass: ForwardPass<'_, D, E>,
+    ) -> Result<()> {
         let ForwardPass { weights, packed, biases, precision, input, between, mut output } = pass;
         let rows = input.rows;
         let mut end = 0;
@@ -136,7 +169,8 @@ impl Mlp {
             let forward = linear::Forward {
                 input: layer.input(&input, before.last()),
                 weight: layer.weight(weights),
-                packed_weight: packed.map(|packed| D::slice(packed, layer.take_packed::<D, E>(device, &mut end))),
+                packed_weight: packed
+                    .map(|packed| D::slice(packed, layer.take_packed::<D, E>(device, &mut end))),
                 bias: D::slice(biases, layer.bias.clone()),
                 activation: layer.activation,
                 precision,
@@ -147,9 +181,24 @@ impl Mlp {
         Ok(())
     }
 
-    /// Runs all layers backwards, of which there is one at least. The gradients of the parameters go where the parameters lie, in `grad_parameters`.
-    pub(crate) fn backward<D: LinearOps, E: Element>(&self, device: &D, pass: BackwardPass<'_, D, E>) -> Result<()> {
-        let BackwardPass { weights, precision, input, between, output, grads, grad_parameters, accum, .. } = pass;
+    /// Runs all layers backwards, of which there is one at least. The gradients of the parameters
+    /// go where the parameters lie, in `grad_parameters`.
+    pub(crate) fn backward<D: LinearOps, E: Element>(
+        &self,
+        device: &D,
+        pass: BackwardPass<'_, D, E>,
+    ) -> Result<()> {
+        let BackwardPass {
+            weights,
+            precision,
+            input,
+            between,
+            output,
+            grads,
+            grad_parameters,
+            accum,
+            ..
+        } = pass;
         let BackwardPass { mut grad_output, mut grad_input, workspace, .. } = pass;
         let rows = input.rows;
         for (k, layer) in self.layers.iter().enumerate().rev() {
@@ -158,11 +207,14 @@ impl Mlp {
                 Some(buffer) => Some(matrix_mut(buffer, rows, layer.columns)),
                 None => grad_input.as_mut().map(MatrixMut::reborrow),
             };
-            let (grad_weight, grad_bias) = D::split_mut(grad_parameters, layer.weight.clone(), layer.bias.clone());
+            let (grad_weight, grad_bias) =
+                D::split_mut(grad_parameters, layer.weight.clone(), layer.bias.clone());
             let backward = linear::Backward {
                 input: layer.input(&input, between[..k].last()),
                 weight: layer.weight(weights),
-                output: between.get(k).map_or(output.reborrow(), |buffer| first_columns(buffer, rows, layer.outputs)),
+                output: between
+                    .get(k)
+                    .map_or(output.reborrow(), |buffer| first_columns(buffer, rows, layer.outputs)),
                 activation: layer.activation,
                 precision,
                 grad_output: layer.output_mut(&mut grad_output, rest.first_mut(), rows),

@@ -1,4 +1,5 @@
-//! Optimizers of a model: one for the tables, one for the dense layers, and the schedule of their learning rates.
+//! Optimizers of a model: one for the tables, one for the dense layers, and the schedule of their
+//! learning rates.
 
 use super::tensors::{NamedTensor, TensorSource, read};
 use crate::error::{Result, invalid};
@@ -12,10 +13,11 @@ pub struct GroupOptimizer {
     pub optimizer: Optimizer,
     /// The learning rate that the [`Schedule`] scales.
     pub learning_rate: f32,
-    /// How parameters are pulled towards zero. Table rows are pulled only in steps in which they have a gradient.
+    /// How parameters are pulled towards zero. Table rows are pulled only in steps in which they
+    /// have a gradient.
     pub weight_decay: WeightDecay,
-    /// Gradients are clamped to `[-max, max]`, element by element: for tables that of the pooled output (as in FBGEMM), for dense layers
-    /// that of the parameter.
+    /// Gradients are clamped to `[-max, max]`, element by element: for tables that of the pooled
+    /// output (as in FBGEMM), for dense layers that of the parameter.
     pub max_gradient: Option<f32>,
     /// How weights of 16-bit tables are rounded.
     pub rounding: Rounding,
@@ -67,7 +69,11 @@ impl Optimizers {
         }
         let Schedule { power, floor, .. } = self.schedule;
         if !(power.is_finite() && power >= 0.0) {
-            return Err(invalid(op, "schedule.power", format!("{power}, but must be a finite number of 0 or more")));
+            return Err(invalid(
+                op,
+                "schedule.power",
+                format!("{power}, but must be a finite number of 0 or more"),
+            ));
         }
         if !(0.0..=1.0).contains(&floor) {
             return Err(invalid(op, "schedule.floor", format!("{floor}, but must be in [0, 1]")));
@@ -76,8 +82,9 @@ impl Optimizers {
     }
 }
 
-/// Linear warm-up, then constant, then polynomial decay: the `LRPolicyScheduler` of facebookresearch/dlrm, with the power as a setting.
-/// Between warm-up and decay the rate is the base rate.
+/// Linear warm-up, then constant, then polynomial decay: the `LRPolicyScheduler` of
+/// facebookresearch/dlrm, with the power as a setting. Between warm-up and decay the rate is the
+/// base rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "train", serde(default, deny_unknown_fields))]
@@ -86,7 +93,8 @@ pub struct Schedule {
     pub warmup_steps: u64,
     /// The step at which decay begins.
     pub decay_start: u64,
-    /// From there on the rate is `base (floor + (1 - floor) (1 - k / decay_steps)^power)` after `k` steps, and then stays; 0 for no decay.
+    /// From there on the rate is `base (floor + (1 - floor) (1 - k / decay_steps)^power)` after `k`
+    /// steps, and then stays; 0 for no decay.
     pub decay_steps: u64,
     /// The power of the decay.
     pub power: f32,
@@ -106,7 +114,8 @@ impl Schedule {
         if self.decay_steps == 0 || step < self.decay_start {
             return base;
         }
-        let left = self.decay_steps.saturating_sub(step - self.decay_start) as f64 / self.decay_steps as f64;
+        let left = self.decay_steps.saturating_sub(step - self.decay_start) as f64
+            / self.decay_steps as f64;
         let floor = f64::from(self.floor);
         let share = floor + (1.0 - floor) * left.powf(f64::from(self.power));
         let (rate, least) = (base * share as f32, Self::LEAST.min(base));
@@ -137,17 +146,32 @@ impl<D: Device> OptimizerState<D> {
         Ok(Self { first: device.alloc(first)?, second: device.alloc(second)? })
     }
 
-    pub(crate) fn export(&self, device: &D, group: &str, tensors: &mut Vec<NamedTensor>) -> Result<()> {
+    pub(crate) fn export(
+        &self,
+        device: &D,
+        group: &str,
+        tensors: &mut Vec<NamedTensor>,
+    ) -> Result<()> {
         for (name, buffer) in [("first", &self.first), ("second", &self.second)] {
             let values = device.to_vec(buffer)?;
-            tensors.push(NamedTensor::try_new(format!("optimizer.{group}.{name}"), vec![values.len()], &values)?);
+            tensors.push(NamedTensor::try_new(
+                format!("optimizer.{group}.{name}"),
+                vec![values.len()],
+                &values,
+            )?);
         }
         Ok(())
     }
 
-    pub(crate) fn import(&mut self, device: &D, group: &str, source: &(impl TensorSource + ?Sized)) -> Result<()> {
+    pub(crate) fn import(
+        &mut self,
+        device: &D,
+        group: &str,
+        source: &(impl TensorSource + ?Sized),
+    ) -> Result<()> {
         for (name, buffer) in [("first", &mut self.first), ("second", &mut self.second)] {
-            let values: Vec<f32> = read(source, &format!("optimizer.{group}.{name}"), &[buffer.extent()])?;
+            let values: Vec<f32> =
+                read(source, &format!("optimizer.{group}.{name}"), &[buffer.extent()])?;
             device.upload(&values, D::view_mut(buffer))?;
         }
         Ok(())
@@ -177,18 +201,36 @@ mod tests {
         let good = Optimizers::same(Optimizer::Sgd, 0.1);
         assert_eq!(good.check("op"), Ok(()));
         let rate = |learning_rate| Optimizers::same(Optimizer::Sgd, learning_rate);
-        let schedule = |power, floor| Optimizers { schedule: Schedule { power, floor, ..good.schedule }, ..good };
-        for bad in [rate(f32::NAN), rate(-1.0), schedule(f32::NAN, 0.0), schedule(-1.0, 0.0), schedule(1.0, f32::NAN)] {
+        let schedule = |power, floor| Optimizers {
+            schedule: Schedule { power, floor, ..good.schedule },
+            ..good
+        };
+        for bad in [
+            rate(f32::NAN),
+            rate(-1.0),
+            schedule(f32::NAN, 0.0),
+            schedule(-1.0, 0.0),
+            schedule(1.0, f32::NAN),
+        ] {
             assert!(bad.check("op").is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn schedule_warms_up_holds_and_decays() {
-        let schedule = Schedule { warmup_steps: 4, decay_start: 10, decay_steps: 10, power: 2.0, floor: 0.0 };
-        let rates = |schedule: Schedule| [1, 3, 4, 9, 10, 15, 20, 99].map(|step| schedule.learning_rate(0.8, step));
-        assert_eq!(rates(schedule), [0.2, 0.6, 0.8, 0.8, 0.8, 0.2, Schedule::LEAST, Schedule::LEAST]);
-        assert_eq!(rates(Schedule { floor: 0.5, power: 1.0, ..schedule })[4..], [0.8, 0.6, 0.4, 0.4]);
+        let schedule =
+            Schedule { warmup_steps: 4, decay_start: 10, decay_steps: 10, power: 2.0, floor: 0.0 };
+        let rates = |schedule: Schedule| {
+            [1, 3, 4, 9, 10, 15, 20, 99].map(|step| schedule.learning_rate(0.8, step))
+        };
+        assert_eq!(
+            rates(schedule),
+            [0.2, 0.6, 0.8, 0.8, 0.8, 0.2, Schedule::LEAST, Schedule::LEAST]
+        );
+        assert_eq!(
+            rates(Schedule { floor: 0.5, power: 1.0, ..schedule })[4..],
+            [0.8, 0.6, 0.4, 0.4]
+        );
         assert_eq!(Schedule::default().learning_rate(0.5, 1_000_000), 0.5);
     }
 }

@@ -1,4 +1,5 @@
-//! A model's parameters, gradients, averages and optimizer state by name: to save, to load, to look at.
+//! A model's parameters, gradients, averages and optimizer state by name: to save, to load, to look
+//! at.
 
 use std::ops::Range;
 
@@ -26,18 +27,22 @@ impl<D: Backend> Dlrm<D> {
         Ok(tensors)
     }
 
-    /// The gradients of the layers that the last [`Self::loss_and_grad`] left, named as the parameters.
+    /// The gradients of the layers that the last [`Self::loss_and_grad`] left, named as the
+    /// parameters.
     ///
     /// # Errors
-    /// Those of [`Device::download`](crate::ops::Device::download); training must have been prepared.
+    /// Those of [`Device::download`](crate::ops::Device::download); training must have been
+    /// prepared.
     pub fn layer_grads(&self) -> Result<Vec<NamedTensor>> {
         match &self.training {
-            Some(training) => self.layer_tensors(&training.grad_parameters, 1.0 / self.config.precision.loss_scale()),
+            Some(training) => self
+                .layer_tensors(&training.grad_parameters, 1.0 / self.config.precision.loss_scale()),
             None => Err(untrained()),
         }
     }
 
-    /// What the optimizers remember, by name: `optimizer.dense.first`, `.second`, `optimizer.tables.…`. Empty before training.
+    /// What the optimizers remember, by name: `optimizer.dense.first`, `.second`,
+    /// `optimizer.tables.…`. Empty before training.
     ///
     /// # Errors
     /// Those of [`Device::download`](crate::ops::Device::download).
@@ -50,7 +55,8 @@ impl<D: Backend> Dlrm<D> {
         Ok(tensors)
     }
 
-    /// The averages of all parameters, named as these with `average.` before; empty without averages.
+    /// The averages of all parameters, named as these with `average.` before; empty without
+    /// averages.
     ///
     /// # Errors
     /// Those of [`Device::download`](crate::ops::Device::download).
@@ -61,7 +67,10 @@ impl<D: Backend> Dlrm<D> {
         self.swap_averages()?;
         let tensors = self.tensors();
         self.swap_averages()?;
-        let named = |tensor: NamedTensor| NamedTensor { name: format!("{AVERAGE}{}", tensor.name), ..tensor };
+        let named = |tensor: NamedTensor| NamedTensor {
+            name: format!("{AVERAGE}{}", tensor.name),
+            ..tensor
+        };
         Ok(tensors?.into_iter().map(named).collect())
     }
 
@@ -99,11 +108,16 @@ impl<D: Backend> Dlrm<D> {
         self.embedding.import(&self.device, source)
     }
 
-    /// Takes over what the optimizers remember, and the number of steps taken. After [`Self::optimize_with`].
+    /// Takes over what the optimizers remember, and the number of steps taken. After
+    /// [`Self::optimize_with`].
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn load_optimizers(&mut self, source: &(impl TensorSource + ?Sized), step: u64) -> Result<()> {
+    pub fn load_optimizers(
+        &mut self,
+        source: &(impl TensorSource + ?Sized),
+        step: u64,
+    ) -> Result<()> {
         let training = self.training.as_mut().ok_or_else(untrained)?;
         training.dense_state.import(&self.device, "dense", source)?;
         training.step = step;
@@ -144,11 +158,9 @@ impl DlrmConfig {
         let (mlps, _) = self.mlps();
         let layers = mlps.layers().flat_map(|(mlp, k, layer)| layer_shapes(mlp, k, layer));
         let layers = layers.map(|(name, shape)| (name, DType::F32, shape));
-        let tables = self
-            .tables
-            .iter()
-            .enumerate()
-            .map(|(t, table)| (table_name(t), self.table_dtype, vec![table.num_embeddings, table.embedding_dim]));
+        let tables = self.tables.iter().enumerate().map(|(t, table)| {
+            (table_name(t), self.table_dtype, vec![table.num_embeddings, table.embedding_dim])
+        });
         Ok(layers.chain(tables).collect())
     }
 }

@@ -8,10 +8,11 @@ use crate::{Cpu, Scalar};
 
 const OP: &str = "Staging";
 
-/// Two places on a device that take batches in turn: while ops read the one, the next batch travels into the other.
+/// Two places on a device that take batches in turn: while ops read the one, the next batch travels
+/// into the other.
 ///
-/// On a backend that records ops, batches with fewer ids than the largest so far come with [spare room](Bags::has_spare), so that their sizes are
-/// the same.
+/// On a backend that records ops, batches with fewer ids than the largest so far come with [spare
+/// room](Bags::has_spare), so that their sizes are the same.
 ///
 /// A batch that does not fit together is refused before anything of it is sent, and so is one while
 /// ops are recorded ([`Error::Recording`]). After any error the last batch is the one of before.
@@ -81,8 +82,8 @@ impl<D: Backend> Staging<D> {
         Ok(Self { device: device.clone(), places: [place()?, place()?], now: 0, room: 0 })
     }
 
-    /// Sends a batch to the device. Ops that are called with the view wait for it by themselves; all that have to do with the batch before last
-    /// must have been called.
+    /// Sends a batch to the device. Ops that are called with the view wait for it by themselves;
+    /// all that have to do with the batch before last must have been called.
     ///
     /// # Errors
     /// Returns an error if the sizes of the batch do not fit together, and the errors of
@@ -92,12 +93,17 @@ impl<D: Backend> Staging<D> {
         Ok(self.view())
     }
 
-    pub(super) fn receive(&mut self, batch: BatchView<'_, Cpu, i64>, values: Option<&[StepValues; 2]>) -> Result<()> {
+    pub(super) fn receive(
+        &mut self,
+        batch: BatchView<'_, Cpu, i64>,
+        values: Option<&[StepValues; 2]>,
+    ) -> Result<()> {
         check(&batch)?;
         let Self { device, places, now, room } = self;
         D::release(&mut places[*now].transfer)?;
         let next = 1 - *now;
-        let Place { transfer, dense, indices, offsets, labels, weights, values: to_values, sizes } = &mut places[next];
+        let Place { transfer, dense, indices, offsets, labels, weights, values: to_values, sizes } =
+            &mut places[next];
         let bags = batch.bags;
         let num_indices = bags.indices.len();
         if num_indices > *room {
@@ -160,9 +166,14 @@ impl<D: Backend> Staging<D> {
     /// The last batch; one without samples before the first.
     pub fn view(&self) -> BatchView<'_, D, i64> {
         let Place { dense, indices, offsets, labels, weights, sizes, .. } = &self.places[self.now];
-        let Sizes { batch_size, num_dense, indices: num_indices, offsets: num_offsets, .. } = *sizes;
+        let Sizes { batch_size, num_dense, indices: num_indices, offsets: num_offsets, .. } =
+            *sizes;
         BatchView {
-            dense: Matrix::packed(D::slice(dense, 0..batch_size * num_dense), batch_size, num_dense),
+            dense: Matrix::packed(
+                D::slice(dense, 0..batch_size * num_dense),
+                batch_size,
+                num_dense,
+            ),
             bags: Bags {
                 batch_size,
                 indices: D::slice(indices, 0..num_indices),
@@ -193,12 +204,18 @@ pub(super) fn check(batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
     if let Some(weights) = per_sample_weights {
         expect_size(OP, "bags.per_sample_weights", weights.len(), indices.len())?;
     }
-    let Some((&end, firsts)) = offsets.split_last().filter(|(_, firsts)| firsts.len().is_multiple_of(batch_size))
+    let Some((&end, firsts)) =
+        offsets.split_last().filter(|(_, firsts)| firsts.len().is_multiple_of(batch_size))
     else {
-        let reason = format!("{} are not one more than a multiple of the {batch_size} samples", offsets.len());
+        let reason = format!(
+            "{} are not one more than a multiple of the {batch_size} samples",
+            offsets.len()
+        );
         return Err(invalid(OP, "bags.offsets", reason));
     };
-    match usize::try_from(end).is_ok_and(|end| end == indices.len() || (has_spare && end < indices.len())) {
+    match usize::try_from(end)
+        .is_ok_and(|end| end == indices.len() || (has_spare && end < indices.len()))
+    {
         true => Ok(()),
         false => {
             let rule = OffsetRule::LastIs(indices.len());
@@ -208,7 +225,11 @@ pub(super) fn check(batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
 }
 
 /// Whether the buffer has been replaced by a larger one.
-fn make_room<D: Backend, T: Scalar>(device: &D, len: usize, buffer: &mut D::Buffer<T>) -> Result<bool> {
+fn make_room<D: Backend, T: Scalar>(
+    device: &D,
+    len: usize,
+    buffer: &mut D::Buffer<T>,
+) -> Result<bool> {
     let is_short = buffer.extent() < len;
     if is_short {
         *buffer = device.alloc(len.next_power_of_two())?;

@@ -12,12 +12,16 @@ use crate::ops::finite_check::{Check, NonFinite, Verdict};
 use crate::ops::index_sort::SortedIndices;
 use crate::ops::optimizer::check_max_gradient;
 use crate::ops::sparse_update::{PooledGrad, Reduce, SparseGrad};
-use crate::ops::{Accum, Backend, Device, Extent, StepControl, StepValues, UpdateRule, dense_update};
+use crate::ops::{
+    Accum, Backend, Device, Extent, StepControl, StepValues, UpdateRule, dense_update,
+};
 
-/// Recordings that a model keeps: the last batch of an epoch has another size than the others, and batches arrive in two places.
+/// Recordings that a model keeps: the last batch of an epoch has another size than the others, and
+/// batches arrive in two places.
 const MOST_RECORDINGS: usize = 8;
 
-/// What a recorded step is about: where its batch and the parameters lie, the number of samples, and the room for ids.
+/// What a recorded step is about: where its batch and the parameters lie, the number of samples,
+/// and the room for ids.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Place {
     addresses: [u64; 7],
@@ -28,8 +32,9 @@ pub(super) struct Place {
 type Values<'a, D> = [<D as Device>::Slice<'a, StepValues>; 2];
 
 impl<D: Backend> Dlrm<D> {
-    /// One step of training: [`Self::loss_and_grad`], then the optimizers. Each row that was looked up takes one step with the sum of its
-    /// gradients. What happens if the loss or a gradient is not finite, [`Self::on_non_finite`] says.
+    /// One step of training: [`Self::loss_and_grad`], then the optimizers. Each row that was looked
+    /// up takes one step with the sum of its gradients. What happens if the loss or a gradient is
+    /// not finite, [`Self::on_non_finite`] says.
     ///
     /// # Errors
     /// The errors of [`Self::loss_and_grad`], and one if 2⁶⁴ - 1 steps have been taken: then
@@ -41,14 +46,19 @@ impl<D: Backend> Dlrm<D> {
         self.count_step()
     }
 
-    /// The same for a batch on the host, which is sent to the device while the step before is computed. A backend that can record ops does so
-    /// with the first step of a size, and replays that from then on, whatever the lengths of the bags: then a step allocates nothing, waits for
-    /// nothing, and sends nothing but the batch and a few numbers.
+    /// The same for a batch on the host, which is sent to the device while the step before is
+    /// computed. A backend that can record ops does so with the first step of a size, and replays
+    /// that from then on, whatever the lengths of the bags: then a step allocates nothing, waits
+    /// for nothing, and sends nothing but the batch and a few numbers.
     ///
     /// # Errors
     /// The errors of [`Self::train_step`]. A batch that does not fit the model, or whose parts do
     /// not fit together, is refused before it is sent.
-    pub fn train_staged(&mut self, staging: &mut Staging<D>, batch: BatchView<'_, Cpu, i64>) -> Result<()> {
+    pub fn train_staged(
+        &mut self,
+        staging: &mut Staging<D>,
+        batch: BatchView<'_, Cpu, i64>,
+    ) -> Result<()> {
         let values = self.step_values()?;
         self.check_staged(staging, &batch)?;
         staging.receive(batch, Some(&values))?;
@@ -76,7 +86,11 @@ impl<D: Backend> Dlrm<D> {
 
     fn check_staged(&self, staging: &Staging<D>, batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
         if !staging.is_on(&self.device) {
-            return Err(invalid(OP, "staging", "sends batches to another backend: make one of the model's device"));
+            return Err(invalid(
+                OP,
+                "staging",
+                "sends batches to another backend: make one of the model's device",
+            ));
         }
         staging::check(batch)?;
         if batch.labels.is_none() {
@@ -86,13 +100,15 @@ impl<D: Backend> Dlrm<D> {
         batch.bags.check(OP, self.embedding.tables().as_ref())
     }
 
-    /// What happens from now on if the loss or a gradient of a step is infinite or not a number; by default [`NonFinite::Error`].
+    /// What happens from now on if the loss or a gradient of a step is infinite or not a number; by
+    /// default [`NonFinite::Error`].
     pub fn on_non_finite(&mut self, policy: NonFinite) {
         self.recordings.clear();
         self.non_finite = policy;
     }
 
-    /// The steps since [`Self::optimize_with`] whose loss or gradient was not finite. Waits for the device.
+    /// The steps since [`Self::optimize_with`] whose loss or gradient was not finite. Waits for the
+    /// device.
     ///
     /// # Errors
     /// What the device found meanwhile; training must have been prepared.
@@ -104,22 +120,34 @@ impl<D: Backend> Dlrm<D> {
         Ok(Verdict::of(&words))
     }
 
-    /// The gradient of the table rows that the last [`Self::loss_and_grad`] left, for the same batch: to keep, to merge with others, and to
-    /// apply later ([`Self::apply`]).
+    /// The gradient of the table rows that the last [`Self::loss_and_grad`] left, for the same
+    /// batch: to keep, to merge with others, and to apply later ([`Self::apply`]).
     ///
     /// # Errors
     /// Those of [`Reduce`].
-    pub fn sparse_grad<I: Index>(&mut self, batch: BatchView<'_, D, I>, grad: &mut SparseGrad<D>) -> Result<()> {
+    pub fn sparse_grad<I: Index>(
+        &mut self,
+        batch: BatchView<'_, D, I>,
+        grad: &mut SparseGrad<D>,
+    ) -> Result<()> {
         let (training, backward) = trainable(&mut self.training, &mut self.buffers.backward)?;
         let (tables, argmax) = (self.embedding.tables(), self.buffers.argmax.as_ref());
         let max_gradient = training.optimizers.tables.max_gradient;
-        let source = pooled_grad(tables, &batch, max_gradient, &backward.sorted, &backward.grads.pooled, argmax);
+        let source = pooled_grad(
+            tables,
+            &batch,
+            max_gradient,
+            &backward.sorted,
+            &backward.grads.pooled,
+            argmax,
+        );
         let workspace = D::view_mut(&mut backward.workspace);
         Reduce { source, grad, workspace }.run(&self.device)
     }
 
-    /// One step of the optimizers with the gradients of the layers that [`Self::loss_and_grad`] left or accumulated, and this gradient of
-    /// the table rows, whatever they are: whether they are finite is not looked at.
+    /// One step of the optimizers with the gradients of the layers that [`Self::loss_and_grad`]
+    /// left or accumulated, and this gradient of the table rows, whatever they are: whether they
+    /// are finite is not looked at.
     ///
     /// # Errors
     /// Those of the ops.
@@ -129,17 +157,45 @@ impl<D: Backend> Dlrm<D> {
         self.embedding.split_mut().1.apply(&self.device, grad, rule)?;
         let loss_scale = self.config.precision.loss_scale();
         let layers = &mut self.buffers.layers;
-        dense_step(&self.device, (training, loss_scale), &mut self.parameters, layers, None, false)?;
+        dense_step(
+            &self.device,
+            (training, loss_scale),
+            &mut self.parameters,
+            layers,
+            None,
+            false,
+        )?;
         if let Some(averages) = &mut self.averages {
-            averages.update(&self.device, rule.step, &self.parameters, &self.embedding, StepControl::default())?;
+            averages.update(
+                &self.device,
+                rule.step,
+                &self.parameters,
+                &self.embedding,
+                StepControl::default(),
+            )?;
         }
         self.count_step()
     }
 
-    /// All ops of a step. Without `values` learning rates and numbers are those of the step that is due.
-    fn step_ops<I: Index>(&mut self, batch: BatchView<'_, D, I>, values: Option<Values<'_, D>>) -> Result<()> {
+    /// All ops of a step. Without `values` learning rates and numbers are those of the step that is
+    /// due.
+    fn step_ops<I: Index>(
+        &mut self,
+        batch: BatchView<'_, D, I>,
+        values: Option<Values<'_, D>>,
+    ) -> Result<()> {
         self.loss_and_grad(batch, Accum::Replace)?;
-        let Self { device, config, embedding, buffers, parameters, training, averages, non_finite, .. } = self;
+        let Self {
+            device,
+            config,
+            embedding,
+            buffers,
+            parameters,
+            training,
+            averages,
+            non_finite,
+            ..
+        } = self;
         let Buffers { layers, argmax, backward, mean_loss, .. } = buffers;
         let (training, backward) = trainable(training, backward)?;
         let BackwardBuffers { grads: Seams { pooled, .. }, sorted, workspace } = backward;
@@ -160,12 +216,16 @@ impl<D: Backend> Dlrm<D> {
         let (tables, rows) = embedding.split_mut();
         let max_gradient = training.optimizers.tables.max_gradient;
         let source = pooled_grad(tables, &batch, max_gradient, sorted, pooled, argmax.as_ref());
-        let control = StepControl { values: of::<D>(&values, 0), gate: Some(gate::<D>(&training.verdict)) };
+        let control =
+            StepControl { values: of::<D>(&values, 0), gate: Some(gate::<D>(&training.verdict)) };
         rows.update(device, source, rule, control, D::view_mut(workspace))?;
         let loss_scale = config.precision.loss_scale();
         dense_step(device, (training, loss_scale), parameters, layers, of::<D>(&values, 1), true)?;
         if let Some(averages) = averages {
-            let control = StepControl { values: of::<D>(&values, 1), gate: Some(gate::<D>(&training.verdict)) };
+            let control = StepControl {
+                values: of::<D>(&values, 1),
+                gate: Some(gate::<D>(&training.verdict)),
+            };
             averages.update(device, step, parameters, embedding, control)?;
         }
         Ok(())
@@ -175,7 +235,8 @@ impl<D: Backend> Dlrm<D> {
     /// changes anything.
     fn rules(&self) -> Result<[UpdateRule; 2]> {
         let training = self.training.as_ref().ok_or_else(untrained)?;
-        let (step, Optimizers { tables, dense, schedule }) = (training.next_step()?, training.optimizers);
+        let (step, Optimizers { tables, dense, schedule }) =
+            (training.next_step()?, training.optimizers);
         for group in [tables, dense] {
             check_max_gradient(OP, group.max_gradient)?;
             group.rule(step, schedule).check(OP)?;
@@ -212,7 +273,10 @@ impl<D: Backend> Dlrm<D> {
     }
 }
 
-fn of<'a, D: Device>(values: &'a Option<Values<'_, D>>, group: usize) -> Option<D::Slice<'a, StepValues>> {
+fn of<'a, D: Device>(
+    values: &'a Option<Values<'_, D>>,
+    group: usize,
+) -> Option<D::Slice<'a, StepValues>> {
     values.as_ref().map(|values| D::reborrow(&values[group]))
 }
 

@@ -24,7 +24,11 @@ impl NamedTensor {
     }
 
     /// The same, or an error if there is no memory for it.
-    pub(super) fn try_new<E: Element>(name: String, shape: Vec<usize>, values: &[E]) -> Result<Self> {
+    pub(super) fn try_new<E: Element>(
+        name: String,
+        shape: Vec<usize>,
+        values: &[E],
+    ) -> Result<Self> {
         let mut bytes = with_room(size_of_val(values))?;
         bytes.extend_from_slice(bytemuck::cast_slice(values));
         Ok(Self { name, shape, dtype: E::DTYPE, bytes })
@@ -72,14 +76,23 @@ impl<S: TensorSource + ?Sized> TensorSource for Prefixed<'_, S> {
 }
 
 /// The elements of a tensor, checked to be what the model needs.
-pub(crate) fn read<E: Element>(source: &(impl TensorSource + ?Sized), name: &str, shape: &[usize]) -> Result<Vec<E>> {
-    let (dtype, got, bytes) = source.tensor(name).ok_or_else(|| Error::TensorMissing { name: name.into() })?;
+pub(crate) fn read<E: Element>(
+    source: &(impl TensorSource + ?Sized),
+    name: &str,
+    shape: &[usize],
+) -> Result<Vec<E>> {
+    let (dtype, got, bytes) =
+        source.tensor(name).ok_or_else(|| Error::TensorMissing { name: name.into() })?;
     if dtype != E::DTYPE {
         return Err(Error::DTypeMismatch { tensor: name.into(), expected: E::DTYPE, got: dtype });
     }
     let elements = shape.iter().copied().fold(1, usize::saturating_mul);
     if got != shape || bytes.len() != product([elements, size_of::<E>()]) {
-        return Err(Error::TensorShape { name: name.into(), expected: shape.to_vec(), got: got.to_vec() });
+        return Err(Error::TensorShape {
+            name: name.into(),
+            expected: shape.to_vec(),
+            got: got.to_vec(),
+        });
     }
     let mut values = filled(elements, E::default())?;
     bytemuck::cast_slice_mut(&mut values).copy_from_slice(bytes);

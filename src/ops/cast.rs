@@ -1,10 +1,12 @@
 //! A matrix in another storage type: `to = factor * from`, where `factor` is a power of two.
 //!
-//! This is what lies between layers that compute in 16 bits and what is kept in `f32`: parameters, their gradients, logits. The factor carries gradients
-//! into the range of `f16` and back (Micikevicius et al., *Mixed Precision Training*, 2018).
+//! This is what lies between layers that compute in 16 bits and what is kept in `f32`: parameters,
+//! their gradients, logits. The factor carries gradients into the range of `f16` and back
+//! (Micikevicius et al., *Mixed Precision Training*, 2018).
 //!
-//! **Numerics.** The product is one of `f32`, and exact unless it is beyond the normal numbers; then it is rounded once to the nearest value, ties to the
-//! even one. What is too large becomes infinite.
+//! **Numerics.** The product is one of `f32`, and exact unless it is beyond the normal numbers;
+//! then it is rounded once to the nearest value, ties to the even one. What is too large becomes
+//! infinite.
 
 use super::matrix::matrix_name;
 use super::{Device, Matrix, MatrixMut};
@@ -60,11 +62,22 @@ impl<D: CastOps, A: Element, B: Element> Cast<'_, D, A, B> {
     }
 }
 
-/// Checks that a factor is a power of two, and its reciprocal a normal number: then neither rounds what it multiplies.
-pub(crate) fn check_power_of_two(op: &'static str, argument: &'static str, value: f32) -> Result<()> {
-    let is_power = value.is_normal() && value > 0.0 && value.to_bits().trailing_zeros() >= f32::MANTISSA_DIGITS - 1;
+/// Checks that a factor is a power of two, and its reciprocal a normal number: then neither rounds
+/// what it multiplies.
+pub(crate) fn check_power_of_two(
+    op: &'static str,
+    argument: &'static str,
+    value: f32,
+) -> Result<()> {
+    let is_power = value.is_normal()
+        && value > 0.0
+        && value.to_bits().trailing_zeros() >= f32::MANTISSA_DIGITS - 1;
     match is_power && (1.0 / value).is_normal() {
         true => Ok(()),
-        false => Err(invalid(op, argument, format!("{value}, but must be a power of two from 2^-126 to 2^126"))),
+        false => Err(invalid(
+            op,
+            argument,
+            format!("{value}, but must be a power of two from 2^-126 to 2^126"),
+        )),
     }
 }

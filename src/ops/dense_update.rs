@@ -1,6 +1,7 @@
 //! An optimizer step on dense parameters: [`Optimizer`](super::Optimizer) applied to every element.
 //!
-//! Layers that compute in 16 bits read a rounded copy of the parameters, which the step leaves in the same pass.
+//! Layers that compute in 16 bits read a rounded copy of the parameters, which the step leaves in
+//! the same pass.
 
 use super::cast::check_power_of_two;
 use super::optimizer::check_max_gradient;
@@ -18,9 +19,11 @@ pub trait DenseUpdateOps: Device {
 pub struct Update<'a, D: Device, E: Element> {
     /// What is read from the device.
     pub control: StepControl<'a, D>,
-    /// The step. [`Optimizer::RowwiseAdagrad`](super::Optimizer::RowwiseAdagrad) means Adagrad here.
+    /// The step. [`Optimizer::RowwiseAdagrad`](super::Optimizer::RowwiseAdagrad) means Adagrad
+    /// here.
     pub rule: UpdateRule,
-    /// The gradient is one of so many times the loss, and divided by it before all else; a power of two.
+    /// The gradient is one of so many times the loss, and divided by it before all else; a power of
+    /// two.
     pub loss_scale: f32,
     /// Every element of the gradient is clamped to `[-max, max]`.
     pub max_gradient: Option<f32>,
@@ -56,14 +59,18 @@ impl<D: DenseUpdateOps, E: Element> Update<'_, D, E> {
         check_power_of_two(OP, "loss_scale", self.loss_scale)?;
         check_max_gradient(OP, self.max_gradient)?;
         expect_size(OP, "grad", self.grad.extent(), elements)?;
-        self.rounded.as_ref().map_or(Ok(()), |rounded| expect_size(OP, "rounded", rounded.extent(), elements))?;
+        self.rounded
+            .as_ref()
+            .map_or(Ok(()), |rounded| expect_size(OP, "rounded", rounded.extent(), elements))?;
         self.state.check(OP, self.rule.optimizer.for_dense(), elements, elements)
     }
 
-    /// The least number of bytes: gradient read, parameters and state read and written, rounded parameters written.
+    /// The least number of bytes: gradient read, parameters and state read and written, rounded
+    /// parameters written.
     pub fn bytes_moved(&self) -> usize {
         let elements = self.parameters.extent();
-        let state: usize = self.rule.optimizer.for_dense().state_len(elements, elements).iter().sum();
+        let state: usize =
+            self.rule.optimizer.for_dense().state_len(elements, elements).iter().sum();
         let rounded = if self.rounded.is_some() { elements * size_of::<E>() } else { 0 };
         (3 * elements + 2 * state) * 4 + rounded
     }

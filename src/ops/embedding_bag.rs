@@ -1,16 +1,20 @@
 //! Pooled lookup of bags of ids in a batch of tables.
 //!
-//! With `ids(f, b)` the ids of bag `(f, b)` without padding, `n` their number, `W` the feature's table, `w` the per-sample weights
-//! (1 where there are none) and `out[b, columns of f]` the pooled vector:
+//! With `ids(f, b)` the ids of bag `(f, b)` without padding, `n` their number, `W` the feature's
+//! table, `w` the per-sample weights (1 where there are none) and `out[b, columns of f]` the pooled
+//! vector:
 //!
-//! - sum: `Σ wᵢ W[idᵢ]`; mean: `(Σ wᵢ W[idᵢ]) / n`; max: `maxᵢ W[idᵢ]` column by column, the first among equal ones being the source;
+//! - sum: `Σ wᵢ W[idᵢ]`; mean: `(Σ wᵢ W[idᵢ]) / n`; max: `maxᵢ W[idᵢ]` column by column, the first
+//!   among equal ones being the source;
 //! - zeros if `n = 0`.
 //!
-//! Semantics of `torch.nn.EmbeddingBag`, for many tables in one call and with the layout of TorchRec's `KeyedJaggedTensor`. A weighted mean,
-//! which PyTorch does not have, divides by the count.
+//! Semantics of `torch.nn.EmbeddingBag`, for many tables in one call and with the layout of
+//! TorchRec's `KeyedJaggedTensor`. A weighted mean, which PyTorch does not have, divides by the
+//! count.
 //!
-//! **Numerics.** Tables may be stored in 16 bits; sums are in `f32`, in the order of the ids, product and sum rounded separately, so that
-//! results do not depend on the thread count. The error of a sum of `n` products is at most `γₙ₊₁ Σ|wᵢ W[idᵢ]|`, `γₖ = ku/(1-ku)`, `u = 2⁻²⁴`.
+//! **Numerics.** Tables may be stored in 16 bits; sums are in `f32`, in the order of the ids,
+//! product and sum rounded separately, so that results do not depend on the thread count. The error
+//! of a sum of `n` products is at most `γₙ₊₁ Σ|wᵢ W[idᵢ]|`, `γₖ = ku/(1-ku)`, `u = 2⁻²⁴`.
 
 use super::matrix::matrix_name;
 use super::{Bags, Device, Extent, Matrix, MatrixMut, TableBatch};
@@ -21,12 +25,19 @@ use crate::size::{product, sum};
 /// Marks a column of `argmax` that has no source, because its bag is empty.
 pub const NO_SOURCE: u32 = u32::MAX;
 
-/// What a backend provides; call it through [`Forward::run`] and [`WeightGrad::run`], which validate.
+/// What a backend provides; call it through [`Forward::run`] and [`WeightGrad::run`], which
+/// validate.
 pub trait EmbeddingBagOps: Device {
     /// See [`Forward`].
-    fn embedding_bag_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()>;
+    fn embedding_bag_forward<E: Element, I: Index>(
+        &self,
+        args: Forward<'_, Self, E, I>,
+    ) -> Result<()>;
     /// See [`WeightGrad`].
-    fn embedding_bag_weight_grad<E: Element, I: Index>(&self, args: WeightGrad<'_, Self, E, I>) -> Result<()>;
+    fn embedding_bag_weight_grad<E: Element, I: Index>(
+        &self,
+        args: WeightGrad<'_, Self, E, I>,
+    ) -> Result<()>;
 }
 
 /// The pooled vectors of all bags.
@@ -39,8 +50,9 @@ pub struct Forward<'a, D: Device, E: Element, I: Index> {
     pub bags: Bags<'a, D, I>,
     /// `[batch_size, width]`.
     pub output: MatrixMut<'a, D, f32>,
-    /// `[batch_size, width]`: for columns of max features the position within the bag that the value came from, or [`NO_SOURCE`]. Other
-    /// columns are not written. Needed only for a gradient.
+    /// `[batch_size, width]`: for columns of max features the position within the bag that the
+    /// value came from, or [`NO_SOURCE`]. Other columns are not written. Needed only for a
+    /// gradient.
     pub argmax: Option<MatrixMut<'a, D, u32>>,
 }
 
@@ -48,7 +60,8 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
     /// Validates and runs.
     ///
     /// # Errors
-    /// Wrong shapes, before anything is written; [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange), here or at the next
+    /// Wrong shapes, before anything is written;
+    /// [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange), here or at the next
     /// [`Device::synchronize`], with all valid entries pooled as if the bad ones were padding.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate()?;
@@ -77,16 +90,22 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
         self.bags.check(OP, tables)?;
         self.output.check(OP, matrix_name!("output"), self.bags.batch_size, tables.width())?;
         match &self.argmax {
-            Some(argmax) => argmax.check(OP, matrix_name!("argmax"), self.bags.batch_size, tables.width()),
+            Some(argmax) => {
+                argmax.check(OP, matrix_name!("argmax"), self.bags.batch_size, tables.width())
+            }
             None => Ok(()),
         }
     }
 
-    /// The least number of bytes: every looked-up row, every id, offset and weight read once, the output written once. Counts a row as
-    /// often as it is looked up, as FBGEMM's benchmarks do; each table's rows are taken to be looked up alike.
+    /// The least number of bytes: every looked-up row, every id, offset and weight read once, the
+    /// output written once. Counts a row as often as it is looked up, as FBGEMM's benchmarks do;
+    /// each table's rows are taken to be looked up alike.
     pub fn bytes_moved(&self) -> usize {
         let tables = self.tables.as_ref();
-        sum([lookup_bytes::<E, I, D>(tables, &self.bags), product([self.bags.batch_size, tables.width(), 4])])
+        sum([
+            lookup_bytes::<E, I, D>(tables, &self.bags),
+            product([self.bags.batch_size, tables.width(), 4]),
+        ])
     }
 
     /// Additions and multiplications.
@@ -96,7 +115,8 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
     }
 }
 
-/// The gradient of the per-sample weights, from the rows before any update: `dL/dwᵢ = <W[idᵢ], dL/dout>`, divided by `n` for a mean.
+/// The gradient of the per-sample weights, from the rows before any update: `dL/dwᵢ = <W[idᵢ],
+/// dL/dout>`, divided by `n` for a mean.
 pub struct WeightGrad<'a, D: Device, E: Element, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
@@ -132,14 +152,20 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> WeightGrad<'_, D, E, I> {
         if tables.has_max() {
             return Err(invalid(OP, "tables", "max pooling has no per-sample weights"));
         }
-        self.grad_output.check(OP, matrix_name!("grad_output"), self.bags.batch_size, tables.width())?;
+        self.grad_output.check(
+            OP,
+            matrix_name!("grad_output"),
+            self.bags.batch_size,
+            tables.width(),
+        )?;
         expect_size(OP, "grad_weights", self.grad_weights.extent(), self.bags.num_indices())
     }
 
     /// The least number of bytes, counted as in [`Forward::bytes_moved`].
     pub fn bytes_moved(&self) -> usize {
         let tables = self.tables.as_ref();
-        let output = sum([product([self.bags.batch_size, tables.width()]), self.bags.num_indices()]);
+        let output =
+            sum([product([self.bags.batch_size, tables.width()]), self.bags.num_indices()]);
         sum([lookup_bytes::<E, I, D>(tables, &self.bags), product([output, 4])])
     }
 
@@ -154,7 +180,10 @@ fn looked_up_elements<D: Device, I: Index>(tables: &TableBatch, bags: &Bags<'_, 
     product([bags.num_indices(), tables.width()]).checked_div(tables.features().len()).unwrap_or(0)
 }
 
-fn lookup_bytes<E: Element, I: Index, D: Device>(tables: &TableBatch, bags: &Bags<'_, D, I>) -> usize {
+fn lookup_bytes<E: Element, I: Index, D: Device>(
+    tables: &TableBatch,
+    bags: &Bags<'_, D, I>,
+) -> usize {
     let ids = product([sum([bags.num_indices(), bags.offsets.extent()]), size_of::<I>()]);
     let weights = product([bags.per_sample_weights.map_or(0, |weights| weights.extent()), 4]);
     sum([product([looked_up_elements(tables, bags), size_of::<E>()]), ids, weights])

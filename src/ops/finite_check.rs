@@ -12,7 +12,8 @@ use crate::error::{Result, expect_size};
 #[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "train", serde(rename_all = "kebab-case"))]
 pub enum NonFinite {
-    /// Neither that step nor any after it changes anything, and the next call that waits for the device says so.
+    /// Neither that step nor any after it changes anything, and the next call that waits for the
+    /// device says so.
     #[default]
     Error,
     /// That step changes nothing; the next one is taken as if it had not been.

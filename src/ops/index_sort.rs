@@ -1,7 +1,9 @@
-//! Brings the ids of a batch into the order of the rows that they name, so that each row's occurrences lie side by side.
+//! Brings the ids of a batch into the order of the rows that they name, so that each row's
+//! occurrences lie side by side.
 //!
-//! Ids become linear row numbers (rows counted through all tables) and are sorted stably with their positions; padding and bad ids are left
-//! out. One sort serves every op that needs the order, and can be made ahead of time, since it depends on the ids alone.
+//! Ids become linear row numbers (rows counted through all tables) and are sorted stably with their
+//! positions; padding and bad ids are left out. One sort serves every op that needs the order, and
+//! can be made ahead of time, since it depends on the ids alone.
 
 use std::sync::Arc;
 
@@ -23,8 +25,9 @@ pub trait IndexSortOps: Device {
 
 /// The occurrences of each row of a batch: the result of a [`Sort`].
 ///
-/// With `n` and `u` the two numbers of `counts`: row `rows[k]`, `k < u`, occurs at `positions[segments[k] .. segments[k + 1]]`, in rising
-/// order, in the bags `bags[segments[k] .. segments[k + 1]]`; `rows` rises strictly, and `segments[u] = n`.
+/// With `n` and `u` the two numbers of `counts`: row `rows[k]`, `k < u`, occurs at
+/// `positions[segments[k] .. segments[k + 1]]`, in rising order, in the bags `bags[segments[k] ..
+/// segments[k + 1]]`; `rows` rises strictly, and `segments[u] = n`.
 ///
 /// The buffers belong to the order, and only a [`Sort`] writes them, so that ops can rely on their
 /// contents. The order records the tables, features and sizes of its batch, and ops refuse it for a
@@ -131,13 +134,19 @@ impl<D: Device> SortedIndices<D> {
     }
 
     /// Refuses bags that this is not the order of.
-    pub(crate) fn check<I: Index>(&self, op: &'static str, tables: &TableBatch, bags: &Bags<'_, D, I>) -> Result<()> {
+    pub(crate) fn check<I: Index>(
+        &self,
+        op: &'static str,
+        tables: &TableBatch,
+        bags: &Bags<'_, D, I>,
+    ) -> Result<()> {
         let wanted = Sorted::new(tables, bags);
         let reason = match &self.of {
             Some(of) if *of == wanted => return Ok(()),
             None => "nothing has been sorted: run `index_sort` on this batch first".to_owned(),
             Some(of) if of.tables != wanted.tables || of.features != wanted.features => {
-                "the order of ids of other tables or features: run `index_sort` on this batch first".to_owned()
+                "the order of ids of other tables or features: run `index_sort` on this batch first"
+                    .to_owned()
             }
             Some(Sorted { num_indices, batch_size, .. }) => format!(
                 "the order of {num_indices} ids of {batch_size} samples, but the batch has {} of {}: run `index_sort` on it first",
@@ -165,15 +174,20 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
     ///
     /// # Errors
     /// Wrong shapes, before anything is written; [`Error::IndexOutOfRange`], here or at the next
-    /// [`Device::synchronize`], with the order of all valid ids made. On the CPU also more ids of a table than 64 bits can count beside its rows: 2^32 for
-    /// 2^32 rows, say.
+    /// [`Device::synchronize`], with the order of all valid ids made. On the CPU also more ids of a
+    /// table than 64 bits can count beside its rows: 2^32 for 2^32 rows, say.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate(backend)?;
         let Self { tables, bags, sorted, mut workspace } = self;
         let of = Sorted::new(tables.as_ref(), &bags);
         sorted.of = None;
         let workspace = D::reborrow_mut(&mut workspace);
-        let result = backend.index_sort(Sort { tables, bags: bags.reborrow(), sorted: &mut *sorted, workspace });
+        let result = backend.index_sort(Sort {
+            tables,
+            bags: bags.reborrow(),
+            sorted: &mut *sorted,
+            workspace,
+        });
         if matches!(result, Ok(()) | Err(Error::IndexOutOfRange { .. })) {
             sorted.of = Some(of);
         }
@@ -188,7 +202,12 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
         self.bags.check(OP, self.tables.as_ref())?;
         let n = self.bags.num_indices();
         expect_at_least(OP, "sorted.capacity", self.sorted.capacity(), n)?;
-        expect_at_least(OP, "sorted.counted", self.sorted.counted.extent(), self.bags.offsets.extent() - 1)?;
+        expect_at_least(
+            OP,
+            "sorted.counted",
+            self.sorted.counted.extent(),
+            self.bags.offsets.extent() - 1,
+        )?;
         let needed = Self::workspace_len(backend, self.tables.as_ref(), n);
         expect_at_least(OP, "workspace", self.workspace.extent(), needed)
     }

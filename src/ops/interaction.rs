@@ -1,25 +1,31 @@
-//! The interaction of the features of a sample: their pairwise dot products, or just all of them side by side.
+//! The interaction of the features of a sample: their pairwise dot products, or just all of them
+//! side by side.
 //!
-//! The `F` features `x₀ … x_{F-1}` of a sample are the dense vector, if there is one, and the pooled vectors, all of dimension `D`. The
-//! output is the dense vector followed by `<xᵢ, xⱼ>` for all pairs, in one of two orders that exist in the world:
+//! The `F` features `x₀ … x_{F-1}` of a sample are the dense vector, if there is one, and the
+//! pooled vectors, all of dimension `D`. The output is the dense vector followed by `<xᵢ, xⱼ>` for
+//! all pairs, in one of two orders that exist in the world:
 //!
 //! - [`PairOrder::LowerTriangle`]: (1,0), (2,0), (2,1), … (facebookresearch/dlrm, NVIDIA, HugeCTR);
 //! - [`PairOrder::UpperTriangle`]: (0,1), (0,2), …, (1,2), … (TorchRec);
 //!
-//! with (i,i) in its place if `include_self`; then, if `append_sparse`, all features but the dense vector as they are; then zeros up to a
-//! multiple of `pad_to` columns. [`Interaction::Cat`] gives `x₀ … x_{F-1}` side
-//! by side.
+//! with (i,i) in its place if `include_self`; then, if `append_sparse`, all features but the dense
+//! vector as they are; then zeros up to a multiple of `pad_to` columns. [`Interaction::Cat`] gives
+//! `x₀ … x_{F-1}` side by side.
 //!
-//! Backward, with `g` the gradient of the output: `dL/dxᵢ = Σⱼ gᵢⱼ xⱼ` over the other member of each pair of `i` (twice `gᵢᵢ xᵢ` for
-//! (i,i)), and for vectors that stand in the output themselves their own columns of `g` besides.
+//! Backward, with `g` the gradient of the output: `dL/dxᵢ = Σⱼ gᵢⱼ xⱼ` over the other member of
+//! each pair of `i` (twice `gᵢᵢ xᵢ` for (i,i)), and for vectors that stand in the output themselves
+//! their own columns of `g` besides.
 //!
-//! **Numerics.** Features, output and their gradients are of one type, `f32`, `f16` or `bf16`; products and sums are of `f32`, and a result is
-//! rounded to that type once. The error of a dot product before that is at most `γ_D Σ|xᵢ xⱼ|`, that of a gradient element at most `γ_{F+1}`
-//! times the sum of the absolute terms, in any order of summation. With [`Precision::Tf32`] each factor may be off by 2⁻¹¹ of itself besides. Tensor
-//! cores do not round sums, but cut them off: where they are used (on a GPU, unless elements are `f32` and the precision is
+//! **Numerics.** Features, output and their gradients are of one type, `f32`, `f16` or `bf16`;
+//! products and sums are of `f32`, and a result is rounded to that type once. The error of a dot
+//! product before that is at most `γ_D Σ|xᵢ xⱼ|`, that of a gradient element at most `γ_{F+1}`
+//! times the sum of the absolute terms, in any order of summation. With [`Precision::Tf32`] each
+//! factor may be off by 2⁻¹¹ of itself besides. Tensor cores do not round sums, but cut them off:
+//! where they are used (on a GPU, unless elements are `f32` and the precision is
 //! [`Precision::Full`]) `γ` is that of 2⁻²³ instead of 2⁻²⁴.
 //!
-//! Backends may take `gᵢᵢ` as zero where there is no pair (i,i), and multiply by it: a feature that is not finite then makes its own gradient NaN, too.
+//! Backends may take `gᵢᵢ` as zero where there is no pair (i,i), and multiply by it: a feature that
+//! is not finite then makes its own gradient NaN, too.
 
 use super::matrix::matrix_name;
 use super::{Device, Matrix, MatrixMut, Precision};
@@ -70,7 +76,12 @@ fn one() -> usize {
 
 impl Default for Interaction {
     fn default() -> Self {
-        Self::Dot { order: PairOrder::default(), include_self: false, append_sparse: false, pad_to: 1 }
+        Self::Dot {
+            order: PairOrder::default(),
+            include_self: false,
+            append_sparse: false,
+            pad_to: 1,
+        }
     }
 }
 
@@ -97,13 +108,17 @@ impl Interaction {
         match self {
             Self::Dot { append_sparse, pad_to, .. } => {
                 let copied = if *append_sparse { num_features } else { usize::from(has_dense) };
-                next_multiple(sum([product([copied, dim]), self.num_pairs(num_features)]), (*pad_to).max(1))
+                next_multiple(
+                    sum([product([copied, dim]), self.num_pairs(num_features)]),
+                    (*pad_to).max(1),
+                )
             }
             Self::Cat => product([num_features, dim]),
         }
     }
 
-    /// The position among the pairs of the pair of features `i` and `j`, in either order; meaningless for a pair that is not there.
+    /// The position among the pairs of the pair of features `i` and `j`, in either order;
+    /// meaningless for a pair that is not there.
     #[inline]
     pub(crate) fn pair_position(&self, num_features: usize, i: usize, j: usize) -> usize {
         let Self::Dot { order, include_self, .. } = *self else { return 0 };
@@ -112,11 +127,14 @@ impl Interaction {
             // The rows above have 0 + diagonal, 1 + diagonal, … entries.
             PairOrder::LowerTriangle => high * (high + 2 * diagonal).wrapping_sub(1) / 2 + low,
             // The rows above have F - 1 + diagonal, F - 2 + diagonal, … entries.
-            PairOrder::UpperTriangle => low * (2 * (num_features + diagonal) - low - 1) / 2 + high + diagonal - low - 1,
+            PairOrder::UpperTriangle => {
+                low * (2 * (num_features + diagonal) - low - 1) / 2 + high + diagonal - low - 1
+            }
         }
     }
 
-    /// The pairs `(i, j)` among `num_features` features in the order of the output; none for [`Self::Cat`].
+    /// The pairs `(i, j)` among `num_features` features in the order of the output; none for
+    /// [`Self::Cat`].
     pub fn pairs(&self, num_features: usize) -> impl Iterator<Item = (usize, usize)> {
         let (order, include_self, rows) = match *self {
             Self::Dot { order, include_self, .. } => (order, include_self, num_features),
@@ -143,7 +161,8 @@ pub trait InteractionOps: Device {
 
 /// The features of a batch, so that neither layout that trainers use needs a copy.
 pub enum Features<'a, D: Device, E: Element> {
-    /// `[batch_size, F * D]`: all features of a sample side by side; the first is the dense vector if `has_dense`.
+    /// `[batch_size, F * D]`: all features of a sample side by side; the first is the dense vector
+    /// if `has_dense`.
     Joined {
         /// The features.
         block: Matrix<'a, D, E>,
@@ -193,14 +212,22 @@ pub(crate) struct Sizes {
 }
 
 impl<D: Device, E: Element> Features<'_, D, E> {
-    /// Checks the matrices against each other, and that 31 bits count samples and columns. [`Interaction::Cat`] takes vectors of any dimensions.
-    pub(crate) fn sizes(&self, op: &'static str, interaction: Interaction, dim: usize) -> Result<Sizes> {
+    /// Checks the matrices against each other, and that 31 bits count samples and columns.
+    /// [`Interaction::Cat`] takes vectors of any dimensions.
+    pub(crate) fn sizes(
+        &self,
+        op: &'static str,
+        interaction: Interaction,
+        dim: usize,
+    ) -> Result<Sizes> {
         let count = |argument, columns: usize| match (interaction, dim) {
             (Interaction::Cat, _) => Ok(0),
             (_, 0) => Err(invalid(op, "dim", "0, but must be 1 or more")),
-            _ if !columns.is_multiple_of(dim) => {
-                Err(invalid(op, argument, format!("{columns} is no multiple of the dimension {dim}")))
-            }
+            _ if !columns.is_multiple_of(dim) => Err(invalid(
+                op,
+                argument,
+                format!("{columns} is no multiple of the dimension {dim}"),
+            )),
             _ => Ok(columns / dim),
         };
         let small = |argument, size| match i32::try_from(size) {
@@ -214,7 +241,11 @@ impl<D: Device, E: Element> Features<'_, D, E> {
                 let num_features = count("features.block.cols", block.cols)?;
                 block.check(op, matrix_name!("features.block"), block.rows, block.cols)?;
                 if *has_dense && block.cols == 0 {
-                    return Err(invalid(op, "features.block.cols", "0, but there is a dense vector"));
+                    return Err(invalid(
+                        op,
+                        "features.block.cols",
+                        "0, but there is a dense vector",
+                    ));
                 }
                 Ok(Sizes { batch_size: block.rows, has_dense: *has_dense, num_features, dim })
             }
@@ -226,7 +257,12 @@ impl<D: Device, E: Element> Features<'_, D, E> {
                 let dense_cols = if interaction == Interaction::Cat { dense.cols } else { dim };
                 dense.check(op, matrix_name!("features.dense"), dense.rows, dense_cols)?;
                 sparse.check(op, matrix_name!("features.sparse"), dense.rows, sparse.cols)?;
-                Ok(Sizes { batch_size: dense.rows, has_dense: true, num_features: num_sparse + 1, dim })
+                Ok(Sizes {
+                    batch_size: dense.rows,
+                    has_dense: true,
+                    num_features: num_sparse + 1,
+                    dim,
+                })
             }
         }
     }
@@ -241,9 +277,11 @@ impl<D: Device, E: Element> Features<'_, D, E> {
     fn width(&self, interaction: Interaction, sizes: Sizes) -> usize {
         match interaction {
             Interaction::Cat => self.columns(),
-            Interaction::Dot { .. } => {
-                interaction.width(sizes.has_dense, sizes.num_features - usize::from(sizes.has_dense), sizes.dim)
-            }
+            Interaction::Dot { .. } => interaction.width(
+                sizes.has_dense,
+                sizes.num_features - usize::from(sizes.has_dense),
+                sizes.dim,
+            ),
         }
     }
 }
@@ -285,7 +323,12 @@ impl<D: InteractionOps, E: Element> Forward<'_, D, E> {
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "interaction.forward";
         let sizes = self.features.sizes(OP, self.interaction, self.dim)?;
-        self.output.check(OP, matrix_name!("output"), sizes.batch_size, self.features.width(self.interaction, sizes))
+        self.output.check(
+            OP,
+            matrix_name!("output"),
+            sizes.batch_size,
+            self.features.width(self.interaction, sizes),
+        )
     }
 
     /// The least number of bytes: features read once, output written once.
@@ -345,15 +388,29 @@ impl<D: InteractionOps, E: Element> Backward<'_, D, E> {
             (Features::Joined { block, .. }, FeaturesMut::Joined { block: grad }) => {
                 grad.check(OP, matrix_name!("grad_features.block"), block.rows, block.cols)
             }
-            (Features::Split { dense, sparse }, FeaturesMut::Split { dense: grad_dense, sparse: grad_sparse }) => {
-                grad_dense.check(OP, matrix_name!("grad_features.dense"), sizes.batch_size, dense.cols)?;
-                grad_sparse.check(OP, matrix_name!("grad_features.sparse"), sizes.batch_size, sparse.cols)
+            (
+                Features::Split { dense, sparse },
+                FeaturesMut::Split { dense: grad_dense, sparse: grad_sparse },
+            ) => {
+                grad_dense.check(
+                    OP,
+                    matrix_name!("grad_features.dense"),
+                    sizes.batch_size,
+                    dense.cols,
+                )?;
+                grad_sparse.check(
+                    OP,
+                    matrix_name!("grad_features.sparse"),
+                    sizes.batch_size,
+                    sparse.cols,
+                )
             }
             _ => Err(invalid(OP, "grad_features", "it must have the same layout as the features")),
         }
     }
 
-    /// The least number of bytes: features and gradient read once, gradient of the features written once.
+    /// The least number of bytes: features and gradient read once, gradient of the features written
+    /// once.
     pub fn bytes_moved(&self) -> usize {
         let columns = sum([product([2, self.features.columns()]), self.grad_output.cols]);
         product([self.grad_output.rows, columns, size_of::<E>()])
@@ -374,24 +431,42 @@ mod tests {
     #[test]
     fn pair_orders() {
         let pairs = |order, include_self| {
-            Interaction::Dot { order, include_self, append_sparse: false, pad_to: 1 }.pairs(3).collect::<Vec<_>>()
+            Interaction::Dot { order, include_self, append_sparse: false, pad_to: 1 }
+                .pairs(3)
+                .collect::<Vec<_>>()
         };
         assert_eq!(pairs(PairOrder::LowerTriangle, false), [(1, 0), (2, 0), (2, 1)]);
-        assert_eq!(pairs(PairOrder::LowerTriangle, true), [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]);
+        assert_eq!(
+            pairs(PairOrder::LowerTriangle, true),
+            [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+        );
         assert_eq!(pairs(PairOrder::UpperTriangle, false), [(0, 1), (0, 2), (1, 2)]);
-        assert_eq!(pairs(PairOrder::UpperTriangle, true), [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]);
+        assert_eq!(
+            pairs(PairOrder::UpperTriangle, true),
+            [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
+        );
         assert_eq!(Interaction::Cat.pairs(3).count(), 0);
     }
 
     #[test]
     fn positions_are_those_of_the_pairs() {
-        for (order, include_self) in
-            [PairOrder::LowerTriangle, PairOrder::UpperTriangle].into_iter().flat_map(|o| [(o, false), (o, true)])
+        for (order, include_self) in [PairOrder::LowerTriangle, PairOrder::UpperTriangle]
+            .into_iter()
+            .flat_map(|o| [(o, false), (o, true)])
         {
-            let interaction = Interaction::Dot { order, include_self, append_sparse: false, pad_to: 1 };
+            let interaction =
+                Interaction::Dot { order, include_self, append_sparse: false, pad_to: 1 };
             for (position, (i, j)) in interaction.pairs(9).enumerate() {
-                assert_eq!(interaction.pair_position(9, i, j), position, "{interaction:?} ({i}, {j})");
-                assert_eq!(interaction.pair_position(9, j, i), position, "{interaction:?} ({j}, {i})");
+                assert_eq!(
+                    interaction.pair_position(9, i, j),
+                    position,
+                    "{interaction:?} ({i}, {j})"
+                );
+                assert_eq!(
+                    interaction.pair_position(9, j, i),
+                    position,
+                    "{interaction:?} ({j}, {i})"
+                );
             }
         }
     }
@@ -399,12 +474,18 @@ mod tests {
     #[test]
     fn widths() {
         let order = PairOrder::LowerTriangle;
-        let dot = |include_self, pad_to| Interaction::Dot { order, include_self, append_sparse: false, pad_to };
+        let dot = |include_self, pad_to| Interaction::Dot {
+            order,
+            include_self,
+            append_sparse: false,
+            pad_to,
+        };
         assert_eq!(dot(false, 1).width(true, 26, 64), 415);
         assert_eq!(dot(false, 8).width(true, 26, 128), 480);
         assert_eq!(dot(true, 1).width(true, 26, 64), 442);
         assert_eq!(dot(false, 1).width(false, 1, 64), 0);
-        let appended = Interaction::Dot { order, include_self: false, append_sparse: true, pad_to: 4 };
+        let appended =
+            Interaction::Dot { order, include_self: false, append_sparse: true, pad_to: 4 };
         assert_eq!((appended.width(true, 2, 5), appended.width(false, 2, 5)), (20, 12));
         assert_eq!(Interaction::Cat.width(true, 6, 16), 112);
     }

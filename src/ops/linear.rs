@@ -1,15 +1,19 @@
-//! A fully connected layer: `Y = act(X Wᵀ + b)`, with `X` `[batch_size, K]`, `W` `[N, K]` as in PyTorch, `b` `[N]`, `Y` `[batch_size, N]`.
+//! A fully connected layer: `Y = act(X Wᵀ + b)`, with `X` `[batch_size, K]`, `W` `[N, K]` as in
+//! PyTorch, `b` `[N]`, `Y` `[batch_size, N]`.
 //!
-//! Backward, with `G` the gradient of `Y`: `Z = G` where the activation let the value through, 0 elsewhere; then `dL/dX = Z W`, `dL/dW = Zᵀ X`,
-//! `dL/db = Σ_samples Z`.
+//! Backward, with `G` the gradient of `Y`: `Z = G` where the activation let the value through, 0
+//! elsewhere; then `dL/dX = Z W`, `dL/dW = Zᵀ X`, `dL/db = Σ_samples Z`.
 //!
-//! `X`, `W`, `Y` and the gradients of `X` and `Y` are of one storage type; bias and parameter gradients are `f32`.
+//! `X`, `W`, `Y` and the gradients of `X` and `Y` are of one storage type; bias and parameter
+//! gradients are `f32`.
 //!
-//! **Numerics.** Products and sums in `f32` and in an order that is the backend's own, the same for any number of threads; what is stored in 16
-//! bits is rounded once. The error of an element of `Y` is at most `γ_{K+1} (Σ|x w| + |b|)`, that of a gradient `γ_N`, `γ_{batch_size}` times the
-//! sum of the absolute terms, where `γ_k = k u / (1 - k u)`. The unit roundoff `u` is 2⁻²⁴; where a device multiplies matrices in hardware, for
-//! 16-bit types and [`Precision::Tf32`], it is 2⁻²³, since that may cut off where it adds, and `Tf32` adds 2⁻¹⁰ to each term for its factors.
-//! Where a library multiplies in a device's stead, it may round more: `backend::cuda::Gemm` says what.
+//! **Numerics.** Products and sums in `f32` and in an order that is the backend's own, the same for
+//! any number of threads; what is stored in 16 bits is rounded once. The error of an element of `Y`
+//! is at most `γ_{K+1} (Σ|x w| + |b|)`, that of a gradient `γ_N`, `γ_{batch_size}` times the sum of
+//! the absolute terms, where `γ_k = k u / (1 - k u)`. The unit roundoff `u` is 2⁻²⁴; where a device
+//! multiplies matrices in hardware, for 16-bit types and [`Precision::Tf32`], it is 2⁻²³, since
+//! that may cut off where it adds, and `Tf32` adds 2⁻¹⁰ to each term for its factors. Where a
+//! library multiplies in a device's stead, it may round more: `backend::cuda::Gemm` says what.
 
 use super::matrix::matrix_name;
 use super::{Accum, Device, Extent, Matrix, MatrixMut, Precision};
@@ -42,7 +46,12 @@ pub trait LinearOps: Device {
         0
     }
     /// See [`Backward::workspace_len`].
-    fn linear_backward_workspace_len<E: Element>(&self, batch_size: usize, outputs: usize, inputs: usize) -> usize;
+    fn linear_backward_workspace_len<E: Element>(
+        &self,
+        batch_size: usize,
+        outputs: usize,
+        inputs: usize,
+    ) -> usize;
 }
 
 /// Input to output.
@@ -102,11 +111,13 @@ impl<D: LinearOps, E: Element> Forward<'_, D, E> {
     }
 }
 
-/// Brings a weight that many batches will meet, as in a server, into the order in which the backend multiplies it, of which nothing more is promised.
+/// Brings a weight that many batches will meet, as in a server, into the order in which the backend
+/// multiplies it, of which nothing more is promised.
 pub struct Pack<'a, D: Device, E: Element> {
     /// `W`, `[N, K]`.
     pub weight: Matrix<'a, D, E>,
-    /// [`Self::len`] words, for [`Forward::packed_weight`] of the same backend with the same instruction set.
+    /// [`Self::len`] words, for [`Forward::packed_weight`] of the same backend with the same
+    /// instruction set.
     pub packed: D::SliceMut<'a, u64>,
 }
 
@@ -123,7 +134,8 @@ impl<D: LinearOps, E: Element> Pack<'_, D, E> {
         backend.linear_pack(self)
     }
 
-    /// The 8-byte words that a packed layer `[outputs, inputs]` takes; 0 where a backend reads weights as they are.
+    /// The 8-byte words that a packed layer `[outputs, inputs]` takes; 0 where a backend reads
+    /// weights as they are.
     pub fn len(backend: &D, outputs: usize, inputs: usize) -> usize {
         backend.linear_packed_len::<E>(outputs, inputs)
     }
@@ -141,7 +153,8 @@ pub struct Backward<'a, D: Device, E: Element> {
     pub activation: Activation,
     /// How products are computed, of meaning for `f32`.
     pub precision: Precision,
-    /// `[batch_size, N]`: the gradient of `Y` when the op begins, that of the affine map (`Z`) when it ends.
+    /// `[batch_size, N]`: the gradient of `Y` when the op begins, that of the affine map (`Z`) when
+    /// it ends.
     pub grad_output: MatrixMut<'a, D, E>,
     /// The gradient of `X`, `[batch_size, K]`, if it is wanted; overwritten.
     pub grad_input: Option<MatrixMut<'a, D, E>>,
@@ -181,18 +194,26 @@ impl<D: LinearOps, E: Element> Backward<'_, D, E> {
         }
         self.grad_weight.check(OP, matrix_name!("grad_weight"), n, k)?;
         expect_size(OP, "grad_bias", self.grad_bias.extent(), n)?;
-        expect_at_least(OP, "workspace", self.workspace.extent(), Self::workspace_len(backend, m, n, k))
+        expect_at_least(
+            OP,
+            "workspace",
+            self.workspace.extent(),
+            Self::workspace_len(backend, m, n, k),
+        )
     }
 
-    /// The 8-byte words of workspace for a layer `[outputs, inputs]` and a batch; no fewer for a larger batch.
+    /// The 8-byte words of workspace for a layer `[outputs, inputs]` and a batch; no fewer for a
+    /// larger batch.
     pub fn workspace_len(backend: &D, batch_size: usize, outputs: usize, inputs: usize) -> usize {
         backend.linear_backward_workspace_len::<E>(batch_size, outputs, inputs)
     }
 
-    /// The least number of bytes: input, output, weight and gradient read once, the gradients written once.
+    /// The least number of bytes: input, output, weight and gradient read once, the gradients
+    /// written once.
     pub fn bytes_moved(&self) -> usize {
         let (m, n, k) = (self.grad_output.rows, self.weight.rows, self.weight.cols);
-        let grad_input = if self.grad_input.is_some() { sum([product([m, k]), product([n, k])]) } else { 0 };
+        let grad_input =
+            if self.grad_input.is_some() { sum([product([m, k]), product([n, k])]) } else { 0 };
         let elements = sum([product([m, k]), product([3, m, n]), grad_input]);
         sum([product([elements, size_of::<E>()]), product([n, k, 4]), product([n, 4])])
     }

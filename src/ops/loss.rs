@@ -1,11 +1,13 @@
 //! Losses of a batch of logits, and their gradients.
 //!
-//! With `z` the logit, `y` the label in [0, 1], `p = 1 / (1 + e⁻ᶻ)`, clamped to `[t, 1 - t]` if there is a threshold `t > 0` (the
-//! `--loss-threshold` of facebookresearch/dlrm; outside the clamp the gradient is 0):
+//! With `z` the logit, `y` the label in [0, 1], `p = 1 / (1 + e⁻ᶻ)`, clamped to `[t, 1 - t]` if
+//! there is a threshold `t > 0` (the `--loss-threshold` of facebookresearch/dlrm; outside the clamp
+//! the gradient is 0):
 //!
-//! - [`Loss::BceWithLogits`]: `-y ln p - (1 - y) ln(1 - p)`, computed from `z` without overflow or cancellation as
-//!   `max(z, 0) - z y + ln(1 + e^{-|z|})`;
-//! - [`Loss::WeightedBce`]: the same times the weight of the label, `positive` if `y` rounds to 1, else `negative`;
+//! - [`Loss::BceWithLogits`]: `-y ln p - (1 - y) ln(1 - p)`, computed from `z` without overflow or
+//!   cancellation as `max(z, 0) - z y + ln(1 + e^{-|z|})`;
+//! - [`Loss::WeightedBce`]: the same times the weight of the label, `positive` if `y` rounds to 1,
+//!   else `negative`;
 //! - [`Loss::Mse`]: `(p - y)²`.
 //!
 //! Without a threshold, the cross-entropy of an infinite logit is its limit: 0 if the logit is `+∞`
@@ -15,8 +17,8 @@
 //! It is reported like a bad id: by the call itself on the CPU, by the next [`Device::synchronize`]
 //! on a device.
 //!
-//! The loss is the mean over the batch, in `f64`; 0 for an empty batch. Terms are in `f64`, summed in an order that is the backend's own and the
-//! same in every run.
+//! The loss is the mean over the batch, in `f64`; 0 for an empty batch. Terms are in `f64`, summed
+//! in an order that is the backend's own and the same in every run.
 
 use super::cast::check_power_of_two;
 use super::{Device, Extent};
@@ -30,7 +32,8 @@ pub enum Loss {
     /// Binary cross-entropy.
     #[default]
     BceWithLogits,
-    /// Binary cross-entropy with a weight for each label; the mean is over the batch, not over the weights.
+    /// Binary cross-entropy with a weight for each label; the mean is over the batch, not over the
+    /// weights.
     WeightedBce {
         /// The weight of a sample whose label rounds to 0.
         negative: f32,
@@ -46,9 +49,11 @@ impl Loss {
         let Self::WeightedBce { negative, positive } = self else { return Ok(()) };
         match [negative, positive].into_iter().find(|weight| !weight.is_finite() || *weight < 0.0) {
             None => Ok(()),
-            Some(weight) => {
-                Err(invalid(op, "loss", format!("a weight of {weight}, but must be a finite number of 0 or more")))
-            }
+            Some(weight) => Err(invalid(
+                op,
+                "loss",
+                format!("a weight of {weight}, but must be a finite number of 0 or more"),
+            )),
         }
     }
 }
@@ -67,7 +72,8 @@ pub struct Forward<'a, D: Device> {
     pub loss: Loss,
     /// Probabilities are clamped to `[threshold, 1 - threshold]`; 0 for no clamp.
     pub threshold: f32,
-    /// The gradient is that of so many times the mean loss, so that 16 bits can hold what becomes of it; a power of two.
+    /// The gradient is that of so many times the mean loss, so that 16 bits can hold what becomes
+    /// of it; a power of two.
     pub loss_scale: f32,
     /// `z`, `[batch_size]`.
     pub logits: D::Slice<'a, f32>,
@@ -75,7 +81,8 @@ pub struct Forward<'a, D: Device> {
     pub labels: D::Slice<'a, f32>,
     /// The mean loss, one value.
     pub mean: D::SliceMut<'a, f64>,
-    /// `[batch_size]`: the gradient of the mean loss, scaled, with respect to the logits, if it is wanted.
+    /// `[batch_size]`: the gradient of the mean loss, scaled, with respect to the logits, if it is
+    /// wanted.
     pub grad_logits: Option<D::SliceMut<'a, f32>>,
     /// [`Self::workspace_len`] words.
     pub workspace: D::SliceMut<'a, u64>,
@@ -110,7 +117,11 @@ impl<D: LossOps> Forward<'_, D> {
         check_power_of_two(OP, "loss_scale", self.loss_scale)?;
         self.loss.check(OP)?;
         if !(0.0..0.5).contains(&self.threshold) {
-            return Err(invalid(OP, "threshold", format!("{}, but must be in [0, 0.5)", self.threshold)));
+            return Err(invalid(
+                OP,
+                "threshold",
+                format!("{}, but must be in [0, 0.5)", self.threshold),
+            ));
         }
         let needed = Self::workspace_len(backend, self.logits.extent());
         expect_at_least(OP, "workspace", self.workspace.extent(), needed)

@@ -47,7 +47,13 @@ impl<'a, D: Device, T: Scalar> Matrix<'a, D, T> {
     }
 
     /// Checks the shape against the one that the op needs, and the data against the shape.
-    pub(crate) fn check(&self, op: &'static str, name: MatrixName, rows: usize, cols: usize) -> Result<()> {
+    pub(crate) fn check(
+        &self,
+        op: &'static str,
+        name: MatrixName,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()> {
         name.check(op, [self.rows, self.cols, self.ld, self.data.extent()], rows, cols)
     }
 }
@@ -60,7 +66,12 @@ impl<'a, D: Device, T: Scalar> MatrixMut<'a, D, T> {
 
     /// The same matrix, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> MatrixMut<'_, D, T> {
-        MatrixMut { data: D::reborrow_mut(&mut self.data), rows: self.rows, cols: self.cols, ld: self.ld }
+        MatrixMut {
+            data: D::reborrow_mut(&mut self.data),
+            rows: self.rows,
+            cols: self.cols,
+            ld: self.ld,
+        }
     }
 
     /// The same matrix, for reading.
@@ -69,7 +80,13 @@ impl<'a, D: Device, T: Scalar> MatrixMut<'a, D, T> {
     }
 
     /// Checks the shape against the one that the op needs, and the data against the shape.
-    pub(crate) fn check(&self, op: &'static str, name: MatrixName, rows: usize, cols: usize) -> Result<()> {
+    pub(crate) fn check(
+        &self,
+        op: &'static str,
+        name: MatrixName,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()> {
         name.check(op, [self.rows, self.cols, self.ld, self.data.extent()], rows, cols)
     }
 }
@@ -116,9 +133,14 @@ impl MatrixName {
         }
         // Backends count on it even where there is nothing to read: where there are no columns, or
         // a single row.
-        let fits = ld <= MAX_LD && rows.checked_mul(ld).is_some_and(|elements| elements <= isize::MAX as usize);
+        let fits = ld <= MAX_LD
+            && rows.checked_mul(ld).is_some_and(|elements| elements <= isize::MAX as usize);
         if !fits {
-            return Err(invalid(op, self.ld, format!("{ld}, but no memory has room for {rows} rows so far apart")));
+            return Err(invalid(
+                op,
+                self.ld,
+                format!("{ld}, but no memory has room for {rows} rows so far apart"),
+            ));
         }
         if rows == 0 || cols == 0 {
             return Ok(());

@@ -1,8 +1,10 @@
-//! The ops, each defined once: the maths, the arguments, their validation, the bytes and flops they must cost.
+//! The ops, each defined once: the maths, the arguments, their validation, the bytes and flops they
+//! must cost.
 //!
-//! An op is a struct of arguments over a backend's views; `run` validates it and hands it to the backend, which may take valid
-//! arguments for granted, so that every backend reports the same errors. Ops never allocate, never synchronise, and write only
-//! where the arguments say: outputs are the caller's, and so is the workspace, whose size `workspace_len` tells (in 8-byte words).
+//! An op is a struct of arguments over a backend's views; `run` validates it and hands it to the
+//! backend, which may take valid arguments for granted, so that every backend reports the same
+//! errors. Ops never allocate, never synchronise, and write only where the arguments say: outputs
+//! are the caller's, and so is the workspace, whose size `workspace_len` tells (in 8-byte words).
 //!
 //! # Mistakes that do not compile
 //!
@@ -48,7 +50,8 @@
 //!
 //! # Views
 //!
-//! Buffers are seen through [`Device::Slice`] and [`Device::SliceMut`]: on the CPU these are plain Rust slices.
+//! Buffers are seen through [`Device::Slice`] and [`Device::SliceMut`]: on the CPU these are plain
+//! Rust slices.
 
 pub mod cast;
 pub mod dense_update;
@@ -70,7 +73,9 @@ pub use interaction::{Interaction, PairOrder};
 pub use linear::Activation;
 pub use loss::Loss;
 pub use matrix::{Matrix, MatrixMut};
-pub use optimizer::{Optimizer, OptimizerStateMut, Rounding, StepControl, StepValues, UpdateRule, WeightDecay};
+pub use optimizer::{
+    Optimizer, OptimizerStateMut, Rounding, StepControl, StepValues, UpdateRule, WeightDecay,
+};
 pub use stage::Stage;
 pub(crate) use stage::StagingOnly;
 pub use tables::{Bags, Feature, Pooling, Table, TableBatch};
@@ -136,7 +141,11 @@ pub trait Device: Clone + Send + Sync {
     ///
     /// # Errors
     /// Lengths that differ; what the backend reports.
-    fn copy<T: Scalar>(&self, source: Self::Slice<'_, T>, target: Self::SliceMut<'_, T>) -> Result<()>;
+    fn copy<T: Scalar>(
+        &self,
+        source: Self::Slice<'_, T>,
+        target: Self::SliceMut<'_, T>,
+    ) -> Result<()>;
     /// The bytes that the device can still give, as far as it can tell. Models that need more are
     /// refused before anything is asked for.
     fn free_memory(&self) -> Option<usize> {
@@ -150,12 +159,18 @@ pub trait Device: Clone + Send + Sync {
     ///
     /// # Panics
     /// If the range is not within the buffer, as indexing a slice does.
-    fn slice<T: Scalar>(buffer: &Self::Buffer<T>, range: std::ops::Range<usize>) -> Self::Slice<'_, T>;
+    fn slice<T: Scalar>(
+        buffer: &Self::Buffer<T>,
+        range: std::ops::Range<usize>,
+    ) -> Self::Slice<'_, T>;
     /// Views a range of a buffer, for writing.
     ///
     /// # Panics
     /// If the range is not within the buffer, as indexing a slice does.
-    fn slice_mut<T: Scalar>(buffer: &mut Self::Buffer<T>, range: std::ops::Range<usize>) -> Self::SliceMut<'_, T>;
+    fn slice_mut<T: Scalar>(
+        buffer: &mut Self::Buffer<T>,
+        range: std::ops::Range<usize>,
+    ) -> Self::SliceMut<'_, T>;
     /// Views two ranges of a buffer, the first before the second, for writing.
     ///
     /// # Panics
@@ -165,7 +180,8 @@ pub trait Device: Clone + Send + Sync {
         first: std::ops::Range<usize>,
         second: std::ops::Range<usize>,
     ) -> (Self::SliceMut<'_, T>, Self::SliceMut<'_, T>);
-    /// The same view, borrowed for a shorter time. Structs over views are invariant in their lifetime; this gets around it.
+    /// The same view, borrowed for a shorter time. Structs over views are invariant in their
+    /// lifetime; this gets around it.
     fn reborrow<'a, T: Scalar>(slice: &'a Self::Slice<'_, T>) -> Self::Slice<'a, T>;
     /// As [`Self::reborrow`], for writing.
     fn reborrow_mut<'a, T: Scalar>(slice: &'a mut Self::SliceMut<'_, T>) -> Self::SliceMut<'a, T>;
@@ -249,13 +265,15 @@ pub enum Precision {
     /// Exact products, of all 24 bits of each factor.
     #[default]
     Full,
-    /// Factors may first be rounded to the 11 bits of tf32 where that is faster, as it is on the tensor cores of a GPU; sums are of `f32` all the same.
+    /// Factors may first be rounded to the 11 bits of tf32 where that is faster, as it is on the
+    /// tensor cores of a GPU; sums are of `f32` all the same.
     Tf32,
 }
 
 #[cfg(feature = "cuda")]
 impl Precision {
-    /// Whether products of elements of `E` are to be computed as exact ones of `f32`, and not on tensor cores.
+    /// Whether products of elements of `E` are to be computed as exact ones of `f32`, and not on
+    /// tensor cores.
     pub(crate) fn is_exact<E: crate::Element>(self) -> bool {
         E::DTYPE == crate::DType::F32 && self == Self::Full
     }

@@ -1,6 +1,7 @@
 //! An exponential moving average of parameters: `average += (1 - decay) (value - average)`.
 //!
-//! A model with averaged parameters generalises better than the one that the last steps left (Polyak & Juditsky, 1992).
+//! A model with averaged parameters generalises better than the one that the last steps left
+//! (Polyak & Juditsky, 1992).
 
 use super::{Device, Extent, StepControl};
 use crate::error::{Result, expect_size, invalid};
@@ -13,7 +14,8 @@ pub trait MovingAverageOps: Device {
 
 /// One step of the average, in place.
 pub struct Update<'a, D: Device> {
-    /// What is read from the device: the decay, in place of the one here, and whether there is anything to do.
+    /// What is read from the device: the decay, in place of the one here, and whether there is
+    /// anything to do.
     pub control: StepControl<'a, D>,
     /// How much of the average stays, in [0, 1].
     pub decay: f32,

@@ -1,10 +1,11 @@
-//! Update rules, shared by table rows ([`sparse_update`](super::sparse_update)) and dense parameters
-//! ([`dense_update`](super::dense_update)).
+//! Update rules, shared by table rows ([`sparse_update`](super::sparse_update)) and dense
+//! parameters ([`dense_update`](super::dense_update)).
 
 use super::{Device, Extent};
 use crate::error::{Error, Result, expect_size, invalid};
 
-/// An optimizer. With `g` the gradient, `w` the parameter, `lr` the learning rate, `t` the number of the step, from 1:
+/// An optimizer. With `g` the gradient, `w` the parameter, `lr` the learning rate, `t` the number
+/// of the step, from 1:
 ///
 /// | optimizer | state | step |
 /// |---|---|---|
@@ -76,9 +77,11 @@ pub enum Rounding {
     /// To the nearest value; updates below half a step are lost.
     #[default]
     Nearest,
-    /// Up or down at random so that the expectation is exact, see [`Element::from_f32_stochastic`](crate::Element::from_f32_stochastic).
-    /// The bits for a weight are `philox4x32(key, counter)[column % 4]` with `key = [seed, (seed >> 32) ^ (step >> 32)]` and
-    /// `counter = [column / 4, row, (row >> 32) | (table << 16), step]`, each cut to 32 bits: they depend on nothing else.
+    /// Up or down at random so that the expectation is exact, see
+    /// [`Element::from_f32_stochastic`](crate::Element::from_f32_stochastic). The bits for a weight
+    /// are `philox4x32(key, counter)[column % 4]` with `key = [seed, (seed >> 32) ^ (step >> 32)]`
+    /// and `counter = [column / 4, row, (row >> 32) | (table << 16), step]`, each cut to 32 bits:
+    /// they depend on nothing else.
     Stochastic {
         /// The seed.
         seed: u64,
@@ -103,13 +106,23 @@ pub struct UpdateRule {
 impl UpdateRule {
     /// The first step of `optimizer` with no decay, and rounding to nearest.
     pub fn new(optimizer: Optimizer, learning_rate: f32) -> Self {
-        Self { optimizer, learning_rate, step: 1, weight_decay: WeightDecay::None, rounding: Rounding::Nearest }
+        Self {
+            optimizer,
+            learning_rate,
+            step: 1,
+            weight_decay: WeightDecay::None,
+            rounding: Rounding::Nearest,
+        }
     }
 
     pub(crate) fn check(&self, op: &'static str) -> Result<()> {
         let finite = |argument, value: f32| match value.is_finite() && value >= 0.0 {
             true => Ok(()),
-            false => Err(invalid(op, argument, format!("{value}, but must be a finite number of 0 or more"))),
+            false => Err(invalid(
+                op,
+                argument,
+                format!("{value}, but must be a finite number of 0 or more"),
+            )),
         };
         finite("rule.learning_rate", self.learning_rate)?;
         if self.step == 0 {
@@ -117,16 +130,24 @@ impl UpdateRule {
         }
         match self.weight_decay {
             WeightDecay::None => {}
-            WeightDecay::L2(decay) | WeightDecay::Decoupled(decay) => finite("rule.weight_decay", decay)?,
+            WeightDecay::L2(decay) | WeightDecay::Decoupled(decay) => {
+                finite("rule.weight_decay", decay)?
+            }
         }
         match self.optimizer {
             Optimizer::Sgd => Ok(()),
-            Optimizer::Adagrad { eps } | Optimizer::RowwiseAdagrad { eps } => finite("rule.optimizer.eps", eps),
+            Optimizer::Adagrad { eps } | Optimizer::RowwiseAdagrad { eps } => {
+                finite("rule.optimizer.eps", eps)
+            }
             Optimizer::Adam { beta1, beta2, eps } => {
                 finite("rule.optimizer.eps", eps)?;
                 for beta in [beta1, beta2] {
                     if !(0.0..1.0).contains(&beta) {
-                        return Err(invalid(op, "rule.optimizer.beta", format!("{beta}, but must be in [0, 1)")));
+                        return Err(invalid(
+                            op,
+                            "rule.optimizer.beta",
+                            format!("{beta}, but must be in [0, 1)"),
+                        ));
                     }
                 }
                 Ok(())
@@ -144,7 +165,8 @@ impl UpdateRule {
         Self { optimizer: self.optimizer.for_dense(), ..self }
     }
 
-    /// What the weight decay comes to: a factor of the parameter that is added to the gradient, and one that the parameter is multiplied by.
+    /// What the weight decay comes to: a factor of the parameter that is added to the gradient, and
+    /// one that the parameter is multiplied by.
     pub(crate) fn decay_factors(&self) -> (f32, f32) {
         match self.weight_decay {
             WeightDecay::None => (0.0, 1.0),
@@ -161,7 +183,8 @@ impl UpdateRule {
     }
 }
 
-/// What of an [`UpdateRule`] changes from step to step, where ops can read it: a recorded step is replayed with other values.
+/// What of an [`UpdateRule`] changes from step to step, where ops can read it: a recorded step is
+/// replayed with other values.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct StepValues {
@@ -185,7 +208,15 @@ impl StepValues {
     pub fn new(rule: &UpdateRule, decay: f32) -> Self {
         let (first_correction, second_correction) = rule.bias_corrections();
         let (step, learning_rate, shrink) = (rule.step, rule.learning_rate, rule.decay_factors().1);
-        Self { step, learning_rate, shrink, first_correction, second_correction, decay, reserved: 0 }
+        Self {
+            step,
+            learning_rate,
+            shrink,
+            first_correction,
+            second_correction,
+            decay,
+            reserved: 0,
+        }
     }
 }
 
@@ -213,17 +244,22 @@ impl<D: Device> Default for StepControl<'_, D> {
 impl<D: Device> StepControl<'_, D> {
     /// The same, borrowed for a shorter time.
     pub fn reborrow(&self) -> StepControl<'_, D> {
-        StepControl { values: self.values.as_ref().map(D::reborrow), gate: self.gate.as_ref().map(D::reborrow) }
+        StepControl {
+            values: self.values.as_ref().map(D::reborrow),
+            gate: self.gate.as_ref().map(D::reborrow),
+        }
     }
 
     pub(crate) fn check(&self, op: &'static str) -> Result<()> {
-        self.values.map_or(Ok(()), |values| expect_size(op, "control.values", values.extent(), 1))?;
+        self.values
+            .map_or(Ok(()), |values| expect_size(op, "control.values", values.extent(), 1))?;
         self.gate.map_or(Ok(()), |gate| expect_size(op, "control.gate", gate.extent(), 1))
     }
 }
 
 impl Optimizer {
-    /// How many state values a table of `rows` rows with `elements` elements has, in the first and in the second state buffer.
+    /// How many state values a table of `rows` rows with `elements` elements has, in the first and
+    /// in the second state buffer.
     pub fn state_len(&self, rows: usize, elements: usize) -> [usize; 2] {
         match self {
             Self::Sgd => [0, 0],
@@ -233,8 +269,9 @@ impl Optimizer {
         }
     }
 
-    /// The optimizer for dense parameters, which have no rows. Its `eps` is at least the smallest positive normal number: added to the root of whatever is
-    /// not zero that changes nothing, and a parameter that has never had a gradient stays where it is, in place of becoming 0/0.
+    /// The optimizer for dense parameters, which have no rows. Its `eps` is at least the smallest
+    /// positive normal number: added to the root of whatever is not zero that changes nothing, and
+    /// a parameter that has never had a gradient stays where it is, in place of becoming 0/0.
     pub fn for_dense(self) -> Self {
         match self {
             Self::RowwiseAdagrad { eps } => Self::Adagrad { eps },
@@ -251,7 +288,9 @@ impl Optimizer {
         match self {
             Self::Sgd => Self::Sgd,
             Self::Adagrad { eps } => Self::Adagrad { eps: least(eps) },
-            Self::RowwiseAdagrad { eps } => Self::RowwiseAdagrad { eps: eps.max(LEAST_ROWWISE_EPS) },
+            Self::RowwiseAdagrad { eps } => {
+                Self::RowwiseAdagrad { eps: eps.max(LEAST_ROWWISE_EPS) }
+            }
             Self::Adam { beta1, beta2, eps } => Self::Adam { beta1, beta2, eps: least(eps) },
         }
     }
@@ -261,7 +300,8 @@ impl Optimizer {
 pub enum OptimizerStateMut<'a, D: Device> {
     /// For [`Optimizer::Sgd`].
     None,
-    /// For [`Optimizer::Adagrad`] (one per element) and [`Optimizer::RowwiseAdagrad`] (one per row).
+    /// For [`Optimizer::Adagrad`] (one per element) and [`Optimizer::RowwiseAdagrad`] (one per
+    /// row).
     SumOfSquares(D::SliceMut<'a, f32>),
     /// For [`Optimizer::Adam`], one each per element.
     Moments {
@@ -273,13 +313,20 @@ pub enum OptimizerStateMut<'a, D: Device> {
 }
 
 impl<D: Device> OptimizerStateMut<'_, D> {
-    pub(crate) fn check(&self, op: &'static str, optimizer: Optimizer, rows: usize, elements: usize) -> Result<()> {
+    pub(crate) fn check(
+        &self,
+        op: &'static str,
+        optimizer: Optimizer,
+        rows: usize,
+        elements: usize,
+    ) -> Result<()> {
         let [first_len, second_len] = optimizer.state_len(rows, elements);
         match (self, optimizer) {
             (Self::None, Optimizer::Sgd) => Ok(()),
-            (Self::SumOfSquares(sum), Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. }) => {
-                expect_size(op, "state.sum_of_squares", sum.extent(), first_len)
-            }
+            (
+                Self::SumOfSquares(sum),
+                Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. },
+            ) => expect_size(op, "state.sum_of_squares", sum.extent(), first_len),
             (Self::Moments { first, second }, Optimizer::Adam { .. }) => {
                 expect_size(op, "state.first", first.extent(), first_len)?;
                 expect_size(op, "state.second", second.extent(), second_len)

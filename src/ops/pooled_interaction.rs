@@ -1,6 +1,7 @@
 //! Lookup and interaction at once: pooled vectors meet while the cache still holds them.
 //!
-//! The outputs are those of [`embedding_bag`] and then of [`interaction`] with what it pooled, to the bit.
+//! The outputs are those of [`embedding_bag`] and then of [`interaction`] with what it pooled, to
+//! the bit.
 
 use super::embedding_bag::{self, EmbeddingBagOps};
 use super::interaction::{self, Features, InteractionOps};
@@ -11,7 +12,10 @@ use crate::error::Result;
 /// What a backend provides; call it through [`Forward::run`], which validates.
 pub trait PooledInteractionOps: EmbeddingBagOps + InteractionOps {
     /// See [`Forward`]. A backend that knows no better runs one op after the other.
-    fn pooled_interaction_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
+    fn pooled_interaction_forward<E: Element, I: Index>(
+        &self,
+        args: Forward<'_, Self, E, I>,
+    ) -> Result<()> {
         args.run_in_turn(self)
     }
 }
@@ -26,7 +30,8 @@ pub struct Forward<'a, D: Device, E: Element, I: Index> {
 
 /// The interaction of dense vectors with what has just been pooled.
 pub struct Interact<'a, D: Device> {
-    /// Whether the pooled vectors are wanted in the lookup's output, as for a gradient. If not, what is there afterwards is of no meaning.
+    /// Whether the pooled vectors are wanted in the lookup's output, as for a gradient. If not,
+    /// what is there afterwards is of no meaning.
     pub keeps_pooled: bool,
     /// How features meet.
     pub interaction: Interaction,
@@ -44,7 +49,8 @@ impl<D: PooledInteractionOps, E: Element, I: Index> Forward<'_, D, E, I> {
     /// Validates and runs.
     ///
     /// # Errors
-    /// Those of [`embedding_bag::Forward::run`] and of [`interaction::Forward::run`]. After a bad id the output is of no meaning.
+    /// Those of [`embedding_bag::Forward::run`] and of [`interaction::Forward::run`]. After a bad
+    /// id the output is of no meaning.
     pub fn run(mut self, backend: &D) -> Result<()> {
         self.lookup.validate()?;
         self.as_interaction().validate()?;
@@ -59,12 +65,16 @@ impl<D: PooledInteractionOps, E: Element, I: Index> Forward<'_, D, E, I> {
 
     /// The interaction of what has been pooled.
     pub(crate) fn as_interaction(&mut self) -> interaction::Forward<'_, D, f32> {
-        let Self { lookup, interact: Interact { interaction, dim, precision, dense, output, .. } } = self;
+        let Self { lookup, interact: Interact { interaction, dim, precision, dense, output, .. } } =
+            self;
         interaction::Forward {
             interaction: *interaction,
             dim: *dim,
             precision: *precision,
-            features: Features::Split { dense: dense.reborrow(), sparse: lookup.output.as_matrix() },
+            features: Features::Split {
+                dense: dense.reborrow(),
+                sparse: lookup.output.as_matrix(),
+            },
             output: output.reborrow(),
         }
     }

@@ -1,27 +1,35 @@
 //! Gradients of table rows, and optimizer steps on the rows that have one.
 //!
-//! The gradient of a row is the sum over its occurrences in the batch. With `g = clamp(dL/dout[b, columns of f])`, an occurrence `i` in bag
-//! `(f, b)` of `n` counted ids contributes `wᵢ g` (sum), `(wᵢ / n) g` (mean), or `g` in the columns whose maximum came from it (max).
-//! Duplicates are summed first; then each row takes **one** step of the optimizer ([`Optimizer`](super::Optimizer)).
+//! The gradient of a row is the sum over its occurrences in the batch. With `g = clamp(dL/dout[b,
+//! columns of f])`, an occurrence `i` in bag `(f, b)` of `n` counted ids contributes `wᵢ g` (sum),
+//! `(wᵢ / n) g` (mean), or `g` in the columns whose maximum came from it (max). Duplicates are
+//! summed first; then each row takes **one** step of the optimizer
+//! ([`Optimizer`](super::Optimizer)).
 //!
 //! - [`Update`] does both at once, in place;
-//! - [`Reduce`] keeps the sums in a [`SparseGrad`], which [`Merge`] adds to another one and [`Apply`] applies later.
+//! - [`Reduce`] keeps the sums in a [`SparseGrad`], which [`Merge`] adds to another one and
+//!   [`Apply`] applies later.
 //!
 //! [`Reduce`] followed by [`Apply`] gives the same bits as [`Update`].
 //!
-//! **Numerics.** A row's occurrences, in the order of their positions, are cut into chunks of [`CHUNK`], and each chunk is summed in order, starting
-//! from its first contribution. The sums of the chunks are cut and summed in the same way, and the sums of those, until one is left: a tree, so
-//! that no run of additions is longer than [`CHUNK`], however hot a row is. Sums are in `f32`, product and sum rounded separately. The order depends
-//! on nothing else, so results are the same for any number of threads. A contribution takes part in at most `CHUNK - 1` additions on each of
-//! `L = ⌈log m / log CHUNK⌉` levels, so the error of a sum of `m` contributions is at most `γₖ Σ|contribution|`, `k = min(m, (CHUNK - 1) L) + 2`: the
-//! rounding of each factor and product included.
+//! **Numerics.** A row's occurrences, in the order of their positions, are cut into chunks of
+//! [`CHUNK`], and each chunk is summed in order, starting from its first contribution. The sums of
+//! the chunks are cut and summed in the same way, and the sums of those, until one is left: a tree,
+//! so that no run of additions is longer than [`CHUNK`], however hot a row is. Sums are in `f32`,
+//! product and sum rounded separately. The order depends on nothing else, so results are the same
+//! for any number of threads. A contribution takes part in at most `CHUNK - 1` additions on each of
+//! `L = ⌈log m / log CHUNK⌉` levels, so the error of a sum of `m` contributions is at most `γₖ
+//! Σ|contribution|`, `k = min(m, (CHUNK - 1) L) + 2`: the rounding of each factor and product
+//! included.
 
 use std::sync::Arc;
 
 use super::index_sort::SortedIndices;
 use super::matrix::matrix_name;
 use super::optimizer::check_max_gradient;
-use super::{Bags, Device, Extent, Matrix, OptimizerStateMut, StepControl, Table, TableBatch, UpdateRule};
+use super::{
+    Bags, Device, Extent, Matrix, OptimizerStateMut, StepControl, Table, TableBatch, UpdateRule,
+};
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 use crate::size::{product, sum};
@@ -38,14 +46,18 @@ pub trait SparseUpdateOps: Device {
     /// See [`Apply`].
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()>;
     /// See [`Update`].
-    fn sparse_update_update<E: Element, I: Index>(&self, args: Update<'_, Self, E, I>) -> Result<()>;
+    fn sparse_update_update<E: Element, I: Index>(
+        &self,
+        args: Update<'_, Self, E, I>,
+    ) -> Result<()>;
     /// See [`Update::workspace_len`] and [`Reduce::workspace_len`].
     fn sparse_update_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize;
     /// See [`Merge::workspace_len`].
     fn sparse_update_merge_workspace_len(&self, tables: &TableBatch, num_rows: usize) -> usize;
 }
 
-/// Where the gradient of a batch comes from: the order of its ids, and the gradient of the pooled output.
+/// Where the gradient of a batch comes from: the order of its ids, and the gradient of the pooled
+/// output.
 pub struct PooledGrad<'a, D: Device, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
@@ -66,11 +78,20 @@ impl<D: Device, I: Index> PooledGrad<'_, D, I> {
         let tables = self.tables.as_ref();
         self.bags.check(op, tables)?;
         self.sorted.check(op, tables, &self.bags)?;
-        self.grad_output.check(op, matrix_name!("grad_output"), self.bags.batch_size, tables.width())?;
+        self.grad_output.check(
+            op,
+            matrix_name!("grad_output"),
+            self.bags.batch_size,
+            tables.width(),
+        )?;
         check_max_gradient(op, self.max_gradient)?;
         match self.argmax {
-            Some(argmax) => argmax.check(op, matrix_name!("argmax"), self.bags.batch_size, tables.width()),
-            None if tables.has_max() => Err(invalid(op, "argmax", "needed, since a feature is pooled by max")),
+            Some(argmax) => {
+                argmax.check(op, matrix_name!("argmax"), self.bags.batch_size, tables.width())
+            }
+            None if tables.has_max() => {
+                Err(invalid(op, "argmax", "needed, since a feature is pooled by max"))
+            }
             None => Ok(()),
         }
     }
@@ -97,14 +118,21 @@ pub struct SparseGrad<D: Device> {
 }
 
 impl<D: Device> SparseGrad<D> {
-    /// Room for the gradients of `capacity` rows of these tables. A batch needs at most as many as it has ids, and as there are rows.
+    /// Room for the gradients of `capacity` rows of these tables. A batch needs at most as many as
+    /// it has ids, and as there are rows.
     ///
     /// # Errors
     /// Those of [`Device::alloc`].
     pub fn new(device: &D, tables: &TableBatch, capacity: usize) -> Result<Self> {
         let capacity = capacity.min(tables.num_rows());
         let values = device.alloc(product([capacity, tables.max_dim()]))?;
-        Self::with_buffers(device, tables, device.alloc(capacity)?, device.alloc(sum([capacity, 1]))?, values)
+        Self::with_buffers(
+            device,
+            tables,
+            device.alloc(capacity)?,
+            device.alloc(sum([capacity, 1]))?,
+            values,
+        )
     }
 
     /// Makes a gradient from existing buffers for rows, starts and values, whatever they hold.
@@ -123,7 +151,13 @@ impl<D: Device> SparseGrad<D> {
         let capacity = rows.extent();
         expect_at_least(OP, "starts", starts.extent(), sum([capacity, 1]))?;
         expect_at_least(OP, "values", values.extent(), product([capacity, tables.max_dim()]))?;
-        Ok(Self { rows, starts, values, counts: device.alloc(1)?, tables: Arc::clone(tables.shared_tables()) })
+        Ok(Self {
+            rows,
+            starts,
+            values,
+            counts: device.alloc(1)?,
+            tables: Arc::clone(tables.shared_tables()),
+        })
     }
 
     /// The largest number of rows that there is room for.
@@ -152,7 +186,12 @@ impl<D: Device> SparseGrad<D> {
     }
 
     /// Refuses other tables.
-    fn check_tables(&self, op: &'static str, argument: &'static str, tables: &TableBatch) -> Result<()> {
+    fn check_tables(
+        &self,
+        op: &'static str,
+        argument: &'static str,
+        tables: &TableBatch,
+    ) -> Result<()> {
         match self.tables == *tables.shared_tables() {
             true => Ok(()),
             false => Err(invalid(op, argument, "made for other tables")),
@@ -254,7 +293,12 @@ impl<D: SparseUpdateOps> Merge<'_, D> {
         if rows > u32::MAX as usize - 1 {
             return Err(invalid(OP, "out", "gradients of more than 2^32 - 2 rows together"));
         }
-        expect_at_least(OP, "workspace", self.workspace.extent(), Self::workspace_len(backend, tables, rows))?;
+        expect_at_least(
+            OP,
+            "workspace",
+            self.workspace.extent(),
+            Self::workspace_len(backend, tables, rows),
+        )?;
         self.a.check_tables(OP, "a", tables)?;
         self.b.check_tables(OP, "b", tables)?;
         self.out.check(OP, tables, rows)
@@ -285,7 +329,8 @@ pub struct Apply<'a, D: Device, E: Element> {
     pub grad: &'a SparseGrad<D>,
     /// The step.
     pub rule: UpdateRule,
-    /// If there, the weight decay of a row is multiplied by the entry of its linear row number: [`TableBatch::num_rows`] of them.
+    /// If there, the weight decay of a row is multiplied by the entry of its linear row number:
+    /// [`TableBatch::num_rows`] of them.
     pub decay_scale: Option<D::Slice<'a, f32>>,
     /// All tables, one after another: [`TableBatch::num_weights`] elements.
     pub weights: D::SliceMut<'a, E>,
@@ -314,10 +359,15 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
         check_target::<D, E>(OP, self.tables.as_ref(), &self.rule, &self.weights, &self.state)
     }
 
-    /// The least number of bytes if the gradient is full: it is read, weights and state are read and written.
+    /// The least number of bytes if the gradient is full: it is read, weights and state are read
+    /// and written.
     pub fn bytes_moved(&self) -> usize {
         let (rows, elements) = (self.grad.capacity(), self.grad.values.extent());
-        sum([product([rows, 16]), product([elements, 4]), step_bytes::<E>(&self.rule, rows, elements)])
+        sum([
+            product([rows, 16]),
+            product([elements, 4]),
+            step_bytes::<E>(&self.rule, rows, elements),
+        ])
     }
 
     /// Additions, multiplications, divisions and roots, about.
@@ -334,7 +384,8 @@ pub struct Update<'a, D: Device, E: Element, I: Index> {
     pub control: StepControl<'a, D>,
     /// The step.
     pub rule: UpdateRule,
-    /// If there, the weight decay of a row is multiplied by the entry of its linear row number: [`TableBatch::num_rows`] of them.
+    /// If there, the weight decay of a row is multiplied by the entry of its linear row number:
+    /// [`TableBatch::num_rows`] of them.
     pub decay_scale: Option<D::Slice<'a, f32>>,
     /// All tables, one after another: [`TableBatch::num_weights`] elements.
     pub weights: D::SliceMut<'a, E>,
@@ -366,14 +417,25 @@ impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
     pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "sparse_update.update";
         self.source.check(OP)?;
-        let needed = Self::workspace_len(backend, self.source.tables.as_ref(), self.source.bags.num_indices());
+        let needed = Self::workspace_len(
+            backend,
+            self.source.tables.as_ref(),
+            self.source.bags.num_indices(),
+        );
         expect_at_least(OP, "workspace", self.workspace.extent(), needed)?;
         self.control.check(OP)?;
         check_decay_scale::<D>(OP, self.source.tables.as_ref(), &self.decay_scale)?;
-        check_target::<D, E>(OP, self.source.tables.as_ref(), &self.rule, &self.weights, &self.state)
+        check_target::<D, E>(
+            OP,
+            self.source.tables.as_ref(),
+            &self.rule,
+            &self.weights,
+            &self.state,
+        )
     }
 
-    /// The least number of bytes if no id occurs twice: gradient and order read, weights and state read and written.
+    /// The least number of bytes if no id occurs twice: gradient and order read, weights and state
+    /// read and written.
     pub fn bytes_moved(&self) -> usize {
         let (rows, elements) = (self.source.bags.num_indices(), looked_up(&self.source));
         sum([self.source.bytes_moved(), step_bytes::<E>(&self.rule, rows, elements)])
@@ -387,7 +449,9 @@ impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
 
 fn looked_up<D: Device, I: Index>(source: &PooledGrad<'_, D, I>) -> usize {
     let tables = source.tables.as_ref();
-    product([source.bags.num_indices(), tables.width()]).checked_div(tables.features().len()).unwrap_or(0)
+    product([source.bags.num_indices(), tables.width()])
+        .checked_div(tables.features().len())
+        .unwrap_or(0)
 }
 
 fn step_bytes<E: Element>(rule: &UpdateRule, rows: usize, elements: usize) -> usize {
@@ -400,7 +464,9 @@ fn check_decay_scale<D: Device>(
     tables: &TableBatch,
     scale: &Option<D::Slice<'_, f32>>,
 ) -> Result<()> {
-    scale.as_ref().map_or(Ok(()), |scale| expect_size(op, "decay_scale", scale.extent(), tables.num_rows()))
+    scale
+        .as_ref()
+        .map_or(Ok(()), |scale| expect_size(op, "decay_scale", scale.extent(), tables.num_rows()))
 }
 
 fn check_target<D: Device, E: Element>(

@@ -1,4 +1,5 @@
-//! What a table-batched call is about: tables, the features that look them up, and the bags of a batch.
+//! What a table-batched call is about: tables, the features that look them up, and the bags of a
+//! batch.
 
 use std::sync::Arc;
 
@@ -16,9 +17,11 @@ pub enum Pooling {
     /// The (weighted) sum.
     #[default]
     Sum,
-    /// The (weighted) sum divided by the number of counted ids; padding is not counted, weights do not change the count.
+    /// The (weighted) sum divided by the number of counted ids; padding is not counted, weights do
+    /// not change the count.
     Mean,
-    /// The largest value of each column; among equal ones the first counts as the source. Takes no per-sample weights.
+    /// The largest value of each column; among equal ones the first counts as the source. Takes no
+    /// per-sample weights.
     Max,
 }
 
@@ -44,10 +47,12 @@ pub struct Feature {
     pub padding_idx: Option<usize>,
 }
 
-/// The tables and features of a table-batched call, with the layout of everything that is batched over them.
+/// The tables and features of a table-batched call, with the layout of everything that is batched
+/// over them.
 ///
-/// All tables lie in one buffer of weights, table after table. The pooled vectors of a sample lie side by side in the order of the
-/// features. A row is known across tables by its linear number: rows are counted through all tables.
+/// All tables lie in one buffer of weights, table after table. The pooled vectors of a sample lie
+/// side by side in the order of the features. A row is known across tables by its linear number:
+/// rows are counted through all tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableBatch {
     // Shared with what ops made of them: see `SortedIndices` and `SparseGrad`.
@@ -61,7 +66,8 @@ pub struct TableBatch {
     has_max: bool,
 }
 
-/// The largest number of tables and the largest table: the random bits of stochastic rounding are keyed by both.
+/// The largest number of tables and the largest table: the random bits of stochastic rounding are
+/// keyed by both.
 const MAX_TABLES: usize = 1 << 16;
 const MAX_ROWS: usize = 1 << 48;
 /// The largest number of elements that can be addressed, of 8 bytes at most.
@@ -73,8 +79,9 @@ impl TableBatch {
     /// Checks and lays out tables and features.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a table without rows or columns, a feature of a table that
-    /// does not exist, a padding index outside its table, or sizes that overflow.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a table without rows or
+    /// columns, a feature of a table that does not exist, a padding index outside its table, or
+    /// sizes that overflow.
     pub fn new(tables: Vec<Table>, features: Vec<Feature>) -> Result<Self> {
         const OP: &str = "TableBatch";
         if tables.len() > MAX_TABLES {
@@ -84,16 +91,27 @@ impl TableBatch {
                 format!("{} tables, but at most {MAX_TABLES} are possible", tables.len()),
             ));
         }
-        let (mut weight_offsets, mut row_offsets, mut column_offsets) = (vec![0usize], vec![0usize], vec![0usize]);
+        let (mut weight_offsets, mut row_offsets, mut column_offsets) =
+            (vec![0usize], vec![0usize], vec![0usize]);
         let (mut elements, mut rows, mut columns) = (0usize, 0usize, 0usize);
         for (t, table) in tables.iter().enumerate() {
             let Table { num_embeddings, embedding_dim } = *table;
             if num_embeddings == 0 || embedding_dim == 0 || num_embeddings > MAX_ROWS {
-                return Err(invalid(OP, "tables", format!("table {t} has {num_embeddings} rows of {embedding_dim}")));
+                return Err(invalid(
+                    OP,
+                    "tables",
+                    format!("table {t} has {num_embeddings} rows of {embedding_dim}"),
+                ));
             }
-            let size = num_embeddings.checked_mul(embedding_dim).and_then(|size| elements.checked_add(size));
+            let size = num_embeddings
+                .checked_mul(embedding_dim)
+                .and_then(|size| elements.checked_add(size));
             elements = size.filter(|&size| size <= MAX_ELEMENTS).ok_or_else(|| {
-                invalid(OP, "tables", format!("table {t} does not fit into memory with those before it"))
+                invalid(
+                    OP,
+                    "tables",
+                    format!("table {t} does not fit into memory with those before it"),
+                )
             })?;
             // There are no more rows than elements.
             rows += num_embeddings;
@@ -102,9 +120,15 @@ impl TableBatch {
         }
         for (f, feature) in features.iter().enumerate() {
             let table = tables.get(feature.table).ok_or_else(|| {
-                invalid(OP, "features", format!("feature {f} names table {} of {}", feature.table, tables.len()))
+                invalid(
+                    OP,
+                    "features",
+                    format!("feature {f} names table {} of {}", feature.table, tables.len()),
+                )
             })?;
-            if let Some(padding) = feature.padding_idx.filter(|&padding| padding >= table.num_embeddings) {
+            if let Some(padding) =
+                feature.padding_idx.filter(|&padding| padding >= table.num_embeddings)
+            {
                 let rows = table.num_embeddings;
                 return Err(invalid(
                     OP,
@@ -114,7 +138,8 @@ impl TableBatch {
             }
             columns = sum([columns, table.embedding_dim]);
             if columns > MAX_ELEMENTS {
-                let reason = format!("the vectors of a sample do not fit into memory from feature {f} on");
+                let reason =
+                    format!("the vectors of a sample do not fit into memory from feature {f} on");
                 return Err(invalid(OP, "features", reason));
             }
             column_offsets.push(columns);
@@ -141,7 +166,8 @@ impl TableBatch {
     /// # Errors
     /// As [`Self::new`].
     pub fn one_feature_each(tables: Vec<Table>, pooling: Pooling) -> Result<Self> {
-        let features = (0..tables.len()).map(|table| Feature { table, pooling, padding_idx: None }).collect();
+        let features =
+            (0..tables.len()).map(|table| Feature { table, pooling, padding_idx: None }).collect();
         Self::new(tables, features)
     }
 
@@ -211,7 +237,8 @@ impl TableBatch {
         self.column_offsets[self.features.len()]
     }
 
-    /// Whether any feature is pooled by [`Pooling::Max`], so that a gradient needs the `argmax` of the forward pass.
+    /// Whether any feature is pooled by [`Pooling::Max`], so that a gradient needs the `argmax` of
+    /// the forward pass.
     pub fn has_max(&self) -> bool {
         self.has_max
     }
@@ -233,7 +260,8 @@ impl TableBatch {
     pub fn weight_offset_of_row(&self, row: usize) -> usize {
         assert!(row < self.num_rows(), "row {row} of {}", self.num_rows());
         let table = self.table_of_row(row);
-        self.weight_offsets[table] + (row - self.row_offsets[table]) * self.tables[table].embedding_dim
+        self.weight_offsets[table]
+            + (row - self.row_offsets[table]) * self.tables[table].embedding_dim
     }
 }
 
@@ -245,14 +273,16 @@ impl AsRef<TableBatch> for TableBatch {
 
 /// The ids of a batch on a device: see [`Jagged`](crate::Jagged) for the layout.
 ///
-/// The contents are checked where they are read: wrong offsets are an error, a bad id is skipped and reported.
+/// The contents are checked where they are read: wrong offsets are an error, a bad id is skipped
+/// and reported.
 pub struct Bags<'a, D: Device, I: Index> {
     /// The number of samples.
     pub batch_size: usize,
     /// All ids, bag after bag.
     pub indices: D::Slice<'a, I>,
-    /// Whether there may be room behind the last bag in `indices` and `per_sample_weights`, which then is not read: so that batches with more or
-    /// fewer ids can be of the same sizes, as the ops of a recorded step are.
+    /// Whether there may be room behind the last bag in `indices` and `per_sample_weights`, which
+    /// then is not read: so that batches with more or fewer ids can be of the same sizes, as the
+    /// ops of a recorded step are.
     pub has_spare: bool,
     /// The bounds of the bags, one more than there are bags.
     pub offsets: D::Slice<'a, I>,

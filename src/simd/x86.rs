@@ -11,7 +11,9 @@ use avx2::Avx2;
 use avx512::Avx512;
 
 pub(super) fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
 }
 
 pub(super) fn has_avx512() -> bool {
@@ -43,9 +45,10 @@ pub(super) fn run_avx512_bf16<L: Loop>(body: L) -> L::Output {
 /// An intrinsic in a method of [`Avx2`] or [`Avx512`].
 macro_rules! intrinsic {
     ($call:expr) => {
-        // SAFETY: `self` shows that the machine has the instructions. Pointers are to whole arrays of the type that is read or written, or, with
-        // a mask, to slices with as many elements as the mask has ones; no alignment is needed. Arrays and vectors that are transmuted are
-        // of the same size, and every bit pattern is a value of both.
+        // SAFETY: `self` shows that the machine has the instructions. Pointers are to whole arrays
+        // of the type that is read or written, or, with a mask, to slices with as many elements as
+        // the mask has ones; no alignment is needed. Arrays and vectors that are transmuted are of
+        // the same size, and every bit pattern is a value of both.
         unsafe { $call }
     };
 }

@@ -47,7 +47,8 @@ pub struct ModelConfig {
     pub table_dtype: DType,
     /// How the tables are filled before training.
     pub table_init: TableInit,
-    /// What the layers compute in: `f32`, `tf32`, `bf16` or `f16`; the last one always does in `f32`. Parameters are kept in `f32` whatever it is.
+    /// What the layers compute in: `f32`, `tf32`, `bf16` or `f16`; the last one always does in
+    /// `f32`. Parameters are kept in `f32` whatever it is.
     pub precision: PrecisionKind,
 }
 
@@ -106,7 +107,11 @@ impl ModelConfig {
             features: features
                 .iter()
                 .enumerate()
-                .map(|(table, feature)| Feature { table, pooling: feature.pooling, padding_idx: None })
+                .map(|(table, feature)| Feature {
+                    table,
+                    pooling: feature.pooling,
+                    padding_idx: None,
+                })
                 .collect(),
             table_dtype: self.table_dtype,
             table_init: self.table_init,
@@ -152,29 +157,34 @@ pub struct TrainConfig {
     pub loss: Loss,
     /// Probabilities are clamped to `[threshold, 1 - threshold]` in the loss; 0 for no clamp.
     pub loss_threshold: f32,
-    /// With `precision = "f16"` gradients of layers are computed of so many times the loss, so that small ones are not lost; a power of two. If it is too
-    /// large they become infinite: then halve it, or let `non_finite = "skip-step"` leave such batches out. Default: 4096.
+    /// With `precision = "f16"` gradients of layers are computed of so many times the loss, so that
+    /// small ones are not lost; a power of two. If it is too large they become infinite: then halve
+    /// it, or let `non_finite = "skip-step"` leave such batches out. Default: 4096.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
-    /// What happens if the loss or a gradient of a batch is infinite or not a number: `error` ends training, `skip-step` goes on without that
-    /// batch.
+    /// What happens if the loss or a gradient of a batch is infinite or not a number: `error` ends
+    /// training, `skip-step` goes on without that batch.
     pub non_finite: NonFinite,
     /// Learning rates over time.
     pub schedule: ScheduleConfig,
-    /// How many models are trained side by side, from different initial parameters and on rows in different orders. Their mean probability is
-    /// what is measured and predicted: better than any of them, for as many times the work.
+    /// How many models are trained side by side, from different initial parameters and on rows in
+    /// different orders. Their mean probability is what is measured and predicted: better than any
+    /// of them, for as many times the work.
     pub members: usize,
-    /// If not 0, a moving average of all parameters is kept, with this decay, and it is the average that is measured and kept as the model. It
-    /// costs a pass over all parameters in each step, and needs tables of f32. Default: 0.998 with tables of f32, else 0.
+    /// If not 0, a moving average of all parameters is kept, with this decay, and it is the average
+    /// that is measured and kept as the model. It costs a pass over all parameters in each step,
+    /// and needs tables of f32. Default: 0.998 with tables of f32, else 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub averaging: Option<f32>,
-    /// The probability with which each id of a multi-valued feature is left out in a step; what stays is scaled to make up for it, which has no
-    /// meaning with max pooling. Default: 0.3, with max pooling 0.
+    /// The probability with which each id of a multi-valued feature is left out in a step; what
+    /// stays is scaled to make up for it, which has no meaning with max pooling. Default: 0.3, with
+    /// max pooling 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bag_dropout: Option<f32>,
-    /// Whether all rows of a table decay alike in an epoch. Without it a row decays in each step in which it has a gradient, so that frequent
-    /// rows decay much more than rare ones. With it the decay of a row that occurs `n` times in an epoch of `s` steps is multiplied by
-    /// `1 / (1 - e^(-n/s))`, about the number of steps from one of its occurrences to the next.
+    /// Whether all rows of a table decay alike in an epoch. Without it a row decays in each step in
+    /// which it has a gradient, so that frequent rows decay much more than rare ones. With it the
+    /// decay of a row that occurs `n` times in an epoch of `s` steps is multiplied by `1 / (1 -
+    /// e^(-n/s))`, about the number of steps from one of its occurrences to the next.
     pub even_decay: bool,
     /// A checkpoint is written at the end of every epoch, and within one after this many seconds.
     pub checkpoint_seconds: u64,
@@ -226,7 +236,8 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// The optimizers that the settings amount to for epochs of this many steps; the error says which setting is missing.
+    /// The optimizers that the settings amount to for epochs of this many steps; the error says
+    /// which setting is missing.
     ///
     /// # Errors
     /// An optimizer without a setting that has no default.
@@ -251,14 +262,20 @@ impl Config {
     /// key is named with the nearest known one.
     pub fn load(path: &Path) -> Result<(Self, PathBuf)> {
         let text = std::fs::read_to_string(path).map_err(io_error("read", path))?;
-        let config = Self::parse(&text).map_err(|message| TrainError::Config { path: path.into(), message })?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let config = Self::parse(&text)
+            .map_err(|message| TrainError::Config { path: path.into(), message })?;
+        let folder =
+            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Ok((config, folder.into()))
     }
 
     /// The decay of the average of the parameters; 0 for none.
     pub fn averaging(&self) -> f32 {
-        self.train.averaging.unwrap_or(if self.model.table_dtype == DType::F32 { 0.998 } else { 0.0 })
+        self.train.averaging.unwrap_or(if self.model.table_dtype == DType::F32 {
+            0.998
+        } else {
+            0.0
+        })
     }
 
     /// The probability with which each id of a multi-valued feature is left out.
@@ -313,7 +330,8 @@ fn explain_syntax(error: &toml::de::Error, text: &str) -> String {
     }
     let span = error.span().unwrap_or_default();
     let key = text.get(span.clone()).unwrap_or_default();
-    let start = text.get(..span.start).map_or(0, |before| before.rfind('\n').map_or(0, |end| end + 1));
+    let start =
+        text.get(..span.start).map_or(0, |before| before.rfind('\n').map_or(0, |end| end + 1));
     let line = text[start..].lines().next().unwrap_or_default().trim();
     match line.starts_with('[') {
         true => format!(
@@ -348,12 +366,23 @@ mod tests {
     #[test]
     fn a_loss_scale_is_a_power_of_two_and_for_f16() {
         assert!(error("[model]\nprecision = 'bf17'\n").ends_with("did you mean `bf16`?"));
-        assert!(error("[train]\nloss_scale = 8.0\n").contains("has a meaning with `precision = \"f16\"` only"));
+        assert!(
+            error("[train]\nloss_scale = 8.0\n")
+                .contains("has a meaning with `precision = \"f16\"` only")
+        );
         let message = error("[model]\nprecision = 'f16'\n[train]\nloss_scale = 1000.0\n");
-        assert_eq!(message, "[train]: loss_scale: 1000, but must be a power of two from 2^-126 to 2^126");
-        let config =
-            Config::parse(&format!("{DATA}[model]\nprecision = 'f16'\n[train]\nloss_scale = 512.0\n")).unwrap();
-        assert_eq!((config.model.precision, config.train.loss_scale), (PrecisionKind::F16, Some(512.0)));
+        assert_eq!(
+            message,
+            "[train]: loss_scale: 1000, but must be a power of two from 2^-126 to 2^126"
+        );
+        let config = Config::parse(&format!(
+            "{DATA}[model]\nprecision = 'f16'\n[train]\nloss_scale = 512.0\n"
+        ))
+        .unwrap();
+        assert_eq!(
+            (config.model.precision, config.train.loss_scale),
+            (PrecisionKind::F16, Some(512.0))
+        );
     }
 
     #[test]
@@ -368,7 +397,10 @@ mod tests {
 
     #[test]
     fn adagrad_has_no_silent_eps() {
-        assert!(error("[train.tables]\nkind = 'adagrad'\n").contains("1e-8 as in FBGEMM, 1e-10 as in PyTorch"));
+        assert!(
+            error("[train.tables]\nkind = 'adagrad'\n")
+                .contains("1e-8 as in FBGEMM, 1e-10 as in PyTorch")
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Leaving out ids of multi-valued features while training, so that the model does not lean on any one of them.
+//! Leaving out ids of multi-valued features while training, so that the model does not lean on any
+//! one of them.
 
 use crate::data::{Batch, EncodedFeature};
 use crate::philox::Philox;
@@ -14,8 +15,9 @@ pub(super) struct Dropout<'a> {
 }
 
 impl Dropout<'_> {
-    /// Leaves out each id of a multi-valued feature with the probability `rate`, and fills `weights` with the factors that make up for it in
-    /// expectation: `1 / (1 - rate)` for the ids that stay, 1 for those of single-valued features.
+    /// Leaves out each id of a multi-valued feature with the probability `rate`, and fills
+    /// `weights` with the factors that make up for it in expectation: `1 / (1 - rate)` for the ids
+    /// that stay, 1 for those of single-valued features.
     pub(super) fn apply(&self, batch: &mut Batch, weights: &mut Vec<f32>, step: u64) {
         let mut random = Philox::new(self.seed, STREAM + step);
         let keep_from = (f64::from(self.rate) * 2f64.powi(32)) as u32;
@@ -56,22 +58,39 @@ mod tests {
         let features = [feature(false), feature(true)];
         let (batch_size, bag) = (2, 500);
         let indices: Vec<i64> = (0..2 + 2 * bag).collect();
-        let batch = Batch { batch_size, indices, offsets: vec![0, 1, 2, 2 + bag, 2 + 2 * bag], ..Batch::default() };
+        let batch = Batch {
+            batch_size,
+            indices,
+            offsets: vec![0, 1, 2, 2 + bag, 2 + 2 * bag],
+            ..Batch::default()
+        };
         let dropped = |step| {
             let (mut batch, mut weights) = (batch.clone(), vec![]);
-            Dropout { features: &features, rate: 0.25, seed: 1 }.apply(&mut batch, &mut weights, step);
+            Dropout { features: &features, rate: 0.25, seed: 1 }.apply(
+                &mut batch,
+                &mut weights,
+                step,
+            );
             (batch, weights)
         };
         let (after, weights) = dropped(1);
         assert_eq!(after.indices[..2], [0, 1]);
         assert_eq!(weights[..2], [1.0, 1.0]);
         assert!(weights[2..].iter().all(|w| *w == 1.0 / 0.75));
-        assert_eq!((weights.len(), *after.offsets.last().unwrap()), (after.indices.len(), after.indices.len() as i64));
-        // 1000 ids stay with probability 3/4: the standard deviation is 13.7; six of them never happen by chance.
+        assert_eq!(
+            (weights.len(), *after.offsets.last().unwrap()),
+            (after.indices.len(), after.indices.len() as i64)
+        );
+        // 1000 ids stay with probability 3/4: the standard deviation is 13.7; six of them never
+        // happen by chance.
         assert!((after.indices.len() as i64 - 2 - 750).abs() < 83, "{}", after.indices.len());
         // What stays is in its old bag, in its old order.
         let middle = after.offsets[3] as usize;
-        assert!(after.indices.is_sorted() && after.indices[middle - 1] < 2 + bag && after.indices[middle] >= 2 + bag);
+        assert!(
+            after.indices.is_sorted()
+                && after.indices[middle - 1] < 2 + bag
+                && after.indices[middle] >= 2 + bag
+        );
         assert_eq!(dropped(1), (after.clone(), weights));
         assert_ne!(dropped(2).0, after);
     }

@@ -46,7 +46,8 @@ pub enum TrainError {
         /// Who that is, such as `process 1234`.
         holder: String,
     },
-    /// The loss or a gradient of a batch is not a number, or infinite. The last checkpoint is intact.
+    /// The loss or a gradient of a batch is not a number, or infinite. The last checkpoint is
+    /// intact.
     #[error(
         "epoch {epoch}, batch {batch}: the loss is {loss}, and it or a gradient is not finite; a lower learning rate or `max_gradient` may help, \
          and `non_finite = \"skip-step\"` goes on without such batches"
@@ -82,7 +83,10 @@ pub enum TrainError {
 }
 
 /// Makes an [`TrainError::Io`] of what the system said.
-pub(super) fn io_error<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> TrainError + 'a {
+pub(super) fn io_error<'a>(
+    doing: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(std::io::Error) -> TrainError + 'a {
     move |source| TrainError::Io { doing, path: path.into(), source }
 }
 
@@ -94,9 +98,9 @@ pub(super) fn model_error(path: &Path, reason: impl Into<String>) -> TrainError 
 /// Adds to an error of the engine that there is no memory left what takes memory.
 pub(super) fn out_of_memory(plan: &MemoryPlan) -> impl Fn(TrainError) -> TrainError + '_ {
     |error| match error {
-        TrainError::Engine(source @ (crate::Error::OutOfMemory { .. } | crate::Error::NotEnoughMemory { .. })) => {
-            TrainError::OutOfMemory { source, plan: plan.clone() }
-        }
+        TrainError::Engine(
+            source @ (crate::Error::OutOfMemory { .. } | crate::Error::NotEnoughMemory { .. }),
+        ) => TrainError::OutOfMemory { source, plan: plan.clone() },
         other => other,
     }
 }

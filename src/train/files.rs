@@ -23,9 +23,10 @@ pub(super) fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<Fi
 /// The system's words for a link that may not be followed ("too many levels") would mislead.
 fn name_link(path: &Path, error: io::Error) -> io::Error {
     match path.symlink_metadata() {
-        Ok(metadata) if metadata.is_symlink() => {
-            io::Error::new(io::ErrorKind::InvalidInput, "a link, which is not followed in a model directory")
-        }
+        Ok(metadata) if metadata.is_symlink() => io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a link, which is not followed in a model directory",
+        ),
         _ => error,
     }
 }
@@ -47,7 +48,9 @@ fn without_following(options: &mut OpenOptions) -> &mut OpenOptions {
 /// Reads a file of at most `max` bytes.
 pub(super) fn read_at_most(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let (file, metadata) = open_regular(path)?;
-    let too_long = |len: u64| io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes, but {max} at most"));
+    let too_long = |len: u64| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes, but {max} at most"))
+    };
     if metadata.len() > max {
         return Err(too_long(metadata.len()));
     }
@@ -175,7 +178,12 @@ mod tests {
         assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
         write("three").unwrap();
         assert_eq!(read_at_most(&folder.join("f"), 5).unwrap(), b"three");
-        assert!(read_at_most(&folder.join("f"), 4).unwrap_err().to_string().contains("5 bytes, but 4 at most"));
+        assert!(
+            read_at_most(&folder.join("f"), 4)
+                .unwrap_err()
+                .to_string()
+                .contains("5 bytes, but 4 at most")
+        );
     }
 
     #[cfg(unix)]
@@ -196,7 +204,12 @@ mod tests {
         let pipe = folder.join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         assert!(open_regular(&pipe).unwrap_err().to_string().contains("not a regular file"));
-        assert!(open_regular(Path::new("/dev/zero")).unwrap_err().to_string().contains("not a regular file"));
+        assert!(
+            open_regular(Path::new("/dev/zero"))
+                .unwrap_err()
+                .to_string()
+                .contains("not a regular file")
+        );
         assert!(open_regular(folder).is_err());
         assert_eq!(open_regular(&folder.join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }

@@ -37,7 +37,10 @@ enum Kind {
     Tables(&'static [Key]),
 }
 
-use Kind::{Character, Choice, Either, Number, OneOf, OneOrMany, Switch, Table, Tables, Tagged, Text, Whole, Wholes};
+use Kind::{
+    Character, Choice, Either, Number, OneOf, OneOrMany, Switch, Table, Tables, Tagged, Text,
+    Whole, Wholes,
+};
 
 const fn key(name: &'static str, kind: Kind, example: &'static str) -> Key {
     Key { name, kind, is_required: false, example }
@@ -67,7 +70,11 @@ const DATA: &[Key] = &[
     key("label", Text, "label = \"rating >= 4\""),
     key("split", Tagged("by", SPLITS), "split = { by = \"hash\", test = 0.2 }"),
     key("join", Tables(JOIN), "[[data.join]]\npath = \"movies.csv\"\non = \"movieId\""),
-    key("derive", Tables(DERIVE), "[[data.derive]]\nname = \"decade\"\nfrom = \"year\"\nbucket = 10"),
+    key(
+        "derive",
+        Tables(DERIVE),
+        "[[data.derive]]\nname = \"decade\"\nfrom = \"year\"\nbucket = 10",
+    ),
     key("dense", Tables(DENSE_COLUMN), "[[data.dense]]\ncolumn = \"age\""),
     key("categorical", Tables(CATEGORICAL), "[[data.categorical]]\ncolumn = \"shop\""),
     key("max_unknown", Number, "max_unknown = 0.5"),
@@ -89,8 +96,10 @@ const JOIN: &[Key] = &[
     key("delimiter", Character, "delimiter = \";\""),
 ];
 
-const PAIR: &[Key] =
-    &[required("left", Text, "left = \"column here\""), required("right", Text, "right = \"column there\"")];
+const PAIR: &[Key] = &[
+    required("left", Text, "left = \"column here\""),
+    required("right", Text, "right = \"column there\""),
+];
 
 const DERIVE: &[Key] = &[
     required("name", Text, "name = \"decade\""),
@@ -124,15 +133,24 @@ const MODEL: &[Key] = &[
     key("bottom_mlp", Wholes, "bottom_mlp = [32, 16]"),
     key("top_mlp", Wholes, "top_mlp = [64, 32]"),
     key("interaction", Choice(&["dot", "cat"]), "interaction = \"dot\""),
-    key("pair_order", Choice(&["lower_triangle", "upper_triangle"]), "pair_order = \"lower_triangle\""),
+    key(
+        "pair_order",
+        Choice(&["lower_triangle", "upper_triangle"]),
+        "pair_order = \"lower_triangle\"",
+    ),
     key("include_self", Switch, "include_self = true"),
     key("append_sparse", Switch, "append_sparse = true"),
     key("table_dtype", Choice(&["f32", "f16", "bf16"]), "table_dtype = \"f32\""),
-    key("table_init", Either(&[Choice(&["inverse_root"]), OneOf(TABLE_INIT)]), "table_init = { uniform = 0.02 }"),
+    key(
+        "table_init",
+        Either(&[Choice(&["inverse_root"]), OneOf(TABLE_INIT)]),
+        "table_init = { uniform = 0.02 }",
+    ),
     key("precision", Choice(&["f32", "tf32", "bf16", "f16"]), "precision = \"bf16\""),
 ];
 
-const TABLE_INIT: &[Key] = &[key("uniform", Number, "uniform = 0.02"), key("normal", Number, "normal = 0.02")];
+const TABLE_INIT: &[Key] =
+    &[key("uniform", Number, "uniform = 0.02"), key("normal", Number, "normal = 0.02")];
 
 const TRAIN: &[Key] = &[
     key("epochs", U32, "epochs = 15"),
@@ -140,7 +158,11 @@ const TRAIN: &[Key] = &[
     key("seed", U64, "seed = 1"),
     key("patience", U32, "patience = 3"),
     key("select", Choice(&["loss", "logloss", "auc"]), "select = \"auc\""),
-    key("loss", Either(&[Choice(&["bce_with_logits", "mse"]), OneOf(LOSS)]), "loss = \"bce_with_logits\""),
+    key(
+        "loss",
+        Either(&[Choice(&["bce_with_logits", "mse"]), OneOf(LOSS)]),
+        "loss = \"bce_with_logits\"",
+    ),
     key("loss_threshold", Number, "loss_threshold = 0.0"),
     key("loss_scale", Number, "loss_scale = 4096.0"),
     key("non_finite", Choice(&["error", "skip-step"]), "non_finite = \"skip-step\""),
@@ -155,10 +177,13 @@ const TRAIN: &[Key] = &[
     key("dense", Table(GROUP), "[train.dense]\nlearning_rate = 0.002"),
 ];
 
-const LOSS: &[Key] = &[key("weighted_bce", Table(WEIGHTS), "weighted_bce = { negative = 1.0, positive = 5.0 }")];
+const LOSS: &[Key] =
+    &[key("weighted_bce", Table(WEIGHTS), "weighted_bce = { negative = 1.0, positive = 5.0 }")];
 
-const WEIGHTS: &[Key] =
-    &[required("negative", Number, "negative = 1.0"), required("positive", Number, "positive = 5.0")];
+const WEIGHTS: &[Key] = &[
+    required("negative", Number, "negative = 1.0"),
+    required("positive", Number, "positive = 5.0"),
+];
 
 const SCHEDULE: &[Key] = &[
     key("warmup_steps", U64, "warmup_steps = 1000"),
@@ -180,7 +205,8 @@ const GROUP: &[Key] = &[
     key("rounding", Either(&[Choice(&["nearest"]), OneOf(ROUNDING)]), "rounding = \"nearest\""),
 ];
 
-const DECAY: &[Key] = &[key("l2", Number, "l2 = 1e-5"), key("decoupled", Number, "decoupled = 1e-2")];
+const DECAY: &[Key] =
+    &[key("l2", Number, "l2 = 1e-5"), key("decoupled", Number, "decoupled = 1e-2")];
 
 const ROUNDING: &[Key] = &[key("stochastic", Table(SEED), "stochastic = { seed = 1 }")];
 
@@ -190,7 +216,10 @@ const SEED: &[Key] = &[required("seed", U64, "seed = 1")];
 const ELSEWHERE: &[(&str, &str)] = &[
     ("embedding_dim", "the dimension of the embeddings is the last size of `model.bottom_mlp`"),
     ("embedding_size", "the dimension of the embeddings is the last size of `model.bottom_mlp`"),
-    ("lr", "a learning rate is `learning_rate` in [train.optimizer], [train.tables] or [train.dense]"),
+    (
+        "lr",
+        "a learning rate is `learning_rate` in [train.optimizer], [train.tables] or [train.dense]",
+    ),
     ("early_stopping", "training stops after `train.patience` epochs without a better score"),
 ];
 
@@ -205,7 +234,13 @@ pub(super) fn first_fault(text: &str) -> Option<(Range<usize>, String)> {
 
 type Faults = Vec<(Range<usize>, String)>;
 
-fn check_keys(table: &DeTable<'_>, span: Range<usize>, keys: &[Key], path: &str, faults: &mut Faults) {
+fn check_keys(
+    table: &DeTable<'_>,
+    span: Range<usize>,
+    keys: &[Key],
+    path: &str,
+    faults: &mut Faults,
+) {
     for (name, value) in table {
         match keys.iter().find(|key| key.name == name.get_ref()) {
             Some(key) => check(&key.kind, value, &join(path, key.name), key.example, faults),
@@ -213,7 +248,10 @@ fn check_keys(table: &DeTable<'_>, span: Range<usize>, keys: &[Key], path: &str,
         }
     }
     for key in keys.iter().filter(|key| key.is_required && !table.contains_key(key.name)) {
-        faults.push((span.clone(), format!("`{}` is missing{}", join(path, key.name), example(key.example))));
+        faults.push((
+            span.clone(),
+            format!("`{}` is missing{}", join(path, key.name), example(key.example)),
+        ));
     }
 }
 
@@ -227,7 +265,8 @@ fn check(kind: &Kind, value: &Spanned<DeValue<'_>>, path: &str, line: &str, faul
             _ => None,
         };
         let hint = nearest.unwrap_or_else(|| example(line));
-        return faults.push((value.span(), format!("`{path}` is {found}, but must be {wanted}{hint}")));
+        return faults
+            .push((value.span(), format!("`{path}` is {found}, but must be {wanted}{hint}")));
     }
     match (kind, value.get_ref()) {
         (Either(kinds), found) => {
@@ -239,10 +278,15 @@ fn check(kind: &Kind, value: &Spanned<DeValue<'_>>, path: &str, line: &str, faul
         (OneOf(keys), DeValue::Table(table)) => {
             check_keys(table, value.span(), keys, path, faults);
             if table.len() != 1 {
-                faults.push((value.span(), format!("`{path}` must have one key: {}{}", names(keys), example(line))));
+                faults.push((
+                    value.span(),
+                    format!("`{path}` must have one key: {}{}", names(keys), example(line)),
+                ));
             }
         }
-        (Tagged(tag, kinds), DeValue::Table(table)) => check_tagged(tag, kinds, table, value.span(), path, faults),
+        (Tagged(tag, kinds), DeValue::Table(table)) => {
+            check_tagged(tag, kinds, table, value.span(), path, faults)
+        }
         (Tables(keys), DeValue::Array(tables)) => {
             for (k, table) in tables.iter().enumerate() {
                 if let DeValue::Table(entries) = table.get_ref() {
@@ -266,12 +310,20 @@ fn check_tagged(
     let choices = || list(known.iter().map(|name| format!("{name:?}")));
     let line = format!("{tag} = {:?}", known.first().unwrap_or(&""));
     let Some(value) = table.get(tag) else {
-        return faults.push((span, format!("`{path}.{tag}` is missing: it is one of {}{}", choices(), example(&line))));
+        return faults.push((
+            span,
+            format!("`{path}.{tag}` is missing: it is one of {}{}", choices(), example(&line)),
+        ));
     };
-    let of_tag = value.get_ref().as_str().and_then(|text| kinds.iter().find(|(name, _)| *name == text));
+    let of_tag =
+        value.get_ref().as_str().and_then(|text| kinds.iter().find(|(name, _)| *name == text));
     let Some((_, keys)) = of_tag else {
         let found = describe_value(value.get_ref());
-        let message = format!("`{path}.{tag}` is {found}, but must be one of {}{}", choices(), example(&line));
+        let message = format!(
+            "`{path}.{tag}` is {found}, but must be one of {}{}",
+            choices(),
+            example(&line)
+        );
         return faults.push((value.span(), message));
     };
     let mut others = table.clone();
@@ -286,11 +338,15 @@ fn takes(kind: &Kind, value: &DeValue<'_>) -> bool {
             integer(number).is_some_and(|n| (0..=i128::from(*most)).contains(&n))
         }
         (Number, DeValue::Integer(number)) => integer(number).is_some(),
-        (Number, DeValue::Float(_)) | (Switch, DeValue::Boolean(_)) | (Text, DeValue::String(_)) => true,
+        (Number, DeValue::Float(_))
+        | (Switch, DeValue::Boolean(_))
+        | (Text, DeValue::String(_)) => true,
         (Character, DeValue::String(text)) => text.chars().count() == 1,
         (Choice(names), DeValue::String(text)) => names.contains(&text.as_ref()),
         (Wholes, DeValue::Array(items)) => items.iter().all(|item| takes(&U64, item.get_ref())),
-        (OneOrMany(kind), DeValue::Array(items)) => items.iter().all(|item| takes(kind, item.get_ref())),
+        (OneOrMany(kind), DeValue::Array(items)) => {
+            items.iter().all(|item| takes(kind, item.get_ref()))
+        }
         (OneOrMany(kind), value) => takes(kind, value),
         (Either(kinds), value) => kinds.iter().any(|kind| takes(kind, value)),
         (Table(_) | OneOf(_) | Tagged(..), DeValue::Table(_)) => true,
@@ -336,7 +392,9 @@ fn describe_value(value: &DeValue<'_>) -> String {
         DeValue::Boolean(value) => value.to_string(),
         DeValue::Datetime(_) => "a date or time".into(),
         DeValue::Table(_) => "a table".into(),
-        DeValue::Array(items) if items.iter().all(|item| item.get_ref().is_str()) && !items.is_empty() => {
+        DeValue::Array(items)
+            if items.iter().all(|item| item.get_ref().is_str()) && !items.is_empty() =>
+        {
             "a list of texts".into()
         }
         DeValue::Array(_) => "a list".into(),
@@ -366,7 +424,9 @@ fn find(name: &str, keys: &[Key], path: &str, places: &mut Vec<String>) {
                 }
                 find(name, below, &here, places);
             }
-            Tables(below) if below.iter().any(|key| key.name == name) => places.push(format!("[[{here}]]")),
+            Tables(below) if below.iter().any(|key| key.name == name) => {
+                places.push(format!("[[{here}]]"))
+            }
             _ => {}
         }
     }
@@ -415,7 +475,12 @@ mod tests {
     }
 
     /// Visits every key, wherever it may stand.
-    fn visit(keys: &[Key], path: &str, file: &dyn Fn(&str) -> String, visitor: &mut dyn FnMut(&Place<'_>)) {
+    fn visit(
+        keys: &[Key],
+        path: &str,
+        file: &dyn Fn(&str) -> String,
+        visitor: &mut dyn FnMut(&Place<'_>),
+    ) {
         for key in keys {
             let path = join(path, key.name);
             visitor(&Place { path: path.clone(), key, siblings: keys, file });
@@ -431,16 +496,27 @@ mod tests {
         visitor: &mut dyn FnMut(&Place<'_>),
     ) {
         match kind {
-            Either(kinds) => kinds.iter().for_each(|kind| visit_below(kind, name, path, file, visitor)),
-            Table(keys) => visit(keys, path, &|line| file(&format!("{name} = {{ {} }}", whole(keys, line))), visitor),
-            OneOf(keys) => visit(keys, path, &|line| file(&format!("{name} = {{ {line} }}")), visitor),
+            Either(kinds) => {
+                kinds.iter().for_each(|kind| visit_below(kind, name, path, file, visitor))
+            }
+            Table(keys) => visit(
+                keys,
+                path,
+                &|line| file(&format!("{name} = {{ {} }}", whole(keys, line))),
+                visitor,
+            ),
+            OneOf(keys) => {
+                visit(keys, path, &|line| file(&format!("{name} = {{ {line} }}")), visitor)
+            }
             Tables(keys) => {
                 let file = |line: &str| file(&format!("{name} = [{{ {} }}]", whole(keys, line)));
                 visit(keys, &format!("{path}[0]"), &file, visitor);
             }
             Tagged(tag, kinds) => {
                 for (of_tag, keys) in *kinds {
-                    let file = |line: &str| file(&format!("{name} = {{ {tag} = {of_tag:?}, {} }}", whole(keys, line)));
+                    let file = |line: &str| {
+                        file(&format!("{name} = {{ {tag} = {of_tag:?}, {} }}", whole(keys, line)))
+                    };
                     visit(keys, path, &file, visitor);
                 }
             }
@@ -450,12 +526,16 @@ mod tests {
 
     /// A line, and those of the other keys that must be there.
     fn whole(keys: &[Key], line: &str) -> String {
-        let others = keys.iter().filter(|key| key.is_required && !line.starts_with(&format!("{} =", key.name)));
+        let others = keys
+            .iter()
+            .filter(|key| key.is_required && !line.starts_with(&format!("{} =", key.name)));
         others.map(|key| key.example).chain([line]).collect::<Vec<_>>().join(", ")
     }
 
     fn each_key(mut visitor: impl FnMut(&Place<'_>)) {
-        let file = |line: &str| if line.starts_with("data") { line.to_owned() } else { format!("data = {{}}\n{line}") };
+        let file = |line: &str| {
+            if line.starts_with("data") { line.to_owned() } else { format!("data = {{}}\n{line}") }
+        };
         visit(FILE, "", &file, &mut visitor);
     }
 
@@ -479,7 +559,9 @@ mod tests {
         each_key(|place| {
             count += 1;
             let example = match place.key.example {
-                lines if lines.starts_with('[') && !lines.contains("[data") => format!("[data]\n{lines}"),
+                lines if lines.starts_with('[') && !lines.contains("[data") => {
+                    format!("[data]\n{lines}")
+                }
                 lines if lines.starts_with('[') => lines.to_owned(),
                 line => (place.file)(line),
             };
@@ -488,12 +570,23 @@ mod tests {
             }
             let unknown = toml::from_str::<Config>(&(place.file)("zzz = 1")).unwrap_err();
             if unknown.message().starts_with("unknown field") {
-                assert_eq!(listed(&unknown), sorted(place.siblings.iter().map(|key| key.name)), "{}", place.path);
+                assert_eq!(
+                    listed(&unknown),
+                    sorted(place.siblings.iter().map(|key| key.name)),
+                    "{}",
+                    place.path
+                );
             }
             if let Choice(names) | OneOrMany(Choice(names)) = &place.key.kind {
                 let unknown =
-                    toml::from_str::<Config>(&(place.file)(&format!("{} = 'zzz'", place.key.name))).unwrap_err();
-                assert_eq!(listed(&unknown), sorted(names.iter().copied()), "{}: {unknown}", place.path);
+                    toml::from_str::<Config>(&(place.file)(&format!("{} = 'zzz'", place.key.name)))
+                        .unwrap_err();
+                assert_eq!(
+                    listed(&unknown),
+                    sorted(names.iter().copied()),
+                    "{}: {unknown}",
+                    place.path
+                );
             }
         });
         assert!(count > 100, "{count}");
@@ -526,7 +619,8 @@ mod tests {
             "invalid value",
             "untagged",
         ];
-        let padded = format!(" {} ", message.replace(|c: char| !c.is_alphanumeric() && c != '_', " "));
+        let padded =
+            format!(" {} ", message.replace(|c: char| !c.is_alphanumeric() && c != '_', " "));
         words.iter().any(|word| padded.contains(&format!(" {word} ")))
     }
 
@@ -566,9 +660,13 @@ mod tests {
                 count += 1;
                 let fault = first_fault(&text);
                 let message = Config::parse(&text).unwrap_err();
-                let (is_named, is_toml) = (message.contains(&format!("`{}", place.path)), !message.contains("no TOML"));
+                let (is_named, is_toml) =
+                    (message.contains(&format!("`{}", place.path)), !message.contains("no TOML"));
                 assert!(is_named == is_toml && fault.is_some() == is_toml, "{text}\n{message}");
-                assert!(message.starts_with("line ") && !speaks_rust(&message), "{text}\n{message}");
+                assert!(
+                    message.starts_with("line ") && !speaks_rust(&message),
+                    "{text}\n{message}"
+                );
             }
             let text = (place.file)("zzz = 1");
             let message = Config::parse(&text).unwrap_err();
@@ -619,7 +717,11 @@ mod tests {
                 "",
                 "line 6, column 8: [[data.dense]] stands here, but `dense` stands above already",
             ),
-            ("label = 'z'\n", COLUMNS, "line 4, column 1: the key `label` stands twice in its table"),
+            (
+                "label = 'z'\n",
+                COLUMNS,
+                "line 4, column 1: the key `label` stands twice in its table",
+            ),
             (
                 "split = { by = 'hash', column = 't' }\n",
                 COLUMNS,
@@ -630,7 +732,11 @@ mod tests {
                 "[train]\nselect = 'acu'\n",
                 "line 6, column 10: `train.select` is the text \"acu\", but must be one of \"loss\", \"logloss\" or \"auc\"; did you mean `auc`?",
             ),
-            ("dense = [{ transform = 'zscor' }]\n", "", "line 4, column 24: `data.dense[0].transform` is the text"),
+            (
+                "dense = [{ transform = 'zscor' }]\n",
+                "",
+                "line 4, column 24: `data.dense[0].transform` is the text",
+            ),
             (
                 "join = [{ path = 'm', on = { left = 'a' } }]\n",
                 "",

@@ -75,7 +75,14 @@ impl Manifest {
     /// The manifest of a new model, without files.
     pub(super) fn new(config: Config, folder: PathBuf) -> Self {
         let created_by = concat!("bagdot ", env!("CARGO_PKG_VERSION")).to_owned();
-        Self { format: FORMAT, created_by, config, folder, progress: Progress::default(), files: BTreeMap::new() }
+        Self {
+            format: FORMAT,
+            created_by,
+            config,
+            folder,
+            progress: Progress::default(),
+            files: BTreeMap::new(),
+        }
     }
 
     /// Reads a manifest from any source, possibly a damaged one: checks its configuration and its
@@ -102,7 +109,8 @@ impl Manifest {
 impl Progress {
     /// Checks that the numbers do not contradict each other.
     fn check(&self, epochs: u32) -> Result<(), String> {
-        let contradiction = |what: &str| Err(format!("not a manifest: {what} contradict each other"));
+        let contradiction =
+            |what: &str| Err(format!("not a manifest: {what} contradict each other"));
         if self.epochs_done > epochs
             || self.history.len() as u64 != u64::from(self.epochs_done)
             || (1..).zip(&self.history).any(|(epoch, record)| record.epoch != epoch)
@@ -120,11 +128,18 @@ impl Progress {
 
     /// Checks the numbers against the training rows, which make `batches` batches of `batch_size`
     /// in an epoch.
-    pub(super) fn check_position(&self, batches: u64, batch_size: usize, rows: u64) -> Result<(), String> {
-        let in_epoch = self.batches_done.checked_mul(batch_size as u64).map(|samples| samples.min(rows));
+    pub(super) fn check_position(
+        &self,
+        batches: u64,
+        batch_size: usize,
+        rows: u64,
+    ) -> Result<(), String> {
+        let in_epoch =
+            self.batches_done.checked_mul(batch_size as u64).map(|samples| samples.min(rows));
         let before = |of_epoch: u64| u64::from(self.epochs_done).checked_mul(of_epoch);
         let step = before(batches).and_then(|steps| steps.checked_add(self.batches_done));
-        let samples = before(rows).zip(in_epoch).and_then(|(samples, more)| samples.checked_add(more));
+        let samples =
+            before(rows).zip(in_epoch).and_then(|(samples, more)| samples.checked_add(more));
         if self.batches_done > batches || step != Some(self.step) || samples != Some(self.samples) {
             return Err(format!(
                 "damaged: step {} and {} samples cannot be after {} epochs and {} batches of {batches}",
@@ -152,7 +167,10 @@ mod tests {
             Progress { step: u64::MAX, ..good.clone() },
             Progress { samples: 31, ..good.clone() },
         ] {
-            assert!(bad.check_position(7, 10, 65).unwrap_err().starts_with("damaged: step "), "{bad:?}");
+            assert!(
+                bad.check_position(7, 10, 65).unwrap_err().starts_with("damaged: step "),
+                "{bad:?}"
+            );
         }
         for bad in [
             Progress { epochs_done: 1, ..good.clone() },

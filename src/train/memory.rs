@@ -8,8 +8,9 @@ use crate::data::{Dataset, Encoder, Splits};
 use crate::nn::{MemoryNeeds, MemoryPlan};
 use crate::ops::Backend;
 
-/// Reads the data of a configuration, and tells what memory training will take on a device; see [`MemoryPlan`]. `folder` is the one that relative paths
-/// count from. For multi-valued features, of which batches have more ids or fewer, the number of ids is what batches have on average.
+/// Reads the data of a configuration, and tells what memory training will take on a device; see
+/// [`MemoryPlan`]. `folder` is the one that relative paths count from. For multi-valued features,
+/// of which batches have more ids or fewer, the number of ids is what batches have on average.
 ///
 /// # Errors
 /// Data that cannot be read or encoded, a model that does not fit them.

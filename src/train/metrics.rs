@@ -8,15 +8,17 @@ use crate::ops::Loss;
 /// The measures of a set of predictions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// The probability that a positive sample is ranked above a negative one, ties counting half: exact, from the ranks of all samples.
-    /// Nothing if the labels are all of one class.
+    /// The probability that a positive sample is ranked above a negative one, ties counting half:
+    /// exact, from the ranks of all samples. Nothing if the labels are all of one class.
     pub auc: Option<f64>,
     /// The mean of `-y ln p - (1 - y) ln(1 - p)`, with `p` kept within `[ε, 1 - ε]`, `ε = 1e-7`.
     pub logloss: f64,
-    /// Normalised entropy (He et al., 2014): the log-loss divided by that of always predicting the base rate. Below 1 is better than knowing
-    /// nothing. Nothing if the labels are all of one class.
+    /// Normalised entropy (He et al., 2014): the log-loss divided by that of always predicting the
+    /// base rate. Below 1 is better than knowing nothing. Nothing if the labels are all of one
+    /// class.
     pub ne: Option<f64>,
-    /// The sum of the predictions divided by the number of positive samples: 1 is ideal. Nothing without positive samples.
+    /// The sum of the predictions divided by the number of positive samples: 1 is ideal. Nothing
+    /// without positive samples.
     pub calibration: Option<f64>,
     /// The fraction of samples on the right side of 0.5.
     pub accuracy: f64,
@@ -66,7 +68,8 @@ pub struct Predictions {
 const EPSILON: f64 = 1e-7;
 
 impl Predictions {
-    /// Adds a batch; both have one entry for each sample. Samples whose label is not a number are left out.
+    /// Adds a batch; both have one entry for each sample. Samples whose label is not a number are
+    /// left out.
     pub fn extend(&mut self, probabilities: &[f32], labels: &[f32]) {
         for (&p, &y) in probabilities.iter().zip(labels) {
             if !y.is_nan() {
@@ -137,15 +140,19 @@ impl Predictions {
     /// Samples by rising prediction.
     fn order(&self) -> Vec<u32> {
         let mut order: Vec<u32> = (0..self.len() as u32).collect();
-        order.sort_unstable_by(|&a, &b| self.probabilities[a as usize].total_cmp(&self.probabilities[b as usize]));
+        order.sort_unstable_by(|&a, &b| {
+            self.probabilities[a as usize].total_cmp(&self.probabilities[b as usize])
+        });
         order
     }
 
-    /// Runs of equal predictions, by rising prediction, each with its numbers of negative and positive samples.
+    /// Runs of equal predictions, by rising prediction, each with its numbers of negative and
+    /// positive samples.
     fn runs(&self) -> Vec<(f32, u64, u64)> {
         let mut runs: Vec<(f32, u64, u64)> = Vec::new();
         for k in self.order() {
-            let (p, positive) = (self.probabilities[k as usize], u64::from(self.labels[k as usize] >= 0.5));
+            let (p, positive) =
+                (self.probabilities[k as usize], u64::from(self.labels[k as usize] >= 0.5));
             match runs.last_mut() {
                 Some((last, negatives, positives)) if *last == p => {
                     *negatives += 1 - positive;
@@ -169,11 +176,13 @@ impl Predictions {
         (pairs > 0).then(|| twice_won as f64 / (2.0 * pairs as f64))
     }
 
-    /// Points `(false positive rate, true positive rate)` of the ROC curve, from (0, 0) to (1, 1), at most about `max_points`.
+    /// Points `(false positive rate, true positive rate)` of the ROC curve, from (0, 0) to (1, 1),
+    /// at most about `max_points`.
     pub fn roc(&self, max_points: usize) -> Vec<(f64, f64)> {
         let runs = self.runs();
         let totals = runs.iter().fold((0, 0), |sum, run| (sum.0 + run.1, sum.1 + run.2));
-        let rate = |count: u64, total: u64| if total == 0 { 0.0 } else { count as f64 / total as f64 };
+        let rate =
+            |count: u64, total: u64| if total == 0 { 0.0 } else { count as f64 / total as f64 };
         let every = runs.len().div_ceil(max_points.max(1)).max(1);
         let (mut points, mut negatives, mut positives) = (vec![(0.0, 0.0)], 0, 0);
         for (k, run) in runs.iter().rev().enumerate() {
@@ -186,14 +195,16 @@ impl Predictions {
         points
     }
 
-    /// Points `(mean prediction, fraction of positive samples)` of `bins` groups of equal size, by rising prediction.
+    /// Points `(mean prediction, fraction of positive samples)` of `bins` groups of equal size, by
+    /// rising prediction.
     pub fn calibration_curve(&self, bins: usize) -> Vec<(f64, f64)> {
         let order = self.order();
         order
             .chunks(order.len().div_ceil(bins.max(1)).max(1))
             .map(|group| {
                 let mean = |values: &[f32]| {
-                    group.iter().map(|&k| f64::from(values[k as usize])).sum::<f64>() / group.len() as f64
+                    group.iter().map(|&k| f64::from(values[k as usize])).sum::<f64>()
+                        / group.len() as f64
                 };
                 (mean(&self.probabilities), mean(&self.labels))
             })
@@ -203,14 +214,21 @@ impl Predictions {
     /// As tensors, to go into a checkpoint.
     pub(super) fn export(&self) -> [NamedTensor; 2] {
         let (probabilities, labels) = self.parts();
-        let tensor = |name: &str, values: &[f32]| NamedTensor::new(name.to_owned(), vec![values.len()], values);
+        let tensor = |name: &str, values: &[f32]| {
+            NamedTensor::new(name.to_owned(), vec![values.len()], values)
+        };
         [tensor("epoch.probabilities", probabilities), tensor("epoch.labels", labels)]
     }
 
     /// What [`Self::export`] wrote.
     pub(super) fn import(source: &impl TensorSource) -> Self {
-        let read = |name| source.tensor(name).map_or(Vec::new(), |(_, _, bytes)| bytemuck::pod_collect_to_vec(bytes));
-        let (probabilities, labels): (Vec<f32>, Vec<f32>) = (read("epoch.probabilities"), read("epoch.labels"));
+        let read = |name| {
+            source
+                .tensor(name)
+                .map_or(Vec::new(), |(_, _, bytes)| bytemuck::pod_collect_to_vec(bytes))
+        };
+        let (probabilities, labels): (Vec<f32>, Vec<f32>) =
+            (read("epoch.probabilities"), read("epoch.labels"));
         let mut predictions = Self::default();
         predictions.extend(&probabilities, &labels);
         predictions
@@ -226,7 +244,9 @@ fn cross_entropy(p: f64, y: f64) -> f64 {
 /// The weight of a label in a weighted loss.
 fn label_weight(loss: Loss, y: f64) -> f64 {
     match loss {
-        Loss::WeightedBce { negative, positive } => f64::from(if y >= 0.5 { positive } else { negative }),
+        Loss::WeightedBce { negative, positive } => {
+            f64::from(if y >= 0.5 { positive } else { negative })
+        }
         Loss::BceWithLogits | Loss::Mse => 1.0,
     }
 }
@@ -278,7 +298,8 @@ mod tests {
     fn known_values() {
         let m = predictions(&[(0.9, 1.0), (0.2, 0.0), (0.6, 0.0), (0.5, 1.0)]).metrics().unwrap();
         let logloss = -(0.9f64.ln() + 0.8f64.ln() + 0.4f64.ln() + 0.5f64.ln()) / 4.0;
-        // Predictions are stored in f32: half a unit in the last place, times the derivative 1/p of the logarithm.
+        // Predictions are stored in f32: half a unit in the last place, times the derivative 1/p of
+        // the logarithm.
         assert!((m.logloss - logloss).abs() < 4.0 * 2f64.powi(-24), "{m:?}");
         assert!((m.ne.unwrap() - logloss / 2f64.ln()).abs() < 1e-6);
         assert!((m.calibration.unwrap() - 1.1).abs() < 1e-6);
@@ -295,22 +316,34 @@ mod tests {
         let weighted = Loss::WeightedBce { negative: 1.0, positive: 10.0 };
         assert!((loss(weighted) - (11.0 * quarter + half) / 3.0).abs() < 1e-14);
         assert!((loss(Loss::Mse) - (2.0 * 0.0625 + 0.25) / 3.0).abs() < 1e-15);
-        assert_eq!((p.metrics_of(Loss::BceWithLogits).unwrap().loss, p.metrics().unwrap().loss), (None, None));
+        assert_eq!(
+            (p.metrics_of(Loss::BceWithLogits).unwrap().loss, p.metrics().unwrap().loss),
+            (None, None)
+        );
     }
 
     #[test]
     fn no_constant_has_less_loss_than_is_said() {
         let labels = [1.0, 0.0, 0.0, 0.0];
         let of = |p: f32, loss| predictions(&labels.map(|y| (p, y))).metrics_of(loss).unwrap();
-        for loss in [Loss::BceWithLogits, Loss::WeightedBce { negative: 1.0, positive: 10.0 }, Loss::Mse] {
+        for loss in
+            [Loss::BceWithLogits, Loss::WeightedBce { negative: 1.0, positive: 10.0 }, Loss::Mse]
+        {
             let least = of(0.5, loss).loss_of_a_constant(loss).unwrap();
-            let tried: Vec<f64> = (1..1000).map(|k| of(k as f32 / 1000.0, loss).minimised()).collect();
+            let tried: Vec<f64> =
+                (1..1000).map(|k| of(k as f32 / 1000.0, loss).minimised()).collect();
             let best = tried.into_iter().fold(f64::INFINITY, f64::min);
             // The best of the probabilities that are tried is at most 0.0005 from the best one of
             // all, where the second derivative is below 70.
-            assert!((-1e-7..70.0 * 0.0005f64.powi(2)).contains(&(best - least)), "{loss:?}: {best} {least}");
+            assert!(
+                (-1e-7..70.0 * 0.0005f64.powi(2)).contains(&(best - least)),
+                "{loss:?}: {best} {least}"
+            );
         }
-        assert_eq!(predictions(&[(0.5, 1.0)]).metrics().unwrap().loss_of_a_constant(Loss::Mse), None);
+        assert_eq!(
+            predictions(&[(0.5, 1.0)]).metrics().unwrap().loss_of_a_constant(Loss::Mse),
+            None
+        );
     }
 
     #[test]

@@ -37,14 +37,17 @@ pub(super) fn member_prefix(member: usize) -> String {
 }
 
 /// Checks the header of a file for the parameters of all members of a model.
-pub(super) fn expect_parameters(config: &Config, encoder: &Encoder) -> impl FnOnce(&TensorLayout) -> crate::Result<()> {
+pub(super) fn expect_parameters(
+    config: &Config,
+    encoder: &Encoder,
+) -> impl FnOnce(&TensorLayout) -> crate::Result<()> {
     let (dlrm, members) = (config.model.dlrm(encoder, &config.train), config.train.members);
     move |layout| {
         let parameters = dlrm.parameter_shapes()?;
         (0..members).map(member_prefix).try_for_each(|prefix| {
-            parameters
-                .iter()
-                .try_for_each(|(name, dtype, shape)| layout.expect(&(prefix.clone() + name), *dtype, shape))
+            parameters.iter().try_for_each(|(name, dtype, shape)| {
+                layout.expect(&(prefix.clone() + name), *dtype, shape)
+            })
         })
     }
 }
@@ -55,7 +58,9 @@ impl<D: Backend> Scorer<D> {
         let dlrm = config.model.dlrm(encoder, &config.train);
         let plan = MemoryPlan::for_predictions(&dlrm, config.train.members)?;
         plan.check(&device).map_err(TrainError::from).map_err(out_of_memory(&plan))?;
-        let member = |member| Ok(Dlrm::new(device.clone(), dlrm.clone(), member_seed(config.train.seed, member))?);
+        let member = |member| {
+            Ok(Dlrm::new(device.clone(), dlrm.clone(), member_seed(config.train.seed, member))?)
+        };
         let members = (0..config.train.members).map(member).collect::<Result<_>>()?;
         let (probabilities, sum, weights) = (Vec::new(), Vec::new(), Vec::new());
         let (staging, unseen) = (Staging::new(&device)?, Unseen::new(&device)?);
@@ -63,7 +68,10 @@ impl<D: Backend> Scorer<D> {
     }
 
     /// Does something with every member.
-    pub(super) fn each(&mut self, mut work: impl FnMut(&mut Dlrm<D>) -> crate::Result<()>) -> Result<()> {
+    pub(super) fn each(
+        &mut self,
+        mut work: impl FnMut(&mut Dlrm<D>) -> crate::Result<()>,
+    ) -> Result<()> {
         Ok(self.members.iter_mut().try_for_each(&mut work)?)
     }
 
@@ -74,7 +82,10 @@ impl<D: Backend> Scorer<D> {
     ) -> Result<Vec<NamedTensor>> {
         let mut tensors = Vec::new();
         for (k, member) in self.members.iter_mut().enumerate() {
-            let named = |tensor: NamedTensor| NamedTensor { name: member_prefix(k) + &tensor.name, ..tensor };
+            let named = |tensor: NamedTensor| NamedTensor {
+                name: member_prefix(k) + &tensor.name,
+                ..tensor
+            };
             tensors.extend(of(member)?.into_iter().map(named));
         }
         Ok(tensors)
@@ -92,8 +103,14 @@ impl<D: Backend> Scorer<D> {
         Ok(())
     }
 
-    /// One step of training of a member on a batch, of which `dropout` leaves out some ids. Nobody waits for it: [`Self::look`] does.
-    pub(super) fn learn(&mut self, member: usize, batch: &mut Batch, dropout: Option<&Dropout<'_>>) -> Result<()> {
+    /// One step of training of a member on a batch, of which `dropout` leaves out some ids. Nobody
+    /// waits for it: [`Self::look`] does.
+    pub(super) fn learn(
+        &mut self,
+        member: usize,
+        batch: &mut Batch,
+        dropout: Option<&Dropout<'_>>,
+    ) -> Result<()> {
         let members = self.members.len();
         let model = &mut self.members[member];
         let weights = dropout.map(|dropout| {
@@ -104,8 +121,9 @@ impl<D: Backend> Scorer<D> {
         self.unseen.note(model, (member, members), &batch.labels)
     }
 
-    /// Waits for the steps since the last time: gives the loss of each batch, and what was found not to be finite, since training began, by the
-    /// member that has found most. `seen` gets what the first member predicted of the batches before it learned from them.
+    /// Waits for the steps since the last time: gives the loss of each batch, and what was found
+    /// not to be finite, since training began, by the member that has found most. `seen` gets what
+    /// the first member predicted of the batches before it learned from them.
     pub(super) fn look(&mut self, seen: &mut Predictions) -> Result<(Vec<f64>, Verdict)> {
         let losses = self.unseen.look(self.members.len(), seen)?;
         let mut worst = Verdict::default();
@@ -121,7 +139,9 @@ impl<D: Backend> Scorer<D> {
         self.sum.clear();
         self.sum.resize(batch.batch_size, 0.0);
         self.probabilities.resize(batch.batch_size, 0.0);
-        let Some(num_dense) = self.members.first().map(|model| model.config().num_dense) else { return Ok(&self.sum) };
+        let Some(num_dense) = self.members.first().map(|model| model.config().num_dense) else {
+            return Ok(&self.sum);
+        };
         let staged = self.staging.stage(view(batch, num_dense, None))?;
         for model in &mut self.members {
             model.predict(staged, &mut self.probabilities)?;
@@ -146,7 +166,10 @@ impl<D: Backend> Scorer<D> {
                     0 => self.staging.stage(view(batch, model.config().num_dense, None))?,
                     _ => self.staging.view(),
                 };
-                model.logits_on_device(staged, D::slice_mut(&mut logits, k * rows + start..k * rows + end))?;
+                model.logits_on_device(
+                    staged,
+                    D::slice_mut(&mut logits, k * rows + start..k * rows + end),
+                )?;
             }
         }
         self.device.synchronize()?;
@@ -167,7 +190,11 @@ fn mean(sum: &mut [f32], members: usize) {
 }
 
 /// A batch as the engine takes it, with or without a factor for every id.
-fn view<'a>(batch: &'a Batch, num_dense: usize, weights: Option<&'a [f32]>) -> BatchView<'a, Cpu, i64> {
+fn view<'a>(
+    batch: &'a Batch,
+    num_dense: usize,
+    weights: Option<&'a [f32]>,
+) -> BatchView<'a, Cpu, i64> {
     BatchView {
         dense: Matrix::packed(&batch.dense[..], batch.batch_size, num_dense),
         bags: Bags {
@@ -201,10 +228,13 @@ impl<D: Backend> TrainedModel<D> {
     pub fn open(device: D, path: &Path) -> Result<Self> {
         let (manifest, (encoder, tensors)) = ModelDir::read_with(path, |dir, manifest| {
             let encoder = dir.read_encoder(manifest)?;
-            let tensors = dir.read_tensors(manifest, "best", expect_parameters(&manifest.config, &encoder))?;
+            let tensors =
+                dir.read_tensors(manifest, "best", expect_parameters(&manifest.config, &encoder))?;
             Ok((encoder, tensors))
         })?;
-        tensors.expect_finite().map_err(|reason| model_error(path, format!("damaged: {reason}")))?;
+        tensors
+            .expect_finite()
+            .map_err(|reason| model_error(path, format!("damaged: {reason}")))?;
         let mut scorer = Scorer::new(device, &manifest.config, &encoder)?;
         scorer.load(&tensors, |member, file| member.load(file))?;
         Ok(Self { manifest, encoder, scorer })
@@ -238,7 +268,8 @@ impl<D: Backend> TrainedModel<D> {
         part: Option<Part>,
         mut visit: impl FnMut(&[f32], &[f32], (u64, u64)) -> Result<(), E>,
     ) -> Result<ReadReport, E> {
-        let mut rows = RowStream::open(&self.encoder, sources, labels, part).map_err(TrainError::from)?;
+        let mut rows =
+            RowStream::open(&self.encoder, sources, labels, part).map_err(TrainError::from)?;
         let mut batch = Batch::default();
         while rows.next_batch(BATCH_SIZE, &mut batch).map_err(TrainError::from)? {
             visit(self.scorer.predict(&batch)?, &batch.labels, rows.bytes_read())?;

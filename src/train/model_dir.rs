@@ -30,7 +30,8 @@ pub(super) const METRICS: &str = "metrics.jsonl";
 pub(super) const REPORT: &str = "report.html";
 /// The kinds of files that a manifest names.
 const ENCODER: &str = "encoder";
-const KINDS: [(&str, &str); 3] = [(ENCODER, "json"), ("best", "safetensors"), ("state", "safetensors")];
+const KINDS: [(&str, &str); 3] =
+    [(ENCODER, "json"), ("best", "safetensors"), ("state", "safetensors")];
 /// Nothing that is read into memory before its length is known may be larger.
 const MAX_JSON_BYTES: u64 = 1 << 32;
 
@@ -52,7 +53,10 @@ impl ModelDir {
 
     /// Opens the model and reads it with `read`. If `read` fails and training has replaced files of
     /// the model meanwhile, it starts again with the new files.
-    pub(super) fn read_with<T>(path: &Path, read: impl Fn(&Self, &Manifest) -> Result<T>) -> Result<(Manifest, T)> {
+    pub(super) fn read_with<T>(
+        path: &Path,
+        read: impl Fn(&Self, &Manifest) -> Result<T>,
+    ) -> Result<(Manifest, T)> {
         loop {
             let (dir, manifest) = Self::open(path)?;
             match read(&dir, &manifest) {
@@ -69,7 +73,9 @@ impl ModelDir {
     fn with_manifest(self, name: &str) -> Result<(Self, Manifest)> {
         let file = self.file(name);
         let text = read_at_most(&file, MAX_JSON_BYTES).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => model_error(&self.path, format!("no model here (there is no {MANIFEST})")),
+            std::io::ErrorKind::NotFound => {
+                model_error(&self.path, format!("no model here (there is no {MANIFEST})"))
+            }
             _ => io_error("read", &file)(error),
         })?;
         let manifest = Manifest::parse(&text).map_err(|reason| model_error(&file, reason))?;
@@ -93,7 +99,8 @@ impl ModelDir {
     /// [`TrainError::Data`] if the encoder cannot be used.
     pub fn read_encoder(&self, manifest: &Manifest) -> Result<Encoder> {
         let (path, entry) = self.entry(manifest, ENCODER)?;
-        let bytes = read_at_most(&path, entry.bytes.min(MAX_JSON_BYTES)).map_err(io_error("read", &path))?;
+        let bytes = read_at_most(&path, entry.bytes.min(MAX_JSON_BYTES))
+            .map_err(io_error("read", &path))?;
         let crc32 = crc32fast::hash(&bytes);
         if bytes.len() as u64 != entry.bytes {
             return Err(damaged(&path, entry, bytes.len() as u64, None));
@@ -101,8 +108,8 @@ impl ModelDir {
         if crc32 != entry.crc32 {
             return Err(damaged(&path, entry, entry.bytes, Some(crc32)));
         }
-        let encoder: Encoder =
-            serde_json::from_slice(&bytes).map_err(|error| model_error(&path, format!("not an encoder: {error}")))?;
+        let encoder: Encoder = serde_json::from_slice(&bytes)
+            .map_err(|error| model_error(&path, format!("not an encoder: {error}")))?;
         encoder.check()?;
         Ok(encoder)
     }
@@ -133,7 +140,8 @@ impl ModelDir {
 
     /// Returns the path of the file that the manifest names for this kind, and its entry.
     fn entry<'a>(&self, manifest: &'a Manifest, kind: &str) -> Result<(PathBuf, &'a FileEntry)> {
-        let missing = || model_error(&self.path, format!("no {kind} in it: training has not come that far"));
+        let missing =
+            || model_error(&self.path, format!("no {kind} in it: training has not come that far"));
         let entry = manifest.files.get(kind).ok_or_else(missing)?;
         if Path::new(&entry.name).components().count() != 1 || entry.name.starts_with('.') {
             let reason = format!("the manifest names {:?}, which is no file in it", entry.name);
@@ -172,12 +180,15 @@ impl RunDir {
         let entries = names_in(path).map_err(io_error("read", path))?;
         let is_model = entries.iter().any(|name| name == MANIFEST || name == NEXT_MANIFEST);
         if !is_model && !entries.iter().all(|name| name == LOCK || is_removable(name)) {
-            let reason = "the directory is not empty and holds no model; choose another one with --out";
+            let reason =
+                "the directory is not empty and holds no model; choose another one with --out";
             return Err(model_error(path, reason));
         }
         let mut run = Self::lock(path)?;
         let interrupted = match run.read_next()? {
-            Some(next) if next.files.keys().any(|kind| kind != ENCODER) => Some(run.keep(&next, NEXT_MANIFEST)?),
+            Some(next) if next.files.keys().any(|kind| kind != ENCODER) => {
+                Some(run.keep(&next, NEXT_MANIFEST)?)
+            }
             _ => None,
         };
         let next = run.dir.file(NEXT_MANIFEST);
@@ -228,7 +239,10 @@ impl RunDir {
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = lock.take(100).read_to_string(&mut holder);
-                return Err(TrainError::Busy { path: path.into(), holder: holder.trim().to_owned() });
+                return Err(TrainError::Busy {
+                    path: path.into(),
+                    holder: holder.trim().to_owned(),
+                });
             }
             // Some network file systems do not support locks. Nothing is lost there as long as only
             // one run writes at a time.
@@ -259,7 +273,8 @@ impl RunDir {
     /// [`TrainError::Io`].
     pub fn write_encoder(&self, manifest: &mut Manifest, encoder: &Encoder) -> Result<()> {
         let name = self.free_name(ENCODER, None, "json");
-        let entry = self.write(&name, |out| serde_json::to_writer(out, encoder).map_err(Into::into))?;
+        let entry =
+            self.write(&name, |out| serde_json::to_writer(out, encoder).map_err(Into::into))?;
         manifest.files.insert(ENCODER.into(), entry);
         Ok(())
     }
@@ -268,7 +283,12 @@ impl RunDir {
     ///
     /// # Errors
     /// [`TrainError::Io`].
-    pub fn write_tensors(&self, manifest: &mut Manifest, kind: &str, tensors: &[NamedTensor]) -> Result<()> {
+    pub fn write_tensors(
+        &self,
+        manifest: &mut Manifest,
+        kind: &str,
+        tensors: &[NamedTensor],
+    ) -> Result<()> {
         let name = self.free_name(kind, Some(manifest.progress.step), "safetensors");
         let entry = self.write(&name, |out| write_safetensors(out, tensors))?;
         manifest.files.insert(kind.into(), entry);
@@ -325,7 +345,8 @@ impl RunDir {
             let name = name.as_str();
             name == MANIFEST || DERIVED.contains(&name) || (is_of_a_kind(name) && !of_new(name))
         };
-        let names: Vec<_> = names.iter().filter(is_old).map(|name| (name.as_str(), name.as_str())).collect();
+        let names: Vec<_> =
+            names.iter().filter(is_old).map(|name| (name.as_str(), name.as_str())).collect();
         self.link_into_backup(&names)
     }
 
@@ -370,9 +391,13 @@ impl RunDir {
     }
 
     /// Writes a file under a temporary name, makes it durable, and renames it.
-    fn write(&self, name: &str, contents: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<FileEntry> {
-        let written =
-            files::replace(&self.dir.path, name, contents).map_err(io_error("write", &self.dir.file(name)))?;
+    fn write(
+        &self,
+        name: &str,
+        contents: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+    ) -> Result<FileEntry> {
+        let written = files::replace(&self.dir.path, name, contents)
+            .map_err(io_error("write", &self.dir.file(name)))?;
         Ok(FileEntry { name: name.into(), bytes: written.bytes, crc32: written.crc32 })
     }
 
@@ -401,7 +426,9 @@ fn remove_partial_backup(partial: &Path) -> std::io::Result<()> {
     if partial.symlink_metadata().is_err() {
         return Ok(());
     }
-    let is_ours = |name: &&String| *name == MANIFEST || DERIVED.contains(&name.as_str()) || is_of_a_kind(name);
+    let is_ours = |name: &&String| {
+        *name == MANIFEST || DERIVED.contains(&name.as_str()) || is_of_a_kind(name)
+    };
     for name in names_in(partial)?.iter().filter(is_ours) {
         fs::remove_file(partial.join(name))?;
     }
@@ -419,7 +446,9 @@ fn names_in(folder: &Path) -> std::io::Result<Vec<String>> {
 fn is_removable(name: &str) -> bool {
     let whole = name.strip_suffix(PARTIAL);
     is_of_a_kind(whole.unwrap_or(name))
-        || whole.is_some_and(|whole| whole == MANIFEST || whole == NEXT_MANIFEST || DERIVED.contains(&whole))
+        || whole.is_some_and(|whole| {
+            whole == MANIFEST || whole == NEXT_MANIFEST || DERIVED.contains(&whole)
+        })
 }
 
 /// Returns whether the name is `KIND.ext`, `KIND-STEP.ext`, or one of these with a number before
@@ -427,11 +456,20 @@ fn is_removable(name: &str) -> bool {
 fn is_of_a_kind(name: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     KINDS.iter().any(|(kind, extension)| {
-        let Some(stem) = name.strip_suffix(extension).and_then(|stem| stem.strip_suffix('.')) else { return false };
-        let stem = stem.rsplit_once('.').filter(|(_, number)| is_number(number)).map_or(stem, |(stem, _)| stem);
+        let Some(stem) = name.strip_suffix(extension).and_then(|stem| stem.strip_suffix('.'))
+        else {
+            return false;
+        };
+        let stem = stem
+            .rsplit_once('.')
+            .filter(|(_, number)| is_number(number))
+            .map_or(stem, |(stem, _)| stem);
         match stem.strip_prefix(kind) {
             Some("") => *kind == ENCODER,
-            Some(step) => *kind != ENCODER && step.strip_prefix('-').is_some_and(|s| s.len() >= 10 && is_number(s)),
+            Some(step) => {
+                *kind != ENCODER
+                    && step.strip_prefix('-').is_some_and(|s| s.len() >= 10 && is_number(s))
+            }
             None => false,
         }
     })

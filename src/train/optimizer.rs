@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::nn::{GroupOptimizer, Schedule};
 use crate::ops::{Optimizer, Rounding, WeightDecay};
 
-/// Learning rates over time: linear warm-up, then constant, then polynomial decay; see [`Schedule`].
+/// Learning rates over time: linear warm-up, then constant, then polynomial decay; see
+/// [`Schedule`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {
@@ -26,7 +27,14 @@ pub struct ScheduleConfig {
 
 impl Default for ScheduleConfig {
     fn default() -> Self {
-        Self { warmup_steps: 0, decay_start: 0, decay_steps: 0, decay_epochs: Some(15.0), power: 1.0, floor: 0.3 }
+        Self {
+            warmup_steps: 0,
+            decay_start: 0,
+            decay_steps: 0,
+            decay_epochs: Some(15.0),
+            power: 1.0,
+            floor: 0.3,
+        }
     }
 }
 
@@ -39,7 +47,8 @@ impl ScheduleConfig {
     }
 }
 
-/// The settings of an optimizer. What is left out comes from `[train.optimizer]`, or is what its description says.
+/// The settings of an optimizer. What is left out comes from `[train.optimizer]`, or is what its
+/// description says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GroupConfig {
@@ -49,7 +58,8 @@ pub struct GroupConfig {
     /// Default: 0.01 for tables, 0.002 for layers: fit for Adam.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f32>,
-    /// Added to the root. Default for Adam: 1e-8. Adagrad has no default, since the world has two: 1e-8 (FBGEMM), 1e-10 (PyTorch).
+    /// Added to the root. Default for Adam: 1e-8. Adagrad has no default, since the world has two:
+    /// 1e-8 (FBGEMM), 1e-10 (PyTorch).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eps: Option<f32>,
     /// Adam's decay of the mean of the gradients. Default: 0.9.
@@ -58,13 +68,15 @@ pub struct GroupConfig {
     /// Adam's decay of the mean of their squares. Default: 0.999.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta2: Option<f32>,
-    /// `"none"`, `{ l2 = 1e-5 }` or `{ decoupled = 1e-2 }`. Default: `{ l2 = 0.002 }` for tables, none for layers.
+    /// `"none"`, `{ l2 = 1e-5 }` or `{ decoupled = 1e-2 }`. Default: `{ l2 = 0.002 }` for tables,
+    /// none for layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<WeightDecay>,
     /// Gradients are clamped to `[-max, max]`, element by element. Default: not at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_gradient: Option<f32>,
-    /// How weights of 16-bit tables are rounded: `"nearest"`, or `{ stochastic = { seed = 1 } }`. Default: nearest.
+    /// How weights of 16-bit tables are rounded: `"nearest"`, or `{ stochastic = { seed = 1 } }`.
+    /// Default: nearest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rounding: Option<Rounding>,
 }
@@ -84,10 +96,16 @@ pub enum Kind {
 }
 
 /// What a group has if nothing is said about it.
-pub(super) const TABLES: GroupConfig =
-    GroupConfig { learning_rate: Some(0.01), weight_decay: Some(WeightDecay::L2(0.002)), ..GroupConfig::ADAM };
-pub(super) const DENSE: GroupConfig =
-    GroupConfig { learning_rate: Some(0.002), weight_decay: Some(WeightDecay::None), ..GroupConfig::ADAM };
+pub(super) const TABLES: GroupConfig = GroupConfig {
+    learning_rate: Some(0.01),
+    weight_decay: Some(WeightDecay::L2(0.002)),
+    ..GroupConfig::ADAM
+};
+pub(super) const DENSE: GroupConfig = GroupConfig {
+    learning_rate: Some(0.002),
+    weight_decay: Some(WeightDecay::None),
+    ..GroupConfig::ADAM
+};
 
 impl GroupConfig {
     const ADAM: Self = Self {
@@ -117,7 +135,11 @@ impl GroupConfig {
     /// With `defaults` for what is still not said.
     pub(super) fn resolve(self, defaults: Self) -> Result<GroupOptimizer, String> {
         let group = self.or(defaults);
-        let eps = |name| group.eps.ok_or_else(|| format!("{name} needs `eps`: 1e-8 as in FBGEMM, 1e-10 as in PyTorch"));
+        let eps = |name| {
+            group.eps.ok_or_else(|| {
+                format!("{name} needs `eps`: 1e-8 as in FBGEMM, 1e-10 as in PyTorch")
+            })
+        };
         let optimizer = match group.kind.unwrap_or(Kind::Adam) {
             Kind::Sgd => Optimizer::Sgd,
             Kind::Adagrad => Optimizer::Adagrad { eps: eps("adagrad")? },

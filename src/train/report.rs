@@ -24,24 +24,43 @@ struct Line<'a> {
 ///
 /// # Errors
 /// [`TrainError::Io`] if the file cannot be written.
-pub(super) fn write_report(run: &RunDir, manifest: &Manifest, outcome: &Outcome, test: &Predictions) -> Result<()> {
+pub(super) fn write_report(
+    run: &RunDir,
+    manifest: &Manifest,
+    outcome: &Outcome,
+    test: &Predictions,
+) -> Result<()> {
     let charts = charts(&manifest.progress.history, test).map_err(|error| TrainError::Io {
         doing: "draw the charts of",
         path: run.dir().file(REPORT),
         source: std::io::Error::other(error.to_string()),
     })?;
-    let name = run.dir().path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let name = run
+        .dir()
+        .path()
+        .file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let html = page(&name, manifest, outcome, &charts);
     run.write_derived(REPORT, &html)
 }
 
-fn charts(history: &[EpochRecord], test: &Predictions) -> Result<Vec<String>, DrawingAreaErrorKind<std::io::Error>> {
+fn charts(
+    history: &[EpochRecord],
+    test: &Predictions,
+) -> Result<Vec<String>, DrawingAreaErrorKind<std::io::Error>> {
     let per_epoch = |value: fn(&Metrics) -> Option<f64>| {
         let points = |metrics: &dyn Fn(&EpochRecord) -> Option<f64>| {
-            history.iter().filter_map(|record| Some((f64::from(record.epoch), metrics(record)?))).collect()
+            history
+                .iter()
+                .filter_map(|record| Some((f64::from(record.epoch), metrics(record)?)))
+                .collect()
         };
         [
-            Line { label: "training", color: TRAIN, points: points(&|record| value(&record.train)) },
+            Line {
+                label: "training",
+                color: TRAIN,
+                points: points(&|record| value(&record.train)),
+            },
             Line {
                 label: "validation",
                 color: VALIDATION,
@@ -57,16 +76,25 @@ fn charts(history: &[EpochRecord], test: &Predictions) -> Result<Vec<String>, Dr
     ];
     if !test.is_empty() {
         let roc = [diagonal(), line(test.roc(400))];
-        charts.push(chart("ROC on the test rows", ("false positive rate", "true positive rate"), &roc)?);
+        charts.push(chart(
+            "ROC on the test rows",
+            ("false positive rate", "true positive rate"),
+            &roc,
+        )?);
         let calibration = [diagonal(), line(test.calibration_curve(20))];
-        charts.push(chart("Calibration on the test rows", ("mean prediction", "share of positives"), &calibration)?);
+        charts.push(chart(
+            "Calibration on the test rows",
+            ("mean prediction", "share of positives"),
+            &calibration,
+        )?);
     }
     Ok(charts)
 }
 
 /// The smallest interval that holds all values, with a margin.
 fn range(values: impl Iterator<Item = f64> + Clone) -> std::ops::Range<f64> {
-    let (low, high) = (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max));
+    let (low, high) =
+        (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max));
     if low > high {
         return 0.0..1.0;
     }
@@ -94,12 +122,19 @@ fn chart(
         chart.configure_mesh().light_line_style(WHITE).x_desc(x_label).y_desc(y_label).draw()?;
         for line in lines {
             let style = ShapeStyle::from(&line.color).stroke_width(2);
-            let series = chart.draw_series(LineSeries::new(line.points.iter().copied(), style).point_size(2))?;
+            let series = chart
+                .draw_series(LineSeries::new(line.points.iter().copied(), style).point_size(2))?;
             if !line.label.is_empty() {
-                series.label(line.label).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+                series
+                    .label(line.label)
+                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
             }
         }
-        chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(GUIDE).draw()?;
+        chart
+            .configure_series_labels()
+            .background_style(WHITE.mix(0.8))
+            .border_style(GUIDE)
+            .draw()?;
         area.present()?;
     }
     Ok(svg)
@@ -114,7 +149,13 @@ fn number(value: Option<f64>) -> String {
 }
 
 fn metric_cells(metrics: &Metrics) -> String {
-    let cells = [metrics.auc, Some(metrics.logloss), metrics.ne, metrics.calibration, Some(metrics.accuracy)];
+    let cells = [
+        metrics.auc,
+        Some(metrics.logloss),
+        metrics.ne,
+        metrics.calibration,
+        Some(metrics.accuracy),
+    ];
     cells.iter().map(|value| format!("<td>{}</td>", number(*value))).collect()
 }
 
@@ -167,6 +208,9 @@ fn epoch_rows(record: &EpochRecord) -> String {
     let row = |epoch: &str, part: &str, metrics: &Metrics| {
         format!("<tr{class}><td>{epoch}</td><td>{part}</td>{}</tr>", metric_cells(metrics))
     };
-    let validation = record.validation.as_ref().map_or_else(String::new, |metrics| row("", "validation", metrics));
+    let validation = record
+        .validation
+        .as_ref()
+        .map_or_else(String::new, |metrics| row("", "validation", metrics));
     row(&record.epoch.to_string(), "training", &record.train) + &validation
 }

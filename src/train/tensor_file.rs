@@ -60,7 +60,11 @@ impl TensorLayout {
         let missing = || crate::Error::TensorMissing { name: name.into() };
         let (got_dtype, got, _) = self.tensors.get(name).ok_or_else(missing)?;
         if *got_dtype != dtype {
-            return Err(crate::Error::DTypeMismatch { tensor: name.into(), expected: dtype, got: *got_dtype });
+            return Err(crate::Error::DTypeMismatch {
+                tensor: name.into(),
+                expected: dtype,
+                got: *got_dtype,
+            });
         }
         if got != shape {
             let (expected, got) = (shape.to_vec(), got.clone());
@@ -71,11 +75,13 @@ impl TensorLayout {
 
     /// Takes the header apart; the data of the tensors begin at `data_start` of the file.
     fn parse(header: &[u8], data_start: usize, file_bytes: u64) -> Result<Self, String> {
-        let metadata: Metadata =
-            serde_json::from_slice(header).map_err(|error| format!("no safetensors file: {error}"))?;
+        let metadata: Metadata = serde_json::from_slice(header)
+            .map_err(|error| format!("no safetensors file: {error}"))?;
         if data_start.checked_add(metadata.data_len()).map(|end| end as u64) != Some(file_bytes) {
             let (data, there) = (metadata.data_len(), file_bytes - data_start as u64);
-            return Err(format!("no safetensors file: tensors of {data} bytes, but {there} bytes for them"));
+            return Err(format!(
+                "no safetensors file: tensors of {data} bytes, but {there} bytes for them"
+            ));
         }
         let mut tensors = BTreeMap::new();
         for (name, info) in metadata.tensors() {
@@ -121,7 +127,9 @@ impl TensorFile {
             return Err(broken(format!("no safetensors file of ours: a header of {header} bytes")));
         }
         if header > entry.bytes - 8 {
-            return Err(broken(format!("no safetensors file: a header of {header} bytes, but the file is shorter")));
+            return Err(broken(format!(
+                "no safetensors file: a header of {header} bytes, but the file is shorter"
+            )));
         }
         let data_start = 8 + header as usize;
         let mut bytes = length.to_vec();
@@ -130,7 +138,8 @@ impl TensorFile {
         let layout = TensorLayout::parse(&bytes[8..], data_start, entry.bytes).map_err(broken)?;
         check(&layout)?;
         let rest = (entry.bytes - data_start as u64) as usize;
-        let no_memory = |_| TrainError::Engine(crate::Error::OutOfMemory { bytes: data_start + rest });
+        let no_memory =
+            |_| TrainError::Engine(crate::Error::OutOfMemory { bytes: data_start + rest });
         bytes.try_reserve_exact(rest).map_err(no_memory)?;
         bytes.resize(data_start + rest, 0);
         file.read_exact(&mut bytes[data_start..]).map_err(io_error("read", path))?;
@@ -146,9 +155,19 @@ impl TensorFile {
         for (name, (dtype, _, range)) in &self.layout.tensors {
             let bytes = &self.bytes[range.clone()];
             let position = match dtype {
-                DType::F32 => bytes.as_chunks().0.iter().position(|&x| !f32::from_le_bytes(x).is_finite()),
-                DType::F16 => bytes.as_chunks().0.iter().position(|&x| !crate::f16::from_le_bytes(x).is_finite()),
-                DType::BF16 => bytes.as_chunks().0.iter().position(|&x| !crate::bf16::from_le_bytes(x).is_finite()),
+                DType::F32 => {
+                    bytes.as_chunks().0.iter().position(|&x| !f32::from_le_bytes(x).is_finite())
+                }
+                DType::F16 => bytes
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .position(|&x| !crate::f16::from_le_bytes(x).is_finite()),
+                DType::BF16 => bytes
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .position(|&x| !crate::bf16::from_le_bytes(x).is_finite()),
             };
             if let Some(position) = position {
                 return Err(format!("element {position} of tensor {name} is not a finite number"));
@@ -166,11 +185,18 @@ impl TensorSource for TensorFile {
 }
 
 /// The error for a file whose length or checksum is not what its entry says.
-pub(super) fn damaged(path: &Path, entry: &FileEntry, bytes: u64, crc32: Option<u32>) -> TrainError {
+pub(super) fn damaged(
+    path: &Path,
+    entry: &FileEntry,
+    bytes: u64,
+    crc32: Option<u32>,
+) -> TrainError {
     let FileEntry { bytes: right_bytes, crc32: right_crc32, .. } = entry;
     let reason = match crc32 {
         None => format!("damaged: {bytes} bytes, but the manifest says {right_bytes}"),
-        Some(crc32) => format!("damaged: its checksum is {crc32:08x}, but the manifest says {right_crc32:08x}"),
+        Some(crc32) => {
+            format!("damaged: its checksum is {crc32:08x}, but the manifest says {right_crc32:08x}")
+        }
     };
     model_error(path, reason)
 }

@@ -36,11 +36,13 @@ pub trait Observer {
     fn ready(&mut self, splits: &Splits, encoder: &Encoder, num_parameters: usize) {
         let _ = (splits, encoder, num_parameters);
     }
-    /// A batch of an epoch is over: batches done, of how many, and the loss of this one. Told of several at a time, some while after.
+    /// A batch of an epoch is over: batches done, of how many, and the loss of this one. Told of
+    /// several at a time, some while after.
     fn batch(&mut self, epoch: u32, done: u64, total: u64, loss: f64) {
         let _ = (epoch, done, total, loss);
     }
-    /// Batches changed nothing, since their loss or gradients were not finite: how many, and the last one of them.
+    /// Batches changed nothing, since their loss or gradients were not finite: how many, and the
+    /// last one of them.
     fn skipped(&mut self, epoch: u32, last: u64, count: u64) {
         let _ = (epoch, last, count);
     }
@@ -94,7 +96,8 @@ pub struct Outcome {
     pub samples_per_second: f64,
 }
 
-/// The random stream of the order of the rows before the first epoch; the tables and layers have the ones below.
+/// The random stream of the order of the rows before the first epoch; the tables and layers have
+/// the ones below.
 const ORDER_STREAM: u64 = 1 << 33;
 
 /// A training run.
@@ -114,13 +117,22 @@ pub struct Trainer<D: Backend> {
 }
 
 impl<D: Backend> Trainer<D> {
-    /// Reads the data and builds the model. `folder` is the one that relative paths of the configuration count from.
+    /// Reads the data and builds the model. `folder` is the one that relative paths of the
+    /// configuration count from.
     ///
     /// # Errors
-    /// Data that cannot be read or encoded, a model that does not fit them, a directory that cannot be written.
-    pub fn new(device: D, config: Config, folder: &Path, dir: RunDir, observer: &mut dyn Observer) -> Result<Self> {
-        let encoder =
-            Encoder::fit(&config.data, folder, &mut |done, total| observer.reading("statistics", done, total))?;
+    /// Data that cannot be read or encoded, a model that does not fit them, a directory that cannot
+    /// be written.
+    pub fn new(
+        device: D,
+        config: Config,
+        folder: &Path,
+        dir: RunDir,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let encoder = Encoder::fit(&config.data, folder, &mut |done, total| {
+            observer.reading("statistics", done, total)
+        })?;
         let folder = std::path::absolute(folder).map_err(io_error("resolve", folder))?;
         let mut manifest = Manifest::new(config, folder);
         let mut trainer = Self::build(device, dir, manifest.clone(), encoder, observer)?;
@@ -135,21 +147,36 @@ impl<D: Backend> Trainer<D> {
     ///
     /// # Errors
     /// As [`Self::new`]; data that are not those of the run.
-    pub fn resume(device: D, dir: RunDir, manifest: Manifest, observer: &mut dyn Observer) -> Result<Self> {
+    pub fn resume(
+        device: D,
+        dir: RunDir,
+        manifest: Manifest,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
         let encoder = dir.dir().read_encoder(&manifest)?;
         let state = match manifest.files.contains_key("state") {
-            true => Some(dir.dir().read_tensors(&manifest, "state", expect_parameters(&manifest.config, &encoder))?),
+            true => Some(dir.dir().read_tensors(
+                &manifest,
+                "state",
+                expect_parameters(&manifest.config, &encoder),
+            )?),
             false => None,
         };
         let mut trainer = Self::build(device, dir, manifest, encoder, observer)?;
         if trainer.rows() != trainer.manifest.progress.rows {
             let [now, then] = [trainer.rows(), trainer.manifest.progress.rows];
-            let reason =
-                format!("the data have changed: {now:?} rows of training, validation and test, but {then:?} before");
+            let reason = format!(
+                "the data have changed: {now:?} rows of training, validation and test, but {then:?} before"
+            );
             return Err(model_error(trainer.dir.dir().path(), reason));
         }
-        let (rows, batch_size) = (trainer.splits.train.len() as u64, trainer.manifest.config.train.batch_size);
-        let position = trainer.manifest.progress.check_position(rows.div_ceil(batch_size as u64), batch_size, rows);
+        let (rows, batch_size) =
+            (trainer.splits.train.len() as u64, trainer.manifest.config.train.batch_size);
+        let position = trainer.manifest.progress.check_position(
+            rows.div_ceil(batch_size as u64),
+            batch_size,
+            rows,
+        );
         position.map_err(|reason| model_error(trainer.dir.dir().path(), reason))?;
         if let Some(state) = state {
             let step = trainer.manifest.progress.step;
@@ -171,11 +198,14 @@ impl<D: Backend> Trainer<D> {
         observer: &mut dyn Observer,
     ) -> Result<Self> {
         let Config { data, train, .. } = &manifest.config;
-        let splits =
-            Splits::load(data, &encoder, &manifest.folder, &mut |done, total| observer.reading("rows", done, total))?;
+        let splits = Splits::load(data, &encoder, &manifest.folder, &mut |done, total| {
+            observer.reading("rows", done, total)
+        })?;
         encoder.notes().iter().chain(&splits.notes).for_each(|note| observer.note(note));
         let steps_per_epoch = splits.train.len().div_ceil(train.batch_size) as u64;
-        let optimizers = train.optimizers(steps_per_epoch).map_err(|reason| model_error(dir.dir().path(), reason))?;
+        let optimizers = train
+            .optimizers(steps_per_epoch)
+            .map_err(|reason| model_error(dir.dir().path(), reason))?;
         let memory = plan_memory(&device, &manifest.config, &encoder, &splits.train)?;
         let averaging = manifest.config.averaging();
         let scorer = || -> Result<Scorer<D>> {
@@ -198,13 +228,15 @@ impl<D: Backend> Trainer<D> {
     }
 
     fn rows(&self) -> [u64; 3] {
-        [&self.splits.train, &self.splits.validation, &self.splits.test].map(|part| part.len() as u64)
+        [&self.splits.train, &self.splits.validation, &self.splits.test]
+            .map(|part| part.len() as u64)
     }
 
     /// Trains to the end, and measures the best model on the test rows.
     ///
     /// # Errors
-    /// [`TrainError::NonFinite`], [`TrainError::Interrupted`], and whatever keeps a checkpoint from being written.
+    /// [`TrainError::NonFinite`], [`TrainError::Interrupted`], and whatever keeps a checkpoint from
+    /// being written.
     pub fn run(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         self.write_metrics(None)?;
         let memory = self.memory.clone();
@@ -217,22 +249,26 @@ impl<D: Backend> Trainer<D> {
     fn is_over(&self) -> bool {
         let (train, progress) = (&self.manifest.config.train, &self.manifest.progress);
         let waited = progress.epochs_done - progress.best_epoch.min(progress.epochs_done);
-        let out_of_patience = train.patience > 0 && !self.splits.validation.is_empty() && waited >= train.patience;
+        let out_of_patience =
+            train.patience > 0 && !self.splits.validation.is_empty() && waited >= train.patience;
         progress.epochs_done >= train.epochs || out_of_patience
     }
 
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let epoch = self.manifest.progress.epochs_done + 1;
-        let TrainConfig { batch_size, seed, checkpoint_seconds: every, .. } = self.manifest.config.train;
+        let TrainConfig { batch_size, seed, checkpoint_seconds: every, .. } =
+            self.manifest.config.train;
         let rate = self.manifest.config.bag_dropout();
         let num_rows = self.splits.train.len();
         let order = |member| {
             let mut order = with_room(num_rows)?;
             order.extend(0..num_rows as u32);
-            Philox::new(member_seed(seed, member), ORDER_STREAM + u64::from(epoch)).shuffle(&mut order);
+            Philox::new(member_seed(seed, member), ORDER_STREAM + u64::from(epoch))
+                .shuffle(&mut order);
             Ok(order)
         };
-        let orders = (0..self.scorer.members.len()).map(order).collect::<Result<Vec<Vec<u32>>>>()?;
+        let orders =
+            (0..self.scorer.members.len()).map(order).collect::<Result<Vec<Vec<u32>>>>()?;
         let total = num_rows.div_ceil(batch_size) as u64;
         let (mut checkpoint, mut unseen) = (Instant::now(), 0);
         for done in self.manifest.progress.batches_done + 1..=total {
@@ -241,7 +277,11 @@ impl<D: Backend> Trainer<D> {
             let rows = start..num_rows.min(start + batch_size);
             for (member, order) in orders.iter().enumerate() {
                 self.splits.train.gather(&order[rows.clone()], &mut self.batch);
-                let dropout = Dropout { features: self.encoder.features(), rate, seed: member_seed(seed, member) };
+                let dropout = Dropout {
+                    features: self.encoder.features(),
+                    rate,
+                    seed: member_seed(seed, member),
+                };
                 let dropout = (rate > 0.0).then_some(&dropout);
                 self.scorer.learn(member, &mut self.batch, dropout)?;
             }
@@ -270,7 +310,11 @@ impl<D: Backend> Trainer<D> {
     }
 
     /// Waits for the batches since the last time, and tells what came of them.
-    fn look(&mut self, (epoch, done, total): (u32, u64, u64), observer: &mut dyn Observer) -> Result<()> {
+    fn look(
+        &mut self,
+        (epoch, done, total): (u32, u64, u64),
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         let (losses, verdict) = self.scorer.look(&mut self.seen)?;
         let before = done - losses.len() as u64;
         // Every batch is a step of each member.
@@ -293,16 +337,21 @@ impl<D: Backend> Trainer<D> {
     fn end_epoch(&mut self, epoch: u32, observer: &mut dyn Observer) -> Result<()> {
         let no_rows = || {
             let all_skipped = !self.splits.train.is_empty();
-            let reason = if all_skipped { "the loss of no batch is finite" } else { "no training rows" };
+            let reason =
+                if all_skipped { "the loss of no batch is finite" } else { "no training rows" };
             model_error(self.dir.dir().path(), reason)
         };
         let loss = self.manifest.config.train.loss;
         let train = self.seen.metrics_of(loss).ok_or_else(no_rows)?;
         self.seen = Predictions::default();
         self.scorer.each(Dlrm::swap_averages)?;
-        let validation = self.scorer.score(&self.splits.validation, &mut self.batch)?.metrics_of(loss);
+        let validation =
+            self.scorer.score(&self.splits.validation, &mut self.batch)?.metrics_of(loss);
         let progress = &mut self.manifest.progress;
-        let before = progress.history.iter().fold((0.0, 0), |sum, r| (sum.0 + r.seconds, sum.1 + r.train.samples));
+        let before = progress
+            .history
+            .iter()
+            .fold((0.0, 0), |sum, r| (sum.0 + r.seconds, sum.1 + r.train.samples));
         let seconds = progress.train_seconds - before.0;
         let samples_per_second = rate(progress.samples - before.1, seconds);
         let select = self.manifest.config.train.select;
@@ -311,7 +360,15 @@ impl<D: Backend> Trainer<D> {
             (Some(now), Some(before)) => is_better(select, now, before),
             _ => true,
         };
-        let record = EpochRecord { epoch, step: progress.step, train, validation, best, seconds, samples_per_second };
+        let record = EpochRecord {
+            epoch,
+            step: progress.step,
+            train,
+            validation,
+            best,
+            seconds,
+            samples_per_second,
+        };
         observer.epoch(&record);
         progress.epochs_done = epoch;
         progress.batches_done = 0;
@@ -381,13 +438,15 @@ impl<D: Backend> Trainer<D> {
     }
 }
 
-/// For each row of each table, what its weight decay is multiplied by; see [`TrainConfig::even_decay`].
+/// For each row of each table, what its weight decay is multiplied by; see
+/// [`TrainConfig::even_decay`].
 fn even_decay(train: &Dataset, encoder: &Encoder, steps_per_epoch: u64) -> Result<Vec<f32>> {
     let scale = |count: u32| {
         let occurrences_per_step = f64::from(count.max(1)) / steps_per_epoch.max(1) as f64;
         (1.0 / -(-occurrences_per_step).exp_m1()) as f32
     };
-    let mut scales = with_room(sum(encoder.features().iter().map(|feature| feature.num_embeddings)))?;
+    let mut scales =
+        with_room(sum(encoder.features().iter().map(|feature| feature.num_embeddings)))?;
     for (f, feature) in encoder.features().iter().enumerate() {
         scales.extend(train.id_counts(f, feature.num_embeddings)?.into_iter().map(scale));
     }

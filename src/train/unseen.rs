@@ -1,4 +1,5 @@
-//! What steps of training have left on the device, until somebody looks at it: so that no step waits.
+//! What steps of training have left on the device, until somebody looks at it: so that no step
+//! waits.
 
 use super::error::Result;
 use super::metrics::Predictions;
@@ -28,7 +29,12 @@ impl<D: Backend> Unseen<D> {
     }
 
     /// Notes the step that a member of several has just taken.
-    pub(super) fn note(&mut self, model: &Dlrm<D>, (member, members): (usize, usize), labels: &[f32]) -> Result<()> {
+    pub(super) fn note(
+        &mut self,
+        model: &Dlrm<D>,
+        (member, members): (usize, usize),
+        labels: &[f32],
+    ) -> Result<()> {
         if self.losses.extent() < product([Self::BATCHES, members]) {
             self.losses = self.device.alloc(product([Self::BATCHES, members]))?;
         }
@@ -38,8 +44,10 @@ impl<D: Backend> Unseen<D> {
             let (start, end) = (self.labels.len(), self.labels.len() + labels.len());
             if self.logits.extent() < end {
                 // Room for as many batches of this size; what is there already is kept.
-                let mut larger = self.device.alloc(end.max(product([Self::BATCHES, labels.len()])))?;
-                self.device.copy(D::slice(&self.logits, 0..start), D::slice_mut(&mut larger, 0..start))?;
+                let mut larger =
+                    self.device.alloc(end.max(product([Self::BATCHES, labels.len()])))?;
+                self.device
+                    .copy(D::slice(&self.logits, 0..start), D::slice_mut(&mut larger, 0..start))?;
                 self.logits = larger;
             }
             model.copy_last_logits(D::slice_mut(&mut self.logits, start..end))?;
@@ -48,8 +56,9 @@ impl<D: Backend> Unseen<D> {
         Ok(())
     }
 
-    /// Waits for the steps: gives the loss of each batch, the mean over the members, and adds to `seen` what was predicted. Samples without a
-    /// prediction, those of a batch that is not finite, are left out.
+    /// Waits for the steps: gives the loss of each batch, the mean over the members, and adds to
+    /// `seen` what was predicted. Samples without a prediction, those of a batch that is not
+    /// finite, are left out.
     pub(super) fn look(&mut self, members: usize, seen: &mut Predictions) -> Result<Vec<f64>> {
         self.device.synchronize()?;
         let (mut losses, mut logits) = (filled(self.steps, 0.0)?, filled(self.labels.len(), 0.0)?);

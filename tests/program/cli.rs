@@ -14,17 +14,23 @@ use crate::common::*;
 fn train_eval_predict_agree() {
     let folder = project(3000);
     let folder = folder.path();
-    let outcome: Value = serde_json::from_str(&succeed(folder, &["train", "model.toml", "--json", "--quiet"])).unwrap();
+    let outcome: Value =
+        serde_json::from_str(&succeed(folder, &["train", "model.toml", "--json", "--quiet"]))
+            .unwrap();
     let model = folder.join("runs/model");
     for key in ["auc", "logloss", "ne", "calibration"] {
         assert!(outcome["test"][key].is_f64(), "{key} in {outcome}");
     }
-    assert!(outcome["best_epoch"].as_u64().unwrap() >= 1 && outcome["train_seconds"].as_f64().unwrap() > 0.0);
+    assert!(
+        outcome["best_epoch"].as_u64().unwrap() >= 1
+            && outcome["train_seconds"].as_f64().unwrap() > 0.0
+    );
     assert!(outcome["samples_per_second"].as_f64().unwrap() > 0.0);
     // The labels have signal that a model finds: the generator's own probabilities give about 0.66.
     assert!(outcome["test"]["auc"].as_f64().unwrap() > 0.6, "{outcome}");
 
-    let mut eval: Value = serde_json::from_str(&succeed(folder, &["eval", "runs/model", "--json"])).unwrap();
+    let mut eval: Value =
+        serde_json::from_str(&succeed(folder, &["eval", "runs/model", "--json"])).unwrap();
     let unknown = eval.as_object_mut().unwrap().remove("unknown").unwrap();
     assert_eq!(unknown["columns"][0]["unknown"], 0);
     assert_eq!(eval, outcome["test"], "the test rows from text must be those of training");
@@ -32,14 +38,19 @@ fn train_eval_predict_agree() {
     assert_eq!(lines.lines().count(), 5, "four epochs and the outcome");
     let report = fs::read_to_string(model.join("report.html")).unwrap();
     assert_eq!(report.matches("<svg").count(), 4);
-    assert!(!report.contains("http://") || !report.contains("src="), "the report must open anywhere");
+    assert!(
+        !report.contains("http://") || !report.contains("src="),
+        "the report must open anywhere"
+    );
 
-    // Predictions: one a line, the same from a file, from standard input, and without the label's column.
+    // Predictions: one a line, the same from a file, from standard input, and without the label's
+    // column.
     let predictions = succeed(folder, &["predict", "runs/model", "clicks.csv"]);
     assert_eq!(predictions.lines().count(), 3000);
     assert!(predictions.lines().all(|p| (0.0..=1.0).contains(&p.parse::<f32>().unwrap())));
     let text = fs::read_to_string(folder.join("clicks.csv")).unwrap();
-    let unlabelled: String = text.lines().map(|line| format!("{}\n", line.rsplit_once(',').unwrap().0)).collect();
+    let unlabelled: String =
+        text.lines().map(|line| format!("{}\n", line.rsplit_once(',').unwrap().0)).collect();
     fs::write(folder.join("new.csv"), unlabelled).unwrap();
     assert_eq!(succeed(folder, &["predict", "runs/model", "new.csv"]), predictions);
     let mut child = bagdot(folder)
@@ -51,17 +62,32 @@ fn train_eval_predict_agree() {
     assert!(child.wait().unwrap().success());
     assert_eq!(fs::read_to_string(folder.join("out.txt")).unwrap(), predictions);
 
-    let all: Value =
-        serde_json::from_str(&succeed(folder, &["eval", "runs/model", "--data", "clicks.csv", "--json"])).unwrap();
+    let all: Value = serde_json::from_str(&succeed(
+        folder,
+        &["eval", "runs/model", "--data", "clicks.csv", "--json"],
+    ))
+    .unwrap();
     assert_eq!(all["samples"], 3000);
     let info = succeed(folder, &["info", "runs/model"]);
-    assert!(info.contains("sparse: page (6 rows, Sum)") && info.contains("finished: 4 epochs"), "{info}");
+    assert!(
+        info.contains("sparse: page (6 rows, Sum)") && info.contains("finished: 4 epochs"),
+        "{info}"
+    );
     let info = succeed(folder, &["info"]);
-    assert!(info.contains(&format!(" threads, {}\n", bagdot::Cpu::single_threaded().simd())), "{info}");
+    assert!(
+        info.contains(&format!(" threads, {}\n", bagdot::Cpu::single_threaded().simd())),
+        "{info}"
+    );
     if cfg!(feature = "cuda") {
         // Whether there is a driver or not, it is said and nothing breaks.
-        assert!(info.contains("cuda: no CUDA driver") || info.contains("cuda: driver for CUDA"), "{info}");
-        assert!(info.contains("kernels of embedding_bag: sm_80, sm_90a, sm_100, sm_120, ptx"), "{info}");
+        assert!(
+            info.contains("cuda: no CUDA driver") || info.contains("cuda: driver for CUDA"),
+            "{info}"
+        );
+        assert!(
+            info.contains("kernels of embedding_bag: sm_80, sm_90a, sm_100, sm_120, ptx"),
+            "{info}"
+        );
     } else {
         assert!(info.contains("cuda: built without it"), "{info}");
     }
@@ -88,7 +114,8 @@ fn every_command_runs_on_cuda() {
     let folder = project(100);
     let folder = folder.path();
     assert_eq!(fail(folder, &["train", "model.toml", "--device", "gpu"]).0, 2);
-    // Where there is no real device, this program gets the stand-in driver, as the tests do that run in their own process.
+    // Where there is no real device, this program gets the stand-in driver, as the tests do that
+    // run in their own process.
     let emulated = bagdot_emulator::install().unwrap().is_some();
     if emulated {
         let (code, message) = fail(folder, &["train", "model.toml", "--device", "cuda"]);
@@ -110,53 +137,91 @@ fn every_command_runs_on_cuda() {
         assert_eq!(code, Some(0), "{arguments:?}: {error}");
         said
     };
-    let outcome: Value =
-        serde_json::from_str(&done(&["train", "model.toml", "--json", "--epochs", "2", "--device", "cuda"])).unwrap();
-    let mut eval: Value = serde_json::from_str(&done(&["eval", "runs/model", "--json", "--device", "cuda:0"])).unwrap();
+    let outcome: Value = serde_json::from_str(&done(&[
+        "train",
+        "model.toml",
+        "--json",
+        "--epochs",
+        "2",
+        "--device",
+        "cuda",
+    ]))
+    .unwrap();
+    let mut eval: Value =
+        serde_json::from_str(&done(&["eval", "runs/model", "--json", "--device", "cuda:0"]))
+            .unwrap();
     eval.as_object_mut().unwrap().remove("unknown");
     assert_eq!(eval, outcome["test"]);
     let on_cuda = done(&["predict", "runs/model", "clicks.csv", "--device", "cuda"]);
     let on_cpu = succeed(folder, &["predict", "runs/model", "clicks.csv"]);
-    let numbers = |text: &str| text.lines().map(|line| line.parse::<f64>().unwrap()).collect::<Vec<_>>();
-    let off = numbers(&on_cuda).into_iter().zip(numbers(&on_cpu)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let numbers =
+        |text: &str| text.lines().map(|line| line.parse::<f64>().unwrap()).collect::<Vec<_>>();
+    let off = numbers(&on_cuda)
+        .into_iter()
+        .zip(numbers(&on_cpu))
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f64::max);
     assert!(on_cuda.lines().count() == 100 && off < 1e-5, "{off} apart");
     assert!(done(&["info"]).contains("  device 0: "));
     assert!(done(&["info", "--gemm", "own"]).contains("  gemm: own kernels\n"));
     if emulated {
-        assert!(done(&["info"]).contains("  gemm: cuBLASLt 13.0.0 where it is faster, else own kernels\n"));
-        let predict = ["predict", "runs/model", "clicks.csv", "--device", "cuda", "--gemm", "cublaslt"];
-        let off =
-            numbers(&done(&predict)).into_iter().zip(numbers(&on_cpu)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(
+            done(&["info"])
+                .contains("  gemm: cuBLASLt 13.0.0 where it is faster, else own kernels\n")
+        );
+        let predict =
+            ["predict", "runs/model", "clicks.csv", "--device", "cuda", "--gemm", "cublaslt"];
+        let off = numbers(&done(&predict))
+            .into_iter()
+            .zip(numbers(&on_cpu))
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f64::max);
         assert!(off < 1e-5, "{off} apart");
         let alone = |arguments: &[&str]| run(std::slice::from_ref(&driver), arguments);
         let (_, info, _) = alone(&["info"]);
         // Unless this machine has a real one.
         if !info.contains("gemm: cuBLASLt") {
-            assert!(info.contains("  gemm: own kernels; no cuBLASLt: libcublasLt.so.13: cannot open"), "{info}");
+            assert!(
+                info.contains("  gemm: own kernels; no cuBLASLt: libcublasLt.so.13: cannot open"),
+                "{info}"
+            );
             assert_eq!(alone(&["eval", "runs/model", "--device", "cuda"]).0, Some(0));
-            let (code, _, error) = alone(&["eval", "runs/model", "--device", "cuda", "--gemm", "cublaslt"]);
-            assert!(code == Some(1) && error.contains("no cuBLASLt: libcublasLt.so.13: cannot open"), "{error}");
-            assert!(error.contains("libcublasLt.so.12: cannot open") && error.contains("LD_LIBRARY_PATH"), "{error}");
+            let (code, _, error) =
+                alone(&["eval", "runs/model", "--device", "cuda", "--gemm", "cublaslt"]);
+            assert!(
+                code == Some(1) && error.contains("no cuBLASLt: libcublasLt.so.13: cannot open"),
+                "{error}"
+            );
+            assert!(
+                error.contains("libcublasLt.so.12: cannot open")
+                    && error.contains("LD_LIBRARY_PATH"),
+                "{error}"
+            );
         }
     }
     let (code, _, error) = cuda(&["eval", "runs/model", "--device", "cuda:99"]);
     assert!(code == Some(1) && error.contains("no CUDA device 99: there are"), "{error}");
 }
 
-/// Rows are the same for the same seed, read as Criteo's, and have signal that a model finds; frequent values are as frequent as they should be.
+/// Rows are the same for the same seed, read as Criteo's, and have signal that a model finds;
+/// frequent values are as frequent as they should be.
 #[test]
 fn generated_rows_are_learned_from() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let rows = |arguments: &[&str]| succeed(folder, &[&["generate", "6000", "--values", "30"], arguments].concat());
+    let rows = |arguments: &[&str]| {
+        succeed(folder, &[&["generate", "6000", "--values", "30"], arguments].concat())
+    };
     let zipf = rows(&[]);
     assert_eq!(rows(&["--seed", "1", "--ids", "zipf"]), zipf);
     assert_ne!(rows(&["--seed", "2"]), zipf);
     succeed(folder, &["generate", "6000", "--values", "30", "--output", "clicks.tsv"]);
     assert_eq!(fs::read_to_string(folder.join("clicks.tsv")).unwrap(), zipf);
-    // How often the most frequent value of the first category occurs: ln 2 / ln 31 and 1 / 30, give or take five standard deviations.
+    // How often the most frequent value of the first category occurs: ln 2 / ln 31 and 1 / 30, give
+    // or take five standard deviations.
     let share = |text: &str| {
-        let of_rows: Vec<bool> = text.lines().map(|line| line.split('\t').nth(14) == Some("00000000")).collect();
+        let of_rows: Vec<bool> =
+            text.lines().map(|line| line.split('\t').nth(14) == Some("00000000")).collect();
         assert_eq!(of_rows.len(), 6000);
         of_rows.iter().filter(|&&is_it| is_it).count() as f64 / 6000.0
     };
@@ -164,10 +229,14 @@ fn generated_rows_are_learned_from() {
     assert!((share(&rows(&["--ids", "uniform"])) - 0.0333).abs() < 0.012);
     let config = "[data]\nformat = 'criteo'\ntrain = 'clicks.tsv'\n[model]\nbottom_mlp = [16, 8]\ntop_mlp = [16]\n[train]\nepochs = 3\n";
     fs::write(folder.join("model.toml"), config).unwrap();
-    let outcome: Value = serde_json::from_str(&succeed(folder, &["train", "model.toml", "--json"])).unwrap();
+    let outcome: Value =
+        serde_json::from_str(&succeed(folder, &["train", "model.toml", "--json"])).unwrap();
     assert!(outcome["test"]["auc"].as_f64().unwrap() > 0.7, "{outcome}");
     let memory = succeed(folder, &["info", "--memory", "model.toml"]);
-    assert!(memory.starts_with("tables ") && memory.lines().last().unwrap().starts_with("all "), "{memory}");
+    assert!(
+        memory.starts_with("tables ") && memory.lines().last().unwrap().starts_with("all "),
+        "{memory}"
+    );
 }
 
 /// A batch that is not finite ends the run, or is left out of it, and is named.
@@ -189,12 +258,27 @@ fn batches_that_are_not_finite_are_named() {
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let (code, said) = with("error");
-    assert!(code == Some(1) && said.contains("epoch 1, batch ") && said.contains("a gradient is not finite"), "{said}");
+    assert!(
+        code == Some(1)
+            && said.contains("epoch 1, batch ")
+            && said.contains("a gradient is not finite"),
+        "{said}"
+    );
     let batch = said.split("epoch 1, batch ").nth(1).unwrap().split(':').next().unwrap();
     let (code, said) = with("skip-step");
-    assert!(code == Some(0) && said.contains("epoch 1: loss or gradients were not finite in"), "{said}");
+    assert!(
+        code == Some(0) && said.contains("epoch 1: loss or gradients were not finite in"),
+        "{said}"
+    );
     let [count, last] = ["finite in ", "of them batch "].map(|before| {
-        said.split(before).nth(1).unwrap().split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u32>().unwrap()
+        said.split(before)
+            .nth(1)
+            .unwrap()
+            .split(|c: char| !c.is_ascii_digit())
+            .next()
+            .unwrap()
+            .parse::<u32>()
+            .unwrap()
     });
     assert!((1..=3).contains(&count) && last >= batch.parse().unwrap(), "{said}");
     assert!(said.contains("epoch 4: training logloss 0."), "{said}");
@@ -214,7 +298,9 @@ fn an_earlier_model_is_kept_aside() {
     fs::write(folder.join("killed/encoder.json"), "{").unwrap();
     fs::write(folder.join("killed/manifest.json.partial"), "{").unwrap();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "killed"]);
-    assert!(!folder.join("killed~1").exists() && !folder.join("killed/manifest.json.partial").exists());
+    assert!(
+        !folder.join("killed~1").exists() && !folder.join("killed/manifest.json.partial").exists()
+    );
     fs::create_dir(folder.join("other")).unwrap();
     fs::write(folder.join("other/thesis.txt"), "ten years of work").unwrap();
     let (code, message) = fail(folder, &["train", "model.toml", "--out", "other"]);
@@ -233,9 +319,13 @@ fn killed_and_interrupted_runs_resume_to_the_same_bits() {
     for (name, kind) in [("killed", "-KILL"), ("interrupted", "-INT")] {
         let (mut disturbed, mut wait) = (0, 60);
         loop {
-            let resume: &[&str] = if folder.join(name).join("manifest.json").exists() { &["--resume"] } else { &[] };
-            let mut child =
-                bagdot(folder).args([&LONG[..], &[name], resume].concat()).stderr(Stdio::piped()).spawn().unwrap();
+            let resume: &[&str] =
+                if folder.join(name).join("manifest.json").exists() { &["--resume"] } else { &[] };
+            let mut child = bagdot(folder)
+                .args([&LONG[..], &[name], resume].concat())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
             std::thread::sleep(Duration::from_millis(wait));
             let running = child.try_wait().unwrap().is_none();
             if running {
@@ -247,7 +337,10 @@ fn killed_and_interrupted_runs_resume_to_the_same_bits() {
                 Some(0) => break,
                 Some(130) if kind == "-INT" => {
                     let stopped_early = said.contains("continue with --resume");
-                    assert!(stopped_early || said.is_empty() || said.contains("checkpoint"), "{said}");
+                    assert!(
+                        stopped_early || said.is_empty() || said.contains("checkpoint"),
+                        "{said}"
+                    );
                     disturbed += 1;
                 }
                 None if kind == "-KILL" => disturbed += 1,
@@ -293,12 +386,18 @@ fn a_full_disk_leaves_the_last_checkpoint() {
     let folder = project(600);
     let folder = folder.path();
     // Tables and layers large enough that a checkpoint is much larger than a manifest.
-    fs::write(folder.join("model.toml"), CONFIG.replace("[8, 4]", "[64, 32]").replace("[8]", "[64, 64]")).unwrap();
+    fs::write(
+        folder.join("model.toml"),
+        CONFIG.replace("[8, 4]", "[64, 32]").replace("[8]", "[64, 64]"),
+    )
+    .unwrap();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m"]);
     let before = fs::read(folder.join("m/manifest.json")).unwrap();
     let limited = |blocks: u32, out: &str| {
         let program = env!("CARGO_BIN_EXE_bagdot");
-        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec {program} train model.toml --quiet --out {out}");
+        let script = format!(
+            "trap '' XFSZ; ulimit -f {blocks}; exec {program} train model.toml --quiet --out {out}"
+        );
         Command::new("bash").current_dir(folder).args(["-c", &script]).output().unwrap()
     };
     // One block of 1024 bytes: not even the encoder fits.
@@ -309,7 +408,10 @@ fn a_full_disk_leaves_the_last_checkpoint() {
     // Sixteen blocks: encoder and manifest fit, a checkpoint does not.
     let output = limited(16, "m2");
     let message = String::from_utf8_lossy(&output.stderr);
-    assert!(message.contains("cannot write m2/best-") && message.contains(".safetensors"), "{message}");
+    assert!(
+        message.contains("cannot write m2/best-") && message.contains(".safetensors"),
+        "{message}"
+    );
     assert!(
         !fs::read_dir(folder.join("m2"))
             .unwrap()
@@ -329,7 +431,8 @@ fn damaged_and_hostile_models_are_refused() {
     let folder = folder.path();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "good"]);
     let best = manifest(&folder.join("good"))["files"]["best"]["name"].as_str().unwrap().to_owned();
-    // Each case edits a copy; `reseal` makes length and checksum right again, so that the damage reaches the next line of defence.
+    // Each case edits a copy; `reseal` makes length and checksum right again, so that the damage
+    // reaches the next line of defence.
     let case = |name: &str, edit: &dyn Fn(&Path), reseal: bool| {
         let model = folder.join(name);
         fs::create_dir(&model).unwrap();
@@ -340,7 +443,8 @@ fn damaged_and_hostile_models_are_refused() {
         if reseal {
             let mut manifest = manifest(&model);
             for kind in ["best", "encoder"] {
-                let bytes = fs::read(model.join(manifest["files"][kind]["name"].as_str().unwrap())).unwrap();
+                let bytes = fs::read(model.join(manifest["files"][kind]["name"].as_str().unwrap()))
+                    .unwrap();
                 manifest["files"][kind]["bytes"] = bytes.len().into();
                 manifest["files"][kind]["crc32"] = crc32fast::hash(&bytes).into();
             }
@@ -387,13 +491,19 @@ fn damaged_and_hostile_models_are_refused() {
     };
     let message = case("future", &edit_manifest(|m| m["format"] = 2.into()), false);
     assert!(message.contains("format 2, but this program reads format 1"), "{message}");
-    let message = case("escape", &edit_manifest(|m| m["files"]["best"]["name"] = "../good/x".into()), false);
+    let message =
+        case("escape", &edit_manifest(|m| m["files"]["best"]["name"] = "../good/x".into()), false);
     assert!(message.contains("is no file in it"), "{message}");
-    let message = case("shape", &edit_manifest(|m| m["config"]["model"]["top_mlp"] = serde_json::json!([9])), false);
+    let message = case(
+        "shape",
+        &edit_manifest(|m| m["config"]["model"]["top_mlp"] = serde_json::json!([9])),
+        false,
+    );
     assert!(message.contains("tensor members.0.top_mlp.0.weight has the shape"), "{message}");
     let message = case("gone", &|model| fs::remove_file(model.join(&best)).unwrap(), false);
     assert!(message.contains("cannot open"), "{message}");
-    let message = case("garbage", &|model| fs::write(model.join("manifest.json"), "{").unwrap(), false);
+    let message =
+        case("garbage", &|model| fs::write(model.join("manifest.json"), "{").unwrap(), false);
     assert!(message.contains("manifest.json: not a manifest"), "{message}");
 }
 
@@ -415,15 +525,25 @@ fn wrong_arguments_and_configurations_are_explained() {
         message
     };
     let message = with("epochs = 4", "epoch = 4");
-    assert!(message.contains("bad.toml: line 13, column 1: unknown key `train.epoch`"), "{message}");
+    assert!(
+        message.contains("bad.toml: line 13, column 1: unknown key `train.epoch`"),
+        "{message}"
+    );
     assert!(message.contains("did you mean `epochs`?"), "{message}");
     let message = with("column = \"page\"", "column = \"pge\"");
-    assert!(message.contains("clicks.csv") && message.contains("pge") && message.contains("page"), "{message}");
+    assert!(
+        message.contains("clicks.csv") && message.contains("pge") && message.contains("page"),
+        "{message}"
+    );
     let message = with("bottom_mlp = [8, 4]", "bottom_mlp = [8, 0]");
-    assert!(message.contains("`bottom_mlp` is [8, 0], but every size must be 1 or more"), "{message}");
+    assert!(
+        message.contains("`bottom_mlp` is [8, 0], but every size must be 1 or more"),
+        "{message}"
+    );
     let message = with("clicks.csv", "nothing.csv");
     assert!(message.contains("nothing.csv"), "{message}");
-    let message = with("seed = 3", "seed = 3\noptimizer = { learning_rate = 1e30, kind = \"sgd\" }");
+    let message =
+        with("seed = 3", "seed = 3\noptimizer = { learning_rate = 1e30, kind = \"sgd\" }");
     assert!(message.contains("the loss is") && message.contains("epoch 1, batch"), "{message}");
 }
 
@@ -471,12 +591,24 @@ fn what_is_worth_a_look_is_said_even_if_quiet() {
     }
     // A quote that is never closed, from a pipe.
     let mut child = bagdot(folder);
-    child.args(["predict", "m", "-q", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    child
+        .args(["predict", "m", "-q", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = child.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(format!("{first}30,\"p1,t1,1\n{rest}").as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(format!("{first}30,\"p1,t1,1\n{rest}").as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && message.contains("standard input:2: a quote opens a field"), "{message}");
+    assert!(
+        !output.status.success() && message.contains("standard input:2: a quote opens a field"),
+        "{message}"
+    );
 }
 
 /// A child with 1 GiB of address space reads what would take much more, if rows were kept whatever
@@ -497,9 +629,12 @@ fn a_row_takes_little_memory() {
         ("row.gz", "row.gz:2: expected 4 fields, found far more"),
         ("header.csv", "header.csv:1: a header of more than 100000 columns"),
     ] {
-        let program =
-            format!("ulimit -v 1048576; exec {:?} predict m {file} --threads 1", env!("CARGO_BIN_EXE_bagdot"));
-        let output = Command::new("sh").args(["-c", &program]).current_dir(folder).output().unwrap();
+        let program = format!(
+            "ulimit -v 1048576; exec {:?} predict m {file} --threads 1",
+            env!("CARGO_BIN_EXE_bagdot")
+        );
+        let output =
+            Command::new("sh").args(["-c", &program]).current_dir(folder).output().unwrap();
         let message = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(1) && message.contains(expected), "{message}");
     }
@@ -509,15 +644,27 @@ fn a_row_takes_little_memory() {
 fn help_teaches() {
     let folder = PathBuf::from(".");
     let help = succeed(&folder, &["--help"]);
-    assert!(help.contains("bagdot train examples/clothing.toml") && help.contains("Exit status"), "{help}");
+    assert!(
+        help.contains("bagdot train examples/clothing.toml") && help.contains("Exit status"),
+        "{help}"
+    );
     for command in ["train", "eval", "predict", "info", "generate"] {
         assert!(help.contains(command));
         assert!(succeed(&folder, &[command, "--help"]).contains("Usage: bagdot"), "{command}");
     }
-    for flag in
-        ["--seed", "--epochs", "--batch-size", "--threads", "--device", "--out", "--resume", "--json", "--quiet"]
-            .into_iter()
-            .chain(cfg!(feature = "cuda").then_some("--gemm"))
+    for flag in [
+        "--seed",
+        "--epochs",
+        "--batch-size",
+        "--threads",
+        "--device",
+        "--out",
+        "--resume",
+        "--json",
+        "--quiet",
+    ]
+    .into_iter()
+    .chain(cfg!(feature = "cuda").then_some("--gemm"))
     {
         assert!(succeed(&folder, &["train", "--help"]).contains(flag), "{flag}");
     }

@@ -1,6 +1,7 @@
-// Counts the calls that change a file system, and at call number FAULT_AT ends the process, or lets the call fail with FAULT_ERRNO: what a crash, a full
-// disk or a broken one does to a program. Loaded before the C library (LD_PRELOAD). Writes to pipes and terminals do not count. The number of calls
-// goes to the file FAULT_COUNT, if that is set.
+// Counts the calls that change a file system, and at call number FAULT_AT ends the process, or lets
+// the call fail with FAULT_ERRNO: what a crash, a full disk or a broken one does to a program.
+// Loaded before the C library (LD_PRELOAD). Writes to pipes and terminals do not count. The number
+// of calls goes to the file FAULT_COUNT, if that is set.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

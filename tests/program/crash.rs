@@ -11,7 +11,12 @@ use crate::common::*;
 fn faults(folder: &Path) -> PathBuf {
     let library = folder.join("libcrash.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/program/crash.c");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status().unwrap();
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(source)
+        .status()
+        .unwrap();
     assert!(built.success());
     library
 }
@@ -28,7 +33,8 @@ const EIO: &str = "5";
 impl Project {
     fn new() -> Self {
         let folder = project(120);
-        let config = CONFIG.replace("epochs = 4", "epochs = 2").replace("members = 2", "members = 1");
+        let config =
+            CONFIG.replace("epochs = 4", "epochs = 2").replace("members = 2", "members = 1");
         fs::write(folder.path().join("model.toml"), config).unwrap();
         let library = faults(folder.path());
         Self { folder, library }
@@ -40,7 +46,9 @@ impl Project {
 
     fn train(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         let mut command = bagdot(self.folder.path());
-        command.args(["train", "model.toml", "--quiet", "--threads", "1", "--json", "--out", "m"]).args(arguments);
+        command
+            .args(["train", "model.toml", "--quiet", "--threads", "1", "--json", "--out", "m"])
+            .args(arguments);
         command.env("LD_PRELOAD", &self.library).envs(variables.iter().copied());
         command.stdin(Stdio::null()).output().unwrap()
     }
@@ -71,7 +79,10 @@ impl Project {
         let resumed = self.train(&[arguments, &["--resume"]].concat(), &[]);
         if !resumed.status.success() {
             let said = String::from_utf8_lossy(&resumed.stderr);
-            assert!(said.contains("no model here") || said.contains("another configuration"), "{said}");
+            assert!(
+                said.contains("no model here") || said.contains("another configuration"),
+                "{said}"
+            );
             let output = self.train(arguments, &[]);
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
@@ -81,7 +92,8 @@ impl Project {
 /// The end of a run with a fault: the program ends by itself, and does not panic.
 fn check_end(output: &Output, error: Option<&str>, at: u32) {
     let said = String::from_utf8_lossy(&output.stderr);
-    let expected: &[Option<i32>] = if error.is_some() { &[Some(0), Some(1)] } else { &[Some(0), Some(137)] };
+    let expected: &[Option<i32>] =
+        if error.is_some() { &[Some(0), Some(1)] } else { &[Some(0), Some(137)] };
     assert!(expected.contains(&output.status.code()), "{error:?} {at}: {:?} {said}", output.status);
     assert!(!said.contains("panicked"), "{error:?} {at}: {said}");
 }
@@ -97,13 +109,18 @@ fn a_run_goes_on_from_a_fault_at_every_call() {
         for at in 1..=calls {
             project.clear();
             let at_text = at.to_string();
-            let variables = [("FAULT_AT", at_text.as_str()), ("FAULT_ERRNO", error.unwrap_or_default())];
+            let variables =
+                [("FAULT_AT", at_text.as_str()), ("FAULT_ERRNO", error.unwrap_or_default())];
             let output = project.train(&[], &variables[..1 + usize::from(error.is_some())]);
             check_end(&output, error, at);
             project.finish(&[]);
             assert_eq!(result_of(&project.path("m")), expected, "{error:?} {at}");
-            let left: Vec<_> = fs::read_dir(project.path("m")).unwrap().flatten().map(|e| e.file_name()).collect();
-            assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".partial")), "{error:?} {at}: {left:?}");
+            let left: Vec<_> =
+                fs::read_dir(project.path("m")).unwrap().flatten().map(|e| e.file_name()).collect();
+            assert!(
+                !left.iter().any(|name| name.to_string_lossy().ends_with(".partial")),
+                "{error:?} {at}: {left:?}"
+            );
         }
     }
 }
@@ -131,19 +148,33 @@ fn a_model_is_replaced_whole_or_not_at_all_by_a_fault_at_every_call() {
         for at in 1..=calls {
             restore();
             let at_text = at.to_string();
-            let variables = [("FAULT_AT", at_text.as_str()), ("FAULT_ERRNO", error.unwrap_or_default())];
-            check_end(&project.train(&again, &variables[..1 + usize::from(error.is_some())]), error, at);
+            let variables =
+                [("FAULT_AT", at_text.as_str()), ("FAULT_ERRNO", error.unwrap_or_default())];
+            check_end(
+                &project.train(&again, &variables[..1 + usize::from(error.is_some())]),
+                error,
+                at,
+            );
             // Whoever serves from the directory goes on.
             let kept = |model: &str| manifest(&project.path(model))["config"]["train"]["seed"] == 3;
             let is_old = kept("m");
             assert_eq!(project.predictions("m").lines().count(), 120);
             if is_old {
-                assert_eq!((result_of(&project.path("m")), project.predictions("m")), old, "{error:?} {at}");
+                assert_eq!(
+                    (result_of(&project.path("m")), project.predictions("m")),
+                    old,
+                    "{error:?} {at}"
+                );
             }
             project.finish(&again);
-            assert_eq!((result_of(&project.path("m")), project.predictions("m")), new, "{error:?} {at}");
+            assert_eq!(
+                (result_of(&project.path("m")), project.predictions("m")),
+                new,
+                "{error:?} {at}"
+            );
             // The old one has a second home, and it is whole.
-            let homes = ["m~1", "m~2", "m~3"].into_iter().filter(|home| project.path(home).exists());
+            let homes =
+                ["m~1", "m~2", "m~3"].into_iter().filter(|home| project.path(home).exists());
             let old_homes: Vec<&str> = homes.filter(|home| kept(home)).collect();
             assert!(!old_homes.is_empty(), "{error:?} {at}");
             assert_eq!(project.predictions(old_homes[0]), old.1, "{error:?} {at}");

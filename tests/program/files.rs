@@ -12,8 +12,10 @@ use crate::common::*;
 
 /// The names of all entries of a folder, in order.
 fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -30,21 +32,32 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 /// A run of so many epochs.
 fn start(folder: &Path, epochs: &str, arguments: &[&str]) -> Child {
     let train = ["train", "model.toml", "--quiet", "--epochs", epochs];
-    bagdot(folder).args(train).args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    bagdot(folder)
+        .args(train)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 #[test]
 fn an_output_is_none_of_the_inputs() {
     let folder = project(300);
     let folder = folder.path();
-    fs::write(folder.join("pages.csv"), "page,colour\np0,red\np1,blue\np2,red\np3,red\np4,blue\n").unwrap();
-    let config = CONFIG.replace("[model]", "[[data.join]]\npath = 'pages.csv'\non = 'page'\n[model]");
+    fs::write(folder.join("pages.csv"), "page,colour\np0,red\np1,blue\np2,red\np3,red\np4,blue\n")
+        .unwrap();
+    let config =
+        CONFIG.replace("[model]", "[[data.join]]\npath = 'pages.csv'\non = 'page'\n[model]");
     let config = config.replace("{ column = \"page\" }", "{ column = \"colour\" }");
     fs::write(folder.join("joined.toml"), config).unwrap();
     succeed(folder, &["train", "joined.toml", "--quiet", "--epochs", "1", "--out", "m"]);
     fs::copy(folder.join("clicks.csv"), folder.join("new.csv")).unwrap();
-    let best = format!("m/{}", manifest(&folder.join("m"))["files"]["best"]["name"].as_str().unwrap());
-    for output in ["new.csv", "clicks.csv", "pages.csv", "m/../new.csv", "m/manifest.json", best.as_str()] {
+    let best =
+        format!("m/{}", manifest(&folder.join("m"))["files"]["best"]["name"].as_str().unwrap());
+    for output in
+        ["new.csv", "clicks.csv", "pages.csv", "m/../new.csv", "m/manifest.json", best.as_str()]
+    {
         let before = fs::read(folder.join(output)).unwrap();
         let (code, message) = fail(folder, &["predict", "m", "new.csv", "-o", output]);
         assert!(code == 2 && message.contains("is one of the inputs"), "{output}: {message}");
@@ -52,19 +65,28 @@ fn an_output_is_none_of_the_inputs() {
     }
     // By way of standard input and standard output.
     let before = fs::read(folder.join("new.csv")).unwrap();
-    let open = || fs::OpenOptions::new().read(true).append(true).open(folder.join("new.csv")).unwrap();
-    let from_stdin = bagdot(folder).args(["predict", "m", "-", "-o", "new.csv"]).stdin(open()).output().unwrap();
-    let to_stdout = bagdot(folder).args(["predict", "m", "new.csv"]).stdout(open()).output().unwrap();
+    let open =
+        || fs::OpenOptions::new().read(true).append(true).open(folder.join("new.csv")).unwrap();
+    let from_stdin =
+        bagdot(folder).args(["predict", "m", "-", "-o", "new.csv"]).stdin(open()).output().unwrap();
+    let to_stdout =
+        bagdot(folder).args(["predict", "m", "new.csv"]).stdout(open()).output().unwrap();
     for output in [from_stdin, to_stdout] {
         let message = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(2) && message.contains("is one of the inputs"), "{message}");
+        assert!(
+            output.status.code() == Some(2) && message.contains("is one of the inputs"),
+            "{message}"
+        );
     }
     assert_eq!(fs::read(folder.join("new.csv")).unwrap(), before);
     // A file in a model directory could be taken for a part of an earlier model.
     fs::copy(folder.join("clicks.csv"), folder.join("m/clicks.csv")).unwrap();
     fs::write(folder.join("inside.toml"), CONFIG.replace("clicks.csv", "m/clicks.csv")).unwrap();
     let (code, message) = fail(folder, &["train", "inside.toml", "--out", "m"]);
-    assert!(code == 2 && message.contains("m/clicks.csv is one of the inputs, and lies in"), "{message}");
+    assert!(
+        code == 2 && message.contains("m/clicks.csv is one of the inputs, and lies in"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -100,7 +122,8 @@ fn a_model_stays_in_use_until_there_is_a_new_one() {
     let quick = ["train", "model.toml", "--quiet", "--epochs", "1", "--out", "serve"];
     succeed(folder, &quick);
     let serve = folder.join("serve");
-    let (before, of_old) = (succeed(folder, &["predict", "serve", "clicks.csv"]), result_of(&serve));
+    let (before, of_old) =
+        (succeed(folder, &["predict", "serve", "clicks.csv"]), result_of(&serve));
 
     // Data that are missing or bad change nothing.
     let text = fs::read(folder.join("clicks.csv")).unwrap();
@@ -120,7 +143,9 @@ fn a_model_stays_in_use_until_there_is_a_new_one() {
     succeed(folder, &[&straight[..], &["straight"]].concat());
     let batches = 20_000 * 3 / 4 / 32;
     let mut child = start(folder, "2", &["--seed", "8", "--out", "serve"]);
-    wait_until("reading", || serve.join("manifest.next.json").exists() || result_of_next(&serve).is_some());
+    wait_until("reading", || {
+        serve.join("manifest.next.json").exists() || result_of_next(&serve).is_some()
+    });
     signal(&child, "-TERM");
     let code = child.wait().unwrap().code();
     let next = result_of_next(&serve);
@@ -130,7 +155,11 @@ fn a_model_stays_in_use_until_there_is_a_new_one() {
         assert_eq!(succeed(folder, &["predict", "serve", "clicks.csv"]), before);
         let output = run(folder, &[&straight[..], &["serve", "--resume"]].concat());
         let said = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success() && said.contains("the model that was in serve is now in serve~1"), "{said}");
+        assert!(
+            output.status.success()
+                && said.contains("the model that was in serve is now in serve~1"),
+            "{said}"
+        );
         assert_eq!(result_of(&serve), result_of(&folder.join("straight")));
         assert_eq!(result_of(&folder.join("serve~1")), of_old);
         assert_eq!(succeed(folder, &["predict", "serve~1", "clicks.csv"]), before);
@@ -159,12 +188,21 @@ fn an_interrupted_run_is_kept_when_another_begins() {
         assert_eq!(code, Some(130));
         return;
     }
-    let output = run(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--seed", "2", "--out", "m"]);
+    let output = run(
+        folder,
+        &["train", "model.toml", "--quiet", "--epochs", "1", "--seed", "2", "--out", "m"],
+    );
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && said.contains("the run that was interrupted in m is now in m~1"), "{said}");
+    assert!(
+        output.status.success() && said.contains("the run that was interrupted in m is now in m~1"),
+        "{said}"
+    );
     assert!(said.contains("the model that was in m is now in m~2"), "{said}");
     assert!(!manifest(&folder.join("m~1"))["files"]["state"].is_null());
-    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "3", "--resume", "--out", "m~1"]);
+    succeed(
+        folder,
+        &["train", "model.toml", "--quiet", "--epochs", "3", "--resume", "--out", "m~1"],
+    );
 }
 
 #[test]
@@ -173,18 +211,25 @@ fn two_runs_do_not_meet_in_one_directory() {
     let folder = folder.path();
     let mut first = start(folder, "2000", &["--out", "m"]);
     wait_until("the first epoch", || {
-        folder.join("m/manifest.json").exists() && !manifest(&folder.join("m"))["files"]["best"].is_null()
+        folder.join("m/manifest.json").exists()
+            && !manifest(&folder.join("m"))["files"]["best"].is_null()
     });
-    for second in [["train", "model.toml", "--out", "m"].as_slice(), &["train", "model.toml", "--resume", "--out", "m"]]
-    {
+    for second in [
+        ["train", "model.toml", "--out", "m"].as_slice(),
+        &["train", "model.toml", "--resume", "--out", "m"],
+    ] {
         let (code, message) = fail(folder, second);
         let holder = format!("another training (process {}) writes into m", first.id());
         assert!(code == 1 && message.contains(&holder), "{message}");
     }
     // Whoever reads finds a whole model at any moment.
     for _ in 0..20 {
-        assert_eq!(succeed(folder, &["predict", "m", "clicks.csv", "--quiet"]).lines().count(), 2000);
-        let eval: Value = serde_json::from_str(&succeed(folder, &["eval", "m", "--json", "--quiet"])).unwrap();
+        assert_eq!(
+            succeed(folder, &["predict", "m", "clicks.csv", "--quiet"]).lines().count(),
+            2000
+        );
+        let eval: Value =
+            serde_json::from_str(&succeed(folder, &["eval", "m", "--json", "--quiet"])).unwrap();
         assert!(eval["auc"].is_f64());
     }
     // A process that dies leaves no lock behind.
@@ -200,11 +245,18 @@ fn files_of_others_stay_and_orphans_go() {
     let folder = folder.path();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "2", "--out", "m"]);
     let mine = ["export.safetensors", "thesis.partial", "best.safetensors", "notes.txt"];
-    let orphans = ["state-0000000009.safetensors", "best-0000000009.safetensors.partial", "manifest.json.partial"];
+    let orphans = [
+        "state-0000000009.safetensors",
+        "best-0000000009.safetensors.partial",
+        "manifest.json.partial",
+    ];
     for name in mine.iter().chain(&orphans) {
         fs::write(folder.join("m").join(name), name).unwrap();
     }
-    succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "2", "--out", "m", "--seed", "4"]);
+    succeed(
+        folder,
+        &["train", "model.toml", "--quiet", "--epochs", "2", "--out", "m", "--seed", "4"],
+    );
     for name in mine {
         assert_eq!(fs::read_to_string(folder.join("m").join(name)).unwrap(), name);
     }
@@ -214,7 +266,11 @@ fn files_of_others_stay_and_orphans_go() {
     // Apart from the user's files, only the files that the manifest names and the program's fixed
     // files are left.
     let manifest = manifest(&folder.join("m"));
-    let named = manifest["files"].as_object().unwrap().values().map(|file| file["name"].as_str().unwrap().to_owned());
+    let named = manifest["files"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|file| file["name"].as_str().unwrap().to_owned());
     let ours = [".lock", "manifest.json", "metrics.jsonl", "report.html"].map(String::from);
     let mut expected: Vec<String> = named.chain(ours).chain(mine.map(String::from)).collect();
     expected.sort();
@@ -244,21 +300,29 @@ fn the_best_epoch_is_that_of_what_is_minimised() {
     let folder = project(3000);
     let folder = folder.path();
     let weighted = "loss = { weighted_bce = { negative = 1, positive = 30 } }";
-    for (name, select) in [("loss", ""), ("logloss", "select = \"logloss\""), ("auc", "select = \"auc\"")] {
+    for (name, select) in
+        [("loss", ""), ("logloss", "select = \"logloss\""), ("auc", "select = \"auc\"")]
+    {
         let config = CONFIG.replace("epochs = 4", &format!("epochs = 9\n{weighted}\n{select}"));
         fs::write(folder.join("w.toml"), config).unwrap();
         let outcome = succeed(folder, &["train", "w.toml", "--quiet", "--json", "--out", name]);
         let outcome: Value = serde_json::from_str(&outcome).unwrap();
         let (_, lines) = result_of(&folder.join(name));
-        let score = |line: &Value| line["validation"][name].as_f64().unwrap() * if name == "auc" { -1.0 } else { 1.0 };
+        let score = |line: &Value| {
+            line["validation"][name].as_f64().unwrap() * if name == "auc" { -1.0 } else { 1.0 }
+        };
         let epochs = &lines[..lines.len() - 1];
         let best = epochs.iter().min_by(|a, b| score(a).total_cmp(&score(b))).unwrap();
         assert_eq!(outcome["best_epoch"], best["epoch"], "{name}");
         assert_eq!(outcome["validation"], best["validation"]);
         // The weights are in the loss: a positive sample counts for thirty.
-        let (loss, logloss) = (outcome["test"]["loss"].as_f64().unwrap(), outcome["test"]["logloss"].as_f64().unwrap());
+        let (loss, logloss) = (
+            outcome["test"]["loss"].as_f64().unwrap(),
+            outcome["test"]["logloss"].as_f64().unwrap(),
+        );
         assert!(loss > logloss, "{loss} {logloss}");
-        let eval: Value = serde_json::from_str(&succeed(folder, &["eval", name, "--json", "--quiet"])).unwrap();
+        let eval: Value =
+            serde_json::from_str(&succeed(folder, &["eval", name, "--json", "--quiet"])).unwrap();
         assert_eq!(eval["loss"], outcome["test"]["loss"]);
     }
 }
@@ -268,7 +332,9 @@ fn a_model_that_is_worth_nothing_is_said_to_be() {
     let folder = project(3000);
     let folder = folder.path();
     for (rate, is_worthless) in [("2.0", true), ("0.01", false)] {
-        let optimizer = format!("epochs = 3\noptimizer = {{ learning_rate = {rate}, weight_decay = \"none\" }}");
+        let optimizer = format!(
+            "epochs = 3\noptimizer = {{ learning_rate = {rate}, weight_decay = \"none\" }}"
+        );
         fs::write(folder.join("w.toml"), CONFIG.replace("epochs = 4", &optimizer)).unwrap();
         let output = run(folder, &["train", "w.toml", "--quiet", "--json", "--out", rate]);
         let outcome: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -13,7 +13,12 @@ use crate::common::*;
 fn limited(folder: &Path, mebibytes: u32, arguments: &[&str]) -> Output {
     let limit = format!("ulimit -v {}; exec timeout 20 \"$@\"", mebibytes * 1024);
     let program = env!("CARGO_BIN_EXE_bagdot");
-    Command::new("bash").current_dir(folder).args(["-c", &limit, "bash", program]).args(arguments).output().unwrap()
+    Command::new("bash")
+        .current_dir(folder)
+        .args(["-c", &limit, "bash", program])
+        .args(arguments)
+        .output()
+        .unwrap()
 }
 
 /// The error of a command that must fail.
@@ -51,8 +56,16 @@ fn configurations_of_manifests_are_checked() {
     type Edit = fn(&mut Value);
     let edits: [(&str, Edit, &str); 7] = [
         ("members", |m| m["config"]["train"]["members"] = json!(0), "`members` must be 1 or more"),
-        ("rate", |m| m["config"]["train"]["optimizer"]["learning_rate"] = json!(-1.0), "`learning_rate` is -1"),
-        ("wide", |m| m["config"]["model"]["top_mlp"] = json!([1_000_000_000_000_u64]), "top_mlp.0.weight"),
+        (
+            "rate",
+            |m| m["config"]["train"]["optimizer"]["learning_rate"] = json!(-1.0),
+            "`learning_rate` is -1",
+        ),
+        (
+            "wide",
+            |m| m["config"]["model"]["top_mlp"] = json!([1_000_000_000_000_u64]),
+            "top_mlp.0.weight",
+        ),
         ("wider", |m| m["config"]["model"]["bottom_mlp"] = json!([4, u64::MAX / 2]), ""),
         ("many", |m| m["config"]["train"]["members"] = json!(1_000_000_000), "tensor members.2."),
         ("epochs", |m| m["progress"]["epochs_done"] = json!(3), "contradict each other"),
@@ -61,7 +74,9 @@ fn configurations_of_manifests_are_checked() {
     for (name, edit, expected) in edits {
         copy(&folder.join("good"), &folder.join(name));
         edit_manifest(&folder.join(name), edit);
-        for command in [["predict", name, "clicks.csv"].as_slice(), &["info", name], &["eval", name]] {
+        for command in
+            [["predict", name, "clicks.csv"].as_slice(), &["info", name], &["eval", name]]
+        {
             let message = error_of(&limited(folder, 600, command));
             assert!(message.contains(expected), "{name}: {message}");
         }
@@ -74,11 +89,17 @@ fn what_is_no_regular_file_is_not_read() {
     let folder = folder.path();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "good"]);
     for kind in ["manifest", "encoder", "best"] {
-        for (what, expected) in [("pipe", "not a regular file"), ("link", "a link"), ("folder", "not a regular file")] {
+        for (what, expected) in
+            [("pipe", "not a regular file"), ("link", "a link"), ("folder", "not a regular file")]
+        {
             let name = format!("{kind}-{what}");
             let model = folder.join(&name);
             copy(&folder.join("good"), &model);
-            let path = if kind == "manifest" { model.join("manifest.json") } else { file_of(&model, kind) };
+            let path = if kind == "manifest" {
+                model.join("manifest.json")
+            } else {
+                file_of(&model, kind)
+            };
             fs::remove_file(&path).unwrap();
             match what {
                 "pipe" => assert!(Command::new("mkfifo").arg(&path).status().unwrap().success()),
@@ -100,7 +121,9 @@ fn lengths_are_compared_before_memory_is_taken() {
     let folder = folder.path();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "good"]);
     // A file of holes takes no room on the disk, and would take all memory.
-    for (kind, expected) in [("best", "damaged: 1099511627776 bytes"), ("encoder", "1099511627776 bytes")] {
+    for (kind, expected) in
+        [("best", "damaged: 1099511627776 bytes"), ("encoder", "1099511627776 bytes")]
+    {
         for claims_it in [false, true] {
             let name = format!("{kind}-{claims_it}");
             let model = folder.join(&name);
@@ -111,7 +134,11 @@ fn lengths_are_compared_before_memory_is_taken() {
                 edit_manifest(&model, |m| m["files"][kind]["bytes"] = json!(1_u64 << 40));
             }
             let message = error_of(&limited(folder, 600, &["predict", &name, "clicks.csv"]));
-            let expected = if claims_it && kind == "best" { "no safetensors file: tensors of" } else { expected };
+            let expected = if claims_it && kind == "best" {
+                "no safetensors file: tensors of"
+            } else {
+                expected
+            };
             assert!(message.contains(expected), "{name}: {message}");
         }
     }
@@ -127,7 +154,9 @@ fn weights_that_are_no_numbers_are_refused() {
     let last = bytes.len() - 4;
     bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
     fs::write(&path, &bytes).unwrap();
-    edit_manifest(&folder.join("m"), |m| m["files"]["best"]["crc32"] = json!(crc32fast::hash(&bytes)));
+    edit_manifest(&folder.join("m"), |m| {
+        m["files"]["best"]["crc32"] = json!(crc32fast::hash(&bytes))
+    });
     let message = error_of(&run(folder, &["predict", "m", "clicks.csv"]));
     assert!(message.contains("is not a finite number") && message.contains("element"), "{message}");
 }
@@ -136,11 +165,14 @@ fn weights_that_are_no_numbers_are_refused() {
 fn a_run_that_cannot_be_is_not_taken_up() {
     let folder = project(2000);
     let folder = folder.path();
-    let mut child = bagdot(folder).args(LONG).arg("m").stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut child =
+        bagdot(folder).args(LONG).arg("m").stderr(std::process::Stdio::null()).spawn().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(400));
     signal(&child, "-TERM");
     child.wait().unwrap();
-    if !folder.join("m/manifest.json").exists() || manifest(&folder.join("m"))["files"]["state"].is_null() {
+    if !folder.join("m/manifest.json").exists()
+        || manifest(&folder.join("m"))["files"]["state"].is_null()
+    {
         return;
     }
     for (name, key, value) in [
@@ -152,7 +184,10 @@ fn a_run_that_cannot_be_is_not_taken_up() {
         copy(&folder.join("m"), &folder.join(name));
         edit_manifest(&folder.join(name), |m| m["progress"][key] = value.clone());
         let message = error_of(&limited(folder, 600, &[&LONG[..], &[name, "--resume"]].concat()));
-        assert!(message.contains("damaged: step") || message.contains("the data have changed"), "{name}: {message}");
+        assert!(
+            message.contains("damaged: step") || message.contains("the data have changed"),
+            "{name}: {message}"
+        );
     }
 }
 
@@ -162,12 +197,22 @@ fn links_are_not_followed_when_writing() {
     let folder = folder.path();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m"]);
     fs::write(folder.join("victim"), "precious").unwrap();
-    for name in ["metrics.jsonl", "report.html", "manifest.json.partial", "metrics.jsonl.partial", ".lock"] {
+    for name in
+        ["metrics.jsonl", "report.html", "manifest.json.partial", "metrics.jsonl.partial", ".lock"]
+    {
         let path = folder.join("m").join(name);
         let _ = fs::remove_file(&path);
         std::os::unix::fs::symlink(folder.join("victim"), &path).unwrap();
-        let output = run(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m", "--resume"]);
-        assert_eq!(output.status.success(), name != ".lock", "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = run(
+            folder,
+            &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m", "--resume"],
+        );
+        assert_eq!(
+            output.status.success(),
+            name != ".lock",
+            "{name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert_eq!(fs::read_to_string(folder.join("victim")).unwrap(), "precious", "{name}");
         if name == ".lock" {
             fs::remove_file(&path).unwrap();
@@ -195,9 +240,14 @@ fn no_permission_is_no_missing_model() {
 /// Every value within a JSON document, by the keys that lead to it.
 fn leaves(value: &Value, path: String, found: &mut Vec<String>) {
     match value {
-        Value::Object(map) => map.iter().for_each(|(key, value)| leaves(value, format!("{path}/{key}"), found)),
+        Value::Object(map) => {
+            map.iter().for_each(|(key, value)| leaves(value, format!("{path}/{key}"), found))
+        }
         Value::Array(list) if !list.is_empty() => {
-            list.iter().enumerate().take(2).for_each(|(k, value)| leaves(value, format!("{path}/{k}"), found));
+            list.iter()
+                .enumerate()
+                .take(2)
+                .for_each(|(k, value)| leaves(value, format!("{path}/{k}"), found));
         }
         _ => found.push(path),
     }
@@ -210,7 +260,16 @@ fn any_value_in_any_place_is_survived() {
     let folder = project(200);
     let folder = folder.path();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "good"]);
-    let values = [json!(null), json!(-1), json!(u64::MAX), json!(1e300), json!("x"), json!([]), json!({}), json!(true)];
+    let values = [
+        json!(null),
+        json!(-1),
+        json!(u64::MAX),
+        json!(1e300),
+        json!("x"),
+        json!([]),
+        json!({}),
+        json!(true),
+    ];
     let mut tried = 0;
     for file in ["manifest.json", "encoder.json"] {
         let text = fs::read(folder.join("good").join(file)).unwrap();
@@ -232,7 +291,11 @@ fn any_value_in_any_place_is_survived() {
                         m["files"]["encoder"]["crc32"] = json!(crc32fast::hash(bytes.as_bytes()));
                     });
                 }
-                let output = limited(folder, 1024, &["predict", &format!("m{tried}"), "clicks.csv", "--quiet"]);
+                let output = limited(
+                    folder,
+                    1024,
+                    &["predict", &format!("m{tried}"), "clicks.csv", "--quiet"],
+                );
                 let said = String::from_utf8_lossy(&output.stderr);
                 assert!(
                     matches!(output.status.code(), Some(0 | 1)),
@@ -263,7 +326,11 @@ fn predictions_take_constant_memory() {
         "{program} generate 300000 --values 50 | (ulimit -d {}; {program} predict m - --threads 1 --quiet) | wc -l",
         60 << 10
     );
-    let output = Command::new("bash").current_dir(folder).args(["-o", "pipefail", "-c", &script]).output().unwrap();
+    let output = Command::new("bash")
+        .current_dir(folder)
+        .args(["-o", "pipefail", "-c", &script])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "300000");
 }

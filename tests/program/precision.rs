@@ -12,14 +12,18 @@ const CONFIG: &str = include_str!("../../examples/clothing.toml");
 /// The test AUC of a single model after two epochs.
 fn auc(folder: &Path, precision: &str) -> f64 {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/data/clothing/reviews.csv.gz");
-    let text = CONFIG.replace("../data/clothing/reviews.csv.gz", data).replace("members = 3", "members = 1");
+    let text = CONFIG
+        .replace("../data/clothing/reviews.csv.gz", data)
+        .replace("members = 3", "members = 1");
     let name = format!("{precision}.toml");
-    fs::write(folder.join(&name), text + &format!("\n[model]\nprecision = \"{precision}\"\n")).unwrap();
+    fs::write(folder.join(&name), text + &format!("\n[model]\nprecision = \"{precision}\"\n"))
+        .unwrap();
     let outcome = succeed(folder, &["train", &name, "--epochs", "2", "--json", "--quiet"]);
     serde_json::from_str::<Value>(&outcome).unwrap()["test"]["auc"].as_f64().unwrap()
 }
 
-/// Models that differ in nothing but their seeds are 0.001 apart (standard deviation over five of them, README); ten times that is chosen here.
+/// Models that differ in nothing but their seeds are 0.001 apart (standard deviation over five of
+/// them, README); ten times that is chosen here.
 #[test]
 fn models_in_16_bits_are_as_good() {
     let folder = tempfile::tempdir().unwrap();
@@ -28,11 +32,17 @@ fn models_in_16_bits_are_as_good() {
     assert!(f32 > 0.9, "{f32} says nothing");
     for precision in ["bf16", "f16"] {
         let other = auc(folder, precision);
-        assert!((other - f32).abs() < 0.01 && other != f32, "{precision}: {other}, but {f32} in f32");
+        assert!(
+            (other - f32).abs() < 0.01 && other != f32,
+            "{precision}: {other}, but {f32} in f32"
+        );
         let info = succeed(folder, &["info", &format!("runs/{precision}")]);
         assert!(info.contains(&format!("layers in {precision}")), "{info}");
     }
     let measured = succeed(folder, &["eval", "runs/bf16", "--json"]);
     let measured = serde_json::from_str::<Value>(&measured).unwrap()["auc"].as_f64().unwrap();
-    assert!((measured - auc(folder, "bf16")).abs() < 1e-9, "a model that was read anew predicts as it did");
+    assert!(
+        (measured - auc(folder, "bf16")).abs() < 1e-9,
+        "a model that was read anew predicts as it did"
+    );
 }

@@ -22,7 +22,11 @@ fn talk_that_cannot_be_written_ends_nothing() {
     ];
     for (name, script) in scripts {
         let script = format!("set -o pipefail; export BAGDOT_LOG=trace; {program} {script}");
-        let status = Command::new("bash").current_dir(folder).args(["-c", &script]).stdout(Stdio::null()).status();
+        let status = Command::new("bash")
+            .current_dir(folder)
+            .args(["-c", &script])
+            .stdout(Stdio::null())
+            .status();
         assert_eq!(status.unwrap().code(), Some(0), "{name}");
         assert_eq!(result_of(&folder.join(name)), expected, "{name}");
     }
@@ -42,16 +46,23 @@ fn results_that_cannot_be_written_are_named() {
     let program = env!("CARGO_BIN_EXE_bagdot");
     let shell = |script: &str| {
         let script = format!("set -o pipefail; {}", script.replace("bagdot", program));
-        let output = Command::new("bash").current_dir(folder).args(["-c", &script]).output().unwrap();
+        let output =
+            Command::new("bash").current_dir(folder).args(["-c", &script]).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    for script in ["bagdot predict m clicks.csv | head -1", "bagdot generate 100000 | head -1", "bagdot --help | true"]
-    {
+    for script in [
+        "bagdot predict m clicks.csv | head -1",
+        "bagdot generate 100000 | head -1",
+        "bagdot --help | true",
+    ] {
         assert_eq!(shell(script), (Some(0), String::new()), "{script}");
     }
     for script in ["predict m clicks.csv", "eval m", "info m", "info", "generate 5000"] {
         let (code, said) = shell(&format!("bagdot {script} > /dev/full"));
-        assert!(code == Some(1) && said.contains("cannot write standard output"), "{script}: {said}");
+        assert!(
+            code == Some(1) && said.contains("cannot write standard output"),
+            "{script}: {said}"
+        );
     }
     let (code, said) = shell("bagdot predict m clicks.csv -o /dev/full");
     assert!(code == Some(1) && said.contains("cannot write /dev/full"), "{said}");
@@ -65,8 +76,10 @@ fn signals_have_their_exit_codes() {
     for (name, kind, code) in [("int", "-INT", 130), ("term", "-TERM", 143), ("hup", "-HUP", 129)] {
         let mut wait = 100;
         loop {
-            let resume: &[&str] = if folder.join(name).join("manifest.json").exists() { &["--resume"] } else { &[] };
-            let mut child = bagdot(folder).args([&LONG[..], &[name], resume].concat()).spawn().unwrap();
+            let resume: &[&str] =
+                if folder.join(name).join("manifest.json").exists() { &["--resume"] } else { &[] };
+            let mut child =
+                bagdot(folder).args([&LONG[..], &[name], resume].concat()).spawn().unwrap();
             std::thread::sleep(Duration::from_millis(wait));
             if child.try_wait().unwrap().is_none() {
                 signal(&child, kind);
@@ -87,12 +100,16 @@ fn signals_have_their_exit_codes() {
 fn signals_that_are_ignored_stay_so() {
     let folder = project(3000);
     let folder = folder.path();
-    let script = format!("trap '' HUP INT; exec {} {} m", env!("CARGO_BIN_EXE_bagdot"), LONG.join(" "));
+    let script =
+        format!("trap '' HUP INT; exec {} {} m", env!("CARGO_BIN_EXE_bagdot"), LONG.join(" "));
     let child = Command::new("bash").current_dir(folder).args(["-c", &script]).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     for kind in ["-HUP", "-INT"] {
         // The run may be over already.
-        let _ = Command::new("kill").args([kind, &child.id().to_string()]).stderr(Stdio::null()).status();
+        let _ = Command::new("kill")
+            .args([kind, &child.id().to_string()])
+            .stderr(Stdio::null())
+            .status();
     }
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
 }
@@ -104,7 +121,11 @@ fn a_stopped_prediction_leaves_no_file() {
     let folder = folder.path();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m"]);
     // Standard input stays open, so that the prediction goes on until it is stopped.
-    let mut child = bagdot(folder).args(["predict", "m", "-", "-o", "out.txt"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = bagdot(folder)
+        .args(["predict", "m", "-", "-o", "out.txt"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut input = child.stdin.take().unwrap();
     let rows = fs::read(folder.join("clicks.csv")).unwrap();
     std::io::Write::write_all(&mut input, &rows).unwrap();
@@ -112,9 +133,14 @@ fn a_stopped_prediction_leaves_no_file() {
     std::thread::sleep(Duration::from_millis(200));
     signal(&child, "-TERM");
     // The signal is seen between two batches of rows.
-    while child.try_wait().unwrap().is_none() && std::io::Write::write_all(&mut input, body).is_ok() {}
+    while child.try_wait().unwrap().is_none() && std::io::Write::write_all(&mut input, body).is_ok()
+    {
+    }
     drop(input);
     assert_eq!(child.wait().unwrap().code(), Some(143));
-    let left = fs::read_dir(folder).unwrap().flatten().filter(|e| e.file_name().to_string_lossy().contains("out.txt"));
+    let left = fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().contains("out.txt"));
     assert_eq!(left.count(), 0);
 }

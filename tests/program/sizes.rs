@@ -13,7 +13,8 @@ fn models_that_do_not_fit_are_refused() {
     let folder = folder.path();
     let refused = |config: &str, arguments: &[&str]| {
         fs::write(folder.join("large.toml"), config).unwrap();
-        let (code, message) = fail(folder, &[&["train", "large.toml", "--quiet"], arguments].concat());
+        let (code, message) =
+            fail(folder, &[&["train", "large.toml", "--quiet"], arguments].concat());
         assert_eq!(code, 1, "{message}");
         assert!(message.contains("\ntables ") && message.contains("\nall "), "{message}");
         assert!(message.contains(" bytes of memory are needed, but "), "{message}");
@@ -47,11 +48,16 @@ fn models_that_do_not_fit_are_refused() {
         let mut claims = whole.clone();
         claims["config"][section][key] = value;
         fs::write(&path, claims.to_string()).unwrap();
-        for arguments in
-            [&["eval", "runs/model"][..], &["predict", "runs/model", "clicks.csv"], &["info", "runs/model"]]
-        {
+        for arguments in [
+            &["eval", "runs/model"][..],
+            &["predict", "runs/model", "clicks.csv"],
+            &["info", "runs/model"],
+        ] {
             let (code, message) = fail(folder, arguments);
-            assert!(code == 1 && !message.contains("panicked"), "{arguments:?} with {key}: {message}");
+            assert!(
+                code == 1 && !message.contains("panicked"),
+                "{arguments:?} with {key}: {message}"
+            );
         }
     }
 }
@@ -65,16 +71,26 @@ fn a_limit_of_memory_is_told_before_it_is_met() {
     let limited = |kib: u32, config: &str, out: &str| {
         fs::write(folder.join("limited.toml"), config).unwrap();
         let program = env!("CARGO_BIN_EXE_bagdot");
-        let script = format!("ulimit -v {kib}; exec {program} train limited.toml --quiet --threads 2 --out {out}");
-        let output = Command::new("bash").current_dir(folder).args(["-c", &script]).output().unwrap();
+        let script = format!(
+            "ulimit -v {kib}; exec {program} train limited.toml --quiet --threads 2 --out {out}"
+        );
+        let output =
+            Command::new("bash").current_dir(folder).args(["-c", &script]).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let hashed = CONFIG.replace("{ column = \"page\" }", "{ column = \"page\", hash = 50000000 }");
-    let joined = CONFIG.replace("[8, 4]", "[8, 4096]").replace("epochs = 4", "epochs = 4\neven_decay = false");
-    for (kib, config) in [(2_000_000, &hashed), (500_000, &hashed), (500_000, &joined.replace("[8]", "[9000]"))] {
+    let joined = CONFIG
+        .replace("[8, 4]", "[8, 4096]")
+        .replace("epochs = 4", "epochs = 4\neven_decay = false");
+    for (kib, config) in
+        [(2_000_000, &hashed), (500_000, &hashed), (500_000, &joined.replace("[8]", "[9000]"))]
+    {
         let (code, message) = limited(kib, config, "m");
         assert_eq!(code, Some(1), "{message}");
-        assert!(message.contains(" bytes of memory are needed, but ") && message.contains("\nall "), "{message}");
+        assert!(
+            message.contains(" bytes of memory are needed, but ") && message.contains("\nall "),
+            "{message}"
+        );
     }
     let (code, message) = limited(500_000, CONFIG, "small");
     assert_eq!(code, Some(0), "{message}");

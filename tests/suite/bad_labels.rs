@@ -27,25 +27,35 @@ fn model<B: Backend>(device: &B, loss: Loss) -> Dlrm<B> {
         ..DlrmConfig::default()
     };
     let mut model = Dlrm::new(device.clone(), config, 1).unwrap();
-    model.optimize_with(Optimizers::same(Optimizer::Adam { beta1: 0.9, beta2: 0.9, eps: 1e-8 }, 0.1)).unwrap();
+    model
+        .optimize_with(Optimizers::same(Optimizer::Adam { beta1: 0.9, beta2: 0.9, eps: 1e-8 }, 0.1))
+        .unwrap();
     model.average_with(0.5).unwrap();
     model
 }
 
 /// A batch of four samples, of which the third has this label.
 fn batch(label: f32) -> Batch<i64> {
-    let case = BagCase::new("batch", (&[(5, 2)], &[feature(0, Pooling::Sum)]), &[2, 1, 0, 1], |random, rows| {
-        random.below(rows)
-    });
+    let case = BagCase::new(
+        "batch",
+        (&[(5, 2)], &[feature(0, Pooling::Sum)]),
+        &[2, 1, 0, 1],
+        |random, rows| random.below(rows),
+    );
     Batch::new(vec![0.25, 0.5, -1.0, 2.0], case, vec![1.0, 0.0, label, 0.0])
 }
 
 fn state<B: Backend>(model: &mut Dlrm<B>) -> Vec<NamedTensor> {
-    [model.tensors().unwrap(), model.optimizer_tensors().unwrap(), model.average_tensors().unwrap()].concat()
+    [model.tensors().unwrap(), model.optimizer_tensors().unwrap(), model.average_tensors().unwrap()]
+        .concat()
 }
 
 /// A step on a batch that lies on the device, or that is staged.
-fn step<B: Backend>(model: &mut Dlrm<B>, staging: Option<&mut Staging<B>>, batch: &Batch<i64>) -> Result<()> {
+fn step<B: Backend>(
+    model: &mut Dlrm<B>,
+    staging: Option<&mut Staging<B>>,
+    batch: &Batch<i64>,
+) -> Result<()> {
     match staging {
         Some(staging) => model.train_staged(staging, batch.view()),
         None => model.train_step(batch.upload(&model.device().clone()).view()),
@@ -53,7 +63,8 @@ fn step<B: Backend>(model: &mut Dlrm<B>, staging: Option<&mut Staging<B>>, batch
 }
 
 fn steps_change_nothing<B: Backend>(device: &B) {
-    let losses = [Loss::BceWithLogits, Loss::WeightedBce { negative: 0.5, positive: 2.0 }, Loss::Mse];
+    let losses =
+        [Loss::BceWithLogits, Loss::WeightedBce { negative: 0.5, positive: 2.0 }, Loss::Mse];
     for (loss, is_staged) in losses.into_iter().flat_map(|loss| [(loss, false), (loss, true)]) {
         for policy in [NonFinite::Error, NonFinite::SkipStep] {
             let mut model = model(device, loss);
@@ -65,7 +76,8 @@ fn steps_change_nothing<B: Backend>(device: &B) {
                 let result = step(&mut model, staging.as_mut(), &batch(label));
                 // A device that has yet to tell takes no further step, even with good labels.
                 let result = result.and_then(|()| step(&mut model, staging.as_mut(), &batch(1.0)));
-                let want = format!("label {text} at position 2 is not in [0, 1] (1 bad in this call)");
+                let want =
+                    format!("label {text} at position 2 is not in [0, 1] (1 bad in this call)");
                 assert_eq!(message(outcome(device, result)), want, "{loss:?}, staged: {is_staged}");
                 assert_eq!(state(&mut model), before, "{loss:?}, {label}, staged: {is_staged}");
             }
@@ -95,6 +107,9 @@ fn bad_ids_come_first<B: Backend>(device: &B) {
     both.case.indices[3] = 5;
     let both = Batch::<i64>::new(both.dense, both.case, both.labels);
     let result = outcome(device, step(&mut model, None, &both));
-    assert!(matches!(result, Err(Error::IndexOutOfRange { position: 3, value: 5, .. })), "{result:?}");
+    assert!(
+        matches!(result, Err(Error::IndexOutOfRange { position: 3, value: 5, .. })),
+        "{result:?}"
+    );
     assert_eq!(device.synchronize(), Ok(()), "once");
 }

@@ -38,11 +38,20 @@ fn casts_are_rounded_once<D: CastOps>(device: &D) {
     for_all_pairs!(check, device);
 }
 
-/// The product of a power of two and an `f32` in the normal range is exact, so that the result is the nearest value to it, to the bit.
+/// The product of a power of two and an `f32` in the normal range is exact, so that the result is
+/// the nearest value to it, to the bit.
 fn check<D: CastOps, A: Poison + Element, B: Poison + Element>(device: &D) {
-    for shape @ (rows, cols, _) in
-        [(0, 5, 0), (4, 0, 1), (1, 1, 0), (3, 13, 0), (3, 13, 3), (5, 16, 8), (2, 67, 0), (70, 40, 1), (1, 5000, 0)]
-    {
+    for shape @ (rows, cols, _) in [
+        (0, 5, 0),
+        (4, 0, 1),
+        (1, 1, 0),
+        (3, 13, 0),
+        (3, 13, 3),
+        (5, 16, 8),
+        (2, 67, 0),
+        (70, 40, 1),
+        (1, 5000, 0),
+    ] {
         for factor in [1.0, 256.0, 1.0 / 64.0] {
             let values: Vec<A> = draw(rows * cols, 1).iter().map(|&x| A::from_f32(x)).collect();
             let want: Vec<B> = values.iter().map(|x| B::from_f32(x.to_f32() * factor)).collect();
@@ -52,10 +61,12 @@ fn check<D: CastOps, A: Poison + Element, B: Poison + Element>(device: &D) {
     }
 }
 
-/// Zeros keep their signs, what is too large becomes infinite, what is too small is rounded to a subnormal number, and a NaN stays one.
+/// Zeros keep their signs, what is too large becomes infinite, what is too small is rounded to a
+/// subnormal number, and a NaN stays one.
 fn extreme_values_come_through<D: CastOps>(device: &D) {
     let (large, small) = (65519.996_f32, 2.980_232_6e-8_f32);
-    let values = [0.0, -0.0, f32::INFINITY, large, 65520.0, -1e30, small, 2.9e-8, -6.0e-8, f32::NAN, 3.4e38];
+    let values =
+        [0.0, -0.0, f32::INFINITY, large, 65520.0, -1e30, small, 2.9e-8, -6.0e-8, f32::NAN, 3.4e38];
     let got = cast::<D, f32, f16>(device, 1.0, (1, 11, 0), &values);
     let bits: Vec<u16> = got.iter().map(|x| x.to_bits()).collect();
     assert_eq!(bits[..9], [0, 0x8000, 0x7c00, 0x7bff, 0x7c00, 0xfc00, 1, 0, 0x8001]);
@@ -81,7 +92,8 @@ fn wrong_arguments_are_errors<D: CastOps>(device: &D) {
         (2f32.powi(127), 3, 3, format!("factor: {}, {power}", 2f32.powi(127))),
         (1e-45, 3, 3, format!("factor: {}, {power}", 1e-45_f32)),
     ] {
-        let (from, to) = (Grid::new(rows, cols, 0, &draw(rows * cols, 1)), Grid::<f16>::poisoned(3, 3, 0));
+        let (from, to) =
+            (Grid::new(rows, cols, 0, &draw(rows * cols, 1)), Grid::<f16>::poisoned(3, 3, 0));
         let (input, mut output) = (from.upload(device), to.upload(device));
         let op = Cast { factor, from: from.view(&input), to: to.view_mut(&mut output) };
         assert_eq!(message(op.run(device)), format!("cast: {want}"));
@@ -92,8 +104,12 @@ fn wrong_arguments_are_errors<D: CastOps>(device: &D) {
 #[test]
 fn results_do_not_depend_on_threads() {
     let values = draw(1_000_003, 1);
-    assert_deterministic("cast", |cpu| bytes(&cast::<_, f32, bf16>(cpu, 2.0, (1, values.len(), 0), &values)));
-    assert_deterministic("cast", |cpu| bytes(&cast::<_, f32, f16>(cpu, 2.0, (1000, 999, 1), &values[..999_000])));
+    assert_deterministic("cast", |cpu| {
+        bytes(&cast::<_, f32, bf16>(cpu, 2.0, (1, values.len(), 0), &values))
+    });
+    assert_deterministic("cast", |cpu| {
+        bytes(&cast::<_, f32, f16>(cpu, 2.0, (1000, 999, 1), &values[..999_000]))
+    });
 }
 
 /// Memory moves once, in whole sectors.

@@ -1,8 +1,11 @@
-//! What only the CUDA backend has: signatures, images, errors of the driver, streams, graphs, memory of the caller's, memory traffic.
+//! What only the CUDA backend has: signatures, images, errors of the driver, streams, graphs,
+//! memory of the caller's, memory traffic.
 
 use crate::common::cuda::{capture, emulator, on_every_schedule, own};
 use crate::common::*;
-use bagdot::backend::cuda::{Gemm, Parameter, SIGNATURES, Signature, Slice, SliceMut, driver_version, images};
+use bagdot::backend::cuda::{
+    Gemm, Parameter, SIGNATURES, Signature, Slice, SliceMut, driver_version, images,
+};
 use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
 use bagdot::ops::{Bags, Device, MatrixMut, Pooling};
 use bagdot::{Cpu, Cuda, Error};
@@ -11,9 +14,12 @@ use bagdot::{Cpu, Cuda, Error};
 fn case(dim: usize, length: usize) -> BagCase {
     let tables = [(500, dim), (300, dim)];
     let features = [feature(0, Pooling::Sum), feature(1, Pooling::Mean)];
-    BagCase::new(format!("D = {dim}, L = {length}"), (&tables, &features), &[length; 2 * 64], |random, rows| {
-        random.below(rows)
-    })
+    BagCase::new(
+        format!("D = {dim}, L = {length}"),
+        (&tables, &features),
+        &[length; 2 * 64],
+        |random, rows| random.below(rows),
+    )
 }
 
 /// The pooled output on any device.
@@ -21,7 +27,8 @@ fn pool<B: EmbeddingBagOps>(device: &B, case: &BagCase) -> Vec<f32> {
     case.pool::<B, i64>(device, &case.weights::<f32>())
 }
 
-/// The `.param` list of every kernel, as the compiled PTX has it, is the one that launches are made from.
+/// The `.param` list of every kernel, as the compiled PTX has it, is the one that launches are made
+/// from.
 #[test]
 fn signatures_are_those_of_the_ptx() {
     let mut seen = 0;
@@ -42,18 +49,21 @@ fn signatures_are_those_of_the_ptx() {
                     other => panic!("{name} has a parameter of type {other:?}"),
                 })
                 .collect();
-            // With several instances, names end in the types: NAME_ELEMENT_INDEX, NAME_FROM_TO, NAME_ELEMENT.
+            // With several instances, names end in the types: NAME_ELEMENT_INDEX, NAME_FROM_TO,
+            // NAME_ELEMENT.
             let is_it = |signature: &&Signature| {
                 let types = match signature.instances {
                     6 | 9 => 2,
                     2 | 3 => 1,
                     _ => 0,
                 };
-                signature.stem == image.stem && name.rsplitn(types + 1, '_').last() == Some(signature.name)
+                signature.stem == image.stem
+                    && name.rsplitn(types + 1, '_').last() == Some(signature.name)
             };
             let signature = SIGNATURES.iter().find(is_it);
-            let signature =
-                signature.unwrap_or_else(|| panic!("kernels.rs does not declare {name} of {}.cu", image.stem));
+            let signature = signature.unwrap_or_else(|| {
+                panic!("kernels.rs does not declare {name} of {}.cu", image.stem)
+            });
             assert_eq!(signature.parameters.concat(), parameters, "{name}");
             seen += 1;
         }
@@ -74,7 +84,8 @@ fn results_are_those_of_the_cpu_to_the_bit() {
     }
 }
 
-/// Memory moves in whole sectors, and each row, id and output moves once: within 5 % of the least possible.
+/// Memory moves in whole sectors, and each row, id and output moves once: within 5 % of the least
+/// possible.
 #[test]
 fn global_memory_moves_once_in_whole_sectors() {
     let Some(emulator) = emulator() else { return };
@@ -84,9 +95,14 @@ fn global_memory_moves_once_in_whole_sectors() {
         alone.reset_counters();
         pool(&cuda, &case);
         let counters = alone.counters();
-        let kernel = counters.iter().find(|kernel| kernel.name == "embedding_bag_forward_f32_i64").unwrap();
+        let kernel =
+            counters.iter().find(|kernel| kernel.name == "embedding_bag_forward_f32_i64").unwrap();
         let total = &kernel.total;
-        assert!(total.sectors as f64 <= 1.05 * total.ideal_sectors as f64, "{}: {total:?}", case.name);
+        assert!(
+            total.sectors as f64 <= 1.05 * total.ideal_sectors as f64,
+            "{}: {total:?}",
+            case.name
+        );
         let bags = 2 * 64;
         let rows_and_outputs = bags * (length + 1) * dim * 4;
         assert_eq!(total.global_written as usize, bags * dim * 4, "{}", case.name);
@@ -114,18 +130,27 @@ fn a_bad_id_leaves_the_context_usable() {
         let weights = upload(cuda, &bad.weights::<f32>());
         let mut output = upload(cuda, &poisoned::<f32>(bad.batch_size * bad.width()));
         let output = MatrixMut::packed(Cuda::view_mut(&mut output), bad.batch_size, bad.width());
-        let forward =
-            Forward { tables: &bags.tables, weights: Cuda::view(&weights), bags: bags.view(), output, argmax: None };
+        let forward = Forward {
+            tables: &bags.tables,
+            weights: Cuda::view(&weights),
+            bags: bags.view(),
+            output,
+            argmax: None,
+        };
         assert_eq!(forward.run(cuda), Ok(()), "nothing waits for the device in a launch");
         let error = cuda.synchronize().unwrap_err();
         let (table, bag, position, value, num_embeddings, count) = (0, 9, 37, 1 << 40, 500, 2);
-        assert_eq!(error, Error::IndexOutOfRange { table, bag, position, value, num_embeddings, count });
+        assert_eq!(
+            error,
+            Error::IndexOutOfRange { table, bag, position, value, num_embeddings, count }
+        );
         assert_eq!(cuda.synchronize(), Ok(()));
         assert_same_bits("afterwards", &pool(cuda, &good), &pool(&Cpu::single_threaded(), &good));
     });
 }
 
-/// An op is a launch and nothing else: it can be captured into a graph, and replayed on other ids and weights in the same places.
+/// An op is a launch and nothing else: it can be captured into a graph, and replayed on other ids
+/// and weights in the same places.
 #[test]
 fn an_op_can_be_captured_and_replayed() {
     on_every_schedule(|cuda| {
@@ -138,7 +163,8 @@ fn an_op_can_be_captured_and_replayed() {
         let mut weights = upload(cuda, &first.weights::<f32>());
         let mut output = upload(cuda, &poisoned::<f32>(first.batch_size * first.width()));
         let graph = capture(cuda, || {
-            let output = MatrixMut::packed(Cuda::view_mut(&mut output), first.batch_size, first.width());
+            let output =
+                MatrixMut::packed(Cuda::view_mut(&mut output), first.batch_size, first.width());
             let forward = Forward {
                 tables: &bags.tables,
                 weights: Cuda::view(&weights),
@@ -151,10 +177,18 @@ fn an_op_can_be_captured_and_replayed() {
         for case in [&first, &second] {
             cuda.upload(&case.indices, Cuda::view_mut(&mut bags.indices)).unwrap();
             cuda.upload(&case.weights::<f32>(), Cuda::view_mut(&mut weights)).unwrap();
-            cuda.upload(&poisoned::<f32>(case.batch_size * case.width()), Cuda::view_mut(&mut output)).unwrap();
+            cuda.upload(
+                &poisoned::<f32>(case.batch_size * case.width()),
+                Cuda::view_mut(&mut output),
+            )
+            .unwrap();
             graph.replay();
             cuda.synchronize().unwrap();
-            assert_same_bits("replayed", &download(cuda, &output), &pool(&Cpu::single_threaded(), case));
+            assert_same_bits(
+                "replayed",
+                &download(cuda, &output),
+                &pool(&Cpu::single_threaded(), case),
+            );
         }
     });
 }
@@ -172,15 +206,18 @@ fn foreign_memory_on_a_foreign_stream() {
         assert_eq!(cuda.stream(), stream.cu_stream().cast());
         let offsets: Vec<i64> = case.offsets.iter().map(|&offset| offset as i64).collect();
         let weights = stream.clone_htod(&case.weights::<f32>()).unwrap();
-        let (indices, offsets) = (stream.clone_htod(&case.indices).unwrap(), stream.clone_htod(&offsets).unwrap());
-        let mut output = stream.clone_htod(&poisoned::<f32>(case.batch_size * case.width())).unwrap();
+        let (indices, offsets) =
+            (stream.clone_htod(&case.indices).unwrap(), stream.clone_htod(&offsets).unwrap());
+        let mut output =
+            stream.clone_htod(&poisoned::<f32>(case.batch_size * case.width())).unwrap();
         let tables = cuda.tables(case.layout()).unwrap();
         {
             let (weights, _keep_weights) = weights.device_ptr(&stream);
             let (indices, _keep_indices) = indices.device_ptr(&stream);
             let (offsets, _keep_offsets) = offsets.device_ptr(&stream);
             let (output, _keep_output) = output.device_ptr_mut(&stream);
-            // SAFETY: each pointer is to as many elements, alive until the stream has been waited for, and the output is nobody else's.
+            // SAFETY: each pointer is to as many elements, alive until the stream has been waited
+            // for, and the output is nobody else's.
             let (weights, bags, output) = unsafe {
                 let bags = Bags::<Cuda, i64> {
                     batch_size: case.batch_size,
@@ -214,7 +251,10 @@ fn missing_devices_and_drivers_are_errors() {
     assert_eq!(message(0), "no CUDA device 0: there are 0");
     alone.reset_all();
     alone.set_driver_version(12_040);
-    assert_eq!(message(0), "the CUDA driver supports CUDA 12.4, but 13.0 is needed: update it, or use the CPU");
+    assert_eq!(
+        message(0),
+        "the CUDA driver supports CUDA 12.4, but 13.0 is needed: update it, or use the CPU"
+    );
     alone.reset_all();
     alone.set_capability(75);
     assert_eq!(message(0), "no kernels for compute capability 7.5: 8.0 is the least");
@@ -222,7 +262,10 @@ fn missing_devices_and_drivers_are_errors() {
     let cuda = own();
     alone.set_memory(1 << 20);
     let cuda_small = own();
-    assert_eq!(cuda_small.alloc::<f32>(1 << 20).map(|_| ()), Err(Error::OutOfMemory { bytes: 4 << 20 }));
+    assert_eq!(
+        cuda_small.alloc::<f32>(1 << 20).map(|_| ()),
+        Err(Error::OutOfMemory { bytes: 4 << 20 })
+    );
     assert!(cuda_small.alloc::<f32>(1 << 10).is_ok(), "the context is usable");
     assert!(cuda_small.alloc::<f32>(usize::MAX / 2).is_err());
     drop((cuda, cuda_small));

@@ -11,8 +11,8 @@ use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::linear;
 use bagdot::ops::moving_average::Update as Average;
 use bagdot::ops::{
-    Accum, Activation, Device, Matrix, MatrixMut, Optimizer, Pooling, Precision, Stage, StepControl, Table,
-    embedding_bag,
+    Accum, Activation, Device, Matrix, MatrixMut, Optimizer, Pooling, Precision, Stage,
+    StepControl, Table, embedding_bag,
 };
 use bagdot::{Cuda, Error, Result};
 
@@ -66,7 +66,11 @@ fn arguments_of_ops_are_refused() {
         let b = own();
         let (of_a, mut of_b) = (ones(a), ones(&b));
         let matrix = |buffer| Matrix::packed(Cuda::view(buffer), 2, 5);
-        let cast = Cast { factor: 1.0, from: matrix(&of_a), to: MatrixMut::packed(Cuda::view_mut(&mut of_b), 2, 5) };
+        let cast = Cast {
+            factor: 1.0,
+            from: matrix(&of_a),
+            to: MatrixMut::packed(Cuda::view_mut(&mut of_b), 2, 5),
+        };
         assert_eq!(cast.run(&b), REFUSED);
         let average = Average {
             control: StepControl::default(),
@@ -98,8 +102,12 @@ fn arguments_of_ops_are_refused() {
 fn tables_and_orders_are_refused() {
     on_every_schedule(|a| {
         let b = own();
-        let case =
-            BagCase::new("two", (&[(5, 2)], &[feature(0, Pooling::Sum)]), &[2, 1], |random, rows| random.below(rows));
+        let case = BagCase::new(
+            "two",
+            (&[(5, 2)], &[feature(0, Pooling::Sum)]),
+            &[2, 1],
+            |random, rows| random.below(rows),
+        );
         let (bags, of_b) = (case.upload::<Cuda, i64>(a), b.tables(case.layout()).unwrap());
         let weights = upload(a, &case.weights::<f32>());
         let mut output = a.alloc::<f32>(4).unwrap();
@@ -116,8 +124,12 @@ fn tables_and_orders_are_refused() {
             let mut sorted = SortedIndices::new(order, 3, 2).unwrap();
             let mut workspace = workspace.alloc(words).unwrap();
             let tables = &bags.tables;
-            let sort =
-                Sort { tables, bags: bags.view(), sorted: &mut sorted, workspace: Cuda::view_mut(&mut workspace) };
+            let sort = Sort {
+                tables,
+                bags: bags.view(),
+                sorted: &mut sorted,
+                workspace: Cuda::view_mut(&mut workspace),
+            };
             assert_eq!(sort.run(a), REFUSED);
         }
     });
@@ -130,7 +142,8 @@ fn recordings_are_refused() {
         let (of_a, mut of_b, mut copy) = (ones(a), ones(&b), ones(a));
         let recorded = b.record(|| b.copy(Cuda::view(&of_a), Cuda::view_mut(&mut of_b)));
         assert_eq!(recorded.map(|_| ()), REFUSED);
-        let recording = a.record(|| a.copy(Cuda::view(&of_a), Cuda::view_mut(&mut copy))).unwrap().unwrap();
+        let recording =
+            a.record(|| a.copy(Cuda::view(&of_a), Cuda::view_mut(&mut copy))).unwrap().unwrap();
         assert_eq!(b.replay(&recording), REFUSED);
         assert_eq!(a.replay(&recording), Ok(()));
         assert_eq!(outcome(&b, b.copy(Cuda::view(&ones(&b)), Cuda::view_mut(&mut of_b))), Ok(()));
@@ -153,8 +166,12 @@ fn the_engine_refuses_what_is_not_its_own() {
         };
         let mut model = Dlrm::new(a.clone(), config, 1).unwrap();
         model.optimize_with(Optimizers::same(Optimizer::Sgd, 0.1)).unwrap();
-        let case =
-            BagCase::new("two", (&[(5, 2)], &[feature(0, Pooling::Sum)]), &[2, 1], |random, rows| random.below(rows));
+        let case = BagCase::new(
+            "two",
+            (&[(5, 2)], &[feature(0, Pooling::Sum)]),
+            &[2, 1],
+            |random, rows| random.below(rows),
+        );
         let batch = Batch::<i64>::new(vec![0.25, 0.5], case, vec![1.0, 0.0]);
         let before = model.tensors().unwrap();
         assert_eq!(model.train_step(batch.upload(&b).view()), REFUSED);

@@ -8,7 +8,8 @@ use bagdot::backend::cuda::Gemm;
 use bagdot::ops::{Activation, Device, Matrix, MatrixMut, Precision, linear};
 use bagdot::{Cuda, bf16, f16};
 
-/// Batch size, outputs and inputs: what is left to our own kernels, rows that begin at multiples of 16 bytes and that do not, sums that are cut in parts.
+/// Batch size, outputs and inputs: what is left to our own kernels, rows that begin at multiples of
+/// 16 bytes and that do not, sums that are cut in parts.
 const SHAPES: [(usize, usize, usize); 7] =
     [(0, 3, 4), (4, 0, 3), (5, 2, 0), (33, 1, 17), (64, 64, 64), (7, 129, 136), (300, 24, 520)];
 /// What cuBLASLt may do, by the documentation of [`Gemm`].
@@ -43,7 +44,8 @@ fn layers_are_right_of<E: Layers>(precision: Precision) {
 fn results_are_the_same_bits_in_every_run() {
     fn all<E: Layers>(precision: Precision) -> Option<Vec<u8>> {
         let cuda = with_cublaslt()?;
-        let [first, second] = [(); 2].map(|()| run::<Cuda, E>(&cuda, (300, 128, 520), precision, draw).bytes());
+        let [first, second] =
+            [(); 2].map(|()| run::<Cuda, E>(&cuda, (300, 128, 520), precision, draw).bytes());
         assert!(first == second, "{}, {precision:?}: a second call gives other bits", E::DTYPE);
         Some(first)
     }
@@ -69,8 +71,10 @@ fn the_setting_says_who_computes() {
         assert_eq!(alone.report(), "");
         products().unwrap()
     };
-    let of = |shape, precision| move |cuda: &Cuda| drop(run::<Cuda, f32>(cuda, shape, precision, draw));
-    let in_16_bits = |shape| move |cuda: &Cuda| drop(run::<Cuda, bf16>(cuda, shape, Precision::Full, draw));
+    let of =
+        |shape, precision| move |cuda: &Cuda| drop(run::<Cuda, f32>(cuda, shape, precision, draw));
+    let in_16_bits =
+        |shape| move |cuda: &Cuda| drop(run::<Cuda, bf16>(cuda, shape, Precision::Full, draw));
     // With auto, and with cublaslt.
     for (compute, want) in [
         (&of((64, 96, 72), Precision::Tf32) as &dyn Fn(&Cuda), (1, 3)),
@@ -92,8 +96,11 @@ fn what_is_not_aligned_is_computed_all_the_same() {
     let alone = emulator().map(|emulator| emulator.exclusive());
     let Some(cuda) = with_cublaslt() else { return };
     let (m, n, k) = (4, 8, 8);
-    let (x, w, b) =
-        (upload(&cuda, &draw(m * k + 1, 1)), upload(&cuda, &draw(n * k, 2)), upload(&cuda, &draw(n + 1, 3)));
+    let (x, w, b) = (
+        upload(&cuda, &draw(m * k + 1, 1)),
+        upload(&cuda, &draw(n * k, 2)),
+        upload(&cuda, &draw(n + 1, 3)),
+    );
     let forward = |input: usize, bias: usize| {
         let mut y = upload(&cuda, &poisoned::<f32>(m * n));
         let op = linear::Forward::<Cuda, f32> {

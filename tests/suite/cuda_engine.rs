@@ -1,11 +1,13 @@
-//! Recorded steps of training: the bits of steps that are not recorded, whatever the lengths of bags, with nothing allocated, waited for, or sent but
-//! the batch.
+//! Recorded steps of training: the bits of steps that are not recorded, whatever the lengths of
+//! bags, with nothing allocated, waited for, or sent but the batch.
 
 use crate::common::cuda::{emulator, on_every_schedule, own, with_cublaslt};
 use crate::common::engine::Batch;
 use crate::common::*;
 use bagdot::backend::cuda::Buffer;
-use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, Staging};
+use bagdot::nn::{
+    ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, Staging,
+};
 use bagdot::ops::{Backend, Device, Optimizer, Pooling, Rounding, Stage, Table, WeightDecay};
 use bagdot::{Cpu, Cuda, DType, Error};
 
@@ -16,17 +18,22 @@ const DIM: usize = 8;
 /// A batch of `batch_size` samples, whose bags have lengths that are those of no other seed.
 fn batch(batch_size: usize, seed: u64) -> Batch<i64> {
     let tables = ROWS.map(|rows| (rows, DIM));
-    let features: Vec<_> = POOLINGS.iter().enumerate().map(|(table, &pooling)| feature(table, pooling)).collect();
-    let lengths: Vec<usize> = (0..3 * batch_size).map(|k| (k * 7 + seed as usize * 5) % (4 + seed as usize)).collect();
+    let features: Vec<_> =
+        POOLINGS.iter().enumerate().map(|(table, &pooling)| feature(table, pooling)).collect();
+    let lengths: Vec<usize> =
+        (0..3 * batch_size).map(|k| (k * 7 + seed as usize * 5) % (4 + seed as usize)).collect();
     let name = format!("batch {seed}");
-    let case = BagCase::new(name, (&tables, &features), &lengths, |random, rows| random.below(rows));
+    let case =
+        BagCase::new(name, (&tables, &features), &lengths, |random, rows| random.below(rows));
     let labels = draw(batch_size, seed + 50).iter().map(|x| f32::from(*x > 0.0)).collect();
     Batch::new(draw(batch_size * 3, seed), case, labels)
 }
 
 /// The last batch of an epoch is smaller.
 fn batches() -> Vec<Batch<i64>> {
-    [(16, 1), (16, 3), (16, 2), (5, 1), (16, 4), (16, 1), (5, 3)].map(|(size, seed)| batch(size, seed)).into()
+    [(16, 1), (16, 3), (16, 2), (5, 1), (16, 4), (16, 1), (5, 3)]
+        .map(|(size, seed)| batch(size, seed))
+        .into()
 }
 
 fn model<B: Backend>(device: &B, (optimizer, table_dtype, precision): Kind) -> Dlrm<B> {
@@ -34,7 +41,11 @@ fn model<B: Backend>(device: &B, (optimizer, table_dtype, precision): Kind) -> D
         num_dense: 3,
         bottom_mlp: vec![16, DIM],
         tables: ROWS.map(|num_embeddings| Table { num_embeddings, embedding_dim: DIM }).to_vec(),
-        features: POOLINGS.iter().enumerate().map(|(table, &pooling)| feature(table, pooling)).collect(),
+        features: POOLINGS
+            .iter()
+            .enumerate()
+            .map(|(table, &pooling)| feature(table, pooling))
+            .collect(),
         table_dtype,
         precision,
         top_mlp: vec![8, 1],
@@ -43,7 +54,8 @@ fn model<B: Backend>(device: &B, (optimizer, table_dtype, precision): Kind) -> D
     let mut model = Dlrm::new(device.clone(), config, 11).unwrap();
     let (weight_decay, rounding) = (WeightDecay::Decoupled(0.01), Rounding::Stochastic { seed: 5 });
     let group = GroupOptimizer { weight_decay, rounding, ..GroupOptimizer::new(optimizer, 0.05) };
-    let schedule = Schedule { warmup_steps: 4, decay_start: 5, decay_steps: 9, ..Schedule::default() };
+    let schedule =
+        Schedule { warmup_steps: 4, decay_start: 5, decay_steps: 9, ..Schedule::default() };
     model.optimize_with(Optimizers { tables: group, dense: group, schedule }).unwrap();
     if table_dtype == DType::F32 {
         model.average_with(0.9).unwrap();
@@ -121,15 +133,21 @@ fn staged_steps_are_steps_at_once_with_cublaslt() {
     let alone = emulator().map(|emulator| emulator.exclusive());
     let Some(cuda) = with_cublaslt() else { return };
     staged_steps_are_steps_at_once(&cuda);
-    assert!(alone.is_none_or(|alone| alone.report().is_empty() && alone.calls()["cublasLtMatmul"] > 100));
+    assert!(
+        alone
+            .is_none_or(|alone| alone.report().is_empty() && alone.calls()["cublasLtMatmul"] > 100)
+    );
 }
 
-/// Once recorded, a step is one launch of a graph, a copy for each part of the batch, and the order of both: whatever else the driver can do is
-/// not asked for. (What waits, waits for a copy of the batch before last to have left the host.)
+/// Once recorded, a step is one launch of a graph, a copy for each part of the batch, and the order
+/// of both: whatever else the driver can do is not asked for. (What waits, waits for a copy of the
+/// batch before last to have left the host.)
 #[test]
 fn a_recorded_step_does_nothing_else() {
     kinds().into_iter().for_each(|kind| a_recorded_step_of_a_kind_does_nothing_else(kind, own));
-    kinds().into_iter().for_each(|kind| a_recorded_step_of_a_kind_does_nothing_else(kind, || with_cublaslt().unwrap()));
+    kinds().into_iter().for_each(|kind| {
+        a_recorded_step_of_a_kind_does_nothing_else(kind, || with_cublaslt().unwrap())
+    });
 }
 
 fn a_recorded_step_of_a_kind_does_nothing_else(kind: Kind, device: impl Fn() -> Cuda) {
@@ -161,8 +179,11 @@ fn a_recorded_step_of_a_kind_does_nothing_else(kind: Kind, device: impl Fn() -> 
         ("cuStreamWaitEvent", 2 * STEPS),
     ];
     let binding = ["cuCtxGetCurrent", "cuCtxSetCurrent"];
-    let calls: Vec<_> =
-        calls.iter().map(|(name, &n)| (name.as_str(), n)).filter(|(name, _)| !binding.contains(name)).collect();
+    let calls: Vec<_> = calls
+        .iter()
+        .map(|(name, &n)| (name.as_str(), n))
+        .filter(|(name, _)| !binding.contains(name))
+        .collect();
     assert_eq!(calls, wanted, "{kind:?}");
     cuda.synchronize().unwrap();
     assert_eq!(alone.used_bytes(0), used);
@@ -189,17 +210,24 @@ fn a_bad_id_changes_nothing() {
             step(&mut model, &bad);
             step(&mut model, &batch(16, 3));
             let error = cuda.synchronize().unwrap_err();
-            assert!(matches!(error, Error::IndexOutOfRange { position: 20, value: 40, .. }), "{error}");
+            assert!(
+                matches!(error, Error::IndexOutOfRange { position: 20, value: 40, .. }),
+                "{error}"
+            );
             assert_same("after a bad id", &state(&mut model), &before);
             step(&mut model, &batch(16, 3));
             cuda.synchronize().unwrap();
             let after = state(&mut model);
-            assert!(after.iter().zip(&before).any(|(after, before)| after != before), "training must go on");
+            assert!(
+                after.iter().zip(&before).any(|(after, before)| after != before),
+                "training must go on"
+            );
         }
     });
 }
 
-/// Buffers that are dropped while there is a recording about them stay until that is dropped, and no longer.
+/// Buffers that are dropped while there is a recording about them stay until that is dropped, and
+/// no longer.
 #[test]
 fn recordings_keep_what_they_name() {
     on_every_schedule(|cuda| {
@@ -236,12 +264,15 @@ fn recordings_keep_what_they_name() {
 #[test]
 fn a_recording_that_fails_ends() {
     on_every_schedule(|cuda| {
-        let fails: [fn() -> bagdot::Result<()>; 2] = [|| Err(Error::Recording { op: "test" }), || panic!("on purpose")];
+        let fails: [fn() -> bagdot::Result<()>; 2] =
+            [|| Err(Error::Recording { op: "test" }), || panic!("on purpose")];
         for fail in fails {
             let (source, mut target) = (upload(cuda, &[2.0f32; 4]), cuda.alloc::<f32>(4).unwrap());
-            let copy = |target: &mut Buffer<f32>| cuda.copy(Cuda::view(&source), Cuda::view_mut(target));
-            let record =
-                std::panic::AssertUnwindSafe(|| cuda.record(|| copy(&mut target).and_then(|()| fail())).is_err());
+            let copy =
+                |target: &mut Buffer<f32>| cuda.copy(Cuda::view(&source), Cuda::view_mut(target));
+            let record = std::panic::AssertUnwindSafe(|| {
+                cuda.record(|| copy(&mut target).and_then(|()| fail())).is_err()
+            });
             assert!(std::panic::catch_unwind(record).unwrap_or(true));
             assert_eq!(cuda.to_vec(&target).unwrap(), [0.0; 4]);
             copy(&mut target).unwrap();
@@ -257,6 +288,9 @@ fn staging_on_the_cpu_copies_at_once() {
     let mut staging = Staging::new(&cpu).unwrap();
     let host = batch(16, 2);
     let staged = staging.stage(host.view()).unwrap();
-    assert_eq!((staged.bags.indices, staged.bags.offsets), (host.view().bags.indices, host.view().bags.offsets));
+    assert_eq!(
+        (staged.bags.indices, staged.bags.offsets),
+        (host.view().bags.indices, host.view().bags.offsets)
+    );
     assert!(!staged.bags.has_spare);
 }

@@ -18,14 +18,19 @@ fn counts(alone: &Exclusive, cuda: &Cuda, kernel: &str, run: impl FnOnce()) -> C
     launched[0].total
 }
 
-/// Each byte moves once, in whole sectors, and shared memory answers nearly every request at once: what unfolds the gradient of the pairs reads it
-/// in two passes on average, and little else makes up for that where D is small.
+/// Each byte moves once, in whole sectors, and shared memory answers nearly every request at once:
+/// what unfolds the gradient of the pairs reads it in two passes on average, and little else makes
+/// up for that where D is small.
 #[track_caller]
 fn assert_lean(what: &str, counts: &Counts, (read, written): (usize, usize)) {
     assert_eq!(counts.global_read as usize, read, "{what}: bytes read, {counts:?}");
     assert_eq!(counts.global_written as usize, written, "{what}: bytes written, {counts:?}");
     let ideal = (read + written) as f64 / 32.0;
-    assert!(counts.sectors as f64 <= 1.05 * ideal, "{what}: {} sectors of {ideal}, {counts:?}", counts.sectors);
+    assert!(
+        counts.sectors as f64 <= 1.05 * ideal,
+        "{what}: {} sectors of {ideal}, {counts:?}",
+        counts.sectors
+    );
     assert!(
         counts.bank_passes as f64 <= 1.11 * counts.ideal_passes as f64,
         "{what}: {} passes over the banks, not {}, {counts:?}",
@@ -42,7 +47,8 @@ fn check<E: Stored + Poison>(precision: Precision, (forward, backward): (&str, &
         let (interaction, batch_size, pooled) = (Interaction::default(), 24, 26 * dim);
         let width = interaction.width(true, 26, dim);
         let new = |len: usize| upload(&cuda, &vec![E::store(1.0); len]);
-        let (dense, sparse, grad) = (new(batch_size * dim), new(batch_size * pooled), new(batch_size * width));
+        let (dense, sparse, grad) =
+            (new(batch_size * dim), new(batch_size * pooled), new(batch_size * width));
         let features = Features::Split {
             dense: Matrix::packed(Cuda::view(&dense), batch_size, dim),
             sparse: Matrix::packed(Cuda::view(&sparse), batch_size, pooled),
@@ -53,7 +59,8 @@ fn check<E: Stored + Poison>(precision: Precision, (forward, backward): (&str, &
             let output = MatrixMut::packed(Cuda::view_mut(&mut output), batch_size, width);
             Forward { interaction, dim, precision, features, output }.run(&cuda).unwrap();
         });
-        let [features_bytes, output_bytes] = [27 * dim, width].map(|cols| batch_size * cols * size_of::<E>());
+        let [features_bytes, output_bytes] =
+            [27 * dim, width].map(|cols| batch_size * cols * size_of::<E>());
         assert_lean(&format!("{what}, forward"), &counted, (features_bytes, output_bytes));
 
         let (mut grad_dense, mut grad_sparse) = (new(batch_size * dim), new(batch_size * pooled));
@@ -63,9 +70,15 @@ fn check<E: Stored + Poison>(precision: Precision, (forward, backward): (&str, &
                 dense: MatrixMut::packed(Cuda::view_mut(&mut grad_dense), batch_size, dim),
                 sparse: MatrixMut::packed(Cuda::view_mut(&mut grad_sparse), batch_size, pooled),
             };
-            Backward { interaction, dim, precision, features, grad_output, grad_features }.run(&cuda).unwrap();
+            Backward { interaction, dim, precision, features, grad_output, grad_features }
+                .run(&cuda)
+                .unwrap();
         });
-        assert_lean(&format!("{what}, backward"), &counted, (features_bytes + output_bytes, features_bytes));
+        assert_lean(
+            &format!("{what}, backward"),
+            &counted,
+            (features_bytes + output_bytes, features_bytes),
+        );
     }
 }
 
@@ -76,10 +89,16 @@ fn exact_products_are_lean() {
 
 #[test]
 fn tf32_products_are_lean() {
-    check::<f32>(Precision::Tf32, ("interaction_mma_forward_f32", "interaction_mma_backward_few_f32"));
+    check::<f32>(
+        Precision::Tf32,
+        ("interaction_mma_forward_f32", "interaction_mma_backward_few_f32"),
+    );
 }
 
 #[test]
 fn bf16_features_are_lean() {
-    check::<bf16>(Precision::Full, ("interaction_mma_forward_bf16", "interaction_mma_backward_few_bf16"));
+    check::<bf16>(
+        Precision::Full,
+        ("interaction_mma_forward_bf16", "interaction_mma_backward_few_bf16"),
+    );
 }

@@ -24,19 +24,27 @@ impl<E: Stored + Poison> Got<E> {
     }
 }
 
-/// Runs a layer `(batch size, outputs, inputs)` with ReLU both ways, on values that `draw(len, seed)` gives.
+/// Runs a layer `(batch size, outputs, inputs)` with ReLU both ways, on values that `draw(len,
+/// seed)` gives.
 pub fn run<B: LinearOps, E: Stored + Poison>(
     device: &B,
     (m, n, k): (usize, usize, usize),
     precision: Precision,
     draw: fn(usize, u64) -> Vec<f32>,
 ) -> Got<E> {
-    let stored = |len, seed| draw(len, seed).iter().map(|&x| E::store(f64::from(x))).collect::<Vec<E>>();
-    let (x, w, b) = (upload(device, &stored(m * k, 1)), upload(device, &stored(n * k, 2)), upload(device, &draw(n, 3)));
+    let stored =
+        |len, seed| draw(len, seed).iter().map(|&x| E::store(f64::from(x))).collect::<Vec<E>>();
+    let (x, w, b) = (
+        upload(device, &stored(m * k, 1)),
+        upload(device, &stored(n * k, 2)),
+        upload(device, &draw(n, 3)),
+    );
     let (mut y, mut z) = (upload(device, &poisoned::<E>(m * n)), upload(device, &stored(m * n, 4)));
-    let (mut dx, mut dw) = (upload(device, &poisoned::<E>(m * k)), upload(device, &poisoned::<f32>(n * k)));
+    let (mut dx, mut dw) =
+        (upload(device, &poisoned::<E>(m * k)), upload(device, &poisoned::<f32>(n * k)));
     let mut db = upload(device, &poisoned::<f32>(n));
-    let mut workspace = upload(device, &poisoned::<u64>(Backward::<B, E>::workspace_len(device, m, n, k)));
+    let mut workspace =
+        upload(device, &poisoned::<u64>(Backward::<B, E>::workspace_len(device, m, n, k)));
     let activation = Activation::Relu;
     let forward = Forward {
         input: Matrix::packed(B::view(&x), m, k),
@@ -70,14 +78,19 @@ pub fn run<B: LinearOps, E: Stored + Poison>(
     }
 }
 
-/// Integers from -3 to 3: with factors like these every sum of the tests is exact in `f32`, in whatever order, and so is every factor in tf32
-/// and in 16 bits. Whatever computes a layer must come to the same bits.
+/// Integers from -3 to 3: with factors like these every sum of the tests is exact in `f32`, in
+/// whatever order, and so is every factor in tf32 and in 16 bits. Whatever computes a layer must
+/// come to the same bits.
 fn draw_integers(len: usize, seed: u64) -> Vec<f32> {
     let mut random = Philox::new(seed, 0x1e7);
     (0..len).map(|_| random.below(7) as f32 - 3.0).collect()
 }
 
-fn is_as_on_the_cpu<E: Stored + Poison>(cuda: &Cuda, shape: (usize, usize, usize), precision: Precision) {
+fn is_as_on_the_cpu<E: Stored + Poison>(
+    cuda: &Cuda,
+    shape: (usize, usize, usize),
+    precision: Precision,
+) {
     let what = format!("{}, {precision:?}, {shape:?}", E::DTYPE);
     let want = run::<Cpu, E>(&Cpu::single_threaded(), shape, precision, draw_integers);
     let got = run::<Cuda, E>(cuda, shape, precision, draw_integers);
@@ -114,7 +127,10 @@ fn results_are_the_same_bits_under_every_schedule() {
         }
         let again = run::<Cuda, f32>(cuda, (300, 70, 90), Precision::Full, draw).bytes();
         assert!(all.starts_with(&again), "a second run gives other bits");
-        assert!(*first.borrow_mut().get_or_insert_with(|| all.clone()) == all, "another schedule gives other bits");
+        assert!(
+            *first.borrow_mut().get_or_insert_with(|| all.clone()) == all,
+            "another schedule gives other bits"
+        );
     });
 }
 
@@ -125,50 +141,69 @@ fn exact_products_are_chains_of_fma() {
         for (m, n, k) in [(70, 65, 37), (520, 580, 20), (130, 5, 33)] {
             let got = run::<Cuda, f32>(cuda, (m, n, k), Precision::Full, draw);
             let (x, w, b) = (draw(m * k, 1), draw(n * k, 2), draw(n, 3));
-            let chain = |e: usize| (0..k).fold(0.0, |sum, i| x[e / n * k + i].mul_add(w[e % n * k + i], sum));
+            let chain = |e: usize| {
+                (0..k).fold(0.0, |sum, i| x[e / n * k + i].mul_add(w[e % n * k + i], sum))
+            };
             let want: Vec<f32> = (0..m * n).map(|e| (chain(e) + b[e % n]).max(0.0)).collect();
             assert!(got.output == want, "{:?}", (m, n, k));
         }
     });
 }
 
-/// Memory moves in whole sectors, each block reads the rows and columns of its tile once, and no access to shared memory waits for a bank.
+/// Memory moves in whole sectors, each block reads the rows and columns of its tile once, and no
+/// access to shared memory waits for a bank.
 #[test]
 fn tiles_move_once_in_whole_sectors_and_without_bank_conflicts() {
     let Some(emulator) = emulator() else { return };
-    let check = |(m, n, k): (usize, usize, usize), size: usize, tiles: [&str; 3], run: &dyn Fn(&Cuda)| {
-        let alone = emulator.exclusive();
-        let cuda = own();
-        alone.reset_counters();
-        run(&cuda);
-        let counters = alone.counters();
-        // Rows, columns and terms of each product, and what is read besides its factors: the bias, by every element.
-        for ((name, [rows, cols, terms], others), tile) in [
-            ("linear_forward", [m, n, k], m * n * 4),
-            ("linear_input_grad", [m, k, n], 0),
-            ("linear_weight_grad", [n, k, m], 0),
-        ]
-        .into_iter()
-        .zip(tiles)
-        {
-            let side = match tile {
-                "large" => 128_usize,
-                "small" => 64,
-                _ => 32,
-            };
-            let is_it = |kernel: &&KernelCounts| kernel.name.starts_with(name) && kernel.name.contains(tile);
-            let kernel = counters.iter().find(is_it).unwrap_or_else(|| panic!("{name}, {tile}, of {counters:?}"));
-            let total = &kernel.total;
-            let read = (rows * cols.div_ceil(side) + cols * rows.div_ceil(side)) * terms * size + others;
-            assert_eq!(total.global_read as usize, read, "{}: {total:?}", kernel.name);
-            assert_eq!(total.bank_passes, total.ideal_passes, "{}: {total:?}", kernel.name);
-            assert!(total.sectors as f64 <= 1.05 * total.ideal_sectors as f64, "{}: {total:?}", kernel.name);
-        }
-        let kernel = counters.iter().find(|kernel| kernel.name.starts_with("linear_activation_grad")).unwrap();
-        assert_eq!(kernel.total.global_read as usize, 2 * m * n * size, "{:?}", kernel.total);
-        assert_eq!(kernel.total.bank_passes, kernel.total.ideal_passes, "{:?}", kernel.total);
-    };
-    let run_exact = |shape| move |cuda: &Cuda| drop(run::<Cuda, f32>(cuda, shape, Precision::Full, draw));
+    let check =
+        |(m, n, k): (usize, usize, usize), size: usize, tiles: [&str; 3], run: &dyn Fn(&Cuda)| {
+            let alone = emulator.exclusive();
+            let cuda = own();
+            alone.reset_counters();
+            run(&cuda);
+            let counters = alone.counters();
+            // Rows, columns and terms of each product, and what is read besides its factors: the
+            // bias, by every element.
+            for ((name, [rows, cols, terms], others), tile) in [
+                ("linear_forward", [m, n, k], m * n * 4),
+                ("linear_input_grad", [m, k, n], 0),
+                ("linear_weight_grad", [n, k, m], 0),
+            ]
+            .into_iter()
+            .zip(tiles)
+            {
+                let side = match tile {
+                    "large" => 128_usize,
+                    "small" => 64,
+                    _ => 32,
+                };
+                let is_it = |kernel: &&KernelCounts| {
+                    kernel.name.starts_with(name) && kernel.name.contains(tile)
+                };
+                let kernel = counters
+                    .iter()
+                    .find(is_it)
+                    .unwrap_or_else(|| panic!("{name}, {tile}, of {counters:?}"));
+                let total = &kernel.total;
+                let read = (rows * cols.div_ceil(side) + cols * rows.div_ceil(side)) * terms * size
+                    + others;
+                assert_eq!(total.global_read as usize, read, "{}: {total:?}", kernel.name);
+                assert_eq!(total.bank_passes, total.ideal_passes, "{}: {total:?}", kernel.name);
+                assert!(
+                    total.sectors as f64 <= 1.05 * total.ideal_sectors as f64,
+                    "{}: {total:?}",
+                    kernel.name
+                );
+            }
+            let kernel = counters
+                .iter()
+                .find(|kernel| kernel.name.starts_with("linear_activation_grad"))
+                .unwrap();
+            assert_eq!(kernel.total.global_read as usize, 2 * m * n * size, "{:?}", kernel.total);
+            assert_eq!(kernel.total.bank_passes, kernel.total.ideal_passes, "{:?}", kernel.total);
+        };
+    let run_exact =
+        |shape| move |cuda: &Cuda| drop(run::<Cuda, f32>(cuda, shape, Precision::Full, draw));
     let [few, more] = [(256, 128, 192), (2304, 200, 136)];
     check(few, 4, ["tiny"; 3], &run_exact(few));
     check(more, 4, ["small", "small", "large"], &run_exact(more));

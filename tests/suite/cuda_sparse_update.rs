@@ -1,4 +1,5 @@
-//! `index_sort` and `sparse_update` on CUDA: the bits of the CPU, replayed graphs, memory traffic, and how even the work is.
+//! `index_sort` and `sparse_update` on CUDA: the bits of the CPU, replayed graphs, memory traffic,
+//! and how even the work is.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +12,16 @@ use bagdot::ops::sparse_update::{SparseUpdateOps, Update};
 use bagdot::ops::{Device, Optimizer, Pooling, Rounding, UpdateRule, WeightDecay};
 use bagdot::{Cpu, Cuda, Error, OffsetRule, bf16, f16};
 
-/// Bags that all look up one row very often, and others now and then; two tables, of which one has rows of 4.
+/// Bags that all look up one row very often, and others now and then; two tables, of which one has
+/// rows of 4.
 fn case(dim: usize, pooling: Pooling) -> BagCase {
     let lengths = [&[90, 70][..], &[5; 14]].concat();
     let layout = (&[(12, dim), (9, 4)][..], &[feature(0, pooling), feature(1, Pooling::Sum)][..]);
-    BagCase::new(format!("D = {dim}, {pooling:?}"), layout, &lengths, |random, rows| match random.below(3) {
-        0 => random.below(rows),
-        _ => 3,
+    BagCase::new(format!("D = {dim}, {pooling:?}"), layout, &lengths, |random, rows| {
+        match random.below(3) {
+            0 => random.below(rows),
+            _ => 3,
+        }
     })
 }
 
@@ -28,11 +32,16 @@ struct Outcome {
     grad: Vec<(u64, Vec<f32>)>,
 }
 
-fn step<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B, case: &BagCase, rule: UpdateRule) -> Outcome {
+fn step<B: IndexSortOps + SparseUpdateOps, E: Stored>(
+    device: &B,
+    case: &BagCase,
+    rule: UpdateRule,
+) -> Outcome {
     let backward = Backward::<B, i64>::new(device, case, &case.grad_output(), Some(1.5));
     let state = state_values(rule.optimizer, case.num_rows(), case.num_weights());
     let scale: Vec<f32> = (0..case.num_rows()).map(|row| (row % 5) as f32 / 3.0).collect();
-    let (weights, state) = backward.update_scaled(device, case, (rule, Some(&scale)), &case.weights::<E>(), &state);
+    let (weights, state) =
+        backward.update_scaled(device, case, (rule, Some(&scale)), &case.weights::<E>(), &state);
     let mut grad = poisoned_grad(device, case, case.indices.len());
     backward.reduce(device, &mut grad).unwrap();
     Outcome { weights: bytes(&weights), state, grad: download_grad(device, &grad) }
@@ -42,7 +51,8 @@ fn step<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B, case: &BagCase
 fn assert_same_step<E: Stored>(case: &BagCase, rule: UpdateRule) {
     let want = step::<_, E>(&Cpu::single_threaded(), case, rule);
     on_every_schedule(|cuda| {
-        let what = format!("{}, {:?}, {:?}, {:?}", case.name, E::DTYPE, rule.optimizer, rule.weight_decay);
+        let what =
+            format!("{}, {:?}, {:?}, {:?}", case.name, E::DTYPE, rule.optimizer, rule.weight_decay);
         let got = step::<_, E>(cuda, case, rule);
         assert!(got.weights == want.weights, "{what}: weights");
         for (got, want) in got.state.iter().zip(&want.state) {
@@ -90,8 +100,12 @@ fn steps_on_long_rows_are_those_of_the_cpu_to_the_bit() {
 fn a_row_of_many_chunks_is_summed_as_on_the_cpu() {
     for length in [64, 65, 128, 64 * 21 + 1] {
         let layout = (&[(3, 8)][..], &[feature(0, Pooling::Sum)][..]);
-        let case = BagCase::new(format!("{length} equal ids"), layout, &[length], |_, _| 1).weighted();
-        assert_same_step::<f32>(&case, UpdateRule::new(Optimizer::RowwiseAdagrad { eps: 0.25 }, 0.1));
+        let case =
+            BagCase::new(format!("{length} equal ids"), layout, &[length], |_, _| 1).weighted();
+        assert_same_step::<f32>(
+            &case,
+            UpdateRule::new(Optimizer::RowwiseAdagrad { eps: 0.25 }, 0.1),
+        );
     }
 }
 
@@ -121,7 +135,10 @@ impl<I: Id> Step<I> {
         Self {
             backward,
             weights: upload(cuda, &case.weights::<f32>()),
-            state: State::new(cuda, &state_values(ROWWISE.optimizer, case.num_rows(), case.num_weights())),
+            state: State::new(
+                cuda,
+                &state_values(ROWWISE.optimizer, case.num_rows(), case.num_weights()),
+            ),
             workspace: upload(cuda, &poisoned(sort.max(update))),
             case,
         }
@@ -151,8 +168,8 @@ impl<I: Id> Step<I> {
     }
 }
 
-/// Positions in two bags at once, whose order is then of no meaning: nothing outside of the buffers may be touched on the way to the error, nor
-/// in a step with what has been sorted.
+/// Positions in two bags at once, whose order is then of no meaning: nothing outside of the buffers
+/// may be touched on the way to the error, nor in a step with what has been sorted.
 #[test]
 fn overlapping_bags_are_an_error() {
     on_every_schedule_with_overlaps(|cuda| {
@@ -184,7 +201,8 @@ fn an_order_that_is_none_does_no_harm() {
         let mut step = Step::<i32>::new(cuda, case(12, Pooling::Mean));
         let n = step.case.indices.len();
         for most in [1 << 4, 1 << 9, 1 << 32] {
-            let mut draw = |len: usize| -> Vec<u32> { (0..len).map(|_| random.below(most) as u32).collect() };
+            let mut draw =
+                |len: usize| -> Vec<u32> { (0..len).map(|_| random.below(most) as u32).collect() };
             let sorted = &step.backward.sorted;
             for view in [sorted.segments(), sorted.positions(), sorted.bags(), sorted.counts()] {
                 overwrite(cuda, view, &draw(view.len()));
@@ -199,7 +217,8 @@ fn an_order_that_is_none_does_no_harm() {
     });
 }
 
-/// Sort and step in one graph, replayed with other ids in the same places: the results of the CPU each time.
+/// Sort and step in one graph, replayed with other ids in the same places: the results of the CPU
+/// each time.
 #[test]
 fn a_captured_sort_and_step_is_replayed() {
     on_every_schedule(|cuda| {
@@ -220,7 +239,8 @@ fn a_captured_sort_and_step_is_replayed() {
             cuda.synchronize().unwrap();
             let cpu = Cpu::single_threaded();
             let on_cpu = Backward::<Cpu, i64>::new(&cpu, case, &case.grad_output(), None);
-            let (want, want_state) = on_cpu.update(&cpu, case, ROWWISE, &case.weights::<f32>(), &state);
+            let (want, want_state) =
+                on_cpu.update(&cpu, case, ROWWISE, &case.weights::<f32>(), &state);
             assert_same_bits("replayed weights", &download(cuda, &step.weights), &want);
             assert_same_bits("replayed state", &download(cuda, &step.state.first), &want_state[0]);
         }
@@ -230,12 +250,16 @@ fn a_captured_sort_and_step_is_replayed() {
 /// What kernels did, by name.
 fn counted(alone: &bagdot_emulator::Exclusive, name: &str) -> bagdot_emulator::KernelCounts {
     let counters = alone.counters();
-    counters.into_iter().find(|kernel| kernel.name == name).unwrap_or_else(|| panic!("{name} was not launched"))
+    counters
+        .into_iter()
+        .find(|kernel| kernel.name == name)
+        .unwrap_or_else(|| panic!("{name} was not launched"))
 }
 
-/// Rows that occur once: gradients, weights and state move once. Beyond these what must be known of a row is read, most of it from a cache, since a warp's
-/// rows lie apart and so other warps need the rest of each sector: of row, segment (twice), position and bag a sector each; and 35 sectors a warp of
-/// tables, features and counts.
+/// Rows that occur once: gradients, weights and state move once. Beyond these what must be known of
+/// a row is read, most of it from a cache, since a warp's rows lie apart and so other warps need
+/// the rest of each sector: of row, segment (twice), position and bag a sector each; and 35 sectors
+/// a warp of tables, features and counts.
 #[test]
 fn a_step_moves_each_row_once() {
     let Some(emulator) = emulator() else { return };
@@ -244,7 +268,10 @@ fn a_step_moves_each_row_once() {
         let cuda = Cuda::new(0).unwrap();
         let layout = (&[(512, dim)][..], &[feature(0, Pooling::Sum)][..]);
         let mut ids = 0..512;
-        let mut step = Step::<i32>::new(&cuda, BagCase::new("once", layout, &[1; 512], |_, _| ids.next().unwrap()));
+        let mut step = Step::<i32>::new(
+            &cuda,
+            BagCase::new("once", layout, &[1; 512], |_, _| ids.next().unwrap()),
+        );
         alone.reset_counters();
         step.update(&cuda);
         cuda.synchronize().unwrap();
@@ -258,8 +285,9 @@ fn a_step_moves_each_row_once() {
     }
 }
 
-/// A pass over 32-bit keys in large tiles reads and writes keys and positions, equal digits side by side: 16 bytes an id. The rest is what tiles tell each
-/// other: 256 words, written twice, and read of eight tiles at once, of no more than sixteen on average; and runs that begin within a sector.
+/// A pass over 32-bit keys in large tiles reads and writes keys and positions, equal digits side by
+/// side: 16 bytes an id. The rest is what tiles tell each other: 256 words, written twice, and read
+/// of eight tiles at once, of no more than sixteen on average; and runs that begin within a sector.
 #[test]
 fn a_pass_of_the_sort_moves_each_id_once() {
     let Some(emulator) = emulator() else { return };
@@ -282,7 +310,8 @@ fn a_pass_of_the_sort_moves_each_id_once() {
     assert!(bytes <= most, "{bytes} bytes a pass, {} at least: {:?}", n * 16, pass.total);
 }
 
-/// The instructions of the longest block of each kernel that sums or steps, in a step on so many ids, 64 in a bag.
+/// The instructions of the longest block of each kernel that sums or steps, in a step on so many
+/// ids, 64 in a bag.
 fn longest_blocks(
     emulator: &'static bagdot_emulator::Emulator,
     n: usize,
@@ -296,26 +325,30 @@ fn longest_blocks(
     step.update(&cuda);
     cuda.synchronize().unwrap();
     let longest = |kernel: bagdot_emulator::KernelCounts| {
-        (kernel.launches > 0).then(|| (kernel.name, kernel.block_instructions.into_iter().max().unwrap()))
+        (kernel.launches > 0)
+            .then(|| (kernel.name, kernel.block_instructions.into_iter().max().unwrap()))
     };
     alone.counters().into_iter().filter_map(longest).collect()
 }
 
-/// The longest blocks of a step on 16,384 equal ids take no longer than those on as many spread over 256 rows, which have a chunk each; unshared, they
-/// would take 256 times as long.
+/// The longest blocks of a step on 16,384 equal ids take no longer than those on as many spread
+/// over 256 rows, which have a chunk each; unshared, they would take 256 times as long.
 #[test]
 fn a_hot_row_is_shared_between_blocks() {
     let Some(emulator) = emulator() else { return };
     let n = 64 * 256;
-    let (even, hot) =
-        (longest_blocks(emulator, n, |random, rows| random.below(rows)), longest_blocks(emulator, n, |_, _| 3));
+    let (even, hot) = (
+        longest_blocks(emulator, n, |random, rows| random.below(rows)),
+        longest_blocks(emulator, n, |_, _| 3),
+    );
     assert!(
         hot.values().sum::<u64>() <= even.values().sum(),
         "instructions of the longest blocks: {hot:?} hot, {even:?} even"
     );
 }
 
-/// However hot a row is, no block takes long: on 65,536 equal ids the longest is that on 4,096, but for the 15 sums of longer runs that it adds.
+/// However hot a row is, no block takes long: on 65,536 equal ids the longest is that on 4,096, but
+/// for the 15 sums of longer runs that it adds.
 #[test]
 fn no_block_is_longer_for_a_hotter_row() {
     let Some(emulator) = emulator() else { return };
@@ -323,6 +356,9 @@ fn no_block_is_longer_for_a_hotter_row() {
     assert_eq!((warm.len(), hot.len()), (2, 3), "{warm:?}, {hot:?}");
     for (kernel, hot) in &hot {
         let most = warm.get(kernel).unwrap_or(&warm["sparse_update_chunks"]);
-        assert!(*hot as f64 <= 1.05 * *most as f64, "{kernel}: {hot} instructions in the longest block, not {most}");
+        assert!(
+            *hot as f64 <= 1.05 * *most as f64,
+            "{kernel}: {hot} instructions in the longest block, not {most}"
+        );
     }
 }

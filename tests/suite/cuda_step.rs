@@ -1,4 +1,5 @@
-//! What a step does to tables on CUDA (lookup, interaction, the way back, sort, update) as one graph, replayed for every batch of a training run.
+//! What a step does to tables on CUDA (lookup, interaction, the way back, sort, update) as one
+//! graph, replayed for every batch of a training run.
 
 use crate::common::cases::DeviceBags;
 use crate::common::cuda::{capture, on_every_schedule};
@@ -10,8 +11,8 @@ use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::interaction::{Features, FeaturesMut};
 use bagdot::ops::sparse_update::{PooledGrad, Update};
 use bagdot::ops::{
-    Device, Feature, Interaction, Matrix, MatrixMut, OptimizerStateMut, Pooling, Precision, UpdateRule, embedding_bag,
-    interaction,
+    Device, Feature, Interaction, Matrix, MatrixMut, OptimizerStateMut, Pooling, Precision,
+    UpdateRule, embedding_bag, interaction,
 };
 use bagdot::{Cuda, Scalar};
 
@@ -22,8 +23,9 @@ struct Batches {
     dim: usize,
     /// All tables, one after another.
     weights: Vec<f32>,
-    /// What the bottom MLP makes of the dense features, and the bags. All batches have as many ids: there is one feature more, of a single bag with
-    /// anything in it, all of them padding that takes up what a batch has less.
+    /// What the bottom MLP makes of the dense features, and the bags. All batches have as many ids:
+    /// there is one feature more, of a single bag with anything in it, all of them padding that
+    /// takes up what a batch has less.
     batches: Vec<(Vec<f32>, BagCase)>,
     /// What the top MLP is taken to give back, whatever the batch.
     grad: Vec<f32>,
@@ -62,10 +64,12 @@ fn bottom_mlp(case: &Case<'_>, sizes: &[usize], dense: Vec<f32>) -> Vec<f32> {
     sizes.windows(2).enumerate().fold(dense, |input, (k, pair)| {
         let weight = case.floats(&format!("init.bot{k}.weight"), &[pair[1], pair[0]]);
         let bias = case.floats(&format!("init.bot{k}.bias"), &[pair[1]]);
-        let unit =
-            |x: &[f32], (row, bias): (&[f32], f32)| x.iter().zip(row).fold(bias, |sum, (x, w)| sum + x * w).max(0.0);
-        let layer =
-            |x: &[f32]| weight.chunks(pair[0]).zip(&bias).map(|(row, &b)| unit(x, (row, b))).collect::<Vec<_>>();
+        let unit = |x: &[f32], (row, bias): (&[f32], f32)| {
+            x.iter().zip(row).fold(bias, |sum, (x, w)| sum + x * w).max(0.0)
+        };
+        let layer = |x: &[f32]| {
+            weight.chunks(pair[0]).zip(&bias).map(|(row, &b)| unit(x, (row, b))).collect::<Vec<_>>()
+        };
         input.chunks(pair[0]).flat_map(layer).collect()
     })
 }
@@ -86,7 +90,8 @@ struct Step<'a> {
     workspace: Buffer<u64>,
 }
 
-/// What a step leaves: the output of the interaction, the gradient of the dense vectors, the weights.
+/// What a step leaves: the output of the interaction, the gradient of the dense vectors, the
+/// weights.
 type Outcome = [Vec<f32>; 3];
 
 impl<'a> Step<'a> {
@@ -135,7 +140,12 @@ impl<'a> Step<'a> {
         lookup.run(cuda).unwrap();
         let features = Features::Split {
             dense: Matrix::packed(Cuda::view(&self.dense), batch_size, dim),
-            sparse: Matrix { data: Cuda::view(&self.pooled), rows: batch_size, cols: sparse, ld: all },
+            sparse: Matrix {
+                data: Cuda::view(&self.pooled),
+                rows: batch_size,
+                cols: sparse,
+                ld: all,
+            },
         };
         let output = MatrixMut::packed(Cuda::view_mut(&mut self.interacted), batch_size, width);
         interaction::Forward { interaction, dim, precision, features, output }.run(cuda).unwrap();
@@ -145,7 +155,9 @@ impl<'a> Step<'a> {
             dense: MatrixMut::packed(Cuda::view_mut(&mut self.grad_dense), batch_size, dim),
             sparse: MatrixMut { data, rows: batch_size, cols: sparse, ld: all },
         };
-        interaction::Backward { interaction, dim, precision, features, grad_output, grad_features }.run(cuda).unwrap();
+        interaction::Backward { interaction, dim, precision, features, grad_output, grad_features }
+            .run(cuda)
+            .unwrap();
         let (sorted, workspace) = (&mut self.sorted, Cuda::view_mut(&mut self.workspace));
         Sort { tables, bags: self.bags.view(), sorted, workspace }.run(cuda).unwrap();
         let update = Update {
@@ -177,7 +189,8 @@ fn replace<T: Scalar>(cuda: &Cuda, values: &[T], buffer: &mut Buffer<T>) {
     cuda.upload(values, Cuda::view_mut(buffer)).unwrap();
 }
 
-/// Rate and step number are parameters of the launch and so of the graph: SGD with one rate needs no others.
+/// Rate and step number are parameters of the launch and so of the graph: SGD with one rate needs
+/// no others.
 #[test]
 fn a_training_run_is_one_graph_replayed() {
     let file = File::read(&golden_directory().join("dlrm_traj_sgd.safetensors"));
@@ -195,8 +208,9 @@ fn a_training_run_is_one_graph_replayed() {
             let want = eager.outcome(cuda);
             step.upload(cuda, batch);
             graph.replay();
-            for (what, (got, want)) in
-                ["interaction", "gradient", "weights"].into_iter().zip(step.outcome(cuda).iter().zip(&want))
+            for (what, (got, want)) in ["interaction", "gradient", "weights"]
+                .into_iter()
+                .zip(step.outcome(cuda).iter().zip(&want))
             {
                 assert_same_bits(&format!("step {number}, {what}"), got, want);
             }

@@ -1,5 +1,6 @@
-//! Runs of training on a slice of the clothing reviews, on CUDA and on the CPU: the same model, checkpoints that move from one to the other, and
-//! runs that end in the same bits however often they are interrupted.
+//! Runs of training on a slice of the clothing reviews, on CUDA and on the CPU: the same model,
+//! checkpoints that move from one to the other, and runs that end in the same bits however often
+//! they are interrupted.
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader};
@@ -8,7 +9,9 @@ use std::path::Path;
 use crate::common::cuda::{emulator, on_every_schedule};
 use bagdot::data::{LabelUse, Source};
 use bagdot::ops::Backend;
-use bagdot::train::{Config, ModelDir, Observer, Outcome, RunDir, TrainError, TrainedModel, Trainer, memory_of};
+use bagdot::train::{
+    Config, ModelDir, Observer, Outcome, RunDir, TrainError, TrainedModel, Trainer, memory_of,
+};
 use bagdot::{Cpu, Cuda};
 use bagdot_emulator::Emulator;
 
@@ -31,9 +34,10 @@ epochs = 2
 batch_size = 32
 optimizer = { kind = "sgd", learning_rate = 0.1 }
 "#;
-/// How far losses and probabilities may be apart on two devices at the end of a run, where bounds would mean nothing any more: `dlrm_clothing` has those of
-/// each step. It is chosen: they sum in different orders, by which each value is off by some `u = 2⁻²⁴` of its terms, and a few steps of SGD carry
-/// that on without making much of it; a step that is wrong shows in the second digit.
+/// How far losses and probabilities may be apart on two devices at the end of a run, where bounds
+/// would mean nothing any more: `dlrm_clothing` has those of each step. It is chosen: they sum in
+/// different orders, by which each value is off by some `u = 2⁻²⁴` of its terms, and a few steps of
+/// SGD carry that on without making much of it; a step that is wrong shows in the second digit.
 const APART: f64 = 1e-5;
 
 /// A folder with the first reviews and a configuration.
@@ -64,8 +68,9 @@ impl Observer for Losses {
     }
 }
 
-/// What is planned is what is taken: with ids that are one in each bag, so that every batch has as many, to the byte but for the room that places of
-/// batches are rounded up to and the tables' descriptions.
+/// What is planned is what is taken: with ids that are one in each bag, so that every batch has as
+/// many, to the byte but for the room that places of batches are rounded up to and the tables'
+/// descriptions.
 #[test]
 fn memory_is_what_was_planned() {
     ["f32", "bf16"].into_iter().for_each(memory_in_a_precision_is_what_was_planned);
@@ -75,7 +80,10 @@ fn memory_in_a_precision_is_what_was_planned(precision: &str) {
     let Some(emulator) = emulator() else { return };
     let alone = emulator.exclusive();
     let folder = project();
-    let text = CONFIG.replace(r#", { column = "words", separator = " ", min_count = 2 }"#, r#", { column = "class" }"#);
+    let text = CONFIG.replace(
+        r#", { column = "words", separator = " ", min_count = 2 }"#,
+        r#", { column = "class" }"#,
+    );
     let text = text.replace("[model]", &format!("[model]\nprecision = \"{precision}\""));
     let config = Config::parse(&text.replace("sgd", "adam")).unwrap();
     let cuda = Cuda::new(0).unwrap();
@@ -86,7 +94,10 @@ fn memory_in_a_precision_is_what_was_planned(precision: &str) {
     let path = folder.path().join("planned");
     let observer = &mut Peak { emulator: &alone, most: Cell::new(0) };
     let (dir, _) = RunDir::create(&path).unwrap();
-    Trainer::new(cuda.clone(), config, folder.path(), dir, observer).unwrap().run(observer).unwrap();
+    Trainer::new(cuda.clone(), config, folder.path(), dir, observer)
+        .unwrap()
+        .run(observer)
+        .unwrap();
     let taken = observer.most.get() - before;
     let of_batches = plan.parts.last().unwrap().1;
     assert!(
@@ -118,11 +129,19 @@ fn no_memory_left_is_told_with_the_plan() {
     let error = train(&cuda, folder.path(), "small", &mut Losses::default()).unwrap_err();
     assert!(matches!(error, TrainError::OutOfMemory { .. }), "{error}");
     let text = error.to_string();
-    assert!(text.contains("what takes memory is about\ntables ") && text.contains("\nall "), "{text}");
+    assert!(
+        text.contains("what takes memory is about\ntables ") && text.contains("\nall "),
+        "{text}"
+    );
 }
 
 /// A run from the beginning, or from where it was stopped.
-fn train<D: Backend>(device: &D, folder: &Path, name: &str, losses: &mut Losses) -> Result<Outcome, TrainError> {
+fn train<D: Backend>(
+    device: &D,
+    folder: &Path,
+    name: &str,
+    losses: &mut Losses,
+) -> Result<Outcome, TrainError> {
     train_in("f32", device, folder, name, losses)
 }
 
@@ -147,7 +166,12 @@ fn train_in<D: Backend>(
 }
 
 /// A run that is stopped in the first epoch, and goes on elsewhere.
-fn train_in_two_parts<A: Backend, B: Backend>(first: &A, then: &B, folder: &Path, name: &str) -> Losses {
+fn train_in_two_parts<A: Backend, B: Backend>(
+    first: &A,
+    then: &B,
+    folder: &Path,
+    name: &str,
+) -> Losses {
     let mut losses = Losses { stop_after: Some(2), ..Losses::default() };
     let stopped = train(first, folder, name, &mut losses);
     assert!(matches!(stopped, Err(TrainError::Interrupted { epoch: 1 })), "{stopped:?}");
@@ -190,11 +214,23 @@ fn losses_and_predictions_are_those_of_the_cpu() {
         train(&cpu, folder, "cpu", &mut on_cpu).unwrap();
         train(cuda, folder, "cuda", &mut on_cuda).unwrap();
         assert_near("losses", &on_cuda.losses, &on_cpu.losses);
-        assert!((on_cpu.losses[0] - on_cpu.losses[5]).abs() > 100.0 * APART, "{:?} says nothing", on_cpu.losses);
+        assert!(
+            (on_cpu.losses[0] - on_cpu.losses[5]).abs() > 100.0 * APART,
+            "{:?} says nothing",
+            on_cpu.losses
+        );
         let want = predict(&cpu, folder, "cpu");
         assert_near("predictions", &predict(cuda, folder, "cuda"), &want);
-        assert_near("predictions on CUDA by the model of the CPU", &predict(cuda, folder, "cpu"), &want);
-        assert_near("predictions on the CPU by the model of CUDA", &predict(&cpu, folder, "cuda"), &want);
+        assert_near(
+            "predictions on CUDA by the model of the CPU",
+            &predict(cuda, folder, "cpu"),
+            &want,
+        );
+        assert_near(
+            "predictions on the CPU by the model of CUDA",
+            &predict(&cpu, folder, "cuda"),
+            &want,
+        );
     });
 }
 
@@ -211,8 +247,9 @@ fn a_run_that_was_stopped_ends_in_the_same_bits() {
     });
 }
 
-/// Each value between layers is rounded to 8 bits on both devices, here and there to another neighbour: some tenths of a percent of the loss. What
-/// is chosen here is ten times that, and a tenth of what training changes.
+/// Each value between layers is rounded to 8 bits on both devices, here and there to another
+/// neighbour: some tenths of a percent of the loss. What is chosen here is ten times that, and a
+/// tenth of what training changes.
 #[test]
 fn runs_in_bf16_are_those_of_the_cpu_about_and_can_be_resumed() {
     on_every_schedule(|cuda| {
@@ -230,7 +267,8 @@ fn runs_in_bf16_are_those_of_the_cpu_about_and_can_be_resumed() {
         assert_eq!(model_crc(folder, "resumed"), model_crc(folder, "straight"));
         let mut on_cpu = Losses::default();
         train_in("bf16", &cpu, folder, "cpu", &mut on_cpu).unwrap();
-        let apart = straight.iter().zip(&on_cpu.losses).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let apart =
+            straight.iter().zip(&on_cpu.losses).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(apart < 0.01 && straight.len() == on_cpu.losses.len(), "{apart} apart");
         assert_ne!(straight, on_cpu.losses, "this says something only if it is not f32");
     });

@@ -1,10 +1,14 @@
-//! From files to batches: the sample data against an independent computation, every kind of bad input, and fuzzing.
+//! From files to batches: the sample data against an independent computation, every kind of bad
+//! input, and fuzzing.
 
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
-use bagdot::data::{Batch, DataConfig, DataError, Dataset, Encoder, LabelUse, Part, Result, RowStream, Source, Splits};
+use bagdot::data::{
+    Batch, DataConfig, DataError, Dataset, Encoder, LabelUse, Part, Result, RowStream, Source,
+    Splits,
+};
 use tempfile::TempDir;
 
 pub mod fuzz;
@@ -51,7 +55,10 @@ fn read_all(stream: &mut RowStream<'_>, max_rows: usize) -> Result<Vec<Batch>> {
 }
 
 fn stdin(text: impl Into<Vec<u8>>) -> Vec<Source> {
-    vec![Source::Reader { name: "standard input".into(), reader: Box::new(Cursor::new(text.into())) }]
+    vec![Source::Reader {
+        name: "standard input".into(),
+        reader: Box::new(Cursor::new(text.into())),
+    }]
 }
 
 fn gather(dataset: &Dataset, rows: &[u32]) -> Batch {
@@ -80,7 +87,9 @@ const SIMPLE: &str = "label = 'y'\ndense = [{ column = 'x' }]\ncategorical = [{ 
 
 #[test]
 fn missing_numbers_are_filled_in() {
-    let text = rows(64, |k| format!("{},a,{}", if k % 4 == 1 { String::new() } else { (k % 4).to_string() }, k % 2));
+    let text = rows(64, |k| {
+        format!("{},a,{}", if k % 4 == 1 { String::new() } else { (k % 4).to_string() }, k % 2)
+    });
     for (setting, expected) in [
         ("missing = 'mean', transform = 'none'", None),
         ("missing = 'zero'", Some(0.0)),
@@ -113,7 +122,8 @@ fn quantiles_rank_the_training_rows() {
     let text = rows(1600, |k| format!("{},{},{}", k * k, k % 2, k % 2));
     let folder = folder(&[("f.csv", text.as_bytes())]);
     let dense = "dense = [{ column = 'x', transform = 'quantile', bins = 4 }]\ncategorical = [{ column = 'c' }, { column = 'c' }]";
-    let (encoder, splits) = fit(&config(&format!("train = 'f.csv'\nlabel = 'y'\n{dense}")), folder.path()).unwrap();
+    let (encoder, splits) =
+        fit(&config(&format!("train = 'f.csv'\nlabel = 'y'\n{dense}")), folder.path()).unwrap();
     let names: Vec<&str> = encoder.features().iter().map(|feature| feature.name.as_str()).collect();
     assert_eq!(names, ["c", "c.2", "x.bins"]);
     let n = splits.train.len();
@@ -122,11 +132,19 @@ fn quantiles_rank_the_training_rows() {
         let share = row as f32 / (n - 1) as f32;
         assert!((all.dense[row] - share).abs() < 1e-3, "{} {share}", all.dense[row]);
         let bin = bag(&all, 2, row)[0];
-        assert!((bin as f32 - 1.0 - (4.0 * share).floor().min(3.0)).abs() < 1e-6, "row {row} of {n} is in bin {bin}");
+        assert!(
+            (bin as f32 - 1.0 - (4.0 * share).floor().min(3.0)).abs() < 1e-6,
+            "row {row} of {n} is in bin {bin}"
+        );
     }
-    let mut stream = RowStream::open(&encoder, stdin("x,c\n-5,0\n1e9,1\n,z\n"), LabelUse::Optional, None).unwrap();
+    let mut stream =
+        RowStream::open(&encoder, stdin("x,c\n-5,0\n1e9,1\n,z\n"), LabelUse::Optional, None)
+            .unwrap();
     let batch = read_all(&mut stream, 2).unwrap();
-    assert_eq!((batch.len(), batch[0].dense.as_slice(), batch[1].batch_size), (2, [0.0, 1.0].as_slice(), 1));
+    assert_eq!(
+        (batch.len(), batch[0].dense.as_slice(), batch[1].batch_size),
+        (2, [0.0, 1.0].as_slice(), 1)
+    );
     assert_eq!(
         (bag(&batch[0], 2, 0), bag(&batch[0], 2, 1), bag(&batch[1], 2, 0)),
         ([1].as_slice(), [4].as_slice(), [0].as_slice())
@@ -153,13 +171,25 @@ fn splits_by_time_and_by_file() {
     };
     let range = |numbers: std::ops::Range<u8>| numbers.map(f32::from).collect::<Vec<_>>();
     assert_eq!(numbers(&splits.train), range(0..80));
-    assert_eq!((numbers(&splits.validation), numbers(&splits.test)), (range(80..90), range(90..100)));
+    assert_eq!(
+        (numbers(&splits.validation), numbers(&splits.test)),
+        (range(80..90), range(90..100))
+    );
     let sources = || by_time.files(Part::Test, files.path()).into_iter().map(Source::from);
-    let mut stream = RowStream::open(&encoder, sources(), LabelUse::Required, Some(Part::Test)).unwrap();
-    assert_eq!(read_all(&mut stream, 100).unwrap()[0], gather(&splits.test, &(0..10).collect::<Vec<_>>()));
-    let error =
-        message("label = 'y'\ndense = [{ column = 'x' }]\nsplit = { by = 'time', column = 'c' }", &rows(9, row));
-    assert!(error.starts_with("f.csv:2: column \"c\" holds \"a\", but a time must be a number"), "{error}");
+    let mut stream =
+        RowStream::open(&encoder, sources(), LabelUse::Required, Some(Part::Test)).unwrap();
+    assert_eq!(
+        read_all(&mut stream, 100).unwrap()[0],
+        gather(&splits.test, &(0..10).collect::<Vec<_>>())
+    );
+    let error = message(
+        "label = 'y'\ndense = [{ column = 'x' }]\nsplit = { by = 'time', column = 'c' }",
+        &rows(9, row),
+    );
+    assert!(
+        error.starts_with("f.csv:2: column \"c\" holds \"a\", but a time must be a number"),
+        "{error}"
+    );
 
     let by_file = config(
         r#"
@@ -174,21 +204,29 @@ fn splits_by_time_and_by_file() {
     let (_, splits) = fit(&by_file, files.path()).unwrap();
     assert_eq!((splits.train.len(), splits.validation.len(), splits.test.len()), (100, 5, 8));
     // Without dense columns there is one that is always 1.
-    let (encoder, splits) =
-        fit(&config("train = 'f.csv'\nlabel = 'y'\ncategorical = [{ column = 'c' }]"), files.path()).unwrap();
+    let (encoder, splits) = fit(
+        &config("train = 'f.csv'\nlabel = 'y'\ncategorical = [{ column = 'c' }]"),
+        files.path(),
+    )
+    .unwrap();
     assert_eq!((encoder.num_dense(), gather(&splits.train, &[0, 1]).dense), (1, vec![1.0, 1.0]));
 }
 
 #[test]
 fn bad_files_are_named_by_line() {
     let good = |k: usize| format!("{k},a,{}", k % 2);
-    let bad =
-        |line: usize, text: &str| message(SIMPLE, &rows(40, |k| if k + 2 == line { text.to_owned() } else { good(k) }));
+    let bad = |line: usize, text: &str| {
+        message(SIMPLE, &rows(40, |k| if k + 2 == line { text.to_owned() } else { good(k) }))
+    };
     assert_eq!(message(SIMPLE, &rows(40, good)), "no error");
     for (line, text, expected) in [
         (9, "1,a", "f.csv:9: expected 3 fields, found 2"),
         (9, "1,a,1,0", "f.csv:9: expected 3 fields, found 4"),
-        (5, "1,\"a,\nb\",yes", "f.csv:5: the label \"y\" is \"yes\", not 0 or 1: correct it, or write the condition"),
+        (
+            5,
+            "1,\"a,\nb\",yes",
+            "f.csv:5: the label \"y\" is \"yes\", not 0 or 1: correct it, or write the condition",
+        ),
         (5, "1,a,", "f.csv:5: column \"y\" is empty: every row needs a label"),
         (6, "NaN,a,1", "f.csv:6: column \"x\" holds \"NaN\", not a finite number"),
         (6, "-inf,a,1", "f.csv:6: column \"x\" holds \"-inf\", not a finite number"),
@@ -200,15 +238,17 @@ fn bad_files_are_named_by_line() {
     }
     assert!(message(SIMPLE, "").starts_with("f.csv: no data: the file is empty"));
     assert!(message(SIMPLE, "x,c,y\n").starts_with("f.csv: no data: there is no row"));
-    assert!(message(SIMPLE, &rows(40, |k| format!("{k},a,1"))).starts_with("the label of every training row is 1"));
+    assert!(
+        message(SIMPLE, &rows(40, |k| format!("{k},a,1")))
+            .starts_with("the label of every training row is 1")
+    );
     assert!(message(SIMPLE, &rows(1, good)).starts_with("no row is in the training part"));
     assert!(message(SIMPLE, &rows(2, good)).starts_with("no row is in the validation part"));
     let log = "label = 'y'\ndense = [{ column = 'x', transform = 'log1p' }]";
     let text = rows(40, |k| format!("{},a,{}", if k == 7 { -2 } else { 1 }, k % 2));
-    assert!(
-        message(log, &text)
-            .starts_with("f.csv:9: column \"x\" holds \"-2\", of which there is no log1p: use signed_log1p")
-    );
+    assert!(message(log, &text).starts_with(
+        "f.csv:9: column \"x\" holds \"-2\", of which there is no log1p: use signed_log1p"
+    ));
 
     let mut latin = rows(40, good).into_bytes();
     let at = latin.iter().rposition(|&byte| byte == b'a').unwrap();
@@ -218,18 +258,25 @@ fn bad_files_are_named_by_line() {
         ("g.csv", &[0x1f, 0x8b, 8, 0, 1, 2, 3]),
         ("h.csv", b"\xef\xbb\xbfx,c,y\r\n1,a,0\r\n"),
     ]);
-    let error = |name: &str| fit(&config(&format!("train = '{name}'\n{SIMPLE}")), files.path()).unwrap_err();
+    let error = |name: &str| {
+        fit(&config(&format!("train = '{name}'\n{SIMPLE}")), files.path()).unwrap_err()
+    };
     assert!(matches!(error("f.csv"), DataError::NotUtf8 { line: 41, column, .. } if column == "c"));
     assert!(matches!(error("g.csv"), DataError::Io { file, .. } if file.ends_with("g.csv")));
-    assert!(matches!(error("absent.csv"), DataError::Io { file, .. } if file.ends_with("absent.csv")));
-    // A byte order mark is no part of the first name: all that is wrong is that the one row is a test row.
+    assert!(
+        matches!(error("absent.csv"), DataError::Io { file, .. } if file.ends_with("absent.csv"))
+    );
+    // A byte order mark is no part of the first name: all that is wrong is that the one row is a
+    // test row.
     assert!(matches!(error("h.csv"), DataError::EmptyPart { part: Part::Train, .. }));
 }
 
 #[test]
 fn columns_must_be_there_once() {
     let text = "age,Category,clicked,age\n1,a,0,2\n";
-    let with = |column: &str| message(&format!("label = 'clicked'\ncategorical = [{{ column = '{column}' }}]"), text);
+    let with = |column: &str| {
+        message(&format!("label = 'clicked'\ncategorical = [{{ column = '{column}' }}]"), text)
+    };
     let expected = "f.csv: there is no column \"category\"; did you mean \"Category\"?; the columns are age, Category, clicked, age";
     assert_eq!(with("category"), expected);
     assert!(with("zzz").starts_with("f.csv: there is no column \"zzz\"; the columns are age"));
@@ -248,10 +295,13 @@ fn side_tables_have_each_key_once() {
         );
         let result = fit(&config(&toml), files.path());
         result
-            .map(|(encoder, splits)| (encoder.features()[0].num_embeddings, gather(&splits.train, &[0, 1, 5])))
+            .map(|(encoder, splits)| {
+                (encoder.features()[0].num_embeddings, gather(&splits.train, &[0, 1, 5]))
+            })
             .map_err(|error| error.to_string().replace(&format!("{}/", files.path().display()), ""))
     };
-    let (size, batch) = with("name,id\nzero,0\none,1\n", "{ left = 'c', right = 'id' }", "name").unwrap();
+    let (size, batch) =
+        with("name,id\nzero,0\none,1\n", "{ left = 'c', right = 'id' }", "name").unwrap();
     // These are rows 1, 3 and 8 of the file, with keys 1, 0, and 2, which the side table lacks.
     assert_eq!((size, batch.indices), (3, vec![1, 2, 0]));
     let error = |side, on, column| with(side, on, column).unwrap_err();
@@ -259,10 +309,21 @@ fn side_tables_have_each_key_once() {
         error("c,name\n0,a\n\n1,b\n0,c\n", "'c'", "name")
             .starts_with("side.csv:5: key \"0\" of column \"c\" stands on an earlier line")
     );
-    assert!(error("c,name\n0,a\n1\n", "'c'", "name").starts_with("side.csv:3: expected 2 fields, found 1"));
-    assert!(error("c,x\n0,a\n", "'c'", "x").starts_with("column \"x\" stands both in side.csv and in f.csv"));
-    assert!(error("id,name\n0,a\n", "'c'", "name").starts_with("side.csv: there is no column \"c\""));
-    assert!(error("c,name\n0,a\n", "'c'", "nam").contains("did you mean \"name\"?; the columns are x, c, y, c, name"));
+    assert!(
+        error("c,name\n0,a\n1\n", "'c'", "name")
+            .starts_with("side.csv:3: expected 2 fields, found 1")
+    );
+    assert!(
+        error("c,x\n0,a\n", "'c'", "x")
+            .starts_with("column \"x\" stands both in side.csv and in f.csv")
+    );
+    assert!(
+        error("id,name\n0,a\n", "'c'", "name").starts_with("side.csv: there is no column \"c\"")
+    );
+    assert!(
+        error("c,name\n0,a\n", "'c'", "nam")
+            .contains("did you mean \"name\"?; the columns are x, c, y, c, name")
+    );
 }
 
 /// A valid encoder with every kind of part.
@@ -295,8 +356,16 @@ fn damaged_encoders_are_refused() {
         }
     };
     for (from, to, expected) in [
-        ("\"num_embeddings\":6", "\"num_embeddings\":5", "the features are not those of the columns"),
-        ("{\"hash\":5}", "{\"hash\":6}", "column \"d\": the encoding is not the one of the settings"),
+        (
+            "\"num_embeddings\":6",
+            "\"num_embeddings\":5",
+            "the features are not those of the columns",
+        ),
+        (
+            "{\"hash\":5}",
+            "{\"hash\":6}",
+            "column \"d\": the encoding is not the one of the settings",
+        ),
         (
             "{\"quantile\":{\"quantiles\":[0.0",
             "{\"quantile\":{\"quantiles\":[9.0",

@@ -81,14 +81,24 @@ fn steps_are_right<B: DenseUpdateOps>(device: &B) {
     for rule in rules() {
         for len in [0, 1, 63, 64, 65, 1000, 33_000] {
             for max_gradient in [None, Some(0.75)] {
-                let what = format!("{:?}, {:?}, {len} parameters", rule.optimizer, rule.weight_decay);
+                let what =
+                    format!("{:?}, {:?}, {len} parameters", rule.optimizer, rule.weight_decay);
                 let (grad, parameters) = (draw(len, 1), draw(len, 2));
                 let dense = for_dense(rule);
                 let state = state_values(dense.optimizer, 0, len);
                 let (got, got_state) = step(device, rule, max_gradient, &grad, &parameters, &state);
-                let grad: Vec<Approx> = exact(&grad).into_iter().map(|g| g.clamp(max_gradient)).collect();
-                let (mut want, [mut first, mut second]) = (exact(&parameters), state.each_ref().map(|s| exact(s)));
-                reference::optimize(&dense, reference::Betas::Exact, &grad, &mut want, &mut first, &mut second);
+                let grad: Vec<Approx> =
+                    exact(&grad).into_iter().map(|g| g.clamp(max_gradient)).collect();
+                let (mut want, [mut first, mut second]) =
+                    (exact(&parameters), state.each_ref().map(|s| exact(s)));
+                reference::optimize(
+                    &dense,
+                    reference::Betas::Exact,
+                    &grad,
+                    &mut want,
+                    &mut first,
+                    &mut second,
+                );
                 assert_close(&what, &got, &want);
                 assert_close(&format!("{what}, first state"), &got_state[0], &first);
                 assert_close(&format!("{what}, second state"), &got_state[1], &second);
@@ -100,16 +110,21 @@ fn steps_are_right<B: DenseUpdateOps>(device: &B) {
 /// Without `eps`, too: 0/0 is no step.
 fn parameters_without_gradients_stay<B: DenseUpdateOps>(device: &B) {
     let adam = Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 0.0 };
-    for optimizer in [Optimizer::Adagrad { eps: 0.0 }, Optimizer::RowwiseAdagrad { eps: 0.0 }, adam] {
+    for optimizer in [Optimizer::Adagrad { eps: 0.0 }, Optimizer::RowwiseAdagrad { eps: 0.0 }, adam]
+    {
         let rule = UpdateRule::new(optimizer, 0.5);
         let state = for_dense(rule).optimizer.state_len(2, 2).map(|len| vec![0.0; len]);
         let (got, _) = step(device, rule, None, &[0.0, 0.25], &[0.75, 0.75], &state);
         assert_eq!(got[0], 0.75, "{optimizer:?}");
-        assert!((got[1] - 0.25).abs() < 1e-6, "{optimizer:?}: the first step is as long as the learning rate, {got:?}");
+        assert!(
+            (got[1] - 0.25).abs() < 1e-6,
+            "{optimizer:?}: the first step is as long as the learning rate, {got:?}"
+        );
     }
 }
 
-/// A power of two rounds nothing, and is divided out before gradients are clamped; a copy of the parameters is these, rounded once.
+/// A power of two rounds nothing, and is divided out before gradients are clamped; a copy of the
+/// parameters is these, rounded once.
 fn scaled_gradients_and_rounded_parameters_are_exact<B: DenseUpdateOps>(device: &B) {
     scaled_and_rounded::<B, f32>(device);
     scaled_and_rounded::<B, f16>(device);
@@ -123,9 +138,16 @@ fn scaled_and_rounded<B: DenseUpdateOps, E: Poison + Element>(device: &B) {
                 let what = format!("{:?}, {len} parameters, {}", rule.optimizer, E::DTYPE);
                 let (grad, parameters) = (draw(len, 1), draw(len, 2));
                 let state = state_values(for_dense(rule).optimizer, 0, len);
-                let (want, want_state) = step(device, rule, max_gradient, &grad, &parameters, &state);
-                let (rounded, got, got_state) =
-                    scaled_step::<B, E>(device, rule, (scale, max_gradient), &grad, &parameters, &state);
+                let (want, want_state) =
+                    step(device, rule, max_gradient, &grad, &parameters, &state);
+                let (rounded, got, got_state) = scaled_step::<B, E>(
+                    device,
+                    rule,
+                    (scale, max_gradient),
+                    &grad,
+                    &parameters,
+                    &state,
+                );
                 assert_same_bits(&what, &got, &want);
                 assert_same_bits(&what, &got_state.concat(), &want_state.concat());
                 let want: Vec<E> = want.into_iter().map(E::from_f32).collect();
@@ -141,14 +163,22 @@ fn many_steps_are_right<B: DenseUpdateOps>(device: &B) {
         let dense = for_dense(rule);
         let mut parameters = draw(40, 3);
         let mut state = state_values(dense.optimizer, 0, 40).map(|s| vec![0.0; s.len()]);
-        let (mut want, [mut first, mut second]) = (exact(&parameters), state.each_ref().map(|s| exact(s)));
+        let (mut want, [mut first, mut second]) =
+            (exact(&parameters), state.each_ref().map(|s| exact(s)));
         for number in 1..=4 {
             let grad = draw(40, 100 + number);
             let rule = UpdateRule { step: number, ..rule };
             (parameters, state) = step(device, rule, None, &grad, &parameters, &state);
             let dense = UpdateRule { step: number, ..dense };
             // The errors of one step go into the next.
-            reference::optimize(&dense, reference::Betas::Exact, &exact(&grad), &mut want, &mut first, &mut second);
+            reference::optimize(
+                &dense,
+                reference::Betas::Exact,
+                &exact(&grad),
+                &mut want,
+                &mut first,
+                &mut second,
+            );
             assert_close(&format!("{rule:?}"), &parameters, &want);
         }
     }
@@ -181,11 +211,36 @@ fn wrong_arguments_are_errors<B: DenseUpdateOps>(device: &B) {
         (sgd, None, [5, 5, 5], "state: it is not the state of Sgd".into()),
         (good, Some(-1.0), [5, 5, 5], "max_gradient: -1, but must be 0 or more".into()),
         (good, Some(f32::NAN), [5, 5, 5], "max_gradient: NaN, but must be 0 or more".into()),
-        (adam(1.0, 0.9, 0.0), None, [5, 5, 5], "rule.optimizer.beta: 1, but must be in [0, 1)".into()),
-        (adam(0.9, f32::NAN, 0.0), None, [5, 5, 5], "rule.optimizer.beta: NaN, but must be in [0, 1)".into()),
-        (adam(0.9, 0.9, f32::INFINITY), None, [5, 5, 5], format!("rule.optimizer.eps: inf, {number}")),
-        (UpdateRule { step: 0, ..good }, None, [5, 5, 5], "rule.step: 0, but steps count from 1".into()),
-        (UpdateRule { learning_rate: -0.5, ..good }, None, [5, 5, 5], format!("rule.learning_rate: -0.5, {number}")),
+        (
+            adam(1.0, 0.9, 0.0),
+            None,
+            [5, 5, 5],
+            "rule.optimizer.beta: 1, but must be in [0, 1)".into(),
+        ),
+        (
+            adam(0.9, f32::NAN, 0.0),
+            None,
+            [5, 5, 5],
+            "rule.optimizer.beta: NaN, but must be in [0, 1)".into(),
+        ),
+        (
+            adam(0.9, 0.9, f32::INFINITY),
+            None,
+            [5, 5, 5],
+            format!("rule.optimizer.eps: inf, {number}"),
+        ),
+        (
+            UpdateRule { step: 0, ..good },
+            None,
+            [5, 5, 5],
+            "rule.step: 0, but steps count from 1".into(),
+        ),
+        (
+            UpdateRule { learning_rate: -0.5, ..good },
+            None,
+            [5, 5, 5],
+            format!("rule.learning_rate: -0.5, {number}"),
+        ),
         (
             UpdateRule { weight_decay: WeightDecay::L2(f32::NAN), ..good },
             None,
@@ -196,7 +251,8 @@ fn wrong_arguments_are_errors<B: DenseUpdateOps>(device: &B) {
         let grad = upload(device, &vec![1.0_f32; grad]);
         let mut buffers = [5, first, second].map(|len| upload(device, &poisoned::<f32>(len)));
         let [parameters, moment, square] = &mut buffers;
-        let state = OptimizerStateMut::Moments { first: B::view_mut(moment), second: B::view_mut(square) };
+        let state =
+            OptimizerStateMut::Moments { first: B::view_mut(moment), second: B::view_mut(square) };
         let op = Update::<B, f32> {
             control: Default::default(),
             rule,

@@ -1,16 +1,20 @@
-//! The engine, put together from the ops, against the model of the reference: losses, gradients and a few steps of training.
+//! The engine, put together from the ops, against the model of the reference: losses, gradients and
+//! a few steps of training.
 //!
-//! Bounds are carried through the whole model and from step to step; `eps` is large, so that no step hangs on the sign of a gradient that is
-//! all rounding.
+//! Bounds are carried through the whole model and from step to step; `eps` is large, so that no
+//! step hangs on the sign of a gradient that is all rounding.
 
 use crate::common::engine::{Batch, flat, reference_of};
 use crate::common::reference::Model;
 use crate::common::*;
 use bagdot::DType;
-use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, Optimizers, Schedule, TableInit};
+use bagdot::nn::{
+    ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, Optimizers, Schedule, TableInit,
+};
 use bagdot::ops::sparse_update::SparseGrad;
 use bagdot::ops::{
-    Accum, Backend, Interaction, Loss, Optimizer, PairOrder, Pooling, Rounding, Table, UpdateRule, WeightDecay,
+    Accum, Backend, Interaction, Loss, Optimizer, PairOrder, Pooling, Rounding, Table, UpdateRule,
+    WeightDecay,
 };
 
 backend_suite!(
@@ -29,10 +33,18 @@ const LEARNING_RATE: f32 = 0.015625;
 
 /// Interactions and losses, each once or more.
 fn kinds() -> [(Interaction, Loss, f32); 4] {
-    let dot =
-        |order, include_self, pad_to| Interaction::Dot { order, include_self, append_sparse: pad_to == 8, pad_to };
+    let dot = |order, include_self, pad_to| Interaction::Dot {
+        order,
+        include_self,
+        append_sparse: pad_to == 8,
+        pad_to,
+    };
     [
-        (dot(PairOrder::LowerTriangle, true, 1), Loss::WeightedBce { negative: 0.5, positive: 2.0 }, 0.0),
+        (
+            dot(PairOrder::LowerTriangle, true, 1),
+            Loss::WeightedBce { negative: 0.5, positive: 2.0 },
+            0.0,
+        ),
         (dot(PairOrder::UpperTriangle, false, 8), Loss::BceWithLogits, 0.0),
         (dot(PairOrder::LowerTriangle, false, 1), Loss::BceWithLogits, 0.3),
         (Interaction::Cat, Loss::Mse, 0.0),
@@ -52,7 +64,10 @@ fn batch(seed: u64) -> Batch<i32> {
     let tables = ROWS.map(|rows| (rows, DIM));
     let features = [0, 1, 2].map(|table| feature(table, Pooling::Sum));
     let lengths: Vec<usize> = (0..3 * 8).map(|k| (k * 5 + seed as usize) % 4).collect();
-    let case = BagCase::new(format!("batch {seed}"), (&tables, &features), &lengths, |random, rows| random.below(rows));
+    let case =
+        BagCase::new(format!("batch {seed}"), (&tables, &features), &lengths, |random, rows| {
+            random.below(rows)
+        });
     let labels = draw(8, seed + 50).iter().map(|x| f32::from(*x > 0.0)).collect();
     Batch::new(draw(8 * BOTTOM[0], seed), case, labels)
 }
@@ -84,39 +99,59 @@ fn models<B: Backend>(
         max_gradient: None,
         rounding: Rounding::Nearest,
     };
-    engine.optimize_with(Optimizers { tables: group, dense: group, schedule: Schedule::default() }).unwrap();
+    engine
+        .optimize_with(Optimizers { tables: group, dense: group, schedule: Schedule::default() })
+        .unwrap();
     let reference = reference_of(&engine, rule.optimizer);
     (engine, reference)
 }
 
 fn losses_gradients_and_steps_are_right<B: Backend>(device: &B) {
-    for (kind, (optimizer, weight_decay)) in kinds().into_iter().flat_map(|kind| optimizers().map(|o| (kind, o))) {
+    for (kind, (optimizer, weight_decay)) in
+        kinds().into_iter().flat_map(|kind| optimizers().map(|o| (kind, o)))
+    {
         let rule = UpdateRule { weight_decay, ..UpdateRule::new(optimizer, LEARNING_RATE) };
         let what = format!("{kind:?}, {optimizer:?}");
         let (mut engine, mut model) = models(device, kind, rule);
         for step in 1..=STEPS {
             let batch = batch(step);
             let (layers, rows) = batch.gradients(&mut engine);
-            let pass = model.train_step(&UpdateRule { step, ..rule }, &batch.dense, &batch.case, &batch.labels);
+            let pass = model.train_step(
+                &UpdateRule { step, ..rule },
+                &batch.dense,
+                &batch.case,
+                &batch.labels,
+            );
             let want: Vec<Approx> = pass.layers.iter().flatten().flatten().copied().collect();
-            assert_close(&format!("{what}, step {step}: gradients of the layers"), &flat(&layers), &want);
-            let (got, want): (Vec<f32>, Vec<Approx>) =
-                (rows.into_iter().flat_map(|(_, row)| row).collect(), pass.rows.into_values().flatten().collect());
+            assert_close(
+                &format!("{what}, step {step}: gradients of the layers"),
+                &flat(&layers),
+                &want,
+            );
+            let (got, want): (Vec<f32>, Vec<Approx>) = (
+                rows.into_iter().flat_map(|(_, row)| row).collect(),
+                pass.rows.into_values().flatten().collect(),
+            );
             assert_close(&format!("{what}, step {step}: gradients of the rows"), &got, &want);
             engine.train_step(batch.upload(device).view()).unwrap();
             let off = (engine.last_loss().unwrap() - pass.mean_loss.value).abs();
             assert!(off <= pass.mean_loss.error, "{what}, step {step}: the loss is {off:e} off");
         }
-        let layers = model.bottom.iter().chain(&model.top).flat_map(|layer| [&layer.weight, &layer.bias]);
+        let layers =
+            model.bottom.iter().chain(&model.top).flat_map(|layer| [&layer.weight, &layer.bias]);
         let want: Vec<Approx> = layers.chain([&model.tables]).flatten().copied().collect();
         let worst = want.iter().map(|x| x.error).fold(0.0, f64::max);
-        assert!(worst < 0.01 * f64::from(LEARNING_RATE), "{what}: a bound of {worst:e} means nothing beside the steps");
+        assert!(
+            worst < 0.01 * f64::from(LEARNING_RATE),
+            "{what}: a bound of {worst:e} means nothing beside the steps"
+        );
         assert_close(&format!("{what}: parameters"), &flat(&engine.tensors().unwrap()), &want);
         assert_eq!(engine.step(), STEPS);
     }
 }
 
-/// The parameters after the steps and what the optimizers remember, with gradients applied at once or kept and applied later.
+/// The parameters after the steps and what the optimizers remember, with gradients applied at once
+/// or kept and applied later.
 fn train<B: Backend>(device: &B, rule: UpdateRule, at_once: bool) -> Vec<f32> {
     let (mut engine, _) = models(device, kinds()[0], rule);
     for step in 1..=STEPS {
@@ -127,7 +162,8 @@ fn train<B: Backend>(device: &B, rule: UpdateRule, at_once: bool) -> Vec<f32> {
             continue;
         }
         engine.loss_and_grad(batch.view(), Accum::Replace).unwrap();
-        let mut grad = SparseGrad::new(device, &host.case.layout(), host.case.indices.len()).unwrap();
+        let mut grad =
+            SparseGrad::new(device, &host.case.layout(), host.case.indices.len()).unwrap();
         engine.sparse_grad(batch.view(), &mut grad).unwrap();
         engine.apply(&grad).unwrap();
     }
@@ -136,7 +172,10 @@ fn train<B: Backend>(device: &B, rule: UpdateRule, at_once: bool) -> Vec<f32> {
 }
 
 fn rules() -> impl Iterator<Item = UpdateRule> {
-    let rule = |(optimizer, weight_decay)| UpdateRule { weight_decay, ..UpdateRule::new(optimizer, LEARNING_RATE) };
+    let rule = |(optimizer, weight_decay)| UpdateRule {
+        weight_decay,
+        ..UpdateRule::new(optimizer, LEARNING_RATE)
+    };
     optimizers().into_iter().map(rule)
 }
 
@@ -151,8 +190,10 @@ fn kept_gradients_are_steps_at_once<B: Backend>(device: &B) {
 /// samples.
 fn zeros_between_rows_stay_without_eps<B: Backend>(device: &B) {
     let adam = Optimizer::Adam { beta1: 0.875, beta2: 0.75, eps: 0.0 };
-    for optimizer in [Optimizer::Adagrad { eps: 0.0 }, Optimizer::RowwiseAdagrad { eps: 0.0 }, adam] {
-        let (mut engine, _) = models(device, kinds()[2], UpdateRule::new(Optimizer::Sgd, LEARNING_RATE));
+    for optimizer in [Optimizer::Adagrad { eps: 0.0 }, Optimizer::RowwiseAdagrad { eps: 0.0 }, adam]
+    {
+        let (mut engine, _) =
+            models(device, kinds()[2], UpdateRule::new(Optimizer::Sgd, LEARNING_RATE));
         engine.optimize_with(Optimizers::same(optimizer, LEARNING_RATE)).unwrap();
         for step in 1..=STEPS {
             engine.train_step(batch(step).upload(device).view()).unwrap();

@@ -1,5 +1,5 @@
-//! Training on real data, on each backend from one seed, against the reference, step by step: as each is within the bound, no two are further apart than twice
-//! that.
+//! Training on real data, on each backend from one seed, against the reference, step by step: as
+//! each is within the bound, no two are further apart than twice that.
 
 use std::io::{BufRead, BufReader, Cursor};
 
@@ -29,13 +29,16 @@ const LEARNING_RATE: f32 = 0.125;
 
 /// The tables of the first reviews, and batches of these.
 fn reviews() -> (Vec<Table>, Vec<Batch<i64>>) {
-    let lines = BufReader::new(flate2::read::GzDecoder::new(REVIEWS)).lines().take(1 + STEPS * BATCH_SIZE);
+    let lines =
+        BufReader::new(flate2::read::GzDecoder::new(REVIEWS)).lines().take(1 + STEPS * BATCH_SIZE);
     let text: String = lines.map(|line| line.unwrap() + "\n").collect();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("reviews.csv"), &text).unwrap();
-    let encoder = Encoder::fit(&toml::from_str(DATA).unwrap(), folder.path(), &mut |_, _| ()).unwrap();
+    let encoder =
+        Encoder::fit(&toml::from_str(DATA).unwrap(), folder.path(), &mut |_, _| ()).unwrap();
     let table = |num_embeddings| Table { num_embeddings, embedding_dim: DIM };
-    let tables: Vec<Table> = encoder.features().iter().map(|feature| table(feature.num_embeddings)).collect();
+    let tables: Vec<Table> =
+        encoder.features().iter().map(|feature| table(feature.num_embeddings)).collect();
     let source = Source::Reader { name: "reviews".into(), reader: Box::new(Cursor::new(text)) };
     let mut stream = RowStream::open(&encoder, [source], LabelUse::Required, None).unwrap();
     let mut next = || {
@@ -59,8 +62,12 @@ fn reviews() -> (Vec<Table>, Vec<Batch<i64>>) {
 
 fn steps_are_within_their_bounds<B: Backend>(device: &B) {
     let (tables, batches) = reviews();
-    let interaction =
-        Interaction::Dot { order: PairOrder::LowerTriangle, include_self: false, append_sparse: false, pad_to: 1 };
+    let interaction = Interaction::Dot {
+        order: PairOrder::LowerTriangle,
+        include_self: false,
+        append_sparse: false,
+        pad_to: 1,
+    };
     let config = DlrmConfig {
         num_dense: 1,
         bottom_mlp: BOTTOM.to_vec(),
@@ -80,13 +87,25 @@ fn steps_are_within_their_bounds<B: Backend>(device: &B) {
         let want = model.train_step(&rule, &batch.dense, &batch.case, &batch.labels).mean_loss;
         engine.train_step(batch.upload(device).view()).unwrap();
         let off = (engine.last_loss().unwrap() - want.value).abs();
-        assert!(off <= want.error, "step {step}: the loss is {off:e} off, the bound is {:e}", want.error);
-        let of_layers = model.bottom.iter().chain(&model.top).flat_map(|layer| [&layer.weight, &layer.bias]);
+        assert!(
+            off <= want.error,
+            "step {step}: the loss is {off:e} off, the bound is {:e}",
+            want.error
+        );
+        let of_layers =
+            model.bottom.iter().chain(&model.top).flat_map(|layer| [&layer.weight, &layer.bias]);
         let want: Vec<Approx> = of_layers.chain([&model.tables]).flatten().copied().collect();
         let got = flat(&engine.tensors().unwrap());
         assert_close(&format!("parameters after step {step}"), &got, &want);
-        let moved = got.iter().zip(&before).map(|(got, before)| f64::from((got - before).abs())).fold(0.0, f64::max);
+        let moved = got
+            .iter()
+            .zip(&before)
+            .map(|(got, before)| f64::from((got - before).abs()))
+            .fold(0.0, f64::max);
         let bound = want.iter().map(|x| x.error).fold(0.0, f64::max);
-        assert!(bound < 0.01 * moved, "step {step}: a bound of {bound:e} means nothing beside {moved:e}");
+        assert!(
+            bound < 0.01 * moved,
+            "step {step}: a bound of {bound:e} means nothing beside {moved:e}"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! The training run that the README of facebookresearch/dlrm prints: data, initial parameters, three losses and the final parameters, five
-//! digits each. It pins the order of the pairs, the pooling, the loss, the backward pass and the update all at once.
+//! The training run that the README of facebookresearch/dlrm prints: data, initial parameters,
+//! three losses and the final parameters, five digits each. It pins the order of the pairs, the
+//! pooling, the loss, the backward pass and the update all at once.
 
 use crate::common::engine::{Batch, tensor};
 use crate::common::reference::{Layer, Model};
@@ -10,7 +11,8 @@ use bagdot::{Cpu, DType};
 
 const LEARNING_RATE: f32 = 0.01;
 const PRINTED_LOSSES: [f64; 3] = [0.451893, 0.402002, 0.275460];
-/// Losses and parameters are printed, and data given, with five digits; replayed in `f64` the losses come out within 3e-6.
+/// Losses and parameters are printed, and data given, with five digits; replayed in `f64` the
+/// losses come out within 3e-6.
 const LOSS_TOLERANCE: f64 = 5e-6;
 const PARAMETER_TOLERANCE: f64 = 2e-5;
 
@@ -30,12 +32,23 @@ const PARAMETERS: [Parameter; 13] = [
         &[0.23667, 0.57199, -0.16638, 0.30316, 0.10759, 0.22136],
         &[0.23667, 0.57199, -0.1666, 0.30285, 0.10751, 0.22124],
     ),
-    ("tables.2.weight", [2, 2], &[-0.49338, -0.14301, -0.36649, -0.22139], &[-0.49338, -0.14301, -0.36664, -0.22164]),
+    (
+        "tables.2.weight",
+        [2, 2],
+        &[-0.49338, -0.14301, -0.36649, -0.22139],
+        &[-0.49338, -0.14301, -0.36664, -0.22164],
+    ),
     (
         "bottom_mlp.0.weight",
         [3, 4],
-        &[0.51313, 0.66662, 0.10591, 0.13089, 0.32198, 0.66156, 0.84651, 0.55326, 0.85445, 0.38484, 0.31679, 0.35426],
-        &[0.51313, 0.66663, 0.10591, 0.1309, 0.32196, 0.66154, 0.84649, 0.55324, 0.85444, 0.38482, 0.31677, 0.35425],
+        &[
+            0.51313, 0.66662, 0.10591, 0.13089, 0.32198, 0.66156, 0.84651, 0.55326, 0.85445,
+            0.38484, 0.31679, 0.35426,
+        ],
+        &[
+            0.51313, 0.66663, 0.10591, 0.1309, 0.32196, 0.66154, 0.84649, 0.55324, 0.85444,
+            0.38482, 0.31677, 0.35425,
+        ],
     ),
     ("bottom_mlp.0.bias", [3, 1], &[0.17108, 0.82911, 0.33867], &[0.17109, 0.82907, 0.33863]),
     (
@@ -61,7 +74,12 @@ const PARAMETERS: [Parameter; 13] = [
             0.04849, 0.70857, 0.83933, 0.1659, 0.78101, 0.2866, 0.30646, 0.66526,
         ],
     ),
-    ("top_mlp.0.bias", [4, 1], &[0.11139, 0.66487, 0.88786, 0.69631], &[0.11137, 0.66482, 0.88778, 0.69627]),
+    (
+        "top_mlp.0.bias",
+        [4, 1],
+        &[0.11139, 0.66487, 0.88786, 0.69631],
+        &[0.11137, 0.66482, 0.88778, 0.69627],
+    ),
     (
         "top_mlp.1.weight",
         [2, 4],
@@ -83,7 +101,8 @@ fn batches() -> [Batch<i64>; 3] {
     let features = [0, 1, 2].map(|table| feature(table, Pooling::Sum));
     let batch = |dense: [f32; 8], lengths: [usize; 6], ids: &[u64], labels: [f32; 2]| {
         let mut ids = ids.iter();
-        let case = BagCase::new("README", (&tables, &features), &lengths, |_, _| *ids.next().unwrap());
+        let case =
+            BagCase::new("README", (&tables, &features), &lengths, |_, _| *ids.next().unwrap());
         Batch::new(dense.to_vec(), case, labels.to_vec())
     };
     [
@@ -118,7 +137,12 @@ fn train(order: PairOrder) -> ([f64; 3], Vec<NamedTensor>) {
         table_dtype: DType::F32,
         precision: ComputePrecision::F32,
         table_init: TableInit::InverseRoot,
-        interaction: Interaction::Dot { order, include_self: false, append_sparse: false, pad_to: 1 },
+        interaction: Interaction::Dot {
+            order,
+            include_self: false,
+            append_sparse: false,
+            pad_to: 1,
+        },
         top_mlp: vec![4, 2, 1],
         loss: Loss::Mse,
         loss_threshold: 0.0,
@@ -171,8 +195,15 @@ fn replay() -> ([f64; 3], Model) {
 
 /// The final parameters of the replay, in the order of [`PARAMETERS`].
 fn replayed(model: &Model) -> Vec<Vec<Approx>> {
-    let mut all = vec![model.tables[..8].to_vec(), model.tables[8..14].to_vec(), model.tables[14..].to_vec()];
-    all.extend(model.bottom.iter().chain(&model.top).flat_map(|layer| [layer.weight.clone(), layer.bias.clone()]));
+    let mut all =
+        vec![model.tables[..8].to_vec(), model.tables[8..14].to_vec(), model.tables[14..].to_vec()];
+    all.extend(
+        model
+            .bottom
+            .iter()
+            .chain(&model.top)
+            .flat_map(|layer| [layer.weight.clone(), layer.bias.clone()]),
+    );
     all
 }
 
@@ -180,7 +211,10 @@ fn replayed(model: &Model) -> Vec<Vec<Approx>> {
 fn assert_near(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (got, want) in got.iter().zip(want) {
-        assert!((got - want).abs() <= tolerance, "{what}: {got} is not within {tolerance:e} of {want}");
+        assert!(
+            (got - want).abs() <= tolerance,
+            "{what}: {got} is not within {tolerance:e} of {want}"
+        );
     }
 }
 
@@ -189,7 +223,8 @@ fn the_printed_run_is_reproduced() {
     let (losses, tensors) = train(PairOrder::LowerTriangle);
     let (replayed_losses, model) = replay();
     assert_near("losses", &losses, &PRINTED_LOSSES, LOSS_TOLERANCE);
-    // What is left of the distance to the printed losses is the five digits of the data: the replay has it, too.
+    // What is left of the distance to the printed losses is the five digits of the data: the replay
+    // has it, too.
     assert_near("losses of the replay", &losses, &replayed_losses, 1e-6);
     for ((name, _, _, printed), replayed) in PARAMETERS.iter().zip(replayed(&model)) {
         let got = values(&tensor(&tensors, name));

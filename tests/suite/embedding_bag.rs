@@ -55,7 +55,11 @@ fn pool<B: EmbeddingBagOps, E: Stored, I: Id>(
     };
     let result = outcome(device, forward.run(device));
     let argmax = argmax.download(device, &argmax_buffer);
-    Pooled { output: output.download(device, &output_buffer), argmax: with_argmax.then_some(argmax), result }
+    Pooled {
+        output: output.download(device, &output_buffer),
+        argmax: with_argmax.then_some(argmax),
+        result,
+    }
 }
 
 fn pools<B: EmbeddingBagOps, E: Stored, I: Id>(device: &B) {
@@ -69,9 +73,14 @@ fn pools<B: EmbeddingBagOps, E: Stored, I: Id>(device: &B) {
                 assert_eq!(plain.result, Ok(()), "{}", case.name);
                 assert_close(&case.name, &plain.output, &want);
                 let gapped = pool::<B, E, I>(device, &case, &weights, 5, true);
-                assert_same_bits(&format!("{}, with gaps", case.name), &gapped.output, &plain.output);
+                assert_same_bits(
+                    &format!("{}, with gaps", case.name),
+                    &gapped.output,
+                    &plain.output,
+                );
                 // Columns that are not pooled by max are not written.
-                let want: Vec<u32> = sources.iter().map(|source| source.unwrap_or(u32::POISON)).collect();
+                let want: Vec<u32> =
+                    sources.iter().map(|source| source.unwrap_or(u32::POISON)).collect();
                 assert_same_bits(&format!("{}, argmax", case.name), &gapped.argmax.unwrap(), &want);
             }
         }
@@ -116,7 +125,11 @@ fn weight_grads<B: EmbeddingBagOps>(device: &B) {
         for pooling in [Pooling::Sum, Pooling::Mean] {
             for case in BagCase::all(pooling).into_iter().map(BagCase::weighted) {
                 let weights = case.weights::<E>();
-                let want = reference::bag_weight_grad(&case, &exact(&weights), &exact(&case.grad_output()));
+                let want = reference::bag_weight_grad(
+                    &case,
+                    &exact(&weights),
+                    &exact(&case.grad_output()),
+                );
                 let (got, result) = weight_grad::<B, E, I>(device, &case, &weights);
                 assert_eq!(result, Ok(()), "{}", case.name);
                 assert_close(&case.name, &got, &want);
@@ -129,10 +142,12 @@ fn weight_grads<B: EmbeddingBagOps>(device: &B) {
 }
 
 fn max_takes_the_first_of_equals<B: EmbeddingBagOps>(device: &B) {
-    let layout = (&[(4, 2)][..], &[Feature { padding_idx: Some(3), ..feature(0, Pooling::Max) }][..]);
+    let layout =
+        (&[(4, 2)][..], &[Feature { padding_idx: Some(3), ..feature(0, Pooling::Max) }][..]);
     let mut ids = [3, 1, 0, 2, 1, 3].into_iter();
     let case = BagCase::new("ties", layout, &[5, 0, 1], |_, _| ids.next().unwrap());
-    // Column 0: the first of three equal rows, after a larger one of padding; column 1: -0 is no less than 0. Negative maxima are no zeros.
+    // Column 0: the first of three equal rows, after a larger one of padding; column 1: -0 is no
+    // less than 0. Negative maxima are no zeros.
     let weights = [-2.0_f32, 0.0, -2.0, -0.0, -2.0, 0.0, 9.0, 9.0];
     let got = pool::<B, f32, i64>(device, &case, &weights, 2, true);
     assert_eq!(got.output, [-2.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
@@ -144,7 +159,8 @@ fn nan_and_infinity_come_through<B: EmbeddingBagOps>(device: &B) {
         let layout = (&[(4, 2)][..], &[feature(0, pooling)][..]);
         let mut ids = [0, 1, 2, 3, 0, 1, 2, 0].into_iter();
         let case = BagCase::new("not numbers", layout, &[3, 3, 2], |_, _| ids.next().unwrap());
-        let weights = [1.0_f32, f32::INFINITY, f32::NAN, 2.0, 3.0, 4.0, f32::NEG_INFINITY, f32::NEG_INFINITY];
+        let weights =
+            [1.0_f32, f32::INFINITY, f32::NAN, 2.0, 3.0, 4.0, f32::NEG_INFINITY, f32::NEG_INFINITY];
         let got = pool::<B, f32, i64>(device, &case, &weights, 0, true).output;
         let nan = [true, false, true, pooling != Pooling::Max, false, false];
         assert_eq!(got.iter().map(|x| x.is_nan()).collect::<Vec<_>>(), nan, "{pooling:?}: {got:?}");
@@ -163,7 +179,8 @@ fn case_with_bad_ids(pooling: Pooling) -> (BagCase, Error) {
     let (later, last) = (case.offsets[3 * 33 + 2], case.indices.len() - 1);
     case.indices[later] = -1;
     case.indices[last] = i64::from(i32::MAX);
-    let error = Error::IndexOutOfRange { table: 0, bag, position, value: 30, num_embeddings: 30, count: 3 };
+    let error =
+        Error::IndexOutOfRange { table: 0, bag, position, value: 30, num_embeddings: 30, count: 3 };
     (case, error)
 }
 
@@ -179,14 +196,19 @@ fn bad_ids_are_skipped_and_reported<B: EmbeddingBagOps>(device: &B) {
             let got = pool::<B, f32, I>(device, &case, &weights, 3, true);
             assert_out_of_range(got.result, error.clone());
             assert_close(&case.name, &got.output, &want);
-            let want: Vec<u32> = sources.iter().map(|source| source.unwrap_or(u32::POISON)).collect();
+            let want: Vec<u32> =
+                sources.iter().map(|source| source.unwrap_or(u32::POISON)).collect();
             assert_same_bits(&case.name, &got.argmax.unwrap(), &want);
             assert_eq!(device.synchronize(), Ok(()), "an error is reported once");
             if pooling != Pooling::Max {
                 let case = case.weighted();
                 let (got, result) = weight_grad::<B, f32, I>(device, &case, &weights);
                 assert_out_of_range(result, error);
-                let want = reference::bag_weight_grad(&case, &exact(&weights), &exact(&case.grad_output()));
+                let want = reference::bag_weight_grad(
+                    &case,
+                    &exact(&weights),
+                    &exact(&case.grad_output()),
+                );
                 assert_close(&case.name, &got, &want);
             }
         }
@@ -200,7 +222,8 @@ fn bad_ids_are_skipped_and_reported<B: EmbeddingBagOps>(device: &B) {
 
 fn wrong_offsets_are_errors<B: EmbeddingBagOps>(device: &B) {
     let layout = (&[(4, 2)][..], &[feature(0, Pooling::Sum)][..]);
-    let good = BagCase::new("offsets", layout, &[1, 2, 1], |random, rows| random.below(rows)).weighted();
+    let good =
+        BagCase::new("offsets", layout, &[1, 2, 1], |random, rows| random.below(rows)).weighted();
     for (position, offset, rule) in [
         (0, 1, OffsetRule::FirstIsZero),
         (2, 0, OffsetRule::NotBelow(1)),
@@ -230,8 +253,11 @@ type SpoilGrad<'s, B> = &'s dyn for<'a> Fn(&mut WeightGrad<'a, B, f32, i64>, &'a
 
 /// Each wrong argument gives an error that names it, and nothing is written.
 fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
-    let layout = (&[(4, 2), (3, 5)][..], &[feature(0, Pooling::Sum), feature(1, Pooling::Mean)][..]);
-    let case = BagCase::new("shapes", layout, &[1, 2, 1, 0, 3, 1], |random, rows| random.below(rows)).weighted();
+    let layout =
+        (&[(4, 2), (3, 5)][..], &[feature(0, Pooling::Sum), feature(1, Pooling::Mean)][..]);
+    let case =
+        BagCase::new("shapes", layout, &[1, 2, 1, 0, 3, 1], |random, rows| random.below(rows))
+            .weighted();
     let given = Given::<B> {
         bags: case.upload(device),
         weights: upload(device, &case.weights::<f32>()),
@@ -254,7 +280,10 @@ fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
         assert_same_bits(text, &argmax.download(device, &argmax_buffer), &argmax.data);
     };
     check(&|f, g| f.weights = B::slice(&g.weights, 0..22), "weights is 22, but must be 23");
-    check(&|f, g| f.bags.offsets = B::slice(&g.bags.offsets, 0..6), "bags.offsets is 6, but must be 7");
+    check(
+        &|f, g| f.bags.offsets = B::slice(&g.bags.offsets, 0..6),
+        "bags.offsets is 6, but must be 7",
+    );
     check(&|f, _| f.bags.batch_size = 4, "bags.offsets is 7, but must be 9");
     check(
         &|f, g| f.bags.per_sample_weights = Some(B::slice(&g.weights, 0..7)),
@@ -285,7 +314,10 @@ fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
     };
     check(&|op, g| op.weights = B::slice(&g.weights, 0..0), "weights is 0, but must be 23");
     check(&|op, _| op.grad_output.cols = 8, "grad_output.cols is 8, but must be 7");
-    check(&|op, g| op.bags.indices = B::slice(&g.bags.indices, 0..7), "bags.per_sample_weights is 8, but must be 7");
+    check(
+        &|op, g| op.bags.indices = B::slice(&g.bags.indices, 0..7),
+        "bags.per_sample_weights is 8, but must be 7",
+    );
 
     let max = BagCase::mixed(Pooling::Max);
     let refused = "bags.per_sample_weights: max pooling takes no weights";
@@ -293,7 +325,10 @@ fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
     assert_eq!(message(got.result), format!("embedding_bag.forward: {refused}"));
     assert_same_bits("output", &got.output, &poisoned(got.output.len()));
     let (_, result) = weight_grad::<B, f32, i64>(device, &max, &max.weights());
-    assert_eq!(message(result), "embedding_bag.weight_grad: tables: max pooling has no per-sample weights");
+    assert_eq!(
+        message(result),
+        "embedding_bag.weight_grad: tables: max pooling has no per-sample weights"
+    );
 }
 
 #[test]
@@ -313,5 +348,7 @@ fn results_do_not_depend_on_threads() {
     let lengths: Vec<usize> = (0..33).map(|k| k * 20).collect();
     let layout = (&[(500, 33)][..], &[feature(0, Pooling::Mean)][..]);
     let case = BagCase::new("many ids", layout, &lengths, cases::zipf).weighted();
-    assert_deterministic(&case.name, |cpu| bytes(&weight_grad::<_, bf16, i64>(cpu, &case, &case.weights()).0));
+    assert_deterministic(&case.name, |cpu| {
+        bytes(&weight_grad::<_, bf16, i64>(cpu, &case, &case.weights()).0)
+    });
 }

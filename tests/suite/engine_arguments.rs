@@ -49,13 +49,17 @@ fn predictions_of_more_samples_than_there_were<B: Backend>(device: &B) {
     let mut staging = Staging::new(device).unwrap();
     let ask = |model: &Dlrm<B>, samples: usize| -> [Result<()>; 2] {
         let mut target = device.alloc(samples).unwrap();
-        [model.last_probabilities(&mut vec![0.0; samples]), model.copy_last_logits(B::view_mut(&mut target))]
+        [
+            model.last_probabilities(&mut vec![0.0; samples]),
+            model.copy_last_logits(B::view_mut(&mut target)),
+        ]
     };
     let assert_last = |model: &Dlrm<B>, samples: usize| {
         assert_eq!(ask(model, samples), [Ok(()), Ok(())]);
         assert_eq!(ask(model, 0), [Ok(()), Ok(())]);
         for more in [samples + 1, 1000] {
-            let want = format!("Dlrm: the last batch holds {samples} elements, but {more} are needed");
+            let want =
+                format!("Dlrm: the last batch holds {samples} elements, but {more} are needed");
             assert_eq!(ask(model, more).map(message), [want.clone(), want]);
         }
     };
@@ -72,7 +76,8 @@ fn predictions_of_more_samples_than_there_were<B: Backend>(device: &B) {
 }
 
 fn no_step_follows_the_last_number<B: Backend>(device: &B) {
-    let want = "Dlrm: step: 18446744073709551615 steps have been taken: there is no number for one more";
+    let want =
+        "Dlrm: step: 18446744073709551615 steps have been taken: there is no number for one more";
     let adam = Optimizer::Adam { beta1: 0.9, beta2: 0.9, eps: 1e-8 };
     let mut model = model(device, Optimizers::same(adam, 0.1));
     model.average_with(0.5).unwrap();
@@ -133,7 +138,10 @@ fn factors_and_decays_without_meaning<B: Backend>(device: &B) {
     let want = "EmbeddingBagCollection: scale is 4, but must be 5";
     assert_eq!(message(model.scale_table_decay(&[1.0; 4])), want);
     for (bad, text) in [(f32::NAN, "NaN"), (-0.5, "-0.5"), (1.5, "1.5")] {
-        assert_eq!(message(model.average_with(bad)), format!("Dlrm: decay: {text}, but must be in [0, 1]"));
+        assert_eq!(
+            message(model.average_with(bad)),
+            format!("Dlrm: decay: {text}, but must be in [0, 1]")
+        );
     }
     model.train_step(batch(3).upload(device).view()).unwrap();
     assert!(model.last_loss().unwrap().is_finite());

@@ -1,4 +1,5 @@
-//! `finite_check`, and what the engine makes of it: steps whose loss or gradient is not finite change nothing.
+//! `finite_check`, and what the engine makes of it: steps whose loss or gradient is not finite
+//! change nothing.
 
 use crate::common::engine::Batch;
 use crate::common::*;
@@ -51,8 +52,16 @@ fn every_value_is_looked_at<B: FiniteCheckOps>(device: &B) {
         for place in [0, len / 2, len.wrapping_sub(1)].into_iter().filter(|&place| place < len) {
             let mut values = values.clone();
             values[place] = bad[place % 3];
-            assert_eq!(is_shut(0.5, [&values, &good]), want, "the first gradient, {place} of {len}");
-            assert_eq!(is_shut(0.5, [&good, &values]), want, "the second gradient, {place} of {len}");
+            assert_eq!(
+                is_shut(0.5, [&values, &good]),
+                want,
+                "the first gradient, {place} of {len}"
+            );
+            assert_eq!(
+                is_shut(0.5, [&good, &values]),
+                want,
+                "the second gradient, {place} of {len}"
+            );
         }
         for loss in [f64::NAN, f64::INFINITY] {
             assert_eq!(is_shut(loss, [&values, &values]), want, "loss {loss}");
@@ -63,10 +72,15 @@ fn every_value_is_looked_at<B: FiniteCheckOps>(device: &B) {
 fn verdicts_are_kept_or_forgotten<B: FiniteCheckOps>(device: &B) {
     for (policy, stays_shut) in [(NonFinite::Error, true), (NonFinite::SkipStep, false)] {
         let mut verdict = upload(device, &[0; Verdict::WORDS]);
-        let mut step = |step, loss| check(device, (policy, step), loss, [&[1.0], &[]], &mut verdict);
+        let mut step =
+            |step, loss| check(device, (policy, step), loss, [&[1.0], &[]], &mut verdict);
         assert_eq!(step(1, 0.5), (false, Verdict::default()));
         assert_eq!(step(2, f64::NAN), (true, Verdict { steps: 1, first: 2, last: 2 }));
-        assert_eq!(step(3, 0.5), (stays_shut, Verdict { steps: 1, first: 2, last: 2 }), "{policy:?}");
+        assert_eq!(
+            step(3, 0.5),
+            (stays_shut, Verdict { steps: 1, first: 2, last: 2 }),
+            "{policy:?}"
+        );
         assert_eq!(step(4, f64::INFINITY), (true, Verdict { steps: 2, first: 2, last: 4 }));
     }
 }
@@ -94,14 +108,18 @@ fn wrong_arguments_are_errors<B: FiniteCheckOps>(device: &B) {
 }
 
 fn batch(dense: f32) -> Batch<i64> {
-    let case = BagCase::new("batch", (&[(5, 2)], &[feature(0, Pooling::Sum)]), &[2, 1, 0, 1], |random, rows| {
-        random.below(rows)
-    });
+    let case = BagCase::new(
+        "batch",
+        (&[(5, 2)], &[feature(0, Pooling::Sum)]),
+        &[2, 1, 0, 1],
+        |random, rows| random.below(rows),
+    );
     Batch::new(vec![dense, 0.5, -1.0, 2.0], case, vec![1.0, 0.0, 1.0, 0.0])
 }
 
 fn state<B: Backend>(model: &mut Dlrm<B>) -> Vec<NamedTensor> {
-    [model.tensors().unwrap(), model.optimizer_tensors().unwrap(), model.average_tensors().unwrap()].concat()
+    [model.tensors().unwrap(), model.optimizer_tensors().unwrap(), model.average_tensors().unwrap()]
+        .concat()
 }
 
 fn bad_steps_change_nothing<B: Backend>(device: &B) {
@@ -115,10 +133,17 @@ fn bad_steps_change_nothing<B: Backend>(device: &B) {
             ..DlrmConfig::default()
         };
         let mut model = Dlrm::new(device.clone(), config, 1).unwrap();
-        model.optimize_with(Optimizers::same(Optimizer::Adam { beta1: 0.9, beta2: 0.9, eps: 1e-8 }, 0.1)).unwrap();
+        model
+            .optimize_with(Optimizers::same(
+                Optimizer::Adam { beta1: 0.9, beta2: 0.9, eps: 1e-8 },
+                0.1,
+            ))
+            .unwrap();
         model.average_with(0.5).unwrap();
         model.on_non_finite(policy);
-        let step = |model: &mut Dlrm<B>, dense: f32| model.train_step(batch(dense).upload(device).view()).unwrap();
+        let step = |model: &mut Dlrm<B>, dense: f32| {
+            model.train_step(batch(dense).upload(device).view()).unwrap()
+        };
         step(&mut model, 1.0);
         let before = state(&mut model);
         for dense in [f32::NAN, f32::INFINITY] {
@@ -132,6 +157,10 @@ fn bad_steps_change_nothing<B: Backend>(device: &B) {
         }
         step(&mut model, 1.0);
         let is_taken = state(&mut model) != before;
-        assert_eq!(is_taken, policy == NonFinite::SkipStep, "a good step after bad ones, {policy:?}");
+        assert_eq!(
+            is_taken,
+            policy == NonFinite::SkipStep,
+            "a good step after bad ones, {policy:?}"
+        );
     }
 }

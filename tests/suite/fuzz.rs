@@ -28,7 +28,11 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// which insert `tokens`.
 fn fuzz(name: &str, samples: &[Vec<u8>], tokens: &[&str], target: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
-    let corpus = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| fs::read(entry.path()).unwrap());
+    let corpus = fs::read_dir(&folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| fs::read(entry.path()).unwrap());
     let inputs: Vec<Vec<u8>> = corpus.chain(samples.iter().cloned()).collect();
     inputs.iter().for_each(|input| call(&folder, input, &target));
     for seed in seeds(MUTATIONS) {
@@ -73,15 +77,19 @@ fn mutated(inputs: &[Vec<u8>], tokens: &[&str], random: &mut Philox) -> Vec<u8> 
                 bytes.truncate(at);
                 bytes.extend_from_slice(&other[from..]);
             }
-            _ if !tokens.is_empty() => drop(bytes.splice(at..at, tokens[pick(random, tokens.len())].bytes())),
+            _ if !tokens.is_empty() => {
+                drop(bytes.splice(at..at, tokens[pick(random, tokens.len())].bytes()))
+            }
             _ => bytes.insert(at, random.next_u32() as u8),
         }
     }
     bytes
 }
 
-const CELLS: &[&str] =
-    &[",", "\"", "\"\"", "\n", "\r\n", "\r", " ", "\t", "nan", "1e39", "-0", "é", "\u{feff}", "\0", "NA"];
+const CELLS: &[&str] = &[
+    ",", "\"", "\"\"", "\n", "\r\n", "\r", " ", "\t", "nan", "1e39", "-0", "é", "\u{feff}", "\0",
+    "NA",
+];
 
 #[test]
 fn delimited_text() {
@@ -90,14 +98,18 @@ fn delimited_text() {
         "c,y,x\r\na,1,1.5\r\n\r\nb,0,-2e3\r\n",
         "y,x,c\n0, 1 , \"a b\" \n1,\t2,\"\"\n",
     ];
-    fuzz("delimited", &samples.map(|text| text.as_bytes().to_vec()), CELLS, |bytes| survives(ANY_COLUMNS, bytes));
+    fuzz("delimited", &samples.map(|text| text.as_bytes().to_vec()), CELLS, |bytes| {
+        survives(ANY_COLUMNS, bytes)
+    });
 }
 
 #[test]
 fn criteo_text() {
     let lines: Vec<String> = (0..6).map(|k| criteo_line(k) + "\n").collect();
     let tokens = ["\t", "\n", "\r\n", "-1", "68fd1e64", "", "\0"];
-    fuzz("criteo", &[lines.concat().into_bytes()], &tokens, |bytes| survives("format = 'criteo'", bytes));
+    fuzz("criteo", &[lines.concat().into_bytes()], &tokens, |bytes| {
+        survives("format = 'criteo'", bytes)
+    });
 }
 
 #[test]
@@ -105,7 +117,8 @@ fn packed_text() {
     use std::io::Write;
 
     use ruzstd::encoding::{CompressionLevel, compress_to_vec};
-    let text: String = "x,c,y\n".to_owned() + &(0..30).map(|k| format!("{k},a,{}\n", k % 2)).collect::<String>();
+    let text: String =
+        "x,c,y\n".to_owned() + &(0..30).map(|k| format!("{k},a,{}\n", k % 2)).collect::<String>();
     let gzip = |text: &[u8]| {
         let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
         gzip.write_all(text).unwrap();
@@ -114,7 +127,9 @@ fn packed_text() {
     let zstd = compress_to_vec(text.as_bytes(), CompressionLevel::Fastest);
     let halves = [gzip(&text.as_bytes()[..60]), gzip(&text.as_bytes()[60..]), vec![0; 9]].concat();
     let tokens = ["\0\0\0\0", "PK\u{3}\u{4}", "BZh9", "PAR1", "x,c,y\n1,a,0\n2,a,1\n"];
-    fuzz("packed", &[gzip(text.as_bytes()), zstd, halves], &tokens, |bytes| survives(ANY_COLUMNS, bytes));
+    fuzz("packed", &[gzip(text.as_bytes()), zstd, halves], &tokens, |bytes| {
+        survives(ANY_COLUMNS, bytes)
+    });
 }
 
 #[test]
@@ -168,8 +183,21 @@ fn encoders() {
     });
 }
 
-const JSON: &[&str] =
-    &["0", "9", "-", "e9", "\"", ",", "null", "[]", "{}", "1e999", "18446744073709551615", "true", "\\u0000"];
+const JSON: &[&str] = &[
+    "0",
+    "9",
+    "-",
+    "e9",
+    "\"",
+    ",",
+    "null",
+    "[]",
+    "{}",
+    "1e999",
+    "18446744073709551615",
+    "true",
+    "\\u0000",
+];
 
 struct Quiet;
 impl Observer for Quiet {}
@@ -183,7 +211,10 @@ fn model(folder: &Path) -> PathBuf {
     let path = folder.join("m");
     let (run, _) = RunDir::create(&path).unwrap();
     let config = Config::parse(text).unwrap();
-    Trainer::new(Cpu::single_threaded(), config, folder, run, &mut Quiet).unwrap().run(&mut Quiet).unwrap();
+    Trainer::new(Cpu::single_threaded(), config, folder, run, &mut Quiet)
+        .unwrap()
+        .run(&mut Quiet)
+        .unwrap();
     path
 }
 
@@ -228,8 +259,19 @@ fn model_files() {
         manifest["files"]["best"]["crc32"] = crc32fast::hash(bytes).into();
         manifest.to_string()
     };
-    let tokens =
-        ["F32", "F16", "F64", "[0,4]", "[]", "18446744073709551615", "{", "}", "\"", "__metadata__", "\0\0\0\0"];
+    let tokens = [
+        "F32",
+        "F16",
+        "F64",
+        "[0,4]",
+        "[]",
+        "18446744073709551615",
+        "{",
+        "}",
+        "\"",
+        "__metadata__",
+        "\0\0\0\0",
+    ];
     fuzz("model_files", &[sample], &tokens, |bytes| {
         fs::write(dir.file(&name), bytes).unwrap();
         fs::write(path.join("manifest.json"), entry(bytes)).unwrap();

@@ -1,8 +1,9 @@
 //! Golden vectors: results of PyTorch, FBGEMM and facebookresearch/dlrm, replayed.
 //!
-//! Every `*.safetensors` file in the directory named by `BAGDOT_GOLDEN_DIR` (without it: `tests/golden`) is replayed, case by case. Its kind is
-//! known by the beginning of its name. Whatever is not understood, be it a file, a field, its value, or a tensor that nobody asks for, is a
-//! failure: a vector that is not compared proves nothing.
+//! Every `*.safetensors` file in the directory named by `BAGDOT_GOLDEN_DIR` (without it:
+//! `tests/golden`) is replayed, case by case. Its kind is known by the beginning of its name.
+//! Whatever is not understood, be it a file, a field, its value, or a tensor that nobody asks for,
+//! is a failure: a vector that is not compared proves nothing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,10 @@ mod cuda {
         files.retain(|file| file.name.starts_with("dlrm_traj"));
         assert!(!files.is_empty(), "there is no trajectory here");
         crate::common::cuda::on_every_schedule(|cuda| {
-            files.iter().flat_map(super::File::cases).for_each(|case| crate::replay::trajectory::replay(&case, cuda));
+            files
+                .iter()
+                .flat_map(super::File::cases)
+                .for_each(|case| crate::replay::trajectory::replay(&case, cuda));
         });
     }
 }
@@ -34,7 +38,8 @@ fn cpu() -> Cpu {
 }
 
 fn files(directory: &Path) -> Vec<File> {
-    let entries = std::fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    let entries = std::fs::read_dir(directory)
+        .unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
     paths.sort();
@@ -47,8 +52,12 @@ fn replay_directory(directory: &Path) {
         let replay_case = match file.name.as_str() {
             name if name.starts_with("embedding_bag") => crate::replay::embedding_bag::replay,
             name if name.starts_with("interaction") => crate::replay::interaction::replay,
-            name if name.starts_with("tbe_fused_optimizers") => crate::replay::fused_optimizers::replay,
-            name if name.starts_with("dlrm_traj") => |case: &Case<'_>| crate::replay::trajectory::replay(case, &cpu()),
+            name if name.starts_with("tbe_fused_optimizers") => {
+                crate::replay::fused_optimizers::replay
+            }
+            name if name.starts_with("dlrm_traj") => {
+                |case: &Case<'_>| crate::replay::trajectory::replay(case, &cpu())
+            }
             name => panic!("{name}: this is no kind of golden file that is known here"),
         };
         file.cases().for_each(|case| {
@@ -63,9 +72,9 @@ fn replay_directory(directory: &Path) {
 /// Writes a file with one case, and replays it.
 fn replay_written(name: &str, case: &str, tensors: &[(&str, Dtype, &[usize], &[u8])]) {
     let directory = tempfile::tempdir().unwrap();
-    let views = tensors
-        .iter()
-        .map(|&(name, dtype, shape, bytes)| (name.to_string(), TensorView::new(dtype, shape.to_vec(), bytes).unwrap()));
+    let views = tensors.iter().map(|&(name, dtype, shape, bytes)| {
+        (name.to_string(), TensorView::new(dtype, shape.to_vec(), bytes).unwrap())
+    });
     let metadata = HashMap::from([("cases".to_string(), format!("[{case}]"))]);
     let bytes = safetensors::serialize(views, Some(metadata)).unwrap();
     std::fs::write(directory.path().join(name), bytes).unwrap();
@@ -76,7 +85,8 @@ const FLOATS: [u8; 64] = [0; 64];
 
 /// An interaction of two features of dimension 1 for a single sample, all zeros.
 fn replay_interaction(fields: &str, extra: &[(&str, Dtype, &[usize], &[u8])]) {
-    let case = format!(r#"{{"id": "c00", "batch": 1, "features": 2, "dim": 1, "out_cols": 2, {fields}}}"#);
+    let case =
+        format!(r#"{{"id": "c00", "batch": 1, "features": 2, "dim": 1, "out_cols": 2, {fields}}}"#);
     let tensor = |name| (name, Dtype::F32, &[1, 1][..], &FLOATS[..4]);
     let (sparse, output) = (&[1, 1, 1][..], &[1, 2][..]);
     let mut tensors = vec![
@@ -111,7 +121,10 @@ fn an_unknown_field_is_refused() {
 #[test]
 #[should_panic(expected = r#"tensors that nobody read: ["c00.bias"]"#)]
 fn an_unknown_tensor_is_refused() {
-    replay_interaction(r#""op": "dot", "itself": false"#, &[("c00.bias", Dtype::F32, &[2], &FLOATS[..8])]);
+    replay_interaction(
+        r#""op": "dot", "itself": false"#,
+        &[("c00.bias", Dtype::F32, &[2], &FLOATS[..8])],
+    );
 }
 
 #[test]
@@ -119,7 +132,11 @@ fn an_unknown_tensor_is_refused() {
 fn a_case_without_tensors_is_refused() {
     let case = r#"{"id": "c00", "num_embeddings": 2, "dim": 1, "batch": 1, "nnz": 0, "mode": "sum", "weighted": false,
         "include_last_offset": true, "index_dtype": "int64", "padding_idx": null}"#;
-    replay_written("embedding_bag_empty.safetensors", case, &[("c01.weight", Dtype::F32, &[1], &FLOATS[..4])]);
+    replay_written(
+        "embedding_bag_empty.safetensors",
+        case,
+        &[("c01.weight", Dtype::F32, &[1], &FLOATS[..4])],
+    );
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::sparse_update::{Apply, Merge, PooledGrad, Reduce, SparseGrad};
 use bagdot::ops::{
-    Accum, Activation, Bags, Device, Feature, Interaction, Loss, Matrix, MatrixMut, Optimizer, OptimizerStateMut,
-    PairOrder, Pooling, Precision, Rounding, StepControl, StepValues, Table, TableBatch, UpdateRule, WeightDecay, cast,
-    dense_update, embedding_bag, finite_check, interaction, linear, loss, moving_average, pooled_interaction,
-    sparse_update,
+    Accum, Activation, Bags, Device, Feature, Interaction, Loss, Matrix, MatrixMut, Optimizer,
+    OptimizerStateMut, PairOrder, Pooling, Precision, Rounding, StepControl, StepValues, Table,
+    TableBatch, UpdateRule, WeightDecay, cast, dense_update, embedding_bag, finite_check,
+    interaction, linear, loss, moving_average, pooled_interaction, sparse_update,
 };
 use bagdot::{Cpu, Jagged, Philox, Result, Scalar, f16};
 
@@ -39,8 +39,15 @@ impl Draw {
     /// A size that is off by one, or that no memory holds.
     fn hostile(&mut self, size: usize) -> usize {
         let off = [size.wrapping_add(1), size.wrapping_sub(1), 0, 1];
-        let huge =
-            [usize::MAX, usize::MAX / 2 + 1, usize::MAX / 2 + 2, isize::MAX as usize, 1 << 32, (1 << 31) + 1, 1 << 59];
+        let huge = [
+            usize::MAX,
+            usize::MAX / 2 + 1,
+            usize::MAX / 2 + 2,
+            isize::MAX as usize,
+            1 << 32,
+            (1 << 31) + 1,
+            1 << 59,
+        ];
         if self.one_in(2) { self.of(&off) } else { self.of(&huge) }
     }
 
@@ -78,18 +85,39 @@ impl Draw {
         [rows, cols, ld, self.len(needed)]
     }
 
-    fn matrix<'a, T: Scalar>(&mut self, data: &'a [T], rows: usize, cols: usize) -> Matrix<'a, Cpu, T> {
+    fn matrix<'a, T: Scalar>(
+        &mut self,
+        data: &'a [T],
+        rows: usize,
+        cols: usize,
+    ) -> Matrix<'a, Cpu, T> {
         let [rows, cols, ld, len] = self.shape(rows, cols);
         Matrix { data: &data[..len], rows, cols, ld }
     }
 
-    fn matrix_mut<'a, T: Scalar>(&mut self, data: &'a mut [T], rows: usize, cols: usize) -> MatrixMut<'a, Cpu, T> {
+    fn matrix_mut<'a, T: Scalar>(
+        &mut self,
+        data: &'a mut [T],
+        rows: usize,
+        cols: usize,
+    ) -> MatrixMut<'a, Cpu, T> {
         let [rows, cols, ld, len] = self.shape(rows, cols);
         MatrixMut { data: &mut data[..len], rows, cols, ld }
     }
 
     fn float(&mut self) -> f32 {
-        self.of(&[0.0, -0.0, 1.0, 0.5, -1.0, 3e38, 1e-45, f32::INFINITY, f32::NEG_INFINITY, f32::NAN])
+        self.of(&[
+            0.0,
+            -0.0,
+            1.0,
+            0.5,
+            -1.0,
+            3e38,
+            1e-45,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+        ])
     }
 
     fn floats(&mut self) -> Vec<f32> {
@@ -110,7 +138,11 @@ impl Draw {
             optimizer: self.of(&optimizers),
             learning_rate: self.float(),
             step: self.of(&[1, 1, 0, 7, 1 << 53, u64::MAX]),
-            weight_decay: self.of(&[WeightDecay::None, WeightDecay::L2(decay), WeightDecay::Decoupled(decay)]),
+            weight_decay: self.of(&[
+                WeightDecay::None,
+                WeightDecay::L2(decay),
+                WeightDecay::Decoupled(decay),
+            ]),
             rounding: self.of(&[Rounding::Nearest, Rounding::Stochastic { seed: u64::MAX }]),
         }
     }
@@ -126,19 +158,33 @@ impl Draw {
         let first = self.exclusive(first, first_len);
         match if self.one_in(20) { Optimizer::Sgd } else { rule.optimizer } {
             Optimizer::Sgd => OptimizerStateMut::None,
-            Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. } => OptimizerStateMut::SumOfSquares(first),
-            Optimizer::Adam { .. } => OptimizerStateMut::Moments { first, second: self.exclusive(second, second_len) },
+            Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. } => {
+                OptimizerStateMut::SumOfSquares(first)
+            }
+            Optimizer::Adam { .. } => {
+                OptimizerStateMut::Moments { first, second: self.exclusive(second, second_len) }
+            }
         }
     }
 
-    fn control<'a>(&mut self, values: &'a [StepValues; 2], gate: &'a [u64; 2]) -> StepControl<'a, Cpu> {
+    fn control<'a>(
+        &mut self,
+        values: &'a [StepValues; 2],
+        gate: &'a [u64; 2],
+    ) -> StepControl<'a, Cpu> {
         let (values, gate) = (self.shared(&values[..], 1), self.shared(&gate[..], 1));
-        StepControl { values: self.one_in(4).then_some(values), gate: self.one_in(4).then_some(gate) }
+        StepControl {
+            values: self.one_in(4).then_some(values),
+            gate: self.one_in(4).then_some(gate),
+        }
     }
 
     fn tables(&mut self) -> Result<TableBatch> {
         let tables: Vec<_> = (0..1 + self.0.below(2))
-            .map(|_| Table { num_embeddings: 1 + self.0.below(6) as usize, embedding_dim: self.of(&[1, 2, 3, 16, 17]) })
+            .map(|_| Table {
+                num_embeddings: 1 + self.0.below(6) as usize,
+                embedding_dim: self.of(&[1, 2, 3, 16, 17]),
+            })
             .collect();
         let features = (0..self.0.below(4)).map(|_| Feature {
             table: self.0.below(tables.len() as u64) as usize,
@@ -184,7 +230,8 @@ impl Ids {
             offsets.push(offsets[bag] + draw.of(&[0, 1, 1, 2]));
         }
         let has_spare = draw.one_in(4);
-        let len = offsets.last().copied().unwrap_or(0) as usize + if has_spare { draw.of(&[0, 1, 9]) } else { 0 };
+        let len = offsets.last().copied().unwrap_or(0) as usize
+            + if has_spare { draw.of(&[0, 1, 9]) } else { 0 };
         let mut indices: Vec<i64> = (0..len).map(|_| draw.of(&[0, 0, 0, 1])).collect();
         let wild = [-1, i64::MIN, i64::MAX, 0, 1, 100, 1 << 32, len as i64 + 1];
         match draw.0.below(12) {
@@ -215,14 +262,17 @@ fn lookups() {
     never_panics("embedding_bag", |draw| {
         let tables = draw.tables()?;
         let ids = Ids::new(draw, &tables);
-        let (mut output, mut argmax, mut grads) = (vec![0.0; ROOM], vec![0; sources], vec![0.0; ROOM]);
+        let (mut output, mut argmax, mut grads) =
+            (vec![0.0; ROOM], vec![0; sources], vec![0.0; ROOM]);
         let weights = draw.shared(&floats, tables.num_weights());
         let forward = embedding_bag::Forward {
             tables: &tables,
             weights,
             bags: ids.view(),
             output: draw.matrix_mut(&mut output, ids.batch_size, tables.width()),
-            argmax: draw.one_in(2).then(|| draw.matrix_mut(&mut argmax, ids.batch_size, tables.width())),
+            argmax: draw
+                .one_in(2)
+                .then(|| draw.matrix_mut(&mut argmax, ids.batch_size, tables.width())),
         };
         let result = forward.run(&cpu());
         let backward = embedding_bag::WeightGrad {
@@ -241,8 +291,12 @@ fn lookups_with_interaction() {
     let floats = vec![0.5; ROOM];
     never_panics("pooled_interaction", |draw| {
         let (dim, rows) = (draw.of(&[1, 2, 16]), draw.of(&[1, 5]));
-        let features = vec![Feature { table: 0, pooling: Pooling::Sum, padding_idx: None }; draw.0.below(3) as usize];
-        let tables = TableBatch::new(vec![Table { num_embeddings: rows, embedding_dim: dim }], features)?;
+        let features = vec![
+            Feature { table: 0, pooling: Pooling::Sum, padding_idx: None };
+            draw.0.below(3) as usize
+        ];
+        let tables =
+            TableBatch::new(vec![Table { num_embeddings: rows, embedding_dim: dim }], features)?;
         let (ids, interaction) = (Ids::new(draw, &tables), draw_interaction(draw));
         let (mut pooled, mut output) = (vec![0.0; ROOM], vec![0.0; ROOM]);
         let width = interaction.width(true, tables.features().len(), dim);
@@ -272,10 +326,16 @@ fn orders_and_updates() {
     never_panics("index_sort and sparse_update", |draw| {
         let (tables, cpu) = (draw.tables()?, cpu());
         let ids = Ids::new(draw, &tables);
-        let (n, num_bags) = (ids.indices.len(), tables.features().len().saturating_mul(ids.batch_size).min(ROOM));
+        let (n, num_bags) =
+            (ids.indices.len(), tables.features().len().saturating_mul(ids.batch_size).min(ROOM));
         let mut sorted = SortedIndices::new(&cpu, draw.len(n), draw.len(num_bags))?;
         let mut words = vec![0; ROOM];
-        let sort = Sort { tables: &tables, bags: ids.view(), sorted: &mut sorted, workspace: &mut words[..] };
+        let sort = Sort {
+            tables: &tables,
+            bags: ids.view(),
+            sorted: &mut sorted,
+            workspace: &mut words[..],
+        };
         let mut result = sort.run(&cpu);
         let floats = draw.floats();
         let other = Ids::new(draw, &tables);
@@ -293,7 +353,8 @@ fn orders_and_updates() {
         let (capacity, rule) = (draw.len(n), draw.rule());
         let mut grad = SparseGrad::new(&cpu, &tables, capacity)?;
         let mut workspace = vec![0; ROOM];
-        let reduce = Reduce { source: source(draw), grad: &mut grad, workspace: &mut workspace[..] };
+        let reduce =
+            Reduce { source: source(draw), grad: &mut grad, workspace: &mut workspace[..] };
         result = result.and(reduce.run(&cpu));
         let (values, gate) = ([StepValues::new(&rule, f32::NAN); 2], [draw.of(&[0, 1]); 2]);
         let (mut weights, mut state) = (floats.clone(), [vec![0.5; ROOM], vec![0.5; ROOM]]);
@@ -311,7 +372,10 @@ fn orders_and_updates() {
         let (foreign, mut sum) = (draw.tables()?, SparseGrad::new(&cpu, &tables, draw.len(2 * n))?);
         let foreign = SparseGrad::new(&cpu, &foreign, n)?;
         let b = if draw.one_in(4) { &foreign } else { &grad };
-        result = result.and(Merge { tables: &tables, a: &grad, b, out: &mut sum, workspace: &mut words[..] }.run(&cpu));
+        result = result.and(
+            Merge { tables: &tables, a: &grad, b, out: &mut sum, workspace: &mut words[..] }
+                .run(&cpu),
+        );
         let apply = Apply {
             tables: &tables,
             grad: if draw.one_in(4) { &foreign } else { &sum },
@@ -335,7 +399,8 @@ fn draw_interaction(draw: &mut Draw) -> Interaction {
 fn interactions() {
     let floats = vec![0.5; ROOM];
     never_panics("interaction", |draw| {
-        let (interaction, [batch_size, dim]) = (draw_interaction(draw), [draw.of(&[0, 1, 3]), draw.of(&[0, 1, 3, 16])]);
+        let (interaction, [batch_size, dim]) =
+            (draw_interaction(draw), [draw.of(&[0, 1, 3]), draw.of(&[0, 1, 3, 16])]);
         let (num_sparse, has_dense) = (draw.of(&[0, 1, 4]), draw.one_in(2));
         let width = interaction.width(has_dense, num_sparse, dim);
         let cols = (num_sparse + usize::from(has_dense)) * dim;
@@ -359,7 +424,9 @@ fn interactions() {
             precision,
             features: features(draw),
             grad_output: draw.matrix(&floats, batch_size, width),
-            grad_features: interaction::FeaturesMut::Joined { block: draw.matrix_mut(&mut grads, batch_size, cols) },
+            grad_features: interaction::FeaturesMut::Joined {
+                block: draw.matrix_mut(&mut grads, batch_size, cols),
+            },
         };
         result.and(backward.run(&cpu()))
     });
@@ -373,7 +440,8 @@ fn layers() {
         let mut buffers = [(); 5].map(|()| vec![0.0; ROOM]);
         let [output, grad_output, grad_input, grad_weight, grad_bias] = &mut buffers;
         let (packed, mut words) = ([0; 2], vec![0; ROOM]);
-        let (precision, activation) = (Precision::Tf32, draw.of(&[Activation::None, Activation::Relu]));
+        let (precision, activation) =
+            (Precision::Tf32, draw.of(&[Activation::None, Activation::Relu]));
         let (input, weight) = (draw.matrix(&floats, m, k), draw.matrix(&floats, n, k));
         let forward = linear::Forward::<Cpu, f32> {
             input,
@@ -430,7 +498,8 @@ fn casts() {
     let floats = vec![0.5; ROOM];
     never_panics("cast", |draw| {
         let ([rows, cols], mut halves) = ([draw.size(), draw.size()], vec![f16::ZERO; ROOM]);
-        let (factor, from) = (draw.of(&[1.0, 0.125, 3.0, 0.0, f32::NAN]), draw.matrix(&floats, rows, cols));
+        let (factor, from) =
+            (draw.of(&[1.0, 0.125, 3.0, 0.0, f32::NAN]), draw.matrix(&floats, rows, cols));
         cast::Cast { factor, from, to: draw.matrix_mut(&mut halves, rows, cols) }.run(&cpu())
     });
 }
@@ -481,7 +550,8 @@ fn checks_and_copies() {
         let mut result = check.run(&cpu);
         let (mut target, mut host) = (vec![0.0; ROOM], vec![0.0; ROOM]);
         result = result.and(cpu.copy(draw.shared(&floats, len), draw.exclusive(&mut target, len)));
-        result = result.and(cpu.upload(draw.shared(&floats, len), draw.exclusive(&mut target, len)));
+        result =
+            result.and(cpu.upload(draw.shared(&floats, len), draw.exclusive(&mut target, len)));
         result.and(cpu.download(draw.shared(&target, len), draw.exclusive(&mut host, len)))
     });
 }
@@ -489,7 +559,8 @@ fn checks_and_copies() {
 #[test]
 fn tables_and_batches() {
     never_panics("TableBatch", |draw| {
-        let tables = (0..draw.0.below(4)).map(|_| Table { num_embeddings: draw.size(), embedding_dim: draw.size() });
+        let tables = (0..draw.0.below(4))
+            .map(|_| Table { num_embeddings: draw.size(), embedding_dim: draw.size() });
         let tables: Vec<Table> = tables.collect();
         let feature = |draw: &mut Draw| Feature {
             table: draw.size(),
@@ -505,7 +576,9 @@ fn tables_and_batches() {
         Ok(())
     });
     never_panics("Jagged", |draw| {
-        let lengths = (0..draw.0.below(5)).map(|_| draw.of(&[0, 1, 1, 2, i64::MAX, -1, i64::MIN])).collect::<Vec<_>>();
+        let lengths = (0..draw.0.below(5))
+            .map(|_| draw.of(&[0, 1, 1, 2, i64::MAX, -1, i64::MIN]))
+            .collect::<Vec<_>>();
         let sum = lengths.iter().fold(0_i64, |sum, &length| sum.saturating_add(length.clamp(0, 3)));
         let batch_size = draw.about(lengths.len());
         Jagged::from_lengths(vec![0_i64; draw.len(sum as usize)], &lengths, batch_size).map(|_| ())

@@ -32,7 +32,8 @@ fn poisoned_order<B: IndexSortOps>(device: &B, case: &BagCase, spare: usize) -> 
     let (n, bags) = (case.indices.len() + spare, case.features.len() * case.batch_size);
     let words = |len| upload(device, &poisoned(len));
     let rows = upload(device, &poisoned(n));
-    SortedIndices::with_buffers(device, rows, words(n + 1), [words(n), words(n), words(bags)]).unwrap()
+    SortedIndices::with_buffers(device, rows, words(n + 1), [words(n), words(n), words(bags)])
+        .unwrap()
 }
 
 fn sort<B: IndexSortOps, I: Id>(device: &B, case: &BagCase, spare: usize) -> (Order, Result<()>) {
@@ -40,8 +41,12 @@ fn sort<B: IndexSortOps, I: Id>(device: &B, case: &BagCase, spare: usize) -> (Or
     let mut sorted = poisoned_order(device, case, spare);
     let words = Sort::<B, I>::workspace_len(device, &case.layout(), case.indices.len());
     let mut workspace = upload(device, &poisoned::<u64>(words + spare));
-    let op =
-        Sort { tables: &bags.tables, bags: bags.view(), sorted: &mut sorted, workspace: B::view_mut(&mut workspace) };
+    let op = Sort {
+        tables: &bags.tables,
+        bags: bags.view(),
+        sorted: &mut sorted,
+        workspace: B::view_mut(&mut workspace),
+    };
     let result = outcome(device, op.run(device));
     let counts = download_view(device, sorted.counts());
     let (n, unique) = (counts[0] as usize, counts[1] as usize);
@@ -58,7 +63,8 @@ fn sort<B: IndexSortOps, I: Id>(device: &B, case: &BagCase, spare: usize) -> (Or
 
 fn expected(case: &BagCase) -> Order {
     let (rows, counted) = reference::sorted_order(case);
-    let mut order = Order { rows: vec![], segments: vec![0], positions: vec![], bags: vec![], counted };
+    let mut order =
+        Order { rows: vec![], segments: vec![0], positions: vec![], bags: vec![], counted };
     for (row, occurrences) in rows {
         order.rows.push(row);
         order.positions.extend(occurrences.iter().map(|(position, _)| position));
@@ -86,10 +92,14 @@ fn orders_i64<B: IndexSortOps>(device: &B) {
     orders::<B, i64>(device);
 }
 
-/// Row numbers of up to 35 bits: several digits, and more than 32 bits. Nothing of that size is allocated.
+/// Row numbers of up to 35 bits: several digits, and more than 32 bits. Nothing of that size is
+/// allocated.
 fn orders_rows_of_many_bits<B: IndexSortOps>(device: &B) {
     for rows in [1, 2, 2047, 2048, 2049, 1 << 22, (1 << 22) + 1, 1 << 34] {
-        let layout = (&[(3, 1), (rows, 1), (5, 1)][..], &[1, 0, 2, 1].map(|table| feature(table, Pooling::Sum))[..]);
+        let layout = (
+            &[(3, 1), (rows, 1), (5, 1)][..],
+            &[1, 0, 2, 1].map(|table| feature(table, Pooling::Sum))[..],
+        );
         let lengths: Vec<usize> = (0..4 * 9).map(|k| k % 4 * 13).collect();
         let draw_id = |random: &mut bagdot::Philox, rows: u64| match random.below(3) {
             // Rows that differ in their highest digit only, and neighbours.
@@ -104,9 +114,11 @@ fn orders_rows_of_many_bits<B: IndexSortOps>(device: &B) {
     }
 }
 
-/// Batches that no block sorts alone: spread over all rows, with padding, and all equal, so that every digit is the same.
+/// Batches that no block sorts alone: spread over all rows, with padding, and all equal, so that
+/// every digit is the same.
 fn orders_many_ids<B: IndexSortOps>(device: &B) {
-    let layout = (&[(70_000, 1), (3, 1)][..], &[0, 1, 0].map(|table| feature(table, Pooling::Sum))[..]);
+    let layout =
+        (&[(70_000, 1), (3, 1)][..], &[0, 1, 0].map(|table| feature(table, Pooling::Sum))[..]);
     let mut spread = BagCase::new("spread", layout, &[300; 3 * 11], cases::zipf);
     spread.features[2].padding_idx = Some(0);
     let equal = BagCase::new("equal", layout, &[410; 3 * 5], |_, _| 2);
@@ -123,7 +135,9 @@ fn orders_ids_for_large_tiles<B: IndexSortOps>(device: &B) {
     // The last ones leave no room for the bag in the words that the CPU sorts.
     for rows in [70_000, 1 << 34, 1 << 40] {
         let layout = (&[(rows, 1)][..], &[0, 0].map(|table| feature(table, Pooling::Sum))[..]);
-        let case = BagCase::new("large tiles", layout, &[128; 2 * 513], |random, rows| random.below(rows) & !0x3f);
+        let case = BagCase::new("large tiles", layout, &[128; 2 * 513], |random, rows| {
+            random.below(rows) & !0x3f
+        });
         let (got, result) = sort::<B, i64>(device, &case, 0);
         assert_eq!(result, Ok(()));
         assert_eq!(got, expected(&case), "{rows} rows");
@@ -138,11 +152,20 @@ fn too_many_ids_of_too_many_rows_are_an_error_on_the_cpu() {
         let case = BagCase::new("many rows", layout, &[ids], |random, rows| random.below(rows));
         let bags = case.upload::<Cpu, i64>(&Cpu::single_threaded());
         let mut sorted = poisoned_order(&Cpu::single_threaded(), &case, 0);
-        let mut workspace = vec![0; Sort::<Cpu, i64>::workspace_len(&Cpu::single_threaded(), &case.layout(), ids)];
-        let op = Sort { tables: &bags.tables, bags: bags.view(), sorted: &mut sorted, workspace: &mut workspace };
+        let mut workspace =
+            vec![0; Sort::<Cpu, i64>::workspace_len(&Cpu::single_threaded(), &case.layout(), ids)];
+        let op = Sort {
+            tables: &bags.tables,
+            bags: bags.view(),
+            sorted: &mut sorted,
+            workspace: &mut workspace,
+        };
         let result = op.run(&Cpu::single_threaded());
         assert_eq!(result.is_ok(), fits, "{result:?}");
-        assert!(fits || matches!(result, Err(Error::InvalidArgument { argument: "indices", .. })), "{result:?}");
+        assert!(
+            fits || matches!(result, Err(Error::InvalidArgument { argument: "indices", .. })),
+            "{result:?}"
+        );
     }
 }
 
@@ -163,7 +186,8 @@ fn bad_ids_are_left_out_and_reported<B: IndexSortOps>(device: &B) {
     case.indices[position] = -7;
     case.indices[later] = 9;
     let (got, result) = sort::<B, i32>(device, &case, 0);
-    let error = Error::IndexOutOfRange { table: 0, bag, position, value: -7, num_embeddings: 30, count: 2 };
+    let error =
+        Error::IndexOutOfRange { table: 0, bag, position, value: -7, num_embeddings: 30, count: 2 };
     assert_out_of_range(result, error);
     assert_eq!(got, expected(&case));
 }
@@ -177,7 +201,8 @@ fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
         let buffer = |len| upload(device, &poisoned(len));
         let counted = [buffer(capacity), buffer(capacity), buffer(num_bags)];
         let rows = upload(device, &poisoned(capacity));
-        let mut sorted = SortedIndices::with_buffers(device, rows, buffer(capacity + 1), counted).unwrap();
+        let mut sorted =
+            SortedIndices::with_buffers(device, rows, buffer(capacity + 1), counted).unwrap();
         let mut workspace = upload(device, &poisoned::<u64>(words));
         let op = Sort {
             tables: &bags.tables,
@@ -203,11 +228,16 @@ fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
         let [segments, positions, bags] = lens.map(|len| device.alloc(len).unwrap());
         let (rows, counted) = (device.alloc(8).unwrap(), device.alloc(1).unwrap());
         let made = SortedIndices::with_buffers(device, rows, segments, [positions, bags, counted]);
-        let want = format!("SortedIndices: {name} holds {} elements, but {} are needed", lens[k], lens[k] + 1);
+        let want = format!(
+            "SortedIndices: {name} holds {} elements, but {} are needed",
+            lens[k],
+            lens[k] + 1
+        );
         assert_eq!(message(made.map(|_| ())), want);
     }
 
-    for (position, offset, rule) in [(0, 2, OffsetRule::FirstIsZero), (num_bags, 4, OffsetRule::NotBelow(n as i64 - 4))]
+    for (position, offset, rule) in
+        [(0, 2, OffsetRule::FirstIsZero), (num_bags, 4, OffsetRule::NotBelow(n as i64 - 4))]
     {
         let mut wrong = case.clone();
         wrong.offsets[position] = offset;

@@ -63,7 +63,12 @@ impl<E: Stored + Poison> Case<E> {
         Grid::new(self.batch_size, cols, self.gap, &values)
     }
 
-    fn forward<B: InteractionOps>(&self, device: &B, interaction: Interaction, layout: Layout) -> Vec<E> {
+    fn forward<B: InteractionOps>(
+        &self,
+        device: &B,
+        interaction: Interaction,
+        layout: Layout,
+    ) -> Vec<E> {
         let (dense, rest) = (self.dim, self.row() - self.dim);
         let grids = [self.grid(&self.features, 0, self.row()), self.grid(&self.features, 0, dense)];
         let sparse = self.grid(&self.features, dense, rest);
@@ -71,7 +76,10 @@ impl<E: Stored + Poison> Case<E> {
         let output = Grid::poisoned(self.batch_size, self.width(interaction, layout), self.gap);
         let mut output_buffer = output.upload(device);
         let features = match layout {
-            Layout::Split => Features::Split { dense: grids[1].view(&buffers[1]), sparse: sparse.view(&buffers[2]) },
+            Layout::Split => Features::Split {
+                dense: grids[1].view(&buffers[1]),
+                sparse: sparse.view(&buffers[2]),
+            },
             _ => {
                 let has_dense = layout == Layout::JoinedWithDense;
                 Features::Joined { block: grids[0].view(&buffers[0]), has_dense }
@@ -100,18 +108,29 @@ impl<E: Stored + Poison> Case<E> {
         let whole = self.grid(&self.features, 0, self.row());
         let parts = [self.grid(&self.features, 0, dense), self.grid(&self.features, dense, rest)];
         let buffers = [whole.upload(device), parts[0].upload(device), parts[1].upload(device)];
-        let grad = Grid::new(self.batch_size, self.width(interaction, layout), self.gap, grad_output);
+        let grad =
+            Grid::new(self.batch_size, self.width(interaction, layout), self.gap, grad_output);
         let grad_buffer = grad.upload(device);
-        let outputs = [self.row(), dense, rest].map(|cols| Grid::<E>::poisoned(self.batch_size, cols, self.gap));
+        let outputs = [self.row(), dense, rest]
+            .map(|cols| Grid::<E>::poisoned(self.batch_size, cols, self.gap));
         let mut out = outputs.each_ref().map(|grid| grid.upload(device));
         let [out_whole, out_dense, out_sparse] = &mut out;
         let (features, grad_features) = match layout {
             Layout::Split => (
-                Features::Split { dense: parts[0].view(&buffers[1]), sparse: parts[1].view(&buffers[2]) },
-                FeaturesMut::Split { dense: outputs[1].view_mut(out_dense), sparse: outputs[2].view_mut(out_sparse) },
+                Features::Split {
+                    dense: parts[0].view(&buffers[1]),
+                    sparse: parts[1].view(&buffers[2]),
+                },
+                FeaturesMut::Split {
+                    dense: outputs[1].view_mut(out_dense),
+                    sparse: outputs[2].view_mut(out_sparse),
+                },
             ),
             _ => (
-                Features::Joined { block: whole.view(&buffers[0]), has_dense: layout == Layout::JoinedWithDense },
+                Features::Joined {
+                    block: whole.view(&buffers[0]),
+                    has_dense: layout == Layout::JoinedWithDense,
+                },
                 FeaturesMut::Joined { block: outputs[0].view_mut(out_whole) },
             ),
         };
@@ -127,8 +146,11 @@ impl<E: Stored + Poison> Case<E> {
         if layout != Layout::Split {
             return outputs[0].download(device, &out[0]);
         }
-        let (dense_grads, sparse_grads) = (outputs[1].download(device, &out[1]), outputs[2].download(device, &out[2]));
-        let sample = |b: usize| [&dense_grads[b * dense..][..dense], &sparse_grads[b * rest..][..rest]].concat();
+        let (dense_grads, sparse_grads) =
+            (outputs[1].download(device, &out[1]), outputs[2].download(device, &out[2]));
+        let sample = |b: usize| {
+            [&dense_grads[b * dense..][..dense], &sparse_grads[b * rest..][..rest]].concat()
+        };
         (0..self.batch_size).flat_map(sample).collect()
     }
 
@@ -143,9 +165,15 @@ impl<E: Stored + Poison> Case<E> {
         exact(values).into_iter().map(|x| if may_round { x.as_tf32() } else { x }).collect()
     }
 
-    /// A reference whose sums may be computed on tensor cores, `terms` products each; `magnitudes` is the same of magnitudes. What has no error has
-    /// been copied, and is right to the bit.
-    fn expected(&self, exactly: &[Approx], want: &[Approx], magnitudes: &[Approx], terms: usize) -> Vec<Approx> {
+    /// A reference whose sums may be computed on tensor cores, `terms` products each; `magnitudes`
+    /// is the same of magnitudes. What has no error has been copied, and is right to the bit.
+    fn expected(
+        &self,
+        exactly: &[Approx],
+        want: &[Approx],
+        magnitudes: &[Approx],
+        terms: usize,
+    ) -> Vec<Approx> {
         let may_cut = E::DTYPE != DType::F32 || self.precision == Precision::Tf32;
         let one = |k: usize| match exactly[k].error {
             0.0 => exactly[k],
@@ -158,17 +186,25 @@ impl<E: Stored + Poison> Case<E> {
     fn expected_output(&self, interaction: Interaction, has_dense: bool) -> Vec<Approx> {
         let of = |features: &[Approx]| -> Vec<Approx> {
             let samples = features.chunks(self.row().max(1)).take(self.batch_size);
-            samples.flat_map(|sample| reference::dots(interaction, sample, self.dim, has_dense)).collect()
+            samples
+                .flat_map(|sample| reference::dots(interaction, sample, self.dim, has_dense))
+                .collect()
         };
         let factors = self.factors(&self.features);
-        self.expected(&of(&exact(&self.features)), &of(&factors), &of(&magnitudes(&factors)), self.dim)
+        self.expected(
+            &of(&exact(&self.features)),
+            &of(&factors),
+            &of(&magnitudes(&factors)),
+            self.dim,
+        )
     }
 
     fn expected_grads(&self, interaction: Interaction, has_dense: bool, grad: &[E]) -> Vec<Approx> {
         let of = |features: &[Approx], grad: &[Approx]| -> Vec<Approx> {
             let width = grad.len() / self.batch_size.max(1);
             let sample = |b: usize| {
-                let (features, grad) = (&features[b * self.row()..][..self.row()], &grad[b * width..][..width]);
+                let (features, grad) =
+                    (&features[b * self.row()..][..self.row()], &grad[b * width..][..width]);
                 reference::dots_backward(interaction, features, self.dim, has_dense, grad)
             };
             (0..self.batch_size).flat_map(sample).collect()
@@ -176,7 +212,12 @@ impl<E: Stored + Poison> Case<E> {
         let (features, grads) = (self.factors(&self.features), self.factors(grad));
         let want = of(&features, &grads);
         let magnitudes = of(&magnitudes(&features), &magnitudes(&grads));
-        self.expected(&of(&exact(&self.features), &exact(grad)), &want, &magnitudes, self.num_features + 1)
+        self.expected(
+            &of(&exact(&self.features), &exact(grad)),
+            &want,
+            &magnitudes,
+            self.num_features + 1,
+        )
     }
 
     /// Compares all layouts with the reference, forward and backward.
@@ -192,13 +233,18 @@ impl<E: Stored + Poison> Case<E> {
                 self.gap
             );
             let (width, has_dense) = (self.width(interaction, layout), layout != Layout::Joined);
-            let counted = interaction.width(has_dense, self.num_features - usize::from(has_dense), self.dim);
+            let counted =
+                interaction.width(has_dense, self.num_features - usize::from(has_dense), self.dim);
             assert_eq!(counted, width, "{what}: width");
             let got = self.forward(device, interaction, layout);
             assert_close(&what, &got, &self.expected_output(interaction, has_dense));
             let grad = stored(self.batch_size * width, 5);
             let got = self.backward(device, interaction, layout, &grad);
-            assert_close(&format!("{what}, backward"), &got, &self.expected_grads(interaction, has_dense, &grad));
+            assert_close(
+                &format!("{what}, backward"),
+                &got,
+                &self.expected_grads(interaction, has_dense, &grad),
+            );
         }
     }
 }
@@ -230,9 +276,9 @@ fn all_dimensions<B: InteractionOps>(device: &B) {
 
 fn all_numbers_of_features<B: InteractionOps>(device: &B) {
     for interaction in interactions() {
-        [1, 2, 27, 64]
-            .iter()
-            .for_each(|&num_features| Case::<f32>::new(2, num_features, 17).check(device, interaction));
+        [1, 2, 27, 64].iter().for_each(|&num_features| {
+            Case::<f32>::new(2, num_features, 17).check(device, interaction)
+        });
     }
 }
 
@@ -248,12 +294,15 @@ fn all_alignments<B: InteractionOps>(device: &B) {
 /// More than a block of a device can hold at once.
 fn large_samples<B: InteractionOps>(device: &B) {
     let cases = [(3, 66, 150), (0, 68, 144), (0, 2, 12_000)];
-    for (interaction, (gap, num_features, dim)) in interactions().into_iter().zip(cases.into_iter().cycle()) {
+    for (interaction, (gap, num_features, dim)) in
+        interactions().into_iter().zip(cases.into_iter().cycle())
+    {
         Case { gap, ..Case::<f32>::new(1, num_features, dim) }.check(device, interaction);
     }
 }
 
-/// Samples of all sizes, on tensor cores where a backend has them: F around multiples of 16, D of 8 and 16, what fits a warp, a block, neither.
+/// Samples of all sizes, on tensor cores where a backend has them: F around multiples of 16, D of 8
+/// and 16, what fits a warp, a block, neither.
 fn check_low_precision<E: Stored + Poison>(device: &impl InteractionOps, precision: Precision) {
     let shapes = [
         (3, 4, 1),
@@ -270,7 +319,8 @@ fn check_low_precision<E: Stored + Poison>(device: &impl InteractionOps, precisi
     let interactions = interactions();
     for (k, (gap, num_features, dim)) in shapes.into_iter().enumerate() {
         for interaction in [k, k + 5].map(|k| interactions[k % interactions.len()]) {
-            Case::<E> { gap, precision, ..Case::new(3, num_features, dim) }.check(device, interaction);
+            Case::<E> { gap, precision, ..Case::new(3, num_features, dim) }
+                .check(device, interaction);
         }
     }
 }
@@ -287,8 +337,8 @@ fn tf32_products<B: InteractionOps>(device: &B) {
     check_low_precision::<f32>(device, Precision::Tf32);
 }
 
-/// `<g, J x> = <Jᵀ g, x>`, but for what both may be off by. Columns of the output that are copies are of degree one in the features, dot products of
-/// degree two, so that these count twice.
+/// `<g, J x> = <Jᵀ g, x>`, but for what both may be off by. Columns of the output that are copies
+/// are of degree one in the features, dot products of degree two, so that these count twice.
 fn is_adjoint<B: InteractionOps>(device: &B) {
     fn check<E: Stored + Poison>(device: &impl InteractionOps, precision: Precision) {
         for (interaction, (num_features, dim)) in
@@ -297,15 +347,25 @@ fn is_adjoint<B: InteractionOps>(device: &B) {
             let case = Case::<E> { precision, ..Case::new(3, num_features, dim) };
             let layout = Layout::Split;
             let grad = stored(3 * case.width(interaction, layout), 8);
-            let (output, want) = (case.forward(device, interaction, layout), case.expected_output(interaction, true));
-            let (grads, want_grads) =
-                (case.backward(device, interaction, layout, &grad), case.expected_grads(interaction, true, &grad));
+            let (output, want) = (
+                case.forward(device, interaction, layout),
+                case.expected_output(interaction, true),
+            );
+            let (grads, want_grads) = (
+                case.backward(device, interaction, layout, &grad),
+                case.expected_grads(interaction, true, &grad),
+            );
             let times = |want: &Approx| if want.error == 0.0 { 1.0 } else { 2.0 };
-            let scaled: Vec<f64> = grad.iter().zip(&want).map(|(g, want)| times(want) * g.value()).collect();
+            let scaled: Vec<f64> =
+                grad.iter().zip(&want).map(|(g, want)| times(want) * g.value()).collect();
             let (left, left_error) = inner(&scaled, &output, &want);
             let (right, right_error) = inner(&values(&case.features), &grads, &want_grads);
             let (off, bound) = ((left - right).abs(), left_error + right_error);
-            assert!(off <= bound, "{interaction:?}, {}: {left} and {right}, {off:e} apart, not {bound:e}", E::DTYPE);
+            assert!(
+                off <= bound,
+                "{interaction:?}, {}: {left} and {right}, {off:e} apart, not {bound:e}",
+                E::DTYPE
+            );
         }
     }
     check::<f32>(device, Precision::Full);
@@ -323,19 +383,33 @@ fn inner<E: Stored>(a: &[f64], b: &[E], b_errors: &[Approx]) -> (f64, f64) {
 
 /// The samples of a batch know nothing of each other, wherever they are computed.
 fn permuting_the_batch_permutes_results<B: InteractionOps>(device: &B) {
-    fn check<E: Stored + Poison>(device: &impl InteractionOps, (num_features, dim): (usize, usize)) {
+    fn check<E: Stored + Poison>(
+        device: &impl InteractionOps,
+        (num_features, dim): (usize, usize),
+    ) {
         let case = Case::<E>::new(11, num_features, dim);
         let mut order: Vec<usize> = (0..11).collect();
         Philox::new(3, 0).shuffle(&mut order);
         let permute = |values: &[E]| -> Vec<E> {
-            order.iter().flat_map(|&b| &values[b * (values.len() / 11)..][..values.len() / 11]).copied().collect()
+            order
+                .iter()
+                .flat_map(|&b| &values[b * (values.len() / 11)..][..values.len() / 11])
+                .copied()
+                .collect()
         };
-        let permuted = Case { features: permute(&case.features), ..Case::new(11, num_features, dim) };
+        let permuted =
+            Case { features: permute(&case.features), ..Case::new(11, num_features, dim) };
         let (interaction, layout) = (Interaction::default(), Layout::JoinedWithDense);
         let grad = stored(11 * case.width(interaction, layout), 4);
-        let (output, grads) =
-            (case.forward(device, interaction, layout), case.backward(device, interaction, layout, &grad));
-        assert_same_bits("output", &permuted.forward(device, interaction, layout), &permute(&output));
+        let (output, grads) = (
+            case.forward(device, interaction, layout),
+            case.backward(device, interaction, layout, &grad),
+        );
+        assert_same_bits(
+            "output",
+            &permuted.forward(device, interaction, layout),
+            &permute(&output),
+        );
         let got = permuted.backward(device, interaction, layout, &permute(&grad));
         assert_same_bits("gradient", &got, &permute(&grads));
     }
@@ -345,7 +419,9 @@ fn permuting_the_batch_permutes_results<B: InteractionOps>(device: &B) {
 
 fn all_batch_sizes<B: InteractionOps>(device: &B) {
     for interaction in interactions() {
-        [0, 1, 33].iter().for_each(|&batch_size| Case::<f32>::new(batch_size, 5, 8).check(device, interaction));
+        [0, 1, 33]
+            .iter()
+            .for_each(|&batch_size| Case::<f32>::new(batch_size, 5, 8).check(device, interaction));
     }
 }
 
@@ -356,8 +432,11 @@ fn cat_takes_any_dimensions<B: InteractionOps>(device: &B) {
     let buffers = halves.each_ref().map(|grid| grid.upload(device));
     let output = Grid::poisoned(3, 7, 2);
     let mut output_buffer = output.upload(device);
-    let features = Features::Split { dense: halves[0].view(&buffers[0]), sparse: halves[1].view(&buffers[1]) };
-    Forward { interaction, dim, precision, features, output: output.view_mut(&mut output_buffer) }.run(device).unwrap();
+    let features =
+        Features::Split { dense: halves[0].view(&buffers[0]), sparse: halves[1].view(&buffers[1]) };
+    Forward { interaction, dim, precision, features, output: output.view_mut(&mut output_buffer) }
+        .run(device)
+        .unwrap();
     let got = output.download(device, &output_buffer);
     for (b, row) in got.chunks(7).enumerate() {
         assert_eq!(row, [&draw(6, 1)[b * 2..][..2], &draw(15, 2)[b * 5..][..5]].concat());
@@ -373,9 +452,15 @@ fn cat_takes_any_dimensions<B: InteractionOps>(device: &B) {
         interaction,
         dim,
         precision,
-        features: Features::Split { dense: halves[0].view(&buffers[0]), sparse: halves[1].view(&buffers[1]) },
+        features: Features::Split {
+            dense: halves[0].view(&buffers[0]),
+            sparse: halves[1].view(&buffers[1]),
+        },
         grad_output: grad_output.view(&grad_buffer),
-        grad_features: FeaturesMut::Split { dense: grads[0].view_mut(dense), sparse: grads[1].view_mut(sparse) },
+        grad_features: FeaturesMut::Split {
+            dense: grads[0].view_mut(dense),
+            sparse: grads[1].view_mut(sparse),
+        },
     };
     op.run(device).unwrap();
     assert_eq!(grads[0].download(device, &grad_buffers[0]), draw(6, 1));
@@ -391,9 +476,13 @@ fn nan_stays_with_its_sample<B: InteractionOps>(device: &B) {
             for layout in LAYOUTS {
                 let width = case.width(interaction, layout);
                 let output = case.forward(device, interaction, layout);
-                let grads = case.backward(device, interaction, layout, &vec![E::store(1.0); 3 * width]);
+                let grads =
+                    case.backward(device, interaction, layout, &vec![E::store(1.0); 3 * width]);
                 let has_nan = |row: &[E]| row.iter().any(|x| x.value().is_nan());
-                assert_eq!(output.chunks(width).map(has_nan).collect::<Vec<_>>(), [false, true, false]);
+                assert_eq!(
+                    output.chunks(width).map(has_nan).collect::<Vec<_>>(),
+                    [false, true, false]
+                );
                 let dots = interaction != Interaction::Cat;
                 assert_eq!(grads.chunks(20).map(has_nan).collect::<Vec<_>>(), [false, dots, false]);
             }
@@ -404,7 +493,11 @@ fn nan_stays_with_its_sample<B: InteractionOps>(device: &B) {
 }
 
 /// A matrix without gaps.
-fn matrix<B: InteractionOps>(buffer: &B::Buffer<f32>, rows: usize, cols: usize) -> Matrix<'_, B, f32> {
+fn matrix<B: InteractionOps>(
+    buffer: &B::Buffer<f32>,
+    rows: usize,
+    cols: usize,
+) -> Matrix<'_, B, f32> {
     Matrix { data: B::view(buffer), rows, cols, ld: cols }
 }
 
@@ -416,14 +509,17 @@ fn wrong_shapes_are_errors<B: InteractionOps>(device: &B) {
     let forward = |dim: usize, parts: &[(usize, usize)], rows: usize, cols: usize| {
         let mut output = upload(device, &poisoned::<f32>(64));
         let features = match parts[..] {
-            [(rows, cols)] => Features::Joined { block: matrix::<B>(&buffer, rows, cols), has_dense: true },
+            [(rows, cols)] => {
+                Features::Joined { block: matrix::<B>(&buffer, rows, cols), has_dense: true }
+            }
             _ => Features::Split {
                 dense: matrix::<B>(&buffer, parts[0].0, parts[0].1),
                 sparse: matrix::<B>(&buffer, parts[1].0, parts[1].1),
             },
         };
         let view = MatrixMut { data: B::view_mut(&mut output), rows, cols, ld: cols };
-        let text = message(Forward { interaction, dim, precision, features, output: view }.run(device));
+        let text =
+            message(Forward { interaction, dim, precision, features, output: view }.run(device));
         assert_same_bits(&text, &download(device, &output), &poisoned(64));
         text
     };
@@ -436,18 +532,37 @@ fn wrong_shapes_are_errors<B: InteractionOps>(device: &B) {
         (forward(4, &[(2, 0)], 2, 4), "features.block.cols: 0, but there is a dense vector"),
         (forward(4, &[(2, 3), (2, 8)], 2, 7), "features.dense.cols is 3, but must be 4"),
         (forward(4, &[(2, 4), (3, 8)], 2, 7), "features.sparse.rows is 3, but must be 2"),
-        (forward(4, &[(2, 4), (2, 9)], 2, 7), "features.sparse.cols: 9 is no multiple of the dimension 4"),
-        (forward(4, &[(1 << 31, 12)], 2, 7), "features.block.rows: 2147483648 is more than 2^31 - 1"),
-        (forward(4, &[(2, 1 << 31)], 2, 7), "features.block.cols: 2147483648 is more than 2^31 - 1"),
-        (forward(4, &[(1 << 31, 4), (1 << 31, 8)], 2, 7), "features.dense.rows: 2147483648 is more than 2^31 - 1"),
-        (forward(1 << 31, &[(0, 1 << 31), (0, 0)], 0, 7), "features.dense.cols: 2147483648 is more than 2^31 - 1"),
-        (forward(4, &[(2, 4), (2, 1 << 31)], 2, 7), "features.sparse.cols: 2147483648 is more than 2^31 - 1"),
+        (
+            forward(4, &[(2, 4), (2, 9)], 2, 7),
+            "features.sparse.cols: 9 is no multiple of the dimension 4",
+        ),
+        (
+            forward(4, &[(1 << 31, 12)], 2, 7),
+            "features.block.rows: 2147483648 is more than 2^31 - 1",
+        ),
+        (
+            forward(4, &[(2, 1 << 31)], 2, 7),
+            "features.block.cols: 2147483648 is more than 2^31 - 1",
+        ),
+        (
+            forward(4, &[(1 << 31, 4), (1 << 31, 8)], 2, 7),
+            "features.dense.rows: 2147483648 is more than 2^31 - 1",
+        ),
+        (
+            forward(1 << 31, &[(0, 1 << 31), (0, 0)], 0, 7),
+            "features.dense.cols: 2147483648 is more than 2^31 - 1",
+        ),
+        (
+            forward(4, &[(2, 4), (2, 1 << 31)], 2, 7),
+            "features.sparse.cols: 2147483648 is more than 2^31 - 1",
+        ),
     ] {
         assert_eq!(text, format!("interaction.forward: {want}"));
     }
 
     let backward = |grad: (usize, usize), joined_output: bool, (rows, cols): (usize, usize)| {
-        let (mut a, mut b) = (upload(device, &poisoned::<f32>(64)), upload(device, &poisoned::<f32>(64)));
+        let (mut a, mut b) =
+            (upload(device, &poisoned::<f32>(64)), upload(device, &poisoned::<f32>(64)));
         let view = |data| MatrixMut { data, rows, cols, ld: cols };
         let grad_features = match joined_output {
             true => FeaturesMut::Joined { block: view(B::view_mut(&mut a)) },
@@ -467,7 +582,10 @@ fn wrong_shapes_are_errors<B: InteractionOps>(device: &B) {
     for (text, want) in [
         (backward((2, 6), true, (2, 12)), "grad_output.cols is 6, but must be 7"),
         (backward((2, 7), true, (2, 11)), "grad_features.block.cols is 11, but must be 12"),
-        (backward((2, 7), false, (2, 8)), "grad_features: it must have the same layout as the features"),
+        (
+            backward((2, 7), false, (2, 8)),
+            "grad_features: it must have the same layout as the features",
+        ),
     ] {
         assert_eq!(text, format!("interaction.backward: {want}"));
     }

@@ -1,9 +1,12 @@
-//! What the compiled kernels take of every architecture: registers, shared memory, occupancy, and the instructions that make them fast, compared
-//! with kernels/resources.json. A GPU is not needed: the disassembler reads the machine code that this library carries.
+//! What the compiled kernels take of every architecture: registers, shared memory, occupancy, and
+//! the instructions that make them fast, compared with kernels/resources.json. A GPU is not needed:
+//! the disassembler reads the machine code that this library carries.
 //!
-//! `BLESS=1 cargo test --test kernel_resources` writes what was measured into that file. Its `rules` are written by hand, one for each kernel
-//! of `SIGNATURES`: the threads of its blocks, the bytes of shared memory that a launch adds, and instructions that it must have on every
-//! architecture, such as `LDG.128` for a load of 16 bytes. No blessing helps a kernel that spills or lacks one of these.
+//! `BLESS=1 cargo test --test kernel_resources` writes what was measured into that file. Its
+//! `rules` are written by hand, one for each kernel of `SIGNATURES`: the threads of its blocks, the
+//! bytes of shared memory that a launch adds, and instructions that it must have on every
+//! architecture, such as `LDG.128` for a load of 16 bytes. No blessing helps a kernel that spills
+//! or lacks one of these.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,10 +16,34 @@ use bagdot::backend::cuda::{ImageInfo, SIGNATURES, images};
 use serde::{Deserialize, Serialize};
 
 const ARCHITECTURES: [Architecture; 4] = [
-    Architecture { target: "sm_80", warps: 64, blocks: 32, shared: 167_936, report_adds_reserved: false },
-    Architecture { target: "sm_90a", warps: 64, blocks: 32, shared: 233_472, report_adds_reserved: true },
-    Architecture { target: "sm_100", warps: 64, blocks: 32, shared: 233_472, report_adds_reserved: true },
-    Architecture { target: "sm_120", warps: 48, blocks: 24, shared: 102_400, report_adds_reserved: true },
+    Architecture {
+        target: "sm_80",
+        warps: 64,
+        blocks: 32,
+        shared: 167_936,
+        report_adds_reserved: false,
+    },
+    Architecture {
+        target: "sm_90a",
+        warps: 64,
+        blocks: 32,
+        shared: 233_472,
+        report_adds_reserved: true,
+    },
+    Architecture {
+        target: "sm_100",
+        warps: 64,
+        blocks: 32,
+        shared: 233_472,
+        report_adds_reserved: true,
+    },
+    Architecture {
+        target: "sm_120",
+        warps: 48,
+        blocks: 24,
+        shared: 102_400,
+        report_adds_reserved: true,
+    },
 ];
 /// Shared memory that the system keeps for itself in every block.
 const RESERVED: u32 = 1024;
@@ -43,7 +70,8 @@ impl Architecture {
         // A multiprocessor has four files of registers: a warp lies in one of them.
         let warps_by_registers = REGISTERS.0 / registers_of_warp / 4 * 4;
         let by_shared = self.shared / (shared + RESERVED).next_multiple_of(SHARED_UNIT);
-        let blocks = self.blocks.min(self.warps / warps).min(warps_by_registers / warps).min(by_shared);
+        let blocks =
+            self.blocks.min(self.warps / warps).min(warps_by_registers / warps).min(by_shared);
         blocks * warps
     }
 }
@@ -87,7 +115,8 @@ struct Disassembled {
 #[test]
 fn kernels_take_what_they_are_known_to_take() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/resources.json");
-    let mut resources: Resources = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let mut resources: Resources =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     let (measured, mut complaints) = measure(&resources.rules);
     if complaints.is_empty() && std::env::var("BLESS").is_ok_and(|value| value == "1") {
         resources.measured = measured;
@@ -104,11 +133,17 @@ fn kernels_take_what_they_are_known_to_take() {
 }
 
 /// What was measured, and what can never be blessed.
-fn measure(rules: &BTreeMap<String, Rule>) -> (BTreeMap<String, BTreeMap<String, Measured>>, Vec<String>) {
+fn measure(
+    rules: &BTreeMap<String, Rule>,
+) -> (BTreeMap<String, BTreeMap<String, Measured>>, Vec<String>) {
     let images = images();
-    assert!(!images.is_empty(), "the library was built without kernels: run scripts/nvcc.sh and build again");
+    assert!(
+        !images.is_empty(),
+        "the library was built without kernels: run scripts/nvcc.sh and build again"
+    );
     let cuobjdump = find_cuobjdump();
-    let (mut measured, mut complaints) = (BTreeMap::<_, BTreeMap<_, _>>::new(), unused_rules(rules));
+    let (mut measured, mut complaints) =
+        (BTreeMap::<_, BTreeMap<_, _>>::new(), unused_rules(rules));
     let mut stems: Vec<_> = SIGNATURES.iter().map(|signature| signature.stem).collect();
     stems.dedup();
     for stem in stems {
@@ -120,15 +155,24 @@ fn measure(rules: &BTreeMap<String, Rule>) -> (BTreeMap<String, BTreeMap<String,
         for architecture in &ARCHITECTURES {
             let kernels = disassemble(&cuobjdump, image(architecture.target));
             let names = |kernels: Vec<&String>| kernels.into_iter().cloned().collect::<Vec<_>>();
-            assert_eq!(names(kernels.keys().collect()), names(block_sizes.keys().collect()), "kernels in the images");
+            assert_eq!(
+                names(kernels.keys().collect()),
+                names(block_sizes.keys().collect()),
+                "kernels in the images"
+            );
             for (name, kernel) in kernels {
                 let Some(rule) = rule_of(rules, &name) else {
-                    complaints.push(format!("{name}: `rules` of kernels/resources.json has none for it"));
+                    complaints
+                        .push(format!("{name}: `rules` of kernels/resources.json has none for it"));
                     continue;
                 };
                 let is = kernel.measure(architecture, rule);
                 let of_kernel = kernel.complaints(&is, rule, block_sizes[&name]);
-                complaints.extend(of_kernel.iter().map(|what| format!("{name} on {}: {what}", architecture.target)));
+                complaints.extend(
+                    of_kernel
+                        .iter()
+                        .map(|what| format!("{name} on {}: {what}", architecture.target)),
+                );
                 measured.entry(name).or_default().insert(architecture.target.to_owned(), is);
             }
         }
@@ -138,13 +182,18 @@ fn measure(rules: &BTreeMap<String, Rule>) -> (BTreeMap<String, BTreeMap<String,
 
 /// The rule for a kernel, whose name ends with its types.
 fn rule_of<'r>(rules: &'r BTreeMap<String, Rule>, kernel: &str) -> Option<&'r Rule> {
-    let named = |name: &str| kernel == name || kernel.strip_prefix(name).is_some_and(|types| types.starts_with('_'));
-    let signature = SIGNATURES.iter().filter(|signature| named(signature.name)).max_by_key(|s| s.name.len())?;
+    let named = |name: &str| {
+        kernel == name || kernel.strip_prefix(name).is_some_and(|types| types.starts_with('_'))
+    };
+    let signature =
+        SIGNATURES.iter().filter(|signature| named(signature.name)).max_by_key(|s| s.name.len())?;
     rules.get(signature.name)
 }
 
 fn unused_rules(rules: &BTreeMap<String, Rule>) -> Vec<String> {
-    let unknown = rules.keys().filter(|name| SIGNATURES.iter().all(|signature| signature.name != name.as_str()));
+    let unknown = rules
+        .keys()
+        .filter(|name| SIGNATURES.iter().all(|signature| signature.name != name.as_str()));
     unknown.map(|name| format!("{name}: there is a rule for it, but no such kernel")).collect()
 }
 
@@ -152,23 +201,43 @@ impl Disassembled {
     fn measure(&self, architecture: &Architecture, rule: &Rule) -> Measured {
         let reserved = if architecture.report_adds_reserved { RESERVED } else { 0 };
         let static_shared = self.shared.saturating_sub(reserved);
-        let count = |pattern: &String| self.opcodes.iter().filter(|opcode| matches(opcode, pattern)).count();
+        let count = |pattern: &String| {
+            self.opcodes.iter().filter(|opcode| matches(opcode, pattern)).count()
+        };
         Measured {
             registers: self.registers,
             static_shared,
-            warps: architecture.resident_warps(rule.threads, self.registers, static_shared + rule.dynamic_shared),
-            instructions: rule.instructions.iter().map(|pattern| (pattern.clone(), count(pattern))).collect(),
+            warps: architecture.resident_warps(
+                rule.threads,
+                self.registers,
+                static_shared + rule.dynamic_shared,
+            ),
+            instructions: rule
+                .instructions
+                .iter()
+                .map(|pattern| (pattern.clone(), count(pattern)))
+                .collect(),
         }
     }
 
     fn complaints(&self, is: &Measured, rule: &Rule, block_size: Option<u32>) -> Vec<String> {
         let mut complaints = vec![];
-        let spills = self.opcodes.iter().filter(|opcode| matches(opcode, "LDL") || matches(opcode, "STL")).count();
+        let spills = self
+            .opcodes
+            .iter()
+            .filter(|opcode| matches(opcode, "LDL") || matches(opcode, "STL"))
+            .count();
         if self.local > 0 || spills > 0 {
-            complaints.push(format!("{} bytes of local memory, in {spills} instructions: it spills", self.local));
+            complaints.push(format!(
+                "{} bytes of local memory, in {spills} instructions: it spills",
+                self.local
+            ));
         }
         if block_size != Some(rule.threads) {
-            complaints.push(format!("__launch_bounds__ says {block_size:?} threads, the rule {}", rule.threads));
+            complaints.push(format!(
+                "__launch_bounds__ says {block_size:?} threads, the rule {}",
+                rule.threads
+            ));
         }
         if is.warps == 0 {
             complaints.push("a block is too large for a multiprocessor".to_owned());
@@ -179,13 +248,15 @@ impl Disassembled {
     }
 }
 
-/// Whether an opcode such as `LDG.E.128.CONSTANT` is one of a pattern such as `LDG.128`: that instruction, with these modifiers among others.
+/// Whether an opcode such as `LDG.E.128.CONSTANT` is one of a pattern such as `LDG.128`: that
+/// instruction, with these modifiers among others.
 fn matches(opcode: &str, pattern: &str) -> bool {
     let (mut has, mut wanted) = (opcode.split('.'), pattern.split('.'));
     has.next() == wanted.next() && wanted.all(|modifier| has.clone().any(|other| other == modifier))
 }
 
-/// Every difference, in either direction: what got better must be blessed as well, else it could get worse again unnoticed.
+/// Every difference, in either direction: what got better must be blessed as well, else it could
+/// get worse again unnoticed.
 fn differences(
     were: &BTreeMap<String, BTreeMap<String, Measured>>,
     are: &BTreeMap<String, BTreeMap<String, Measured>>,
@@ -199,12 +270,16 @@ fn differences(
     };
     let (were, are) = (flat(were), flat(are));
     let gone = were.keys().filter(|key| !are.contains_key(key));
-    let mut found: Vec<String> =
-        gone.map(|(kernel, target)| format!("{kernel} on {target}: there is no such kernel any more")).collect();
+    let mut found: Vec<String> = gone
+        .map(|(kernel, target)| format!("{kernel} on {target}: there is no such kernel any more"))
+        .collect();
     for ((kernel, target), is) in &are {
         match were.get(&(kernel.clone(), target.clone())) {
-            None => found.push(format!("{kernel} on {target}: it is new; registers are {}", is.registers)),
-            Some(was) => found.extend(changes(was, is).iter().map(|what| format!("{kernel} on {target}: {what}"))),
+            None => found
+                .push(format!("{kernel} on {target}: it is new; registers are {}", is.registers)),
+            Some(was) => found.extend(
+                changes(was, is).iter().map(|what| format!("{kernel} on {target}: {what}")),
+            ),
         }
     }
     found
@@ -221,7 +296,10 @@ fn changes(was: &Measured, is: &Measured) -> Vec<String> {
     compare("registers", was.registers as usize, is.registers as usize, true);
     compare("bytes of shared memory", was.static_shared as usize, is.static_shared as usize, true);
     compare("warps at once", was.warps as usize, is.warps as usize, false);
-    let patterns = was.instructions.keys().chain(is.instructions.keys().filter(|k| !was.instructions.contains_key(*k)));
+    let patterns = was
+        .instructions
+        .keys()
+        .chain(is.instructions.keys().filter(|k| !was.instructions.contains_key(*k)));
     for pattern in patterns {
         let count = |of: &Measured| of.instructions.get(pattern).copied().unwrap_or(0);
         compare(pattern, count(was), count(is), false);
@@ -250,7 +328,9 @@ fn block_sizes(ptx: &str) -> BTreeMap<String, Option<u32>> {
         let sizes = kernel.split('{').next()?.split(".maxntid ").nth(1)?.lines().next()?;
         sizes.split(',').map(|size| size.trim().parse::<u32>().ok()).product()
     };
-    kernels.map(|kernel| (kernel[..kernel.find('(').unwrap()].trim().to_owned(), size(kernel))).collect()
+    kernels
+        .map(|kernel| (kernel[..kernel.find('(').unwrap()].trim().to_owned(), size(kernel)))
+        .collect()
 }
 
 fn disassemble(cuobjdump: &Path, image: &ImageInfo) -> BTreeMap<String, Disassembled> {
@@ -259,27 +339,38 @@ fn disassemble(cuobjdump: &Path, image: &ImageInfo) -> BTreeMap<String, Disassem
     std::fs::write(&cubin, image.contents).unwrap();
     let say = |what: &str| {
         let output = Command::new(cuobjdump).arg(what).arg(&cubin).output().unwrap();
-        let (said, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+        let (said, error) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{} of {}: {said}{error}", image.stem, image.target);
         said
     };
     let mut kernels = parse_usage(&say("--dump-resource-usage"));
     parse_sass(&say("--dump-sass"), &mut kernels);
-    assert!(kernels.values().all(|kernel| !kernel.opcodes.is_empty()), "kernels without instructions");
+    assert!(
+        kernels.values().all(|kernel| !kernel.opcodes.is_empty()),
+        "kernels without instructions"
+    );
     kernels
 }
 
-/// Lines of a name, each followed by one of numbers: ` Function name:`, `  REG:94 STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:448 …`.
+/// Lines of a name, each followed by one of numbers: ` Function name:`, `  REG:94 STACK:0 SHARED:0
+/// LOCAL:0 CONSTANT[0]:448 …`.
 fn parse_usage(text: &str) -> BTreeMap<String, Disassembled> {
     let of_kernel = |kernel: &str| {
         let (name, numbers) = kernel.split_once(":\n").unwrap();
         let number = |key: &str| -> u32 {
-            let value = numbers.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix(':'));
+            let value = numbers
+                .split_whitespace()
+                .find_map(|word| word.strip_prefix(key)?.strip_prefix(':'));
             value.unwrap_or_else(|| panic!("no {key} in {numbers}")).parse().unwrap()
         };
         let local = number("STACK") + number("LOCAL");
-        let kernel =
-            Disassembled { registers: number("REG"), local, shared: number("SHARED"), ..Disassembled::default() };
+        let kernel = Disassembled {
+            registers: number("REG"),
+            local,
+            shared: number("SHARED"),
+            ..Disassembled::default()
+        };
         (name.to_owned(), kernel)
     };
     text.split(" Function ").skip(1).map(of_kernel).collect()
@@ -306,12 +397,16 @@ fn line_of(value: &impl Serialize) -> String {
 
 /// The file, with a line for each kernel and architecture, so that differences are easy to read.
 fn text(resources: &Resources) -> String {
-    let rules = resources.rules.iter().map(|(name, rule)| format!("    {name:?}: {}", line_of(rule)));
+    let rules =
+        resources.rules.iter().map(|(name, rule)| format!("    {name:?}: {}", line_of(rule)));
     let of_kernel = |(name, targets): (&String, &BTreeMap<String, Measured>)| {
-        let lines = targets.iter().map(|(target, measured)| format!("      {target:?}: {}", line_of(measured)));
+        let lines = targets
+            .iter()
+            .map(|(target, measured)| format!("      {target:?}: {}", line_of(measured)));
         format!("    {name:?}: {{\n{}\n    }}", lines.collect::<Vec<_>>().join(",\n"))
     };
-    let (rules, measured) = (rules.collect::<Vec<_>>(), resources.measured.iter().map(of_kernel).collect::<Vec<_>>());
+    let (rules, measured) =
+        (rules.collect::<Vec<_>>(), resources.measured.iter().map(of_kernel).collect::<Vec<_>>());
     format!(
         "{{\n  \"about\": {:?},\n  \"rules\": {{\n{}\n  }},\n  \"measured\": {{\n{}\n  }}\n}}\n",
         resources.about,
@@ -321,7 +416,12 @@ fn text(resources: &Resources) -> String {
 }
 
 fn measured(registers: u32, static_shared: u32, warps: u32, wide_loads: usize) -> Measured {
-    Measured { registers, static_shared, warps, instructions: [("LDG.128".to_owned(), wide_loads)].into() }
+    Measured {
+        registers,
+        static_shared,
+        warps,
+        instructions: [("LDG.128".to_owned(), wide_loads)].into(),
+    }
 }
 
 #[test]
@@ -364,10 +464,16 @@ fn spills_lost_instructions_and_other_block_sizes_are_never_accepted() {
     };
     let wide = "LDG.E.128.CONSTANT";
     assert_eq!(said(&[wide], 0, 40, Some(256)), "");
-    assert_eq!(said(&[wide, "STL.64"], 8, 40, Some(256)), "8 bytes of local memory, in 1 instructions: it spills");
+    assert_eq!(
+        said(&[wide, "STL.64"], 8, 40, Some(256)),
+        "8 bytes of local memory, in 1 instructions: it spills"
+    );
     assert_eq!(said(&["LDG.E.64", "STG.E.128"], 0, 40, Some(256)), "it has no LDG.128");
     assert_eq!(said(&[wide], 0, 40, None), "__launch_bounds__ says None threads, the rule 256");
-    assert_eq!(said(&[wide], 0, 40, Some(128)), "__launch_bounds__ says Some(128) threads, the rule 256");
+    assert_eq!(
+        said(&[wide], 0, 40, Some(128)),
+        "__launch_bounds__ says Some(128) threads, the rule 256"
+    );
 }
 
 /// Against what NVIDIA's cuda_occupancy.h answers for the same.

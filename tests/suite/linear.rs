@@ -34,15 +34,25 @@ const SHAPES: [(usize, usize, usize); 14] = [
 ];
 const ACTIVATIONS: [Activation; 2] = [Activation::None, Activation::Relu];
 
-/// Those for the types that are computed on other cores: rows that begin at multiples of 16, 4 and 2 bytes, fewer and more terms than are
-/// taken at once, tiles that are full and that are not.
-const LOW_PRECISION_SHAPES: [(usize, usize, usize); 9] =
-    [(0, 3, 4), (4, 0, 3), (5, 2, 0), (1, 1, 1), (33, 64, 63), (7, 129, 136), (64, 64, 64), (130, 3, 70), (3, 5, 2050)];
+/// Those for the types that are computed on other cores: rows that begin at multiples of 16, 4 and
+/// 2 bytes, fewer and more terms than are taken at once, tiles that are full and that are not.
+const LOW_PRECISION_SHAPES: [(usize, usize, usize); 9] = [
+    (0, 3, 4),
+    (4, 0, 3),
+    (5, 2, 0),
+    (1, 1, 1),
+    (33, 64, 63),
+    (7, 129, 136),
+    (64, 64, 64),
+    (130, 3, 70),
+    (3, 5, 2050),
+];
 
 /// A type that layers are computed in, and how far off a result may be.
 ///
-/// A multiplication of matrices in hardware adds up exact products, but may cut off where the standard model rounds to nearest: the unit roundoff
-/// of its additions is 2⁻²³ = 2u. For n < 4096 terms γₙ(2u) = 2nu / (1 - 2nu) ≤ 2.001 γₙ(u).
+/// A multiplication of matrices in hardware adds up exact products, but may cut off where the
+/// standard model rounds to nearest: the unit roundoff of its additions is 2⁻²³ = 2u. For n < 4096
+/// terms γₙ(2u) = 2nu / (1 - 2nu) ≤ 2.001 γₙ(u).
 pub trait Layers: Stored + Poison {
     const SIDES: f64;
 }
@@ -60,7 +70,8 @@ impl Layers for bf16 {
 /// What a device may round besides.
 #[derive(Clone, Copy)]
 pub struct Rounded {
-    /// The relative error of a factor of tf32, which has 11 bits: 2⁻¹¹ if it is rounded to nearest, 2⁻¹⁰ if the other bits are cut off.
+    /// The relative error of a factor of tf32, which has 11 bits: 2⁻¹¹ if it is rounded to nearest,
+    /// 2⁻¹⁰ if the other bits are cut off.
     pub tf32: f64,
     /// Whether the bias may be rounded to the type of a layer.
     pub bias: bool,
@@ -107,7 +118,8 @@ impl<E: Layers> Case<E> {
 
     fn forward<B: LinearOps>(&self, device: &B, activation: Activation, gap: usize) -> Vec<E> {
         let (m, n, k) = self.shape;
-        let (input, weight) = (Grid::new(m, k, gap, &self.input), Grid::new(n, k, gap * 2, &self.weight));
+        let (input, weight) =
+            (Grid::new(m, k, gap, &self.input), Grid::new(n, k, gap * 2, &self.weight));
         let output = Grid::poisoned(m, n, gap);
         let buffers = [input.upload(device), weight.upload(device)];
         let bias = upload(device, &self.bias);
@@ -137,18 +149,26 @@ impl<E: Layers> Case<E> {
     }
 
     /// Runs backward with `before` in the gradients of weight and bias.
-    fn backward<B: LinearOps>(&self, device: &B, how: How<'_, E>, before: (&[f32], &[f32])) -> Got<E> {
+    fn backward<B: LinearOps>(
+        &self,
+        device: &B,
+        how: How<'_, E>,
+        before: (&[f32], &[f32]),
+    ) -> Got<E> {
         let (m, n, k) = self.shape;
         let gap = how.gap;
-        let (input, weight) = (Grid::new(m, k, gap, &self.input), Grid::new(n, k, gap * 2, &self.weight));
-        let (output, grad_output) = (Grid::new(m, n, gap, how.output), Grid::new(m, n, gap + 1, how.grad_output));
+        let (input, weight) =
+            (Grid::new(m, k, gap, &self.input), Grid::new(n, k, gap * 2, &self.weight));
+        let (output, grad_output) =
+            (Grid::new(m, n, gap, how.output), Grid::new(m, n, gap + 1, how.grad_output));
         let (grad_input, grad_weight) = (Grid::poisoned(m, k, gap), Grid::new(n, k, gap, before.0));
         let inputs = [input.upload(device), weight.upload(device), output.upload(device)];
         let mut outputs = [grad_output.upload(device), grad_input.upload(device)];
         let [z, dx] = &mut outputs;
         let mut dw = grad_weight.upload(device);
         let mut db = upload(device, before.1);
-        let mut workspace = upload(device, &poisoned::<u64>(Backward::<B, E>::workspace_len(device, m, n, k)));
+        let mut workspace =
+            upload(device, &poisoned::<u64>(Backward::<B, E>::workspace_len(device, m, n, k)));
         let op = Backward {
             input: input.view(&inputs[0]),
             weight: weight.view(&inputs[1]),
@@ -209,13 +229,15 @@ pub fn forward_is_right_of<B: LinearOps, E: Layers>(
 ) {
     for &shape in shapes {
         let case = Case::<E>::new(shape, precision);
-        let (x, w) = (rounded.factors(&case.input, precision), rounded.factors(&case.weight, precision));
+        let (x, w) =
+            (rounded.factors(&case.input, precision), rounded.factors(&case.weight, precision));
         for activation in ACTIVATIONS {
             let relu = activation == Activation::Relu;
             let want = reference::linear(&x, &w, &rounded.bias::<E>(&case.bias), shape, relu);
             for gap in [0, 3] {
                 let got = case.forward(device, activation, gap);
-                let what = format!("{}, {precision:?}, {shape:?}, {activation:?}, gap {gap}", E::DTYPE);
+                let what =
+                    format!("{}, {precision:?}, {shape:?}, {activation:?}, gap {gap}", E::DTYPE);
                 assert_close_within(&what, &got, &want, sides::<E>(precision));
                 assert!(!relu || got.iter().all(|y| y.value() >= 0.0));
             }
@@ -245,29 +267,50 @@ pub fn backward_is_right_of<B: LinearOps, E: Layers>(
     for &shape in shapes {
         let ((m, n, k), case) = (shape, Case::<E>::new(shape, precision));
         // As ReLU makes them: about half are zero, and a zero may have a sign.
-        let output: Vec<f32> = draw(m * n, 8).iter().map(|y| if *y < 0.0 { y * 0.0 } else { *y }).collect();
+        let output: Vec<f32> =
+            draw(m * n, 8).iter().map(|y| if *y < 0.0 { y * 0.0 } else { *y }).collect();
         let output: Vec<E> = output.iter().map(|&y| E::store(f64::from(y))).collect();
         let grad_output = draw_stored::<E>(m * n, 9);
         let before = (draw(n * k, 10), draw(n, 11));
-        for (activation, accum) in ACTIVATIONS.iter().flat_map(|&a| [(a, Accum::Replace), (a, Accum::Add)]) {
+        for (activation, accum) in
+            ACTIVATIONS.iter().flat_map(|&a| [(a, Accum::Replace), (a, Accum::Add)])
+        {
             let old = (exact(&before.0), exact(&before.1));
             let reference = |precision: Precision| {
-                let matrices =
-                    [&case.input, &case.weight, &output, &grad_output].map(|x| rounded.factors(x, precision));
+                let matrices = [&case.input, &case.weight, &output, &grad_output]
+                    .map(|x| rounded.factors(x, precision));
                 let before = (accum == Accum::Add).then_some((&old.0[..], &old.1[..]));
-                reference::linear_backward(matrices.each_ref().map(|x| &x[..]), shape, activation, before)
+                reference::linear_backward(
+                    matrices.each_ref().map(|x| &x[..]),
+                    shape,
+                    activation,
+                    before,
+                )
             };
-            // Products are of rounded factors; the gradients of affine map and bias are no products.
+            // Products are of rounded factors; the gradients of affine map and bias are no
+            // products.
             let (want, products) = (reference(Precision::Full), reference(precision));
             for &(wants_input, gap) in gaps {
-                let what = format!("{}, {precision:?}, {shape:?}, {activation:?}, {accum:?}, gap {gap}", E::DTYPE);
+                let what = format!(
+                    "{}, {precision:?}, {shape:?}, {activation:?}, {accum:?}, gap {gap}",
+                    E::DTYPE
+                );
                 let poison = (poisoned(n * k), poisoned(n));
                 let before = if accum == Accum::Add { &before } else { &poison };
                 let (output, grad_output) = (&output[..], &grad_output[..]);
                 let how = How { output, grad_output, activation, accum, wants_input, gap };
                 let got = case.backward(device, how, (&before.0, &before.1));
-                assert_eq!(exact(&got.affine), want.affine, "{what}: the gradient of the affine map");
-                assert_close_within(&format!("{what}, weight"), &got.weight, &products.weight, sides::<E>(precision));
+                assert_eq!(
+                    exact(&got.affine),
+                    want.affine,
+                    "{what}: the gradient of the affine map"
+                );
+                assert_close_within(
+                    &format!("{what}, weight"),
+                    &got.weight,
+                    &products.weight,
+                    sides::<E>(precision),
+                );
                 assert_close(&format!("{what}, bias"), &got.bias, &want.bias);
                 match wants_input {
                     true => {
@@ -303,7 +346,14 @@ fn nan_comes_through_of<B: LinearOps, E: Layers>(device: &B, precision: Precisio
         assert_eq!(is_nan, [false, false, true, true, false, false]);
         let (accum, wants_input) = (Accum::Replace, true);
         let grad_output = [E::store(1.0); 6];
-        let how = How { output: &output, grad_output: &grad_output, activation, accum, wants_input, gap: 0 };
+        let how = How {
+            output: &output,
+            grad_output: &grad_output,
+            activation,
+            accum,
+            wants_input,
+            gap: 0,
+        };
         let got = case.backward(device, how, (&poisoned(4), &poisoned(2)));
         assert_eq!(got.affine[2..4], [E::store(1.0); 2], "a NaN lets the gradient through");
         assert!(got.weight[0].is_nan() && got.weight[2].is_nan() && !got.weight[1].is_nan());
@@ -315,8 +365,12 @@ fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
     let ones = upload(device, &[1.0_f32; 64]);
     let grid = |rows, cols| Grid::<f32>::poisoned(rows, cols, 0);
     let words = upload(device, &[0_u64; 64]);
-    let shapes = |op: &str, [input, weight, output]: [(usize, usize); 3], bias: usize, packed: Option<usize>| {
-        let [input, weight, output_grid] = [input, weight, output].map(|(rows, cols)| grid(rows, cols));
+    let shapes = |op: &str,
+                  [input, weight, output]: [(usize, usize); 3],
+                  bias: usize,
+                  packed: Option<usize>| {
+        let [input, weight, output_grid] =
+            [input, weight, output].map(|(rows, cols)| grid(rows, cols));
         let mut out = upload(device, &poisoned::<f32>(64));
         let mut others = [64, 64, 64].map(|len| upload(device, &poisoned::<f32>(len)));
         let [dx, dw, db] = &mut others;
@@ -375,7 +429,8 @@ fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
         (40, len, "weight.data holds 64 elements, but 120 are needed".into()),
     ] {
         let mut packed = upload(device, &[7_u64; 64]);
-        let pack = Pack { weight: grid(rows, 3).view(&ones), packed: B::slice_mut(&mut packed, 0..len) };
+        let pack =
+            Pack { weight: grid(rows, 3).view(&ones), packed: B::slice_mut(&mut packed, 0..len) };
         assert_eq!(message(pack.run(device)), format!("linear.pack: {want}"));
         assert_eq!(download(device, &packed), [7; 64]);
     }
@@ -404,8 +459,10 @@ fn results_do_not_depend_on_threads_of<E: Layers>(shape: (usize, usize, usize)) 
     let what = format!("{}, {shape:?}", E::DTYPE);
     let work = |cpu: &Cpu| {
         let output = case.forward(cpu, Activation::Relu, 1);
-        let (grad_output, activation, accum) = (&draw_stored(m * n, 1)[..], Activation::Relu, Accum::Add);
-        let how = How { output: &output, grad_output, activation, accum, wants_input: true, gap: 0 };
+        let (grad_output, activation, accum) =
+            (&draw_stored(m * n, 1)[..], Activation::Relu, Accum::Add);
+        let how =
+            How { output: &output, grad_output, activation, accum, wants_input: true, gap: 0 };
         let got = case.backward(cpu, how, (&draw(n * k, 2), &draw(n, 3)));
         [bytes(&output), bytes(&got.input), bytes(&got.weight), bytes(&got.bias)].concat()
     };

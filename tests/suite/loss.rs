@@ -17,7 +17,8 @@ backend_suite!(
     wrong_arguments_are_errors,
 );
 
-const LOSSES: [Loss; 3] = [Loss::BceWithLogits, Loss::WeightedBce { negative: 0.25, positive: 3.0 }, Loss::Mse];
+const LOSSES: [Loss; 3] =
+    [Loss::BceWithLogits, Loss::WeightedBce { negative: 0.25, positive: 3.0 }, Loss::Mse];
 
 fn run<B: LossOps>(
     device: &B,
@@ -38,8 +39,10 @@ fn run_scaled<B: LossOps>(
     with_grad: bool,
 ) -> (f64, Vec<f32>, Result<()>) {
     let (z, y) = (upload(device, logits), upload(device, labels));
-    let (mut mean, mut grad) = (upload(device, &poisoned::<f64>(1)), upload(device, &poisoned::<f32>(logits.len())));
-    let mut workspace = upload(device, &poisoned::<u64>(Forward::workspace_len(device, logits.len())));
+    let (mut mean, mut grad) =
+        (upload(device, &poisoned::<f64>(1)), upload(device, &poisoned::<f32>(logits.len())));
+    let mut workspace =
+        upload(device, &poisoned::<u64>(Forward::workspace_len(device, logits.len())));
     let op = Forward {
         loss,
         threshold,
@@ -74,7 +77,9 @@ fn losses_and_gradients_are_right<B: LossOps>(device: &B) {
             for batch_size in [0, 1, 33, 1000] {
                 let logits: Vec<f32> = draw(batch_size, 1).iter().map(|z| z * 3.0).collect();
                 // Soft labels among the hard ones.
-                let label = |(k, u): (usize, &f32)| if k % 4 == 0 { u.abs().fract() } else { f32::from(*u > 0.0) };
+                let label = |(k, u): (usize, &f32)| {
+                    if k % 4 == 0 { u.abs().fract() } else { f32::from(*u > 0.0) }
+                };
                 let labels: Vec<f32> = draw(batch_size, 2).iter().enumerate().map(label).collect();
                 check(device, (loss, threshold), &logits, &labels);
             }
@@ -86,7 +91,9 @@ fn losses_and_gradients_are_right<B: LossOps>(device: &B) {
 fn extreme_logits_overflow_nothing<B: LossOps>(device: &B) {
     let logits = [0.0, -0.0, 30.0, -30.0, 100.0, -100.0, 1000.0, -1000.0, 3e38, -3e38, 1e-30];
     for (loss, label) in LOSSES.iter().flat_map(|&loss| [(loss, 0.0), (loss, 1.0), (loss, 0.5)]) {
-        for (threshold, &logit) in [0.0, 1e-7, 0.4].iter().flat_map(|&t| logits.iter().map(move |z| (t, z))) {
+        for (threshold, &logit) in
+            [0.0, 1e-7, 0.4].iter().flat_map(|&t| logits.iter().map(move |z| (t, z)))
+        {
             check(device, (loss, threshold), &[logit], &[label]);
         }
     }
@@ -106,9 +113,17 @@ fn infinite_logits_have_the_limit<B: LossOps>(device: &B) {
         ] {
             let (mean, grad, result) = run(device, (loss, 0.0), &[logit], &[label], true);
             assert_eq!(result, Ok(()));
-            assert_eq!(mean, if is_right { 0.0 } else { f64::INFINITY }, "{loss:?}, {logit}, {label}");
+            assert_eq!(
+                mean,
+                if is_right { 0.0 } else { f64::INFINITY },
+                "{loss:?}, {logit}, {label}"
+            );
             let p = if logit > 0.0 { 1.0 } else { 0.0 };
-            assert_eq!(grad, [weights[usize::from(label >= 0.5)] * (p - label)], "{loss:?}, {logit}, {label}");
+            assert_eq!(
+                grad,
+                [weights[usize::from(label >= 0.5)] * (p - label)],
+                "{loss:?}, {logit}, {label}"
+            );
         }
     }
 }
@@ -124,13 +139,20 @@ fn bad_labels_are_skipped_and_reported<B: LossOps>(device: &B) {
             &[(599, -1.0), (301, f32::NAN), (300, -0.25)],
             "label -0.25 at position 300 is not in [0, 1] (3 bad in this call)",
         ),
-        (&[(255, f32::NAN), (256, 7.0)], "label NaN at position 255 is not in [0, 1] (2 bad in this call)"),
-        (&[(7, f32::INFINITY), (8, 1.0000001)], "label inf at position 7 is not in [0, 1] (2 bad in this call)"),
+        (
+            &[(255, f32::NAN), (256, 7.0)],
+            "label NaN at position 255 is not in [0, 1] (2 bad in this call)",
+        ),
+        (
+            &[(7, f32::INFINITY), (8, 1.0000001)],
+            "label inf at position 7 is not in [0, 1] (2 bad in this call)",
+        ),
     ];
     for loss in LOSSES {
         let (_, good_grad, _) = run(device, (loss, 0.0), &logits, &good, true);
         for (bad, want) in cases {
-            let (mut labels, mut want_grad, mut rest) = (good.clone(), good_grad.clone(), Vec::new());
+            let (mut labels, mut want_grad, mut rest) =
+                (good.clone(), good_grad.clone(), Vec::new());
             for &(k, label) in bad {
                 (labels[k], want_grad[k]) = (label, 0.0);
             }
@@ -139,9 +161,17 @@ fn bad_labels_are_skipped_and_reported<B: LossOps>(device: &B) {
             assert_same_bits("the gradient", &grad, &want_grad);
             rest.extend((0..600).filter(|k| bad.iter().all(|(of, _)| of != k)));
             let of_rest = |values: &[f32]| rest.iter().map(|&k| values[k]).collect::<Vec<_>>();
-            let want = reference::mean_loss(loss, 0.0, &exact(&of_rest(&logits)), &values(&of_rest(&good)));
+            let want = reference::mean_loss(
+                loss,
+                0.0,
+                &exact(&of_rest(&logits)),
+                &values(&of_rest(&good)),
+            );
             let share = rest.len() as f64 / 600.0;
-            assert!((mean - want.mean.value * share).abs() <= want.mean.error + 1e-12, "{loss:?}: {mean}");
+            assert!(
+                (mean - want.mean.value * share).abs() <= want.mean.error + 1e-12,
+                "{loss:?}: {mean}"
+            );
             // Nothing is left of it.
             assert_eq!(run(device, (loss, 0.0), &logits, &good, true).2, Ok(()));
         }
@@ -151,10 +181,14 @@ fn bad_labels_are_skipped_and_reported<B: LossOps>(device: &B) {
 }
 
 fn weights_are_numbers<B: LossOps>(device: &B) {
-    for (negative, positive, bad) in [(f32::NAN, 1.0, "NaN"), (1.0, f32::INFINITY, "inf"), (-1.0, 1.0, "-1")] {
+    for (negative, positive, bad) in
+        [(f32::NAN, 1.0, "NaN"), (1.0, f32::INFINITY, "inf"), (-1.0, 1.0, "-1")]
+    {
         let loss = Loss::WeightedBce { negative, positive };
         let text = message(run(device, (loss, 0.0), &[0.5], &[1.0], true).2);
-        let want = format!("loss.forward: loss: a weight of {bad}, but must be a finite number of 0 or more");
+        let want = format!(
+            "loss.forward: loss: a weight of {bad}, but must be a finite number of 0 or more"
+        );
         assert_eq!(text, want);
     }
 }
@@ -162,7 +196,8 @@ fn weights_are_numbers<B: LossOps>(device: &B) {
 fn nan_comes_through<B: LossOps>(device: &B) {
     for loss in LOSSES {
         for threshold in [0.0, 0.1] {
-            let (mean, grad, _) = run(device, (loss, threshold), &[0.5, f32::NAN, -0.5], &[1.0, 0.0, 0.0], true);
+            let (mean, grad, _) =
+                run(device, (loss, threshold), &[0.5, f32::NAN, -0.5], &[1.0, 0.0, 0.0], true);
             assert!(mean.is_nan(), "{loss:?}, {threshold}");
             assert_eq!(
                 grad.iter().map(|g| g.is_nan()).collect::<Vec<_>>(),
@@ -177,11 +212,17 @@ fn a_scale_multiplies_the_gradient_alone<B: LossOps>(device: &B) {
     let (logits, labels) = (draw(33, 1), vec![1.0; 33]);
     for loss in LOSSES {
         let (mean, grad, _) = run(device, (loss, 0.1), &logits, &labels, true);
-        let (scaled_mean, scaled, _) = run_scaled(device, (loss, 0.1), 1024.0, &logits, &labels, true);
+        let (scaled_mean, scaled, _) =
+            run_scaled(device, (loss, 0.1), 1024.0, &logits, &labels, true);
         assert_same_bits("the mean", &[scaled_mean], &[mean]);
-        assert_same_bits("the gradient", &scaled, &grad.iter().map(|g| g * 1024.0).collect::<Vec<_>>());
+        assert_same_bits(
+            "the gradient",
+            &scaled,
+            &grad.iter().map(|g| g * 1024.0).collect::<Vec<_>>(),
+        );
         let (_, _, refused) = run_scaled(device, (loss, 0.1), 1000.0, &logits, &labels, true);
-        let want = "loss.forward: loss_scale: 1000, but must be a power of two from 2^-126 to 2^126";
+        let want =
+            "loss.forward: loss_scale: 1000, but must be a power of two from 2^-126 to 2^126";
         assert_eq!(message(refused), want);
     }
 }
@@ -196,7 +237,8 @@ fn wrong_arguments_are_errors<B: LossOps>(device: &B) {
         (3, f32::NAN, 1, 3, "threshold: NaN, but must be in [0, 0.5)"),
     ] {
         let (z, y) = (upload(device, &[0.5_f32; 3]), upload(device, &vec![1.0_f32; labels]));
-        let (mut mean, mut grad) = (upload(device, &poisoned::<f64>(mean_len)), upload(device, &poisoned(grad_len)));
+        let (mut mean, mut grad) =
+            (upload(device, &poisoned::<f64>(mean_len)), upload(device, &poisoned(grad_len)));
         let mut workspace = device.alloc(1).unwrap();
         let op = Forward {
             loss: Loss::Mse,

@@ -1,4 +1,5 @@
-//! Layers in tf32, bf16 and f16: losses, gradients and logits against the reference, copies of the parameters, loss scales.
+//! Layers in tf32, bf16 and f16: losses, gradients and logits against the reference, copies of the
+//! parameters, loss scales.
 
 use crate::common::engine::{Batch, flat, reference_of};
 use crate::common::*;
@@ -29,7 +30,10 @@ fn batch_of(samples: usize, seed: u64) -> Batch<i32> {
     let tables = ROWS.map(|rows| (rows, DIM));
     let features = [0, 1, 2].map(|table| feature(table, Pooling::Sum));
     let lengths: Vec<usize> = (0..3 * samples).map(|k| (k * 5 + seed as usize) % 4).collect();
-    let case = BagCase::new(format!("batch {seed}"), (&tables, &features), &lengths, |random, rows| random.below(rows));
+    let case =
+        BagCase::new(format!("batch {seed}"), (&tables, &features), &lengths, |random, rows| {
+            random.below(rows)
+        });
     let labels = draw(samples, seed + 50).iter().map(|x| f32::from(*x > 0.0)).collect();
     Batch::new(draw(samples * BOTTOM[0], seed), case, labels)
 }
@@ -50,14 +54,23 @@ fn engine<B: Backend>(device: &B, precision: ComputePrecision, top_mlp: &[usize]
 }
 
 /// Compares a pass with the reference in the type that layers are stored in.
-fn check<B: Backend, E: Stored>(device: &B, engine: &mut Dlrm<B>, batch: &Batch<i32>) -> Vec<Approx> {
+fn check<B: Backend, E: Stored>(
+    device: &B,
+    engine: &mut Dlrm<B>,
+    batch: &Batch<i32>,
+) -> Vec<Approx> {
     let what = format!("{:?}, {}", engine.config().precision, batch.case.name);
     let loss_scale = match engine.config().precision {
         ComputePrecision::F16 { loss_scale } => f64::from(loss_scale),
         _ => 1.0,
     };
     let is_tf32 = is_cuda::<B>() && E::DTYPE != DType::F32;
-    let pass = reference_of(engine, ADAM).pass_in::<E>((loss_scale, is_tf32), &batch.dense, &batch.case, &batch.labels);
+    let pass = reference_of(engine, ADAM).pass_in::<E>(
+        (loss_scale, is_tf32),
+        &batch.dense,
+        &batch.case,
+        &batch.labels,
+    );
     let (layers, rows) = batch.gradients(engine);
     let want: Vec<Approx> = pass.layers.iter().flatten().flatten().copied().collect();
     assert_close(&format!("{what}: gradients of the layers"), &flat(&layers), &want);
@@ -65,7 +78,11 @@ fn check<B: Backend, E: Stored>(device: &B, engine: &mut Dlrm<B>, batch: &Batch<
     let of_rows: Vec<Approx> = pass.rows.into_values().flatten().collect();
     assert_close(&format!("{what}: gradients of the rows"), &got, &of_rows);
     let off = (engine.last_loss().unwrap() - pass.mean_loss.value).abs();
-    assert!(off <= pass.mean_loss.error, "{what}: the loss is {off:e} off, right is {:e}", pass.mean_loss.error);
+    assert!(
+        off <= pass.mean_loss.error,
+        "{what}: the loss is {off:e} off, right is {:e}",
+        pass.mean_loss.error
+    );
     let mut logits = vec![0.0; batch.labels.len()];
     engine.logits(batch.upload(device).view(), &mut logits).unwrap();
     assert_close(&format!("{what}: logits"), &logits, &pass.logits);
@@ -76,13 +93,16 @@ fn is_cuda<B: Backend>() -> bool {
     std::any::type_name::<B>().contains("Cuda")
 }
 
-/// A bound means something as long as it is less than what is bounded. With tf32, whose roundings are not those of the reference, it is that of the
-/// worst case, in which all of them go one way.
+/// A bound means something as long as it is less than what is bounded. With tf32, whose roundings
+/// are not those of the reference, it is that of the worst case, in which all of them go one way.
 #[track_caller]
 fn assert_meaningful<B: Backend>(gradient: &[Approx]) {
     let sum = |of: fn(&Approx) -> f64| gradient.iter().map(of).sum::<f64>();
     let (values, errors) = (sum(|g| g.value.abs()), sum(|g| g.error));
-    assert!(is_cuda::<B>() || errors < values / 100.0, "a bound of {errors:e} for gradients of {values:e}");
+    assert!(
+        is_cuda::<B>() || errors < values / 100.0,
+        "a bound of {errors:e} for gradients of {values:e}"
+    );
 }
 
 fn gradients_are_right<B: Backend>(device: &B) {
@@ -94,8 +114,9 @@ fn gradients_are_right<B: Backend>(device: &B) {
     }
 }
 
-/// Three steps of each precision, then a comparison with what is in the model then: copies, rounded and packed, must have followed the parameters, the
-/// averages, and parameters that were loaded. Of fewer samples than these, the CPU multiplies rows by weights that are not packed.
+/// Three steps of each precision, then a comparison with what is in the model then: copies, rounded
+/// and packed, must have followed the parameters, the averages, and parameters that were loaded. Of
+/// fewer samples than these, the CPU multiplies rows by weights that are not packed.
 fn predictions_use_the_parameters_of_the_last_step<B: Backend>(device: &B) {
     for precision in [ComputePrecision::F32, ComputePrecision::BF16, F16] {
         let batch_of_check = batch_of(40, 9);
@@ -110,8 +131,11 @@ fn predictions_use_the_parameters_of_the_last_step<B: Backend>(device: &B) {
         for seed in 1..=3 {
             trained.train_step(batch(seed).upload(device).view()).unwrap();
         }
-        let moved =
-            flat(&trained.tensors().unwrap()).iter().zip(&before).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let moved = flat(&trained.tensors().unwrap())
+            .iter()
+            .zip(&before)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
         assert!(moved > 0.05, "{moved} says nothing");
         check(&mut trained);
         trained.swap_averages().unwrap();
@@ -182,5 +206,8 @@ fn a_loss_scale_must_be_a_power_of_two() {
         ..DlrmConfig::default()
     };
     let error = Dlrm::new(bagdot::Cpu::single_threaded(), config, 1).err().unwrap().to_string();
-    assert_eq!(error, "Dlrm: precision.loss_scale: 1000, but must be a power of two from 2^-126 to 2^126");
+    assert_eq!(
+        error,
+        "Dlrm: precision.loss_scale: 1000, but must be a power of two from 2^-126 to 2^126"
+    );
 }

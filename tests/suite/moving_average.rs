@@ -9,10 +9,19 @@ use bagdot::{Cpu, DType};
 
 backend_suite!(cuda: averages_are_right, wrong_arguments_are_errors);
 
-fn average<B: MovingAverageOps>(device: &B, decay: f32, values: &[f32], before: &[f32]) -> Vec<f32> {
+fn average<B: MovingAverageOps>(
+    device: &B,
+    decay: f32,
+    values: &[f32],
+    before: &[f32],
+) -> Vec<f32> {
     let (values, mut average) = (upload(device, values), upload(device, before));
-    let op =
-        Update { control: Default::default(), decay, values: B::view(&values), average: B::view_mut(&mut average) };
+    let op = Update {
+        control: Default::default(),
+        decay,
+        values: B::view(&values),
+        average: B::view_mut(&mut average),
+    };
     assert_eq!(outcome(device, op.run(device)), Ok(()));
     download(device, &average)
 }
@@ -47,8 +56,13 @@ fn wrong_arguments_are_errors<B: MovingAverageOps>(device: &B) {
     let run = |decay: f32, len: usize| {
         let mut average = upload(device, &poisoned::<f32>(len));
         let text = message(
-            Update { control: Default::default(), decay, values: B::view(&values), average: B::view_mut(&mut average) }
-                .run(device),
+            Update {
+                control: Default::default(),
+                decay,
+                values: B::view(&values),
+                average: B::view_mut(&mut average),
+            }
+            .run(device),
         );
         assert_same_bits("the average", &download(device, &average), &poisoned::<f32>(len));
         text
@@ -62,7 +76,9 @@ fn wrong_arguments_are_errors<B: MovingAverageOps>(device: &B) {
 #[test]
 fn averages_do_not_depend_on_threads() {
     let (values, before) = (draw(100_000, 3), draw(100_000, 4));
-    assert_deterministic("moving_average", |cpu| bytemuck::cast_slice(&average(cpu, 0.9, &values, &before)).to_vec());
+    assert_deterministic("moving_average", |cpu| {
+        bytemuck::cast_slice(&average(cpu, 0.9, &values, &before)).to_vec()
+    });
 }
 
 fn model(cpu: Cpu, table_dtype: DType) -> Dlrm<Cpu> {
@@ -88,13 +104,17 @@ fn model(cpu: Cpu, table_dtype: DType) -> Dlrm<Cpu> {
 }
 
 fn batch(seed: u64) -> Batch<i64> {
-    let case = BagCase::new("bags", (&[(11, 4)], &[feature(0, Pooling::Sum)]), &[2, 0, 1, 3], |random, rows| {
-        random.below(rows)
-    });
+    let case = BagCase::new(
+        "bags",
+        (&[(11, 4)], &[feature(0, Pooling::Sum)]),
+        &[2, 0, 1, 3],
+        |random, rows| random.below(rows),
+    );
     Batch::new(draw(8, seed), case, vec![1.0, 0.0, 0.0, 1.0])
 }
 
-/// Four steps: the averages follow the parameters by the documented rule, from the initial ones on, and an exchange is undone by another.
+/// Four steps: the averages follow the parameters by the documented rule, from the initial ones on,
+/// and an exchange is undone by another.
 #[test]
 fn the_engine_averages_all_parameters() {
     let mut model = model(Cpu::with_threads(2).unwrap(), DType::F32);
@@ -113,17 +133,26 @@ fn the_engine_averages_all_parameters() {
     let averages = model.average_tensors().unwrap();
     for ((want, before), average) in want.iter().zip(&before).zip(&averages) {
         assert_eq!(average.name, format!("average.{}", before.name));
-        // The decays of the first steps are rounded quotients, twice at most: 2 u of at most 1, times a difference of two averages.
-        let want: Vec<Approx> =
-            want.iter().map(|w| Approx { value: w.value, error: w.error + 8.0 * U * 8.0 }).collect();
+        // The decays of the first steps are rounded quotients, twice at most: 2 u of at most 1,
+        // times a difference of two averages.
+        let want: Vec<Approx> = want
+            .iter()
+            .map(|w| Approx { value: w.value, error: w.error + 8.0 * U * 8.0 })
+            .collect();
         assert_close(&before.name, &average.to_f32(), &want);
         assert_ne!(average.bytes, before.bytes, "{} has moved", before.name);
     }
 
     let parameters = model.tensors().unwrap();
     model.swap_averages().unwrap();
-    let unnamed = |tensors: &[NamedTensor]| tensors.iter().map(|tensor| tensor.bytes.clone()).collect::<Vec<_>>();
-    assert_eq!(unnamed(&model.tensors().unwrap()), unnamed(&averages), "predictions are now made with the averages");
+    let unnamed = |tensors: &[NamedTensor]| {
+        tensors.iter().map(|tensor| tensor.bytes.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        unnamed(&model.tensors().unwrap()),
+        unnamed(&averages),
+        "predictions are now made with the averages"
+    );
     model.swap_averages().unwrap();
     assert_eq!(model.tensors().unwrap(), parameters);
 
@@ -132,7 +161,10 @@ fn the_engine_averages_all_parameters() {
     other.average_with(0.6).unwrap();
     other.load_averages(averages.as_slice()).unwrap();
     assert_eq!(other.average_tensors().unwrap(), averages);
-    assert_eq!(tensor(&other.tensors().unwrap(), "tables.0.weight"), tensor(&before, "tables.0.weight"));
+    assert_eq!(
+        tensor(&other.tensors().unwrap(), "tables.0.weight"),
+        tensor(&before, "tables.0.weight")
+    );
 }
 
 #[test]

@@ -36,7 +36,11 @@ struct Case {
 
 impl Case {
     /// Both at once, with the pooled vectors kept or not; or, with none, one after the other.
-    fn run<B: PooledInteractionOps, E: Stored>(&self, device: &B, keeps: Option<bool>) -> (Got, Result<()>) {
+    fn run<B: PooledInteractionOps, E: Stored>(
+        &self,
+        device: &B,
+        keeps: Option<bool>,
+    ) -> (Got, Result<()>) {
         let Self { bags: case, interaction, dim, gap, with_argmax } = self;
         let (interaction, dim, precision) = (*interaction, *dim, Precision::Full);
         let (batch_size, cols) = (case.batch_size, case.width());
@@ -47,8 +51,10 @@ impl Case {
         let bags = case.upload::<B, i64>(device);
         let weights = upload(device, &case.weights::<E>());
         let dense = Grid::new(batch_size, dim, 2, &draw(batch_size * dim, 3));
-        let (pooled, output) =
-            (Grid::<f32>::poisoned(batch_size, cols, *gap), Grid::<f32>::poisoned(batch_size, width, 3));
+        let (pooled, output) = (
+            Grid::<f32>::poisoned(batch_size, cols, *gap),
+            Grid::<f32>::poisoned(batch_size, width, 3),
+        );
         let argmax = Grid::<u32>::poisoned(batch_size, cols, 1);
         let dense_buffer = dense.upload(device);
         let [mut pooled_buffer, mut output_buffer] = [pooled.upload(device), output.upload(device)];
@@ -62,13 +68,17 @@ impl Case {
         };
         let result = match keeps {
             Some(keeps_pooled) => {
-                let (dense, output) = (dense.view(&dense_buffer), output.view_mut(&mut output_buffer));
-                let interact = Interact { keeps_pooled, interaction, dim, precision, dense, output };
+                let (dense, output) =
+                    (dense.view(&dense_buffer), output.view_mut(&mut output_buffer));
+                let interact =
+                    Interact { keeps_pooled, interaction, dim, precision, dense, output };
                 Forward { lookup, interact }.run(device)
             }
             None => lookup.run(device).and_then(|()| {
-                let features =
-                    Features::Split { dense: dense.view(&dense_buffer), sparse: pooled.view(&pooled_buffer) };
+                let features = Features::Split {
+                    dense: dense.view(&dense_buffer),
+                    sparse: pooled.view(&pooled_buffer),
+                };
                 let output = output.view_mut(&mut output_buffer);
                 interaction::Forward { interaction, dim, precision, features, output }.run(device)
             }),
@@ -103,25 +113,36 @@ fn five_features(pooling: Pooling) -> BagCase {
     let features = [0, 1, 0, 2, 3].map(|table| feature(table, pooling));
     let lengths: Vec<usize> = (0..features.len() * 33).map(|k| k * 3 % 5).collect();
     let tables = [(30, 8), (9, 8), (200, 8), (1, 8)];
-    BagCase::new(format!("{pooling:?}"), (&tables, &features), &lengths, |random, rows| random.below(rows))
+    BagCase::new(format!("{pooling:?}"), (&tables, &features), &lengths, |random, rows| {
+        random.below(rows)
+    })
 }
 
 fn dots_are_those_of_both_ops<B: PooledInteractionOps>(device: &B) {
-    let appended =
-        Interaction::Dot { order: PairOrder::UpperTriangle, include_self: true, append_sparse: true, pad_to: 8 };
+    let appended = Interaction::Dot {
+        order: PairOrder::UpperTriangle,
+        include_self: true,
+        append_sparse: true,
+        pad_to: 8,
+    };
     for pooling in POOLINGS {
-        for (interaction, gap, with_argmax) in
-            [(Interaction::default(), 0, false), (Interaction::default(), FAR, true), (appended, FAR, false)]
-        {
-            Case { bags: five_features(pooling), interaction, dim: 8, gap, with_argmax }.check::<B, f32>(device);
+        for (interaction, gap, with_argmax) in [
+            (Interaction::default(), 0, false),
+            (Interaction::default(), FAR, true),
+            (appended, FAR, false),
+        ] {
+            Case { bags: five_features(pooling), interaction, dim: 8, gap, with_argmax }
+                .check::<B, f32>(device);
         }
     }
     let weighted = five_features(Pooling::Sum).weighted();
-    Case { bags: weighted, interaction: appended, dim: 8, gap: 1, with_argmax: false }.check::<B, f16>(device);
+    Case { bags: weighted, interaction: appended, dim: 8, gap: 1, with_argmax: false }
+        .check::<B, f16>(device);
 }
 
 fn any_pooled_vectors_side_by_side<B: PooledInteractionOps>(device: &B) {
-    let case = |bags| Case { bags, interaction: Interaction::Cat, dim: 3, gap: FAR, with_argmax: false };
+    let case =
+        |bags| Case { bags, interaction: Interaction::Cat, dim: 3, gap: FAR, with_argmax: false };
     BagCase::all(Pooling::Mean).into_iter().for_each(|bags| case(bags).check::<B, f32>(device));
 }
 
@@ -132,9 +153,22 @@ fn bad_ids_are_reported<B: PooledInteractionOps>(device: &B) {
     bags.indices[position] = 30;
     let later = bags.offsets[3 * 33 + 1];
     bags.indices[later] = -1;
-    let error = Error::IndexOutOfRange { table: 0, bag: 2 * 33 + 8, position, value: 30, num_embeddings: 30, count: 2 };
+    let error = Error::IndexOutOfRange {
+        table: 0,
+        bag: 2 * 33 + 8,
+        position,
+        value: 30,
+        num_embeddings: 30,
+        count: 2,
+    };
     for gap in [0, FAR] {
-        let case = Case { bags: bags.clone(), interaction: Interaction::default(), dim: 8, gap, with_argmax: false };
+        let case = Case {
+            bags: bags.clone(),
+            interaction: Interaction::default(),
+            dim: 8,
+            gap,
+            with_argmax: false,
+        };
         assert_out_of_range(case.run::<B, f32>(device, Some(false)).1, error.clone());
         assert_eq!(device.synchronize(), Ok(()), "an error is reported once");
     }

@@ -5,7 +5,10 @@ use std::any::TypeId;
 use crate::common::updates::{Backward, download_grad, poisoned_grad, rules, state_values};
 use crate::common::*;
 use bagdot::ops::interaction::{self, Features, FeaturesMut};
-use bagdot::ops::{Accum, Activation, Backend, Interaction, Matrix, MatrixMut, Pooling, Precision, UpdateRule, linear};
+use bagdot::ops::{
+    Accum, Activation, Backend, Interaction, Matrix, MatrixMut, Pooling, Precision, UpdateRule,
+    linear,
+};
 use bagdot::{Cpu, Error, Jagged};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -27,7 +30,8 @@ fn settings() -> ProptestConfig {
     ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// Tries a law on drawn inputs: many on the CPU, few where kernels may be interpreted, under several schedules at that.
+/// Tries a law on drawn inputs: many on the CPU, few where kernels may be interpreted, under
+/// several schedules at that.
 fn for_all<B: Backend + 'static, S: Strategy>(
     device: &B,
     inputs: S,
@@ -43,14 +47,19 @@ fn for_all<B: Backend + 'static, S: Strategy>(
 fn bag_case(poolings: &'static [Pooling]) -> impl Strategy<Value = BagCase> {
     let dims = (1..40_usize, 1..9_usize, 1..12_usize, 1..140_usize);
     let features = prop::collection::vec((0..2_usize, prop::sample::select(poolings)), 1..4);
-    (dims, features, 1..6_usize).prop_flat_map(|((rows_a, dim_a, rows_b, dim_b), features, batch_size)| {
-        let bags = features.len() * batch_size;
-        prop::collection::vec(0..9_usize, bags).prop_map(move |lengths| {
-            let features: Vec<_> = features.iter().map(|&(table, pooling)| feature(table, pooling)).collect();
-            let layout = (&[(rows_a, dim_a), (rows_b, dim_b)][..], &features[..]);
-            BagCase::new(format!("{lengths:?}"), layout, &lengths, |random, rows| random.below(rows))
-        })
-    })
+    (dims, features, 1..6_usize).prop_flat_map(
+        |((rows_a, dim_a, rows_b, dim_b), features, batch_size)| {
+            let bags = features.len() * batch_size;
+            prop::collection::vec(0..9_usize, bags).prop_map(move |lengths| {
+                let features: Vec<_> =
+                    features.iter().map(|&(table, pooling)| feature(table, pooling)).collect();
+                let layout = (&[(rows_a, dim_a), (rows_b, dim_b)][..], &features[..]);
+                BagCase::new(format!("{lengths:?}"), layout, &lengths, |random, rows| {
+                    random.below(rows)
+                })
+            })
+        },
+    )
 }
 
 fn interact<B: Backend>(
@@ -60,13 +69,20 @@ fn interact<B: Backend>(
     (batch_size, num_features, dim): (usize, usize, usize),
 ) -> Vec<f32> {
     let width = kind.width(true, num_features - 1, dim);
-    let (features, mut output) = (upload(device, features), upload(device, &poisoned(batch_size * width)));
+    let (features, mut output) =
+        (upload(device, features), upload(device, &poisoned(batch_size * width)));
     let block = Matrix::packed(B::view(&features), batch_size, num_features * dim);
     let features = Features::Joined { block, has_dense: true };
     let output_view = MatrixMut::packed(B::view_mut(&mut output), batch_size, width);
-    interaction::Forward { interaction: kind, dim, precision: Precision::Full, features, output: output_view }
-        .run(device)
-        .unwrap();
+    interaction::Forward {
+        interaction: kind,
+        dim,
+        precision: Precision::Full,
+        features,
+        output: output_view,
+    }
+    .run(device)
+    .unwrap();
     download(device, &output)
 }
 
@@ -74,12 +90,20 @@ fn interact<B: Backend>(
 fn inner(a: &[f32], b: &[f32], b_errors: &[Approx]) -> (f64, f64) {
     assert_eq!((a.len(), b.len()), (b.len(), b_errors.len()));
     let product = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-    let error = a.iter().zip(b_errors).map(|(a, b)| f64::from(a.abs()) * (b.error + ulp::<f32>(b.value))).sum();
+    let error = a
+        .iter()
+        .zip(b_errors)
+        .map(|(a, b)| f64::from(a.abs()) * (b.error + ulp::<f32>(b.value)))
+        .sum();
     (product, error)
 }
 
-/// `<g, J x> = <Jᵀ g, x>`, each side computed from results in `f32` whose bounds add up. A scale makes up for an op that is of degree two.
-fn assert_adjoint((left, left_error): (f64, f64), (right, right_error): (f64, f64)) -> Result<(), TestCaseError> {
+/// `<g, J x> = <Jᵀ g, x>`, each side computed from results in `f32` whose bounds add up. A scale
+/// makes up for an op that is of degree two.
+fn assert_adjoint(
+    (left, left_error): (f64, f64),
+    (right, right_error): (f64, f64),
+) -> Result<(), TestCaseError> {
     let off = (left - right).abs();
     prop_assert!(
         off <= left_error + right_error,
@@ -101,7 +125,11 @@ fn permuted(values: &[f32], row: usize, order: &[usize]) -> Vec<f32> {
 }
 
 /// The batch with its samples in another order, and the ids of each bag as `within` orders so many.
-fn permuted_batch(case: &BagCase, order: &[usize], within: impl Fn(usize) -> Vec<usize>) -> BagCase {
+fn permuted_batch(
+    case: &BagCase,
+    order: &[usize],
+    within: impl Fn(usize) -> Vec<usize>,
+) -> BagCase {
     let mut permuted = BagCase { indices: vec![], offsets: vec![0], ..case.clone() };
     for bag in 0..case.features.len() * case.batch_size {
         let from = bag / case.batch_size * case.batch_size + order[bag % case.batch_size];
@@ -117,32 +145,48 @@ fn permuting_the_batch_permutes_pooled_vectors<B: Backend + 'static>(device: &B)
     for_all(device, (bag_case(&POOLINGS), any::<u64>()), |device, (case, seed)| {
         let order = shuffled(case.batch_size, seed);
         let weights = case.weights::<f32>();
-        let got = permuted_batch(&case, &order, |len| (0..len).collect()).pool::<B, i64>(device, &weights);
-        assert_same_bits("pooled", &got, &permuted(&case.pool::<B, i64>(device, &weights), case.width(), &order));
+        let got = permuted_batch(&case, &order, |len| (0..len).collect())
+            .pool::<B, i64>(device, &weights);
+        assert_same_bits(
+            "pooled",
+            &got,
+            &permuted(&case.pool::<B, i64>(device, &weights), case.width(), &order),
+        );
         Ok(())
     });
 }
 
 fn permuting_the_batch_permutes_interactions<B: Backend + 'static>(device: &B) {
-    for_all(device, ((1..9_usize, 1..7_usize, 1..20_usize), any::<u64>()), |device, (shape, seed)| {
-        let (batch_size, num_features, dim) = shape;
-        let row = num_features * dim;
-        let (features, order) = (draw(batch_size * row, seed), shuffled(batch_size, seed));
-        let straight = interact(device, Interaction::default(), &features, shape);
-        let got = interact(device, Interaction::default(), &permuted(&features, row, &order), shape);
-        assert_same_bits("dots", &got, &permuted(&straight, straight.len() / batch_size, &order));
-        Ok(())
-    });
+    for_all(
+        device,
+        ((1..9_usize, 1..7_usize, 1..20_usize), any::<u64>()),
+        |device, (shape, seed)| {
+            let (batch_size, num_features, dim) = shape;
+            let row = num_features * dim;
+            let (features, order) = (draw(batch_size * row, seed), shuffled(batch_size, seed));
+            let straight = interact(device, Interaction::default(), &features, shape);
+            let got =
+                interact(device, Interaction::default(), &permuted(&features, row, &order), shape);
+            assert_same_bits(
+                "dots",
+                &got,
+                &permuted(&straight, straight.len() / batch_size, &order),
+            );
+            Ok(())
+        },
+    );
 }
 
-/// The sum of a bag is that of its parts, but for the rounding of both, bounded by that of the whole.
+/// The sum of a bag is that of its parts, but for the rounding of both, bounded by that of the
+/// whole.
 fn splitting_a_bag_adds_up<B: Backend + 'static>(device: &B) {
     for_all(device, (bag_case(&[Pooling::Sum]), 0..9_usize), |device, (case, cut)| {
         let part = |second: bool| {
             let mut part = BagCase { indices: vec![], offsets: vec![0], ..case.clone() };
             for bag in case.offsets.windows(2) {
                 let middle = (bag[0] + cut).min(bag[1]);
-                part.indices.extend(&case.indices[if second { middle..bag[1] } else { bag[0]..middle }]);
+                part.indices
+                    .extend(&case.indices[if second { middle..bag[1] } else { bag[0]..middle }]);
                 part.offsets.push(part.indices.len());
             }
             part
@@ -159,8 +203,9 @@ fn splitting_a_bag_adds_up<B: Backend + 'static>(device: &B) {
     });
 }
 
-/// Samples and ids within bags in another order are other orders of the sums over the occurrences of rows, whose bound is that of any order. Of the
-/// steps that bound is carried through, as in the suite of the op.
+/// Samples and ids within bags in another order are other orders of the sums over the occurrences
+/// of rows, whose bound is that of any order. Of the steps that bound is carried through, as in the
+/// suite of the op.
 fn updates_depend_on_the_order_of_ids_by_rounding_alone<B: Backend + 'static>(device: &B) {
     let inputs = (bag_case(&[Pooling::Sum, Pooling::Mean]), 0..12_usize, any::<u64>());
     for_all(device, inputs, |device, (case, rule, seed)| {
@@ -170,10 +215,12 @@ fn updates_depend_on_the_order_of_ids_by_rounding_alone<B: Backend + 'static>(de
         let (grad, weights) = (case.grad_output(), case.weights::<f32>());
         let state = state_values(rule.optimizer, case.num_rows(), case.num_weights());
         let expected = Backward::<B, i64>::new(device, &case, &grad, None).expected;
-        let (mut want, [mut first, mut second]) = (exact(&weights), state.each_ref().map(|state| exact(state)));
+        let (mut want, [mut first, mut second]) =
+            (exact(&weights), state.each_ref().map(|state| exact(state)));
         let betas = reference::Betas::Exact;
         reference::apply_rows(&case, (&rule, betas), &expected, &mut want, &mut first, &mut second);
-        for (case, grad) in [(&case, grad.clone()), (&other, permuted(&grad, case.width(), &order))] {
+        for (case, grad) in [(&case, grad.clone()), (&other, permuted(&grad, case.width(), &order))]
+        {
             let backward = Backward::<B, i64>::new(device, case, &grad, None);
             let (got, got_state) = backward.update(device, case, rule, &weights, &state);
             assert_close("weights", &got, &want);
@@ -196,7 +243,8 @@ fn embedding_bag_and_row_gradients_are_adjoint<B: Backend + 'static>(device: &B)
         let mut expected = backward.expected.values();
         for (row, values) in download_grad(device, &rows) {
             let start = case.layout().weight_offset_of_row(row as usize);
-            let (product, error) = inner(&weights[start..start + values.len()], &values, expected.next().unwrap());
+            let (product, error) =
+                inner(&weights[start..start + values.len()], &values, expected.next().unwrap());
             right = (right.0 + product, right.1 + error);
         }
         assert_adjoint(left, right)
@@ -208,10 +256,14 @@ fn linear_is_adjoint<B: Backend + 'static>(device: &B) {
     for_all(device, inputs, |device, (m, n, k, seed)| {
         let (x, w, g) = (draw(m * k, seed), draw(n * k, seed ^ 1), draw(m * n, seed ^ 2));
         let (bias, activation, precision) = (vec![0.0; n], Activation::None, Precision::Full);
-        let [x_buffer, w_buffer, bias_buffer, mut z] = [&x, &w, &bias, &g].map(|values| upload(device, values));
-        let [mut y, mut dx, mut dw, mut db] = [m * n, m * k, n * k, n].map(|len| upload(device, &poisoned::<f32>(len)));
-        let (input, weight) = (Matrix::packed(B::view(&x_buffer), m, k), Matrix::packed(B::view(&w_buffer), n, k));
-        let (bias_view, output) = (B::view(&bias_buffer), MatrixMut::packed(B::view_mut(&mut y), m, n));
+        let [x_buffer, w_buffer, bias_buffer, mut z] =
+            [&x, &w, &bias, &g].map(|values| upload(device, values));
+        let [mut y, mut dx, mut dw, mut db] =
+            [m * n, m * k, n * k, n].map(|len| upload(device, &poisoned::<f32>(len)));
+        let (input, weight) =
+            (Matrix::packed(B::view(&x_buffer), m, k), Matrix::packed(B::view(&w_buffer), n, k));
+        let (bias_view, output) =
+            (B::view(&bias_buffer), MatrixMut::packed(B::view_mut(&mut y), m, n));
         linear::Forward {
             input: input.reborrow(),
             weight: weight.reborrow(),
@@ -250,45 +302,56 @@ fn linear_is_adjoint<B: Backend + 'static>(device: &B) {
     });
 }
 
-/// The dense columns are of degree one in the features and the dots of degree two: `<Jᵀ g, x> = <g, dense> + 2 <g, dots>`.
+/// The dense columns are of degree one in the features and the dots of degree two: `<Jᵀ g, x> = <g,
+/// dense> + 2 <g, dots>`.
 fn interaction_is_adjoint<B: Backend + 'static>(device: &B) {
-    for_all(device, ((1..4_usize, 1..9_usize, 1..30_usize), any::<u64>()), |device, (shape, seed)| {
-        let (batch_size, num_features, dim) = shape;
-        let (kind, row) = (Interaction::default(), num_features * dim);
-        let features = draw(batch_size * row, seed);
-        let output = interact(device, kind, &features, shape);
-        let width = output.len() / batch_size;
-        let grad = draw(output.len(), seed ^ 1);
-        let scale = |(e, g): (usize, &f32)| if e % width < dim { *g } else { 2.0 * g };
-        let scaled: Vec<f32> = grad.iter().enumerate().map(scale).collect();
-        let [features_buffer, grad_buffer] = [&features, &grad].map(|values| upload(device, values));
-        let mut grads = upload(device, &poisoned::<f32>(features.len()));
-        let block = Matrix::packed(B::view(&features_buffer), batch_size, row);
-        let backward = interaction::Backward {
-            interaction: kind,
-            dim,
-            precision: Precision::Full,
-            features: Features::Joined { block, has_dense: true },
-            grad_output: Matrix::packed(B::view(&grad_buffer), batch_size, width),
-            grad_features: FeaturesMut::Joined { block: MatrixMut::packed(B::view_mut(&mut grads), batch_size, row) },
-        };
-        backward.run(device).unwrap();
-        let (mut want, mut want_grads) = (vec![], vec![]);
-        for (x, g) in exact(&features).chunks(row).zip(exact(&grad).chunks(width)) {
-            want.extend(reference::dots(kind, x, dim, true));
-            want_grads.extend(reference::dots_backward(kind, x, dim, true, g));
-        }
-        let grads = download(device, &grads);
-        assert_adjoint(inner(&scaled, &output, &want), inner(&features, &grads, &want_grads))
-    });
+    for_all(
+        device,
+        ((1..4_usize, 1..9_usize, 1..30_usize), any::<u64>()),
+        |device, (shape, seed)| {
+            let (batch_size, num_features, dim) = shape;
+            let (kind, row) = (Interaction::default(), num_features * dim);
+            let features = draw(batch_size * row, seed);
+            let output = interact(device, kind, &features, shape);
+            let width = output.len() / batch_size;
+            let grad = draw(output.len(), seed ^ 1);
+            let scale = |(e, g): (usize, &f32)| if e % width < dim { *g } else { 2.0 * g };
+            let scaled: Vec<f32> = grad.iter().enumerate().map(scale).collect();
+            let [features_buffer, grad_buffer] =
+                [&features, &grad].map(|values| upload(device, values));
+            let mut grads = upload(device, &poisoned::<f32>(features.len()));
+            let block = Matrix::packed(B::view(&features_buffer), batch_size, row);
+            let backward = interaction::Backward {
+                interaction: kind,
+                dim,
+                precision: Precision::Full,
+                features: Features::Joined { block, has_dense: true },
+                grad_output: Matrix::packed(B::view(&grad_buffer), batch_size, width),
+                grad_features: FeaturesMut::Joined {
+                    block: MatrixMut::packed(B::view_mut(&mut grads), batch_size, row),
+                },
+            };
+            backward.run(device).unwrap();
+            let (mut want, mut want_grads) = (vec![], vec![]);
+            for (x, g) in exact(&features).chunks(row).zip(exact(&grad).chunks(width)) {
+                want.extend(reference::dots(kind, x, dim, true));
+                want_grads.extend(reference::dots_backward(kind, x, dim, true, g));
+            }
+            let grads = download(device, &grads);
+            assert_adjoint(inner(&scaled, &output, &want), inner(&features, &grads, &want_grads))
+        },
+    );
 }
 
 fn merging_commutes<B: Backend + 'static>(device: &B) {
     let inputs = (bag_case(&[Pooling::Mean]), prop::collection::vec(0..5_usize, 1..4));
     for_all(device, inputs, |device, (case, lengths)| {
-        let tables: Vec<_> = case.tables.iter().map(|t| (t.num_embeddings, t.embedding_dim)).collect();
+        let tables: Vec<_> =
+            case.tables.iter().map(|t| (t.num_embeddings, t.embedding_dim)).collect();
         let lengths = vec![lengths; case.features.len()].concat();
-        let other = BagCase::new("other", (&tables, &case.features), &lengths, |random, rows| random.below(rows));
+        let other = BagCase::new("other", (&tables, &case.features), &lengths, |random, rows| {
+            random.below(rows)
+        });
         let [a, b] = [&case, &other].map(|case| {
             let backward = Backward::<B, i64>::new(device, case, &case.grad_output(), None);
             let mut grad = poisoned_grad(device, case, case.indices.len());

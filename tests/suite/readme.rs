@@ -29,7 +29,10 @@ fn table() -> Vec<Row> {
 }
 
 fn row(op: &str) -> Row {
-    table().into_iter().find(|row| row.op == op).unwrap_or_else(|| panic!("{op} is not in the table"))
+    table()
+        .into_iter()
+        .find(|row| row.op == op)
+        .unwrap_or_else(|| panic!("{op} is not in the table"))
 }
 
 /// Words of a text, numbers included.
@@ -39,7 +42,11 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 /// The PTX of an op's kernels.
 fn ptx(op: &str) -> String {
-    images().iter().filter(|image| image.stem.starts_with(op)).filter_map(|image| image.ptx).collect()
+    images()
+        .iter()
+        .filter(|image| image.stem.starts_with(op))
+        .filter_map(|image| image.ptx)
+        .collect()
 }
 
 fn entries(ptx: &str) -> impl Iterator<Item = &str> {
@@ -58,13 +65,15 @@ fn the_table_has_every_op() {
 /// Ops that run others where they have no kernels.
 const OF_OTHERS: [&str; 1] = ["pooled_interaction"];
 
-/// Types of elements and ids are those that kernels are named by; keys and counts are nobody's business.
+/// Types of elements and ids are those that kernels are named by; keys and counts are nobody's
+/// business.
 #[test]
 fn kernels_have_the_types_of_the_table() {
     const TYPES: [&str; 6] = ["f32", "f16", "bf16", "f64", "i32", "i64"];
     for Row { op, on, types, .. } in table() {
         let ptx = ptx(op);
-        let in_code: BTreeSet<_> = entries(&ptx).flat_map(words_of_name).filter(|word| TYPES.contains(word)).collect();
+        let in_code: BTreeSet<_> =
+            entries(&ptx).flat_map(words_of_name).filter(|word| TYPES.contains(word)).collect();
         let is_on_cuda = !in_code.is_empty() || OF_OTHERS.contains(&op);
         assert_eq!(on, if is_on_cuda { "CPU, CUDA" } else { "CPU" }, "{op}: on");
         let in_table: BTreeSet<_> = words(types).filter(|word| TYPES.contains(word)).collect();
@@ -85,13 +94,18 @@ fn ops_with_the_same_bits_have_no_atomic_sums() {
     for Row { op, same_bits, .. } in table() {
         assert!(same_bits.starts_with("yes"), "{op}");
         let ptx = ptx(op);
-        let mut opcodes = ptx.split_whitespace().filter(|word| word.starts_with("atom.") || word.starts_with("red."));
-        let is_of_floats = |opcode: &&str| opcode.split('.').any(|part| ["f32", "f64", "f16", "bf16"].contains(&part));
+        let mut opcodes = ptx
+            .split_whitespace()
+            .filter(|word| word.starts_with("atom.") || word.starts_with("red."));
+        let is_of_floats = |opcode: &&str| {
+            opcode.split('.').any(|part| ["f32", "f64", "f16", "bf16"].contains(&part))
+        };
         assert_eq!(opcodes.find(is_of_floats), None, "{op}");
     }
 }
 
-/// What the code calls each kind, as the table does. A new one does not compile until it has a name here, and fails until it has a place there.
+/// What the code calls each kind, as the table does. A new one does not compile until it has a name
+/// here, and fails until it has a place there.
 #[test]
 fn the_table_has_every_kind_and_no_other() {
     let pooling = |pooling| match pooling {
@@ -127,7 +141,10 @@ fn the_table_has_every_kind_and_no_other() {
     let before = |text: &'static str, end| text.split_once(end).unwrap().0;
 
     let options = row("embedding_bag").options;
-    assert_eq!(list(before(options, "; ")), [Pooling::Sum, Pooling::Mean, Pooling::Max].map(pooling));
+    assert_eq!(
+        list(before(options, "; ")),
+        [Pooling::Sum, Pooling::Mean, Pooling::Max].map(pooling)
+    );
     let options = row("sparse_update").options;
     let (eps, beta1, beta2) = (0.0, 0.0, 0.0);
     let optimizers = [
@@ -141,7 +158,8 @@ fn the_table_has_every_kind_and_no_other() {
     assert_eq!(list(decays), [WeightDecay::L2(0.0), WeightDecay::Decoupled(0.0)].map(decay));
     assert!(options.contains(rounding(Rounding::Stochastic { seed: 0 })));
     assert_eq!(row("dense_update").options, "the optimizers above");
-    let losses = [Loss::BceWithLogits, Loss::WeightedBce { negative: 1.0, positive: 1.0 }, Loss::Mse];
+    let losses =
+        [Loss::BceWithLogits, Loss::WeightedBce { negative: 1.0, positive: 1.0 }, Loss::Mse];
     assert_eq!(list(before(row("loss").options, "; ")), losses.map(loss));
     assert_eq!(list(row("linear").options)[0], activation(Activation::Relu));
 }

@@ -1,8 +1,10 @@
-//! The reference itself: its backward passes against central differences of its forward passes, in `f64`.
+//! The reference itself: its backward passes against central differences of its forward passes, in
+//! `f64`.
 //!
-//! Along one coordinate all ops here but the losses are polynomials of degree two at most, for which a central difference is exact. What is
-//! left is rounding: with `N` terms of absolute sum `M`, each of the two values is off by no more than `N 2⁻⁵³ M`, and the quotient by
-//! `N 2⁻⁵³ M / h`.
+//! Along one coordinate all ops here but the losses are polynomials of degree two at most, for
+//! which a central difference is exact. What is left is rounding: with `N` terms of absolute sum
+//! `M`, each of the two values is off by no more than `N 2⁻⁵³ M`, and the quotient by `N 2⁻⁵³ M /
+//! h`.
 
 use crate::common::*;
 use bagdot::ops::{Activation, Interaction, Loss, PairOrder, Pooling};
@@ -37,11 +39,15 @@ fn check(what: &str, x: &[f64], gradient: &[Approx], bound: f64, loss: impl Fn(&
             loss(&x)
         };
         let (difference, got) = ((at(H) - at(-H)) / (2.0 * H), gradient[k].value);
-        assert!((difference - got).abs() <= bound, "{what}: element {k} is {got}, not {difference}; bound {bound:e}");
+        assert!(
+            (difference - got).abs() <= bound,
+            "{what}: element {k} is {got}, not {difference}; bound {bound:e}"
+        );
     }
 }
 
-/// The bound of rounding for at most 10,000 terms, with the loss of absolute values as their absolute sum.
+/// The bound of rounding for at most 10,000 terms, with the loss of absolute values as their
+/// absolute sum.
 fn rounding(absolute_loss: f64) -> f64 {
     1e4 * f64::EPSILON / 2.0 * absolute_loss / H
 }
@@ -56,7 +62,8 @@ fn bags() {
         let mut case = BagCase::mixed(pooling);
         case.tables[1].embedding_dim = 3;
         if pooling != Pooling::Max {
-            case.per_sample_weights = Some(coarse(case.indices.len(), 5).iter().map(|&w| w as f32).collect());
+            case.per_sample_weights =
+                Some(coarse(case.indices.len(), 5).iter().map(|&w| w as f32).collect());
         }
         // Whole numbers, each once in its column: no step of H changes which one is the largest.
         let mut order: Vec<usize> = (0..case.num_weights()).collect();
@@ -78,9 +85,12 @@ fn bags() {
         let mut positive = case.clone();
         positive.per_sample_weights.iter_mut().flatten().for_each(|w| *w = w.abs());
         let bound = rounding(loss(&positive, &weights, &abs(&grad)));
-        // Each difference runs over the whole batch: a fraction of the elements is enough, those of the shared table among them.
+        // Each difference runs over the whole batch: a fraction of the elements is enough, those of
+        // the shared table among them.
         let (some, rest) = (350, weights[350..].to_vec());
-        check(&case.name, &weights[..some], &dense[..some], bound, |w| loss(&case, &[w, &rest].concat(), &grad));
+        check(&case.name, &weights[..some], &dense[..some], bound, |w| {
+            loss(&case, &[w, &rest].concat(), &grad)
+        });
         if let Some(factors) = case.per_sample_weights.clone() {
             let got = reference::bag_weight_grad(&case, &exactly(&weights), &exactly(&grad));
             check(&format!("{}, factors", case.name), &values(&factors), &got, bound, |factors| {
@@ -102,10 +112,21 @@ fn interactions() {
         (PairOrder::UpperTriangle, false, false),
         (PairOrder::UpperTriangle, true, true),
     ] {
-        let interaction = Interaction::Dot { order, include_self, append_sparse: has_dense == include_self, pad_to: 4 };
+        let interaction = Interaction::Dot {
+            order,
+            include_self,
+            append_sparse: has_dense == include_self,
+            pad_to: 4,
+        };
         let forward = |x: &[f64]| reference::dots(interaction, &exactly(x), dim, has_dense);
         let grad = coarse(forward(&features).len(), 2);
-        let got = reference::dots_backward(interaction, &exactly(&features), dim, has_dense, &exactly(&grad));
+        let got = reference::dots_backward(
+            interaction,
+            &exactly(&features),
+            dim,
+            has_dense,
+            &exactly(&grad),
+        );
         let bound = rounding(pair(&abs(&grad), &forward(&abs(&features))));
         check(&format!("{interaction:?}"), &features, &got, bound, |x| pair(&grad, &forward(x)));
     }
@@ -117,12 +138,16 @@ fn layers() {
     let (x, w, b, grad) = (coarse(m * k, 1), coarse(n * k, 2), coarse(n, 3), coarse(m * n, 4));
     for activation in [Activation::None, Activation::Relu] {
         let relu = activation == Activation::Relu;
-        let forward =
-            |x: &[f64], w: &[f64], b: &[f64]| reference::linear(&exactly(x), &exactly(w), &exactly(b), shape, relu);
+        let forward = |x: &[f64], w: &[f64], b: &[f64]| {
+            reference::linear(&exactly(x), &exactly(w), &exactly(b), shape, relu)
+        };
         let output = forward(&x, &w, &b);
         // No step may carry a value over the kink of ReLU: it changes one by less than 4 H.
         let affine = reference::linear(&exactly(&x), &exactly(&w), &exactly(&b), shape, false);
-        assert!(affine.iter().all(|z| z.value.abs() > 4.0 * H) && abs(&[&x[..], &w].concat()).iter().all(|&v| v < 4.0));
+        assert!(
+            affine.iter().all(|z| z.value.abs() > 4.0 * H)
+                && abs(&[&x[..], &w].concat()).iter().all(|&v| v < 4.0)
+        );
         let got = reference::linear_backward(
             [&exactly(&x), &exactly(&w), &output, &exactly(&grad)].map(|v| &v[..]),
             shape,
@@ -136,20 +161,25 @@ fn layers() {
     }
 }
 
-/// A central difference is off by `h² / 6` of the largest third derivative. For the binary cross-entropy that is `max σ'' < 0.1`, times 3 for
-/// the weight here; for the squared error `6 σ'σ'' + 2 σ''' < 0.4`.
+/// A central difference is off by `h² / 6` of the largest third derivative. For the binary
+/// cross-entropy that is `max σ'' < 0.1`, times 3 for the weight here; for the squared error `6
+/// σ'σ'' + 2 σ''' < 0.4`.
 #[test]
 fn losses() {
     let logits = coarse(40, 1).iter().map(|z| z * 2.0).collect::<Vec<_>>();
     let labels: Vec<f64> = (0..40).map(|k| f64::from(k % 5) / 4.0).collect();
-    for loss in [Loss::BceWithLogits, Loss::WeightedBce { negative: 0.5, positive: 3.0 }, Loss::Mse] {
+    for loss in [Loss::BceWithLogits, Loss::WeightedBce { negative: 0.5, positive: 3.0 }, Loss::Mse]
+    {
         for threshold in [0.0, 0.2] {
             let mean = |z: &[f64]| reference::mean_loss(loss, threshold, &exactly(z), &labels);
             // The clamp begins at ln(0.2 / 0.8): no logit is within H of it.
             let kink = (0.2_f64 / 0.8).ln().abs();
             assert!(logits.iter().all(|z| (z.abs() - kink).abs() > H));
-            let bound = H * H / 6.0 * 0.4 / 40.0 + rounding(mean(&logits).mean.value.abs() + 1.0) / 40.0;
-            check(&format!("{loss:?}, {threshold}"), &logits, &mean(&logits).grad, bound, |z| mean(z).mean.value);
+            let bound =
+                H * H / 6.0 * 0.4 / 40.0 + rounding(mean(&logits).mean.value.abs() + 1.0) / 40.0;
+            check(&format!("{loss:?}, {threshold}"), &logits, &mean(&logits).grad, bound, |z| {
+                mean(z).mean.value
+            });
         }
     }
 }

@@ -9,8 +9,8 @@ use bagdot::ops::interaction::{self, Features};
 use bagdot::ops::linear::{self, Activation};
 use bagdot::ops::sparse_update::{Merge, SparseGrad, Update};
 use bagdot::ops::{
-    Accum, Backend, Bags, Interaction, Matrix, MatrixMut, Optimizer, PairOrder, Pooling, Precision, Table, TableBatch,
-    embedding_bag, loss,
+    Accum, Backend, Bags, Interaction, Matrix, MatrixMut, Optimizer, PairOrder, Pooling, Precision,
+    Table, TableBatch, embedding_bag, loss,
 };
 use bagdot::{Cpu, DType, Error, Philox, bf16, f16};
 
@@ -57,19 +57,31 @@ fn bags<'a, B: Backend>(
 fn numbers_of_bags_do_not_wrap<B: Backend>(device: &B) {
     let tables = TableBatch::new(vec![table(3, 2)], vec![feature(0, Pooling::Sum); 2]).unwrap();
     let (tables, weights) = (device.tables(tables).unwrap(), upload(device, &[0.5f32; 6]));
-    let (mut workspace, mut output) = (device.alloc::<u64>(100_000).unwrap(), device.alloc::<f32>(64).unwrap());
+    let (mut workspace, mut output) =
+        (device.alloc::<u64>(100_000).unwrap(), device.alloc::<f32>(64).unwrap());
     for batch_size in [1 << 63, (1 << 63) + 1, MAX, 1 << 31, (1 << 32) + 1] {
         for offsets in [&[0i64][..], &[0, 0, 0], &[0, 1, 1]] {
             let indices = upload(device, &[0i64; 1][..*offsets.last().unwrap() as usize]);
-            let (offsets, mut sorted) = (upload(device, offsets), SortedIndices::new(device, 8, 8).unwrap());
+            let (offsets, mut sorted) =
+                (upload(device, offsets), SortedIndices::new(device, 8, 8).unwrap());
             let bags = || bags::<B>(batch_size, &indices, &offsets);
             let (sorted, workspace) = (&mut sorted, B::view_mut(&mut workspace));
             let sort = Sort { tables: &tables, bags: bags(), sorted, workspace };
-            let output = MatrixMut { data: B::view_mut(&mut output), rows: batch_size, cols: 4, ld: 4 };
+            let output =
+                MatrixMut { data: B::view_mut(&mut output), rows: batch_size, cols: 4, ld: 4 };
             let weights = B::view(&weights);
-            let forward = embedding_bag::Forward { tables: &tables, weights, bags: bags(), output, argmax: None };
+            let forward = embedding_bag::Forward {
+                tables: &tables,
+                weights,
+                bags: bags(),
+                output,
+                argmax: None,
+            };
             for error in [sort.run(device).unwrap_err(), forward.run(device).unwrap_err()] {
-                assert!(error.to_string().ends_with("more than 2^32 - 2 ids or bags: split the batch"), "{error}");
+                assert!(
+                    error.to_string().ends_with("more than 2^32 - 2 ids or bags: split the batch"),
+                    "{error}"
+                );
             }
         }
     }
@@ -77,13 +89,22 @@ fn numbers_of_bags_do_not_wrap<B: Backend>(device: &B) {
 
 fn rows_that_are_too_far_apart_are_refused<B: Backend>(device: &B) {
     let (from, mut to) = (upload(device, &[1f32; 64]), device.alloc::<f16>(64).unwrap());
-    for (rows, cols, ld) in
-        [(1, 4, MAX), (1, 4, (1 << 48) + 1), (0, 4, MAX), (2, 0, MAX), (1 << 40, 0, 1 << 40), (MAX, 0, 1), (3, 4, MAX)]
-    {
+    for (rows, cols, ld) in [
+        (1, 4, MAX),
+        (1, 4, (1 << 48) + 1),
+        (0, 4, MAX),
+        (2, 0, MAX),
+        (1 << 40, 0, 1 << 40),
+        (MAX, 0, 1),
+        (3, 4, MAX),
+    ] {
         let from = Matrix { data: B::view(&from), rows, cols, ld };
         let to = MatrixMut { data: B::view_mut(&mut to), rows, cols, ld: cols };
         let error = Cast { factor: 1.0, from, to }.run(device).unwrap_err().to_string();
-        assert_eq!(error, format!("cast: from.ld: {ld}, but no memory has room for {rows} rows so far apart"));
+        assert_eq!(
+            error,
+            format!("cast: from.ld: {ld}, but no memory has room for {rows} rows so far apart")
+        );
     }
 }
 
@@ -92,14 +113,23 @@ fn rows_that_are_too_far_apart_are_refused<B: Backend>(device: &B) {
 fn a_single_row_is_as_long_as_it_likes<B: Backend>(device: &B) {
     const LD: usize = 1 << 48;
     let (x, w) = (draw(64, 1), draw(64 * 64, 2));
-    let (input, weight, bias) = (upload(device, &x), upload(device, &w), upload(device, &[0f32; 64]));
+    let (input, weight, bias) =
+        (upload(device, &x), upload(device, &w), upload(device, &[0f32; 64]));
     let run = |ld: usize| {
         let mut outputs = [(); 4].map(|()| device.alloc::<f32>(64).unwrap());
         let [linear, interacted, pooled, cast] = &mut outputs;
-        fn row<'a, B: Backend>(buffer: &'a B::Buffer<f32>, cols: usize, ld: usize) -> Matrix<'a, B, f32> {
+        fn row<'a, B: Backend>(
+            buffer: &'a B::Buffer<f32>,
+            cols: usize,
+            ld: usize,
+        ) -> Matrix<'a, B, f32> {
             Matrix { data: B::view(buffer), rows: 1, cols, ld }
         }
-        fn row_mut<'a, B: Backend>(buffer: &'a mut B::Buffer<f32>, cols: usize, ld: usize) -> MatrixMut<'a, B, f32> {
+        fn row_mut<'a, B: Backend>(
+            buffer: &'a mut B::Buffer<f32>,
+            cols: usize,
+            ld: usize,
+        ) -> MatrixMut<'a, B, f32> {
             MatrixMut { data: B::view_mut(buffer), rows: 1, cols, ld }
         }
         let op = linear::Forward {
@@ -132,7 +162,8 @@ fn a_single_row_is_as_long_as_it_likes<B: Backend>(device: &B) {
             argmax: None,
         };
         assert_eq!(outcome(device, op.run(device)), Ok(()));
-        let op = Cast { factor: 1.0, from: row::<B>(&input, 64, ld), to: row_mut::<B>(cast, 64, ld) };
+        let op =
+            Cast { factor: 1.0, from: row::<B>(&input, 64, ld), to: row_mut::<B>(cast, 64, ld) };
         assert_eq!(outcome(device, op.run(device)), Ok(()));
         outputs.map(|output| download(device, &output))
     };
@@ -143,7 +174,8 @@ fn a_single_row_is_as_long_as_it_likes<B: Backend>(device: &B) {
 /// Matrices without elements are as long as they like: there is nothing to do, and nothing
 /// overflows.
 fn layers_without_elements_are_done_at_once<B: Backend>(device: &B) {
-    let [x, w, mut y, mut dy, mut dx, mut dw, mut db] = [(); 7].map(|()| device.alloc::<f32>(0).unwrap());
+    let [x, w, mut y, mut dy, mut dx, mut dw, mut db] =
+        [(); 7].map(|()| device.alloc::<f32>(0).unwrap());
     for (m, n, k) in [(MAX, 0, 0), (0, 0, 1 << 48), (0, 0, 0)] {
         let op = linear::Forward {
             input: Matrix::<B, f32>::packed(B::view(&x), m, k),
@@ -177,16 +209,24 @@ fn layers_without_elements_are_done_at_once<B: Backend>(device: &B) {
 /// Sizes that nobody has validated: what is needed is more than there is, and what is told for
 /// information is no less than the largest number.
 fn helpers_end_at_the_largest_number<B: Backend>(device: &B) {
-    let tables = TableBatch::one_feature_each(vec![table(1 << 40, 1 << 10), table(3, 1)], Pooling::Sum).unwrap();
+    let tables =
+        TableBatch::one_feature_each(vec![table(1 << 40, 1 << 10), table(3, 1)], Pooling::Sum)
+            .unwrap();
     assert!(
-        Sort::<B, i64>::workspace_len(device, &tables, MAX) >= Sort::<B, i64>::workspace_len(device, &tables, 1 << 40)
+        Sort::<B, i64>::workspace_len(device, &tables, MAX)
+            >= Sort::<B, i64>::workspace_len(device, &tables, 1 << 40)
     );
     Update::<B, f32, i64>::workspace_len(device, &tables, MAX);
     Merge::<B>::workspace_len(device, &tables, MAX);
     loss::Forward::<B>::workspace_len(device, MAX);
-    for (m, n, k) in
-        [(MAX, MAX, MAX), (MAX, 1, 1), (1, MAX, MAX), (0, MAX, MAX), (MAX, 0, MAX), (1 << 40, 1 << 40, 1 << 40)]
-    {
+    for (m, n, k) in [
+        (MAX, MAX, MAX),
+        (MAX, 1, 1),
+        (1, MAX, MAX),
+        (0, MAX, MAX),
+        (MAX, 0, MAX),
+        (1 << 40, 1 << 40, 1 << 40),
+    ] {
         linear::Backward::<B, f32>::workspace_len(device, m, n, k);
         linear::Backward::<B, bf16>::workspace_len(device, m, n, k);
         linear::Pack::<B, f32>::len(device, n, k);
@@ -201,7 +241,10 @@ fn helpers_end_at_the_largest_number<B: Backend>(device: &B) {
     };
     assert_eq!([op.bytes_moved(), op.flops()], [MAX; 2]);
     for capacity in [MAX, 1 << 50] {
-        assert!(SortedIndices::new(device, capacity, 1).is_err() && SortedIndices::new(device, 1, capacity).is_err());
+        assert!(
+            SortedIndices::new(device, capacity, 1).is_err()
+                && SortedIndices::new(device, 1, capacity).is_err()
+        );
         assert!(SparseGrad::new(device, &tables, capacity).is_err());
     }
 }
@@ -231,7 +274,8 @@ fn models_that_do_not_fit_are_refused<B: Backend>(device: &B) {
         with(&|config| config.tables[1].num_embeddings = 1 << 46),
         with(&|config| {
             let (order, include_self, append_sparse) = (PairOrder::LowerTriangle, true, true);
-            config.interaction = Interaction::Dot { order, include_self, append_sparse, pad_to: MAX };
+            config.interaction =
+                Interaction::Dot { order, include_self, append_sparse, pad_to: MAX };
         }),
         with(&|config| (config.interaction, config.tables) = (Interaction::Cat, tables.clone())),
     ];
@@ -254,13 +298,24 @@ fn models_that_do_not_fit_are_refused<B: Backend>(device: &B) {
     let needs = |batch_size, num_indices| {
         let (optimizers, config) = (&Optimizers::same(Optimizer::Sgd, 0.1), &small());
         let (has_averages, has_decay_scale, has_weights) = (true, true, true);
-        let needs =
-            MemoryNeeds { config, optimizers, has_averages, has_decay_scale, has_weights, batch_size, num_indices };
+        let needs = MemoryNeeds {
+            config,
+            optimizers,
+            has_averages,
+            has_decay_scale,
+            has_weights,
+            batch_size,
+            num_indices,
+        };
         MemoryPlan::new(device, needs).unwrap()
     };
     assert_eq!(needs(MAX, 5).total(), MAX);
     assert_eq!(needs(5, MAX).total(), MAX);
-    assert!(needs(5, MAX).to_string().ends_with("2^64 or more bytes 17592186044416.0 MiB"), "{}", needs(5, MAX));
+    assert!(
+        needs(5, MAX).to_string().ends_with("2^64 or more bytes 17592186044416.0 MiB"),
+        "{}",
+        needs(5, MAX)
+    );
     let [one, many] = [1, 1 << 40].map(|members| needs(8, 16).of_members(members).total());
     assert!(one < 1 << 20 && many > one << 39);
     assert_eq!(needs(8, 16).of_members(MAX).total(), MAX);
@@ -275,7 +330,11 @@ fn batches_that_are_not_there_take_no_memory<B: Backend>(device: &B) {
     let labels = upload(device, &[1f32; 3]);
     let mut train = |rows: usize, cols: usize| {
         let dense = Matrix { data: B::view(&dense), rows, cols, ld: cols };
-        let batch = BatchView { dense, bags: bags::<B>(rows, &indices, &offsets), labels: Some(B::view(&labels)) };
+        let batch = BatchView {
+            dense,
+            bags: bags::<B>(rows, &indices, &offsets),
+            labels: Some(B::view(&labels)),
+        };
         model.loss_and_grad(batch, Accum::Replace)?;
         model.last_loss()
     };
@@ -292,7 +351,8 @@ fn parameters_are_known_before_there_is_a_model<B: Backend>(device: &B) {
     for table_dtype in [DType::F32, DType::BF16] {
         let config = DlrmConfig { table_dtype, ..small() };
         let tensors = Dlrm::new(device.clone(), config.clone(), 1).unwrap().tensors().unwrap();
-        let expected = tensors.into_iter().map(|tensor| (tensor.name, tensor.dtype, tensor.shape)).collect();
+        let expected =
+            tensors.into_iter().map(|tensor| (tensor.name, tensor.dtype, tensor.shape)).collect();
         assert_eq!(config.parameter_shapes(), Ok(expected));
     }
 }
@@ -326,7 +386,8 @@ fn pieces_are_drawn_in_order() {
             let (inputs, outputs) = (pair[0] as f64, pair[1] as f64);
             let mut draw = |name: String, std: f64| {
                 let values = values(&name);
-                let expected: Vec<f32> = values.iter().map(|_| (random.normal() * std) as f32).collect();
+                let expected: Vec<f32> =
+                    values.iter().map(|_| (random.normal() * std) as f32).collect();
                 assert_eq!(values, expected, "{name}");
             };
             draw(format!("{mlp}.{k}.weight"), (2.0 / (inputs + outputs)).sqrt());
@@ -338,18 +399,30 @@ fn pieces_are_drawn_in_order() {
 #[test]
 fn columns_of_a_sample_are_added_up() {
     let batch = |dims: &[usize], times: usize| {
-        let features = (0..dims.len()).flat_map(|t| vec![feature(t, Pooling::Sum); times]).collect();
-        TableBatch::new(dims.iter().map(|&dim| table(1, dim)).collect(), features).map(|tables| tables.width())
+        let features =
+            (0..dims.len()).flat_map(|t| vec![feature(t, Pooling::Sum); times]).collect();
+        TableBatch::new(dims.iter().map(|&dim| table(1, dim)).collect(), features)
+            .map(|tables| tables.width())
     };
     // 64 times 2^59 is 2^65.
-    for (dims, times) in
-        [(&[1 << 59][..], 64), (&[1 << 59], 2), (&[1 << 59, (1 << 59) - 1], 2), (&[7, 1 << 58], 1 << 6)]
-    {
+    for (dims, times) in [
+        (&[1 << 59][..], 64),
+        (&[1 << 59], 2),
+        (&[1 << 59, (1 << 59) - 1], 2),
+        (&[7, 1 << 58], 1 << 6),
+    ] {
         let error = batch(dims, times).unwrap_err().to_string();
-        assert!(error.starts_with("TableBatch: features: the vectors of a sample do not fit into memory"), "{error}");
+        assert!(
+            error.starts_with(
+                "TableBatch: features: the vectors of a sample do not fit into memory"
+            ),
+            "{error}"
+        );
     }
     assert_eq!(batch(&[1 << 59, (1 << 59) - 1], 1), Ok((1 << 60) - 1));
-    let rows = TableBatch::one_feature_each(vec![table(1 << 48, 1); 60_000], Pooling::Sum).unwrap_err().to_string();
+    let rows = TableBatch::one_feature_each(vec![table(1 << 48, 1); 60_000], Pooling::Sum)
+        .unwrap_err()
+        .to_string();
     assert!(rows.contains("does not fit into memory with those before it"), "{rows}");
 }
 
@@ -363,13 +436,24 @@ fn widths_end_at_the_largest_number() {
         let large = (1usize << 32) + 1;
         let exact = large as u128 * if include_self { large + 1 } else { large - 1 } as u128 / 2;
         assert_eq!(dot(1).num_pairs(large) as u128, exact);
-        for (features, dim, pad_to) in
-            [(MAX, 1, 1), (3, MAX, 1), (1 << 33, 1, 1), (3, 4, MAX - 1), (MAX, MAX, MAX), (1, MAX - 3, 8)]
-        {
-            assert!(dot(pad_to).width(true, features, dim) >= MAX - 1, "{features}, {dim}, {pad_to}");
+        for (features, dim, pad_to) in [
+            (MAX, 1, 1),
+            (3, MAX, 1),
+            (1 << 33, 1, 1),
+            (3, 4, MAX - 1),
+            (MAX, MAX, MAX),
+            (1, MAX - 3, 8),
+        ] {
+            assert!(
+                dot(pad_to).width(true, features, dim) >= MAX - 1,
+                "{features}, {dim}, {pad_to}"
+            );
         }
     }
-    assert_eq!([Interaction::Cat.width(true, MAX, 0), Interaction::Cat.width(true, MAX, 2)], [0, MAX]);
+    assert_eq!(
+        [Interaction::Cat.width(true, MAX, 0), Interaction::Cat.width(true, MAX, 2)],
+        [0, MAX]
+    );
 }
 
 #[test]
@@ -377,7 +461,12 @@ fn more_threads_than_make_sense_are_refused_at_once() {
     let started = std::time::Instant::now();
     for threads in [16_000, MAX] {
         let error = Cpu::with_threads(threads).map(|_| ()).unwrap_err();
-        assert!(error.to_string().starts_with(&format!("cannot start {threads} worker threads: at most ")), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with(&format!("cannot start {threads} worker threads: at most ")),
+            "{error}"
+        );
     }
     assert!(started.elapsed().as_secs_f64() < 1.0);
     assert_eq!(Cpu::with_threads(40).unwrap().num_threads(), 40);
@@ -391,14 +480,19 @@ fn tables_that_are_too_wide_for_kernels_are_refused() {
     crate::common::cuda::on_every_schedule(|cuda| {
         let most = i32::MAX as usize;
         let tables = |dim: usize, features: usize| {
-            let tables = TableBatch::new(vec![table(1, dim)], vec![feature(0, Pooling::Sum); features]).unwrap();
+            let tables =
+                TableBatch::new(vec![table(1, dim)], vec![feature(0, Pooling::Sum); features])
+                    .unwrap();
             cuda.tables(tables).map(|_| ())
         };
         assert_eq!(tables(most, 1), Ok(()));
-        for (dim, features) in [(most + 1, 1), (1 << 32, 0), ((1 << 32) + 4, 1), (most / 2 + 1, 2), (1 << 59, 1)] {
+        for (dim, features) in
+            [(most + 1, 1), (1 << 32, 0), ((1 << 32) + 4, 1), (most / 2 + 1, 2), (1 << 59, 1)]
+        {
             let error = tables(dim, features).unwrap_err().to_string();
             assert!(
-                error.starts_with("Cuda: tables: ") && error.ends_with("at most 2147483647 are possible"),
+                error.starts_with("Cuda: tables: ")
+                    && error.ends_with("at most 2147483647 are possible"),
                 "{error}"
             );
         }

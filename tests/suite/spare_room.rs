@@ -17,8 +17,14 @@ struct Outcome {
     counted: Vec<u32>,
 }
 
-/// The ids of a case, with `spare` more behind them that name no row, and weights that are no numbers.
-fn run<B: Backend>(device: &B, case: &BagCase, spare: usize, has_spare: bool) -> (Outcome, [Result<()>; 2]) {
+/// The ids of a case, with `spare` more behind them that name no row, and weights that are no
+/// numbers.
+fn run<B: Backend>(
+    device: &B,
+    case: &BagCase,
+    spare: usize,
+    has_spare: bool,
+) -> (Outcome, [Result<()>; 2]) {
     let mut ids = case.indices.clone();
     ids.resize(ids.len() + spare, i64::MIN);
     let mut factors = case.per_sample_weights.clone();
@@ -44,10 +50,16 @@ fn run<B: Backend>(device: &B, case: &BagCase, spare: usize, has_spare: bool) ->
         argmax: None,
     };
     let forward = outcome(device, forward.run(device));
-    let mut sorted = SortedIndices::new(device, ids.len(), case.features.len() * case.batch_size).unwrap();
+    let mut sorted =
+        SortedIndices::new(device, ids.len(), case.features.len() * case.batch_size).unwrap();
     let words = Sort::<B, i64>::workspace_len(device, &case.layout(), ids.len());
     let mut workspace = upload(device, &poisoned::<u64>(words));
-    let sort = Sort { tables: &tables, bags: bags(), sorted: &mut sorted, workspace: B::view_mut(&mut workspace) };
+    let sort = Sort {
+        tables: &tables,
+        bags: bags(),
+        sorted: &mut sorted,
+        workspace: B::view_mut(&mut workspace),
+    };
     let sort = outcome(device, sort.run(device));
     let counts = download_view(device, sorted.counts());
     let found = Outcome {
@@ -76,7 +88,9 @@ fn spare_room_is_not_read<B: Backend>(device: &B) {
 fn bags_must_end_within_the_room<B: Backend>(device: &B) {
     let layout = (&[(4, 2)][..], &[feature(0, Pooling::Sum)][..]);
     let mut case = BagCase::new("offsets", layout, &[1, 2, 1], |random, rows| random.below(rows));
-    let fault = |value, room| Err(Error::InvalidOffsets { position: 3, value, rule: OffsetRule::LastIs(room) });
+    let fault = |value, room| {
+        Err(Error::InvalidOffsets { position: 3, value, rule: OffsetRule::LastIs(room) })
+    };
     // Without room the bags must end with the ids.
     assert_eq!(run(device, &case, 2, false).1, [fault(4, 6), fault(4, 6)]);
     case.offsets[3] = 7;

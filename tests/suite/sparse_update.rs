@@ -1,6 +1,8 @@
 //! `sparse_update`: the gradients of rows, and optimizer steps on them.
 
-use crate::common::updates::{Backward, State, download_grad, merge, poisoned_grad, rules, state_values};
+use crate::common::updates::{
+    Backward, State, download_grad, merge, poisoned_grad, rules, state_values,
+};
 use crate::common::*;
 use bagdot::ops::index_sort::IndexSortOps;
 use bagdot::ops::sparse_update::{Apply, CHUNK, SparseUpdateOps};
@@ -53,7 +55,8 @@ fn reduces<B: IndexSortOps + SparseUpdateOps, I: Id>(device: &B) {
             let weighted = (pooling != Pooling::Max).then(|| case.clone().weighted());
             for case in [case].into_iter().chain(weighted) {
                 for max_gradient in [None, Some(0.5)] {
-                    let backward = Backward::<B, I>::new(device, &case, &case.grad_output(), max_gradient);
+                    let backward =
+                        Backward::<B, I>::new(device, &case, &case.grad_output(), max_gradient);
                     assert_gradients(&case, &reduce(device, &case, &backward), &backward.expected);
                 }
             }
@@ -69,11 +72,16 @@ fn reduces_by_i64<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     reduces::<B, i64>(device);
 }
 
-/// Tables on which every optimizer is tried: small rows, rows beyond any block, and all kinds of features.
+/// Tables on which every optimizer is tried: small rows, rows beyond any block, and all kinds of
+/// features.
 fn update_cases() -> Vec<BagCase> {
     let [wide, narrow] = [2050, 1].map(|dim| {
-        let layout = (&[(7, dim), (130, 3)][..], &[feature(0, Pooling::Mean), feature(1, Pooling::Sum)][..]);
-        BagCase::new(format!("D = {dim}"), layout, &[3, 0, 4, 90, 80, 70], |random, rows| random.below(rows)).weighted()
+        let layout =
+            (&[(7, dim), (130, 3)][..], &[feature(0, Pooling::Mean), feature(1, Pooling::Sum)][..]);
+        BagCase::new(format!("D = {dim}"), layout, &[3, 0, 4, 90, 80, 70], |random, rows| {
+            random.below(rows)
+        })
+        .weighted()
     });
     vec![wide, narrow, BagCase::mixed(Pooling::Sum).weighted(), BagCase::mixed(Pooling::Max)]
 }
@@ -85,7 +93,8 @@ fn updates<B: IndexSortOps + SparseUpdateOps, E: Stored, I: Id>(device: &B) {
         for rule in rules() {
             let what = format!("{}, {:?}, {:?}", case.name, rule.optimizer, rule.weight_decay);
             let state = state_values(rule.optimizer, case.num_rows(), case.num_weights());
-            let (mut want, [mut first, mut second]) = (exact(&weights), state.each_ref().map(|s| exact(s)));
+            let (mut want, [mut first, mut second]) =
+                (exact(&weights), state.each_ref().map(|s| exact(s)));
             reference::apply_rows(
                 &case,
                 (&rule, reference::Betas::Exact),
@@ -105,13 +114,23 @@ fn updates<B: IndexSortOps + SparseUpdateOps, E: Stored, I: Id>(device: &B) {
 
 /// Rows without a gradient keep their bits.
 #[track_caller]
-fn assert_untouched<E: Stored>(case: &BagCase, what: &str, grads: &reference::RowGradients, got: &[E], before: &[E]) {
+fn assert_untouched<E: Stored>(
+    case: &BagCase,
+    what: &str,
+    grads: &reference::RowGradients,
+    got: &[E],
+    before: &[E],
+) {
     let mut start = 0;
     for (table, &Table { num_embeddings, embedding_dim }) in case.tables.iter().enumerate() {
         for row in 0..num_embeddings {
             if !grads.contains_key(&(table, row)) {
                 let elements = start..start + embedding_dim;
-                assert_same_bits(&format!("{what}: row {row}"), &got[elements.clone()], &before[elements]);
+                assert_same_bits(
+                    &format!("{what}: row {row}"),
+                    &got[elements.clone()],
+                    &before[elements],
+                );
             }
             start += embedding_dim;
         }
@@ -130,8 +149,9 @@ fn updates_bf16<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     updates::<B, bf16, i64>(device);
 }
 
-/// Scaled by 0, 1 and 4 in turn, rows take the steps that they take without decay, with it, and with four times as much: to the bit, since the
-/// factors are powers of two, and the learning rate that decoupled decay is multiplied by is one as well.
+/// Scaled by 0, 1 and 4 in turn, rows take the steps that they take without decay, with it, and
+/// with four times as much: to the bit, since the factors are powers of two, and the learning rate
+/// that decoupled decay is multiplied by is one as well.
 fn the_decay_of_each_row_is_scaled<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     for case in update_cases() {
         let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
@@ -140,16 +160,23 @@ fn the_decay_of_each_row_is_scaled<B: IndexSortOps + SparseUpdateOps>(device: &B
         for decay in [WeightDecay::L2 as fn(f32) -> WeightDecay, WeightDecay::Decoupled] {
             for optimizer in rules().iter().map(|rule| rule.optimizer) {
                 let state = state_values(optimizer, case.num_rows(), case.num_weights());
-                let rule = |decay| UpdateRule { weight_decay: decay, step: 5, ..UpdateRule::new(optimizer, 0.25) };
-                let run =
-                    |decay, scale| backward.update_scaled(device, &case, (rule(decay), scale), &weights, &state).0;
+                let rule = |decay| UpdateRule {
+                    weight_decay: decay,
+                    step: 5,
+                    ..UpdateRule::new(optimizer, 0.25)
+                };
+                let run = |decay, scale| {
+                    backward.update_scaled(device, &case, (rule(decay), scale), &weights, &state).0
+                };
                 let got = run(decay(0.125), Some(&scale[..]));
-                let want = [WeightDecay::None, decay(0.125), decay(0.5)].map(|decay| run(decay, None));
+                let want =
+                    [WeightDecay::None, decay(0.125), decay(0.5)].map(|decay| run(decay, None));
                 let (mut start, mut row) = (0, 0);
                 for table in &case.tables {
                     for _ in 0..table.num_embeddings {
                         let elements = start..start + table.embedding_dim;
-                        let what = format!("{}, {optimizer:?}, {:?}: row {row}", case.name, decay(0.125));
+                        let what =
+                            format!("{}, {optimizer:?}, {:?}: row {row}", case.name, decay(0.125));
                         assert_same_bits(&what, &got[elements.clone()], &want[row % 3][elements]);
                         (start, row) = (start + table.embedding_dim, row + 1);
                     }
@@ -168,7 +195,8 @@ fn reduce_and_apply_are_update<B: IndexSortOps + SparseUpdateOps>(device: &B) {
         for mut rule in rules() {
             rule.rounding = bagdot::ops::Rounding::Stochastic { seed: 9 };
             let state = state_values(rule.optimizer, case.num_rows(), case.num_weights());
-            let (want, want_state) = backward.update(device, &case, rule, &case.weights::<bf16>(), &state);
+            let (want, want_state) =
+                backward.update(device, &case, rule, &case.weights::<bf16>(), &state);
             let mut weights = upload(device, &case.weights::<bf16>());
             let mut state = State::new(device, &state);
             let apply = Apply {
@@ -204,19 +232,29 @@ fn stays<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B, rates: &[f32]
     let mut grad = vec![0.0; 2 * dim];
     grad[dim + 1..].fill(0.25);
     let adam = |eps| Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps };
-    for (eps, &rate) in [0.0, 1e-45, 1e-38].into_iter().flat_map(|eps| rates.iter().map(move |rate| (eps, rate))) {
-        for optimizer in [Optimizer::Adagrad { eps }, Optimizer::RowwiseAdagrad { eps }, adam(eps)] {
-            let (what, rule) = (format!("{optimizer:?}, {rate}, {:?}", E::DTYPE), UpdateRule::new(optimizer, rate));
+    for (eps, &rate) in
+        [0.0, 1e-45, 1e-38].into_iter().flat_map(|eps| rates.iter().map(move |rate| (eps, rate)))
+    {
+        for optimizer in [Optimizer::Adagrad { eps }, Optimizer::RowwiseAdagrad { eps }, adam(eps)]
+        {
+            let (what, rule) = (
+                format!("{optimizer:?}, {rate}, {:?}", E::DTYPE),
+                UpdateRule::new(optimizer, rate),
+            );
             let weights = case.weights::<E>();
             let state = optimizer.state_len(4, 4 * dim).map(|len| vec![0.0; len]);
             let backward = Backward::<B, i64>::new(device, &case, &grad, None);
             let (got, got_state) = backward.update(device, &case, rule, &weights, &state);
             assert_same_bits(&what, &got[..2 * dim], &weights[..2 * dim]);
-            let first = 2 * dim + usize::from(!matches!(optimizer, Optimizer::RowwiseAdagrad { .. }));
+            let first =
+                2 * dim + usize::from(!matches!(optimizer, Optimizer::RowwiseAdagrad { .. }));
             assert_same_bits(&what, &got[2 * dim..first], &weights[2 * dim..first]);
             for k in 2 * dim + 1..3 * dim {
                 let (got, before) = (exact(&got[k..=k])[0].value, exact(&weights[k..=k])[0].value);
-                assert!(got < before && got.is_finite(), "{what}: element {k} is {got} after {before}");
+                assert!(
+                    got < before && got.is_finite(),
+                    "{what}: element {k} is {got} after {before}"
+                );
             }
             let cpu = bagdot::Cpu::single_threaded();
             let on_cpu = Backward::<bagdot::Cpu, i64>::new(&cpu, &case, &grad, None);
@@ -240,8 +278,9 @@ fn stays<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B, rates: &[f32]
     }
 }
 
-/// 50,000 occurrences. In column 0 each contribution is 1 + 2⁻⁹ - 2⁻²⁰: one after another, beyond 2¹⁵ each would lose almost half a unit in
-/// the last place, always in the same direction, and the sum would be off by 7e-4, far outside of the bound of a tree of chunks, 9e-6.
+/// 50,000 occurrences. In column 0 each contribution is 1 + 2⁻⁹ - 2⁻²⁰: one after another, beyond
+/// 2¹⁵ each would lose almost half a unit in the last place, always in the same direction, and the
+/// sum would be off by 7e-4, far outside of the bound of a tree of chunks, 9e-6.
 fn a_hot_row_is_a_tree_of_chunks<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let layout = (&[(8, 3)][..], &[feature(0, Pooling::Sum)][..]);
     let case = BagCase::new("hot row", layout, &[5000; 10], |_, _| 6);
@@ -267,7 +306,9 @@ fn merges<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let mixed = BagCase::mixed(Pooling::Mean);
     let layout: Vec<_> = mixed.tables.iter().map(|t| (t.num_embeddings, t.embedding_dim)).collect();
     let with = |name: &str, length: usize| {
-        BagCase::new(name, (&layout, &mixed.features), &[length; 10], |random, rows| random.below(rows))
+        BagCase::new(name, (&layout, &mixed.features), &[length; 10], |random, rows| {
+            random.below(rows)
+        })
     };
     let cases = [mixed.clone(), with("few", 3), with("none", 0)];
     let [a, b, none] = cases.each_ref().map(|case| {
@@ -282,7 +323,9 @@ fn merges<B: IndexSortOps + SparseUpdateOps>(device: &B) {
         merge(device, &tables, (a, b), &mut out).unwrap();
         let got = download_grad(device, &out);
         let mut want = std::collections::BTreeMap::new();
-        for (row, values) in [download_grad(device, a), download_grad(device, b)].into_iter().flatten() {
+        for (row, values) in
+            [download_grad(device, a), download_grad(device, b)].into_iter().flatten()
+        {
             let sum: &mut Vec<f32> = want.entry(row).or_insert_with(|| vec![0.0; values.len()]);
             // One addition of two f32 has one correct result.
             sum.iter_mut().zip(&values).for_each(|(sum, value)| *sum += value);
@@ -319,7 +362,10 @@ fn bad_ids_have_no_gradient<B: IndexSortOps + SparseUpdateOps>(device: &B) {
         case.indices[here] = 30;
         case.indices[there] = -1;
         let backward = Backward::<B, i32>::new(device, &case, &case.grad_output(), None);
-        assert!(message(backward.sort_result.clone()).contains("index 30 is out of range for table 0 with 30 rows"));
+        assert!(
+            message(backward.sort_result.clone())
+                .contains("index 30 is out of range for table 0 with 30 rows")
+        );
         assert_gradients(&case, &reduce(device, &case, &backward), &backward.expected);
     }
 }
@@ -331,7 +377,8 @@ fn no_ids_no_change<B: IndexSortOps + SparseUpdateOps>(device: &B) {
         let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
         for rule in rules() {
             let state = state_values(rule.optimizer, 4, 12);
-            let (got, got_state) = backward.update(device, &case, rule, &case.weights::<f16>(), &state);
+            let (got, got_state) =
+                backward.update(device, &case, rule, &case.weights::<f16>(), &state);
             assert_same_bits("weights", &got, &case.weights::<f16>());
             assert_eq!(got_state, state);
         }
@@ -345,7 +392,8 @@ fn results_do_not_depend_on_threads() {
             let state = state_values(rule.optimizer, case.num_rows(), case.num_weights());
             assert_deterministic(&case.name, |cpu| {
                 let backward = Backward::<_, i64>::new(cpu, &case, &case.grad_output(), None);
-                let (weights, [first, second]) = backward.update(cpu, &case, rule, &case.weights::<f32>(), &state);
+                let (weights, [first, second]) =
+                    backward.update(cpu, &case, rule, &case.weights::<f32>(), &state);
                 [bytes(&weights), bytes(&first), bytes(&second)].concat()
             });
         }

@@ -4,7 +4,9 @@ use crate::common::updates::{Backward, merge, poisoned_grad};
 use crate::common::*;
 use bagdot::Error;
 use bagdot::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
-use bagdot::ops::sparse_update::{Apply, Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update};
+use bagdot::ops::sparse_update::{
+    Apply, Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update,
+};
 use bagdot::ops::{Optimizer, OptimizerStateMut, Pooling, UpdateRule, WeightDecay};
 
 backend_suite!(
@@ -30,7 +32,9 @@ struct Spare<B: IndexSortOps + SparseUpdateOps> {
 
 impl<B: IndexSortOps + SparseUpdateOps> Spare<B> {
     fn new(device: &B, case: &BagCase) -> Self {
-        let order = |case: &BagCase| Backward::<B, i64>::new(device, case, &case.grad_output(), None).sorted;
+        let order = |case: &BagCase| {
+            Backward::<B, i64>::new(device, case, &case.grad_output(), None).sorted
+        };
         let (mut fewer, mut other) = (case.clone(), case.clone());
         fewer.indices.pop();
         *fewer.offsets.last_mut().unwrap() -= 1;
@@ -48,7 +52,9 @@ impl<B: IndexSortOps + SparseUpdateOps> Spare<B> {
 fn assert_poisoned<B: IndexSortOps + SparseUpdateOps>(device: &B, grad: &SparseGrad<B>) {
     assert!(download_view(device, grad.rows()).iter().all(|&x| x == u64::POISON));
     assert!(download_view(device, grad.starts()).iter().all(|&x| x == u64::POISON));
-    assert!(download_view(device, grad.values()).iter().all(|&x| x.to_bits() == f32::POISON.to_bits()));
+    assert!(
+        download_view(device, grad.values()).iter().all(|&x| x.to_bits() == f32::POISON.to_bits())
+    );
     assert_eq!(download_view(device, grad.counts()), [0]);
 }
 
@@ -59,13 +65,19 @@ fn spoilt_sources<B: IndexSortOps + SparseUpdateOps>(n: usize) -> Vec<(Spoil<B>,
         (|s, _| s.argmax.as_mut().unwrap().rows = 32, "argmax.rows is 32, but must be 33".into()),
         (|s, _| s.grad_output.rows = 34, "grad_output.rows is 34, but must be 33".into()),
         (|s, _| s.grad_output.ld = 3, "grad_output.ld: 3 is less than the 160 columns".into()),
-        (|s, g| s.grad_output.data = B::slice(&g.values, 0..9), "grad_output.data holds 9 elements".into()),
+        (
+            |s, g| s.grad_output.data = B::slice(&g.values, 0..9),
+            "grad_output.data holds 9 elements".into(),
+        ),
         (|s, _| s.max_gradient = Some(f32::NAN), "max_gradient: NaN, but must be 0 or more".into()),
         (|s, _| s.bags.batch_size = 32, "bags.offsets is 166, but must be 161".into()),
         (|s, g| s.sorted = &g.sorted, "sorted: nothing has been sorted".into()),
         (
             |s, g| s.sorted = &g.fewer,
-            format!("sorted: the order of {} ids of 33 samples, but the batch has {n} of 33", n - 1),
+            format!(
+                "sorted: the order of {} ids of 33 samples, but the batch has {n} of 33",
+                n - 1
+            ),
         ),
         (|s, g| s.sorted = &g.other, "sorted: the order of ids of other tables or features".into()),
     ]
@@ -101,9 +113,12 @@ fn reduce_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     assert_eq!(text, "sparse_update.reduce: grad.capacity holds 238 elements, but 239 are needed");
     assert_poisoned(device, &grad);
     let layout = case.layout();
-    for (starts, values, want) in [(3, 5, "values holds 5 elements"), (2, 258, "starts holds 2 elements")] {
+    for (starts, values, want) in
+        [(3, 5, "values holds 5 elements"), (2, 258, "starts holds 2 elements")]
+    {
         let [rows, starts] = [2, starts].map(|len| device.alloc(len).unwrap());
-        let made = SparseGrad::with_buffers(device, &layout, rows, starts, device.alloc(values).unwrap());
+        let made =
+            SparseGrad::with_buffers(device, &layout, rows, starts, device.alloc(values).unwrap());
         let text = message(made.map(|_| ()));
         assert!(text.starts_with(&format!("SparseGrad: {want}")), "{text}");
     }
@@ -118,7 +133,10 @@ fn gradients_of_other_tables_are_refused<B: IndexSortOps + SparseUpdateOps>(devi
     let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
     let grad = |case: &BagCase| SparseGrad::new(device, &case.layout(), 2 * n).unwrap();
     let (mut good, mut bad, mut out) = (grad(&case), grad(&other), grad(&case));
-    assert_eq!(message(backward.reduce(device, &mut bad)), "sparse_update.reduce: grad: made for other tables");
+    assert_eq!(
+        message(backward.reduce(device, &mut bad)),
+        "sparse_update.reduce: grad: made for other tables"
+    );
     backward.reduce(device, &mut good).unwrap();
     let tables = &backward.bags.tables;
     for (pair, want) in [((&good, &bad), "b"), ((&bad, &good), "a")] {
@@ -143,7 +161,8 @@ fn gradients_of_other_tables_are_refused<B: IndexSortOps + SparseUpdateOps>(devi
 fn merge_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let case = BagCase::mixed(Pooling::Sum);
     let tables = device.tables(case.layout()).unwrap();
-    let [a, b] = [20, 30].map(|capacity| SparseGrad::new(device, &case.layout(), capacity).unwrap());
+    let [a, b] =
+        [20, 30].map(|capacity| SparseGrad::new(device, &case.layout(), capacity).unwrap());
     let mut out = poisoned_grad(device, &case, 49);
     let text = message(merge(device, &tables, (&a, &b), &mut out));
     assert_eq!(text, "sparse_update.merge: grad.capacity holds 49 elements, but 50 are needed");
@@ -152,7 +171,13 @@ fn merge_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     if words > 0 {
         let mut out = poisoned_grad(device, &case, 50);
         let mut workspace = upload(device, &poisoned::<u64>(words - 1));
-        let merge = Merge { tables: &tables, a: &a, b: &b, out: &mut out, workspace: B::view_mut(&mut workspace) };
+        let merge = Merge {
+            tables: &tables,
+            a: &a,
+            b: &b,
+            out: &mut out,
+            workspace: B::view_mut(&mut workspace),
+        };
         assert!(message(merge.run(device)).starts_with("sparse_update.merge: workspace holds"));
         assert_poisoned(device, &out);
     }
@@ -187,12 +212,32 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
     let decayed = UpdateRule { weight_decay: WeightDecay::Decoupled(-1.0), ..adagrad };
     let number = "but must be a finite number of 0 or more";
     for (rule, weights_len, state_len, want) in [
-        (adagrad, elements - 1, elements, format!("weights is {}, but must be {elements}", elements - 1)),
-        (adagrad, elements, rows, format!("state.sum_of_squares is {rows}, but must be {elements}")),
-        (rowwise, elements, elements, format!("state.sum_of_squares is {elements}, but must be {rows}")),
+        (
+            adagrad,
+            elements - 1,
+            elements,
+            format!("weights is {}, but must be {elements}", elements - 1),
+        ),
+        (
+            adagrad,
+            elements,
+            rows,
+            format!("state.sum_of_squares is {rows}, but must be {elements}"),
+        ),
+        (
+            rowwise,
+            elements,
+            elements,
+            format!("state.sum_of_squares is {elements}, but must be {rows}"),
+        ),
         (sgd, elements, elements, "state: it is not the state of Sgd".into()),
         (decayed, elements, elements, format!("rule.weight_decay: -1, {number}")),
-        (UpdateRule { step: 0, ..adagrad }, elements, elements, "rule.step: 0, but steps count from 1".into()),
+        (
+            UpdateRule { step: 0, ..adagrad },
+            elements,
+            elements,
+            "rule.step: 0, but steps count from 1".into(),
+        ),
     ] {
         let mut weights = upload(device, &poisoned::<f32>(weights_len));
         let mut state = upload(device, &poisoned::<f32>(state_len));
@@ -247,13 +292,23 @@ fn an_order_that_failed_is_none<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let words = Sort::<B, i64>::workspace_len(device, &case.layout(), case.indices.len());
     let mut workspace = upload(device, &poisoned::<u64>(words));
     let Backward { bags, sorted, .. } = &mut backward;
-    let sort = Sort { tables: &bags.tables, bags: bags.view(), sorted, workspace: B::view_mut(&mut workspace) };
+    let sort = Sort {
+        tables: &bags.tables,
+        bags: bags.view(),
+        sorted,
+        workspace: B::view_mut(&mut workspace),
+    };
     let result = sort.run(device);
     let is_known = result.is_err();
-    assert!(matches!(outcome(device, result), Err(Error::InvalidOffsets { position: 0, value: 1, .. })));
+    assert!(matches!(
+        outcome(device, result),
+        Err(Error::InvalidOffsets { position: 0, value: 1, .. })
+    ));
     let mut grad = poisoned_grad(device, &case, case.indices.len());
     let reduced = backward.reduce(device, &mut grad);
     if is_known {
-        assert!(message(reduced).starts_with("sparse_update.reduce: sorted: nothing has been sorted"));
+        assert!(
+            message(reduced).starts_with("sparse_update.reduce: sorted: nothing has been sorted")
+        );
     }
 }

@@ -19,7 +19,8 @@ const IDS: &[i64] = &[1, 2, 3, 4, 0, 5, 1, 2, 3, 0, 1, 5];
 const OFFSETS: &[i64] = &[0, 1, 2, 3, 4, 6, 8, 10, 12];
 const DENSE: &[f32] = &[0.5, -1.0, 2.0, 0.25, 1.0, -0.5, 3.0, 0.125, -2.0, 0.75, 1.5, -0.25];
 const LABELS: &[f32] = &[1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0];
-const WEIGHTS: &[f32] = &[1.0, 0.5, 2.0, 1.0, 0.25, 1.0, 1.5, 1.0, 0.5, 1.0, 2.0, 1.0, 9.0, 9.0, 9.0, 9.0];
+const WEIGHTS: &[f32] =
+    &[1.0, 0.5, 2.0, 1.0, 0.25, 1.0, 1.5, 1.0, 0.5, 1.0, 2.0, 1.0, 9.0, 9.0, 9.0, 9.0];
 
 type Host<'a> = BatchView<'a, Cpu, i64>;
 
@@ -72,7 +73,9 @@ fn argument(error: &Error) -> &'static str {
         Error::ShapeMismatch { argument, .. }
         | Error::TooSmall { argument, .. }
         | Error::InvalidArgument { argument, .. } => argument,
-        Error::InvalidOffsets { rule: OffsetRule::LastIs(12), position: 8, .. } => "the last offset",
+        Error::InvalidOffsets { rule: OffsetRule::LastIs(12), position: 8, .. } => {
+            "the last offset"
+        }
         error => panic!("{error}"),
     }
 }
@@ -83,8 +86,11 @@ fn misfits() -> Vec<(&'static str, Host<'static>)> {
     fn dense(rows: usize, cols: usize, ld: usize, len: usize) -> Matrix<'static, Cpu, f32> {
         Matrix { data: &DENSE[..len], rows, cols, ld }
     }
-    let (last_is_before, last_is_behind, last_is_negative): (&[i64], &[i64], &[i64]) =
-        (&[0, 1, 2, 3, 4, 6, 8, 10, 11], &[0, 1, 2, 3, 4, 6, 8, 10, 13], &[0, 1, 2, 3, 4, 6, 8, 10, -1]);
+    let (last_is_before, last_is_behind, last_is_negative): (&[i64], &[i64], &[i64]) = (
+        &[0, 1, 2, 3, 4, 6, 8, 10, 11],
+        &[0, 1, 2, 3, 4, 6, 8, 10, 13],
+        &[0, 1, 2, 3, 4, 6, 8, 10, -1],
+    );
     vec![
         ("batch.labels", but(|b| b.labels = Some(&LABELS[..2]))),
         ("batch.labels", but(|b| b.labels = Some(LABELS))),
@@ -119,14 +125,18 @@ fn misfits_of_the_model() -> Vec<(&'static str, Host<'static>)> {
         // One feature, and three.
         (
             "bags.offsets",
-            but(|b| (b.bags.offsets, b.bags.indices, b.bags.per_sample_weights) = (&OFFSETS[..5], &IDS[..4], None)),
+            but(|b| {
+                (b.bags.offsets, b.bags.indices, b.bags.per_sample_weights) =
+                    (&OFFSETS[..5], &IDS[..4], None)
+            }),
         ),
         ("bags.offsets", but(|b| b.bags.offsets = &[0, 1, 2, 3, 4, 6, 8, 10, 12, 12, 12, 12, 12])),
         (
             "bags.offsets",
             but(|b| {
                 (b.dense, b.labels) = (Matrix::packed(&DENSE[..0], 0, 2), Some(&LABELS[..0]));
-                (b.bags.batch_size, b.bags.offsets, b.bags.indices, b.bags.per_sample_weights) = (0, &[], &[], None);
+                (b.bags.batch_size, b.bags.offsets, b.bags.indices, b.bags.per_sample_weights) =
+                    (0, &[], &[], None);
             }),
         ),
     ]
@@ -152,12 +162,17 @@ fn misfits_are_refused<B: Backend>(device: &B) {
             if k < misfits().len() {
                 check("stage", staging.stage(batch).map(|_| ()));
             }
-            assert_eq!((model.step(), staging.view().dense.rows), (steps_before, rows), "{k}: {name}");
+            assert_eq!(
+                (model.step(), staging.view().dense.rows),
+                (steps_before, rows),
+                "{k}: {name}"
+            );
         }
         device.synchronize().unwrap();
         assert!(state(&model) == before, "a batch that is refused changes nothing");
     }
-    let weighted = model(device, Pooling::Max).train_staged(&mut Staging::new(device).unwrap(), good());
+    let weighted =
+        model(device, Pooling::Max).train_staged(&mut Staging::new(device).unwrap(), good());
     assert_eq!(argument(&weighted.unwrap_err()), "bags.per_sample_weights");
 }
 
@@ -173,7 +188,10 @@ fn the_next_step_is_that_of_a_good_batch<B: Backend>(device: &B) {
         device.synchronize().unwrap();
         (model.last_loss().unwrap().to_bits(), state(&model))
     };
-    assert!(train(&misfits()) == train(&[]), "steps between batches that are refused are other ones");
+    assert!(
+        train(&misfits()) == train(&[]),
+        "steps between batches that are refused are other ones"
+    );
 }
 
 /// Ids behind the last bag are not read on the host's side either.
@@ -182,7 +200,8 @@ fn spare_room_of_the_host_is_kept<B: Backend>(device: &B) {
     let (mut tight, mut spare) = (model(device, Pooling::Sum), model(device, Pooling::Sum));
     let (mut first, mut second) = (Staging::new(device).unwrap(), Staging::new(device).unwrap());
     let mut roomy = good();
-    (roomy.bags.indices, roomy.bags.has_spare, roomy.bags.per_sample_weights) = (&ids, true, Some(WEIGHTS));
+    (roomy.bags.indices, roomy.bags.has_spare, roomy.bags.per_sample_weights) =
+        (&ids, true, Some(WEIGHTS));
     for _ in 0..3 {
         tight.train_staged(&mut first, good()).unwrap();
         spare.train_staged(&mut second, roomy).unwrap();
@@ -218,14 +237,18 @@ mod on_a_device {
             let refused = Err(Error::Recording { op: "Staging" });
             for steps in 1..4 {
                 assert_eq!(cuda.record(|| staging.stage(good()).map(|_| ())).map(|_| ()), refused);
-                assert_eq!(cuda.record(|| model.train_staged(&mut staging, good())).map(|_| ()), refused);
+                assert_eq!(
+                    cuda.record(|| model.train_staged(&mut staging, good())).map(|_| ()),
+                    refused
+                );
                 // A capture of somebody else's on the stream of the backend, in which ops are
                 // launched all the same.
                 let mut target = cuda.alloc::<f32>(4).unwrap();
                 let source = upload(cuda, &[1.0f32; 4]);
                 let graph = capture(cuda, || {
                     assert_eq!(staging.stage(good()).map(|_| ()), refused);
-                    cuda.copy(bagdot::Cuda::view(&source), bagdot::Cuda::view_mut(&mut target)).unwrap();
+                    cuda.copy(bagdot::Cuda::view(&source), bagdot::Cuda::view_mut(&mut target))
+                        .unwrap();
                 });
                 graph.replay();
                 assert_eq!(cuda.to_vec(&target).unwrap(), [1.0; 4]);
@@ -246,9 +269,13 @@ mod on_a_device {
     fn batches_are_sent_to_the_backend_of_the_model() {
         on_every_schedule(|cuda| {
             let other = own();
-            let (mut model, mut staging) = (model(cuda, Pooling::Sum), Staging::new(&other).unwrap());
+            let (mut model, mut staging) =
+                (model(cuda, Pooling::Sum), Staging::new(&other).unwrap());
             let error = model.train_staged(&mut staging, good()).unwrap_err();
-            assert_eq!((argument(&error), staging.view().dense.rows, model.step()), ("staging", 0, 0));
+            assert_eq!(
+                (argument(&error), staging.view().dense.rows, model.step()),
+                ("staging", 0, 0)
+            );
             model.train_staged(&mut Staging::new(&cuda.clone()).unwrap(), good()).unwrap();
         });
     }

@@ -1,1 +1,2 @@
-//! Answers to the name of libcublasLt, and has nothing in it: the loader finds its functions in the stand-in driver, which it needs.
+//! Answers to the name of libcublasLt, and has nothing in it: the loader finds its functions in the
+//! stand-in driver, which it needs.

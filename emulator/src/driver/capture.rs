@@ -1,4 +1,5 @@
-//! Capturing streams into graphs, and replaying these. What a real driver refuses during a capture is refused here, with its code.
+//! Capturing streams into graphs, and replaying these. What a real driver refuses during a capture
+//! is refused here, with its code.
 
 use std::collections::BTreeSet;
 use std::thread::ThreadId;
@@ -63,15 +64,19 @@ impl Driver {
         }
         let id = self.handle();
         let thread = std::thread::current().id();
-        let session = Session { origin: stream, mode, thread, graph: Graph::default(), valid: true };
+        let session =
+            Session { origin: stream, mode, thread, graph: Graph::default(), valid: true };
         self.sessions.insert(id, session);
         self.streams.entry(stream).and_modify(|s| s.capture = Some((id, Tail::new())));
         Ok(())
     }
 
-    /// Ends a capture: the graph, if everything in it was allowed and has come back to the stream where it began.
+    /// Ends a capture: the graph, if everything in it was allowed and has come back to the stream
+    /// where it began.
     pub(super) fn end_capture(&mut self, stream: u64) -> Result<Graph> {
-        let Some((id, tail)) = self.streams[&stream].capture.clone() else { return Err(Code::ERROR_ILLEGAL_STATE) };
+        let Some((id, tail)) = self.streams[&stream].capture.clone() else {
+            return Err(Code::ERROR_ILLEGAL_STATE);
+        };
         let session = self.sessions.get(&id).ok_or(Code::ERROR_ILLEGAL_STATE)?;
         if session.origin != stream {
             self.invalidate(id);
@@ -83,7 +88,11 @@ impl Driver {
         let mut joined = true;
         if session.valid {
             let reached = session.graph.reached_from(&tail);
-            let mut others = self.streams.values().filter_map(|s| s.capture.as_ref()).filter(|(of, _)| *of == id);
+            let mut others = self
+                .streams
+                .values()
+                .filter_map(|s| s.capture.as_ref())
+                .filter(|(of, _)| *of == id);
             joined = others.all(|(_, tail)| tail.is_subset(&reached));
         }
         for stream in self.streams.values_mut() {
@@ -123,7 +132,9 @@ impl Driver {
     /// Adds a node after what the stream has so far.
     pub(super) fn capture_node(&mut self, stream: u64, work: Work) -> Result<()> {
         let Some(id) = self.active(stream)? else { return Ok(()) };
-        let Some((_, tail)) = self.streams.get_mut(&stream).and_then(|s| s.capture.as_mut()) else { return Ok(()) };
+        let Some((_, tail)) = self.streams.get_mut(&stream).and_then(|s| s.capture.as_mut()) else {
+            return Ok(());
+        };
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
         let after = std::mem::replace(tail, Tail::from([session.graph.nodes.len()]));
         session.graph.nodes.push(Node { work, after });
@@ -150,8 +161,8 @@ impl Driver {
         Err(Code::ERROR_STREAM_CAPTURE_UNSUPPORTED)
     }
 
-    /// Calls that may wait for the device without saying so, such as cuMemAlloc. Captures of the global mode forbid them to everybody,
-    /// those of the thread-local mode to their thread.
+    /// Calls that may wait for the device without saying so, such as cuMemAlloc. Captures of the
+    /// global mode forbid them to everybody, those of the thread-local mode to their thread.
     pub(super) fn refuse_unsafe(&mut self) -> Result<()> {
         if THREAD_MODE.get() == 2 {
             return Ok(());
@@ -172,7 +183,11 @@ impl Driver {
 
     /// The legacy stream waits for all blocking streams, and cannot where one is being captured.
     pub(super) fn legacy_allowed(&mut self) -> Result<()> {
-        let captured = self.streams.values().filter(|s| s.blocking).find_map(|s| s.capture.as_ref().map(|(id, _)| *id));
+        let captured = self
+            .streams
+            .values()
+            .filter(|s| s.blocking)
+            .find_map(|s| s.capture.as_ref().map(|(id, _)| *id));
         match captured {
             None => Ok(()),
             Some(id) => {
@@ -198,7 +213,8 @@ impl Driver {
         self.enqueue(stream, Work::Record { event, time })
     }
 
-    /// Makes a stream wait for an event; one that was recorded in a capture draws the stream into it.
+    /// Makes a stream wait for an event; one that was recorded in a capture draws the stream into
+    /// it.
     pub(super) fn wait_event(&mut self, stream: u64, event: u64) -> Result<()> {
         let slot = self.events.get(&event).ok_or(Code::ERROR_INVALID_HANDLE)?.clone();
         let capturing = self.active(stream)?;

@@ -46,7 +46,9 @@ impl Setting {
         let on = value != 0;
         match self {
             Self::Seed => s.config.seed = value,
-            Self::Independent => s.config.schedule = if on { Schedule::Independent } else { Schedule::Lockstep },
+            Self::Independent => {
+                s.config.schedule = if on { Schedule::Independent } else { Schedule::Lockstep }
+            }
             Self::Races => s.config.races = on,
             Self::Uninitialised => s.config.uninitialised = on,
             Self::ShufflesOrderMemory => s.config.shuffles_order_memory = on,
@@ -84,7 +86,8 @@ extern "C" fn bagdot_emulator_end(number: u64) {
     end(number);
 }
 
-/// Forgets all memory, modules, streams, errors and counters. Settings stay, or go back to what they were at the start.
+/// Forgets all memory, modules, streams, errors and counters. Settings stay, or go back to what
+/// they were at the start.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_reset(settings_too: c_int) {
     with(|d| {
@@ -95,7 +98,8 @@ extern "C" fn bagdot_emulator_reset(settings_too: c_int) {
     });
 }
 
-/// What has gone wrong since the last reset, a line for each thing. Answers with the room that the text needs.
+/// What has gone wrong since the last reset, a line for each thing. Answers with the room that the
+/// text needs.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_report(to: *mut c_char, room: usize) -> usize {
     with(|d| {
@@ -107,19 +111,31 @@ extern "C" fn bagdot_emulator_report(to: *mut c_char, room: usize) -> usize {
 /// Bytes of device memory in use. Frees that wait in streams have not happened.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_used_bytes(device: c_int) -> usize {
-    with(|d| usize::try_from(device).ok().and_then(|k| d.gpus.get(k)).map_or(0, |gpu| gpu.device.used()))
+    with(|d| {
+        usize::try_from(device).ok().and_then(|k| d.gpus.get(k)).map_or(0, |gpu| gpu.device.used())
+    })
 }
 
-/// The counters of the kernels that were launched, as lines of fields that tabs separate: a kernel, its blocks, its source lines.
+/// The counters of the kernels that were launched, as lines of fields that tabs separate: a kernel,
+/// its blocks, its source lines.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_counters(to: *mut c_char, room: usize) -> usize {
     let text = with(|d| {
         let mut text = String::new();
         for kernel in d.gpus.iter().flat_map(|gpu| gpu.device.counters()) {
-            let fields = |counts: &crate::counters::Counts| counts.fields().map(|n| n.to_string()).join("\t");
-            let blocks: Vec<String> = kernel.block_instructions.iter().map(ToString::to_string).collect();
+            let fields = |counts: &crate::counters::Counts| {
+                counts.fields().map(|n| n.to_string()).join("\t")
+            };
+            let blocks: Vec<String> =
+                kernel.block_instructions.iter().map(ToString::to_string).collect();
             // Writing to a string does not fail.
-            _ = writeln!(text, "kernel\t{}\t{}\t{}", kernel.name, kernel.launches, fields(&kernel.total));
+            _ = writeln!(
+                text,
+                "kernel\t{}\t{}\t{}",
+                kernel.name,
+                kernel.launches,
+                fields(&kernel.total)
+            );
             _ = writeln!(text, "blocks\t{}", blocks.join("\t"));
             for line in &kernel.lines {
                 _ = writeln!(text, "line\t{}\t{}\t{}", line.file, line.line, fields(&line.counts));
@@ -130,10 +146,13 @@ extern "C" fn bagdot_emulator_counters(to: *mut c_char, room: usize) -> usize {
     put_text(to, room, &text)
 }
 
-/// How often each function of the driver API was called: a line for each, name and number, with a tab between them.
+/// How often each function of the driver API was called: a line for each, name and number, with a
+/// tab between them.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_calls(to: *mut c_char, room: usize) -> usize {
-    let text = with(|d| d.calls.iter().map(|(name, count)| format!("{name}\t{count}\n")).collect::<String>());
+    let text = with(|d| {
+        d.calls.iter().map(|(name, count)| format!("{name}\t{count}\n")).collect::<String>()
+    });
     put_text(to, room, &text)
 }
 

@@ -1,7 +1,9 @@
-//! cuBLASLt: the functions that bagdot calls. The library emulator/cublaslt makes them be found under its name.
+//! cuBLASLt: the functions that bagdot calls. The library emulator/cublaslt makes them be found
+//! under its name.
 //!
-//! An algorithm is good for what it was asked for: the same layouts and operation, pointers that are aligned as it was told, and as much workspace
-//! as it said. Its kernels are loaded when it is first used. The name of a status is all that is told about an error.
+//! An algorithm is good for what it was asked for: the same layouts and operation, pointers that
+//! are aligned as it was told, and as much workspace as it said. Its kernels are loaded when it is
+//! first used. The name of a status is all that is told about an error.
 
 #![allow(non_snake_case, reason = "the names of cuBLASLt")]
 
@@ -117,7 +119,13 @@ impl Layout {
 
     fn at(self, address: u64) -> Result<Matrix> {
         let ty = self.ty()?;
-        Ok(Matrix { address, ty, rows: self.rows as usize, cols: self.cols as usize, ld: self.ld as usize })
+        Ok(Matrix {
+            address,
+            ty,
+            rows: self.rows as usize,
+            cols: self.cols as usize,
+            ld: self.ld as usize,
+        })
     }
 }
 
@@ -143,15 +151,23 @@ impl Driver {
     fn purpose(&self, operation: Operation, [a, b, c, d]: [Layout; 4]) -> Result<(u64, u64)> {
         let [transposed_a, transposed_b] = operation.transposed;
         let ((rows, terms), (terms_b, cols)) = (a.shape(transposed_a), b.shape(transposed_b));
-        let is_product = terms == terms_b && d.shape(false) == (rows, cols) && c.shape(false) == (rows, cols);
-        let fits = |layout: Layout| layout.rows > 0 && layout.cols > 0 && layout.ld >= layout.rows as i64;
+        let is_product =
+            terms == terms_b && d.shape(false) == (rows, cols) && c.shape(false) == (rows, cols);
+        let fits =
+            |layout: Layout| layout.rows > 0 && layout.cols > 0 && layout.ld >= layout.rows as i64;
         if !is_product || ![a, b, c, d].into_iter().all(fits) {
             return Err(INVALID_VALUE);
         }
         let types = (operation.compute, a.ty, d.ty);
-        let is_known = matches!(types, (COMPUTE_32F, R_16F, R_16F | R_32F) | (COMPUTE_32F, R_16BF, R_16BF | R_32F))
-            || matches!(types, (COMPUTE_32F | COMPUTE_32F_FAST_TF32, R_32F, R_32F));
-        if !is_known || a.ty != b.ty || c.ty != d.ty || ![1, BIAS, RELU, RELU | BIAS].contains(&operation.epilogue) {
+        let is_known = matches!(
+            types,
+            (COMPUTE_32F, R_16F, R_16F | R_32F) | (COMPUTE_32F, R_16BF, R_16BF | R_32F)
+        ) || matches!(types, (COMPUTE_32F | COMPUTE_32F_FAST_TF32, R_32F, R_32F));
+        if !is_known
+            || a.ty != b.ty
+            || c.ty != d.ty
+            || ![1, BIAS, RELU, RELU | BIAS].contains(&operation.epilogue)
+        {
             return Err(NOT_SUPPORTED);
         }
         let mut hasher = DefaultHasher::new();
@@ -159,10 +175,17 @@ impl Driver {
         Ok((terms, hasher.finish()))
     }
 
-    fn find(&self, operation: Operation, layouts: [Layout; 4], preference: Preference) -> Result<Algorithm> {
+    fn find(
+        &self,
+        operation: Operation,
+        layouts: [Layout; 4],
+        preference: Preference,
+    ) -> Result<Algorithm> {
         let (terms, purpose) = self.purpose(operation, layouts)?;
         let parts = 4 * PARTS * layouts[3].rows * layouts[3].cols;
-        let in_parts = terms > MOST_TERMS && preference.schemes & COMPUTE_TYPE != 0 && parts <= preference.workspace;
+        let in_parts = terms > MOST_TERMS
+            && preference.schemes & COMPUTE_TYPE != 0
+            && parts <= preference.workspace;
         Ok(Algorithm {
             purpose,
             workspace: if in_parts { parts } else { 0 },
@@ -186,7 +209,8 @@ impl Driver {
         let [a, b, c, d] = layouts;
         let (_, purpose) = self.purpose(operation, layouts)?;
         let algorithm = call.algorithm;
-        let is_aligned = |(pointer, alignment): (u64, u64)| pointer != 0 && pointer.is_multiple_of(alignment);
+        let is_aligned =
+            |(pointer, alignment): (u64, u64)| pointer != 0 && pointer.is_multiple_of(alignment);
         let has_bias = operation.epilogue & BIAS != 0;
         let bias = has_bias.then_some(operation.bias);
         let (workspace, room) = call.workspace;
@@ -196,7 +220,9 @@ impl Driver {
             Some("matrices that are less aligned than was said")
         } else if bias.is_some_and(|bias| bias == 0 || alignment(bias) < algorithm.bias_alignment) {
             Some("no bias, or one that is less aligned than was said")
-        } else if (room as u64) < algorithm.workspace || (algorithm.workspace > 0 && alignment(workspace) < 16) {
+        } else if (room as u64) < algorithm.workspace
+            || (algorithm.workspace > 0 && alignment(workspace) < 16)
+        {
             Some("a workspace that is too small or not aligned")
         } else if call.pointers[2] == call.pointers[3] && (c.ty, c.ld) != (d.ty, d.ld) {
             Some("one place for two layouts")

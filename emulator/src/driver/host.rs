@@ -9,8 +9,9 @@ pub(super) fn put<T>(to: *mut T, value: T) -> Result<()> {
     if to.is_null() {
         return Err(Code::ERROR_INVALID_VALUE);
     }
-    // SAFETY: only this crate's C functions come here, with a pointer that they were given for their answer. By the driver API's contract
-    // it is null, which was excluded, or points to room for one value of the type in the function's signature.
+    // SAFETY: only this crate's C functions come here, with a pointer that they were given for
+    // their answer. By the driver API's contract it is null, which was excluded, or points to room
+    // for one value of the type in the function's signature.
     unsafe { to.write(value) };
     Ok(())
 }
@@ -23,8 +24,9 @@ pub(super) fn bytes_at(from: *const c_void, count: usize) -> Result<Vec<u8>> {
     if from.is_null() {
         return Err(Code::ERROR_INVALID_VALUE);
     }
-    // SAFETY: by the contract of the copy or launch that names this pointer, `count` bytes can be read there until the work is done, and
-    // nobody writes them meanwhile; a copy out of pageable memory is made before the call returns.
+    // SAFETY: by the contract of the copy or launch that names this pointer, `count` bytes can be
+    // read there until the work is done, and nobody writes them meanwhile; a copy out of pageable
+    // memory is made before the call returns.
     Ok(unsafe { std::slice::from_raw_parts(from.cast::<u8>(), count) }.to_vec())
 }
 
@@ -36,8 +38,9 @@ pub(super) fn write_bytes(to: *mut c_void, bytes: &[u8]) -> Result<()> {
     if to.is_null() {
         return Err(Code::ERROR_INVALID_VALUE);
     }
-    // SAFETY: by the contract of the copy that names this pointer, as many bytes can be written there until the work is done, and nobody
-    // else accesses them meanwhile. They cannot overlap `bytes`, which this crate has just allocated.
+    // SAFETY: by the contract of the copy that names this pointer, as many bytes can be written
+    // there until the work is done, and nobody else accesses them meanwhile. They cannot overlap
+    // `bytes`, which this crate has just allocated.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.cast::<u8>(), bytes.len()) };
     Ok(())
 }
@@ -47,7 +50,8 @@ pub(super) fn pointer_at(array: *const *const c_void, index: usize) -> Result<*c
     if array.is_null() {
         return Err(Code::ERROR_INVALID_VALUE);
     }
-    // SAFETY: by cuLaunchKernel's contract the array has one pointer for each parameter, and the callers ask for those only.
+    // SAFETY: by cuLaunchKernel's contract the array has one pointer for each parameter, and the
+    // callers ask for those only.
     Ok(unsafe { array.add(index).read() })
 }
 
@@ -65,7 +69,8 @@ pub(super) fn text_at(from: *const c_char) -> Result<Vec<u8>> {
     if from.is_null() {
         return Err(Code::ERROR_INVALID_VALUE);
     }
-    // SAFETY: by the contract of the functions that take a name, a path or a PTX module, it is a text that ends with a zero byte.
+    // SAFETY: by the contract of the functions that take a name, a path or a PTX module, it is a
+    // text that ends with a zero byte.
     Ok(unsafe { CStr::from_ptr(from) }.to_bytes().to_vec())
 }
 
@@ -92,8 +97,8 @@ pub(super) fn allocate(bytes: usize) -> Option<(*mut c_void, std::alloc::Layout)
 
 /// Gives back what [`allocate`] gave.
 pub(super) fn deallocate(pointer: *mut c_void, layout: std::alloc::Layout) {
-    // SAFETY: the driver calls this once for each pointer of `allocate` that is on its list, with the layout that stands beside it, after
-    // all work that could name it.
+    // SAFETY: the driver calls this once for each pointer of `allocate` that is on its list, with
+    // the layout that stands beside it, after all work that could name it.
     unsafe { std::alloc::dealloc(pointer.cast(), layout) };
 }
 
@@ -102,7 +107,8 @@ pub(super) fn call(function: extern "C" fn(*mut c_void), data: *mut c_void) {
     function(data);
 }
 
-/// Puts a text into a buffer of `room` bytes, cut where it does not fit, with a zero at its end. Answers with the room it needs.
+/// Puts a text into a buffer of `room` bytes, cut where it does not fit, with a zero at its end.
+/// Answers with the room it needs.
 pub(super) fn put_text(to: *mut c_char, room: usize, text: &str) -> usize {
     if room > 0 && !to.is_null() {
         let mut bytes = text.as_bytes()[..text.len().min(room - 1)].to_vec();

@@ -31,13 +31,20 @@ impl Driver {
         })?;
         let (target, (major, minor)) = self.gpus[device].device.requirements(module);
         // CUDA 13.x reads PTX 9.x, and 12.x reads 8.x.
-        let (driver_major, driver_minor) = (self.settings.version / 1000, self.settings.version % 1000 / 10);
+        let (driver_major, driver_minor) =
+            (self.settings.version / 1000, self.settings.version % 1000 / 10);
         let newest = ((driver_major - 4) as u32, driver_minor as u32);
         let refused = if (major, minor) > newest {
-            self.say(&format!("PTX {major}.{minor} is newer than {}.{}, the newest of the driver", newest.0, newest.1));
+            self.say(&format!(
+                "PTX {major}.{minor} is newer than {}.{}, the newest of the driver",
+                newest.0, newest.1
+            ));
             Some(Code::ERROR_UNSUPPORTED_PTX_VERSION)
         } else if target > self.settings.capability {
-            self.say(&format!("PTX for sm_{target} does not run on sm_{}", self.settings.capability));
+            self.say(&format!(
+                "PTX for sm_{target} does not run on sm_{}",
+                self.settings.capability
+            ));
             Some(Code::ERROR_NO_BINARY_FOR_GPU)
         } else {
             None
@@ -55,7 +62,13 @@ impl Driver {
         self.functions.get(&function).copied().ok_or(Code::ERROR_INVALID_HANDLE)
     }
 
-    fn launch(&mut self, function: u64, grid: Grid, stream: u64, params: *const *const c_void) -> Result<()> {
+    fn launch(
+        &mut self,
+        function: u64,
+        grid: Grid,
+        stream: u64,
+        params: *const *const c_void,
+    ) -> Result<()> {
         let stream = self.stream(stream)?;
         let f = self.function(function)?;
         let kernel = self.gpus[f.device].device.check(f.kernel, &grid).map_err(|error| {
@@ -63,17 +76,24 @@ impl Driver {
             code_of(&error)
         })?;
         if kernel.static_shared + grid.dynamic_shared > self.limits().block_shared {
-            self.say(&format!("{} asks for more shared memory than a block of this device may have", kernel.name));
+            self.say(&format!(
+                "{} asks for more shared memory than a block of this device may have",
+                kernel.name
+            ));
             return Err(Code::ERROR_INVALID_VALUE);
         }
-        if grid.dynamic_shared > f.dynamic_shared.max(PLAIN_SHARED.saturating_sub(kernel.static_shared)) {
+        if grid.dynamic_shared
+            > f.dynamic_shared.max(PLAIN_SHARED.saturating_sub(kernel.static_shared))
+        {
             self.say(&format!(
                 "{} is launched with {} bytes of dynamic shared memory without cuFuncSetAttribute",
                 kernel.name, grid.dynamic_shared
             ));
             return Err(Code::ERROR_INVALID_VALUE);
         }
-        let arg = |k: usize| pointer_at(params, k).and_then(|pointer| bytes_at(pointer, kernel.params[k].size));
+        let arg = |k: usize| {
+            pointer_at(params, k).and_then(|pointer| bytes_at(pointer, kernel.params[k].size))
+        };
         let args = (0..kernel.params.len()).map(arg).collect::<Result<Vec<_>>>()?;
         self.enqueue(stream, Work::Kernel { kernel: f.kernel, grid, args })
     }

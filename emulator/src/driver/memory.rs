@@ -68,7 +68,11 @@ impl Driver {
         let pinned = self.pinned_at(pointer, bytes);
         self.enqueue(stream, Work::ToHost { to: pointer, from, bytes, pinned })?;
         // Into pageable memory the copy is made before the call returns.
-        if pinned.is_none() && self.streams[&stream].capture.is_none() { self.synchronize(stream) } else { Ok(()) }
+        if pinned.is_none() && self.streams[&stream].capture.is_none() {
+            self.synchronize(stream)
+        } else {
+            Ok(())
+        }
     }
 
     fn fill(&mut self, to: u64, pattern: Vec<u8>, count: usize, stream: u64) -> Result<()> {

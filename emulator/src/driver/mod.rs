@@ -1,5 +1,6 @@
-//! The stand-in driver: the part of the CUDA driver API that cudarc calls, on emulated devices. Its library is loaded in the place of
-//! libcuda.so by [`install`](crate::install). `cublaslt` and `product` are what it has of cuBLASLt.
+//! The stand-in driver: the part of the CUDA driver API that cudarc calls, on emulated devices. Its
+//! library is loaded in the place of libcuda.so by [`install`](crate::install). `cublaslt` and
+//! `product` are what it has of cuBLASLt.
 //!
 //! It behaves as a driver does, on purpose also where that is unpleasant: work is done late, errors
 //! of kernels come at the next wait and stay, captures refuse what they refuse. It differs in

@@ -55,12 +55,16 @@ impl Driver {
         let all = start..start + layout.size();
         let lost: Vec<Transit> = self.transits.extract_if(.., |t| meet(&t.host, &all)).collect();
         for Transit { text, .. } in lost {
-            self.say_pending(&format!("pinned memory at {start:#x} is freed while {text} is under way"));
+            self.say_pending(&format!(
+                "pinned memory at {start:#x} is freed while {text} is under way"
+            ));
         }
         // Nothing that would still use it is left, whether or not the device has failed.
         let outcome = self.drain_where(|s| s.capture.is_none());
         if outcome.is_err() {
-            self.streams.values_mut().for_each(|s| s.queue.retain(|work| matches!(work, Work::Record { .. })));
+            self.streams
+                .values_mut()
+                .for_each(|s| s.queue.retain(|work| matches!(work, Work::Record { .. })));
         }
         self.pinned.remove(&start);
         deallocate(pointer, layout);
@@ -87,13 +91,17 @@ impl Driver {
                 Ok(())
             }
             Work::Wait { event, .. } => {
-                for (&other, &theirs) in self.events.get(event).into_iter().flat_map(|event| &event.clock) {
+                for (&other, &theirs) in
+                    self.events.get(event).into_iter().flat_map(|event| &event.clock)
+                {
                     let ours = slot.clock.entry(other).or_default();
                     *ours = theirs.max(*ours);
                 }
                 Ok(())
             }
-            Work::Graph(graph) => graph.works().try_for_each(|work| self.depart_copy((stream, position), work)),
+            Work::Graph(graph) => {
+                graph.works().try_for_each(|work| self.depart_copy((stream, position), work))
+            }
             work => self.depart_copy((stream, position), work),
         }
     }
@@ -111,12 +119,21 @@ impl Driver {
                 // The host is not to blame for a source that a device overwrites, so it is not
                 // checked any more.
                 let target = to.0..to.0 + bytes;
-                self.transits.iter_mut().filter(|t| meet(&t.host, &target)).for_each(|t| t.source = None);
+                self.transits
+                    .iter_mut()
+                    .filter(|t| meet(&t.host, &target))
+                    .for_each(|t| t.source = None);
                 (to, bytes, None, format!("a copy of {bytes} bytes from {from:#x} to {:#x}", to.0))
             }
             _ => return Ok(()),
         };
-        self.transits.push(Transit { stream, position, host: host.0..host.0 + bytes, source, text });
+        self.transits.push(Transit {
+            stream,
+            position,
+            host: host.0..host.0 + bytes,
+            source,
+            text,
+        });
         Ok(())
     }
 
@@ -148,12 +165,15 @@ impl Driver {
         let is_changed = |transit: &mut Transit| {
             let source = transit.source.as_ref();
             source.is_some_and(|source| {
-                bytes_at(HostPointer(transit.host.start).pointer(), source.len()).as_ref() != Ok(source)
+                bytes_at(HostPointer(transit.host.start).pointer(), source.len()).as_ref()
+                    != Ok(source)
             })
         };
         let overtaken: Vec<Transit> = self.transits.extract_if(.., is_changed).collect();
         for Transit { text, .. } in overtaken {
-            self.say_pending(&format!("the host has written to pinned memory while {text} is under way"));
+            self.say_pending(&format!(
+                "the host has written to pinned memory while {text} is under way"
+            ));
         }
     }
 

@@ -23,7 +23,8 @@ pub(super) struct Product {
     pub(super) c: Matrix,
     pub(super) d: Matrix,
     pub(super) transposed: [bool; 2],
-    /// Whether factors lose the bits that tf32 does not have: they are cut off, as by instructions that read them from shared memory.
+    /// Whether factors lose the bits that tf32 does not have: they are cut off, as by instructions
+    /// that read them from shared memory.
     pub(super) is_tf32: bool,
     pub(super) alpha: f32,
     pub(super) beta: f32,
@@ -58,7 +59,9 @@ impl Matrix {
 
 /// As many rows as there were columns.
 fn transpose(columns: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    (0..columns.first().map_or(0, Vec::len)).map(|row| columns.iter().map(|column| column[row]).collect()).collect()
+    (0..columns.first().map_or(0, Vec::len))
+        .map(|row| columns.iter().map(|column| column[row]).collect())
+        .collect()
 }
 
 impl Product {
@@ -70,7 +73,8 @@ impl Product {
         let factor = |device: &mut Device, matrix: &Matrix| -> Result<_, AccessError> {
             let mut columns = matrix.read(device)?;
             if self.is_tf32 {
-                let cut = |x: &mut f64| *x = f64::from(f32::from_bits((*x as f32).to_bits() & !0x1fff));
+                let cut =
+                    |x: &mut f64| *x = f64::from(f32::from_bits((*x as f32).to_bits() & !0x1fff));
                 columns.iter_mut().flatten().for_each(cut);
             }
             Ok(columns)

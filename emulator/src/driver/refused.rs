@@ -1,4 +1,5 @@
-//! What cudarc can call but the emulator does not have: an answer instead of a symbol that is missing, at which cudarc would panic.
+//! What cudarc can call but the emulator does not have: an answer instead of a symbol that is
+//! missing, at which cudarc would panic.
 
 #![allow(non_snake_case, reason = "the names of the driver API")]
 

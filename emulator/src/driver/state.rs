@@ -1,4 +1,5 @@
-//! What a driver knows: devices, contexts, streams, events, modules and graphs, under one lock. And which driver a thread calls.
+//! What a driver knows: devices, contexts, streams, events, modules and graphs, under one lock. And
+//! which driver a thread calls.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -164,7 +165,8 @@ impl Driver {
     }
 }
 
-/// A driver of its own for each test that asks for one, by a number that its contexts carry. Number 0 is that of all others.
+/// A driver of its own for each test that asks for one, by a number that its contexts carry. Number
+/// 0 is that of all others.
 #[derive(Default)]
 struct Drivers {
     live: HashMap<u64, Arc<Mutex<Driver>>>,
@@ -190,13 +192,15 @@ impl Drivers {
 }
 
 thread_local! {
-    /// The driver of the calling thread: the one that it asked for, or that of the last context that it made its own.
+    /// The driver of the calling thread: the one that it asked for, or that of the last context
+    /// that it made its own.
     static CURRENT: RefCell<Option<Arc<Mutex<Driver>>>> = const { RefCell::new(None) };
     /// The context of the calling thread.
     pub(super) static CONTEXT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Begins a driver of the calling thread's own, with all settings as at the start. Answers with its number.
+/// Begins a driver of the calling thread's own, with all settings as at the start. Answers with its
+/// number.
 pub(super) fn begin() -> u64 {
     let mut all = DRIVERS.lock().unwrap_or_else(PoisonError::into_inner);
     all.last += 1;
@@ -208,7 +212,8 @@ pub(super) fn begin() -> u64 {
     number
 }
 
-/// Ends a driver that has begun. Its contexts are not valid any more, and the calling thread is back with the driver of all.
+/// Ends a driver that has begun. Its contexts are not valid any more, and the calling thread is
+/// back with the driver of all.
 pub(super) fn end(number: u64) {
     let mut all = DRIVERS.lock().unwrap_or_else(PoisonError::into_inner);
     all.live.remove(&number);
@@ -245,7 +250,8 @@ pub(super) fn count_call(name: &'static str) {
     with(|d| *d.calls.entry(name).or_default() += 1);
 }
 
-/// Calls into the thread's driver, one at a time. A panic under the lock has been reported by then; what it left is used as it is.
+/// Calls into the thread's driver, one at a time. A panic under the lock has been reported by then;
+/// what it left is used as it is.
 pub(super) fn with<T>(f: impl FnOnce(&mut Driver) -> T) -> T {
     let own = CURRENT.with_borrow(Clone::clone);
     let driver = own.or_else(|| Drivers::get(0)).unwrap_or_default();

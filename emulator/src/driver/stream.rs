@@ -22,11 +22,15 @@ impl Driver {
         }
         let handle = self.handle();
         let blocking = flags != NON_BLOCKING;
-        self.streams.insert(handle, Stream { device, blocking, priority: priority.clamp(-5, 0), ..Stream::default() });
+        self.streams.insert(
+            handle,
+            Stream { device, blocking, priority: priority.clamp(-5, 0), ..Stream::default() },
+        );
         Ok(handle)
     }
 
-    /// Whether an event has been reached. Whoever waits has work done to that end; whoever asks may find that time has passed.
+    /// Whether an event has been reached. Whoever waits has work done to that end; whoever asks may
+    /// find that time has passed.
     fn event(&mut self, event: u64, wait: bool) -> Result<()> {
         self.current()?;
         let slot = self.events.get(&event).ok_or(Code::ERROR_INVALID_HANDLE)?;

@@ -1,5 +1,6 @@
-//! Streams: queues of work. What is in them is done when somebody waits for it, or some time before: which, the seed decides, so that a
-//! test that forgets to wait does not get what it wants by luck.
+//! Streams: queues of work. What is in them is done when somebody waits for it, or some time
+//! before: which, the seed decides, so that a test that forgets to wait does not get what it wants
+//! by luck.
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
@@ -106,17 +107,26 @@ pub(super) struct Event {
 }
 
 impl Driver {
-    /// The stream that a handle means, made on first use where it is the legacy or the thread's own.
+    /// The stream that a handle means, made on first use where it is the legacy or the thread's
+    /// own.
     pub(super) fn stream(&mut self, handle: u64) -> Result<u64> {
         let device = self.current()?;
         match handle {
             // Each device has its own of these.
             0..=2 => {
                 let id = u64::from(handle == 2) + 2 * device as u64;
-                self.streams.entry(id).or_insert_with(|| Stream { device, blocking: true, ..Stream::default() });
+                self.streams.entry(id).or_insert_with(|| Stream {
+                    device,
+                    blocking: true,
+                    ..Stream::default()
+                });
                 Ok(id)
             }
-            _ => self.streams.contains_key(&handle).then_some(handle).ok_or(Code::ERROR_INVALID_HANDLE),
+            _ => self
+                .streams
+                .contains_key(&handle)
+                .then_some(handle)
+                .ok_or(Code::ERROR_INVALID_HANDLE),
         }
     }
 
@@ -148,19 +158,23 @@ impl Driver {
         self.gpus[device].failed.map_or(Ok(()), Err)
     }
 
-    /// Does the next work of some stream, most often of the one that is waited for, that need not wait itself. What goes wrong the
-    /// stream's device remembers. False when there is no work.
+    /// Does the next work of some stream, most often of the one that is waited for, that need not
+    /// wait itself. What goes wrong the stream's device remembers. False when there is no work.
     pub(super) fn advance(&mut self, waited_for: Option<u64>) -> bool {
         let ready = |s: &Stream| match s.queue.front() {
             None => false,
-            Some(Work::Wait { event, time }) => self.events.get(event).is_none_or(|e| e.reached >= *time),
+            Some(Work::Wait { event, time }) => {
+                self.events.get(event).is_none_or(|e| e.reached >= *time)
+            }
             Some(_) => true,
         };
-        let ready: Vec<u64> = self.streams.iter().filter(|(_, s)| ready(s)).map(|(&id, _)| id).collect();
+        let ready: Vec<u64> =
+            self.streams.iter().filter(|(_, s)| ready(s)).map(|(&id, _)| id).collect();
         if ready.is_empty() {
             return false;
         }
-        let preferred = waited_for.filter(|stream| ready.contains(stream) && self.random.below(4) != 0);
+        let preferred =
+            waited_for.filter(|stream| ready.contains(stream) && self.random.below(4) != 0);
         let stream = preferred.unwrap_or_else(|| ready[self.random.below(ready.len())]);
         let work = self.streams.get_mut(&stream).and_then(|s| s.queue.pop_front());
         if let Some(work) = work {
@@ -171,13 +185,16 @@ impl Driver {
 
     /// Waits until a stream is empty. Others run meanwhile.
     pub(super) fn drain(&mut self, stream: u64) -> Result<()> {
-        while self.streams.get(&stream).is_some_and(|s| !s.queue.is_empty()) && self.advance(Some(stream)) {}
+        while self.streams.get(&stream).is_some_and(|s| !s.queue.is_empty())
+            && self.advance(Some(stream))
+        {}
         let device = self.streams.get(&stream).map_or(0, |s| s.device);
         self.gpus[device].failed.map_or(Ok(()), Err)
     }
 
     pub(super) fn drain_where(&mut self, which: impl Fn(&Stream) -> bool) -> Result<()> {
-        let streams: Vec<u64> = self.streams.iter().filter(|(_, s)| which(s)).map(|(&id, _)| id).collect();
+        let streams: Vec<u64> =
+            self.streams.iter().filter(|(_, s)| which(s)).map(|(&id, _)| id).collect();
         streams.into_iter().try_for_each(|stream| self.drain(stream))
     }
 
@@ -192,11 +209,13 @@ impl Driver {
     pub(super) fn synchronize_blocking(&mut self, legacy: u64) -> Result<()> {
         let device = self.streams[&legacy].device;
         let is_waited_for = |s: &Stream| s.blocking && s.device == device;
-        let streams: Vec<u64> = self.streams.iter().filter(|(_, s)| is_waited_for(s)).map(|(&id, _)| id).collect();
+        let streams: Vec<u64> =
+            self.streams.iter().filter(|(_, s)| is_waited_for(s)).map(|(&id, _)| id).collect();
         streams.into_iter().try_for_each(|stream| self.synchronize(stream))
     }
 
-    /// Does a piece of work. A device that has failed does nothing more; events are reached all the same, so that nobody waits for ever.
+    /// Does a piece of work. A device that has failed does nothing more; events are reached all the
+    /// same, so that nobody waits for ever.
     pub(super) fn perform(&mut self, stream: u64, work: Work) -> Result<()> {
         let device = self.streams.get(&stream).map_or(0, |s| s.device);
         if let Work::Record { event, time } = work {
@@ -221,16 +240,20 @@ impl Driver {
     }
 
     fn run(&mut self, device: usize, work: Work) -> std::result::Result<(), (Code, String)> {
-        if let Work::ToDevice { from: host, pinned, .. } | Work::ToHost { to: host, pinned, .. } = work {
+        if let Work::ToDevice { from: host, pinned, .. } | Work::ToHost { to: host, pinned, .. } =
+            work
+        {
             self.check_alive(host, pinned)?;
         }
         let gpu = &mut self.gpus[device].device;
-        let access = |error: AccessError| (Code::ERROR_ILLEGAL_ADDRESS, format!("a copy or fill: {error}"));
+        let access =
+            |error: AccessError| (Code::ERROR_ILLEGAL_ADDRESS, format!("a copy or fill: {error}"));
         let host = |code| (code, "a copy from or to a null pointer".to_owned());
         match work {
             Work::Kernel { kernel, grid, args } => {
                 let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
-                gpu.launch(kernel, grid, &args).map_err(|error| (code_of(&error), error.to_string()))
+                gpu.launch(kernel, grid, &args)
+                    .map_err(|error| (code_of(&error), error.to_string()))
             }
             Work::Bytes { to, bytes } => gpu.write(to, &bytes).map_err(access),
             Work::ToDevice { to, from, bytes, .. } => {

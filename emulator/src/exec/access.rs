@@ -39,13 +39,17 @@ pub(super) fn check_aligned(address: u64, bytes: usize, lane: usize) -> Result<(
 
 /// Some of the bytes have never been written.
 pub(super) fn unknown(space: &str, address: u64, bytes: usize, lane: usize) -> Problem {
-    let detail = format!("{bytes} bytes at {address:#x} of {space} memory, not all of which have been written");
+    let detail = format!(
+        "{bytes} bytes at {address:#x} of {space} memory, not all of which have been written"
+    );
     Problem::new(FaultKind::Uninitialised, lane, detail)
 }
 
 /// A copy that nobody has waited for writes there.
 pub(super) fn pending(address: u64, bytes: usize, lane: usize) -> Problem {
-    let detail = format!("{bytes} bytes at {address:#x} of shared memory, which a cp.async is still writing");
+    let detail = format!(
+        "{bytes} bytes at {address:#x} of shared memory, which a cp.async is still writing"
+    );
     Problem::new(FaultKind::CopyPending, lane, detail)
 }
 
@@ -61,10 +65,15 @@ pub(super) struct Touch {
 
 /// Two accesses that nothing orders.
 pub(super) fn race(kernel: &Kernel, block: u32, touch: Touch, (other, wrote): Conflict) -> Problem {
-    let kind = if touch.space == Space::Shared { FaultKind::SharedRace } else { FaultKind::GlobalRace };
+    let kind =
+        if touch.space == Space::Shared { FaultKind::SharedRace } else { FaultKind::GlobalRace };
     let did = |write| if write { "write" } else { "read" };
     let (warp, lane) = (other.thread / 32, other.thread % 32);
-    let of = if other.block == block { String::new() } else { format!("block number {}, ", other.block) };
+    let of = if other.block == block {
+        String::new()
+    } else {
+        format!("block number {}, ", other.block)
+    };
     let detail = format!(
         "the {} of {} bytes at {:#x} is not ordered after the {} by {of}warp {warp}, lane {lane} at PTX line {}, {}",
         did(touch.write),
@@ -98,7 +107,11 @@ pub(super) fn read_number(bytes: &[u8]) -> u64 {
 }
 
 /// The lanes of each space that generic addresses lie in, with the addresses inside it.
-pub(super) fn by_space(space: Space, lanes: u32, addresses: Lanes) -> impl Iterator<Item = (Space, u32, Lanes)> {
+pub(super) fn by_space(
+    space: Space,
+    lanes: u32,
+    addresses: Lanes,
+) -> impl Iterator<Item = (Space, u32, Lanes)> {
     let spaces = [
         (Space::Global, 0),
         (Space::Shared, SHARED_WINDOW),
@@ -110,7 +123,9 @@ pub(super) fn by_space(space: Space, lanes: u32, addresses: Lanes) -> impl Itera
         if !generic {
             return (one == space).then_some((one, lanes, addresses));
         }
-        let mask = lanes_of(lanes).filter(|&lane| space_of(addresses[lane]) == one).fold(0, |m, lane| m | (1 << lane));
+        let mask = lanes_of(lanes)
+            .filter(|&lane| space_of(addresses[lane]) == one)
+            .fold(0, |m, lane| m | (1 << lane));
         (mask != 0).then(|| (one, mask, addresses.map(|a| a.wrapping_sub(window))))
     })
 }
@@ -169,8 +184,9 @@ impl Machine<'_> {
             let data: &[u8] = match space {
                 Space::Shared => {
                     let at = shared.place(address, bytes).map_err(problem)?;
-                    let conflict =
-                        races.then(|| shared.shadow.touch(at, bytes, false, me, shared.run, clock)).flatten();
+                    let conflict = races
+                        .then(|| shared.shadow.touch(at, bytes, false, me, shared.run, clock))
+                        .flatten();
                     if let Some(conflict) = conflict {
                         finding.get_or_insert_with(|| race(self.kernel, me.block, touch, conflict));
                     } else if shared.is_pending(at, bytes) {
@@ -188,18 +204,29 @@ impl Machine<'_> {
                     &local[at..at + bytes]
                 }
                 Space::Param => {
-                    let outside = || Problem::new(FaultKind::OutOfBounds, lane, format!("{address} of the parameters"));
-                    self.params.get(address as usize..address as usize + bytes).ok_or_else(outside)?
+                    let outside = || {
+                        Problem::new(
+                            FaultKind::OutOfBounds,
+                            lane,
+                            format!("{address} of the parameters"),
+                        )
+                    };
+                    self.params
+                        .get(address as usize..address as usize + bytes)
+                        .ok_or_else(outside)?
                 }
                 Space::Global | Space::Generic => {
                     self.sectors.add(address, bytes);
                     let (allocation, at) = self.memory.find(address, bytes).map_err(problem)?;
                     let shadow = &mut allocation.shadow;
                     if races && t.access.read_only && shadow.written(at, self.run).is_some() {
-                        let detail = format!("{bytes} bytes at {address:#x}, which this launch has written");
+                        let detail =
+                            format!("{bytes} bytes at {address:#x}, which this launch has written");
                         return Err(Problem::new(FaultKind::ReadOnlyWritten, lane, detail));
                     }
-                    let conflict = races.then(|| shadow.touch(at, bytes, false, me, self.run, clock)).flatten();
+                    let conflict = races
+                        .then(|| shadow.touch(at, bytes, false, me, self.run, clock))
+                        .flatten();
                     if let Some(conflict) = conflict {
                         finding.get_or_insert_with(|| race(self.kernel, me.block, touch, conflict));
                     } else if uninitialised && !allocation.known.all(at, bytes) {
@@ -277,7 +304,8 @@ impl Machine<'_> {
                     let Block { shared, clock, .. } = block;
                     if self.config.races
                         && !(self.config.same_value_stores && shared.data[at..at + bytes] == *new)
-                        && let Some(conflict) = shared.shadow.touch(at, bytes, true, me, shared.run, clock)
+                        && let Some(conflict) =
+                            shared.shadow.touch(at, bytes, true, me, shared.run, clock)
                     {
                         finding.get_or_insert_with(|| race(self.kernel, me.block, touch, conflict));
                     }
@@ -294,16 +322,26 @@ impl Machine<'_> {
                     warp.local_known.set(at, bytes, true);
                 }
                 Space::Param => {
-                    return Err(Problem::new(FaultKind::OutOfBounds, lane, "a store to the kernel's parameters"));
+                    return Err(Problem::new(
+                        FaultKind::OutOfBounds,
+                        lane,
+                        "a store to the kernel's parameters",
+                    ));
                 }
                 Space::Global | Space::Generic => {
                     self.sectors.add(address, bytes);
                     let (allocation, at) = self.memory.find(address, bytes).map_err(problem)?;
-                    if self.config.races && !(self.config.same_value_stores && allocation.data[at..at + bytes] == *new)
+                    if self.config.races
+                        && !(self.config.same_value_stores
+                            && allocation.data[at..at + bytes] == *new)
                     {
                         let me = mark(block, by, lane);
-                        if let Some(conflict) = allocation.shadow.touch(at, bytes, true, me, self.run, &block.clock) {
-                            finding.get_or_insert_with(|| race(self.kernel, me.block, touch, conflict));
+                        if let Some(conflict) =
+                            allocation.shadow.touch(at, bytes, true, me, self.run, &block.clock)
+                        {
+                            finding.get_or_insert_with(|| {
+                                race(self.kernel, me.block, touch, conflict)
+                            });
                         }
                     }
                     allocation.data[at..at + bytes].copy_from_slice(new);
@@ -317,17 +355,27 @@ impl Machine<'_> {
     }
 
     /// Counts a request whose sectors have been collected.
-    pub(super) fn count(&mut self, space: Space, lanes: u32, addresses: &Lanes, bytes: usize, pc: u32, write: bool) {
+    pub(super) fn count(
+        &mut self,
+        space: Space,
+        lanes: u32,
+        addresses: &Lanes,
+        bytes: usize,
+        pc: u32,
+        write: bool,
+    ) {
         let counts = &mut self.counts.code[pc as usize];
         let moved = u64::from(lanes.count_ones()) * bytes as u64;
         match (space, write) {
             (Space::Shared, _) => {
                 count_shared(counts, lanes, addresses, bytes);
-                *(if write { &mut counts.shared_written } else { &mut counts.shared_read }) += moved;
+                *(if write { &mut counts.shared_written } else { &mut counts.shared_read }) +=
+                    moved;
             }
             (Space::Global | Space::Generic, _) => {
                 self.sectors.count(counts);
-                *(if write { &mut counts.global_written } else { &mut counts.global_read }) += moved;
+                *(if write { &mut counts.global_written } else { &mut counts.global_read }) +=
+                    moved;
             }
             _ => {}
         }

@@ -1,6 +1,8 @@
 //! Atomic operations, and the fences that make them pass on what is known.
 
-use super::access::{Accessor, Touch, by_space, check_aligned, mark, pending, race, read_number, unknown};
+use super::access::{
+    Accessor, Touch, by_space, check_aligned, mark, pending, race, read_number, unknown,
+};
 use super::clock::merge;
 use super::warp::lanes_of;
 use super::{Block, Machine};
@@ -38,7 +40,8 @@ impl Machine<'_> {
         let size = a.ty.size();
         let bytes = size * a.values.len();
         let by = Accessor { warp: w, pc, strong: true, swap: a.op == AtomicOp::Cas };
-        let values: Vec<Lanes> = a.values.iter().map(|value| *self.value(block, w, value)).collect();
+        let values: Vec<Lanes> =
+            a.values.iter().map(|value| *self.value(block, w, value)).collect();
         let swap = a.swap.map(|swap| *self.value(block, w, &swap));
         // Which lane comes first is open.
         let mut order: Vec<usize> = lanes_of(lanes).collect();
@@ -59,7 +62,9 @@ impl Machine<'_> {
                     shared.set_known(at, bytes);
                     let races = self.config.races;
                     let run = shared.run;
-                    let conflict = races.then(|| shared.shadow.touch(at, bytes, true, me, run, clock)).flatten();
+                    let conflict = races
+                        .then(|| shared.shadow.touch(at, bytes, true, me, run, clock))
+                        .flatten();
                     let waited = !shared.is_pending(at, bytes);
                     (&mut shared.data[at..at + bytes], known, waited, conflict)
                 }
@@ -70,11 +75,17 @@ impl Machine<'_> {
                     allocation.known.set(at, bytes, true);
                     let races = self.config.races;
                     let shadow = &mut allocation.shadow;
-                    let conflict = races.then(|| shadow.touch(at, bytes, true, me, self.run, &block.clock)).flatten();
+                    let conflict = races
+                        .then(|| shadow.touch(at, bytes, true, me, self.run, &block.clock))
+                        .flatten();
                     (&mut allocation.data[at..at + bytes], known, true, conflict)
                 }
                 Space::Local | Space::Param => {
-                    return Err(Problem::new(FaultKind::OutOfBounds, lane, "an atomic operation on local memory"));
+                    return Err(Problem::new(
+                        FaultKind::OutOfBounds,
+                        lane,
+                        "an atomic operation on local memory",
+                    ));
                 }
             };
             if let Some(conflict) = conflict {
@@ -89,8 +100,21 @@ impl Machine<'_> {
             let mut old = [0; 8];
             for (k, part) in data.chunks_exact_mut(size).enumerate() {
                 old[k] = read_number(part);
-                let new = combine(a.op, a.ty, space, old[k], values[k][lane], swap.map_or(0, |s| s[lane]));
-                let missing = || Problem::new(FaultKind::UnknownOpcode, lane, "no such atomic operation for this type");
+                let new = combine(
+                    a.op,
+                    a.ty,
+                    space,
+                    old[k],
+                    values[k][lane],
+                    swap.map_or(0, |s| s[lane]),
+                );
+                let missing = || {
+                    Problem::new(
+                        FaultKind::UnknownOpcode,
+                        lane,
+                        "no such atomic operation for this type",
+                    )
+                };
                 part.copy_from_slice(&new.ok_or_else(missing)?.to_le_bytes()[..size]);
             }
             for (to, old) in a.old.iter().zip(old) {
@@ -118,7 +142,14 @@ impl Machine<'_> {
     }
 
     /// A strong store or an atomic operation passes on what the lane's last fence covers.
-    pub(super) fn release(&mut self, block: &Block, w: usize, space: Space, lanes: u32, addresses: &Lanes) {
+    pub(super) fn release(
+        &mut self,
+        block: &Block,
+        w: usize,
+        space: Space,
+        lanes: u32,
+        addresses: &Lanes,
+    ) {
         for lane in lanes_of(lanes) {
             if let Some(covered) = &block.warps[w].fences[lane] {
                 let place = place_of(block, space, addresses[lane]);
@@ -128,7 +159,14 @@ impl Machine<'_> {
     }
 
     /// A strong load or an atomic operation learns what was passed on there.
-    pub(super) fn acquire(&mut self, block: &mut Block, w: usize, space: Space, lanes: u32, addresses: &Lanes) {
+    pub(super) fn acquire(
+        &mut self,
+        block: &mut Block,
+        w: usize,
+        space: Space,
+        lanes: u32,
+        addresses: &Lanes,
+    ) {
         if self.released.is_empty() {
             return;
         }
@@ -150,9 +188,15 @@ fn combine(op: AtomicOp, ty: Ty, space: Space, old: u64, value: u64, swap: u64) 
     let (old, value) = (old & ty.mask(), value & ty.mask());
     let signed = |v: u64| ty.extend(v) as i64;
     let alu = match op {
-        AtomicOp::Add if !ty.float() && ty.half().is_none() => return Some(old.wrapping_add(value) & ty.mask()),
-        AtomicOp::Min if ty.signed() => return Some(signed(old).min(signed(value)) as u64 & ty.mask()),
-        AtomicOp::Max if ty.signed() => return Some(signed(old).max(signed(value)) as u64 & ty.mask()),
+        AtomicOp::Add if !ty.float() && ty.half().is_none() => {
+            return Some(old.wrapping_add(value) & ty.mask());
+        }
+        AtomicOp::Min if ty.signed() => {
+            return Some(signed(old).min(signed(value)) as u64 & ty.mask());
+        }
+        AtomicOp::Max if ty.signed() => {
+            return Some(signed(old).max(signed(value)) as u64 & ty.mask());
+        }
         AtomicOp::And => return Some(old & value),
         AtomicOp::Or => return Some(old | value),
         AtomicOp::Xor => return Some(old ^ value),

@@ -45,7 +45,9 @@ impl Machine<'_> {
         let id = self.value(block, w, &barrier.id)[first] as usize;
         let count = barrier.count.map(|count| self.value(block, w, &count)[first] as u32);
         if id >= 16 || count.is_some_and(|count| count == 0 || count % 32 != 0) {
-            let detail = format!("barrier {id} of {count:?} threads: there are 16, and they count whole warps");
+            let detail = format!(
+                "barrier {id} of {count:?} threads: there are 16, and they count whole warps"
+            );
             return Err(Problem::new(FaultKind::DivergentBarrier, first, detail));
         }
         let holds = match barrier.reduce {
@@ -58,7 +60,10 @@ impl Machine<'_> {
         if slot.arrivals.is_empty() {
             *slot = Slot { count, ..Slot::default() };
         } else if slot.count != count {
-            let detail = format!("barrier {id} for {count:?} threads, but others wait there for {:?}", slot.count);
+            let detail = format!(
+                "barrier {id} for {count:?} threads, but others wait there for {:?}",
+                slot.count
+            );
             return Err(Problem::new(FaultKind::DivergentBarrier, first, detail));
         }
         if !only_arrives {
@@ -112,7 +117,10 @@ impl Machine<'_> {
         let first = slot.arrivals[0];
         // Within a warp everybody must be at the same place, and without a count within the block.
         for a in &slot.arrivals {
-            let other = slot.arrivals.iter().find(|b| b.pc != a.pc && (b.warp == a.warp || slot.count.is_none()));
+            let other = slot
+                .arrivals
+                .iter()
+                .find(|b| b.pc != a.pc && (b.warp == a.warp || slot.count.is_none()));
             if let Some(other) = other {
                 let (here, there) = (a.pc as usize, other.pc as usize);
                 let detail = format!(
@@ -123,7 +131,9 @@ impl Machine<'_> {
                     self.kernel.source(there)
                 );
                 let lane = a.lanes.trailing_zeros() as usize;
-                return Err(Problem::new(FaultKind::DivergentBarrier, lane, detail).at(a.warp, here));
+                return Err(
+                    Problem::new(FaultKind::DivergentBarrier, lane, detail).at(a.warp, here)
+                );
             }
         }
         let threads: u32 = slot.arrivals.iter().map(|a| a.lanes.count_ones()).sum();
@@ -131,8 +141,10 @@ impl Machine<'_> {
         if threads >= total && slot.arrivals.iter().all(|a| !a.only_arrives) {
             block.clock.synchronise_block();
         } else {
-            let waited: Vec<usize> = slot.arrivals.iter().filter(|a| !a.only_arrives).map(|a| a.warp).collect();
-            let arrived: Vec<(usize, u32)> = slot.arrivals.iter().map(|a| (a.warp, a.stamp)).collect();
+            let waited: Vec<usize> =
+                slot.arrivals.iter().filter(|a| !a.only_arrives).map(|a| a.warp).collect();
+            let arrived: Vec<(usize, u32)> =
+                slot.arrivals.iter().map(|a| (a.warp, a.stamp)).collect();
             block.clock.synchronise_warps(&waited, &arrived);
         }
         let result = match slot.kind {
@@ -142,7 +154,9 @@ impl Machine<'_> {
         };
         for a in slot.arrivals.iter().filter(|a| !a.only_arrives) {
             let warp = &mut block.warps[a.warp];
-            if let Op::Barrier(Barrier { reduce: Some((d, _)), .. }) = &self.kernel.code[first.pc as usize].op {
+            if let Op::Barrier(Barrier { reduce: Some((d, _)), .. }) =
+                &self.kernel.code[first.pc as usize].op
+            {
                 write(&mut warp.registers[*d as usize], &[u64::from(result); 32], a.lanes);
             }
             warp.insert(a.pc + 1, a.lanes);
@@ -161,24 +175,35 @@ impl Machine<'_> {
                     wait.lanes, wait.mask
                 );
                 let lane = wait.lanes.trailing_zeros() as usize;
-                return Problem::new(FaultKind::DivergedCollective, lane, detail).at(w, wait.pc as usize);
+                return Problem::new(FaultKind::DivergedCollective, lane, detail)
+                    .at(w, wait.pc as usize);
             }
         }
-        let arrivals =
-            block.barriers.slots.iter().enumerate().find_map(|(id, slot)| Some((id, slot, slot.arrivals.first()?)));
+        let arrivals = block
+            .barriers
+            .slots
+            .iter()
+            .enumerate()
+            .find_map(|(id, slot)| Some((id, slot, slot.arrivals.first()?)));
         let Some((id, slot, first)) = arrivals else {
-            return Problem::new(FaultKind::DivergentBarrier, 0, "no thread of the block can go on");
+            return Problem::new(
+                FaultKind::DivergentBarrier,
+                0,
+                "no thread of the block can go on",
+            );
         };
         let there: u32 = slot.arrivals.iter().map(|a| a.lanes.count_ones()).sum();
         let wanted = slot.count.unwrap_or_else(|| block.live_threads());
-        let detail = format!("{there} threads wait at barrier {id} for {wanted}, and no other can go on");
+        let detail =
+            format!("{there} threads wait at barrier {id} for {wanted}, and no other can go on");
         let lane = first.lanes.trailing_zeros() as usize;
         Problem::new(FaultKind::DivergentBarrier, lane, detail).at(first.warp, first.pc as usize)
     }
 
     fn where_are(&self, block: &Block, w: usize, lanes: u32) -> String {
         let waits = block.warps[w].waits.iter().map(|wait| (wait.lanes, wait.pc, "wait"));
-        let barriers = block.barriers.slots.iter().flat_map(|slot| &slot.arrivals).filter(|a| a.warp == w);
+        let barriers =
+            block.barriers.slots.iter().flat_map(|slot| &slot.arrivals).filter(|a| a.warp == w);
         let mut places = waits.chain(barriers.map(|a| (a.lanes, a.pc, "are at the barrier")));
         match places.find(|&(there, ..)| there & lanes != 0) {
             Some((_, pc, what)) => {

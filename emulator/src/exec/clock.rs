@@ -1,5 +1,6 @@
-//! Which access happens before which. Every thread stamps its accesses; barriers, and fences with atomics, tell others up to which stamp
-//! they may rely on them. Nothing else does: not the order in which the warps happened to run.
+//! Which access happens before which. Every thread stamps its accesses; barriers, and fences with
+//! atomics, tell others up to which stamp they may rely on them. Nothing else does: not the order
+//! in which the warps happened to run.
 
 use std::collections::HashMap;
 
@@ -44,12 +45,15 @@ pub(crate) struct Known {
 impl Known {
     fn covers(&self, mark: &Mark) -> bool {
         let up_to = |known: Option<&u32>| known.is_some_and(|&stamp| mark.stamp <= stamp);
-        mark.stamp <= self.all || up_to(self.warps.get(&(mark.thread / 32))) || up_to(self.threads.get(&mark.thread))
+        mark.stamp <= self.all
+            || up_to(self.warps.get(&(mark.thread / 32)))
+            || up_to(self.threads.get(&mark.thread))
     }
 
     fn merge(&mut self, other: &Self) {
         self.all = self.all.max(other.all);
-        for (mine, theirs) in [(&mut self.warps, &other.warps), (&mut self.threads, &other.threads)] {
+        for (mine, theirs) in [(&mut self.warps, &other.warps), (&mut self.threads, &other.threads)]
+        {
             for (&key, &stamp) in theirs {
                 let known = mine.entry(key).or_default();
                 *known = stamp.max(*known);
@@ -90,7 +94,13 @@ pub(crate) struct Clock {
 impl Clock {
     pub(crate) fn new(warps: usize) -> Self {
         let warp = WarpClock { known: 0, stamps: [1; 32], pairs: None };
-        Self { now: 1, all: 0, warps: vec![warp; warps], between: vec![], foreign: Knowledge::new() }
+        Self {
+            now: 1,
+            all: 0,
+            warps: vec![warp; warps],
+            between: vec![],
+            foreign: Knowledge::new(),
+        }
     }
 
     pub(crate) fn stamp(&self, warp: usize, lane: usize) -> u32 {
@@ -111,7 +121,10 @@ impl Clock {
         }
         let warp = &self.warps[mine];
         earlier.stamp <= warp.known
-            || warp.pairs.as_ref().is_some_and(|pairs| earlier.stamp <= pairs[me.lane()][earlier.lane()])
+            || warp
+                .pairs
+                .as_ref()
+                .is_some_and(|pairs| earlier.stamp <= pairs[me.lane()][earlier.lane()])
     }
 
     /// A barrier of the whole block.
@@ -142,7 +155,8 @@ impl Clock {
         (0..32).filter(|lane| lanes >> lane & 1 == 1).for_each(|lane| warp.stamps[lane] = self.now);
     }
 
-    /// A warp arrives at a barrier of some warps: answers with the stamp that its accesses so far have.
+    /// A warp arrives at a barrier of some warps: answers with the stamp that its accesses so far
+    /// have.
     pub(crate) fn arrive(&mut self, warp: usize) -> u32 {
         let stamp = self.now;
         self.now += 1;
@@ -156,12 +170,18 @@ impl Clock {
         self.between.resize(count, vec![0; count]);
         let mut joint = vec![0; count];
         for &(warp, stamp) in arrived {
-            joint.iter_mut().zip(&self.between[warp]).for_each(|(all, &known)| *all = known.max(*all));
+            joint
+                .iter_mut()
+                .zip(&self.between[warp])
+                .for_each(|(all, &known)| *all = known.max(*all));
             joint[warp] = joint[warp].max(stamp);
         }
         for &warp in waited {
             self.warps[warp].known = self.warps[warp].known.max(joint[warp]);
-            self.between[warp].iter_mut().zip(&joint).for_each(|(known, &all)| *known = all.max(*known));
+            self.between[warp]
+                .iter_mut()
+                .zip(&joint)
+                .for_each(|(known, &all)| *known = all.max(*known));
         }
     }
 
@@ -191,7 +211,8 @@ impl Clock {
         all
     }
 
-    /// A lane has read what another released. The whole block counts as knowing it, which is lenient.
+    /// A lane has read what another released. The whole block counts as knowing it, which is
+    /// lenient.
     pub(crate) fn acquire(&mut self, block: u32, warp: usize, lane: usize, released: &Knowledge) {
         for (&other, known) in released {
             if other != block {
@@ -203,7 +224,8 @@ impl Clock {
             for (&thread, &stamp) in &known.threads {
                 let (theirs, lane_of) = (usize::from(thread / 32), usize::from(thread % 32));
                 if theirs == warp {
-                    let pairs = self.warps[warp].pairs.get_or_insert_with(|| Box::new([[0; 32]; 32]));
+                    let pairs =
+                        self.warps[warp].pairs.get_or_insert_with(|| Box::new([[0; 32]; 32]));
                     pairs[lane][lane_of] = pairs[lane][lane_of].max(stamp);
                 } else {
                     self.between[warp][theirs] = self.between[warp][theirs].max(stamp);

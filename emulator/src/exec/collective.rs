@@ -1,4 +1,5 @@
-//! What the lanes of a warp do together. A lane waits until all lanes that its mask names, and that have not ended, are there.
+//! What the lanes of a warp do together. A lane waits until all lanes that its mask names, and that
+//! have not ended, are there.
 
 use super::access::{Accessor, Touch, check_aligned, mark, pending, race, unknown};
 use super::step::write;
@@ -6,7 +7,9 @@ use super::warp::{Group, Wait, lanes_of};
 use super::{Block, Machine, SHARED_WINDOW};
 use crate::counters::bank_passes;
 use crate::fault::{FaultKind, Problem};
-use crate::ir::{Address, Alu, AtomicOp, Collective, Lanes, Mods, Op, Operand, ShuffleMode, Space, VoteMode};
+use crate::ir::{
+    Address, Alu, AtomicOp, Collective, Lanes, Mods, Op, Operand, ShuffleMode, Space, VoteMode,
+};
 use crate::values::{evaluate, multiply, transpose_rows};
 
 impl Machine<'_> {
@@ -27,7 +30,9 @@ impl Machine<'_> {
         while left != 0 {
             let lane = left.trailing_zeros() as usize;
             let mask = masks[lane] as u32;
-            let same = lanes_of(left).filter(|&l| masks[l] as u32 == mask).fold(0, |all, l| all | (1 << l));
+            let same = lanes_of(left)
+                .filter(|&l| masks[l] as u32 == mask)
+                .fold(0, |all, l| all | (1 << l));
             left &= !same;
             if same & !mask != 0 {
                 let lane = (same & !mask).trailing_zeros() as usize;
@@ -45,15 +50,21 @@ impl Machine<'_> {
 
     /// Executes what all lanes have come to.
     pub(super) fn retry_waits(&mut self, block: &mut Block, w: usize) -> Result<(), Problem> {
-        let is_sync =
-            |pc: u32| matches!(self.kernel.code[pc as usize].op, Op::Collective { what: Collective::SyncWarp, .. });
+        let is_sync = |pc: u32| {
+            matches!(
+                self.kernel.code[pc as usize].op,
+                Op::Collective { what: Collective::SyncWarp, .. }
+            )
+        };
         let mut k = 0;
         while k < block.warps[w].waits.len() {
             let warp = &block.warps[w];
             let wait = warp.waits[k];
             // Warp barriers may be at different places, all else must be the same instruction.
-            let together = |other: &Wait| other.mask == wait.mask && is_sync(other.pc) && is_sync(wait.pc);
-            let there = warp.waits.iter().filter(|o| together(o)).fold(wait.lanes, |all, o| all | o.lanes);
+            let together =
+                |other: &Wait| other.mask == wait.mask && is_sync(other.pc) && is_sync(wait.pc);
+            let there =
+                warp.waits.iter().filter(|o| together(o)).fold(wait.lanes, |all, o| all | o.lanes);
             if wait.mask & warp.live & !there != 0 {
                 k += 1;
                 continue;
@@ -62,7 +73,8 @@ impl Machine<'_> {
                 let live = warp.live;
                 block.clock.synchronise_lanes(w, there, live);
                 let warp = &mut block.warps[w];
-                let (done, rest): (Vec<Wait>, Vec<Wait>) = warp.waits.iter().copied().partition(together);
+                let (done, rest): (Vec<Wait>, Vec<Wait>) =
+                    warp.waits.iter().copied().partition(together);
                 warp.waits = rest;
                 done.iter().for_each(|wait| warp.insert(wait.pc + 1, wait.lanes));
             } else {
@@ -77,7 +89,9 @@ impl Machine<'_> {
 
     fn perform(&mut self, block: &mut Block, w: usize, wait: Wait) -> Result<(), Problem> {
         let lanes = wait.lanes;
-        let Op::Collective { what, .. } = &self.kernel.code[wait.pc as usize].op else { return Ok(()) };
+        let Op::Collective { what, .. } = &self.kernel.code[wait.pc as usize].op else {
+            return Ok(());
+        };
         match *what {
             Collective::Shuffle { mode, d, found, value, lane, clamp } => {
                 let value = *self.value(block, w, &value);
@@ -101,16 +115,25 @@ impl Machine<'_> {
             Collective::Match { all, mask, d, found, value } => {
                 let value = self.value(block, w, &value).map(|v| v & mask);
                 let equal = |lane: usize| {
-                    lanes_of(lanes).filter(|&l| value[l] == value[lane]).fold(0u64, |set, l| set | (1 << l))
+                    lanes_of(lanes)
+                        .filter(|&l| value[l] == value[lane])
+                        .fold(0u64, |set, l| set | (1 << l))
                 };
-                let mut out: Lanes = std::array::from_fn(|lane| if lanes >> lane & 1 == 1 { equal(lane) } else { 0 });
+                let mut out: Lanes =
+                    std::array::from_fn(
+                        |lane| if lanes >> lane & 1 == 1 { equal(lane) } else { 0 },
+                    );
                 let same = out[lanes.trailing_zeros() as usize] == u64::from(lanes);
                 if all && !same {
                     out = [0; 32];
                 }
                 write(&mut block.warps[w].registers[d as usize], &out, lanes);
                 if let Some(found) = found {
-                    write(&mut block.warps[w].registers[found as usize], &[u64::from(same); 32], lanes);
+                    write(
+                        &mut block.warps[w].registers[found as usize],
+                        &[u64::from(same); 32],
+                        lanes,
+                    );
                 }
             }
             Collective::Redux { op, ty, d, value } => {
@@ -126,7 +149,14 @@ impl Machine<'_> {
                 let step = |all: Option<u64>, lane: usize| {
                     let Some(all) = all else { return Some(value[lane] & ty.mask()) };
                     let zero = [0; 32];
-                    evaluate(alu, ty, Mods::default(), [&[all; 32], &[value[lane]; 32], &zero, &zero], 1).map(|o| o[0])
+                    evaluate(
+                        alu,
+                        ty,
+                        Mods::default(),
+                        [&[all; 32], &[value[lane]; 32], &zero, &zero],
+                        1,
+                    )
+                    .map(|o| o[0])
                 };
                 let out = lanes_of(lanes).fold(None, step).unwrap_or(0);
                 write(&mut block.warps[w].registers[d as usize], &[out; 32], lanes);
@@ -159,8 +189,10 @@ impl Machine<'_> {
             return Ok(());
         }
         let missing = !wait.lanes;
-        let detail =
-            format!("lanes {missing:#010x} do not take part (lanes {:#010x} have ended)", !block.warps[w].live);
+        let detail = format!(
+            "lanes {missing:#010x} do not take part (lanes {:#010x} have ended)",
+            !block.warps[w].live
+        );
         Err(Problem::new(FaultKind::DivergedCollective, missing.trailing_zeros() as usize, detail))
     }
 
@@ -191,9 +223,17 @@ impl Machine<'_> {
                     let reader = if transposed { part * 8 + row / 2 } else { row * 4 + part };
                     let me = mark(block, by, reader);
                     let Block { shared, clock, .. } = &mut *block;
-                    if let Some(conflict) = shared.shadow.touch(at + 4 * part, 4, false, me, shared.run, clock) {
+                    if let Some(conflict) =
+                        shared.shadow.touch(at + 4 * part, 4, false, me, shared.run, clock)
+                    {
                         let address = addresses[lane] + 4 * part as u64;
-                        let touch = Touch { space: Space::Shared, address, bytes: 4, lane: reader, write: false };
+                        let touch = Touch {
+                            space: Space::Shared,
+                            address,
+                            bytes: 4,
+                            lane: reader,
+                            write: false,
+                        };
                         finding.get_or_insert_with(|| race(self.kernel, me.block, touch, conflict));
                     }
                 }
@@ -203,10 +243,15 @@ impl Machine<'_> {
                     finding.get_or_insert_with(|| unknown("shared", addresses[lane], 16, lane));
                 }
             }
-            write(&mut block.warps[w].registers[register as usize], &transpose_rows(&rows, transposed), u32::MAX);
+            write(
+                &mut block.warps[w].registers[register as usize],
+                &transpose_rows(&rows, transposed),
+                u32::MAX,
+            );
             let counts = &mut self.counts.code[wait.pc as usize];
             counts.shared_requests += 1;
-            counts.bank_passes += bank_passes(addresses[matrix * 8..matrix * 8 + 8].iter().copied(), 16);
+            counts.bank_passes +=
+                bank_passes(addresses[matrix * 8..matrix * 8 + 8].iter().copied(), 16);
             counts.ideal_passes += 1;
             counts.shared_read += 128;
         }
@@ -215,8 +260,15 @@ impl Machine<'_> {
     }
 }
 
-/// The values that the lanes get, and whether their source lane was in range. A source that does not take part gives all bits set.
-fn shuffle(mode: ShuffleMode, value: &Lanes, from: &Lanes, clamp: &Lanes, lanes: u32) -> (Lanes, Lanes) {
+/// The values that the lanes get, and whether their source lane was in range. A source that does
+/// not take part gives all bits set.
+fn shuffle(
+    mode: ShuffleMode,
+    value: &Lanes,
+    from: &Lanes,
+    clamp: &Lanes,
+    lanes: u32,
+) -> (Lanes, Lanes) {
     let (mut out, mut valid) = ([0; 32], [0; 32]);
     for lane in lanes_of(lanes) {
         let (by, c) = (from[lane] as i64 & 31, clamp[lane] as i64);
@@ -233,7 +285,8 @@ fn shuffle(mode: ShuffleMode, value: &Lanes, from: &Lanes, clamp: &Lanes, lanes:
             }
         };
         let source = if in_range { source as usize } else { lane };
-        out[lane] = if lanes >> source & 1 == 1 { value[source] & 0xffff_ffff } else { 0xffff_ffff };
+        out[lane] =
+            if lanes >> source & 1 == 1 { value[source] & 0xffff_ffff } else { 0xffff_ffff };
         valid[lane] = u64::from(in_range);
     }
     (out, valid)

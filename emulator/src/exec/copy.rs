@@ -7,7 +7,8 @@ use crate::fault::Problem;
 use crate::ir::{CopyAsync, Operand, Space};
 
 impl Machine<'_> {
-    /// The copy itself happens when it is waited for, which is as late as it may: the destination cannot be looked at before.
+    /// The copy itself happens when it is waited for, which is as late as it may: the destination
+    /// cannot be looked at before.
     pub(super) fn copy_async(
         &mut self,
         block: &mut Block,
@@ -29,7 +30,8 @@ impl Machine<'_> {
         for lane in lanes_of(active) {
             let problem = |(kind, detail)| Problem::new(kind, lane, detail);
             check_aligned(to[lane], copy.bytes, lane)?;
-            let mut from_bytes = wanted.map_or(copy.bytes, |wanted| (wanted[lane] as u32 as usize).min(copy.bytes));
+            let mut from_bytes =
+                wanted.map_or(copy.bytes, |wanted| (wanted[lane] as u32 as usize).min(copy.bytes));
             if ignored >> lane & 1 == 1 {
                 from_bytes = 0;
             }
@@ -39,27 +41,46 @@ impl Machine<'_> {
                 self.sectors.add(from[lane], from_bytes);
                 read += from_bytes as u64;
                 let me = mark(block, by, lane);
-                let (allocation, offset) = self.memory.find(from[lane], from_bytes).map_err(problem)?;
+                let (allocation, offset) =
+                    self.memory.find(from[lane], from_bytes).map_err(problem)?;
                 let races = self.config.races;
                 let shadow = &mut allocation.shadow;
-                let conflict =
-                    races.then(|| shadow.touch(offset, from_bytes, false, me, self.run, &block.clock)).flatten();
+                let conflict = races
+                    .then(|| shadow.touch(offset, from_bytes, false, me, self.run, &block.clock))
+                    .flatten();
                 if let Some(conflict) = conflict {
-                    let touch =
-                        Touch { space: Space::Global, address: from[lane], bytes: from_bytes, lane, write: false };
+                    let touch = Touch {
+                        space: Space::Global,
+                        address: from[lane],
+                        bytes: from_bytes,
+                        lane,
+                        write: false,
+                    };
                     finding.get_or_insert_with(|| race(self.kernel, me.block, touch, conflict));
                 } else if self.config.uninitialised && !allocation.known.all(offset, from_bytes) {
                     finding.get_or_insert_with(|| unknown("global", from[lane], from_bytes, lane));
                 }
             }
             if let Some(conflict) = self.touch_destination(block, by, lane, at, copy.bytes) {
-                let touch = Touch { space: Space::Shared, address: to[lane], bytes: copy.bytes, lane, write: true };
+                let touch = Touch {
+                    space: Space::Shared,
+                    address: to[lane],
+                    bytes: copy.bytes,
+                    lane,
+                    write: true,
+                };
                 finding.get_or_insert_with(|| race(self.kernel, block.index, touch, conflict));
             } else if block.shared.is_pending(at, copy.bytes) {
                 finding.get_or_insert_with(|| pending(to[lane], copy.bytes, lane));
             }
             block.shared.begin_copy(at, copy.bytes);
-            block.warps[w].copies[lane].open.push(Copy { to: at, bytes: copy.bytes, from: from[lane], from_bytes, pc });
+            block.warps[w].copies[lane].open.push(Copy {
+                to: at,
+                bytes: copy.bytes,
+                from: from[lane],
+                from_bytes,
+                pc,
+            });
         }
         let counts = &mut self.counts.code[pc as usize];
         self.sectors.count(counts);
@@ -94,7 +115,8 @@ impl Machine<'_> {
         }
     }
 
-    /// Ends all copies but those of the newest `keep` groups; without a number all, committed or not.
+    /// Ends all copies but those of the newest `keep` groups; without a number all, committed or
+    /// not.
     pub(super) fn copy_wait(
         &mut self,
         block: &mut Block,

@@ -1,10 +1,12 @@
-//! Device memory: allocations at addresses that are never used again, each with its written bytes and its history of accesses.
+//! Device memory: allocations at addresses that are never used again, each with its written bytes
+//! and its history of accesses.
 
 use super::known::ByteSet;
 use super::shadow::Shadow;
 use crate::fault::FaultKind;
 
-/// Where the first allocation lies. No host pointer looks like it, so that one passed by mistake is reported.
+/// Where the first allocation lies. No host pointer looks like it, so that one passed by mistake is
+/// reported.
 const FIRST: u64 = 0x7f00_0000_0000;
 /// What driver allocations are aligned to.
 const ALIGN: u64 = 256;
@@ -59,7 +61,9 @@ impl Memory {
 
     /// Frees what begins at `base`; false if nothing does.
     pub(crate) fn free(&mut self, base: u64) -> bool {
-        let Ok(index) = self.allocations.binary_search_by_key(&base, |a| a.base) else { return false };
+        let Ok(index) = self.allocations.binary_search_by_key(&base, |a| a.base) else {
+            return false;
+        };
         let allocation = &mut self.allocations[index];
         if !allocation.live {
             return false;
@@ -73,8 +77,14 @@ impl Memory {
     }
 
     /// The allocation that holds all of `bytes` bytes at `address`, and their offset in it.
-    pub(crate) fn find(&mut self, address: u64, bytes: usize) -> Result<(&mut Allocation, usize), Reason> {
-        let inside = |a: &Allocation| address >= a.base && address - a.base + bytes as u64 <= a.data.len() as u64;
+    pub(crate) fn find(
+        &mut self,
+        address: u64,
+        bytes: usize,
+    ) -> Result<(&mut Allocation, usize), Reason> {
+        let inside = |a: &Allocation| {
+            address >= a.base && address - a.base + bytes as u64 <= a.data.len() as u64
+        };
         if !self.allocations.get(self.last).is_some_and(inside) {
             self.last = self.allocations.partition_point(|a| a.base <= address).wrapping_sub(1);
         }
@@ -94,16 +104,27 @@ impl Memory {
         if let Some(a) = before {
             let offset = address - a.base;
             if !a.live && offset < a.size as u64 {
-                let detail = format!("{bytes} bytes at offset {offset} of a freed allocation of {} bytes", a.size);
+                let detail = format!(
+                    "{bytes} bytes at offset {offset} of a freed allocation of {} bytes",
+                    a.size
+                );
                 return (FaultKind::UseAfterFree, detail);
             }
             if offset < a.size as u64 + GAP {
-                let detail = format!("{bytes} bytes at offset {offset} of an allocation of {} bytes", a.size);
+                let detail = format!(
+                    "{bytes} bytes at offset {offset} of an allocation of {} bytes",
+                    a.size
+                );
                 return (FaultKind::OutOfBounds, detail);
             }
         }
-        let place = next.map_or_else(String::new, |a| format!(", {} bytes below an allocation", a.base - address));
-        (FaultKind::OutOfBounds, format!("{bytes} bytes at {address:#x}, which is in no allocation{place}"))
+        let place = next.map_or_else(String::new, |a| {
+            format!(", {} bytes below an allocation", a.base - address)
+        });
+        (
+            FaultKind::OutOfBounds,
+            format!("{bytes} bytes at {address:#x}, which is in no allocation{place}"),
+        )
     }
 
     pub(crate) fn size_of(&self, base: u64) -> Option<usize> {
@@ -126,10 +147,17 @@ impl Memory {
         Ok(())
     }
 
-    pub(crate) fn fill(&mut self, address: u64, pattern: &[u8], count: usize) -> Result<(), Reason> {
+    pub(crate) fn fill(
+        &mut self,
+        address: u64,
+        pattern: &[u8],
+        count: usize,
+    ) -> Result<(), Reason> {
         let bytes = count * pattern.len();
         let (allocation, at) = self.find(address, bytes)?;
-        allocation.data[at..at + bytes].chunks_mut(pattern.len()).for_each(|chunk| chunk.copy_from_slice(pattern));
+        allocation.data[at..at + bytes]
+            .chunks_mut(pattern.len())
+            .for_each(|chunk| chunk.copy_from_slice(pattern));
         allocation.known.set(at, bytes, true);
         Ok(())
     }
@@ -139,7 +167,8 @@ impl Memory {
         let (source, at) = self.find(from, bytes)?;
         let data = source.data[at..at + bytes].to_vec();
         let whole = source.known.all_of(at, bytes);
-        let known: Vec<bool> = if whole { vec![] } else { (at..at + bytes).map(|k| source.known.get(k)).collect() };
+        let known: Vec<bool> =
+            if whole { vec![] } else { (at..at + bytes).map(|k| source.known.get(k)).collect() };
         let (target, at) = self.find(to, bytes)?;
         target.data[at..at + bytes].copy_from_slice(&data);
         if whole {

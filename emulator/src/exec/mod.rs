@@ -1,4 +1,5 @@
-//! Runs kernels. A few blocks are resident at once; their warps take turns in an order that a seed decides.
+//! Runs kernels. A few blocks are resident at once; their warps take turns in an order that a seed
+//! decides.
 
 mod access;
 mod atomic;
@@ -53,9 +54,11 @@ pub struct Config {
     pub races: bool,
     /// Whether reads of bytes that nobody has written are faults.
     pub uninitialised: bool,
-    /// Whether shuffles, votes and matches order memory as `__syncwarp` does. CUDA says that they do not.
+    /// Whether shuffles, votes and matches order memory as `__syncwarp` does. CUDA says that they
+    /// do not.
     pub shuffles_order_memory: bool,
-    /// Whether several threads may store to one place if all store what is there already after the first.
+    /// Whether several threads may store to one place if all store what is there already after the
+    /// first.
     pub same_value_stores: bool,
     /// The most instructions of all warps together that one launch may take.
     pub step_limit: u64,
@@ -162,8 +165,14 @@ pub(crate) struct LaunchArgs<'a> {
     pub(crate) run: u32,
 }
 
-/// Runs a kernel to its end, or to a fault that leaves no way to go on. Answers with what is wrong with it, races first.
-pub(crate) fn launch(kernel: &Kernel, memory: &mut Memory, args: LaunchArgs<'_>, counts: &mut Collected) -> Vec<Fault> {
+/// Runs a kernel to its end, or to a fault that leaves no way to go on. Answers with what is wrong
+/// with it, races first.
+pub(crate) fn launch(
+    kernel: &Kernel,
+    memory: &mut Memory,
+    args: LaunchArgs<'_>,
+    counts: &mut Collected,
+) -> Vec<Fault> {
     let LaunchArgs { grid, config, params, variables, run } = args;
     let blocks = grid.blocks.iter().map(|&n| u64::from(n)).product::<u64>() as usize;
     counts.launches += 1;
@@ -223,9 +232,16 @@ impl Machine<'_> {
             }
             if steps > self.config.step_limit {
                 let block = &blocks[chosen.min(blocks.len().saturating_sub(1))];
-                let (warp, pc) =
-                    block.warps.iter().enumerate().find_map(|(w, warp)| Some((w, warp.somewhere()?))).unwrap_or((0, 0));
-                let detail = format!("the launch took more than {} warp instructions", self.config.step_limit);
+                let (warp, pc) = block
+                    .warps
+                    .iter()
+                    .enumerate()
+                    .find_map(|(w, warp)| Some((w, warp.somewhere()?)))
+                    .unwrap_or((0, 0));
+                let detail = format!(
+                    "the launch took more than {} warp instructions",
+                    self.config.step_limit
+                );
                 self.report(block, warp, pc, Problem::new(FaultKind::StepLimit, 0, detail));
                 return;
             }
@@ -270,7 +286,8 @@ impl Machine<'_> {
             return Err(());
         }
         let chosen = self.random.below(runnable);
-        let Some(w) = (0..block.warps.len()).filter(|&w| block.warps[w].runnable()).nth(chosen) else {
+        let Some(w) = (0..block.warps.len()).filter(|&w| block.warps[w].runnable()).nth(chosen)
+        else {
             return Ok(true);
         };
         // Clocks go by turns.

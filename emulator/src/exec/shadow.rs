@@ -2,7 +2,8 @@
 
 use super::clock::{Clock, Mark};
 
-/// Last write, and two reads since then: of two different threads, of two different warps where there are any.
+/// Last write, and two reads since then: of two different threads, of two different warps where
+/// there are any.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
     /// The launch, or the block, that the marks belong to. Marks of another one count as none.
@@ -13,8 +14,8 @@ struct Cell {
 
 const PAGE: usize = 256;
 
-/// The history of a memory. It begins with one cell per 16 bytes and becomes finer where smaller accesses come, so that neighbours in one
-/// word are never taken for a race.
+/// The history of a memory. It begins with one cell per 16 bytes and becomes finer where smaller
+/// accesses come, so that neighbours in one word are never taken for a race.
 #[derive(Clone, Debug)]
 pub(crate) struct Shadow {
     shift: u32,
@@ -31,7 +32,8 @@ impl Default for Shadow {
 pub(crate) type Conflict = (Mark, bool);
 
 impl Shadow {
-    /// Records an access of `bytes` bytes at `at`, and answers with an earlier one that is not ordered before it.
+    /// Records an access of `bytes` bytes at `at`, and answers with an earlier one that is not
+    /// ordered before it.
     pub(crate) fn touch(
         &mut self,
         at: usize,
@@ -98,19 +100,22 @@ impl Cell {
             *self = Self { run, ..Self::default() };
         }
         let races = |other: &Mark| {
-            let harmless = other.stamp == 0 || other.same_thread(&me) || (other.strong && me.strong);
+            let harmless =
+                other.stamp == 0 || other.same_thread(&me) || (other.strong && me.strong);
             !harmless && !clock.ordered(other, &me)
         };
         let guess = !write && self.write.swap;
         let mut conflict = (!guess && races(&self.write)).then_some((self.write, true));
         if write {
-            conflict = conflict.or(self.reads.iter().find(|r| !me.swap && races(r)).map(|&r| (r, false)));
+            conflict =
+                conflict.or(self.reads.iter().find(|r| !me.swap && races(r)).map(|&r| (r, false)));
             self.write = me;
             self.reads = [Mark::default(); 2];
             return conflict;
         }
         let [first, second] = &mut self.reads;
-        let replaces = |slot: &Mark| slot.stamp == 0 || slot.same_thread(&me) || clock.ordered(slot, &me);
+        let replaces =
+            |slot: &Mark| slot.stamp == 0 || slot.same_thread(&me) || clock.ordered(slot, &me);
         if replaces(first) {
             *first = me;
         } else if replaces(second) || (second.same_warp(first) && !me.same_warp(first)) {

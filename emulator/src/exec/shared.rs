@@ -29,7 +29,8 @@ impl Shared {
     /// The offset of an access that may be made.
     pub(super) fn place(&self, address: u64, bytes: usize) -> Result<usize, (FaultKind, String)> {
         if address.checked_add(bytes as u64).is_none_or(|end| end > self.data.len() as u64) {
-            let detail = format!("{bytes} bytes at {address} of {} bytes of shared memory", self.data.len());
+            let detail =
+                format!("{bytes} bytes at {address} of {} bytes of shared memory", self.data.len());
             return Err((FaultKind::OutOfBounds, detail));
         }
         Ok(address as usize)

@@ -41,7 +41,14 @@ impl Machine<'_> {
         }
     }
 
-    fn execute(&mut self, block: &mut Block, w: usize, group: Group, active: u32, op: &Op) -> Result<(), Problem> {
+    fn execute(
+        &mut self,
+        block: &mut Block,
+        w: usize,
+        group: Group,
+        active: u32,
+        op: &Op,
+    ) -> Result<(), Problem> {
         let first = active.trailing_zeros() as usize;
         match op {
             Op::Branch(target) => {
@@ -58,7 +65,11 @@ impl Machine<'_> {
                 warp.insert(group.pc + 1, group.lanes & !active);
                 for lane in lanes_of(active) {
                     let Some(&target) = targets.get(index[lane] as u32 as usize) else {
-                        let detail = format!("index {} of a table of {} labels", index[lane] as u32, targets.len());
+                        let detail = format!(
+                            "index {} of a table of {} labels",
+                            index[lane] as u32,
+                            targets.len()
+                        );
                         return Err(Problem::new(FaultKind::OutOfBounds, lane, detail));
                     };
                     warp.insert(target, 1 << lane);
@@ -75,7 +86,9 @@ impl Machine<'_> {
             }
             Op::Barrier(barrier) => return self.barrier(block, w, group, active, barrier),
             Op::Collective { mask, .. } => return self.collective(block, w, group, active, mask),
-            Op::Trap => return Err(Problem::new(FaultKind::Trap, first, "the kernel stopped itself")),
+            Op::Trap => {
+                return Err(Problem::new(FaultKind::Trap, first, "the kernel stopped itself"));
+            }
             Op::Unsupported(name) => {
                 let detail = format!("the emulator does not know {name}");
                 return Err(Problem::new(FaultKind::UnknownOpcode, first, detail));
@@ -87,7 +100,9 @@ impl Machine<'_> {
             Op::CopyCommit => self.copy_commit(block, w, active),
             Op::CopyWait(keep) => self.copy_wait(block, w, *keep, active)?,
             Op::Fence { block_only } => self.fence(block, w, active, *block_only),
-            Op::ActiveMask(d) => write(&mut block.warps[w].registers[*d as usize], &[u64::from(active); 32], active),
+            Op::ActiveMask(d) => {
+                write(&mut block.warps[w].registers[*d as usize], &[u64::from(active); 32], active)
+            }
             Op::Nothing => {}
             _ => self.compute(block, w, op, active)?,
         }
@@ -96,7 +111,13 @@ impl Machine<'_> {
     }
 
     /// Registers in, registers out.
-    fn compute(&mut self, block: &mut Block, w: usize, op: &Op, active: u32) -> Result<(), Problem> {
+    fn compute(
+        &mut self,
+        block: &mut Block,
+        w: usize,
+        op: &Op,
+        active: u32,
+    ) -> Result<(), Problem> {
         let unknown = || {
             let detail = "the emulator does not have this operation for this type";
             Problem::new(FaultKind::UnknownOpcode, active.trailing_zeros() as usize, detail)
@@ -112,7 +133,8 @@ impl Machine<'_> {
                 let flags = &block.warps[w].registers[c.flag as usize];
                 let (mut out, mut after) = ([0; 32], *flags);
                 for lane in lanes_of(active) {
-                    (out[lane], after[lane]) = with_carry(c, x[lane], y[lane], z[lane], flags[lane]);
+                    (out[lane], after[lane]) =
+                        with_carry(c, x[lane], y[lane], z[lane], flags[lane]);
                 }
                 let registers = &mut block.warps[w].registers;
                 write(&mut registers[*d as usize], &out, active);
@@ -142,8 +164,10 @@ impl Machine<'_> {
                     Some(part) => compare_packed(c, part, x, y),
                     None => [compare(c, x, y), 0],
                 };
-                let with = c.join.as_ref().map(|(logic, with)| (*logic, self.predicate(block, w, with)));
-                let joined = halves.map(|set| with.map_or(set, |(logic, with)| join(logic, set, with)));
+                let with =
+                    c.join.as_ref().map(|(logic, with)| (*logic, self.predicate(block, w, with)));
+                let joined =
+                    halves.map(|set| with.map_or(set, |(logic, with)| join(logic, set, with)));
                 let yes = match to {
                     Ty::F32 => 0x3f80_0000,
                     Ty::F16 | Ty::F16x2 => 0x3c00,
@@ -153,7 +177,11 @@ impl Machine<'_> {
                 };
                 let high = if c.ty.half().is_some() { yes << 16 } else { 0 };
                 let (low, high) = (spread(joined[0], yes), spread(joined[1], high));
-                write(&mut block.warps[w].registers[*d as usize], &std::array::from_fn(|i| low[i] | high[i]), active);
+                write(
+                    &mut block.warps[w].registers[*d as usize],
+                    &std::array::from_fn(|i| low[i] | high[i]),
+                    active,
+                );
             }
             Op::Convert { convert: c, d, a, b } => {
                 let a = self.value(block, w, a);
@@ -175,7 +203,9 @@ impl Machine<'_> {
                 let mut out = [0; 32];
                 for (k, part) in parts.iter().enumerate() {
                     let part = self.value(block, w, part);
-                    out.iter_mut().zip(part).for_each(|(out, v)| *out |= (v & mask) << (bits * k as u32));
+                    out.iter_mut()
+                        .zip(part)
+                        .for_each(|(out, v)| *out |= (v & mask) << (bits * k as u32));
                 }
                 write(&mut block.warps[w].registers[*d as usize], &out, active);
             }
@@ -220,8 +250,10 @@ impl Machine<'_> {
     /// The registers that the hardware fills when a block begins.
     pub(super) fn fill_special(&self, block: &mut Block) {
         for w in 0..block.warps.len() {
-            let all: Vec<Lanes> =
-                Special::ALL.iter().map(|&special| self.special(block, &block.warps[w], special)).collect();
+            let all: Vec<Lanes> = Special::ALL
+                .iter()
+                .map(|&special| self.special(block, &block.warps[w], special))
+                .collect();
             block.warps[w].special = all;
         }
     }
@@ -253,7 +285,13 @@ impl Machine<'_> {
     }
 
     /// Addresses in shared and local memory have 32 bits, and wrap there.
-    pub(super) fn addresses(&self, block: &Block, w: usize, address: &Address, space: Space) -> Lanes {
+    pub(super) fn addresses(
+        &self,
+        block: &Block,
+        w: usize,
+        address: &Address,
+        space: Space,
+    ) -> Lanes {
         let base = self.value(block, w, &address.base);
         match space {
             Space::Shared | Space::Local => base.map(|v| {

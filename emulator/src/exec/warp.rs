@@ -110,7 +110,11 @@ impl Warp {
         if self.groups.len() == 1 {
             return self.groups[0];
         }
-        self.groups.iter().copied().min_by_key(|group| group.pc).unwrap_or(Group { pc: 0, lanes: 0 })
+        self.groups
+            .iter()
+            .copied()
+            .min_by_key(|group| group.pc)
+            .unwrap_or(Group { pc: 0, lanes: 0 })
     }
 
     /// Some lanes of some group.

@@ -279,13 +279,46 @@ pub(crate) enum VoteMode {
 /// What the lanes of a warp do together, each waiting for the others that its mask names.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Collective {
-    Shuffle { mode: ShuffleMode, d: u32, found: Option<u32>, value: Operand, lane: Operand, clamp: Operand },
-    Vote { mode: VoteMode, d: u32, predicate: Operand },
-    Match { all: bool, mask: u64, d: u32, found: Option<u32>, value: Operand },
-    Redux { op: AtomicOp, ty: Ty, d: u32, value: Operand },
+    Shuffle {
+        mode: ShuffleMode,
+        d: u32,
+        found: Option<u32>,
+        value: Operand,
+        lane: Operand,
+        clamp: Operand,
+    },
+    Vote {
+        mode: VoteMode,
+        d: u32,
+        predicate: Operand,
+    },
+    Match {
+        all: bool,
+        mask: u64,
+        d: u32,
+        found: Option<u32>,
+        value: Operand,
+    },
+    Redux {
+        op: AtomicOp,
+        ty: Ty,
+        d: u32,
+        value: Operand,
+    },
     SyncWarp,
-    LdMatrix { count: usize, transposed: bool, d: [u32; 4], address: Address },
-    Mma { shape: MmaShape, d: [u32; 4], a: [Operand; 4], b: [Operand; 2], c: [Operand; 4] },
+    LdMatrix {
+        count: usize,
+        transposed: bool,
+        d: [u32; 4],
+        address: Address,
+    },
+    Mma {
+        shape: MmaShape,
+        d: [u32; 4],
+        a: [Operand; 4],
+        b: [Operand; 2],
+        c: [Operand; 4],
+    },
 }
 
 /// The element type of a 16x8 matrix product, and how long its inner dimension is.
@@ -383,7 +416,9 @@ impl Op {
 impl Collective {
     fn for_each_value(&mut self, f: &mut impl FnMut(&mut Operand)) {
         match self {
-            Collective::Shuffle { value, lane, clamp, .. } => [value, lane, clamp].into_iter().for_each(f),
+            Collective::Shuffle { value, lane, clamp, .. } => {
+                [value, lane, clamp].into_iter().for_each(f)
+            }
             Collective::Match { value, .. } | Collective::Redux { value, .. } => f(value),
             Collective::LdMatrix { address, .. } => f(&mut address.base),
             Collective::Mma { a, b, c, .. } => a.iter_mut().chain(b).chain(c).for_each(f),

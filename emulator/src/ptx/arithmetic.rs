@@ -3,7 +3,8 @@
 use super::decode::{Decoder, Result};
 use super::syntax::Raw;
 use crate::ir::{
-    Alu, Carry, CarryOp, Cmp, Compare, Convert, FloatClass, Logic, Op, Operand, PrmtMode, Rounding, Space, Ty,
+    Alu, Carry, CarryOp, Cmp, Compare, Convert, FloatClass, Logic, Op, Operand, PrmtMode, Rounding,
+    Space, Ty,
 };
 
 /// The instruction, if it is one of these.
@@ -31,9 +32,13 @@ pub(super) fn decode(d: &Decoder<'_, '_>) -> Result<Option<Op>> {
             alu(d, if d.has("to") { Alu::AddressIn(space) } else { Alu::AddressOf(space) }, 1)?
         }
         // A hint for the cache, which has no effect.
-        "createpolicy" => {
-            Op::Alu { op: Alu::Mov, ty: Ty::B64, mods: d.mods(), d: d.register(0)?, s: [Operand::Imm(0); 4] }
-        }
+        "createpolicy" => Op::Alu {
+            op: Alu::Mov,
+            ty: Ty::B64,
+            mods: d.mods(),
+            d: d.register(0)?,
+            s: [Operand::Imm(0); 4],
+        },
         "isspacep" => {
             let space = d.raw.one_of(&[
                 ("global", Space::Global),
@@ -48,9 +53,17 @@ pub(super) fn decode(d: &Decoder<'_, '_>) -> Result<Option<Op>> {
         "addc" | "subc" | "madc" => carry(d)?,
         "add" | "sub" | "mad" if d.has("cc") => carry(d)?,
         "lop3" if d.types.last() == Some(&Ty::B32) && !d.has("or") && !d.has("and") => {
-            let Raw::Number(table) = d.raw(4)? else { return d.error("the table must be a number") };
+            let Raw::Number(table) = d.raw(4)? else {
+                return d.error("the table must be a number");
+            };
             let s = [d.operand(1)?, d.operand(2)?, d.operand(3)?, Operand::Imm(0)];
-            Op::Alu { op: Alu::Lop3(*table as u8), ty: Ty::B32, mods: d.mods(), d: d.register(0)?, s }
+            Op::Alu {
+                op: Alu::Lop3(*table as u8),
+                ty: Ty::B32,
+                mods: d.mods(),
+                d: d.register(0)?,
+                s,
+            }
         }
         stem => match simple(d, stem) {
             Some((op, operands)) if supported(d, op) => alu(d, op, operands)?,
@@ -81,7 +94,13 @@ fn carry(d: &Decoder<'_, '_>) -> Result<Op> {
         (_, true) => CarryOp::MadHi,
     };
     let third = if stem.starts_with("mad") { d.operand(3)? } else { Operand::Imm(0) };
-    let carry = Carry { op, ty: d.ty()?, flag: d.scope.flag, takes: stem.ends_with('c'), sets: d.has("cc") };
+    let carry = Carry {
+        op,
+        ty: d.ty()?,
+        flag: d.scope.flag,
+        takes: stem.ends_with('c'),
+        sets: d.has("cc"),
+    };
     Ok(Op::Carry { carry, d: d.register(0)?, s: [d.operand(1)?, d.operand(2)?, third] })
 }
 
@@ -174,7 +193,8 @@ fn simple(d: &Decoder<'_, '_>, stem: &str) -> Option<(Alu, usize)> {
 /// Integer saturation and directed rounding of doubles are not there.
 fn supported(d: &Decoder<'_, '_>, op: Alu) -> bool {
     let ty = d.types.last().copied();
-    let integer_sat = d.has("sat") && !ty.is_some_and(|ty| ty.float() || matches!(ty, Ty::F16x2 | Ty::BF16x2));
+    let integer_sat =
+        d.has("sat") && !ty.is_some_and(|ty| ty.float() || matches!(ty, Ty::F16x2 | Ty::BF16x2));
     let directed_f64 = ty == Some(Ty::F64) && d.mods().rounding != Rounding::Nearest;
     let mixed = matches!(op, Alu::Add | Alu::Sub | Alu::Fma) && d.types.len() > 1;
     !(d.has("xorsign") || integer_sat || directed_f64 || mixed) && ty.is_some()
@@ -230,7 +250,10 @@ fn convert(d: &Decoder<'_, '_>) -> Result<Op> {
     ]);
     let b = if to.half().is_some() { Some(d.operand(2)?) } else { None };
     let packs = matches!(to, Ty::F16x2 | Ty::BF16x2) && from == Ty::F32;
-    let strange = (to.half().is_some() && !packs) || from.half().is_some() || d.has("satfinite") || d.has("pack");
+    let strange = (to.half().is_some() && !packs)
+        || from.half().is_some()
+        || d.has("satfinite")
+        || d.has("pack");
     if strange || (to == Ty::F64 && d.mods().rounding != Rounding::Nearest) {
         return Ok(d.unsupported());
     }
@@ -241,7 +264,9 @@ fn convert(d: &Decoder<'_, '_>) -> Result<Op> {
 fn moves(d: &Decoder<'_, '_>) -> Result<Op> {
     let ty = d.ty()?;
     match (d.raw(0)?, d.raw(1)?) {
-        (Raw::Vector(to), Raw::Vector(_)) => d.error(&format!("a move of {} registers at once", to.len())),
+        (Raw::Vector(to), Raw::Vector(_)) => {
+            d.error(&format!("a move of {} registers at once", to.len()))
+        }
         (Raw::Vector(to), _) => {
             let bits = ty.bits() / to.len() as u32;
             Ok(Op::Unpack { bits, parts: d.sinks(0)?.into(), a: d.operand(1)? })

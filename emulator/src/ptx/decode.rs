@@ -7,7 +7,8 @@ use super::names::{Place, Scope, cluster_of_one, special};
 use super::parts::all_known;
 use super::syntax::{Raw, RawInstruction};
 use crate::ir::{
-    Address, AtomicOp, Barrier, BarrierKind, Collective, Mods, Op, Operand, Rounding, ShuffleMode, Space, Ty, VoteMode,
+    Address, AtomicOp, Barrier, BarrierKind, Collective, Mods, Op, Operand, Rounding, ShuffleMode,
+    Space, Ty, VoteMode,
 };
 
 pub(super) type Result<T> = std::result::Result<T, LoadError>;
@@ -25,10 +26,9 @@ pub(super) fn decode(raw: &RawInstruction<'_>, scope: &Scope<'_>) -> Result<Op> 
         return Ok(d.unsupported());
     }
     // Registers that the emulator does not fill.
-    let unfilled = raw
-        .operands
-        .iter()
-        .find(|o| matches!(o, Raw::Name(name) if name.starts_with("%envreg") || name.starts_with("%pm")));
+    let unfilled = raw.operands.iter().find(
+        |o| matches!(o, Raw::Name(name) if name.starts_with("%envreg") || name.starts_with("%pm")),
+    );
     if let Some(Raw::Name(name)) = unfilled
         && scope.register(name).is_none()
     {
@@ -109,8 +109,12 @@ impl<'a> Decoder<'_, 'a> {
                     return Ok(Operand::Imm(constant));
                 }
                 match self.scope.place(name) {
-                    Some(Place::Shared(at) | Place::Local(at) | Place::KernelParam(at)) => Ok(Operand::Imm(at)),
-                    Some(Place::DynamicShared) => Ok(Operand::Special(crate::ir::Special::DynamicStart)),
+                    Some(Place::Shared(at) | Place::Local(at) | Place::KernelParam(at)) => {
+                        Ok(Operand::Imm(at))
+                    }
+                    Some(Place::DynamicShared) => {
+                        Ok(Operand::Special(crate::ir::Special::DynamicStart))
+                    }
                     Some(Place::Variable(index)) => Ok(Operand::Variable(index)),
                     None => self.error(&format!("unknown name {name}")),
                 }
@@ -203,7 +207,9 @@ impl<'a> Decoder<'_, 'a> {
             "brx" => Ok(Op::BranchIndexed([].into(), self.operand(0)?)),
             "ret" | "exit" => Ok(Op::Exit),
             "trap" | "brkpt" => Ok(Op::Trap),
-            "bar" | "barrier" if self.has("warp") => collective(Collective::SyncWarp, self.operand(0)?),
+            "bar" | "barrier" if self.has("warp") => {
+                collective(Collective::SyncWarp, self.operand(0)?)
+            }
             "bar" | "barrier" if !self.has("cluster") => self.barrier(),
             "shfl" => {
                 let mode = self.raw.one_of(&[
@@ -212,9 +218,14 @@ impl<'a> Decoder<'_, 'a> {
                     ("bfly", ShuffleMode::Butterfly),
                     ("idx", ShuffleMode::Index),
                 ]);
-                let (Some(mode), (Some(d), found)) = (mode, self.pair(0)?) else { return Ok(self.unsupported()) };
+                let (Some(mode), (Some(d), found)) = (mode, self.pair(0)?) else {
+                    return Ok(self.unsupported());
+                };
                 let (value, lane, clamp) = (self.operand(1)?, self.operand(2)?, self.operand(3)?);
-                collective(Collective::Shuffle { mode, d, found, value, lane, clamp }, self.operand(4)?)
+                collective(
+                    Collective::Shuffle { mode, d, found, value, lane, clamp },
+                    self.operand(4)?,
+                )
             }
             "vote" => {
                 let mode = self.raw.one_of(&[
@@ -230,10 +241,15 @@ impl<'a> Decoder<'_, 'a> {
             "match" => {
                 let (Some(d), found) = self.pair(0)? else { return Ok(self.unsupported()) };
                 let (all, mask) = (self.has("all"), self.ty()?.mask());
-                collective(Collective::Match { all, mask, d, found, value: self.operand(1)? }, self.operand(2)?)
+                collective(
+                    Collective::Match { all, mask, d, found, value: self.operand(1)? },
+                    self.operand(2)?,
+                )
             }
             "redux" => {
-                let (Some(op), ty) = (self.atomic_op(), self.ty()?) else { return Ok(self.unsupported()) };
+                let (Some(op), ty) = (self.atomic_op(), self.ty()?) else {
+                    return Ok(self.unsupported());
+                };
                 if ty.float() {
                     return Ok(self.unsupported());
                 }
@@ -248,8 +264,8 @@ impl<'a> Decoder<'_, 'a> {
                 Ok(Op::Fence { block_only: self.has("cta") })
             }
             // Hints, which change no value.
-            "prefetch" | "prefetchu" | "nanosleep" | "applypriority" | "discard" | "pmevent" | "griddepcontrol"
-            | "setmaxnreg" => Ok(Op::Nothing),
+            "prefetch" | "prefetchu" | "nanosleep" | "applypriority" | "discard" | "pmevent"
+            | "griddepcontrol" | "setmaxnreg" => Ok(Op::Nothing),
             _ => Ok(self.unsupported()),
         }
     }
@@ -270,7 +286,12 @@ impl<'a> Decoder<'_, 'a> {
         }
         let count = if self.len() > 3 { Some(self.operand(2)?) } else { None };
         let predicate = self.operand(self.len() - 1)?;
-        Ok(Op::Barrier(Barrier { kind, id: self.operand(1)?, count, reduce: Some((self.register(0)?, predicate)) }))
+        Ok(Op::Barrier(Barrier {
+            kind,
+            id: self.operand(1)?,
+            count,
+            reduce: Some((self.register(0)?, predicate)),
+        }))
     }
 
     pub(super) fn atomic_op(&self) -> Option<AtomicOp> {

@@ -37,12 +37,16 @@ pub(super) fn tokens(source: &str) -> Result<Vec<Placed<'_>>, LoadError> {
                 }
             }
             b'/' if bytes.get(at + 1) == Some(&b'*') => {
-                let end = source[at..].find("*/").ok_or_else(|| LoadError::new(line, "a comment without an end"))?;
+                let end = source[at..]
+                    .find("*/")
+                    .ok_or_else(|| LoadError::new(line, "a comment without an end"))?;
                 line += source[at..at + end].matches('\n').count() as u32;
                 at += end + 2;
             }
             b'"' => {
-                let end = source[at + 1..].find('"').ok_or_else(|| LoadError::new(line, "a string without an end"))?;
+                let end = source[at + 1..]
+                    .find('"')
+                    .ok_or_else(|| LoadError::new(line, "a string without an end"))?;
                 at += end + 2;
                 out.push(Placed { token: Token::Text(&source[start + 1..at - 1]), line, start });
             }
@@ -68,12 +72,20 @@ pub(super) fn tokens(source: &str) -> Result<Vec<Placed<'_>>, LoadError> {
     Ok(out)
 }
 
-/// The bits of a number as an instruction sees them: integers in 64 bits, 0f and 0d as their patterns.
+/// The bits of a number as an instruction sees them: integers in 64 bits, 0f and 0d as their
+/// patterns.
 pub(super) fn number(text: &str) -> Option<u64> {
     let lower = text.as_bytes().first().is_some_and(u8::is_ascii_digit).then_some(text)?;
-    for (prefix, radix) in
-        [("0f", 16), ("0F", 16), ("0d", 16), ("0D", 16), ("0x", 16), ("0X", 16), ("0b", 2), ("0B", 2)]
-    {
+    for (prefix, radix) in [
+        ("0f", 16),
+        ("0F", 16),
+        ("0d", 16),
+        ("0D", 16),
+        ("0x", 16),
+        ("0X", 16),
+        ("0b", 2),
+        ("0B", 2),
+    ] {
         if let Some(digits) = lower.strip_prefix(prefix) {
             return u64::from_str_radix(digits.trim_end_matches('U'), radix).ok();
         }

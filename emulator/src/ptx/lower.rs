@@ -1,4 +1,5 @@
-//! From statements to kernels: names become registers and offsets, calls are inlined at their place, labels become instruction numbers.
+//! From statements to kernels: names become registers and offsets, calls are inlined at their
+//! place, labels become instruction numbers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +23,11 @@ pub(crate) fn load(source: &str) -> Result<Module> {
         let mut bytes = declaration.bytes.clone();
         bytes.resize(declaration.size(), 0);
         globals.insert(declaration.name, Place::Variable(module.variables.len() as u32));
-        module.variables.push(Variable { name: declaration.name.to_owned(), size: declaration.size(), bytes });
+        module.variables.push(Variable {
+            name: declaration.name.to_owned(),
+            size: declaration.size(),
+            bytes,
+        });
     }
     for declaration in raw.variables.iter().filter(|d| d.space == "shared" && d.count.is_some()) {
         globals.insert(declaration.name, Place::Shared(reserve(&mut shared, declaration)));
@@ -33,8 +38,10 @@ pub(crate) fn load(source: &str) -> Result<Module> {
         kernels.push(Lowering::kernel(&raw, function, &globals, shared, &mut locations)?);
     }
     let locations = Arc::new(locations.all);
-    module.kernels =
-        kernels.into_iter().map(|kernel| Arc::new(Kernel { locations: locations.clone(), ..kernel })).collect();
+    module.kernels = kernels
+        .into_iter()
+        .map(|kernel| Arc::new(Kernel { locations: locations.clone(), ..kernel }))
+        .collect();
     Ok(module)
 }
 
@@ -97,7 +104,16 @@ impl<'m, 'a> Lowering<'m, 'a> {
             registers: 1,
             ..Kernel::default()
         };
-        let mut lowering = Self { raw, globals, locations, kernel, shared, local: 0, dynamic_align: 16, calls: vec![] };
+        let mut lowering = Self {
+            raw,
+            globals,
+            locations,
+            kernel,
+            shared,
+            local: 0,
+            dynamic_align: 16,
+            calls: vec![],
+        };
         let mut places = HashMap::new();
         let mut end = 0;
         for param in &function.params {
@@ -114,9 +130,17 @@ impl<'m, 'a> Lowering<'m, 'a> {
         Ok(kernel)
     }
 
-    fn inline(&mut self, function: &'m Function<'a>, places: HashMap<&'a str, Place>) -> Result<()> {
-        let missing =
-            || LoadError::new(function.line, format!("function {} has no body in this module", function.name));
+    fn inline(
+        &mut self,
+        function: &'m Function<'a>,
+        places: HashMap<&'a str, Place>,
+    ) -> Result<()> {
+        let missing = || {
+            LoadError::new(
+                function.line,
+                format!("function {} has no body in this module", function.name),
+            )
+        };
         let body = function.body.as_ref().ok_or_else(missing)?;
         self.calls.push(function.name);
         let mut scope = Scope::default();
@@ -127,7 +151,9 @@ impl<'m, 'a> Lowering<'m, 'a> {
                 scope.targets.insert(label, names.clone());
             }
         }
-        for declaration in self.raw.variables.iter().filter(|d| d.space == "shared" && d.count.is_none()) {
+        for declaration in
+            self.raw.variables.iter().filter(|d| d.space == "shared" && d.count.is_none())
+        {
             self.dynamic_align = self.dynamic_align.max(declaration.align as u64);
             scope.places[0].insert(declaration.name, Place::DynamicShared);
         }
@@ -172,13 +198,20 @@ impl<'m, 'a> Lowering<'m, 'a> {
                     }
                     let guard = match raw.guard {
                         Some((name, negated)) => {
-                            let unknown = || LoadError::new(raw.line, format!("unknown predicate {name}"));
+                            let unknown =
+                                || LoadError::new(raw.line, format!("unknown predicate {name}"));
                             Some(Guard { reg: scope.register(name).ok_or_else(unknown)?, negated })
                         }
                         None => None,
                     };
                     let text = raw.text.split_whitespace().collect::<Vec<_>>().join(" ").into();
-                    self.kernel.code.push(Instruction { guard, op, line: raw.line, location, text });
+                    self.kernel.code.push(Instruction {
+                        guard,
+                        op,
+                        line: raw.line,
+                        location,
+                        text,
+                    });
                 }
             }
         }
@@ -206,7 +239,10 @@ impl<'m, 'a> Lowering<'m, 'a> {
                 text: "(end of the kernel)".into(),
             });
         } else {
-            returns.iter().filter(|&&at| at >= first).for_each(|&at| self.kernel.code[at].op = Op::Branch(end));
+            returns
+                .iter()
+                .filter(|&&at| at >= first)
+                .for_each(|&at| self.kernel.code[at].op = Op::Branch(end));
         }
         Ok(())
     }
@@ -238,33 +274,59 @@ impl<'m, 'a> Lowering<'m, 'a> {
 
     /// The function of the module that an operand names.
     fn function_named(&self, scope: &Scope<'a>, raw: &RawInstruction<'a>) -> Option<&'a str> {
-        let mut names = raw.operands.iter().filter_map(|o| if let Raw::Name(name) = o { Some(*name) } else { None });
+        let mut names = raw
+            .operands
+            .iter()
+            .filter_map(|o| if let Raw::Name(name) = o { Some(*name) } else { None });
         names.find(|&name| {
-            !name.starts_with('%') && scope.place(name).is_none() && self.raw.functions.iter().any(|f| f.name == name)
+            !name.starts_with('%')
+                && scope.place(name).is_none()
+                && self.raw.functions.iter().any(|f| f.name == name)
         })
     }
 
-    /// The function that is called, or what stands in the place of a call that cannot be inlined: an assertion that failed ends the
-    /// kernel, and what nobody knows is a fault of the kernel that comes to it.
-    fn callee(&self, scope: &Scope<'a>, raw: &RawInstruction<'a>) -> Result<std::result::Result<&'m Function<'a>, Op>> {
-        let name = raw.operands.iter().find_map(|o| if let Raw::Name(name) = o { Some(*name) } else { None });
+    /// The function that is called, or what stands in the place of a call that cannot be inlined:
+    /// an assertion that failed ends the kernel, and what nobody knows is a fault of the kernel
+    /// that comes to it.
+    fn callee(
+        &self,
+        scope: &Scope<'a>,
+        raw: &RawInstruction<'a>,
+    ) -> Result<std::result::Result<&'m Function<'a>, Op>> {
+        let name = raw
+            .operands
+            .iter()
+            .find_map(|o| if let Raw::Name(name) = o { Some(*name) } else { None });
         let name = name.ok_or_else(|| LoadError::new(raw.line, "a call without a name"))?;
         let unsupported = |what: String| Ok(Err(Op::Unsupported(what.into())));
         match self.raw.functions.iter().find(|f| f.name == name && f.body.is_some()) {
             _ if scope.register(name).is_some() => unsupported("calls through pointers".into()),
             _ if name == "__assertfail" => Ok(Err(Op::Trap)),
             None => unsupported(format!("call of {name}")),
-            Some(_) if raw.guard.is_some() => unsupported(format!("call of {name} under a predicate")),
-            Some(_) if self.calls.contains(&name) => unsupported(format!("{name}, which calls itself")),
+            Some(_) if raw.guard.is_some() => {
+                unsupported(format!("call of {name} under a predicate"))
+            }
+            Some(_) if self.calls.contains(&name) => {
+                unsupported(format!("{name}, which calls itself"))
+            }
             Some(callee) => Ok(Ok(callee)),
         }
     }
 
-    /// The body of the called function takes the call's place: its parameters are the caller's variables.
-    fn call(&mut self, scope: &Scope<'a>, raw: &RawInstruction<'a>, callee: &'m Function<'a>) -> Result<()> {
+    /// The body of the called function takes the call's place: its parameters are the caller's
+    /// variables.
+    fn call(
+        &mut self,
+        scope: &Scope<'a>,
+        raw: &RawInstruction<'a>,
+        callee: &'m Function<'a>,
+    ) -> Result<()> {
         let (name, error) = (callee.name, |message: String| LoadError::new(raw.line, message));
-        let groups: Vec<&Vec<Raw<'a>>> =
-            raw.operands.iter().filter_map(|o| if let Raw::Group(names) = o { Some(names) } else { None }).collect();
+        let groups: Vec<&Vec<Raw<'a>>> = raw
+            .operands
+            .iter()
+            .filter_map(|o| if let Raw::Group(names) = o { Some(names) } else { None })
+            .collect();
         let returns_first = matches!(raw.operands.first(), Some(Raw::Group(_)));
         let (returned, passed) = match (returns_first, groups.as_slice()) {
             (true, [returned]) => (Some(*returned), None),
@@ -284,7 +346,9 @@ impl<'m, 'a> Lowering<'m, 'a> {
             }
             for (declaration, argument) in declarations.iter().zip(names) {
                 let place = if let Raw::Name(name) = argument { scope.place(name) } else { None };
-                let place = place.ok_or_else(|| error(format!("call of {name} with an argument that is no .param")))?;
+                let place = place.ok_or_else(|| {
+                    error(format!("call of {name} with an argument that is no .param"))
+                })?;
                 places.insert(declaration.name, place);
             }
         }

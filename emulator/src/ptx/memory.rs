@@ -1,7 +1,9 @@
 //! The opcodes that reach memory, and the matrix product.
 
 use super::decode::{Decoder, Result};
-use crate::ir::{Access, Atomic, AtomicOp, Collective, CopyAsync, MmaShape, Op, Operand, Space, Transfer, Ty};
+use crate::ir::{
+    Access, Atomic, AtomicOp, Collective, CopyAsync, MmaShape, Op, Operand, Space, Transfer, Ty,
+};
 
 /// The instruction, if it is one of these.
 pub(super) fn decode(d: &Decoder<'_, '_>) -> Result<Option<Op>> {
@@ -12,7 +14,11 @@ pub(super) fn decode(d: &Decoder<'_, '_>) -> Result<Option<Op>> {
         "cp" if d.has("commit_group") => Op::CopyCommit,
         "cp" if d.has("wait_group") => Op::CopyWait(Some(d.operand(0)?)),
         "cp" if d.has("wait_all") => Op::CopyWait(None),
-        "cp" if d.has("async") && (d.has("ca") || d.has("cg")) && !d.has("bulk") && !d.has("mbarrier") => {
+        "cp" if d.has("async")
+            && (d.has("ca") || d.has("cg"))
+            && !d.has("bulk")
+            && !d.has("mbarrier") =>
+        {
             copy_async(d)?
         }
         "ldmatrix" => ldmatrix(d)?,
@@ -24,7 +30,8 @@ pub(super) fn decode(d: &Decoder<'_, '_>) -> Result<Option<Op>> {
 fn transfer(d: &Decoder<'_, '_>, load: bool) -> Result<Op> {
     let (values, address) = if load { (0, 1) } else { (1, 0) };
     let space = d.space(address)?;
-    let strong = ["volatile", "relaxed", "acquire", "release", "mmio"].iter().any(|part| d.has(part));
+    let strong =
+        ["volatile", "relaxed", "acquire", "release", "mmio"].iter().any(|part| d.has(part));
     let access = Access { strong, release: d.has("release"), read_only: d.has("nc") };
     let wanted = d.raw.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1);
     let ty = d.ty()?;
@@ -37,7 +44,8 @@ fn transfer(d: &Decoder<'_, '_>, load: bool) -> Result<Op> {
     if registers.len() != wanted {
         return d.error(&format!("{} registers, but {wanted} elements", registers.len()));
     }
-    let transfer = Transfer { space, ty, access, address: d.address(address)?, values: registers.into() };
+    let transfer =
+        Transfer { space, ty, access, address: d.address(address)?, values: registers.into() };
     Ok(if load { Op::Load(transfer) } else { Op::Store(transfer) })
 }
 
@@ -54,7 +62,16 @@ fn atomic(d: &Decoder<'_, '_>, returns: bool) -> Result<Op> {
         return d.error("as many old values as new ones expected");
     }
     let address = d.address(first)?;
-    Ok(Op::Atomic(Atomic { space, ty, op, release, address, old: old.into(), values: values.into(), swap }))
+    Ok(Op::Atomic(Atomic {
+        space,
+        ty,
+        op,
+        release,
+        address,
+        old: old.into(),
+        values: values.into(),
+        swap,
+    }))
 }
 
 fn copy_async(d: &Decoder<'_, '_>) -> Result<Op> {
@@ -73,7 +90,9 @@ fn copy_async(d: &Decoder<'_, '_>) -> Result<Op> {
 
 fn ldmatrix(d: &Decoder<'_, '_>) -> Result<Op> {
     let count = d.raw.one_of(&[("x1", 1), ("x2", 2), ("x4", 4)]);
-    let (Some(count), true, true) = (count, d.has("m8n8"), d.has("b16")) else { return Ok(d.unsupported()) };
+    let (Some(count), true, true) = (count, d.has("m8n8"), d.has("b16")) else {
+        return Ok(d.unsupported());
+    };
     let sinks = d.sinks(0)?;
     let mut registers = [0; 4];
     for (slot, sink) in registers.iter_mut().zip(&sinks) {
@@ -83,7 +102,12 @@ fn ldmatrix(d: &Decoder<'_, '_>) -> Result<Op> {
     if sinks.len() != count || !matches!(d.space(1)?, Space::Shared | Space::Generic) {
         return d.error("as many registers as matrices expected, from shared memory");
     }
-    let what = Collective::LdMatrix { count, transposed: d.has("trans"), d: registers, address: d.address(1)? };
+    let what = Collective::LdMatrix {
+        count,
+        transposed: d.has("trans"),
+        d: registers,
+        address: d.address(1)?,
+    };
     Ok(Op::Collective { what, mask: Operand::Imm(0xffff_ffff) })
 }
 

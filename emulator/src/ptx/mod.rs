@@ -1,4 +1,5 @@
-//! From the text of a PTX module to decoded kernels. Three steps: tokens, statements, and instructions, with every call inlined.
+//! From the text of a PTX module to decoded kernels. Three steps: tokens, statements, and
+//! instructions, with every call inlined.
 
 mod arithmetic;
 mod decode;

@@ -8,7 +8,8 @@ use crate::ir::Special;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
     Shared(u64),
-    /// Behind the static shared memory, whose size is known only when the whole kernel has been read.
+    /// Behind the static shared memory, whose size is known only when the whole kernel has been
+    /// read.
     DynamicShared,
     Local(u64),
     KernelParam(u64),
@@ -59,7 +60,8 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// The value of a register that tells of clusters, or of grids, where each block is a cluster of its own.
+/// The value of a register that tells of clusters, or of grids, where each block is a cluster of
+/// its own.
 pub(super) fn cluster_of_one(name: &str) -> Option<u64> {
     let stem = name.split('.').next().unwrap_or(name);
     Some(match stem {

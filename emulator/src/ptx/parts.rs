@@ -1,4 +1,5 @@
-//! The parts of opcodes. Decoders look for those that they care about; this is what makes sure that none is passed over that matters.
+//! The parts of opcodes. Decoders look for those that they care about; this is what makes sure that
+//! none is passed over that matters.
 
 use crate::ir::Ty;
 
@@ -46,10 +47,11 @@ const COMPUTING: &[&str] = &[
 ];
 /// Comparisons, and what they are joined with.
 const COMPARING: &[&str] = &[
-    "eq", "ne", "lt", "le", "gt", "ge", "ls", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan", "and",
-    "or", "xor",
+    "eq", "ne", "lt", "le", "gt", "ge", "ls", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu",
+    "num", "nan", "and", "or", "xor",
 ];
-/// Spaces, orders, scopes, caches and vectors. A block is a cluster of its own, so that its scope is the block's.
+/// Spaces, orders, scopes, caches and vectors. A block is a cluster of its own, so that its scope
+/// is the block's.
 const MEMORY: &[&str] = &[
     "global",
     "const",

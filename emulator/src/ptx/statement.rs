@@ -43,7 +43,11 @@ impl<'a> Parser<'a> {
     }
 
     fn expect(&mut self, mark: u8) -> Result<()> {
-        if self.accept(mark) { Ok(()) } else { self.error(format!("'{}' expected", char::from(mark))) }
+        if self.accept(mark) {
+            Ok(())
+        } else {
+            self.error(format!("'{}' expected", char::from(mark)))
+        }
     }
 
     fn word(&mut self) -> Result<&'a str> {
@@ -65,7 +69,8 @@ impl<'a> Parser<'a> {
     fn integer(&mut self) -> Result<u64> {
         let negative = self.accept(b'-');
         let word = self.word()?;
-        let value = number(word).ok_or_else(|| LoadError::new(self.line(), format!("{word} is no number")))?;
+        let value = number(word)
+            .ok_or_else(|| LoadError::new(self.line(), format!("{word} is no number")))?;
         Ok(if negative { value.wrapping_neg() } else { value })
     }
 
@@ -107,8 +112,13 @@ impl<'a> Parser<'a> {
         }
         match word {
             ".version" => {
-                let parts = self.word()?.split_once('.').map(|(major, minor)| (major.parse(), minor.parse()));
-                let Some((Ok(major), Ok(minor))) = parts else { return self.error("a version expected") };
+                let parts = self
+                    .word()?
+                    .split_once('.')
+                    .map(|(major, minor)| (major.parse(), minor.parse()));
+                let Some((Ok(major), Ok(minor))) = parts else {
+                    return self.error("a version expected");
+                };
                 module.version = (major, minor);
             }
             ".address_size" => {
@@ -126,7 +136,9 @@ impl<'a> Parser<'a> {
             }
             ".file" => {
                 let index = self.integer()? as u32;
-                let Some(Token::Text(name)) = self.peek() else { return self.error("the name of a file expected") };
+                let Some(Token::Text(name)) = self.peek() else {
+                    return self.error("the name of a file expected");
+                };
                 self.at += 1;
                 module.files.push((index, name));
                 while self.accept(b',') {
@@ -178,8 +190,11 @@ impl<'a> Parser<'a> {
                             *size = self.integer()? as u32;
                         }
                     }
-                    let place =
-                        if name == ".maxntid" { &mut function.max_threads } else { &mut function.exact_threads };
+                    let place = if name == ".maxntid" {
+                        &mut function.max_threads
+                    } else {
+                        &mut function.exact_threads
+                    };
                     *place = Some(sizes);
                 }
                 Some(Token::Word(".pragma")) => self.skip_past(b';'),
@@ -199,7 +214,8 @@ impl<'a> Parser<'a> {
         Ok(out)
     }
 
-    /// `.param .align 8 .b8 name[40]`, `.param .u64 .ptr .align 1 name`, `.reg .b32 %r<5>`, `.global .u32 x = 3` and so on.
+    /// `.param .align 8 .b8 name[40]`, `.param .u64 .ptr .align 1 name`, `.reg .b32 %r<5>`,
+    /// `.global .u32 x = 3` and so on.
     fn declaration(&mut self) -> Result<Declaration<'a>> {
         let line = self.line();
         let space = self.word()?.trim_start_matches('.');
@@ -224,10 +240,20 @@ impl<'a> Parser<'a> {
                 _ => break word,
             }
         };
-        let ty = ty.ok_or_else(|| LoadError::new(line, format!("{name} has no type that is supported")))?;
+        let ty = ty
+            .ok_or_else(|| LoadError::new(line, format!("{name} has no type that is supported")))?;
         let align = align.unwrap_or(ty.size());
-        let mut out =
-            Declaration { space, name, line, align, ty, count: Some(1), array: false, range: None, bytes: vec![] };
+        let mut out = Declaration {
+            space,
+            name,
+            line,
+            align,
+            ty,
+            count: Some(1),
+            array: false,
+            range: None,
+            bytes: vec![],
+        };
         if self.accept(b'<') {
             out.range = Some(self.integer()? as u32);
             self.expect(b'>')?;
@@ -290,11 +316,17 @@ impl<'a> Parser<'a> {
                     out.push(Statement::Declare(first.clone()));
                     while self.accept(b',') {
                         let name = self.word()?;
-                        out.push(Statement::Declare(Declaration { name, range: None, ..first.clone() }));
+                        out.push(Statement::Declare(Declaration {
+                            name,
+                            range: None,
+                            ..first.clone()
+                        }));
                     }
                     self.expect(b';')?;
                 }
-                Token::Word(label) if self.tokens.get(self.at + 1).map(|t| t.token) == Some(Token::Mark(b':')) => {
+                Token::Word(label)
+                    if self.tokens.get(self.at + 1).map(|t| t.token) == Some(Token::Mark(b':')) =>
+                {
                     self.at += 2;
                     if self.accept_word(".branchtargets") {
                         let mut targets = vec![self.word()?];
@@ -316,7 +348,8 @@ impl<'a> Parser<'a> {
     fn loc(&mut self) -> Result<Loc> {
         let line = self.line();
         self.at += 1;
-        let mut loc = Loc { file: self.integer()? as u32, line: self.integer()? as u32, caller: None };
+        let mut loc =
+            Loc { file: self.integer()? as u32, line: self.integer()? as u32, caller: None };
         while self.at < self.tokens.len() && self.line() == line {
             if self.accept_word("inlined_at") {
                 loc.caller = Some((self.integer()? as u32, self.integer()? as u32));
@@ -344,7 +377,13 @@ impl<'a> Parser<'a> {
         }
         let end = self.tokens.get(self.at).map_or(self.source.len(), |t| t.start);
         self.at += 1;
-        Ok(RawInstruction { line: first.line, text: self.source[first.start..end].trim(), guard, opcode, operands })
+        Ok(RawInstruction {
+            line: first.line,
+            text: self.source[first.start..end].trim(),
+            guard,
+            opcode,
+            operands,
+        })
     }
 
     fn operand(&mut self) -> Result<Raw<'a>> {
@@ -370,13 +409,19 @@ impl<'a> Parser<'a> {
                 match number(word) {
                     Some(value) => Raw::Number(value),
                     None if self.accept(b'+') => Raw::Sum(word, self.integer()?),
-                    None if self.peek() == Some(Token::Mark(b'-')) => Raw::Sum(word, self.integer()?),
+                    None if self.peek() == Some(Token::Mark(b'-')) => {
+                        Raw::Sum(word, self.integer()?)
+                    }
                     None => Raw::Name(word),
                 }
             }
             other => return self.error(format!("an operand expected, not {other:?}")),
         };
-        if self.accept(b'|') { Ok(Raw::Pair(Box::new(first), Box::new(self.operand()?))) } else { Ok(first) }
+        if self.accept(b'|') {
+            Ok(Raw::Pair(Box::new(first), Box::new(self.operand()?)))
+        } else {
+            Ok(first)
+        }
     }
 
     fn list(&mut self, end: u8) -> Result<Vec<Raw<'a>>> {

@@ -1,13 +1,19 @@
 //! Evaluates an arithmetic instruction for all lanes.
 
-use super::float::{F32, NAN_F32, exact_quotient, exact_root, exact_sum, f32_of, maximum, minimum, widen};
+use super::float::{
+    F32, NAN_F32, exact_quotient, exact_root, exact_sum, f32_of, maximum, minimum, widen,
+};
 use super::halves::half;
 use super::integer::{integer, map};
 use crate::ir::{Alu, FloatClass, Lanes, Mods, Rounding, Ty};
 
-/// The results of the lanes in `lanes` (the others are of no use), or none where the type has no such operation.
+/// The results of the lanes in `lanes` (the others are of no use), or none where the type has no
+/// such operation.
 pub(crate) fn evaluate(op: Alu, ty: Ty, mods: Mods, s: [&Lanes; 4], lanes: u32) -> Option<Lanes> {
-    if matches!(op, Alu::Mov | Alu::Selp | Alu::Slct | Alu::And | Alu::Or | Alu::Xor | Alu::Not | Alu::Lop3(_)) {
+    if matches!(
+        op,
+        Alu::Mov | Alu::Selp | Alu::Slct | Alu::And | Alu::Or | Alu::Xor | Alu::Not | Alu::Lop3(_)
+    ) {
         return integer(op, ty, s);
     }
     if let Some(part) = ty.half() {
@@ -52,7 +58,8 @@ fn single(op: Alu, mods: Mods, s: [&Lanes; 4], lanes: u32) -> Option<Lanes> {
     }
     let [x, y, z, _] = s;
     if mods.rounding != Rounding::Nearest {
-        return directed(op, mods.rounding, s, lanes).map(|out| if mods.sat { saturate(&out) } else { out });
+        return directed(op, mods.rounding, s, lanes)
+            .map(|out| if mods.sat { saturate(&out) } else { out });
     }
     let out = match op {
         Alu::Add => map!(x, y => canonical(f32_of(x) + f32_of(y))),
@@ -68,8 +75,12 @@ fn single(op: Alu, mods: Mods, s: [&Lanes; 4], lanes: u32) -> Option<Lanes> {
         Alu::Div => map!(x, y => canonical(f32_of(x) / f32_of(y))),
         Alu::Neg => map!(x => (x ^ 0x8000_0000) & 0xffff_ffff),
         Alu::Abs => map!(x => x & 0x7fff_ffff),
-        Alu::Min => map!(x, y => canonical(minimum(f64::from(f32_of(x)), f64::from(f32_of(y)), mods.nan) as f32)),
-        Alu::Max => map!(x, y => canonical(maximum(f64::from(f32_of(x)), f64::from(f32_of(y)), mods.nan) as f32)),
+        Alu::Min => {
+            map!(x, y => canonical(minimum(f64::from(f32_of(x)), f64::from(f32_of(y)), mods.nan) as f32))
+        }
+        Alu::Max => {
+            map!(x, y => canonical(maximum(f64::from(f32_of(x)), f64::from(f32_of(y)), mods.nan) as f32))
+        }
         Alu::Rcp => map!(x => canonical(1.0 / f32_of(x))),
         Alu::Sqrt => map!(x => canonical(f32_of(x).sqrt())),
         // The approximations of the hardware differ from these by a unit or two in the last place.

@@ -53,7 +53,11 @@ fn pattern(c: &Convert, value: f64) -> u64 {
         Ty::Tf32 => TF32.round(value, rounding) << 13,
         Ty::F32 => {
             let bits = F32.round(value, rounding);
-            if c.mods.ftz && f32::from_bits(bits).is_subnormal() { bits & 0x8000_0000 } else { bits }
+            if c.mods.ftz && f32::from_bits(bits).is_subnormal() {
+                bits & 0x8000_0000
+            } else {
+                bits
+            }
         }
         _ => return value.to_bits(),
     })
@@ -78,7 +82,11 @@ fn float_to_integer(c: &Convert, x: u64) -> u64 {
 }
 
 fn integer_to_float(c: &Convert, x: u64) -> u64 {
-    let exact = if c.from.signed() { i128::from(c.from.extend(x) as i64) } else { i128::from(c.from.extend(x)) };
+    let exact = if c.from.signed() {
+        i128::from(c.from.extend(x) as i64)
+    } else {
+        i128::from(c.from.extend(x))
+    };
     let value = exact as f64;
     if c.to == Ty::F64 {
         return value.to_bits();
@@ -92,7 +100,11 @@ fn integer_to_integer(c: &Convert, x: u64) -> u64 {
     if !c.mods.sat {
         return c.to.extend(c.from.extend(x));
     }
-    let exact = if c.from.signed() { i128::from(c.from.extend(x) as i64) } else { i128::from(c.from.extend(x)) };
+    let exact = if c.from.signed() {
+        i128::from(c.from.extend(x) as i64)
+    } else {
+        i128::from(c.from.extend(x))
+    };
     let (least, most) = if c.to.signed() {
         let most = i128::from(i64::MAX >> (64 - c.to.bits()));
         (-most - 1, most)

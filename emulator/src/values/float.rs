@@ -1,5 +1,5 @@
-//! Binary formats and exact rounding. Everything narrower than a double is computed exactly, as a double plus the sign of what is
-//! missing, and rounded once.
+//! Binary formats and exact rounding. Everything narrower than a double is computed exactly, as a
+//! double plus the sign of what is missing, and rounded once.
 
 use crate::ir::{Rounding, Ty};
 
@@ -27,7 +27,8 @@ impl Format {
         ((1 << self.exponent_bits) - 1) << self.mantissa_bits
     }
 
-    /// The pattern of the number nearest to `x` in the direction that `rounding` asks for. A NaN becomes the one with all bits set but its sign.
+    /// The pattern of the number nearest to `x` in the direction that `rounding` asks for. A NaN
+    /// becomes the one with all bits set but its sign.
     pub(super) fn round(self, x: f64, rounding: Rounding) -> u32 {
         let negative = x.is_sign_negative();
         let sign = if negative { self.sign() } else { 0 };
@@ -47,7 +48,8 @@ impl Format {
         let smallest = 2 - (1 << (self.exponent_bits - 1));
         let below = (smallest - exponent).max(0);
         let shift = (52 - self.mantissa_bits as i32 + below).min(62) as u32;
-        let (kept, rest, half) = (significand >> shift, significand & ((1 << shift) - 1), 1u64 << (shift - 1));
+        let (kept, rest, half) =
+            (significand >> shift, significand & ((1 << shift) - 1), 1u64 << (shift - 1));
         let up = match rounding {
             Rounding::Nearest => rest > half || (rest == half && kept & 1 == 1),
             Rounding::NearestAway => rest >= half,
@@ -55,9 +57,14 @@ impl Format {
             Rounding::Down => negative && rest > 0,
             Rounding::Up => !negative && rest > 0,
         };
-        // The carry of a mantissa that rounds up to the next power of two goes to the exponent by itself.
+        // The carry of a mantissa that rounds up to the next power of two goes to the exponent by
+        // itself.
         let kept = kept + u64::from(up);
-        let biased = if below > 0 { kept } else { (((exponent - smallest) as u64) << self.mantissa_bits) + kept };
+        let biased = if below > 0 {
+            kept
+        } else {
+            (((exponent - smallest) as u64) << self.mantissa_bits) + kept
+        };
         if biased < u64::from(self.infinity()) {
             return sign | biased as u32;
         }
@@ -118,8 +125,8 @@ pub(super) fn two_sum(a: f64, b: f64) -> (f64, f64) {
     (sum, (a - (sum - from_b)) + (b - from_b))
 }
 
-/// The double that rounds, to any format at least two bits shorter and in any direction, as the exact `value + missing` does: of the two
-/// doubles around it, the one with an odd pattern.
+/// The double that rounds, to any format at least two bits shorter and in any direction, as the
+/// exact `value + missing` does: of the two doubles around it, the one with an odd pattern.
 pub(super) fn to_odd(value: f64, missing: f64) -> f64 {
     if missing == 0.0 || missing.is_nan() || !value.is_finite() || value.to_bits() & 1 == 1 {
         return value;
@@ -150,7 +157,8 @@ pub(super) fn exact_root(a: f64) -> f64 {
     to_odd(root, (-root).mul_add(root, a))
 }
 
-/// The smaller, by the rules of PTX: -0 is below +0, and of a number and a NaN it is the number unless `nan`.
+/// The smaller, by the rules of PTX: -0 is below +0, and of a number and a NaN it is the number
+/// unless `nan`.
 pub(super) fn minimum(a: f64, b: f64, nan: bool) -> f64 {
     if a.is_nan() || b.is_nan() {
         return if nan || (a.is_nan() && b.is_nan()) {

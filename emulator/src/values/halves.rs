@@ -1,6 +1,8 @@
 //! Arithmetic of f16 and bf16: exact in doubles, rounded once.
 
-use super::float::{BF16, F16, exact_quotient, exact_root, exact_sum, from_bf16, from_f16, maximum, minimum};
+use super::float::{
+    BF16, F16, exact_quotient, exact_root, exact_sum, from_bf16, from_f16, maximum, minimum,
+};
 use crate::ir::{Alu, Mods, Rounding, Ty};
 
 /// The result of one lane, or none where the type has no such operation.

@@ -31,7 +31,9 @@ pub(super) fn integer(op: Alu, ty: Ty, s: [&Lanes; 4]) -> Option<Lanes> {
         Alu::MulHi => map!(x, y => high(ty, x, y) & mask),
         Alu::MadHi => map!(x, y, z => high(ty, x, y).wrapping_add(z) & mask),
         Alu::Mul24 => map!(x, y => low24(ty, x).wrapping_mul(low24(ty, y)) & mask),
-        Alu::Mad24 => map!(x, y, z => low24(ty, x).wrapping_mul(low24(ty, y)).wrapping_add(z) & mask),
+        Alu::Mad24 => {
+            map!(x, y, z => low24(ty, x).wrapping_mul(low24(ty, y)).wrapping_add(z) & mask)
+        }
         Alu::And => map!(x, y => x & y & mask),
         Alu::Or => map!(x, y => (x | y) & mask),
         Alu::Xor => map!(x, y => (x ^ y) & mask),
@@ -40,13 +42,19 @@ pub(super) fn integer(op: Alu, ty: Ty, s: [&Lanes; 4]) -> Option<Lanes> {
         Alu::Neg => map!(x => x.wrapping_neg() & mask),
         Alu::Abs => map!(x => (value(x) as i64).unsigned_abs() & mask),
         Alu::Shl => map!(x, y => if y as u32 >= bits { 0 } else { (x << (y as u32)) & mask }),
-        Alu::Shr if ty.signed() => map!(x, y => ((value(x) as i64) >> (y as u32).min(bits - 1)) as u64 & mask),
+        Alu::Shr if ty.signed() => {
+            map!(x, y => ((value(x) as i64) >> (y as u32).min(bits - 1)) as u64 & mask)
+        }
         Alu::Shr => map!(x, y => if y as u32 >= bits { 0 } else { (x & mask) >> (y as u32) }),
         Alu::Selp => map!(x, y, z => if z != 0 { x & mask } else { y & mask }),
         Alu::Slct => map!(x, y, z => if (z as i32) >= 0 { x & mask } else { y & mask }),
-        Alu::Min if ty.signed() => map!(x, y => (value(x) as i64).min(value(y) as i64) as u64 & mask),
+        Alu::Min if ty.signed() => {
+            map!(x, y => (value(x) as i64).min(value(y) as i64) as u64 & mask)
+        }
         Alu::Min => map!(x, y => (x & mask).min(y & mask)),
-        Alu::Max if ty.signed() => map!(x, y => (value(x) as i64).max(value(y) as i64) as u64 & mask),
+        Alu::Max if ty.signed() => {
+            map!(x, y => (value(x) as i64).max(value(y) as i64) as u64 & mask)
+        }
         Alu::Max => map!(x, y => (x & mask).max(y & mask)),
         // The result of a division by zero is not defined; the hardware answers with all bits set.
         Alu::Div => map!(x, y => divide(ty, value(x), value(y)).0 & mask),
@@ -55,7 +63,9 @@ pub(super) fn integer(op: Alu, ty: Ty, s: [&Lanes; 4]) -> Option<Lanes> {
         Alu::Clz => map!(x => u64::from((x & mask).leading_zeros() - (64 - bits))),
         Alu::Brev => map!(x => x.reverse_bits() >> (64 - bits)),
         Alu::Bfind => map!(x => find(ty, x).map_or(0xffff_ffff, u64::from)),
-        Alu::BfindShift => map!(x => find(ty, x).map_or(0xffff_ffff, |at| u64::from(bits - 1 - at))),
+        Alu::BfindShift => {
+            map!(x => find(ty, x).map_or(0xffff_ffff, |at| u64::from(bits - 1 - at)))
+        }
         Alu::Bfe => map!(x, y, z => extract(ty, x, y & 255, z & 255)),
         Alu::Bfi => map!(x, y, z, w => insert(ty, x, y, z & 255, w & 255)),
         Alu::Bmsk => map!(x, y => {
@@ -68,7 +78,9 @@ pub(super) fn integer(op: Alu, ty: Ty, s: [&Lanes; 4]) -> Option<Lanes> {
         Alu::ShfR => map!(x, y, z => funnel(x, y, u64::from(z as u32 & 31), false)),
         Alu::ShfLClamp => map!(x, y, z => funnel(x, y, u64::from((z as u32).min(32)), true)),
         Alu::ShfRClamp => map!(x, y, z => funnel(x, y, u64::from((z as u32).min(32)), false)),
-        Alu::Sad if ty.signed() => map!(x, y, z => z.wrapping_add((value(x) as i64).abs_diff(value(y) as i64)) & mask),
+        Alu::Sad if ty.signed() => {
+            map!(x, y, z => z.wrapping_add((value(x) as i64).abs_diff(value(y) as i64)) & mask)
+        }
         Alu::Sad => map!(x, y, z => z.wrapping_add((x & mask).abs_diff(y & mask)) & mask),
         Alu::Dp4a => map!(x, y, z => dot4(ty, x, y, z)),
         Alu::AddressOf(space) => {
@@ -132,7 +144,8 @@ fn ones(count: u64) -> u64 {
 /// The highest bit that differs from the sign.
 fn find(ty: Ty, x: u64) -> Option<u32> {
     let value = ty.extend(x);
-    let value = if ty.signed() && (value as i64) < 0 { !value & ty.mask() } else { value & ty.mask() };
+    let value =
+        if ty.signed() && (value as i64) < 0 { !value & ty.mask() } else { value & ty.mask() };
     value.checked_ilog2()
 }
 
@@ -141,7 +154,8 @@ fn extract(ty: Ty, x: u64, from: u64, length: u64) -> u64 {
     if length == 0 {
         return 0;
     }
-    // Bits beyond the top are copies of the sign, which is the top bit of the field or of the value.
+    // Bits beyond the top are copies of the sign, which is the top bit of the field or of the
+    // value.
     let sign = ty.signed() && (x >> (from + length - 1).min(bits - 1)) & 1 == 1;
     let field = if from >= bits { 0 } else { (x >> from) & ones(length) };
     let present = length.min(bits.saturating_sub(from));
@@ -193,7 +207,11 @@ pub(super) fn lop3(table: u8, x: u64, y: u64, z: u64) -> u64 {
 
 fn funnel(low: u64, high: u64, by: u64, left: bool) -> u64 {
     let both = (low & 0xffff_ffff) | (high << 32);
-    if left { ((u128::from(both) << by) >> 32) as u64 & 0xffff_ffff } else { (both >> by) & 0xffff_ffff }
+    if left {
+        ((u128::from(both) << by) >> 32) as u64 & 0xffff_ffff
+    } else {
+        (both >> by) & 0xffff_ffff
+    }
 }
 
 fn dot4(ty: Ty, x: u64, y: u64, z: u64) -> u64 {

@@ -3,9 +3,14 @@
 use super::float::{F16, F32, from_bf16, from_f16};
 use crate::ir::{Lanes, MmaShape, Rounding, Ty};
 
-/// `d = a b + c`, with a 16 x k, b k x 8, c and d 16 x 8. The sum of each element is exact to 53 bits and rounded once; the hardware's own
-/// order and precision are not specified.
-pub(crate) fn multiply(shape: MmaShape, a: &[Lanes; 4], b: &[Lanes; 2], c: &[Lanes; 4]) -> [Lanes; 4] {
+/// `d = a b + c`, with a 16 x k, b k x 8, c and d 16 x 8. The sum of each element is exact to 53
+/// bits and rounded once; the hardware's own order and precision are not specified.
+pub(crate) fn multiply(
+    shape: MmaShape,
+    a: &[Lanes; 4],
+    b: &[Lanes; 2],
+    c: &[Lanes; 4],
+) -> [Lanes; 4] {
     let k = shape.k;
     let (mut left, mut right) = ([[0.0f64; 16]; 16], [[0.0f64; 8]; 16]);
     let single = shape.ty == Ty::Tf32;
@@ -21,11 +26,13 @@ pub(crate) fn multiply(shape: MmaShape, a: &[Lanes; 4], b: &[Lanes; 2], c: &[Lan
                 right[thread + 4 * r][group] = value(b[r][lane]);
             }
         } else {
-            let value =
-                |bits: u64| if shape.ty == Ty::F16 { from_f16(bits & 0xffff) } else { from_bf16(bits & 0xffff) };
+            let value = |bits: u64| {
+                if shape.ty == Ty::F16 { from_f16(bits & 0xffff) } else { from_bf16(bits & 0xffff) }
+            };
             for h in 0..2 {
                 for r in 0..k / 4 {
-                    left[group + 8 * (r & 1)][2 * thread + h + 8 * (r >> 1)] = value(a[r][lane] >> (16 * h));
+                    left[group + 8 * (r & 1)][2 * thread + h + 8 * (r >> 1)] =
+                        value(a[r][lane] >> (16 * h));
                 }
                 for r in 0..k / 8 {
                     right[2 * thread + h + 8 * r][group] = value(b[r][lane] >> (16 * h));
@@ -56,8 +63,9 @@ pub(crate) fn multiply(shape: MmaShape, a: &[Lanes; 4], b: &[Lanes; 2], c: &[Lan
 
 /// What each lane gets of an 8 x 8 matrix of 16-bit elements, given as its rows.
 pub(crate) fn transpose_rows(rows: &[[u8; 16]; 8], transposed: bool) -> Lanes {
-    let element =
-        |row: usize, column: usize| u64::from(u16::from_le_bytes([rows[row][2 * column], rows[row][2 * column + 1]]));
+    let element = |row: usize, column: usize| {
+        u64::from(u16::from_le_bytes([rows[row][2 * column], rows[row][2 * column + 1]]))
+    };
     std::array::from_fn(|lane| {
         let (row, column) = (lane / 4, 2 * (lane % 4));
         if transposed {

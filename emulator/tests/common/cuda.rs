@@ -4,12 +4,17 @@ use std::sync::Arc;
 
 use bagdot_emulator::{Exclusive, install};
 use cudarc::driver::sys::CUresult;
-use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+};
 use cudarc::nvrtc::Ptx;
 
 /// The emulator, fresh, and for this test alone.
 pub(crate) fn emulator() -> Exclusive {
-    install().unwrap().expect("these tests are about the emulator: set BAGDOT_EMULATE=1").exclusive()
+    install()
+        .unwrap()
+        .expect("these tests are about the emulator: set BAGDOT_EMULATE=1")
+        .exclusive()
 }
 
 pub(crate) fn context() -> Arc<CudaContext> {
@@ -67,10 +72,17 @@ pub(crate) struct Doubler {
 impl Doubler {
     pub(crate) fn new(context: &Arc<CudaContext>) -> Self {
         let module = context.load_module(Ptx::from_src(DOUBLE)).unwrap();
-        Self { stream: context.new_stream().unwrap(), function: module.load_function("double").unwrap() }
+        Self {
+            stream: context.new_stream().unwrap(),
+            function: module.load_function("double").unwrap(),
+        }
     }
 
-    pub(crate) fn run_on(&self, stream: &Arc<CudaStream>, data: &mut CudaSlice<u32>) -> Result<(), DriverError> {
+    pub(crate) fn run_on(
+        &self,
+        stream: &Arc<CudaStream>,
+        data: &mut CudaSlice<u32>,
+    ) -> Result<(), DriverError> {
         let n = data.len() as u32;
         let mut builder = stream.launch_builder(&self.function);
         builder.arg(data).arg(&n);

@@ -3,10 +3,12 @@
 use super::{Gpu, Plain, grid};
 use bagdot_emulator::Config;
 
-/// Runs one instruction on every row of operands, which `%x0`, `%x1`, `%x2` and `%x3` hold as 64 bits. The body leaves its result in `%d`.
+/// Runs one instruction on every row of operands, which `%x0`, `%x1`, `%x2` and `%x3` hold as 64
+/// bits. The body leaves its result in `%d`.
 pub(crate) fn evaluate(body: &str, rows: &[Vec<u64>]) -> Vec<u64> {
     let width = rows[0].len();
-    let loads: String = (0..width).map(|k| format!("ld.global.b64 %x{k}, [%a+{}];\n", 8 * k)).collect();
+    let loads: String =
+        (0..width).map(|k| format!("ld.global.b64 %x{k}, [%a+{}];\n", 8 * k)).collect();
     let ptx = format!(
         ".version 9.0\n.target sm_90\n.address_size 64\n\
         .visible .entry go(.param .u64 in, .param .u64 out, .param .u32 n)\n{{\n\
@@ -33,7 +35,8 @@ pub(crate) fn evaluate(body: &str, rows: &[Vec<u64>]) -> Vec<u64> {
 /// An instruction of 32-bit operands and result.
 pub(crate) fn evaluate32(instruction: &str, rows: &[Vec<u64>]) -> Vec<u32> {
     let names: Vec<String> = (1..=rows[0].len()).map(|k| format!("%r{k}")).collect();
-    let moves: String = (0..rows[0].len()).map(|k| format!("cvt.u32.u64 %r{}, %x{k};\n", k + 1)).collect();
+    let moves: String =
+        (0..rows[0].len()).map(|k| format!("cvt.u32.u64 %r{}, %x{k};\n", k + 1)).collect();
     let body = format!("{moves}{instruction} %r0, {};\ncvt.u64.u32 %d, %r0;", names.join(", "));
     evaluate(&body, rows).into_iter().map(|v| v as u32).collect()
 }
@@ -85,7 +88,11 @@ pub(crate) fn rows(operands: usize) -> Vec<Vec<u64>> {
     for k in 0..2000 {
         let a = noise_bits(3 * k) as u32;
         let close = noise_bits(3 * k + 1) as u32;
-        let b = if k % 2 == 0 { close } else { (a ^ 0x8000_0000).wrapping_add(close % 5).wrapping_sub(2) };
+        let b = if k % 2 == 0 {
+            close
+        } else {
+            (a ^ 0x8000_0000).wrapping_add(close % 5).wrapping_sub(2)
+        };
         let c = noise_bits(3 * k + 2) as u32;
         out.push([a, b, c].iter().take(operands).map(|&v| u64::from(v)).collect());
     }

@@ -27,18 +27,21 @@ fn nvcc() -> PathBuf {
     installed
 }
 
-/// The PTX of a file of tests/kernels for an architecture. It is kept until the file or its header changes.
+/// The PTX of a file of tests/kernels for an architecture. It is kept until the file or its header
+/// changes.
 pub(crate) fn compile(stem: &str, arch: &str) -> String {
     let source = Path::new(KERNELS).join(format!("{stem}.cu"));
     let mut hasher = DefaultHasher::new();
     for file in [&source, &Path::new(KERNELS).join("ptx.cuh")] {
         std::fs::read(file).unwrap().hash(&mut hasher);
     }
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{stem}-{arch}-{:016x}.ptx", hasher.finish()));
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("{stem}-{arch}-{:016x}.ptx", hasher.finish()));
     if let Ok(text) = std::fs::read_to_string(&kept) {
         return text;
     }
-    let unfinished = kept.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
+    let unfinished =
+        kept.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
     let output = Command::new(nvcc())
         .args(["-std=c++17", "-O3", "-lineinfo", "-ptx", "-gencode"])
         .arg(format!("arch=compute_{arch},code=compute_{arch}"))
@@ -105,7 +108,12 @@ impl Gpu {
         self.device.kernel(self.module, name).unwrap_or_else(|| panic!("no kernel {name}"))
     }
 
-    pub(crate) fn launch(&mut self, name: &str, grid: Grid, args: &[Vec<u8>]) -> Result<(), Vec<Fault>> {
+    pub(crate) fn launch(
+        &mut self,
+        name: &str,
+        grid: Grid,
+        args: &[Vec<u8>],
+    ) -> Result<(), Vec<Fault>> {
         let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
         match self.device.launch(self.kernel(name), grid, &args) {
             Ok(()) => Ok(()),

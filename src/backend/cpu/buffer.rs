@@ -16,8 +16,9 @@ use crate::ops::Extent;
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// Elements from the beginning of a cache line on, so that a row takes no more lines than its size needs: at random rows, each line is what
-/// an access costs. Large ones lie in huge pages where the system gives them.
+/// Elements from the beginning of a cache line on, so that a row takes no more lines than its size
+/// needs: at random rows, each line is what an access costs. Large ones lie in huge pages where the
+/// system gives them.
 #[derive(Clone)]
 pub struct Buffer<T> {
     lines: Vec<Line>,
@@ -28,7 +29,11 @@ pub struct Buffer<T> {
 impl<T: Scalar> Buffer<T> {
     pub(super) fn zeroed(len: usize) -> Result<Self> {
         if size_of::<T>() == 0 || align_of::<T>() > align_of::<Line>() {
-            return Err(invalid("alloc", "T", "elements of no size, or with an alignment of more than a cache line"));
+            return Err(invalid(
+                "alloc",
+                "T",
+                "elements of no size, or with an alignment of more than a cache line",
+            ));
         }
         let bytes = len.saturating_mul(size_of::<T>());
         let num_lines = bytes.div_ceil(size_of::<Line>());

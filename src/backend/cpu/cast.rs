@@ -21,7 +21,9 @@ impl CastOps for Cpu {
                 cpu.dispatch.run(Convert { factor, from, to });
             });
         } else {
-            cpu.for_each_row(to, |row, to| cpu.dispatch.run(Convert { factor, from: from.row(row), to }));
+            cpu.for_each_row(to, |row, to| {
+                cpu.dispatch.run(Convert { factor, from: from.row(row), to })
+            });
         }
         Ok(())
     }

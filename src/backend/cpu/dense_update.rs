@@ -16,7 +16,8 @@ const ELEMENTS_PER_TASK: usize = 1 << 14;
 
 impl DenseUpdateOps for Cpu {
     fn dense_update<E: Element>(&self, args: Update<'_, Self, E>) -> Result<()> {
-        let Update { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded } = args;
+        let Update { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded } =
+            args;
         if control.is_shut() {
             return Ok(());
         }
@@ -27,7 +28,17 @@ impl DenseUpdateOps for Cpu {
             OptimizerStateMut::Moments { first, second } => StateRun::Moments(first, second),
         };
         let factor = 1.0 / loss_scale;
-        self.run(|| self.step_run(StepRun { step: &step, factor, max_gradient, grad, parameters, state, rounded }));
+        self.run(|| {
+            self.step_run(StepRun {
+                step: &step,
+                factor,
+                max_gradient,
+                grad,
+                parameters,
+                state,
+                rounded,
+            })
+        });
         Ok(())
     }
 }
@@ -97,14 +108,18 @@ struct StepBlocks<'a, V, E> {
 impl<V: Lanes, E: Element> Blocks for StepBlocks<'_, V, E> {
     #[inline(always)]
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
-        let Self { run: StepRun { step, factor, max_gradient, grad, parameters, state, rounded }, lanes } = self;
+        let Self {
+            run: StepRun { step, factor, max_gradient, grad, parameters, state, rounded },
+            lanes,
+        } = self;
         let lanes = *lanes;
         let mut grad = load::<V, f32, N, WHOLE>(lanes, &grad[columns.clone()]);
         for g in &mut grad {
             *g = clamp(lanes, lanes.mul(*g, lanes.splat(*factor)), *max_gradient);
         }
         let parameters = &mut parameters[columns.clone()];
-        let updated = step.update::<V, f32, N, WHOLE>(lanes, grad, parameters, state.part(columns.clone()));
+        let updated =
+            step.update::<V, f32, N, WHOLE>(lanes, grad, parameters, state.part(columns.clone()));
         store::<V, f32, N, WHOLE>(lanes, updated, parameters);
         if let Some(rounded) = rounded {
             store::<V, E, N, WHOLE>(lanes, updated, &mut rounded[columns]);

@@ -1,6 +1,6 @@
-//! [`embedding_bag`](crate::ops::embedding_bag) on the CPU: samples are split over threads; within a task, features go first, so that
-//! lookups of one table lie close together in time. The columns of a bag are summed in registers, while the rows of later ids are on their way
-//! from memory.
+//! [`embedding_bag`](crate::ops::embedding_bag) on the CPU: samples are split over threads; within
+//! a task, features go first, so that lookups of one table lie close together in time. The columns
+//! of a bag are summed in registers, while the rows of later ids are on their way from memory.
 
 use std::ops::Range;
 
@@ -15,11 +15,15 @@ use crate::ops::{Bags, Matrix, Pooling, Table, TableBatch};
 use crate::simd::{LANES, Lanes, Loop, prefetch_output, prefetch_row};
 
 impl EmbeddingBagOps for Cpu {
-    fn embedding_bag_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
+    fn embedding_bag_forward<E: Element, I: Index>(
+        &self,
+        args: Forward<'_, Self, E, I>,
+    ) -> Result<()> {
         let Forward { tables, weights, bags, output, argmax } = args;
         let gather = Gather::new(tables, weights, bags)?;
         let (rows, ld) = (output.rows, output.ld);
-        // One run a thread: all of them are at one table at about one time, and find rows in the cache that they share.
+        // One run a thread: all of them are at one table at about one time, and find rows in the
+        // cache that they share.
         let run = rows.div_ceil(self.num_threads());
         match argmax {
             None => self.for_each_rows(output.data, rows, run, ld, |first, output| {
@@ -27,16 +31,25 @@ impl EmbeddingBagOps for Cpu {
             }),
             Some(argmax) => {
                 let sources = (argmax.data, argmax.ld);
-                self.for_each_rows_of_both((output.data, ld), sources, rows, run, |first, output, sources| {
-                    let argmax = Some((sources, argmax.ld));
-                    self.dispatch.run(Pool { gather: &gather, first, output, ld, argmax });
-                });
+                self.for_each_rows_of_both(
+                    (output.data, ld),
+                    sources,
+                    rows,
+                    run,
+                    |first, output, sources| {
+                        let argmax = Some((sources, argmax.ld));
+                        self.dispatch.run(Pool { gather: &gather, first, output, ld, argmax });
+                    },
+                );
             }
         }
         gather.into_result()
     }
 
-    fn embedding_bag_weight_grad<E: Element, I: Index>(&self, args: WeightGrad<'_, Self, E, I>) -> Result<()> {
+    fn embedding_bag_weight_grad<E: Element, I: Index>(
+        &self,
+        args: WeightGrad<'_, Self, E, I>,
+    ) -> Result<()> {
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
         let gather = Gather::new(tables, weights, bags)?;
         grad_weights.fill(0.0);
@@ -56,7 +69,8 @@ pub(super) struct Gather<'a, E: Element, I: Index> {
 
 /// Below this many ids a split costs more than it brings.
 const MIN_IDS_PER_TASK: usize = 4096;
-/// Bytes that are asked for ahead of their use: enough lines to keep memory busy, and few enough to stay in the second-level cache.
+/// Bytes that are asked for ahead of their use: enough lines to keep memory busy, and few enough to
+/// stay in the second-level cache.
 const BYTES_AHEAD: usize = 32768;
 /// Rows of so few bytes are not asked for earlier than this.
 const MOST_AHEAD: usize = 128;
@@ -70,7 +84,8 @@ struct Rows<'a, E, I> {
     dim: usize,
     indices: &'a [I],
     weights: Option<&'a [f32]>,
-    /// Whether each id of the samples that are worked on names a row that is pooled, and has no weight: then nothing else need be looked at.
+    /// Whether each id of the samples that are worked on names a row that is pooled, and has no
+    /// weight: then nothing else need be looked at.
     is_plain: bool,
     /// How many rows are asked for ahead of their use.
     ahead: usize,
@@ -81,7 +96,11 @@ struct Rows<'a, E, I> {
 }
 
 impl<'a, E: Element, I: Index> Gather<'a, E, I> {
-    pub(super) fn new(tables: &'a TableBatch, weights: &'a [E], bags: Bags<'a, Cpu, I>) -> Result<Self> {
+    pub(super) fn new(
+        tables: &'a TableBatch,
+        weights: &'a [E],
+        bags: Bags<'a, Cpu, I>,
+    ) -> Result<Self> {
         let bags = bags.without_spare();
         check_offsets(bags.offsets, bags.indices.len())?;
         Ok(Self { tables, weights, bags, faults: FaultLog::default() })
@@ -106,7 +125,8 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
         let spec = &self.tables.features()[feature];
         let Table { num_embeddings, embedding_dim } = self.tables.table_of(feature);
         Rows {
-            table: &self.weights[self.tables.weight_offsets()[spec.table]..][..num_embeddings * embedding_dim],
+            table: &self.weights[self.tables.weight_offsets()[spec.table]..]
+                [..num_embeddings * embedding_dim],
             dim: embedding_dim,
             indices: self.bags.indices,
             weights: self.bags.per_sample_weights,
@@ -119,7 +139,8 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
     }
 }
 
-/// Pools the samples from `first` on into `output`, whose rows are `ld` apart, and notes where maxima came from.
+/// Pools the samples from `first` on into `output`, whose rows are `ld` apart, and notes where
+/// maxima came from.
 pub(super) struct Pool<'a, 't, E: Element, I: Index> {
     pub(super) gather: &'t Gather<'a, E, I>,
     pub(super) first: usize,
@@ -143,10 +164,15 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
             let columns = self.gather.columns(f);
             let first_bag = f * bags.batch_size + self.first;
             let mut rows = self.rows(f, samples);
-            // The first rows of a feature are on their way while those before are pooled: of several features, where these have few rows each.
+            // The first rows of a feature are on their way while those before are pooled: of
+            // several features, where these have few rows each.
             while asked < tables.features().len() && asked <= f + 1 + rows.ahead / samples {
                 let later = self.rows(asked, samples);
-                later.positions.clone().take(later.ahead).for_each(|position| later.prefetch(position, 0..later.dim));
+                later
+                    .positions
+                    .clone()
+                    .take(later.ahead)
+                    .for_each(|position| later.prefetch(position, 0..later.dim));
                 asked += 1;
             }
             rows.is_plain = rows.are_plain(rows.positions.clone());
@@ -155,7 +181,8 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
                 // Offsets have been checked.
                 let offsets = &bags.offsets[first_bag..][..samples + 1];
                 let output = &mut self.output[columns.start..];
-                let short = Short { rows: &rows, offsets, pooling: feature.pooling, output, ld: self.ld };
+                let short =
+                    Short { rows: &rows, offsets, pooling: feature.pooling, output, ld: self.ld };
                 match rows.dim {
                     16 => short.pool::<V, 1>(lanes),
                     32 => short.pool::<V, 2>(lanes),
@@ -165,11 +192,16 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
             }
             for k in 0..samples {
                 // Rows of the output lie far apart from each other, too.
-                prefetch_output(self.output, (k + SAMPLES_AHEAD) * self.ld + columns.start, columns.len());
+                prefetch_output(
+                    self.output,
+                    (k + SAMPLES_AHEAD) * self.ld + columns.start,
+                    columns.len(),
+                );
                 let start = k * self.ld;
                 let bag = first_bag + k;
                 rows.place.bag = bag;
-                let (positions, pooled) = (self.gather.positions(bag), &mut self.output[start..][columns.clone()]);
+                let (positions, pooled) =
+                    (self.gather.positions(bag), &mut self.output[start..][columns.clone()]);
                 match feature.pooling {
                     Pooling::Sum => _ = rows.sum(lanes, positions, pooled),
                     Pooling::Mean => {
@@ -179,7 +211,10 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
                         }
                     }
                     Pooling::Max => {
-                        let source = self.argmax.as_mut().map(|(data, ld)| &mut data[k * *ld..][columns.clone()]);
+                        let source = self
+                            .argmax
+                            .as_mut()
+                            .map(|(data, ld)| &mut data[k * *ld..][columns.clone()]);
                         rows.max(positions, pooled, source);
                     }
                 }
@@ -191,12 +226,14 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
 impl<'t, E: Element, I: Index> Pool<'_, 't, E, I> {
     fn rows(&self, feature: usize, samples: usize) -> Rows<'t, E, I> {
         let first_bag = feature * self.gather.bags.batch_size + self.first;
-        let positions = self.gather.positions(first_bag).start..self.gather.positions(first_bag + samples - 1).end;
+        let positions = self.gather.positions(first_bag).start
+            ..self.gather.positions(first_bag + samples - 1).end;
         self.gather.rows(feature, positions)
     }
 }
 
-/// Samples of a plain feature whose rows registers hold as a whole: bags of one id cost little more than their row then.
+/// Samples of a plain feature whose rows registers hold as a whole: bags of one id cost little more
+/// than their row then.
 struct Short<'a, 'r, E, I> {
     rows: &'r Rows<'a, E, I>,
     /// Of the samples, and the end of the last one.
@@ -253,7 +290,8 @@ impl<E: Element, I: Index> Rows<'_, E, I> {
     /// The same, where it has been noted before.
     #[inline(always)]
     fn known(&self, position: usize) -> Option<&[E]> {
-        pooled_row(self.indices[position], self.place.spec, self.place.num_embeddings).map(|row| self.row(row))
+        pooled_row(self.indices[position], self.place.spec, self.place.num_embeddings)
+            .map(|row| self.row(row))
     }
 
     #[inline(always)]
@@ -261,7 +299,8 @@ impl<E: Element, I: Index> Rows<'_, E, I> {
         &self.table[row * self.dim..][..self.dim]
     }
 
-    /// Asks for some columns of the row of a later id. A bad id asks for what is not there, which does no harm.
+    /// Asks for some columns of the row of a later id. A bad id asks for what is not there, which
+    /// does no harm.
     #[inline(always)]
     fn prefetch(&self, position: usize, columns: Range<usize>) {
         if position < self.positions.end {
@@ -282,7 +321,9 @@ impl<E: Element, I: Index> Rows<'_, E, I> {
         for (position, id) in positions.clone().zip(&self.indices[positions]) {
             self.prefetch(position + self.ahead, columns.clone());
             let row = self.row(id.to_i64() as usize);
-            for (sum, x) in sums.iter_mut().zip(load::<V, E, N, WHOLE>(lanes, &row[columns.clone()])) {
+            for (sum, x) in
+                sums.iter_mut().zip(load::<V, E, N, WHOLE>(lanes, &row[columns.clone()]))
+            {
                 *sum = lanes.add(*sum, x);
             }
         }
@@ -338,7 +379,8 @@ impl<V: Lanes, E: Element, I: Index> Blocks for Sum<'_, '_, V, E, I> {
         let Self { rows, lanes, .. } = *self;
         if rows.is_plain {
             self.counted = self.positions.len();
-            let sums = rows.plain_sum::<V, N, WHOLE>(lanes, self.positions.clone(), columns.clone());
+            let sums =
+                rows.plain_sum::<V, N, WHOLE>(lanes, self.positions.clone(), columns.clone());
             return store::<V, f32, N, WHOLE>(lanes, sums, &mut self.pooled[columns]);
         }
         let mut sums = [lanes.splat(0.0); N];
@@ -369,7 +411,8 @@ impl<V: Lanes, E: Element, I: Index> Blocks for Sum<'_, '_, V, E, I> {
 }
 
 impl<E: Element, I: Index> Gather<'_, E, I> {
-    /// The gradients of the per-sample weights of `bags`, into the part of the output that is theirs.
+    /// The gradients of the per-sample weights of `bags`, into the part of the output that is
+    /// theirs.
     fn weight_grads(
         &self,
         cpu: &Cpu,

@@ -14,7 +14,8 @@ pub(super) enum Lookup {
     Skip,
 }
 
-/// The bad ids of one call. Which one is reported does not depend on the threads: the one at the lowest position.
+/// The bad ids of one call. Which one is reported does not depend on the threads: the one at the
+/// lowest position.
 #[derive(Default)]
 pub(super) struct FaultLog {
     count: AtomicUsize,
@@ -31,7 +32,11 @@ struct Fault {
 
 /// The row that an id names to a feature, if there is one that is pooled.
 #[inline(always)]
-pub(super) fn pooled_row(id: impl crate::Index, spec: &Feature, num_embeddings: usize) -> Option<usize> {
+pub(super) fn pooled_row(
+    id: impl crate::Index,
+    spec: &Feature,
+    num_embeddings: usize,
+) -> Option<usize> {
     id.to_row().filter(|&row| row < num_embeddings && spec.padding_idx != Some(row))
 }
 

@@ -35,7 +35,10 @@ impl Cpu {
     fn look_for_non_finite(&self, values: &[f32], found: &AtomicBool) {
         if values.len() > ELEMENTS_PER_TASK {
             let (left, right) = values.split_at(values.len() / 2);
-            return self.join(|| self.look_for_non_finite(left, found), || self.look_for_non_finite(right, found));
+            return self.join(
+                || self.look_for_non_finite(left, found),
+                || self.look_for_non_finite(right, found),
+            );
         }
         if !found.load(Ordering::Relaxed) && !self.dispatch.run(AllFinite(values)) {
             found.store(true, Ordering::Relaxed);
@@ -51,7 +54,8 @@ impl Loop for AllFinite<'_> {
 
     #[inline(always)]
     fn run<V: Lanes>(self, _: V) -> bool {
-        // Without a branch for each element. Without their signs, bits rise with the number, and those of infinity and NaNs are behind all others.
+        // Without a branch for each element. Without their signs, bits rise with the number, and
+        // those of infinity and NaNs are behind all others.
         let mut largest = 0;
         for x in self.0 {
             largest = (x.to_bits() & !(1 << 31)).max(largest);

@@ -14,11 +14,13 @@ pub(super) fn free_memory() -> Option<usize> {
 /// The same, for the files below another root.
 fn free_below(root: &Path) -> Option<usize> {
     let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_default();
-    let (machine, status, limits) = (read("proc/meminfo"), read("proc/self/status"), read("proc/self/limits"));
+    let (machine, status, limits) =
+        (read("proc/meminfo"), read("proc/self/status"), read("proc/self/limits"));
     let kilobytes = |text: &str, name| number(text, name).map(|number| product([number, 1024]));
     let swap = kilobytes(&machine, "SwapFree:").unwrap_or(0);
     let of_machine = kilobytes(&machine, "MemAvailable:").map(|free| sum([free, swap]));
-    let of_process = |limit, used| Some(number(&limits, limit)?.saturating_sub(kilobytes(&status, used)?));
+    let of_process =
+        |limit, used| Some(number(&limits, limit)?.saturating_sub(kilobytes(&status, used)?));
     [of_machine, of_process("Max address space", "VmSize:"), of_process("Max data size", "VmData:")]
         .into_iter()
         .chain(read("proc/self/cgroup").lines().map(|line| left_to_groups(root, line, swap)))
@@ -72,8 +74,9 @@ fn left_to_groups(root: &Path, line: &str, swap: usize) -> Option<usize> {
         let value = |name: &str| read(name)?.trim().parse::<usize>().ok();
         let stat = read("memory.stat").unwrap_or_default();
         let cache = sum(names.caches.into_iter().filter_map(|name| number(&stat, name)));
-        let swap_left = value(names.swap_limit)
-            .map_or(swap, |limit| swap.min(limit.saturating_sub(value(names.swap_usage).unwrap_or(0))));
+        let swap_left = value(names.swap_limit).map_or(swap, |limit| {
+            swap.min(limit.saturating_sub(value(names.swap_usage).unwrap_or(0)))
+        });
         let used = value(names.usage)?.saturating_sub(cache);
         Some(sum([value(names.limit)?.saturating_sub(used), swap_left]))
     };
@@ -84,7 +87,8 @@ fn left_to_groups(root: &Path, line: &str, swap: usize) -> Option<usize> {
 
 /// The first number behind a name, at the beginning of a line.
 fn number(text: &str, name: &str) -> Option<usize> {
-    let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix([' ', '\t']));
+    let mut values =
+        text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix([' ', '\t']));
     values.next()?.split_whitespace().next()?.parse().ok()
 }
 
@@ -105,10 +109,14 @@ mod tests {
         free_below(root.path()).map(|bytes| bytes / MIB)
     }
 
-    const MACHINE: (&str, &str) =
-        ("proc/meminfo", "MemTotal: 9216000 kB\nMemFree: 1024 kB\nMemAvailable:    8192000 kB\nSwapFree: 102400 kB\n");
-    const STATUS: (&str, &str) =
-        ("proc/self/status", "Name:\tbagdot\nVmPeak:\t 999999 kB\nVmSize:\t  102400 kB\nVmData:\t   51200 kB\n");
+    const MACHINE: (&str, &str) = (
+        "proc/meminfo",
+        "MemTotal: 9216000 kB\nMemFree: 1024 kB\nMemAvailable:    8192000 kB\nSwapFree: 102400 kB\n",
+    );
+    const STATUS: (&str, &str) = (
+        "proc/self/status",
+        "Name:\tbagdot\nVmPeak:\t 999999 kB\nVmSize:\t  102400 kB\nVmData:\t   51200 kB\n",
+    );
 
     #[test]
     fn what_cannot_be_told_limits_nothing() {
@@ -126,7 +134,8 @@ mod tests {
                  Max address space         {address}            unlimited            bytes     \n"
             )
         };
-        let free = |address, data| free(&[MACHINE, STATUS, ("proc/self/limits", &limits(address, data))]);
+        let free =
+            |address, data| free(&[MACHINE, STATUS, ("proc/self/limits", &limits(address, data))]);
         assert_eq!(free("unlimited", "unlimited"), Some(8100));
         assert_eq!(free("1048576000", "unlimited"), Some(1000 - 100));
         assert_eq!(free("1048576000", "524288000"), Some(500 - 50));
@@ -157,7 +166,10 @@ mod tests {
         let first = [
             ("sys/fs/cgroup/memory/memory.limit_in_bytes", "1048576000\n"),
             ("sys/fs/cgroup/memory/memory.usage_in_bytes", "314572800\n"),
-            ("sys/fs/cgroup/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 104857600\n"),
+            (
+                "sys/fs/cgroup/memory/memory.stat",
+                "inactive_file 1\ntotal_inactive_file 104857600\n",
+            ),
             // The group has this path only outside of the container.
             ("proc/self/cgroup", "5:cpu:/x\n4:memory:/docker/1234\n0::/\n"),
         ];

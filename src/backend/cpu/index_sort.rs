@@ -1,5 +1,6 @@
-//! [`index_sort`](crate::ops::index_sort) on the CPU: tables are sorted apart from each other, each by a radix sort of only the bits that its row
-//! numbers have. What is sorted are words of row, bag and position, in room that the tables of a task use in turn, so that it stays in the cache.
+//! [`index_sort`](crate::ops::index_sort) on the CPU: tables are sorted apart from each other, each
+//! by a radix sort of only the bits that its row numbers have. What is sorted are words of row, bag
+//! and position, in room that the tables of a task use in turn, so that it stays in the cache.
 
 use std::ops::Range;
 
@@ -33,7 +34,8 @@ impl IndexSortOps for Cpu {
         let ids = Ids { tables, bags, faults: &faults };
         let all = 0..tables.tables().len();
         if let Some(table) = all.clone().find(|&table| ids.layout(table).is_none()) {
-            let reason = format!("more than can be sorted for a table of as many rows as table {table} has");
+            let reason =
+                format!("more than can be sorted for a table of as many rows as table {table} has");
             return Err(invalid("index_sort", "indices", reason));
         }
         let mut len = Len::default();
@@ -80,8 +82,8 @@ struct Occurrence {
     position: usize,
 }
 
-/// How the occurrences of a table stand in words, which order them as they are to be: row, bag and position, the two last counted from the table's
-/// first ones.
+/// How the occurrences of a table stand in words, which order them as they are to be: row, bag and
+/// position, the two last counted from the table's first ones.
 #[derive(Clone, Copy)]
 struct Layout {
     row_bits: u32,
@@ -126,8 +128,9 @@ impl<I: Index> Ids<'_, '_, I> {
     fn each_bag(&self, feature: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
         let bags = self.bags(feature..feature + 1);
         let bound = |offset: I| offset.to_i64() as usize;
-        let positions =
-            self.bags.offsets[bags.start..=bags.end].windows(2).map(move |ends| bound(ends[0])..bound(ends[1]));
+        let positions = self.bags.offsets[bags.start..=bags.end]
+            .windows(2)
+            .map(move |ends| bound(ends[0])..bound(ends[1]));
         bags.zip(positions)
     }
 
@@ -196,8 +199,16 @@ impl<I: Index> Ids<'_, '_, I> {
         bags.start + ends.partition_point(|end| end.to_row().is_some_and(|end| end <= position))
     }
 
-    /// The order of some tables, of which the first occurrence has the number `first`. The room is for twice their ids.
-    fn sort(&self, cpu: &Cpu, tables: Range<usize>, room: &mut [u64], mut out: Order<'_>, first: usize) -> Len {
+    /// The order of some tables, of which the first occurrence has the number `first`. The room is
+    /// for twice their ids.
+    fn sort(
+        &self,
+        cpu: &Cpu,
+        tables: Range<usize>,
+        room: &mut [u64],
+        mut out: Order<'_>,
+        first: usize,
+    ) -> Len {
         let mut len = Len::default();
         if tables.len() > self.tables_of_task(cpu) {
             let middle = tables.start + tables.len() / 2;
@@ -230,7 +241,13 @@ impl<I: Index> Ids<'_, '_, I> {
     }
 
     /// The occurrences of a table, sorted, at the beginning of the room for them.
-    fn sort_table<'w>(&self, table: usize, layout: Layout, words: &'w mut [u64], other: &mut [u64]) -> &'w [u64] {
+    fn sort_table<'w>(
+        &self,
+        table: usize,
+        layout: Layout,
+        words: &'w mut [u64],
+        other: &mut [u64],
+    ) -> &'w [u64] {
         let passes = layout.row_bits.div_ceil(DIGIT_BITS);
         let bits = layout.row_bits.div_ceil(passes);
         let mut counters = [[0; 1 << DIGIT_BITS]; 2];
@@ -253,7 +270,11 @@ impl<I: Index> Ids<'_, '_, I> {
             (to, other) = (other, to);
         }
         for pass in 0..passes {
-            let digit = Digit { shift: layout.row_shift() + pass * bits, bits, is_last: pass + 1 == passes };
+            let digit = Digit {
+                shift: layout.row_shift() + pass * bits,
+                bits,
+                is_last: pass + 1 == passes,
+            };
             match pass {
                 0 => digit.scatter(self.words(table, layout), to, slots, next),
                 _ => {
@@ -266,12 +287,22 @@ impl<I: Index> Ids<'_, '_, I> {
         words
     }
 
-    /// Writes the order of a table behind that of others, of which the first occurrence has the number `first`.
-    fn write(&self, table: usize, layout: Layout, words: &[u64], out: &mut Order<'_>, len: &mut Len, first: usize) {
+    /// Writes the order of a table behind that of others, of which the first occurrence has the
+    /// number `first`.
+    fn write(
+        &self,
+        table: usize,
+        layout: Layout,
+        words: &[u64],
+        out: &mut Order<'_>,
+        len: &mut Len,
+        first: usize,
+    ) {
         let first_row = self.tables.row_offsets()[table];
         let (rows, segments) = (&mut out.rows[len.rows..], &mut out.segments[len.rows..]);
         let targets = out.positions[len.ids..].iter_mut().zip(&mut out.bags[len.ids..]);
-        // Each occurrence writes its row, and where that begins, once more: cheaper than to guess wrong which one is the first.
+        // Each occurrence writes its row, and where that begins, once more: cheaper than to guess
+        // wrong which one is the first.
         let (mut num_rows, mut last, mut start) = (0, usize::MAX, 0);
         for ((&word, number), (position, bag)) in words.iter().zip(first + len.ids..).zip(targets) {
             let occurrence = layout.occurrence(word);
@@ -295,7 +326,8 @@ impl<I: Index> Ids<'_, '_, I> {
     fn count(&self, cpu: &Cpu, features: Range<usize>, are_all: bool, counted: &mut [u32]) {
         if features.len() > 1 {
             let middle = features.start + features.len() / 2;
-            let (left, right) = counted.split_at_mut((middle - features.start) * self.bags.batch_size);
+            let (left, right) =
+                counted.split_at_mut((middle - features.start) * self.bags.batch_size);
             return cpu.join(
                 || self.count(cpu, features.start..middle, are_all, left),
                 || self.count(cpu, middle..features.end, are_all, right),
@@ -303,10 +335,13 @@ impl<I: Index> Ids<'_, '_, I> {
         }
         for feature in features {
             let (spec, table) = (&self.tables.features()[feature], self.tables.table_of(feature));
-            let is_pooled =
-                |&position: &usize| pooled_row(self.bags.indices[position], spec, table.num_embeddings).is_some();
+            let is_pooled = |&position: &usize| {
+                pooled_row(self.bags.indices[position], spec, table.num_embeddings).is_some()
+            };
             for (counted, (_, positions)) in counted.iter_mut().zip(self.each_bag(feature)) {
-                *counted = if are_all { positions.len() } else { positions.filter(is_pooled).count() } as u32;
+                *counted =
+                    if are_all { positions.len() } else { positions.filter(is_pooled).count() }
+                        as u32;
             }
         }
     }
@@ -351,9 +386,16 @@ struct Digit {
 }
 
 impl Digit {
-    /// A stable pass of the sort. `slots` are how many words have each value of the digit, and `next` becomes that of the next one.
+    /// A stable pass of the sort. `slots` are how many words have each value of the digit, and
+    /// `next` becomes that of the next one.
     #[inline(always)]
-    fn scatter(self, words: impl Iterator<Item = u64>, to: &mut [u64], slots: &mut Counters, next: &mut Counters) {
+    fn scatter(
+        self,
+        words: impl Iterator<Item = u64>,
+        to: &mut [u64],
+        slots: &mut Counters,
+        next: &mut Counters,
+    ) {
         let mut start = 0;
         for slot in &mut slots[..1 << self.bits] {
             start += std::mem::replace(slot, start);
@@ -394,7 +436,12 @@ impl Order<'_> {
         let (segments, segments_right) = self.segments.split_at_mut(ids);
         let (positions, positions_right) = self.positions.split_at_mut(ids);
         let (bags, bags_right) = self.bags.split_at_mut(ids);
-        let right = Order { rows: rows_right, segments: segments_right, positions: positions_right, bags: bags_right };
+        let right = Order {
+            rows: rows_right,
+            segments: segments_right,
+            positions: positions_right,
+            bags: bags_right,
+        };
         (Order { rows, segments, positions, bags }, right)
     }
 
@@ -404,7 +451,9 @@ impl Order<'_> {
         if left_out > 0 {
             self.positions.copy_within(most..most + right.ids, left.ids);
             self.bags.copy_within(most..most + right.ids, left.ids);
-            self.segments[most..most + right.rows].iter_mut().for_each(|start| *start -= left_out as u32);
+            self.segments[most..most + right.rows]
+                .iter_mut()
+                .for_each(|start| *start -= left_out as u32);
         }
         self.rows.copy_within(most..most + right.rows, left.rows);
         self.segments.copy_within(most..most + right.rows, left.rows);

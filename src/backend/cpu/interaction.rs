@@ -1,4 +1,5 @@
-//! [`interaction`](crate::ops::interaction) on the CPU: samples are split over threads. Products of `f32` are exact at any precision.
+//! [`interaction`](crate::ops::interaction) on the CPU: samples are split over threads. Products of
+//! `f32` are exact at any precision.
 
 mod pairs;
 
@@ -27,7 +28,8 @@ impl InteractionOps for Cpu {
 
     fn interaction_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
         let cpu = self.for_operations(args.flops());
-        let Backward { interaction, dim, precision: _, features, grad_output, grad_features } = args;
+        let Backward { interaction, dim, precision: _, features, grad_output, grad_features } =
+            args;
         let last = grad_output.rows.saturating_sub(1);
         let backward = |sample: usize, head: &mut [E], tail: &mut [E]| {
             let samples = [sample, last.min(sample + 1)].map(|k| Sample::of(&features, k, dim));
@@ -48,11 +50,19 @@ impl InteractionOps for Cpu {
                 let (heads, tails) = ((dense.cols, dense.ld), (sparse.cols, sparse.ld));
                 let parts = ((dense.data, heads.1), (sparse.data, tails.1));
                 let run = cpu.rows_per_task(dense.rows);
-                cpu.for_each_rows_of_both(parts.0, parts.1, dense.rows, run, |first, dense, sparse| {
-                    for (k, (head, tail)) in dense.chunks_mut(heads.1).zip(sparse.chunks_mut(tails.1)).enumerate() {
-                        backward(first + k, &mut head[..heads.0], &mut tail[..tails.0]);
-                    }
-                });
+                cpu.for_each_rows_of_both(
+                    parts.0,
+                    parts.1,
+                    dense.rows,
+                    run,
+                    |first, dense, sparse| {
+                        for (k, (head, tail)) in
+                            dense.chunks_mut(heads.1).zip(sparse.chunks_mut(tails.1)).enumerate()
+                        {
+                            backward(first + k, &mut head[..heads.0], &mut tail[..tails.0]);
+                        }
+                    },
+                );
             }
         }
         Ok(())
@@ -159,7 +169,16 @@ impl Cpu {
         };
         let pairs = Pairs::new(interaction, num_features);
         TASK.lend(weights_len(num_features), |weights| {
-            self.dispatch.run(Grads { pairs, sample, ahead, grad_dots, direct, head, tail, weights });
+            self.dispatch.run(Grads {
+                pairs,
+                sample,
+                ahead,
+                grad_dots,
+                direct,
+                head,
+                tail,
+                weights,
+            });
         });
     }
 }

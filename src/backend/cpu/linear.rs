@@ -51,7 +51,14 @@ impl LinearOps for Cpu {
         if let Some(grad_input) = grad_input {
             let (lhs, rhs) = (Factor::rows(z, ld), Factor::columns(weight.data, weight.ld));
             let (packed_rhs, row_sums) = (None, None);
-            let product = Product { shape: (m, k, n), lhs, rhs, packed_rhs, finish: Finish::Replace, row_sums };
+            let product = Product {
+                shape: (m, k, n),
+                lhs,
+                rhs,
+                packed_rhs,
+                finish: Finish::Replace,
+                row_sums,
+            };
             self.product(product, grad_input);
         }
         let finish = match accum {
@@ -60,11 +67,19 @@ impl LinearOps for Cpu {
         };
         let (lhs, rhs) = (Factor::columns(z, ld), Factor::columns(input.data, input.ld));
         let (packed_rhs, row_sums) = (None, Some(grad_bias));
-        self.product(Product { shape: (n, k, m), lhs, rhs, packed_rhs, finish, row_sums }, grad_weight);
+        self.product(
+            Product { shape: (n, k, m), lhs, rhs, packed_rhs, finish, row_sums },
+            grad_weight,
+        );
         Ok(())
     }
 
-    fn linear_backward_workspace_len<E: Element>(&self, _batch_size: usize, _outputs: usize, _inputs: usize) -> usize {
+    fn linear_backward_workspace_len<E: Element>(
+        &self,
+        _batch_size: usize,
+        _outputs: usize,
+        _inputs: usize,
+    ) -> usize {
         0
     }
 }

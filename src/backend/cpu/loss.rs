@@ -6,7 +6,8 @@ use crate::ops::loss::{Forward, Loss, LossOps};
 
 impl LossOps for Cpu {
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()> {
-        let Forward { loss, threshold, loss_scale, logits, labels, mean, mut grad_logits, .. } = args;
+        let Forward { loss, threshold, loss_scale, logits, labels, mean, mut grad_logits, .. } =
+            args;
         let scale = if logits.is_empty() { 0.0 } else { 1.0 / logits.len() as f64 };
         let (mut sum, mut bad, mut count) = (0.0, None, 0);
         for (k, (z, y)) in logits.iter().zip(labels).enumerate() {
@@ -25,7 +26,9 @@ impl LossOps for Cpu {
             }
         }
         mean[0] = sum * scale;
-        bad.map_or(Ok(()), |(position, value)| Err(Error::LabelOutOfRange { position, value, count }))
+        bad.map_or(Ok(()), |(position, value)| {
+            Err(Error::LabelOutOfRange { position, value, count })
+        })
     }
 
     fn loss_workspace_len(&self, _batch_size: usize) -> usize {

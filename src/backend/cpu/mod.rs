@@ -1,6 +1,7 @@
 //! The CPU backend.
 //!
-//! Results are the same bits for any number of threads: work is split by rows, bags or table rows, never inside a sum.
+//! Results are the same bits for any number of threads: work is split by rows, bags or table rows,
+//! never inside a sum.
 
 mod buffer;
 mod cast;
@@ -80,25 +81,31 @@ impl Cpu {
     /// [`Self::MOST_THREADS`] unless the machine has as many.
     pub fn with_threads(threads: usize) -> Result<Self> {
         let failed = |reason: String| Error::ThreadPool { threads, reason };
-        let most = std::thread::available_parallelism().map_or(1, usize::from).max(Self::MOST_THREADS);
+        let most =
+            std::thread::available_parallelism().map_or(1, usize::from).max(Self::MOST_THREADS);
         match threads {
             0 => Err(failed("at least one thread is needed".into())),
             1 => Ok(Self::single_threaded()),
-            _ if threads > most => Err(failed(format!("at most {most} are possible on this machine"))),
+            _ if threads > most => {
+                Err(failed(format!("at most {most} are possible on this machine")))
+            }
             _ => {
                 let name = |k| format!("bagdot-{k}");
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build();
+                let pool =
+                    rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build();
                 Ok(Self::with_pool(Arc::new(pool.map_err(|error| failed(error.to_string()))?)))
             }
         }
     }
 
-    /// The caller's pool. For some 200 microseconds after an op, its threads look for work, of whatever kind, before they fall asleep.
+    /// The caller's pool. For some 200 microseconds after an op, its threads look for work, of
+    /// whatever kind, before they fall asleep.
     pub fn with_pool(pool: Arc<rayon::ThreadPool>) -> Self {
         Self { pool: Some(Pool::new(pool)), ..Self::default() }
     }
 
-    /// The same threads with another instruction set than the best one of this machine. Results stay the same bits, unless [`Simd`] says otherwise.
+    /// The same threads with another instruction set than the best one of this machine. Results
+    /// stay the same bits, unless [`Simd`] says otherwise.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the machine does not have it.
@@ -117,8 +124,9 @@ impl Cpu {
         self.pool.as_ref().map_or(1, Pool::num_threads)
     }
 
-    /// Runs `work` on a thread of the pool, if there is one. Ops that are called there need not wake that thread and wait for it, each anew, which
-    /// takes longer than many an op of a small model.
+    /// Runs `work` on a thread of the pool, if there is one. Ops that are called there need not
+    /// wake that thread and wait for it, each anew, which takes longer than many an op of a small
+    /// model.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match &self.pool {
             Some(pool) => pool.install(work),
@@ -191,14 +199,19 @@ impl Device for Cpu {
         slice
     }
 
-    fn split_mut<T: Scalar>(buffer: &mut Buffer<T>, first: Range<usize>, second: Range<usize>) -> (&mut [T], &mut [T]) {
+    fn split_mut<T: Scalar>(
+        buffer: &mut Buffer<T>,
+        first: Range<usize>,
+        second: Range<usize>,
+    ) -> (&mut [T], &mut [T]) {
         let (left, right) = buffer.split_at_mut(second.start);
         (&mut left[first], &mut right[..second.end - second.start])
     }
 }
 
 impl<I: Index> Bags<'_, Cpu, I> {
-    /// The same bags without spare room. Where the last offset names no place, nothing is cut off, so that whoever checks it can say so.
+    /// The same bags without spare room. Where the last offset names no place, nothing is cut off,
+    /// so that whoever checks it can say so.
     fn without_spare(self) -> Self {
         let end = self.offsets.last().and_then(|end| end.to_row()).unwrap_or(usize::MAX);
         if !self.has_spare || end > self.indices.len() {
@@ -217,7 +230,9 @@ impl StepControl<'_, Cpu> {
     /// The rule of this step.
     fn rule(&self, rule: UpdateRule) -> UpdateRule {
         match self.values {
-            Some(values) => UpdateRule { step: values[0].step, learning_rate: values[0].learning_rate, ..rule },
+            Some(values) => {
+                UpdateRule { step: values[0].step, learning_rate: values[0].learning_rate, ..rule }
+            }
             None => rule,
         }
     }

@@ -30,6 +30,9 @@ impl Cpu {
                 || self.average_run(share, right, average_right),
             );
         }
-        average.iter_mut().zip(values).for_each(|(average, value)| *average += share * (value - *average));
+        average
+            .iter_mut()
+            .zip(values)
+            .for_each(|(average, value)| *average += share * (value - *average));
     }
 }

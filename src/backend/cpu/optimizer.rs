@@ -39,7 +39,9 @@ impl<'a> StateRun<'a> {
             Self::None => StateRun::None,
             Self::Rowwise(rate) => StateRun::Rowwise(*rate),
             Self::Elementwise(sums) => StateRun::Elementwise(&mut sums[columns]),
-            Self::Moments(first, second) => StateRun::Moments(&mut first[columns.clone()], &mut second[columns]),
+            Self::Moments(first, second) => {
+                StateRun::Moments(&mut first[columns.clone()], &mut second[columns])
+            }
         }
     }
 
@@ -65,7 +67,13 @@ impl Step {
     pub(super) fn new(rule: &UpdateRule) -> Self {
         let (l2, shrink) = rule.decay_factors();
         let corrections = rule.bias_corrections();
-        Self { optimizer: rule.optimizer, learning_rate: rule.learning_rate, l2, shrink, corrections }
+        Self {
+            optimizer: rule.optimizer,
+            learning_rate: rule.learning_rate,
+            l2,
+            shrink,
+            corrections,
+        }
     }
 
     /// The same step with the weight decay multiplied by `scale`.
@@ -76,13 +84,16 @@ impl Step {
     /// The learning rate of a row with this sum of squares.
     pub(super) fn rate_of_row(&self, sum: f32) -> f32 {
         match self.optimizer {
-            Optimizer::RowwiseAdagrad { eps } | Optimizer::Adagrad { eps } => self.learning_rate / (sum.sqrt() + eps),
+            Optimizer::RowwiseAdagrad { eps } | Optimizer::Adagrad { eps } => {
+                self.learning_rate / (sum.sqrt() + eps)
+            }
             Optimizer::Sgd | Optimizer::Adam { .. } => self.learning_rate,
         }
     }
 
-    /// Adds the squared gradients of a block of columns to those of the columns before it, before the division by their number: see [`Optimizer`] for the
-    /// order. A block of more than one vector begins at a multiple of 32 columns; of those of one vector two go together.
+    /// Adds the squared gradients of a block of columns to those of the columns before it, before
+    /// the division by their number: see [`Optimizer`] for the order. A block of more than one
+    /// vector begins at a multiple of 32 columns; of those of one vector two go together.
     #[inline(always)]
     pub(super) fn add_squares<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
         &self,
@@ -102,7 +113,8 @@ impl Step {
         lanes.add(grad, lanes.mul(lanes.splat(self.l2), weights))
     }
 
-    /// Brings the state of a block of columns up to date, and gives their new weights, not rounded yet.
+    /// Brings the state of a block of columns up to date, and gives their new weights, not rounded
+    /// yet.
     #[inline(always)]
     pub(super) fn update<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
         &self,
@@ -118,7 +130,10 @@ impl Step {
             *w = lanes.mul(*w, lanes.splat(self.shrink));
         }
         match (state, self.optimizer) {
-            (StateRun::Elementwise(sums), Optimizer::Adagrad { eps } | Optimizer::RowwiseAdagrad { eps }) => {
+            (
+                StateRun::Elementwise(sums),
+                Optimizer::Adagrad { eps } | Optimizer::RowwiseAdagrad { eps },
+            ) => {
                 let mut sum = load::<V, f32, N, WHOLE>(lanes, sums);
                 for ((w, g), sum) in weights.iter_mut().zip(grad).zip(&mut sum) {
                     *sum = lanes.add(*sum, lanes.mul(g, g));
@@ -158,7 +173,8 @@ impl Step {
     }
 }
 
-/// The sum of the squared gradients of a row: of 32 columns the two vectors are added, then the lanes of these, then the sums.
+/// The sum of the squared gradients of a row: of 32 columns the two vectors are added, then the
+/// lanes of these, then the sums.
 pub(super) struct Squares<V: Lanes> {
     total: f32,
     /// The first half of the last 32 columns.
@@ -192,7 +208,8 @@ fn decayed<V: Lanes>(lanes: V, mean: V::F32, beta: f32, new: V::F32) -> V::F32 {
     lanes.add(lanes.mul(lanes.splat(beta), mean), lanes.mul(lanes.splat(1.0 - beta), new))
 }
 
-/// The random bits of stochastic rounding, see [`Rounding::Stochastic`](crate::ops::Rounding::Stochastic).
+/// The random bits of stochastic rounding, see
+/// [`Rounding::Stochastic`](crate::ops::Rounding::Stochastic).
 pub(super) struct RandomBits {
     key: [u32; 2],
     row: [u32; 2],

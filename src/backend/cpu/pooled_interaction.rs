@@ -1,4 +1,5 @@
-//! [`pooled_interaction`](crate::ops::pooled_interaction) on the CPU: samples are split over threads, which take some at a time through both ops.
+//! [`pooled_interaction`](crate::ops::pooled_interaction) on the CPU: samples are split over
+//! threads, which take some at a time through both ops.
 
 use super::Cpu;
 use super::embedding_bag::{Gather, Pool};
@@ -11,13 +12,19 @@ use crate::ops::pooled_interaction::{Forward, Interact, PooledInteractionOps};
 const BYTES_AT_ONCE: usize = 1 << 19;
 
 impl PooledInteractionOps for Cpu {
-    fn pooled_interaction_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
+    fn pooled_interaction_forward<E: Element, I: Index>(
+        &self,
+        args: Forward<'_, Self, E, I>,
+    ) -> Result<()> {
         let Forward { lookup, interact } = &args;
         // Three outputs, or one of them without columns.
         if lookup.argmax.is_some() || lookup.output.cols == 0 || interact.output.cols == 0 {
             return args.run_in_turn(self);
         }
-        let Forward { lookup, interact: Interact { keeps_pooled, interaction, dim, dense, output, .. } } = args;
+        let Forward {
+            lookup,
+            interact: Interact { keeps_pooled, interaction, dim, dense, output, .. },
+        } = args;
         let gather = Gather::new(lookup.tables, lookup.weights, lookup.bags)?;
         let (pooled_cols, pooled_ld) = (lookup.output.cols, lookup.output.ld);
         let (cols, ld, rows) = (output.cols, output.ld, output.rows);
@@ -30,7 +37,13 @@ impl PooledInteractionOps for Cpu {
                 let pooled = &mut pooled[if keeps_pooled { done * pooled_ld } else { 0 }..];
                 let end = pooled.len().min(samples * pooled_ld);
                 let (pooled, first) = (&mut pooled[..end], first + done);
-                let pool = Pool { gather: &gather, first, output: &mut *pooled, ld: pooled_ld, argmax: None };
+                let pool = Pool {
+                    gather: &gather,
+                    first,
+                    output: &mut *pooled,
+                    ld: pooled_ld,
+                    argmax: None,
+                };
                 self.dispatch.run(pool);
                 let sample = |k: usize| {
                     let tail = &pooled[k * pooled_ld..][..pooled_cols];

@@ -100,7 +100,8 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
         (feature as usize, sample as usize)
     }
 
-    /// Where the gradient of a bag begins; anywhere for one of another table, as may be asked for ahead.
+    /// Where the gradient of a bag begins; anywhere for one of another table, as may be asked for
+    /// ahead.
     #[inline(always)]
     fn start(&self, bag: u32) -> usize {
         let (sample, first) = match self.plain {
@@ -116,7 +117,11 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
     #[inline(always)]
     fn prefetch(&self, occurrence: usize, columns: &Range<usize>) {
         if let Some(&bag) = self.bags.get(occurrence) {
-            prefetch_row(self.source.grad_output.data, self.start(bag) + columns.start, columns.len());
+            prefetch_row(
+                self.source.grad_output.data,
+                self.start(bag) + columns.start,
+                columns.len(),
+            );
         }
     }
 
@@ -145,7 +150,11 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
             let sources = argmax.map_or(&[][..], |argmax| &argmax.row(sample)[columns]);
             let mut kept = [0f32; WIDE * LANES];
             for ((kept, g), source) in kept.iter_mut().zip(grad).zip(sources) {
-                *kept = if *source as usize == within { clamp_gradient(*g, *max_gradient) } else { 0.0 };
+                *kept = if *source as usize == within {
+                    clamp_gradient(*g, *max_gradient)
+                } else {
+                    0.0
+                };
             }
             return load::<V, f32, N, WHOLE>(lanes, &kept[..grad.len()]);
         }
@@ -153,7 +162,8 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
         for g in &mut contribution {
             *g = clamp(lanes, *g, *max_gradient);
         }
-        let weight = bags.per_sample_weights.map(|weights| weights[sorted.positions[occurrence] as usize]);
+        let weight =
+            bags.per_sample_weights.map(|weights| weights[sorted.positions[occurrence] as usize]);
         let factor = match pooling {
             Pooling::Mean => Some(weight.unwrap_or(1.0) / sorted.counted[bag] as f32),
             _ => weight,
@@ -208,7 +218,11 @@ impl<I: Index> Occurrences<'_, '_, I> {
         let mut sum = self.contribution::<V, N, WHOLE>(lanes, occurrences.start, columns.clone());
         for occurrence in occurrences.start + 1..occurrences.end {
             self.prefetch(occurrence + OCCURRENCES_AHEAD, &columns);
-            add(lanes, &mut sum, self.contribution::<V, N, WHOLE>(lanes, occurrence, columns.clone()));
+            add(
+                lanes,
+                &mut sum,
+                self.contribution::<V, N, WHOLE>(lanes, occurrence, columns.clone()),
+            );
         }
         sum
     }
@@ -225,8 +239,10 @@ impl<I: Index> Occurrences<'_, '_, I> {
         let mut sum = [lanes.splat(0.0); N];
         for (k, &bag) in self.bags[occurrences.clone()].iter().enumerate() {
             self.prefetch(occurrences.start + k + OCCURRENCES_AHEAD, &columns);
-            let contribution =
-                load::<V, f32, N, WHOLE>(lanes, &grad[self.start(bag) + columns.start..][..columns.len()]);
+            let contribution = load::<V, f32, N, WHOLE>(
+                lanes,
+                &grad[self.start(bag) + columns.start..][..columns.len()],
+            );
             match k {
                 0 => sum = contribution,
                 _ => add(lanes, &mut sum, contribution),
@@ -243,7 +259,8 @@ impl<I: Index> Occurrences<'_, '_, I> {
         occurrences: Range<usize>,
         columns: Range<usize>,
     ) -> [V::F32; N] {
-        // The sum of what has come to each level since a chunk of it was full, and how much that is.
+        // The sum of what has come to each level since a chunk of it was full, and how much that
+        // is.
         let mut levels = [([lanes.splat(0.0); N], 0); LEVELS];
         let Range { start, end } = occurrences;
         for chunk in (start..end).step_by(CHUNK) {
@@ -287,7 +304,8 @@ fn add<V: Lanes, const N: usize>(lanes: V, sum: &mut [V::F32; N], to_add: [V::F3
     }
 }
 
-/// Divides by a number that stays the same, by a multiplication: `⌊n / d⌋ = ⌊n ⌈2⁶⁴ / d⌉ / 2⁶⁴⌋` for 32-bit `n` and `d > 1`.
+/// Divides by a number that stays the same, by a multiplication: `⌊n / d⌋ = ⌊n ⌈2⁶⁴ / d⌉ / 2⁶⁴⌋`
+/// for 32-bit `n` and `d > 1`.
 #[derive(Clone, Copy)]
 struct Divisor {
     divisor: u32,
@@ -316,8 +334,12 @@ mod tests {
 
     #[test]
     fn divides() {
-        for divisor in [1, 2, 3, 7, 64, 2047, 2048, 65_537, (1 << 31) - 1, 1 << 31, u32::MAX - 1, u32::MAX] {
-            for number in [0, 1, divisor - 1, divisor, divisor.wrapping_mul(12_345), u32::MAX - 1, u32::MAX] {
+        for divisor in
+            [1, 2, 3, 7, 64, 2047, 2048, 65_537, (1 << 31) - 1, 1 << 31, u32::MAX - 1, u32::MAX]
+        {
+            for number in
+                [0, 1, divisor - 1, divisor, divisor.wrapping_mul(12_345), u32::MAX - 1, u32::MAX]
+            {
                 let got = Divisor::new(divisor).divide(number);
                 assert_eq!(got, (number / divisor, number % divisor), "{number} / {divisor}");
             }

@@ -18,7 +18,8 @@ thread_local! {
 }
 
 pub(super) trait Scratch {
-    /// Lends so many values, of any content, from a cache line on. While they are lent, others are made for who asks.
+    /// Lends so many values, of any content, from a cache line on. While they are lent, others are
+    /// made for who asks.
     fn lend<R>(&'static self, len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R;
 }
 

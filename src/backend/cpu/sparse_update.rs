@@ -1,5 +1,6 @@
-//! [`sparse_update`](crate::ops::sparse_update) on the CPU: one pass over the rows, each of which is summed, stepped and written while later ones are
-//! on their way from memory. Rows rise, so that weights and state can be cut between any two of them and handed to threads.
+//! [`sparse_update`](crate::ops::sparse_update) on the CPU: one pass over the rows, each of which
+//! is summed, stepped and written while later ones are on their way from memory. Rows rise, so that
+//! weights and state can be cut between any two of them and handed to threads.
 
 use std::ops::Range;
 
@@ -13,7 +14,8 @@ use crate::ops::sparse_update::{Apply, Merge, Reduce, SparseGrad, SparseUpdateOp
 use crate::ops::{Optimizer, OptimizerStateMut, Rounding, TableBatch, UpdateRule};
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 
-/// Columns whose gradients are kept from one pass over a row to the next: those of longer rows are summed once more.
+/// Columns whose gradients are kept from one pass over a row to the next: those of longer rows are
+/// summed once more.
 const KEPT: usize = 128;
 /// Rows of a task, at least: enough to be worth a fork.
 const ROWS_PER_TASK: usize = 64;
@@ -68,11 +70,18 @@ impl SparseUpdateOps for Cpu {
         let Apply { tables, grad, rule, decay_scale, weights, state } = args;
         let rows = &grad.rows[..grad.counts[0] as usize];
         let (step, gradients) = (Step::new(&rule), Sums::new(grad));
-        self.step_rows(&RowStep { tables, rows, rule, step, decay_scale, gradients }, weights, state);
+        self.step_rows(
+            &RowStep { tables, rows, rule, step, decay_scale, gradients },
+            weights,
+            state,
+        );
         Ok(())
     }
 
-    fn sparse_update_update<E: Element, I: Index>(&self, args: Update<'_, Self, E, I>) -> Result<()> {
+    fn sparse_update_update<E: Element, I: Index>(
+        &self,
+        args: Update<'_, Self, E, I>,
+    ) -> Result<()> {
         let Update { source, control, rule, decay_scale, weights, state, workspace: _ } = args;
         if control.is_shut() {
             return Ok(());
@@ -80,7 +89,11 @@ impl SparseUpdateOps for Cpu {
         let rule = control.rule(rule);
         let rows = &source.sorted.rows[..source.sorted.counts[1] as usize];
         let (step, gradients) = (Step::new(&rule), Occurrences::new(&source));
-        self.step_rows(&RowStep { tables: source.tables, rows, rule, step, decay_scale, gradients }, weights, state);
+        self.step_rows(
+            &RowStep { tables: source.tables, rows, rule, step, decay_scale, gradients },
+            weights,
+            state,
+        );
         Ok(())
     }
 
@@ -111,10 +124,17 @@ impl Cpu {
     }
 
     /// Keeps the gradients of a range of rows.
-    fn reduce_rows(&self, gradients: &impl RowGradients, range: Range<usize>, starts: &[u64], values: &mut [f32]) {
+    fn reduce_rows(
+        &self,
+        gradients: &impl RowGradients,
+        range: Range<usize>,
+        starts: &[u64],
+        values: &mut [f32],
+    ) {
         if range.len() > self.rows_of_task(starts.len()) {
             let middle = range.start + range.len() / 2;
-            let (left, right) = values.split_at_mut((starts[middle] - starts[range.start]) as usize);
+            let (left, right) =
+                values.split_at_mut((starts[middle] - starts[range.start]) as usize);
             return self.join(
                 || self.reduce_rows(gradients, range.start..middle, starts, left),
                 || self.reduce_rows(gradients, middle..range.end, starts, right),
@@ -132,7 +152,9 @@ impl Cpu {
     ) {
         let state = match (state, step.rule.optimizer) {
             (OptimizerStateMut::None, _) => RowsState::None,
-            (OptimizerStateMut::SumOfSquares(sums), Optimizer::RowwiseAdagrad { .. }) => RowsState::Rowwise(sums),
+            (OptimizerStateMut::SumOfSquares(sums), Optimizer::RowwiseAdagrad { .. }) => {
+                RowsState::Rowwise(sums)
+            }
             (OptimizerStateMut::SumOfSquares(sums), _) => RowsState::Elementwise(sums),
             (OptimizerStateMut::Moments { first, second }, _) => RowsState::Moments(first, second),
         };
@@ -159,7 +181,10 @@ impl<G: RowGradients> Loop for ReduceRows<'_, G> {
         let start = |k: usize| (self.starts[k] - self.starts[self.range.start]) as usize;
         for k in self.range.clone() {
             let values = &mut self.values[start(k)..start(k + 1)];
-            for_each_block(values.len(), &mut KeepBlocks { gradients: self.gradients, lanes, k, values });
+            for_each_block(
+                values.len(),
+                &mut KeepBlocks { gradients: self.gradients, lanes, k, values },
+            );
         }
     }
 }
@@ -216,7 +241,10 @@ impl<'a, E: Element> Target<'a, E> {
             RowsState::Moments(first, second) => {
                 let (first_left, first_right) = first.split_at_mut(elements);
                 let (second_left, second_right) = second.split_at_mut(elements);
-                (RowsState::Moments(first_left, second_left), RowsState::Moments(first_right, second_right))
+                (
+                    RowsState::Moments(first_left, second_left),
+                    RowsState::Moments(first_right, second_right),
+                )
             }
         };
         (
@@ -309,10 +337,12 @@ impl TableOf {
 }
 
 impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
-    /// Where the weights of a row begin in those of the target, which itself may begin within the table.
+    /// Where the weights of a row begin in those of the target, which itself may begin within the
+    /// table.
     #[inline(always)]
     fn start(&self, table: &TableOf, row: usize) -> usize {
-        (table.first_weight + (row - table.first_row) * table.dim).wrapping_sub(self.target.first_weight)
+        (table.first_weight + (row - table.first_row) * table.dim)
+            .wrapping_sub(self.target.first_weight)
     }
 
     #[inline(always)]
@@ -332,7 +362,13 @@ impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
 
     /// One step on rows of a table. They are of N vectors, or N is 0.
     #[inline(always)]
-    fn step_table<V: Lanes, const N: usize>(&mut self, lanes: V, rows: Range<usize>, table: TableOf, kept: &mut [f32]) {
+    fn step_table<V: Lanes, const N: usize>(
+        &mut self,
+        lanes: V,
+        rows: Range<usize>,
+        table: TableOf,
+        kept: &mut [f32],
+    ) {
         let gradients = self.of.gradients.of_table(table.table);
         let table = TableOf { dim: if N == 0 { table.dim } else { N * LANES }, ..table };
         for k in rows {
@@ -359,14 +395,20 @@ impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
         let (start, dim) = (self.start(table, row), table.dim);
         let step = decay_scale.map_or(step, |scale| step.with_decay_scaled(scale[row]));
         let random = match rule.rounding {
-            Rounding::Stochastic { seed } => Some(RandomBits::new(seed, rule.step, table.table, row - table.first_row)),
+            Rounding::Stochastic { seed } => {
+                Some(RandomBits::new(seed, rule.step, table.table, row - table.first_row))
+            }
             Rounding::Nearest => None,
         };
         let columns = start..start + dim;
         let (state, sum) = match &mut self.target.state {
             RowsState::None => (StateRun::None, None),
-            RowsState::Rowwise(sums) => (StateRun::None, Some(&mut sums[row - self.target.first_row])),
-            RowsState::Elementwise(sums) => (StateRun::Elementwise(&mut sums[columns.clone()]), None),
+            RowsState::Rowwise(sums) => {
+                (StateRun::None, Some(&mut sums[row - self.target.first_row]))
+            }
+            RowsState::Elementwise(sums) => {
+                (StateRun::Elementwise(&mut sums[columns.clone()]), None)
+            }
             RowsState::Moments(first, second) => {
                 (StateRun::Moments(&mut first[columns.clone()], &mut second[columns.clone()]), None)
             }
@@ -398,7 +440,8 @@ struct Row<'t, V: Lanes, G, E> {
 }
 
 impl<V: Lanes, G: RowGradients, E: Element> Row<'_, V, G, E> {
-    /// Of a row that registers hold as a whole. `sum` is that of all its squared gradients so far, if the learning rate depends on it.
+    /// Of a row that registers hold as a whole. `sum` is that of all its squared gradients so far,
+    /// if the learning rate depends on it.
     #[inline(always)]
     fn step_whole<const N: usize>(mut self, sum: Option<&mut f32>) {
         let (lanes, columns) = (self.lanes, 0..N * LANES);
@@ -431,7 +474,11 @@ impl<V: Lanes, G: RowGradients, E: Element> Row<'_, V, G, E> {
     }
 
     #[inline(always)]
-    fn update<const N: usize, const WHOLE: bool>(&mut self, grad: [V::F32; N], columns: Range<usize>) {
+    fn update<const N: usize, const WHOLE: bool>(
+        &mut self,
+        grad: [V::F32; N],
+        columns: Range<usize>,
+    ) {
         let weights = &mut self.weights[columns.clone()];
         let state = self.state.part(columns.clone());
         let updated = self.step.update::<V, E, N, WHOLE>(self.lanes, grad, weights, state);
@@ -457,7 +504,9 @@ impl<V: Lanes, G: RowGradients, E: Element> Blocks for Row<'_, V, G, E> {
             true => load::<V, f32, N, WHOLE>(lanes, &self.kept[columns.clone()]),
             false => self.gradients.gradient::<V, N, WHOLE>(lanes, self.k, columns.clone()),
         };
-        let Some(squares) = &mut self.squares else { return self.update::<N, WHOLE>(grad, columns) };
+        let Some(squares) = &mut self.squares else {
+            return self.update::<N, WHOLE>(grad, columns);
+        };
         if keeps {
             store::<V, f32, N, WHOLE>(lanes, grad, &mut self.kept[columns.clone()]);
         }

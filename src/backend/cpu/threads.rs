@@ -1,7 +1,9 @@
 //! The threads of the CPU: rayon's, which stay awake from one op to the next.
 //!
-//! A thread of rayon falls asleep some 20 microseconds after its last work, and waking it takes up to 100, on virtual machines above all: longer than many an op. So
-//! an op begins by asking the other threads to look for work a while after it, and who waits for another's part of an op does not fall asleep over it.
+//! A thread of rayon falls asleep some 20 microseconds after its last work, and waking it takes up
+//! to 100, on virtual machines above all: longer than many an op. So an op begins by asking the
+//! other threads to look for work a while after it, and who waits for another's part of an op does
+//! not fall asleep over it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +15,8 @@ use super::Cpu;
 use crate::dtype::Scalar;
 use crate::ops::MatrixMut;
 
-/// How long a thread without work stays awake: longer than what one thread does alone between two ops of a step, and short enough to be no burden to others.
+/// How long a thread without work stays awake: longer than what one thread does alone between two
+/// ops of a step, and short enough to be no burden to others.
 const AWAKE: Duration = Duration::from_micros(200);
 
 /// Threads that ops share.
@@ -41,10 +44,13 @@ impl Pool {
     /// Runs an op, for parts of which the other threads are awake.
     fn run<R: Send>(&self, op: impl FnOnce() -> R + Send) -> R {
         self.install(|| {
-            let Some(is_awake) = rayon::current_thread_index().and_then(|thread| self.awake.get(thread)) else {
+            let Some(is_awake) =
+                rayon::current_thread_index().and_then(|thread| self.awake.get(thread))
+            else {
                 return op();
             };
-            // Of no other effect than that on the time that ops take, so that no order of memory is needed.
+            // Of no other effect than that on the time that ops take, so that no order of memory is
+            // needed.
             let was_awake = is_awake.swap(true, Ordering::Relaxed);
             self.wake();
             let result = op();
@@ -68,7 +74,8 @@ impl Pool {
     }
 }
 
-/// Does what work there is for this thread, until something is done or there has been none for a while.
+/// Does what work there is for this thread, until something is done or there has been none for a
+/// while.
 fn work_until(is_done: impl Fn() -> bool) {
     let mut without_work = None;
     while !is_done() {
@@ -124,12 +131,15 @@ impl Cpu {
         let MatrixMut { data, rows, cols, ld } = matrix;
         if cols > 0 {
             self.for_each_rows(data, rows, self.rows_per_task(rows), ld, |first, part| {
-                part.chunks_mut(ld).enumerate().for_each(|(k, row)| work(first + k, &mut row[..cols]));
+                part.chunks_mut(ld)
+                    .enumerate()
+                    .for_each(|(k, row)| work(first + k, &mut row[..cols]));
             });
         }
     }
 
-    /// Cuts `rows` rows of `ld` elements into runs of `run` rows, and calls `work(first_row, run)` for each, in parallel.
+    /// Cuts `rows` rows of `ld` elements into runs of `run` rows, and calls `work(first_row, run)`
+    /// for each, in parallel.
     pub(super) fn for_each_rows<T: Send>(
         &self,
         data: &mut [T],
@@ -154,11 +164,14 @@ impl Cpu {
     ) {
         if rows > 0 && a_ld > 0 && b_ld > 0 {
             let (a, b) = (only_rows(a, rows, a_ld), only_rows(b, rows, b_ld));
-            self.run(|| self.halve((a, run * a_ld), (b, run * b_ld), 0, &|k, a, b| work(k * run, a, b)));
+            self.run(|| {
+                self.halve((a, run * a_ld), (b, run * b_ld), 0, &|k, a, b| work(k * run, a, b))
+            });
         }
     }
 
-    /// Cuts a slice into pieces of `len` elements, and calls `work(k, piece)` for each, in parallel.
+    /// Cuts a slice into pieces of `len` elements, and calls `work(k, piece)` for each, in
+    /// parallel.
     pub(super) fn for_each_chunk<T: Send>(
         &self,
         data: &mut [T],
@@ -169,7 +182,8 @@ impl Cpu {
         self.run(|| self.halve((data, len), (nothing, 1), 0, &|k, piece, _| work(k, piece)));
     }
 
-    /// Halves two slices, until there are pieces of so many elements, the first of which is the `k`-th.
+    /// Halves two slices, until there are pieces of so many elements, the first of which is the
+    /// `k`-th.
     fn halve<T: Send, U: Send>(
         &self,
         (a, a_len): (&mut [T], usize),
@@ -196,7 +210,8 @@ impl Cpu {
     }
 }
 
-/// The part of a buffer that a matrix reaches over: it may be longer, and the last row need not be followed by its gap.
+/// The part of a buffer that a matrix reaches over: it may be longer, and the last row need not be
+/// followed by its gap.
 fn only_rows<T>(data: &mut [T], rows: usize, ld: usize) -> &mut [T] {
     let len = data.len().min(rows.saturating_mul(ld));
     &mut data[..len]

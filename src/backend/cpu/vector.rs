@@ -1,11 +1,13 @@
-//! Loops over one row, written so that the compiler makes vector code of them. Their order of summation is fixed by the source.
+//! Loops over one row, written so that the compiler makes vector code of them. Their order of
+//! summation is fixed by the source.
 
 use std::ops::Range;
 
 use crate::dtype::Element;
 use crate::simd::{LANES, Lanes};
 
-/// `Σ aᵢ xᵢ`, with `x` a stored row: lane `l` sums the products of columns `≡ l (mod 16)`, then the lanes are added pairwise.
+/// `Σ aᵢ xᵢ`, with `x` a stored row: lane `l` sums the products of columns `≡ l (mod 16)`, then the
+/// lanes are added pairwise.
 #[inline(always)]
 pub(super) fn dot_row<V: Lanes, E: Element>(lanes: V, a: &[f32], row: &[E]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
@@ -24,7 +26,8 @@ pub(super) fn dot_row<V: Lanes, E: Element>(lanes: V, a: &[f32], row: &[E]) -> f
 /// The most vectors of a block.
 pub(super) const WIDE: usize = 4;
 
-/// What is done with the columns of rows that are held in registers at a time: `N` vectors, or, unless `WHOLE`, a part of one.
+/// What is done with the columns of rows that are held in registers at a time: `N` vectors, or,
+/// unless `WHOLE`, a part of one.
 pub(super) trait Blocks {
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>);
 }
@@ -48,7 +51,10 @@ pub(super) fn for_each_block(dim: usize, blocks: &mut impl Blocks) {
 
 /// The vectors of a block.
 #[inline(always)]
-pub(super) fn load<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(lanes: V, from: &[E]) -> [V::F32; N] {
+pub(super) fn load<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
+    lanes: V,
+    from: &[E],
+) -> [V::F32; N] {
     if !WHOLE {
         return [lanes.load_part(from); N];
     }
@@ -105,7 +111,8 @@ pub(super) fn clamp<V: Lanes>(lanes: V, gradient: V::F32, max: Option<f32>) -> V
     }
 }
 
-/// The sum as a tree: the second half is added to the first one, a power of two of lanes, until one is left.
+/// The sum as a tree: the second half is added to the first one, a power of two of lanes, until one
+/// is left.
 #[inline]
 pub(super) fn sum_lanes<const LANES: usize>(mut lanes: [f32; LANES]) -> f32 {
     let mut half = LANES / 2;

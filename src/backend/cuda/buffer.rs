@@ -84,13 +84,18 @@ impl<T: Scalar> Buffer<T> {
         second: Range<usize>,
     ) -> (SliceMut<'_, T>, SliceMut<'_, T>) {
         assert!(first.end <= second.start, "{first:?} is not before {second:?}");
-        let view = |(pointer, len)| SliceMut { pointer, len, owner: self.owner, memory: PhantomData };
+        let view =
+            |(pointer, len)| SliceMut { pointer, len, owner: self.owner, memory: PhantomData };
         (view(self.part(first)), view(self.part(second)))
     }
 
     /// As slicing does, this panics if the range is not within the buffer.
     fn part(&self, range: Range<usize>) -> (sys::CUdeviceptr, usize) {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} is not within the {} elements", self.len);
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "{range:?} is not within the {} elements",
+            self.len
+        );
         (self.pointer + (range.start * size_of::<T>()) as u64, range.len())
     }
 }
@@ -98,7 +103,8 @@ impl<T: Scalar> Buffer<T> {
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         if self.pointer != 0 {
-            // SAFETY: the pointer comes from `malloc_sync` and is freed nowhere else; views of the buffer have ended.
+            // SAFETY: the pointer comes from `malloc_sync` and is freed nowhere else; views of the
+            // buffer have ended.
             unsafe { recording::free(&self.context, self.pointer) };
         }
     }
@@ -139,8 +145,9 @@ impl<T> Slice<'_, T> {
     /// A view of memory of the caller's, for work of any backend.
     ///
     /// # Safety
-    /// From `pointer` on there must be `len` elements in the memory of the backend's device, aligned as `T` is, holding values of `T`, that
-    /// nobody writes or frees before all work that was given this view has run, replays of what was recorded of it included.
+    /// From `pointer` on there must be `len` elements in the memory of the backend's device,
+    /// aligned as `T` is, holding values of `T`, that nobody writes or frees before all work that
+    /// was given this view has run, replays of what was recorded of it included.
     pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
         Self { pointer, len, owner: Owner::ANY, memory: PhantomData }
     }
@@ -170,8 +177,9 @@ impl<T> SliceMut<'_, T> {
     /// A view of memory of the caller's, for work of any backend.
     ///
     /// # Safety
-    /// From `pointer` on there must be `len` elements in the memory of the backend's device, aligned as `T` is, that nobody else reads,
-    /// writes or frees before all work that was given this view has run, replays of what was recorded of it included.
+    /// From `pointer` on there must be `len` elements in the memory of the backend's device,
+    /// aligned as `T` is, that nobody else reads, writes or frees before all work that was given
+    /// this view has run, replays of what was recorded of it included.
     pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
         Self { pointer, len, owner: Owner::ANY, memory: PhantomData }
     }
@@ -215,8 +223,11 @@ impl<T> SliceMut<'_, T> {
         if self.is_empty() {
             return Ok(());
         }
-        // SAFETY: the memory is as long; it is borrowed exclusively, and whoever frees it waits for the device.
-        check("clear", unsafe { result::memset_d8_async(self.pointer, 0, self.len * size_of::<T>(), stream) })
+        // SAFETY: the memory is as long; it is borrowed exclusively, and whoever frees it waits for
+        // the device.
+        check("clear", unsafe {
+            result::memset_d8_async(self.pointer, 0, self.len * size_of::<T>(), stream)
+        })
     }
 }
 

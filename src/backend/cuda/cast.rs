@@ -15,7 +15,8 @@ impl CastOps for Cuda {
     fn cast<A: Element, B: Element>(&self, args: Cast<'_, Self, A, B>) -> Result<()> {
         let Cast { factor, from, to } = args;
         let is_packed = from.ld == from.cols && to.ld == to.cols;
-        let (rows, cols) = if is_packed { (to.rows.min(1), to.rows * to.cols) } else { (to.rows, to.cols) };
+        let (rows, cols) =
+            if is_packed { (to.rows.min(1), to.rows * to.cols) } else { (to.rows, to.cols) };
         let of_row = Grid::looping(cols.div_ceil(RUN), THREADS, Grid::FILLING);
         let kernel = Kernel {
             from: from.data.on(self)?,
@@ -27,8 +28,9 @@ impl CastOps for Cuda {
             factor,
         };
         let grid = Grid::new((of_row.blocks.0, rows.min(Grid::MOST_Y) as u32), THREADS);
-        // SAFETY: the function is the kernel's, from `A` to `B`. The op has been validated: both matrices have the rows, columns and distances that are
-        // passed, and what is written is an exclusive view. Rows without gaps are one row of as many elements.
+        // SAFETY: the function is the kernel's, from `A` to `B`. The op has been validated: both
+        // matrices have the rows, columns and distances that are passed, and what is written is an
+        // exclusive view. Rows without gaps are one row of as many elements.
         unsafe { kernel.launch(self, self.inner.kernels.cast.of::<A, B>(), grid) }
     }
 }

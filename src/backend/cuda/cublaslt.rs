@@ -1,7 +1,9 @@
-//! cuBLASLt, where it can be loaded: products of matrices with bias and ReLU. Which products are computed by it, `gemm.rs` decides.
+//! cuBLASLt, where it can be loaded: products of matrices with bias and ReLU. Which products are
+//! computed by it, `gemm.rs` decides.
 //!
-//! A kind of product is planned when it is first asked for: descriptors, and the algorithm that cuBLASLt's heuristic names, which is the same in every
-//! run. From then on it is a look-up and a call; in a graph that has been recorded it is neither.
+//! A kind of product is planned when it is first asked for: descriptors, and the algorithm that
+//! cuBLASLt's heuristic names, which is the same in every run. From then on it is a look-up and a
+//! call; in a graph that has been recorded it is neither.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,10 +13,10 @@ use std::mem::MaybeUninit;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use cudarc::cublaslt::sys::{
-    cublasComputeType_t as Compute, cublasLtEpilogue_t as Epilogue, cublasLtMatmulAlgo_t as Algorithm,
-    cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulHeuristicResult_t as Found,
-    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtReductionScheme_t as Reduction,
-    cublasStatus_t as Status, cudaDataType_t as Type,
+    cublasComputeType_t as Compute, cublasLtEpilogue_t as Epilogue,
+    cublasLtMatmulAlgo_t as Algorithm, cublasLtMatmulDescAttributes_t as Attribute,
+    cublasLtMatmulHeuristicResult_t as Found, cublasLtMatmulPreferenceAttributes_t as Preference,
+    cublasLtReductionScheme_t as Reduction, cublasStatus_t as Status, cudaDataType_t as Type,
 };
 use cudarc::driver::{CudaContext, sys};
 use libloading::Library;
@@ -24,7 +26,8 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 
-/// What the library is called, from the best on: the driver is one for CUDA 13 or later, and runs what is made for CUDA 12 as well.
+/// What the library is called, from the best on: the driver is one for CUDA 13 or later, and runs
+/// what is made for CUDA 12 as well.
 const NAMES: &[&str] = if cfg!(windows) {
     &["cublasLt64_13.dll", "cublasLt64_12.dll"]
 } else {
@@ -52,7 +55,8 @@ macro_rules! functions {
         impl Functions {
             fn of(library: Library) -> Result<Self, libloading::Error> {
                 Ok(Self {
-                    // SAFETY: the functions of cuBLASLt have had these types since CUDA 11, with enumerations as `int`. They stay as long as the library.
+                    // SAFETY: the functions of cuBLASLt have had these types since CUDA 11, with
+                    // enumerations as `int`. They stay as long as the library.
                     $($name: *unsafe { library.get(concat!(stringify!($name), "\0").as_bytes()) }?,)+
                     _library: library,
                 })
@@ -92,7 +96,9 @@ static LIBRARY: LazyLock<Result<Functions, String>> = LazyLock::new(|| {
         // SAFETY: what goes by this name is cuBLASLt, whose initialisers ask for nothing.
         match unsafe { Library::new(*name) }.and_then(Functions::of) {
             Ok(functions) => return Ok(functions),
-            Err(error) => reasons.push(error.source().map_or_else(|| error.to_string(), ToString::to_string)),
+            Err(error) => {
+                reasons.push(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+            }
         }
     }
     Err(reasons.join("; "))
@@ -138,15 +144,23 @@ impl Functions {
 
     fn operation(&self, compute: Compute) -> Result<Owned> {
         // SAFETY: writes a handle.
-        let create = |to| unsafe { (self.cublasLtMatmulDescCreate)(to, compute as c_int, Type::CUDA_R_32F as c_int) };
+        let create = |to| unsafe {
+            (self.cublasLtMatmulDescCreate)(to, compute as c_int, Type::CUDA_R_32F as c_int)
+        };
         self.make(self.cublasLtMatmulDescDestroy, create)
     }
 
     fn set<T>(&self, operation: &Owned, attribute: Attribute, value: T) -> Result<()> {
         let value = (&raw const value).cast();
-        // SAFETY: the handle is that of an operation; as many bytes are read as there are, and if the attribute has another size it is an error.
+        // SAFETY: the handle is that of an operation; as many bytes are read as there are, and if
+        // the attribute has another size it is an error.
         let set = unsafe {
-            (self.cublasLtMatmulDescSetAttribute)(operation.handle, attribute as c_int, value, size_of::<T>())
+            (self.cublasLtMatmulDescSetAttribute)(
+                operation.handle,
+                attribute as c_int,
+                value,
+                size_of::<T>(),
+            )
         };
         self.check("describe a product to cuBLASLt", set)
     }
@@ -155,7 +169,12 @@ impl Functions {
         let value = (&raw const value).cast();
         // SAFETY: as above, of a preference.
         let set = unsafe {
-            (self.cublasLtMatmulPreferenceSetAttribute)(preference.handle, attribute as c_int, value, size_of::<T>())
+            (self.cublasLtMatmulPreferenceSetAttribute)(
+                preference.handle,
+                attribute as c_int,
+                value,
+                size_of::<T>(),
+            )
         };
         self.check("describe a product to cuBLASLt", set)
     }
@@ -184,12 +203,14 @@ struct Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // SAFETY: the handle was made for this function, and is destroyed nowhere else. What was launched does not need it.
+        // SAFETY: the handle was made for this function, and is destroyed nowhere else. What was
+        // launched does not need it.
         let _ = unsafe { (self.destroy)(self.handle) };
     }
 }
 
-/// A kind of product, `D = act(op(A) op(B) + bias)` or `D += op(A) op(B)`, of column-major matrices: all but where they are.
+/// A kind of product, `D = act(op(A) op(B) + bias)` or `D += op(A) op(B)`, of column-major
+/// matrices: all but where they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Kind {
     /// Rows and columns of D, and terms of each of its sums.
@@ -227,7 +248,8 @@ pub(super) struct CublasLt {
     workspace: Buffer<u64>,
 }
 
-// SAFETY: handles may be used from any thread; descriptors are changed and used under the lock of the plans.
+// SAFETY: handles may be used from any thread; descriptors are changed and used under the lock of
+// the plans.
 unsafe impl Send for CublasLt {}
 // SAFETY: as above.
 unsafe impl Sync for CublasLt {}
@@ -243,7 +265,8 @@ impl CublasLt {
     pub(super) fn new(context: &Arc<CudaContext>) -> Result<Self> {
         let functions = functions()?;
         // SAFETY: writes a handle.
-        let handle = functions.make(functions.cublasLtDestroy, |to| unsafe { (functions.cublasLtCreate)(to) })?;
+        let handle = functions
+            .make(functions.cublasLtDestroy, |to| unsafe { (functions.cublasLtCreate)(to) })?;
         let workspace = Buffer::new(context, Owner::ANY, WORKSPACE / size_of::<u64>())?;
         Ok(Self { functions, plans: Mutex::default(), handle, workspace })
     }
@@ -265,8 +288,10 @@ impl CublasLt {
     /// Puts a product into a stream; false if cuBLASLt does not have this kind.
     ///
     /// # Safety
-    /// The context must be bound and the stream be the one of this device on which all products are computed. Matrices A, B and D of the kind's sizes,
-    /// distances and types must lie at the pointers, and a bias if it has one, each aligned as [`Self::is_aligned`] says; D must be nobody else's.
+    /// The context must be bound and the stream be the one of this device on which all products are
+    /// computed. Matrices A, B and D of the kind's sizes, distances and types must lie at the
+    /// pointers, and a bias if it has one, each aligned as [`Self::is_aligned`] says; D must be
+    /// nobody else's.
     pub(super) unsafe fn multiply(
         &self,
         stream: sys::CUstream,
@@ -283,14 +308,17 @@ impl CublasLt {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(fresh) => fresh.insert(self.plan(kind)?),
         };
-        let Some(Plan { operation, layouts: [of_a, of_b, of_d], algorithm }) = plan else { return Ok(false) };
+        let Some(Plan { operation, layouts: [of_a, of_b, of_d], algorithm }) = plan else {
+            return Ok(false);
+        };
         if kind.epilogue.is_some() {
             functions.set(operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
         }
         let (alpha, beta) = (1.0_f32, f32::from(u8::from(kind.adds)));
         let workspace = self.workspace() + BIAS_ROOM as u64;
-        // SAFETY: the handles are of what they are passed for, and the algorithm was found for them; the scalars are `f32`, as the operation says, and read
-        // at once. Behind the room of the bias there are as many bytes as were promised; for the rest the caller vouches.
+        // SAFETY: the handles are of what they are passed for, and the algorithm was found for
+        // them; the scalars are `f32`, as the operation says, and read at once. Behind the room of
+        // the bias there are as many bytes as were promised; for the rest the caller vouches.
         let status = unsafe {
             (functions.cublasLtMatmul)(
                 self.handle.handle,
@@ -324,11 +352,23 @@ impl CublasLt {
             functions.layout(kind.factors, shape(terms, cols, kind.transposed[1]), kind.lds[1])?,
             functions.layout(kind.output, (rows, cols), kind.lds[2])?,
         ];
-        let compute = if kind.tf32 { Compute::CUBLAS_COMPUTE_32F_FAST_TF32 } else { Compute::CUBLAS_COMPUTE_32F };
+        let compute = if kind.tf32 {
+            Compute::CUBLAS_COMPUTE_32F_FAST_TF32
+        } else {
+            Compute::CUBLAS_COMPUTE_32F
+        };
         let operation = functions.operation(compute)?;
         // CUBLAS_OP_N is 0, CUBLAS_OP_T is 1.
-        functions.set(&operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, i32::from(kind.transposed[0]))?;
-        functions.set(&operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSB, i32::from(kind.transposed[1]))?;
+        functions.set(
+            &operation,
+            Attribute::CUBLASLT_MATMUL_DESC_TRANSA,
+            i32::from(kind.transposed[0]),
+        )?;
+        functions.set(
+            &operation,
+            Attribute::CUBLASLT_MATMUL_DESC_TRANSB,
+            i32::from(kind.transposed[1]),
+        )?;
         let epilogue = match kind.epilogue {
             None => Epilogue::CUBLASLT_EPILOGUE_DEFAULT,
             Some(Activation::None) => Epilogue::CUBLASLT_EPILOGUE_BIAS,
@@ -351,10 +391,18 @@ impl CublasLt {
         let create = |to| unsafe { (functions.cublasLtMatmulPreferenceCreate)(to) };
         let preference = functions.make(functions.cublasLtMatmulPreferenceDestroy, create)?;
         let room = (WORKSPACE - BIAS_ROOM) as u64;
-        functions.prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, room)?;
+        functions.prefer(
+            &preference,
+            Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+            room,
+        )?;
         // Sums that are cut in parts are added in `f32`, and never by atomic additions.
         let schemes = Reduction::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
-        functions.prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, schemes)?;
+        functions.prefer(
+            &preference,
+            Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+            schemes,
+        )?;
         for matrix in [
             Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
             Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -364,7 +412,8 @@ impl CublasLt {
             functions.prefer(&preference, matrix, ALIGNMENT as u32)?;
         }
         let (mut found, mut count) = (MaybeUninit::<Found>::uninit(), 0);
-        // SAFETY: the handles are of what they are passed for; there is room for the one result that is asked for.
+        // SAFETY: the handles are of what they are passed for; there is room for the one result
+        // that is asked for.
         let status = unsafe {
             (functions.cublasLtMatmulAlgoGetHeuristic)(
                 self.handle.handle,
@@ -383,7 +432,8 @@ impl CublasLt {
             return Ok(None);
         }
         functions.check("find an algorithm of cuBLASLt", status)?;
-        // SAFETY: there is a result. Its status may be one that is not known here, and so is read as a number.
+        // SAFETY: there is a result. Its status may be one that is not known here, and so is read
+        // as a number.
         let (algorithm, state) = unsafe {
             let found = found.as_ptr();
             ((&raw const (*found).algo).read(), (&raw const (*found).state).cast::<c_int>().read())

@@ -13,7 +13,8 @@ const RUN: usize = 4;
 
 impl DenseUpdateOps for Cuda {
     fn dense_update<E: Element>(&self, args: Update<'_, Self, E>) -> Result<()> {
-        let Update { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded } = args;
+        let Update { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded } =
+            args;
         let (first, second) = self.state_pointers(&state)?;
         let grid = Grid::looping(grad.len().div_ceil(RUN), THREADS, Grid::FILLING);
         let kernel = DenseUpdate {
@@ -28,8 +29,10 @@ impl DenseUpdateOps for Cuda {
             step: OptimizerStep::of(&rule),
             control: self.step_pointers(&control)?,
         };
-        // SAFETY: the function is the kernel's, of `E`. The op has been validated: parameters, rounded ones and the optimizer's state are as long as the
-        // gradient, and exclusive views; state that the optimizer does not have is null, and then not touched, as are rounded parameters.
+        // SAFETY: the function is the kernel's, of `E`. The op has been validated: parameters,
+        // rounded ones and the optimizer's state are as long as the gradient, and exclusive views;
+        // state that the optimizer does not have is null, and then not touched, as are rounded
+        // parameters.
         unsafe { kernel.launch(self, self.inner.kernels.dense_update.of::<E>(), grid) }
     }
 }

@@ -26,13 +26,17 @@ pub struct DeviceInfo {
 /// # Errors
 /// [`Error::NoDriver`].
 pub fn driver_version() -> Result<i32> {
-    // SAFETY: asks only whether a library can be loaded. Everything below is reached with the library there.
+    // SAFETY: asks only whether a library can be loaded. Everything below is reached with the
+    // library there.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::NoDriver);
     }
     let mut version = 0;
     // SAFETY: writes one integer; needs no initialisation.
-    check("ask for the driver's version", unsafe { sys::cuDriverGetVersion(&mut version) }.result())?;
+    check(
+        "ask for the driver's version",
+        unsafe { sys::cuDriverGetVersion(&mut version) }.result(),
+    )?;
     Ok(version)
 }
 
@@ -42,7 +46,9 @@ pub fn driver_version() -> Result<i32> {
 /// As [`Cuda::new`](super::Cuda::new).
 pub fn devices() -> Result<Vec<DeviceInfo>> {
     initialise()?;
-    (0..count()?).map(|ordinal| describe(check("find the device", result::device::get(ordinal))?)).collect()
+    (0..count()?)
+        .map(|ordinal| describe(check("find the device", result::device::get(ordinal))?))
+        .collect()
 }
 
 /// The primary context of a device, bound to the calling thread.
@@ -53,8 +59,8 @@ pub(super) fn context(device: usize) -> Result<Arc<CudaContext>> {
         return Err(Error::NoDevice { device, devices: devices as usize });
     }
     let context = check("create a context", CudaContext::new(device))?;
-    // SAFETY: without events, the order of work on different streams is up to us. All work of a backend goes to its one stream, and buffers
-    // are not cudarc's. Nothing has been allocated yet.
+    // SAFETY: without events, the order of work on different streams is up to us. All work of a
+    // backend goes to its one stream, and buffers are not cudarc's. Nothing has been allocated yet.
     unsafe { context.disable_event_tracking() };
     Ok(context)
 }
@@ -71,7 +77,9 @@ fn initialise() -> Result<()> {
         return Err(Error::DriverTooOld { required: OLDEST_DRIVER, found });
     }
     match result::init() {
-        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => Err(Error::NoDevice { device: 0, devices: 0 }),
+        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => {
+            Err(Error::NoDevice { device: 0, devices: 0 })
+        }
         initialised => check("initialise the driver", initialised),
     }
 }
@@ -98,8 +106,12 @@ fn describe(device: sys::CUdevice) -> Result<DeviceInfo> {
     })
 }
 
-/// Makes an [`Error::Cuda`] of what the driver says. Code and text are taken at once, while the library is known to be there.
-pub(super) fn check<T>(during: &'static str, result: std::result::Result<T, DriverError>) -> Result<T> {
+/// Makes an [`Error::Cuda`] of what the driver says. Code and text are taken at once, while the
+/// library is known to be there.
+pub(super) fn check<T>(
+    during: &'static str,
+    result: std::result::Result<T, DriverError>,
+) -> Result<T> {
     result.map_err(|error| {
         let text = |text: std::result::Result<&std::ffi::CStr, DriverError>| {
             text.map_or_else(|_| String::new(), |text| text.to_string_lossy().into_owned())

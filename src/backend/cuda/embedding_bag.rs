@@ -1,4 +1,5 @@
-//! [`embedding_bag`](crate::ops::embedding_bag) on a CUDA device: kernels/embedding_bag.cu says how.
+//! [`embedding_bag`](crate::ops::embedding_bag) on a CUDA device: kernels/embedding_bag.cu says
+//! how.
 
 use super::Cuda;
 use super::kernels::{EmbeddingBagForward, EmbeddingBagWeightGrad, Grid};
@@ -17,7 +18,10 @@ const MAX_RUN_BAGS: usize = 8;
 const MANY_BAGS: usize = 100_000;
 
 impl EmbeddingBagOps for Cuda {
-    fn embedding_bag_forward<E: Element, I: Index>(&self, args: Forward<'_, Self, E, I>) -> Result<()> {
+    fn embedding_bag_forward<E: Element, I: Index>(
+        &self,
+        args: Forward<'_, Self, E, I>,
+    ) -> Result<()> {
         let Forward { tables, weights, bags, output, argmax } = args;
         let run_bags = run_bags(&bags);
         let grid = grid::<E>(tables.as_ref(), weights.on(self)?, bags.batch_size, run_bags);
@@ -26,7 +30,9 @@ impl EmbeddingBagOps for Cuda {
             weights: weights.on(self)?,
             indices: bags.indices.on(self)?,
             offsets: bags.offsets.on(self)?,
-            per_sample_weights: bags.per_sample_weights.map_or(Ok(0), |weights| weights.on(self))?,
+            per_sample_weights: bags
+                .per_sample_weights
+                .map_or(Ok(0), |weights| weights.on(self))?,
             output: output.data.on(self)?,
             argmax: argmax.as_ref().map_or(Ok(0), |argmax| argmax.data.on(self))?,
             status: self.inner.faults.pointer(),
@@ -38,12 +44,17 @@ impl EmbeddingBagOps for Cuda {
             run_bags: run_bags as u32,
             has_spare: bags.has_spare.into(),
         };
-        // SAFETY: the function is that of `E` and `I`. The op has been validated: weights, ids, offsets and outputs have the sizes that features
-        // and batch size call for, and outputs are exclusive views. Ids and offsets may hold anything: the kernel checks them before it uses them.
+        // SAFETY: the function is that of `E` and `I`. The op has been validated: weights, ids,
+        // offsets and outputs have the sizes that features and batch size call for, and outputs are
+        // exclusive views. Ids and offsets may hold anything: the kernel checks them before it uses
+        // them.
         unsafe { kernel.launch(self, self.inner.kernels.embedding_bag_forward.of::<E, I>(), grid) }
     }
 
-    fn embedding_bag_weight_grad<E: Element, I: Index>(&self, args: WeightGrad<'_, Self, E, I>) -> Result<()> {
+    fn embedding_bag_weight_grad<E: Element, I: Index>(
+        &self,
+        args: WeightGrad<'_, Self, E, I>,
+    ) -> Result<()> {
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
         let grid = grid::<E>(tables.as_ref(), weights.on(self)?, bags.batch_size, 1);
         let kernel = EmbeddingBagWeightGrad {
@@ -61,12 +72,15 @@ impl EmbeddingBagOps for Cuda {
             has_spare: bags.has_spare.into(),
         };
         // SAFETY: as in the forward pass.
-        unsafe { kernel.launch(self, self.inner.kernels.embedding_bag_weight_grad.of::<E, I>(), grid) }
+        unsafe {
+            kernel.launch(self, self.inner.kernels.embedding_bag_weight_grad.of::<E, I>(), grid)
+        }
     }
 }
 
-/// The bags that a group of lanes pools one after another: several where they are short, so that enough rows are on their way at once, or
-/// where there are many, since a group has something to do before its first row.
+/// The bags that a group of lanes pools one after another: several where they are short, so that
+/// enough rows are on their way at once, or where there are many, since a group has something to do
+/// before its first row.
 fn run_bags<I: Index>(bags: &Bags<'_, Cuda, I>) -> usize {
     let num_bags = bags.offsets.len() - 1;
     let length = bags.num_indices().div_ceil(num_bags.max(1)).max(1);
@@ -79,12 +93,14 @@ fn grid<E: Element>(tables: &TableBatch, weights: u64, batch_size: usize, run_ba
         let dim = tables.tables()[feature.table].embedding_dim;
         let wide = WIDE / size_of::<E>();
         let start = weights + (tables.weight_offsets()[feature.table] * size_of::<E>()) as u64;
-        let width = if dim.is_multiple_of(wide) && start.is_multiple_of(WIDE as u64) { wide } else { 1 };
+        let width =
+            if dim.is_multiple_of(wide) && start.is_multiple_of(WIDE as u64) { wide } else { 1 };
         dim.div_ceil(width).next_power_of_two().min(32)
     };
     // A run has at most as many bags as its group has lanes.
     let threads = |lanes: usize| batch_size.div_ceil(run_bags.min(lanes)) * lanes;
-    let threads = tables.features().iter().map(|feature| threads(lanes(feature))).max().unwrap_or(0);
+    let threads =
+        tables.features().iter().map(|feature| threads(lanes(feature))).max().unwrap_or(0);
     let blocks = threads.div_ceil(THREADS as usize);
     // Features beyond the limit share blocks.
     Grid::new((blocks as u32, tables.features().len().min(Grid::MOST_Y) as u32), THREADS)

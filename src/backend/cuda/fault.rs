@@ -64,7 +64,8 @@ impl FaultLog {
     pub(super) fn take(&self) -> Result<()> {
         let _reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found = [Status::default()];
-        // SAFETY: the buffer holds one status, all bits of which are a value. Nothing that was launched is running.
+        // SAFETY: the buffer holds one status, all bits of which are a value. Nothing that was
+        // launched is running.
         check("read the status", unsafe { result::memcpy_dtoh_sync(&mut found, self.pointer()) })?;
         let [status] = found;
         if status.count == 0 {
@@ -76,7 +77,9 @@ impl FaultLog {
 
     fn clear(&self) -> Result<()> {
         // SAFETY: the buffer holds one status.
-        check("clear the status", unsafe { result::memcpy_htod_sync(self.pointer(), &[Status::default()]) })
+        check("clear the status", unsafe {
+            result::memcpy_htod_sync(self.pointer(), &[Status::default()])
+        })
     }
 }
 

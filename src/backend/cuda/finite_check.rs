@@ -21,7 +21,8 @@ impl FiniteCheckOps for Cuda {
             b_len: b.len() as u64,
             verdict: verdict.on(self)?,
         };
-        // SAFETY: the function is the kernel's. The op has been validated: the verdict has all its words, and is an exclusive view.
+        // SAFETY: the function is the kernel's. The op has been validated: the verdict has all its
+        // words, and is an exclusive view.
         unsafe { scan.launch(self, self.inner.kernels.finite_check_scan, grid)? };
         let judge = FiniteCheckJudge {
             loss: loss.on(self)?,
@@ -31,7 +32,8 @@ impl FiniteCheckOps for Cuda {
             step,
             stays_shut: u32::from(policy == NonFinite::Error),
         };
-        // SAFETY: as above; loss and values have an entry, and the status words are the backend's own.
+        // SAFETY: as above; loss and values have an entry, and the status words are the backend's
+        // own.
         unsafe { judge.launch(self, self.inner.kernels.finite_check_judge, Grid::new((1, 1), 32)) }
     }
 }

@@ -14,11 +14,13 @@ use crate::ops::{Accum, Activation, Matrix, MatrixMut, Precision};
 
 /// Who computes the products of matrices in layers ([`linear`](crate::ops::linear)).
 ///
-/// cuBLASLt differs from our own kernels in this: in 16 bits the bias is rounded to the type of the layer; factors of tf32 may be cut off where ours are
-/// rounded to nearest, which doubles their error; ReLU may make a zero of a NaN; and the bits of its results are those of its version and the device. They
-/// are the same in every run.
+/// cuBLASLt differs from our own kernels in this: in 16 bits the bias is rounded to the type of the
+/// layer; factors of tf32 may be cut off where ours are rounded to nearest, which doubles their
+/// error; ReLU may make a zero of a NaN; and the bits of its results are those of its version and
+/// the device. They are the same in every run.
 ///
-/// Measured with cuBLASLt of CUDA 13.0 on an NVIDIA H200: benches/record/nvidia-h200/2026-11-28.json.
+/// Measured with cuBLASLt of CUDA 13.0 on an NVIDIA H200:
+/// benches/record/nvidia-h200/2026-11-28.json.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Gemm {
@@ -27,14 +29,17 @@ pub enum Gemm {
     Auto,
     /// Kernels of our own. cuBLASLt is not even looked for.
     Own,
-    /// cuBLASLt for every product that it takes: no side may be zero, and matrices and bias begin at multiples of 16 bytes.
+    /// cuBLASLt for every product that it takes: no side may be zero, and matrices and bias begin
+    /// at multiples of 16 bytes.
     #[cfg_attr(feature = "cli", value(name = "cublaslt"))]
     CublasLt,
 }
 
-/// The least side of a product that [`Gemm::Auto`] leaves to cuBLASLt: that of the smallest tile of our kernels on the tensor cores.
+/// The least side of a product that [`Gemm::Auto`] leaves to cuBLASLt: that of the smallest tile of
+/// our kernels on the tensor cores.
 const LEAST_SIDE: usize = 64;
-/// Rows of matrices must begin at multiples of so many bytes for cuBLASLt to be faster than our kernels at gradients.
+/// Rows of matrices must begin at multiples of so many bytes for cuBLASLt to be faster than our
+/// kernels at gradients.
 const ROW_ALIGN: usize = 16;
 
 impl Gemm {
@@ -49,11 +54,17 @@ impl Gemm {
 
     /// Whether a product is one for cuBLASLt.
     ///
-    /// By benches/record/nvidia-h200/2026-11-28.json [`Gemm::Auto`] leaves to it the forward pass of layers whose sides are 415 or more in tf32 and bf16, where it takes
-    /// 0.46 to 0.88 of our time, and of the backward pass what is in bf16 with rows at multiples of 16 bytes: 0.59. With other rows it takes up
-    /// to ten times as long there, and in tf32 1.2 times or more. Layers of one output or 13 inputs go either way; between those and 415 nothing has been
+    /// By benches/record/nvidia-h200/2026-11-28.json [`Gemm::Auto`] leaves to it the forward pass
+    /// of layers whose sides are 415 or more in tf32 and bf16, where it takes 0.46 to 0.88 of our
+    /// time, and of the backward pass what is in bf16 with rows at multiples of 16 bytes: 0.59.
+    /// With other rows it takes up to ten times as long there, and in tf32 1.2 times or more.
+    /// Layers of one output or 13 inputs go either way; between those and 415 nothing has been
     /// measured, and f16 is taken to be as bf16. Exact products of f32 stay with us for their bits.
-    fn leaves<E: Element, O: Element>(self, product: &Product<'_>, output: &MatrixMut<'_, Cuda, O>) -> bool {
+    fn leaves<E: Element, O: Element>(
+        self,
+        product: &Product<'_>,
+        output: &MatrixMut<'_, Cuda, O>,
+    ) -> bool {
         let least = output.cols.min(output.rows).min(product.terms);
         let is_exact = product.precision.is_exact::<E>();
         let is_aligned = |ld: usize, size: usize| (ld * size).is_multiple_of(ROW_ALIGN);
@@ -63,7 +74,11 @@ impl Gemm {
         let is_forward = product.bias.is_some();
         match self {
             Self::Own => false,
-            Self::Auto => !is_exact && least >= LEAST_SIDE && (is_forward || E::DTYPE != DType::F32 && are_aligned),
+            Self::Auto => {
+                !is_exact
+                    && least >= LEAST_SIDE
+                    && (is_forward || E::DTYPE != DType::F32 && are_aligned)
+            }
             Self::CublasLt => least > 0,
         }
     }
@@ -99,10 +114,12 @@ pub(super) struct Product<'a> {
 }
 
 impl Cuda {
-    /// Has cuBLASLt compute a product of factors of `E`, if it is one for it: false if our own kernels are to do so.
+    /// Has cuBLASLt compute a product of factors of `E`, if it is one for it: false if our own
+    /// kernels are to do so.
     ///
     /// # Safety
-    /// The factors must be of `E`, and with `terms` of the shape of the output; a bias must have a value for each of its columns.
+    /// The factors must be of `E`, and with `terms` of the shape of the output; a bias must have a
+    /// value for each of its columns.
     pub(super) unsafe fn multiply<E: Element, O: Element>(
         &self,
         product: Product<'_>,
@@ -113,7 +130,8 @@ impl Cuda {
             return Ok(false);
         };
         let Product { left, right, terms, precision, bias, accum } = product;
-        // A row-major matrix is a column-major one transposed, and so is the product of two, the other way round.
+        // A row-major matrix is a column-major one transposed, and so is the product of two, the
+        // other way round.
         let pointers = [right.pointer, left.pointer, output.data.on(self)?];
         let kind = Kind {
             sizes: [output.cols, output.rows, terms],
@@ -131,18 +149,22 @@ impl Cuda {
             Some(_) if is_rounded => cublaslt.bias_room(output.cols * size_of::<O>()),
             Some((bias, _)) => Some(bias.on(self)?),
         };
-        let are_aligned = |place: &u64| pointers.into_iter().chain([*place]).all(CublasLt::is_aligned);
+        let are_aligned =
+            |place: &u64| pointers.into_iter().chain([*place]).all(CublasLt::is_aligned);
         let Some(place) = place.filter(are_aligned) else { return Ok(false) };
         if let (Some((bias, _)), true) = (bias, is_rounded) {
-            // SAFETY: there is as much room, which is nobody else's until the product has been computed.
+            // SAFETY: there is as much room, which is nobody else's until the product has been
+            // computed.
             let rounded = unsafe { SliceMut::<O>::from_raw(place, output.cols) };
-            let (from, to) = (Matrix::packed(bias, 1, output.cols), MatrixMut::packed(rounded, 1, output.cols));
+            let (from, to) =
+                (Matrix::packed(bias, 1, output.cols), MatrixMut::packed(rounded, 1, output.cols));
             Cast { factor: 1.0, from, to }.run(self)?;
         }
         self.bind()?;
         // cuBLASLt loads a kernel when it is first used.
         let _relaxed = Relaxed::new()?;
-        // SAFETY: the caller vouches for the matrices, by whose sizes the kind has been made; the stream is the backend's.
+        // SAFETY: the caller vouches for the matrices, by whose sizes the kind has been made; the
+        // stream is the backend's.
         unsafe { cublaslt.multiply(self.raw_stream(), &kind, pointers, place) }
     }
 }

@@ -16,7 +16,8 @@ pub(super) struct Image {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "a library that was built without kernels has no targets")]
 pub(super) enum Target {
-    /// Machine code; `exact`: for this capability alone, else for all of the same generation from this one on.
+    /// Machine code; `exact`: for this capability alone, else for all of the same generation from
+    /// this one on.
     Cubin { major: u32, minor: u32, exact: bool },
     /// Text that the driver compiles.
     Ptx,
@@ -40,7 +41,9 @@ pub fn images() -> Vec<ImageInfo> {
     let info = |image: &Image| ImageInfo {
         stem: image.stem,
         target: match image.target {
-            Target::Cubin { major, minor, exact } => format!("sm_{major}{minor}{}", if exact { "a" } else { "" }),
+            Target::Cubin { major, minor, exact } => {
+                format!("sm_{major}{minor}{}", if exact { "a" } else { "" })
+            }
             Target::Ptx => "ptx".into(),
         },
         contents: image.bytes,
@@ -52,20 +55,26 @@ pub fn images() -> Vec<ImageInfo> {
     IMAGES.iter().map(info).collect()
 }
 
-/// The images of a kernel file that a device takes, best first: its own cubin, the highest of its generation, the PTX.
+/// The images of a kernel file that a device takes, best first: its own cubin, the highest of its
+/// generation, the PTX.
 pub(super) fn candidates(stem: &str, capability: (u32, u32)) -> Result<Vec<&'static Image>> {
     if IMAGES.is_empty() {
         return Err(Error::KernelsNotBuilt);
     }
     let rank = |image: &Image| match image.target {
-        Target::Cubin { major, minor, exact: true } => ((major, minor) == capability).then_some((2, minor)),
+        Target::Cubin { major, minor, exact: true } => {
+            ((major, minor) == capability).then_some((2, minor))
+        }
         Target::Cubin { major, minor, exact: false } => {
             (major == capability.0 && minor <= capability.1).then_some((1, minor))
         }
         Target::Ptx => (capability >= (8, 0)).then_some((0, 0)),
     };
-    let mut found: Vec<_> =
-        IMAGES.iter().filter(|image| image.stem == stem).filter_map(|image| Some((rank(image)?, image))).collect();
+    let mut found: Vec<_> = IMAGES
+        .iter()
+        .filter(|image| image.stem == stem)
+        .filter_map(|image| Some((rank(image)?, image)))
+        .collect();
     found.sort_by_key(|&(rank, _)| std::cmp::Reverse(rank));
     match found.is_empty() {
         true => Err(Error::NoKernelImage { capability }),

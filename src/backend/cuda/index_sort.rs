@@ -11,8 +11,8 @@ use crate::size::{product, sum};
 
 /// Threads of a block, as the kernels are compiled.
 const THREADS: u32 = 256;
-/// Keys that a block takes: of many keys more, so that fewer blocks wait for what those before them have found, of few keys less, so that more
-/// multiprocessors have some.
+/// Keys that a block takes: of many keys more, so that fewer blocks wait for what those before them
+/// have found, of few keys less, so that more multiprocessors have some.
 const TILES: (usize, usize) = (2048, 1024);
 /// Keys from which on tiles are large.
 const MANY_KEYS: usize = 1 << 17;
@@ -20,7 +20,8 @@ const MANY_KEYS: usize = 1 << 17;
 const MAX_DIGIT_BITS: u32 = 8;
 const DIGITS: usize = 1 << MAX_DIGIT_BITS;
 const MAX_PASSES: usize = 8;
-/// Blocks that name the rows; they loop over what is left. Each has digits to count and to add, so that there are no more than fill a device.
+/// Blocks that name the rows; they loop over what is left. Each has digits to count and to add, so
+/// that there are no more than fill a device.
 const MAX_BLOCKS: usize = 528;
 
 /// What a sort is made of, as far as sizes decide it.
@@ -52,7 +53,12 @@ impl Plan {
 
     /// The words that begin as zeros: tickets, histograms, and what tiles tell each other.
     fn cleared_words(&self) -> [usize; 4] {
-        [(MAX_PASSES + 1).div_ceil(2), MAX_PASSES * DIGITS / 2, self.tiles * DIGITS, self.segment_tiles]
+        [
+            (MAX_PASSES + 1).div_ceil(2),
+            MAX_PASSES * DIGITS / 2,
+            self.tiles * DIGITS,
+            self.segment_tiles,
+        ]
     }
 }
 
@@ -65,7 +71,8 @@ fn tile(num_keys: usize) -> usize {
     if has_large_tiles(num_keys) { TILES.0 } else { TILES.1 }
 }
 
-/// Blocks that number the rows among `num_keys` keys, and words in which they tell each other how many they have: there is a key more.
+/// Blocks that number the rows among `num_keys` keys, and words in which they tell each other how
+/// many they have: there is a key more.
 pub(super) fn segment_tiles(num_keys: usize) -> usize {
     sum([num_keys, 1]).div_ceil(tile(num_keys))
 }
@@ -74,13 +81,20 @@ impl Cuda {
     /// Launches the numbering of rows among sorted keys of so many bytes.
     ///
     /// # Safety
-    /// As that of the kernel's launch: there must be room for as many rows and bags as keys, for a segment more, and for two counts; ticket and
-    /// words must be zero.
-    pub(super) unsafe fn number_rows(&self, kernel: IndexSortSegments, key_bytes: usize) -> Result<()> {
+    /// As that of the kernel's launch: there must be room for as many rows and bags as keys, for a
+    /// segment more, and for two counts; ticket and words must be zero.
+    pub(super) unsafe fn number_rows(
+        &self,
+        kernel: IndexSortSegments,
+        key_bytes: usize,
+    ) -> Result<()> {
         let num_keys = kernel.num_keys as usize;
-        let function = self.inner.kernels.index_sort_segments.of(has_large_tiles(num_keys)).of(key_bytes);
+        let function =
+            self.inner.kernels.index_sort_segments.of(has_large_tiles(num_keys)).of(key_bytes);
         // SAFETY: what the caller promises.
-        unsafe { kernel.launch(self, function, Grid::new((segment_tiles(num_keys) as u32, 1), THREADS)) }
+        unsafe {
+            kernel.launch(self, function, Grid::new((segment_tiles(num_keys) as u32, 1), THREADS))
+        }
     }
 }
 
@@ -94,7 +108,8 @@ impl IndexSortOps for Cuda {
         let cleared = plan.cleared_words();
         let mut parts = Parts::of(&workspace, self)?;
         workspace.first(cleared.iter().sum()).clear(self.raw_stream())?;
-        let [tickets, histograms, words, segment_words] = cleared.map(|words| parts.take(words * 8));
+        let [tickets, histograms, words, segment_words] =
+            cleared.map(|words| parts.take(words * 8));
         let mut keys = [(); 2].map(|()| parts.take(n * plan.key_bytes));
         let [spare, bag_of] = [(); 2].map(|()| parts.take(n * 4));
         let sorted_positions = Self::view(&sorted.positions).on(self)?;
@@ -122,13 +137,16 @@ impl IndexSortOps for Cuda {
             has_spare: bags.has_spare.into(),
         };
         let grid = Grid::looping(num_bags * lanes, THREADS, MAX_BLOCKS);
-        // SAFETY: the function is that of `I`. The op has been validated: ids, offsets and order have the sizes that bags and ids call for, and
-        // the workspace is as long as `index_sort_workspace_len` says, so that all parts of it lie within it; it and the order are
-        // exclusive views. Ids and offsets may hold anything: the kernel checks them before it uses them.
+        // SAFETY: the function is that of `I`. The op has been validated: ids, offsets and order
+        // have the sizes that bags and ids call for, and the workspace is as long as
+        // `index_sort_workspace_len` says, so that all parts of it lie within it; it and the order
+        // are exclusive views. Ids and offsets may hold anything: the kernel checks them before it
+        // uses them.
         unsafe { rows.launch(self, kernels.index_sort_rows.of(size_of::<I>()), grid)? };
 
         for pass in 0..plan.passes {
-            // The last pass leaves the positions where they belong, so every second one before it does.
+            // The last pass leaves the positions where they belong, so every second one before it
+            // does.
             let (from, to) = match (plan.passes - pass) % 2 {
                 1 => (spare, sorted_positions),
                 _ => (sorted_positions, spare),
@@ -146,7 +164,8 @@ impl IndexSortOps for Cuda {
                 digit_bits: plan.digit_bits,
             };
             keys.swap(0, 1);
-            // SAFETY: as above; keys and positions go from one part of the workspace to another one.
+            // SAFETY: as above; keys and positions go from one part of the workspace to another
+            // one.
             unsafe {
                 let function = kernels.index_sort_pass.of(has_large_tiles(n)).of(plan.key_bytes);
                 kernel.launch(self, function, Grid::new((plan.tiles as u32, 1), THREADS))?;
@@ -175,7 +194,11 @@ impl IndexSortOps for Cuda {
             let plan = Plan::new(tables, num_keys);
             // Keys twice, a copy of the positions, and the bag of each position.
             let keys = product([num_keys, plan.key_bytes]).div_ceil(8);
-            sum(plan.cleared_words().into_iter().chain([keys, keys, product([2, num_keys.div_ceil(2)])]))
+            sum(plan.cleared_words().into_iter().chain([
+                keys,
+                keys,
+                product([2, num_keys.div_ceil(2)]),
+            ]))
         };
         // Enough for fewer ids as well, which may need more since their tiles are small.
         words(num_indices).max(words(num_indices.min(MANY_KEYS - 1)))

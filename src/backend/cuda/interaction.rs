@@ -1,11 +1,12 @@
-//! [`interaction`](crate::ops::interaction) on a CUDA device: exact products of `f32` by kernels/interaction.cu, others on the tensor cores by
-//! kernels/interaction_mma.cu, samples that are too large for these by kernels/interaction_tiled.cu.
+//! [`interaction`](crate::ops::interaction) on a CUDA device: exact products of `f32` by
+//! kernels/interaction.cu, others on the tensor cores by kernels/interaction_mma.cu, samples that
+//! are too large for these by kernels/interaction_tiled.cu.
 
 use super::Cuda;
 use super::kernels::{
     Grid, InteractionBackward, InteractionBackwardMatrices, InteractionCopy, InteractionForward,
-    InteractionForwardMatrices, InteractionMmaBackward, InteractionMmaForward, InteractionTiledBackward,
-    InteractionTiledForward,
+    InteractionForwardMatrices, InteractionMmaBackward, InteractionMmaForward,
+    InteractionTiledBackward, InteractionTiledForward,
 };
 use crate::dtype::Element;
 use crate::error::Result;
@@ -22,17 +23,20 @@ const WARP: usize = 32;
 const RUN: usize = 16;
 /// Samples that do not fill a device, so that each is given as many threads as there can be.
 const FEW_SAMPLES: usize = 1024;
-/// interaction_mma.cu: bytes of a sample of which a multiprocessor has so many that a warp each keeps it busy. Larger ones take more threads.
+/// interaction_mma.cu: bytes of a sample of which a multiprocessor has so many that a warp each
+/// keeps it busy. Larger ones take more threads.
 const MMA_LIGHT: usize = 9 << 10;
 
 /// interaction.cu: a thread has the pairs of as many features with as many others in registers.
 const TILE: usize = 4;
 /// interaction.cu: a thread has a run of the gradients of as many features in registers.
 const GRAD_ROWS: usize = 16;
-/// interaction_mma.cu: features, or columns of their gradients, of a matrix product, and bytes of each row.
+/// interaction_mma.cu: features, or columns of their gradients, of a matrix product, and bytes of
+/// each row.
 const MMA_SIDE: usize = 16;
 const MMA_DEPTH: usize = 32;
-/// interaction_mma.cu: features whose gradients a warp has in registers, where they are few and where they are many.
+/// interaction_mma.cu: features whose gradients a warp has in registers, where they are few and
+/// where they are many.
 const MMA_GRADS: [usize; 2] = [32, 64];
 /// interaction_tiled.cu: threads of a block, features and columns of its tiles.
 const TILED_THREADS: u32 = 256;
@@ -100,11 +104,21 @@ struct Part {
 
 impl Part {
     fn of<E: Element>(matrix: &Matrix<'_, Cuda, E>, cuda: &Cuda) -> Result<Self> {
-        Ok(Self { pointer: matrix.data.on(cuda)?, rows: matrix.rows, cols: matrix.cols, ld: matrix.ld })
+        Ok(Self {
+            pointer: matrix.data.on(cuda)?,
+            rows: matrix.rows,
+            cols: matrix.cols,
+            ld: matrix.ld,
+        })
     }
 
     fn of_mut<E: Element>(matrix: &MatrixMut<'_, Cuda, E>, cuda: &Cuda) -> Result<Self> {
-        Ok(Self { pointer: matrix.data.on(cuda)?, rows: matrix.rows, cols: matrix.cols, ld: matrix.ld })
+        Ok(Self {
+            pointer: matrix.data.on(cuda)?,
+            rows: matrix.rows,
+            cols: matrix.cols,
+            ld: matrix.ld,
+        })
     }
 
     /// The first `cols` columns, and the others.
@@ -115,7 +129,11 @@ impl Part {
 }
 
 /// The first feature, of `dim` columns if all lie side by side, and the others.
-fn parts<E: Element>(features: &Features<'_, Cuda, E>, dim: usize, cuda: &Cuda) -> Result<[Part; 2]> {
+fn parts<E: Element>(
+    features: &Features<'_, Cuda, E>,
+    dim: usize,
+    cuda: &Cuda,
+) -> Result<[Part; 2]> {
     Ok(match features {
         Features::Joined { block, .. } => Part::of(block, cuda)?.split::<E>(dim),
         Features::Split { dense, sparse } => [Part::of(dense, cuda)?, Part::of(sparse, cuda)?],
@@ -123,10 +141,16 @@ fn parts<E: Element>(features: &Features<'_, Cuda, E>, dim: usize, cuda: &Cuda) 
 }
 
 /// As [`parts`].
-fn parts_mut<E: Element>(features: &FeaturesMut<'_, Cuda, E>, dim: usize, cuda: &Cuda) -> Result<[Part; 2]> {
+fn parts_mut<E: Element>(
+    features: &FeaturesMut<'_, Cuda, E>,
+    dim: usize,
+    cuda: &Cuda,
+) -> Result<[Part; 2]> {
     Ok(match features {
         FeaturesMut::Joined { block } => Part::of_mut(block, cuda)?.split::<E>(dim),
-        FeaturesMut::Split { dense, sparse } => [Part::of_mut(dense, cuda)?, Part::of_mut(sparse, cuda)?],
+        FeaturesMut::Split { dense, sparse } => {
+            [Part::of_mut(dense, cuda)?, Part::of_mut(sparse, cuda)?]
+        }
     })
 }
 
@@ -141,7 +165,9 @@ struct Dots {
 
 impl Dots {
     fn flags(&self) -> u32 {
-        let Interaction::Dot { order, include_self, append_sparse, .. } = self.interaction else { return 0 };
+        let Interaction::Dot { order, include_self, append_sparse, .. } = self.interaction else {
+            return 0;
+        };
         let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
         flag(self.sizes.has_dense, HAS_DENSE)
             | flag(order == PairOrder::UpperTriangle, UPPER)
@@ -192,30 +218,37 @@ impl Dots {
         vectors * dim + self.interaction.num_pairs(num_features)
     }
 
-    /// Whether there are enough samples, of features that are few enough, for teams on the tensor cores that are no whole blocks.
+    /// Whether there are enough samples, of features that are few enough, for teams on the tensor
+    /// cores that are no whole blocks.
     fn are_many_and_small(&self) -> bool {
         self.sizes.batch_size > FEW_SAMPLES && self.sizes.num_features <= MMA_GRADS[0]
     }
 
-    /// A team of so many threads for each sample, which takes so many bytes of shared memory; none if these are too many. A block has several teams
-    /// only if these are warps.
+    /// A team of so many threads for each sample, which takes so many bytes of shared memory; none
+    /// if these are too many. A block has several teams only if these are warps.
     fn teams(&self, threads: usize, bytes: usize) -> Option<(Grid, u32)> {
         let most = if threads == WARP { THREADS / WARP } else { 1 };
         let teams = most.min(SHARED / bytes);
         let blocks = self.sizes.batch_size.div_ceil(teams.max(1)) as u32;
-        let grid = Grid { blocks: (blocks, 1), threads: (teams * threads) as u32, shared: (teams * bytes) as u32 };
+        let grid = Grid {
+            blocks: (blocks, 1),
+            threads: (teams * threads) as u32,
+            shared: (teams * bytes) as u32,
+        };
         (teams > 0).then_some((grid, threads as u32))
     }
 }
 
-/// The elements that a row of the output may take in shared memory, where it begins as far behind a multiple of 16 bytes as it really does.
+/// The elements that a row of the output may take in shared memory, where it begins as far behind a
+/// multiple of 16 bytes as it really does.
 fn row_room<E: Element>(width: usize) -> usize {
     let run = RUN / size_of::<E>();
     (width + run - 1).next_multiple_of(run)
 }
 
-// SAFETY of all launches below: the function is the kernel's, for `E`. The op has been validated: features, output and gradients are matrices of the
-// sizes that the kernel is given, and what is written is an exclusive view. A block has the shared memory that its teams take.
+// SAFETY of all launches below: the function is the kernel's, for `E`. The op has been validated:
+// features, output and gradients are matrices of the sizes that the kernel is given, and what is
+// written is an exclusive view. A block has the shared memory that its teams take.
 impl Cuda {
     fn dots<E: Element>(&self, call: Dots) -> Result<()> {
         let Sizes { batch_size, num_features, dim, .. } = call.sizes;
@@ -232,7 +265,13 @@ impl Cuda {
         };
         let slices = 1 << (team_threads as usize / tiles).clamp(1, WARP).ilog2();
         let (batch_size, pitch) = (batch_size as u32, pitch as u32);
-        let kernel = InteractionForward { matrices: call.forward(), batch_size, team_threads, pitch, slices };
+        let kernel = InteractionForward {
+            matrices: call.forward(),
+            batch_size,
+            team_threads,
+            pitch,
+            slices,
+        };
         // SAFETY: see above.
         unsafe { kernel.launch(self, self.inner.kernels.interaction_forward, grid) }
     }
@@ -264,7 +303,8 @@ impl Cuda {
         let Sizes { batch_size, num_features, dim, .. } = call.sizes;
         let run = RUN / size_of::<E>();
         let (groups, runs) = (num_features.div_ceil(GRAD_ROWS), dim.div_ceil(run));
-        let elements = num_features * (runs * run + groups * GRAD_ROWS) + row_room::<E>(call.filled());
+        let elements =
+            num_features * (runs * run + groups * GRAD_ROWS) + row_room::<E>(call.filled());
         let threads = match batch_size {
             ..=FEW_SAMPLES => THREADS,
             _ => (groups * runs).next_power_of_two().clamp(WARP, THREADS),
@@ -273,7 +313,8 @@ impl Cuda {
             return self.tiled_dot_grads::<E>(call, grads);
         };
         let batch_size = batch_size as u32;
-        let kernel = InteractionBackward { matrices: call.backward(grads), batch_size, team_threads };
+        let kernel =
+            InteractionBackward { matrices: call.backward(grads), batch_size, team_threads };
         // SAFETY: see above.
         unsafe { kernel.launch(self, self.inner.kernels.interaction_backward, grid) }
     }
@@ -281,26 +322,38 @@ impl Cuda {
     fn mma_dot_grads<E: Element>(&self, call: Dots, grads: [Part; 2]) -> Result<()> {
         let Sizes { batch_size, num_features, dim, .. } = call.sizes;
         let pitch = dim.next_multiple_of(MMA_SIDE) + 8;
-        let matrix_pitch = num_features.next_multiple_of(MMA_DEPTH / size_of::<E>()) + RUN / size_of::<E>();
-        let bytes = (num_features * (pitch + matrix_pitch) + row_room::<E>(call.filled())) * size_of::<E>();
-        let threads = if call.are_many_and_small() && bytes <= 2 * MMA_LIGHT { 2 * WARP } else { THREADS };
+        let matrix_pitch =
+            num_features.next_multiple_of(MMA_DEPTH / size_of::<E>()) + RUN / size_of::<E>();
+        let bytes =
+            (num_features * (pitch + matrix_pitch) + row_room::<E>(call.filled())) * size_of::<E>();
+        let threads =
+            if call.are_many_and_small() && bytes <= 2 * MMA_LIGHT { 2 * WARP } else { THREADS };
         let mut functions = MMA_GRADS.into_iter().zip(&self.inner.kernels.interaction_mma_backward);
         let of_size = functions.find(|(most, _)| num_features <= *most);
-        let (Some((grid, team_threads)), Some((_, function))) = (call.teams(threads, bytes), of_size) else {
+        let (Some((grid, team_threads)), Some((_, function))) =
+            (call.teams(threads, bytes), of_size)
+        else {
             return self.tiled_dot_grads::<E>(call, grads);
         };
         let batch_size = batch_size as u32;
-        let kernel = InteractionMmaBackward { matrices: call.backward(grads), batch_size, team_threads };
+        let kernel =
+            InteractionMmaBackward { matrices: call.backward(grads), batch_size, team_threads };
         // SAFETY: see above.
         unsafe { kernel.launch(self, function.of::<E>(), grid) }
     }
 
     fn tiled_dot_grads<E: Element>(&self, call: Dots, grads: [Part; 2]) -> Result<()> {
-        let tiles = call.sizes.num_features.div_ceil(TILED_SIDE) * call.sizes.dim.div_ceil(TILED_SIDE);
-        let grid = Grid::new((call.sizes.batch_size as u32, tiles.min(Grid::MOST_Y) as u32), TILED_THREADS);
+        let tiles =
+            call.sizes.num_features.div_ceil(TILED_SIDE) * call.sizes.dim.div_ceil(TILED_SIDE);
+        let grid = Grid::new(
+            (call.sizes.batch_size as u32, tiles.min(Grid::MOST_Y) as u32),
+            TILED_THREADS,
+        );
         let kernel = InteractionTiledBackward { matrices: call.backward(grads) };
         // SAFETY: see above.
-        unsafe { kernel.launch(self, self.inner.kernels.interaction_tiled_backward.of::<E>(), grid) }
+        unsafe {
+            kernel.launch(self, self.inner.kernels.interaction_tiled_backward.of::<E>(), grid)
+        }
     }
 
     /// Copies a matrix to one of the same shape.

@@ -1,7 +1,8 @@
 //! Every kernel's signature, declared once, and the only place that launches anything.
 //!
-//! A kernel is declared as a struct of its parameters, in their order. A test compares [`SIGNATURES`] with the `.param` lists of the compiled
-//! PTX, so a launch cannot pass anything that the kernel does not expect.
+//! A kernel is declared as a struct of its parameters, in their order. A test compares
+//! [`SIGNATURES`] with the `.param` lists of the compiled PTX, so a launch cannot pass anything
+//! that the kernel does not expect.
 
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
@@ -32,14 +33,16 @@ pub struct Signature {
     pub stem: &'static str,
     /// Its name; if there are several instances, without the types that they are for.
     pub name: &'static str,
-    /// How many instances there are: 9 if it is there for every pair of storage types, 6 if for every storage type with every type of ids, 3 if for every
-    /// storage type, 2 if for both widths of ids or of keys, else 1.
+    /// How many instances there are: 9 if it is there for every pair of storage types, 6 if for
+    /// every storage type with every type of ids, 3 if for every storage type, 2 if for both widths
+    /// of ids or of keys, else 1.
     pub instances: usize,
     /// Its parameters, in their order: those that several kernels share are one entry.
     pub parameters: &'static [&'static [Parameter]],
 }
 
-/// What a launch passes: the address of each parameter. No kernel has more of them than there is room for.
+/// What a launch passes: the address of each parameter. No kernel has more of them than there is
+/// room for.
 struct Arguments {
     addresses: [*mut c_void; 64],
     len: usize,
@@ -56,7 +59,8 @@ impl Arguments {
     }
 }
 
-/// The types that a field of a kernel can have: those of parameters, and groups of parameters that several kernels share.
+/// The types that a field of a kernel can have: those of parameters, and groups of parameters that
+/// several kernels share.
 trait Kind {
     const PARAMETERS: &'static [Parameter];
     fn add_to(&mut self, arguments: &mut Arguments);
@@ -123,7 +127,8 @@ impl Grid {
     }
 }
 
-/// Declares kernels: a struct of parameters with a `launch` for each, under one name or several, and the table of their signatures.
+/// Declares kernels: a struct of parameters with a `launch` for each, under one name or several,
+/// and the table of their signatures.
 macro_rules! kernels {
     ($($(#[$doc:meta])* $Kernel:ident = $stem:literal $($name:literal * $instances:literal),+ { $($parameter:ident: $kind:ty),+ $(,)? })+) => {
         $(
@@ -138,14 +143,16 @@ macro_rules! kernels {
                 /// Launches the kernel on the backend's stream. An empty grid is no launch.
                 ///
                 /// # Safety
-                /// `function` must be this kernel for the types that the pointers point to. Each pointer must be null where the kernel says that
-                /// it may be, else point to as many elements as the kernel reads or writes for these sizes, and what is written must be
-                /// nobody else's until the launch has run.
+                /// `function` must be this kernel for the types that the pointers point to. Each
+                /// pointer must be null where the kernel says that it may be, else point to as many
+                /// elements as the kernel reads or writes for these sizes, and what is written must
+                /// be nobody else's until the launch has run.
                 pub(super) unsafe fn launch(mut self, cuda: &Cuda, function: Function, grid: Grid) -> Result<()> {
                     let mut arguments = Arguments::new();
                     $(self.$parameter.add_to(&mut arguments);)+
-                    // SAFETY: the parameters are those of the kernel, by the test of `SIGNATURES`, and stay in their places until the launch has been
-                    // made; for what they say the caller vouches.
+                    // SAFETY: the parameters are those of the kernel, by the test of `SIGNATURES`,
+                    // and stay in their places until the launch has been made; for what they say
+                    // the caller vouches.
                     unsafe { cuda.launch(function, grid, &mut arguments.addresses[..arguments.len]) }
                 }
             }
@@ -600,7 +607,8 @@ kernels! {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Function(sys::CUfunction);
 
-// SAFETY: a function is a handle of the driver, which may be used from any thread with the context bound.
+// SAFETY: a function is a handle of the driver, which may be used from any thread with the context
+// bound.
 unsafe impl Send for Function {}
 // SAFETY: as above; nothing is ever changed through it.
 unsafe impl Sync for Function {}
@@ -736,8 +744,8 @@ impl Kernels {
         let moving_average = module("moving_average")?;
         let sparse_update = module("sparse_update")?;
         let sparse_update_update = sparse_update.by_element("sparse_update_update")?;
-        let sparse_update_blocks =
-            sparse_update.blocks_at_once(sparse_update_update.of::<f32>(), sparse_update::THREADS)?;
+        let sparse_update_blocks = sparse_update
+            .blocks_at_once(sparse_update_update.of::<f32>(), sparse_update::THREADS)?;
         Ok(Self {
             cast: cast.by_pair("cast")?,
             dense_update: dense_update.by_element("dense_update")?,
@@ -757,7 +765,8 @@ impl Kernels {
                 interaction_mma.by_element("interaction_mma_backward_many")?,
             ],
             interaction_tiled_forward: interaction_tiled.by_element("interaction_tiled_forward")?,
-            interaction_tiled_backward: interaction_tiled.by_element("interaction_tiled_backward")?,
+            interaction_tiled_backward: interaction_tiled
+                .by_element("interaction_tiled_backward")?,
             linear_forward: Products::find(&linear, "linear_forward", true)?,
             linear_input_grad: Products::find(&linear, "linear_input_grad", false)?,
             linear_weight_grad: Products::find(&linear, "linear_weight_grad", true)?,
@@ -800,13 +809,15 @@ pub(super) struct Module {
     context: Arc<CudaContext>,
 }
 
-// SAFETY: a module is a handle of the driver, which may be used from any thread with the context bound.
+// SAFETY: a module is a handle of the driver, which may be used from any thread with the context
+// bound.
 unsafe impl Send for Module {}
 // SAFETY: as above; nothing is ever changed through it.
 unsafe impl Sync for Module {}
 
 impl Module {
-    /// Loads the best image that the device takes. A cubin that it refuses, as an emulator does, leaves the next best.
+    /// Loads the best image that the device takes. A cubin that it refuses, as an emulator does,
+    /// leaves the next best.
     fn load(context: &Arc<CudaContext>, stem: &str, capability: (u32, u32)) -> Result<Self> {
         let mut refusal = Err(Error::NoKernelImage { capability });
         for image in images::candidates(stem, capability)? {
@@ -828,20 +839,31 @@ impl Module {
         Ok(Function(check("find a kernel", found)?))
     }
 
-    /// Lets a kernel use up to `bytes` of dynamic shared memory; beyond 48 KB a device wants to be asked.
+    /// Lets a kernel use up to `bytes` of dynamic shared memory; beyond 48 KB a device wants to be
+    /// asked.
     pub(super) fn allow_shared(&self, function: Function, bytes: u32) -> Result<()> {
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function is of this module, which is loaded.
-        let set = unsafe { result::function::set_function_attribute(function.0, attribute, bytes as i32) };
+        let set = unsafe {
+            result::function::set_function_attribute(function.0, attribute, bytes as i32)
+        };
         check("ask for shared memory", set)
     }
 
-    /// How many blocks of so many threads, without dynamic shared memory, run on the device at the same time.
+    /// How many blocks of so many threads, without dynamic shared memory, run on the device at the
+    /// same time.
     fn blocks_at_once(&self, function: Function, threads: u32) -> Result<usize> {
         let mut blocks = 0;
-        // SAFETY: the function is of this module, which is loaded, and the count is written before the call returns.
-        let asked =
-            unsafe { sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function.0, threads as i32, 0) };
+        // SAFETY: the function is of this module, which is loaded, and the count is written before
+        // the call returns.
+        let asked = unsafe {
+            sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                &mut blocks,
+                function.0,
+                threads as i32,
+                0,
+            )
+        };
         check("ask for the occupancy of a kernel", asked.result())?;
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = check("ask for an attribute", self.context.attribute(attribute))?;
@@ -864,13 +886,17 @@ impl Module {
     }
 
     fn by_tile(&self, name: &str) -> Result<ByTile> {
-        let [small, large] = ["small", "large"].map(|tile| self.by_width(&format!("{name}_{tile}"), ["u32", "u64"]));
+        let [small, large] =
+            ["small", "large"].map(|tile| self.by_width(&format!("{name}_{tile}"), ["u32", "u64"]));
         Ok(ByTile([small?, large?]))
     }
 
     fn by_types(&self, name: &str) -> Result<ByTypes> {
         let of_element = |element: &str| -> Result<[Function; 2]> {
-            Ok([self.function(&format!("{name}_{element}_i32"))?, self.function(&format!("{name}_{element}_i64"))?])
+            Ok([
+                self.function(&format!("{name}_{element}_i32"))?,
+                self.function(&format!("{name}_{element}_i64"))?,
+            ])
         };
         let [f32, f16, bf16] = ELEMENTS.map(of_element);
         Ok(ByTypes([f32?, f16?, bf16?]))
@@ -880,7 +906,8 @@ impl Module {
 impl Drop for Module {
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_ok() {
-            // SAFETY: loaded by `load`, unloaded nowhere else; functions of it live in the same `Kernels`.
+            // SAFETY: loaded by `load`, unloaded nowhere else; functions of it live in the same
+            // `Kernels`.
             let _ = unsafe { result::module::unload(self.module) };
         }
     }
@@ -891,16 +918,29 @@ impl Cuda {
     ///
     /// # Safety
     /// As the `launch` of the kernel.
-    unsafe fn launch(&self, function: Function, grid: Grid, parameters: &mut [*mut c_void]) -> Result<()> {
+    unsafe fn launch(
+        &self,
+        function: Function,
+        grid: Grid,
+        parameters: &mut [*mut c_void],
+    ) -> Result<()> {
         let (blocks_x, blocks_y) = grid.blocks;
         if blocks_x == 0 || blocks_y == 0 {
             return Ok(());
         }
         self.bind()?;
-        // SAFETY: the function is loaded, its parameters are right by the caller's promise, and the driver copies them before it returns.
+        // SAFETY: the function is loaded, its parameters are right by the caller's promise, and the
+        // driver copies them before it returns.
         let launched = unsafe {
             let (blocks, threads) = ((blocks_x, blocks_y, 1), (grid.threads, 1, 1));
-            result::launch_kernel(function.0, blocks, threads, grid.shared, self.raw_stream(), parameters)
+            result::launch_kernel(
+                function.0,
+                blocks,
+                threads,
+                grid.shared,
+                self.raw_stream(),
+                parameters,
+            )
         };
         check("launch a kernel", launched)
     }

@@ -3,8 +3,8 @@
 use super::Cuda;
 use super::gemm::{Factor, Product};
 use super::kernels::{
-    ByElement, Function, Grid, LinearActivationGrad, LinearForward, LinearInputGrad, LinearSumParts, LinearWeightGrad,
-    Module,
+    ByElement, Function, Grid, LinearActivationGrad, LinearForward, LinearInputGrad,
+    LinearSumParts, LinearWeightGrad, Module,
 };
 use crate::dtype::Element;
 use crate::error::Result;
@@ -14,13 +14,15 @@ use crate::size::{next_multiple, product, sum};
 
 /// Threads of a block of the kernels that are no products.
 const THREADS: u32 = 256;
-/// Blocks that fill a large device, of large tiles and of small ones. Constants, so that results do not depend on the device.
+/// Blocks that fill a large device, of large tiles and of small ones. Constants, so that results do
+/// not depend on the device.
 const ENOUGH_BLOCKS: (usize, usize) = (264, 528);
 /// The fewest samples that are worth a part of the weight's gradient, and of the bias's.
 const LEAST_PART: (usize, usize) = (128, 32);
 /// The most parts that the bias's gradient is cut into.
 const MOST_BIAS_PARTS: usize = 64;
-/// Bytes of shared memory of large and small tiles on the tensor cores: `MmaTile::kShared` of kernels/common/mma_product.cuh.
+/// Bytes of shared memory of large and small tiles on the tensor cores: `MmaTile::kShared` of
+/// kernels/common/mma_product.cuh.
 const MMA_SHARED: (u32, u32) = (98_304, 49_152);
 /// Bytes that a thread loads at once, where rows allow it.
 const WIDE: usize = 16;
@@ -50,7 +52,8 @@ struct Tile {
 /// The sides of large, small and tiny tiles, and the columns of narrow ones.
 const SIDES: (usize, usize, usize) = (128, 64, 32);
 const NARROW: usize = 16;
-/// Blocks that keep half of a large device busy: where tiles are fewer, smaller ones are faster, though they read their factors more often.
+/// Blocks that keep half of a large device busy: where tiles are fewer, smaller ones are faster,
+/// though they read their factors more often.
 const FEW_BLOCKS: usize = 66;
 
 /// Whether a matrix is large enough for large tiles.
@@ -81,8 +84,8 @@ impl Products {
         })
     }
 
-    /// The tiles for an output of this size, whose sums are cut into so many parts: the largest that make enough blocks, which are `enough_large` of
-    /// large ones.
+    /// The tiles for an output of this size, whose sums are cut into so many parts: the largest
+    /// that make enough blocks, which are `enough_large` of large ones.
     fn tile<E: Element>(
         &self,
         precision: Precision,
@@ -92,7 +95,13 @@ impl Products {
     ) -> Tile {
         let blocks = |side| product([tiles(rows, cols, side), parts]);
         let is_large = takes_large_tiles(rows, cols) && blocks(SIDES.0) >= enough_large;
-        let square = |function, side, threads, shared| Tile { function, rows: side, cols: side, threads, shared };
+        let square = |function, side, threads, shared| Tile {
+            function,
+            rows: side,
+            cols: side,
+            threads,
+            shared,
+        };
         match (precision.is_exact::<E>(), self.narrow) {
             (true, Some(function)) if cols <= NARROW => {
                 Tile { function, rows: SIDES.0, cols: NARROW, threads: 128, shared: 0 }
@@ -136,8 +145,11 @@ impl Parts {
 
     /// Of the gradient of a weight `[outputs, inputs]`: as many as fill a device.
     fn of_weight_grad(batch_size: usize, outputs: usize, inputs: usize) -> Self {
-        let (enough, side) =
-            if takes_large_tiles(outputs, inputs) { (ENOUGH_BLOCKS.0, SIDES.0) } else { (ENOUGH_BLOCKS.1, SIDES.1) };
+        let (enough, side) = if takes_large_tiles(outputs, inputs) {
+            (ENOUGH_BLOCKS.0, SIDES.0)
+        } else {
+            (ENOUGH_BLOCKS.1, SIDES.1)
+        };
         Self::new(batch_size, LEAST_PART.0, enough.div_ceil(tiles(outputs, inputs, side).max(1)))
     }
 
@@ -158,7 +170,8 @@ impl LinearOps for Cuda {
             bias: Some((bias, activation)),
             accum: Accum::Replace,
         };
-        // SAFETY: the op has been validated: each matrix is of `E` and has the rows, columns and distances that are passed, the bias a value for each output.
+        // SAFETY: the op has been validated: each matrix is of `E` and has the rows, columns and
+        // distances that are passed, the bias a value for each output.
         if unsafe { self.multiply::<E, E>(product, &output)? } {
             return Ok(());
         }
@@ -176,13 +189,17 @@ impl LinearOps for Cuda {
             inputs: k as u64,
             relu: u32::from(activation == Activation::Relu),
         };
-        // SAFETY: the function is one of the kernel's, of `E`. The op has been validated: each matrix has the rows, columns and distances that are
-        // passed, the bias a value for each output, and the output is an exclusive view. There is a block for each tile of the output.
+        // SAFETY: the function is one of the kernel's, of `E`. The op has been validated: each
+        // matrix has the rows, columns and distances that are passed, the bias a value for each
+        // output, and the output is an exclusive view. There is a block for each tile of the
+        // output.
         unsafe { kernel.launch(self, tile.function, tile.grid(m, n, 1)) }
     }
 
     fn linear_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
-        let Backward { input, weight, output, activation, precision, grad_output, grad_input, .. } = args;
+        let Backward {
+            input, weight, output, activation, precision, grad_output, grad_input, ..
+        } = args;
         let Backward { grad_weight, grad_bias, accum, workspace, .. } = args;
         let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
         let (of_weight, of_bias) = (Parts::of_weight_grad(m, n, k), Parts::of_bias_grad(m));
@@ -206,7 +223,8 @@ impl LinearOps for Cuda {
         if !is_done {
             self.weight_grad(&grad_output, &input, precision, weight_parts, &of_weight)?;
         }
-        // Of the weight there are no parts, and none of it is left to sum up, if its gradient is there.
+        // Of the weight there are no parts, and none of it is left to sum up, if its gradient is
+        // there.
         let inputs = if is_done { 0 } else { k };
         let sum = LinearSumParts {
             weight_parts,
@@ -221,14 +239,27 @@ impl LinearOps for Cuda {
             accumulate: u32::from(accum == Accum::Add),
         };
         let blocks = (n * inputs + n).div_ceil(THREADS as usize);
-        // SAFETY: the op has been validated. The parts have been written on this stream, and both gradients are exclusive views of the sizes that are passed.
-        unsafe { sum.launch(self, self.inner.kernels.linear_sum_parts, Grid::new((blocks as u32, 1), THREADS)) }
+        // SAFETY: the op has been validated. The parts have been written on this stream, and both
+        // gradients are exclusive views of the sizes that are passed.
+        unsafe {
+            sum.launch(
+                self,
+                self.inner.kernels.linear_sum_parts,
+                Grid::new((blocks as u32, 1), THREADS),
+            )
+        }
     }
 
-    fn linear_backward_workspace_len<E: Element>(&self, batch_size: usize, outputs: usize, inputs: usize) -> usize {
+    fn linear_backward_workspace_len<E: Element>(
+        &self,
+        batch_size: usize,
+        outputs: usize,
+        inputs: usize,
+    ) -> usize {
         let of_weight = Parts::of_weight_grad(batch_size, outputs, inputs);
         let of_bias = Parts::of_bias_grad(batch_size);
-        let floats = sum([product([of_weight.room, outputs, inputs]), product([of_bias.room, outputs])]);
+        let floats =
+            sum([product([of_weight.room, outputs, inputs]), product([of_bias.room, outputs])]);
         floats.div_ceil(size_of::<u64>() / size_of::<f32>())
     }
 }
@@ -250,7 +281,8 @@ impl Cuda {
             bias: None,
             accum: Accum::Replace,
         };
-        // SAFETY: the op has been validated: each matrix is of `E` and has the rows, columns and distances that are passed.
+        // SAFETY: the op has been validated: each matrix is of `E` and has the rows, columns and
+        // distances that are passed.
         if unsafe { self.multiply::<E, E>(product, grad_input)? } {
             return Ok(());
         }
@@ -267,8 +299,9 @@ impl Cuda {
             outputs: grad.cols as u64,
             inputs: k as u64,
         };
-        // SAFETY: as above, and the function is the kernel's, of `E`; what is read has been written by launches before, on the same stream. There is a
-        // block for each tile of the output, which is an exclusive view.
+        // SAFETY: as above, and the function is the kernel's, of `E`; what is read has been written
+        // by launches before, on the same stream. There is a block for each tile of the output,
+        // which is an exclusive view.
         unsafe { kernel.launch(self, tile.function, tile.grid(m, k, 1)) }
     }
 
@@ -287,7 +320,12 @@ impl Cuda {
         let (z, x) = ((grad.data.on(self)?, grad.ld, n), (input.data.on(self)?, input.ld, k));
         let ((a, a_ld, rows), (b, b_ld, cols)) = if transposed { (x, z) } else { (z, x) };
         let (row_stride, col_stride) = if transposed { (1, k) } else { (k, 1) };
-        let tile = self.inner.kernels.linear_weight_grad.tile::<E>(precision, (rows, cols), parts.count, FEW_BLOCKS);
+        let tile = self.inner.kernels.linear_weight_grad.tile::<E>(
+            precision,
+            (rows, cols),
+            parts.count,
+            FEW_BLOCKS,
+        );
         let kernel = LinearWeightGrad {
             a,
             b,
@@ -302,12 +340,13 @@ impl Cuda {
             batch_size: m as u64,
             part_len: parts.len as u64,
         };
-        // SAFETY: as above. The workspace is as long as `linear_backward_workspace_len` says, which has room for all parts of the weight's gradient,
-        // and behind them for those of the bias's.
+        // SAFETY: as above. The workspace is as long as `linear_backward_workspace_len` says, which
+        // has room for all parts of the weight's gradient, and behind them for those of the bias's.
         unsafe { kernel.launch(self, tile.function, tile.grid(rows, cols, parts.count)) }
     }
 
-    /// Makes the gradient of the affine map, in place, and the parts of its column sums. Without an output there is no activation.
+    /// Makes the gradient of the affine map, in place, and the parts of its column sums. Without an
+    /// output there is no activation.
     fn activation_grad<E: Element>(
         &self,
         output: Option<Matrix<'_, Self, E>>,
@@ -320,9 +359,12 @@ impl Cuda {
             None => (0, 0),
         };
         let columns = WIDE / size_of::<E>();
-        let is_wide = |pointer: u64, ld: usize| pointer.is_multiple_of(WIDE as u64) && ld.is_multiple_of(columns);
-        let wide =
-            grad.cols.is_multiple_of(columns) && is_wide(grad.data.on(self)?, grad.ld) && is_wide(output, output_ld);
+        let is_wide = |pointer: u64, ld: usize| {
+            pointer.is_multiple_of(WIDE as u64) && ld.is_multiple_of(columns)
+        };
+        let wide = grad.cols.is_multiple_of(columns)
+            && is_wide(grad.data.on(self)?, grad.ld)
+            && is_wide(output, output_ld);
         let kernel = LinearActivationGrad {
             output,
             grad: grad.data.on(self)?,
@@ -337,8 +379,9 @@ impl Cuda {
         // A row of threads is at most a warp.
         let blocks = grad.cols.div_ceil(32 * if wide { columns } else { 1 });
         let grid = Grid::new((blocks as u32, parts.count as u32), THREADS);
-        // SAFETY: the function is the kernel's, of `E`. The op has been validated: output and gradient have the same rows and columns, the gradient is
-        // an exclusive view, and the workspace has room for all parts.
+        // SAFETY: the function is the kernel's, of `E`. The op has been validated: output and
+        // gradient have the same rows and columns, the gradient is an exclusive view, and the
+        // workspace has room for all parts.
         unsafe { kernel.launch(self, self.inner.kernels.linear_activation_grad.of::<E>(), grid) }
     }
 }

@@ -10,12 +10,14 @@ const THREADS: u32 = 256;
 
 impl LossOps for Cuda {
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()> {
-        let Forward { loss, threshold, loss_scale, logits, labels, mean, grad_logits, workspace } = args;
+        let Forward { loss, threshold, loss_scale, logits, labels, mean, grad_logits, workspace } =
+            args;
         let (negative, positive) = match loss {
             Loss::WeightedBce { negative, positive } => (negative, positive),
             Loss::BceWithLogits | Loss::Mse => (1.0, 1.0),
         };
-        let (batch_size, partial_sums) = (logits.len() as u64, self.loss_workspace_len(logits.len()));
+        let (batch_size, partial_sums) =
+            (logits.len() as u64, self.loss_workspace_len(logits.len()));
         let forward = LossForward {
             logits: logits.on(self)?,
             labels: labels.on(self)?,
@@ -32,14 +34,21 @@ impl LossOps for Cuda {
         // SAFETY: the function is the kernel's. The op has been validated: labels and gradient are
         // as long as the logits, the workspace has a word for each block, all memory that is
         // written is an exclusive view, and the status words are the backend's own.
-        unsafe { forward.launch(self, self.inner.kernels.loss_forward, Grid::new((partial_sums as u32, 1), THREADS))? };
+        unsafe {
+            forward.launch(
+                self,
+                self.inner.kernels.loss_forward,
+                Grid::new((partial_sums as u32, 1), THREADS),
+            )?
+        };
         let mean = LossMean {
             partial_sums: workspace.on(self)?,
             mean: mean.on(self)?,
             num_partial_sums: partial_sums as u64,
             batch_size,
         };
-        // SAFETY: as above; the partial sums have been written by the launch before, on the same stream.
+        // SAFETY: as above; the partial sums have been written by the launch before, on the same
+        // stream.
         unsafe { mean.launch(self, self.inner.kernels.loss_mean, Grid::new((1, 1), THREADS)) }
     }
 

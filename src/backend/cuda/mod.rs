@@ -1,8 +1,9 @@
 //! The CUDA backend: ops as launches on one stream of one device.
 //!
-//! A [`Cuda`] resolves every kernel when it is made; an op then is a launch and nothing else: no allocation, no synchronisation, no look-up
-//! by name. Ops on one backend run in the order in which they were called. What they find wrong with ids and offsets is noted on the device,
-//! and reported by the next [`Device::synchronize`]; the context stays usable.
+//! A [`Cuda`] resolves every kernel when it is made; an op then is a launch and nothing else: no
+//! allocation, no synchronisation, no look-up by name. Ops on one backend run in the order in which
+//! they were called. What they find wrong with ids and offsets is noted on the device, and reported
+//! by the next [`Device::synchronize`]; the context stays usable.
 //!
 //! Memory belongs to the backend that allocated it, and to its clones, because only their stream
 //! orders the accesses to it. Views of it, tables and recordings that are passed to another
@@ -82,12 +83,14 @@ impl Cuda {
     /// The device with this number, on a stream of its own, with [`Gemm::Auto`].
     ///
     /// # Errors
-    /// No driver, one that is too old, no such device, no kernels for it, or whatever the driver reports.
+    /// No driver, one that is too old, no such device, no kernels for it, or whatever the driver
+    /// reports.
     pub fn new(device: usize) -> Result<Self> {
         Self::with_gemm(device, Gemm::Auto)
     }
 
-    /// The same, with a choice of who computes the products of layers. For cuBLASLt, where it can be used, 32 MiB are allocated.
+    /// The same, with a choice of who computes the products of layers. For cuBLASLt, where it can
+    /// be used, 32 MiB are allocated.
     ///
     /// # Errors
     /// As [`Self::new`]; for [`Gemm::CublasLt`] that it cannot be loaded.
@@ -105,8 +108,9 @@ impl Cuda {
     /// As [`Self::with_gemm`].
     ///
     /// # Safety
-    /// `stream` must be a stream of the device's primary context, and must outlive this backend, its clones, and all of their buffers. The
-    /// caller orders what is done on other streams with what is done on this one.
+    /// `stream` must be a stream of the device's primary context, and must outlive this backend,
+    /// its clones, and all of their buffers. The caller orders what is done on other streams with
+    /// what is done on this one.
     pub unsafe fn on_stream(device: usize, stream: *mut c_void, gemm: Gemm) -> Result<Self> {
         let context = driver::context(device)?;
         // SAFETY: what is asked of the stream is what the caller promises.
@@ -120,7 +124,9 @@ impl Cuda {
         let copy_stream = check("create a stream", context.new_stream())?;
         let cublaslt = gemm.cublaslt(context)?;
         let owner = Owner::new();
-        Ok(Self { inner: Arc::new(Inner { owner, stream, copy_stream, kernels, faults, gemm, cublaslt }) })
+        Ok(Self {
+            inner: Arc::new(Inner { owner, stream, copy_stream, kernels, faults, gemm, cublaslt }),
+        })
     }
 
     /// The stream that ops are launched on: a `CUstream`.
@@ -144,7 +150,8 @@ impl Cuda {
         self.inner.stream.context()
     }
 
-    /// Makes the device's context the one of the calling thread, as every call of the driver needs it.
+    /// Makes the device's context the one of the calling thread, as every call of the driver needs
+    /// it.
     fn bind(&self) -> Result<()> {
         check("bind the context", self.context().bind_to_thread())
     }
@@ -175,8 +182,8 @@ impl Device for Cuda {
             return Ok(());
         }
         self.bind()?;
-        // SAFETY: the target is memory of as many elements that nobody else uses, by its type. The source outlives the copy, which is waited
-        // for below.
+        // SAFETY: the target is memory of as many elements that nobody else uses, by its type. The
+        // source outlives the copy, which is waited for below.
         let copy = unsafe { result::memcpy_htod_async(pointer, source, self.raw_stream()) };
         check("copy to the device", copy)?;
         self.wait()
@@ -189,8 +196,9 @@ impl Device for Cuda {
             return Ok(());
         }
         self.bind()?;
-        // SAFETY: the source is memory of as many elements that nobody writes meanwhile, by its type, but for work that was launched on this
-        // stream before, behind which the copy waits. Any bits are a value of `T`. The target is borrowed until the copy has been waited for.
+        // SAFETY: the source is memory of as many elements that nobody writes meanwhile, by its
+        // type, but for work that was launched on this stream before, behind which the copy waits.
+        // Any bits are a value of `T`. The target is borrowed until the copy has been waited for.
         let copy = unsafe { result::memcpy_dtoh_async(target, pointer, self.raw_stream()) };
         check("copy from the device", copy)?;
         self.wait()
@@ -204,8 +212,8 @@ impl Device for Cuda {
         }
         self.bind()?;
         let bytes = source.len() * size_of::<T>();
-        // SAFETY: both are memory of as many bytes, and the target is nobody else's, by their types; work that was launched on this stream before is
-        // done by then.
+        // SAFETY: both are memory of as many bytes, and the target is nobody else's, by their
+        // types; work that was launched on this stream before is done by then.
         let copy = unsafe { result::memcpy_dtod_async(to, from, bytes, self.raw_stream()) };
         check("copy on the device", copy)
     }

@@ -1,4 +1,5 @@
-//! [`moving_average`](crate::ops::moving_average) on a CUDA device: kernels/moving_average.cu says how.
+//! [`moving_average`](crate::ops::moving_average) on a CUDA device: kernels/moving_average.cu says
+//! how.
 
 use super::Cuda;
 use super::kernels::{Grid, MovingAverage};
@@ -21,7 +22,8 @@ impl MovingAverageOps for Cuda {
             decay,
             control: self.step_pointers(&control)?,
         };
-        // SAFETY: the function is the kernel's. The op has been validated: both views are as long, and the average is an exclusive one.
+        // SAFETY: the function is the kernel's. The op has been validated: both views are as long,
+        // and the average is an exclusive one.
         unsafe { kernel.launch(self, self.inner.kernels.moving_average, grid) }
     }
 }

@@ -25,7 +25,8 @@ impl Cuda {
 }
 
 impl OptimizerStep {
-    /// What of a rule is the same for all parameters. The numbers of the optimizers are those of kernels/common/optimizer.cuh.
+    /// What of a rule is the same for all parameters. The numbers of the optimizers are those of
+    /// kernels/common/optimizer.cuh.
     pub(super) fn of(rule: &UpdateRule) -> Self {
         let (optimizer, eps, beta1, beta2) = match rule.optimizer {
             Optimizer::Sgd => (0, 0.0, 0.0, 0.0),
@@ -36,6 +37,16 @@ impl OptimizerStep {
         let (l2, shrink) = rule.decay_factors();
         let (first_correction, second_correction) = rule.bias_corrections();
         let learning_rate = rule.learning_rate;
-        Self { optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction }
+        Self {
+            optimizer,
+            learning_rate,
+            l2,
+            shrink,
+            eps,
+            beta1,
+            beta2,
+            first_correction,
+            second_correction,
+        }
     }
 }

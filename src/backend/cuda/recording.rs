@@ -23,8 +23,8 @@ pub struct Recording {
     _serial: Serial,
 }
 
-// SAFETY: both are handles of the driver, which may be used from any thread with the context bound; launches of one executable are ordered by its
-// stream, and it is changed nowhere.
+// SAFETY: both are handles of the driver, which may be used from any thread with the context bound;
+// launches of one executable are ordered by its stream, and it is changed nowhere.
 unsafe impl Send for Recording {}
 // SAFETY: as above.
 unsafe impl Sync for Recording {}
@@ -78,7 +78,8 @@ impl Drop for Serial {
 /// Frees memory that comes from `malloc_sync`, once no recording can be about it.
 ///
 /// # Safety
-/// The pointer comes from there, and nobody else frees it or uses it from here on, but for work that has been launched or recorded.
+/// The pointer comes from there, and nobody else frees it or uses it from here on, but for work
+/// that has been launched or recorded.
 pub(super) unsafe fn free(context: &CudaContext, pointer: sys::CUdeviceptr) {
     let waits = with_ledger(context, |ledger| {
         let waits = !ledger.live.is_empty();
@@ -115,13 +116,19 @@ impl Recording {
             return Err(Error::OtherBackend);
         }
         self.cuda.bind()?;
-        // SAFETY: the executable lives as long as this; the memory that it names is not freed before, the kernels are those of a backend that is
-        // kept, and the order of work on the stream is that of the calls, as for any op.
-        check("launch a graph", unsafe { result::graph::launch(self.executable, self.cuda.raw_stream()) })
+        // SAFETY: the executable lives as long as this; the memory that it names is not freed
+        // before, the kernels are those of a backend that is kept, and the order of work on the
+        // stream is that of the calls, as for any op.
+        check("launch a graph", unsafe {
+            result::graph::launch(self.executable, self.cuda.raw_stream())
+        })
     }
 }
 
-fn capture(cuda: &Cuda, ops: impl FnOnce() -> Result<()>) -> Result<(sys::CUgraph, sys::CUgraphExec)> {
+fn capture(
+    cuda: &Cuda,
+    ops: impl FnOnce() -> Result<()>,
+) -> Result<(sys::CUgraph, sys::CUgraphExec)> {
     let capture = Capture::begin(cuda)?;
     ops()?;
     let graph = capture.end()?;
@@ -143,7 +150,9 @@ impl<'a> Capture<'a> {
         let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as the backend; the capture is ended by `end` or by
         // `drop`.
-        check("begin to record", unsafe { result::stream::begin_capture(cuda.raw_stream(), mode) })?;
+        check("begin to record", unsafe {
+            result::stream::begin_capture(cuda.raw_stream(), mode)
+        })?;
         Ok(Self(cuda))
     }
 
@@ -166,7 +175,8 @@ impl Drop for Capture<'_> {
     }
 }
 
-/// While it lives, its thread may do what recording forbids it, such as loading a kernel. None of that is recorded.
+/// While it lives, its thread may do what recording forbids it, such as loading a kernel. None of
+/// that is recorded.
 pub(super) struct Relaxed(sys::CUstreamCaptureMode);
 
 impl Relaxed {
@@ -191,9 +201,11 @@ fn exchange_mode(mut mode: sys::CUstreamCaptureMode) -> Result<sys::CUstreamCapt
 impl Drop for Recording {
     fn drop(&mut self) {
         if self.cuda.bind().is_ok() {
-            // A launch may be running, and what it uses is about to be freed, which waits for the device.
+            // A launch may be running, and what it uses is about to be freed, which waits for the
+            // device.
             let _ = self.cuda.wait();
-            // SAFETY: both were made by `capture`, and are destroyed nowhere else; nothing that was launched is running.
+            // SAFETY: both were made by `capture`, and are destroyed nowhere else; nothing that was
+            // launched is running.
             unsafe {
                 let _ = result::graph::exec_destroy(self.executable);
                 let _ = result::graph::destroy(self.graph);

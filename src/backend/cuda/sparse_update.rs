@@ -1,13 +1,14 @@
-//! [`sparse_update`](crate::ops::sparse_update) on a CUDA device: kernels/sparse_update.cu says how.
+//! [`sparse_update`](crate::ops::sparse_update) on a CUDA device: kernels/sparse_update.cu says
+//! how.
 
 use std::iter;
 
 use super::buffer::Parts;
 use super::index_sort::segment_tiles;
 use super::kernels::{
-    Grid, IndexSortSegments, OptimizerStep, OptimizerTarget, RowGradientSource, SparseUpdateAdd, SparseUpdateApply,
-    SparseUpdateChunks, SparseUpdateInterleave, SparseUpdateReduce, SparseUpdateRuns, SparseUpdateStarts,
-    SparseUpdateUpdate,
+    Grid, IndexSortSegments, OptimizerStep, OptimizerTarget, RowGradientSource, SparseUpdateAdd,
+    SparseUpdateApply, SparseUpdateChunks, SparseUpdateInterleave, SparseUpdateReduce,
+    SparseUpdateRuns, SparseUpdateStarts, SparseUpdateUpdate,
 };
 use super::tables::{Tables, WIDE};
 use super::{Cuda, Slice, SliceMut};
@@ -19,7 +20,8 @@ use crate::size::{product, sum};
 
 /// Threads of a block, as the kernels are compiled.
 pub(super) const THREADS: u32 = 256;
-/// Blocks loop over what is left beyond this many: most batches have far fewer rows than ids, and a block without work takes time too.
+/// Blocks loop over what is left beyond this many: most batches have far fewer rows than ids, and a
+/// block without work takes time too.
 const MAX_BLOCKS: usize = 8192;
 /// Bytes of what the kernels note for each table: where its rows begin.
 const PLACE: usize = 16;
@@ -31,7 +33,10 @@ impl SparseUpdateOps for Cuda {
         let mut parts = Parts::of(&workspace, self)?;
         let from = self.sum_runs(&source, &mut parts)?;
         let places = parts.take(tables.tables().len() * PLACE);
-        let (starts, values) = (Self::view_mut(&mut grad.starts).on(self)?, Self::view_mut(&mut grad.values).on(self)?);
+        let (starts, values) = (
+            Self::view_mut(&mut grad.starts).on(self)?,
+            Self::view_mut(&mut grad.values).on(self)?,
+        );
         let (capacity, num_rows) = (grad.capacity() as u32, from.counts + size_of::<u32>() as u64);
         let counts = Self::view_mut(&mut grad.counts).on(self)?;
         self.place_rows(source.tables, (from.rows, num_rows), places, (starts, counts), capacity)?;
@@ -48,8 +53,9 @@ impl SparseUpdateOps for Cuda {
         };
         let most_rows = source.bags.num_indices().min(grad.capacity());
         let grid = self.grid_at_once(most_rows, lanes);
-        // SAFETY: the op has been validated: the gradient has room for all rows that there can be, and is an exclusive view, as is the workspace. What
-        // was sorted may hold anything: the kernel checks it before it uses it.
+        // SAFETY: the op has been validated: the gradient has room for all rows that there can be,
+        // and is an exclusive view, as is the workspace. What was sorted may hold anything: the
+        // kernel checks it before it uses it.
         unsafe { kernel.launch(self, self.inner.kernels.sparse_update_reduce, grid) }
     }
 
@@ -77,9 +83,16 @@ impl SparseUpdateOps for Cuda {
             a_capacity: a.capacity() as u32,
             b_capacity: b.capacity() as u32,
         };
-        // SAFETY: the op has been validated: the sum has room for the rows of both gradients, and the workspace is as long as
-        // `sparse_update_merge_workspace_len` says; both are exclusive views. Gradients may hold anything: rows and starts are checked before use.
-        unsafe { interleave.launch(self, self.inner.kernels.sparse_update_interleave, grid(num_rows, 1))? };
+        // SAFETY: the op has been validated: the sum has room for the rows of both gradients, and
+        // the workspace is as long as `sparse_update_merge_workspace_len` says; both are exclusive
+        // views. Gradients may hold anything: rows and starts are checked before use.
+        unsafe {
+            interleave.launch(
+                self,
+                self.inner.kernels.sparse_update_interleave,
+                grid(num_rows, 1),
+            )?
+        };
         let number = IndexSortSegments {
             keys: merged,
             positions: 0,
@@ -143,18 +156,29 @@ impl SparseUpdateOps for Cuda {
             step: OptimizerStep::of(&rule),
             lanes: lanes as u32,
         };
-        // SAFETY: the function is that of `E`. The op has been validated: weights, state and scales have the sizes that the tables call for, and
-        // those that are written are exclusive views. The gradient may hold anything: the kernel checks rows and starts before it uses them.
-        unsafe { kernel.launch(self, self.inner.kernels.sparse_update_apply.of::<E>(), grid(grad.capacity(), lanes)) }
+        // SAFETY: the function is that of `E`. The op has been validated: weights, state and scales
+        // have the sizes that the tables call for, and those that are written are exclusive views.
+        // The gradient may hold anything: the kernel checks rows and starts before it uses them.
+        unsafe {
+            kernel.launch(
+                self,
+                self.inner.kernels.sparse_update_apply.of::<E>(),
+                grid(grad.capacity(), lanes),
+            )
+        }
     }
 
-    fn sparse_update_update<E: Element, I: Index>(&self, args: Update<'_, Self, E, I>) -> Result<()> {
+    fn sparse_update_update<E: Element, I: Index>(
+        &self,
+        args: Update<'_, Self, E, I>,
+    ) -> Result<()> {
         let Update { source, control, rule, decay_scale, weights, state, workspace } = args;
         let from = self.sum_runs(&source, &mut Parts::of(&workspace, self)?)?;
         let target = self.target(&rule, decay_scale, weights, state)?;
         let lanes = source.tables.lanes(from.is_wide != 0 && target.is_wide_target != 0);
         let (step, control) = (OptimizerStep::of(&rule), self.step_pointers(&control)?);
-        let kernel = SparseUpdateUpdate { source: from, target, step, control, lanes: lanes as u32 };
+        let kernel =
+            SparseUpdateUpdate { source: from, target, step, control, lanes: lanes as u32 };
         let grid = self.grid_at_once(source.bags.num_indices(), lanes);
         // SAFETY: as in `sparse_update_apply` and `sparse_update_reduce`.
         unsafe { kernel.launch(self, self.inner.kernels.sparse_update_update.of::<E>(), grid) }
@@ -169,13 +193,24 @@ impl SparseUpdateOps for Cuda {
         // Ticket, words, counts; rows merged and numbered; sources and segments; places.
         let numbering = 1 + segment_tiles(num_rows) + 1;
         let (sources, segments) = (num_rows.div_ceil(2), sum([num_rows, 1]).div_ceil(2));
-        sum([numbering, product([2, num_rows]), sources, segments, tables.tables().len() * PLACE / 8])
+        sum([
+            numbering,
+            product([2, num_rows]),
+            sources,
+            segments,
+            tables.tables().len() * PLACE / 8,
+        ])
     }
 }
 
 impl Cuda {
-    /// Launches what sums the runs of hot rows, the first of each length and row left out, and tells what the gradient of rows is made of then.
-    fn sum_runs<I: Index>(&self, source: &PooledGrad<'_, Self, I>, parts: &mut Parts) -> Result<RowGradientSource> {
+    /// Launches what sums the runs of hot rows, the first of each length and row left out, and
+    /// tells what the gradient of rows is made of then.
+    fn sum_runs<I: Index>(
+        &self,
+        source: &PooledGrad<'_, Self, I>,
+        parts: &mut Parts,
+    ) -> Result<RowGradientSource> {
         let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = source;
         let host = tables.as_ref();
         let (argmax, argmax_ld) = match argmax {
@@ -198,7 +233,9 @@ impl Cuda {
             counted: Self::view(&sorted.counted).on(self)?,
             counts: Self::view(&sorted.counts).on(self)?,
             offsets: bags.offsets.on(self)?,
-            per_sample_weights: bags.per_sample_weights.map_or(Ok(0), |weights| weights.on(self))?,
+            per_sample_weights: bags
+                .per_sample_weights
+                .map_or(Ok(0), |weights| weights.on(self))?,
             grad_output: grad_output.data.on(self)?,
             argmax,
             run_sums: parts.take(run_sums_len(host, num_indices) * size_of::<f32>()),
@@ -216,15 +253,30 @@ impl Cuda {
         let (mut shorter_sums, mut sums) = (0, gradient.run_sums);
         for len in run_lens(num_indices) {
             let windows = num_indices.div_ceil(len);
-            // SAFETY: the op has been validated: order, gradient, sources and weights have the sizes that bags and ids call for, and the workspace
-            // is as long as `sparse_update_workspace_len` says, and an exclusive view. What was sorted may hold anything: the kernels check it.
+            // SAFETY: the op has been validated: order, gradient, sources and weights have the
+            // sizes that bags and ids call for, and the workspace is as long as
+            // `sparse_update_workspace_len` says, and an exclusive view. What was sorted may hold
+            // anything: the kernels check it.
             unsafe {
                 if len == CHUNK {
                     let kernel = SparseUpdateChunks { source: gradient };
-                    kernel.launch(self, self.inner.kernels.sparse_update_chunks, grid(windows, 32))?;
+                    kernel.launch(
+                        self,
+                        self.inner.kernels.sparse_update_chunks,
+                        grid(windows, 32),
+                    )?;
                 } else {
-                    let kernel = SparseUpdateRuns { source: gradient, shorter_sums, sums, shift: len.ilog2() };
-                    kernel.launch(self, self.inner.kernels.sparse_update_runs, grid(windows, 32))?;
+                    let kernel = SparseUpdateRuns {
+                        source: gradient,
+                        shorter_sums,
+                        sums,
+                        shift: len.ilog2(),
+                    };
+                    kernel.launch(
+                        self,
+                        self.inner.kernels.sparse_update_runs,
+                        grid(windows, 32),
+                    )?;
                 }
             }
             shorter_sums = sums;
@@ -233,8 +285,9 @@ impl Cuda {
         Ok(gradient)
     }
 
-    /// Blocks for `count` rows of a batch, no more than run at the same time: each looks up rows for itself before it sums their gradients, and a few
-    /// that come after all others would double the time.
+    /// Blocks for `count` rows of a batch, no more than run at the same time: each looks up rows
+    /// for itself before it sums their gradients, and a few that come after all others would double
+    /// the time.
     fn grid_at_once(&self, count: usize, lanes: usize) -> Grid {
         Grid::looping(count * lanes, THREADS, self.inner.kernels.sparse_update_blocks)
     }
@@ -260,12 +313,15 @@ impl Cuda {
             seed: seed.unwrap_or(0),
             step_number: rule.step,
             is_stochastic: seed.is_some().into(),
-            is_wide_target: (is_wide::<E>(weights) && is_wide::<f32>(first) && is_wide::<f32>(second)).into(),
+            is_wide_target: (is_wide::<E>(weights)
+                && is_wide::<f32>(first)
+                && is_wide::<f32>(second))
+            .into(),
         })
     }
 
-    /// Launches what finds out where rows and values of each table begin in a gradient: of the rows at the address `rows`, as many as the word at
-    /// `num_rows` says, but at most `capacity`.
+    /// Launches what finds out where rows and values of each table begin in a gradient: of the rows
+    /// at the address `rows`, as many as the word at `num_rows` says, but at most `capacity`.
     fn place_rows(
         &self,
         tables: &Tables,
@@ -285,8 +341,11 @@ impl Cuda {
             num_tables,
             capacity,
         };
-        // SAFETY: the caller's op has been validated: the gradient has room for `capacity` rows, and the workspace for a place of each table.
-        unsafe { kernel.launch(self, self.inner.kernels.sparse_update_starts, Grid::new((1, 1), THREADS)) }
+        // SAFETY: the caller's op has been validated: the gradient has room for `capacity` rows,
+        // and the workspace for a place of each table.
+        unsafe {
+            kernel.launch(self, self.inner.kernels.sparse_update_starts, Grid::new((1, 1), THREADS))
+        }
     }
 }
 
@@ -295,13 +354,15 @@ fn is_wide<T>(pointer: u64) -> bool {
     pointer.is_multiple_of((WIDE * size_of::<T>()) as u64)
 }
 
-/// The lengths of runs, ever longer, of which a row of `num_indices` occurrences has more than the first.
+/// The lengths of runs, ever longer, of which a row of `num_indices` occurrences has more than the
+/// first.
 fn run_lens(num_indices: usize) -> impl Iterator<Item = usize> {
-    iter::successors(Some(CHUNK), |len| len.checked_mul(CHUNK)).take_while(move |&len| len < num_indices)
+    iter::successors(Some(CHUNK), |len| len.checked_mul(CHUNK))
+        .take_while(move |&len| len < num_indices)
 }
 
-/// The elements of the sums of runs: for each window of occurrences as long as a run one, since at most one begins in it that is not the first of
-/// its row.
+/// The elements of the sums of runs: for each window of occurrences as long as a run one, since at
+/// most one begins in it that is not the first of its row.
 fn run_sums_len(tables: &TableBatch, num_indices: usize) -> usize {
     sum(run_lens(num_indices).map(|len| product([num_indices.div_ceil(len), run_sums_ld(tables)])))
 }

@@ -38,7 +38,11 @@ impl Stage for Cuda {
         transfer.begin()
     }
 
-    fn send<T: Scalar>(transfer: &mut Transfer, source: &[T], target: SliceMut<'_, T>) -> Result<()> {
+    fn send<T: Scalar>(
+        transfer: &mut Transfer,
+        source: &[T],
+        target: SliceMut<'_, T>,
+    ) -> Result<()> {
         expect_size("send", "target", target.len(), source.len())?;
         transfer.send(source, &target)
     }

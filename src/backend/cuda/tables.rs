@@ -51,8 +51,9 @@ impl Tables {
     pub(super) fn new(cuda: &Cuda, host: TableBatch) -> Result<Self> {
         let columns = host.max_dim().max(host.width());
         if columns > MOST_COLUMNS {
-            let reason =
-                format!("{columns} elements in a row, but on a CUDA device at most {MOST_COLUMNS} are possible");
+            let reason = format!(
+                "{columns} elements in a row, but on a CUDA device at most {MOST_COLUMNS} are possible"
+            );
             return Err(invalid("Cuda", "tables", reason));
         }
         let describe = |(f, feature): (usize, &crate::ops::Feature)| {
@@ -71,12 +72,14 @@ impl Tables {
                 },
             }
         };
-        let described: Vec<DeviceFeature> = host.features().iter().enumerate().map(describe).collect();
+        let described: Vec<DeviceFeature> =
+            host.features().iter().enumerate().map(describe).collect();
         let mut features = cuda.alloc(described.len())?;
         cuda.upload(&described, Cuda::view_mut(&mut features))?;
         let described = describe_tables(&host);
         let lanes = [false, true].map(|is_wide| {
-            let columns = |table: &DeviceTable| if is_wide && table.is_wide != 0 { WIDE as u32 } else { 1 };
+            let columns =
+                |table: &DeviceTable| if is_wide && table.is_wide != 0 { WIDE as u32 } else { 1 };
             let lanes = described.iter().map(|table| table.embedding_dim.div_ceil(columns(table)));
             lanes.max().unwrap_or(0).next_power_of_two().min(32) as usize
         });
@@ -95,7 +98,8 @@ impl Tables {
         Cuda::view(&self.tables).on(cuda)
     }
 
-    /// The lanes of a group with a column each, enough for the longest row, a warp at most; if `is_wide`, with [`WIDE`] columns each of rows that lie so.
+    /// The lanes of a group with a column each, enough for the longest row, a warp at most; if
+    /// `is_wide`, with [`WIDE`] columns each of rows that lie so.
     pub(super) fn lanes(&self, is_wide: bool) -> usize {
         self.lanes[usize::from(is_wide)]
     }
@@ -104,7 +108,10 @@ impl Tables {
 /// All tables, and an entry for the end of the last one.
 fn describe_tables(host: &TableBatch) -> Vec<DeviceTable> {
     let mut wide: Vec<bool> = (0..host.tables().len())
-        .map(|t| host.tables()[t].embedding_dim.is_multiple_of(WIDE) && host.weight_offsets()[t].is_multiple_of(WIDE))
+        .map(|t| {
+            host.tables()[t].embedding_dim.is_multiple_of(WIDE)
+                && host.weight_offsets()[t].is_multiple_of(WIDE)
+        })
         .collect();
     for (f, feature) in host.features().iter().enumerate() {
         wide[feature.table] &= host.column_offsets()[f].is_multiple_of(WIDE);

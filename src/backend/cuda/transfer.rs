@@ -1,4 +1,5 @@
-//! Batches on their way to the device: through pinned memory, on a stream of their own, while ops compute.
+//! Batches on their way to the device: through pinned memory, on a stream of their own, while ops
+//! compute.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -52,7 +53,11 @@ impl Transfer {
         self.cuda.bind()?;
         let context = self.cuda.context();
         if self.sent == self.pinned.len() {
-            self.pinned.push(Pinned { pointer: std::ptr::null_mut(), len: 0, context: Arc::clone(context) });
+            self.pinned.push(Pinned {
+                pointer: std::ptr::null_mut(),
+                len: 0,
+                context: Arc::clone(context),
+            });
         }
         let pinned = &mut self.pinned[self.sent];
         if pinned.len < bytes.len() {
@@ -63,7 +68,8 @@ impl Transfer {
         // SAFETY: the target is memory of as many bytes that nobody else uses, by its type; ops
         // that were launched before are waited for by the copy stream, since `begin`. The source
         // stays as it is until the copy has been made, for which `settle` waits.
-        let copy = unsafe { result::memcpy_htod_async(target.pointer(), staged, self.cuda.copy_stream()) };
+        let copy =
+            unsafe { result::memcpy_htod_async(target.pointer(), staged, self.cuda.copy_stream()) };
         check("copy to the device", copy)
     }
 
@@ -107,7 +113,8 @@ impl Drop for Transfer {
 /// every replay would read pinned memory anew, whatever lies there by then.
 fn refuse_recording(stream: sys::CUstream) -> Result<()> {
     // SAFETY: the stream lives as long as the backend.
-    let status = check("ask whether ops are recorded", unsafe { result::stream::is_capturing(stream) })?;
+    let status =
+        check("ask whether ops are recorded", unsafe { result::stream::is_capturing(stream) })?;
     match status {
         sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
         _ => Err(Error::Recording { op: "Staging" }),
@@ -135,8 +142,9 @@ impl Pinned {
     fn fill(&mut self, bytes: &[u8]) -> &[u8] {
         assert!(bytes.len() <= self.len, "{} bytes do not fit into {}", bytes.len(), self.len);
         let to = self.pointer.cast::<u8>();
-        // SAFETY: there are `len` bytes, enough for these, in memory that is this value's alone and that no copy reads any more, as `begin` has
-        // seen to; it is borrowed for as long as the result.
+        // SAFETY: there are `len` bytes, enough for these, in memory that is this value's alone and
+        // that no copy reads any more, as `begin` has seen to; it is borrowed for as long as the
+        // result.
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
             std::slice::from_raw_parts(to, bytes.len())
@@ -147,7 +155,8 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         if !self.pointer.is_null() && self.context.bind_to_thread().is_ok() {
-            // SAFETY: it comes from `malloc_host`, and is freed nowhere else; the copies from it have been made.
+            // SAFETY: it comes from `malloc_host`, and is freed nowhere else; the copies from it
+            // have been made.
             let _ = unsafe { result::free_host(self.pointer) };
         }
     }
@@ -159,12 +168,16 @@ struct Event {
     context: Arc<CudaContext>,
 }
 
-// SAFETY: an event is a handle of the driver, which may be used from any thread with the context bound.
+// SAFETY: an event is a handle of the driver, which may be used from any thread with the context
+// bound.
 unsafe impl Send for Event {}
 
 impl Event {
     fn new(context: &Arc<CudaContext>) -> Result<Self> {
-        let event = check("create an event", result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING))?;
+        let event = check(
+            "create an event",
+            result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING),
+        )?;
         Ok(Self { event, context: Arc::clone(context) })
     }
 
@@ -206,7 +219,8 @@ mod tests {
     /// Batches that an error kept from arriving: the emulator reports pinned memory that is written
     /// or freed under a copy.
     #[test]
-    fn what_was_sent_and_did_not_arrive_is_waited_for() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    fn what_was_sent_and_did_not_arrive_is_waited_for()
+    -> std::result::Result<(), Box<dyn std::error::Error>> {
         let Some(emulator) = bagdot_emulator::install()? else { return Ok(()) };
         for seed in 0..10 {
             let alone = emulator.exclusive();

@@ -24,7 +24,8 @@ pub(super) fn are_available() -> bool {
         let wanted = 1 << 22 | 1 << 24;
         __get_cpuid_max(0).0 >= 7
             && __cpuid_count(7, 0).edx & wanted == wanted
-            // SAFETY: the call reads its two numbers, and changes only what state this process may use.
+            // SAFETY: the call reads its two numbers, and changes only what state this process may
+            // use.
             && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0
     })
 }
@@ -59,7 +60,8 @@ macro_rules! multiply {
     };
 }
 
-/// Clears the sums, adds to them in steps, and stores them. Given are what a step does and the operands of the left factor.
+/// Clears the sums, adds to them in steps, and stores them. Given are what a step does and the
+/// operands of the left factor.
 macro_rules! sum {
     ($rhs:ident, $steps:ident, $sums:ident, [$($step:tt)*], $($lhs:tt)*) => {
         asm!(
@@ -93,7 +95,8 @@ macro_rules! sum {
     };
 }
 
-/// A left factor of one part, 16 or 32 rows of it: `ld` elements from row to row, and so many from step to step.
+/// A left factor of one part, 16 or 32 rows of it: `ld` elements from row to row, and so many from
+/// step to step.
 struct Wholes<'a> {
     elements: &'a [u16],
     ld: usize,
@@ -101,7 +104,8 @@ struct Wholes<'a> {
     tiles: usize,
 }
 
-/// Shows that the machine has the instructions, and that this thread's tiles are of their full size: it cannot leave the thread.
+/// Shows that the machine has the instructions, and that this thread's tiles are of their full
+/// size: it cannot leave the thread.
 pub(super) struct Configured(PhantomData<*const ()>);
 
 impl Configured {
@@ -115,13 +119,25 @@ impl Configured {
     }
 
     /// As [`Tiles::sum`](super::Tiles::sum).
-    pub(super) fn sum(&self, lhs: &[Tile], rhs: &[Tile], parts: usize, steps: usize, sums: &mut [[f32; COLS]; ROWS]) {
+    pub(super) fn sum(
+        &self,
+        lhs: &[Tile],
+        rhs: &[Tile],
+        parts: usize,
+        steps: usize,
+        sums: &mut [[f32; COLS]; ROWS],
+    ) {
         let tiles_of_part = |of: &[Tile]| of.len().checked_div(steps * parts).unwrap_or(2);
         match (parts, tiles_of_part(lhs), tiles_of_part(rhs)) {
             (1, tiles, _) => {
                 let (ld, of_step) = (TERMS_OF_STEP, tiles * TILE_ROWS * TERMS_OF_STEP);
                 let words = lhs.as_flattened().as_flattened();
-                self.sum_of_wholes(Wholes { elements: cast_slice(words), ld, of_step, tiles }, rhs, steps, sums);
+                self.sum_of_wholes(
+                    Wholes { elements: cast_slice(words), ld, of_step, tiles },
+                    rhs,
+                    steps,
+                    sums,
+                );
             }
             (PARTS_OF_F32, 1, 1) => self.sum_of_parts::<1, 1>(lhs, rhs, steps, sums),
             (PARTS_OF_F32, 1, 2) => self.sum_of_parts::<1, 2>(lhs, rhs, steps, sums),
@@ -132,19 +148,37 @@ impl Configured {
     }
 
     /// As [`Tiles::sum_of_lines`](super::Tiles::sum_of_lines).
-    pub(super) fn sum_of_lines(&self, lhs: Lines<'_>, rhs: &[Tile], steps: usize, sums: &mut [[f32; COLS]; ROWS]) {
+    pub(super) fn sum_of_lines(
+        &self,
+        lhs: Lines<'_>,
+        rhs: &[Tile],
+        steps: usize,
+        sums: &mut [[f32; COLS]; ROWS],
+    ) {
         let Lines { elements, ld, tiles } = lhs;
-        self.sum_of_wholes(Wholes { elements, ld, of_step: TERMS_OF_STEP, tiles }, rhs, steps, sums);
+        self.sum_of_wholes(
+            Wholes { elements, ld, of_step: TERMS_OF_STEP, tiles },
+            rhs,
+            steps,
+            sums,
+        );
     }
 
-    fn sum_of_wholes(&self, lhs: Wholes<'_>, rhs: &[Tile], steps: usize, sums: &mut [[f32; COLS]; ROWS]) {
+    fn sum_of_wholes(
+        &self,
+        lhs: Wholes<'_>,
+        rhs: &[Tile],
+        steps: usize,
+        sums: &mut [[f32; COLS]; ROWS],
+    ) {
         match rhs.len().checked_div(steps).unwrap_or(2) {
             1 => self.sum_of_wholes_with::<1>(lhs, rhs, steps, sums),
             _ => self.sum_of_wholes_with::<2>(lhs, rhs, steps, sums),
         }
     }
 
-    /// Factors of one part. Where there is only one tile of rows or columns, it is also taken for the other.
+    /// Factors of one part. Where there is only one tile of rows or columns, it is also taken for
+    /// the other.
     fn sum_of_wholes_with<const COL_TILES: usize>(
         &self,
         lhs: Wholes<'_>,
@@ -155,18 +189,25 @@ impl Configured {
         let Wholes { elements, ld, of_step, tiles } = lhs;
         let lower = (tiles - 1) * TILE_ROWS * ld;
         let last_row = steps.saturating_sub(1) * of_step + lower + (TILE_ROWS - 1) * ld;
-        assert!(rhs.len() == steps * COL_TILES && (steps == 0 || last_row + TERMS_OF_STEP <= elements.len()));
-        // SAFETY: `self` shows that the instructions are there and the tiles of their full size; nothing but this type touches tiles, and the system
-        // keeps them for the thread. Each step reads 16 rows of 64 bytes, `ld` elements apart, from both pointers to the left factor on, which move on
-        // by `of_step` elements: by the assertion, the last of them is one of `elements`. It reads the `COL_TILES` tiles that the other pointer is at,
-        // and moves on by as many: all of `rhs`, by the assertion. The four tiles of sums are written to the four quarters of `sums`.
+        assert!(
+            rhs.len() == steps * COL_TILES
+                && (steps == 0 || last_row + TERMS_OF_STEP <= elements.len())
+        );
+        // SAFETY: `self` shows that the instructions are there and the tiles of their full size;
+        // nothing but this type touches tiles, and the system keeps them for the thread. Each step
+        // reads 16 rows of 64 bytes, `ld` elements apart, from both pointers to the left factor on,
+        // which move on by `of_step` elements: by the assertion, the last of them is one of
+        // `elements`. It reads the `COL_TILES` tiles that the other pointer is at, and moves on by
+        // as many: all of `rhs`, by the assertion. The four tiles of sums are written to the four
+        // quarters of `sums`.
         unsafe {
             sum!(
                 rhs,
                 steps,
                 sums,
                 [
-                    // Rows meet all columns in turn, so they shall stay in the first-level cache, and columns, which pass by, shall not push them out.
+                    // Rows meet all columns in turn, so they shall stay in the first-level cache,
+                    // and columns, which pass by, shall not push them out.
                     "tileloadd tmm4, [{lhs} + {lhs_row}*1]",
                     "tileloaddt1 tmm6, [{rhs} + {row}*1]",
                     "tileloaddt1 tmm7, [{rhs} + {row}*1 + {RIGHT}]",
@@ -184,7 +225,8 @@ impl Configured {
         }
     }
 
-    /// Factors of three parts, in the order of [`PRODUCTS_OF_PARTS`](super::PRODUCTS_OF_PARTS), which loads few tiles more than once.
+    /// Factors of three parts, in the order of [`PRODUCTS_OF_PARTS`](super::PRODUCTS_OF_PARTS),
+    /// which loads few tiles more than once.
     fn sum_of_parts<const ROW_TILES: usize, const COL_TILES: usize>(
         &self,
         lhs: &[Tile],
@@ -192,9 +234,12 @@ impl Configured {
         steps: usize,
         sums: &mut [[f32; COLS]; ROWS],
     ) {
-        assert!(lhs.len() == steps * PARTS_OF_F32 * ROW_TILES && rhs.len() == steps * PARTS_OF_F32 * COL_TILES);
-        // SAFETY: as above, but that each step reads, and moves on by, three times as many tiles: its offsets are those of tiles `0..3 * ROW_TILES` and
-        // `0..3 * COL_TILES`.
+        assert!(
+            lhs.len() == steps * PARTS_OF_F32 * ROW_TILES
+                && rhs.len() == steps * PARTS_OF_F32 * COL_TILES
+        );
+        // SAFETY: as above, but that each step reads, and moves on by, three times as many tiles:
+        // its offsets are those of tiles `0..3 * ROW_TILES` and `0..3 * COL_TILES`.
         unsafe {
             sum!(
                 rhs,

@@ -7,7 +7,8 @@ use super::intrinsic;
 use crate::dtype::{DType, Element};
 use crate::simd::{GROUP, LANES, Lanes};
 
-/// Shown by [`run_avx2`](super::run_avx2) alone, which can only be called where the instructions are.
+/// Shown by [`run_avx2`](super::run_avx2) alone, which can only be called where the instructions
+/// are.
 #[derive(Clone, Copy)]
 pub(in crate::simd) struct Avx2(pub(super) ());
 
@@ -55,7 +56,10 @@ impl Lanes for Avx2 {
                 _mm256_cvtph_ps(_mm_loadu_si128(high.cast()))
             ]),
             DType::BF16 => {
-                intrinsic!([widen_bf16(_mm_loadu_si128(low.cast())), widen_bf16(_mm_loadu_si128(high.cast()))])
+                intrinsic!([
+                    widen_bf16(_mm_loadu_si128(low.cast())),
+                    widen_bf16(_mm_loadu_si128(high.cast()))
+                ])
             }
         }
     }
@@ -69,8 +73,14 @@ impl Lanes for Avx2 {
                 _mm256_storeu_ps(high.cast(), vector[1]);
             }),
             DType::F16 => intrinsic!({
-                _mm_storeu_si128(low.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(vector[0]));
-                _mm_storeu_si128(high.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(vector[1]));
+                _mm_storeu_si128(
+                    low.cast(),
+                    _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(vector[0]),
+                );
+                _mm_storeu_si128(
+                    high.cast(),
+                    _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(vector[1]),
+                );
             }),
             DType::BF16 => intrinsic!(_mm256_storeu_si256(low.cast(), round_bf16(vector))),
         }
@@ -154,7 +164,8 @@ fn round_bf16(vector: [__m256; 2]) -> __m256i {
         let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(vector[h], vector[h]));
         rounded[h] = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(nearest, quiet, is_nan));
     }
-    // Packed by halves of registers: the second quarter of the one comes behind the first one of the other.
+    // Packed by halves of registers: the second quarter of the one comes behind the first one of
+    // the other.
     _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(rounded[0], rounded[1]))
 }
 
@@ -189,8 +200,14 @@ fn transpose_square(r: [__m256; HALF]) -> [__m256; HALF] {
     let mut out = a;
     for c in 0..2 {
         // Columns 2 c and 2 c + 4 of rows 0 to 3 and of rows 4 to 7, and the columns behind these.
-        let first = [_mm256_shuffle_ps::<0x44>(a[c], a[2 + c]), _mm256_shuffle_ps::<0x44>(a[4 + c], a[6 + c])];
-        let second = [_mm256_shuffle_ps::<0xee>(a[c], a[2 + c]), _mm256_shuffle_ps::<0xee>(a[4 + c], a[6 + c])];
+        let first = [
+            _mm256_shuffle_ps::<0x44>(a[c], a[2 + c]),
+            _mm256_shuffle_ps::<0x44>(a[4 + c], a[6 + c]),
+        ];
+        let second = [
+            _mm256_shuffle_ps::<0xee>(a[c], a[2 + c]),
+            _mm256_shuffle_ps::<0xee>(a[4 + c], a[6 + c]),
+        ];
         out[2 * c] = _mm256_permute2f128_ps::<0x20>(first[0], first[1]);
         out[2 * c + 1] = _mm256_permute2f128_ps::<0x20>(second[0], second[1]);
         out[2 * c + 4] = _mm256_permute2f128_ps::<0x31>(first[0], first[1]);
@@ -209,26 +226,32 @@ fn sums_of_four(v: [[__m256; 2]; 4]) -> __m128 {
         eight[k] = _mm256_add_ps(v[k][0], v[k][1]);
     }
     let [a, b, c, d] = eight;
-    let ac = _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, c), _mm256_permute2f128_ps::<0x31>(a, c));
-    let bd = _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(b, d), _mm256_permute2f128_ps::<0x31>(b, d));
+    let ac =
+        _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, c), _mm256_permute2f128_ps::<0x31>(a, c));
+    let bd =
+        _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(b, d), _mm256_permute2f128_ps::<0x31>(b, d));
     let abcd = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(ac, bd), _mm256_shuffle_ps::<0xee>(ac, bd));
     let (ab, cd) = (_mm256_castps256_ps128(abcd), _mm256_extractf128_ps::<1>(abcd));
     _mm_add_ps(_mm_shuffle_ps::<0x88>(ab, cd), _mm_shuffle_ps::<0xdd>(ab, cd))
 }
 
-/// Lane `4 v + g` of the result is the sum of group `g` of `v[v]`, in the order of [`Lanes::sums_of_groups`].
+/// Lane `4 v + g` of the result is the sum of group `g` of `v[v]`, in the order of
+/// [`Lanes::sums_of_groups`].
 #[inline]
 #[target_feature(enable = "avx2")]
 fn sums_of_groups(v: [[__m256; 2]; LANES / GROUP]) -> [__m256; 2] {
-    let halves = |a, b| _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
+    let halves =
+        |a, b| _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
     let mut sums = v[0];
     for (half, sums) in sums.iter_mut().enumerate() {
         let (a, b) = (halves(v[0][half], v[1][half]), halves(v[2][half], v[3][half]));
         *sums = _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
     }
-    // Groups 0 and 1 are in the first register, with a lane for each vector; 2 and 3 in the second one.
+    // Groups 0 and 1 are in the first register, with a lane for each vector; 2 and 3 in the second
+    // one.
     let (low, high) = (_mm256_unpacklo_ps(sums[0], sums[1]), _mm256_unpackhi_ps(sums[0], sums[1]));
-    let (first, second) = (_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high));
+    let (first, second) =
+        (_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high));
     let (low, high) = (_mm256_unpacklo_ps(first, second), _mm256_unpackhi_ps(first, second));
     [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)]
 }

@@ -7,8 +7,9 @@ use super::intrinsic;
 use crate::dtype::{DType, Element};
 use crate::simd::{GROUP, LANES, Lanes};
 
-/// Shown by [`run_avx512`](super::run_avx512) and, with products of `bf16`, by [`run_avx512_bf16`](super::run_avx512_bf16) alone, which can only be called
-/// where the instructions are.
+/// Shown by [`run_avx512`](super::run_avx512) and, with products of `bf16`, by
+/// [`run_avx512_bf16`](super::run_avx512_bf16) alone, which can only be called where the
+/// instructions are.
 #[derive(Clone, Copy)]
 pub(in crate::simd) struct Avx512<const BF16: bool>(pub(super) ());
 
@@ -28,7 +29,9 @@ macro_rules! round_bf16 {
         let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
         let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
         let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
-        _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_mask_mov_epi32(rounded, is_nan, quiet)))
+        _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_mask_mov_epi32(
+            rounded, is_nan, quiet,
+        )))
     }};
 }
 
@@ -45,16 +48,26 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
             return c;
         }
         // Vectors of pairs are of the same size as those of `f32`.
-        intrinsic!(_mm512_dpbf16_ps(c, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b)))
+        intrinsic!(_mm512_dpbf16_ps(
+            c,
+            transmute::<__m512, __m512bh>(a),
+            transmute::<__m512, __m512bh>(b)
+        ))
     }
     #[inline(always)]
     fn pairs<E: Element>(self, first: &[E], second: &[E]) -> __m512 {
         // The lower halves of all lanes.
         let halves = |of: &[E]| match (size_of::<E>(), of.len()) {
-            (2, LANES..) => intrinsic!(_mm512_cvtepu16_epi32(_mm256_loadu_si256(of.as_ptr().cast()))),
-            // Nothing is read of no elements: their address may be anything, which makes a load slow.
+            (2, LANES..) => {
+                intrinsic!(_mm512_cvtepu16_epi32(_mm256_loadu_si256(of.as_ptr().cast())))
+            }
+            // Nothing is read of no elements: their address may be anything, which makes a load
+            // slow.
             (2, 1..) => {
-                intrinsic!(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(of.len()), of.as_ptr().cast())))
+                intrinsic!(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(
+                    first_lanes(of.len()),
+                    of.as_ptr().cast()
+                )))
             }
             _ => intrinsic!(_mm512_setzero_si512()),
         };
@@ -113,7 +126,10 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         match E::DTYPE {
             DType::F32 => intrinsic!(_mm512_storeu_ps(at.cast(), vector)),
             DType::F16 => {
-                intrinsic!(_mm256_storeu_si256(at.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(vector)))
+                intrinsic!(_mm256_storeu_si256(
+                    at.cast(),
+                    _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(vector)
+                ))
             }
             DType::BF16 => intrinsic!(_mm256_storeu_si256(at.cast(), round_bf16!(vector))),
         }
@@ -136,7 +152,9 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
                 let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(vector);
                 _mm256_mask_storeu_epi16(at.cast(), mask, halves)
             }),
-            DType::BF16 => intrinsic!(_mm256_mask_storeu_epi16(at.cast(), mask, round_bf16!(vector))),
+            DType::BF16 => {
+                intrinsic!(_mm256_mask_storeu_epi16(at.cast(), mask, round_bf16!(vector)))
+            }
         }
     }
     #[inline(always)]
@@ -183,8 +201,9 @@ fn first_lanes(number: usize) -> u16 {
     u16::MAX.checked_shr((LANES - number.min(LANES)) as u32).unwrap_or(0)
 }
 
-/// Three parts of both, see [`Lanes::split_pairs`]. A part is rounded by half a unit of its last place, away from zero where two are as near; what is then
-/// left of a number that is not finite is a NaN.
+/// Three parts of both, see [`Lanes::split_pairs`]. A part is rounded by half a unit of its last
+/// place, away from zero where two are as near; what is then left of a number that is not finite is
+/// a NaN.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn split_pairs(of: [__m512; 2]) -> [__m512; 3] {
@@ -195,7 +214,10 @@ fn split_pairs(of: [__m512; 2]) -> [__m512; 3] {
     };
     let pair = |a, b| {
         let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
-        _mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32::<16>(a), _mm512_and_si512(b, upper_half)))
+        _mm512_castsi512_ps(_mm512_or_si512(
+            _mm512_srli_epi32::<16>(a),
+            _mm512_and_si512(b, upper_half),
+        ))
     };
     let first = of.map(round);
     let left = [_mm512_sub_ps(of[0], first[0]), _mm512_sub_ps(of[1], first[1])];
@@ -224,7 +246,8 @@ fn transpose(r: [__m512; LANES]) -> [__m512; LANES] {
     // Now b[4 k + c] holds, of rows 4 k to 4 k + 3, columns c, c + 4, c + 8 and c + 12.
     let mut out = b;
     for c in 0..4 {
-        [out[c], out[c + 4], out[c + 8], out[c + 12]] = transpose_groups([b[c], b[4 + c], b[8 + c], b[12 + c]]);
+        [out[c], out[c + 4], out[c + 8], out[c + 12]] =
+            transpose_groups([b[c], b[4 + c], b[8 + c], b[12 + c]]);
     }
     out
 }
@@ -252,27 +275,34 @@ fn sums(v: [__m512; LANES]) -> __m512 {
     let mut eight = [_mm512_setzero_ps(); LANES / 2];
     for (k, of) in [(0, 0), (1, 8), (2, 1), (3, 9), (4, 2), (5, 10), (6, 3), (7, 11)] {
         let (a, b) = (v[of], v[of + 4]);
-        eight[k] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+        eight[k] =
+            _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
     }
     // Vectors k, k + 4, k + 8 and k + 12, in the four quarters of the k-th.
     let mut four = [_mm512_setzero_ps(); LANES / 4];
     for k in 0..LANES / 4 {
         let (a, b) = (eight[2 * k], eight[2 * k + 1]);
-        four[k] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+        four[k] =
+            _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
     }
     let mut two = [_mm512_setzero_ps(); LANES / 8];
     for k in 0..LANES / 8 {
         let (a, b) = (four[2 * k], four[2 * k + 1]);
         two[k] = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
     }
-    _mm512_add_ps(_mm512_shuffle_ps::<0x88>(two[0], two[1]), _mm512_shuffle_ps::<0xdd>(two[0], two[1]))
+    _mm512_add_ps(
+        _mm512_shuffle_ps::<0x88>(two[0], two[1]),
+        _mm512_shuffle_ps::<0xdd>(two[0], two[1]),
+    )
 }
 
-/// Lane `4 v + g` of the result is the sum of group `g` of `v[v]`, in the order of [`Lanes::sums_of_groups`].
+/// Lane `4 v + g` of the result is the sum of group `g` of `v[v]`, in the order of
+/// [`Lanes::sums_of_groups`].
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn sums_of_groups(v: [__m512; LANES / GROUP]) -> __m512 {
-    let halves = |a, b| _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
+    let halves =
+        |a, b| _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
     let (a, b) = (halves(v[0], v[1]), halves(v[2], v[3]));
     // Lane 4 g + v.
     let sums = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));

@@ -51,7 +51,8 @@ pub struct BagCase {
 }
 
 impl BagCase {
-    /// Bags of these lengths, key-major, with ids that `draw_id` makes of a random stream and the number of rows.
+    /// Bags of these lengths, key-major, with ids that `draw_id` makes of a random stream and the
+    /// number of rows.
     pub fn new(
         name: impl Into<String>,
         (tables, features): (&[(usize, usize)], &[Feature]),
@@ -59,7 +60,9 @@ impl BagCase {
         mut draw_id: impl FnMut(&mut Philox, u64) -> u64,
     ) -> Self {
         let name = name.into();
-        let seed = name.bytes().fold(17, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let seed = name
+            .bytes()
+            .fold(17, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
         let batch_size = lengths.len().checked_div(features.len()).unwrap_or(0);
         let mut random = Philox::new(seed, 1);
         let (mut indices, mut offsets) = (vec![], vec![0]);
@@ -68,9 +71,20 @@ impl BagCase {
             indices.extend((0..length).map(|_| draw_id(&mut random, rows) as i64));
             offsets.push(indices.len());
         }
-        let tables = tables.iter().map(|&(num_embeddings, embedding_dim)| Table { num_embeddings, embedding_dim });
+        let tables = tables
+            .iter()
+            .map(|&(num_embeddings, embedding_dim)| Table { num_embeddings, embedding_dim });
         let (tables, features) = (tables.collect(), features.to_vec());
-        Self { name, tables, features, batch_size, indices, offsets, per_sample_weights: None, seed }
+        Self {
+            name,
+            tables,
+            features,
+            batch_size,
+            indices,
+            offsets,
+            per_sample_weights: None,
+            seed,
+        }
     }
 
     /// The same with a factor for every id; without the features that take none.
@@ -88,12 +102,22 @@ impl BagCase {
             .iter()
             .map(|&dim| {
                 let (tables, features) = one(11, dim);
-                Self::new(format!("D = {dim}, {pooling:?}"), (&tables, &features), &[3, 0, 1, 4, 2], uniform)
+                Self::new(
+                    format!("D = {dim}, {pooling:?}"),
+                    (&tables, &features),
+                    &[3, 0, 1, 4, 2],
+                    uniform,
+                )
             })
             .collect();
         let (tables, features) = one(40, 12);
         let mut add = |name: &str, lengths: &[usize], draw_id: fn(&mut Philox, u64) -> u64| {
-            cases.push(Self::new(format!("{name}, {pooling:?}"), (&tables, &features), lengths, draw_id));
+            cases.push(Self::new(
+                format!("{name}, {pooling:?}"),
+                (&tables, &features),
+                lengths,
+                draw_id,
+            ));
         };
         add("no samples", &[], uniform);
         add("one sample", &[7], uniform);
@@ -105,11 +129,14 @@ impl BagCase {
         cases
     }
 
-    /// Tables of several dimensions, one of them shared by features that are pooled and padded differently. Features that would be pooled by
-    /// max are so only if `pooling` is.
+    /// Tables of several dimensions, one of them shared by features that are pooled and padded
+    /// differently. Features that would be pooled by max are so only if `pooling` is.
     pub fn mixed(pooling: Pooling) -> Self {
         let tables = [(30, 5), (9, 129), (200, 16)];
-        let padded = |table, pooling, padding| Feature { padding_idx: Some(padding), ..feature(table, pooling) };
+        let padded = |table, pooling, padding| Feature {
+            padding_idx: Some(padding),
+            ..feature(table, pooling)
+        };
         let features = [
             feature(2, Pooling::Mean),
             padded(0, pooling, 4),
@@ -159,7 +186,12 @@ impl BagCase {
             output: MatrixMut::packed(B::view_mut(&mut output), self.batch_size, self.width()),
             argmax: None,
         };
-        assert_eq!(forward.run(device).and_then(|()| device.synchronize()), Ok(()), "{}", self.name);
+        assert_eq!(
+            forward.run(device).and_then(|()| device.synchronize()),
+            Ok(()),
+            "{}",
+            self.name
+        );
         download(device, &output)
     }
 
@@ -198,7 +230,8 @@ impl<B: Device, I: Index> DeviceBags<B, I> {
     }
 }
 
-/// Ids whose frequency falls as 1 / rank, roughly: the inverse of its distribution function, `ln(1 + id) / ln(1 + rows)`.
+/// Ids whose frequency falls as 1 / rank, roughly: the inverse of its distribution function, `ln(1
+/// + id) / ln(1 + rows)`.
 pub fn zipf(random: &mut Philox, rows: u64) -> u64 {
     (((rows as f64 + 1.0).powf(random.uniform()) - 1.0) as u64).min(rows - 1)
 }

@@ -1,24 +1,27 @@
 //! CUDA devices for tests: a real one where there is one, else the emulator.
 //!
-//! On the emulator a test runs once for each of several schedules, with all checks on: bounds, alignment, uninitialised memory, races, barriers.
+//! On the emulator a test runs once for each of several schedules, with all checks on: bounds,
+//! alignment, uninitialised memory, races, barriers.
 
 use bagdot::backend::cuda::Gemm;
 use bagdot::{Cuda, Error};
 use bagdot_emulator::{Config, Emulator, Schedule};
 use cudarc::driver::{result, sys};
 
-/// The emulator, unless a real device is to be used (`BAGDOT_REQUIRE_CUDA=1` makes a missing one a failure).
+/// The emulator, unless a real device is to be used (`BAGDOT_REQUIRE_CUDA=1` makes a missing one a
+/// failure).
 pub fn emulator() -> Option<&'static Emulator> {
     bagdot_emulator::install().unwrap()
 }
 
-/// Runs a test on a device: on the emulator with warps in two random orders, and with lanes that run on their own.
+/// Runs a test on a device: on the emulator with warps in two random orders, and with lanes that
+/// run on their own.
 pub fn on_every_schedule(test: impl Fn(&Cuda)) {
     run(Config::default(), test);
 }
 
-/// As [`on_every_schedule`], for tests that pass offsets by which bags overlap: threads then write to one place, in either order, what nobody may
-/// use, since the call reports an error.
+/// As [`on_every_schedule`], for tests that pass offsets by which bags overlap: threads then write
+/// to one place, in either order, what nobody may use, since the call reports an error.
 pub fn on_every_schedule_with_overlaps(test: impl Fn(&Cuda)) {
     run(Config { races: false, ..Config::default() }, test);
 }
@@ -28,7 +31,8 @@ pub fn own() -> Cuda {
     Cuda::with_gemm(0, Gemm::Own).unwrap()
 }
 
-/// One on which cuBLASLt computes the products of layers, unless this machine has a real device and no cuBLASLt.
+/// One on which cuBLASLt computes the products of layers, unless this machine has a real device and
+/// no cuBLASLt.
 pub fn with_cublaslt() -> Option<Cuda> {
     match Cuda::with_gemm(0, Gemm::CublasLt) {
         Err(Error::NoCublasLt { .. }) if emulator().is_none() => None,
@@ -72,7 +76,8 @@ pub fn capture(cuda: &Cuda, ops: impl FnOnce()) -> Graph {
 
 impl Graph {
     pub fn replay(&self) {
-        // SAFETY: the executable has been instantiated, and what it refers to is there, as the caller of `capture` sees to.
+        // SAFETY: the executable has been instantiated, and what it refers to is there, as the
+        // caller of `capture` sees to.
         unsafe { result::graph::launch(self.executable, self.stream).unwrap() };
     }
 }

@@ -52,7 +52,10 @@ impl<I: Id> Batch<I> {
     }
 
     /// The gradients of the layers, by name, and those of the table rows.
-    pub fn gradients<B: Backend>(&self, model: &mut Dlrm<B>) -> (Vec<NamedTensor>, Vec<(u64, Vec<f32>)>) {
+    pub fn gradients<B: Backend>(
+        &self,
+        model: &mut Dlrm<B>,
+    ) -> (Vec<NamedTensor>, Vec<(u64, Vec<f32>)>) {
         let device = model.device().clone();
         let batch = self.upload(&device);
         model.loss_and_grad(batch.view(), Accum::Replace).unwrap();
@@ -83,27 +86,41 @@ impl<B: Device, I: Index> DeviceBatch<B, I> {
 
 /// The elements of the tensor with this name.
 pub fn tensor(tensors: &[NamedTensor], name: &str) -> Vec<f32> {
-    tensors.iter().find(|tensor| tensor.name == name).unwrap_or_else(|| panic!("no tensor {name}")).to_f32()
+    tensors
+        .iter()
+        .find(|tensor| tensor.name == name)
+        .unwrap_or_else(|| panic!("no tensor {name}"))
+        .to_f32()
 }
 
 /// The layers of an MLP, with the parameters that the engine has for it.
 pub fn layers(tensors: &[NamedTensor], mlp: &str, sizes: &[usize]) -> Vec<Layer> {
     let layer = |(k, pair): (usize, &[usize])| {
-        let [weight, bias] = ["weight", "bias"].map(|kind| tensor(tensors, &format!("{mlp}.{k}.{kind}")));
+        let [weight, bias] =
+            ["weight", "bias"].map(|kind| tensor(tensors, &format!("{mlp}.{k}.{kind}")));
         Layer::new(pair[0], pair[1], &weight, &bias)
     };
     sizes.windows(2).enumerate().map(layer).collect()
 }
 
-/// The reference with the parameters that an engine has now, before the first step of the optimizer.
+/// The reference with the parameters that an engine has now, before the first step of the
+/// optimizer.
 pub fn reference_of<B: Backend>(engine: &Dlrm<B>, optimizer: Optimizer) -> Model {
     let (tensors, config) = (engine.tensors().unwrap(), engine.config());
     let table = |t: usize| tensor(&tensors, &format!("tables.{t}.weight"));
     let tables: Vec<f32> = (0..config.tables.len()).flat_map(table).collect();
     let num_rows = config.tables.iter().map(|table| table.num_embeddings).sum();
     Model {
-        bottom: layers(&tensors, "bottom_mlp", &[&[config.num_dense], &config.bottom_mlp[..]].concat()),
-        top: layers(&tensors, "top_mlp", &[&[config.interaction_width()], &config.top_mlp[..]].concat()),
+        bottom: layers(
+            &tensors,
+            "bottom_mlp",
+            &[&[config.num_dense], &config.bottom_mlp[..]].concat(),
+        ),
+        top: layers(
+            &tensors,
+            "top_mlp",
+            &[&[config.interaction_width()], &config.top_mlp[..]].concat(),
+        ),
         tables: exact(&tables),
         table_state: optimizer.state_len(num_rows, tables.len()).map(|len| vec![Approx::ZERO; len]),
         interaction: config.interaction,
@@ -112,7 +129,8 @@ pub fn reference_of<B: Backend>(engine: &Dlrm<B>, optimizer: Optimizer) -> Model
     }
 }
 
-/// All values of tensors, in their order: of an engine's, those of layers first, then those of tables.
+/// All values of tensors, in their order: of an engine's, those of layers first, then those of
+/// tables.
 pub fn flat(tensors: &[NamedTensor]) -> Vec<f32> {
     tensors.iter().flat_map(NamedTensor::to_f32).collect()
 }

@@ -12,12 +12,15 @@ pub mod updates;
 
 pub use cases::{BagCase, DIMS, Id, POOLINGS, draw, feature};
 pub use memory::{Grid, Poison, download, download_view, poisoned, upload};
-pub use tolerance::{Approx, Stored, U, assert_close, assert_close_within, assert_same_bits, exact, ulp, values};
+pub use tolerance::{
+    Approx, Stored, U, assert_close, assert_close_within, assert_same_bits, exact, ulp, values,
+};
 
 use bagdot::ops::Device;
 use bagdot::{Cpu, Error, Result, Simd};
 
-/// Stamps functions of the kind `fn(&impl Backend)` onto every backend, as tests; onto CUDA those of `backend_suite!(cuda: …)`, of ops that it has.
+/// Stamps functions of the kind `fn(&impl Backend)` onto every backend, as tests; onto CUDA those
+/// of `backend_suite!(cuda: …)`, of ops that it has.
 macro_rules! backend_suite {
     (cuda: $($test:ident),+ $(,)?) => {
         backend_suite!($($test),+);
@@ -80,18 +83,30 @@ fn cpus_of_any_size() -> [Cpu; 4] {
     [1, 2, 3, 8].map(|threads| Cpu::with_threads(threads).unwrap())
 }
 
-/// Runs `work` on CPUs of several sizes and of each instruction set, and twice on each: all results must be the same bytes.
+/// Runs `work` on CPUs of several sizes and of each instruction set, and twice on each: all results
+/// must be the same bytes.
 #[track_caller]
 pub fn assert_deterministic(what: &str, work: impl Fn(&Cpu) -> Vec<u8>) {
-    assert_same_on(what, &Cpu::single_threaded(), cpus_of_any_size().into_iter().chain(cpus()), work);
+    assert_same_on(
+        what,
+        &Cpu::single_threaded(),
+        cpus_of_any_size().into_iter().chain(cpus()),
+        work,
+    );
 }
 
-/// As [`assert_deterministic`], for work whose bits depend on the instruction set, as those of products of `bf16` do.
+/// As [`assert_deterministic`], for work whose bits depend on the instruction set, as those of
+/// products of `bf16` do.
 #[track_caller]
 pub fn assert_deterministic_on_each_simd(what: &str, work: impl Fn(&Cpu) -> Vec<u8>) {
     for simd in cpus().iter().map(Cpu::simd) {
         let with_simd = |cpu: Cpu| cpu.with_simd(simd).unwrap();
-        assert_same_on(what, &with_simd(Cpu::single_threaded()), cpus_of_any_size().into_iter().map(with_simd), &work);
+        assert_same_on(
+            what,
+            &with_simd(Cpu::single_threaded()),
+            cpus_of_any_size().into_iter().map(with_simd),
+            &work,
+        );
     }
 }
 
@@ -100,18 +115,31 @@ pub fn assert_deterministic_on_each_simd(what: &str, work: impl Fn(&Cpu) -> Vec<
 pub fn assert_deterministic_but_for_amx(what: &str, work: impl Fn(&Cpu) -> Vec<u8>) {
     assert_deterministic_on_each_simd(what, &work);
     let without_amx = cpus().into_iter().filter(|cpu| cpu.simd() != Simd::Amx);
-    assert_same_on(what, &Cpu::single_threaded().with_simd(Simd::Portable).unwrap(), without_amx, work);
+    assert_same_on(
+        what,
+        &Cpu::single_threaded().with_simd(Simd::Portable).unwrap(),
+        without_amx,
+        work,
+    );
 }
 
 #[track_caller]
-fn assert_same_on(what: &str, first: &Cpu, others: impl Iterator<Item = Cpu>, work: impl Fn(&Cpu) -> Vec<u8>) {
+fn assert_same_on(
+    what: &str,
+    first: &Cpu,
+    others: impl Iterator<Item = Cpu>,
+    work: impl Fn(&Cpu) -> Vec<u8>,
+) {
     let expected = work(first);
     assert!(!expected.is_empty(), "{what}: there is nothing to compare");
     for cpu in others {
         for run in 0..2 {
             let got = work(&cpu);
             let first = got.iter().zip(&expected).position(|(a, b)| a != b);
-            assert!(got == expected, "{what}: run {run} with {cpu:?} differs from a single thread at byte {first:?}");
+            assert!(
+                got == expected,
+                "{what}: run {run} with {cpu:?} differs from a single thread at byte {first:?}"
+            );
         }
     }
 }

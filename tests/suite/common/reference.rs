@@ -1,7 +1,9 @@
-//! The ops once more, as plain loops in `f64` that know how far an `f32` result may be off. They share no code with `src/`; only the plain
-//! descriptions of a call (tables, features, rules) are the crate's.
+//! The ops once more, as plain loops in `f64` that know how far an `f32` result may be off. They
+//! share no code with `src/`; only the plain descriptions of a call (tables, features, rules) are
+//! the crate's.
 //!
-//! `tests/suite/reference_gradients.rs` checks the backward passes against difference quotients of the forward passes.
+//! `tests/suite/reference_gradients.rs` checks the backward passes against difference quotients of
+//! the forward passes.
 
 mod bags;
 mod dense;

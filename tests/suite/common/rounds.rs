@@ -5,11 +5,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The seeds `0..count`, or, for so many seconds, those from a seed on that no run has had.
 pub fn seeds(count: u64) -> impl Iterator<Item = u64> {
-    let seconds = std::env::var("BAGDOT_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    let seconds =
+        std::env::var("BAGDOT_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     let nanoseconds = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     let (end, first) = match seconds {
         Some(seconds) => (Some(Instant::now() + Duration::from_secs(seconds)), nanoseconds()),
         None => (None, 0),
     };
-    (0..).take_while(move |&k| end.map_or(k < count, |end| Instant::now() < end)).map(move |k| first.wrapping_add(k))
+    (0..)
+        .take_while(move |&k| end.map_or(k < count, |end| Instant::now() < end))
+        .map(move |k| first.wrapping_add(k))
 }

@@ -1,9 +1,10 @@
 //! How far a result may lie from the exact one, derived for each element.
 //!
-//! [`Approx`] is an exact value with a bound of the error that any evaluation of the same formula in `f32` may have made: the running error
-//! analysis of Higham, *Accuracy and Stability of Numerical Algorithms*, §3.3. It rests on the standard model of rounding, `fl(x op y) =
-//! (x op y)(1 + δ) + η` with `|δ| ≤ u = 2⁻²⁴` and, for results below the normal numbers (flushed to zero or not), `|η| ≤ 2⁻¹²⁶`. With
-//! operands that are off by `dx` and `dy`:
+//! [`Approx`] is an exact value with a bound of the error that any evaluation of the same formula
+//! in `f32` may have made: the running error analysis of Higham, *Accuracy and Stability of
+//! Numerical Algorithms*, §3.3. It rests on the standard model of rounding, `fl(x op y) = (x op
+//! y)(1 + δ) + η` with `|δ| ≤ u = 2⁻²⁴` and, for results below the normal numbers (flushed to zero
+//! or not), `|η| ≤ 2⁻¹²⁶`. With operands that are off by `dx` and `dy`:
 //!
 //! | formula | error before its own rounding |
 //! |---|---|
@@ -13,8 +14,8 @@
 //! | `√x` | `min(dx / √x, √dx)`, since `\|√x̂ - √x\| = dx / (√x̂ + √x)` |
 //! | sum of `n` terms in any order | `Σ dt + γₙ₋₁ Σ (\|t\| + dt)`, `γₖ = ku / (1 - ku)` |
 //!
-//! Values are in `f64`: its own rounding is 2⁻²⁹ of what is bounded here, and lies within the one unit in the last place of the output type
-//! that [`assert_close`] adds.
+//! Values are in `f64`: its own rounding is 2⁻²⁹ of what is bounded here, and lies within the one
+//! unit in the last place of the output type that [`assert_close`] adds.
 
 use bagdot::{Element, Scalar, bf16, f16};
 use std::ops::{Add, Div, Mul, Neg, Sub};
@@ -63,7 +64,8 @@ impl Approx {
 
     pub fn sqrt(self) -> Self {
         let root = self.value.sqrt();
-        let error = if self.error == 0.0 { 0.0 } else { (self.error / root).min(self.error.sqrt()) };
+        let error =
+            if self.error == 0.0 { 0.0 } else { (self.error / root).min(self.error.sqrt()) };
         Self::rounded(root, error)
     }
 
@@ -72,16 +74,19 @@ impl Approx {
         Self { error: self.error + self.magnitude() / 2048.0, ..self }
     }
 
-    /// The same stored in a type, to nearest, as `scale` times the value. Rounding is monotone: it takes an interval to that between the rounded ends.
+    /// The same stored in a type, to nearest, as `scale` times the value. Rounding is monotone: it
+    /// takes an interval to that between the rounded ends.
     pub fn stored_as<E: Stored>(self, scale: f64) -> Self {
         let stored = |x: f64| E::from_f32((x * scale) as f32).value() / scale;
-        let (value, low, high) = (stored(self.value), stored(self.value - self.error), stored(self.value + self.error));
+        let (value, low, high) =
+            (stored(self.value), stored(self.value - self.error), stored(self.value + self.error));
         Self { value, error: (high - value).max(value - low) }
     }
 
-    /// The same as the sum of `n` products on tensor cores, whose magnitudes add up to `magnitude`. These add several at once, which they first cut
-    /// off at the last bit of the largest, and cut off each sum of, at the least, 4: so a term and each of the `n / 4 + 1` sums loses up to 2⁻²³ of
-    /// the whole, where rounding would lose 2⁻²⁴.
+    /// The same as the sum of `n` products on tensor cores, whose magnitudes add up to `magnitude`.
+    /// These add several at once, which they first cut off at the last bit of the largest, and cut
+    /// off each sum of, at the least, 4: so a term and each of the `n / 4 + 1` sums loses up to
+    /// 2⁻²³ of the whole, where rounding would lose 2⁻²⁴.
     pub fn on_tensor_cores(self, n: usize, magnitude: Self) -> Self {
         Self { error: self.error + gamma(2 * (n + n / 4 + 1)) * magnitude.magnitude(), ..self }
     }
@@ -91,8 +96,9 @@ impl Approx {
         Self::sum_with(terms, terms.len().saturating_sub(1))
     }
 
-    /// The sum of the terms in chunks of `chunk`, whose sums are summed in the same way until one is left: on each level a term, or a sum that
-    /// it is in, takes part in at most one addition less than there are in its chunk.
+    /// The sum of the terms in chunks of `chunk`, whose sums are summed in the same way until one
+    /// is left: on each level a term, or a sum that it is in, takes part in at most one addition
+    /// less than there are in its chunk.
     pub fn sum_in_chunks(terms: &[Self], chunk: usize) -> Self {
         let (mut additions, mut left) = (0, terms.len());
         while left > 1 {
@@ -118,7 +124,10 @@ impl Approx {
     /// Clamped to `[-max, max]`: exact, and no error grows.
     pub fn clamp(self, max: Option<f32>) -> Self {
         let bound = max.map_or(f64::INFINITY, f64::from);
-        Self { value: if self.value.is_nan() { self.value } else { self.value.clamp(-bound, bound) }, ..self }
+        Self {
+            value: if self.value.is_nan() { self.value } else { self.value.clamp(-bound, bound) },
+            ..self
+        }
     }
 }
 
@@ -152,8 +161,11 @@ impl Div for Approx {
     fn div(self, y: Self) -> Self {
         let quotient = self.value / y.value;
         let denominator = y.value.abs() - y.error;
-        let error =
-            if denominator > 0.0 { (self.error + quotient.abs() * y.error) / denominator } else { f64::INFINITY };
+        let error = if denominator > 0.0 {
+            (self.error + quotient.abs() * y.error) / denominator
+        } else {
+            f64::INFINITY
+        };
         Self::rounded(quotient, error)
     }
 }
@@ -211,23 +223,33 @@ pub fn exact<E: Stored>(stored: &[E]) -> Vec<Approx> {
 
 /// The distance between two neighbours of the type near `x`.
 pub fn ulp<E: Stored>(x: f64) -> f64 {
-    let exponent = if x == 0.0 { E::MIN_EXPONENT } else { (x.abs().log2().floor() as i32).max(E::MIN_EXPONENT) };
+    let exponent = if x == 0.0 {
+        E::MIN_EXPONENT
+    } else {
+        (x.abs().log2().floor() as i32).max(E::MIN_EXPONENT)
+    };
     2f64.powi(exponent - E::FRACTION_BITS)
 }
 
-/// Fails at the first element that lies further from its value than its bound and one unit in the last place. A NaN is close to nothing.
+/// Fails at the first element that lies further from its value than its bound and one unit in the
+/// last place. A NaN is close to nothing.
 #[track_caller]
 pub fn assert_close<E: Stored>(what: &str, got: &[E], want: &[Approx]) {
     assert_close_within(what, got, want, 1.0);
 }
 
-/// As [`assert_close`], for results whose counterpart has made rounding errors of its own: `sides` times the bound.
+/// As [`assert_close`], for results whose counterpart has made rounding errors of its own: `sides`
+/// times the bound.
 #[track_caller]
 pub fn assert_close_within<E: Stored>(what: &str, got: &[E], want: &[Approx], sides: f64) {
     assert_eq!(got.len(), want.len(), "{what}: number of elements");
     for (k, (got, want)) in got.iter().zip(want).enumerate() {
-        assert!(want.value.is_finite() && !want.error.is_nan(), "{what}: element {k}: the reference is {want:?}");
-        let (off, bound) = ((got.value() - want.value).abs(), sides * (want.error + ulp::<E>(want.magnitude())));
+        assert!(
+            want.value.is_finite() && !want.error.is_nan(),
+            "{what}: element {k}: the reference is {want:?}"
+        );
+        let (off, bound) =
+            ((got.value() - want.value).abs(), sides * (want.error + ulp::<E>(want.magnitude())));
         assert!(
             off <= bound,
             "{what}: element {k} is {:e}, but must be {:e}: off by {off:.2e}, right is at most {bound:.2e}",

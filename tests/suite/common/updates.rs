@@ -1,4 +1,5 @@
-//! A table-batched backward pass on a device, from a [`BagCase`] to what the ops of `sparse_update` take.
+//! A table-batched backward pass on a device, from a [`BagCase`] to what the ops of `sparse_update`
+//! take.
 
 use bagdot::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
 use bagdot::ops::sparse_update::{Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update};
@@ -10,7 +11,8 @@ use super::memory::{Grid, Poison, download, download_view, poisoned, upload};
 use super::reference::{self, RowGradients};
 use super::tolerance::{Stored, exact};
 
-/// Every optimizer with every kind of decay, in the middle of a training. `eps` is large, so that it matters where it stands.
+/// Every optimizer with every kind of decay, in the middle of a training. `eps` is large, so that
+/// it matters where it stands.
 pub fn rules() -> Vec<UpdateRule> {
     let optimizers = [
         Optimizer::Sgd,
@@ -115,13 +117,22 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
         let gap = |other| if case.width().is_multiple_of(4) { 4 } else { other };
         let grad = Grid::new(case.batch_size, case.width(), gap(3), grad_output);
         let argmax = case.layout().has_max().then(|| {
-            let sources: Vec<u32> = sources.iter().map(|source| source.unwrap_or(u32::POISON)).collect();
+            let sources: Vec<u32> =
+                sources.iter().map(|source| source.unwrap_or(u32::POISON)).collect();
             let grid = Grid::new(case.batch_size, case.width(), gap(1), &sources);
             let buffer = grid.upload(device);
             (grid, buffer)
         });
         let grad_buffer = grad.upload(device);
-        Self { bags, sorted, grad: (grad, grad_buffer), argmax, max_gradient, sort_result, expected }
+        Self {
+            bags,
+            sorted,
+            grad: (grad, grad_buffer),
+            argmax,
+            max_gradient,
+            sort_result,
+            expected,
+        }
     }
 
     pub fn source(&self) -> PooledGrad<'_, B, I> {
@@ -138,7 +149,8 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
     /// Runs a [`Reduce`].
     pub fn reduce(&self, device: &B, grad: &mut SparseGrad<B>) -> Result<()> {
         let (tables, n) = (self.bags.tables.as_ref(), self.bags.view().num_indices());
-        let mut workspace = upload(device, &poisoned::<u64>(Reduce::<B, I>::workspace_len(device, tables, n)));
+        let mut workspace =
+            upload(device, &poisoned::<u64>(Reduce::<B, I>::workspace_len(device, tables, n)));
         let reduce = Reduce { source: self.source(), grad, workspace: B::view_mut(&mut workspace) };
         reduce.run(device).and_then(|()| device.synchronize())
     }

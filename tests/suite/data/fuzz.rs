@@ -12,10 +12,13 @@ use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use super::samples::criteo_line;
 use super::{bag, config, folder, gather, read_all, rich_encoder, rows, stdin};
 
-/// Fits, loads and streams whatever the bytes are; all that matters is that none of it panics, and that what comes out is valid.
+/// Fits, loads and streams whatever the bytes are; all that matters is that none of it panics, and
+/// that what comes out is valid.
 pub fn survives(toml: &str, bytes: &[u8]) {
     let files = folder(&[("f", bytes)]);
-    let config = config(&format!("train = 'f'\nsplit = {{ by = 'hash', validation = 0, test = 0 }}\n{toml}"));
+    let config = config(&format!(
+        "train = 'f'\nsplit = {{ by = 'hash', validation = 0, test = 0 }}\n{toml}"
+    ));
     let Ok(encoder) = Encoder::fit(&config, files.path(), &mut |_, _| ()) else { return };
     encoder.check().unwrap();
     let stored: Encoder = serde_json::from_str(&serde_json::to_string(&encoder).unwrap()).unwrap();
@@ -34,14 +37,17 @@ pub fn encodes(encoder: &Encoder, text: Vec<u8>) {
 
 /// The text encoded in one batch; whatever comes out is finite and within the tables.
 fn stream(encoder: &Encoder, text: Vec<u8>) -> Result<Vec<Batch>, String> {
-    let mut stream =
-        RowStream::open(encoder, stdin(text), LabelUse::Required, None).map_err(|error| error.to_string())?;
+    let mut stream = RowStream::open(encoder, stdin(text), LabelUse::Required, None)
+        .map_err(|error| error.to_string())?;
     let batches = read_all(&mut stream, usize::MAX).map_err(|error| error.to_string())?;
     for batch in &batches {
         assert_eq!(batch.dense.len(), batch.batch_size * encoder.num_dense());
         assert!(batch.dense.iter().all(|x| x.is_finite()));
         assert_eq!(batch.offsets.len(), encoder.features().len() * batch.batch_size + 1);
-        assert!(batch.offsets.is_sorted() && batch.offsets.last() == Some(&(batch.indices.len() as i64)));
+        assert!(
+            batch.offsets.is_sorted()
+                && batch.offsets.last() == Some(&(batch.indices.len() as i64))
+        );
         for (f, feature) in encoder.features().iter().enumerate() {
             let ids = (0..batch.batch_size).flat_map(|sample| bag(batch, f, sample));
             assert!(ids.into_iter().all(|&id| (0..feature.num_embeddings as i64).contains(&id)));
@@ -88,10 +94,15 @@ const DELIMITED: &[&str] = &[
     "4, \"w\" ,0\n",
     "5,\"w\n\"\"\",1\n",
 ];
-const CRITEO: &[&str] = &["\t", "\t\t\t\t\t\t\t\t\t\t\t\t\t", "1", "\n", "-2", "68fd1e64", "\r\n", "x", FULL_LINE];
+const CRITEO: &[&str] =
+    &["\t", "\t\t\t\t\t\t\t\t\t\t\t\t\t", "1", "\n", "-2", "68fd1e64", "\r\n", "x", FULL_LINE];
 /// 40 fields.
-const FULL_LINE: &str =
-    concat!("1\t-3", "\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t", "\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t", "a\n");
+const FULL_LINE: &str = concat!(
+    "1\t-3",
+    "\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t",
+    "\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t",
+    "a\n"
+);
 const JSON: &[&str] = &["", "0", "9", "-", "e9", "\"", ",", "null", "[]", "{}", "x"];
 
 proptest! {

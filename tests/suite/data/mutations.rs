@@ -88,10 +88,12 @@ fn table() -> Vec<Vec<String>> {
     let mut random = Philox::new(20, 1);
     let mut rows = vec![COLUMNS.map(str::to_owned).to_vec()];
     for k in 0..40 {
-        let tags: Vec<&str> =
-            (0..random.below(4)).map(|_| ["new", "sale", "é", "two words", "a,b"][random.below(5) as usize]).collect();
+        let tags: Vec<&str> = (0..random.below(4))
+            .map(|_| ["new", "sale", "é", "two words", "a,b"][random.below(5) as usize])
+            .collect();
         let year = if k % 7 == 3 { String::new() } else { (1950 + random.below(70)).to_string() };
-        let note = ["", "fine", "12\" pipe", "two\nlines", "a,b", "\u{1f600}"][random.below(6) as usize];
+        let note =
+            ["", "fine", "12\" pipe", "two\nlines", "a,b", "\u{1f600}"][random.below(6) as usize];
         rows.push(vec![
             (1 + random.below(4)).to_string(),
             format!("{}.{:02}", random.below(500), random.below(100)),
@@ -144,8 +146,11 @@ impl Style {
     fn write(&self, rows: &[Vec<String>], random: &mut Philox) -> Vec<u8> {
         let mut text = String::from(if self.mark { "\u{feff}" } else { "" });
         for (k, row) in rows.iter().enumerate() {
-            let fields: Vec<String> =
-                self.order.iter().map(|&c| self.field(&row[c], k > 0 && NUMERIC.contains(&c), random)).collect();
+            let fields: Vec<String> = self
+                .order
+                .iter()
+                .map(|&c| self.field(&row[c], k > 0 && NUMERIC.contains(&c), random))
+                .collect();
             text += &fields.join(",");
             if k + 1 < rows.len() || !self.no_last_end {
                 text += self.line_end;
@@ -169,10 +174,14 @@ impl Style {
                 _ => text,
             };
         }
-        if random.below(8) < self.quotes || text.contains([',', '"', '\n', '\r']) || text.starts_with(' ') {
+        if random.below(8) < self.quotes
+            || text.contains([',', '"', '\n', '\r'])
+            || text.starts_with(' ')
+        {
             text = format!("\"{}\"", text.replace('"', "\"\""));
         }
-        let mut blank = || if self.blanks { ["", " ", "\t", "  "][random.below(4) as usize] } else { "" };
+        let mut blank =
+            || if self.blanks { ["", " ", "\t", "  "][random.below(4) as usize] } else { "" };
         [blank(), text.as_str(), blank()].concat()
     }
 }
@@ -209,14 +218,18 @@ impl Bench {
             let splits = Splits::load(config, &encoder, path, &mut |_, _| ())?;
             Ok((encoder, splits))
         };
-        let (encoder, splits) = encode()
-            .map_err(|error: bagdot::data::DataError| error.to_string().replace(&format!("{}/", path.display()), ""))?;
+        let (encoder, splits) = encode().map_err(|error: bagdot::data::DataError| {
+            error.to_string().replace(&format!("{}/", path.display()), "")
+        })?;
         let mut bits = vec![format!("{:?}", encoder.features())];
         for part in [&splits.train, &splits.validation, &splits.test] {
             let batch = gather(part, &(0..part.len() as u32).collect::<Vec<_>>());
             assert!(batch.dense.iter().all(|x| x.is_finite()));
             let dense: Vec<u32> = batch.dense.iter().map(|x| x.to_bits()).collect();
-            bits.push(format!("{dense:?} {:?} {:?} {:?}", batch.indices, batch.offsets, batch.labels));
+            bits.push(format!(
+                "{dense:?} {:?} {:?} {:?}",
+                batch.indices, batch.offsets, batch.labels
+            ));
         }
         Ok(bits)
     }
@@ -286,7 +299,11 @@ fn write_plainly(rows: &[Vec<Vec<u8>>]) -> Vec<u8> {
         for (k, field) in row.iter().enumerate() {
             text.extend_from_slice(if k == 0 { b"\"" } else { b",\"" });
             field.iter().for_each(|&byte| {
-                text.extend_from_slice(if byte == b'"' { b"\"\"" } else { std::slice::from_ref(&byte) })
+                text.extend_from_slice(if byte == b'"' {
+                    b"\"\""
+                } else {
+                    std::slice::from_ref(&byte)
+                })
             });
             text.push(b'"');
         }
@@ -313,7 +330,10 @@ fn writings() {
         let mut files = vec![style.write(&table, &mut random)];
         if random.below(3) == 0 && cut > 1 {
             let rest = [&table[..1], &table[cut..]].concat();
-            files = vec![style.write(&table[..cut], &mut random), Style::draw(&mut random).write(&rest, &mut random)];
+            files = vec![
+                style.write(&table[..cut], &mut random),
+                Style::draw(&mut random).write(&rest, &mut random),
+            ];
         }
         for file in &mut files {
             match random.below(4) {
@@ -364,7 +384,9 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Philox) {
                 let again = bytes[at..to].to_vec();
                 bytes.splice(at..at, again);
             }
-            5 if at < bytes.len() => bytes[at] = PIECES[random.below(PIECES.len() as u64) as usize][0],
+            5 if at < bytes.len() => {
+                bytes[at] = PIECES[random.below(PIECES.len() as u64) as usize][0]
+            }
             _ => drop(bytes.drain(at..to)),
         }
     }
@@ -390,9 +412,12 @@ fn bytes() {
         let got = bench.encode(&[text.clone()]);
         let shown = String::from_utf8_lossy(&text);
         let Some(rows) = plain_rows(&text) else {
-            let error = got.expect_err(&format!("case {case}: a field is never closed in\n{shown}"));
+            let error =
+                got.expect_err(&format!("case {case}: a field is never closed in\n{shown}"));
             assert!(
-                error.contains("never closed") || error.contains(" fields, found ") || error.starts_with("f.csv"),
+                error.contains("never closed")
+                    || error.contains(" fields, found ")
+                    || error.starts_with("f.csv"),
                 "case {case}: {error}"
             );
             errors += 1;
@@ -431,7 +456,8 @@ fn values() {
     fs::write(bench.folder.path().join("f.csv"), plain(&table)).unwrap();
     let encoder = Encoder::fit(&bench.config, bench.folder.path(), &mut |_, _| ()).unwrap();
     let read = |rows: &[Vec<String>]| {
-        let mut stream = RowStream::open(&encoder, stdin(plain(rows)), LabelUse::Optional, None).unwrap();
+        let mut stream =
+            RowStream::open(&encoder, stdin(plain(rows)), LabelUse::Optional, None).unwrap();
         let batches = read_all(&mut stream, 64).map_err(|error| error.to_string())?;
         assert!(batches[0].labels.iter().all(|label| label.is_nan()));
         Ok::<_, String>((batches[0].dense.clone(), batches[0].indices.clone(), stream.coverage()))
@@ -446,8 +472,12 @@ fn values() {
             rows[row][column] = NOTHING[random.below(9) as usize].to_owned();
             let error = bench.encode(&[plain(&rows)]).unwrap_err();
             // Notes with line ends make lines of the file that are no rows.
-            let line = 1 + rows[..row].iter().map(|row| 1 + row[4].matches('\n').count()).sum::<usize>();
-            let expected = format!("f.csv:{line}: column {:?} holds {:?}, ", COLUMNS[column], rows[row][column]);
+            let line =
+                1 + rows[..row].iter().map(|row| 1 + row[4].matches('\n').count()).sum::<usize>();
+            let expected = format!(
+                "f.csv:{line}: column {:?} holds {:?}, ",
+                COLUMNS[column], rows[row][column]
+            );
             assert!(error.starts_with(&expected), "value {case}: {error}");
             assert_eq!(
                 read(&rows).is_err(),
@@ -465,15 +495,25 @@ fn values() {
             let first = changed.first().map(|&row| format!("{}.0", rows[row][0]));
             changed.iter().for_each(|&row| rows[row][0] += ".0");
             let (_, _, coverage) = read(&rows).unwrap();
-            let joined = rows[1..].iter().filter(|row| !matches!(row[0].as_str(), "1" | "2" | "3")).count() as u64;
+            let joined =
+                rows[1..].iter().filter(|row| !matches!(row[0].as_str(), "1" | "2" | "3")).count()
+                    as u64;
             let shop = &coverage.columns[0];
-            assert_eq!((shop.values, shop.unknown, &shop.first), (40, changed.len() as u64, &first), "value {case}");
+            assert_eq!(
+                (shop.values, shop.unknown, &shop.first),
+                (40, changed.len() as u64, &first),
+                "value {case}"
+            );
             assert_eq!(
                 (coverage.columns[3].unknown, coverage.joins[0].unknown),
                 (changed.len() as u64, joined),
                 "value {case}"
             );
-            assert_eq!(shop.is_notable(), changed.len() >= 2, "value {case}: 2 of 40 values are worth a warning");
+            assert_eq!(
+                shop.is_notable(),
+                changed.len() >= 2,
+                "value {case}: 2 of 40 values are worth a warning"
+            );
         }
     }
 }
@@ -500,7 +540,11 @@ const RUST: [&str; 15] = [
 /// Settings whose lines are moved, and whose characters are changed.
 fn settings() {
     let bench = Bench::new();
-    fs::write(bench.folder.path().join("f.csv"), Style::plain().write(&table(), &mut Philox::new(0, 0))).unwrap();
+    fs::write(
+        bench.folder.path().join("f.csv"),
+        Style::plain().write(&table(), &mut Philox::new(0, 0)),
+    )
+    .unwrap();
     let base = Config::parse(CONFIG).unwrap();
     let expected = bench.encode_as(&base.data);
     let mut errors = 0;
@@ -518,11 +562,17 @@ fn settings() {
                 }
                 lines
                     .iter()
-                    .map(|line| [line, " # ", "x = 'é'"][..1 + 2 * random.below(2) as usize].concat())
+                    .map(|line| {
+                        [line, " # ", "x = 'é'"][..1 + 2 * random.below(2) as usize].concat()
+                    })
                     .collect::<Vec<_>>()
                     .join("\n")
             });
-            text = blocks.collect::<Vec<_>>().join(if random.below(2) == 0 { "\n" } else { "\n\n\t\n" });
+            text = blocks.collect::<Vec<_>>().join(if random.below(2) == 0 {
+                "\n"
+            } else {
+                "\n\n\t\n"
+            });
             if random.below(2) == 0 {
                 text = text.replace('"', "'");
             }
@@ -565,12 +615,14 @@ fn settings() {
                     // A value of another kind.
                     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
                     let line = random.below(lines.len() as u64) as usize;
-                    let value = ["3", "-1", "'x'", "[1]", "['x']", "{}", "true", "1.5", "nan", "1e400"]
-                        [random.below(10) as usize];
-                    let changed = lines.iter().enumerate().map(|(k, text)| match text.split_once('=') {
-                        Some((key, _)) if k == line => format!("{key}= {value}"),
-                        _ => text.clone(),
-                    });
+                    let value =
+                        ["3", "-1", "'x'", "[1]", "['x']", "{}", "true", "1.5", "nan", "1e400"]
+                            [random.below(10) as usize];
+                    let changed =
+                        lines.iter().enumerate().map(|(k, text)| match text.split_once('=') {
+                            Some((key, _)) if k == line => format!("{key}= {value}"),
+                            _ => text.clone(),
+                        });
                     text = changed.collect::<Vec<_>>().join("\n");
                 }
             }
@@ -586,7 +638,10 @@ fn settings() {
             }
             Err(message) => {
                 errors += 1;
-                let padded = format!(" {} ", message.replace(|c: char| !c.is_alphanumeric() && c != '_', " "));
+                let padded = format!(
+                    " {} ",
+                    message.replace(|c: char| !c.is_alphanumeric() && c != '_', " ")
+                );
                 let word = RUST.iter().find(|word| padded.contains(&format!(" {word} ")));
                 assert!(
                     word.is_none() || text.contains(word.unwrap()),
@@ -610,9 +665,9 @@ fn ten_thousand_mutations() {
             part();
         }
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        let peak = status.lines().find_map(|line| {
+            line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+        });
         assert!(peak.is_none_or(|kib| kib < 1 << 20), "{peak:?} KiB of memory");
         return;
     }

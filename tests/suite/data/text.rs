@@ -30,9 +30,16 @@ fn spaced(blank: &str) -> (String, String) {
     for k in 0..64 {
         let (x, shop) = (k.to_string(), format!("s{}", k % 5));
         let tags = format!("t{}{blank};{blank}a long tag{}", k % 3, k % 2);
-        text += &line(&[&x, ["red", "a long colour"][k % 2], &tags, &shop, [">50K", "<=50K"][k / 2 % 2]]);
+        text += &line(&[
+            &x,
+            ["red", "a long colour"][k % 2],
+            &tags,
+            &shop,
+            [">50K", "<=50K"][k / 2 % 2],
+        ]);
     }
-    let side = (0..4).map(|k| line(&[&format!("s{k}"), ["Rome", "Paris", "Oslo", "A town, far away"][k]]));
+    let side =
+        (0..4).map(|k| line(&[&format!("s{k}"), ["Rome", "Paris", "Oslo", "A town, far away"][k]]));
     let side = side.map(|row| row.replace("A town, far away", "\"A town, far away\""));
     (text, line(&["id", "town"]) + &side.collect::<String>())
 }
@@ -62,7 +69,8 @@ fn blanks_around_texts_change_nothing() {
         let (with_blanks, same) = fitted(JOINED, text.as_bytes(), side.as_bytes()).unwrap();
         assert!(with_blanks == encoder && same == splits, "{blank:?}");
         let stream = |text: &str| {
-            let mut stream = RowStream::open(&encoder, stdin(text), LabelUse::Required, None).unwrap();
+            let mut stream =
+                RowStream::open(&encoder, stdin(text), LabelUse::Required, None).unwrap();
             read_all(&mut stream, 1000).unwrap()
         };
         assert_eq!(stream(&text), stream(&spaced("").0));
@@ -82,7 +90,10 @@ fn what_is_inside_quotes_stays() {
     let text = rows(64, |k| format!("1, \" {}\"  , {}", k % 2, k % 2));
     let toml = "train = 'f'\nlabel = 'y'\nderive = [{ name = 'd', from = 'c', pattern = '^( )' }]\ncategorical = [{ column = 'd' }]";
     let (encoder, splits) = fitted(toml, text.as_bytes(), b"").unwrap();
-    assert_eq!((encoder.features()[0].num_embeddings, gather(&splits.train, &[0, 1]).indices), (2, vec![1, 1]));
+    assert_eq!(
+        (encoder.features()[0].num_embeddings, gather(&splits.train, &[0, 1]).indices),
+        (2, vec![1, 1])
+    );
 }
 
 #[test]
@@ -92,10 +103,17 @@ fn compressed_files_are_the_same_wherever_they_are_named() {
     let (encoder, splits) = fitted(JOINED, text, side).unwrap();
     let padded = |bytes: &[u8]| [bytes, &[0; 10_240]].concat();
     for pack in [gzip, zstd, |bytes: &[u8]| [gzip(&bytes[..50]), gzip(&bytes[50..])].concat()] {
-        for (file, table) in [(pack(text), pack(side)), (padded(&pack(text)), padded(&pack(side)))] {
+        for (file, table) in [(pack(text), pack(side)), (padded(&pack(text)), padded(&pack(side)))]
+        {
             let (same, rows) = fitted(JOINED, &file, &table).unwrap();
-            assert!(same == encoder && rows == splits && rows.notes.is_empty() && same.notes().is_empty());
-            let mut stream = RowStream::open(&encoder, stdin(file), LabelUse::Required, None).unwrap();
+            assert!(
+                same == encoder
+                    && rows == splits
+                    && rows.notes.is_empty()
+                    && same.notes().is_empty()
+            );
+            let mut stream =
+                RowStream::open(&encoder, stdin(file), LabelUse::Required, None).unwrap();
             assert_eq!(read_all(&mut stream, 1000).unwrap()[0].batch_size, 64);
             assert!(stream.report().notes.is_empty());
         }
@@ -105,20 +123,31 @@ fn compressed_files_are_the_same_wherever_they_are_named() {
         assert!(same == encoder && rows.train == splits.train);
         assert!(matches!(&rows.notes[..], [Note::Junk { file }] if file.ends_with("/f")));
         assert!(matches!(same.notes(), [Note::Junk { file }] if file.ends_with("/side")));
-        let mut stream = RowStream::open(&encoder, stdin(junk(text)), LabelUse::Required, None).unwrap();
+        let mut stream =
+            RowStream::open(&encoder, stdin(junk(text)), LabelUse::Required, None).unwrap();
         read_all(&mut stream, 1000).unwrap();
         assert_eq!(stream.report().notes, [Note::Junk { file: "standard input".into() }]);
-        assert!(stream.report().notes[0].to_string().starts_with("standard input: something else stands behind"));
+        assert!(
+            stream.report().notes[0]
+                .to_string()
+                .starts_with("standard input: something else stands behind")
+        );
         // So are files that are not whole.
         let cut = |bytes: &[u8]| {
             let packed = pack(bytes);
             packed[..packed.len() - 9].to_vec()
         };
-        for (file, side, name) in [(cut(text), pack(side), "/f: the "), (pack(text), cut(side), "/side: the ")] {
+        for (file, side, name) in
+            [(cut(text), pack(side), "/f: the "), (pack(text), cut(side), "/side: the ")]
+        {
             let error = fitted(JOINED, &file, &side).unwrap_err().to_string();
-            assert!(error.contains(name) && error.contains(" data are cut off: the file is not whole"), "{error}");
+            assert!(
+                error.contains(name) && error.contains(" data are cut off: the file is not whole"),
+                "{error}"
+            );
         }
-        let mut stream = RowStream::open(&encoder, stdin(cut(text)), LabelUse::Required, None).unwrap();
+        let mut stream =
+            RowStream::open(&encoder, stdin(cut(text)), LabelUse::Required, None).unwrap();
         let error = read_all(&mut stream, 1000).unwrap_err().to_string();
         assert!(error.starts_with("standard input: the ") && error.contains("cut off"), "{error}");
     }
@@ -140,19 +169,35 @@ fn open_quotes_are_errors_wherever_they_are() {
             let expected = format!("f:{line}: a quote opens a field and is never closed");
             let error = fitted(JOINED, &bad, side.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(&expected), "{error}");
-            let mut stream = RowStream::open(&encoder, stdin(bad), LabelUse::Optional, None).unwrap();
+            let mut stream =
+                RowStream::open(&encoder, stdin(bad), LabelUse::Optional, None).unwrap();
             let error = read_all(&mut stream, 10).unwrap_err().to_string();
             assert!(error.contains(&format!("standard input:{line}: a quote opens")), "{error}");
         }
-        let error = fitted(JOINED, &pack(text.as_bytes()), &pack(open(&side, 3).as_bytes())).unwrap_err().to_string();
+        let error = fitted(JOINED, &pack(text.as_bytes()), &pack(open(&side, 3).as_bytes()))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("side:3: a quote opens a field"), "{error}");
     }
     // Line ends in quotes are a note, once for each file.
     let lines = text.replacen(",red,", ",\"red\n\",", 2);
-    let (encoder, splits) = fitted(JOINED, lines.as_bytes(), side.replace("Paris", "\"Par\nis\"").as_bytes()).unwrap();
-    assert!(matches!(splits.notes[..], [Note::LineEnds { fields: 2, line: 2, .. }]), "{:?}", splits.notes);
-    assert!(matches!(encoder.notes(), [Note::LineEnds { fields: 1, line: 3, .. }]), "{:?}", encoder.notes());
-    assert!(splits.notes[0].to_string().contains("2 quoted fields have line ends inside, the first on line 2"));
+    let (encoder, splits) =
+        fitted(JOINED, lines.as_bytes(), side.replace("Paris", "\"Par\nis\"").as_bytes()).unwrap();
+    assert!(
+        matches!(splits.notes[..], [Note::LineEnds { fields: 2, line: 2, .. }]),
+        "{:?}",
+        splits.notes
+    );
+    assert!(
+        matches!(encoder.notes(), [Note::LineEnds { fields: 1, line: 3, .. }]),
+        "{:?}",
+        encoder.notes()
+    );
+    assert!(
+        splits.notes[0]
+            .to_string()
+            .contains("2 quoted fields have line ends inside, the first on line 2")
+    );
 }
 
 #[test]
@@ -171,7 +216,8 @@ fn files_that_are_no_text_are_named() {
             let error = fitted(JOINED, file, side).unwrap_err();
             assert!(matches!(&error, DataError::NoText { what, .. } if *what == name), "{error}");
         }
-        let criteo = fitted("format = 'criteo'\ntrain = 'f'", &gzip(&bytes), b"").unwrap_err().to_string();
+        let criteo =
+            fitted("format = 'criteo'\ntrain = 'f'", &gzip(&bytes), b"").unwrap_err().to_string();
         assert!(criteo.contains(&format!("/f: this is {name}, which cannot be read")), "{criteo}");
     }
 }
@@ -203,22 +249,32 @@ fn files_that_change_meanwhile_are_noticed() {
             (&file).write_all(b"1,a,1\n").unwrap();
         };
         let mut grow = |_: u64, _: u64| append();
-        let is_noticed = |error: DataError| matches!(error, DataError::Changed { file } if file.ends_with("/f"));
+        let is_noticed =
+            |error: DataError| matches!(error, DataError::Changed { file } if file.ends_with("/f"));
         // While the encoder learns, between that and loading, and while the rows are loaded.
         assert!(is_noticed(Encoder::fit(&config, files.path(), &mut grow).unwrap_err()));
         let encoder = Encoder::fit(&config, files.path(), &mut |_, _| ()).unwrap();
         append();
-        assert!(is_noticed(Splits::load(&config, &encoder, files.path(), &mut |_, _| ()).unwrap_err()));
+        assert!(is_noticed(
+            Splits::load(&config, &encoder, files.path(), &mut |_, _| ()).unwrap_err()
+        ));
         let encoder = Encoder::fit(&config, files.path(), &mut |_, _| ()).unwrap();
         assert!(is_noticed(Splits::load(&config, &encoder, files.path(), &mut grow).unwrap_err()));
         // A file of the same length, written anew; then one that rests. A stored encoder does not
         // know how the files were.
         let encoder = Encoder::fit(&config, files.path(), &mut |_, _| ()).unwrap();
         let file = fs::File::options().write(true).open(files.path().join("f")).unwrap();
-        file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(9)).unwrap();
-        assert!(is_noticed(Splits::load(&config, &encoder, files.path(), &mut |_, _| ()).unwrap_err()));
-        let stored: Encoder = serde_json::from_str(&serde_json::to_string(&encoder).unwrap()).unwrap();
-        assert!(stored == encoder && Splits::load(&config, &stored, files.path(), &mut |_, _| ()).is_ok());
+        file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(9))
+            .unwrap();
+        assert!(is_noticed(
+            Splits::load(&config, &encoder, files.path(), &mut |_, _| ()).unwrap_err()
+        ));
+        let stored: Encoder =
+            serde_json::from_str(&serde_json::to_string(&encoder).unwrap()).unwrap();
+        assert!(
+            stored == encoder
+                && Splits::load(&config, &stored, files.path(), &mut |_, _| ()).is_ok()
+        );
     }
 }
 
@@ -236,11 +292,20 @@ fn pipes_and_directories_are_no_training_data() {
     let pipe = "p: this is no regular file, and training reads its rows several times";
     assert!(error("train = 'p'").starts_with(pipe));
     assert!(error("train = ['f', 'p']").starts_with(pipe));
-    assert!(error("train = 'f'\nvalidation = 'g'\ntest = 'p'\nsplit = { by = 'file' }").starts_with(pipe));
-    assert!(error("train = 'f'\njoin = [{ path = 'p', on = 'c' }, { path = 'p', on = 'x' }]").starts_with(pipe));
+    assert!(
+        error("train = 'f'\nvalidation = 'g'\ntest = 'p'\nsplit = { by = 'file' }")
+            .starts_with(pipe)
+    );
+    assert!(
+        error("train = 'f'\njoin = [{ path = 'p', on = 'c' }, { path = 'p', on = 'x' }]")
+            .starts_with(pipe)
+    );
     assert!(error("train = '/dev/zero'").starts_with("/dev/zero: this is no regular file"));
     assert_eq!(error("train = 'd'"), "d: this is a directory: name a file");
-    assert_eq!(error("train = 'f'\njoin = [{ path = 'd', on = 'c' }]"), "d: this is a directory: name a file");
+    assert_eq!(
+        error("train = 'f'\njoin = [{ path = 'd', on = 'c' }]"),
+        "d: this is a directory: name a file"
+    );
 }
 
 #[test]
@@ -248,7 +313,10 @@ fn long_fields_need_a_setting() {
     let long = "x".repeat(3 << 20);
     let text = rows(64, |k| format!("{k},{},{}", if k == 7 { &long } else { "a" }, k % 2));
     let error = message(SIMPLE, &text);
-    assert!(error.starts_with("f.csv:9: a field of more than 1048576 bytes begins here"), "{error}");
+    assert!(
+        error.starts_with("f.csv:9: a field of more than 1048576 bytes begins here"),
+        "{error}"
+    );
     assert!(error.contains("raise data.max_field_bytes"), "{error}");
     assert_eq!(message(&format!("max_field_bytes = 4000000\n{SIMPLE}"), &text), "no error");
     assert!(

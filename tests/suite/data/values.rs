@@ -6,7 +6,9 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use bagdot::data::{Coverage, DataConfig, DataError, Encoder, LabelUse, Part, RowStream, Source, Splits};
+use bagdot::data::{
+    Coverage, DataConfig, DataError, Encoder, LabelUse, Part, RowStream, Source, Splits,
+};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
@@ -31,7 +33,9 @@ fn coverage(encoder: &Encoder, text: &str) -> Coverage {
 /// For each column and side table: values, unknown ones, the first of these.
 fn numbers(coverage: &Coverage) -> Vec<(&str, u64, u64, Option<&str>)> {
     let shares = coverage.columns.iter().chain(&coverage.joins);
-    shares.map(|share| (share.column.as_str(), share.values, share.unknown, share.first.as_deref())).collect()
+    shares
+        .map(|share| (share.column.as_str(), share.values, share.unknown, share.first.as_deref()))
+        .collect()
 }
 
 #[test]
@@ -41,7 +45,9 @@ fn large_integers_are_told_apart_in_labels_and_times() {
     const START: u64 = 9_007_199_254_740_992;
     let text = "user,item,t\n".to_owned()
         + &(0..64)
-            .map(|k| format!("{},i{k},{}\n", START + k % 2, 1_700_000_000_000_000_000 + k * 37 % 64))
+            .map(|k| {
+                format!("{},i{k},{}\n", START + k % 2, 1_700_000_000_000_000_000 + k * 37 % 64)
+            })
             .collect::<String>();
     let mut gz = GzEncoder::new(vec![], Compression::fast());
     gz.write_all(text.as_bytes()).unwrap();
@@ -52,25 +58,34 @@ fn large_integers_are_told_apart_in_labels_and_times() {
             START + 1
         ));
         let (encoder, splits) = fit(&settings, files.path()).unwrap();
-        let positives = [&splits.train, &splits.validation, &splits.test].map(|part| part.labels().iter().sum::<f32>());
+        let positives = [&splits.train, &splits.validation, &splits.test]
+            .map(|part| part.labels().iter().sum::<f32>());
         assert_eq!(positives.iter().sum::<f32>(), 32.0);
         // f64 knows times of this size to 256 nanoseconds: all rows would be test rows.
         assert_eq!([splits.train.len(), splits.validation.len(), splits.test.len()], [51, 7, 6]);
-        let stored: Encoder = serde_json::from_str(&serde_json::to_string(&encoder).unwrap()).unwrap();
+        let stored: Encoder =
+            serde_json::from_str(&serde_json::to_string(&encoder).unwrap()).unwrap();
         assert_eq!(stored, encoder);
         let sources = settings.files(Part::Test, files.path()).into_iter().map(Source::from);
-        let mut stream = RowStream::open(&stored, sources, LabelUse::Required, Some(Part::Test)).unwrap();
+        let mut stream =
+            RowStream::open(&stored, sources, LabelUse::Required, Some(Part::Test)).unwrap();
         assert_eq!(read_all(&mut stream, 64).unwrap()[0].labels, splits.test.labels());
     }
     // A column may also be the label of a side table, or be derived.
-    let side = "item,who\n".to_owned() + &(0..64).map(|k| format!("i{k},{}\n", START + k % 2)).collect::<String>();
+    let side = "item,who\n".to_owned()
+        + &(0..64).map(|k| format!("i{k},{}\n", START + k % 2)).collect::<String>();
     fs::write(files.path().join("side.csv"), side).unwrap();
     for settings in [
         format!("label = 'who = {}'\njoin = [{{ path = 'side.csv', on = 'item' }}]", START + 1),
         format!("label = 'd != {START}'\nderive = [{{ name = 'd', from = 'user', bucket = 1 }}]"),
     ] {
-        let settings = config(&format!("train = 'f.csv'\n{ALL}\n{settings}\ncategorical = [{{ column = 't' }}]"));
-        assert_eq!(fit(&settings, files.path()).unwrap().1.train.labels().iter().sum::<f32>(), 32.0);
+        let settings = config(&format!(
+            "train = 'f.csv'\n{ALL}\n{settings}\ncategorical = [{{ column = 't' }}]"
+        ));
+        assert_eq!(
+            fit(&settings, files.path()).unwrap().1.train.labels().iter().sum::<f32>(),
+            32.0
+        );
     }
 }
 
@@ -78,17 +93,25 @@ fn large_integers_are_told_apart_in_labels_and_times() {
 fn encoders_with_times_in_f64_are_read() {
     let text = rows(40, |k| format!("{k},a,{}", k % 2));
     let files = folder(&[("f.csv", text.as_bytes())]);
-    let settings =
-        config("train = 'f.csv'\nlabel = 'y'\nsplit = { by = 'time', column = 'x' }\ncategorical = [{ column = 'c' }]");
+    let settings = config(
+        "train = 'f.csv'\nlabel = 'y'\nsplit = { by = 'time', column = 'x' }\ncategorical = [{ column = 'c' }]",
+    );
     let (encoder, _) = fit(&settings, files.path()).unwrap();
     let json = serde_json::to_string(&encoder).unwrap();
-    let old = json.replace("\"3.6e1\"", "36.0").replace("\"3.2e1\"", "32.0").replace(",\"rare\":[0.0]", "");
+    let old = json
+        .replace("\"3.6e1\"", "36.0")
+        .replace("\"3.2e1\"", "32.0")
+        .replace(",\"rare\":[0.0]", "");
     assert!(old.contains("36.0") && old.contains("32.0") && !old.contains("rare"), "{old}");
     let old: Encoder = serde_json::from_str(&old).unwrap();
     let read = |encoder: &Encoder| {
         let sources = settings.files(Part::Train, files.path()).into_iter().map(Source::from);
-        read_all(&mut RowStream::open(encoder, sources, LabelUse::Required, Some(Part::Validation)).unwrap(), 99)
-            .unwrap()
+        read_all(
+            &mut RowStream::open(encoder, sources, LabelUse::Required, Some(Part::Validation))
+                .unwrap(),
+            99,
+        )
+        .unwrap()
     };
     assert_eq!(read(&old), read(&encoder));
     assert_eq!(read(&old)[0].batch_size, 4);
@@ -96,34 +119,46 @@ fn encoders_with_times_in_f64_are_read() {
 
 #[test]
 fn a_label_that_is_no_number_is_of_no_class() {
-    let with =
-        |cell: &str| rows(40, |k| format!("1,c{},{}", k % 3, if k == 7 { cell.into() } else { (k % 2).to_string() }));
+    let with = |cell: &str| {
+        rows(40, |k| {
+            format!("1,c{},{}", k % 3, if k == 7 { cell.into() } else { (k % 2).to_string() })
+        })
+    };
     for cell in ["nan", "None", "NULL", "NA", "?", "-", "one"] {
         for rule in ["y = 1", "y != 1", "y >= 1"] {
             let settings = format!("label = '{rule}'\ncategorical = [{{ column = 'c' }}]");
             let message = message(&settings, &with(cell));
             assert!(
-                message.starts_with(&format!("f.csv:9: column \"y\" holds \"{cell}\", but the condition")),
+                message.starts_with(&format!(
+                    "f.csv:9: column \"y\" holds \"{cell}\", but the condition"
+                )),
                 "{message}"
             );
         }
     }
     // Evaluation says the same of rows from elsewhere; prediction does not look at labels, wherever
     // they come from.
-    let files = folder(&[("f.csv", with("1").as_bytes()), ("side.csv", b"c,z\nc0,0\nc1,NA\nc2,1\n")]);
+    let files =
+        folder(&[("f.csv", with("1").as_bytes()), ("side.csv", b"c,z\nc0,0\nc1,NA\nc2,1\n")]);
     for settings in [
         "label = 'y = 1'\ncategorical = [{ column = 'c' }]",
         "label = 'y'\ncategorical = [{ column = 'c' }]",
         "label = 'd != 1'\nderive = [{ name = 'd', from = 'y', pattern = '(.)' }]\ncategorical = [{ column = 'c' }]",
     ] {
-        let (encoder, _) = fit(&config(&format!("train = 'f.csv'\n{settings}")), files.path()).unwrap();
+        let (encoder, _) =
+            fit(&config(&format!("train = 'f.csv'\n{settings}")), files.path()).unwrap();
         for cell in ["?", "NA", "", "2", "\u{fe}"] {
             let text = format!("x,c,y\n1,c1,1\n1,c2,{cell}\n");
-            let mut stream = RowStream::open(&encoder, stdin(text.clone()), LabelUse::Optional, None).unwrap();
+            let mut stream =
+                RowStream::open(&encoder, stdin(text.clone()), LabelUse::Optional, None).unwrap();
             let batch = read_all(&mut stream, 9).unwrap().remove(0);
-            assert!(batch.batch_size == 2 && batch.labels.iter().all(|label| label.is_nan()), "{cell} {settings}");
+            assert!(
+                batch.batch_size == 2 && batch.labels.iter().all(|label| label.is_nan()),
+                "{cell} {settings}"
+            );
             if cell != "2" {
-                let mut stream = RowStream::open(&encoder, stdin(text), LabelUse::Required, None).unwrap();
+                let mut stream =
+                    RowStream::open(&encoder, stdin(text), LabelUse::Required, None).unwrap();
                 let error = read_all(&mut stream, 9).unwrap_err().to_string();
                 assert!(error.starts_with("standard input:3: "), "{error}");
             }
@@ -131,17 +166,21 @@ fn a_label_that_is_no_number_is_of_no_class() {
         // Its column may even stand there twice, or hold no text.
         let bytes = [b"c,y,y\nc1,".as_slice(), &[0xff], b",1\n"].concat();
         if !settings.contains("derive") {
-            let mut stream = RowStream::open(&encoder, stdin(bytes), LabelUse::Optional, None).unwrap();
+            let mut stream =
+                RowStream::open(&encoder, stdin(bytes), LabelUse::Optional, None).unwrap();
             assert_eq!(read_all(&mut stream, 9).unwrap()[0].batch_size, 1);
         }
     }
     // The inputs of a label may be missing as well: the value of a derived column, the row of a
     // side table, and its key.
-    let joined = "label = 'd = 10'\njoin = [{ path = 'side.csv', on = { left = 'k', right = 'c' } }]
+    let joined =
+        "label = 'd = 10'\njoin = [{ path = 'side.csv', on = { left = 'k', right = 'c' } }]
         derive = [{ name = 'd', from = 'z', bucket = 10 }]\ncategorical = [{ column = 'c' }]";
-    let text = "c,k\n".to_owned() + &(0..40).map(|k| format!("a{},k{}\n", k % 3, k % 2)).collect::<String>();
+    let text = "c,k\n".to_owned()
+        + &(0..40).map(|k| format!("a{},k{}\n", k % 3, k % 2)).collect::<String>();
     let files = folder(&[("f.csv", text.as_bytes()), ("side.csv", b"c,z\nk0,3\nk1,12\nk2,NA\n")]);
-    let (encoder, splits) = fit(&config(&format!("train = 'f.csv'\n{ALL}\n{joined}")), files.path()).unwrap();
+    let (encoder, splits) =
+        fit(&config(&format!("train = 'f.csv'\n{ALL}\n{joined}")), files.path()).unwrap();
     assert_eq!(splits.train.labels().iter().sum::<f32>(), 20.0);
     for text in ["c\na1\n", "c,k\na1,k2\n", "k,c\nk9,a1\n"] {
         let mut stream = RowStream::open(&encoder, stdin(text), LabelUse::Optional, None).unwrap();
@@ -155,9 +194,11 @@ fn a_label_that_is_no_number_is_of_no_class() {
     bad[9].replace_range(..1, "NA");
     let files = folder(&[("day", lines.join("\n").as_bytes()), ("bad", bad.join("\n").as_bytes())]);
     let (encoder, _) = fit(&config("format = 'criteo'\ntrain = 'day'"), files.path()).unwrap();
-    let mut stream = RowStream::open(&encoder, stdin(bad.join("\n")), LabelUse::Optional, None).unwrap();
+    let mut stream =
+        RowStream::open(&encoder, stdin(bad.join("\n")), LabelUse::Optional, None).unwrap();
     assert!(read_all(&mut stream, 99).unwrap()[0].labels.iter().all(|label| label.is_nan()));
-    let error = error_of(&config("format = 'criteo'\ntrain = 'bad'\nlabel = 'label != 1'"), files.path());
+    let error =
+        error_of(&config("format = 'criteo'\ntrain = 'bad'\nlabel = 'label != 1'"), files.path());
     assert!(error.starts_with("bad:10: column \"label\" holds \"NA\""), "{error}");
 }
 
@@ -165,17 +206,26 @@ fn a_label_that_is_no_number_is_of_no_class() {
 fn errors_about_labels_show_the_values_there_are() {
     let incomes = |k: usize| if k.is_multiple_of(4) { " >50K" } else { " <=50K" };
     let text = rows(64, |k| format!("{k},{},{}", incomes(k), k % 2));
-    let with = |label: &str| message(&format!("label = '{label}'\ndense = [{{ column = 'x' }}]"), &text);
+    let with =
+        |label: &str| message(&format!("label = '{label}'\ndense = [{{ column = 'x' }}]"), &text);
     let message = with("c");
     assert!(message.starts_with("f.csv:2: the label \"c\" is "), "{message}");
-    assert!(message.contains("<=50K\" (75.0 %), ") && message.contains(">50K\" (25.0 %)"), "{message}");
+    assert!(
+        message.contains("<=50K\" (75.0 %), ") && message.contains(">50K\" (25.0 %)"),
+        "{message}"
+    );
     // The condition has a typing error: it holds for no row.
     let message = with("c = >50");
     assert!(
-        message.starts_with("the label of every training row is 0: is data.label = \"c = >50\" what is meant?"),
+        message.starts_with(
+            "the label of every training row is 0: is data.label = \"c = >50\" what is meant?"
+        ),
         "{message}"
     );
-    assert!(message.contains("<=50K\" (75.0 %), ") && message.contains(">50K\" (25.0 %)"), "{message}");
+    assert!(
+        message.contains("<=50K\" (75.0 %), ") && message.contains(">50K\" (25.0 %)"),
+        "{message}"
+    );
     let message = with("y < 3");
     assert!(message.ends_with("\"y\" holds \"0\" (50.0 %), \"1\" (50.0 %)"), "{message}");
     // If there are many values, the message shows some and counts the rest, and it suggests no
@@ -185,11 +235,17 @@ fn errors_about_labels_show_the_values_there_are() {
     assert!(message.contains("\"2\" (4.7 %), ") && message.ends_with(" and 22 more"), "{message}");
     assert!(!message.contains("label = \"y = 2\""), "{message}");
     // The message shows the values of the part that has the invalid label.
-    let files = folder(&[("f.csv", rows(9, |k| format!("1,a,{}", k % 2)).as_bytes()), ("g.csv", b"x,c,y\n1,a,yes\n")]);
-    let settings =
-        "train = 'f.csv'\nvalidation = 'g.csv'\nsplit = { by = 'file' }\nlabel = 'y'\ncategorical = [{ column = 'c' }]";
+    let files = folder(&[
+        ("f.csv", rows(9, |k| format!("1,a,{}", k % 2)).as_bytes()),
+        ("g.csv", b"x,c,y\n1,a,yes\n"),
+    ]);
+    let settings = "train = 'f.csv'\nvalidation = 'g.csv'\nsplit = { by = 'file' }\nlabel = 'y'\ncategorical = [{ column = 'c' }]";
     let message = error_of(&config(settings), files.path());
-    assert!(message.starts_with("g.csv:2: the label \"y\"") && message.ends_with("holds \"yes\" (100 %)"), "{message}");
+    assert!(
+        message.starts_with("g.csv:2: the label \"y\"")
+            && message.ends_with("holds \"yes\" (100 %)"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -235,9 +291,13 @@ fn values_that_training_has_not_seen_are_counted() {
     );
     let json = serde_json::to_value(&seen).unwrap();
     assert_eq!(json["joins"][0]["side_table"], "s.csv");
-    assert_eq!((&json["columns"][0]["unknown"], &json["columns"][0]["first"]), (&2.into(), &"a very long name".into()));
+    assert_eq!(
+        (&json["columns"][0]["unknown"], &json["columns"][0]["first"]),
+        (&2.into(), &"a very long name".into())
+    );
     // However many rows are encoded at a time, and whatever is left of them.
-    let many = "shop,tags,h,n\n".to_owned() + &(0..1000).map(|k| format!("{},t1,a,1\n", k % 4)).collect::<String>();
+    let many = "shop,tags,h,n\n".to_owned()
+        + &(0..1000).map(|k| format!("{},t1,a,1\n", k % 4)).collect::<String>();
     assert_eq!(numbers(&coverage(&encoder, &many))[0], ("shop", 1000, 500, Some("2")));
 
     // All values are written otherwise than in training, and so are the keys.
@@ -255,33 +315,37 @@ fn rare_values_are_no_news() {
     let value = |k: usize| if k.is_multiple_of(4) { format!("rare{k}") } else { "often".into() };
     let text = rows(64, |k| format!("{k},{},{}", value(k), k % 2));
     let files = folder(&[("f.csv", text.as_bytes())]);
-    let settings = format!("train = 'f.csv'\nlabel = 'y'\n{ALL}\ncategorical = [{{ column = 'c', min_count = 2 }}]");
+    let settings = format!(
+        "train = 'f.csv'\nlabel = 'y'\n{ALL}\ncategorical = [{{ column = 'c', min_count = 2 }}]"
+    );
     let (encoder, splits) = fit(&config(&settings), files.path()).unwrap();
     let share = &splits.train.coverage().columns[0];
     assert_eq!((share.unknown, share.rare, share.is_notable()), (16, 0.25, false));
     let new = |unknown: usize| {
-        let text =
-            "c\n".to_owned() + &(0..100).map(|k| if k < unknown { "new\n" } else { "often\n" }).collect::<String>();
+        let text = "c\n".to_owned()
+            + &(0..100).map(|k| if k < unknown { "new\n" } else { "often\n" }).collect::<String>();
         coverage(&encoder, &text).columns.remove(0)
     };
     assert!(!new(29).is_notable() && new(30).is_notable());
-    assert!(
-        new(30)
-            .to_string()
-            .ends_with("or too rare there, as 25.0 % of the training rows' own are (the first one: \"new\")")
-    );
+    assert!(new(30).to_string().ends_with(
+        "or too rare there, as 25.0 % of the training rows' own are (the first one: \"new\")"
+    ));
     // A setting that leaves nothing of a column is said already in training.
     let none = settings.replace("min_count = 2", "min_count = 4000000000");
     let (_, splits) = fit(&config(&none), files.path()).unwrap();
-    assert_eq!(splits.train.coverage().notable().map(|share| share.unknown).collect::<Vec<_>>(), [64]);
+    assert_eq!(
+        splits.train.coverage().notable().map(|share| share.unknown).collect::<Vec<_>>(),
+        [64]
+    );
 }
 
 #[test]
 fn more_unknown_values_than_the_settings_allow_are_an_error() {
     let text = rows(64, |k| format!("{k},{},{}", k % 3, k % 2));
     let files = folder(&[("f.csv", text.as_bytes()), ("s.csv", b"c,g\n0.0,a\n1.0,b\n")]);
-    let settings =
-        format!("train = 'f.csv'\nlabel = 'y'\n{ALL}\nmax_unknown = 0.5\ncategorical = [{{ column = 'c' }}]");
+    let settings = format!(
+        "train = 'f.csv'\nlabel = 'y'\n{ALL}\nmax_unknown = 0.5\ncategorical = [{{ column = 'c' }}]"
+    );
     let (encoder, _) = fit(&config(&settings), files.path()).unwrap();
     let read = |text: &str| {
         let mut stream = RowStream::open(&encoder, stdin(text), LabelUse::Optional, None).unwrap();
@@ -295,8 +359,8 @@ fn more_unknown_values_than_the_settings_allow_are_an_error() {
          data.max_unknown = 0.5: are the files written as those of training are?"
     );
     // In training it is the other parts, and side tables.
-    let joined =
-        format!("{settings}\n[[join]]\npath = 's.csv'\non = 'c'\n[[dense]]\ncolumn = 'g'").replace("categorical", "#");
+    let joined = format!("{settings}\n[[join]]\npath = 's.csv'\non = 'c'\n[[dense]]\ncolumn = 'g'")
+        .replace("categorical", "#");
     let error = error_of(&config(&joined.replace("[[dense]]", "[[categorical]]")), files.path());
     assert!(
         error.starts_with("join s.csv: 64 of 64 keys \"c\" (100 %) have no row there (the first one: \"0\"), which"),
@@ -322,8 +386,11 @@ fn a_file_is_named_once() {
     std::os::unix::fs::symlink("f.csv", path.join("soft.csv")).unwrap();
     let absolute = path.join("f.csv").display().to_string();
     let with = |settings: &str| {
-        let settings = config(&format!("{settings}\nlabel = 'y'\ncategorical = [{{ column = 'c' }}]"));
-        fit(&settings, path).map(|(_, splits)| splits.train.len()).map_err(|error| error.to_string())
+        let settings =
+            config(&format!("{settings}\nlabel = 'y'\ncategorical = [{{ column = 'c' }}]"));
+        fit(&settings, path)
+            .map(|(_, splits)| splits.train.len())
+            .map_err(|error| error.to_string())
     };
     let mut others = vec!["f.csv", "./f.csv", "sub/../f.csv", "hard.csv", &absolute];
     if cfg!(unix) {
@@ -332,35 +399,54 @@ fn a_file_is_named_once() {
     for other in others {
         let error = with(&format!("train = ['f.csv', '{other}']")).unwrap_err();
         assert!(
-            error.starts_with("data.train: ") && error.contains("is the same file as f.csv of data.train"),
+            error.starts_with("data.train: ")
+                && error.contains("is the same file as f.csv of data.train"),
             "{error}"
         );
         for (validation, test, key) in [(other, "g.csv", "validation"), ("g.csv", other, "test")] {
             let by_file = "split = { by = 'file' }";
-            let error =
-                with(&format!("train = 'f.csv'\nvalidation = '{validation}'\ntest = '{test}'\n{by_file}")).unwrap_err();
+            let error = with(&format!(
+                "train = 'f.csv'\nvalidation = '{validation}'\ntest = '{test}'\n{by_file}"
+            ))
+            .unwrap_err();
             assert!(
-                error.starts_with(&format!("data.{key}: {other} is the same file as f.csv of data.train")),
+                error.starts_with(&format!(
+                    "data.{key}: {other} is the same file as f.csv of data.train"
+                )),
                 "{error}"
             );
         }
     }
-    assert_eq!(with(&format!("train = ['f.csv', 'g.csv']\n{ALL}")), Ok(80), "two files may have the same rows");
+    assert_eq!(
+        with(&format!("train = ['f.csv', 'g.csv']\n{ALL}")),
+        Ok(80),
+        "two files may have the same rows"
+    );
 }
 
 #[test]
 fn the_label_is_no_feature_by_whatever_way() {
     let text = rows(40, |k| format!("{k},c{},{}", k % 3, k % 2));
     let files = folder(&[("f.csv", text.as_bytes()), ("s.csv", b"y,c,g\n0,c0,a\n1,c1,b\n")]);
-    let with = |settings: &str| error_of(&config(&format!("train = 'f.csv'\n{settings}")), files.path());
+    let with =
+        |settings: &str| error_of(&config(&format!("train = 'f.csv'\n{settings}")), files.path());
     let leak = with(
         "label = 'y'\ncategorical = [{ column = 'leak' }]\nderive = [{ name = 'leak', from = 'y' }]\ndense = [{ column = 'x' }]",
     );
-    assert!(leak.starts_with("data.categorical[0].column: column \"leak\" is derived from the label \"y\""), "{leak}");
-    let key = with("label = 'y >= 1'\njoin = [{ path = 's.csv', on = 'y' }]\ncategorical = [{ column = 'g' }]");
+    assert!(
+        leak.starts_with(
+            "data.categorical[0].column: column \"leak\" is derived from the label \"y\""
+        ),
+        "{leak}"
+    );
+    let key = with(
+        "label = 'y >= 1'\njoin = [{ path = 's.csv', on = 'y' }]\ncategorical = [{ column = 'g' }]",
+    );
     assert!(key.starts_with("data.join[0].on: column \"y\" is the label"), "{key}");
     // A side table with a column of the label's name: it is not clear which one is meant.
-    let side = with("label = 'y'\njoin = [{ path = 's.csv', on = 'c' }]\ncategorical = [{ column = 'g' }]");
+    let side = with(
+        "label = 'y'\njoin = [{ path = 's.csv', on = 'c' }]\ncategorical = [{ column = 'g' }]",
+    );
     assert!(side.starts_with("column \"y\" stands both in s.csv and in f.csv"), "{side}");
 }
 
@@ -369,20 +455,27 @@ fn numbers_are_scaled_unless_the_settings_say_otherwise() {
     let text = rows(64, |k| format!("{},a,{}", 1_700_000_000 + k * 3600, k % 2));
     let files = folder(&[("f.csv", text.as_bytes())]);
     let with = |transform: &str| {
-        let settings = format!("train = 'f.csv'\nlabel = 'y'\n{ALL}\ndense = [{{ column = 'x' {transform} }}]");
+        let settings = format!(
+            "train = 'f.csv'\nlabel = 'y'\n{ALL}\ndense = [{{ column = 'x' {transform} }}]"
+        );
         let (encoder, splits) = fit(&config(&settings), files.path()).unwrap();
         (encoder, gather(&splits.train, &(0..64).collect::<Vec<_>>()).dense)
     };
     let (encoder, numbers) = with("");
     assert_eq!(numbers, with(", transform = ['signed_log1p', 'zscore']").1);
-    assert!(numbers.iter().all(|x| x.abs() < 2.0), "a time of today is a number of today: {numbers:?}");
+    assert!(
+        numbers.iter().all(|x| x.abs() < 2.0),
+        "a time of today is a number of today: {numbers:?}"
+    );
     let (raw, numbers) = with(", transform = 'none'");
     assert_eq!(numbers[3], (1_700_000_000.0 + 3.0 * 3600.0) as f32);
     // A stored encoder names the transforms of its columns. An empty list comes from an earlier
     // version, where it meant `none`.
     let json = serde_json::to_string(&encoder).unwrap();
     assert!(json.contains("\"transform\":[\"signed_log1p\",\"zscore\"]"), "{json}");
-    let old = serde_json::to_string(&raw).unwrap().replace("\"transform\":[\"none\"]", "\"transform\":[]");
+    let old = serde_json::to_string(&raw)
+        .unwrap()
+        .replace("\"transform\":[\"none\"]", "\"transform\":[]");
     let old: Encoder = serde_json::from_str(&old).unwrap();
     let mut stream = RowStream::open(&old, stdin(text), LabelUse::Optional, None).unwrap();
     assert_eq!(read_all(&mut stream, 64).unwrap()[0].dense, numbers);
@@ -392,15 +485,22 @@ fn numbers_are_scaled_unless_the_settings_say_otherwise() {
 fn criteo_rows_are_counted_too() {
     let lines: Vec<String> = (0..400).map(criteo_line).collect();
     let files = folder(&[("day", lines.join("\n").as_bytes())]);
-    let settings = config(&format!("format = 'criteo'\ntrain = 'day'\n{ALL}\ncriteo = {{ min_count = 1 }}"));
+    let settings =
+        config(&format!("format = 'criteo'\ntrain = 'day'\n{ALL}\ncriteo = {{ min_count = 1 }}"));
     let encoder = Encoder::fit(&settings, files.path(), &mut |_, _| ()).unwrap();
     let splits = Splits::load(&settings, &encoder, files.path(), &mut |_, _| ()).unwrap();
     let known = splits.train.coverage();
-    assert_eq!((known.columns.len(), known.columns.iter().map(|share| share.unknown).sum::<u64>()), (26, 0));
+    assert_eq!(
+        (known.columns.len(), known.columns.iter().map(|share| share.unknown).sum::<u64>()),
+        (26, 0)
+    );
     let mut fields: Vec<&str> = lines[3].split('\t').collect();
     (fields[14], fields[15], fields[39]) = ("ffffffff", "", "longer than eight");
     let seen = coverage(&encoder, &fields.join("\t"));
     assert_eq!(seen.columns[0].first.as_deref(), Some("ffffffff"));
-    assert_eq!((seen.columns[1].values, seen.columns[25].first.as_deref()), (0, Some("longer than eight")));
+    assert_eq!(
+        (seen.columns[1].values, seen.columns[25].first.as_deref()),
+        (0, Some("longer than eight"))
+    );
     assert_eq!(seen.columns.iter().map(|share| share.unknown).sum::<u64>(), 2);
 }

@@ -1,4 +1,5 @@
-//! `torch.nn.functional.embedding_bag`: output, and the gradients of the table and of the per-sample weights.
+//! `torch.nn.functional.embedding_bag`: output, and the gradients of the table and of the
+//! per-sample weights.
 
 use bagdot::Cpu;
 use bagdot::ops::embedding_bag::{EmbeddingBagOps, WeightGrad};
@@ -9,11 +10,12 @@ use bagdot::ops::{Feature, Matrix, Pooling, Table};
 use super::Case;
 use crate::common::updates::{Backward, download_grad, poisoned_grad};
 use crate::common::{
-    Approx, BagCase, Id, assert_close, assert_close_within, download, exact, poisoned, reference, upload,
+    Approx, BagCase, Id, assert_close, assert_close_within, download, exact, poisoned, reference,
+    upload,
 };
 
-/// Ours must lie within the bound of one evaluation; theirs, whose formulas may differ in the order of two operations, within twice that.
-/// So the two are within three of each other.
+/// Ours must lie within the bound of one evaluation; theirs, whose formulas may differ in the order
+/// of two operations, within twice that. So the two are within three of each other.
 pub(super) fn assert_both_close(what: &str, ours: &[f32], theirs: &[f32], want: &[Approx]) {
     assert_close(&format!("{what}: bagdot"), ours, want);
     assert_close_within(&format!("{what}: the golden vector"), theirs, want, 2.0);
@@ -33,7 +35,11 @@ fn replay_on<B: EmbeddingBagOps + IndexSortOps + SparseUpdateOps>(device: &B, ca
         _ => case.unknown("index_dtype"),
     };
     assert_eq!(narrow, declared, "{}: index_dtype", case.name());
-    if narrow { replay_with::<B, i32>(device, case, indices) } else { replay_with::<B, i64>(device, case, indices) }
+    if narrow {
+        replay_with::<B, i32>(device, case, indices)
+    } else {
+        replay_with::<B, i64>(device, case, indices)
+    }
 }
 
 fn replay_with<B, I>(device: &B, case: &Case<'_>, indices: Vec<i64>)
@@ -41,7 +47,8 @@ where
     B: EmbeddingBagOps + IndexSortOps + SparseUpdateOps,
     I: Id,
 {
-    let (rows, dim, batch_size) = (case.count("num_embeddings"), case.count("dim"), case.count("batch"));
+    let (rows, dim, batch_size) =
+        (case.count("num_embeddings"), case.count("dim"), case.count("batch"));
     assert_eq!(indices.len(), case.count("nnz"), "{}: nnz", case.name());
     let pooling = match case.text("mode").as_str() {
         "sum" => Pooling::Sum,
@@ -105,8 +112,14 @@ where
     }
 }
 
-/// Compares the gradient of one table's rows, ours sparse and theirs dense. Rows without a gradient must be zeros there.
-pub(super) fn assert_rows_close(what: &str, ours: &[(u64, Vec<f32>)], theirs: &[f32], want: &reference::RowGradients) {
+/// Compares the gradient of one table's rows, ours sparse and theirs dense. Rows without a gradient
+/// must be zeros there.
+pub(super) fn assert_rows_close(
+    what: &str,
+    ours: &[(u64, Vec<f32>)],
+    theirs: &[f32],
+    want: &reference::RowGradients,
+) {
     let mut ours = ours.iter();
     let dim = want.values().next().map_or(1, Vec::len);
     for (row, theirs) in theirs.chunks(dim).enumerate() {

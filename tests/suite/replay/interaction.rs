@@ -31,7 +31,8 @@ pub(crate) fn replay(case: &Case<'_>) {
 }
 
 fn replay_on<B: InteractionOps>(device: &B, case: &Case<'_>) {
-    let (batch_size, num_features, dim) = (case.count("batch"), case.count("features"), case.count("dim"));
+    let (batch_size, num_features, dim) =
+        (case.count("batch"), case.count("features"), case.count("dim"));
     let (interaction, width, pooled) = (kind(case), case.count("out_cols"), num_features - 1);
     assert_eq!(interaction.width(true, pooled, dim), width, "{}: out_cols", case.name());
     let dense = case.floats("dense", &[batch_size, dim]);
@@ -63,7 +64,8 @@ fn replay_on<B: InteractionOps>(device: &B, case: &Case<'_>) {
     let [output, grad_dense, grad_sparse] =
         [output, grad_dense, grad_sparse].each_ref().map(|buffer| download(device, buffer));
 
-    let (mut want, mut want_dense, mut want_sparse): (Vec<Approx>, Vec<Approx>, Vec<Approx>) = Default::default();
+    let (mut want, mut want_dense, mut want_sparse): (Vec<Approx>, Vec<Approx>, Vec<Approx>) =
+        Default::default();
     for b in 0..batch_size {
         let row = pooled * dim;
         let sample = exact(&[&dense[b * dim..][..dim], &sparse[b * row..][..row]].concat());
@@ -77,5 +79,10 @@ fn replay_on<B: InteractionOps>(device: &B, case: &Case<'_>) {
     let theirs = case.floats("grad_dense", &[batch_size, dim]);
     assert_both_close(&format!("{}, grad_dense", case.name()), &grad_dense, &theirs, &want_dense);
     let theirs = case.floats("grad_sparse", &[batch_size, pooled, dim]);
-    assert_both_close(&format!("{}, grad_sparse", case.name()), &grad_sparse, &theirs, &want_sparse);
+    assert_both_close(
+        &format!("{}, grad_sparse", case.name()),
+        &grad_sparse,
+        &theirs,
+        &want_sparse,
+    );
 }

@@ -14,8 +14,16 @@ use safetensors::tensor::Dtype;
 use serde_json::{Map, Value};
 
 /// Fields that say nothing about the computation.
-const NOTES: [&str; 8] =
-    ["id", "tag", "source", "note", "comment", "description", "seed", "max_abs_diff_vs_fp64_dense_reference"];
+const NOTES: [&str; 8] = [
+    "id",
+    "tag",
+    "source",
+    "note",
+    "comment",
+    "description",
+    "seed",
+    "max_abs_diff_vs_fp64_dense_reference",
+];
 
 /// The directory of the golden files: that named by `BAGDOT_GOLDEN_DIR`, without it `tests/golden`.
 pub(crate) fn golden_directory() -> PathBuf {
@@ -41,11 +49,13 @@ impl File {
     pub(crate) fn read(path: &Path) -> Self {
         let name = path.file_stem().unwrap().to_str().unwrap().to_string();
         let bytes = std::fs::read(path).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let file =
+            SafeTensors::deserialize(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
         let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
         let cases = metadata.metadata().as_ref().and_then(|metadata| metadata.get("cases"));
         let cases = cases.unwrap_or_else(|| panic!("{name}: the metadata has no `cases`"));
-        let cases: Vec<_> = serde_json::from_str(cases).unwrap_or_else(|error| panic!("{name}: cases: {error}"));
+        let cases: Vec<_> =
+            serde_json::from_str(cases).unwrap_or_else(|error| panic!("{name}: cases: {error}"));
         assert!(!cases.is_empty(), "{name}: there is no case in it");
         let tensors = file.tensors().into_iter().map(|(tensor, view)| {
             let (dtype, shape) = (view.dtype(), view.shape().to_vec());
@@ -69,7 +79,8 @@ impl File {
     }
 }
 
-/// A case of a file: its fields and tensors. What is asked for must be there, and be what was asked for.
+/// A case of a file: its fields and tensors. What is asked for must be there, and be what was asked
+/// for.
 pub(crate) struct Case<'a> {
     file: &'a File,
     fields: &'a Map<String, Value>,
@@ -90,7 +101,8 @@ impl Case<'_> {
     }
 
     fn field<T>(&self, field: &str, convert: impl Fn(&Value) -> Option<T>) -> T {
-        let value = self.optional(field).unwrap_or_else(|| panic!("{}: no field {field:?}", self.name()));
+        let value =
+            self.optional(field).unwrap_or_else(|| panic!("{}: no field {field:?}", self.name()));
         convert(value).unwrap_or_else(|| self.unknown(field))
     }
 
@@ -138,9 +150,13 @@ impl Case<'_> {
         }
     }
 
-    /// A text that, if it is there, must begin like this: it describes what the replay takes for granted.
+    /// A text that, if it is there, must begin like this: it describes what the replay takes for
+    /// granted.
     pub(crate) fn must_begin(&self, field: &str, beginning: &str) {
-        if self.optional(field).is_some_and(|value| !value.as_str().is_some_and(|text| text.starts_with(beginning))) {
+        if self
+            .optional(field)
+            .is_some_and(|value| !value.as_str().is_some_and(|text| text.starts_with(beginning)))
+        {
             self.unknown(field);
         }
     }
@@ -181,7 +197,10 @@ impl Case<'_> {
         assert_eq!(shape.len(), 1, "{}: {name}", self.name());
         match tensor.dtype {
             Dtype::I64 => (self.elements(name, Dtype::I64, &shape), false),
-            Dtype::I32 => (self.elements::<i32>(name, Dtype::I32, &shape).into_iter().map(i64::from).collect(), true),
+            Dtype::I32 => (
+                self.elements::<i32>(name, Dtype::I32, &shape).into_iter().map(i64::from).collect(),
+                true,
+            ),
             other => panic!("{}: {name} holds {other:?}", self.name()),
         }
     }

@@ -1,12 +1,14 @@
-//! Training runs of facebookresearch/dlrm's `DLRM_Net`: the gradients of the first step, then every loss and probability, then the final
-//! parameters.
+//! Training runs of facebookresearch/dlrm's `DLRM_Net`: the gradients of the first step, then every
+//! loss and probability, then the final parameters.
 //!
-//! The gradients of the first step are compared element by element with bounds derived like those of single ops, through the whole model. Over
-//! many steps such bounds grow beyond all use, so that the run itself is judged otherwise: the reference replays it in `f64`, and the
-//! distance of PyTorch's `f32` run from that replay shows how much rounding matters in it. Ours may be [`SIDES`] times as far from the replay,
-//! and in either run no loss may be further from it than [`LOSS`] and no parameter than [`PARAMETER`], relative to the value or, below 1, absolute.
-//! These three numbers are chosen, not derived: in the runs known here losses are off by at most 1e-7 and parameters by 1e-6, on either side,
-//! while a wrong step shows in the third digit.
+//! The gradients of the first step are compared element by element with bounds derived like those
+//! of single ops, through the whole model. Over many steps such bounds grow beyond all use, so that
+//! the run itself is judged otherwise: the reference replays it in `f64`, and the distance of
+//! PyTorch's `f32` run from that replay shows how much rounding matters in it. Ours may be
+//! [`SIDES`] times as far from the replay, and in either run no loss may be further from it than
+//! [`LOSS`] and no parameter than [`PARAMETER`], relative to the value or, below 1, absolute. These
+//! three numbers are chosen, not derived: in the runs known here losses are off by at most 1e-7 and
+//! parameters by 1e-6, on either side, while a wrong step shows in the third digit.
 
 use bagdot::DType;
 use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, NamedTensor, Optimizers, TableInit};
@@ -53,9 +55,16 @@ pub(crate) fn replay<B: Backend>(case: &Case<'_>, device: &B) {
 
     let first = reference.clone().pass(&batches[0].dense, &batches[0].case, &batches[0].labels);
     let (layers, rows) = batches[0].gradients(&mut ours);
-    for ((our_name, their_name, shape), want) in run.layers().iter().zip(first.layers.iter().flatten()) {
+    for ((our_name, their_name, shape), want) in
+        run.layers().iter().zip(first.layers.iter().flatten())
+    {
         let theirs = case.floats(&format!("grad0.{their_name}"), shape);
-        assert_both_close(&format!("{}, grad0.{their_name}", case.name()), &tensor(&layers, our_name), &theirs, want);
+        assert_both_close(
+            &format!("{}, grad0.{their_name}", case.name()),
+            &tensor(&layers, our_name),
+            &theirs,
+            want,
+        );
     }
     run.compare_row_gradients(&rows, &first.rows);
 
@@ -104,10 +113,16 @@ impl Deviation {
 
     fn check(&self, what: &str) {
         let Self { limit, ours, theirs } = *self;
-        assert!(theirs <= limit, "{what}: the golden values are {theirs:.2e} off the replay, more than {limit:.0e}");
+        assert!(
+            theirs <= limit,
+            "{what}: the golden values are {theirs:.2e} off the replay, more than {limit:.0e}"
+        );
         assert!(ours <= limit, "{what}: ours are {ours:.2e} off the replay, more than {limit:.0e}");
         let bound = SIDES * theirs.max(FLOOR);
-        assert!(ours <= bound, "{what}: ours are {ours:.2e} off the replay, the golden values only {theirs:.2e}");
+        assert!(
+            ours <= bound,
+            "{what}: ours are {ours:.2e} off the replay, the golden values only {theirs:.2e}"
+        );
         println!("{what}: ours {ours:.2e} off the replay, the golden values {theirs:.2e}");
     }
 }
@@ -140,8 +155,11 @@ impl<'a> Run<'a> {
     fn layers(&self) -> Vec<Named> {
         let mlp = |ours: &str, theirs: &str, sizes: &[usize]| -> Vec<Named> {
             let layer = |(k, pair): (usize, &[usize])| {
-                [("weight", vec![pair[1], pair[0]]), ("bias", vec![pair[1]])]
-                    .map(|(kind, shape)| (format!("{ours}.{k}.{kind}"), format!("{theirs}{k}.{kind}"), shape))
+                [("weight", vec![pair[1], pair[0]]), ("bias", vec![pair[1]])].map(
+                    |(kind, shape)| {
+                        (format!("{ours}.{k}.{kind}"), format!("{theirs}{k}.{kind}"), shape)
+                    },
+                )
             };
             sizes.windows(2).enumerate().flat_map(layer).collect()
         };
@@ -171,14 +189,21 @@ impl<'a> Run<'a> {
             loss_threshold: self.threshold,
         };
         assert_eq!(config.interaction_width(), self.top[0], "{}: top", self.case.name());
-        let initial = |name: &str, shape: &[usize]| self.case.floats(&format!("init.{name}"), shape);
+        let initial =
+            |name: &str, shape: &[usize]| self.case.floats(&format!("init.{name}"), shape);
         let mut tensors: Vec<NamedTensor> = (self.layers().iter())
-            .map(|(ours, theirs, shape)| NamedTensor::new(ours.clone(), shape.clone(), &initial(theirs, shape)))
+            .map(|(ours, theirs, shape)| {
+                NamedTensor::new(ours.clone(), shape.clone(), &initial(theirs, shape))
+            })
             .collect();
         let of_table = |(t, shape): (usize, [usize; 2])| initial(&format!("emb{t}"), &shape);
         for (table, shape) in self.tables() {
             let values = of_table((table, shape));
-            tensors.push(NamedTensor::new(format!("tables.{table}.weight"), shape.to_vec(), &values));
+            tensors.push(NamedTensor::new(
+                format!("tables.{table}.weight"),
+                shape.to_vec(),
+                &values,
+            ));
         }
         let mut ours = Dlrm::new(device.clone(), config, 0).unwrap();
         ours.load(&tensors[..]).unwrap();
@@ -186,7 +211,8 @@ impl<'a> Run<'a> {
 
         let tables: Vec<f32> = self.tables().flat_map(of_table).collect();
         let num_rows = self.rows.iter().sum();
-        let state = rule.optimizer.state_len(num_rows, tables.len()).map(|len| exact(&vec![0f32; len]));
+        let state =
+            rule.optimizer.state_len(num_rows, tables.len()).map(|len| exact(&vec![0f32; len]));
         let reference = Model {
             bottom: layers(&tensors, "bottom_mlp", &self.bottom),
             top: layers(&tensors, "top_mlp", &self.top),
@@ -206,7 +232,12 @@ impl<'a> Run<'a> {
         for table in 0..self.rows.len() {
             let (ids, _) = self.case.integers(&field(&format!("idx{table}")));
             let (starts, _) = self.case.integers(&field(&format!("off{table}")));
-            assert_eq!((starts.len(), starts.first()), (self.batch_size, Some(&0)), "{}: offsets", self.case.name());
+            assert_eq!(
+                (starts.len(), starts.first()),
+                (self.batch_size, Some(&0)),
+                "{}: offsets",
+                self.case.name()
+            );
             let first = indices.len();
             offsets.extend(starts[1..].iter().map(|&start| first + start as usize));
             indices.extend(ids);
@@ -216,7 +247,8 @@ impl<'a> Run<'a> {
             assert!(offsets.iter().copied().eq(0..offsets.len()), "{}: onehot", self.case.name());
         }
         let tables: Vec<_> = self.rows.iter().map(|&rows| (rows, self.dim)).collect();
-        let features: Vec<_> = (0..tables.len()).map(|table| feature(table, Pooling::Sum)).collect();
+        let features: Vec<_> =
+            (0..tables.len()).map(|table| feature(table, Pooling::Sum)).collect();
         let empty = BagCase::new(self.case.name(), (&tables, &features), &[], |_, _| 0);
         let bags = BagCase { batch_size: self.batch_size, indices, offsets, ..empty };
         let dense = self.case.floats(&field("dense"), &[self.batch_size, self.bottom[0]]);
@@ -228,9 +260,13 @@ impl<'a> Run<'a> {
         for (table, shape) in self.tables() {
             let rows = first_row..first_row + shape[0] as u64;
             let of_table = ours.iter().filter(|(row, _)| rows.contains(row));
-            let ours: Vec<_> = of_table.map(|(row, values)| (row - first_row, values.clone())).collect();
-            let want =
-                want.iter().filter(|((t, _), _)| *t == table).map(|((_, row), g)| ((0, *row), g.clone())).collect();
+            let ours: Vec<_> =
+                of_table.map(|(row, values)| (row - first_row, values.clone())).collect();
+            let want = want
+                .iter()
+                .filter(|((t, _), _)| *t == table)
+                .map(|((_, row), g)| ((0, *row), g.clone()))
+                .collect();
             let name = format!("grad0.emb{table}");
             let theirs = self.case.floats(&name, &shape);
             assert_rows_close(&format!("{}, {name}", self.case.name()), &ours, &theirs, &want);
@@ -241,13 +277,18 @@ impl<'a> Run<'a> {
     fn compare_final(&self, ours: &[NamedTensor], reference: &Model) {
         let mut deviation = Deviation::new(PARAMETER);
         let mut note = |our_name: &str, their_name: &str, shape: &[usize], exactly: &[f64]| {
-            let (ours, theirs) = (tensor(ours, our_name), self.case.floats(&format!("final.{their_name}"), shape));
+            let (ours, theirs) =
+                (tensor(ours, our_name), self.case.floats(&format!("final.{their_name}"), shape));
             assert_eq!((ours.len(), theirs.len()), (exactly.len(), exactly.len()), "{our_name}");
             for ((exactly, ours), theirs) in exactly.iter().zip(ours).zip(theirs) {
                 deviation.note(*exactly, f64::from(ours), f64::from(theirs));
             }
         };
-        let layers = reference.bottom.iter().chain(&reference.top).flat_map(|layer| [&layer.weight, &layer.bias]);
+        let layers = reference
+            .bottom
+            .iter()
+            .chain(&reference.top)
+            .flat_map(|layer| [&layer.weight, &layer.bias]);
         for ((our_name, their_name, shape), exactly) in self.layers().iter().zip(layers) {
             note(our_name, their_name, shape, &exactly.iter().map(|x| x.value).collect::<Vec<_>>());
         }
@@ -260,17 +301,23 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The weights of the labels 0 and 1: a list, or as facebookresearch/dlrm takes them on its command line, `1.0-2.0`.
+/// The weights of the labels 0 and 1: a list, or as facebookresearch/dlrm takes them on its command
+/// line, `1.0-2.0`.
 fn label_weights(case: &Case<'_>) -> [f32; 2] {
     let weights: Option<Vec<f32>> = match case.optional("loss_weights") {
-        Some(Value::Array(weights)) => weights.iter().map(|w| w.as_f64().map(|w| w as f32)).collect(),
+        Some(Value::Array(weights)) => {
+            weights.iter().map(|w| w.as_f64().map(|w| w as f32)).collect()
+        }
         Some(Value::String(weights)) => weights.split('-').map(|w| w.parse().ok()).collect(),
         _ => panic!("{}: a weighted loss needs its \"loss_weights\"", case.name()),
     };
-    weights.and_then(|weights| weights.try_into().ok()).unwrap_or_else(|| case.unknown("loss_weights"))
+    weights
+        .and_then(|weights| weights.try_into().ok())
+        .unwrap_or_else(|| case.unknown("loss_weights"))
 }
 
-/// The optimizer by facebookresearch/dlrm's name: `rwsadagrad` is row-wise for the tables and plain Adagrad for the layers.
+/// The optimizer by facebookresearch/dlrm's name: `rwsadagrad` is row-wise for the tables and plain
+/// Adagrad for the layers.
 pub(crate) fn rule(case: &Case<'_>) -> UpdateRule {
     let (eps, learning_rate) = (case.number("eps"), case.number("lr"));
     case.must_be_off(&["weight_decay", "lr_decay"]);

@@ -1,4 +1,5 @@
-//! Products of few rows or few columns, where packing would cost as much as the product: each sum runs along two lines as they are.
+//! Products of few rows or few columns, where packing would cost as much as the product: each sum
+//! runs along two lines as they are.
 
 use std::ops::Range;
 
@@ -11,19 +12,37 @@ use crate::ops::MatrixMut;
 use crate::simd::{LANES, Lanes, Loop};
 
 impl Cpu {
-    /// A product of factors whose terms lie side by side. Lane `l` sums the products of terms `≡ l (mod 16)`, then the lanes are added pairwise.
-    pub(super) fn product_of_few<E: Element, O: Element>(&self, product: &Product<'_, E>, out: MatrixMut<'_, Self, O>) {
+    /// A product of factors whose terms lie side by side. Lane `l` sums the products of terms `≡ l
+    /// (mod 16)`, then the lanes are added pairwise.
+    pub(super) fn product_of_few<E: Element, O: Element>(
+        &self,
+        product: &Product<'_, E>,
+        out: MatrixMut<'_, Self, O>,
+    ) {
         let Product { shape: (m, n, k), lhs, rhs, finish, .. } = *product;
         let ld = out.ld;
         let run = |first_row: usize, rows: usize, first_col: usize, cols: usize, out: &mut [O]| {
-            self.dispatch.run(Dots { k, lhs, rhs, finish, first_row, rows, first_col, cols, out, ld });
+            self.dispatch.run(Dots {
+                k,
+                lhs,
+                rhs,
+                finish,
+                first_row,
+                rows,
+                first_col,
+                cols,
+                out,
+                ld,
+            });
         };
         let threads = self.num_threads();
         if threads == 1 {
             run(0, m, 0, n, out.data);
         } else if m == 1 {
             let cols = n.div_ceil(threads).next_multiple_of(LANES);
-            self.for_each_chunk(&mut out.data[..n], cols, |k, out| run(0, 1, k * cols, out.len(), out));
+            self.for_each_chunk(&mut out.data[..n], cols, |k, out| {
+                run(0, 1, k * cols, out.len(), out)
+            });
         } else {
             let rows = m.div_ceil(threads).next_multiple_of(4);
             let len = out.data.len().min(m * ld);
@@ -76,7 +95,12 @@ impl<E: Element, O: Element> Dots<'_, E, O> {
 
     /// A tile of sums. Rows and columns that are not there are the last ones once more.
     #[inline(always)]
-    fn tile<V: Lanes, const ROWS: usize, const COLS: usize>(&mut self, lanes: V, row: usize, col: usize) {
+    fn tile<V: Lanes, const ROWS: usize, const COLS: usize>(
+        &mut self,
+        lanes: V,
+        row: usize,
+        col: usize,
+    ) {
         let (last_row, last_col) = (self.first_row + self.rows - 1, self.first_col + self.cols - 1);
         let mut left: [&[E]; ROWS] = [&[]; ROWS];
         let mut right: [&[E]; COLS] = [&[]; COLS];
@@ -104,7 +128,8 @@ impl<E: Element, O: Element> Dots<'_, E, O> {
     }
 }
 
-/// The sums of products of [`Lanes::DOTS`] pairs of lines of `terms` elements, `ROWS` times `COLS` of them.
+/// The sums of products of [`Lanes::DOTS`] pairs of lines of `terms` elements, `ROWS` times `COLS`
+/// of them.
 #[inline(always)]
 fn dot_tile<V: Lanes, E: Element, const ROWS: usize, const COLS: usize>(
     lanes: V,
@@ -137,7 +162,13 @@ fn dot_words<V: Lanes, E: Element, const ROWS: usize, const COLS: usize, const T
     let whole = terms / (LANES * TERMS) * (LANES * TERMS);
     let mut first = 0;
     while first < whole {
-        add_products::<V, E, ROWS, COLS, TERMS>(lanes, left, right, first..first + LANES * TERMS, &mut sums);
+        add_products::<V, E, ROWS, COLS, TERMS>(
+            lanes,
+            left,
+            right,
+            first..first + LANES * TERMS,
+            &mut sums,
+        );
         first += LANES * TERMS;
     }
     if whole < terms {

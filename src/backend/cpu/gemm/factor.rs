@@ -1,4 +1,5 @@
-//! The factors of a product of matrices, and how they are packed: the lines of a panel side by side, term after term.
+//! The factors of a product of matrices, and how they are packed: the lines of a panel side by
+//! side, term after term.
 //!
 //! A word is what a lane multiplies. Words are moved as `f32`, whatever their bits are.
 
@@ -13,8 +14,9 @@ pub(super) const BLOCK: usize = 512;
 /// Rows that are asked for ahead of their being packed.
 const ROWS_AHEAD: usize = 48;
 
-/// A factor: `lines` vectors of `terms` elements, rows of the left factor or columns of the right one. Element `t` of line `l` lies at
-/// `data[l * line_stride + t * term_stride]`, and one of the strides is 1.
+/// A factor: `lines` vectors of `terms` elements, rows of the left factor or columns of the right
+/// one. Element `t` of line `l` lies at `data[l * line_stride + t * term_stride]`, and one of the
+/// strides is 1.
 #[derive(Clone, Copy)]
 pub(in crate::backend::cpu) struct Factor<'a, E> {
     pub(in crate::backend::cpu) data: &'a [E],
@@ -47,7 +49,8 @@ pub(super) enum Words {
     Single,
     /// Two `bf16`, where the machine multiplies pairs ([`Lanes::MULTIPLIES_PAIRS`]).
     Pairs,
-    /// Two `bf16` in [tiles](super::tiles), where an element is the sum of so many parts; zeros fill the last step up.
+    /// Two `bf16` in [tiles](super::tiles), where an element is the sum of so many parts; zeros
+    /// fill the last step up.
     Tiles { parts: usize },
 }
 
@@ -86,7 +89,8 @@ pub(in crate::backend::cpu) fn multiplies_pairs<E: Element, V: Lanes>() -> bool 
     V::MULTIPLIES_PAIRS && E::DTYPE == DType::BF16
 }
 
-/// `lines` lines from `first_line` on, some terms of each, in panels of `width` lines, the last one of `last_width`.
+/// `lines` lines from `first_line` on, some terms of each, in panels of `width` lines, the last one
+/// of `last_width`.
 #[derive(Clone, Copy)]
 pub(super) struct Panels<'a, E> {
     pub(super) from: Factor<'a, E>,
@@ -106,7 +110,8 @@ impl<'a, E: Element> Panels<'a, E> {
         (lines, if line + self.width < self.lines { self.width } else { self.last_width })
     }
 
-    /// Asks for a term of all lines, where these lie side by side: no machine foresees the next row of a large matrix.
+    /// Asks for a term of all lines, where these lie side by side: no machine foresees the next row
+    /// of a large matrix.
     #[inline(always)]
     pub(super) fn prefetch(&self, term: usize) {
         let first = (self.first_term + term) * self.from.term_stride + self.first_line;
@@ -118,13 +123,18 @@ impl<'a, E: Element> Panels<'a, E> {
     #[inline(always)]
     fn term(&self, term: usize) -> &'a [E] {
         match term < self.terms {
-            true => &self.from.data[(self.first_term + term) * self.from.term_stride + self.first_line..][..self.lines],
+            true => {
+                &self.from.data
+                    [(self.first_term + term) * self.from.term_stride + self.first_line..]
+                    [..self.lines]
+            }
             false => &[],
         }
     }
 }
 
-/// Packs panels, one after the other: in a panel, word `w` of line `l` goes to `w * width + l`. Lines that are not there get any values.
+/// Packs panels, one after the other: in a panel, word `w` of line `l` goes to `w * width + l`.
+/// Lines that are not there get any values.
 pub(super) struct Pack<'a, E> {
     pub(super) panels: Panels<'a, E>,
     pub(super) words: Words,
@@ -186,7 +196,8 @@ impl<E: Element> Pack<'_, E> {
         }
     }
 
-    /// Lines lie side by side. All panels are written row by row, since each row is somewhere else in memory.
+    /// Lines lie side by side. All panels are written row by row, since each row is somewhere else
+    /// in memory.
     #[inline(always)]
     fn copy<V: Lanes>(&mut self, lanes: V) {
         for t in 0..self.panels.terms {
@@ -232,7 +243,10 @@ fn store_words<V: Lanes>(lanes: V, words: V::F32, panel: &mut [f32], at: usize) 
 
 /// Up to 16 words of a line; zeros behind them.
 #[inline(always)]
-pub(in crate::backend::cpu) fn load_words<V: Lanes, E: Element, const TERMS: usize>(lanes: V, from: &[E]) -> V::F32 {
+pub(in crate::backend::cpu) fn load_words<V: Lanes, E: Element, const TERMS: usize>(
+    lanes: V,
+    from: &[E],
+) -> V::F32 {
     if TERMS == 1 {
         return load_vector(lanes, from);
     }

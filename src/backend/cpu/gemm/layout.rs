@@ -1,4 +1,5 @@
-//! How the right factor of a product is cut into blocks, and how these lie one after the other when it is packed as a whole.
+//! How the right factor of a product is cut into blocks, and how these lie one after the other when
+//! it is packed as a whole.
 
 use std::ops::Range;
 
@@ -9,7 +10,8 @@ use crate::dtype::{DType, Element};
 use crate::simd::{LANES, Lanes, Loop, Simd, amx};
 use crate::size::{next_multiple, product, sum};
 
-/// Words of columns that are packed at once, about: they stay in the second-level cache while rows meet them.
+/// Words of columns that are packed at once, about: they stay in the second-level cache while rows
+/// meet them.
 const WORDS_OF_COLS: usize = 1 << 18;
 
 /// Of a right factor of `n` columns of `k` terms.
@@ -41,12 +43,15 @@ impl Layout {
     pub(super) fn new<E: Element, O: Element>(cpu: &Cpu, n: usize, k: usize) -> Self {
         let by_tiles = match E::DTYPE {
             DType::BF16 => true,
-            // Three parts of each factor make more work, of which a tile that is not full would waste too much.
+            // Three parts of each factor make more work, of which a tile that is not full would
+            // waste too much.
             DType::F32 => n >= amx::COLS && k >= TERMS_OF_STEP,
             DType::F16 => false,
         };
         let (tile, words) = match cpu.dispatch.simd() {
-            Simd::Amx if by_tiles => ((amx::ROWS, amx::COLS), Words::Tiles { parts: parts_of::<E>() }),
+            Simd::Amx if by_tiles => {
+                ((amx::ROWS, amx::COLS), Words::Tiles { parts: parts_of::<E>() })
+            }
             _ => cpu.dispatch.run(TileOf::<E>(std::marker::PhantomData)),
         };
         let block = match O::DTYPE {
@@ -57,7 +62,8 @@ impl Layout {
         Self { n, k, tile, words, block }
     }
 
-    /// The columns and terms of each block, in their order, and where its words are among those of all blocks.
+    /// The columns and terms of each block, in their order, and where its words are among those of
+    /// all blocks.
     pub(super) fn blocks(self) -> impl Iterator<Item = (Range<usize>, Range<usize>, Range<usize>)> {
         let Self { n, k, block, .. } = self;
         let most_cols = self.most_cols();
@@ -74,7 +80,10 @@ impl Layout {
 
     fn most_cols(&self) -> usize {
         let words_of_line = self.words.of_terms(self.block.min(self.k)).max(1);
-        (WORDS_OF_COLS / words_of_line).next_multiple_of(self.tile.1).min(next_multiple(self.n, LANES)).max(1)
+        (WORDS_OF_COLS / words_of_line)
+            .next_multiple_of(self.tile.1)
+            .min(next_multiple(self.n, LANES))
+            .max(1)
     }
 
     /// The words of the largest block.

@@ -1,4 +1,5 @@
-//! The inner part of a product: a tile of sums that lies in registers while all terms of two packed panels go by.
+//! The inner part of a product: a tile of sums that lies in registers while all terms of two packed
+//! panels go by.
 
 use bytemuck::cast;
 
@@ -26,7 +27,8 @@ impl Sums {
 pub(super) enum Rows<'a, E> {
     /// A panel.
     Packed(&'a [f32]),
-    /// `rows` rows of `terms` elements, each `ld` elements behind the one before. Rows of the tile that are not there are the last one once more.
+    /// `rows` rows of `terms` elements, each `ld` elements behind the one before. Rows of the tile
+    /// that are not there are the last one once more.
     AsTheyLie { data: &'a [E], ld: usize, rows: usize, terms: usize },
 }
 
@@ -39,7 +41,8 @@ pub(super) fn reads_rows_as_they_lie<E: Element>(words: Words, terms: usize) -> 
     }
 }
 
-/// The sums of products of a panel of `rows` and one of `vectors` times 16 columns, each in the order of its terms.
+/// The sums of products of a panel of `rows` and one of `vectors` times 16 columns, each in the
+/// order of its terms.
 pub(super) struct Tile<'a, E> {
     pub(super) rows: usize,
     pub(super) vectors: usize,
@@ -170,7 +173,8 @@ pub(in crate::backend::cpu) enum Finish<'a> {
     Affine { bias: &'a [f32], relu: bool },
 }
 
-/// Brings a tile to the output: `rows` rows of `ld` elements, columns `first_col..first_col + cols` of each.
+/// Brings a tile to the output: `rows` rows of `ld` elements, columns `first_col..first_col + cols`
+/// of each.
 pub(super) struct Put<'a, O> {
     pub(super) sums: &'a Sums,
     pub(super) out: &'a mut [O],

@@ -1,7 +1,8 @@
 //! Factors of products that [tiles](crate::simd::amx) sum: how they are packed.
 //!
-//! A panel of 16 or 32 lines is packed in steps of 32 terms; a step is its parts, a part a tile for each 16 lines. A word is two `bf16`: elements of `bf16` make
-//! pairs of neighbours, and of `f32`, which are sums of three parts, those that are 16 terms apart.
+//! A panel of 16 or 32 lines is packed in steps of 32 terms; a step is its parts, a part a tile for
+//! each 16 lines. A word is two `bf16`: elements of `bf16` make pairs of neighbours, and of `f32`,
+//! which are sums of three parts, those that are 16 terms apart.
 
 use super::super::vector::load_vector;
 use super::factor::{Panels, load_words};
@@ -59,7 +60,8 @@ impl<E: Element> PackTiles<'_, E> {
             return;
         }
         for step in 0..steps {
-            (TERMS_OF_STEP..2 * TERMS_OF_STEP).for_each(|term| panels.prefetch(step * TERMS_OF_STEP + term));
+            (TERMS_OF_STEP..2 * TERMS_OF_STEP)
+                .for_each(|term| panels.prefetch(step * TERMS_OF_STEP + term));
             for line in lines() {
                 self.tiles::<V, PARTS>(lanes, line, step, steps);
             }
@@ -68,11 +70,18 @@ impl<E: Element> PackTiles<'_, E> {
 
     /// A step of 16 lines: the tile of each part.
     #[inline(always)]
-    fn tiles<V: Lanes, const PARTS: usize>(&mut self, lanes: V, line: usize, step: usize, steps: usize) {
+    fn tiles<V: Lanes, const PARTS: usize>(
+        &mut self,
+        lanes: V,
+        line: usize,
+        step: usize,
+        steps: usize,
+    ) {
         let panels = self.panels;
         let first = line / panels.width * panels.width;
         let (tile, tiles_of_part) = ((line - first) / LANES, panels.panel(first).1 / LANES);
-        let to: &mut [Tile] = self.to[first * steps * PARTS * LANES..].as_chunks_mut().0.as_chunks_mut().0;
+        let to: &mut [Tile] =
+            self.to[first * steps * PARTS * LANES..].as_chunks_mut().0.as_chunks_mut().0;
         let to = &mut to[step * PARTS * tiles_of_part + tile..][..(PARTS - 1) * tiles_of_part + 1];
         let square = Square { panels, line, term: step * TERMS_OF_STEP };
         let turn = self.rows_are_lines != (panels.from.term_stride == 1);
@@ -119,8 +128,11 @@ impl<E: Element> Square<'_, E> {
             }
         }
         for row in 0..LANES {
-            let elements =
-                if TURN { [turned[0][row], turned[1][row]] } else { self.row::<V, PARTS, WHOLE>(lanes, row) };
+            let elements = if TURN {
+                [turned[0][row], turned[1][row]]
+            } else {
+                self.row::<V, PARTS, WHOLE>(lanes, row)
+            };
             let words = parts::<V, PARTS>(lanes, elements);
             for p in 0..PARTS {
                 lanes.store(words[p], &mut to[p * tiles_of_part][row]);
@@ -128,10 +140,14 @@ impl<E: Element> Square<'_, E> {
         }
     }
 
-    /// A row as it lies in memory, part of a line or a word of all lines: the first and the second elements of its words, or, where these have one part, the
-    /// words. What is not there is zero.
+    /// A row as it lies in memory, part of a line or a word of all lines: the first and the second
+    /// elements of its words, or, where these have one part, the words. What is not there is zero.
     #[inline(always)]
-    fn row<V: Lanes, const PARTS: usize, const WHOLE: bool>(&self, lanes: V, row: usize) -> [V::F32; 2] {
+    fn row<V: Lanes, const PARTS: usize, const WHOLE: bool>(
+        &self,
+        lanes: V,
+        row: usize,
+    ) -> [V::F32; 2] {
         let none = lanes.splat(0.0);
         if self.panels.from.term_stride == 1 {
             let terms = self.terms::<WHOLE>(row);
@@ -142,8 +158,13 @@ impl<E: Element> Square<'_, E> {
         }
         // Not a closure, which would be compiled for the target's baseline.
         match PARTS {
-            1 => [lanes.pairs(self.lines::<WHOLE>(2 * row), self.lines::<WHOLE>(2 * row + 1)), none],
-            _ => [load_some(lanes, self.lines::<WHOLE>(row)), load_some(lanes, self.lines::<WHOLE>(row + LANES))],
+            1 => {
+                [lanes.pairs(self.lines::<WHOLE>(2 * row), self.lines::<WHOLE>(2 * row + 1)), none]
+            }
+            _ => [
+                load_some(lanes, self.lines::<WHOLE>(row)),
+                load_some(lanes, self.lines::<WHOLE>(row + LANES)),
+            ],
         }
     }
 
@@ -151,8 +172,10 @@ impl<E: Element> Square<'_, E> {
     #[inline(always)]
     fn terms<const WHOLE: bool>(&self, line: usize) -> &[E] {
         let Self { panels, line: first_line, term } = self;
-        let (line, terms) =
-            (first_line + line, if WHOLE { TERMS_OF_STEP } else { TERMS_OF_STEP.min(panels.terms - term) });
+        let (line, terms) = (
+            first_line + line,
+            if WHOLE { TERMS_OF_STEP } else { TERMS_OF_STEP.min(panels.terms - term) },
+        );
         if !WHOLE && line >= panels.lines {
             return &[];
         }
@@ -163,11 +186,14 @@ impl<E: Element> Square<'_, E> {
     #[inline(always)]
     fn lines<const WHOLE: bool>(&self, term: usize) -> &[E] {
         let Self { panels, line, term: first_term } = self;
-        let (term, lines) = (first_term + term, if WHOLE { LANES } else { LANES.min(panels.lines - line) });
+        let (term, lines) =
+            (first_term + term, if WHOLE { LANES } else { LANES.min(panels.lines - line) });
         if !WHOLE && term >= panels.terms {
             return &[];
         }
-        &panels.from.data[(panels.first_term + term) * panels.from.term_stride + panels.first_line + line..][..lines]
+        &panels.from.data
+            [(panels.first_term + term) * panels.from.term_stride + panels.first_line + line..]
+            [..lines]
     }
 }
 
@@ -181,7 +207,8 @@ fn parts<V: Lanes, const PARTS: usize>(lanes: V, elements: [V::F32; 2]) -> [V::F
     words
 }
 
-/// Up to a vector of elements. Where there are none, nothing is read: their address may be anything, which makes a load slow.
+/// Up to a vector of elements. Where there are none, nothing is read: their address may be
+/// anything, which makes a load slow.
 #[inline(always)]
 fn load_some<V: Lanes, E: Element>(lanes: V, from: &[E]) -> V::F32 {
     if from.is_empty() { lanes.splat(0.0) } else { load_vector(lanes, from) }

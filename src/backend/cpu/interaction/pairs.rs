@@ -1,5 +1,6 @@
-//! The products of a sample's features, over the triangle alone: forward as many pairs at a time as registers hold sums of, and backward the product of
-//! the symmetric matrix of the pairs' gradients with the features, in tiles that lie in registers.
+//! The products of a sample's features, over the triangle alone: forward as many pairs at a time as
+//! registers hold sums of, and backward the product of the symmetric matrix of the pairs' gradients
+//! with the features, in tiles that lie in registers.
 
 use std::ops::Range;
 
@@ -93,7 +94,8 @@ impl<E: Element> Loop for Dots<'_, E> {
 }
 
 impl<E: Element> Dots<'_, E> {
-    /// Words are of `TERMS` elements; registers hold the sums of the features of a block with those of `BLOCKS` blocks.
+    /// Words are of `TERMS` elements; registers hold the sums of the features of a block with those
+    /// of `BLOCKS` blocks.
     #[inline(always)]
     fn sum<V: Lanes, const TERMS: usize, const BLOCKS: usize>(self, lanes: V) {
         let Self { pairs, sample, ahead, dots, scratch } = self;
@@ -130,7 +132,11 @@ impl<E: Element> Dots<'_, E> {
                 let (first, end) = pairs.of_row(i);
                 // Whole vectors: what is too much will be overwritten by the next row.
                 for j in (first..end).step_by(LANES) {
-                    store_vector(lanes, load_vector(lanes, &sums[j..]), &mut dots[position + j - first..]);
+                    store_vector(
+                        lanes,
+                        load_vector(lanes, &sums[j..]),
+                        &mut dots[position + j - first..],
+                    );
                 }
                 position += end - first;
             }
@@ -138,9 +144,14 @@ impl<E: Element> Dots<'_, E> {
     }
 }
 
-/// Brings four features to their block, four words of each at a time; zeros behind them and for those that are not there.
+/// Brings four features to their block, four words of each at a time; zeros behind them and for
+/// those that are not there.
 #[inline(always)]
-fn pack<V: Lanes, E: Element, const TERMS: usize>(lanes: V, features: [&[E]; BLOCK], block: &mut [[f32; LANES]]) {
+fn pack<V: Lanes, E: Element, const TERMS: usize>(
+    lanes: V,
+    features: [&[E]; BLOCK],
+    block: &mut [[f32; LANES]],
+) {
     for (k, to) in block.chunks_mut(BLOCK).enumerate() {
         let mut words = [lanes.splat(0.0); BLOCK];
         for i in 0..BLOCK {
@@ -173,7 +184,8 @@ struct Tile<'a, V> {
 }
 
 impl<V: Lanes> Tile<'_, V> {
-    /// Lane `l` of a group sums the products of words `≡ l (mod 4)`, then the lanes are added pairwise.
+    /// Lane `l` of a group sums the products of words `≡ l (mod 4)`, then the lanes are added
+    /// pairwise.
     #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
     #[inline(always)]
     fn sum<const TERMS: usize, const BLOCKS: usize>(self) {
@@ -234,7 +246,8 @@ pub(super) struct Grads<'a, E> {
     pub(super) ahead: Sample<'a, E>,
     /// Gradients of the dots.
     pub(super) grad_dots: &'a [E],
-    /// For each feature what else its gradient begins with: of the dense vector, and of the others, if there is.
+    /// For each feature what else its gradient begins with: of the dense vector, and of the others,
+    /// if there is.
     pub(super) direct: (&'a [E], &'a [E]),
     /// Where the gradients go, as the features lie.
     pub(super) head: &'a mut [E],
@@ -278,8 +291,8 @@ impl<E: Element> Loop for Grads<'_, E> {
 }
 
 impl<E: Element> Grads<'_, E> {
-    /// Makes the symmetric matrix of the pairs' gradients: that of the triangle and the same turned over, which doubles the diagonal. A pair that is
-    /// not there gets 0.
+    /// Makes the symmetric matrix of the pairs' gradients: that of the triangle and the same turned
+    /// over, which doubles the diagonal. A pair that is not there gets 0.
     #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
     #[inline(always)]
     fn spread<V: Lanes>(&mut self, lanes: V) {
@@ -300,7 +313,9 @@ impl<E: Element> Grads<'_, E> {
                     if let Some(to) = self.weights[at..].first_chunk_mut::<LANES>() {
                         lanes.store(sum, to);
                     }
-                    if let Some(to) = self.weights[turned_at..].first_chunk_mut::<LANES>().filter(|_| row != col) {
+                    if let Some(to) =
+                        self.weights[turned_at..].first_chunk_mut::<LANES>().filter(|_| row != col)
+                    {
                         lanes.store(turned[k], to);
                     }
                 }
@@ -322,13 +337,18 @@ impl<E: Element> Grads<'_, E> {
             2 => self.tile::<V, 2, VECTORS, WHOLE>(lanes, first, rows, col),
             3..=4 if V::TILE.0 >= 4 => self.tile::<V, 4, VECTORS, WHOLE>(lanes, first, rows, col),
             5..=6 if V::TILE.0 >= 6 => self.tile::<V, 6, VECTORS, WHOLE>(lanes, first, rows, col),
-            7..=10 if V::TILE.0 >= 10 => self.tile::<V, 10, VECTORS, WHOLE>(lanes, first, rows, col),
-            11..=14 if V::TILE.0 >= 14 => self.tile::<V, 14, VECTORS, WHOLE>(lanes, first, rows, col),
+            7..=10 if V::TILE.0 >= 10 => {
+                self.tile::<V, 10, VECTORS, WHOLE>(lanes, first, rows, col)
+            }
+            11..=14 if V::TILE.0 >= 14 => {
+                self.tile::<V, 14, VECTORS, WHOLE>(lanes, first, rows, col)
+            }
             _ => (),
         }
     }
 
-    /// The gradients of up to `ROWS` features, in some columns: a sum over all features that they meet, in their order.
+    /// The gradients of up to `ROWS` features, in some columns: a sum over all features that they
+    /// meet, in their order.
     #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
     #[inline(always)]
     fn tile<V: Lanes, const ROWS: usize, const VECTORS: usize, const WHOLE: bool>(
@@ -353,8 +373,11 @@ impl<E: Element> Grads<'_, E> {
             }
         }
         for j in 0..num_features {
-            let columns = load::<V, E, VECTORS, WHOLE>(lanes, &self.sample.feature(j)[col..][..cols]);
-            let Some(weights) = self.weights[j * side + first..].first_chunk::<ROWS>() else { continue };
+            let columns =
+                load::<V, E, VECTORS, WHOLE>(lanes, &self.sample.feature(j)[col..][..cols]);
+            let Some(weights) = self.weights[j * side + first..].first_chunk::<ROWS>() else {
+                continue;
+            };
             for r in 0..ROWS {
                 let weight = lanes.splat(weights[r]);
                 for v in 0..VECTORS {
@@ -362,7 +385,8 @@ impl<E: Element> Grads<'_, E> {
                 }
             }
         }
-        // Through memory once: gradients of a number that is not known before would keep the sums out of registers.
+        // Through memory once: gradients of a number that is not known before would keep the sums
+        // out of registers.
         let mut all = [[[0f32; LANES]; VECTORS]; ROWS];
         for r in 0..ROWS {
             for v in 0..VECTORS {
@@ -385,9 +409,16 @@ impl<E: Element> Grads<'_, E> {
     }
 }
 
-/// The gradients of the pairs of feature `i` with the 16 from `col` on, 0 where it does not meet them in its row.
+/// The gradients of the pairs of feature `i` with the 16 from `col` on, 0 where it does not meet
+/// them in its row.
 #[inline(always)]
-fn triangle_row<V: Lanes, E: Element>(lanes: V, pairs: Pairs, grad_dots: &[E], i: usize, col: usize) -> V::F32 {
+fn triangle_row<V: Lanes, E: Element>(
+    lanes: V,
+    pairs: Pairs,
+    grad_dots: &[E],
+    i: usize,
+    col: usize,
+) -> V::F32 {
     let (first, end) = pairs.met(i, col, LANES);
     if first >= end {
         return lanes.splat(0.0);

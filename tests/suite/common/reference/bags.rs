@@ -25,7 +25,8 @@ impl BagCase {
     fn row(&self, feature: usize, position: usize) -> Option<(usize, usize)> {
         let feature = self.features[feature];
         let row = usize::try_from(self.indices[position]).ok()?;
-        let counts = row < self.tables[feature.table].num_embeddings && feature.padding_idx != Some(row);
+        let counts =
+            row < self.tables[feature.table].num_embeddings && feature.padding_idx != Some(row);
         counts.then_some((feature.table, row))
     }
 
@@ -41,7 +42,8 @@ impl BagCase {
 
     /// The elements of a row.
     fn elements<'a>(&self, weights: &'a [Approx], (table, row): (usize, usize)) -> &'a [Approx] {
-        let before: usize = self.tables[..table].iter().map(|t| t.num_embeddings * t.embedding_dim).sum();
+        let before: usize =
+            self.tables[..table].iter().map(|t| t.num_embeddings * t.embedding_dim).sum();
         let dim = self.tables[table].embedding_dim;
         &weights[before + row * dim..][..dim]
     }
@@ -59,7 +61,8 @@ impl BagCase {
     }
 }
 
-/// The pooled output, and for columns of max features the sources. Other entries of the latter are none.
+/// The pooled output, and for columns of max features the sources. Other entries of the latter are
+/// none.
 pub fn embedding_bag(case: &BagCase, weights: &[Approx]) -> (Vec<Approx>, Vec<Option<u32>>) {
     let mut output = vec![Approx::ZERO; case.batch_size * case.width()];
     let mut sources = vec![None; output.len()];
@@ -77,7 +80,8 @@ pub fn embedding_bag(case: &BagCase, weights: &[Approx]) -> (Vec<Approx>, Vec<Op
                     }
                 }
                 output[column] = best.map_or(Approx::ZERO, |(_, x)| x);
-                let source = best.map_or(NO_SOURCE, |(position, _)| (position - case.offsets[bag]) as u32);
+                let source =
+                    best.map_or(NO_SOURCE, |(position, _)| (position - case.offsets[bag]) as u32);
                 sources[column] = Some(source);
                 continue;
             }
@@ -105,15 +109,21 @@ pub fn bag_weight_grad(case: &BagCase, weights: &[Approx], grad_output: &[Approx
         let (columns, pooling) = case.target(bag);
         let rows = case.rows(bag);
         for &(position, row) in &rows {
-            let pairs = case.elements(weights, row).iter().copied().zip(grad_output[columns.clone()].iter().copied());
+            let pairs = case
+                .elements(weights, row)
+                .iter()
+                .copied()
+                .zip(grad_output[columns.clone()].iter().copied());
             let dot = Approx::dot(pairs);
-            grads[position] = if pooling == Pooling::Mean { dot / Approx::exact(rows.len() as f64) } else { dot };
+            grads[position] =
+                if pooling == Pooling::Mean { dot / Approx::exact(rows.len() as f64) } else { dot };
         }
     }
     grads
 }
 
-/// The gradient of each row: the contributions of its occurrences, summed in chunks. The sources of maxima are taken from the forward pass.
+/// The gradient of each row: the contributions of its occurrences, summed in chunks. The sources of
+/// maxima are taken from the forward pass.
 pub fn row_gradients(
     case: &BagCase,
     grad_output: &[Approx],
@@ -134,14 +144,20 @@ pub fn row_gradients(
             for (d, column) in columns.clone().enumerate() {
                 let g = grad_output[column].clamp(max_gradient);
                 of_row[d].push(match pooling {
-                    Pooling::Max if sources[column] == Some((position - case.offsets[bag]) as u32) => g,
+                    Pooling::Max
+                        if sources[column] == Some((position - case.offsets[bag]) as u32) =>
+                    {
+                        g
+                    }
                     Pooling::Max => Approx::ZERO,
                     _ => factor * g,
                 });
             }
         }
     }
-    let sum = |columns: Vec<Vec<Approx>>| columns.iter().map(|terms| Approx::sum_in_chunks(terms, CHUNK)).collect();
+    let sum = |columns: Vec<Vec<Approx>>| {
+        columns.iter().map(|terms| Approx::sum_in_chunks(terms, CHUNK)).collect()
+    };
     terms.into_iter().map(|(row, columns)| (row, sum(columns))).collect()
 }
 

@@ -23,7 +23,12 @@ fn pairs(interaction: Interaction, num_features: usize) -> Vec<(usize, usize)> {
 }
 
 /// The output for one sample, whose features lie side by side.
-pub fn dots(interaction: Interaction, features: &[Approx], dim: usize, has_dense: bool) -> Vec<Approx> {
+pub fn dots(
+    interaction: Interaction,
+    features: &[Approx],
+    dim: usize,
+    has_dense: bool,
+) -> Vec<Approx> {
     let Interaction::Dot { pad_to, append_sparse, .. } = interaction else {
         return features.to_vec();
     };
@@ -103,7 +108,8 @@ pub struct LayerGrads {
     pub bias: Vec<Approx>,
 }
 
-/// The backward pass of [`linear`], with the output and its gradient; gradients of weight and bias on top of `before`, if there is any.
+/// The backward pass of [`linear`], with the output and its gradient; gradients of weight and bias
+/// on top of `before`, if there is any.
 pub fn linear_backward(
     [x, weight, output, grad_output]: [&[Approx]; 4],
     (m, n, k): (usize, usize, usize),
@@ -139,9 +145,11 @@ pub fn linear_backward(
     LayerGrads { affine: z, input: grad_input, weight: grad_weight, bias: grad_bias }
 }
 
-/// A mean loss with its gradient. The errors are those of `f64`, in which the op is documented to work: each term takes about ten
-/// operations, bounded here by 16 of unit roundoff 2⁻⁵³ and of magnitude at most 1 + |z|; the mean adds `n` of them up. What the logits are off by
-/// comes in through the slope, at most 1, and through that of the gradient, at most 1/2, each times the weight of the label.
+/// A mean loss with its gradient. The errors are those of `f64`, in which the op is documented to
+/// work: each term takes about ten operations, bounded here by 16 of unit roundoff 2⁻⁵³ and of
+/// magnitude at most 1 + |z|; the mean adds `n` of them up. What the logits are off by comes in
+/// through the slope, at most 1, and through that of the gradient, at most 1/2, each times the
+/// weight of the label.
 pub struct MeanLoss {
     pub mean: Approx,
     pub grad: Vec<Approx>,
@@ -158,9 +166,12 @@ pub fn mean_loss(loss: Loss, threshold: f32, logits: &[Approx], labels: &[f64]) 
         let q = if inside { p } else { p.max(t).min(1.0 - t) };
         // ln p = -ln(1 + e⁻ᶻ), ln(1 - p) = -ln(1 + eᶻ): softplus, which is z for a large z.
         let softplus = |z: f64| if z > 40.0 { z } else { z.exp().ln_1p() };
-        let (log_p, log_not_p) = if inside { (-softplus(-z), -softplus(z)) } else { (q.ln(), (1.0 - q).ln()) };
+        let (log_p, log_not_p) =
+            if inside { (-softplus(-z), -softplus(z)) } else { (q.ln(), (1.0 - q).ln()) };
         let weight = match loss {
-            Loss::WeightedBce { negative, positive } => f64::from(if y >= 0.5 { positive } else { negative }),
+            Loss::WeightedBce { negative, positive } => {
+                f64::from(if y >= 0.5 { positive } else { negative })
+            }
             _ => 1.0,
         };
         let (value, slope) = match loss {
@@ -170,7 +181,10 @@ pub fn mean_loss(loss: Loss, threshold: f32, logits: &[Approx], labels: &[f64]) 
         let error = 16.0 * F64_U * weight * (1.0 + z.abs());
         terms.push(value);
         errors.push(error + weight * off);
-        grad.push(Approx { value: if inside { slope / n } else { 0.0 }, error: (error + weight * off / 2.0) / n });
+        grad.push(Approx {
+            value: if inside { slope / n } else { 0.0 },
+            error: (error + weight * off / 2.0) / n,
+        });
     }
     let (sum, magnitude): (f64, f64) = (terms.iter().sum(), terms.iter().map(|t| t.abs()).sum());
     let error = (errors.iter().sum::<f64>() + (n + 2.0) * F64_U * magnitude) / n;

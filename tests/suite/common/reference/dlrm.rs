@@ -4,8 +4,8 @@ use bagdot::DType;
 use bagdot::ops::{Activation, Interaction, Loss, Optimizer, UpdateRule};
 
 use super::{
-    Betas, RowGradients, apply_rows, dots, dots_backward, embedding_bag, linear, linear_backward, mean_loss, optimize,
-    row_gradients,
+    Betas, RowGradients, apply_rows, dots, dots_backward, embedding_bag, linear, linear_backward,
+    mean_loss, optimize, row_gradients,
 };
 use crate::common::cases::BagCase;
 use crate::common::tolerance::{Approx, Stored, U, exact};
@@ -58,11 +58,14 @@ impl Model {
         self.pass_in::<f32>((1.0, false), dense, bags, labels)
     }
 
-    /// Forward and backward, with layers that compute in `E` but for the last one. `bags` has one feature for each table, pooled by sum, in the dimension of the bottom MLP's output.
+    /// Forward and backward, with layers that compute in `E` but for the last one. `bags` has one
+    /// feature for each table, pooled by sum, in the dimension of the bottom MLP's output.
     ///
-    /// In 16 bits what these layers read and write is stored in `E`, rounded as it is here, gradients as `loss_scale` times what they are. Products of
-    /// matrices on tensor cores, and of pairs of `bf16`, lose more than sums of `f32`: with at most 10 terms less than 2⁻¹⁹ of their magnitudes,
-    /// which each factor is taken to be off by. With `is_tf32` the factors of the interaction are rounded to tf32.
+    /// In 16 bits what these layers read and write is stored in `E`, rounded as it is here,
+    /// gradients as `loss_scale` times what they are. Products of matrices on tensor cores, and of
+    /// pairs of `bf16`, lose more than sums of `f32`: with at most 10 terms less than 2⁻¹⁹ of their
+    /// magnitudes, which each factor is taken to be off by. With `is_tf32` the factors of the
+    /// interaction are rounded to tf32.
     pub fn pass_in<E: Stored>(
         &self,
         (loss_scale, is_tf32): (f64, bool),
@@ -73,7 +76,11 @@ impl Model {
         let is_f32 = E::DTYPE == DType::F32;
         let off = |x: Approx| Approx { error: x.error + x.value.abs() / 524_288.0, ..x };
         let stored = |values: Vec<Approx>, scale: f64| -> Vec<Approx> {
-            if is_f32 { values } else { values.into_iter().map(|x| off(x.stored_as::<E>(scale))).collect() }
+            if is_f32 {
+                values
+            } else {
+                values.into_iter().map(|x| off(x.stored_as::<E>(scale))).collect()
+            }
         };
         let as_factor = |x: Approx| if is_tf32 { off(x.as_tf32()) } else { x };
         let (batch_size, dim) = (bags.batch_size, self.bottom[self.bottom.len() - 1].outputs);
@@ -97,46 +104,56 @@ impl Model {
         let (pooled, sources) = embedding_bag(bags, &self.tables);
         let width = bags.width();
         let features: Vec<Vec<Approx>> = (0..batch_size)
-            .map(|b| [&bottom[self.bottom.len()][b * dim..][..dim], &pooled[b * width..][..width]].concat())
+            .map(|b| {
+                [&bottom[self.bottom.len()][b * dim..][..dim], &pooled[b * width..][..width]]
+                    .concat()
+            })
             .collect();
-        let features: Vec<Vec<Approx>> =
-            features.into_iter().map(|sample| sample.into_iter().map(as_factor).collect()).collect();
-        let joined = features.iter().flat_map(|sample| dots(self.interaction, sample, dim, true)).collect();
+        let features: Vec<Vec<Approx>> = features
+            .into_iter()
+            .map(|sample| sample.into_iter().map(as_factor).collect())
+            .collect();
+        let joined =
+            features.iter().flat_map(|sample| dots(self.interaction, sample, dim, true)).collect();
         let top = forward(&self.top, joined, false);
         let logits = top[self.top.len()].clone();
         let labels: Vec<f64> = labels.iter().map(|&y| f64::from(y)).collect();
         let loss = mean_loss(self.loss, self.threshold, &logits, &labels);
 
-        // PyTorch takes the loss through the probability in f32: p, p - y, and p (1 - p) divided out again, are eight roundings at most.
+        // PyTorch takes the loss through the probability in f32: p, p - y, and p (1 - p) divided
+        // out again, are eight roundings at most.
         let weight = match self.loss {
             Loss::WeightedBce { negative, positive } => f64::from(negative.max(positive)),
             _ => 1.0,
         };
         let noise = 8.0 * U * weight / batch_size.max(1) as f64;
         let grad = loss.grad.iter().map(|g| Approx { error: g.error + noise, ..*g }).collect();
-        let backward = |layers: &[Layer], values: &[Vec<Approx>], mut grad: Vec<Approx>, last_relu: bool| {
-            let mut grads = vec![];
-            if last_relu {
-                grad = stored(grad, loss_scale);
-            }
-            for (k, layer) in layers.iter().enumerate().rev() {
-                let shape = (batch_size, layer.outputs, layer.inputs);
-                let relu = last_relu || k + 1 < layers.len();
-                let activation = if relu { Activation::Relu } else { Activation::None };
-                let weight = weight_of(layer, !relu);
-                let inputs = [&values[k][..], &weight, &values[k + 1], &grad];
-                let got = linear_backward(inputs, shape, activation, None);
-                grads.push([got.weight, got.bias]);
-                grad = if !relu && k == 0 { got.input } else { stored(got.input, loss_scale) };
-            }
-            grads.reverse();
-            (grads, grad)
-        };
+        let backward =
+            |layers: &[Layer], values: &[Vec<Approx>], mut grad: Vec<Approx>, last_relu: bool| {
+                let mut grads = vec![];
+                if last_relu {
+                    grad = stored(grad, loss_scale);
+                }
+                for (k, layer) in layers.iter().enumerate().rev() {
+                    let shape = (batch_size, layer.outputs, layer.inputs);
+                    let relu = last_relu || k + 1 < layers.len();
+                    let activation = if relu { Activation::Relu } else { Activation::None };
+                    let weight = weight_of(layer, !relu);
+                    let inputs = [&values[k][..], &weight, &values[k + 1], &grad];
+                    let got = linear_backward(inputs, shape, activation, None);
+                    grads.push([got.weight, got.bias]);
+                    grad = if !relu && k == 0 { got.input } else { stored(got.input, loss_scale) };
+                }
+                grads.reverse();
+                (grads, grad)
+            };
         let (top_grads, grad) = backward(&self.top, &top, grad, false);
         let grad: Vec<Approx> = grad.into_iter().map(as_factor).collect();
         let columns = grad.len().checked_div(batch_size).unwrap_or(0);
         let of_features: Vec<Vec<Approx>> = (features.iter().enumerate())
-            .map(|(b, sample)| dots_backward(self.interaction, sample, dim, true, &grad[b * columns..][..columns]))
+            .map(|(b, sample)| {
+                dots_backward(self.interaction, sample, dim, true, &grad[b * columns..][..columns])
+            })
             .collect();
         let of_dense: Vec<Approx> = of_features.iter().flat_map(|g| &g[..dim]).copied().collect();
         let of_pooled: Vec<Approx> = of_features.iter().flat_map(|g| &g[dim..]).copied().collect();
@@ -146,15 +163,23 @@ impl Model {
         Pass { mean_loss: loss.mean, logits, layers, rows }
     }
 
-    /// One step of training; errors go from step to step. Row-wise Adagrad is Adagrad for the layers.
-    pub fn train_step(&mut self, rule: &UpdateRule, dense: &[f32], bags: &BagCase, labels: &[f32]) -> Pass {
+    /// One step of training; errors go from step to step. Row-wise Adagrad is Adagrad for the
+    /// layers.
+    pub fn train_step(
+        &mut self,
+        rule: &UpdateRule,
+        dense: &[f32],
+        bags: &BagCase,
+        labels: &[f32],
+    ) -> Pass {
         let pass = self.pass(dense, bags, labels);
         let optimizer = match rule.optimizer {
             Optimizer::RowwiseAdagrad { eps } => Optimizer::Adagrad { eps },
             other => other,
         };
         let for_layers = UpdateRule { optimizer, ..*rule };
-        for (layer, [weight, bias]) in self.bottom.iter_mut().chain(&mut self.top).zip(&pass.layers) {
+        for (layer, [weight, bias]) in self.bottom.iter_mut().chain(&mut self.top).zip(&pass.layers)
+        {
             let [w_first, w_second, b_first, b_second] = &mut layer.state;
             optimize(&for_layers, Betas::Exact, weight, &mut layer.weight, w_first, w_second);
             optimize(&for_layers, Betas::Exact, bias, &mut layer.bias, b_first, b_second);

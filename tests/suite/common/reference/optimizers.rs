@@ -13,7 +13,8 @@ use crate::common::tolerance::{Approx, U};
 pub enum Betas {
     /// As the `f32` values of the rule, with powers as good as exact.
     Exact,
-    /// To one unit of roundoff, and the powers to two. FBGEMM takes `powf`, others have `β` in `f64`; both matter, since `1 - β₂ᵗ` is small.
+    /// To one unit of roundoff, and the powers to two. FBGEMM takes `powf`, others have `β` in
+    /// `f64`; both matter, since `1 - β₂ᵗ` is small.
     Rounded,
 }
 
@@ -30,14 +31,16 @@ impl Betas {
         match self {
             Self::Exact => Approx::exact(1.0 / (1.0 - power)).once_rounded(),
             Self::Rounded => {
-                Approx::exact(1.0) / (Approx::exact(1.0) - Approx { value: power, error: 2.0 * U * power })
+                Approx::exact(1.0)
+                    / (Approx::exact(1.0) - Approx { value: power, error: 2.0 * U * power })
             }
         }
     }
 }
 
-/// One step on parameters that belong together: those of a row, or all dense ones. `first` and `second` are the state, with one value for
-/// each parameter, or one for the row, or none, as the optimizer has it. Weights come out before they are rounded to their type.
+/// One step on parameters that belong together: those of a row, or all dense ones. `first` and
+/// `second` are the state, with one value for each parameter, or one for the row, or none, as the
+/// optimizer has it. Weights come out before they are rounded to their type.
 pub fn optimize(
     rule: &UpdateRule,
     betas: Betas,
@@ -83,7 +86,8 @@ pub fn optimize(
     }
 }
 
-/// One step on each row that has a gradient, with weights and state of all tables one after another.
+/// One step on each row that has a gradient, with weights and state of all tables one after
+/// another.
 pub fn apply_rows(
     case: &BagCase,
     (rule, betas): (&UpdateRule, Betas),
@@ -93,7 +97,9 @@ pub fn apply_rows(
     second: &mut [Approx],
 ) {
     for (&(table, row), grad) in grads {
-        let before = |size: fn(&bagdot::ops::Table) -> usize| case.tables[..table].iter().map(size).sum::<usize>();
+        let before = |size: fn(&bagdot::ops::Table) -> usize| {
+            case.tables[..table].iter().map(size).sum::<usize>()
+        };
         let dim = grad.len();
         let start = before(|t| t.num_embeddings * t.embedding_dim) + row * dim;
         let elements = start..start + dim;
@@ -104,6 +110,13 @@ pub fn apply_rows(
             Optimizer::RowwiseAdagrad { .. } => (of_row..of_row + 1, 0..0),
             Optimizer::Adam { .. } => (elements.clone(), elements.clone()),
         };
-        optimize(rule, betas, grad, &mut weights[elements], &mut first[of_first], &mut second[of_second]);
+        optimize(
+            rule,
+            betas,
+            grad,
+            &mut weights[elements],
+            &mut first[of_first],
+            &mut second[of_second],
+        );
     }
 }
