@@ -85,7 +85,7 @@ impl<B: EmbeddingBagOps, E: Element> Lookups<B, E> {
             tables: &self.tables,
             weights: B::view(&self.weights),
             bags: batch.bags(),
-            output: MatrixMut::packed(B::view_mut(&mut self.output), batch.batch_size, width),
+            output: MatrixMut::contiguous(B::view_mut(&mut self.output), batch.batch_size, width),
             argmax: None,
         };
         let bytes = forward.bytes_moved();

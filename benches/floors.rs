@@ -89,9 +89,9 @@ fn floors(criterion: &mut Criterion, threads: usize) {
     group.bench_function(name(&format!("product m{m} n{n} k{k}, flops")), |bencher| {
         bencher.iter(|| {
             let (activation, precision) = (Activation::None, Precision::Full);
-            let input = Matrix::packed(&input[..], m, k);
-            let weight = Matrix::packed(&weight[..], n, k);
-            let output = MatrixMut::packed(&mut output[..], m, n);
+            let input = Matrix::contiguous(&input[..], m, k);
+            let weight = Matrix::contiguous(&weight[..], n, k);
+            let output = MatrixMut::contiguous(&mut output[..], m, n);
             Forward {
                 input,
                 weight,

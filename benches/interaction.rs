@@ -52,7 +52,7 @@ fn both_of<B: Timed + InteractionOps, E: Element>(
     let shape = format!("f{} d{dim} b{batch_size} {}", NUM_SPARSE + 1, arithmetic::<E>(precision));
 
     let forward = |set: usize| {
-        let output = MatrixMut::packed(B::view_mut(&mut output), batch_size, width);
+        let output = MatrixMut::contiguous(B::view_mut(&mut output), batch_size, width);
         let op = Forward {
             interaction,
             dim,
@@ -72,10 +72,14 @@ fn both_of<B: Timed + InteractionOps, E: Element>(
             dim,
             precision,
             features: features(&dense[set], &sparse[set], dim, batch_size),
-            grad_output: Matrix::packed(B::view(&grads[set]), batch_size, width),
+            grad_output: Matrix::contiguous(B::view(&grads[set]), batch_size, width),
             grad_features: FeaturesMut::Split {
-                dense: MatrixMut::packed(B::view_mut(&mut grad_dense), batch_size, dim),
-                sparse: MatrixMut::packed(B::view_mut(&mut grad_sparse), batch_size, sparse_width),
+                dense: MatrixMut::contiguous(B::view_mut(&mut grad_dense), batch_size, dim),
+                sparse: MatrixMut::contiguous(
+                    B::view_mut(&mut grad_sparse),
+                    batch_size,
+                    sparse_width,
+                ),
             },
         };
         let bytes = op.bytes_moved();
@@ -92,7 +96,7 @@ fn features<'a, B: Timed, E: Element>(
     batch_size: usize,
 ) -> Features<'a, B, E> {
     Features::Split {
-        dense: Matrix::packed(B::view(dense), batch_size, dim),
-        sparse: Matrix::packed(B::view(sparse), batch_size, NUM_SPARSE * dim),
+        dense: Matrix::contiguous(B::view(dense), batch_size, dim),
+        sparse: Matrix::contiguous(B::view(sparse), batch_size, NUM_SPARSE * dim),
     }
 }

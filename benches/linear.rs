@@ -61,13 +61,13 @@ fn both_of<B: Timed + LinearOps, E: Element>(
 
     let forward = |set: usize| {
         let op = Forward {
-            input: Matrix::packed(B::view(&inputs[set]), m, k),
-            weight: Matrix::packed(B::view(&weight), n, k),
+            input: Matrix::contiguous(B::view(&inputs[set]), m, k),
+            weight: Matrix::contiguous(B::view(&weight), n, k),
             packed_weight: None,
             bias: B::view(&bias),
             activation,
             precision,
-            output: MatrixMut::packed(B::view_mut(&mut output), m, n),
+            output: MatrixMut::contiguous(B::view_mut(&mut output), m, n),
         };
         let bytes = op.bytes_moved();
         op.run(device).unwrap();
@@ -77,14 +77,14 @@ fn both_of<B: Timed + LinearOps, E: Element>(
 
     let backward = |set: usize| {
         let op = Backward {
-            input: Matrix::packed(B::view(&inputs[set]), m, k),
-            weight: Matrix::packed(B::view(&weight), n, k),
-            output: Matrix::packed(B::view(&output), m, n),
+            input: Matrix::contiguous(B::view(&inputs[set]), m, k),
+            weight: Matrix::contiguous(B::view(&weight), n, k),
+            output: Matrix::contiguous(B::view(&output), m, n),
             activation,
             precision,
-            grad_output: MatrixMut::packed(B::view_mut(&mut grads[set]), m, n),
-            grad_input: Some(MatrixMut::packed(B::view_mut(&mut grad_input), m, k)),
-            grad_weight: MatrixMut::packed(B::view_mut(&mut grad_weight), n, k),
+            grad_output: MatrixMut::contiguous(B::view_mut(&mut grads[set]), m, n),
+            grad_input: Some(MatrixMut::contiguous(B::view_mut(&mut grad_input), m, k)),
+            grad_weight: MatrixMut::contiguous(B::view_mut(&mut grad_weight), n, k),
             grad_bias: B::view_mut(&mut grad_bias),
             accum: Accum::Replace,
             workspace: B::view_mut(&mut workspace),

@@ -72,7 +72,11 @@ fn both_of<B: Timed + IndexSortOps + SparseUpdateOps>(
                 tables: &tables,
                 bags: batches[set].bags(),
                 sorted: &sorted[set],
-                grad_output: Matrix::packed(B::view(&grads[set]), shape.batch_size, layout.width()),
+                grad_output: Matrix::contiguous(
+                    B::view(&grads[set]),
+                    shape.batch_size,
+                    layout.width(),
+                ),
                 argmax: None,
                 max_gradient: None,
             };

@@ -96,9 +96,9 @@ __device__ __forceinline__ void for_each_run(const Args& args, uint32_t run_bags
     const bool bad_id = group_any(my_bad_id, run.lanes);
     const uint64_t my_number = number + run.lane;
     if (run.lane < run.bags && (bad_id || has_bad_bounds(args.offsets, my_number, num_bags,
-                                                         args.num_indices, args.has_spare))) {
+                                                         args.num_indices, args.has_slack))) {
       note_faults(*run.feature, args.indices, args.offsets, my_number, num_bags, args.num_indices,
-                  args.has_spare, args.status);
+                  args.has_slack, args.status);
     }
   }
 }
@@ -118,7 +118,7 @@ struct ForwardArgs {
   uint64_t num_indices;
   uint32_t num_features;
   uint32_t batch_size;
-  uint32_t has_spare;
+  uint32_t has_slack;
 };
 
 // What has been pooled of a bag, in the columns of a lane.
@@ -278,7 +278,7 @@ struct WeightGradArgs {
   uint64_t num_indices;
   uint32_t num_features;
   uint32_t batch_size;
-  uint32_t has_spare;
+  uint32_t has_slack;
 };
 
 // The gradient of the weights of a bag's ids, the only one of its run: the dot product of each row
@@ -331,20 +331,20 @@ __device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, c
       const Feature* features, const E* weights, const I* indices, const I* offsets,             \
       const float* per_sample_weights, float* output, uint32_t* argmax, Status* status,          \
       uint64_t output_ld, uint64_t argmax_ld, uint64_t num_indices, uint32_t num_features,       \
-      uint32_t batch_size, uint32_t run_bags, uint32_t has_spare) {                              \
+      uint32_t batch_size, uint32_t run_bags, uint32_t has_slack) {                              \
     const ForwardArgs<E, I> args = {                                                             \
         features, weights,   indices,   offsets,     per_sample_weights, output,     argmax,     \
-        status,   output_ld, argmax_ld, num_indices, num_features,       batch_size, has_spare}; \
+        status,   output_ld, argmax_ld, num_indices, num_features,       batch_size, has_slack}; \
     for_each_run<E>(args, run_bags,                                                              \
                     [&](auto width, const Run& run) { return pool(args, run, width); });         \
   }                                                                                              \
   extern "C" __global__ void __launch_bounds__(kThreads, 4) embedding_bag_weight_grad_##E##_##I( \
       const Feature* features, const E* weights, const I* indices, const I* offsets,             \
       const float* grad_output, float* grad_weights, Status* status, uint64_t grad_output_ld,    \
-      uint64_t num_indices, uint32_t num_features, uint32_t batch_size, uint32_t has_spare) {    \
+      uint64_t num_indices, uint32_t num_features, uint32_t batch_size, uint32_t has_slack) {    \
     const WeightGradArgs<E, I> args = {features,    weights,      indices,    offsets,           \
                                        grad_output, grad_weights, status,     grad_output_ld,    \
-                                       num_indices, num_features, batch_size, has_spare};        \
+                                       num_indices, num_features, batch_size, has_slack};        \
     for_each_run<E>(args, 1,                                                                     \
                     [&](auto width, const Run& run) { return weight_grads(args, run, width); }); \
   }

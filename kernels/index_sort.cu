@@ -73,33 +73,33 @@ __device__ __forceinline__ Bounds covering_bounds(const I* offsets, uint64_t bag
   return {bag == 0 ? 0 : clamped(start), bag + 1 == num_bags ? num_indices : clamped(end)};
 }
 
-#define INSTANTIATE_ROWS(I)                                                                     \
-  extern "C" __global__ void __launch_bounds__(kThreads) index_sort_rows_##I(                   \
-      const Feature* features, const Table* tables, const I* indices, const I* offsets,         \
-      void* keys, uint32_t* bag_of, uint32_t* counted, uint32_t* histograms, Status* status,    \
-      uint64_t num_indices, uint64_t end_key, uint32_t num_bags, uint32_t batch_size,           \
-      uint32_t lanes, uint32_t passes, uint32_t digit_bits, uint32_t key_bytes,                 \
-      uint32_t has_spare) {                                                                     \
-    name_rows(features, tables, indices, offsets, keys, bag_of, counted, histograms, status,    \
-              num_indices, end_key, num_bags, batch_size, lanes, passes, digit_bits, key_bytes, \
-              has_spare);                                                                       \
+#define INSTANTIATE_ROWS(I)                                                                      \
+  extern "C" __global__ void __launch_bounds__(kThreads) index_sort_rows_##I(                    \
+      const Feature* features, const Table* tables, const I* indices, const I* offsets,          \
+      void* keys, uint32_t* bag_of, uint32_t* bag_lengths, uint32_t* histograms, Status* status, \
+      uint64_t num_indices, uint64_t end_key, uint32_t num_bags, uint32_t batch_size,            \
+      uint32_t lanes, uint32_t passes, uint32_t digit_bits, uint32_t key_bytes,                  \
+      uint32_t has_slack) {                                                                      \
+    name_rows(features, tables, indices, offsets, keys, bag_of, bag_lengths, histograms, status, \
+              num_indices, end_key, num_bags, batch_size, lanes, passes, digit_bits, key_bytes,  \
+              has_slack);                                                                        \
   }
 
 template <typename I>
 __device__ __forceinline__ void name_rows(const Feature* features, const Table* tables,
                                           const I* indices, const I* offsets, void* keys,
-                                          uint32_t* bag_of, uint32_t* counted, uint32_t* histograms,
-                                          Status* status, uint64_t room, uint64_t end_key,
-                                          uint32_t num_bags, uint32_t batch_size, uint32_t lanes,
-                                          uint32_t passes, uint32_t digit_bits, uint32_t key_bytes,
-                                          uint32_t has_spare) {
+                                          uint32_t* bag_of, uint32_t* bag_lengths,
+                                          uint32_t* histograms, Status* status, uint64_t room,
+                                          uint64_t end_key, uint32_t num_bags, uint32_t batch_size,
+                                          uint32_t lanes, uint32_t passes, uint32_t digit_bits,
+                                          uint32_t key_bytes, uint32_t has_slack) {
   __shared__ uint32_t counts[kMostPasses * kDigits];
   for (uint32_t k = threadIdx.x; k < passes * kDigits; k += kThreads) counts[k] = 0;
   __syncthreads();
   const uint32_t lane = threadIdx.x % lanes;
   const uint64_t threads = uint64_t(gridDim.x) * kThreads,
                  thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x;
-  const uint64_t num_indices = used_indices(offsets, num_bags, room, has_spare);
+  const uint64_t num_indices = used_indices(offsets, num_bags, room, has_slack);
   const auto store_key = [&](uint64_t position, uint64_t key) {
     if (key_bytes == 8) {
       static_cast<uint64_t*>(keys)[position] = key;
@@ -107,7 +107,7 @@ __device__ __forceinline__ void name_rows(const Feature* features, const Table* 
       static_cast<uint32_t*>(keys)[position] = uint32_t(key);
     }
   };
-  // Spare room is sorted as padding is.
+  // Slack is sorted as padding is.
 #pragma unroll 1
   for (uint64_t position = num_indices + thread; position < room; position += threads)
     store_key(position, end_key);
@@ -125,7 +125,7 @@ __device__ __forceinline__ void name_rows(const Feature* features, const Table* 
       const Feature& feature = features[bag / batch_size];
       const Bounds bounds = covering_bounds(offsets, bag, num_bags, num_indices);
       const uint64_t first_row = tables[feature.table].first_row;
-      bad = has_bad_bounds(offsets, bag, num_bags, room, has_spare);
+      bad = has_bad_bounds(offsets, bag, num_bags, room, has_slack);
 #pragma unroll 1
       for (uint64_t position = bounds.start + lane; position < bounds.end; position += lanes) {
         const int64_t row = row_of(indices[position], feature, bad);
@@ -141,9 +141,9 @@ __device__ __forceinline__ void name_rows(const Feature* features, const Table* 
     rows = group_sum(rows, lanes);
     bad = group_any(bad, lanes);
     if (lane == 0 && bag < num_bags) {
-      counted[bag] = rows;
+      bag_lengths[bag] = rows;
       if (bad)
-        note_faults(features[bag / batch_size], indices, offsets, bag, num_bags, room, has_spare,
+        note_faults(features[bag / batch_size], indices, offsets, bag, num_bags, room, has_slack,
                     status);
     }
   }

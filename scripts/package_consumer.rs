@@ -37,12 +37,12 @@ fn pool<B: EmbeddingBagOps>(device: &B) -> Vec<f32> {
     let (weights, indices) = (upload(device, &weights), upload(device, &[0i64, 1, 2]));
     let offsets = upload(device, &[0i64, 2, 2, 3]);
     let mut output = device.alloc::<f32>(12).expect("memory");
-    let bags = Bags { batch_size: 3, indices: B::view(&indices), has_spare: false, offsets: B::view(&offsets), per_sample_weights: None };
+    let bags = Bags { batch_size: 3, indices: B::view(&indices), has_slack: false, offsets: B::view(&offsets), per_sample_weights: None };
     let forward = Forward {
         tables: &tables,
         weights: B::view(&weights),
         bags,
-        output: MatrixMut::packed(B::view_mut(&mut output), 3, 4),
+        output: MatrixMut::contiguous(B::view_mut(&mut output), 3, 4),
         argmax: None,
     };
     forward.run(device).expect("a launch");

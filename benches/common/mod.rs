@@ -261,7 +261,7 @@ impl<B: Device> Batch<B, i64> {
         Bags {
             batch_size: self.batch_size,
             indices: B::view(&self.indices),
-            has_spare: false,
+            has_slack: false,
             offsets: B::view(&self.offsets),
             per_sample_weights: None,
         }

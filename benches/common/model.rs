@@ -103,11 +103,11 @@ impl HostBatch {
     pub fn view(&self) -> BatchView<'_, Cpu, i64> {
         let batch_size = self.labels.len();
         BatchView {
-            dense: Matrix::packed(&self.dense[..], batch_size, self.dense.len() / batch_size),
+            dense: Matrix::contiguous(&self.dense[..], batch_size, self.dense.len() / batch_size),
             bags: Bags {
                 batch_size,
                 indices: &self.indices[..],
-                has_spare: false,
+                has_slack: false,
                 offsets: &self.offsets[..],
                 per_sample_weights: None,
             },
@@ -129,11 +129,11 @@ impl<B: Device> DeviceBatch<B> {
     pub fn view(&self, model: &Model) -> BatchView<'_, B, i64> {
         let batch_size = model.batch_size;
         BatchView {
-            dense: Matrix::packed(B::view(&self.dense), batch_size, model.config.num_dense),
+            dense: Matrix::contiguous(B::view(&self.dense), batch_size, model.config.num_dense),
             bags: Bags {
                 batch_size,
                 indices: B::view(&self.indices),
-                has_spare: false,
+                has_slack: false,
                 offsets: B::view(&self.offsets),
                 per_sample_weights: None,
             },

@@ -71,8 +71,8 @@ struct Loaded {
 }
 
 /// What a block may have at most.
-pub(crate) const MOST_THREADS: u32 = 1024;
-pub(crate) const MOST_SHARED: usize = 227 * 1024;
+pub(crate) const MAX_THREADS: u32 = 1024;
+pub(crate) const MAX_SHARED: usize = 227 * 1024;
 
 /// A device.
 #[derive(Default)]
@@ -226,19 +226,19 @@ impl Device {
         let threads =
             grid.threads.iter().try_fold(1u32, |n, &k| n.checked_mul(k)).unwrap_or(u32::MAX);
         let shared = kernel.static_shared + grid.dynamic_shared;
-        let limit = kernel.max_threads.map_or(MOST_THREADS, |n| n as u32);
+        let limit = kernel.max_threads.map_or(MAX_THREADS, |n| n as u32);
         let (reason, resources) = if threads == 0 || grid.blocks.contains(&0) {
             ("the grid is empty".to_owned(), false)
         } else if grid.blocks[1] > 65535 || grid.blocks[2] > 65535 || grid.threads[2] > 64 {
             ("the grid is larger than a device takes".to_owned(), false)
-        } else if threads > MOST_THREADS {
-            (format!("{threads} threads in a block of at most {MOST_THREADS}"), false)
+        } else if threads > MAX_THREADS {
+            (format!("{threads} threads in a block of at most {MAX_THREADS}"), false)
         } else if threads > limit {
             (format!("{threads} threads, but its launch bounds are {limit}"), true)
         } else if kernel.exact_threads.is_some_and(|exact| exact != grid.threads) {
             ("the block does not have the size that the kernel requires".to_owned(), false)
-        } else if shared > MOST_SHARED {
-            (format!("{shared} bytes of shared memory, of {MOST_SHARED}"), false)
+        } else if shared > MAX_SHARED {
+            (format!("{shared} bytes of shared memory, of {MAX_SHARED}"), false)
         } else {
             return Ok(kernel);
         };

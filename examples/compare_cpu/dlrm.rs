@@ -64,11 +64,11 @@ pub(crate) fn prepare(cpu: Cpu, shape: Shape) -> Result<super::Run, Box<dyn Erro
         let bags: Bags<'_, Cpu, i64> = Bags {
             batch_size,
             indices: &ids[set * num_indices..][..num_indices],
-            has_spare: false,
+            has_slack: false,
             offsets: &offsets,
             per_sample_weights: None,
         };
-        let dense = Matrix::packed(
+        let dense = Matrix::contiguous(
             &dense[set * batch_size * num_dense..][..batch_size * num_dense],
             batch_size,
             num_dense,

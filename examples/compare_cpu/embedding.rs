@@ -71,11 +71,11 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
         let bags = Bags::<Cpu, i64> {
             batch_size,
             indices,
-            has_spare: false,
+            has_slack: false,
             offsets: &offsets,
             per_sample_weights: None,
         };
-        let pooled = MatrixMut::packed(&mut output[..], batch_size, width);
+        let pooled = MatrixMut::contiguous(&mut output[..], batch_size, width);
         Forward {
             tables,
             weights: &weights[..],
@@ -92,7 +92,7 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
                 workspace: &mut workspace[..],
             }
             .run(&cpu)?;
-            let grad_output = Matrix::packed(&grad[..], batch_size, width);
+            let grad_output = Matrix::contiguous(&grad[..], batch_size, width);
             let source = PooledGrad {
                 tables,
                 bags: bags.reborrow(),

@@ -48,16 +48,16 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
         (cpu.alloc::<E>(batch_size * dim)?, cpu.alloc::<E>(batch_size * pooled)?);
     Ok(Box::new(move |set| {
         let features: Features<'_, Cpu, E> = Features::Split {
-            dense: Matrix::packed(&dense[set % SETS][..], batch_size, dim),
-            sparse: Matrix::packed(&sparse[set % SETS][..], batch_size, pooled),
+            dense: Matrix::contiguous(&dense[set % SETS][..], batch_size, dim),
+            sparse: Matrix::contiguous(&sparse[set % SETS][..], batch_size, pooled),
         };
-        let output = MatrixMut::packed(&mut output[..], batch_size, width);
+        let output = MatrixMut::contiguous(&mut output[..], batch_size, width);
         Forward { interaction, dim, precision, features, output }.run(&cpu)?;
         if backward {
-            let grad_output = Matrix::packed(&grad[..], batch_size, width);
+            let grad_output = Matrix::contiguous(&grad[..], batch_size, width);
             let grad_features = FeaturesMut::Split {
-                dense: MatrixMut::packed(&mut grad_dense[..], batch_size, dim),
-                sparse: MatrixMut::packed(&mut grad_sparse[..], batch_size, pooled),
+                dense: MatrixMut::contiguous(&mut grad_dense[..], batch_size, dim),
+                sparse: MatrixMut::contiguous(&mut grad_sparse[..], batch_size, pooled),
             };
             Backward { interaction, dim, precision, features, grad_output, grad_features }
                 .run(&cpu)?;

@@ -44,12 +44,12 @@ fn prepare(request: Request) -> Result<Run, Box<dyn Error>> {
 }
 
 fn measure(run: &mut Run, seconds: f64) -> bagdot::Result<Vec<f64>> {
-    const LEAST_RUNS: usize = 7;
+    const MIN_RUNS: usize = 7;
     for set in 0..2 {
         run(set)?;
     }
     let (start, mut times) = (Instant::now(), vec![]);
-    while times.len() < LEAST_RUNS || start.elapsed().as_secs_f64() < seconds {
+    while times.len() < MIN_RUNS || start.elapsed().as_secs_f64() < seconds {
         let before = Instant::now();
         run(times.len())?;
         times.push(before.elapsed().as_secs_f64() * 1e3);

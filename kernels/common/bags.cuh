@@ -88,26 +88,26 @@ __device__ __forceinline__ Bounds bounds_of(const I* offsets, uint64_t bag, uint
 // that is within the room.
 template <typename I>
 __device__ __forceinline__ uint64_t used_indices(const I* offsets, uint64_t num_bags,
-                                                 uint64_t num_indices, uint32_t has_spare) {
-  if (!has_spare) return num_indices;
+                                                 uint64_t num_indices, uint32_t has_slack) {
+  if (!has_slack) return num_indices;
   const int64_t end = offsets[num_bags];
   return end < 0 ? num_indices : min(uint64_t(end), num_indices);
 }
 
 // Whether the last offset is not the number of ids, or, where there may be room behind them, not
 // within that.
-__device__ __forceinline__ bool is_bad_end(int64_t end, uint64_t num_indices, uint32_t has_spare) {
-  return has_spare ? end > int64_t(num_indices) : end != int64_t(num_indices);
+__device__ __forceinline__ bool is_bad_end(int64_t end, uint64_t num_indices, uint32_t has_slack) {
+  return has_slack ? end > int64_t(num_indices) : end != int64_t(num_indices);
 }
 
 // Whether the bounds of a bag break a rule: they rise, the first is 0, the last is the number of
 // ids.
 template <typename I>
 __device__ __forceinline__ bool has_bad_bounds(const I* offsets, uint64_t bag, uint64_t num_bags,
-                                               uint64_t num_indices, uint32_t has_spare) {
+                                               uint64_t num_indices, uint32_t has_slack) {
   const int64_t start = offsets[bag], end = offsets[bag + 1];
   return (bag == 0 && start != 0) || end < start ||
-         (bag + 1 == num_bags && is_bad_end(end, num_indices, has_spare));
+         (bag + 1 == num_bags && is_bad_end(end, num_indices, has_slack));
 }
 
 // Notes all that is wrong with a bag. Called by one lane, after the work and only if there is
@@ -115,7 +115,7 @@ __device__ __forceinline__ bool has_bad_bounds(const I* offsets, uint64_t bag, u
 template <typename I>
 __device__ __forceinline__ void note_faults(const Feature& feature, const I* indices,
                                             const I* offsets, uint64_t bag, uint64_t num_bags,
-                                            uint64_t num_indices, uint32_t has_spare,
+                                            uint64_t num_indices, uint32_t has_slack,
                                             Status* status) {
   const int64_t start = offsets[bag], end = offsets[bag + 1];
   const Bounds bounds = bounds_of(offsets, bag, num_indices);
@@ -123,7 +123,7 @@ __device__ __forceinline__ void note_faults(const Feature& feature, const I* ind
 #pragma unroll 1
   for (int64_t round = -3; round < int64_t(bounds.end - bounds.start); ++round) {
     Fault fault = {(bag + 1) << 32, end, num_indices, kLastNotEnd, feature.table};
-    bool broken = bag + 1 == num_bags && is_bad_end(end, num_indices, has_spare);
+    bool broken = bag + 1 == num_bags && is_bad_end(end, num_indices, has_slack);
     if (round == -3) {
       fault = {0, start, 0, kFirstNotZero, feature.table};
       broken = bag == 0 && start != 0;

@@ -29,7 +29,7 @@ struct Source {
   const uint32_t* segments;
   const uint32_t* positions;
   const uint32_t* bags;
-  const uint32_t* counted;
+  const uint32_t* bag_lengths;
   const uint32_t* counts;
   const void* offsets;              // needed for maxima only
   const float* per_sample_weights;  // null for none
@@ -60,18 +60,18 @@ struct Source {
 };
 #define SOURCE_PARAMETERS                                                                         \
   const Feature *features, const Table *tables, const uint64_t *rows, const uint32_t *segments,   \
-      const uint32_t *positions, const uint32_t *bags, const uint32_t *counted,                   \
+      const uint32_t *positions, const uint32_t *bags, const uint32_t *bag_lengths,               \
       const uint32_t *counts, const void *offsets, const float *per_sample_weights,               \
       const float *grad_output, const uint32_t *argmax, float *run_sums, uint64_t grad_output_ld, \
       uint64_t argmax_ld, uint64_t run_sums_ld, uint32_t num_tables, uint32_t num_indices,        \
       uint32_t num_bags, uint32_t batch_size, uint32_t offset_bytes, uint32_t is_wide,            \
       float max_gradient
-#define SOURCE                                                                \
-  {features,     tables,     rows,        segments,       positions,          \
-   bags,         counted,    counts,      offsets,        per_sample_weights, \
-   grad_output,  argmax,     run_sums,    grad_output_ld, argmax_ld,          \
-   run_sums_ld,  num_tables, num_indices, num_bags,       batch_size,         \
-   offset_bytes, is_wide,    max_gradient}
+#define SOURCE                                                                 \
+  {features,     tables,      rows,        segments,       positions,          \
+   bags,         bag_lengths, counts,      offsets,        per_sample_weights, \
+   grad_output,  argmax,      run_sums,    grad_output_ld, argmax_ld,          \
+   run_sums_ld,  num_tables,  num_indices, num_bags,       batch_size,         \
+   offset_bytes, is_wide,     max_gradient}
 
 // Calls `work` with the number of columns that a lane takes at once, the same for all groups of a
 // warp.
@@ -167,7 +167,7 @@ __device__ __forceinline__ Occurrence occurrence_at(const Source& source, uint32
   if (feature.table != table) return kNoOccurrence;
   float factor = source.per_sample_weights ? source.per_sample_weights[position] : 1.0f;
   const uint32_t pooling = feature.pooling;
-  if (pooling == kMean) factor = __fdiv_rn(factor, float(source.counted[bag]));
+  if (pooling == kMean) factor = __fdiv_rn(factor, float(source.bag_lengths[bag]));
   const uint32_t within = pooling == kMax ? position - uint32_t(source.offset(bag)) : kNone;
   return {bag - number * source.batch_size, feature.column, factor, within};
 }

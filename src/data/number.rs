@@ -201,19 +201,19 @@ impl Time {
     const DIGITS: usize = 33;
     const DIGIT_BITS: u32 = 110;
     /// Numbers below 10^-400 count as 0.
-    const LEAST_POINT: i64 = -400;
+    const MIN_POINT: i64 = -400;
 
     /// The time that a text holds, if it is a number.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         parse(text)?;
         let decimal = Decimal::of(text);
-        if decimal.is_zero() || decimal.point < Self::LEAST_POINT {
+        if decimal.is_zero() || decimal.point < Self::MIN_POINT {
             return Some(Self(0));
         }
         let digits = decimal.digits().chain(std::iter::repeat(0)).take(Self::DIGITS);
         let digits = digits.fold(0, |number, digit| 10 * number + i128::from(digit));
         let magnitude =
-            i128::from(decimal.point - Self::LEAST_POINT + 1) << Self::DIGIT_BITS | digits;
+            i128::from(decimal.point - Self::MIN_POINT + 1) << Self::DIGIT_BITS | digits;
         Some(Self(if decimal.negative { -magnitude } else { magnitude }))
     }
 }
@@ -225,7 +225,7 @@ impl fmt::Display for Time {
             return f.write_str("0");
         }
         let digits = (magnitude & ((1 << Self::DIGIT_BITS) - 1)).to_string();
-        let exponent = (magnitude >> Self::DIGIT_BITS) as i64 - 1 + Self::LEAST_POINT - 1;
+        let exponent = (magnitude >> Self::DIGIT_BITS) as i64 - 1 + Self::MIN_POINT - 1;
         let sign = if self.0 < 0 { "-" } else { "" };
         let (first, rest) = digits.split_at(1);
         write!(f, "{sign}{first}.{:0<1}e{exponent}", rest.trim_end_matches('0'))

@@ -182,7 +182,7 @@ impl<D: Backend> Layers<D> {
         with_layers!(self, layers => match layers.rounded() {
             Some(rounded) => {
                 let len = parameters.extent();
-                let (from, to) = (Matrix::packed(D::view(parameters), 1, len), MatrixMut::packed(rounded, 1, len));
+                let (from, to) = (Matrix::contiguous(D::view(parameters), 1, len), MatrixMut::contiguous(rounded, 1, len));
                 Cast { factor: 1.0, from, to }.run(device)
             }
             None => Ok(()),
@@ -427,7 +427,7 @@ pub(super) fn matrix<D: Device, T: Scalar>(
     rows: usize,
     cols: usize,
 ) -> Matrix<'_, D, T> {
-    Matrix::packed(D::slice(buffer, 0..rows * cols), rows, cols)
+    Matrix::contiguous(D::slice(buffer, 0..rows * cols), rows, cols)
 }
 
 /// The same, for writing.
@@ -436,7 +436,7 @@ pub(super) fn matrix_mut<D: Device, T: Scalar>(
     rows: usize,
     cols: usize,
 ) -> MatrixMut<'_, D, T> {
-    MatrixMut::packed(D::slice_mut(buffer, 0..rows * cols), rows, cols)
+    MatrixMut::contiguous(D::slice_mut(buffer, 0..rows * cols), rows, cols)
 }
 
 /// The first columns of the first rows of a matrix with room for more, which are zeros.

@@ -219,7 +219,7 @@ impl Mlp {
                 precision,
                 grad_output: layer.output_mut(&mut grad_output, rest.first_mut(), rows),
                 grad_input,
-                grad_weight: MatrixMut::packed(grad_weight, layer.outputs, layer.columns),
+                grad_weight: MatrixMut::contiguous(grad_weight, layer.outputs, layer.columns),
                 grad_bias,
                 accum,
                 workspace: D::view_mut(workspace),
@@ -254,7 +254,7 @@ impl Layer {
     }
 
     fn weight<'a, D: Device, E: Element>(&self, parameters: &'a D::Buffer<E>) -> Matrix<'a, D, E> {
-        Matrix::packed(D::slice(parameters, self.weight.clone()), self.outputs, self.columns)
+        Matrix::contiguous(D::slice(parameters, self.weight.clone()), self.outputs, self.columns)
     }
 
     /// The output of the layer before, or the input of the whole.

@@ -11,8 +11,8 @@ const OP: &str = "Staging";
 /// Two places on a device that take batches in turn: while ops read the one, the next batch travels
 /// into the other.
 ///
-/// On a backend that records ops, batches with fewer ids than the largest so far come with [spare
-/// room](Bags::has_spare), so that their sizes are the same.
+/// On a backend that records ops, batches with fewer ids than the largest so far come with
+/// [slack](Bags::has_slack), so that their sizes are the same.
 ///
 /// A batch that does not fit together is refused before anything of it is sent, and so is one while
 /// ops are recorded ([`Error::Recording`]). After any error the last batch is the one of before.
@@ -40,7 +40,7 @@ struct Sizes {
     batch_size: usize,
     num_dense: usize,
     indices: usize,
-    has_spare: bool,
+    has_slack: bool,
     offsets: usize,
     has_labels: bool,
     has_weights: bool,
@@ -52,7 +52,7 @@ impl Sizes {
         batch_size: 0,
         num_dense: 0,
         indices: 0,
-        has_spare: false,
+        has_slack: false,
         offsets: 1,
         has_labels: false,
         has_weights: false,
@@ -148,7 +148,7 @@ impl<D: Backend> Staging<D> {
             batch_size: rows,
             num_dense: cols,
             indices: len(num_indices),
-            has_spare: D::RECORDS || bags.has_spare,
+            has_slack: D::RECORDS || bags.has_slack,
             offsets: bags.offsets.len(),
             has_labels: batch.labels.is_some(),
             has_weights: bags.per_sample_weights.is_some(),
@@ -169,7 +169,7 @@ impl<D: Backend> Staging<D> {
         let Sizes { batch_size, num_dense, indices: num_indices, offsets: num_offsets, .. } =
             *sizes;
         BatchView {
-            dense: Matrix::packed(
+            dense: Matrix::contiguous(
                 D::slice(dense, 0..batch_size * num_dense),
                 batch_size,
                 num_dense,
@@ -177,7 +177,7 @@ impl<D: Backend> Staging<D> {
             bags: Bags {
                 batch_size,
                 indices: D::slice(indices, 0..num_indices),
-                has_spare: sizes.has_spare,
+                has_slack: sizes.has_slack,
                 offsets: D::slice(offsets, 0..num_offsets),
                 per_sample_weights: sizes.has_weights.then(|| D::slice(weights, 0..num_indices)),
             },
@@ -195,7 +195,7 @@ impl<D: Backend> Staging<D> {
 /// ids than its own. What else is wrong with offsets and ids is found by the ops that read them.
 pub(super) fn check(batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
     let BatchView { dense, bags, labels } = batch;
-    let Bags { batch_size, indices, has_spare, offsets, per_sample_weights } = *bags;
+    let Bags { batch_size, indices, has_slack, offsets, per_sample_weights } = *bags;
     expect_size(OP, "batch.bags.batch_size", batch_size, dense.rows)?;
     dense.check(OP, matrix_name!("batch.dense"), batch_size, dense.cols)?;
     if let Some(labels) = labels {
@@ -214,7 +214,7 @@ pub(super) fn check(batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
         return Err(invalid(OP, "bags.offsets", reason));
     };
     match usize::try_from(end)
-        .is_ok_and(|end| end == indices.len() || (has_spare && end < indices.len()))
+        .is_ok_and(|end| end == indices.len() || (has_slack && end < indices.len()))
     {
         true => Ok(()),
         false => {

@@ -18,7 +18,7 @@ use crate::ops::{
 
 /// Recordings that a model keeps: the last batch of an epoch has another size than the others, and
 /// batches arrive in two places.
-const MOST_RECORDINGS: usize = 8;
+const MAX_RECORDINGS: usize = 8;
 
 /// What a recorded step is about: where its batch and the parameters lie, the number of samples,
 /// and the room for ids.
@@ -70,7 +70,7 @@ impl<D: Backend> Dlrm<D> {
             match device.record(|| self.step_ops(batch, Some(values)))? {
                 None => self.step_ops(batch, Some(values))?,
                 Some(recording) => {
-                    if self.recordings.len() == MOST_RECORDINGS {
+                    if self.recordings.len() == MAX_RECORDINGS {
                         self.recordings.remove(0);
                     }
                     self.recordings.push((place, recording));

@@ -37,7 +37,7 @@ pub struct SortedIndices<D: Device> {
     pub(crate) segments: D::Buffer<u32>,
     pub(crate) positions: D::Buffer<u32>,
     pub(crate) bags: D::Buffer<u32>,
-    pub(crate) counted: D::Buffer<u32>,
+    pub(crate) bag_lengths: D::Buffer<u32>,
     pub(crate) counts: D::Buffer<u32>,
     /// The batch that was sorted; `None` before the first sort, and after one that failed to make
     /// an order.
@@ -88,13 +88,21 @@ impl<D: Device> SortedIndices<D> {
         device: &D,
         rows: D::Buffer<u64>,
         segments: D::Buffer<u32>,
-        [positions, bags, counted]: [D::Buffer<u32>; 3],
+        [positions, bags, bag_lengths]: [D::Buffer<u32>; 3],
     ) -> Result<Self> {
         let capacity = rows.extent();
         expect_at_least(ORDER, "segments", segments.extent(), sum([capacity, 1]))?;
         expect_at_least(ORDER, "positions", positions.extent(), capacity)?;
         expect_at_least(ORDER, "bags", bags.extent(), capacity)?;
-        Ok(Self { rows, segments, positions, bags, counted, counts: device.alloc(2)?, of: None })
+        Ok(Self {
+            rows,
+            segments,
+            positions,
+            bags,
+            bag_lengths,
+            counts: device.alloc(2)?,
+            of: None,
+        })
     }
 
     /// The largest number of ids that there is room for.
@@ -124,8 +132,8 @@ impl<D: Device> SortedIndices<D> {
 
     /// The number of counted ids of each bag, without padding and bad ids. The capacity is the
     /// number of bags.
-    pub fn counted(&self) -> D::Slice<'_, u32> {
-        D::view(&self.counted)
+    pub fn bag_lengths(&self) -> D::Slice<'_, u32> {
+        D::view(&self.bag_lengths)
     }
 
     /// The number of counted ids of all bags, and the number of rows.
@@ -204,8 +212,8 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
         expect_at_least(OP, "sorted.capacity", self.sorted.capacity(), n)?;
         expect_at_least(
             OP,
-            "sorted.counted",
-            self.sorted.counted.extent(),
+            "sorted.bag_lengths",
+            self.sorted.bag_lengths.extent(),
             self.bags.offsets.extent() - 1,
         )?;
         let needed = Self::workspace_len(backend, self.tables.as_ref(), n);

@@ -37,7 +37,7 @@ pub struct MatrixMut<'a, D: Device, T: Scalar> {
 
 impl<'a, D: Device, T: Scalar> Matrix<'a, D, T> {
     /// A matrix without gaps between its rows.
-    pub fn packed(data: D::Slice<'a, T>, rows: usize, cols: usize) -> Self {
+    pub fn contiguous(data: D::Slice<'a, T>, rows: usize, cols: usize) -> Self {
         Self { data, rows, cols, ld: cols }
     }
 
@@ -60,7 +60,7 @@ impl<'a, D: Device, T: Scalar> Matrix<'a, D, T> {
 
 impl<'a, D: Device, T: Scalar> MatrixMut<'a, D, T> {
     /// A matrix without gaps between its rows.
-    pub fn packed(data: D::SliceMut<'a, T>, rows: usize, cols: usize) -> Self {
+    pub fn contiguous(data: D::SliceMut<'a, T>, rows: usize, cols: usize) -> Self {
         Self { data, rows, cols, ld: cols }
     }
 

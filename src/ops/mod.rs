@@ -13,8 +13,8 @@
 //! ```
 //! # use bagdot::{Cpu, ops::{Interaction, Matrix, MatrixMut, Precision, interaction::{Features, Forward}}};
 //! let (input, mut output) = (vec![1.0_f32; 6], vec![0.0_f32; 6]);
-//! let features = Features::Joined { block: Matrix::packed(&input[..], 2, 3), has_dense: true };
-//! let output = MatrixMut::packed(&mut output[..], 2, 3);
+//! let features = Features::Joined { block: Matrix::contiguous(&input[..], 2, 3), has_dense: true };
+//! let output = MatrixMut::contiguous(&mut output[..], 2, 3);
 //! Forward { interaction: Interaction::Cat, dim: 3, precision: Precision::Full, features, output }.run(&Cpu::single_threaded())?;
 //! # Ok::<(), bagdot::Error>(())
 //! ```
@@ -24,8 +24,8 @@
 //! ```compile_fail,E0502
 //! # use bagdot::{Cpu, ops::{Interaction, Matrix, MatrixMut, Precision, interaction::{Features, Forward}}};
 //! let mut buffer = vec![1.0_f32; 6];
-//! let features = Features::Joined { block: Matrix::packed(&buffer[..], 2, 3), has_dense: true };
-//! let output = MatrixMut::packed(&mut buffer[..], 2, 3);
+//! let features = Features::Joined { block: Matrix::contiguous(&buffer[..], 2, 3), has_dense: true };
+//! let output = MatrixMut::contiguous(&mut buffer[..], 2, 3);
 //! Forward { interaction: Interaction::Cat, dim: 3, precision: Precision::Full, features, output }.run(&Cpu::single_threaded())?;
 //! # Ok::<(), bagdot::Error>(())
 //! ```
@@ -35,7 +35,7 @@
 //! ```compile_fail,E0308
 //! # use bagdot::{Cpu, ops::MatrixMut};
 //! let buffer = vec![0.0_f32; 6];
-//! let output: MatrixMut<'_, Cpu, f32> = MatrixMut::packed(&buffer[..], 2, 3);
+//! let output: MatrixMut<'_, Cpu, f32> = MatrixMut::contiguous(&buffer[..], 2, 3);
 //! ```
 //!
 //! and what an op leaves for another one cannot be exchanged:

@@ -53,7 +53,7 @@ pub enum Optimizer {
 /// The least `eps` of row-wise Adagrad, 2⁻¹⁰⁰. The learning rate itself is divided by it in a row
 /// that has never had a gradient, and the quotient must be finite. The least root that is not 0 is
 /// 2⁻⁷⁴·⁵, to which adding it makes no difference.
-const LEAST_ROWWISE_EPS: f32 = f32::from_bits((127 - 100) << 23);
+const MIN_ROWWISE_EPS: f32 = f32::from_bits((127 - 100) << 23);
 
 /// How parameters are pulled towards zero.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
@@ -288,9 +288,7 @@ impl Optimizer {
         match self {
             Self::Sgd => Self::Sgd,
             Self::Adagrad { eps } => Self::Adagrad { eps: least(eps) },
-            Self::RowwiseAdagrad { eps } => {
-                Self::RowwiseAdagrad { eps: eps.max(LEAST_ROWWISE_EPS) }
-            }
+            Self::RowwiseAdagrad { eps } => Self::RowwiseAdagrad { eps: eps.max(MIN_ROWWISE_EPS) },
             Self::Adam { beta1, beta2, eps } => Self::Adam { beta1, beta2, eps: least(eps) },
         }
     }

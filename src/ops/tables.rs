@@ -283,7 +283,7 @@ pub struct Bags<'a, D: Device, I: Index> {
     /// Whether there may be room behind the last bag in `indices` and `per_sample_weights`, which
     /// then is not read: so that batches with more or fewer ids can be of the same sizes, as the
     /// ops of a recorded step are.
-    pub has_spare: bool,
+    pub has_slack: bool,
     /// The bounds of the bags, one more than there are bags.
     pub offsets: D::Slice<'a, I>,
     /// A factor for every id.
@@ -303,7 +303,7 @@ impl<'a, I: Index> From<&'a Jagged<I>> for Bags<'a, Cpu, I> {
         Self {
             batch_size: bags.batch_size(),
             indices: bags.indices(),
-            has_spare: false,
+            has_slack: false,
             offsets: bags.offsets(),
             per_sample_weights: bags.per_sample_weights(),
         }
@@ -316,13 +316,13 @@ impl<D: Device, I: Index> Bags<'_, D, I> {
         Bags {
             batch_size: self.batch_size,
             indices: D::reborrow(&self.indices),
-            has_spare: self.has_spare,
+            has_slack: self.has_slack,
             offsets: D::reborrow(&self.offsets),
             per_sample_weights: self.per_sample_weights.as_ref().map(D::reborrow),
         }
     }
 
-    /// The number of ids, spare room included.
+    /// The number of ids, slack included.
     pub fn num_indices(&self) -> usize {
         self.indices.extent()
     }

@@ -196,11 +196,11 @@ fn view<'a>(
     weights: Option<&'a [f32]>,
 ) -> BatchView<'a, Cpu, i64> {
     BatchView {
-        dense: Matrix::packed(&batch.dense[..], batch.batch_size, num_dense),
+        dense: Matrix::contiguous(&batch.dense[..], batch.batch_size, num_dense),
         bags: Bags {
             batch_size: batch.batch_size,
             indices: &batch.indices[..],
-            has_spare: false,
+            has_slack: false,
             offsets: &batch.offsets[..],
             per_sample_weights: weights,
         },

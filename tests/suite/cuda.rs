@@ -129,7 +129,8 @@ fn a_bad_id_leaves_the_context_usable() {
         let bags = bad.upload::<Cuda, i64>(cuda);
         let weights = upload(cuda, &bad.weights::<f32>());
         let mut output = upload(cuda, &poisoned::<f32>(bad.batch_size * bad.width()));
-        let output = MatrixMut::packed(Cuda::view_mut(&mut output), bad.batch_size, bad.width());
+        let output =
+            MatrixMut::contiguous(Cuda::view_mut(&mut output), bad.batch_size, bad.width());
         let forward = Forward {
             tables: &bags.tables,
             weights: Cuda::view(&weights),
@@ -164,7 +165,7 @@ fn an_op_can_be_captured_and_replayed() {
         let mut output = upload(cuda, &poisoned::<f32>(first.batch_size * first.width()));
         let graph = capture(cuda, || {
             let output =
-                MatrixMut::packed(Cuda::view_mut(&mut output), first.batch_size, first.width());
+                MatrixMut::contiguous(Cuda::view_mut(&mut output), first.batch_size, first.width());
             let forward = Forward {
                 tables: &bags.tables,
                 weights: Cuda::view(&weights),
@@ -222,14 +223,14 @@ fn foreign_memory_on_a_foreign_stream() {
                 let bags = Bags::<Cuda, i64> {
                     batch_size: case.batch_size,
                     indices: Slice::from_raw(indices, case.indices.len()),
-                    has_spare: false,
+                    has_slack: false,
                     offsets: Slice::from_raw(offsets, case.offsets.len()),
                     per_sample_weights: None,
                 };
                 let output = SliceMut::from_raw(output, case.batch_size * case.width());
                 (Slice::<f32>::from_raw(weights, case.num_weights()), bags, output)
             };
-            let output = MatrixMut::packed(output, case.batch_size, case.width());
+            let output = MatrixMut::contiguous(output, case.batch_size, case.width());
             Forward { tables: &tables, weights, bags, output, argmax: None }.run(&cuda).unwrap();
             cuda.synchronize().unwrap();
         }

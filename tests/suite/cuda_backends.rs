@@ -65,11 +65,11 @@ fn arguments_of_ops_are_refused() {
     on_every_schedule(|a| {
         let b = own();
         let (of_a, mut of_b) = (ones(a), ones(&b));
-        let matrix = |buffer| Matrix::packed(Cuda::view(buffer), 2, 5);
+        let matrix = |buffer| Matrix::contiguous(Cuda::view(buffer), 2, 5);
         let cast = Cast {
             factor: 1.0,
             from: matrix(&of_a),
-            to: MatrixMut::packed(Cuda::view_mut(&mut of_b), 2, 5),
+            to: MatrixMut::contiguous(Cuda::view_mut(&mut of_b), 2, 5),
         };
         assert_eq!(cast.run(&b), REFUSED);
         let average = Average {
@@ -83,13 +83,13 @@ fn arguments_of_ops_are_refused() {
         for (backend, spoilt) in [(&b, 0), (&b, 1), (&b, 2)] {
             let pick = |argument: usize, own| if argument == spoilt { &of_a } else { own };
             let forward = linear::Forward::<Cuda, f32> {
-                input: Matrix::packed(Cuda::view(pick(0, &weight)), 2, 5),
-                weight: Matrix::packed(Cuda::view(pick(1, &weight)), 2, 5),
+                input: Matrix::contiguous(Cuda::view(pick(0, &weight)), 2, 5),
+                weight: Matrix::contiguous(Cuda::view(pick(1, &weight)), 2, 5),
                 packed_weight: None,
                 bias: Cuda::slice(pick(2, &bias), 0..2),
                 activation: Activation::None,
                 precision: Precision::Full,
-                output: MatrixMut::packed(Cuda::slice_mut(&mut of_b, 0..4), 2, 2),
+                output: MatrixMut::contiguous(Cuda::slice_mut(&mut of_b, 0..4), 2, 2),
             };
             assert_eq!(forward.run(backend), REFUSED, "argument {spoilt}");
         }
@@ -115,7 +115,7 @@ fn tables_and_orders_are_refused() {
             tables: &of_b,
             weights: Cuda::view(&weights),
             bags: bags.view(),
-            output: MatrixMut::packed(Cuda::view_mut(&mut output), 2, 2),
+            output: MatrixMut::contiguous(Cuda::view_mut(&mut output), 2, 2),
             argmax: None,
         };
         assert_eq!(forward.run(a), REFUSED);

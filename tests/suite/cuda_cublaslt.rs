@@ -104,13 +104,13 @@ fn what_is_not_aligned_is_computed_all_the_same() {
     let forward = |input: usize, bias: usize| {
         let mut y = upload(&cuda, &poisoned::<f32>(m * n));
         let op = linear::Forward::<Cuda, f32> {
-            input: Matrix::packed(Cuda::slice(&x, input..input + m * k), m, k),
-            weight: Matrix::packed(Cuda::view(&w), n, k),
+            input: Matrix::contiguous(Cuda::slice(&x, input..input + m * k), m, k),
+            weight: Matrix::contiguous(Cuda::view(&w), n, k),
             packed_weight: None,
             bias: Cuda::slice(&b, bias..bias + n),
             activation: Activation::Relu,
             precision: Precision::Tf32,
-            output: MatrixMut::packed(Cuda::view_mut(&mut y), m, n),
+            output: MatrixMut::contiguous(Cuda::view_mut(&mut y), m, n),
         };
         op.run(&cuda).unwrap();
         assert!(download(&cuda, &y).iter().all(|y| !y.is_nan()));

@@ -292,5 +292,5 @@ fn staging_on_the_cpu_copies_at_once() {
         (staged.bags.indices, staged.bags.offsets),
         (host.view().bags.indices, host.view().bags.offsets)
     );
-    assert!(!staged.bags.has_spare);
+    assert!(!staged.bags.has_slack);
 }

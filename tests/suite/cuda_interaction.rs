@@ -50,13 +50,13 @@ fn check<E: Stored + Poison>(precision: Precision, (forward, backward): (&str, &
         let (dense, sparse, grad) =
             (new(batch_size * dim), new(batch_size * pooled), new(batch_size * width));
         let features = Features::Split {
-            dense: Matrix::packed(Cuda::view(&dense), batch_size, dim),
-            sparse: Matrix::packed(Cuda::view(&sparse), batch_size, pooled),
+            dense: Matrix::contiguous(Cuda::view(&dense), batch_size, dim),
+            sparse: Matrix::contiguous(Cuda::view(&sparse), batch_size, pooled),
         };
         let what = format!("{} {precision:?}, D = {dim}", E::DTYPE);
         let mut output = new(batch_size * width);
         let counted = counts(&alone, &cuda, forward, || {
-            let output = MatrixMut::packed(Cuda::view_mut(&mut output), batch_size, width);
+            let output = MatrixMut::contiguous(Cuda::view_mut(&mut output), batch_size, width);
             Forward { interaction, dim, precision, features, output }.run(&cuda).unwrap();
         });
         let [features_bytes, output_bytes] =
@@ -65,10 +65,10 @@ fn check<E: Stored + Poison>(precision: Precision, (forward, backward): (&str, &
 
         let (mut grad_dense, mut grad_sparse) = (new(batch_size * dim), new(batch_size * pooled));
         let counted = counts(&alone, &cuda, backward, || {
-            let grad_output = Matrix::packed(Cuda::view(&grad), batch_size, width);
+            let grad_output = Matrix::contiguous(Cuda::view(&grad), batch_size, width);
             let grad_features = FeaturesMut::Split {
-                dense: MatrixMut::packed(Cuda::view_mut(&mut grad_dense), batch_size, dim),
-                sparse: MatrixMut::packed(Cuda::view_mut(&mut grad_sparse), batch_size, pooled),
+                dense: MatrixMut::contiguous(Cuda::view_mut(&mut grad_dense), batch_size, dim),
+                sparse: MatrixMut::contiguous(Cuda::view_mut(&mut grad_sparse), batch_size, pooled),
             };
             Backward { interaction, dim, precision, features, grad_output, grad_features }
                 .run(&cuda)

@@ -47,24 +47,24 @@ pub fn run<B: LinearOps, E: Stored + Poison>(
         upload(device, &poisoned::<u64>(Backward::<B, E>::workspace_len(device, m, n, k)));
     let activation = Activation::Relu;
     let forward = Forward {
-        input: Matrix::packed(B::view(&x), m, k),
-        weight: Matrix::packed(B::view(&w), n, k),
+        input: Matrix::contiguous(B::view(&x), m, k),
+        weight: Matrix::contiguous(B::view(&w), n, k),
         packed_weight: None,
         bias: B::view(&b),
         activation,
         precision,
-        output: MatrixMut::packed(B::view_mut(&mut y), m, n),
+        output: MatrixMut::contiguous(B::view_mut(&mut y), m, n),
     };
     assert_eq!(outcome(device, forward.run(device)), Ok(()));
     let backward = Backward {
-        input: Matrix::packed(B::view(&x), m, k),
-        weight: Matrix::packed(B::view(&w), n, k),
-        output: Matrix::packed(B::view(&y), m, n),
+        input: Matrix::contiguous(B::view(&x), m, k),
+        weight: Matrix::contiguous(B::view(&w), n, k),
+        output: Matrix::contiguous(B::view(&y), m, n),
         activation,
         precision,
-        grad_output: MatrixMut::packed(B::view_mut(&mut z), m, n),
-        grad_input: Some(MatrixMut::packed(B::view_mut(&mut dx), m, k)),
-        grad_weight: MatrixMut::packed(B::view_mut(&mut dw), n, k),
+        grad_output: MatrixMut::contiguous(B::view_mut(&mut z), m, n),
+        grad_input: Some(MatrixMut::contiguous(B::view_mut(&mut dx), m, k)),
+        grad_weight: MatrixMut::contiguous(B::view_mut(&mut dw), n, k),
         grad_bias: B::view_mut(&mut db),
         accum: Accum::Replace,
         workspace: B::view_mut(&mut workspace),

@@ -134,12 +134,12 @@ impl<'a> Step<'a> {
             tables,
             weights: Cuda::view(&self.weights),
             bags: self.bags.view(),
-            output: MatrixMut::packed(Cuda::view_mut(&mut self.pooled), batch_size, all),
+            output: MatrixMut::contiguous(Cuda::view_mut(&mut self.pooled), batch_size, all),
             argmax: None,
         };
         lookup.run(cuda).unwrap();
         let features = Features::Split {
-            dense: Matrix::packed(Cuda::view(&self.dense), batch_size, dim),
+            dense: Matrix::contiguous(Cuda::view(&self.dense), batch_size, dim),
             sparse: Matrix {
                 data: Cuda::view(&self.pooled),
                 rows: batch_size,
@@ -147,12 +147,12 @@ impl<'a> Step<'a> {
                 ld: all,
             },
         };
-        let output = MatrixMut::packed(Cuda::view_mut(&mut self.interacted), batch_size, width);
+        let output = MatrixMut::contiguous(Cuda::view_mut(&mut self.interacted), batch_size, width);
         interaction::Forward { interaction, dim, precision, features, output }.run(cuda).unwrap();
-        let grad_output = Matrix::packed(Cuda::view(&self.grad), batch_size, width);
+        let grad_output = Matrix::contiguous(Cuda::view(&self.grad), batch_size, width);
         let data = Cuda::view_mut(&mut self.grad_pooled);
         let grad_features = FeaturesMut::Split {
-            dense: MatrixMut::packed(Cuda::view_mut(&mut self.grad_dense), batch_size, dim),
+            dense: MatrixMut::contiguous(Cuda::view_mut(&mut self.grad_dense), batch_size, dim),
             sparse: MatrixMut { data, rows: batch_size, cols: sparse, ld: all },
         };
         interaction::Backward { interaction, dim, precision, features, grad_output, grad_features }
@@ -165,7 +165,7 @@ impl<'a> Step<'a> {
                 tables,
                 bags: self.bags.view(),
                 sorted: &self.sorted,
-                grad_output: Matrix::packed(Cuda::view(&self.grad_pooled), batch_size, all),
+                grad_output: Matrix::contiguous(Cuda::view(&self.grad_pooled), batch_size, all),
                 argmax: None,
                 max_gradient: None,
             },

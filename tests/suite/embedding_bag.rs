@@ -305,7 +305,7 @@ fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
             tables: &given.bags.tables,
             weights: B::view(&given.weights),
             bags: given.bags.view(),
-            grad_output: Matrix::packed(B::view(&given.grad), 3, 7),
+            grad_output: Matrix::contiguous(B::view(&given.grad), 3, 7),
             grad_weights: B::view_mut(&mut out),
         };
         spoil(&mut op, &given);

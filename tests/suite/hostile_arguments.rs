@@ -219,7 +219,7 @@ struct Ids {
     indices: Vec<i64>,
     offsets: Vec<i64>,
     weights: Option<Vec<f32>>,
-    has_spare: bool,
+    has_slack: bool,
 }
 
 impl Ids {
@@ -229,9 +229,9 @@ impl Ids {
         for bag in 0..tables.features().len() * batch_size {
             offsets.push(offsets[bag] + draw.of(&[0, 1, 1, 2]));
         }
-        let has_spare = draw.one_in(4);
+        let has_slack = draw.one_in(4);
         let len = offsets.last().copied().unwrap_or(0) as usize
-            + if has_spare { draw.of(&[0, 1, 9]) } else { 0 };
+            + if has_slack { draw.of(&[0, 1, 9]) } else { 0 };
         let mut indices: Vec<i64> = (0..len).map(|_| draw.of(&[0, 0, 0, 1])).collect();
         let wild = [-1, i64::MIN, i64::MAX, 0, 1, 100, 1 << 32, len as i64 + 1];
         match draw.0.below(12) {
@@ -242,14 +242,14 @@ impl Ids {
             _ => {}
         }
         let weights = draw.one_in(3).then(|| vec![draw.float(); draw.len(len)]);
-        Self { batch_size: draw.about(batch_size), indices, offsets, weights, has_spare }
+        Self { batch_size: draw.about(batch_size), indices, offsets, weights, has_slack }
     }
 
     fn view(&self) -> Bags<'_, Cpu, i64> {
         Bags {
             batch_size: self.batch_size,
             indices: &self.indices,
-            has_spare: self.has_spare,
+            has_slack: self.has_slack,
             offsets: &self.offsets,
             per_sample_weights: self.weights.as_deref(),
         }

@@ -24,7 +24,7 @@ struct Order {
     segments: Vec<u32>,
     positions: Vec<u32>,
     bags: Vec<u32>,
-    counted: Vec<u32>,
+    bag_lengths: Vec<u32>,
 }
 
 /// All buffers poisoned, with `spare` elements more than are needed.
@@ -56,15 +56,15 @@ fn sort<B: IndexSortOps, I: Id>(device: &B, case: &BagCase, spare: usize) -> (Or
         segments: cut(sorted.segments(), unique + 1),
         positions: cut(sorted.positions(), n),
         bags: cut(sorted.bags(), n),
-        counted: download_view(device, sorted.counted()),
+        bag_lengths: download_view(device, sorted.bag_lengths()),
     };
     (order, result)
 }
 
 fn expected(case: &BagCase) -> Order {
-    let (rows, counted) = reference::sorted_order(case);
+    let (rows, bag_lengths) = reference::sorted_order(case);
     let mut order =
-        Order { rows: vec![], segments: vec![0], positions: vec![], bags: vec![], counted };
+        Order { rows: vec![], segments: vec![0], positions: vec![], bags: vec![], bag_lengths };
     for (row, occurrences) in rows {
         order.rows.push(row);
         order.positions.extend(occurrences.iter().map(|(position, _)| position));
@@ -218,7 +218,7 @@ fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
         format!("index_sort: {name} holds {got} elements, but {needed} are needed")
     };
     assert_eq!(run(words, n - 1, num_bags), small("sorted.capacity", n - 1, n));
-    assert_eq!(run(words, n, 1), small("sorted.counted", 1, num_bags));
+    assert_eq!(run(words, n, 1), small("sorted.bag_lengths", 1, num_bags));
     if words > 0 {
         assert_eq!(run(words - 1, n, num_bags), small("workspace", words - 1, words));
     }
@@ -265,7 +265,9 @@ fn results_do_not_depend_on_threads() {
     let layout = (&[(1 << 14, 4)][..], &[feature(0, Pooling::Sum), feature(0, Pooling::Mean)][..]);
     let case = BagCase::new("many ids", layout, &lengths, cases::zipf);
     assert_deterministic(&case.name, |cpu| {
-        let Order { rows, segments, positions, bags, counted } = sort::<_, i64>(cpu, &case, 0).0;
-        [bytes(&rows), bytes(&segments), bytes(&positions), bytes(&bags), bytes(&counted)].concat()
+        let Order { rows, segments, positions, bags, bag_lengths } =
+            sort::<_, i64>(cpu, &case, 0).0;
+        [bytes(&rows), bytes(&segments), bytes(&positions), bytes(&bags), bytes(&bag_lengths)]
+            .concat()
     });
 }

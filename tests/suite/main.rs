@@ -55,7 +55,7 @@ mod properties;
 mod readme;
 mod reference_gradients;
 mod sizes;
-mod spare_room;
+mod slack;
 mod sparse_update;
 mod sparse_update_errors;
 mod staging;

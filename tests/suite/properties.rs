@@ -71,9 +71,9 @@ fn interact<B: Backend>(
     let width = kind.width(true, num_features - 1, dim);
     let (features, mut output) =
         (upload(device, features), upload(device, &poisoned(batch_size * width)));
-    let block = Matrix::packed(B::view(&features), batch_size, num_features * dim);
+    let block = Matrix::contiguous(B::view(&features), batch_size, num_features * dim);
     let features = Features::Joined { block, has_dense: true };
-    let output_view = MatrixMut::packed(B::view_mut(&mut output), batch_size, width);
+    let output_view = MatrixMut::contiguous(B::view_mut(&mut output), batch_size, width);
     interaction::Forward {
         interaction: kind,
         dim,
@@ -260,10 +260,12 @@ fn linear_is_adjoint<B: Backend + 'static>(device: &B) {
             [&x, &w, &bias, &g].map(|values| upload(device, values));
         let [mut y, mut dx, mut dw, mut db] =
             [m * n, m * k, n * k, n].map(|len| upload(device, &poisoned::<f32>(len)));
-        let (input, weight) =
-            (Matrix::packed(B::view(&x_buffer), m, k), Matrix::packed(B::view(&w_buffer), n, k));
+        let (input, weight) = (
+            Matrix::contiguous(B::view(&x_buffer), m, k),
+            Matrix::contiguous(B::view(&w_buffer), n, k),
+        );
         let (bias_view, output) =
-            (B::view(&bias_buffer), MatrixMut::packed(B::view_mut(&mut y), m, n));
+            (B::view(&bias_buffer), MatrixMut::contiguous(B::view_mut(&mut y), m, n));
         linear::Forward {
             input: input.reborrow(),
             weight: weight.reborrow(),
@@ -280,12 +282,12 @@ fn linear_is_adjoint<B: Backend + 'static>(device: &B) {
         let backward = linear::Backward {
             input,
             weight,
-            output: Matrix::packed(B::view(&y), m, n),
+            output: Matrix::contiguous(B::view(&y), m, n),
             activation,
             precision,
-            grad_output: MatrixMut::packed(B::view_mut(&mut z), m, n),
-            grad_input: Some(MatrixMut::packed(B::view_mut(&mut dx), m, k)),
-            grad_weight: MatrixMut::packed(B::view_mut(&mut dw), n, k),
+            grad_output: MatrixMut::contiguous(B::view_mut(&mut z), m, n),
+            grad_input: Some(MatrixMut::contiguous(B::view_mut(&mut dx), m, k)),
+            grad_weight: MatrixMut::contiguous(B::view_mut(&mut dw), n, k),
             grad_bias: B::view_mut(&mut db),
             accum: Accum::Replace,
             workspace: B::view_mut(&mut workspace),
@@ -320,15 +322,15 @@ fn interaction_is_adjoint<B: Backend + 'static>(device: &B) {
             let [features_buffer, grad_buffer] =
                 [&features, &grad].map(|values| upload(device, values));
             let mut grads = upload(device, &poisoned::<f32>(features.len()));
-            let block = Matrix::packed(B::view(&features_buffer), batch_size, row);
+            let block = Matrix::contiguous(B::view(&features_buffer), batch_size, row);
             let backward = interaction::Backward {
                 interaction: kind,
                 dim,
                 precision: Precision::Full,
                 features: Features::Joined { block, has_dense: true },
-                grad_output: Matrix::packed(B::view(&grad_buffer), batch_size, width),
+                grad_output: Matrix::contiguous(B::view(&grad_buffer), batch_size, width),
                 grad_features: FeaturesMut::Joined {
-                    block: MatrixMut::packed(B::view_mut(&mut grads), batch_size, row),
+                    block: MatrixMut::contiguous(B::view_mut(&mut grads), batch_size, row),
                 },
             };
             backward.run(device).unwrap();

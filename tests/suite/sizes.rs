@@ -49,7 +49,7 @@ fn bags<'a, B: Backend>(
     offsets: &'a B::Buffer<i64>,
 ) -> Bags<'a, B, i64> {
     let (indices, offsets) = (B::view(indices), B::view(offsets));
-    Bags { batch_size, indices, has_spare: false, offsets, per_sample_weights: None }
+    Bags { batch_size, indices, has_slack: false, offsets, per_sample_weights: None }
 }
 
 /// Two features times half of all numbers and one make as many bags as there are offsets for: 0 or
@@ -134,7 +134,7 @@ fn a_single_row_is_as_long_as_it_likes<B: Backend>(device: &B) {
         }
         let op = linear::Forward {
             input: row::<B>(&input, 64, ld),
-            weight: Matrix::packed(B::view(&weight), 64, 64),
+            weight: Matrix::contiguous(B::view(&weight), 64, 64),
             packed_weight: None,
             bias: B::view(&bias),
             activation: Activation::Relu,
@@ -178,26 +178,26 @@ fn layers_without_elements_are_done_at_once<B: Backend>(device: &B) {
         [(); 7].map(|()| device.alloc::<f32>(0).unwrap());
     for (m, n, k) in [(MAX, 0, 0), (0, 0, 1 << 48), (0, 0, 0)] {
         let op = linear::Forward {
-            input: Matrix::<B, f32>::packed(B::view(&x), m, k),
-            weight: Matrix::packed(B::view(&w), n, k),
+            input: Matrix::<B, f32>::contiguous(B::view(&x), m, k),
+            weight: Matrix::contiguous(B::view(&w), n, k),
             packed_weight: None,
             bias: B::view(&db),
             activation: Activation::Relu,
             precision: Precision::Full,
-            output: MatrixMut::packed(B::view_mut(&mut y), m, n),
+            output: MatrixMut::contiguous(B::view_mut(&mut y), m, n),
         };
         assert_eq!(outcome(device, op.run(device)), Ok(()), "{m}, {n}, {k}");
         let words = linear::Backward::<B, f32>::workspace_len(device, m, n, k);
         let mut workspace = device.alloc(words).unwrap();
         let op = linear::Backward {
-            input: Matrix::packed(B::view(&x), m, k),
-            weight: Matrix::packed(B::view(&w), n, k),
-            output: Matrix::packed(B::view(&y), m, n),
+            input: Matrix::contiguous(B::view(&x), m, k),
+            weight: Matrix::contiguous(B::view(&w), n, k),
+            output: Matrix::contiguous(B::view(&y), m, n),
             activation: Activation::Relu,
             precision: Precision::Full,
-            grad_output: MatrixMut::packed(B::view_mut(&mut dy), m, n),
-            grad_input: Some(MatrixMut::packed(B::view_mut(&mut dx), m, k)),
-            grad_weight: MatrixMut::packed(B::view_mut(&mut dw), n, k),
+            grad_output: MatrixMut::contiguous(B::view_mut(&mut dy), m, n),
+            grad_input: Some(MatrixMut::contiguous(B::view_mut(&mut dx), m, k)),
+            grad_weight: MatrixMut::contiguous(B::view_mut(&mut dw), n, k),
             grad_bias: B::view_mut(&mut db),
             accum: Accum::Replace,
             workspace: B::view_mut(&mut workspace),

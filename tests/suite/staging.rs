@@ -9,7 +9,7 @@ use bagdot::{Cpu, Error, OffsetRule, Result};
 backend_suite!(cuda:
     misfits_are_refused,
     the_next_step_is_that_of_a_good_batch,
-    spare_room_of_the_host_is_kept,
+    slack_of_the_host_is_kept,
     a_new_staging_holds_an_empty_batch,
 );
 
@@ -27,11 +27,11 @@ type Host<'a> = BatchView<'a, Cpu, i64>;
 /// Four samples.
 fn good<'a>() -> Host<'a> {
     BatchView {
-        dense: Matrix::packed(&DENSE[..8], 4, 2),
+        dense: Matrix::contiguous(&DENSE[..8], 4, 2),
         bags: Bags {
             batch_size: 4,
             indices: IDS,
-            has_spare: false,
+            has_slack: false,
             offsets: OFFSETS,
             per_sample_weights: Some(&WEIGHTS[..12]),
         },
@@ -109,7 +109,7 @@ fn misfits() -> Vec<(&'static str, Host<'static>)> {
         ("the last offset", but(|b| b.bags.offsets = last_is_before)),
         ("the last offset", but(|b| b.bags.offsets = last_is_behind)),
         ("the last offset", but(|b| b.bags.offsets = last_is_negative)),
-        ("the last offset", but(|b| (b.bags.offsets, b.bags.has_spare) = (last_is_behind, true))),
+        ("the last offset", but(|b| (b.bags.offsets, b.bags.has_slack) = (last_is_behind, true))),
         ("bags.per_sample_weights", but(|b| b.bags.per_sample_weights = Some(&WEIGHTS[..5]))),
         ("bags.per_sample_weights", but(|b| b.bags.per_sample_weights = Some(WEIGHTS))),
         ("bags.per_sample_weights", but(|b| b.bags.per_sample_weights = Some(&[]))),
@@ -120,8 +120,8 @@ fn misfits() -> Vec<(&'static str, Host<'static>)> {
 fn misfits_of_the_model() -> Vec<(&'static str, Host<'static>)> {
     vec![
         ("batch.labels", but(|b| b.labels = None)),
-        ("batch.dense.cols", but(|b| b.dense = Matrix::packed(DENSE, 4, 3))),
-        ("batch.dense.cols", but(|b| b.dense = Matrix::packed(&DENSE[..0], 4, 0))),
+        ("batch.dense.cols", but(|b| b.dense = Matrix::contiguous(DENSE, 4, 3))),
+        ("batch.dense.cols", but(|b| b.dense = Matrix::contiguous(&DENSE[..0], 4, 0))),
         // One feature, and three.
         (
             "bags.offsets",
@@ -134,7 +134,7 @@ fn misfits_of_the_model() -> Vec<(&'static str, Host<'static>)> {
         (
             "bags.offsets",
             but(|b| {
-                (b.dense, b.labels) = (Matrix::packed(&DENSE[..0], 0, 2), Some(&LABELS[..0]));
+                (b.dense, b.labels) = (Matrix::contiguous(&DENSE[..0], 0, 2), Some(&LABELS[..0]));
                 (b.bags.batch_size, b.bags.offsets, b.bags.indices, b.bags.per_sample_weights) =
                     (0, &[], &[], None);
             }),
@@ -195,12 +195,12 @@ fn the_next_step_is_that_of_a_good_batch<B: Backend>(device: &B) {
 }
 
 /// Ids behind the last bag are not read on the host's side either.
-fn spare_room_of_the_host_is_kept<B: Backend>(device: &B) {
+fn slack_of_the_host_is_kept<B: Backend>(device: &B) {
     let ids = [IDS, &[i64::MIN; 4]].concat();
     let (mut tight, mut spare) = (model(device, Pooling::Sum), model(device, Pooling::Sum));
     let (mut first, mut second) = (Staging::new(device).unwrap(), Staging::new(device).unwrap());
     let mut roomy = good();
-    (roomy.bags.indices, roomy.bags.has_spare, roomy.bags.per_sample_weights) =
+    (roomy.bags.indices, roomy.bags.has_slack, roomy.bags.per_sample_weights) =
         (&ids, true, Some(WEIGHTS));
     for _ in 0..3 {
         tight.train_staged(&mut first, good()).unwrap();

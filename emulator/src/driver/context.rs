@@ -8,7 +8,7 @@ use super::api;
 use super::code::{Code, describe};
 use super::host::{put, put_text, size};
 use super::state::{CONTEXT, Driver, set_context, with};
-use crate::device::MOST_THREADS;
+use crate::device::MAX_THREADS;
 
 const NAME: &str = "bagdot emulator";
 /// Multiprocessors, as many as kernels see in `%nsmid`.
@@ -41,7 +41,7 @@ impl Limits {
 
     /// How many blocks fit a multiprocessor, as far as threads and shared memory decide.
     pub(super) fn resident_blocks(self, threads: usize, shared: usize) -> usize {
-        if threads == 0 || threads > MOST_THREADS as usize || shared > self.block_shared {
+        if threads == 0 || threads > MAX_THREADS as usize || shared > self.block_shared {
             return 0;
         }
         let by_threads = self.threads / threads.next_multiple_of(32);
@@ -55,7 +55,7 @@ const RESERVED: usize = 1024;
 fn attribute(driver: &Driver, attribute: c_int) -> i32 {
     let limits = driver.limits();
     match attribute {
-        1..=3 => MOST_THREADS as i32, // threads of a block, and of it in x and y
+        1..=3 => MAX_THREADS as i32, // threads of a block, and of it in x and y
         4 => 64,
         5 => i32::MAX, // blocks in x
         6 | 7 => 65535,

@@ -42,7 +42,7 @@ const BIAS: u32 = 4;
 const COMPUTE_TYPE: u32 = 2;
 
 /// Sums of more terms are cut in parts, if there is a workspace for them.
-const MOST_TERMS: u64 = 256;
+const MAX_TERMS: u64 = 256;
 const PARTS: u64 = 2;
 
 #[derive(Clone, Copy, Hash)]
@@ -183,7 +183,7 @@ impl Driver {
     ) -> Result<Algorithm> {
         let (terms, purpose) = self.purpose(operation, layouts)?;
         let parts = 4 * PARTS * layouts[3].rows * layouts[3].cols;
-        let in_parts = terms > MOST_TERMS
+        let in_parts = terms > MAX_TERMS
             && preference.schemes & COMPUTE_TYPE != 0
             && parts <= preference.workspace;
         Ok(Algorithm {

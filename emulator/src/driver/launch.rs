@@ -10,7 +10,7 @@ use super::context::PLAIN_SHARED;
 use super::host::{bytes_at, magic_at, pointer_at, put, size, text_at};
 use super::state::{Driver, Function, with};
 use super::work::{Work, code_of};
-use crate::device::MOST_THREADS;
+use crate::device::MAX_THREADS;
 use crate::exec::Grid;
 
 /// What cubins and fatbins begin with.
@@ -162,7 +162,7 @@ api! {
             let kernel = d.gpus[f.device].device.definition(f.kernel).ok_or(Code::ERROR_INVALID_HANDLE)?;
             let plain = PLAIN_SHARED.saturating_sub(kernel.static_shared);
             put(value, match attribute {
-                0 => kernel.max_threads.unwrap_or(MOST_THREADS as usize) as i32,
+                0 => kernel.max_threads.unwrap_or(MAX_THREADS as usize) as i32,
                 1 => kernel.static_shared as i32,
                 3 => kernel.local_bytes as i32,
                 4 => 32, // registers, which the emulator does not count

@@ -10,7 +10,7 @@ use super::code::{Code, Result};
 use super::context::SM_COUNT;
 use super::host::{put, size};
 use super::state::{Driver, with};
-use crate::device::MOST_THREADS;
+use crate::device::MAX_THREADS;
 use crate::ir::Kernel;
 
 impl Driver {
@@ -37,7 +37,7 @@ api! {
         limit: c_int,
     ) {
         let (kernel, limits) = with(|d| d.kernel(function).map(|kernel| (kernel, d.limits())))?;
-        let most = kernel.max_threads.unwrap_or(MOST_THREADS as usize);
+        let most = kernel.max_threads.unwrap_or(MAX_THREADS as usize);
         let most = if limit > 0 { most.min(size(limit)) } else { most };
         // The size of block that fills the most threads, of those the largest.
         let mut best = (0, 0, 0);

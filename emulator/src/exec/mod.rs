@@ -153,7 +153,7 @@ struct Machine<'a> {
 }
 
 /// The most findings that one launch reports.
-const MOST_FINDINGS: usize = 8;
+const MAX_FINDINGS: usize = 8;
 
 /// What a launch needs besides its kernel.
 pub(crate) struct LaunchArgs<'a> {
@@ -325,7 +325,7 @@ impl Machine<'_> {
         let Some(problem) = finding else { return };
         let line = self.kernel.code[pc as usize].line;
         let known = |fault: &Fault| fault.kind == problem.kind && fault.ptx_line == line;
-        if self.faults.len() < MOST_FINDINGS && !self.faults.iter().any(known) {
+        if self.faults.len() < MAX_FINDINGS && !self.faults.iter().any(known) {
             self.report(block, warp, pc as usize, problem);
         }
     }

@@ -73,7 +73,7 @@ const MIN_IDS_PER_TASK: usize = 4096;
 /// stay in the second-level cache.
 const BYTES_AHEAD: usize = 32768;
 /// Rows of so few bytes are not asked for earlier than this.
-const MOST_AHEAD: usize = 128;
+const MAX_AHEAD: usize = 128;
 /// Samples whose pooled vectors are asked for ahead of their being written.
 const SAMPLES_AHEAD: usize = 16;
 
@@ -101,7 +101,7 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
         weights: &'a [E],
         bags: Bags<'a, Cpu, I>,
     ) -> Result<Self> {
-        let bags = bags.without_spare();
+        let bags = bags.without_slack();
         check_offsets(bags.offsets, bags.indices.len())?;
         Ok(Self { tables, weights, bags, faults: FaultLog::default() })
     }
@@ -131,7 +131,7 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
             indices: self.bags.indices,
             weights: self.bags.per_sample_weights,
             is_plain: false,
-            ahead: (BYTES_AHEAD / (embedding_dim * size_of::<E>())).clamp(2, MOST_AHEAD),
+            ahead: (BYTES_AHEAD / (embedding_dim * size_of::<E>())).clamp(2, MAX_AHEAD),
             positions,
             place: Place { feature, spec, num_embeddings, bag: 0 },
             faults: &self.faults,

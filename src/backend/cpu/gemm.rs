@@ -437,7 +437,7 @@ mod tests {
                     let finish = Finish::Replace;
                     let product =
                         Product { shape: (m, n, k), lhs, rhs, packed_rhs, finish, row_sums: None };
-                    cpu.product(product, MatrixMut::packed(&mut out[..], m, n));
+                    cpu.product(product, MatrixMut::contiguous(&mut out[..], m, n));
                     out.iter().map(|x| x.to_f32().to_bits()).collect::<Vec<_>>()
                 });
                 assert_eq!(outputs[0], outputs[1], "{:?}, {:?}", dispatch.simd(), (m, n, k));
@@ -533,7 +533,7 @@ mod tests {
                     row_sums: Some(&mut row_sums),
                 };
                 let cpu = Cpu { dispatch, ..Cpu::with_threads(2).unwrap() };
-                cpu.product(product, MatrixMut::packed(&mut out[..], m, n));
+                cpu.product(product, MatrixMut::contiguous(&mut out[..], m, n));
 
                 let at = |of: &Factor<'_, E>, line: usize, term: usize| {
                     f64::from(of.data[line * of.line_stride + term * of.term_stride].to_f32())
@@ -606,7 +606,7 @@ mod tests {
                 finish: sums,
                 row_sums: None,
             };
-            cpu.product(product, MatrixMut::packed(&mut out[..], 64, 32));
+            cpu.product(product, MatrixMut::contiguous(&mut out[..], 64, 32));
             for (row, out) in out.chunks(32).enumerate() {
                 for (got, y) in out.iter().zip(&rhs[term * 32..]) {
                     let want = f64::from(values[row]) * f64::from(*y);

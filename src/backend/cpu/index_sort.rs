@@ -28,7 +28,7 @@ const FEW: usize = 128;
 impl IndexSortOps for Cpu {
     fn index_sort<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()> {
         let Sort { tables, bags, sorted, workspace } = args;
-        let bags = bags.without_spare();
+        let bags = bags.without_slack();
         check_offsets(bags.offsets, bags.indices.len())?;
         let faults = FaultLog::default();
         let ids = Ids { tables, bags, faults: &faults };
@@ -48,7 +48,7 @@ impl IndexSortOps for Cpu {
             };
             len = ids.sort(self, all, workspace, out, 0);
             let are_all = len.ids == bags.indices.len();
-            ids.count(self, 0..tables.features().len(), are_all, &mut sorted.counted);
+            ids.count(self, 0..tables.features().len(), are_all, &mut sorted.bag_lengths);
         });
         sorted.segments[len.rows] = len.ids as u32;
         sorted.counts.copy_from_slice(&[len.ids as u32, len.rows as u32]);
@@ -323,11 +323,11 @@ impl<I: Index> Ids<'_, '_, I> {
     }
 
     /// Counts the pooled ids of each bag of some features: all there are, if that is known.
-    fn count(&self, cpu: &Cpu, features: Range<usize>, are_all: bool, counted: &mut [u32]) {
+    fn count(&self, cpu: &Cpu, features: Range<usize>, are_all: bool, bag_lengths: &mut [u32]) {
         if features.len() > 1 {
             let middle = features.start + features.len() / 2;
             let (left, right) =
-                counted.split_at_mut((middle - features.start) * self.bags.batch_size);
+                bag_lengths.split_at_mut((middle - features.start) * self.bags.batch_size);
             return cpu.join(
                 || self.count(cpu, features.start..middle, are_all, left),
                 || self.count(cpu, middle..features.end, are_all, right),
@@ -338,8 +338,8 @@ impl<I: Index> Ids<'_, '_, I> {
             let is_pooled = |&position: &usize| {
                 pooled_row(self.bags.indices[position], spec, table.num_embeddings).is_some()
             };
-            for (counted, (_, positions)) in counted.iter_mut().zip(self.each_bag(feature)) {
-                *counted =
+            for (length, (_, positions)) in bag_lengths.iter_mut().zip(self.each_bag(feature)) {
+                *length =
                     if are_all { positions.len() } else { positions.filter(is_pooled).count() }
                         as u32;
             }

@@ -59,7 +59,7 @@ pub struct Cpu {
 impl Cpu {
     /// The most threads that a pool may have, unless the machine runs more at once: thousands take
     /// seconds to start, and then wait for each other.
-    pub const MOST_THREADS: usize = 1024;
+    pub const MAX_THREADS: usize = 1024;
 
     /// As many threads as the system says that this process can use.
     ///
@@ -78,11 +78,11 @@ impl Cpu {
     ///
     /// # Errors
     /// [`Error::ThreadPool`] if the system does not start them, for 0 threads, or for more than
-    /// [`Self::MOST_THREADS`] unless the machine has as many.
+    /// [`Self::MAX_THREADS`] unless the machine has as many.
     pub fn with_threads(threads: usize) -> Result<Self> {
         let failed = |reason: String| Error::ThreadPool { threads, reason };
         let most =
-            std::thread::available_parallelism().map_or(1, usize::from).max(Self::MOST_THREADS);
+            std::thread::available_parallelism().map_or(1, usize::from).max(Self::MAX_THREADS);
         match threads {
             0 => Err(failed("at least one thread is needed".into())),
             1 => Ok(Self::single_threaded()),
@@ -210,11 +210,11 @@ impl Device for Cpu {
 }
 
 impl<I: Index> Bags<'_, Cpu, I> {
-    /// The same bags without spare room. Where the last offset names no place, nothing is cut off,
+    /// The same bags without slack. Where the last offset names no place, nothing is cut off,
     /// so that whoever checks it can say so.
-    fn without_spare(self) -> Self {
+    fn without_slack(self) -> Self {
         let end = self.offsets.last().and_then(|end| end.to_row()).unwrap_or(usize::MAX);
-        if !self.has_spare || end > self.indices.len() {
+        if !self.has_slack || end > self.indices.len() {
             return self;
         }
         let per_sample_weights = self.per_sample_weights.map(|weights| &weights[..end]);

@@ -165,7 +165,7 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
         let weight =
             bags.per_sample_weights.map(|weights| weights[sorted.positions[occurrence] as usize]);
         let factor = match pooling {
-            Pooling::Mean => Some(weight.unwrap_or(1.0) / sorted.counted[bag] as f32),
+            Pooling::Mean => Some(weight.unwrap_or(1.0) / sorted.bag_lengths[bag] as f32),
             _ => weight,
         };
         if let Some(factor) = factor {

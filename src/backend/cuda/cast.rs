@@ -27,7 +27,7 @@ impl CastOps for Cuda {
             cols: cols as u64,
             factor,
         };
-        let grid = Grid::new((of_row.blocks.0, rows.min(Grid::MOST_Y) as u32), THREADS);
+        let grid = Grid::new((of_row.blocks.0, rows.min(Grid::MAX_Y) as u32), THREADS);
         // SAFETY: the function is the kernel's, from `A` to `B`. The op has been validated: both
         // matrices have the rows, columns and distances that are passed, and what is written is an
         // exclusive view. Rows without gaps are one row of as many elements.

@@ -40,7 +40,7 @@ const BIAS_ROOM: usize = 64 << 10;
 /// What the matrices and the bias must be aligned to.
 const ALIGNMENT: usize = 16;
 /// Plans are forgotten when there are so many, as when every batch has another size.
-const MOST_PLANS: usize = 1024;
+const MAX_PLANS: usize = 1024;
 
 /// Declares the functions that are called, and how they are found.
 macro_rules! functions {
@@ -301,7 +301,7 @@ impl CublasLt {
     ) -> Result<bool> {
         let functions = self.functions;
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if plans.len() >= MOST_PLANS {
+        if plans.len() >= MAX_PLANS {
             plans.clear();
         }
         let plan = match plans.entry(*kind) {

@@ -42,7 +42,7 @@ impl EmbeddingBagOps for Cuda {
             num_features: tables.as_ref().features().len() as u32,
             batch_size: bags.batch_size as u32,
             run_bags: run_bags as u32,
-            has_spare: bags.has_spare.into(),
+            has_slack: bags.has_slack.into(),
         };
         // SAFETY: the function is that of `E` and `I`. The op has been validated: weights, ids,
         // offsets and outputs have the sizes that features and batch size call for, and outputs are
@@ -69,7 +69,7 @@ impl EmbeddingBagOps for Cuda {
             num_indices: bags.num_indices() as u64,
             num_features: tables.as_ref().features().len() as u32,
             batch_size: bags.batch_size as u32,
-            has_spare: bags.has_spare.into(),
+            has_slack: bags.has_slack.into(),
         };
         // SAFETY: as in the forward pass.
         unsafe {
@@ -103,5 +103,5 @@ fn grid<E: Element>(tables: &TableBatch, weights: u64, batch_size: usize, run_ba
         tables.features().iter().map(|feature| threads(lanes(feature))).max().unwrap_or(0);
     let blocks = threads.div_ceil(THREADS as usize);
     // Features beyond the limit share blocks.
-    Grid::new((blocks as u32, tables.features().len().min(Grid::MOST_Y) as u32), THREADS)
+    Grid::new((blocks as u32, tables.features().len().min(Grid::MAX_Y) as u32), THREADS)
 }

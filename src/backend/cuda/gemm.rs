@@ -37,7 +37,7 @@ pub enum Gemm {
 
 /// The least side of a product that [`Gemm::Auto`] leaves to cuBLASLt: that of the smallest tile of
 /// our kernels on the tensor cores.
-const LEAST_SIDE: usize = 64;
+const MIN_SIDE: usize = 64;
 /// Rows of matrices must begin at multiples of so many bytes for cuBLASLt to be faster than our
 /// kernels at gradients.
 const ROW_ALIGN: usize = 16;
@@ -76,7 +76,7 @@ impl Gemm {
             Self::Own => false,
             Self::Auto => {
                 !is_exact
-                    && least >= LEAST_SIDE
+                    && least >= MIN_SIDE
                     && (is_forward || E::DTYPE != DType::F32 && are_aligned)
             }
             Self::CublasLt => least > 0,
@@ -156,8 +156,10 @@ impl Cuda {
             // SAFETY: there is as much room, which is nobody else's until the product has been
             // computed.
             let rounded = unsafe { SliceMut::<O>::from_raw(place, output.cols) };
-            let (from, to) =
-                (Matrix::packed(bias, 1, output.cols), MatrixMut::packed(rounded, 1, output.cols));
+            let (from, to) = (
+                Matrix::contiguous(bias, 1, output.cols),
+                MatrixMut::contiguous(rounded, 1, output.cols),
+            );
             Cast { factor: 1.0, from, to }.run(self)?;
         }
         self.bind()?;

@@ -123,7 +123,7 @@ impl IndexSortOps for Cuda {
             offsets: bags.offsets.on(self)?,
             keys: keys[0],
             bag_of,
-            counted: Self::view_mut(&mut sorted.counted).on(self)?,
+            bag_lengths: Self::view_mut(&mut sorted.bag_lengths).on(self)?,
             histograms,
             status: self.inner.faults.pointer(),
             num_indices: n as u64,
@@ -134,7 +134,7 @@ impl IndexSortOps for Cuda {
             passes: plan.passes,
             digit_bits: plan.digit_bits,
             key_bytes: plan.key_bytes as u32,
-            has_spare: bags.has_spare.into(),
+            has_slack: bags.has_slack.into(),
         };
         let grid = Grid::looping(num_bags * lanes, THREADS, MAX_BLOCKS);
         // SAFETY: the function is that of `I`. The op has been validated: ids, offsets and order

@@ -292,7 +292,7 @@ impl Cuda {
 
     fn tiled_dots<E: Element>(&self, call: Dots) -> Result<()> {
         let sides = call.sizes.num_features.div_ceil(TILED_SIDE);
-        let tiles = (sides * (sides + 1) / 2).min(Grid::MOST_Y);
+        let tiles = (sides * (sides + 1) / 2).min(Grid::MAX_Y);
         let grid = Grid::new((call.sizes.batch_size as u32, tiles as u32), TILED_THREADS);
         let kernel = InteractionTiledForward { matrices: call.forward() };
         // SAFETY: see above.
@@ -345,10 +345,8 @@ impl Cuda {
     fn tiled_dot_grads<E: Element>(&self, call: Dots, grads: [Part; 2]) -> Result<()> {
         let tiles =
             call.sizes.num_features.div_ceil(TILED_SIDE) * call.sizes.dim.div_ceil(TILED_SIDE);
-        let grid = Grid::new(
-            (call.sizes.batch_size as u32, tiles.min(Grid::MOST_Y) as u32),
-            TILED_THREADS,
-        );
+        let grid =
+            Grid::new((call.sizes.batch_size as u32, tiles.min(Grid::MAX_Y) as u32), TILED_THREADS);
         let kernel = InteractionTiledBackward { matrices: call.backward(grads) };
         // SAFETY: see above.
         unsafe {

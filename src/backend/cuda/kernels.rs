@@ -114,7 +114,7 @@ impl Grid {
     /// Enough blocks to fill any device.
     pub(super) const FILLING: usize = 4096;
     /// The limit of the second dimension.
-    pub(super) const MOST_Y: usize = 65_535;
+    pub(super) const MAX_Y: usize = 65_535;
 
     /// Without dynamic shared memory.
     pub(super) fn new(blocks: (u32, u32), threads: u32) -> Self {
@@ -174,7 +174,7 @@ groups! {
         segments: u64,
         positions: u64,
         bags: u64,
-        counted: u64,
+        bag_lengths: u64,
         counts: u64,
         offsets: u64,
         per_sample_weights: u64,
@@ -291,7 +291,7 @@ kernels! {
         num_features: u32,
         batch_size: u32,
         run_bags: u32,
-        has_spare: u32,
+        has_slack: u32,
     }
     /// See kernels/embedding_bag.cu.
     EmbeddingBagWeightGrad = "embedding_bag" "embedding_bag_weight_grad" * 6 {
@@ -306,7 +306,7 @@ kernels! {
         num_indices: u64,
         num_features: u32,
         batch_size: u32,
-        has_spare: u32,
+        has_slack: u32,
     }
     /// See kernels/finite_check.cu.
     FiniteCheckScan = "finite_check" "finite_check_scan_f32" * 1 {
@@ -333,7 +333,7 @@ kernels! {
         offsets: u64,
         keys: u64,
         bag_of: u64,
-        counted: u64,
+        bag_lengths: u64,
         histograms: u64,
         status: u64,
         num_indices: u64,
@@ -344,7 +344,7 @@ kernels! {
         passes: u32,
         digit_bits: u32,
         key_bytes: u32,
-        has_spare: u32,
+        has_slack: u32,
     }
     /// See kernels/index_sort.cu.
     IndexSortPass = "index_sort" "index_sort_pass_large" * 2, "index_sort_pass_small" * 2 {

@@ -18,9 +18,9 @@ const THREADS: u32 = 256;
 /// not depend on the device.
 const ENOUGH_BLOCKS: (usize, usize) = (264, 528);
 /// The fewest samples that are worth a part of the weight's gradient, and of the bias's.
-const LEAST_PART: (usize, usize) = (128, 32);
+const MIN_PART: (usize, usize) = (128, 32);
 /// The most parts that the bias's gradient is cut into.
-const MOST_BIAS_PARTS: usize = 64;
+const MAX_BIAS_PARTS: usize = 64;
 /// Bytes of shared memory of large and small tiles on the tensor cores: `MmaTile::kShared` of
 /// kernels/common/mma_product.cuh.
 const MMA_SHARED: (u32, u32) = (98_304, 49_152);
@@ -150,11 +150,11 @@ impl Parts {
         } else {
             (ENOUGH_BLOCKS.1, SIDES.1)
         };
-        Self::new(batch_size, LEAST_PART.0, enough.div_ceil(tiles(outputs, inputs, side).max(1)))
+        Self::new(batch_size, MIN_PART.0, enough.div_ceil(tiles(outputs, inputs, side).max(1)))
     }
 
     fn of_bias_grad(batch_size: usize) -> Self {
-        Self::new(batch_size, LEAST_PART.1, MOST_BIAS_PARTS)
+        Self::new(batch_size, MIN_PART.1, MAX_BIAS_PARTS)
     }
 }
 

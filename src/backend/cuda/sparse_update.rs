@@ -230,7 +230,7 @@ impl Cuda {
             segments: Self::view(&sorted.segments).on(self)?,
             positions: Self::view(&sorted.positions).on(self)?,
             bags: Self::view(&sorted.bags).on(self)?,
-            counted: Self::view(&sorted.counted).on(self)?,
+            bag_lengths: Self::view(&sorted.bag_lengths).on(self)?,
             counts: Self::view(&sorted.counts).on(self)?,
             offsets: bags.offsets.on(self)?,
             per_sample_weights: bags

@@ -31,7 +31,7 @@ struct DeviceTable {
 
 /// The most columns that kernels count in 32 bits, with room for the steps that they take beyond
 /// the last one.
-const MOST_COLUMNS: usize = i32::MAX as usize;
+const MAX_COLUMNS: usize = i32::MAX as usize;
 /// Elements of the widest loads of 32-bit numbers.
 pub(super) const WIDE: usize = 4;
 
@@ -50,9 +50,9 @@ impl Tables {
     /// kernels can count, and the errors of allocation and upload.
     pub(super) fn new(cuda: &Cuda, host: TableBatch) -> Result<Self> {
         let columns = host.max_dim().max(host.width());
-        if columns > MOST_COLUMNS {
+        if columns > MAX_COLUMNS {
             let reason = format!(
-                "{columns} elements in a row, but on a CUDA device at most {MOST_COLUMNS} are possible"
+                "{columns} elements in a row, but on a CUDA device at most {MAX_COLUMNS} are possible"
             );
             return Err(invalid("Cuda", "tables", reason));
         }

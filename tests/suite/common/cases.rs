@@ -183,7 +183,7 @@ impl BagCase {
             tables: &bags.tables,
             weights: B::view(&weights),
             bags: bags.view(),
-            output: MatrixMut::packed(B::view_mut(&mut output), self.batch_size, self.width()),
+            output: MatrixMut::contiguous(B::view_mut(&mut output), self.batch_size, self.width()),
             argmax: None,
         };
         assert_eq!(
@@ -223,7 +223,7 @@ impl<B: Device, I: Index> DeviceBags<B, I> {
         Bags {
             batch_size: self.batch_size,
             indices: B::view(&self.indices),
-            has_spare: false,
+            has_slack: false,
             offsets: B::view(&self.offsets),
             per_sample_weights: self.weights.as_ref().map(B::view),
         }

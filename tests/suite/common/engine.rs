@@ -29,11 +29,11 @@ impl<I: Id> Batch<I> {
 
     pub fn view(&self) -> BatchView<'_, Cpu, I> {
         BatchView {
-            dense: Matrix::packed(&self.dense[..], self.case.batch_size, self.num_dense),
+            dense: Matrix::contiguous(&self.dense[..], self.case.batch_size, self.num_dense),
             bags: bagdot::ops::Bags {
                 batch_size: self.case.batch_size,
                 indices: &self.indices[..],
-                has_spare: false,
+                has_slack: false,
                 offsets: &self.offsets[..],
                 per_sample_weights: self.case.per_sample_weights.as_deref(),
             },
@@ -77,7 +77,7 @@ pub struct DeviceBatch<B: Device, I: Index> {
 impl<B: Device, I: Index> DeviceBatch<B, I> {
     pub fn view(&self) -> BatchView<'_, B, I> {
         BatchView {
-            dense: Matrix::packed(B::view(&self.dense), self.bags.batch_size, self.num_dense),
+            dense: Matrix::contiguous(B::view(&self.dense), self.bags.batch_size, self.num_dense),
             bags: self.bags.view(),
             labels: Some(B::view(&self.labels)),
         }

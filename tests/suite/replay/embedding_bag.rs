@@ -102,7 +102,7 @@ where
             tables: &on_device.tables,
             weights: B::view(&weights),
             bags: on_device.view(),
-            grad_output: Matrix::packed(B::view(&grad_output), batch_size, dim),
+            grad_output: Matrix::contiguous(B::view(&grad_output), batch_size, dim),
             grad_weights: B::view_mut(&mut grads),
         };
         op.run(device).unwrap();

@@ -41,12 +41,12 @@ fn replay_on<B: InteractionOps>(device: &B, case: &Case<'_>) {
 
     let buffers = [&dense, &sparse, &grad_output].map(|values| upload(device, values));
     let features = Features::Split {
-        dense: Matrix::packed(B::view(&buffers[0]), batch_size, dim),
-        sparse: Matrix::packed(B::view(&buffers[1]), batch_size, pooled * dim),
+        dense: Matrix::contiguous(B::view(&buffers[0]), batch_size, dim),
+        sparse: Matrix::contiguous(B::view(&buffers[1]), batch_size, pooled * dim),
     };
     let [mut output, mut grad_dense, mut grad_sparse] =
         [&grad_output, &dense, &sparse].map(|like| upload(device, &poisoned(like.len())));
-    let view = MatrixMut::packed(B::view_mut(&mut output), batch_size, width);
+    let view = MatrixMut::contiguous(B::view_mut(&mut output), batch_size, width);
     let precision = Precision::Full;
     Forward { interaction, dim, precision, features, output: view }.run(device).unwrap();
     let op = Backward {
@@ -54,10 +54,10 @@ fn replay_on<B: InteractionOps>(device: &B, case: &Case<'_>) {
         dim,
         precision,
         features,
-        grad_output: Matrix::packed(B::view(&buffers[2]), batch_size, width),
+        grad_output: Matrix::contiguous(B::view(&buffers[2]), batch_size, width),
         grad_features: FeaturesMut::Split {
-            dense: MatrixMut::packed(B::view_mut(&mut grad_dense), batch_size, dim),
-            sparse: MatrixMut::packed(B::view_mut(&mut grad_sparse), batch_size, pooled * dim),
+            dense: MatrixMut::contiguous(B::view_mut(&mut grad_dense), batch_size, dim),
+            sparse: MatrixMut::contiguous(B::view_mut(&mut grad_sparse), batch_size, pooled * dim),
         },
     };
     op.run(device).unwrap();

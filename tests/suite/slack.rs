@@ -5,7 +5,7 @@ use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::{Backend, Bags, MatrixMut, Pooling, embedding_bag};
 use bagdot::{Error, OffsetRule, Result};
 
-backend_suite!(cuda: spare_room_is_not_read, bags_must_end_within_the_room);
+backend_suite!(cuda: slack_is_not_read, bags_must_end_within_the_room);
 
 /// What is pooled, and the order of the ids.
 #[derive(Debug, PartialEq)]
@@ -14,7 +14,7 @@ struct Outcome {
     counts: Vec<u32>,
     rows: Vec<u64>,
     positions: Vec<u32>,
-    counted: Vec<u32>,
+    bag_lengths: Vec<u32>,
 }
 
 /// The ids of a case, with `spare` more behind them that name no row, and weights that are no
@@ -23,7 +23,7 @@ fn run<B: Backend>(
     device: &B,
     case: &BagCase,
     spare: usize,
-    has_spare: bool,
+    has_slack: bool,
 ) -> (Outcome, [Result<()>; 2]) {
     let mut ids = case.indices.clone();
     ids.resize(ids.len() + spare, i64::MIN);
@@ -37,7 +37,7 @@ fn run<B: Backend>(
     let bags = || Bags {
         batch_size: case.batch_size,
         indices: B::view(&indices),
-        has_spare,
+        has_slack,
         offsets: B::view(&offsets),
         per_sample_weights: factors.as_ref().map(B::view),
     };
@@ -46,7 +46,7 @@ fn run<B: Backend>(
         tables: &tables,
         weights: B::view(&weights),
         bags: bags(),
-        output: MatrixMut::packed(B::view_mut(&mut pooled), case.batch_size, case.width()),
+        output: MatrixMut::contiguous(B::view_mut(&mut pooled), case.batch_size, case.width()),
         argmax: None,
     };
     let forward = outcome(device, forward.run(device));
@@ -66,13 +66,13 @@ fn run<B: Backend>(
         pooled: download(device, &pooled).iter().map(|x| x.to_bits()).collect(),
         rows: download_view(device, sorted.rows())[..counts[1] as usize].to_vec(),
         positions: download_view(device, sorted.positions())[..counts[0] as usize].to_vec(),
-        counted: download_view(device, sorted.counted()),
+        bag_lengths: download_view(device, sorted.bag_lengths()),
         counts,
     };
     (found, [forward, sort])
 }
 
-fn spare_room_is_not_read<B: Backend>(device: &B) {
+fn slack_is_not_read<B: Backend>(device: &B) {
     let cases = BagCase::all(Pooling::Mean).into_iter().filter(|case| case.batch_size > 0);
     for case in cases.map(BagCase::weighted) {
         let (want, results) = run(device, &case, 0, false);
