@@ -64,7 +64,7 @@ run() {
 
 all_tests=$(programs/suite --list --format terse | sed -n 's/: test$//p')
 # Of the CUDA backend: the modules named `cuda…`, and in others those in a module `cuda`.
-cuda_tests=$(grep -E '^cuda|::cuda::' <<< "$all_tests")
+cuda_tests=$(grep -E '^cuda::|_cuda::|::cuda::' <<< "$all_tests")
 mapfile -t modules < <(sed 's/::.*//' <<< "$cuda_tests" | sort -u)
 [ "${#modules[@]}" -gt 1 ] || { echo "programs/suite lists no tests of the CUDA backend" >&2; exit 2; }
 if wants tests; then

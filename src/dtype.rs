@@ -14,8 +14,8 @@ impl<T: bytemuck::Pod + Default + PartialEq + std::fmt::Debug + Send + Sync + 's
 
 /// The storage type of an embedding table, as a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "train", serde(rename_all = "lowercase"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum DType {
     /// IEEE single precision.
     #[default]

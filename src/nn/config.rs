@@ -10,7 +10,7 @@ use crate::size::sum;
 
 /// The shape of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DlrmConfig {
     /// The number of dense features, at least 1.
     pub num_dense: usize,

@@ -43,8 +43,8 @@ macro_rules! with_weights {
 
 /// How a table is filled before training.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum TableInit {
     /// Uniform in `±√(1 / num_embeddings)`, as facebookresearch/dlrm does.
     #[default]

@@ -19,7 +19,7 @@ mod tensors;
 pub use buffers::BatchView;
 pub use config::DlrmConfig;
 pub use dlrm::Dlrm;
-#[cfg(feature = "train")]
+#[cfg(feature = "serde")]
 pub(crate) use dlrm::sigmoid;
 pub use embedding::{EmbeddingBagCollection, TableInit};
 pub use memory::{MemoryNeeds, MemoryPlan};

@@ -86,8 +86,8 @@ impl Optimizers {
 /// facebookresearch/dlrm, with the power as a setting. Between warm-up and decay the rate is the
 /// base rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "train", serde(default, deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Schedule {
     /// Step `t` of the first `warmup_steps` has the rate `base t / warmup_steps`.
     pub warmup_steps: u64,

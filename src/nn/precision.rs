@@ -11,8 +11,8 @@ use crate::ops::cast::check_power_of_two;
 /// read copies of their weights that each step of the optimizer leaves rounded to nearest, and
 /// their inputs, outputs and the gradients of these are stored in 16 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "train", serde(rename_all = "lowercase", deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase", deny_unknown_fields))]
 pub enum ComputePrecision {
     /// `f32`, with exact products.
     #[default]

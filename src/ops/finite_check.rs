@@ -9,8 +9,8 @@ use crate::error::{Result, expect_size};
 
 /// What happens where a loss or a gradient is infinite or not a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "train", serde(rename_all = "kebab-case"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum NonFinite {
     /// Neither that step nor any after it changes anything, and the next call that waits for the
     /// device says so.

@@ -35,8 +35,8 @@ use crate::size::{next_multiple, product, sum};
 
 /// The order of the pairs in the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "train", serde(rename_all = "snake_case"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum PairOrder {
     /// (1,0), (2,0), (2,1), …: facebookresearch/dlrm, NVIDIA, HugeCTR.
     #[default]
@@ -47,29 +47,29 @@ pub enum PairOrder {
 
 /// How the features of a sample meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum Interaction {
     /// All pairwise dot products.
     Dot {
         /// The order of the pairs.
-        #[cfg_attr(feature = "train", serde(default))]
+        #[cfg_attr(feature = "serde", serde(default))]
         order: PairOrder,
         /// Whether each feature also meets itself.
-        #[cfg_attr(feature = "train", serde(default))]
+        #[cfg_attr(feature = "serde", serde(default))]
         include_self: bool,
         /// Whether the features but the dense vector also follow the pairs as they are.
-        #[cfg_attr(feature = "train", serde(default))]
+        #[cfg_attr(feature = "serde", serde(default))]
         append_sparse: bool,
         /// The output is padded with zeros to a multiple of this many columns; 1 for none.
-        #[cfg_attr(feature = "train", serde(default = "one"))]
+        #[cfg_attr(feature = "serde", serde(default = "one"))]
         pad_to: usize,
     },
     /// All features side by side.
     Cat,
 }
 
-#[cfg(feature = "train")]
+#[cfg(feature = "serde")]
 fn one() -> usize {
     1
 }

@@ -24,8 +24,8 @@ use crate::error::{Error, Result, expect_size, invalid};
 /// added, the runs in order: the error of a row's mean is at most `γₖ mean(g²)`, `k = ⌈D / 32⌉ +
 /// 7`. For dense parameters `RowwiseAdagrad` means `Adagrad`, as in facebookresearch/dlrm.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum Optimizer {
     /// Stochastic gradient descent.
     Sgd,
@@ -57,8 +57,8 @@ const MIN_ROWWISE_EPS: f32 = f32::from_bits((127 - 100) << 23);
 
 /// How parameters are pulled towards zero.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum WeightDecay {
     /// Not at all.
     #[default]
@@ -71,8 +71,8 @@ pub enum WeightDecay {
 
 /// How an updated weight of a 16-bit table is rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "train", serde(rename_all = "snake_case", deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum Rounding {
     /// To the nearest value; updates below half a step are lost.
     #[default]

@@ -11,8 +11,8 @@ use crate::{Cpu, Jagged};
 
 /// How the rows of a bag become one vector. An empty bag gives zeros in every mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "train", serde(rename_all = "lowercase"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Pooling {
     /// The (weighted) sum.
     #[default]
@@ -27,7 +27,7 @@ pub enum Pooling {
 
 /// An embedding table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Table {
     /// The number of rows.
     pub num_embeddings: usize,
@@ -37,7 +37,7 @@ pub struct Table {
 
 /// A sparse feature: which table its ids look up, and how a bag is pooled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Feature {
     /// The table's number. Several features may share a table.
     pub table: usize,

@@ -7,26 +7,14 @@
 mod common;
 mod replay;
 
+#[cfg(feature = "cuda")]
+mod backends_cuda;
 mod bad_labels;
 mod cast;
 #[cfg(feature = "cuda")]
+mod cublaslt_cuda;
+#[cfg(feature = "cuda")]
 mod cuda;
-#[cfg(feature = "cuda")]
-mod cuda_backends;
-#[cfg(feature = "cuda")]
-mod cuda_cublaslt;
-#[cfg(feature = "cuda")]
-mod cuda_engine;
-#[cfg(feature = "cuda")]
-mod cuda_interaction;
-#[cfg(feature = "cuda")]
-mod cuda_linear;
-#[cfg(feature = "cuda")]
-mod cuda_sparse_update;
-#[cfg(feature = "cuda")]
-mod cuda_step;
-#[cfg(all(feature = "cuda", feature = "train"))]
-mod cuda_train;
 #[cfg(feature = "train")]
 mod data;
 mod dense_update;
@@ -36,6 +24,8 @@ mod dlrm_clothing;
 mod dlrm_readme;
 mod embedding_bag;
 mod engine_arguments;
+#[cfg(feature = "cuda")]
+mod engine_cuda;
 mod finite_check;
 #[cfg(feature = "train")]
 mod fuzz;
@@ -44,8 +34,12 @@ mod hostile_arguments;
 mod index_sort;
 mod interaction;
 #[cfg(feature = "cuda")]
+mod interaction_cuda;
+#[cfg(feature = "cuda")]
 mod kernel_resources;
 mod linear;
+#[cfg(feature = "cuda")]
+mod linear_cuda;
 mod loss;
 mod mixed_precision;
 mod moving_average;
@@ -57,6 +51,12 @@ mod reference_gradients;
 mod sizes;
 mod slack;
 mod sparse_update;
+#[cfg(feature = "cuda")]
+mod sparse_update_cuda;
 mod sparse_update_errors;
 mod staging;
+#[cfg(feature = "cuda")]
+mod step_cuda;
 mod stochastic_rounding;
+#[cfg(all(feature = "cuda", feature = "train"))]
+mod train_cuda;

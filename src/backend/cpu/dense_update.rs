@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::optimizer::{StateRun, Step};
-use super::vector::{Blocks, clamp, for_each_block, load, store};
+use super::compute::optimizer::{StateRun, Step};
+use super::compute::vector::{Blocks, clamp, for_each_block, load, store};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::OptimizerStateMut;

@@ -5,8 +5,8 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::fault::{FaultLog, Lookup, Place, pooled_row};
-use super::vector::{Blocks, dot_row, for_each_block, load, store};
+use super::compute::vector::{Blocks, dot_row, for_each_block, load, store};
+use super::runtime::fault::{FaultLog, Lookup, Place, pooled_row};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::jagged::check_offsets;

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::fault::{FaultLog, Place, pooled_row};
+use super::runtime::fault::{FaultLog, Place, pooled_row};
 use crate::dtype::Index;
 use crate::error::{Result, invalid};
 use crate::jagged::check_offsets;

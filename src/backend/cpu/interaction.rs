@@ -6,7 +6,7 @@ mod pairs;
 use std::ops::Range;
 
 use super::Cpu;
-use super::scratch::{Scratch, TASK};
+use super::runtime::scratch::{Scratch, TASK};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::Interaction;

@@ -3,7 +3,7 @@
 use bytemuck::{cast_slice, cast_slice_mut};
 
 use super::Cpu;
-use super::gemm::{Factor, Finish, Product};
+use super::compute::gemm::{Factor, Finish, Product};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::Accum;

@@ -3,28 +3,19 @@
 //! Results are the same bits for any number of threads: work is split by rows, bags or table rows,
 //! never inside a sum.
 
-mod buffer;
 mod cast;
+mod compute;
 mod dense_update;
 mod embedding_bag;
-mod fault;
 mod finite_check;
-mod free_memory;
-mod gemm;
-mod huge_pages;
 mod index_sort;
 mod interaction;
 mod linear;
 mod loss;
 mod moving_average;
-mod optimizer;
 mod pooled_interaction;
-mod row_gradient;
-mod scratch;
+mod runtime;
 mod sparse_update;
-mod stage;
-mod threads;
-mod vector;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,8 +26,9 @@ use crate::ops::{Bags, Device, Matrix, StepControl, TableBatch, UpdateRule};
 use crate::simd::Dispatch;
 pub use crate::simd::Simd;
 use crate::size::product;
-pub use buffer::Buffer;
-use threads::Pool;
+pub use runtime::Buffer;
+use runtime::free_memory;
+use runtime::threads::Pool;
 
 /// The bytes of a buffer that are worth asking the system first: it promises more than it has, and
 /// ends a process that takes it at its word.

@@ -5,9 +5,9 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::optimizer::{RandomBits, Squares, StateRun, Step};
-use super::row_gradient::{Occurrences, RowGradients, Sums};
-use super::vector::{Blocks, add_row, for_each_block, load, store};
+use super::compute::optimizer::{RandomBits, Squares, StateRun, Step};
+use super::compute::row_gradient::{Occurrences, RowGradients, Sums};
+use super::compute::vector::{Blocks, add_row, for_each_block, load, store};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::sparse_update::{Apply, Merge, Reduce, SparseGrad, SparseUpdateOps, Update};

@@ -4,8 +4,8 @@
 
 use std::ops::Range;
 
-use super::super::gemm::{load_words, multiplies_pairs};
-use super::super::vector::{load, load_vector, store_vector};
+use super::super::compute::gemm::{load_words, multiplies_pairs};
+use super::super::compute::vector::{load, load_vector, store_vector};
 use super::Sample;
 use crate::dtype::Element;
 use crate::ops::{Interaction, PairOrder};

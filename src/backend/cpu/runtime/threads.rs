@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, Yield};
 
-use super::Cpu;
+use crate::Cpu;
 use crate::dtype::Scalar;
 use crate::ops::MatrixMut;
 
@@ -21,23 +21,23 @@ const AWAKE: Duration = Duration::from_micros(200);
 
 /// Threads that ops share.
 #[derive(Clone, Debug)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     threads: Arc<ThreadPool>,
     /// Of each thread, whether an op runs on it or it looks for work.
     awake: Arc<[AtomicBool]>,
 }
 
 impl Pool {
-    pub(super) fn new(threads: Arc<ThreadPool>) -> Self {
+    pub(crate) fn new(threads: Arc<ThreadPool>) -> Self {
         let awake = (0..threads.current_num_threads()).map(|_| AtomicBool::new(false)).collect();
         Self { threads, awake }
     }
 
-    pub(super) fn num_threads(&self) -> usize {
+    pub(crate) fn num_threads(&self) -> usize {
         self.awake.len()
     }
 
-    pub(super) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.threads.install(work)
     }
 
@@ -91,13 +91,13 @@ fn work_until(is_done: impl Fn() -> bool) {
 
 impl Cpu {
     /// This CPU, but with one thread for work that is not worth more.
-    pub(super) fn for_operations(&self, operations: usize) -> Self {
+    pub(crate) fn for_operations(&self, operations: usize) -> Self {
         const SERIAL: usize = 1 << 19;
         if operations < SERIAL { Self { pool: None, ..*self } } else { self.clone() }
     }
 
     /// Runs an op that uses [`Self::join`].
-    pub(super) fn run<R: Send>(&self, op: impl FnOnce() -> R + Send) -> R {
+    pub(crate) fn run<R: Send>(&self, op: impl FnOnce() -> R + Send) -> R {
         match &self.pool {
             Some(pool) => pool.run(op),
             None => op(),
@@ -105,7 +105,7 @@ impl Cpu {
     }
 
     /// Runs both, in parallel if there are threads. To be called inside [`Self::run`].
-    pub(super) fn join(&self, a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
+    pub(crate) fn join(&self, a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
         if self.pool.is_none() {
             a();
             return b();
@@ -123,7 +123,7 @@ impl Cpu {
     }
 
     /// Calls `work(r, row)` for each row of a matrix, in parallel.
-    pub(super) fn for_each_row<T: Scalar>(
+    pub(crate) fn for_each_row<T: Scalar>(
         &self,
         matrix: MatrixMut<'_, Self, T>,
         work: impl Fn(usize, &mut [T]) + Send + Sync,
@@ -140,7 +140,7 @@ impl Cpu {
 
     /// Cuts `rows` rows of `ld` elements into runs of `run` rows, and calls `work(first_row, run)`
     /// for each, in parallel.
-    pub(super) fn for_each_rows<T: Send>(
+    pub(crate) fn for_each_rows<T: Send>(
         &self,
         data: &mut [T],
         rows: usize,
@@ -154,7 +154,7 @@ impl Cpu {
     }
 
     /// As [`Self::for_each_rows`], with the same rows of two matrices.
-    pub(super) fn for_each_rows_of_both<T: Send, U: Send>(
+    pub(crate) fn for_each_rows_of_both<T: Send, U: Send>(
         &self,
         (a, a_ld): (&mut [T], usize),
         (b, b_ld): (&mut [U], usize),
@@ -172,7 +172,7 @@ impl Cpu {
 
     /// Cuts a slice into pieces of `len` elements, and calls `work(k, piece)` for each, in
     /// parallel.
-    pub(super) fn for_each_chunk<T: Send>(
+    pub(crate) fn for_each_chunk<T: Send>(
         &self,
         data: &mut [T],
         len: usize,
@@ -205,7 +205,7 @@ impl Cpu {
     }
 
     /// Enough tasks to even out their differences, without drowning in them.
-    pub(super) fn rows_per_task(&self, rows: usize) -> usize {
+    pub(crate) fn rows_per_task(&self, rows: usize) -> usize {
         rows.div_ceil(4 * self.num_threads()).max(1)
     }
 }

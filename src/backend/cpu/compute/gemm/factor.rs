@@ -18,20 +18,20 @@ const ROWS_AHEAD: usize = 48;
 /// one. Element `t` of line `l` lies at `data[l * line_stride + t * term_stride]`, and one of the
 /// strides is 1.
 #[derive(Clone, Copy)]
-pub(in crate::backend::cpu) struct Factor<'a, E> {
-    pub(in crate::backend::cpu) data: &'a [E],
-    pub(in crate::backend::cpu) line_stride: usize,
-    pub(in crate::backend::cpu) term_stride: usize,
+pub(crate) struct Factor<'a, E> {
+    pub(crate) data: &'a [E],
+    pub(crate) line_stride: usize,
+    pub(crate) term_stride: usize,
 }
 
 impl<'a, E: Element> Factor<'a, E> {
     /// Each row of the matrix is a line.
-    pub(in crate::backend::cpu) fn rows(data: &'a [E], ld: usize) -> Self {
+    pub(crate) fn rows(data: &'a [E], ld: usize) -> Self {
         Self { data, line_stride: ld, term_stride: 1 }
     }
 
     /// Each column of the matrix is a line.
-    pub(in crate::backend::cpu) fn columns(data: &'a [E], ld: usize) -> Self {
+    pub(crate) fn columns(data: &'a [E], ld: usize) -> Self {
         Self { data, line_stride: 1, term_stride: ld }
     }
 
@@ -85,7 +85,7 @@ impl Words {
 }
 
 /// Whether elements are multiplied in pairs.
-pub(in crate::backend::cpu) fn multiplies_pairs<E: Element, V: Lanes>() -> bool {
+pub(crate) fn multiplies_pairs<E: Element, V: Lanes>() -> bool {
     V::MULTIPLIES_PAIRS && E::DTYPE == DType::BF16
 }
 
@@ -243,10 +243,7 @@ fn store_words<V: Lanes>(lanes: V, words: V::F32, panel: &mut [f32], at: usize) 
 
 /// Up to 16 words of a line; zeros behind them.
 #[inline(always)]
-pub(in crate::backend::cpu) fn load_words<V: Lanes, E: Element, const TERMS: usize>(
-    lanes: V,
-    from: &[E],
-) -> V::F32 {
+pub(crate) fn load_words<V: Lanes, E: Element, const TERMS: usize>(lanes: V, from: &[E]) -> V::F32 {
     if TERMS == 1 {
         return load_vector(lanes, from);
     }

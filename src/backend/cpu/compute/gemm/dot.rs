@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use super::super::Cpu;
 use super::factor::{load_words, multiplies_pairs};
 use super::tile::Finish;
 use super::{Factor, Product};
+use crate::Cpu;
 use crate::dtype::Element;
 use crate::ops::MatrixMut;
 use crate::simd::{LANES, Lanes, Loop};

@@ -13,18 +13,18 @@ mod tiles;
 
 use bytemuck::cast_slice;
 
-use super::Cpu;
-use super::scratch::{RIGHT_FACTOR, Scratch, TASK};
+use super::super::runtime::scratch::{RIGHT_FACTOR, Scratch, TASK};
 use super::vector::{load_vector, store_vector};
+use crate::Cpu;
 use crate::dtype::Element;
 use crate::ops::MatrixMut;
 use crate::simd::amx::{Lines, Tiles};
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 use crate::size;
-pub(super) use factor::{Factor, load_words, multiplies_pairs};
+pub(crate) use factor::{Factor, load_words, multiplies_pairs};
 use factor::{Pack, Panels, Words};
 use layout::Layout;
-pub(super) use tile::Finish;
+pub(crate) use tile::Finish;
 use tile::{Put, Rows, Sums, Tile, reads_rows_as_they_lie};
 use tiles::{AddTiles, PackTiles, TERMS_OF_STEP, as_tiles};
 
@@ -39,16 +39,16 @@ const FEW_ROWS: usize = 32;
 const FEW_COLS: usize = 3;
 
 /// `out = lhs rhs`, `[m, k]` times `[k, n]`, up to what [`Finish`] does with it.
-pub(super) struct Product<'a, E> {
-    pub(super) shape: (usize, usize, usize),
-    pub(super) lhs: Factor<'a, E>,
-    pub(super) rhs: Factor<'a, E>,
+pub(crate) struct Product<'a, E> {
+    pub(crate) shape: (usize, usize, usize),
+    pub(crate) lhs: Factor<'a, E>,
+    pub(crate) rhs: Factor<'a, E>,
     /// What [`Cpu::pack_rhs`] made of it for such an output, if it has.
-    pub(super) packed_rhs: Option<&'a [f32]>,
-    pub(super) finish: Finish<'a>,
+    pub(crate) packed_rhs: Option<&'a [f32]>,
+    pub(crate) finish: Finish<'a>,
     /// For each row of `lhs` the sum of its terms, `[m]`, if it is wanted: replaced or added to, as
     /// the product is.
-    pub(super) row_sums: Option<&'a mut [f32]>,
+    pub(crate) row_sums: Option<&'a mut [f32]>,
 }
 
 /// How a product is computed, the same for all rows.
@@ -86,7 +86,7 @@ struct Stripe<'a, O> {
 
 impl Cpu {
     /// Computes a product. `out` is of `f32` or of the type of the factors.
-    pub(super) fn product<E: Element, O: Element>(
+    pub(crate) fn product<E: Element, O: Element>(
         &self,
         mut product: Product<'_, E>,
         out: MatrixMut<'_, Self, O>,
@@ -182,12 +182,12 @@ impl Cpu {
 
     /// The words that a right factor of `n` columns of `k` terms takes when it is packed, for an
     /// output of its own type.
-    pub(super) fn packed_rhs_len<E: Element>(&self, n: usize, k: usize) -> usize {
+    pub(crate) fn packed_rhs_len<E: Element>(&self, n: usize, k: usize) -> usize {
         Layout::new::<E, E>(self, n, k).words_of_all()
     }
 
     /// Packs such a factor.
-    pub(super) fn pack_rhs<E: Element>(
+    pub(crate) fn pack_rhs<E: Element>(
         &self,
         rhs: Factor<'_, E>,
         (n, k): (usize, usize),

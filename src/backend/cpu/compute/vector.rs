@@ -9,7 +9,7 @@ use crate::simd::{LANES, Lanes};
 /// `Σ aᵢ xᵢ`, with `x` a stored row: lane `l` sums the products of columns `≡ l (mod 16)`, then the
 /// lanes are added pairwise.
 #[inline(always)]
-pub(super) fn dot_row<V: Lanes, E: Element>(lanes: V, a: &[f32], row: &[E]) -> f32 {
+pub(crate) fn dot_row<V: Lanes, E: Element>(lanes: V, a: &[f32], row: &[E]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
     let (row, row_rest) = row.as_chunks::<LANES>();
     let mut sum = lanes.splat(0.0);
@@ -24,17 +24,17 @@ pub(super) fn dot_row<V: Lanes, E: Element>(lanes: V, a: &[f32], row: &[E]) -> f
 }
 
 /// The most vectors of a block.
-pub(super) const WIDE: usize = 4;
+pub(crate) const WIDE: usize = 4;
 
 /// What is done with the columns of rows that are held in registers at a time: `N` vectors, or,
 /// unless `WHOLE`, a part of one.
-pub(super) trait Blocks {
+pub(crate) trait Blocks {
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>);
 }
 
 /// Cuts the columns of a row into blocks.
 #[inline(always)]
-pub(super) fn for_each_block(dim: usize, blocks: &mut impl Blocks) {
+pub(crate) fn for_each_block(dim: usize, blocks: &mut impl Blocks) {
     let mut first = 0;
     while first + WIDE * LANES <= dim {
         blocks.block::<WIDE, true>(first..first + WIDE * LANES);
@@ -51,7 +51,7 @@ pub(super) fn for_each_block(dim: usize, blocks: &mut impl Blocks) {
 
 /// The vectors of a block.
 #[inline(always)]
-pub(super) fn load<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
+pub(crate) fn load<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
     lanes: V,
     from: &[E],
 ) -> [V::F32; N] {
@@ -68,7 +68,7 @@ pub(super) fn load<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
 
 /// At most a vector of elements.
 #[inline(always)]
-pub(super) fn load_vector<V: Lanes, E: Element>(lanes: V, from: &[E]) -> V::F32 {
+pub(crate) fn load_vector<V: Lanes, E: Element>(lanes: V, from: &[E]) -> V::F32 {
     match from.first_chunk() {
         Some(whole) => lanes.load(whole),
         None => lanes.load_part(from),
@@ -76,7 +76,7 @@ pub(super) fn load_vector<V: Lanes, E: Element>(lanes: V, from: &[E]) -> V::F32 
 }
 
 #[inline(always)]
-pub(super) fn store_vector<V: Lanes, E: Element>(lanes: V, vector: V::F32, to: &mut [E]) {
+pub(crate) fn store_vector<V: Lanes, E: Element>(lanes: V, vector: V::F32, to: &mut [E]) {
     match to.first_chunk_mut() {
         Some(whole) => lanes.store(vector, whole),
         None => lanes.store_part(vector, to),
@@ -85,7 +85,7 @@ pub(super) fn store_vector<V: Lanes, E: Element>(lanes: V, vector: V::F32, to: &
 
 /// Stores the vectors of a block.
 #[inline(always)]
-pub(super) fn store<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
+pub(crate) fn store<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
     lanes: V,
     vectors: [V::F32; N],
     to: &mut [E],
@@ -104,7 +104,7 @@ pub(super) fn store<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
 
 /// A gradient clamped to `[-max, max]`; a NaN stays one.
 #[inline(always)]
-pub(super) fn clamp<V: Lanes>(lanes: V, gradient: V::F32, max: Option<f32>) -> V::F32 {
+pub(crate) fn clamp<V: Lanes>(lanes: V, gradient: V::F32, max: Option<f32>) -> V::F32 {
     match max {
         Some(max) => lanes.max(lanes.splat(-max), lanes.min(lanes.splat(max), gradient)),
         None => gradient,
@@ -114,7 +114,7 @@ pub(super) fn clamp<V: Lanes>(lanes: V, gradient: V::F32, max: Option<f32>) -> V
 /// The sum as a tree: the second half is added to the first one, a power of two of lanes, until one
 /// is left.
 #[inline]
-pub(super) fn sum_lanes<const LANES: usize>(mut lanes: [f32; LANES]) -> f32 {
+pub(crate) fn sum_lanes<const LANES: usize>(mut lanes: [f32; LANES]) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for l in 0..half {
@@ -127,7 +127,7 @@ pub(super) fn sum_lanes<const LANES: usize>(mut lanes: [f32; LANES]) -> f32 {
 
 /// `sum += row`.
 #[inline]
-pub(super) fn add_row<E: Element>(sum: &mut [f32], row: &[E]) {
+pub(crate) fn add_row<E: Element>(sum: &mut [f32], row: &[E]) {
     for (sum, x) in sum.iter_mut().zip(row) {
         *sum += x.to_f32();
     }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::Cpu;
 use super::vector::{WIDE, clamp, load};
+use crate::Cpu;
 use crate::dtype::Index;
 use crate::ops::Pooling;
 use crate::ops::optimizer::clamp_gradient;
@@ -16,7 +16,7 @@ const OCCURRENCES_AHEAD: usize = 16;
 const LEVELS: usize = 5;
 
 /// The gradients of the rows of a step.
-pub(super) trait RowGradients: Copy + Sync {
+pub(crate) trait RowGradients: Copy + Sync {
     /// What finds those of a table's rows the faster for knowing that it need find no others.
     fn of_table(self, _table: usize) -> Self {
         self
@@ -33,13 +33,13 @@ pub(super) trait RowGradients: Copy + Sync {
 
 /// Gradients that have been summed.
 #[derive(Clone, Copy)]
-pub(super) struct Sums<'a> {
+pub(crate) struct Sums<'a> {
     starts: &'a [u64],
     values: &'a [f32],
 }
 
 impl<'a> Sums<'a> {
-    pub(super) fn new(grad: &'a SparseGrad<Cpu>) -> Self {
+    pub(crate) fn new(grad: &'a SparseGrad<Cpu>) -> Self {
         Self { starts: &grad.starts, values: &grad.values }
     }
 }
@@ -58,7 +58,7 @@ impl RowGradients for Sums<'_> {
 
 /// The occurrences of each row in a batch.
 #[derive(Clone, Copy)]
-pub(super) struct Occurrences<'a, 's, I: Index> {
+pub(crate) struct Occurrences<'a, 's, I: Index> {
     source: &'s PooledGrad<'a, Cpu, I>,
     /// Of the order: where a row's occurrences begin, and the bag of each.
     segments: &'s [u32],
@@ -78,7 +78,7 @@ struct PlainFeature {
 }
 
 impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
-    pub(super) fn new(source: &'s PooledGrad<'a, Cpu, I>) -> Self {
+    pub(crate) fn new(source: &'s PooledGrad<'a, Cpu, I>) -> Self {
         let is_plain = source.max_gradient.is_none()
             && source.bags.per_sample_weights.is_none()
             && source.tables.features().iter().all(|feature| feature.pooling == Pooling::Sum);

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use super::Cpu;
+use crate::Cpu;
 use crate::dtype::Scalar;
 use crate::error::Result;
 use crate::ops::{Device, Stage, StagingOnly};

@@ -7,7 +7,7 @@ use crate::size::{product, sum};
 /// The bytes that this process can still get, where the system says so: no more than the machine
 /// can give without taking from others, than is left to the control groups that the process belongs
 /// to, as containers have them, and than its own limits (`ulimit`) leave.
-pub(super) fn free_memory() -> Option<usize> {
+pub(crate) fn free_memory() -> Option<usize> {
     free_below(Path::new("/"))
 }
 

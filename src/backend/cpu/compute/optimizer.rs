@@ -10,8 +10,8 @@ use crate::simd::Lanes;
 
 /// An [`UpdateRule`] with what is the same for all elements worked out.
 #[derive(Clone, Copy)]
-pub(super) struct Step {
-    pub(super) optimizer: Optimizer,
+pub(crate) struct Step {
+    pub(crate) optimizer: Optimizer,
     learning_rate: f32,
     /// Added to the gradient, times the weight.
     l2: f32,
@@ -22,7 +22,7 @@ pub(super) struct Step {
 }
 
 /// What the optimizer remembers of a run of columns.
-pub(super) enum StateRun<'a> {
+pub(crate) enum StateRun<'a> {
     None,
     /// One sum of squares for each element.
     Elementwise(&'a mut [f32]),
@@ -34,7 +34,7 @@ pub(super) enum StateRun<'a> {
 impl<'a> StateRun<'a> {
     /// That of some columns.
     #[inline(always)]
-    pub(super) fn part(&mut self, columns: Range<usize>) -> StateRun<'_> {
+    pub(crate) fn part(&mut self, columns: Range<usize>) -> StateRun<'_> {
         match self {
             Self::None => StateRun::None,
             Self::Rowwise(rate) => StateRun::Rowwise(*rate),
@@ -46,7 +46,7 @@ impl<'a> StateRun<'a> {
     }
 
     /// The state of the first `middle` columns, and of the others.
-    pub(super) fn split_at(self, middle: usize) -> (Self, Self) {
+    pub(crate) fn split_at(self, middle: usize) -> (Self, Self) {
         match self {
             Self::None => (Self::None, Self::None),
             Self::Rowwise(sum) => (Self::Rowwise(sum), Self::Rowwise(sum)),
@@ -64,7 +64,7 @@ impl<'a> StateRun<'a> {
 }
 
 impl Step {
-    pub(super) fn new(rule: &UpdateRule) -> Self {
+    pub(crate) fn new(rule: &UpdateRule) -> Self {
         let (l2, shrink) = rule.decay_factors();
         let corrections = rule.bias_corrections();
         Self {
@@ -77,12 +77,12 @@ impl Step {
     }
 
     /// The same step with the weight decay multiplied by `scale`.
-    pub(super) fn with_decay_scaled(self, scale: f32) -> Self {
+    pub(crate) fn with_decay_scaled(self, scale: f32) -> Self {
         Self { l2: self.l2 * scale, shrink: 1.0 - (1.0 - self.shrink) * scale, ..self }
     }
 
     /// The learning rate of a row with this sum of squares.
-    pub(super) fn rate_of_row(&self, sum: f32) -> f32 {
+    pub(crate) fn rate_of_row(&self, sum: f32) -> f32 {
         match self.optimizer {
             Optimizer::RowwiseAdagrad { eps } | Optimizer::Adagrad { eps } => {
                 self.learning_rate / (sum.sqrt() + eps)
@@ -95,7 +95,7 @@ impl Step {
     /// the division by their number: see [`Optimizer`] for the order. A block of more than one
     /// vector begins at a multiple of 32 columns; of those of one vector two go together.
     #[inline(always)]
-    pub(super) fn add_squares<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
+    pub(crate) fn add_squares<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
         &self,
         lanes: V,
         squares: &mut Squares<V>,
@@ -116,7 +116,7 @@ impl Step {
     /// Brings the state of a block of columns up to date, and gives their new weights, not rounded
     /// yet.
     #[inline(always)]
-    pub(super) fn update<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
+    pub(crate) fn update<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
         &self,
         lanes: V,
         mut grad: [V::F32; N],
@@ -175,7 +175,7 @@ impl Step {
 
 /// The sum of the squared gradients of a row: of 32 columns the two vectors are added, then the
 /// lanes of these, then the sums.
-pub(super) struct Squares<V: Lanes> {
+pub(crate) struct Squares<V: Lanes> {
     total: f32,
     /// The first half of the last 32 columns.
     half: Option<V::F32>,
@@ -197,7 +197,7 @@ impl<V: Lanes> Squares<V> {
     }
 
     #[inline(always)]
-    pub(super) fn total(self, lanes: V) -> f32 {
+    pub(crate) fn total(self, lanes: V) -> f32 {
         self.half.map_or(self.total, |half| self.total + sum_lanes(lanes.to_array(half)))
     }
 }
@@ -210,7 +210,7 @@ fn decayed<V: Lanes>(lanes: V, mean: V::F32, beta: f32, new: V::F32) -> V::F32 {
 
 /// The random bits of stochastic rounding, see
 /// [`Rounding::Stochastic`](crate::ops::Rounding::Stochastic).
-pub(super) struct RandomBits {
+pub(crate) struct RandomBits {
     key: [u32; 2],
     row: [u32; 2],
     step: u32,
@@ -218,7 +218,7 @@ pub(super) struct RandomBits {
 }
 
 impl RandomBits {
-    pub(super) fn new(seed: u64, step: u64, table: usize, row: usize) -> Self {
+    pub(crate) fn new(seed: u64, step: u64, table: usize, row: usize) -> Self {
         let row = row as u64;
         Self {
             key: [seed as u32, (seed >> 32) as u32 ^ (step >> 32) as u32],
@@ -229,7 +229,7 @@ impl RandomBits {
     }
 
     #[inline]
-    pub(super) fn at(&mut self, column: usize) -> u32 {
+    pub(crate) fn at(&mut self, column: usize) -> u32 {
         let block = (column / 4) as u32;
         let bits = match self.block {
             Some((known, bits)) if known == block => bits,

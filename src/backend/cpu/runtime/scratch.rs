@@ -8,16 +8,16 @@ use bytemuck::{Pod, Zeroable, cast_slice_mut};
 /// A cache line of values.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
-pub(super) struct Line([f32; 16]);
+pub(crate) struct Line([f32; 16]);
 
 thread_local! {
     /// The packed right factor of a product.
-    pub(super) static RIGHT_FACTOR: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    pub(crate) static RIGHT_FACTOR: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
     /// What a task has for itself.
-    pub(super) static TASK: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    pub(crate) static TASK: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
-pub(super) trait Scratch {
+pub(crate) trait Scratch {
     /// Lends so many values, of any content, from a cache line on. While they are lent, others are
     /// made for who asks.
     fn lend<R>(&'static self, len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R;

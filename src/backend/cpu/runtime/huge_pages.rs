@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 /// Asks for huge pages behind memory that is not in use yet. Nothing happens where there are none,
 /// or where it is small.
-pub(super) fn advise<T>(memory: &mut [MaybeUninit<T>]) {
+pub(crate) fn advise<T>(memory: &mut [MaybeUninit<T>]) {
     #[cfg(target_os = "linux")]
     {
         /// What x86-64 and most others have.

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::ops::{Feature, TableBatch};
 
 /// What an id means to a feature.
-pub(super) enum Lookup {
+pub(crate) enum Lookup {
     /// The row of its table.
     Row(usize),
     /// Neither pooled nor counted.
@@ -17,7 +17,7 @@ pub(super) enum Lookup {
 /// The bad ids of one call. Which one is reported does not depend on the threads: the one at the
 /// lowest position.
 #[derive(Default)]
-pub(super) struct FaultLog {
+pub(crate) struct FaultLog {
     count: AtomicUsize,
     first: Mutex<Option<Fault>>,
 }
@@ -32,7 +32,7 @@ struct Fault {
 
 /// The row that an id names to a feature, if there is one that is pooled.
 #[inline(always)]
-pub(super) fn pooled_row(
+pub(crate) fn pooled_row(
     id: impl crate::Index,
     spec: &Feature,
     num_embeddings: usize,
@@ -43,7 +43,7 @@ pub(super) fn pooled_row(
 impl FaultLog {
     /// The row that the id at `position` of bag `bag` names; notes it if there is none.
     #[inline(always)]
-    pub(super) fn lookup(&self, id: impl crate::Index, at: Place<'_>, position: usize) -> Lookup {
+    pub(crate) fn lookup(&self, id: impl crate::Index, at: Place<'_>, position: usize) -> Lookup {
         match id.to_row() {
             Some(row) if row < at.num_embeddings => match at.spec.padding_idx {
                 Some(padding) if padding == row => Lookup::Skip,
@@ -67,7 +67,7 @@ impl FaultLog {
     }
 
     /// The error for what was found.
-    pub(super) fn into_result(self, tables: &TableBatch) -> Result<()> {
+    pub(crate) fn into_result(self, tables: &TableBatch) -> Result<()> {
         let count = self.count.into_inner();
         match self.first.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
             None => Ok(()),
@@ -82,10 +82,10 @@ impl FaultLog {
 
 /// Where an id stands.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
-    pub(super) feature: usize,
-    pub(super) spec: &'a Feature,
-    pub(super) num_embeddings: usize,
+pub(crate) struct Place<'a> {
+    pub(crate) feature: usize,
+    pub(crate) spec: &'a Feature,
+    pub(crate) num_embeddings: usize,
     /// Key-major.
-    pub(super) bag: usize,
+    pub(crate) bag: usize,
 }

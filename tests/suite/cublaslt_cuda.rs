@@ -2,8 +2,8 @@
 
 use crate::common::cuda::{emulator, with_cublaslt};
 use crate::common::*;
-use crate::cuda_linear::run;
 use crate::linear::{Layers, Rounded, backward_is_right_of, forward_is_right_of};
+use crate::linear_cuda::run;
 use bagdot::backend::cuda::Gemm;
 use bagdot::ops::{Activation, Device, Matrix, MatrixMut, Precision, linear};
 use bagdot::{Cuda, bf16, f16};

@@ -164,7 +164,7 @@ fn add_products<V: Lanes, E: Element, const ROWS: usize, const VECTORS: usize>(
 
 /// What is done with a sum.
 #[derive(Clone, Copy)]
-pub(in crate::backend::cpu) enum Finish<'a> {
+pub(crate) enum Finish<'a> {
     /// The output is overwritten.
     Replace,
     /// The sum is added to the output.

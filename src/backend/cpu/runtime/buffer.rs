@@ -27,7 +27,7 @@ pub struct Buffer<T> {
 }
 
 impl<T: Scalar> Buffer<T> {
-    pub(super) fn zeroed(len: usize) -> Result<Self> {
+    pub(crate) fn zeroed(len: usize) -> Result<Self> {
         if size_of::<T>() == 0 || align_of::<T>() > align_of::<Line>() {
             return Err(invalid(
                 "alloc",

@@ -1,0 +1,11 @@
+//! The ground that the ops of the CPU stand on: memory, threads, and reports of bad input.
+
+mod buffer;
+pub(super) mod fault;
+pub(super) mod free_memory;
+mod huge_pages;
+pub(super) mod scratch;
+mod stage;
+pub(super) mod threads;
+
+pub use buffer::Buffer;
