@@ -8,8 +8,8 @@
 //! then it is rounded once to the nearest value, ties to the even one. What is too large becomes
 //! infinite.
 
-use super::matrix::matrix_name;
-use super::{Device, Matrix, MatrixMut};
+use super::device::Device;
+use super::matrix::{Matrix, MatrixMut, matrix_name};
 use crate::dtype::Element;
 use crate::error::{Result, invalid};
 use crate::size::product;

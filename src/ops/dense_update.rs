@@ -4,8 +4,8 @@
 //! the same pass.
 
 use super::cast::check_power_of_two;
-use super::optimizer::check_max_gradient;
-use super::{Device, Extent, OptimizerStateMut, StepControl, UpdateRule};
+use super::device::{Device, Extent};
+use super::optimizer::{OptimizerStateMut, StepControl, UpdateRule, check_max_gradient};
 use crate::dtype::Element;
 use crate::error::{Result, expect_size};
 

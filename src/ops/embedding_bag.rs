@@ -16,8 +16,10 @@
 //! product and sum rounded separately, so that results do not depend on the thread count. The error
 //! of a sum of `n` products is at most `γₙ₊₁ Σ|wᵢ W[idᵢ]|`, `γₖ = ku/(1-ku)`, `u = 2⁻²⁴`.
 
-use super::matrix::matrix_name;
-use super::{Bags, Device, Extent, Matrix, MatrixMut, TableBatch};
+use super::bags::Bags;
+use super::device::{Device, Extent};
+use super::matrix::{Matrix, MatrixMut, matrix_name};
+use super::tables::TableBatch;
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_size, invalid};
 use crate::size::{product, sum};

@@ -4,7 +4,8 @@
 //! The result stays on the device, where the ops of the step read it
 //! ([`StepControl::gate`](super::StepControl)): nobody waits for it.
 
-use super::{Device, Extent, StepValues};
+use super::device::{Device, Extent};
+use super::optimizer::StepValues;
 use crate::error::{Result, expect_size};
 
 /// What happens where a loss or a gradient is infinite or not a number.

@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use super::{Bags, Device, Extent, Feature, Table, TableBatch};
+use super::bags::Bags;
+use super::device::{Device, Extent};
+use super::tables::{Feature, Table, TableBatch};
 use crate::dtype::Index;
 use crate::error::{Error, Result, expect_at_least, invalid};
 use crate::size::{product, sum};

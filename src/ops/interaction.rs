@@ -27,8 +27,9 @@
 //! Backends may take `gᵢᵢ` as zero where there is no pair (i,i), and multiply by it: a feature that
 //! is not finite then makes its own gradient NaN, too.
 
-use super::matrix::matrix_name;
-use super::{Device, Matrix, MatrixMut, Precision};
+use super::device::Device;
+use super::matrix::{Matrix, MatrixMut, matrix_name};
+use super::precision::Precision;
 use crate::dtype::Element;
 use crate::error::{Result, invalid};
 use crate::size::{next_multiple, product, sum};

@@ -15,8 +15,9 @@
 //! that may cut off where it adds, and `Tf32` adds 2⁻¹⁰ to each term for its factors. Where a
 //! library multiplies in a device's stead, it may round more: `backend::cuda::Gemm` says what.
 
-use super::matrix::matrix_name;
-use super::{Accum, Device, Extent, Matrix, MatrixMut, Precision};
+use super::device::{Device, Extent};
+use super::matrix::{Matrix, MatrixMut, matrix_name};
+use super::precision::Precision;
 use crate::dtype::Element;
 use crate::error::{Result, expect_at_least, expect_size};
 use crate::size::{product, sum};
@@ -29,6 +30,16 @@ pub enum Activation {
     None,
     /// `max(x, 0)`; its derivative at 0 is 0.
     Relu,
+}
+
+/// What happens to the values that an output holds before the op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Accum {
+    /// They are overwritten, even if they are not numbers.
+    #[default]
+    Replace,
+    /// The result is added to them.
+    Add,
 }
 
 /// What a backend provides; call it through [`Forward::run`] and [`Backward::run`], which validate.

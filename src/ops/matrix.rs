@@ -1,6 +1,6 @@
 //! Row-major matrices with a leading dimension, over a device's views.
 
-use super::{Device, Extent};
+use super::device::{Device, Extent};
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 

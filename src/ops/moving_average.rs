@@ -3,7 +3,8 @@
 //! A model with averaged parameters generalises better than the one that the last steps left
 //! (Polyak & Juditsky, 1992).
 
-use super::{Device, Extent, StepControl};
+use super::device::{Device, Extent};
+use super::optimizer::StepControl;
 use crate::error::{Result, expect_size, invalid};
 
 /// What a backend provides; call it through [`Update::run`], which validates.

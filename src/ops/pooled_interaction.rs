@@ -3,9 +3,11 @@
 //! The outputs are those of [`embedding_bag`] and then of [`interaction`] with what it pooled, to
 //! the bit.
 
+use super::device::Device;
 use super::embedding_bag::{self, EmbeddingBagOps};
-use super::interaction::{self, Features, InteractionOps};
-use super::{Device, Interaction, Matrix, MatrixMut, Precision};
+use super::interaction::{self, Features, Interaction, InteractionOps};
+use super::matrix::{Matrix, MatrixMut};
+use super::precision::Precision;
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 

@@ -24,12 +24,12 @@
 
 use std::sync::Arc;
 
+use super::bags::Bags;
+use super::device::{Device, Extent};
 use super::index_sort::SortedIndices;
-use super::matrix::matrix_name;
-use super::optimizer::check_max_gradient;
-use super::{
-    Bags, Device, Extent, Matrix, OptimizerStateMut, StepControl, Table, TableBatch, UpdateRule,
-};
+use super::matrix::{Matrix, matrix_name};
+use super::optimizer::{OptimizerStateMut, StepControl, UpdateRule, check_max_gradient};
+use super::tables::{Table, TableBatch};
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 use crate::size::{product, sum};

@@ -1,7 +1,7 @@
 //! What lets steps follow each other without waiting: ops that are recorded once and replayed, and
 //! batches that travel while others are computed.
 
-use super::Device;
+use super::device::Device;
 use crate::dtype::Scalar;
 use crate::error::Result;
 
