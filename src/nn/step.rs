@@ -13,7 +13,7 @@ use crate::ops::index_sort::SortedIndices;
 use crate::ops::optimizer::check_max_gradient;
 use crate::ops::sparse_update::{PooledGrad, Reduce, SparseGrad};
 use crate::ops::{
-    Accum, Backend, Device, Extent, StepControl, StepValues, UpdateRule, dense_update,
+    Accum, Backend, Device, Extent, StepControl, StepValues, UpdateRule, Views, dense_update,
 };
 
 /// Recordings that a model keeps: the last batch of an epoch has another size than the others, and
@@ -29,7 +29,7 @@ pub(super) struct Place {
 }
 
 /// Values of a step, for tables and layers.
-type Values<'a, D> = [<D as Device>::Slice<'a, StepValues>; 2];
+type Values<'a, D> = [<D as Views>::Slice<'a, StepValues>; 2];
 
 impl<D: Backend> Dlrm<D> {
     /// One step of training: [`Self::loss_and_grad`], then the optimizers. Each row that was looked

@@ -1,8 +1,7 @@
 //! The bags of ids of a batch.
 
-use super::device::{Device, Extent};
 use super::tables::TableBatch;
-use crate::Cpu;
+use super::views::{Extent, Views};
 use crate::dtype::Index;
 use crate::error::{Result, expect_size, invalid};
 use crate::jagged::Jagged;
@@ -15,30 +14,33 @@ const MAX_BAGS: usize = u32::MAX as usize - 1;
 ///
 /// The contents are checked where they are read: wrong offsets are an error, a bad id is skipped
 /// and reported.
-pub struct Bags<'a, D: Device, I: Index> {
+pub struct Bags<'a, V: Views, I: Index> {
     /// The number of samples.
     pub batch_size: usize,
     /// All ids, bag after bag.
-    pub indices: D::Slice<'a, I>,
+    pub indices: V::Slice<'a, I>,
     /// Whether there may be room behind the last bag in `indices` and `per_sample_weights`, which
     /// then is not read: so that batches with more or fewer ids can be of the same sizes, as the
     /// ops of a recorded step are.
     pub has_slack: bool,
     /// The bounds of the bags, one more than there are bags.
-    pub offsets: D::Slice<'a, I>,
+    pub offsets: V::Slice<'a, I>,
     /// A factor for every id.
-    pub per_sample_weights: Option<D::Slice<'a, f32>>,
+    pub per_sample_weights: Option<V::Slice<'a, f32>>,
 }
 
-impl<D: Device, I: Index> Clone for Bags<'_, D, I> {
+impl<V: Views, I: Index> Clone for Bags<'_, V, I> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<D: Device, I: Index> Copy for Bags<'_, D, I> {}
+impl<V: Views, I: Index> Copy for Bags<'_, V, I> {}
 
-/// On the CPU, the bags of a checked batch are used where they lie.
-impl<'a, I: Index> From<&'a Jagged<I>> for Bags<'a, Cpu, I> {
+/// Where views are Rust slices, as on the CPU, the bags of a checked batch are used where they lie.
+impl<'a, V, I: Index> From<&'a Jagged<I>> for Bags<'a, V, I>
+where
+    V: Views<Slice<'a, I> = &'a [I]> + Views<Slice<'a, f32> = &'a [f32]>,
+{
     fn from(bags: &'a Jagged<I>) -> Self {
         Self {
             batch_size: bags.batch_size(),
@@ -50,15 +52,15 @@ impl<'a, I: Index> From<&'a Jagged<I>> for Bags<'a, Cpu, I> {
     }
 }
 
-impl<D: Device, I: Index> Bags<'_, D, I> {
+impl<V: Views, I: Index> Bags<'_, V, I> {
     /// The same bags, borrowed for a shorter time.
-    pub fn reborrow(&self) -> Bags<'_, D, I> {
+    pub fn reborrow(&self) -> Bags<'_, V, I> {
         Bags {
             batch_size: self.batch_size,
-            indices: D::reborrow(&self.indices),
+            indices: V::reborrow(&self.indices),
             has_slack: self.has_slack,
-            offsets: D::reborrow(&self.offsets),
-            per_sample_weights: self.per_sample_weights.as_ref().map(D::reborrow),
+            offsets: V::reborrow(&self.offsets),
+            per_sample_weights: self.per_sample_weights.as_ref().map(V::reborrow),
         }
     }
 

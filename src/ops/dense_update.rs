@@ -4,8 +4,9 @@
 //! the same pass.
 
 use super::cast::check_power_of_two;
-use super::device::{Device, Extent};
+use super::device::Device;
 use super::optimizer::{OptimizerStateMut, StepControl, UpdateRule, check_max_gradient};
+use super::views::Extent;
 use crate::dtype::Element;
 use crate::error::{Result, expect_size};
 

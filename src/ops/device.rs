@@ -1,48 +1,18 @@
-//! Memory of a device, and the views through which ops see it.
+//! Memory of a device.
 
 use super::tables::TableBatch;
+use super::views::{Extent, Views};
 use crate::dtype::Scalar;
 use crate::error::{Error, Result};
 use crate::size::filled;
-
-/// The number of elements that a view or buffer holds.
-pub trait Extent {
-    /// The number of elements.
-    fn extent(&self) -> usize;
-}
-
-impl<T> Extent for [T] {
-    fn extent(&self) -> usize {
-        self.len()
-    }
-}
-impl<T> Extent for &[T] {
-    fn extent(&self) -> usize {
-        self.len()
-    }
-}
-impl<T> Extent for &mut [T] {
-    fn extent(&self) -> usize {
-        self.len()
-    }
-}
-impl<T> Extent for Vec<T> {
-    fn extent(&self) -> usize {
-        self.len()
-    }
-}
 
 /// Memory of a device, and the views through which ops see it.
 ///
 /// A buffer is used with the device that allocated it, or with a clone of that device. Other
 /// devices may refuse it ([`Error::OtherBackend`]), as CUDA backends do.
-pub trait Device: Clone + Send + Sync {
+pub trait Device: Views + Clone + Send + Sync {
     /// Owned memory.
     type Buffer<T: Scalar>: Extent + Send + Sync;
-    /// A shared view.
-    type Slice<'a, T: Scalar>: Extent + Copy + Send + Sync;
-    /// An exclusive view.
-    type SliceMut<'a, T: Scalar>: Extent + Send;
     /// A [`TableBatch`] where the device can read it.
     type Tables: AsRef<TableBatch> + Send + Sync;
 
@@ -101,13 +71,6 @@ pub trait Device: Clone + Send + Sync {
         first: std::ops::Range<usize>,
         second: std::ops::Range<usize>,
     ) -> (Self::SliceMut<'_, T>, Self::SliceMut<'_, T>);
-    /// The same view, borrowed for a shorter time. Structs over views are invariant in their
-    /// lifetime; this gets around it.
-    fn reborrow<'a, T: Scalar>(slice: &'a Self::Slice<'_, T>) -> Self::Slice<'a, T>;
-    /// As [`Self::reborrow`], for writing.
-    fn reborrow_mut<'a, T: Scalar>(slice: &'a mut Self::SliceMut<'_, T>) -> Self::SliceMut<'a, T>;
-    /// What is being written, for reading.
-    fn as_slice<'a, T: Scalar>(slice: &'a Self::SliceMut<'_, T>) -> Self::Slice<'a, T>;
     /// Views a whole buffer.
     fn view<T: Scalar>(buffer: &Self::Buffer<T>) -> Self::Slice<'_, T> {
         Self::slice(buffer, 0..buffer.extent())

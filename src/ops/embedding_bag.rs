@@ -17,9 +17,10 @@
 //! of a sum of `n` products is at most `γₙ₊₁ Σ|wᵢ W[idᵢ]|`, `γₖ = ku/(1-ku)`, `u = 2⁻²⁴`.
 
 use super::bags::Bags;
-use super::device::{Device, Extent};
+use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
 use super::tables::TableBatch;
+use super::views::Extent;
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_size, invalid};
 use crate::size::{product, sum};

@@ -4,8 +4,9 @@
 //! The result stays on the device, where the ops of the step read it
 //! ([`StepControl::gate`](super::StepControl)): nobody waits for it.
 
-use super::device::{Device, Extent};
+use super::device::Device;
 use super::optimizer::StepValues;
+use super::views::Extent;
 use crate::error::{Result, expect_size};
 
 /// What happens where a loss or a gradient is infinite or not a number.

@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use super::bags::Bags;
-use super::device::{Device, Extent};
+use super::device::Device;
 use super::tables::{Feature, Table, TableBatch};
+use super::views::Extent;
 use crate::dtype::Index;
 use crate::error::{Error, Result, expect_at_least, invalid};
 use crate::size::{product, sum};

@@ -15,9 +15,10 @@
 //! that may cut off where it adds, and `Tf32` adds 2⁻¹⁰ to each term for its factors. Where a
 //! library multiplies in a device's stead, it may round more: `backend::cuda::Gemm` says what.
 
-use super::device::{Device, Extent};
+use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
 use super::precision::Precision;
+use super::views::Extent;
 use crate::dtype::Element;
 use crate::error::{Result, expect_at_least, expect_size};
 use crate::size::{product, sum};

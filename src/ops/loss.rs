@@ -21,7 +21,8 @@
 //! in an order that is the backend's own and the same in every run.
 
 use super::cast::check_power_of_two;
-use super::device::{Device, Extent};
+use super::device::Device;
+use super::views::Extent;
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 
 /// What is minimised.

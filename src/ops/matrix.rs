@@ -1,13 +1,13 @@
 //! Row-major matrices with a leading dimension, over a device's views.
 
-use super::device::{Device, Extent};
+use super::views::{Extent, Views};
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 
 /// A row-major matrix: element `(r, c)` lies at `data[r * ld + c]`.
-pub struct Matrix<'a, D: Device, T: Scalar> {
+pub struct Matrix<'a, V: Views, T: Scalar> {
     /// The elements.
-    pub data: D::Slice<'a, T>,
+    pub data: V::Slice<'a, T>,
     /// The number of rows.
     pub rows: usize,
     /// The number of columns.
@@ -16,17 +16,17 @@ pub struct Matrix<'a, D: Device, T: Scalar> {
     pub ld: usize,
 }
 
-impl<D: Device, T: Scalar> Clone for Matrix<'_, D, T> {
+impl<V: Views, T: Scalar> Clone for Matrix<'_, V, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<D: Device, T: Scalar> Copy for Matrix<'_, D, T> {}
+impl<V: Views, T: Scalar> Copy for Matrix<'_, V, T> {}
 
 /// As [`Matrix`], for writing.
-pub struct MatrixMut<'a, D: Device, T: Scalar> {
+pub struct MatrixMut<'a, V: Views, T: Scalar> {
     /// The elements.
-    pub data: D::SliceMut<'a, T>,
+    pub data: V::SliceMut<'a, T>,
     /// The number of rows.
     pub rows: usize,
     /// The number of columns.
@@ -35,15 +35,15 @@ pub struct MatrixMut<'a, D: Device, T: Scalar> {
     pub ld: usize,
 }
 
-impl<'a, D: Device, T: Scalar> Matrix<'a, D, T> {
+impl<'a, V: Views, T: Scalar> Matrix<'a, V, T> {
     /// A matrix without gaps between its rows.
-    pub fn contiguous(data: D::Slice<'a, T>, rows: usize, cols: usize) -> Self {
+    pub fn contiguous(data: V::Slice<'a, T>, rows: usize, cols: usize) -> Self {
         Self { data, rows, cols, ld: cols }
     }
 
     /// The same matrix, borrowed for a shorter time.
-    pub fn reborrow(&self) -> Matrix<'_, D, T> {
-        Matrix { data: D::reborrow(&self.data), rows: self.rows, cols: self.cols, ld: self.ld }
+    pub fn reborrow(&self) -> Matrix<'_, V, T> {
+        Matrix { data: V::reborrow(&self.data), rows: self.rows, cols: self.cols, ld: self.ld }
     }
 
     /// Checks the shape against the one that the op needs, and the data against the shape.
@@ -58,16 +58,16 @@ impl<'a, D: Device, T: Scalar> Matrix<'a, D, T> {
     }
 }
 
-impl<'a, D: Device, T: Scalar> MatrixMut<'a, D, T> {
+impl<'a, V: Views, T: Scalar> MatrixMut<'a, V, T> {
     /// A matrix without gaps between its rows.
-    pub fn contiguous(data: D::SliceMut<'a, T>, rows: usize, cols: usize) -> Self {
+    pub fn contiguous(data: V::SliceMut<'a, T>, rows: usize, cols: usize) -> Self {
         Self { data, rows, cols, ld: cols }
     }
 
     /// The same matrix, borrowed for a shorter time.
-    pub fn reborrow(&mut self) -> MatrixMut<'_, D, T> {
+    pub fn reborrow(&mut self) -> MatrixMut<'_, V, T> {
         MatrixMut {
-            data: D::reborrow_mut(&mut self.data),
+            data: V::reborrow_mut(&mut self.data),
             rows: self.rows,
             cols: self.cols,
             ld: self.ld,
@@ -75,8 +75,8 @@ impl<'a, D: Device, T: Scalar> MatrixMut<'a, D, T> {
     }
 
     /// The same matrix, for reading.
-    pub fn as_matrix(&self) -> Matrix<'_, D, T> {
-        Matrix { data: D::as_slice(&self.data), rows: self.rows, cols: self.cols, ld: self.ld }
+    pub fn as_matrix(&self) -> Matrix<'_, V, T> {
+        Matrix { data: V::as_slice(&self.data), rows: self.rows, cols: self.cols, ld: self.ld }
     }
 
     /// Checks the shape against the one that the op needs, and the data against the shape.

@@ -50,7 +50,7 @@
 //!
 //! # Views
 //!
-//! Buffers are seen through [`Device::Slice`] and [`Device::SliceMut`]: on the CPU these are plain
+//! Buffers are seen through [`Views::Slice`] and [`Views::SliceMut`]: on the CPU these are plain
 //! Rust slices.
 
 mod backend;
@@ -72,10 +72,11 @@ mod precision;
 pub mod sparse_update;
 mod stage;
 mod tables;
+mod views;
 
 pub use backend::Backend;
 pub use bags::Bags;
-pub use device::{Device, Extent};
+pub use device::Device;
 pub use interaction::{Interaction, PairOrder};
 pub use linear::{Accum, Activation};
 pub use loss::Loss;
@@ -87,3 +88,4 @@ pub use precision::Precision;
 pub use stage::Stage;
 pub(crate) use stage::StagingOnly;
 pub use tables::{Feature, Pooling, Table, TableBatch};
+pub use views::{Extent, Host, Views};

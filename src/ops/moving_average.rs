@@ -3,8 +3,9 @@
 //! A model with averaged parameters generalises better than the one that the last steps left
 //! (Polyak & Juditsky, 1992).
 
-use super::device::{Device, Extent};
+use super::device::Device;
 use super::optimizer::StepControl;
+use super::views::Extent;
 use crate::error::{Result, expect_size, invalid};
 
 /// What a backend provides; call it through [`Update::run`], which validates.

@@ -1,7 +1,8 @@
 //! Update rules, shared by table rows ([`sparse_update`](super::sparse_update)) and dense
 //! parameters ([`dense_update`](super::dense_update)).
 
-use super::device::{Device, Extent};
+use super::device::Device;
+use super::views::Extent;
 use crate::error::{Error, Result, expect_size, invalid};
 
 /// An optimizer. With `g` the gradient, `w` the parameter, `lr` the learning rate, `t` the number

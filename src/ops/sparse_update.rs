@@ -25,11 +25,12 @@
 use std::sync::Arc;
 
 use super::bags::Bags;
-use super::device::{Device, Extent};
+use super::device::Device;
 use super::index_sort::SortedIndices;
 use super::matrix::{Matrix, matrix_name};
 use super::optimizer::{OptimizerStateMut, StepControl, UpdateRule, check_max_gradient};
 use super::tables::{Table, TableBatch};
+use super::views::Extent;
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 use crate::size::{product, sum};

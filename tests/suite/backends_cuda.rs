@@ -12,7 +12,7 @@ use bagdot::ops::linear;
 use bagdot::ops::moving_average::Update as Average;
 use bagdot::ops::{
     Accum, Activation, Device, Matrix, MatrixMut, Optimizer, Pooling, Precision, Stage,
-    StepControl, Table, embedding_bag,
+    StepControl, Table, Views, embedding_bag,
 };
 use bagdot::{Cuda, Error, Result};
 

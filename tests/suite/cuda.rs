@@ -7,7 +7,7 @@ use bagdot::backend::cuda::{
     Gemm, Parameter, SIGNATURES, Signature, Slice, SliceMut, driver_version, images,
 };
 use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
-use bagdot::ops::{Bags, Device, MatrixMut, Pooling};
+use bagdot::ops::{Bags, Device, MatrixMut, Pooling, Views};
 use bagdot::{Cpu, Cuda, Error};
 
 /// A batch whose rows are `dim` elements long, with `length` ids in each of its bags.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use crate::dtype::{Index, Scalar};
 use crate::error::{Error, Result, expect_size, invalid};
-use crate::ops::{Bags, Device, Matrix, StepControl, TableBatch, UpdateRule};
+use crate::ops::{Bags, Device, Matrix, StepControl, TableBatch, UpdateRule, Views};
 use crate::simd::Dispatch;
 pub use crate::simd::Simd;
 use crate::size::product;
@@ -127,10 +127,25 @@ impl Cpu {
     }
 }
 
-impl Device for Cpu {
-    type Buffer<T: Scalar> = Buffer<T>;
+impl Views for Cpu {
     type Slice<'a, T: Scalar> = &'a [T];
     type SliceMut<'a, T: Scalar> = &'a mut [T];
+
+    fn reborrow<'a, T: Scalar>(slice: &'a &[T]) -> &'a [T] {
+        slice
+    }
+
+    fn reborrow_mut<'a, T: Scalar>(slice: &'a mut &mut [T]) -> &'a mut [T] {
+        slice
+    }
+
+    fn as_slice<'a, T: Scalar>(slice: &'a &mut [T]) -> &'a [T] {
+        slice
+    }
+}
+
+impl Device for Cpu {
+    type Buffer<T: Scalar> = Buffer<T>;
     type Tables = TableBatch;
 
     fn alloc<T: Scalar>(&self, len: usize) -> Result<Buffer<T>> {
@@ -177,18 +192,6 @@ impl Device for Cpu {
 
     fn slice_mut<T: Scalar>(buffer: &mut Buffer<T>, range: Range<usize>) -> &mut [T] {
         &mut buffer[range]
-    }
-
-    fn reborrow<'a, T: Scalar>(slice: &'a &[T]) -> &'a [T] {
-        slice
-    }
-
-    fn reborrow_mut<'a, T: Scalar>(slice: &'a mut &mut [T]) -> &'a mut [T] {
-        slice
-    }
-
-    fn as_slice<'a, T: Scalar>(slice: &'a &mut [T]) -> &'a [T] {
-        slice
     }
 
     fn split_mut<T: Scalar>(

@@ -55,7 +55,7 @@ pub use transfer::Transfer;
 
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_size};
-use crate::ops::{Device, TableBatch};
+use crate::ops::{Device, TableBatch, Views};
 use cublaslt::CublasLt;
 use driver::check;
 use fault::FaultLog;
@@ -162,10 +162,25 @@ impl Cuda {
     }
 }
 
-impl Device for Cuda {
-    type Buffer<T: Scalar> = Buffer<T>;
+impl Views for Cuda {
     type Slice<'a, T: Scalar> = Slice<'a, T>;
     type SliceMut<'a, T: Scalar> = SliceMut<'a, T>;
+
+    fn reborrow<'a, T: Scalar>(slice: &'a Slice<'_, T>) -> Slice<'a, T> {
+        *slice
+    }
+
+    fn reborrow_mut<'a, T: Scalar>(slice: &'a mut SliceMut<'_, T>) -> SliceMut<'a, T> {
+        slice.reborrow()
+    }
+
+    fn as_slice<'a, T: Scalar>(slice: &'a SliceMut<'_, T>) -> Slice<'a, T> {
+        slice.as_slice()
+    }
+}
+
+impl Device for Cuda {
+    type Buffer<T: Scalar> = Buffer<T>;
     type Tables = Tables;
 
     fn alloc<T: Scalar>(&self, len: usize) -> Result<Buffer<T>> {
@@ -239,18 +254,6 @@ impl Device for Cuda {
 
     fn slice_mut<T: Scalar>(buffer: &mut Buffer<T>, range: Range<usize>) -> SliceMut<'_, T> {
         buffer.slice_mut(range)
-    }
-
-    fn reborrow<'a, T: Scalar>(slice: &'a Slice<'_, T>) -> Slice<'a, T> {
-        *slice
-    }
-
-    fn reborrow_mut<'a, T: Scalar>(slice: &'a mut SliceMut<'_, T>) -> SliceMut<'a, T> {
-        slice.reborrow()
-    }
-
-    fn as_slice<'a, T: Scalar>(slice: &'a SliceMut<'_, T>) -> Slice<'a, T> {
-        slice.as_slice()
     }
 
     fn split_mut<T: Scalar>(
