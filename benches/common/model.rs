@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use bagdot::Philox;
 use bagdot::nn::{BatchView, ComputePrecision, Dlrm, DlrmConfig, Optimizers};
-use bagdot::ops::{Backend, Bags, Device, Feature, Matrix, Optimizer, Pooling, Table};
-use bagdot::{Cpu, Philox};
+use bagdot::ops::{Backend, Bags, Device, Feature, Host, Matrix, Optimizer, Pooling, Table};
 use rayon::prelude::*;
 use serde::Deserialize;
 
@@ -100,7 +100,7 @@ impl Model {
 }
 
 impl HostBatch {
-    pub fn view(&self) -> BatchView<'_, Cpu, i64> {
+    pub fn view(&self) -> BatchView<'_, Host, i64> {
         let batch_size = self.labels.len();
         BatchView {
             dense: Matrix::contiguous(&self.dense[..], batch_size, self.dense.len() / batch_size),

@@ -8,11 +8,11 @@ use crate::dtype::Index;
 use crate::error::Result;
 use crate::ops::index_sort::{Sort, SortedIndices};
 use crate::ops::sparse_update::Update;
-use crate::ops::{Backend, Bags, Device, Matrix, TableBatch, loss};
+use crate::ops::{Backend, Bags, Device, Matrix, TableBatch, Views, loss};
 use crate::size::product;
 
-/// A batch on a device.
-pub struct BatchView<'a, D: Device, I: Index> {
+/// A batch on a device, or on the [`Host`](crate::ops::Host).
+pub struct BatchView<'a, D: Views, I: Index> {
     /// `[batch_size, num_dense]`.
     pub dense: Matrix<'a, D, f32>,
     /// The ids of all features.
@@ -21,12 +21,12 @@ pub struct BatchView<'a, D: Device, I: Index> {
     pub labels: Option<D::Slice<'a, f32>>,
 }
 
-impl<D: Device, I: Index> Clone for BatchView<'_, D, I> {
+impl<D: Views, I: Index> Clone for BatchView<'_, D, I> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<D: Device, I: Index> Copy for BatchView<'_, D, I> {}
+impl<D: Views, I: Index> Copy for BatchView<'_, D, I> {}
 
 /// Everything that a step writes besides the model itself.
 pub(super) struct Buffers<D: Backend> {

@@ -1,10 +1,10 @@
 //! Batches on their way from the host to a device.
 
 use super::buffers::BatchView;
+use crate::dtype::Scalar;
 use crate::error::{Error, OffsetRule, Result, expect_size, invalid};
 use crate::ops::matrix::matrix_name;
-use crate::ops::{Backend, Bags, Extent, Matrix, StagingOnly, StepValues};
-use crate::{Cpu, Scalar};
+use crate::ops::{Backend, Bags, Extent, Host, Matrix, StagingOnly, StepValues};
 
 const OP: &str = "Staging";
 
@@ -88,14 +88,14 @@ impl<D: Backend> Staging<D> {
     /// # Errors
     /// Returns an error if the sizes of the batch do not fit together, and the errors of
     /// [`Device::alloc`](crate::ops::Device::alloc) and of the backend.
-    pub fn stage(&mut self, batch: BatchView<'_, Cpu, i64>) -> Result<BatchView<'_, D, i64>> {
+    pub fn stage(&mut self, batch: BatchView<'_, Host, i64>) -> Result<BatchView<'_, D, i64>> {
         self.receive(batch, None)?;
         Ok(self.view())
     }
 
     pub(super) fn receive(
         &mut self,
-        batch: BatchView<'_, Cpu, i64>,
+        batch: BatchView<'_, Host, i64>,
         values: Option<&[StepValues; 2]>,
     ) -> Result<()> {
         check(&batch)?;
@@ -193,7 +193,7 @@ impl<D: Backend> Staging<D> {
 
 /// Checks the sizes of a batch against each other, and where the last bag ends: behind it lie other
 /// ids than its own. What else is wrong with offsets and ids is found by the ops that read them.
-pub(super) fn check(batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
+pub(super) fn check(batch: &BatchView<'_, Host, i64>) -> Result<()> {
     let BatchView { dense, bags, labels } = batch;
     let Bags { batch_size, indices, has_slack, offsets, per_sample_weights } = *bags;
     expect_size(OP, "batch.bags.batch_size", batch_size, dense.rows)?;

@@ -5,7 +5,6 @@ use super::dlrm::{Dlrm, OP, Training, trainable, unlabelled, untrained};
 use super::layers::{Layers, matrix, with_layers};
 use super::optimizer::Optimizers;
 use super::staging::{self, Staging};
-use crate::Cpu;
 use crate::dtype::Index;
 use crate::error::{Result, expect_size, invalid};
 use crate::ops::finite_check::{Check, NonFinite, Verdict};
@@ -13,7 +12,7 @@ use crate::ops::index_sort::SortedIndices;
 use crate::ops::optimizer::check_max_gradient;
 use crate::ops::sparse_update::{PooledGrad, Reduce, SparseGrad};
 use crate::ops::{
-    Accum, Backend, Device, Extent, StepControl, StepValues, UpdateRule, Views, dense_update,
+    Accum, Backend, Device, Extent, Host, StepControl, StepValues, UpdateRule, Views, dense_update,
 };
 
 /// Recordings that a model keeps: the last batch of an epoch has another size than the others, and
@@ -57,7 +56,7 @@ impl<D: Backend> Dlrm<D> {
     pub fn train_staged(
         &mut self,
         staging: &mut Staging<D>,
-        batch: BatchView<'_, Cpu, i64>,
+        batch: BatchView<'_, Host, i64>,
     ) -> Result<()> {
         let values = self.step_values()?;
         self.check_staged(staging, &batch)?;
@@ -84,7 +83,7 @@ impl<D: Backend> Dlrm<D> {
         self.count_step()
     }
 
-    fn check_staged(&self, staging: &Staging<D>, batch: &BatchView<'_, Cpu, i64>) -> Result<()> {
+    fn check_staged(&self, staging: &Staging<D>, batch: &BatchView<'_, Host, i64>) -> Result<()> {
         if !staging.is_on(&self.device) {
             return Err(invalid(
                 OP,

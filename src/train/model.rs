@@ -10,11 +10,10 @@ use super::metrics::Predictions;
 use super::model_dir::ModelDir;
 use super::tensor_file::{TensorFile, TensorLayout};
 use super::unseen::Unseen;
-use crate::Cpu;
 use crate::data::{Batch, Dataset, Encoder, LabelUse, Part, ReadReport, RowStream, Source};
 use crate::nn::{BatchView, Dlrm, MemoryPlan, NamedTensor, Prefixed, Staging, sigmoid};
 use crate::ops::finite_check::Verdict;
-use crate::ops::{Backend, Bags, Matrix};
+use crate::ops::{Backend, Bags, Host, Matrix};
 use crate::size::{filled, product, with_room};
 
 /// The number of rows that are predicted at a time.
@@ -194,7 +193,7 @@ fn view<'a>(
     batch: &'a Batch,
     num_dense: usize,
     weights: Option<&'a [f32]>,
-) -> BatchView<'a, Cpu, i64> {
+) -> BatchView<'a, Host, i64> {
     BatchView {
         dense: Matrix::contiguous(&batch.dense[..], batch.batch_size, num_dense),
         bags: Bags {

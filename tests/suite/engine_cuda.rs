@@ -290,7 +290,7 @@ fn staging_on_the_cpu_copies_at_once() {
     let staged = staging.stage(host.view()).unwrap();
     assert_eq!(
         (staged.bags.indices, staged.bags.offsets),
-        (host.view().bags.indices, host.view().bags.offsets)
+        (host.view::<Cpu>().bags.indices, host.view::<Cpu>().bags.offsets)
     );
     assert!(!staged.bags.has_slack);
 }

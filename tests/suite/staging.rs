@@ -3,8 +3,8 @@
 
 use crate::common::*;
 use bagdot::nn::{BatchView, Dlrm, DlrmConfig, NamedTensor, Optimizers, Staging};
-use bagdot::ops::{Backend, Bags, Device, Feature, Matrix, Optimizer, Pooling, Table};
-use bagdot::{Cpu, Error, OffsetRule, Result};
+use bagdot::ops::{Backend, Bags, Device, Feature, Host, Matrix, Optimizer, Pooling, Table};
+use bagdot::{Error, OffsetRule, Result};
 
 backend_suite!(cuda:
     misfits_are_refused,
@@ -22,10 +22,10 @@ const LABELS: &[f32] = &[1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0];
 const WEIGHTS: &[f32] =
     &[1.0, 0.5, 2.0, 1.0, 0.25, 1.0, 1.5, 1.0, 0.5, 1.0, 2.0, 1.0, 9.0, 9.0, 9.0, 9.0];
 
-type Host<'a> = BatchView<'a, Cpu, i64>;
+type HostBatch<'a> = BatchView<'a, Host, i64>;
 
 /// Four samples.
-fn good<'a>() -> Host<'a> {
+fn good<'a>() -> HostBatch<'a> {
     BatchView {
         dense: Matrix::contiguous(&DENSE[..8], 4, 2),
         bags: Bags {
@@ -40,7 +40,7 @@ fn good<'a>() -> Host<'a> {
 }
 
 /// The same with one thing changed.
-fn but(change: impl FnOnce(&mut Host<'static>)) -> Host<'static> {
+fn but(change: impl FnOnce(&mut HostBatch<'static>)) -> HostBatch<'static> {
     let mut batch = good();
     change(&mut batch);
     batch
@@ -82,8 +82,8 @@ fn argument(error: &Error) -> &'static str {
 
 /// Batches whose parts do not fit together, whatever the model, with the argument that is to be
 /// named.
-fn misfits() -> Vec<(&'static str, Host<'static>)> {
-    fn dense(rows: usize, cols: usize, ld: usize, len: usize) -> Matrix<'static, Cpu, f32> {
+fn misfits() -> Vec<(&'static str, HostBatch<'static>)> {
+    fn dense(rows: usize, cols: usize, ld: usize, len: usize) -> Matrix<'static, Host, f32> {
         Matrix { data: &DENSE[..len], rows, cols, ld }
     }
     let (last_is_before, last_is_behind, last_is_negative): (&[i64], &[i64], &[i64]) = (
@@ -117,7 +117,7 @@ fn misfits() -> Vec<(&'static str, Host<'static>)> {
 }
 
 /// Batches that are none of the model's.
-fn misfits_of_the_model() -> Vec<(&'static str, Host<'static>)> {
+fn misfits_of_the_model() -> Vec<(&'static str, HostBatch<'static>)> {
     vec![
         ("batch.labels", but(|b| b.labels = None)),
         ("batch.dense.cols", but(|b| b.dense = Matrix::contiguous(DENSE, 4, 3))),
@@ -177,7 +177,7 @@ fn misfits_are_refused<B: Backend>(device: &B) {
 }
 
 fn the_next_step_is_that_of_a_good_batch<B: Backend>(device: &B) {
-    let train = |bad: &[(&str, Host<'_>)]| {
+    let train = |bad: &[(&str, HostBatch<'_>)]| {
         let (mut model, mut staging) = (model(device, Pooling::Sum), Staging::new(device).unwrap());
         for _ in 0..4 {
             for (_, batch) in bad {

@@ -1,15 +1,15 @@
 //! A batch for the engine, and the engine's parameters by name.
 
+use bagdot::Index;
 use bagdot::nn::{BatchView, Dlrm, NamedTensor};
-use bagdot::ops::{Accum, Backend, Device, Matrix, Optimizer};
-use bagdot::{Cpu, Index};
+use bagdot::ops::{Accum, Backend, Device, Matrix, Optimizer, Views};
 
 use super::cases::{BagCase, DeviceBags, Id};
 use super::memory::upload;
 use super::reference::{Layer, Model};
 use super::tolerance::{Approx, exact};
 
-/// A batch on the host, as the engine takes it on the CPU.
+/// A batch on the host.
 pub struct Batch<I: Index> {
     pub dense: Vec<f32>,
     pub num_dense: usize,
@@ -27,7 +27,11 @@ impl<I: Id> Batch<I> {
         Self { dense, num_dense, case, labels, indices, offsets }
     }
 
-    pub fn view(&self) -> BatchView<'_, Cpu, I> {
+    /// Views the batch for the CPU backend, or as a batch on the host.
+    pub fn view<'a, V>(&'a self) -> BatchView<'a, V, I>
+    where
+        V: Views<Slice<'a, I> = &'a [I]> + Views<Slice<'a, f32> = &'a [f32]>,
+    {
         BatchView {
             dense: Matrix::contiguous(&self.dense[..], self.case.batch_size, self.num_dense),
             bags: bagdot::ops::Bags {
