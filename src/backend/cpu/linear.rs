@@ -3,7 +3,7 @@
 use bytemuck::{cast_slice, cast_slice_mut};
 
 use super::Cpu;
-use super::compute::gemm::{Factor, Finish, Product};
+use super::compute::gemm::{Epilogue, Operand, Product, gemm, pack_b, packed_b_len};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::Accum;
@@ -16,24 +16,24 @@ impl LinearOps for Cpu {
         let Forward { input, weight, packed_weight, bias, activation, output, .. } = args;
         let product = Product {
             shape: (output.rows, output.cols, input.cols),
-            lhs: Factor::rows(input.data, input.ld),
-            rhs: Factor::rows(weight.data, weight.ld),
-            packed_rhs: packed_weight.map(cast_slice),
-            finish: Finish::Affine { bias, relu: activation == Activation::Relu },
+            a: Operand::row_major(input.data, input.ld),
+            b: Operand::row_major(weight.data, weight.ld),
+            packed_b: packed_weight.map(cast_slice),
+            epilogue: Epilogue::Bias { bias, relu: activation == Activation::Relu },
             row_sums: None,
         };
-        self.product(product, output);
+        gemm(self, product, output);
         Ok(())
     }
 
     fn linear_pack<E: Element>(&self, Pack { weight, packed }: Pack<'_, Self, E>) -> Result<()> {
-        let rhs = Factor::rows(weight.data, weight.ld);
-        self.pack_rhs(rhs, (weight.rows, weight.cols), cast_slice_mut(packed));
+        let b = Operand::row_major(weight.data, weight.ld);
+        pack_b(self, b, (weight.rows, weight.cols), cast_slice_mut(packed));
         Ok(())
     }
 
     fn linear_packed_len<E: Element>(&self, outputs: usize, inputs: usize) -> usize {
-        self.packed_rhs_len::<E>(outputs, inputs).div_ceil(2)
+        packed_b_len::<E>(self, outputs, inputs).div_ceil(2)
     }
 
     fn linear_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
@@ -49,28 +49,20 @@ impl LinearOps for Cpu {
         }
         let (z, ld) = (&*grad_output.data, grad_output.ld);
         if let Some(grad_input) = grad_input {
-            let (lhs, rhs) = (Factor::rows(z, ld), Factor::columns(weight.data, weight.ld));
-            let (packed_rhs, row_sums) = (None, None);
-            let product = Product {
-                shape: (m, k, n),
-                lhs,
-                rhs,
-                packed_rhs,
-                finish: Finish::Replace,
-                row_sums,
-            };
-            self.product(product, grad_input);
+            let (a, b) = (Operand::row_major(z, ld), Operand::col_major(weight.data, weight.ld));
+            let epilogue = Epilogue::Replace;
+            let product =
+                Product { shape: (m, k, n), a, b, packed_b: None, epilogue, row_sums: None };
+            gemm(self, product, grad_input);
         }
-        let finish = match accum {
-            Accum::Replace => Finish::Replace,
-            Accum::Add => Finish::Add,
+        let epilogue = match accum {
+            Accum::Replace => Epilogue::Replace,
+            Accum::Add => Epilogue::Add,
         };
-        let (lhs, rhs) = (Factor::columns(z, ld), Factor::columns(input.data, input.ld));
-        let (packed_rhs, row_sums) = (None, Some(grad_bias));
-        self.product(
-            Product { shape: (n, k, m), lhs, rhs, packed_rhs, finish, row_sums },
-            grad_weight,
-        );
+        let (a, b) = (Operand::col_major(z, ld), Operand::col_major(input.data, input.ld));
+        let row_sums = Some(grad_bias);
+        let product = Product { shape: (n, k, m), a, b, packed_b: None, epilogue, row_sums };
+        gemm(self, product, grad_weight);
         Ok(())
     }
 

@@ -1,63 +1,52 @@
-//! Products of few rows or few columns, where packing would cost as much as the product: each sum
-//! runs along two lines as they are.
+//! Products of few rows or few columns, for which packing would cost as much as the product: each
+//! sum is a dot product of a row of A and a column of B where they lie.
 
 use std::ops::Range;
 
-use super::factor::{load_words, multiplies_pairs};
-use super::tile::Finish;
-use super::{Factor, Product};
+use super::epilogue::Epilogue;
+use super::operand::{Operand, Product};
+use super::pack::{load_packed, multiplies_pairs};
 use crate::Cpu;
 use crate::dtype::Element;
 use crate::ops::MatrixMut;
 use crate::simd::{LANES, Lanes, Loop};
 
-impl Cpu {
-    /// A product of factors whose terms lie side by side. Lane `l` sums the products of terms `≡ l
-    /// (mod 16)`, then the lanes are added pairwise.
-    pub(super) fn product_of_few<E: Element, O: Element>(
-        &self,
-        product: &Product<'_, E>,
-        out: MatrixMut<'_, Self, O>,
-    ) {
-        let Product { shape: (m, n, k), lhs, rhs, finish, .. } = *product;
-        let ld = out.ld;
-        let run = |first_row: usize, rows: usize, first_col: usize, cols: usize, out: &mut [O]| {
-            self.dispatch.run(Dots {
-                k,
-                lhs,
-                rhs,
-                finish,
-                first_row,
-                rows,
-                first_col,
-                cols,
-                out,
-                ld,
-            });
-        };
-        let threads = self.num_threads();
-        if threads == 1 {
-            run(0, m, 0, n, out.data);
-        } else if m == 1 {
-            let cols = n.div_ceil(threads).next_multiple_of(LANES);
-            self.for_each_chunk(&mut out.data[..n], cols, |k, out| {
-                run(0, 1, k * cols, out.len(), out)
-            });
-        } else {
-            let rows = m.div_ceil(threads).next_multiple_of(4);
-            let len = out.data.len().min(m * ld);
-            let part = |k: usize, out: &mut [O]| run(k * rows, rows.min(m - k * rows), 0, n, out);
-            self.for_each_chunk(&mut out.data[..len], rows * ld, part);
-        }
+/// Computes a product of row-major operands. Lane `l` sums the products at `k ≡ l (mod 16)`, or of
+/// pairs at `k / 2 ≡ l (mod 16)`, then the lanes are added in a tree.
+pub(super) fn gemm_by_dots<E: Element, O: Element>(
+    cpu: &Cpu,
+    product: &Product<'_, E>,
+    out: MatrixMut<'_, Cpu, O>,
+) {
+    let Product { shape: (m, n, k), a, b, epilogue, .. } = *product;
+    let ld = out.ld;
+    let run = |first_row: usize, rows: usize, first_col: usize, cols: usize, out: &mut [O]| {
+        let dots = Dots { k, a, b, epilogue, first_row, rows, first_col, cols, out, ld };
+        cpu.dispatch.run(dots);
+    };
+    let threads = cpu.num_threads();
+    if threads == 1 {
+        run(0, m, 0, n, out.data);
+    } else if m == 1 {
+        let cols = n.div_ceil(threads).next_multiple_of(LANES);
+        cpu.for_each_chunk(&mut out.data[..n], cols, |chunk, out| {
+            run(0, 1, chunk * cols, out.len(), out)
+        });
+    } else {
+        let rows = m.div_ceil(threads).next_multiple_of(4);
+        let len = out.data.len().min(m * ld);
+        cpu.for_each_chunk(&mut out.data[..len], rows * ld, |chunk, out| {
+            run(chunk * rows, rows.min(m - chunk * rows), 0, n, out)
+        });
     }
 }
 
 /// Some rows and columns of a product; `out` begins with the first of both.
 struct Dots<'a, E, O> {
     k: usize,
-    lhs: Factor<'a, E>,
-    rhs: Factor<'a, E>,
-    finish: Finish<'a>,
+    a: Operand<'a, E>,
+    b: Operand<'a, E>,
+    epilogue: Epilogue<'a>,
     first_row: usize,
     rows: usize,
     first_col: usize,
@@ -93,7 +82,7 @@ impl<E: Element, O: Element> Dots<'_, E, O> {
         }
     }
 
-    /// A tile of sums. Rows and columns that are not there are the last ones once more.
+    /// Computes a tile of the output. Past the last row or column, the last one is repeated.
     #[inline(always)]
     fn tile<V: Lanes, const ROWS: usize, const COLS: usize>(
         &mut self,
@@ -102,22 +91,22 @@ impl<E: Element, O: Element> Dots<'_, E, O> {
         col: usize,
     ) {
         let (last_row, last_col) = (self.first_row + self.rows - 1, self.first_col + self.cols - 1);
-        let mut left: [&[E]; ROWS] = [&[]; ROWS];
-        let mut right: [&[E]; COLS] = [&[]; COLS];
-        for (r, line) in left.iter_mut().enumerate() {
-            *line = self.lhs.line((self.first_row + row + r).min(last_row), 0, self.k);
+        let mut rows_of_a: [&[E]; ROWS] = [&[]; ROWS];
+        let mut cols_of_b: [&[E]; COLS] = [&[]; COLS];
+        for (r, row_of_a) in rows_of_a.iter_mut().enumerate() {
+            *row_of_a = self.a.row((self.first_row + row + r).min(last_row), 0, self.k);
         }
-        for (c, line) in right.iter_mut().enumerate() {
-            *line = self.rhs.line((self.first_col + col + c).min(last_col), 0, self.k);
+        for (c, col_of_b) in cols_of_b.iter_mut().enumerate() {
+            *col_of_b = self.b.row((self.first_col + col + c).min(last_col), 0, self.k);
         }
-        let sums = dot_tile(lanes, left, right, self.k);
+        let sums = dot_tile(lanes, rows_of_a, cols_of_b, self.k);
         for (r, sums) in sums.iter().enumerate().take(self.rows - row) {
             let out = &mut self.out[(row + r) * self.ld + col..];
             for (c, (out, sum)) in out.iter_mut().zip(sums).enumerate().take(self.cols - col) {
-                *out = O::from_f32(match self.finish {
-                    Finish::Replace => *sum,
-                    Finish::Add => out.to_f32() + sum,
-                    Finish::Affine { bias, relu } => match sum + bias[self.first_col + col + c] {
+                *out = O::from_f32(match self.epilogue {
+                    Epilogue::Replace => *sum,
+                    Epilogue::Add => out.to_f32() + sum,
+                    Epilogue::Bias { bias, relu } => match sum + bias[self.first_col + col + c] {
                         // Unlike `f32::max`, this lets a NaN through.
                         y if relu && y < 0.0 => 0.0,
                         y => y,
@@ -128,18 +117,18 @@ impl<E: Element, O: Element> Dots<'_, E, O> {
     }
 }
 
-/// The sums of products of [`Lanes::DOTS`] pairs of lines of `terms` elements, `ROWS` times `COLS`
-/// of them.
+/// Returns the dot products, of length `k`, of each of `ROWS` rows of A and `COLS` columns of B:
+/// [`Lanes::DOTS`] in all.
 #[inline(always)]
 fn dot_tile<V: Lanes, E: Element, const ROWS: usize, const COLS: usize>(
     lanes: V,
-    left: [&[E]; ROWS],
-    right: [&[E]; COLS],
-    terms: usize,
+    rows_of_a: [&[E]; ROWS],
+    cols_of_b: [&[E]; COLS],
+    k: usize,
 ) -> [[f32; COLS]; ROWS] {
     let vectors = match multiplies_pairs::<E, V>() {
-        true => dot_words::<V, E, ROWS, COLS, 2>(lanes, left, right, terms),
-        false => dot_words::<V, E, ROWS, COLS, 1>(lanes, left, right, terms),
+        true => dot_vectors::<V, E, ROWS, COLS, 2>(lanes, rows_of_a, cols_of_b, k),
+        false => dot_vectors::<V, E, ROWS, COLS, 1>(lanes, rows_of_a, cols_of_b, k),
     };
     let (vectors, mut sums) = (vectors.as_flattened(), [[0.0; COLS]; ROWS]);
     let to = sums.as_flattened_mut();
@@ -151,48 +140,52 @@ fn dot_tile<V: Lanes, E: Element, const ROWS: usize, const COLS: usize>(
     sums
 }
 
+/// Returns the vectors whose lanes add up to the dot products. A lane multiplies `PACKED` elements
+/// at a time.
 #[inline(always)]
-fn dot_words<V: Lanes, E: Element, const ROWS: usize, const COLS: usize, const TERMS: usize>(
+fn dot_vectors<V: Lanes, E: Element, const ROWS: usize, const COLS: usize, const PACKED: usize>(
     lanes: V,
-    left: [&[E]; ROWS],
-    right: [&[E]; COLS],
-    terms: usize,
+    rows_of_a: [&[E]; ROWS],
+    cols_of_b: [&[E]; COLS],
+    k: usize,
 ) -> [[V::F32; COLS]; ROWS] {
     let mut sums = [[lanes.splat(0.0); COLS]; ROWS];
-    let whole = terms / (LANES * TERMS) * (LANES * TERMS);
+    let step = LANES * PACKED;
+    let whole = k / step * step;
     let mut first = 0;
     while first < whole {
-        add_products::<V, E, ROWS, COLS, TERMS>(
+        add_products::<V, E, ROWS, COLS, PACKED>(
             lanes,
-            left,
-            right,
-            first..first + LANES * TERMS,
+            rows_of_a,
+            cols_of_b,
+            first..first + step,
             &mut sums,
         );
-        first += LANES * TERMS;
+        first += step;
     }
-    if whole < terms {
-        add_products::<V, E, ROWS, COLS, TERMS>(lanes, left, right, whole..terms, &mut sums);
+    if whole < k {
+        add_products::<V, E, ROWS, COLS, PACKED>(lanes, rows_of_a, cols_of_b, whole..k, &mut sums);
     }
     sums
 }
 
+/// Adds the products at `ks`, at most a vector of packed elements.
 #[inline(always)]
-fn add_products<V: Lanes, E: Element, const ROWS: usize, const COLS: usize, const TERMS: usize>(
+fn add_products<V: Lanes, E: Element, const ROWS: usize, const COLS: usize, const PACKED: usize>(
     lanes: V,
-    left: [&[E]; ROWS],
-    right: [&[E]; COLS],
-    terms: Range<usize>,
+    rows_of_a: [&[E]; ROWS],
+    cols_of_b: [&[E]; COLS],
+    ks: Range<usize>,
     sums: &mut [[V::F32; COLS]; ROWS],
 ) {
     let mut columns = [lanes.splat(0.0); COLS];
     for c in 0..COLS {
-        columns[c] = load_words::<V, E, TERMS>(lanes, &right[c][terms.clone()]);
+        columns[c] = load_packed::<V, E, PACKED>(lanes, &cols_of_b[c][ks.clone()]);
     }
     for r in 0..ROWS {
-        let row = load_words::<V, E, TERMS>(lanes, &left[r][terms.clone()]);
+        let row = load_packed::<V, E, PACKED>(lanes, &rows_of_a[r][ks.clone()]);
         for c in 0..COLS {
-            sums[r][c] = match TERMS {
+            sums[r][c] = match PACKED {
                 2 => lanes.add_products_of_pairs(row, columns[c], sums[r][c]),
                 _ => lanes.mul_add(row, columns[c], sums[r][c]),
             };
