@@ -52,7 +52,7 @@ use macrokernel::{PackedBlock, Plan, Stripe, multiply_block, pack};
 use microkernel::reads_strided_a;
 pub(crate) use operand::{Operand, Product};
 use pack::PackFormat;
-pub(crate) use pack::{load_packed as load_words, multiplies_pairs};
+pub(crate) use pack::{load_packed, multiplies_pairs};
 
 /// The largest number of rows of A for which packing B costs more than it saves.
 const MAX_ROWS_OF_DOTS: usize = 32;

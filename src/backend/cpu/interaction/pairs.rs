@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::super::compute::gemm::{load_words, multiplies_pairs};
+use super::super::compute::gemm::{load_packed, multiplies_pairs};
 use super::super::compute::vector::{load, load_vector, store_vector};
 use super::Sample;
 use crate::dtype::Element;
@@ -159,7 +159,8 @@ fn pack<V: Lanes, E: Element, const TERMS: usize>(
             let rest = &feature[(k * LANES * TERMS).min(feature.len())..];
             // A load of nothing from nowhere is allowed, but slow.
             if !rest.is_empty() {
-                words[i] = load_words::<V, E, TERMS>(lanes, &rest[..rest.len().min(LANES * TERMS)]);
+                words[i] =
+                    load_packed::<V, E, TERMS>(lanes, &rest[..rest.len().min(LANES * TERMS)]);
             }
         }
         for (to, vector) in to.iter_mut().zip(lanes.transpose_groups(words)) {
