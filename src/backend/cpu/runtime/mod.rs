@@ -1,6 +1,7 @@
 //! The ground that the ops of the CPU stand on: memory, threads, and reports of bad input.
 
 mod buffer;
+pub(super) mod erased;
 pub(super) mod fault;
 pub(super) mod free_memory;
 mod huge_pages;

@@ -1,0 +1,204 @@
+//! Arguments with their element type erased.
+//!
+//! A generic function is compiled in each crate that calls it, so generic ops would make every
+//! caller compile all loops again, for each instruction set. An op of the CPU therefore erases
+//! the types of its arguments and calls a function that is not generic, which is compiled once, in
+//! this library. That function restores the types by [`with_elements`] and
+//! [`with_indices`], once for each call of an op:
+//!
+//! ```ignore
+//! fn scale<E: Element>(&self, weights: &mut [E]) {
+//!     scale(self, ByElement::of(weights));
+//! }
+//!
+//! fn scale(cpu: &Cpu, weights: ElementsMut<'_>) {
+//!     with_elements!(weights => scale_elements(cpu, weights)) // generic, compiled here
+//! }
+//! ```
+
+use bytemuck::{cast_slice, cast_slice_mut};
+
+use crate::Cpu;
+use crate::dtype::{DType, Element, Index, Scalar, bf16, f16};
+use crate::ops::{Bags, Matrix, MatrixMut};
+
+/// A value that exists for each type of elements: slices, or the arguments of an op.
+pub(crate) enum ByElement<A, B, C> {
+    /// The value for `f32`.
+    F32(A),
+    /// The value for [`f16`].
+    F16(B),
+    /// The value for [`bf16`].
+    BF16(C),
+}
+
+/// A value that exists for each type of ids and offsets.
+pub(crate) enum ByIndex<A, B> {
+    /// The value for `i32`.
+    I32(A),
+    /// The value for `i64`.
+    I64(B),
+}
+
+/// Elements of any type.
+pub(crate) type Elements<'a> = ByElement<&'a [f32], &'a [f16], &'a [bf16]>;
+
+/// Elements of any type, for writing.
+pub(crate) type ElementsMut<'a> = ByElement<&'a mut [f32], &'a mut [f16], &'a mut [bf16]>;
+
+/// Bags with ids and offsets of any type.
+pub(crate) type AnyBags<'a> = ByIndex<Bags<'a, Cpu, i32>, Bags<'a, Cpu, i64>>;
+
+impl<A, B, C> ByElement<A, B, C> {
+    /// Erases the element type `E` of `args`.
+    #[inline]
+    pub(crate) fn of<E: Element, X>(args: X) -> Self
+    where
+        X: Retype<E, f32, Output = A> + Retype<E, f16, Output = B> + Retype<E, bf16, Output = C>,
+    {
+        match E::DTYPE {
+            DType::F32 => Self::F32(Retype::<E, f32>::retype(args)),
+            DType::F16 => Self::F16(Retype::<E, f16>::retype(args)),
+            DType::BF16 => Self::BF16(Retype::<E, bf16>::retype(args)),
+        }
+    }
+}
+
+impl<A, B> ByIndex<A, B> {
+    /// Erases the index type `I` of `args`.
+    #[inline]
+    pub(crate) fn of<I: Index, X>(args: X) -> Self
+    where
+        X: Retype<I, i32, Output = A> + Retype<I, i64, Output = B>,
+    {
+        // The trait is sealed: its two types differ in their size.
+        match size_of::<I>() {
+            4 => Self::I32(Retype::<I, i32>::retype(args)),
+            _ => Self::I64(Retype::<I, i64>::retype(args)),
+        }
+    }
+}
+
+/// Evaluates an expression in which the names of some [`ByElement`]s stand for the typed values:
+/// `with_elements!(weights => sum(weights))`. The expression is compiled for each type.
+macro_rules! with_elements {
+    ($name:ident => $body:expr) => {
+        match $name {
+            $crate::backend::cpu::runtime::erased::ByElement::F32($name) => $body,
+            $crate::backend::cpu::runtime::erased::ByElement::F16($name) => $body,
+            $crate::backend::cpu::runtime::erased::ByElement::BF16($name) => $body,
+        }
+    };
+}
+pub(crate) use with_elements;
+
+/// Does for a [`ByIndex`] what [`with_elements`] does for a [`ByElement`].
+macro_rules! with_indices {
+    ($name:ident => $body:expr) => {
+        match $name {
+            $crate::backend::cpu::runtime::erased::ByIndex::I32($name) => $body,
+            $crate::backend::cpu::runtime::erased::ByIndex::I64($name) => $body,
+        }
+    };
+}
+pub(crate) use with_indices;
+
+/// A value over elements of type `E` that becomes one over elements of type `T`. It is called only
+/// where both are the same type, which the compiler cannot know in generic code.
+pub(crate) trait Retype<E, T> {
+    /// The same kind of value over elements of type `T`.
+    type Output;
+
+    /// Returns this value over elements of type `T`.
+    fn retype(self) -> Self::Output;
+}
+
+impl<'a, E: Scalar, T: Scalar> Retype<E, T> for &'a [E] {
+    type Output = &'a [T];
+
+    #[inline]
+    fn retype(self) -> &'a [T] {
+        cast_slice(self)
+    }
+}
+
+impl<'a, E: Scalar, T: Scalar> Retype<E, T> for &'a mut [E] {
+    type Output = &'a mut [T];
+
+    #[inline]
+    fn retype(self) -> &'a mut [T] {
+        cast_slice_mut(self)
+    }
+}
+
+impl<E, T, X: Retype<E, T>> Retype<E, T> for Option<X> {
+    type Output = Option<X::Output>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        self.map(X::retype)
+    }
+}
+
+impl<'a, E: Scalar, T: Scalar> Retype<E, T> for Matrix<'a, Cpu, E> {
+    type Output = Matrix<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        let Self { data, rows, cols, ld } = self;
+        Matrix { data: data.retype(), rows, cols, ld }
+    }
+}
+
+impl<'a, E: Scalar, T: Scalar> Retype<E, T> for MatrixMut<'a, Cpu, E> {
+    type Output = MatrixMut<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        let Self { data, rows, cols, ld } = self;
+        MatrixMut { data: data.retype(), rows, cols, ld }
+    }
+}
+
+impl<'a, I: Index, T: Index> Retype<I, T> for Bags<'a, Cpu, I> {
+    type Output = Bags<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        let Self { batch_size, indices, has_slack, offsets, per_sample_weights } = self;
+        let (indices, offsets) = (indices.retype(), offsets.retype());
+        Bags { batch_size, indices, has_slack, offsets, per_sample_weights }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_element_type_keeps_its_variant_and_values() {
+        fn sum<E: Element>(values: &[E]) -> f32 {
+            values.iter().map(|value| value.to_f32()).sum()
+        }
+        let (single, half) = ([1.5_f32, 2.0], [f16::from_f32(1.5), f16::from_f32(3.0)]);
+        let brain = [bf16::from_f32(1.5), bf16::from_f32(4.0)];
+        let all = [Elements::of(&single[..]), Elements::of(&half[..]), Elements::of(&brain[..])];
+        assert!(matches!(all, [ByElement::F32(_), ByElement::F16(_), ByElement::BF16(_)]));
+        assert_eq!(all.map(|values| with_elements!(values => sum(values))), [3.5, 4.5, 5.5]);
+    }
+
+    #[test]
+    fn each_index_type_keeps_its_variant_and_values() {
+        fn bags<I: Index>(indices: &[I]) -> AnyBags<'_> {
+            let offsets = &indices[..1];
+            let per_sample_weights = None;
+            let bags =
+                Bags { batch_size: 1, indices, has_slack: false, offsets, per_sample_weights };
+            AnyBags::of(bags)
+        }
+        let all = [bags(&[-1_i32, 5]), bags(&[-1_i64, 6])];
+        assert!(matches!(all, [ByIndex::I32(_), ByIndex::I64(_)]));
+        let last = |bags: AnyBags<'_>| with_indices!(bags => bags.indices[1].to_i64());
+        assert_eq!(all.map(last), [5, 6]);
+    }
+}
