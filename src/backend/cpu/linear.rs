@@ -1,10 +1,15 @@
-//! [`linear`](crate::ops::linear) on the CPU.
+//! [`linear`](crate::ops::linear) on the CPU: [matrix products](super::compute::gemm) of operands
+//! in several orders.
+//!
+//! The methods of the trait only erase the element type, so that all loops are compiled in this
+//! library, see [`erased`](super::runtime::erased).
 
 use bytemuck::{cast_slice, cast_slice_mut};
 
 use super::Cpu;
 use super::compute::gemm::{Epilogue, Operand, Product, gemm, pack_b, packed_b_len};
-use crate::dtype::Element;
+use super::runtime::erased::{ByElement, Retype, with_elements};
+use crate::dtype::{DType, Element, bf16, f16};
 use crate::error::Result;
 use crate::ops::Accum;
 use crate::ops::linear::{Activation, Backward, Forward, LinearOps, Pack};
@@ -13,56 +18,21 @@ use crate::size::product;
 
 impl LinearOps for Cpu {
     fn linear_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
-        let Forward { input, weight, packed_weight, bias, activation, output, .. } = args;
-        let product = Product {
-            shape: (output.rows, output.cols, input.cols),
-            a: Operand::row_major(input.data, input.ld),
-            b: Operand::row_major(weight.data, weight.ld),
-            packed_b: packed_weight.map(cast_slice),
-            epilogue: Epilogue::Bias { bias, relu: activation == Activation::Relu },
-            row_sums: None,
-        };
-        gemm(self, product, output);
+        forward(self, ByElement::of::<E, _>(args));
         Ok(())
     }
 
-    fn linear_pack<E: Element>(&self, Pack { weight, packed }: Pack<'_, Self, E>) -> Result<()> {
-        let b = Operand::row_major(weight.data, weight.ld);
-        pack_b(self, b, (weight.rows, weight.cols), cast_slice_mut(packed));
+    fn linear_pack<E: Element>(&self, args: Pack<'_, Self, E>) -> Result<()> {
+        pack(self, ByElement::of::<E, _>(args));
         Ok(())
     }
 
     fn linear_packed_len<E: Element>(&self, outputs: usize, inputs: usize) -> usize {
-        packed_b_len::<E>(self, outputs, inputs).div_ceil(2)
+        packed_len(self, E::DTYPE, outputs, inputs)
     }
 
     fn linear_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
-        let Backward { input, weight, output, activation, mut grad_output, .. } = args;
-        let Backward { grad_input, grad_weight, grad_bias, accum, .. } = args;
-        let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
-        if activation == Activation::Relu {
-            // To bring an element from memory and back takes as long as several operations.
-            let cpu = self.for_operations(product([8, m, n]));
-            cpu.for_each_row(grad_output.reborrow(), |r, grad| {
-                cpu.dispatch.run(HoldBack { grad, output: output.row(r) })
-            });
-        }
-        let (z, ld) = (&*grad_output.data, grad_output.ld);
-        if let Some(grad_input) = grad_input {
-            let (a, b) = (Operand::row_major(z, ld), Operand::col_major(weight.data, weight.ld));
-            let epilogue = Epilogue::Replace;
-            let product =
-                Product { shape: (m, k, n), a, b, packed_b: None, epilogue, row_sums: None };
-            gemm(self, product, grad_input);
-        }
-        let epilogue = match accum {
-            Accum::Replace => Epilogue::Replace,
-            Accum::Add => Epilogue::Add,
-        };
-        let (a, b) = (Operand::col_major(z, ld), Operand::col_major(input.data, input.ld));
-        let row_sums = Some(grad_bias);
-        let product = Product { shape: (n, k, m), a, b, packed_b: None, epilogue, row_sums };
-        gemm(self, product, grad_weight);
+        backward(self, ByElement::of::<E, _>(args));
         Ok(())
     }
 
@@ -76,19 +46,154 @@ impl LinearOps for Cpu {
     }
 }
 
-/// The gradient of ReLU: 0 where the output is, but not where it is a NaN.
-struct HoldBack<'a, E> {
+/// [`Forward`] with elements of any type.
+type AnyForward<'a> =
+    ByElement<Forward<'a, Cpu, f32>, Forward<'a, Cpu, f16>, Forward<'a, Cpu, bf16>>;
+
+/// [`Pack`] with elements of any type.
+type AnyPack<'a> = ByElement<Pack<'a, Cpu, f32>, Pack<'a, Cpu, f16>, Pack<'a, Cpu, bf16>>;
+
+/// [`Backward`] with elements of any type.
+type AnyBackward<'a> =
+    ByElement<Backward<'a, Cpu, f32>, Backward<'a, Cpu, f16>, Backward<'a, Cpu, bf16>>;
+
+#[inline(never)]
+fn forward(cpu: &Cpu, args: AnyForward<'_>) {
+    with_elements!(args => forward_elements(cpu, args));
+}
+
+#[inline(never)]
+fn pack(cpu: &Cpu, args: AnyPack<'_>) {
+    with_elements!(args => pack_elements(cpu, args));
+}
+
+#[inline(never)]
+fn backward(cpu: &Cpu, args: AnyBackward<'_>) {
+    with_elements!(args => backward_elements(cpu, args));
+}
+
+/// See [`Pack::len`].
+#[inline(never)]
+fn packed_len(cpu: &Cpu, dtype: DType, outputs: usize, inputs: usize) -> usize {
+    let packed_elements = match dtype {
+        DType::F32 => packed_b_len::<f32>(cpu, outputs, inputs),
+        DType::F16 => packed_b_len::<f16>(cpu, outputs, inputs),
+        DType::BF16 => packed_b_len::<bf16>(cpu, outputs, inputs),
+    };
+    // Packed elements have 4 bytes, the words of a packed weight 8.
+    packed_elements.div_ceil(2)
+}
+
+/// Computes `Y = act(X Wᵀ + b)`.
+fn forward_elements<E: Element>(cpu: &Cpu, args: Forward<'_, Cpu, E>) {
+    let Forward { input, weight, packed_weight, bias, activation, output, .. } = args;
+    let product = Product {
+        shape: (output.rows, output.cols, input.cols),
+        a: Operand::row_major(input.data, input.ld),
+        b: Operand::row_major(weight.data, weight.ld),
+        packed_b: packed_weight.map(cast_slice),
+        epilogue: Epilogue::Bias { bias, relu: activation == Activation::Relu },
+        row_sums: None,
+    };
+    gemm(cpu, product, output);
+}
+
+/// Packs `Wᵀ`, the B of the forward product.
+fn pack_elements<E: Element>(cpu: &Cpu, Pack { weight, packed }: Pack<'_, Cpu, E>) {
+    let b = Operand::row_major(weight.data, weight.ld);
+    pack_b(cpu, b, (weight.rows, weight.cols), cast_slice_mut(packed));
+}
+
+/// Computes `Z`, then `dL/dX = Z W`, then `dL/dW = Zᵀ X` with `dL/db`, the row sums of `Zᵀ`.
+fn backward_elements<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
+    let Backward { input, weight, output, activation, mut grad_output, .. } = args;
+    let Backward { grad_input, grad_weight, grad_bias, accum, .. } = args;
+    let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
+    if activation == Activation::Relu {
+        // Moving an element from memory and back takes as long as several operations.
+        let cpu = cpu.for_operations(product([8, m, n]));
+        cpu.for_each_row(grad_output.reborrow(), |r, grad| {
+            cpu.dispatch.run(ReluGrad { grad, output: output.row(r) })
+        });
+    }
+    let (z, ld) = (&*grad_output.data, grad_output.ld);
+    if let Some(grad_input) = grad_input {
+        let product = Product {
+            shape: (m, k, n),
+            a: Operand::row_major(z, ld),
+            b: Operand::col_major(weight.data, weight.ld),
+            packed_b: None,
+            epilogue: Epilogue::Replace,
+            row_sums: None,
+        };
+        gemm(cpu, product, grad_input);
+    }
+    let product = Product {
+        shape: (n, k, m),
+        a: Operand::col_major(z, ld),
+        b: Operand::col_major(input.data, input.ld),
+        packed_b: None,
+        epilogue: match accum {
+            Accum::Replace => Epilogue::Replace,
+            Accum::Add => Epilogue::Add,
+        },
+        row_sums: Some(grad_bias),
+    };
+    gemm(cpu, product, grad_weight);
+}
+
+/// Replaces the gradient of a ReLU's output by that of its input: 0 where the output is 0, but not
+/// where it is a NaN.
+struct ReluGrad<'a, E> {
     grad: &'a mut [E],
     output: &'a [E],
 }
 
-impl<E: Element> Loop for HoldBack<'_, E> {
+impl<E: Element> Loop for ReluGrad<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Lanes>(self, _: V) {
         for (g, y) in self.grad.iter_mut().zip(self.output) {
             *g = if y.to_f32() <= 0.0 { E::default() } else { *g };
+        }
+    }
+}
+
+impl<'a, E: Element, T: Element> Retype<E, T> for Forward<'a, Cpu, E> {
+    type Output = Forward<'a, Cpu, T>;
+
+    fn retype(self) -> Self::Output {
+        let Self { input, weight, packed_weight, bias, activation, precision, output } = self;
+        let (input, weight, output) = (input.retype(), weight.retype(), output.retype());
+        Forward { input, weight, packed_weight, bias, activation, precision, output }
+    }
+}
+
+impl<'a, E: Element, T: Element> Retype<E, T> for Pack<'a, Cpu, E> {
+    type Output = Pack<'a, Cpu, T>;
+
+    fn retype(self) -> Self::Output {
+        Pack { weight: self.weight.retype(), packed: self.packed }
+    }
+}
+
+impl<'a, E: Element, T: Element> Retype<E, T> for Backward<'a, Cpu, E> {
+    type Output = Backward<'a, Cpu, T>;
+
+    fn retype(self) -> Self::Output {
+        Backward {
+            input: self.input.retype(),
+            weight: self.weight.retype(),
+            output: self.output.retype(),
+            activation: self.activation,
+            precision: self.precision,
+            grad_output: self.grad_output.retype(),
+            grad_input: self.grad_input.retype(),
+            grad_weight: self.grad_weight,
+            grad_bias: self.grad_bias,
+            accum: self.accum,
+            workspace: self.workspace,
         }
     }
 }
