@@ -3,13 +3,20 @@
 //! `A` is `m × k`, `B` is `k × n`. The product is cut into blocks, one for each level of the memory
 //! hierarchy:
 //!
-//! | block | what it is | size | where it stays |
+//! | block | is | stays in | size for `f32`, AVX-512 |
 //! |---|---|---|---|
-//! | `MR × NR` | the tile of C whose sums the micro-kernel holds | 2×16 portable, 6×16 AVX2, 14×32 AVX-512, 32×32 AMX | registers |
-//! | `MR × KC` | a panel of A: MR rows, packed, or read where they lie | KC ≤ 512 (1024 for pairs of `bf16`): 28 KiB for AVX-512 | L1 cache, while all panels of the block of B pass by |
-//! | `KC × NR` | a panel of B: NR columns, packed | 64 KiB for AVX-512 | streamed from the L2 cache |
-//! | `KC × NC` | a block of B: its packed panels | 2¹⁸ packed elements, 1 MiB | L2 cache, while all rows of A pass by |
-//! | `MC × KC` | a block of A: its packed panels | MC ≈ 60 rows or 4 panels: 112 KiB for AVX-512 | L2 cache, beside the block of B |
+//! | MR × NR | a tile of C | registers, along KC of `k` | 14 × 32, 1.75 KiB |
+//! | MR × KC | a panel of A | L1 cache, while panels of B pass by | 14 × 512, 28 KiB |
+//! | KC × NR | a panel of B | L2 cache, streamed through L1 | 512 × 32, 64 KiB |
+//! | MC × KC | a block of A: panels | L2 cache, beside that of B | 56 × 512, 112 KiB |
+//! | KC × NC | a block of B: panels | L2 cache, while rows of A pass by | 512 × 512, 1 MiB |
+//!
+//! - MR × NR is 2 × 16 for the baseline of the target, 6 × 16 for AVX2, 14 × 32 for AVX-512 and
+//!   32 × 32 for AMX.
+//! - KC is at most 512, or 1024 where pairs of `bf16` are multiplied. It is all of `k` if C is
+//!   stored in 16 bits, in which a partial sum would be rounded.
+//! - MC is about 60, and at least 4 MR.
+//! - NC is about 2¹⁸ packed elements divided by those of KC.
 //!
 //! ```text
 //! for each thread: some rows of C              gemm, split
@@ -25,7 +32,8 @@
 //! packed would take longer.
 //!
 //! A packed element is what one lane multiplies: an `f32`, or a pair of `bf16` where the machine
-//! multiplies these, see [`PackFormat`]. If C is stored in 16 bits, KC is all of `k`.
+//! multiplies these, see [`PackFormat`]. Panels of A are packed unless the micro-kernel can read
+//! their rows where they lie. Products of few rows or columns are not packed at all, see [`dot`].
 //!
 //! A sum runs over the blocks of `k`, and in each block in the order of `k`, whatever the other
 //! blocks and the number of threads are: its bits depend on the sizes of the product alone.
@@ -36,8 +44,8 @@ mod dot;
 mod epilogue;
 mod macrokernel;
 mod microkernel;
-mod operand;
 mod pack;
+mod product;
 mod row_sums;
 
 use super::super::runtime::scratch::{RIGHT_FACTOR, Scratch, TASK};
@@ -47,12 +55,11 @@ use crate::ops::MatrixMut;
 use crate::size;
 use blocking::{BlockOfB, Blocking};
 use dot::gemm_by_dots;
-pub(crate) use epilogue::Epilogue;
-use macrokernel::{PackedBlock, Plan, Stripe, multiply_block, pack};
+use macrokernel::{PackedBlock, Plan, Stripe, multiply_block, pack_panels};
 use microkernel::reads_strided_a;
-pub(crate) use operand::{Operand, Product};
 use pack::PackFormat;
 pub(crate) use pack::{load_packed, multiplies_pairs};
+pub(crate) use product::{Epilogue, Operand, Product};
 
 /// The largest number of rows of A for which packing B costs more than it saves.
 const MAX_ROWS_OF_DOTS: usize = 32;
@@ -129,7 +136,7 @@ fn multiply_stripe<E: Element, O: Element>(
                     Some(packed_b) => &packed_b[packed],
                     None => {
                         let to = &mut scratch_b[..packed.len()];
-                        pack(cpu, blocking.panels_of_b(b, &cols, &ks), format, false, to);
+                        pack_panels(cpu, blocking.panels_of_b(b, &cols, &ks), format, false, to);
                         &*to
                     }
                 };
@@ -171,7 +178,7 @@ pub(crate) fn pack_b<E: Element>(
     let blocking = Blocking::new::<E, E>(cpu, n, k);
     for BlockOfB { cols, ks, packed } in blocking.blocks_of_b() {
         let panels = blocking.panels_of_b(b, &cols, &ks);
-        pack(cpu, panels, blocking.format, false, &mut to[packed]);
+        pack_panels(cpu, panels, blocking.format, false, &mut to[packed]);
     }
 }
 
@@ -352,8 +359,8 @@ mod tests {
         products_in_tiles_are_right::<bf16, bf16>(false, |k| k as f64, 2f64.powi(-8));
     }
 
-    /// The bound is that of [`Tiles::multiply`](crate::simd::amx::Tiles::multiply), with a step more
-    /// for each block; where `k` is too small for AMX, vectors have fewer roundings.
+    /// The bound is that of [`multiply`](crate::simd::amx::Tiles::multiply), with a step more for
+    /// each block; where `k` is too small for AMX, vectors have fewer roundings.
     #[test]
     fn products_in_tiles_of_f32_are_right() {
         let of_tiles =

@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::amx_pack::components_of;
-use super::operand::Operand;
 use super::pack::{PackFormat, Panels, multiplies_pairs};
+use super::product::Operand;
 use crate::backend::cpu::Cpu;
 use crate::dtype::{DType, Element};
 use crate::simd::amx::{self, K_STEP};

@@ -3,9 +3,8 @@
 
 use std::ops::Range;
 
-use super::epilogue::Epilogue;
-use super::operand::{Operand, Product};
 use super::pack::{load_packed, multiplies_pairs};
+use super::product::{Epilogue, Operand, Product};
 use crate::Cpu;
 use crate::dtype::Element;
 use crate::ops::MatrixMut;

@@ -1,20 +1,9 @@
 //! The epilogue: brings the sums of a tile to the output.
 
 use super::microkernel::TileSums;
+use super::product::Epilogue;
 use crate::dtype::Element;
 use crate::simd::{LANES, Lanes, Loop};
-
-/// The operation between a sum and the output.
-#[derive(Clone, Copy)]
-pub(crate) enum Epilogue<'a> {
-    /// The sum overwrites the output.
-    Replace,
-    /// The sum is added to the output.
-    Add,
-    /// The bias of the column is added to the sum, ReLU is applied if `relu`, and the result
-    /// overwrites the output.
-    Bias { bias: &'a [f32], relu: bool },
-}
 
 /// Stores a tile: columns `first_col..first_col + cols` of `rows` rows of the output, which are
 /// `ld` elements apart.

@@ -3,14 +3,14 @@
 
 use bytemuck::cast_slice;
 
-use super::super::super::Cpu;
 use super::amx_pack::{PackTiles, as_tiles};
 use super::blocking::Blocking;
-use super::epilogue::{Epilogue, StoreTile};
+use super::epilogue::StoreTile;
 use super::microkernel::{MicroKernel, PanelA, TileSums};
-use super::operand::Operand;
 use super::pack::{Pack, PackFormat, Panels};
+use super::product::{Epilogue, Operand};
 use super::row_sums::{SumRows, SumTileRows};
+use crate::Cpu;
 use crate::dtype::Element;
 use crate::simd::amx::{K_STEP, StridedRows, Tiles};
 use crate::simd::{LANES, prefetch_row};
@@ -83,7 +83,7 @@ impl<O> Stripe<'_, O> {
 }
 
 /// Packs panels of A, or of B unless `is_a`.
-pub(super) fn pack<E: Element>(
+pub(super) fn pack_panels<E: Element>(
     cpu: &Cpu,
     panels: Panels<'_, E>,
     format: PackFormat,
@@ -185,7 +185,7 @@ impl<E: Element, O: Element> MacroKernel<'_, E, O> {
             first_k: self.block.first_k,
             kc: self.block.kc,
         };
-        pack(self.cpu, panels, self.format, true, to);
+        pack_panels(self.cpu, panels, self.format, true, to);
     }
 
     /// Sums the packed rows of A, if that is wanted. Of the blocks of B with the same `k`, the one

@@ -5,7 +5,7 @@
 //! whatever their bits mean, see [`PackFormat`].
 
 use super::super::vector::{load_vector, store_vector};
-use super::operand::Operand;
+use super::product::Operand;
 use crate::dtype::{DType, Element};
 use crate::simd::amx::K_STEP;
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};

@@ -1,6 +1,5 @@
-//! The arguments of a product.
+//! The arguments of a product: its operands and its epilogue.
 
-use super::epilogue::Epilogue;
 use crate::dtype::Element;
 
 /// The product `C = A B`, `m × k` times `k × n`, followed by an [`Epilogue`].
@@ -46,4 +45,16 @@ impl<'a, E: Element> Operand<'a, E> {
     pub(super) fn row(&self, row: usize, first_k: usize, kc: usize) -> &'a [E] {
         &self.data[row * self.row_stride + first_k..][..kc]
     }
+}
+
+/// The operation between a sum and the output.
+#[derive(Clone, Copy)]
+pub(crate) enum Epilogue<'a> {
+    /// The sum overwrites the output.
+    Replace,
+    /// The sum is added to the output.
+    Add,
+    /// The bias of the column is added to the sum, ReLU is applied if `relu`, and the result
+    /// overwrites the output.
+    Bias { bias: &'a [f32], relu: bool },
 }
