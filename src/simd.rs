@@ -1,10 +1,41 @@
-//! Instruction sets: found at run time, and one way to run a loop that is compiled for each of
-//! them.
+//! SIMD: instruction sets are detected at run time, and a loop that is written once is compiled for
+//! each of them.
 //!
-//! A [`Loop`] is plain Rust, inlined into one function for each instruction set, where the compiler
-//! makes vector code of it. What plain Rust does not say well, rows held in registers and 16-bit
-//! elements, it says by [`Lanes`]. Neither reorders a sum nor fuses what is not written as
-//! `mul_add`, so results are the same bits for every instruction set, but for products of matrices,
+//! The pattern is that of the crate `pulp`, with [`Dispatch`] for its `Arch`, [`Loop`] for its
+//! `WithSimd`, and [`Lanes`] for its `Simd`:
+//!
+//! - A [`Loop`] is a struct of what a closure would capture. Its `run` is generic over [`Lanes`],
+//!   and is inlined into one function for each instruction set, where the compiler vectorises it.
+//! - [`Lanes`] has the operations that plain Rust does not express well: vectors in registers, and
+//!   16-bit elements.
+//! - [`Dispatch`] holds an instruction set that the machine has, and runs a [`Loop`] with it.
+//!
+//! ```ignore
+//! /// Multiplies the elements of a slice.
+//! struct Scale<'a> {
+//!     values: &'a mut [f32],
+//!     factor: f32,
+//! }
+//!
+//! impl Loop for Scale<'_> {
+//!     type Output = ();
+//!
+//!     #[inline(always)]
+//!     fn run<V: Lanes>(self, lanes: V) {
+//!         let factor = lanes.splat(self.factor);
+//!         let (vectors, tail) = self.values.as_chunks_mut::<LANES>();
+//!         for vector in vectors {
+//!             lanes.store(lanes.mul(lanes.load(vector), factor), vector);
+//!         }
+//!         lanes.store_part(lanes.mul(lanes.load_part(tail), factor), tail);
+//!     }
+//! }
+//!
+//! dispatch.run(Scale { values: &mut values, factor: 0.5 });
+//! ```
+//!
+//! The compiler neither reorders a sum nor fuses a product and a sum that are not written as
+//! `mul_add`, so results are the same bits for every instruction set, except for matrix products,
 //! see [`Simd::Avx512Bf16`] and [`Simd::Amx`].
 
 pub(crate) mod amx;
@@ -16,38 +47,38 @@ use std::fmt;
 
 use crate::dtype::Element;
 
-/// An instruction set that loops on the CPU are compiled for. Results are the same bits for all of
-/// them, but for products of matrices where it says so.
+/// An instruction set that the loops of the CPU are compiled for. Results are the same bits for all
+/// of them, except for matrix products where an instruction set says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Simd {
-    /// What every machine of the target has.
+    /// The baseline of the target, which every machine has.
     Portable,
     /// AVX2 with FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// The same with products of pairs of `bf16`. Their sums are rounded otherwise than those of
-    /// widened factors, so that products of matrices of `bf16` are not the same bits.
+    /// [`Self::Avx512`] with dot products of pairs of `bf16`. These round their sums differently
+    /// from products of widened elements, so that matrix products of `bf16` are not the same bits.
     Avx512Bf16,
-    /// The same with tiles of AMX, for which the system is asked. Products of matrices of `bf16`
-    /// are summed in yet another order, and subnormal numbers among their factors and sums are
-    /// taken for zeros.
+    /// [`Self::Avx512Bf16`] with the tiles of AMX, which need the system's permission. Matrix
+    /// products of `bf16` are summed in yet another order, and subnormal numbers among their
+    /// elements and sums are taken for zeros.
     ///
-    /// Products of matrices of `f32` run there too, unless they are small: each factor is taken for
-    /// the exact sum of three `bf16`, and six of the nine products of these are summed, those that
-    /// matter in `f32`. The bound of the error is less than that of sums of fused `f32` products
-    /// from 32 terms on, which is where this begins. But what is infinite, or rounds to an infinite
-    /// `bf16` (from 3.39e38 on), becomes a NaN in the sums that it is in, and numbers below 2⁻¹¹⁰
-    /// lose bits.
+    /// Matrix products of `f32` use AMX, too, unless they are small: each element is taken for the
+    /// exact sum of three `bf16`, and of the nine products of these, the six that matter in `f32`
+    /// are summed. The bound of the error is less than that of sums of fused `f32` products from 32
+    /// products on, which is the least number for which AMX is used. However, an element that is
+    /// infinite, or rounds to an infinite `bf16` (from 3.39e38 on), makes the sums that it is in
+    /// NaN, and numbers below 2⁻¹¹⁰ lose bits.
     Amx,
 }
 
 impl Simd {
-    /// All of them, the fastest one last.
+    /// All instruction sets, the fastest one last.
     pub const ALL: [Self; 5] =
         [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
-    /// Whether this machine has it.
+    /// Returns whether this machine has the instruction set.
     pub fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
@@ -76,7 +107,8 @@ impl fmt::Display for Simd {
     }
 }
 
-/// An instruction set that this machine has.
+/// An instruction set that this machine has, to run a [`Loop`] with. By default, it is the fastest
+/// one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dispatch(Simd);
 
@@ -87,11 +119,13 @@ impl Default for Dispatch {
 }
 
 impl Dispatch {
+    /// Returns none if this machine does not have the instruction set.
     pub(crate) fn new(simd: Simd) -> Option<Self> {
         simd.is_available().then_some(Self(simd))
     }
 
-    /// Tiles that this machine does not have are computed in another way.
+    /// Returns [`Simd::Amx`] for tests, on machines without AMX, too: these compute the products of
+    /// tiles one by one.
     #[cfg(test)]
     pub(crate) fn with_tiles() -> Option<Self> {
         Simd::Avx512Bf16.is_available().then_some(Self(Simd::Amx))
@@ -101,17 +135,17 @@ impl Dispatch {
         self.0
     }
 
-    /// Runs what was compiled for this instruction set.
+    /// Runs the code of `body` that was compiled for this instruction set.
     #[inline]
     pub(crate) fn run<L: Loop>(self, body: L) -> L::Output {
         match self.0 {
-            // SAFETY: a `Dispatch` is only made of an instruction set that is available.
+            // SAFETY: a `Dispatch` is made of available instruction sets alone.
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => unsafe { x86::run_avx2(body) },
-            // SAFETY: as above.
+            // SAFETY: the proof is that of AVX2.
             #[cfg(target_arch = "x86_64")]
             Simd::Avx512 => unsafe { x86::run_avx512(body) },
-            // SAFETY: as above.
+            // SAFETY: the proof is that of AVX2; AMX is available only with AVX-512 and `bf16`.
             #[cfg(target_arch = "x86_64")]
             Simd::Avx512Bf16 | Simd::Amx => unsafe { x86::run_avx512_bf16(body) },
             _ => body.run(Portable),
@@ -119,107 +153,118 @@ impl Dispatch {
     }
 }
 
-/// A loop to be compiled for each instruction set: a struct of what a closure would capture.
+/// A loop that is compiled for each instruction set: a struct of what a closure would capture.
 ///
-/// `run`, and what it calls in its hot part, must be `#[inline(always)]`: a function that stays one
-/// is compiled for the target's baseline.
+/// `run` and all functions that it calls in its hot part must be `#[inline(always)]`: a function
+/// that is not inlined is compiled for the target's baseline.
 pub(crate) trait Loop {
     type Output;
     fn run<V: Lanes>(self, lanes: V) -> Self::Output;
 }
 
-/// The bytes of a cache line.
+/// The number of bytes of a cache line.
 #[cfg(target_arch = "x86_64")]
 const CACHE_LINE: usize = 64;
 
-/// The elements of a vector.
+/// The number of elements of a vector.
 pub(crate) const LANES: usize = 16;
 
-/// The elements of a group: a vector has four of them.
+/// The number of elements of a group; a vector is four groups.
 pub(crate) const GROUP: usize = 4;
 
-/// Vectors of [`LANES`] values in registers. A value of this type shows that the machine has the
-/// instructions.
+/// Operations on vectors of [`LANES`] values in registers. A value of this type proves that the
+/// machine has the instructions.
 pub(crate) trait Lanes: Copy + Send + Sync {
+    /// A vector of `f32`.
     type F32: Copy;
 
-    /// Rows of one value each, and vectors of columns, whose products registers can sum at once.
+    /// The register blocking of an outer product: the rows (MR), of one value each, and the vectors
+    /// of columns (NR / [`LANES`]) whose sums fit the registers.
     const TILE: (usize, usize);
-    /// How many sums of products of two lines, each a vector, registers can hold at once: 16 or 4.
+    /// The number of dot products, each summed in a vector, that fit the registers: 16 or 4.
     const DOTS: usize = 4;
-    /// Whether [`Self::add_products_of_pairs`] is there.
+    /// Set if the machine has [`Self::add_products_of_pairs`].
     const MULTIPLIES_PAIRS: bool = false;
 
+    /// Broadcasts a value to all lanes.
     fn splat(self, value: f32) -> Self::F32;
-    /// The same values in each group.
+    /// Broadcasts a group to all groups.
     #[inline(always)]
     fn splat_group(self, values: &[f32; GROUP]) -> Self::F32 {
         self.load(&from_fn(|l| values[l % GROUP]))
     }
-    /// Stored elements, widened.
+    /// Loads elements, widened to `f32`.
     fn load<E: Element>(self, from: &[E; LANES]) -> Self::F32;
-    /// Rounded to the nearest stored element.
+    /// Stores elements, rounded to nearest.
     fn store<E: Element>(self, vector: Self::F32, to: &mut [E; LANES]);
-    /// At most [`LANES`] elements; zeros behind them.
+    /// Loads at most [`LANES`] elements; zeros follow them.
     #[inline(always)]
     fn load_part<E: Element>(self, from: &[E]) -> Self::F32 {
         let mut all = [E::default(); LANES];
         all[..from.len()].copy_from_slice(from);
         self.load(&all)
     }
-    /// The first elements, at most [`LANES`].
+    /// Stores the first lanes, at most [`LANES`], rounded to nearest.
     #[inline(always)]
     fn store_part<E: Element>(self, vector: Self::F32, to: &mut [E]) {
         let mut all = [E::default(); LANES];
         self.store(vector, &mut all);
         to.copy_from_slice(&all[..to.len()]);
     }
+    /// Returns the lanes.
     fn to_array(self, vector: Self::F32) -> [f32; LANES];
+    /// Returns `a + b`.
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Returns `a - b`.
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Returns `a * b`.
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Returns `a / b`.
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// `a * b + c`, rounded once.
+    /// Returns `a * b + c`, rounded once.
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
-    /// `a` where it is larger, else `b`: so a NaN in `b` stays, one in `a` does not.
+    /// Returns `a` where it is larger, else `b`: a NaN in `b` stays, one in `a` does not.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// `a` where it is smaller, else `b`.
+    /// Returns `a` where it is smaller, else `b`.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Returns the square root.
     fn sqrt(self, a: Self::F32) -> Self::F32;
-    /// Each lane of `c`, and the products of the two `bf16` that this lane of `a` and `b` holds.
-    /// Only where [`Self::MULTIPLIES_PAIRS`].
+    /// Adds to each lane of `c` the dot product of the pairs of `bf16` in this lane of `a` and `b`.
+    /// To be called only if [`Self::MULTIPLIES_PAIRS`].
     #[inline(always)]
     fn add_products_of_pairs(self, _a: Self::F32, _b: Self::F32, c: Self::F32) -> Self::F32 {
         c
     }
-    /// Pairs of 16-bit elements, as they are, one of each slice in each lane, the first ones of
-    /// these; zeros where they have fewer than [`LANES`]. Only where [`Self::MULTIPLIES_PAIRS`].
+    /// Interleaves two slices of 16-bit elements: each lane holds the pair of elements at its place
+    /// in `first` and `second`, unchanged; zeros follow slices of fewer than [`LANES`] elements. To
+    /// be called only if [`Self::MULTIPLIES_PAIRS`].
     #[inline(always)]
     fn pairs<E: Element>(self, _first: &[E], _second: &[E]) -> Self::F32 {
         self.splat(0.0)
     }
-    /// Pairs of 16-bit elements, one in each lane, as they are. Only where
+    /// Loads pairs of 16-bit elements, one into each lane, unchanged. To be called only if
     /// [`Self::MULTIPLIES_PAIRS`].
     #[inline(always)]
     fn load_pairs<E: Element>(self, _from: &[[E; 2]; LANES]) -> Self::F32 {
         self.splat(0.0)
     }
-    /// Each lane of two vectors as the sum of three `bf16`, the first two rounded to nearest: pairs
-    /// of the first, the second and the third ones. The sum is exact for numbers from 2⁻¹¹⁰ on that
-    /// round to finite ones; others have a part that is not finite. Only where
+    /// Splits each lane of two vectors into three `bf16` components whose sum it is, the first two
+    /// rounded to nearest. Returns the pairs of the first, the second and the third components. The
+    /// sum is exact for numbers from 2⁻¹¹⁰ on that round to a finite `bf16`; numbers that round to
+    /// an infinite one have a component that is not finite. To be called only if
     /// [`Self::MULTIPLIES_PAIRS`].
     #[inline(always)]
     fn split_pairs(self, _first: Self::F32, _second: Self::F32) -> [Self::F32; 3] {
         [self.splat(0.0); 3]
     }
-    /// Row `l` of the result holds lane `l` of all rows.
+    /// Transposes a square: row `l` of the result holds lane `l` of all rows.
     #[inline(always)]
     fn transpose(self, rows: [Self::F32; LANES]) -> [Self::F32; LANES] {
         let rows = rows.map(|row| self.to_array(row));
         from_fn(|l| self.load(&from_fn(|k| rows[k][l])))
     }
-    /// Lane `l` of the result is the sum of the lanes of `vectors[l]`: the second half is added to
-    /// the first one until one lane is left.
+    /// Sums the lanes of `vectors[l]` into lane `l` of the result, by a reduction tree: the second
+    /// half is added to the first one until one lane is left.
     #[inline(always)]
     fn sums(self, vectors: [Self::F32; LANES]) -> Self::F32 {
         let mut lanes = self.transpose(vectors);
@@ -230,14 +275,14 @@ pub(crate) trait Lanes: Copy + Send + Sync {
         }
         lanes[0]
     }
-    /// Group `g` of row `v` becomes group `v` of row `g`.
+    /// Transposes a square of groups: group `g` of row `v` becomes group `v` of row `g`.
     #[inline(always)]
     fn transpose_groups(self, rows: [Self::F32; LANES / GROUP]) -> [Self::F32; LANES / GROUP] {
         let rows = rows.map(|row| self.to_array(row));
         from_fn(|g| self.load(&from_fn(|l| rows[l / GROUP][g * GROUP + l % GROUP])))
     }
-    /// Lane `4 v + g` of the result is the sum of group `g` of `vectors[v]`: its second half is
-    /// added to the first one, then one lane to the other.
+    /// Sums group `g` of `vectors[v]` into lane `4 v + g` of the result, by a reduction tree: the
+    /// second half of the group is added to the first one, then one lane to the other.
     #[inline(always)]
     fn sums_of_groups(self, vectors: [Self::F32; LANES / GROUP]) -> Self::F32 {
         let vectors = vectors.map(|vector| self.to_array(vector));
@@ -246,7 +291,7 @@ pub(crate) trait Lanes: Copy + Send + Sync {
             (group[0] + group[2]) + (group[1] + group[3])
         }))
     }
-    /// The sum of the lanes of each vector, as in [`Self::sums`].
+    /// Returns the sum of the lanes of each vector, in the order of [`Self::sums`].
     #[inline(always)]
     fn sums_of_four(self, vectors: [Self::F32; 4]) -> [f32; 4] {
         vectors.map(|vector| {
@@ -261,7 +306,7 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     }
 }
 
-/// No more than the target's baseline.
+/// Vectors as arrays, which the compiler vectorises for the target's baseline.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
 
@@ -320,15 +365,15 @@ impl Lanes for Portable {
     }
 }
 
-/// Asks for the cache lines of some elements, ahead of their use, into the second-level cache: more
-/// of them can be on their way there than to the first one. Elements that are not there are no
-/// error.
+/// Prefetches the cache lines of elements `first..first + len` into the L2 cache, which can have
+/// more lines on their way than the L1 cache. Elements outside the slice are no error.
 #[inline(always)]
 pub(crate) fn prefetch_row<T>(of: &[T], first: usize, len: usize) {
     prefetch_lines::<T, false>(of, first, len);
 }
 
-/// The same for elements that will be overwritten: no other core keeps them.
+/// Prefetches elements that will be overwritten, as [`prefetch_row`] does; no other core keeps
+/// their lines.
 #[inline(always)]
 pub(crate) fn prefetch_output<T>(of: &[T], first: usize, len: usize) {
     prefetch_lines::<T, true>(of, first, len);
@@ -350,7 +395,8 @@ mod tests {
     use super::*;
     use crate::dtype::{bf16, f16};
 
-    /// All operations on vectors of all elements, whole and in parts: the bits of the results.
+    /// Applies all operations to vectors of all elements, whole and in parts, and returns the bits
+    /// of the results.
     struct Everything<'a, E>(&'a [E], &'a [E]);
 
     impl<E: Element> Loop for Everything<'_, E> {
@@ -386,7 +432,7 @@ mod tests {
         }
     }
 
-    /// Turned over and summed, 16 vectors after the other 16: the bits of the results.
+    /// Transposes and sums squares of 16 vectors, and returns the bits of the results.
     struct Squares<'a>(&'a [f32]);
 
     impl Loop for Squares<'_> {
@@ -413,8 +459,8 @@ mod tests {
     }
 
     #[test]
-    fn squares_are_turned_over_and_summed_alike() {
-        // Of every size and sign, so that another order of summation gives other bits.
+    fn squares_are_transposed_and_summed_alike() {
+        // Values of every size and sign, so that another order of summation gives other bits.
         let values: Vec<f32> = (0..1u32 << 14)
             .map(|k| f32::from_bits(k.wrapping_mul(2_654_435_769) & 0xbfff_ffff))
             .collect();
@@ -424,7 +470,7 @@ mod tests {
         }
     }
 
-    /// Which NaN an operation on numbers gives is the machine's business.
+    /// Returns the bits, the same ones for each NaN: machines differ in the NaN that they give.
     fn canonical(x: f32) -> u32 {
         if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
     }
@@ -462,22 +508,22 @@ mod tests {
         }
     }
 
-    /// The words of all three parts, lane by lane.
-    struct Parts<'a>(&'a [f32; LANES], &'a [f32; LANES]);
+    /// Splits two vectors, and returns the pairs of all three components, lane by lane.
+    struct Components<'a>(&'a [f32; LANES], &'a [f32; LANES]);
 
-    impl Loop for Parts<'_> {
+    impl Loop for Components<'_> {
         type Output = Option<[[f32; LANES]; 3]>;
 
         #[inline(always)]
         fn run<V: Lanes>(self, lanes: V) -> Self::Output {
-            let parts = lanes.split_pairs(lanes.load(self.0), lanes.load(self.1));
-            V::MULTIPLIES_PAIRS.then(|| parts.map(|words| lanes.to_array(words)))
+            let components = lanes.split_pairs(lanes.load(self.0), lanes.load(self.1));
+            V::MULTIPLIES_PAIRS.then(|| components.map(|pairs| lanes.to_array(pairs)))
         }
     }
 
     #[test]
-    fn an_f32_is_the_sum_of_its_parts() {
-        // Of either sign and every mantissa, from 2⁻¹¹⁰ to 2¹²⁷.
+    fn an_f32_is_the_sum_of_its_components() {
+        // Values of either sign and every mantissa, from 2⁻¹¹⁰ to 2¹²⁷.
         let value = |k: u32| {
             let bits = k.wrapping_mul(2_654_435_769);
             f32::from_bits(bits & 0x807f_ffff | (17 + k % 237) << 23)
@@ -485,10 +531,12 @@ mod tests {
         let values: Vec<f32> = (0..1 << 16).map(value).collect();
         for dispatch in Simd::ALL.into_iter().filter_map(Dispatch::new) {
             for pair in values.as_chunks::<LANES>().0.as_chunks::<2>().0 {
-                let Some(parts) = dispatch.run(Parts(&pair[0], &pair[1])) else { break };
+                let Some(components) = dispatch.run(Components(&pair[0], &pair[1])) else {
+                    break;
+                };
                 for l in 0..LANES {
-                    let halves = parts
-                        .map(|words| [words[l].to_bits() << 16, words[l].to_bits() & 0xffff_0000]);
+                    let halves = components
+                        .map(|pairs| [pairs[l].to_bits() << 16, pairs[l].to_bits() & 0xffff_0000]);
                     for (of_pair, half) in pair.iter().zip([0, 1]) {
                         let [first, second, third] =
                             halves.map(|halves| f64::from(f32::from_bits(halves[half])));

@@ -1,5 +1,5 @@
-//! AMX: eight registers called tiles, of 16 rows of 64 bytes, and an instruction that multiplies two
-//! tiles of `bf16`. Products of `f32` run on it as sums of products of `bf16`.
+//! AMX: eight registers called tiles, of 16 rows of 64 bytes, and an instruction that multiplies
+//! two tiles of `bf16`. Products of `f32` run on it as sums of products of `bf16`.
 //!
 //! On a machine without AMX the same sums are computed one by one. That is slow, but so the code
 //! around can be tested on every machine.

@@ -26,10 +26,16 @@ pub(super) fn are_available() -> bool {
         let wanted = 1 << 22 | 1 << 24;
         __get_cpuid_max(0).0 >= 7
             && __cpuid_count(7, 0).edx & wanted == wanted
-            // SAFETY: the call reads its two numbers, and changes nothing but the state that this
-            // process may use.
-            && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0
+            && request_permission()
     })
+}
+
+/// Asks the system for the permission to use the tiles.
+fn request_permission() -> bool {
+    let (request, state) = (ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
+    // SAFETY: the call reads its two numbers, and changes nothing but the state that this process
+    // may use.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, request, state) == 0 }
 }
 
 /// The operand of `ldtilecfg`: the sizes of the tiles.
@@ -113,8 +119,8 @@ struct PanelA<'a> {
     tiles: usize,
 }
 
-/// A proof that the machine has the instructions, and that this thread's tiles have their full size.
-/// It cannot leave the thread.
+/// A proof that the machine has the instructions, and that this thread's tiles have their full
+/// size. It cannot leave the thread.
 pub(super) struct Configured(PhantomData<*const ()>);
 
 impl Configured {

@@ -1,4 +1,4 @@
-//! AVX2: a vector is two registers, the first eight lanes and the others.
+//! AVX2: a vector is two registers, one for the first eight lanes and one for the others.
 
 use std::arch::x86_64::*;
 use std::mem::transmute;
@@ -7,12 +7,12 @@ use super::intrinsic;
 use crate::dtype::{DType, Element};
 use crate::simd::{GROUP, LANES, Lanes};
 
-/// Shown by [`run_avx2`](super::run_avx2) alone, which can only be called where the instructions
-/// are.
+/// A proof that the machine has AVX2. It is made by [`run_avx2`](super::run_avx2) alone, which must
+/// not be called on a machine without the instructions.
 #[derive(Clone, Copy)]
 pub(in crate::simd) struct Avx2(pub(super) ());
 
-/// The lanes of a register.
+/// The number of lanes of a register.
 const HALF: usize = LANES / 2;
 
 impl Lanes for Avx2 {
@@ -136,7 +136,7 @@ impl Lanes for Avx2 {
     }
 }
 
-/// A mask of the first lanes of a register.
+/// Returns the mask of the first `number` lanes of a register.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn first_lanes(number: usize) -> __m256i {
@@ -144,7 +144,7 @@ fn first_lanes(number: usize) -> __m256i {
     _mm256_cmpgt_epi32(_mm256_set1_epi32(number as i32), lanes)
 }
 
-/// Widens: lanes become the upper halves.
+/// Widens `bf16` to `f32`, of which they become the upper halves.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn widen_bf16(stored: __m128i) -> __m256 {
@@ -164,12 +164,12 @@ fn round_bf16(vector: [__m256; 2]) -> __m256i {
         let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(vector[h], vector[h]));
         rounded[h] = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(nearest, quiet, is_nan));
     }
-    // Packed by halves of registers: the second quarter of the one comes behind the first one of
-    // the other.
+    // The instruction packs each half of the registers apart: the second quarter of the one comes
+    // after the first quarter of the other.
     _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(rounded[0], rounded[1]))
 }
 
-/// Row `l` of the result holds lane `l` of all rows.
+/// See [`Lanes::transpose`].
 #[inline]
 #[target_feature(enable = "avx2")]
 fn transpose(rows: [[__m256; 2]; LANES]) -> [[__m256; 2]; LANES] {
@@ -189,6 +189,7 @@ fn transpose(rows: [[__m256; 2]; LANES]) -> [[__m256; 2]; LANES] {
     out
 }
 
+/// Transposes a square of eight rows of eight lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn transpose_square(r: [__m256; HALF]) -> [__m256; HALF] {
@@ -199,7 +200,8 @@ fn transpose_square(r: [__m256; HALF]) -> [__m256; HALF] {
     }
     let mut out = a;
     for c in 0..2 {
-        // Columns 2 c and 2 c + 4 of rows 0 to 3 and of rows 4 to 7, and the columns behind these.
+        // `first` holds columns 2 c and 2 c + 4 of rows 0 to 3 and of rows 4 to 7, `second` the
+        // columns after these.
         let first = [
             _mm256_shuffle_ps::<0x44>(a[c], a[2 + c]),
             _mm256_shuffle_ps::<0x44>(a[4 + c], a[6 + c]),
@@ -216,11 +218,11 @@ fn transpose_square(r: [__m256; HALF]) -> [__m256; HALF] {
     out
 }
 
-/// Lane `l` of the result is the sum of the lanes of `v[l]`, in the order of [`Lanes::sums`].
+/// See [`Lanes::sums_of_four`].
 #[inline]
 #[target_feature(enable = "avx2")]
 fn sums_of_four(v: [[__m256; 2]; 4]) -> __m128 {
-    // Half of the lanes is added to the other one; what is left of two vectors fits a register.
+    // One half of the lanes is added to the other; the sums of two vectors then fit one register.
     let mut eight = [_mm256_setzero_ps(); 4];
     for k in 0..4 {
         eight[k] = _mm256_add_ps(v[k][0], v[k][1]);
@@ -235,8 +237,7 @@ fn sums_of_four(v: [[__m256; 2]; 4]) -> __m128 {
     _mm_add_ps(_mm_shuffle_ps::<0x88>(ab, cd), _mm_shuffle_ps::<0xdd>(ab, cd))
 }
 
-/// Lane `4 v + g` of the result is the sum of group `g` of `v[v]`, in the order of
-/// [`Lanes::sums_of_groups`].
+/// See [`Lanes::sums_of_groups`].
 #[inline]
 #[target_feature(enable = "avx2")]
 fn sums_of_groups(v: [[__m256; 2]; LANES / GROUP]) -> [__m256; 2] {
@@ -247,8 +248,8 @@ fn sums_of_groups(v: [[__m256; 2]; LANES / GROUP]) -> [__m256; 2] {
         let (a, b) = (halves(v[0][half], v[1][half]), halves(v[2][half], v[3][half]));
         *sums = _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
     }
-    // Groups 0 and 1 are in the first register, with a lane for each vector; 2 and 3 in the second
-    // one.
+    // The first register holds groups 0 and 1, with a lane for each vector, the second one groups 2
+    // and 3.
     let (low, high) = (_mm256_unpacklo_ps(sums[0], sums[1]), _mm256_unpackhi_ps(sums[0], sums[1]));
     let (first, second) =
         (_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high));
@@ -256,14 +257,14 @@ fn sums_of_groups(v: [[__m256; 2]; LANES / GROUP]) -> [__m256; 2] {
     [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)]
 }
 
-/// Group `g` of row `v` becomes group `v` of row `g`.
+/// See [`Lanes::transpose_groups`].
 #[inline]
 #[target_feature(enable = "avx2")]
 fn transpose_groups(r: [[__m256; 2]; LANES / GROUP]) -> [[__m256; 2]; LANES / GROUP] {
     let mut out = r;
     for half in 0..2 {
         for k in 0..2 {
-            // Of two rows the groups of one half.
+            // These are the groups in one half of two rows.
             let (a, b) = (r[2 * k][half], r[2 * k + 1][half]);
             out[2 * half][k] = _mm256_permute2f128_ps::<0x20>(a, b);
             out[2 * half + 1][k] = _mm256_permute2f128_ps::<0x31>(a, b);

@@ -1,4 +1,4 @@
-//! AVX-512: a vector is a register.
+//! AVX-512: a vector is one register.
 
 use std::arch::x86_64::*;
 use std::mem::transmute;
@@ -7,13 +7,13 @@ use super::intrinsic;
 use crate::dtype::{DType, Element};
 use crate::simd::{GROUP, LANES, Lanes};
 
-/// Shown by [`run_avx512`](super::run_avx512) and, with products of `bf16`, by
-/// [`run_avx512_bf16`](super::run_avx512_bf16) alone, which can only be called where the
-/// instructions are.
+/// A proof that the machine has AVX-512, with dot products of `bf16` if `BF16`. It is made by
+/// [`run_avx512`](super::run_avx512) and [`run_avx512_bf16`](super::run_avx512_bf16) alone, which
+/// must not be called on a machine without the instructions.
 #[derive(Clone, Copy)]
 pub(in crate::simd) struct Avx512<const BF16: bool>(pub(super) ());
 
-/// Widens the `bf16` that are in a vector: its lanes become the upper halves.
+/// Widens the `bf16` of a vector to `f32`, of which they become the upper halves.
 macro_rules! widen_bf16 {
     ($stored:expr) => {
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32($stored)))
@@ -47,7 +47,7 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         if !BF16 {
             return c;
         }
-        // Vectors of pairs are of the same size as those of `f32`.
+        // A vector of pairs has the size of one of `f32`.
         intrinsic!(_mm512_dpbf16_ps(
             c,
             transmute::<__m512, __m512bh>(a),
@@ -56,12 +56,12 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     }
     #[inline(always)]
     fn pairs<E: Element>(self, first: &[E], second: &[E]) -> __m512 {
-        // The lower halves of all lanes.
+        // Elements go to the lower halves of the lanes.
         let halves = |of: &[E]| match (size_of::<E>(), of.len()) {
             (2, LANES..) => {
                 intrinsic!(_mm512_cvtepu16_epi32(_mm256_loadu_si256(of.as_ptr().cast())))
             }
-            // Nothing is read of no elements: their address may be anything, which makes a load
+            // Nothing is read of an empty slice: its address may be anything, which makes a load
             // slow.
             (2, 1..) => {
                 intrinsic!(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(
@@ -195,15 +195,15 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     }
 }
 
-/// A mask of the first lanes.
+/// Returns the mask of the first `number` lanes.
 #[inline(always)]
 fn first_lanes(number: usize) -> u16 {
     u16::MAX.checked_shr((LANES - number.min(LANES)) as u32).unwrap_or(0)
 }
 
-/// Three parts of both, see [`Lanes::split_pairs`]. A part is rounded by half a unit of its last
-/// place, away from zero where two are as near; what is then left of a number that is not finite is
-/// a NaN.
+/// See [`Lanes::split_pairs`]. A component is rounded to nearest, ties away from zero, by the
+/// addition of half a unit of its last place; the remainder of a number that is not finite is a
+/// NaN.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn split_pairs(of: [__m512; 2]) -> [__m512; 3] {
@@ -226,7 +226,7 @@ fn split_pairs(of: [__m512; 2]) -> [__m512; 3] {
     [pair(first[0], first[1]), pair(second[0], second[1]), pair(third[0], third[1])]
 }
 
-/// Row `l` of the result holds lane `l` of all rows.
+/// See [`Lanes::transpose`].
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn transpose(r: [__m512; LANES]) -> [__m512; LANES] {
@@ -243,7 +243,7 @@ fn transpose(r: [__m512; LANES]) -> [__m512; LANES] {
         b[high] = _mm512_shuffle_ps::<0x44>(a[low + 1], a[high + 1]);
         b[high + 1] = _mm512_shuffle_ps::<0xee>(a[low + 1], a[high + 1]);
     }
-    // Now b[4 k + c] holds, of rows 4 k to 4 k + 3, columns c, c + 4, c + 8 and c + 12.
+    // Now b[4 k + c] holds columns c, c + 4, c + 8 and c + 12 of rows 4 k to 4 k + 3.
     let mut out = b;
     for c in 0..4 {
         [out[c], out[c + 4], out[c + 8], out[c + 12]] =
@@ -252,11 +252,11 @@ fn transpose(r: [__m512; LANES]) -> [__m512; LANES] {
     out
 }
 
-/// Group `g` of row `v` becomes group `v` of row `g`.
+/// See [`Lanes::transpose_groups`].
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn transpose_groups(r: [__m512; LANES / GROUP]) -> [__m512; LANES / GROUP] {
-    // Groups 0 and 2 of two rows each, and groups 1 and 3.
+    // `even` holds groups 0 and 2 of two rows in each register, `odd` groups 1 and 3.
     let even = (_mm512_shuffle_f32x4::<0x88>(r[0], r[1]), _mm512_shuffle_f32x4::<0x88>(r[2], r[3]));
     let odd = (_mm512_shuffle_f32x4::<0xdd>(r[0], r[1]), _mm512_shuffle_f32x4::<0xdd>(r[2], r[3]));
     [
@@ -267,18 +267,18 @@ fn transpose_groups(r: [__m512; LANES / GROUP]) -> [__m512; LANES / GROUP] {
     ]
 }
 
-/// Lane `l` of the result is the sum of the lanes of `v[l]`, in the order of [`Lanes::sums`].
+/// See [`Lanes::sums`].
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn sums(v: [__m512; LANES]) -> __m512 {
-    // Half of the lanes is added to the other one; what is left of two vectors fits one.
+    // One half of the lanes is added to the other; the sums of two vectors then fit one.
     let mut eight = [_mm512_setzero_ps(); LANES / 2];
     for (k, of) in [(0, 0), (1, 8), (2, 1), (3, 9), (4, 2), (5, 10), (6, 3), (7, 11)] {
         let (a, b) = (v[of], v[of + 4]);
         eight[k] =
             _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
     }
-    // Vectors k, k + 4, k + 8 and k + 12, in the four quarters of the k-th.
+    // The four quarters of the k-th sum are of vectors k, k + 4, k + 8 and k + 12.
     let mut four = [_mm512_setzero_ps(); LANES / 4];
     for k in 0..LANES / 4 {
         let (a, b) = (eight[2 * k], eight[2 * k + 1]);
@@ -296,16 +296,15 @@ fn sums(v: [__m512; LANES]) -> __m512 {
     )
 }
 
-/// Lane `4 v + g` of the result is the sum of group `g` of `v[v]`, in the order of
-/// [`Lanes::sums_of_groups`].
+/// See [`Lanes::sums_of_groups`].
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn sums_of_groups(v: [__m512; LANES / GROUP]) -> __m512 {
     let halves =
         |a, b| _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
     let (a, b) = (halves(v[0], v[1]), halves(v[2], v[3]));
-    // Lane 4 g + v.
+    // The sum of group g of vector v is in lane 4 g + v.
     let sums = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));
-    let turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    _mm512_permutexvar_ps(turned, sums)
+    let transposed = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_permutexvar_ps(transposed, sums)
 }
