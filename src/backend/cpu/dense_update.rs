@@ -5,69 +5,85 @@ use std::ops::Range;
 use super::Cpu;
 use super::compute::optimizer::{StateRun, Step};
 use super::compute::vector::{Blocks, clamp, for_each_block, load, store};
-use crate::dtype::Element;
+use super::runtime::erased::{ByElement, Retype, with_elements};
+use crate::dtype::{Element, bf16, f16};
 use crate::error::Result;
 use crate::ops::OptimizerStateMut;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
 use crate::simd::{Lanes, Loop};
 
-/// Elements of a task: enough to be worth a fork.
+/// The elements of a task: enough to be worth a fork.
 const ELEMENTS_PER_TASK: usize = 1 << 14;
 
 impl DenseUpdateOps for Cpu {
     fn dense_update<E: Element>(&self, args: Update<'_, Self, E>) -> Result<()> {
-        let Update { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded } =
-            args;
-        if control.is_shut() {
-            return Ok(());
-        }
-        let step = Step::new(&control.rule(rule));
-        let state = match state {
-            OptimizerStateMut::None => StateRun::None,
-            OptimizerStateMut::SumOfSquares(sums) => StateRun::Elementwise(sums),
-            OptimizerStateMut::Moments { first, second } => StateRun::Moments(first, second),
-        };
-        let factor = 1.0 / loss_scale;
-        self.run(|| {
-            self.step_run(StepRun {
-                step: &step,
-                factor,
-                max_gradient,
-                grad,
-                parameters,
-                state,
-                rounded,
-            })
-        });
+        update(self, ByElement::of(args));
         Ok(())
     }
 }
 
-impl Cpu {
-    fn step_run<E: Element>(&self, run: StepRun<'_, E>) {
-        if run.grad.len() > ELEMENTS_PER_TASK {
-            let middle = run.grad.len() / 2;
-            let (left, right) = run.split_at(middle);
-            return self.join(|| self.step_run(left), || self.step_run(right));
-        }
-        self.dispatch.run(run);
+/// The arguments of the op, for any type of rounded parameters.
+type AnyUpdate<'a> = ByElement<Update<'a, Cpu, f32>, Update<'a, Cpu, f16>, Update<'a, Cpu, bf16>>;
+
+impl<'a, E: Element, T: Element> Retype<E, T> for Update<'a, Cpu, E> {
+    type Output = Update<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        let Self { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded } =
+            self;
+        let rounded = rounded.retype();
+        Update { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded }
     }
+}
+
+fn update(cpu: &Cpu, args: AnyUpdate<'_>) {
+    with_elements!(args => typed_update(cpu, args));
+}
+
+fn typed_update<E: Element>(cpu: &Cpu, args: Update<'_, Cpu, E>) {
+    let Update { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded } = args;
+    if control.is_shut() {
+        return;
+    }
+    let step = &Step::new(&control.rule(rule));
+    let state = match state {
+        OptimizerStateMut::None => StateRun::None,
+        OptimizerStateMut::SumOfSquares(sums) => StateRun::Elementwise(sums),
+        OptimizerStateMut::Moments { first, second } => StateRun::Moments(first, second),
+    };
+    let factor = 1.0 / loss_scale;
+    let run = StepRun { step, factor, max_gradient, grad, parameters, state, rounded };
+    cpu.run(|| update_run(cpu, run));
+}
+
+/// Updates a run of parameters, in parallel if it is longer than a task.
+fn update_run<E: Element>(cpu: &Cpu, run: StepRun<'_, E>) {
+    if run.grad.len() > ELEMENTS_PER_TASK {
+        let middle = run.grad.len() / 2;
+        let (left, right) = run.split_at(middle);
+        return cpu.join(|| update_run(cpu, left), || update_run(cpu, right));
+    }
+    cpu.dispatch.run(run);
 }
 
 /// A step on a run of parameters.
 struct StepRun<'a, E> {
     step: &'a Step,
-    /// What the gradient is multiplied by.
+    /// The factor of the gradient: the reciprocal of the loss scale.
     factor: f32,
+    /// The bound to which scaled gradients are clamped.
     max_gradient: Option<f32>,
     grad: &'a [f32],
     parameters: &'a mut [f32],
+    /// The optimizer's state of these parameters.
     state: StateRun<'a>,
+    /// The copy of the parameters that is rounded to `E`.
     rounded: Option<&'a mut [E]>,
 }
 
 impl<'a, E> StepRun<'a, E> {
-    /// The step on the first `middle` parameters, and on the others.
+    /// Splits the step into one on the first `middle` parameters and one on the others.
     fn split_at(self, middle: usize) -> (Self, Self) {
         let Self { step, factor, max_gradient, grad, parameters, state, rounded } = self;
         let (grad, grad_right) = grad.split_at(middle);
