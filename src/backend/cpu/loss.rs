@@ -1,4 +1,5 @@
-//! [`loss`](crate::ops::loss) on the CPU. A batch has too few logits to be worth a thread.
+//! [`loss`](crate::ops::loss) on the CPU. It runs on one thread: a batch has too few logits to be
+//! worth a fork.
 
 use super::Cpu;
 use crate::error::{Error, Result};
@@ -36,10 +37,10 @@ impl LossOps for Cpu {
     }
 }
 
-/// The loss of one sample, and its derivative with respect to the logit.
+/// Returns the loss of one sample, and its derivative with respect to the logit.
 fn sample(loss: Loss, threshold: f64, z: f64, y: f64) -> (f64, f64) {
     let p = 1.0 / (1.0 + (-z).exp());
-    // A NaN is not clamped: its gradient is one, too.
+    // A NaN is not clamped: its gradient is a NaN, too.
     let clamped = threshold > 0.0 && (p < threshold || p > 1.0 - threshold);
     match loss {
         Loss::Mse => {
