@@ -1,17 +1,20 @@
-//! [`embedding_bag`](crate::ops::embedding_bag) on the CPU: samples are split over threads; within
-//! a task, features go first, so that lookups of one table lie close together in time. The columns
-//! of a bag are summed in registers, while the rows of later ids are on their way from memory.
+//! [`embedding_bag`](crate::ops::embedding_bag) on the CPU.
+//!
+//! Threads share the samples. A task pools feature after feature, so that lookups of one table lie
+//! close together in time. It sums a block of columns of a bag in registers and prefetches the rows
+//! of later ids meanwhile.
 
 use std::ops::Range;
 
 use super::Cpu;
 use super::compute::vector::{Blocks, dot_row, for_each_block, load, store};
-use super::runtime::fault::{FaultLog, Lookup, Place, pooled_row};
+use super::runtime::erased::{AnyBags, ByElement, ByIndex, Elements, with_elements, with_indices};
+use super::runtime::fault::{FaultLog, IdOrigin, Lookup, pooled_row};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::jagged::check_offsets;
 use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, NO_SOURCE, WeightGrad};
-use crate::ops::{Bags, Matrix, Pooling, Table, TableBatch};
+use crate::ops::{Bags, Matrix, MatrixMut, Pooling, Table, TableBatch};
 use crate::simd::{LANES, Lanes, Loop, prefetch_output, prefetch_row};
 
 impl EmbeddingBagOps for Cpu {
@@ -20,30 +23,8 @@ impl EmbeddingBagOps for Cpu {
         args: Forward<'_, Self, E, I>,
     ) -> Result<()> {
         let Forward { tables, weights, bags, output, argmax } = args;
-        let gather = Gather::new(tables, weights, bags)?;
-        let (rows, ld) = (output.rows, output.ld);
-        // One run a thread: all of them are at one table at about one time, and find rows in the
-        // cache that they share.
-        let run = rows.div_ceil(self.num_threads());
-        match argmax {
-            None => self.for_each_rows(output.data, rows, run, ld, |first, output| {
-                self.dispatch.run(Pool { gather: &gather, first, output, ld, argmax: None });
-            }),
-            Some(argmax) => {
-                let sources = (argmax.data, argmax.ld);
-                self.for_each_rows_of_both(
-                    (output.data, ld),
-                    sources,
-                    rows,
-                    run,
-                    |first, output, sources| {
-                        let argmax = Some((sources, argmax.ld));
-                        self.dispatch.run(Pool { gather: &gather, first, output, ld, argmax });
-                    },
-                );
-            }
-        }
-        gather.into_result()
+        let (weights, bags) = (ByElement::of(weights), ByIndex::of(bags));
+        forward(self, tables, weights, bags, output, argmax)
     }
 
     fn embedding_bag_weight_grad<E: Element, I: Index>(
@@ -51,15 +32,70 @@ impl EmbeddingBagOps for Cpu {
         args: WeightGrad<'_, Self, E, I>,
     ) -> Result<()> {
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
-        let gather = Gather::new(tables, weights, bags)?;
-        grad_weights.fill(0.0);
-        let num_bags = gather.bags.offsets.len() - 1;
-        self.run(|| gather.weight_grads(self, 0..num_bags, grad_weights, &grad_output));
-        gather.into_result()
+        let (weights, bags) = (ByElement::of(weights), ByIndex::of(bags));
+        weight_grad(self, tables, weights, bags, grad_output, grad_weights)
     }
 }
 
-/// A batch of lookups.
+fn forward<'a>(
+    cpu: &Cpu,
+    tables: &'a TableBatch,
+    weights: Elements<'a>,
+    bags: AnyBags<'a>,
+    output: MatrixMut<'a, Cpu, f32>,
+    argmax: Option<MatrixMut<'a, Cpu, u32>>,
+) -> Result<()> {
+    with_elements!(weights => with_indices!(bags => {
+        typed_forward(cpu, Forward { tables, weights, bags, output, argmax })
+    }))
+}
+
+fn typed_forward<E: Element, I: Index>(cpu: &Cpu, args: Forward<'_, Cpu, E, I>) -> Result<()> {
+    let Forward { tables, weights, bags, output, argmax } = args;
+    let gather = Gather::new(tables, weights, bags)?;
+    let (rows, ld) = (output.rows, output.ld);
+    // One run of samples for each thread: all threads read the same table at about the same time
+    // and find its rows in the cache that they share.
+    let run = rows.div_ceil(cpu.num_threads());
+    match argmax {
+        None => cpu.for_each_rows(output.data, rows, run, ld, |first, output| {
+            cpu.dispatch.run(Pool { gather: &gather, first, output, ld, argmax: None });
+        }),
+        Some(argmax) => {
+            let sources = (argmax.data, argmax.ld);
+            cpu.for_each_rows_of_both(
+                (output.data, ld),
+                sources,
+                rows,
+                run,
+                |first, output, sources| {
+                    let argmax = Some((sources, argmax.ld));
+                    cpu.dispatch.run(Pool { gather: &gather, first, output, ld, argmax });
+                },
+            );
+        }
+    }
+    gather.into_result()
+}
+
+fn weight_grad<'a>(
+    cpu: &Cpu,
+    tables: &'a TableBatch,
+    weights: Elements<'a>,
+    bags: AnyBags<'a>,
+    grad_output: Matrix<'a, Cpu, f32>,
+    grad_weights: &'a mut [f32],
+) -> Result<()> {
+    with_elements!(weights => with_indices!(bags => {
+        let gather = Gather::new(tables, weights, bags)?;
+        grad_weights.fill(0.0);
+        let num_bags = gather.bags.offsets.len() - 1;
+        cpu.run(|| gather.weight_grads(cpu, 0..num_bags, grad_weights, &grad_output));
+        gather.into_result()
+    }))
+}
+
+/// The lookups of a batch, with offsets that have been checked.
 pub(super) struct Gather<'a, E: Element, I: Index> {
     tables: &'a TableBatch,
     weights: &'a [E],
@@ -67,31 +103,36 @@ pub(super) struct Gather<'a, E: Element, I: Index> {
     faults: FaultLog,
 }
 
-/// Below this many ids a split costs more than it brings.
+/// The number of ids below which another task costs more than it saves.
 const MIN_IDS_PER_TASK: usize = 4096;
-/// Bytes that are asked for ahead of their use: enough lines to keep memory busy, and few enough to
+/// The bytes of rows that are prefetched: enough cache lines to keep memory busy, and few enough to
 /// stay in the second-level cache.
-const BYTES_AHEAD: usize = 32768;
-/// Rows of so few bytes are not asked for earlier than this.
-const MAX_AHEAD: usize = 128;
-/// Samples whose pooled vectors are asked for ahead of their being written.
-const SAMPLES_AHEAD: usize = 16;
+const PREFETCH_BYTES: usize = 32768;
+/// The largest prefetch distance in rows, which short rows would otherwise exceed.
+const MAX_PREFETCH_ROWS: usize = 128;
+/// The samples between the one that is written and the one whose pooled vector is prefetched.
+const PREFETCH_SAMPLES: usize = 16;
 
-/// The lookups of one feature.
-struct Rows<'a, E, I> {
-    /// The weights of its table.
+/// The lookups of one feature, for the samples of a task.
+struct FeatureRows<'a, E, I> {
+    /// The weights of the feature's table.
     table: &'a [E],
+    /// The columns of a row.
     dim: usize,
+    /// The ids of all features.
     indices: &'a [I],
+    /// The per-sample weights of all features.
     weights: Option<&'a [f32]>,
-    /// Whether each id of the samples that are worked on names a row that is pooled, and has no
-    /// weight: then nothing else need be looked at.
+    /// Set if no id of the task has a weight and each names a row that is pooled, so that no id
+    /// needs a check.
     is_plain: bool,
-    /// How many rows are asked for ahead of their use.
-    ahead: usize,
-    /// Of the samples that are worked on: no other rows are asked for.
+    /// The prefetch distance in rows.
+    prefetch_rows: usize,
+    /// The positions of the task's ids; no other rows are prefetched.
     positions: Range<usize>,
-    place: Place<'a>,
+    /// The origin of the ids of the current bag.
+    origin: IdOrigin<'a>,
+    /// The bad ids so far.
     faults: &'a FaultLog,
 }
 
@@ -106,46 +147,54 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
         Ok(Self { tables, weights, bags, faults: FaultLog::default() })
     }
 
-    /// The error for bad ids, if there were any.
+    /// Returns the error for bad ids, if there are any.
     pub(super) fn into_result(self) -> Result<()> {
         self.faults.into_result(self.tables)
     }
 
+    /// Returns the columns of the output that hold a feature.
     fn columns(&self, feature: usize) -> Range<usize> {
         self.tables.column_offsets()[feature]..self.tables.column_offsets()[feature + 1]
     }
 
+    /// Returns the positions of the ids of a bag.
     fn positions(&self, bag: usize) -> Range<usize> {
-        // Offsets have been checked: they lie within the indices.
+        // Checked offsets are never negative.
         let bound = |k: usize| self.bags.offsets[k].to_row().unwrap_or(0);
         bound(bag)..bound(bag + 1)
     }
 
-    fn rows(&self, feature: usize, positions: Range<usize>) -> Rows<'_, E, I> {
+    /// Returns the lookups of a feature at some positions.
+    fn rows(&self, feature: usize, positions: Range<usize>) -> FeatureRows<'_, E, I> {
         let spec = &self.tables.features()[feature];
         let Table { num_embeddings, embedding_dim } = self.tables.table_of(feature);
-        Rows {
+        FeatureRows {
             table: &self.weights[self.tables.weight_offsets()[spec.table]..]
                 [..num_embeddings * embedding_dim],
             dim: embedding_dim,
             indices: self.bags.indices,
             weights: self.bags.per_sample_weights,
             is_plain: false,
-            ahead: (BYTES_AHEAD / (embedding_dim * size_of::<E>())).clamp(2, MAX_AHEAD),
+            prefetch_rows: (PREFETCH_BYTES / (embedding_dim * size_of::<E>()))
+                .clamp(2, MAX_PREFETCH_ROWS),
             positions,
-            place: Place { feature, spec, num_embeddings, bag: 0 },
+            origin: IdOrigin { feature, spec, num_embeddings, bag: 0 },
             faults: &self.faults,
         }
     }
 }
 
-/// Pools the samples from `first` on into `output`, whose rows are `ld` apart, and notes where
-/// maxima came from.
+/// Pools all features of some samples.
 pub(super) struct Pool<'a, 't, E: Element, I: Index> {
+    /// The lookups.
     pub(super) gather: &'t Gather<'a, E, I>,
+    /// The first sample.
     pub(super) first: usize,
+    /// The pooled vectors, a row for each sample.
     pub(super) output: &'t mut [f32],
+    /// The leading dimension of `output`.
     pub(super) ld: usize,
+    /// The sources of the maxima, a row for each sample, and the leading dimension.
     pub(super) argmax: Option<(&'t mut [u32], usize)>,
 }
 
@@ -159,30 +208,31 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
             return;
         }
         let samples = self.output.len().div_ceil(self.ld);
-        let mut asked = 0;
+        let mut prefetched = 0;
         for (f, feature) in tables.features().iter().enumerate() {
             let columns = self.gather.columns(f);
             let first_bag = f * bags.batch_size + self.first;
             let mut rows = self.rows(f, samples);
-            // The first rows of a feature are on their way while those before are pooled: of
-            // several features, where these have few rows each.
-            while asked < tables.features().len() && asked <= f + 1 + rows.ahead / samples {
-                let later = self.rows(asked, samples);
+            // Prefetches the first rows of the next feature, or of several features where each has
+            // few rows, while this one is pooled.
+            while prefetched < tables.features().len()
+                && prefetched <= f + 1 + rows.prefetch_rows / samples
+            {
+                let later = self.rows(prefetched, samples);
                 later
                     .positions
                     .clone()
-                    .take(later.ahead)
+                    .take(later.prefetch_rows)
                     .for_each(|position| later.prefetch(position, 0..later.dim));
-                asked += 1;
+                prefetched += 1;
             }
             rows.is_plain = rows.are_plain(rows.positions.clone());
             let is_short = matches!(rows.dim, 16 | 32 | 64);
             if is_short && rows.is_plain && feature.pooling != Pooling::Max {
-                // Offsets have been checked.
                 let offsets = &bags.offsets[first_bag..][..samples + 1];
                 let output = &mut self.output[columns.start..];
-                let short =
-                    Short { rows: &rows, offsets, pooling: feature.pooling, output, ld: self.ld };
+                let pooling = feature.pooling;
+                let short = ShortRows { rows: &rows, offsets, pooling, output, ld: self.ld };
                 match rows.dim {
                     16 => short.pool::<V, 1>(lanes),
                     32 => short.pool::<V, 2>(lanes),
@@ -191,23 +241,23 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
                 continue;
             }
             for k in 0..samples {
-                // Rows of the output lie far apart from each other, too.
+                // Rows of the output also lie too far apart for the hardware prefetcher.
                 prefetch_output(
                     self.output,
-                    (k + SAMPLES_AHEAD) * self.ld + columns.start,
+                    (k + PREFETCH_SAMPLES) * self.ld + columns.start,
                     columns.len(),
                 );
                 let start = k * self.ld;
                 let bag = first_bag + k;
-                rows.place.bag = bag;
+                rows.origin.bag = bag;
                 let (positions, pooled) =
                     (self.gather.positions(bag), &mut self.output[start..][columns.clone()]);
                 match feature.pooling {
                     Pooling::Sum => _ = rows.sum(lanes, positions, pooled),
                     Pooling::Mean => {
-                        let counted = rows.sum(lanes, positions, pooled);
-                        if counted > 1 {
-                            pooled.iter_mut().for_each(|x| *x /= counted as f32);
+                        let bag_len = rows.sum(lanes, positions, pooled);
+                        if bag_len > 1 {
+                            pooled.iter_mut().for_each(|x| *x /= bag_len as f32);
                         }
                     }
                     Pooling::Max => {
@@ -224,7 +274,8 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
 }
 
 impl<'t, E: Element, I: Index> Pool<'_, 't, E, I> {
-    fn rows(&self, feature: usize, samples: usize) -> Rows<'t, E, I> {
+    /// Returns the lookups of a feature in the task's samples.
+    fn rows(&self, feature: usize, samples: usize) -> FeatureRows<'t, E, I> {
         let first_bag = feature * self.gather.bags.batch_size + self.first;
         let positions = self.gather.positions(first_bag).start
             ..self.gather.positions(first_bag + samples - 1).end;
@@ -232,31 +283,36 @@ impl<'t, E: Element, I: Index> Pool<'_, 't, E, I> {
     }
 }
 
-/// Samples of a plain feature whose rows registers hold as a whole: bags of one id cost little more
-/// than their row then.
-struct Short<'a, 'r, E, I> {
-    rows: &'r Rows<'a, E, I>,
-    /// Of the samples, and the end of the last one.
+/// Some samples of a plain feature whose rows fit the registers as a whole. A bag of one id then
+/// costs little more than its row.
+struct ShortRows<'a, 'r, E, I> {
+    /// The lookups.
+    rows: &'r FeatureRows<'a, E, I>,
+    /// The offsets of the samples' bags, with the end of the last one.
     offsets: &'r [I],
+    /// The sum or the mean.
     pooling: Pooling,
+    /// The pooled vectors, from the feature's first column on.
     output: &'r mut [f32],
+    /// The leading dimension of `output`.
     ld: usize,
 }
 
-impl<E: Element, I: Index> Short<'_, '_, E, I> {
-    /// As [`Rows::sum`] and what follows it, in the same order.
+impl<E: Element, I: Index> ShortRows<'_, '_, E, I> {
+    /// Pools rows of `N` vectors. It adds and divides in the order of [`FeatureRows::sum`] and its
+    /// caller, so that results are the same bits.
     #[inline(always)]
     fn pool<V: Lanes, const N: usize>(self, lanes: V) {
         let Self { rows, offsets, pooling, output, ld } = self;
         let bound = |offset: I| offset.to_i64() as usize;
         for (k, bag) in offsets.windows(2).enumerate() {
             let positions = bound(bag[0])..bound(bag[1]);
-            prefetch_output(output, (k + SAMPLES_AHEAD) * ld, N * LANES);
+            prefetch_output(output, (k + PREFETCH_SAMPLES) * ld, N * LANES);
             let mut sums = rows.plain_sum::<V, N, true>(lanes, positions.clone(), 0..N * LANES);
             if pooling == Pooling::Mean && positions.len() > 1 {
-                let counted = lanes.splat(positions.len() as f32);
+                let bag_len = lanes.splat(positions.len() as f32);
                 for sum in &mut sums {
-                    *sum = lanes.div(*sum, counted);
+                    *sum = lanes.div(*sum, bag_len);
                 }
             }
             store::<V, f32, N, true>(lanes, sums, &mut output[k * ld..][..N * LANES]);
@@ -264,13 +320,13 @@ impl<E: Element, I: Index> Short<'_, '_, E, I> {
     }
 }
 
-impl<E: Element, I: Index> Rows<'_, E, I> {
-    /// Whether [`Self::is_plain`] holds at all of these positions.
+impl<E: Element, I: Index> FeatureRows<'_, E, I> {
+    /// Returns whether [`Self::is_plain`] holds for the ids at these positions.
     #[inline(always)]
     fn are_plain(&self, positions: Range<usize>) -> bool {
-        let Place { spec, num_embeddings, .. } = self.place;
+        let IdOrigin { spec, num_embeddings, .. } = self.origin;
         let padding = spec.padding_idx.map_or(-1, |row| row as i64);
-        // No way out of the loop before its end, so that the compiler makes vector code of it.
+        // The loop has no early exit, so that the compiler can vectorise it.
         self.weights.is_none()
             && self.indices[positions].iter().fold(true, |so_far, id| {
                 let id = id.to_i64();
@@ -278,19 +334,20 @@ impl<E: Element, I: Index> Rows<'_, E, I> {
             })
     }
 
-    /// The row that an id names, noted if there is none.
+    /// Returns the row that the id at a position names, and notes the id if it is bad.
     #[inline(always)]
     fn lookup(&self, position: usize) -> Option<&[E]> {
-        match self.faults.lookup(self.indices[position], self.place, position) {
+        match self.faults.lookup(self.indices[position], self.origin, position) {
             Lookup::Row(row) => Some(self.row(row)),
             Lookup::Skip => None,
         }
     }
 
-    /// The same, where it has been noted before.
+    /// Returns the row that the id at a position names, and notes nothing: [`Self::lookup`] has
+    /// seen the position before.
     #[inline(always)]
-    fn known(&self, position: usize) -> Option<&[E]> {
-        pooled_row(self.indices[position], self.place.spec, self.place.num_embeddings)
+    fn lookup_again(&self, position: usize) -> Option<&[E]> {
+        pooled_row(self.indices[position], self.origin.spec, self.origin.num_embeddings)
             .map(|row| self.row(row))
     }
 
@@ -299,8 +356,8 @@ impl<E: Element, I: Index> Rows<'_, E, I> {
         &self.table[row * self.dim..][..self.dim]
     }
 
-    /// Asks for some columns of the row of a later id. A bad id asks for what is not there, which
-    /// does no harm.
+    /// Prefetches some columns of the row of a later id. The address that a bad id gives lies
+    /// outside of the table, which a prefetch allows.
     #[inline(always)]
     fn prefetch(&self, position: usize, columns: Range<usize>) {
         if position < self.positions.end {
@@ -309,7 +366,7 @@ impl<E: Element, I: Index> Rows<'_, E, I> {
         }
     }
 
-    /// Some columns of the sum of rows that [`Self::is_plain`] holds for.
+    /// Returns some columns of the sum of rows that [`Self::is_plain`] holds for.
     #[inline(always)]
     fn plain_sum<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
@@ -319,7 +376,7 @@ impl<E: Element, I: Index> Rows<'_, E, I> {
     ) -> [V::F32; N] {
         let mut sums = [lanes.splat(0.0); N];
         for (position, id) in positions.clone().zip(&self.indices[positions]) {
-            self.prefetch(position + self.ahead, columns.clone());
+            self.prefetch(position + self.prefetch_rows, columns.clone());
             let row = self.row(id.to_i64() as usize);
             for (sum, x) in
                 sums.iter_mut().zip(load::<V, E, N, WHOLE>(lanes, &row[columns.clone()]))
@@ -330,16 +387,17 @@ impl<E: Element, I: Index> Rows<'_, E, I> {
         sums
     }
 
-    /// The weighted sum of a bag; gives the number of counted ids.
+    /// Writes the (weighted) sum of a bag, and returns the number of ids that are summed.
     #[inline(always)]
     fn sum<V: Lanes>(&self, lanes: V, positions: Range<usize>, pooled: &mut [f32]) -> usize {
         let dim = self.dim;
-        let mut sum = Sum { rows: self, lanes, positions, pooled, counted: 0 };
+        let mut sum = BagSum { rows: self, lanes, positions, pooled, bag_len: 0 };
         for_each_block(dim, &mut sum);
-        sum.counted
+        sum.bag_len
     }
 
-    /// The maxima of a bag, and where they came from. A NaN counts as larger than everything.
+    /// Writes the maxima of a bag, and the source of each: the number of the id within the bag. A
+    /// NaN counts as larger than everything.
     #[inline(always)]
     fn max(&self, positions: Range<usize>, pooled: &mut [f32], mut argmax: Option<&mut [u32]>) {
         pooled.fill(0.0);
@@ -363,32 +421,38 @@ impl<E: Element, I: Index> Rows<'_, E, I> {
     }
 }
 
-/// The sum of a bag.
-struct Sum<'a, 'r, V, E, I> {
-    rows: &'r Rows<'a, E, I>,
+/// The sum of a bag, block by block.
+struct BagSum<'a, 'r, V, E, I> {
+    /// The lookups of the bag's feature.
+    rows: &'r FeatureRows<'a, E, I>,
     lanes: V,
+    /// The positions of the bag's ids.
     positions: Range<usize>,
+    /// The sum.
     pooled: &'r mut [f32],
     /// The number of ids that are summed.
-    counted: usize,
+    bag_len: usize,
 }
 
-impl<V: Lanes, E: Element, I: Index> Blocks for Sum<'_, '_, V, E, I> {
+impl<V: Lanes, E: Element, I: Index> Blocks for BagSum<'_, '_, V, E, I> {
     #[inline(always)]
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
         let Self { rows, lanes, .. } = *self;
         if rows.is_plain {
-            self.counted = self.positions.len();
+            self.bag_len = self.positions.len();
             let sums =
                 rows.plain_sum::<V, N, WHOLE>(lanes, self.positions.clone(), columns.clone());
             return store::<V, f32, N, WHOLE>(lanes, sums, &mut self.pooled[columns]);
         }
         let mut sums = [lanes.splat(0.0); N];
-        self.counted = 0;
+        self.bag_len = 0;
         for position in self.positions.clone() {
-            rows.prefetch(position + rows.ahead, columns.clone());
-            // A bad id is noted once, with the first columns.
-            let row = if columns.start == 0 { rows.lookup(position) } else { rows.known(position) };
+            rows.prefetch(position + rows.prefetch_rows, columns.clone());
+            // The first block notes a bad id, so that it is counted once.
+            let row = match columns.start {
+                0 => rows.lookup(position),
+                _ => rows.lookup_again(position),
+            };
             let Some(row) = row else { continue };
             let x = load::<V, E, N, WHOLE>(lanes, &row[columns.clone()]);
             match rows.weights {
@@ -404,15 +468,14 @@ impl<V: Lanes, E: Element, I: Index> Blocks for Sum<'_, '_, V, E, I> {
                     }
                 }
             }
-            self.counted += 1;
+            self.bag_len += 1;
         }
         store::<V, f32, N, WHOLE>(lanes, sums, &mut self.pooled[columns]);
     }
 }
 
 impl<E: Element, I: Index> Gather<'_, E, I> {
-    /// The gradients of the per-sample weights of `bags`, into the part of the output that is
-    /// theirs.
+    /// Writes the gradients of the per-sample weights of `bags`.
     fn weight_grads(
         &self,
         cpu: &Cpu,
@@ -438,7 +501,9 @@ impl<E: Element, I: Index> Gather<'_, E, I> {
 struct WeightGrads<'a, 'g, 't, E: Element, I: Index> {
     gather: &'t Gather<'a, E, I>,
     bags: Range<usize>,
+    /// The gradients of the ids of `bags`.
     grad_weights: &'t mut [f32],
+    /// The gradients of all pooled vectors.
     grad_output: &'t Matrix<'g, Cpu, f32>,
 }
 
@@ -455,20 +520,20 @@ impl<E: Element, I: Index> Loop for WeightGrads<'_, '_, '_, E, I> {
         for bag in bags {
             let (feature, sample) = (bag / gather.bags.batch_size, bag % gather.bags.batch_size);
             let mut rows = gather.rows(feature, gather.positions(bag));
-            rows.place.bag = bag;
+            rows.origin.bag = bag;
             let grad = &grad_output.row(sample)[gather.columns(feature)];
-            let mut counted = 0;
+            let mut bag_len = 0;
             for position in gather.positions(bag) {
-                rows.prefetch(position + rows.ahead, 0..rows.dim);
+                rows.prefetch(position + rows.prefetch_rows, 0..rows.dim);
                 if let Some(row) = rows.lookup(position) {
                     grad_weights[position - start] = dot_row(lanes, grad, row);
-                    counted += 1;
+                    bag_len += 1;
                 }
             }
-            if rows.place.spec.pooling == Pooling::Mean && counted > 1 {
+            if rows.origin.spec.pooling == Pooling::Mean && bag_len > 1 {
                 let positions = gather.positions(bag);
                 let grads = &mut grad_weights[positions.start - start..positions.end - start];
-                grads.iter_mut().for_each(|g| *g /= counted as f32);
+                grads.iter_mut().for_each(|g| *g /= bag_len as f32);
             }
         }
     }

@@ -1,77 +1,97 @@
-//! [`index_sort`](crate::ops::index_sort) on the CPU: tables are sorted apart from each other, each
-//! by a radix sort of only the bits that its row numbers have. What is sorted are words of row, bag
-//! and position, in room that the tables of a task use in turn, so that it stays in the cache.
+//! [`index_sort`](crate::ops::index_sort) on the CPU.
+//!
+//! Each table is sorted on its own, by an LSD radix sort of the bits that its row numbers have. The
+//! keys are 64-bit words of row, bag and position. The tables of a task use the same part of the
+//! workspace in turn, so that it stays in the cache.
 
 use std::ops::Range;
 
 use super::Cpu;
-use super::runtime::fault::{FaultLog, Place, pooled_row};
+use super::runtime::erased::{AnyBags, ByIndex, with_indices};
+use super::runtime::fault::{FaultLog, IdOrigin, pooled_row};
 use crate::dtype::Index;
 use crate::error::{Result, invalid};
 use crate::jagged::check_offsets;
-use crate::ops::index_sort::{IndexSortOps, Sort};
+use crate::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
 use crate::ops::{Bags, TableBatch};
 use crate::simd::prefetch_row;
 use crate::size::product;
 
-/// The most bits of a digit: the counters of two of them fit the first-level cache.
+/// The most bits of a digit: the counters of two digits fit the first-level cache.
 const DIGIT_BITS: u32 = 11;
 /// A counter for each value of a digit.
 type Counters = [u32; 1 << DIGIT_BITS];
-/// Ids that are asked for ahead of their use.
-const IDS_AHEAD: usize = 512;
-/// Tasks for each thread, of whole tables.
+/// The prefetch distance in ids.
+const PREFETCH_IDS: usize = 512;
+/// The tasks for each thread; a task is some whole tables.
 const TASKS_PER_THREAD: usize = 2;
-/// So few occurrences are sorted faster by comparison than counters are summed.
-const FEW: usize = 128;
+/// The most occurrences of a table that are sorted by comparison, which is faster than the prefix
+/// sum over the counters of a radix sort.
+const MAX_COMPARISON_SORT: usize = 128;
 
 impl IndexSortOps for Cpu {
     fn index_sort<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()> {
         let Sort { tables, bags, sorted, workspace } = args;
-        let bags = bags.without_slack();
-        check_offsets(bags.offsets, bags.indices.len())?;
-        let faults = FaultLog::default();
-        let ids = Ids { tables, bags, faults: &faults };
-        let all = 0..tables.tables().len();
-        if let Some(table) = all.clone().find(|&table| ids.layout(table).is_none()) {
-            let reason =
-                format!("more than can be sorted for a table of as many rows as table {table} has");
-            return Err(invalid("index_sort", "indices", reason));
-        }
-        let mut len = Len::default();
-        self.run(|| {
-            let out = Order {
-                rows: &mut sorted.rows,
-                segments: &mut sorted.segments,
-                positions: &mut sorted.positions,
-                bags: &mut sorted.bags,
-            };
-            len = ids.sort(self, all, workspace, out, 0);
-            let are_all = len.ids == bags.indices.len();
-            ids.count(self, 0..tables.features().len(), are_all, &mut sorted.bag_lengths);
-        });
-        sorted.segments[len.rows] = len.ids as u32;
-        sorted.counts.copy_from_slice(&[len.ids as u32, len.rows as u32]);
-        faults.into_result(tables)
+        sort(self, tables, ByIndex::of(bags), sorted, workspace)
     }
 
     fn index_sort_workspace_len(&self, _tables: &TableBatch, num_indices: usize) -> usize {
-        // The words, twice.
+        // A radix sort moves the words back and forth between two arrays.
         product([2, num_indices])
     }
 }
 
-/// The bits that numbers below `count` have, at least one.
+fn sort<'a>(
+    cpu: &Cpu,
+    tables: &'a TableBatch,
+    bags: AnyBags<'a>,
+    sorted: &'a mut SortedIndices<Cpu>,
+    workspace: &'a mut [u64],
+) -> Result<()> {
+    with_indices!(bags => typed_sort(cpu, Sort { tables, bags, sorted, workspace }))
+}
+
+fn typed_sort<I: Index>(cpu: &Cpu, args: Sort<'_, Cpu, I>) -> Result<()> {
+    let Sort { tables, bags, sorted, workspace } = args;
+    let bags = bags.without_slack();
+    check_offsets(bags.offsets, bags.indices.len())?;
+    let faults = FaultLog::default();
+    let ids = BatchIds { tables, bags, faults: &faults };
+    let all = 0..tables.tables().len();
+    if let Some(table) = all.clone().find(|&table| ids.layout(table).is_none()) {
+        let reason =
+            format!("more than can be sorted for a table of as many rows as table {table} has");
+        return Err(invalid("index_sort", "indices", reason));
+    }
+    let mut len = OrderLen::default();
+    cpu.run(|| {
+        let out = OrderMut {
+            rows: &mut sorted.rows,
+            segments: &mut sorted.segments,
+            positions: &mut sorted.positions,
+            bags: &mut sorted.bags,
+        };
+        len = ids.sort(cpu, all, workspace, out, 0);
+        let are_all_pooled = len.ids == bags.indices.len();
+        let features = 0..tables.features().len();
+        ids.write_bag_lengths(cpu, features, are_all_pooled, &mut sorted.bag_lengths);
+    });
+    sorted.segments[len.rows] = len.ids as u32;
+    sorted.counts.copy_from_slice(&[len.ids as u32, len.rows as u32]);
+    faults.into_result(tables)
+}
+
+/// Returns the bits that the numbers below `count` need, at least 1.
 fn bits_of(count: usize) -> u32 {
     usize::BITS - (count.saturating_sub(1) | 1).leading_zeros()
 }
 
-/// The length of the order of some tables.
+/// The length of the sorted order of some tables.
 #[derive(Clone, Copy, Default)]
-struct Len {
-    /// Pooled ids.
+struct OrderLen {
+    /// The number of pooled ids.
     ids: usize,
-    /// Rows that they name.
+    /// The number of different rows that they name.
     rows: usize,
 }
 
@@ -82,48 +102,52 @@ struct Occurrence {
     position: usize,
 }
 
-/// How the occurrences of a table stand in words, which order them as they are to be: row, bag and
-/// position, the two last counted from the table's first ones.
+/// The bit fields of the words that stand for a table's occurrences: row, bag and position, from the
+/// highest bits down, so that words sort as the occurrences do. Bags and positions count from the
+/// table's first ones.
 #[derive(Clone, Copy)]
-struct Layout {
+struct WordLayout {
     row_bits: u32,
-    /// 0 where a word has no room for the bag, which is looked for by the position then.
+    /// 0 if the bag does not fit the word; a binary search by the position then finds it.
     bag_bits: u32,
     position_bits: u32,
     first_bag: usize,
     first_position: usize,
 }
 
-/// The ids of a batch.
-struct Ids<'a, 'f, I: Index> {
+/// The ids of a batch, with offsets that have been checked.
+struct BatchIds<'a, 'f, I: Index> {
     tables: &'a TableBatch,
     bags: Bags<'a, Cpu, I>,
     faults: &'f FaultLog,
 }
 
-/// Where the order of some tables goes.
-struct Order<'a> {
+/// The part of the sorted order that belongs to some tables, for writing.
+struct OrderMut<'a> {
     rows: &'a mut [u64],
     segments: &'a mut [u32],
     positions: &'a mut [u32],
     bags: &'a mut [u32],
 }
 
-impl<I: Index> Ids<'_, '_, I> {
+impl<I: Index> BatchIds<'_, '_, I> {
+    /// Returns the position of the first id of a bag, or the end of the last bag.
     fn bound(&self, bag: usize) -> usize {
-        // Offsets have been checked.
+        // Checked offsets are never negative.
         self.bags.offsets[bag].to_row().unwrap_or(0)
     }
 
+    /// Returns the bags of some features.
     fn bags(&self, features: Range<usize>) -> Range<usize> {
         features.start * self.bags.batch_size..features.end * self.bags.batch_size
     }
 
+    /// Returns the positions of the ids of some bags.
     fn positions(&self, bags: Range<usize>) -> Range<usize> {
         self.bound(bags.start)..self.bound(bags.end)
     }
 
-    /// The bags of a feature, and the positions of each.
+    /// Iterates over the bags of a feature, with the positions of each.
     #[inline(always)]
     fn each_bag(&self, feature: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
         let bags = self.bags(feature..feature + 1);
@@ -134,52 +158,56 @@ impl<I: Index> Ids<'_, '_, I> {
         bags.zip(positions)
     }
 
+    /// Returns the number of ids that the features of some tables have, pooled or not.
     fn num_ids(&self, tables: Range<usize>) -> usize {
         let features = tables.flat_map(|table| self.tables.features_of(table));
         features.map(|&feature| self.positions(self.bags(feature..feature + 1)).len()).sum()
     }
 
-    /// None if a row and a position together take more bits than a word has.
-    fn layout(&self, table: usize) -> Option<Layout> {
+    /// Returns the layout of a table's words, with the bag if it fits. Returns `None` if a row and a
+    /// position together need more bits than a word has.
+    fn layout(&self, table: usize) -> Option<WordLayout> {
         let (first, end) = match self.tables.features_of(table) {
             [] => (0, 0),
             [first, .., last] | [first @ last] => (*first, last + 1),
         };
         let bags = self.bags(first..end);
         let positions = self.positions(bags.clone());
-        let layout = Layout {
+        let layout = WordLayout {
             row_bits: bits_of(self.tables.tables()[table].num_embeddings),
             bag_bits: bits_of(bags.len()),
             position_bits: bits_of(positions.len()),
             first_bag: bags.start,
             first_position: positions.start,
         };
-        let fits = |layout: &Layout| layout.row_shift() + layout.row_bits <= u64::BITS;
-        [layout, Layout { bag_bits: 0, ..layout }].into_iter().find(fits)
+        let fits = |layout: &WordLayout| layout.row_shift() + layout.row_bits <= u64::BITS;
+        [layout, WordLayout { bag_bits: 0, ..layout }].into_iter().find(fits)
     }
 
-    /// The row of each id of a table that is pooled. Bad ones are noted.
+    /// Iterates over the rows of a table's pooled ids, in the order of the positions, and notes bad
+    /// ids.
     #[inline(always)]
     fn rows(&self, table: usize) -> impl Iterator<Item = usize> {
         let num_embeddings = self.tables.tables()[table].num_embeddings;
         self.tables.features_of(table).iter().flat_map(move |&feature| {
             let (spec, bags) = (&self.tables.features()[feature], self.bags(feature..feature + 1));
             self.positions(bags.clone()).filter_map(move |position| {
-                prefetch_row(self.bags.indices, position + IDS_AHEAD, 1);
+                prefetch_row(self.bags.indices, position + PREFETCH_IDS, 1);
                 let id = self.bags.indices[position];
                 let row = pooled_row(id, spec, num_embeddings);
                 if row.is_none() {
                     let bag = self.bag_of(position, bags.clone());
-                    self.faults.lookup(id, Place { feature, spec, num_embeddings, bag }, position);
+                    let origin = IdOrigin { feature, spec, num_embeddings, bag };
+                    self.faults.lookup(id, origin, position);
                 }
                 row
             })
         })
     }
 
-    /// Each of these as a word, in the order of the positions.
+    /// Iterates over the words of a table's pooled ids, in the order of the positions.
     #[inline(always)]
-    fn words(&self, table: usize, layout: Layout) -> impl Iterator<Item = u64> {
+    fn words(&self, table: usize, layout: WordLayout) -> impl Iterator<Item = u64> {
         let num_embeddings = self.tables.tables()[table].num_embeddings;
         self.tables.features_of(table).iter().flat_map(move |&feature| {
             let spec = &self.tables.features()[feature];
@@ -192,39 +220,42 @@ impl<I: Index> Ids<'_, '_, I> {
         })
     }
 
-    /// Which of some bags a position is in.
+    /// Returns the bag, among `bags`, that a position belongs to.
     #[cold]
     fn bag_of(&self, position: usize, bags: Range<usize>) -> usize {
         let ends = &self.bags.offsets[bags.start + 1..=bags.end];
         bags.start + ends.partition_point(|end| end.to_row().is_some_and(|end| end <= position))
     }
 
-    /// The order of some tables, of which the first occurrence has the number `first`. The room is
-    /// for twice their ids.
+    /// Writes the sorted order of some tables, whose first occurrence has the number `first`. The
+    /// workspace has two words for each of their ids.
     fn sort(
         &self,
         cpu: &Cpu,
         tables: Range<usize>,
-        room: &mut [u64],
-        mut out: Order<'_>,
+        workspace: &mut [u64],
+        mut out: OrderMut<'_>,
         first: usize,
-    ) -> Len {
-        let mut len = Len::default();
-        if tables.len() > self.tables_of_task(cpu) {
+    ) -> OrderLen {
+        let mut len = OrderLen::default();
+        if tables.len() > self.tables_per_task(cpu) {
             let middle = tables.start + tables.len() / 2;
-            let most = self.num_ids(tables.start..middle);
-            let (left, right) = room.split_at_mut(2 * most);
-            let (out_left, out_right) = out.split_at_mut(most);
-            let mut of_right = Len::default();
+            let left_ids = self.num_ids(tables.start..middle);
+            let (left, right) = workspace.split_at_mut(2 * left_ids);
+            let (out_left, out_right) = out.split_at_mut(left_ids);
+            let mut right_len = OrderLen::default();
             cpu.join(
                 || len = self.sort(cpu, tables.start..middle, left, out_left, first),
-                || of_right = self.sort(cpu, middle..tables.end, right, out_right, first + most),
+                || {
+                    right_len =
+                        self.sort(cpu, middle..tables.end, right, out_right, first + left_ids)
+                },
             );
-            out.close_up(&mut len, most, of_right);
+            out.close_gap(&mut len, left_ids, right_len);
             return len;
         }
         for table in tables {
-            let (words, other) = room.split_at_mut(self.num_ids(table..table + 1));
+            let (words, other) = workspace.split_at_mut(self.num_ids(table..table + 1));
             if let Some(layout) = self.layout(table) {
                 let words = self.sort_table(table, layout, words, other);
                 self.write(table, layout, words, &mut out, &mut len, first);
@@ -233,18 +264,19 @@ impl<I: Index> Ids<'_, '_, I> {
         len
     }
 
-    fn tables_of_task(&self, cpu: &Cpu) -> usize {
+    /// Returns the number of tables of a task.
+    fn tables_per_task(&self, cpu: &Cpu) -> usize {
         match (cpu.num_threads(), self.tables.tables().len()) {
             (1, tables) => tables,
             (threads, tables) => (tables / (threads * TASKS_PER_THREAD)).max(1),
         }
     }
 
-    /// The occurrences of a table, sorted, at the beginning of the room for them.
+    /// Sorts the words of a table's occurrences, and returns them: the first ones of `words`.
     fn sort_table<'w>(
         &self,
         table: usize,
-        layout: Layout,
+        layout: WordLayout,
         words: &'w mut [u64],
         other: &mut [u64],
     ) -> &'w [u64] {
@@ -258,14 +290,14 @@ impl<I: Index> Ids<'_, '_, I> {
             len += 1;
         });
         let (words, mut other) = (&mut words[..len], &mut other[..len]);
-        if len <= FEW {
+        if len <= MAX_COMPARISON_SORT {
             words.iter_mut().zip(self.words(table, layout)).for_each(|(to, word)| *to = word);
-            // No two are equal, so that the order is the same as a stable one's.
+            // No two words are equal, so that an unstable sort gives the order of a stable one.
             words.sort_unstable();
             return words;
         }
         let mut to = &mut *words;
-        // The last pass ends in `words`.
+        // The target of the last pass must be `words`.
         if passes.is_multiple_of(2) {
             (to, other) = (other, to);
         }
@@ -287,22 +319,22 @@ impl<I: Index> Ids<'_, '_, I> {
         words
     }
 
-    /// Writes the order of a table behind that of others, of which the first occurrence has the
-    /// number `first`.
+    /// Appends the order of a table to the `len` entries that are written. The first occurrence of
+    /// `out` has the number `first`.
     fn write(
         &self,
         table: usize,
-        layout: Layout,
+        layout: WordLayout,
         words: &[u64],
-        out: &mut Order<'_>,
-        len: &mut Len,
+        out: &mut OrderMut<'_>,
+        len: &mut OrderLen,
         first: usize,
     ) {
         let first_row = self.tables.row_offsets()[table];
         let (rows, segments) = (&mut out.rows[len.rows..], &mut out.segments[len.rows..]);
         let targets = out.positions[len.ids..].iter_mut().zip(&mut out.bags[len.ids..]);
-        // Each occurrence writes its row, and where that begins, once more: cheaper than to guess
-        // wrong which one is the first.
+        // Each occurrence stores its row and the row's segment again: a store costs less than a
+        // mispredicted branch on whether the row is new.
         let (mut num_rows, mut last, mut start) = (0, usize::MAX, 0);
         for ((&word, number), (position, bag)) in words.iter().zip(first + len.ids..).zip(targets) {
             let occurrence = layout.occurrence(word);
@@ -322,15 +354,22 @@ impl<I: Index> Ids<'_, '_, I> {
         len.rows += num_rows;
     }
 
-    /// Counts the pooled ids of each bag of some features: all there are, if that is known.
-    fn count(&self, cpu: &Cpu, features: Range<usize>, are_all: bool, bag_lengths: &mut [u32]) {
+    /// Writes the number of pooled ids of each bag of some features, which is the number of all its
+    /// ids if all of the batch are pooled.
+    fn write_bag_lengths(
+        &self,
+        cpu: &Cpu,
+        features: Range<usize>,
+        are_all_pooled: bool,
+        bag_lengths: &mut [u32],
+    ) {
         if features.len() > 1 {
             let middle = features.start + features.len() / 2;
             let (left, right) =
                 bag_lengths.split_at_mut((middle - features.start) * self.bags.batch_size);
             return cpu.join(
-                || self.count(cpu, features.start..middle, are_all, left),
-                || self.count(cpu, middle..features.end, are_all, right),
+                || self.write_bag_lengths(cpu, features.start..middle, are_all_pooled, left),
+                || self.write_bag_lengths(cpu, middle..features.end, are_all_pooled, right),
             );
         }
         for feature in features {
@@ -338,26 +377,30 @@ impl<I: Index> Ids<'_, '_, I> {
             let is_pooled = |&position: &usize| {
                 pooled_row(self.bags.indices[position], spec, table.num_embeddings).is_some()
             };
-            for (length, (_, positions)) in bag_lengths.iter_mut().zip(self.each_bag(feature)) {
-                *length =
-                    if are_all { positions.len() } else { positions.filter(is_pooled).count() }
-                        as u32;
+            for (bag_len, (_, positions)) in bag_lengths.iter_mut().zip(self.each_bag(feature)) {
+                *bag_len = if are_all_pooled {
+                    positions.len()
+                } else {
+                    positions.filter(is_pooled).count()
+                } as u32;
             }
         }
     }
 }
 
-impl Layout {
+impl WordLayout {
+    /// Returns the number of bits below the row.
     fn row_shift(self) -> u32 {
         self.bag_bits + self.position_bits
     }
 
     #[inline(always)]
-    fn word(self, of: Occurrence) -> u64 {
-        let bag = if self.bag_bits == 0 { 0 } else { of.bag - self.first_bag };
-        (of.row as u64) << self.row_shift()
+    fn word(self, occurrence: Occurrence) -> u64 {
+        let Occurrence { row, bag, position } = occurrence;
+        let bag = if self.bag_bits == 0 { 0 } else { bag - self.first_bag };
+        (row as u64) << self.row_shift()
             | (bag as u64) << self.position_bits
-            | (of.position - self.first_position) as u64
+            | (position - self.first_position) as u64
     }
 
     #[inline(always)]
@@ -365,7 +408,7 @@ impl Layout {
         (word >> self.row_shift()) as usize
     }
 
-    /// The bag is of no meaning if it is not in the word.
+    /// Returns the occurrence of a word. Its bag has no meaning if `bag_bits` is 0.
     #[inline(always)]
     fn occurrence(self, word: u64) -> Occurrence {
         let low = |word: u64, bits: u32| word as usize & ((1 << bits) - 1);
@@ -377,17 +420,20 @@ impl Layout {
     }
 }
 
-/// A digit of the rows of words.
+/// A digit of the row in a word.
 #[derive(Clone, Copy)]
 struct Digit {
+    /// The number of bits of the word below the digit.
     shift: u32,
+    /// The number of bits of the digit.
     bits: u32,
+    /// Set if no digit of the row lies above this one.
     is_last: bool,
 }
 
 impl Digit {
-    /// A stable pass of the sort. `slots` are how many words have each value of the digit, and
-    /// `next` becomes that of the next one.
+    /// Runs one stable pass of the sort. `slots` holds the histogram of this digit, which becomes the
+    /// slots of the words; `next` becomes the histogram of the next digit.
     #[inline(always)]
     fn scatter(
         self,
@@ -403,23 +449,25 @@ impl Digit {
         next.fill(0);
         match self.is_last {
             false => words.for_each(|word| {
-                self.put(word, to, slots);
-                next[self.next().of(word)] += 1;
+                self.store(word, to, slots);
+                next[self.next().value(word)] += 1;
             }),
-            true => words.for_each(|word| self.put(word, to, slots)),
+            true => words.for_each(|word| self.store(word, to, slots)),
         }
     }
 
+    /// Stores a word in the next slot of its digit's value.
     #[inline(always)]
-    fn put(self, word: u64, to: &mut [u64], slots: &mut Counters) {
-        let slot = &mut slots[self.of(word)];
+    fn store(self, word: u64, to: &mut [u64], slots: &mut Counters) {
+        let slot = &mut slots[self.value(word)];
         to[*slot as usize] = word;
         *slot += 1;
     }
 
+    /// Returns the value of this digit.
     #[inline(always)]
-    fn of(self, word: u64) -> usize {
-        // The second mask tells the compiler what the first one is at most.
+    fn value(self, word: u64) -> usize {
+        // The second mask tells the compiler an upper bound of the first one.
         (word >> self.shift) as usize & ((1 << self.bits) - 1) & ((1 << DIGIT_BITS) - 1)
     }
 
@@ -429,34 +477,35 @@ impl Digit {
     }
 }
 
-impl Order<'_> {
-    /// Cuts behind the room for so many ids.
-    fn split_at_mut(&mut self, ids: usize) -> (Order<'_>, Order<'_>) {
+impl OrderMut<'_> {
+    /// Splits the arrays behind the entries of so many ids.
+    fn split_at_mut(&mut self, ids: usize) -> (OrderMut<'_>, OrderMut<'_>) {
         let (rows, rows_right) = self.rows.split_at_mut(ids);
         let (segments, segments_right) = self.segments.split_at_mut(ids);
         let (positions, positions_right) = self.positions.split_at_mut(ids);
         let (bags, bags_right) = self.bags.split_at_mut(ids);
-        let right = Order {
+        let right = OrderMut {
             rows: rows_right,
             segments: segments_right,
             positions: positions_right,
             bags: bags_right,
         };
-        (Order { rows, segments, positions, bags }, right)
+        (OrderMut { rows, segments, positions, bags }, right)
     }
 
-    /// Moves what stands behind the room for `most` ids up to the end of what stands before it.
-    fn close_up(&mut self, left: &mut Len, most: usize, right: Len) {
-        let left_out = most - left.ids;
-        if left_out > 0 {
-            self.positions.copy_within(most..most + right.ids, left.ids);
-            self.bags.copy_within(most..most + right.ids, left.ids);
-            self.segments[most..most + right.rows]
+    /// Closes the gap behind the `left` entries: moves to their end the `right` entries, which begin
+    /// at `left_ids`, the number of the left part's ids, pooled or not.
+    fn close_gap(&mut self, left: &mut OrderLen, left_ids: usize, right: OrderLen) {
+        let gap = left_ids - left.ids;
+        if gap > 0 {
+            self.positions.copy_within(left_ids..left_ids + right.ids, left.ids);
+            self.bags.copy_within(left_ids..left_ids + right.ids, left.ids);
+            self.segments[left_ids..left_ids + right.rows]
                 .iter_mut()
-                .for_each(|start| *start -= left_out as u32);
+                .for_each(|start| *start -= gap as u32);
         }
-        self.rows.copy_within(most..most + right.rows, left.rows);
-        self.segments.copy_within(most..most + right.rows, left.rows);
-        *left = Len { ids: left.ids + right.ids, rows: left.rows + right.rows };
+        self.rows.copy_within(left_ids..left_ids + right.rows, left.rows);
+        self.segments.copy_within(left_ids..left_ids + right.rows, left.rows);
+        *left = OrderLen { ids: left.ids + right.ids, rows: left.rows + right.rows };
     }
 }

@@ -1,13 +1,14 @@
-//! [`interaction`](crate::ops::interaction) on the CPU: samples are split over threads. Products of
-//! `f32` are exact at any precision.
+//! [`interaction`](crate::ops::interaction) on the CPU. Threads share the samples. Products of `f32`
+//! are exact at any precision.
 
 mod pairs;
 
 use std::ops::Range;
 
 use super::Cpu;
+use super::runtime::erased::{ByElement, Retype, with_elements};
 use super::runtime::scratch::{Scratch, TASK};
-use crate::dtype::Element;
+use crate::dtype::{Element, bf16, f16};
 use crate::error::Result;
 use crate::ops::Interaction;
 use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps};
@@ -16,65 +17,86 @@ use pairs::{Dots, Grads, Pairs, dots_len, weights_len};
 
 impl InteractionOps for Cpu {
     fn interaction_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
-        let cpu = self.for_operations(args.flops());
-        let Forward { interaction, dim, precision: _, features, output } = args;
-        let last = output.rows.saturating_sub(1);
-        cpu.for_each_row(output, |sample, row| {
-            let samples = [sample, last.min(sample + 1)].map(|k| Sample::of(&features, k, dim));
-            cpu.forward_sample(interaction, samples, row);
-        });
+        forward(self, ByElement::of(args));
         Ok(())
     }
 
     fn interaction_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
-        let cpu = self.for_operations(args.flops());
-        let Backward { interaction, dim, precision: _, features, grad_output, grad_features } =
-            args;
-        let last = grad_output.rows.saturating_sub(1);
-        let backward = |sample: usize, head: &mut [E], tail: &mut [E]| {
-            let samples = [sample, last.min(sample + 1)].map(|k| Sample::of(&features, k, dim));
-            cpu.backward_sample(interaction, samples, grad_output.row(sample), head, tail);
-        };
-        match grad_features {
-            FeaturesMut::Joined { block } => cpu.for_each_row(block, |sample, row| {
-                let (head, tail) = row.split_at_mut(dim.min(row.len()));
-                backward(sample, head, tail);
-            }),
-            FeaturesMut::Split { dense, sparse } if sparse.cols == 0 => {
-                cpu.for_each_row(dense, |sample, head| backward(sample, head, &mut []));
-            }
-            FeaturesMut::Split { dense, sparse } if dense.cols == 0 => {
-                cpu.for_each_row(sparse, |sample, tail| backward(sample, &mut [], tail));
-            }
-            FeaturesMut::Split { dense, sparse } => {
-                let (heads, tails) = ((dense.cols, dense.ld), (sparse.cols, sparse.ld));
-                let parts = ((dense.data, heads.1), (sparse.data, tails.1));
-                let run = cpu.rows_per_task(dense.rows);
-                cpu.for_each_rows_of_both(
-                    parts.0,
-                    parts.1,
-                    dense.rows,
-                    run,
-                    |first, dense, sparse| {
-                        for (k, (head, tail)) in
-                            dense.chunks_mut(heads.1).zip(sparse.chunks_mut(tails.1)).enumerate()
-                        {
-                            backward(first + k, &mut head[..heads.0], &mut tail[..tails.0]);
-                        }
-                    },
-                );
-            }
-        }
+        backward(self, ByElement::of(args));
         Ok(())
     }
 }
 
-/// The features of one sample: the first ones, and those that follow.
+/// The arguments of the forward op, for any element type.
+type AnyForward<'a> =
+    ByElement<Forward<'a, Cpu, f32>, Forward<'a, Cpu, f16>, Forward<'a, Cpu, bf16>>;
+
+/// The arguments of the backward op, for any element type.
+type AnyBackward<'a> =
+    ByElement<Backward<'a, Cpu, f32>, Backward<'a, Cpu, f16>, Backward<'a, Cpu, bf16>>;
+
+fn forward(cpu: &Cpu, args: AnyForward<'_>) {
+    with_elements!(args => typed_forward(cpu, args));
+}
+
+fn typed_forward<E: Element>(cpu: &Cpu, args: Forward<'_, Cpu, E>) {
+    let cpu = cpu.for_operations(args.flops());
+    let Forward { interaction, dim, precision: _, features, output } = args;
+    let last = output.rows.saturating_sub(1);
+    cpu.for_each_row(output, |sample, row| {
+        let samples = [sample, last.min(sample + 1)].map(|k| Sample::of(&features, k, dim));
+        forward_sample(&cpu, interaction, samples, row);
+    });
+}
+
+fn backward(cpu: &Cpu, args: AnyBackward<'_>) {
+    with_elements!(args => typed_backward(cpu, args));
+}
+
+fn typed_backward<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
+    let cpu = cpu.for_operations(args.flops());
+    let Backward { interaction, dim, precision: _, features, grad_output, grad_features } = args;
+    let last = grad_output.rows.saturating_sub(1);
+    let backward = |sample: usize, head: &mut [E], tail: &mut [E]| {
+        let samples = [sample, last.min(sample + 1)].map(|k| Sample::of(&features, k, dim));
+        backward_sample(&cpu, interaction, samples, grad_output.row(sample), head, tail);
+    };
+    match grad_features {
+        FeaturesMut::Joined { block } => cpu.for_each_row(block, |sample, row| {
+            let (head, tail) = row.split_at_mut(dim.min(row.len()));
+            backward(sample, head, tail);
+        }),
+        FeaturesMut::Split { dense, sparse } if sparse.cols == 0 => {
+            cpu.for_each_row(dense, |sample, head| backward(sample, head, &mut []));
+        }
+        FeaturesMut::Split { dense, sparse } if dense.cols == 0 => {
+            cpu.for_each_row(sparse, |sample, tail| backward(sample, &mut [], tail));
+        }
+        FeaturesMut::Split { dense, sparse } => {
+            let (heads, tails) = ((dense.cols, dense.ld), (sparse.cols, sparse.ld));
+            let parts = ((dense.data, heads.1), (sparse.data, tails.1));
+            let run = cpu.rows_per_task(dense.rows);
+            cpu.for_each_rows_of_both(parts.0, parts.1, dense.rows, run, |first, dense, sparse| {
+                for (k, (head, tail)) in
+                    dense.chunks_mut(heads.1).zip(sparse.chunks_mut(tails.1)).enumerate()
+                {
+                    backward(first + k, &mut head[..heads.0], &mut tail[..tails.0]);
+                }
+            });
+        }
+    }
+}
+
+/// The features of one sample.
 #[derive(Clone, Copy)]
 pub(super) struct Sample<'a, E> {
+    /// The first feature: the dense one, if there is one.
     pub(super) head: &'a [E],
+    /// The features that follow, side by side.
     pub(super) tail: &'a [E],
+    /// Set if the first feature is the dense one.
     pub(super) has_dense: bool,
+    /// The columns of a feature.
     pub(super) dim: usize,
 }
 
@@ -105,7 +127,7 @@ impl<'a, E: Element> Sample<'a, E> {
         }
     }
 
-    /// Asks for some features ahead of their use.
+    /// Prefetches some features.
     #[inline(always)]
     fn prefetch(&self, features: Range<usize>) {
         for i in features {
@@ -114,71 +136,114 @@ impl<'a, E: Element> Sample<'a, E> {
     }
 }
 
-impl Cpu {
-    /// One sample, and the one whose turn it is next.
-    pub(super) fn forward_sample<E: Element>(
-        &self,
-        interaction: Interaction,
-        [sample, ahead]: [Sample<'_, E>; 2],
-        output: &mut [E],
-    ) {
-        let Interaction::Dot { append_sparse, .. } = interaction else {
-            output[..sample.head.len()].copy_from_slice(sample.head);
-            output[sample.head.len()..].copy_from_slice(sample.tail);
-            return;
-        };
-        let (dense, pairs) = output.split_at_mut(if sample.has_dense { sample.dim } else { 0 });
-        dense.copy_from_slice(&sample.head[..dense.len()]);
-        let num_features = sample.num_features();
-        let (dots, mut rest) = pairs.split_at_mut(interaction.num_pairs(num_features));
-        let pairs = Pairs::new(interaction, num_features);
-        TASK.lend(dots_len(num_features, sample.dim), |scratch| {
-            self.dispatch.run(Dots { pairs, sample, ahead, dots, scratch });
-        });
-        if append_sparse {
-            for i in usize::from(sample.has_dense)..num_features {
-                let (copy, after) = rest.split_at_mut(sample.dim);
-                copy.copy_from_slice(sample.feature(i));
-                rest = after;
+/// Writes the interaction of a sample, and prefetches the next one.
+pub(super) fn forward_sample<E: Element>(
+    cpu: &Cpu,
+    interaction: Interaction,
+    [sample, ahead]: [Sample<'_, E>; 2],
+    output: &mut [E],
+) {
+    let Interaction::Dot { append_sparse, .. } = interaction else {
+        output[..sample.head.len()].copy_from_slice(sample.head);
+        output[sample.head.len()..].copy_from_slice(sample.tail);
+        return;
+    };
+    let (dense, pairs) = output.split_at_mut(if sample.has_dense { sample.dim } else { 0 });
+    dense.copy_from_slice(&sample.head[..dense.len()]);
+    let num_features = sample.num_features();
+    let (dots, mut rest) = pairs.split_at_mut(interaction.num_pairs(num_features));
+    let pairs = Pairs::new(interaction, num_features);
+    TASK.lend(dots_len(num_features, sample.dim), |scratch| {
+        cpu.dispatch.run(Dots { pairs, sample, ahead, dots, scratch });
+    });
+    if append_sparse {
+        for i in usize::from(sample.has_dense)..num_features {
+            let (copy, after) = rest.split_at_mut(sample.dim);
+            copy.copy_from_slice(sample.feature(i));
+            rest = after;
+        }
+    }
+    rest.fill(E::default());
+}
+
+/// Writes the gradients of a sample's features, and prefetches the next sample.
+fn backward_sample<E: Element>(
+    cpu: &Cpu,
+    interaction: Interaction,
+    [sample, ahead]: [Sample<'_, E>; 2],
+    grad_output: &[E],
+    head: &mut [E],
+    tail: &mut [E],
+) {
+    let Interaction::Dot { append_sparse, .. } = interaction else {
+        let (grad_head, grad_tail) = grad_output.split_at(head.len());
+        head.copy_from_slice(grad_head);
+        tail.copy_from_slice(grad_tail);
+        return;
+    };
+    let num_features = sample.num_features();
+    let (dense, rest) = grad_output.split_at(if sample.has_dense { sample.dim } else { 0 });
+    let (grad_dots, rest) = rest.split_at(interaction.num_pairs(num_features));
+    let direct = match (append_sparse, sample.has_dense) {
+        (false, _) => (dense, &[][..]),
+        (true, true) => (dense, rest),
+        (true, false) => rest.split_at(sample.dim.min(rest.len())),
+    };
+    let pairs = Pairs::new(interaction, num_features);
+    TASK.lend(weights_len(num_features), |weights| {
+        cpu.dispatch.run(Grads { pairs, sample, ahead, grad_dots, direct, head, tail, weights });
+    });
+}
+
+impl<'a, E: Element, T: Element> Retype<E, T> for Forward<'a, Cpu, E> {
+    type Output = Forward<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        let Self { interaction, dim, precision, features, output } = self;
+        let (features, output) = (features.retype(), output.retype());
+        Forward { interaction, dim, precision, features, output }
+    }
+}
+
+impl<'a, E: Element, T: Element> Retype<E, T> for Backward<'a, Cpu, E> {
+    type Output = Backward<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        let Self { interaction, dim, precision, features, grad_output, grad_features } = self;
+        let (features, grad_output) = (features.retype(), grad_output.retype());
+        let grad_features = grad_features.retype();
+        Backward { interaction, dim, precision, features, grad_output, grad_features }
+    }
+}
+
+impl<'a, E: Element, T: Element> Retype<E, T> for Features<'a, Cpu, E> {
+    type Output = Features<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        match self {
+            Self::Joined { block, has_dense } => {
+                Features::Joined { block: block.retype(), has_dense }
+            }
+            Self::Split { dense, sparse } => {
+                Features::Split { dense: dense.retype(), sparse: sparse.retype() }
             }
         }
-        rest.fill(E::default());
     }
+}
 
-    fn backward_sample<E: Element>(
-        &self,
-        interaction: Interaction,
-        [sample, ahead]: [Sample<'_, E>; 2],
-        grad_output: &[E],
-        head: &mut [E],
-        tail: &mut [E],
-    ) {
-        let Interaction::Dot { append_sparse, .. } = interaction else {
-            let (of_head, of_tail) = grad_output.split_at(head.len());
-            head.copy_from_slice(of_head);
-            tail.copy_from_slice(of_tail);
-            return;
-        };
-        let num_features = sample.num_features();
-        let (dense, rest) = grad_output.split_at(if sample.has_dense { sample.dim } else { 0 });
-        let (grad_dots, rest) = rest.split_at(interaction.num_pairs(num_features));
-        let direct = match (append_sparse, sample.has_dense) {
-            (false, _) => (dense, &[][..]),
-            (true, true) => (dense, rest),
-            (true, false) => rest.split_at(sample.dim.min(rest.len())),
-        };
-        let pairs = Pairs::new(interaction, num_features);
-        TASK.lend(weights_len(num_features), |weights| {
-            self.dispatch.run(Grads {
-                pairs,
-                sample,
-                ahead,
-                grad_dots,
-                direct,
-                head,
-                tail,
-                weights,
-            });
-        });
+impl<'a, E: Element, T: Element> Retype<E, T> for FeaturesMut<'a, Cpu, E> {
+    type Output = FeaturesMut<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        match self {
+            Self::Joined { block } => FeaturesMut::Joined { block: block.retype() },
+            Self::Split { dense, sparse } => {
+                FeaturesMut::Split { dense: dense.retype(), sparse: sparse.retype() }
+            }
+        }
     }
 }

@@ -1,14 +1,17 @@
-//! [`pooled_interaction`](crate::ops::pooled_interaction) on the CPU: samples are split over
-//! threads, which take some at a time through both ops.
+//! [`pooled_interaction`](crate::ops::pooled_interaction) on the CPU. Threads share the samples, and
+//! each takes a few samples at a time through both ops.
 
 use super::Cpu;
 use super::embedding_bag::{Gather, Pool};
-use super::interaction::Sample;
+use super::interaction::{Sample, forward_sample};
+use super::runtime::erased::{AnyBags, ByElement, ByIndex, Elements, with_elements, with_indices};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::pooled_interaction::{Forward, Interact, PooledInteractionOps};
+use crate::ops::{MatrixMut, TableBatch, embedding_bag};
 
-/// Bytes of pooled vectors that go from one op to the other: they stay in the second-level cache.
+/// The bytes of pooled vectors that one op leaves for the other: few enough to stay in the
+/// second-level cache.
 const BYTES_AT_ONCE: usize = 1 << 19;
 
 impl PooledInteractionOps for Cpu {
@@ -17,44 +20,59 @@ impl PooledInteractionOps for Cpu {
         args: Forward<'_, Self, E, I>,
     ) -> Result<()> {
         let Forward { lookup, interact } = &args;
-        // Three outputs, or one of them without columns.
+        // The loop below writes two outputs, which must have columns.
         if lookup.argmax.is_some() || lookup.output.cols == 0 || interact.output.cols == 0 {
             return args.run_in_turn(self);
         }
-        let Forward {
-            lookup,
-            interact: Interact { keeps_pooled, interaction, dim, dense, output, .. },
-        } = args;
-        let gather = Gather::new(lookup.tables, lookup.weights, lookup.bags)?;
-        let (pooled_cols, pooled_ld) = (lookup.output.cols, lookup.output.ld);
-        let (cols, ld, rows) = (output.cols, output.ld, output.rows);
-        let run = rows.div_ceil(self.num_threads());
-        let at_once = (BYTES_AT_ONCE / (size_of::<f32>() * pooled_ld)).clamp(1, run.max(1));
-        let both = ((lookup.output.data, pooled_ld), (output.data, ld));
-        self.for_each_rows_of_both(both.0, both.1, rows, run, |first, pooled, output| {
-            for (k, output) in output.chunks_mut(at_once * ld).enumerate() {
-                let (done, samples) = (k * at_once, output.len().div_ceil(ld));
-                let pooled = &mut pooled[if keeps_pooled { done * pooled_ld } else { 0 }..];
-                let end = pooled.len().min(samples * pooled_ld);
-                let (pooled, first) = (&mut pooled[..end], first + done);
-                let pool = Pool {
-                    gather: &gather,
-                    first,
-                    output: &mut *pooled,
-                    ld: pooled_ld,
-                    argmax: None,
-                };
-                self.dispatch.run(pool);
-                let sample = |k: usize| {
-                    let tail = &pooled[k * pooled_ld..][..pooled_cols];
-                    Sample { head: dense.row(first + k), tail, has_dense: true, dim }
-                };
-                for (k, row) in output.chunks_mut(ld).enumerate() {
-                    let samples = [k, (k + 1).min(samples - 1)].map(sample);
-                    self.forward_sample(interaction, samples, &mut row[..cols]);
-                }
-            }
-        });
-        gather.into_result()
+        let Forward { lookup, interact } = args;
+        let embedding_bag::Forward { tables, weights, bags, output, argmax: _ } = lookup;
+        forward(self, tables, ByElement::of(weights), ByIndex::of(bags), output, interact)
     }
+}
+
+fn forward<'a>(
+    cpu: &Cpu,
+    tables: &'a TableBatch,
+    weights: Elements<'a>,
+    bags: AnyBags<'a>,
+    pooled: MatrixMut<'a, Cpu, f32>,
+    interact: Interact<'a, Cpu>,
+) -> Result<()> {
+    with_elements!(weights => with_indices!(bags => {
+        let gather = Gather::new(tables, weights, bags)?;
+        pool_and_interact(cpu, &gather, pooled, interact);
+        gather.into_result()
+    }))
+}
+
+fn pool_and_interact<E: Element, I: Index>(
+    cpu: &Cpu,
+    gather: &Gather<'_, E, I>,
+    pooled: MatrixMut<'_, Cpu, f32>,
+    interact: Interact<'_, Cpu>,
+) {
+    let Interact { keeps_pooled, interaction, dim, dense, output, .. } = interact;
+    let (pooled_cols, pooled_ld) = (pooled.cols, pooled.ld);
+    let (cols, ld, rows) = (output.cols, output.ld, output.rows);
+    let run = rows.div_ceil(cpu.num_threads());
+    let at_once = (BYTES_AT_ONCE / (size_of::<f32>() * pooled_ld)).clamp(1, run.max(1));
+    let both = ((pooled.data, pooled_ld), (output.data, ld));
+    cpu.for_each_rows_of_both(both.0, both.1, rows, run, |first, pooled, output| {
+        for (k, output) in output.chunks_mut(at_once * ld).enumerate() {
+            let (done, samples) = (k * at_once, output.len().div_ceil(ld));
+            let pooled = &mut pooled[if keeps_pooled { done * pooled_ld } else { 0 }..];
+            let end = pooled.len().min(samples * pooled_ld);
+            let (pooled, first) = (&mut pooled[..end], first + done);
+            let pool = Pool { gather, first, output: &mut *pooled, ld: pooled_ld, argmax: None };
+            cpu.dispatch.run(pool);
+            let sample = |k: usize| {
+                let tail = &pooled[k * pooled_ld..][..pooled_cols];
+                Sample { head: dense.row(first + k), tail, has_dense: true, dim }
+            };
+            for (k, row) in output.chunks_mut(ld).enumerate() {
+                let samples = [k, (k + 1).min(samples - 1)].map(sample);
+                forward_sample(cpu, interaction, samples, &mut row[..cols]);
+            }
+        }
+    });
 }

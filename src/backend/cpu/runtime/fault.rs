@@ -1,4 +1,4 @@
-//! Ids that name no row: found while looking up, skipped, and reported once the op is through.
+//! Bad ids: a lookup skips them and notes them, and the op reports them when it has finished.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,22 +6,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::error::{Error, Result};
 use crate::ops::{Feature, TableBatch};
 
-/// What an id means to a feature.
+/// The meaning of an id to a feature.
 pub(crate) enum Lookup {
-    /// The row of its table.
+    /// The id names this row of the feature's table.
     Row(usize),
-    /// Neither pooled nor counted.
+    /// The id is the feature's padding, or bad: it adds nothing to its bag's sum or length.
     Skip,
 }
 
-/// The bad ids of one call. Which one is reported does not depend on the threads: the one at the
-/// lowest position.
+/// The bad ids of one call. It reports the one at the lowest position, which does not depend on the
+/// number of threads.
 #[derive(Default)]
 pub(crate) struct FaultLog {
     count: AtomicUsize,
     first: Mutex<Option<Fault>>,
 }
 
+/// A bad id.
 #[derive(Clone, Copy)]
 struct Fault {
     feature: usize,
@@ -30,7 +31,20 @@ struct Fault {
     value: i64,
 }
 
-/// The row that an id names to a feature, if there is one that is pooled.
+/// The feature and the bag that an id comes from.
+#[derive(Clone, Copy)]
+pub(crate) struct IdOrigin<'a> {
+    /// The number of the feature.
+    pub(crate) feature: usize,
+    /// The feature itself.
+    pub(crate) spec: &'a Feature,
+    /// The number of rows of the feature's table.
+    pub(crate) num_embeddings: usize,
+    /// The key-major number of the bag.
+    pub(crate) bag: usize,
+}
+
+/// Returns the row that an id names to a feature, unless the id is padding or bad.
 #[inline(always)]
 pub(crate) fn pooled_row(
     id: impl crate::Index,
@@ -41,16 +55,22 @@ pub(crate) fn pooled_row(
 }
 
 impl FaultLog {
-    /// The row that the id at `position` of bag `bag` names; notes it if there is none.
+    /// Looks up the row that the id at `position` names, and notes the id if it is bad.
     #[inline(always)]
-    pub(crate) fn lookup(&self, id: impl crate::Index, at: Place<'_>, position: usize) -> Lookup {
+    pub(crate) fn lookup(
+        &self,
+        id: impl crate::Index,
+        origin: IdOrigin<'_>,
+        position: usize,
+    ) -> Lookup {
+        let IdOrigin { feature, spec, num_embeddings, bag } = origin;
         match id.to_row() {
-            Some(row) if row < at.num_embeddings => match at.spec.padding_idx {
+            Some(row) if row < num_embeddings => match spec.padding_idx {
                 Some(padding) if padding == row => Lookup::Skip,
                 _ => Lookup::Row(row),
             },
             _ => {
-                self.note(Fault { feature: at.feature, bag: at.bag, position, value: id.to_i64() });
+                self.note(Fault { feature, bag, position, value: id.to_i64() });
                 Lookup::Skip
             }
         }
@@ -59,14 +79,14 @@ impl FaultLog {
     #[cold]
     fn note(&self, fault: Fault) {
         self.count.fetch_add(1, Ordering::Relaxed);
-        // A thread that panicked while holding the lock left a valid value behind.
+        // A thread that panicked while it held the lock left a valid value behind.
         let mut first = self.first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if first.is_none_or(|seen| fault.position < seen.position) {
             *first = Some(fault);
         }
     }
 
-    /// The error for what was found.
+    /// Returns the error for the bad ids, if there are any.
     pub(crate) fn into_result(self, tables: &TableBatch) -> Result<()> {
         let count = self.count.into_inner();
         match self.first.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
@@ -78,14 +98,4 @@ impl FaultLog {
             }
         }
     }
-}
-
-/// Where an id stands.
-#[derive(Clone, Copy)]
-pub(crate) struct Place<'a> {
-    pub(crate) feature: usize,
-    pub(crate) spec: &'a Feature,
-    pub(crate) num_embeddings: usize,
-    /// Key-major.
-    pub(crate) bag: usize,
 }
