@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::compute::optimizer::{StateRun, Step};
+use super::compute::optimizer::{PreparedRule, StateRun};
 use super::compute::vector::{Blocks, clamp, for_each_block, load, store};
 use super::runtime::erased::{ByElement, Retype, with_elements};
 use crate::dtype::{Element, bf16, f16};
@@ -46,19 +46,19 @@ fn typed_update<E: Element>(cpu: &Cpu, args: Update<'_, Cpu, E>) {
     if control.is_shut() {
         return;
     }
-    let step = &Step::new(&control.rule(rule));
+    let rule = &PreparedRule::new(&control.rule(rule));
     let state = match state {
         OptimizerStateMut::None => StateRun::None,
         OptimizerStateMut::SumOfSquares(sums) => StateRun::Elementwise(sums),
         OptimizerStateMut::Moments { first, second } => StateRun::Moments(first, second),
     };
     let factor = 1.0 / loss_scale;
-    let run = StepRun { step, factor, max_gradient, grad, parameters, state, rounded };
+    let run = UpdateRun { rule, factor, max_gradient, grad, parameters, state, rounded };
     cpu.run(|| update_run(cpu, run));
 }
 
 /// Updates a run of parameters, in parallel if it is longer than a task.
-fn update_run<E: Element>(cpu: &Cpu, run: StepRun<'_, E>) {
+fn update_run<E: Element>(cpu: &Cpu, run: UpdateRun<'_, E>) {
     if run.grad.len() > ELEMENTS_PER_TASK {
         let middle = run.grad.len() / 2;
         let (left, right) = run.split_at(middle);
@@ -67,9 +67,9 @@ fn update_run<E: Element>(cpu: &Cpu, run: StepRun<'_, E>) {
     cpu.dispatch.run(run);
 }
 
-/// A step on a run of parameters.
-struct StepRun<'a, E> {
-    step: &'a Step,
+/// The update of a run of parameters.
+struct UpdateRun<'a, E> {
+    rule: &'a PreparedRule,
     /// The factor of the gradient: the reciprocal of the loss scale.
     factor: f32,
     /// The bound to which scaled gradients are clamped.
@@ -82,18 +82,18 @@ struct StepRun<'a, E> {
     rounded: Option<&'a mut [E]>,
 }
 
-impl<'a, E> StepRun<'a, E> {
-    /// Splits the step into one on the first `middle` parameters and one on the others.
+impl<'a, E> UpdateRun<'a, E> {
+    /// Splits the run into one of the first `middle` parameters and one of the others.
     fn split_at(self, middle: usize) -> (Self, Self) {
-        let Self { step, factor, max_gradient, grad, parameters, state, rounded } = self;
+        let Self { rule, factor, max_gradient, grad, parameters, state, rounded } = self;
         let (grad, grad_right) = grad.split_at(middle);
         let (parameters, right) = parameters.split_at_mut(middle);
         let (state, state_right) = state.split_at(middle);
         let (rounded, rounded_right) = rounded.map(|rounded| rounded.split_at_mut(middle)).unzip();
         (
-            Self { step, factor, max_gradient, grad, parameters, state, rounded },
+            Self { rule, factor, max_gradient, grad, parameters, state, rounded },
             Self {
-                step,
+                rule,
                 factor,
                 max_gradient,
                 grad: grad_right,
@@ -105,27 +105,27 @@ impl<'a, E> StepRun<'a, E> {
     }
 }
 
-impl<E: Element> Loop for StepRun<'_, E> {
+impl<E: Element> Loop for UpdateRun<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {
         let len = self.grad.len();
-        for_each_block(len, &mut StepBlocks { run: self, lanes });
+        for_each_block(len, &mut UpdateBlocks { run: self, lanes });
     }
 }
 
-/// The step, block by block.
-struct StepBlocks<'a, V, E> {
-    run: StepRun<'a, E>,
+/// The update of a run, block by block.
+struct UpdateBlocks<'a, V, E> {
+    run: UpdateRun<'a, E>,
     lanes: V,
 }
 
-impl<V: Lanes, E: Element> Blocks for StepBlocks<'_, V, E> {
+impl<V: Lanes, E: Element> Blocks for UpdateBlocks<'_, V, E> {
     #[inline(always)]
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
         let Self {
-            run: StepRun { step, factor, max_gradient, grad, parameters, state, rounded },
+            run: UpdateRun { rule, factor, max_gradient, grad, parameters, state, rounded },
             lanes,
         } = self;
         let lanes = *lanes;
@@ -135,7 +135,7 @@ impl<V: Lanes, E: Element> Blocks for StepBlocks<'_, V, E> {
         }
         let parameters = &mut parameters[columns.clone()];
         let updated =
-            step.update::<V, f32, N, WHOLE>(lanes, grad, parameters, state.part(columns.clone()));
+            rule.update::<V, f32, N, WHOLE>(lanes, grad, parameters, state.part(columns.clone()));
         store::<V, f32, N, WHOLE>(lanes, updated, parameters);
         if let Some(rounded) = rounded {
             store::<V, E, N, WHOLE>(lanes, updated, &mut rounded[columns]);

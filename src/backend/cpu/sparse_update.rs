@@ -1,80 +1,52 @@
-//! [`sparse_update`](crate::ops::sparse_update) on the CPU: one pass over the rows, each of which
-//! is summed, stepped and written while later ones are on their way from memory. Rows rise, so that
-//! weights and state can be cut between any two of them and handed to threads.
+//! [`sparse_update`](crate::ops::sparse_update) on the CPU.
+//!
+//! A step is one pass over the rows that have a gradient: each row's gradient is summed, its weights
+//! and state are updated and stored, while later rows are prefetched. A [`Step`] is cut into
+//! [`Task`]s for threads, a task handles [`Table`] after table, and a table [`Row`] after row. Row
+//! numbers rise, so that weights and state can be cut between any two rows.
 
 use std::ops::Range;
 
 use super::Cpu;
-use super::compute::optimizer::{RandomBits, Squares, StateRun, Step};
-use super::compute::row_gradient::{Occurrences, RowGradients, Sums};
+use super::compute::optimizer::{PreparedRule, RandomBits, Squares, StateRun};
+use super::compute::row_gradient::{OccurrenceGradients, RowGradients, SummedGradients};
 use super::compute::vector::{Blocks, add_row, for_each_block, load, store};
+use super::runtime::erased::{
+    ByElement, ByIndex, ElementsMut, Retype, with_elements, with_indices,
+};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
-use crate::ops::sparse_update::{Apply, Merge, Reduce, SparseGrad, SparseUpdateOps, Update};
-use crate::ops::{Optimizer, OptimizerStateMut, Rounding, TableBatch, UpdateRule};
+use crate::ops::sparse_update::{
+    Apply, Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update,
+};
+use crate::ops::{Optimizer, OptimizerStateMut, Rounding, StepControl, TableBatch, UpdateRule};
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 
-/// Columns whose gradients are kept from one pass over a row to the next: those of longer rows are
-/// summed once more.
-const KEPT: usize = 128;
-/// Rows of a task, at least: enough to be worth a fork.
-const ROWS_PER_TASK: usize = 64;
-/// Tasks for each thread, so that hot rows on one of them do not keep the others waiting.
+/// The most columns of a row whose gradient is kept from the first pass over the row to the second
+/// one. The gradient of a longer row is summed again.
+const MAX_KEPT_COLUMNS: usize = 128;
+/// The fewest rows of a task: enough to be worth a fork.
+const MIN_ROWS_PER_TASK: usize = 64;
+/// The tasks for each thread, so that hot rows on one thread do not keep the others waiting.
 const TASKS_PER_THREAD: usize = 32;
-/// Rows that are asked for ahead of their use.
-const ROWS_AHEAD: usize = 32;
+/// The prefetch distance in rows.
+const PREFETCH_ROWS: usize = 32;
 
 impl SparseUpdateOps for Cpu {
     fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()> {
         let Reduce { source, grad, workspace: _ } = args;
-        let unique = source.sorted.counts[1] as usize;
-        grad.rows[..unique].copy_from_slice(&source.sorted.rows[..unique]);
-        grad.counts[0] = unique as u32;
-        fill_starts(source.tables, grad, unique);
-        let SparseGrad { starts, values, .. } = grad;
-        let gradients = Occurrences::new(&source);
-        self.run(|| self.reduce_rows(&gradients, 0..unique, starts, values));
+        reduce(self, ByIndex::of(source), grad);
         Ok(())
     }
 
     fn sparse_update_merge(&self, args: Merge<'_, Self>) -> Result<()> {
-        let Merge { tables, a, b, out, workspace: _ } = args;
-        let (a_len, b_len) = (a.counts[0] as usize, b.counts[0] as usize);
-        let (mut i, mut j, mut len, mut end) = (0, 0, 0, 0);
-        while i < a_len || j < b_len {
-            let row = match (a.rows[..a_len].get(i), b.rows[..b_len].get(j)) {
-                (Some(&x), Some(&y)) => x.min(y),
-                (Some(&x), None) | (None, Some(&x)) => x,
-                (None, None) => break,
-            };
-            let dim = tables.tables()[tables.table_of_row(row as usize)].embedding_dim;
-            let sum = &mut out.values[end..end + dim];
-            sum.fill(0.0);
-            for (from, k, from_len) in [(a, &mut i, a_len), (b, &mut j, b_len)] {
-                if *k < from_len && from.rows[*k] == row {
-                    add_row(sum, &from.values[from.starts[*k] as usize..][..dim]);
-                    *k += 1;
-                }
-            }
-            out.rows[len] = row;
-            out.starts[len] = end as u64;
-            len += 1;
-            end += dim;
-        }
-        out.starts[len] = end as u64;
-        out.counts[0] = len as u32;
+        merge(args);
         Ok(())
     }
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
         let Apply { tables, grad, rule, decay_scale, weights, state } = args;
-        let rows = &grad.rows[..grad.counts[0] as usize];
-        let (step, gradients) = (Step::new(&rule), Sums::new(grad));
-        self.step_rows(
-            &RowStep { tables, rows, rule, step, decay_scale, gradients },
-            weights,
-            state,
-        );
+        apply(self, tables, grad, rule, decay_scale, ByElement::of(weights), state);
         Ok(())
     }
 
@@ -83,17 +55,8 @@ impl SparseUpdateOps for Cpu {
         args: Update<'_, Self, E, I>,
     ) -> Result<()> {
         let Update { source, control, rule, decay_scale, weights, state, workspace: _ } = args;
-        if control.is_shut() {
-            return Ok(());
-        }
-        let rule = control.rule(rule);
-        let rows = &source.sorted.rows[..source.sorted.counts[1] as usize];
-        let (step, gradients) = (Step::new(&rule), Occurrences::new(&source));
-        self.step_rows(
-            &RowStep { tables: source.tables, rows, rule, step, decay_scale, gradients },
-            weights,
-            state,
-        );
+        let (source, weights) = (ByIndex::of(source), ByElement::of(weights));
+        update(self, source, control, rule, decay_scale, weights, state);
         Ok(())
     }
 
@@ -106,70 +69,143 @@ impl SparseUpdateOps for Cpu {
     }
 }
 
-fn fill_starts(tables: &TableBatch, grad: &mut SparseGrad<Cpu>, unique: usize) {
+/// The source of a gradient, for any index type.
+type AnyPooledGrad<'a> = ByIndex<PooledGrad<'a, Cpu, i32>, PooledGrad<'a, Cpu, i64>>;
+
+impl<'a, I: Index, T: Index> Retype<I, T> for PooledGrad<'a, Cpu, I> {
+    type Output = PooledGrad<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        let Self { tables, bags, sorted, grad_output, argmax, max_gradient } = self;
+        let bags = bags.retype();
+        PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient }
+    }
+}
+
+fn reduce(cpu: &Cpu, source: AnyPooledGrad<'_>, grad: &mut SparseGrad<Cpu>) {
+    with_indices!(source => typed_reduce(cpu, &source, grad));
+}
+
+fn typed_reduce<I: Index>(cpu: &Cpu, source: &PooledGrad<'_, Cpu, I>, grad: &mut SparseGrad<Cpu>) {
+    let num_rows = source.sorted.counts[1] as usize;
+    grad.rows[..num_rows].copy_from_slice(&source.sorted.rows[..num_rows]);
+    grad.counts[0] = num_rows as u32;
+    write_starts(source.tables, grad, num_rows);
+    let SparseGrad { starts, values, .. } = grad;
+    let gradients = OccurrenceGradients::new(source);
+    cpu.run(|| reduce_rows(cpu, &gradients, 0..num_rows, starts, values));
+}
+
+/// Writes the start of each row's values, and the end of the last one.
+fn write_starts(tables: &TableBatch, grad: &mut SparseGrad<Cpu>, num_rows: usize) {
     let mut end = 0;
-    for k in 0..unique {
+    for k in 0..num_rows {
         grad.starts[k] = end;
         end += tables.tables()[tables.table_of_row(grad.rows[k] as usize)].embedding_dim as u64;
     }
-    grad.starts[unique] = end;
+    grad.starts[num_rows] = end;
 }
 
-impl Cpu {
-    fn rows_of_task(&self, rows: usize) -> usize {
-        match self.num_threads() {
-            1 => rows,
-            threads => (rows / (threads * TASKS_PER_THREAD)).max(ROWS_PER_TASK),
-        }
-    }
-
-    /// Keeps the gradients of a range of rows.
-    fn reduce_rows(
-        &self,
-        gradients: &impl RowGradients,
-        range: Range<usize>,
-        starts: &[u64],
-        values: &mut [f32],
-    ) {
-        if range.len() > self.rows_of_task(starts.len()) {
-            let middle = range.start + range.len() / 2;
-            let (left, right) =
-                values.split_at_mut((starts[middle] - starts[range.start]) as usize);
-            return self.join(
-                || self.reduce_rows(gradients, range.start..middle, starts, left),
-                || self.reduce_rows(gradients, middle..range.end, starts, right),
-            );
-        }
-        self.dispatch.run(ReduceRows { gradients, range, starts, values });
-    }
-
-    /// One step on each of the rows.
-    fn step_rows<E: Element>(
-        &self,
-        step: &RowStep<'_, impl RowGradients>,
-        weights: &mut [E],
-        state: OptimizerStateMut<'_, Self>,
-    ) {
-        let state = match (state, step.rule.optimizer) {
-            (OptimizerStateMut::None, _) => RowsState::None,
-            (OptimizerStateMut::SumOfSquares(sums), Optimizer::RowwiseAdagrad { .. }) => {
-                RowsState::Rowwise(sums)
-            }
-            (OptimizerStateMut::SumOfSquares(sums), _) => RowsState::Elementwise(sums),
-            (OptimizerStateMut::Moments { first, second }, _) => RowsState::Moments(first, second),
+/// Merges two gradients row by row, as sorted lists are merged.
+fn merge(args: Merge<'_, Cpu>) {
+    let Merge { tables, a, b, out, workspace: _ } = args;
+    let (a_len, b_len) = (a.counts[0] as usize, b.counts[0] as usize);
+    let (mut i, mut j, mut len, mut end) = (0, 0, 0, 0);
+    while i < a_len || j < b_len {
+        let row = match (a.rows[..a_len].get(i), b.rows[..b_len].get(j)) {
+            (Some(&x), Some(&y)) => x.min(y),
+            (Some(&x), None) | (None, Some(&x)) => x,
+            (None, None) => break,
         };
-        if !step.rows.is_empty() {
-            let target = Target { weights, state, first_row: 0, first_weight: 0 };
-            self.run(|| step.run_parts(self, 0..step.rows.len(), target));
+        let dim = tables.tables()[tables.table_of_row(row as usize)].embedding_dim;
+        let sum = &mut out.values[end..end + dim];
+        sum.fill(0.0);
+        for (from, k, from_len) in [(a, &mut i, a_len), (b, &mut j, b_len)] {
+            if *k < from_len && from.rows[*k] == row {
+                add_row(sum, &from.values[from.starts[*k] as usize..][..dim]);
+                *k += 1;
+            }
         }
+        out.rows[len] = row;
+        out.starts[len] = end as u64;
+        len += 1;
+        end += dim;
+    }
+    out.starts[len] = end as u64;
+    out.counts[0] = len as u32;
+}
+
+fn apply<'a>(
+    cpu: &Cpu,
+    tables: &'a TableBatch,
+    grad: &'a SparseGrad<Cpu>,
+    rule: UpdateRule,
+    decay_scale: Option<&'a [f32]>,
+    weights: ElementsMut<'a>,
+    state: OptimizerStateMut<'a, Cpu>,
+) {
+    let rows = &grad.rows[..grad.counts[0] as usize];
+    let gradients = SummedGradients::new(grad);
+    let step = Step::new(tables, rows, rule, decay_scale, gradients);
+    with_elements!(weights => step.run(cpu, weights, state));
+}
+
+fn update<'a>(
+    cpu: &Cpu,
+    source: AnyPooledGrad<'a>,
+    control: StepControl<'a, Cpu>,
+    rule: UpdateRule,
+    decay_scale: Option<&'a [f32]>,
+    weights: ElementsMut<'a>,
+    state: OptimizerStateMut<'a, Cpu>,
+) {
+    if control.is_shut() {
+        return;
+    }
+    let rule = control.rule(rule);
+    with_indices!(source => {
+        let rows = &source.sorted.rows[..source.sorted.counts[1] as usize];
+        let gradients = OccurrenceGradients::new(&source);
+        let step = Step::new(source.tables, rows, rule, decay_scale, gradients);
+        with_elements!(weights => step.run(cpu, weights, state));
+    });
+}
+
+/// Returns the most rows of a task, for `num_rows` rows in all.
+fn rows_per_task(cpu: &Cpu, num_rows: usize) -> usize {
+    match cpu.num_threads() {
+        1 => num_rows,
+        threads => (num_rows / (threads * TASKS_PER_THREAD)).max(MIN_ROWS_PER_TASK),
     }
 }
 
-/// Keeps the gradients of a range of rows.
+/// Sums and stores the gradients of a range of rows, in parallel if it is longer than a task.
+fn reduce_rows(
+    cpu: &Cpu,
+    gradients: &impl RowGradients,
+    range: Range<usize>,
+    starts: &[u64],
+    values: &mut [f32],
+) {
+    if range.len() > rows_per_task(cpu, starts.len()) {
+        let middle = range.start + range.len() / 2;
+        let (left, right) = values.split_at_mut((starts[middle] - starts[range.start]) as usize);
+        return cpu.join(
+            || reduce_rows(cpu, gradients, range.start..middle, starts, left),
+            || reduce_rows(cpu, gradients, middle..range.end, starts, right),
+        );
+    }
+    cpu.dispatch.run(ReduceRows { gradients, range, starts, values });
+}
+
+/// Sums and stores the gradients of a range of rows.
 struct ReduceRows<'a, G> {
     gradients: &'a G,
     range: Range<usize>,
+    /// The start of each row's values, and the end of the last one, for all rows.
     starts: &'a [u64],
+    /// The values of the range.
     values: &'a mut [f32],
 }
 
@@ -183,21 +219,21 @@ impl<G: RowGradients> Loop for ReduceRows<'_, G> {
             let values = &mut self.values[start(k)..start(k + 1)];
             for_each_block(
                 values.len(),
-                &mut KeepBlocks { gradients: self.gradients, lanes, k, values },
+                &mut StoreBlocks { gradients: self.gradients, lanes, k, values },
             );
         }
     }
 }
 
-/// Keeps the gradient of row `k`, block by block.
-struct KeepBlocks<'t, V, G> {
+/// Stores the gradient of row `k`, block by block.
+struct StoreBlocks<'t, V, G> {
     gradients: &'t G,
     lanes: V,
     k: usize,
     values: &'t mut [f32],
 }
 
-impl<V: Lanes, G: RowGradients> Blocks for KeepBlocks<'_, V, G> {
+impl<V: Lanes, G: RowGradients> Blocks for StoreBlocks<'_, V, G> {
     #[inline(always)]
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
         let gradient = self.gradients.gradient::<V, N, WHOLE>(self.lanes, self.k, columns.clone());
@@ -205,25 +241,29 @@ impl<V: Lanes, G: RowGradients> Blocks for KeepBlocks<'_, V, G> {
     }
 }
 
-/// A part of the weights and of the state: that of the rows from `first_row` on.
-struct Target<'a, E> {
+/// The weights and the optimizer state of a range of linear rows.
+struct Storage<'a, E> {
     weights: &'a mut [E],
     state: RowsState<'a>,
+    /// The first row of the range.
     first_row: usize,
-    /// Where `first_row` begins in the buffer of weights.
+    /// The start of `first_row` in the buffer of all weights.
     first_weight: usize,
 }
 
-/// The state of a run of rows.
+/// The optimizer state of a range of rows.
 enum RowsState<'a> {
     None,
+    /// One sum of squares for each element.
     Elementwise(&'a mut [f32]),
+    /// One sum of squares for each row.
     Rowwise(&'a mut [f32]),
+    /// The first and the second moment of each element.
     Moments(&'a mut [f32], &'a mut [f32]),
 }
 
-impl<'a, E: Element> Target<'a, E> {
-    /// Cuts before `row`.
+impl<'a, E: Element> Storage<'a, E> {
+    /// Splits the range before `row`.
     fn split_at_row(self, tables: &TableBatch, row: usize) -> (Self, Self) {
         let first_weight = tables.weight_offset_of_row(row);
         let elements = first_weight - self.first_weight;
@@ -254,104 +294,139 @@ impl<'a, E: Element> Target<'a, E> {
     }
 }
 
-/// What is the same for all rows of a step.
-struct RowStep<'a, G> {
+/// A step on all rows that have a gradient.
+struct Step<'a, G> {
     tables: &'a TableBatch,
+    /// The linear rows, in rising order.
     rows: &'a [u64],
     rule: UpdateRule,
-    step: Step,
-    /// For each linear row, what its weight decay is multiplied by.
+    prepared: PreparedRule,
+    /// The factor of the weight decay of each linear row of the tables.
     decay_scale: Option<&'a [f32]>,
-    /// Those of `rows`.
+    /// The gradient of each entry of `rows`.
     gradients: G,
 }
 
-impl<G: RowGradients> RowStep<'_, G> {
-    fn run_parts<E: Element>(&self, cpu: &Cpu, range: Range<usize>, target: Target<'_, E>) {
-        if range.len() > cpu.rows_of_task(self.rows.len()) {
+impl<'a, G: RowGradients> Step<'a, G> {
+    fn new(
+        tables: &'a TableBatch,
+        rows: &'a [u64],
+        rule: UpdateRule,
+        decay_scale: Option<&'a [f32]>,
+        gradients: G,
+    ) -> Self {
+        let prepared = PreparedRule::new(&rule);
+        Self { tables, rows, rule, prepared, decay_scale, gradients }
+    }
+
+    /// Takes the step.
+    fn run<E: Element>(&self, cpu: &Cpu, weights: &mut [E], state: OptimizerStateMut<'_, Cpu>) {
+        let state = match (state, self.rule.optimizer) {
+            (OptimizerStateMut::None, _) => RowsState::None,
+            (OptimizerStateMut::SumOfSquares(sums), Optimizer::RowwiseAdagrad { .. }) => {
+                RowsState::Rowwise(sums)
+            }
+            (OptimizerStateMut::SumOfSquares(sums), _) => RowsState::Elementwise(sums),
+            (OptimizerStateMut::Moments { first, second }, _) => RowsState::Moments(first, second),
+        };
+        if !self.rows.is_empty() {
+            let storage = Storage { weights, state, first_row: 0, first_weight: 0 };
+            cpu.run(|| self.run_tasks(cpu, 0..self.rows.len(), storage));
+        }
+    }
+
+    /// Updates the rows of a range, in parallel if it is longer than a task.
+    fn run_tasks<E: Element>(&self, cpu: &Cpu, range: Range<usize>, storage: Storage<'_, E>) {
+        if range.len() > rows_per_task(cpu, self.rows.len()) {
             let middle = range.start + range.len() / 2;
-            let (left, right) = target.split_at_row(self.tables, self.rows[middle] as usize);
+            let (left, right) = storage.split_at_row(self.tables, self.rows[middle] as usize);
             return cpu.join(
-                || self.run_parts(cpu, range.start..middle, left),
-                || self.run_parts(cpu, middle..range.end, right),
+                || self.run_tasks(cpu, range.start..middle, left),
+                || self.run_tasks(cpu, middle..range.end, right),
             );
         }
-        cpu.dispatch.run(StepPart { of: self, range, target });
+        cpu.dispatch.run(Task { step: self, range, storage });
     }
 }
 
-/// A step on a range of rows, and what is theirs.
-struct StepPart<'a, 't, G, E> {
-    of: &'t RowStep<'a, G>,
+/// The part of a step that one thread takes.
+struct Task<'a, 't, G, E> {
+    step: &'t Step<'a, G>,
+    /// The range of the step's rows.
     range: Range<usize>,
-    target: Target<'t, E>,
+    /// The weights and the state of these rows, at least.
+    storage: Storage<'t, E>,
 }
 
-impl<G: RowGradients, E: Element> Loop for StepPart<'_, '_, G, E> {
+impl<G: RowGradients, E: Element> Loop for Task<'_, '_, G, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Lanes>(mut self, lanes: V) {
-        let tables = self.of.tables;
-        let rows = &self.of.rows[..self.range.end];
-        let mut kept = [0f32; KEPT];
-        for k in self.range.clone().take(ROWS_AHEAD) {
-            let table = TableOf::row(tables, rows[k] as usize);
+        let tables = self.step.tables;
+        let rows = &self.step.rows[..self.range.end];
+        let mut kept = [0f32; MAX_KEPT_COLUMNS];
+        for k in self.range.clone().take(PREFETCH_ROWS) {
+            let table = Table::of_row(tables, rows[k] as usize);
             self.prefetch(&table, rows[k] as usize);
         }
         let mut first = self.range.start;
         while first < rows.len() {
-            let table = TableOf::row(tables, rows[first] as usize);
+            let table = Table::of_row(tables, rows[first] as usize);
             let end = first + rows[first..].partition_point(|&row| (row as usize) < table.end_row);
             match table.dim {
-                16 => self.step_table::<V, 1>(lanes, first..end, table, &mut kept),
-                32 => self.step_table::<V, 2>(lanes, first..end, table, &mut kept),
-                64 => self.step_table::<V, 4>(lanes, first..end, table, &mut kept),
-                _ => self.step_table::<V, 0>(lanes, first..end, table, &mut kept),
+                16 => self.update_table::<V, 1>(lanes, first..end, table, &mut kept),
+                32 => self.update_table::<V, 2>(lanes, first..end, table, &mut kept),
+                64 => self.update_table::<V, 4>(lanes, first..end, table, &mut kept),
+                _ => self.update_table::<V, 0>(lanes, first..end, table, &mut kept),
             }
             first = end;
         }
     }
 }
 
-/// The table of a row.
-struct TableOf {
-    table: usize,
+/// A table, as a range of linear rows and of weights.
+struct Table {
+    /// The number of the table.
+    number: usize,
+    /// The columns of a row.
     dim: usize,
     first_row: usize,
     end_row: usize,
+    /// The start of the table in the buffer of all weights.
     first_weight: usize,
 }
 
-impl TableOf {
-    fn row(tables: &TableBatch, row: usize) -> Self {
-        let table = tables.table_of_row(row);
+impl Table {
+    /// Returns the table of a linear row.
+    fn of_row(tables: &TableBatch, row: usize) -> Self {
+        let number = tables.table_of_row(row);
         Self {
-            table,
-            dim: tables.tables()[table].embedding_dim,
-            first_row: tables.row_offsets()[table],
-            end_row: tables.row_offsets()[table + 1],
-            first_weight: tables.weight_offsets()[table],
+            number,
+            dim: tables.tables()[number].embedding_dim,
+            first_row: tables.row_offsets()[number],
+            end_row: tables.row_offsets()[number + 1],
+            first_weight: tables.weight_offsets()[number],
         }
     }
 }
 
-impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
-    /// Where the weights of a row begin in those of the target, which itself may begin within the
-    /// table.
+impl<G: RowGradients, E: Element> Task<'_, '_, G, E> {
+    /// Returns the start of a row in the task's weights. These may begin within the table.
     #[inline(always)]
-    fn start(&self, table: &TableOf, row: usize) -> usize {
+    fn start(&self, table: &Table, row: usize) -> usize {
         (table.first_weight + (row - table.first_row) * table.dim)
-            .wrapping_sub(self.target.first_weight)
+            .wrapping_sub(self.storage.first_weight)
     }
 
+    /// Prefetches the weights and the state of a row.
     #[inline(always)]
-    fn prefetch(&self, table: &TableOf, row: usize) {
+    fn prefetch(&self, table: &Table, row: usize) {
         let (start, dim) = (self.start(table, row), table.dim);
-        prefetch_row(self.target.weights, start, dim);
-        match &self.target.state {
+        prefetch_row(self.storage.weights, start, dim);
+        match &self.storage.state {
             RowsState::None => {}
-            RowsState::Rowwise(sums) => prefetch_row(sums, row - self.target.first_row, 1),
+            RowsState::Rowwise(sums) => prefetch_row(sums, row - self.storage.first_row, 1),
             RowsState::Elementwise(sums) => prefetch_row(sums, start, dim),
             RowsState::Moments(first, second) => {
                 prefetch_row(first, start, dim);
@@ -360,51 +435,53 @@ impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
         }
     }
 
-    /// One step on rows of a table. They are of N vectors, or N is 0.
+    /// Updates rows of a table. A row has `N` vectors, or any number of columns if `N` is 0.
     #[inline(always)]
-    fn step_table<V: Lanes, const N: usize>(
+    fn update_table<V: Lanes, const N: usize>(
         &mut self,
         lanes: V,
         rows: Range<usize>,
-        table: TableOf,
+        table: Table,
         kept: &mut [f32],
     ) {
-        let gradients = self.of.gradients.of_table(table.table);
-        let table = TableOf { dim: if N == 0 { table.dim } else { N * LANES }, ..table };
+        let gradients = self.step.gradients.for_table(table.number);
+        let table = Table { dim: if N == 0 { table.dim } else { N * LANES }, ..table };
         for k in rows {
-            if let Some(&ahead) = self.of.rows[..self.range.end].get(k + ROWS_AHEAD) {
-                // In a table of other rows this asks for what is of no use, which does no harm.
-                self.prefetch(&table, ahead as usize);
+            if let Some(&later) = self.step.rows[..self.range.end].get(k + PREFETCH_ROWS) {
+                // A row of the next table is taken for one of this table: the prefetch is wasted,
+                // but harmless.
+                self.prefetch(&table, later as usize);
             }
-            self.step_row::<V, N>(lanes, k, &table, &gradients, kept);
+            self.update_row::<V, N>(lanes, k, &table, &gradients, kept);
         }
     }
 
-    /// One step on the row with the number `k`.
+    /// Updates row `k` of the step.
     #[inline(always)]
-    fn step_row<V: Lanes, const N: usize>(
+    fn update_row<V: Lanes, const N: usize>(
         &mut self,
         lanes: V,
         k: usize,
-        table: &TableOf,
+        table: &Table,
         gradients: &G,
         kept: &mut [f32],
     ) {
-        let RowStep { rows, rule, step, decay_scale, .. } = *self.of;
+        let Step { rows, rule, prepared, decay_scale, .. } = *self.step;
         let row = rows[k] as usize;
         let (start, dim) = (self.start(table, row), table.dim);
-        let step = decay_scale.map_or(step, |scale| step.with_decay_scaled(scale[row]));
+        let rule_of_row =
+            decay_scale.map_or(prepared, |scale| prepared.with_decay_scaled(scale[row]));
         let random = match rule.rounding {
             Rounding::Stochastic { seed } => {
-                Some(RandomBits::new(seed, rule.step, table.table, row - table.first_row))
+                Some(RandomBits::new(seed, rule.step, table.number, row - table.first_row))
             }
             Rounding::Nearest => None,
         };
         let columns = start..start + dim;
-        let (state, sum) = match &mut self.target.state {
+        let (state, sum) = match &mut self.storage.state {
             RowsState::None => (StateRun::None, None),
             RowsState::Rowwise(sums) => {
-                (StateRun::None, Some(&mut sums[row - self.target.first_row]))
+                (StateRun::None, Some(&mut sums[row - self.storage.first_row]))
             }
             RowsState::Elementwise(sums) => {
                 (StateRun::Elementwise(&mut sums[columns.clone()]), None)
@@ -413,50 +490,63 @@ impl<G: RowGradients, E: Element> StepPart<'_, '_, G, E> {
                 (StateRun::Moments(&mut first[columns.clone()], &mut second[columns.clone()]), None)
             }
         };
-        let weights = &mut self.target.weights[columns];
-        let row = Row { gradients, lanes, k, step, weights, state, random, kept, squares: None };
+        let weights = &mut self.storage.weights[columns];
+        let row = Row {
+            gradients,
+            lanes,
+            k,
+            rule: rule_of_row,
+            weights,
+            state,
+            random,
+            kept,
+            squares: None,
+        };
         match N {
-            0 => row.step_blocks(sum),
-            _ => row.step_whole::<N>(sum),
+            0 => row.update_in_blocks(sum),
+            _ => row.update_whole::<N>(sum),
         }
     }
 }
 
-/// A row that takes a step.
+/// The update of a row.
 struct Row<'t, V: Lanes, G, E> {
     gradients: &'t G,
     lanes: V,
-    /// Its number among those of the step.
+    /// The row's number among those of the step.
     k: usize,
-    step: Step,
+    /// The rule, with the row's weight decay.
+    rule: PreparedRule,
     weights: &'t mut [E],
-    /// Where it is of the whole row, its learning rate, once that is known.
+    /// The state of the row's elements, or the learning rate of the whole row once it is known.
     state: StateRun<'t>,
+    /// The random bits of stochastic rounding.
     random: Option<RandomBits>,
-    /// Room for the gradient of a row of no more than [`KEPT`] columns.
+    /// Space for the gradient of a row of at most [`MAX_KEPT_COLUMNS`] columns.
     kept: &'t mut [f32],
-    /// While they are summed: the sum over the whole row comes before the first weight changes.
+    /// The sum of the squared gradients, during the pass that computes it: the sum over the whole
+    /// row must be known before the first weight changes.
     squares: Option<Squares<V>>,
 }
 
 impl<V: Lanes, G: RowGradients, E: Element> Row<'_, V, G, E> {
-    /// Of a row that registers hold as a whole. `sum` is that of all its squared gradients so far,
+    /// Updates a row that fits the registers as a whole. `sum` is the row's sum of squares so far,
     /// if the learning rate depends on it.
     #[inline(always)]
-    fn step_whole<const N: usize>(mut self, sum: Option<&mut f32>) {
+    fn update_whole<const N: usize>(mut self, sum: Option<&mut f32>) {
         let (lanes, columns) = (self.lanes, 0..N * LANES);
         let grad = self.gradients.gradient::<V, N, true>(lanes, self.k, columns.clone());
         if let Some(sum) = sum {
             let mut squares = Squares::default();
-            self.step.add_squares::<V, E, N, true>(lanes, &mut squares, grad, self.weights);
+            self.rule.add_squares::<V, E, N, true>(lanes, &mut squares, grad, self.weights);
             self.set_rate(sum, squares);
         }
         self.update::<N, true>(grad, columns);
     }
 
-    /// The same, block by block.
+    /// Updates a row block by block, after a pass for the sum of squares if there is one.
     #[inline(always)]
-    fn step_blocks(mut self, sum: Option<&mut f32>) {
+    fn update_in_blocks(mut self, sum: Option<&mut f32>) {
         let dim = self.weights.len();
         if let Some(sum) = sum {
             self.squares = Some(Squares::default());
@@ -467,12 +557,15 @@ impl<V: Lanes, G: RowGradients, E: Element> Row<'_, V, G, E> {
         for_each_block(dim, &mut self);
     }
 
+    /// Adds the mean of the squared gradients to the row's sum of squares, which gives the learning
+    /// rate.
     #[inline(always)]
     fn set_rate(&mut self, sum: &mut f32, squares: Squares<V>) {
         *sum += squares.total(self.lanes) / self.weights.len() as f32;
-        self.state = StateRun::Rowwise(self.step.rate_of_row(*sum));
+        self.state = StateRun::Rowwise(self.rule.rate_of_row(*sum));
     }
 
+    /// Updates a block of columns.
     #[inline(always)]
     fn update<const N: usize, const WHOLE: bool>(
         &mut self,
@@ -481,7 +574,7 @@ impl<V: Lanes, G: RowGradients, E: Element> Row<'_, V, G, E> {
     ) {
         let weights = &mut self.weights[columns.clone()];
         let state = self.state.part(columns.clone());
-        let updated = self.step.update::<V, E, N, WHOLE>(self.lanes, grad, weights, state);
+        let updated = self.rule.update::<V, E, N, WHOLE>(self.lanes, grad, weights, state);
         match &mut self.random {
             None => store::<V, E, N, WHOLE>(self.lanes, updated, weights),
             Some(random) => {
@@ -498,8 +591,8 @@ impl<V: Lanes, G: RowGradients, E: Element> Blocks for Row<'_, V, G, E> {
     #[inline(always)]
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
         let lanes = self.lanes;
-        let keeps = self.weights.len() <= KEPT;
-        let is_kept = keeps && matches!(self.state, StateRun::Rowwise(_));
+        let fits = self.weights.len() <= MAX_KEPT_COLUMNS;
+        let is_kept = fits && matches!(self.state, StateRun::Rowwise(_));
         let grad = match is_kept {
             true => load::<V, f32, N, WHOLE>(lanes, &self.kept[columns.clone()]),
             false => self.gradients.gradient::<V, N, WHOLE>(lanes, self.k, columns.clone()),
@@ -507,9 +600,9 @@ impl<V: Lanes, G: RowGradients, E: Element> Blocks for Row<'_, V, G, E> {
         let Some(squares) = &mut self.squares else {
             return self.update::<N, WHOLE>(grad, columns);
         };
-        if keeps {
+        if fits {
             store::<V, f32, N, WHOLE>(lanes, grad, &mut self.kept[columns.clone()]);
         }
-        self.step.add_squares::<V, E, N, WHOLE>(lanes, squares, grad, &self.weights[columns]);
+        self.rule.add_squares::<V, E, N, WHOLE>(lanes, squares, grad, &self.weights[columns]);
     }
 }

@@ -1,4 +1,4 @@
-//! One step of an optimizer on a run of columns, shared by table rows and dense parameters.
+//! The update of a run of columns by an optimizer, for table rows and dense parameters.
 
 use std::ops::Range;
 
@@ -8,31 +8,32 @@ use crate::ops::{Optimizer, UpdateRule};
 use crate::philox::philox4x32;
 use crate::simd::Lanes;
 
-/// An [`UpdateRule`] with what is the same for all elements worked out.
+/// An [`UpdateRule`] with the factors that all elements share.
 #[derive(Clone, Copy)]
-pub(crate) struct Step {
-    pub(crate) optimizer: Optimizer,
+pub(crate) struct PreparedRule {
+    optimizer: Optimizer,
     learning_rate: f32,
-    /// Added to the gradient, times the weight.
+    /// The L2 factor: the gradient grows by `l2` times the weight.
     l2: f32,
-    /// The weight is multiplied by it.
+    /// The factor of the weight, from decoupled weight decay.
     shrink: f32,
     /// `1 / (1 - βᵗ)` for both moments of Adam.
     corrections: (f32, f32),
 }
 
-/// What the optimizer remembers of a run of columns.
+/// The optimizer state of a run of columns.
 pub(crate) enum StateRun<'a> {
     None,
     /// One sum of squares for each element.
     Elementwise(&'a mut [f32]),
-    /// The learning rate of the whole row, by its sum of squares.
+    /// The learning rate of the whole row, which its sum of squares gives.
     Rowwise(f32),
+    /// The first and the second moment of each element.
     Moments(&'a mut [f32], &'a mut [f32]),
 }
 
 impl<'a> StateRun<'a> {
-    /// That of some columns.
+    /// Returns the state of some columns.
     #[inline(always)]
     pub(crate) fn part(&mut self, columns: Range<usize>) -> StateRun<'_> {
         match self {
@@ -45,7 +46,7 @@ impl<'a> StateRun<'a> {
         }
     }
 
-    /// The state of the first `middle` columns, and of the others.
+    /// Splits the state into that of the first `middle` columns and that of the others.
     pub(crate) fn split_at(self, middle: usize) -> (Self, Self) {
         match self {
             Self::None => (Self::None, Self::None),
@@ -63,7 +64,8 @@ impl<'a> StateRun<'a> {
     }
 }
 
-impl Step {
+impl PreparedRule {
+    /// Computes the factors of a rule.
     pub(crate) fn new(rule: &UpdateRule) -> Self {
         let (l2, shrink) = rule.decay_factors();
         let corrections = rule.bias_corrections();
@@ -76,12 +78,12 @@ impl Step {
         }
     }
 
-    /// The same step with the weight decay multiplied by `scale`.
+    /// Returns this rule with the weight decay multiplied by `scale`.
     pub(crate) fn with_decay_scaled(self, scale: f32) -> Self {
         Self { l2: self.l2 * scale, shrink: 1.0 - (1.0 - self.shrink) * scale, ..self }
     }
 
-    /// The learning rate of a row with this sum of squares.
+    /// Returns the learning rate of a row with this sum of squares.
     pub(crate) fn rate_of_row(&self, sum: f32) -> f32 {
         match self.optimizer {
             Optimizer::RowwiseAdagrad { eps } | Optimizer::Adagrad { eps } => {
@@ -91,9 +93,9 @@ impl Step {
         }
     }
 
-    /// Adds the squared gradients of a block of columns to those of the columns before it, before
-    /// the division by their number: see [`Optimizer`] for the order. A block of more than one
-    /// vector begins at a multiple of 32 columns; of those of one vector two go together.
+    /// Adds the squared gradients of a block of columns to those of the columns before it. The caller
+    /// divides the sum by the number of columns; see [`Optimizer`] for the order. A block of more
+    /// than one vector begins at a multiple of 32 columns; blocks of one vector are added in pairs.
     #[inline(always)]
     pub(crate) fn add_squares<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
         &self,
@@ -108,13 +110,13 @@ impl Step {
         }
     }
 
+    /// Adds the gradient of the L2 penalty.
     #[inline(always)]
     fn regularised<V: Lanes>(&self, lanes: V, grad: V::F32, weights: V::F32) -> V::F32 {
         lanes.add(grad, lanes.mul(lanes.splat(self.l2), weights))
     }
 
-    /// Brings the state of a block of columns up to date, and gives their new weights, not rounded
-    /// yet.
+    /// Updates the state of a block of columns, and returns their new weights before rounding.
     #[inline(always)]
     pub(crate) fn update<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
         &self,
@@ -162,7 +164,7 @@ impl Step {
                 store::<V, f32, N, WHOLE>(lanes, m, first);
                 store::<V, f32, N, WHOLE>(lanes, v, second);
             }
-            // Validation lets only matching state through: what is left is SGD.
+            // SGD: validation has refused any other pair that does not match.
             _ => {
                 for (w, g) in weights.iter_mut().zip(grad) {
                     *w = lanes.sub(*w, lanes.mul(lr, g));
@@ -173,11 +175,11 @@ impl Step {
     }
 }
 
-/// The sum of the squared gradients of a row: of 32 columns the two vectors are added, then the
-/// lanes of these, then the sums.
+/// The sum of the squared gradients of a row. The two vectors of each 32 columns are added, then the
+/// lanes of that vector, then the results for all columns.
 pub(crate) struct Squares<V: Lanes> {
     total: f32,
-    /// The first half of the last 32 columns.
+    /// The first vector of 32 columns whose second one has not come yet.
     half: Option<V::F32>,
 }
 
@@ -188,6 +190,7 @@ impl<V: Lanes> Default for Squares<V> {
 }
 
 impl<V: Lanes> Squares<V> {
+    /// Adds the squares of the next 16 columns.
     #[inline(always)]
     fn add(&mut self, lanes: V, squares: V::F32) {
         match self.half.take() {
@@ -196,28 +199,34 @@ impl<V: Lanes> Squares<V> {
         }
     }
 
+    /// Returns the sum over the whole row.
     #[inline(always)]
     pub(crate) fn total(self, lanes: V) -> f32 {
         self.half.map_or(self.total, |half| self.total + sum_lanes(lanes.to_array(half)))
     }
 }
 
-/// The decaying mean with a new value.
+/// Returns the exponentially decaying mean `beta * mean + (1 - beta) * new`.
 #[inline(always)]
 fn decayed<V: Lanes>(lanes: V, mean: V::F32, beta: f32, new: V::F32) -> V::F32 {
     lanes.add(lanes.mul(lanes.splat(beta), mean), lanes.mul(lanes.splat(1.0 - beta), new))
 }
 
-/// The random bits of stochastic rounding, see
+/// The random bits of stochastic rounding in one row, see
 /// [`Rounding::Stochastic`](crate::ops::Rounding::Stochastic).
 pub(crate) struct RandomBits {
+    /// The Philox key.
     key: [u32; 2],
+    /// The words of the Philox counter that name the row.
     row: [u32; 2],
+    /// The word of the Philox counter that names the step.
     step: u32,
+    /// The last block of four columns, and its bits.
     block: Option<(u32, [u32; 4])>,
 }
 
 impl RandomBits {
+    /// Returns the bits of a row of a table in a step.
     pub(crate) fn new(seed: u64, step: u64, table: usize, row: usize) -> Self {
         let row = row as u64;
         Self {
@@ -228,6 +237,7 @@ impl RandomBits {
         }
     }
 
+    /// Returns the bits of a column.
     #[inline]
     pub(crate) fn at(&mut self, column: usize) -> u32 {
         let block = (column / 4) as u32;

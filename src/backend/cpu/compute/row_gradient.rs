@@ -1,4 +1,5 @@
-//! The gradients of table rows: summed from the occurrences of each in a batch, or summed before.
+//! The gradients of table rows, read from a [`SparseGrad`] or summed from the rows' occurrences in a
+//! batch.
 
 use std::ops::Range;
 
@@ -10,19 +11,19 @@ use crate::ops::optimizer::clamp_gradient;
 use crate::ops::sparse_update::{CHUNK, PooledGrad, SparseGrad};
 use crate::simd::{LANES, Lanes, prefetch_row};
 
-/// Occurrences whose gradients are asked for ahead of their use.
-const OCCURRENCES_AHEAD: usize = 16;
-/// Levels of a tree of sums above that of the chunks: enough for 2^32 occurrences.
+/// The prefetch distance in occurrences.
+const PREFETCH_OCCURRENCES: usize = 16;
+/// The levels of the reduction tree above the chunks: enough for 2^32 occurrences.
 const LEVELS: usize = 5;
 
-/// The gradients of the rows of a step.
+/// A source of the gradients of some table rows.
 pub(crate) trait RowGradients: Copy + Sync {
-    /// What finds those of a table's rows the faster for knowing that it need find no others.
-    fn of_table(self, _table: usize) -> Self {
+    /// Specialises this source for one table, so that per-row code can skip the feature lookup.
+    fn for_table(self, _table: usize) -> Self {
         self
     }
 
-    /// That of a block of columns of row `k`.
+    /// Returns columns `columns` of the gradient of row `k`, counted among the rows of this source.
     fn gradient<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
         lanes: V,
@@ -31,20 +32,22 @@ pub(crate) trait RowGradients: Copy + Sync {
     ) -> [V::F32; N];
 }
 
-/// Gradients that have been summed.
+/// Gradients that have been summed before.
 #[derive(Clone, Copy)]
-pub(crate) struct Sums<'a> {
+pub(crate) struct SummedGradients<'a> {
+    /// The start of each row's values.
     starts: &'a [u64],
     values: &'a [f32],
 }
 
-impl<'a> Sums<'a> {
+impl<'a> SummedGradients<'a> {
+    /// Reads the rows of `grad`.
     pub(crate) fn new(grad: &'a SparseGrad<Cpu>) -> Self {
         Self { starts: &grad.starts, values: &grad.values }
     }
 }
 
-impl RowGradients for Sums<'_> {
+impl RowGradients for SummedGradients<'_> {
     #[inline(always)]
     fn gradient<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
@@ -56,28 +59,33 @@ impl RowGradients for Sums<'_> {
     }
 }
 
-/// The occurrences of each row in a batch.
+/// Gradients that are summed from the occurrences of each row in a batch. The contribution of an
+/// occurrence is the gradient of its bag, clamped and weighted as the pooling asks.
 #[derive(Clone, Copy)]
-pub(crate) struct Occurrences<'a, 's, I: Index> {
+pub(crate) struct OccurrenceGradients<'a, 's, I: Index> {
     source: &'s PooledGrad<'a, Cpu, I>,
-    /// Of the order: where a row's occurrences begin, and the bag of each.
+    /// From [`SortedIndices`](crate::ops::index_sort::SortedIndices): the start of each row's
+    /// occurrences.
     segments: &'s [u32],
+    /// From the same: the bag of each occurrence.
     bags: &'s [u32],
+    /// The number of samples.
     batch_size: Divisor,
-    /// Whether each contribution is the gradient of its bag as it is.
+    /// Set if each contribution is the gradient of its bag as it is.
     is_plain: bool,
-    /// Of the table at hand, if it is looked up by one feature, and that is plain.
-    plain: Option<PlainFeature>,
+    /// The feature that looks up the current table, if it is the only one and plain.
+    plain_feature: Option<PlainFeature>,
 }
 
-/// A feature each of whose contributions is the gradient of its bag.
+/// A feature each of whose contributions is the gradient of its bag as it is.
 #[derive(Clone, Copy)]
 struct PlainFeature {
     first_bag: u32,
     first_column: usize,
 }
 
-impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
+impl<'a, 's, I: Index> OccurrenceGradients<'a, 's, I> {
+    /// Sums the gradients of the rows of `source`.
     pub(crate) fn new(source: &'s PooledGrad<'a, Cpu, I>) -> Self {
         let is_plain = source.max_gradient.is_none()
             && source.bags.per_sample_weights.is_none()
@@ -89,43 +97,44 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
             bags: &sorted.bags[..sorted.counts[0] as usize],
             batch_size: Divisor::new(source.bags.batch_size as u32),
             is_plain,
-            plain: None,
+            plain_feature: None,
         }
     }
 
-    /// The feature of a bag, and its sample.
+    /// Returns the feature and the sample of a bag.
     #[inline(always)]
-    fn place(&self, bag: u32) -> (usize, usize) {
+    fn feature_and_sample(&self, bag: u32) -> (usize, usize) {
         let (feature, sample) = self.batch_size.divide(bag);
         (feature as usize, sample as usize)
     }
 
-    /// Where the gradient of a bag begins; anywhere for one of another table, as may be asked for
-    /// ahead.
+    /// Returns the start of a bag's gradient in `grad_output`. A bag of another table than the
+    /// current one, which a prefetch may pass, gives any number.
     #[inline(always)]
-    fn start(&self, bag: u32) -> usize {
-        let (sample, first) = match self.plain {
+    fn gradient_start(&self, bag: u32) -> usize {
+        let (sample, first) = match self.plain_feature {
             Some(plain) => (bag.wrapping_sub(plain.first_bag) as usize, plain.first_column),
             None => {
-                let (feature, sample) = self.place(bag);
+                let (feature, sample) = self.feature_and_sample(bag);
                 (sample, self.source.tables.column_offsets()[feature])
             }
         };
         sample * self.source.grad_output.ld + first
     }
 
+    /// Prefetches some columns of the gradient of an occurrence's bag.
     #[inline(always)]
     fn prefetch(&self, occurrence: usize, columns: &Range<usize>) {
         if let Some(&bag) = self.bags.get(occurrence) {
             prefetch_row(
                 self.source.grad_output.data,
-                self.start(bag) + columns.start,
+                self.gradient_start(bag) + columns.start,
                 columns.len(),
             );
         }
     }
 
-    /// What one occurrence contributes to a block of columns of its row.
+    /// Returns the contribution of an occurrence to a block of columns of its row.
     #[inline(always)]
     fn contribution<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
@@ -135,7 +144,7 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
     ) -> [V::F32; N] {
         let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = self.source;
         let bag = self.bags[occurrence] as usize;
-        let (feature, sample) = self.place(self.bags[occurrence]);
+        let (feature, sample) = self.feature_and_sample(self.bags[occurrence]);
         let first = tables.column_offsets()[feature];
         let columns = first + columns.start..first + columns.end;
         let grad = &grad_output.row(sample)[columns.clone()];
@@ -144,19 +153,20 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
         }
         let pooling = tables.features()[feature].pooling;
         if pooling == Pooling::Max {
-            // With other offsets than those that were sorted this is no position of the bag.
+            // If these offsets are not those that were sorted, the position may lie outside of the
+            // bag, and the subtraction may wrap.
             let start = bags.offsets[bag].to_row().unwrap_or(0);
             let within = (sorted.positions[occurrence] as usize).wrapping_sub(start);
             let sources = argmax.map_or(&[][..], |argmax| &argmax.row(sample)[columns]);
-            let mut kept = [0f32; WIDE * LANES];
-            for ((kept, g), source) in kept.iter_mut().zip(grad).zip(sources) {
-                *kept = if *source as usize == within {
+            let mut routed = [0f32; WIDE * LANES];
+            for ((routed, g), source) in routed.iter_mut().zip(grad).zip(sources) {
+                *routed = if *source as usize == within {
                     clamp_gradient(*g, *max_gradient)
                 } else {
                     0.0
                 };
             }
-            return load::<V, f32, N, WHOLE>(lanes, &kept[..grad.len()]);
+            return load::<V, f32, N, WHOLE>(lanes, &routed[..grad.len()]);
         }
         let mut contribution = load::<V, f32, N, WHOLE>(lanes, grad);
         for g in &mut contribution {
@@ -177,16 +187,16 @@ impl<'a, 's, I: Index> Occurrences<'a, 's, I> {
     }
 }
 
-impl<I: Index> RowGradients for Occurrences<'_, '_, I> {
-    fn of_table(self, table: usize) -> Self {
-        let plain = match self.source.tables.features_of(table) {
+impl<I: Index> RowGradients for OccurrenceGradients<'_, '_, I> {
+    fn for_table(self, table: usize) -> Self {
+        let plain_feature = match self.source.tables.features_of(table) {
             [feature] if self.is_plain => Some(PlainFeature {
                 first_bag: (feature * self.source.bags.batch_size) as u32,
                 first_column: self.source.tables.column_offsets()[*feature],
             }),
             _ => None,
         };
-        Self { plain, ..self }
+        Self { plain_feature, ..self }
     }
 
     #[inline(always)]
@@ -197,7 +207,7 @@ impl<I: Index> RowGradients for Occurrences<'_, '_, I> {
         columns: Range<usize>,
     ) -> [V::F32; N] {
         let occurrences = self.segments[k] as usize..self.segments[k + 1] as usize;
-        match (self.plain.is_some(), occurrences.len() <= CHUNK) {
+        match (self.plain_feature.is_some(), occurrences.len() <= CHUNK) {
             (true, true) => self.sum_plain_chunk::<V, N, WHOLE>(lanes, occurrences, columns),
             (false, true) => self.sum_chunk::<V, N, WHOLE>(lanes, occurrences, columns),
             (_, false) => self.sum_tree::<V, N, WHOLE>(lanes, occurrences, columns),
@@ -205,8 +215,8 @@ impl<I: Index> RowGradients for Occurrences<'_, '_, I> {
     }
 }
 
-impl<I: Index> Occurrences<'_, '_, I> {
-    /// In order, starting from the first contribution.
+impl<I: Index> OccurrenceGradients<'_, '_, I> {
+    /// Sums the contributions of some occurrences in order, starting from the first one.
     #[inline(always)]
     fn sum_chunk<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
@@ -214,10 +224,10 @@ impl<I: Index> Occurrences<'_, '_, I> {
         occurrences: Range<usize>,
         columns: Range<usize>,
     ) -> [V::F32; N] {
-        self.prefetch(occurrences.start + OCCURRENCES_AHEAD, &columns);
+        self.prefetch(occurrences.start + PREFETCH_OCCURRENCES, &columns);
         let mut sum = self.contribution::<V, N, WHOLE>(lanes, occurrences.start, columns.clone());
         for occurrence in occurrences.start + 1..occurrences.end {
-            self.prefetch(occurrence + OCCURRENCES_AHEAD, &columns);
+            self.prefetch(occurrence + PREFETCH_OCCURRENCES, &columns);
             add(
                 lanes,
                 &mut sum,
@@ -227,7 +237,7 @@ impl<I: Index> Occurrences<'_, '_, I> {
         sum
     }
 
-    /// The same, of a plain feature.
+    /// Sums as [`Self::sum_chunk`] does, for a plain feature.
     #[inline(always)]
     fn sum_plain_chunk<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
@@ -238,10 +248,10 @@ impl<I: Index> Occurrences<'_, '_, I> {
         let grad = self.source.grad_output.data;
         let mut sum = [lanes.splat(0.0); N];
         for (k, &bag) in self.bags[occurrences.clone()].iter().enumerate() {
-            self.prefetch(occurrences.start + k + OCCURRENCES_AHEAD, &columns);
+            self.prefetch(occurrences.start + k + PREFETCH_OCCURRENCES, &columns);
             let contribution = load::<V, f32, N, WHOLE>(
                 lanes,
-                &grad[self.start(bag) + columns.start..][..columns.len()],
+                &grad[self.gradient_start(bag) + columns.start..][..columns.len()],
             );
             match k {
                 0 => sum = contribution,
@@ -251,7 +261,7 @@ impl<I: Index> Occurrences<'_, '_, I> {
         sum
     }
 
-    /// The sums of chunks, in chunks, and so on.
+    /// Sums a reduction tree: the contributions of a chunk, the sums of a chunk of chunks, and so on.
     #[inline(always)]
     fn sum_tree<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
@@ -259,13 +269,12 @@ impl<I: Index> Occurrences<'_, '_, I> {
         occurrences: Range<usize>,
         columns: Range<usize>,
     ) -> [V::F32; N] {
-        // The sum of what has come to each level since a chunk of it was full, and how much that
-        // is.
+        // For each level: the sum of its unfinished chunk, and the number of terms in it.
         let mut levels = [([lanes.splat(0.0); N], 0); LEVELS];
         let Range { start, end } = occurrences;
         for chunk in (start..end).step_by(CHUNK) {
             let chunk = chunk..(chunk + CHUNK).min(end);
-            let mut sum = match self.plain.is_some() {
+            let mut sum = match self.plain_feature.is_some() {
                 true => self.sum_plain_chunk::<V, N, WHOLE>(lanes, chunk, columns.clone()),
                 false => self.sum_chunk::<V, N, WHOLE>(lanes, chunk, columns.clone()),
             };
@@ -281,11 +290,11 @@ impl<I: Index> Occurrences<'_, '_, I> {
                 (sum, *count) = (*level, 0);
             }
         }
-        // What is left on a level is the last of the next one.
-        let mut left = None;
+        // An unfinished chunk is the last term of the next level.
+        let mut total = None;
         for (mut level, count) in levels {
-            left = match (left, count) {
-                (left, 0) => left,
+            total = match (total, count) {
+                (total, 0) => total,
                 (None, _) => Some(level),
                 (Some(sum), _) => {
                     add(lanes, &mut level, sum);
@@ -293,10 +302,11 @@ impl<I: Index> Occurrences<'_, '_, I> {
                 }
             };
         }
-        left.unwrap_or([lanes.splat(0.0); N])
+        total.unwrap_or([lanes.splat(0.0); N])
     }
 }
 
+/// Adds a block of columns to another one.
 #[inline(always)]
 fn add<V: Lanes, const N: usize>(lanes: V, sum: &mut [V::F32; N], to_add: [V::F32; N]) {
     for (sum, to_add) in sum.iter_mut().zip(to_add) {
@@ -304,8 +314,8 @@ fn add<V: Lanes, const N: usize>(lanes: V, sum: &mut [V::F32; N], to_add: [V::F3
     }
 }
 
-/// Divides by a number that stays the same, by a multiplication: `⌊n / d⌋ = ⌊n ⌈2⁶⁴ / d⌉ / 2⁶⁴⌋`
-/// for 32-bit `n` and `d > 1`.
+/// A divisor with its reciprocal, so that a division costs a multiplication:
+/// `⌊n / d⌋ = ⌊n ⌈2⁶⁴ / d⌉ / 2⁶⁴⌋` for 32-bit `n` and `d > 1`.
 #[derive(Clone, Copy)]
 struct Divisor {
     divisor: u32,
@@ -317,7 +327,7 @@ impl Divisor {
         Self { divisor, reciprocal: (u64::MAX / u64::from(divisor.max(1))).wrapping_add(1) }
     }
 
-    /// Quotient and remainder.
+    /// Returns the quotient and the remainder.
     #[inline(always)]
     fn divide(&self, number: u32) -> (u32, u32) {
         if self.divisor <= 1 {
