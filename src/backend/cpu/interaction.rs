@@ -1,5 +1,5 @@
-//! [`interaction`](crate::ops::interaction) on the CPU. Threads share the samples. Products of `f32`
-//! are exact at any precision.
+//! [`interaction`](crate::ops::interaction) on the CPU. Threads share the samples. Products of
+//! `f32` are exact at any precision.
 
 mod pairs;
 
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::ops::Interaction;
 use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps};
 use crate::simd::prefetch_row;
-use pairs::{Dots, Grads, Pairs, dots_len, weights_len};
+use pairs::{Dots, Grads, Pairs, dots_scratch_len, grad_matrix_len};
 
 impl InteractionOps for Cpu {
     fn interaction_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
@@ -140,7 +140,7 @@ impl<'a, E: Element> Sample<'a, E> {
 pub(super) fn forward_sample<E: Element>(
     cpu: &Cpu,
     interaction: Interaction,
-    [sample, ahead]: [Sample<'_, E>; 2],
+    [sample, next]: [Sample<'_, E>; 2],
     output: &mut [E],
 ) {
     let Interaction::Dot { append_sparse, .. } = interaction else {
@@ -153,8 +153,8 @@ pub(super) fn forward_sample<E: Element>(
     let num_features = sample.num_features();
     let (dots, mut rest) = pairs.split_at_mut(interaction.num_pairs(num_features));
     let pairs = Pairs::new(interaction, num_features);
-    TASK.lend(dots_len(num_features, sample.dim), |scratch| {
-        cpu.dispatch.run(Dots { pairs, sample, ahead, dots, scratch });
+    TASK.lend(dots_scratch_len(num_features, sample.dim), |scratch| {
+        cpu.dispatch.run(Dots { pairs, sample, next, dots, scratch });
     });
     if append_sparse {
         for i in usize::from(sample.has_dense)..num_features {
@@ -170,7 +170,7 @@ pub(super) fn forward_sample<E: Element>(
 fn backward_sample<E: Element>(
     cpu: &Cpu,
     interaction: Interaction,
-    [sample, ahead]: [Sample<'_, E>; 2],
+    [sample, next]: [Sample<'_, E>; 2],
     grad_output: &[E],
     head: &mut [E],
     tail: &mut [E],
@@ -190,8 +190,9 @@ fn backward_sample<E: Element>(
         (true, false) => rest.split_at(sample.dim.min(rest.len())),
     };
     let pairs = Pairs::new(interaction, num_features);
-    TASK.lend(weights_len(num_features), |weights| {
-        cpu.dispatch.run(Grads { pairs, sample, ahead, grad_dots, direct, head, tail, weights });
+    TASK.lend(grad_matrix_len(num_features), |matrix| {
+        let grads = Grads { pairs, sample, next, grad_dots, direct, head, tail, matrix };
+        cpu.dispatch.run(grads);
     });
 }
 

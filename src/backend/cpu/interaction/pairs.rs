@@ -1,6 +1,8 @@
-//! The products of a sample's features, over the triangle alone: forward as many pairs at a time as
-//! registers hold sums of, and backward the product of the symmetric matrix of the pairs' gradients
-//! with the features, in tiles that lie in registers.
+//! The pairwise dot products of a sample's features, and their gradients.
+//!
+//! Both use register blocking. Forward, a tile of dots is summed at once, for the blocks that the
+//! triangle of the pairs touches. Backward, the gradients of the features are the product of a
+//! symmetric matrix, which holds the gradients of the pairs, with the features.
 
 use std::ops::Range;
 
@@ -11,27 +13,30 @@ use crate::dtype::Element;
 use crate::ops::{Interaction, PairOrder};
 use crate::simd::{GROUP, LANES, Lanes, Loop, prefetch_row};
 
-/// All dot products of a sample, in the order of the output.
+/// Computes the dot products of all pairs of a sample.
 pub(super) struct Dots<'a, E> {
     pub(super) pairs: Pairs,
     pub(super) sample: Sample<'a, E>,
-    /// The one whose turn it is next: it is on its way from memory meanwhile.
-    pub(super) ahead: Sample<'a, E>,
+    /// The next sample, which is prefetched meanwhile.
+    pub(super) next: Sample<'a, E>,
+    /// The dots, in the order of the output.
     pub(super) dots: &'a mut [E],
-    /// [`dots_len`] values.
+    /// Space for [`dots_scratch_len`] values.
     pub(super) scratch: &'a mut [f32],
 }
 
-/// Which pairs there are.
+/// The pairs of an interaction.
 #[derive(Clone, Copy)]
 pub(super) struct Pairs {
     interaction: Interaction,
     order: PairOrder,
+    /// 1 if each feature also meets itself, else 0.
     diagonal: usize,
     num_features: usize,
 }
 
 impl Pairs {
+    /// Returns the pairs among `num_features` features.
     pub(super) fn new(interaction: Interaction, num_features: usize) -> Self {
         let (order, include_self) = match interaction {
             Interaction::Dot { order, include_self, .. } => (order, include_self),
@@ -40,30 +45,32 @@ impl Pairs {
         Self { interaction, order, diagonal: usize::from(include_self), num_features }
     }
 
-    /// The features that `i` meets in its row of the triangle: their dots lie side by side.
+    /// Returns the partners `(first, end)` of feature `i` in its row of the triangle. Their dots
+    /// lie side by side in the output.
     #[inline(always)]
-    fn of_row(&self, i: usize) -> (usize, usize) {
+    fn partners(&self, i: usize) -> (usize, usize) {
         match self.order {
             PairOrder::LowerTriangle => (0, (i + self.diagonal).min(self.num_features)),
             PairOrder::UpperTriangle => (i + 1 - self.diagonal, self.num_features),
         }
     }
 
-    /// The features `first..end` among `from..from + len` that `i` meets in its row.
+    /// Returns the partners `(first, end)` of feature `i` among the features `from..from + len`.
     #[inline(always)]
-    fn met(&self, i: usize, from: usize, len: usize) -> (usize, usize) {
-        let (first, end) = self.of_row(i);
+    fn partners_among(&self, i: usize, from: usize, len: usize) -> (usize, usize) {
+        let (first, end) = self.partners(i);
         (first.max(from), end.min(from + len))
     }
 
+    /// Returns the column of a pair among the dots.
     #[inline(always)]
     fn position(&self, i: usize, j: usize) -> usize {
         self.interaction.pair_position(self.num_features, i, j)
     }
 
-    /// The features that some of the `len` from `first` on meet in their rows, and some others.
+    /// Returns a range that covers the partners of the features `first..first + len`.
     #[inline(always)]
-    fn met_by(&self, first: usize, len: usize) -> Range<usize> {
+    fn partners_of_block(&self, first: usize, len: usize) -> Range<usize> {
         match self.order {
             PairOrder::LowerTriangle => 0..first + len,
             PairOrder::UpperTriangle => first..self.num_features,
@@ -71,11 +78,12 @@ impl Pairs {
     }
 }
 
-/// Features that lie side by side, four words of each: as many as a vector has groups.
+/// The features of a block, as many as a vector has groups. A packed block interleaves its
+/// features: a vector holds [`GROUP`] packed elements of each.
 const BLOCK: usize = LANES / GROUP;
 
-/// The values that [`Dots`] needs for features and for rows of products.
-pub(super) fn dots_len(num_features: usize, dim: usize) -> usize {
+/// Returns the number of values that [`Dots`] needs for packed features and for rows of dots.
+pub(super) fn dots_scratch_len(num_features: usize, dim: usize) -> usize {
     let side = num_features.next_multiple_of(BLOCK);
     side * dim.next_multiple_of(GROUP) + BLOCK * (side + LANES)
 }
@@ -94,11 +102,12 @@ impl<E: Element> Loop for Dots<'_, E> {
 }
 
 impl<E: Element> Dots<'_, E> {
-    /// Words are of `TERMS` elements; registers hold the sums of the features of a block with those
-    /// of `BLOCKS` blocks.
+    /// Computes all dots. A packed element holds `TERMS` elements: one as an `f32`, or a pair of 16
+    /// bits each. The registers hold the sums of one block's features with those of `BLOCKS`
+    /// blocks.
     #[inline(always)]
     fn sum<V: Lanes, const TERMS: usize, const BLOCKS: usize>(self, lanes: V) {
-        let Self { pairs, sample, ahead, dots, scratch } = self;
+        let Self { pairs, sample, next, dots, scratch } = self;
         let num_features = pairs.num_features;
         let side = num_features.next_multiple_of(BLOCK);
         let len = sample.dim.div_ceil(TERMS * GROUP);
@@ -116,10 +125,10 @@ impl<E: Element> Dots<'_, E> {
         let ld = side + LANES;
         let mut position = 0;
         for row in (0..num_features).step_by(BLOCK) {
-            ahead.prefetch(row..(row + BLOCK).min(num_features));
-            let met = pairs.met_by(row, BLOCK);
-            let end = met.end.div_ceil(BLOCK);
-            for block in (met.start / BLOCK..end).step_by(BLOCKS) {
+            next.prefetch(row..(row + BLOCK).min(num_features));
+            let partners = pairs.partners_of_block(row, BLOCK);
+            let end = partners.end.div_ceil(BLOCK);
+            for block in (partners.start / BLOCK..end).step_by(BLOCKS) {
                 let tile = Tile { lanes, packed, len, row, block, to: rows, ld };
                 match (end - block).min(BLOCKS) {
                     2 if BLOCKS > 1 => tile.sum::<TERMS, 2>(),
@@ -129,8 +138,8 @@ impl<E: Element> Dots<'_, E> {
                 }
             }
             for (i, sums) in (row..num_features).zip(rows.chunks_exact(ld)).take(BLOCK) {
-                let (first, end) = pairs.of_row(i);
-                // Whole vectors: what is too much will be overwritten by the next row.
+                let (first, end) = pairs.partners(i);
+                // Stores whole vectors: the next row overwrites the excess.
                 for j in (first..end).step_by(LANES) {
                     store_vector(
                         lanes,
@@ -144,8 +153,7 @@ impl<E: Element> Dots<'_, E> {
     }
 }
 
-/// Brings four features to their block, four words of each at a time; zeros behind them and for
-/// those that are not there.
+/// Packs the features of a block, padded with zeros. A feature that does not exist is empty.
 #[inline(always)]
 fn pack<V: Lanes, E: Element, const TERMS: usize>(
     lanes: V,
@@ -157,7 +165,7 @@ fn pack<V: Lanes, E: Element, const TERMS: usize>(
         for i in 0..BLOCK {
             let feature = features[i];
             let rest = &feature[(k * LANES * TERMS).min(feature.len())..];
-            // A load of nothing from nowhere is allowed, but slow.
+            // An empty load would be correct, but slow.
             if !rest.is_empty() {
                 words[i] =
                     load_packed::<V, E, TERMS>(lanes, &rest[..rest.len().min(LANES * TERMS)]);
@@ -169,25 +177,27 @@ fn pack<V: Lanes, E: Element, const TERMS: usize>(
     }
 }
 
-/// The products of the features of a block with those of some others.
+/// A tile of dots: those of the features of one block with the features of some others.
 struct Tile<'a, V> {
     lanes: V,
-    /// Blocks of `len` vectors.
+    /// The packed blocks of all features.
     packed: &'a [[f32; LANES]],
+    /// The vectors of a block.
     len: usize,
-    /// The first of the features.
+    /// The first feature of the one block.
     row: usize,
-    /// The first of the other blocks.
+    /// The number of the first of the other blocks.
     block: usize,
-    /// A row for each of the features, `ld` values apart.
+    /// The dots, a row for each feature of the one block.
     to: &'a mut [f32],
+    /// The leading dimension of `to`.
     ld: usize,
 }
 
 impl<V: Lanes> Tile<'_, V> {
-    /// Lane `l` of a group sums the products of words `≡ l (mod 4)`, then the lanes are added
-    /// pairwise.
-    #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
+    /// Computes the tile. Lane `l` of a group sums the products of the packed elements
+    /// `≡ l (mod 4)`, then the lanes are added pairwise.
+    #[allow(clippy::needless_range_loop)] // a constant trip count keeps all in registers
     #[inline(always)]
     fn sum<const TERMS: usize, const BLOCKS: usize>(self) {
         let Self { lanes, packed, len, row, block, to, ld } = self;
@@ -203,11 +213,11 @@ impl<V: Lanes> Tile<'_, V> {
                 columns[b] = lanes.load(&blocks[b][w]);
             }
             for r in 0..BLOCK {
-                let words = lanes.splat_group(&rows[w].as_chunks::<GROUP>().0[r]);
+                let elements = lanes.splat_group(&rows[w].as_chunks::<GROUP>().0[r]);
                 for b in 0..BLOCKS {
                     sums[r][b] = match TERMS {
-                        2 => lanes.add_products_of_pairs(words, columns[b], sums[r][b]),
-                        _ => lanes.mul_add(words, columns[b], sums[r][b]),
+                        2 => lanes.add_products_of_pairs(elements, columns[b], sums[r][b]),
+                        _ => lanes.mul_add(elements, columns[b], sums[r][b]),
                     };
                 }
             }
@@ -226,35 +236,36 @@ impl<V: Lanes> Tile<'_, V> {
         for r in 0..BLOCK {
             let mut vectors = [lanes.splat(0.0); BLOCK];
             vectors[..BLOCKS].copy_from_slice(&sums[r]);
-            // What is behind the last block will be overwritten by the next ones.
+            // Stores a whole vector: the next tile overwrites the excess.
             store_vector(lanes, lanes.sums_of_groups(vectors), &mut to[r * ld + block * BLOCK..]);
         }
     }
 }
 
-/// The values that [`Grads`] needs for the matrix of the pairs' gradients.
-pub(super) fn weights_len(num_features: usize) -> usize {
+/// Returns the number of values that [`Grads`] needs for the matrix of the pairs' gradients.
+pub(super) fn grad_matrix_len(num_features: usize) -> usize {
     let side = num_features.next_multiple_of(LANES);
-    // A tile reads as many as it can have rows.
+    // A tile reads a full tile's rows even where fewer are left.
     side * side + LANES
 }
 
-/// The gradients of all features of a sample.
+/// Computes the gradients of all features of a sample.
 pub(super) struct Grads<'a, E> {
     pub(super) pairs: Pairs,
     pub(super) sample: Sample<'a, E>,
-    /// As in [`Dots`].
-    pub(super) ahead: Sample<'a, E>,
-    /// Gradients of the dots.
+    /// The next sample, which is prefetched meanwhile.
+    pub(super) next: Sample<'a, E>,
+    /// The gradients of the dots.
     pub(super) grad_dots: &'a [E],
-    /// For each feature what else its gradient begins with: of the dense vector, and of the others,
-    /// if there is.
+    /// The gradients of the copies of features in the output, which the sums begin with: that of
+    /// the dense vector, and those of the other features. Either may be empty.
     pub(super) direct: (&'a [E], &'a [E]),
-    /// Where the gradients go, as the features lie.
+    /// The gradient of the first feature.
     pub(super) head: &'a mut [E],
+    /// The gradients of the other features, side by side.
     pub(super) tail: &'a mut [E],
-    /// [`weights_len`] values.
-    pub(super) weights: &'a mut [f32],
+    /// Space for the symmetric matrix, [`grad_matrix_len`] values.
+    pub(super) matrix: &'a mut [f32],
 }
 
 impl<E: Element> Loop for Grads<'_, E> {
@@ -262,14 +273,14 @@ impl<E: Element> Loop for Grads<'_, E> {
 
     #[inline(always)]
     fn run<V: Lanes>(mut self, lanes: V) {
-        self.spread(lanes);
+        self.fill_matrix(lanes);
         let (rows, vectors) = V::TILE;
         let (num_features, dim) = (self.pairs.num_features, self.sample.dim);
         for first in (0..num_features).step_by(rows) {
             let rows = rows.min(num_features - first);
-            self.ahead.prefetch(first..first + rows);
+            self.next.prefetch(first..first + rows);
             for i in first..first + rows {
-                // Gradients of the next sample lie behind those of this one, if there are no gaps.
+                // The gradients of the next sample follow those of this one, unless there are gaps.
                 match i {
                     0 => prefetch_row(self.head, dim, dim),
                     i => prefetch_row(self.tail, self.tail.len() + (i - 1) * dim, dim),
@@ -292,38 +303,39 @@ impl<E: Element> Loop for Grads<'_, E> {
 }
 
 impl<E: Element> Grads<'_, E> {
-    /// Makes the symmetric matrix of the pairs' gradients: that of the triangle and the same turned
-    /// over, which doubles the diagonal. A pair that is not there gets 0.
-    #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
+    /// Fills the symmetric matrix: the triangle of the pairs' gradients plus its transpose, which
+    /// doubles the diagonal. A pair that does not exist gets 0.
+    #[allow(clippy::needless_range_loop)] // a constant trip count keeps all in registers
     #[inline(always)]
-    fn spread<V: Lanes>(&mut self, lanes: V) {
+    fn fill_matrix<V: Lanes>(&mut self, lanes: V) {
         let Self { pairs, grad_dots, .. } = *self;
         let side = pairs.num_features.next_multiple_of(LANES);
         for row in (0..side).step_by(LANES) {
-            for col in pairs.met_by(row, LANES).step_by(LANES) {
+            for col in pairs.partners_of_block(row, LANES).step_by(LANES) {
                 let mut block = [lanes.splat(0.0); LANES];
                 for k in 0..LANES {
                     if row + k < pairs.num_features {
                         block[k] = triangle_row(lanes, pairs, grad_dots, row + k, col);
                     }
                 }
-                let turned = lanes.transpose(block);
+                let transposed = lanes.transpose(block);
                 for k in 0..LANES {
-                    let (at, turned_at) = ((row + k) * side + col, (col + k) * side + row);
-                    let sum = if row == col { lanes.add(block[k], turned[k]) } else { block[k] };
-                    if let Some(to) = self.weights[at..].first_chunk_mut::<LANES>() {
+                    let (at, mirrored_at) = ((row + k) * side + col, (col + k) * side + row);
+                    let sum =
+                        if row == col { lanes.add(block[k], transposed[k]) } else { block[k] };
+                    if let Some(to) = self.matrix[at..].first_chunk_mut::<LANES>() {
                         lanes.store(sum, to);
                     }
-                    if let Some(to) =
-                        self.weights[turned_at..].first_chunk_mut::<LANES>().filter(|_| row != col)
-                    {
-                        lanes.store(turned[k], to);
+                    let mirrored = self.matrix[mirrored_at..].first_chunk_mut::<LANES>();
+                    if let Some(to) = mirrored.filter(|_| row != col) {
+                        lanes.store(transposed[k], to);
                     }
                 }
             }
         }
     }
 
+    /// Computes some columns of the gradients of up to a tile's rows.
     #[inline(always)]
     fn rows<V: Lanes, const VECTORS: usize, const WHOLE: bool>(
         &mut self,
@@ -332,7 +344,7 @@ impl<E: Element> Grads<'_, E> {
         rows: usize,
         col: usize,
     ) {
-        // What an instruction set has no registers for is not compiled for it.
+        // A tile that does not fit the registers of an instruction set is not compiled for it.
         match rows {
             1 => self.tile::<V, 1, VECTORS, WHOLE>(lanes, first, rows, col),
             2 => self.tile::<V, 2, VECTORS, WHOLE>(lanes, first, rows, col),
@@ -348,9 +360,9 @@ impl<E: Element> Grads<'_, E> {
         }
     }
 
-    /// The gradients of up to `ROWS` features, in some columns: a sum over all features that they
-    /// meet, in their order.
-    #[allow(clippy::needless_range_loop)] // counted to a constant, so that all stays in registers
+    /// Computes some columns of the gradients of up to `ROWS` features. Each is a sum over all
+    /// features, in their order.
+    #[allow(clippy::needless_range_loop)] // a constant trip count keeps all in registers
     #[inline(always)]
     fn tile<V: Lanes, const ROWS: usize, const VECTORS: usize, const WHOLE: bool>(
         &mut self,
@@ -363,7 +375,7 @@ impl<E: Element> Grads<'_, E> {
         let side = num_features.next_multiple_of(LANES);
         let cols = if WHOLE { VECTORS * LANES } else { dim - col };
         let mut sums = [[lanes.splat(0.0); VECTORS]; ROWS];
-        // Counted to a constant, so that the sums lie in registers.
+        // A constant trip count keeps the sums in registers.
         for r in 0..ROWS {
             let direct = match first + r {
                 0 => self.direct.0.get(col..col + cols),
@@ -376,7 +388,7 @@ impl<E: Element> Grads<'_, E> {
         for j in 0..num_features {
             let columns =
                 load::<V, E, VECTORS, WHOLE>(lanes, &self.sample.feature(j)[col..][..cols]);
-            let Some(weights) = self.weights[j * side + first..].first_chunk::<ROWS>() else {
+            let Some(weights) = self.matrix[j * side + first..].first_chunk::<ROWS>() else {
                 continue;
             };
             for r in 0..ROWS {
@@ -386,8 +398,8 @@ impl<E: Element> Grads<'_, E> {
                 }
             }
         }
-        // Through memory once: gradients of a number that is not known before would keep the sums
-        // out of registers.
+        // Goes through memory once: a loop over a variable number of rows would keep the sums out
+        // of registers from the start.
         let mut all = [[[0f32; LANES]; VECTORS]; ROWS];
         for r in 0..ROWS {
             for v in 0..VECTORS {
@@ -410,8 +422,8 @@ impl<E: Element> Grads<'_, E> {
     }
 }
 
-/// The gradients of the pairs of feature `i` with the 16 from `col` on, 0 where it does not meet
-/// them in its row.
+/// Returns the gradients of the pairs of feature `i` with the 16 features from `col` on, 0 for
+/// those that are not its partners in its row.
 #[inline(always)]
 fn triangle_row<V: Lanes, E: Element>(
     lanes: V,
@@ -420,7 +432,7 @@ fn triangle_row<V: Lanes, E: Element>(
     i: usize,
     col: usize,
 ) -> V::F32 {
-    let (first, end) = pairs.met(i, col, LANES);
+    let (first, end) = pairs.partners_among(i, col, LANES);
     if first >= end {
         return lanes.splat(0.0);
     }
