@@ -50,8 +50,8 @@ impl Loop for AllFinite<'_> {
 
     #[inline(always)]
     fn run<V: Lanes>(self, _: V) -> bool {
-        // The loop has no branches, so that the compiler can vectorise it. Without the sign bit, the
-        // bits of a number rise with its magnitude; infinity and NaNs come after all others.
+        // The loop has no branches, so that the compiler can vectorise it. Without the sign bit,
+        // the bits of a number rise with its magnitude; infinity and NaNs come after all others.
         let mut largest = 0;
         for x in self.0 {
             largest = (x.to_bits() & !(1 << 31)).max(largest);

@@ -102,9 +102,9 @@ struct Occurrence {
     position: usize,
 }
 
-/// The bit fields of the words that stand for a table's occurrences: row, bag and position, from the
-/// highest bits down, so that words sort as the occurrences do. Bags and positions count from the
-/// table's first ones.
+/// The bit fields of the words that stand for a table's occurrences: row, bag and position, from
+/// the highest bits down, so that words sort as the occurrences do. Bags and positions count from
+/// the table's first ones.
 #[derive(Clone, Copy)]
 struct WordLayout {
     row_bits: u32,
@@ -164,8 +164,8 @@ impl<I: Index> BatchIds<'_, '_, I> {
         features.map(|&feature| self.positions(self.bags(feature..feature + 1)).len()).sum()
     }
 
-    /// Returns the layout of a table's words, with the bag if it fits. Returns `None` if a row and a
-    /// position together need more bits than a word has.
+    /// Returns the layout of a table's words, with the bag if it fits. Returns `None` if a row and
+    /// a position together need more bits than a word has.
     fn layout(&self, table: usize) -> Option<WordLayout> {
         let (first, end) = match self.tables.features_of(table) {
             [] => (0, 0),
@@ -432,8 +432,8 @@ struct Digit {
 }
 
 impl Digit {
-    /// Runs one stable pass of the sort. `slots` holds the histogram of this digit, which becomes the
-    /// slots of the words; `next` becomes the histogram of the next digit.
+    /// Runs one stable pass of the sort. `slots` holds the histogram of this digit, which becomes
+    /// the slots of the words; `next` becomes the histogram of the next digit.
     #[inline(always)]
     fn scatter(
         self,
@@ -493,8 +493,8 @@ impl OrderMut<'_> {
         (OrderMut { rows, segments, positions, bags }, right)
     }
 
-    /// Closes the gap behind the `left` entries: moves to their end the `right` entries, which begin
-    /// at `left_ids`, the number of the left part's ids, pooled or not.
+    /// Closes the gap behind the `left` entries: moves to their end the `right` entries, which
+    /// begin at `left_ids`, the number of the left part's ids, pooled or not.
     fn close_gap(&mut self, left: &mut OrderLen, left_ids: usize, right: OrderLen) {
         let gap = left_ids - left.ids;
         if gap > 0 {

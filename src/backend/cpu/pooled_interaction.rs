@@ -1,5 +1,5 @@
-//! [`pooled_interaction`](crate::ops::pooled_interaction) on the CPU. Threads share the samples, and
-//! each takes a few samples at a time through both ops.
+//! [`pooled_interaction`](crate::ops::pooled_interaction) on the CPU. Threads share the samples,
+//! and each takes a few samples at a time through both ops.
 
 use super::Cpu;
 use super::embedding_bag::{Gather, Pool};

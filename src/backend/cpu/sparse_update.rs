@@ -1,9 +1,9 @@
 //! [`sparse_update`](crate::ops::sparse_update) on the CPU.
 //!
-//! A step is one pass over the rows that have a gradient: each row's gradient is summed, its weights
-//! and state are updated and stored, while later rows are prefetched. A [`Step`] is cut into
-//! [`Task`]s for threads, a task handles [`Table`] after table, and a table [`Row`] after row. Row
-//! numbers rise, so that weights and state can be cut between any two rows.
+//! A step is one pass over the rows that have a gradient: each row's gradient is summed, its
+//! weights and state are updated and stored, while later rows are prefetched. A [`Step`] is cut
+//! into [`Task`]s for threads, a task handles [`Table`] after table, and a table [`Row`] after row.
+//! Row numbers rise, so that weights and state can be cut between any two rows.
 
 use std::ops::Range;
 

@@ -93,9 +93,10 @@ impl PreparedRule {
         }
     }
 
-    /// Adds the squared gradients of a block of columns to those of the columns before it. The caller
-    /// divides the sum by the number of columns; see [`Optimizer`] for the order. A block of more
-    /// than one vector begins at a multiple of 32 columns; blocks of one vector are added in pairs.
+    /// Adds the squared gradients of a block of columns to those of the columns before it. The
+    /// caller divides the sum by the number of columns; see [`Optimizer`] for the order. A block of
+    /// more than one vector begins at a multiple of 32 columns; blocks of one vector are added in
+    /// pairs.
     #[inline(always)]
     pub(crate) fn add_squares<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
         &self,
@@ -175,8 +176,8 @@ impl PreparedRule {
     }
 }
 
-/// The sum of the squared gradients of a row. The two vectors of each 32 columns are added, then the
-/// lanes of that vector, then the results for all columns.
+/// The sum of the squared gradients of a row. The two vectors of each 32 columns are added, then
+/// the lanes of that vector, then the results for all columns.
 pub(crate) struct Squares<V: Lanes> {
     total: f32,
     /// The first vector of 32 columns whose second one has not come yet.

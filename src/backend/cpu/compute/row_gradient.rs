@@ -1,5 +1,5 @@
-//! The gradients of table rows, read from a [`SparseGrad`] or summed from the rows' occurrences in a
-//! batch.
+//! The gradients of table rows, read from a [`SparseGrad`] or summed from the rows' occurrences in
+//! a batch.
 
 use std::ops::Range;
 
@@ -261,7 +261,8 @@ impl<I: Index> OccurrenceGradients<'_, '_, I> {
         sum
     }
 
-    /// Sums a reduction tree: the contributions of a chunk, the sums of a chunk of chunks, and so on.
+    /// Sums a reduction tree: the contributions of a chunk, the sums of a chunk of chunks, and so
+    /// on.
     #[inline(always)]
     fn sum_tree<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
