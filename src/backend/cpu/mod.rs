@@ -1,7 +1,11 @@
 //! The CPU backend.
 //!
-//! Results are the same bits for any number of threads: work is split by rows, bags or table rows,
-//! never inside a sum.
+//! Each op has a file of its own. `runtime` holds memory, threads and the reports of bad input,
+//! `compute` the loops that several ops share. Loops are compiled once, in this library, for each
+//! type of elements and of indices: see `runtime/erased.rs`.
+//!
+//! Results are the same bits for any number of threads: threads share rows, bags or table rows, and
+//! never a sum.
 
 mod cast;
 mod compute;
@@ -28,11 +32,11 @@ pub use crate::simd::Simd;
 use crate::size::product;
 pub use runtime::Buffer;
 use runtime::free_memory;
-use runtime::threads::Pool;
+use runtime::threads::Threads;
 
-/// The bytes of a buffer that are worth asking the system first: it promises more than it has, and
-/// ends a process that takes it at its word.
-const MUCH: usize = 64 << 20;
+/// The bytes of a buffer from which on an allocation first checks the free memory. The system
+/// promises more memory than it has, and ends a process that uses what was promised.
+const MIN_CHECKED_BYTES: usize = 64 << 20;
 
 /// The CPU, with the threads that it may use.
 ///
@@ -43,34 +47,35 @@ const MUCH: usize = 64 << 20;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Cpu {
-    /// None: everything runs on the calling thread.
-    pool: Option<Pool>,
+    /// The threads, or `None` if everything runs on the calling thread.
+    threads: Option<Threads>,
+    /// The instruction set of the loops.
     dispatch: Dispatch,
 }
 
 impl Cpu {
-    /// The most threads that a pool may have, unless the machine runs more at once: thousands take
-    /// seconds to start, and then wait for each other.
+    /// The most threads that a pool may have, unless the machine runs more at once. Thousands of
+    /// threads take seconds to start, and then wait for each other.
     pub const MAX_THREADS: usize = 1024;
 
-    /// As many threads as the system says that this process can use.
+    /// Makes a CPU with as many threads as the system says that this process can use.
     ///
     /// # Errors
-    /// As [`Self::with_threads`].
+    /// Propagates errors of [`Self::with_threads`].
     pub fn new() -> Result<Self> {
         Self::with_threads(std::thread::available_parallelism().map_or(1, usize::from))
     }
 
-    /// Only the thread that calls an op. Nothing is started.
+    /// Makes a CPU that uses only the thread that calls an op. It starts no thread.
     pub fn single_threaded() -> Self {
         Self::default()
     }
 
-    /// A pool of its own, of `threads` threads; 1 is [`Self::single_threaded`].
+    /// Makes a CPU with its own pool of `threads` threads; 1 means [`Self::single_threaded`].
     ///
     /// # Errors
-    /// [`Error::ThreadPool`] if the system does not start them, for 0 threads, or for more than
-    /// [`Self::MAX_THREADS`] unless the machine has as many.
+    /// Returns [`Error::ThreadPool`] if the system does not start the threads, for 0 threads, and
+    /// for more than [`Self::MAX_THREADS`] unless the machine has as many.
     pub fn with_threads(threads: usize) -> Result<Self> {
         let failed = |reason: String| Error::ThreadPool { threads, reason };
         let most =
@@ -90,38 +95,38 @@ impl Cpu {
         }
     }
 
-    /// The caller's pool. For some 200 microseconds after an op, its threads look for work, of
-    /// whatever kind, before they fall asleep.
+    /// Makes a CPU with the caller's pool. For some 200 microseconds after an op, its threads look
+    /// for work of any kind before they fall asleep.
     pub fn with_pool(pool: Arc<rayon::ThreadPool>) -> Self {
-        Self { pool: Some(Pool::new(pool)), ..Self::default() }
+        Self { threads: Some(Threads::new(pool)), ..Self::default() }
     }
 
-    /// The same threads with another instruction set than the best one of this machine. Results
-    /// stay the same bits, unless [`Simd`] says otherwise.
+    /// Selects another instruction set than the best one of this machine. Results stay the same
+    /// bits, unless [`Simd`] says otherwise.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if the machine does not have it.
+    /// Returns [`Error::InvalidArgument`] if the machine does not have the instruction set.
     pub fn with_simd(self, simd: Simd) -> Result<Self> {
         let missing = || invalid("Cpu", "simd", format!("this machine does not have {simd:?}"));
         Ok(Self { dispatch: Dispatch::new(simd).ok_or_else(missing)?, ..self })
     }
 
-    /// The instruction set that the loops use.
+    /// Returns the instruction set that the loops use.
     pub fn simd(&self) -> Simd {
         self.dispatch.simd()
     }
 
-    /// The number of threads that ops may use.
+    /// Returns the number of threads that ops may use.
     pub fn num_threads(&self) -> usize {
-        self.pool.as_ref().map_or(1, Pool::num_threads)
+        self.threads.as_ref().map_or(1, Threads::len)
     }
 
-    /// Runs `work` on a thread of the pool, if there is one. Ops that are called there need not
-    /// wake that thread and wait for it, each anew, which takes longer than many an op of a small
-    /// model.
+    /// Runs `work` on a thread of the pool, if there is one. Ops that `work` calls run on that
+    /// thread at once. An op that is called from outside first wakes a thread and waits for it,
+    /// which takes longer than many an op of a small model.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match &self.pool {
-            Some(pool) => pool.install(work),
+        match &self.threads {
+            Some(threads) => threads.install(work),
             None => work(),
         }
     }
@@ -150,7 +155,7 @@ impl Device for Cpu {
 
     fn alloc<T: Scalar>(&self, len: usize) -> Result<Buffer<T>> {
         let bytes = product([len, size_of::<T>()]);
-        if bytes >= MUCH {
+        if bytes >= MIN_CHECKED_BYTES {
             self.expect_free_memory(bytes)?;
         }
         Buffer::zeroed(len)
@@ -205,8 +210,8 @@ impl Device for Cpu {
 }
 
 impl<I: Index> Bags<'_, Cpu, I> {
-    /// The same bags without slack. Where the last offset names no place, nothing is cut off,
-    /// so that whoever checks it can say so.
+    /// Returns these bags without the slack behind the last one. An invalid last offset cuts
+    /// nothing off, so that the check of the offsets can report it.
     fn without_slack(self) -> Self {
         let end = self.offsets.last().and_then(|end| end.to_row()).unwrap_or(usize::MAX);
         if !self.has_slack || end > self.indices.len() {
@@ -218,11 +223,12 @@ impl<I: Index> Bags<'_, Cpu, I> {
 }
 
 impl StepControl<'_, Cpu> {
+    /// Returns whether the gate keeps the op from doing anything.
     fn is_shut(&self) -> bool {
         self.gate.is_some_and(|gate| gate[0] != 0)
     }
 
-    /// The rule of this step.
+    /// Returns `rule` with the step and the learning rate of the values, if there are any.
     fn rule(&self, rule: UpdateRule) -> UpdateRule {
         match self.values {
             Some(values) => {
@@ -234,7 +240,7 @@ impl StepControl<'_, Cpu> {
 }
 
 impl<'a, T: Scalar> Matrix<'a, Cpu, T> {
-    /// Row `r`. A matrix without columns may have no data at all.
+    /// Returns row `r`. A matrix without columns may have no data at all.
     fn row(&self, r: usize) -> &'a [T] {
         if self.cols == 0 { &[] } else { &self.data[r * self.ld..][..self.cols] }
     }

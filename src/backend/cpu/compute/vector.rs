@@ -1,13 +1,13 @@
-//! Loops over one row, written so that the compiler makes vector code of them. Their order of
-//! summation is fixed by the source.
+//! Loops over the columns of one row, written so that the compiler vectorises them. The source
+//! fixes the order of each sum.
 
 use std::ops::Range;
 
 use crate::dtype::Element;
 use crate::simd::{LANES, Lanes};
 
-/// `Σ aᵢ xᵢ`, with `x` a stored row: lane `l` sums the products of columns `≡ l (mod 16)`, then the
-/// lanes are added pairwise.
+/// Returns `Σ aᵢ xᵢ`, with `x` a stored row. Lane `l` sums the products of the columns
+/// `≡ l (mod 16)`, then the lanes are added pairwise.
 #[inline(always)]
 pub(crate) fn dot_row<V: Lanes, E: Element>(lanes: V, a: &[f32], row: &[E]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
@@ -17,22 +17,22 @@ pub(crate) fn dot_row<V: Lanes, E: Element>(lanes: V, a: &[f32], row: &[E]) -> f
         sum = lanes.add(sum, lanes.mul(lanes.load(a), lanes.load(row)));
     }
     if !a_rest.is_empty() {
-        // Beyond the end zeros are added, which change no sum that began with zero.
+        // The zeros beyond the end change no sum that began with zero.
         sum = lanes.add(sum, lanes.mul(lanes.load_part(a_rest), lanes.load_part(row_rest)));
     }
     sum_lanes(lanes.to_array(sum))
 }
 
-/// The most vectors of a block.
+/// The vectors of the largest block.
 pub(crate) const WIDE: usize = 4;
 
-/// What is done with the columns of rows that are held in registers at a time: `N` vectors, or,
-/// unless `WHOLE`, a part of one.
+/// A loop body for blocks of columns that fit the registers.
 pub(crate) trait Blocks {
+    /// Handles a block of `N` vectors, or of a part of one vector unless `WHOLE`.
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>);
 }
 
-/// Cuts the columns of a row into blocks.
+/// Cuts `dim` columns into blocks: of [`WIDE`] vectors, then of one, then the rest.
 #[inline(always)]
 pub(crate) fn for_each_block(dim: usize, blocks: &mut impl Blocks) {
     let mut first = 0;
@@ -49,7 +49,7 @@ pub(crate) fn for_each_block(dim: usize, blocks: &mut impl Blocks) {
     }
 }
 
-/// The vectors of a block.
+/// Loads the vectors of a block.
 #[inline(always)]
 pub(crate) fn load<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
     lanes: V,
@@ -66,7 +66,7 @@ pub(crate) fn load<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
     vectors
 }
 
-/// At most a vector of elements.
+/// Loads at most a vector of elements; zeros follow them.
 #[inline(always)]
 pub(crate) fn load_vector<V: Lanes, E: Element>(lanes: V, from: &[E]) -> V::F32 {
     match from.first_chunk() {
@@ -75,6 +75,7 @@ pub(crate) fn load_vector<V: Lanes, E: Element>(lanes: V, from: &[E]) -> V::F32 
     }
 }
 
+/// Stores the first elements of a vector, as many as `to` has up to a whole vector.
 #[inline(always)]
 pub(crate) fn store_vector<V: Lanes, E: Element>(lanes: V, vector: V::F32, to: &mut [E]) {
     match to.first_chunk_mut() {
@@ -102,7 +103,7 @@ pub(crate) fn store<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
     }
 }
 
-/// A gradient clamped to `[-max, max]`; a NaN stays one.
+/// Clamps a gradient to `[-max, max]`; a NaN stays one.
 #[inline(always)]
 pub(crate) fn clamp<V: Lanes>(lanes: V, gradient: V::F32, max: Option<f32>) -> V::F32 {
     match max {
@@ -111,8 +112,8 @@ pub(crate) fn clamp<V: Lanes>(lanes: V, gradient: V::F32, max: Option<f32>) -> V
     }
 }
 
-/// The sum as a tree: the second half is added to the first one, a power of two of lanes, until one
-/// is left.
+/// Sums the lanes of a vector as a tree: the second half is added to the first one until one lane
+/// is left. `LANES` is a power of two.
 #[inline]
 pub(crate) fn sum_lanes<const LANES: usize>(mut lanes: [f32; LANES]) -> f32 {
     let mut half = LANES / 2;
@@ -125,7 +126,7 @@ pub(crate) fn sum_lanes<const LANES: usize>(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// `sum += row`.
+/// Adds a stored row to `sum`.
 #[inline]
 pub(crate) fn add_row<E: Element>(sum: &mut [f32], row: &[E]) {
     for (sum, x) in sum.iter_mut().zip(row) {

@@ -1,4 +1,4 @@
-//! Memory of the CPU.
+//! The buffers of the CPU.
 
 use std::fmt::{Debug, Formatter};
 use std::marker::PhantomData;
@@ -16,9 +16,11 @@ use crate::ops::Extent;
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// Elements from the beginning of a cache line on, so that a row takes no more lines than its size
-/// needs: at random rows, each line is what an access costs. Large ones lie in huge pages where the
-/// system gives them.
+/// Owned memory of the CPU.
+///
+/// It is aligned to cache lines, so that a row touches no more lines than its size needs: the cost
+/// of an access to a random row is the number of its lines. Large buffers use huge pages where the
+/// system provides them.
 #[derive(Clone)]
 pub struct Buffer<T> {
     lines: Vec<Line>,
@@ -27,6 +29,7 @@ pub struct Buffer<T> {
 }
 
 impl<T: Scalar> Buffer<T> {
+    /// Allocates `len` elements, all bits zero.
     pub(crate) fn zeroed(len: usize) -> Result<Self> {
         if size_of::<T>() == 0 || align_of::<T>() > align_of::<Line>() {
             return Err(invalid(
@@ -39,7 +42,7 @@ impl<T: Scalar> Buffer<T> {
         let num_lines = bytes.div_ceil(size_of::<Line>());
         let mut lines = Vec::new();
         lines.try_reserve_exact(num_lines).map_err(|_| Error::OutOfMemory { bytes })?;
-        // Before the pages are touched for the first time.
+        // The advice must come before the first touch of the pages.
         huge_pages::advise(lines.spare_capacity_mut());
         lines.resize(num_lines, Line::zeroed());
         Ok(Self { lines, bytes, elements: PhantomData })

@@ -1,17 +1,18 @@
-//! Reads from the text files of Linux how much memory a process can still get.
+//! The memory that a process can still get, read from the text files of Linux.
 
 use std::path::Path;
 
 use crate::size::{product, sum};
 
-/// The bytes that this process can still get, where the system says so: no more than the machine
-/// can give without taking from others, than is left to the control groups that the process belongs
-/// to, as containers have them, and than its own limits (`ulimit`) leave.
+/// Returns the bytes that this process can still get, if the system says so. It is the least of
+/// three bounds: the memory that the machine can give without taking it from other processes, the
+/// remainder of the control groups of the process (as containers have them), and the remainder of
+/// its own limits (`ulimit`).
 pub(crate) fn free_memory() -> Option<usize> {
     free_below(Path::new("/"))
 }
 
-/// The same, for the files below another root.
+/// Does the work of [`free_memory`] for the files below another root.
 fn free_below(root: &Path) -> Option<usize> {
     let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_default();
     let (machine, status, limits) =
@@ -40,7 +41,8 @@ struct Names {
     caches: [&'static str; 2],
 }
 
-const SECOND_VERSION: Names = Names {
+/// The names of version 2.
+const VERSION_2: Names = Names {
     mount: "sys/fs/cgroup",
     limit: "memory.max",
     usage: "memory.current",
@@ -48,8 +50,9 @@ const SECOND_VERSION: Names = Names {
     swap_usage: "memory.swap.current",
     caches: ["inactive_file", "active_file"],
 };
-/// Limits of swap count memory and swap together here, and are left alone.
-const FIRST_VERSION: Names = Names {
+/// The names of version 1. The swap limits of this version count memory and swap together, and are
+/// ignored.
+const VERSION_1: Names = Names {
     mount: "sys/fs/cgroup/memory",
     limit: "memory.limit_in_bytes",
     usage: "memory.usage_in_bytes",
@@ -58,13 +61,14 @@ const FIRST_VERSION: Names = Names {
     caches: ["total_inactive_file", "total_active_file"],
 };
 
-/// The least that is left to the group of a line of `/proc/self/cgroup` and to those around it.
+/// Returns the least remainder of a group and of those that contain it. `line` is the line of
+/// `/proc/self/cgroup` that names the group.
 fn left_to_groups(root: &Path, line: &str, swap: usize) -> Option<usize> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (controllers, group) = (parts.next()?, parts.next()?);
     let names = match controllers {
-        "" => SECOND_VERSION,
-        _ if controllers.split(',').any(|controller| controller == "memory") => FIRST_VERSION,
+        "" => VERSION_2,
+        _ if controllers.split(',').any(|controller| controller == "memory") => VERSION_1,
         _ => return None,
     };
     let mount = root.join(names.mount);
@@ -80,12 +84,12 @@ fn left_to_groups(root: &Path, line: &str, swap: usize) -> Option<usize> {
         let used = value(names.usage)?.saturating_sub(cache);
         Some(sum([value(names.limit)?.saturating_sub(used), swap_left]))
     };
-    // In a container the group may have another name than outside; what is mounted there then is
-    // the group itself.
+    // In a container the group may have another name than outside. The mount then is the group
+    // itself, which is the last ancestor.
     Path::new(group).ancestors().filter_map(left).min()
 }
 
-/// The first number behind a name, at the beginning of a line.
+/// Returns the first number behind a name at the beginning of a line.
 fn number(text: &str, name: &str) -> Option<usize> {
     let mut values =
         text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix([' ', '\t']));
@@ -98,7 +102,7 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    /// The free memory, in MiB, of a machine with these files.
+    /// Returns the free memory, in MiB, of a machine with these files.
     fn free(files: &[(&str, &str)]) -> Option<usize> {
         let root = tempfile::tempdir().unwrap();
         for (name, text) in files {

@@ -1,14 +1,14 @@
-//! The one call to the system about memory: huge pages. At random rows of large tables a look-up of
-//! a small page's address costs as much as the row.
+//! Huge pages. At random rows of large tables, the page-table walk of a small page costs as much as
+//! the row.
 
 use std::mem::MaybeUninit;
 
-/// Asks for huge pages behind memory that is not in use yet. Nothing happens where there are none,
-/// or where it is small.
+/// Advises the system to use huge pages for memory that has not been touched yet. It does nothing
+/// on other systems than Linux, or if the memory is smaller than a huge page.
 pub(crate) fn advise<T>(memory: &mut [MaybeUninit<T>]) {
     #[cfg(target_os = "linux")]
     {
-        /// What x86-64 and most others have.
+        /// The bytes of a huge page on x86-64 and most other machines.
         const HUGE_PAGE: usize = 2 << 20;
         let start = memory.as_mut_ptr();
         let skipped = start.cast::<u8>().align_offset(HUGE_PAGE);

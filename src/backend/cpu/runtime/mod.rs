@@ -1,4 +1,5 @@
-//! The ground that the ops of the CPU stand on: memory, threads, and reports of bad input.
+//! The services that all ops of the CPU use: memory, threads, erased types, and reports of bad
+//! input.
 
 mod buffer;
 pub(super) mod erased;

@@ -1,4 +1,4 @@
-//! Memory that a thread keeps between ops, so that these need not allocate each time.
+//! Memory that each thread keeps between ops, so that ops need not allocate.
 
 use std::cell::Cell;
 use std::thread::LocalKey;
@@ -11,15 +11,16 @@ use bytemuck::{Pod, Zeroable, cast_slice_mut};
 pub(crate) struct Line([f32; 16]);
 
 thread_local! {
-    /// The packed right factor of a product.
+    /// The packed operand B of a matrix product, or of a part of it.
     pub(crate) static RIGHT_FACTOR: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-    /// What a task has for itself.
+    /// The scratch memory of a task.
     pub(crate) static TASK: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
+/// A thread's memory, to be lent.
 pub(crate) trait Scratch {
-    /// Lends so many values, of any content, from a cache line on. While they are lent, others are
-    /// made for who asks.
+    /// Lends `len` values to `work`, with any contents, aligned to a cache line. A nested call on
+    /// the same memory allocates other values.
     fn lend<R>(&'static self, len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R;
 }
 

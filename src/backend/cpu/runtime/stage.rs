@@ -1,4 +1,4 @@
-//! [`Stage`](crate::ops::Stage) on the CPU, where every op is done when it returns.
+//! [`Stage`](crate::ops::Stage) on the CPU, where every op has finished when it returns.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ impl Stage for Cpu {
     type Recording = Infallible;
     type Transfer = Self;
 
-    /// All backends of the CPU are done with what they were asked for, so that their ops are in one
+    /// Returns true: ops of any two CPU backends have finished when they return, so they are in one
     /// order.
     fn is_same(&self, _other: &Self) -> bool {
         true

@@ -1,9 +1,9 @@
-//! The threads of the CPU: rayon's, which stay awake from one op to the next.
+//! The threads of the CPU: those of rayon, kept awake from one op to the next.
 //!
-//! A thread of rayon falls asleep some 20 microseconds after its last work, and waking it takes up
-//! to 100, on virtual machines above all: longer than many an op. So an op begins by asking the
-//! other threads to look for work a while after it, and who waits for another's part of an op does
-//! not fall asleep over it.
+//! A thread of rayon falls asleep some 20 microseconds after its last work. To wake it takes up to
+//! 100 microseconds, above all on virtual machines, which is longer than many ops take. Therefore
+//! an op begins by telling the other threads to look for work for a while, and a thread that waits
+//! for another one's part of an op stays awake.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,33 +15,36 @@ use crate::Cpu;
 use crate::dtype::Scalar;
 use crate::ops::MatrixMut;
 
-/// How long a thread without work stays awake: longer than what one thread does alone between two
-/// ops of a step, and short enough to be no burden to others.
+/// The time that a thread without work stays awake: longer than the serial work between two ops of
+/// a step, and short enough to be no burden to other programs.
 const AWAKE: Duration = Duration::from_micros(200);
 
-/// Threads that ops share.
+/// The threads that ops share.
 #[derive(Clone, Debug)]
-pub(crate) struct Pool {
-    threads: Arc<ThreadPool>,
-    /// Of each thread, whether an op runs on it or it looks for work.
+pub(crate) struct Threads {
+    pool: Arc<ThreadPool>,
+    /// For each thread, set while an op runs on it or it looks for work.
     awake: Arc<[AtomicBool]>,
 }
 
-impl Pool {
-    pub(crate) fn new(threads: Arc<ThreadPool>) -> Self {
-        let awake = (0..threads.current_num_threads()).map(|_| AtomicBool::new(false)).collect();
-        Self { threads, awake }
+impl Threads {
+    /// Uses the threads of a pool.
+    pub(crate) fn new(pool: Arc<ThreadPool>) -> Self {
+        let awake = (0..pool.current_num_threads()).map(|_| AtomicBool::new(false)).collect();
+        Self { pool, awake }
     }
 
-    pub(crate) fn num_threads(&self) -> usize {
+    /// Returns the number of threads.
+    pub(crate) fn len(&self) -> usize {
         self.awake.len()
     }
 
+    /// Runs `work` on one of the threads.
     pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.threads.install(work)
+        self.pool.install(work)
     }
 
-    /// Runs an op, for parts of which the other threads are awake.
+    /// Runs an op on one of the threads, and keeps the others awake for parts of it.
     fn run<R: Send>(&self, op: impl FnOnce() -> R + Send) -> R {
         self.install(|| {
             let Some(is_awake) =
@@ -49,8 +52,7 @@ impl Pool {
             else {
                 return op();
             };
-            // Of no other effect than that on the time that ops take, so that no order of memory is
-            // needed.
+            // Relaxed order suffices: the flag influences only how long ops take.
             let was_awake = is_awake.swap(true, Ordering::Relaxed);
             self.wake();
             let result = op();
@@ -59,12 +61,13 @@ impl Pool {
         })
     }
 
+    /// Lets all threads that sleep look for work.
     fn wake(&self) {
         if self.awake.iter().all(|is_awake| is_awake.load(Ordering::Relaxed)) {
             return;
         }
         let awake = Arc::clone(&self.awake);
-        self.threads.spawn_broadcast(move |thread| {
+        self.pool.spawn_broadcast(move |thread| {
             let is_awake = &awake[thread.index()];
             if !is_awake.swap(true, Ordering::Relaxed) {
                 work_until(|| false);
@@ -74,8 +77,7 @@ impl Pool {
     }
 }
 
-/// Does what work there is for this thread, until something is done or there has been none for a
-/// while.
+/// Runs other work on this thread until `is_done`, or until there has been none for [`AWAKE`].
 fn work_until(is_done: impl Fn() -> bool) {
     let mut without_work = None;
     while !is_done() {
@@ -90,23 +92,23 @@ fn work_until(is_done: impl Fn() -> bool) {
 }
 
 impl Cpu {
-    /// This CPU, but with one thread for work that is not worth more.
+    /// Returns this CPU, with a single thread if so few operations are not worth more threads.
     pub(crate) fn for_operations(&self, operations: usize) -> Self {
-        const SERIAL: usize = 1 << 19;
-        if operations < SERIAL { Self { pool: None, ..*self } } else { self.clone() }
+        const MIN_PARALLEL: usize = 1 << 19;
+        if operations < MIN_PARALLEL { Self { threads: None, ..*self } } else { self.clone() }
     }
 
     /// Runs an op that uses [`Self::join`].
     pub(crate) fn run<R: Send>(&self, op: impl FnOnce() -> R + Send) -> R {
-        match &self.pool {
-            Some(pool) => pool.run(op),
+        match &self.threads {
+            Some(threads) => threads.run(op),
             None => op(),
         }
     }
 
-    /// Runs both, in parallel if there are threads. To be called inside [`Self::run`].
+    /// Runs `a` and `b`, in parallel if there are threads. It must be called inside [`Self::run`].
     pub(crate) fn join(&self, a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
-        if self.pool.is_none() {
+        if self.threads.is_none() {
             a();
             return b();
         }
@@ -153,7 +155,7 @@ impl Cpu {
         }
     }
 
-    /// As [`Self::for_each_rows`], with the same rows of two matrices.
+    /// Does what [`Self::for_each_rows`] does, with the same rows of two matrices.
     pub(crate) fn for_each_rows_of_both<T: Send, U: Send>(
         &self,
         (a, a_ld): (&mut [T], usize),
@@ -182,8 +184,8 @@ impl Cpu {
         self.run(|| self.halve((data, len), (nothing, 1), 0, &|k, piece, _| work(k, piece)));
     }
 
-    /// Halves two slices, until there are pieces of so many elements, the first of which is the
-    /// `k`-th.
+    /// Halves two slices of pieces with `a_len` and `b_len` elements, in parallel, until one piece
+    /// is left. The first piece of the slices has the number `k`.
     fn halve<T: Send, U: Send>(
         &self,
         (a, a_len): (&mut [T], usize),
@@ -204,14 +206,15 @@ impl Cpu {
         );
     }
 
-    /// Enough tasks to even out their differences, without drowning in them.
+    /// Returns the rows of a task: four tasks for each thread even out their differences without
+    /// much overhead.
     pub(crate) fn rows_per_task(&self, rows: usize) -> usize {
         rows.div_ceil(4 * self.num_threads()).max(1)
     }
 }
 
-/// The part of a buffer that a matrix reaches over: it may be longer, and the last row need not be
-/// followed by its gap.
+/// Returns the part of a buffer that a matrix covers. The buffer may be longer, or end with the
+/// last row's columns before the leading dimension is full.
 fn only_rows<T>(data: &mut [T], rows: usize, ld: usize) -> &mut [T] {
     let len = data.len().min(rows.saturating_mul(ld));
     &mut data[..len]
