@@ -1,13 +1,15 @@
 //! Loads and stores, and what every access to memory is checked for.
 
+use super::block::Block;
 use super::clock::Mark;
+use super::machine::Machine;
 use super::shadow::Conflict;
 use super::warp::{Warp, lanes_of};
-use super::{Block, LOCAL_WINDOW, Machine, PARAM_WINDOW, SHARED_WINDOW};
 use crate::counters::{Counts, bank_passes};
 use crate::fault::{FaultKind, Problem};
-use crate::ir::{Kernel, Lanes, Operand, Space, Transfer};
-use crate::values::space_of;
+use crate::ir::{
+    Kernel, LOCAL_WINDOW, Lanes, Operand, PARAM_WINDOW, SHARED_WINDOW, Space, Transfer,
+};
 
 /// Which warp makes an access, by which instruction.
 #[derive(Clone, Copy)]
@@ -124,7 +126,7 @@ pub(super) fn by_space(
             return (one == space).then_some((one, lanes, addresses));
         }
         let mask = lanes_of(lanes)
-            .filter(|&lane| space_of(addresses[lane]) == one)
+            .filter(|&lane| Space::of(addresses[lane]) == one)
             .fold(0, |m, lane| m | (1 << lane));
         (mask != 0).then(|| (one, mask, addresses.map(|a| a.wrapping_sub(window))))
     })
@@ -280,7 +282,7 @@ impl Machine<'_> {
         let bytes = size * t.values.len();
         let by = Accessor { warp: w, pc, strong: t.access.strong, swap: false };
         if t.access.release {
-            self.fence(block, w, lanes, false);
+            self.fence(block, w, lanes);
         }
         if t.access.strong {
             self.release(block, w, space, lanes, addresses);

@@ -1,36 +1,10 @@
 //! Barriers of a block.
 
-use super::step::write;
+use super::block::{Arrival, Block, Slot};
+use super::machine::{Machine, write};
 use super::warp::Group;
-use super::{Block, Machine};
 use crate::fault::{FaultKind, Problem};
 use crate::ir::{Barrier, BarrierKind, Op};
-
-/// Lanes of a warp that have arrived.
-#[derive(Clone, Copy, Debug)]
-struct Arrival {
-    warp: usize,
-    lanes: u32,
-    pc: u32,
-    /// They go on without waiting.
-    only_arrives: bool,
-    stamp: u32,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Slot {
-    count: Option<u32>,
-    arrivals: Vec<Arrival>,
-    /// Of a reduction: how many lanes' predicates hold.
-    holds: u32,
-    kind: Option<BarrierKind>,
-}
-
-/// The barriers of a block, by their numbers.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Barriers {
-    slots: [Slot; 16],
-}
 
 impl Machine<'_> {
     pub(super) fn barrier(

@@ -2,13 +2,14 @@
 //! have not ended, are there.
 
 use super::access::{Accessor, Touch, check_aligned, mark, pending, race, unknown};
-use super::step::write;
+use super::block::Block;
+use super::machine::{Machine, write};
 use super::warp::{Group, Wait, lanes_of};
-use super::{Block, Machine, SHARED_WINDOW};
 use crate::counters::bank_passes;
 use crate::fault::{FaultKind, Problem};
 use crate::ir::{
-    Address, Alu, AtomicOp, Collective, Lanes, Mods, Op, Operand, ShuffleMode, Space, VoteMode,
+    Address, Alu, AtomicOp, Collective, Lanes, Mods, Op, Operand, SHARED_WINDOW, ShuffleMode,
+    Space, VoteMode,
 };
 use crate::values::{evaluate, multiply, transpose_rows};
 

@@ -1,10 +1,12 @@
 //! Asynchronous copies from global to shared memory.
 
 use super::access::{Accessor, Touch, check_aligned, count_shared, mark, pending, race, unknown};
+use super::block::Block;
+use super::machine::Machine;
+use super::shadow::Conflict;
 use super::warp::{Copy, lanes_of};
-use super::{Block, Machine, SHARED_WINDOW};
 use crate::fault::Problem;
-use crate::ir::{CopyAsync, Operand, Space};
+use crate::ir::{CopyAsync, Operand, SHARED_WINDOW, Space};
 
 impl Machine<'_> {
     /// The copy itself happens when it is waited for, which is as late as it may: the destination
@@ -98,7 +100,7 @@ impl Machine<'_> {
         lane: usize,
         at: usize,
         bytes: usize,
-    ) -> Option<super::shadow::Conflict> {
+    ) -> Option<Conflict> {
         if !self.config.races {
             return None;
         }

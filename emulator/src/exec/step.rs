@@ -1,9 +1,11 @@
 //! One instruction of one warp.
 
-use super::warp::{Group, Warp, lanes_of};
-use super::{Block, Machine, Schedule};
+use super::block::Block;
+use super::config::Schedule;
+use super::machine::{Machine, write};
+use super::warp::{Group, lanes_of};
 use crate::fault::{FaultKind, Problem};
-use crate::ir::{Address, Lanes, Logic, Op, Operand, Space, Special, Ty};
+use crate::ir::{Convert, Lanes, Logic, Op, Ty};
 use crate::values::{compare, compare_packed, convert, evaluate, with_carry};
 
 impl Machine<'_> {
@@ -99,7 +101,7 @@ impl Machine<'_> {
             Op::CopyAsync(copy) => self.copy_async(block, w, copy, active, group.pc)?,
             Op::CopyCommit => self.copy_commit(block, w, active),
             Op::CopyWait(keep) => self.copy_wait(block, w, *keep, active)?,
-            Op::Fence { block_only } => self.fence(block, w, active, *block_only),
+            Op::Fence => self.fence(block, w, active),
             Op::ActiveMask(d) => {
                 write(&mut block.warps[w].registers[*d as usize], &[u64::from(active); 32], active)
             }
@@ -189,7 +191,7 @@ impl Machine<'_> {
                 match b {
                     Some(b) => {
                         let b = self.value(block, w, b);
-                        let part = crate::ir::Convert { to: c.to.half().unwrap_or(c.to), ..*c };
+                        let part = Convert { to: c.to.half().unwrap_or(c.to), ..*c };
                         for lane in lanes_of(active) {
                             out[lane] = (convert(&part, a[lane]) << 16) | convert(&part, b[lane]);
                         }
@@ -223,102 +225,6 @@ impl Machine<'_> {
         }
         Ok(())
     }
-
-    /// The lanes of an operand that is no predicate.
-    pub(super) fn value<'b>(&'b self, block: &'b Block, w: usize, operand: &Operand) -> &'b Lanes {
-        let warp = &block.warps[w];
-        match *operand {
-            Operand::Reg(register) | Operand::Not(register) => &warp.registers[register as usize],
-            Operand::Const(index) => &self.constants[index as usize],
-            Operand::Variable(index) => &self.variables[index as usize],
-            Operand::Special(special) => &warp.special[special.index()],
-            // Every number has become a constant.
-            Operand::Imm(_) => &ZEROS,
-        }
-    }
-
-    /// The lanes whose predicate is set.
-    pub(super) fn predicate(&self, block: &Block, w: usize, operand: &Operand) -> u32 {
-        let set = bits(self.value(block, w, operand));
-        match operand {
-            Operand::Not(_) => !set,
-            Operand::Imm(value) => 0u32.wrapping_sub((value & 1) as u32),
-            _ => set,
-        }
-    }
-
-    /// The registers that the hardware fills when a block begins.
-    pub(super) fn fill_special(&self, block: &mut Block) {
-        for w in 0..block.warps.len() {
-            let all: Vec<Lanes> = Special::ALL
-                .iter()
-                .map(|&special| self.special(block, &block.warps[w], special))
-                .collect();
-            block.warps[w].special = all;
-        }
-    }
-
-    fn special(&self, block: &Block, warp: &Warp, special: Special) -> Lanes {
-        let each = |f: fn(u32) -> u32| std::array::from_fn(|lane| u64::from(f(lane as u32)));
-        let all = |value: u64| [value; 32];
-        match special {
-            Special::Tid(axis) => warp.tid[usize::from(axis)],
-            Special::Ntid(axis) => all(self.grid.threads[usize::from(axis)].into()),
-            Special::Ctaid(axis) => all(block.at[usize::from(axis)].into()),
-            Special::Nctaid(axis) => all(self.grid.blocks[usize::from(axis)].into()),
-            Special::Lane => each(|lane| lane),
-            Special::Warp => all(warp.index as u64),
-            Special::WarpCount => all(block.warps.len() as u64),
-            Special::WarpSize => all(32),
-            Special::MaskLt => each(|lane| (1 << lane) - 1),
-            Special::MaskLe => each(|lane| ((2u64 << lane) - 1) as u32),
-            Special::MaskGt => each(|lane| (u64::from(u32::MAX) << (lane + 1)) as u32),
-            Special::MaskGe => each(|lane| u32::MAX << lane),
-            Special::MaskEq => each(|lane| 1 << lane),
-            Special::Sm => all(u64::from(block.index) % 8),
-            Special::SmCount => all(8),
-            Special::DynamicShared => all(self.grid.dynamic_shared as u64),
-            Special::DynamicStart => all(self.kernel.static_shared as u64),
-            Special::TotalShared => all(block.shared.data.len() as u64),
-            Special::Clock => all(block.executed),
-        }
-    }
-
-    /// Addresses in shared and local memory have 32 bits, and wrap there.
-    pub(super) fn addresses(
-        &self,
-        block: &Block,
-        w: usize,
-        address: &Address,
-        space: Space,
-    ) -> Lanes {
-        let base = self.value(block, w, &address.base);
-        match space {
-            Space::Shared | Space::Local => base.map(|v| {
-                let sum = v.wrapping_add(address.offset);
-                if v <= u64::from(u32::MAX) { sum & 0xffff_ffff } else { sum }
-            }),
-            _ => base.map(|v| v.wrapping_add(address.offset)),
-        }
-    }
-}
-
-static ZEROS: Lanes = [0; 32];
-
-/// Writes the active lanes of a register.
-pub(super) fn write(register: &mut Lanes, values: &Lanes, active: u32) {
-    if active == u32::MAX {
-        *register = *values;
-        return;
-    }
-    for (lane, slot) in register.iter_mut().enumerate() {
-        *slot = if active >> lane & 1 == 1 { values[lane] } else { *slot };
-    }
-}
-
-/// The lanes whose predicate is set.
-pub(super) fn bits(predicate: &Lanes) -> u32 {
-    predicate.iter().enumerate().fold(0, |all, (lane, v)| all | (u32::from(v & 1 == 1) << lane))
 }
 
 fn spread(set: u32, yes: u64) -> Lanes {

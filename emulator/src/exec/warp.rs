@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::Random;
 use super::clock::Knowledge;
 use super::known::ByteSet;
+use super::random::Random;
 use crate::ir::{Kernel, Lanes};
 
 /// Lanes that stand at one instruction.

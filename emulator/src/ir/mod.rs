@@ -1,12 +1,14 @@
 //! What a kernel is decoded to, once, when its module is loaded. The executor never looks at text.
 
 mod op;
+mod space;
 mod special;
 mod ty;
 
 use std::sync::Arc;
 
 pub(crate) use op::*;
+pub(crate) use space::*;
 pub(crate) use special::Special;
 pub(crate) use ty::Ty;
 

@@ -1,6 +1,8 @@
 //! Operations and their operands.
 
-use super::{Special, Ty};
+use super::space::Space;
+use super::special::Special;
+use super::ty::Ty;
 
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,16 +16,6 @@ pub(crate) enum Operand {
     Special(Special),
     /// The address of a variable of the module.
     Variable(u32),
-}
-
-/// The memory that an instruction addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Space {
-    Global,
-    Shared,
-    Local,
-    Param,
-    Generic,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -362,7 +354,7 @@ pub(crate) enum Op {
     CopyAsync(CopyAsync),
     CopyCommit,
     CopyWait(Option<Operand>),
-    Fence { block_only: bool },
+    Fence,
     Nothing,
     Unsupported(Box<str>),
 }

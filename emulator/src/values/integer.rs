@@ -1,6 +1,5 @@
 //! Integer and bit operations on values of up to 64 bits.
 
-use crate::exec::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::ir::{Alu, Lanes, PrmtMode, Space, Ty};
 
 macro_rules! map {
@@ -84,34 +83,16 @@ pub(super) fn integer(op: Alu, ty: Ty, s: [&Lanes; 4]) -> Option<Lanes> {
         Alu::Sad => map!(x, y, z => z.wrapping_add((x & mask).abs_diff(y & mask)) & mask),
         Alu::Dp4a => map!(x, y, z => dot4(ty, x, y, z)),
         Alu::AddressOf(space) => {
-            let base = window(space);
+            let base = space.window();
             map!(x => x.wrapping_add(base))
         }
         Alu::AddressIn(space) => {
-            let base = window(space);
+            let base = space.window();
             map!(x => x.wrapping_sub(base))
         }
-        Alu::IsSpace(space) => map!(x => u64::from(space_of(x) == space)),
+        Alu::IsSpace(space) => map!(x => u64::from(Space::of(x) == space)),
         _ => return None,
     })
-}
-
-/// Where a space begins among the generic addresses.
-fn window(space: Space) -> u64 {
-    match space {
-        Space::Shared => SHARED_WINDOW,
-        Space::Local => LOCAL_WINDOW,
-        Space::Param => PARAM_WINDOW,
-        Space::Global | Space::Generic => 0,
-    }
-}
-
-/// The space that a generic address lies in.
-pub(crate) fn space_of(address: u64) -> Space {
-    [Space::Shared, Space::Local, Space::Param]
-        .into_iter()
-        .find(|&space| address.wrapping_sub(window(space)) < WINDOW_BYTES)
-        .unwrap_or(Space::Global)
 }
 
 fn high(ty: Ty, x: u64, y: u64) -> u64 {

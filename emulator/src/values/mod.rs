@@ -14,5 +14,4 @@ pub(crate) use carry::with_carry;
 pub(crate) use compare::{compare, compare_packed};
 pub(crate) use convert::convert;
 pub(crate) use float::{narrow, widen};
-pub(crate) use integer::space_of;
 pub(crate) use matrix::{multiply, transpose_rows};
