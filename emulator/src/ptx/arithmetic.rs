@@ -1,6 +1,7 @@
 //! The opcodes that compute: registers in, registers out.
 
-use super::decode::{Decoder, Result};
+use super::decoder::Decoder;
+use super::error::Result;
 use super::syntax::Raw;
 use crate::ir::{
     Alu, Carry, CarryOp, Cmp, Compare, Convert, FloatClass, Logic, Op, Operand, PrmtMode, Rounding,

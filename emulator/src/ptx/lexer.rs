@@ -1,6 +1,6 @@
 //! PTX text in words, numbers and marks.
 
-use super::LoadError;
+use super::error::{LoadError, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Token<'a> {
@@ -18,7 +18,7 @@ pub(super) struct Placed<'a> {
     pub(super) start: usize,
 }
 
-pub(super) fn tokens(source: &str) -> Result<Vec<Placed<'_>>, LoadError> {
+pub(super) fn tokens(source: &str) -> Result<Vec<Placed<'_>>> {
     let bytes = source.as_bytes();
     let mut out = Vec::with_capacity(bytes.len() / 5);
     let (mut at, mut line) = (0, 1u32);

@@ -4,14 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::LoadError;
 use super::decode::decode;
+use super::error::{LoadError, Result};
 use super::names::{Place, Scope};
 use super::statement::parse;
 use super::syntax::{Declaration, Function, Loc, Raw, RawInstruction, RawModule, Statement};
 use crate::ir::{Guard, Instruction, Kernel, Location, Module, Op, Operand, Param, Variable};
-
-type Result<T> = std::result::Result<T, LoadError>;
 
 /// Reads a module.
 pub(crate) fn load(source: &str) -> Result<Module> {

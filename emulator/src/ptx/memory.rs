@@ -1,6 +1,8 @@
 //! The opcodes that reach memory, and the matrix product.
 
-use super::decode::{Decoder, Result};
+use super::decoder::Decoder;
+use super::error::Result;
+use super::syntax::Raw;
 use crate::ir::{
     Access, Atomic, AtomicOp, Collective, CopyAsync, MmaShape, Op, Operand, Space, Transfer, Ty,
 };
@@ -80,8 +82,8 @@ fn copy_async(d: &Decoder<'_, '_>) -> Result<Op> {
     let fourth = if d.len() > 3 && !d.has("L2::cache_hint") { Some(d.operand(3)?) } else { None };
     // The fourth operand is a size in a 32-bit register, or a predicate.
     let predicate = match d.raw.operands.get(3) {
-        Some(super::syntax::Raw::Name(name)) => name.starts_with("%p"),
-        Some(super::syntax::Raw::Negated(_)) => true,
+        Some(Raw::Name(name)) => name.starts_with("%p"),
+        Some(Raw::Negated(_)) => true,
         _ => false,
     };
     let (from_bytes, ignore) = if predicate { (None, fourth) } else { (fourth, None) };

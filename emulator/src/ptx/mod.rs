@@ -2,7 +2,10 @@
 //! instructions, with every call inlined.
 
 mod arithmetic;
+mod control;
 mod decode;
+mod decoder;
+mod error;
 mod lexer;
 mod lower;
 mod memory;
@@ -15,6 +18,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use crate::ir::Module;
+
+pub use error::LoadError;
 
 /// Reads a module. Tests load the same ones over and over: each is read once.
 pub(crate) fn load(source: &str) -> Result<Arc<Module>, LoadError> {
@@ -32,20 +37,4 @@ pub(crate) fn load(source: &str) -> Result<Arc<Module>, LoadError> {
     }
     known.insert(source.to_owned(), module.clone());
     Ok(module)
-}
-
-/// Why a module cannot be loaded.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("PTX line {line}: {message}")]
-pub struct LoadError {
-    /// The line of the PTX text, counted from 1.
-    pub line: u32,
-    /// What is wrong there, with the instruction or name it is about.
-    pub message: String,
-}
-
-impl LoadError {
-    fn new(line: u32, message: impl Into<String>) -> Self {
-        Self { line, message: message.into() }
-    }
 }

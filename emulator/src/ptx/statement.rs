@@ -1,11 +1,9 @@
 //! From tokens to statements.
 
-use super::LoadError;
+use super::error::{LoadError, Result};
 use super::lexer::{Placed, Token, number, tokens};
 use super::syntax::{Declaration, Function, Loc, Raw, RawInstruction, RawModule, Statement};
 use crate::ir::Ty;
-
-type Result<T> = std::result::Result<T, LoadError>;
 
 struct Parser<'a> {
     source: &'a str,
