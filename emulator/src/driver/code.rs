@@ -1,6 +1,9 @@
-//! The driver's answers.
+//! The result codes of the driver API.
 
 use std::ffi::CStr;
+
+use crate::device::LaunchError;
+use crate::fault::FaultKind;
 
 /// A `CUresult`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +15,7 @@ macro_rules! codes {
             $(pub(super) const $name: Code = Code($value);)*
         }
 
-        /// The name of an answer, and what it says.
+        /// Returns the name and the text of a code.
         pub(super) fn describe(code: i32) -> Option<(&'static CStr, &'static CStr)> {
             const fn c(text: &'static str) -> &'static CStr {
                 match CStr::from_bytes_with_nul(text.as_bytes()) {
@@ -42,7 +45,8 @@ codes! {
     ERROR_INVALID_CONTEXT = 201, "invalid device context";
     ERROR_NO_BINARY_FOR_GPU = 209, "no kernel image is available for execution on the device";
     ERROR_INVALID_PTX = 218, "a PTX JIT compilation failed";
-    ERROR_UNSUPPORTED_PTX_VERSION = 222, "the provided PTX was compiled with an unsupported toolchain.";
+    ERROR_UNSUPPORTED_PTX_VERSION = 222,
+        "the provided PTX was compiled with an unsupported toolchain.";
     ERROR_FILE_NOT_FOUND = 301, "file not found";
     ERROR_INVALID_HANDLE = 400, "invalid resource handle";
     ERROR_ILLEGAL_STATE = 401, "the operation cannot be performed in the present state";
@@ -56,26 +60,53 @@ codes! {
     ERROR_LAUNCH_FAILED = 719, "unspecified launch failure";
     ERROR_NOT_SUPPORTED = 801, "operation not supported";
     ERROR_STREAM_CAPTURE_UNSUPPORTED = 900, "operation not permitted when stream is capturing";
-    ERROR_STREAM_CAPTURE_INVALIDATED = 901, "operation failed due to a previous error during capture";
-    ERROR_STREAM_CAPTURE_MERGE = 902, "operation would result in a merge of separate capture sequences";
+    ERROR_STREAM_CAPTURE_INVALIDATED = 901,
+        "operation failed due to a previous error during capture";
+    ERROR_STREAM_CAPTURE_MERGE = 902,
+        "operation would result in a merge of separate capture sequences";
     ERROR_STREAM_CAPTURE_UNMATCHED = 903, "capture was not ended in the same stream as it began";
     ERROR_STREAM_CAPTURE_UNJOINED = 904, "capturing stream has unjoined work";
     ERROR_STREAM_CAPTURE_ISOLATION = 905, "dependency created on uncaptured work in another stream";
-    ERROR_STREAM_CAPTURE_IMPLICIT = 906, "operation would make the legacy stream depend on a capturing blocking stream";
-    ERROR_CAPTURED_EVENT = 907, "operation not permitted on an event last recorded in a capturing stream";
-    ERROR_STREAM_CAPTURE_WRONG_THREAD = 908, "attempt to terminate a thread-local capture sequence from another thread";
+    ERROR_STREAM_CAPTURE_IMPLICIT = 906,
+        "operation would make the legacy stream depend on a capturing blocking stream";
+    ERROR_CAPTURED_EVENT = 907,
+        "operation not permitted on an event last recorded in a capturing stream";
+    ERROR_STREAM_CAPTURE_WRONG_THREAD = 908,
+        "attempt to terminate a thread-local capture sequence from another thread";
 }
 
 impl Code {
-    /// What one of the C functions has answered.
+    /// Returns the result that a C function has returned as a code.
     pub(super) fn of(answer: i32) -> Result<()> {
         if answer == 0 { Ok(()) } else { Err(Self(answer)) }
     }
 }
 
+impl From<&LaunchError> for Code {
+    /// Returns the code with which a driver reports such a launch.
+    fn from(error: &LaunchError) -> Self {
+        let faults = match error {
+            LaunchError::Faults(faults) => faults,
+            LaunchError::Grid { resources: true, .. } => {
+                return Self::ERROR_LAUNCH_OUT_OF_RESOURCES;
+            }
+            LaunchError::UnknownKernel(_) => return Self::ERROR_INVALID_HANDLE,
+            _ => return Self::ERROR_INVALID_VALUE,
+        };
+        let code = |kind| match kind {
+            FaultKind::OutOfBounds | FaultKind::UseAfterFree => Some(Self::ERROR_ILLEGAL_ADDRESS),
+            FaultKind::Misaligned => Some(Self::ERROR_MISALIGNED_ADDRESS),
+            FaultKind::StepLimit => Some(Self::ERROR_LAUNCH_TIMEOUT),
+            FaultKind::UnknownOpcode => Some(Self::ERROR_ILLEGAL_INSTRUCTION),
+            _ => None,
+        };
+        faults.iter().find_map(|fault| code(fault.kind)).unwrap_or(Self::ERROR_LAUNCH_FAILED)
+    }
+}
+
 pub(super) type Result<T> = std::result::Result<T, Code>;
 
-/// What the C function returns.
+/// Returns the code of a result, as the C functions return it.
 pub(super) fn answer(result: Result<()>) -> i32 {
     match result {
         Ok(()) => Code::SUCCESS.0,

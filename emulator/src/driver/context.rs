@@ -4,28 +4,31 @@
 
 use std::ffi::{c_char, c_int, c_uint};
 
-use super::api;
+use super::api::api;
 use super::code::{Code, describe};
 use super::host::{put, put_text, size};
 use super::state::{CONTEXT, Driver, set_context, with};
 use crate::device::MAX_THREADS;
 
 const NAME: &str = "bagdot emulator";
-/// Multiprocessors, as many as kernels see in `%nsmid`.
+/// The number of multiprocessors, which kernels see in `%nsmid`.
 pub(super) const SM_COUNT: i32 = 8;
-/// What kernels may have without asking for more.
-pub(super) const PLAIN_SHARED: usize = 48 * 1024;
+/// Bytes of shared memory that a block may have without opting in to more.
+pub(super) const DEFAULT_SHARED: usize = 48 * 1024;
 
-/// What a multiprocessor has, by compute capability.
+/// The resources of a multiprocessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// Bytes of shared memory that one block may have. The multiprocessor has 1024 more.
+    /// Bytes of shared memory that one block may have. The multiprocessor has [`RESERVED`] more.
     pub(super) block_shared: usize,
+    /// The most threads of all resident blocks together.
     pub(super) threads: usize,
+    /// The most resident blocks.
     pub(super) blocks: usize,
 }
 
 impl Limits {
+    /// Returns the limits of a compute capability, times ten.
     pub(super) fn of(capability: u32) -> Self {
         let (block_shared, threads, blocks) = match capability {
             ..=79 => (64 << 10, 1024, 16),
@@ -39,7 +42,8 @@ impl Limits {
         Self { block_shared, threads, blocks }
     }
 
-    /// How many blocks fit a multiprocessor, as far as threads and shared memory decide.
+    /// Returns the number of blocks that fit on a multiprocessor, as far as threads and shared memory
+    /// limit it. Registers do not: the emulator does not count them.
     pub(super) fn resident_blocks(self, threads: usize, shared: usize) -> usize {
         if threads == 0 || threads > MAX_THREADS as usize || shared > self.block_shared {
             return 0;
@@ -49,41 +53,44 @@ impl Limits {
     }
 }
 
-/// Shared memory that the system keeps of every block.
+/// Bytes of shared memory that the system reserves for each block.
 const RESERVED: usize = 1024;
 
+/// Returns the value of a `CUdevice_attribute`.
 fn attribute(driver: &Driver, attribute: c_int) -> i32 {
     let limits = driver.limits();
     match attribute {
-        1..=3 => MAX_THREADS as i32, // threads of a block, and of it in x and y
-        4 => 64,
-        5 => i32::MAX, // blocks in x
-        6 | 7 => 65535,
-        8 => PLAIN_SHARED as i32,
+        1..=3 => MAX_THREADS as i32, // threads of a block; its extents in x and y
+        4 => 64,                     // extent of a block in z
+        5 => i32::MAX,               // blocks of a grid in x
+        6 | 7 => 65535,              // blocks of a grid in y and z
+        8 => DEFAULT_SHARED as i32,  // shared memory of a block
         9 => 64 << 10,               // constant memory
         10 => 32,                    // lanes of a warp
-        12 | 82 => 65536,            // registers of a block, of a multiprocessor
+        12 | 82 => 65536,            // registers of a block, and of a multiprocessor
         13 => 1_000_000,             // clock rate in kHz
         14 => 512,                   // alignment of textures
         16 => SM_COUNT,              // multiprocessors
-        31 | 41 | 40 => 1,           // concurrent kernels, unified addresses, copy engines
-        36 => 1_000_000,             // memory clock in kHz
+        31 | 40 | 41 => 1,           // concurrent kernels, copy engines, unified addresses
+        36 => 1_000_000,             // memory clock rate in kHz
         37 => 4096,                  // bits of the memory bus
         38 => 32 << 20,              // level 2 cache
         39 => limits.threads as i32, // threads of a multiprocessor
         75 => (driver.settings.capability / 10) as i32,
         76 => (driver.settings.capability % 10) as i32,
-        78 | 95 | 96 => 1, // stream priorities, cooperative launches
-        81 => (limits.block_shared + RESERVED) as i32,
-        97 => limits.block_shared as i32,
-        106 => limits.blocks as i32, // blocks of a multiprocessor
-        111 => 1024,                 // reserved shared memory of a block
-        115 => 1,                    // memory pools
+        78 => 1,                                       // stream priorities
+        95 | 96 => 1,                                  // cooperative launches
+        81 => (limits.block_shared + RESERVED) as i32, // shared memory of a multiprocessor
+        97 => limits.block_shared as i32,              // shared memory that a block may opt in to
+        106 => limits.blocks as i32,                   // blocks of a multiprocessor
+        111 => RESERVED as i32,                        // reserved shared memory of a block
+        115 => 1,                                      // memory pools
         _ => 0,
     }
 }
 
 impl Driver {
+    /// Returns the limits of the devices.
     pub(super) fn limits(&self) -> Limits {
         Limits::of(self.settings.capability)
     }
@@ -106,7 +113,12 @@ api! {
         put(version, with(|d| d.settings.version))
     }
     fn cuDeviceGetCount(count: *mut c_int) {
-        with(|d| if d.initialised { put(count, d.gpus.len() as i32) } else { Err(Code::ERROR_NOT_INITIALIZED) })
+        with(|d| {
+            if !d.initialised {
+                return Err(Code::ERROR_NOT_INITIALIZED);
+            }
+            put(count, d.gpus.len() as i32)
+        })
     }
     fn cuDeviceGet(device: *mut c_int, ordinal: c_int) {
         with(|d| d.device(ordinal).and_then(|_| put(device, ordinal)))
@@ -193,9 +205,11 @@ api! {
         Ok(())
     }
     fn cuGetErrorName(code: c_int, text: *mut *const c_char) {
-        describe(code).ok_or(Code::ERROR_INVALID_VALUE).and_then(|(name, _)| put(text, name.as_ptr()))
+        let (name, _) = describe(code).ok_or(Code::ERROR_INVALID_VALUE)?;
+        put(text, name.as_ptr())
     }
     fn cuGetErrorString(code: c_int, text: *mut *const c_char) {
-        describe(code).ok_or(Code::ERROR_INVALID_VALUE).and_then(|(_, message)| put(text, message.as_ptr()))
+        let (_, message) = describe(code).ok_or(Code::ERROR_INVALID_VALUE)?;
+        put(text, message.as_ptr())
     }
 }

@@ -1,4 +1,4 @@
-//! What tests ask of the driver beyond the driver API.
+//! The functions that tests call besides the driver API.
 
 use std::ffi::{c_char, c_int};
 use std::fmt::Write;
@@ -6,9 +6,10 @@ use std::fmt::Write;
 use super::code::{Code, answer};
 use super::host::put_text;
 use super::state::{Settings, begin, end, with};
+use crate::counters::Counts;
 use crate::exec::Schedule;
 
-/// What a test may set, as a number of the C interface.
+/// A setting that a test may change, as a number of the C interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(crate) enum Setting {
@@ -63,6 +64,7 @@ impl Setting {
     }
 }
 
+/// Changes a setting.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_set(setting: c_int, value: u64) -> c_int {
     let known = Setting::ALL.into_iter().find(|s| *s as i32 == setting);
@@ -74,20 +76,20 @@ extern "C" fn bagdot_emulator_set(setting: c_int, value: u64) -> c_int {
     }))
 }
 
-/// Gives the calling thread a driver of its own. Answers with its number.
+/// Begins a driver for the calling thread alone. Returns its number.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_begin() -> u64 {
     begin()
 }
 
-/// Ends a driver that has begun; the calling thread is back with the driver that all share.
+/// Ends a driver that has begun. The calling thread is back with the shared driver.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_end(number: u64) {
     end(number);
 }
 
-/// Forgets all memory, modules, streams, errors and counters. Settings stay, or go back to what
-/// they were at the start.
+/// Forgets all memory, modules, streams, errors and counters. If `settings_too` is not 0, the
+/// settings go back to their defaults.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_reset(settings_too: c_int) {
     with(|d| {
@@ -98,8 +100,8 @@ extern "C" fn bagdot_emulator_reset(settings_too: c_int) {
     });
 }
 
-/// What has gone wrong since the last reset, a line for each thing. Answers with the room that the
-/// text needs.
+/// Writes what has gone wrong since the last reset, a line for each thing. Returns the bytes that
+/// the text needs.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_report(to: *mut c_char, room: usize) -> usize {
     with(|d| {
@@ -108,7 +110,7 @@ extern "C" fn bagdot_emulator_report(to: *mut c_char, room: usize) -> usize {
     })
 }
 
-/// Bytes of device memory in use. Frees that wait in streams have not happened.
+/// Returns the bytes of device memory in use. Frees that wait in streams have not happened yet.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_used_bytes(device: c_int) -> usize {
     with(|d| {
@@ -116,19 +118,17 @@ extern "C" fn bagdot_emulator_used_bytes(device: c_int) -> usize {
     })
 }
 
-/// The counters of the kernels that were launched, as lines of fields that tabs separate: a kernel,
-/// its blocks, its source lines.
+/// Writes the counters of the kernels that were launched, as lines of fields between tabs: a line
+/// for the kernel, one for its blocks, and one for each of its source lines.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_counters(to: *mut c_char, room: usize) -> usize {
     let text = with(|d| {
         let mut text = String::new();
         for kernel in d.gpus.iter().flat_map(|gpu| gpu.device.counters()) {
-            let fields = |counts: &crate::counters::Counts| {
-                counts.fields().map(|n| n.to_string()).join("\t")
-            };
+            let fields = |counts: &Counts| counts.fields().map(|n| n.to_string()).join("\t");
             let blocks: Vec<String> =
                 kernel.block_instructions.iter().map(ToString::to_string).collect();
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             _ = writeln!(
                 text,
                 "kernel\t{}\t{}\t{}",
@@ -146,8 +146,8 @@ extern "C" fn bagdot_emulator_counters(to: *mut c_char, room: usize) -> usize {
     put_text(to, room, &text)
 }
 
-/// How often each function of the driver API was called: a line for each, name and number, with a
-/// tab between them.
+/// Writes the number of calls of each function of the driver API: a line for each, its name and the
+/// number with a tab between them.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_calls(to: *mut c_char, room: usize) -> usize {
     let text = with(|d| {
@@ -156,6 +156,7 @@ extern "C" fn bagdot_emulator_calls(to: *mut c_char, room: usize) -> usize {
     put_text(to, room, &text)
 }
 
+/// Sets all counters to zero.
 #[unsafe(no_mangle)]
 extern "C" fn bagdot_emulator_reset_counters() {
     with(|d| {

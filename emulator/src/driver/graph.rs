@@ -1,11 +1,11 @@
-//! Graphs.
+//! Graphs: instantiating and launching them.
 
 #![allow(non_snake_case, reason = "the names of the driver API")]
 
 use std::ffi::{c_uint, c_ulonglong};
 use std::sync::Arc;
 
-use super::api;
+use super::api::api;
 use super::code::Code;
 use super::host::put;
 use super::state::with;
@@ -41,7 +41,7 @@ api! {
     fn cuGraphUpload(executable: u64, stream: u64) {
         with(|d| {
             d.stream(stream)?;
-            if d.executables.contains_key(&executable) { Ok(()) } else { Err(Code::ERROR_INVALID_HANDLE) }
+            d.executables.get(&executable).map(|_| ()).ok_or(Code::ERROR_INVALID_HANDLE)
         })
     }
     fn cuGraphDestroy(graph: u64) {
@@ -53,8 +53,11 @@ api! {
     fn cuGraphGetNodes(graph: u64, nodes: *mut u64, count: *mut usize) {
         with(|d| {
             let graph = d.graphs.get(&graph).ok_or(Code::ERROR_INVALID_HANDLE)?;
-            // Only the number is answered.
-            if nodes.is_null() { put(count, graph.nodes.len()) } else { Err(Code::ERROR_NOT_SUPPORTED) }
+            // The nodes themselves have no handles, only their number is known.
+            if !nodes.is_null() {
+                return Err(Code::ERROR_NOT_SUPPORTED);
+            }
+            put(count, graph.nodes.len())
         })
     }
     fn cuGraphDebugDotPrint(_graph: u64, _path: *const u8, _flags: c_uint) {

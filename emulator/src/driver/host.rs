@@ -1,10 +1,10 @@
-//! The host's memory and functions, which the driver gets as bare pointers.
+//! The host's memory and functions, which the driver is given as bare pointers.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use super::code::{Code, Result};
 
-/// Answers through a pointer of the caller's.
+/// Writes a result through a pointer of the caller.
 pub(super) fn put<T>(to: *mut T, value: T) -> Result<()> {
     if to.is_null() {
         return Err(Code::ERROR_INVALID_VALUE);
@@ -16,7 +16,7 @@ pub(super) fn put<T>(to: *mut T, value: T) -> Result<()> {
     Ok(())
 }
 
-/// Copies of the caller's bytes.
+/// Returns a copy of bytes of the caller.
 pub(super) fn bytes_at(from: *const c_void, count: usize) -> Result<Vec<u8>> {
     if count == 0 {
         return Ok(vec![]);
@@ -30,7 +30,7 @@ pub(super) fn bytes_at(from: *const c_void, count: usize) -> Result<Vec<u8>> {
     Ok(unsafe { std::slice::from_raw_parts(from.cast::<u8>(), count) }.to_vec())
 }
 
-/// Writes bytes to where the caller asked for them.
+/// Writes bytes to memory of the caller.
 pub(super) fn write_bytes(to: *mut c_void, bytes: &[u8]) -> Result<()> {
     if bytes.is_empty() {
         return Ok(());
@@ -45,7 +45,7 @@ pub(super) fn write_bytes(to: *mut c_void, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A pointer out of the array of a launch's parameters.
+/// Returns a pointer from the array of a launch's parameters.
 pub(super) fn pointer_at(array: *const *const c_void, index: usize) -> Result<*const c_void> {
     if array.is_null() {
         return Err(Code::ERROR_INVALID_VALUE);
@@ -55,7 +55,7 @@ pub(super) fn pointer_at(array: *const *const c_void, index: usize) -> Result<*c
     Ok(unsafe { array.add(index).read() })
 }
 
-/// A number that the caller wants replaced.
+/// Returns the number that a pointer of the caller points to.
 pub(super) fn int_at(from: *const c_int) -> Result<c_int> {
     if from.is_null() {
         return Err(Code::ERROR_INVALID_VALUE);
@@ -64,7 +64,7 @@ pub(super) fn int_at(from: *const c_int) -> Result<c_int> {
     Ok(unsafe { from.read() })
 }
 
-/// A text of the caller's.
+/// Returns a copy of a text of the caller.
 pub(super) fn text_at(from: *const c_char) -> Result<Vec<u8>> {
     if from.is_null() {
         return Err(Code::ERROR_INVALID_VALUE);
@@ -74,11 +74,11 @@ pub(super) fn text_at(from: *const c_char) -> Result<Vec<u8>> {
     Ok(unsafe { CStr::from_ptr(from) }.to_bytes().to_vec())
 }
 
-/// The first four bytes of an image, before it is known to be a text.
+/// Returns the first four bytes of an image, which need not be a text.
 pub(super) fn magic_at(image: *const c_void) -> Result<[u8; 4]> {
     let mut magic = [0; 4];
     for (k, byte) in magic.iter_mut().enumerate() {
-        // Bytes behind the end of a text are not looked at.
+        // Bytes after the end of a text must not be read.
         *byte = bytes_at(image.wrapping_byte_add(k), 1)?[0];
         if *byte == 0 {
             break;
@@ -87,7 +87,7 @@ pub(super) fn magic_at(image: *const c_void) -> Result<[u8; 4]> {
     Ok(magic)
 }
 
-/// Memory for cuMemHostAlloc.
+/// Allocates memory for cuMemHostAlloc.
 pub(super) fn allocate(bytes: usize) -> Option<(*mut c_void, std::alloc::Layout)> {
     let layout = std::alloc::Layout::from_size_align(bytes.max(1), 4096).ok()?;
     // SAFETY: the layout's size is not zero.
@@ -95,7 +95,7 @@ pub(super) fn allocate(bytes: usize) -> Option<(*mut c_void, std::alloc::Layout)
     (!pointer.is_null()).then(|| (pointer.cast(), layout))
 }
 
-/// Gives back what [`allocate`] gave.
+/// Frees memory of [`allocate`].
 pub(super) fn deallocate(pointer: *mut c_void, layout: std::alloc::Layout) {
     // SAFETY: the driver calls this once for each pointer of `allocate` that is on its list, with
     // the layout that stands beside it, after all work that could name it.
@@ -107,19 +107,19 @@ pub(super) fn call(function: extern "C" fn(*mut c_void), data: *mut c_void) {
     function(data);
 }
 
-/// Puts a text into a buffer of `room` bytes, cut where it does not fit, with a zero at its end.
-/// Answers with the room it needs.
+/// Copies a text into a buffer of `room` bytes, with a zero at its end; a text that does not fit is
+/// cut. Returns the bytes that the whole text needs.
 pub(super) fn put_text(to: *mut c_char, room: usize, text: &str) -> usize {
     if room > 0 && !to.is_null() {
         let mut bytes = text.as_bytes()[..text.len().min(room - 1)].to_vec();
         bytes.push(0);
-        // A buffer that is null was excluded.
+        // This cannot fail: the buffer is not null.
         _ = write_bytes(to.cast(), &bytes);
     }
     text.len() + 1
 }
 
-/// A count that the API passes as an int.
+/// Returns a count that the API passes as an int.
 pub(super) fn size(count: c_int) -> usize {
     count.max(0) as usize
 }

@@ -3,21 +3,26 @@
 #![allow(non_snake_case, reason = "the names of the driver API")]
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::sync::Arc;
 
-use super::api;
+use super::api::api;
 use super::code::{Code, Result};
-use super::context::PLAIN_SHARED;
+use super::context::DEFAULT_SHARED;
 use super::host::{bytes_at, magic_at, pointer_at, put, size, text_at};
 use super::state::{Driver, Function, with};
-use super::work::{Work, code_of};
+use super::work::Work;
 use crate::device::MAX_THREADS;
 use crate::exec::Grid;
+use crate::ir::Kernel;
 
-/// What cubins and fatbins begin with.
+/// The first bytes of a cubin.
 const CUBIN: [u8; 4] = *b"\x7fELF";
+/// The first bytes of a fatbin.
 const FATBIN: [u8; 4] = 0xba55_ed50_u32.to_le_bytes();
 
 impl Driver {
+    /// Loads a PTX module into the current device, unless the device or the driver is too old for
+    /// it.
     fn load(&mut self, text: Vec<u8>) -> Result<u64> {
         let device = self.current()?;
         let text = String::from_utf8(text).map_err(|_| Code::ERROR_INVALID_IMAGE)?;
@@ -58,10 +63,18 @@ impl Driver {
         Ok(handle)
     }
 
+    /// Returns the function of a handle.
     pub(super) fn function(&self, function: u64) -> Result<Function> {
         self.functions.get(&function).copied().ok_or(Code::ERROR_INVALID_HANDLE)
     }
 
+    /// Returns the kernel of a function.
+    pub(super) fn kernel(&self, function: u64) -> Result<Arc<Kernel>> {
+        let f = self.function(function)?;
+        self.gpus[f.device].device.definition(f.kernel).ok_or(Code::ERROR_INVALID_HANDLE)
+    }
+
+    /// Enqueues a launch, with copies of its arguments.
     fn launch(
         &mut self,
         function: u64,
@@ -73,7 +86,7 @@ impl Driver {
         let f = self.function(function)?;
         let kernel = self.gpus[f.device].device.check(f.kernel, &grid).map_err(|error| {
             self.say(&error.to_string());
-            code_of(&error)
+            Code::from(&error)
         })?;
         if kernel.static_shared + grid.dynamic_shared > self.limits().block_shared {
             self.say(&format!(
@@ -83,7 +96,7 @@ impl Driver {
             return Err(Code::ERROR_INVALID_VALUE);
         }
         if grid.dynamic_shared
-            > f.dynamic_shared.max(PLAIN_SHARED.saturating_sub(kernel.static_shared))
+            > f.dynamic_shared.max(DEFAULT_SHARED.saturating_sub(kernel.static_shared))
         {
             self.say(&format!(
                 "{} is launched with {} bytes of dynamic shared memory without cuFuncSetAttribute",
@@ -105,7 +118,7 @@ api! {
             d.current()?;
             d.refuse_unsafe()?;
             let magic = magic_at(image)?;
-            // Machine code, of which the emulator runs none.
+            // The emulator does not run machine code.
             if magic == CUBIN || magic == FATBIN {
                 return Err(Code::ERROR_NO_BINARY_FOR_GPU);
             }
@@ -129,7 +142,7 @@ api! {
     fn cuModuleUnload(module: u64) {
         with(|d| {
             let (device, id) = d.modules.remove(&module).ok_or(Code::ERROR_INVALID_HANDLE)?;
-            // Its kernels may still wait in streams.
+            // Kernels of the module may still wait in streams.
             let outcome = d.drain_where(|s| s.device == device && s.capture.is_none());
             d.gpus[device].device.unload(id);
             outcome
@@ -145,12 +158,18 @@ api! {
             put(function, handle)
         })
     }
-    fn cuModuleGetGlobal_v2(address: *mut u64, bytes: *mut usize, module: u64, name: *const c_char) {
+    fn cuModuleGetGlobal_v2(
+        address: *mut u64,
+        bytes: *mut usize,
+        module: u64,
+        name: *const c_char,
+    ) {
         with(|d| {
             let (device, id) = *d.modules.get(&module).ok_or(Code::ERROR_INVALID_HANDLE)?;
             let name = String::from_utf8(text_at(name)?).map_err(|_| Code::ERROR_NOT_FOUND)?;
-            let (at, length) = d.gpus[device].device.variable(id, &name).ok_or(Code::ERROR_NOT_FOUND)?;
-            // Either may be null where only the other is wanted.
+            let variable = d.gpus[device].device.variable(id, &name);
+            let (at, length) = variable.ok_or(Code::ERROR_NOT_FOUND)?;
+            // A caller that wants one of the two only passes null for the other.
             _ = put(bytes, length);
             _ = put(address, at);
             Ok(())
@@ -158,9 +177,8 @@ api! {
     }
     fn cuFuncGetAttribute(value: *mut c_int, attribute: c_int, function: u64) {
         with(|d| {
-            let f = d.function(function)?;
-            let kernel = d.gpus[f.device].device.definition(f.kernel).ok_or(Code::ERROR_INVALID_HANDLE)?;
-            let plain = PLAIN_SHARED.saturating_sub(kernel.static_shared);
+            let (f, kernel) = (d.function(function)?, d.kernel(function)?);
+            let plain = DEFAULT_SHARED.saturating_sub(kernel.static_shared);
             put(value, match attribute {
                 0 => kernel.max_threads.unwrap_or(MAX_THREADS as usize) as i32,
                 1 => kernel.static_shared as i32,
@@ -175,8 +193,7 @@ api! {
     }
     fn cuFuncSetAttribute(function: u64, attribute: c_int, value: c_int) {
         with(|d| {
-            let f = d.function(function)?;
-            let kernel = d.gpus[f.device].device.definition(f.kernel).ok_or(Code::ERROR_INVALID_HANDLE)?;
+            let kernel = d.kernel(function)?;
             if attribute == 8 {
                 if value < 0 || kernel.static_shared + size(value) > d.limits().block_shared {
                     return Err(Code::ERROR_INVALID_VALUE);
@@ -190,20 +207,47 @@ api! {
         with(|d| d.function(function).map(|_| ()))
     }
     fn cuLaunchKernel(
-        function: u64, x: c_uint, y: c_uint, z: c_uint, tx: c_uint, ty: c_uint, tz: c_uint, shared: c_uint, stream: u64,
-        params: *const *const c_void, extra: *const *const c_void,
+        function: u64,
+        x: c_uint,
+        y: c_uint,
+        z: c_uint,
+        tx: c_uint,
+        ty: c_uint,
+        tz: c_uint,
+        shared: c_uint,
+        stream: u64,
+        params: *const *const c_void,
+        extra: *const *const c_void,
     ) {
         if !extra.is_null() {
             return Err(Code::ERROR_NOT_SUPPORTED);
         }
-        let grid = Grid { blocks: [x, y, z], threads: [tx, ty, tz], dynamic_shared: shared as usize, cooperative: false };
+        let grid = Grid {
+            blocks: [x, y, z],
+            threads: [tx, ty, tz],
+            dynamic_shared: shared as usize,
+            cooperative: false,
+        };
         with(|d| d.launch(function, grid, stream, params))
     }
     fn cuLaunchCooperativeKernel(
-        function: u64, x: c_uint, y: c_uint, z: c_uint, tx: c_uint, ty: c_uint, tz: c_uint, shared: c_uint, stream: u64,
+        function: u64,
+        x: c_uint,
+        y: c_uint,
+        z: c_uint,
+        tx: c_uint,
+        ty: c_uint,
+        tz: c_uint,
+        shared: c_uint,
+        stream: u64,
         params: *const *const c_void,
     ) {
-        let grid = Grid { blocks: [x, y, z], threads: [tx, ty, tz], dynamic_shared: shared as usize, cooperative: true };
+        let grid = Grid {
+            blocks: [x, y, z],
+            threads: [tx, ty, tz],
+            dynamic_shared: shared as usize,
+            cooperative: true,
+        };
         with(|d| d.launch(function, grid, stream, params))
     }
 }

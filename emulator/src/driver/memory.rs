@@ -1,13 +1,14 @@
-//! Memory, copies and fills.
+//! Device memory and pinned memory, copies and fills.
 
 #![allow(non_snake_case, reason = "the names of the driver API")]
 
 use std::ffi::{c_uint, c_ushort, c_void};
 
-use super::api;
+use super::api::api;
 use super::code::{Code, Result};
-use super::host::{bytes_at, put};
+use super::host::{allocate, bytes_at, deallocate, put};
 use super::state::{Driver, with};
+use super::transit::Pinned;
 use super::work::{HostPointer, Work};
 
 fn host_pointer(pointer: *const c_void) -> HostPointer {
@@ -15,6 +16,7 @@ fn host_pointer(pointer: *const c_void) -> HostPointer {
 }
 
 impl Driver {
+    /// Allocates memory of the current device.
     pub(super) fn allocate(&mut self, bytes: usize) -> Result<u64> {
         let device = self.current()?;
         if bytes == 0 {
@@ -22,7 +24,7 @@ impl Driver {
         }
         let limit = self.settings.memory_bytes;
         if self.gpus[device].device.used().saturating_add(bytes) > limit {
-            // Frees may wait in the streams.
+            // Frees may still wait in the streams.
             self.drain_where(|s| s.device == device && s.capture.is_none())?;
         }
         if self.gpus[device].device.used().saturating_add(bytes) > limit {
@@ -31,7 +33,7 @@ impl Driver {
         Ok(self.gpus[device].device.allocate(bytes))
     }
 
-    /// A copy or fill that names no memory is refused at once.
+    /// Refuses a copy or fill at once whose device memory is not inside one allocation.
     fn check(&mut self, address: u64, bytes: usize) -> Result<()> {
         let device = self.current()?;
         let outcome = self.gpus[device].device.holds(address, bytes);
@@ -67,7 +69,7 @@ impl Driver {
         let pointer = host_pointer(to);
         let pinned = self.pinned_at(pointer, bytes);
         self.enqueue(stream, Work::ToHost { to: pointer, from, bytes, pinned })?;
-        // Into pageable memory the copy is made before the call returns.
+        // A copy into pageable memory is made before the call returns.
         if pinned.is_none() && self.streams[&stream].capture.is_none() {
             self.synchronize(stream)
         } else {
@@ -96,6 +98,31 @@ impl Driver {
         self.check(from, bytes)?;
         self.enqueue(stream, Work::Copy { to, from, bytes })
     }
+
+    /// Allocates pinned memory.
+    fn pin(&mut self, bytes: usize) -> Result<*mut c_void> {
+        let (fresh, layout) = allocate(bytes).ok_or(Code::ERROR_OUT_OF_MEMORY)?;
+        let serial = self.handle();
+        self.pinned.insert(fresh.expose_provenance(), Pinned { layout, serial });
+        Ok(fresh)
+    }
+
+    /// Frees pinned memory, after all work that could use it.
+    fn unpin(&mut self, pointer: *mut c_void) -> Result<()> {
+        let start = pointer.expose_provenance();
+        let layout = self.pinned.get(&start).ok_or(Code::ERROR_INVALID_VALUE)?.layout;
+        self.abandon(&(start..start + layout.size()));
+        let outcome = self.drain_where(|s| s.capture.is_none());
+        if outcome.is_err() {
+            // A device that has failed does not do the rest of its work, which must not stay either.
+            self.streams
+                .values_mut()
+                .for_each(|s| s.queue.retain(|work| matches!(work, Work::Record { .. })));
+        }
+        self.pinned.remove(&start);
+        deallocate(pointer, layout);
+        Ok(())
+    }
 }
 
 api! {
@@ -122,10 +149,11 @@ api! {
             if address == 0 {
                 return Ok(());
             }
-            // Nothing that may still use it is left.
+            // No work that may still use the memory is left after this.
             d.drain_where(|s| s.device == device && s.capture.is_none())?;
             d.settle_device(device);
-            if d.gpus[device].device.free(address) { Ok(()) } else { Err(Code::ERROR_INVALID_VALUE) }
+            let is_freed = d.gpus[device].device.free(address);
+            if is_freed { Ok(()) } else { Err(Code::ERROR_INVALID_VALUE) }
         })
     }
     fn cuMemFreeAsync(address: u64, stream: u64) {
@@ -184,7 +212,14 @@ api! {
     fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) {
         with(|d| d.copy(to, from, bytes, stream))
     }
-    fn cuMemcpyPeerAsync(to: u64, to_context: u64, from: u64, from_context: u64, bytes: usize, stream: u64) {
+    fn cuMemcpyPeerAsync(
+        to: u64,
+        to_context: u64,
+        from: u64,
+        from_context: u64,
+        bytes: usize,
+        stream: u64,
+    ) {
         with(|d| {
             if to_context != from_context || d.device_of(to_context).is_none() {
                 return Err(Code::ERROR_NOT_SUPPORTED);

@@ -1,43 +1,44 @@
-//! The stand-in driver: the part of the CUDA driver API that cudarc calls, on emulated devices. Its
-//! library is loaded in the place of libcuda.so by [`install`](crate::install). `cublaslt` and
-//! `product` are what it has of cuBLASLt.
+//! The stand-in driver: the part of the CUDA driver API that cudarc calls, on emulated devices, and
+//! the part of cuBLASLt that bagdot calls. [`install`](crate::install) loads its library in the
+//! place of libcuda.so.
 //!
-//! It behaves as a driver does, on purpose also where that is unpleasant: work is done late, errors
-//! of kernels come at the next wait and stay, captures refuse what they refuse. It differs in
-//! these: there is no registers' file, so no launch fails for too many of them; memory that a
-//! capture allocates is allocated at once, and freeing it in the graph does nothing; copies out of
-//! pageable memory that are captured read the memory at each replay; freeing pinned memory waits
-//! for all work; managed memory, 2D copies, textures and other processes' memory are not there.
+//! It deliberately behaves as a driver does, also where that is inconvenient: work is done late,
+//! errors of kernels appear at the next wait and stay, and captures refuse what a driver refuses.
+//! It differs in these points:
+//!
+//! - Registers are not counted, so no launch fails for want of them.
+//! - Memory that a capture allocates is allocated at once, and freeing it in the graph does nothing.
+//! - A captured copy from pageable memory reads that memory at each replay.
+//! - Freeing pinned memory waits for all work.
+//! - Managed memory, 2D copies, textures and memory of other processes are missing.
+//!
+//! From the bottom up: `code` and `host` are results and pointers; `work`, `transit`, `product` and
+//! `matmul` are data; `state` is the driver, with its lock. `pinned`, `capture` and `queue` are what
+//! it does with work. On them stand the functions of the C APIs, which `api` defines: `context`,
+//! `event`, `graph`, `launch`, `memory`, `occupancy`, `pool`, `refused` and `stream`, `cublaslt`,
+//! and `control` for the tests.
 
+mod api;
 mod capture;
 mod code;
 mod context;
 mod control;
 mod cublaslt;
+mod event;
 mod graph;
 mod host;
 mod launch;
+mod matmul;
 mod memory;
 mod occupancy;
 mod pinned;
 mod pool;
 mod product;
+mod queue;
 mod refused;
 mod state;
 mod stream;
+mod transit;
 mod work;
 
 pub(crate) use control::Setting;
-
-/// Defines functions of the driver API: their bodies answer with a `Result`.
-macro_rules! api {
-    ($(fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
-        #[unsafe(no_mangle)]
-        extern "C" fn $name($($arg: $ty),*) -> i32 {
-            $crate::driver::state::count_call(stringify!($name));
-            let body = || -> $crate::driver::code::Result<()> { $body };
-            $crate::driver::code::answer(body())
-        }
-    )*};
-}
-pub(crate) use api;

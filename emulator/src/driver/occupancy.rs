@@ -1,45 +1,49 @@
-//! How many blocks fit a multiprocessor.
+//! Occupancy: the number of blocks that fit on a multiprocessor.
 
 #![allow(non_snake_case, reason = "the names of the driver API")]
 
 use std::ffi::{c_int, c_uint, c_void};
-use std::sync::Arc;
 
-use super::api;
-use super::code::{Code, Result};
+use super::api::api;
+use super::code::Code;
 use super::context::SM_COUNT;
 use super::host::{put, size};
-use super::state::{Driver, with};
+use super::state::with;
 use crate::device::MAX_THREADS;
-use crate::ir::Kernel;
-
-impl Driver {
-    fn kernel(&self, function: u64) -> Result<Arc<Kernel>> {
-        let f = self.function(function)?;
-        self.gpus[f.device].device.definition(f.kernel).ok_or(Code::ERROR_INVALID_HANDLE)
-    }
-}
 
 api! {
-    fn cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks: *mut c_int, function: u64, threads: c_int, shared: usize) {
+    fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
+        blocks: *mut c_int,
+        function: u64,
+        threads: c_int,
+        shared: usize,
+    ) {
         with(|d| {
-            let kernel = d.kernel(function)?;
-            put(blocks, d.limits().resident_blocks(size(threads), shared + kernel.static_shared) as i32)
+            let shared = shared + d.kernel(function)?.static_shared;
+            put(blocks, d.limits().resident_blocks(size(threads), shared) as i32)
         })
     }
     fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-        blocks: *mut c_int, function: u64, threads: c_int, shared: usize, _flags: c_uint,
+        blocks: *mut c_int,
+        function: u64,
+        threads: c_int,
+        shared: usize,
+        _flags: c_uint,
     ) {
         Code::of(cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, function, threads, shared))
     }
     fn cuOccupancyMaxPotentialBlockSize(
-        grid: *mut c_int, block: *mut c_int, function: u64, of_threads: Option<extern "C" fn(c_int) -> usize>, shared: usize,
+        grid: *mut c_int,
+        block: *mut c_int,
+        function: u64,
+        of_threads: Option<extern "C" fn(c_int) -> usize>,
+        shared: usize,
         limit: c_int,
     ) {
         let (kernel, limits) = with(|d| d.kernel(function).map(|kernel| (kernel, d.limits())))?;
         let most = kernel.max_threads.unwrap_or(MAX_THREADS as usize);
         let most = if limit > 0 { most.min(size(limit)) } else { most };
-        // The size of block that fills the most threads, of those the largest.
+        // The block size with the most resident threads, and the largest of these.
         let mut best = (0, 0, 0);
         for threads in (32..=most).step_by(32) {
             let dynamic = of_threads.map_or(shared, |of| of(threads as c_int));
@@ -50,24 +54,44 @@ api! {
         put(grid, SM_COUNT * best.2 as i32)
     }
     fn cuOccupancyMaxPotentialBlockSizeWithFlags(
-        grid: *mut c_int, block: *mut c_int, function: u64, of_threads: Option<extern "C" fn(c_int) -> usize>, shared: usize,
-        limit: c_int, _flags: c_uint,
+        grid: *mut c_int,
+        block: *mut c_int,
+        function: u64,
+        of_threads: Option<extern "C" fn(c_int) -> usize>,
+        shared: usize,
+        limit: c_int,
+        _flags: c_uint,
     ) {
         Code::of(cuOccupancyMaxPotentialBlockSize(grid, block, function, of_threads, shared, limit))
     }
-    fn cuOccupancyAvailableDynamicSMemPerBlock(bytes: *mut usize, function: u64, blocks: c_int, threads: c_int) {
+    fn cuOccupancyAvailableDynamicSMemPerBlock(
+        bytes: *mut usize,
+        function: u64,
+        blocks: c_int,
+        threads: c_int,
+    ) {
         with(|d| {
-            let kernel = d.kernel(function)?;
+            let fixed = d.kernel(function)?.static_shared;
             let limits = d.limits();
-            let fits = |&dynamic: &usize| limits.resident_blocks(size(threads), dynamic + kernel.static_shared) >= size(blocks);
+            let fits = |&dynamic: &usize| {
+                limits.resident_blocks(size(threads), dynamic + fixed) >= size(blocks)
+            };
             let most = (0..=limits.block_shared / 256).map(|n| 256 * n).rev().find(fits);
             most.ok_or(Code::ERROR_INVALID_VALUE).and_then(|most| put(bytes, most))
         })
     }
-    fn cuOccupancyMaxActiveClusters(_clusters: *mut c_int, _function: u64, _config: *const c_void) {
+    fn cuOccupancyMaxActiveClusters(
+        _clusters: *mut c_int,
+        _function: u64,
+        _config: *const c_void,
+    ) {
         Err(Code::ERROR_NOT_SUPPORTED)
     }
-    fn cuOccupancyMaxPotentialClusterSize(_size: *mut c_int, _function: u64, _config: *const c_void) {
+    fn cuOccupancyMaxPotentialClusterSize(
+        _size: *mut c_int,
+        _function: u64,
+        _config: *const c_void,
+    ) {
         Err(Code::ERROR_NOT_SUPPORTED)
     }
 }

@@ -1,84 +1,27 @@
-//! Pinned memory of the host, and the copies that use it while the host goes on.
+//! Checks the copies that use pinned memory while the host goes on.
 //!
-//! A copy is under way until the host has waited for it, not just until it has been made: its
-//! stream or its device was synchronised, or an event that comes after it. So a wait that is
-//! missing is found under every seed.
+//! A copy is under way until the host has waited for it, not just until it has been made. The host
+//! waits by synchronising the copy's stream, its device, or an event that comes after it. So a
+//! missing wait is found under every seed.
 
-use std::alloc::Layout;
-use std::collections::BTreeMap;
-use std::ffi::c_void;
 use std::ops::Range;
 
 use super::code::{Code, Result};
-use super::host::{allocate, bytes_at, deallocate};
+use super::host::bytes_at;
 use super::state::Driver;
-use super::work::{HostPointer, Work};
+use super::transit::Transit;
+use super::work::{Clock, HostPointer, Work};
 use crate::fault::FaultKind;
 
-/// Memory of cuMemHostAlloc.
-pub(super) struct Pinned {
-    layout: Layout,
-    /// A number of its own, since the same address may be allocated again.
-    serial: u64,
-}
-
-/// A vector clock: for each stream, the number of its pieces of work that something comes after.
-pub(super) type Clock = BTreeMap<u64, u64>;
-
-/// A copy between pinned memory and a device that is under way.
-pub(super) struct Transit {
-    /// Which piece of its stream's work it is.
-    stream: u64,
-    position: u64,
-    host: Range<usize>,
-    /// The bytes of the host's memory when it asked for the copy; `None` if the copy is to the
-    /// host, or once a device writes to this memory.
-    source: Option<Vec<u8>>,
-    text: String,
-}
-
-fn meet(a: &Range<usize>, b: &Range<usize>) -> bool {
-    a.start < b.end && b.start < a.end
-}
-
 impl Driver {
-    pub(super) fn pin(&mut self, bytes: usize) -> Result<*mut c_void> {
-        let (fresh, layout) = allocate(bytes).ok_or(Code::ERROR_OUT_OF_MEMORY)?;
-        let serial = self.handle();
-        self.pinned.insert(fresh.expose_provenance(), Pinned { layout, serial });
-        Ok(fresh)
-    }
-
-    pub(super) fn unpin(&mut self, pointer: *mut c_void) -> Result<()> {
-        let start = pointer.expose_provenance();
-        let layout = self.pinned.get(&start).ok_or(Code::ERROR_INVALID_VALUE)?.layout;
-        let all = start..start + layout.size();
-        let lost: Vec<Transit> = self.transits.extract_if(.., |t| meet(&t.host, &all)).collect();
-        for Transit { text, .. } in lost {
-            self.say_pending(&format!(
-                "pinned memory at {start:#x} is freed while {text} is under way"
-            ));
-        }
-        // Nothing that would still use it is left, whether or not the device has failed.
-        let outcome = self.drain_where(|s| s.capture.is_none());
-        if outcome.is_err() {
-            self.streams
-                .values_mut()
-                .for_each(|s| s.queue.retain(|work| matches!(work, Work::Record { .. })));
-        }
-        self.pinned.remove(&start);
-        deallocate(pointer, layout);
-        Ok(())
-    }
-
-    /// The number of the pinned memory that holds these bytes.
+    /// Returns the serial number of the pinned memory that holds these bytes.
     pub(super) fn pinned_at(&self, pointer: HostPointer, bytes: usize) -> Option<u64> {
         let (&base, pinned) = self.pinned.range(..=pointer.0).next_back()?;
         (pointer.0 + bytes <= base + pinned.layout.size()).then_some(pinned.serial)
     }
 
-    /// Notes what work comes after that a stream is given, and the copies in it that use pinned
-    /// memory.
+    /// Notes that `work` is enqueued into a stream: its place in the order of all work, and the
+    /// copies in it that use pinned memory.
     pub(super) fn depart(&mut self, stream: u64, work: &Work) -> Result<()> {
         let Some(slot) = self.streams.get_mut(&stream) else { return Ok(()) };
         let position = slot.clock.entry(stream).or_default();
@@ -110,30 +53,23 @@ impl Driver {
         let (host, bytes, source, text) = match *work {
             Work::ToDevice { to, from, bytes, pinned: Some(serial) } if self.is_alive(serial) => {
                 let text = format!("a copy of {bytes} bytes from {:#x} to {to:#x}", from.0);
-                // The memory may have been filled for this copy while one of before still reads it.
+                // The host may have filled the memory for this copy while an earlier one reads it.
                 self.check_sources();
                 (from, bytes, Some(bytes_at(from.pointer(), bytes)?), text)
             }
             Work::ToHost { to, from, bytes, pinned: Some(serial) } if self.is_alive(serial) => {
                 self.check_sources();
-                // The host is not to blame for a source that a device overwrites, so it is not
-                // checked any more.
+                // A source that a device overwrites is not checked any more: the host is not to
+                // blame.
                 let target = to.0..to.0 + bytes;
-                self.transits
-                    .iter_mut()
-                    .filter(|t| meet(&t.host, &target))
-                    .for_each(|t| t.source = None);
+                let overwritten = self.transits.iter_mut().filter(|t| t.uses(&target));
+                overwritten.for_each(|t| t.source = None);
                 (to, bytes, None, format!("a copy of {bytes} bytes from {from:#x} to {:#x}", to.0))
             }
             _ => return Ok(()),
         };
-        self.transits.push(Transit {
-            stream,
-            position,
-            host: host.0..host.0 + bytes,
-            source,
-            text,
-        });
+        let host = host.0..host.0 + bytes;
+        self.transits.push(Transit { stream, position, host, source, text });
         Ok(())
     }
 
@@ -160,7 +96,7 @@ impl Driver {
         }
     }
 
-    /// Reports each copy under way whose source is not any more what the host asked to have copied.
+    /// Reports each copy under way whose source has changed since the host enqueued the copy.
     pub(super) fn check_sources(&mut self) {
         let is_changed = |transit: &mut Transit| {
             let source = transit.source.as_ref();
@@ -177,24 +113,35 @@ impl Driver {
         }
     }
 
+    /// Reports each copy under way that uses `memory`, which is about to be freed, and forgets it.
+    pub(super) fn abandon(&mut self, memory: &Range<usize>) {
+        let lost: Vec<Transit> = self.transits.extract_if(.., |t| t.uses(memory)).collect();
+        for Transit { text, .. } in lost {
+            self.say_pending(&format!(
+                "pinned memory at {:#x} is freed while {text} is under way",
+                memory.start
+            ));
+        }
+    }
+
     fn say_pending(&mut self, text: &str) {
         self.say(&format!("{}: {text}", FaultKind::CopyPending.name()));
     }
 
-    /// The host has waited for all that comes before a clock.
+    /// Notes that the host has waited for all work before a clock.
     pub(super) fn settle(&mut self, clock: &Clock) {
         self.check_sources();
         self.transits.retain(|t| clock.get(&t.stream).is_none_or(|&reached| t.position > reached));
     }
 
-    /// The host has waited for all of a stream.
+    /// Notes that the host has waited for all work of a stream.
     pub(super) fn settle_stream(&mut self, stream: u64) {
         if let Some(clock) = self.streams.get(&stream).map(|s| s.clock.clone()) {
             self.settle(&clock);
         }
     }
 
-    /// The host has waited for all of a device.
+    /// Notes that the host has waited for all work of a device.
     pub(super) fn settle_device(&mut self, device: usize) {
         self.check_sources();
         let Self { transits, streams, .. } = self;

@@ -1,20 +1,20 @@
-//! Memory pools. All take from the device's one memory; what is freed is free at once.
+//! Memory pools. All of a device's pools share its one memory, and freed memory is free at once.
 
 #![allow(non_snake_case, reason = "the names of the driver API")]
 
 use std::ffi::{c_int, c_void};
 
-use super::api;
+use super::api::api;
 use super::code::{Code, Result};
 use super::host::{put, write_bytes};
 use super::state::{Driver, with};
 use super::work::Work;
 
-/// The handle of device 0's own pool; that of each other device is one more.
+/// The handle of the pool of device 0. Each further device has the next handle.
 const FIRST: u64 = 0x100;
 
 impl Driver {
-    /// The device of a pool.
+    /// Returns the device of a pool.
     fn pool(&self, pool: u64) -> Result<usize> {
         let device = pool.checked_sub(FIRST).map(|device| device as usize);
         device.filter(|&device| device < self.gpus.len()).ok_or(Code::ERROR_INVALID_VALUE)
@@ -29,7 +29,10 @@ api! {
         with(|d| d.device(device).and_then(|device| put(pool, FIRST + device as u64)))
     }
     fn cuDeviceSetMemPool(device: c_int, pool: u64) {
-        with(|d| if d.pool(pool)? == d.device(device)? { Ok(()) } else { Err(Code::ERROR_INVALID_VALUE) })
+        with(|d| {
+            let is_own = d.pool(pool)? == d.device(device)?;
+            if is_own { Ok(()) } else { Err(Code::ERROR_INVALID_VALUE) }
+        })
     }
     fn cuMemAllocFromPoolAsync(address: *mut u64, bytes: usize, pool: u64, stream: u64) {
         with(|d| {
@@ -46,7 +49,7 @@ api! {
         with(|d| {
             let used = d.gpus[d.pool(pool)?].device.used() as u64;
             match attribute {
-                // Memory of freed allocations may be used again, in all three ways.
+                // The three reuse policies of freed memory are all on.
                 1..=3 => write_bytes(value, &1i32.to_ne_bytes()),
                 4 => write_bytes(value, &0u64.to_ne_bytes()),
                 5..=8 => write_bytes(value, &used.to_ne_bytes()),

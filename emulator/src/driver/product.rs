@@ -1,4 +1,4 @@
-//! A product of matrices as work in a stream, which is what cublasLtMatmul leaves there.
+//! A product of matrices: the work that cublasLtMatmul enqueues.
 
 use crate::device::{AccessError, Device};
 use crate::ir::Ty;
@@ -11,7 +11,7 @@ pub(super) struct Matrix {
     pub(super) ty: Ty,
     pub(super) rows: usize,
     pub(super) cols: usize,
-    /// The distance between the beginnings of two columns.
+    /// The leading dimension: elements from one column to the next.
     pub(super) ld: usize,
 }
 
@@ -23,15 +23,15 @@ pub(super) struct Product {
     pub(super) c: Matrix,
     pub(super) d: Matrix,
     pub(super) transposed: [bool; 2],
-    /// Whether factors lose the bits that tf32 does not have: they are cut off, as by instructions
-    /// that read them from shared memory.
+    /// Set if the factors are truncated to tf32, as by instructions that read them from shared
+    /// memory.
     pub(super) is_tf32: bool,
     pub(super) alpha: f32,
     pub(super) beta: f32,
-    /// One for each row of D, of D's type.
+    /// The address of the bias: an element of D's type for each row of D.
     pub(super) bias: Option<u64>,
     pub(super) relu: bool,
-    /// Address and length in bytes.
+    /// The address and the length in bytes.
     pub(super) workspace: (u64, usize),
 }
 
@@ -39,7 +39,7 @@ fn size(ty: Ty) -> usize {
     if ty == Ty::F32 { 4 } else { 2 }
 }
 
-/// A vector; what nobody has written are NaNs.
+/// Reads a vector. Elements that nobody has written are NaNs.
 fn read(device: &mut Device, ty: Ty, address: u64, len: usize) -> Result<Vec<f64>, AccessError> {
     let mut bytes = vec![0; len * size(ty)];
     device.read(address, &mut bytes)?;
@@ -48,6 +48,7 @@ fn read(device: &mut Device, ty: Ty, address: u64, len: usize) -> Result<Vec<f64
 }
 
 impl Matrix {
+    /// Returns the address of a column.
     fn column(&self, number: usize) -> u64 {
         self.address + (number * self.ld * size(self.ty)) as u64
     }
@@ -57,7 +58,7 @@ impl Matrix {
     }
 }
 
-/// As many rows as there were columns.
+/// Turns a matrix given by its columns into one given by its rows.
 fn transpose(columns: &[Vec<f64>]) -> Vec<Vec<f64>> {
     (0..columns.first().map_or(0, Vec::len))
         .map(|row| columns.iter().map(|column| column[row]).collect())
@@ -65,10 +66,10 @@ fn transpose(columns: &[Vec<f64>]) -> Vec<Vec<f64>> {
 }
 
 impl Product {
-    /// Sums are rounded once to `f32`, which hardware does at each term.
+    /// Computes the product. A sum is rounded to `f32` once, where hardware rounds after each term.
     pub(super) fn run(&self, device: &mut Device) -> Result<(), AccessError> {
         let (workspace, len) = self.workspace;
-        // What else lies there is lost.
+        // A product may overwrite all of its workspace.
         device.fill(workspace, &[0xff], len)?;
         let factor = |device: &mut Device, matrix: &Matrix| -> Result<_, AccessError> {
             let mut columns = matrix.read(device)?;
@@ -91,7 +92,7 @@ impl Product {
                 let mut value = self.alpha * sum as f32;
                 value += before.as_ref().map_or(0.0, |before| self.beta * before[col][row] as f32);
                 value += bias.as_ref().map_or(0.0, |bias| bias[row] as f32);
-                // As fmaxf: of a NaN and zero it makes zero.
+                // Like fmaxf, this turns a NaN into zero.
                 let value = if self.relu { value.max(0.0) } else { value };
                 bytes.extend(&narrow(self.d.ty, f64::from(value)).to_le_bytes()[..size(self.d.ty)]);
             }

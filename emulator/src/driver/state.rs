@@ -1,19 +1,18 @@
-//! What a driver knows: devices, contexts, streams, events, modules and graphs, under one lock. And
-//! which driver a thread calls.
+//! The state of a driver: devices, contexts, streams, events, modules and graphs, under one lock;
+//! and the driver that each thread calls.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use super::capture::{Graph, Session};
 use super::code::{Code, Result};
-use super::cublaslt::CublasLt;
-use super::pinned::{Pinned, Transit};
-use super::work::{Event, Stream};
+use super::matmul::CublasLt;
+use super::transit::{Pinned, Transit};
+use super::work::{Event, Graph, Session, Stream};
 use crate::device::{Device, KernelId, ModuleId};
 use crate::exec::{Config, Random};
 
-/// What a test may set.
+/// The settings that a test may change.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settings {
     pub(super) config: Config,
@@ -22,7 +21,7 @@ pub(super) struct Settings {
     pub(super) version: i32,
     /// Compute capability, times ten.
     pub(super) capability: u32,
-    /// Whether work waits in its stream for a while, as on a device that is busy.
+    /// Set if work waits in its stream for a while, as on a busy device.
     pub(super) deferred: bool,
 }
 
@@ -39,21 +38,23 @@ impl Default for Settings {
     }
 }
 
-/// A device, and the error that its context has come to.
+/// A device, and the sticky error of its context.
 #[derive(Default)]
 pub(super) struct Gpu {
     pub(super) device: Device,
     pub(super) failed: Option<Code>,
 }
 
+/// A function of a module: a kernel of a device.
 #[derive(Clone, Copy)]
 pub(super) struct Function {
     pub(super) device: usize,
     pub(super) kernel: KernelId,
-    /// What cuFuncSetAttribute allowed.
+    /// The bytes of dynamic shared memory that cuFuncSetAttribute allows.
     pub(super) dynamic_shared: usize,
 }
 
+/// A driver.
 pub(super) struct Driver {
     number: u64,
     pub(super) settings: Settings,
@@ -69,12 +70,12 @@ pub(super) struct Driver {
     pub(super) cublaslt: CublasLt,
     /// Pinned memory of the host, by its address.
     pub(super) pinned: BTreeMap<usize, Pinned>,
-    /// Copies that use it and that the host has not waited for.
+    /// The copies that use pinned memory and that the host has not waited for.
     pub(super) transits: Vec<Transit>,
     pub(super) random: Random,
-    /// How often each function was called.
+    /// The number of calls of each function.
     pub(super) calls: BTreeMap<&'static str, u64>,
-    /// What went wrong, for people.
+    /// A line for each thing that went wrong, for people.
     pub(super) report: String,
     next: u64,
 }
@@ -99,17 +100,18 @@ impl Driver {
             calls: BTreeMap::new(),
             random: Random::new(settings.config.seed),
             report: String::new(),
-            // No handle of one driver is one of another's.
+            // No two drivers share a handle.
             next: (number << 32) + 0x1_0000,
         }
     }
 
-    /// A handle that was never used.
+    /// Returns a handle that was never used.
     pub(super) fn handle(&mut self) -> u64 {
         self.next += 16;
         self.next
     }
 
+    /// Adds a line to the report.
     pub(super) fn say(&mut self, text: &str) {
         if !self.report.is_empty() {
             self.report.push('\n');
@@ -117,7 +119,7 @@ impl Driver {
         self.report.push_str(text);
     }
 
-    /// The device of the calling thread's context, unless it has failed.
+    /// Returns the device of the calling thread's context, or its sticky error.
     pub(super) fn current(&self) -> Result<usize> {
         if !self.initialised {
             return Err(Code::ERROR_NOT_INITIALIZED);
@@ -127,15 +129,17 @@ impl Driver {
         gpu.failed.map_or(Ok(device), Err)
     }
 
-    /// The device of a context of this driver.
+    /// Returns the device of a context of this driver.
     pub(super) fn device_of(&self, context: u64) -> Option<usize> {
         parts_of(context).filter(|&(number, _)| number == self.number).map(|(_, device)| device)
     }
 
+    /// Returns the primary context of a device.
     pub(super) fn context_of(&self, device: usize) -> u64 {
         FIRST_CONTEXT + 16 * (CONTEXTS * self.number + device as u64)
     }
 
+    /// Returns the device with an ordinal.
     pub(super) fn device(&self, ordinal: i32) -> Result<usize> {
         if !self.initialised {
             return Err(Code::ERROR_NOT_INITIALIZED);
@@ -144,7 +148,35 @@ impl Driver {
         if device < self.gpus.len() { Ok(device) } else { Err(Code::ERROR_INVALID_DEVICE) }
     }
 
-    /// Back to a fresh process, but for the settings. Handles of before are not valid any more.
+    /// Returns the stream of a handle. The legacy stream and the per-thread stream are made when
+    /// they are first used.
+    pub(super) fn stream(&mut self, handle: u64) -> Result<u64> {
+        let device = self.current()?;
+        match handle {
+            // Each device has its own legacy and per-thread stream.
+            0..=2 => {
+                let id = u64::from(handle == 2) + 2 * device as u64;
+                self.streams.entry(id).or_insert_with(|| Stream {
+                    device,
+                    blocking: true,
+                    ..Stream::default()
+                });
+                Ok(id)
+            }
+            _ => self
+                .streams
+                .contains_key(&handle)
+                .then_some(handle)
+                .ok_or(Code::ERROR_INVALID_HANDLE),
+        }
+    }
+
+    /// Returns whether a stream is the legacy stream of its device.
+    pub(super) fn is_legacy(&self, stream: u64) -> bool {
+        stream < 2 * self.gpus.len() as u64 && stream.is_multiple_of(2)
+    }
+
+    /// Forgets everything but the settings, as in a fresh process. Earlier handles become invalid.
     pub(super) fn reset(&mut self) {
         let pinned = std::mem::take(&mut self.pinned);
         let next = self.next;
@@ -152,6 +184,7 @@ impl Driver {
         self.gpus.iter_mut().for_each(|gpu| gpu.device.config = self.settings.config);
     }
 
+    /// Changes the settings. A new number of devices resets the driver.
     pub(super) fn configure(&mut self, settings: Settings) {
         let devices = settings.devices != self.settings.devices;
         if settings.config.seed != self.settings.config.seed {
@@ -165,8 +198,8 @@ impl Driver {
     }
 }
 
-/// A driver of its own for each test that asks for one, by a number that its contexts carry. Number
-/// 0 is that of all others.
+/// The drivers by number, which their contexts carry. Each test that asks for one has a driver of
+/// its own; all others share driver 0.
 #[derive(Default)]
 struct Drivers {
     live: HashMap<u64, Arc<Mutex<Driver>>>,
@@ -192,15 +225,14 @@ impl Drivers {
 }
 
 thread_local! {
-    /// The driver of the calling thread: the one that it asked for, or that of the last context
-    /// that it made its own.
+    /// The driver of the calling thread: the one that it began, or the one of the last context that
+    /// it made current.
     static CURRENT: RefCell<Option<Arc<Mutex<Driver>>>> = const { RefCell::new(None) };
     /// The context of the calling thread.
     pub(super) static CONTEXT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Begins a driver of the calling thread's own, with all settings as at the start. Answers with its
-/// number.
+/// Begins a driver for the calling thread alone, with default settings. Returns its number.
 pub(super) fn begin() -> u64 {
     let mut all = DRIVERS.lock().unwrap_or_else(PoisonError::into_inner);
     all.last += 1;
@@ -212,8 +244,8 @@ pub(super) fn begin() -> u64 {
     number
 }
 
-/// Ends a driver that has begun. Its contexts are not valid any more, and the calling thread is
-/// back with the driver of all.
+/// Ends a driver that has begun. Its contexts become invalid, and the calling thread is back with
+/// the shared driver.
 pub(super) fn end(number: u64) {
     let mut all = DRIVERS.lock().unwrap_or_else(PoisonError::into_inner);
     all.live.remove(&number);
@@ -221,7 +253,7 @@ pub(super) fn end(number: u64) {
     CONTEXT.set(0);
 }
 
-/// Makes a context that of the calling thread, and its driver the one that the thread calls.
+/// Makes a context current for the calling thread, and its driver the one that the thread calls.
 pub(super) fn set_context(context: u64) -> Result<()> {
     if context != 0 {
         let (number, device) = parts_of(context).ok_or(Code::ERROR_INVALID_CONTEXT)?;
@@ -235,23 +267,24 @@ pub(super) fn set_context(context: u64) -> Result<()> {
     Ok(())
 }
 
+/// The handle of the first context.
 const FIRST_CONTEXT: u64 = 0x1000;
-/// Contexts of one driver, which lie 16 apart.
+/// The most contexts of one driver. Their handles lie 16 apart.
 const CONTEXTS: u64 = 64;
 
-/// Number of the driver and device of a context.
+/// Returns the number of the driver and the device of a context.
 fn parts_of(context: u64) -> Option<(u64, usize)> {
     let index = context.checked_sub(FIRST_CONTEXT)? / 16;
     Some((index / CONTEXTS, (index % CONTEXTS) as usize))
 }
 
-/// Notes that a function of the driver API was called.
+/// Counts a call of a function of the driver API.
 pub(super) fn count_call(name: &'static str) {
     with(|d| *d.calls.entry(name).or_default() += 1);
 }
 
-/// Calls into the thread's driver, one at a time. A panic under the lock has been reported by then;
-/// what it left is used as it is.
+/// Calls `f` with the thread's driver, under its lock. After a panic under the lock, which has been
+/// reported by then, the state is used as the panic left it.
 pub(super) fn with<T>(f: impl FnOnce(&mut Driver) -> T) -> T {
     let own = CURRENT.with_borrow(Clone::clone);
     let driver = own.or_else(|| Drivers::get(0)).unwrap_or_default();

@@ -1,18 +1,17 @@
-//! Streams and events.
+//! Streams: making them, waiting for them and capturing them.
 
 #![allow(non_snake_case, reason = "the names of the driver API")]
 
 use std::ffi::{c_int, c_uint, c_void};
 
-use super::api;
-use super::capture::{Mode, THREAD_MODE};
+use super::api::api;
+use super::capture::THREAD_MODE;
 use super::code::{Code, Result};
-use super::host::put;
+use super::host::{int_at, put};
 use super::state::{Driver, with};
-use super::work::{Event, HostPointer, Stream, Work};
+use super::work::{HostPointer, Mode, Stream, Work};
 
 const NON_BLOCKING: c_uint = 1;
-const DISABLE_TIMING: c_uint = 2;
 
 impl Driver {
     fn create_stream(&mut self, flags: c_uint, priority: c_int) -> Result<u64> {
@@ -27,29 +26,6 @@ impl Driver {
             Stream { device, blocking, priority: priority.clamp(-5, 0), ..Stream::default() },
         );
         Ok(handle)
-    }
-
-    /// Whether an event has been reached. Whoever waits has work done to that end; whoever asks may
-    /// find that time has passed.
-    fn event(&mut self, event: u64, wait: bool) -> Result<()> {
-        self.current()?;
-        let slot = self.events.get(&event).ok_or(Code::ERROR_INVALID_HANDLE)?;
-        if slot.captured.is_some() {
-            return Err(Code::ERROR_CAPTURED_EVENT);
-        }
-        let mut passes = wait || self.random.below(2) == 0;
-        loop {
-            let slot = &self.events[&event];
-            if slot.reached >= slot.recorded {
-                let clock = slot.clock.clone();
-                self.settle(&clock);
-                return self.current().map(|_| ());
-            }
-            if !passes || !self.advance(None) {
-                return Err(Code::ERROR_NOT_READY);
-            }
-            passes = wait;
-        }
     }
 }
 
@@ -83,7 +59,7 @@ api! {
             if stream <= 2 || !d.streams.contains_key(&stream) {
                 return Err(Code::ERROR_INVALID_HANDLE);
             }
-            // What is in it is done all the same.
+            // CUDA finishes the work that a destroyed stream still holds.
             let outcome = d.drain(stream);
             d.streams.remove(&stream);
             outcome
@@ -115,13 +91,11 @@ api! {
             Ok(())
         })
     }
-    fn cuStreamWaitEvent(stream: u64, event: u64, _flags: c_uint) {
-        with(|d| d.stream(stream).and_then(|stream| d.wait_event(stream, event)))
-    }
     fn cuLaunchHostFunc(stream: u64, function: extern "C" fn(*mut c_void), data: *mut c_void) {
         with(|d| {
             let stream = d.stream(stream)?;
-            d.enqueue(stream, Work::Host { function, data: HostPointer(data.expose_provenance()) })
+            let data = HostPointer(data.expose_provenance());
+            d.enqueue(stream, Work::Host { function, data })
         })
     }
     fn cuStreamIsCapturing(stream: u64, status: *mut c_int) {
@@ -140,52 +114,8 @@ api! {
         })
     }
     fn cuThreadExchangeStreamCaptureMode(mode: *mut c_int) {
-        let wanted = super::host::int_at(mode)?;
+        let wanted = int_at(mode)?;
         Mode::of(wanted)?;
         put(mode, THREAD_MODE.replace(wanted))
-    }
-    fn cuEventCreate(event: *mut u64, flags: c_uint) {
-        with(|d| {
-            d.current()?;
-            let handle = d.handle();
-            d.events.insert(handle, Event { timing: flags & DISABLE_TIMING == 0, ..Event::default() });
-            put(event, handle)
-        })
-    }
-    fn cuEventDestroy_v2(event: u64) {
-        with(|d| d.events.remove(&event).map(|_| ()).ok_or(Code::ERROR_INVALID_HANDLE))
-    }
-    fn cuEventRecord(event: u64, stream: u64) {
-        with(|d| {
-            let stream = d.stream(stream)?;
-            d.record(event, stream)
-        })
-    }
-    fn cuEventSynchronize(event: u64) {
-        with(|d| d.event(event, true))
-    }
-    fn cuEventQuery(event: u64) {
-        with(|d| d.event(event, false))
-    }
-    fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: u64, end: u64) {
-        with(|d| {
-            d.current()?;
-            let (Some(a), Some(b)) = (d.events.get(&start), d.events.get(&end)) else {
-                return Err(Code::ERROR_INVALID_HANDLE);
-            };
-            if !a.timing || !b.timing || a.recorded == 0 || b.recorded == 0 || a.captured.is_some() || b.captured.is_some() {
-                return Err(Code::ERROR_INVALID_HANDLE);
-            }
-            if a.reached < a.recorded || b.reached < b.recorded {
-                return Err(Code::ERROR_NOT_READY);
-            }
-            let (Some(a), Some(b)) = (a.at, b.at) else { return Err(Code::ERROR_NOT_READY) };
-            // Events resolve half a microsecond.
-            let elapsed = b.saturating_duration_since(a).as_secs_f32() * 1e3;
-            put(milliseconds, elapsed.max(0.0005))
-        })
-    }
-    fn cuEventElapsedTime(milliseconds: *mut f32, start: u64, end: u64) {
-        Code::of(cuEventElapsedTime_v2(milliseconds, start, end))
     }
 }
