@@ -43,8 +43,8 @@
 //!
 //! # What is counted
 //!
-//! [`KernelCounts`]: instructions, sectors of global memory and their least number, passes over the banks of shared memory, bytes; per
-//! kernel, per source line and, for instructions, per block.
+//! [`KernelCounts`]: instructions, sectors of global memory and their least number, passes over the
+//! banks of shared memory, bytes; per kernel, per source line and, for instructions, per block.
 //!
 //! # What is not there
 //!

@@ -141,8 +141,8 @@ impl Driver {
         if refused { Err(Code::ERROR_STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
     }
 
-    /// Refuses a use of the legacy stream while a blocking stream is being captured: the legacy stream
-    /// would wait for it.
+    /// Refuses a use of the legacy stream while a blocking stream is being captured: the legacy
+    /// stream would wait for it.
     pub(super) fn legacy_allowed(&mut self) -> Result<()> {
         let captured = self
             .streams

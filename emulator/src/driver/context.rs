@@ -42,8 +42,8 @@ impl Limits {
         Self { block_shared, threads, blocks }
     }
 
-    /// Returns the number of blocks that fit on a multiprocessor, as far as threads and shared memory
-    /// limit it. Registers do not: the emulator does not count them.
+    /// Returns the number of blocks that fit on a multiprocessor, as far as threads and shared
+    /// memory limit it. Registers do not: the emulator does not count them.
     pub(super) fn resident_blocks(self, threads: usize, shared: usize) -> usize {
         if threads == 0 || threads > MAX_THREADS as usize || shared > self.block_shared {
             return 0;

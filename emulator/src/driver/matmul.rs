@@ -1,4 +1,5 @@
-//! Descriptors of matrix products, as cuBLASLt keeps them by handle, and the choice of an algorithm.
+//! Descriptors of matrix products, as cuBLASLt keeps them by handle, and the choice of an
+//! algorithm.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_int;

@@ -114,7 +114,8 @@ impl Driver {
         self.abandon(&(start..start + layout.size()));
         let outcome = self.drain_where(|s| s.capture.is_none());
         if outcome.is_err() {
-            // A device that has failed does not do the rest of its work, which must not stay either.
+            // A device that has failed does not do the rest of its work, which must not stay
+            // either.
             self.streams
                 .values_mut()
                 .for_each(|s| s.queue.retain(|work| matches!(work, Work::Record { .. })));

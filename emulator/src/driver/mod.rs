@@ -7,16 +7,17 @@
 //! It differs in these points:
 //!
 //! - Registers are not counted, so no launch fails for want of them.
-//! - Memory that a capture allocates is allocated at once, and freeing it in the graph does nothing.
+//! - Memory that a capture allocates is allocated at once, and freeing it in the graph does
+//!   nothing.
 //! - A captured copy from pageable memory reads that memory at each replay.
 //! - Freeing pinned memory waits for all work.
 //! - Managed memory, 2D copies, textures and memory of other processes are missing.
 //!
 //! From the bottom up: `code` and `host` are results and pointers; `work`, `transit`, `product` and
-//! `matmul` are data; `state` is the driver, with its lock. `pinned`, `capture` and `queue` are what
-//! it does with work. On them stand the functions of the C APIs, which `api` defines: `context`,
-//! `event`, `graph`, `launch`, `memory`, `occupancy`, `pool`, `refused` and `stream`, `cublaslt`,
-//! and `control` for the tests.
+//! `matmul` are data; `state` is the driver, with its lock. `pinned`, `capture` and `queue` are
+//! what it does with work. On them stand the functions of the C APIs, which `api` defines:
+//! `context`, `event`, `graph`, `launch`, `memory`, `occupancy`, `pool`, `refused` and `stream`,
+//! `cublaslt`, and `control` for the tests.
 
 mod api;
 mod capture;

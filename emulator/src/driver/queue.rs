@@ -35,9 +35,9 @@ impl Driver {
         self.gpus[device].failed.map_or(Ok(()), Err)
     }
 
-    /// Does the next piece of work of some stream that does not wait for an event, most often of the
-    /// stream `waited_for`. The stream's device keeps the error, if there is one. Returns false if no
-    /// stream can go on.
+    /// Does the next piece of work of some stream that does not wait for an event, most often of
+    /// the stream `waited_for`. The stream's device keeps the error, if there is one. Returns false
+    /// if no stream can go on.
     pub(super) fn advance(&mut self, waited_for: Option<u64>) -> bool {
         let ready = |s: &Stream| match s.queue.front() {
             None => false,

@@ -1,4 +1,4 @@
-//! Loads and stores, and what every access to memory is checked for.
+//! Loads and stores, and the checks of every access to memory.
 
 use super::block::Block;
 use super::clock::Mark;
@@ -11,15 +11,18 @@ use crate::ir::{
     Kernel, LOCAL_WINDOW, Lanes, Operand, PARAM_WINDOW, SHARED_WINDOW, Space, Transfer,
 };
 
-/// Which warp makes an access, by which instruction.
+/// The warp and the instruction that make an access.
 #[derive(Clone, Copy)]
 pub(super) struct Accessor {
     pub(super) warp: usize,
     pub(super) pc: u32,
+    /// Set for volatile, relaxed, acquire, release and atomic accesses.
     pub(super) strong: bool,
+    /// Set for a compare-and-swap.
     pub(super) swap: bool,
 }
 
+/// Returns the mark of an access by a lane.
 pub(super) fn mark(block: &Block, by: Accessor, lane: usize) -> Mark {
     Mark {
         stamp: block.clock.stamp(by.warp, lane),
@@ -31,6 +34,7 @@ pub(super) fn mark(block: &Block, by: Accessor, lane: usize) -> Mark {
     }
 }
 
+/// Checks that an address is a multiple of the size of its access.
 pub(super) fn check_aligned(address: u64, bytes: usize, lane: usize) -> Result<(), Problem> {
     if address.is_multiple_of(bytes as u64) {
         return Ok(());
@@ -39,7 +43,7 @@ pub(super) fn check_aligned(address: u64, bytes: usize, lane: usize) -> Result<(
     Err(Problem::new(FaultKind::Misaligned, lane, detail))
 }
 
-/// Some of the bytes have never been written.
+/// Returns the problem of a read of bytes that have not all been written.
 pub(super) fn unknown(space: &str, address: u64, bytes: usize, lane: usize) -> Problem {
     let detail = format!(
         "{bytes} bytes at {address:#x} of {space} memory, not all of which have been written"
@@ -47,7 +51,7 @@ pub(super) fn unknown(space: &str, address: u64, bytes: usize, lane: usize) -> P
     Problem::new(FaultKind::Uninitialised, lane, detail)
 }
 
-/// A copy that nobody has waited for writes there.
+/// Returns the problem of an access to bytes that an asynchronous copy still writes.
 pub(super) fn pending(address: u64, bytes: usize, lane: usize) -> Problem {
     let detail = format!(
         "{bytes} bytes at {address:#x} of shared memory, which a cp.async is still writing"
@@ -55,7 +59,7 @@ pub(super) fn pending(address: u64, bytes: usize, lane: usize) -> Problem {
     Problem::new(FaultKind::CopyPending, lane, detail)
 }
 
-/// An access of a request: where, by which lane, and whether it writes.
+/// The access of one lane in a request.
 #[derive(Clone, Copy)]
 pub(super) struct Touch {
     pub(super) space: Space,
@@ -65,7 +69,7 @@ pub(super) struct Touch {
     pub(super) write: bool,
 }
 
-/// Two accesses that nothing orders.
+/// Returns the problem of two accesses that nothing orders.
 pub(super) fn race(kernel: &Kernel, block: u32, touch: Touch, (other, wrote): Conflict) -> Problem {
     let kind =
         if touch.space == Space::Shared { FaultKind::SharedRace } else { FaultKind::GlobalRace };
@@ -77,7 +81,8 @@ pub(super) fn race(kernel: &Kernel, block: u32, touch: Touch, (other, wrote): Co
         format!("block number {}, ", other.block)
     };
     let detail = format!(
-        "the {} of {} bytes at {:#x} is not ordered after the {} by {of}warp {warp}, lane {lane} at PTX line {}, {}",
+        "the {} of {} bytes at {:#x} is not ordered after the {} by {of}warp {warp}, lane {lane} \
+         at PTX line {}, {}",
         did(touch.write),
         touch.bytes,
         touch.address,
@@ -88,7 +93,7 @@ pub(super) fn race(kernel: &Kernel, block: u32, touch: Touch, (other, wrote): Co
     Problem::new(kind, touch.lane, detail)
 }
 
-/// Where a lane's local memory is in that of its warp.
+/// Returns the offset of an access to a lane's local memory in the local memory of its warp.
 fn local_place(all: usize, lane: usize, address: u64, bytes: usize) -> Result<usize, Problem> {
     let own = all / 32;
     if address.checked_add(bytes as u64).is_some_and(|end| end <= own as u64) {
@@ -98,7 +103,7 @@ fn local_place(all: usize, lane: usize, address: u64, bytes: usize) -> Result<us
     Err(Problem::new(FaultKind::OutOfBounds, lane, detail))
 }
 
-/// The little-endian number in up to 8 bytes.
+/// Returns the little-endian number in up to 8 bytes.
 pub(super) fn read_number(bytes: &[u8]) -> u64 {
     match *bytes {
         [a] => u64::from(a),
@@ -108,7 +113,8 @@ pub(super) fn read_number(bytes: &[u8]) -> u64 {
     }
 }
 
-/// The lanes of each space that generic addresses lie in, with the addresses inside it.
+/// Splits a request by address space. Returns, for each space that generic addresses lie in, the
+/// lanes and their addresses inside it.
 pub(super) fn by_space(
     space: Space,
     lanes: u32,
@@ -132,7 +138,7 @@ pub(super) fn by_space(
     })
 }
 
-/// Counts a request to shared memory: lanes take turns so that each pass moves at most 128 bytes.
+/// Counts a request to shared memory. Lanes take turns, so that each phase moves at most 128 bytes.
 pub(super) fn count_shared(counts: &mut Counts, lanes: u32, addresses: &Lanes, bytes: usize) {
     counts.shared_requests += 1;
     let together = (128 / bytes.max(4)).max(1) as u32;
@@ -146,22 +152,30 @@ pub(super) fn count_shared(counts: &mut Counts, lanes: u32, addresses: &Lanes, b
 }
 
 impl Machine<'_> {
-    pub(super) fn load(
+    /// Executes a load or, with `write`, a store.
+    pub(super) fn transfer(
         &mut self,
         block: &mut Block,
         w: usize,
         t: &Transfer,
         active: u32,
         pc: u32,
+        write: bool,
     ) -> Result<(), Problem> {
         let addresses = self.addresses(block, w, &t.address, t.space);
         for (space, lanes, addresses) in by_space(t.space, active, addresses) {
-            self.load_from(block, w, t, (space, lanes, &addresses), pc)?;
+            let request = (space, lanes, &addresses);
+            if write {
+                self.store(block, w, t, request, pc)?;
+            } else {
+                self.load(block, w, t, request, pc)?;
+            }
         }
         Ok(())
     }
 
-    fn load_from(
+    /// Loads from one space. A store has other rules in each of the spaces: [`Self::store`].
+    fn load(
         &mut self,
         block: &mut Block,
         w: usize,
@@ -255,22 +269,8 @@ impl Machine<'_> {
         Ok(())
     }
 
-    pub(super) fn store(
-        &mut self,
-        block: &mut Block,
-        w: usize,
-        t: &Transfer,
-        active: u32,
-        pc: u32,
-    ) -> Result<(), Problem> {
-        let addresses = self.addresses(block, w, &t.address, t.space);
-        for (space, lanes, addresses) in by_space(t.space, active, addresses) {
-            self.store_to(block, w, t, (space, lanes, &addresses), pc)?;
-        }
-        Ok(())
-    }
-
-    fn store_to(
+    /// Stores to one space.
+    fn store(
         &mut self,
         block: &mut Block,
         w: usize,
@@ -356,7 +356,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Counts a request whose sectors have been collected.
+    /// Counts a request. Its sectors have been collected in `self.sectors`.
     pub(super) fn count(
         &mut self,
         space: Space,
@@ -368,18 +368,18 @@ impl Machine<'_> {
     ) {
         let counts = &mut self.counts.code[pc as usize];
         let moved = u64::from(lanes.count_ones()) * bytes as u64;
-        match (space, write) {
-            (Space::Shared, _) => {
+        match space {
+            Space::Shared => {
                 count_shared(counts, lanes, addresses, bytes);
                 *(if write { &mut counts.shared_written } else { &mut counts.shared_read }) +=
                     moved;
             }
-            (Space::Global | Space::Generic, _) => {
+            Space::Global | Space::Generic => {
                 self.sectors.count(counts);
                 *(if write { &mut counts.global_written } else { &mut counts.global_read }) +=
                     moved;
             }
-            _ => {}
+            Space::Local | Space::Param => {}
         }
     }
 }

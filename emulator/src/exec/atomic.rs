@@ -1,4 +1,4 @@
-//! Atomic operations, and the fences that make them pass on what is known.
+//! Atomic operations.
 
 use super::access::{
     Accessor, Touch, by_space, check_aligned, mark, pending, race, read_number, unknown,
@@ -11,6 +11,7 @@ use crate::ir::{Alu, Atomic, AtomicOp, Lanes, Mods, Space, Ty};
 use crate::values::evaluate;
 
 impl Machine<'_> {
+    /// Executes an atomic operation.
     pub(super) fn atomic(
         &mut self,
         block: &mut Block,
@@ -29,6 +30,7 @@ impl Machine<'_> {
         Ok(())
     }
 
+    /// Executes an atomic operation in one space.
     fn atomic_in(
         &mut self,
         block: &mut Block,
@@ -43,7 +45,7 @@ impl Machine<'_> {
         let values: Vec<Lanes> =
             a.values.iter().map(|value| *self.value(block, w, value)).collect();
         let swap = a.swap.map(|swap| *self.value(block, w, &swap));
-        // Which lane comes first is open.
+        // The hardware does not define the order of the lanes.
         let mut order: Vec<usize> = lanes_of(lanes).collect();
         (1..order.len()).for_each(|k| order.swap(k, self.random.below(k + 1)));
         let reads = a.op != AtomicOp::Exchange;
@@ -131,7 +133,7 @@ impl Machine<'_> {
     }
 }
 
-/// The value that an atomic operation leaves.
+/// Returns the value that an atomic operation stores.
 fn combine(op: AtomicOp, ty: Ty, space: Space, old: u64, value: u64, swap: u64) -> Option<u64> {
     let (old, value) = (old & ty.mask(), value & ty.mask());
     let signed = |v: u64| ty.extend(v) as i64;
@@ -156,7 +158,7 @@ fn combine(op: AtomicOp, ty: Ty, space: Space, old: u64, value: u64, swap: u64) 
         AtomicOp::Min => Alu::Min,
         AtomicOp::Max => Alu::Max,
     };
-    // Additions of single precision in global memory lose their denormals.
+    // Additions of single precision in global memory flush denormals to zero.
     let mods = Mods { ftz: ty == Ty::F32 && space != Space::Shared, ..Mods::default() };
     let all = |v| [v; 32];
     evaluate(alu, ty, mods, [&all(old), &all(value), &all(0), &all(0)], 1).map(|out| out[0])

@@ -1,4 +1,4 @@
-//! Barriers of a block.
+//! The barriers of a block.
 
 use super::block::{Arrival, Block, Slot};
 use super::machine::{Machine, write};
@@ -7,6 +7,7 @@ use crate::fault::{FaultKind, Problem};
 use crate::ir::{Barrier, BarrierKind, Op};
 
 impl Machine<'_> {
+    /// Executes a barrier instruction: the lanes arrive and, unless they only arrive, wait.
     pub(super) fn barrier(
         &mut self,
         block: &mut Block,
@@ -55,7 +56,7 @@ impl Machine<'_> {
         self.try_complete(block, id)
     }
 
-    /// Some lanes have ended: barriers, and warp instructions, may have waited for no others.
+    /// Completes the barriers and warp instructions that waited only for lanes that have now ended.
     pub(super) fn lanes_ended(&mut self, block: &mut Block, w: usize) -> Result<(), Problem> {
         for id in 0..16 {
             if !block.barriers.slots[id].arrivals.is_empty() {
@@ -65,6 +66,7 @@ impl Machine<'_> {
         self.retry_waits(block, w)
     }
 
+    /// Completes a barrier if all threads that it is for have arrived.
     fn try_complete(&mut self, block: &mut Block, id: usize) -> Result<(), Problem> {
         let slot = &block.barriers.slots[id];
         let mut arrived = vec![0u32; block.warps.len()];
@@ -75,7 +77,7 @@ impl Machine<'_> {
                 total > 0 && total >= block.live_threads()
             }
             Some(count) => {
-                // A warp that is all there counts in full, whatever lanes it lacks.
+                // A warp whose live lanes have all arrived counts as 32 threads.
                 let of = |(w, &lanes): (usize, &u32)| {
                     let whole = lanes != 0 && lanes & block.warps[w].live == block.warps[w].live;
                     if whole { 32 } else { lanes.count_ones() }
@@ -86,10 +88,11 @@ impl Machine<'_> {
         if complete { self.complete(block, id) } else { Ok(()) }
     }
 
+    /// Completes a barrier: orders the accesses before it, and lets the waiting lanes go on.
     fn complete(&mut self, block: &mut Block, id: usize) -> Result<(), Problem> {
         let slot = std::mem::take(&mut block.barriers.slots[id]);
         let first = slot.arrivals[0];
-        // Within a warp everybody must be at the same place, and without a count within the block.
+        // The lanes of a warp must be at the same instruction; without a count, those of the block.
         for a in &slot.arrivals {
             let other = slot
                 .arrivals
@@ -138,14 +141,15 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Nobody in the block can run, but it has not ended: who waits for whom.
+    /// Returns the problem of a block in which no lane can run: who waits for whom.
     pub(super) fn explain_deadlock(&self, block: &Block) -> Problem {
         for (w, warp) in block.warps.iter().enumerate() {
             if let Some(wait) = warp.waits.first() {
                 let missing = wait.mask & warp.live & !wait.lanes;
                 let elsewhere = self.where_are(block, w, missing);
                 let detail = format!(
-                    "lanes {:#010x} wait for lanes {missing:#010x}, which their mask {:#010x} names{elsewhere}",
+                    "lanes {:#010x} wait for lanes {missing:#010x}, which their mask {:#010x} \
+                     names{elsewhere}",
                     wait.lanes, wait.mask
                 );
                 let lane = wait.lanes.trailing_zeros() as usize;
@@ -174,6 +178,7 @@ impl Machine<'_> {
         Problem::new(FaultKind::DivergentBarrier, lane, detail).at(first.warp, first.pc as usize)
     }
 
+    /// Returns where some of these lanes are, as the end of a sentence.
     fn where_are(&self, block: &Block, w: usize, lanes: u32) -> String {
         let waits = block.warps[w].waits.iter().map(|wait| (wait.lanes, wait.pc, "wait"));
         let barriers =

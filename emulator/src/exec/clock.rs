@@ -1,10 +1,12 @@
-//! Which access happens before which. Every thread stamps its accesses; barriers, and fences with
-//! atomics, tell others up to which stamp they may rely on them. Nothing else does: not the order
-//! in which the warps happened to run.
+//! The happens-before order of accesses. Every thread stamps its accesses with a growing number.
+//! Barriers, and fences with atomics, tell other threads up to which stamp the accesses of a thread
+//! happened before theirs. Nothing else orders accesses: not the order in which the warps happened
+//! to run.
 
 use std::collections::HashMap;
 
-/// An access: who, when by that thread's stamps, and by which instruction. Stamp 0 is none.
+/// The mark that an access leaves: its thread, its stamp and its instruction. Stamp 0 marks no
+/// access.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) stamp: u32,
@@ -12,7 +14,8 @@ pub(crate) struct Mark {
     pub(crate) pc: u32,
     pub(crate) thread: u16,
     pub(crate) strong: bool,
-    /// A compare-and-swap: a plain read beside it is the first guess of its loop.
+    /// Set for a compare-and-swap. A plain read does not race with it: it is the first guess of a
+    /// compare-and-swap loop.
     pub(crate) swap: bool,
 }
 
@@ -34,9 +37,10 @@ impl Mark {
     }
 }
 
-/// What is known of a block's accesses: those up to these stamps.
+/// The accesses of a block that happened before something: those up to these stamps.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
+    /// The stamp for all threads.
     all: u32,
     warps: HashMap<u16, u32>,
     threads: HashMap<u16, u32>,
@@ -62,32 +66,40 @@ impl Known {
     }
 }
 
-/// What is known of all blocks.
+/// The accesses of all blocks that happened before something, by the index of the block.
 pub(crate) type Knowledge = HashMap<u32, Known>;
 
+/// Adds what `from` knows.
 pub(crate) fn merge(into: &mut Knowledge, from: &Knowledge) {
     for (&block, known) in from {
         into.entry(block).or_default().merge(known);
     }
 }
 
+/// The clock of a warp.
 #[derive(Clone, Debug)]
 struct WarpClock {
-    /// Every lane relies on the accesses of all others up to this stamp.
+    /// The stamp up to which the accesses of all lanes are ordered for all lanes.
     known: u32,
+    /// The stamp of the next access of each lane.
     stamps: [u32; 32],
-    /// Synchronisations of some lanes only: `pairs[a][b]` is how far lane a relies on lane b.
+    /// The stamps of synchronisations of some lanes only: accesses of lane b up to `pairs[a][b]`
+    /// are ordered for lane a.
     pairs: Option<Box<[[u32; 32]; 32]>>,
 }
 
 /// The clock of a block.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
+    /// The newest stamp.
     now: u32,
+    /// The stamp up to which all accesses of the block are ordered for all its threads.
     all: u32,
     warps: Vec<WarpClock>,
-    /// Barriers of some warps only: how far one warp relies on another.
+    /// The stamps of barriers of some warps only: accesses of warp b up to `between[a][b]` are
+    /// ordered for warp a.
     between: Vec<Vec<u32>>,
+    /// The ordered accesses of other blocks.
     foreign: Knowledge,
 }
 
@@ -103,11 +115,12 @@ impl Clock {
         }
     }
 
+    /// Returns the stamp of the next access of a lane.
     pub(crate) fn stamp(&self, warp: usize, lane: usize) -> u32 {
         self.warps[warp].stamps[lane]
     }
 
-    /// Whether `earlier` happens before `me`, an access of this block that is being made.
+    /// Returns whether `earlier` happened before `me`, an access that this block is making.
     pub(crate) fn ordered(&self, earlier: &Mark, me: &Mark) -> bool {
         if earlier.block != me.block {
             return self.foreign.get(&earlier.block).is_some_and(|known| known.covers(earlier));
@@ -127,14 +140,15 @@ impl Clock {
                 .is_some_and(|pairs| earlier.stamp <= pairs[me.lane()][earlier.lane()])
     }
 
-    /// A barrier of the whole block.
+    /// Orders the accesses before a barrier of the whole block.
     pub(crate) fn synchronise_block(&mut self) {
         self.all = self.now;
         self.now += 1;
         self.warps.iter_mut().for_each(|warp| warp.stamps = [self.now; 32]);
     }
 
-    /// A barrier of these lanes of a warp, `live` being all that have not ended.
+    /// Orders the accesses before a barrier of some lanes of a warp. `live` are the lanes that have
+    /// not ended.
     pub(crate) fn synchronise_lanes(&mut self, warp: usize, lanes: u32, live: u32) {
         let warp = &mut self.warps[warp];
         if lanes & live == live {
@@ -155,8 +169,8 @@ impl Clock {
         (0..32).filter(|lane| lanes >> lane & 1 == 1).for_each(|lane| warp.stamps[lane] = self.now);
     }
 
-    /// A warp arrives at a barrier of some warps: answers with the stamp that its accesses so far
-    /// have.
+    /// Notes that a warp arrives at a barrier of some warps. Returns the stamp of its accesses so
+    /// far.
     pub(crate) fn arrive(&mut self, warp: usize) -> u32 {
         let stamp = self.now;
         self.now += 1;
@@ -164,7 +178,8 @@ impl Clock {
         stamp
     }
 
-    /// The barrier completes: those who waited rely on all who arrived, up to their stamps there.
+    /// Orders, when a barrier of some warps completes, the accesses of all that arrived up to their
+    /// stamps there for all that waited.
     pub(crate) fn synchronise_warps(&mut self, waited: &[usize], arrived: &[(usize, u32)]) {
         let count = self.warps.len();
         self.between.resize(count, vec![0; count]);
@@ -185,7 +200,7 @@ impl Clock {
         }
     }
 
-    /// A fence of one lane: what a release that follows may pass on.
+    /// Executes the fence of one lane. Returns what a later release may pass on.
     pub(crate) fn fence(&mut self, block: u32, warp: usize, lane: usize) -> Knowledge {
         let stamp = self.stamp(warp, lane);
         let mut own = Known { all: self.all, ..Known::default() };
@@ -203,7 +218,7 @@ impl Clock {
                 *slot = known.max(*slot);
             }
         }
-        // What comes after the fence is not passed on.
+        // Accesses after the fence have a later stamp, which is not passed on.
         self.now += 1;
         self.warps[warp].stamps[lane] = self.now;
         let mut all = self.foreign.clone();
@@ -211,7 +226,8 @@ impl Clock {
         all
     }
 
-    /// A lane has read what another released. The whole block counts as knowing it, which is
+    /// Orders, when a lane has read what another lane released, the accesses before the release.
+    /// Those of another block become ordered for the whole block, not for the lane alone. This is
     /// lenient.
     pub(crate) fn acquire(&mut self, block: u32, warp: usize, lane: usize, released: &Knowledge) {
         for (&other, known) in released {

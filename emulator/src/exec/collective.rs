@@ -1,5 +1,5 @@
-//! What the lanes of a warp do together. A lane waits until all lanes that its mask names, and that
-//! have not ended, are there.
+//! The instructions that the lanes of a warp execute together. A lane waits until all lanes that
+//! its mask names, and that have not ended, are there.
 
 use super::access::{Accessor, Touch, check_aligned, mark, pending, race, unknown};
 use super::block::Block;
@@ -14,6 +14,7 @@ use crate::ir::{
 use crate::values::{evaluate, multiply, transpose_rows};
 
 impl Machine<'_> {
+    /// Lets the active lanes wait at an instruction with their masks.
     pub(super) fn collective(
         &mut self,
         block: &mut Block,
@@ -23,7 +24,7 @@ impl Machine<'_> {
         mask: &Operand,
     ) -> Result<(), Problem> {
         let masks = *self.value(block, w, mask);
-        // The lanes that the guard leaves out go on.
+        // Lanes whose guard is not set go on.
         let warp = &mut block.warps[w];
         warp.remove(group.lanes);
         warp.insert(group.pc + 1, group.lanes & !active);
@@ -49,7 +50,7 @@ impl Machine<'_> {
         self.retry_waits(block, w)
     }
 
-    /// Executes what all lanes have come to.
+    /// Executes the instructions at which all lanes of a mask wait.
     pub(super) fn retry_waits(&mut self, block: &mut Block, w: usize) -> Result<(), Problem> {
         let is_sync = |pc: u32| {
             matches!(
@@ -61,7 +62,7 @@ impl Machine<'_> {
         while k < block.warps[w].waits.len() {
             let warp = &block.warps[w];
             let wait = warp.waits[k];
-            // Warp barriers may be at different places, all else must be the same instruction.
+            // Lanes may meet at different warp barriers, but must be at the same other instruction.
             let together =
                 |other: &Wait| other.mask == wait.mask && is_sync(other.pc) && is_sync(wait.pc);
             let there =
@@ -88,6 +89,7 @@ impl Machine<'_> {
         Ok(())
     }
 
+    /// Executes an instruction for the lanes that wait there.
     fn perform(&mut self, block: &mut Block, w: usize, wait: Wait) -> Result<(), Problem> {
         let lanes = wait.lanes;
         let Op::Collective { what, .. } = &self.kernel.code[wait.pc as usize].op else {
@@ -184,7 +186,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Matrix instructions are for whole warps.
+    /// Checks that the whole warp takes part, as matrix instructions need it.
     fn need_all(&self, block: &Block, w: usize, wait: Wait) -> Result<(), Problem> {
         if wait.lanes == u32::MAX {
             return Ok(());
@@ -197,6 +199,7 @@ impl Machine<'_> {
         Err(Problem::new(FaultKind::DivergedCollective, missing.trailing_zeros() as usize, detail))
     }
 
+    /// Executes `ldmatrix`.
     fn load_matrices(
         &mut self,
         block: &mut Block,
@@ -220,7 +223,7 @@ impl Machine<'_> {
                 let at = block.shared.place(addresses[lane], 16).map_err(problem)?;
                 data.copy_from_slice(&block.shared.data[at..at + 16]);
                 for part in (0..4).filter(|_| self.config.races) {
-                    // The lane that gets these four bytes, or a half of them.
+                    // The lane that receives these four bytes, or half of them.
                     let reader = if transposed { part * 8 + row / 2 } else { row * 4 + part };
                     let me = mark(block, by, reader);
                     let Block { shared, clock, .. } = &mut *block;
@@ -261,8 +264,8 @@ impl Machine<'_> {
     }
 }
 
-/// The values that the lanes get, and whether their source lane was in range. A source that does
-/// not take part gives all bits set.
+/// Returns the values that a shuffle gives to the lanes, and whether their source lane was in
+/// range. A source lane that does not take part gives all bits set.
 fn shuffle(
     mode: ShuffleMode,
     value: &Lanes,

@@ -1,33 +1,34 @@
 //! The settings of launches, and the grid of one launch.
 
-/// How the threads of a warp run.
+/// The order in which the threads of a warp run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Schedule {
-    /// Together as far as their branches allow, those that are behind first.
+    /// Lanes run together as far as their branches allow. The group with the lowest instruction
+    /// runs first.
     #[default]
     Lockstep,
-    /// In random subsets, as the independent threads of Volta and later may.
+    /// Lanes run in random subsets, as the independent threads of Volta and later may.
     Independent,
 }
 
-/// How launches are executed and checked.
+/// The schedule and the checks of launches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Decides every order that the hardware leaves open.
+    /// The seed of every order that the hardware leaves open.
     pub seed: u64,
-    /// How the threads of a warp run.
+    /// The order in which the threads of a warp run.
     pub schedule: Schedule,
-    /// Whether races are looked for.
+    /// Set if races are detected.
     pub races: bool,
-    /// Whether reads of bytes that nobody has written are faults.
+    /// Set if a read of bytes that nobody has written is a fault.
     pub uninitialised: bool,
-    /// Whether shuffles, votes and matches order memory as `__syncwarp` does. CUDA says that they
-    /// do not.
+    /// Set if shuffles, votes and matches order memory as `__syncwarp` does. CUDA does not promise
+    /// that they do.
     pub shuffles_order_memory: bool,
-    /// Whether several threads may store to one place if all store what is there already after the
-    /// first.
+    /// Set if a store of the value that is already there races with nothing. Several threads may
+    /// then store the same value to one place.
     pub same_value_stores: bool,
-    /// The most instructions of all warps together that one launch may take.
+    /// The most warp instructions that one launch may execute.
     pub step_limit: u64,
 }
 
@@ -48,12 +49,12 @@ impl Default for Config {
 /// A grid of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
-    /// Blocks in each direction.
+    /// The number of blocks in each direction.
     pub blocks: [u32; 3],
-    /// Threads of a block in each direction.
+    /// The number of threads of a block in each direction.
     pub threads: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub dynamic_shared: usize,
-    /// Whether all blocks must be resident at once.
+    /// Set if all blocks must be resident at once.
     pub cooperative: bool,
 }

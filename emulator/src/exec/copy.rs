@@ -9,8 +9,8 @@ use crate::fault::Problem;
 use crate::ir::{CopyAsync, Operand, SHARED_WINDOW, Space};
 
 impl Machine<'_> {
-    /// The copy itself happens when it is waited for, which is as late as it may: the destination
-    /// cannot be looked at before.
+    /// Begins an asynchronous copy. The bytes are copied when the copy is waited for, which is as
+    /// late as may be, so that an early read of the destination is found.
     pub(super) fn copy_async(
         &mut self,
         block: &mut Block,
@@ -93,6 +93,8 @@ impl Machine<'_> {
         Ok(())
     }
 
+    /// Records the write of a copy to its destination. Returns an earlier access that races with
+    /// it.
     fn touch_destination(
         &self,
         block: &mut Block,
@@ -109,6 +111,7 @@ impl Machine<'_> {
         shared.shadow.touch(at, bytes, true, me, shared.run, clock)
     }
 
+    /// Commits the open copies of each lane as a group.
     pub(super) fn copy_commit(&mut self, block: &mut Block, w: usize, active: u32) {
         for lane in lanes_of(active) {
             let copies = &mut block.warps[w].copies[lane];
@@ -117,8 +120,8 @@ impl Machine<'_> {
         }
     }
 
-    /// Ends all copies but those of the newest `keep` groups; without a number all, committed or
-    /// not.
+    /// Ends all copies except those of the newest `keep` groups. Without `keep` it ends all,
+    /// committed or not.
     pub(super) fn copy_wait(
         &mut self,
         block: &mut Block,
@@ -147,7 +150,8 @@ impl Machine<'_> {
                     self.memory.read(copy.from, data).map_err(problem)?;
                 }
                 block.shared.end_copy(copy.to, copy.bytes, data);
-                // From here on the bytes are this lane's write, which others must be ordered after.
+                // From here on the bytes count as written by this lane: others must be ordered
+                // after it.
                 let by = Accessor { warp: w, pc: copy.pc, strong: false, swap: false };
                 self.touch_destination(block, by, lane, copy.to, copy.bytes);
             }

@@ -1,4 +1,4 @@
-//! Fences, and the accesses that pass on what a fence covers.
+//! Fences, and the accesses that release and acquire what a fence covers.
 
 use super::block::Block;
 use super::clock::merge;
@@ -7,7 +7,8 @@ use super::warp::lanes_of;
 use crate::ir::{Lanes, Space};
 
 impl Machine<'_> {
-    /// A fence: what the lanes did before may be passed on by what they do next.
+    /// Executes a fence. A later release of the lanes passes on all that they did before it. A
+    /// fence of the block alone counts as one of the device.
     pub(super) fn fence(&mut self, block: &mut Block, w: usize, lanes: u32) {
         if !self.config.races {
             return;
@@ -18,7 +19,7 @@ impl Machine<'_> {
         }
     }
 
-    /// A strong store or an atomic operation passes on what the lane's last fence covers.
+    /// Releases, by a strong store or an atomic operation, what the lane's last fence covers.
     pub(super) fn release(
         &mut self,
         block: &Block,
@@ -35,7 +36,7 @@ impl Machine<'_> {
         }
     }
 
-    /// A strong load or an atomic operation learns what was passed on there.
+    /// Acquires, by a strong load or an atomic operation, what was released there.
     pub(super) fn acquire(
         &mut self,
         block: &mut Block,
@@ -55,7 +56,7 @@ impl Machine<'_> {
     }
 }
 
-/// A location: shared memory is each block's own.
+/// Returns the key of a location. Each block has a shared memory of its own.
 fn place_of(block: &Block, space: Space, address: u64) -> (u32, u64) {
     (if space == Space::Shared { block.index } else { u32::MAX }, address)
 }

@@ -1,6 +1,6 @@
-//! One bit per byte of a memory.
+//! Sets of bytes of a memory, one bit for each byte.
 
-/// A set of bytes: those that have been written, or those that a copy will write.
+/// A set of bytes: the bytes that have been written, or the bytes that a copy will write.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ByteSet {
     bits: Vec<u8>,
@@ -8,16 +8,17 @@ pub(crate) struct ByteSet {
 
 impl ByteSet {
     pub(crate) fn new(bytes: usize) -> Self {
-        // Eight bytes more, so that a window of 64 bits can be read anywhere.
+        // The slack of eight bytes lets a window of 64 bits be read anywhere.
         Self { bits: vec![0; bytes / 8 + 9] }
     }
 
-    /// Makes it the empty set of `bytes` bytes.
+    /// Makes this an empty set for a memory of `bytes` bytes.
     pub(crate) fn reset(&mut self, bytes: usize) {
         self.bits.clear();
         self.bits.resize(bytes / 8 + 9, 0);
     }
 
+    /// Returns the 64 bits around byte `at`, which is in the first eight of them.
     fn window(&self, at: usize) -> u64 {
         let start = at / 8;
         let mut bytes = [0; 8];
@@ -25,23 +26,24 @@ impl ByteSet {
         u64::from_le_bytes(bytes)
     }
 
-    /// Whether all of up to 32 bytes are in the set.
+    /// Returns whether all of up to 32 bytes are in the set.
     pub(crate) fn all(&self, at: usize, bytes: usize) -> bool {
         let wanted = ((1u64 << bytes) - 1) << (at % 8);
         self.window(at) & wanted == wanted
     }
 
-    /// Whether any of up to 32 bytes is in the set.
+    /// Returns whether any of up to 32 bytes is in the set.
     pub(crate) fn any(&self, at: usize, bytes: usize) -> bool {
         let wanted = ((1u64 << bytes) - 1) << (at % 8);
         self.window(at) & wanted != 0
     }
 
-    /// Whether all of any number of bytes are in the set.
+    /// Returns whether all of any number of bytes are in the set.
     pub(crate) fn all_of(&self, at: usize, bytes: usize) -> bool {
         (0..bytes).step_by(32).all(|done| self.all(at + done, (bytes - done).min(32)))
     }
 
+    /// Adds bytes to the set, or removes them.
     pub(crate) fn set(&mut self, at: usize, bytes: usize, value: bool) {
         if bytes <= 32 {
             let wanted = ((1u64 << bytes) - 1) << (at % 8);
@@ -63,6 +65,7 @@ impl ByteSet {
         }
     }
 
+    /// Returns whether a byte is in the set.
     pub(crate) fn get(&self, at: usize) -> bool {
         self.bits[at / 8] >> (at % 8) & 1 == 1
     }

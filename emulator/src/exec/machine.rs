@@ -1,4 +1,4 @@
-//! A launch while it runs: what all instructions need of it.
+//! The state of a launch while it runs, its operands and its reports.
 
 use std::collections::HashMap;
 
@@ -11,31 +11,32 @@ use crate::counters::{Collected, Sectors};
 use crate::fault::{Fault, Problem};
 use crate::ir::{Address, Kernel, Lanes, Operand, Space};
 
-/// The most findings that one launch reports.
+/// The most problems that one launch reports without ending.
 pub(super) const MAX_FINDINGS: usize = 8;
 
-/// A launch while it runs.
+/// The state of a launch while it runs.
 pub(super) struct Machine<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) grid: Grid,
     pub(super) config: Config,
     pub(super) memory: &'a mut Memory,
     pub(super) params: Vec<u8>,
-    /// The kernel's constants and the addresses of the module's variables, for all lanes.
+    /// The kernel's constants, each in all lanes.
     pub(super) constants: Vec<Lanes>,
+    /// The addresses of the module's variables, each in all lanes.
     pub(super) variables: Vec<Lanes>,
     pub(super) random: Random,
-    /// Names this launch in the histories of global memory.
+    /// The number of this launch in the histories of global memory.
     pub(super) run: u32,
     pub(super) counts: &'a mut Collected,
     pub(super) faults: Vec<Fault>,
-    /// What has been released, by the address that it was released through.
+    /// The knowledge that has been released, by the place that it was released through.
     pub(super) released: HashMap<(u32, u64), Knowledge>,
     pub(super) sectors: Sectors,
 }
 
 impl Machine<'_> {
-    /// Adds where it happened.
+    /// Reports a problem with the place where it happened.
     pub(super) fn report(&mut self, block: &Block, warp: usize, pc: usize, problem: Problem) {
         let (warp, pc) = problem.place.unwrap_or((warp, pc));
         let fault = Fault {
@@ -52,7 +53,7 @@ impl Machine<'_> {
         self.faults.push(fault);
     }
 
-    /// Adds what a kernel can run on after, once for each instruction.
+    /// Reports a problem after which the kernel can run on, once for each instruction.
     pub(super) fn note(&mut self, block: &Block, warp: usize, pc: u32, finding: Option<Problem>) {
         let Some(problem) = finding else { return };
         let line = self.kernel.code[pc as usize].line;
@@ -62,7 +63,7 @@ impl Machine<'_> {
         }
     }
 
-    /// The lanes of an operand that is no predicate.
+    /// Returns the lanes of an operand that is not a predicate.
     pub(super) fn value<'b>(&'b self, block: &'b Block, w: usize, operand: &Operand) -> &'b Lanes {
         let warp = &block.warps[w];
         match *operand {
@@ -70,12 +71,12 @@ impl Machine<'_> {
             Operand::Const(index) => &self.constants[index as usize],
             Operand::Variable(index) => &self.variables[index as usize],
             Operand::Special(special) => &warp.special[special.index()],
-            // Every number has become a constant.
+            // Lowering has made a constant of every number.
             Operand::Imm(_) => &ZEROS,
         }
     }
 
-    /// The lanes whose predicate is set.
+    /// Returns the lanes in which a predicate is set.
     pub(super) fn predicate(&self, block: &Block, w: usize, operand: &Operand) -> u32 {
         let set = bits(self.value(block, w, operand));
         match operand {
@@ -85,7 +86,7 @@ impl Machine<'_> {
         }
     }
 
-    /// Addresses in shared and local memory have 32 bits, and wrap there.
+    /// Returns the addresses of an access. In shared and local memory they have 32 bits, and wrap.
     pub(super) fn addresses(
         &self,
         block: &Block,
@@ -117,7 +118,7 @@ pub(super) fn write(register: &mut Lanes, values: &Lanes, active: u32) {
     }
 }
 
-/// The lanes whose predicate is set.
-pub(super) fn bits(predicate: &Lanes) -> u32 {
+/// Returns the lanes in which a predicate is set.
+fn bits(predicate: &Lanes) -> u32 {
     predicate.iter().enumerate().fold(0, |all, (lane, v)| all | (u32::from(v & 1 == 1) << lane))
 }

@@ -1,31 +1,36 @@
-//! Device memory: allocations at addresses that are never used again, each with its written bytes
-//! and its history of accesses.
+//! Device memory. Each allocation has the set of its written bytes and the history of its accesses.
+//! Addresses are never used again.
 
 use super::known::ByteSet;
 use super::shadow::Shadow;
 use crate::fault::FaultKind;
 
-/// Where the first allocation lies. No host pointer looks like it, so that one passed by mistake is
-/// reported.
+/// The address of the first allocation. No host pointer is near it, so that a host pointer which is
+/// passed by mistake is reported.
 const FIRST: u64 = 0x7f00_0000_0000;
-/// What driver allocations are aligned to.
+/// The alignment of allocations in bytes, as of a driver.
 const ALIGN: u64 = 256;
-/// Unused addresses behind each allocation.
+/// The number of unused addresses after each allocation.
 const GAP: u64 = 4096;
 
+/// An allocation, live or freed.
 pub(crate) struct Allocation {
     pub(crate) base: u64,
     pub(crate) data: Vec<u8>,
+    /// The bytes that have been written.
     pub(crate) known: ByteSet,
     pub(crate) shadow: Shadow,
     size: usize,
     live: bool,
 }
 
+/// The memory of a device.
 pub(crate) struct Memory {
     allocations: Vec<Allocation>,
     next: u64,
+    /// Bytes of all live allocations.
     used: usize,
+    /// The index of the allocation that was found last.
     last: usize,
 }
 
@@ -35,15 +40,17 @@ impl Default for Memory {
     }
 }
 
-/// Why an address cannot be used.
+/// The reason why an address cannot be used.
 pub(crate) type Reason = (FaultKind, String);
 
 impl Memory {
+    /// Returns the bytes in use.
     pub(crate) fn used(&self) -> usize {
         self.used
     }
 
-    /// Fresh memory: its bytes are all set, which makes NaNs of floats, and count as not written.
+    /// Allocates memory. Its bits are all set, which makes NaNs of floats, and its bytes count as
+    /// not written.
     pub(crate) fn allocate(&mut self, size: usize) -> u64 {
         let base = self.next;
         self.next = (base + size as u64 + GAP).next_multiple_of(ALIGN);
@@ -59,7 +66,7 @@ impl Memory {
         base
     }
 
-    /// Frees what begins at `base`; false if nothing does.
+    /// Frees the allocation at `base`. Returns false if there is none.
     pub(crate) fn free(&mut self, base: u64) -> bool {
         let Ok(index) = self.allocations.binary_search_by_key(&base, |a| a.base) else {
             return false;
@@ -76,7 +83,7 @@ impl Memory {
         true
     }
 
-    /// The allocation that holds all of `bytes` bytes at `address`, and their offset in it.
+    /// Returns the allocation that holds all of `bytes` bytes at `address`, and their offset in it.
     pub(crate) fn find(
         &mut self,
         address: u64,
@@ -97,6 +104,7 @@ impl Memory {
         Ok((allocation, offset))
     }
 
+    /// Returns the reason why an access is refused.
     fn explain(&self, address: u64, bytes: usize) -> Reason {
         let after = self.allocations.partition_point(|a| a.base <= address);
         let before = after.checked_sub(1).map(|k| &self.allocations[k]);
@@ -127,6 +135,7 @@ impl Memory {
         )
     }
 
+    /// Returns the bytes of the allocation at `base`.
     pub(crate) fn size_of(&self, base: u64) -> Option<usize> {
         let index = self.allocations.binary_search_by_key(&base, |a| a.base).ok()?;
         Some(&self.allocations[index]).filter(|a| a.live).map(|a| a.size)
@@ -147,6 +156,7 @@ impl Memory {
         Ok(())
     }
 
+    /// Writes a pattern `count` times.
     pub(crate) fn fill(
         &mut self,
         address: u64,
@@ -162,7 +172,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Copies within the device; bytes that were not written stay so.
+    /// Copies within the device. Copies of bytes that have not been written count as not written.
     pub(crate) fn copy(&mut self, to: u64, from: u64, bytes: usize) -> Result<(), Reason> {
         let (source, at) = self.find(from, bytes)?;
         let data = source.data[at..at + bytes].to_vec();

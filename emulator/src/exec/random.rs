@@ -1,6 +1,6 @@
 //! The source of every order that the hardware leaves open.
 
-/// A generator of the orders that are left open (xorshift).
+/// A random number generator (xorshift).
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
@@ -18,6 +18,7 @@ impl Random {
         self.0
     }
 
+    /// Returns a number less than `bound`.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }

@@ -1,4 +1,4 @@
-//! Runs a kernel: a few blocks are resident at once, and their warps take turns in an order that a
+//! Runs a grid. A few blocks are resident at once, and their warps take turns in an order that the
 //! seed decides.
 
 use std::collections::HashMap;
@@ -15,18 +15,19 @@ use crate::counters::{Collected, Sectors};
 use crate::fault::{Fault, FaultKind, Problem};
 use crate::ir::{Kernel, Special};
 
-/// What a launch needs besides its kernel.
+/// The arguments of a launch besides its kernel.
 pub(crate) struct LaunchArgs<'a> {
     pub(crate) grid: Grid,
     pub(crate) config: Config,
     pub(crate) params: Vec<u8>,
     /// The addresses of the module's variables.
     pub(crate) variables: &'a [u64],
+    /// The number of the launch, which no other launch of the device has.
     pub(crate) run: u32,
 }
 
-/// Runs a kernel to its end, or to a fault that leaves no way to go on. Answers with what is wrong
-/// with it, races first.
+/// Runs a kernel to its end, or to a fault that it cannot run on after. Returns its faults, races
+/// first.
 pub(crate) fn launch(
     kernel: &Kernel,
     memory: &mut Memory,
@@ -61,6 +62,7 @@ pub(crate) fn launch(
 }
 
 impl Machine<'_> {
+    /// Runs all blocks, in random order.
     fn run_blocks(&mut self, count: usize) {
         let mut order: Vec<u32> = (0..count as u32).collect();
         (1..count).for_each(|k| order.swap(k, self.random.below(k + 1)));
@@ -108,6 +110,7 @@ impl Machine<'_> {
         }
     }
 
+    /// Begins a block, in the memory of one that has ended if there is one.
     fn begin(&mut self, index: u32, spare: Option<Block>) -> Block {
         let [width, height, _] = self.grid.blocks;
         let at = [index % width, index / width % height, index / width / height];
@@ -134,7 +137,7 @@ impl Machine<'_> {
         block
     }
 
-    /// Lets one warp of a block run for a while; false when the block has ended.
+    /// Lets one warp of a block run for a while. Returns false when the block has ended.
     fn turn(&mut self, block: &mut Block, steps: &mut u64) -> Result<bool, ()> {
         let runnable = block.warps.iter().filter(|warp| warp.runnable()).count();
         if runnable == 0 {
@@ -150,7 +153,7 @@ impl Machine<'_> {
         else {
             return Ok(true);
         };
-        // Clocks go by turns.
+        // The clock register advances at the beginning of each turn.
         block.warps[w].special[Special::Clock.index()] = [block.executed; 32];
         let quota = 1 + self.random.below(96) as u64;
         for _ in 0..quota {

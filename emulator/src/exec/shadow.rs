@@ -1,23 +1,26 @@
-//! Who touched a piece of memory last: what the race check remembers of every location.
+//! The history that the race check keeps of every location: who accessed it last.
 
 use super::clock::{Clock, Mark};
 
-/// Last write, and two reads since then: of two different threads, of two different warps where
-/// there are any.
+/// The last write of a location, and two reads since then: by different threads, and by different
+/// warps if reads came from more than one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
-    /// The launch, or the block, that the marks belong to. Marks of another one count as none.
+    /// The launch, or for shared memory the block, that the marks belong to. Older marks do not
+    /// count.
     run: u32,
     write: Mark,
     reads: [Mark; 2],
 }
 
+/// The number of cells of a page.
 const PAGE: usize = 256;
 
-/// The history of a memory. It begins with one cell per 16 bytes and becomes finer where smaller
-/// accesses come, so that neighbours in one word are never taken for a race.
+/// The history of a memory. It begins with one cell for 16 bytes. The first smaller access makes
+/// all cells smaller, so that accesses to neighbours in one word are never taken for a race.
 #[derive(Clone, Debug)]
 pub(crate) struct Shadow {
+    /// The logarithm of the bytes of a cell.
     shift: u32,
     pages: Vec<Option<Box<[Cell; PAGE]>>>,
 }
@@ -32,8 +35,7 @@ impl Default for Shadow {
 pub(crate) type Conflict = (Mark, bool);
 
 impl Shadow {
-    /// Records an access of `bytes` bytes at `at`, and answers with an earlier one that is not
-    /// ordered before it.
+    /// Records an access of `bytes` bytes at `at`. Returns an earlier access that races with it.
     pub(crate) fn touch(
         &mut self,
         at: usize,
@@ -65,13 +67,14 @@ impl Shadow {
         conflict
     }
 
-    /// Whether a thread of this launch has written there.
+    /// Returns the last write of this launch to a location.
     pub(crate) fn written(&self, at: usize, run: u32) -> Option<Mark> {
         let index = at >> self.shift;
         let cell = &self.pages.get(index / PAGE)?.as_ref()?[index % PAGE];
         (cell.run == run && cell.write.stamp != 0).then_some(cell.write)
     }
 
+    /// Divides all cells.
     fn refine(&mut self, shift: u32) {
         let parts = 1usize << (self.shift - shift);
         let mut pages = vec![];
@@ -87,7 +90,8 @@ impl Shadow {
     }
 }
 
-/// Apart, so that the page does not lie in the stack frame of every access.
+/// Returns an empty page. It is a function of its own so that the page does not lie in the stack
+/// frame of every access.
 #[cold]
 #[inline(never)]
 fn fresh_page() -> Box<[Cell; PAGE]> {
@@ -95,6 +99,7 @@ fn fresh_page() -> Box<[Cell; PAGE]> {
 }
 
 impl Cell {
+    /// Records an access. Returns an earlier access that races with it.
     fn touch(&mut self, write: bool, me: Mark, run: u32, clock: &Clock) -> Option<Conflict> {
         if self.run != run {
             *self = Self { run, ..Self::default() };

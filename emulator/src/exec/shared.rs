@@ -4,19 +4,23 @@ use super::known::ByteSet;
 use super::shadow::Shadow;
 use crate::fault::FaultKind;
 
+/// The shared memory of a block.
 #[derive(Default)]
 pub(super) struct Shared {
     pub(super) data: Vec<u8>,
+    /// The bytes that have been written.
     known: ByteSet,
-    /// Destinations of copies that have not been waited for.
+    /// The destinations of copies that have not been waited for.
     pending: ByteSet,
+    /// The number of these copies.
     copies: usize,
     pub(super) shadow: Shadow,
-    /// Names this block in the history.
+    /// The number of this block in the history.
     pub(super) run: u32,
 }
 
 impl Shared {
+    /// Makes this the memory of the next block, of `bytes` bytes that count as not written.
     pub(super) fn reset(&mut self, bytes: usize) {
         self.data.clear();
         self.data.resize(bytes, 0xff);
@@ -26,7 +30,7 @@ impl Shared {
         self.run += 1;
     }
 
-    /// The offset of an access that may be made.
+    /// Returns the offset of an access, if it is inside the memory.
     pub(super) fn place(&self, address: u64, bytes: usize) -> Result<usize, (FaultKind, String)> {
         if address.checked_add(bytes as u64).is_none_or(|end| end > self.data.len() as u64) {
             let detail =
@@ -36,20 +40,22 @@ impl Shared {
         Ok(address as usize)
     }
 
-    /// Whether a copy that has not been waited for writes there.
+    /// Returns whether a copy that has not been waited for writes some of these bytes.
     pub(super) fn is_pending(&self, at: usize, bytes: usize) -> bool {
         self.copies > 0 && self.pending.any(at, bytes)
     }
 
+    /// Returns whether all of these bytes have been written.
     pub(super) fn is_known(&self, at: usize, bytes: usize) -> bool {
         self.known.all(at, bytes)
     }
 
+    /// Notes that these bytes have been written.
     pub(super) fn set_known(&mut self, at: usize, bytes: usize) {
         self.known.set(at, bytes, true);
     }
 
-    /// A copy begins: until it is waited for nobody may look.
+    /// Begins a copy to these bytes. Until it is waited for, nobody may access them.
     pub(super) fn begin_copy(&mut self, at: usize, bytes: usize) {
         self.data[at..at + bytes].fill(0xff);
         self.known.set(at, bytes, false);
@@ -57,6 +63,7 @@ impl Shared {
         self.copies += 1;
     }
 
+    /// Ends a copy. Bytes for which there is no data become zero.
     pub(super) fn end_copy(&mut self, at: usize, bytes: usize, data: &[u8]) {
         self.data[at..at + data.len()].copy_from_slice(data);
         self.data[at + data.len()..at + bytes].fill(0);

@@ -6,7 +6,7 @@ use super::warp::Warp;
 use crate::ir::{Lanes, Special};
 
 impl Machine<'_> {
-    /// The registers that the hardware fills when a block begins.
+    /// Fills the special registers of all warps of a block.
     pub(super) fn fill_special(&self, block: &mut Block) {
         for w in 0..block.warps.len() {
             let all: Vec<Lanes> = Special::ALL
@@ -17,6 +17,7 @@ impl Machine<'_> {
         }
     }
 
+    /// Returns the lanes of a special register.
     fn special(&self, block: &Block, warp: &Warp, special: Special) -> Lanes {
         let each = |f: fn(u32) -> u32| std::array::from_fn(|lane| u64::from(f(lane as u32)));
         let all = |value: u64| [value; 32];

@@ -1,4 +1,4 @@
-//! One instruction of one warp.
+//! Executes one instruction of one warp.
 
 use super::block::Block;
 use super::config::Schedule;
@@ -9,6 +9,8 @@ use crate::ir::{Convert, Lanes, Logic, Op, Ty};
 use crate::values::{compare, compare_packed, convert, evaluate, with_carry};
 
 impl Machine<'_> {
+    /// Executes the next instruction of a warp, for the lanes that the schedule chooses. An error
+    /// has been reported, and ends the launch.
     pub(super) fn step(&mut self, block: &mut Block, w: usize) -> Result<(), ()> {
         let warp = &mut block.warps[w];
         let group = match self.config.schedule {
@@ -95,8 +97,8 @@ impl Machine<'_> {
                 let detail = format!("the emulator does not know {name}");
                 return Err(Problem::new(FaultKind::UnknownOpcode, first, detail));
             }
-            Op::Load(transfer) => self.load(block, w, transfer, active, group.pc)?,
-            Op::Store(transfer) => self.store(block, w, transfer, active, group.pc)?,
+            Op::Load(load) => self.transfer(block, w, load, active, group.pc, false)?,
+            Op::Store(store) => self.transfer(block, w, store, active, group.pc, true)?,
             Op::Atomic(atomic) => self.atomic(block, w, atomic, active, group.pc)?,
             Op::CopyAsync(copy) => self.copy_async(block, w, copy, active, group.pc)?,
             Op::CopyCommit => self.copy_commit(block, w, active),
@@ -112,7 +114,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Registers in, registers out.
+    /// Executes an operation that reads and writes registers only.
     fn compute(
         &mut self,
         block: &mut Block,
@@ -227,10 +229,12 @@ impl Machine<'_> {
     }
 }
 
+/// Returns `yes` in the lanes of a mask, and 0 in the others.
 fn spread(set: u32, yes: u64) -> Lanes {
     std::array::from_fn(|lane| u64::from(set >> lane & 1) * yes)
 }
 
+/// Joins the outcome of a comparison with a predicate, both given as masks of lanes.
 fn join(logic: Logic, holds: u32, with: u32) -> u32 {
     match logic {
         Logic::And => holds & with,

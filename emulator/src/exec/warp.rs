@@ -1,4 +1,4 @@
-//! A warp: its registers, and which of its lanes stand where.
+//! A warp: its registers, and the instructions at which its lanes are.
 
 use std::collections::VecDeque;
 
@@ -7,14 +7,14 @@ use super::known::ByteSet;
 use super::random::Random;
 use crate::ir::{Kernel, Lanes};
 
-/// Lanes that stand at one instruction.
+/// Lanes that are at one instruction, converged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Group {
     pub(super) pc: u32,
     pub(super) lanes: u32,
 }
 
-/// Lanes that wait for others of their warp, at one instruction and with one mask.
+/// Lanes that wait for other lanes of their warp, at one instruction and with one mask.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wait {
     pub(super) pc: u32,
@@ -22,35 +22,42 @@ pub(super) struct Wait {
     pub(super) lanes: u32,
 }
 
-/// A copy to shared memory that has not been waited for.
+/// An asynchronous copy to shared memory that has not been waited for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Copy {
+    /// The offset of the destination in shared memory.
     pub(super) to: usize,
     pub(super) bytes: usize,
     pub(super) from: u64,
+    /// The bytes that are read; the rest of the destination becomes zero.
     pub(super) from_bytes: usize,
     pub(super) pc: u32,
 }
 
+/// The asynchronous copies of a lane.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Copies {
+    /// The copies that have not been committed.
     pub(super) open: Vec<Copy>,
+    /// The groups that have been committed, the oldest first.
     pub(super) groups: VecDeque<Vec<Copy>>,
 }
 
+/// A warp.
 pub(super) struct Warp {
     pub(super) index: usize,
     pub(super) registers: Vec<Lanes>,
     pub(super) groups: Vec<Group>,
     pub(super) waits: Vec<Wait>,
-    /// Lanes that have not ended.
+    /// The lanes that have not ended.
     pub(super) live: u32,
     pub(super) tid: [Lanes; 3],
-    /// The registers that the hardware fills, by their index.
+    /// The special registers by their index.
     pub(super) special: Vec<Lanes>,
     pub(super) copies: Vec<Copies>,
-    /// What each lane's last fence covers.
+    /// The accesses that each lane's last fence covers.
     pub(super) fences: Vec<Option<Knowledge>>,
+    /// Bytes of local memory of a lane.
     local_bytes: usize,
     pub(super) local: Vec<u8>,
     pub(super) local_known: ByteSet,
@@ -80,14 +87,14 @@ impl Warp {
         }
     }
 
-    /// Back to the kernel's first instruction.
+    /// Sends all lanes back to the first instruction of the kernel.
     pub(super) fn reset(&mut self, threads: u32) {
         let lanes = (threads - self.index as u32 * 32).min(32);
         self.live = u32::MAX >> (32 - lanes);
         self.groups.clear();
         self.groups.push(Group { pc: 0, lanes: self.live });
         self.waits.clear();
-        // A register that nobody has set: a bit pattern that shows.
+        // A conspicuous pattern shows that nobody has set a register.
         self.registers.iter_mut().for_each(|register| *register = [0xdead_beef_dead_beef; 32]);
         self.copies.iter_mut().for_each(|copies| *copies = Copies::default());
         self.fences.iter_mut().for_each(|fence| *fence = None);
@@ -95,18 +102,19 @@ impl Warp {
         self.local_known.reset(self.local_bytes * 32);
     }
 
+    /// Returns whether some lanes can run.
     pub(super) fn runnable(&self) -> bool {
         !self.groups.is_empty()
     }
 
-    /// An instruction at which a lane stands.
+    /// Returns an instruction at which a lane is.
     pub(super) fn somewhere(&self) -> Option<usize> {
         let running = self.groups.first().map(|group| group.pc as usize);
         running.or_else(|| self.waits.first().map(|wait| wait.pc as usize))
     }
 
-    /// Takes out the lanes that run next: those furthest behind, all of them together.
-    pub(super) fn behind(&mut self) -> Group {
+    /// Returns the group that runs next in lockstep: the one with the lowest instruction.
+    pub(super) fn behind(&self) -> Group {
         if self.groups.len() == 1 {
             return self.groups[0];
         }
@@ -117,14 +125,14 @@ impl Warp {
             .unwrap_or(Group { pc: 0, lanes: 0 })
     }
 
-    /// Some lanes of some group.
-    pub(super) fn random(&mut self, random: &mut Random) -> Group {
+    /// Returns some lanes of some group.
+    pub(super) fn random(&self, random: &mut Random) -> Group {
         let group = self.groups[random.below(self.groups.len())];
         let some = if random.below(4) == 0 { group.lanes & random.next() as u32 } else { 0 };
         Group { pc: group.pc, lanes: if some == 0 { group.lanes } else { some } }
     }
 
-    /// Takes lanes from where they stand.
+    /// Removes lanes from their groups.
     pub(super) fn remove(&mut self, lanes: u32) {
         for group in &mut self.groups {
             group.lanes &= !lanes;
@@ -132,7 +140,7 @@ impl Warp {
         self.groups.retain(|group| group.lanes != 0);
     }
 
-    /// Puts lanes at an instruction.
+    /// Adds lanes to the group at an instruction.
     pub(super) fn insert(&mut self, pc: u32, lanes: u32) {
         if lanes == 0 {
             return;
@@ -156,7 +164,7 @@ impl Warp {
     }
 }
 
-/// The lanes of a mask.
+/// Returns the lanes of a mask.
 pub(super) fn lanes_of(mut mask: u32) -> impl Iterator<Item = usize> + Clone {
     std::iter::from_fn(move || {
         let lane = mask.checked_ilog2().map(|_| mask.trailing_zeros() as usize)?;
