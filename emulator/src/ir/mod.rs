@@ -1,4 +1,5 @@
-//! What a kernel is decoded to, once, when its module is loaded. The executor never looks at text.
+//! The decoded form of kernels. A module is decoded once, when it is loaded; the executor never
+//! reads text.
 
 mod op;
 mod space;
@@ -15,24 +16,26 @@ pub(crate) use ty::Ty;
 /// The 32 lanes of one register.
 pub(crate) type Lanes = [u64; 32];
 
-/// The `@p` in front of an instruction.
+/// The predicate `@p` of an instruction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Guard {
     pub(crate) reg: u32,
     pub(crate) negated: bool,
 }
 
+/// An instruction.
 #[derive(Clone, Debug)]
 pub(crate) struct Instruction {
     pub(crate) guard: Option<Guard>,
     pub(crate) op: Op,
+    /// The line of the PTX text.
     pub(crate) line: u32,
-    /// Index into the locations of the module.
+    /// The index into the locations of the module.
     pub(crate) location: u32,
     pub(crate) text: Box<str>,
 }
 
-/// A line of a source file, and of the function that its function was inlined into.
+/// A line of a source file, and the line of the call if its function was inlined.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Location {
     pub(crate) file: Arc<str>,
@@ -40,12 +43,14 @@ pub(crate) struct Location {
     pub(crate) caller: Option<(Arc<str>, u32)>,
 }
 
+/// A parameter of a kernel.
 #[derive(Clone, Debug)]
 pub(crate) struct Param {
     pub(crate) offset: usize,
     pub(crate) size: usize,
 }
 
+/// A kernel.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kernel {
     pub(crate) name: String,
@@ -53,23 +58,24 @@ pub(crate) struct Kernel {
     pub(crate) param_bytes: usize,
     pub(crate) registers: usize,
     pub(crate) code: Vec<Instruction>,
-    /// The numbers among the operands, each once.
+    /// The constants among the operands, each once.
     pub(crate) constants: Vec<u64>,
     pub(crate) locations: Arc<Vec<Location>>,
     pub(crate) static_shared: usize,
     pub(crate) local_bytes: usize,
-    /// Of `__launch_bounds__`.
+    /// The most threads of a block, of `__launch_bounds__`.
     pub(crate) max_threads: Option<usize>,
-    /// Of `.reqntid`.
+    /// The extents that a block must have, of `.reqntid`.
     pub(crate) exact_threads: Option<[u32; 3]>,
 }
 
 impl Kernel {
+    /// Returns the source location of an instruction.
     pub(crate) fn location(&self, pc: usize) -> Option<&Location> {
         self.locations.get(self.code.get(pc)?.location as usize)
     }
 
-    /// File and line of an instruction, for people.
+    /// Returns file and line of an instruction, for people.
     pub(crate) fn source(&self, pc: usize) -> String {
         match self.location(pc) {
             Some(at) if at.line > 0 => match &at.caller {
@@ -89,11 +95,13 @@ pub(crate) struct Variable {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// A module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Module {
     pub(crate) kernels: Vec<Arc<Kernel>>,
     pub(crate) variables: Vec<Variable>,
-    /// Of `.target sm_NN` and `.version`.
+    /// The compute capability of `.target sm_NN`, times ten.
     pub(crate) target: u32,
+    /// The PTX version of `.version`: major and minor.
     pub(crate) version: (u32, u32),
 }

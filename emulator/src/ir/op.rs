@@ -4,13 +4,13 @@ use super::space::Space;
 use super::special::Special;
 use super::ty::Ty;
 
-/// Where a value comes from.
+/// An operand that is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Operand {
     Reg(u32),
-    /// The opposite of a predicate.
+    /// The negation of a predicate register.
     Not(u32),
-    /// A number, until the kernel is complete; then it is one of its constants.
+    /// A number. Lowering replaces it with a constant of the kernel.
     Imm(u64),
     Const(u32),
     Special(Special),
@@ -18,13 +18,14 @@ pub(crate) enum Operand {
     Variable(u32),
 }
 
+/// An address: an operand and an offset.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Address {
     pub(crate) base: Operand,
     pub(crate) offset: u64,
 }
 
-/// How a result that does not fit is rounded.
+/// The direction in which a result is rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Rounding {
     #[default]
@@ -35,18 +36,19 @@ pub(crate) enum Rounding {
     Up,
 }
 
-/// The parts of an opcode that change how it computes.
+/// The modifiers of an arithmetic opcode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mods {
     pub(crate) rounding: Rounding,
-    /// Denormal inputs and results of single precision become zero.
+    /// Set if denormal inputs and results of single precision become zero.
     pub(crate) ftz: bool,
     pub(crate) sat: bool,
-    /// A NaN among the inputs of min and max is the result.
+    /// Set if a NaN among the inputs of min and max is the result.
     pub(crate) nan: bool,
     pub(crate) relu: bool,
 }
 
+/// An arithmetic or logic operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alu {
     Add,
@@ -107,7 +109,7 @@ pub(crate) enum Alu {
     IsSpace(Space),
 }
 
-/// Additions that take or set the carry flag.
+/// An operation that reads or writes the carry flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CarryOp {
     Add,
@@ -116,16 +118,20 @@ pub(crate) enum CarryOp {
     MadHi,
 }
 
+/// The modifiers of an operation with a carry flag.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Carry {
     pub(crate) op: CarryOp,
     pub(crate) ty: Ty,
     /// The register that stands for the flag.
     pub(crate) flag: u32,
+    /// Set if the flag is read.
     pub(crate) takes: bool,
+    /// Set if the flag is written.
     pub(crate) sets: bool,
 }
 
+/// The mode of `prmt`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PrmtMode {
     Index,
@@ -137,6 +143,7 @@ pub(crate) enum PrmtMode {
     Rc16,
 }
 
+/// The class of floating-point values that `testp` tests for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FloatClass {
     Finite,
@@ -147,6 +154,7 @@ pub(crate) enum FloatClass {
     Subnormal,
 }
 
+/// The relation that a comparison tests for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cmp {
     Eq,
@@ -159,6 +167,7 @@ pub(crate) enum Cmp {
     Nan,
 }
 
+/// The operation that joins a comparison with a predicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Logic {
     And,
@@ -166,11 +175,11 @@ pub(crate) enum Logic {
     Xor,
 }
 
-/// A comparison, joined with a predicate where the opcode says so.
+/// A comparison, joined with a predicate if the opcode says so.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Compare {
     pub(crate) cmp: Cmp,
-    /// True of a NaN as well.
+    /// Set if the comparison holds for NaNs.
     pub(crate) unordered: bool,
     pub(crate) ty: Ty,
     pub(crate) ftz: bool,
@@ -179,21 +188,23 @@ pub(crate) struct Compare {
     pub(crate) join: Option<(Logic, Operand)>,
 }
 
+/// A conversion between types.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Convert {
     pub(crate) to: Ty,
     pub(crate) from: Ty,
-    /// Rounds to an integer first.
+    /// The direction in which the value is rounded to an integer first.
     pub(crate) integer: Option<Rounding>,
     pub(crate) mods: Mods,
 }
 
+/// The memory-order modifiers of a load or store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Access {
-    /// Volatile, relaxed, acquire or release: two of these never race with each other.
+    /// Set for volatile, relaxed, acquire and release accesses. Two strong accesses never race.
     pub(crate) strong: bool,
     pub(crate) release: bool,
-    /// Through the read-only cache.
+    /// Set for loads through the read-only cache.
     pub(crate) read_only: bool,
 }
 
@@ -207,6 +218,7 @@ pub(crate) struct Transfer {
     pub(crate) values: Box<[Operand]>,
 }
 
+/// The operation of an atomic instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AtomicOp {
     Add,
@@ -221,6 +233,7 @@ pub(crate) enum AtomicOp {
     Dec,
 }
 
+/// An atomic instruction.
 #[derive(Clone, Debug)]
 pub(crate) struct Atomic {
     pub(crate) space: Space,
@@ -228,12 +241,14 @@ pub(crate) struct Atomic {
     pub(crate) op: AtomicOp,
     pub(crate) release: bool,
     pub(crate) address: Address,
-    /// Where the old values go: as many registers as the operation has elements, or none.
+    /// The register of the old value of each element, if it is wanted.
     pub(crate) old: Box<[Option<u32>]>,
     pub(crate) values: Box<[Operand]>,
+    /// The new value of a compare-and-swap.
     pub(crate) swap: Option<Operand>,
 }
 
+/// The kind of a barrier instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BarrierKind {
     Sync,
@@ -243,15 +258,18 @@ pub(crate) enum BarrierKind {
     Or,
 }
 
+/// A barrier instruction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Barrier {
     pub(crate) kind: BarrierKind,
     pub(crate) id: Operand,
+    /// The number of threads that it is for; `None` for all of the block.
     pub(crate) count: Option<Operand>,
-    /// Of the reductions: the register of the result and the predicate.
+    /// The register of the result and the predicate, in a reduction.
     pub(crate) reduce: Option<(u32, Operand)>,
 }
 
+/// The mode of a shuffle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ShuffleMode {
     Up,
@@ -260,6 +278,7 @@ pub(crate) enum ShuffleMode {
     Index,
 }
 
+/// The mode of a vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum VoteMode {
     Ballot,
@@ -268,7 +287,7 @@ pub(crate) enum VoteMode {
     Uniform,
 }
 
-/// What the lanes of a warp do together, each waiting for the others that its mask names.
+/// An instruction that lanes of a warp execute together: each waits for the others in its mask.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Collective {
     Shuffle {
@@ -313,25 +332,28 @@ pub(crate) enum Collective {
     },
 }
 
-/// The element type of a 16x8 matrix product, and how long its inner dimension is.
+/// The element type of a 16 x 8 matrix product, and its inner dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MmaShape {
     pub(crate) ty: Ty,
     pub(crate) k: usize,
-    /// Accumulates in half precision, two values to a register.
+    /// Set if accumulators are of half precision, two values in a register.
     pub(crate) half: bool,
 }
 
+/// An asynchronous copy from global to shared memory.
 #[derive(Clone, Debug)]
 pub(crate) struct CopyAsync {
     pub(crate) bytes: usize,
     pub(crate) to: Address,
     pub(crate) from: Address,
+    /// The number of bytes that are read; the rest of the destination becomes zero.
     pub(crate) from_bytes: Option<Operand>,
-    /// The whole destination becomes zero where this holds.
+    /// The predicate under which the whole destination becomes zero.
     pub(crate) ignore: Option<Operand>,
 }
 
+/// An operation. `d` is the register of the result.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     Alu { op: Alu, ty: Ty, mods: Mods, d: u32, s: [Operand; 4] },
@@ -360,7 +382,7 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    /// Visits all operands, but not those that are predicates.
+    /// Calls `f` with all operands that are not predicates.
     pub(crate) fn for_each_value(&mut self, f: &mut impl FnMut(&mut Operand)) {
         match self {
             Op::Alu { s, .. } => s.iter_mut().for_each(f),

@@ -1,6 +1,6 @@
-//! The registers that the hardware fills.
+//! The special registers.
 
-/// A register that the hardware provides.
+/// A special register: the hardware provides its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Special {
     Tid(u8),
@@ -18,15 +18,16 @@ pub(crate) enum Special {
     MaskEq,
     Sm,
     SmCount,
-    /// The size of dynamic shared memory, and where it begins.
+    /// Bytes of dynamic shared memory.
     DynamicShared,
+    /// The address of dynamic shared memory.
     DynamicStart,
     TotalShared,
     Clock,
 }
 
 impl Special {
-    /// All of them, at their places.
+    /// All special registers, in the order of [`Self::index`].
     pub(crate) const ALL: [Self; 27] = [
         Self::Tid(0),
         Self::Tid(1),
@@ -57,7 +58,7 @@ impl Special {
         Self::Clock,
     ];
 
-    /// Its place among all.
+    /// Returns the position in [`Self::ALL`].
     pub(crate) fn index(self) -> usize {
         match self {
             Self::Tid(axis) => usize::from(axis),

@@ -1,6 +1,6 @@
 //! The types of PTX.
 
-/// The type that an instruction gives to its operands.
+/// A type that an instruction gives to its operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ty {
     B8,
@@ -28,7 +28,7 @@ pub(crate) enum Ty {
 }
 
 impl Ty {
-    /// The type that a part of an opcode names, if it names one.
+    /// Returns the type that a part of an opcode names, if it names one.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         use Ty::*;
         Some(match name {
@@ -58,7 +58,7 @@ impl Ty {
         })
     }
 
-    /// Bytes in memory.
+    /// Returns the bytes of a value in memory.
     pub(crate) fn size(self) -> usize {
         use Ty::*;
         match self {
@@ -81,7 +81,7 @@ impl Ty {
         matches!(self, Ty::F16 | Ty::BF16 | Ty::F32 | Ty::F64 | Ty::Tf32)
     }
 
-    /// The two halves' type, of a packed type.
+    /// Returns the type of the two halves of a packed type.
     pub(crate) fn half(self) -> Option<Self> {
         Some(match self {
             Ty::F16x2 => Ty::F16,
@@ -92,6 +92,7 @@ impl Ty {
         })
     }
 
+    /// Returns the mask of the bits of a value.
     pub(crate) fn mask(self) -> u64 {
         match self {
             Ty::Pred => 1,
@@ -99,7 +100,7 @@ impl Ty {
         }
     }
 
-    /// The value of the low bits as a number, its sign extended where the type has one.
+    /// Returns the low bits as a number, sign-extended if the type is signed.
     pub(crate) fn extend(self, bits: u64) -> u64 {
         if self.signed() {
             let unused = 64 - self.bits();

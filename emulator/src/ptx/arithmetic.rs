@@ -1,4 +1,4 @@
-//! The opcodes that compute: registers in, registers out.
+//! The opcodes that read and write registers only.
 
 use super::decoder::Decoder;
 use super::error::Result;
@@ -8,7 +8,7 @@ use crate::ir::{
     Space, Ty,
 };
 
-/// The instruction, if it is one of these.
+/// Decodes the instruction, if its opcode is one of these.
 pub(super) fn decode(d: &Decoder<'_, '_>) -> Result<Option<Op>> {
     Ok(Some(match d.raw.stem() {
         "setp" => set_predicate(d)?,
@@ -32,7 +32,7 @@ pub(super) fn decode(d: &Decoder<'_, '_>) -> Result<Option<Op>> {
             };
             alu(d, if d.has("to") { Alu::AddressIn(space) } else { Alu::AddressOf(space) }, 1)?
         }
-        // A hint for the cache, which has no effect.
+        // A cache hint, which has no effect.
         "createpolicy" => Op::Alu {
             op: Alu::Mov,
             ty: Ty::B64,
@@ -74,6 +74,7 @@ pub(super) fn decode(d: &Decoder<'_, '_>) -> Result<Option<Op>> {
     }))
 }
 
+/// Returns the operation with so many operands.
 fn alu(d: &Decoder<'_, '_>, op: Alu, operands: usize) -> Result<Op> {
     let mut s = [Operand::Imm(0); 4];
     for (k, slot) in s.iter_mut().enumerate().take(operands) {
@@ -85,7 +86,7 @@ fn alu(d: &Decoder<'_, '_>, op: Alu, operands: usize) -> Result<Op> {
     Ok(Op::Alu { op, ty: d.ty()?, mods: d.mods(), d: d.register(0)?, s })
 }
 
-/// `add.cc`, `addc` and so on: `c` takes the flag, `.cc` sets it.
+/// Decodes an opcode with a carry: `addc` and the like read the flag, `.cc` writes it.
 fn carry(d: &Decoder<'_, '_>) -> Result<Op> {
     let stem = d.raw.stem();
     let op = match (&stem[..3], d.has("hi")) {
@@ -105,7 +106,7 @@ fn carry(d: &Decoder<'_, '_>) -> Result<Op> {
     Ok(Op::Carry { carry, d: d.register(0)?, s: [d.operand(1)?, d.operand(2)?, third] })
 }
 
-/// The operation that an opcode's stem names, and how many operands it has.
+/// Returns the operation that the stem of an opcode names, and the number of its operands.
 fn simple(d: &Decoder<'_, '_>, stem: &str) -> Option<(Alu, usize)> {
     let wide = |lo, hi, wide| {
         if d.has("wide") {
@@ -191,7 +192,8 @@ fn simple(d: &Decoder<'_, '_>, stem: &str) -> Option<(Alu, usize)> {
     })
 }
 
-/// Integer saturation and directed rounding of doubles are not there.
+/// Returns whether the emulator has this form of an operation. It lacks saturation of integers and
+/// directed rounding of doubles.
 fn supported(d: &Decoder<'_, '_>, op: Alu) -> bool {
     let ty = d.types.last().copied();
     let integer_sat =
@@ -201,6 +203,7 @@ fn supported(d: &Decoder<'_, '_>, op: Alu) -> bool {
     !(d.has("xorsign") || integer_sat || directed_f64 || mixed) && ty.is_some()
 }
 
+/// Decodes a comparison whose first operand is number `first`.
 fn compare(d: &Decoder<'_, '_>, first: usize) -> Result<Option<Compare>> {
     let choices = [
         ("eq", (Cmp::Eq, false)),

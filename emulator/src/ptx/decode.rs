@@ -1,4 +1,4 @@
-//! Decodes one instruction, whichever group of opcodes it belongs to.
+//! Decodes one instruction of any group of opcodes.
 
 use super::decoder::Decoder;
 use super::error::Result;

@@ -1,4 +1,4 @@
-//! One instruction with the names that it may use: its operands, types and modifiers.
+//! Decodes the parts of an instruction: its operands, types and modifiers.
 
 use super::error::{LoadError, Result};
 use super::names::{Place, Scope, cluster_of_one, special};
@@ -13,23 +13,28 @@ pub(super) struct Decoder<'m, 'a> {
 }
 
 impl<'a> Decoder<'_, 'a> {
+    /// Returns an error about the instruction.
     pub(super) fn error<T>(&self, message: &str) -> Result<T> {
         Err(LoadError::new(self.raw.line, format!("{}: {message}", self.raw.text)))
     }
 
-    /// An opcode that is read but not executed: an error only if a kernel gets there.
+    /// Returns the operation of an opcode that the emulator lacks. It is a fault only if a kernel
+    /// executes it.
     pub(super) fn unsupported(&self) -> Op {
         Op::Unsupported(self.raw.opcode.into())
     }
 
+    /// Returns whether the opcode has this part.
     pub(super) fn has(&self, part: &str) -> bool {
         self.raw.has(part)
     }
 
+    /// Returns the number of operands.
     pub(super) fn len(&self) -> usize {
         self.raw.operands.len()
     }
 
+    /// Returns an operand as it was parsed.
     pub(super) fn raw(&self, index: usize) -> Result<&Raw<'a>> {
         match self.raw.operands.get(index) {
             Some(raw) => Ok(raw),
@@ -37,6 +42,7 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
+    /// Returns the last type in the opcode, which is the type of the operands.
     pub(super) fn ty(&self) -> Result<Ty> {
         match self.types.last() {
             Some(&ty) => Ok(ty),
@@ -44,7 +50,8 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    pub(super) fn name_register(&self, raw: &Raw<'_>) -> Result<u32> {
+    /// Returns the register that an operand names.
+    fn name_register(&self, raw: &Raw<'_>) -> Result<u32> {
         match raw {
             Raw::Name(name) => match self.scope.register(name) {
                 Some(register) => Ok(register),
@@ -54,16 +61,18 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    /// A register to write, or none for `_`.
-    pub(super) fn sink(&self, raw: &Raw<'_>) -> Result<Option<u32>> {
+    /// Returns a register that is written, or `None` for `_`.
+    fn sink(&self, raw: &Raw<'_>) -> Result<Option<u32>> {
         if *raw == Raw::Name("_") { Ok(None) } else { self.name_register(raw).map(Some) }
     }
 
+    /// Returns the register that operand `index` names.
     pub(super) fn register(&self, index: usize) -> Result<u32> {
         self.name_register(self.raw(index)?)
     }
 
-    pub(super) fn value(&self, raw: &Raw<'_>) -> Result<Operand> {
+    /// Returns an operand that is read.
+    fn value(&self, raw: &Raw<'_>) -> Result<Operand> {
         match raw {
             Raw::Number(value) => Ok(Operand::Imm(*value)),
             Raw::Negated(name) => Ok(Operand::Not(self.name_register(&Raw::Name(name))?)),
@@ -94,11 +103,12 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
+    /// Returns operand `index`, which is read.
     pub(super) fn operand(&self, index: usize) -> Result<Operand> {
         self.value(self.raw(index)?)
     }
 
-    /// The values in braces, or the one without.
+    /// Returns the operands in the braces of operand `index`, or the one without braces.
     pub(super) fn values(&self, index: usize) -> Result<Vec<Operand>> {
         match self.raw(index)? {
             Raw::Vector(all) => all.iter().map(|raw| self.value(raw)).collect(),
@@ -106,7 +116,7 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    /// The registers in braces, or the one without.
+    /// Returns the registers in the braces of operand `index`, or the one without braces.
     pub(super) fn sinks(&self, index: usize) -> Result<Vec<Option<u32>>> {
         match self.raw(index)? {
             Raw::Vector(all) => all.iter().map(|raw| self.sink(raw)).collect(),
@@ -114,7 +124,7 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    /// Both registers of `%r1|%p1`.
+    /// Returns both registers of an operand such as `%r1|%p1`.
     pub(super) fn pair(&self, index: usize) -> Result<(Option<u32>, Option<u32>)> {
         match self.raw(index)? {
             Raw::Pair(first, second) => Ok((self.sink(first)?, self.sink(second)?)),
@@ -122,6 +132,7 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
+    /// Returns operand `index`, which is an address.
     pub(super) fn address(&self, index: usize) -> Result<Address> {
         match self.raw(index)? {
             Raw::Address(base, offset) => Ok(Address { base: self.value(base)?, offset: *offset }),
@@ -129,7 +140,8 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    /// The space of an access; a `.param` may be the kernel's or that of an inlined call.
+    /// Returns the space of an access to operand `address`. A `.param` belongs to the kernel or to
+    /// an inlined call; in a call it is local memory.
     pub(super) fn space(&self, address: usize) -> Result<Space> {
         let named = self.raw.opcode.split('.').skip(1).find_map(|part| {
             Some(match part.split("::").next()? {
@@ -150,6 +162,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(named.unwrap_or(Space::Generic))
     }
 
+    /// Returns the arithmetic modifiers.
     pub(super) fn mods(&self) -> Mods {
         let rounding = self.raw.one_of(&[
             ("rn", Rounding::Nearest),
@@ -167,6 +180,7 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
+    /// Returns the operation of an atomic instruction or a warp reduction.
     pub(super) fn atomic_op(&self) -> Option<AtomicOp> {
         self.raw.one_of(&[
             ("add", AtomicOp::Add),

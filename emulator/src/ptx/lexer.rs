@@ -1,16 +1,19 @@
-//! PTX text in words, numbers and marks.
+//! Splits PTX text into tokens.
 
 use super::error::{LoadError, Result};
 
+/// A token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Token<'a> {
     /// A name, a directive, an opcode or a number.
     Word(&'a str),
+    /// The text of a string.
     Text(&'a str),
+    /// A punctuation mark.
     Mark(u8),
 }
 
-/// A token, and where it stands.
+/// A token with its line and its offset in the text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Placed<'a> {
     pub(super) token: Token<'a>,
@@ -18,6 +21,7 @@ pub(super) struct Placed<'a> {
     pub(super) start: usize,
 }
 
+/// Returns the tokens of a text.
 pub(super) fn tokens(source: &str) -> Result<Vec<Placed<'_>>> {
     let bytes = source.as_bytes();
     let mut out = Vec::with_capacity(bytes.len() / 5);
@@ -72,8 +76,8 @@ pub(super) fn tokens(source: &str) -> Result<Vec<Placed<'_>>> {
     Ok(out)
 }
 
-/// The bits of a number as an instruction sees them: integers in 64 bits, 0f and 0d as their
-/// patterns.
+/// Returns the bits of a number as an instruction reads them: an integer in 64 bits, a number with
+/// 0f or 0d as its pattern.
 pub(super) fn number(text: &str) -> Option<u64> {
     let lower = text.as_bytes().first().is_some_and(u8::is_ascii_digit).then_some(text)?;
     for (prefix, radix) in [

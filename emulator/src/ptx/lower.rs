@@ -1,5 +1,5 @@
-//! From statements to kernels: names become registers and offsets, calls are inlined at their
-//! place, labels become instruction numbers.
+//! Lowers statements to kernels: names become registers and offsets, calls are inlined, and labels
+//! become instruction numbers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,13 +43,14 @@ pub(crate) fn load(source: &str) -> Result<Module> {
     Ok(module)
 }
 
+/// Places a declaration at the end of a memory. Returns its offset.
 fn reserve(end: &mut u64, declaration: &Declaration<'_>) -> u64 {
     let start = end.next_multiple_of(declaration.align.max(1) as u64);
     *end = start + declaration.size() as u64;
     start
 }
 
-/// The source lines of a module, each once.
+/// The source locations of a module, each once.
 struct Locations {
     files: HashMap<u32, Arc<str>>,
     all: Vec<Location>,
@@ -76,6 +77,7 @@ impl Locations {
     }
 }
 
+/// A kernel that is being lowered.
 struct Lowering<'m, 'a> {
     raw: &'m RawModule<'a>,
     globals: &'m HashMap<&'a str, Place>,
@@ -84,10 +86,12 @@ struct Lowering<'m, 'a> {
     shared: u64,
     local: u64,
     dynamic_align: u64,
+    /// The functions that are being inlined, the innermost last.
     calls: Vec<&'a str>,
 }
 
 impl<'m, 'a> Lowering<'m, 'a> {
+    /// Lowers a kernel.
     fn kernel(
         raw: &'m RawModule<'a>,
         function: &'m Function<'a>,
@@ -128,6 +132,7 @@ impl<'m, 'a> Lowering<'m, 'a> {
         Ok(kernel)
     }
 
+    /// Adds the body of a function to the kernel.
     fn inline(
         &mut self,
         function: &'m Function<'a>,
@@ -228,7 +233,7 @@ impl<'m, 'a> Lowering<'m, 'a> {
         self.calls.pop();
         let end = self.kernel.code.len() as u32;
         if self.calls.is_empty() {
-            // A label may stand behind the last instruction, and a function may end without `ret`.
+            // A label may follow the last instruction, and a function may end without `ret`.
             self.kernel.code.push(Instruction {
                 guard: None,
                 op: Op::Exit,
@@ -245,6 +250,7 @@ impl<'m, 'a> Lowering<'m, 'a> {
         Ok(())
     }
 
+    /// Places a declared variable, or numbers declared registers.
     fn declare(&mut self, scope: &mut Scope<'a>, declaration: &Declaration<'a>) -> Result<()> {
         let depth = scope.registers.len() - 1;
         let place = match declaration.space {
@@ -270,7 +276,7 @@ impl<'m, 'a> Lowering<'m, 'a> {
         Ok(())
     }
 
-    /// The function of the module that an operand names.
+    /// Returns the function of the module that an operand names.
     fn function_named(&self, scope: &Scope<'a>, raw: &RawInstruction<'a>) -> Option<&'a str> {
         let mut names = raw
             .operands
@@ -283,9 +289,8 @@ impl<'m, 'a> Lowering<'m, 'a> {
         })
     }
 
-    /// The function that is called, or what stands in the place of a call that cannot be inlined:
-    /// an assertion that failed ends the kernel, and what nobody knows is a fault of the kernel
-    /// that comes to it.
+    /// Returns the function that is called, or the operation that replaces a call which cannot be
+    /// inlined: a failed assertion traps, and any other is a fault of the kernel that executes it.
     fn callee(
         &self,
         scope: &Scope<'a>,
@@ -311,8 +316,7 @@ impl<'m, 'a> Lowering<'m, 'a> {
         }
     }
 
-    /// The body of the called function takes the call's place: its parameters are the caller's
-    /// variables.
+    /// Replaces a call with the body of the function. Its parameters are variables of the caller.
     fn call(
         &mut self,
         scope: &Scope<'a>,
@@ -354,7 +358,7 @@ impl<'m, 'a> Lowering<'m, 'a> {
     }
 }
 
-/// Makes every number a constant of the kernel, so that the executor finds its 32 lanes ready.
+/// Makes every number a constant of the kernel, so that the executor has its 32 lanes ready.
 fn intern_constants(kernel: &mut Kernel) {
     let mut index = HashMap::new();
     for instruction in &mut kernel.code {
@@ -369,6 +373,7 @@ fn intern_constants(kernel: &mut Kernel) {
     index.into_iter().for_each(|(value, k)| kernel.constants[k as usize] = value);
 }
 
+/// Returns the labels that a branch may go to.
 fn branch_names<'a>(raw: &RawInstruction<'a>, scope: &Scope<'a>) -> Result<Vec<&'a str>> {
     let error = || LoadError::new(raw.line, format!("{}: unknown target", raw.text));
     match raw.operands.last() {

@@ -1,4 +1,4 @@
-//! The opcodes that reach memory, and the matrix product.
+//! The opcodes that access memory, and the matrix product.
 
 use super::decoder::Decoder;
 use super::error::Result;
@@ -7,7 +7,7 @@ use crate::ir::{
     Access, Atomic, AtomicOp, Collective, CopyAsync, MmaShape, Op, Operand, Space, Transfer, Ty,
 };
 
-/// The instruction, if it is one of these.
+/// Decodes the instruction, if its opcode is one of these.
 pub(super) fn decode(d: &Decoder<'_, '_>) -> Result<Option<Op>> {
     Ok(Some(match d.raw.stem() {
         "ld" | "ldu" => transfer(d, true)?,
@@ -38,7 +38,7 @@ fn transfer(d: &Decoder<'_, '_>, load: bool) -> Result<Op> {
     let wanted = d.raw.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1);
     let ty = d.ty()?;
     let registers = if load {
-        // A value that is not wanted goes to a register that nobody reads.
+        // An operand that is no register drops a value that is not wanted.
         d.sinks(values)?.into_iter().map(|r| r.map_or(Operand::Imm(0), Operand::Reg)).collect()
     } else {
         d.values(values)?

@@ -1,5 +1,6 @@
-//! From the text of a PTX module to decoded kernels. Three steps: tokens, statements, and
-//! instructions, with every call inlined.
+//! Reads the text of a PTX module in three steps: `lexer` makes tokens of it, `statement` makes
+//! statements of these, and `lower` makes kernels of these, with every call inlined. `decode`
+//! decodes each instruction for it: `arithmetic`, `memory` and `control` know the opcodes.
 
 mod arithmetic;
 mod control;
@@ -21,9 +22,9 @@ use crate::ir::Module;
 
 pub use error::LoadError;
 
-/// Reads a module. Tests load the same ones over and over: each is read once.
+/// Reads a module. Tests load the same modules again and again, so that each is read once and kept.
 pub(crate) fn load(source: &str) -> Result<Arc<Module>, LoadError> {
-    /// More than a test program has of those that it loads often.
+    /// The most modules that are kept: more than one test program loads often.
     const MOST: usize = 64;
     static KNOWN: LazyLock<Mutex<HashMap<String, Arc<Module>>>> = LazyLock::new(Mutex::default);
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

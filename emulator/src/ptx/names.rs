@@ -1,30 +1,31 @@
-//! What the names in a function stand for.
+//! The names in a function, and their meaning.
 
 use std::collections::HashMap;
 
 use crate::ir::Special;
 
-/// What a name that is no register stands for.
+/// The place of a variable or parameter.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
     Shared(u64),
-    /// Behind the static shared memory, whose size is known only when the whole kernel has been
-    /// read.
+    /// Dynamic shared memory. It follows the static one, whose size is known only when the whole
+    /// kernel has been read.
     DynamicShared,
     Local(u64),
     KernelParam(u64),
     Variable(u32),
 }
 
-/// The names of one inlined function, innermost block last.
+/// The names of one inlined function, those of the innermost block last.
 #[derive(Default)]
 pub(super) struct Scope<'a> {
     pub(super) registers: Vec<HashMap<&'a str, u32>>,
-    /// Prefix of a `%r<5>`, its first register and how many there are.
+    /// The prefix of a declaration such as `%r<5>`, its first register and their number.
     pub(super) ranges: Vec<HashMap<&'a str, (u32, u32)>>,
     pub(super) places: Vec<HashMap<&'a str, Place>>,
+    /// The labels of each table of branch targets.
     pub(super) targets: HashMap<&'a str, Vec<&'a str>>,
-    /// The register of the carry flag, the first of all.
+    /// The register that stands for the carry flag: register 0.
     pub(super) flag: u32,
 }
 
@@ -60,8 +61,8 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// The value of a register that tells of clusters, or of grids, where each block is a cluster of
-/// its own.
+/// Returns the value of a special register about clusters or grids. Each block is a cluster of its
+/// own.
 pub(super) fn cluster_of_one(name: &str) -> Option<u64> {
     let stem = name.split('.').next().unwrap_or(name);
     Some(match stem {
@@ -71,7 +72,7 @@ pub(super) fn cluster_of_one(name: &str) -> Option<u64> {
     })
 }
 
-/// The hardware's register of that name.
+/// Returns the special register of a name.
 pub(super) fn special(name: &str) -> Option<Special> {
     let axis = |name: &str| match name {
         "x" => Some(0),

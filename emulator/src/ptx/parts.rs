@@ -1,9 +1,9 @@
-//! The parts of opcodes. Decoders look for those that they care about; this is what makes sure that
-//! none is passed over that matters.
+//! The known parts of opcodes. Decoders look for the parts that they handle; this list ensures that
+//! no other part is ignored.
 
 use crate::ir::Ty;
 
-/// Rounding, ranges, and how an operation computes.
+/// Parts of arithmetic opcodes.
 const COMPUTING: &[&str] = &[
     "approx",
     "full",
@@ -45,13 +45,13 @@ const COMPUTING: &[&str] = &[
     "to",
     "fractional",
 ];
-/// Comparisons, and what they are joined with.
+/// Parts of comparisons.
 const COMPARING: &[&str] = &[
     "eq", "ne", "lt", "le", "gt", "ge", "ls", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu",
     "num", "nan", "and", "or", "xor",
 ];
-/// Spaces, orders, scopes, caches and vectors. A block is a cluster of its own, so that its scope
-/// is the block's.
+/// Parts of memory accesses: spaces, orders, scopes, caches and vectors. Each block is a cluster of
+/// its own, so that the scopes of cluster and block are the same.
 const MEMORY: &[&str] = &[
     "global",
     "const",
@@ -88,7 +88,7 @@ const MEMORY: &[&str] = &[
     "L1",
     "L2",
 ];
-/// Atomic operations, barriers and what warps do together.
+/// Parts of atomic operations, barriers and warp instructions.
 const TOGETHER: &[&str] = &[
     "add",
     "min",
@@ -129,7 +129,7 @@ const TOGETHER: &[&str] = &[
     "trans",
 ];
 
-/// Whether all parts of an opcode behind its stem are known.
+/// Returns whether all parts of an opcode after its stem are known.
 pub(super) fn all_known(opcode: &str) -> bool {
     let known = |part: &str| {
         let hint = part.starts_with("L1::") || part.starts_with("L2::");

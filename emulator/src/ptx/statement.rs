@@ -1,17 +1,18 @@
-//! From tokens to statements.
+//! Parses tokens into statements.
 
 use super::error::{LoadError, Result};
 use super::lexer::{Placed, Token, number, tokens};
 use super::syntax::{Declaration, Function, Loc, Raw, RawInstruction, RawModule, Statement};
 use crate::ir::Ty;
 
+/// A parser at a position of the tokens.
 struct Parser<'a> {
     source: &'a str,
     tokens: Vec<Placed<'a>>,
     at: usize,
 }
 
-/// The statements of a module.
+/// Returns the statements of a module.
 pub(super) fn parse(source: &str) -> Result<RawModule<'_>> {
     let mut parser = Parser { source, tokens: tokens(source)?, at: 0 };
     let mut module = RawModule::default();
@@ -212,8 +213,8 @@ impl<'a> Parser<'a> {
         Ok(out)
     }
 
-    /// `.param .align 8 .b8 name[40]`, `.param .u64 .ptr .align 1 name`, `.reg .b32 %r<5>`,
-    /// `.global .u32 x = 3` and so on.
+    /// Parses a declaration, such as `.param .align 8 .b8 name[40]`,
+    /// `.param .u64 .ptr .align 1 name`, `.reg .b32 %r<5>` or `.global .u32 x = 3`.
     fn declaration(&mut self) -> Result<Declaration<'a>> {
         let line = self.line();
         let space = self.word()?.trim_start_matches('.');
@@ -223,7 +224,7 @@ impl<'a> Parser<'a> {
             match word {
                 ".align" => {
                     let value = self.integer()? as usize;
-                    // After `.ptr` it is the alignment of what the pointer points to.
+                    // After `.ptr` this is the alignment of the memory that the pointer points to.
                     if !pointer {
                         align = Some(value);
                     }

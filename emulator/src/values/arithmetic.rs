@@ -1,4 +1,4 @@
-//! Evaluates an arithmetic instruction for all lanes.
+//! Arithmetic of all lanes.
 
 use super::float::{
     F32, NAN_F32, exact_quotient, exact_root, exact_sum, f32_of, maximum, minimum, widen,
@@ -7,8 +7,8 @@ use super::halves::half;
 use super::integer::{integer, map};
 use crate::ir::{Alu, FloatClass, Lanes, Mods, Rounding, Ty};
 
-/// The results of the lanes in `lanes` (the others are of no use), or none where the type has no
-/// such operation.
+/// Returns the results of the lanes in `lanes`; those of other lanes mean nothing. Returns `None`
+/// if the type has no such operation.
 pub(crate) fn evaluate(op: Alu, ty: Ty, mods: Mods, s: [&Lanes; 4], lanes: u32) -> Option<Lanes> {
     if matches!(
         op,
@@ -37,15 +37,17 @@ pub(crate) fn evaluate(op: Alu, ty: Ty, mods: Mods, s: [&Lanes; 4], lanes: u32) 
     }
 }
 
+/// Returns the lanes of a mask.
 fn set(lanes: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |i| lanes >> i & 1 == 1)
 }
 
-/// The pattern of a result of single precision: every NaN is the same one.
+/// Returns the pattern of a result of single precision. All NaNs become the same one.
 fn canonical(v: f32) -> u64 {
     u64::from(if v.is_nan() { NAN_F32 } else { v.to_bits() })
 }
 
+/// Returns zero in the place of a denormal.
 fn flush(v: f32) -> f32 {
     if v.is_subnormal() { 0f32.copysign(v) } else { v }
 }
@@ -75,15 +77,16 @@ fn single(op: Alu, mods: Mods, s: [&Lanes; 4], lanes: u32) -> Option<Lanes> {
         Alu::Div => map!(x, y => canonical(f32_of(x) / f32_of(y))),
         Alu::Neg => map!(x => (x ^ 0x8000_0000) & 0xffff_ffff),
         Alu::Abs => map!(x => x & 0x7fff_ffff),
-        Alu::Min => {
-            map!(x, y => canonical(minimum(f64::from(f32_of(x)), f64::from(f32_of(y)), mods.nan) as f32))
-        }
-        Alu::Max => {
-            map!(x, y => canonical(maximum(f64::from(f32_of(x)), f64::from(f32_of(y)), mods.nan) as f32))
-        }
+        Alu::Min => map!(x, y => {
+            canonical(minimum(f64::from(f32_of(x)), f64::from(f32_of(y)), mods.nan) as f32)
+        }),
+        Alu::Max => map!(x, y => {
+            canonical(maximum(f64::from(f32_of(x)), f64::from(f32_of(y)), mods.nan) as f32)
+        }),
         Alu::Rcp => map!(x => canonical(1.0 / f32_of(x))),
         Alu::Sqrt => map!(x => canonical(f32_of(x).sqrt())),
-        // The approximations of the hardware differ from these by a unit or two in the last place.
+        // The approximations of the hardware differ from these by one or two units in the last
+        // place.
         Alu::Rsqrt => approximate(x, lanes, |v| 1.0 / v.sqrt()),
         Alu::Ex2 => approximate(x, lanes, f64::exp2),
         Alu::Lg2 => approximate(x, lanes, f64::log2),
@@ -97,6 +100,7 @@ fn single(op: Alu, mods: Mods, s: [&Lanes; 4], lanes: u32) -> Option<Lanes> {
     Some(if mods.sat { saturate(&out) } else { out })
 }
 
+/// Returns the results of a function of doubles, rounded once.
 fn approximate(x: &Lanes, lanes: u32, f: impl Fn(f64) -> f64) -> Lanes {
     let mut out = [0; 32];
     for i in set(lanes) {
@@ -108,11 +112,12 @@ fn approximate(x: &Lanes, lanes: u32, f: impl Fn(f64) -> f64) -> Lanes {
 fn saturate(out: &Lanes) -> Lanes {
     map!(out => {
         let v = f32_of(out);
-        // A NaN is not above zero, and becomes it.
+        // A NaN is not above zero, and becomes zero.
         u64::from(if v > 0.0 { v.min(1.0) } else { 0.0 }.to_bits())
     })
 }
 
+/// Returns results that are rounded in one direction.
 fn directed(op: Alu, rounding: Rounding, s: [&Lanes; 4], lanes: u32) -> Option<Lanes> {
     let mut out = [0; 32];
     for i in set(lanes) {

@@ -2,7 +2,7 @@
 
 use crate::ir::{Carry, CarryOp};
 
-/// The result, and the flag after it: the carry of a sum, the borrow of a difference.
+/// Returns the result, and the flag after it: the carry of a sum or the borrow of a difference.
 pub(crate) fn with_carry(c: &Carry, x: u64, y: u64, z: u64, flag: u64) -> (u64, u64) {
     let (bits, mask) = (c.ty.bits(), u128::from(c.ty.mask()));
     let flag = u128::from(c.takes && flag & 1 == 1);

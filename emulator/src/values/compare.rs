@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use super::float::widen;
 use crate::ir::{Cmp, Compare, Lanes, Ty};
 
-/// The lanes for which the comparison holds, before it is joined with a predicate.
+/// Returns the lanes for which a comparison holds, before it is joined with a predicate.
 pub(crate) fn compare(c: &Compare, x: &Lanes, y: &Lanes) -> u32 {
     let mut out = 0;
     if c.ty.float() {
@@ -34,7 +34,8 @@ pub(crate) fn compare(c: &Compare, x: &Lanes, y: &Lanes) -> u32 {
     out
 }
 
-/// The same of packed halves: the lanes for which it holds of the low and of the high one.
+/// Returns the lanes for which a comparison of packed halves holds: for the low and for the high
+/// half.
 pub(crate) fn compare_packed(c: &Compare, part: Ty, x: &Lanes, y: &Lanes) -> [u32; 2] {
     let c = Compare { ty: part, ..*c };
     [compare(&c, x, y), compare(&c, &x.map(|v| v >> 16), &y.map(|v| v >> 16))]

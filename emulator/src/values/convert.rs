@@ -3,7 +3,7 @@
 use super::float::{BF16, F16, F32, NAN_F32, TF32, to_odd, widen};
 use crate::ir::{Convert, Rounding, Ty};
 
-/// The bits of `x`, of type `from`, as type `to`.
+/// Returns the pattern in type `to` of the value whose pattern in type `from` is `x`.
 pub(crate) fn convert(c: &Convert, x: u64) -> u64 {
     match (c.from.float(), c.to.float()) {
         (true, true) => float_to_float(c, x),
@@ -23,6 +23,7 @@ fn to_integer(value: f64, rounding: Rounding) -> f64 {
     }
 }
 
+/// Returns the value of a pattern, flushed to zero if the conversion flushes denormals.
 fn input(c: &Convert, x: u64) -> f64 {
     let value = widen(c.from, x & c.from.mask());
     let flushed = c.mods.ftz && c.from == Ty::F32 && (value as f32).is_subnormal();
@@ -43,7 +44,7 @@ fn float_to_float(c: &Convert, x: u64) -> u64 {
     pattern(c, value)
 }
 
-/// The pattern of an exact value in the type that it goes to.
+/// Returns the pattern of an exact value in the type that it is converted to.
 fn pattern(c: &Convert, value: f64) -> u64 {
     let rounding = c.mods.rounding;
     u64::from(match c.to {
@@ -71,7 +72,7 @@ fn float_to_integer(c: &Convert, x: u64) -> u64 {
         return if wide { 1 << (bits - 1) } else { 0 };
     }
     let value = to_integer(value, c.integer.unwrap_or(Rounding::Zero));
-    // A value out of range becomes the nearest in range.
+    // A value out of range becomes the nearest value in range.
     let clamped = if c.to.signed() {
         let most = i64::MAX >> (64 - bits);
         (value as i64).clamp(-most - 1, most) as u64

@@ -1,9 +1,9 @@
-//! Binary formats and exact rounding. Everything narrower than a double is computed exactly, as a
-//! double plus the sign of what is missing, and rounded once.
+//! Binary formats and exact rounding. A result that is narrower than a double is computed exactly,
+//! as a double and the sign of its error, and rounded once.
 
 use crate::ir::{Rounding, Ty};
 
-/// A format that fits into a double.
+/// A floating-point format whose values are all doubles.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Format {
     exponent_bits: u32,
@@ -15,7 +15,7 @@ pub(super) const BF16: Format = Format { exponent_bits: 8, mantissa_bits: 7 };
 pub(super) const F32: Format = Format { exponent_bits: 8, mantissa_bits: 23 };
 pub(super) const TF32: Format = Format { exponent_bits: 8, mantissa_bits: 10 };
 
-/// The NaN that instructions of single precision answer with.
+/// The NaN that instructions of single precision return.
 pub(super) const NAN_F32: u32 = 0x7fff_ffff;
 
 impl Format {
@@ -27,8 +27,7 @@ impl Format {
         ((1 << self.exponent_bits) - 1) << self.mantissa_bits
     }
 
-    /// The pattern of the number nearest to `x` in the direction that `rounding` asks for. A NaN
-    /// becomes the one with all bits set but its sign.
+    /// Returns the pattern of `x`, rounded. A NaN becomes the NaN with all bits set but its sign.
     pub(super) fn round(self, x: f64, rounding: Rounding) -> u32 {
         let negative = x.is_sign_negative();
         let sign = if negative { self.sign() } else { 0 };
@@ -57,8 +56,7 @@ impl Format {
             Rounding::Down => negative && rest > 0,
             Rounding::Up => !negative && rest > 0,
         };
-        // The carry of a mantissa that rounds up to the next power of two goes to the exponent by
-        // itself.
+        // A mantissa that rounds up to the next power of two carries into the exponent.
         let kept = kept + u64::from(up);
         let biased = if below > 0 {
             kept
@@ -78,7 +76,7 @@ impl Format {
     }
 }
 
-/// The value of a half, as a double.
+/// Returns the value of an f16 pattern.
 pub(super) fn from_f16(bits: u64) -> f64 {
     let (exponent, mantissa) = ((bits >> 10) & 31, bits & 1023);
     let magnitude = match exponent {
@@ -90,15 +88,17 @@ pub(super) fn from_f16(bits: u64) -> f64 {
     if bits & 0x8000 == 0 { magnitude } else { -magnitude }
 }
 
+/// Returns the value of a bf16 pattern.
 pub(super) fn from_bf16(bits: u64) -> f64 {
     f64::from(f32::from_bits((bits as u32) << 16))
 }
 
+/// Returns the value of an f32 pattern in the low bits.
 pub(super) fn f32_of(bits: u64) -> f32 {
     f32::from_bits(bits as u32)
 }
 
-/// A double of any floating-point type's pattern. Exact for all of them.
+/// Returns the value of a pattern of any floating-point type.
 pub(crate) fn widen(ty: Ty, bits: u64) -> f64 {
     match ty {
         Ty::F16 => from_f16(bits),
@@ -108,7 +108,7 @@ pub(crate) fn widen(ty: Ty, bits: u64) -> f64 {
     }
 }
 
-/// The pattern of a half or a single that is nearest to a double.
+/// Returns the pattern of the f16, bf16 or f32 nearest to a double.
 pub(crate) fn narrow(ty: Ty, x: f64) -> u32 {
     let format = match ty {
         Ty::F16 => F16,
@@ -118,15 +118,16 @@ pub(crate) fn narrow(ty: Ty, x: f64) -> u32 {
     format.round(x, Rounding::Nearest)
 }
 
-/// The sum of two doubles, and what it lacks to be exact.
+/// Returns the sum of two doubles and its rounding error (TwoSum).
 pub(super) fn two_sum(a: f64, b: f64) -> (f64, f64) {
     let sum = a + b;
     let from_b = sum - a;
     (sum, (a - (sum - from_b)) + (b - from_b))
 }
 
-/// The double that rounds, to any format at least two bits shorter and in any direction, as the
-/// exact `value + missing` does: of the two doubles around it, the one with an odd pattern.
+/// Rounds the exact `value + missing` to odd: returns the one of the two doubles around it that has
+/// an odd pattern. To any format that is at least two bits shorter, and in any direction, this
+/// double rounds as the exact value does.
 pub(super) fn to_odd(value: f64, missing: f64) -> f64 {
     if missing == 0.0 || missing.is_nan() || !value.is_finite() || value.to_bits() & 1 == 1 {
         return value;
@@ -135,30 +136,30 @@ pub(super) fn to_odd(value: f64, missing: f64) -> f64 {
     f64::from_bits(if away { value.to_bits() + 1 } else { value.to_bits() - 1 })
 }
 
-/// `a + b` before its one rounding.
+/// Returns `a + b` for one rounding to a shorter format.
 pub(super) fn exact_sum(a: f64, b: f64, rounding: Rounding) -> f64 {
     let (sum, missing) = two_sum(a, b);
-    // Opposite numbers sum to -0 when rounding down.
+    // Opposite numbers sum to -0 if rounding is downwards.
     if sum == 0.0 && rounding == Rounding::Down && a.is_sign_negative() != b.is_sign_negative() {
         return -0.0;
     }
     to_odd(sum, missing)
 }
 
-/// `a / b` before its one rounding.
+/// Returns `a / b` for one rounding to a shorter format.
 pub(super) fn exact_quotient(a: f64, b: f64) -> f64 {
     let quotient = a / b;
     to_odd(quotient, (-quotient).mul_add(b, a) * b.signum())
 }
 
-/// The root of `a` before its one rounding.
+/// Returns the square root of `a` for one rounding to a shorter format.
 pub(super) fn exact_root(a: f64) -> f64 {
     let root = a.sqrt();
     to_odd(root, (-root).mul_add(root, a))
 }
 
-/// The smaller, by the rules of PTX: -0 is below +0, and of a number and a NaN it is the number
-/// unless `nan`.
+/// Returns the smaller of two values by the rules of PTX: -0 is below +0, and a number wins over a
+/// NaN unless `nan` is set.
 pub(super) fn minimum(a: f64, b: f64, nan: bool) -> f64 {
     if a.is_nan() || b.is_nan() {
         return if nan || (a.is_nan() && b.is_nan()) {
@@ -172,7 +173,7 @@ pub(super) fn minimum(a: f64, b: f64, nan: bool) -> f64 {
     if a < b || (a == b && a.is_sign_negative()) { a } else { b }
 }
 
-/// The larger, by the same rules.
+/// Returns the larger of two values by the rules of [`minimum`].
 pub(super) fn maximum(a: f64, b: f64, nan: bool) -> f64 {
     -minimum(-a, -b, nan)
 }

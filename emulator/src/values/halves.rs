@@ -1,13 +1,13 @@
-//! Arithmetic of f16 and bf16: exact in doubles, rounded once.
+//! Arithmetic of f16 and bf16: computed exactly in doubles, and rounded once.
 
 use super::float::{
     BF16, F16, exact_quotient, exact_root, exact_sum, from_bf16, from_f16, maximum, minimum,
 };
 use crate::ir::{Alu, Mods, Rounding, Ty};
 
-/// The result of one lane, or none where the type has no such operation.
+/// Returns the result of one lane, or `None` if the type has no such operation.
 pub(super) fn half(op: Alu, ty: Ty, mods: Mods, x: u64, y: u64, z: u64) -> Option<u64> {
-    // These touch the sign only.
+    // These operations change the sign only.
     match op {
         Alu::Neg => return Some((x ^ 0x8000) & 0xffff),
         Alu::Abs => return Some(x & 0x7fff),
@@ -39,6 +39,6 @@ pub(super) fn half(op: Alu, ty: Ty, mods: Mods, x: u64, y: u64, z: u64) -> Optio
     };
     let format = if bfloat { BF16 } else { F16 };
     let bits = u64::from(format.round(exact, nearest));
-    // Only halves that ask for it lose their denormals.
+    // Only f16 flushes denormals to zero, where the opcode says `ftz`.
     Some(if mods.ftz && bits & 0x7c00 == 0 && !bfloat { bits & 0x8000 } else { bits })
 }

@@ -2,6 +2,7 @@
 
 use crate::ir::{Alu, Lanes, PrmtMode, Space, Ty};
 
+/// Computes an expression for each lane.
 macro_rules! map {
     ($($v:ident),+ => $e:expr) => {{
         let mut out = [0u64; 32];
@@ -14,7 +15,7 @@ macro_rules! map {
 }
 pub(super) use map;
 
-/// The results of all lanes, or none where the type has no such operation.
+/// Returns the results of all lanes, or `None` if the type has no such operation.
 pub(super) fn integer(op: Alu, ty: Ty, s: [&Lanes; 4]) -> Option<Lanes> {
     let [x, y, z, w] = s;
     let (bits, mask) = (ty.bits(), ty.mask());
@@ -55,7 +56,7 @@ pub(super) fn integer(op: Alu, ty: Ty, s: [&Lanes; 4]) -> Option<Lanes> {
             map!(x, y => (value(x) as i64).max(value(y) as i64) as u64 & mask)
         }
         Alu::Max => map!(x, y => (x & mask).max(y & mask)),
-        // The result of a division by zero is not defined; the hardware answers with all bits set.
+        // A division by zero is undefined. The hardware returns all bits set.
         Alu::Div => map!(x, y => divide(ty, value(x), value(y)).0 & mask),
         Alu::Rem => map!(x, y => divide(ty, value(x), value(y)).1 & mask),
         Alu::Popc => map!(x => u64::from((x & mask).count_ones())),
@@ -95,6 +96,7 @@ pub(super) fn integer(op: Alu, ty: Ty, s: [&Lanes; 4]) -> Option<Lanes> {
     })
 }
 
+/// Returns the high half of a product.
 fn high(ty: Ty, x: u64, y: u64) -> u64 {
     if ty.signed() {
         ((i128::from(ty.extend(x) as i64) * i128::from(ty.extend(y) as i64)) >> ty.bits()) as u64
@@ -103,10 +105,12 @@ fn high(ty: Ty, x: u64, y: u64) -> u64 {
     }
 }
 
+/// Returns the low 24 bits as a number.
 fn low24(ty: Ty, x: u64) -> u64 {
     if ty.signed() { (((x << 40) as i64) >> 40) as u64 } else { x & 0xff_ffff }
 }
 
+/// Returns quotient and remainder.
 fn divide(ty: Ty, x: u64, y: u64) -> (u64, u64) {
     if y == 0 {
         (u64::MAX, x)
@@ -118,11 +122,12 @@ fn divide(ty: Ty, x: u64, y: u64) -> (u64, u64) {
     }
 }
 
+/// Returns a mask of `count` bits.
 fn ones(count: u64) -> u64 {
     if count >= 64 { u64::MAX } else { (1 << count) - 1 }
 }
 
-/// The highest bit that differs from the sign.
+/// Returns the position of the highest bit that differs from the sign (`bfind`).
 fn find(ty: Ty, x: u64) -> Option<u32> {
     let value = ty.extend(x);
     let value =
@@ -130,19 +135,20 @@ fn find(ty: Ty, x: u64) -> Option<u32> {
     value.checked_ilog2()
 }
 
+/// Returns a bit field (`bfe`).
 fn extract(ty: Ty, x: u64, from: u64, length: u64) -> u64 {
     let (bits, x) = (u64::from(ty.bits()), x & ty.mask());
     if length == 0 {
         return 0;
     }
-    // Bits beyond the top are copies of the sign, which is the top bit of the field or of the
-    // value.
+    // Bits beyond the value are copies of the sign: the top bit of the field or of the value.
     let sign = ty.signed() && (x >> (from + length - 1).min(bits - 1)) & 1 == 1;
     let field = if from >= bits { 0 } else { (x >> from) & ones(length) };
     let present = length.min(bits.saturating_sub(from));
     if sign { (field | !ones(present)) & ty.mask() } else { field }
 }
 
+/// Inserts a bit field (`bfi`).
 fn insert(ty: Ty, x: u64, into: u64, from: u64, length: u64) -> u64 {
     if from >= u64::from(ty.bits()) {
         return into & ty.mask();
@@ -151,6 +157,7 @@ fn insert(ty: Ty, x: u64, into: u64, from: u64, length: u64) -> u64 {
     ((into & !field) | ((x << from) & field)) & ty.mask()
 }
 
+/// Selects bytes (`prmt`).
 fn permute(mode: PrmtMode, bytes: u64, selector: u64) -> u64 {
     let byte = |k: u64| (bytes >> (8 * (k & 7))) & 255;
     let s = selector & 3;
@@ -179,13 +186,15 @@ fn permute(mode: PrmtMode, bytes: u64, selector: u64) -> u64 {
     chosen.iter().rev().fold(0, |all, byte| (all << 8) | byte)
 }
 
-pub(super) fn lop3(table: u8, x: u64, y: u64, z: u64) -> u64 {
+/// Computes a logic function of three inputs, given by its truth table.
+fn lop3(table: u8, x: u64, y: u64, z: u64) -> u64 {
     (0..8u32).filter(|k| (table >> k) & 1 == 1).fold(0, |all, k| {
         let pick = |v: u64, bit: u32| if k & bit == 0 { !v } else { v };
         all | (pick(x, 4) & pick(y, 2) & pick(z, 1))
     })
 }
 
+/// Shifts two words as one and returns one of them (`shf`).
 fn funnel(low: u64, high: u64, by: u64, left: bool) -> u64 {
     let both = (low & 0xffff_ffff) | (high << 32);
     if left {
@@ -195,6 +204,7 @@ fn funnel(low: u64, high: u64, by: u64, left: bool) -> u64 {
     }
 }
 
+/// Returns the dot product of four bytes with four bytes, plus `z`.
 fn dot4(ty: Ty, x: u64, y: u64, z: u64) -> u64 {
     let byte = |v: u64, k: u32| {
         let part = (v >> (8 * k)) as u8;

@@ -1,10 +1,10 @@
-//! The matrix product of a warp, and the layouts of its fragments as the PTX ISA draws them.
+//! The matrix product of a warp, with the fragment layouts of the PTX ISA.
 
 use super::float::{F16, F32, from_bf16, from_f16};
 use crate::ir::{Lanes, MmaShape, Rounding, Ty};
 
-/// `d = a b + c`, with a 16 x k, b k x 8, c and d 16 x 8. The sum of each element is exact to 53
-/// bits and rounded once; the hardware's own order and precision are not specified.
+/// Returns `d = a b + c`, where a is 16 x k, b is k x 8, and c and d are 16 x 8. Each element is
+/// summed in doubles and rounded once. The order and precision of the hardware are not specified.
 pub(crate) fn multiply(
     shape: MmaShape,
     a: &[Lanes; 4],
@@ -17,7 +17,7 @@ pub(crate) fn multiply(
     for lane in 0..32 {
         let (group, thread) = (lane / 4, lane % 4);
         if single {
-            // Of a tf32 the low 13 bits are not looked at.
+            // The low 13 bits of a tf32 are ignored.
             let value = |bits: u64| f64::from(f32::from_bits(bits as u32 & 0xffff_e000));
             for r in 0..k / 2 {
                 left[group + 8 * (r & 1)][thread + 4 * (r >> 1)] = value(a[r][lane]);
@@ -61,7 +61,7 @@ pub(crate) fn multiply(
     out
 }
 
-/// What each lane gets of an 8 x 8 matrix of 16-bit elements, given as its rows.
+/// Returns what each lane receives of an 8 x 8 matrix of 16-bit elements, given by its rows.
 pub(crate) fn transpose_rows(rows: &[[u8; 16]; 8], transposed: bool) -> Lanes {
     let element = |row: usize, column: usize| {
         u64::from(u16::from_le_bytes([rows[row][2 * column], rows[row][2 * column + 1]]))

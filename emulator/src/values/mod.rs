@@ -1,4 +1,4 @@
-//! What instructions compute, lane by lane, without any state.
+//! The results of instructions: functions of their operands, without any state.
 
 mod arithmetic;
 mod carry;
