@@ -1,8 +1,8 @@
-// What NVIDIA's headers make of a kernel: code that was not written with the
-// emulator in mind.
+// Kernels that use NVIDIA's headers, which were not written with the emulator in mind.
 #include <cooperative_groups.h>
 #include <cooperative_groups/reduce.h>
 #include <cooperative_groups/scan.h>
+
 #include <cub/block/block_radix_sort.cuh>
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
@@ -11,21 +11,19 @@
 namespace cg = cooperative_groups;
 
 extern "C" __global__ void __launch_bounds__(128)
-    block_sort(const unsigned *keys, const unsigned *values,
-               unsigned *sorted_keys, unsigned *sorted_values) {
+    block_sort(const unsigned* keys, const unsigned* values, unsigned* sorted_keys,
+               unsigned* sorted_values) {
   using Sort = cub::BlockRadixSort<unsigned, 128, 4, unsigned>;
   __shared__ typename Sort::TempStorage room;
   unsigned k[4], v[4];
-  for (int i = 0; i < 4; i++)
-    k[i] = keys[threadIdx.x * 4 + i], v[i] = values[threadIdx.x * 4 + i];
+  for (int i = 0; i < 4; i++) k[i] = keys[threadIdx.x * 4 + i], v[i] = values[threadIdx.x * 4 + i];
   Sort(room).Sort(k, v);
   for (int i = 0; i < 4; i++)
-    sorted_keys[threadIdx.x * 4 + i] = k[i],
-                                  sorted_values[threadIdx.x * 4 + i] = v[i];
+    sorted_keys[threadIdx.x * 4 + i] = k[i], sorted_values[threadIdx.x * 4 + i] = v[i];
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-    block_sums(const int *x, int *prefix, int *total) {
+    block_sums(const int* x, int* prefix, int* total) {
   using Scan = cub::BlockScan<int, 128>;
   using Reduce = cub::BlockReduce<int, 128>;
   __shared__ union {
@@ -38,12 +36,11 @@ extern "C" __global__ void __launch_bounds__(128)
   prefix[i] = before;
   __syncthreads();
   const int all = Reduce(room.reduce).Sum(x[i]);
-  if (threadIdx.x == 0)
-    total[blockIdx.x] = all;
+  if (threadIdx.x == 0) total[blockIdx.x] = all;
 }
 
-// Sums of warps, of groups of eight and of the lanes that a branch leaves.
-extern "C" __global__ void groups(const int *x, int *out) {
+// Sums over warps, over groups of eight lanes, and over the lanes that a branch leaves.
+extern "C" __global__ void groups(const int* x, int* out) {
   const auto block = cg::this_thread_block();
   const auto warp = cg::tiled_partition<32>(block);
   const auto eight = cg::tiled_partition<8>(warp);
@@ -59,10 +56,8 @@ extern "C" __global__ void groups(const int *x, int *out) {
   out[i + 384] = eight.shfl_xor(v, 5);
 }
 
-// Each block adds to what the block before it has left: a chain through acquire
-// and release.
-extern "C" __global__ void chain(const int *x, int *carry, unsigned *turn,
-                                 int *out) {
+// Each block adds to the result of the block before it: a chain of acquires and releases.
+extern "C" __global__ void chain(const int* x, int* carry, unsigned* turn, int* out) {
   cuda::atomic_ref<unsigned, cuda::thread_scope_device> at(*turn);
   if (threadIdx.x == 0) {
     while (at.load(cuda::std::memory_order_acquire) != blockIdx.x) {
@@ -73,22 +68,18 @@ extern "C" __global__ void chain(const int *x, int *carry, unsigned *turn,
   }
 }
 
-// A barrier of the whole grid by hand, for launches in which all blocks are
-// resident.
-extern "C" __global__ void across_blocks(const int *x, int *room,
-                                         unsigned *arrived, int *out) {
-  room[blockIdx.x * blockDim.x + threadIdx.x] =
-      x[blockIdx.x * blockDim.x + threadIdx.x] * 2;
+// A barrier of the whole grid, for launches in which all blocks are resident.
+extern "C" __global__ void across_blocks(const int* x, int* room, unsigned* arrived, int* out) {
+  room[blockIdx.x * blockDim.x + threadIdx.x] = x[blockIdx.x * blockDim.x + threadIdx.x] * 2;
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
     atomicAdd(arrived, 1);
-    while (*reinterpret_cast<volatile unsigned *>(arrived) != gridDim.x) {
+    while (*reinterpret_cast<volatile unsigned*>(arrived) != gridDim.x) {
     }
     __threadfence();
   }
   __syncthreads();
   const int other = (blockIdx.x + 1) % gridDim.x;
-  out[blockIdx.x * blockDim.x + threadIdx.x] =
-      room[other * blockDim.x + threadIdx.x];
+  out[blockIdx.x * blockDim.x + threadIdx.x] = room[other * blockDim.x + threadIdx.x];
 }

@@ -1,16 +1,14 @@
-// What nvcc makes of the rest of the language. Results of most of these are
-// checked in tests/opcodes.rs; all must be known.
+// The opcodes that nvcc emits for the rest of the language. The emulator must know all of them;
+// tests/opcodes.rs checks the results of most.
 #include <cassert>
 
 #include "ptx.cuh"
 
-extern "C" __global__ void mathematics(const float *x, float *y, double *z,
-                                       int n) {
+extern "C" __global__ void mathematics(const float* x, float* y, double* z, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= n)
-    return;
+  if (i >= n) return;
   const float v = x[i];
-  float *o = y + 16 * i;
+  float* o = y + 16 * i;
   o[0] = expf(v);
   o[1] = logf(v + 2.f);
   o[2] = tanhf(v);
@@ -31,21 +29,17 @@ extern "C" __global__ void mathematics(const float *x, float *y, double *z,
   z[2 * i + 1] = log(z[2 * i]) + sqrt(2.0 + v);
 }
 
-extern "C" __global__ void halves_and_brains(const __half2 *a,
-                                             const __nv_bfloat162 *b,
-                                             float *out, __half2 *sum_h,
-                                             __nv_bfloat162 *sum_b) {
+extern "C" __global__ void halves_and_brains(const __half2* a, const __nv_bfloat162* b, float* out,
+                                             __half2* sum_h, __nv_bfloat162* sum_b) {
   const int i = threadIdx.x;
   const float2 h = __half22float2(__hfma2(a[i], a[i], __hadd2(a[i], a[i])));
   const float2 g = __bfloat1622float2(__hfma2(b[i], b[i], __hmul2(b[i], b[i])));
-  out[8 * i] = h.x, out[8 * i + 1] = h.y, out[8 * i + 2] = g.x,
-          out[8 * i + 3] = g.y;
+  out[8 * i] = h.x, out[8 * i + 1] = h.y, out[8 * i + 2] = g.x, out[8 * i + 3] = g.y;
   out[8 * i + 4] = __half2float(__hmax(__low2half(a[i]), __high2half(a[i])));
-  out[8 * i + 5] =
-      __bfloat162float(__hmin(__low2bfloat16(b[i]), __high2bfloat16(b[i])));
+  out[8 * i + 5] = __bfloat162float(__hmin(__low2bfloat16(b[i]), __high2bfloat16(b[i])));
   out[8 * i + 6] = __hlt(__low2half(a[i]), __high2half(a[i])) ? 1.f : 0.f;
-  out[8 * i + 7] = __half2float(hexp(__low2half(a[i]))) +
-                   __bfloat162float(hsqrt(__habs(__low2bfloat16(b[i]))));
+  out[8 * i + 7] =
+      __half2float(hexp(__low2half(a[i]))) + __bfloat162float(hsqrt(__habs(__low2bfloat16(b[i]))));
   atomicAdd(sum_h, __float2half2_rn(0.5f));
   atomicAdd(sum_b, __float2bfloat162_rn(0.25f));
 }
@@ -55,11 +49,11 @@ struct Sizes {
   long long b;
   int c[5];
 };
-extern "C" __global__ void integers(const int *x, unsigned *y, long long *z,
-                                    Sizes sizes, int shift) {
+extern "C" __global__ void integers(const int* x, unsigned* y, long long* z, Sizes sizes,
+                                    int shift) {
   const int i = threadIdx.x, v = x[i];
   const unsigned u = (unsigned)v * 2654435761u;
-  unsigned *o = y + 16 * i;
+  unsigned* o = y + 16 * i;
   o[0] = __popc(v) + __clz(v) + __ffs(v);
   o[1] = __brev(u);
   o[2] = __byte_perm(v, u, 0x5140);
@@ -83,10 +77,9 @@ extern "C" __global__ void integers(const int *x, unsigned *y, long long *z,
   z[4 * i + 3] = min(w, (long long)v * u);
 }
 
-extern "C" __global__ void collectives(const int *x, unsigned *out,
-                                       double *wide) {
+extern "C" __global__ void collectives(const int* x, unsigned* out, double* wide) {
   const int t = threadIdx.x, v = x[t];
-  unsigned *o = out + 16 * t;
+  unsigned* o = out + 16 * t;
   int all = 0;
   o[0] = __any_sync(~0u, v > 90);
   o[1] = __all_sync(~0u, v >= 0);
@@ -107,15 +100,13 @@ extern "C" __global__ void collectives(const int *x, unsigned *out,
   wide[t] = __shfl_xor_sync(~0u, (double)v, 9);
 }
 
-extern "C" __global__ void atomics(int *i, unsigned *u, float *f, double *d,
-                                   unsigned long long *q, unsigned *olds) {
+extern "C" __global__ void atomics(int* i, unsigned* u, float* f, double* d, unsigned long long* q,
+                                   unsigned* olds) {
   __shared__ int count[4];
   __shared__ float sum;
   const int t = threadIdx.x;
-  if (t < 4)
-    count[t] = 0;
-  if (t == 0)
-    sum = 0.f;
+  if (t < 4) count[t] = 0;
+  if (t == 0) sum = 0.f;
   __syncthreads();
   atomicAdd(&count[t & 3], t);
   atomicAdd(&sum, 0.5f);
@@ -131,64 +122,61 @@ extern "C" __global__ void atomics(int *i, unsigned *u, float *f, double *d,
   atomicAdd(d, 0.125);
   atomicAdd(q, 1ull << 33);
   atomicMax(q + 1, (unsigned long long)t << 35);
-  unsigned seen = *(volatile unsigned *)(u + 3), old;
+  unsigned seen = *(volatile unsigned*)(u + 3), old;
   do {
     old = seen;
     seen = atomicCAS(u + 3, old, old + 2u);
   } while (seen != old);
   __syncthreads();
-  if (t < 4)
-    i[5 + t] = atomicExch(&count[t], -1);
-  if (t == 0)
-    f[1] = sum;
+  if (t < 4) i[5 + t] = atomicExch(&count[t], -1);
+  if (t == 0) f[1] = sum;
 }
 
 __device__ unsigned launches = 3;
 __device__ float weights[4] = {1.f, 2.f, 3.f, 4.f};
-extern "C" __global__ void generic_and_switch(float *g, int c) {
+extern "C" __global__ void generic_and_switch(float* g, int c) {
   __shared__ float s[32];
   const int t = threadIdx.x;
   s[t] = t;
   __syncthreads();
   float local[4] = {10.f, 20.f, 30.f, (float)c};
-  // One load through a pointer to any kind of memory.
-  const float *p = t < 8 ? g + 64 : t < 16 ? s : t < 24 ? weights : local;
+  // One load through a pointer to any space.
+  const float* p = t < 8 ? g + 64 : t < 16 ? s : t < 24 ? weights : local;
   g[t] = p[(t + c) & 3];
   switch (t) {
-  case 0:
-    g[32] = 1.f;
-    break;
-  case 1:
-    g[33] = 5.f;
-    break;
-  case 2:
-    g[34] = 6.f * c;
-    break;
-  case 3:
-    g[35] = sqrtf(c);
-    break;
-  case 4:
-    g[36] = 3.f;
-    break;
-  case 5:
-    g[37] = g[64] * 3.f;
-    break;
-  case 6:
-    g[38] = 7.f;
-    break;
-  case 7:
-    g[39] = __popc(c);
-    break;
-  default:
-    g[32 + t] = -1.f;
+    case 0:
+      g[32] = 1.f;
+      break;
+    case 1:
+      g[33] = 5.f;
+      break;
+    case 2:
+      g[34] = 6.f * c;
+      break;
+    case 3:
+      g[35] = sqrtf(c);
+      break;
+    case 4:
+      g[36] = 3.f;
+      break;
+    case 5:
+      g[37] = g[64] * 3.f;
+      break;
+    case 6:
+      g[38] = 7.f;
+      break;
+    case 7:
+      g[39] = __popc(c);
+      break;
+    default:
+      g[32 + t] = -1.f;
   }
-  if (t == 31)
-    launches += 1;
+  if (t == 31) launches += 1;
   assert(c < 100);
 }
 
-// Cache hints and orders of memory.
-extern "C" __global__ void hints(const float4 *g, float4 *o, unsigned *flag) {
+// Loads and stores with cache hints and memory orders.
+extern "C" __global__ void hints(const float4* g, float4* o, unsigned* flag) {
   const int i = threadIdx.x;
   float r;
   unsigned seen;
@@ -197,15 +185,10 @@ extern "C" __global__ void hints(const float4 *g, float4 *o, unsigned *flag) {
   o[i] = __ldcs(g + i);
   __stcs(o + i + 32, __ldcg(g + i));
   __stwt(o + i + 64, __ldlu(g + 1));
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(1)
-               : "memory");
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
-               : "=r"(seen)
-               : "l"(flag)
-               : "memory");
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(1) : "memory");
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(flag) : "memory");
   asm volatile("fence.acq_rel.gpu;" ::: "memory");
-  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(seen)
-               : "memory");
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(seen) : "memory");
   __threadfence_block();
   __threadfence_system();
   __nanosleep(10);
