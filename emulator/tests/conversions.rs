@@ -1,5 +1,5 @@
-//! What conversions make of numbers, against the rules of the PTX ISA: plain references that share
-//! no code with the emulator.
+//! Conversions follow the rules of the PTX ISA. The references are plain and share no code with the
+//! emulator.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -42,7 +42,7 @@ fn conversions() {
         let expected = if v.is_nan() {
             0x7fff
         } else if nearest.to_f32().abs() > v.abs() {
-            // One step toward zero; from infinity that is the largest number.
+            // The next value toward zero; for infinity this is the largest finite number.
             nearest.to_bits() - 1
         } else {
             nearest.to_bits()
@@ -60,7 +60,7 @@ fn conversions() {
             "{bits:#x}: {got:#x}"
         );
     }
-    // tf32: ten bits of mantissa, halves away from zero.
+    // A tf32 has ten bits of mantissa, and ties round away from zero.
     expect32("cvt.rna.tf32.f32", &rows(1), |r| {
         let v = r[0] as u32;
         if f(r[0]).is_nan() {
@@ -71,7 +71,7 @@ fn conversions() {
             v.wrapping_add(0x1000) & 0xffff_e000
         }
     });
-    // Two at once: the first operand is the upper half.
+    // A packed conversion puts its first operand into the upper half.
     for (row, got) in rows(2).iter().zip(evaluate32("cvt.rn.bf16x2.f32", &rows(2))) {
         let part = |v: u64| if f(v).is_nan() { 0x7fff } else { bf16::from_f32(f(v)).to_bits() };
         assert_eq!(got, u32::from(part(row[0])) << 16 | u32::from(part(row[1])));

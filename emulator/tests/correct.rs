@@ -1,5 +1,5 @@
-//! Kernels without a fault agree with plain loops, and no check says anything about them: 30 seeds
-//! in both schedules, and the PTX of every architecture.
+//! Kernels without a fault agree with plain loops, and no check reports anything: under 30 seeds in
+//! both schedules, and for the PTX of every architecture.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -7,7 +7,7 @@ mod common;
 use bagdot_emulator::{Config, Grid};
 use common::{Gpu, compile, grid, noise, schedules};
 
-/// Every seed on the oldest architecture, some on the others.
+/// Runs a test under every seed on the oldest architecture, and under some on the others.
 fn everywhere(test: impl Fn(&mut Gpu)) {
     for (arch, seeds) in [("80", 30), ("90", 2), ("100", 2), ("120", 2)] {
         let ptx = compile("correct", arch);
@@ -144,7 +144,7 @@ fn exchanges_in_a_warp() {
         let x = floats(64, 2);
         let (dx, out) = (gpu.upload(&x), gpu.room::<f32>(64));
         gpu.run("exchange", grid(1, 64), &args![dx, out]);
-        // Lane n's slot got what the lane four before it wrote.
+        // The slot of lane n holds what the lane four before it wrote.
         let neighbour = |t: usize, by: usize| (t & 32) + ((t + by) & 31);
         let first: Vec<f32> = (0..64).map(|t| x[neighbour(t, 4)] + 1.0).collect();
         let expected: Vec<f64> =
@@ -189,7 +189,7 @@ fn threads_that_leave_early() {
         let n = 150usize;
         let x: Vec<i32> = (0..n as i32).collect();
         let (dx, out) = (gpu.upload(&x), gpu.room::<i32>(n));
-        // Blocks of 80 threads: the last warp of each is half there.
+        // Blocks of 80 threads have a last warp of 16.
         gpu.run("leave_early", grid(2, 80), &args![dx, out, n as i32]);
         let start = |i: usize| i / 80 * 80 + i % 80 / 32 * 32;
         let expected: Vec<i32> = (0..n).map(|i| (start(i)..=i).map(|k| k as i32).sum()).collect();
@@ -236,7 +236,7 @@ fn counters() {
     gpu.run("reduce_sum", grid(2, 256), &args![dx, out, 1024i32]);
     let all = gpu.device.counters();
     let sum = all.iter().find(|k| k.name == "reduce_sum").unwrap();
-    // 16 KiB are read once in whole sectors; each block adds one float.
+    // The kernel reads 16 KiB once in whole sectors, and each block adds one float.
     assert_eq!((sum.launches, sum.block_instructions.len()), (1, 2));
     let source = include_str!("kernels/correct.cu");
     let line = source.lines().position(|l| l.contains("__ldg(x + i)")).unwrap() as u32 + 1;
@@ -256,8 +256,8 @@ fn counters() {
     gpu.device.reset_counters();
     assert!(gpu.device.counters().is_empty());
 
-    // The padded tile has no bank conflicts; without the padding (D = 0 mod 64 and pitch D) it
-    // would.
+    // The padded tile has no bank conflicts. Without the padding (D = 0 mod 64 and pitch D) it
+    // would have some.
     let (f, d) = (27usize, 64usize);
     let (dx, out) = (gpu.upload(&vec![0u16; f * d]), gpu.room::<f32>(f * (f - 1) / 2));
     let shape = Grid { dynamic_shared: 32 * (d + 8) * 2, ..grid(1, 128) };

@@ -1,5 +1,5 @@
-//! The stand-in for cuBLASLt, under the name by which it is looked for: what it computes, and what
-//! it refuses.
+//! The stand-in for cuBLASLt, loaded by the name of cuBLASLt, computes products and refuses what
+//! cuBLASLt refuses.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -26,14 +26,14 @@ const RELU_BIAS: u32 = 6;
 macro_rules! call {
     ($library:expr, $name:ident($($argument:expr => $ty:ty),*)) => {{
         type Function = unsafe extern "C" fn($($ty),*) -> c_int;
+        let name = concat!(stringify!($name), "\0").as_bytes();
         // SAFETY: the function has these arguments, by the documentation of cuBLASLt, and pointers
-        // are to values of this test's.
-        unsafe { $library.get::<Function>(concat!(stringify!($name), "\0").as_bytes()).unwrap()($($argument),*) }
+        // are to values of this test.
+        unsafe { $library.get::<Function>(name).unwrap()($($argument),*) }
     }};
 }
 
-/// `D = op(A) op(B)` of so many rows, columns and terms, A stored transposed. Columns begin one
-/// element after the other has ended.
+/// A product `D = op(A) op(B)` with A stored transposed. A gap of one element follows each column.
 struct Product {
     library: Library,
     handle: u64,
@@ -42,7 +42,7 @@ struct Product {
     algorithm: [u64; 13],
 }
 
-/// What is asked for.
+/// The product that a test wants. `sizes` are rows, columns and terms.
 #[derive(Clone, Copy)]
 struct Wish {
     sizes: [u64; 3],
@@ -56,22 +56,25 @@ const WISH: Wish =
     Wish { sizes: [3, 2, 4], types: [R_32F; 2], compute: COMPUTE_32F, epilogue: 1, workspace: 0 };
 
 impl Product {
-    /// The product, or the status of the heuristic. An algorithm for matrices that are aligned to
-    /// 16 bytes, as a bias is.
+    /// Returns the product with an algorithm for matrices and a bias that are aligned to 16 bytes,
+    /// or the status of the heuristic.
     fn new(wish: Wish) -> Result<Self, c_int> {
-        // SAFETY: the emulator has put its library there.
+        // SAFETY: the emulator has loaded its own library under this name.
         let library = unsafe { Library::new("libcublasLt.so.13") }.unwrap();
         let ([rows, cols, terms], [factors, output]) = (wish.sizes, wish.types);
         let (mut handle, mut operation, mut preference, mut count) = (0, 0, 0, 0);
         assert_eq!(call!(library, cublasLtCreate(&mut handle => &mut u64)), 0);
         let (compute, to) = (wish.compute, &mut operation);
-        assert_eq!(
-            call!(library, cublasLtMatmulDescCreate(to => &mut u64, compute => c_int, R_32F => c_int)),
-            0
+        let created = call!(
+            library,
+            cublasLtMatmulDescCreate(to => &mut u64, compute => c_int, R_32F => c_int)
         );
+        assert_eq!(created, 0);
         let set = |attribute: c_int, value: &[u8]| {
             let (value, len) = (value.as_ptr(), value.len());
-            call!(library, cublasLtMatmulDescSetAttribute(operation => u64, attribute => c_int, value => *const u8, len => usize))
+            call!(library, cublasLtMatmulDescSetAttribute(
+                operation => u64, attribute => c_int, value => *const u8, len => usize
+            ))
         };
         let statuses = [
             set(3, &1_i32.to_le_bytes()),
@@ -82,23 +85,30 @@ impl Product {
             (statuses, set(99, &[0; 4]), set(7, &[0; 8])),
             ([0; 3], INVALID_VALUE, INVALID_VALUE)
         );
-        let layouts = [(factors, terms, rows), (factors, terms, cols), (output, rows, cols)].map(|(ty, rows, cols)| {
+        let shapes = [(factors, terms, rows), (factors, terms, cols), (output, rows, cols)];
+        let layouts = shapes.map(|(ty, rows, cols)| {
             let (mut layout, ld) = (0, rows as i64 + 1);
             let to = &mut layout;
-            assert_eq!(call!(library, cublasLtMatrixLayoutCreate(to => &mut u64, ty => c_int, rows => u64, cols => u64, ld => i64)), 0);
+            let created = call!(library, cublasLtMatrixLayoutCreate(
+                to => &mut u64, ty => c_int, rows => u64, cols => u64, ld => i64
+            ));
+            assert_eq!(created, 0);
             layout
         });
         assert_eq!(call!(library, cublasLtMatmulPreferenceCreate(&mut preference => &mut u64)), 0);
         let prefer = |attribute: c_int, value: &[u8]| {
             let (value, len) = (value.as_ptr(), value.len());
-            let set = call!(library, cublasLtMatmulPreferenceSetAttribute(preference => u64, attribute => c_int, value => *const u8, len => usize));
+            let set = call!(library, cublasLtMatmulPreferenceSetAttribute(
+                preference => u64, attribute => c_int, value => *const u8, len => usize
+            ));
             assert_eq!(set, 0);
         };
         prefer(1, &wish.workspace.to_le_bytes());
         (5..9).for_each(|matrix| prefer(matrix, &16_u32.to_le_bytes()));
         let ([a, b, d], mut algorithm) = (layouts, [0; 13]);
         let found = call!(library, cublasLtMatmulAlgoGetHeuristic(
-            handle => u64, operation => u64, a => u64, b => u64, d => u64, d => u64, preference => u64, 1 => c_int,
+            handle => u64, operation => u64, a => u64, b => u64, d => u64, d => u64,
+            preference => u64, 1 => c_int,
             &mut algorithm => &mut [u64; 13], &mut count => &mut c_int
         ));
         if found == 0 {
@@ -108,7 +118,7 @@ impl Product {
         }
     }
 
-    /// Puts it into a stream: the status.
+    /// Enqueues the product. Returns the status.
     fn run(
         &self,
         stream: &Arc<CudaStream>,
@@ -118,17 +128,21 @@ impl Product {
         workspace: (u64, usize),
     ) -> c_int {
         let (operation, value) = (self.operation, &bias);
-        let set = call!(self.library, cublasLtMatmulDescSetAttribute(operation => u64, 8 => c_int, value => &u64, 8 => usize));
+        let set = call!(self.library, cublasLtMatmulDescSetAttribute(
+            operation => u64, 8 => c_int, value => &u64, 8 => usize
+        ));
         assert_eq!(set, 0);
         let [of_a, of_b, of_d] = self.layouts;
         call!(self.library, cublasLtMatmul(
-            self.handle => u64, operation => u64, &2.0 => &f32, a => u64, of_a => u64, b => u64, of_b => u64, &beta => &f32, d => u64, of_d => u64,
-            d => u64, of_d => u64, &self.algorithm => &[u64; 13], workspace.0 => u64, workspace.1 => usize, stream.cu_stream().addr() as u64 => u64
+            self.handle => u64, operation => u64, &2.0 => &f32, a => u64, of_a => u64,
+            b => u64, of_b => u64, &beta => &f32, d => u64, of_d => u64, d => u64, of_d => u64,
+            &self.algorithm => &[u64; 13], workspace.0 => u64, workspace.1 => usize,
+            stream.cu_stream().addr() as u64 => u64
         ))
     }
 }
 
-/// Columns of so many values, each followed by one that is none of them.
+/// Returns columns of values, each followed by a gap of one element.
 fn columns(rows: usize, cols: usize, value: impl Fn(usize, usize) -> f32) -> Vec<f32> {
     (0..cols)
         .flat_map(|col| (0..=rows).map(move |row| (row, col)))
@@ -173,7 +187,7 @@ fn products_are_those_of_column_major_matrices() {
             "{got:?}, not {want:?}"
         );
         assert!(want.iter().any(|&d| d > 0.0) && want.contains(&0.0));
-        // Parts of the sums go there.
+        // The split-K partials go there.
         let in_parts = stream.clone_dtoh(&workspace).unwrap() == [0xff; 48];
         assert_eq!(in_parts, terms == 300);
     }

@@ -1,4 +1,4 @@
-//! The stand-in driver through cudarc, which does not know that it is one.
+//! The stand-in driver through cudarc, as through a real driver.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -7,7 +7,7 @@ mod common;
 use bagdot_emulator::{Config, Schedule};
 use common::compile;
 use common::cuda::{DOUBLE, Doubler, context, emulator, fails, launch};
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{CUfunction_attribute as F, CUresult};
 use cudarc::driver::{CudaContext, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
@@ -82,7 +82,7 @@ fn faults_come_with_the_next_wait_and_stay() {
         stream.synchronize().unwrap();
         let mut builder = stream.launch_builder(&function);
         builder.arg(&x).arg(&mut out);
-        // SAFETY: whatever the kernel does wrong, it does to the emulator's memory.
+        // SAFETY: a wrong access of the kernel is to the emulator's memory, which checks it.
         let launched = unsafe { builder.launch(launch(1, 128)) }.map(|_| ());
         fails(launched.and_then(|()| stream.synchronize()), code);
         fails(stream.clone_htod(&[1u8]), code);
@@ -107,11 +107,11 @@ fn what_is_refused_at_once() {
         // SAFETY: the arguments are those of the kernel.
         fails(unsafe { builder.launch(config) }, CUresult::CUDA_ERROR_INVALID_VALUE);
     }
-    // More shared memory than a kernel gets without asking.
+    // More shared memory than a kernel may have without opting in.
     let large = LaunchConfig { shared_mem_bytes: 60 << 10, ..launch(1, 64) };
     for allowed in [false, true] {
         if allowed {
-            let attribute = cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let attribute = F::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             doubler.function.set_attribute(attribute, 60 << 10).unwrap();
         }
         let mut builder = doubler.stream.launch_builder(&doubler.function);
@@ -128,9 +128,9 @@ fn what_is_refused_at_once() {
     let bounded = bounded.load_function("interact_bf16").unwrap();
     let mut builder = doubler.stream.launch_builder(&bounded);
     builder.arg(&data).arg(&data).arg(&4i32).arg(&16i32);
-    // SAFETY: it is not launched, since 256 threads are more than its bounds.
+    // SAFETY: the launch is refused, since 256 threads are more than the bounds of the kernel.
     fails(unsafe { builder.launch(launch(1, 256)) }, CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES);
-    // A refusal does not end the context.
+    // A refusal leaves the context usable.
     doubler.run(&mut data).unwrap();
     assert_eq!(doubler.stream.clone_dtoh(&data).unwrap(), [4; 64]);
     assert!(emulator.report().contains("without cuFuncSetAttribute"));
@@ -165,7 +165,7 @@ fn images_that_do_not_fit() {
     load(&DOUBLE.replace("sm_80", "sm_120")).unwrap();
     let module = context.load_module(Ptx::from_src(DOUBLE)).unwrap();
     fails(module.load_function("triple"), CUresult::CUDA_ERROR_NOT_FOUND);
-    // An opcode that nobody knows is an error of the kernel that comes to it.
+    // An unknown opcode is an error of the kernel that executes it.
     let odd = DOUBLE.replace("add.s32 %r5, %r5, %r5;", "tcgen05.frobnicate.b32 %r5, %r5;");
     let module = context.load_module(Ptx::from_src(odd)).unwrap();
     let stream = context.new_stream().unwrap();
@@ -207,7 +207,7 @@ fn devices_and_memory_run_out() {
     assert_eq!(context.mem_get_info().unwrap(), (1 << 20, 1 << 20));
     let most = stream.alloc_zeros::<u8>(1 << 20).unwrap();
     fails(stream.alloc_zeros::<u8>(1), CUresult::CUDA_ERROR_OUT_OF_MEMORY);
-    // It goes on when there is room again, though the free waits in the stream.
+    // Allocating succeeds after a free, although the free still waits in the stream.
     drop(most);
     stream.alloc_zeros::<u8>(1 << 19).unwrap();
     stream.synchronize().unwrap();
@@ -234,7 +234,7 @@ fn host_misuse_is_reported() {
 
 #[test]
 fn every_function_that_cudarc_calls_is_there() {
-    // cudarc panics at a symbol that is missing, whatever the caller does about errors.
+    // cudarc panics at a missing symbol, even if the caller handles errors.
     let names = include_str!("common/functions_of_cudarc.txt");
     let library = bagdot_emulator::library_path();
     let bytes = std::fs::read(library).unwrap();
@@ -261,7 +261,7 @@ fn limits_are_those_of_the_device() {
         assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN), most);
         assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR), threads);
         let f = &doubler.function;
-        let dynamic = cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let dynamic = F::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         f.set_attribute(dynamic, most).unwrap();
         fails(f.set_attribute(dynamic, most + 1), CUresult::CUDA_ERROR_INVALID_VALUE);
         let resident = |threads, shared| {
@@ -293,7 +293,7 @@ fn an_error_stays_with_its_device() {
         contexts[0].bind_to_thread().unwrap();
         let mut builder = doublers[0].stream.launch_builder(&doublers[0].function);
         builder.arg(&mut bad).arg(&9u32);
-        // SAFETY: one element too many, which the emulator reports.
+        // SAFETY: the kernel accesses one element too many, which the emulator reports.
         let launched = unsafe { builder.launch(launch(1, 32)) }.map(|_| ());
         for _ in 0..4 {
             doublers[1].run(&mut good).unwrap();
@@ -319,7 +319,7 @@ fn each_test_has_its_own() {
         let mut data = doubler.stream.clone_htod(&[1u32; 8]).unwrap();
         let mut builder = doubler.stream.launch_builder(&doubler.function);
         builder.arg(&mut data).arg(&9u32);
-        // SAFETY: one element too many, which the emulator reports.
+        // SAFETY: the kernel accesses one element too many, which the emulator reports.
         let launched = unsafe { builder.launch(launch(1, 32)) }.map(|_| ());
         fails(
             launched.and_then(|()| doubler.stream.synchronize()),
@@ -328,7 +328,8 @@ fn each_test_has_its_own() {
         assert!(inner.report().contains("out of bounds"));
     });
     other.join().unwrap();
-    // Nothing of it has come here, and a thread that is given a context belongs to its test.
+    // The other test has left no trace here, and a thread that is given a context belongs to the
+    // test of the context.
     assert_eq!((outer.report().as_str(), ended.mem_get_info().unwrap().1), ("", 1 << 20));
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -1,5 +1,5 @@
-//! The layouts of matrix fragments: every element's place is written out here from the figures of
-//! the PTX ISA, and the product is that of plain matrices.
+//! The layouts of matrix fragments. The place of every element is written out here from the figures
+//! of the PTX ISA, and the expected product is a plain one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,7 +10,7 @@ use common::{Gpu, grid, noise};
 
 const HEAD: &str = ".version 9.0\n.target sm_90\n.address_size 64\n";
 
-/// Element types: name in the opcode, bytes, and how a number becomes their bits.
+/// An element type: its name in the opcode, its bytes, and its conversions.
 struct Element {
     name: &'static str,
     bytes: usize,
@@ -40,27 +40,28 @@ const ELEMENTS: [Element; 3] = [
     },
 ];
 
-/// Row and column of element `i` of a lane's part of A (16 x k).
+/// Returns the row and column of element `i` of a lane's fragment of A (16 x k).
 fn place_of_a(bytes: usize, k: usize, lane: usize, i: usize) -> (usize, usize) {
     let (group, thread) = (lane >> 2, lane % 4);
     if bytes == 4 {
-        // m16n8k4 and m16n8k8: a0 and a2 in row groupID, a1 and a3 in row groupID + 8; the column
-        // is threadID_in_group, and + 4 from a2 on.
+        // m16n8k4 and m16n8k8: a0 and a2 are in row groupID, a1 and a3 in row groupID + 8. The
+        // column is threadID_in_group, and 4 more from a2 on.
         return (
             if i.is_multiple_of(2) { group } else { group + 8 },
             thread + if i >= 2 { 4 } else { 0 },
         );
     }
     if k == 8 {
-        // m16n8k8: row groupID for a0 and a1, groupID + 8 for a2 and a3.
+        // m16n8k8: a0 and a1 are in row groupID, a2 and a3 in row groupID + 8.
         return (if i < 2 { group } else { group + 8 }, thread * 2 + (i & 1));
     }
-    // m16n8k16: row groupID for 0 <= i < 2 and 4 <= i < 6, else groupID + 8; column + 8 from a4 on.
+    // m16n8k16: the row is groupID for 0 <= i < 2 and 4 <= i < 6, else groupID + 8. The column is 8
+    // more from a4 on.
     let row = if (0..2).contains(&i) || (4..6).contains(&i) { group } else { group + 8 };
     (row, thread * 2 + (i & 1) + if i >= 4 { 8 } else { 0 })
 }
 
-/// Row and column of element `i` of a lane's part of B (k x 8).
+/// Returns the row and column of element `i` of a lane's fragment of B (k x 8).
 fn place_of_b(bytes: usize, lane: usize, i: usize) -> (usize, usize) {
     let (group, thread) = (lane >> 2, lane % 4);
     if bytes == 4 {
@@ -69,7 +70,7 @@ fn place_of_b(bytes: usize, lane: usize, i: usize) -> (usize, usize) {
     (thread * 2 + (i & 1) + if i >= 2 { 8 } else { 0 }, group)
 }
 
-/// Row and column of c0 to c3.
+/// Returns the row and column of c0 to c3.
 fn place_of_c(lane: usize, i: usize) -> (usize, usize) {
     (if i < 2 { lane >> 2 } else { (lane >> 2) + 8 }, (lane % 4) * 2 + (i & 1))
 }
@@ -115,10 +116,13 @@ fn products() {
             (from..to).map(|r| format!("%r{r}")).collect::<Vec<_>>().join(", ")
         };
         let ptx = format!(
-            "{HEAD}.visible .entry go(.param .u64 in, .param .u64 out)\n{{\n.reg .b32 %r<9>; .reg .b32 %i; .reg .b64 %a; .reg .b64 %t;\n\
+            "{HEAD}.visible .entry go(.param .u64 in, .param .u64 out)\n{{\n\
+            .reg .b32 %r<9>; .reg .b32 %i; .reg .b64 %a; .reg .b64 %t;\n\
             .reg .f32 %c<4>; .reg .f32 %d<4>;\n\
-            mov.u32 %i, %laneid; ld.param.u64 %a, [in]; mul.wide.u32 %t, %i, {}; add.s64 %a, %a, %t;\n{loads}{loads_c}\
-            mma.sync.aligned.m16n8k{k}.row.col.f32.{e}.{e}.f32 {{%d0, %d1, %d2, %d3}}, {{{}}}, {{{}}}, {{%c0, %c1, %c2, %c3}};\n\
+            mov.u32 %i, %laneid; ld.param.u64 %a, [in];\n\
+            mul.wide.u32 %t, %i, {}; add.s64 %a, %a, %t;\n{loads}{loads_c}\
+            mma.sync.aligned.m16n8k{k}.row.col.f32.{e}.{e}.f32 {{%d0, %d1, %d2, %d3}},\n\
+            {{{}}}, {{{}}}, {{%c0, %c1, %c2, %c3}};\n\
             ld.param.u64 %a, [out]; mul.wide.u32 %t, %i, 16; add.s64 %a, %a, %t;\n\
             st.global.v4.f32 [%a], {{%d0, %d1, %d2, %d3}};\nret;\n}}",
             4 * per_lane,
@@ -153,16 +157,20 @@ fn loads_of_matrices() {
         let stores: String =
             (0..count).map(|r| format!("st.global.b32 [%a+{}], %r{r};\n", 4 * r)).collect();
         let trans = if transposed { ".trans" } else { "" };
-        // Row r of matrix m lies at an offset of its own: 48 r + 400 m, and lane 8 m + r has its
-        // address.
+        // Row r of matrix m is at offset 48 r + 400 m, and lane 8 m + r passes its address.
         let ptx = format!(
-            "{HEAD}.visible .entry go(.param .u64 in, .param .u64 out)\n{{\n.reg .b32 %r<9>; .reg .b32 %i; .reg .b64 %a; .reg .b64 %t;\n\
-            .reg .b32 %s; .reg .b32 %k; .reg .b32 %m; .reg .pred %p; .shared .align 16 .b8 tile[1664];\n\
-            mov.u32 %i, %laneid; ld.param.u64 %a, [in]; mul.wide.u32 %t, %i, 4; add.s64 %a, %a, %t; mov.u32 %s, tile;\n\
+            "{HEAD}.visible .entry go(.param .u64 in, .param .u64 out)\n{{\n\
+            .reg .b32 %r<9>; .reg .b32 %i; .reg .b64 %a; .reg .b64 %t;\n\
+            .reg .b32 %s; .reg .b32 %k; .reg .b32 %m; .reg .pred %p;\n\
+            .shared .align 16 .b8 tile[1664];\n\
+            mov.u32 %i, %laneid; ld.param.u64 %a, [in]; mul.wide.u32 %t, %i, 4;\n\
+            add.s64 %a, %a, %t; mov.u32 %s, tile;\n\
             shl.b32 %k, %i, 2; add.s32 %s, %s, %k; mov.u32 %k, 0;\n\
-            AGAIN: ld.global.b32 %m, [%a]; st.shared.b32 [%s], %m; add.s64 %a, %a, 128; add.s32 %s, %s, 128; add.s32 %k, %k, 1;\n\
+            AGAIN: ld.global.b32 %m, [%a]; st.shared.b32 [%s], %m;\n\
+            add.s64 %a, %a, 128; add.s32 %s, %s, 128; add.s32 %k, %k, 1;\n\
             setp.lt.u32 %p, %k, 13; @%p bra AGAIN;\nbar.warp.sync -1;\n\
-            mov.u32 %s, tile; shr.u32 %m, %i, 3; and.b32 %k, %i, 7; mad.lo.s32 %s, %m, 400, %s; mad.lo.s32 %s, %k, 48, %s;\n\
+            mov.u32 %s, tile; shr.u32 %m, %i, 3; and.b32 %k, %i, 7;\n\
+            mad.lo.s32 %s, %m, 400, %s; mad.lo.s32 %s, %k, 48, %s;\n\
             ldmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 {{{}}}, [%s];\n\
             ld.param.u64 %a, [out]; mul.wide.u32 %t, %i, {}; add.s64 %a, %a, %t;\n{stores}ret;\n}}",
             registers.join(", "),
@@ -226,9 +234,12 @@ fn products_in_half_precision() {
         let loads: String =
             (0..count).map(|r| format!("ld.global.b32 %r{r}, [%a+{}];\n", 4 * r)).collect();
         let ptx = format!(
-            "{HEAD}.visible .entry go(.param .u64 in, .param .u64 out)\n{{\n.reg .b32 %r<9>; .reg .b32 %d<2>; .reg .b32 %i; .reg .b64 %a; .reg .b64 %t;\n\
-            mov.u32 %i, %laneid; ld.param.u64 %a, [in]; mul.wide.u32 %t, %i, {}; add.s64 %a, %a, %t;\n{loads}\
-            mma.sync.aligned.m16n8k{k}.row.col.f16.f16.f16.f16 {{%d0, %d1}}, {{{}}}, {{{}}}, {{{}}};\n\
+            "{HEAD}.visible .entry go(.param .u64 in, .param .u64 out)\n{{\n\
+            .reg .b32 %r<9>; .reg .b32 %d<2>; .reg .b32 %i; .reg .b64 %a; .reg .b64 %t;\n\
+            mov.u32 %i, %laneid; ld.param.u64 %a, [in];\n\
+            mul.wide.u32 %t, %i, {}; add.s64 %a, %a, %t;\n{loads}\
+            mma.sync.aligned.m16n8k{k}.row.col.f16.f16.f16.f16 {{%d0, %d1}},\n\
+            {{{}}}, {{{}}}, {{{}}};\n\
             ld.param.u64 %a, [out]; mul.wide.u32 %t, %i, 8; add.s64 %a, %a, %t;\n\
             st.global.v2.b32 [%a], {{%d0, %d1}};\nret;\n}}",
             4 * count,

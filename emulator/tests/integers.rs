@@ -1,5 +1,5 @@
-//! What instructions on integers and comparisons compute, against the rules of the PTX ISA: plain
-//! references that share no code with the emulator.
+//! Instructions on integers, and comparisons, follow the rules of the PTX ISA. The references are
+//! plain and share no code with the emulator.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -32,7 +32,7 @@ fn integers() {
     });
     expect32("abs.s32", &rows(1), |r| s(r[0]).wrapping_abs() as u32);
     expect32("sad.s32", &rows(3), |r| u(r[2]).wrapping_add(s(r[0]).abs_diff(s(r[1]))));
-    // Fields, bit by bit as the ISA's own loops have them.
+    // Bit fields are computed bit by bit, as by the loops in the ISA.
     let fields: Vec<Vec<u64>> = (0..2000)
         .map(|k| vec![noise_bits(k) & 0xffff_ffff, noise_bits(k + 9) % 40, noise_bits(k + 99) % 40])
         .collect();
@@ -72,7 +72,8 @@ fn integers() {
     });
     for table in [0x80u32, 0xe8, 0x96, 0x01, 0x6c] {
         let body = format!(
-            "cvt.u32.u64 %r1, %x0; cvt.u32.u64 %r2, %x1; cvt.u32.u64 %r3, %x2; lop3.b32 %r0, %r1, %r2, %r3, {table}; cvt.u64.u32 %d, %r0;"
+            "cvt.u32.u64 %r1, %x0; cvt.u32.u64 %r2, %x1; cvt.u32.u64 %r3, %x2;\n\
+             lop3.b32 %r0, %r1, %r2, %r3, {table}; cvt.u64.u32 %d, %r0;"
         );
         for (row, got) in rows(3).iter().zip(evaluate(&body, &rows(3))) {
             let bit = |i: u32| {
@@ -104,7 +105,8 @@ fn comparisons() {
     let check = |name: &str, reference: &dyn Fn(f32, f32) -> bool| {
         let body = format!(
             "cvt.u32.u64 %r1, %x0; cvt.u32.u64 %r2, %x1; mov.b32 %f1, %r1; mov.b32 %f2, %r2;\n\
-             setp.{name}.f32 %p1|%p2, %f1, %f2; selp.b64 %d, 1, 0, %p1; selp.b64 %t, 2, 0, %p2; or.b64 %d, %d, %t;"
+             setp.{name}.f32 %p1|%p2, %f1, %f2; selp.b64 %d, 1, 0, %p1; selp.b64 %t, 2, 0, %p2;\n\
+             or.b64 %d, %d, %t;"
         );
         for (row, got) in rows(2).iter().zip(evaluate(&body, &rows(2))) {
             let holds = reference(f(row[0]), f(row[1]));
@@ -161,7 +163,7 @@ fn carries() {
         for (r, got) in wide.iter().zip(evaluate(&body, &wide)) {
             assert_eq!(got, part(whole(r[0], r[1]).wrapping_sub(whole(r[2], r[3]))));
         }
-        // A product of 64 bits by 32, added to 128 bits.
+        // A product of 64 by 64 bits is added to 128 bits.
         let body = format!(
             "mad.lo.cc.u64 %t, %x0, %x2, %x1; madc.hi.u64 %a, %x0, %x2, %x3; mov.u64 %d, {};",
             ["%t", "%a"][k]
@@ -173,8 +175,9 @@ fn carries() {
             );
         }
     }
-    // A flag that is taken and set again, in 32 bits: the borrow of three words.
-    let body = "cvt.u32.u64 %r1, %x0; cvt.u32.u64 %r2, %x1; sub.cc.u32 %r0, %r1, %r2; subc.cc.u32 %r3, 0, 0;\n\
+    // The borrow of three words: a flag that is read and written again, in 32 bits.
+    let body = "cvt.u32.u64 %r1, %x0; cvt.u32.u64 %r2, %x1;\n\
+                sub.cc.u32 %r0, %r1, %r2; subc.cc.u32 %r3, 0, 0;\n\
                 subc.u32 %r4, 0, 0; mov.b64 %d, {%r3, %r4};";
     for (r, got) in rows(2).iter().zip(evaluate(body, &rows(2))) {
         assert_eq!(got, if (r[0] as u32) < r[1] as u32 { u64::MAX } else { 0 });

@@ -1,4 +1,5 @@
-//! NVIDIA's own device code, compiled into kernels: right results and no false alarm.
+//! Kernels that use NVIDIA's own device code compute the right results, and no check gives a false
+//! alarm.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -55,7 +56,7 @@ fn cooperative_groups() {
             let warp = &x[i / 32 * 32..i / 32 * 32 + 32];
             assert_eq!(got[i], warp.iter().sum::<i32>());
             assert_eq!(got[128 + i], x[i / 8 * 8..=i].iter().sum::<i32>());
-            // Which lanes a branch leaves together is open.
+            // The hardware does not define which lanes a branch leaves together.
             let threes = warp.iter().filter(|v| *v % 3 == 0).sum::<i32>();
             let some = got[256 + i];
             assert!(

@@ -1,5 +1,5 @@
-//! What modules may hold: an error of the text is one of the load, what the emulator lacks is a
-//! fault of the kernel that comes to it.
+//! Loading modules: an error in the text is an error of the load, and an opcode that the emulator
+//! lacks is a fault of the kernel that executes it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -35,7 +35,10 @@ const LACKING: &str = "
 {
     .reg .b32 %r<3>;
     ld.param.b32 %r1, [n];
-    { .param .b32 a; .param .b32 b; st.param.b32 [a], %r1; call.uni (b), again, (a); ld.param.b32 %r2, [b]; }
+    {
+        .param .b32 a; .param .b32 b;
+        st.param.b32 [a], %r1; call.uni (b), again, (a); ld.param.b32 %r2, [b];
+    }
     st.param.b32 [out], %r2;
     ret;
 }
@@ -53,7 +56,10 @@ const LACKING: &str = "
 .extern .func (.param .b32 r) vprintf(.param .b64 format, .param .b64 values);
 .visible .entry prints(.param .u64 p)
 {
-    { .param .b64 a; .param .b64 b; .param .b32 r; st.param.b64 [a], 0; st.param.b64 [b], 0; call.uni (r), vprintf, (a, b); }
+    {
+        .param .b64 a; .param .b64 b; .param .b32 r;
+        st.param.b64 [a], 0; st.param.b64 [b], 0; call.uni (r), vprintf, (a, b);
+    }
     ret;
 }
 .visible .entry environment(.param .u64 p)

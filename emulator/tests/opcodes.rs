@@ -1,5 +1,5 @@
-//! The rest of what nvcc makes: mathematics, halves, integers, warp operations, atomics, pointers
-//! to any memory.
+//! The other opcodes that nvcc emits: mathematics, halves, integers, warp operations, atomics, and
+//! pointers to any memory.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -83,7 +83,7 @@ fn halves_and_brains() {
             let h = |k: usize| f16::from_bits(a[2 * i + k]).to_f64();
             let g = |k: usize| bf16::from_bits(b[2 * i + k]).to_f64();
             for k in 0..2 {
-                // The inner operation is rounded before the outer.
+                // The inner operation is rounded before the outer one.
                 let twice = f16::from_f64(h(k) + h(k)).to_f64();
                 assert_eq!(out[8 * i + k], f16::from_f64(h(k) * h(k) + twice).to_f32());
                 let square = bf16::from_f64(g(k) * g(k)).to_f64();
@@ -215,7 +215,7 @@ fn atomics() {
         let mut old: Vec<u32> = gpu.download(olds, n as usize);
         old.sort_unstable();
         assert_eq!(old, (10..10 + n).collect::<Vec<_>>());
-        // Up from 0 to 9 and around; down from 0, which goes to 9 first.
+        // One counts up from 0 to 9 and around, the other down from 0, which goes to 9 first.
         assert_eq!(gpu.download::<u32>(u, 4), [10 + n, n % 10, (10 - n % 10) % 10, 100 + 2 * n]);
         assert_eq!(gpu.download::<f32>(f, 2), [24.0, 48.0]);
         assert_eq!(gpu.download::<f64>(d, 1), [12.0]);
@@ -260,7 +260,7 @@ fn pointers_and_variables() {
 
 #[test]
 fn hints() {
-    // Every lane stores to the flag in turn, by strong stores, which do not race.
+    // Every lane stores to the flag in turn. These are strong stores, which do not race.
     everywhere(|gpu| {
         let g = gpu.upload(&(0..128).map(|k| k as f32).collect::<Vec<_>>());
         let (o, flag) = (gpu.room::<f32>(512), gpu.upload(&[0u32]));

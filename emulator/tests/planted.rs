@@ -1,4 +1,5 @@
-//! Every planted fault is found, under every seed and in both schedules, and the report says where.
+//! Every planted fault is found, under every seed and in both schedules, and the report names its
+//! place.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -11,7 +12,7 @@ use common::{Gpu, compile, grid, schedules};
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaGraph, CudaSlice, CudaStream, DevicePtr, result};
 
-/// Launches the kernel of that name on an input and an output of the given lengths in floats.
+/// A kernel with a fault, and its launch. `input` and `output` are lengths in floats.
 struct Planted {
     name: &'static str,
     kind: FaultKind,
@@ -41,7 +42,7 @@ fn check(p: &Planted, prepare: impl Fn(&mut Gpu, u64, u64) -> Vec<Vec<u8>>) {
         let faults = gpu
             .launch(p.name, p.grid, &args)
             .expect_err(&format!("{} was not found, {config:?}", p.name));
-        // A race, or a barrier that meets another, is named at one of its two sides and tells of
+        // The report of a race, or of two barriers that meet, has one side as its place and names
         // the other.
         let place = format!("planted.cu:{line}");
         let here = |f: &&Fault| {
@@ -84,7 +85,7 @@ fn out_of_bounds() {
     let p = planted("shared_out_of_bounds", FaultKind::OutOfBounds, 1, 64);
     let grid = Grid { dynamic_shared: 256, ..p.grid };
     simple(Planted { grid, ..p });
-    // 61 floats, of which the last thread reads 64.
+    // The input has 61 floats, and the last thread reads up to the 64th.
     let p = planted("vector_past_the_tail", FaultKind::OutOfBounds, 1, 32);
     check(&Planted { input: 61, ..p }, |_, input, output| args![input, output, 61i32].to_vec());
     check(&planted("local_out_of_bounds", FaultKind::OutOfBounds, 1, 32), |gpu, _, output| {
@@ -124,7 +125,7 @@ fn divergence() {
 
 #[test]
 fn a_barrier_and_a_shuffle_that_wait_for_each_other() {
-    // Reported at the shuffle, which names the barrier where the missing lanes are.
+    // The report is about the shuffle, and names the barrier where the missing lanes are.
     let ptx = compile("planted", "80");
     for config in schedules(10) {
         let mut gpu = Gpu::new(&ptx, config);
@@ -163,7 +164,7 @@ fn global_races() {
 fn freed_and_unwritten_memory() {
     check(&planted("read_through_freed", FaultKind::UseAfterFree, 1, 32), |gpu, input, output| {
         assert!(gpu.device.free(input) && !gpu.device.free(input));
-        // Whatever is allocated next never has the address that was freed.
+        // No later allocation has the address that was freed.
         gpu.room::<f32>(32);
         args![input, output].to_vec()
     });
@@ -187,7 +188,7 @@ fn kernels_that_do_not_end() {
     simple(planted("gives_up", FaultKind::Trap, 1, 64));
 }
 
-/// Four numbers in pinned memory, and room for them on the device.
+/// Four numbers in pinned memory, and memory for them on the device.
 struct Way {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
@@ -208,14 +209,14 @@ impl Way {
     }
 
     fn write(&self, value: u32) {
-        // SAFETY: there is room for four, and the emulator reads it only in calls of this thread.
-        // That a copy has not been made yet is what is tested.
+        // SAFETY: the memory holds four numbers, and the emulator reads it only in calls of this
+        // thread. The tests are about copies that have not been made yet.
         unsafe { std::slice::from_raw_parts_mut(self.host, 4) }.fill(value);
     }
 
     fn send(&self) {
         let (address, _sync) = self.device.device_ptr(&self.stream);
-        // SAFETY: as above; the emulator notices what is freed too early.
+        // SAFETY: as above. The emulator reports memory that is freed too early.
         let source = unsafe { std::slice::from_raw_parts(self.host, 4) };
         // SAFETY: as above.
         unsafe { result::memcpy_htod_async(address, source, self.stream.cu_stream()) }.unwrap();
@@ -230,11 +231,11 @@ impl Way {
     }
 
     fn free(&self) {
-        // SAFETY: it was allocated by `new`, and the tests use it no more.
+        // SAFETY: `new` allocated the memory, and the tests no longer use it.
         unsafe { result::free_host(self.host.cast()) }.unwrap();
     }
 
-    /// Captures the copy.
+    /// Returns a graph of the copy to the device.
     fn record(&self) -> CudaGraph {
         self.stream
             .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
@@ -244,8 +245,8 @@ impl Way {
     }
 }
 
-/// Runs a test of pinned memory under many orders of work, also where every copy is made by the
-/// call that asks for it: that it has been made does not say that the host has waited for it.
+/// Runs a test of pinned memory under many orders of work, and also with copies that are made by
+/// the call that enqueues them: even then the host has not waited for them. Returns the reports.
 fn on_the_way(test: impl Fn(&Way)) -> Vec<String> {
     let emulator = emulator();
     let run = |seed: u64| {
@@ -277,7 +278,7 @@ fn pinned_memory_that_is_written_under_a_copy() {
         way.stream.synchronize().unwrap();
         way.free();
     });
-    // The next batch, without a wait for the one before.
+    // The next batch is written without a wait for the one before.
     found(|way| {
         way.send();
         way.write(2);
@@ -285,7 +286,7 @@ fn pinned_memory_that_is_written_under_a_copy() {
         way.context.synchronize().unwrap();
         way.free();
     });
-    // An event from before the copy says nothing about it.
+    // An event that was recorded before the copy does not wait for it.
     found(|way| {
         let event = way.stream.record_event(None).unwrap();
         way.send();
@@ -317,7 +318,7 @@ fn pinned_memory_that_is_freed_under_a_copy() {
         graph.launch().unwrap();
         way.free();
     });
-    // A copy to the host writes to it.
+    // The memory is the destination of a copy to the host.
     found(|way| {
         way.receive();
         way.free();
@@ -332,7 +333,7 @@ fn pinned_memory_that_a_graph_reads_after_its_end() {
         way.stream.synchronize().unwrap();
         way.free();
         // Memory that is allocated next may have the same address.
-        // SAFETY: nobody uses it.
+        // SAFETY: nobody uses the memory.
         unsafe { result::malloc_host(16, 0) }.unwrap();
         _ = graph.launch();
         fails(way.stream.synchronize(), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
@@ -346,7 +347,7 @@ fn pinned_memory_that_is_waited_for() {
         |way| way.context.synchronize().unwrap(),
         |way| way.stream.record_event(None).unwrap().synchronize().unwrap(),
         |way| while !way.stream.record_event(None).unwrap().is_complete() {},
-        // An event of another stream that has waited for this one.
+        // The event belongs to another stream, which has waited for this one.
         |way| {
             let other = way.context.new_stream().unwrap();
             other.join(&way.stream).unwrap();
@@ -368,7 +369,7 @@ fn pinned_memory_that_is_waited_for() {
             way.write(5);
             way.send();
             let (address, _sync) = way.device.device_ptr(&way.stream);
-            // SAFETY: the memory is as long, and the test's.
+            // SAFETY: the memory is as long as the copy, and belongs to the test.
             unsafe { result::memset_d8_async(address, 0, 16, way.stream.cu_stream()) }.unwrap();
             way.receive();
             way.stream.synchronize().unwrap();

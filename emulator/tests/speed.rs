@@ -1,5 +1,5 @@
-//! How fast kernels run: `cargo test --test speed -- --ignored --nocapture`. All checks are on, but
-//! for races where it says so.
+//! The speed of the interpreter: `cargo test --test speed -- --ignored --nocapture`. All checks are
+//! on, except that of races where the output says so.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,7 +8,8 @@ mod common;
 use bagdot_emulator::{Config, Grid, Schedule};
 use common::{Gpu, compile, grid};
 
-/// Seconds that this thread has been on a processor: others use the machine too.
+/// Returns the seconds that this thread has run on a processor. Wall time would count other
+/// processes too.
 fn seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
@@ -23,7 +24,8 @@ fn measure(gpu: &mut Gpu, name: &str, shape: Grid, args: &[Vec<u8>]) {
     let (count, lanes) = (kernel.total.instructions as f64, kernel.total.lane_instructions as f64);
     let Config { schedule, races, .. } = gpu.device.config;
     println!(
-        "{schedule:?}, races {races}: {name}: {:.2} M warp instructions/s, {:.0} M lane instructions/s ({count} in {seconds:.3} s)",
+        "{schedule:?}, races {races}: {name}: {:.2} M warp instructions/s, \
+         {:.0} M lane instructions/s ({count} in {seconds:.3} s)",
         count / seconds / 1e6,
         lanes / seconds / 1e6
     );

@@ -27,12 +27,12 @@ fn streams_and_events() {
         a.synchronize().unwrap();
         doubler.run(&mut data).unwrap();
         let event = a.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).unwrap();
-        // Without the wait the second stream may well come first.
+        // Without the wait, the second stream may run first.
         if seed % 2 == 0 {
             seen += u32::from(event.is_complete());
             b.wait(&event).unwrap();
         }
-        // SAFETY: bytes of u32.
+        // SAFETY: all bits are a valid u32.
         let mut copy = unsafe { b.alloc::<u32>(64) }.unwrap();
         b.memcpy_dtod(&data, &mut copy).unwrap();
         let got = b.clone_dtoh(&copy).unwrap();
@@ -45,14 +45,14 @@ fn streams_and_events() {
         let end = a.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).unwrap();
         a.synchronize().unwrap();
         assert!(event.elapsed_ms(&end).unwrap() > 0.0);
-        // cudarc's own default is an event without time.
+        // By default cudarc makes events without timing.
         let untimed = a.record_event(None).unwrap();
         a.synchronize().unwrap();
         fails(event.elapsed_ms(&untimed), CUresult::CUDA_ERROR_INVALID_HANDLE);
-        // SAFETY: f32 of any bits.
+        // SAFETY: all bits are a valid u32.
         let mut pinned = unsafe { context.alloc_pinned::<u32>(64) }.unwrap();
         a.memcpy_dtoh(&data, &mut pinned).unwrap();
-        // Without event tracking nobody waits for a copy to pinned memory but the program.
+        // Without event tracking, only the program waits for a copy to pinned memory.
         a.synchronize().unwrap();
         assert_eq!(pinned.as_slice().unwrap(), [2; 64]);
     }
@@ -73,7 +73,7 @@ fn capture_and_replay() {
         let mut sum = a.alloc_zeros::<u32>(64).unwrap();
         a.synchronize().unwrap();
         a.begin_capture(GLOBAL).unwrap();
-        // Fork, work on both, join.
+        // The capture forks, does work on both streams, and joins them.
         b.join(a).unwrap();
         doubler.run(&mut left).unwrap();
         doubler.run_on(&b, &mut right).unwrap();
@@ -83,7 +83,7 @@ fn capture_and_replay() {
         a.memcpy_dtod(&right, &mut sum).unwrap();
         doubler.run(&mut sum).unwrap();
         let graph = a.end_capture(CUgraphInstantiate_flags(0)).unwrap().unwrap();
-        // Nothing has been done yet.
+        // Captured work has not been done yet.
         assert_eq!(a.clone_dtoh(&left).unwrap(), [1; 64]);
         for _ in 0..3 {
             graph.launch().unwrap();
@@ -107,7 +107,7 @@ fn what_a_capture_refuses() {
     context.synchronize().unwrap();
     fails(context.default_stream().begin_capture(GLOBAL), unsupported);
 
-    // Each of these ends the capture, and everything after it in the stream is refused.
+    // Each of these calls makes the capture invalid, and all later work in the stream is refused.
     type Attempt<'a> = &'a dyn Fn() -> Result<(), DriverError>;
     let attempts: [(&str, CUresult, Attempt<'_>); 6] = [
         ("synchronize", unsupported, &|| a.synchronize()),
@@ -129,23 +129,23 @@ fn what_a_capture_refuses() {
         fails(doubler.run(&mut data), invalidated);
         fails(a.end_capture(CUgraphInstantiate_flags(0)), invalidated);
     }
-    // In the relaxed mode memory may be allocated.
+    // The relaxed mode allows memory to be allocated.
     a.begin_capture(RELAXED).unwrap();
     // SAFETY: freed below, and never read.
     let address = unsafe { cudarc::driver::result::malloc_sync(64) }.unwrap();
-    // An event of the capture is no event of the device.
+    // The host cannot wait for an event of the capture.
     let inside = a.record_event(None).unwrap();
     fails(inside.synchronize(), CUresult::CUDA_ERROR_CAPTURED_EVENT);
     a.end_capture(CUgraphInstantiate_flags(0)).unwrap();
     // SAFETY: it was allocated above.
     unsafe { cudarc::driver::result::free_sync(address) }.unwrap();
 
-    // A stream that joined must come back.
+    // A stream that was drawn into a capture must be joined again.
     a.begin_capture(GLOBAL).unwrap();
     b.join(a).unwrap();
     doubler.run_on(&b, &mut data).unwrap();
     fails(a.end_capture(CUgraphInstantiate_flags(0)), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
-    // And end where it began.
+    // A capture must end in the stream where it began.
     a.begin_capture(GLOBAL).unwrap();
     b.join(a).unwrap();
     fails(
@@ -154,7 +154,7 @@ fn what_a_capture_refuses() {
     );
     fails(a.end_capture(CUgraphInstantiate_flags(0)), invalidated);
 
-    // The legacy stream waits for blocking streams, also for one that is being captured.
+    // The legacy stream would wait for all blocking streams, and cannot wait for a captured one.
     let kind = cudarc::driver::result::stream::StreamKind::Default;
     let raw = cudarc::driver::result::stream::create(kind).unwrap();
     // SAFETY: the stream lives until the end of the test.
@@ -164,7 +164,7 @@ fn what_a_capture_refuses() {
     // SAFETY: as above.
     fails(unsafe { cudarc::driver::result::stream::end_capture(raw) }, invalidated);
 
-    // The context has survived all of it.
+    // The context is still usable after all of this.
     doubler.run(&mut data).unwrap();
     assert_eq!(a.clone_dtoh(&data).unwrap(), [2; 64]);
     assert_eq!(emulator.report(), "");

@@ -1,5 +1,5 @@
-//! What instructions on floating-point numbers compute, against the rules of the PTX ISA: plain
-//! references that share no code with the emulator.
+//! Instructions on floating-point numbers follow the rules of the PTX ISA. The references are plain
+//! and share no code with the emulator.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -27,11 +27,10 @@ fn single_precision_is_rounded_once() {
     expect32("copysign.f32", &rows(2), |r| f(r[1]).copysign(f(r[0])).to_bits());
 }
 
-/// The nearest single-precision number below or above an exact quotient of integers times a power
-/// of two.
+/// Returns the pattern of the nearest single-precision number below or above an exact value.
 fn directed(exact: &Exact, up: bool) -> u32 {
-    // All finite numbers in order: a bisection by exact comparison, with no arithmetic to get
-    // wrong.
+    // The bisection over all finite numbers in order needs exact comparisons only, and no
+    // arithmetic.
     let key = |k: i64| if k >= 0 { k as u32 } else { (-k) as u32 | 0x8000_0000 };
     let (mut low, mut high) = (-0x7f80_0000i64, 0x7f80_0000i64);
     while high - low > 1 {
@@ -45,8 +44,8 @@ fn directed(exact: &Exact, up: bool) -> u32 {
     key(if up { high } else { low })
 }
 
-/// `(a * b + c) / 2^300` in integers of any length, for numbers between 2^-100 and 2^100: compared
-/// without rounding.
+/// The exact value `(a * b + c) / 2^300` of integers of any length, for numbers between 2^-100 and
+/// 2^100. It can be compared without rounding.
 struct Exact(i128, i32);
 
 impl Exact {
@@ -57,7 +56,8 @@ impl Exact {
         let m = i128::from(bits & 0x7f_ffff) | if field > 0 { 1 << 23 } else { 0 };
         let m = if bits >> 31 == 1 { -m } else { m };
         let e = field.max(1) - 150;
-        // To a common exponent, as far as 127 bits reach; beyond that the larger exponent decides.
+        // Both sides get a common exponent, if 127 bits suffice; if not, the larger exponent
+        // decides.
         let shift = exponent - e;
         let fits = |m: i128, by: i32| {
             m == 0 || (by < 127 && m.unsigned_abs().leading_zeros() as i32 > by + 1)
@@ -114,7 +114,7 @@ fn directed_rounding() {
             },
         );
     }
-    // Known cases of division and roots.
+    // These are known cases of division and roots.
     let one_third = [vec![u64::from(1f32.to_bits()), u64::from(3f32.to_bits())]];
     let down = 0x3eaa_aaaau32;
     assert_eq!(evaluate32("div.rz.f32", &one_third), [down]);
@@ -125,7 +125,7 @@ fn directed_rounding() {
     assert_eq!(evaluate32("sqrt.rp.f32", &two), [0x3fb5_04f4]);
     let three = [vec![u64::from(3f32.to_bits())]];
     assert_eq!(evaluate32("rcp.rm.f32", &three), [down]);
-    // The largest number is as far as rounding to zero goes.
+    // Rounding to zero never exceeds the largest number.
     let most = [vec![0x7f7f_ffff, 0x7f7f_ffff]];
     assert_eq!(evaluate32("add.rz.f32", &most), [0x7f7f_ffff]);
     assert_eq!(evaluate32("add.rp.f32", &most), [0x7f80_0000]);
@@ -174,7 +174,7 @@ fn functions_are_close() {
     }
 }
 
-/// All halves that matter with each other.
+/// Returns pairs or triples of interesting halves.
 fn half_rows(operands: usize) -> Vec<Vec<u64>> {
     let edges = [
         0u16, 0x8000, 1, 0x8001, 0x03ff, 0x0400, 0x3c00, 0xbc00, 0x3c01, 0x7bff, 0xfbff, 0x7c00,
@@ -220,7 +220,7 @@ fn halves_are_rounded_once() {
             );
         }
     };
-    // Sums and products of two halves are exact in doubles, so these are rounded once.
+    // Sums and products of two halves are exact in doubles, so that the references round once.
     let to_f16 = |v: f64| if v.is_nan() { 0x7fff } else { f16::from_f64(v).to_bits() };
     let from_f16 = |v: u64| f16::from_bits(v as u16).to_f64();
     check("add.rn.f16", 2, &|r| to_f16(from_f16(r[0]) + from_f16(r[1])));
@@ -228,7 +228,7 @@ fn halves_are_rounded_once() {
     check("mul.rn.f16", 2, &|r| to_f16(from_f16(r[0]) * from_f16(r[1])));
     check("neg.f16", 1, &|r| r[0] as u16 ^ 0x8000);
     let to_bf16 = |v: f64| {
-        // By hand, since a way through f32 would round twice.
+        // A conversion through f32 would round twice.
         if v.is_nan() {
             return 0x7fff;
         }
@@ -246,8 +246,8 @@ fn halves_are_rounded_once() {
     };
     let from_bf16 = |v: u64| bf16::from_bits(v as u16).to_f64();
     check("mul.rn.bf16", 2, &|r| to_bf16(from_bf16(r[0]) * from_bf16(r[1])));
-    // The sum of a product and a number needs more than 53 bits only where one does not matter but
-    // for its sign.
+    // If the sum of a product and a number needs more than 53 bits, one of the two matters for its
+    // sign only.
     check("fma.rn.f16", 3, &|r| {
         let (p, c) = (from_f16(r[0]) * from_f16(r[1]), from_f16(r[2]));
         to_f16(sum_to_odd(p, c))
@@ -261,7 +261,7 @@ fn halves_are_rounded_once() {
         if exact < 0.0 { 0 } else { to_bf16(exact) }
     });
 
-    // Packed halves are two of the same.
+    // Packed halves are two halves.
     let rows: Vec<Vec<u64>> = (0..500)
         .map(|k| vec![noise_bits(2 * k) & 0xffff_ffff, noise_bits(2 * k + 1) & 0xffff_ffff])
         .collect();
@@ -271,7 +271,7 @@ fn halves_are_rounded_once() {
     }
 }
 
-/// `a + b` rounded to odd, which every shorter format rounds as it would the exact sum.
+/// Returns `a + b` rounded to odd. A shorter format rounds it as it would round the exact sum.
 fn sum_to_odd(a: f64, b: f64) -> f64 {
     let sum = a + b;
     let (large, small) = if a.abs() > b.abs() { (a, b) } else { (b, a) };

@@ -1,4 +1,4 @@
-//! The stand-in driver through cudarc.
+//! Access to the stand-in driver through cudarc.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
-/// The emulator, fresh, and for this test alone.
+/// Returns an emulator for this test alone, in its initial state.
 pub(crate) fn emulator() -> Exclusive {
     install()
         .unwrap()
@@ -36,7 +36,7 @@ pub(crate) fn fails<T>(result: Result<T, DriverError>, code: CUresult) {
     }
 }
 
-/// Doubles an array of u32.
+/// A kernel that doubles an array of u32.
 pub(crate) const DOUBLE: &str = "
 .version 9.0
 .target sm_80

@@ -1,10 +1,10 @@
-//! Single instructions on rows of operands.
+//! Runs single instructions on rows of operands.
 
 use super::{Gpu, Plain, grid};
 use bagdot_emulator::Config;
 
-/// Runs one instruction on every row of operands, which `%x0`, `%x1`, `%x2` and `%x3` hold as 64
-/// bits. The body leaves its result in `%d`.
+/// Runs the instructions of `body` on every row of operands. Registers `%x0` to `%x3` hold the
+/// operands as 64 bits, and the body leaves its result in `%d`.
 pub(crate) fn evaluate(body: &str, rows: &[Vec<u64>]) -> Vec<u64> {
     let width = rows[0].len();
     let loads: String =
@@ -12,8 +12,9 @@ pub(crate) fn evaluate(body: &str, rows: &[Vec<u64>]) -> Vec<u64> {
     let ptx = format!(
         ".version 9.0\n.target sm_90\n.address_size 64\n\
         .visible .entry go(.param .u64 in, .param .u64 out, .param .u32 n)\n{{\n\
-        .reg .b64 %x<4>; .reg .b64 %d; .reg .b64 %a; .reg .b64 %o; .reg .b64 %t; .reg .b32 %i; .reg .b32 %n; .reg .b32 %c;\n\
-        .reg .pred %q; .reg .pred %p<3>; .reg .b32 %r<9>; .reg .b16 %h<9>; .reg .f32 %f<9>; .reg .f64 %g<9>;\n\
+        .reg .b64 %x<4>; .reg .b64 %d; .reg .b64 %a; .reg .b64 %o; .reg .b64 %t;\n\
+        .reg .b32 %i; .reg .b32 %n; .reg .b32 %c; .reg .pred %q; .reg .pred %p<3>;\n\
+        .reg .b32 %r<9>; .reg .b16 %h<9>; .reg .f32 %f<9>; .reg .f64 %g<9>;\n\
         mov.u32 %i, %tid.x; mov.u32 %c, %ctaid.x; shl.b32 %c, %c, 5; add.s32 %i, %i, %c;\n\
         ld.param.u32 %n, [n]; setp.ge.u32 %q, %i, %n; @%q bra END;\n\
         ld.param.u64 %a, [in]; mul.wide.u32 %t, %i, {}; add.s64 %a, %a, %t;\n\
@@ -32,7 +33,7 @@ pub(crate) fn evaluate(body: &str, rows: &[Vec<u64>]) -> Vec<u64> {
     gpu.download(output, rows.len())
 }
 
-/// An instruction of 32-bit operands and result.
+/// Runs an instruction with 32-bit operands and a 32-bit result on every row.
 pub(crate) fn evaluate32(instruction: &str, rows: &[Vec<u64>]) -> Vec<u32> {
     let names: Vec<String> = (1..=rows[0].len()).map(|k| format!("%r{k}")).collect();
     let moves: String =
@@ -76,7 +77,7 @@ pub(crate) fn noise_bits(k: u64) -> u64 {
     x ^ (x >> 27)
 }
 
-/// Edges with edges, and random numbers with near ones.
+/// Returns rows of operands: all pairs of [`EDGES`], and random numbers with near ones.
 pub(crate) fn rows(operands: usize) -> Vec<Vec<u64>> {
     let mut out = vec![];
     for (i, &a) in EDGES.iter().enumerate() {
@@ -110,7 +111,7 @@ pub(crate) fn expect32(instruction: &str, rows: &[Vec<u64>], reference: impl Fn(
     }
 }
 
-/// Every NaN of single precision is the canonical one.
+/// Returns the pattern of a number; all NaNs have the canonical one.
 pub(crate) fn bits(v: f32) -> u32 {
     if v.is_nan() { 0x7fff_ffff } else { v.to_bits() }
 }

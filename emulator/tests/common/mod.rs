@@ -1,4 +1,4 @@
-//! What the emulator's tests share: compiling kernels, and a device that takes slices.
+//! Code that the tests share: compiling kernels, and a device that takes slices.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -22,13 +22,14 @@ fn nvcc() -> PathBuf {
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cuda/nvidia/cu13/bin/nvcc");
     assert!(
         installed.is_file(),
-        "these tests compile CUDA kernels, and nvcc is not there: run scripts/nvcc.sh, or name it in NVCC"
+        "these tests compile CUDA kernels, and nvcc is not there: run scripts/nvcc.sh, \
+         or name it in NVCC"
     );
     installed
 }
 
-/// The PTX of a file of tests/kernels for an architecture. It is kept until the file or its header
-/// changes.
+/// Returns the PTX of a file of tests/kernels for an architecture. It is kept until the file or the
+/// header changes.
 pub(crate) fn compile(stem: &str, arch: &str) -> String {
     let source = Path::new(KERNELS).join(format!("{stem}.cu"));
     let mut hasher = DefaultHasher::new();
@@ -54,7 +55,7 @@ pub(crate) fn compile(stem: &str, arch: &str) -> String {
     std::fs::read_to_string(kept).unwrap()
 }
 
-/// Types whose bytes mean the same on host and device.
+/// A type whose bytes mean the same on host and device.
 pub(crate) trait Plain: Copy {
     fn to_bytes(self) -> Vec<u8>;
     fn of_bytes(bytes: &[u8]) -> Self;
@@ -129,7 +130,7 @@ impl Gpu {
     }
 }
 
-/// The bytes of arguments.
+/// Returns the bytes of each argument.
 #[macro_export]
 macro_rules! args {
     ($($arg:expr),* $(,)?) => {
@@ -141,7 +142,7 @@ pub(crate) fn grid(blocks: u32, threads: u32) -> Grid {
     Grid { blocks: [blocks, 1, 1], threads: [threads, 1, 1], dynamic_shared: 0, cooperative: false }
 }
 
-/// `count` seeds in both schedules.
+/// Returns configurations with `count` seeds in both schedules.
 pub(crate) fn schedules(count: u64) -> impl Iterator<Item = Config> {
     let both = [Schedule::Lockstep, Schedule::Independent];
     (1..=count).flat_map(move |seed| {
@@ -149,7 +150,7 @@ pub(crate) fn schedules(count: u64) -> impl Iterator<Item = Config> {
     })
 }
 
-/// A number that looks random, from `0.0..1.0`.
+/// Returns a pseudo-random number from `0.0..1.0`.
 pub(crate) fn noise(k: usize) -> f32 {
     let mut x = (k as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x ^= x >> 29;
