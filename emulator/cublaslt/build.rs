@@ -1,12 +1,12 @@
-//! A library that needs libcuda.so, by which name the stand-in driver is loaded: symbols that are
-//! looked for in the one are found in the other.
+//! Links the library with libcuda.so, the name under which the stand-in driver is loaded. The
+//! loader then finds the symbols of the driver when it searches this library.
 
 use std::path::Path;
 use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    // The linker wants to see what is needed. It is not loaded from here.
+    // The linker needs a file of this name. It is not loaded from here.
     let needed = Path::new(&std::env::var_os("OUT_DIR").unwrap_or_default()).join("libcuda.so");
     let linked = Command::new("cc")
         .args(["-shared", "-nostdlib", "-x", "c", "/dev/null", "-Wl,-soname,libcuda.so", "-o"])

@@ -1,4 +1,4 @@
-//! What a kernel did: per instruction, per source line and per block.
+//! The counters of kernels: for each instruction, source line and block.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,25 +8,25 @@ use crate::ir::Kernel;
 /// Counts of one instruction, of one source line or of a whole kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Instructions, each counted once per warp that executes it.
+    /// Warp instructions: an instruction counts once for each warp that executes it.
     pub instructions: u64,
-    /// The same, counted once per lane.
+    /// Lane instructions: an instruction counts once for each active lane.
     pub lane_instructions: u64,
-    /// Warp accesses to global memory.
+    /// Requests of warps to global memory.
     pub global_requests: u64,
-    /// The 32-byte sectors that these touch.
+    /// The 32-byte sectors that these requests touch.
     pub sectors: u64,
-    /// The sectors that the same bytes would fill if they lay together.
+    /// The sectors that the same bytes would fill if they were contiguous.
     pub ideal_sectors: u64,
     /// Bytes that lanes read from global memory.
     pub global_read: u64,
     /// Bytes that lanes write to global memory.
     pub global_written: u64,
-    /// Warp accesses to shared memory.
+    /// Requests of warps to shared memory.
     pub shared_requests: u64,
-    /// The passes that the banks of shared memory need for these.
+    /// The passes over the banks of shared memory that these requests need.
     pub bank_passes: u64,
-    /// The passes without any bank conflict.
+    /// The passes that they would need without bank conflicts.
     pub ideal_passes: u64,
     /// Bytes that lanes read from shared memory.
     pub shared_read: u64,
@@ -35,7 +35,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// The fields in their order, for [`Self::from_fields`].
+    /// Returns the fields in the order of [`Self::from_fields`].
     pub(crate) fn fields(&self) -> [u64; 12] {
         [
             self.instructions,
@@ -53,6 +53,7 @@ impl Counts {
         ]
     }
 
+    /// Returns counts with these fields, in the order of [`Self::fields`].
     pub(crate) fn from_fields(f: [u64; 12]) -> Self {
         Self {
             instructions: f[0],
@@ -70,21 +71,21 @@ impl Counts {
         }
     }
 
-    /// Adds another's counts.
+    /// Adds other counts to these.
     pub fn add(&mut self, other: &Self) {
         let (a, b) = (self.fields(), other.fields());
         *self = Self::from_fields(std::array::from_fn(|k| a[k] + b[k]));
     }
 }
 
-/// The counts of a line of a CUDA source file.
+/// The counts of one line of a CUDA source file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineCounts {
-    /// The file's path as the compiler was given it.
+    /// The path of the file as it was given to the compiler.
     pub file: String,
-    /// Its line.
+    /// The number of the line.
     pub line: u32,
-    /// The counts of all instructions that come from it.
+    /// The counts of all instructions that come from the line.
     pub counts: Counts,
 }
 
@@ -93,17 +94,17 @@ pub struct LineCounts {
 pub struct KernelCounts {
     /// The kernel's name.
     pub name: String,
-    /// How often it was launched.
+    /// The number of launches.
     pub launches: u64,
-    /// Everything together.
+    /// The counts of all instructions.
     pub total: Counts,
-    /// By source line.
+    /// The counts of each source line.
     pub lines: Vec<LineCounts>,
-    /// Instructions of each block of the last launch, in the order of the blocks' indices.
+    /// The warp instructions of each block of the last launch, by the index of the block.
     pub block_instructions: Vec<u64>,
 }
 
-/// Counts of one kernel as they are collected: one slot per instruction.
+/// The counts of one kernel as they are collected: `code` has an element for each instruction.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Collected {
     pub(crate) launches: u64,
@@ -112,6 +113,7 @@ pub(crate) struct Collected {
 }
 
 impl Collected {
+    /// Returns the counts by source line.
     pub(crate) fn summary(&self, kernel: &Kernel) -> KernelCounts {
         let mut total = Counts::default();
         let mut lines: BTreeMap<(Arc<str>, u32), Counts> = BTreeMap::new();
@@ -136,7 +138,7 @@ impl Collected {
     }
 }
 
-/// The distinct sectors of one request, and the bytes of them that are wanted.
+/// The distinct sectors of one request, each with a mask of the bytes that the request accesses.
 #[derive(Default)]
 pub(crate) struct Sectors {
     seen: Vec<(u64, u32)>,
@@ -147,6 +149,7 @@ impl Sectors {
         self.seen.clear();
     }
 
+    /// Adds the access of a lane, of at most 32 bytes.
     pub(crate) fn add(&mut self, address: u64, bytes: usize) {
         let (sector, from) = (address / 32, address % 32);
         let wanted = ((1u64 << bytes.min(32)) - 1) << from;
@@ -157,13 +160,14 @@ impl Sectors {
     }
 
     fn add_part(&mut self, sector: u64, wanted: u32) {
-        // Neighbouring lanes most often share their sector.
+        // Neighbouring lanes mostly share a sector, so the newest ones are looked at first.
         match self.seen.iter_mut().rev().find(|(known, _)| *known == sector) {
             Some((_, bytes)) => *bytes |= wanted,
             None => self.seen.push((sector, wanted)),
         }
     }
 
+    /// Adds the request to the counts of its instruction.
     pub(crate) fn count(&self, counts: &mut Counts) {
         if self.seen.is_empty() {
             return;
@@ -175,7 +179,8 @@ impl Sectors {
     }
 }
 
-/// Passes over the 32 banks for the words of one phase of a request, and without conflicts.
+/// Returns the passes over the 32 banks that one phase of a request needs. Lanes that access the
+/// same word share a pass.
 pub(crate) fn bank_passes(offsets: impl Iterator<Item = u64> + Clone, bytes: usize) -> u64 {
     let words = bytes.div_ceil(4) as u64;
     let mut banks = [0u32; 32];

@@ -1,5 +1,5 @@
-//! A device: memory, modules and counters. The driver has one per ordinal; a test of a single
-//! kernel can use one directly.
+//! A device: memory, modules and counters. The driver has one for each ordinal. A test of a single
+//! kernel can use one without the driver.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::fault::{Fault, FaultKind};
 use crate::ir::{Kernel, Module, Op};
 use crate::ptx::{LoadError, load};
 
-/// Why a launch was not begun, or what went wrong in it.
+/// The error of a launch: it was refused, or its kernel is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LaunchError {
     /// The module has no kernel of that name.
     #[error("there is no kernel {0}")]
     UnknownKernel(String),
-    /// The arguments are not those of the kernel.
+    /// The arguments do not have the sizes of the parameters.
     #[error("{kernel} takes {expected}, but was given {got}")]
     Arguments {
         /// The kernel's name.
@@ -31,23 +31,23 @@ pub enum LaunchError {
     Grid {
         /// The kernel's name.
         kernel: String,
-        /// What is wrong with the grid.
+        /// The reason why the grid is refused.
         reason: String,
-        /// Whether the blocks need more than the device or the kernel's bounds have.
+        /// Set if a block has more threads than the launch bounds of the kernel.
         resources: bool,
     },
-    /// The kernel is wrong.
+    /// The kernel ran, and has these faults.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Faults(Vec<Fault>),
 }
 
-/// An access of the host that names no memory, or memory that was freed.
+/// The error of an access by the host to device memory that is not allocated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {detail}", .kind.name())]
 pub struct AccessError {
-    /// What is wrong with it.
+    /// The kind of the error.
     pub kind: FaultKind,
-    /// The address and what lies there.
+    /// The address, and the allocation that is nearest to it.
     pub detail: String,
 }
 
@@ -62,23 +62,51 @@ pub struct KernelId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ModuleId(usize);
 
+/// A module that has been loaded, live or unloaded.
 struct Loaded {
     module: Arc<Module>,
-    /// Where its variables lie.
+    /// The addresses of its variables.
     variables: Vec<u64>,
     counts: Vec<Collected>,
     live: bool,
 }
 
-/// What a block may have at most.
+/// The most threads of a block.
 pub(crate) const MAX_THREADS: u32 = 1024;
-pub(crate) const MAX_SHARED: usize = 227 * 1024;
+/// The most bytes of shared memory of a block.
+const MAX_SHARED: usize = 227 * 1024;
 
 /// A device.
+///
+/// ```
+/// use bagdot_emulator::{Config, Device, Grid};
+///
+/// let ptx = "
+///     .version 9.0
+///     .target sm_80
+///     .address_size 64
+///     .visible .entry seven(.param .u64 out)
+///     {
+///         .reg .b64 %rd<2>;
+///         ld.param.u64 %rd1, [out];
+///         st.global.u32 [%rd1], 7;
+///         ret;
+///     }";
+/// let mut device = Device::new(Config::default());
+/// let module = device.load(ptx)?;
+/// let kernel = device.kernel(module, "seven").ok_or("no such kernel")?;
+/// let out = device.allocate(4);
+/// let one = Grid { blocks: [1; 3], threads: [1; 3], dynamic_shared: 0, cooperative: false };
+/// device.launch(kernel, one, &[&out.to_le_bytes()])?;
+/// let mut bytes = [0; 4];
+/// device.read(out, &mut bytes)?;
+/// assert_eq!(u32::from_le_bytes(bytes), 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Default)]
 pub struct Device {
-    /// How launches are executed and checked. The seed changes with every launch, in a way that
-    /// depends on it alone.
+    /// The schedule and the checks of launches. Each launch uses another seed, derived from this
+    /// one and the number of the launch.
     pub config: Config,
     memory: Memory,
     modules: Vec<Loaded>,
@@ -90,12 +118,12 @@ fn access_error((kind, detail): (FaultKind, String)) -> AccessError {
 }
 
 impl Device {
-    /// A device without any memory in use.
+    /// Returns a device without allocations.
     pub fn new(config: Config) -> Self {
         Self { config, ..Self::default() }
     }
 
-    /// Reads a module, and places its variables.
+    /// Loads a PTX module, and allocates its variables.
     pub fn load(&mut self, ptx: &str) -> Result<ModuleId, LoadError> {
         let module = load(ptx)?;
         let mut variables = vec![];
@@ -114,7 +142,7 @@ impl Device {
         Ok(ModuleId(self.modules.len() - 1))
     }
 
-    /// Forgets a module; false if it was forgotten before.
+    /// Unloads a module. Returns false if it was unloaded before.
     pub fn unload(&mut self, module: ModuleId) -> bool {
         let Some(loaded) = self.modules.get_mut(module.0).filter(|m| m.live) else { return false };
         loaded.live = false;
@@ -122,27 +150,27 @@ impl Device {
         true
     }
 
-    /// A kernel by its name.
+    /// Returns the kernel of a name.
     pub fn kernel(&self, module: ModuleId, name: &str) -> Option<KernelId> {
         let loaded = self.modules.get(module.0).filter(|m| m.live)?;
         let kernel = loaded.module.kernels.iter().position(|kernel| kernel.name == name)?;
         Some(KernelId { module: module.0, kernel })
     }
 
-    /// The names of a module's kernels.
+    /// Returns the names of the kernels of a module.
     pub fn kernel_names(&self, module: ModuleId) -> Vec<String> {
         let kernels = self.modules.get(module.0).map(|m| &m.module.kernels);
         kernels.into_iter().flatten().map(|kernel| kernel.name.clone()).collect()
     }
 
-    /// The sizes of a kernel's parameters in bytes, in their order.
+    /// Returns the sizes of the parameters of a kernel in bytes, in their order.
     pub fn parameter_sizes(&self, kernel: KernelId) -> Vec<usize> {
         self.definition(kernel)
             .map_or_else(Vec::new, |kernel| kernel.params.iter().map(|p| p.size).collect())
     }
 
-    /// The opcodes of a module that the emulator reads but cannot execute: a kernel that comes to
-    /// one ends with a fault.
+    /// Returns the opcodes of a module that the emulator cannot execute. A kernel that executes one
+    /// ends with a fault.
     pub fn unsupported(&self, module: ModuleId) -> Vec<String> {
         let kernels = self.modules.get(module.0).map(|m| &m.module.kernels);
         let code = kernels.into_iter().flatten().flat_map(|kernel| &kernel.code);
@@ -156,44 +184,45 @@ impl Device {
         names
     }
 
+    /// Returns the decoded kernel.
     pub(crate) fn definition(&self, id: KernelId) -> Option<Arc<Kernel>> {
         self.modules.get(id.module)?.module.kernels.get(id.kernel).cloned()
     }
 
-    /// What a module needs of a device and a driver: compute capability, times ten, and version of
+    /// Returns the requirements of a module: the compute capability, times ten, and the version of
     /// PTX.
     pub(crate) fn requirements(&self, module: ModuleId) -> (u32, (u32, u32)) {
         self.modules.get(module.0).map_or((0, (0, 0)), |m| (m.module.target, m.module.version))
     }
 
-    /// Address and size of a variable of a module.
+    /// Returns the address and the bytes of a variable of a module.
     pub fn variable(&self, module: ModuleId, name: &str) -> Option<(u64, usize)> {
         let loaded = self.modules.get(module.0).filter(|m| m.live)?;
         let index = loaded.module.variables.iter().position(|v| v.name == name)?;
         Some((loaded.variables[index], loaded.module.variables[index].size))
     }
 
-    /// Fresh memory, whose bytes count as not written.
+    /// Allocates memory. Its bytes count as not written.
     pub fn allocate(&mut self, bytes: usize) -> u64 {
         self.memory.allocate(bytes)
     }
 
-    /// Frees an allocation; false if there is none at that address.
+    /// Frees the allocation that begins at an address. Returns false if there is none.
     pub fn free(&mut self, address: u64) -> bool {
         self.memory.free(address)
     }
 
-    /// Bytes in use.
+    /// Returns the bytes in use.
     pub fn used(&self) -> usize {
         self.memory.used()
     }
 
-    /// The size of the allocation that begins at an address.
+    /// Returns the bytes of the allocation that begins at an address.
     pub fn size_of(&self, address: u64) -> Option<usize> {
         self.memory.size_of(address)
     }
 
-    /// Whether all of `bytes` bytes at an address belong to one allocation.
+    /// Checks that all of `bytes` bytes at an address are in one allocation.
     pub(crate) fn holds(&mut self, address: u64, bytes: usize) -> Result<(), AccessError> {
         self.memory.find(address, bytes).map(|_| ()).map_err(access_error)
     }
@@ -203,7 +232,7 @@ impl Device {
         self.memory.write(address, bytes).map_err(access_error)
     }
 
-    /// Copies to the host. Bytes that nobody has written are all ones.
+    /// Copies to the host. The bits of bytes that nobody has written are all set.
     pub fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), AccessError> {
         self.memory.read(address, bytes).map_err(access_error)
     }
@@ -213,12 +242,12 @@ impl Device {
         self.memory.copy(to, from, bytes).map_err(access_error)
     }
 
-    /// Writes a pattern over and over.
+    /// Writes a pattern `count` times.
     pub fn fill(&mut self, address: u64, pattern: &[u8], count: usize) -> Result<(), AccessError> {
         self.memory.fill(address, pattern, count).map_err(access_error)
     }
 
-    /// Whether a launch could begin: its grid and the sizes of its arguments.
+    /// Returns the kernel of a launch, if its grid can be launched.
     pub(crate) fn check(&self, id: KernelId, grid: &Grid) -> Result<Arc<Kernel>, LaunchError> {
         let unknown = || LaunchError::UnknownKernel("(of an unloaded module)".into());
         let live = self.modules.get(id.module).is_some_and(|m| m.live);
@@ -245,7 +274,7 @@ impl Device {
         Err(LaunchError::Grid { kernel: kernel.name.clone(), reason, resources })
     }
 
-    /// Runs a kernel to its end. Arguments are the bytes of the parameters, in their order.
+    /// Runs a kernel to its end. `args` are the bytes of each parameter, in their order.
     pub fn launch(&mut self, id: KernelId, grid: Grid, args: &[&[u8]]) -> Result<(), LaunchError> {
         let kernel = self.check(id, &grid)?;
         let sizes =
@@ -275,7 +304,7 @@ impl Device {
         if faults.is_empty() { Ok(()) } else { Err(LaunchError::Faults(faults)) }
     }
 
-    /// What the kernels that were launched did since the last reset.
+    /// Returns the counters of the kernels that were launched since the last reset.
     pub fn counters(&self) -> Vec<KernelCounts> {
         let of = |loaded: &Loaded| -> Vec<KernelCounts> {
             let pairs = loaded.module.kernels.iter().zip(&loaded.counts);

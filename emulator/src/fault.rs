@@ -1,8 +1,8 @@
-//! What can be wrong with a kernel, and where.
+//! The faults of kernels, and their places.
 
 use std::fmt;
 
-/// The ways in which a kernel can be wrong.
+/// The kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultKind {
@@ -10,39 +10,39 @@ pub enum FaultKind {
     OutOfBounds,
     /// An access to memory that has been freed.
     UseAfterFree,
-    /// An address that is no multiple of the access's size.
+    /// An access whose address is not a multiple of its size.
     Misaligned,
     /// A read of bytes that nobody has written.
     Uninitialised,
-    /// Accesses to shared memory that nothing orders, one of them a write.
+    /// Two accesses to shared memory that nothing orders, at least one of them a write.
     SharedRace,
-    /// Accesses to global memory that nothing orders, one of them a write.
+    /// Two accesses to global memory that nothing orders, at least one of them a write.
     GlobalRace,
-    /// A read through the read-only path of data that the same launch has written.
+    /// A read through the read-only cache of data that the same launch has written.
     ReadOnlyWritten,
-    /// An access to the destination of an asynchronous copy that has not been waited for; of the
-    /// host, to its source in pinned memory.
+    /// An access to the destination of an asynchronous copy that has not been waited for, or a
+    /// write by the host to its source in pinned memory, or a free of that memory.
     CopyPending,
-    /// A barrier that some threads of the block do not reach, or reach at another place of the
-    /// code.
+    /// A barrier that some threads of the block do not reach, or reach at another instruction.
     DivergentBarrier,
-    /// A shuffle, vote, match, matrix or warp barrier that a lane named in its mask does not reach.
+    /// A shuffle, vote, match, warp barrier or matrix instruction that a lane of its mask does not
+    /// reach.
     DivergedCollective,
-    /// The launch ran longer than the limit.
+    /// A launch that executed more instructions than its limit.
     StepLimit,
-    /// An opcode, or a form of one, that the emulator does not know.
+    /// An opcode, or a form of one, that the emulator cannot execute.
     UnknownOpcode,
-    /// The kernel gave up (`trap`).
+    /// A kernel that stopped itself (`trap`), as a failed assertion does.
     Trap,
 }
 
 impl FaultKind {
-    /// Whether it is a race, which often causes what else is found.
+    /// Returns whether this is a race. A race often causes other faults.
     pub(crate) fn is_race(self) -> bool {
         matches!(self, Self::SharedRace | Self::GlobalRace)
     }
 
-    /// The name that reports begin with.
+    /// Returns the name that reports begin with.
     pub fn name(self) -> &'static str {
         match self {
             Self::OutOfBounds => "out of bounds",
@@ -62,10 +62,10 @@ impl FaultKind {
     }
 }
 
-/// One thing that is wrong, and the place where it showed.
+/// A fault, and the place where it appeared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// What is wrong.
+    /// The kind of the fault.
     pub kind: FaultKind,
     /// The kernel's name.
     pub kernel: String,
@@ -73,13 +73,13 @@ pub struct Fault {
     pub block: [u32; 3],
     /// The warp's index in the block.
     pub warp: u32,
-    /// The lane that it happened to, or the first of several.
+    /// The index of the lane in the warp; the first of several.
     pub lane: u32,
     /// The line of the PTX text.
     pub ptx_line: u32,
-    /// File and line of the CUDA source, as far as the module says them.
+    /// File and line of the CUDA source, if the module has line information.
     pub source: String,
-    /// The instruction.
+    /// The text of the instruction.
     pub instruction: String,
     /// Addresses, sizes, and the other side of a race.
     pub detail: String,
@@ -103,13 +103,13 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What an instruction reports; the executor adds the place.
+/// A fault that an instruction reports. The executor adds the place.
 #[derive(Debug)]
 pub(crate) struct Problem {
     pub(crate) kind: FaultKind,
     pub(crate) lane: u32,
     pub(crate) detail: String,
-    /// Warp and instruction, where they are not those that ran.
+    /// The warp and the instruction of the fault, if they are not the ones that ran.
     pub(crate) place: Option<(usize, usize)>,
 }
 
@@ -118,6 +118,7 @@ impl Problem {
         Self { kind, lane: lane as u32, detail: detail.into(), place: None }
     }
 
+    /// Returns the problem with another place.
     pub(crate) fn at(self, warp: usize, pc: usize) -> Self {
         Self { place: Some((warp, pc)), ..self }
     }

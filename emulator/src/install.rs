@@ -1,5 +1,5 @@
-//! Puts the stand-in driver where cudarc looks for libcuda.so, and where cuBLASLt is looked for,
-//! and lets a test talk to it.
+//! Installs the stand-in driver where cudarc looks for libcuda.so and for cuBLASLt, and lets a test
+//! control it.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -15,22 +15,22 @@ use crate::counters::{Counts, KernelCounts, LineCounts};
 use crate::driver::Setting;
 use crate::exec::{Config, Schedule};
 
-/// Why the stand-in driver is not in place.
+/// The reason why the stand-in driver is not installed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// The library was not built beside the test program.
+    /// The library is not beside the test program, or cannot be loaded.
     #[error("{0} is not there, or cannot be loaded: {1}")]
     Library(PathBuf, String),
-    /// Something else answers to the name libcuda.so in this process.
+    /// Another library has the name libcuda.so in this process.
     #[error(
         "libcuda.so is another library than the emulator's: install it before anything else of CUDA"
     )]
     TooLate,
 }
 
-/// The stand-in driver: that of the calling thread, if it has asked for one of its own, or the one
-/// that all others share.
+/// The stand-in driver: the one of the calling thread, if it has asked for one of its own, or the
+/// one that all other threads share.
 pub struct Emulator {
     set: extern "C" fn(c_int, u64) -> c_int,
     reset: extern "C" fn(c_int),
@@ -43,15 +43,16 @@ pub struct Emulator {
     used_bytes: extern "C" fn(c_int) -> usize,
 }
 
-/// Loads the stand-in driver, unless a real one is to be used: then there is none. A real one is
-/// used where it finds a device, and where `BAGDOT_REQUIRE_CUDA=1` asks for it, so that a test
-/// fails there if it finds none. `BAGDOT_EMULATE=1` asks for the emulator all the same. To be
-/// called before anything of cudarc; later calls answer the same.
+/// Installs the stand-in driver, and returns it. Returns `None` if a real driver is used instead:
+/// if it finds a device, or if `BAGDOT_REQUIRE_CUDA=1` requires it, so that a test fails without
+/// one. `BAGDOT_EMULATE=1` installs the stand-in driver in any case. The first call must come
+/// before any call of cudarc; later calls return the same result.
 pub fn install() -> Result<Option<&'static Emulator>, &'static InstallError> {
     static INSTALLED: OnceLock<Result<Option<Emulator>, InstallError>> = OnceLock::new();
     INSTALLED.get_or_init(install_once).as_ref().map(Option::as_ref)
 }
 
+/// Returns whether an environment variable is set, and not to 0.
 fn asked(variable: &str) -> bool {
     env::var_os(variable).is_some_and(|value| !value.is_empty() && value != "0")
 }
@@ -75,30 +76,31 @@ fn install_once() -> Result<Option<Emulator>, InstallError> {
         end: symbol(&library, b"bagdot_emulator_end\0").map_err(failed)?,
         used_bytes: symbol(&library, b"bagdot_emulator_used_bytes\0").map_err(failed)?,
     };
-    // It stays for as long as the process runs.
+    // The library stays loaded for as long as the process runs.
     std::mem::forget(library);
-    // So does this one, if it was built: it makes that one be found by the name of cuBLASLt too.
-    // SAFETY: there is nothing in it.
+    // So does the library for cuBLASLt, if it was built. Through it the loader finds the functions
+    // of cuBLASLt in the stand-in driver. SAFETY: the library is empty.
     std::mem::forget(unsafe { Library::open(Some(cublaslt_path()), RTLD_NOW | RTLD_LOCAL) });
-    // SAFETY: this only looks up what is loaded under that name, which nobody initialises by it.
+    // SAFETY: a library of this name is loaded already, the emulator's or an earlier one, so that no
+    // initialiser runs.
     let answering = unsafe { Library::open(Some("libcuda.so"), RTLD_LAZY | RTLD_LOCAL) };
     let ours = answering
         .is_ok_and(|l| symbol::<extern "C" fn(c_int)>(&l, b"bagdot_emulator_reset\0").is_ok());
     if ours { Ok(Some(emulator)) } else { Err(InstallError::TooLate) }
 }
 
-/// Where the library is.
+/// Returns the path of the library of the stand-in driver.
 pub fn library_path() -> PathBuf {
     beside("libbagdot_emulator.so")
 }
 
-/// Where the library is that answers to the name of cuBLASLt, if it was built (emulator/cublaslt).
-/// To be loaded after the other.
+/// Returns the path of the library that has the name of cuBLASLt, if it was built
+/// (emulator/cublaslt). It must be loaded after the other.
 pub fn cublaslt_path() -> PathBuf {
     beside("libbagdot_emulator_cublaslt.so")
 }
 
-/// Where a library is: cargo builds them into the folder of the test programs.
+/// Returns the path of a library. Cargo builds it into the folder of the test programs.
 fn beside(name: &str) -> PathBuf {
     let folder =
         env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from)).unwrap_or_default();
@@ -120,27 +122,31 @@ fn a_real_device_is_there() -> bool {
     let init = symbol::<extern "C" fn(u32) -> c_int>(&library, b"cuInit\0");
     let count = symbol::<extern "C" fn(*mut c_int) -> c_int>(&library, b"cuDeviceGetCount\0");
     let mut devices = 0;
-    let found = matches!((init, count), (Ok(init), Ok(count)) if init(0) == 0 && count(&raw mut devices) == 0 && devices > 0);
+    let found = if let (Ok(init), Ok(count)) = (init, count) {
+        init(0) == 0 && count(&raw mut devices) == 0 && devices > 0
+    } else {
+        false
+    };
     if found {
-        // A driver that has been initialised is not unloaded.
+        // A driver must stay loaded once it has been initialised.
         std::mem::forget(library);
     }
     found
 }
 
 fn symbol<T: Copy>(library: &Library, name: &[u8]) -> Result<T, libloading::Error> {
-    // SAFETY: every name is asked for with the type that the driver API, or control.rs, gives it.
+    // SAFETY: all callers use the type that the driver API, or control.rs, gives to the name.
     unsafe { library.get::<T>(name) }.map(|symbol| *symbol)
 }
 
-/// An emulator of one test's own, with everything as at the start: memory, settings, errors,
-/// counters and report are no other test's. It belongs to the thread that asked for it, and to
-/// threads that use its contexts. What is left of it when it ends is not valid any more. Where the
-/// test fails, it prints what the emulator has to report.
+/// An emulator for one test alone, in its initial state. It shares no memory, settings, errors,
+/// counters or report with other tests. It belongs to the thread that made it, and to threads that
+/// use its contexts. Its contexts and handles become invalid when it is dropped. If the test
+/// panics, dropping it prints the report.
 pub struct Exclusive {
     emulator: &'static Emulator,
     number: u64,
-    /// It stays in its thread.
+    /// Keeps it in its thread.
     _thread: PhantomData<*const ()>,
 }
 
@@ -163,13 +169,13 @@ impl Drop for Exclusive {
 }
 
 impl Emulator {
-    /// An emulator of the calling thread's own, so that tests run beside each other. Without it all
-    /// threads share one.
+    /// Returns an emulator for the calling thread alone, so that tests can run at the same time.
+    /// Threads without one share one emulator.
     pub fn exclusive(&'static self) -> Exclusive {
         Exclusive { emulator: self, number: (self.begin)(), _thread: PhantomData }
     }
 
-    /// Sets how launches are executed and checked.
+    /// Sets the schedule and the checks of launches.
     pub fn configure(&self, config: Config) {
         self.set(Setting::Seed, config.seed);
         self.set(Setting::Independent, u64::from(config.schedule == Schedule::Independent));
@@ -180,29 +186,29 @@ impl Emulator {
         self.set(Setting::StepLimit, config.step_limit);
     }
 
-    /// Sets how many devices there are. This forgets all that the driver holds.
+    /// Sets the number of devices. If it changes, the driver is reset.
     pub fn set_devices(&self, count: usize) {
         self.set(Setting::Devices, count as u64);
     }
 
-    /// Sets how much memory each device has.
+    /// Sets the bytes of memory of each device.
     pub fn set_memory(&self, bytes: usize) {
         self.set(Setting::MemoryBytes, bytes as u64);
     }
 
-    /// Sets the version that the driver says it has, such as 13000.
+    /// Sets the version that the driver reports, such as 13000.
     pub fn set_driver_version(&self, version: u32) {
         self.set(Setting::DriverVersion, version.into());
     }
 
-    /// Sets the compute capability that devices say they have, times ten: PTX for a later one is
+    /// Sets the compute capability that the devices report, times ten. PTX for a later one is
     /// refused.
     pub fn set_capability(&self, capability: u32) {
         self.set(Setting::Capability, capability.into());
     }
 
-    /// Sets whether work waits in its stream, as it does at first, or is done by the call that asks
-    /// for it.
+    /// Sets whether work waits in its stream, which is the default, or is done by the call that
+    /// enqueues it.
     pub fn set_deferred(&self, deferred: bool) {
         self.set(Setting::Deferred, deferred.into());
     }
@@ -211,34 +217,35 @@ impl Emulator {
         (self.set)(setting as c_int, value);
     }
 
-    /// Forgets memory, modules, streams, errors, the report and the counters. Handles of before are
-    /// not valid any more.
+    /// Forgets memory, modules, streams, errors, the report and the counters. Earlier handles
+    /// become invalid.
     pub fn reset(&self) {
         (self.reset)(0);
     }
 
-    /// The same, and all settings are those of the start.
+    /// Does the same as [`Self::reset`], and sets all settings to their defaults.
     pub fn reset_all(&self) {
         (self.reset)(1);
     }
 
-    /// What has gone wrong since the last reset, a line for each fault.
+    /// Returns what has gone wrong since the last reset, a line for each fault.
     pub fn report(&self) -> String {
         text(self.report)
     }
 
-    /// Bytes of a device's memory in use.
+    /// Returns the bytes of memory in use on a device.
     pub fn used_bytes(&self, device: u32) -> usize {
         (self.used_bytes)(device as c_int)
     }
 
-    /// What the kernels did since the last reset of the counters. Launches that wait in streams
-    /// have not happened.
+    /// Returns the counters of the kernels that were launched since the last reset of the counters.
+    /// Launches that still wait in streams do not count.
     pub fn counters(&self) -> Vec<KernelCounts> {
         parse_counters(&text(self.counters))
     }
 
-    /// How often each function of the driver API was called since the last reset of the counters.
+    /// Returns the number of calls of each function of the driver API since the last reset of the
+    /// counters.
     pub fn calls(&self) -> BTreeMap<String, u64> {
         let call = |line: &str| {
             line.split_once('\t').map(|(name, n)| (name.to_owned(), n.parse().unwrap_or(0)))
@@ -252,6 +259,7 @@ impl Emulator {
     }
 }
 
+/// Returns the text that a function of the C interface writes.
 fn text(of: extern "C" fn(*mut c_char, usize) -> usize) -> String {
     let mut bytes = vec![0u8; of(std::ptr::null_mut(), 0)];
     let needed = of(bytes.as_mut_ptr().cast(), bytes.len());
@@ -259,6 +267,7 @@ fn text(of: extern "C" fn(*mut c_char, usize) -> usize) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Parses the text of `bagdot_emulator_counters`.
 fn parse_counters(text: &str) -> Vec<KernelCounts> {
     let number = |field: &str| field.parse().unwrap_or(0);
     let counts = |fields: &[&str]| {

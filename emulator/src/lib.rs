@@ -1,71 +1,48 @@
-//! Runs bagdot's compiled CUDA kernels on a machine without a GPU: the very PTX that ships,
-//! interpreted, behind a library that takes the place of libcuda.so. For tests only.
+//! Runs compiled CUDA kernels on a machine without a GPU: the same PTX that ships, interpreted behind
+//! a library that takes the place of libcuda.so. It is meant for tests.
 //!
-//! # In a test of bagdot
+//! The file README.md of this crate says what is checked, how another project uses it, and what is
+//! missing.
 //!
-//! [`install`] comes before anything else of CUDA. From then on cudarc works as it does on a GPU,
-//! and [`Emulator`] sets the schedule and tells what went wrong:
+//! [`install`] must come before any other use of CUDA. From then on cudarc works as it does on a
+//! GPU. An [`Emulator`] sets the schedule and returns reports and counters:
 //!
 //! ```no_run
 //! use bagdot_emulator::{Config, Schedule, install};
 //!
 //! if let Some(emulator) = install()? {
-//!     // One of this test's own, with everything as at the start.
+//!     // An emulator for this test alone, in its initial state.
 //!     let emulator = emulator.exclusive();
-//!     emulator.configure(Config { seed: 7, schedule: Schedule::Independent, ..Config::default() });
+//!     let schedule = Schedule::Independent;
+//!     emulator.configure(Config { seed: 7, schedule, ..Config::default() });
 //!     // ... CudaContext::new(0), load_module(Ptx::from_src(..)), launches, copies ...
 //!     assert_eq!(emulator.report(), "");
 //! }
 //! # Ok::<(), &bagdot_emulator::InstallError>(())
 //! ```
 //!
-//! Where there is a real device `install` answers `None`, and the same test runs on it.
-//! `BAGDOT_EMULATE=1` asks for the emulator all the same, `BAGDOT_REQUIRE_CUDA=1` for the real
-//! driver. A single kernel can also be run without any driver, on a [`Device`].
+//! If there is a real device, `install` returns `None`, and the same test runs there. A single
+//! kernel can also run without a driver, on a [`Device`].
 //!
-//! # What is checked
+//! # Where to find things
 //!
-//! Every access: its bounds to the byte, its alignment, that its memory has not been freed, that
-//! the bytes it reads have been written, and that it is ordered against every earlier access to the
-//! same bytes of which one writes. That order is not the one in which the warps happened to run: it
-//! is what barriers, `__syncwarp`, and fences with atomics or volatile accesses promise, so that a
-//! missing one is found under every seed. Shuffles and votes order nothing, as CUDA says, unless
-//! [`Config::shuffles_order_memory`] is set; two threads that store the same value to one place
-//! race, unless [`Config::same_value_stores`] is set. A plain read does not race with a
-//! compare-and-swap, since every loop of these begins with one.
+//! | to | look at |
+//! |---|---|
+//! | choose the schedule, the seed and the checks | [`Config`], [`Schedule`] |
+//! | read what is wrong with a kernel | [`Fault`], [`FaultKind`], [`Emulator::report`] |
+//! | assert instructions, memory traffic and bank conflicts | [`KernelCounts`], [`Counts`] |
+//! | run one kernel without a driver | [`Device`], [`Grid`] |
+//! | list the opcodes of a module that are missing | [`Device::unsupported`] |
 //!
-//! Barriers that some threads do not reach or reach elsewhere, warp instructions without a lane
-//! that their mask names, asynchronous copies that nobody waited for, and launches without an end.
-//! Pinned memory that the host frees, or writes, before it has waited for a copy from it, and
-//! pinned memory that a graph reads after it was freed. A [`Fault`] names kernel, block, warp,
-//! lane, PTX line, and file and line of the CUDA source (compile with `-lineinfo`); a race names
-//! both sides.
+//! # The code
 //!
-//! # What is counted
-//!
-//! [`KernelCounts`]: instructions, sectors of global memory and their least number, passes over the
-//! banks of shared memory, bytes; per kernel, per source line and, for instructions, per block.
-//!
-//! # What is not there
-//!
-//! Results of `ex2`, `lg2`, `sin`, `cos`, `tanh`, `rsqrt` and of matrix products are rounded from
-//! more precise ones, where the hardware's differ in the last bits. Not executed: `wgmma`, bulk
-//! copies, `mbarrier`, clusters, `tcgen05`, textures, `printf`, recursion, calls through pointers,
-//! `elect`, two floats at once (`f32x2`), directed rounding of doubles, saturation of integers. An
-//! opcode of which any part is not known is a fault of the kernel that comes to it, and
-//! [`Device::unsupported`] lists those of a module. Caches, latencies and registers are not
-//! modelled. Races between kernels in different streams are not looked for, but streams run out of
-//! step.
-//!
-//! # How it is built
-//!
-//! `ptx` reads a module into statements and lowers these to `ir`: names become registers and
-//! offsets, calls are inlined. `exec` runs a launch: `mod` the blocks and warps, `step` one
-//! instruction, `access`, `atomic`, `copy`, `barrier` and `collective` what its name says;
-//! `memory`, `shared` and `known` hold bytes and which of them were written, `clock` and `shadow`
-//! decide what is a race. `values` computes. `device` puts memory, modules and counters together;
-//! `driver` makes the driver API of it, and `install` puts that in place. `cublaslt/` is a library
-//! by the name of cuBLASLt, through which the loader finds those functions in the driver.
+//! `ptx` reads a module and lowers it to `ir`: names become registers and offsets, and calls are
+//! inlined. `exec` runs a launch, and `values` computes the results of instructions. `device` joins
+//! memory, modules and counters; `driver` makes the driver API of devices, and `install` puts it in
+//! place. The folder `cublaslt` is a library with the name of cuBLASLt, through which the loader
+//! finds the functions of cuBLASLt in the driver. The modules use each other in this order only:
+//! `install`, `driver`, `device`, then `exec` and `ptx`, `values`, `ir`. `counters` and `fault` are
+//! their common types.
 
 mod counters;
 mod device;

@@ -1,2 +1,2 @@
-//! Answers to the name of libcublasLt, and has nothing in it: the loader finds its functions in the
-//! stand-in driver, which it needs.
+//! An empty library with the name of libcublasLt. It depends on the stand-in driver, where the
+//! loader finds the functions of cuBLASLt.

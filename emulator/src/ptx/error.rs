@@ -1,12 +1,12 @@
 //! The error of a module that cannot be read.
 
-/// Why a module cannot be loaded.
+/// The error of a module that cannot be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("PTX line {line}: {message}")]
 pub struct LoadError {
     /// The line of the PTX text, counted from 1.
     pub line: u32,
-    /// What is wrong there, with the instruction or name it is about.
+    /// The error, with the instruction or name that it is about.
     pub message: String,
 }
 
