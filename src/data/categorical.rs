@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::bytes::trimmed;
 use super::config::{Categorical, Unknown};
 use super::coverage::Tally;
-use super::dictionary::{Counts, Dictionary, EMPTY, HashWords, hash64};
+use super::dictionary::{Counts, Dictionary};
 use super::error::{DataError, Result};
+use super::hash::{EMPTY, HashWords, hash64};
 use crate::simd::Dispatch;
 
 /// How many words of a column are looked up in one go: enough for its table to be in the cache, and
@@ -217,7 +218,7 @@ fn too_many_values(config: &Categorical) -> DataError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dictionary::word_of;
+    use super::super::hash::word_of;
     use super::*;
 
     fn config(toml: &str) -> Categorical {

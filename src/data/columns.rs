@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use super::config::{DataConfig, Split};
-use super::error::{DataError, Place, Result};
+use super::error::{DataError, Result};
+use super::fields::field_of;
 use super::join::SideTable;
 use super::source::name_of;
 
@@ -166,23 +167,4 @@ impl Finder<'_> {
             }
         }
     }
-}
-
-/// The field of a header with this name, if there is one.
-pub(crate) fn field_of(header: &[String], name: &str, file: &str) -> Result<Option<usize>> {
-    let mut fields =
-        header.iter().enumerate().filter(|(_, column)| *column == name).map(|(field, _)| field);
-    let first = fields.next();
-    match fields.next() {
-        Some(_) => {
-            Err(DataError::DuplicateColumn { file: file.to_owned(), column: name.to_owned() })
-        }
-        None => Ok(first),
-    }
-}
-
-/// A field as text.
-#[inline]
-pub(crate) fn text_of<'a>(field: &'a [u8], place: Place<'_>, column: &str) -> Result<&'a str> {
-    std::str::from_utf8(field).map_err(|_| place.not_utf8(column))
 }

@@ -8,11 +8,11 @@ use serde::de::value::SeqAccessDeserializer;
 use serde::de::{self, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Part;
 use super::criteo;
 use super::delimited::Dialect;
 use super::error::{DataError, Result};
 use super::label::Label;
+use super::part::Part;
 use crate::ops::Pooling;
 
 /// Which files to read, and what their columns mean: `[data]`.
@@ -335,15 +335,6 @@ fn one_tenth() -> f64 {
 }
 
 impl DataConfig {
-    /// Checks what can be checked without the files.
-    ///
-    /// # Errors
-    /// [`DataError::Config`] names the setting: nothing to read, no label, contradictions, numbers
-    /// out of range, a pattern that is no regular expression.
-    pub fn validate(&self) -> Result<()> {
-        super::validate::validate(self)
-    }
-
     /// The files that hold the rows of a part: with a split by file its own ones, else those of
     /// `train` for every part.
     pub fn files(&self, part: Part, folder: &Path) -> Vec<PathBuf> {

@@ -1,75 +1,13 @@
 //! Counts the values in rows that the encoder does not know: values that training has not seen, and
 //! keys that a side table lacks.
 
-use std::fmt;
-
 use serde::Serialize;
 
-use super::dictionary::{EMPTY, text_of_word};
-use super::encoder::Encoder;
-use super::error::{DataError, Result, percent, shortened};
-
-/// The least excess of a share of unknown values over that of the training rows that is worth a
-/// warning.
-const NOTABLE: f64 = 0.05;
-
-/// The number of unknown values of a column, or of keys that a side table lacks.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct UnknownShare {
-    /// The column; for a side table the column of its key in the rows.
-    pub column: String,
-    /// The side table, if these are its keys.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub side_table: Option<String>,
-    /// The number of values that are not empty; of a column with several in a row, all of these.
-    pub values: u64,
-    /// The number of values that are not known: training has not seen them, or not `min_count`
-    /// times, or the side table has no such key.
-    pub unknown: u64,
-    /// The first one of these, shortened if long.
-    pub first: Option<String>,
-    /// The share of the training rows' own values that are not known, since they are rarer than
-    /// `min_count`.
-    pub rare: f64,
-}
-
-impl UnknownShare {
-    /// The share of the values that are not known; 0 without values.
-    pub fn share(&self) -> f64 {
-        if self.values == 0 { 0.0 } else { self.unknown as f64 / self.values as f64 }
-    }
-
-    /// Returns whether the share is worth a warning: it is at least 0.05 above that of the training
-    /// rows, or all values are unknown.
-    pub fn is_notable(&self) -> bool {
-        self.unknown > 0 && self.share() >= (self.rare + NOTABLE).min(1.0)
-    }
-}
-
-impl fmt::Display for UnknownShare {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { column, values, unknown, .. } = self;
-        let share = percent(self.share());
-        match &self.side_table {
-            Some(table) => write!(
-                f,
-                "join {table}: {unknown} of {values} keys {column:?} ({share}) have no row there"
-            )?,
-            None => write!(
-                f,
-                "column {column:?}: {unknown} of {values} values ({share}) were not among those of training"
-            )?,
-        }
-        if self.rare > 0.0 {
-            write!(
-                f,
-                ", or too rare there, as {} of the training rows' own are",
-                percent(self.rare)
-            )?;
-        }
-        self.first.as_ref().map_or(Ok(()), |first| write!(f, " (the first one: {first:?})"))
-    }
-}
+use super::config::DataConfig;
+use super::error::{DataError, Result};
+use super::hash::{EMPTY, text_of_word};
+use super::shown::shortened;
+use super::unknown_share::UnknownShare;
 
 /// The shares of unknown values of the columns and side tables. Hashed columns are left out, since
 /// they know every value.
@@ -152,9 +90,8 @@ pub(super) struct Tallies {
 }
 
 impl Tallies {
-    pub(super) fn new(encoder: &Encoder) -> Self {
+    pub(super) fn new(config: &DataConfig) -> Self {
         let tallies = |count| vec![Tally::default(); count];
-        let config = &encoder.config;
         Self {
             categorical: tallies(config.categorical.len()),
             dense: tallies(config.dense.len()),
@@ -162,8 +99,9 @@ impl Tallies {
         }
     }
 
-    pub(super) fn coverage(&self, encoder: &Encoder) -> Coverage {
-        let Encoder { config, rare, .. } = encoder;
+    /// Returns the shares of unknown values. `rare` gives the share of rare values of each
+    /// categorical column in the training rows; missing entries count as 0.
+    pub(super) fn coverage(&self, config: &DataConfig, rare: &[f64]) -> Coverage {
         let rare = rare.iter().copied().chain(std::iter::repeat(0.0));
         let categorical = config.categorical.iter().zip(&self.categorical).zip(rare);
         let categorical = categorical.filter(|((config, _), _)| config.hash.is_none());

@@ -4,8 +4,8 @@
 use std::io::Read;
 
 use super::bytes::equal;
-use super::dictionary::{EMPTY, LONG, word_of_bytes};
 use super::error::{DataError, Result};
+use super::hash::{EMPTY, LONG, word_of_bytes};
 
 /// The name of the label's column.
 pub(crate) const LABEL: &str = "label";
@@ -142,7 +142,7 @@ impl CriteoLines {
         &self.buffer[self.row + start..self.row + self.fields.ends[k] as usize]
     }
 
-    /// The fields' [`word_of`](super::dictionary::word_of), or [`LONG`].
+    /// The fields' [`word_of`](super::hash::word_of), or [`LONG`].
     #[inline]
     pub(crate) fn words(&self) -> &[u64] {
         &self.words
@@ -248,7 +248,7 @@ impl CriteoLines {
 mod tests {
     use std::io::{self, Cursor};
 
-    use super::super::dictionary::word_of;
+    use super::super::hash::word_of;
     use super::*;
 
     /// A reader that gives a few bytes at a time.

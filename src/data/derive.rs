@@ -3,7 +3,7 @@
 use regex::{Regex, RegexBuilder};
 
 use super::config;
-use super::error::{Place, Result};
+use super::error::{DataError, Place, Result};
 use super::number;
 
 /// The largest compiled expression: a stored encoder must not be able to fill the memory.
@@ -27,7 +27,7 @@ pub(crate) struct Derived {
 
 impl Derived {
     pub(crate) fn new(config: &config::Derive) -> Result<Self> {
-        let fault = |reason| super::DataError::config("derive.pattern", reason);
+        let fault = |reason| DataError::config("derive.pattern", reason);
         Ok(Self {
             pattern: compile(&config.pattern).map_err(fault)?,
             bucket: config.bucket,

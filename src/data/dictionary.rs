@@ -5,104 +5,7 @@ use std::mem;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::split::mix;
-use crate::simd::{LANES, Lanes, Loop};
-
-/// The hash of a text, the same on every machine and in every version: 64-bit FNV-1a over its
-/// bytes, then the finaliser of splitmix64 so that the low bits are good ones.
-///
-/// ```
-/// use bagdot::data::hash64;
-/// assert_eq!(hash64(b""), 0xf52a_15e9_a9b5_e89b);
-/// assert_ne!(hash64(b"a") % 1000, hash64(b"b") % 1000);
-/// ```
-#[inline]
-pub fn hash64(text: &[u8]) -> u64 {
-    mix(text.iter().fold(FNV_START, |hash, &byte| fnv(hash, byte)))
-}
-
-const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
-
-#[inline(always)]
-fn fnv(hash: u64, byte: u8) -> u64 {
-    (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-}
-
-/// A text of at most 8 ASCII characters as a number of its own, which is quicker to compare than a
-/// text; `None` for other texts.
-#[inline]
-pub(crate) fn word_of(text: &[u8]) -> Option<u64> {
-    let mut bytes = [0; 8];
-    match text.try_into() {
-        Ok(all) => bytes = all,
-        Err(_) => bytes.get_mut(..text.len())?.copy_from_slice(text),
-    }
-    word_of_bytes(u64::from_le_bytes(bytes), text.len())
-}
-
-/// The [`word_of`] the lowest bytes of a number, all others of which are 0.
-#[inline]
-pub(crate) fn word_of_bytes(bytes: u64, length: usize) -> Option<u64> {
-    const NOT_ASCII: u64 = 0x8080_8080_8080_8080;
-    // Shorter texts are told from those that end with zeros by a byte that no text of 8 ends with.
-    let mark = if length == 8 { 0 } else { EMPTY | (length as u64) << 56 };
-    (bytes & NOT_ASCII == 0).then_some(bytes | mark)
-}
-
-/// The [`word_of`] the empty text.
-pub(crate) const EMPTY: u64 = 0x80 << 56;
-
-/// The text of a word; `None` for what is the [`word_of`] no text.
-pub(crate) fn text_of_word(word: u64) -> Option<String> {
-    let bytes = word.to_le_bytes();
-    // Words are ASCII.
-    let text = std::str::from_utf8(bytes.get(..length_of_word(word) as usize)?).ok()?;
-    Some(text.to_owned())
-}
-
-/// How long the text of a word is.
-#[inline(always)]
-pub(crate) fn length_of_word(word: u64) -> u32 {
-    if word < EMPTY { 8 } else { (word >> 56) as u32 & 0x7f }
-}
-
-/// The [`hash64`] of the texts of as many words, any number for what is no word.
-pub(crate) struct HashWords<'a> {
-    pub(crate) words: &'a [u64],
-    pub(crate) hashes: &'a mut [u64],
-}
-
-impl Loop for HashWords<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Lanes>(self, _: V) {
-        for (words, hashes) in self.words.chunks(LANES).zip(self.hashes.chunks_mut(LANES)) {
-            let mut group = [EMPTY; LANES];
-            group[..words.len()].copy_from_slice(words);
-            hashes.copy_from_slice(&hashes_of(&group)[..words.len()]);
-        }
-    }
-}
-
-/// Side by side, so that no multiplication waits for the one before it.
-#[inline(always)]
-fn hashes_of(words: &[u64; LANES]) -> [u64; LANES] {
-    let mut hashes = [FNV_START; LANES];
-    for byte in 0..8 {
-        for (hash, &word) in hashes.iter_mut().zip(words) {
-            let next = fnv(*hash, (word >> (8 * byte)) as u8);
-            *hash = if byte < length_of_word(word) { next } else { *hash };
-        }
-    }
-    for hash in &mut hashes {
-        *hash = mix(*hash);
-    }
-    hashes
-}
-
-/// No [`word_of`] a text.
-pub(crate) const LONG: u64 = u64::MAX;
+use super::hash::{LONG, hash64, length_of_word, mix, word_of};
 
 /// How many texts a bucket holds: as many as there is room for in a cache line.
 const BUCKET: usize = 5;
@@ -369,14 +272,6 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hash_is_fixed() {
-        // FNV-1a of "foobar" is a published test vector; the finaliser is applied by hand.
-        assert_eq!(hash64(b"foobar"), mix(0x85944171f73967e8));
-        // The first output of splitmix64 with seed 0 is the finaliser of its increment.
-        assert_eq!(mix(0x9e3779b97f4a7c15), 0xe220_a839_7b1d_cdaf);
-    }
 
     #[test]
     fn numbers_follow_first_appearance() {

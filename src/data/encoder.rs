@@ -1,7 +1,6 @@
 //! Everything that turns rows of text into numbers.
 
 use std::collections::HashSet;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +11,7 @@ use super::dense::DenseEncoding;
 use super::error::{DataError, Result};
 use super::join::SideTable;
 use super::note::{Note, Seen};
-use super::split::{Splitter, TimeCut};
+use super::splitter::{Splitter, TimeCut};
 use crate::ops::Pooling;
 
 /// A sparse feature of the encoded rows, with its table.
@@ -55,27 +54,6 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Learns from the training rows of `config`, whose relative paths count from `folder`.
-    ///
-    /// The files are streamed: memory is needed for the distinct values of dictionaries, for the
-    /// side tables, for up to a million numbers of each column with quantiles (beyond that, a fixed
-    /// uniform sample of them), and with a split by time for the times. All rows are read, and
-    /// their labels checked; what they hold otherwise is checked where it is used.
-    ///
-    /// `progress` is called now and then with the bytes that have been read, and all there are,
-    /// before decompression.
-    ///
-    /// # Errors
-    /// Any [`DataError`]: settings that contradict themselves or the files, files that cannot be
-    /// read, values that have no meaning, no training rows.
-    pub fn fit(
-        config: &DataConfig,
-        folder: &Path,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Self> {
-        super::fit::fit(config, folder, progress)
-    }
-
     /// The settings, with everything filled in that a Criteo file lets go without saying.
     pub fn config(&self) -> &DataConfig {
         &self.config

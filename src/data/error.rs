@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::Part;
-use super::coverage::UnknownShare;
-use super::shown::Shown;
+use super::part::Part;
+use super::shown::{Shown, percent, shortened};
+use super::unknown_share::UnknownShare;
 
 /// The result of every fallible call of this module.
 pub type Result<T, E = DataError> = std::result::Result<T, E>;
@@ -349,15 +349,6 @@ impl Place<'_> {
     }
 }
 
-/// The beginning of a text: enough of it to be found in the file.
-pub(crate) fn shortened(text: &str) -> String {
-    const SHOWN: usize = 60;
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
 /// The values that a column has, for whoever has to choose among them.
 fn shares(column: &str, values: &[(String, f64)]) -> String {
     const SHOWN: usize = 8;
@@ -370,16 +361,6 @@ fn shares(column: &str, values: &[(String, f64)]) -> String {
         text += &format!(" and {} more", values.len() - SHOWN);
     }
     format!("; {column:?} holds {text}")
-}
-
-/// A share in percent, rounded so that what is not all or none is not said to be.
-pub(crate) fn percent(share: f64) -> String {
-    match 100.0 * share {
-        0.0 => "0 %".into(),
-        below if below < 0.1 => "less than 0.1 %".into(),
-        above if above < 100.0 => format!("{:.1} %", above.min(99.9)),
-        _ => "100 %".into(),
-    }
 }
 
 fn did_you_mean(nearest: &Option<String>) -> String {

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Part;
 use super::categorical::CategoricalFit;
 use super::columns::Needs;
 use super::config::{DataConfig, Split};
@@ -13,20 +12,39 @@ use super::error::{DataError, Result};
 use super::join::{SideTable, load_side_tables};
 use super::label_values;
 use super::note::Seen;
+use super::part::Part;
 use super::rows::{Records, Rows};
 use super::source::{Source, check_rereadable};
-use super::split::{Splitter, TimeCut};
+use super::splitter::{Splitter, TimeCut};
 use super::validate::each_file_once;
 
 pub(super) const NO_TRAINING_ROWS: &str =
     "there are too few rows, or split gives too many of them to the other parts";
 
-/// See [`Encoder::fit`].
-pub(super) fn fit(
-    config: &DataConfig,
-    folder: &Path,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Encoder> {
+impl Encoder {
+    /// Learns from the training rows of `config`, whose relative paths count from `folder`.
+    ///
+    /// The files are streamed: memory is needed for the distinct values of dictionaries, for the
+    /// side tables, for up to a million numbers of each column with quantiles (beyond that, a fixed
+    /// uniform sample of them), and with a split by time for the times. All rows are read, and
+    /// their labels checked; what they hold otherwise is checked where it is used.
+    ///
+    /// `progress` is called now and then with the bytes that have been read, and all there are,
+    /// before decompression.
+    ///
+    /// # Errors
+    /// Any [`DataError`]: settings that contradict themselves or the files, files that cannot be
+    /// read, values that have no meaning, no training rows.
+    pub fn fit(
+        config: &DataConfig,
+        folder: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        fit(config, folder, progress)
+    }
+}
+
+fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Encoder> {
     config.validate()?;
     let config = config.with_defaults();
     each_file_once(&config, folder)?;

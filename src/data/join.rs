@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::columns::{field_of, text_of};
 use super::config::{DataConfig, Join, Split};
 use super::delimited::{Delimited, Dialect};
 use super::dictionary::Dictionary;
-use super::error::{DataError, Result, shortened};
+use super::error::{DataError, Result};
+use super::fields::{field_of, text_of};
+use super::meter::Meter;
 use super::note::Seen;
-use super::source::{Meter, Source};
+use super::shown::shortened;
+use super::source::Source;
 
 /// The columns of a side table that are used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use super::columns::Needs;
 use super::config::DataConfig;
 use super::dictionary::Counts;
-use super::error::{DataError, Result, shortened};
+use super::error::{DataError, Result};
 use super::join::SideTable;
 use super::rows::Rows;
+use super::shown::shortened;
 use super::source::Source;
 
 /// The largest number of distinct values that are counted: a column of numbers may have as many as

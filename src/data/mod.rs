@@ -49,63 +49,46 @@ mod derive;
 mod dictionary;
 mod encoder;
 mod error;
+mod fields;
 mod fit;
+mod hash;
 mod join;
 mod label;
 mod label_values;
+mod meter;
 mod note;
 mod number;
+mod part;
 mod peek;
 mod row_encoder;
 mod rows;
 mod shown;
 mod source;
-mod split;
+mod splits;
+mod splitter;
 mod statistics;
 mod stream;
 mod synthetic;
+mod unknown_share;
 mod unpack;
 mod validate;
-
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
 
 pub use config::{
     Categorical, Criteo, DataConfig, Dense, Derive, Format, Join, JoinOn, Missing, Split,
     Transform, Unknown,
 };
-pub use coverage::{Coverage, UnknownShare};
-pub use dataset::{Batch, Dataset, Splits};
-pub use dictionary::hash64;
+pub use coverage::Coverage;
+pub use dataset::{Batch, Dataset};
 pub use encoder::{EncodedFeature, Encoder};
-pub(crate) use error::shortened;
 pub use error::{DataError, Result};
+pub use hash::hash64;
 pub use note::Note;
+pub use part::Part;
+pub(crate) use shown::shortened;
 #[cfg(feature = "cli")]
 pub(crate) use shown::{Shown, ShownLines};
 pub use source::Source;
+pub use splits::Splits;
 pub use stream::{LabelUse, ReadReport, RowStream};
 pub use synthetic::{IdDistribution, Synthetic};
-
-/// What a row is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// The model learns from it.
-    Train,
-    /// It decides when to stop, and which settings are best.
-    Validation,
-    /// It says how good the model is, once.
-    Test,
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Train => "training",
-            Self::Validation => "validation",
-            Self::Test => "test",
-        })
-    }
-}
+pub use unknown_share::UnknownShare;

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::error::Result;
-use super::source::{Meter, Stamp};
+use super::meter::Meter;
+use super::source::Stamp;
 
 /// Something about a file that could be read which its owner should know of. It says for itself
 /// what it is.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::dictionary::length_of_word;
+use super::hash::length_of_word;
 
 /// The largest magnitude that a number in a file may have: that of `f32`, which is what a model
 /// reads. Squares of such numbers and their sums are finite in `f64`.
@@ -45,7 +45,7 @@ pub(crate) fn parse_integer(text: &[u8]) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
-/// The integer that a text holds, of which there is the [`word_of`](super::dictionary::word_of), if
+/// The integer that a text holds, of which there is the [`word_of`](super::hash::word_of), if
 /// it has nothing but digits.
 #[inline]
 pub(crate) fn parse_word(word: u64) -> Option<u32> {
@@ -258,7 +258,7 @@ impl<'de> Deserialize<'de> for Time {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dictionary::{EMPTY, word_of};
+    use super::super::hash::{EMPTY, word_of};
     use super::*;
 
     #[test]

@@ -4,9 +4,10 @@ use super::categorical::WORDS_AT_A_TIME;
 use super::coverage::{Coverage, Tallies};
 use super::dataset::{Column, Dataset};
 use super::encoder::Encoder;
-use super::error::{Result, shortened};
+use super::error::Result;
 use super::number;
 use super::rows::Row;
+use super::shown::shortened;
 
 /// Numbers are mostly small counts.
 const KNOWN_COUNTS: usize = 256;
@@ -40,7 +41,8 @@ impl<'a> RowEncoder<'a> {
         let has_bags = |&k: &usize| encoder.config.categorical[k].separator.is_some();
         let (bags, single) = (0..encoder.categorical.len()).partition(has_bags);
         let (dataset, counts) = (encoder.dataset(), counts.collect());
-        let (tallies, long) = (Tallies::new(encoder), vec![None; encoder.categorical.len()]);
+        let (tallies, long) =
+            (Tallies::new(&encoder.config), vec![None; encoder.categorical.len()]);
         Self {
             encoder,
             dataset,
@@ -157,7 +159,7 @@ impl<'a> RowEncoder<'a> {
 
     /// Returns the coverage of all rows so far, including those that have been forgotten.
     pub(super) fn coverage(&self) -> Coverage {
-        self.tallies.coverage(self.encoder)
+        self.tallies.coverage(&self.encoder.config, &self.encoder.rare)
     }
 
     /// The rows, with what is known of them.

@@ -6,20 +6,21 @@ use std::io::Read;
 use std::mem;
 use std::sync::Arc;
 
-use super::Part;
 use super::columns::{Binding, Needs, Origin};
 use super::config::{DataConfig, Format, Split};
 use super::criteo::CriteoLines;
 use super::delimited::{Delimited, Dialect};
 use super::derive::Derived;
-use super::dictionary::{LONG, word_of};
 use super::error::{DataError, Place, Result};
+use super::hash::{LONG, word_of};
 use super::join::SideTable;
 use super::label::Label;
+use super::meter::Meter;
 use super::note::Seen;
 use super::number::Time;
-use super::source::{Meter, Source, Stamp};
-use super::split::Splitter;
+use super::part::Part;
+use super::source::{Source, Stamp};
+use super::splitter::Splitter;
 
 /// A file that is being read, in either format.
 pub(crate) enum Records {

@@ -23,6 +23,25 @@ impl Display for ShownLines<'_> {
     }
 }
 
+/// The beginning of a text: enough of it to be found in the file.
+pub(crate) fn shortened(text: &str) -> String {
+    const SHOWN: usize = 60;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// A share in percent, rounded so that what is not all or none is not said to be.
+pub(crate) fn percent(share: f64) -> String {
+    match 100.0 * share {
+        0.0 => "0 %".into(),
+        below if below < 0.1 => "less than 0.1 %".into(),
+        above if above < 100.0 => format!("{:.1} %", above.min(99.9)),
+        _ => "100 %".into(),
+    }
+}
+
 fn write_escaped(
     f: &mut fmt::Formatter<'_>,
     text: &str,

@@ -5,11 +5,11 @@ use std::fs::{File, Metadata};
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use super::container::{HEAD_BYTES, Packing, refuse};
 use super::error::{DataError, Result};
+use super::meter::{Counted, Meter};
 use super::peek::Peekable;
 use super::shown::Shown;
 use super::unpack::Unpacked;
@@ -75,7 +75,7 @@ impl Source {
             Self::File(path) => Box::new(open_file(&path).map_err(fault)?),
             Self::Reader { reader, .. } => Box::new(reader),
         };
-        let mut raw = Peekable::new(Counted { inner, meter: meter.clone() });
+        let mut raw = Peekable::new(Counted::new(inner, meter.clone()));
         let mut text: Peekable<Box<dyn Read + Send>> =
             match Packing::of(raw.peek(HEAD_BYTES).map_err(fault)?) {
                 Some(packing) => {
@@ -143,43 +143,5 @@ impl Stamp {
             }
             _ => Ok(()),
         }
-    }
-}
-
-/// The number of bytes read from a file so far, and whether unread data follow the compressed ones.
-#[derive(Debug, Default)]
-pub(crate) struct Meter {
-    bytes: AtomicU64,
-    junk: AtomicBool,
-}
-
-impl Meter {
-    /// Returns the number of bytes that have been read, before decompression.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Says that something stands behind compressed data that is not read.
-    pub(crate) fn note_junk(&self) {
-        self.junk.store(true, Ordering::Relaxed);
-    }
-
-    /// Returns whether [`Self::note_junk`] has been called since the last call of this function.
-    pub(crate) fn take_junk(&self) -> bool {
-        self.junk.swap(false, Ordering::Relaxed)
-    }
-}
-
-/// A reader that tells how much is read through it.
-struct Counted<R> {
-    inner: R,
-    meter: Arc<Meter>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.meter.bytes.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
     }
 }

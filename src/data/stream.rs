@@ -1,6 +1,5 @@
 //! Encoding rows in constant memory.
 
-use super::Part;
 use super::columns::Needs;
 use super::config::Split;
 use super::coverage::Coverage;
@@ -8,10 +7,11 @@ use super::dataset::Batch;
 use super::encoder::Encoder;
 use super::error::Result;
 use super::note::Note;
+use super::part::Part;
 use super::row_encoder::RowEncoder;
 use super::rows::Rows;
 use super::source::Source;
-use super::split::Splitter;
+use super::splitter::Splitter;
 
 /// Whether rows must have a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use ruzstd::decoding::errors::FrameDecoderError;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::container::Packing;
+use super::meter::Meter;
 use super::peek::Peekable;
-use super::source::Meter;
 
 /// The text of all members. What stands behind the last one is told to the meter, unless it is
 /// zeros, with which tapes and disks are padded.

@@ -14,7 +14,18 @@ use super::number::MAX_NUMBER;
 const MAX_BINS: usize = 1 << 16;
 const MAX_HASH: u32 = u32::MAX - 1;
 
-pub(super) fn validate(config: &DataConfig) -> Result<()> {
+impl DataConfig {
+    /// Checks what can be checked without the files.
+    ///
+    /// # Errors
+    /// [`DataError::Config`] names the setting: nothing to read, no label, contradictions, numbers
+    /// out of range, a pattern that is no regular expression.
+    pub fn validate(&self) -> Result<()> {
+        validate(self)
+    }
+}
+
+fn validate(config: &DataConfig) -> Result<()> {
     files(config)?;
     split(&config.split)?;
     let config = config.with_defaults();

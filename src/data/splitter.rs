@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Part;
 use super::config::Split;
+use super::hash::mix;
 use super::number::Time;
+use super::part::Part;
 
 /// From which time on rows validate and test.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,14 +88,6 @@ impl Splitter {
             Self::File => None,
         }
     }
-}
-
-/// The finaliser of splitmix64, without its increment, so that 0 stays 0.
-#[inline]
-pub(crate) fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]
