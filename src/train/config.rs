@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Result, TrainError, io_error};
+use super::files::parent_of;
 use super::keys;
 use super::optimizer::{DENSE, GroupConfig, ScheduleConfig, TABLES};
 use crate::data::{DataConfig, Encoder};
@@ -264,9 +265,7 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(io_error("read", path))?;
         let config = Self::parse(&text)
             .map_err(|message| TrainError::Config { path: path.into(), message })?;
-        let folder =
-            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Ok((config, folder.into()))
+        Ok((config, parent_of(path).into()))
     }
 
     /// The decay of the average of the parameters; 0 for none.
@@ -295,15 +294,6 @@ impl Config {
         let config: Self = toml::from_str(text).map_err(|error| explain(&error, text))?;
         config.validate()?;
         Ok(config)
-    }
-
-    /// Checks what can be checked without the data. [`Self::parse`] calls this; a configuration
-    /// from elsewhere, such as a manifest, must be checked by its reader.
-    ///
-    /// # Errors
-    /// Fails with a message that names the key and says what is wrong with it.
-    pub fn validate(&self) -> Result<(), String> {
-        super::validate::validate(self)
     }
 }
 

@@ -2,12 +2,13 @@
 //! files that belong together.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
-use super::trainer::EpochRecord;
+use super::error::{TrainError, model_error};
+use super::record::EpochRecord;
 
 /// The version of the format that this program writes, and the only one that it reads.
 const FORMAT: u32 = 1;
@@ -40,6 +41,30 @@ pub struct FileEntry {
     pub bytes: u64,
     /// The CRC-32 of its contents.
     pub crc32: u32,
+}
+
+impl FileEntry {
+    /// Checks the length of the file at `path`.
+    pub(super) fn check_len(&self, path: &Path, bytes: u64) -> Result<(), TrainError> {
+        if bytes == self.bytes {
+            return Ok(());
+        }
+        let expected = self.bytes;
+        let reason = format!("damaged: {bytes} bytes, but the manifest says {expected}");
+        Err(model_error(path, reason))
+    }
+
+    /// Checks the length and the checksum of the file at `path`.
+    pub(super) fn check(&self, path: &Path, contents: &[u8]) -> Result<(), TrainError> {
+        self.check_len(path, contents.len() as u64)?;
+        let (crc32, expected) = (crc32fast::hash(contents), self.crc32);
+        if crc32 == expected {
+            return Ok(());
+        }
+        let reason =
+            format!("damaged: its checksum is {crc32:08x}, but the manifest says {expected:08x}");
+        Err(model_error(path, reason))
+    }
 }
 
 /// The progress of training. Together with the tensors of `state` it determines how training

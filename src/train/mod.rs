@@ -14,18 +14,22 @@ mod metrics;
 mod model;
 mod model_dir;
 mod optimizer;
+mod pending_results;
+mod record;
 mod report;
 mod tensor_file;
 mod trainer;
-mod unseen;
 mod validate;
 
 pub use config::{Config, InteractionKind, ModelConfig, PrecisionKind, Selection, TrainConfig};
 pub use error::{Result, TrainError};
+#[cfg(feature = "cli")]
+pub(crate) use files::parent_of;
 pub use manifest::{FileEntry, Manifest, Progress};
 pub use memory::memory_of;
 pub use metrics::{Metrics, Predictions};
 pub use model::TrainedModel;
 pub use model_dir::{ModelDir, RunDir};
 pub use optimizer::{GroupConfig, Kind, ScheduleConfig};
-pub use trainer::{EpochRecord, Observer, Outcome, Trainer};
+pub use record::{EpochRecord, Outcome};
+pub use trainer::{Observer, Trainer};

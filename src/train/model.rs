@@ -8,8 +8,8 @@ use super::error::{Result, TrainError, model_error, out_of_memory};
 use super::manifest::Manifest;
 use super::metrics::Predictions;
 use super::model_dir::ModelDir;
+use super::pending_results::PendingResults;
 use super::tensor_file::{TensorFile, TensorLayout};
-use super::unseen::Unseen;
 use crate::data::{Batch, Dataset, Encoder, LabelUse, Part, ReadReport, RowStream, Source};
 use crate::nn::{BatchView, Dlrm, MemoryPlan, NamedTensor, Prefixed, Staging, sigmoid};
 use crate::ops::finite_check::Verdict;
@@ -24,7 +24,7 @@ pub(super) struct Scorer<D: Backend> {
     pub(super) members: Vec<Dlrm<D>>,
     device: D,
     staging: Staging<D>,
-    unseen: Unseen<D>,
+    pending: PendingResults<D>,
     probabilities: Vec<f32>,
     sum: Vec<f32>,
     weights: Vec<f32>,
@@ -62,8 +62,8 @@ impl<D: Backend> Scorer<D> {
         };
         let members = (0..config.train.members).map(member).collect::<Result<_>>()?;
         let (probabilities, sum, weights) = (Vec::new(), Vec::new(), Vec::new());
-        let (staging, unseen) = (Staging::new(&device)?, Unseen::new(&device)?);
-        Ok(Self { members, device, staging, unseen, probabilities, sum, weights })
+        let (staging, pending) = (Staging::new(&device)?, PendingResults::new(&device)?);
+        Ok(Self { members, device, staging, pending, probabilities, sum, weights })
     }
 
     /// Does something with every member.
@@ -103,7 +103,7 @@ impl<D: Backend> Scorer<D> {
     }
 
     /// One step of training of a member on a batch, of which `dropout` leaves out some ids. Nobody
-    /// waits for it: [`Self::look`] does.
+    /// waits for it: [`Self::collect`] does.
     pub(super) fn learn(
         &mut self,
         member: usize,
@@ -117,14 +117,14 @@ impl<D: Backend> Scorer<D> {
             self.weights.as_slice()
         });
         model.train_staged(&mut self.staging, view(batch, model.config().num_dense, weights))?;
-        self.unseen.note(model, (member, members), &batch.labels)
+        self.pending.note(model, (member, members), &batch.labels)
     }
 
     /// Waits for the steps since the last time: gives the loss of each batch, and what was found
-    /// not to be finite, since training began, by the member that has found most. `seen` gets what
+    /// not to be finite, since training began, by the member that has found most. `predictions` gets what
     /// the first member predicted of the batches before it learned from them.
-    pub(super) fn look(&mut self, seen: &mut Predictions) -> Result<(Vec<f64>, Verdict)> {
-        let losses = self.unseen.look(self.members.len(), seen)?;
+    pub(super) fn collect(&mut self, predictions: &mut Predictions) -> Result<(Vec<f64>, Verdict)> {
+        let losses = self.pending.collect(self.members.len(), predictions)?;
         let mut worst = Verdict::default();
         for member in &self.members {
             let verdict = member.verdict()?;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Result, TrainError, io_error, model_error};
 use super::files::{self, PARTIAL, read_at_most};
 use super::manifest::{FileEntry, Manifest};
-use super::tensor_file::{TensorFile, TensorLayout, damaged, write_safetensors};
+use super::tensor_file::{TensorFile, TensorLayout, write_safetensors};
 use crate::data::Encoder;
 use crate::nn::NamedTensor;
 
@@ -101,13 +101,7 @@ impl ModelDir {
         let (path, entry) = self.entry(manifest, ENCODER)?;
         let bytes = read_at_most(&path, entry.bytes.min(MAX_JSON_BYTES))
             .map_err(io_error("read", &path))?;
-        let crc32 = crc32fast::hash(&bytes);
-        if bytes.len() as u64 != entry.bytes {
-            return Err(damaged(&path, entry, bytes.len() as u64, None));
-        }
-        if crc32 != entry.crc32 {
-            return Err(damaged(&path, entry, entry.bytes, Some(crc32)));
-        }
+        entry.check(&path, &bytes)?;
         let encoder: Encoder = serde_json::from_slice(&bytes)
             .map_err(|error| model_error(&path, format!("not an encoder: {error}")))?;
         encoder.check()?;

@@ -6,7 +6,7 @@ use super::error::{Result, TrainError};
 use super::manifest::Manifest;
 use super::metrics::{Metrics, Predictions};
 use super::model_dir::{REPORT, RunDir};
-use super::trainer::{EpochRecord, Outcome};
+use super::record::{EpochRecord, Outcome};
 
 const SIZE: (u32, u32) = (520, 360);
 const TRAIN: RGBColor = RGBColor(31, 119, 180);

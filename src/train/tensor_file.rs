@@ -113,9 +113,7 @@ impl TensorFile {
         check: impl FnOnce(&TensorLayout) -> crate::Result<()>,
     ) -> Result<Self> {
         let (mut file, metadata) = open_regular(path).map_err(io_error("open", path))?;
-        if metadata.len() != entry.bytes {
-            return Err(damaged(path, entry, metadata.len(), None));
-        }
+        entry.check_len(path, metadata.len())?;
         let broken = |reason: String| model_error(path, reason);
         if entry.bytes < 8 {
             return Err(broken("no safetensors file: too short".into()));
@@ -143,10 +141,7 @@ impl TensorFile {
         bytes.try_reserve_exact(rest).map_err(no_memory)?;
         bytes.resize(data_start + rest, 0);
         file.read_exact(&mut bytes[data_start..]).map_err(io_error("read", path))?;
-        let crc32 = crc32fast::hash(&bytes);
-        if crc32 != entry.crc32 {
-            return Err(damaged(path, entry, entry.bytes, Some(crc32)));
-        }
+        entry.check(path, &bytes)?;
         Ok(Self { bytes, layout })
     }
 
@@ -182,21 +177,4 @@ impl TensorSource for TensorFile {
         let (dtype, shape, range) = self.layout.tensors.get(name)?;
         Some((*dtype, shape, self.bytes.get(range.clone())?))
     }
-}
-
-/// The error for a file whose length or checksum is not what its entry says.
-pub(super) fn damaged(
-    path: &Path,
-    entry: &FileEntry,
-    bytes: u64,
-    crc32: Option<u32>,
-) -> TrainError {
-    let FileEntry { bytes: right_bytes, crc32: right_crc32, .. } = entry;
-    let reason = match crc32 {
-        None => format!("damaged: {bytes} bytes, but the manifest says {right_bytes}"),
-        Some(crc32) => {
-            format!("damaged: its checksum is {crc32:08x}, but the manifest says {right_crc32:08x}")
-        }
-    };
-    model_error(path, reason)
 }

@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
 use super::config::{Config, Selection, TrainConfig};
 use super::dropout::Dropout;
 use super::error::{Result, TrainError, io_error, model_error, out_of_memory};
@@ -13,8 +11,9 @@ use super::memory::plan_memory;
 use super::metrics::{Metrics, Predictions};
 use super::model::{Scorer, expect_parameters, member_seed};
 use super::model_dir::{METRICS, RunDir};
+use super::pending_results::PendingResults;
+use super::record::{EpochRecord, Outcome};
 use super::report::write_report;
-use super::unseen::Unseen;
 use crate::data::{Batch, Dataset, Encoder, Note, Splits};
 use crate::nn::{Dlrm, MemoryPlan};
 use crate::ops::Backend;
@@ -61,41 +60,6 @@ pub trait Observer {
     }
 }
 
-/// What happened in an epoch: a line of `metrics.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EpochRecord {
-    /// The number of the epoch, from 1.
-    pub epoch: u32,
-    /// Steps of the optimizer so far.
-    pub step: u64,
-    /// On the training rows, each predicted by the first member just before it learned from it.
-    pub train: Metrics,
-    /// On the validation rows, after the epoch; nothing without validation rows.
-    pub validation: Option<Metrics>,
-    /// Whether this is the best epoch so far.
-    pub best: bool,
-    /// Seconds of training in this epoch.
-    pub seconds: f64,
-    /// Training rows per second.
-    pub samples_per_second: f64,
-}
-
-/// What training came to: the object that `bagdot train --json` prints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// On the test rows, by the best epoch's model, measured once; nothing without test rows.
-    pub test: Option<Metrics>,
-    /// On the validation rows, by the same model; nothing without validation rows.
-    pub validation: Option<Metrics>,
-    /// The epoch whose model was kept.
-    pub best_epoch: u32,
-    /// Seconds of training, without reading and evaluation.
-    pub train_seconds: f64,
-    /// Training rows per second.
-    pub samples_per_second: f64,
-}
-
 /// The random stream of the order of the rows before the first epoch; the tables and layers have
 /// the ones below.
 const ORDER_STREAM: u64 = 1 << 33;
@@ -109,7 +73,7 @@ pub struct Trainer<D: Backend> {
     scorer: Scorer<D>,
     batch: Batch,
     /// Predictions of the current epoch's training rows.
-    seen: Predictions,
+    predictions: Predictions,
     /// Batches that have been skipped since the run began or was taken up.
     skipped: u64,
     /// What training takes.
@@ -185,7 +149,7 @@ impl<D: Backend> Trainer<D> {
                 member.load_optimizers(file, step)?;
                 member.load_averages(file)
             })?;
-            trainer.seen = Predictions::import(&state);
+            trainer.predictions = Predictions::import(&state);
         }
         Ok(trainer)
     }
@@ -223,8 +187,8 @@ impl<D: Backend> Trainer<D> {
         };
         let scorer = scorer().map_err(out_of_memory(&memory))?;
         observer.ready(&splits, &encoder, scorer.members.iter().map(Dlrm::num_parameters).sum());
-        let (batch, seen) = (Batch::default(), Predictions::default());
-        Ok(Self { dir, scorer, manifest, splits, encoder, batch, seen, skipped: 0, memory })
+        let (batch, predictions) = (Batch::default(), Predictions::default());
+        Ok(Self { dir, scorer, manifest, splits, encoder, batch, predictions, skipped: 0, memory })
     }
 
     fn rows(&self) -> [u64; 3] {
@@ -270,7 +234,7 @@ impl<D: Backend> Trainer<D> {
         let orders =
             (0..self.scorer.members.len()).map(order).collect::<Result<Vec<Vec<u32>>>>()?;
         let total = num_rows.div_ceil(batch_size) as u64;
-        let (mut checkpoint, mut unseen) = (Instant::now(), 0);
+        let (mut checkpoint, mut pending) = (Instant::now(), 0);
         for done in self.manifest.progress.batches_done + 1..=total {
             let started = Instant::now();
             let start = (done as usize - 1) * batch_size;
@@ -291,10 +255,10 @@ impl<D: Backend> Trainer<D> {
             progress.samples += rows.len() as u64;
             let stop = observer.stop_requested();
             let is_due = every > 0 && checkpoint.elapsed().as_secs() >= every;
-            unseen += 1;
-            if stop || is_due || done == total || unseen == Unseen::<D>::BATCHES {
-                unseen = 0;
-                self.look((epoch, done, total), observer)?;
+            pending += 1;
+            if stop || is_due || done == total || pending == PendingResults::<D>::BATCHES {
+                pending = 0;
+                self.collect((epoch, done, total), observer)?;
             }
             self.manifest.progress.train_seconds += started.elapsed().as_secs_f64();
             if stop || is_due {
@@ -310,12 +274,12 @@ impl<D: Backend> Trainer<D> {
     }
 
     /// Waits for the batches since the last time, and tells what came of them.
-    fn look(
+    fn collect(
         &mut self,
         (epoch, done, total): (u32, u64, u64),
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let (losses, verdict) = self.scorer.look(&mut self.seen)?;
+        let (losses, verdict) = self.scorer.collect(&mut self.predictions)?;
         let before = done - losses.len() as u64;
         // Every batch is a step of each member.
         let before_epoch = self.manifest.progress.step - done;
@@ -342,8 +306,8 @@ impl<D: Backend> Trainer<D> {
             model_error(self.dir.dir().path(), reason)
         };
         let loss = self.manifest.config.train.loss;
-        let train = self.seen.metrics_of(loss).ok_or_else(no_rows)?;
-        self.seen = Predictions::default();
+        let train = self.predictions.metrics_of(loss).ok_or_else(no_rows)?;
+        self.predictions = Predictions::default();
         self.scorer.each(Dlrm::swap_averages)?;
         let validation =
             self.scorer.score(&self.splits.validation, &mut self.batch)?.metrics_of(loss);
@@ -417,7 +381,7 @@ impl<D: Backend> Trainer<D> {
             tensors.extend(member.average_tensors()?);
             Ok(tensors)
         })?;
-        tensors.extend(self.seen.export());
+        tensors.extend(self.predictions.export());
         self.dir.write_tensors(&mut self.manifest, "state", &tensors)
     }
 

@@ -7,7 +7,18 @@ use crate::nn::TableInit;
 use crate::ops::cast::check_power_of_two;
 use crate::ops::{Loss, WeightDecay};
 
-pub(super) fn validate(config: &Config) -> Result<(), String> {
+impl Config {
+    /// Checks what can be checked without the data. [`Self::parse`] calls this; a configuration
+    /// from elsewhere, such as a manifest, must be checked by its reader.
+    ///
+    /// # Errors
+    /// Fails with a message that names the key and says what is wrong with it.
+    pub fn validate(&self) -> Result<(), String> {
+        validate(self)
+    }
+}
+
+fn validate(config: &Config) -> Result<(), String> {
     config.data.validate().map_err(|error| error.to_string())?;
     model(&config.model)?;
     train(&config.train)?;

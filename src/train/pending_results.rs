@@ -8,7 +8,7 @@ use crate::ops::{Backend, Extent};
 use crate::size::{filled, product};
 
 /// Losses of the last batches, and what their samples were given before they were learned from.
-pub(super) struct Unseen<D: Backend> {
+pub(super) struct PendingResults<D: Backend> {
     device: D,
     /// `[batches, members]`.
     losses: D::Buffer<f64>,
@@ -19,7 +19,7 @@ pub(super) struct Unseen<D: Backend> {
     steps: usize,
 }
 
-impl<D: Backend> Unseen<D> {
+impl<D: Backend> PendingResults<D> {
     /// Batches that are waited for together.
     pub(super) const BATCHES: usize = 16;
 
@@ -57,15 +57,19 @@ impl<D: Backend> Unseen<D> {
     }
 
     /// Waits for the steps: gives the loss of each batch, the mean over the members, and adds to
-    /// `seen` what was predicted. Samples without a prediction, those of a batch that is not
+    /// `predictions` what was predicted. Samples without a prediction, those of a batch that is not
     /// finite, are left out.
-    pub(super) fn look(&mut self, members: usize, seen: &mut Predictions) -> Result<Vec<f64>> {
+    pub(super) fn collect(
+        &mut self,
+        members: usize,
+        predictions: &mut Predictions,
+    ) -> Result<Vec<f64>> {
         self.device.synchronize()?;
         let (mut losses, mut logits) = (filled(self.steps, 0.0)?, filled(self.labels.len(), 0.0)?);
         self.device.download(D::slice(&self.losses, 0..losses.len()), &mut losses)?;
         self.device.download(D::slice(&self.logits, 0..logits.len()), &mut logits)?;
         for (logit, label) in logits.iter().zip(&self.labels).filter(|(logit, _)| !logit.is_nan()) {
-            seen.extend(&[sigmoid(*logit)], &[*label]);
+            predictions.extend(&[sigmoid(*logit)], &[*label]);
         }
         self.steps = 0;
         self.labels.clear();
