@@ -3,8 +3,9 @@
 use std::io::BufReader;
 use std::path::PathBuf;
 
-use super::terminal::{Bar, metrics_line};
-use super::{CliError, CliResult, Common, on_device, print_line};
+use super::device::{Common, on_device};
+use super::error::{CliError, CliResult};
+use super::terminal::{Bar, metrics_line, print_line};
 use crate::data::{Coverage, LabelUse, Part, Source, Split};
 use crate::ops::Backend;
 use crate::train::{Metrics, Predictions, TrainedModel};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::CliResult;
+use super::error::CliResult;
 use super::output::Output;
 use crate::data::{IdDistribution, Synthetic};
 
@@ -16,8 +16,8 @@ pub(super) struct Generate {
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     values: u64,
     /// How often each value occurs
-    #[arg(long, value_enum, default_value_t = IdDistribution::Zipf)]
-    ids: IdDistribution,
+    #[arg(long, value_enum, default_value_t = IdChoice::Zipf)]
+    ids: IdChoice,
     /// The same seed gives the same rows
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -26,11 +26,31 @@ pub(super) struct Generate {
     output: Option<PathBuf>,
 }
 
+/// The choice of an [`IdDistribution`].
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum IdChoice {
+    /// As often as `1 / rank`, about: few values make up most rows.
+    Zipf,
+    /// All alike.
+    Uniform,
+}
+
+impl From<IdChoice> for IdDistribution {
+    fn from(choice: IdChoice) -> Self {
+        match choice {
+            IdChoice::Zipf => Self::Zipf,
+            IdChoice::Uniform => Self::Uniform,
+        }
+    }
+}
+
 impl Generate {
     pub(super) fn run(&self) -> CliResult {
         let Self { rows, values, ids, seed, ref output } = *self;
         let mut out = Output::open(output.as_deref(), &[])?;
-        Synthetic { rows, values, ids, seed }.write(&mut out).map_err(|error| out.fault(error))?;
+        Synthetic { rows, values, ids: ids.into(), seed }
+            .write(&mut out)
+            .map_err(|error| out.fault(error))?;
         out.finish()
     }
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{CliError, CliResult, Common, on_device, print_line};
+use super::device::{Common, on_device};
+use super::error::{CliError, CliResult};
+use super::terminal::print_line;
 use crate::data::Shown;
 use crate::train::{Config, TrainedModel, memory_of};
 
@@ -96,7 +98,7 @@ fn print_cuda(common: &Common) -> CliResult {
             }
         }
     }
-    print_line(&format!("  gemm: {}", gemm_in_use(common.gemm)))?;
+    print_line(&format!("  gemm: {}", gemm_in_use(common.gemm.into())))?;
     let images = images();
     if images.is_empty() {
         return print_line(&format!("  {}", crate::Error::KernelsNotBuilt));

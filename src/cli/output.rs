@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use same_file::Handle;
 use tempfile::NamedTempFile;
 
-use super::{CliError, CliResult};
+use super::error::{CliError, CliResult};
+use crate::train::parent_of;
 
 /// Takes results. Nothing that was in a file before is lost unless [`Self::finish`] succeeds.
 pub(super) struct Output {
@@ -109,9 +110,7 @@ impl Target {
         if let Some(permissions) = permissions {
             beside.permissions(permissions);
         }
-        let folder =
-            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Ok(Self::Beside { file: beside.tempfile_in(folder)?, path })
+        Ok(Self::Beside { file: beside.tempfile_in(parent_of(&path))?, path })
     }
 }
 

@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::device::{Common, on_device};
+use super::error::CliResult;
 use super::eval::sources;
 use super::output::Output;
 use super::terminal::{Bar, Signals};
-use super::{CliResult, Common, on_device};
 use crate::data::LabelUse;
 use crate::ops::Backend;
 use crate::train::TrainedModel;

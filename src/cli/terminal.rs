@@ -12,13 +12,19 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::CliError;
+use super::error::{CliError, CliResult};
 use crate::data::{Coverage, Part, ReadReport, ShownLines};
 use crate::train::Metrics;
 
 /// Says something on standard error.
 pub(super) fn say(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", ShownLines(line));
+}
+
+/// Prints a line on standard output.
+pub(super) fn print_line(line: &str) -> CliResult {
+    let written = writeln!(io::stdout().lock(), "{}", ShownLines(line));
+    written.map_err(|source| CliError::Output { name: "standard output".into(), source })
 }
 
 /// The library's messages go to standard error, as `BAGDOT_LOG` says (default: warnings).

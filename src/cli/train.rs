@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::terminal::{Bar, Signals, metrics_line};
-use super::{CliError, CliResult, Common, on_device, print_line};
+use super::device::{Common, on_device};
+use super::error::{CliError, CliResult};
+use super::terminal::{Bar, Signals, metrics_line, print_line};
 use crate::data::{Encoder, Note, Part, Splits};
 use crate::ops::{Backend, Loss};
 use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, Trainer};

@@ -20,7 +20,6 @@ const ROW_STREAM: u64 = 1 << 20;
 
 /// How often which value of a category occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum IdDistribution {
     /// As often as `1 / rank`, about: few values make up most rows.
     Zipf,

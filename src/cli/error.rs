@@ -1,0 +1,32 @@
+//! The errors of commands.
+
+use crate::train::TrainError;
+
+/// What ends a command early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error("cannot write {name}: {source}")]
+    Output { name: String, source: std::io::Error },
+    #[error("{0}")]
+    Usage(String),
+    /// The program was asked to end by a signal.
+    #[error("{said}")]
+    Signal { signal: u8, said: String },
+}
+
+impl From<crate::Error> for CliError {
+    fn from(error: crate::Error) -> Self {
+        Self::Train(error.into())
+    }
+}
+
+impl From<crate::data::DataError> for CliError {
+    fn from(error: crate::data::DataError) -> Self {
+        Self::Train(error.into())
+    }
+}
+
+/// The result of a command.
+pub(super) type CliResult = Result<(), CliError>;
