@@ -22,7 +22,6 @@ use crate::ops::{Accum, Activation, Matrix, MatrixMut, Precision};
 /// Measured with cuBLASLt of CUDA 13.0 on an NVIDIA H200:
 /// benches/record/nvidia-h200/2026-11-28.json.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Gemm {
     /// cuBLASLt, if it can be used, for the products that it is faster at; else our own.
     #[default]
@@ -31,7 +30,6 @@ pub enum Gemm {
     Own,
     /// cuBLASLt for every product that it takes: no side may be zero, and matrices and bias begin
     /// at multiples of 16 bytes.
-    #[cfg_attr(feature = "cli", value(name = "cublaslt"))]
     CublasLt,
 }
 
