@@ -1,9 +1,9 @@
-//! Bytes, eight at a time.
+//! Operations on the eight bytes of a `u64` at once.
 
-/// One in every byte.
+/// A word with 1 in every byte.
 pub(crate) const ALL: u64 = 0x0101_0101_0101_0101;
 
-/// The bytes of a word that are 0, marked by their highest bits.
+/// Marks the zero bytes of a word by their highest bits.
 #[inline(always)]
 pub(crate) fn zeros(word: u64) -> u64 {
     const LOW: u64 = 0x7f * ALL;
@@ -11,19 +11,19 @@ pub(crate) fn zeros(word: u64) -> u64 {
     !(((word & LOW) + LOW) | word | LOW)
 }
 
-/// The bytes of a word that equal `byte`, marked by their highest bits.
+/// Marks the bytes of a word that equal `byte` by their highest bits.
 #[inline(always)]
 pub(crate) fn equal(word: u64, byte: u8) -> u64 {
     zeros(word ^ (ALL * u64::from(byte)))
 }
 
-/// Checks whether a byte is a blank or a tab, which do not belong to a text that they surround.
+/// Returns whether a byte is a blank or a tab. These are trimmed around a text.
 #[inline(always)]
 pub(crate) fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
-/// A text without the blanks and tabs that surround it.
+/// Returns a text without the blanks and tabs around it.
 #[inline]
 pub(crate) fn trimmed(text: &str) -> &str {
     match text.as_bytes() {

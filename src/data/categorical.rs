@@ -1,4 +1,4 @@
-//! Categories: which row of an embedding table stands for a value.
+//! The encoding of categories as rows of embedding tables.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,14 +10,14 @@ use super::error::{DataError, Result};
 use super::hash::{EMPTY, HashWords, hash64};
 use crate::simd::Dispatch;
 
-/// How many words of a column are looked up in one go: enough for its table to be in the cache, and
-/// for searches that do not wait for each other.
+/// The number of words of a column that are looked up together: enough to bring the column's table
+/// into the cache, and enough independent lookups to overlap their cache misses.
 pub(crate) const WORDS_AT_A_TIME: usize = 128;
 
-/// Above all [`word_of`] texts.
-const FOUND: u64 = 0xff << 56;
+/// The high byte of a word that holds a row instead of a text. Words of texts are smaller.
+const ROW: u64 = 0xff << 56;
 
-/// Which row stands for a value. Row 0 stands for a missing one, and for all that are not known.
+/// The mapping from values to rows of a table. Row 0 stands for missing and unknown values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum CategoricalEncoding {
@@ -28,7 +28,7 @@ pub(crate) enum CategoricalEncoding {
 }
 
 impl CategoricalEncoding {
-    /// The number of rows of the table.
+    /// Returns the number of rows of the table.
     pub(crate) fn num_embeddings(&self) -> usize {
         1 + match self {
             Self::Dictionary(dictionary) => dictionary.len(),
@@ -36,18 +36,18 @@ impl CategoricalEncoding {
         }
     }
 
-    /// Appends the rows of a column with a single value, of which there are the [`word_of`], or
-    /// what [`Self::found`] gave.
+    /// Appends the rows of a column with a single value. Each word is that of the text
+    /// ([`word_of`]) or the result of [`Self::row_as_word`].
     pub(crate) fn rows_of_words(&self, words: &[u64], rows: &mut Vec<u32>) {
-        let or_found = |word: u64, row: u32| match word {
+        let row_or = |word: u64, row: u32| match word {
             EMPTY => 0,
-            FOUND.. => word as u32,
+            ROW.. => word as u32,
             _ => row,
         };
         match self {
             Self::Dictionary(dictionary) => {
                 let row = |word| dictionary.get_word(word).map_or(0, |number| number + 1);
-                rows.extend(words.iter().map(|&word| or_found(word, row(word))));
+                rows.extend(words.iter().map(|&word| row_or(word, row(word))));
             }
             Self::Hash(count) => {
                 let remainder = Remainder::new(*count);
@@ -55,25 +55,25 @@ impl CategoricalEncoding {
                 for words in words.chunks(WORDS_AT_A_TIME) {
                     Dispatch::default()
                         .run(HashWords { words, hashes: &mut hashes[..words.len()] });
-                    let row = |(&word, &hash)| or_found(word, 1 + remainder.of(hash));
+                    let row = |(&word, &hash)| row_or(word, 1 + remainder.of(hash));
                     rows.extend(words.iter().zip(&hashes).map(row));
                 }
             }
         }
     }
 
-    /// Among words, the row of a text that has none.
-    pub(crate) fn found(&self, text: &str) -> u64 {
-        FOUND | u64::from(self.row(text))
+    /// Returns the row of a text without a word, marked so that it can stand among words.
+    pub(crate) fn row_as_word(&self, text: &str) -> u64 {
+        ROW | u64::from(self.row(text))
     }
 
-    /// The row of a column with a single value.
+    /// Returns the row of a value of a single-valued column.
     #[inline]
     pub(crate) fn row(&self, text: &str) -> u32 {
         if text.is_empty() { 0 } else { self.known_row(text).unwrap_or(0) }
     }
 
-    /// Appends the rows of the values of a column with several values, and counts these values;
+    /// Appends the rows of a multi-valued column's values, and counts these values in `tally`.
     /// `trim` is as in [`values`].
     pub(crate) fn rows(
         &self,
@@ -101,7 +101,7 @@ impl CategoricalEncoding {
         }
     }
 
-    /// Whether it is what [`CategoricalFit`] could have made for `config`.
+    /// Checks that [`CategoricalFit`] could have made this encoding for `config`.
     pub(crate) fn check(&self, config: &Categorical) -> Result<(), &'static str> {
         match (self, config.hash) {
             (Self::Hash(rows), Some(expected)) if *rows == expected => Ok(()),
@@ -111,8 +111,8 @@ impl CategoricalEncoding {
     }
 }
 
-/// Remainders of one divisor: a division takes longer than all else that is done for a hashed
-/// value.
+/// Computes remainders by one divisor with a multiplication: a division would take longer than the
+/// rest of the encoding of a hashed value.
 struct Remainder {
     divisor: u64,
     reciprocal: u64,
@@ -130,15 +130,15 @@ impl Remainder {
         // is right or 1 too small.
         let quotient = ((u128::from(number) * u128::from(self.reciprocal)) >> 64) as u64;
         let remainder = number - quotient * self.divisor;
-        // Nobody could tell where a branch would go.
+        // A minimum instead of a branch, which the processor could not predict.
         remainder.min(remainder.wrapping_sub(self.divisor)) as u32
     }
 }
 
-/// The values of a column: several if there is a separator, of which with `trim` the blanks around
-/// them are no part. A missing value is none.
+/// Returns the values of a column: one, or several if the column has a separator. With `trim`,
+/// blanks around each of several values are removed. Empty values are skipped.
 fn values<'a>(config: &'a Categorical, text: &'a str, trim: bool) -> impl Iterator<Item = &'a str> {
-    // Without a separator, a search for one that cannot be found keeps the text whole.
+    // A column without a separator has one value, the whole text.
     let mut rest = Some(text);
     let separator = config.separator.as_deref();
     std::iter::from_fn(move || {
@@ -154,21 +154,21 @@ fn values<'a>(config: &'a Categorical, text: &'a str, trim: bool) -> impl Iterat
     .filter(|value| !value.is_empty())
 }
 
-/// Learns about a categorical column from the training rows.
+/// Learns a categorical column from the training rows.
 pub(crate) struct CategoricalFit {
     counts: Counts,
-    /// Texts that are yet to be counted, by their [`word_of`].
+    /// The words ([`word_of`]) of texts that are not counted yet.
     words: Vec<u64>,
     trim: bool,
 }
 
 impl CategoricalFit {
-    /// Nothing is learned yet; `trim` as in [`values`].
+    /// Makes a fit that has seen no rows; `trim` is as in [`values`].
     pub(crate) fn new(trim: bool) -> Self {
         Self { counts: Counts::default(), words: Vec::with_capacity(WORDS_AT_A_TIME), trim }
     }
 
-    /// Learns from a row.
+    /// Adds the text of a row.
     pub(crate) fn add(&mut self, config: &Categorical, text: &str) -> Result<()> {
         if config.hash.is_none() {
             self.count_words(config)?;
@@ -179,7 +179,7 @@ impl CategoricalFit {
         Ok(())
     }
 
-    /// The same for a text with a [`word_of`], in a column with a single value.
+    /// Adds the text of a row by its [`word_of`], in a single-valued column.
     #[inline]
     pub(crate) fn add_word(&mut self, config: &Categorical, word: u64) -> Result<()> {
         if config.hash.is_none() && word != EMPTY {
@@ -197,7 +197,7 @@ impl CategoricalFit {
         Ok(())
     }
 
-    /// The encoding, and the share of the values that are too rare to have a row.
+    /// Returns the encoding, and the share of the values that are too rare to have a row.
     pub(crate) fn finish(mut self, config: &Categorical) -> Result<(CategoricalEncoding, f64)> {
         self.count_words(config)?;
         let min_count = config.min_count.unwrap_or(1).into();
@@ -254,8 +254,7 @@ mod tests {
         let list = config("separator = \",\"");
         assert!(values(&list, " a, b c ,\t,d\t,  ", true).eq(["a", "b c", "d"]));
         assert!(values(&list, " a, ", false).eq([" a", " "]));
-        // A text without a separator has been trimmed by its reader, if at all: what a quote kept
-        // stays.
+        // Only the reader trims a text without a separator; blanks inside quotes stay.
         assert!(values(&config(""), " a, b ", true).eq([" a, b "]));
     }
 
@@ -299,7 +298,7 @@ mod tests {
             // Groups with and without short texts, and a rest.
             for texts in [&texts[..], &vec![texts[2].clone(); 5], &texts[6..]] {
                 let word = |text: &String| {
-                    word_of(text.as_bytes()).unwrap_or_else(|| encoding.found(text))
+                    word_of(text.as_bytes()).unwrap_or_else(|| encoding.row_as_word(text))
                 };
                 let mut rows = vec![];
                 encoding.rows_of_words(&texts.iter().map(word).collect::<Vec<_>>(), &mut rows);

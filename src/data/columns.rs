@@ -1,4 +1,4 @@
-//! Where the columns that the settings name are found: in the file, in a side table, or derived.
+//! Finds the columns that the settings name: in the file, in a side table, or derived.
 
 use std::collections::HashSet;
 
@@ -8,16 +8,16 @@ use super::fields::field_of;
 use super::join::SideTable;
 use super::source::name_of;
 
-/// Where a column is found.
+/// The place where a column is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// A field of the file.
+    /// The number of a field of the file.
     Field(usize),
-    /// A column of a side table.
+    /// The numbers of a side table and of its column.
     Side { table: usize, column: usize },
-    /// A derived column.
+    /// The number of a derived column.
     Derived(usize),
-    /// Nowhere: it is always empty.
+    /// The column is always empty.
     Absent,
 }
 
@@ -28,13 +28,13 @@ pub(crate) struct Binding {
     pub(crate) categorical: Vec<Origin>,
     /// The keys of the side tables.
     pub(crate) keys: Vec<Origin>,
-    /// For each derived column, what it is derived from.
+    /// For each derived column, the columns that it is derived from.
     pub(crate) derived_from: Vec<Vec<Origin>>,
     pub(crate) label: Option<Origin>,
     pub(crate) time: Option<Origin>,
 }
 
-/// What a pass over the rows needs besides the features.
+/// The columns that a pass over the rows needs besides the features.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs {
     pub(crate) label: bool,
@@ -62,8 +62,8 @@ impl Binding {
             Split::Time { column, .. } if needs.time => Some(finder.find(column)?),
             _ => None,
         };
-        // A key may come from the side tables before its own, a derived column from those before
-        // it.
+        // A key may come from an earlier side table, and a derived column from an earlier derived
+        // column.
         let keys =
             config.join.iter().enumerate().map(|(k, join)| match needed.contains(join.on.left()) {
                 true => {
@@ -90,10 +90,10 @@ impl Binding {
     }
 }
 
-/// The columns that a column is made of, itself among them: more than one if it is derived.
+/// Returns the columns that a column is made of, including itself: more than one if it is derived.
 pub(super) fn sources<'a>(config: &'a DataConfig, column: &'a str) -> HashSet<&'a str> {
     let mut sources = HashSet::from([column]);
-    // A column is derived from columns of the file, or such as are derived before it.
+    // A column is derived from columns of the file or from columns derived before it.
     for derive in config.derive.iter().rev().filter(|derive| !derive.from.is_empty()) {
         if sources.contains(derive.name.as_str()) {
             sources.extend(derive.from.iter().map(String::as_str));
@@ -102,8 +102,8 @@ pub(super) fn sources<'a>(config: &'a DataConfig, column: &'a str) -> HashSet<&'
     sources
 }
 
-/// The columns that a pass over the rows looks at: all that the features are made of, and the time
-/// and the label where they are needed.
+/// Returns the columns that a pass over the rows reads: all sources of the features, and those of
+/// the time and the label where they are needed.
 fn needed<'a>(
     config: &'a DataConfig,
     tables: &[SideTable],

@@ -1,4 +1,4 @@
-//! What stands under `[data]` in a configuration file.
+//! The keys under `[data]` in a configuration file.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,7 +15,7 @@ use super::label::Label;
 use super::part::Part;
 use crate::ops::Pooling;
 
-/// Which files to read, and what their columns mean: `[data]`.
+/// The files to read, and the meaning of their columns: `[data]`.
 ///
 /// ```
 /// # use bagdot::data::DataConfig;
@@ -37,7 +37,7 @@ use crate::ops::Pooling;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// How the files are written.
+    /// The syntax of the files.
     pub format: Format,
     /// The files, read in this order; one path or a list. Relative paths count from the folder of
     /// the configuration file.
@@ -57,17 +57,18 @@ pub struct DataConfig {
     /// and numbers are always trimmed; the other fields of a Criteo file, which have no blanks
     /// around them, never are.
     pub trim: Option<bool>,
-    /// The longest field of a delimited file, in bytes, with its quotes: 1048576 unless set. What
-    /// is longer is an error.
+    /// The longest field of a delimited file, in bytes, with its quotes: 1048576 unless set. A
+    /// longer one is an error.
     pub max_field_bytes: Option<usize>,
-    /// A column that holds 0 or 1, or a condition such as `rating >= 4`, `y = yes` or `y != no`.
+    /// The label: a column that holds 0 or 1, or a condition such as `rating >= 4`, `y = yes` or `y
+    /// != no`.
     ///
-    /// A condition is a column, one of `>= <= > < = !=`, and a value. If the value is a number,
-    /// numbers are compared, as the decimals that they are written as: exact at any size, and `007`
-    /// is 7. A row whose column holds no number is an error then, since it belongs to neither
-    /// class. `=` and `!=` also compare with a text.
+    /// A condition is a column, one of `>= <= > < = !=`, and a value. If the value is a number, the
+    /// comparison is numeric, on decimals as they are written: exact at any size, and `007` equals
+    /// 7. A row whose column holds no number is an error then, since it belongs to neither class.
+    /// `=` and `!=` also compare with a text.
     pub label: Option<String>,
-    /// Which rows train, which validate and which test.
+    /// The assignment of rows to training, validation and test.
     pub split: Split,
     /// Side tables, whose columns become columns of every row.
     pub join: Vec<Join>,
@@ -77,11 +78,11 @@ pub struct DataConfig {
     pub dense: Vec<Dense>,
     /// The columns that are looked up in embedding tables.
     pub categorical: Vec<Categorical>,
-    /// The largest share of values that training has not seen, in a categorical column at
-    /// evaluation and prediction, and of keys that a side table lacks: more than that is an error.
-    /// Without it there is none; what is unusual is reported.
+    /// The largest share of unknown values: values of a categorical column at evaluation and
+    /// prediction that training has not seen, or keys that a side table lacks. A larger share is an
+    /// error. Unless set there is no limit; unusual shares are only reported.
     pub max_unknown: Option<f64>,
-    /// How the 26 categorical columns of a Criteo file are encoded, if `categorical` does not say.
+    /// The encoding of the 26 categorical columns of a Criteo file, unless `categorical` is set.
     pub criteo: Option<Criteo>,
 }
 
@@ -99,7 +100,7 @@ pub enum Format {
     Criteo,
 }
 
-/// Which rows train, which validate and which test.
+/// The assignment of rows to training, validation and test.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Split {
@@ -107,7 +108,7 @@ pub enum Split {
     /// `i` has `u = (i * 0x9E3779B97F4A7C15 mod 2^64) / 2^64` and is a test row if `u < test`, else
     /// a validation row if `u < test + validation`.
     Hash {
-        /// Another seed gives another split.
+        /// The seed of the hash; each seed gives another split.
         #[serde(default)]
         seed: u64,
         /// The share of the validation rows.
@@ -117,8 +118,8 @@ pub enum Split {
         #[serde(default = "three_sixteenths")]
         test: f64,
     },
-    /// By time: the latest rows test, those before them validate. Rows of the same time stay
-    /// together, in the later part.
+    /// By time: the latest rows are test rows, those before them validation rows. Rows of the same
+    /// time stay together, in the later part.
     Time {
         /// The column that holds the time, as a number.
         column: String,
@@ -129,20 +130,20 @@ pub enum Split {
         #[serde(default = "one_tenth")]
         test: f64,
     },
-    /// As the files `train`, `validation` and `test` say.
+    /// By file, as the settings `train`, `validation` and `test` say.
     File {},
 }
 
-/// A side table: its columns become columns of every row that has the same key.
+/// A side table. Its columns become columns of every row that has the same key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Join {
-    /// The side table, a delimited file with a header.
+    /// The path of the side table, a delimited file with a header.
     pub path: PathBuf,
-    /// The key: a column of both, or one of each. Where the side table lacks a row's key, the
-    /// joined columns are empty.
+    /// The key: a column of both tables, or one column of each. If the side table lacks a row's
+    /// key, the joined columns are empty.
     pub on: JoinOn,
-    /// The character between the fields of the side table, if it is not that of the data files.
+    /// The character between the fields of the side table; that of the data files unless set.
     pub delimiter: Option<char>,
 }
 
@@ -154,26 +155,26 @@ pub struct Join {
     expecting = "a column, or { left = \"column here\", right = \"column there\" }"
 )]
 pub enum JoinOn {
-    /// The column has the same name in both.
+    /// The name of the key column in both tables.
     Same(String),
-    /// The column has two names.
+    /// The two names of the key column.
     Pair {
-        /// Its name in the rows, which may be a column of an earlier join.
+        /// The name in the rows; it may be a column of an earlier join.
         left: String,
-        /// Its name in the side table.
+        /// The name in the side table.
         right: String,
     },
 }
 
 impl JoinOn {
-    /// The key's column in the rows.
+    /// Returns the name of the key column in the rows.
     pub fn left(&self) -> &str {
         match self {
             Self::Same(column) | Self::Pair { left: column, .. } => column,
         }
     }
 
-    /// The key's column in the side table.
+    /// Returns the name of the key column in the side table.
     pub fn right(&self) -> &str {
         match self {
             Self::Same(column) | Self::Pair { right: column, .. } => column,
@@ -181,22 +182,23 @@ impl JoinOn {
     }
 }
 
-/// A new column: what a regular expression captures in another column, or the combination of
-/// several columns. It is empty where the expression does not match.
+/// A new column: the text that a regular expression captures in another column, or the combination
+/// of several columns. It is empty in rows that the expression does not match.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Derive {
     /// The name of the new column.
     pub name: String,
-    /// A column of the file, of a side table, or derived before this one; or a list of them, whose
-    /// texts are put together with a space in between.
+    /// The source: a column of the file, of a side table, or derived before this one; or a list of
+    /// columns, whose texts are joined by a space.
     #[serde(deserialize_with = "one_or_many")]
     pub from: Vec<String>,
-    /// A regular expression; the text of its first group becomes the value (without a group, the
-    /// whole match). Default: all of the text.
+    /// A regular expression. The text of its first group becomes the value; without a group, the
+    /// whole match. Default: the whole text.
     #[serde(default = "whole_text")]
     pub pattern: String,
-    /// If set, the text must be a number, and is rounded down to a multiple of this one.
+    /// The size of buckets. If set, the text must be a number, and is rounded down to a multiple of
+    /// it.
     pub bucket: Option<f64>,
 }
 
@@ -204,29 +206,29 @@ pub struct Derive {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dense {
-    /// The column.
+    /// The name of the column.
     pub column: String,
     /// The transforms of the number, one or several, in the order of their application. Only the
     /// last may be fitted to the data. Default: `["signed_log1p", "zscore"]`, which suits amounts
-    /// and counts of any magnitude, and times; `"none"` for nothing.
+    /// and counts of any magnitude, and times. `"none"` applies no transform.
     #[serde(deserialize_with = "one_or_many")]
     pub transform: Vec<Transform>,
-    /// What stands for a missing number.
+    /// The substitute for a missing number.
     pub missing: Missing,
-    /// If not 0, a categorical feature `column.bins` says in which of this many quantiles of the
-    /// training rows the number lies, before the transforms. Its row 0 stands for a missing number,
-    /// its row 1 for the first quantile.
+    /// The number of quantile bins; 0 for none. If set, the categorical feature `column.bins` holds
+    /// the quantile of the training rows in which the number lies, before the transforms. Row 0 of
+    /// its table stands for a missing number, row 1 for the first quantile.
     pub bins: usize,
-    /// Whether the number is not what the column holds, but how many training rows hold the same
-    /// text.
+    /// Set if the number is the count of training rows with the same text, instead of the text's
+    /// own number.
     pub count: bool,
 }
 
-/// What is done to a number.
+/// A function that is applied to a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transform {
-    /// Nothing: the model reads the number as it is.
+    /// The identity: the model reads the number as it is.
     None,
     /// `ln(1 + x)`, for numbers above -1.
     Log1p,
@@ -240,7 +242,7 @@ pub enum Transform {
 }
 
 impl fmt::Display for Transform {
-    /// Writes it as a configuration names it.
+    /// Writes the transform's name in configurations.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "none",
@@ -252,7 +254,7 @@ impl fmt::Display for Transform {
     }
 }
 
-/// What stands for a missing number.
+/// The substitute for a missing number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", expecting = "\"mean\", \"zero\", \"error\" or a number")]
 pub enum Missing {
@@ -261,31 +263,32 @@ pub enum Missing {
     Mean,
     /// 0, after the transforms.
     Zero,
-    /// Nothing does: it is an error.
+    /// No substitute: a missing number is an error.
     Error,
-    /// This number, before the transforms.
+    /// The given number, before the transforms.
     #[serde(untagged)]
     Value(f64),
 }
 
-/// A column that is looked up in an embedding table.
+/// A column whose values select rows of an embedding table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Categorical {
-    /// The column.
+    /// The name of the column.
     pub column: String,
-    /// What stands between the values of a column with several; they make a bag. Without it there
-    /// is one value.
+    /// The text between the values of a multi-valued column, whose values make a bag. Without it
+    /// the column has one value.
     pub separator: Option<String>,
-    /// How often a value must occur in the training rows to have a row of its own: 1 unless set.
+    /// The number of training rows in which a value must occur to have a row of its own: 1 unless
+    /// set.
     pub min_count: Option<u32>,
-    /// If set, there is no dictionary: row `1 + h % hash` stands for a value whose
-    /// [`hash64`](super::hash64) is `h`.
+    /// The number of rows of a hashed column. If set, there is no dictionary: a value whose
+    /// [`hash64`](super::hash64) is `h` has row `1 + h % hash`.
     pub hash: Option<u32>,
-    /// How the rows of a bag become one vector.
+    /// The function that reduces the rows of a bag to one vector.
     #[serde(default)]
     pub pooling: Pooling,
-    /// What becomes of a value without a row: `row` unless set, `drop` if there is a separator.
+    /// The treatment of a value without a row: `row` unless set, `drop` if there is a separator.
     pub unknown: Option<Unknown>,
 }
 
@@ -295,23 +298,23 @@ impl Categorical {
     }
 }
 
-/// What becomes of a value without a row of its own.
+/// The treatment of a value without a row of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unknown {
-    /// It is left out of the bag.
+    /// The value is left out of the bag.
     Drop,
-    /// It becomes row 0.
+    /// The value becomes row 0.
     Row,
 }
 
-/// How the categorical columns of a Criteo file are encoded: `[data.criteo]`.
+/// The encoding of the categorical columns of a Criteo file: `[data.criteo]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Criteo {
-    /// As in [`Categorical`], but 10 unless set.
+    /// Like [`Categorical::min_count`], but 10 unless set.
     pub min_count: Option<u32>,
-    /// As in [`Categorical`].
+    /// Like [`Categorical::hash`].
     pub hash: Option<u32>,
 }
 
@@ -335,8 +338,8 @@ fn one_tenth() -> f64 {
 }
 
 impl DataConfig {
-    /// The files that hold the rows of a part: with a split by file its own ones, else those of
-    /// `train` for every part.
+    /// Returns the files that hold the rows of a part: its own files with a split by file, else the
+    /// files of `train`.
     pub fn files(&self, part: Part, folder: &Path) -> Vec<PathBuf> {
         let paths = match (&self.split, part) {
             (Split::File {}, Part::Validation) => &self.validation,
@@ -346,13 +349,13 @@ impl DataConfig {
         paths.iter().map(|path| folder.join(path)).collect()
     }
 
-    /// All files that are read, side tables included.
+    /// Returns all files that are read, side tables included.
     pub fn inputs(&self, folder: &Path) -> Vec<PathBuf> {
         let rows = self.train.iter().chain(&self.validation).chain(&self.test);
         rows.chain(self.join.iter().map(|join| &join.path)).map(|path| folder.join(path)).collect()
     }
 
-    /// Returns the settings with all defaults filled in, above all those of a Criteo file. A model
+    /// Returns the settings with all defaults filled in, including those of a Criteo file. A model
     /// is stored with these settings, so that an empty list of transforms in a stored column means
     /// none.
     pub(crate) fn with_defaults(&self) -> Self {
@@ -371,7 +374,7 @@ impl DataConfig {
             }
         }
         for dense in config.dense.iter_mut().filter(|dense| dense.transform.is_empty()) {
-            // Numbers may be negative, as I2 of Criteo is, of which a plain log1p has no value.
+            // Numbers may be negative, such as I2 of Criteo, where a plain log1p has no value.
             dense.transform = vec![Transform::SignedLog1p, Transform::Zscore];
         }
         config
@@ -386,7 +389,8 @@ impl DataConfig {
         Ok(if self.trims() { label.trimmed() } else { label })
     }
 
-    /// Returns the dialect of the data files. The delimiter has been checked to be a byte.
+    /// Returns the dialect of the data files. [`Self::validate`] has checked that the delimiter is
+    /// a byte.
     pub(crate) fn dialect(&self) -> Dialect {
         Dialect {
             delimiter: self.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(b','),
@@ -401,7 +405,7 @@ impl DataConfig {
     }
 }
 
-/// Reads either one value or a list of them.
+/// Reads one value or a list of values.
 fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {

@@ -1,4 +1,4 @@
-//! Files that hold something else than text, told by how they begin.
+//! Recognises files that hold something other than text, by their first bytes.
 
 use super::error::DataError;
 
@@ -19,13 +19,13 @@ impl Packing {
     pub(crate) fn of(head: &[u8]) -> Option<Self> {
         match head {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
-            // A frame, or one that is to be skipped, before which a frame may stand.
+            // A frame, or a skippable frame, which may precede others.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
             _ => None,
         }
     }
 
-    /// Its name.
+    /// Returns the name of the format.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
@@ -38,7 +38,7 @@ const UNPACK: &str = "unpack it, and name the text file that is inside";
 const EXPORT: &str = "save it as CSV, and name that file";
 const CONVERT: &str = "convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`";
 
-/// The formats that begin with bytes with which no text begins.
+/// The formats that begin with bytes that no text begins with.
 const MAGIC: [(&[u8], &str, &str); 14] = [
     (b"PK\x03\x04", "a zip archive", UNPACK),
     (b"PK\x05\x06", "an empty zip archive", UNPACK),
@@ -72,7 +72,8 @@ const MAGIC: [(&[u8], &str, &str); 14] = [
     (b"\xfe\xff", "text in UTF-16", CONVERT),
 ];
 
-/// The formats that begin with letters: data are no text if bytes follow that no text contains.
+/// The formats that begin with letters. A file is one of them only if bytes follow that no text
+/// contains.
 const LETTERS: [(&[u8], &str, &str); 6] = [
     (b"PAR1", "a Parquet file", EXPORT),
     (
@@ -90,7 +91,7 @@ const LETTERS: [(&[u8], &str, &str); 6] = [
     (b"Obj\x01", "an Avro file", EXPORT),
 ];
 
-/// The error for data that begin with `head` and are no text.
+/// Refuses data that begin with `head` if they are not text.
 pub(crate) fn refuse(file: &str, head: &[u8]) -> Result<(), DataError> {
     match recognise(head) {
         Some((what, remedy)) => Err(DataError::NoText { file: file.to_owned(), what, remedy }),
@@ -122,8 +123,8 @@ fn recognise(head: &[u8]) -> Option<(&'static str, &'static str)> {
     known.or_else(|| is_utf16(head).then_some(("text in UTF-16", CONVERT)))
 }
 
-/// Checks whether a text without a byte order mark is UTF-16: every other one of its first bytes is
-/// 0 if its first letters are those of ASCII.
+/// Returns whether a text without a byte order mark is UTF-16. If its first letters are ASCII,
+/// every other one of its first bytes is 0.
 fn is_utf16(head: &[u8]) -> bool {
     let (pairs, _) = head[..head.len().min(16)].as_chunks::<2>();
     let all = |is: fn(&[u8; 2]) -> bool| pairs.len() > 1 && pairs.iter().all(is);

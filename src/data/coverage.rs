@@ -10,22 +10,22 @@ use super::shown::shortened;
 use super::unknown_share::UnknownShare;
 
 /// The shares of unknown values of the columns and side tables. Hashed columns are left out, since
-/// they know every value.
+/// every value has a row there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Coverage {
-    /// The categorical columns, and the dense ones that count their values.
+    /// The shares of the categorical columns, and of the dense ones that count their values.
     pub columns: Vec<UnknownShare>,
-    /// The side tables.
+    /// The shares of the side tables.
     pub joins: Vec<UnknownShare>,
 }
 
 impl Coverage {
-    /// All shares that are worth a warning.
+    /// Returns the shares that are worth a warning.
     pub fn notable(&self) -> impl Iterator<Item = &UnknownShare> {
         self.columns.iter().chain(&self.joins).filter(|share| share.is_notable())
     }
 
-    /// Refuses a share above the limit.
+    /// Fails if a share is above the limit.
     pub(super) fn check(&self, limit: Option<f64>) -> Result<()> {
         let shares = self.columns.iter().chain(&self.joins);
         match limit.and_then(|limit| {
@@ -56,8 +56,8 @@ impl Tally {
         }
     }
 
-    /// Counts values of a column, of which there are the words and the rows of its table. `long` is
-    /// the first unknown one that has no word.
+    /// Counts the values of a column, given as words with the rows of its table. `long` is the
+    /// first unknown text that has no word.
     pub(super) fn add_words(&mut self, words: &[u64], rows: &[u32], long: Option<String>) {
         let is_unknown = |(&word, &row): (&u64, &u32)| (row == 0) & (word != EMPTY);
         let unknown = words.iter().zip(rows).map(|pair| u64::from(is_unknown(pair))).sum::<u64>();

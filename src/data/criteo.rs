@@ -1,5 +1,5 @@
-//! The Criteo click logs: a label, 13 integers and 26 categories between tabs, without header or
-//! quotes.
+//! Reads the Criteo click logs: a label, 13 integers and 26 categories between tabs, without header
+//! or quotes.
 
 use std::io::Read;
 
@@ -13,26 +13,27 @@ const INTEGERS: usize = 13;
 const CATEGORIES: usize = 26;
 const FIELDS: usize = 1 + INTEGERS + CATEGORIES;
 
-/// Rows have about 230 bytes; one that does not fit the buffer is no row.
+/// The size of the buffer. Rows have about 230 bytes; one that does not fit is refused.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Rows begin this far into the buffer, so that there are eight bytes before the end of each field.
+/// The offset of the first row in the buffer, so that eight bytes precede the end of each field.
 const MARGIN: usize = 8;
 
-/// How much is read at a time: little enough to be still in the cache when it is split.
+/// The number of bytes that are read at a time: few enough that they are still in the cache when
+/// they are split.
 const READ_BYTES: usize = 1 << 17;
 
-/// `I1` to `I13`.
+/// Returns `I1` to `I13`.
 pub(crate) fn integer_columns() -> impl Iterator<Item = String> {
     (1..=INTEGERS).map(|k| format!("I{k}"))
 }
 
-/// `C1` to `C26`.
+/// Returns `C1` to `C26`.
 pub(crate) fn category_columns() -> impl Iterator<Item = String> {
     (1..=CATEGORIES).map(|k| format!("C{k}"))
 }
 
-/// Where the fields of a row end, counted from its beginning.
+/// The ends of a row's fields, counted from its beginning.
 struct Fields {
     ends: [u32; FIELDS],
     count: usize,
@@ -41,7 +42,7 @@ struct Fields {
 impl Fields {
     #[inline]
     fn push(&mut self, end: usize) {
-        // Fields beyond the last one are only counted, so that the error can tell their number.
+        // Fields beyond the last one are only counted, for the error that names their number.
         if let Some(slot) = self.ends.get_mut(self.count) {
             *slot = end as u32;
         }
@@ -49,8 +50,8 @@ impl Fields {
     }
 }
 
-/// The bytes of a word that are tabs or line feeds, marked by their highest bits. Fields are so
-/// short that a search for each would take longer.
+/// Marks the bytes of a word that are tabs or line feeds, by their highest bits. Fields are so
+/// short that a search for each separator would take longer.
 #[inline]
 fn separators(word: u64) -> u64 {
     equal(word, b'\t') | equal(word, b'\n')
@@ -63,8 +64,8 @@ pub(crate) struct CriteoLines {
     label_required: bool,
     header: Vec<String>,
     buffer: Box<[u8]>,
-    /// `buffer[row..]` begins with the row at hand, `buffer[next..]` with the one after it; text is
-    /// there up to `filled`.
+    /// `buffer[row..]` begins with the current row, `buffer[next..]` with the one after it. The
+    /// buffer is filled up to `filled`.
     row: usize,
     next: usize,
     filled: usize,
@@ -74,7 +75,8 @@ pub(crate) struct CriteoLines {
 }
 
 impl CriteoLines {
-    /// Rows without a label have 39 fields, which is an error where the label is required.
+    /// Opens a file. Rows without a label have 39 fields, which is an error if the label is
+    /// required.
     pub(crate) fn open(file: String, text: Box<dyn Read + Send>, label_required: bool) -> Self {
         let header = std::iter::once(LABEL.to_owned())
             .chain(integer_columns())
@@ -97,17 +99,17 @@ impl CriteoLines {
         }
     }
 
-    /// The names of the columns.
+    /// Returns the names of the columns.
     pub(crate) fn header(&self) -> &[String] {
         &self.header
     }
 
-    /// The line of the row.
+    /// Returns the line of the current row.
     pub(crate) fn line(&self) -> u64 {
         self.line
     }
 
-    /// Goes on to the next row that is not blank; false at the end.
+    /// Advances to the next row that is not blank; returns false at the end.
     pub(crate) fn advance(&mut self) -> Result<bool> {
         loop {
             if !self.split_line()? {
@@ -129,10 +131,11 @@ impl CriteoLines {
         }
     }
 
-    /// A field of the row, in the order of the header; empty if there is none.
+    /// Returns a field of the row, by its position in the header; empty if the row has no such
+    /// field.
     #[inline]
     pub(crate) fn field(&self, k: usize) -> &[u8] {
-        // Without a label, all fields have moved to the left.
+        // Without a label, all fields are one position to the left.
         let Some(k) =
             k.checked_sub(FIELDS.saturating_sub(self.fields.count)).filter(|&k| k < FIELDS)
         else {
@@ -142,7 +145,7 @@ impl CriteoLines {
         &self.buffer[self.row + start..self.row + self.fields.ends[k] as usize]
     }
 
-    /// The fields' [`word_of`](super::hash::word_of), or [`LONG`].
+    /// Returns each field's word ([`word_of`](super::hash::word_of)), or [`LONG`] if it has none.
     #[inline]
     pub(crate) fn words(&self) -> &[u64] {
         &self.words
@@ -150,13 +153,14 @@ impl CriteoLines {
 
     fn find_words(&mut self) {
         let Self { buffer, row, fields, words, .. } = self;
-        // Without a label, all fields have moved to the left.
+        // Without a label, all fields are one position to the left.
         let missing = FIELDS.saturating_sub(fields.count);
         words[..missing].fill(EMPTY);
         let mut start = *row;
         for (word, &end) in words[missing..].iter_mut().zip(&fields.ends) {
             let end = *row + end as usize;
-            // The text is at the end of eight bytes, and there are as many before each row.
+            // The eight bytes before `end` hold the text at their end. `MARGIN` ensures that they
+            // exist.
             let bytes = buffer[end - MARGIN..end].try_into().map_or(0, u64::from_le_bytes);
             let length = end - start;
             let bytes = bytes.checked_shr(64u32.wrapping_sub(8 * length as u32)).unwrap_or(0);
@@ -165,7 +169,7 @@ impl CriteoLines {
         }
     }
 
-    /// Finds the ends of the fields of the next line; false at the end of the file.
+    /// Finds the ends of the fields of the next line; returns false at the end of the file.
     fn split_line(&mut self) -> Result<bool> {
         self.row = self.next;
         self.fields.count = 0;
@@ -190,8 +194,8 @@ impl CriteoLines {
         }
     }
 
-    /// Finds the ends of the fields from `scanned` on; gives where the line ends, if it does so in
-    /// the buffer.
+    /// Finds the ends of the fields from `scanned` on. Returns the end of the line if it is in the
+    /// buffer.
     fn split_until_feed(&mut self, scanned: usize) -> Option<usize> {
         let Self { buffer, row, filled, fields, .. } = self;
         let (words, rest) = buffer[scanned..*filled].as_chunks::<8>();
@@ -220,8 +224,8 @@ impl CriteoLines {
         self.line += 1;
     }
 
-    /// Moves the row to the front of the buffer and reads on behind it; false at the end of the
-    /// file.
+    /// Moves the row to the front of the buffer and reads more after it; returns false at the end
+    /// of the file.
     fn refill(&mut self) -> Result<bool> {
         self.buffer.copy_within(self.row..self.filled, MARGIN);
         self.filled -= self.row - MARGIN;
@@ -251,7 +255,7 @@ mod tests {
     use super::super::hash::word_of;
     use super::*;
 
-    /// A reader that gives a few bytes at a time.
+    /// A reader that returns a few bytes at a time.
     struct Trickle(Cursor<Vec<u8>>);
     impl Read for Trickle {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

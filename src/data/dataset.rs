@@ -3,8 +3,8 @@
 use super::coverage::Coverage;
 use crate::size::filled;
 
-/// What a model reads. It is meant to be filled again and again: once it is warm, nothing is
-/// allocated.
+/// The input of a model. A batch is meant to be filled repeatedly: once its buffers have grown,
+/// filling it allocates nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// The number of rows (B).
@@ -31,12 +31,12 @@ pub struct Dataset {
     pub(super) coverage: Coverage,
 }
 
-/// The ids of a feature.
+/// The ids of one feature.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Column {
-    /// One for each row.
+    /// One id per row.
     Single(Vec<u32>),
-    /// Those of row `r` are `ids[ends[r - 1]..ends[r]]`.
+    /// A bag of ids per row: row `r` has `ids[ends[r - 1]..ends[r]]`.
     Bags { ids: Vec<u32>, ends: Vec<usize> },
 }
 
@@ -46,7 +46,7 @@ impl Column {
         self.push_with(|| id, |ids| ids.push(id));
     }
 
-    /// Appends a row: its one id, or its bag of ids.
+    /// Appends a row: the id, or the bag of ids, whichever this column holds.
     #[inline]
     pub(super) fn push_with(&mut self, id: impl FnOnce() -> u32, bag: impl FnOnce(&mut Vec<u32>)) {
         match self {
@@ -70,7 +70,7 @@ impl Column {
 }
 
 impl Dataset {
-    /// No rows yet; for each feature, whether its rows have bags.
+    /// Makes an empty dataset; `has_bags` tells for each feature whether its rows have bags.
     pub(super) fn new(num_dense: usize, has_bags: impl Iterator<Item = bool>) -> Self {
         let column = |bags| match bags {
             true => Column::Bags { ids: Vec::new(), ends: Vec::new() },
@@ -86,17 +86,17 @@ impl Dataset {
         }
     }
 
-    /// The number of rows.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are no rows.
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// The labels, 0 or 1.
+    /// Returns the labels, 0 or 1.
     pub fn labels(&self) -> &[f32] {
         &self.labels
     }
@@ -107,21 +107,21 @@ impl Dataset {
         &self.coverage
     }
 
-    /// Fills `batch` with these rows, in this order. A row may be taken more than once.
+    /// Fills `batch` with the given rows, in the given order. A row may be taken more than once.
     ///
     /// # Panics
-    /// If a row is not below [`Self::len`], as indexing a slice does.
+    /// Panics if a row is not below [`Self::len`], as indexing a slice does.
     pub fn gather(&self, rows: &[u32], batch: &mut Batch) {
         self.gather_rows(rows.iter().map(|&row| row as usize), batch);
     }
 
-    /// How often each id of a feature occurs, for ids below `num_embeddings`.
+    /// Returns the number of occurrences of each id of a feature, for ids below `num_embeddings`.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    /// Returns [`Error::OutOfMemory`](crate::Error::OutOfMemory) if the counts cannot be allocated.
     ///
     /// # Panics
-    /// If there is no such feature, as indexing a slice does.
+    /// Panics if there is no such feature, as indexing a slice does.
     pub fn id_counts(&self, feature: usize, num_embeddings: usize) -> crate::Result<Vec<u32>> {
         let mut counts = filled(num_embeddings, 0)?;
         let (Column::Single(ids) | Column::Bags { ids, .. }) = &self.columns[feature];
@@ -133,7 +133,7 @@ impl Dataset {
         Ok(counts)
     }
 
-    /// The number of ids of all features and rows.
+    /// Returns the number of ids of all features and rows.
     pub fn num_ids(&self) -> usize {
         self.columns.iter().map(|(Column::Single(ids) | Column::Bags { ids, .. })| ids.len()).sum()
     }
@@ -173,7 +173,7 @@ impl Dataset {
         }
     }
 
-    /// Forgets all rows, but keeps their memory.
+    /// Removes all rows, but keeps their memory.
     pub(super) fn clear(&mut self) {
         self.dense.clear();
         self.labels.clear();

@@ -1,10 +1,10 @@
-//! Fields between delimiters, quoted as in RFC 4180, with a header.
+//! Reads delimited text with a header, quoted as in RFC 4180.
 //!
-//! A field that begins with a quote ends with one, and in between a quote is written twice; text
-//! between the closing quote and the delimiter belongs to it. Quotes elsewhere are letters like all
-//! others. Blanks and tabs around fields are no part of them unless they are kept: not where they
-//! stand inside quotes, and before an opening quote they are skipped, as by `skipinitialspace` in
-//! Python and pandas and by `strip.white` in R.
+//! A field that begins with a quote ends with one. Between them, a quote is written twice; text
+//! between the closing quote and the delimiter belongs to the field. Elsewhere a quote is an
+//! ordinary character. Unless they are kept, blanks and tabs around a field are removed, except
+//! inside quotes. Blanks before an opening quote are skipped, as by `skipinitialspace` in Python
+//! and pandas and by `strip.white` in R.
 
 use std::io::{ErrorKind, Read};
 use std::ops::Range;
@@ -12,21 +12,21 @@ use std::ops::Range;
 use super::bytes::{equal, is_blank};
 use super::error::{DataError, Place, Result};
 
-/// The longest row that is read.
+/// The largest size of a row in bytes.
 pub(crate) const MAX_ROW_BYTES: usize = 1 << 28;
 
-/// The most columns of a file.
+/// The largest number of columns of a file.
 const MAX_COLUMNS: usize = 100_000;
 
-/// The number of bytes that are read at a time: few enough to be still in the cache when they are
-/// split.
+/// The number of bytes that are read at a time: few enough that they are still in the cache when
+/// they are split.
 const READ_BYTES: usize = 1 << 17;
 
 /// The syntax of the fields of a file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dialect {
     pub(crate) delimiter: u8,
-    /// Tells whether blanks and tabs around fields are removed.
+    /// Set if blanks and tabs around fields are removed.
     pub(crate) trim: bool,
     pub(crate) max_field_bytes: usize,
 }
@@ -38,30 +38,30 @@ struct Field {
     end: u32,
 }
 
-/// The state of the quotes of the field that is being read.
+/// The state of the quotes in the current field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Quote {
-    /// No quote has been seen that opens it.
+    /// No opening quote has been found.
     None,
-    /// A quote has opened it.
+    /// An opening quote has been found.
     Open,
-    /// The closing quote has been seen, here.
+    /// The closing quote has been found, at position `at`.
     Closed { at: usize },
 }
 
-/// The field at hand. Places count from the beginning of the row.
+/// The scan of the current field. Positions count from the beginning of the row.
 #[derive(Clone, Copy, Debug)]
 struct Scan {
-    /// The place at which the field begins, and the one at which reading goes on.
+    /// The position at which the field begins, and the one at which the scan continues.
     start: usize,
     at: usize,
     quote: Quote,
-    /// The place and the line of the opening quote, if there is one.
+    /// The position and the line of the opening quote, if there is one.
     opened_at: usize,
     opened_line: u64,
     has_pairs: bool,
     has_line_ends: bool,
-    /// Line ends since the row began.
+    /// The number of line ends since the row began.
     line_ends: u64,
 }
 
@@ -85,28 +85,28 @@ pub(crate) struct Delimited {
     dialect: Dialect,
     header: Vec<String>,
     buffer: Vec<u8>,
-    /// `buffer[row..]` begins with the row at hand, `buffer[next..]` with the one after it; text is
-    /// there up to `filled`.
+    /// `buffer[row..]` begins with the current row, `buffer[next..]` with the one after it. The
+    /// buffer is filled up to `filled`.
     row: usize,
     next: usize,
     filled: usize,
     at_end: bool,
     fields: Vec<Field>,
-    /// The number of fields of the row, of which `fields` holds no more than `max_fields`.
+    /// The number of fields of the row. `fields` holds at most `max_fields` of them.
     count: usize,
     max_fields: usize,
     scan: Scan,
-    /// The line on which the row begins, and the one on which the next row does.
+    /// The line on which the row begins, and the line on which the next row begins.
     line: u64,
     next_line: u64,
-    /// The line of a field of the row that is too long.
+    /// The line of the first field of the row that is too long.
     too_long: Option<u64>,
-    /// The number of fields with line ends inside, and the line on which the first of them begins.
+    /// The number of fields that contain line ends, and the line on which the first of them begins.
     multiline: (u64, u64),
 }
 
 impl Delimited {
-    /// Reads the header.
+    /// Opens a file and reads its header.
     pub(crate) fn open(file: String, text: Box<dyn Read + Send>, dialect: Dialect) -> Result<Self> {
         let mut this = Self {
             file,
@@ -151,12 +151,12 @@ impl Delimited {
         Ok(this)
     }
 
-    /// The names of the columns.
+    /// Returns the names of the columns.
     pub(crate) fn header(&self) -> &[String] {
         &self.header
     }
 
-    /// Goes on to the next row; false at the end.
+    /// Advances to the next row; returns false at the end.
     pub(crate) fn advance(&mut self) -> Result<bool> {
         if !self.read()? {
             return Ok(false);
@@ -173,7 +173,7 @@ impl Delimited {
         Ok(true)
     }
 
-    /// A field of the row; empty if there is none.
+    /// Returns a field of the row; empty if the row has no such field.
     #[inline]
     pub(crate) fn field(&self, k: usize) -> &[u8] {
         let row = &self.buffer[self.row..self.next];
@@ -183,7 +183,7 @@ impl Delimited {
             .unwrap_or_default()
     }
 
-    /// The line on which the row begins.
+    /// Returns the line on which the row begins.
     pub(crate) fn line(&self) -> u64 {
         self.line
     }
@@ -192,13 +192,13 @@ impl Delimited {
         Place { file: &self.file, line: self.line() }
     }
 
-    /// The number of fields so far that have line ends inside, and the line on which the first of
-    /// them begins.
+    /// Returns the number of fields so far that contain line ends, and the line on which the first
+    /// of them begins.
     pub(crate) fn multiline_fields(&self) -> (u64, u64) {
         self.multiline
     }
 
-    /// Reads the next line that is not blank.
+    /// Reads the next line that is not blank; returns false at the end.
     fn read(&mut self) -> Result<bool> {
         self.begin_row();
         loop {
@@ -229,8 +229,7 @@ impl Delimited {
         self.too_long = None;
     }
 
-    /// Finds the fields of the row from where that was left off; gives where the row ends, if it
-    /// does so in the buffer.
+    /// Continues to find the fields of the row. Returns the end of the row if it is in the buffer.
     fn split(&mut self) -> Option<usize> {
         loop {
             if self.scan.quote == Quote::Open {
@@ -254,8 +253,8 @@ impl Delimited {
         }
     }
 
-    /// Finds the ends of fields, up to one of these: the end of the row, a quote that opens a
-    /// field, the end of a field that had been opened.
+    /// Finds the ends of fields up to one of these: the end of the row, a quote that opens a field,
+    /// the end of a quoted field.
     fn find_end(&mut self) -> Option<End> {
         let Self {
             buffer,
@@ -316,7 +315,7 @@ impl Delimited {
         None
     }
 
-    /// Finds the quote that closes the field at hand.
+    /// Finds the quote that closes the current field.
     fn find_closing_quote(&mut self) -> Option<()> {
         let Self { buffer, row, filled, scan, multiline, .. } = self;
         let text = &buffer[*row..*filled];
@@ -344,7 +343,7 @@ impl Delimited {
         None
     }
 
-    /// Ends a field that a quote had opened at `end`.
+    /// Ends a quoted field at position `end`.
     fn end_quoted(&mut self, mut end: usize, is_last: bool) {
         let Quote::Closed { at: close } = self.scan.quote else { return };
         let Scan { start, opened_at, opened_line, has_pairs, line_ends, .. } = self.scan;
@@ -371,14 +370,14 @@ impl Delimited {
         self.fields.push(Field { start: start as u32, end: (inside + end - behind) as u32 });
     }
 
-    /// Moves the row to the front of the buffer and reads on behind it; false at the end of the
-    /// file.
+    /// Moves the row to the front of the buffer and reads more after it; returns false at the end
+    /// of the file.
     fn refill(&mut self) -> Result<bool> {
         self.buffer.copy_within(self.row..self.filled, 0);
         self.filled -= self.row;
         (self.row, self.next) = (0, 0);
         if self.at_end {
-            // The text ends with a line end: it must be inside a quoted field.
+            // The text ends with a line end, which must be inside a quoted field.
             let unclosed =
                 DataError::UnclosedQuote { file: self.file.clone(), line: self.scan.opened_line };
             return if self.filled > 0 { Err(unclosed) } else { Ok(false) };
@@ -405,8 +404,8 @@ impl Delimited {
         Ok(true)
     }
 
-    /// Checks that the row at the front of the buffer, of which more is to be read, is not too much
-    /// for one: all of it stays in memory.
+    /// Checks that the unfinished row at the front of the buffer is within the limits, since all of
+    /// it stays in memory.
     fn check_size(&self) -> Result<()> {
         let Self { filled: length, scan, line, dialect, .. } = *self;
         if self.count > self.max_fields && length > READ_BYTES {
@@ -447,17 +446,17 @@ impl Delimited {
     }
 }
 
-/// The result of [`Delimited::find_end`]. Places count from the beginning of the row.
+/// The result of [`Delimited::find_end`]. Positions count from the beginning of the row.
 enum End {
-    /// The line end that ends the row; the last field had no quotes.
+    /// The line end that ends the row, whose last field is unquoted.
     Row(usize),
     /// A quote that opens a field.
     Opens(usize),
-    /// The delimiter or line end behind a field that a quote had opened.
+    /// The delimiter or line end after a quoted field.
     Quoted(usize),
 }
 
-/// A field without quotes.
+/// Returns an unquoted field.
 #[inline(always)]
 fn plain_field(text: &[u8], range: Range<usize>, is_last: bool, trim: bool) -> Field {
     let Range { mut start, mut end } = range;
@@ -473,7 +472,7 @@ fn plain_field(text: &[u8], range: Range<usize>, is_last: bool, trim: bool) -> F
     Field { start: start as u32, end: end as u32 }
 }
 
-/// Makes one quote of each two; gives how long the text is then.
+/// Replaces each pair of quotes by one quote; returns the new length.
 fn unpair_quotes(text: &mut [u8]) -> usize {
     let (mut from, mut to) = (0, 0);
     while from < text.len() {
@@ -494,7 +493,7 @@ mod tests {
 
     const PLAIN: Dialect = Dialect { delimiter: b',', trim: true, max_field_bytes: 1 << 20 };
 
-    /// A reader that gives a few bytes at a time.
+    /// A reader that returns a few bytes at a time.
     struct Trickle(Cursor<Vec<u8>>);
     impl Read for Trickle {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -590,7 +589,7 @@ mod tests {
                 "{text:?}"
             );
         }
-        // Quotes within a field, and closed ones at the end.
+        // Quotes within a field, and closed quotes at the end.
         assert_eq!(rows("a,b\n1\",2\"\"\n").unwrap()[1].1, ["1\"", "2\"\""]);
         assert_eq!(rows("a,b\n\"1\"\"\",\"\"").unwrap()[1].1, ["1\"", ""]);
     }
@@ -627,7 +626,7 @@ mod tests {
             untrimmed("a, b \n 1 , \"2\"\"\n")[1],
             (2, vec![" 1 ".into(), " \"2\"\"".into()])
         );
-        // Blanks that delimit are no blanks; neither are others than those of ASCII.
+        // A blank that delimits is not trimmed, nor are blanks that are not ASCII.
         let blank = Dialect { delimiter: b' ', ..PLAIN };
         assert_eq!(
             rows_of(open(b"a b\n 2\n1\t \n", blank).unwrap()).unwrap()[1..],
@@ -650,7 +649,7 @@ mod tests {
                     Err(error) => break error.to_string(),
                 }
             };
-            // It stays an error.
+            // The error persists.
             assert_eq!(file.advance().unwrap_err().to_string(), error);
             (error, file.buffer.capacity() + file.fields.capacity() * size_of::<Field>())
         };
@@ -690,7 +689,7 @@ mod tests {
                 "{error}"
             );
         }
-        // The rows behind it can be read.
+        // The rows after it can be read.
         let mut file = open(b"a,b\n123456,1\n7,8\n", small).unwrap();
         assert!(file.advance().is_err() && file.advance().unwrap() && file.field(1) == b"8");
     }
@@ -706,7 +705,7 @@ mod tests {
         );
     }
 
-    /// The rows of the csv crate, which knows no limits, takes an open quote for closed, and keeps
+    /// Returns the rows of the csv crate, which has no limits, accepts an unclosed quote, and keeps
     /// blanks.
     fn rows_of_csv(text: &[u8]) -> Vec<Vec<Vec<u8>>> {
         let mut reader = csv::ReaderBuilder::new()
@@ -725,10 +724,10 @@ mod tests {
             pieces in prop::collection::vec(prop::sample::select(&[",", "\"", "\n", "\r\n", "a", " b", "cdefghijk", "é"][..]), 1..40)
         ) {
             let text = pieces.concat() + "\n";
-            // The csv crate takes a carriage return at the end of a row for a part of it.
+            // The csv crate treats a carriage return at the end of a row as part of it.
             let expected = rows_of_csv(text.replace('\r', "").as_bytes());
             let Ok(mut file) = open(text.as_bytes(), Dialect { trim: false, ..PLAIN }) else { return Ok(()) };
-            // A quote that is open at the end has taken all up to there.
+            // A quote that is open at the end extends to the end of the text.
             let mut rows = expected.iter();
             let header = rows.next().unwrap();
             prop_assert_eq!(file.header().len(), header.len());

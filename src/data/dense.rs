@@ -1,4 +1,4 @@
-//! Numbers: what is learned about a dense column, and how its values are encoded.
+//! The encoding of dense columns: what is learned about them, and how their values are encoded.
 
 use std::sync::LazyLock;
 
@@ -11,10 +11,10 @@ use super::number::{self, MAX_NUMBER, NOT_A_NUMBER};
 use super::rows::Row;
 use super::statistics::{Statistics, quantile, quantiles, rank};
 
-/// The most quantiles that are stored for a column.
+/// The largest number of quantiles that are stored for a column.
 const MAX_QUANTILES: usize = 1000;
 
-/// What a transform has learned.
+/// The fitted parameters of a transform.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Fitted {
@@ -35,22 +35,22 @@ impl Fitted {
     }
 }
 
-/// Everything learned about a dense column.
+/// Everything that has been learned about a dense column.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DenseEncoding {
     fitted: Fitted,
-    /// What a missing number is encoded as.
+    /// The encoding of a missing number.
     missing: f32,
     /// The lower bounds of all quantile bins but the first.
     bins: Vec<f64>,
-    /// How often each text occurs, if that is the number.
+    /// The count of each text, if the column's numbers are counts.
     counts: Option<Counts>,
 }
 
 impl DenseEncoding {
-    /// The number of row `row` before the transforms, and what it is encoded as; the number is
-    /// `None` if it is missing.
+    /// Returns the number of `row` in dense column `k` before the transforms, and its encoding. The
+    /// number is `None` if it is missing.
     #[inline]
     pub(crate) fn encode(
         &self,
@@ -63,31 +63,32 @@ impl DenseEncoding {
         };
         let encoded = self.fitted.apply(stateless(config, number, row, k)?) as f32;
         if !encoded.is_finite() {
-            const REASON: &str = "which the transforms carry beyond the range of f32: correct it, or use another transform";
+            const REASON: &str = "which the transforms turn into a number beyond the range of f32: \
+                 correct it, or use another transform";
             return Err(row.place().number(&config.column, row.dense(k, &config.column)?, REASON));
         }
         Ok((Some(number), encoded))
     }
 
-    /// What a number that a column holds is encoded as; NaN if that is no finite number, or takes
-    /// more than the number.
+    /// Returns the encoding of a number that a column holds. Returns NaN if it is not finite, or if
+    /// the number is not enough to know it.
     pub(crate) fn encode_count(&self, config: &Dense, number: f64) -> f32 {
         let stateless =
             apply_stateless(&config.transform, number).filter(|_| self.counts.is_none());
         stateless.map(|x| self.fitted.apply(x) as f32).filter(|x| x.is_finite()).unwrap_or(f32::NAN)
     }
 
-    /// The bin of a number, as a row of the table.
+    /// Returns the bin of a number, as a row of the table.
     pub(crate) fn bin(&self, number: Option<f64>) -> u32 {
         number.map_or(0, |x| 1 + self.bins.partition_point(|&bound| bound <= x) as u32)
     }
 
-    /// The number of rows of the table of the bins.
+    /// Returns the number of rows of the bins' table.
     pub(crate) fn num_bin_rows(&self) -> usize {
         self.bins.len() + 2
     }
 
-    /// Whether it is what [`DenseFit`] could have made for `config`.
+    /// Checks that [`DenseFit`] could have made this encoding for `config`.
     pub(crate) fn check(&self, config: &Dense) -> Result<(), &'static str> {
         let plausible = |x: f64| x.abs() <= MAX_NUMBER;
         let sorted = |numbers: &[f64]| numbers.iter().all(|&x| plausible(x)) && numbers.is_sorted();
@@ -117,7 +118,7 @@ impl DenseEncoding {
     }
 }
 
-/// The number of a row before the transforms; `None` if it is missing.
+/// Returns the number of a row before the transforms; `None` if it is missing.
 #[inline]
 fn raw_number(
     config: &Dense,
@@ -125,7 +126,7 @@ fn raw_number(
     row: &Row<'_>,
     k: usize,
 ) -> Result<Option<f64>> {
-    // Most numbers are found without asking whether they are text.
+    // Most numbers are integers with a word, and need no check for UTF-8.
     if counts.is_none()
         && let Some(integer) = row.dense_word(k).and_then(number::parse_word)
     {
@@ -149,7 +150,7 @@ fn raw_number(
         .ok_or_else(|| row.place().number(&config.column, text, NOT_A_NUMBER))
 }
 
-/// The number after the transforms that learn nothing, which stand before the one that may.
+/// Applies the transforms that learn nothing; they precede the one that may learn.
 #[inline]
 fn stateless(config: &Dense, number: f64, row: &Row<'_>, k: usize) -> Result<f64> {
     const REASON: &str = "of which there is no log1p: use signed_log1p, or correct it";
@@ -169,20 +170,20 @@ fn apply_stateless(transforms: &[Transform], number: f64) -> Option<f64> {
     })
 }
 
-/// `ln(1 + x)`, which is known for the counts that are most frequent.
+/// Returns `ln(1 + x)`, from a table for small counts, which are the most frequent numbers.
 #[inline]
 fn ln_1p(x: f64) -> f64 {
     static OF_COUNTS: LazyLock<[f64; 1024]> =
         LazyLock::new(|| std::array::from_fn(|count| (count as f64).ln_1p()));
     let count = x as usize;
     match OF_COUNTS.get(count) {
-        // Not so for -0, which stays negative.
+        // The comparison of bits excludes -0, which stays negative.
         Some(&known) if (count as f64).to_bits() == x.to_bits() => known,
         _ => x.ln_1p(),
     }
 }
 
-/// Learns about a dense column from the training rows. Missing numbers count for nothing.
+/// Learns a dense column from the training rows. Missing numbers do not count.
 pub(crate) struct DenseFit {
     counts: Option<Counts>,
     raw: Statistics,
@@ -206,7 +207,7 @@ impl DenseFit {
             }
             return Ok(());
         };
-        // The counts are numbers only after the last row.
+        // The counts are known only after the last row.
         let text = row.dense(k, &config.column)?;
         if text.trim_ascii().is_empty() {
             return raw_number(config, None, row, k).map(|_| ());
@@ -226,7 +227,8 @@ impl DenseFit {
         let counts = self.counts.take();
         for &count in counts.as_ref().map(Counts::counts).unwrap_or_default() {
             let number = count as f64;
-            // A text that occurs n times is a number n times; counts are not negative.
+            // A text that occurs n times contributes the number n as often; counts are not
+            // negative.
             (0..count).for_each(|_| {
                 self.add_number(
                     config,
@@ -262,7 +264,7 @@ impl DenseFit {
         if !missing.is_finite() {
             return Err(DataError::config(
                 "dense",
-                format!("missing: the transforms of {:?} carry it beyond f32", config.column),
+                format!("missing: the transforms of {:?} make it exceed the range of f32", config.column),
             ));
         }
         Ok(DenseEncoding {
@@ -274,7 +276,8 @@ impl DenseFit {
     }
 }
 
-/// The lower bounds of at most `bins` quantile bins, without the first; none of the bins is empty.
+/// Returns the lower bounds of at most `bins` quantile bins, without the first bound. None of the
+/// bins is empty.
 fn bounds(sorted: &[f64], bins: usize) -> Vec<f64> {
     let Some(&least) = sorted.first() else { return Vec::new() };
     let mut bounds: Vec<f64> =

@@ -1,4 +1,4 @@
-//! Columns made from other columns.
+//! Columns that are made from other columns.
 
 use regex::{Regex, RegexBuilder};
 
@@ -6,10 +6,10 @@ use super::config;
 use super::error::{DataError, Place, Result};
 use super::number;
 
-/// The largest compiled expression: a stored encoder must not be able to fill the memory.
+/// The largest size of a compiled expression, so that a stored encoder cannot exhaust the memory.
 const MAX_PATTERN_BYTES: usize = 1 << 20;
 
-/// A regular expression, or why it is none.
+/// Compiles a regular expression; the error says why it is none.
 pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
     RegexBuilder::new(pattern)
         .size_limit(MAX_PATTERN_BYTES)
@@ -35,7 +35,7 @@ impl Derived {
         })
     }
 
-    /// Writes the value for `text` into `value`: empty where the pattern does not match.
+    /// Writes the value for `text` into `value`: empty if the pattern does not match.
     pub(crate) fn derive(&self, text: &str, place: Place<'_>, value: &mut String) -> Result<()> {
         value.clear();
         let Some(groups) = self.pattern.captures(text) else { return Ok(()) };
@@ -51,7 +51,7 @@ impl Derived {
             return Ok(());
         }
         const REASON: &str =
-            "of which the pattern takes no number: correct the pattern, or remove bucket";
+            "in which the pattern finds no number: correct the pattern, or remove bucket";
         *value = number::bucket(group.as_str(), bucket)
             .ok_or_else(|| place.number(&self.from, text, REASON))?;
         Ok(())
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(derived(r"-?\d+", Some(0.5), "-0").unwrap(), "0");
         assert_eq!(derived(r"-?[\d.]+", Some(0.5), "x -1.2").unwrap(), "-1.5");
         let error = derived("(.*)", Some(10.0), "Heat").unwrap_err().to_string();
-        assert!(error.starts_with("f:3: column \"title\" holds \"Heat\", of which"), "{error}");
+        assert!(error.starts_with("f:3: column \"title\" holds \"Heat\", in which"), "{error}");
         assert!(
             derived("(a)|b", None, "b").unwrap().is_empty(),
             "a group that takes no part is empty"

@@ -7,22 +7,22 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::hash::{LONG, hash64, length_of_word, mix, word_of};
 
-/// How many texts a bucket holds: as many as there is room for in a cache line.
+/// The number of texts in a bucket: as many as fit into a cache line.
 const BUCKET: usize = 5;
 
-/// Some texts of a hash table, from the first place on.
+/// A bucket of a hash table; its slots are filled from the first one on.
 #[derive(Clone, Debug, Default)]
 #[repr(align(64))]
 struct Bucket {
-    /// Each text's [`word_of`], or [`LONG`].
+    /// Each text's word ([`word_of`]), or [`LONG`].
     words: [u64; BUCKET],
-    /// Each text's number plus 1; 0 where there is none, and at the end.
+    /// Each text's number plus 1; 0 in a free slot. The last entry is always 0.
     numbers: [u32; BUCKET + 1],
 }
 
 impl Bucket {
-    /// The number plus 1 of the text with this word; 0 if it is not here. Nobody could tell where
-    /// branches would go, so there are none.
+    /// Returns the number plus 1 of the text with this word; 0 if it is not here. There are no
+    /// branches, since the processor could not predict them.
     #[inline]
     fn find(&self, word: u64) -> u32 {
         let equal = |place: usize| u32::from(self.words[place] == word) << place;
@@ -30,7 +30,7 @@ impl Bucket {
         self.numbers[places.trailing_zeros() as usize % (BUCKET + 1)]
     }
 
-    /// The same for a text without a word.
+    /// Returns the number plus 1 of a text without a word; 0 if it is not here.
     fn find_long(&self, is_it: impl Fn(usize) -> bool) -> u32 {
         let mut numbers = self.words.iter().zip(&self.numbers);
         numbers
@@ -44,36 +44,36 @@ impl Bucket {
     }
 }
 
-/// A set of distinct texts, each with a number. All texts lie in one buffer, so that millions of
+/// A set of distinct texts, each with a number. All texts share one buffer, so that millions of
 /// short ones cost little more than their bytes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dictionary {
     text: String,
-    /// Where each text ends in `text`.
+    /// The end of each text in `text`.
     ends: Vec<usize>,
-    /// A hash table: a text is in the first bucket from its own on that had room. Their number is 0
-    /// or a power of two.
+    /// The hash table. A text is in the first bucket, from the bucket of its hash on, that had a
+    /// free slot. The number of buckets is 0 or a power of two.
     buckets: Vec<Bucket>,
 }
 
 impl Dictionary {
-    /// The number of texts.
+    /// Returns the number of texts.
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// The text with this number, which is below [`Self::len`].
+    /// Returns the text with this number, which is below [`Self::len`].
     pub(crate) fn text(&self, number: usize) -> &str {
         let start = if number == 0 { 0 } else { self.ends[number - 1] };
         &self.text[start..self.ends[number]]
     }
 
-    /// All texts, in the order of their numbers.
+    /// Returns all texts, in the order of their numbers.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
         (0..self.len()).map(|number| self.text(number))
     }
 
-    /// The number of a text.
+    /// Returns the number of a text.
     pub(crate) fn get(&self, text: &str) -> Option<u32> {
         match word_of(text.as_bytes()) {
             Some(word) => self.get_word(word),
@@ -83,19 +83,20 @@ impl Dictionary {
         }
     }
 
-    /// The number of the text with this [`word_of`].
+    /// Returns the number of the text with this [`word_of`].
     #[inline]
     pub(crate) fn get_word(&self, word: u64) -> Option<u32> {
         self.find(mix(word), |bucket| bucket.find(word))
     }
 
-    /// The number of a text, which is added if it is new; `None` if there are too many.
+    /// Returns the number of a text, and adds the text if it is new; `None` if there are too many
+    /// texts.
     pub(crate) fn insert(&mut self, text: &str) -> Option<u32> {
         self.get(text).or_else(|| self.push(word_of(text.as_bytes()), |texts| texts.push_str(text)))
     }
 
-    /// The number of the text with this [`word_of`], which is added if it is new; `None` if there
-    /// are too many.
+    /// Returns the number of the text with this [`word_of`], and adds the text if it is new; `None`
+    /// if there are too many texts.
     pub(crate) fn insert_word(&mut self, word: u64) -> Option<u32> {
         // Words are ASCII.
         let text =
@@ -105,11 +106,11 @@ impl Dictionary {
 
     /// Adds a new text.
     fn push(&mut self, word: Option<u64>, append: impl FnOnce(&mut String)) -> Option<u32> {
-        // One number is left out for row 0 of a table, one for a free slot.
+        // Two numbers are reserved: for row 0 of a table, and for a free slot.
         let number = u32::try_from(self.len()).ok().filter(|&number| number < u32::MAX - 2)?;
         append(&mut self.text);
         self.ends.push(self.text.len());
-        // At most half full, so that a search ends soon.
+        // The table is at most half full, so that probes are short.
         if self.len() * 2 > self.buckets.len() * BUCKET {
             self.grow();
         }
@@ -117,7 +118,7 @@ impl Dictionary {
         Some(number)
     }
 
-    /// Searches bucket after bucket for the number plus 1 of a text with this hash.
+    /// Probes bucket after bucket for the number plus 1 of a text with this hash.
     #[inline]
     fn find(&self, hash: u64, search: impl Fn(&Bucket) -> u32) -> Option<u32> {
         let mask = self.buckets.len().wrapping_sub(1);
@@ -132,7 +133,7 @@ impl Dictionary {
         }
     }
 
-    /// Puts a text that is in no bucket into one; there is room.
+    /// Puts a text that is in no bucket into the first one with a free slot, which must exist.
     fn place(&mut self, word: u64, number: u32) {
         let hash = if word == LONG {
             hash64(self.text(number as usize - 1).as_bytes())
@@ -186,7 +187,7 @@ impl<'de> Deserialize<'de> for Dictionary {
     }
 }
 
-/// How often each text occurs.
+/// The counts of texts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Counts {
@@ -195,16 +196,16 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// Counts a text; `None` if there are too many.
+    /// Counts a text; returns `None` if there are too many.
     pub(crate) fn add(&mut self, text: &str) -> Option<()> {
         let number = self.texts.insert(text)?;
         self.add_number(number);
         Some(())
     }
 
-    /// Counts texts by their [`word_of`]; `None` if there are too many.
+    /// Counts texts by their [`word_of`]; returns `None` if there are too many.
     pub(crate) fn add_words(&mut self, words: &[u64]) -> Option<()> {
-        // Searches that nothing waits for fetch what is not in the cache all at a time.
+        // The lookups of a group are independent, so that their cache misses overlap.
         for words in words.chunks(64) {
             let mut numbers = [None; 64];
             numbers
@@ -230,7 +231,7 @@ impl Counts {
         }
     }
 
-    /// How often a text has been counted.
+    /// Returns the count of a text.
     pub(crate) fn get(&self, text: &str) -> u64 {
         self.texts
             .get(text)
@@ -239,17 +240,17 @@ impl Counts {
             .unwrap_or(0)
     }
 
-    /// All counts, in order of the first appearance of their texts.
+    /// Returns all counts, in order of the first appearance of their texts.
     pub(crate) fn counts(&self) -> &[u64] {
         &self.counts
     }
 
-    /// All texts with their counts, in order of their first appearance.
+    /// Returns all texts with their counts, in order of their first appearance.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.texts.iter().zip(self.counts.iter().copied())
     }
 
-    /// The texts that occur at least `min_count` times, in order of first appearance.
+    /// Returns the texts that occur at least `min_count` times, in order of first appearance.
     pub(crate) fn frequent(self, min_count: u64) -> Dictionary {
         if self.counts.iter().all(|&count| count >= min_count) {
             return self.texts;
@@ -263,7 +264,7 @@ impl Counts {
         frequent
     }
 
-    /// Whether there is one count for each text.
+    /// Returns whether there is one count for each text.
     pub(crate) fn is_consistent(&self) -> bool {
         self.texts.len() == self.counts.len()
     }

@@ -1,4 +1,4 @@
-//! Everything that turns rows of text into numbers.
+//! The encoder: everything that turns rows of text into numbers.
 
 use std::collections::HashSet;
 
@@ -18,22 +18,22 @@ use crate::ops::Pooling;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EncodedFeature {
-    /// The column; a second feature of the same column is called `column.2`, and so on.
+    /// The name of the column; a second feature of the same column is called `column.2`, and so on.
     pub name: String,
-    /// The number of rows of its table: all ids are below.
+    /// The number of rows of its table. All ids are below it.
     pub num_embeddings: usize,
-    /// How the rows of a bag become one vector.
+    /// The function that reduces the rows of a bag to one vector.
     pub pooling: Pooling,
-    /// Whether a row of data may have any number of ids, and not just one.
+    /// Set if a row of data may have any number of ids; otherwise it has one.
     pub multi_valued: bool,
 }
 
 /// Everything learned from the training rows, with the settings and side tables that it needs to
 /// encode raw text anywhere.
 ///
-/// It is stored as JSON through its serde implementations. One that comes from a file must pass
-/// [`Self::check`] before it is used; [`RowStream::open`](super::RowStream::open) and
-/// [`Splits::load`](super::Splits::load) see to that.
+/// It is stored as JSON through its serde implementations. An encoder that comes from a file must
+/// pass [`Self::check`] before it is used; [`RowStream::open`](super::RowStream::open) and
+/// [`Splits::load`](super::Splits::load) call it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Encoder {
@@ -54,7 +54,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// The settings, with everything filled in that a Criteo file lets go without saying.
+    /// Returns the settings, including the defaults of a Criteo file.
     pub fn config(&self) -> &DataConfig {
         &self.config
     }
@@ -65,13 +65,13 @@ impl Encoder {
         &self.seen.notes
     }
 
-    /// The number of dense features. If the settings name none there is one that is always 1, since
-    /// a DLRM needs a dense input.
+    /// Returns the number of dense features. If the settings name none, there is one that is always
+    /// 1, since a DLRM needs a dense input.
     pub fn num_dense(&self) -> usize {
         self.config.dense.len().max(1)
     }
 
-    /// The names of the dense features: their columns, or `1` for the constant.
+    /// Returns the names of the dense features: their columns, or `1` for the constant.
     pub fn dense_names(&self) -> Vec<String> {
         if self.config.dense.is_empty() {
             return vec!["1".to_owned()];
@@ -79,25 +79,25 @@ impl Encoder {
         self.config.dense.iter().map(|dense| dense.column.clone()).collect()
     }
 
-    /// The sparse features: the categorical columns in the order of the settings, then the bins of
-    /// dense ones.
+    /// Returns the sparse features: the categorical columns in the order of the settings, then the
+    /// bins of dense ones.
     pub fn features(&self) -> &[EncodedFeature] {
         &self.features
     }
 
-    /// Checks a stored encoder, which may have been damaged: that its parts fit its settings, and
-    /// that all numbers are finite. After that, encoding gives finite numbers and ids within their
+    /// Checks a stored encoder, which may be damaged: its parts must fit its settings, and all
+    /// numbers must be finite. After that, encoding returns finite numbers and ids within their
     /// tables, whatever it reads.
     ///
     /// # Errors
-    /// [`DataError::Encoder`] or [`DataError::Config`] with what does not fit.
+    /// Returns [`DataError::Encoder`] or [`DataError::Config`], which names the inconsistency.
     pub fn check(&self) -> Result<()> {
         let Self { config, side_tables, dense, categorical, time_cut, features, rare, .. } = self;
         config.validate()?;
         let size = |what: &str, got: usize, expected: usize| match got == expected {
             true => Ok(()),
             false => {
-                Err(DataError::encoder(format!("it has {got} {what}, but its settings {expected}")))
+                Err(DataError::encoder(format!("it has {got} {what}, but its settings name {expected}")))
             }
         };
         size("dense columns", dense.len(), config.dense.len())?;
@@ -134,7 +134,7 @@ impl Encoder {
         Splitter::new(&self.config.split, self.time_cut)
     }
 
-    /// An empty dataset for rows of this encoder.
+    /// Returns an empty dataset for rows of this encoder.
     pub(super) fn dataset(&self) -> Dataset {
         let categorical =
             self.config.categorical.iter().map(|categorical| categorical.separator.is_some());
@@ -143,7 +143,7 @@ impl Encoder {
     }
 }
 
-/// The features of the columns: categorical ones, then bins.
+/// Returns the features of the columns: categorical ones, then bins.
 pub(super) fn features_of(
     config: &DataConfig,
     dense: &[DenseEncoding],

@@ -1,4 +1,4 @@
-//! What can go wrong between a file and a batch.
+//! The errors of reading and encoding data.
 
 use std::io;
 
@@ -22,20 +22,20 @@ pub enum DataError {
     Io {
         /// The file.
         file: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A file holds something else than text.
+    /// A file holds something other than text.
     #[error("{file}: this is {what}, which cannot be read: {remedy}")]
     NoText {
         /// The file.
         file: String,
         /// The kind of the contents.
         what: &'static str,
-        /// The advice to the user.
+        /// The advice on what to do.
         remedy: &'static str,
     },
-    /// A pipe, or something else that can be read but once, is named where training must read
+    /// A pipe, or something else that can be read only once, is named where training must read
     /// several times.
     #[error(
         "{file}: this is no regular file, and training reads its rows several times: write them into a file first"
@@ -44,7 +44,7 @@ pub enum DataError {
         /// The file.
         file: String,
     },
-    /// A file is not what it was when its reading began.
+    /// A file has changed since its reading began.
     #[error(
         "{file}: the file has changed while it was read: start again once nothing writes to it"
     )]
@@ -57,7 +57,7 @@ pub enum DataError {
     Config {
         /// The setting, by its path below `[data]`.
         field: String,
-        /// What is wrong with it, and what would be right.
+        /// The fault of the setting, and the remedy.
         reason: String,
     },
     /// A column is named in the settings, but neither the file nor a side table has it.
@@ -65,14 +65,14 @@ pub enum DataError {
     UnknownColumn {
         /// The file.
         file: String,
-        /// The name that was asked for.
+        /// The name of the column in the settings.
         column: String,
-        /// The column whose name is most like it, if any is.
+        /// The name of the most similar column, if one is similar.
         nearest: Option<String>,
-        /// The columns that there are.
+        /// The names of all columns.
         columns: Vec<String>,
     },
-    /// A column that is used stands in two places, so that it is not clear which one is meant.
+    /// A column that is used exists in two places, so that its name is ambiguous.
     #[error("column {column:?} stands both in {first} and in {second}: rename one of them")]
     AmbiguousColumn {
         /// The name.
@@ -82,7 +82,7 @@ pub enum DataError {
         /// The second place.
         second: String,
     },
-    /// A column that is used stands twice in the header of a file.
+    /// A column that is used occurs twice in the header of a file.
     #[error("{file}: the header names column {column:?} twice: rename one of them")]
     DuplicateColumn {
         /// The file.
@@ -121,7 +121,7 @@ pub enum DataError {
     EmptyFile {
         /// The file.
         file: String,
-        /// What is missing.
+        /// The part that is missing.
         reason: &'static str,
     },
     /// A text in a column that is used is not UTF-8.
@@ -134,7 +134,7 @@ pub enum DataError {
         /// The column.
         column: String,
     },
-    /// A text that must be a number is none, or is one that the column cannot hold.
+    /// A text that must be a number is none, or is a number that the column cannot hold.
     #[error("{file}:{line}: column {column:?} holds {value:?}, {reason}")]
     Number {
         /// The file.
@@ -143,9 +143,9 @@ pub enum DataError {
         line: u64,
         /// The column.
         column: String,
-        /// What stands there, shortened if long.
+        /// The text, shortened if long.
         value: String,
-        /// Why that is wrong, and what to do.
+        /// The reason why it is refused, and the remedy.
         reason: &'static str,
     },
     /// A value is missing where there must be one.
@@ -157,10 +157,10 @@ pub enum DataError {
         line: u64,
         /// The column.
         column: String,
-        /// Why it must not be, or what to do.
+        /// The reason why it is needed, or the remedy.
         reason: &'static str,
     },
-    /// The label column holds something else than 0 or 1, and no condition says which values count
+    /// The label column holds something other than 0 or 1, and no condition says which values count
     /// as 1.
     #[error(
         "{file}:{line}: the label {column:?} is {value:?}, not 0 or 1: correct it, or write the condition under which a row counts as 1, \
@@ -174,13 +174,13 @@ pub enum DataError {
         line: u64,
         /// The column.
         column: String,
-        /// What stands there, shortened if long.
+        /// The text, shortened if long.
         value: String,
-        /// The values of the column with their shares of the rows, the most frequent ones first;
-        /// empty where they have not been counted.
+        /// The values of the column with their shares of the rows, the most frequent first; empty
+        /// if they have not been counted.
         values: Vec<(String, f64)>,
     },
-    /// A key stands twice in a side table.
+    /// A key occurs twice in a side table.
     #[error(
         "{file}:{line}: key {key:?} of column {column:?} stands on an earlier line too: keep one of the rows"
     )]
@@ -201,7 +201,7 @@ pub enum DataError {
     UnclosedQuote {
         /// The file.
         file: String,
-        /// The line on which the quote stands.
+        /// The line of the quote.
         line: u64,
     },
     /// A field is longer than the settings allow.
@@ -214,10 +214,10 @@ pub enum DataError {
         file: String,
         /// The line on which the field begins.
         line: u64,
-        /// The longest field that is read.
+        /// The largest size of a field in bytes.
         limit: usize,
     },
-    /// A header has more columns than any real one.
+    /// A header has more columns than the limit.
     #[error(
         "{file}:{line}: a header of more than {limit} columns: is the delimiter right, are the line ends missing?"
     )]
@@ -226,10 +226,10 @@ pub enum DataError {
         file: String,
         /// The line of the header.
         line: u64,
-        /// The most columns that are read.
+        /// The largest number of columns.
         limit: usize,
     },
-    /// A row is longer than any real one.
+    /// A row is longer than the limit.
     #[error(
         "{file}:{line}: a row of more than {limit} bytes: is a quote left open, are the line ends missing?"
     )]
@@ -238,7 +238,7 @@ pub enum DataError {
         file: String,
         /// The line on which the row begins.
         line: u64,
-        /// The longest row that is read.
+        /// The largest size of a row in bytes.
         limit: u64,
     },
     /// A column has more distinct values than a table can have rows.
@@ -254,23 +254,23 @@ pub enum DataError {
     EmptyPart {
         /// The part.
         part: Part,
-        /// What to change.
+        /// The reason, and what to change.
         reason: &'static str,
     },
     /// All training rows have the same label, so that there is nothing to learn.
     #[error("the label of every training row is {label}: is data.label = {rule:?} what is meant?{}", shares(.column, .values))]
     OneClass {
-        /// That label.
+        /// The label of all rows.
         label: u8,
         /// The value of the setting `data.label`.
         rule: String,
         /// The column.
         column: String,
-        /// The values of the column with their shares of the rows, the most frequent ones first.
+        /// The values of the column with their shares of the rows, the most frequent first.
         values: Vec<(String, f64)>,
     },
-    /// More values than `data.max_unknown` allows are such that training has not seen them, or more
-    /// keys than that have no row in a side table.
+    /// The share of values that training has not seen, or of keys that have no row in a side table,
+    /// is above `data.max_unknown`.
     #[error(
         "{share}, which is more than data.max_unknown = {limit}: are the files written as those of training are?"
     )]
@@ -280,10 +280,10 @@ pub enum DataError {
         /// The largest share that the settings allow.
         limit: f64,
     },
-    /// A stored encoder contradicts itself.
+    /// A stored encoder is inconsistent.
     #[error("the stored encoder is damaged: {reason}")]
     Encoder {
-        /// What does not fit together.
+        /// The parts that contradict each other.
         reason: String,
     },
 }
@@ -297,13 +297,13 @@ impl DataError {
         Self::Encoder { reason: reason.into() }
     }
 
-    /// The error for a label that is neither 0 nor 1.
+    /// Makes the error for a label that is neither 0 nor 1.
     pub(crate) fn label(place: Place<'_>, column: &str, value: &str) -> Self {
         let (file, column, value) = (place.file.to_owned(), column.to_owned(), shortened(value));
         Self::Label { file, line: place.line, column, value, values: Vec::new() }
     }
 
-    /// The error for a column that is not among `columns`.
+    /// Makes the error for a column that is not among `columns`.
     pub(crate) fn unknown_column<'a>(
         file: &str,
         column: &str,
@@ -318,7 +318,7 @@ impl DataError {
     }
 }
 
-/// Where a row stands: what every error about it names.
+/// The place of a row, which every error about it names.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     pub(crate) file: &'a str,
@@ -349,7 +349,7 @@ impl Place<'_> {
     }
 }
 
-/// The values that a column has, for whoever has to choose among them.
+/// Formats the values of a column and their shares, for a user who must choose among them.
 fn shares(column: &str, values: &[(String, f64)]) -> String {
     const SHOWN: usize = 8;
     if values.is_empty() {

@@ -1,4 +1,4 @@
-//! Learning from the training rows.
+//! Learns an encoder from the training rows.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,19 +22,19 @@ pub(super) const NO_TRAINING_ROWS: &str =
     "there are too few rows, or split gives too many of them to the other parts";
 
 impl Encoder {
-    /// Learns from the training rows of `config`, whose relative paths count from `folder`.
+    /// Learns from the training rows of `config`. Relative paths start at `folder`.
     ///
-    /// The files are streamed: memory is needed for the distinct values of dictionaries, for the
+    /// The files are streamed. Memory is needed for the distinct values of dictionaries, for the
     /// side tables, for up to a million numbers of each column with quantiles (beyond that, a fixed
     /// uniform sample of them), and with a split by time for the times. All rows are read, and
-    /// their labels checked; what they hold otherwise is checked where it is used.
+    /// their labels checked. Other values are checked where they are used.
     ///
-    /// `progress` is called now and then with the bytes that have been read, and all there are,
+    /// `progress` is called from time to time with the number of bytes read so far and the total,
     /// before decompression.
     ///
     /// # Errors
-    /// Any [`DataError`]: settings that contradict themselves or the files, files that cannot be
-    /// read, values that have no meaning, no training rows.
+    /// Returns any [`DataError`]: settings that contradict themselves or the files, files that
+    /// cannot be read, invalid values, no training rows.
     pub fn fit(
         config: &DataConfig,
         folder: &Path,
@@ -129,8 +129,8 @@ fn fit(config: &DataConfig, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -
     Ok(Encoder { config, side_tables, dense, categorical, time_cut, features, rare, seen })
 }
 
-/// Checks that what is read several times can be: the files of all parts, and a side table that is
-/// joined twice.
+/// Checks that files that are read several times are regular: the files of all parts, and a side
+/// table that is joined twice.
 fn check_files(config: &DataConfig, folder: &Path) -> Result<()> {
     for part in [Part::Train, Part::Validation, Part::Test] {
         check_rereadable(&config.files(part, folder))?;
@@ -141,7 +141,8 @@ fn check_files(config: &DataConfig, folder: &Path) -> Result<()> {
     check_rereadable(&joined_twice.map(|path| folder.join(path)).collect::<Vec<_>>())
 }
 
-/// The side tables, of which the header of the first data file says which columns are needed.
+/// Reads the side tables. The header of the first data file decides which of their columns are
+/// needed.
 fn side_tables(
     config: &DataConfig,
     folder: &Path,

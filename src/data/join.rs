@@ -22,28 +22,28 @@ use super::source::Source;
 pub(crate) struct SideTable {
     columns: Vec<String>,
     keys: Dictionary,
-    /// Row-major, one row for each key.
+    /// The texts, row-major, one row for each key.
     values: Vec<String>,
 }
 
 impl SideTable {
-    /// The names of the columns.
+    /// Returns the names of the columns.
     pub(crate) fn columns(&self) -> &[String] {
         &self.columns
     }
 
-    /// The row with this key.
+    /// Returns the row with this key.
     pub(crate) fn find(&self, key: &str) -> Option<u32> {
         self.keys.get(key)
     }
 
-    /// The text in a row and column; empty if there is no such row.
+    /// Returns the text in a row and column; empty if there is no such row.
     pub(crate) fn value(&self, row: Option<u32>, column: usize) -> &str {
         row.and_then(|row| self.values.get(row as usize * self.columns.len() + column))
             .map_or("", String::as_str)
     }
 
-    /// Whether its sizes agree.
+    /// Returns whether the sizes of its parts agree.
     pub(crate) fn is_consistent(&self) -> bool {
         self.keys.len().checked_mul(self.columns.len()) == Some(self.values.len())
             && self.columns.iter().collect::<HashSet<_>>().len() == self.columns.len()
@@ -82,11 +82,10 @@ impl SideTable {
     }
 }
 
-/// Reads the side tables of `config`: of each, the columns that are used and that the data files do
-/// not have themselves.
+/// Reads the side tables of `config`: of each table, the columns that are used and that the data
+/// files lack.
 ///
-/// `header` is that of the data file `file`. What the tables' files are worth a note for goes to
-/// `seen`.
+/// `header` is the header of the data file `file`. Notes on the tables' files are added to `seen`.
 pub(crate) fn load_side_tables(
     config: &DataConfig,
     folder: &Path,
@@ -111,7 +110,8 @@ pub(crate) fn load_side_tables(
     for name in &used_columns(config)? {
         let in_file = header.iter().any(|column| column == name);
         let derived = config.derive.iter().any(|derive| derive.name == *name);
-        // A key column only repeats what the rows have already: it is the second choice.
+        // A key column only repeats what the rows have; it is taken only if no other table has the
+        // column.
         let mut holders: Vec<usize> =
             (0..sides.len()).filter(|&k| has(k, name) && !is_key(k, name)).collect();
         let mut places: Vec<&str> = holders.iter().map(|&k| sides[k].0.as_str()).collect();
@@ -149,7 +149,7 @@ pub(crate) fn load_side_tables(
     Ok(tables)
 }
 
-/// The names of all columns that the settings speak of, each once.
+/// Returns the names of all columns that the settings name, each once.
 fn used_columns(config: &DataConfig) -> Result<Vec<String>> {
     let mut names = vec![config.label()?.column];
     if let Split::Time { column, .. } = &config.split {

@@ -1,4 +1,4 @@
-//! What is predicted: a column that holds 0 or 1, or a condition on one.
+//! The label that a model predicts: a column that holds 0 or 1, or a condition on a column.
 
 use std::cmp::Ordering;
 
@@ -6,11 +6,11 @@ use super::bytes::trimmed;
 use super::error::{DataError, Place, Result};
 use super::number;
 
-/// A label, as `data.label` says it.
+/// A parsed `data.label`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Label {
     pub(crate) column: String,
-    /// Tells whether blanks and tabs around texts are ignored, on both sides of a condition.
+    /// Set if blanks and tabs around texts are ignored, on both sides of a condition.
     trim: bool,
     condition: Option<Condition>,
 }
@@ -32,7 +32,7 @@ enum Comparison {
     NotEqual,
 }
 
-/// In the order in which they are looked for at a place: the longer ones first.
+/// The comparison signs, in the order of their search at a position: the longer ones first.
 const COMPARISONS: [(&str, Comparison); 7] = [
     (">=", Comparison::AtLeast),
     ("<=", Comparison::AtMost),
@@ -44,7 +44,7 @@ const COMPARISONS: [(&str, Comparison); 7] = [
 ];
 
 impl Label {
-    /// Reads `column` or `column comparison value`; quotes around the value do not matter.
+    /// Parses `column` or `column comparison value`; quotes around the value are ignored.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let fault = |reason: &str| DataError::config("label", format!("{text:?}: {reason}"));
         let first = text.char_indices().find_map(|(at, _)| {
@@ -74,12 +74,12 @@ impl Label {
         Ok(Self { column, trim: false, condition })
     }
 
-    /// The same label for cells around whose texts blanks do not count.
+    /// Returns this label with `trim` set.
     pub(crate) fn trimmed(self) -> Self {
         Self { trim: true, ..self }
     }
 
-    /// The label of a row whose column holds `value`: 0 or 1.
+    /// Returns the label of a row whose column holds `value`: 0 or 1.
     pub(crate) fn of(&self, value: &str, place: Place<'_>) -> Result<f32> {
         if value.trim_ascii().is_empty() {
             return Err(place
@@ -110,8 +110,8 @@ impl Label {
     }
 }
 
-/// Why a text is no value that a condition with a number could judge: a missing one must not count
-/// as either class.
+/// The reason for refusing a text that is no number in a numeric condition: a missing value must
+/// not count as either class.
 const NO_NUMBER: &str =
     "but the condition of data.label compares numbers: correct it, or remove the row";
 

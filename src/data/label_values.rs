@@ -1,5 +1,5 @@
-//! The values of a label's column: what an error about labels shows, so that whoever reads it can
-//! choose.
+//! Adds the values of the label column to errors about labels, so that a user can choose among
+//! them.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use super::source::Source;
 /// there are rows.
 const MAX_DISTINCT: usize = 10_000;
 
-/// Adds to an error about labels which values the files have; other errors stay what they are.
+/// Adds the values in the files to an error about labels; returns other errors unchanged.
 pub(super) fn add(
     mut error: DataError,
     config: &DataConfig,
@@ -47,7 +47,8 @@ fn count(
     Ok(())
 }
 
-/// The values with their shares, the most frequent ones first, equal ones in their order.
+/// Returns the values with their shares, the most frequent first. Equally frequent values keep
+/// their order.
 fn shares(counts: &Counts) -> Vec<(String, f64)> {
     let total = counts.counts().iter().sum::<u64>() as f64;
     let mut values: Vec<(&str, u64)> = counts.iter().collect();

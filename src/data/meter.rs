@@ -17,7 +17,7 @@ impl Meter {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Says that something stands behind compressed data that is not read.
+    /// Notes that unread data follow the compressed ones.
     pub(crate) fn note_junk(&self) {
         self.junk.store(true, Ordering::Relaxed);
     }
@@ -28,7 +28,7 @@ impl Meter {
     }
 }
 
-/// A reader that tells how much is read through it.
+/// A reader that counts the bytes that are read through it.
 pub(crate) struct Counted<R> {
     inner: R,
     meter: Arc<Meter>,

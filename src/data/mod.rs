@@ -1,17 +1,17 @@
-//! From text to batches: which columns of which files mean what, what is learned from the training
-//! rows, and the encoded rows.
+//! Reads text into batches: the settings that give files and columns a meaning, the encoder that is
+//! learned from the training rows, and the encoded rows.
 //!
-//! 1. [`DataConfig`] is what a user writes: files, the label, the split, dense and categorical
-//!    columns.
+//! 1. [`DataConfig`] is the user's configuration: files, the label, the split, dense and
+//! categorical columns.
 //! 2. [`Encoder::fit`] streams the files once (twice with a split by time) and learns from the
 //!    training rows only: dictionaries, means, quantiles. An encoder is self-contained: stored as
 //!    JSON, it encodes raw text anywhere.
 //! 3. [`Splits::load`] streams the files again and keeps the encoded rows in memory; [`RowStream`]
 //!    encodes rows in constant memory.
-//! 4. [`Batch`] is what a model reads: `dense` of shape `[B, num_dense]` and key-major bags, as in
-//!    [`Jagged`](crate::Jagged).
+//! 4. [`Batch`] is the input of a model: `dense` of shape `[B, num_dense]` and key-major bags, as
+//! in [`Jagged`](crate::Jagged).
 //!
-//! Nothing a file holds makes this module panic: whatever cannot be read is a [`DataError`] that
+//! No contents of a file make this module panic: data that cannot be read are a [`DataError`] that
 //! names file, line and column.
 //!
 //! ```

@@ -6,13 +6,12 @@ use super::error::Result;
 use super::meter::Meter;
 use super::source::Stamp;
 
-/// Something about a file that could be read which its owner should know of. It says for itself
-/// what it is.
+/// A note on a file that could be read, but that its owner should check. Its `Display` explains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Note {
-    /// Quoted fields have line ends inside. They may be meant, or a quote is missing and rows have
-    /// been taken for a text.
+    /// Quoted fields contain line ends. They may be intended, or a quote is missing and rows have
+    /// been read as one text.
     LineEnds {
         /// The file.
         file: String,
@@ -21,7 +20,7 @@ pub enum Note {
         /// The line on which the first of them begins.
         line: u64,
     },
-    /// Something else stands behind compressed data. It is not read.
+    /// Other data follow the compressed data. They are not read.
     Junk {
         /// The file.
         file: String,
@@ -52,8 +51,8 @@ impl fmt::Display for Note {
     }
 }
 
-/// The observations of passes over files, apart from the rows. All values are equal, so that types
-/// that contain one are compared by their other fields alone.
+/// The observations of passes over files, apart from the rows. All values compare equal, so that
+/// types with such a field are compared by their other fields alone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) notes: Vec<Note>,
@@ -62,8 +61,9 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Notes what is to be said of a file that has been read to its end: how many fields have line
-    /// ends inside, and on which line the first of them begins; what the meter was told.
+    /// Adds the notes on a file that has been read to its end. `(fields, line)` are the number of
+    /// fields that contain line ends, and the line on which the first of them begins; `meter` tells
+    /// whether other data follow compressed ones.
     pub(crate) fn end_of_file(&mut self, file: &str, (fields, line): (u64, u64), meter: &Meter) {
         if fields > 0 {
             self.notes.push(Note::LineEnds { file: file.to_owned(), fields, line });
@@ -73,7 +73,7 @@ impl Seen {
         }
     }
 
-    /// Checks that the files are what they were.
+    /// Checks that the files have not changed.
     pub(crate) fn check(&self) -> Result<()> {
         self.stamps.iter().try_for_each(Stamp::check)
     }

@@ -1,4 +1,4 @@
-//! Numbers in text.
+//! Parses and compares numbers in text.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -7,16 +7,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::hash::length_of_word;
 
-/// The largest magnitude that a number in a file may have: that of `f32`, which is what a model
-/// reads. Squares of such numbers and their sums are finite in `f64`.
+/// The largest magnitude of a number in a file: that of `f32`, the type that a model reads. Squares
+/// of such numbers and their sums are finite in `f64`.
 pub(crate) const MAX_NUMBER: f64 = f32::MAX as f64;
 
-/// Why a text is no number that a column can hold.
+/// The reason for refusing a text that is no number.
 pub(crate) const NOT_A_NUMBER: &str =
     "not a finite number of at most 3.4e38: correct it, or leave it empty to mark it missing";
 
-/// The number that a text holds, if it is one of at most [`MAX_NUMBER`]. Spaces around it do not
-/// matter.
+/// Returns the number that a text holds; `None` if there is none, or if it exceeds [`MAX_NUMBER`].
+/// Spaces around it are ignored.
 #[inline]
 pub(crate) fn parse(text: &str) -> Option<f64> {
     if let Some(integer) = parse_integer(text.as_bytes()) {
@@ -25,7 +25,7 @@ pub(crate) fn parse(text: &str) -> Option<f64> {
     text.trim_ascii().parse().ok().filter(|x: &f64| x.abs() <= MAX_NUMBER)
 }
 
-/// The common case: an integer of so few digits that it is exact.
+/// Parses the common case, an integer of at most 15 digits, which `f64` holds exactly.
 #[inline]
 pub(crate) fn parse_integer(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
@@ -45,32 +45,32 @@ pub(crate) fn parse_integer(text: &[u8]) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
-/// The integer that a text holds, of which there is the [`word_of`](super::hash::word_of), if
-/// it has nothing but digits.
+/// Returns the integer in a text that is given as its [`word_of`](super::hash::word_of), if the
+/// text has digits only.
 #[inline]
 pub(crate) fn parse_word(word: u64) -> Option<u32> {
     const ALL: u64 = 0x0101_0101_0101_0101;
     let length = length_of_word(word);
-    // The digits' values, with zeros before them; the first one is the lowest byte.
+    // The values of the digits, preceded by zeros; the first digit is the lowest byte.
     let digits = (word ^ (ALL * u64::from(b'0'))).checked_shl(8 * (8 - length))?;
     if (digits + ALL * (0x80 - 10)) & (ALL * 0x80) != 0 {
         return None;
     }
-    // Two, four and eight at a time.
+    // Combine two, four and eight digits at a time.
     let pairs = digits * 10 + (digits >> 8);
     let low = (pairs & 0xff_0000_00ff).wrapping_mul(100 + (1_000_000 << 32));
     let high = ((pairs >> 16) & 0xff_0000_00ff).wrapping_mul(1 + (10_000 << 32));
     Some((low.wrapping_add(high) >> 32) as u32)
 }
 
-/// Compares the numbers of two texts as the decimals that are written there, exactly at any size:
-/// `f64` would take integers beyond 2^53 for their neighbours. Returns `None` if one of the texts
-/// holds no number.
+/// Compares the numbers of two texts as decimals, exactly at any size: `f64` would confuse
+/// neighbouring integers beyond 2^53. Returns `None` if one of the texts holds no number.
 pub(crate) fn compare(left: &str, right: &str) -> Option<Ordering> {
     let (x, y) = (parse(left)?, parse(right)?);
     let is_exact = |text: &str| parse_integer(text.as_bytes()).is_some();
     match x.partial_cmp(&y)? {
-        // Rounding to f64 keeps the order, so that only equal ones can be different decimals.
+        // Rounding to f64 is monotonic: only numbers that are equal in f64 can be different
+        // decimals.
         Ordering::Equal if !(is_exact(left) && is_exact(right)) => {
             Some(Decimal::of(left).compare(&Decimal::of(right)))
         }
@@ -78,12 +78,12 @@ pub(crate) fn compare(left: &str, right: &str) -> Option<Ordering> {
     }
 }
 
-/// The number of a text, rounded down to a multiple of `bucket`, which is above 0; `None` if the
-/// text holds none.
+/// Rounds the number of a text down to a multiple of `bucket`, which is above 0. Returns `None` if
+/// the text holds no number.
 ///
-/// This is exact where both are whole numbers of the same power of ten within `i128`: 0.3 / 0.1 is
-/// less than 3 in `f64`, and integers beyond 2^53 are others there. Elsewhere it is rounded to
-/// `f64`.
+/// The result is exact if both numbers are integers times the same power of ten within `i128`; in
+/// `f64`, 0.3 / 0.1 is less than 3, and integers beyond 2^53 are rounded. Otherwise the result is
+/// rounded to `f64`.
 pub(crate) fn bucket(text: &str, bucket: f64) -> Option<String> {
     let number = parse(text)?;
     // Adding 0 turns -0 into 0.
@@ -104,8 +104,8 @@ fn bucket_exactly(number: Decimal<'_>, bucket: Decimal<'_>) -> Option<String> {
     Some(format!("{sign}{whole}{}{fraction}", if fraction.is_empty() { "" } else { "." }))
 }
 
-/// The decimal that the text of a number holds: `±0.d₁d₂d₃… · 10^point`, where `d₁` is not 0 unless
-/// all digits are.
+/// The decimal in the text of a number: `±0.d₁d₂d₃… · 10^point`, where `d₁` is not 0 unless all
+/// digits are.
 #[derive(Clone, Copy, Debug)]
 struct Decimal<'a> {
     negative: bool,
@@ -115,7 +115,7 @@ struct Decimal<'a> {
 }
 
 impl<'a> Decimal<'a> {
-    /// Takes the text of a number apart, which [`parse`] has accepted.
+    /// Splits the text of a number that [`parse`] has accepted.
     fn of(text: &'a str) -> Self {
         let text = text.trim_ascii();
         let (negative, text) = match text.as_bytes() {
@@ -125,7 +125,7 @@ impl<'a> Decimal<'a> {
         };
         let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-        // An exponent that is too long for i64 makes 0 of a number, or one that has been refused.
+        // With an exponent beyond i64 a number is 0, or has been refused.
         let exponent = exponent.parse().unwrap_or(i64::MIN / 2).clamp(i64::MIN / 2, i64::MAX / 2);
         let (mut whole, mut fraction) = (whole.as_bytes(), fraction.as_bytes());
         let mut point = exponent.saturating_add(whole.len() as i64);
@@ -140,7 +140,7 @@ impl<'a> Decimal<'a> {
         Self { negative, point, whole, fraction }
     }
 
-    /// All digits from the first that is not 0 on.
+    /// Returns the digits from the first nonzero one on.
     fn digits(&self) -> impl Iterator<Item = u8> {
         self.whole.iter().chain(self.fraction).map(|digit| digit - b'0')
     }
@@ -154,7 +154,7 @@ impl<'a> Decimal<'a> {
         (self.len() as i64).saturating_sub(self.point).clamp(0, 99) as u32
     }
 
-    /// `self · 10^power`, where that is an integer within `i128`.
+    /// Returns `self · 10^power` if it is an integer within `i128`.
     fn times_ten_to_the(&self, power: u32) -> Option<i128> {
         let digits = self
             .digits()
@@ -189,11 +189,11 @@ impl<'a> Decimal<'a> {
     }
 }
 
-/// A time by which rows are split: the number of a text, ordered as the decimals are to 33 digits,
-/// so that nanoseconds since 1970 keep their order, which they would lose as `f64`.
+/// A time by which rows are split. It orders numbers as decimals of up to 33 digits, so that
+/// nanoseconds since 1970 keep their order, which they would lose as `f64`.
 ///
-/// The digits stand in the lower 110 bits, what orders their magnitude above them; a negative
-/// number is the negative of its magnitude.
+/// The lower 110 bits hold the digits, the bits above them the order of magnitude. A negative
+/// number is the negation of its magnitude.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(i128);
 
@@ -203,7 +203,7 @@ impl Time {
     /// Numbers below 10^-400 count as 0.
     const MIN_POINT: i64 = -400;
 
-    /// The time that a text holds, if it is a number.
+    /// Returns the time in a text, if it is a number.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         parse(text)?;
         let decimal = Decimal::of(text);
@@ -239,8 +239,7 @@ impl Serialize for Time {
 }
 
 impl<'de> Deserialize<'de> for Time {
-    /// Reads what [`Self::serialize`] has written, or the number that encoders were stored with
-    /// before.
+    /// Reads the output of [`Self::serialize`], or the number that earlier versions stored.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "a time")]
@@ -276,7 +275,7 @@ mod tests {
                 parse_integer(text.as_bytes())
             );
         }
-        // Neighbours of digits, in each place.
+        // All ASCII characters, including the neighbours of digits, in each position.
         for length in 1..=8 {
             for (place, byte) in
                 (0..length).flat_map(|place| (0..0x80).map(move |byte| (place, byte)))
@@ -310,8 +309,8 @@ mod tests {
         }
     }
 
-    /// Texts of numbers in increasing order; those of a line are equal. Many differ by less than
-    /// `f64` can tell.
+    /// Texts of numbers in increasing order; the texts of a line are equal. Many neighbours are
+    /// equal in `f64`.
     const ORDERED: &[&[&str]] = &[
         &["-3.4e38"],
         &["-9007199254740993", "-9007199254740993.0"],
@@ -346,7 +345,7 @@ mod tests {
         {
             assert_eq!(compare(left, right), Some(i.cmp(&j)), "{left} {right}");
             let (left, right) = (Time::parse(left).unwrap(), Time::parse(right).unwrap());
-            // 33 digits are as many as a time has, and numbers below 10^-400 are none.
+            // A time has 33 digits, and numbers below 10^-400 count as 0.
             assert_eq!(left.cmp(&right), i.cmp(&j), "{left} {right}");
         }
         for text in ["", "nan", "NA", "-", "inf", "1e39", "1,5"] {
@@ -356,7 +355,7 @@ mod tests {
                 "{text}"
             );
         }
-        // Beyond the digits of a time, these are compared still.
+        // `compare` goes beyond the digits of a time.
         let long =
             ["340000000000000000000000000000000000001", "340000000000000000000000000000000000002"];
         assert_eq!(compare(long[0], long[1]), Some(Ordering::Less));
@@ -378,7 +377,7 @@ mod tests {
             ("0.05", 0.25, "0"),
             ("7", 2.5e-1, "7"),
             ("12e2", 7.0, "1197"),
-            // Too many digits for an exact one.
+            // This number has too many digits for an exact result.
             ("1e38", 1e-30, "100000000000000000000000000000000000000"),
         ] {
             assert_eq!(bucket(text, size).as_deref(), Some(expected), "{text} / {size}");

@@ -4,15 +4,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a row is for.
+/// The purpose of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
-    /// The model learns from it.
+    /// The model learns from the row.
     Train,
-    /// It decides when to stop, and which settings are best.
+    /// The row decides when training stops, and which settings are best.
     Validation,
-    /// It says how good the model is, once.
+    /// The row measures the final model, once.
     Test,
 }
 

@@ -1,15 +1,15 @@
-//! A reader whose next bytes can be looked at.
+//! A reader that can peek at its next bytes.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 
-/// Much less would cost time where text is decompressed.
+/// The size of the buffer. A much smaller one would slow down decompression.
 const BUFFER_BYTES: usize = 1 << 17;
 
-/// A reader with a buffer, of which the next bytes can be looked at before they are read.
+/// A buffered reader whose next bytes can be inspected before they are read.
 pub(crate) struct Peekable<R> {
     inner: R,
     buffer: Box<[u8]>,
-    /// The bytes that are buffered and not yet read are `buffer[start..end]`.
+    /// The range of bytes that are buffered and not yet read is `start..end`.
     start: usize,
     end: usize,
     at_end: bool,
@@ -18,14 +18,14 @@ pub(crate) struct Peekable<R> {
 }
 
 impl<R: Read> Peekable<R> {
-    /// Nothing is read yet.
+    /// Wraps a reader; nothing is read yet.
     pub(crate) fn new(inner: R) -> Self {
         let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
         Self { inner, buffer, start: 0, end: 0, at_end: false, fault: None }
     }
 
-    /// The next `count` bytes, or all that are left if there are fewer; `count` is far below the
-    /// size of the buffer.
+    /// Returns the next `count` bytes, or all that are left if there are fewer. `count` is far
+    /// below the size of the buffer.
     pub(crate) fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
         if self.start + count > self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -42,12 +42,12 @@ impl<R: Read> Peekable<R> {
         self.at_end && self.start == self.end
     }
 
-    /// The error of the inner reader, if there was one.
+    /// Takes the error of the inner reader, if there was one.
     pub(crate) fn take_fault(&mut self) -> Option<io::Error> {
         self.fault.take().map(|(kind, message)| io::Error::new(kind, message))
     }
 
-    /// Reads on behind what is there.
+    /// Reads more bytes after the buffered ones.
     fn fill(&mut self) -> io::Result<()> {
         let result = self.inner.read(&mut self.buffer[self.end..]);
         self.end += self.noted(result)?;
@@ -85,7 +85,7 @@ impl<R: Read> BufRead for Peekable<R> {
 
 impl<R: Read> Read for Peekable<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Whoever has a large buffer does not need this one.
+        // A large destination needs no second buffer.
         if self.start == self.end && buffer.len() >= self.buffer.len() && !self.at_end {
             loop {
                 let result = self.inner.read(buffer);
@@ -105,7 +105,7 @@ impl<R: Read> Read for Peekable<R> {
 mod tests {
     use super::*;
 
-    /// A reader that gives a few bytes at a time, and is interrupted in between.
+    /// A reader that returns a few bytes at a time, and is interrupted in between.
     struct Trickle<'a>(&'a [u8], bool);
     impl Read for Trickle<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -1,4 +1,4 @@
-//! Rows on their way into a dataset.
+//! Encodes rows into a dataset.
 
 use super::categorical::WORDS_AT_A_TIME;
 use super::coverage::{Coverage, Tallies};
@@ -9,30 +9,32 @@ use super::number;
 use super::rows::Row;
 use super::shown::shortened;
 
-/// Numbers are mostly small counts.
+/// The number of counts whose encodings are precomputed: most numbers are small counts.
 const KNOWN_COUNTS: usize = 256;
 
-/// Encodes rows one after the other, but categories column by column, a few at a time.
+/// Encodes rows one after the other. Single-valued categories are encoded column by column, a few
+/// rows at a time.
 pub(super) struct RowEncoder<'a> {
     encoder: &'a Encoder,
     dataset: Dataset,
-    /// For each dense column, what the first counts are encoded as; NaN where that is no finite
-    /// number.
+    /// For each dense column, the encodings of the first counts; NaN where the encoding is not
+    /// finite.
     counts: Vec<[f32; KNOWN_COUNTS]>,
-    /// The categorical columns with a single value, and the others.
+    /// The single-valued categorical columns, and the multi-valued ones.
     single: Vec<usize>,
     bags: Vec<usize>,
-    /// Row-major: the words of the single ones in the last rows, which are yet to be looked up.
+    /// The words of the single-valued columns in the last rows, which are not looked up yet.
+    /// Row-major.
     words: Vec<u64>,
     column: Vec<u64>,
     tallies: Tallies,
-    /// For each categorical column, the first of the unknown texts that are yet to be looked up and
-    /// have no word.
+    /// For each categorical column, the first unknown text without a word among those that are not
+    /// looked up yet.
     long: Vec<Option<String>>,
 }
 
 impl<'a> RowEncoder<'a> {
-    /// No rows yet.
+    /// Makes an encoder without rows.
     pub(super) fn new(encoder: &'a Encoder) -> Self {
         let dense = encoder.dense.iter().zip(&encoder.config.dense);
         let counts = dense.map(|(encoding, config)| {
@@ -56,12 +58,12 @@ impl<'a> RowEncoder<'a> {
         }
     }
 
-    /// The number of rows.
+    /// Returns the number of rows.
     pub(super) fn len(&self) -> usize {
         self.dataset.len()
     }
 
-    /// Appends a row. After an error it is there in part: what can be done then is to clear all.
+    /// Appends a row. After an error the row is incomplete, and the caller must clear all rows.
     pub(super) fn push(&mut self, row: &Row<'_>, label: f32) -> Result<()> {
         let Encoder { config, dense, categorical, .. } = self.encoder;
         let trim = config.trims();
@@ -106,14 +108,14 @@ impl<'a> RowEncoder<'a> {
                 Some(word) => word,
                 None => {
                     let text = row.categorical(k, &config.categorical[k].column)?;
-                    let found = categorical[k].found(text);
-                    if found as u32 == 0
+                    let row = categorical[k].row_as_word(text);
+                    if row as u32 == 0
                         && self.long[k].is_none()
                         && self.tallies.categorical[k].has_no_example()
                     {
                         self.long[k] = Some(shortened(text));
                     }
-                    found
+                    row
                 }
             });
         }
@@ -128,7 +130,7 @@ impl<'a> RowEncoder<'a> {
         Ok(())
     }
 
-    /// Looks up the words, column by column.
+    /// Looks up the collected words, column by column.
     fn look_up(&mut self) {
         for (place, &k) in self.single.iter().enumerate() {
             if let Column::Single(ids) = &mut self.dataset.columns[k] {
@@ -144,25 +146,25 @@ impl<'a> RowEncoder<'a> {
         self.words.clear();
     }
 
-    /// Forgets all rows, but keeps their memory.
+    /// Removes all rows, but keeps their memory.
     pub(super) fn clear(&mut self) {
         self.dataset.clear();
         self.words.clear();
         self.long.fill(None);
     }
 
-    /// The rows.
+    /// Returns the rows.
     pub(super) fn dataset(&mut self) -> &Dataset {
         self.look_up();
         &self.dataset
     }
 
-    /// Returns the coverage of all rows so far, including those that have been forgotten.
+    /// Returns the coverage of all rows so far, including removed ones.
     pub(super) fn coverage(&self) -> Coverage {
         self.tallies.coverage(&self.encoder.config, &self.encoder.rare)
     }
 
-    /// The rows, with what is known of them.
+    /// Returns the rows, with their coverage.
     pub(super) fn into_dataset(mut self) -> Dataset {
         self.dataset();
         self.dataset.coverage = self.coverage();

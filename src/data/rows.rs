@@ -1,4 +1,4 @@
-//! The rows of files, one after the other, with the columns of the side tables and the derived
+//! Reads the rows of files one after the other, with the columns of the side tables and the derived
 //! ones.
 
 use std::borrow::Cow;
@@ -22,7 +22,7 @@ use super::part::Part;
 use super::source::{Source, Stamp};
 use super::splitter::Splitter;
 
-/// A file that is being read, in either format.
+/// An open file in either format.
 pub(crate) enum Records {
     Delimited(Box<Delimited>),
     Criteo(Box<CriteoLines>),
@@ -64,7 +64,7 @@ impl Records {
         }
     }
 
-    /// The fields' [`word_of`] or [`LONG`], where they are at hand.
+    /// Returns each field's [`word_of`] or [`LONG`]; empty if the format does not compute them.
     #[inline]
     fn words(&self) -> &[u64] {
         match self {
@@ -80,8 +80,8 @@ impl Records {
         }
     }
 
-    /// The number of fields so far that have line ends inside, and the line on which the first of
-    /// them begins.
+    /// Returns the number of fields so far that contain line ends, and the line on which the first
+    /// of them begins.
     fn multiline_fields(&self) -> (u64, u64) {
         match self {
             Self::Delimited(records) => records.multiline_fields(),
@@ -90,7 +90,7 @@ impl Records {
     }
 }
 
-/// A file that is being read, and what its columns mean.
+/// An open file with the places of its columns.
 struct OpenFile {
     name: String,
     records: Records,
@@ -99,7 +99,7 @@ struct OpenFile {
     stamp: Option<Stamp>,
 }
 
-/// The rows of several files, one at a time. The files may have their columns in different orders.
+/// The rows of several files, one at a time. The order of the columns may differ between files.
 pub(crate) struct Rows<'a> {
     config: &'a DataConfig,
     tables: &'a [SideTable],
@@ -108,7 +108,7 @@ pub(crate) struct Rows<'a> {
     needs: Needs,
     sources: std::vec::IntoIter<Source>,
     file: Option<OpenFile>,
-    /// For each side table, the row that the row at hand is joined with; for each derived column,
+    /// For each side table, the row that the current row is joined with; for each derived column,
     /// its text.
     joined: Vec<Option<u32>>,
     derived_texts: Vec<String>,
@@ -119,7 +119,7 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Nothing is opened yet.
+    /// Prepares to read; nothing is opened yet.
     pub(crate) fn new(
         config: &'a DataConfig,
         tables: &'a [SideTable],
@@ -143,7 +143,7 @@ impl<'a> Rows<'a> {
         })
     }
 
-    /// Goes on to the next row; false after the last one.
+    /// Advances to the next row; returns false after the last one.
     pub(crate) fn advance(&mut self) -> Result<bool> {
         loop {
             if let Some(file) = &mut self.file
@@ -186,13 +186,13 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Looks up the side tables and derives columns for a new row.
+    /// Joins the side tables and derives the columns of a new row.
     fn complete(&mut self) -> Result<()> {
         for k in 0..self.tables.len() {
             let row = self.row();
             let key =
                 row.text(row.origin(|binding| binding.keys.get(k)), self.config.join[k].on.left())?;
-            // An empty key is a missing one.
+            // An empty key counts as missing.
             self.joined[k] = if key.is_empty() { None } else { self.tables[k].find(key) };
         }
         for k in 0..self.derived.len() {
@@ -216,7 +216,7 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// The row at hand.
+    /// Returns the current row.
     pub(crate) fn row(&self) -> Row<'_> {
         Row {
             file: self.file.as_ref(),
@@ -226,7 +226,8 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The label of the row at hand; NaN if rows need none, whatever stands in its place.
+    /// Returns the label of the current row; NaN, without looking at the column, if rows need no
+    /// label.
     pub(crate) fn label(&self) -> Result<f32> {
         if !self.needs.label {
             return Ok(f32::NAN);
@@ -240,7 +241,7 @@ impl<'a> Rows<'a> {
         row.text(row.origin(|binding| binding.label.as_ref()), &self.label.column)
     }
 
-    /// The time of the row at hand, by which it is split; 0 if that is not needed.
+    /// Returns the time of the current row, by which it is split; 0 if it is not needed.
     pub(crate) fn time(&self) -> Result<Time> {
         let Split::Time { column, .. } = &self.config.split else { return Ok(Time::default()) };
         if !self.needs.time {
@@ -252,12 +253,12 @@ impl<'a> Rows<'a> {
         Time::parse(text).ok_or_else(|| row.place().number(column, text, REASON))
     }
 
-    /// The part of the row at hand; `None` if the file decides.
+    /// Returns the part of the current row; `None` if its file decides.
     pub(crate) fn part(&self, splitter: &Splitter) -> Result<Option<Part>> {
         Ok(splitter.part(self.next_row.saturating_sub(1), self.time()?))
     }
 
-    /// How many bytes have been read, and how many there are, before decompression.
+    /// Returns the number of bytes read so far and the total, before decompression.
     pub(crate) fn bytes_read(&self) -> (u64, u64) {
         (self.meter.bytes(), self.bytes_total)
     }
@@ -267,7 +268,7 @@ impl<'a> Rows<'a> {
         &self.seen
     }
 
-    /// Whether it is time to report progress.
+    /// Returns whether progress is due to be reported.
     pub(crate) fn is_milestone(&self) -> bool {
         self.next_row.is_multiple_of(4096)
     }
@@ -283,13 +284,13 @@ pub(crate) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// The text of a column; empty if it is missing.
+    /// Returns the text of a column; empty if it is missing.
     #[inline]
     pub(crate) fn text(&self, origin: Origin, column: &str) -> Result<&'a str> {
         std::str::from_utf8(self.bytes(origin)).map_err(|_| self.place().not_utf8(column))
     }
 
-    /// The bytes of a column, which may be no text.
+    /// Returns the bytes of a column, which may not be valid UTF-8.
     fn bytes(&self, origin: Origin) -> &'a [u8] {
         let Some(file) = self.file else { return &[] };
         match origin {
@@ -302,7 +303,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The [`word_of`] a column; `None` if it must be asked for as text.
+    /// Returns the [`word_of`] a column; `None` if it has none.
     #[inline]
     fn word(&self, origin: Origin) -> Option<u64> {
         if let Some(file) = self.file
@@ -314,19 +315,20 @@ impl<'a> Row<'a> {
         word_of(self.bytes(origin))
     }
 
-    /// The [`word_of`] dense column `k`.
+    /// Returns the [`word_of`] dense column `k`.
     #[inline]
     pub(crate) fn dense_word(&self, k: usize) -> Option<u64> {
         self.word(self.origin(|binding| binding.dense.get(k)))
     }
 
-    /// The [`word_of`] categorical column `k`.
+    /// Returns the [`word_of`] categorical column `k`.
     #[inline]
     pub(crate) fn categorical_word(&self, k: usize) -> Option<u64> {
         self.word(self.origin(|binding| binding.categorical.get(k)))
     }
 
-    /// The key of the row in side table `k`, if it has one, and whether there is a row for it.
+    /// Returns the row's key in side table `k` and whether the table has it; `None` if the key is
+    /// empty. The text of a known key is left out.
     pub(crate) fn key(&self, k: usize, column: &str) -> Result<Option<(&'a str, bool)>> {
         if self.joined.get(k).is_some_and(Option::is_some) {
             return Ok(Some(("", true)));
@@ -335,13 +337,13 @@ impl<'a> Row<'a> {
         Ok((!key.is_empty()).then_some((key, false)))
     }
 
-    /// The text of dense column `k`, whose name is `column`.
+    /// Returns the text of dense column `k`, whose name is `column`.
     #[inline]
     pub(crate) fn dense(&self, k: usize, column: &str) -> Result<&'a str> {
         self.text(self.origin(|binding| binding.dense.get(k)), column)
     }
 
-    /// The text of categorical column `k`, whose name is `column`.
+    /// Returns the text of categorical column `k`, whose name is `column`.
     #[inline]
     pub(crate) fn categorical(&self, k: usize, column: &str) -> Result<&'a str> {
         self.text(self.origin(|binding| binding.categorical.get(k)), column)

@@ -1,9 +1,9 @@
-//! Texts of files on their way to people.
+//! Formats text from files for people and terminals.
 
 use std::fmt::{self, Display, Write};
 
-/// A text of a file, or a name, as it may be printed: what controls a terminal, ends a line, cannot
-/// be seen or turns the direction of writing is escaped, as in `\u{1b}`.
+/// A text or name from a file, escaped for output: control characters, line ends, invisible
+/// characters and those that change the direction of writing appear as in `\u{1b}`.
 pub(crate) struct Shown<'a>(pub(crate) &'a str);
 
 impl Display for Shown<'_> {
@@ -12,7 +12,7 @@ impl Display for Shown<'_> {
     }
 }
 
-/// A message of several lines as it may be printed: like [`Shown`], but line ends and tabs stay.
+/// A message of several lines, escaped like [`Shown`] except for line ends and tabs.
 #[cfg(feature = "cli")]
 pub(crate) struct ShownLines<'a>(pub(crate) &'a str);
 
@@ -23,7 +23,7 @@ impl Display for ShownLines<'_> {
     }
 }
 
-/// The beginning of a text: enough of it to be found in the file.
+/// Returns the beginning of a text: enough to find it in the file.
 pub(crate) fn shortened(text: &str) -> String {
     const SHOWN: usize = 60;
     match text.char_indices().nth(SHOWN) {
@@ -32,7 +32,7 @@ pub(crate) fn shortened(text: &str) -> String {
     }
 }
 
-/// A share in percent, rounded so that what is not all or none is not said to be.
+/// Formats a share in percent. Rounding never turns a share into 0 % or 100 %.
 pub(crate) fn percent(share: f64) -> String {
     match 100.0 * share {
         0.0 => "0 %".into(),

@@ -1,4 +1,4 @@
-//! Where text comes from: files or any reader, compressed or not.
+//! Opens text: files or any reader, compressed or not.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -14,16 +14,15 @@ use super::peek::Peekable;
 use super::shown::Shown;
 use super::unpack::Unpacked;
 
-/// A file, or anything else that can be read. What is compressed with gzip or zstd is recognised by
-/// its contents.
+/// A file, or any other reader. Compression with gzip or zstd is recognised by the contents.
 pub enum Source {
-    /// A file.
+    /// The path of a file.
     File(PathBuf),
     /// A reader such as the standard input.
     Reader {
-        /// What errors call it.
+        /// The name in errors.
         name: String,
-        /// What is read.
+        /// The reader.
         reader: Box<dyn BufRead + Send>,
     },
 }
@@ -50,7 +49,7 @@ impl Source {
         }
     }
 
-    /// The number of bytes of a file, before decompression; 0 where it is not known.
+    /// Returns the size of a file in bytes, before decompression; 0 if it is not known.
     pub(crate) fn size(&self) -> u64 {
         match self {
             Self::File(path) => path.metadata().map_or(0, |metadata| metadata.len()),
@@ -66,8 +65,8 @@ impl Source {
         }
     }
 
-    /// Its text, decompressed and without a byte order mark. The meter counts the bytes that are
-    /// read.
+    /// Opens the text, decompressed and without a byte order mark. The meter counts the bytes that
+    /// are read.
     pub(crate) fn open(self, meter: &Arc<Meter>) -> Result<Box<dyn Read + Send>> {
         let file = self.name();
         let fault = |source| DataError::Io { file: file.clone(), source };
@@ -108,8 +107,7 @@ fn open_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Checks that these files can be read again and again, as training does: a pipe gives what it
-/// holds but once.
+/// Checks that these files can be read repeatedly, as training does; a pipe can be read only once.
 pub(crate) fn check_rereadable<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     for path in paths {
         // A file that cannot be found is reported when it is opened.
@@ -121,7 +119,7 @@ pub(crate) fn check_rereadable<'a>(paths: impl IntoIterator<Item = &'a PathBuf>)
     Ok(())
 }
 
-/// A file at some time, by its length and by when it was last written.
+/// The state of a file at some time: its length and the time of its last change.
 #[derive(Clone, Debug)]
 pub(crate) struct Stamp {
     path: PathBuf,
@@ -135,7 +133,7 @@ impl Stamp {
         Some(Self { path: path.to_owned(), state: (metadata.len(), metadata.modified().ok()) })
     }
 
-    /// Checks that the file is what it was.
+    /// Checks that the file has not changed.
     pub(crate) fn check(&self) -> Result<()> {
         match Self::of(&self.path) {
             Some(now) if now.state != self.state => {

@@ -19,27 +19,27 @@ use super::source::{Source, check_rereadable};
 /// The encoded rows of all parts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Splits {
-    /// The model learns from them.
+    /// The rows that the model learns from.
     pub train: Dataset,
-    /// They decide when to stop.
+    /// The rows that decide when training stops.
     pub validation: Dataset,
-    /// They say how good the model is.
+    /// The rows that measure the final model.
     pub test: Dataset,
     /// The notes on the files, which a user should check.
     pub notes: Vec<Note>,
 }
 
 impl Splits {
-    /// Encodes all rows of the files of `config`, whose relative paths count from `folder`.
+    /// Encodes all rows of the files of `config`. Relative paths start at `folder`.
     ///
-    /// `progress` is called now and then with the bytes that have been read, and all there are,
+    /// `progress` is called from time to time with the number of bytes read so far and the total,
     /// before decompression.
     ///
     /// # Errors
-    /// Any [`DataError`] of reading; [`DataError::EmptyPart`] if there are no training
-    /// rows, or none of another part of which the settings ask for some; [`DataError::OneClass`] if
-    /// all training labels are the same; [`DataError::Unknown`] if more is not known than the
-    /// settings allow.
+    /// Returns any [`DataError`] of reading; [`DataError::EmptyPart`] if there are no training
+    /// rows, or no rows of a part for which the settings ask; [`DataError::OneClass`] if all
+    /// training labels are equal; [`DataError::Unknown`] if the share of unknown values is above
+    /// `data.max_unknown`.
     pub fn load(
         config: &DataConfig,
         encoder: &Encoder,
@@ -118,15 +118,16 @@ impl Splits {
                 &config.files(Part::Train, folder),
             ));
         }
-        // Values that are too rare for a row are none that training has not seen.
+        // A value that is too rare to have a row has been seen in training, so it is not unknown
+        // here.
         let training = Coverage { columns: Vec::new(), ..self.train.coverage.clone() };
         let parts = [&training, &self.validation.coverage, &self.test.coverage];
         parts.into_iter().try_for_each(|coverage| coverage.check(config.max_unknown))
     }
 }
 
-/// Appends the rows of some files to those of the parts, in their order; they belong to `part`
-/// unless the split says otherwise. Gives what is worth a look in the files.
+/// Appends the rows of some files to the parts, in order. They belong to `part` unless the split
+/// decides otherwise. Returns the notes on the files.
 fn read(
     encoder: &Encoder,
     part: Part,

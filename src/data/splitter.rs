@@ -1,4 +1,4 @@
-//! Which part a row belongs to.
+//! Assigns rows to parts.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use super::hash::mix;
 use super::number::Time;
 use super::part::Part;
 
-/// From which time on rows validate and test.
+/// The times at which the validation rows and the test rows begin.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TimeCut {
@@ -16,8 +16,8 @@ pub(crate) struct TimeCut {
 }
 
 impl TimeCut {
-    /// Cuts so that about these shares of `times` are validation and test; rows of the same time
-    /// all go to the later part.
+    /// Chooses the times so that about these shares of `times` are validation and test. Rows of the
+    /// same time all go to the later part.
     pub(crate) fn fit(mut times: Vec<Time>, validation: f64, test: f64) -> Self {
         let len = times.len();
         let mut from = |share: f64| {
@@ -42,19 +42,20 @@ impl TimeCut {
     }
 }
 
-/// A split, ready to be asked.
+/// A split that is ready for use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Splitter {
-    /// A row tests if its hash lies below `test`, else it validates if it lies below `validation`.
+    /// By hash: a row is a test row if its hash is below `test`, else a validation row if it is
+    /// below `validation`.
     Hash { offset: u64, test: u128, validation: u128 },
     /// By the row's time.
     Time(TimeCut),
-    /// All rows of the files at hand belong to the same part.
+    /// By file: all rows of the current files belong to the same part.
     File,
 }
 
 impl Splitter {
-    /// `cut` is there if the split is by time.
+    /// Prepares a split. `cut` is needed if the split is by time.
     pub(crate) fn new(split: &Split, cut: Option<TimeCut>) -> Self {
         match (split, cut) {
             (Split::Hash { seed, validation, test }, _) => {
@@ -71,7 +72,7 @@ impl Splitter {
         }
     }
 
-    /// The part of row number `row`, which has this time; `None` where the file decides.
+    /// Returns the part of row number `row`, which has this time; `None` if its file decides.
     pub(crate) fn part(&self, row: u64, time: Time) -> Option<Part> {
         match *self {
             Self::Hash { offset, test, validation } => {

@@ -1,13 +1,13 @@
-//! What is learned from the numbers of a column.
+//! Statistics of the numbers of a column.
 
 use crate::Philox;
 
-/// The most numbers of a column that are kept for its quantiles.
+/// The largest number of values of a column that are kept for its quantiles.
 pub(crate) const MAX_SAMPLE: usize = 1_000_000;
 
-/// Mean and deviation of a stream of numbers (Welford's algorithm), and a sample of it where
-/// quantiles are needed: all numbers up to [`MAX_SAMPLE`], beyond that a uniform sample that
-/// depends only on the numbers and their order.
+/// The mean and deviation of a stream of numbers (Welford's algorithm), and a sample of it if
+/// quantiles are needed. The sample holds all numbers up to [`MAX_SAMPLE`], and beyond that a
+/// uniform sample that depends only on the numbers and their order.
 #[derive(Clone, Debug)]
 pub(crate) struct Statistics {
     count: u64,
@@ -38,24 +38,24 @@ impl Statistics {
             if numbers.len() < MAX_SAMPLE {
                 numbers.push(x);
             } else if let Some(place) = numbers.get_mut(random.below(self.count) as usize) {
-                // Algorithm R: the k-th number takes a random one of k places, if that is one of
-                // those kept.
+                // Algorithm R: draw one of `count` places; the number is kept if the place is in
+                // the sample.
                 *place = x;
             }
         }
     }
 
-    /// The mean; 0 without numbers.
+    /// Returns the mean; 0 without numbers.
     pub(crate) fn mean(&self) -> f64 {
         self.mean
     }
 
-    /// The population standard deviation; 0 without numbers.
+    /// Returns the population standard deviation; 0 without numbers.
     pub(crate) fn std(&self) -> f64 {
         if self.count == 0 { 0.0 } else { (self.squares / self.count as f64).sqrt() }
     }
 
-    /// The sample in increasing order; empty if none was kept.
+    /// Returns the sample in increasing order; empty if none was kept.
     pub(crate) fn into_sorted(self) -> Vec<f64> {
         let mut numbers = self.sample.map(|sample| sample.numbers).unwrap_or_default();
         numbers.sort_unstable_by(f64::total_cmp);
@@ -63,8 +63,8 @@ impl Statistics {
     }
 }
 
-/// At most `count` quantiles of sorted numbers, evenly spaced from the least to the largest; all
-/// numbers if there are no more.
+/// Returns at most `count` quantiles of sorted numbers, evenly spaced from the smallest to the
+/// largest; all numbers if there are no more than `count`.
 pub(crate) fn quantiles(sorted: &[f64], count: usize) -> Vec<f64> {
     if sorted.len() <= count {
         return sorted.to_vec();
@@ -72,20 +72,19 @@ pub(crate) fn quantiles(sorted: &[f64], count: usize) -> Vec<f64> {
     (0..count).map(|k| quantile(sorted, k as f64 / (count - 1) as f64)).collect()
 }
 
-/// The number at a share of the way through sorted numbers, of which there is at least one,
-/// interpolated.
+/// Returns the interpolated quantile at `share` of sorted numbers, of which there is at least one.
 pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let last = sorted.len() - 1;
     let position = share * last as f64;
     let below = (position as usize).min(last);
     let above = (below + 1).min(last);
     let (low, high) = (sorted[below], sorted[above]);
-    // Rounding must not carry it past its neighbour.
+    // The minimum keeps a rounding error from exceeding the upper neighbour.
     (low + (position - below as f64) * (high - low)).min(high)
 }
 
-/// Where `x` stands among evenly spaced quantiles: 0 below all of them, 1 above; in the middle of
-/// equal ones. 0 without any.
+/// Returns the rank of `x` among evenly spaced quantiles: 0 below all of them, 1 above, the middle
+/// of equal ones; 0 without quantiles.
 pub(crate) fn rank(quantiles: &[f64], x: f64) -> f64 {
     let (below, not_above) =
         (quantiles.partition_point(|&q| q < x), quantiles.partition_point(|&q| q <= x));

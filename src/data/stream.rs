@@ -1,4 +1,4 @@
-//! Encoding rows in constant memory.
+//! Encodes rows in constant memory.
 
 use super::columns::Needs;
 use super::config::Split;
@@ -13,20 +13,19 @@ use super::rows::Rows;
 use super::source::Source;
 use super::splitter::Splitter;
 
-/// Whether rows must have a label.
+/// The requirement on the labels of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LabelUse {
     /// A row without a label is an error.
     Required,
-    /// The label is not looked at: its column may be absent, or hold whatever it likes, and all
-    /// labels are NaN.
+    /// The label is ignored: its column may be absent or hold anything, and all labels are NaN.
     Optional,
 }
 
-/// A report on rows that have been read: notes on their files, and shares of unknown values.
+/// A report on the rows that have been read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReadReport {
-    /// About the files.
+    /// The notes on the files.
     pub notes: Vec<Note>,
     /// The shares of values in the rows that are unknown.
     pub coverage: Coverage,
@@ -42,16 +41,16 @@ pub struct RowStream<'a> {
 }
 
 impl<'a> RowStream<'a> {
-    /// Prepares to read `sources` one after the other; they are opened when it is their turn.
+    /// Prepares to read `sources` one after the other; each is opened when the previous one ends.
     ///
-    /// With a `filter`, only the rows of that part of the split are read. For that the sources must
-    /// be the training files in the order of the settings, as
-    /// [`DataConfig::files`](super::DataConfig::files) gives them: a split by hash depends on the
-    /// row's number. With a split by file nothing is filtered, for the files of a part hold nothing
-    /// else.
+    /// With a `filter`, only the rows of that part of the split are read. The sources must then be
+    /// the training files in the order of the settings, as
+    /// [`DataConfig::files`](super::DataConfig::files) returns them, since a split by hash depends
+    /// on the row's number. With a split by file nothing is filtered: the files of a part hold only
+    /// its rows.
     ///
     /// # Errors
-    /// That of [`Encoder::check`].
+    /// Propagates errors of [`Encoder::check`].
     pub fn open(
         encoder: &'a Encoder,
         sources: impl IntoIterator<Item = Source>,
@@ -72,14 +71,14 @@ impl<'a> RowStream<'a> {
         })
     }
 
-    /// Fills `batch` with the next rows, at most `max_rows` of them (0 counts as 1); false if there
-    /// are none left.
+    /// Fills `batch` with the next rows, at most `max_rows` of them (0 counts as 1). Returns false
+    /// if there are no rows left.
     ///
     /// # Errors
-    /// Any [`DataError`](super::DataError) of reading; after the last row
-    /// [`DataError::Unknown`](super::DataError::Unknown) if more is not known than the settings
-    /// allow. The rows that were read for this batch are lost; another call goes on behind the bad
-    /// row where that is possible.
+    /// Returns any [`DataError`](super::DataError) of reading; after the last row,
+    /// [`DataError::Unknown`](super::DataError::Unknown) if the share of unknown values is above
+    /// `data.max_unknown`. The rows that were read for this batch are lost. If reading can
+    /// continue, the next call starts after the bad row.
     pub fn next_batch(&mut self, max_rows: usize, batch: &mut Batch) -> Result<bool> {
         self.staged.clear();
         while self.staged.len() < max_rows.max(1) && self.rows.advance()? {
@@ -110,8 +109,8 @@ impl<'a> RowStream<'a> {
         self.staged.coverage()
     }
 
-    /// How many bytes have been read, and how many there are, before decompression; a reader that
-    /// is no file counts as 0 in the latter.
+    /// Returns the number of bytes read so far and the total, before decompression. A reader that
+    /// is not a file counts as 0 in the total.
     pub fn bytes_read(&self) -> (u64, u64) {
         self.rows.bytes_read()
     }

@@ -6,32 +6,33 @@ use serde::Serialize;
 
 use super::shown::percent;
 
-/// The least excess of a share of unknown values over that of the training rows that is worth a
+/// The smallest excess over the share of unknown values in the training rows that is worth a
 /// warning.
 const NOTABLE: f64 = 0.05;
 
 /// The number of unknown values of a column, or of keys that a side table lacks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct UnknownShare {
-    /// The column; for a side table the column of its key in the rows.
+    /// The name of the column; for a side table, the name of its key column in the rows.
     pub column: String,
-    /// The side table, if these are its keys.
+    /// The side table, if the values are its keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub side_table: Option<String>,
-    /// The number of values that are not empty; of a column with several in a row, all of these.
+    /// The number of values that are not empty; in a multi-valued column, of all values of all
+    /// rows.
     pub values: u64,
-    /// The number of values that are not known: training has not seen them, or not `min_count`
-    /// times, or the side table has no such key.
+    /// The number of unknown values: training has seen them less than `min_count` times or not at
+    /// all, or the side table has no such key.
     pub unknown: u64,
-    /// The first one of these, shortened if long.
+    /// The first unknown value, shortened if long.
     pub first: Option<String>,
-    /// The share of the training rows' own values that are not known, since they are rarer than
+    /// The share of the training rows' own values that are unknown, since they are rarer than
     /// `min_count`.
     pub rare: f64,
 }
 
 impl UnknownShare {
-    /// The share of the values that are not known; 0 without values.
+    /// Returns the share of the values that are unknown; 0 without values.
     pub fn share(&self) -> f64 {
         if self.values == 0 { 0.0 } else { self.unknown as f64 / self.values as f64 }
     }

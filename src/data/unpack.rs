@@ -1,4 +1,4 @@
-//! Compressed text: members of gzip or frames of zstd, one after the other.
+//! Decompresses text: members of gzip or frames of zstd, one after the other.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 use std::mem;
@@ -12,8 +12,8 @@ use super::container::Packing;
 use super::meter::Meter;
 use super::peek::Peekable;
 
-/// The text of all members. What stands behind the last one is told to the meter, unless it is
-/// zeros, with which tapes and disks are padded.
+/// A reader of the text of all members. Data after the last member are noted in the meter, unless
+/// they are zeros, which pad tapes and disks.
 pub(crate) struct Unpacked<R: Read> {
     packing: Packing,
     member: Member<R>,
@@ -22,21 +22,21 @@ pub(crate) struct Unpacked<R: Read> {
 
 /// The part of the packed data that is being read.
 enum Member<R: Read> {
-    /// The place before a member, or behind the last one.
+    /// The position before a member, or after the last one.
     Between(Peekable<R>),
     Gzip(Box<GzDecoder<Peekable<R>>>),
     Zstd(Peekable<R>, Box<FrameDecoder>),
-    /// Nothing more.
+    /// The end of the data.
     Over,
 }
 
 impl<R: Read> Unpacked<R> {
-    /// Nothing is read yet.
+    /// Wraps packed data; nothing is read yet.
     pub(crate) fn new(packed: Peekable<R>, packing: Packing, meter: Arc<Meter>) -> Self {
         Self { packing, member: Member::Between(packed), meter }
     }
 
-    /// The member, or the frame to be skipped, that comes next.
+    /// Begins the next member, or skips a skippable frame.
     fn begin(&self, mut packed: Peekable<R>) -> io::Result<Member<R>> {
         skip_zeros(&mut packed)?;
         let head = packed.peek(4)?;
@@ -101,7 +101,7 @@ fn skip_zeros<R: Read>(packed: &mut Peekable<R>) -> io::Result<()> {
     }
 }
 
-/// Skips a frame that is no text: a number, the frame's length, and as many bytes.
+/// Skips a skippable frame: a magic number, the frame's length, and as many bytes.
 fn skip_frame<R: Read>(packed: &mut Peekable<R>) -> io::Result<()> {
     let mut head = [0; 8];
     packed.read_exact(&mut head).map_err(|error| explained(packed, error.kind(), Packing::Zstd))?;
@@ -113,7 +113,7 @@ fn skip_frame<R: Read>(packed: &mut Peekable<R>) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads on in a frame; 0 at its end.
+/// Reads more of a frame; returns 0 at its end.
 fn read_frame<R: Read>(
     packed: &mut Peekable<R>,
     decoder: &mut FrameDecoder,
@@ -140,14 +140,15 @@ fn of_zstd<R: Read>(error: &FrameDecoderError, packed: &mut Peekable<R>) -> io::
         FrameDecoderError::DictNotProvided { .. } => {
             unsupported("zstd with a dictionary: unpack it with `zstd -d -D DICTIONARY`")
         }
-        // Blocks are read whole: where the last one ends too early, the decoder has met the end.
+        // Blocks are decoded as a whole: if the last one is cut off, the decoder has reached the
+        // end.
         _ if packed.is_exhausted() => explained(packed, ErrorKind::UnexpectedEof, Packing::Zstd),
         _ => explained(packed, ErrorKind::InvalidData, Packing::Zstd),
     }
 }
 
-/// Translates an error of a decoder for the user: into the system's error if reading failed, and
-/// otherwise into one about data that are cut off or damaged.
+/// Translates an error of a decoder for the user. If reading failed, the result is the system's
+/// error, and otherwise an error about data that are cut off or damaged.
 fn explained<R: Read>(packed: &mut Peekable<R>, kind: ErrorKind, packing: Packing) -> io::Error {
     match packed.take_fault() {
         Some(fault) => fault,
@@ -203,7 +204,7 @@ mod tests {
         compress_to_vec(text.as_bytes(), CompressionLevel::Fastest)
     }
 
-    /// The text of packed data and whether junk stands behind it, or the error.
+    /// Returns the text of packed data and whether other data follow it, or the error.
     fn read(packed: &[u8]) -> Result<(String, bool), String> {
         let reader = Box::new(Cursor::new(packed.to_vec()));
         let meter = Arc::default();
@@ -259,7 +260,7 @@ mod tests {
                 assert_eq!(read(&[&packed, junk].concat()), Ok((text.clone(), true)), "{junk:x?}");
             }
         }
-        // Members of the other kind are not unpacked.
+        // Members of the other format are not unpacked.
         for packed in [[gzip(&text), zstd(&text)].concat(), [zstd(&text), gzip(&text)].concat()] {
             assert_eq!(read(&packed), Ok((text.clone(), true)));
         }
@@ -273,8 +274,8 @@ mod tests {
         {
             let whole = packed.len();
             for packed in [packed.clone(), [packed.clone(), packed].concat()] {
-                // Four bytes tell what it is; nobody can tell that a file is cut off between two
-                // members.
+                // Four bytes identify the format. Between two members, a cut-off file looks
+                // complete.
                 for end in (4..packed.len()).filter(|&end| !(whole..whole + 4).contains(&end)) {
                     let error = read(&packed[..end]).unwrap_err();
                     assert!(
@@ -322,7 +323,7 @@ mod tests {
 
     #[test]
     fn what_zstd_is_not_read_says_what_to_do() {
-        // A window of 2 GiB, and a dictionary.
+        // A window of 2 GiB, and then a dictionary.
         let window = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0, 0];
         assert!(read(&window).unwrap_err().contains("unpack it with `zstd -d --long=31`"));
         let dictionary = [0x28, 0xb5, 0x2f, 0xfd, 0x01, 0x58, 0x07, 0x01, 0, 0];

@@ -1,4 +1,4 @@
-//! The checks of a [`DataConfig`] that need no file.
+//! Checks a [`DataConfig`] as far as that needs no file.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ const MAX_BINS: usize = 1 << 16;
 const MAX_HASH: u32 = u32::MAX - 1;
 
 impl DataConfig {
-    /// Checks what can be checked without the files.
+    /// Checks the settings as far as that needs no file.
     ///
     /// # Errors
-    /// [`DataError::Config`] names the setting: nothing to read, no label, contradictions, numbers
-    /// out of range, a pattern that is no regular expression.
+    /// Returns [`DataError::Config`], which names the setting: nothing to read, no label,
+    /// contradictions, numbers out of range, an invalid regular expression.
     pub fn validate(&self) -> Result<()> {
         validate(self)
     }
@@ -44,7 +44,7 @@ fn validate(config: &DataConfig) -> Result<()> {
             "nothing to read: name at least one [[data.dense]] or [[data.categorical]] column",
         ));
     }
-    // Written so that a NaN is an error.
+    // The negated comparison refuses a NaN.
     if config.max_unknown.is_some_and(|limit| !(0.0..=1.0).contains(&limit)) {
         return Err(DataError::config(
             "max_unknown",
@@ -54,19 +54,19 @@ fn validate(config: &DataConfig) -> Result<()> {
     label_is_no_feature(&config, &label.column)
 }
 
-/// A model that can read its answer off a feature learns nothing else.
+/// Refuses features from which the model could read off the label.
 fn label_is_no_feature(config: &DataConfig, label: &str) -> Result<()> {
     if let Split::Time { column, .. } = &config.split
         && sources(config, column).contains(label)
     {
         let reason = format!(
-            "column {column:?} is made of the label {label:?}: the parts would differ in nothing so much as in labels"
+            "column {column:?} is made of the label {label:?}: the parts would differ mainly in their labels"
         );
         return Err(DataError::config("split.column", reason));
     }
     if let Some(k) = config.join.iter().position(|join| join.on.left() == label) {
         let reason = format!(
-            "column {label:?} is the label, so that every joined column would tell the answer: use another key"
+            "column {label:?} is the label, so that every joined column would reveal the answer: use another key"
         );
         return Err(DataError::config(format!("join[{k}].on"), reason));
     }
@@ -147,8 +147,8 @@ fn files(config: &DataConfig) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a file that is named twice, by whatever paths: its rows would count twice, or be
-/// measured on what they taught. Files that are not there are left to whoever opens them.
+/// Refuses a file that is named twice, by whatever paths: its rows would count twice, or the model
+/// would be measured on rows that it has learned. Missing files are reported when they are opened.
 pub(super) fn each_file_once(config: &DataConfig, folder: &Path) -> Result<()> {
     let mut seen: HashMap<FileIdentity, (String, PathBuf)> = HashMap::new();
     for (field, paths) in
@@ -209,7 +209,7 @@ fn split(split: &Split) -> Result<()> {
     {
         return Err(DataError::config("split.column", "name the column that holds the time"));
     }
-    // Written so that a NaN is an error.
+    // The negated comparison refuses a NaN.
     let share = |x: f64| (0.0..1.0).contains(&x);
     if !(share(*validation) && share(*test) && validation + test < 1.0) {
         let reason = format!(
