@@ -145,7 +145,8 @@ impl Dispatch {
             // SAFETY: the proof is that of AVX2.
             #[cfg(target_arch = "x86_64")]
             Simd::Avx512 => unsafe { x86::run_avx512(body) },
-            // SAFETY: the proof is that of AVX2; AMX is available only with AVX-512 and `bf16`.
+            // SAFETY: the proof is that of AVX2; a `Dispatch` with AMX is only made where
+            // `Simd::Avx512Bf16` is available.
             #[cfg(target_arch = "x86_64")]
             Simd::Avx512Bf16 | Simd::Amx => unsafe { x86::run_avx512_bf16(body) },
             _ => body.run(Portable),
@@ -230,20 +231,20 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// Returns the square root.
     fn sqrt(self, a: Self::F32) -> Self::F32;
     /// Adds to each lane of `c` the dot product of the pairs of `bf16` in this lane of `a` and `b`.
-    /// To be called only if [`Self::MULTIPLIES_PAIRS`].
+    /// Callers check [`Self::MULTIPLIES_PAIRS`] first.
     #[inline(always)]
     fn add_products_of_pairs(self, _a: Self::F32, _b: Self::F32, c: Self::F32) -> Self::F32 {
         c
     }
     /// Interleaves two slices of 16-bit elements: each lane holds the pair of elements at its place
-    /// in `first` and `second`, unchanged; zeros follow slices of fewer than [`LANES`] elements. To
-    /// be called only if [`Self::MULTIPLIES_PAIRS`].
+    /// in `first` and `second`, unchanged; zeros follow slices of fewer than [`LANES`] elements.
+    /// Callers check [`Self::MULTIPLIES_PAIRS`] first.
     #[inline(always)]
     fn pairs<E: Element>(self, _first: &[E], _second: &[E]) -> Self::F32 {
         self.splat(0.0)
     }
-    /// Loads pairs of 16-bit elements, one into each lane, unchanged. To be called only if
-    /// [`Self::MULTIPLIES_PAIRS`].
+    /// Loads pairs of 16-bit elements, one into each lane, unchanged. Callers check
+    /// [`Self::MULTIPLIES_PAIRS`] first.
     #[inline(always)]
     fn load_pairs<E: Element>(self, _from: &[[E; 2]; LANES]) -> Self::F32 {
         self.splat(0.0)
@@ -251,8 +252,8 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// Splits each lane of two vectors into three `bf16` components whose sum it is, the first two
     /// rounded to nearest. Returns the pairs of the first, the second and the third components. The
     /// sum is exact for numbers from 2⁻¹¹⁰ on that round to a finite `bf16`; numbers that round to
-    /// an infinite one have a component that is not finite. To be called only if
-    /// [`Self::MULTIPLIES_PAIRS`].
+    /// an infinite one have a component that is not finite. Callers check
+    /// [`Self::MULTIPLIES_PAIRS`] first.
     #[inline(always)]
     fn split_pairs(self, _first: Self::F32, _second: Self::F32) -> [Self::F32; 3] {
         [self.splat(0.0); 3]

@@ -36,7 +36,7 @@ pub(crate) const COMPONENTS_OF_F32: usize = 3;
 /// The components of A and of B that are multiplied, in the order of the sum, for `f32`. The other
 /// products are less than 2⁻²³ of the whole one, see [`Tiles::multiply`].
 const PRODUCTS_OF_F32: [(usize, usize); 6] = [(2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2)];
-/// The same pairs for `bf16`, which is its only component.
+/// The components of A and of B that are multiplied for `bf16`, which has one.
 const PRODUCTS_OF_BF16: [(usize, usize); 1] = [(0, 0)];
 
 /// Returns whether the machine has AMX and the system lets this process use it.

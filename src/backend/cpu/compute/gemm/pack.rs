@@ -11,8 +11,7 @@ use crate::simd::amx::K_STEP;
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 use crate::size::product;
 
-/// How many columns of an operand ahead of packing the prefetch is, where the operand is
-/// column-major.
+/// The number of columns by which the prefetch of a column-major operand is ahead of packing.
 const PREFETCH_DISTANCE: usize = 48;
 
 /// The meaning of the bits of a packed element.
