@@ -26,6 +26,7 @@ type AnyMatrix<'a> = ByElement<Matrix<'a, Cpu, f32>, Matrix<'a, Cpu, f16>, Matri
 type AnyMatrixMut<'a> =
     ByElement<MatrixMut<'a, Cpu, f32>, MatrixMut<'a, Cpu, f16>, MatrixMut<'a, Cpu, bf16>>;
 
+/// Restores both element types, and runs the op.
 fn cast<'a>(cpu: &Cpu, factor: f32, from: AnyMatrix<'a>, to: AnyMatrixMut<'a>) {
     with_elements!(from => with_elements!(to => typed_cast(cpu, Cast { factor, from, to })));
 }

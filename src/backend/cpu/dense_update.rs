@@ -37,6 +37,7 @@ impl<'a, E: Element, T: Element> Retype<E, T> for Update<'a, Cpu, E> {
     }
 }
 
+/// Restores the type of the rounded parameters, and runs the op.
 fn update(cpu: &Cpu, args: AnyUpdate<'_>) {
     with_elements!(args => typed_update(cpu, args));
 }

@@ -37,6 +37,7 @@ impl EmbeddingBagOps for Cpu {
     }
 }
 
+/// Restores the types of the arguments, and runs the forward op.
 fn forward<'a>(
     cpu: &Cpu,
     tables: &'a TableBatch,
@@ -78,6 +79,7 @@ fn typed_forward<E: Element, I: Index>(cpu: &Cpu, args: Forward<'_, Cpu, E, I>) 
     gather.into_result()
 }
 
+/// Restores the types of the arguments, and runs the backward op.
 fn weight_grad<'a>(
     cpu: &Cpu,
     tables: &'a TableBatch,

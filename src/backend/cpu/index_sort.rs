@@ -41,6 +41,7 @@ impl IndexSortOps for Cpu {
     }
 }
 
+/// Restores the index type, and runs the op.
 fn sort<'a>(
     cpu: &Cpu,
     tables: &'a TableBatch,

@@ -35,6 +35,7 @@ type AnyForward<'a> =
 type AnyBackward<'a> =
     ByElement<Backward<'a, Cpu, f32>, Backward<'a, Cpu, f16>, Backward<'a, Cpu, bf16>>;
 
+/// Restores the element type, and runs the forward op.
 fn forward(cpu: &Cpu, args: AnyForward<'_>) {
     with_elements!(args => typed_forward(cpu, args));
 }
@@ -49,6 +50,7 @@ fn typed_forward<E: Element>(cpu: &Cpu, args: Forward<'_, Cpu, E>) {
     });
 }
 
+/// Restores the element type, and runs the backward op.
 fn backward(cpu: &Cpu, args: AnyBackward<'_>) {
     with_elements!(args => typed_backward(cpu, args));
 }

@@ -30,6 +30,7 @@ impl PooledInteractionOps for Cpu {
     }
 }
 
+/// Restores the types of the arguments, and runs the op.
 fn forward<'a>(
     cpu: &Cpu,
     tables: &'a TableBatch,
@@ -45,6 +46,7 @@ fn forward<'a>(
     }))
 }
 
+/// Pools and interacts a few samples at a time.
 fn pool_and_interact<E: Element, I: Index>(
     cpu: &Cpu,
     gather: &Gather<'_, E, I>,

@@ -83,6 +83,7 @@ impl<'a, I: Index, T: Index> Retype<I, T> for PooledGrad<'a, Cpu, I> {
     }
 }
 
+/// Restores the index type, and runs the reduction.
 fn reduce(cpu: &Cpu, source: AnyPooledGrad<'_>, grad: &mut SparseGrad<Cpu>) {
     with_indices!(source => typed_reduce(cpu, &source, grad));
 }
@@ -136,6 +137,7 @@ fn merge(args: Merge<'_, Cpu>) {
     out.counts[0] = len as u32;
 }
 
+/// Restores the element type, and steps by gradients that have been summed.
 fn apply<'a>(
     cpu: &Cpu,
     tables: &'a TableBatch,
@@ -151,6 +153,7 @@ fn apply<'a>(
     with_elements!(weights => step.run(cpu, weights, state));
 }
 
+/// Restores the types of the arguments, and steps by gradients that are summed on the fly.
 fn update<'a>(
     cpu: &Cpu,
     source: AnyPooledGrad<'a>,

@@ -1,10 +1,10 @@
 //! Arguments with their element type erased.
 //!
 //! A generic function is compiled in each crate that calls it, so generic ops would make every
-//! caller compile all loops again, for each instruction set. An op of the CPU therefore erases
-//! the types of its arguments and calls a function that is not generic, which is compiled once, in
-//! this library. That function restores the types by [`with_elements`] and
-//! [`with_indices`], once for each call of an op:
+//! caller compile all loops again, for each instruction set. An op of the CPU therefore erases the
+//! types of its arguments and calls a function that is not generic, which is compiled once, in this
+//! library. That function restores the types by [`with_elements`] and [`with_indices`], once for
+//! each call of an op:
 //!
 //! ```ignore
 //! fn scale<E: Element>(&self, weights: &mut [E]) {
