@@ -9,10 +9,9 @@ use super::code::{Code, describe};
 use super::host::{put, put_text, size};
 use super::state::{CONTEXT, Driver, set_context, with};
 use crate::device::MAX_THREADS;
+use crate::exec::SM_COUNT;
 
 const NAME: &str = "bagdot emulator";
-/// The number of multiprocessors, which kernels see in `%nsmid`.
-pub(super) const SM_COUNT: i32 = 8;
 /// Bytes of shared memory that a block may have without opting in to more.
 pub(super) const DEFAULT_SHARED: usize = 48 * 1024;
 
@@ -70,7 +69,7 @@ fn attribute(driver: &Driver, attribute: c_int) -> i32 {
         12 | 82 => 65536,            // registers of a block, and of a multiprocessor
         13 => 1_000_000,             // clock rate in kHz
         14 => 512,                   // alignment of textures
-        16 => SM_COUNT,              // multiprocessors
+        16 => SM_COUNT as i32,       // multiprocessors
         31 | 40 | 41 => 1,           // concurrent kernels, copy engines, unified addresses
         36 => 1_000_000,             // memory clock rate in kHz
         37 => 4096,                  // bits of the memory bus

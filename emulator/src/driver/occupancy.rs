@@ -6,10 +6,10 @@ use std::ffi::{c_int, c_uint, c_void};
 
 use super::api::api;
 use super::code::Code;
-use super::context::SM_COUNT;
 use super::host::{put, size};
 use super::state::with;
 use crate::device::MAX_THREADS;
+use crate::exec::SM_COUNT;
 
 api! {
     fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
@@ -51,7 +51,7 @@ api! {
             best = best.max((blocks * threads, threads, blocks));
         }
         put(block, best.1 as i32)?;
-        put(grid, SM_COUNT * best.2 as i32)
+        put(grid, SM_COUNT as i32 * best.2 as i32)
     }
     fn cuOccupancyMaxPotentialBlockSizeWithFlags(
         grid: *mut c_int,

@@ -1,5 +1,8 @@
 //! The settings of launches, and the grid of one launch.
 
+/// The number of multiprocessors, which kernels see in `%nsmid`.
+pub(crate) const SM_COUNT: u32 = 8;
+
 /// The order in which the threads of a warp run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Schedule {

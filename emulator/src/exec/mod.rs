@@ -25,6 +25,7 @@ mod special;
 mod step;
 mod warp;
 
+pub(crate) use config::SM_COUNT;
 pub(crate) use memory::Memory;
 pub(crate) use random::Random;
 pub(crate) use run::{LaunchArgs, launch};

@@ -1,6 +1,7 @@
 //! The registers that the hardware fills when a block begins.
 
 use super::block::Block;
+use super::config::SM_COUNT;
 use super::machine::Machine;
 use super::warp::Warp;
 use crate::ir::{Lanes, Special};
@@ -35,8 +36,8 @@ impl Machine<'_> {
             Special::MaskGt => each(|lane| (u64::from(u32::MAX) << (lane + 1)) as u32),
             Special::MaskGe => each(|lane| u32::MAX << lane),
             Special::MaskEq => each(|lane| 1 << lane),
-            Special::Sm => all(u64::from(block.index) % 8),
-            Special::SmCount => all(8),
+            Special::Sm => all((block.index % SM_COUNT).into()),
+            Special::SmCount => all(SM_COUNT.into()),
             Special::DynamicShared => all(self.grid.dynamic_shared as u64),
             Special::DynamicStart => all(self.kernel.static_shared as u64),
             Special::TotalShared => all(block.shared.data.len() as u64),
