@@ -2,7 +2,7 @@
 
 use crate::Cpu;
 
-/// Where to run, and how loud.
+/// The options of commands that use a device.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct Common {
     /// Worker threads; results do not depend on them [default: all cores]
@@ -20,7 +20,7 @@ pub(super) struct Common {
     pub(super) quiet: bool,
 }
 
-/// The choice of kernels for matrix products; see [`Gemm`](crate::backend::cuda::Gemm).
+/// The implementation of matrix products; see [`Gemm`](crate::backend::cuda::Gemm).
 #[cfg(feature = "cuda")]
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default)]
 pub(super) enum GemmChoice {
@@ -46,7 +46,7 @@ impl From<GemmChoice> for crate::backend::cuda::Gemm {
     }
 }
 
-/// Where to run.
+/// The device to run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeviceChoice {
     Cpu,
@@ -61,9 +61,9 @@ impl std::str::FromStr for DeviceChoice {
             None if text == "cpu" => Ok(Self::Cpu),
             None if text == "cuda" => Ok(Self::Cuda(0)),
             Some(("cuda", number)) => {
-                number.parse().map(Self::Cuda).map_err(|_| "the number of a device is wanted")
+                number.parse().map(Self::Cuda).map_err(|_| "expected the number of a device")
             }
-            _ => Err("`cpu`, `cuda` or `cuda:N` is wanted"),
+            _ => Err("expected `cpu`, `cuda` or `cuda:N`"),
         }
     }
 }
@@ -75,14 +75,15 @@ impl Common {
     }
 }
 
-/// Runs `$body` with `$device` bound to the backend that `$common` asks for: the one place where it
-/// is chosen.
+/// Runs `$body` with `$device` bound to the backend that `$common` asks for. No other place chooses
+/// the backend.
 macro_rules! on_device {
     ($common:expr, $device:ident => $body:expr) => {
         match $common.device {
             $crate::cli::device::DeviceChoice::Cpu => {
                 let $device = $common.cpu()?;
-                // On a thread of its pool, else each op would wake one and wait for it.
+                // The body runs on a thread of the pool: from another thread, each op would wake
+                // one and wait for it.
                 $device.clone().install(|| $body)
             }
             #[cfg(feature = "cuda")]
@@ -92,7 +93,9 @@ macro_rules! on_device {
             }
             #[cfg(not(feature = "cuda"))]
             $crate::cli::device::DeviceChoice::Cuda(_) => Err($crate::cli::error::CliError::Usage(
-                "this program was built without CUDA (feature `cuda`): --device cpu is all that it can do".into(),
+                "this program was built without CUDA (feature `cuda`): --device cpu is all that \
+                 it can do"
+                    .into(),
             )),
         }
     };

@@ -2,7 +2,7 @@
 
 use crate::train::TrainError;
 
-/// What ends a command early.
+/// The reasons for which a command ends early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
     #[error(transparent)]

@@ -42,7 +42,7 @@ enum PartChoice {
 struct Measured {
     #[serde(flatten)]
     metrics: Metrics,
-    /// For each column and side table, how many values and keys the model does not know.
+    /// For each column and side table, the number of values and keys that the model does not know.
     unknown: Coverage,
 }
 
@@ -84,7 +84,7 @@ impl Eval {
         Ok(())
     }
 
-    /// The files that the model was trained on, and which of their rows.
+    /// Returns the files that the model was trained on, and the part of their rows to read.
     fn own_rows<D: Backend>(
         &self,
         model: &TrainedModel<D>,
@@ -107,7 +107,7 @@ impl Eval {
     }
 }
 
-/// Files, with `-` for standard input.
+/// Returns the sources at `paths`; `-` is standard input.
 pub(super) fn sources(paths: &[PathBuf]) -> Vec<Source> {
     let source = |path: &PathBuf| match path.to_str() {
         Some("-") => Source::Reader {

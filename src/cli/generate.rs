@@ -13,7 +13,7 @@ pub(super) struct Generate {
     /// The number of rows
     rows: u64,
     /// Values of each of the 26 categories
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = values_range())]
     values: u64,
     /// How often each value occurs
     #[arg(long, value_enum, default_value_t = IdChoice::Zipf)]
@@ -24,6 +24,11 @@ pub(super) struct Generate {
     /// Write to a file instead of standard output
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+}
+
+/// Returns the parser of `--values`. Ids have at most 8 hexadecimal digits.
+fn values_range() -> impl clap::builder::TypedValueParser<Value = u64> {
+    clap::value_parser!(u64).range(1..=1 << 32)
 }
 
 /// The choice of an [`IdDistribution`].

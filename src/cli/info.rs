@@ -25,7 +25,9 @@ impl Info {
     pub(super) fn run(&self) -> CliResult {
         if let Some(path) = &self.memory {
             let (config, folder) = Config::load(path)?;
-            let plan = on_device!(self.common, device => memory_of(&device, &config, &folder).map_err(CliError::from))?;
+            let plan = on_device!(self.common, device => {
+                memory_of(&device, &config, &folder).map_err(CliError::from)
+            })?;
             return print_line(&plan.to_string());
         }
         let cpu = self.common.cpu()?;
@@ -66,12 +68,12 @@ impl Info {
     }
 }
 
-/// A line with names from a model, as it may be printed.
+/// Escapes a line with names from a model for printing.
 fn shown(line: &str) -> String {
     Shown(line).to_string()
 }
 
-/// Driver, devices and compiled kernels, or what keeps them from being used.
+/// Prints driver, devices and compiled kernels, or the reason why they cannot be used.
 #[cfg(feature = "cuda")]
 fn print_cuda(common: &Common) -> CliResult {
     use crate::backend::cuda::{devices, driver_version, images};
@@ -91,7 +93,8 @@ fn print_cuda(common: &Common) -> CliResult {
                         let gib = device.memory as f64 / f64::from(1 << 30);
                         let name = &device.name;
                         print_line(&format!(
-                            "  device {number}: {name}, compute capability {major}.{minor}, {gib:.1} GiB"
+                            "  device {number}: {name}, compute capability {major}.{minor}, \
+                             {gib:.1} GiB"
                         ))?;
                     }
                 }
@@ -116,7 +119,7 @@ fn print_cuda(common: &Common) -> CliResult {
     Ok(())
 }
 
-/// Who multiplies matrices.
+/// Returns the implementation of matrix products in use.
 #[cfg(feature = "cuda")]
 fn gemm_in_use(gemm: crate::backend::cuda::Gemm) -> String {
     use crate::backend::cuda::{Gemm, cublaslt_version};

@@ -1,4 +1,4 @@
-//! The `bagdot` program: results go to standard output, talk to standard error.
+//! The `bagdot` program. Results go to standard output, messages to standard error.
 #![forbid(unsafe_code)]
 
 mod device;
@@ -60,7 +60,7 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads our output has had enough, as `head` does: no error.
+        // The reader of our output has closed it, as `head` does: this is no error.
         Err(CliError::Output { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }

@@ -10,7 +10,8 @@ use tempfile::NamedTempFile;
 use super::error::{CliError, CliResult};
 use crate::train::parent_of;
 
-/// Takes results. Nothing that was in a file before is lost unless [`Self::finish`] succeeds.
+/// A destination of results. The contents of an existing file are lost only if [`Self::finish`]
+/// succeeds.
 pub(super) struct Output {
     name: String,
     out: BufWriter<Target>,
@@ -20,7 +21,7 @@ enum Target {
     Stdout(StdoutLock<'static>),
     /// A pipe or a device.
     Through(File),
-    /// A file beside the one that it will replace.
+    /// A temporary file beside the one that it will replace.
     Beside {
         file: NamedTempFile,
         path: PathBuf,
@@ -32,8 +33,8 @@ impl Output {
     /// another path (`-` is standard input).
     ///
     /// # Errors
-    /// Fails with [`CliError::Usage`] if it is one of the inputs, and with [`CliError::Output`] if
-    /// it cannot be written.
+    /// Returns [`CliError::Usage`] if it is one of the inputs, and [`CliError::Output`] if it
+    /// cannot be written.
     pub(super) fn open(path: Option<&Path>, inputs: &[PathBuf]) -> Result<Self, CliError> {
         let name = path.map_or_else(|| "standard output".into(), |path| path.display().to_string());
         let fault = |source| CliError::Output { name: name.clone(), source };
@@ -41,7 +42,7 @@ impl Output {
             None => (Target::Stdout(io::stdout().lock()), Handle::stdout().ok()),
             Some(path) => {
                 let path = resolve(path).map_err(fault)?;
-                // Before anything is opened for writing.
+                // The handle is taken before anything is opened for writing.
                 let handle = handle_of(&path);
                 (Target::open(path).map_err(fault)?, handle)
             }
@@ -58,7 +59,7 @@ impl Output {
     /// Makes the results take effect.
     ///
     /// # Errors
-    /// [`CliError::Output`]: then a file is as it was before.
+    /// Returns [`CliError::Output`]; the file is then unchanged.
     pub(super) fn finish(self) -> CliResult {
         let Self { name, out } = self;
         let finish = || match out.into_inner().map_err(io::IntoInnerError::into_error)? {
@@ -72,7 +73,7 @@ impl Output {
         finish().map_err(|source| CliError::Output { name, source })
     }
 
-    /// The error for results that could not be written.
+    /// Makes the error for results that could not be written.
     pub(super) fn fault(&self, source: io::Error) -> CliError {
         CliError::Output { name: self.name.clone(), source }
     }
@@ -89,7 +90,7 @@ impl Write for Output {
 
 impl Target {
     fn open(path: PathBuf) -> io::Result<Self> {
-        // A file that must not be written must not be replaced either.
+        // A file without write permission must not be replaced either.
         let existing = match OpenOptions::new().write(true).open(&path) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -144,11 +145,11 @@ impl Write for Target {
     }
 }
 
-/// The path behind a link, so that the file is replaced and not the link to it.
+/// Resolves links, so that the file is replaced and not the link to it.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     match path.canonicalize() {
         Ok(path) => Ok(path),
-        // A link to a file that is not there yet.
+        // A link to a file that does not exist yet.
         Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
             Ok(path.parent().unwrap_or(Path::new("")).join(fs::read_link(path)?))
         }
@@ -157,7 +158,7 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Checks whether an input is the file that is written to.
+/// Returns whether an input is the output file.
 fn is_same_file(input: &Path, output: Option<&Handle>) -> bool {
     let handle = match input.to_str() {
         Some("-") => Handle::stdin().ok().filter(is_file),

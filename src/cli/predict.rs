@@ -42,8 +42,7 @@ impl Predict {
         ]
         .concat();
         if self.output.is_some() {
-            // Results go to a temporary file until they are complete, which is removed after a
-            // signal.
+            // Results go to a temporary file until they are complete. It is removed after a signal.
             signals.defer();
         }
         let mut out = Output::open(self.output.as_deref(), &inputs)?;
@@ -63,7 +62,7 @@ impl Predict {
         );
         bar.clear();
         if result.is_err() && self.output.is_none() {
-            // Predictions made before an error are not lost.
+            // Keep the predictions made before an error.
             out.flush().map_err(|error| out.fault(error))?;
         }
         bar.report(&result?);
@@ -71,7 +70,7 @@ impl Predict {
     }
 }
 
-/// The entries of a model directory.
+/// Returns the entries of a model directory.
 fn files_in(folder: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(folder)
         .map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|e| e.path()).collect())

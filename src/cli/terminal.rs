@@ -1,7 +1,7 @@
-//! Talk on standard error, progress bars, numbers for people, and signals.
+//! Messages on standard error, progress bars, numbers for people, and signals.
 //!
-//! Messages on standard error are for people only. One that cannot be written is lost, since it
-//! must not end a run.
+//! Messages on standard error are for people only. A message that cannot be written is lost, since
+//! it must not end a run.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -16,7 +16,7 @@ use super::error::{CliError, CliResult};
 use crate::data::{Coverage, Part, ReadReport, ShownLines};
 use crate::train::Metrics;
 
-/// Says something on standard error.
+/// Prints a line on standard error.
 pub(super) fn say(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", ShownLines(line));
 }
@@ -27,12 +27,12 @@ pub(super) fn print_line(line: &str) -> CliResult {
     written.map_err(|source| CliError::Output { name: "standard output".into(), source })
 }
 
-/// The library's messages go to standard error, as `BAGDOT_LOG` says (default: warnings).
+/// Sends the library's messages to standard error, filtered by `BAGDOT_LOG` (default: warnings).
 pub(super) fn log_to_stderr() {
     let filter =
         tracing_subscriber::EnvFilter::try_from_env("BAGDOT_LOG").unwrap_or_else(|_| "warn".into());
-    // Fails only if a subscriber is there already, which is as good.
-    // Without `log_internal_errors`, a standard error that cannot be written ends nothing.
+    // This fails only if a subscriber is set already, which is as good. Without
+    // `log_internal_errors`, a standard error that cannot be written ends nothing.
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -40,7 +40,7 @@ pub(super) fn log_to_stderr() {
     let _ = log.try_init();
 }
 
-/// A progress bar on a terminal; nothing elsewhere, or if it shall be quiet.
+/// A progress bar on a terminal; it shows nothing elsewhere, or with `--quiet`.
 pub(super) struct Bar {
     bar: ProgressBar,
     label: String,
@@ -58,7 +58,7 @@ impl Bar {
         Self { bar: ProgressBar::with_draw_target(None, target), label: String::new(), visible }
     }
 
-    /// Shows that `done` of `total` are over, in bytes or in pieces.
+    /// Shows that `done` of `total` bytes or pieces are done.
     pub(super) fn show(&mut self, label: &str, done: u64, total: u64, bytes: bool) {
         if !self.visible {
             return;
@@ -89,20 +89,20 @@ impl Bar {
         self.bar.suspend(|| say(line));
     }
 
-    /// Prints a warning above the bar. `--quiet` does not silence it, since results may be worth
-    /// little.
+    /// Prints a warning above the bar. `--quiet` does not silence it, since a warning may mean that
+    /// the results are worth little.
     pub(super) fn warn(&self, warning: impl Display) {
         self.say(&format!("bagdot: warning: {warning}"));
     }
 
-    /// Warns of what rows turned out to be.
+    /// Prints the warnings about the rows that were read.
     pub(super) fn report(&self, report: &ReadReport) {
         report.notes.iter().for_each(|note| self.warn(note));
         self.report_unknown(None, &report.coverage);
     }
 
     /// Warns of columns with many values that training has not seen, and of side tables that lack
-    /// many keys. `part` names the rows, where there are several parts.
+    /// many keys. `part` names the rows if there are several parts.
     pub(super) fn report_unknown(&self, part: Option<Part>, coverage: &Coverage) {
         let part = part.map(|part| format!("{part} rows: ")).unwrap_or_default();
         coverage.notable().for_each(|share| self.warn(format_args!("{part}{share}")));
@@ -113,9 +113,9 @@ impl Bar {
     }
 }
 
-/// The signals that ask the program to end. Until [`Self::defer`] they end it at once; from then on
-/// the first one is a request, and the second one ends it. The exit status is 128 plus the number
-/// of the signal, as in shells.
+/// The signals that ask the program to end. Until [`Self::defer`] a signal ends it at once; from
+/// then on the first one is a request, and the second one ends it. The exit status is 128 plus the
+/// number of the signal, as in shells.
 pub(super) struct Signals {
     received: Arc<AtomicUsize>,
     at_once: Arc<AtomicBool>,
@@ -142,17 +142,17 @@ impl Signals {
         flag::register(signal, Arc::clone(&self.at_once)).map(|_| ())
     }
 
-    /// From here on there is something to bring to an end.
+    /// Makes the first signal a request, because there is work to finish first.
     pub(super) fn defer(&self) {
         self.at_once.store(false, Ordering::Relaxed);
     }
 
-    /// The signal that was received last.
+    /// Returns the signal that was received last.
     pub(super) fn received(&self) -> Option<u8> {
         u8::try_from(self.received.load(Ordering::Relaxed)).ok().filter(|&signal| signal > 0)
     }
 
-    /// The error for a signal, if one was received.
+    /// Returns an error if a signal was received.
     pub(super) fn check(&self) -> Result<(), CliError> {
         let error =
             |signal| CliError::Signal { signal, said: "stopped; nothing was written".into() };
@@ -165,8 +165,8 @@ const HANGUP: Option<i32> = Some(signal_hook::consts::SIGHUP);
 #[cfg(not(unix))]
 const HANGUP: Option<i32> = None;
 
-/// Returns whether the program was started with a signal ignored, as by `nohup`. This is known only
-/// on Linux, and `false` elsewhere.
+/// Returns whether the program was started with a signal ignored, as by `nohup`. Only Linux tells
+/// this; elsewhere the result is `false`.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status
@@ -175,7 +175,7 @@ fn is_ignored(signal: i32) -> bool {
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-/// The measures of a set of rows, in one line.
+/// Formats the metrics of a set of rows in one line.
 pub(super) fn metrics_line(metrics: &Metrics) -> String {
     let number =
         |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.4}"));

@@ -61,7 +61,8 @@ impl Train {
         let trainer = if self.resume {
             let (dir, manifest) = RunDir::resume(&path)?;
             if manifest.config != config {
-                let reason = "it was trained by another configuration, or with other flags: give those, or start anew without --resume";
+                let reason = "it was trained with another configuration or other flags: use those, \
+                              or start again without --resume";
                 return Err(TrainError::Model { path, reason: reason.into() }.into());
             }
             screen.say(&format!(
@@ -108,13 +109,13 @@ impl Train {
     }
 }
 
-/// `runs/NAME`, with the name of the configuration file.
+/// Returns `runs/NAME`, with the name of the configuration file.
 fn default_dir(config: &Path) -> PathBuf {
     Path::new("runs").join(config.file_stem().unwrap_or("model".as_ref()))
 }
 
-/// Refuses inputs in the model directory: they could be taken for files that an earlier run left
-/// there, and be moved or removed with them.
+/// Refuses inputs in the model directory: they could be mistaken for files of an earlier run, and
+/// be moved or removed with them.
 fn refuse_inputs_within(out: &Path, inputs: &[PathBuf]) -> CliResult {
     let Ok(out) = out.canonicalize() else { return Ok(()) };
     let is_within =
@@ -130,7 +131,7 @@ fn refuse_inputs_within(out: &Path, inputs: &[PathBuf]) -> CliResult {
     }
 }
 
-/// Shows on standard error how training goes.
+/// Shows the progress of training on standard error.
 struct Screen {
     bar: Bar,
     quiet: bool,
@@ -155,13 +156,14 @@ impl Screen {
         let (of_model, of_constant) = (metrics.minimised(), metrics.loss_of_a_constant(loss));
         if let Some(of_constant) = of_constant.filter(|of_constant| of_model >= *of_constant) {
             self.bar.warn(format_args!(
-                "the model is no better than always predicting the same: its loss on the {rows} rows is {of_model:.4}, \
+                "the model is no better than always predicting the same: its loss on the {rows} \
+                 rows is {of_model:.4}, \
                  that of the best constant {of_constant:.4}"
             ));
         }
     }
 
-    /// Says something that must be known, even if the program is to be quiet.
+    /// Prints a line that matters even with `--quiet`.
     fn announce(&self, line: &str) {
         self.bar.say(&format!("bagdot: {line}"));
     }
@@ -187,7 +189,8 @@ impl Observer for Screen {
         let [train, validation, test] =
             [&splits.train, &splits.validation, &splits.test].map(|part| part.len());
         self.say(&format!(
-            "{train} training, {validation} validation, {test} test rows; {} dense and {} sparse features; {num_parameters} parameters",
+            "{train} training, {validation} validation, {test} test rows; {} dense and {} sparse \
+             features; {num_parameters} parameters",
             encoder.num_dense(),
             encoder.features().len()
         ));
@@ -208,7 +211,8 @@ impl Observer for Screen {
 
     fn skipped(&mut self, epoch: u32, last: u64, count: u64) {
         self.say(&format!(
-            "epoch {epoch}: loss or gradients were not finite in {count} batches, the last of them batch {last}: skipped"
+            "epoch {epoch}: loss or gradients were not finite in {count} batches, the last of \
+             them batch {last}: skipped"
         ));
     }
 

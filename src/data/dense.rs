@@ -264,7 +264,7 @@ impl DenseFit {
         if !missing.is_finite() {
             return Err(DataError::config(
                 "dense",
-                format!("missing: the transforms of {:?} make it exceed the range of f32", config.column),
+                format!("missing: the transforms of {:?} exceed the range of f32", config.column),
             ));
         }
         Ok(DenseEncoding {

@@ -96,9 +96,9 @@ impl Encoder {
         config.validate()?;
         let size = |what: &str, got: usize, expected: usize| match got == expected {
             true => Ok(()),
-            false => {
-                Err(DataError::encoder(format!("it has {got} {what}, but its settings name {expected}")))
-            }
+            false => Err(DataError::encoder(format!(
+                "it has {got} {what}, but its settings name {expected}"
+            ))),
         };
         size("dense columns", dense.len(), config.dense.len())?;
         size("categorical columns", categorical.len(), config.categorical.len())?;

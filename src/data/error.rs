@@ -38,7 +38,8 @@ pub enum DataError {
     /// A pipe, or something else that can be read only once, is named where training must read
     /// several times.
     #[error(
-        "{file}: this is no regular file, and training reads its rows several times: write them into a file first"
+        "{file}: this is no regular file, and training reads its rows several times: write them \
+         into a file first"
     )]
     NotRereadable {
         /// The file.
@@ -61,7 +62,10 @@ pub enum DataError {
         reason: String,
     },
     /// A column is named in the settings, but neither the file nor a side table has it.
-    #[error("{file}: there is no column {column:?}{}; the columns are {}", did_you_mean(.nearest), list(.columns))]
+    #[error(
+        "{file}: there is no column {column:?}{}; the columns are {}",
+        did_you_mean(.nearest), list(.columns)
+    )]
     UnknownColumn {
         /// The file.
         file: String,
@@ -92,7 +96,8 @@ pub enum DataError {
     },
     /// A row has more or fewer fields than the header.
     #[error(
-        "{file}:{line}: expected {expected} fields, found {found} (is the delimiter right, is a quote missing?)"
+        "{file}:{line}: expected {expected} fields, found {found} (is the delimiter right, is a \
+         quote missing?)"
     )]
     Ragged {
         /// The file.
@@ -106,7 +111,8 @@ pub enum DataError {
     },
     /// A row has so many more fields than the header that it is not read to its end.
     #[error(
-        "{file}:{line}: expected {expected} fields, found far more (is the delimiter right, is a quote missing?)"
+        "{file}:{line}: expected {expected} fields, found far more (is the delimiter right, is a \
+         quote missing?)"
     )]
     TooManyFields {
         /// The file.
@@ -163,7 +169,8 @@ pub enum DataError {
     /// The label column holds something other than 0 or 1, and no condition says which values count
     /// as 1.
     #[error(
-        "{file}:{line}: the label {column:?} is {value:?}, not 0 or 1: correct it, or write the condition under which a row counts as 1, \
+        "{file}:{line}: the label {column:?} is {value:?}, not 0 or 1: correct it, or write the \
+         condition under which a row counts as 1, \
          as label = \"column = text\" or label = \"column >= number\"{}",
         shares(.column, .values)
     )]
@@ -182,7 +189,8 @@ pub enum DataError {
     },
     /// A key occurs twice in a side table.
     #[error(
-        "{file}:{line}: key {key:?} of column {column:?} stands on an earlier line too: keep one of the rows"
+        "{file}:{line}: key {key:?} of column {column:?} stands on an earlier line too: keep one \
+         of the rows"
     )]
     DuplicateKey {
         /// The side table.
@@ -196,7 +204,8 @@ pub enum DataError {
     },
     /// A quote opens a field, and the file ends before another one closes it.
     #[error(
-        "{file}:{line}: a quote opens a field and is never closed: the file ends inside the field. Close it, or remove it"
+        "{file}:{line}: a quote opens a field and is never closed: the file ends inside the \
+         field. Close it, or remove it"
     )]
     UnclosedQuote {
         /// The file.
@@ -206,7 +215,8 @@ pub enum DataError {
     },
     /// A field is longer than the settings allow.
     #[error(
-        "{file}:{line}: a field of more than {limit} bytes begins here: is a quote never closed, is the delimiter right? \
+        "{file}:{line}: a field of more than {limit} bytes begins here: is a quote never closed, \
+         is the delimiter right? \
          If it is meant to be so long, raise data.max_field_bytes"
     )]
     FieldTooLong {
@@ -219,7 +229,8 @@ pub enum DataError {
     },
     /// A header has more columns than the limit.
     #[error(
-        "{file}:{line}: a header of more than {limit} columns: is the delimiter right, are the line ends missing?"
+        "{file}:{line}: a header of more than {limit} columns: is the delimiter right, are the \
+         line ends missing?"
     )]
     TooManyColumns {
         /// The file.
@@ -231,7 +242,8 @@ pub enum DataError {
     },
     /// A row is longer than the limit.
     #[error(
-        "{file}:{line}: a row of more than {limit} bytes: is a quote left open, are the line ends missing?"
+        "{file}:{line}: a row of more than {limit} bytes: is a quote left open, are the line \
+         ends missing?"
     )]
     RowTooLong {
         /// The file.
@@ -258,7 +270,8 @@ pub enum DataError {
         reason: &'static str,
     },
     /// All training rows have the same label, so that there is nothing to learn.
-    #[error("the label of every training row is {label}: is data.label = {rule:?} what is meant?{}", shares(.column, .values))]
+    #[error("the label of every training row is {label}: is data.label = {rule:?} what is \
+        meant?{}", shares(.column, .values))]
     OneClass {
         /// The label of all rows.
         label: u8,
@@ -272,7 +285,8 @@ pub enum DataError {
     /// The share of values that training has not seen, or of keys that have no row in a side table,
     /// is above `data.max_unknown`.
     #[error(
-        "{share}, which is more than data.max_unknown = {limit}: are the files written as those of training are?"
+        "{share}, which is more than data.max_unknown = {limit}: are the files written as those \
+         of training are?"
     )]
     Unknown {
         /// The column or side table, the number of its unknown values, and the first one of them.

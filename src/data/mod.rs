@@ -17,7 +17,8 @@
 //! ```
 //! use bagdot::data::{Batch, DataConfig, Encoder, Splits};
 //! # let folder = tempfile::tempdir()?;
-//! # let rows: String = (0..64).map(|k| format!("{},{},{}\n", k % 3, "abcd".chars().nth(k % 4).unwrap(), k % 2)).collect();
+//! # let page = |k: usize| ["a", "b", "c", "d"][k % 4];
+//! # let rows: String = (0..64).map(|k| format!("{},{},{}\n", k % 3, page(k), k % 2)).collect();
 //! # std::fs::write(folder.path().join("clicks.csv"), format!("age,page,clicked\n{rows}"))?;
 //! let config: DataConfig = toml::from_str(r#"
 //!     train = "clicks.csv"

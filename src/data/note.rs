@@ -33,18 +33,21 @@ impl fmt::Display for Note {
             Self::LineEnds { file, fields: 1, line } => {
                 write!(
                     f,
-                    "{file}:{line}: a quoted field has line ends inside: if it should not, a quote is missing"
+                    "{file}:{line}: a quoted field has line ends inside: if it should not, a \
+                     quote is missing"
                 )
             }
             Self::LineEnds { file, fields, line } => write!(
                 f,
-                "{file}: {fields} quoted fields have line ends inside, the first on line {line}: if they should not, a \
+                "{file}: {fields} quoted fields have line ends inside, the first on line {line}: \
+                 if they should not, a \
                  quote is missing"
             ),
             Self::Junk { file } => {
                 write!(
                     f,
-                    "{file}: something else stands behind the compressed data, and is not read: is the file whole?"
+                    "{file}: something else stands behind the compressed data, and is not read: \
+                     is the file whole?"
                 )
             }
         }

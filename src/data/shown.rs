@@ -60,7 +60,11 @@ fn write_escaped(
 /// Returns whether a character is a control character (C0, C1), ends a line, has no width, or sets
 /// the direction of writing.
 fn is_hidden(c: char) -> bool {
-    let zero_width = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let zero_width = matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+    );
     let separates =
         matches!(c, '\u{2028}'..='\u{202e}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
     c.is_control() || zero_width || separates

@@ -55,7 +55,8 @@ impl fmt::Display for UnknownShare {
             )?,
             None => write!(
                 f,
-                "column {column:?}: {unknown} of {values} values ({share}) were not among those of training"
+                "column {column:?}: {unknown} of {values} values ({share}) were not among those \
+                 of training"
             )?,
         }
         if self.rare > 0.0 {

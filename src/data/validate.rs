@@ -60,13 +60,15 @@ fn label_is_no_feature(config: &DataConfig, label: &str) -> Result<()> {
         && sources(config, column).contains(label)
     {
         let reason = format!(
-            "column {column:?} is made of the label {label:?}: the parts would differ mainly in their labels"
+            "column {column:?} is made of the label {label:?}: the parts would differ mainly in \
+             their labels"
         );
         return Err(DataError::config("split.column", reason));
     }
     if let Some(k) = config.join.iter().position(|join| join.on.left() == label) {
         let reason = format!(
-            "column {label:?} is the label, so that every joined column would reveal the answer: use another key"
+            "column {label:?} is the label, so that every joined column would reveal the answer: \
+             use another key"
         );
         return Err(DataError::config(format!("join[{k}].on"), reason));
     }
@@ -79,15 +81,18 @@ fn label_is_no_feature(config: &DataConfig, label: &str) -> Result<()> {
     {
         let reason = if column == label {
             format!(
-                "column {column:?} is the label, so that the model could read off its answer: remove one of them"
+                "column {column:?} is the label, so that the model could read off its answer: \
+                 remove one of them"
             )
         } else if sources(config, column).contains(label) {
             format!(
-                "column {column:?} is derived from the label {label:?}, so that the model could read off its answer: remove it"
+                "column {column:?} is derived from the label {label:?}, so that the model could \
+                 read off its answer: remove it"
             )
         } else if made_of_label.contains(column.as_str()) {
             format!(
-                "the label {label:?} is derived from column {column:?}, so that the model could read off its answer: remove it"
+                "the label {label:?} is derived from column {column:?}, so that the model could \
+                 read off its answer: remove it"
             )
         } else {
             continue;
@@ -141,7 +146,8 @@ fn files(config: &DataConfig) -> Result<()> {
     if config.criteo.is_some()
         && (config.format != Format::Criteo || !config.categorical.is_empty())
     {
-        let reason = "only has a meaning with format = \"criteo\" and without [[data.categorical]]: remove it";
+        let reason = "only has a meaning with format = \"criteo\" and without \
+            [[data.categorical]]: remove it";
         return Err(DataError::config("criteo", reason));
     }
     Ok(())
@@ -158,7 +164,8 @@ pub(super) fn each_file_once(config: &DataConfig, folder: &Path) -> Result<()> {
             let Some(identity) = identity(&folder.join(path)) else { continue };
             if let Some((first, other)) = seen.insert(identity, (field.to_owned(), path.clone())) {
                 let reason = format!(
-                    "{} is the same file as {} of data.{first}, so that its rows would count twice: remove one of them",
+                    "{} is the same file as {} of data.{first}, so that its rows would count \
+                     twice: remove one of them",
                     path.display(),
                     other.display()
                 );
@@ -344,15 +351,18 @@ mod tests {
                 "data.categorical[1].column: column \"y\" is",
             ),
             (
-                "label = 'y'\ncategorical = [{ column = 'd' }]\nderive = [{ name = 'd', from = 'y' }]",
+                "label = 'y'\ncategorical = [{ column = 'd' }]\nderive = [{ name = 'd', from = \
+                 'y' }]",
                 "data.categorical[0].column: column \"d\" is derived from the label \"y\"",
             ),
             (
-                "label = 'y > 2'\ndense = [{ column = 'e' }]\nderive = [{ name = 'd', from = ['x', 'y'] }, { name = 'e', from = 'd' }]",
+                "label = 'y > 2'\ndense = [{ column = 'e' }]\nderive = [{ name = 'd', from = \
+                 ['x', 'y'] }, { name = 'e', from = 'd' }]",
                 "data.dense[0].column: column \"e\" is derived from the label \"y\"",
             ),
             (
-                "label = 'd'\ndense = [{ column = 'x' }]\nderive = [{ name = 'd', from = 'x', pattern = '[01]' }]",
+                "label = 'd'\ndense = [{ column = 'x' }]\nderive = [{ name = 'd', from = 'x', \
+                 pattern = '[01]' }]",
                 "data.dense[0].column: the label \"d\" is derived from column \"x\"",
             ),
             (
@@ -360,15 +370,18 @@ mod tests {
                 "data.join[0].on: column \"y\"",
             ),
             (
-                "label = 'y'\ncategorical = [{ column = 'c' }]\njoin = [{ path = 'm', on = { left = 'y', right = 'k' } }]",
+                "label = 'y'\ncategorical = [{ column = 'c' }]\njoin = [{ path = 'm', on = { \
+                 left = 'y', right = 'k' } }]",
                 "data.join[0].on: column \"y\" is the label",
             ),
             (
-                "label = 'y'\nsplit = { by = 'time', column = 'y' }\ncategorical = [{ column = 'c' }]",
+                "label = 'y'\nsplit = { by = 'time', column = 'y' }\ncategorical = [{ column = \
+                 'c' }]",
                 "data.split.column: ",
             ),
             (
-                "label = 'y'\nsplit = { by = 'time', column = 'd' }\nderive = [{ name = 'd', from = 'y' }]\ncategorical = [{ column = 'c' }]",
+                "label = 'y'\nsplit = { by = 'time', column = 'd' }\nderive = [{ name = 'd', \
+                 from = 'y' }]\ncategorical = [{ column = 'c' }]",
                 "data.split.column: column \"d\" is made of the label \"y\"",
             ),
             (

@@ -14,53 +14,53 @@ use crate::nn::{ComputePrecision, DlrmConfig, Optimizers, TableInit};
 use crate::ops::finite_check::NonFinite;
 use crate::ops::{Feature, Interaction, Loss, PairOrder, Pooling, Table};
 
-/// A configuration file: what to read, which model to build, how to train it.
+/// A configuration file: the data to read, the model to build, and the training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// What to read.
+    /// The data to read.
     pub data: DataConfig,
-    /// Which model to build.
+    /// The model to build.
     #[serde(default)]
     pub model: ModelConfig,
-    /// How to train it.
+    /// The training.
     #[serde(default)]
     pub train: TrainConfig,
 }
 
-/// The shape of the model, as far as the data do not decide it.
+/// The shape of the model, except for sizes that the data decide.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
     /// The sizes of the bottom MLP's layers. The last one is the dimension of the embeddings.
     pub bottom_mlp: Vec<usize>,
-    /// The sizes of the top MLP's hidden layers; the logit comes after them.
+    /// The sizes of the top MLP's hidden layers; the layer of the logit comes after them.
     pub top_mlp: Vec<usize>,
-    /// `dot` or `cat`.
+    /// The interaction of the features: `dot` or `cat`.
     pub interaction: InteractionKind,
-    /// The order of the pairs; of no meaning for `cat`.
+    /// The order of the pairs; without effect for `cat`.
     pub pair_order: PairOrder,
-    /// Whether each feature also meets itself.
+    /// Set if each feature is also paired with itself.
     pub include_self: bool,
-    /// Whether the pooled vectors also go to the top MLP as they are.
+    /// Set if the pooled vectors are also inputs of the top MLP.
     pub append_sparse: bool,
     /// The element type of the tables.
     pub table_dtype: DType,
-    /// How the tables are filled before training.
+    /// The initial values of the tables.
     pub table_init: TableInit,
-    /// What the layers compute in: `f32`, `tf32`, `bf16` or `f16`; the last one always does in
-    /// `f32`. Parameters are kept in `f32` whatever it is.
+    /// The precision of the layers: `f32`, `tf32`, `bf16` or `f16`. The last layer always computes
+    /// in `f32`, and parameters are always kept in `f32`.
     pub precision: PrecisionKind,
 }
 
-/// What the layers compute in, see [`ComputePrecision`].
+/// The precision of the layers; see [`ComputePrecision`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionKind {
     /// Single precision.
     #[default]
     F32,
-    /// The same with factors rounded to tf32 on the tensor cores of a GPU.
+    /// Single precision, with factors rounded to tf32 on the tensor cores of a GPU.
     Tf32,
     /// bfloat16.
     BF16,
@@ -68,14 +68,14 @@ pub enum PrecisionKind {
     F16,
 }
 
-/// How features meet.
+/// The interaction of the features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InteractionKind {
     /// All pairwise dot products.
     #[default]
     Dot,
-    /// Side by side.
+    /// The concatenation of the features.
     Cat,
 }
 
@@ -96,7 +96,7 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
-    /// The model for data encoded by `encoder`.
+    /// Returns the configuration of the model for data encoded by `encoder`.
     pub fn dlrm(&self, encoder: &Encoder, train: &TrainConfig) -> DlrmConfig {
         let embedding_dim = self.bottom_mlp.last().copied().unwrap_or(0);
         let features = encoder.features();
@@ -140,7 +140,7 @@ impl ModelConfig {
     }
 }
 
-/// How to train.
+/// The settings of training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
@@ -152,44 +152,46 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Training stops after this many epochs without a better validation score; 0 for never.
     pub patience: u32,
-    /// Which validation score selects the best epoch.
+    /// The validation score that selects the best epoch.
     pub select: Selection,
-    /// What is minimised.
+    /// The loss that training minimises.
     pub loss: Loss,
     /// Probabilities are clamped to `[threshold, 1 - threshold]` in the loss; 0 for no clamp.
     pub loss_threshold: f32,
-    /// With `precision = "f16"` gradients of layers are computed of so many times the loss, so that
-    /// small ones are not lost; a power of two. If it is too large they become infinite: then halve
-    /// it, or let `non_finite = "skip-step"` leave such batches out. Default: 4096.
+    /// The factor of the loss, from which gradients of layers are computed with `precision =
+    /// "f16"`, so that small ones do not become 0; a power of two. If it is too large, gradients
+    /// become infinite: then halve it, or let `non_finite = "skip-step"` skip such batches.
+    /// Default: 4096.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
-    /// What happens if the loss or a gradient of a batch is infinite or not a number: `error` ends
-    /// training, `skip-step` goes on without that batch.
+    /// The treatment of a batch whose loss or gradient is infinite or not a number: `error` ends
+    /// training, `skip-step` continues without that batch.
     pub non_finite: NonFinite,
-    /// Learning rates over time.
+    /// The schedule of the learning rates.
     pub schedule: ScheduleConfig,
-    /// How many models are trained side by side, from different initial parameters and on rows in
-    /// different orders. Their mean probability is what is measured and predicted: better than any
-    /// of them, for as many times the work.
+    /// The number of models that are trained side by side, from different initial parameters and on
+    /// rows in different orders. Their mean probability is measured and predicted: it is better
+    /// than any one of them, for as many times the work.
     pub members: usize,
-    /// If not 0, a moving average of all parameters is kept, with this decay, and it is the average
-    /// that is measured and kept as the model. It costs a pass over all parameters in each step,
-    /// and needs tables of f32. Default: 0.998 with tables of f32, else 0.
+    /// The decay of a moving average of all parameters, if not 0. The average is then measured and
+    /// kept as the model. It costs a pass over all parameters in each step, and needs tables of
+    /// f32. Default: 0.998 with tables of f32, else 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub averaging: Option<f32>,
-    /// The probability with which each id of a multi-valued feature is left out in a step; what
-    /// stays is scaled to make up for it, which has no meaning with max pooling. Default: 0.3, with
-    /// max pooling 0.
+    /// The probability with which each id of a multi-valued feature is left out in a step. The
+    /// remaining ids are scaled to compensate, which has no meaning with max pooling. Default: 0.3,
+    /// with max pooling 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bag_dropout: Option<f32>,
-    /// Whether all rows of a table decay alike in an epoch. Without it a row decays in each step in
-    /// which it has a gradient, so that frequent rows decay much more than rare ones. With it the
-    /// decay of a row that occurs `n` times in an epoch of `s` steps is multiplied by `1 / (1 -
+    /// Set if all rows of a table decay equally in an epoch. If not set, a row decays in each step
+    /// in which it has a gradient, so that frequent rows decay much more than rare ones. If set,
+    /// the decay of a row that occurs `n` times in an epoch of `s` steps is multiplied by `1 / (1 -
     /// e^(-n/s))`, about the number of steps from one of its occurrences to the next.
     pub even_decay: bool,
-    /// A checkpoint is written at the end of every epoch, and within one after this many seconds.
+    /// The number of seconds between checkpoints within an epoch. A checkpoint is also written at
+    /// the end of every epoch.
     pub checkpoint_seconds: u64,
-    /// The optimizer of tables and layers, where `tables` and `dense` do not say otherwise.
+    /// The optimizer of tables and layers, unless `tables` and `dense` override it.
     pub optimizer: GroupConfig,
     /// The optimizer of the tables.
     pub tables: GroupConfig,
@@ -197,12 +199,12 @@ pub struct TrainConfig {
     pub dense: GroupConfig,
 }
 
-/// Which validation score selects the best epoch.
+/// The validation score that selects the best epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Selection {
-    /// The lowest mean of the training loss, weights included: of the log-loss unless `loss` says
-    /// otherwise.
+    /// The lowest mean of the training loss, including its weights: of the log-loss unless `loss`
+    /// says otherwise.
     #[default]
     Loss,
     /// The lowest log-loss.
@@ -237,11 +239,11 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// The optimizers that the settings amount to for epochs of this many steps; the error says
-    /// which setting is missing.
+    /// Returns the optimizers of these settings for epochs of this many steps; the error names a
+    /// missing setting.
     ///
     /// # Errors
-    /// An optimizer without a setting that has no default.
+    /// Returns a message if an optimizer lacks a setting that has no default.
     pub fn optimizers(&self, steps_per_epoch: u64) -> Result<Optimizers, String> {
         let group = |name: &str, group: GroupConfig, defaults| {
             let optimizer = group.or(self.optimizer).resolve(defaults);
@@ -256,11 +258,11 @@ impl TrainConfig {
 }
 
 impl Config {
-    /// Reads a configuration file. Also gives its folder, from which relative paths count.
+    /// Reads a configuration file. Also returns its folder, at which relative paths start.
     ///
     /// # Errors
-    /// [`TrainError::Config`] with line and column, in the words of `keys.rs`; an unknown
-    /// key is named with the nearest known one.
+    /// Returns [`TrainError::Config`] with line and column, in the words of `keys.rs`. For an
+    /// unknown key it names the nearest known one.
     pub fn load(path: &Path) -> Result<(Self, PathBuf)> {
         let text = std::fs::read_to_string(path).map_err(io_error("read", path))?;
         let config = Self::parse(&text)
@@ -268,7 +270,7 @@ impl Config {
         Ok((config, parent_of(path).into()))
     }
 
-    /// The decay of the average of the parameters; 0 for none.
+    /// Returns the decay of the average of the parameters; 0 for none.
     pub fn averaging(&self) -> f32 {
         self.train.averaging.unwrap_or(if self.model.table_dtype == DType::F32 {
             0.998
@@ -277,7 +279,7 @@ impl Config {
         })
     }
 
-    /// The probability with which each id of a multi-valued feature is left out.
+    /// Returns the probability with which each id of a multi-valued feature is left out.
     pub fn bag_dropout(&self) -> f32 {
         self.train.bag_dropout.unwrap_or(if self.has_max() { 0.0 } else { 0.3 })
     }
@@ -289,7 +291,7 @@ impl Config {
     /// Reads the text of a configuration file.
     ///
     /// # Errors
-    /// What is wrong, with line and column where they are known.
+    /// Returns a message that explains the fault, with line and column where they are known.
     pub fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| explain(&error, text))?;
         config.validate()?;
@@ -297,7 +299,7 @@ impl Config {
     }
 }
 
-/// Line and column of an error, and what it is in the words of configurations.
+/// Explains an error in the words of configurations, with line and column.
 fn explain(error: &toml::de::Error, text: &str) -> String {
     let (span, message) = match keys::first_fault(text) {
         Some((span, message)) => (Some(span), message),
@@ -312,7 +314,7 @@ fn explain(error: &toml::de::Error, text: &str) -> String {
     place.unwrap_or_default() + &message
 }
 
-/// Explains why a text cannot be read: it is no TOML, or a key or table stands in it twice.
+/// Explains why a text cannot be read: it is no TOML, or a key or table occurs twice.
 fn explain_syntax(error: &toml::de::Error, text: &str) -> String {
     let message = error.message();
     if message != "duplicate key" {
@@ -325,7 +327,8 @@ fn explain_syntax(error: &toml::de::Error, text: &str) -> String {
     let line = text[start..].lines().next().unwrap_or_default().trim();
     match line.starts_with('[') {
         true => format!(
-            "{line} stands here, but `{key}` stands above already: a list of tables has each of them under [[..]]"
+            "{line} stands here, but `{key}` stands above already: a list of tables has each of \
+             them under [[..]]"
         ),
         false => format!("the key `{key}` stands twice in its table: remove one of them"),
     }
@@ -378,7 +381,8 @@ mod tests {
     #[test]
     fn groups_fall_back_to_the_common_optimizer() {
         let text = format!(
-            "{DATA}[train.optimizer]\nkind = 'rowwise_adagrad'\neps = 1e-8\nlearning_rate = 0.1\n[train.dense]\nlearning_rate = 0.5\n"
+            "{DATA}[train.optimizer]\nkind = 'rowwise_adagrad'\neps = 1e-8\nlearning_rate = 0.1\n\
+             [train.dense]\nlearning_rate = 0.5\n"
         );
         let optimizers = Config::parse(&text).unwrap().train.optimizers(1).unwrap();
         assert_eq!(optimizers.tables.optimizer, Optimizer::RowwiseAdagrad { eps: 1e-8 });
@@ -396,7 +400,8 @@ mod tests {
     #[test]
     fn a_config_survives_the_manifest() {
         let text = format!(
-            "{DATA}[train.optimizer]\nweight_decay = {{ l2 = 1e-5 }}\nrounding = {{ stochastic = {{ seed = 7 }} }}\n"
+            "{DATA}[train.optimizer]\nweight_decay = {{ l2 = 1e-5 }}\nrounding = {{ stochastic = \
+             {{ seed = 7 }} }}\n"
         );
         let config = Config::parse(&text).unwrap();
         let json = serde_json::to_string(&config).unwrap();

@@ -1,4 +1,4 @@
-//! Leaving out ids of multi-valued features while training, so that the model does not lean on any
+//! Dropout of ids of multi-valued features in training, so that the model does not depend on any
 //! one of them.
 
 use crate::data::{Batch, EncodedFeature};
@@ -7,7 +7,7 @@ use crate::philox::Philox;
 /// The random stream of the first step; each step has its own.
 const STREAM: u64 = 1 << 40;
 
-/// Which ids are left out, and with which probability.
+/// The ids that are dropped, and the probability of that.
 pub(super) struct Dropout<'a> {
     pub(super) features: &'a [EncodedFeature],
     pub(super) rate: f32,
@@ -15,9 +15,9 @@ pub(super) struct Dropout<'a> {
 }
 
 impl Dropout<'_> {
-    /// Leaves out each id of a multi-valued feature with the probability `rate`, and fills
-    /// `weights` with the factors that make up for it in expectation: `1 / (1 - rate)` for the ids
-    /// that stay, 1 for those of single-valued features.
+    /// Drops each id of a multi-valued feature with the probability `rate`, and fills `weights`
+    /// with the factors that compensate in expectation: `1 / (1 - rate)` for the remaining ids of
+    /// multi-valued features, 1 for those of single-valued features.
     pub(super) fn apply(&self, batch: &mut Batch, weights: &mut Vec<f32>, step: u64) {
         let mut random = Philox::new(self.seed, STREAM + step);
         let keep_from = (f64::from(self.rate) * 2f64.powi(32)) as u32;
@@ -81,10 +81,10 @@ mod tests {
             (weights.len(), *after.offsets.last().unwrap()),
             (after.indices.len(), after.indices.len() as i64)
         );
-        // 1000 ids stay with probability 3/4: the standard deviation is 13.7; six of them never
-        // happen by chance.
+        // 1000 ids remain with probability 3/4: the standard deviation is 13.7. A deviation of six
+        // times that does not happen by chance.
         assert!((after.indices.len() as i64 - 2 - 750).abs() < 83, "{}", after.indices.len());
-        // What stays is in its old bag, in its old order.
+        // The remaining ids are in their old bags, in their old order.
         let middle = after.offsets[3] as usize;
         assert!(
             after.indices.is_sorted()

@@ -1,4 +1,4 @@
-//! What can go wrong between a configuration file and a kept model.
+//! The errors of training, evaluation and prediction.
 
 use std::path::{Path, PathBuf};
 
@@ -12,45 +12,50 @@ pub type Result<T, E = TrainError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// The configuration file does not say what it must.
+    /// The configuration file is invalid.
     #[error("{}: {message}", path.display())]
     Config {
         /// The configuration file.
         path: PathBuf,
-        /// What is wrong, with line and column where they are known, and what would be right.
+        /// The fault, with line and column where they are known, and the remedy.
         message: String,
     },
     /// A file of a model directory could not be read or written.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The action that failed.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// A model directory, or a file in it, is not what it must be.
+    /// A model directory, or a file in it, is invalid.
     #[error("{}: {reason}", path.display())]
     Model {
         /// The directory or file.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The fault, and the remedy.
         reason: String,
     },
     /// Another run of training writes into the model directory.
-    #[error("another training ({holder}) writes into {}: wait for it, or choose another directory with --out", path.display())]
+    #[error(
+        "another training ({holder}) writes into {}: wait for it, or choose another directory \
+         with --out",
+        path.display()
+    )]
     Busy {
         /// The directory.
         path: PathBuf,
-        /// Who that is, such as `process 1234`.
+        /// The other run, such as `process 1234`.
         holder: String,
     },
-    /// The loss or a gradient of a batch is not a number, or infinite. The last checkpoint is
+    /// The loss or a gradient of a batch is infinite or not a number. The last checkpoint is
     /// intact.
     #[error(
-        "epoch {epoch}, batch {batch}: the loss is {loss}, and it or a gradient is not finite; a lower learning rate or `max_gradient` may help, \
-         and `non_finite = \"skip-step\"` goes on without such batches"
+        "epoch {epoch}, batch {batch}: the loss is {loss}, and it or a gradient is not finite; a \
+         lower learning rate or `max_gradient` may help, and \
+         `non_finite = \"skip-step\"` goes on without such batches"
     )]
     NonFinite {
         /// The epoch, from 1.
@@ -66,10 +71,10 @@ pub enum TrainError {
         /// The epoch, from 1.
         epoch: u32,
     },
-    /// The device has not as much memory as training or predicting takes.
+    /// The device has less memory than training or predicting needs.
     #[error("{source}; what takes memory is about\n{plan}")]
     OutOfMemory {
-        /// The error of the engine, which tells how much memory was needed.
+        /// The error of the engine, which names the amount of memory that was needed.
         source: crate::Error,
         /// The parts of training or predicting that take memory, with their sizes.
         plan: MemoryPlan,
@@ -82,7 +87,7 @@ pub enum TrainError {
     Engine(#[from] crate::Error),
 }
 
-/// Makes an [`TrainError::Io`] of what the system said.
+/// Makes a [`TrainError::Io`] of an error of the system.
 pub(super) fn io_error<'a>(
     doing: &'static str,
     path: &'a Path,
@@ -95,7 +100,8 @@ pub(super) fn model_error(path: &Path, reason: impl Into<String>) -> TrainError 
     TrainError::Model { path: path.into(), reason: reason.into() }
 }
 
-/// Adds to an error of the engine that there is no memory left what takes memory.
+/// Adds the memory plan to an error of the engine about a lack of memory; returns other errors
+/// unchanged.
 pub(super) fn out_of_memory(plan: &MemoryPlan) -> impl Fn(TrainError) -> TrainError + '_ {
     |error| match error {
         TrainError::Engine(

@@ -1,11 +1,12 @@
-//! Files of a model directory: read and written without following links, replaced in one step.
+//! Reads and writes files of a model directory. Links are not followed, and files are replaced in
+//! one step.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Opens a regular file for reading. A link, a pipe or a device in its place is an error: whoever
-/// made the directory must not be able to lead a reader elsewhere, or to let it wait for ever.
+/// Opens a regular file for reading. A link, a pipe or a device in its place is an error: a hostile
+/// directory must not lead a reader elsewhere, or make it wait for ever.
 pub(super) fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     let file = open_with(OpenOptions::new().read(true), path)?;
     let metadata = file.metadata()?;
@@ -20,7 +21,7 @@ pub(super) fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<Fi
     without_following(options).open(path).map_err(|error| name_link(path, error))
 }
 
-/// The system's words for a link that may not be followed ("too many levels") would mislead.
+/// Replaces the system's error for a link ("too many levels"), which would mislead.
 fn name_link(path: &Path, error: io::Error) -> io::Error {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.is_symlink() => io::Error::new(
@@ -36,7 +37,7 @@ fn without_following(options: &mut OpenOptions) -> &mut OpenOptions {
     use std::os::unix::fs::OpenOptionsExt;
 
     use rustix::fs::OFlags;
-    // Without `NONBLOCK`, opening a pipe would wait for somebody to write into it.
+    // Without `NONBLOCK`, opening a pipe would block until another process writes into it.
     options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
 }
 
@@ -55,29 +56,29 @@ pub(super) fn read_at_most(path: &Path, max: u64) -> io::Result<Vec<u8>> {
         return Err(too_long(metadata.len()));
     }
     let mut bytes = Vec::new();
-    // The file may grow while it is read.
+    // The file may grow during the read.
     file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max { Err(too_long(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
-/// The name under which a file is written until it is whole.
+/// Returns the name under which a file is written until it is complete.
 pub(super) fn partial_name(name: &str) -> String {
     format!("{name}{PARTIAL}")
 }
 
-/// The end of a [`partial_name`].
+/// The suffix of a [`partial_name`].
 pub(super) const PARTIAL: &str = ".partial";
 
-/// Length and checksum of what was written.
+/// The length and checksum of a written file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Written {
     pub(super) bytes: u64,
     pub(super) crc32: u32,
 }
 
-/// Writes the file `name` in `folder` under its [`partial_name`], makes it durable, and renames it:
-/// whatever happens, the file is the old one or the new one. Links in either place are replaced and
-/// not followed.
+/// Writes the file `name` in `folder` under its [`partial_name`], makes it durable, and renames it.
+/// At any moment the file is either the old one or the new one. Links in either place are replaced
+/// and not followed.
 pub(super) fn replace(
     folder: &Path,
     name: &str,
@@ -96,12 +97,12 @@ pub(super) fn replace(
         Ok(Written { bytes: out.bytes, crc32: out.crc.finalize() })
     };
     write().inspect_err(|_| {
-        // The error that is reported is the first one.
+        // An error of the removal would hide the first error.
         let _ = fs::remove_file(&partial);
     })
 }
 
-/// Removes a file or link; it is no error if there is none.
+/// Removes a file or link; returns no error if there is none.
 pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -111,19 +112,18 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
 
 /// Makes new, renamed and removed entries of a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    // Other systems do not open folders as files, and their renames are durable by themselves or
-    // not at all.
+    // Other systems cannot open folders as files. Their renames are durable without this, or never.
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-/// The folder that a file or folder lies in.
+/// Returns the folder that contains a file or folder.
 pub(crate) fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Gives a regular file a second name, or copies it where the file system has no hard links. Each
-/// name stays valid whatever happens to the other, since files of a model directory are replaced
-/// and never written in place.
+/// Gives a regular file a second name, or copies it if the file system has no hard links. Each name
+/// stays valid whatever happens to the other, since files of a model directory are replaced and
+/// never written in place.
 pub(super) fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     open_regular(from)?;
     if fs::hard_link(from, to).is_err() {
@@ -133,14 +133,14 @@ pub(super) fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// `path` with `suffix` added to its last name.
+/// Returns `path` with `suffix` added to its last name.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-/// Counts and checks what is written through it.
+/// A writer that counts bytes and computes their checksum.
 struct Checked<W> {
     inner: W,
     bytes: u64,

@@ -1,5 +1,5 @@
-//! The keys of a configuration file: what may stand under each of them. What cannot be read is
-//! explained in these words.
+//! The keys of a configuration file and the kinds of their values. They make the explanations of
+//! files that cannot be read.
 
 use std::ops::Range;
 
@@ -11,28 +11,28 @@ struct Key {
     name: &'static str,
     kind: Kind,
     is_required: bool,
-    /// A valid line, or several.
+    /// One or several valid lines.
     example: &'static str,
 }
 
 /// The kind of value that a key takes.
 enum Kind {
-    /// A whole number, at most this one.
+    /// A whole number, up to this one.
     Whole(u64),
     Number,
     Switch,
     Text,
     Character,
     Choice(&'static [&'static str]),
-    /// Numbers that are whole.
+    /// A list of whole numbers.
     Wholes,
-    /// One of these, or a list of them.
+    /// One value of this kind, or a list of them.
     OneOrMany(&'static Kind),
     Either(&'static [Kind]),
     Table(&'static [Key]),
-    /// A table with one of these keys.
+    /// A table with exactly one of these keys.
     OneOf(&'static [Key]),
-    /// A table whose key of this name says which keys it has besides.
+    /// A table in which the key of this name decides the other keys.
     Tagged(&'static str, &'static [(&'static str, &'static [Key])]),
     Tables(&'static [Key]),
 }
@@ -212,7 +212,7 @@ const ROUNDING: &[Key] = &[key("stochastic", Table(SEED), "stochastic = { seed =
 
 const SEED: &[Key] = &[required("seed", U64, "seed = 1")];
 
-/// Keys of other programs, and what stands for them here.
+/// Keys of other programs, with the hints at the ones of this program.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("embedding_dim", "the dimension of the embeddings is the last size of `model.bottom_mlp`"),
     ("embedding_size", "the dimension of the embeddings is the last size of `model.bottom_mlp`"),
@@ -223,8 +223,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("early_stopping", "training stops after `train.patience` epochs without a better score"),
 ];
 
-/// The first thing in the text of a configuration file that is not what may stand there: its place,
-/// and what is wrong.
+/// Returns the first fault in the text of a configuration file: its place, and an explanation.
 pub(super) fn first_fault(text: &str) -> Option<(Range<usize>, String)> {
     let file = DeTable::parse(text).ok()?;
     let mut faults = Vec::new();
@@ -331,7 +330,7 @@ fn check_tagged(
     check_keys(&others, span, keys, path, faults);
 }
 
-/// Returns whether a value is of a kind, apart from the contents of tables.
+/// Returns whether a value is of a kind, without looking into tables.
 fn takes(kind: &Kind, value: &DeValue<'_>) -> bool {
     match (kind, value) {
         (Whole(most), DeValue::Integer(number)) => {
@@ -355,7 +354,7 @@ fn takes(kind: &Kind, value: &DeValue<'_>) -> bool {
     }
 }
 
-/// An integer that can be read: one of 64 bits, with a sign or without.
+/// Returns an integer if it fits 64 bits, signed or unsigned.
 fn integer(number: &DeInteger<'_>) -> Option<i128> {
     let number = i128::from_str_radix(number.as_str(), number.radix()).ok()?;
     (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&number).then_some(number)
@@ -385,7 +384,7 @@ fn describe_value(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the text {:?}", crate::data::shortened(text)),
         DeValue::Integer(number) if integer(number).is_none() => {
-            format!("the number {}, beyond all integers here,", number.as_str())
+            format!("the number {}, which does not fit 64 bits,", number.as_str())
         }
         DeValue::Integer(number) => format!("the number {}", number.as_str()),
         DeValue::Float(number) => format!("the number {}", number.as_str()),
@@ -413,7 +412,7 @@ fn unknown(name: &str, keys: &[Key], path: &str) -> String {
     format!("unknown key `{}`{hint}", join(path, name))
 }
 
-/// The tables that have a key of this name.
+/// Collects the tables that have a key of this name.
 fn find(name: &str, keys: &[Key], path: &str, places: &mut Vec<String>) {
     for key in keys {
         let here = join(path, key.name);
@@ -432,7 +431,7 @@ fn find(name: &str, keys: &[Key], path: &str, places: &mut Vec<String>) {
     }
 }
 
-/// The nearest of some names to a text, if it is near.
+/// Suggests the name that is nearest to a text, if one is near.
 fn did_you_mean<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let nearest = names.map(|name| (strsim::damerau_levenshtein(text, name), name)).min()?;
     let (distance, name) = nearest;
@@ -443,7 +442,7 @@ fn names(keys: &[Key]) -> String {
     list(keys.iter().map(|key| format!("`{}`", key.name)))
 }
 
-/// `a, b or c`.
+/// Formats a list as `a, b or c`.
 fn list(items: impl Iterator<Item = String>) -> String {
     let mut items: Vec<String> = items.collect();
     let last = items.pop().unwrap_or_default();
@@ -466,7 +465,7 @@ mod tests {
     use super::super::config::Config;
     use super::*;
 
-    /// A key of the tables above, with a function that makes a whole file of a line for its table.
+    /// A key of the tables above, with a function that turns a line of its table into a whole file.
     struct Place<'a> {
         path: String,
         key: &'a Key,
@@ -474,7 +473,7 @@ mod tests {
         file: &'a dyn Fn(&str) -> String,
     }
 
-    /// Visits every key, wherever it may stand.
+    /// Visits every key, at every place where it is allowed.
     fn visit(
         keys: &[Key],
         path: &str,
@@ -524,7 +523,7 @@ mod tests {
         }
     }
 
-    /// A line, and those of the other keys that must be there.
+    /// Returns a line together with the lines of the required keys.
     fn whole(keys: &[Key], line: &str) -> String {
         let others = keys
             .iter()
@@ -539,7 +538,7 @@ mod tests {
         visit(FILE, "", &file, &mut visitor);
     }
 
-    /// The names that an error of serde lists.
+    /// Returns the names in an error of serde.
     fn listed(error: &toml::de::Error) -> Vec<String> {
         let names = error.message().split('`').skip(1).step_by(2).skip(1);
         let mut names: Vec<String> = names.map(str::to_owned).collect();
@@ -685,32 +684,38 @@ mod tests {
             (
                 "categorical = ['a', 'b']\n",
                 "",
-                "line 4, column 15: `data.categorical` is a list of texts, but must be a list of tables, such as\n  [[data.categorical]]\n  column = \"shop\"",
+                "line 4, column 15: `data.categorical` is a list of texts, but must be a list of \
+                 tables, such as\n  [[data.categorical]]\n  column = \"shop\"",
             ),
             (
                 COLUMNS,
                 "[train]\noptimizer = 'adam'\n",
-                "line 6, column 13: `train.optimizer` is the text \"adam\", but must be a table of the keys",
+                "line 6, column 13: `train.optimizer` is the text \"adam\", but must be a table \
+                 of the keys",
             ),
             (
                 "split = 0.2\n",
                 COLUMNS,
-                "line 4, column 9: `data.split` is the number 0.2, but must be a table with the key `by`, such as split = { by = \"hash\", test = 0.2 }",
+                "line 4, column 9: `data.split` is the number 0.2, but must be a table with the \
+                 key `by`, such as split = { by = \"hash\", test = 0.2 }",
             ),
             (
                 COLUMNS,
                 "[train]\nepochs = '3'\n",
-                "line 6, column 10: `train.epochs` is the text \"3\", but must be a whole number from 0 to 4294967295, such as epochs = 15",
+                "line 6, column 10: `train.epochs` is the text \"3\", but must be a whole number \
+                 from 0 to 4294967295, such as epochs = 15",
             ),
             (
                 COLUMNS,
                 "[train]\nlearning_rate = 0.1\n",
-                "line 6, column 1: unknown key `train.learning_rate`; it stands in [train.optimizer], [train.tables] or [train.dense]",
+                "line 6, column 1: unknown key `train.learning_rate`; it stands in \
+                 [train.optimizer], [train.tables] or [train.dense]",
             ),
             (
                 COLUMNS,
                 "[model]\nembedding_dim = 8\n",
-                "line 6, column 1: unknown key `model.embedding_dim`; the dimension of the embeddings is the last size of `model.bottom_mlp`",
+                "line 6, column 1: unknown key `model.embedding_dim`; the dimension of the \
+                 embeddings is the last size of `model.bottom_mlp`",
             ),
             (
                 "[data.dense]\ncolumn = 'x'\n[[data.dense]]\ncolumn = 'z'\n",
@@ -730,7 +735,8 @@ mod tests {
             (
                 COLUMNS,
                 "[train]\nselect = 'acu'\n",
-                "line 6, column 10: `train.select` is the text \"acu\", but must be one of \"loss\", \"logloss\" or \"auc\"; did you mean `auc`?",
+                "line 6, column 10: `train.select` is the text \"acu\", but must be one of \
+                 \"loss\", \"logloss\" or \"auc\"; did you mean `auc`?",
             ),
             (
                 "dense = [{ transform = 'zscor' }]\n",

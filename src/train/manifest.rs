@@ -23,11 +23,11 @@ pub struct Manifest {
     pub created_by: String,
     /// The configuration that the model is trained with.
     pub config: Config,
-    /// The folder that relative paths of the configuration count from.
+    /// The folder at which relative paths of the configuration start.
     pub folder: PathBuf,
     /// The progress of training.
     pub progress: Progress,
-    /// The files, by what they are: `encoder`, `best` (the model), `state` (what `--resume` needs).
+    /// The files, by their kind: `encoder`, `best` (the model), `state` (needed by `--resume`).
     pub files: BTreeMap<String, FileEntry>,
 }
 
@@ -35,11 +35,11 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// Its name within the directory.
+    /// The name within the directory.
     pub name: String,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub bytes: u64,
-    /// The CRC-32 of its contents.
+    /// The CRC-32 of the contents.
     pub crc32: u32,
 }
 
@@ -72,13 +72,13 @@ impl FileEntry {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Progress {
-    /// Tells whether training has ended.
+    /// Set if training has ended.
     pub finished: bool,
-    /// Epochs that are over.
+    /// The number of completed epochs.
     pub epochs_done: u32,
-    /// Batches of the current epoch that are over.
+    /// The number of completed batches of the current epoch.
     pub batches_done: u64,
-    /// Steps of the optimizer so far.
+    /// The number of optimizer steps so far.
     pub step: u64,
     /// The epoch of the best model, from 1; 0 before there is one.
     pub best_epoch: u32,
@@ -88,16 +88,16 @@ pub struct Progress {
     /// ignored, because that file is written anew from `history`.
     #[serde(default, skip_serializing)]
     metrics_bytes: u64,
-    /// Seconds spent in steps of training.
+    /// The time spent in training steps, in seconds.
     pub train_seconds: f64,
-    /// Samples that went through steps of training.
+    /// The number of samples that went through training steps.
     pub samples: u64,
-    /// The number of rows of training, validation and test, to notice that the data have changed.
+    /// The numbers of training, validation and test rows, to notice changed data.
     pub rows: [u64; 3],
 }
 
 impl Manifest {
-    /// The manifest of a new model, without files.
+    /// Makes the manifest of a new model, without files.
     pub(super) fn new(config: Config, folder: PathBuf) -> Self {
         let created_by = concat!("bagdot ", env!("CARGO_PKG_VERSION")).to_owned();
         Self {
@@ -110,8 +110,8 @@ impl Manifest {
         }
     }
 
-    /// Reads a manifest from any source, possibly a damaged one: checks its configuration and its
-    /// progress as far as that is possible without the data.
+    /// Parses a manifest, which may be damaged. Checks its configuration and its progress as far as
+    /// that needs no data.
     pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Version {
@@ -121,7 +121,8 @@ impl Manifest {
         let Version { format } = serde_json::from_slice(text).map_err(broken)?;
         if format != FORMAT {
             return Err(format!(
-                "format {format}, but this program reads format {FORMAT}: use the version that wrote it"
+                "format {format}, but this program reads format {FORMAT}: use the version that \
+                 wrote it"
             ));
         }
         let manifest: Self = serde_json::from_slice(text).map_err(broken)?;
@@ -132,7 +133,7 @@ impl Manifest {
 }
 
 impl Progress {
-    /// Checks that the numbers do not contradict each other.
+    /// Checks that the numbers are consistent.
     fn check(&self, epochs: u32) -> Result<(), String> {
         let contradiction =
             |what: &str| Err(format!("not a manifest: {what} contradict each other"));
@@ -151,8 +152,8 @@ impl Progress {
         Ok(())
     }
 
-    /// Checks the numbers against the training rows, which make `batches` batches of `batch_size`
-    /// in an epoch.
+    /// Checks the numbers against the training rows. An epoch has `rows` of them, in `batches`
+    /// batches of `batch_size`.
     pub(super) fn check_position(
         &self,
         batches: u64,
@@ -167,7 +168,8 @@ impl Progress {
             before(rows).zip(in_epoch).and_then(|(samples, more)| samples.checked_add(more));
         if self.batches_done > batches || step != Some(self.step) || samples != Some(self.samples) {
             return Err(format!(
-                "damaged: step {} and {} samples cannot be after {} epochs and {} batches of {batches}",
+                "damaged: step {} and {} samples cannot be after {} epochs and {} batches of \
+                 {batches}",
                 self.step, self.samples, self.epochs_done, self.batches_done
             ));
         }

@@ -1,4 +1,4 @@
-//! What memory training takes, as a configuration and its data decide it.
+//! Estimates the memory of training from a configuration and its data.
 
 use std::path::Path;
 
@@ -8,12 +8,13 @@ use crate::data::{Dataset, Encoder, Splits};
 use crate::nn::{MemoryNeeds, MemoryPlan};
 use crate::ops::Backend;
 
-/// Reads the data of a configuration, and tells what memory training will take on a device; see
-/// [`MemoryPlan`]. `folder` is the one that relative paths count from. For multi-valued features,
-/// of which batches have more ids or fewer, the number of ids is what batches have on average.
+/// Reads the data of a configuration, and returns the memory that training needs on a device; see
+/// [`MemoryPlan`]. Relative paths start at `folder`. For multi-valued features, the number of ids
+/// of a batch is the average.
 ///
 /// # Errors
-/// Data that cannot be read or encoded, a model that does not fit them.
+/// Returns an error for data that cannot be read or encoded, and for a model that does not fit
+/// them.
 pub fn memory_of<D: Backend>(device: &D, config: &Config, folder: &Path) -> Result<MemoryPlan> {
     let encoder = Encoder::fit(&config.data, folder, &mut |_, _| ())?;
     let splits = Splits::load(&config.data, &encoder, folder, &mut |_, _| ())?;
@@ -30,7 +31,7 @@ pub(super) fn plan_memory<D: Backend>(
     let batch_size = settings.batch_size.min(train.len());
     let ids_per_row = train.num_ids() as f64 / train.len().max(1) as f64;
     let num_indices = (ids_per_row * batch_size as f64).ceil() as usize;
-    // Memory does not depend on the number of steps, and settings have been checked.
+    // The number of steps does not affect the memory, and the settings have been checked.
     let message = |message| TrainError::Config { path: Path::new("[train]").into(), message };
     let needs = MemoryNeeds {
         config: &config.model.dlrm(encoder, settings),

@@ -1,46 +1,46 @@
-//! What a click model is judged by: AUC, log-loss, normalised entropy, calibration, accuracy.
+//! The metrics of a click model: AUC, log-loss, normalised entropy, calibration, accuracy.
 
 use serde::{Deserialize, Serialize};
 
 use crate::nn::{NamedTensor, TensorSource};
 use crate::ops::Loss;
 
-/// The measures of a set of predictions.
+/// The metrics of a set of predictions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// The probability that a positive sample is ranked above a negative one, ties counting half:
-    /// exact, from the ranks of all samples. Nothing if the labels are all of one class.
+    /// exact, from the ranks of all samples. `None` if all labels are of one class.
     pub auc: Option<f64>,
-    /// The mean of `-y ln p - (1 - y) ln(1 - p)`, with `p` kept within `[ε, 1 - ε]`, `ε = 1e-7`.
+    /// The mean of `-y ln p - (1 - y) ln(1 - p)`, with `p` clamped to `[ε, 1 - ε]`, `ε = 1e-7`.
     pub logloss: f64,
-    /// Normalised entropy (He et al., 2014): the log-loss divided by that of always predicting the
-    /// base rate. Below 1 is better than knowing nothing. Nothing if the labels are all of one
-    /// class.
+    /// The normalised entropy (He et al., 2014): the log-loss divided by the log-loss of always
+    /// predicting the base rate. A value below 1 is better than a constant. `None` if all labels
+    /// are of one class.
     pub ne: Option<f64>,
-    /// The sum of the predictions divided by the number of positive samples: 1 is ideal. Nothing
+    /// The sum of the predictions divided by the number of positive samples; 1 is ideal. `None`
     /// without positive samples.
     pub calibration: Option<f64>,
-    /// The fraction of samples on the right side of 0.5.
+    /// The fraction of samples whose prediction is on the right side of 0.5.
     pub accuracy: f64,
     /// The number of samples.
     pub samples: u64,
     /// The number of positive samples.
     pub positives: u64,
     /// The mean of the loss that training minimises, unless it is the log-loss. A weighted log-loss
-    /// keeps probabilities within the same bounds as `logloss`.
+    /// clamps probabilities to the same bounds as `logloss`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
 }
 
 impl Metrics {
-    /// The mean of what training minimises.
+    /// Returns the mean of the loss that training minimises.
     pub fn minimised(&self) -> f64 {
         self.loss.unwrap_or(self.logloss)
     }
 
-    /// Returns the least mean of `loss` if all samples get the same probability, as from a model
-    /// that knows nothing but the share of positives: the entropy of the labels, with their
-    /// weights, or their variance. `None` if the labels are all of one class.
+    /// Returns the smallest mean of `loss` that a constant probability for all samples can reach:
+    /// the entropy of the labels, with their weights, or their variance. `None` if all labels are
+    /// of one class.
     pub fn loss_of_a_constant(&self, loss: Loss) -> Option<f64> {
         let share = self.positives as f64 / self.samples as f64;
         let entropy = |negative: f64, positive: f64| {
@@ -57,19 +57,19 @@ impl Metrics {
     }
 }
 
-/// Predictions with their labels, kept until all are there.
+/// A collection of predictions with their labels.
 #[derive(Clone, Debug, Default)]
 pub struct Predictions {
     probabilities: Vec<f32>,
     labels: Vec<f32>,
 }
 
-/// Log-loss never sees a probability nearer to 0 or 1.
+/// The bound on probabilities in the log-loss: they are clamped to `[EPSILON, 1 - EPSILON]`.
 const EPSILON: f64 = 1e-7;
 
 impl Predictions {
-    /// Adds a batch; both have one entry for each sample. Samples whose label is not a number are
-    /// left out.
+    /// Adds a batch. Both slices have one entry for each sample. Samples whose label is not a
+    /// number are left out.
     pub fn extend(&mut self, probabilities: &[f32], labels: &[f32]) {
         for (&p, &y) in probabilities.iter().zip(labels) {
             if !y.is_nan() {
@@ -79,23 +79,23 @@ impl Predictions {
         }
     }
 
-    /// The predictions, and the labels.
+    /// Returns the predictions and the labels.
     pub(super) fn parts(&self) -> (&[f32], &[f32]) {
         (&self.probabilities, &self.labels)
     }
 
-    /// The number of samples.
+    /// Returns the number of samples.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are no samples.
+    /// Returns whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// Computes all measures for a model that was trained to minimise `loss`. A label counts as
-    /// positive from 0.5 on. `None` without samples.
+    /// Computes all metrics for a model that was trained to minimise `loss`. A label of 0.5 or more
+    /// is positive. Returns `None` without samples.
     pub fn metrics_of(&self, loss: Loss) -> Option<Metrics> {
         let of_sample: fn(Loss, f64, f64) -> f64 = match loss {
             Loss::BceWithLogits => return self.metrics(),
@@ -107,7 +107,7 @@ impl Predictions {
         self.metrics().map(|metrics| Metrics { loss: Some(sum / self.len() as f64), ..metrics })
     }
 
-    /// All measures but the loss of training. `None` without samples.
+    /// Computes all metrics except the loss of training. Returns `None` without samples.
     pub fn metrics(&self) -> Option<Metrics> {
         if self.is_empty() {
             return None;
@@ -137,7 +137,7 @@ impl Predictions {
         })
     }
 
-    /// Samples by rising prediction.
+    /// Returns the samples in increasing order of their predictions.
     fn order(&self) -> Vec<u32> {
         let mut order: Vec<u32> = (0..self.len() as u32).collect();
         order.sort_unstable_by(|&a, &b| {
@@ -146,8 +146,8 @@ impl Predictions {
         order
     }
 
-    /// Runs of equal predictions, by rising prediction, each with its numbers of negative and
-    /// positive samples.
+    /// Returns the runs of equal predictions in increasing order, each with its numbers of negative
+    /// and positive samples.
     fn runs(&self) -> Vec<(f32, u64, u64)> {
         let mut runs: Vec<(f32, u64, u64)> = Vec::new();
         for k in self.order() {
@@ -165,7 +165,8 @@ impl Predictions {
     }
 
     fn auc(&self) -> Option<f64> {
-        // Counts are exact: twice the number of won pairs fits 128 bits for any number of samples.
+        // The counts are exact: twice the number of won pairs fits 128 bits for any number of
+        // samples.
         let (mut negatives_below, mut positives, mut twice_won) = (0u64, 0u64, 0u128);
         for (_, negative, positive) in self.runs() {
             twice_won += u128::from(positive) * u128::from(2 * negatives_below + negative);
@@ -176,8 +177,8 @@ impl Predictions {
         (pairs > 0).then(|| twice_won as f64 / (2.0 * pairs as f64))
     }
 
-    /// Points `(false positive rate, true positive rate)` of the ROC curve, from (0, 0) to (1, 1),
-    /// at most about `max_points`.
+    /// Returns points `(false positive rate, true positive rate)` of the ROC curve from (0, 0) to
+    /// (1, 1), at most about `max_points`.
     pub fn roc(&self, max_points: usize) -> Vec<(f64, f64)> {
         let runs = self.runs();
         let totals = runs.iter().fold((0, 0), |sum, run| (sum.0 + run.1, sum.1 + run.2));
@@ -195,8 +196,8 @@ impl Predictions {
         points
     }
 
-    /// Points `(mean prediction, fraction of positive samples)` of `bins` groups of equal size, by
-    /// rising prediction.
+    /// Returns points `(mean prediction, fraction of positive samples)` of `bins` groups of equal
+    /// size, in increasing order of the predictions.
     pub fn calibration_curve(&self, bins: usize) -> Vec<(f64, f64)> {
         let order = self.order();
         order
@@ -211,7 +212,7 @@ impl Predictions {
             .collect()
     }
 
-    /// As tensors, to go into a checkpoint.
+    /// Returns the predictions as tensors of a checkpoint.
     pub(super) fn export(&self) -> [NamedTensor; 2] {
         let (probabilities, labels) = self.parts();
         let tensor = |name: &str, values: &[f32]| {
@@ -220,7 +221,7 @@ impl Predictions {
         [tensor("epoch.probabilities", probabilities), tensor("epoch.labels", labels)]
     }
 
-    /// What [`Self::export`] wrote.
+    /// Reads the tensors of [`Self::export`].
     pub(super) fn import(source: &impl TensorSource) -> Self {
         let read = |name| {
             source
@@ -235,13 +236,13 @@ impl Predictions {
     }
 }
 
-/// The cross-entropy of one sample.
+/// Returns the cross-entropy of one sample.
 fn cross_entropy(p: f64, y: f64) -> f64 {
     let kept = p.clamp(EPSILON, 1.0 - EPSILON);
     -(y * kept.ln() + (1.0 - y) * (1.0 - kept).ln())
 }
 
-/// The weight of a label in a weighted loss.
+/// Returns the weight of a label in a weighted loss.
 fn label_weight(loss: Loss, y: f64) -> f64 {
     match loss {
         Loss::WeightedBce { negative, positive } => {
@@ -267,7 +268,7 @@ mod tests {
     fn auc_counts_pairs() {
         let mut random = crate::Philox::new(3, 0);
         for n in [2usize, 3, 10, 100] {
-            // Few distinct values, so that there are ties.
+            // Few distinct values make ties.
             let pairs: Vec<(f32, f32)> = (0..n)
                 .map(|k| {
                     (
@@ -298,8 +299,8 @@ mod tests {
     fn known_values() {
         let m = predictions(&[(0.9, 1.0), (0.2, 0.0), (0.6, 0.0), (0.5, 1.0)]).metrics().unwrap();
         let logloss = -(0.9f64.ln() + 0.8f64.ln() + 0.4f64.ln() + 0.5f64.ln()) / 4.0;
-        // Predictions are stored in f32: half a unit in the last place, times the derivative 1/p of
-        // the logarithm.
+        // Predictions are stored in f32: the error is half a unit in the last place, times the
+        // derivative 1/p of the logarithm.
         assert!((m.logloss - logloss).abs() < 4.0 * 2f64.powi(-24), "{m:?}");
         assert!((m.ne.unwrap() - logloss / 2f64.ln()).abs() < 1e-6);
         assert!((m.calibration.unwrap() - 1.1).abs() < 1e-6);
@@ -311,7 +312,7 @@ mod tests {
         let p = predictions(&[(0.75, 1.0), (0.25, 0.0), (0.5, 0.0)]);
         let loss = |loss| p.metrics_of(loss).unwrap().minimised();
         let (quarter, half) = (-(0.75f64.ln()), -(0.5f64.ln()));
-        // Probabilities are exact here: what remains is the rounding of f64.
+        // The probabilities are exact here: only the rounding of f64 remains.
         assert!((loss(Loss::BceWithLogits) - (2.0 * quarter + half) / 3.0).abs() < 1e-15);
         let weighted = Loss::WeightedBce { negative: 1.0, positive: 10.0 };
         assert!((loss(weighted) - (11.0 * quarter + half) / 3.0).abs() < 1e-14);
@@ -333,8 +334,8 @@ mod tests {
             let tried: Vec<f64> =
                 (1..1000).map(|k| of(k as f32 / 1000.0, loss).minimised()).collect();
             let best = tried.into_iter().fold(f64::INFINITY, f64::min);
-            // The best of the probabilities that are tried is at most 0.0005 from the best one of
-            // all, where the second derivative is below 70.
+            // The best of the tried probabilities is at most 0.0005 from the optimum, where the
+            // second derivative is below 70.
             assert!(
                 (-1e-7..70.0 * 0.0005f64.powi(2)).contains(&(best - least)),
                 "{loss:?}: {best} {least}"

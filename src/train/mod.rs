@@ -1,6 +1,6 @@
-//! From encoded rows to a kept model: configuration, training loop, metrics, checkpoints, report.
+//! Trains a model on encoded rows: configuration, training loop, metrics, checkpoints, report.
 //!
-//! Nothing here talks to a terminal: what happens is told to an [`Observer`].
+//! Nothing here writes to a terminal: an [`Observer`] receives the events.
 #![forbid(unsafe_code)]
 
 mod config;

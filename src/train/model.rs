@@ -1,4 +1,4 @@
-//! A model at work on rows: in memory while training, or streamed from text.
+//! Applies a model to rows: to a dataset in memory during training, or to streamed text.
 
 use std::path::Path;
 
@@ -30,12 +30,12 @@ pub(super) struct Scorer<D: Backend> {
     weights: Vec<f32>,
 }
 
-/// What stands before the names of the tensors of a member.
+/// Returns the prefix of the names of a member's tensors.
 pub(super) fn member_prefix(member: usize) -> String {
     format!("members.{member}.")
 }
 
-/// Checks the header of a file for the parameters of all members of a model.
+/// Returns a check that the header of a file has the parameters of all members of a model.
 pub(super) fn expect_parameters(
     config: &Config,
     encoder: &Encoder,
@@ -52,7 +52,7 @@ pub(super) fn expect_parameters(
 }
 
 impl<D: Backend> Scorer<D> {
-    /// As many members as the configuration says, each drawn from a seed of its own.
+    /// Makes the members of the configuration, each initialised from its own seed.
     pub(super) fn new(device: D, config: &Config, encoder: &Encoder) -> Result<Self> {
         let dlrm = config.model.dlrm(encoder, &config.train);
         let plan = MemoryPlan::for_predictions(&dlrm, config.train.members)?;
@@ -66,7 +66,7 @@ impl<D: Backend> Scorer<D> {
         Ok(Self { members, device, staging, pending, probabilities, sum, weights })
     }
 
-    /// Does something with every member.
+    /// Calls a function for every member.
     pub(super) fn each(
         &mut self,
         mut work: impl FnMut(&mut Dlrm<D>) -> crate::Result<()>,
@@ -74,7 +74,7 @@ impl<D: Backend> Scorer<D> {
         Ok(self.members.iter_mut().try_for_each(&mut work)?)
     }
 
-    /// Tensors of all members, each with the member's prefix.
+    /// Returns the tensors of all members, with the prefix of each member.
     pub(super) fn tensors(
         &mut self,
         of: impl Fn(&mut Dlrm<D>) -> crate::Result<Vec<NamedTensor>>,
@@ -90,7 +90,7 @@ impl<D: Backend> Scorer<D> {
         Ok(tensors)
     }
 
-    /// Takes over what every member needs from a file.
+    /// Loads the tensors of every member from a file.
     pub(super) fn load(
         &mut self,
         file: &TensorFile,
@@ -102,8 +102,8 @@ impl<D: Backend> Scorer<D> {
         Ok(())
     }
 
-    /// One step of training of a member on a batch, of which `dropout` leaves out some ids. Nobody
-    /// waits for it: [`Self::collect`] does.
+    /// Trains a member on a batch for one step; `dropout` removes some ids. This does not wait for
+    /// the device: [`Self::collect`] does.
     pub(super) fn learn(
         &mut self,
         member: usize,
@@ -120,9 +120,9 @@ impl<D: Backend> Scorer<D> {
         self.pending.note(model, (member, members), &batch.labels)
     }
 
-    /// Waits for the steps since the last time: gives the loss of each batch, and what was found
-    /// not to be finite, since training began, by the member that has found most. `predictions` gets what
-    /// the first member predicted of the batches before it learned from them.
+    /// Waits for the steps since the last call. Returns the loss of each batch, and the verdict of
+    /// the member that has found most non-finite steps since training began. Adds to `predictions`
+    /// the first member's predictions of the batches, made before it learned from them.
     pub(super) fn collect(&mut self, predictions: &mut Predictions) -> Result<(Vec<f64>, Verdict)> {
         let losses = self.pending.collect(self.members.len(), predictions)?;
         let mut worst = Verdict::default();
@@ -133,7 +133,7 @@ impl<D: Backend> Scorer<D> {
         Ok((losses, worst))
     }
 
-    /// The probability of each row of a batch: the mean of the members'.
+    /// Returns the probability of each row of a batch: the mean over the members.
     pub(super) fn predict(&mut self, batch: &Batch) -> Result<&[f32]> {
         self.sum.clear();
         self.sum.resize(batch.batch_size, 0.0);
@@ -150,7 +150,7 @@ impl<D: Backend> Scorer<D> {
         Ok(&self.sum)
     }
 
-    /// Predictions for all rows. They stay on the device until the last batch.
+    /// Predicts all rows. The logits stay on the device until the last batch.
     pub(super) fn score(&mut self, dataset: &Dataset, batch: &mut Batch) -> Result<Predictions> {
         let (rows, members) = (dataset.len(), self.members.len());
         let mut logits = self.device.alloc::<f32>(product([members, rows]))?;
@@ -188,7 +188,7 @@ fn mean(sum: &mut [f32], members: usize) {
     sum.iter_mut().for_each(|sum| *sum /= members as f32);
 }
 
-/// A batch as the engine takes it, with or without a factor for every id.
+/// Returns a batch as the engine's view, with an optional factor for every id.
 fn view<'a>(
     batch: &'a Batch,
     num_dense: usize,
@@ -207,12 +207,12 @@ fn view<'a>(
     }
 }
 
-/// The seed of a member: that of the run for the first.
+/// Returns the seed of a member; the first member has the seed of the run.
 pub(super) fn member_seed(seed: u64, member: usize) -> u64 {
     seed.wrapping_add((member as u64) << 32)
 }
 
-/// A kept model: it reads raw text, and predicts.
+/// A trained model that reads raw text and predicts.
 pub struct TrainedModel<D: Backend> {
     manifest: Manifest,
     encoder: Encoder,
@@ -223,7 +223,7 @@ impl<D: Backend> TrainedModel<D> {
     /// Opens a model directory.
     ///
     /// # Errors
-    /// A directory without a model, or with a damaged one.
+    /// Returns an error if the directory has no model, or a damaged one.
     pub fn open(device: D, path: &Path) -> Result<Self> {
         let (manifest, (encoder, tensors)) = ModelDir::read_with(path, |dir, manifest| {
             let encoder = dir.read_encoder(manifest)?;
@@ -239,27 +239,27 @@ impl<D: Backend> TrainedModel<D> {
         Ok(Self { manifest, encoder, scorer })
     }
 
-    /// What the model was trained by, and how that went.
+    /// Returns the manifest: the configuration and the progress of training.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// How it reads raw text.
+    /// Returns the encoder that reads raw text.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
     }
 
-    /// The networks whose mean probability is the prediction.
+    /// Returns the networks whose mean probability is the prediction.
     pub fn members(&self) -> &[Dlrm<D>] {
         &self.scorer.members
     }
 
-    /// Predicts row after row, in constant memory. `visit` is given the probabilities and labels
-    /// (NaN where there are none) of a run of rows, and how many bytes have been read, of how many.
-    /// Gives what is worth a look in the data.
+    /// Predicts all rows in constant memory, batch by batch. `visit` receives the probabilities and
+    /// labels (NaN if missing) of a batch of rows, and the number of bytes read so far with the
+    /// total. Returns a report on the data.
     ///
     /// # Errors
-    /// Rows that cannot be read or encoded; what `visit` returns.
+    /// Returns an error for rows that cannot be read or encoded, and the errors of `visit`.
     pub fn predict<E: From<TrainError>>(
         &mut self,
         sources: impl IntoIterator<Item = Source>,

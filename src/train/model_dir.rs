@@ -1,9 +1,9 @@
-//! Model directories: written so that a crash at any moment leaves the last good state.
+//! Model directories, written so that a crash at any moment leaves the last good state.
 //!
 //! `manifest.json` names the files that belong together, with their lengths and checksums. A new
 //! state is written under new names and made durable. It takes effect when its manifest replaces
-//! the old one in a single rename; only then are the files removed that no manifest names. The
-//! manifest alone decides what belongs to the model, whatever other files lie in the directory.
+//! the old one in a single rename. Only then are files removed that no manifest names. The manifest
+//! alone decides which files belong to the model, whatever other files are in the directory.
 //!
 //! A new run in the directory of an existing model writes `manifest.next.json` until it has a model
 //! of its own, so that the old model can still be used. Then the old model is kept as `PATH~1`,
@@ -24,7 +24,7 @@ const MANIFEST: &str = "manifest.json";
 /// The manifest of a run that has no model yet, beside the model that it will replace.
 const NEXT_MANIFEST: &str = "manifest.next.json";
 const LOCK: &str = ".lock";
-/// The names of files that are made from the manifest for people, and that it does not name.
+/// The files that are derived from the manifest for people. The manifest does not name them.
 const DERIVED: [&str; 2] = [METRICS, REPORT];
 pub(super) const METRICS: &str = "metrics.jsonl";
 pub(super) const REPORT: &str = "report.html";
@@ -32,7 +32,7 @@ pub(super) const REPORT: &str = "report.html";
 const ENCODER: &str = "encoder";
 const KINDS: [(&str, &str); 3] =
     [(ENCODER, "json"), ("best", "safetensors"), ("state", "safetensors")];
-/// Nothing that is read into memory before its length is known may be larger.
+/// The largest file that is read into memory before its length is known, in bytes.
 const MAX_JSON_BYTES: u64 = 1 << 32;
 
 /// A model directory, for reading.
@@ -42,7 +42,7 @@ pub struct ModelDir {
 }
 
 impl ModelDir {
-    /// Opens the model that is there.
+    /// Opens the model in a directory.
     ///
     /// # Errors
     /// Returns [`TrainError::Model`] if there is no model, or one that this program does not
@@ -52,7 +52,7 @@ impl ModelDir {
     }
 
     /// Opens the model and reads it with `read`. If `read` fails and training has replaced files of
-    /// the model meanwhile, it starts again with the new files.
+    /// the model meanwhile, the call starts again with the new files.
     pub(super) fn read_with<T>(
         path: &Path,
         read: impl Fn(&Self, &Manifest) -> Result<T>,
@@ -82,12 +82,12 @@ impl ModelDir {
         Ok((self, manifest))
     }
 
-    /// The directory.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A file in it.
+    /// Returns the path of a file in the directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -95,8 +95,8 @@ impl ModelDir {
     /// Reads the encoder.
     ///
     /// # Errors
-    /// Returns [`TrainError::Model`] if the file is not what the manifest says, and
-    /// [`TrainError::Data`] if the encoder cannot be used.
+    /// Returns [`TrainError::Model`] if the file contradicts the manifest, and [`TrainError::Data`]
+    /// if the encoder is invalid.
     pub fn read_encoder(&self, manifest: &Manifest) -> Result<Encoder> {
         let (path, entry) = self.entry(manifest, ENCODER)?;
         let bytes = read_at_most(&path, entry.bytes.min(MAX_JSON_BYTES))
@@ -108,10 +108,10 @@ impl ModelDir {
         Ok(encoder)
     }
 
-    /// Reads tensors, once `check` has found the header to be what is wanted.
+    /// Reads tensors after `check` has accepted the header.
     ///
     /// # Errors
-    /// Returns [`TrainError::Model`] if the file is not what the manifest says or not a safetensors
+    /// Returns [`TrainError::Model`] if the file contradicts the manifest or is not a safetensors
     /// file, and the error of `check` if that fails.
     pub(super) fn read_tensors(
         &self,
@@ -123,10 +123,10 @@ impl ModelDir {
         TensorFile::read(&path, entry, check)
     }
 
-    /// The path, with a name at its end to which something can be added.
+    /// Returns the path in a form to which a suffix can be added.
     fn named_path(&self) -> Result<PathBuf> {
         match self.path.file_name() {
-            // Without a slash at the end.
+            // The components have no trailing slash.
             Some(_) => Ok(self.path.components().collect()),
             None => self.path.canonicalize().map_err(io_error("resolve", &self.path)),
         }
@@ -150,9 +150,9 @@ impl ModelDir {
 #[derive(Debug)]
 pub struct RunDir {
     dir: ModelDir,
-    /// Is true while the directory holds an older model that this run has not replaced yet.
+    /// Set while the directory holds an older model that this run has not replaced yet.
     is_next: bool,
-    /// Locked as long as it is open, so that a process that dies leaves no lock behind.
+    /// The lock file, locked while it is open, so that a process that dies leaves no lock behind.
     _lock: File,
 }
 
@@ -199,7 +199,7 @@ impl RunDir {
     /// Returns the errors of [`ModelDir::open`], and [`TrainError::Busy`] if another run writes
     /// into the directory.
     pub fn resume(path: &Path) -> Result<(Self, Manifest)> {
-        // A directory without a model is told before a lock would be left in it.
+        // Report a directory without a model before a lock file is left in it.
         if !path.join(NEXT_MANIFEST).exists() {
             ModelDir::open(path)?;
         }
@@ -218,7 +218,7 @@ impl RunDir {
         Ok((run, manifest))
     }
 
-    /// The directory, for reading.
+    /// Returns the directory, for reading.
     pub fn dir(&self) -> &ModelDir {
         &self.dir
     }
@@ -238,8 +238,8 @@ impl RunDir {
                     holder: holder.trim().to_owned(),
                 });
             }
-            // Some network file systems do not support locks. Nothing is lost there as long as only
-            // one run writes at a time.
+            // Some network file systems have no locks. Without them, two runs must not write at the
+            // same time.
             Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {}
             Err(TryLockError::Error(error)) => return Err(io_error("lock", &file)(error)),
         }
@@ -248,12 +248,12 @@ impl RunDir {
             lock.rewind()?;
             writeln!(lock, "process {}", std::process::id())
         };
-        // The note serves an error message of others alone.
+        // The note is only read by the error message of another process.
         let _ = note();
         Ok(Self { dir: ModelDir { path: path.into() }, is_next: false, _lock: lock })
     }
 
-    /// The manifest of a run that has no model yet, if there is one.
+    /// Reads the manifest of a run that has no model yet, if there is one.
     fn read_next(&self) -> Result<Option<Manifest>> {
         if !self.dir.file(NEXT_MANIFEST).exists() {
             return Ok(None);
@@ -264,7 +264,7 @@ impl RunDir {
     /// Writes the encoder, to take effect with the next [`Self::commit`].
     ///
     /// # Errors
-    /// [`TrainError::Io`].
+    /// Returns [`TrainError::Io`] if the file cannot be written.
     pub fn write_encoder(&self, manifest: &mut Manifest, encoder: &Encoder) -> Result<()> {
         let name = self.free_name(ENCODER, None, "json");
         let entry =
@@ -276,7 +276,7 @@ impl RunDir {
     /// Writes tensors as `KIND-STEP.safetensors`, to take effect with the next [`Self::commit`].
     ///
     /// # Errors
-    /// [`TrainError::Io`].
+    /// Returns [`TrainError::Io`] if the file cannot be written.
     pub fn write_tensors(
         &self,
         manifest: &mut Manifest,
@@ -289,7 +289,7 @@ impl RunDir {
         Ok(())
     }
 
-    /// A name for a new file, so that none that a manifest may name is written over.
+    /// Returns a free name for a new file, so that no file of another manifest is overwritten.
     fn free_name(&self, kind: &str, step: Option<u64>, extension: &str) -> String {
         let stem = step.map_or_else(|| kind.to_owned(), |step| format!("{kind}-{step:010}"));
         let is_free = |name: &String| self.dir.file(name).symlink_metadata().is_err();
@@ -302,7 +302,8 @@ impl RunDir {
     /// older model, the path under which that model is kept is returned.
     ///
     /// # Errors
-    /// [`TrainError::Io`]: then the state before is still in effect.
+    /// Returns [`TrainError::Io`] if the manifest cannot be written; the previous state is then
+    /// still in effect.
     pub fn commit(&mut self, manifest: &Manifest) -> Result<Option<PathBuf>> {
         let name = if self.is_next { NEXT_MANIFEST } else { MANIFEST };
         self.write(name, |out| serde_json::to_writer_pretty(out, manifest).map_err(Into::into))?;
@@ -312,14 +313,14 @@ impl RunDir {
         Ok(replaced)
     }
 
-    /// Lets the model of the run take the place of the older one, which gets a second home.
+    /// Replaces the older model by the model of the run, and returns the backup of the older one.
     fn replace_model(&mut self, manifest: &Manifest) -> Result<PathBuf> {
         let old_home = self.keep_all_but(manifest)?;
         self.put_into_effect()?;
         Ok(old_home)
     }
 
-    /// Makes the manifest of the run the one that counts, in one step.
+    /// Makes the manifest of the run the one in effect, in one step.
     fn put_into_effect(&mut self) -> Result<()> {
         let (next, current) = (self.dir.file(NEXT_MANIFEST), self.dir.file(MANIFEST));
         let exchange = || {
@@ -331,7 +332,7 @@ impl RunDir {
         Ok(())
     }
 
-    /// Gives the older model a second home: every file of ours that the new manifest does not name.
+    /// Links the older model into a backup: every file of ours that the new manifest does not name.
     fn keep_all_but(&self, manifest: &Manifest) -> Result<PathBuf> {
         let names = names_in(&self.dir.path).map_err(io_error("read", &self.dir.path))?;
         let of_new = |name: &str| manifest.files.values().any(|file| file.name == name);
@@ -344,7 +345,7 @@ impl RunDir {
         self.link_into_backup(&names)
     }
 
-    /// Gives the files of a manifest a second home, where it is the one that counts.
+    /// Links the files of a manifest into a backup, where this manifest is in effect.
     fn keep(&self, manifest: &Manifest, name: &str) -> Result<PathBuf> {
         let files = manifest.files.values().map(|file| (file.name.as_str(), file.name.as_str()));
         self.link_into_backup(&files.chain([(name, MANIFEST)]).collect::<Vec<_>>())
@@ -376,7 +377,7 @@ impl RunDir {
     /// an older model in effect.
     ///
     /// # Errors
-    /// [`TrainError::Io`].
+    /// Returns [`TrainError::Io`] if the file cannot be written.
     pub(super) fn write_derived(&self, name: &str, text: &str) -> Result<()> {
         if self.is_next {
             return Ok(());
@@ -401,7 +402,7 @@ impl RunDir {
         let Ok(names) = names_in(&self.dir.path) else { return };
         let current = ModelDir::open(&self.dir.path).ok().map(|(_, current)| current);
         if current.is_none() && self.dir.file(MANIFEST).exists() {
-            // Nobody knows what belongs to a model that cannot be read.
+            // If the model cannot be read, its files are unknown, and nothing is removed.
             return;
         }
         let named = |name: &str| {
@@ -409,13 +410,13 @@ impl RunDir {
             manifests.any(|manifest| manifest.files.values().any(|file| file.name == name))
         };
         for name in names.iter().filter(|name| is_removable(name) && !named(name)) {
-            // A file that cannot be removed now is in nobody's way, and is tried again next time.
+            // A file that cannot be removed now does no harm, and the next call tries again.
             let _ = fs::remove_file(self.dir.file(name));
         }
     }
 }
 
-/// Removes what a process that was killed left of a backup; anything else in its place is an error.
+/// Removes the unfinished backup of a killed process. Any other contents are an error.
 fn remove_partial_backup(partial: &Path) -> std::io::Result<()> {
     if partial.symlink_metadata().is_err() {
         return Ok(());
@@ -429,7 +430,7 @@ fn remove_partial_backup(partial: &Path) -> std::io::Result<()> {
     fs::remove_dir(partial)
 }
 
-/// The names of the entries of a folder, as far as they are text.
+/// Returns the names of a folder's entries that are valid UTF-8.
 fn names_in(folder: &Path) -> std::io::Result<Vec<String>> {
     let entries = fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
     Ok(entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())

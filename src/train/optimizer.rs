@@ -5,21 +5,21 @@ use serde::{Deserialize, Serialize};
 use crate::nn::{GroupOptimizer, Schedule};
 use crate::ops::{Optimizer, Rounding, WeightDecay};
 
-/// Learning rates over time: linear warm-up, then constant, then polynomial decay; see
+/// The schedule of the learning rates: linear warm-up, then constant, then polynomial decay; see
 /// [`Schedule`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {
-    /// The steps of the warm-up.
+    /// The number of steps of the warm-up.
     pub warmup_steps: u64,
     /// The step at which decay begins.
     pub decay_start: u64,
-    /// The number of steps of the decay, if not 0.
+    /// The number of steps of the decay; 0 to use `decay_epochs`.
     pub decay_steps: u64,
-    /// Else the number of epochs of the decay; 0 for no decay.
+    /// The number of epochs of the decay, if `decay_steps` is 0; 0 for no decay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay_epochs: Option<f64>,
-    /// The power of the decay.
+    /// The exponent of the decay.
     pub power: f32,
     /// The share of the base rate that is left at the end.
     pub floor: f32,
@@ -47,35 +47,36 @@ impl ScheduleConfig {
     }
 }
 
-/// The settings of an optimizer. What is left out comes from `[train.optimizer]`, or is what its
-/// description says.
+/// The settings of an optimizer. Missing settings come from `[train.optimizer]`, and then from the
+/// defaults below.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GroupConfig {
-    /// `sgd`, `adagrad`, `rowwise_adagrad` or `adam` (the default).
+    /// The kind: `sgd`, `adagrad`, `rowwise_adagrad` or `adam` (the default).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
-    /// Default: 0.01 for tables, 0.002 for layers: fit for Adam.
+    /// The base learning rate. Default: 0.01 for tables, 0.002 for layers, which suit Adam.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f32>,
-    /// Added to the root. Default for Adam: 1e-8. Adagrad has no default, since the world has two:
-    /// 1e-8 (FBGEMM), 1e-10 (PyTorch).
+    /// The number added to the root. Default for Adam: 1e-8. Adagrad has no default, since
+    /// implementations differ: 1e-8 (FBGEMM), 1e-10 (PyTorch).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eps: Option<f32>,
-    /// Adam's decay of the mean of the gradients. Default: 0.9.
+    /// The decay of Adam's mean of the gradients. Default: 0.9.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta1: Option<f32>,
-    /// Adam's decay of the mean of their squares. Default: 0.999.
+    /// The decay of Adam's mean of their squares. Default: 0.999.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta2: Option<f32>,
-    /// `"none"`, `{ l2 = 1e-5 }` or `{ decoupled = 1e-2 }`. Default: `{ l2 = 0.002 }` for tables,
-    /// none for layers.
+    /// The weight decay: `"none"`, `{ l2 = 1e-5 }` or `{ decoupled = 1e-2 }`. Default: `{ l2 =
+    /// 0.002 }` for tables, none for layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<WeightDecay>,
-    /// Gradients are clamped to `[-max, max]`, element by element. Default: not at all.
+    /// The bound to which gradients are clamped, `[-max, max]`, element by element. Default: no
+    /// clamp.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_gradient: Option<f32>,
-    /// How weights of 16-bit tables are rounded: `"nearest"`, or `{ stochastic = { seed = 1 } }`.
+    /// The rounding of weights in 16-bit tables: `"nearest"`, or `{ stochastic = { seed = 1 } }`.
     /// Default: nearest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rounding: Option<Rounding>,
@@ -89,13 +90,13 @@ pub enum Kind {
     Sgd,
     /// Adagrad.
     Adagrad,
-    /// Adagrad with one accumulator for a row of a table; Adagrad for the layers.
+    /// Adagrad with one accumulator for each row of a table; plain Adagrad for the layers.
     RowwiseAdagrad,
     /// Adam.
     Adam,
 }
 
-/// What a group has if nothing is said about it.
+/// The defaults of each group.
 pub(super) const TABLES: GroupConfig = GroupConfig {
     learning_rate: Some(0.01),
     weight_decay: Some(WeightDecay::L2(0.002)),
@@ -132,7 +133,7 @@ impl GroupConfig {
         }
     }
 
-    /// With `defaults` for what is still not said.
+    /// Makes the optimizer, with `defaults` for missing settings.
     pub(super) fn resolve(self, defaults: Self) -> Result<GroupOptimizer, String> {
         let group = self.or(defaults);
         let eps = |name| {

@@ -1,5 +1,5 @@
-//! What steps of training have left on the device, until somebody looks at it: so that no step
-//! waits.
+//! Results of training steps that are still on the device. They are collected for several steps at
+//! once, so that no step waits for the device.
 
 use super::error::Result;
 use super::metrics::Predictions;
@@ -7,20 +7,20 @@ use crate::nn::{Dlrm, sigmoid};
 use crate::ops::{Backend, Extent};
 use crate::size::{filled, product};
 
-/// Losses of the last batches, and what their samples were given before they were learned from.
+/// The losses of the last batches, and the predictions of their samples before they were learned.
 pub(super) struct PendingResults<D: Backend> {
     device: D,
-    /// `[batches, members]`.
+    /// The losses, `[batches, members]`.
     losses: D::Buffer<f64>,
-    /// By the first member, of all samples.
+    /// The logits of all samples, by the first member.
     logits: D::Buffer<f32>,
     labels: Vec<f32>,
-    /// Steps that have been taken.
+    /// The number of steps so far.
     steps: usize,
 }
 
 impl<D: Backend> PendingResults<D> {
-    /// Batches that are waited for together.
+    /// The number of batches after which results are collected.
     pub(super) const BATCHES: usize = 16;
 
     pub(super) fn new(device: &D) -> Result<Self> {
@@ -28,7 +28,7 @@ impl<D: Backend> PendingResults<D> {
         Ok(Self { device: device.clone(), losses, logits, labels: Vec::new(), steps: 0 })
     }
 
-    /// Notes the step that a member of several has just taken.
+    /// Records the step that one of several members has just taken.
     pub(super) fn note(
         &mut self,
         model: &Dlrm<D>,
@@ -43,7 +43,7 @@ impl<D: Backend> PendingResults<D> {
         if member == 0 {
             let (start, end) = (self.labels.len(), self.labels.len() + labels.len());
             if self.logits.extent() < end {
-                // Room for as many batches of this size; what is there already is kept.
+                // Make room for as many batches of this size, and keep the logits so far.
                 let mut larger =
                     self.device.alloc(end.max(product([Self::BATCHES, labels.len()])))?;
                 self.device
@@ -56,9 +56,9 @@ impl<D: Backend> PendingResults<D> {
         Ok(())
     }
 
-    /// Waits for the steps: gives the loss of each batch, the mean over the members, and adds to
-    /// `predictions` what was predicted. Samples without a prediction, those of a batch that is not
-    /// finite, are left out.
+    /// Waits for the steps. Returns the loss of each batch, the mean over the members, and adds the
+    /// predictions to `predictions`. Samples without a prediction are left out: those of a batch
+    /// that is not finite.
     pub(super) fn collect(
         &mut self,
         members: usize,

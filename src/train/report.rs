@@ -1,4 +1,4 @@
-//! `report.html`: one file with everything in it, for people who would rather look than read.
+//! Writes `report.html`: one self-contained file with metrics, curves and configuration.
 
 use plotters::prelude::*;
 
@@ -13,6 +13,16 @@ const TRAIN: RGBColor = RGBColor(31, 119, 180);
 const VALIDATION: RGBColor = RGBColor(214, 96, 39);
 const GUIDE: RGBColor = RGBColor(170, 170, 170);
 
+/// The style sheet of the page.
+const STYLE: &str = "\
+body { font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: .5em 0 }
+td, th { padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd }
+tr.best td { font-weight: bold }
+svg { max-width: 100%; height: auto }
+pre { background: #f6f6f6; padding: 1em; overflow: auto }
+";
+
 /// A line of a chart.
 struct Line<'a> {
     label: &'a str,
@@ -23,7 +33,7 @@ struct Line<'a> {
 /// Writes the report of a run into its model directory.
 ///
 /// # Errors
-/// [`TrainError::Io`] if the file cannot be written.
+/// Returns [`TrainError::Io`] if the file cannot be written.
 pub(super) fn write_report(
     run: &RunDir,
     manifest: &Manifest,
@@ -91,7 +101,7 @@ fn charts(
     Ok(charts)
 }
 
-/// The smallest interval that holds all values, with a margin.
+/// Returns the smallest interval that holds all values, with a margin.
 fn range(values: impl Iterator<Item = f64> + Clone) -> std::ops::Range<f64> {
     let (low, high) =
         (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max));
@@ -180,13 +190,11 @@ fn page(name: &str, manifest: &Manifest, outcome: &Outcome, charts: &[String]) -
         r#"<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{name}: training report</title>
 <style>
-body {{ font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }}
-table {{ border-collapse: collapse; margin: .5em 0 }} td, th {{ padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd }}
-tr.best td {{ font-weight: bold }} svg {{ max-width: 100%; height: auto }} pre {{ background: #f6f6f6; padding: 1em; overflow: auto }}
-</style></head><body>
+{STYLE}</style></head><body>
 <h1>{name}</h1>
-<p>{train} training, {validation} validation and {test_rows} test rows; {steps} steps in {seconds:.1} s of training,
-{rate:.0} rows per second; best epoch {best}. Written by {program}.</p>
+<p>{train} training, {validation} validation and {test_rows} test rows;
+{steps} steps in {seconds:.1} s of training, {rate:.0} rows per second; best epoch {best}.
+Written by {program}.</p>
 <h2>Test</h2>{test}
 <h2>Curves</h2><div>{charts}</div>
 <h2>Epochs</h2>

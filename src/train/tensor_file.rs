@@ -1,4 +1,4 @@
-//! The safetensors files of a model directory.
+//! Reads and writes the safetensors files of a model directory.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -13,12 +13,12 @@ use super::manifest::FileEntry;
 use crate::dtype::DType;
 use crate::nn::{NamedTensor, TensorSource};
 
-/// A header that describes more than a million tensors is not one of ours.
+/// The largest size of a header, which would describe more than a million tensors.
 const MAX_HEADER_BYTES: u64 = 1 << 26;
 
 /// Writes tensors in the safetensors format: the length of the header in 8 bytes, the header in
-/// JSON, the data. This does not use the writer of the `safetensors` crate, so that tensors are
-/// written one by one, without a second copy of all of them.
+/// JSON, the data. Unlike the writer of the `safetensors` crate, it writes tensors one by one,
+/// without a second copy of all of them.
 pub(super) fn write_safetensors(mut out: impl Write, tensors: &[NamedTensor]) -> io::Result<()> {
     let mut header = serde_json::Map::new();
     let mut end = 0;
@@ -46,7 +46,7 @@ fn dtype_name(dtype: DType) -> &'static str {
     }
 }
 
-/// The header of a safetensors file: element type, shape and place of each tensor.
+/// The header of a safetensors file: the element type, shape and byte range of each tensor.
 pub(super) struct TensorLayout {
     tensors: BTreeMap<String, (DType, Vec<usize>, Range<usize>)>,
 }
@@ -55,7 +55,7 @@ impl TensorLayout {
     /// Checks that the file has this tensor, with this shape and element type.
     ///
     /// # Errors
-    /// The error of the engine for a tensor that is missing or different.
+    /// Returns the engine's error for a tensor that is missing or different.
     pub(super) fn expect(&self, name: &str, dtype: DType, shape: &[usize]) -> crate::Result<()> {
         let missing = || crate::Error::TensorMissing { name: name.into() };
         let (got_dtype, got, _) = self.tensors.get(name).ok_or_else(missing)?;
@@ -73,7 +73,7 @@ impl TensorLayout {
         Ok(())
     }
 
-    /// Takes the header apart; the data of the tensors begin at `data_start` of the file.
+    /// Parses the header. The data of the tensors begin at byte `data_start` of the file.
     fn parse(header: &[u8], data_start: usize, file_bytes: u64) -> Result<Self, String> {
         let metadata: Metadata = serde_json::from_slice(header)
             .map_err(|error| format!("no safetensors file: {error}"))?;
@@ -105,8 +105,8 @@ pub(super) struct TensorFile {
 }
 
 impl TensorFile {
-    /// Reads a file whose length and checksum are known. `check` sees the header before the data
-    /// are read, so that memory for them is allocated only if the tensors are the expected ones.
+    /// Reads a file whose length and checksum are known. `check` receives the header before the
+    /// data are read, so that memory is allocated only for the expected tensors.
     pub(super) fn read(
         path: &Path,
         entry: &FileEntry,
@@ -122,7 +122,9 @@ impl TensorFile {
         file.read_exact(&mut length).map_err(io_error("read", path))?;
         let header = u64::from_le_bytes(length);
         if header > MAX_HEADER_BYTES {
-            return Err(broken(format!("no safetensors file of ours: a header of {header} bytes")));
+            return Err(broken(format!(
+                "no safetensors file: a header of {header} bytes is too long"
+            )));
         }
         if header > entry.bytes - 8 {
             return Err(broken(format!(
@@ -145,7 +147,7 @@ impl TensorFile {
         Ok(Self { bytes, layout })
     }
 
-    /// Checks that all elements are finite, as those of a model that predicts must be.
+    /// Checks that all elements are finite, which a model that predicts requires.
     pub(super) fn expect_finite(&self) -> Result<(), String> {
         for (name, (dtype, _, range)) in &self.layout.tensors {
             let bytes = &self.bytes[range.clone()];

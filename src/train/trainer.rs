@@ -21,47 +21,47 @@ use crate::ops::finite_check::NonFinite;
 use crate::philox::Philox;
 use crate::size::{sum, with_room};
 
-/// Is told what happens, and may ask to stop. All methods do nothing unless implemented.
+/// Receives the events of training, and may ask to stop. All methods do nothing unless implemented.
 pub trait Observer {
-    /// A file is being read: bytes done, of how many.
+    /// Reports that `done` of `total` bytes of a file have been read.
     fn reading(&mut self, what: &str, done: u64, total: u64) {
         let _ = (what, done, total);
     }
-    /// Something in the data is worth a look.
+    /// Reports a note on the data.
     fn note(&mut self, note: &Note) {
         let _ = note;
     }
-    /// Data and model are there.
+    /// Reports that data and model are ready.
     fn ready(&mut self, splits: &Splits, encoder: &Encoder, num_parameters: usize) {
         let _ = (splits, encoder, num_parameters);
     }
-    /// A batch of an epoch is over: batches done, of how many, and the loss of this one. Told of
-    /// several at a time, some while after.
+    /// Reports that `done` of `total` batches of an epoch are done, and the loss of the last of
+    /// them. Several batches are reported at once, some time after their steps.
     fn batch(&mut self, epoch: u32, done: u64, total: u64, loss: f64) {
         let _ = (epoch, done, total, loss);
     }
-    /// Batches changed nothing, since their loss or gradients were not finite: how many, and the
-    /// last one of them.
+    /// Reports `count` skipped batches, whose loss or gradients were not finite, up to batch
+    /// `last`.
     fn skipped(&mut self, epoch: u32, last: u64, count: u64) {
         let _ = (epoch, last, count);
     }
-    /// The first model of this run has replaced the model that was in the directory, which is now
-    /// in `kept`.
+    /// Reports that the first model of this run has replaced the model in the directory. The
+    /// replaced model is now in `kept`.
     fn replaced(&mut self, kept: &Path) {
         let _ = kept;
     }
-    /// An epoch is over.
+    /// Reports the end of an epoch.
     fn epoch(&mut self, record: &EpochRecord) {
         let _ = record;
     }
-    /// Whether to write a checkpoint and stop; asked after every batch.
+    /// Returns whether to write a checkpoint and stop. It is called after every batch.
     fn stop_requested(&self) -> bool {
         false
     }
 }
 
-/// The random stream of the order of the rows before the first epoch; the tables and layers have
-/// the ones below.
+/// The random stream of the order of the rows before the first epoch; lower streams initialise the
+/// tables and layers.
 const ORDER_STREAM: u64 = 1 << 33;
 
 /// A training run.
@@ -72,21 +72,20 @@ pub struct Trainer<D: Backend> {
     encoder: Encoder,
     scorer: Scorer<D>,
     batch: Batch,
-    /// Predictions of the current epoch's training rows.
+    /// The predictions of the current epoch's training rows.
     predictions: Predictions,
-    /// Batches that have been skipped since the run began or was taken up.
+    /// The number of batches skipped since the run began or was resumed.
     skipped: u64,
-    /// What training takes.
+    /// The memory that training needs.
     memory: MemoryPlan,
 }
 
 impl<D: Backend> Trainer<D> {
-    /// Reads the data and builds the model. `folder` is the one that relative paths of the
-    /// configuration count from.
+    /// Reads the data and builds the model. Relative paths of the configuration start at `folder`.
     ///
     /// # Errors
-    /// Data that cannot be read or encoded, a model that does not fit them, a directory that cannot
-    /// be written.
+    /// Returns an error for data that cannot be read or encoded, a model that does not fit them, or
+    /// a directory that cannot be written.
     pub fn new(
         device: D,
         config: Config,
@@ -107,10 +106,10 @@ impl<D: Backend> Trainer<D> {
         Ok(trainer)
     }
 
-    /// Takes up a run where its last checkpoint left it. It ends as if it had never stopped.
+    /// Resumes a run from its last checkpoint. The result is the same as without the interruption.
     ///
     /// # Errors
-    /// As [`Self::new`]; data that are not those of the run.
+    /// Returns the errors of [`Self::new`], and an error if the data are not those of the run.
     pub fn resume(
         device: D,
         dir: RunDir,
@@ -130,7 +129,8 @@ impl<D: Backend> Trainer<D> {
         if trainer.rows() != trainer.manifest.progress.rows {
             let [now, then] = [trainer.rows(), trainer.manifest.progress.rows];
             let reason = format!(
-                "the data have changed: {now:?} rows of training, validation and test, but {then:?} before"
+                "the data have changed: {now:?} rows of training, validation and test, but \
+                 {then:?} before"
             );
             return Err(model_error(trainer.dir.dir().path(), reason));
         }
@@ -199,8 +199,8 @@ impl<D: Backend> Trainer<D> {
     /// Trains to the end, and measures the best model on the test rows.
     ///
     /// # Errors
-    /// [`TrainError::NonFinite`], [`TrainError::Interrupted`], and whatever keeps a checkpoint from
-    /// being written.
+    /// Returns [`TrainError::NonFinite`], [`TrainError::Interrupted`], or the error that prevents a
+    /// checkpoint from being written.
     pub fn run(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         self.write_metrics(None)?;
         let memory = self.memory.clone();
@@ -273,7 +273,7 @@ impl<D: Backend> Trainer<D> {
         self.end_epoch(epoch, observer)
     }
 
-    /// Waits for the batches since the last time, and tells what came of them.
+    /// Waits for the batches since the last call, and reports their results.
     fn collect(
         &mut self,
         (epoch, done, total): (u32, u64, u64),
@@ -366,14 +366,14 @@ impl<D: Backend> Trainer<D> {
         self.write_metrics(Some(&outcome))?;
         if !self.manifest.progress.finished {
             self.manifest.progress.finished = true;
-            // What the optimizers remember serves nothing any more.
+            // The state of the optimizers is no longer needed.
             self.manifest.files.remove("state");
             self.commit(observer)?;
         }
         Ok(outcome)
     }
 
-    /// Writes all that `--resume` needs, to take effect with the next commit.
+    /// Writes the state that `--resume` needs, to take effect with the next commit.
     fn write_state(&mut self) -> Result<()> {
         let mut tensors = self.scorer.tensors(|member| {
             let mut tensors = member.tensors()?;
@@ -385,7 +385,7 @@ impl<D: Backend> Trainer<D> {
         self.dir.write_tensors(&mut self.manifest, "state", &tensors)
     }
 
-    /// Makes what was written take effect.
+    /// Makes the written files take effect.
     fn commit(&mut self, observer: &mut dyn Observer) -> Result<()> {
         if let Some(kept) = self.dir.commit(&self.manifest)? {
             observer.replaced(&kept);
@@ -402,7 +402,7 @@ impl<D: Backend> Trainer<D> {
     }
 }
 
-/// For each row of each table, what its weight decay is multiplied by; see
+/// Returns the factor of the weight decay for each row of each table; see
 /// [`TrainConfig::even_decay`].
 fn even_decay(train: &Dataset, encoder: &Encoder, steps_per_epoch: u64) -> Result<Vec<f32>> {
     let scale = |count: u32| {

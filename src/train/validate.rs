@@ -1,4 +1,4 @@
-//! The checks of a [`Config`] that need no file.
+//! Checks a [`Config`] as far as that needs no file.
 
 use super::config::{Config, ModelConfig, PrecisionKind, TrainConfig};
 use super::optimizer::{GroupConfig, ScheduleConfig};
@@ -8,11 +8,11 @@ use crate::ops::cast::check_power_of_two;
 use crate::ops::{Loss, WeightDecay};
 
 impl Config {
-    /// Checks what can be checked without the data. [`Self::parse`] calls this; a configuration
-    /// from elsewhere, such as a manifest, must be checked by its reader.
+    /// Checks the configuration as far as that needs no data. [`Self::parse`] calls this. The
+    /// reader of a configuration from elsewhere, such as a manifest, must call it.
     ///
     /// # Errors
-    /// Fails with a message that names the key and says what is wrong with it.
+    /// Returns a message that names the key and explains its fault.
     pub fn validate(&self) -> Result<(), String> {
         validate(self)
     }
@@ -40,7 +40,7 @@ fn validate(config: &Config) -> Result<(), String> {
     }
     if config.bag_dropout() > 0.0 && config.has_max() {
         return Err(
-            "[train]: `bag_dropout` scales what stays, which has no meaning with max pooling"
+            "[train]: `bag_dropout` scales the remaining ids, which has no meaning with max pooling"
                 .into(),
         );
     }
@@ -66,7 +66,7 @@ fn model(model: &ModelConfig) -> Result<(), String> {
         TableInit::Uniform(bound) => ("uniform", bound),
         TableInit::Normal(deviation) => ("normal", deviation),
     };
-    // Larger ones could not be held by a table of 16 bits, and nobody wants them.
+    // A 16-bit table could not hold larger values, and they are of no use.
     check(format!("[model]: `table_init.{name}`"), spread, "between 0 and 1000", |x| {
         (0.0..=1000.0).contains(&x)
     })
@@ -116,7 +116,7 @@ fn group(section: &str, group: &GroupConfig) -> Result<(), String> {
 fn schedule(schedule: &ScheduleConfig) -> Result<(), String> {
     let key = |name: &str| format!("[train.schedule]: `{name}`");
     if let Some(epochs) = schedule.decay_epochs {
-        // So many steps can be counted, whatever the number of steps of an epoch.
+        // This number of steps can be counted for any number of steps per epoch.
         check(key("decay_epochs"), epochs, "between 0 and 4294967295", |x| {
             (0.0..=f64::from(u32::MAX)).contains(&x)
         })?;
@@ -131,7 +131,7 @@ fn is_above_zero(x: f32) -> bool {
     x.is_finite() && x > 0.0
 }
 
-/// Refuses a value, written so that a NaN is refused.
+/// Refuses a value that is not right. A NaN is refused too, since `is_right` is false for it.
 fn check<T: Copy + std::fmt::Display>(
     key: String,
     value: T,
