@@ -8,14 +8,14 @@ pub(super) struct Common {
     /// Worker threads; results do not depend on them [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) threads: Option<u16>,
-    /// Where to run: `cpu`, `cuda` or `cuda:N`, the CUDA device with the number N
+    /// The device: `cpu`, `cuda` or `cuda:N`, the CUDA device with the number N
     #[arg(long, default_value = "cpu")]
     pub(super) device: DeviceChoice,
-    /// Who multiplies matrices on a CUDA device
+    /// The implementation of matrix products on a CUDA device
     #[cfg(feature = "cuda")]
     #[arg(long, value_enum, default_value_t)]
     pub(super) gemm: GemmChoice,
-    /// Say nothing but errors
+    /// Print only warnings and errors
     #[arg(long, short)]
     pub(super) quiet: bool,
 }

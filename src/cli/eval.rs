@@ -10,16 +10,16 @@ use crate::data::{Coverage, LabelUse, Part, Source, Split};
 use crate::ops::Backend;
 use crate::train::{Metrics, Predictions, TrainedModel};
 
-/// Measure a model on rows with labels, streamed in constant memory but for one number for each
-/// row.
+/// Measure a model on rows with labels. The rows are streamed; only the prediction and the label of
+/// each row stay in memory.
 #[derive(clap::Args, Debug)]
 pub(super) struct Eval {
     /// A model directory
     model: PathBuf,
-    /// Other files than those that the model was trained on; `-` is standard input
+    /// Files to read instead of those that the model was trained on; `-` is standard input
     #[arg(long, value_name = "FILE", num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Which rows [default: test; with --data, all]
+    /// The part of the rows [default: test; with --data, all]
     #[arg(long, value_enum, conflicts_with = "data")]
     split: Option<PartChoice>,
     /// Print one JSON object on standard output

@@ -6,19 +6,19 @@ use super::error::CliResult;
 use super::output::Output;
 use crate::data::{IdDistribution, Synthetic};
 
-/// Write click logs that are drawn from a known model, in the format of Criteo: to try `format =
+/// Write synthetic click logs, drawn from a known model, in the format of Criteo: to try `format =
 /// "criteo"`, and to measure speed.
 #[derive(clap::Args, Debug)]
 pub(super) struct Generate {
     /// The number of rows
     rows: u64,
-    /// Values of each of the 26 categories
+    /// The number of values of each of the 26 categories
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = values_range())]
     values: u64,
-    /// How often each value occurs
+    /// The distribution of the values
     #[arg(long, value_enum, default_value_t = IdChoice::Zipf)]
     ids: IdChoice,
-    /// The same seed gives the same rows
+    /// The seed; the same seed gives the same rows
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Write to a file instead of standard output
@@ -34,9 +34,9 @@ fn values_range() -> impl clap::builder::TypedValueParser<Value = u64> {
 /// The choice of an [`IdDistribution`].
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 enum IdChoice {
-    /// As often as `1 / rank`, about: few values make up most rows.
+    /// Zipf's law: a frequency proportional to `1 / rank`, so that few values make up most rows.
     Zipf,
-    /// All alike.
+    /// The same frequency for all values.
     Uniform,
 }
 

@@ -8,13 +8,14 @@ use super::terminal::print_line;
 use crate::data::Shown;
 use crate::train::{Config, TrainedModel, memory_of};
 
-/// Say what this program can use, what a model directory holds, or what memory training will take.
+/// Print the devices and kernels that this program can use, the contents of a model directory, or
+/// the memory that training needs.
 #[derive(clap::Args, Debug)]
 pub(super) struct Info {
     /// A model directory
     model: Option<PathBuf>,
-    /// Read the data of a configuration file, and say what memory training takes on the device, in
-    /// bytes
+    /// Read the data of a configuration file, and print the memory that training needs on the
+    /// device, in bytes
     #[arg(long, value_name = "CONFIG", conflicts_with = "model")]
     memory: Option<PathBuf>,
     #[command(flatten)]

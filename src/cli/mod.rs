@@ -32,10 +32,10 @@ Examples:
   bagdot eval runs/clothing                        measure it on the test rows
   bagdot eval runs/clothing --data new.csv         measure it on other rows
   bagdot predict runs/clothing new.csv             print one probability for each row
-  bagdot info --memory examples/clothing.toml      say what memory training will take
-  bagdot generate 100000 --output clicks.tsv       write rows to try things with
+  bagdot info --memory examples/clothing.toml      print the memory that training needs
+  bagdot generate 100000 --output clicks.tsv       write synthetic rows
 
-Exit status: 0 if all went well, 1 for an error, 2 for wrong arguments, 130 after Ctrl-C,
+Exit status: 0 for success, 1 for an error, 2 for wrong arguments, 130 after Ctrl-C,
 128 plus its number after another signal.";
 
 #[derive(Subcommand)]

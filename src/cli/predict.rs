@@ -12,8 +12,8 @@ use crate::data::LabelUse;
 use crate::ops::Backend;
 use crate::train::TrainedModel;
 
-/// Print the probability of each row, one a line, in the order of the rows. The label's column need
-/// not be there.
+/// Print the probability of each row, one per line, in the order of the rows. The label's column
+/// may be absent.
 #[derive(clap::Args, Debug)]
 pub(super) struct Predict {
     /// A model directory

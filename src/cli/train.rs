@@ -9,23 +9,23 @@ use crate::data::{Encoder, Note, Part, Splits};
 use crate::ops::{Backend, Loss};
 use crate::train::{Config, EpochRecord, Observer, Outcome, RunDir, TrainError, Trainer};
 
-/// Train a model as a configuration file says, and measure it on the test rows.
+/// Train a model by a configuration file, and measure it on the test rows.
 ///
-/// The model directory gets the model, `metrics.jsonl` with a line for each epoch, and
-/// `report.html` with curves. A model that is there already stays in use until the first epoch of
-/// the new one is over, and is then kept beside it as DIR~1, DIR~2, ….
+/// The model directory receives the model, `metrics.jsonl` with a line for each epoch, and
+/// `report.html` with curves. A model that is already there stays in use until the first epoch of
+/// the new one is over. It is then kept beside it as DIR~1, DIR~2, ….
 #[derive(clap::Args, Debug)]
 pub(super) struct Train {
-    /// What to read, which model to build, how to train it: see examples/
+    /// The configuration of data, model and training; see examples/
     config: PathBuf,
-    /// The model directory [default: runs/NAME, NAME that of the configuration file]
+    /// The model directory [default: runs/NAME, with the NAME of the configuration file]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on where the last checkpoint in the model directory left off; ends as if it had never
-    /// stopped
+    /// Continue from the last checkpoint in the model directory; the result is the same as without
+    /// the interruption
     #[arg(long)]
     resume: bool,
-    /// Seed of the initial parameters and of the order of the rows
+    /// The seed of the initial parameters and of the order of the rows
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// The largest number of passes over the training rows

@@ -2,14 +2,14 @@
 //! learned from the training rows, and the encoded rows.
 //!
 //! 1. [`DataConfig`] is the user's configuration: files, the label, the split, dense and
-//! categorical columns.
+//!    categorical columns.
 //! 2. [`Encoder::fit`] streams the files once (twice with a split by time) and learns from the
 //!    training rows only: dictionaries, means, quantiles. An encoder is self-contained: stored as
 //!    JSON, it encodes raw text anywhere.
 //! 3. [`Splits::load`] streams the files again and keeps the encoded rows in memory; [`RowStream`]
 //!    encodes rows in constant memory.
 //! 4. [`Batch`] is the input of a model: `dense` of shape `[B, num_dense]` and key-major bags, as
-//! in [`Jagged`](crate::Jagged).
+//!    in [`Jagged`](crate::Jagged).
 //!
 //! No contents of a file make this module panic: data that cannot be read are a [`DataError`] that
 //! names file, line and column.
