@@ -4,7 +4,7 @@
 //! A value is a pure function of a key and a counter, so that any thread, on any device, draws the
 //! same one.
 
-/// Four uniform 32-bit values for `counter` under `key`.
+/// Returns four uniform 32-bit values: the block of Philox 4x32-10 for `counter` under `key`.
 #[inline]
 pub fn philox4x32(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     let ([mut k0, mut k1], mut c) = (key, counter);
@@ -18,25 +18,77 @@ pub fn philox4x32(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     c
 }
 
-/// A stream of random numbers: the values of [`philox4x32`] for one key and one stream number, in
-/// order.
+/// A stream of random numbers, drawn from [`philox4x32`].
+///
+/// The generator is counter-based: it has no state but a position. A value depends on three numbers
+/// alone, so that any part of a stream can be drawn anywhere, in any order, with the same result.
+///
+/// - The **seed** is the key, 64 bits. One seed drives a whole experiment.
+/// - The **stream** is the upper half of the counter, 64 bits. Streams of one seed never overlap:
+///   give one to each table, thread or epoch.
+/// - The **position** counts the 32-bit values drawn so far. A stream has 2⁶⁶ of them, and
+///   [`Self::set_position`] reaches the first 2⁶⁴. The value at position `p` is
+///   `philox4x32([seed, seed >> 32], [p / 4, (p / 4) >> 32, stream, stream >> 32])[p % 4]`, each
+///   cut to 32 bits.
+///
+/// ```
+/// use bagdot::{Philox, philox4x32};
+///
+/// let mut random = Philox::new(42, 3);
+/// random.set_position(1001);
+/// assert_eq!(random.next_u32(), philox4x32([42, 0], [250, 0, 3, 0])[1]);
+/// ```
+///
+/// # Distributions
+///
+/// With the feature `rand`, the generator implements `Rng` and `SeedableRng` of the crate
+/// `rand_core`, and so samples every distribution of `rand` and `rand_distr`:
+///
+#[cfg_attr(feature = "rand", doc = "```")]
+#[cfg_attr(not(feature = "rand"), doc = "```ignore")]
+/// use bagdot::Philox;
+/// use rand_distr::{Distribution, Zipf};
+///
+/// // Ids of a table of 1000 rows, some far more frequent than others.
+/// let ids: Vec<f64> = Zipf::new(1000.0, 1.05)?.sample_iter(Philox::new(7, 0)).take(5000).collect();
+/// assert!(ids.iter().all(|&id| (1.0..=1000.0).contains(&id)));
+/// let share = |id| ids.iter().filter(|&&other| other == id).count() as f64 / 5000.0;
+/// // Probabilities of 0.156 and 0.075. The standard errors are below 0.006.
+/// assert!((share(1.0) - 0.156).abs() < 0.03 && (share(2.0) - 0.075).abs() < 0.03);
+/// # Ok::<(), rand_distr::ZipfError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Philox {
     key: [u32; 2],
     stream: u64,
+    /// The number of the block after the one in `buffer`.
     block: u64,
     buffer: [u32; 4],
+    /// The number of values of `buffer` that have been drawn.
     used: usize,
 }
 
 impl Philox {
-    /// The stream number `stream` of the generator seeded with `seed`. Different streams never
-    /// overlap.
+    /// Returns stream `stream` of the generator with this seed, at position 0.
     pub fn new(seed: u64, stream: u64) -> Self {
         Self { key: [seed as u32, (seed >> 32) as u32], stream, block: 0, buffer: [0; 4], used: 4 }
     }
 
-    /// Uniform in all 32-bit values.
+    /// Returns the number of 32-bit values drawn so far, modulo 2⁶⁴.
+    pub fn position(&self) -> u64 {
+        self.block.wrapping_mul(4).wrapping_add(self.used as u64).wrapping_sub(4)
+    }
+
+    /// Moves to a position of the stream, forwards or backwards, in constant time.
+    pub fn set_position(&mut self, position: u64) {
+        self.block = position / 4;
+        self.used = 4;
+        for _ in 0..position % 4 {
+            self.next_u32();
+        }
+    }
+
+    /// Draws a value that is uniform in all 32-bit values.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
             let counter = [
@@ -53,36 +105,81 @@ impl Philox {
         self.buffer[self.used - 1]
     }
 
-    /// Uniform in [0, 1), a multiple of 2^-53.
-    pub fn uniform(&mut self) -> f64 {
-        let bits = u64::from(self.next_u32()) << 32 | u64::from(self.next_u32());
-        (bits >> 11) as f64 * 2f64.powi(-53)
+    /// Draws a value that is uniform in all 64-bit values: two 32-bit values, the upper half first.
+    pub fn next_u64(&mut self) -> u64 {
+        u64::from(self.next_u32()) << 32 | u64::from(self.next_u32())
     }
 
-    /// Standard normal, by the Box-Muller transform.
+    /// Draws a multiple of 2⁻⁵³ that is uniform in [0, 1).
+    pub fn uniform(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 * 2f64.powi(-53)
+    }
+
+    /// Draws a standard normal value by the Box-Muller transform.
     pub fn normal(&mut self) -> f64 {
         // 1 - u lies in (0, 1], where the logarithm is finite.
         let (u, v) = (1.0 - self.uniform(), self.uniform());
         (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
     }
 
-    /// Uniform in `0..bound`, without bias.
+    /// Draws an integer that is uniform in `0..bound`, without bias. `bound` is at least 1.
     pub fn below(&mut self, bound: u64) -> u64 {
         debug_assert!(bound > 0);
         // Values past the largest multiple of `bound` are drawn again.
         let limit = u64::MAX - u64::MAX % bound;
         loop {
-            let value = u64::from(self.next_u32()) << 32 | u64::from(self.next_u32());
+            let value = self.next_u64();
             if value < limit {
                 return value % bound;
             }
         }
     }
 
-    /// Puts the slice in a random order, every order equally likely (Fisher-Yates).
+    /// Shuffles the slice, every order equally likely (Fisher-Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last as u64 + 1) as usize);
+        }
+    }
+}
+
+#[cfg(feature = "rand")]
+mod rand_traits {
+    use std::convert::Infallible;
+
+    use rand_core::{SeedableRng, TryRng, utils};
+
+    use super::Philox;
+
+    /// A generator that never fails, so that `rand_core::Rng` is implemented, too.
+    impl TryRng for Philox {
+        type Error = Infallible;
+
+        fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+            Ok(self.next_u32())
+        }
+
+        fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+            Ok(self.next_u64())
+        }
+
+        fn try_fill_bytes(&mut self, target: &mut [u8]) -> Result<(), Infallible> {
+            utils::fill_bytes_via_next_word(target, || self.try_next_u32())
+        }
+    }
+
+    impl SeedableRng for Philox {
+        /// The seed and the stream, both in little-endian order.
+        type Seed = [u8; 16];
+
+        fn from_seed(seed: [u8; 16]) -> Self {
+            let bits = u128::from_le_bytes(seed);
+            Self::new(bits as u64, (bits >> 64) as u64)
+        }
+
+        /// Returns stream 0 of the generator with this seed: neighbouring seeds need no mixing.
+        fn seed_from_u64(seed: u64) -> Self {
+            Self::new(seed, 0)
         }
     }
 }
@@ -134,5 +231,37 @@ mod tests {
         assert_ne!(sorted, order(2));
         sorted.sort_unstable();
         assert!(sorted.iter().copied().eq(0..100));
+    }
+
+    #[test]
+    fn positions_count_values() {
+        let mut random = Philox::new(u64::MAX - 1, 1 << 40 | 5);
+        let values: Vec<u32> = (0..11).map(|_| random.next_u32()).collect();
+        assert_eq!(random.position(), 11);
+        for position in [7, 4, 0, 10, 9] {
+            random.set_position(position as u64);
+            assert_eq!(random.position(), position as u64);
+            assert_eq!(random.next_u32(), values[position]);
+        }
+        random.set_position(6 << 40 | 3);
+        let block = 6_u64 << 38;
+        let counter = [block as u32, (block >> 32) as u32, 5, 1 << 8];
+        assert_eq!(random.next_u32(), philox4x32([u32::MAX - 1, u32::MAX], counter)[3]);
+    }
+
+    #[cfg(feature = "rand")]
+    #[test]
+    fn the_traits_of_rand_draw_the_same_values() {
+        use rand_core::{Rng, SeedableRng};
+        let seed = (u128::from(u64::MAX - 6) << 64 | 0x0123_4567_89ab_cdef).to_le_bytes();
+        let mut values = Philox::new(0x0123_4567_89ab_cdef, u64::MAX - 6);
+        let mut random = Philox::from_seed(seed);
+        assert_eq!(Rng::next_u32(&mut random), values.next_u32());
+        assert_eq!(Rng::next_u64(&mut random), values.next_u64());
+        let mut bytes = [0; 7];
+        random.fill_bytes(&mut bytes);
+        let [first, second] = [values.next_u32().to_le_bytes(), values.next_u32().to_le_bytes()];
+        assert_eq!((&bytes[..4], &bytes[4..]), (&first[..], &second[..3]));
+        assert_eq!(Philox::seed_from_u64(9).next_u64(), Philox::new(9, 0).next_u64());
     }
 }
