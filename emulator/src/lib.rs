@@ -4,7 +4,7 @@
 //! The file README.md of this crate says what is checked, how another project uses it, and what is
 //! missing.
 //!
-//! [`install`] must come before any other use of CUDA. From then on cudarc works as it does on a
+//! [`install()`] must come before any other use of CUDA. From then on cudarc works as it does on a
 //! GPU. An [`Emulator`] sets the schedule and returns reports and counters:
 //!
 //! ```no_run

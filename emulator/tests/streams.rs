@@ -112,8 +112,8 @@ fn what_a_capture_refuses() {
     let attempts: [(&str, CUresult, Attempt<'_>); 6] = [
         ("synchronize", unsupported, &|| a.synchronize()),
         ("context", unsupported, &|| context.synchronize()),
-        // SAFETY: the allocation is refused.
         ("cuMemAlloc", unsupported, &|| {
+            // SAFETY: the allocation is refused.
             unsafe { cudarc::driver::result::malloc_sync(64) }.map(|_| ())
         }),
         // SAFETY: the allocation is refused.

@@ -1,5 +1,5 @@
 //! The stand-in driver: the part of the CUDA driver API that cudarc calls, on emulated devices, and
-//! the part of cuBLASLt that bagdot calls. [`install`](crate::install) loads its library in the
+//! the part of cuBLASLt that bagdot calls. [`install`](crate::install()) loads its library in the
 //! place of libcuda.so.
 //!
 //! It deliberately behaves as a driver does, also where that is inconvenient: work is done late,

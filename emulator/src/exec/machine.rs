@@ -64,6 +64,7 @@ impl Machine<'_> {
     }
 
     /// Returns the lanes of an operand that is not a predicate.
+    #[inline]
     pub(super) fn value<'b>(&'b self, block: &'b Block, w: usize, operand: &Operand) -> &'b Lanes {
         let warp = &block.warps[w];
         match *operand {
@@ -77,6 +78,7 @@ impl Machine<'_> {
     }
 
     /// Returns the lanes in which a predicate is set.
+    #[inline]
     pub(super) fn predicate(&self, block: &Block, w: usize, operand: &Operand) -> u32 {
         let set = bits(self.value(block, w, operand));
         match operand {
@@ -87,6 +89,7 @@ impl Machine<'_> {
     }
 
     /// Returns the addresses of an access. In shared and local memory they have 32 bits, and wrap.
+    #[inline]
     pub(super) fn addresses(
         &self,
         block: &Block,
@@ -108,6 +111,7 @@ impl Machine<'_> {
 static ZEROS: Lanes = [0; 32];
 
 /// Writes the active lanes of a register.
+#[inline]
 pub(super) fn write(register: &mut Lanes, values: &Lanes, active: u32) {
     if active == u32::MAX {
         *register = *values;
