@@ -1,5 +1,5 @@
-//! Runs compiled CUDA kernels on a machine without a GPU: the same PTX that ships, interpreted behind
-//! a library that takes the place of libcuda.so. It is meant for tests.
+//! Runs compiled CUDA kernels on a machine without a GPU: the same PTX that ships, interpreted
+//! behind a library that takes the place of libcuda.so. It is meant for tests.
 //!
 //! The file README.md of this crate says what is checked, how another project uses it, and what is
 //! missing.
