@@ -81,8 +81,8 @@ fn install_once() -> Result<Option<Emulator>, InstallError> {
     // So does the library for cuBLASLt, if it was built. Through it the loader finds the functions
     // of cuBLASLt in the stand-in driver. SAFETY: the library is empty.
     std::mem::forget(unsafe { Library::open(Some(cublaslt_path()), RTLD_NOW | RTLD_LOCAL) });
-    // SAFETY: a library of this name is loaded already, the emulator's or an earlier one, so that no
-    // initialiser runs.
+    // SAFETY: a library of this name is loaded already, the emulator's or an earlier one, so that
+    // no initialiser runs.
     let answering = unsafe { Library::open(Some("libcuda.so"), RTLD_LAZY | RTLD_LOCAL) };
     let ours = answering
         .is_ok_and(|l| symbol::<extern "C" fn(c_int)>(&l, b"bagdot_emulator_reset\0").is_ok());

@@ -227,8 +227,8 @@ impl Clock {
     }
 
     /// Orders, when a lane has read what another lane released, the accesses before the release.
-    /// Accesses of another block become ordered for the whole block, not for the lane alone. This is
-    /// lenient.
+    /// Accesses of another block become ordered for the whole block, not for the lane alone. This
+    /// is lenient.
     pub(crate) fn acquire(&mut self, block: u32, warp: usize, lane: usize, released: &Knowledge) {
         for (&other, known) in released {
             if other != block {
