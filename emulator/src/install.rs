@@ -78,8 +78,9 @@ fn install_once() -> Result<Option<Emulator>, InstallError> {
     };
     // The library stays loaded for as long as the process runs.
     std::mem::forget(library);
-    // So does the library for cuBLASLt, if it was built. Through it the loader finds the functions
-    // of cuBLASLt in the stand-in driver. SAFETY: the library is empty.
+    // The library for cuBLASLt stays loaded too, if it was built. Through it the loader finds the
+    // functions of cuBLASLt in the stand-in driver.
+    // SAFETY: the library is empty.
     std::mem::forget(unsafe { Library::open(Some(cublaslt_path()), RTLD_NOW | RTLD_LOCAL) });
     // SAFETY: a library of this name is loaded already, the emulator's or an earlier one, so that
     // no initialiser runs.
