@@ -5,15 +5,18 @@ use crate::error::Result;
 use crate::ops::moving_average::Update;
 use crate::ops::{Backend, Extent, StepControl};
 
-/// The averages of all parameters of a model.
+/// The moving averages of all parameters of a model.
 pub(super) struct Averages<D: Backend> {
+    /// The share of the average that a step keeps, in [0, 1].
     decay: f32,
+    /// The averages of the parameters of the layers.
     parameters: D::Buffer<f32>,
+    /// The averages of the weights of all tables.
     tables: D::Buffer<f32>,
 }
 
 impl<D: Backend> Averages<D> {
-    /// Begins with what the parameters are now.
+    /// Allocates averages that are equal to the parameters.
     pub(super) fn new(
         device: &D,
         decay: f32,
@@ -29,13 +32,13 @@ impl<D: Backend> Averages<D> {
         Ok(averages)
     }
 
-    /// The decay of step number `step`: `(1 + step) / (5 + step)` until it reaches its full value,
-    /// so that the first parameters, which know nothing, are soon forgotten.
+    /// Returns the decay of step `step`: `(1 + step) / (5 + step)` until it reaches its full value,
+    /// so that the initial parameters, which are random, soon lose their weight.
     pub(super) fn decay(&self, step: u64) -> f32 {
         self.decay.min((step.saturating_add(1) as f64 / step.saturating_add(5) as f64) as f32)
     }
 
-    /// Takes in what the parameters are after step number `step`.
+    /// Moves the averages towards the parameters after step `step`.
     pub(super) fn update(
         &mut self,
         device: &D,

@@ -1,4 +1,4 @@
-//! The shape of a model, checked for fit.
+//! The shape of a model, and its check.
 
 use super::embedding::TableInit;
 use super::mlp::{Input, Layer, Mlp};
@@ -14,8 +14,8 @@ use crate::size::sum;
 pub struct DlrmConfig {
     /// The number of dense features, at least 1.
     pub num_dense: usize,
-    /// The sizes of the bottom MLP's layers, at least one, after the input. The last one is the
-    /// dimension of the embeddings.
+    /// The number of outputs of each layer of the bottom MLP, which has at least one layer. The
+    /// last one is the dimension of the embeddings.
     pub bottom_mlp: Vec<usize>,
     /// The embedding tables.
     pub tables: Vec<Table>,
@@ -23,37 +23,39 @@ pub struct DlrmConfig {
     pub features: Vec<Feature>,
     /// The element type of the tables.
     pub table_dtype: DType,
-    /// How the tables are filled before training.
+    /// The distribution of the initial weights of the tables.
     pub table_init: TableInit,
-    /// How features meet.
+    /// The interaction of the features.
     pub interaction: Interaction,
-    /// The sizes of the top MLP's layers after the input. The last one is 1: the logit.
+    /// The number of outputs of each layer of the top MLP. The last one is 1: the logit.
     pub top_mlp: Vec<usize>,
-    /// What the layers compute in.
+    /// The type that the layers compute in.
     pub precision: ComputePrecision,
-    /// What is minimised.
+    /// The loss that training minimises.
     pub loss: Loss,
-    /// Probabilities are clamped to `[threshold, 1 - threshold]` in the loss; 0 for no clamp.
+    /// The threshold of the loss, which clamps probabilities to `[threshold, 1 - threshold]`; 0
+    /// for no clamp.
     pub loss_threshold: f32,
 }
 
 /// The layers of a model.
 pub(super) struct Mlps {
+    /// The bottom MLP.
     pub(super) bottom: Mlp,
-    /// The top MLP but for its last layer.
+    /// The top MLP without its last layer.
     pub(super) top: Mlp,
-    /// That layer: it computes in `f32` whatever the others do, so that no logit is rounded to 16
-    /// bits.
+    /// The last layer of the top MLP. It computes in `f32` whatever the others compute in, so that
+    /// no logit is rounded to 16 bits.
     pub(super) logit: Mlp,
 }
 
 impl Mlps {
-    /// Those whose type of computation can be chosen.
+    /// Returns the layers whose type of computation can be chosen: bottom MLP, then top MLP.
     pub(super) fn hidden(&self) -> [&Mlp; 2] {
         [&self.bottom, &self.top]
     }
 
-    /// All layers, with the names of their MLPs and their numbers in these.
+    /// Returns all layers, with the names of their MLPs and their numbers in these.
     pub(super) fn layers(&self) -> impl Iterator<Item = (&'static str, usize, &Layer)> {
         let bottom =
             self.bottom.layers().iter().enumerate().map(|(k, layer)| ("bottom_mlp", k, layer));
@@ -63,8 +65,8 @@ impl Mlps {
 }
 
 impl DlrmConfig {
-    /// The number of columns that the top MLP reads. What is more than the largest number is that
-    /// number.
+    /// Returns the number of columns that the top MLP reads, without padding. It saturates at the
+    /// largest number.
     pub fn interaction_width(&self) -> usize {
         let dim = self.bottom_mlp.last().copied().unwrap_or(0);
         match self.interaction {
@@ -77,7 +79,7 @@ impl DlrmConfig {
         }
     }
 
-    /// The layers, and the length of the buffer of their parameters.
+    /// Returns the layers, and the number of elements of the buffer of their parameters.
     pub(super) fn mlps(&self) -> (Mlps, usize) {
         let mut len = 0;
         let mut mlp = |sizes: &[usize], input, last| Mlp::new(sizes, input, last, &mut len);
@@ -93,41 +95,46 @@ impl DlrmConfig {
         (Mlps { bottom, top, logit }, len)
     }
 
+    /// Checks the sizes against each other. Returns the tables and features.
     pub(super) fn check(&self) -> Result<TableBatch> {
-        let positive = |argument, sizes: &[usize]| match sizes.iter().all(|&size| size > 0)
-            && !sizes.is_empty()
-        {
-            true => Ok(()),
-            false => Err(invalid(
-                "Dlrm",
-                argument,
-                format!("{sizes:?}, but every size must be 1 or more, and there must be one"),
-            )),
-        };
-        positive("num_dense", &[self.num_dense])?;
-        positive("bottom_mlp", &self.bottom_mlp)?;
-        positive("top_mlp", &self.top_mlp)?;
+        check_positive("num_dense", &[self.num_dense])?;
+        check_positive("bottom_mlp", &self.bottom_mlp)?;
+        check_positive("top_mlp", &self.top_mlp)?;
         if self.top_mlp.last() != Some(&1) {
-            return Err(invalid(
-                "Dlrm",
-                "top_mlp",
-                format!("{:?}, but the last size must be 1: the logit", self.top_mlp),
-            ));
+            let reason = format!("{:?}, but the last size must be 1: the logit", self.top_mlp);
+            return Err(invalid("Dlrm", "top_mlp", reason));
         }
         if let Interaction::Dot { pad_to, .. } = self.interaction {
-            positive("interaction.pad_to", &[pad_to])?;
-            for (t, table) in self.tables.iter().enumerate() {
-                if Some(&table.embedding_dim) != self.bottom_mlp.last() {
-                    let reason = format!(
-                        "the last size is {:?}, but table {t} has the dimension {}: a dot product needs them equal",
-                        self.bottom_mlp.last(),
-                        table.embedding_dim
-                    );
-                    return Err(invalid("Dlrm", "bottom_mlp", reason));
-                }
-            }
+            check_positive("interaction.pad_to", &[pad_to])?;
+            self.check_dimensions()?;
         }
         self.precision.check()?;
         TableBatch::new(self.tables.clone(), self.features.clone())
     }
+
+    /// Checks that all features have the dimension that dot products need.
+    fn check_dimensions(&self) -> Result<()> {
+        let last = self.bottom_mlp.last();
+        let mut tables = self.tables.iter().enumerate();
+        match tables.find(|(_, table)| Some(&table.embedding_dim) != last) {
+            None => Ok(()),
+            Some((t, table)) => {
+                let reason = format!(
+                    "the last size is {last:?}, but table {t} has the dimension {}: \
+                     a dot product needs them equal",
+                    table.embedding_dim
+                );
+                Err(invalid("Dlrm", "bottom_mlp", reason))
+            }
+        }
+    }
+}
+
+/// Checks that there is a size, and that no size is 0.
+fn check_positive(argument: &'static str, sizes: &[usize]) -> Result<()> {
+    if sizes.is_empty() || sizes.contains(&0) {
+        let reason = format!("{sizes:?}, but every size must be 1 or more, and there must be one");
+        return Err(invalid("Dlrm", argument, reason));
+    }
+    Ok(())
 }

@@ -1,5 +1,5 @@
-//! A model's parameters, gradients, averages and optimizer state by name: to save, to load, to look
-//! at.
+//! The parameters, gradients, averages and optimizer state of a model as named tensors: to save
+//! them, to load them, to inspect them.
 
 use std::ops::Range;
 
@@ -13,26 +13,27 @@ use crate::error::Result;
 use crate::ops::Backend;
 use crate::size::{sum, with_room};
 
-/// What stands before the names of averages.
+/// The prefix of the names of averages.
 const AVERAGE: &str = "average.";
 
 impl<D: Backend> Dlrm<D> {
-    /// All parameters, by name: `bottom_mlp.K.weight`, `.bias`, `top_mlp.K.…`, `tables.T.weight`.
+    /// Downloads all parameters: `bottom_mlp.K.weight` (`[outputs, inputs]`) and `.bias`
+    /// (`[outputs]`), `top_mlp.K.…`, and `tables.T.weight` (`[num_embeddings, embedding_dim]`).
     ///
     /// # Errors
-    /// Those of [`Device::download`](crate::ops::Device::download).
+    /// Propagates errors of [`Device::download`](crate::ops::Device::download).
     pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = self.layer_tensors(&self.parameters, 1.0)?;
         self.embedding.export(&self.device, &mut tensors)?;
         Ok(tensors)
     }
 
-    /// The gradients of the layers that the last [`Self::loss_and_grad`] left, named as the
-    /// parameters.
+    /// Downloads the gradients of the layers that the last [`Self::loss_and_grad`] left, without
+    /// the loss scale, named as the parameters.
     ///
     /// # Errors
-    /// Those of [`Device::download`](crate::ops::Device::download); training must have been
-    /// prepared.
+    /// Returns an error if [`Self::optimize_with`] has not been called. Propagates errors of
+    /// [`Device::download`](crate::ops::Device::download).
     pub fn layer_grads(&self) -> Result<Vec<NamedTensor>> {
         match &self.training {
             Some(training) => self
@@ -41,11 +42,12 @@ impl<D: Backend> Dlrm<D> {
         }
     }
 
-    /// What the optimizers remember, by name: `optimizer.dense.first`, `.second`,
-    /// `optimizer.tables.…`. Empty before training.
+    /// Downloads the state of the optimizers: `optimizer.dense.first` and `.second`,
+    /// `optimizer.tables.…`, each of one dimension. There are none before
+    /// [`Self::optimize_with`].
     ///
     /// # Errors
-    /// Those of [`Device::download`](crate::ops::Device::download).
+    /// Propagates errors of [`Device::download`](crate::ops::Device::download).
     pub fn optimizer_tensors(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = Vec::new();
         if let Some(training) = &self.training {
@@ -55,11 +57,11 @@ impl<D: Backend> Dlrm<D> {
         Ok(tensors)
     }
 
-    /// The averages of all parameters, named as these with `average.` before; empty without
-    /// averages.
+    /// Downloads the averages of all parameters, named as these with the prefix `average.`. There
+    /// are none without [`Self::average_with`].
     ///
     /// # Errors
-    /// Those of [`Device::download`](crate::ops::Device::download).
+    /// Propagates errors of [`Device::download`](crate::ops::Device::download).
     pub fn average_tensors(&mut self) -> Result<Vec<NamedTensor>> {
         if self.averages.is_none() {
             return Ok(Vec::new());
@@ -74,10 +76,10 @@ impl<D: Backend> Dlrm<D> {
         Ok(tensors?.into_iter().map(named).collect())
     }
 
-    /// Takes over the averages, if there are any. After [`Self::average_with`].
+    /// Loads the averages. Does nothing without [`Self::average_with`].
     ///
     /// # Errors
-    /// As [`Self::load`].
+    /// Returns the errors of [`Self::load`].
     pub fn load_averages(&mut self, source: &(impl TensorSource + ?Sized)) -> Result<()> {
         if self.averages.is_none() {
             return Ok(());
@@ -88,10 +90,13 @@ impl<D: Backend> Dlrm<D> {
         loaded
     }
 
-    /// Takes over all parameters.
+    /// Loads all parameters.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape or element type.
+    /// Returns [`Error::TensorMissing`](crate::Error::TensorMissing) for a tensor that the source
+    /// does not have, and [`Error::TensorShape`](crate::Error::TensorShape) or
+    /// [`Error::DTypeMismatch`](crate::Error::DTypeMismatch) for one of another shape or element
+    /// type. Propagates errors of [`Device::upload`](crate::ops::Device::upload).
     pub fn load(&mut self, source: &(impl TensorSource + ?Sized)) -> Result<()> {
         let mut values = self.device.to_vec(&self.parameters)?;
         for LayerTensor { name, shape, rows } in self.layer_layout() {
@@ -108,11 +113,11 @@ impl<D: Backend> Dlrm<D> {
         self.embedding.import(&self.device, source)
     }
 
-    /// Takes over what the optimizers remember, and the number of steps taken. After
-    /// [`Self::optimize_with`].
+    /// Loads the state of the optimizers, and sets the number of steps taken to `step`.
     ///
     /// # Errors
-    /// As [`Self::load`].
+    /// Returns an error if [`Self::optimize_with`] has not been called, and the errors of
+    /// [`Self::load`].
     pub fn load_optimizers(
         &mut self,
         source: &(impl TensorSource + ?Sized),
@@ -124,7 +129,8 @@ impl<D: Backend> Dlrm<D> {
         self.embedding.import_state(&self.device, source)
     }
 
-    /// The parameters' tensors with the values of `buffer`, times a power of two.
+    /// Returns the tensors of the parameters of the layers with the values of `buffer` times
+    /// `factor`, a power of two.
     fn layer_tensors(&self, buffer: &D::Buffer<f32>, factor: f32) -> Result<Vec<NamedTensor>> {
         let mut values = self.device.to_vec(buffer)?;
         values.iter_mut().for_each(|value| *value *= factor);
@@ -136,6 +142,7 @@ impl<D: Backend> Dlrm<D> {
         self.layer_layout().map(tensor).collect()
     }
 
+    /// Returns the tensors of the parameters of all layers, without their values.
     fn layer_layout(&self) -> impl Iterator<Item = LayerTensor> {
         self.mlps.layers().flat_map(|(mlp, k, layer)| {
             let [weight, bias] = layer_shapes(mlp, k, layer);
@@ -147,11 +154,11 @@ impl<D: Backend> Dlrm<D> {
 
 impl DlrmConfig {
     /// Returns the name, element type and shape of every parameter of such a model, as
-    /// [`Dlrm::tensors`] gives them and [`Dlrm::load`] takes them. This is what a file must hold,
-    /// known before there is a model.
+    /// [`Dlrm::tensors`] returns them and [`Dlrm::load`] takes them. A file can be checked with it
+    /// before there is a model.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit
+    /// Returns [`Error::InvalidArgument`](crate::Error::InvalidArgument) for sizes that do not fit
     /// together.
     pub fn parameter_shapes(&self) -> Result<Vec<(String, DType, Vec<usize>)>> {
         self.check()?;
@@ -165,13 +172,13 @@ impl DlrmConfig {
     }
 }
 
-/// Names and shapes of the weight and the bias of layer `k` of an MLP.
+/// Returns names and shapes of the weight and the bias of layer `k` of an MLP.
 fn layer_shapes(mlp: &str, k: usize, layer: &Layer) -> [(String, Vec<usize>); 2] {
     let name = |what| format!("{mlp}.{k}.{what}");
     [(name("weight"), vec![layer.outputs, layer.inputs]), (name("bias"), vec![layer.outputs])]
 }
 
-/// A parameter of the layers, and where its rows lie among all of them.
+/// A parameter of a layer, and the ranges of its rows in the buffer of all of them.
 struct LayerTensor {
     name: String,
     shape: Vec<usize>,

@@ -1,5 +1,5 @@
-//! Buffers that are filled from beginning to end, a piece at a time, so that the host never holds
-//! all that goes to a device.
+//! Buffers that are filled from beginning to end, one piece at a time, so that the host never holds
+//! all values of a large buffer.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::ops::{Device, Extent};
 use crate::size::with_room;
 
-/// Elements of a piece: enough for a transfer to be worth it.
+/// The number of elements of a piece, large enough to amortise the cost of a transfer.
 const LEN: usize = 1 << 20;
 
 /// A buffer that is being filled.
@@ -17,17 +17,19 @@ pub(super) struct Pieces<'a, D: Device, E: Scalar> {
     buffer: &'a mut D::Buffer<E>,
     /// The position in the buffer at which the piece begins.
     start: usize,
+    /// The values that have not been sent.
     piece: Vec<E>,
 }
 
 impl<'a, D: Device, E: Scalar> Pieces<'a, D, E> {
+    /// Begins to fill `buffer`.
     pub(super) fn of(device: &'a D, buffer: &'a mut D::Buffer<E>) -> Result<Self> {
         let piece = with_room(buffer.extent().min(LEN))?;
         Ok(Self { device, buffer, start: 0, piece })
     }
 
-    /// Fills a range, which begins no earlier than the one before ended. What lies between becomes
-    /// zeros.
+    /// Fills a range, which must begin no earlier than the one before ended. The elements between
+    /// them become zeros.
     pub(super) fn fill(&mut self, range: Range<usize>, mut value: impl FnMut() -> E) -> Result<()> {
         for position in self.start + self.piece.len()..range.end {
             self.piece.push(if position < range.start { E::default() } else { value() });
@@ -38,7 +40,7 @@ impl<'a, D: Device, E: Scalar> Pieces<'a, D, E> {
         Ok(())
     }
 
-    /// Sends what is left.
+    /// Sends the last piece.
     pub(super) fn finish(mut self) -> Result<()> {
         self.send()
     }

@@ -1,4 +1,4 @@
-//! A model's parameters by name, for saving and loading.
+//! Named tensors, in which parameters are saved and loaded.
 
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
@@ -7,23 +7,23 @@ use crate::size::{filled, product, with_room};
 /// A tensor on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedTensor {
-    /// Its name, such as `bottom_mlp.0.weight` or `tables.3.weight`.
+    /// The name, such as `bottom_mlp.0.weight` or `tables.3.weight`.
     pub name: String,
-    /// Its sizes.
+    /// The size of each dimension.
     pub shape: Vec<usize>,
-    /// Its element type.
+    /// The element type.
     pub dtype: DType,
-    /// Its elements, row-major, little-endian.
+    /// The elements, row-major, little-endian.
     pub bytes: Vec<u8>,
 }
 
 impl NamedTensor {
-    /// A tensor of these elements.
+    /// Makes a tensor of the elements `values`, row-major.
     pub fn new<E: Element>(name: String, shape: Vec<usize>, values: &[E]) -> Self {
         Self { name, shape, dtype: E::DTYPE, bytes: bytemuck::cast_slice(values).to_vec() }
     }
 
-    /// The same, or an error if there is no memory for it.
+    /// Makes a tensor as [`Self::new`] does, or returns an error if there is no memory for it.
     pub(super) fn try_new<E: Element>(
         name: String,
         shape: Vec<usize>,
@@ -34,7 +34,7 @@ impl NamedTensor {
         Ok(Self { name, shape, dtype: E::DTYPE, bytes })
     }
 
-    /// The elements, as `f32`.
+    /// Returns the elements as `f32`, row-major.
     pub fn to_f32(&self) -> Vec<f32> {
         match self.dtype {
             DType::F32 => bytemuck::pod_collect_to_vec(&self.bytes),
@@ -48,9 +48,10 @@ fn to_f32<E: Element>(bytes: &[u8]) -> Vec<f32> {
     bytemuck::pod_collect_to_vec::<u8, E>(bytes).into_iter().map(E::to_f32).collect()
 }
 
-/// Where a model's parameters come from.
+/// A source of tensors by name, from which a model is loaded.
 pub trait TensorSource {
-    /// Element type, shape and little-endian bytes of the tensor called `name`.
+    /// Returns element type, shape and little-endian bytes of the tensor called `name`, if there is
+    /// one.
     fn tensor(&self, name: &str) -> Option<(DType, &[usize], &[u8])>;
 }
 
@@ -61,11 +62,11 @@ impl TensorSource for [NamedTensor] {
     }
 }
 
-/// The tensors of a source whose names begin with `prefix`, without it.
+/// The tensors of a source whose names begin with `prefix`, under their names without it.
 pub struct Prefixed<'a, S: ?Sized> {
-    /// Where the tensors come from.
+    /// The source of the tensors.
     pub source: &'a S,
-    /// What stands before their names there.
+    /// The prefix of their names in the source.
     pub prefix: &'a str,
 }
 
@@ -75,7 +76,8 @@ impl<S: TensorSource + ?Sized> TensorSource for Prefixed<'_, S> {
     }
 }
 
-/// The elements of a tensor, checked to be what the model needs.
+/// Returns the elements of the tensor called `name`, or an error if it is missing or has another
+/// element type or shape.
 pub(crate) fn read<E: Element>(
     source: &(impl TensorSource + ?Sized),
     name: &str,
