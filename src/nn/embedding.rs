@@ -8,22 +8,24 @@ use crate::error::{Error, Result, expect_size, invalid};
 use crate::ops::pooled_interaction::{self, Interact};
 use crate::ops::sparse_update::{self, PooledGrad, SparseGrad};
 use crate::ops::{
-    Backend, Bags, Device, Matrix, MatrixMut, OptimizerStateMut, StepControl, TableBatch,
+    Backend, Bags, Device, MatrixMut, Optimizer, OptimizerStateMut, StepControl, TableBatch,
     UpdateRule, embedding_bag,
 };
 use crate::philox::Philox;
 use crate::size::filled;
 
-/// A batch of embedding tables: weights in one buffer of one element type, and the state of their
-/// optimizer.
+/// A batch of embedding tables: their weights, in one buffer of one element type, and the state of
+/// their optimizer.
 pub struct EmbeddingBagCollection<D: Backend> {
     tables: D::Tables,
     weights: Weights<D>,
+    /// The state of the optimizer, `None` until [`Self::reset_state`] is called.
     state: Option<OptimizerState<D>>,
+    /// The factor of the weight decay of each row, by linear row number.
     decay_scale: Option<D::Buffer<f32>>,
 }
 
-/// The weights of all tables: the element type is known at run time only.
+/// The weights of all tables, in an element type that is known at run time only.
 enum Weights<D: Device> {
     F32(D::Buffer<f32>),
     F16(D::Buffer<f16>),
@@ -41,7 +43,7 @@ macro_rules! with_weights {
     };
 }
 
-/// How a table is filled before training.
+/// The distribution of the initial weights of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
@@ -56,10 +58,11 @@ pub enum TableInit {
 }
 
 impl<D: Backend> EmbeddingBagCollection<D> {
-    /// Tables drawn by `init` from `seed`; each table has a random stream of its own.
+    /// Makes tables of element type `dtype` with weights drawn by `init` from `seed`. Each table
+    /// has a random stream of its own.
     ///
     /// # Errors
-    /// Those of [`Device::alloc`].
+    /// Propagates errors of [`Device::alloc`] and [`Device::upload`].
     pub fn new(
         device: &D,
         tables: TableBatch,
@@ -77,12 +80,12 @@ impl<D: Backend> EmbeddingBagCollection<D> {
         Ok(Self { tables: device.tables(tables)?, weights, state: None, decay_scale: None })
     }
 
-    /// The tables and features.
+    /// Returns the tables and features.
     pub fn tables(&self) -> &D::Tables {
         &self.tables
     }
 
-    /// The element type of the weights.
+    /// Returns the element type of the weights.
     pub fn dtype(&self) -> DType {
         match self.weights {
             Weights::F32(_) => DType::F32,
@@ -91,7 +94,7 @@ impl<D: Backend> EmbeddingBagCollection<D> {
         }
     }
 
-    /// The weights, if they are of single precision, as averaging needs them.
+    /// Returns the weights, or an error if they are not of `f32`, as averaging needs them.
     pub(super) fn f32_weights(&self) -> Result<&D::Buffer<f32>> {
         match &self.weights {
             Weights::F32(buffer) => Ok(buffer),
@@ -99,6 +102,7 @@ impl<D: Backend> EmbeddingBagCollection<D> {
         }
     }
 
+    /// Returns the weights as [`Self::f32_weights`] does, for writing.
     pub(super) fn f32_weights_mut(&mut self) -> Result<&mut D::Buffer<f32>> {
         let error = self.not_f32();
         match &mut self.weights {
@@ -115,22 +119,23 @@ impl<D: Backend> EmbeddingBagCollection<D> {
         }
     }
 
-    /// Forgets what an optimizer remembered, and makes room for what `optimizer` will.
+    /// Replaces the state of the optimizer by zeros for `optimizer`.
     ///
     /// # Errors
-    /// Those of [`Device::alloc`].
-    pub fn reset_state(&mut self, device: &D, optimizer: crate::ops::Optimizer) -> Result<()> {
+    /// Propagates errors of [`Device::alloc`].
+    pub fn reset_state(&mut self, device: &D, optimizer: Optimizer) -> Result<()> {
         let tables = self.tables.as_ref();
         self.state =
             Some(OptimizerState::new(device, optimizer, tables.num_rows(), tables.num_weights())?);
         Ok(())
     }
 
-    /// From now on the weight decay of a row is multiplied by the entry of its linear row number.
+    /// Multiplies the weight decay of a row from now on by the entry of `scale` at its linear row
+    /// number.
     ///
     /// # Errors
-    /// A `scale` that has not one entry for each row, or an entry that is not a finite number of 0
-    /// or more; the errors of [`Device::alloc`].
+    /// Returns an error if `scale` has not one entry for each row, or if an entry is not a finite
+    /// number of 0 or more. Propagates errors of [`Device::alloc`] and [`Device::upload`].
     pub fn scale_decay(&mut self, device: &D, scale: &[f32]) -> Result<()> {
         const OP: &str = "EmbeddingBagCollection";
         expect_size(OP, "scale", scale.len(), self.tables.as_ref().num_rows())?;
@@ -143,27 +148,11 @@ impl<D: Backend> EmbeddingBagCollection<D> {
         device.upload(scale, D::view_mut(buffer))
     }
 
-    /// See [`embedding_bag::Forward`].
+    /// Pools the vectors of the ids into `pooled`, `[batch_size, width]`, and lets them interact.
+    /// `argmax`, of the same shape, is needed for a backward pass if any feature is pooled by max.
     ///
     /// # Errors
-    /// Those of the op.
-    pub fn forward<'a, I: Index>(
-        &'a self,
-        device: &D,
-        bags: Bags<'a, D, I>,
-        output: MatrixMut<'a, D, f32>,
-        argmax: Option<MatrixMut<'a, D, u32>>,
-    ) -> Result<()> {
-        let tables = &self.tables;
-        with_weights!(&self.weights, buffer => {
-            embedding_bag::Forward { tables, weights: D::view(buffer), bags, output, argmax }.run(device)
-        })
-    }
-
-    /// See [`pooled_interaction::Forward`].
-    ///
-    /// # Errors
-    /// Those of the op.
+    /// Returns the errors of [`pooled_interaction::Forward`].
     pub fn forward_and_interact<'a, I: Index>(
         &'a self,
         device: &D,
@@ -174,47 +163,35 @@ impl<D: Backend> EmbeddingBagCollection<D> {
     ) -> Result<()> {
         let tables = &self.tables;
         with_weights!(&self.weights, buffer => {
-            let lookup = embedding_bag::Forward { tables, weights: D::view(buffer), bags, output: pooled, argmax };
+            let weights = D::view(buffer);
+            let lookup = embedding_bag::Forward { tables, weights, bags, output: pooled, argmax };
             pooled_interaction::Forward { lookup, interact }.run(device)
         })
     }
 
-    /// See [`embedding_bag::WeightGrad`].
-    ///
-    /// # Errors
-    /// Those of the op.
-    pub fn weight_grad<'a, I: Index>(
-        &'a self,
-        device: &D,
-        bags: Bags<'a, D, I>,
-        grad_output: Matrix<'a, D, f32>,
-        grad_weights: D::SliceMut<'a, f32>,
-    ) -> Result<()> {
-        let tables = &self.tables;
-        with_weights!(&self.weights, buffer => {
-            embedding_bag::WeightGrad { tables, weights: D::view(buffer), bags, grad_output, grad_weights }.run(device)
-        })
-    }
-
-    /// The tables and features, and apart from them what an update changes.
+    /// Borrows the tables and features for reading, and apart from them the rows for an update.
     pub fn split_mut(&mut self) -> (&D::Tables, RowsMut<'_, D>) {
         let Self { tables, weights, state, decay_scale } = self;
         let decay_scale = decay_scale.as_ref().map(D::view);
         (tables, RowsMut { tables, weights, state, decay_scale })
     }
 
-    pub(crate) fn export(&self, device: &D, tensors: &mut Vec<NamedTensor>) -> Result<()> {
-        with_weights!(&self.weights, buffer => export_tables(device, self.tables.as_ref(), buffer, tensors))
+    /// Downloads the weights of each table as a tensor named `tables.T.weight`.
+    pub(super) fn export(&self, device: &D, tensors: &mut Vec<NamedTensor>) -> Result<()> {
+        let tables = self.tables.as_ref();
+        with_weights!(&self.weights, buffer => export_tables(device, tables, buffer, tensors))
     }
 
-    pub(crate) fn export_state(&self, device: &D, tensors: &mut Vec<NamedTensor>) -> Result<()> {
+    /// Downloads the state of the optimizer, if there is one.
+    pub(super) fn export_state(&self, device: &D, tensors: &mut Vec<NamedTensor>) -> Result<()> {
         match &self.state {
             Some(state) => state.export(device, "tables", tensors),
             None => Ok(()),
         }
     }
 
-    pub(crate) fn import(
+    /// Uploads the weights of each table.
+    pub(super) fn import(
         &mut self,
         device: &D,
         source: &(impl TensorSource + ?Sized),
@@ -223,7 +200,8 @@ impl<D: Backend> EmbeddingBagCollection<D> {
         with_weights!(&mut self.weights, buffer => import_tables(device, tables, buffer, source))
     }
 
-    pub(crate) fn import_state(
+    /// Uploads the state of the optimizer, if there is one.
+    pub(super) fn import_state(
         &mut self,
         device: &D,
         source: &(impl TensorSource + ?Sized),
@@ -235,8 +213,8 @@ impl<D: Backend> EmbeddingBagCollection<D> {
     }
 }
 
-/// The weights of a collection and what their optimizer remembers. Without state
-/// ([`EmbeddingBagCollection::reset_state`]) only SGD is possible.
+/// The rows of a collection, borrowed for an update: weights, and state of the optimizer. Without
+/// state ([`EmbeddingBagCollection::reset_state`]) only SGD is possible.
 pub struct RowsMut<'a, D: Backend> {
     tables: &'a D::Tables,
     weights: &'a mut Weights<D>,
@@ -245,10 +223,11 @@ pub struct RowsMut<'a, D: Backend> {
 }
 
 impl<'a, D: Backend> RowsMut<'a, D> {
-    /// See [`sparse_update::Update`].
+    /// Updates the rows that were looked up with the gradient of the pooled output.
+    /// `workspace` has [`sparse_update::Update::workspace_len`] words.
     ///
     /// # Errors
-    /// Those of the op.
+    /// Returns the errors of [`sparse_update::Update`].
     pub fn update<I: Index>(
         self,
         device: &D,
@@ -261,19 +240,23 @@ impl<'a, D: Backend> RowsMut<'a, D> {
         let state = view_state(state, rule);
         with_weights!(weights, buffer => {
             let weights = D::view_mut(buffer);
-            sparse_update::Update { source, control, rule, decay_scale, weights, state, workspace }.run(device)
+            let op = sparse_update::Update {
+                source, control, rule, decay_scale, weights, state, workspace,
+            };
+            op.run(device)
         })
     }
 
-    /// See [`sparse_update::Apply`].
+    /// Updates the rows of `grad`.
     ///
     /// # Errors
-    /// Those of the op.
+    /// Returns the errors of [`sparse_update::Apply`].
     pub fn apply(self, device: &D, grad: &'a SparseGrad<D>, rule: UpdateRule) -> Result<()> {
         let Self { tables, weights, state, decay_scale } = self;
         let state = view_state(state, rule);
         with_weights!(weights, buffer => {
-            sparse_update::Apply { tables, grad, rule, decay_scale, weights: D::view_mut(buffer), state }.run(device)
+            let weights = D::view_mut(buffer);
+            sparse_update::Apply { tables, grad, rule, decay_scale, weights, state }.run(device)
         })
     }
 }
@@ -288,6 +271,7 @@ fn view_state<D: Device>(
     }
 }
 
+/// Returns the range of the weights of a table among all weights.
 fn range_of(tables: &TableBatch, table: usize) -> std::ops::Range<usize> {
     tables.weight_offsets()[table]..tables.weight_offsets()[table + 1]
 }
@@ -301,7 +285,7 @@ fn fill<D: Device, E: Element>(
 ) -> Result<()> {
     let mut pieces = Pieces::of(device, buffer)?;
     for (t, table) in tables.tables().iter().enumerate() {
-        // Streams of the layers of the MLPs come after those of all tables that are possible.
+        // The stream of the layers comes after those of all possible tables.
         let mut random = Philox::new(seed, t as u64);
         let mut draw = || match init {
             TableInit::InverseRoot => {
@@ -315,7 +299,7 @@ fn fill<D: Device, E: Element>(
     pieces.finish()
 }
 
-/// The name of the tensor of a table.
+/// Returns the name of the tensor of a table.
 pub(super) fn table_name(table: usize) -> String {
     format!("tables.{table}.weight")
 }
