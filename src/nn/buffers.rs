@@ -1,9 +1,10 @@
-//! What a step reads and writes besides the model itself.
+//! The buffers that a step reads and writes besides the model itself.
 
 use super::config::{DlrmConfig, Mlps};
 use super::embedding::EmbeddingBagCollection;
 use super::layers::Layers;
-use super::mlp::padded;
+use super::matrix::{BatchMatrix, padded};
+use super::mlp::MlpBuffers;
 use crate::dtype::Index;
 use crate::error::Result;
 use crate::ops::index_sort::{Sort, SortedIndices};
@@ -13,11 +14,11 @@ use crate::size::product;
 
 /// A batch on a device, or on the [`Host`](crate::ops::Host).
 pub struct BatchView<'a, D: Views, I: Index> {
-    /// `[batch_size, num_dense]`.
+    /// The dense features, `[batch_size, num_dense]`.
     pub dense: Matrix<'a, D, f32>,
-    /// The ids of all features.
+    /// The ids of all sparse features.
     pub bags: Bags<'a, D, I>,
-    /// `[batch_size]`, in [0, 1]. Not needed for predictions.
+    /// The labels, `[batch_size]`, in [0, 1]. Predictions need none.
     pub labels: Option<D::Slice<'a, f32>>,
 }
 
@@ -28,114 +29,158 @@ impl<D: Views, I: Index> Clone for BatchView<'_, D, I> {
 }
 impl<D: Views, I: Index> Copy for BatchView<'_, D, I> {}
 
-/// Everything that a step writes besides the model itself.
-pub(super) struct Buffers<D: Backend> {
+/// The size of the largest batch that buffers have room for.
+#[derive(Clone, Copy)]
+pub(super) struct Capacity {
+    /// The number of samples.
     pub(super) batch_size: usize,
+    /// The number of ids of all features, slack included.
     pub(super) num_indices: usize,
+}
+
+/// All buffers that a step writes besides the model itself.
+pub(super) struct Buffers<D: Backend> {
+    pub(super) capacity: Capacity,
     pub(super) layers: Layers<D>,
-    pub(super) values: Seams<D>,
-    /// The samples of the last batch whose logits have been computed, or are being.
+    pub(super) logit: MlpBuffers<D, f32>,
+    pub(super) activations: Activations<D>,
+    /// The number of samples of the last batch, 0 if its logits have not all been computed.
     pub(super) samples: usize,
-    pub(super) argmax: Option<D::Buffer<u32>>,
+    /// The argmax of the lookup, `Some` if a feature is pooled by max and the model has been
+    /// trained.
+    pub(super) argmax: Option<BatchMatrix<D, u32>>,
     pub(super) mean_loss: D::Buffer<f64>,
+    /// The buffers of the backward pass, `None` until the model is trained.
     pub(super) backward: Option<BackwardBuffers<D>>,
 }
 
+/// The buffers of the backward pass.
 pub(super) struct BackwardBuffers<D: Backend> {
-    pub(super) grads: Seams<D>,
+    /// The gradients of the activations.
+    pub(super) grads: Activations<D>,
     pub(super) sorted: SortedIndices<D>,
+    /// [`workspace_len`] words, which the ops of a step use one after another.
     pub(super) workspace: D::Buffer<u64>,
 }
 
-/// What goes from one part of a model to the next, or its gradient.
-pub(super) struct Seams<D: Device> {
+/// The activations between the parts of a model, or their gradients.
+pub(super) struct Activations<D: Device> {
     /// The output of the bottom MLP.
-    pub(super) bottom: D::Buffer<f32>,
-    pub(super) pooled: D::Buffer<f32>,
-    pub(super) interacted: D::Buffer<f32>,
+    pub(super) bottom: BatchMatrix<D, f32>,
+    /// The pooled vectors of all features.
+    pub(super) pooled: BatchMatrix<D, f32>,
+    /// The output of the interaction, padded as the top MLP reads it.
+    pub(super) interacted: BatchMatrix<D, f32>,
     /// The output of the top MLP's last layer but one.
-    pub(super) top: D::Buffer<f32>,
-    pub(super) logits: D::Buffer<f32>,
+    pub(super) top: BatchMatrix<D, f32>,
+    /// The output of the top MLP, one column.
+    pub(super) logits: BatchMatrix<D, f32>,
 }
 
-impl<D: Device> Seams<D> {
-    /// The columns of the room for each, in their order.
-    pub(super) fn columns(config: &DlrmConfig, tables: &TableBatch) -> [usize; 5] {
+impl Capacity {
+    /// Returns the least capacity that is no less than either.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self {
+            batch_size: self.batch_size.max(other.batch_size),
+            num_indices: self.num_indices.max(other.num_indices),
+        }
+    }
+
+    /// Returns whether there is room for a batch of the size `batch`.
+    pub(super) fn covers(self, batch: Self) -> bool {
+        batch.batch_size <= self.batch_size && batch.num_indices <= self.num_indices
+    }
+}
+
+impl<D: Device> Activations<D> {
+    /// Returns the leading dimension of each of the matrices, in the order of the fields.
+    pub(super) fn leading_dims(config: &DlrmConfig, tables: &TableBatch) -> [usize; 5] {
         let width = config.interaction_width();
         let hidden = config.top_mlp.split_last().and_then(|(_, hidden)| hidden.last());
         let (interacted, top) = hidden.map_or((width, width), |&outputs| (padded(width), outputs));
         [config.bottom_mlp.last().copied().unwrap_or(0), tables.width(), interacted, top, 1]
     }
 
-    fn new(device: &D, batch_size: usize, columns: [usize; 5]) -> Result<Self> {
-        let [bottom, pooled, interacted, top, logits] =
-            columns.map(|columns| device.alloc(product([batch_size, columns])));
+    fn new(
+        device: &D,
+        config: &DlrmConfig,
+        tables: &TableBatch,
+        batch_size: usize,
+    ) -> Result<Self> {
+        let [bottom, pooled, interacted, top, logits] = Self::leading_dims(config, tables);
+        let width = config.interaction_width();
         Ok(Self {
-            bottom: bottom?,
-            pooled: pooled?,
-            interacted: interacted?,
-            top: top?,
-            logits: logits?,
+            bottom: BatchMatrix::new(device, batch_size, bottom)?,
+            pooled: BatchMatrix::new(device, batch_size, pooled)?,
+            interacted: BatchMatrix::with_ld(device, batch_size, width, interacted)?,
+            top: BatchMatrix::new(device, batch_size, top)?,
+            logits: BatchMatrix::new(device, batch_size, logits)?,
         })
     }
 }
 
 impl<D: Backend> Buffers<D> {
+    /// Allocates buffers for batches within `capacity`, with those of the backward pass if `train`
+    /// is set.
     pub(super) fn new(
         device: &D,
         config: &DlrmConfig,
         (mlps, num_parameters): (&Mlps, usize),
         embedding: &EmbeddingBagCollection<D>,
-        (batch_size, num_indices): (usize, usize),
+        capacity: Capacity,
         train: bool,
     ) -> Result<Self> {
+        let Capacity { batch_size, .. } = capacity;
         let tables = embedding.tables().as_ref();
-        let columns = Seams::<D>::columns(config, tables);
-        let argmax_len = product([batch_size, tables.width()]);
-        let backward = || -> Result<BackwardBuffers<D>> {
-            Ok(BackwardBuffers {
-                grads: Seams::new(device, batch_size, columns)?,
-                sorted: SortedIndices::new(
-                    device,
-                    num_indices,
-                    product([batch_size, tables.features().len()]),
-                )?,
-                workspace: device.alloc(workspace_len(
-                    device,
-                    config,
-                    mlps,
-                    tables,
-                    (batch_size, num_indices),
-                ))?,
-            })
-        };
+        let hidden = mlps.hidden();
+        let argmax = || BatchMatrix::new(device, batch_size, tables.width());
+        let backward = || BackwardBuffers::new(device, config, mlps, tables, capacity);
         Ok(Self {
-            batch_size,
-            num_indices,
+            capacity,
             layers: Layers::new(
                 device,
                 config.precision,
-                mlps.hidden(),
+                hidden,
                 num_parameters,
                 batch_size,
                 train,
             )?,
-            values: Seams::new(device, batch_size, columns)?,
+            logit: mlps.logit.buffers(device, batch_size, if train { batch_size } else { 0 })?,
+            activations: Activations::new(device, config, tables, batch_size)?,
             samples: 0,
-            argmax: if train && tables.has_max() { Some(device.alloc(argmax_len)?) } else { None },
+            argmax: if train && tables.has_max() { Some(argmax()?) } else { None },
             mean_loss: device.alloc(1)?,
             backward: if train { Some(backward()?) } else { None },
         })
     }
 }
 
-/// The words of workspace that the ops of a step need, which use it one after another.
+impl<D: Backend> BackwardBuffers<D> {
+    fn new(
+        device: &D,
+        config: &DlrmConfig,
+        mlps: &Mlps,
+        tables: &TableBatch,
+        capacity: Capacity,
+    ) -> Result<Self> {
+        let Capacity { batch_size, num_indices } = capacity;
+        let num_bags = product([batch_size, tables.features().len()]);
+        Ok(Self {
+            grads: Activations::new(device, config, tables, batch_size)?,
+            sorted: SortedIndices::new(device, num_indices, num_bags)?,
+            workspace: device.alloc(workspace_len(device, config, mlps, tables, capacity))?,
+        })
+    }
+}
+
+/// Returns the 8-byte words of workspace that the ops of a step need, which use it one after
+/// another.
 pub(super) fn workspace_len<D: Backend>(
     device: &D,
     config: &DlrmConfig,
     mlps: &Mlps,
     tables: &TableBatch,
-    (batch_size, num_indices): (usize, usize),
+    Capacity { batch_size, num_indices }: Capacity,
 ) -> usize {
     Sort::<D, i64>::workspace_len(device, tables, num_indices)
         .max(Update::<D, f32, i64>::workspace_len(device, tables, num_indices))

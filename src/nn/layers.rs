@@ -1,27 +1,27 @@
-//! The layers of a model but for the last one, at work in the type that they compute in, between
+//! The hidden layers of a model, which compute in the type that the configuration chooses, between
 //! matrices of `f32`.
 
-use super::mlp::{BackwardPass, ForwardPass, Mlp, padded};
+use super::matrix::{BatchMatrix, padded};
+use super::mlp::{Backward, Forward, Mlp, MlpBuffers};
 use super::precision::ComputePrecision;
-use crate::dtype::{Element, Scalar, bf16, f16};
+use crate::dtype::{Element, bf16, f16};
 use crate::error::Result;
 use crate::ops::cast::Cast;
-use crate::ops::{Accum, Backend, Device, Extent, Matrix, MatrixMut, Precision};
+use crate::ops::{Backend, Device, Extent, Matrix, MatrixMut, Precision};
 use crate::size::{product, sum};
 
-/// One of the MLPs.
+/// Names one of the two MLPs.
 #[derive(Clone, Copy)]
-pub(super) enum Stack {
+pub(super) enum MlpId {
     Bottom,
     Top,
 }
 
-/// What the layers of both MLPs read and write between their ends, and the copies of the parameters
-/// that they compute with.
+/// The buffers of the layers of both MLPs, in the type that the layers compute in.
 pub(super) enum Layers<D: Device> {
-    F32(Full<D>),
-    F16(Half<D, f16>),
-    BF16(Half<D, bf16>),
+    F32(F32Layers<D>),
+    F16(SixteenBitLayers<D, f16>),
+    BF16(SixteenBitLayers<D, bf16>),
 }
 
 /// Runs `$body` with `$layers` bound to the layers, whatever type they compute in.
@@ -36,69 +36,49 @@ macro_rules! with_layers {
 }
 pub(super) use with_layers;
 
-/// Layers in `f32`: they compute with the parameters themselves.
-pub(super) struct Full<D: Device> {
-    precision: Precision,
-    packed: Packed<D>,
-    /// For each MLP the outputs of its layers but the last, and their gradients.
-    stacks: [[Between<D, f32>; 2]; 2],
+/// Layers in `f32`, which compute with the parameters themselves.
+pub(super) struct F32Layers<D: Device> {
+    /// The buffers of each MLP, by [`MlpId`].
+    mlps: [MlpBuffers<D, f32>; 2],
 }
 
-/// Layers in 16 bits.
-pub(super) struct Half<D: Device, E: Element> {
-    /// All parameters, rounded.
+/// Layers in 16 bits, which compute with a rounded copy of the parameters.
+pub(super) struct SixteenBitLayers<D: Device, E: Element> {
+    /// The rounded copy of all parameters.
     parameters: D::Buffer<E>,
-    packed: Packed<D>,
     loss_scale: f32,
-    /// For each MLP its values, and their gradients.
-    stacks: [[Values<D, E>; 2]; 2],
+    /// The buffers of each MLP, by [`MlpId`].
+    mlps: [SixteenBitMlp<D, E>; 2],
 }
 
-/// The weights of each MLP as [`Mlp::pack`] gives them; none since they changed.
-type Packed<D> = Option<[<D as Device>::Buffer<u64>; 2]>;
-
-/// A buffer for the output of each layer but the last.
-type Between<D, E> = Vec<<D as Device>::Buffer<E>>;
-
-/// Everything that layers in 16 bits read and write.
-struct Values<D: Device, E: Element> {
-    input: D::Buffer<E>,
-    between: Between<D, E>,
-    output: D::Buffer<E>,
+/// The buffers of one MLP that computes in 16 bits.
+struct SixteenBitMlp<D: Device, E: Element> {
+    buffers: MlpBuffers<D, E>,
+    ends: Ends<D, E>,
+    /// The gradients of `ends`. That of the bottom MLP's input has no columns: nobody wants the
+    /// gradient of the dense features.
+    grads: Ends<D, E>,
 }
 
-/// What an MLP reads and writes outside, going forwards.
-pub(super) struct Forward<'a, D: Device> {
-    pub(super) parameters: &'a D::Buffer<f32>,
-    pub(super) input: Matrix<'a, D, f32>,
-    pub(super) output: MatrixMut<'a, D, f32>,
+/// The input and the output of an MLP in 16 bits, or their gradients.
+struct Ends<D: Device, E: Element> {
+    input: BatchMatrix<D, E>,
+    output: BatchMatrix<D, E>,
 }
 
-/// The same going backwards.
-pub(super) struct Backward<'a, D: Device> {
-    pub(super) parameters: &'a D::Buffer<f32>,
-    pub(super) input: Matrix<'a, D, f32>,
-    pub(super) output: Matrix<'a, D, f32>,
-    /// Overwritten.
-    pub(super) grad_output: &'a mut D::Buffer<f32>,
-    /// If it is wanted.
-    pub(super) grad_input: Option<MatrixMut<'a, D, f32>>,
-    pub(super) grad_parameters: &'a mut D::Buffer<f32>,
-    pub(super) accum: Accum,
-    pub(super) workspace: &'a mut D::Buffer<u64>,
-}
-
-/// The bytes that layers take.
+/// The bytes that the buffers of the layers take in training.
 pub(super) struct LayerBytes {
-    /// Of the copy of the parameters.
+    /// Bytes of the rounded copy of the parameters.
     pub(super) parameters: usize,
-    pub(super) values: usize,
+    /// Bytes of hidden activations, and of 16-bit inputs and outputs.
+    pub(super) activations: usize,
+    /// Bytes of the gradients of these.
     pub(super) grads: usize,
 }
 
 impl<D: Backend> Layers<D> {
-    /// Room for batches of `batch_size` samples. Copies of parameters are to be made by
-    /// [`Self::refresh`].
+    /// Allocates buffers for batches of `batch_size` samples, with gradients if `train` is set.
+    /// Copies of parameters are zeros until [`Self::refresh`] is called.
     pub(super) fn new(
         device: &D,
         precision: ComputePrecision,
@@ -107,59 +87,48 @@ impl<D: Backend> Layers<D> {
         batch_size: usize,
         train: bool,
     ) -> Result<Self> {
-        let grads_for = if train { batch_size } else { 0 };
+        let sizes = [batch_size, if train { batch_size } else { 0 }];
         Ok(match precision {
             ComputePrecision::F32 | ComputePrecision::Tf32 => {
-                let [bottom, top] = mlps.map(|mlp| {
-                    Ok([mlp.between(device, batch_size)?, mlp.between(device, grads_for)?])
-                });
-                Self::F32(Full {
-                    precision: precision.of_products(),
-                    packed: None,
-                    stacks: [bottom?, top?],
-                })
+                Self::F32(F32Layers::new(device, mlps, sizes)?)
             }
-            ComputePrecision::F16 { loss_scale } => Self::F16(Half::new(
-                device,
-                loss_scale,
-                mlps,
-                num_parameters,
-                [batch_size, grads_for],
-            )?),
+            ComputePrecision::F16 { loss_scale } => {
+                Self::F16(SixteenBitLayers::new(device, loss_scale, mlps, num_parameters, sizes)?)
+            }
             ComputePrecision::BF16 => {
-                Self::BF16(Half::new(device, 1.0, mlps, num_parameters, [batch_size, grads_for])?)
+                Self::BF16(SixteenBitLayers::new(device, 1.0, mlps, num_parameters, sizes)?)
             }
         })
     }
 
-    /// The bytes of all buffers for training.
+    /// Returns the bytes that [`Self::new`] allocates for training.
     pub(super) fn bytes(
         precision: ComputePrecision,
         mlps: [&Mlp; 2],
         num_parameters: usize,
         batch_size: usize,
     ) -> LayerBytes {
-        let between =
-            |mlp: &Mlp| sum(mlp.layers().iter().rev().skip(1).map(|layer| padded(layer.outputs)));
-        let all = |of: &dyn Fn(&Mlp) -> usize| sum(mlps.into_iter().map(of));
-        let parameters = product([num_parameters, precision.bytes_of_copy()]);
+        let hidden = |mlp: &Mlp| sum(mlp.hidden_layers().iter().map(|layer| padded(layer.outputs)));
+        let of_both = |of: &dyn Fn(&Mlp) -> usize| sum(mlps.into_iter().map(of));
+        let parameters = product([num_parameters, precision.copy_bytes()]);
         match precision {
             ComputePrecision::F32 | ComputePrecision::Tf32 => {
-                let values = product([batch_size, all(&between), 4]);
-                LayerBytes { parameters, values, grads: values }
+                let activations = product([batch_size, of_both(&hidden), 4]);
+                LayerBytes { parameters, activations, grads: activations }
             }
             ComputePrecision::F16 { .. } | ComputePrecision::BF16 => {
                 let inputs = mlps.map(Mlp::columns);
-                let values = all(&|mlp| sum([between(mlp), mlp.outputs()]));
-                let bytes = |inputs| product([batch_size, sum([values, inputs]), 2]);
+                let outputs = of_both(&|mlp| sum([hidden(mlp), mlp.outputs()]));
+                let bytes = |inputs| product([batch_size, sum([outputs, inputs]), 2]);
                 // Nobody wants the gradient of the dense features.
-                let (values, grads) = (bytes(sum(inputs)), bytes(inputs[1]));
-                LayerBytes { parameters, values, grads }
+                let (activations, grads) = (bytes(sum(inputs)), bytes(inputs[1]));
+                LayerBytes { parameters, activations, grads }
             }
         }
     }
 
-    /// The words of workspace that going backwards needs.
+    /// Returns the 8-byte words of workspace that [`Self::backward`] needs for a batch of up to
+    /// `batch_size` samples.
     pub(super) fn workspace_len(
         device: &D,
         precision: ComputePrecision,
@@ -176,21 +145,22 @@ impl<D: Backend> Layers<D> {
         mlps.into_iter().map(of_mlp).max().unwrap_or(0)
     }
 
-    /// Copies the parameters anew, after they have changed otherwise than by a step of the
-    /// optimizer.
+    /// Makes the copies of the parameters again. Callers do this after the parameters have changed
+    /// otherwise than by `dense_update`, which rounds them itself.
     pub(super) fn refresh(&mut self, device: &D, parameters: &D::Buffer<f32>) -> Result<()> {
-        with_layers!(self, layers => match layers.rounded() {
+        with_layers!(self, layers => match layers.rounded_mut() {
             Some(rounded) => {
                 let len = parameters.extent();
-                let (from, to) = (Matrix::contiguous(D::view(parameters), 1, len), MatrixMut::contiguous(rounded, 1, len));
+                let from = Matrix::contiguous(D::view(parameters), 1, len);
+                let to = MatrixMut::contiguous(rounded, 1, len);
                 Cast { factor: 1.0, from, to }.run(device)
             }
             None => Ok(()),
         })
     }
 
-    /// Packs the weights, unless they have been since they last changed: worth it for predictions,
-    /// which find them unchanged the next time.
+    /// Packs the weights, unless they are still packed. This pays off for predictions, which find
+    /// the weights unchanged the next time.
     pub(super) fn pack(
         &mut self,
         device: &D,
@@ -198,261 +168,195 @@ impl<D: Backend> Layers<D> {
         parameters: &D::Buffer<f32>,
     ) -> Result<()> {
         match self {
-            Self::F32(layers) => pack(&mut layers.packed, device, mlps, parameters),
-            Self::F16(layers) => pack(&mut layers.packed, device, mlps, &layers.parameters),
-            Self::BF16(layers) => pack(&mut layers.packed, device, mlps, &layers.parameters),
+            Self::F32(layers) => layers.pack(device, mlps, parameters),
+            Self::F16(layers) => layers.pack(device, mlps),
+            Self::BF16(layers) => layers.pack(device, mlps),
         }
     }
 
+    /// Runs all layers of an MLP. Without layers the output is a copy of the input.
     pub(super) fn forward(
         &mut self,
         device: &D,
-        (stack, mlp): (Stack, &Mlp),
-        pass: Forward<'_, D>,
+        (id, mlp): (MlpId, &Mlp),
+        pass: Forward<'_, D, f32>,
     ) -> Result<()> {
         if mlp.layers().is_empty() {
             return Cast { factor: 1.0, from: pass.input, to: pass.output }.run(device);
         }
-        with_layers!(self, layers => layers.forward(device, (stack, mlp), pass))
+        with_layers!(self, layers => layers.forward(device, (id, mlp), pass))
     }
 
+    /// Runs all layers of an MLP backwards. The gradient of the top MLP's output comes multiplied by
+    /// the loss scale, the other gradients of inputs and outputs are not scaled. Without layers the
+    /// gradient of the input is that of the output divided by the loss scale.
     pub(super) fn backward(
         &mut self,
         device: &D,
-        (stack, mlp): (Stack, &Mlp),
-        pass: Backward<'_, D>,
+        (id, mlp): (MlpId, &Mlp),
+        mut pass: Backward<'_, D, f32>,
     ) -> Result<()> {
-        match pass {
-            // Without layers the gradient goes through, but for its scale.
-            Backward { input, grad_output, grad_input: Some(to), .. }
-                if mlp.layers().is_empty() =>
-            {
-                let factor = 1.0 / with_layers!(self, layers => layers.loss_scale());
-                Cast { factor, from: matrix(grad_output, input.rows, input.cols), to }.run(device)
-            }
-            pass => with_layers!(self, layers => layers.backward(device, (stack, mlp), pass)),
+        if !mlp.layers().is_empty() {
+            return with_layers!(self, layers => layers.backward(device, (id, mlp), pass));
         }
+        let Some(to) = &mut pass.grad_input else { return Ok(()) };
+        let factor = 1.0 / with_layers!(self, layers => layers.loss_scale());
+        Cast { factor, from: pass.grad_output.as_matrix(), to: to.reborrow() }.run(device)
     }
 }
 
-impl<D: Backend> Full<D> {
+impl<D: Backend> F32Layers<D> {
+    fn new(
+        device: &D,
+        [bottom, top]: [&Mlp; 2],
+        [batch_size, grad_batch_size]: [usize; 2],
+    ) -> Result<Self> {
+        let buffers = |mlp: &Mlp| mlp.buffers(device, batch_size, grad_batch_size);
+        Ok(Self { mlps: [buffers(bottom)?, buffers(top)?] })
+    }
+
     fn loss_scale(&self) -> f32 {
         1.0
     }
 
-    /// None: there is no copy. The parameters are about to change.
-    pub(super) fn rounded(&mut self) -> Option<D::SliceMut<'_, f32>> {
-        self.packed = None;
+    /// Returns `None`, because there is no copy of the parameters, and drops the packed weights,
+    /// because the parameters are about to change.
+    pub(super) fn rounded_mut(&mut self) -> Option<D::SliceMut<'_, f32>> {
+        self.mlps.iter_mut().for_each(MlpBuffers::unpack);
         None
+    }
+
+    fn pack(&mut self, device: &D, mlps: [&Mlp; 2], parameters: &D::Buffer<f32>) -> Result<()> {
+        mlps.into_iter()
+            .zip(&mut self.mlps)
+            .try_for_each(|(mlp, buffers)| mlp.pack(device, buffers, parameters))
     }
 
     fn forward(
         &mut self,
         device: &D,
-        (stack, mlp): (Stack, &Mlp),
-        pass: Forward<'_, D>,
+        (id, mlp): (MlpId, &Mlp),
+        pass: Forward<'_, D, f32>,
     ) -> Result<()> {
-        let Forward { parameters, input, mut output } = pass;
-        let [between, _] = &mut self.stacks[stack as usize];
-        let pass = ForwardPass {
-            weights: parameters,
-            packed: self.packed.as_ref().map(|packed| &packed[stack as usize]),
-            biases: parameters,
-            precision: self.precision,
-            input: input.reborrow(),
-            between,
-            output: output.reborrow(),
-        };
-        mlp.forward(device, pass)
+        mlp.forward(device, &mut self.mlps[id as usize], pass)
     }
 
     fn backward(
         &mut self,
         device: &D,
-        (stack, mlp): (Stack, &Mlp),
-        pass: Backward<'_, D>,
+        (id, mlp): (MlpId, &Mlp),
+        pass: Backward<'_, D, f32>,
     ) -> Result<()> {
-        let Backward {
-            parameters,
-            input,
-            output,
-            grad_output,
-            mut grad_input,
-            grad_parameters,
-            accum,
-            workspace,
-        } = pass;
-        let [between, grads] = &mut self.stacks[stack as usize];
-        let pass = BackwardPass {
-            weights: parameters,
-            precision: self.precision,
-            input: input.reborrow(),
-            between,
-            output: output.reborrow(),
-            grads,
-            grad_output: matrix_mut(grad_output, input.rows, mlp.outputs()),
-            grad_parameters,
-            grad_input: grad_input.as_mut().map(MatrixMut::reborrow),
-            accum,
-            workspace,
-        };
-        mlp.backward(device, pass)
+        mlp.backward(device, &mut self.mlps[id as usize], pass)
     }
 }
 
-impl<D: Backend, E: Element> Half<D, E> {
+impl<D: Backend, E: Element> SixteenBitLayers<D, E> {
     fn new(
         device: &D,
         loss_scale: f32,
-        mlps: [&Mlp; 2],
+        [bottom, top]: [&Mlp; 2],
         num_parameters: usize,
-        [values, grads]: [usize; 2],
+        sizes: [usize; 2],
     ) -> Result<Self> {
-        let room = |mlp: &Mlp, samples: usize, inputs: usize| -> Result<Values<D, E>> {
-            Ok(Values {
-                input: device.alloc(product([samples, inputs]))?,
-                between: mlp.between(device, samples)?,
-                output: device.alloc(product([samples, mlp.outputs()]))?,
-            })
-        };
-        let [bottom, top] = mlps;
-        let stacks = [
-            // Nobody wants the gradient of the dense features.
-            [room(bottom, values, bottom.columns())?, room(bottom, grads, 0)?],
-            [room(top, values, top.columns())?, room(top, grads, top.columns())?],
+        let mlps = [
+            SixteenBitMlp::new(device, bottom, sizes, 0)?,
+            SixteenBitMlp::new(device, top, sizes, top.columns())?,
         ];
-        Ok(Self { parameters: device.alloc(num_parameters)?, packed: None, loss_scale, stacks })
+        Ok(Self { parameters: device.alloc(num_parameters)?, loss_scale, mlps })
     }
 
     fn loss_scale(&self) -> f32 {
         self.loss_scale
     }
 
-    /// The copy of the parameters, which is about to change.
-    pub(super) fn rounded(&mut self) -> Option<D::SliceMut<'_, E>> {
-        self.packed = None;
+    /// Returns the copy of the parameters to be overwritten, and drops the packed weights.
+    pub(super) fn rounded_mut(&mut self) -> Option<D::SliceMut<'_, E>> {
+        self.mlps.iter_mut().for_each(|mlp| mlp.buffers.unpack());
         Some(D::view_mut(&mut self.parameters))
+    }
+
+    fn pack(&mut self, device: &D, mlps: [&Mlp; 2]) -> Result<()> {
+        let Self { parameters, mlps: own, .. } = self;
+        mlps.into_iter()
+            .zip(own)
+            .try_for_each(|(mlp, own)| mlp.pack(device, &mut own.buffers, parameters))
     }
 
     fn forward(
         &mut self,
         device: &D,
-        (stack, mlp): (Stack, &Mlp),
-        pass: Forward<'_, D>,
+        (id, mlp): (MlpId, &Mlp),
+        mut pass: Forward<'_, D, f32>,
     ) -> Result<()> {
-        let Forward { parameters: biases, input: from, output: mut to } = pass;
-        let [Values { input, between, output }, _] = &mut self.stacks[stack as usize];
-        let rows = from.rows;
-        Cast { factor: 1.0, from: from.reborrow(), to: matrix_mut(input, rows, mlp.columns()) }
+        let SixteenBitMlp { buffers, ends: Ends { input, output }, .. } =
+            &mut self.mlps[id as usize];
+        let rows = pass.input.rows;
+        Cast { factor: 1.0, from: pass.input.reborrow(), to: input.matrix_mut(rows) }
             .run(device)?;
-        let pass = ForwardPass {
+        let rounded = Forward {
             weights: &self.parameters,
-            packed: self.packed.as_ref().map(|packed| &packed[stack as usize]),
-            biases,
+            biases: pass.biases,
             precision: Precision::Full,
-            input: matrix(input, rows, mlp.columns()),
-            between,
-            output: matrix_mut(output, rows, mlp.outputs()),
+            input: input.matrix(rows),
+            output: output.matrix_mut(rows),
         };
-        mlp.forward(device, pass)?;
-        Cast { factor: 1.0, from: matrix(output, rows, mlp.outputs()), to: to.reborrow() }
-            .run(device)
+        mlp.forward(device, buffers, rounded)?;
+        Cast { factor: 1.0, from: output.matrix(rows), to: pass.output.reborrow() }.run(device)
     }
 
     fn backward(
         &mut self,
         device: &D,
-        (stack, mlp): (Stack, &Mlp),
-        pass: Backward<'_, D>,
+        (id, mlp): (MlpId, &Mlp),
+        mut pass: Backward<'_, D, f32>,
     ) -> Result<()> {
-        let Backward {
-            input: Matrix { rows, .. },
-            grad_output,
-            grad_input,
-            grad_parameters,
-            accum,
-            workspace,
-            ..
-        } = pass;
-        let [Values { input, between, output }, grads] = &mut self.stacks[stack as usize];
-        let (columns, outputs) = (mlp.columns(), mlp.outputs());
-        // What comes down from the loss is scaled already, what comes through the interaction is
-        // not.
-        let factor = match stack {
-            Stack::Bottom => self.loss_scale,
-            Stack::Top => 1.0,
+        let SixteenBitMlp { buffers, ends, grads } = &mut self.mlps[id as usize];
+        let rows = pass.input.rows;
+        // The gradient from the loss is scaled already, the one from the interaction is not.
+        let factor = match id {
+            MlpId::Bottom => self.loss_scale,
+            MlpId::Top => 1.0,
         };
-        let from = matrix(grad_output, rows, outputs);
-        Cast { factor, from, to: matrix_mut(&mut grads.output, rows, outputs) }.run(device)?;
-        let pass = BackwardPass {
+        let from = pass.grad_output.as_matrix();
+        Cast { factor, from, to: grads.output.matrix_mut(rows) }.run(device)?;
+        let rounded = Backward {
             weights: &self.parameters,
             precision: Precision::Full,
-            input: matrix(input, rows, columns),
-            between,
-            output: matrix(output, rows, outputs),
-            grads: &mut grads.between,
-            grad_output: matrix_mut(&mut grads.output, rows, outputs),
-            grad_parameters,
-            grad_input: grad_input.as_ref().map(|_| matrix_mut(&mut grads.input, rows, columns)),
-            accum,
-            workspace,
+            input: ends.input.matrix(rows),
+            output: ends.output.matrix(rows),
+            grad_output: grads.output.matrix_mut(rows),
+            grad_input: pass.grad_input.as_ref().map(|_| grads.input.matrix_mut(rows)),
+            grad_parameters: pass.grad_parameters,
+            accum: pass.accum,
+            workspace: pass.workspace,
         };
-        mlp.backward(device, pass)?;
-        match grad_input {
-            Some(mut to) => {
-                let from = matrix(&grads.input, rows, columns);
-                Cast { factor: 1.0 / self.loss_scale, from, to: to.reborrow() }.run(device)
-            }
-            None => Ok(()),
-        }
+        mlp.backward(device, buffers, rounded)?;
+        let Some(to) = &mut pass.grad_input else { return Ok(()) };
+        let factor = 1.0 / self.loss_scale;
+        Cast { factor, from: grads.input.matrix(rows), to: to.reborrow() }.run(device)
     }
 }
 
-fn pack<D: Backend, E: Element>(
-    packed: &mut Packed<D>,
-    device: &D,
-    mlps: [&Mlp; 2],
-    weights: &D::Buffer<E>,
-) -> Result<()> {
-    if packed.is_none() {
-        let [bottom, top] = mlps.map(|mlp| mlp.pack(device, weights));
-        *packed = Some([bottom?, top?]);
+impl<D: Backend, E: Element> SixteenBitMlp<D, E> {
+    /// Allocates buffers for a batch of `batch_size` samples, and gradients for one of
+    /// `grad_batch_size`, where that of the input has `grad_columns` columns.
+    fn new(
+        device: &D,
+        mlp: &Mlp,
+        [batch_size, grad_batch_size]: [usize; 2],
+        grad_columns: usize,
+    ) -> Result<Self> {
+        let ends = |samples, columns| -> Result<Ends<D, E>> {
+            Ok(Ends {
+                input: BatchMatrix::new(device, samples, columns)?,
+                output: BatchMatrix::new(device, samples, mlp.outputs())?,
+            })
+        };
+        Ok(Self {
+            buffers: mlp.buffers(device, batch_size, grad_batch_size)?,
+            ends: ends(batch_size, mlp.columns())?,
+            grads: ends(grad_batch_size, grad_columns)?,
+        })
     }
-    Ok(())
-}
-
-/// The first rows of a matrix without gaps.
-pub(super) fn matrix<D: Device, T: Scalar>(
-    buffer: &D::Buffer<T>,
-    rows: usize,
-    cols: usize,
-) -> Matrix<'_, D, T> {
-    Matrix::contiguous(D::slice(buffer, 0..rows * cols), rows, cols)
-}
-
-/// The same, for writing.
-pub(super) fn matrix_mut<D: Device, T: Scalar>(
-    buffer: &mut D::Buffer<T>,
-    rows: usize,
-    cols: usize,
-) -> MatrixMut<'_, D, T> {
-    MatrixMut::contiguous(D::slice_mut(buffer, 0..rows * cols), rows, cols)
-}
-
-/// The first columns of the first rows of a matrix with room for more, which are zeros.
-pub(super) fn first_columns<D: Device, T: Scalar>(
-    buffer: &D::Buffer<T>,
-    rows: usize,
-    cols: usize,
-) -> Matrix<'_, D, T> {
-    Matrix { cols, ..matrix(buffer, rows, padded(cols)) }
-}
-
-/// The same, for writing.
-pub(super) fn first_columns_mut<D: Device, T: Scalar>(
-    buffer: &mut D::Buffer<T>,
-    rows: usize,
-    cols: usize,
-) -> MatrixMut<'_, D, T> {
-    MatrixMut { cols, ..matrix_mut(buffer, rows, padded(cols)) }
 }

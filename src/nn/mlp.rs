@@ -1,9 +1,8 @@
-//! Multi-layer perceptrons whose parameters lie in a buffer that they share with the rest of the
-//! model.
+//! Multi-layer perceptrons whose parameters lie in one buffer with the rest of the model's.
 
 use std::ops::Range;
 
-use super::layers::{first_columns, first_columns_mut, matrix, matrix_mut};
+use super::matrix::{BatchMatrix, padded};
 use super::pieces::Pieces;
 use crate::dtype::Element;
 use crate::error::Result;
@@ -12,49 +11,92 @@ use crate::ops::{Accum, Device, Matrix, MatrixMut, Precision};
 use crate::philox::Philox;
 use crate::size::{next_multiple, product, sum};
 
-/// Layers begin at multiples of this many elements: a cache line.
+/// The parameters of a layer begin at a multiple of this many elements of the buffer: one cache
+/// line.
 const ALIGN: usize = 16;
 
-/// Values that a model passes on lie in rows of a multiple of this many, 16 bytes in every type:
-/// with rows of 479, say, products on tensor cores take five times as long as with rows of 480.
-const ROW_ALIGN: usize = 8;
-
-/// The columns of the room for `values` in each row; those behind them are zeros.
-pub(super) fn padded(values: usize) -> usize {
-    next_multiple(values, ROW_ALIGN)
-}
-
-/// Where the input of a multi-layer perceptron comes from.
+/// The layout of the input of a multi-layer perceptron.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// Rows of exactly as many columns as there are values.
+    /// Rows without padding.
     Exact,
     /// Rows that are [`padded`].
     Padded,
 }
 
-/// The shape of a multi-layer perceptron, and where its parameters lie.
+/// The shape of a multi-layer perceptron, and the positions of its parameters in the buffer.
 #[derive(Clone, Debug)]
 pub(super) struct Mlp {
     layers: Vec<Layer>,
 }
 
+/// A fully connected layer of an [`Mlp`].
 #[derive(Clone, Debug)]
-pub(crate) struct Layer {
-    pub(crate) inputs: usize,
-    pub(crate) outputs: usize,
-    /// The columns of the input as it lies, and of the weight: behind `inputs` both are zeros, as
-    /// are the weight's gradient and what optimizers remember of it.
+pub(super) struct Layer {
+    /// The number of inputs (K).
+    pub(super) inputs: usize,
+    /// The number of outputs (N).
+    pub(super) outputs: usize,
+    /// The leading dimension of input and weight, at least `inputs`. The columns from `inputs` on
+    /// are zeros in both, and in the weight's gradient and optimizer state.
     columns: usize,
+    /// The range of the weight, `[outputs, columns]`, among the parameters.
     weight: Range<usize>,
-    pub(crate) bias: Range<usize>,
+    /// The range of the bias, `[outputs]`, among the parameters.
+    pub(super) bias: Range<usize>,
     activation: Activation,
 }
 
+/// The buffers that passes through one MLP share and that nobody else reads.
+pub(super) struct MlpBuffers<D: Device, E: Element> {
+    /// The packed weights of all layers, one after the other; `None` since the weights changed.
+    packed: Option<D::Buffer<u64>>,
+    /// The hidden activations: the output of each layer but the last, in [`padded`] rows.
+    hidden: Vec<BatchMatrix<D, E>>,
+    /// The gradients of `hidden`.
+    hidden_grads: Vec<BatchMatrix<D, E>>,
+}
+
+/// The arguments of a forward pass through an MLP.
+pub(super) struct Forward<'a, D: Device, E: Element> {
+    /// The buffer of parameters from which the weights are read.
+    pub(super) weights: &'a D::Buffer<E>,
+    /// The buffer of parameters from which the biases are read.
+    pub(super) biases: &'a D::Buffer<f32>,
+    /// The precision of products of `f32`.
+    pub(super) precision: Precision,
+    /// The input, `[rows, Mlp::columns]`.
+    pub(super) input: Matrix<'a, D, E>,
+    /// The output, `[rows, Mlp::outputs]`.
+    pub(super) output: MatrixMut<'a, D, E>,
+}
+
+/// The arguments of a backward pass through an MLP, after its forward pass for the same batch.
+pub(super) struct Backward<'a, D: Device, E: Element> {
+    /// The buffer of parameters from which the weights are read.
+    pub(super) weights: &'a D::Buffer<E>,
+    /// The precision of products of `f32`.
+    pub(super) precision: Precision,
+    /// The input, `[rows, Mlp::columns]`.
+    pub(super) input: Matrix<'a, D, E>,
+    /// The output that the forward pass left, `[rows, Mlp::outputs]`.
+    pub(super) output: Matrix<'a, D, E>,
+    /// The gradient of the output, `[rows, Mlp::outputs]`. The pass overwrites it.
+    pub(super) grad_output: MatrixMut<'a, D, E>,
+    /// The gradient of the input, `[rows, Mlp::columns]`, if it is wanted.
+    pub(super) grad_input: Option<MatrixMut<'a, D, E>>,
+    /// The buffer of the gradients of the parameters, at the positions of the parameters.
+    pub(super) grad_parameters: &'a mut D::Buffer<f32>,
+    /// The effect on `grad_parameters`: overwritten or added to.
+    pub(super) accum: Accum,
+    /// The workspace, [`Mlp::workspace_len`] words.
+    pub(super) workspace: &'a mut D::Buffer<u64>,
+}
+
 impl Mlp {
-    /// Layers of the sizes `sizes[0] → sizes[1] → …`, with ReLU after each, and `last` after the
-    /// last. Their parameters lie from `*end` on, which is moved behind them: to the largest
-    /// number, if there is no memory for so many.
+    /// Describes layers of the sizes `sizes[0] → sizes[1] → …`, with ReLU after each layer but the
+    /// last and the activation `last` after that one. Takes the positions of their parameters from
+    /// `*end` on and moves `*end` behind them; it saturates at the largest number.
     pub(super) fn new(sizes: &[usize], input: Input, last: Activation, end: &mut usize) -> Self {
         let mut take = |len: usize| {
             let start = *end;
@@ -76,13 +118,14 @@ impl Mlp {
         Self { layers: layers.collect() }
     }
 
-    pub(crate) fn layers(&self) -> &[Layer] {
+    /// Returns the layers, first to last.
+    pub(super) fn layers(&self) -> &[Layer] {
         &self.layers
     }
 
     /// Draws the parameters as facebookresearch/dlrm does: `W ~ N(0, 2 / (K + N))`, `b ~ N(0, 1 /
-    /// N)`, by variance.
-    pub(crate) fn init<D: Device>(
+    /// N)`, where the second number is the variance.
+    pub(super) fn init<D: Device>(
         &self,
         parameters: &mut Pieces<'_, D, f32>,
         random: &mut Philox,
@@ -98,52 +141,62 @@ impl Mlp {
         Ok(())
     }
 
-    /// The number of columns of the input as it lies, 0 without layers.
-    pub(crate) fn columns(&self) -> usize {
+    /// Returns the number of columns of the input, padding included; 0 without layers.
+    pub(super) fn columns(&self) -> usize {
         self.layers.first().map_or(0, |layer| layer.columns)
     }
 
-    /// The number of columns of the output, 0 without layers.
-    pub(crate) fn outputs(&self) -> usize {
+    /// Returns the number of columns of the output, 0 without layers.
+    pub(super) fn outputs(&self) -> usize {
         self.layers.last().map_or(0, |layer| layer.outputs)
     }
 
-    /// Room for the outputs of all layers but the last.
-    pub(crate) fn between<D: Device, E: Element>(
+    /// Returns the layers whose outputs are hidden activations: all but the last.
+    pub(super) fn hidden_layers(&self) -> &[Layer] {
+        self.layers.split_last().map_or(&[], |(_, others)| others)
+    }
+
+    /// Allocates hidden activations for `batch_size` samples, and gradients of these for
+    /// `grad_batch_size` samples.
+    pub(super) fn buffers<D: Device, E: Element>(
         &self,
         device: &D,
         batch_size: usize,
-    ) -> Result<Vec<D::Buffer<E>>> {
-        let layers = self.layers.split_last().map_or(&[][..], |(_, others)| others);
-        layers
-            .iter()
-            .map(|layer| device.alloc(product([batch_size, padded(layer.outputs)])))
-            .collect()
+        grad_batch_size: usize,
+    ) -> Result<MlpBuffers<D, E>> {
+        let alloc = |samples: usize| {
+            let of_layer = |Layer { outputs, .. }: &Layer| {
+                BatchMatrix::with_ld(device, samples, *outputs, padded(*outputs))
+            };
+            self.hidden_layers().iter().map(of_layer).collect::<Result<Vec<_>>>()
+        };
+        let (hidden, hidden_grads) = (alloc(batch_size)?, alloc(grad_batch_size)?);
+        Ok(MlpBuffers { packed: None, hidden, hidden_grads })
     }
 
-    /// The words of workspace that a backward pass needs for a batch of up to `batch_size` samples.
-    pub(crate) fn workspace_len<D: LinearOps, E: Element>(
+    /// Returns the 8-byte words of workspace that a backward pass needs for a batch of up to
+    /// `batch_size` samples.
+    pub(super) fn workspace_len<D: LinearOps, E: Element>(
         &self,
         device: &D,
         batch_size: usize,
     ) -> usize {
-        let of_layer = |layer: &Layer| {
-            linear::Backward::<D, E>::workspace_len(
-                device,
-                batch_size,
-                layer.outputs,
-                layer.columns,
-            )
+        let of_layer = |Layer { outputs, columns, .. }: &Layer| {
+            linear::Backward::<D, E>::workspace_len(device, batch_size, *outputs, *columns)
         };
         self.layers.iter().map(of_layer).max().unwrap_or(0)
     }
 
-    /// The weights of all layers, packed one after the other.
-    pub(crate) fn pack<D: LinearOps, E: Element>(
+    /// Packs the weights of all layers into `buffers`, unless they are packed already.
+    pub(super) fn pack<D: LinearOps, E: Element>(
         &self,
         device: &D,
+        buffers: &mut MlpBuffers<D, E>,
         weights: &D::Buffer<E>,
-    ) -> Result<D::Buffer<u64>> {
+    ) -> Result<()> {
+        if buffers.packed.is_some() {
+            return Ok(());
+        }
         let mut packed =
             device.alloc(sum(self.layers.iter().map(|layer| layer.packed_len::<D, E>(device))))?;
         let mut end = 0;
@@ -152,77 +205,67 @@ impl Mlp {
             Pack { weight: layer.weight(weights), packed: D::slice_mut(&mut packed, range) }
                 .run(device)?;
         }
-        Ok(packed)
+        buffers.packed = Some(packed);
+        Ok(())
     }
 
-    /// Runs all layers, of which there is one at least.
-    pub(crate) fn forward<D: LinearOps, E: Element>(
+    /// Runs all layers, of which there must be at least one.
+    pub(super) fn forward<D: LinearOps, E: Element>(
         &self,
         device: &D,
-        pass: ForwardPass<'_, D, E>,
+        buffers: &mut MlpBuffers<D, E>,
+        mut pass: Forward<'_, D, E>,
     ) -> Result<()> {
-        let ForwardPass { weights, packed, biases, precision, input, between, mut output } = pass;
-        let rows = input.rows;
+        let MlpBuffers { packed, hidden, .. } = buffers;
+        let rows = pass.input.rows;
         let mut end = 0;
         for (k, layer) in self.layers.iter().enumerate() {
-            let (before, rest) = between.split_at_mut(k);
+            let (before, from_here) = hidden.split_at_mut(k);
             let forward = linear::Forward {
-                input: layer.input(&input, before.last()),
-                weight: layer.weight(weights),
+                input: input(before, &pass.input),
+                weight: layer.weight(pass.weights),
                 packed_weight: packed
+                    .as_ref()
                     .map(|packed| D::slice(packed, layer.take_packed::<D, E>(device, &mut end))),
-                bias: D::slice(biases, layer.bias.clone()),
+                bias: D::slice(pass.biases, layer.bias.clone()),
                 activation: layer.activation,
-                precision,
-                output: layer.output_mut(&mut output, rest.first_mut(), rows),
+                precision: pass.precision,
+                output: output_mut(from_here, &mut pass.output, rows),
             };
             forward.run(device)?;
         }
         Ok(())
     }
 
-    /// Runs all layers backwards, of which there is one at least. The gradients of the parameters
-    /// go where the parameters lie, in `grad_parameters`.
-    pub(crate) fn backward<D: LinearOps, E: Element>(
+    /// Runs all layers backwards, of which there must be at least one.
+    pub(super) fn backward<D: LinearOps, E: Element>(
         &self,
         device: &D,
-        pass: BackwardPass<'_, D, E>,
+        buffers: &mut MlpBuffers<D, E>,
+        mut pass: Backward<'_, D, E>,
     ) -> Result<()> {
-        let BackwardPass {
-            weights,
-            precision,
-            input,
-            between,
-            output,
-            grads,
-            grad_parameters,
-            accum,
-            ..
-        } = pass;
-        let BackwardPass { mut grad_output, mut grad_input, workspace, .. } = pass;
-        let rows = input.rows;
+        let MlpBuffers { hidden, hidden_grads, .. } = buffers;
+        let rows = pass.input.rows;
         for (k, layer) in self.layers.iter().enumerate().rev() {
-            let (before, rest) = grads.split_at_mut(k);
+            let (before, from_here) = hidden_grads.split_at_mut(k);
             let grad_input = match before.last_mut() {
-                Some(buffer) => Some(matrix_mut(buffer, rows, layer.columns)),
-                None => grad_input.as_mut().map(MatrixMut::reborrow),
+                Some(grad) => Some(grad.padded_matrix_mut(rows)),
+                None => pass.grad_input.as_mut().map(MatrixMut::reborrow),
             };
             let (grad_weight, grad_bias) =
-                D::split_mut(grad_parameters, layer.weight.clone(), layer.bias.clone());
+                D::split_mut(pass.grad_parameters, layer.weight.clone(), layer.bias.clone());
             let backward = linear::Backward {
-                input: layer.input(&input, between[..k].last()),
-                weight: layer.weight(weights),
-                output: between
-                    .get(k)
-                    .map_or(output.reborrow(), |buffer| first_columns(buffer, rows, layer.outputs)),
+                input: input(&hidden[..k], &pass.input),
+                weight: layer.weight(pass.weights),
+                output: hidden.get(k).map_or(pass.output.reborrow(), |output| output.matrix(rows)),
                 activation: layer.activation,
-                precision,
-                grad_output: layer.output_mut(&mut grad_output, rest.first_mut(), rows),
+                precision: pass.precision,
+                grad_output: output_mut(from_here, &mut pass.grad_output, rows),
                 grad_input,
                 grad_weight: MatrixMut::contiguous(grad_weight, layer.outputs, layer.columns),
                 grad_bias,
-                accum,
-                workspace: D::view_mut(workspace),
+                accum: pass.accum,
+                workspace: D::view_mut(pass.workspace),
             };
             backward.run(device)?;
         }
@@ -230,14 +273,21 @@ impl Mlp {
     }
 }
 
+impl<D: Device, E: Element> MlpBuffers<D, E> {
+    /// Drops the packed weights, as a caller must before the weights change.
+    pub(super) fn unpack(&mut self) {
+        self.packed = None;
+    }
+}
+
 impl Layer {
-    /// The number of weights and biases, without padding.
-    pub(crate) fn num_parameters(&self) -> usize {
+    /// Returns the number of weights and biases, without padding.
+    pub(super) fn num_parameters(&self) -> usize {
         product([self.outputs, sum([self.inputs, 1])])
     }
 
-    /// Where the rows of the weight lie among the parameters.
-    pub(crate) fn weight_rows(&self) -> impl Iterator<Item = Range<usize>> {
+    /// Returns the ranges of the rows of the weight among the parameters, without padding.
+    pub(super) fn weight_rows(&self) -> impl Iterator<Item = Range<usize>> {
         let (inputs, starts) = (self.inputs, self.weight.clone().step_by(self.columns.max(1)));
         starts.map(move |start| start..start + inputs)
     }
@@ -246,70 +296,37 @@ impl Layer {
         Pack::<D, E>::len(device, self.outputs, self.columns)
     }
 
-    /// Where the packed weight lies, from `*end` on, which is moved behind it.
+    /// Returns the range of the packed weight, which begins at `*end`, and moves `*end` behind it.
     fn take_packed<D: LinearOps, E: Element>(&self, device: &D, end: &mut usize) -> Range<usize> {
         let start = *end;
         *end += self.packed_len::<D, E>(device);
         start..*end
     }
 
+    /// Views the weight, `[outputs, columns]`.
     fn weight<'a, D: Device, E: Element>(&self, parameters: &'a D::Buffer<E>) -> Matrix<'a, D, E> {
         Matrix::contiguous(D::slice(parameters, self.weight.clone()), self.outputs, self.columns)
     }
-
-    /// The output of the layer before, or the input of the whole.
-    fn input<'a, D: Device, E: Element>(
-        &self,
-        first: &'a Matrix<'_, D, E>,
-        before: Option<&'a D::Buffer<E>>,
-    ) -> Matrix<'a, D, E> {
-        before.map_or(first.reborrow(), |buffer| matrix(buffer, first.rows, self.columns))
-    }
-
-    /// Where the output goes: into a buffer, or to the output of the whole.
-    fn output_mut<'a, D: Device, E: Element>(
-        &self,
-        last: &'a mut MatrixMut<'_, D, E>,
-        buffer: Option<&'a mut D::Buffer<E>>,
-        rows: usize,
-    ) -> MatrixMut<'a, D, E> {
-        match buffer {
-            Some(buffer) => first_columns_mut(buffer, rows, self.outputs),
-            None => last.reborrow(),
-        }
-    }
 }
 
-/// What a forward pass reads and writes.
-pub(crate) struct ForwardPass<'a, D: Device, E: Element> {
-    /// Parameters, of which weights are read.
-    pub(crate) weights: &'a D::Buffer<E>,
-    /// See [`Mlp::pack`].
-    pub(crate) packed: Option<&'a D::Buffer<u64>>,
-    /// Parameters, of which biases are read.
-    pub(crate) biases: &'a D::Buffer<f32>,
-    pub(crate) precision: Precision,
-    pub(crate) input: Matrix<'a, D, E>,
-    /// See [`Mlp::between`].
-    pub(crate) between: &'a mut [D::Buffer<E>],
-    pub(crate) output: MatrixMut<'a, D, E>,
+/// Views the input of a layer: the last of the hidden activations `before` it, or the input of the
+/// whole MLP for the first layer.
+fn input<'a, D: Device, E: Element>(
+    before: &'a [BatchMatrix<D, E>],
+    first: &'a Matrix<'_, D, E>,
+) -> Matrix<'a, D, E> {
+    before.last().map_or(first.reborrow(), |hidden| hidden.padded_matrix(first.rows))
 }
 
-/// What a backward pass reads and writes.
-pub(crate) struct BackwardPass<'a, D: Device, E: Element> {
-    /// Parameters, of which weights are read.
-    pub(crate) weights: &'a D::Buffer<E>,
-    pub(crate) precision: Precision,
-    pub(crate) input: Matrix<'a, D, E>,
-    pub(crate) between: &'a [D::Buffer<E>],
-    pub(crate) output: Matrix<'a, D, E>,
-    /// The gradients of the layers' outputs but the last one's: overwritten, as is that one.
-    pub(crate) grads: &'a mut [D::Buffer<E>],
-    pub(crate) grad_output: MatrixMut<'a, D, E>,
-    pub(crate) grad_parameters: &'a mut D::Buffer<f32>,
-    /// The gradient of the input, if it is wanted.
-    pub(crate) grad_input: Option<MatrixMut<'a, D, E>>,
-    pub(crate) accum: Accum,
-    /// [`Mlp::workspace_len`] words.
-    pub(crate) workspace: &'a mut D::Buffer<u64>,
+/// Views the output of a layer, for writing: the first of the hidden activations `from_here` on, or
+/// the output of the whole MLP for the last layer.
+fn output_mut<'a, D: Device, E: Element>(
+    from_here: &'a mut [BatchMatrix<D, E>],
+    last: &'a mut MatrixMut<'_, D, E>,
+    rows: usize,
+) -> MatrixMut<'a, D, E> {
+    match from_here.first_mut() {
+        Some(hidden) => hidden.matrix_mut(rows),
+        None => last.reborrow(),
+    }
 }

@@ -1,15 +1,18 @@
-//! The engine: layers, tables and optimizers put together into a model that can be trained.
+//! The engine: a model put together from layers, tables and optimizers, and its training.
 
 mod average;
 mod buffers;
 mod config;
 mod dlrm;
 mod embedding;
+mod graphs;
 mod layers;
+mod matrix;
 mod memory;
 mod mlp;
 mod optimizer;
 mod parameters;
+mod passes;
 mod pieces;
 mod precision;
 mod staging;

@@ -6,6 +6,22 @@ use crate::error::{Result, invalid};
 use crate::ops::optimizer::check_max_gradient;
 use crate::ops::{Device, Extent, Optimizer, OptimizerStateMut, Rounding, UpdateRule, WeightDecay};
 
+/// A value for the tables and one for the layers.
+#[derive(Clone, Copy, Default)]
+pub(super) struct PerGroup<T> {
+    /// The value for all tables.
+    pub(super) tables: T,
+    /// The value for all layers of both MLPs.
+    pub(super) layers: T,
+}
+
+impl<T> PerGroup<T> {
+    /// Applies `f` to both values.
+    pub(super) fn map<U>(self, mut f: impl FnMut(T) -> U) -> PerGroup<U> {
+        PerGroup { tables: f(self.tables), layers: f(self.layers) }
+    }
+}
+
 /// An optimizer with its settings, for all tables or for all dense layers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupOptimizer {
@@ -13,24 +29,24 @@ pub struct GroupOptimizer {
     pub optimizer: Optimizer,
     /// The learning rate that the [`Schedule`] scales.
     pub learning_rate: f32,
-    /// How parameters are pulled towards zero. Table rows are pulled only in steps in which they
-    /// have a gradient.
+    /// The weight decay. It pulls a table row only in steps in which the row has a gradient.
     pub weight_decay: WeightDecay,
-    /// Gradients are clamped to `[-max, max]`, element by element: for tables that of the pooled
-    /// output (as in FBGEMM), for dense layers that of the parameter.
+    /// The largest magnitude of a gradient: gradients are clamped to `[-max, max]`, element by
+    /// element. For tables this is the gradient of the pooled output (as in FBGEMM), for dense
+    /// layers the gradient of the parameter.
     pub max_gradient: Option<f32>,
-    /// How weights of 16-bit tables are rounded.
+    /// The rounding of the weights of 16-bit tables.
     pub rounding: Rounding,
 }
 
 impl GroupOptimizer {
-    /// No decay, no clamp, rounding to nearest.
+    /// Makes an optimizer without weight decay and clamp, and with rounding to nearest.
     pub fn new(optimizer: Optimizer, learning_rate: f32) -> Self {
         let (weight_decay, max_gradient, rounding) = (WeightDecay::None, None, Rounding::Nearest);
         Self { optimizer, learning_rate, weight_decay, max_gradient, rounding }
     }
 
-    /// The rule for step number `step`, from 1.
+    /// Returns the update rule of step `step`, from 1.
     pub(crate) fn rule(&self, step: u64, schedule: Schedule) -> UpdateRule {
         UpdateRule {
             optimizer: self.optimizer,
@@ -42,25 +58,25 @@ impl GroupOptimizer {
     }
 }
 
-/// How a model is optimized.
+/// The optimizers of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Optimizers {
-    /// For the tables.
+    /// The optimizer of the tables.
     pub tables: GroupOptimizer,
-    /// For bottom and top MLP. [`Optimizer::RowwiseAdagrad`] means Adagrad here.
+    /// The optimizer of bottom and top MLP. [`Optimizer::RowwiseAdagrad`] means Adagrad here.
     pub dense: GroupOptimizer,
     /// The schedule of both learning rates.
     pub schedule: Schedule,
 }
 
 impl Optimizers {
-    /// The same optimizer for tables and dense layers, with a constant learning rate.
+    /// Makes the same optimizer for tables and dense layers, with a constant learning rate.
     pub fn same(optimizer: Optimizer, learning_rate: f32) -> Self {
         let group = GroupOptimizer::new(optimizer, learning_rate);
         Self { tables: group, dense: group, schedule: Schedule::default() }
     }
 
-    /// Checks the settings themselves rather than the rates of the steps: a schedule bounds those
+    /// Checks the settings themselves and not the rates of the steps: a schedule bounds those
     /// rates, which would hide invalid settings.
     pub(super) fn check(&self, op: &'static str) -> Result<()> {
         for group in [self.tables, self.dense] {
@@ -82,19 +98,20 @@ impl Optimizers {
     }
 }
 
-/// Linear warm-up, then constant, then polynomial decay: the `LRPolicyScheduler` of
-/// facebookresearch/dlrm, with the power as a setting. Between warm-up and decay the rate is the
-/// base rate.
+/// A schedule of the learning rate: linear warm-up, then constant, then polynomial decay. It is the
+/// `LRPolicyScheduler` of facebookresearch/dlrm with the power as a setting, except that the rate
+/// between warm-up and decay is the base rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Schedule {
-    /// Step `t` of the first `warmup_steps` has the rate `base t / warmup_steps`.
+    /// The number of steps of warm-up: step `t` before this one has the rate
+    /// `base t / warmup_steps`.
     pub warmup_steps: u64,
     /// The step at which decay begins.
     pub decay_start: u64,
-    /// From there on the rate is `base (floor + (1 - floor) (1 - k / decay_steps)^power)` after `k`
-    /// steps, and then stays; 0 for no decay.
+    /// The number of steps of decay, 0 for no decay. `k` steps after `decay_start` the rate is
+    /// `base (floor + (1 - floor) (1 - k / decay_steps)^power)`; after `decay_steps` it stays.
     pub decay_steps: u64,
     /// The power of the decay.
     pub power: f32,
@@ -103,10 +120,10 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// No decayed rate falls below this, unless the base rate does.
+    /// The least rate that decay leads to, unless the base rate is less.
     pub const LEAST: f32 = 1e-7;
 
-    /// The learning rate of step `step`, from 1.
+    /// Returns the learning rate of step `step`, from 1, for the base rate `base`.
     pub fn learning_rate(&self, base: f32, step: u64) -> f32 {
         if step < self.warmup_steps {
             return base * (step as f64 / self.warmup_steps as f64) as f32;
@@ -119,7 +136,7 @@ impl Schedule {
         let floor = f64::from(self.floor);
         let share = floor + (1.0 - floor) * left.powf(f64::from(self.power));
         let (rate, least) = (base * share as f32, Self::LEAST.min(base));
-        // A NaN is kept here, so that the rule with this rate is refused.
+        // This keeps a NaN, so that the rule with this rate is refused.
         if rate < least { least } else { rate }
     }
 }
@@ -130,23 +147,26 @@ impl Default for Schedule {
     }
 }
 
-/// What an optimizer remembers of a group of parameters.
+/// The state of an optimizer for a group of parameters.
 pub struct OptimizerState<D: Device> {
-    pub(crate) first: D::Buffer<f32>,
-    pub(crate) second: D::Buffer<f32>,
+    /// Adam's first moments or Adagrad's sums of squares; empty for SGD.
+    first: D::Buffer<f32>,
+    /// Adam's second moments, else empty.
+    second: D::Buffer<f32>,
 }
 
 impl<D: Device> OptimizerState<D> {
-    /// Zeros, for `elements` parameters in `rows` rows.
+    /// Allocates zeros for `elements` parameters in `rows` rows.
     ///
     /// # Errors
-    /// Those of [`Device::alloc`].
+    /// Propagates errors of [`Device::alloc`].
     pub fn new(device: &D, optimizer: Optimizer, rows: usize, elements: usize) -> Result<Self> {
         let [first, second] = optimizer.state_len(rows, elements);
         Ok(Self { first: device.alloc(first)?, second: device.alloc(second)? })
     }
 
-    pub(crate) fn export(
+    /// Downloads the state as tensors named `optimizer.GROUP.first` and `.second`.
+    pub(super) fn export(
         &self,
         device: &D,
         group: &str,
@@ -163,7 +183,8 @@ impl<D: Device> OptimizerState<D> {
         Ok(())
     }
 
-    pub(crate) fn import(
+    /// Uploads the state from the tensors that [`Self::export`] names.
+    pub(super) fn import(
         &mut self,
         device: &D,
         group: &str,
@@ -177,7 +198,7 @@ impl<D: Device> OptimizerState<D> {
         Ok(())
     }
 
-    /// The state as the ops take it.
+    /// Views the state as the ops take it.
     pub fn view_mut(&mut self, optimizer: Optimizer) -> OptimizerStateMut<'_, D> {
         match optimizer {
             Optimizer::Sgd => OptimizerStateMut::None,

@@ -1,6 +1,7 @@
 //! Batches on their way from the host to a device.
 
 use super::buffers::BatchView;
+use super::optimizer::PerGroup;
 use crate::dtype::Scalar;
 use crate::error::{Error, OffsetRule, Result, expect_size, invalid};
 use crate::ops::matrix::matrix_name;
@@ -8,37 +9,45 @@ use crate::ops::{Backend, Bags, Extent, Host, Matrix, StagingOnly, StepValues};
 
 const OP: &str = "Staging";
 
-/// Two places on a device that take batches in turn: while ops read the one, the next batch travels
-/// into the other.
+/// A batch on the host.
+type HostBatch<'a> = BatchView<'a, Host, i64>;
+
+/// A double buffer on a device for batches: while ops read one slot, the next batch is sent into
+/// the other.
 ///
 /// On a backend that records ops, batches with fewer ids than the largest so far come with
 /// [slack](Bags::has_slack), so that their sizes are the same.
 ///
 /// A batch that does not fit together is refused before anything of it is sent, and so is one while
-/// ops are recorded ([`Error::Recording`]). After any error the last batch is the one of before.
+/// ops are recorded ([`Error::Recording`]). After any error the last batch is still the one before.
 pub struct Staging<D: Backend> {
     device: D,
-    places: [Place<D>; 2],
-    /// The place of the last batch.
-    now: usize,
-    /// Ids that there is room for, in both places.
+    slots: [Slot<D>; 2],
+    /// The slot of the last batch.
+    current: usize,
+    /// The number of ids that both slots have room for.
     room: usize,
 }
 
-struct Place<D: Backend> {
+/// One half of the double buffer.
+struct Slot<D: Backend> {
     transfer: D::Transfer,
     dense: D::Buffer<f32>,
     indices: D::Buffer<i64>,
     offsets: D::Buffer<i64>,
     labels: D::Buffer<f32>,
     weights: D::Buffer<f32>,
+    /// The values of a step: one for the tables, then one for the layers.
     values: D::Buffer<StepValues>,
     sizes: Sizes,
 }
 
+/// The sizes of the batch in a slot.
+#[derive(Clone, Copy)]
 struct Sizes {
     batch_size: usize,
     num_dense: usize,
+    /// The number of ids, slack included.
     indices: usize,
     has_slack: bool,
     offsets: usize,
@@ -57,103 +66,70 @@ impl Sizes {
         has_labels: false,
         has_weights: false,
     };
+
+    /// Returns the sizes of a batch in a slot with room for `room` ids.
+    fn new<D: Backend>(batch: &HostBatch<'_>, room: usize) -> Self {
+        let BatchView { dense, bags, labels } = batch;
+        Self {
+            batch_size: dense.rows,
+            num_dense: dense.cols,
+            indices: if D::RECORDS { room } else { bags.indices.len() },
+            has_slack: D::RECORDS || bags.has_slack,
+            offsets: bags.offsets.len(),
+            has_labels: labels.is_some(),
+            has_weights: bags.per_sample_weights.is_some(),
+        }
+    }
 }
 
 impl<D: Backend> Staging<D> {
-    /// Places that grow with the largest batch.
+    /// Makes empty slots, which grow with the largest batch.
     ///
     /// # Errors
-    /// Those of [`Device::alloc`](crate::ops::Device::alloc).
+    /// Propagates errors of [`Device::alloc`](crate::ops::Device::alloc) and of the backend.
     pub fn new(device: &D) -> Result<Self> {
-        let place = || -> Result<Place<D>> {
-            let (mut transfer, values) = (device.transfer(StagingOnly::new())?, device.alloc(2)?);
-            D::release(&mut transfer)?;
-            Ok(Place {
-                transfer,
-                dense: device.alloc(0)?,
-                indices: device.alloc(0)?,
-                offsets: device.alloc(Sizes::EMPTY.offsets)?,
-                labels: device.alloc(0)?,
-                weights: device.alloc(0)?,
-                values,
-                sizes: Sizes::EMPTY,
-            })
-        };
-        Ok(Self { device: device.clone(), places: [place()?, place()?], now: 0, room: 0 })
+        let slots = [Slot::new(device)?, Slot::new(device)?];
+        Ok(Self { device: device.clone(), slots, current: 0, room: 0 })
     }
 
-    /// Sends a batch to the device. Ops that are called with the view wait for it by themselves;
-    /// all that have to do with the batch before last must have been called.
+    /// Sends a batch to the device. Ops that are called with the view wait for the batch by
+    /// themselves. All ops that read the batch before the last one must have been called.
     ///
     /// # Errors
-    /// Returns an error if the sizes of the batch do not fit together, and the errors of
+    /// Returns an error if the sizes of the batch do not fit together. Propagates errors of
     /// [`Device::alloc`](crate::ops::Device::alloc) and of the backend.
     pub fn stage(&mut self, batch: BatchView<'_, Host, i64>) -> Result<BatchView<'_, D, i64>> {
         self.receive(batch, None)?;
         Ok(self.view())
     }
 
+    /// Sends a batch to the device, and with it the values of a step.
     pub(super) fn receive(
         &mut self,
         batch: BatchView<'_, Host, i64>,
-        values: Option<&[StepValues; 2]>,
+        values: Option<PerGroup<StepValues>>,
     ) -> Result<()> {
         check(&batch)?;
-        let Self { device, places, now, room } = self;
-        D::release(&mut places[*now].transfer)?;
-        let next = 1 - *now;
-        let Place { transfer, dense, indices, offsets, labels, weights, values: to_values, sizes } =
-            &mut places[next];
-        let bags = batch.bags;
-        let num_indices = bags.indices.len();
-        if num_indices > *room {
-            // Batches that are all alike need no more than the first.
-            *room = if *room == 0 { num_indices } else { num_indices + num_indices / 16 };
+        D::release(&mut self.slots[self.current].transfer)?;
+        let next = 1 - self.current;
+        let num_indices = batch.bags.indices.len();
+        if num_indices > self.room {
+            // Batches that are all of one size need no more room than the first.
+            let spare = if self.room == 0 { 0 } else { num_indices / 16 };
+            self.room = num_indices + spare;
         }
-        let len = |exactly: usize| if D::RECORDS { *room } else { exactly };
-        let Matrix { data, rows, cols, ld } = batch.dense;
-        let num_dense = rows * cols;
-        let weights_len = bags.per_sample_weights.map_or(0, |_| len(num_indices));
-        let grown = make_room(device, num_dense, dense)?
-            | make_room(device, len(num_indices), indices)?
-            | make_room(device, bags.offsets.len(), offsets)?
-            | make_room(device, batch.labels.map_or(0, <[f32]>::len), labels)?
-            | make_room(device, weights_len, weights)?;
-        if grown {
+        let slot = &mut self.slots[next];
+        let sizes = Sizes::new::<D>(&batch, self.room);
+        if slot.grow(&self.device, &sizes)? {
             // New memory is cleared behind the ops that were called before.
-            D::release(transfer)?;
+            D::release(&mut slot.transfer)?;
         }
-        D::begin(transfer)?;
-        // The matrix may have gaps, and reach beyond its rows; what is sent has neither.
-        match ld == cols || num_dense == 0 {
-            true => D::send(transfer, &data[..num_dense], D::slice_mut(dense, 0..num_dense))?,
-            false => (0..rows).try_for_each(|row| {
-                let target = D::slice_mut(dense, row * cols..(row + 1) * cols);
-                D::send(transfer, &data[row * ld..][..cols], target)
-            })?,
-        }
-        D::send(transfer, bags.indices, D::slice_mut(indices, 0..num_indices))?;
-        D::send(transfer, bags.offsets, D::slice_mut(offsets, 0..bags.offsets.len()))?;
-        if let Some(given) = batch.labels {
-            D::send(transfer, given, D::slice_mut(labels, 0..given.len()))?;
-        }
-        if let Some(given) = bags.per_sample_weights {
-            D::send(transfer, given, D::slice_mut(weights, 0..given.len()))?;
-        }
-        if let Some(values) = values {
-            D::send(transfer, values, D::view_mut(to_values))?;
-        }
-        D::arrive(transfer)?;
-        *sizes = Sizes {
-            batch_size: rows,
-            num_dense: cols,
-            indices: len(num_indices),
-            has_slack: D::RECORDS || bags.has_slack,
-            offsets: bags.offsets.len(),
-            has_labels: batch.labels.is_some(),
-            has_weights: bags.per_sample_weights.is_some(),
-        };
-        *now = next;
+        D::begin(&mut slot.transfer)?;
+        slot.send_dense(&batch.dense)?;
+        slot.send(&batch, values)?;
+        D::arrive(&mut slot.transfer)?;
+        slot.sizes = sizes;
+        self.current = next;
         Ok(())
     }
 
@@ -163,36 +139,110 @@ impl<D: Backend> Staging<D> {
         self.device.is_same(device)
     }
 
-    /// The last batch; one without samples before the first.
+    /// Views the last batch. Before the first batch it views one without samples.
     pub fn view(&self) -> BatchView<'_, D, i64> {
-        let Place { dense, indices, offsets, labels, weights, sizes, .. } = &self.places[self.now];
-        let Sizes { batch_size, num_dense, indices: num_indices, offsets: num_offsets, .. } =
-            *sizes;
-        BatchView {
-            dense: Matrix::contiguous(
-                D::slice(dense, 0..batch_size * num_dense),
-                batch_size,
-                num_dense,
-            ),
-            bags: Bags {
-                batch_size,
-                indices: D::slice(indices, 0..num_indices),
-                has_slack: sizes.has_slack,
-                offsets: D::slice(offsets, 0..num_offsets),
-                per_sample_weights: sizes.has_weights.then(|| D::slice(weights, 0..num_indices)),
-            },
-            labels: sizes.has_labels.then(|| D::slice(labels, 0..batch_size)),
-        }
+        self.slots[self.current].view()
     }
 
-    /// The values that came with the last batch, for tables and layers.
-    pub(super) fn values(&self) -> [D::Slice<'_, StepValues>; 2] {
-        [0, 1].map(|group| D::slice(&self.places[self.now].values, group..group + 1))
+    /// Views the values that came with the last batch, one for each group.
+    pub(super) fn values(&self) -> PerGroup<D::Slice<'_, StepValues>> {
+        let values = &self.slots[self.current].values;
+        PerGroup { tables: D::slice(values, 0..1), layers: D::slice(values, 1..2) }
     }
 }
 
-/// Checks the sizes of a batch against each other, and where the last bag ends: behind it lie other
-/// ids than its own. What else is wrong with offsets and ids is found by the ops that read them.
+impl<D: Backend> Slot<D> {
+    /// Makes a slot that holds a batch without samples.
+    fn new(device: &D) -> Result<Self> {
+        let (mut transfer, values) = (device.transfer(StagingOnly::new())?, device.alloc(2)?);
+        D::release(&mut transfer)?;
+        Ok(Self {
+            transfer,
+            dense: device.alloc(0)?,
+            indices: device.alloc(0)?,
+            offsets: device.alloc(Sizes::EMPTY.offsets)?,
+            labels: device.alloc(0)?,
+            weights: device.alloc(0)?,
+            values,
+            sizes: Sizes::EMPTY,
+        })
+    }
+
+    /// Makes room for a batch of these sizes. Returns whether a buffer has been replaced.
+    fn grow(&mut self, device: &D, sizes: &Sizes) -> Result<bool> {
+        let Self { dense, indices, offsets, labels, weights, .. } = self;
+        let num_labels = if sizes.has_labels { sizes.batch_size } else { 0 };
+        let num_weights = if sizes.has_weights { sizes.indices } else { 0 };
+        Ok(make_room(device, sizes.batch_size * sizes.num_dense, dense)?
+            | make_room(device, sizes.indices, indices)?
+            | make_room(device, sizes.offsets, offsets)?
+            | make_room(device, num_labels, labels)?
+            | make_room(device, num_weights, weights)?)
+    }
+
+    /// Sends the dense features. The matrix on the host may have gaps between its rows, and data
+    /// behind the last row; the one on the device has neither.
+    fn send_dense(&mut self, source: &Matrix<'_, Host, f32>) -> Result<()> {
+        let Self { transfer, dense, .. } = self;
+        let Matrix { data, rows, cols, ld } = *source;
+        if ld == cols || rows * cols == 0 {
+            let len = rows * cols;
+            return D::send(transfer, &data[..len], D::slice_mut(dense, 0..len));
+        }
+        (0..rows).try_for_each(|row| {
+            let target = D::slice_mut(dense, row * cols..(row + 1) * cols);
+            D::send(transfer, &data[row * ld..][..cols], target)
+        })
+    }
+
+    /// Sends everything but the dense features.
+    fn send(&mut self, batch: &HostBatch<'_>, values: Option<PerGroup<StepValues>>) -> Result<()> {
+        let transfer = &mut self.transfer;
+        let BatchView { bags, labels, .. } = batch;
+        send_all::<D, _>(transfer, bags.indices, &mut self.indices)?;
+        send_all::<D, _>(transfer, bags.offsets, &mut self.offsets)?;
+        if let Some(labels) = labels {
+            send_all::<D, _>(transfer, labels, &mut self.labels)?;
+        }
+        if let Some(weights) = bags.per_sample_weights {
+            send_all::<D, _>(transfer, weights, &mut self.weights)?;
+        }
+        if let Some(PerGroup { tables, layers }) = values {
+            send_all::<D, _>(transfer, &[tables, layers], &mut self.values)?;
+        }
+        Ok(())
+    }
+
+    /// Views the batch.
+    fn view(&self) -> BatchView<'_, D, i64> {
+        let Sizes { batch_size, num_dense, indices, has_slack, offsets, has_labels, has_weights } =
+            self.sizes;
+        let dense = D::slice(&self.dense, 0..batch_size * num_dense);
+        BatchView {
+            dense: Matrix::contiguous(dense, batch_size, num_dense),
+            bags: Bags {
+                batch_size,
+                indices: D::slice(&self.indices, 0..indices),
+                has_slack,
+                offsets: D::slice(&self.offsets, 0..offsets),
+                per_sample_weights: has_weights.then(|| D::slice(&self.weights, 0..indices)),
+            },
+            labels: has_labels.then(|| D::slice(&self.labels, 0..batch_size)),
+        }
+    }
+}
+
+/// Sends `source` into the first elements of `target`.
+fn send_all<D: Backend, T: Scalar>(
+    transfer: &mut D::Transfer,
+    source: &[T],
+    target: &mut D::Buffer<T>,
+) -> Result<()> {
+    D::send(transfer, source, D::slice_mut(target, 0..source.len()))
+}
+
+/// Checks the sizes of a batch against each other, and the end of the last bag: ids behind it are
+/// not its own. The ops that read offsets and ids find whatever else is wrong with them.
 pub(super) fn check(batch: &BatchView<'_, Host, i64>) -> Result<()> {
     let BatchView { dense, bags, labels } = batch;
     let Bags { batch_size, indices, has_slack, offsets, per_sample_weights } = *bags;
@@ -224,7 +274,7 @@ pub(super) fn check(batch: &BatchView<'_, Host, i64>) -> Result<()> {
     }
 }
 
-/// Whether the buffer has been replaced by a larger one.
+/// Replaces a buffer of fewer than `len` elements by a larger one. Returns whether it has done so.
 fn make_room<D: Backend, T: Scalar>(
     device: &D,
     len: usize,

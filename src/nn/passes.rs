@@ -1,0 +1,238 @@
+//! The forward and the backward pass of a model, one method for each part.
+
+use super::buffers::{BackwardBuffers, BatchView, Buffers, Capacity};
+use super::dlrm::{Dlrm, OP, trainable, unlabelled};
+use super::layers::MlpId;
+use super::mlp::{Backward, Forward};
+use crate::dtype::Index;
+use crate::error::{Result, expect_size};
+use crate::ops::index_sort::Sort;
+use crate::ops::interaction::{self, Features, FeaturesMut};
+use crate::ops::loss;
+use crate::ops::matrix::matrix_name;
+use crate::ops::pooled_interaction::Interact;
+use crate::ops::{Accum, Backend, Bags, Matrix, Precision};
+
+impl<D: Backend> Dlrm<D> {
+    /// Runs the forward and the backward pass, and sorts the ids for the update of the tables.
+    ///
+    /// The mean loss is left for [`Self::last_loss`], the gradients of the layers for
+    /// [`Self::layer_grads`] and for a step, the gradient of the table rows for
+    /// [`Self::sparse_grad`]. `accum` says whether the gradients of the layers overwrite what is
+    /// there or are added to it.
+    ///
+    /// # Errors
+    /// Returns an error if [`Self::optimize_with`] has not been called, if the batch has no labels or does not
+    /// fit the model, or if it has bad ids
+    /// ([`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange)) or labels
+    /// ([`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange)).
+    pub fn loss_and_grad<I: Index>(
+        &mut self,
+        batch: BatchView<'_, D, I>,
+        accum: Accum,
+    ) -> Result<()> {
+        let rows = batch.dense.rows;
+        let labels = batch.labels.ok_or_else(unlabelled)?;
+        self.forward(batch, true)?;
+        self.loss(rows, labels)?;
+        self.logit_backward(rows, accum)?;
+        self.top_backward(rows, accum)?;
+        self.interaction_backward(rows)?;
+        self.bottom_backward(&batch.dense, accum)?;
+        self.sort_indices(&batch.bags)
+    }
+
+    /// Runs the forward pass, which leaves the logits in the buffers. `train` says whether a
+    /// backward pass follows.
+    pub(super) fn forward<I: Index>(
+        &mut self,
+        batch: BatchView<'_, D, I>,
+        train: bool,
+    ) -> Result<()> {
+        let rows = batch.dense.rows;
+        expect_size(OP, "batch.bags.batch_size", batch.bags.batch_size, rows)?;
+        // These checks come before `grow`, so that a batch that only claims to be large does not
+        // allocate memory.
+        batch.dense.check(OP, matrix_name!("batch.dense"), rows, self.config.num_dense)?;
+        batch.bags.check(OP, self.embedding.tables().as_ref())?;
+        self.grow(Capacity { batch_size: rows, num_indices: batch.bags.num_indices() }, train)?;
+        self.buffers.samples = 0;
+        if !train {
+            self.buffers.layers.pack(&self.device, self.mlps.hidden(), &self.parameters)?;
+        }
+        self.bottom_forward(&batch.dense)?;
+        self.lookup_and_interact(&batch.bags, train)?;
+        self.top_forward(rows)?;
+        self.logit_forward(rows)?;
+        self.buffers.samples = rows;
+        Ok(())
+    }
+
+    /// Runs the bottom MLP on the dense features.
+    fn bottom_forward(&mut self, dense: &Matrix<'_, D, f32>) -> Result<()> {
+        let Self { device, config, mlps, parameters, buffers, .. } = self;
+        let Buffers { layers, activations, .. } = buffers;
+        let pass = Forward {
+            weights: parameters,
+            biases: parameters,
+            precision: config.precision.product_precision(),
+            input: dense.reborrow(),
+            output: activations.bottom.matrix_mut(dense.rows),
+        };
+        layers.forward(device, (MlpId::Bottom, &mlps.bottom), pass)
+    }
+
+    /// Pools the vectors of the ids, and lets them and the output of the bottom MLP interact.
+    fn lookup_and_interact<I: Index>(&mut self, bags: &Bags<'_, D, I>, train: bool) -> Result<()> {
+        let Self { device, config, embedding, buffers, .. } = self;
+        let Buffers { activations, argmax, .. } = buffers;
+        let rows = bags.batch_size;
+        let dense = activations.bottom.matrix(rows);
+        let pooled = activations.pooled.matrix_mut(rows);
+        let argmax = argmax.as_mut().map(|argmax| argmax.matrix_mut(rows));
+        let interact = Interact {
+            keeps_pooled: train,
+            interaction: config.interaction,
+            dim: dense.cols,
+            precision: config.precision.product_precision(),
+            dense,
+            output: activations.interacted.matrix_mut(rows),
+        };
+        embedding.forward_and_interact(device, bags.reborrow(), pooled, argmax, interact)
+    }
+
+    /// Runs the top MLP without its last layer.
+    fn top_forward(&mut self, rows: usize) -> Result<()> {
+        let Self { device, config, mlps, parameters, buffers, .. } = self;
+        let Buffers { layers, activations, .. } = buffers;
+        let pass = Forward {
+            weights: parameters,
+            biases: parameters,
+            precision: config.precision.product_precision(),
+            input: activations.interacted.padded_matrix(rows),
+            output: activations.top.matrix_mut(rows),
+        };
+        layers.forward(device, (MlpId::Top, &mlps.top), pass)
+    }
+
+    /// Runs the last layer of the top MLP.
+    fn logit_forward(&mut self, rows: usize) -> Result<()> {
+        let Self { device, mlps, parameters, buffers, .. } = self;
+        let Buffers { logit, activations, .. } = buffers;
+        let pass = Forward {
+            weights: parameters,
+            biases: parameters,
+            precision: Precision::Full,
+            input: activations.top.matrix(rows),
+            output: activations.logits.matrix_mut(rows),
+        };
+        mlps.logit.forward(device, logit, pass)
+    }
+
+    /// Computes the mean loss, and its gradient by the logits.
+    fn loss(&mut self, rows: usize, labels: D::Slice<'_, f32>) -> Result<()> {
+        let Self { device, config, training, buffers, .. } = self;
+        let Buffers { activations, mean_loss, backward, .. } = buffers;
+        let (_, BackwardBuffers { grads, workspace, .. }) = trainable(training, backward)?;
+        let op = loss::Forward {
+            loss: config.loss,
+            threshold: config.loss_threshold,
+            loss_scale: config.precision.loss_scale(),
+            logits: activations.logits.matrix(rows).data,
+            labels: D::reborrow(&labels),
+            mean: D::view_mut(mean_loss),
+            grad_logits: Some(grads.logits.matrix_mut(rows).data),
+            workspace: D::view_mut(workspace),
+        };
+        op.run(device)
+    }
+
+    /// Computes the gradients of the last layer of the top MLP.
+    fn logit_backward(&mut self, rows: usize, accum: Accum) -> Result<()> {
+        let Self { device, mlps, parameters, training, buffers, .. } = self;
+        let Buffers { logit, activations, backward, .. } = buffers;
+        let (training, backward) = trainable(training, backward)?;
+        let BackwardBuffers { grads, workspace, .. } = backward;
+        let pass = Backward {
+            weights: parameters,
+            precision: Precision::Full,
+            input: activations.top.matrix(rows),
+            output: activations.logits.matrix(rows),
+            grad_output: grads.logits.matrix_mut(rows),
+            grad_input: Some(grads.top.matrix_mut(rows)),
+            grad_parameters: &mut training.grad_parameters,
+            accum,
+            workspace,
+        };
+        mlps.logit.backward(device, logit, pass)
+    }
+
+    /// Computes the gradients of the top MLP without its last layer.
+    fn top_backward(&mut self, rows: usize, accum: Accum) -> Result<()> {
+        let Self { device, config, mlps, parameters, training, buffers, .. } = self;
+        let Buffers { layers, activations, backward, .. } = buffers;
+        let (training, backward) = trainable(training, backward)?;
+        let BackwardBuffers { grads, workspace, .. } = backward;
+        let pass = Backward {
+            weights: parameters,
+            precision: config.precision.product_precision(),
+            input: activations.interacted.padded_matrix(rows),
+            output: activations.top.matrix(rows),
+            grad_output: grads.top.matrix_mut(rows),
+            grad_input: Some(grads.interacted.padded_matrix_mut(rows)),
+            grad_parameters: &mut training.grad_parameters,
+            accum,
+            workspace,
+        };
+        layers.backward(device, (MlpId::Top, &mlps.top), pass)
+    }
+
+    /// Computes the gradients of the bottom MLP's output and of the pooled vectors.
+    fn interaction_backward(&mut self, rows: usize) -> Result<()> {
+        let Self { device, config, training, buffers, .. } = self;
+        let Buffers { activations, backward, .. } = buffers;
+        let (_, BackwardBuffers { grads, .. }) = trainable(training, backward)?;
+        let dense = activations.bottom.matrix(rows);
+        let op = interaction::Backward {
+            interaction: config.interaction,
+            dim: dense.cols,
+            precision: config.precision.product_precision(),
+            features: Features::Split { dense, sparse: activations.pooled.matrix(rows) },
+            grad_output: grads.interacted.matrix(rows),
+            grad_features: FeaturesMut::Split {
+                dense: grads.bottom.matrix_mut(rows),
+                sparse: grads.pooled.matrix_mut(rows),
+            },
+        };
+        op.run(device)
+    }
+
+    /// Computes the gradients of the bottom MLP, but not that of the dense features.
+    fn bottom_backward(&mut self, dense: &Matrix<'_, D, f32>, accum: Accum) -> Result<()> {
+        let Self { device, config, mlps, parameters, training, buffers, .. } = self;
+        let Buffers { layers, activations, backward, .. } = buffers;
+        let (training, backward) = trainable(training, backward)?;
+        let BackwardBuffers { grads, workspace, .. } = backward;
+        let pass = Backward {
+            weights: parameters,
+            precision: config.precision.product_precision(),
+            input: dense.reborrow(),
+            output: activations.bottom.matrix(dense.rows),
+            grad_output: grads.bottom.matrix_mut(dense.rows),
+            grad_input: None,
+            grad_parameters: &mut training.grad_parameters,
+            accum,
+            workspace,
+        };
+        layers.backward(device, (MlpId::Bottom, &mlps.bottom), pass)
+    }
+
+    /// Sorts the ids by table row.
+    fn sort_indices<I: Index>(&mut self, bags: &Bags<'_, D, I>) -> Result<()> {
+        let (_, backward) = trainable(&mut self.training, &mut self.buffers.backward)?;
+        let BackwardBuffers { sorted, workspace, .. } = backward;
+        let tables = self.embedding.tables();
+        let op = Sort { tables, bags: bags.reborrow(), sorted, workspace: D::view_mut(workspace) };
+        op.run(&self.device)
+    }
+}
