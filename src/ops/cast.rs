@@ -12,7 +12,6 @@ use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
 use crate::dtype::Element;
 use crate::error::{Result, invalid};
-use crate::size::product;
 
 /// What a backend provides; call it through [`Cast::run`], which validates.
 pub trait CastOps: Device {
@@ -49,16 +48,6 @@ impl<D: CastOps, A: Element, B: Element> Cast<'_, D, A, B> {
         check_power_of_two(OP, "factor", self.factor)?;
         self.from.check(OP, matrix_name!("from"), self.to.rows, self.to.cols)?;
         self.to.check(OP, matrix_name!("to"), self.to.rows, self.to.cols)
-    }
-
-    /// The least number of bytes: each value read and written once.
-    pub fn bytes_moved(&self) -> usize {
-        product([self.to.rows, self.to.cols, size_of::<A>() + size_of::<B>()])
-    }
-
-    /// Multiplications.
-    pub fn flops(&self) -> usize {
-        product([self.to.rows, self.to.cols])
     }
 }
 

@@ -65,19 +65,4 @@ impl<D: DenseUpdateOps, E: Element> Update<'_, D, E> {
             .map_or(Ok(()), |rounded| expect_size(OP, "rounded", rounded.extent(), elements))?;
         self.state.check(OP, self.rule.optimizer.for_dense(), elements, elements)
     }
-
-    /// The least number of bytes: gradient read, parameters and state read and written, rounded
-    /// parameters written.
-    pub fn bytes_moved(&self) -> usize {
-        let elements = self.parameters.extent();
-        let state: usize =
-            self.rule.optimizer.for_dense().state_len(elements, elements).iter().sum();
-        let rounded = if self.rounded.is_some() { elements * size_of::<E>() } else { 0 };
-        (3 * elements + 2 * state) * 4 + rounded
-    }
-
-    /// Additions, multiplications, divisions and roots, about.
-    pub fn flops(&self) -> usize {
-        self.parameters.extent() * 4
-    }
 }

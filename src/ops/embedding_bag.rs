@@ -110,12 +110,6 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
             product([self.bags.batch_size, tables.width(), 4]),
         ])
     }
-
-    /// Additions and multiplications.
-    pub fn flops(&self) -> usize {
-        let per_element = 1 + usize::from(self.bags.per_sample_weights.is_some());
-        product([looked_up_elements(self.tables.as_ref(), &self.bags), per_element])
-    }
 }
 
 /// The gradient of the per-sample weights, from the rows before any update: `dL/dwᵢ = <W[idᵢ],
@@ -162,19 +156,6 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> WeightGrad<'_, D, E, I> {
             tables.width(),
         )?;
         expect_size(OP, "grad_weights", self.grad_weights.extent(), self.bags.num_indices())
-    }
-
-    /// The least number of bytes, counted as in [`Forward::bytes_moved`].
-    pub fn bytes_moved(&self) -> usize {
-        let tables = self.tables.as_ref();
-        let output =
-            sum([product([self.bags.batch_size, tables.width()]), self.bags.num_indices()]);
-        sum([lookup_bytes::<E, I, D>(tables, &self.bags), product([output, 4])])
-    }
-
-    /// Additions and multiplications.
-    pub fn flops(&self) -> usize {
-        product([looked_up_elements(self.tables.as_ref(), &self.bags), 2])
     }
 }
 

@@ -90,14 +90,4 @@ impl<D: FiniteCheckOps> Check<'_, D> {
         expect_size(OP, "verdict", self.verdict.extent(), Verdict::WORDS)?;
         self.values.map_or(Ok(()), |values| expect_size(OP, "values", values.extent(), 1))
     }
-
-    /// The least number of bytes: gradients read.
-    pub fn bytes_moved(&self) -> usize {
-        self.grads.iter().map(|grad| grad.extent() * 4).sum()
-    }
-
-    /// None: bits are compared.
-    pub fn flops(&self) -> usize {
-        0
-    }
 }

@@ -233,9 +233,4 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
         let (ids, bags) = (self.bags.num_indices(), self.bags.num_bags(self.tables.as_ref()));
         sum([product([sum([ids, bags, 1]), size_of::<I>()]), product([ids, 8 + 4 + 4 + 4])])
     }
-
-    /// None: the sort is integer work.
-    pub fn flops(&self) -> usize {
-        0
-    }
 }

@@ -339,7 +339,7 @@ impl<D: InteractionOps, E: Element> Forward<'_, D, E> {
     }
 
     /// Additions and multiplications.
-    pub fn flops(&self) -> usize {
+    pub(crate) fn flops(&self) -> usize {
         self.features
             .sizes("interaction.forward", self.interaction, self.dim)
             .map_or(0, |sizes| sizes.flops(self.interaction))
@@ -418,7 +418,7 @@ impl<D: InteractionOps, E: Element> Backward<'_, D, E> {
     }
 
     /// Additions and multiplications.
-    pub fn flops(&self) -> usize {
+    pub(crate) fn flops(&self) -> usize {
         self.features
             .sizes("interaction.backward", self.interaction, self.dim)
             .map_or(0, |sizes| product([2, sizes.flops(self.interaction)]))

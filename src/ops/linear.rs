@@ -116,11 +116,6 @@ impl<D: LinearOps, E: Element> Forward<'_, D, E> {
         let elements = sum([product([m, k]), product([n, k]), product([m, n])]);
         sum([product([elements, size_of::<E>()]), product([n, 4])])
     }
-
-    /// Additions and multiplications.
-    pub fn flops(&self) -> usize {
-        product([2, self.output.rows, self.weight.rows, self.weight.cols])
-    }
 }
 
 /// Brings a weight that many batches will meet, as in a server, into the order in which the backend
@@ -228,11 +223,5 @@ impl<D: LinearOps, E: Element> Backward<'_, D, E> {
             if self.grad_input.is_some() { sum([product([m, k]), product([n, k])]) } else { 0 };
         let elements = sum([product([m, k]), product([3, m, n]), grad_input]);
         sum([product([elements, size_of::<E>()]), product([n, k, 4]), product([n, 4])])
-    }
-
-    /// Additions and multiplications.
-    pub fn flops(&self) -> usize {
-        let products = 1 + usize::from(self.grad_input.is_some());
-        product([2, self.grad_output.rows, self.weight.rows, self.weight.cols, products])
     }
 }

@@ -132,14 +132,4 @@ impl<D: LossOps> Forward<'_, D> {
     pub fn workspace_len(backend: &D, batch_size: usize) -> usize {
         backend.loss_workspace_len(batch_size)
     }
-
-    /// The least number of bytes: logits and labels read, gradient written.
-    pub fn bytes_moved(&self) -> usize {
-        self.logits.extent() * 4 * (2 + usize::from(self.grad_logits.is_some()))
-    }
-
-    /// About: an exponential and a logarithm count as one each.
-    pub fn flops(&self) -> usize {
-        self.logits.extent() * 10
-    }
 }

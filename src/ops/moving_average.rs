@@ -49,14 +49,4 @@ impl<D: MovingAverageOps> Update<'_, D> {
         self.control.check(OP)?;
         expect_size(OP, "average", self.average.extent(), self.values.extent())
     }
-
-    /// The least number of bytes: values read, average read and written.
-    pub fn bytes_moved(&self) -> usize {
-        self.values.extent() * 12
-    }
-
-    /// Additions and multiplications.
-    pub fn flops(&self) -> usize {
-        self.values.extent() * 3
-    }
 }

@@ -243,16 +243,6 @@ impl<D: SparseUpdateOps, I: Index> Reduce<'_, D, I> {
         expect_at_least(OP, "workspace", self.workspace.extent(), needed)?;
         self.grad.check(OP, tables, num_indices)
     }
-
-    /// The least number of bytes if no id occurs twice: gradient and order read, values written.
-    pub fn bytes_moved(&self) -> usize {
-        sum([self.source.bytes_moved(), product([looked_up(&self.source), 4])])
-    }
-
-    /// Additions and multiplications.
-    pub fn flops(&self) -> usize {
-        product([looked_up(&self.source), 2])
-    }
 }
 
 /// The sum of two gradients: `out = a + b`.
@@ -309,17 +299,6 @@ impl<D: SparseUpdateOps> Merge<'_, D> {
     fn max_rows(&self) -> usize {
         sum([self.a.capacity(), self.b.capacity()])
     }
-
-    /// The least number of bytes if both are full and share no row.
-    pub fn bytes_moved(&self) -> usize {
-        let row = sum([16, product([4, self.tables.as_ref().max_dim()])]);
-        product([2, self.max_rows(), row])
-    }
-
-    /// Additions, if both are full and have the same rows.
-    pub fn flops(&self) -> usize {
-        product([self.a.capacity().min(self.b.capacity()), self.tables.as_ref().max_dim()])
-    }
 }
 
 /// One optimizer step on each row that has a gradient.
@@ -358,22 +337,6 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
         self.grad.check_tables(OP, "grad", self.tables.as_ref())?;
         check_decay_scale::<D>(OP, self.tables.as_ref(), &self.decay_scale)?;
         check_target::<D, E>(OP, self.tables.as_ref(), &self.rule, &self.weights, &self.state)
-    }
-
-    /// The least number of bytes if the gradient is full: it is read, weights and state are read
-    /// and written.
-    pub fn bytes_moved(&self) -> usize {
-        let (rows, elements) = (self.grad.capacity(), self.grad.values.extent());
-        sum([
-            product([rows, 16]),
-            product([elements, 4]),
-            step_bytes::<E>(&self.rule, rows, elements),
-        ])
-    }
-
-    /// Additions, multiplications, divisions and roots, about.
-    pub fn flops(&self) -> usize {
-        self.grad.values.extent() * 4
     }
 }
 
@@ -440,11 +403,6 @@ impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
     pub fn bytes_moved(&self) -> usize {
         let (rows, elements) = (self.source.bags.num_indices(), looked_up(&self.source));
         sum([self.source.bytes_moved(), step_bytes::<E>(&self.rule, rows, elements)])
-    }
-
-    /// Additions, multiplications, divisions and roots, about.
-    pub fn flops(&self) -> usize {
-        product([looked_up(&self.source), 6])
     }
 }
 

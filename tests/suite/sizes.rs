@@ -234,12 +234,14 @@ fn helpers_end_at_the_largest_number<B: Backend>(device: &B) {
     }
     let (from, mut to) = (upload(device, &[1f32; 4]), device.alloc::<f32>(4).unwrap());
     let from = Matrix { data: B::view(&from), rows: MAX, cols: MAX, ld: MAX };
-    let op = Cast::<B, f32, f32> {
-        factor: 1.0,
-        from,
-        to: MatrixMut { data: B::view_mut(&mut to), rows: MAX, cols: 2, ld: MAX },
+    let op = interaction::Forward::<B, f32> {
+        interaction: Interaction::Cat,
+        dim: 2,
+        precision: Precision::Full,
+        features: Features::Joined { block: from, has_dense: false },
+        output: MatrixMut { data: B::view_mut(&mut to), rows: MAX, cols: 2, ld: MAX },
     };
-    assert_eq!([op.bytes_moved(), op.flops()], [MAX; 2]);
+    assert_eq!(op.bytes_moved(), MAX);
     for capacity in [MAX, 1 << 50] {
         assert!(
             SortedIndices::new(device, capacity, 1).is_err()
