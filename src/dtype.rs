@@ -2,7 +2,7 @@
 
 pub use half::{bf16, f16};
 
-/// Anything that can lie in a buffer of a backend.
+/// A type whose values a buffer of a backend can hold.
 pub trait Scalar:
     bytemuck::Pod + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static
 {
@@ -27,7 +27,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// The bytes of an element.
+    /// Returns the number of bytes of an element.
     pub(crate) fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -57,7 +57,7 @@ mod sealed {
 
 /// The storage type of an embedding table. Arithmetic is always in `f32`.
 ///
-/// Backends know all of them, so there can be no others: the trait is sealed, and so is [`Index`].
+/// Backends have code for each of the types, so that this trait and [`Index`] are sealed.
 ///
 /// ```compile_fail,E0277
 /// impl bagdot::Index for u64 {
@@ -69,14 +69,15 @@ mod sealed {
 pub trait Element: Scalar + sealed::Sealed {
     /// This type, as a value.
     const DTYPE: DType;
-    /// The exact value.
+    /// Converts the value exactly.
     fn to_f32(self) -> f32;
-    /// The nearest value of this type; ties go to the even one.
+    /// Rounds to the nearest value of this type, ties to the even one.
     fn from_f32(value: f32) -> Self;
-    /// One of the two neighbours of `value`, the upper one with a probability equal to the fraction
-    /// of the gap that lies below `value`, so that the expectation is `value`. `random` is uniform
-    /// in 32 bits, of which the ones just below the last kept bit are used. A finite value never
-    /// becomes infinite: beyond the largest one it stays there.
+    /// Rounds stochastically to one of the two neighbours of `value`: to the upper one with a
+    /// probability equal to the fraction of the gap that lies below `value`, so that the
+    /// expectation is `value`. `random` is uniform in 32 bits, of which the ones just below the
+    /// last kept bit are used. A finite value never becomes infinite: values beyond the largest
+    /// finite one become that.
     fn from_f32_stochastic(value: f32, random: u32) -> Self;
 }
 
@@ -113,8 +114,7 @@ impl Element for bf16 {
         }
         let bits = value.to_bits();
         let rounded = bits.wrapping_add(random & 0xffff) & 0xffff_0000;
-        // The carry may run into the exponent field of infinity: keep the largest finite value
-        // instead.
+        // The carry may produce the exponent of infinity: keep the largest finite value instead.
         let kept = if rounded & 0x7f80_0000 == 0x7f80_0000 { bits & 0xffff_0000 } else { rounded };
         bf16::from_bits((kept >> 16) as u16)
     }
@@ -138,18 +138,17 @@ impl Element for f16 {
         let bits = value.to_bits();
         let exponent = ((bits >> 23) & 0xff) as i32 - 127;
         let sign = ((bits >> 16) & 0x8000) as u16;
-        // A normal f16 keeps 10 of the 23 fraction bits; each power of two below 2^-14 costs one
-        // more.
+        // A normal f16 keeps 10 of the 23 fraction bits, and one less for each power of two below
+        // 2^-14.
         let dropped = (13 + (-14 - exponent).max(0)) as u32;
         // The significand with its hidden bit, in units of 2^(exponent - 23); f32 subnormals are
         // far below f16's.
         let significand = (bits & 0x7f_ffff) | 0x80_0000;
-        // Only 32 random bits are there: what lies below them is cut off first.
+        // There are only 32 random bits: truncate the bits below them first.
         let significand = u64::from(significand) >> dropped.saturating_sub(32).min(63);
         let dropped = dropped.min(32);
         let kept = (significand + (u64::from(random) & ((1 << dropped) - 1))) >> dropped;
-        // `kept` counts from the hidden bit: fold it into the exponent, which also carries an
-        // overflow upwards.
+        // `kept` includes the hidden bit: adding it to the exponent also propagates an overflow.
         let magnitude = if exponent >= -14 { (exponent + 14) as u64 * 1024 + kept } else { kept };
         f16::from_bits(sign | magnitude.min(0x7bff) as u16)
     }
@@ -157,16 +156,16 @@ impl Element for f16 {
 
 /// The type of ids and offsets.
 pub trait Index: Scalar + sealed::Sealed + Eq + Ord + Copy {
-    /// The type's largest value, as a count.
+    /// The largest value of the type.
     const MAX: u64;
-    /// The value, widened.
+    /// Converts the value to 64 bits.
     fn to_i64(self) -> i64;
-    /// The value, if it is not negative.
+    /// Converts the value to a row number; `None` if it is negative.
     #[inline(always)]
     fn to_row(self) -> Option<usize> {
         usize::try_from(self.to_i64()).ok()
     }
-    /// The value as this type, if it fits.
+    /// Converts a value to this type; `None` if it does not fit.
     fn from_usize(value: usize) -> Option<Self>;
 }
 
@@ -196,8 +195,8 @@ impl Index for i64 {
 mod tests {
     use super::*;
 
-    /// Every finite `E` maps to itself whatever the random bits, and values between two neighbours
-    /// land on one of them.
+    /// Checks that every finite `E` maps to itself for all random bits, and a value between two
+    /// neighbours to one of them.
     fn neighbours_only<E: Element>(from_bits: fn(u16) -> E) {
         for bits in 0..=u16::MAX {
             let exact = from_bits(bits).to_f32();
@@ -242,9 +241,9 @@ mod tests {
         neighbours_only::<bf16>(bf16::from_bits);
     }
 
-    /// Over random values that take each pattern of their low 18 bits once, the mean is exact: `Σ
-    /// ⌊(s + r) / 2ᵈ⌋ 2ᵈ = 2¹⁸ s` for each `d ≤ 18`. The sum in `f64` is exact too: 2¹⁸ values of
-    /// at most 11 bits.
+    /// Checks the mean over random values that take each pattern of their low 18 bits once. It is
+    /// exact: `Σ ⌊(s + r) / 2ᵈ⌋ 2ᵈ = 2¹⁸ s` for each `d ≤ 18`. The sum in `f64` is exact, too: 2¹⁸
+    /// values of at most 11 bits.
     #[test]
     fn stochastic_rounding_is_unbiased() {
         fn mean<E: Element>(value: f32) -> f64 {

@@ -1,4 +1,4 @@
-//! What can go wrong in an op, a backend or the engine.
+//! The errors of ops, backends and the engine.
 
 use crate::dtype::DType;
 
@@ -15,47 +15,48 @@ pub enum Error {
     ShapeMismatch {
         /// The op that was called.
         op: &'static str,
-        /// Which argument, and which of its sizes.
+        /// The argument, and which of its sizes.
         argument: &'static str,
         /// The size that the other arguments call for.
         expected: usize,
         /// The size that was passed.
         got: usize,
     },
-    /// A buffer holds fewer elements than the op will touch.
+    /// A buffer holds fewer elements than the op accesses.
     #[error("{op}: {argument} holds {got} elements, but {needed} are needed")]
     TooSmall {
         /// The op that was called.
         op: &'static str,
-        /// Which argument.
+        /// The argument.
         argument: &'static str,
-        /// The number of elements that the op will touch.
+        /// The number of elements that the op accesses.
         needed: usize,
         /// The number of elements that were passed.
         got: usize,
     },
-    /// An argument has a value that the op has no meaning for.
+    /// An argument has a value that is not valid for the op.
     #[error("{op}: {argument}: {reason}")]
     InvalidArgument {
         /// The op that was called.
         op: &'static str,
-        /// Which argument.
+        /// The argument.
         argument: &'static str,
-        /// What is wrong with it, and what would be right.
+        /// The mistake, and the values that are valid.
         reason: String,
     },
-    /// Offsets must start at 0, never decrease, and end at the number of indices.
+    /// The offsets break a rule: they must start at 0, never decrease, and end at the number of
+    /// indices.
     #[error("offsets[{position}] is {value}, but must be {rule}")]
     InvalidOffsets {
         /// The position in `offsets`.
         position: usize,
-        /// The value that stands there.
+        /// The value at that position.
         value: i64,
         /// The rule that it breaks.
         rule: OffsetRule,
     },
-    /// An id names no row of its table. Entries with valid ids have been processed as usual; this
-    /// one contributed nothing.
+    /// An id is not a row of its table. Entries with valid ids have been processed as usual, and
+    /// this one contributed nothing.
     #[error(
         "index {value} is out of range for table {table} with {num_embeddings} rows \
          (bag {bag}, position {position} of indices; {count} bad in this call)"
@@ -71,11 +72,12 @@ pub enum Error {
         value: i64,
         /// The number of rows of the table.
         num_embeddings: usize,
-        /// How many ids of this call were out of range; the other fields name the first.
+        /// The number of ids of this call that were out of range; the other fields describe the
+        /// first.
         count: usize,
     },
-    /// A label is not in [0, 1], or not a number. Samples with valid labels have been processed as
-    /// usual; this one contributed nothing.
+    /// A label is NaN or not in [0, 1]. Samples with valid labels have been processed as usual, and
+    /// this one contributed nothing.
     #[error("label {value} at position {position} is not in [0, 1] ({count} bad in this call)")]
     LabelOutOfRange {
         /// The position in `labels`.
@@ -86,13 +88,13 @@ pub enum Error {
         /// first.
         count: usize,
     },
-    /// A tensor that the model has is not in the source.
+    /// A tensor of the model is not in the source.
     #[error("tensor {name} is missing")]
     TensorMissing {
         /// The name of the tensor.
         name: String,
     },
-    /// A tensor has another shape than the model's.
+    /// A tensor has another shape than that of the model.
     #[error("tensor {name} has the shape {got:?}, not {expected:?}")]
     TensorShape {
         /// The name of the tensor.
@@ -102,23 +104,23 @@ pub enum Error {
         /// The shape that it has.
         got: Vec<usize>,
     },
-    /// A tensor has another element type than the one asked for.
+    /// A tensor has another element type than the requested one.
     #[error("{tensor} holds {got}, not {expected}")]
     DTypeMismatch {
         /// The name of the tensor.
         tensor: String,
-        /// The element type that was asked for.
+        /// The requested element type.
         expected: DType,
         /// The element type that it has.
         got: DType,
     },
-    /// There is no memory left for a buffer.
+    /// An allocation failed for lack of memory.
     #[error("cannot get {} bytes of memory", AtLeast(*.bytes))]
     OutOfMemory {
-        /// The size of the buffer; the largest number for that many or more.
+        /// The size of the buffer in bytes; the largest number stands for that many or more.
         bytes: usize,
     },
-    /// More memory is needed than there is. It has not been asked for.
+    /// An allocation needs more memory than is free, and has not been tried.
     #[error("{} bytes of memory are needed, but {free} are free", AtLeast(*.needed))]
     NotEnoughMemory {
         /// The memory that is needed, in bytes; the largest number stands for that many or more.
@@ -129,70 +131,80 @@ pub enum Error {
     /// There is no CUDA driver on this machine.
     #[error("no CUDA driver (libcuda) on this machine: install one, or use the CPU")]
     NoDriver,
-    /// The CUDA driver is older than what the kernels need.
-    #[error("the CUDA driver supports CUDA {}.{}, but {}.{} is needed: update it, or use the CPU", .found / 1000, .found % 1000 / 10, .required / 1000, .required % 1000 / 10)]
+    /// The CUDA driver is older than the kernels need.
+    #[error(
+        "the CUDA driver supports CUDA {}.{}, but {}.{} is needed: update it, or use the CPU",
+        .found / 1000,
+        .found % 1000 / 10,
+        .required / 1000,
+        .required % 1000 / 10
+    )]
     DriverTooOld {
-        /// What is needed: `1000 major + 10 minor`.
+        /// The version of CUDA that is needed: `1000 major + 10 minor`.
         required: i32,
-        /// What the driver supports.
+        /// The version of CUDA that the driver supports, in the same encoding.
         found: i32,
     },
     /// There is no CUDA device with this number.
     #[error("no CUDA device {device}: there are {devices}")]
     NoDevice {
-        /// The number that was asked for.
+        /// The requested number.
         device: usize,
-        /// How many devices there are.
+        /// The number of devices.
         devices: usize,
     },
-    /// This library was built without nvcc, and so without kernels.
+    /// The library was built without nvcc, and therefore without kernels.
     #[error(
         "built without CUDA kernels: run scripts/nvcc.sh (or set NVCC or CUDA_HOME) and build again"
     )]
     KernelsNotBuilt,
     /// None of the compiled kernels runs on this device.
-    #[error("no kernels for compute capability {}.{}: 8.0 is the least", .capability.0, .capability.1)]
+    #[error(
+        "no kernels for compute capability {}.{}: 8.0 is the least", .capability.0, .capability.1
+    )]
     NoKernelImage {
-        /// The device's compute capability.
+        /// The device's compute capability: major and minor.
         capability: (u32, u32),
     },
-    /// cuBLASLt was asked for, and cannot be loaded.
+    /// cuBLASLt was requested, but cannot be loaded.
     #[error(
-        "no cuBLASLt: {reason} (put it where the loader looks, as LD_LIBRARY_PATH says, or choose own kernels)"
+        "no cuBLASLt: {reason} \
+         (put it where the loader looks, as LD_LIBRARY_PATH says, or choose own kernels)"
     )]
     NoCublasLt {
-        /// What was looked for, and why it cannot be loaded.
+        /// The names that were tried, and why loading failed.
         reason: String,
     },
-    /// Memory, tables or a recording of one CUDA backend were passed to another one. The contents
-    /// of the op's outputs are unspecified.
+    /// An op got memory, tables or a recording of another CUDA backend. The contents of its outputs
+    /// are unspecified.
     #[error(
-        "memory of another CUDA backend: use it with the backend that allocated it, or with a clone of that, or copy it \
-         by way of the host"
+        "memory of another CUDA backend: use it with the backend that allocated it, \
+         or with a clone of that, or copy it by way of the host"
     )]
     OtherBackend,
-    /// The CUDA driver, or cuBLASLt, reports an error. Launches do not wait, so it may come from
-    /// work that was launched before.
+    /// The CUDA driver or cuBLASLt reports an error. Launches are asynchronous, so that it may come
+    /// from earlier work.
     #[error("CUDA failed to {during}: {message}")]
     Cuda {
-        /// What was tried.
+        /// The operation that failed.
         during: &'static str,
-        /// The driver's code (`CUresult`), or that of cuBLASLt (`cublasStatus_t`).
+        /// The code of the driver (`CUresult`) or of cuBLASLt (`cublasStatus_t`).
         code: i32,
-        /// Its name, and the driver's text for it.
+        /// The name of the code, and its description.
         message: String,
     },
-    /// A batch was to be sent to the device while ops are recorded there. Nothing has changed, and
-    /// the recording goes on.
+    /// A batch cannot be sent to the device while ops are recorded there. Nothing has changed, and
+    /// the recording continues.
     #[error(
-        "{op}: a batch cannot be sent while ops are recorded: send it before, and record the ops that read it"
+        "{op}: a batch cannot be sent while ops are recorded: \
+         send it before, and record the ops that read it"
     )]
     Recording {
         /// The operation that was called.
         op: &'static str,
     },
-    /// The loss or a gradient of a step is infinite or not a number: neither that step nor any
-    /// after it has changed anything.
+    /// The loss or a gradient of a step is infinite or NaN. Neither that step nor any later one has
+    /// changed anything.
     #[error("step {step}: the loss or a gradient is not finite")]
     NonFinite {
         /// The number of the step, from 1.
@@ -201,14 +213,14 @@ pub enum Error {
     /// The thread pool of the CPU backend could not be started.
     #[error("cannot start {threads} worker threads: {reason}")]
     ThreadPool {
-        /// The number of threads that was asked for.
+        /// The requested number of threads.
         threads: usize,
-        /// What the system said.
+        /// The reason that the system gives.
         reason: String,
     },
 }
 
-/// A number of bytes, of which the largest one stands for all that are larger.
+/// A number of bytes for an error message: the largest number stands for all larger ones.
 pub(crate) struct AtLeast(pub(crate) usize);
 
 impl std::fmt::Display for AtLeast {
@@ -223,13 +235,13 @@ impl std::fmt::Display for AtLeast {
 /// The rule that an entry of `offsets` breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetRule {
-    /// The first offset is 0.
+    /// The first offset must be 0.
     FirstIsZero,
-    /// No offset is smaller than the one before it, which is named here.
+    /// An offset must not be smaller than the previous one, which is given here.
     NotBelow(i64),
-    /// The last offset is the number of indices, which is named here.
+    /// The last offset must be the number of indices, which is given here.
     LastIs(usize),
-    /// A length is not negative.
+    /// A length must not be negative.
     NotNegative,
 }
 
@@ -244,7 +256,7 @@ impl std::fmt::Display for OffsetRule {
     }
 }
 
-/// `Ok` if the sizes agree, else the error that names the op and the argument.
+/// Checks that the sizes are equal. The error names the op and the argument.
 pub(crate) fn expect_size(
     op: &'static str,
     argument: &'static str,
@@ -254,7 +266,7 @@ pub(crate) fn expect_size(
     if got == expected { Ok(()) } else { Err(Error::ShapeMismatch { op, argument, expected, got }) }
 }
 
-/// `Ok` if the buffer is large enough, else the error that names the op and the argument.
+/// Checks that the buffer is large enough. The error names the op and the argument.
 pub(crate) fn expect_at_least(
     op: &'static str,
     argument: &'static str,
@@ -264,7 +276,7 @@ pub(crate) fn expect_at_least(
     if got >= needed { Ok(()) } else { Err(Error::TooSmall { op, argument, needed, got }) }
 }
 
-/// The error for an argument whose value has no meaning.
+/// Makes the error for an argument whose value is not valid.
 pub(crate) fn invalid(
     op: &'static str,
     argument: &'static str,

@@ -3,7 +3,7 @@
 use crate::dtype::Index;
 use crate::error::{Error, OffsetRule, Result, expect_size, invalid};
 
-/// The ids of `num_features * batch_size` bags, checked when made.
+/// The ids of `num_features * batch_size` bags in CSR form, which the constructors check.
 ///
 /// Bags are key-major: bag `(f, b)` holds `indices[offsets[f * batch_size + b] .. offsets[f *
 /// batch_size + b + 1]]`.
@@ -25,11 +25,11 @@ pub struct Jagged<I> {
 }
 
 impl<I: Index> Jagged<I> {
-    /// Bags by their bounds: `offsets` has one entry more than there are bags.
+    /// Makes bags from their CSR offsets, one more than there are bags.
     ///
     /// # Errors
-    /// [`Error::InvalidOffsets`] if the offsets do not start at 0, decrease, or end elsewhere than
-    /// at `indices.len()`; [`Error::InvalidArgument`] if the number of bags is no multiple of
+    /// Returns [`Error::InvalidOffsets`] if the offsets do not start at 0, decrease, or do not end
+    /// at `indices.len()`, and [`Error::InvalidArgument`] if the number of bags is no multiple of
     /// `batch_size`.
     pub fn from_offsets(indices: Vec<I>, offsets: Vec<I>, batch_size: usize) -> Result<Self> {
         check_offsets(&offsets, indices.len())?;
@@ -45,10 +45,11 @@ impl<I: Index> Jagged<I> {
         Ok(Self { indices, offsets, per_sample_weights: None, batch_size })
     }
 
-    /// Bags by their sizes, key-major.
+    /// Makes bags from their lengths, key-major.
     ///
     /// # Errors
-    /// As [`Self::from_offsets`]; a negative length or a sum that does not fit `I` is an error too.
+    /// Propagates errors of [`Self::from_offsets`], and returns one if a length is negative or the
+    /// sum does not fit `I`.
     pub fn from_lengths(indices: Vec<I>, lengths: &[I], batch_size: usize) -> Result<Self> {
         let mut offsets = Vec::with_capacity(lengths.len() + 1);
         let mut end = 0usize;
@@ -68,37 +69,37 @@ impl<I: Index> Jagged<I> {
         Self::from_offsets(indices, offsets, batch_size)
     }
 
-    /// The same bags with a factor for every index.
+    /// Adds a factor for every index.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if there are not as many weights as indices.
+    /// Returns [`Error::ShapeMismatch`] if there are not as many weights as indices.
     pub fn with_per_sample_weights(mut self, weights: Vec<f32>) -> Result<Self> {
         expect_size("Jagged", "per_sample_weights", weights.len(), self.indices.len())?;
         self.per_sample_weights = Some(weights);
         Ok(self)
     }
 
-    /// All ids, bag after bag.
+    /// Returns all ids, bag after bag.
     pub fn indices(&self) -> &[I] {
         &self.indices
     }
 
-    /// The bounds of the bags: one more than there are bags.
+    /// Returns the CSR offsets of the bags: one more than there are bags.
     pub fn offsets(&self) -> &[I] {
         &self.offsets
     }
 
-    /// The factor of every index, where there are any.
+    /// Returns the factor of every index, if the bags have factors.
     pub fn per_sample_weights(&self) -> Option<&[f32]> {
         self.per_sample_weights.as_deref()
     }
 
-    /// The number of samples.
+    /// Returns the number of samples.
     pub fn batch_size(&self) -> usize {
         self.batch_size
     }
 
-    /// The number of bags of each sample; 0 for an empty batch.
+    /// Returns the number of bags of each sample; 0 for an empty batch.
     pub fn num_features(&self) -> usize {
         (self.offsets.len() - 1).checked_div(self.batch_size).unwrap_or(0)
     }
@@ -107,7 +108,8 @@ impl<I: Index> Jagged<I> {
 /// Checks that `offsets` start at 0, never decrease and end at `num_indices`.
 ///
 /// # Errors
-/// [`Error::InvalidOffsets`] with the first entry that breaks a rule.
+/// Returns [`Error::InvalidOffsets`] with the first entry that breaks a rule, and
+/// [`Error::InvalidArgument`] for no offsets at all.
 pub fn check_offsets<I: Index>(offsets: &[I], num_indices: usize) -> Result<()> {
     let fault = |position: usize, rule| Error::InvalidOffsets {
         position,

@@ -49,12 +49,12 @@ pub fn philox4x32(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
 /// use bagdot::Philox;
 /// use rand_distr::{Distribution, Zipf};
 ///
-/// // Ids of a table of 1000 rows, some far more frequent than others.
-/// let ids: Vec<f64> = Zipf::new(1000.0, 1.05)?.sample_iter(Philox::new(7, 0)).take(5000).collect();
-/// assert!(ids.iter().all(|&id| (1.0..=1000.0).contains(&id)));
-/// let share = |id| ids.iter().filter(|&&other| other == id).count() as f64 / 5000.0;
-/// // Probabilities of 0.156 and 0.075. The standard errors are below 0.006.
-/// assert!((share(1.0) - 0.156).abs() < 0.03 && (share(2.0) - 0.075).abs() < 0.03);
+/// // Ids of a table of 1000 rows, some far more frequent than others. let ids: Vec<f64> =
+/// Zipf::new(1000.0, 1.05)?.sample_iter(Philox::new(7, 0)).take(5000).collect();
+/// assert!(ids.iter().all(|&id| (1.0..=1000.0).contains(&id))); let share = |id|
+/// ids.iter().filter(|&&other| other == id).count() as f64 / 5000.0; // Probabilities of 0.156 and
+/// 0.075. The standard errors are below 0.006. assert!((share(1.0) - 0.156).abs() < 0.03 &&
+/// (share(2.0) - 0.075).abs() < 0.03);
 /// # Ok::<(), rand_distr::ZipfError>(())
 /// ```
 #[derive(Clone, Debug)]

@@ -1,27 +1,26 @@
-//! Sizes that may come from anywhere: arithmetic that saturates at the largest number, and vectors
+//! Arithmetic on sizes from untrusted sources, which saturates at the largest number, and vectors
 //! whose allocation can fail.
 //!
-//! A saturated size is refused when memory of that size is requested, or when a buffer is compared
-//! with it.
+//! An allocation of a saturated size fails, and so does the comparison of a buffer with it.
 
 use crate::error::{Error, Result};
 
-/// The product of all factors, or the largest number.
+/// Multiplies all factors. Saturates at the largest number.
 pub(crate) fn product<const N: usize>(factors: [usize; N]) -> usize {
     factors.into_iter().fold(1, usize::saturating_mul)
 }
 
-/// The sum of all terms, or the largest number.
+/// Adds all terms. Saturates at the largest number.
 pub(crate) fn sum(terms: impl IntoIterator<Item = usize>) -> usize {
     terms.into_iter().fold(0, usize::saturating_add)
 }
 
-/// The least multiple of `of`, which is not 0, that is no less than `size`, or the largest number.
+/// Rounds `size` up to a multiple of `of`, which is not 0. Saturates at the largest number.
 pub(crate) fn next_multiple(size: usize, of: usize) -> usize {
     size.checked_next_multiple_of(of).unwrap_or(usize::MAX)
 }
 
-/// An empty vector with room for `len` values.
+/// Allocates an empty vector with room for `len` values.
 pub(crate) fn with_room<T>(len: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
     let bytes = product([len, size_of::<T>()]);
@@ -29,7 +28,7 @@ pub(crate) fn with_room<T>(len: usize) -> Result<Vec<T>> {
     Ok(values)
 }
 
-/// A vector of `len` equal values.
+/// Allocates a vector of `len` equal values.
 pub(crate) fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
     let mut values = with_room(len)?;
     values.resize(len, value);

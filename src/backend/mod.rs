@@ -1,4 +1,4 @@
-//! Where ops run.
+//! The backends, on which ops run.
 
 pub mod cpu;
 #[cfg(feature = "cuda")]

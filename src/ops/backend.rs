@@ -17,7 +17,10 @@ use super::stage::Stage;
 /// Declares a trait that stands for the sum of others: every type that implements them all
 /// implements it.
 macro_rules! trait_sum {
-    ($(#[$attribute:meta])* $visibility:vis trait $name:ident = $first:ident $(+ $other:ident)*;) => {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis trait $name:ident = $first:ident $(+ $other:ident)*;
+    ) => {
         $(#[$attribute])*
         $visibility trait $name: $first $(+ $other)* {}
 

@@ -10,22 +10,23 @@ use crate::size::product;
 /// The largest number of ids or bags of a call.
 const MAX_BAGS: usize = u32::MAX as usize - 1;
 
-/// The ids of a batch on a device: see [`Jagged`](crate::Jagged) for the layout.
+/// The ids of a batch on a device, or on the [`Host`](super::Host). [`Jagged`] describes the
+/// layout.
 ///
-/// The contents are checked where they are read: wrong offsets are an error, a bad id is skipped
-/// and reported.
+/// Ops check the contents when they read them: wrong offsets are an error, a bad id is skipped and
+/// reported.
 pub struct Bags<'a, V: Views, I: Index> {
     /// The number of samples.
     pub batch_size: usize,
     /// All ids, bag after bag.
     pub indices: V::Slice<'a, I>,
-    /// Whether there may be room behind the last bag in `indices` and `per_sample_weights`, which
-    /// then is not read: so that batches with more or fewer ids can be of the same sizes, as the
-    /// ops of a recorded step are.
+    /// True if `indices` and `per_sample_weights` may have slack: elements after the last bag,
+    /// which are not read. Slack gives batches with different numbers of ids the same sizes, which
+    /// the ops of a recorded step need.
     pub has_slack: bool,
-    /// The bounds of the bags, one more than there are bags.
+    /// The CSR offsets of the bags: one more than there are bags.
     pub offsets: V::Slice<'a, I>,
-    /// A factor for every id.
+    /// The factor of every id; `None` for factors of 1.
     pub per_sample_weights: Option<V::Slice<'a, f32>>,
 }
 
@@ -36,7 +37,8 @@ impl<V: Views, I: Index> Clone for Bags<'_, V, I> {
 }
 impl<V: Views, I: Index> Copy for Bags<'_, V, I> {}
 
-/// Where views are Rust slices, as on the CPU, the bags of a checked batch are used where they lie.
+/// Views the bags of a checked batch without a copy. This needs views that are Rust slices, as
+/// those of [`Cpu`](crate::Cpu) and [`Host`](super::Host) are.
 impl<'a, V, I: Index> From<&'a Jagged<I>> for Bags<'a, V, I>
 where
     V: Views<Slice<'a, I> = &'a [I]> + Views<Slice<'a, f32> = &'a [f32]>,
@@ -53,7 +55,7 @@ where
 }
 
 impl<V: Views, I: Index> Bags<'_, V, I> {
-    /// The same bags, borrowed for a shorter time.
+    /// Reborrows the bags for a shorter time.
     pub fn reborrow(&self) -> Bags<'_, V, I> {
         Bags {
             batch_size: self.batch_size,
@@ -64,16 +66,17 @@ impl<V: Views, I: Index> Bags<'_, V, I> {
         }
     }
 
-    /// The number of ids, slack included.
+    /// Returns the number of ids, slack included.
     pub fn num_indices(&self) -> usize {
         self.indices.extent()
     }
 
-    /// The number of bags of all features.
+    /// Returns the number of bags of all features.
     pub(crate) fn num_bags(&self, tables: &TableBatch) -> usize {
         product([tables.features().len(), self.batch_size])
     }
 
+    /// Checks the sizes against the tables, for an op of this name.
     pub(crate) fn check(&self, op: &'static str, tables: &TableBatch) -> Result<()> {
         let bags = self.num_bags(tables);
         if self.num_indices() > MAX_BAGS || bags > MAX_BAGS {

@@ -1,48 +1,50 @@
-//! A matrix in another storage type: `to = factor * from`, where `factor` is a power of two.
+//! Conversion of a matrix to another storage type: `to = factor * from`, where `factor` is a power
+//! of two.
 //!
-//! This is what lies between layers that compute in 16 bits and what is kept in `f32`: parameters,
-//! their gradients, logits. The factor carries gradients into the range of `f16` and back
+//! Layers that compute in 16 bits use it for the values that are kept in `f32`: parameters, their
+//! gradients and logits. The factor scales gradients into the range of `f16` and back
 //! (Micikevicius et al., *Mixed Precision Training*, 2018).
 //!
-//! **Numerics.** The product is one of `f32`, and exact unless it is beyond the normal numbers;
-//! then it is rounded once to the nearest value, ties to the even one. What is too large becomes
-//! infinite.
+//! **Numerics.** The product is computed in `f32`. It is exact unless it is outside the range of
+//! normal numbers. It is then rounded once to the nearest value, ties to the even one. A value that
+//! is too large becomes infinite.
 
 use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
 use crate::dtype::Element;
 use crate::error::{Result, invalid};
 
-/// What a backend provides; call it through [`Cast::run`], which validates.
+/// The backend's side of the op. Call it through [`Cast::run`], which validates the arguments.
 pub trait CastOps: Device {
-    /// See [`Cast`].
+    /// Runs [`Cast`] with arguments that are valid.
     fn cast<A: Element, B: Element>(&self, args: Cast<'_, Self, A, B>) -> Result<()>;
 }
 
-/// One type to another.
+/// The arguments of a conversion from type `A` to type `B`.
 pub struct Cast<'a, D: Device, A: Element, B: Element> {
-    /// A power of two from 2⁻¹²⁶ to 2¹²⁶; 1 for the values as they are.
+    /// The factor of every value: a power of two from 2⁻¹²⁶ to 2¹²⁶.
     pub factor: f32,
-    /// What is converted, `[rows, cols]`.
+    /// The source, `[rows, cols]`.
     pub from: Matrix<'a, D, A>,
-    /// Where it goes, of the same shape; overwritten.
+    /// The target, of the same shape; overwritten.
     pub to: MatrixMut<'a, D, B>,
 }
 
 impl<D: CastOps, A: Element, B: Element> Cast<'_, D, A, B> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes or a factor that is no power of two, before anything is written.
+    /// Returns an error for wrong shapes or a factor that is no power of two, before anything is
+    /// written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate()?;
         backend.cast(self)
     }
 
-    /// Checks shapes and factor; see [`Self::run`].
+    /// Checks the shapes and the factor, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes or a factor that is no power of two.
+    /// Returns an error for wrong shapes or a factor that is no power of two.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "cast";
         check_power_of_two(OP, "factor", self.factor)?;
@@ -51,8 +53,8 @@ impl<D: CastOps, A: Element, B: Element> Cast<'_, D, A, B> {
     }
 }
 
-/// Checks that a factor is a power of two, and its reciprocal a normal number: then neither rounds
-/// what it multiplies.
+/// Checks that a factor is a power of two whose reciprocal is a normal number: multiplication by
+/// either of them does not round.
 pub(crate) fn check_power_of_two(
     op: &'static str,
     argument: &'static str,

@@ -1,7 +1,7 @@
 //! An optimizer step on dense parameters: [`Optimizer`](super::Optimizer) applied to every element.
 //!
-//! Layers that compute in 16 bits read a rounded copy of the parameters, which the step leaves in
-//! the same pass.
+//! Layers that compute in 16 bits read a rounded copy of the parameters, which the step writes in
+//! the same pass. The optimizer's documentation gives formulas, sources and numerics.
 
 use super::cast::check_power_of_two;
 use super::device::Device;
@@ -10,48 +10,51 @@ use super::views::Extent;
 use crate::dtype::Element;
 use crate::error::{Result, expect_size};
 
-/// What a backend provides; call it through [`Update::run`], which validates.
+/// The backend's side of the op. Call it through [`Update::run`], which validates the arguments.
 pub trait DenseUpdateOps: Device {
-    /// See [`Update`].
+    /// Runs [`Update`] with arguments that are valid.
     fn dense_update<E: Element>(&self, args: Update<'_, Self, E>) -> Result<()>;
 }
 
-/// Gradient and state to new parameters and state, in place.
+/// The arguments of a step, which updates parameters and state in place. All buffers but the
+/// optional ones have as many elements as `parameters`.
 pub struct Update<'a, D: Device, E: Element> {
-    /// What is read from the device.
+    /// The values and the gate of the step that the op reads from the device.
     pub control: StepControl<'a, D>,
-    /// The step. [`Optimizer::RowwiseAdagrad`](super::Optimizer::RowwiseAdagrad) means Adagrad
-    /// here.
+    /// The update rule. [`Optimizer::RowwiseAdagrad`](super::Optimizer::RowwiseAdagrad) means
+    /// Adagrad here.
     pub rule: UpdateRule,
-    /// The gradient is one of so many times the loss, and divided by it before all else; a power of
-    /// two.
+    /// The factor of the loss whose gradient `grad` is, a power of two. The gradient is divided by
+    /// it before anything else.
     pub loss_scale: f32,
-    /// Every element of the gradient is clamped to `[-max, max]`.
+    /// The bound of every element of the gradient, which is clamped to `[-max, max]`; `None` for no
+    /// clamp.
     pub max_gradient: Option<f32>,
     /// The gradient.
     pub grad: D::Slice<'a, f32>,
     /// The parameters.
     pub parameters: D::SliceMut<'a, f32>,
-    /// What the optimizer remembers.
+    /// The state of the optimizer.
     pub state: OptimizerStateMut<'a, D>,
-    /// The new parameters, each as the nearest value of `E`, if they are wanted.
+    /// The output for the new parameters rounded to the nearest value of `E`; `None` if they are
+    /// not needed.
     pub rounded: Option<D::SliceMut<'a, E>>,
 }
 
 impl<D: DenseUpdateOps, E: Element> Update<'_, D, E> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes or a rule without meaning, before anything is written.
+    /// Returns an error for wrong shapes or an invalid rule, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate()?;
         backend.dense_update(Self { rule: self.rule.for_dense(), ..self })
     }
 
-    /// Checks shapes and rule; see [`Self::run`].
+    /// Checks the shapes and the rule, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes or a rule without meaning.
+    /// Returns an error for wrong shapes or an invalid rule.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "dense_update";
         let elements = self.parameters.extent();

@@ -11,61 +11,71 @@ use crate::size::filled;
 /// A buffer is used with the device that allocated it, or with a clone of that device. Other
 /// devices may refuse it ([`Error::OtherBackend`]), as CUDA backends do.
 pub trait Device: Views + Clone + Send + Sync {
-    /// Owned memory.
+    /// An owned buffer.
     type Buffer<T: Scalar>: Extent + Send + Sync;
-    /// A [`TableBatch`] where the device can read it.
+    /// A [`TableBatch`] that the device can read.
     type Tables: AsRef<TableBatch> + Send + Sync;
 
-    /// Memory for `len` elements, all bits zero.
+    /// Allocates memory for `len` elements, all bits zero.
+    ///
+    /// # Errors
+    /// Returns [`Error::OutOfMemory`], [`Error::NotEnoughMemory`] or an error of the driver.
     fn alloc<T: Scalar>(&self, len: usize) -> Result<Self::Buffer<T>>;
-    /// Copies `source` into `target`, which is as long.
+    /// Copies `source` into `target`, which has the same length.
     ///
     /// # Errors
-    /// Lengths that differ; what the backend reports.
+    /// Returns an error if the lengths differ, and propagates errors of the driver.
     fn upload<T: Scalar>(&self, source: &[T], target: Self::SliceMut<'_, T>) -> Result<()>;
-    /// Copies `source` into `target`, which is as long; waits until the values are there.
+    /// Copies `source` into `target`, which has the same length, and waits for the copy.
     ///
     /// # Errors
-    /// Lengths that differ; what the backend reports.
+    /// Returns an error if the lengths differ, and propagates errors of the driver.
     fn download<T: Scalar>(&self, source: Self::Slice<'_, T>, target: &mut [T]) -> Result<()>;
-    /// Copies `source` into `target`, which is as long, behind the ops that were called before.
+    /// Copies `source` into `target`, which has the same length, after the ops called before.
     ///
     /// # Errors
-    /// Lengths that differ; what the backend reports.
+    /// Returns an error if the lengths differ, and propagates errors of the driver.
     fn copy<T: Scalar>(
         &self,
         source: Self::Slice<'_, T>,
         target: Self::SliceMut<'_, T>,
     ) -> Result<()>;
-    /// The bytes that the device can still give, as far as it can tell. Models that need more are
-    /// refused before anything is asked for.
+    /// Returns the bytes of memory that are free, or `None` if the device cannot tell. Models that
+    /// need more are refused before anything is allocated.
     fn free_memory(&self) -> Option<usize> {
         None
     }
-    /// Waits for all ops and reports what they found, such as an [`Error::IndexOutOfRange`].
+    /// Waits for all ops.
+    ///
+    /// # Errors
+    /// Returns an error that an op found and no call has reported yet, such as
+    /// [`Error::IndexOutOfRange`]. Propagates errors of the driver.
     fn synchronize(&self) -> Result<()>;
-    /// Puts the description of a batch of tables where ops can read it.
+    /// Copies the description of a batch of tables to the device.
+    ///
+    /// # Errors
+    /// Propagates errors of [`Self::alloc`] and [`Self::upload`].
     fn tables(&self, tables: TableBatch) -> Result<Self::Tables>;
     /// Views a range of a buffer.
     ///
     /// # Panics
-    /// If the range is not within the buffer, as indexing a slice does.
+    /// Panics if the range is not within the buffer, as indexing a slice does.
     fn slice<T: Scalar>(
         buffer: &Self::Buffer<T>,
         range: std::ops::Range<usize>,
     ) -> Self::Slice<'_, T>;
-    /// Views a range of a buffer, for writing.
+    /// Views a range of a buffer for writing.
     ///
     /// # Panics
-    /// If the range is not within the buffer, as indexing a slice does.
+    /// Panics if the range is not within the buffer, as indexing a slice does.
     fn slice_mut<T: Scalar>(
         buffer: &mut Self::Buffer<T>,
         range: std::ops::Range<usize>,
     ) -> Self::SliceMut<'_, T>;
-    /// Views two ranges of a buffer, the first before the second, for writing.
+    /// Views two ranges of a buffer for writing, the first before the second.
     ///
     /// # Panics
-    /// If the ranges are not within the buffer, or the first is not before the second.
+    /// Panics if the ranges are not within the buffer, or the first is not before the second.
     fn split_mut<T: Scalar>(
         buffer: &mut Self::Buffer<T>,
         first: std::ops::Range<usize>,
@@ -75,21 +85,24 @@ pub trait Device: Views + Clone + Send + Sync {
     fn view<T: Scalar>(buffer: &Self::Buffer<T>) -> Self::Slice<'_, T> {
         Self::slice(buffer, 0..buffer.extent())
     }
-    /// Views a whole buffer, for writing.
+    /// Views a whole buffer for writing.
     fn view_mut<T: Scalar>(buffer: &mut Self::Buffer<T>) -> Self::SliceMut<'_, T> {
         let all = 0..buffer.extent();
         Self::slice_mut(buffer, all)
     }
-    /// A whole buffer, on the host.
+    /// Copies a whole buffer to the host.
+    ///
+    /// # Errors
+    /// Returns [`Error::OutOfMemory`], and propagates errors of [`Self::download`].
     fn to_vec<T: Scalar>(&self, buffer: &Self::Buffer<T>) -> Result<Vec<T>> {
         let mut values = filled(buffer.extent(), T::default())?;
         self.download(Self::view(buffer), &mut values)?;
         Ok(values)
     }
-    /// Checks that the device can still give so many bytes, if it can tell.
+    /// Checks that `needed` bytes of memory are free, if the device can tell.
     ///
     /// # Errors
-    /// [`Error::NotEnoughMemory`].
+    /// Returns [`Error::NotEnoughMemory`] if fewer are free.
     fn expect_free_memory(&self, needed: usize) -> Result<()> {
         match self.free_memory() {
             Some(free) if free < needed => Err(Error::NotEnoughMemory { needed, free }),

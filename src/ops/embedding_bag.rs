@@ -1,20 +1,20 @@
 //! Pooled lookup of bags of ids in a batch of tables.
 //!
-//! With `ids(f, b)` the ids of bag `(f, b)` without padding, `n` their number, `W` the feature's
-//! table, `w` the per-sample weights (1 where there are none) and `out[b, columns of f]` the pooled
-//! vector:
+//! Let `idᵢ` be the ids of bag `(f, b)` without padding, `n` their number, `W` the table of feature
+//! `f`, and `wᵢ` the per-sample weights (1 if there are none). The pooled vector `out[b, columns of
+//! f]` is
 //!
-//! - sum: `Σ wᵢ W[idᵢ]`; mean: `(Σ wᵢ W[idᵢ]) / n`; max: `maxᵢ W[idᵢ]` column by column, the first
-//!   among equal ones being the source;
+//! - sum: `Σ wᵢ W[idᵢ]`; mean: `(Σ wᵢ W[idᵢ]) / n`; max: `maxᵢ W[idᵢ]` column by column, where
+//!   the first of equal values is the source;
 //! - zeros if `n = 0`.
 //!
-//! Semantics of `torch.nn.EmbeddingBag`, for many tables in one call and with the layout of
-//! TorchRec's `KeyedJaggedTensor`. A weighted mean, which PyTorch does not have, divides by the
-//! count.
+//! The semantics are those of `torch.nn.EmbeddingBag`, for many tables in one call and with the
+//! layout of TorchRec's `KeyedJaggedTensor`. A weighted mean, which PyTorch does not have, divides
+//! by the count.
 //!
-//! **Numerics.** Tables may be stored in 16 bits; sums are in `f32`, in the order of the ids,
-//! product and sum rounded separately, so that results do not depend on the thread count. The error
-//! of a sum of `n` products is at most `γₙ₊₁ Σ|wᵢ W[idᵢ]|`, `γₖ = ku/(1-ku)`, `u = 2⁻²⁴`.
+//! **Numerics.** Tables may be stored in 16 bits. Sums are in `f32` and in the order of the ids,
+//! and product and sum are rounded separately, so that results do not depend on the thread count.
+//! The error of a sum of `n` products is at most `γₙ₊₁ Σ|wᵢ W[idᵢ]|`, `γₖ = ku/(1-ku)`, `u = 2⁻²⁴`.
 
 use super::bags::Bags;
 use super::device::Device;
@@ -25,53 +25,53 @@ use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_size, invalid};
 use crate::size::{product, sum};
 
-/// Marks a column of `argmax` that has no source, because its bag is empty.
+/// The entry of `argmax` for a column without a source, because its bag is empty.
 pub const NO_SOURCE: u32 = u32::MAX;
 
-/// What a backend provides; call it through [`Forward::run`] and [`WeightGrad::run`], which
-/// validate.
+/// The backend's side of the op. Call it through [`Forward::run`] and [`WeightGrad::run`], which
+/// validate the arguments.
 pub trait EmbeddingBagOps: Device {
-    /// See [`Forward`].
+    /// Runs [`Forward`] with arguments that are valid.
     fn embedding_bag_forward<E: Element, I: Index>(
         &self,
         args: Forward<'_, Self, E, I>,
     ) -> Result<()>;
-    /// See [`WeightGrad`].
+    /// Runs [`WeightGrad`] with arguments that are valid.
     fn embedding_bag_weight_grad<E: Element, I: Index>(
         &self,
         args: WeightGrad<'_, Self, E, I>,
     ) -> Result<()>;
 }
 
-/// The pooled vectors of all bags.
+/// The arguments of the lookup, which computes the pooled vectors of all bags.
 pub struct Forward<'a, D: Device, E: Element, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
-    /// All tables, one after another: [`TableBatch::num_weights`] elements.
+    /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
     pub weights: D::Slice<'a, E>,
     /// The ids.
     pub bags: Bags<'a, D, I>,
-    /// `[batch_size, width]`.
+    /// The pooled vectors, `[batch_size, width]`; see [`TableBatch::width`].
     pub output: MatrixMut<'a, D, f32>,
-    /// `[batch_size, width]`: for columns of max features the position within the bag that the
-    /// value came from, or [`NO_SOURCE`]. Other columns are not written. Needed only for a
-    /// gradient.
+    /// The output `[batch_size, width]` that only a gradient needs: in columns of max features the
+    /// position within the bag that the value came from, or [`NO_SOURCE`]. Other columns are not
+    /// written.
     pub argmax: Option<MatrixMut<'a, D, u32>>,
 }
 
 impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes, before anything is written;
-    /// [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange), here or at the next
-    /// [`Device::synchronize`], with all valid entries pooled as if the bad ones were padding.
+    /// Returns an error for wrong shapes, before anything is written. Reports
+    /// [`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange) here or at the next
+    /// [`Device::synchronize`]; all valid entries are then pooled as if the bad ones were padding.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate()?;
         backend.embedding_bag_forward(self)
     }
 
-    /// The same op, borrowed for a shorter time.
+    /// Reborrows the arguments for a shorter time.
     pub(crate) fn reborrow(&mut self) -> Forward<'_, D, E, I> {
         Forward {
             tables: self.tables,
@@ -82,10 +82,10 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
         }
     }
 
-    /// Checks shapes; see [`Self::run`].
+    /// Checks the shapes, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes.
+    /// Returns an error for wrong shapes.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "embedding_bag.forward";
         let tables = self.tables.as_ref();
@@ -100,9 +100,9 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
         }
     }
 
-    /// The least number of bytes: every looked-up row, every id, offset and weight read once, the
-    /// output written once. Counts a row as often as it is looked up, as FBGEMM's benchmarks do;
-    /// each table's rows are taken to be looked up alike.
+    /// Returns the least number of bytes moved: every looked-up row, every id, offset and weight
+    /// is read once, the output is written once. Counts a row as often as it is looked up, as
+    /// FBGEMM's benchmarks do, and assumes that all tables are looked up equally often.
     pub fn bytes_moved(&self) -> usize {
         let tables = self.tables.as_ref();
         sum([
@@ -112,35 +112,36 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
     }
 }
 
-/// The gradient of the per-sample weights, from the rows before any update: `dL/dwᵢ = <W[idᵢ],
-/// dL/dout>`, divided by `n` for a mean.
+/// The arguments of the gradient of the per-sample weights, from the rows before any update:
+/// `dL/dwᵢ = <W[idᵢ], dL/dout>`, divided by `n` for a mean.
 pub struct WeightGrad<'a, D: Device, E: Element, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
-    /// All tables, one after another: [`TableBatch::num_weights`] elements.
+    /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
     pub weights: D::Slice<'a, E>,
-    /// The ids. Their weights' values are not needed.
+    /// The ids. The values of their weights are not read.
     pub bags: Bags<'a, D, I>,
-    /// `[batch_size, width]`: the gradient of the output of [`Forward`].
+    /// The gradient of the output of [`Forward`], `[batch_size, width]`.
     pub grad_output: Matrix<'a, D, f32>,
-    /// One value for every id; zero for padding and for bad ids.
+    /// The output: one value for every id, zero for padding and for bad ids.
     pub grad_weights: D::SliceMut<'a, f32>,
 }
 
 impl<D: EmbeddingBagOps, E: Element, I: Index> WeightGrad<'_, D, E, I> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// As [`Forward::run`]; max pooling has no per-sample weights.
+    /// Propagates the errors of [`Forward::run`], and returns one for features that are pooled by
+    /// max, which have no per-sample weights.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate()?;
         backend.embedding_bag_weight_grad(self)
     }
 
-    /// Checks shapes; see [`Self::run`].
+    /// Checks the shapes, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes.
+    /// Returns an error for wrong shapes.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "embedding_bag.weight_grad";
         let tables = self.tables.as_ref();
@@ -159,11 +160,13 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> WeightGrad<'_, D, E, I> {
     }
 }
 
-/// The number of elements of all looked-up rows, if every feature has the same number of ids.
+/// Returns the number of elements of all looked-up rows if every feature has the same number of
+/// ids.
 fn looked_up_elements<D: Device, I: Index>(tables: &TableBatch, bags: &Bags<'_, D, I>) -> usize {
     product([bags.num_indices(), tables.width()]).checked_div(tables.features().len()).unwrap_or(0)
 }
 
+/// Returns the number of bytes that a lookup reads.
 fn lookup_bytes<E: Element, I: Index, D: Device>(
     tables: &TableBatch,
     bags: &Bags<'_, D, I>,

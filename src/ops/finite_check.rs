@@ -1,89 +1,89 @@
-//! Checks whether a step may be taken: its loss and its gradients must be finite, and nothing may
-//! have been found wrong with its ids and labels.
+//! A check that allows a step only if its loss and its gradients are finite and no op has found an
+//! error in its ids and labels.
 //!
 //! The result stays on the device, where the ops of the step read it
-//! ([`StepControl::gate`](super::StepControl)): nobody waits for it.
+//! ([`StepControl::gate`](super::StepControl)), so that the host does not wait for it.
 
 use super::device::Device;
 use super::optimizer::StepValues;
 use super::views::Extent;
 use crate::error::{Result, expect_size};
 
-/// What happens where a loss or a gradient is infinite or not a number.
+/// The policy for a step whose loss or gradient is infinite or not a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum NonFinite {
-    /// Neither that step nor any after it changes anything, and the next call that waits for the
-    /// device says so.
+    /// Neither that step nor any later one changes anything, and the next call that waits for the
+    /// device returns an error.
     #[default]
     Error,
-    /// That step changes nothing; the next one is taken as if it had not been.
+    /// That step changes nothing, and the next one is taken as usual.
     SkipStep,
 }
 
-/// What has been found since the verdict was all zeros, as words of its buffer.
+/// The result of all checks since the words of the verdict's buffer were zeroed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Verdict {
-    /// Steps with a loss or gradient that is not finite.
+    /// The number of steps with a loss or gradient that is not finite.
     pub steps: u64,
-    /// The number of the first of these, from 1; 0 for none.
+    /// The number of the first such step, from 1; 0 for none.
     pub first: u64,
-    /// The number of the last one.
+    /// The number of the last such step; 0 for none.
     pub last: u64,
 }
 
 impl Verdict {
-    /// The words of a verdict: gate, steps, first, last, and one for the op's own use.
+    /// The number of words of a verdict: gate, steps, first, last, and one for the op's own use.
     pub const WORDS: usize = 5;
-    /// The word that is not 0 if the step must change nothing.
+    /// The index of the gate, a word that is not 0 if the step must change nothing.
     pub const GATE: usize = 0;
 
-    /// What the words say.
+    /// Reads the words of a verdict.
     pub fn of(words: &[u64; Self::WORDS]) -> Self {
         let [_, steps, first, last, _] = *words;
         Self { steps, first, last }
     }
 }
 
-/// What a backend provides; call it through [`Check::run`], which validates.
+/// The backend's side of the op. Call it through [`Check::run`], which validates the arguments.
 pub trait FiniteCheckOps: Device {
-    /// See [`Check`].
+    /// Runs [`Check`] with arguments that are valid.
     fn finite_check(&self, args: Check<'_, Self>) -> Result<()>;
 }
 
-/// Looks through loss and gradients of a step. The gate is shut if one of them is not finite, if it
-/// was shut before and the policy is [`NonFinite::Error`], or if ops have found ids, offsets or
-/// labels wrong that no call has reported yet.
+/// The arguments of the check of a step. The op shuts the gate if the loss or a gradient is not
+/// finite, if the gate was shut before and the policy is [`NonFinite::Error`], or if ops have found
+/// an error in ids, offsets or labels that no call has reported yet.
 pub struct Check<'a, D: Device> {
-    /// What a shut gate means for the steps after this one.
+    /// The policy for the steps after one that is not finite.
     pub policy: NonFinite,
     /// The number of the step, from 1.
     pub step: u64,
-    /// One entry; if there, it has the number of the step.
+    /// One entry whose `step` takes the place of `step` here, if given.
     pub values: Option<D::Slice<'a, StepValues>>,
     /// The mean loss, one value.
     pub loss: D::Slice<'a, f64>,
-    /// Gradients.
+    /// The gradients to check.
     pub grads: [D::Slice<'a, f32>; 2],
-    /// [`Verdict::WORDS`] words.
+    /// The verdict, [`Verdict::WORDS`] words; updated.
     pub verdict: D::SliceMut<'a, u64>,
 }
 
 impl<D: FiniteCheckOps> Check<'_, D> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes, before anything is written.
+    /// Returns an error for wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate()?;
         backend.finite_check(self)
     }
 
-    /// Checks shapes; see [`Self::run`].
+    /// Checks the shapes, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes.
+    /// Returns an error for wrong shapes.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "finite_check";
         expect_size(OP, "loss", self.loss.extent(), 1)?;

@@ -1,9 +1,8 @@
-//! Brings the ids of a batch into the order of the rows that they name, so that each row's
-//! occurrences lie side by side.
+//! A sort of the ids of a batch by row, which makes each row's occurrences contiguous.
 //!
 //! Ids become linear row numbers (rows counted through all tables) and are sorted stably with their
-//! positions; padding and bad ids are left out. One sort serves every op that needs the order, and
-//! can be made ahead of time, since it depends on the ids alone.
+//! positions. Padding and bad ids are left out. One sort serves every op that needs the order, and
+//! may run ahead of time, since it depends on the ids alone.
 
 use std::sync::Arc;
 
@@ -18,21 +17,21 @@ use crate::size::{product, sum};
 const OP: &str = "index_sort";
 const ORDER: &str = "SortedIndices";
 
-/// What a backend provides; call it through [`Sort::run`], which validates.
+/// The backend's side of the op. Call it through [`Sort::run`], which validates the arguments.
 pub trait IndexSortOps: Device {
-    /// See [`Sort`].
+    /// Runs [`Sort`] with arguments that are valid.
     fn index_sort<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()>;
-    /// See [`Sort::workspace_len`].
+    /// Computes [`Sort::workspace_len`].
     fn index_sort_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize;
 }
 
 /// The occurrences of each row of a batch: the result of a [`Sort`].
 ///
-/// With `n` and `u` the two numbers of `counts`: row `rows[k]`, `k < u`, occurs at
-/// `positions[segments[k] .. segments[k + 1]]`, in rising order, in the bags `bags[segments[k] ..
-/// segments[k + 1]]`; `rows` rises strictly, and `segments[u] = n`.
+/// Let `n` and `u` be the two numbers of `counts`. Row `rows[k]`, `k < u`, occurs at
+/// `positions[segments[k] .. segments[k + 1]]`, in increasing order, in the bags `bags[segments[k]
+/// .. segments[k + 1]]`. `rows` increases strictly, and `segments[u] = n`.
 ///
-/// The buffers belong to the order, and only a [`Sort`] writes them, so that ops can rely on their
+/// The buffers are private, and only a [`Sort`] writes them, so that ops can rely on their
 /// contents. The order records the tables, features and sizes of its batch, and ops refuse it for a
 /// batch with others.
 pub struct SortedIndices<D: Device> {
@@ -68,10 +67,10 @@ impl Sorted {
 }
 
 impl<D: Device> SortedIndices<D> {
-    /// Room for the order of `capacity` ids in `num_bags` bags.
+    /// Allocates an order for `capacity` ids in `num_bags` bags.
     ///
     /// # Errors
-    /// Those of [`Device::alloc`].
+    /// Propagates errors of [`Device::alloc`].
     pub fn new(device: &D, capacity: usize, num_bags: usize) -> Result<Self> {
         Self::with_buffers(
             device,
@@ -81,12 +80,12 @@ impl<D: Device> SortedIndices<D> {
         )
     }
 
-    /// Makes an order of existing buffers, whatever they hold: for rows, for segments, and for
-    /// positions, bags and counted ids.
+    /// Makes an order from existing buffers, whatever they hold: `rows`, `segments`, and the three
+    /// for positions, bags and bag lengths.
     ///
     /// # Errors
     /// Returns an error if a buffer for segments, positions or bags has room for fewer ids than the
-    /// one for rows, and the errors of [`Device::alloc`].
+    /// one for rows. Propagates errors of [`Device::alloc`].
     pub fn with_buffers(
         device: &D,
         rows: D::Buffer<u64>,
@@ -108,43 +107,45 @@ impl<D: Device> SortedIndices<D> {
         })
     }
 
-    /// The largest number of ids that there is room for.
+    /// Returns the largest number of ids that the buffers have room for.
     pub fn capacity(&self) -> usize {
         self.rows.extent()
     }
 
-    /// Linear row numbers, each once. Capacity: the number of ids.
+    /// Returns the linear row numbers, each once: [`Self::capacity`] elements, of which `u` are
+    /// set.
     pub fn rows(&self) -> D::Slice<'_, u64> {
         D::view(&self.rows)
     }
 
-    /// The bounds of each row's occurrences. Capacity: the number of ids, and one.
+    /// Returns the bounds of each row's occurrences: [`Self::capacity`] elements and one, of which
+    /// `u + 1` are set.
     pub fn segments(&self) -> D::Slice<'_, u32> {
         D::view(&self.segments)
     }
 
-    /// Positions in `indices`, ordered by row.
+    /// Returns positions in `indices`, ordered by row: [`Self::capacity`] elements, of which `n`
+    /// are set.
     pub fn positions(&self) -> D::Slice<'_, u32> {
         D::view(&self.positions)
     }
 
-    /// The bag of each of these positions, key-major.
+    /// Returns the bag of each of these positions, key-major.
     pub fn bags(&self) -> D::Slice<'_, u32> {
         D::view(&self.bags)
     }
 
-    /// The number of counted ids of each bag, without padding and bad ids. The capacity is the
-    /// number of bags.
+    /// Returns the length of each bag: the number of its ids without padding and bad ids.
     pub fn bag_lengths(&self) -> D::Slice<'_, u32> {
         D::view(&self.bag_lengths)
     }
 
-    /// The number of counted ids of all bags, and the number of rows.
+    /// Returns two numbers: that of the ids without padding and bad ids, and that of the rows.
     pub fn counts(&self) -> D::Slice<'_, u32> {
         D::view(&self.counts)
     }
 
-    /// Refuses bags that this is not the order of.
+    /// Returns an error if this is not the order of these bags.
     pub(crate) fn check<I: Index>(
         &self,
         op: &'static str,
@@ -160,7 +161,8 @@ impl<D: Device> SortedIndices<D> {
                     .to_owned()
             }
             Some(Sorted { num_indices, batch_size, .. }) => format!(
-                "the order of {num_indices} ids of {batch_size} samples, but the batch has {} of {}: run `index_sort` on it first",
+                "the order of {num_indices} ids of {batch_size} samples, but the batch has {} of {}: \
+                 run `index_sort` on it first",
                 wanted.num_indices, wanted.batch_size
             ),
         };
@@ -168,25 +170,27 @@ impl<D: Device> SortedIndices<D> {
     }
 }
 
-/// Sorts the ids of a batch.
+/// The arguments of a sort of the ids of a batch.
 pub struct Sort<'a, D: Device, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
     /// The ids.
     pub bags: Bags<'a, D, I>,
-    /// The order, with room for as many ids.
+    /// The output: an order with room for as many ids.
     pub sorted: &'a mut SortedIndices<D>,
-    /// [`Self::workspace_len`] words.
+    /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: D::SliceMut<'a, u64>,
 }
 
 impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes, before anything is written; [`Error::IndexOutOfRange`], here or at the next
-    /// [`Device::synchronize`], with the order of all valid ids made. On the CPU also more ids of a
-    /// table than 64 bits can count beside its rows: 2^32 for 2^32 rows, say.
+    /// Returns an error for wrong shapes, before anything is written. Reports
+    /// [`Error::IndexOutOfRange`] here or at the next [`Device::synchronize`]; the order of all
+    /// valid ids is then complete. On the CPU, returns an error if a row number and the
+    /// position of an id among those of its table take more than 64 bits together: at most 2^32 ids
+    /// of a table with 2^32 rows, for example.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate(backend)?;
         let Self { tables, bags, sorted, mut workspace } = self;
@@ -205,10 +209,10 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
         result
     }
 
-    /// Checks shapes; see [`Self::run`].
+    /// Checks the shapes, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes.
+    /// Returns an error for wrong shapes.
     pub fn validate(&self, backend: &D) -> Result<()> {
         self.bags.check(OP, self.tables.as_ref())?;
         let n = self.bags.num_indices();
@@ -223,12 +227,12 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
         expect_at_least(OP, "workspace", self.workspace.extent(), needed)
     }
 
-    /// The 8-byte words of workspace for a batch of `num_indices` ids.
+    /// Returns the number of 8-byte words of workspace for a batch of `num_indices` ids.
     pub fn workspace_len(backend: &D, tables: &TableBatch, num_indices: usize) -> usize {
         backend.index_sort_workspace_len(tables, num_indices)
     }
 
-    /// The least number of bytes: ids and offsets read, the order written.
+    /// Returns the least number of bytes moved: ids and offsets are read, the order is written.
     pub fn bytes_moved(&self) -> usize {
         let (ids, bags) = (self.bags.num_indices(), self.bags.num_bags(self.tables.as_ref()));
         sum([product([sum([ids, bags, 1]), size_of::<I>()]), product([ids, 8 + 4 + 4 + 4])])

@@ -1,31 +1,31 @@
-//! The interaction of the features of a sample: their pairwise dot products, or just all of them
-//! side by side.
+//! The interaction of the features of a sample: their pairwise dot products, or their
+//! concatenation.
 //!
 //! The `F` features `x₀ … x_{F-1}` of a sample are the dense vector, if there is one, and the
 //! pooled vectors, all of dimension `D`. The output is the dense vector followed by `<xᵢ, xⱼ>` for
-//! all pairs, in one of two orders that exist in the world:
+//! all pairs, in one of two orders in use:
 //!
 //! - [`PairOrder::LowerTriangle`]: (1,0), (2,0), (2,1), … (facebookresearch/dlrm, NVIDIA, HugeCTR);
 //! - [`PairOrder::UpperTriangle`]: (0,1), (0,2), …, (1,2), … (TorchRec);
 //!
 //! with (i,i) in its place if `include_self`; then, if `append_sparse`, all features but the dense
-//! vector as they are; then zeros up to a multiple of `pad_to` columns. [`Interaction::Cat`] gives
-//! `x₀ … x_{F-1}` side by side.
+//! vector unchanged; then zeros up to a multiple of `pad_to` columns. [`Interaction::Cat`]
+//! concatenates `x₀ … x_{F-1}`.
 //!
 //! Backward, with `g` the gradient of the output: `dL/dxᵢ = Σⱼ gᵢⱼ xⱼ` over the other member of
-//! each pair of `i` (twice `gᵢᵢ xᵢ` for (i,i)), and for vectors that stand in the output themselves
-//! their own columns of `g` besides.
+//! each pair of `i` (twice `gᵢᵢ xᵢ` for (i,i)). A vector that the output contains unchanged also
+//! receives its own columns of `g`.
 //!
 //! **Numerics.** Features, output and their gradients are of one type, `f32`, `f16` or `bf16`;
 //! products and sums are of `f32`, and a result is rounded to that type once. The error of a dot
 //! product before that is at most `γ_D Σ|xᵢ xⱼ|`, that of a gradient element at most `γ_{F+1}`
 //! times the sum of the absolute terms, in any order of summation. With [`Precision::Tf32`] each
-//! factor may be off by 2⁻¹¹ of itself besides. Tensor cores do not round sums, but cut them off:
-//! where they are used (on a GPU, unless elements are `f32` and the precision is
+//! factor has an additional relative error of up to 2⁻¹¹. Tensor cores truncate sums instead of
+//! rounding them: where they are used (on a GPU, unless elements are `f32` and the precision is
 //! [`Precision::Full`]) `γ` is that of 2⁻²³ instead of 2⁻²⁴.
 //!
-//! Backends may take `gᵢᵢ` as zero where there is no pair (i,i), and multiply by it: a feature that
-//! is not finite then makes its own gradient NaN, too.
+//! If there is no pair (i,i), backends may set `gᵢᵢ` to zero and multiply by it: a feature that is
+//! not finite then makes its own gradient NaN, too.
 
 use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
@@ -46,7 +46,7 @@ pub enum PairOrder {
     UpperTriangle,
 }
 
-/// How the features of a sample meet.
+/// The interaction of the features of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
@@ -56,17 +56,18 @@ pub enum Interaction {
         /// The order of the pairs.
         #[cfg_attr(feature = "serde", serde(default))]
         order: PairOrder,
-        /// Whether each feature also meets itself.
+        /// True if the pairs (i,i) are among the pairs.
         #[cfg_attr(feature = "serde", serde(default))]
         include_self: bool,
-        /// Whether the features but the dense vector also follow the pairs as they are.
+        /// True if all features but the dense vector follow the pairs, unchanged.
         #[cfg_attr(feature = "serde", serde(default))]
         append_sparse: bool,
-        /// The output is padded with zeros to a multiple of this many columns; 1 for none.
+        /// The number of columns of which the output's width is a multiple, by zeros at the end; 1
+        /// for no padding.
         #[cfg_attr(feature = "serde", serde(default = "one"))]
         pad_to: usize,
     },
-    /// All features side by side.
+    /// The concatenation of all features.
     Cat,
 }
 
@@ -86,14 +87,14 @@ impl Default for Interaction {
     }
 }
 
-/// `1 + 2 + … + n`, of which half a product of two neighbours is as large.
+/// Returns `1 + 2 + … + n`, which is `n (n + 1) / 2`.
 fn triangle(n: usize) -> usize {
     if n.is_multiple_of(2) { product([n / 2, n + 1]) } else { product([n, n / 2 + 1]) }
 }
 
 impl Interaction {
-    /// The number of pairs among `num_features` features; 0 for [`Self::Cat`]. What is more than
-    /// the largest number is that number.
+    /// Returns the number of pairs among `num_features` features; 0 for [`Self::Cat`]. Saturates at
+    /// the largest number.
     pub fn num_pairs(&self, num_features: usize) -> usize {
         match self {
             Self::Dot { include_self: true, .. } => triangle(num_features),
@@ -102,8 +103,8 @@ impl Interaction {
         }
     }
 
-    /// The number of columns of the output for `num_sparse` pooled vectors of dimension `dim`, with
-    /// or without a dense vector. What is more than the largest number is that number.
+    /// Returns the number of columns of the output for `num_sparse` pooled vectors of dimension
+    /// `dim`, with or without a dense vector. Saturates at the largest number.
     pub fn width(&self, has_dense: bool, num_sparse: usize, dim: usize) -> usize {
         let num_features = sum([num_sparse, usize::from(has_dense)]);
         match self {
@@ -118,8 +119,8 @@ impl Interaction {
         }
     }
 
-    /// The position among the pairs of the pair of features `i` and `j`, in either order;
-    /// meaningless for a pair that is not there.
+    /// Returns the position among the pairs of the pair of features `i` and `j`, in either order.
+    /// The result is meaningless if there is no such pair.
     #[inline]
     pub(crate) fn pair_position(&self, num_features: usize, i: usize, j: usize) -> usize {
         let Self::Dot { order, include_self, .. } = *self else { return 0 };
@@ -134,8 +135,8 @@ impl Interaction {
         }
     }
 
-    /// The pairs `(i, j)` among `num_features` features in the order of the output; none for
-    /// [`Self::Cat`].
+    /// Returns the pairs `(i, j)` among `num_features` features in the order of the output; none
+    /// for [`Self::Cat`].
     pub fn pairs(&self, num_features: usize) -> impl Iterator<Item = (usize, usize)> {
         let (order, include_self, rows) = match *self {
             Self::Dot { order, include_self, .. } => (order, include_self, num_features),
@@ -152,11 +153,12 @@ impl Interaction {
     }
 }
 
-/// What a backend provides; call it through [`Forward::run`] and [`Backward::run`], which validate.
+/// The backend's side of the op. Call it through [`Forward::run`] and [`Backward::run`], which
+/// validate the arguments.
 pub trait InteractionOps: Device {
-    /// See [`Forward`].
+    /// Runs [`Forward`] with arguments that are valid.
     fn interaction_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()>;
-    /// See [`Backward`].
+    /// Runs [`Backward`] with arguments that are valid.
     fn interaction_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()>;
 }
 
@@ -165,16 +167,16 @@ pub enum Features<'a, D: Device, E: Element> {
     /// `[batch_size, F * D]`: all features of a sample side by side; the first is the dense vector
     /// if `has_dense`.
     Joined {
-        /// The features.
+        /// The features, `[batch_size, F * D]`.
         block: Matrix<'a, D, E>,
-        /// Whether the first one goes to the output as it is.
+        /// True if the first one is the dense vector, which the output contains unchanged.
         has_dense: bool,
     },
     /// The dense vector `[batch_size, D]` and the pooled vectors `[batch_size, T * D]`.
     Split {
-        /// The output of the bottom MLP.
+        /// The dense vectors, `[batch_size, D]`: the output of the bottom MLP.
         dense: Matrix<'a, D, E>,
-        /// The pooled vectors.
+        /// The pooled vectors, `[batch_size, T * D]`.
         sparse: Matrix<'a, D, E>,
     },
 }
@@ -186,18 +188,18 @@ impl<D: Device, E: Element> Clone for Features<'_, D, E> {
 }
 impl<D: Device, E: Element> Copy for Features<'_, D, E> {}
 
-/// As [`Features`], for writing: the gradient of the features.
+/// The gradient of the features, for writing, in the layout of [`Features`].
 pub enum FeaturesMut<'a, D: Device, E: Element> {
-    /// See [`Features::Joined`].
+    /// The layout of [`Features::Joined`].
     Joined {
-        /// The features.
+        /// The gradient of all features.
         block: MatrixMut<'a, D, E>,
     },
-    /// See [`Features::Split`].
+    /// The layout of [`Features::Split`].
     Split {
-        /// The output of the bottom MLP.
+        /// The gradient of the dense vectors.
         dense: MatrixMut<'a, D, E>,
-        /// The pooled vectors.
+        /// The gradient of the pooled vectors.
         sparse: MatrixMut<'a, D, E>,
     },
 }
@@ -213,8 +215,8 @@ pub(crate) struct Sizes {
 }
 
 impl<D: Device, E: Element> Features<'_, D, E> {
-    /// Checks the matrices against each other, and that 31 bits count samples and columns.
-    /// [`Interaction::Cat`] takes vectors of any dimensions.
+    /// Returns the sizes. Checks the matrices against each other, and that samples and columns are
+    /// at most 2³¹ - 1. [`Interaction::Cat`] takes vectors of any dimensions.
     pub(crate) fn sizes(
         &self,
         op: &'static str,
@@ -293,34 +295,34 @@ impl Sizes {
     }
 }
 
-/// Features to output.
+/// The arguments of the forward pass.
 pub struct Forward<'a, D: Device, E: Element> {
-    /// How features meet.
+    /// The kind of interaction.
     pub interaction: Interaction,
-    /// The dimension of a feature (D); of no meaning for [`Interaction::Cat`].
+    /// The dimension of a feature (D); ignored for [`Interaction::Cat`].
     pub dim: usize,
-    /// How products of `f32` may be computed; of no meaning for other elements.
+    /// The precision of products of `f32`; ignored for other elements.
     pub precision: Precision,
     /// The features.
     pub features: Features<'a, D, E>,
-    /// `[batch_size, width]`, see [`Interaction::width`].
+    /// The output, `[batch_size, width]`; see [`Interaction::width`].
     pub output: MatrixMut<'a, D, E>,
 }
 
 impl<D: InteractionOps, E: Element> Forward<'_, D, E> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes, before anything is written.
+    /// Returns an error for wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate()?;
         backend.interaction_forward(self)
     }
 
-    /// Checks shapes; see [`Self::run`].
+    /// Checks the shapes, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes.
+    /// Returns an error for wrong shapes.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "interaction.forward";
         let sizes = self.features.sizes(OP, self.interaction, self.dim)?;
@@ -332,13 +334,13 @@ impl<D: InteractionOps, E: Element> Forward<'_, D, E> {
         )
     }
 
-    /// The least number of bytes: features read once, output written once.
+    /// Returns the least number of bytes moved: features are read once, the output is written once.
     pub fn bytes_moved(&self) -> usize {
         let features = self.features.columns();
         product([self.output.rows, sum([features, self.output.cols]), size_of::<E>()])
     }
 
-    /// Additions and multiplications.
+    /// Returns the number of additions and multiplications.
     pub(crate) fn flops(&self) -> usize {
         self.features
             .sizes("interaction.forward", self.interaction, self.dim)
@@ -346,36 +348,36 @@ impl<D: InteractionOps, E: Element> Forward<'_, D, E> {
     }
 }
 
-/// Gradient of the output to gradient of the features.
+/// The arguments of the backward pass.
 pub struct Backward<'a, D: Device, E: Element> {
-    /// How features meet.
+    /// The kind of interaction.
     pub interaction: Interaction,
-    /// The dimension of a feature (D); of no meaning for [`Interaction::Cat`].
+    /// The dimension of a feature (D); ignored for [`Interaction::Cat`].
     pub dim: usize,
-    /// How products of `f32` may be computed; of no meaning for other elements.
+    /// The precision of products of `f32`; ignored for other elements.
     pub precision: Precision,
     /// The features, as in the forward pass.
     pub features: Features<'a, D, E>,
-    /// `[batch_size, width]`; columns of padding are not read.
+    /// The gradient of the output, `[batch_size, width]`; columns of padding are not read.
     pub grad_output: Matrix<'a, D, E>,
     /// The gradient of the features, in the same layout; overwritten.
     pub grad_features: FeaturesMut<'a, D, E>,
 }
 
 impl<D: InteractionOps, E: Element> Backward<'_, D, E> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes, before anything is written.
+    /// Returns an error for wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate()?;
         backend.interaction_backward(self)
     }
 
-    /// Checks shapes; see [`Self::run`].
+    /// Checks the shapes, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes.
+    /// Returns an error for wrong shapes.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "interaction.backward";
         let sizes = self.features.sizes(OP, self.interaction, self.dim)?;
@@ -410,14 +412,14 @@ impl<D: InteractionOps, E: Element> Backward<'_, D, E> {
         }
     }
 
-    /// The least number of bytes: features and gradient read once, gradient of the features written
-    /// once.
+    /// Returns the least number of bytes moved: features and gradient are read once, the gradient
+    /// of the features is written once.
     pub fn bytes_moved(&self) -> usize {
         let columns = sum([product([2, self.features.columns()]), self.grad_output.cols]);
         product([self.grad_output.rows, columns, size_of::<E>()])
     }
 
-    /// Additions and multiplications.
+    /// Returns the number of additions and multiplications.
     pub(crate) fn flops(&self) -> usize {
         self.features
             .sizes("interaction.backward", self.interaction, self.dim)

@@ -1,19 +1,20 @@
 //! A fully connected layer: `Y = act(X Wᵀ + b)`, with `X` `[batch_size, K]`, `W` `[N, K]` as in
 //! PyTorch, `b` `[N]`, `Y` `[batch_size, N]`.
 //!
-//! Backward, with `G` the gradient of `Y`: `Z = G` where the activation let the value through, 0
+//! Backward, with `G` the gradient of `Y`: `Z = G` where the activation passed the value on, 0
 //! elsewhere; then `dL/dX = Z W`, `dL/dW = Zᵀ X`, `dL/db = Σ_samples Z`.
 //!
 //! `X`, `W`, `Y` and the gradients of `X` and `Y` are of one storage type; bias and parameter
 //! gradients are `f32`.
 //!
-//! **Numerics.** Products and sums in `f32` and in an order that is the backend's own, the same for
-//! any number of threads; what is stored in 16 bits is rounded once. The error of an element of `Y`
-//! is at most `γ_{K+1} (Σ|x w| + |b|)`, that of a gradient `γ_N`, `γ_{batch_size}` times the sum of
-//! the absolute terms, where `γ_k = k u / (1 - k u)`. The unit roundoff `u` is 2⁻²⁴; where a device
-//! multiplies matrices in hardware, for 16-bit types and [`Precision::Tf32`], it is 2⁻²³, since
-//! that may cut off where it adds, and `Tf32` adds 2⁻¹⁰ to each term for its factors. Where a
-//! library multiplies in a device's stead, it may round more: `backend::cuda::Gemm` says what.
+//! **Numerics.** Products and sums are in `f32`. Their order depends on the backend, but not on the
+//! number of threads. A value stored in 16 bits is rounded once. The error of an element of `Y` is
+//! at most `γ_{K+1} (Σ|x w| + |b|)`, where `γ_k = k u / (1 - k u)`. That of an element of the
+//! gradients is at most `γ_N` (of `X`) or `γ_{batch_size}` (of `W` and `b`) times the sum of the
+//! absolute terms. The unit roundoff `u` is 2⁻²⁴. On tensor cores, which 16-bit types and
+//! [`Precision::Tf32`] use, `u` is 2⁻²³, because they may truncate sums, and `Tf32` adds 2⁻¹⁰ to
+//! each term for its rounded factors. A library such as cuBLASLt may round more often; see
+//! `backend::cuda::Gemm`.
 
 use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
@@ -23,41 +24,42 @@ use crate::dtype::Element;
 use crate::error::{Result, expect_at_least, expect_size};
 use crate::size::{product, sum};
 
-/// What follows the affine map.
+/// The activation function, which follows the affine map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Activation {
-    /// Nothing.
+    /// The identity.
     #[default]
     None,
     /// `max(x, 0)`; its derivative at 0 is 0.
     Relu,
 }
 
-/// What happens to the values that an output holds before the op.
+/// The treatment of the values that an output holds before the op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Accum {
-    /// They are overwritten, even if they are not numbers.
+    /// The result overwrites them, even if they are NaN.
     #[default]
     Replace,
     /// The result is added to them.
     Add,
 }
 
-/// What a backend provides; call it through [`Forward::run`] and [`Backward::run`], which validate.
+/// The backend's side of the op. Call it through [`Forward::run`] and [`Backward::run`], which
+/// validate the arguments.
 pub trait LinearOps: Device {
-    /// See [`Forward`].
+    /// Runs [`Forward`] with arguments that are valid.
     fn linear_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()>;
-    /// See [`Backward`].
+    /// Runs [`Backward`] with arguments that are valid.
     fn linear_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()>;
-    /// See [`Pack`]. What a backend does not pack takes no room.
+    /// Runs [`Pack`] with arguments that are valid. By default packs nothing.
     fn linear_pack<E: Element>(&self, _args: Pack<'_, Self, E>) -> Result<()> {
         Ok(())
     }
-    /// See [`Pack::len`].
+    /// Computes [`Pack::len`]. By default returns 0: the backend does not pack.
     fn linear_packed_len<E: Element>(&self, _outputs: usize, _inputs: usize) -> usize {
         0
     }
-    /// See [`Backward::workspace_len`].
+    /// Computes [`Backward::workspace_len`].
     fn linear_backward_workspace_len<E: Element>(
         &self,
         batch_size: usize,
@@ -66,38 +68,39 @@ pub trait LinearOps: Device {
     ) -> usize;
 }
 
-/// Input to output.
+/// The arguments of the forward pass.
 pub struct Forward<'a, D: Device, E: Element> {
     /// `X`, `[batch_size, K]`.
     pub input: Matrix<'a, D, E>,
     /// `W`, `[N, K]`.
     pub weight: Matrix<'a, D, E>,
-    /// What [`Pack`] made of `W`, if it did: the same results, sooner.
+    /// The result of [`Pack`] for `W`, if there is one: it makes the op faster, with the same
+    /// results.
     pub packed_weight: Option<D::Slice<'a, u64>>,
     /// `b`, `[N]`.
     pub bias: D::Slice<'a, f32>,
-    /// What follows the affine map.
+    /// The activation function.
     pub activation: Activation,
-    /// How products are computed, of meaning for `f32`.
+    /// The precision of products of `f32`; ignored for other elements.
     pub precision: Precision,
     /// `Y`, `[batch_size, N]`.
     pub output: MatrixMut<'a, D, E>,
 }
 
 impl<D: LinearOps, E: Element> Forward<'_, D, E> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes, before anything is written.
+    /// Returns an error for wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate(backend)?;
         backend.linear_forward(self)
     }
 
-    /// Checks shapes; see [`Self::run`].
+    /// Checks the shapes, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes.
+    /// Returns an error for wrong shapes.
     pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "linear.forward";
         self.input.check(OP, matrix_name!("input"), self.output.rows, self.weight.cols)?;
@@ -110,7 +113,8 @@ impl<D: LinearOps, E: Element> Forward<'_, D, E> {
         expect_size(OP, "bias", self.bias.extent(), self.weight.rows)
     }
 
-    /// The least number of bytes: input, weight and bias read once, output written once.
+    /// Returns the least number of bytes moved: input, weight and bias are read once, the output
+    /// is written once.
     pub fn bytes_moved(&self) -> usize {
         let (m, n, k) = (self.output.rows, self.weight.rows, self.weight.cols);
         let elements = sum([product([m, k]), product([n, k]), product([m, n])]);
@@ -118,21 +122,21 @@ impl<D: LinearOps, E: Element> Forward<'_, D, E> {
     }
 }
 
-/// Brings a weight that many batches will meet, as in a server, into the order in which the backend
-/// multiplies it, of which nothing more is promised.
+/// The arguments of packing a weight into the layout in which the backend's GEMM reads it. This
+/// pays if many batches use the weight, as in a server. The layout is the backend's own.
 pub struct Pack<'a, D: Device, E: Element> {
     /// `W`, `[N, K]`.
     pub weight: Matrix<'a, D, E>,
-    /// [`Self::len`] words, for [`Forward::packed_weight`] of the same backend with the same
-    /// instruction set.
+    /// The output, [`Self::len`] words of 8 bytes, for [`Forward::packed_weight`] of the same
+    /// backend with the same instruction set.
     pub packed: D::SliceMut<'a, u64>,
 }
 
 impl<D: LinearOps, E: Element> Pack<'_, D, E> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes, before anything is written.
+    /// Returns an error for wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         const OP: &str = "linear.pack";
         let (n, k) = (self.weight.rows, self.weight.cols);
@@ -141,54 +145,54 @@ impl<D: LinearOps, E: Element> Pack<'_, D, E> {
         backend.linear_pack(self)
     }
 
-    /// The 8-byte words that a packed layer `[outputs, inputs]` takes; 0 where a backend reads
-    /// weights as they are.
+    /// Returns the number of 8-byte words of a packed weight `[outputs, inputs]`; 0 if the backend
+    /// does not pack weights.
     pub fn len(backend: &D, outputs: usize, inputs: usize) -> usize {
         backend.linear_packed_len::<E>(outputs, inputs)
     }
 }
 
-/// Gradient of the output to those of input, weight and bias.
+/// The arguments of the backward pass.
 pub struct Backward<'a, D: Device, E: Element> {
     /// `X`, `[batch_size, K]`.
     pub input: Matrix<'a, D, E>,
     /// `W`, `[N, K]`.
     pub weight: Matrix<'a, D, E>,
-    /// `Y`, `[batch_size, N]`, from the forward pass: it tells what the activation let through.
+    /// `Y`, `[batch_size, N]`, from the forward pass: it shows which values the activation passed
+    /// on.
     pub output: Matrix<'a, D, E>,
-    /// What follows the affine map.
+    /// The activation function.
     pub activation: Activation,
-    /// How products are computed, of meaning for `f32`.
+    /// The precision of products of `f32`; ignored for other elements.
     pub precision: Precision,
-    /// `[batch_size, N]`: the gradient of `Y` when the op begins, that of the affine map (`Z`) when
-    /// it ends.
+    /// The gradient, `[batch_size, N]`: of `Y` before the op, of the affine map (`Z`) after it.
     pub grad_output: MatrixMut<'a, D, E>,
-    /// The gradient of `X`, `[batch_size, K]`, if it is wanted; overwritten.
+    /// The gradient of `X`, `[batch_size, K]`, overwritten; `None` if it is not needed.
     pub grad_input: Option<MatrixMut<'a, D, E>>,
     /// The gradient of `W`, `[N, K]`.
     pub grad_weight: MatrixMut<'a, D, f32>,
     /// The gradient of `b`, `[N]`.
     pub grad_bias: D::SliceMut<'a, f32>,
-    /// Whether the gradients of `W` and `b` are added to what is there.
+    /// The treatment of the values that `grad_weight` and `grad_bias` hold before the op.
     pub accum: Accum,
-    /// [`Self::workspace_len`] words.
+    /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: D::SliceMut<'a, u64>,
 }
 
 impl<D: LinearOps, E: Element> Backward<'_, D, E> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes, before anything is written.
+    /// Returns an error for wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate(backend)?;
         backend.linear_backward(self)
     }
 
-    /// Checks shapes; see [`Self::run`].
+    /// Checks the shapes, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes.
+    /// Returns an error for wrong shapes.
     pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "linear.backward";
         let (m, n, k) = (self.grad_output.rows, self.weight.rows, self.weight.cols);
@@ -209,14 +213,14 @@ impl<D: LinearOps, E: Element> Backward<'_, D, E> {
         )
     }
 
-    /// The 8-byte words of workspace for a layer `[outputs, inputs]` and a batch; no fewer for a
-    /// larger batch.
+    /// Returns the number of 8-byte words of workspace for a layer `[outputs, inputs]` and a batch.
+    /// A larger batch needs at least as many.
     pub fn workspace_len(backend: &D, batch_size: usize, outputs: usize, inputs: usize) -> usize {
         backend.linear_backward_workspace_len::<E>(batch_size, outputs, inputs)
     }
 
-    /// The least number of bytes: input, output, weight and gradient read once, the gradients
-    /// written once.
+    /// Returns the least number of bytes moved: input, output, weight and gradient are read once,
+    /// the gradients are written once.
     pub fn bytes_moved(&self) -> usize {
         let (m, n, k) = (self.grad_output.rows, self.weight.rows, self.weight.cols);
         let grad_input =

@@ -1,31 +1,32 @@
 //! Losses of a batch of logits, and their gradients.
 //!
-//! With `z` the logit, `y` the label in [0, 1], `p = 1 / (1 + e⁻ᶻ)`, clamped to `[t, 1 - t]` if
-//! there is a threshold `t > 0` (the `--loss-threshold` of facebookresearch/dlrm; outside the clamp
-//! the gradient is 0):
+//! Let `z` be the logit, `y` the label in [0, 1], and `p = 1 / (1 + e⁻ᶻ)`. With a threshold `t > 0`
+//! (the `--loss-threshold` of facebookresearch/dlrm), `p` is clamped to `[t, 1 - t]`, and the
+//! gradient outside the clamp is 0. The losses of a sample are
 //!
 //! - [`Loss::BceWithLogits`]: `-y ln p - (1 - y) ln(1 - p)`, computed from `z` without overflow or
 //!   cancellation as `max(z, 0) - z y + ln(1 + e^{-|z|})`;
-//! - [`Loss::WeightedBce`]: the same times the weight of the label, `positive` if `y` rounds to 1,
+//! - [`Loss::WeightedBce`]: the cross-entropy times the weight of the label, `positive` if `y`
+//!   rounds to 1,
 //!   else `negative`;
 //! - [`Loss::Mse`]: `(p - y)²`.
 //!
 //! Without a threshold, the cross-entropy of an infinite logit is its limit: 0 if the logit is `+∞`
 //! and the label 1, or the logit is `-∞` and the label 0; otherwise infinite.
 //!
-//! A sample whose label is not in [0, 1], or not a number, is skipped: its loss and gradient are 0.
-//! It is reported like a bad id: by the call itself on the CPU, by the next [`Device::synchronize`]
-//! on a device.
+//! A sample whose label is NaN or not in [0, 1] is skipped: its loss and gradient are 0. It is
+//! reported like a bad id: by the call itself on the CPU, by the next [`Device::synchronize`] on a
+//! GPU.
 //!
-//! The loss is the mean over the batch, in `f64`; 0 for an empty batch. Terms are in `f64`, summed
-//! in an order that is the backend's own and the same in every run.
+//! **Numerics.** The loss is the mean over the batch, in `f64`; 0 for an empty batch. Terms are in
+//! `f64`, summed in an order that depends on the backend and is the same in every run.
 
 use super::cast::check_power_of_two;
 use super::device::Device;
 use super::views::Extent;
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 
-/// What is minimised.
+/// The loss function that training minimises.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
@@ -59,52 +60,53 @@ impl Loss {
     }
 }
 
-/// What a backend provides; call it through [`Forward::run`], which validates.
+/// The backend's side of the op. Call it through [`Forward::run`], which validates the arguments.
 pub trait LossOps: Device {
-    /// See [`Forward`].
+    /// Runs [`Forward`] with arguments that are valid.
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()>;
-    /// See [`Forward::workspace_len`].
+    /// Computes [`Forward::workspace_len`].
     fn loss_workspace_len(&self, batch_size: usize) -> usize;
 }
 
-/// Logits and labels to the mean loss and, in the same pass, its gradient.
+/// The arguments of the loss, which computes the mean loss and, in the same pass, its gradient.
 pub struct Forward<'a, D: Device> {
-    /// What is minimised.
+    /// The loss function that training minimises.
     pub loss: Loss,
-    /// Probabilities are clamped to `[threshold, 1 - threshold]`; 0 for no clamp.
+    /// The threshold, in [0, 0.5): probabilities are clamped to `[threshold, 1 - threshold]`; 0 for
+    /// no clamp.
     pub threshold: f32,
-    /// The gradient is that of so many times the mean loss, so that 16 bits can hold what becomes
-    /// of it; a power of two.
+    /// The factor of the gradient, a power of two, which keeps the gradients computed from it
+    /// within the range of 16-bit types.
     pub loss_scale: f32,
     /// `z`, `[batch_size]`.
     pub logits: D::Slice<'a, f32>,
     /// `y`, `[batch_size]`.
     pub labels: D::Slice<'a, f32>,
-    /// The mean loss, one value.
+    /// The output: the mean loss, one value.
     pub mean: D::SliceMut<'a, f64>,
-    /// `[batch_size]`: the gradient of the mean loss, scaled, with respect to the logits, if it is
-    /// wanted.
+    /// The gradient of `loss_scale` times the mean loss with respect to the logits, `[batch_size]`;
+    /// `None` if it is not needed.
     pub grad_logits: Option<D::SliceMut<'a, f32>>,
-    /// [`Self::workspace_len`] words.
+    /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: D::SliceMut<'a, u64>,
 }
 
 impl<D: LossOps> Forward<'_, D> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes, or a threshold, scale or weights without meaning, before anything is written;
-    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange), here or at the next
-    /// [`Device::synchronize`], with loss and gradient of all other samples computed.
+    /// Returns an error for wrong shapes or an invalid threshold, scale or weight, before anything
+    /// is written. Reports [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) here or at the
+    /// next [`Device::synchronize`]; loss and gradient of all other samples are then computed.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate(backend)?;
         backend.loss_forward(self)
     }
 
-    /// Checks shapes, threshold, scale and weights; see [`Self::run`].
+    /// Checks shapes, threshold, scale and weights, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes, or a threshold, scale or weights without meaning.
+    /// Returns an error for wrong shapes or an invalid threshold, scale or weight.
     pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "loss.forward";
         expect_size(OP, "labels", self.labels.extent(), self.logits.extent())?;
@@ -128,7 +130,7 @@ impl<D: LossOps> Forward<'_, D> {
         expect_at_least(OP, "workspace", self.workspace.extent(), needed)
     }
 
-    /// The 8-byte words of workspace for a batch of `batch_size` logits.
+    /// Returns the number of 8-byte words of workspace for a batch of `batch_size` logits.
     pub fn workspace_len(backend: &D, batch_size: usize) -> usize {
         backend.loss_workspace_len(batch_size)
     }

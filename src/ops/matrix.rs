@@ -6,13 +6,13 @@ use crate::error::{Result, expect_at_least, expect_size, invalid};
 
 /// A row-major matrix: element `(r, c)` lies at `data[r * ld + c]`.
 pub struct Matrix<'a, V: Views, T: Scalar> {
-    /// The elements.
+    /// The elements, at least `(rows - 1) * ld + cols`.
     pub data: V::Slice<'a, T>,
     /// The number of rows.
     pub rows: usize,
     /// The number of columns.
     pub cols: usize,
-    /// The distance between the beginnings of two rows, at least `cols`.
+    /// The leading dimension: the distance between the first elements of two rows, at least `cols`.
     pub ld: usize,
 }
 
@@ -23,25 +23,25 @@ impl<V: Views, T: Scalar> Clone for Matrix<'_, V, T> {
 }
 impl<V: Views, T: Scalar> Copy for Matrix<'_, V, T> {}
 
-/// As [`Matrix`], for writing.
+/// A [`Matrix`] for writing.
 pub struct MatrixMut<'a, V: Views, T: Scalar> {
-    /// The elements.
+    /// The elements, at least `(rows - 1) * ld + cols`.
     pub data: V::SliceMut<'a, T>,
     /// The number of rows.
     pub rows: usize,
     /// The number of columns.
     pub cols: usize,
-    /// The distance between the beginnings of two rows, at least `cols`.
+    /// The leading dimension: the distance between the first elements of two rows, at least `cols`.
     pub ld: usize,
 }
 
 impl<'a, V: Views, T: Scalar> Matrix<'a, V, T> {
-    /// A matrix without gaps between its rows.
+    /// Makes a matrix without gaps between its rows.
     pub fn contiguous(data: V::Slice<'a, T>, rows: usize, cols: usize) -> Self {
         Self { data, rows, cols, ld: cols }
     }
 
-    /// The same matrix, borrowed for a shorter time.
+    /// Reborrows the matrix for a shorter time.
     pub fn reborrow(&self) -> Matrix<'_, V, T> {
         Matrix { data: V::reborrow(&self.data), rows: self.rows, cols: self.cols, ld: self.ld }
     }
@@ -59,12 +59,12 @@ impl<'a, V: Views, T: Scalar> Matrix<'a, V, T> {
 }
 
 impl<'a, V: Views, T: Scalar> MatrixMut<'a, V, T> {
-    /// A matrix without gaps between its rows.
+    /// Makes a matrix without gaps between its rows.
     pub fn contiguous(data: V::SliceMut<'a, T>, rows: usize, cols: usize) -> Self {
         Self { data, rows, cols, ld: cols }
     }
 
-    /// The same matrix, borrowed for a shorter time.
+    /// Reborrows the matrix for a shorter time.
     pub fn reborrow(&mut self) -> MatrixMut<'_, V, T> {
         MatrixMut {
             data: V::reborrow_mut(&mut self.data),
@@ -74,7 +74,7 @@ impl<'a, V: Views, T: Scalar> MatrixMut<'a, V, T> {
         }
     }
 
-    /// The same matrix, for reading.
+    /// Borrows the matrix for reading.
     pub fn as_matrix(&self) -> Matrix<'_, V, T> {
         Matrix { data: V::as_slice(&self.data), rows: self.rows, cols: self.cols, ld: self.ld }
     }
@@ -91,7 +91,7 @@ impl<'a, V: Views, T: Scalar> MatrixMut<'a, V, T> {
     }
 }
 
-/// The name of a matrix argument, and those of its sizes, for error messages.
+/// The names of a matrix argument and of its sizes, for error messages.
 #[derive(Clone, Copy)]
 pub(crate) struct MatrixName {
     pub(crate) data: &'static str,
@@ -100,7 +100,7 @@ pub(crate) struct MatrixName {
     pub(crate) ld: &'static str,
 }
 
-/// `matrix_name!("input")` names an argument and its sizes.
+/// Makes the [`MatrixName`] of an argument, as in `matrix_name!("input")`.
 macro_rules! matrix_name {
     ($name:literal) => {
         $crate::ops::matrix::MatrixName {
@@ -113,9 +113,8 @@ macro_rules! matrix_name {
 }
 pub(crate) use matrix_name;
 
-/// The largest distance between two rows: no machine has the memory for a second row. Backends work
-/// out places of a few thousand rows beyond the last one, to ask for them ahead, and none of these
-/// overflows.
+/// The largest leading dimension: no machine has the memory for a second row. Backends compute
+/// addresses up to a few thousand rows past the last one to prefetch them, which do not overflow.
 const MAX_LD: usize = 1 << 48;
 
 impl MatrixName {
@@ -131,8 +130,7 @@ impl MatrixName {
         if ld < cols {
             return Err(invalid(op, self.ld, format!("{ld} is less than the {cols} columns")));
         }
-        // Backends count on it even where there is nothing to read: where there are no columns, or
-        // a single row.
+        // Backends rely on it even if there is nothing to read: without columns, or with one row.
         let fits = ld <= MAX_LD
             && rows.checked_mul(ld).is_some_and(|elements| elements <= isize::MAX as usize);
         if !fits {

@@ -1,36 +1,46 @@
-//! The ops, each defined once: the maths, the arguments, their validation, the bytes and flops they
-//! must cost.
+//! The ops, each defined once: the maths, the arguments, and their validation.
 //!
-//! An op is a struct of arguments over a backend's views; `run` validates it and hands it to the
-//! backend, which may take valid arguments for granted, so that every backend reports the same
-//! errors. Ops never allocate, never synchronise, and write only where the arguments say: outputs
-//! are the caller's, and so is the workspace, whose size `workspace_len` tells (in 8-byte words).
+//! An op is a struct of arguments, which are views of a device's memory. Its method `run` validates
+//! the arguments and passes them to the backend, so that every backend reports the same errors. Ops
+//! never allocate and never synchronise. The caller owns outputs and workspace; `workspace_len`
+//! returns the size of the latter in words of 8 bytes.
+//!
+//! Each op has a module with its arguments and a trait for backends, such as [`linear::LinearOps`].
+//! [`Backend`] is the sum of these traits and [`Device`].
 //!
 //! # Mistakes that do not compile
 //!
-//! Views are borrowed as the op uses them, so this copies two samples:
+//! The types of arguments borrow as the op accesses memory. This copies two samples:
 //!
 //! ```
-//! # use bagdot::{Cpu, ops::{Interaction, Matrix, MatrixMut, Precision, interaction::{Features, Forward}}};
+//! # use bagdot::Cpu;
+//! # use bagdot::ops::interaction::{Features, Forward};
+//! # use bagdot::ops::{Interaction, Matrix, MatrixMut, Precision};
 //! let (input, mut output) = (vec![1.0_f32; 6], vec![0.0_f32; 6]);
-//! let features = Features::Joined { block: Matrix::contiguous(&input[..], 2, 3), has_dense: true };
+//! let block = Matrix::contiguous(&input[..], 2, 3);
+//! let features = Features::Joined { block, has_dense: true };
 //! let output = MatrixMut::contiguous(&mut output[..], 2, 3);
-//! Forward { interaction: Interaction::Cat, dim: 3, precision: Precision::Full, features, output }.run(&Cpu::single_threaded())?;
+//! let (interaction, precision) = (Interaction::Cat, Precision::Full);
+//! Forward { interaction, dim: 3, precision, features, output }.run(&Cpu::single_threaded())?;
 //! # Ok::<(), bagdot::Error>(())
 //! ```
 //!
-//! but nothing can be read while it is written:
+//! An input must not overlap an output:
 //!
 //! ```compile_fail,E0502
-//! # use bagdot::{Cpu, ops::{Interaction, Matrix, MatrixMut, Precision, interaction::{Features, Forward}}};
+//! # use bagdot::Cpu;
+//! # use bagdot::ops::interaction::{Features, Forward};
+//! # use bagdot::ops::{Interaction, Matrix, MatrixMut, Precision};
 //! let mut buffer = vec![1.0_f32; 6];
-//! let features = Features::Joined { block: Matrix::contiguous(&buffer[..], 2, 3), has_dense: true };
+//! let block = Matrix::contiguous(&buffer[..], 2, 3);
+//! let features = Features::Joined { block, has_dense: true };
 //! let output = MatrixMut::contiguous(&mut buffer[..], 2, 3);
-//! Forward { interaction: Interaction::Cat, dim: 3, precision: Precision::Full, features, output }.run(&Cpu::single_threaded())?;
+//! let (interaction, precision) = (Interaction::Cat, Precision::Full);
+//! Forward { interaction, dim: 3, precision, features, output }.run(&Cpu::single_threaded())?;
 //! # Ok::<(), bagdot::Error>(())
 //! ```
 //!
-//! and what is written cannot be shared:
+//! An output must not be shared:
 //!
 //! ```compile_fail,E0308
 //! # use bagdot::{Cpu, ops::MatrixMut};
@@ -38,7 +48,7 @@
 //! let output: MatrixMut<'_, Cpu, f32> = MatrixMut::contiguous(&buffer[..], 2, 3);
 //! ```
 //!
-//! and what an op leaves for another one cannot be exchanged:
+//! Buffers that one op writes and another relies on cannot be exchanged in between:
 //!
 //! ```compile_fail,E0616
 //! # use bagdot::{Cpu, ops::{Device, index_sort::SortedIndices}};
@@ -50,8 +60,9 @@
 //!
 //! # Views
 //!
-//! Buffers are seen through [`Views::Slice`] and [`Views::SliceMut`]: on the CPU these are plain
-//! Rust slices.
+//! Ops take views of buffers, [`Views::Slice`] and [`Views::SliceMut`]. On the CPU these are Rust
+//! slices. [`Host`] is the marker for slices of the host's memory that belong to no device, such as
+//! a batch to be sent to one.
 
 mod backend;
 mod bags;

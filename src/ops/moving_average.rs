@@ -1,46 +1,46 @@
 //! An exponential moving average of parameters: `average += (1 - decay) (value - average)`.
 //!
-//! A model with averaged parameters generalises better than the one that the last steps left
-//! (Polyak & Juditsky, 1992).
+//! A model with averaged parameters generalises better than one with the parameters of the last
+//! step (Polyak & Juditsky, 1992).
 
 use super::device::Device;
 use super::optimizer::StepControl;
 use super::views::Extent;
 use crate::error::{Result, expect_size, invalid};
 
-/// What a backend provides; call it through [`Update::run`], which validates.
+/// The backend's side of the op. Call it through [`Update::run`], which validates the arguments.
 pub trait MovingAverageOps: Device {
-    /// See [`Update`].
+    /// Runs [`Update`] with arguments that are valid.
     fn moving_average(&self, args: Update<'_, Self>) -> Result<()>;
 }
 
-/// One step of the average, in place.
+/// The arguments of one step of the average, in place.
 pub struct Update<'a, D: Device> {
-    /// What is read from the device: the decay, in place of the one here, and whether there is
-    /// anything to do.
+    /// The values of the step, whose decay takes the place of `decay`, and the gate of the step.
     pub control: StepControl<'a, D>,
-    /// How much of the average stays, in [0, 1].
+    /// The weight of the old average, in [0, 1].
     pub decay: f32,
-    /// What is averaged.
+    /// The parameters.
     pub values: D::Slice<'a, f32>,
-    /// The average, as long.
+    /// The average, with as many elements; updated.
     pub average: D::SliceMut<'a, f32>,
 }
 
 impl<D: MovingAverageOps> Update<'_, D> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Different lengths or a decay outside [0, 1], before anything is written.
+    /// Returns an error for different lengths or a decay outside [0, 1], before anything is
+    /// written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate()?;
         backend.moving_average(self)
     }
 
-    /// Checks lengths and decay; see [`Self::run`].
+    /// Checks the lengths and the decay, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Different lengths or a decay outside [0, 1].
+    /// Returns an error for different lengths or a decay outside [0, 1].
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "moving_average";
         if !(0.0..=1.0).contains(&self.decay) {

@@ -5,25 +5,31 @@ use super::device::Device;
 use super::views::Extent;
 use crate::error::{Error, Result, expect_size, invalid};
 
-/// An optimizer. With `g` the gradient, `w` the parameter, `lr` the learning rate, `t` the number
-/// of the step, from 1:
+/// An optimizer. Let `g` be the gradient, `w` the parameter, `lr` the learning rate, and `t` the
+/// number of the step, from 1.
 ///
 /// | optimizer | state | step |
 /// |---|---|---|
 /// | `Sgd` | none | `w -= lr g` |
 /// | `Adagrad` | `s`, one per element | `s += g²; w -= lr g / (√s + eps)` |
 /// | `RowwiseAdagrad` | `s`, one per row | `s += mean(g²); w -= lr g / (√s + eps)` |
-/// | `Adam` | `m`, `v`, one each per element | `m = β₁m + (1-β₁)g; v = β₂v + (1-β₂)g²; w -= lr m̂ / (√v̂ + eps)`, `m̂ = m/(1-β₁ᵗ)`, `v̂ = v/(1-β₂ᵗ)` |
+/// | `Adam` | `m`, `v`, each one per element | `m = β₁m + (1-β₁)g; v = β₂v + (1-β₂)g²; w -= lr m̂ / (√v̂ + eps)` |
 ///
-/// `eps` has no default, since the world does not agree on one: FBGEMM takes 1e-8, PyTorch,
-/// TorchRec and facebookresearch/dlrm take 1e-10 for Adagrad, PyTorch takes 1e-8 for Adam. It
-/// stands outside the root everywhere. With 0, a parameter that has never had a gradient stays as
-/// it is: ops raise `eps` to a tiny number that avoids 0/0 and makes no difference beside a root
-/// that is not 0. Formulas as in FBGEMM (`codegen/genscript/optimizers.py`). Adam is lazy on
-/// tables: rows without a gradient keep `m`, `v` and `w`, and `t` counts steps, not the row's
-/// updates. The squares of a row are summed in runs of 32 columns, each as a tree whose halves are
-/// added, the runs in order: the error of a row's mean is at most `γₖ mean(g²)`, `k = ⌈D / 32⌉ +
-/// 7`. For dense parameters `RowwiseAdagrad` means `Adagrad`, as in facebookresearch/dlrm.
+/// In Adam, `m̂ = m / (1 - β₁ᵗ)` and `v̂ = v / (1 - β₂ᵗ)`.
+///
+/// The formulas are those of FBGEMM (`codegen/genscript/optimizers.py`).
+///
+/// - `eps` has no default, since libraries differ: FBGEMM takes 1e-8; PyTorch, TorchRec and
+///   facebookresearch/dlrm take 1e-10 for Adagrad; PyTorch takes 1e-8 for Adam. All of them add it
+///   outside the root. With `eps = 0`, a parameter that has never had a gradient does not change:
+///   ops raise `eps` to a tiny number, which avoids 0/0 and makes no difference beside a root that
+///   is not 0.
+/// - Adam is lazy on tables: rows without a gradient keep `m`, `v` and `w`, and `t` counts steps,
+///   not the row's updates.
+/// - The squares of a row are summed by a reduction tree for each 32 columns, and the sums of these
+///   blocks are added in order. The error of a row's mean is at most `γₖ mean(g²)`, `k = ⌈D / 32⌉ +
+///   7`.
+/// - For dense parameters `RowwiseAdagrad` means `Adagrad`, as in facebookresearch/dlrm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
@@ -32,64 +38,66 @@ pub enum Optimizer {
     Sgd,
     /// Adagrad (Duchi et al., 2011).
     Adagrad {
-        /// Added to the root.
+        /// The term that is added to the root.
         eps: f32,
     },
     /// Adagrad with one accumulator for a whole row of a table.
     RowwiseAdagrad {
-        /// Added to the root.
+        /// The term that is added to the root.
         eps: f32,
     },
     /// Adam (Kingma & Ba, 2015).
     Adam {
-        /// Decay of the mean of the gradients.
+        /// The decay of the mean of the gradients, in [0, 1).
         beta1: f32,
-        /// Decay of the mean of their squares.
+        /// The decay of the mean of their squares, in [0, 1).
         beta2: f32,
-        /// Added to the root.
+        /// The term that is added to the root.
         eps: f32,
     },
 }
 
-/// The least `eps` of row-wise Adagrad, 2⁻¹⁰⁰. The learning rate itself is divided by it in a row
-/// that has never had a gradient, and the quotient must be finite. The least root that is not 0 is
-/// 2⁻⁷⁴·⁵, to which adding it makes no difference.
+/// The least `eps` of row-wise Adagrad, 2⁻¹⁰⁰. In a row that has never had a gradient, the op
+/// divides the learning rate by it, and the quotient must be finite. The least root that is not 0
+/// is 2⁻⁷⁴·⁵, to which adding it makes no difference.
 const MIN_ROWWISE_EPS: f32 = f32::from_bits((127 - 100) << 23);
 
-/// How parameters are pulled towards zero.
+/// The kind and rate of weight decay, which pulls parameters towards zero.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum WeightDecay {
-    /// Not at all.
+    /// No weight decay.
     #[default]
     None,
-    /// `wd * w` is added to the gradient, so that the optimizer sees it.
+    /// The rate `wd` of L2 regularisation: `wd * w` is added to the gradient before the optimizer's
+    /// step.
     L2(f32),
-    /// `w` shrinks by `lr * wd * w` beside the optimizer's step.
+    /// The rate `wd` of decoupled weight decay: `w` shrinks by `lr * wd * w` besides the
+    /// optimizer's step.
     Decoupled(f32),
 }
 
-/// How an updated weight of a 16-bit table is rounded.
+/// The rounding of an updated weight of a 16-bit table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum Rounding {
-    /// To the nearest value; updates below half a step are lost.
+    /// Rounding to the nearest value: updates below half the gap between two values are lost.
     #[default]
     Nearest,
-    /// Up or down at random so that the expectation is exact, see
-    /// [`Element::from_f32_stochastic`](crate::Element::from_f32_stochastic). The bits for a weight
-    /// are `philox4x32(key, counter)[column % 4]` with `key = [seed, (seed >> 32) ^ (step >> 32)]`
-    /// and `counter = [column / 4, row, (row >> 32) | (table << 16), step]`, each cut to 32 bits:
-    /// they depend on nothing else.
+    /// Rounding up or down at random so that the expectation is exact; see
+    /// [`Element::from_f32_stochastic`](crate::Element::from_f32_stochastic). The random bits for a
+    /// weight are `philox4x32(key, counter)[column % 4]` with `key = [seed, (seed >> 32) ^ (step >>
+    /// 32)]` and `counter = [column / 4, row, (row >> 32) | (table << 16), step]`, each cut to 32
+    /// bits. They depend on nothing else.
     Stochastic {
         /// The seed.
         seed: u64,
     },
 }
 
-/// One step of an optimizer: all that it needs besides gradient, parameters and state.
+/// The rule of one step: everything that the optimizer needs except gradient, parameters and state.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UpdateRule {
     /// The optimizer.
@@ -98,14 +106,15 @@ pub struct UpdateRule {
     pub learning_rate: f32,
     /// The number of this step, from 1.
     pub step: u64,
-    /// How parameters are pulled towards zero.
+    /// The kind and rate of weight decay, which pulls parameters towards zero.
     pub weight_decay: WeightDecay,
-    /// How an updated weight of a 16-bit table is rounded.
+    /// The rounding of an updated weight of a 16-bit table.
     pub rounding: Rounding,
 }
 
 impl UpdateRule {
-    /// The first step of `optimizer` with no decay, and rounding to nearest.
+    /// Makes the rule of the first step of `optimizer`, without weight decay and with rounding to
+    /// nearest.
     pub fn new(optimizer: Optimizer, learning_rate: f32) -> Self {
         Self {
             optimizer,
@@ -116,6 +125,7 @@ impl UpdateRule {
         }
     }
 
+    /// Checks the values of the rule, for an op of this name.
     pub(crate) fn check(&self, op: &'static str) -> Result<()> {
         let finite = |argument, value: f32| match value.is_finite() && value >= 0.0 {
             true => Ok(()),
@@ -156,18 +166,18 @@ impl UpdateRule {
         }
     }
 
-    /// The same step on table rows, see [`Optimizer::for_rows`].
+    /// Returns the rule for table rows; see [`Optimizer::for_rows`].
     pub(crate) fn for_rows(self) -> Self {
         Self { optimizer: self.optimizer.for_rows(), ..self }
     }
 
-    /// The same step on dense parameters, see [`Optimizer::for_dense`].
+    /// Returns the rule for dense parameters; see [`Optimizer::for_dense`].
     pub(crate) fn for_dense(self) -> Self {
         Self { optimizer: self.optimizer.for_dense(), ..self }
     }
 
-    /// What the weight decay comes to: a factor of the parameter that is added to the gradient, and
-    /// one that the parameter is multiplied by.
+    /// Returns two factors of the weight decay: the parameter times the first is added to the
+    /// gradient, and the parameter is multiplied by the second.
     pub(crate) fn decay_factors(&self) -> (f32, f32) {
         match self.weight_decay {
             WeightDecay::None => (0.0, 1.0),
@@ -176,7 +186,7 @@ impl UpdateRule {
         }
     }
 
-    /// The factors `1 / (1 - β₁ᵗ)` and `1 / (1 - β₂ᵗ)`; of no meaning for the other optimizers.
+    /// Returns the factors `1 / (1 - β₁ᵗ)` and `1 / (1 - β₂ᵗ)` of Adam; 1 for other optimizers.
     pub(crate) fn bias_corrections(&self) -> (f32, f32) {
         let Optimizer::Adam { beta1, beta2, .. } = self.optimizer else { return (1.0, 1.0) };
         let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powf(self.step as f64))) as f32;
@@ -184,8 +194,8 @@ impl UpdateRule {
     }
 }
 
-/// What of an [`UpdateRule`] changes from step to step, where ops can read it: a recorded step is
-/// replayed with other values.
+/// The values of an [`UpdateRule`] that change from step to step. Ops read them from the device, so
+/// that a recorded step can be replayed with other values.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct StepValues {
@@ -193,19 +203,19 @@ pub struct StepValues {
     pub step: u64,
     /// The learning rate.
     pub learning_rate: f32,
-    /// What parameters are multiplied by beside the step.
+    /// The factor of parameters by decoupled weight decay.
     pub shrink: f32,
-    /// `1 / (1 - β₁ᵗ)`.
+    /// The factor `1 / (1 - β₁ᵗ)` of Adam.
     pub first_correction: f32,
-    /// `1 / (1 - β₂ᵗ)`.
+    /// The factor `1 / (1 - β₂ᵗ)` of Adam.
     pub second_correction: f32,
-    /// How much of a moving average stays; see [`moving_average`](super::moving_average).
+    /// The weight of the old average in a [`moving_average`](super::moving_average).
     pub decay: f32,
     pub(crate) reserved: u32,
 }
 
 impl StepValues {
-    /// Those of a rule, and the decay of a moving average.
+    /// Makes the values of a rule, with the decay of a moving average.
     pub fn new(rule: &UpdateRule, decay: f32) -> Self {
         let (first_correction, second_correction) = rule.bias_corrections();
         let (step, learning_rate, shrink) = (rule.step, rule.learning_rate, rule.decay_factors().1);
@@ -221,11 +231,13 @@ impl StepValues {
     }
 }
 
-/// Where an op finds what its arguments leave open, one entry each.
+/// Values that an op of a step reads from the device, one entry each, so that they may change
+/// between replays of a recording.
 pub struct StepControl<'a, D: Device> {
-    /// They take the place of learning rate and number in the rule.
+    /// The values that take the place of learning rate and number in the rule, if given.
     pub values: Option<D::Slice<'a, StepValues>>,
-    /// Unless it is 0 the op does nothing; see [`finite_check`](super::finite_check).
+    /// The gate, if given: the op does nothing unless it is 0; see
+    /// [`finite_check`](super::finite_check).
     pub gate: Option<D::Slice<'a, u64>>,
 }
 
@@ -243,7 +255,7 @@ impl<D: Device> Default for StepControl<'_, D> {
 }
 
 impl<D: Device> StepControl<'_, D> {
-    /// The same, borrowed for a shorter time.
+    /// Reborrows the views for a shorter time.
     pub fn reborrow(&self) -> StepControl<'_, D> {
         StepControl {
             values: self.values.as_ref().map(D::reborrow),
@@ -251,6 +263,7 @@ impl<D: Device> StepControl<'_, D> {
         }
     }
 
+    /// Checks the sizes of the views, for an op of this name.
     pub(crate) fn check(&self, op: &'static str) -> Result<()> {
         self.values
             .map_or(Ok(()), |values| expect_size(op, "control.values", values.extent(), 1))?;
@@ -259,8 +272,8 @@ impl<D: Device> StepControl<'_, D> {
 }
 
 impl Optimizer {
-    /// How many state values a table of `rows` rows with `elements` elements has, in the first and
-    /// in the second state buffer.
+    /// Returns the number of state values of a table of `rows` rows and `elements` elements, in the
+    /// first and in the second state buffer.
     pub fn state_len(&self, rows: usize, elements: usize) -> [usize; 2] {
         match self {
             Self::Sgd => [0, 0],
@@ -270,9 +283,9 @@ impl Optimizer {
         }
     }
 
-    /// The optimizer for dense parameters, which have no rows. Its `eps` is at least the smallest
-    /// positive normal number: added to the root of whatever is not zero that changes nothing, and
-    /// a parameter that has never had a gradient stays where it is, in place of becoming 0/0.
+    /// Returns the optimizer for dense parameters, which have no rows. Its `eps` is at least the
+    /// smallest positive normal number. Adding that to a root that is not 0 changes nothing, and a
+    /// parameter that has never had a gradient keeps its value instead of becoming 0/0.
     pub fn for_dense(self) -> Self {
         match self {
             Self::RowwiseAdagrad { eps } => Self::Adagrad { eps },
@@ -281,8 +294,8 @@ impl Optimizer {
         .for_rows()
     }
 
-    /// The optimizer for table rows. Its `eps` is large enough that a row, or an element of one,
-    /// that has never had a gradient stays as it is, in place of becoming 0/0; see
+    /// Returns the optimizer for table rows. Its `eps` is large enough that a row, or an element of
+    /// one, that has never had a gradient keeps its value instead of becoming 0/0; see
     /// [`Self::for_dense`].
     pub(crate) fn for_rows(self) -> Self {
         let least = |eps: f32| eps.max(f32::MIN_POSITIVE);
@@ -295,14 +308,14 @@ impl Optimizer {
     }
 }
 
-/// What an optimizer remembers. All zeros before the first step.
+/// The state of an optimizer: all zeros before the first step.
 pub enum OptimizerStateMut<'a, D: Device> {
-    /// For [`Optimizer::Sgd`].
+    /// No state, for [`Optimizer::Sgd`].
     None,
-    /// For [`Optimizer::Adagrad`] (one per element) and [`Optimizer::RowwiseAdagrad`] (one per
-    /// row).
+    /// The sums of squares of [`Optimizer::Adagrad`], one for each element, or of
+    /// [`Optimizer::RowwiseAdagrad`], one for each row.
     SumOfSquares(D::SliceMut<'a, f32>),
-    /// For [`Optimizer::Adam`], one each per element.
+    /// The moments of [`Optimizer::Adam`], one each for each element.
     Moments {
         /// The decaying mean of the gradients.
         first: D::SliceMut<'a, f32>,
@@ -312,6 +325,7 @@ pub enum OptimizerStateMut<'a, D: Device> {
 }
 
 impl<D: Device> OptimizerStateMut<'_, D> {
+    /// Checks that this is state of the optimizer for tables with this many rows and elements.
     pub(crate) fn check(
         &self,
         op: &'static str,
@@ -339,7 +353,7 @@ impl<D: Device> OptimizerStateMut<'_, D> {
     }
 }
 
-/// Checks a bound for gradient clamping.
+/// Checks a bound for gradient clamping: it must not be negative or NaN.
 pub(crate) fn check_max_gradient(op: &'static str, max_gradient: Option<f32>) -> Result<()> {
     match max_gradient {
         Some(max) if max.is_nan() || max < 0.0 => {
@@ -349,7 +363,7 @@ pub(crate) fn check_max_gradient(op: &'static str, max_gradient: Option<f32>) ->
     }
 }
 
-/// `x` clamped to `[-max, max]`; a NaN stays one.
+/// Clamps `x` to `[-max, max]`. Returns NaN for NaN.
 #[inline(always)]
 pub(crate) fn clamp_gradient(x: f32, max_gradient: Option<f32>) -> f32 {
     max_gradient.map_or(x, |max| x.clamp(-max, max))

@@ -1,7 +1,7 @@
-//! Lookup and interaction at once: pooled vectors meet while the cache still holds them.
+//! Lookup and interaction in one pass, which reads the pooled vectors while they are in the cache.
 //!
-//! The outputs are those of [`embedding_bag`] and then of [`interaction`] with what it pooled, to
-//! the bit.
+//! The outputs are, to the bit, those of [`embedding_bag`] followed by [`interaction`] on the
+//! pooled vectors.
 
 use super::device::Device;
 use super::embedding_bag::{self, EmbeddingBagOps};
@@ -11,9 +11,9 @@ use super::precision::Precision;
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 
-/// What a backend provides; call it through [`Forward::run`], which validates.
+/// The backend's side of the op. Call it through [`Forward::run`], which validates the arguments.
 pub trait PooledInteractionOps: EmbeddingBagOps + InteractionOps {
-    /// See [`Forward`]. A backend that knows no better runs one op after the other.
+    /// Runs [`Forward`] with arguments that are valid. By default runs one op after the other.
     fn pooled_interaction_forward<E: Element, I: Index>(
         &self,
         args: Forward<'_, Self, E, I>,
@@ -22,50 +22,50 @@ pub trait PooledInteractionOps: EmbeddingBagOps + InteractionOps {
     }
 }
 
-/// Ids and dense vectors to the interaction of all features of a sample.
+/// The arguments of the fused op: from ids and dense vectors to the interaction of all features.
 pub struct Forward<'a, D: Device, E: Element, I: Index> {
     /// The lookup.
     pub lookup: embedding_bag::Forward<'a, D, E, I>,
-    /// What follows it.
+    /// The interaction of its output with the dense vectors.
     pub interact: Interact<'a, D>,
 }
 
-/// The interaction of dense vectors with what has just been pooled.
+/// The arguments of the interaction of dense and pooled vectors.
 pub struct Interact<'a, D: Device> {
-    /// Whether the pooled vectors are wanted in the lookup's output, as for a gradient. If not,
-    /// what is there afterwards is of no meaning.
+    /// Set if the op must write the pooled vectors to the lookup's output, as a gradient needs
+    /// them. Otherwise the contents of that output are unspecified afterwards.
     pub keeps_pooled: bool,
-    /// How features meet.
+    /// The kind of interaction.
     pub interaction: Interaction,
-    /// The dimension of a feature (D); of no meaning for [`Interaction::Cat`].
+    /// The dimension of a feature (D); ignored for [`Interaction::Cat`].
     pub dim: usize,
-    /// How products may be computed.
+    /// The precision of products.
     pub precision: Precision,
-    /// `[batch_size, D]`: the dense vectors.
+    /// The dense vectors, `[batch_size, D]`.
     pub dense: Matrix<'a, D, f32>,
-    /// `[batch_size, width]`, see [`Interaction::width`].
+    /// The output, `[batch_size, width]`; see [`Interaction::width`].
     pub output: MatrixMut<'a, D, f32>,
 }
 
 impl<D: PooledInteractionOps, E: Element, I: Index> Forward<'_, D, E, I> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Those of [`embedding_bag::Forward::run`] and of [`interaction::Forward::run`]. After a bad
-    /// id the output is of no meaning.
+    /// Propagates errors of [`embedding_bag::Forward::run`] and of [`interaction::Forward::run`].
+    /// After a bad id the contents of the output are unspecified.
     pub fn run(mut self, backend: &D) -> Result<()> {
         self.lookup.validate()?;
         self.as_interaction().validate()?;
         backend.pooled_interaction_forward(self)
     }
 
-    /// One op after the other.
+    /// Runs one op after the other.
     pub(crate) fn run_in_turn(mut self, backend: &D) -> Result<()> {
         backend.embedding_bag_forward(self.lookup.reborrow())?;
         backend.interaction_forward(self.as_interaction())
     }
 
-    /// The interaction of what has been pooled.
+    /// Returns the interaction that follows the lookup.
     pub(crate) fn as_interaction(&mut self) -> interaction::Forward<'_, D, f32> {
         let Self { lookup, interact: Interact { interaction, dim, precision, dense, output, .. } } =
             self;

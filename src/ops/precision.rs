@@ -3,21 +3,21 @@
 #[cfg(feature = "cuda")]
 use crate::dtype::{DType, Element};
 
-/// How products of `f32` factors may be computed. Factors of 16 bits are always taken as they are.
+/// The precision of products of `f32` factors. Factors of 16 bits are never rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Precision {
-    /// Exact products, of all 24 bits of each factor.
+    /// Exact products of all 24 bits of each factor.
     #[default]
     Full,
-    /// Factors may first be rounded to the 11 bits of tf32 where that is faster, as it is on the
-    /// tensor cores of a GPU; sums are of `f32` all the same.
+    /// Products of factors that may be rounded to the 11 bits of tf32 where that is faster, as on
+    /// the tensor cores of a GPU. Sums are in `f32`.
     Tf32,
 }
 
 #[cfg(feature = "cuda")]
 impl Precision {
-    /// Whether products of elements of `E` are to be computed as exact ones of `f32`, and not on
-    /// tensor cores.
+    /// Returns whether products of elements of `E` must be exact products of `f32`, which tensor
+    /// cores do not compute.
     pub(crate) fn is_exact<E: Element>(self) -> bool {
         E::DTYPE == DType::F32 && self == Self::Full
     }

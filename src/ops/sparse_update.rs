@@ -6,21 +6,21 @@
 //! summed first; then each row takes **one** step of the optimizer
 //! ([`Optimizer`](super::Optimizer)).
 //!
-//! - [`Update`] does both at once, in place;
-//! - [`Reduce`] keeps the sums in a [`SparseGrad`], which [`Merge`] adds to another one and
+//! - [`Update`] sums and steps in one op, in place;
+//! - [`Reduce`] writes the sums to a [`SparseGrad`], which [`Merge`] adds to another one and
 //!   [`Apply`] applies later.
 //!
 //! [`Reduce`] followed by [`Apply`] gives the same bits as [`Update`].
 //!
-//! **Numerics.** A row's occurrences, in the order of their positions, are cut into chunks of
-//! [`CHUNK`], and each chunk is summed in order, starting from its first contribution. The sums of
-//! the chunks are cut and summed in the same way, and the sums of those, until one is left: a tree,
-//! so that no run of additions is longer than [`CHUNK`], however hot a row is. Sums are in `f32`,
-//! product and sum rounded separately. The order depends on nothing else, so results are the same
-//! for any number of threads. A contribution takes part in at most `CHUNK - 1` additions on each of
-//! `L = ⌈log m / log CHUNK⌉` levels, so the error of a sum of `m` contributions is at most `γₖ
-//! Σ|contribution|`, `k = min(m, (CHUNK - 1) L) + 2`: the rounding of each factor and product
-//! included.
+//! **Numerics.** A row's occurrences are summed by a reduction tree. They are cut into chunks of
+//! [`CHUNK`] in the order of their positions, and each chunk is summed in order, starting from its
+//! first contribution. The sums of the chunks are cut and summed in the same way, until one is
+//! left. No chain of additions is longer than [`CHUNK`], however many occurrences a row has. Sums
+//! are in `f32`, and product and sum are rounded separately. The order depends on nothing else, so
+//! that results are the same for any number of threads. A contribution takes part in at most `CHUNK
+//! - 1` additions on each of `L = ⌈log m / log CHUNK⌉` levels, so that the error of a sum of `m`
+//! contributions is at most `γₖ Σ|contribution|`, `k = min(m, (CHUNK - 1) L) + 2`, which includes
+//! the rounding of each factor and product.
 
 use std::sync::Arc;
 
@@ -35,46 +35,50 @@ use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 use crate::size::{product, sum};
 
-/// The number of occurrences of a row, or of sums of them, that are summed in a run.
+/// The number of occurrences of a row, or of sums of them, that are summed in order.
 pub const CHUNK: usize = 64;
 
-/// What a backend provides; call it through the `run` of each op, which validates.
+/// The backend's side of the op. Call it through the `run` of each op, which validates the
+/// arguments.
 pub trait SparseUpdateOps: Device {
-    /// See [`Reduce`].
+    /// Runs [`Reduce`] with arguments that are valid.
     fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()>;
-    /// See [`Merge`].
+    /// Runs [`Merge`] with arguments that are valid.
     fn sparse_update_merge(&self, args: Merge<'_, Self>) -> Result<()>;
-    /// See [`Apply`].
+    /// Runs [`Apply`] with arguments that are valid.
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()>;
-    /// See [`Update`].
+    /// Runs [`Update`] with arguments that are valid.
     fn sparse_update_update<E: Element, I: Index>(
         &self,
         args: Update<'_, Self, E, I>,
     ) -> Result<()>;
-    /// See [`Update::workspace_len`] and [`Reduce::workspace_len`].
+    /// Computes [`Update::workspace_len`] and [`Reduce::workspace_len`].
     fn sparse_update_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize;
-    /// See [`Merge::workspace_len`].
+    /// Computes [`Merge::workspace_len`].
     fn sparse_update_merge_workspace_len(&self, tables: &TableBatch, num_rows: usize) -> usize;
 }
 
-/// Where the gradient of a batch comes from: the order of its ids, and the gradient of the pooled
+/// The source of the gradient of a batch: the order of its ids and the gradient of the pooled
 /// output.
 pub struct PooledGrad<'a, D: Device, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
-    /// The ids, as they were when `sorted` was made.
+    /// The ids, unchanged since `sorted` was made.
     pub bags: Bags<'a, D, I>,
     /// The order of the ids.
     pub sorted: &'a SortedIndices<D>,
-    /// `[batch_size, width]`.
+    /// The gradient of the pooled output, `[batch_size, width]`; see [`TableBatch::width`].
     pub grad_output: Matrix<'a, D, f32>,
-    /// `[batch_size, width]`, from the forward pass. Needed if any feature is pooled by max.
+    /// The sources of the maxima from the forward pass, `[batch_size, width]`. Needed if any
+    /// feature is pooled by max.
     pub argmax: Option<Matrix<'a, D, u32>>,
-    /// Every element of `grad_output` is clamped to `[-max, max]`.
+    /// The bound of every element of `grad_output`, which is clamped to `[-max, max]`; `None` for
+    /// no clamp.
     pub max_gradient: Option<f32>,
 }
 
 impl<D: Device, I: Index> PooledGrad<'_, D, I> {
+    /// Checks the parts against each other, for an op of this name.
     fn check(&self, op: &'static str) -> Result<()> {
         let tables = self.tables.as_ref();
         self.bags.check(op, tables)?;
@@ -97,19 +101,20 @@ impl<D: Device, I: Index> PooledGrad<'_, D, I> {
         }
     }
 
+    /// Returns the number of bytes that an op reads of the source.
     fn bytes_moved(&self) -> usize {
         let order = product([self.bags.num_indices(), 4 + 4]);
         sum([order, product([self.bags.batch_size, self.tables.as_ref().width(), 4])])
     }
 }
 
-/// A gradient that has values for some rows only.
+/// A sparse gradient, which has values for some rows only.
 ///
-/// With `u` the number in `counts`: row `rows[k]`, `k < u`, has the gradient
-/// `values[starts[k] .. starts[k + 1]]`; `rows` rises strictly.
+/// Let `u` be the number in `counts`. Row `rows[k]`, `k < u`, has the gradient `values[starts[k] ..
+/// starts[k + 1]]`. `rows` increases strictly.
 ///
-/// The buffers belong to the gradient, and only ops write them, so that others can rely on what
-/// they hold. Ops refuse the gradient for tables other than those that it was made for.
+/// The buffers are private, and only ops write them, so that other ops can rely on their contents.
+/// Ops refuse the gradient for tables other than those that it was made for.
 pub struct SparseGrad<D: Device> {
     pub(crate) rows: D::Buffer<u64>,
     pub(crate) starts: D::Buffer<u64>,
@@ -119,11 +124,11 @@ pub struct SparseGrad<D: Device> {
 }
 
 impl<D: Device> SparseGrad<D> {
-    /// Room for the gradients of `capacity` rows of these tables. A batch needs at most as many as
-    /// it has ids, and as there are rows.
+    /// Allocates a gradient for `capacity` rows of these tables. A batch needs at most as many rows
+    /// as it has ids, and never more than the tables have.
     ///
     /// # Errors
-    /// Those of [`Device::alloc`].
+    /// Propagates errors of [`Device::alloc`].
     pub fn new(device: &D, tables: &TableBatch, capacity: usize) -> Result<Self> {
         let capacity = capacity.min(tables.num_rows());
         let values = device.alloc(product([capacity, tables.max_dim()]))?;
@@ -139,8 +144,8 @@ impl<D: Device> SparseGrad<D> {
     /// Makes a gradient from existing buffers for rows, starts and values, whatever they hold.
     ///
     /// # Errors
-    /// Fails if the buffer for starts or the one for values has room for fewer rows than the one
-    /// for rows, and as [`Device::alloc`] does.
+    /// Returns an error if the buffer for starts or the one for values has room for fewer rows than
+    /// the one for rows. Propagates errors of [`Device::alloc`].
     pub fn with_buffers(
         device: &D,
         tables: &TableBatch,
@@ -161,32 +166,32 @@ impl<D: Device> SparseGrad<D> {
         })
     }
 
-    /// The largest number of rows that there is room for.
+    /// Returns the largest number of rows that the buffers have room for.
     pub fn capacity(&self) -> usize {
         self.rows.extent()
     }
 
-    /// Linear row numbers, each once.
+    /// Returns the linear row numbers, each once.
     pub fn rows(&self) -> D::Slice<'_, u64> {
         D::view(&self.rows)
     }
 
-    /// The bounds of each row's values.
+    /// Returns the bounds of each row's values.
     pub fn starts(&self) -> D::Slice<'_, u64> {
         D::view(&self.starts)
     }
 
-    /// The gradients, row after row.
+    /// Returns the gradients, row after row.
     pub fn values(&self) -> D::Slice<'_, f32> {
         D::view(&self.values)
     }
 
-    /// The number of rows.
+    /// Returns the number of rows, one value.
     pub fn counts(&self) -> D::Slice<'_, u32> {
         D::view(&self.counts)
     }
 
-    /// Refuses other tables.
+    /// Returns an error for other tables.
     fn check_tables(
         &self,
         op: &'static str,
@@ -199,42 +204,42 @@ impl<D: Device> SparseGrad<D> {
         }
     }
 
-    /// Refuses other tables, and more rows than there is room for.
+    /// Returns an error for other tables, or for more rows than the buffers have room for.
     fn check(&self, op: &'static str, tables: &TableBatch, rows: usize) -> Result<()> {
         self.check_tables(op, "grad", tables)?;
         expect_at_least(op, "grad.capacity", self.capacity(), rows.min(tables.num_rows()))
     }
 }
 
-/// Sums the gradient of each row.
+/// The arguments of the reduction, which sums the gradient of each row.
 pub struct Reduce<'a, D: Device, I: Index> {
-    /// Where the gradient comes from.
+    /// The source of the gradient.
     pub source: PooledGrad<'a, D, I>,
-    /// Where it goes.
+    /// The output, with room for the rows of the batch.
     pub grad: &'a mut SparseGrad<D>,
-    /// [`Self::workspace_len`] words.
+    /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: D::SliceMut<'a, u64>,
 }
 
 impl<D: SparseUpdateOps, I: Index> Reduce<'_, D, I> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes, before anything is written.
+    /// Returns an error for wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate(backend)?;
         backend.sparse_update_reduce(self)
     }
 
-    /// The 8-byte words of workspace for a batch of `num_indices` ids.
+    /// Returns the number of 8-byte words of workspace for a batch of `num_indices` ids.
     pub fn workspace_len(backend: &D, tables: &TableBatch, num_indices: usize) -> usize {
         backend.sparse_update_workspace_len(tables, num_indices)
     }
 
-    /// Checks shapes; see [`Self::run`].
+    /// Checks the shapes, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes.
+    /// Returns an error for wrong shapes.
     pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "sparse_update.reduce";
         let (tables, num_indices) = (self.source.tables.as_ref(), self.source.bags.num_indices());
@@ -245,39 +250,40 @@ impl<D: SparseUpdateOps, I: Index> Reduce<'_, D, I> {
     }
 }
 
-/// The sum of two gradients: `out = a + b`.
+/// The arguments of the sum of two gradients, `out = a + b`.
 pub struct Merge<'a, D: Device> {
     /// The tables and features.
     pub tables: &'a D::Tables,
-    /// A gradient.
+    /// The first gradient.
     pub a: &'a SparseGrad<D>,
-    /// Another one.
+    /// The second gradient.
     pub b: &'a SparseGrad<D>,
-    /// The sum, with room for the rows of both.
+    /// The output: the sum, with room for the rows of both.
     pub out: &'a mut SparseGrad<D>,
-    /// [`Self::workspace_len`] words.
+    /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: D::SliceMut<'a, u64>,
 }
 
 impl<D: SparseUpdateOps> Merge<'_, D> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes, before anything is written.
+    /// Returns an error for wrong shapes, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate(backend)?;
         backend.sparse_update_merge(self)
     }
 
-    /// The 8-byte words of workspace for gradients with room for `num_rows` rows together.
+    /// Returns the number of 8-byte words of workspace for gradients with room for `num_rows` rows
+    /// together.
     pub fn workspace_len(backend: &D, tables: &TableBatch, num_rows: usize) -> usize {
         backend.sparse_update_merge_workspace_len(tables, num_rows)
     }
 
-    /// Checks shapes; see [`Self::run`].
+    /// Checks the shapes, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes.
+    /// Returns an error for wrong shapes.
     pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "sparse_update.merge";
         let (tables, rows) = (self.tables.as_ref(), self.max_rows());
@@ -295,43 +301,43 @@ impl<D: SparseUpdateOps> Merge<'_, D> {
         self.out.check(OP, tables, rows)
     }
 
-    /// The most rows that both can have together.
+    /// Returns the largest number of rows that both can have together.
     fn max_rows(&self) -> usize {
         sum([self.a.capacity(), self.b.capacity()])
     }
 }
 
-/// One optimizer step on each row that has a gradient.
+/// The arguments of one optimizer step on each row that has a gradient.
 pub struct Apply<'a, D: Device, E: Element> {
     /// The tables and features.
     pub tables: &'a D::Tables,
     /// The gradient.
     pub grad: &'a SparseGrad<D>,
-    /// The step.
+    /// The update rule.
     pub rule: UpdateRule,
-    /// If there, the weight decay of a row is multiplied by the entry of its linear row number:
-    /// [`TableBatch::num_rows`] of them.
+    /// The factors of the weight decay of each row, by linear row number: [`TableBatch::num_rows`]
+    /// elements; `None` for factors of 1.
     pub decay_scale: Option<D::Slice<'a, f32>>,
-    /// All tables, one after another: [`TableBatch::num_weights`] elements.
+    /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
     pub weights: D::SliceMut<'a, E>,
-    /// What the optimizer remembers, for all tables, one after another.
+    /// The state of the optimizer, for all tables, one after another.
     pub state: OptimizerStateMut<'a, D>,
 }
 
 impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes or a rule without meaning, before anything is written.
+    /// Returns an error for wrong shapes or an invalid rule, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate()?;
         backend.sparse_update_apply(Self { rule: self.rule.for_rows(), ..self })
     }
 
-    /// Checks shapes and rule; see [`Self::run`].
+    /// Checks the shapes and the rule, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes or a rule without meaning.
+    /// Returns an error for wrong shapes or an invalid rule.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "sparse_update.apply";
         self.grad.check_tables(OP, "grad", self.tables.as_ref())?;
@@ -340,44 +346,44 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
     }
 }
 
-/// [`Reduce`] and [`Apply`] in one, without a gradient in between.
+/// The arguments of [`Reduce`] and [`Apply`] in one op, without a gradient in memory.
 pub struct Update<'a, D: Device, E: Element, I: Index> {
-    /// Where the gradient comes from.
+    /// The source of the gradient.
     pub source: PooledGrad<'a, D, I>,
-    /// What is read from the device.
+    /// The values and the gate of the step that the op reads from the device.
     pub control: StepControl<'a, D>,
-    /// The step.
+    /// The update rule.
     pub rule: UpdateRule,
-    /// If there, the weight decay of a row is multiplied by the entry of its linear row number:
-    /// [`TableBatch::num_rows`] of them.
+    /// The factors of the weight decay of each row, by linear row number: [`TableBatch::num_rows`]
+    /// elements; `None` for factors of 1.
     pub decay_scale: Option<D::Slice<'a, f32>>,
-    /// All tables, one after another: [`TableBatch::num_weights`] elements.
+    /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
     pub weights: D::SliceMut<'a, E>,
-    /// What the optimizer remembers, for all tables, one after another.
+    /// The state of the optimizer, for all tables, one after another.
     pub state: OptimizerStateMut<'a, D>,
-    /// [`Self::workspace_len`] words.
+    /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: D::SliceMut<'a, u64>,
 }
 
 impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
-    /// Validates and runs.
+    /// Validates the arguments and runs the op.
     ///
     /// # Errors
-    /// Wrong shapes or a rule without meaning, before anything is written.
+    /// Returns an error for wrong shapes or an invalid rule, before anything is written.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate(backend)?;
         backend.sparse_update_update(Self { rule: self.rule.for_rows(), ..self })
     }
 
-    /// The 8-byte words of workspace for a batch of `num_indices` ids.
+    /// Returns the number of 8-byte words of workspace for a batch of `num_indices` ids.
     pub fn workspace_len(backend: &D, tables: &TableBatch, num_indices: usize) -> usize {
         backend.sparse_update_workspace_len(tables, num_indices)
     }
 
-    /// Checks shapes and rule; see [`Self::run`].
+    /// Checks the shapes and the rule, as [`Self::run`] does.
     ///
     /// # Errors
-    /// Wrong shapes or a rule without meaning.
+    /// Returns an error for wrong shapes or an invalid rule.
     pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "sparse_update.update";
         self.source.check(OP)?;
@@ -398,14 +404,16 @@ impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
         )
     }
 
-    /// The least number of bytes if no id occurs twice: gradient and order read, weights and state
-    /// read and written.
+    /// Returns the least number of bytes moved if no id occurs twice: gradient and order are read,
+    /// weights and state are read and written.
     pub fn bytes_moved(&self) -> usize {
         let (rows, elements) = (self.source.bags.num_indices(), looked_up(&self.source));
         sum([self.source.bytes_moved(), step_bytes::<E>(&self.rule, rows, elements)])
     }
 }
 
+/// Returns the number of elements of all looked-up rows if every feature has the same number of
+/// ids.
 fn looked_up<D: Device, I: Index>(source: &PooledGrad<'_, D, I>) -> usize {
     let tables = source.tables.as_ref();
     product([source.bags.num_indices(), tables.width()])
@@ -413,11 +421,13 @@ fn looked_up<D: Device, I: Index>(source: &PooledGrad<'_, D, I>) -> usize {
         .unwrap_or(0)
 }
 
+/// Returns the number of bytes that a step reads and writes of weights and state.
 fn step_bytes<E: Element>(rule: &UpdateRule, rows: usize, elements: usize) -> usize {
     let state = sum(rule.optimizer.state_len(rows, elements));
     product([2, sum([product([elements, size_of::<E>()]), product([state, 4])])])
 }
 
+/// Checks the number of factors of the weight decay.
 fn check_decay_scale<D: Device>(
     op: &'static str,
     tables: &TableBatch,
@@ -428,6 +438,7 @@ fn check_decay_scale<D: Device>(
         .map_or(Ok(()), |scale| expect_size(op, "decay_scale", scale.extent(), tables.num_rows()))
 }
 
+/// Checks the rule, and the sizes of weights and state.
 fn check_target<D: Device, E: Element>(
     op: &'static str,
     tables: &TableBatch,

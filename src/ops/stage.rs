@@ -1,65 +1,84 @@
-//! What lets steps follow each other without waiting: ops that are recorded once and replayed, and
-//! batches that travel while others are computed.
+//! Asynchronous steps: ops that are recorded once and replayed, and transfers of batches that
+//! overlap with computation.
 
 use super::device::Device;
 use crate::dtype::Scalar;
 use crate::error::Result;
 
-/// What a backend provides. A backend whose ops are done when they return has nothing to record,
-/// and copies at once.
+/// The backend's side of recordings and transfers. A backend whose ops are complete when they
+/// return records nothing, and copies synchronously.
 ///
-/// Batches travel by [`nn::Staging`](crate::nn::Staging), which keeps the order that transfers
-/// need: nothing is sent into memory that ops called before still read, and no op reads what has
-/// not arrived. Nobody else can make a transfer, so that no other order can be written down:
+/// Only [`nn::Staging`](crate::nn::Staging) can make a transfer. It keeps the order that transfers
+/// need: nothing is sent to memory that earlier ops still read, and no op reads data that has not
+/// arrived. Other code cannot violate this order, because it cannot make a transfer:
 ///
 /// ```compile_fail,E0061
 /// # use bagdot::{Cpu, ops::Stage};
 /// Cpu::single_threaded().transfer();
 /// ```
 pub trait Stage: Device {
-    /// Whether ops can be recorded.
+    /// True if ops can be recorded.
     const RECORDS: bool;
-    /// Ops that have been recorded, with all their arguments.
+    /// A recording of ops with all their arguments, such as a CUDA graph.
     type Recording: Send + Sync;
-    /// A way from the host to buffers of the backend that made it. Dropping it waits until the
-    /// host's memory is not read any more.
+    /// A transfer from the host to buffers of the backend that made it. Dropping it waits until the
+    /// host's memory is no longer read.
     type Transfer: Send;
 
-    /// Returns whether the ops of both run in one order, as those of clones of one backend do.
+    /// Returns whether the ops of both backends run in one order, as those of clones do.
     fn is_same(&self, other: &Self) -> bool;
 
-    /// Records the ops that `ops` calls, without running them; no other thread may call ops of the
-    /// backend meanwhile. `None`, and `ops` is not called, if the backend does not record.
+    /// Records the ops that `ops` calls, without running them. No other thread may call ops of the
+    /// backend meanwhile. If the backend does not record, returns `None` without calling `ops`.
     ///
     /// # Errors
-    /// Returns the error of `ops`. Sending a batch in `ops` is refused with
+    /// Propagates errors of `ops`, in which sending a batch is refused with
     /// [`Error::Recording`](crate::Error::Recording).
     fn record(&self, ops: impl FnOnce() -> Result<()>) -> Result<Option<Self::Recording>>;
-    /// Runs what was recorded, on what the same buffers hold now. Buffers that it names stay until
-    /// it is dropped, whoever drops them before.
+    /// Runs the recorded ops on the current contents of the same buffers. The recording keeps their
+    /// memory allocated until it is dropped itself.
+    ///
+    /// # Errors
+    /// Propagates errors of the driver, and refuses a recording of another backend.
     fn replay(&self, recording: &Self::Recording) -> Result<()>;
-    /// Where a view begins, to tell whether a recording is about it.
+    /// Returns the address of a view, to identify the buffers of a recording.
     fn address<T: Scalar>(slice: &Self::Slice<'_, T>) -> u64;
 
-    /// A way from the host to this backend, for [`nn::Staging`](crate::nn::Staging) alone.
+    /// Makes a transfer from the host to this backend, for [`nn::Staging`](crate::nn::Staging)
+    /// alone.
+    ///
+    /// # Errors
+    /// Propagates errors of the driver.
     fn transfer(&self, staging: StagingOnly) -> Result<Self::Transfer>;
-    /// Begins to send a batch: waits until the one before has left the host, and lets this one wait
-    /// for the ops that read it.
+    /// Begins to send a batch. Waits until the previous batch has left the host, and orders this
+    /// transfer after the ops that read the previous batch.
+    ///
+    /// # Errors
+    /// Propagates errors of the driver.
     fn begin(transfer: &mut Self::Transfer) -> Result<()>;
-    /// Sends `source` on its way into `target`, which is as long.
+    /// Starts a copy of `source` to `target`, which has the same length.
+    ///
+    /// # Errors
+    /// Propagates errors of the driver.
     fn send<T: Scalar>(
         transfer: &mut Self::Transfer,
         source: &[T],
         target: Self::SliceMut<'_, T>,
     ) -> Result<()>;
-    /// Lets ops that are called from here on wait for what was sent.
+    /// Orders the ops that are called from here on after the transfer.
+    ///
+    /// # Errors
+    /// Propagates errors of the driver.
     fn arrive(transfer: &mut Self::Transfer) -> Result<()>;
-    /// The ops that read what was sent have been called.
+    /// Notes that all ops that read the batch have been called.
+    ///
+    /// # Errors
+    /// Propagates errors of the driver.
     fn release(transfer: &mut Self::Transfer) -> Result<()>;
 }
 
-/// The right to make a transfer. It has no name outside this crate, so that [`Stage`] has no
-/// implementations there either.
+/// A token for making a transfer. It has no name outside this crate, so that no other crate can
+/// implement [`Stage`] or make a transfer.
 pub struct StagingOnly(());
 
 impl StagingOnly {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{Result, invalid};
 use crate::size::sum;
 
-/// How the rows of a bag become one vector. An empty bag gives zeros in every mode.
+/// The pooling of the rows of a bag into one vector. An empty bag gives zeros in every mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
@@ -13,10 +13,10 @@ pub enum Pooling {
     /// The (weighted) sum.
     #[default]
     Sum,
-    /// The (weighted) sum divided by the number of counted ids; padding is not counted, weights do
-    /// not change the count.
+    /// The (weighted) sum divided by the length of the bag, which does not count padding and does
+    /// not depend on the weights.
     Mean,
-    /// The largest value of each column; among equal ones the first counts as the source. Takes no
+    /// The largest value of each column, of which the first of equal values is the source. Takes no
     /// per-sample weights.
     Max,
 }
@@ -31,27 +31,26 @@ pub struct Table {
     pub embedding_dim: usize,
 }
 
-/// A sparse feature: which table its ids look up, and how a bag is pooled.
+/// A sparse feature: the table that its ids look up, and the pooling of its bags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Feature {
-    /// The table's number. Several features may share a table.
+    /// The number of its table. Several features may share a table.
     pub table: usize,
-    /// How the rows of a bag become one vector.
+    /// The pooling of the rows of a bag.
     pub pooling: Pooling,
-    /// An id that is neither pooled nor counted nor updated.
+    /// The padding id, which is neither pooled nor counted nor updated; `None` for no padding.
     pub padding_idx: Option<usize>,
 }
 
-/// The tables and features of a table-batched call, with the layout of everything that is batched
-/// over them.
+/// The tables and features of a table-batched call, and the layout of everything batched over them.
 ///
 /// All tables lie in one buffer of weights, table after table. The pooled vectors of a sample lie
-/// side by side in the order of the features. A row is known across tables by its linear number:
-/// rows are counted through all tables.
+/// side by side in the order of the features. Linear row numbers identify rows across tables: they
+/// count the rows of all tables, table after table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableBatch {
-    // Shared with what ops made of them: see `SortedIndices` and `SparseGrad`.
+    // `SortedIndices` and `SparseGrad` share tables and features, to recognise them later.
     tables: Arc<[Table]>,
     features: Arc<[Feature]>,
     weight_offsets: Vec<usize>,
@@ -62,19 +61,19 @@ pub struct TableBatch {
     has_max: bool,
 }
 
-/// The largest number of tables and the largest table: the random bits of stochastic rounding are
+/// The largest number of tables, and of rows of a table: the random bits of stochastic rounding are
 /// keyed by both.
 const MAX_TABLES: usize = 1 << 16;
 const MAX_ROWS: usize = 1 << 48;
-/// The largest number of elements that can be addressed, of 8 bytes at most.
+/// The largest number of elements that can be addressed, for elements of at most 8 bytes.
 const MAX_ELEMENTS: usize = isize::MAX as usize / 8;
 
 impl TableBatch {
-    /// Checks and lays out tables and features.
+    /// Checks tables and features, and computes their layout.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a table without rows or
-    /// columns, a feature of a table that does not exist, a padding index outside its table, or
+    /// Returns [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a table without rows
+    /// or columns, a feature of a table that does not exist, a padding index outside its table, or
     /// sizes that overflow.
     pub fn new(tables: Vec<Table>, features: Vec<Feature>) -> Result<Self> {
         const OP: &str = "TableBatch";
@@ -155,102 +154,105 @@ impl TableBatch {
         })
     }
 
-    /// One feature for each table, all pooled alike.
+    /// Makes a batch with one feature for each table and one kind of pooling.
     ///
     /// # Errors
-    /// As [`Self::new`].
+    /// Propagates errors of [`Self::new`].
     pub fn one_feature_each(tables: Vec<Table>, pooling: Pooling) -> Result<Self> {
         let features =
             (0..tables.len()).map(|table| Feature { table, pooling, padding_idx: None }).collect();
         Self::new(tables, features)
     }
 
-    /// The tables.
+    /// Returns the tables.
     pub fn tables(&self) -> &[Table] {
         &self.tables
     }
 
-    /// The features.
+    /// Returns the features.
     pub fn features(&self) -> &[Feature] {
         &self.features
     }
 
-    /// The tables, to be compared later.
+    /// Returns the tables, for later comparison.
     pub(crate) fn shared_tables(&self) -> &Arc<[Table]> {
         &self.tables
     }
 
-    /// The features, to be compared later.
+    /// Returns the features, for later comparison.
     pub(crate) fn shared_features(&self) -> &Arc<[Feature]> {
         &self.features
     }
 
-    /// The table of a feature.
+    /// Returns the table of a feature.
     ///
     /// # Panics
-    /// If there is no such feature, as indexing a slice does.
+    /// Panics if there is no such feature, as indexing a slice does.
     pub fn table_of(&self, feature: usize) -> Table {
         self.tables[self.features[feature].table]
     }
 
-    /// The features that look up a table, in rising order.
+    /// Returns the numbers of the features that look up a table, in increasing order.
     ///
     /// # Panics
-    /// If there is no such table, as indexing a slice does.
+    /// Panics if there is no such table, as indexing a slice does.
     pub fn features_of(&self, table: usize) -> &[usize] {
         &self.features_by_table[self.feature_offsets[table]..self.feature_offsets[table + 1]]
     }
 
-    /// Where each table begins in the buffer of weights, in elements; one more entry for the end.
+    /// Returns the position of the first element of each table in the buffer of weights, and one
+    /// more entry for the end.
     pub fn weight_offsets(&self) -> &[usize] {
         &self.weight_offsets
     }
 
-    /// The linear number of each table's first row; one more entry for the end.
+    /// Returns the linear number of each table's first row, and one more entry for the end.
     pub fn row_offsets(&self) -> &[usize] {
         &self.row_offsets
     }
 
-    /// The first column of each feature in the pooled output; one more entry for the end.
+    /// Returns the first column of each feature in the pooled output, and one more entry for the
+    /// end.
     pub fn column_offsets(&self) -> &[usize] {
         &self.column_offsets
     }
 
-    /// The number of elements of all tables.
+    /// Returns the number of elements of all tables.
     pub fn num_weights(&self) -> usize {
         self.weight_offsets[self.tables.len()]
     }
 
-    /// The number of rows of all tables.
+    /// Returns the number of rows of all tables.
     pub fn num_rows(&self) -> usize {
         self.row_offsets[self.tables.len()]
     }
 
-    /// The number of columns of the pooled output: the sum of the features' dimensions.
+    /// Returns the number of columns of the pooled output: the sum of the features' dimensions.
     pub fn width(&self) -> usize {
         self.column_offsets[self.features.len()]
     }
 
-    /// Whether any feature is pooled by [`Pooling::Max`], so that a gradient needs the `argmax` of
-    /// the forward pass.
+    /// Returns whether any feature is pooled by [`Pooling::Max`]: a gradient then needs the
+    /// `argmax` of the forward pass.
     pub fn has_max(&self) -> bool {
         self.has_max
     }
 
-    /// The largest dimension of any table.
+    /// Returns the largest dimension of all tables; 0 without tables.
     pub fn max_dim(&self) -> usize {
         self.tables.iter().map(|table| table.embedding_dim).max().unwrap_or(0)
     }
 
-    /// The table of a linear row number; the number of tables if there is no such row.
+    /// Returns the number of the table of a linear row number, or the number of tables if there is
+    /// no such row.
     pub fn table_of_row(&self, row: usize) -> usize {
         self.row_offsets.partition_point(|&first| first <= row) - 1
     }
 
-    /// Where a linear row begins in the buffer of weights.
+    /// Returns the position of the first element of a linear row in the buffer of weights.
     ///
     /// # Panics
-    /// If there is no such row, as indexing a slice does.
+    /// Panics if there is no such row, as indexing a slice does.
     pub fn weight_offset_of_row(&self, row: usize) -> usize {
         assert!(row < self.num_rows(), "row {row} of {}", self.num_rows());
         let table = self.table_of_row(row);

@@ -1,10 +1,10 @@
-//! Views of memory: what ops take in place of a buffer.
+//! Views of memory, which ops take in place of buffers.
 
 use crate::dtype::Scalar;
 
-/// The number of elements that a view or buffer holds.
+/// A view or buffer whose number of elements is known.
 pub trait Extent {
-    /// The number of elements.
+    /// Returns the number of elements.
     fn extent(&self) -> usize;
 }
 
@@ -31,24 +31,25 @@ impl<T> Extent for Vec<T> {
 
 /// Views of one kind of memory.
 ///
-/// A [`Device`](super::Device) has memory and copies besides; [`Host`] has views alone.
+/// A [`Device`](super::Device) also allocates and copies memory; [`Host`] has views alone.
 pub trait Views: Sized {
-    /// A shared view.
+    /// A shared view, as `&[T]` is.
     type Slice<'a, T: Scalar>: Extent + Copy + Send + Sync;
-    /// An exclusive view.
+    /// An exclusive view, as `&mut [T]` is.
     type SliceMut<'a, T: Scalar>: Extent + Send;
-    /// The same view, borrowed for a shorter time. Structs over views are invariant in their
-    /// lifetime; this gets around it.
+    /// Reborrows a view for a shorter time. Structs of views are invariant in their lifetime, so
+    /// that the compiler does not shorten it.
     fn reborrow<'a, T: Scalar>(slice: &'a Self::Slice<'_, T>) -> Self::Slice<'a, T>;
-    /// As [`Self::reborrow`], for writing.
+    /// Reborrows a view for writing for a shorter time.
     fn reborrow_mut<'a, T: Scalar>(slice: &'a mut Self::SliceMut<'_, T>) -> Self::SliceMut<'a, T>;
-    /// What is being written, for reading.
+    /// Borrows a view for writing as one for reading.
     fn as_slice<'a, T: Scalar>(slice: &'a Self::SliceMut<'_, T>) -> Self::Slice<'a, T>;
 }
 
-/// Memory of the host, whatever device ops run on: its views are Rust slices.
+/// A marker for memory of the host, independent of the device that ops run on. Its views are Rust
+/// slices.
 ///
-/// [`Staging`](crate::nn::Staging) takes batches of it.
+/// [`Staging`](crate::nn::Staging) sends batches of it to a device.
 #[derive(Clone, Copy, Debug)]
 pub struct Host;
 
