@@ -2,8 +2,7 @@
 //! `f32` are exact at any precision.
 
 mod pairs;
-
-use std::ops::Range;
+mod sample;
 
 use super::Cpu;
 use super::runtime::erased::{ByElement, Retype, with_elements};
@@ -12,8 +11,8 @@ use crate::dtype::{Element, bf16, f16};
 use crate::error::Result;
 use crate::ops::Interaction;
 use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps};
-use crate::simd::prefetch_row;
 use pairs::{Dots, Grads, Pairs, dots_scratch_len, grad_matrix_len};
+pub(super) use sample::Sample;
 
 impl InteractionOps for Cpu {
     fn interaction_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
@@ -85,55 +84,6 @@ fn typed_backward<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
                     backward(first + k, &mut head[..heads.0], &mut tail[..tails.0]);
                 }
             });
-        }
-    }
-}
-
-/// The features of one sample.
-#[derive(Clone, Copy)]
-pub(super) struct Sample<'a, E> {
-    /// The first feature: the dense one, if there is one.
-    pub(super) head: &'a [E],
-    /// The features that follow, side by side.
-    pub(super) tail: &'a [E],
-    /// Set if the first feature is the dense one.
-    pub(super) has_dense: bool,
-    /// The columns of a feature.
-    pub(super) dim: usize,
-}
-
-impl<'a, E: Element> Sample<'a, E> {
-    fn of(features: &Features<'a, Cpu, E>, sample: usize, dim: usize) -> Self {
-        match features {
-            Features::Joined { block, has_dense } => {
-                let row = block.row(sample);
-                let (head, tail) = row.split_at(dim.min(row.len()));
-                Self { head, tail, has_dense: *has_dense, dim }
-            }
-            Features::Split { dense, sparse } => {
-                Self { head: dense.row(sample), tail: sparse.row(sample), has_dense: true, dim }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn num_features(&self) -> usize {
-        (self.head.len() + self.tail.len()) / self.dim
-    }
-
-    #[inline(always)]
-    fn feature(&self, i: usize) -> &'a [E] {
-        match i {
-            0 => self.head,
-            _ => &self.tail[(i - 1) * self.dim..][..self.dim],
-        }
-    }
-
-    /// Prefetches some features.
-    #[inline(always)]
-    fn prefetch(&self, features: Range<usize>) {
-        for i in features {
-            prefetch_row(self.feature(i), 0, self.dim);
         }
     }
 }

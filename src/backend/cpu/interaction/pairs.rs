@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::super::compute::gemm::{load_packed, multiplies_pairs};
 use super::super::compute::vector::{load, load_vector, store_vector};
-use super::Sample;
+use super::sample::Sample;
 use crate::dtype::Element;
 use crate::ops::{Interaction, PairOrder};
 use crate::simd::{GROUP, LANES, Lanes, Loop, prefetch_row};

@@ -6,6 +6,7 @@ pub(super) mod erased;
 pub(super) mod fault;
 pub(super) mod free_memory;
 mod huge_pages;
+mod parallel;
 pub(super) mod scratch;
 mod stage;
 pub(super) mod threads;
