@@ -1,4 +1,5 @@
-//! `embedding_bag`: pooled lookups at shapes that peers publish.
+//! `embedding_bag`: pooled lookups at shapes that peers publish. The output of the first set is
+//! checked against the CPU before it is measured.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -6,32 +7,17 @@ mod common;
 use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
 use bagdot::ops::{Device, MatrixMut};
 use bagdot::{Cpu, Element, bf16, f16};
-use common::{Batch, Ids, Shape, Timed, group, measure, sets_of, upload, values};
+use common::{Batch, Shape, Timed, elements, group, measure, sets_of, upload};
 use criterion::Criterion;
 
 common::benchmark_on_every_device!(forward);
 
 fn forward<B: Timed + EmbeddingBagOps>(criterion: &mut Criterion, device: &B) {
-    for ids in [Ids::Uniform, Ids::Zipf] {
-        for (dim, batch_size, pooling_factor) in
-            [(64, 2048, 1), (64, 2048, 20), (128, 65_536, 1), (128, 16_384, 20)]
-        {
-            // The large ones are for devices that have the bandwidth.
-            if B::NAME == Cpu::NAME && batch_size > 2048 {
-                continue;
-            }
-            let shape = Shape {
-                num_tables: 26,
-                num_embeddings: 100_000,
-                dim,
-                batch_size,
-                pooling_factor,
-                ids,
-            };
-            forward_of::<B, f32>(criterion, device, shape, f32::from);
-            forward_of::<B, f16>(criterion, device, shape, f16::from_f32);
-            forward_of::<B, bf16>(criterion, device, shape, bf16::from_f32);
-        }
+    let published = [[64, 2048, 1], [64, 2048, 20], [128, 65_536, 1], [128, 16_384, 20]];
+    for shape in Shape::all::<B>(&published) {
+        forward_of::<B, f32>(criterion, device, shape);
+        forward_of::<B, f16>(criterion, device, shape);
+        forward_of::<B, bf16>(criterion, device, shape);
     }
 }
 
@@ -39,27 +25,20 @@ fn forward_of<B: Timed + EmbeddingBagOps, E: Element>(
     criterion: &mut Criterion,
     device: &B,
     shape: Shape,
-    store: fn(f32) -> E,
 ) {
-    let weights: Vec<E> = values(shape.layout().num_weights(), 1).into_iter().map(store).collect();
-    let sets = sets_of(shape.num_indices() * shape.dim * size_of::<E>());
-    let mut lookups = Lookups::new(device, shape, &weights, sets);
-    let cpu = Cpu::new().unwrap();
-    let mut on_cpu = Lookups::new(&cpu, shape, &weights, 1);
-    on_cpu.run(&cpu, 0);
-    lookups.run(device, 0);
-    device.synchronize().unwrap();
-    assert!(
-        device.to_vec(&lookups.output).unwrap() == *on_cpu.output,
-        "{shape:?} differs from the CPU"
-    );
+    let (ids, bags) = (shape.num_indices(), shape.num_bags());
+    let sets = sets_of(ids * shape.dim * size_of::<E>());
+    let bytes = ids * (shape.dim * size_of::<E>() + 8) + (bags + 1) * 8 + bags * shape.dim * 4;
     let name = format!("{} {}", shape.name(), E::DTYPE);
-    measure(&mut group(criterion, device, "embedding_bag_forward"), device, &name, sets, |set| {
+    let mut lookups = None;
+    let mut group = group(criterion, device, "embedding_bag_forward");
+    measure(&mut group, device, &name, sets, bytes, |set| {
+        let lookups = lookups.get_or_insert_with(|| Lookups::<B, E>::checked(device, shape, sets));
         lookups.run(device, set)
     });
 }
 
-/// Sets of ids, and tables for them.
+/// The tables, and sets of ids for them.
 struct Lookups<B: Device, E: Element> {
     tables: B::Tables,
     weights: B::Buffer<E>,
@@ -78,7 +57,23 @@ impl<B: EmbeddingBagOps, E: Element> Lookups<B, E> {
         }
     }
 
-    /// Gives the bytes that must move.
+    /// Makes the inputs, and compares the output of the first set with that of the CPU.
+    fn checked(device: &B, shape: Shape, sets: usize) -> Self {
+        let weights: Vec<E> = elements(shape.layout().num_weights(), 1);
+        let mut lookups = Self::new(device, shape, &weights, sets);
+        let cpu = Cpu::new().unwrap();
+        let mut on_cpu = Lookups::new(&cpu, shape, &weights, 1);
+        on_cpu.run(&cpu, 0);
+        lookups.run(device, 0);
+        device.synchronize().unwrap();
+        assert!(
+            device.to_vec(&lookups.output).unwrap() == *on_cpu.output,
+            "{shape:?} differs from the CPU"
+        );
+        lookups
+    }
+
+    /// Runs the op on a set, and returns the bytes that it must move.
     fn run(&mut self, device: &B, set: usize) -> usize {
         let (batch, width) = (&self.batches[set], self.tables.as_ref().width());
         let forward = Forward {

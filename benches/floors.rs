@@ -1,16 +1,16 @@
-//! What a CPU gives at best, on one thread and on all: a copy, rows gathered at random, a product
-//! of matrices. What an op costs is to be seen against the one that bounds it: look-ups and updates
+//! The best that a CPU gives, on one thread and on all: a copy, rows gathered at random, a product
+//! of matrices. The cost of an op is to be seen against the one that bounds it: lookups and updates
 //! against the gather, layers and the interaction against the product.
 #![allow(clippy::unwrap_used)]
 
-// What runs on devices of every kind is not called here.
+// The parts for devices of every kind are not called here.
 #[allow(unused_imports, unused_macros)]
 mod common;
 
 use bagdot::Cpu;
 use bagdot::ops::linear::Forward;
 use bagdot::ops::{Activation, Matrix, MatrixMut, Precision};
-use common::{Ids, Shape, group, ids_of, settings, values};
+use common::{Ids, group, ids_of, settings, values};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
 
@@ -33,9 +33,10 @@ fn floors(criterion: &mut Criterion, threads: usize) {
 
     // More than caches hold; read and written.
     const LEN: usize = 64 << 20;
-    let (from, mut to) = (vec![1_f32; LEN], vec![0_f32; LEN]);
+    let mut buffers = None;
     group.throughput(Throughput::BytesDecimal(2 * 4 * LEN as u64));
     group.bench_function(name("copy 256 MiB"), |bencher| {
+        let (from, to) = buffers.get_or_insert_with(|| (vec![1_f32; LEN], vec![0_f32; LEN]));
         let piece = LEN.div_ceil(threads);
         bencher.iter(|| {
             pool.install(|| {
@@ -45,61 +46,55 @@ fn floors(criterion: &mut Criterion, threads: usize) {
             })
         });
     });
-    drop((from, to));
+    drop(buffers);
 
-    // The rows of a batch of the shape that others are measured at, each read once from anywhere
-    // and written in a row.
-    let shape = Shape {
-        num_tables: 26,
-        num_embeddings: 100_000,
-        dim: 64,
-        batch_size: 2048,
-        pooling_factor: 1,
-        ids: Ids::Uniform,
-    };
-    let (dim, rows, count) =
-        (shape.dim, shape.num_tables * shape.num_embeddings, shape.num_indices());
+    // The rows of a batch of the shape that the ops are measured at, 26 tables of 100,000 rows and
+    // 2048 samples. Each is read once from anywhere, and written in a row.
+    const DIM: usize = 64;
+    const ROWS: usize = 26 * 100_000;
+    const COUNT: usize = 26 * 2048;
     const SETS: usize = 4;
-    let table = values(rows * dim, 1);
-    let ids: Vec<_> = (0..SETS).map(|set| ids_of(shape.ids, rows, count, set as u64)).collect();
-    let mut gathered = vec![0_f32; count * dim];
+    let mut inputs = None;
     let mut set = 0;
-    group.throughput(Throughput::BytesDecimal((count * dim * 4) as u64));
-    group.bench_function(name(&format!("gather {count} rows of {} bytes", dim * 4)), |bencher| {
-        let piece = count.div_ceil(threads);
+    group.throughput(Throughput::BytesDecimal((COUNT * DIM * 4) as u64));
+    group.bench_function(name(&format!("gather {COUNT} rows of {} bytes", DIM * 4)), |bencher| {
+        let (table, ids, gathered) = inputs.get_or_insert_with(|| {
+            let ids = |set| ids_of(Ids::Uniform, ROWS, COUNT, set as u64);
+            let ids: Vec<_> = (0..SETS).map(ids).collect();
+            (values(ROWS * DIM, 1), ids, vec![0_f32; COUNT * DIM])
+        });
+        let piece = COUNT.div_ceil(threads);
         bencher.iter(|| {
             set = (set + 1) % SETS;
             pool.install(|| {
-                gathered.par_chunks_mut(piece * dim).zip(ids[set].par_chunks(piece)).for_each(
+                gathered.par_chunks_mut(piece * DIM).zip(ids[set].par_chunks(piece)).for_each(
                     |(gathered, ids)| {
-                        for (row, &id) in gathered.chunks_exact_mut(dim).zip(ids) {
-                            row.copy_from_slice(&table[id as usize * dim..][..dim]);
+                        for (row, &id) in gathered.chunks_exact_mut(DIM).zip(ids) {
+                            row.copy_from_slice(&table[id as usize * DIM..][..DIM]);
                         }
                     },
                 );
             });
         });
     });
-    drop((table, gathered));
+    drop(inputs);
 
     let [m, n, k] = [2048, 512, 512];
-    let (input, weight, bias, mut output) =
-        (values(m * k, 1), values(n * k, 2), values(n, 3), vec![0_f32; m * n]);
+    let mut inputs = None;
     group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
     group.bench_function(name(&format!("product m{m} n{n} k{k}, flops")), |bencher| {
+        let (input, weight, bias, output) = inputs.get_or_insert_with(|| {
+            (values(m * k, 1), values(n * k, 2), values(n, 3), vec![0_f32; m * n])
+        });
         bencher.iter(|| {
-            let (activation, precision) = (Activation::None, Precision::Full);
-            let input = Matrix::contiguous(&input[..], m, k);
-            let weight = Matrix::contiguous(&weight[..], n, k);
-            let output = MatrixMut::contiguous(&mut output[..], m, n);
             Forward {
-                input,
-                weight,
+                input: Matrix::contiguous(&input[..], m, k),
+                weight: Matrix::contiguous(&weight[..], n, k),
                 packed_weight: None,
                 bias: &bias[..],
-                activation,
-                precision,
-                output,
+                activation: Activation::None,
+                precision: Precision::Full,
+                output: MatrixMut::contiguous(&mut output[..], m, n),
             }
             .run(&cpu)
             .unwrap();

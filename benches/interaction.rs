@@ -6,97 +6,136 @@ mod common;
 use bagdot::ops::interaction::{
     Backward, Features, FeaturesMut, Forward, Interaction, InteractionOps,
 };
-use bagdot::ops::{Matrix, MatrixMut, Precision};
-use bagdot::{Cpu, Element, bf16};
-use common::{Timed, arithmetic, group, measure, sets_of, upload, values};
+use bagdot::ops::{Device, Matrix, MatrixMut, Precision};
+use bagdot::{Element, bf16};
+use common::{Timed, arithmetic, elements, for_device, group, measure, sets_of, shapes, upload};
 use criterion::Criterion;
 
 common::benchmark_on_every_device!(both);
 
-const NUM_SPARSE: usize = 26;
+/// The sizes of an interaction, and the precision of its products.
+#[derive(Clone, Copy)]
+struct Shape {
+    num_sparse: usize,
+    dim: usize,
+    batch_size: usize,
+    precision: Precision,
+}
 
 fn both<B: Timed + InteractionOps>(criterion: &mut Criterion, device: &B) {
-    for (dim, batch_size) in [(64, 2048), (128, 2048), (128, 65_536)] {
-        if B::NAME == Cpu::NAME && batch_size > 2048 {
-            continue;
-        }
-        both_of::<B, f32>(criterion, device, dim, batch_size, Precision::Full, f32::from);
-        both_of::<B, f32>(criterion, device, dim, batch_size, Precision::Tf32, f32::from);
-        both_of::<B, bf16>(criterion, device, dim, batch_size, Precision::Full, bf16::from_f32);
+    let published = for_device::<B, 3>(&[[27, 64, 2048], [27, 128, 2048], [27, 128, 65_536]], 2);
+    for [features, dim, batch_size] in shapes(["f", "d", "b"], &published) {
+        let full = Shape {
+            num_sparse: features.checked_sub(1).unwrap(),
+            dim,
+            batch_size,
+            precision: Precision::Full,
+        };
+        both_of::<B, f32>(criterion, device, full);
+        both_of::<B, f32>(criterion, device, Shape { precision: Precision::Tf32, ..full });
+        both_of::<B, bf16>(criterion, device, full);
     }
 }
 
 fn both_of<B: Timed + InteractionOps, E: Element>(
     criterion: &mut Criterion,
     device: &B,
-    dim: usize,
-    batch_size: usize,
-    precision: Precision,
-    store: fn(f32) -> E,
+    shape: Shape,
 ) {
-    let interaction = Interaction::default();
-    let (width, sparse_width) = (interaction.width(true, NUM_SPARSE, dim), NUM_SPARSE * dim);
-    let sets = sets_of(batch_size * (sparse_width + dim) * size_of::<E>());
-    let buffers = |cols: usize| -> Vec<B::Buffer<E>> {
-        let of_set = |set| {
-            values(batch_size * cols, set as u64 + 1).into_iter().map(store).collect::<Vec<E>>()
-        };
-        (0..sets).map(|set| upload(device, &of_set(set))).collect()
-    };
-    let (dense, sparse, grads) = (buffers(dim), buffers(sparse_width), buffers(width));
-    let mut output = device.alloc::<E>(batch_size * width).unwrap();
-    let (mut grad_dense, mut grad_sparse) = (
-        device.alloc::<E>(batch_size * dim).unwrap(),
-        device.alloc::<E>(batch_size * sparse_width).unwrap(),
-    );
-    let shape = format!("f{} d{dim} b{batch_size} {}", NUM_SPARSE + 1, arithmetic::<E>(precision));
+    let Shape { num_sparse, dim, batch_size, precision } = shape;
+    let features = (num_sparse + 1) * dim;
+    let width = Interaction::default().width(true, num_sparse, dim);
+    let sets = sets_of(batch_size * features * size_of::<E>());
+    let bytes = |columns: usize| batch_size * columns * size_of::<E>();
+    let arithmetic = arithmetic::<E>(precision);
+    let name = format!("f{} d{dim} b{batch_size} {arithmetic}", num_sparse + 1);
+    let mut inputs = None;
 
-    let forward = |set: usize| {
-        let output = MatrixMut::contiguous(B::view_mut(&mut output), batch_size, width);
+    let mut forward = group(criterion, device, "interaction_forward");
+    measure(&mut forward, device, &name, sets, bytes(features + width), |set| {
+        inputs.get_or_insert_with(|| Inputs::<B, E>::new(device, shape, sets)).forward(device, set)
+    });
+    drop(forward);
+    let mut backward = group(criterion, device, "interaction_backward");
+    measure(&mut backward, device, &name, sets, bytes(2 * features + width), |set| {
+        inputs.get_or_insert_with(|| Inputs::<B, E>::new(device, shape, sets)).backward(device, set)
+    });
+}
+
+/// The sets of inputs, and the outputs.
+struct Inputs<B: Device, E: Element> {
+    shape: Shape,
+    width: usize,
+    dense: Vec<B::Buffer<E>>,
+    sparse: Vec<B::Buffer<E>>,
+    grads: Vec<B::Buffer<E>>,
+    output: B::Buffer<E>,
+    grad_dense: B::Buffer<E>,
+    grad_sparse: B::Buffer<E>,
+}
+
+impl<B: Timed + InteractionOps, E: Element> Inputs<B, E> {
+    fn new(device: &B, shape: Shape, sets: usize) -> Self {
+        let Shape { num_sparse, dim, batch_size, .. } = shape;
+        let width = Interaction::default().width(true, num_sparse, dim);
+        let buffers = |columns: usize| -> Vec<B::Buffer<E>> {
+            let of_set = |set| elements(batch_size * columns, set as u64 + 1);
+            (0..sets).map(|set| upload::<B, E>(device, &of_set(set))).collect()
+        };
+        Self {
+            shape,
+            width,
+            dense: buffers(dim),
+            sparse: buffers(num_sparse * dim),
+            grads: buffers(width),
+            output: device.alloc(batch_size * width).unwrap(),
+            grad_dense: device.alloc(batch_size * dim).unwrap(),
+            grad_sparse: device.alloc(batch_size * num_sparse * dim).unwrap(),
+        }
+    }
+
+    fn forward(&mut self, device: &B, set: usize) -> usize {
+        let Shape { dim, batch_size, precision, .. } = self.shape;
         let op = Forward {
-            interaction,
+            interaction: Interaction::default(),
             dim,
             precision,
-            features: features(&dense[set], &sparse[set], dim, batch_size),
-            output,
+            features: features(self.shape, &self.dense[set], &self.sparse[set]),
+            output: MatrixMut::contiguous(B::view_mut(&mut self.output), batch_size, self.width),
         };
         let bytes = op.bytes_moved();
         op.run(device).unwrap();
         bytes
-    };
-    measure(&mut group(criterion, device, "interaction_forward"), device, &shape, sets, forward);
+    }
 
-    let backward = |set: usize| {
+    fn backward(&mut self, device: &B, set: usize) -> usize {
+        let Shape { num_sparse, dim, batch_size, precision } = self.shape;
+        let (grad_dense, grad_sparse) =
+            (B::view_mut(&mut self.grad_dense), B::view_mut(&mut self.grad_sparse));
         let op = Backward {
-            interaction,
+            interaction: Interaction::default(),
             dim,
             precision,
-            features: features(&dense[set], &sparse[set], dim, batch_size),
-            grad_output: Matrix::contiguous(B::view(&grads[set]), batch_size, width),
+            features: features(self.shape, &self.dense[set], &self.sparse[set]),
+            grad_output: Matrix::contiguous(B::view(&self.grads[set]), batch_size, self.width),
             grad_features: FeaturesMut::Split {
-                dense: MatrixMut::contiguous(B::view_mut(&mut grad_dense), batch_size, dim),
-                sparse: MatrixMut::contiguous(
-                    B::view_mut(&mut grad_sparse),
-                    batch_size,
-                    sparse_width,
-                ),
+                dense: MatrixMut::contiguous(grad_dense, batch_size, dim),
+                sparse: MatrixMut::contiguous(grad_sparse, batch_size, num_sparse * dim),
             },
         };
         let bytes = op.bytes_moved();
         op.run(device).unwrap();
         bytes
-    };
-    measure(&mut group(criterion, device, "interaction_backward"), device, &shape, sets, backward);
+    }
 }
 
-fn features<'a, B: Timed, E: Element>(
+fn features<'a, B: Device, E: Element>(
+    Shape { num_sparse, dim, batch_size, .. }: Shape,
     dense: &'a B::Buffer<E>,
     sparse: &'a B::Buffer<E>,
-    dim: usize,
-    batch_size: usize,
 ) -> Features<'a, B, E> {
     Features::Split {
         dense: Matrix::contiguous(B::view(dense), batch_size, dim),
-        sparse: Matrix::contiguous(B::view(sparse), batch_size, NUM_SPARSE * dim),
+        sparse: Matrix::contiguous(B::view(sparse), batch_size, num_sparse * dim),
     }
 }

@@ -1,34 +1,23 @@
-//! `index_sort` and `sparse_update`: the order of a batch's ids, and a step on each row that they
-//! name.
+//! `index_sort` and `sparse_update`: the order of a batch's ids, and an optimizer step on each row
+//! that they name.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
-use bagdot::Cpu;
 use bagdot::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
 use bagdot::ops::sparse_update::{PooledGrad, SparseUpdateOps, Update};
-use bagdot::ops::{Matrix, Optimizer, OptimizerStateMut, UpdateRule};
-use common::{Batch, Ids, Shape, Timed, group, measure, sets_of, upload, values};
+use bagdot::ops::{Device, Matrix, Optimizer, OptimizerStateMut, UpdateRule};
+use common::{Batch, Shape, Timed, group, measure, sets_of, upload, values};
 use criterion::Criterion;
 
 common::benchmark_on_every_device!(both);
 
+const OPTIMIZERS: [(&str, Optimizer); 2] =
+    [("sgd", Optimizer::Sgd), ("rowwise_adagrad", Optimizer::RowwiseAdagrad { eps: 1e-8 })];
+
 fn both<B: Timed + IndexSortOps + SparseUpdateOps>(criterion: &mut Criterion, device: &B) {
-    for ids in [Ids::Uniform, Ids::Zipf] {
-        for (dim, batch_size, pooling_factor) in [(64, 2048, 1), (64, 2048, 20), (128, 65_536, 1)] {
-            if B::NAME == Cpu::NAME && batch_size > 2048 {
-                continue;
-            }
-            let shape = Shape {
-                num_tables: 26,
-                num_embeddings: 100_000,
-                dim,
-                batch_size,
-                pooling_factor,
-                ids,
-            };
-            both_of(criterion, device, shape);
-        }
+    for shape in Shape::all::<B>(&[[64, 2048, 1], [64, 2048, 20], [128, 65_536, 1]]) {
+        both_of(criterion, device, shape);
     }
 }
 
@@ -37,61 +26,130 @@ fn both_of<B: Timed + IndexSortOps + SparseUpdateOps>(
     device: &B,
     shape: Shape,
 ) {
-    let layout = shape.layout();
-    let tables = device.tables(layout.clone()).unwrap();
-    let (n, num_bags) = (shape.num_indices(), shape.num_tables * shape.batch_size);
-    let sets = sets_of(n * shape.dim * 4);
-    let batches = Batch::of_sets(device, &shape, sets);
-    let mut sorted: Vec<_> =
-        (0..sets).map(|_| SortedIndices::new(device, n, num_bags).unwrap()).collect();
-    let words = Sort::<B, i64>::workspace_len(device, &layout, n);
-    let mut workspace = device.alloc(words).unwrap();
-    let mut sort = |set: usize| {
-        let (tables, sorted, workspace) = (&tables, &mut sorted[set], B::view_mut(&mut workspace));
-        let op = Sort { tables, bags: batches[set].bags(), sorted, workspace };
+    let (ids, bags, dim) = (shape.num_indices(), shape.num_bags(), shape.dim);
+    let sets = sets_of(ids * dim * 4);
+    let mut batches = None;
+
+    let bytes = (ids + bags + 1) * 8 + ids * 20;
+    let mut sort = group(criterion, device, "index_sort");
+    measure(&mut sort, device, &shape.name(), sets, bytes, |set| {
+        batches.get_or_insert_with(|| Batches::new(device, shape, sets)).sort(device, set)
+    });
+    drop(sort);
+
+    let mut parameters = None;
+    for (name, optimizer) in OPTIMIZERS {
+        let [state, _] = optimizer.state_len(ids, ids * dim);
+        let bytes = ids * 8 + bags * dim * 4 + 2 * 4 * (ids * dim + state);
+        let name = format!("{} f32 {name}", shape.name());
+        let mut sums = None;
+        let mut update = group(criterion, device, "sparse_update");
+        measure(&mut update, device, &name, sets, bytes, |set| {
+            let batches = batches.get_or_insert_with(|| Batches::new(device, shape, sets));
+            let parameters = parameters.get_or_insert_with(|| Parameters::new(device, shape, sets));
+            let sums = sums.get_or_insert_with(|| {
+                let layout = shape.layout();
+                let [len, _] = optimizer.state_len(layout.num_rows(), layout.num_weights());
+                device.alloc::<f32>(len).unwrap()
+            });
+            let state = match optimizer {
+                Optimizer::Sgd => OptimizerStateMut::None,
+                _ => OptimizerStateMut::SumOfSquares(B::view_mut(sums)),
+            };
+            parameters.update(device, batches, set, (optimizer, state))
+        });
+    }
+}
+
+/// The sets of ids, and their order.
+struct Batches<B: Device> {
+    shape: Shape,
+    tables: B::Tables,
+    batches: Vec<Batch<B, i64>>,
+    sorted: Vec<SortedIndices<B>>,
+    workspace: B::Buffer<u64>,
+}
+
+impl<B: Timed + IndexSortOps> Batches<B> {
+    /// Draws the ids and sorts each set.
+    fn new(device: &B, shape: Shape, sets: usize) -> Self {
+        let (n, layout) = (shape.num_indices(), shape.layout());
+        let sorted = |_| SortedIndices::new(device, n, shape.num_bags()).unwrap();
+        let workspace = Sort::<B, i64>::workspace_len(device, &layout, n);
+        let mut batches = Self {
+            shape,
+            batches: Batch::of_sets(device, &shape, sets),
+            sorted: (0..sets).map(sorted).collect(),
+            workspace: device.alloc(workspace).unwrap(),
+            tables: device.tables(layout).unwrap(),
+        };
+        (0..sets).for_each(|set| _ = batches.sort(device, set));
+        batches
+    }
+
+    fn sort(&mut self, device: &B, set: usize) -> usize {
+        let op = Sort {
+            tables: &self.tables,
+            bags: self.batches[set].bags(),
+            sorted: &mut self.sorted[set],
+            workspace: B::view_mut(&mut self.workspace),
+        };
         let bytes = op.bytes_moved();
         op.run(device).unwrap();
         bytes
-    };
-    (0..sets).for_each(|set| _ = sort(set));
-    measure(&mut group(criterion, device, "index_sort"), device, &shape.name(), sets, sort);
+    }
+}
 
-    let grads: Vec<_> = (0..sets)
-        .map(|set| upload(device, &values(shape.batch_size * layout.width(), set as u64)))
-        .collect();
-    let mut weights = upload(device, &values(layout.num_weights(), 1));
-    let words = Update::<B, f32, i64>::workspace_len(device, &layout, n);
-    let mut workspace = device.alloc(words).unwrap();
-    for (name, optimizer) in
-        [("sgd", Optimizer::Sgd), ("rowwise_adagrad", Optimizer::RowwiseAdagrad { eps: 1e-8 })]
-    {
-        let [len, _] = optimizer.state_len(layout.num_rows(), layout.num_weights());
-        let mut sums = device.alloc::<f32>(len).unwrap();
-        let update = |set: usize| {
-            let source = PooledGrad {
-                tables: &tables,
-                bags: batches[set].bags(),
-                sorted: &sorted[set],
-                grad_output: Matrix::contiguous(
-                    B::view(&grads[set]),
-                    shape.batch_size,
-                    layout.width(),
-                ),
-                argmax: None,
-                max_gradient: None,
-            };
-            let state = match optimizer {
-                Optimizer::Sgd => OptimizerStateMut::None,
-                _ => OptimizerStateMut::SumOfSquares(B::view_mut(&mut sums)),
-            };
-            let (weights, workspace) = (B::view_mut(&mut weights), B::view_mut(&mut workspace));
-            let (control, rule) = (Default::default(), UpdateRule::new(optimizer, 1e-6));
-            let op = Update { source, control, rule, decay_scale: None, weights, state, workspace };
-            let bytes = op.bytes_moved();
-            op.run(device).unwrap();
-            bytes
+/// The weights of the tables, and the gradients of their pooled rows.
+struct Parameters<B: Device> {
+    weights: B::Buffer<f32>,
+    grads: Vec<B::Buffer<f32>>,
+    workspace: B::Buffer<u64>,
+}
+
+impl<B: Timed + SparseUpdateOps> Parameters<B> {
+    fn new(device: &B, shape: Shape, sets: usize) -> Self {
+        let layout = shape.layout();
+        let grad = |set| values(shape.batch_size * layout.width(), set as u64);
+        let workspace = Update::<B, f32, i64>::workspace_len(device, &layout, shape.num_indices());
+        Self {
+            weights: upload(device, &values(layout.num_weights(), 1)),
+            grads: (0..sets).map(|set| upload(device, &grad(set))).collect(),
+            workspace: device.alloc(workspace).unwrap(),
+        }
+    }
+
+    fn update<'a>(
+        &'a mut self,
+        device: &B,
+        batches: &'a Batches<B>,
+        set: usize,
+        (optimizer, state): (Optimizer, OptimizerStateMut<'a, B>),
+    ) -> usize {
+        let Shape { batch_size, num_tables, dim, .. } = batches.shape;
+        let source = PooledGrad {
+            tables: &batches.tables,
+            bags: batches.batches[set].bags(),
+            sorted: &batches.sorted[set],
+            grad_output: Matrix::contiguous(
+                B::view(&self.grads[set]),
+                batch_size,
+                num_tables * dim,
+            ),
+            argmax: None,
+            max_gradient: None,
         };
-        let shape = format!("{} f32 {name}", shape.name());
-        measure(&mut group(criterion, device, "sparse_update"), device, &shape, sets, update);
+        let op = Update {
+            source,
+            control: Default::default(),
+            rule: UpdateRule::new(optimizer, 1e-6),
+            decay_scale: None,
+            weights: B::view_mut(&mut self.weights),
+            state,
+            workspace: B::view_mut(&mut self.workspace),
+        };
+        let bytes = op.bytes_moved();
+        op.run(device).unwrap();
+        bytes
     }
 }

@@ -1,69 +1,100 @@
-//! A step of training of published models: `train_step` with the batch on the device,
-//! `train_staged` with batches that come from the host.
+//! A training step of published models: `train_step` with the batch on the device, `train_staged`
+//! with batches that come from the host.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
+use std::cell::LazyCell;
+use std::ops::Deref;
 use std::time::Instant;
 
-use bagdot::nn::{Dlrm, Staging};
+use bagdot::nn::{ComputePrecision, Dlrm, Staging};
 use bagdot::ops::Backend;
-use common::model::{DeviceBatch, HostBatch, Model, published};
+use common::model::{HostBatch, Model, published};
 use common::{Ids, Timed, group, measure_samples};
 use criterion::{BenchmarkId, Criterion, Throughput};
 
 common::benchmark_on_every_device!(steps);
 
-/// Batches that are trained on in turn.
+/// The number of batches that are trained on in turn.
 const SETS: usize = 4;
 
 fn steps<B: Timed + Backend>(criterion: &mut Criterion, device: &B) {
     for model in published::<B>() {
-        let batches = [Ids::Uniform, Ids::Zipf]
-            .map(|ids| (ids, (0..SETS).map(|set| model.batch(ids, set)).collect::<Vec<_>>()));
+        let model = &model;
+        let batches = [Ids::Uniform, Ids::Zipf].map(|ids| {
+            let batch = move |set| HostBatch::new(model, ids, set);
+            (ids, LazyCell::new(move || (0..SETS).map(batch).collect::<Vec<_>>()))
+        });
         for &precision in B::PRECISIONS {
-            let mut dlrm = model.build(device, precision);
+            let mut dlrm = LazyModel { model, precision, built: None };
             for (ids, batches) in &batches {
                 let shape = model.shape(*ids, precision);
-                on_the_device(criterion, device, (&model, &shape), &mut dlrm, batches);
-                from_the_host(criterion, device, (&model, &shape), &mut dlrm, batches);
+                on_the_device(criterion, device, &shape, &mut dlrm, batches);
+                from_the_host(criterion, device, &shape, &mut dlrm, batches);
             }
         }
+    }
+}
+
+/// A model that is built when it is needed for the first time.
+struct LazyModel<'a, B: Backend> {
+    model: &'a Model,
+    precision: ComputePrecision,
+    built: Option<Dlrm<B>>,
+}
+
+impl<B: Backend> LazyModel<'_, B> {
+    fn get(&mut self, device: &B) -> &mut Dlrm<B> {
+        self.built.get_or_insert_with(|| self.model.build(device, self.precision))
     }
 }
 
 fn on_the_device<B: Timed + Backend>(
     criterion: &mut Criterion,
     device: &B,
-    (model, shape): (&Model, &str),
-    dlrm: &mut Dlrm<B>,
-    batches: &[HostBatch],
+    shape: &str,
+    dlrm: &mut LazyModel<'_, B>,
+    batches: &impl Deref<Target = Vec<HostBatch>>,
 ) {
-    let batches: Vec<DeviceBatch<B>> = batches.iter().map(|batch| batch.upload(device)).collect();
-    let step = |set: usize| dlrm.train_step(batches[set].view(model)).unwrap();
+    let model = dlrm.model;
+    let mut on_device = None;
+    let step = |set: usize| {
+        let on_device = on_device.get_or_insert_with(|| {
+            batches.iter().map(|batch| batch.upload(device)).collect::<Vec<_>>()
+        });
+        dlrm.get(device).train_step(on_device[set].view(model)).unwrap();
+    };
     let mut group = group(criterion, device, "train_step");
     measure_samples(&mut group, device, (shape, model.batch_size), SETS, step);
 }
 
-/// By the clock on the wall, in the middle of training: the host is a few batches ahead, and waits
+/// Measures wall-clock time in the middle of training: the host is a few batches ahead, and waits
 /// until the device has taken one.
 fn from_the_host<B: Timed + Backend>(
     criterion: &mut Criterion,
     device: &B,
-    (model, shape): (&Model, &str),
-    dlrm: &mut Dlrm<B>,
-    batches: &[HostBatch],
+    shape: &str,
+    dlrm: &mut LazyModel<'_, B>,
+    batches: &impl Deref<Target = Vec<HostBatch>>,
 ) {
-    let mut staging = Staging::new(device).unwrap();
+    let batch_size = dlrm.model.batch_size;
+    let mut staging = None;
     let mut train = |steps: u64| {
+        let dlrm = dlrm.get(device);
+        let staging = staging.get_or_insert_with(|| Staging::new(device).unwrap());
         for step in 0..steps {
-            dlrm.train_staged(&mut staging, batches[step as usize % SETS].view()).unwrap();
+            dlrm.train_staged(staging, batches[step as usize % SETS].view()).unwrap();
         }
     };
-    train(SETS as u64);
+    let mut has_run = false;
     let mut group = group(criterion, device, "train_staged");
-    group.throughput(Throughput::Elements(model.batch_size as u64));
+    group.throughput(Throughput::Elements(batch_size as u64));
     group.bench_function(BenchmarkId::from_parameter(shape), |bencher| {
+        if !has_run {
+            train(SETS as u64);
+            has_run = true;
+        }
         bencher.iter_custom(|iterations| {
             let start = Instant::now();
             train(iterations);

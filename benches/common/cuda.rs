@@ -1,5 +1,5 @@
 //! Times on a CUDA device: events around replays of a graph, so that neither launches by the host
-//! nor waiting for it are counted.
+//! nor waits for it are counted.
 
 use std::time::Duration;
 

@@ -1,7 +1,12 @@
-//! What the benchmarks share: devices that time themselves, and batches of ids.
+//! The parts that the benchmarks share: devices that time themselves, and batches of ids.
 //!
-//! Every benchmark of an op goes over several sets of inputs in turn, more than caches hold, and
-//! checks the result of the first set against the CPU before any time is taken.
+//! A benchmark of an op goes over several sets of inputs in turn, more than caches hold. It makes
+//! them when it is measured for the first time, so that `--list` and benchmarks that the filter
+//! leaves out cost nothing.
+//!
+//! `BAGDOT_BENCH_SHAPE` replaces the published shapes: `d128 b4096` is a shape whose other numbers
+//! are those of the first published one, and `d64; d128` are two shapes. The letters are those in
+//! the names of the benchmarks.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -12,38 +17,43 @@ pub mod model;
 use std::time::{Duration, Instant};
 
 use bagdot::nn::ComputePrecision;
-use bagdot::ops::{Bags, Device, Feature, Pooling, Precision, Table, TableBatch};
-use bagdot::{Cpu, Element, Index, Philox};
+use bagdot::ops::{Bags, Device, Pooling, Precision, Table, TableBatch};
+use bagdot::{Cpu, Element, Index};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime};
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_distr::{Distribution, Uniform, Zipf};
 use rayon::prelude::*;
 
-/// Bytes that all sets of inputs of a benchmark have together, at least: several times the
+/// The least number of bytes of all sets of inputs of a benchmark together: several times the
 /// last-level cache of any device.
 const ROTATED_BYTES: usize = 256 << 20;
 
-/// A device that takes the time of what runs on it.
+/// A device that measures the time of what runs on it.
 pub trait Timed: Device {
-    /// How benchmarks on it are called.
+    /// The name of the device in names of benchmarks.
     const NAME: &'static str;
 
-    /// What layers of whole models are measured in.
+    /// The precisions in which the layers of whole models are measured.
     const PRECISIONS: &'static [ComputePrecision];
 
-    /// This device for each that can multiply matrices on it, with a word for names of benchmarks.
+    /// Returns this device once for each implementation of matrix products that it has, with a
+    /// suffix for names of benchmarks.
     fn with_each_gemm(&self) -> Vec<(Self, &'static str)> {
         vec![(self.clone(), "")]
     }
 
-    /// The time of `iterations` calls of `op`, which is given the numbers of `sets` in turn.
+    /// Returns the time of `iterations` calls of `op`, which takes the numbers of `sets` in turn.
     fn time(&self, iterations: u64, sets: usize, op: &mut dyn FnMut(usize)) -> Duration;
 
-    /// The device's own way to copy so many bytes.
+    /// Returns a function that copies this many bytes in the way that the device itself offers.
     fn copier(&self, bytes: usize) -> Box<dyn FnMut() + '_>;
 }
 
 impl Timed for Cpu {
     const NAME: &'static str = "cpu";
-    /// Tf32 is f32 here.
+    /// The CPU computes TF32 as f32, so that it is left out.
     const PRECISIONS: &'static [ComputePrecision] =
         &[ComputePrecision::F32, ComputePrecision::BF16];
 
@@ -66,7 +76,7 @@ impl Timed for Cpu {
     }
 }
 
-/// Runs `benches` on the CPU, and on a CUDA device where there is one.
+/// Makes a program that runs the benchmarks on the CPU, and on a CUDA device if there is one.
 macro_rules! benchmark_on_every_device {
     ($($bench:ident),+ $(,)?) => {
         fn on_cpu(criterion: &mut criterion::Criterion) {
@@ -81,13 +91,17 @@ macro_rules! benchmark_on_every_device {
             }
             let _ = criterion;
         }
-        criterion::criterion_group! { name = benches; config = crate::common::settings(); targets = on_cuda, on_cpu }
+        criterion::criterion_group! {
+            name = benches;
+            config = crate::common::settings();
+            targets = on_cuda, on_cpu
+        }
         criterion::criterion_main!(benches);
     };
 }
 pub(crate) use benchmark_on_every_device;
 
-/// Few and short samples: there are many benchmarks, and medians settle soon.
+/// Returns settings for few and short samples: there are many benchmarks, and medians settle soon.
 pub fn settings() -> Criterion {
     Criterion::default()
         .sample_size(20)
@@ -96,7 +110,7 @@ pub fn settings() -> Criterion {
         .without_plots()
 }
 
-/// The benchmarks of an op on a device, named `op/device/shape`.
+/// Begins the benchmarks of an op on a device, which are named `op/device/shape`.
 pub fn group<'c, B: Timed>(
     criterion: &'c mut Criterion,
     _device: &B,
@@ -105,44 +119,79 @@ pub fn group<'c, B: Timed>(
     criterion.benchmark_group(format!("{op}/{}", B::NAME))
 }
 
-/// Measures an op, which is given the numbers of `sets` in turn and tells how many bytes it moves
-/// at least.
+/// Measures an op that moves `bytes` bytes at least. It takes the numbers of `sets` in turn, makes
+/// its inputs at the first call, and returns the number of bytes that its arguments say.
 pub fn measure<B: Timed>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     device: &B,
     shape: &str,
     sets: usize,
+    bytes: usize,
     mut op: impl FnMut(usize) -> usize,
 ) {
-    group.throughput(Throughput::BytesDecimal(op(0) as u64));
-    device.synchronize().unwrap();
-    group.bench_function(BenchmarkId::from_parameter(shape), |bencher| {
-        bencher.iter_custom(|iterations| device.time(iterations, sets, &mut |set| _ = op(set)));
-    });
+    let throughput = Throughput::BytesDecimal(bytes as u64);
+    measure_at(group, device, (shape, throughput), sets, |set| assert_eq!(op(set), bytes));
 }
 
-/// Measures what takes a batch of so many samples, and is given the numbers of `sets` in turn.
+/// Measures an op that processes a batch of `batch_size` samples. It takes the numbers of `sets` in
+/// turn and makes its inputs at the first call.
 pub fn measure_samples<B: Timed>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     device: &B,
     (shape, batch_size): (&str, usize),
     sets: usize,
+    op: impl FnMut(usize),
+) {
+    measure_at(group, device, (shape, Throughput::Elements(batch_size as u64)), sets, op);
+}
+
+fn measure_at<B: Timed>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    device: &B,
+    (shape, throughput): (&str, Throughput),
+    sets: usize,
     mut op: impl FnMut(usize),
 ) {
-    group.throughput(Throughput::Elements(batch_size as u64));
-    op(0);
-    device.synchronize().unwrap();
+    group.throughput(throughput);
+    let mut has_run = false;
+    // criterion calls this for each sample, and never if the filter leaves the benchmark out.
     group.bench_function(BenchmarkId::from_parameter(shape), |bencher| {
+        if !has_run {
+            op(0);
+            device.synchronize().unwrap();
+            has_run = true;
+        }
         bencher.iter_custom(|iterations| device.time(iterations, sets, &mut op));
     });
 }
 
-/// How a name says in what the products of an op are computed.
+/// Returns the shapes to measure, as numbers in the order of `letters`: those of
+/// `BAGDOT_BENCH_SHAPE`, or else the published ones.
+pub fn shapes<const N: usize>(letters: [&str; N], published: &[[usize; N]]) -> Vec<[usize; N]> {
+    let Ok(text) = std::env::var("BAGDOT_BENCH_SHAPE") else { return published.to_vec() };
+    let shape = |text: &str| {
+        let mut shape = published[0];
+        for word in text.split_whitespace() {
+            let (letter, number) =
+                word.split_at(word.find(|c: char| c.is_ascii_digit()).unwrap_or(0));
+            let at = letters.iter().position(|&known| known == letter);
+            let number = number.parse().ok().filter(|&number| number > 0);
+            let (Some(at), Some(number)) = (at, number) else {
+                panic!("BAGDOT_BENCH_SHAPE: {word:?} is not a number of one of {letters:?}");
+            };
+            shape[at] = number;
+        }
+        shape
+    };
+    text.split(';').map(shape).collect()
+}
+
+/// Returns the name of the arithmetic in which an op computes its products.
 pub fn arithmetic<E: Element>(precision: Precision) -> String {
     if precision == Precision::Tf32 { "tf32".to_owned() } else { E::DTYPE.to_string() }
 }
 
-/// How many sets of inputs of so many bytes no cache holds.
+/// Returns the number of sets of inputs of this many bytes that no cache holds.
 pub fn sets_of(bytes: usize) -> usize {
     ROTATED_BYTES.div_ceil(bytes.max(1)).clamp(2, 16)
 }
@@ -153,23 +202,27 @@ pub fn upload<B: Device, T: bagdot::Scalar>(device: &B, values: &[T]) -> B::Buff
     buffer
 }
 
-/// Values in [-1, 1): cheap, since there are many, and never zeros, which can be faster than what
-/// people have.
+/// Returns values that are uniform in [-1, 1). They are never all zeros, with which a device can be
+/// faster than with the values that people have.
 pub fn values(len: usize, seed: u64) -> Vec<f32> {
+    let uniform = Uniform::new(-1.0, 1.0).unwrap();
     let mut values = vec![0.0; len];
     values.par_chunks_mut(1 << 16).enumerate().for_each(|(chunk, values)| {
-        let mut state = (seed << 32 | chunk as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        for value in values {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            *value = (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0;
-        }
+        let random = SmallRng::seed_from_u64(seed << 32 | chunk as u64);
+        values
+            .iter_mut()
+            .zip(uniform.sample_iter(random))
+            .for_each(|(value, drawn)| *value = drawn);
     });
     values
 }
 
-/// How the ids of a batch are spread over the rows of their table.
+/// Returns such values in another type.
+pub fn elements<E: Element>(len: usize, seed: u64) -> Vec<E> {
+    values(len, seed).into_iter().map(E::from_f32).collect()
+}
+
+/// The distribution of the ids of a batch over the rows of their table.
 #[derive(Clone, Copy, Debug)]
 pub enum Ids {
     Uniform,
@@ -177,7 +230,7 @@ pub enum Ids {
     Zipf,
 }
 
-/// The shape of a batch: `num_tables` tables alike, each looked up by one feature.
+/// The shape of a batch: `num_tables` equal tables, each looked up by one feature.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub num_tables: usize,
@@ -189,6 +242,24 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Returns the shapes to measure on a device, with ids of both distributions. `published` gives
+    /// the dimension, the batch size and the pooling factor of each shape.
+    pub fn all<B: Timed>(published: &[[usize; 3]]) -> Vec<Self> {
+        let published: Vec<_> = published.iter().map(|&[d, b, l]| [26, 100_000, d, b, l]).collect();
+        let numbers = shapes(["t", "r", "d", "b", "l"], &for_device::<B, 5>(&published, 3));
+        let with_ids = |ids| {
+            numbers.iter().map(move |&[t, r, d, b, l]| Self {
+                num_tables: t,
+                num_embeddings: r,
+                dim: d,
+                batch_size: b,
+                pooling_factor: l,
+                ids,
+            })
+        };
+        [Ids::Uniform, Ids::Zipf].into_iter().flat_map(with_ids).collect()
+    }
+
     pub fn name(&self) -> String {
         let Self { num_tables, num_embeddings, dim, batch_size, pooling_factor, ids } = self;
         format!("T{num_tables} R{num_embeddings} D{dim} B{batch_size} L{pooling_factor} {ids:?}")
@@ -197,41 +268,40 @@ impl Shape {
 
     pub fn layout(&self) -> TableBatch {
         let table = Table { num_embeddings: self.num_embeddings, embedding_dim: self.dim };
-        let feature = |table| Feature { table, pooling: Pooling::Sum, padding_idx: None };
-        TableBatch::new(vec![table; self.num_tables], (0..self.num_tables).map(feature).collect())
-            .unwrap()
+        TableBatch::one_feature_each(vec![table; self.num_tables], Pooling::Sum).unwrap()
+    }
+
+    pub fn num_bags(&self) -> usize {
+        self.num_tables * self.batch_size
     }
 
     pub fn num_indices(&self) -> usize {
-        self.num_tables * self.batch_size * self.pooling_factor
+        self.num_bags() * self.pooling_factor
     }
 
-    /// A set of ids, key-major.
+    /// Returns a set of ids, key-major.
     pub fn indices(&self, set: usize) -> Vec<i64> {
         ids_of(self.ids, self.num_embeddings, self.num_indices(), set as u64)
     }
 }
 
-/// So many ids of a table, drawn from a seed; which row has which rank is the same for every seed.
+/// Leaves out the shapes with batches of more than 2048 samples on a CPU: they are for devices that
+/// have the bandwidth. The batch size is number `at` of a shape.
+pub fn for_device<B: Timed, const N: usize>(shapes: &[[usize; N]], at: usize) -> Vec<[usize; N]> {
+    let is_wanted = |shape: &&[usize; N]| B::NAME != Cpu::NAME || shape[at] <= 2048;
+    shapes.iter().filter(is_wanted).copied().collect()
+}
+
+/// Draws `count` ids of a table of `rows` rows. The row of each rank is the same for every seed.
 pub fn ids_of(ids: Ids, rows: usize, count: usize, seed: u64) -> Vec<i64> {
-    let mut random = Philox::new(seed, 1);
+    let mut random = SmallRng::seed_from_u64(seed);
     match ids {
-        Ids::Uniform => (0..count).map(|_| random.below(rows as u64) as i64).collect(),
+        Ids::Uniform => (0..count).map(|_| random.random_range(0..rows as i64)).collect(),
         Ids::Zipf => {
-            let mut total = 0.0;
-            let mut add = |rank: usize| {
-                total += (rank as f64).powf(-1.05);
-                total
-            };
-            let distribution: Vec<f64> = (1..=rows).map(&mut add).collect();
             let mut row_of_rank: Vec<i64> = (0..rows as i64).collect();
-            let mut shuffle = Philox::new(0, 2);
-            for k in (1..rows).rev() {
-                row_of_rank.swap(k, shuffle.below(k as u64 + 1) as usize);
-            }
-            let mut draw =
-                || distribution.partition_point(|&below| below < random.uniform() * total);
-            (0..count).map(|_| row_of_rank[draw().min(rows - 1)]).collect()
+            row_of_rank.shuffle(&mut SmallRng::seed_from_u64(0));
+            let ranks = Zipf::new(rows as f64, 1.05).unwrap().sample_iter(random);
+            ranks.take(count).map(|rank| row_of_rank[rank as usize - 1]).collect()
         }
     }
 }
@@ -244,9 +314,9 @@ pub struct Batch<B: Device, I: Index> {
 }
 
 impl<B: Device> Batch<B, i64> {
-    /// Batches with the ids of so many sets.
+    /// Returns a batch for each of so many sets of ids.
     pub fn of_sets(device: &B, shape: &Shape, sets: usize) -> Vec<Self> {
-        let bags = (shape.num_tables * shape.batch_size) as i64;
+        let bags = shape.num_bags() as i64;
         let offsets: Vec<i64> = (0..=bags).map(|bag| bag * shape.pooling_factor as i64).collect();
         let indices: Vec<_> = (0..sets).into_par_iter().map(|set| shape.indices(set)).collect();
         let batch = |indices: Vec<i64>| Self {

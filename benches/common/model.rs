@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use bagdot::Philox;
+use bagdot::Cpu;
 use bagdot::nn::{BatchView, ComputePrecision, Dlrm, DlrmConfig, Optimizers};
 use bagdot::ops::{Backend, Bags, Device, Feature, Host, Matrix, Optimizer, Pooling, Table};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use super::{Ids, Timed, ids_of, upload, values};
+use super::{Ids, Timed, ids_of, shapes, upload, values};
 
-/// What models.json says. gpu_compare.py reads it, too.
+/// The contents of models.json, which gpu_compare.py reads, too.
 #[derive(Deserialize)]
 struct Published {
     most_rows: usize,
@@ -25,14 +27,14 @@ struct Shape {
     batch_size: BTreeMap<String, usize>,
 }
 
-/// A published model with tables that are cut off.
+/// A published model whose tables are cut off.
 pub struct Model {
     pub name: String,
     pub batch_size: usize,
     config: DlrmConfig,
 }
 
-/// A batch on the host: one id in each bag.
+/// A batch on the host with one id in each bag.
 pub struct HostBatch {
     dense: Vec<f32>,
     indices: Vec<i64>,
@@ -40,7 +42,7 @@ pub struct HostBatch {
     labels: Vec<f32>,
 }
 
-/// The same on a device.
+/// A batch on a device.
 pub struct DeviceBatch<B: Device> {
     dense: B::Buffer<f32>,
     indices: B::Buffer<i64>,
@@ -48,7 +50,8 @@ pub struct DeviceBatch<B: Device> {
     labels: B::Buffer<f32>,
 }
 
-/// All models, as they are measured on a device.
+/// Returns all models as they are measured on a device. `BAGDOT_BENCH_SHAPE` can replace their batch
+/// size, `b`.
 pub fn published<B: Timed>() -> Vec<Model> {
     let Published { most_rows, models } =
         serde_json::from_str(include_str!("models.json")).unwrap();
@@ -64,42 +67,48 @@ pub fn published<B: Timed>() -> Vec<Model> {
             top_mlp: shape.top,
             ..DlrmConfig::default()
         };
-        Model { name, batch_size: shape.batch_size[B::NAME], config }
+        let sizes = shapes(["b"], &[[shape.batch_size[B::NAME]]]);
+        sizes.into_iter().map(move |[batch_size]| Model {
+            name: name.clone(),
+            batch_size,
+            config: config.clone(),
+        })
     };
-    models.into_iter().map(model).collect()
+    models.into_iter().flat_map(model).collect()
 }
 
 impl Model {
-    /// How benchmarks of it are called.
+    /// Returns the name of its benchmarks.
     pub fn shape(&self, ids: Ids, precision: ComputePrecision) -> String {
         format!("{} b{} {ids:?} {precision}", self.name, self.batch_size).to_lowercase()
     }
 
-    /// The model with plain SGD, as it is published.
+    /// Builds the model with plain SGD, as it is published.
     pub fn build<B: Backend>(&self, device: &B, precision: ComputePrecision) -> Dlrm<B> {
         let config = DlrmConfig { precision, ..self.config.clone() };
         let mut model = Dlrm::new(device.clone(), config, 1).unwrap();
         model.optimize_with(Optimizers::same(Optimizer::Sgd, 1e-6)).unwrap();
         model
     }
+}
 
-    pub fn batch(&self, ids: Ids, set: usize) -> HostBatch {
-        let (batch_size, tables) = (self.batch_size, &self.config.tables);
+impl HostBatch {
+    /// Draws a batch; another `set` has other ids.
+    pub fn new(model: &Model, ids: Ids, set: usize) -> Self {
+        let (batch_size, tables) = (model.batch_size, &model.config.tables);
         let of_table = |(t, table): (usize, &Table)| {
             ids_of(ids, table.num_embeddings, batch_size, (set * 64 + t) as u64)
         };
         let indices: Vec<i64> = tables.par_iter().enumerate().flat_map_iter(of_table).collect();
-        let mut random = Philox::new(set as u64, 3);
-        HostBatch {
-            dense: values(batch_size * self.config.num_dense, set as u64 + 1),
+        let mut random = SmallRng::seed_from_u64(set as u64);
+        Self {
+            dense: values(batch_size * model.config.num_dense, set as u64 + 1),
             offsets: (0..=indices.len() as i64).collect(),
             indices,
-            labels: (0..batch_size).map(|_| random.below(2) as f32).collect(),
+            labels: (0..batch_size).map(|_| f32::from(random.random_bool(0.5) as u8)).collect(),
         }
     }
-}
 
-impl HostBatch {
     pub fn view(&self) -> BatchView<'_, Host, i64> {
         let batch_size = self.labels.len();
         BatchView {
