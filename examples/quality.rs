@@ -1,8 +1,11 @@
-//! What the default recipe brings, ingredient by ingredient: `cargo run --release --example quality
-//! -- examples/clothing.toml`
+//! Measures the gain of each ingredient of the default recipe:
 //!
-//! Trains each variant with several seeds and prints the means: AUC and log-loss on the validation
-//! rows, by which settings are chosen, and on the test rows, which nothing is chosen by.
+//! ```sh
+//! cargo run --release --example quality -- examples/clothing.toml
+//! ```
+//!
+//! It trains each variant with several seeds and prints the means: AUC and log-loss on the
+//! validation rows, by which settings are chosen, and on the test rows, which no choice sees.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -17,7 +20,7 @@ const SEEDS: u64 = 5;
 struct Silent;
 impl Observer for Silent {}
 
-/// A name, and what it changes about a configuration.
+/// A name, and a change of the configuration.
 type Variant = (&'static str, fn(&mut Config));
 
 const VARIANTS: &[Variant] = &[
@@ -50,7 +53,7 @@ const VARIANTS: &[Variant] = &[
     ("plain: none of these", plain),
 ];
 
-/// A DLRM as facebookresearch/dlrm builds it, trained with Adam.
+/// Makes the model a DLRM as facebookresearch/dlrm builds it, trained with Adam.
 fn plain(config: &mut Config) {
     for (_, change) in &VARIANTS[1..VARIANTS.len() - 1] {
         change(config);

@@ -1,14 +1,16 @@
-//! Whole models: steps of training, and predictions.
+//! Whole models: training steps, and predictions.
 
 use std::error::Error;
 use std::path::PathBuf;
 
+use bagdot::Cpu;
 use bagdot::nn::{BatchView, ComputePrecision, Dlrm, DlrmConfig, Optimizers};
 use bagdot::ops::{Bags, Device, Feature, Matrix, Optimizer, Pooling, Table};
-use bagdot::{Cpu, Philox};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use serde::Deserialize;
 
-/// A model over tables alike, each looked up by one feature that is pooled by sum.
+/// A model over equal tables, each looked up by one feature that is pooled by sum.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Shape {
@@ -19,10 +21,10 @@ pub(crate) struct Shape {
     num_embeddings: usize,
     batch_size: usize,
     pooling_factor: usize,
-    /// What the layers compute in.
+    /// The precision of the layers.
     #[serde(default)]
     precision: ComputePrecision,
-    /// Steps of training by it, else predictions.
+    /// The optimizer of training steps. Without it, predictions are measured.
     optimizer: Option<Optimizer>,
     /// A file of sets of ids: `i64`, `[sets, num_tables, batch_size, pooling_factor]`.
     ids: PathBuf,
@@ -52,11 +54,11 @@ pub(crate) fn prepare(cpu: Cpu, shape: Shape) -> Result<super::Run, Box<dyn Erro
         std::fs::read(&shape.ids)?.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
     let sets = ids.len() / num_indices;
     let offsets: Vec<i64> = (0..=num_bags).map(|bag| (bag * pooling_factor) as i64).collect();
-    let mut random = Philox::new(1, 0);
+    let mut random = SmallRng::seed_from_u64(1);
     let mut dense = cpu.alloc::<f32>(sets * batch_size * num_dense)?;
-    dense.iter_mut().for_each(|x| *x = random.uniform() as f32);
+    dense.iter_mut().for_each(|x| *x = random.random());
     let labels: Vec<f32> =
-        (0..batch_size).map(|_| if random.uniform() < 0.25 { 1.0 } else { 0.0 }).collect();
+        (0..batch_size).map(|_| f32::from(u8::from(random.random_bool(0.25)))).collect();
     let mut probabilities = vec![0f32; batch_size];
     let is_training = shape.optimizer.is_some();
     Ok(Box::new(move |set| {

@@ -1,4 +1,4 @@
-//! Look-ups, and look-ups with an update of the rows.
+//! Lookups, and lookups with an update of the rows.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -11,9 +11,12 @@ use bagdot::ops::{
     TableBatch, UpdateRule,
 };
 use bagdot::{Cpu, DType, Element, bf16, f16};
+use rand::SeedableRng;
+use rand::distr::{Distribution, Uniform};
+use rand::rngs::SmallRng;
 use serde::Deserialize;
 
-/// Tables alike, each looked up by one feature that is pooled by sum.
+/// Equal tables, each looked up by one feature that is pooled by sum.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Shape {
@@ -23,7 +26,7 @@ pub(crate) struct Shape {
     batch_size: usize,
     pooling_factor: usize,
     dtype: DType,
-    /// A backward pass and a step, too.
+    /// The optimizer of a step on the rows. Without it, only lookups are measured.
     optimizer: Option<Optimizer>,
     /// A file of sets of ids: `i64`, `[sets, num_tables, batch_size, pooling_factor]`.
     ids: PathBuf,
@@ -48,17 +51,16 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
     let offsets: Vec<i64> = (0..=num_bags).map(|bag| (bag * shape.pooling_factor) as i64).collect();
 
     let mut weights = cpu.alloc::<E>(tables.num_weights())?;
-    weights
-        .iter_mut()
-        .enumerate()
-        .for_each(|(k, w)| *w = E::from_f32((k % 2048) as f32 / 102_400.0 - 0.01));
+    let uniform = Uniform::new(-0.01, 0.01)?.sample_iter(SmallRng::seed_from_u64(1));
+    weights.iter_mut().zip(uniform).for_each(|(weight, value)| *weight = E::from_f32(value));
     let width = tables.width();
     let mut output = cpu.alloc::<f32>(batch_size * width)?;
     let optimizer = shape.optimizer.unwrap_or(Optimizer::Sgd);
     let mut sums =
         cpu.alloc::<f32>(optimizer.state_len(tables.num_rows(), tables.num_weights())[0])?;
     let mut grad = cpu.alloc::<f32>(batch_size * width)?;
-    grad.iter_mut().enumerate().for_each(|(k, g)| *g = (k % 1021) as f32 / 510.0 - 1.0);
+    let uniform = Uniform::new(-1.0, 1.0)?.sample_iter(SmallRng::seed_from_u64(2));
+    grad.iter_mut().zip(uniform).for_each(|(grad, value)| *grad = value);
     let mut sorted = SortedIndices::new(&cpu, num_indices, num_bags)?;
     let words =
         Sort::<Cpu, i64>::workspace_len(&cpu, &tables, num_indices)

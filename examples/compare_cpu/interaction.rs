@@ -5,6 +5,9 @@ use std::error::Error;
 use bagdot::ops::interaction::{Backward, Features, FeaturesMut, Forward};
 use bagdot::ops::{Device, Interaction, Matrix, MatrixMut, Precision};
 use bagdot::{Cpu, DType, Element, bf16, f16};
+use rand::SeedableRng;
+use rand::distr::{Distribution, Uniform};
+use rand::rngs::SmallRng;
 use serde::Deserialize;
 
 /// A dense vector and `num_sparse` pooled ones for each sample.
@@ -31,9 +34,10 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
     let Shape { num_sparse, dim, batch_size, backward, .. } = *shape;
     let (interaction, precision) = (Interaction::default(), Precision::Full);
     let (width, pooled) = (interaction.width(true, num_sparse, dim), num_sparse * dim);
+    let uniform = Uniform::new(-1.0, 1.0)?;
     let fill = |len: usize, set: usize| -> bagdot::Result<_> {
         let mut buffer = cpu.alloc::<E>(len)?;
-        let values = (0..len).map(|k| ((k * 31 + set * 7) % 1021) as f32 / 510.0 - 1.0);
+        let values = uniform.sample_iter(SmallRng::seed_from_u64(set as u64));
         buffer.iter_mut().zip(values).for_each(|(x, value)| *x = E::from_f32(value));
         Ok(buffer)
     };

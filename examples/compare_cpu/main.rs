@@ -1,6 +1,7 @@
-//! Our side of `scripts/compare_cpu.sh`: reads what is to be measured from its input, a JSON object
-//! a line, and answers each with a line of the times of its runs in milliseconds, or why it was
-//! refused. Inputs of the last line are kept, so that the same line again measures the same work.
+//! The side of bagdot in `scripts/compare_cpu.sh`. It reads a JSON object from each line of its
+//! input, which says the work to measure, and answers with a line: the times of the runs in
+//! milliseconds, or the reason of a refusal. It keeps the inputs of the last line, so that the same
+//! line again measures the same work. Ids come from a file, so that the peers get the same ones.
 
 mod dlrm;
 mod embedding;
@@ -13,11 +14,11 @@ use std::time::Instant;
 use bagdot::Cpu;
 use serde::Deserialize;
 
-/// What is to be measured, and how.
+/// The work to measure, and the conditions.
 #[derive(Deserialize)]
 struct Request {
     threads: usize,
-    /// How long, at least.
+    /// The time of the measurement, at least.
     seconds: f64,
     #[serde(flatten)]
     work: Work,
@@ -57,7 +58,7 @@ fn measure(run: &mut Run, seconds: f64) -> bagdot::Result<Vec<f64>> {
     Ok(times)
 }
 
-/// Measures what a line asks for.
+/// Measures the work of a line.
 fn answer(line: String, last: &mut Option<(String, f64, Run)>) -> Result<Vec<f64>, Box<dyn Error>> {
     if last.as_ref().is_none_or(|(known, ..)| *known != line) {
         *last = None;
