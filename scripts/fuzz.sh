@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Fuzzes readers, configurations, manifests, model files and the ops' arguments, with new seeds each
-# time. For whoever changes one of them.
+# Fuzzes readers, configurations, manifests, model files and the arguments of ops, with new seeds
+# each time. It is for whoever changes one of them.
 #
-#   scripts/fuzz.sh [SECONDS] [TARGET]    SECONDS for each target (default 60), TARGET such as
-#   delimited_text (default: all)
+#   scripts/fuzz.sh [SECONDS] [TARGET]
+#       SECONDS  the time for each target; default: 60
+#       TARGET   a target, such as delimited_text; default: all
 #
 # An input that fails is added to tests/corpus, which every run of the tests replays.
 set -euo pipefail

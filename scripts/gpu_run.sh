@@ -1,20 +1,31 @@
 #!/usr/bin/env bash
-# Runs bagdot's tests on the GPU of this machine; needs its driver and nothing else. Then, where
-# compute-sanitizer is installed (or named in COMPUTE_SANITIZER), runs those of the CUDA backend
-# under memcheck, racecheck and initcheck, leaving out those with `large` in their name. Then runs
-# the benchmarks, and where there is a python3, compare.py puts them beside PyTorch, if it has that.
-# What happened is in results.json, or wherever the first argument says, what was measured in
-# benchmarks.json beside it, all else in logs/. The status is 0 only if nothing failed.
+# Runs bagdot's tests on the GPU of this machine; needs only its driver. Part of the bundle that
+# scripts/gpu_bundle.sh makes.
 #
-# BAGDOT_BUNDLE_STEPS, by default `tests sanitizer benches`, says what is wanted.
-# `BAGDOT_BUNDLE_EMULATED=1` runs everything on the stand-in driver, if the bundle was made with it:
-# to try this script. Part of the bundle that scripts/gpu_bundle.sh makes.
+#   run.sh [RESULTS]
+#       RESULTS  the file for the outcome of every run; default: results.json
+#
+# The steps are:
+#   tests      all tests that use the GPU
+#   sanitizer  the tests of the CUDA backend under memcheck, racecheck and initcheck, without those
+#              that have `large` in their name; if compute-sanitizer is installed
+#   benches    the benchmarks; if there is a python3, compare.py writes them into benchmarks.json
+#              beside RESULTS, with the times of PyTorch if that is installed
+#
+# Environment variables:
+#   BAGDOT_BUNDLE_STEPS     the steps to run; default: tests sanitizer benches
+#   BAGDOT_BUNDLE_TIMEOUT   seconds for each module of tests and each benchmark; default: 600
+#   BAGDOT_BUNDLE_EMULATED  1 runs everything on the stand-in driver, if the bundle has it, to try
+#                           this script
+#   COMPUTE_SANITIZER       the path of compute-sanitizer
+#
+# The output of each run is in logs/. The status is 0 only if nothing failed.
 set -uo pipefail
 results=$(realpath -m "${1:-results.json}")
 cd "$(dirname "$0")" || exit 2
 here=$PWD
 mkdir -p logs || exit 2
-limit=${BAGDOT_BUNDLE_TIMEOUT:-600} # seconds for each module of tests and each benchmark
+limit=${BAGDOT_BUNDLE_TIMEOUT:-600}
 steps=" ${BAGDOT_BUNDLE_STEPS:-tests sanitizer benches} "
 wants() { [[ $steps == *" $1 "* ]]; }
 
@@ -26,15 +37,16 @@ if [ "${BAGDOT_BUNDLE_EMULATED:-}" = 1 ]; then
 else
     export BAGDOT_REQUIRE_CUDA=1
     if [ -e programs/libbagdot_emulator.so ]; then
-        echo "this bundle is for trying run.sh: BAGDOT_BUNDLE_EMULATED=1, or make one without --with-emulator" >&2
+        echo "this bundle is for trying run.sh: set BAGDOT_BUNDLE_EMULATED=1," \
+            "or make a bundle without --with-emulator" >&2
         exit 2
     fi
-    # Of the first device, which is the one that the tests use.
+    # Prints a property of the first device, which is the one that the tests use.
     query() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2> /dev/null | head -1; }
     device=$(query name) driver=$(query driver_version)
 fi
 
-# A JSON string.
+# Prints a JSON string.
 quoted() {
     local text=${1//\\/\\\\}
     text=${text//\"/\\\"}
@@ -43,7 +55,7 @@ quoted() {
 
 failed=0
 runs=()
-# run TOOL PROGRAM COMMAND...: runs it, and notes how it went.
+# run TOOL PROGRAM COMMAND...: runs the command and notes the outcome.
 run() {
     local tool=$1 program=$2 start=$SECONDS status log outcome summary
     shift 2
@@ -57,16 +69,23 @@ run() {
         outcome=fail
         failed=$((failed + 1))
     fi
-    printf '%-4s %-10s %-24s %4d s  %s\n' "$outcome" "$tool" "$program" $((SECONDS - start)) "$summary"
+    local seconds=$((SECONDS - start))
+    printf '%-4s %-10s %-24s %4d s  %s\n' "$outcome" "$tool" "$program" "$seconds" "$summary"
     if [ "$outcome" = fail ]; then tail -40 "$log" | sed 's/^/    /'; fi
-    runs+=("{\"tool\": $(quoted "$tool"), \"program\": $(quoted "$program"), \"outcome\": \"$outcome\", \"status\": $status, \"seconds\": $((SECONDS - start)), \"summary\": $(quoted "$summary")}")
+    runs+=("{\"tool\": $(quoted "$tool"), \"program\": $(quoted "$program"), \
+\"outcome\": \"$outcome\", \"status\": $status, \"seconds\": $seconds, \
+\"summary\": $(quoted "$summary")}")
 }
 
 all_tests=$(programs/suite --list --format terse | sed -n 's/: test$//p')
-# Of the CUDA backend: the modules named `cuda…`, and in others those in a module `cuda`.
+# The tests of the CUDA backend: those in modules named `cuda` or `X_cuda`, and in a module `cuda`
+# of others.
 cuda_tests=$(grep -E '^cuda::|_cuda::|::cuda::' <<< "$all_tests")
 mapfile -t modules < <(sed 's/::.*//' <<< "$cuda_tests" | sort -u)
-[ "${#modules[@]}" -gt 1 ] || { echo "programs/suite lists no tests of the CUDA backend" >&2; exit 2; }
+if [ "${#modules[@]}" -le 1 ]; then
+    echo "programs/suite lists no tests of the CUDA backend" >&2
+    exit 2
+fi
 if wants tests; then
     for module in "${modules[@]}"; do
         mapfile -t tests < <(grep "^$module::" <<< "$all_tests")
@@ -74,7 +93,10 @@ if wants tests; then
     done
 fi
 
-sanitizer=${COMPUTE_SANITIZER:-$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)}
+sanitizer=${COMPUTE_SANITIZER:-$(command -v compute-sanitizer)}
+if [ -z "$sanitizer" ] && [ -x /usr/local/cuda/bin/compute-sanitizer ]; then
+    sanitizer=/usr/local/cuda/bin/compute-sanitizer
+fi
 if ! wants sanitizer; then
     sanitizer=
 elif [ -n "$sanitizer" ]; then
@@ -101,12 +123,14 @@ if wants benches && [ "${BAGDOT_BUNDLE_EMULATED:-}" != 1 ]; then
         run bench "$(basename "$bench")" "$bench" --bench /cuda/
     done
     if command -v python3 > /dev/null; then
-        timeout "$limit" python3 compare.py criterion "$(dirname "$results")/benchmarks.json" || failed=$((failed + 1))
+        timeout "$limit" python3 compare.py criterion "$(dirname "$results")/benchmarks.json" ||
+            failed=$((failed + 1))
     fi
 fi
 
 {
-    printf '{\n  "device": %s,\n  "driver": %s,\n' "$(quoted "${device:-unknown}")" "$(quoted "${driver:-unknown}")"
+    printf '{\n  "device": %s,\n' "$(quoted "${device:-unknown}")"
+    printf '  "driver": %s,\n' "$(quoted "${driver:-unknown}")"
     printf '  "date": "%s",\n  "commit": %s,\n' "$(date -u +%FT%TZ)" "$(quoted "$(cat commit)")"
     printf '  "compute_sanitizer": %s,\n' "$([ -n "$sanitizer" ] && echo true || echo false)"
     printf '  "failed": %d,\n  "runs": [\n' "$failed"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the CUDA compiler into .cuda/ unless it is there, and prints the path of nvcc. Nothing
-# else of CUDA is needed to build, and nothing at all of it to run. The versions are pinned: a later
-# nvcc writes PTX that the drivers of its predecessors refuse. It needs python3 with pip, and gcc,
-# which nvcc calls. Where .cuda/ is wanted elsewhere, name the folder as the only argument.
+# else of CUDA is needed to build, and nothing of it to run. The versions are pinned: a later nvcc
+# writes PTX that the drivers of its predecessors refuse. It needs python3 with pip, and gcc, which
+# nvcc calls. An argument names another folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-.cuda}
@@ -12,7 +12,7 @@ wheels=(
     nvidia-nvvm==13.0.88
     nvidia-cuda-runtime==13.0.96 # cuda_runtime.h and the other headers
     nvidia-cuda-cccl==13.0.85    # cuda_bf16.h includes <nv/target> from it
-    # The disassemblers, of which there are none at 13.0; these read its cubins.
+    # The disassemblers. There are none of 13.0; these read its cubins.
     nvidia-cuda-cuobjdump==13.2.86
     nvidia-cuda-nvdisasm==13.2.86
 )
@@ -25,8 +25,12 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     flock 9
     if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
         rm -rf "$folder/nvidia"
-        python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --no-cache-dir --upgrade --target "$folder" "${wheels[@]}" >&2
-        "$folder/nvidia/cu13/bin/nvcc" --version | grep -q 'release 13\.0' || { echo "nvcc in $folder is not release 13.0" >&2; exit 1; }
+        python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+            --no-deps --no-cache-dir --upgrade --target "$folder" "${wheels[@]}" >&2
+        "$folder/nvidia/cu13/bin/nvcc" --version | grep -q 'release 13\.0' || {
+            echo "nvcc in $folder is not release 13.0" >&2
+            exit 1
+        }
         printf '%s\n' "$wanted" > "$stamp"
     fi
 fi

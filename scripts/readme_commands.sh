@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs the commands that the README shows in its `sh` blocks, in a copy of the working folder's
-# state: they must all work as written. `scripts/test.sh` itself is left out, since it is what calls
-# this.
+# Runs the commands that the README shows in its `sh` blocks: all of them must work as written. The
+# scripts among them are left out, since one of them calls this one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-awk '/^```sh$/ { inside = 1; next } /^```$/ { inside = 0 } inside' README.md | grep -v '^scripts/' | while read -r line; do
+blocks=$(awk '/^```sh$/ { inside = 1; next } /^```$/ { inside = 0 } inside' README.md)
+grep -v '^scripts/' <<< "$blocks" | while read -r line; do
     printf '$ %s\n' "$line"
     bash -euo pipefail -c "$line" < /dev/null
 done

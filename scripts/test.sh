@@ -1,32 +1,65 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change goes in. Needs Rust, gcc, and python3 with pip; no GPU.
+# Runs everything that must hold before a change goes in, and prints the time of each step at the
+# end. It needs Rust, gcc, and python3 with pip; no GPU.
+#
+# All steps build with the flags and the profile of a plain `cargo test`, so that nothing is
+# compiled twice, and builds of contributors are used. Warnings are denied by the lints, which see
+# the examples and the benchmarks, too; these are not built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-step() { printf '\n== %s\n' "$*"; }
+times=()
+name=
+started=0
+# Notes the time of the step that has ended.
+end_step() {
+    if [ -n "$name" ]; then times+=("$(printf '%5d s  %s' $((SECONDS - started)) "$name")"); fi
+    name=
+}
+step() {
+    end_step
+    name=$1 started=$SECONDS
+    printf '\n== %s\n' "$name"
+}
+report() {
+    local status=$?
+    [ "$status" = 0 ] || name="$name: FAILED"
+    end_step
+    printf '\n== time of each step\n'
+    printf '%s\n' "${times[@]}" "$(printf '%5d s  in all' "$SECONDS")"
+}
+trap report EXIT
 
 step "the CUDA compiler"
 scripts/nvcc.sh
 export BAGDOT_REQUIRE_NVCC=1
 
-step format
-cargo fmt --all --check
+step style
+scripts/style.sh
 
-step lints, for every set of features
-export RUSTFLAGS="${RUSTFLAGS:--D warnings}"
+step "lints, for every set of features"
 cargo clippy --workspace --all-targets -- -D warnings
 for features in "" train cuda; do
     cargo clippy --lib --no-default-features --features "$features" -- -D warnings
 done
 
+step "tests, built"
+cargo test --workspace --lib --bins --tests --no-run
+
 step tests
-cargo test --workspace
+cargo test --workspace --lib --bins --tests
+
+step "examples in the documentation"
+cargo test --workspace --doc
 
 step documentation
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 step "the README's commands"
 scripts/readme_commands.sh
+
+step "dependencies beside candle and burn"
+scripts/test_dependencies.sh
 
 step "package, as its users get it"
 scripts/test_package.sh

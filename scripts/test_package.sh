@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The package as its users get it: built without nvcc, its kernels run from the images that it
-# carries, here on the stand-in driver. And what a build says and does that has neither nvcc nor
-# images.
+# Tests the package as its users get it: built without nvcc, it runs its kernels from the images
+# that it carries, here on the stand-in driver. Then tests the messages and the behaviour of a build
+# that has neither nvcc nor images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 repository=$PWD
@@ -11,12 +11,11 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 fail() { echo "test_package: $*" >&2; exit 1; }
 
-unset RUSTFLAGS # users have others, if any
 scripts/prebuild_kernels.sh
 cargo package --quiet --no-verify --allow-dirty --target-dir "$target"
 crate=$target/package/bagdot-$version.crate
 echo "$(du -h "$crate" | cut -f1) ($(stat -c %s "$crate") bytes): $crate"
-# `-m`: in the package all files are of the same old date, by which cargo would take them for built.
+# `-m`: all files of a package have the same old date, and cargo would take them for built.
 tar -xzmf "$crate" -C "$folder"
 mv "$folder/bagdot-$version" "$folder/bagdot"
 [ -s "$folder/bagdot/kernels/prebuilt/hash" ] || fail "the package has no prebuilt images"
@@ -38,10 +37,13 @@ edition = "2024"
 [dependencies]
 bagdot = { path = "../bagdot", default-features = false, features = ["cuda"] }
 bagdot-emulator = { path = "$repository/emulator" }
+
+[profile.dev]
+debug = false
 END
 
-# No nvcc from here on, wherever it is.
-unset NVCC CUDA_HOME CUDA_PATH BAGDOT_REQUIRE_NVCC BAGDOT_REQUIRE_CUDA
+# From here on there is no nvcc, and users have other flags, if any.
+unset RUSTFLAGS NVCC CUDA_HOME CUDA_PATH BAGDOT_REQUIRE_NVCC BAGDOT_REQUIRE_CUDA BAGDOT_IMAGES
 path=
 while read -r -d : place; do
     [ -x "$place/nvcc" ] || path=$path${path:+:}$place
@@ -49,17 +51,24 @@ done <<< "$PATH:"
 export PATH=$path
 if [ -e /usr/local/cuda/bin/nvcc ]; then export NVCC=none; fi
 
-# Builds the consumer, and tells what the build said besides its progress: that is indented.
+# Builds the consumer, and prints the messages of the build besides its progress, which is indented.
 # (`--quiet` would hide the warnings of build.rs.)
+progress='Compiling|Finished|Adding|Removing|Locking|Updating|Blocking|Downloading|Downloaded'
 build() {
     local said status=0
-    said=$(cd "$folder/consumer" && cargo build --color never --target-dir "$target" 2>&1) || status=$?
-    if [ "$status" = 0 ]; then said=$(grep -vE '^ +(Compiling|Finished|Adding|Removing|Locking|Updating|Blocking|Downloading|Downloaded) ' <<< "$said"); fi
+    said=$(cd "$folder/consumer" && cargo build --color never --target-dir "$target" 2>&1) ||
+        status=$?
+    if [ "$status" = 0 ]; then said=$(grep -vE "^ +($progress) " <<< "$said"); fi
     printf '%s' "$said"
     return "$status"
 }
 run() {
     BAGDOT_EMULATE=1 "$target/debug/consumer" "$@"
+}
+# expect PATTERN SAID MESSAGE: fails with the message unless a line of the output matches.
+expect() {
+    grep -q "$1" <<< "$2" || fail "$3:
+$2"
 }
 
 said=$(build) || fail "the package does not build without nvcc:
@@ -72,19 +81,18 @@ run kernels
 echo >> "$folder/bagdot/kernels/embedding_bag.cu"
 said=$(build) || fail "with images of other kernels the package does not build:
 $said"
-grep -q '^warning: .*kernels/prebuilt is not of these kernels' <<< "$said" || fail "images of other kernels were taken:
-$said"
+expect '^warning: .*kernels/prebuilt is not of these kernels' "$said" \
+    "images of other kernels were taken"
 
 rm -r "$folder/bagdot/kernels/prebuilt"
 said=$(build) || fail "without images the package does not build:
 $said"
-[ "$(grep -c '^warning' <<< "$said")" = 1 ] || fail "without images there should be one warning, but the build says:
+[ "$(grep -c '^warning' <<< "$said")" = 1 ] ||
+    fail "without images there should be one warning, but the build says:
 $said"
-grep -q '^warning: .*no nvcc: .*scripts/nvcc.sh' <<< "$said" || fail "without images the warning does not help:
-$said"
+expect '^warning: .*no nvcc: .*scripts/nvcc.sh' "$said" "without images the warning does not help"
 run no-kernels
 
 if said=$(BAGDOT_REQUIRE_NVCC=1 build); then fail "BAGDOT_REQUIRE_NVCC=1 builds without nvcc"; fi
-grep -q 'error: no nvcc: ' <<< "$said" || fail "BAGDOT_REQUIRE_NVCC=1 fails, but not for want of nvcc:
-$said"
+expect 'error: no nvcc: ' "$said" "BAGDOT_REQUIRE_NVCC=1 fails, but not for want of nvcc"
 echo "the package builds without nvcc; without images too, and says so"
