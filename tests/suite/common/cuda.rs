@@ -3,44 +3,68 @@
 //! On the emulator a test runs once for each of several schedules, with all checks on: bounds,
 //! alignment, uninitialised memory, races, barriers.
 
-use bagdot::backend::cuda::Gemm;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bagdot::backend::cuda::{Gemm, images};
 use bagdot::{Cuda, Error};
 use bagdot_emulator::{Config, Emulator, Schedule};
 use cudarc::driver::{result, sys};
 
-/// The emulator, unless a real device is to be used (`BAGDOT_REQUIRE_CUDA=1` makes a missing one a
-/// failure).
+/// Returns the emulator, unless a real device is to be used (`BAGDOT_REQUIRE_CUDA=1` makes a missing
+/// one a failure).
 pub fn emulator() -> Option<&'static Emulator> {
     bagdot_emulator::install().unwrap()
 }
 
 /// Runs a test on a device: on the emulator with warps in two random orders, and with lanes that
-/// run on their own.
+/// run independently.
 pub fn on_every_schedule(test: impl Fn(&Cuda)) {
     run(Config::default(), test);
 }
 
-/// As [`on_every_schedule`], for tests that pass offsets by which bags overlap: threads then write
-/// to one place, in either order, what nobody may use, since the call reports an error.
+/// Runs a test as [`on_every_schedule`] does, but without the check for races: for tests that pass
+/// offsets by which bags overlap. Threads then write to one place in either order; nobody may use the
+/// value, since the call reports an error.
 pub fn on_every_schedule_with_overlaps(test: impl Fn(&Cuda)) {
     run(Config { races: false, ..Config::default() }, test);
 }
 
-/// A device on which our own kernels compute everything.
+/// Returns a device on which bagdot's own kernels compute everything.
 pub fn own() -> Cuda {
     Cuda::with_gemm(0, Gemm::Own).unwrap()
 }
 
-/// One on which cuBLASLt computes the products of layers, unless this machine has a real device and
-/// no cuBLASLt.
+/// Returns a device on which cuBLASLt computes the products of layers, unless this machine has a
+/// real device and no cuBLASLt.
 pub fn with_cublaslt() -> Option<Cuda> {
+    if !kernels_are_built() {
+        return None;
+    }
     match Cuda::with_gemm(0, Gemm::CublasLt) {
         Err(Error::NoCublasLt { .. }) if emulator().is_none() => None,
         made => Some(made.unwrap()),
     }
 }
 
+/// Returns whether there are kernels to test. Without nvcc there are none: the first test that asks
+/// fails and says what to run, and the others are left out, since all of them would fail alike.
+fn kernels_are_built() -> bool {
+    static ARE_BUILT: LazyLock<bool> = LazyLock::new(|| !images().is_empty());
+    static HAS_FAILED: AtomicBool = AtomicBool::new(false);
+    if !*ARE_BUILT && !HAS_FAILED.swap(true, Ordering::Relaxed) {
+        panic!(
+            "the CUDA backend was built without kernels, so that its tests are left out: run \
+             scripts/nvcc.sh, which installs nvcc into .cuda/, then run the tests again"
+        );
+    }
+    *ARE_BUILT
+}
+
 fn run(config: Config, test: impl Fn(&Cuda)) {
+    if !kernels_are_built() {
+        return;
+    }
     let Some(emulator) = emulator() else {
         return test(&own());
     };
@@ -53,14 +77,15 @@ fn run(config: Config, test: impl Fn(&Cuda)) {
     }
 }
 
-/// Ops that have been captured.
+/// A CUDA graph of captured ops.
 pub struct Graph {
     graph: sys::CUgraph,
     executable: sys::CUgraphExec,
     stream: sys::CUstream,
 }
 
-/// Captures what `ops` launches on the backend's stream. What it refers to must outlive the graph.
+/// Captures the launches of `ops` on the backend's stream. The buffers to which they refer must
+/// outlive the graph.
 pub fn capture(cuda: &Cuda, ops: impl FnOnce()) -> Graph {
     let stream: sys::CUstream = cuda.stream().cast();
     let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -76,8 +101,8 @@ pub fn capture(cuda: &Cuda, ops: impl FnOnce()) -> Graph {
 
 impl Graph {
     pub fn replay(&self) {
-        // SAFETY: the executable has been instantiated, and what it refers to is there, as the
-        // caller of `capture` sees to.
+        // SAFETY: the executable has been instantiated, and the buffers to which it refers exist, as
+        // `capture` demands of its caller.
         unsafe { result::graph::launch(self.executable, self.stream).unwrap() };
     }
 }
