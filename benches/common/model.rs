@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use bagdot::Cpu;
 use bagdot::nn::{BatchView, ComputePrecision, Dlrm, DlrmConfig, Optimizers};
 use bagdot::ops::{Backend, Bags, Device, Feature, Host, Matrix, Optimizer, Pooling, Table};
 use rand::rngs::SmallRng;
