@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Gathers what the benchmarks measured on a GPU, measures PyTorch at the same shapes on the same device, and prints both side by side.
+"""Reads the times of the benchmarks on a GPU, measures PyTorch at the same shapes on the same
+device, and prints both side by side.
 
     gpu_compare.py CRITERION_FOLDER RECORD.json [--eager]
 
-Benchmarks are taken from the folder that criterion wrote (CRITERION_HOME). Their names hold their shapes, so that nothing is said twice. PyTorch is
-given its best chance: all tables in one call, several sets of ids in turn as in the benchmarks, replayed from a CUDA graph. Whole models, which are
-those of models.json, are measured in eager mode and, unless `--eager` is given, through torch.compile, which takes minutes.
-Without PyTorch the record has no peers. Part of the bundle that scripts/gpu_bundle.sh makes.
+The benchmarks are in the folder that criterion wrote (CRITERION_HOME). Their names contain their
+shapes. PyTorch gets its best chance: all tables in one call, several sets of ids in turn as in the
+benchmarks, replayed from a CUDA graph. Whole models, which are those of models.json, are measured
+in eager mode and, without `--eager`, through torch.compile, which takes minutes. Without PyTorch
+the record has no peers. Part of the bundle that scripts/gpu_bundle.sh makes.
 """
 
 import datetime
@@ -27,7 +29,7 @@ ROTATED_BYTES = 256 << 20  # as in benches/common/mod.rs
 
 
 def measured(folder):
-    """Name, median in ns and bytes of every benchmark on the device."""
+    """Returns the name, the median in ns and the bytes of every benchmark on the device."""
     found = []
     for estimates in sorted(pathlib.Path(folder).glob("**/new/estimates.json")):
         benchmark = json.loads((estimates.parent / "benchmark.json").read_text())
@@ -36,7 +38,12 @@ def measured(folder):
             continue
         throughput = benchmark["throughput"] or {}
         median = json.loads(estimates.read_text())["median"]["point_estimate"]
-        entry = {"op": group.removesuffix("/cuda"), "shape": shape, "ns": median, "bytes": throughput.get("BytesDecimal", 0)}
+        entry = {
+            "op": group.removesuffix("/cuda"),
+            "shape": shape,
+            "ns": median,
+            "bytes": throughput.get("BytesDecimal", 0),
+        }
         if "Elements" in throughput:
             entry["samples_per_second"] = round(throughput["Elements"] / median * 1e9)
         found.append(entry)
@@ -44,7 +51,7 @@ def measured(folder):
 
 
 def shape_of(text):
-    """The numbers (t26: 26) and words of the name of a shape."""
+    """Returns the numbers (t26: 26) and the words of the name of a shape."""
     words = set(text.split())
     numbers = re.findall(r"\b([a-z]+)(\d+)\b", " ".join(words - {"f32", "f16", "bf16", "tf32"}))
     return {key: int(value) for key, value in numbers}, words
@@ -59,7 +66,7 @@ def sets_of(bytes_of_set):
 
 
 def time_graph(calls):
-    """Median ns of one of the calls, replayed together from a graph."""
+    """Returns the median ns of a call, with all calls replayed together from a graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -84,14 +91,16 @@ def time_graph(calls):
 
 
 def indices_of(numbers, words, set_number):
-    """Ids of all tables, as rows of one table that holds them all."""
+    """Draws the ids of all tables, as rows of one table that holds them all."""
     tables, rows = numbers["t"], numbers["r"]
     count = numbers["b"] * numbers["l"]
     generator = torch.Generator(device="cuda").manual_seed(set_number)
     if "zipf" in words:
         frequencies = torch.arange(1, rows + 1, dtype=torch.float64, device="cuda") ** -1.05
         cumulative = frequencies.cumsum(0) / frequencies.sum()
-        order = torch.randperm(rows, generator=torch.Generator(device="cuda").manual_seed(0), device="cuda")
+        order = torch.randperm(
+            rows, generator=torch.Generator(device="cuda").manual_seed(0), device="cuda"
+        )
         draws = torch.rand(tables, count, generator=generator, dtype=torch.float64, device="cuda")
         ids = order[torch.searchsorted(cumulative, draws).clamp(max=rows - 1)]
     else:
@@ -101,7 +110,12 @@ def indices_of(numbers, words, set_number):
 
 def embedding_bag_forward(numbers, words):
     dtype = dtype_of(words)
-    weight = torch.rand(numbers["t"] * numbers["r"], numbers["d"], device="cuda").mul_(2).sub_(1).to(dtype)
+    weight = (
+        torch.rand(numbers["t"] * numbers["r"], numbers["d"], device="cuda")
+        .mul_(2)
+        .sub_(1)
+        .to(dtype)
+    )
     bags = numbers["t"] * numbers["b"]
     offsets = torch.arange(bags, device="cuda") * numbers["l"]
     sets = sets_of(bags * numbers["l"] * numbers["d"] * weight.element_size())
@@ -118,7 +132,8 @@ def random(*shape, words):
 
 
 def interaction(numbers, words, backward):
-    """As facebookresearch/dlrm does it: all products, then those below the diagonal; backward by hand, in fewer steps than autograd takes."""
+    """Measures the interaction as facebookresearch/dlrm computes it: all products, then those below
+    the diagonal; backward by hand, in fewer steps than autograd takes."""
     features, dim, batch = numbers["f"], numbers["d"], numbers["b"]
     i, j = torch.tril_indices(features, features, offset=-1, device="cuda")
 
@@ -148,14 +163,17 @@ def interaction(numbers, words, backward):
 def linear_forward(numbers, words):
     m, n, k = numbers["m"], numbers["n"], numbers["k"]
     weight, bias = random(n, k, words=words), random(n, words=words)
-    inputs = [random(m, k, words=words) for _ in range(sets_of(m * (n + k) * weight.element_size()))]
+    inputs = [
+        random(m, k, words=words) for _ in range(sets_of(m * (n + k) * weight.element_size()))
+    ]
     torch.backends.cuda.matmul.allow_tf32 = "tf32" in words
     with torch.no_grad():
         return time_graph([lambda x=x: torch.relu_(F.linear(x, weight, bias)) for x in inputs])
 
 
 def linear_backward(numbers, words):
-    """The same products and sums as the op's: gradients of input, weight and bias from that of the output."""
+    """Measures the products and sums of the op: the gradients of input, weight and bias from that
+    of the output."""
     m, n, k = numbers["m"], numbers["n"], numbers["k"]
     weight = random(n, k, words=words)
     torch.backends.cuda.matmul.allow_tf32 = "tf32" in words
@@ -166,12 +184,16 @@ def linear_backward(numbers, words):
 
     sets = sets_of(m * (n + k) * weight.element_size())
     with torch.no_grad():
-        inputs = [(random(m, k, words=words), random(m, n, words=words), random(m, n, words=words)) for _ in range(sets)]
+        inputs = [
+            (random(m, k, words=words), random(m, n, words=words), random(m, n, words=words))
+            for _ in range(sets)
+        ]
         return time_graph([lambda a=a: call(*a) for a in inputs])
 
 
 def sparse_update(numbers, words):
-    """SGD by adding each gradient to its row, with atomics: duplicates need no sort then, and bits differ from run to run. No other optimizer can."""
+    """Measures SGD that adds each gradient to its row with atomics: duplicates then need no sort,
+    and bits differ from run to run. No other optimizer can do that."""
     if "sgd" not in words:
         return None
     weight = random(numbers["t"] * numbers["r"], numbers["d"], words={"f32"})
@@ -180,13 +202,17 @@ def sparse_update(numbers, words):
     for k in range(sets_of(bags * numbers["l"] * numbers["d"] * 4)):
         indices, grad = indices_of(numbers, words, k), random(bags, numbers["d"], words={"f32"})
         bag_of = torch.arange(bags, device="cuda").repeat_interleave(numbers["l"])
-        calls.append(lambda i=indices, g=grad, b=bag_of: weight.index_add_(0, i, g if numbers["l"] == 1 else g[b], alpha=-1e-6))
+        calls.append(
+            lambda i=indices, g=grad, b=bag_of: weight.index_add_(
+                0, i, g if numbers["l"] == 1 else g[b], alpha=-1e-6
+            )
+        )
     return time_graph(calls)
 
 
 class Model:
-    """A model of models.json as facebookresearch/dlrm has it, with all tables in one. Rows take a step of SGD by atomics, layers one as a whole list:
-    nothing that PyTorch offers for it is faster."""
+    """A model of models.json as facebookresearch/dlrm has it, with all tables in one. SGD steps the
+    rows by atomics and the layers as one list, which are PyTorch's fastest ways."""
 
     LEARNING_RATE = 1e-6
 
@@ -204,22 +230,36 @@ class Model:
 
     @staticmethod
     def mlp(sizes, last):
-        layers = [layer for pair in zip(sizes, sizes[1:]) for layer in (torch.nn.Linear(*pair), torch.nn.ReLU())][:-1]
+        layers = [
+            layer
+            for pair in zip(sizes, sizes[1:])
+            for layer in (torch.nn.Linear(*pair), torch.nn.ReLU())
+        ][:-1]
         return torch.nn.Sequential(*layers, *last).to(DEVICE)
 
     def batch(self, seed):
         generator = torch.Generator(device=DEVICE).manual_seed(seed)
-        dense = torch.rand(self.batch_size, self.bottom[0].in_features, generator=generator, device=DEVICE) * 2 - 1
+        dense = (
+            torch.rand(
+                self.batch_size, self.bottom[0].in_features, generator=generator, device=DEVICE
+            )
+            * 2
+            - 1
+        )
         ids, first = [], 0
         for rows in self.rows:
             words = {"zipf"} if self.is_zipf else set()
-            ids.append(indices_of({"t": 1, "r": rows, "b": self.batch_size, "l": 1}, words, seed) + first)
+            ids.append(
+                indices_of({"t": 1, "r": rows, "b": self.batch_size, "l": 1}, words, seed) + first
+            )
             first += rows
         labels = torch.randint(2, (self.batch_size,), generator=generator, device=DEVICE).float()
         return dense, torch.stack(ids, dim=1), labels
 
     def logits(self, dense, pooled):
-        features = torch.cat([self.bottom(dense).unsqueeze(1), pooled.view(self.batch_size, -1, self.dim)], dim=1)
+        features = torch.cat(
+            [self.bottom(dense).unsqueeze(1), pooled.view(self.batch_size, -1, self.dim)], dim=1
+        )
         products = torch.bmm(features, features.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]
         return self.top(torch.cat([features[:, 0], products], dim=1)).squeeze(1)
 
@@ -241,7 +281,7 @@ class Model:
 
 
 def model_variants(shape, is_training):
-    """ns of each way to run a model, or what PyTorch says about it."""
+    """Returns the ns of each way to run a model, or the error of PyTorch."""
     numbers, words = shape
     name = next(word for word in ("kaggle", "terabyte", "mlperf") if word in words)
     model = Model(name, numbers["b"], words)
@@ -250,7 +290,7 @@ def model_variants(shape, is_training):
     is_bf16, found = "bf16" in words, {}
     torch.backends.cuda.matmul.allow_tf32 = "tf32" in words
     for way in ("eager",) if "--eager" in sys.argv else ("eager", "compile"):
-        # What was compiled for another type is not wanted any more, and there is a limit to how often a function is compiled.
+        # PyTorch limits how often a function is compiled; earlier compilations are not needed.
         torch.compiler.reset()
         of_way = torch.compile(run) if way == "compile" else run
         if is_training:
@@ -259,7 +299,7 @@ def model_variants(shape, is_training):
             calls = [lambda b=b, f=of_way: model.predict(f, b[0], b[1], is_bf16) for b in batches]
         try:
             found[way] = time_graph(calls)
-        except Exception as error:  # torch.compile fails in many ways, which are no reason to lose the rest
+        except Exception as error:  # torch.compile fails in many ways; the rest goes on
             found[way] = str(error).splitlines()[0] if str(error) else type(error).__name__
     return found
 
@@ -295,7 +335,7 @@ def main():
                 b["pytorch_ns"] = PEERS[b["op"]](*shape_of(b["shape"]))
                 if b["pytorch_ns"]:
                     line += f" {b['pytorch_ns'] / 1e3:11.1f} {b['pytorch_ns'] / b['ns']:6.2f}"
-            except RuntimeError as error:  # what PyTorch cannot do is said, and is no reason to lose the rest
+            except RuntimeError as error:  # the error is printed; the rest goes on
                 b["pytorch_error"] = str(error).splitlines()[0]
                 line += f" {b['pytorch_error']}"
             torch.cuda.empty_cache()
@@ -303,10 +343,15 @@ def main():
         if torch and torch.cuda.is_available() and b["op"] in MODELS:
             b["pytorch_ns_of"] = MODELS[b["op"]](*shape_of(b["shape"]))
             for way, ns in b["pytorch_ns_of"].items():
-                said = f"{ns / 1e3:11.1f} {ns / b['ns']:6.2f}" if isinstance(ns, float) else f" {ns}"
+                said = (
+                    f"{ns / 1e3:11.1f} {ns / b['ns']:6.2f}" if isinstance(ns, float) else f" {ns}"
+                )
                 print(f"{'    PyTorch, ' + way:101} {said}", flush=True)
             torch.cuda.empty_cache()
-    about = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%FT%TZ"), "commit": commit()}
+    about = {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%FT%TZ"),
+        "commit": commit(),
+    }
     if torch and torch.cuda.is_available():
         about |= {"device": torch.cuda.get_device_name(), "pytorch": torch.__version__}
     pathlib.Path(record).write_text(json.dumps(about | {"benchmarks": benchmarks}, indent=1) + "\n")

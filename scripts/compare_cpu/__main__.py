@@ -1,4 +1,7 @@
-"""Prints the table of ops and models of scripts/compare_cpu.sh: PROGRAM THREADS [REGULAR EXPRESSION OF NAMES]"""
+"""Prints the table of ops and models of scripts/compare_cpu.sh.
+
+Arguments: PROGRAM THREADS [REGULAR EXPRESSION OF NAMES]
+"""
 
 import os
 import re
@@ -32,5 +35,9 @@ with tempfile.TemporaryDirectory() as folder:
             medians, others = measure.compare(ours, request, peers)
             mine = medians.pop("bagdot", None)
             best = min(medians, key=medians.get)
-            times = f"{mine:.3f} | {medians[best]:.3f} | {best} | {medians[best] / mine:.2f}" if mine else f"- | {medians[best]:.3f} | {best} | -"
+            times = (
+                f"{mine:.3f} | {medians[best]:.3f} | {best} | {medians[best] / mine:.2f}"
+                if mine
+                else f"- | {medians[best]:.3f} | {best} | -"
+            )
             print(f"| {name} | {times} | {others:.2f} |", flush=True)

@@ -1,5 +1,8 @@
-"""The models of examples/clothing.toml as a script of PyTorch: REVIEWS THREADS EPOCHS. Prints a line when the first step is through, and the
-seconds of each epoch at the end. It leaves out what costs our side more: dropout of words, and the moving average."""
+"""Trains the models of examples/clothing.toml with PyTorch.
+
+Arguments: REVIEWS THREADS EPOCHS. Prints a line after the first step, and the seconds of each epoch
+at the end. It leaves out dropout of words and the moving average, which cost bagdot more.
+"""
 
 import collections
 import csv
@@ -15,11 +18,17 @@ D, BATCH_SIZE, MEMBERS, BINS = 16, 256, 3, 64
 
 
 def numbered(counts, least):
-    return {value: k for k, value in enumerate(value for value, count in counts.items() if value and count >= least)}
+    return {
+        value: k
+        for k, value in enumerate(
+            value for value, count in counts.items() if value and count >= least
+        )
+    }
 
 
 def read(path):
-    """Training rows: dense features, an id of each single-valued column, bags of words, labels; and sizes of the tables."""
+    """Reads the training rows: dense features, an id of each single-valued column, bags of words,
+    labels; and the sizes of the tables."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     hashes = np.arange(len(rows), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(60)
@@ -45,33 +54,49 @@ def read(path):
     words = torch.tensor([word for bag in bags for word in bag])
     labels = torch.tensor([float(row["recommended"]) for row in rows])
     ids = torch.from_numpy(np.stack(columns, 1).astype(np.int64))
-    return torch.from_numpy(dense.astype(np.float32)), ids, (words, lengths, lengths.cumsum(0) - lengths), labels, [*sizes, len(known)]
+    return (
+        torch.from_numpy(dense.astype(np.float32)),
+        ids,
+        (words, lengths, lengths.cumsum(0) - lengths),
+        labels,
+        [*sizes, len(known)],
+    )
 
 
 class Dlrm(torch.nn.Module):
     def __init__(self, sizes):
         super().__init__()
         linear, relu = torch.nn.Linear, torch.nn.ReLU
-        self.tables = torch.nn.ModuleList(torch.nn.EmbeddingBag(size, D, mode="sum") for size in sizes)
+        self.tables = torch.nn.ModuleList(
+            torch.nn.EmbeddingBag(size, D, mode="sum") for size in sizes
+        )
         count = len(sizes) + 1
         self.rows, self.cols = torch.tril_indices(count, count, -1)
         self.bottom = torch.nn.Sequential(linear(2, 32), relu(), linear(32, D), relu())
         width = count * D + len(self.rows)
-        self.top = torch.nn.Sequential(linear(width, 64), relu(), linear(64, 32), relu(), linear(32, 1))
+        self.top = torch.nn.Sequential(
+            linear(width, 64), relu(), linear(64, 32), relu(), linear(32, 1)
+        )
 
     def forward(self, dense, ids, words, starts):
         *single, of_words = self.tables
-        pooled = [table(ids[:, k:k + 1]) for k, table in enumerate(single)] + [of_words(words, starts)]
+        pooled = [table(ids[:, k : k + 1]) for k, table in enumerate(single)] + [
+            of_words(words, starts)
+        ]
         features = torch.stack([self.bottom(dense), *pooled], 1)
         products = torch.bmm(features, features.transpose(1, 2))
-        return self.top(torch.cat([features.flatten(1), products[:, self.rows, self.cols]], 1)).squeeze(1)
+        return self.top(
+            torch.cat([features.flatten(1), products[:, self.rows, self.cols]], 1)
+        ).squeeze(1)
 
 
 def bags_of(rows, words, lengths, starts):
-    """The words of these rows, and where the bag of each begins."""
+    """Returns the words of these rows, and the start of the bag of each."""
     lengths = lengths[rows]
     ends = lengths.cumsum(0)
-    places = torch.arange(int(ends[-1])) + (starts[rows] - (ends - lengths)).repeat_interleave(lengths)
+    places = torch.arange(int(ends[-1])) + (starts[rows] - (ends - lengths)).repeat_interleave(
+        lengths
+    )
     return words[places], ends - lengths
 
 
@@ -83,8 +108,10 @@ def main():
     members = [Dlrm(sizes) for _ in range(MEMBERS)]
     rules = [
         torch.optim.Adam(
-            [{"params": member.tables.parameters(), "lr": 0.01, "weight_decay": 0.002},
-             {"params": [*member.bottom.parameters(), *member.top.parameters()], "lr": 0.002}],
+            [
+                {"params": member.tables.parameters(), "lr": 0.01, "weight_decay": 0.002},
+                {"params": [*member.bottom.parameters(), *member.top.parameters()], "lr": 0.002},
+            ],
             fused=True,
         )
         for member in members
@@ -95,7 +122,9 @@ def main():
         for member, rule in zip(members, rules):
             for rows in torch.randperm(len(labels)).split(BATCH_SIZE):
                 rule.zero_grad(set_to_none=True)
-                loss_of(member(dense[rows], ids[rows], *bags_of(rows, *words)), labels[rows]).backward()
+                loss_of(
+                    member(dense[rows], ids[rows], *bags_of(rows, *words)), labels[rows]
+                ).backward()
                 rule.step()
                 if is_first:
                     print("first step", flush=True)

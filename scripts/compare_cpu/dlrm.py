@@ -1,4 +1,5 @@
-"""Whole models, steps of training and predictions: layers of torch, as they are and compiled, over its own tables and those of FBGEMM."""
+"""Whole models, training steps and predictions: layers of torch, as they are and compiled, over its
+own tables and those of FBGEMM."""
 
 import contextlib
 import itertools
@@ -22,7 +23,7 @@ def mlp(width, sizes, last):
 
 
 class Layers(torch.nn.Module):
-    """All but the tables."""
+    """The model without its tables."""
 
     def __init__(self):
         super().__init__()
@@ -38,22 +39,26 @@ class Layers(torch.nn.Module):
 
 
 def torch_bags(ids, offsets):
-    of_table, bag_starts = ids.view(T, -1), offsets[:len(offsets) // T]
+    of_table, bag_starts = ids.view(T, -1), offsets[: len(offsets) // T]
     return torch.cat([bag(of_table[t], bag_starts) for t, bag in enumerate(torch_tables())], 1)
 
 
 def tables_of(optimizer):
-    """Torch has no row-wise Adagrad."""
+    """Returns the tables that have the optimizer: torch has no row-wise Adagrad."""
     tables = {"FBGEMM": split(OPTIMIZERS[optimizer][0], SparseType.FP32)}
     return {**tables, "torch": torch_bags} if optimizer == "sgd" else tables
 
 
 def autocast(precision):
-    return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+    return (
+        torch.autocast("cpu", dtype=torch.bfloat16)
+        if precision == "bf16"
+        else contextlib.nullcontext()
+    )
 
 
 def train_step(tables, layers, compiled, optimizer, precision, inputs):
-    """A step as people write it; FBGEMM's tables make theirs in the backward pass."""
+    """Returns a step as people write it; FBGEMM's tables step in the backward pass."""
     rule = {"sgd": torch.optim.SGD, "row-wise adagrad": torch.optim.Adagrad}[optimizer]
     rules = [rule(layers.parameters(), lr=0.01)]
     if tables is torch_bags:
@@ -69,6 +74,7 @@ def train_step(tables, layers, compiled, optimizer, precision, inputs):
         loss_of(logits.float(), labels).backward()
         for each in rules:
             each.step()
+
     return run
 
 
@@ -77,17 +83,22 @@ def predict(tables, compiled, precision, inputs):
         dense, ids, offsets, _ = inputs(k)
         with torch.no_grad(), autocast(precision):
             torch.sigmoid(compiled(dense, tables(ids, offsets)))
+
     return run
 
 
 def peers_of(optimizer, precision, inputs):
-    """Each table with each way to run the layers; layers that are trained are not shared."""
+    """Combines each table with each way to run the layers; trained layers are not shared."""
     peers = {}
-    for (name, tables), is_compiled in itertools.product(tables_of(optimizer or "sgd").items(), (False, True)):
+    for (name, tables), is_compiled in itertools.product(
+        tables_of(optimizer or "sgd").items(), (False, True)
+    ):
         layers = Layers()
         run = torch.compile(layers) if is_compiled else layers
         peers[" + ".join(dict.fromkeys(["torch.compile" if is_compiled else "torch", name]))] = (
-            train_step(tables, layers, run, optimizer, precision, inputs) if optimizer else predict(tables, run, precision, inputs)
+            train_step(tables, layers, run, optimizer, precision, inputs)
+            if optimizer
+            else predict(tables, run, precision, inputs)
         )
     return peers
 
@@ -97,16 +108,30 @@ def cell(folder, name, batch_size, optimizer, precision):
     dense = torch.rand(SETS, batch_size, NUM_DENSE)
     labels = (torch.rand(batch_size, 1) < 0.25).float()
     request = {
-        "work": "dlrm", "num_dense": NUM_DENSE, "bottom_mlp": BOTTOM, "top_mlp": TOP, "num_tables": T, "num_embeddings": ROWS,
-        "batch_size": batch_size, "pooling_factor": 1, "optimizer": optimizer and OPTIMIZERS[optimizer][1], "ids": path,
+        "work": "dlrm",
+        "num_dense": NUM_DENSE,
+        "bottom_mlp": BOTTOM,
+        "top_mlp": TOP,
+        "num_tables": T,
+        "num_embeddings": ROWS,
+        "batch_size": batch_size,
+        "pooling_factor": 1,
+        "optimizer": optimizer and OPTIMIZERS[optimizer][1],
+        "ids": path,
     }
     if precision == "bf16":
         request["precision"] = "bf16"
-    return name, request, peers_of(optimizer, precision, lambda k: (dense[k % SETS], flat[k % SETS], offsets, labels))
+    return (
+        name,
+        request,
+        peers_of(
+            optimizer, precision, lambda k: (dense[k % SETS], flat[k % SETS], offsets, labels)
+        ),
+    )
 
 
 def cells(folder):
-    """For each cell its name, the request to our side, and the peers."""
+    """Yields the name of each cell, the request to bagdot, and the peers."""
     for precision in ("f32", "bf16"):
         for optimizer in OPTIMIZERS:
             yield cell(folder, f"training step {precision}, {optimizer}", B, optimizer, precision)

@@ -1,4 +1,4 @@
-"""Ids of batches: a file that our side reads, and as the peers take them."""
+"""The ids of batches: as a file, which bagdot reads, and as tensors for the peers."""
 
 import functools
 import os
@@ -10,7 +10,8 @@ SETS = 4
 
 
 def draw(random, rows, count, kind):
-    """Uniform, or Zipf: frequencies fall with the power 1.05 of the rank, and which row has which rank is random."""
+    """Draws ids. They are uniform, or Zipf: frequencies fall with the power 1.05 of the rank, and
+    the rank of each row is random."""
     if kind == "uniform":
         return random.integers(0, rows, count)
     weights = 1.0 / np.arange(1, rows + 1) ** 1.05
@@ -21,11 +22,16 @@ def draw(random, rows, count, kind):
 
 @functools.lru_cache(maxsize=1)
 def batches(num_tables, rows, batch_size, pooling_factor, kind, folder):
-    """Sets of ids, key-major: the path of the file, the ids of each set, and where bags begin."""
+    """Returns the path of the file, the ids of each set, key-major, and the offsets of the bags."""
     random = np.random.default_rng(0)
     count = batch_size * pooling_factor
-    sets = np.stack([np.stack([draw(random, rows, count, kind) for _ in range(num_tables)]) for _ in range(SETS)])
-    # Our side reads a file once, so that one with other contents needs another name.
+    sets = np.stack(
+        [
+            np.stack([draw(random, rows, count, kind) for _ in range(num_tables)])
+            for _ in range(SETS)
+        ]
+    )
+    # bagdot reads a file once, so that other contents need another name.
     path = os.path.join(folder, f"{kind}-{num_tables}-{rows}-{batch_size}-{pooling_factor}.bin")
     sets.astype("<i8").tofile(path)
     flat = [torch.from_numpy(ids.reshape(-1).astype(np.int64)) for ids in sets]

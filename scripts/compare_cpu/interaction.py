@@ -1,4 +1,5 @@
-"""Pairwise dot products, forward and with their gradients: torch's batched product with a gather of the triangle, and TorchRec's module."""
+"""Pairwise dot products, forward and with their gradients: torch's batched product with a gather of
+the triangle, and TorchRec's module."""
 
 import torch
 from ids import SETS
@@ -17,7 +18,7 @@ def indexed(features, dense, rows, cols):
 
 
 def peers_of(dim, backward):
-    """Features lie side by side already, which is what suits the peers best."""
+    """Returns the peers. Their features lie side by side already, which suits them best."""
     sets = [torch.rand(B, T + 1, dim) * 2 - 1 for _ in range(SETS)]
     rows, cols = torch.tril_indices(T + 1, T + 1, -1)
     pairs = rows * (T + 1) + cols
@@ -34,23 +35,32 @@ def peers_of(dim, backward):
         def run(k):
             with torch.no_grad():
                 forward(sets[k % SETS])
+
         return run
 
     def both(forward):
         def run(k):
             x = sets[k % SETS].detach().requires_grad_()
             forward(x).backward(grad)
+
         return run
 
-    return {name: (both if backward else forward_only)(forward) for name, forward in forwards.items()}
+    return {
+        name: (both if backward else forward_only)(forward) for name, forward in forwards.items()
+    }
 
 
 def cells(_folder):
-    """For each cell its name, the request to our side, and the peers."""
+    """Yields the name of each cell, the request to bagdot, and the peers."""
     for backward in (False, True):
         for dim in (64, 128):
             request = {
-                "work": "interaction", "num_sparse": T, "dim": dim, "batch_size": B, "dtype": "f32", "backward": backward,
+                "work": "interaction",
+                "num_sparse": T,
+                "dim": dim,
+                "batch_size": B,
+                "dtype": "f32",
+                "backward": backward,
             }
             passes = "forward, backward" if backward else "forward"
             yield f"interaction {passes} F {T + 1} D {dim}", request, peers_of(dim, backward)

@@ -1,4 +1,4 @@
-"""Both sides of a comparison, measured in turn."""
+"""Measures both sides of a comparison in turn."""
 
 import json
 import os
@@ -8,31 +8,35 @@ import time
 
 SECONDS = float(os.environ.get("SECONDS_EACH", "0.4"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
-LEAST_RUNS = 7
+MIN_RUNS = 7
 HERTZ = os.sysconf("SC_CLK_TCK")
 
 
 class Ours:
-    """The example program `compare_cpu`: a request a line, an answer a line."""
+    """The example program `compare_cpu`, which answers each line, a request, with a line."""
 
     def __init__(self, program, threads):
         self.threads = threads
-        self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def times(self, request):
-        """None where it cannot do what is asked; it says why."""
-        self.process.stdin.write(json.dumps({**request, "threads": self.threads, "seconds": SECONDS}) + "\n")
+        """Returns the times of the runs, or None if the program refuses the request."""
+        self.process.stdin.write(
+            json.dumps({**request, "threads": self.threads, "seconds": SECONDS}) + "\n"
+        )
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
         return None if "refused" in answer else answer
 
 
 def times_of(run):
-    """The times of a peer's runs, in milliseconds: as in examples/compare_cpu/main.rs."""
+    """Returns the times of a peer's runs in ms, as examples/compare_cpu/main.rs does."""
     for k in range(2):
         run(k)
     start, times = time.perf_counter(), []
-    while len(times) < LEAST_RUNS or time.perf_counter() - start < SECONDS:
+    while len(times) < MIN_RUNS or time.perf_counter() - start < SECONDS:
         before = time.perf_counter()
         run(len(times))
         times.append((time.perf_counter() - before) * 1e3)
@@ -40,7 +44,7 @@ def times_of(run):
 
 
 def busy(pids):
-    """The CPU seconds of the whole machine, and those of these processes."""
+    """Returns the CPU seconds of the whole machine, and those of these processes."""
     fields = [int(x) for x in open("/proc/stat").readline().split()[1:9]]
     own = 0
     for pid in pids:
@@ -50,12 +54,14 @@ def busy(pids):
 
 
 def compare(ours, request, peers):
-    """One cell: medians over all rounds in milliseconds, without ours where it was refused, and how many CPUs others used meanwhile. `peers`: names and functions of the set's number."""
+    """Measures a cell. `peers` has names and functions of the number of a set. Returns the medians
+    over all rounds in milliseconds, without bagdot if it refused the request, and the number of
+    CPUs that other processes used meanwhile."""
     pids = (os.getpid(), ours.process.pid)
     runs = {name: lambda run=run: times_of(run) for name, run in peers.items()}
     if ours.times(request):
         runs["bagdot"] = lambda: ours.times(request)
-    for run in peers.values():  # which compiles what is to be compiled
+    for run in peers.values():  # the first run compiles
         run(0)
     times = {name: [] for name in runs}
     (all_before, own_before), start = busy(pids), time.perf_counter()

@@ -1,6 +1,8 @@
-"""`bagdot train examples/clothing.toml` and a script of PyTorch that trains such models: BAGDOT THREADS.
+"""Compares `bagdot train examples/clothing.toml` with clothing.py, which trains such models.
 
-This is a process of its own, without torch: a child's largest memory is never less than what its parent had when it began."""
+Arguments: BAGDOT THREADS. This is a process of its own, without torch: the peak memory of a child
+is never less than the memory of its parent when it began.
+"""
 
 import json
 import os
@@ -19,9 +21,12 @@ REVIEWS = os.path.join(ROOT, "data", "clothing", "reviews.csv.gz")
 
 
 def run(command, stream, awaited):
-    """Seconds until a line with `awaited` in it, the last line, and the most memory that was used at a time, in MiB."""
+    """Runs a command. Returns the seconds until a line with `awaited` in it, the last line, and the
+    peak memory in MiB."""
     start, seconds, line = time.perf_counter(), None, ""
-    process = subprocess.Popen(command, text=True, **{"stdout": subprocess.DEVNULL, stream: subprocess.PIPE})
+    process = subprocess.Popen(
+        command, text=True, **{"stdout": subprocess.DEVNULL, stream: subprocess.PIPE}
+    )
     for line in getattr(process, stream):
         if seconds is None and awaited in line:
             seconds = time.perf_counter() - start
@@ -34,7 +39,17 @@ def run(command, stream, awaited):
 
 def ours(program, threads, folder):
     out = os.path.join(folder, "clothing")
-    command = [program, "train", os.path.join(ROOT, CONFIG), "--epochs", str(EPOCHS), "--threads", str(threads), "--out", out]
+    command = [
+        program,
+        "train",
+        os.path.join(ROOT, CONFIG),
+        "--epochs",
+        str(EPOCHS),
+        "--threads",
+        str(threads),
+        "--out",
+        out,
+    ]
     ready, _, memory = run(command, "stderr", "parameters")
     with open(os.path.join(out, "metrics.jsonl")) as file:
         records = [json.loads(line) for line in file]
@@ -43,7 +58,13 @@ def ours(program, threads, folder):
 
 
 def peer(threads):
-    command = [sys.executable, os.path.join(HERE, "clothing.py"), REVIEWS, str(threads), str(EPOCHS)]
+    command = [
+        sys.executable,
+        os.path.join(HERE, "clothing.py"),
+        REVIEWS,
+        str(threads),
+        str(EPOCHS),
+    ]
     first_step, line, memory = run(command, "stdout", "first step")
     return first_step, json.loads(line), memory
 
@@ -54,9 +75,14 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         runs = [(ours(program, threads, folder), peer(threads)) for _ in range(ROUNDS)]
     print(f"\n| {threads} threads | bagdot | PyTorch | ratio |\n|---|---|---|---|")
-    for name, mine, theirs in zip(("s to the first step", "s for an epoch", "MiB at most"), *(zip(*side) for side in zip(*runs))):
+    for name, mine, theirs in zip(
+        ("s to the first step", "s for an epoch", "MiB at most"),
+        *(zip(*side) for side in zip(*runs)),
+    ):
         if name == "s for an epoch":
-            mine, theirs = ([seconds for epochs in side for seconds in epochs] for side in (mine, theirs))
+            mine, theirs = (
+                [seconds for epochs in side for seconds in epochs] for side in (mine, theirs)
+            )
         mine, theirs = statistics.median(mine), statistics.median(theirs)
         print(f"| {CONFIG}, {name} | {mine:.3f} | {theirs:.3f} | {theirs / mine:.2f} |")
 

@@ -1,4 +1,7 @@
-"""What work costs as it grows: PROGRAM THREADS SVG. One of the numbers of the shape changes at a time; prints a table, and draws it."""
+"""Measures the cost of work as it grows: one number of the shape changes at a time.
+
+Arguments: PROGRAM THREADS SVG. Prints a table, and draws it.
+"""
 
 import datetime
 import math
@@ -24,11 +27,14 @@ WORKS = ("embedding forward f32 L 1 zipf", "training step f32, sgd")
 
 
 def measured(program, threads, shape):
-    """For each work our milliseconds, those of the best peer, its name, the ratio, and the CPUs that others used."""
+    """Returns for each work the ms of bagdot, those of the best peer, its name, the ratio, and the
+    CPUs that others used."""
     environment = {**os.environ, **{name: str(value) for name, value in shape.items()}}
     wanted = "|".join(map(re.escape, WORKS))
     command = [sys.executable, HERE, program, str(threads), wanted]
-    lines = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    lines = subprocess.run(
+        command, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     return {name: rest for name, *rest in cells}
 
@@ -38,12 +44,19 @@ def number(text):
 
 
 def machine():
-    lines = subprocess.run(["lscpu"], check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Model name")), "unknown CPU")
+    lines = subprocess.run(
+        ["lscpu"], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.splitlines()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("Model name")),
+        "unknown CPU",
+    )
 
 
 def draw(results, threads, path):
-    figure, plots = plt.subplots(len(WORKS), len(AXES), figsize=(13, 6), sharey="row", layout="constrained")
+    figure, plots = plt.subplots(
+        len(WORKS), len(AXES), figsize=(13, 6), sharey="row", layout="constrained"
+    )
     for work, row in zip(WORKS, plots):
         for (axis, (title, values)), plot in zip(AXES.items(), row):
             cells = [results[tuple({**STANDARD, axis: value}.values())][work] for value in values]
@@ -57,7 +70,8 @@ def draw(results, threads, path):
     plots[0][0].legend()
     shape = ", ".join(f"{AXES[axis][0]} {value:,}" for axis, value in STANDARD.items())
     figure.suptitle(
-        f"{machine()}, {threads} threads, {datetime.date.today()}: scripts/compare_cpu.sh --sweep {threads}\n"
+        f"{machine()}, {threads} threads, {datetime.date.today()}: "
+        f"scripts/compare_cpu.sh --sweep {threads}\n"
         f"medians; where an axis does not say otherwise: {shape}",
         fontsize=10,
     )
@@ -68,7 +82,11 @@ def draw(results, threads, path):
 def main():
     program, threads, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     shapes = [{**STANDARD, axis: value} for axis, (_, values) in AXES.items() for value in values]
-    print(f"| {' | '.join(AXES)} | {threads} threads | bagdot, ms | best peer, ms | peer | ratio | other CPUs |", flush=True)
+    print(
+        f"| {' | '.join(AXES)} | {threads} threads | bagdot, ms | best peer, ms | peer | ratio "
+        "| other CPUs |",
+        flush=True,
+    )
     print("|---" * (len(AXES) + 6) + "|")
     results = {}
     for shape in shapes:
