@@ -49,8 +49,8 @@ pub struct DeviceBatch<B: Device> {
     labels: B::Buffer<f32>,
 }
 
-/// Returns all models as they are measured on a device. `BAGDOT_BENCH_SHAPE` can replace their batch
-/// size, `b`.
+/// Returns all models as they are measured on a device. `BAGDOT_BENCH_SHAPE` can replace their
+/// batch size, `b`.
 pub fn published<B: Timed>() -> Vec<Model> {
     let Published { most_rows, models } =
         serde_json::from_str(include_str!("models.json")).unwrap();
