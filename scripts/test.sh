@@ -44,10 +44,10 @@ for features in "" train cuda; do
 done
 
 step "tests, built"
-cargo test --workspace --lib --bins --tests --no-run
+cargo test --workspace --tests --no-run
 
 step tests
-cargo test --workspace --lib --bins --tests
+cargo test --workspace --tests
 
 step "examples in the documentation"
 cargo test --workspace --doc
