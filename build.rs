@@ -7,6 +7,9 @@
 //! backend says so when it is asked for; with `BAGDOT_REQUIRE_NVCC=1` having no nvcc is an error.
 //! No GPU is ever asked.
 
+#[path = "build/params.rs"]
+mod params;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -30,11 +33,14 @@ const FLAGS: [&str; 7] = [
 /// Left out of the images of the package, which it makes five times as large, and where it would
 /// name folders of whoever made them.
 const LINE_INFO: &str = "-lineinfo";
+/// The headers of what kernels and host share.
+const PARAMS: &str = "kernels/params";
 /// PTX of later releases is refused by drivers of this one.
 const LATEST_NVCC: (u32, u32) = (13, 0);
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=kernels");
     for variable in [
         "NVCC",
@@ -51,6 +57,7 @@ fn main() {
         return;
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    write_params(&out);
     let images = if env::var_os("DOCS_RS").is_some() { Vec::new() } else { images(&out) };
     let entries: String = images
         .iter()
@@ -61,6 +68,38 @@ fn main() {
     let table = format!("pub(super) static IMAGES: &[Image] = &[\n{entries}];\n");
     fs::write(out.join("images.rs"), table)
         .unwrap_or_else(|error| fail(&format!("cannot write images.rs: {error}")));
+}
+
+/// Writes the Rust twins of `kernels/params` to params.rs, and their assertions for nvcc into a
+/// header for each of them.
+fn write_params(out: &Path) {
+    let read = |files: Vec<PathBuf>, extension: &str| {
+        let files =
+            files.into_iter().filter(|file| file.extension().is_some_and(|e| e == extension));
+        let source = |file: PathBuf| params::Source { stem: stem_of(&file), text: text_of(&file) };
+        files.map(source).collect::<Vec<_>>()
+    };
+    let headers = read(sources(Path::new(PARAMS)), "cuh");
+    let kernel_files = read(sources(Path::new("kernels")), "cu");
+    let generated =
+        params::generate(&headers, &kernel_files).unwrap_or_else(|reason| fail(&reason));
+    let write = |path: PathBuf, text: &str| {
+        // A file that stays the same keeps its time, so that nothing is built again for it.
+        if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            return;
+        }
+        fs::write(&path, text)
+            .unwrap_or_else(|error| fail(&format!("cannot write {}: {error}", path.display())));
+    };
+    write(out.join("params.rs"), &generated.rust);
+    for (stem, text) in &generated.checks {
+        write(check_of(out, stem), text);
+    }
+}
+
+/// The header with the assertions of `kernels/params/{stem}.cuh`.
+fn check_of(out: &Path, stem: &str) -> PathBuf {
+    out.join(format!("check_{stem}.cuh"))
 }
 
 /// Stem, target as a Rust expression, and path of every image.
@@ -192,6 +231,10 @@ fn hash_of(files: &[PathBuf]) -> u64 {
     files.iter().fold(settings, add_file).0
 }
 
+fn stem_of(file: &Path) -> String {
+    file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 fn text_of(file: &Path) -> String {
     fs::read_to_string(file).unwrap_or_else(|error| fail(&format!("{}: {error}", file.display())))
 }
@@ -264,7 +307,7 @@ fn listed(kernels: &[PathBuf], path: impl Fn(&str, &str) -> PathBuf) -> Images {
     for file in
         kernels.iter().filter(|file| file.extension().is_some_and(|extension| extension == "cu"))
     {
-        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = stem_of(file);
         for arch in CUBINS {
             let number: u32 = arch.trim_end_matches('a').parse().unwrap_or(0);
             let (major, minor, exact) = (number / 10, number % 10, arch.ends_with('a'));
@@ -301,7 +344,10 @@ fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Imag
             scope.spawn(|| {
                 let take = || next.lock().ok()?.next();
                 while let Some((stem, _, path)) = take() {
-                    run_nvcc(nvcc, flags, stem, path);
+                    let headers = with_headers(Path::new(&format!("kernels/{stem}.cu")), kernels);
+                    let checks = headers.iter().filter(|file| file.starts_with(PARAMS));
+                    let checks: Vec<_> = checks.map(|file| check_of(out, &stem_of(file))).collect();
+                    run_nvcc(nvcc, flags, &checks, stem, path);
                 }
             });
         }
@@ -309,7 +355,8 @@ fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Imag
     images
 }
 
-fn run_nvcc(nvcc: &Path, flags: &[&str], stem: &str, path: &Path) {
+/// Compiles one image, with `checks` in front of the source.
+fn run_nvcc(nvcc: &Path, flags: &[&str], checks: &[PathBuf], stem: &str, path: &Path) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let (kind, arch) = match name.strip_suffix(".cubin").and_then(|name| name.rsplit('.').next()) {
         Some(arch) => ("-cubin", format!("-arch=sm_{arch}")),
@@ -319,8 +366,12 @@ fn run_nvcc(nvcc: &Path, flags: &[&str], stem: &str, path: &Path) {
     // behind.
     let partial = path.with_extension(format!("{}.partial", std::process::id()));
     let source = format!("kernels/{stem}.cu");
-    let output =
-        Command::new(nvcc).args(flags).args([kind, &arch, &source, "-o"]).arg(&partial).output();
+    let mut command = Command::new(nvcc);
+    command.args(flags);
+    for check in checks {
+        command.arg("-include").arg(check);
+    }
+    let output = command.args([kind, &arch, &source, "-o"]).arg(&partial).output();
     let output =
         output.unwrap_or_else(|error| fail(&format!("cannot run {}: {error}", nvcc.display())));
     if !output.status.success() {

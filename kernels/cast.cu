@@ -15,9 +15,7 @@
 // Measured     compiled and emulated, tests pass on an NVIDIA H200; not yet measured
 
 #include "common/vec.cuh"
-
-constexpr int kThreads = 256;
-constexpr int kRun = 4;
+#include "params/cast.cuh"
 
 template <typename A, typename B>
 __device__ __forceinline__ void convert(const A* from, B* to, float factor) {
@@ -30,29 +28,27 @@ __device__ __forceinline__ void convert(const A* from, B* to, float factor) {
 }
 
 template <typename A, typename B>
-__device__ __forceinline__ void cast(const A* from, B* to, uint64_t from_ld, uint64_t to_ld,
-                                     uint64_t rows, uint64_t cols, float factor) {
+__device__ __forceinline__ void cast(const Cast<A, B>& p) {
   const uint64_t thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x,
                  threads = uint64_t(gridDim.x) * kThreads;
-  const bool wide = is_aligned(from, kRun * sizeof(A)) && is_aligned(to, kRun * sizeof(B)) &&
-                    (rows == 1 || (from_ld % kRun == 0 && to_ld % kRun == 0));
-  const uint64_t runs = wide ? cols / kRun : 0;
-  for (uint64_t row = blockIdx.y; row < rows; row += gridDim.y) {
-    const A* const from_row = from + row * from_ld;
-    B* const to_row = to + row * to_ld;
+  const bool wide = is_aligned(p.from, kRun * sizeof(A)) && is_aligned(p.to, kRun * sizeof(B)) &&
+                    (p.rows == 1 || (p.from_ld % kRun == 0 && p.to_ld % kRun == 0));
+  const uint64_t runs = wide ? p.cols / kRun : 0;
+  for (uint64_t row = blockIdx.y; row < p.rows; row += gridDim.y) {
+    const A* const from_row = p.from + row * p.from_ld;
+    B* const to_row = p.to + row * p.to_ld;
 #pragma unroll 1
     for (uint64_t run = thread; run < runs; run += threads)
-      convert(from_row + run * kRun, to_row + run * kRun, factor);
+      convert(from_row + run * kRun, to_row + run * kRun, p.factor);
 #pragma unroll 1
-    for (uint64_t k = runs * kRun + thread; k < cols; k += threads)
-      to_row[k] = from_f32<B>(__fmul_rn(to_f32(from_row[k]), factor));
+    for (uint64_t k = runs * kRun + thread; k < p.cols; k += threads)
+      to_row[k] = from_f32<B>(__fmul_rn(to_f32(from_row[k]), p.factor));
   }
 }
 
-#define CAST(A, B)                                                                          \
-  extern "C" __global__ void __launch_bounds__(kThreads)                                    \
-      cast_##A##_##B(const A* from, B* to, uint64_t from_ld, uint64_t to_ld, uint64_t rows, \
-                     uint64_t cols, float factor) {                                         \
-    cast(from, to, from_ld, to_ld, rows, cols, factor);                                     \
+#define CAST(A, B)                                           \
+  extern "C" __global__ void __launch_bounds__(kThreads)     \
+      cast_##A##_##B(const __grid_constant__ Cast<A, B> p) { \
+    cast(p);                                                 \
   }
 FOR_EACH_PAIR_OF_ELEMENTS(CAST)

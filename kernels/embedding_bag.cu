@@ -33,8 +33,8 @@
 #include "common/ptx.cuh"
 #include "common/reduce.cuh"
 #include "common/vec.cuh"
+#include "params/embedding_bag.cuh"
 
-constexpr int kThreads = 256;
 constexpr int kDepth = 4;  // rows that a group fetches ahead
 constexpr uint32_t kNoSource = 0xffffffffu;
 
@@ -70,56 +70,38 @@ struct Run {
 // at once. `work` tells whether an id of this lane names no row. The groups of a warp keep in step,
 // those without bags as well: shuffles of some lanes cost several times those of whole warps.
 template <typename E, typename Args, typename Work>
-__device__ __forceinline__ void for_each_run(const Args& args, uint32_t run_bags, Work work) {
-  const uint64_t num_bags = uint64_t(args.num_features) * args.batch_size;
+__device__ __forceinline__ void for_each_run(const Args& p, uint32_t run_bags, Work work) {
+  const uint64_t num_bags = uint64_t(p.num_features) * p.batch_size;
 #pragma unroll 1
-  for (uint32_t f = blockIdx.y; f < args.num_features; f += gridDim.y) {
+  for (uint32_t f = blockIdx.y; f < p.num_features; f += gridDim.y) {
     Run run;
-    run.feature = args.features + f;
+    run.feature = p.features + f;
     run.dim = run.feature->embedding_dim;
     run.pooling = run.feature->pooling;
-    const bool wide = has_wide_rows(args.weights, *run.feature);
+    const bool wide = has_wide_rows(p.weights, *run.feature);
     run.lanes = lanes_of(*run.feature, wide ? kWidest<E> : 1);
     run.lane = threadIdx.x % run.lanes;
     const int bags = min(int(run_bags), run.lanes);
     const uint64_t first = (uint64_t(blockIdx.x) * kThreads + threadIdx.x) / run.lanes * bags;
-    if (__all_sync(kWarp, first >= args.batch_size)) continue;
+    if (__all_sync(kWarp, first >= p.batch_size)) continue;
     run.first = uint32_t(first);
-    run.bags = first < args.batch_size ? int(min(uint32_t(bags), args.batch_size - run.first)) : 0;
-    const uint64_t number = uint64_t(f) * args.batch_size + run.first;
-    const Bounds mine = run.bags > 0 ? bounds_of(args.offsets, number + min(run.lane, run.bags - 1),
-                                                 args.num_indices)
-                                     : Bounds{};
+    run.bags = first < p.batch_size ? int(min(uint32_t(bags), p.batch_size - run.first)) : 0;
+    const uint64_t number = uint64_t(f) * p.batch_size + run.first;
+    const Bounds mine =
+        run.bags > 0 ? bounds_of(p.offsets, number + min(run.lane, run.bags - 1), p.num_indices)
+                     : Bounds{};
     run.begin = __shfl_sync(kWarp, uint32_t(mine.start), 0, run.lanes);
     run.my_end = uint32_t(mine.end);
     const bool my_bad_id = wide ? work(Width<kWidest<E>>{}, run) : work(Width<1>{}, run);
     const bool bad_id = group_any(my_bad_id, run.lanes);
     const uint64_t my_number = number + run.lane;
-    if (run.lane < run.bags && (bad_id || has_bad_bounds(args.offsets, my_number, num_bags,
-                                                         args.num_indices, args.has_slack))) {
-      note_faults(*run.feature, args.indices, args.offsets, my_number, num_bags, args.num_indices,
-                  args.has_slack, args.status);
+    if (run.lane < run.bags &&
+        (bad_id || has_bad_bounds(p.offsets, my_number, num_bags, p.num_indices, p.has_slack))) {
+      note_faults(*run.feature, p.indices, p.offsets, my_number, num_bags, p.num_indices,
+                  p.has_slack, p.status);
     }
   }
 }
-
-template <typename E, typename I>
-struct ForwardArgs {
-  const Feature* features;
-  const E* weights;
-  const I* indices;
-  const I* offsets;
-  const float* per_sample_weights;  // null for none
-  float* output;
-  uint32_t* argmax;  // null for none
-  Status* status;
-  uint64_t output_ld;
-  uint64_t argmax_ld;
-  uint64_t num_indices;
-  uint32_t num_features;
-  uint32_t batch_size;
-  uint32_t has_slack;
-};
 
 // What has been pooled of a bag, in the columns of a lane.
 template <int N>
@@ -172,12 +154,12 @@ __device__ __forceinline__ Staged& staged_of_block() {
 // Pools the columns from `column` on of a run, N of them for this lane. Lanes beyond the row only
 // keep the others company. `bad` is set if an id of this lane names no row.
 template <int N, typename E, typename I>
-__device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, const Run& run,
+__device__ __forceinline__ void pool_columns(const EmbeddingBagForward<E, I>& p, const Run& run,
                                              uint32_t column, bool& bad) {
   Staged& staged = staged_of_block();
   const Feature* feature = run.feature;
   const bool active = column < run.dim, is_max = run.pooling == kMax;
-  const E* table = args.weights + feature->weight_offset + column;
+  const E* table = p.weights + feature->weight_offset + column;
   __syncwarp();
   staged.ends[threadIdx.x] = max(run.my_end, run.begin) - run.begin;
   __syncwarp();
@@ -190,19 +172,18 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
   uint32_t is_row = 0;
   int64_t my_row = kNoRow;
   float my_weight = 1.0f;
-  const auto id_at = [&](uint32_t k) { return k < count ? args.indices[run.begin + k] : I(0); };
+  const auto id_at = [&](uint32_t k) { return k < count ? p.indices[run.begin + k] : I(0); };
   I next = id_at(run.lane);
   const auto fetch = [&](uint32_t ahead) {
     const uint32_t place = ahead % uint32_t(run.lanes), slot = ahead % kDepth;
     if (place == 0) {
       const uint32_t mine = ahead + run.lane;
       my_row = mine < count ? row_of(next, *feature, bad) : kNoRow;
-      if (args.per_sample_weights && mine < count)
-        my_weight = args.per_sample_weights[run.begin + mine];
+      if (p.per_sample_weights && mine < count) my_weight = p.per_sample_weights[run.begin + mine];
       next = id_at(mine + run.lanes);
     }
     const int64_t row = __shfl_sync(kWarp, my_row, place, run.lanes);
-    if (args.per_sample_weights)
+    if (p.per_sample_weights)
       staged.weights[slot][threadIdx.x] = __shfl_sync(kWarp, my_weight, place, run.lanes);
     is_row = (is_row & ~(1u << slot)) | uint32_t(row != kNoRow) << slot;
     if (row != kNoRow && active) {
@@ -216,24 +197,33 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
   pooled.clear();
   int bag = 0;
   uint32_t end = end_of(0);
-  const auto finish_bag = [&] {
-    if (run.pooling == kMean && pooled.counted > 1) {
+  const auto finish_bag = [&](auto is_mean) {
+    if (decltype(is_mean)::value && pooled.counted > 1) {
 #pragma unroll
       for (int j = 0; j < N; ++j)
         pooled.value[j] = __fdiv_rn(pooled.value[j], float(pooled.counted));
     }
     if (active) {
-      store_any(args.output + uint64_t(run.first + bag) * args.output_ld + feature->column + column,
+      store_any(p.output + uint64_t(run.first + bag) * p.output_ld + feature->column + column,
                 pooled.value);
-      if (is_max && args.argmax) {
+      if (is_max && p.argmax) {
         uint32_t* argmax =
-            args.argmax + uint64_t(run.first + bag) * args.argmax_ld + feature->column + column;
+            p.argmax + uint64_t(run.first + bag) * p.argmax_ld + feature->column + column;
 #pragma unroll
         for (int j = 0; j < N; ++j) argmax[j] = pooled.source[j];
       }
     }
     pooled.clear();
     if (++bag < run.bags) end = end_of(bag);
+  };
+
+  // Two loops instead of a test in one: the test took registers that there are none left of.
+  const auto finish_bags_while = [&](auto condition) {
+    if (run.pooling == kMean) {
+      while (condition()) finish_bag(Bool<true>{});
+    } else {
+      while (condition()) finish_bag(Bool<false>{});
+    }
   };
 
 #pragma unroll 1
@@ -244,47 +234,31 @@ __device__ __forceinline__ void pool_columns(const ForwardArgs<E, I>& args, cons
     wait_for_copies<kDepth - 1>();
     if (k >= count) continue;
     // The last bag ends at `count`, so that this ends whatever `offsets` holds.
-    while (k >= end) finish_bag();
+    finish_bags_while([&] { return k >= end; });
     const uint32_t slot = k % kDepth;
     if (!active || (is_row >> slot & 1) == 0) continue;
-    const float weight = args.per_sample_weights ? staged.weights[slot][threadIdx.x] : 1.0f;
+    const float weight = p.per_sample_weights ? staged.weights[slot][threadIdx.x] : 1.0f;
     pooled.take(load<N>(reinterpret_cast<const E*>(&staged.ring[slot][threadIdx.x])), weight,
                 is_max, [&] { return bag > 0 ? k - end_of(bag - 1) : k; });
   }
-  while (bag < run.bags) finish_bag();
+  finish_bags_while([&] { return bag < run.bags; });
 }
 
 // Pools a run in passes over its columns; tells whether an id of this lane names no row.
 template <int N, typename E, typename I>
-__device__ __forceinline__ bool pool(const ForwardArgs<E, I>& args, const Run& run, Width<N>) {
+__device__ __forceinline__ bool pool(const EmbeddingBagForward<E, I>& p, const Run& run, Width<N>) {
   bool bad = false;
 #pragma unroll 1
   for (uint32_t start = 0; start < run.dim; start += run.lanes * N) {
-    pool_columns<N>(args, run, start + run.lane * N, bad);
+    pool_columns<N>(p, run, start + run.lane * N, bad);
   }
   return bad;
 }
 
-template <typename E, typename I>
-struct WeightGradArgs {
-  const Feature* features;
-  const E* weights;
-  const I* indices;
-  const I* offsets;
-  const float* grad_output;
-  float* grad_weights;
-  Status* status;
-  uint64_t grad_output_ld;
-  uint64_t num_indices;
-  uint32_t num_features;
-  uint32_t batch_size;
-  uint32_t has_slack;
-};
-
 // The gradient of the weights of a bag's ids, the only one of its run: the dot product of each row
 // with the gradient of the pooled vector. Tells whether an id of this lane names no row.
 template <int N, typename E, typename I>
-__device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, const Run& run,
+__device__ __forceinline__ bool weight_grads(const EmbeddingBagWeightGrad<E, I>& p, const Run& run,
                                              Width<N>) {
   const Feature* feature = run.feature;
   const uint32_t count = run.bags > 0 ? run.my_end - run.begin : 0,
@@ -294,22 +268,22 @@ __device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, c
   if (run.pooling == kMean) {
     float counted = 0.0f;
     for (uint32_t k = run.lane; k < count; k += run.lanes) {
-      counted += row_of(args.indices[run.begin + k], *feature, bad) == kNoRow ? 0.0f : 1.0f;
+      counted += row_of(p.indices[run.begin + k], *feature, bad) == kNoRow ? 0.0f : 1.0f;
     }
     divisor = fmaxf(group_sum(counted, run.lanes), 1.0f);
   }
-  const float* grad = args.grad_output + run.first * args.grad_output_ld + feature->column;
+  const float* grad = p.grad_output + run.first * p.grad_output_ld + feature->column;
 #pragma unroll 1
   for (uint32_t first = 0; first < longest; first += run.lanes) {
     const uint32_t mine = first + run.lane;
     const int64_t my_row =
-        mine < count ? row_of(args.indices[run.begin + mine], *feature, bad) : kNoRow;
+        mine < count ? row_of(p.indices[run.begin + mine], *feature, bad) : kNoRow;
     const int ids = int(min(uint32_t(run.lanes), longest - first));
     float my_sum = 0.0f;
 #pragma unroll 1
     for (int k = 0; k < ids; ++k) {
       const int64_t row = __shfl_sync(kWarp, my_row, k, run.lanes);
-      const E* from = args.weights + feature->weight_offset + uint64_t(row) * run.dim;
+      const E* from = p.weights + feature->weight_offset + uint64_t(row) * run.dim;
       float sum = 0.0f;
       for (uint32_t column = run.lane * N; row != kNoRow && column < run.dim;
            column += run.lanes * N) {
@@ -321,31 +295,20 @@ __device__ __forceinline__ bool weight_grads(const WeightGradArgs<E, I>& args, c
       if (run.lane == k) my_sum = sum;
     }
     // Each lane has the sum for its own id, so that they are written side by side.
-    if (mine < count) args.grad_weights[run.begin + mine] = my_sum / divisor;
+    if (mine < count) p.grad_weights[run.begin + mine] = my_sum / divisor;
   }
   return bad;
 }
 
 #define INSTANTIATE(E, I)                                                                        \
-  extern "C" __global__ void __launch_bounds__(kThreads, 4) embedding_bag_forward_##E##_##I(     \
-      const Feature* features, const E* weights, const I* indices, const I* offsets,             \
-      const float* per_sample_weights, float* output, uint32_t* argmax, Status* status,          \
-      uint64_t output_ld, uint64_t argmax_ld, uint64_t num_indices, uint32_t num_features,       \
-      uint32_t batch_size, uint32_t run_bags, uint32_t has_slack) {                              \
-    const ForwardArgs<E, I> args = {                                                             \
-        features, weights,   indices,   offsets,     per_sample_weights, output,     argmax,     \
-        status,   output_ld, argmax_ld, num_indices, num_features,       batch_size, has_slack}; \
-    for_each_run<E>(args, run_bags,                                                              \
-                    [&](auto width, const Run& run) { return pool(args, run, width); });         \
+  extern "C" __global__ void __launch_bounds__(kThreads, 4)                                      \
+      embedding_bag_forward_##E##_##I(const __grid_constant__ EmbeddingBagForward<E, I> p) {     \
+    for_each_run<E>(p, p.run_bags,                                                               \
+                    [&](auto width, const Run& run) { return pool(p, run, width); });            \
   }                                                                                              \
   extern "C" __global__ void __launch_bounds__(kThreads, 4) embedding_bag_weight_grad_##E##_##I( \
-      const Feature* features, const E* weights, const I* indices, const I* offsets,             \
-      const float* grad_output, float* grad_weights, Status* status, uint64_t grad_output_ld,    \
-      uint64_t num_indices, uint32_t num_features, uint32_t batch_size, uint32_t has_slack) {    \
-    const WeightGradArgs<E, I> args = {features,    weights,      indices,    offsets,           \
-                                       grad_output, grad_weights, status,     grad_output_ld,    \
-                                       num_indices, num_features, batch_size, has_slack};        \
-    for_each_run<E>(args, 1,                                                                     \
-                    [&](auto width, const Run& run) { return weight_grads(args, run, width); }); \
+      const __grid_constant__ EmbeddingBagWeightGrad<E, I> p) {                                  \
+    for_each_run<E>(p, 1,                                                                        \
+                    [&](auto width, const Run& run) { return weight_grads(p, run, width); });    \
   }
 FOR_EACH_ELEMENT_AND_INDEX(INSTANTIATE)

@@ -17,20 +17,7 @@
 #include "common/bags.cuh"
 #include "common/optimizer.cuh"
 #include "common/vec.cuh"
-
-constexpr int kThreads = 256;
-constexpr int kRun = 4;
-
-// Mirrors `Verdict` in src/ops/finite_check.rs.
-struct Verdict {
-  uint64_t gate;
-  uint64_t steps;
-  uint64_t first;
-  uint64_t last;
-  uint32_t found;  // whether `scan` has seen something; zero between steps
-  uint32_t reserved;
-};
-static_assert(sizeof(Verdict) == 5 * 8, "src/ops/finite_check.rs says the same");
+#include "params/finite_check.cuh"
 
 __device__ __forceinline__ bool is_infinite_or_nan(float x) {
   return (__float_as_uint(x) & 0x7f800000u) == 0x7f800000u;
@@ -42,6 +29,8 @@ __device__ __forceinline__ bool has_non_finite(const float* values, uint64_t len
                  threads = uint64_t(gridDim.x) * kThreads;
   const uint64_t runs = is_aligned(values, 16) ? len / kRun : 0;
   bool found = false;
+  // More loads at once would spill on some architectures.
+#pragma unroll 2
   for (uint64_t run = thread; run < runs; run += threads) {
     const Vec<float, kRun> loaded = load<kRun>(values + run * kRun);
 #pragma unroll
@@ -53,23 +42,21 @@ __device__ __forceinline__ bool has_non_finite(const float* values, uint64_t len
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    finite_check_scan_f32(const float* a, const float* b, uint64_t a_len, uint64_t b_len,
-                          Verdict* verdict) {
-  const bool found = has_non_finite(a, a_len) || has_non_finite(b, b_len);
-  if (__any_sync(0xffffffffu, found) && threadIdx.x % 32 == 0) atomicOr(&verdict->found, 1u);
+    finite_check_scan_f32(const __grid_constant__ FiniteCheckScan p) {
+  const bool found = has_non_finite(p.a, p.a_len) || has_non_finite(p.b, p.b_len);
+  if (__any_sync(0xffffffffu, found) && threadIdx.x % 32 == 0) atomicOr(&p.verdict->found, 1u);
 }
 
-extern "C" __global__ void __launch_bounds__(32)
-    finite_check_judge(const double* loss, const StepValues* step_values, const Status* status,
-                       Verdict* verdict, uint64_t step, uint32_t stays_shut) {
+extern "C" __global__ void __launch_bounds__(kJudgeThreads)
+    finite_check_judge(const __grid_constant__ FiniteCheckJudge p) {
   if (threadIdx.x != 0) return;
-  const uint64_t number = step_values ? step_values->step : step;
-  const bool was_shut = stays_shut && verdict->steps > 0;
-  const bool is_bad = verdict->found != 0 || !isfinite(*loss);
+  const uint64_t number = p.values ? p.values->step : p.step;
+  const bool was_shut = p.stays_shut && p.verdict->steps > 0;
+  const bool is_bad = p.verdict->found != 0 || !isfinite(*p.loss);
   if (is_bad) {
-    if (++verdict->steps == 1) verdict->first = number;
-    verdict->last = number;
+    if (++p.verdict->steps == 1) p.verdict->first = number;
+    p.verdict->last = number;
   }
-  verdict->gate = is_bad || was_shut || status->count > 0;
-  verdict->found = 0;
+  p.verdict->gate = is_bad || was_shut || p.status->count > 0;
+  p.verdict->found = 0;
 }

@@ -29,14 +29,9 @@
 #include "common/bags.cuh"
 #include "common/reduce.cuh"
 #include "common/scan.cuh"
+#include "params/index_sort.cuh"
 
-constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-// Keys of each thread, in large tiles and in small ones, as src/backend/cuda/index_sort.rs says.
-constexpr int kLarge = 8, kSmall = 4;
-constexpr uint32_t kDigitBits = 8;
-constexpr int kDigits = 1 << kDigitBits;
-constexpr int kMostPasses = 8;
 static_assert(kThreads == kDigits, "a thread takes care of a digit");
 
 template <typename K>
@@ -53,7 +48,7 @@ __device__ __forceinline__ uint32_t lanes_alike(uint32_t digit, bool exists) {
   const uint32_t existing = __ballot_sync(kWarp, exists);
   uint32_t alike = exists ? existing : ~existing;
 #pragma unroll
-  for (uint32_t bit = 0; bit < kDigitBits; ++bit) {
+  for (uint32_t bit = 0; bit < kMaxDigitBits; ++bit) {
     const bool is_set = digit >> bit & 1;
     const uint32_t set = __ballot_sync(kWarp, is_set);
     alike &= is_set ? set : ~set;
@@ -73,105 +68,92 @@ __device__ __forceinline__ Bounds covering_bounds(const I* offsets, uint64_t bag
   return {bag == 0 ? 0 : clamped(start), bag + 1 == num_bags ? num_indices : clamped(end)};
 }
 
-#define INSTANTIATE_ROWS(I)                                                                      \
-  extern "C" __global__ void __launch_bounds__(kThreads) index_sort_rows_##I(                    \
-      const Feature* features, const Table* tables, const I* indices, const I* offsets,          \
-      void* keys, uint32_t* bag_of, uint32_t* bag_lengths, uint32_t* histograms, Status* status, \
-      uint64_t num_indices, uint64_t end_key, uint32_t num_bags, uint32_t batch_size,            \
-      uint32_t lanes, uint32_t passes, uint32_t digit_bits, uint32_t key_bytes,                  \
-      uint32_t has_slack) {                                                                      \
-    name_rows(features, tables, indices, offsets, keys, bag_of, bag_lengths, histograms, status, \
-              num_indices, end_key, num_bags, batch_size, lanes, passes, digit_bits, key_bytes,  \
-              has_slack);                                                                        \
-  }
-
+// Names the row of every id.
 template <typename I>
-__device__ __forceinline__ void name_rows(const Feature* features, const Table* tables,
-                                          const I* indices, const I* offsets, void* keys,
-                                          uint32_t* bag_of, uint32_t* bag_lengths,
-                                          uint32_t* histograms, Status* status, uint64_t room,
-                                          uint64_t end_key, uint32_t num_bags, uint32_t batch_size,
-                                          uint32_t lanes, uint32_t passes, uint32_t digit_bits,
-                                          uint32_t key_bytes, uint32_t has_slack) {
-  __shared__ uint32_t counts[kMostPasses * kDigits];
-  for (uint32_t k = threadIdx.x; k < passes * kDigits; k += kThreads) counts[k] = 0;
+__device__ __forceinline__ void name_rows(const IndexSortRows<I>& p) {
+  __shared__ uint32_t counts[kMaxPasses * kDigits];
+  for (uint32_t k = threadIdx.x; k < p.passes * kDigits; k += kThreads) counts[k] = 0;
   __syncthreads();
-  const uint32_t lane = threadIdx.x % lanes;
+  const uint32_t lane = threadIdx.x % p.lanes;
   const uint64_t threads = uint64_t(gridDim.x) * kThreads,
                  thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x;
-  const uint64_t num_indices = used_indices(offsets, num_bags, room, has_slack);
+  const uint64_t num_indices = used_indices(p.offsets, p.num_bags, p.num_indices, p.has_slack);
   const auto store_key = [&](uint64_t position, uint64_t key) {
-    if (key_bytes == 8) {
-      static_cast<uint64_t*>(keys)[position] = key;
+    if (p.key_bytes == 8) {
+      static_cast<uint64_t*>(p.keys)[position] = key;
     } else {
-      static_cast<uint32_t*>(keys)[position] = uint32_t(key);
+      static_cast<uint32_t*>(p.keys)[position] = uint32_t(key);
     }
   };
   // Slack is sorted as padding is.
 #pragma unroll 1
-  for (uint64_t position = num_indices + thread; position < room; position += threads)
-    store_key(position, end_key);
-  if (thread < passes)
-    atomicAdd(&counts[thread * kDigits + digit_of(end_key, uint32_t(thread), digit_bits)],
-              uint32_t(room - num_indices));
+  for (uint64_t position = num_indices + thread; position < p.num_indices; position += threads)
+    store_key(position, p.end_key);
+  if (thread < p.passes)
+    atomicAdd(&counts[thread * kDigits + digit_of(p.end_key, uint32_t(thread), p.digit_bits)],
+              uint32_t(p.num_indices - num_indices));
   // The groups of a warp keep in step, so that those behind the last bag have none: what is voted
   // on by some lanes of a warp takes as long for each.
 #pragma unroll 1
-  for (uint64_t first = thread / 32 * 32 / lanes; first < num_bags; first += threads / lanes) {
-    const uint64_t bag = first + threadIdx.x % 32 / lanes;
+  for (uint64_t first = thread / 32 * 32 / p.lanes; first < p.num_bags;
+       first += threads / p.lanes) {
+    const uint64_t bag = first + threadIdx.x % 32 / p.lanes;
     uint32_t rows = 0;
     bool bad = false;
-    if (bag < num_bags) {
-      const Feature& feature = features[bag / batch_size];
-      const Bounds bounds = covering_bounds(offsets, bag, num_bags, num_indices);
-      const uint64_t first_row = tables[feature.table].first_row;
-      bad = has_bad_bounds(offsets, bag, num_bags, room, has_slack);
+    if (bag < p.num_bags) {
+      const Feature& feature = p.features[bag / p.batch_size];
+      const Bounds bounds = covering_bounds(p.offsets, bag, p.num_bags, num_indices);
+      const uint64_t first_row = p.tables[feature.table].first_row;
+      bad = has_bad_bounds(p.offsets, bag, p.num_bags, p.num_indices, p.has_slack);
 #pragma unroll 1
-      for (uint64_t position = bounds.start + lane; position < bounds.end; position += lanes) {
-        const int64_t row = row_of(indices[position], feature, bad);
-        const uint64_t key = row == kNoRow ? end_key : first_row + row;
+      for (uint64_t position = bounds.start + lane; position < bounds.end; position += p.lanes) {
+        const int64_t row = row_of(p.indices[position], feature, bad);
+        const uint64_t key = row == kNoRow ? p.end_key : first_row + row;
         rows += row != kNoRow;
-        bag_of[position] = uint32_t(bag);
+        p.bag_of[position] = uint32_t(bag);
         store_key(position, key);
 #pragma unroll 1
-        for (uint32_t pass = 0; pass < passes; ++pass)
-          atomicAdd(&counts[pass * kDigits + digit_of(key, pass, digit_bits)], 1u);
+        for (uint32_t pass = 0; pass < p.passes; ++pass)
+          atomicAdd(&counts[pass * kDigits + digit_of(key, pass, p.digit_bits)], 1u);
       }
     }
-    rows = group_sum(rows, lanes);
-    bad = group_any(bad, lanes);
-    if (lane == 0 && bag < num_bags) {
-      bag_lengths[bag] = rows;
+    rows = group_sum(rows, p.lanes);
+    bad = group_any(bad, p.lanes);
+    if (lane == 0 && bag < p.num_bags) {
+      p.bag_lengths[bag] = rows;
       if (bad)
-        note_faults(features[bag / batch_size], indices, offsets, bag, num_bags, room, has_slack,
-                    status);
+        note_faults(p.features[bag / p.batch_size], p.indices, p.offsets, bag, p.num_bags,
+                    p.num_indices, p.has_slack, p.status);
     }
   }
   __syncthreads();
-  for (uint32_t k = threadIdx.x; k < passes * kDigits; k += kThreads) {
-    if (counts[k] > 0) atomicAdd(&histograms[k], counts[k]);
+  for (uint32_t k = threadIdx.x; k < p.passes * kDigits; k += kThreads) {
+    if (counts[k] > 0) atomicAdd(&p.histograms[k], counts[k]);
   }
 }
+
+#define INSTANTIATE_ROWS(I)                                             \
+  extern "C" __global__ void __launch_bounds__(kThreads, 6)             \
+      index_sort_rows_##I(const __grid_constant__ IndexSortRows<I> p) { \
+    name_rows(p);                                                       \
+  }
 INSTANTIATE_ROWS(i32)
 INSTANTIATE_ROWS(i64)
 
 // A stable pass of the sort by the digit number `pass`. `positions` is null in the first one: there
 // each key's position is its place.
 template <int kItems, typename K>
-__device__ __forceinline__ void sort_by_digit(const K* keys, const uint32_t* positions, K* keys_out,
-                                              uint32_t* positions_out, const uint32_t* histograms,
-                                              TileWord* words, uint32_t* tickets, uint64_t num_keys,
-                                              uint32_t pass, uint32_t digit_bits) {
+__device__ __forceinline__ void sort_by_digit(const IndexSortPass<K>& p) {
   constexpr int kTile = kThreads * kItems;
   __shared__ uint32_t counts[kWarps][kDigits];
   __shared__ uint32_t
       place[kDigits];  // of a tile's first key of a digit, less its place within the tile
   __shared__ K ordered_keys[kTile];
   __shared__ uint32_t ordered_positions[kTile];
-  const uint32_t tile = take_tile(tickets + pass), warp = threadIdx.x / 32, lane = threadIdx.x % 32,
-                 thread = threadIdx.x;
+  const uint32_t tile = take_tile(p.tickets + p.pass), warp = threadIdx.x / 32,
+                 lane = threadIdx.x % 32, thread = threadIdx.x;
   const uint64_t tile_start = uint64_t(tile) * kTile;
-  const uint32_t tile_size = uint32_t(min(uint64_t(kTile), num_keys - tile_start));
+  const uint32_t tile_size = uint32_t(min(uint64_t(kTile), p.num_keys - tile_start));
 
   // A warp takes a run of keys, so that warps, steps and lanes are in the order of the keys.
   const uint32_t first = warp * 32 * kItems + lane;
@@ -180,9 +162,9 @@ __device__ __forceinline__ void sort_by_digit(const K* keys, const uint32_t* pos
 #pragma unroll
   for (int j = 0; j < kItems; ++j) {
     const uint32_t k = first + 32 * j;
-    key[j] = k < tile_size ? keys[tile_start + k] : 0;
+    key[j] = k < tile_size ? p.keys[tile_start + k] : 0;
     position[j] = k >= tile_size ? 0
-                  : positions    ? positions[tile_start + k]
+                  : p.positions  ? p.positions[tile_start + k]
                                  : uint32_t(tile_start + k);
   }
   for (uint32_t w = 0; w < kWarps; ++w) counts[w][thread] = 0;
@@ -190,7 +172,7 @@ __device__ __forceinline__ void sort_by_digit(const K* keys, const uint32_t* pos
   uint32_t peers[kItems];
 #pragma unroll
   for (int j = 0; j < kItems; ++j)
-    peers[j] = lanes_alike(digit_of(key[j], pass, digit_bits), first + 32 * j < tile_size);
+    peers[j] = lanes_alike(digit_of(key[j], p.pass, p.digit_bits), first + 32 * j < tile_size);
 #pragma unroll
   for (int j = 0; j < kItems; ++j) {
     // The first of the lanes alike counts all of them, and tells how many keys of this digit there
@@ -198,7 +180,7 @@ __device__ __forceinline__ void sort_by_digit(const K* keys, const uint32_t* pos
     const uint32_t leader = __ffs(peers[j]) - 1;
     uint32_t before = 0;
     if (lane == leader && first + 32 * j < tile_size)
-      before = atomicAdd(&counts[warp][digit_of(key[j], pass, digit_bits)], __popc(peers[j]));
+      before = atomicAdd(&counts[warp][digit_of(key[j], p.pass, p.digit_bits)], __popc(peers[j]));
     within[j] = __shfl_sync(kWarp, before, leader) + __popc(peers[j] & lanes_below());
   }
   __syncthreads();
@@ -211,35 +193,35 @@ __device__ __forceinline__ void sort_by_digit(const K* keys, const uint32_t* pos
     counts[w][thread] = count;
     count += of_warp;
   }
-  TileWord* word = words + uint64_t(tile) * kDigits + thread;
-  publish(word, pass, tile == 0, count);
+  TileWord* word = p.words + uint64_t(tile) * kDigits + thread;
+  publish(word, p.pass, tile == 0, count);
   // Two sums in one: over all keys of the batch in the high half, over those of the tile in the low
   // one.
-  const uint64_t smaller =
-      sum_of_threads_before<kThreads>(uint64_t(histograms[pass * kDigits + thread]) << 32 | count);
+  const uint64_t smaller = sum_of_threads_before<kThreads>(
+      uint64_t(p.histograms[p.pass * kDigits + thread]) << 32 | count);
   const uint32_t start = uint32_t(smaller);
 #pragma unroll
   for (uint32_t w = 0; w < kWarps; ++w) counts[w][thread] += start;
-  const uint32_t in_tiles_before = sum_of_tiles_before(words + thread, tile, kDigits, pass);
-  if (tile > 0) publish(word, pass, true, in_tiles_before + count);
+  const uint32_t in_tiles_before = sum_of_tiles_before(p.words + thread, tile, kDigits, p.pass);
+  if (tile > 0) publish(word, p.pass, true, in_tiles_before + count);
   place[thread] = uint32_t(smaller >> 32) + in_tiles_before - start;
   __syncthreads();
 
 #pragma unroll
   for (int j = 0; j < kItems; ++j) {
     if (first + 32 * j >= tile_size) continue;
-    const uint32_t slot = counts[warp][digit_of(key[j], pass, digit_bits)] + within[j];
+    const uint32_t slot = counts[warp][digit_of(key[j], p.pass, p.digit_bits)] + within[j];
     ordered_keys[slot] = key[j];
     ordered_positions[slot] = position[j];
   }
   __syncthreads();
   for (uint32_t slot = thread; slot < tile_size; slot += kThreads) {
     const K moved = ordered_keys[slot];
-    const uint32_t to = place[digit_of(moved, pass, digit_bits)] + slot;
+    const uint32_t to = place[digit_of(moved, p.pass, p.digit_bits)] + slot;
     // Where offsets are wrong bags may overlap, and ids be counted twice.
-    if (to >= num_keys) continue;
-    keys_out[to] = moved;
-    positions_out[to] = ordered_positions[slot];
+    if (to >= p.num_keys) continue;
+    p.keys_out[to] = moved;
+    p.positions_out[to] = ordered_positions[slot];
   }
 }
 
@@ -247,16 +229,15 @@ __device__ __forceinline__ void sort_by_digit(const K* keys, const uint32_t* pos
 // null. There is a key more than are stored, as large as those that stand for no row: the first of
 // these ends the last segment.
 template <int kItems, typename K>
-__device__ __forceinline__ void number_rows(const K* keys, const uint32_t* positions,
-                                            const uint32_t* bag_of, uint64_t* rows,
-                                            uint32_t* segments, uint32_t* bags, uint32_t* counts,
-                                            TileWord* words, uint32_t* tickets, uint64_t num_keys,
-                                            uint64_t end_key) {
+__device__ __forceinline__ void number_rows(const IndexSortSegments<K>& p) {
+  // Loaded first: fewer registers are live then in the stores at the end.
+  uint64_t* const rows = p.rows;
+  uint32_t *const segments = p.segments, *const counts = p.counts;
   __shared__ uint32_t rows_of_tiles_before;
-  const uint32_t tile = take_tile(tickets);
+  const uint32_t tile = take_tile(p.ticket);
   const uint64_t first =
       uint64_t(tile) * (kThreads * kItems) + threadIdx.x / 32 * (32 * kItems) + threadIdx.x % 32;
-  const auto key_at = [&](uint64_t k) { return k < num_keys ? keys[k] : K(end_key); };
+  const auto key_at = [&](uint64_t k) { return k < p.num_keys ? p.keys[k] : K(p.end_key); };
   K key[kItems];
   bool begins[kItems];
   uint32_t number[kItems], of_warp = 0;
@@ -264,18 +245,18 @@ __device__ __forceinline__ void number_rows(const K* keys, const uint32_t* posit
   for (int j = 0; j < kItems; ++j) {
     const uint64_t k = first + 32 * j;
     key[j] = key_at(k);
-    begins[j] = k <= num_keys && (k == 0 || key_at(k - 1) != key[j]);
-    const uint32_t beginning = __ballot_sync(kWarp, begins[j] && key[j] != K(end_key));
+    begins[j] = k <= p.num_keys && (k == 0 || key_at(k - 1) != key[j]);
+    const uint32_t beginning = __ballot_sync(kWarp, begins[j] && key[j] != K(p.end_key));
     number[j] = of_warp + __popc(beginning & lanes_below());
     of_warp += __popc(beginning);
   }
-  if (bags) {
+  if (p.bags) {
 #pragma unroll
     for (int j = 0; j < kItems; ++j) {
       const uint64_t k = first + 32 * j;
-      if (key[j] == K(end_key)) continue;
-      const uint32_t position = positions[k];
-      if (position < num_keys) bags[k] = bag_of[position];
+      if (key[j] == K(p.end_key)) continue;
+      const uint32_t position = p.positions[k];
+      if (position < p.num_keys) p.bags[k] = p.bag_of[position];
     }
   }
   // Each warp's sum counts once.
@@ -283,9 +264,9 @@ __device__ __forceinline__ void number_rows(const K* keys, const uint32_t* posit
   if (threadIdx.x >= kThreads - 32) {
     const bool is_last = threadIdx.x == kThreads - 1;
     const uint32_t of_tile = before + of_warp;
-    if (is_last) publish(words + tile, 0, tile == 0, of_tile);
-    const uint32_t of_tiles_before = sum_of_tiles_before(words, tile, 0);
-    if (is_last && tile > 0) publish(words + tile, 0, true, of_tiles_before + of_tile);
+    if (is_last) publish(p.words + tile, 0, tile == 0, of_tile);
+    const uint32_t of_tiles_before = sum_of_tiles_before(p.words, tile, 0);
+    if (is_last && tile > 0) publish(p.words + tile, 0, true, of_tiles_before + of_tile);
     if (is_last) rows_of_tiles_before = of_tiles_before;
   }
   __syncthreads();
@@ -294,7 +275,7 @@ __device__ __forceinline__ void number_rows(const K* keys, const uint32_t* posit
     const uint64_t k = first + 32 * j;
     const uint32_t row = rows_of_tiles_before + before + number[j];
     if (begins[j]) segments[row] = uint32_t(k);
-    if (key[j] != K(end_key)) {
+    if (key[j] != K(p.end_key)) {
       if (begins[j]) rows[row] = key[j];
     } else if (begins[j]) {
       counts[0] = uint32_t(k);
@@ -303,20 +284,14 @@ __device__ __forceinline__ void number_rows(const K* keys, const uint32_t* posit
   }
 }
 
-#define INSTANTIATE_KEYS(K, size, kItems)                                                       \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2) index_sort_pass_##size##_##K(       \
-      const K##_t* keys, const uint32_t* positions, K##_t* keys_out, uint32_t* positions_out,   \
-      const uint32_t* histograms, TileWord* words, uint32_t* tickets, uint64_t num_keys,        \
-      uint32_t pass, uint32_t digit_bits) {                                                     \
-    sort_by_digit<kItems>(keys, positions, keys_out, positions_out, histograms, words, tickets, \
-                          num_keys, pass, digit_bits);                                          \
-  }                                                                                             \
-  extern "C" __global__ void __launch_bounds__(kThreads) index_sort_segments_##size##_##K(      \
-      const K##_t* keys, const uint32_t* positions, const uint32_t* bag_of, uint64_t* rows,     \
-      uint32_t* segments, uint32_t* bags, uint32_t* counts, TileWord* words, uint32_t* tickets, \
-      uint64_t num_keys, uint64_t end_key) {                                                    \
-    number_rows<kItems>(keys, positions, bag_of, rows, segments, bags, counts, words, tickets,  \
-                        num_keys, end_key);                                                     \
+#define INSTANTIATE_KEYS(K, size, kItems)                                                    \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2)                                  \
+      index_sort_pass_##size##_##K(const __grid_constant__ IndexSortPass<K##_t> p) {         \
+    sort_by_digit<kItems>(p);                                                                \
+  }                                                                                          \
+  extern "C" __global__ void __launch_bounds__(kThreads)                                     \
+      index_sort_segments_##size##_##K(const __grid_constant__ IndexSortSegments<K##_t> p) { \
+    number_rows<kItems>(p);                                                                  \
   }
 using u32_t = uint32_t;
 using u64_t = uint64_t;

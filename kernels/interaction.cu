@@ -30,10 +30,7 @@
 //              and 110 % of a copy's bandwidth
 
 #include "common/pairs.cuh"
-
-constexpr int kThreads = 128;
-constexpr int kGradRows = 16;  // a thread's gradients are kGradRows features x 4 columns
-constexpr int kCopyThreads = 256;
+#include "params/interaction.cuh"
 
 extern __shared__ float4 shared_memory[];
 
@@ -80,45 +77,39 @@ __device__ __forceinline__ void multiply_pairs(const Team& team, const float* ro
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, 4)
-    interaction_forward_f32(const float* head, const float* tail, float* output, uint64_t head_ld,
-                            uint64_t tail_ld, uint64_t output_ld, uint64_t width,
-                            uint32_t num_features, uint32_t dim, uint32_t flags,
-                            uint32_t batch_size, uint32_t team_threads, uint32_t pitch,
-                            uint32_t slices) {
-  const Features<const float> features = {head, tail, head_ld, tail_ld, num_features, dim};
-  const Columns<uint32_t> columns = {flags, num_features, dim};
-  const Team team(team_threads);
-  const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / team_threads) + team.number;
-  if (sample >= batch_size) return;
+    interaction_forward_f32(const __grid_constant__ InteractionForward p) {
+  const InteractionForwardMatrices<float>& m = p.matrices;
+  const Features<const float> features = features_of(m);
+  const Columns<uint32_t> columns = columns_of<uint32_t>(m);
+  const Team team(p.team_threads);
+  const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / p.team_threads) + team.number;
+  if (sample >= p.batch_size) return;
   // Of each sample: the features, the row of the output.
-  const uint32_t whole_dim = (dim + 3) / 4 * 4, rows_room = num_features * pitch,
-                 output_room = row_room<float>(uint32_t(width));
+  const uint32_t whole_dim = (m.dim + 3) / 4 * 4, rows_room = m.num_features * p.pitch,
+                 output_room = row_room<float>(uint32_t(m.width));
   float* rows = reinterpret_cast<float*>(shared_memory) + team.number * (rows_room + output_room);
-  output += sample * output_ld;
+  float* output = m.output + sample * m.output_ld;
   float* row = place_beside(rows + rows_room, output);
-  stage_rows(team, rows, pitch, num_features, dim, whole_dim, features.is_wide(),
+  stage_rows(team, rows, p.pitch, m.num_features, m.dim, whole_dim, features.is_wide(),
              [&](uint32_t i) { return features.row(sample, i); });
   wait_for_copies();
   team.wait();
-  fill_row(team, row, columns, uint32_t(width), rows, pitch);
-  multiply_pairs(team, rows, pitch, columns, slices, row + columns.pairs_begin());
+  fill_row(team, row, columns, uint32_t(m.width), rows, p.pitch);
+  multiply_pairs(team, rows, p.pitch, columns, p.slices, row + columns.pairs_begin());
   team.wait();
-  store_row(team, output, row, uint32_t(width));
+  store_row(team, output, row, uint32_t(m.width));
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    interaction_backward_f32(const float* head, const float* tail, const float* grad_output,
-                             float* grad_head, float* grad_tail, uint64_t head_ld, uint64_t tail_ld,
-                             uint64_t grad_output_ld, uint64_t grad_head_ld, uint64_t grad_tail_ld,
-                             uint32_t num_features, uint32_t dim, uint32_t flags,
-                             uint32_t batch_size, uint32_t team_threads) {
-  const Features<const float> features = {head, tail, head_ld, tail_ld, num_features, dim};
-  const Features<float> grads = {grad_head,    grad_tail,    grad_head_ld,
-                                 grad_tail_ld, num_features, dim};
-  const Columns<uint32_t> columns = {flags, num_features, dim};
-  const Team team(team_threads);
-  const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / team_threads) + team.number;
-  if (sample >= batch_size) return;
+    interaction_backward_f32(const __grid_constant__ InteractionBackward p) {
+  const InteractionBackwardMatrices<float>& m = p.matrices;
+  const uint32_t num_features = m.num_features, dim = m.dim;
+  const Features<const float> features = features_of(m);
+  const Features<float> grads = grads_of(m);
+  const Columns<uint32_t> columns = columns_of<uint32_t>(m);
+  const Team team(p.team_threads);
+  const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / p.team_threads) + team.number;
+  if (sample >= p.batch_size) return;
   // Of each sample: the features, the symmetric matrix of the pairs' gradients, the gradient as it
   // came.
   const uint32_t units = (dim + 3) / 4, pitch = units * 4,
@@ -129,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   float* rows =
       reinterpret_cast<float*>(shared_memory) + team.number * (rows_room + matrix_room + grad_room);
   float* matrix = rows + rows_room;
-  const float* from = grad_output + sample * grad_output_ld;
+  const float* from = m.grad_output + sample * m.grad_output_ld;
   float* grad = place_beside(matrix + matrix_room, from);
   stage_row(team, grad, from, columns.appended_end());
   stage_rows(team, rows, pitch, num_features, dim, pitch, features.is_wide(),
@@ -168,27 +159,26 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
 // to[r][c] = from[r][c]: what concatenation and its gradient are made of.
 template <typename E>
-__device__ __forceinline__ void copy_matrix(const E* from, E* to, uint64_t from_ld, uint64_t to_ld,
-                                            uint64_t rows, uint64_t cols) {
+__device__ __forceinline__ void copy_matrix(const InteractionCopy<E>& p) {
   constexpr int kRun = kWidest<E>;
   const bool wide =
-      (cols | from_ld | to_ld) % kRun == 0 && is_aligned(from, 16) && is_aligned(to, 16);
-  const uint64_t units = wide ? cols / kRun : cols;
-  for (uint64_t k = uint64_t(blockIdx.x) * kCopyThreads + threadIdx.x; k < rows * units;
+      (p.cols | p.from_ld | p.to_ld) % kRun == 0 && is_aligned(p.from, 16) && is_aligned(p.to, 16);
+  const uint64_t units = wide ? p.cols / kRun : p.cols;
+  for (uint64_t k = uint64_t(blockIdx.x) * kCopyThreads + threadIdx.x; k < p.rows * units;
        k += uint64_t(gridDim.x) * kCopyThreads) {
     const uint64_t row = k / units, unit = k % units;
     if (wide) {
-      *reinterpret_cast<uint4*>(to + row * to_ld + unit * kRun) =
-          *reinterpret_cast<const uint4*>(from + row * from_ld + unit * kRun);
+      *reinterpret_cast<uint4*>(p.to + row * p.to_ld + unit * kRun) =
+          *reinterpret_cast<const uint4*>(p.from + row * p.from_ld + unit * kRun);
     } else {
-      to[row * to_ld + unit] = from[row * from_ld + unit];
+      p.to[row * p.to_ld + unit] = p.from[row * p.from_ld + unit];
     }
   }
 }
 
-#define INSTANTIATE(E)                                                                        \
-  extern "C" __global__ void __launch_bounds__(kCopyThreads) interaction_copy_##E(            \
-      const E* from, E* to, uint64_t from_ld, uint64_t to_ld, uint64_t rows, uint64_t cols) { \
-    copy_matrix(from, to, from_ld, to_ld, rows, cols);                                        \
+#define INSTANTIATE(E)                                                     \
+  extern "C" __global__ void __launch_bounds__(kCopyThreads)               \
+      interaction_copy_##E(const __grid_constant__ InteractionCopy<E> p) { \
+    copy_matrix(p);                                                        \
   }
 FOR_EACH_ELEMENT(INSTANTIATE)

@@ -36,13 +36,11 @@
 //              backward took 535 and 1228 us
 
 #include "common/pairs.cuh"
-
-constexpr int kThreads = 128;
-constexpr uint32_t kSide = 16;  // features, or columns of their gradients, of a matrix product
+#include "params/interaction_mma.cuh"
 
 // Elements that are multiplied at once: 32 bytes of each row.
 template <typename E>
-constexpr uint32_t kDepth = 32 / sizeof(E);
+constexpr uint32_t kDepth = kDepthBytes / sizeof(E);
 
 extern __shared__ uint4 shared_memory[];
 
@@ -90,37 +88,28 @@ __device__ __forceinline__ void multiply_pairs(const Team& team, const E* rows, 
 }
 
 template <typename E>
-struct ForwardArgs {
-  Features<const E> features;
-  Columns<uint32_t> columns;
-  E* output;
-  uint64_t output_ld;
-  uint32_t width;
-  uint32_t batch_size;
-  uint32_t team_threads;
-};
-
-template <typename E>
-__device__ __forceinline__ void forward(const ForwardArgs<E>& args) {
-  const Team team(args.team_threads);
-  const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / args.team_threads) + team.number;
-  if (sample >= args.batch_size) return;
-  const uint32_t features = args.columns.num_features, dim = args.columns.dim;
+__device__ __forceinline__ void forward(const InteractionMmaForward<E>& p) {
+  const InteractionForwardMatrices<E>& m = p.matrices;
+  const Features<const E> from = features_of(m);
+  const Columns<uint32_t> columns = columns_of<uint32_t>(m);
+  const Team team(p.team_threads);
+  const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / p.team_threads) + team.number;
+  if (sample >= p.batch_size) return;
+  const uint32_t features = m.num_features, dim = m.dim, width = uint32_t(m.width);
   // Of each sample: the features, the row of the output.
   const uint32_t whole = round_up(dim, kDepth<E>), pitch = whole + kWidest<E>,
                  rows_room = features * pitch;
-  E* rows =
-      reinterpret_cast<E*>(shared_memory) + team.number * (rows_room + row_room<E>(args.width));
-  E* output = args.output + sample * args.output_ld;
+  E* rows = reinterpret_cast<E*>(shared_memory) + team.number * (rows_room + row_room<E>(width));
+  E* output = m.output + sample * m.output_ld;
   E* row = place_beside(rows + rows_room, output);
-  stage_rows(team, rows, pitch, features, dim, whole, args.features.is_wide(),
-             [&](uint32_t i) { return args.features.row(sample, i); });
+  stage_rows(team, rows, pitch, features, dim, whole, from.is_wide(),
+             [&](uint32_t i) { return from.row(sample, i); });
   wait_for_copies();
   team.wait();
-  multiply_pairs(team, rows, pitch, args.columns, row + args.columns.pairs_begin());
-  fill_row(team, row, args.columns, args.width, rows, pitch);
+  multiply_pairs(team, rows, pitch, columns, row + columns.pairs_begin());
+  fill_row(team, row, columns, width, rows, pitch);
   team.wait();
-  store_row(team, output, row, args.width);
+  store_row(team, output, row, width);
 }
 
 // Features from `first` on of 16 columns, as two factors B.
@@ -151,17 +140,6 @@ __device__ __forceinline__ void unfold(const Team& team, E* matrix, uint32_t pit
     matrix[at.row * pitch + at.unit] = from_f32<E>(sizeof(E) == 4 ? round_to_tf32(grad) : grad);
   }
 }
-
-template <typename E>
-struct BackwardArgs {
-  Features<const E> features;
-  Features<E> grads;
-  Columns<uint32_t> columns;
-  const E* grad_output;
-  uint64_t grad_output_ld;
-  uint32_t batch_size;
-  uint32_t team_threads;
-};
 
 // Replaces the features in `rows`, at most kMaxGroups times kSide, by their gradients, which a warp
 // has in registers. `grad` is the row of the gradient of the output, `matrix` that of the pairs,
@@ -221,12 +199,15 @@ __device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32
 }
 
 template <uint32_t kMaxGroups, typename E>
-__device__ __forceinline__ void backward(const BackwardArgs<E>& args) {
-  const Team team(args.team_threads);
-  const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / args.team_threads) + team.number;
-  if (sample >= args.batch_size) return;
-  const uint32_t features = args.columns.num_features, dim = args.columns.dim,
-                 width = args.columns.appended_end();
+__device__ __forceinline__ void backward(const InteractionMmaBackward<E>& p) {
+  const InteractionBackwardMatrices<E>& m = p.matrices;
+  const Features<const E> from = features_of(m);
+  const Features<E> grads = grads_of(m);
+  const Columns<uint32_t> columns = columns_of<uint32_t>(m);
+  const Team team(p.team_threads);
+  const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / p.team_threads) + team.number;
+  if (sample >= p.batch_size) return;
+  const uint32_t features = m.num_features, dim = m.dim, width = columns.appended_end();
   // Of each sample: the features, the symmetric matrix of the pairs' gradients, the gradient as it
   // came.
   const uint32_t whole = round_up(dim, kSide), pitch = whole + 8,
@@ -235,48 +216,31 @@ __device__ __forceinline__ void backward(const BackwardArgs<E>& args) {
   E* rows = reinterpret_cast<E*>(shared_memory) +
             team.number * (rows_room + matrix_room + row_room<E>(width));
   E* matrix = rows + rows_room;
-  const E* from = args.grad_output + sample * args.grad_output_ld;
-  E* grad = place_beside(matrix + matrix_room, from);
-  stage_row(team, grad, from, width);
-  stage_rows(team, rows, pitch, features, dim, whole, args.features.is_wide(),
-             [&](uint32_t i) { return args.features.row(sample, i); });
+  const E* grad_row = m.grad_output + sample * m.grad_output_ld;
+  E* grad = place_beside(matrix + matrix_room, grad_row);
+  stage_row(team, grad, grad_row, width);
+  stage_rows(team, rows, pitch, features, dim, whole, from.is_wide(),
+             [&](uint32_t i) { return from.row(sample, i); });
   wait_for_copies();
   team.wait();
-  unfold(team, matrix, matrix_pitch, args.columns, grad + args.columns.pairs_begin());
+  unfold(team, matrix, matrix_pitch, columns, grad + columns.pairs_begin());
   team.wait();
-  multiply_grads<kMaxGroups>(team, rows, pitch, matrix, matrix_pitch, args.columns, grad);
+  multiply_grads<kMaxGroups>(team, rows, pitch, matrix, matrix_pitch, columns, grad);
   team.wait();
-  store_rows(team, rows, pitch, features, dim, args.grads.is_wide(),
-             [&](uint32_t i) { return args.grads.row(sample, i); });
+  store_rows(team, rows, pitch, features, dim, grads.is_wide(),
+             [&](uint32_t i) { return grads.row(sample, i); });
 }
 
-#define BACKWARD(name, groups, E)                                                               \
-  extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_backward_##name##_##E( \
-      const E* head, const E* tail, const E* grad_output, E* grad_head, E* grad_tail,           \
-      uint64_t head_ld, uint64_t tail_ld, uint64_t grad_output_ld, uint64_t grad_head_ld,       \
-      uint64_t grad_tail_ld, uint32_t num_features, uint32_t dim, uint32_t flags,               \
-      uint32_t batch_size, uint32_t team_threads) {                                             \
-    backward<groups, E>({{head, tail, head_ld, tail_ld, num_features, dim},                     \
-                         {grad_head, grad_tail, grad_head_ld, grad_tail_ld, num_features, dim}, \
-                         {flags, num_features, dim},                                            \
-                         grad_output,                                                           \
-                         grad_output_ld,                                                        \
-                         batch_size,                                                            \
-                         team_threads});                                                        \
+#define INSTANTIATE(E)                                                                  \
+  extern "C" __global__ void __launch_bounds__(kThreads)                                \
+      interaction_mma_forward_##E(const __grid_constant__ InteractionMmaForward<E> p) { \
+    forward(p);                                                                         \
+  }                                                                                     \
+  BACKWARD(few, kFewGroups, E)                                                          \
+  BACKWARD(many, kManyGroups, E)
+#define BACKWARD(name, groups, E)                                                                  \
+  extern "C" __global__ void __launch_bounds__(kThreads)                                           \
+      interaction_mma_backward_##name##_##E(const __grid_constant__ InteractionMmaBackward<E> p) { \
+    backward<groups>(p);                                                                           \
   }
-#define INSTANTIATE(E)                                                                         \
-  extern "C" __global__ void __launch_bounds__(kThreads) interaction_mma_forward_##E(          \
-      const E* head, const E* tail, E* output, uint64_t head_ld, uint64_t tail_ld,             \
-      uint64_t output_ld, uint64_t width, uint32_t num_features, uint32_t dim, uint32_t flags, \
-      uint32_t batch_size, uint32_t team_threads) {                                            \
-    forward<E>({{head, tail, head_ld, tail_ld, num_features, dim},                             \
-                {flags, num_features, dim},                                                    \
-                output,                                                                        \
-                output_ld,                                                                     \
-                uint32_t(width),                                                               \
-                batch_size,                                                                    \
-                team_threads});                                                                \
-  }                                                                                            \
-  BACKWARD(few, 2, E)                                                                          \
-  BACKWARD(many, 4, E)
 FOR_EACH_ELEMENT(INSTANTIATE)

@@ -20,9 +20,8 @@
 // Measured     compiled and emulated, tests pass on an NVIDIA H100; not yet measured
 
 #include "common/pairs.cuh"
+#include "params/interaction_tiled.cuh"
 
-constexpr int kThreads = 256;
-constexpr int kSide = 64;   // features of a tile
 constexpr int kDepth = 32;  // columns of a tile that are in shared memory at once
 constexpr int kDepthPitch =
     kDepth + 4;  // 4 more than a multiple of 32: rows begin in different banks
@@ -44,9 +43,11 @@ __device__ __forceinline__ void stage_f32(const Team& team, float* to, uint32_t 
 
 // Of a tile of kSide x kSide pairs of a sample.
 template <typename E>
-__device__ __forceinline__ void forward(const Features<const E>& features,
-                                        const Columns<uint64_t>& columns, E* output,
-                                        uint64_t width) {
+__device__ __forceinline__ void forward(const InteractionForwardMatrices<E>& m) {
+  const Features<const E> features = features_of(m);
+  const Columns<uint64_t> columns = columns_of<uint64_t>(m);
+  E* const output = m.output + blockIdx.x * m.output_ld;
+  const uint64_t width = m.width;
   constexpr uint32_t kResultPitch = kSide + 1;
   __shared__ float4 shared[2 * kSide * kDepthPitch / 4];
   static_assert(sizeof(shared) >= kSide * kResultPitch * sizeof(float),
@@ -130,9 +131,11 @@ __device__ __forceinline__ void forward(const Features<const E>& features,
 
 // Of kSide features x kSide columns of a sample.
 template <typename E>
-__device__ __forceinline__ void backward(const Features<const E>& features,
-                                         const Features<E>& grads, const Columns<uint64_t>& columns,
-                                         const E* grad) {
+__device__ __forceinline__ void backward(const InteractionBackwardMatrices<E>& m) {
+  const Features<const E> features = features_of(m);
+  const Features<E> grads = grads_of(m);
+  const Columns<uint64_t> columns = columns_of<uint64_t>(m);
+  const E* const grad = m.grad_output + blockIdx.x * m.grad_output_ld;
   constexpr int kRows = 4;
   __shared__ float4 shared[2 * kSide * kSide / 4];
   float* rows = reinterpret_cast<float*>(shared);
@@ -185,19 +188,13 @@ __device__ __forceinline__ void backward(const Features<const E>& features,
   }
 }
 
-#define INSTANTIATE(E)                                                                           \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2) interaction_tiled_forward_##E(       \
-      const E* head, const E* tail, E* output, uint64_t head_ld, uint64_t tail_ld,               \
-      uint64_t output_ld, uint64_t width, uint32_t num_features, uint32_t dim, uint32_t flags) { \
-    forward<E>({head, tail, head_ld, tail_ld, num_features, dim}, {flags, num_features, dim},    \
-               output + blockIdx.x * output_ld, width);                                          \
-  }                                                                                              \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2) interaction_tiled_backward_##E(      \
-      const E* head, const E* tail, const E* grad_output, E* grad_head, E* grad_tail,            \
-      uint64_t head_ld, uint64_t tail_ld, uint64_t grad_output_ld, uint64_t grad_head_ld,        \
-      uint64_t grad_tail_ld, uint32_t num_features, uint32_t dim, uint32_t flags) {              \
-    backward<E>({head, tail, head_ld, tail_ld, num_features, dim},                               \
-                {grad_head, grad_tail, grad_head_ld, grad_tail_ld, num_features, dim},           \
-                {flags, num_features, dim}, grad_output + blockIdx.x * grad_output_ld);          \
+#define INSTANTIATE(E)                                                                        \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2)                                   \
+      interaction_tiled_forward_##E(const __grid_constant__ InteractionTiledForward<E> p) {   \
+    forward(p.matrices);                                                                      \
+  }                                                                                           \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2)                                   \
+      interaction_tiled_backward_##E(const __grid_constant__ InteractionTiledBackward<E> p) { \
+    backward(p.matrices);                                                                     \
   }
 FOR_EACH_ELEMENT(INSTANTIATE)

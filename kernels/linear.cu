@@ -37,8 +37,7 @@
 
 #include "common/mma_product.cuh"
 #include "common/simt_product.cuh"
-
-constexpr int kThreads = 256;
+#include "params/linear.cuh"
 
 // Stores a run of four columns, those that exist: in one go where it lies at a multiple of its
 // size.
@@ -69,80 +68,64 @@ __device__ __forceinline__ Vec<float, 4> load_run(const float* from, uint64_t ex
 // What becomes of the sums of a product.
 template <typename E>
 struct Forward {
-  const float* bias;
-  E* output;
-  uint64_t output_ld;
-  uint64_t outputs;
-  bool relu;
+  const LinearForward<E>& p;
 
   __device__ __forceinline__ void operator()(uint64_t row, uint64_t col, float (&values)[4]) const {
-    const Vec<float, 4> of_bias = load_run(bias + col, outputs - col);
+    const Vec<float, 4> of_bias = load_run(p.bias + col, p.outputs - col);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       values[k] += of_bias.at[k];
       // Unlike fmaxf, this lets a NaN through.
-      if (relu && values[k] < 0.0f) values[k] = 0.0f;
+      if (p.relu && values[k] < 0.0f) values[k] = 0.0f;
     }
-    store_run(output + row * output_ld + col, values, outputs - col);
+    store_run(p.output + row * p.output_ld + col, values, p.outputs - col);
   }
 };
 
 template <typename E>
 struct InputGrad {
-  E* grad_input;
-  uint64_t grad_input_ld;
-  uint64_t inputs;
+  const LinearInputGrad<E>& p;
 
   __device__ __forceinline__ void operator()(uint64_t row, uint64_t col, float (&values)[4]) const {
-    store_run(grad_input + row * grad_input_ld + col, values, inputs - col);
+    store_run(p.grad_input + row * p.grad_input_ld + col, values, p.inputs - col);
   }
 };
 
+template <typename E>
 struct WeightGrad {
+  const LinearWeightGrad<E>& p;
   float* part;
-  uint64_t row_stride, col_stride;
-  uint64_t cols;
 
   __device__ __forceinline__ void operator()(uint64_t row, uint64_t col, float (&values)[4]) const {
-    float* to = part + row * row_stride + col * col_stride;
-    if (col_stride == 1) return store_run(to, values, cols - col);
-    for (int k = 0; k < 4 && col + k < cols; ++k) to[k * col_stride] = values[k];
+    float* to = part + row * p.row_stride + col * p.col_stride;
+    if (p.col_stride == 1) return store_run(to, values, p.cols - col);
+    for (int k = 0; k < 4 && col + k < p.cols; ++k) to[k * p.col_stride] = values[k];
   }
 };
 
 // PRODUCT is `product` or `mma_product`; a name ends in the tile and the type.
-#define FORWARD(PRODUCT, T, E, name)                                                       \
-  extern "C" __global__ void __launch_bounds__(T::kThreads, 512 / T::kThreads)             \
-      linear_forward_##name(const E* input, const E* weight, const float* bias, E* output, \
-                            uint64_t input_ld, uint64_t weight_ld, uint64_t output_ld,     \
-                            uint64_t batch_size, uint64_t outputs, uint64_t inputs,        \
-                            uint32_t relu) {                                               \
-    PRODUCT<T, E, Row::kOutput, Row::kOutput>(                                             \
-        {input, input_ld, batch_size}, {weight, weight_ld, outputs}, 0, uint32_t(inputs),  \
-        Forward<E>{bias, output, output_ld, outputs, relu != 0});                          \
+#define FORWARD(PRODUCT, T, E, name)                                                 \
+  extern "C" __global__ void __launch_bounds__(T::kThreads, 512 / T::kThreads)       \
+      linear_forward_##name(const __grid_constant__ LinearForward<E> p) {            \
+    PRODUCT<T, E, Row::kOutput, Row::kOutput>({p.input, p.input_ld, p.batch_size},   \
+                                              {p.weight, p.weight_ld, p.outputs}, 0, \
+                                              uint32_t(p.inputs), Forward<E>{p});    \
   }
-#define INPUT_GRAD(PRODUCT, T, E, name)                                                         \
-  extern "C" __global__ void __launch_bounds__(T::kThreads, 512 / T::kThreads)                  \
-      linear_input_grad_##name(const E* grad, const E* weight, E* grad_input, uint64_t grad_ld, \
-                               uint64_t weight_ld, uint64_t grad_input_ld, uint64_t batch_size, \
-                               uint64_t outputs, uint64_t inputs) {                             \
-    PRODUCT<T, E, Row::kOutput, Row::kTerm>({grad, grad_ld, batch_size},                        \
-                                            {weight, weight_ld, inputs}, 0, uint32_t(outputs),  \
-                                            InputGrad<E>{grad_input, grad_input_ld, inputs});   \
+#define INPUT_GRAD(PRODUCT, T, E, name)                                            \
+  extern "C" __global__ void __launch_bounds__(T::kThreads, 512 / T::kThreads)     \
+      linear_input_grad_##name(const __grid_constant__ LinearInputGrad<E> p) {     \
+    PRODUCT<T, E, Row::kOutput, Row::kTerm>({p.grad, p.grad_ld, p.batch_size},     \
+                                            {p.weight, p.weight_ld, p.inputs}, 0,  \
+                                            uint32_t(p.outputs), InputGrad<E>{p}); \
   }
-// The part of a sum over the batch that this row of the grid computes, of the product of the
-// transposed `a` with `b`. Element (r, c) of part p goes to parts[p * part_stride + r * row_stride
-// + c * col_stride].
-#define WEIGHT_GRAD(PRODUCT, T, E, name)                                                      \
-  extern "C" __global__ void __launch_bounds__(T::kThreads, 512 / T::kThreads)                \
-      linear_weight_grad_##name(const E* a, const E* b, float* parts, uint64_t a_ld,          \
-                                uint64_t b_ld, uint64_t part_stride, uint64_t row_stride,     \
-                                uint64_t col_stride, uint64_t rows, uint64_t cols,            \
-                                uint64_t batch_size, uint64_t part_len) {                     \
-    const uint64_t begin = blockIdx.y * part_len;                                             \
-    PRODUCT<T, E, Row::kTerm, Row::kTerm>(                                                    \
-        {a, a_ld, rows}, {b, b_ld, cols}, begin, uint32_t(min(part_len, batch_size - begin)), \
-        WeightGrad{parts + blockIdx.y * part_stride, row_stride, col_stride, cols});          \
+// The part of a sum over the batch that this row of the grid computes.
+#define WEIGHT_GRAD(PRODUCT, T, E, name)                                                           \
+  extern "C" __global__ void __launch_bounds__(T::kThreads, 512 / T::kThreads)                     \
+      linear_weight_grad_##name(const __grid_constant__ LinearWeightGrad<E> p) {                   \
+    const uint64_t begin = blockIdx.y * p.part_len;                                                \
+    PRODUCT<T, E, Row::kTerm, Row::kTerm>({p.a, p.a_ld, p.rows}, {p.b, p.b_ld, p.cols}, begin,     \
+                                          uint32_t(min(p.part_len, p.batch_size - begin)),         \
+                                          WeightGrad<E>{p, p.parts + blockIdx.y * p.part_stride}); \
   }
 #define MMA(E)                                         \
   FORWARD(mma_product, MmaLarge, E, mma_large_##E)     \
@@ -167,35 +150,22 @@ MMA(f32)
 MMA(f16)
 MMA(bf16)
 
-template <typename E>
-struct ActivationGradArgs {
-  const E* output;    // null if there is no activation
-  E* grad;            // G, and then Z
-  float* bias_parts;  // [parts, outputs]
-  uint64_t output_ld;
-  uint64_t grad_ld;
-  uint64_t batch_size;
-  uint64_t outputs;
-  uint64_t part_len;
-};
-
 // Makes Z for the samples of a part, N columns for each thread, and sums it up. A row of the
 // block's threads is as long as the layer has runs of columns, at most a warp; the rows share the
 // samples.
 template <int N, typename E>
-__device__ __forceinline__ void activation_grad(const ActivationGradArgs<E>& args) {
+__device__ __forceinline__ void activation_grad(const LinearActivationGrad<E>& p) {
   constexpr int kInFlight = 4;
   __shared__ float sums[N][kThreads];
-  const uint64_t runs = (args.outputs + N - 1) / N;
+  const uint64_t runs = (p.outputs + N - 1) / N;
   const int width = runs >= 32  ? 32
                     : runs <= 1 ? 1
                                 : 1 << (32 - __clz(uint32_t(runs) - 1)),
             rows = kThreads / width;
   const uint64_t col = (uint64_t(blockIdx.x) * width + threadIdx.x % width) * N;
-  const uint64_t begin = blockIdx.y * args.part_len,
-                 end = min(begin + args.part_len, args.batch_size);
+  const uint64_t begin = blockIdx.y * p.part_len, end = min(begin + p.part_len, p.batch_size);
   float sum[N] = {};
-  if (col < args.outputs) {
+  if (col < p.outputs) {
 #pragma unroll 1
     for (uint64_t first = begin + threadIdx.x / width; first < end; first += kInFlight * rows) {
       Vec<E, N> grad[kInFlight], output[kInFlight];
@@ -203,8 +173,8 @@ __device__ __forceinline__ void activation_grad(const ActivationGradArgs<E>& arg
       for (int k = 0; k < kInFlight; ++k) {
         const uint64_t sample = first + k * rows;
         if (sample >= end) break;
-        grad[k] = load<N>(args.grad + sample * args.grad_ld + col);
-        if (args.output) output[k] = load<N>(args.output + sample * args.output_ld + col);
+        grad[k] = load<N>(p.grad + sample * p.grad_ld + col);
+        if (p.output) output[k] = load<N>(p.output + sample * p.output_ld + col);
       }
 #pragma unroll
       for (int k = 0; k < kInFlight; ++k) {
@@ -213,10 +183,10 @@ __device__ __forceinline__ void activation_grad(const ActivationGradArgs<E>& arg
 #pragma unroll
         for (int j = 0; j < N; ++j) {
           // A NaN lets the gradient through.
-          if (args.output && to_f32(output[k].at[j]) <= 0.0f) grad[k].at[j] = from_f32<E>(0.0f);
+          if (p.output && to_f32(output[k].at[j]) <= 0.0f) grad[k].at[j] = from_f32<E>(0.0f);
           sum[j] += to_f32(grad[k].at[j]);
         }
-        if (args.output) store(args.grad + sample * args.grad_ld + col, grad[k]);
+        if (p.output) store(p.grad + sample * p.grad_ld + col, grad[k]);
       }
     }
   }
@@ -230,20 +200,17 @@ __device__ __forceinline__ void activation_grad(const ActivationGradArgs<E>& arg
       for (int j = 0; j < N; ++j) sums[j][threadIdx.x] += sums[j][threadIdx.x + step];
     }
   }
-  if (threadIdx.x < width && col < args.outputs) {
+  if (threadIdx.x < width && col < p.outputs) {
 #pragma unroll
     for (int j = 0; j < N; ++j)
-      args.bias_parts[blockIdx.y * args.outputs + col + j] = sums[j][threadIdx.x];
+      p.bias_parts[blockIdx.y * p.outputs + col + j] = sums[j][threadIdx.x];
   }
 }
 
-#define ACTIVATION_GRAD(E)                                                               \
-  extern "C" __global__ void __launch_bounds__(kThreads) linear_activation_grad_##E(     \
-      const E* output, E* grad, float* bias_parts, uint64_t output_ld, uint64_t grad_ld, \
-      uint64_t batch_size, uint64_t outputs, uint64_t part_len, uint32_t wide) {         \
-    const ActivationGradArgs<E> args = {output,  grad,       bias_parts, output_ld,      \
-                                        grad_ld, batch_size, outputs,    part_len};      \
-    wide ? activation_grad<kWidest<E>>(args) : activation_grad<1>(args);                 \
+#define ACTIVATION_GRAD(E)                                                            \
+  extern "C" __global__ void __launch_bounds__(kThreads)                              \
+      linear_activation_grad_##E(const __grid_constant__ LinearActivationGrad<E> p) { \
+    p.wide ? activation_grad<kWidest<E>>(p) : activation_grad<1>(p);                  \
   }
 ACTIVATION_GRAD(f32)
 ACTIVATION_GRAD(f16)
@@ -251,21 +218,18 @@ ACTIVATION_GRAD(bf16)
 
 // Adds up the parts of the gradients of weight and bias, in their order.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    linear_sum_parts_f32(const float* weight_parts, const float* bias_parts, float* grad_weight,
-                         float* grad_bias, uint64_t grad_weight_ld, uint64_t outputs,
-                         uint64_t inputs, uint32_t num_weight_parts, uint32_t num_bias_parts,
-                         uint32_t accumulate) {
+    linear_sum_parts_f32(const __grid_constant__ LinearSumParts p) {
   const uint64_t element = uint64_t(blockIdx.x) * kThreads + threadIdx.x,
-                 weights = outputs * inputs;
-  if (element >= weights + outputs) return;
+                 weights = p.outputs * p.inputs;
+  if (element >= weights + p.outputs) return;
   const bool of_bias = element >= weights;
-  const float* part = of_bias ? bias_parts + (element - weights) : weight_parts + element;
-  const uint64_t stride = of_bias ? outputs : weights;
-  const uint32_t num_parts = of_bias ? num_bias_parts : num_weight_parts;
+  const float* part = of_bias ? p.bias_parts + (element - weights) : p.weight_parts + element;
+  const uint64_t stride = of_bias ? p.outputs : weights;
+  const uint32_t num_parts = of_bias ? p.num_bias_parts : p.num_weight_parts;
   float sum = 0.0f;
 #pragma unroll 8
   for (uint32_t k = 0; k < num_parts; ++k) sum += part[k * stride];
-  float* to = of_bias ? grad_bias + (element - weights)
-                      : grad_weight + element / inputs * grad_weight_ld + element % inputs;
-  *to = accumulate ? *to + sum : sum;
+  float* to = of_bias ? p.grad_bias + (element - weights)
+                      : p.grad_weight + element / p.inputs * p.grad_weight_ld + element % p.inputs;
+  *to = p.accumulate ? *to + sum : sum;
 }

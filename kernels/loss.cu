@@ -18,8 +18,7 @@
 // Measured     compiled and emulated, not yet measured
 
 #include "common/bags.cuh"
-
-constexpr int kThreads = 256;
+#include "params/loss.cuh"
 
 struct Loss {
   double value, grad;
@@ -59,32 +58,29 @@ __device__ __forceinline__ double block_sum(double x) {
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    loss_forward_f32(const float* logits, const float* labels, float* grad_logits,
-                     double* partial_sums, uint64_t batch_size, uint32_t squared, float threshold,
-                     float loss_scale, float negative, float positive, Status* status) {
+    loss_forward_f32(const __grid_constant__ LossForward p) {
   const uint64_t sample = uint64_t(blockIdx.x) * kThreads + threadIdx.x;
   double value = 0.0;
-  if (sample < batch_size) {
-    const float label = labels[sample];
+  if (sample < p.batch_size) {
+    const float label = p.labels[sample];
     const bool is_label = label >= 0.0f && label <= 1.0f;
     if (!is_label)
-      note(status, {kLabels << 32 | sample, int64_t(__float_as_uint(label)), 0, kBadLabel, 0});
-    const Loss loss =
-        is_label ? loss_of({squared != 0, threshold, negative, positive}, logits[sample], label)
-                 : Loss{};
+      note(p.status, {kLabels << 32 | sample, int64_t(__float_as_uint(label)), 0, kBadLabel, 0});
+    const Loss loss = is_label ? loss_of({p.squared != 0, p.threshold, p.negative, p.positive},
+                                         p.logits[sample], label)
+                               : Loss{};
     value = loss.value;
-    if (grad_logits)
-      grad_logits[sample] = float(loss.grad * (1.0 / double(batch_size))) * loss_scale;
+    if (p.grad_logits)
+      p.grad_logits[sample] = float(loss.grad * (1.0 / double(p.batch_size))) * p.loss_scale;
   }
   const double sum = block_sum(value);
-  if (threadIdx.x == 0) partial_sums[blockIdx.x] = sum;
+  if (threadIdx.x == 0) p.partial_sums[blockIdx.x] = sum;
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    loss_mean_f64(const double* partial_sums, double* mean, uint64_t num_partial_sums,
-                  uint64_t batch_size) {
+    loss_mean_f64(const __grid_constant__ LossMean p) {
   double sum = 0.0;
-  for (uint64_t k = threadIdx.x; k < num_partial_sums; k += kThreads) sum += partial_sums[k];
+  for (uint64_t k = threadIdx.x; k < p.num_partial_sums; k += kThreads) sum += p.partial_sums[k];
   sum = block_sum(sum);
-  if (threadIdx.x == 0) *mean = batch_size == 0 ? 0.0 : sum * (1.0 / double(batch_size));
+  if (threadIdx.x == 0) *p.mean = p.batch_size == 0 ? 0.0 : sum * (1.0 / double(p.batch_size));
 }

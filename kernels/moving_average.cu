@@ -13,31 +13,29 @@
 
 #include "common/optimizer.cuh"
 #include "common/vec.cuh"
-
-constexpr int kThreads = 256;
-constexpr int kRun = 4;
+#include "params/moving_average.cuh"
 
 __device__ __forceinline__ float blend(float share, float value, float average) {
   return __fadd_rn(average, __fmul_rn(share, __fsub_rn(value, average)));
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    moving_average_f32(const float* values, float* average, uint64_t len, float decay,
-                       const StepValues* step_values, const uint64_t* gate) {
-  if (is_shut(gate)) return;
-  const float share = __fsub_rn(1.0f, step_values ? step_values->decay : decay);
+    moving_average_f32(const __grid_constant__ MovingAverage p) {
+  if (is_shut(p.control)) return;
+  const StepValues* const step_values = p.control.values;
+  const float share = __fsub_rn(1.0f, step_values ? step_values->decay : p.decay);
   const uint64_t thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x,
                  threads = uint64_t(gridDim.x) * kThreads;
-  const bool wide = is_aligned(values, 16) && is_aligned(average, 16);
-  const uint64_t runs = wide ? len / kRun : 0;
+  const bool wide = is_aligned(p.values, 16) && is_aligned(p.average, 16);
+  const uint64_t runs = wide ? p.len / kRun : 0;
   for (uint64_t run = thread; run < runs; run += threads) {
-    const Vec<float, kRun> value = load<kRun>(values + run * kRun),
-                           before = load<kRun>(average + run * kRun);
+    const Vec<float, kRun> value = load<kRun>(p.values + run * kRun),
+                           before = load<kRun>(p.average + run * kRun);
     float after[kRun];
 #pragma unroll
     for (int k = 0; k < kRun; ++k) after[k] = blend(share, value.at[k], before.at[k]);
-    store(average + run * kRun, after);
+    store(p.average + run * kRun, after);
   }
-  for (uint64_t k = runs * kRun + thread; k < len; k += threads)
-    average[k] = blend(share, values[k], average[k]);
+  for (uint64_t k = runs * kRun + thread; k < p.len; k += threads)
+    p.average[k] = blend(share, p.values[k], p.average[k]);
 }

@@ -42,6 +42,7 @@
 #include "common/rounding.cuh"
 #include "common/row_gradient.cuh"
 #include "common/scan.cuh"
+#include "params/sparse_update.cuh"
 
 // Columns whose squares are summed as a tree.
 constexpr uint32_t kRun = 32;
@@ -58,21 +59,22 @@ __device__ __forceinline__ void store_sum(float* to, const Vec<float, N>& sum) {
 }
 
 // Sums the chunks of all rows but the first ones, each into the place of its window.
-extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_chunks(SOURCE_PARAMETERS) {
-  const Source source = SOURCE;
-  const uint32_t num_rows = source.num_rows();
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
+    sparse_update_chunks(const __grid_constant__ SparseUpdateChunks p) {
+  const RowGradientSource& source = p.source;
+  const uint32_t num_rows = num_rows_of(source);
   if (num_rows == 0) return;
   const Group group = group_of_thread(32);
-  for_each(source.num_windows(kChunkBits), 32, [&](uint64_t window) {
+  for_each(num_windows_of(source, kChunkBits), 32, [&](uint64_t window) {
     const Run chunk = run_in_window(source, num_rows, window, kChunkBits);
     if (!chunk.row.exists()) return;
-    by_width(is_wide && chunk.row.is_wide, [&](auto width) {
+    by_width(source.is_wide && chunk.row.is_wide, [&](auto width) {
       constexpr int N = decltype(width)::kElements;
       for_each_column<N>(group, chunk.row.dim, chunk.row.dim, [&](uint32_t column, bool active) {
         Vec<float, N> sum = negative_zero<N>();
         add_chunk<N, 2 * kInFlight>(source, group, sum, chunk.row, chunk.start, chunk.count(),
                                     column, active);
-        if (active) store_sum(run_sums + window * run_sums_ld + column, sum);
+        if (active) store_sum(source.run_sums + window * source.run_sums_ld + column, sum);
       });
     });
   });
@@ -81,51 +83,46 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_chunks(S
 // Sums the runs of `1 << shift` occurrences of all rows but the first ones, from the sums of the
 // next shorter runs at `shorter_sums`, each into the place of its window.
 extern "C" __global__ void __launch_bounds__(kThreads, 2)
-    sparse_update_runs(SOURCE_PARAMETERS, const float* shorter_sums, float* sums, uint32_t shift) {
-  const Source source = SOURCE;
-  const uint32_t num_rows = source.num_rows(), shorter = shift - kChunkBits;
+    sparse_update_runs(const __grid_constant__ SparseUpdateRuns p) {
+  const RowGradientSource& source = p.source;
+  const uint32_t num_rows = num_rows_of(source), shorter = p.shift - kChunkBits;
   if (num_rows == 0) return;
   const Group group = group_of_thread(32);
-  for_each(source.num_windows(shift), 32, [&](uint64_t window) {
-    const Run run = run_in_window(source, num_rows, window, shift);
+  for_each(num_windows_of(source, p.shift), 32, [&](uint64_t window) {
+    const Run run = run_in_window(source, num_rows, window, p.shift);
     if (!run.row.exists()) return;
-    const float* first = shorter_sums + (run.start >> shorter) * run_sums_ld;
-    by_width(is_wide && run.row.is_wide, [&](auto width) {
+    const float* first = p.shorter_sums + (run.start >> shorter) * source.run_sums_ld;
+    by_width(source.is_wide && run.row.is_wide, [&](auto width) {
       constexpr int N = decltype(width)::kElements;
       for_each_column<N>(group, run.row.dim, run.row.dim, [&](uint32_t column, bool active) {
         if (!active) return;
         Vec<float, N> sum = negative_zero<N>();
-        add_runs(sum, first + column, run_sums_ld, ((run.count() - 1) >> shorter) + 1);
-        store_sum(sums + window * run_sums_ld + column, sum);
+        add_runs(sum, first + column, source.run_sums_ld, ((run.count() - 1) >> shorter) + 1);
+        store_sum(p.sums + window * source.run_sums_ld + column, sum);
       });
     });
   });
 }
 
-// What an optimizer step changes, and how.
+// An optimizer step on weights.
 template <typename E>
 struct Target {
-  Step step;
-  const float* decay_scale;  // null for none
-  E* weights;
-  float* first;  // null unless the optimizer has it
-  float* second;
-  uint64_t seed;
-  uint64_t step_number;
-  const StepValues*
-      values;  // what of the step is there instead, unless null; read where it is needed, since registers are few
-  uint32_t is_stochastic;
-  uint32_t is_wide;  // whether weights and state begin at multiples of what four elements take
+  const OptimizerTarget<E>& to;
+  const OptimizerStep& step;
+  // The values of the step instead of those in `step`, or null. They are read where they are
+  // needed, since registers are few.
+  const StepValues* values;
 
   __device__ RowState state(const Row& row) const {
     const bool has_squares = step.optimizer == kRowwiseAdagrad;
-    Step of_row = with_values(step, values);
-    if (decay_scale) of_row = with_decay_scaled(of_row, decay_scale[row.linear]);
-    return {has_squares ? first[row.linear] : 0.0f, of_row.learning_rate, of_row.l2, of_row.shrink};
+    OptimizerStep of_row = with_values(step, values);
+    if (to.decay_scale) of_row = with_decay_scaled(of_row, to.decay_scale[row.linear]);
+    return {has_squares ? to.first[row.linear] : 0.0f, of_row.learning_rate, of_row.l2,
+            of_row.shrink};
   }
 
-  __device__ Step step_of(const RowState& state) const {
-    Step of_row = step.optimizer == kAdam ? with_values(step, values) : step;
+  __device__ OptimizerStep step_of(const RowState& state) const {
+    OptimizerStep of_row = step.optimizer == kAdam ? with_values(step, values) : step;
     of_row.learning_rate = state.learning_rate;
     of_row.l2 = state.l2;
     of_row.shrink = state.shrink;
@@ -133,7 +130,7 @@ struct Target {
   }
 
   __device__ void prefetch(const Row& row, uint32_t column) const {
-    prefetch_line(weights + row.weight + column);
+    prefetch_line(to.weights + row.weight + column);
   }
 };
 
@@ -142,28 +139,12 @@ struct NoTarget {
   __device__ RowState state(const Row&) const { return {}; }
   __device__ void prefetch(const Row&, uint32_t) const {}
 };
-#define TARGET_PARAMETERS(E)                                                                     \
-  const float *decay_scale, E *weights, float *first, float *second, uint64_t seed,              \
-      uint64_t step_number, uint32_t is_stochastic, uint32_t is_wide_target, uint32_t optimizer, \
-      float learning_rate, float l2, float shrink, float eps, float beta1, float beta2,          \
-      float first_correction, float second_correction
-#define TARGET                                                                                     \
-  {{optimizer, learning_rate, l2, shrink, eps, beta1, beta2, first_correction, second_correction}, \
-   decay_scale,                                                                                    \
-   weights,                                                                                        \
-   first,                                                                                          \
-   second,                                                                                         \
-   seed,                                                                                           \
-   step_number,                                                                                    \
-   nullptr,                                                                                        \
-   is_stochastic,                                                                                  \
-   is_wide_target}
 
 // Adds the squares of the gradients of columns, `squares` being the sum over those before them:
 // each kRun of them as a tree, one after another. A group takes a whole run at once, or the whole
 // row.
 template <int N>
-__device__ __forceinline__ float add_squares(const Step& step, const Group& group,
+__device__ __forceinline__ float add_squares(const OptimizerStep& step, const Group& group,
                                              const Vec<float, N>& gradient,
                                              const Vec<float, N>& weight, bool active,
                                              float squares) {
@@ -199,13 +180,13 @@ __device__ __forceinline__ void store_weights(const Target<E>& target, E* to,
                                               const Vec<float, N>& values, const Row& row,
                                               uint32_t column) {
   Vec<E, N> rounded;
-  if (sizeof(E) == 4 || !target.is_stochastic) {
+  if (sizeof(E) == 4 || !target.to.is_stochastic) {
 #pragma unroll
     for (int j = 0; j < N; ++j) rounded.at[j] = from_f32<E>(values.at[j]);
   } else {
-    const uint64_t step = target.values ? target.values->step : target.step_number;
+    const uint64_t step = target.values ? target.values->step : target.to.step_number;
     const uint2 key =
-        make_uint2(uint32_t(target.seed), uint32_t(target.seed >> 32) ^ uint32_t(step >> 32));
+        make_uint2(uint32_t(target.to.seed), uint32_t(target.to.seed >> 32) ^ uint32_t(step >> 32));
     const uint4 counter = make_uint4(column / 4, uint32_t(row.number),
                                      uint32_t(row.number >> 32) | row.table << 16, uint32_t(step));
     const uint4 random = philox4x32(key, counter);
@@ -241,39 +222,33 @@ __device__ __forceinline__ void step_row(const Target<E>& target, const Group& g
       // summed. Weights are loaded first, so that they are under way while the gradient is summed;
       // what comes after the sum is read after it, since registers are few.
       if (is_summing || !is_rowwise || !is_one_pass) {
-        weight = active ? load_as_f32<N>(target.weights + element) : Vec<float, N>{};
+        weight = active ? load_as_f32<N>(target.to.weights + element) : Vec<float, N>{};
         grad = gradient(column, active);
       }
-      const Step step = target.step_of(state);
+      const OptimizerStep step = target.step_of(state);
       if (is_summing) {
         squares = add_squares(step, group, grad, weight, active, squares);
         return;
       }
       if (!active) return;
       Vec<float, N> first = {}, second = {};
-      if (!is_rowwise && target.first) first = load<N>(target.first + element);
-      if (target.second) second = load<N>(target.second + element);
+      if (!is_rowwise && target.to.first) first = load<N>(target.to.first + element);
+      if (target.to.second) second = load<N>(target.to.second + element);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
         if (is_rowwise) first.at[j] = rate;
         weight.at[j] = stepped(step, grad.at[j], weight.at[j], first.at[j], second.at[j]);
       }
-      store_weights(target, target.weights + element, weight, row, column);
-      if (!is_rowwise && target.first) store(target.first + element, first);
-      if (target.second) store(target.second + element, second);
+      store_weights(target, target.to.weights + element, weight, row, column);
+      if (!is_rowwise && target.to.first) store(target.to.first + element, first);
+      if (target.to.second) store(target.to.second + element, second);
     });
     if (!is_summing) return;
     const float sum = __fadd_rn(state.squares, __fdiv_rn(squares, float(row.dim)));
-    if (group.lane == 0 && row.exists()) target.first[row.linear] = sum;
+    if (group.lane == 0 && row.exists()) target.to.first[row.linear] = sum;
     rate = rowwise_rate(target.step_of(state), sum);
   }
 }
-
-// Where the rows of a table begin in a sparse gradient.
-struct Place {
-  uint64_t row;    // the number of its first row
-  uint64_t start;  // of the values of that row
-};
 
 // How many of `count` sorted rows lie before a linear row.
 __device__ __forceinline__ uint32_t rows_before(const uint64_t* rows, uint32_t count,
@@ -293,55 +268,51 @@ __device__ __forceinline__ uint32_t rows_before(const uint64_t* rows, uint32_t c
 // Tells for each table where its rows begin among `num_rows` sorted ones, and where their values
 // do. One block.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    sparse_update_starts(const Table* tables, const uint64_t* rows, const uint32_t* num_rows,
-                         Place* places, uint64_t* starts, uint32_t* counts, uint32_t num_tables,
-                         uint32_t capacity) {
-  const uint32_t count = min(*num_rows, capacity);
+    sparse_update_starts(const __grid_constant__ SparseUpdateStarts p) {
+  const uint32_t count = min(*p.num_rows, p.capacity);
   __shared__ uint64_t end;
   if (threadIdx.x == 0) end = 0;
 #pragma unroll 1
-  for (uint32_t first = 0; first < num_tables; first += kThreads) {
+  for (uint32_t first = 0; first < p.num_tables; first += kThreads) {
     __syncthreads();
     const uint64_t before = end;
     const uint32_t t = first + threadIdx.x;
-    const uint32_t row = t < num_tables ? rows_before(rows, count, tables[t].first_row) : 0;
+    const uint32_t row = t < p.num_tables ? rows_before(p.rows, count, p.tables[t].first_row) : 0;
     const uint64_t values =
-        t < num_tables ? uint64_t(rows_before(rows, count, tables[t + 1].first_row) - row) *
-                             tables[t].embedding_dim
-                       : 0;
+        t < p.num_tables ? uint64_t(rows_before(p.rows, count, p.tables[t + 1].first_row) - row) *
+                               p.tables[t].embedding_dim
+                         : 0;
     const uint64_t start = before + sum_of_threads_before<kThreads>(values);
-    if (t < num_tables) places[t] = {row, start};
+    if (t < p.num_tables) p.places[t] = {row, start};
     if (threadIdx.x == kThreads - 1) end = start + values;
   }
   __syncthreads();
   if (threadIdx.x > 0) return;
-  starts[count] = end;
-  *counts = count;
+  p.starts[count] = end;
+  *p.counts = count;
 }
 
 // The gradient of each row.
 extern "C" __global__ void __launch_bounds__(kThreads, 2)
-    sparse_update_reduce(SOURCE_PARAMETERS, const Place* places, uint64_t* grad_rows,
-                         uint64_t* starts, float* values, uint64_t num_values, uint32_t capacity,
-                         uint32_t lanes) {
-  const Source source = SOURCE;
-  const Group group = group_of_thread(lanes);
-  const bool is_wide_gradient = is_wide && is_aligned(values, 16);
+    sparse_update_reduce(const __grid_constant__ SparseUpdateReduce p) {
+  const RowGradientSource& source = p.source;
+  const Group group = group_of_thread(p.lanes);
+  const bool is_wide_gradient = source.is_wide && is_aligned(p.values, 16);
   for_each_row(
-      source, group, is_wide_gradient, min(source.num_rows(), capacity), NoTarget{},
+      source, group, is_wide_gradient, min(num_rows_of(source), p.capacity), NoTarget{},
       [&](auto width, const RowBatch& batch, uint32_t k, const KnownRow& known) {
         constexpr int N = decltype(width)::kElements;
         const Row& row = known.row;
-        const Place place = row.exists() ? places[row.table] : Place{};
+        const Place place = row.exists() ? p.places[row.table] : Place{};
         const uint64_t start = place.start + (k - place.row) * row.dim;
-        const bool has_room = row.exists() && place.row <= k && start + row.dim <= num_values;
+        const bool has_room = row.exists() && place.row <= k && start + row.dim <= p.num_values;
         if (has_room && group.lane == 0) {
-          grad_rows[k] = row.linear;
-          starts[k] = start;
+          p.grad_rows[k] = row.linear;
+          p.starts[k] = start;
         }
         for_each_column<N>(group, batch.widest, row.dim, [&](uint32_t column, bool active) {
           const Vec<float, N> sum = sum_row<N>(source, group, batch, known, column, active);
-          if (active && has_room) store_any(values + start + column, sum.at);
+          if (active && has_room) store_any(p.values + start + column, sum.at);
         });
       });
 }
@@ -350,104 +321,106 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
 // both; behind them as many times `end_key` as there is room. Of equal rows that of `a` comes
 // first.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    sparse_update_interleave(const uint64_t* a_rows, const uint32_t* a_count,
-                             const uint64_t* b_rows, const uint32_t* b_count, uint64_t* rows,
-                             uint32_t* sources, uint64_t end_key, uint32_t a_capacity,
-                             uint32_t b_capacity) {
-  const uint32_t a = min(*a_count, a_capacity), b = min(*b_count, b_capacity);
-  for_each(uint64_t(a_capacity) + b_capacity, 1, [&](uint64_t k) {
-    if (k >= uint64_t(a) + b) rows[k] = end_key;
-    const bool is_a = k < a_capacity;
-    const uint32_t number = uint32_t(is_a ? k : k - a_capacity);
+    sparse_update_interleave(const __grid_constant__ SparseUpdateInterleave p) {
+  const uint32_t a = min(*p.a_count, p.a_capacity), b = min(*p.b_count, p.b_capacity);
+  for_each(uint64_t(p.a_capacity) + p.b_capacity, 1, [&](uint64_t k) {
+    if (k >= uint64_t(a) + b) p.rows[k] = p.end_key;
+    const bool is_a = k < p.a_capacity;
+    const uint32_t number = uint32_t(is_a ? k : k - p.a_capacity);
     if (number >= (is_a ? a : b)) return;
-    const uint64_t row = (is_a ? a_rows : b_rows)[number];
+    const uint64_t row = (is_a ? p.a_rows : p.b_rows)[number];
     const uint64_t to =
-        number + uint64_t(is_a ? rows_before(b_rows, b, row) : rows_before(a_rows, a, row + 1));
-    rows[to] = row;
-    sources[to] = uint32_t(k);
+        number + uint64_t(is_a ? rows_before(p.b_rows, b, row) : rows_before(p.a_rows, a, row + 1));
+    p.rows[to] = row;
+    p.sources[to] = uint32_t(k);
   });
 }
 
 // The sum of two gradients, whose merged rows have been numbered: row `k` has the sources from
 // segments[k] on, one or two.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    sparse_update_add(const Table* tables, const uint64_t* rows, const uint32_t* segments,
-                      const uint32_t* sources, const Place* places, const uint64_t* a_starts,
-                      const float* a_values, const uint64_t* b_starts, const float* b_values,
-                      uint64_t* out_rows, uint64_t* out_starts, float* out_values,
-                      const uint32_t* out_count, uint64_t num_a_values, uint64_t num_b_values,
-                      uint64_t num_out_values, uint32_t a_capacity, uint32_t b_capacity,
-                      uint32_t num_tables, uint32_t lanes) {
-  const Group group = group_of_thread(lanes);
-  for_each(*out_count, lanes, [&](uint64_t k) {
-    const Row row = row_at(tables, num_tables, rows[k]);
+    sparse_update_add(const __grid_constant__ SparseUpdateAdd p) {
+  const Group group = group_of_thread(p.lanes);
+  for_each(*p.out_count, p.lanes, [&](uint64_t k) {
+    const Row row = row_at(p.tables, p.num_tables, p.rows[k]);
     if (!row.exists()) return;
     const uint32_t dim = row.dim;
-    const Place place = places[row.table];
+    const Place place = p.places[row.table];
     const uint64_t to = place.start + (k - place.row) * dim;
-    if (place.row > k || to + dim > num_out_values) return;
+    if (place.row > k || to + dim > p.num_out_values) return;
     if (group.lane == 0) {
-      out_rows[k] = row.linear;
-      out_starts[k] = to;
+      p.out_rows[k] = row.linear;
+      p.out_starts[k] = to;
     }
-    const uint32_t last = min(segments[k + 1], a_capacity + b_capacity);
+    const uint32_t last = min(p.segments[k + 1], p.a_capacity + p.b_capacity);
     for (uint32_t column = group.lane; column < dim; column += group.lanes) {
       float sum = 0.0f;
-      for (uint32_t s = segments[k]; s < last; ++s) {
-        const uint32_t source = sources[s];
-        const bool is_a = source < a_capacity;
-        if (!is_a && source - a_capacity >= b_capacity) continue;
-        const uint64_t start = is_a ? a_starts[source] : b_starts[source - a_capacity];
-        const uint64_t available = is_a ? num_a_values : num_b_values;
+      for (uint32_t s = p.segments[k]; s < last; ++s) {
+        const uint32_t source = p.sources[s];
+        const bool is_a = source < p.a_capacity;
+        if (!is_a && source - p.a_capacity >= p.b_capacity) continue;
+        const uint64_t start = is_a ? p.a_starts[source] : p.b_starts[source - p.a_capacity];
+        const uint64_t available = is_a ? p.num_a_values : p.num_b_values;
         if (start > available || available - start < dim) continue;
-        sum = __fadd_rn(sum, (is_a ? a_values : b_values)[start + column]);
+        sum = __fadd_rn(sum, (is_a ? p.a_values : p.b_values)[start + column]);
       }
-      out_values[to + column] = sum;
+      p.out_values[to + column] = sum;
     }
   });
 }
 
-#define INSTANTIATE(E)                                                                            \
-  extern "C" __global__ void __launch_bounds__(kThreads, 3) sparse_update_update_##E(             \
-      SOURCE_PARAMETERS, TARGET_PARAMETERS(E), const StepValues* step_values,                     \
-      const uint64_t* gate, uint32_t lanes) {                                                     \
-    if (is_shut(gate)) return;                                                                    \
-    const Source source = SOURCE;                                                                 \
-    Target<E> target = TARGET;                                                                    \
-    target.values = step_values;                                                                  \
-    const Group group = group_of_thread(lanes);                                                   \
-    const auto update = [&](auto width, const RowBatch& batch, uint32_t, const KnownRow& known) { \
-      constexpr int N = decltype(width)::kElements;                                               \
-      const auto gradient = [&](uint32_t column, bool active) {                                   \
-        return sum_row<N>(source, group, batch, known, column, active);                           \
-      };                                                                                          \
-      step_row<N>(target, group, batch.widest, known.row, known.state, gradient);                 \
-    };                                                                                            \
-    for_each_row(source, group, is_wide && is_wide_target, source.num_rows(), target, update);    \
-  }                                                                                               \
-  extern "C" __global__ void __launch_bounds__(kThreads, 2) sparse_update_apply_##E(              \
-      const Table* tables, const uint64_t* rows, const uint64_t* starts, const float* values,     \
-      const uint32_t* counts, uint64_t num_values, uint32_t num_tables, uint32_t capacity,        \
-      TARGET_PARAMETERS(E), uint32_t lanes) {                                                     \
-    const Target<E> target = TARGET;                                                              \
-    const Group group = group_of_thread(lanes);                                                   \
-    /* Groups keep in step, so that those behind the last row have none. */                       \
-    const uint32_t count = min(*counts, capacity), groups = 32 / lanes;                           \
-    for_each((uint64_t(count) + groups - 1) / groups * groups, lanes, [&](uint64_t k) {           \
-      Row row = k < count ? row_at(tables, num_tables, rows[k]) : Row{};                          \
-      const uint64_t start = k < count ? starts[k] : 0;                                           \
-      if (start > num_values || num_values - start < row.dim) row = {};                           \
-      const RowState state = row.exists() ? target.state(row) : RowState{};                       \
-      /* All lanes have read a row's sum before one of them writes it. */                         \
-      __syncwarp();                                                                               \
-      by_width(is_wide_target && row.can_be_wide(), [&](auto width) {                             \
-        constexpr int N = decltype(width)::kElements;                                             \
-        const auto gradient = [&](uint32_t column, bool active) {                                 \
-          return active ? load_any<N>(values + start + column) : Vec<float, N>{};                 \
-        };                                                                                        \
-        step_row<N>(target, group, __reduce_max_sync(kWarp, row.dim), row, state, gradient);      \
-      });                                                                                         \
-    });                                                                                           \
+// A step on the rows of a sorted batch.
+template <typename E>
+__device__ __forceinline__ void update(const SparseUpdateUpdate<E>& p) {
+  if (is_shut(p.control)) return;
+  const Target<E> target = {p.target, p.step, p.control.values};
+  const Group group = group_of_thread(p.lanes);
+  const auto update_row = [&](auto width, const RowBatch& batch, uint32_t, const KnownRow& known) {
+    constexpr int N = decltype(width)::kElements;
+    const auto gradient = [&](uint32_t column, bool active) {
+      return sum_row<N>(p.source, group, batch, known, column, active);
+    };
+    step_row<N>(target, group, batch.widest, known.row, known.state, gradient);
+  };
+  for_each_row(p.source, group, p.source.is_wide && p.target.is_wide, num_rows_of(p.source), target,
+               update_row);
+}
+
+// A step on the rows of a sparse gradient.
+template <typename E>
+__device__ __forceinline__ void apply(const SparseUpdateApply<E>& p) {
+  // Copies, which take fewer registers than the parameters themselves.
+  const OptimizerTarget<E> to = p.target;
+  const OptimizerStep step = p.step;
+  const Target<E> target = {to, step, nullptr};
+  const Group group = group_of_thread(p.lanes);
+  // Groups keep in step, so that those behind the last row have none.
+  const uint32_t count = min(*p.counts, p.capacity), groups = 32 / p.lanes;
+  for_each((uint64_t(count) + groups - 1) / groups * groups, p.lanes, [&](uint64_t k) {
+    Row row = k < count ? row_at(p.tables, p.num_tables, p.rows[k]) : Row{};
+    const uint64_t start = k < count ? p.starts[k] : 0;
+    if (start > p.num_values || p.num_values - start < row.dim) row = {};
+    const RowState state = row.exists() ? target.state(row) : RowState{};
+    // All lanes have read a row's sum before one of them writes it.
+    __syncwarp();
+    by_width(p.target.is_wide && row.can_be_wide(), [&](auto width) {
+      constexpr int N = decltype(width)::kElements;
+      const auto gradient = [&](uint32_t column, bool active) {
+        return active ? load_any<N>(p.values + start + column) : Vec<float, N>{};
+      };
+      step_row<N>(target, group, __reduce_max_sync(kWarp, row.dim), row, state, gradient);
+    });
+  });
+}
+
+#define INSTANTIATE(E)                                                            \
+  extern "C" __global__ void __launch_bounds__(kThreads, 3)                       \
+      sparse_update_update_##E(const __grid_constant__ SparseUpdateUpdate<E> p) { \
+    update(p);                                                                    \
+  }                                                                               \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2)                       \
+      sparse_update_apply_##E(const __grid_constant__ SparseUpdateApply<E> p) {   \
+    apply(p);                                                                     \
   }
 INSTANTIATE(f32)
 INSTANTIATE(f16)

@@ -3,31 +3,7 @@
 #pragma once
 
 #include "dtype.cuh"
-
-// A feature with its table. Mirrors `DeviceFeature` in src/backend/cuda/tables.rs.
-struct Feature {
-  uint64_t weight_offset;  // of the table's first element
-  uint64_t num_embeddings;
-  int64_t padding_idx;  // -1 for none
-  uint32_t embedding_dim;
-  uint32_t column;  // the first one in the pooled output
-  uint32_t table;
-  uint32_t pooling;  // kSum, kMean or kMax
-};
-static_assert(sizeof(Feature) == 40, "src/backend/cuda/tables.rs says the same");
-
-constexpr uint32_t kSum = 0, kMean = 1, kMax = 2;
-
-// A table; one more entry stands for the end of the last one. Mirrors `DeviceTable` in
-// src/backend/cuda/tables.rs.
-struct Table {
-  uint64_t first_row;      // linear: counted through all tables
-  uint64_t weight_offset;  // of its first element
-  uint32_t embedding_dim;
-  uint32_t
-      is_wide;  // whether its rows, and their columns in the pooled output, begin at multiples of 4 elements
-};
-static_assert(sizeof(Table) == 24, "src/backend/cuda/tables.rs says the same");
+#include "params/bags.cuh"
 
 constexpr int64_t kNoRow = -1;
 
@@ -37,32 +13,6 @@ __device__ __forceinline__ int64_t row_of(int64_t id, const Feature& feature, bo
   bad |= !in_table;
   return in_table && id != feature.padding_idx ? id : kNoRow;
 }
-
-// Something that a call found wrong. Mirrors `FaultRecord` in src/backend/cuda/fault.rs.
-struct Fault {
-  uint64_t
-      key;  // position of the id (or of the offset) in the high half, bag in the low one; or kLabels and the sample
-  int64_t value;   // what stands there; of a label its bits
-  uint64_t limit;  // kBadId: the number of rows; else the value that would be right, or least
-  uint32_t kind;
-  uint32_t table;
-};
-static_assert(sizeof(Fault) == 32, "src/backend/cuda/fault.rs says the same");
-
-constexpr uint32_t kBadId = 1, kFirstNotZero = 2, kDecreasing = 3, kLastNotEnd = 4, kBadLabel = 5;
-// The high half of a label's key: behind the positions of all ids and offsets, whose faults come
-// first, as on the CPU, where the lookup comes before the loss.
-constexpr uint64_t kLabels = 0xffffffff;
-constexpr uint32_t kFaultSlots = 64;
-
-// The status words of a backend, zero (and `first` all ones) after each synchronisation. Mirrors
-// `Status` in src/backend/cuda/fault.rs.
-struct Status {
-  unsigned long long first;  // the lowest key so far
-  uint32_t count;            // faults so far
-  uint32_t records;          // records so far
-  Fault faults[kFaultSlots];
-};
 
 // Notes a fault. A record is written only by a fault that is lower than all before it, so that the
 // lowest one always has a record, and the slots do not run out however many faults there are.

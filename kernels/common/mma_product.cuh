@@ -12,23 +12,18 @@
 // differ by constants.
 #pragma once
 
+#include "params/linear.cuh"
 #include "product.cuh"
 #include "ptx.cuh"
 #include "vec.cuh"
-
-// Bytes of terms of a panel, for each output.
-constexpr int kPanelDepth = 128;
-// Panels of an operand in shared memory: with those of a block of large tiles within 99 KB, which
-// devices without much of it have.
-constexpr int kStages = 3;
 
 // How a block shares out its tile: warps of kWarpRows x kWarpCols elements each.
 template <int kRowWarps, int kColWarps, int kWarpRows, int kWarpCols>
 struct MmaTile {
   static constexpr int kThreads = kRowWarps * kColWarps * 32;
   static constexpr int kRows = kRowWarps * kWarpRows, kCols = kColWarps * kWarpCols;
-  // Shared memory for the panels of any type, as src/backend/cuda/linear.rs asks for it.
-  static constexpr int kShared = kStages * kPanelDepth * (kRows + kCols);
+  // Shared memory for the panels of any type.
+  static constexpr int kShared = kPanelStages * kPanelDepth * (kRows + kCols);
   static constexpr int kRowParts = kWarpRows / 16, kColParts = kWarpCols / 16;
 
   // The first row (column) of a part of this warp's.
@@ -43,6 +38,10 @@ struct MmaTile {
 // 128 x 128 and 64 x 64.
 using MmaLarge = MmaTile<2, 4, 64, 32>;
 using MmaSmall = MmaTile<2, 2, 32, 32>;
+static_assert(MmaLarge::kShared == kLargePanels && MmaLarge::kThreads == kLargeThreads, "");
+static_assert(MmaSmall::kShared == kSmallPanels && MmaSmall::kThreads == kSmallThreads, "");
+static_assert(MmaLarge::kRows == kLargeSide && MmaLarge::kCols == kLargeSide, "");
+static_assert(MmaSmall::kRows == kSmallSide && MmaSmall::kCols == kSmallSide, "");
 
 // Where the elements of an operand's panel lie in shared memory.
 template <typename E, Row kRow, int kOutputs>
@@ -238,7 +237,7 @@ __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E
   using A = Panel<E, kA, T::kRows>;
   using B = Panel<E, kB, T::kCols>;
   constexpr int kStageBytes = A::kBytes + B::kBytes;
-  static_assert(kStages * kStageBytes <= T::kShared, "no more than is asked for");
+  static_assert(kPanelStages * kStageBytes <= T::kShared, "no more than is asked for");
   extern __shared__ __align__(128) char panels[];
   const TileIndex tile = tile_of_block(b.outputs, T::kCols);
   const uint64_t first_row = uint64_t(tile.row) * T::kRows,
@@ -257,15 +256,15 @@ __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E
   };
   float sums[T::kRowParts][T::kColParts][2][4] = {};
 #pragma unroll 1
-  for (int k = 0; k + 1 < kStages; ++k) copy(panels + k * kStageBytes, k * A::kTerms);
-  char* const last = panels + (kStages - 1) * kStageBytes;
+  for (int k = 0; k + 1 < kPanelStages; ++k) copy(panels + k * kStageBytes, k * A::kTerms);
+  char* const last = panels + (kPanelStages - 1) * kStageBytes;
   char *stage = panels, *free = last;
 #pragma unroll 1
   for (uint32_t first = 0; first < terms; first += A::kTerms) {
-    wait_for_copies<kStages - 2>();
+    wait_for_copies<kPanelStages - 2>();
     __syncthreads();
     // All are through with the stage that this overwrites.
-    copy(free, first + (kStages - 1) * A::kTerms);
+    copy(free, first + (kPanelStages - 1) * A::kTerms);
     free = stage;
 #pragma unroll
     for (int step = 0; step < kPanelDepth / 32; ++step) {

@@ -2,34 +2,10 @@
 // order, each rounded by itself, which makes results equal to the bit.
 #pragma once
 
-#include <stdint.h>
-
-constexpr uint32_t kSgd = 0, kAdagrad = 1, kRowwiseAdagrad = 2, kAdam = 3;
-
-// An update rule with what is the same for all elements worked out on the host.
-struct Step {
-  uint32_t optimizer;
-  float learning_rate;
-  float l2;      // added to the gradient, times the weight
-  float shrink;  // the weight is multiplied by it
-  float eps;
-  float beta1, beta2;
-  float first_correction, second_correction;  // 1 / (1 - beta^t)
-};
-
-// What changes from step to step, where a replayed launch finds it. Mirrors `StepValues` in
-// src/ops/optimizer.rs.
-struct StepValues {
-  uint64_t step;
-  float learning_rate, shrink;
-  float first_correction, second_correction;
-  float decay;  // of a moving average
-  uint32_t reserved;
-};
-static_assert(sizeof(StepValues) == 32, "src/ops/optimizer.rs says the same");
+#include "params/optimizer.cuh"
 
 // The same step with what changes as it stands on the device, unless that is null.
-__device__ __forceinline__ Step with_values(Step step, const StepValues* values) {
+__device__ __forceinline__ OptimizerStep with_values(OptimizerStep step, const StepValues* values) {
   if (values) {
     step.learning_rate = values->learning_rate;
     step.shrink = values->shrink;
@@ -40,31 +16,34 @@ __device__ __forceinline__ Step with_values(Step step, const StepValues* values)
 }
 
 // Whether there is a gate, and it says that nothing must change.
-__device__ __forceinline__ bool is_shut(const uint64_t* gate) { return gate && *gate != 0; }
+__device__ __forceinline__ bool is_shut(const StepPointers& control) {
+  return control.gate && *control.gate != 0;
+}
 
 __device__ __forceinline__ float clamped(float x, float max) {
   return x < -max ? -max : x > max ? max : x;
 }
 
 // The same step with the weight decay multiplied by `scale`.
-__device__ __forceinline__ Step with_decay_scaled(Step step, float scale) {
+__device__ __forceinline__ OptimizerStep with_decay_scaled(OptimizerStep step, float scale) {
   step.l2 = __fmul_rn(step.l2, scale);
   step.shrink = __fsub_rn(1.0f, __fmul_rn(__fsub_rn(1.0f, step.shrink), scale));
   return step;
 }
 
-__device__ __forceinline__ float regularised(const Step& step, float gradient, float weight) {
+__device__ __forceinline__ float regularised(const OptimizerStep& step, float gradient,
+                                             float weight) {
   return __fadd_rn(gradient, __fmul_rn(step.l2, weight));
 }
 
 // What the gradient is multiplied by, given the sum of squares of its row.
-__device__ __forceinline__ float rowwise_rate(const Step& step, float sum_of_squares) {
+__device__ __forceinline__ float rowwise_rate(const OptimizerStep& step, float sum_of_squares) {
   return __fdiv_rn(step.learning_rate, __fadd_rn(__fsqrt_rn(sum_of_squares), step.eps));
 }
 
 // The new weight. `first` and `second` are what the optimizer remembers of the element; for
 // kRowwiseAdagrad `first` is the rate of its row.
-__device__ __forceinline__ float stepped(const Step& step, float gradient, float weight,
+__device__ __forceinline__ float stepped(const OptimizerStep& step, float gradient, float weight,
                                          float& first, float& second) {
   const float g = regularised(step, gradient, weight);
   const float kept = __fmul_rn(weight, step.shrink);

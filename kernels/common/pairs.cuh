@@ -2,11 +2,9 @@
 // interaction share.
 #pragma once
 
+#include "params/pairs.cuh"
 #include "ptx.cuh"
 #include "vec.cuh"
-
-// Mirrors the flags in src/backend/cuda/interaction.rs.
-constexpr uint32_t kHasDense = 1, kUpper = 2, kIncludeSelf = 4, kAppendSparse = 8;
 
 // The features of a batch: the first one of each sample, and those that follow, side by side.
 template <typename T>
@@ -67,6 +65,28 @@ struct Columns {
                : high * (high + 2 * diagonal() - 1) / 2 + low;
   }
 };
+
+// The features that a pass reads.
+template <typename E>
+__device__ __forceinline__ Features<const E> features_of(const InteractionForwardMatrices<E>& m) {
+  return {m.head, m.tail, m.head_ld, m.tail_ld, m.num_features, m.dim};
+}
+template <typename E>
+__device__ __forceinline__ Features<const E> features_of(const InteractionBackwardMatrices<E>& m) {
+  return {m.head, m.tail, m.head_ld, m.tail_ld, m.num_features, m.dim};
+}
+
+// The gradients of the features.
+template <typename E>
+__device__ __forceinline__ Features<E> grads_of(const InteractionBackwardMatrices<E>& m) {
+  return {m.grad_head, m.grad_tail, m.grad_head_ld, m.grad_tail_ld, m.num_features, m.dim};
+}
+
+// The columns of the output, or of its gradient.
+template <typename Int, typename Matrices>
+__device__ __forceinline__ Columns<Int> columns_of(const Matrices& m) {
+  return {m.flags, m.num_features, m.dim};
+}
 
 // Threads that work together: a warp, or a whole block.
 struct Team {
@@ -212,14 +232,6 @@ __device__ __forceinline__ void store_row(const Team& team, E* to, const E* from
       },
       [&](uint32_t column) { to[column] = from[column]; });
 }
-
-// A choice made when compiling, as a type.
-template <bool kValue>
-struct Bool {
-  static constexpr bool value = kValue;
-};
-
-constexpr int kTile = 4;  // a thread's pairs are kTile x kTile
 
 __device__ __forceinline__ float4 read4(const float* from) {
   return *reinterpret_cast<const float4*>(from);

@@ -4,16 +4,14 @@
 
 #include "bags.cuh"
 #include "optimizer.cuh"
+#include "params/sparse_update.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
 
-constexpr int kThreads = 256;
 constexpr int kInFlight =
     4;  // loads at a time; of a row's own gradients half of them, since registers are few there
 // Occurrences of a row that are looked up with it.
 constexpr uint32_t kKnown = 3;
-constexpr uint32_t kChunkBits = 6;
-constexpr uint32_t kChunk = 1 << kChunkBits;
 constexpr uint32_t kNone = 0xffffffffu;
 constexpr float kInfinity = __builtin_huge_valf();
 
@@ -21,64 +19,28 @@ __device__ __forceinline__ uint64_t windows(uint32_t occurrences, uint32_t shift
   return (occurrences + (uint64_t(1) << shift) - 1) >> shift;
 }
 
-// What the gradient of rows is made of.
-struct Source {
-  const Feature* features;
-  const Table* tables;  // and the end of the last one
-  const uint64_t* rows;
-  const uint32_t* segments;
-  const uint32_t* positions;
-  const uint32_t* bags;
-  const uint32_t* bag_lengths;
-  const uint32_t* counts;
-  const void* offsets;              // needed for maxima only
-  const float* per_sample_weights;  // null for none
-  const float* grad_output;
-  const uint32_t* argmax;  // null for none
-  float*
-      run_sums;  // of runs of kChunk occurrences: of each window of as many a place; behind them those of longer ones
-  uint64_t grad_output_ld;
-  uint64_t argmax_ld;
-  uint64_t run_sums_ld;
-  uint32_t num_tables;
-  uint32_t num_indices;
-  uint32_t num_bags;
-  uint32_t batch_size;
-  uint32_t offset_bytes;
-  uint32_t is_wide;    // whether rows of the gradients begin at multiples of 16 bytes
-  float max_gradient;  // infinity for none
+__device__ __forceinline__ uint32_t num_rows_of(const RowGradientSource& source) {
+  return min(source.counts[1], source.num_indices);
+}
 
-  __device__ uint32_t num_rows() const { return min(counts[1], num_indices); }
-  // The windows of `1 << shift` of the occurrences that there are.
-  __device__ uint64_t num_windows(uint32_t shift) const {
-    return windows(min(counts[0], num_indices), shift);
-  }
-  __device__ int64_t offset(uint32_t bag) const {
-    return offset_bytes == 8 ? static_cast<const int64_t*>(offsets)[bag]
-                             : static_cast<const int32_t*>(offsets)[bag];
-  }
-};
-#define SOURCE_PARAMETERS                                                                         \
-  const Feature *features, const Table *tables, const uint64_t *rows, const uint32_t *segments,   \
-      const uint32_t *positions, const uint32_t *bags, const uint32_t *bag_lengths,               \
-      const uint32_t *counts, const void *offsets, const float *per_sample_weights,               \
-      const float *grad_output, const uint32_t *argmax, float *run_sums, uint64_t grad_output_ld, \
-      uint64_t argmax_ld, uint64_t run_sums_ld, uint32_t num_tables, uint32_t num_indices,        \
-      uint32_t num_bags, uint32_t batch_size, uint32_t offset_bytes, uint32_t is_wide,            \
-      float max_gradient
-#define SOURCE                                                                 \
-  {features,     tables,      rows,        segments,       positions,          \
-   bags,         bag_lengths, counts,      offsets,        per_sample_weights, \
-   grad_output,  argmax,      run_sums,    grad_output_ld, argmax_ld,          \
-   run_sums_ld,  num_tables,  num_indices, num_bags,       batch_size,         \
-   offset_bytes, is_wide,     max_gradient}
+// The windows of `1 << shift` of the occurrences that there are.
+__device__ __forceinline__ uint64_t num_windows_of(const RowGradientSource& source,
+                                                   uint32_t shift) {
+  return windows(min(source.counts[0], source.num_indices), shift);
+}
+
+// The position of a bag's first id.
+__device__ __forceinline__ int64_t offset_of(const RowGradientSource& source, uint32_t bag) {
+  return source.offset_bytes == 8 ? static_cast<const int64_t*>(source.offsets)[bag]
+                                  : static_cast<const int32_t*>(source.offsets)[bag];
+}
 
 // Calls `work` with the number of columns that a lane takes at once, the same for all groups of a
 // warp.
 template <typename Work>
 __device__ __forceinline__ void by_width(bool is_wide, Work work) {
   if (__all_sync(kWarp, is_wide)) {
-    work(Width<4>{});
+    work(Width<kWideColumns>{});
   } else {
     work(Width<1>{});
   }
@@ -158,7 +120,7 @@ struct alignas(16) Occurrence {
 
 constexpr Occurrence kNoOccurrence = {kNone, 0, 0.0f, kNone};
 
-__device__ __forceinline__ Occurrence occurrence_at(const Source& source, uint32_t k,
+__device__ __forceinline__ Occurrence occurrence_at(const RowGradientSource& source, uint32_t k,
                                                     uint32_t table) {
   const uint32_t position = source.positions[k], bag = source.bags[k];
   if (bag >= source.num_bags || position >= source.num_indices) return kNoOccurrence;
@@ -168,11 +130,12 @@ __device__ __forceinline__ Occurrence occurrence_at(const Source& source, uint32
   float factor = source.per_sample_weights ? source.per_sample_weights[position] : 1.0f;
   const uint32_t pooling = feature.pooling;
   if (pooling == kMean) factor = __fdiv_rn(factor, float(source.bag_lengths[bag]));
-  const uint32_t within = pooling == kMax ? position - uint32_t(source.offset(bag)) : kNone;
+  const uint32_t within = pooling == kMax ? position - uint32_t(offset_of(source, bag)) : kNone;
   return {bag - number * source.batch_size, feature.column, factor, within};
 }
 
-__device__ __forceinline__ const float* gradient_of(const Source& source, const Occurrence& of) {
+__device__ __forceinline__ const float* gradient_of(const RowGradientSource& source,
+                                                    const Occurrence& of) {
   return source.grad_output + of.sample * source.grad_output_ld + of.column;
 }
 
@@ -188,7 +151,7 @@ __device__ __forceinline__ Vec<float, N> negative_zero() {
 // Adds to `sum` what kAtOnce occurrences contribute to the N columns from `column` on, in their
 // order; all of it is loaded before the first addition. `occurrence(k)` is one of them.
 template <int N, int kAtOnce, typename At>
-__device__ __forceinline__ void add_occurrences(const Source& source, Vec<float, N>& sum,
+__device__ __forceinline__ void add_occurrences(const RowGradientSource& source, Vec<float, N>& sum,
                                                 uint32_t column, bool active, At occurrence) {
   Vec<float, N> loaded[kAtOnce];
   float factor[kAtOnce];
@@ -222,7 +185,7 @@ __device__ __forceinline__ void add_occurrences(const Source& source, Vec<float,
 // Adds `count` occurrences from `start` on, which the lanes of the group look up side by side, one
 // each, and hand round.
 template <int N, int kAtOnce>
-__device__ __forceinline__ void add_chunk(const Source& source, const Group& group,
+__device__ __forceinline__ void add_chunk(const RowGradientSource& source, const Group& group,
                                           Vec<float, N>& sum, const Row& row, uint32_t start,
                                           uint32_t count, uint32_t column, bool active) {
   const uint32_t longest = __reduce_max_sync(kWarp, count);
@@ -264,7 +227,7 @@ struct Run {
 };
 
 // All occurrences of a row of the batch.
-__device__ __forceinline__ Run occurrences_of(const Source& source, uint64_t k) {
+__device__ __forceinline__ Run occurrences_of(const RowGradientSource& source, uint64_t k) {
   const uint32_t start = source.segments[k], end = min(source.segments[k + 1], source.num_indices);
   const Row row = row_at(source.tables, source.num_tables, source.rows[k]);
   return row.exists() && start < end ? Run{row, start, end} : Run{};
@@ -289,8 +252,9 @@ struct RowBatch {
 // `target.prefetch(row, column)` asks for what else is needed of the next row, from a column on
 // that is the calling lane's.
 template <typename Target, typename Work>
-__device__ __forceinline__ void for_each_row(const Source& source, const Group& group, bool is_wide,
-                                             uint32_t count, const Target& target, Work work) {
+__device__ __forceinline__ void for_each_row(const RowGradientSource& source, const Group& group,
+                                             bool is_wide, uint32_t count, const Target& target,
+                                             Work work) {
   __shared__ KnownRow known[kThreads];
   const uint32_t lane = threadIdx.x % 32, groups = 32 / group.lanes;
   const uint32_t warps = gridDim.x * (kThreads / 32);
@@ -360,9 +324,10 @@ __device__ __forceinline__ void add_runs(Vec<float, N>& sum, const float* from, 
 // The gradient of N columns of a row: its first chunk, then the sums of the runs behind the first
 // one of each length, ever longer.
 template <int N>
-__device__ __forceinline__ Vec<float, N> sum_row(const Source& source, const Group& group,
-                                                 const RowBatch& batch, const KnownRow& known,
-                                                 uint32_t column, bool active) {
+__device__ __forceinline__ Vec<float, N> sum_row(const RowGradientSource& source,
+                                                 const Group& group, const RowBatch& batch,
+                                                 const KnownRow& known, uint32_t column,
+                                                 bool active) {
   Vec<float, N> sum = negative_zero<N>();
   add_occurrences<N, 1>(source, sum, column, active, [&](uint32_t) { return known.first[0]; });
   if (batch.longest <= 1) return sum;
@@ -419,7 +384,7 @@ __device__ __forceinline__ uint32_t segment_of(const uint32_t* segments, uint32_
 // The run of `1 << shift` occurrences of a row, or of what is left of them, other than the row's
 // first, that begins in a window of as many occurrences, found by a whole warp: runs behind the
 // first begin at least that far apart.
-__device__ __forceinline__ Run run_in_window(const Source& source, uint32_t num_rows,
+__device__ __forceinline__ Run run_in_window(const RowGradientSource& source, uint32_t num_rows,
                                              uint64_t window, uint32_t shift) {
   const uint64_t occurrence = window << shift, size = uint64_t(1) << shift;
   // Such a run begins less than its size after the window, and its row at least as far before that:

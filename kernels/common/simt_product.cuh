@@ -9,6 +9,7 @@
 // a warp reads whole sectors and writes to 32 different banks.
 #pragma once
 
+#include "params/linear.cuh"
 #include "product.cuh"
 #include "ptx.cuh"
 #include "vec.cuh"
@@ -45,6 +46,12 @@ using Large = Tile<2, 4, 8, 8, 8, 2>;
 using Small = Tile<2, 2, 4, 8, 4, 2>;
 using Tiny = Tile<2, 1, 4, 4, 4, 4>;
 using Narrow = Tile<4, 1, 8, 4, 4, 4>;
+static_assert(Large::kRows == kLargeSide && Large::kCols == kLargeSide, "");
+static_assert(Small::kRows == kSmallSide && Small::kCols == kSmallSide, "");
+static_assert(Tiny::kRows == kTinySide && Tiny::kCols == kTinySide, "");
+static_assert(Narrow::kRows == kLargeSide && Narrow::kCols == kNarrowCols, "");
+static_assert(Large::kThreads == kLargeThreads && Small::kThreads == kSmallThreads, "");
+static_assert(Tiny::kThreads == kTinyThreads && Narrow::kThreads == kNarrowThreads, "");
 
 // One operand's tile in shared memory. The rows are apart so that a column lies in different banks.
 template <int kOutputs>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "dtype.cuh"
+#include "params/vec.cuh"
 #include "ptx.cuh"
 
 // N elements of E, aligned so that they move in one instruction of N * sizeof(E) bytes, 16 at most.
@@ -10,14 +11,20 @@ struct alignas(sizeof(E) * N) Vec {
   E at[N];
 };
 
-// As many elements as 16 bytes hold.
+// The number of elements of the widest load or store.
 template <typename E>
-inline constexpr int kWidest = 16 / int(sizeof(E));
+inline constexpr int kWidest = kVectorBytes / int(sizeof(E));
 
 // A number of elements that a lane takes at once, as a type.
 template <int N>
 struct Width {
   static constexpr int kElements = N;
+};
+
+// A choice made when compiling, as a type.
+template <bool kValue>
+struct Bool {
+  static constexpr bool value = kValue;
 };
 
 template <int N, typename E>

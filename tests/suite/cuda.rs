@@ -1,11 +1,11 @@
-//! What only the CUDA backend has: signatures, images, errors of the driver, streams, graphs,
+//! What only the CUDA backend has: parameters of kernels, images, errors of the driver, streams, graphs,
 //! memory of the caller's, memory traffic.
+
+use std::collections::BTreeSet;
 
 use crate::common::cuda::{capture, emulator, on_every_schedule, own};
 use crate::common::*;
-use bagdot::backend::cuda::{
-    Gemm, Parameter, SIGNATURES, Signature, Slice, SliceMut, driver_version, images,
-};
+use bagdot::backend::cuda::{Gemm, KernelInfo, Slice, SliceMut, driver_version, images, kernels};
 use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
 use bagdot::ops::{Bags, Device, MatrixMut, Pooling, Views};
 use bagdot::{Cpu, Cuda, Error};
@@ -27,52 +27,38 @@ fn pool<B: EmbeddingBagOps>(device: &B, case: &BagCase) -> Vec<f32> {
     case.pool::<B, i64>(device, &case.weights::<f32>())
 }
 
-/// The `.param` list of every kernel, as the compiled PTX has it, is the one that launches are made
-/// from.
+/// The kernel of an entry, whose name may end in the types of the instance.
+fn kernel_of(stem: &str, entry: &str) -> &'static KernelInfo {
+    let is_it = |kernel: &&KernelInfo| {
+        let types = entry.strip_prefix(kernel.name);
+        kernel.stem == stem && types.is_some_and(|types| types.is_empty() || types.starts_with('_'))
+    };
+    kernels().iter().find(is_it).unwrap_or_else(|| panic!("no launch knows {entry} of {stem}.cu"))
+}
+
+/// Every kernel takes one struct, whose size and alignment in the PTX are those of its Rust twin.
 #[test]
-fn signatures_are_those_of_the_ptx() {
-    let mut seen = 0;
+fn parameters_are_those_of_the_ptx() {
+    let mut seen = BTreeSet::new();
     for image in images() {
         let Some(ptx) = image.ptx else { continue };
         for entry in ptx.split(".entry ").skip(1) {
             let (name, rest) = entry.split_once('(').unwrap();
-            let name = name.trim();
-            let parameters: Vec<Parameter> = rest
-                .split_once(')')
-                .unwrap()
-                .0
-                .split(',')
-                .map(|parameter| match parameter.split_whitespace().nth(1) {
-                    Some(".u32") => Parameter::U32,
-                    Some(".u64") => Parameter::U64,
-                    Some(".f32") => Parameter::F32,
-                    other => panic!("{name} has a parameter of type {other:?}"),
-                })
-                .collect();
-            // With several instances, names end in the types: NAME_ELEMENT_INDEX, NAME_FROM_TO,
-            // NAME_ELEMENT.
-            let is_it = |signature: &&Signature| {
-                let types = match signature.instances {
-                    6 | 9 => 2,
-                    2 | 3 => 1,
-                    _ => 0,
-                };
-                signature.stem == image.stem
-                    && name.rsplitn(types + 1, '_').last() == Some(signature.name)
-            };
-            let signature = SIGNATURES.iter().find(is_it);
-            let signature = signature.unwrap_or_else(|| {
-                panic!("kernels.rs does not declare {name} of {}.cu", image.stem)
-            });
-            assert_eq!(signature.parameters.concat(), parameters, "{name}");
-            seen += 1;
+            let parameters = rest.split_once(')').unwrap().0;
+            let kernel = kernel_of(image.stem, name.trim());
+            let layout = kernel.parameters;
+            let want = format!(
+                ".param .align {} .b8 {}_param_0[{}]",
+                layout.align(),
+                name.trim(),
+                layout.size()
+            );
+            assert_eq!(parameters.trim(), want, "{name}");
+            seen.insert(kernel.name);
         }
     }
-    assert_eq!(
-        seen,
-        SIGNATURES.iter().map(|signature| signature.instances).sum::<usize>(),
-        "all that is declared is there"
-    );
+    let declared: BTreeSet<_> = kernels().iter().map(|kernel| kernel.name).collect();
+    assert_eq!(seen, declared, "all that is declared is there");
 }
 
 #[test]

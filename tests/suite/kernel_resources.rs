@@ -2,17 +2,17 @@
 //! the instructions that make them fast, compared with kernels/resources.json. A GPU is not needed:
 //! the disassembler reads the machine code that this library carries.
 //!
-//! `BLESS=1 cargo test --test kernel_resources` writes what was measured into that file. Its
-//! `rules` are written by hand, one for each kernel of `SIGNATURES`: the threads of its blocks, the
+//! `BLESS=1 cargo test --test suite kernel_resources` writes what was measured into that file. Its
+//! `rules` are written by hand, one for each kernel, or for all whose names begin alike: the threads of its blocks, the
 //! bytes of shared memory that a launch adds, and instructions that it must have on every
 //! architecture, such as `LDG.128` for a load of 16 bytes. No blessing helps a kernel that spills
 //! or lacks one of these.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bagdot::backend::cuda::{ImageInfo, SIGNATURES, images};
+use bagdot::backend::cuda::{ImageInfo, images};
 use serde::{Deserialize, Serialize};
 
 const ARCHITECTURES: [Architecture; 4] = [
@@ -127,7 +127,7 @@ fn kernels_take_what_they_are_known_to_take() {
     assert!(
         complaints.is_empty(),
         "\n{}\nThe numbers are those of the nvcc that scripts/nvcc.sh installs. If they may change: \
-         BLESS=1 cargo test --test kernel_resources",
+         BLESS=1 cargo test --test suite kernel_resources",
         complaints.join("\n")
     );
 }
@@ -142,9 +142,9 @@ fn measure(
         "the library was built without kernels: run scripts/nvcc.sh and build again"
     );
     let cuobjdump = find_cuobjdump();
-    let (mut measured, mut complaints) =
-        (BTreeMap::<_, BTreeMap<_, _>>::new(), unused_rules(rules));
-    let mut stems: Vec<_> = SIGNATURES.iter().map(|signature| signature.stem).collect();
+    let (mut measured, mut complaints) = (BTreeMap::<_, BTreeMap<_, _>>::new(), vec![]);
+    let mut unused: BTreeSet<&String> = rules.keys().collect();
+    let mut stems: Vec<_> = images.iter().map(|image| image.stem).collect();
     stems.dedup();
     for stem in stems {
         let image = |target: &str| {
@@ -161,11 +161,12 @@ fn measure(
                 "kernels in the images"
             );
             for (name, kernel) in kernels {
-                let Some(rule) = rule_of(rules, &name) else {
+                let Some((rule_name, rule)) = rule_of(rules, &name) else {
                     complaints
                         .push(format!("{name}: `rules` of kernels/resources.json has none for it"));
                     continue;
                 };
+                unused.remove(rule_name);
                 let is = kernel.measure(architecture, rule);
                 let of_kernel = kernel.complaints(&is, rule, block_sizes[&name]);
                 complaints.extend(
@@ -177,24 +178,17 @@ fn measure(
             }
         }
     }
+    let no_kernel = |name| format!("{name}: there is a rule for it, but no such kernel");
+    complaints.extend(unused.into_iter().map(no_kernel));
     (measured, complaints)
 }
 
-/// The rule for a kernel, whose name ends with its types.
-fn rule_of<'r>(rules: &'r BTreeMap<String, Rule>, kernel: &str) -> Option<&'r Rule> {
+/// The rule for a kernel: the one with the longest name that the kernel's begins with.
+fn rule_of<'r>(rules: &'r BTreeMap<String, Rule>, kernel: &str) -> Option<(&'r String, &'r Rule)> {
     let named = |name: &str| {
         kernel == name || kernel.strip_prefix(name).is_some_and(|types| types.starts_with('_'))
     };
-    let signature =
-        SIGNATURES.iter().filter(|signature| named(signature.name)).max_by_key(|s| s.name.len())?;
-    rules.get(signature.name)
-}
-
-fn unused_rules(rules: &BTreeMap<String, Rule>) -> Vec<String> {
-    let unknown = rules
-        .keys()
-        .filter(|name| SIGNATURES.iter().all(|signature| signature.name != name.as_str()));
-    unknown.map(|name| format!("{name}: there is a rule for it, but no such kernel")).collect()
+    rules.iter().filter(|(name, _)| named(name)).max_by_key(|(name, _)| name.len())
 }
 
 impl Disassembled {

@@ -1,28 +1,42 @@
 //! [`dense_update`](crate::ops::dense_update) on a CUDA device: kernels/dense_update.cu says how.
 
-use super::Cuda;
-use super::kernels::{DenseUpdate, Grid, OptimizerStep};
+use std::sync::Arc;
+
+use cudarc::driver::CudaContext;
+
+use super::runtime::launch::Grid;
+use super::runtime::module::{ByElement, Module};
+use super::runtime::params::dense_update::{self as params, OptimizerStep};
+use super::{Cuda, SliceMut};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
 
-/// Threads of a block, as the kernel is compiled.
-const THREADS: u32 = 256;
-/// Elements that a thread takes at once.
-const RUN: usize = 4;
+#[derive(Debug)]
+pub(super) struct Kernels {
+    update: ByElement<params::DenseUpdate<()>>,
+    _module: Module,
+}
+
+impl Kernels {
+    pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let module = Module::load(context, "dense_update")?;
+        Ok(Self { update: module.by_element("")?, _module: module })
+    }
+}
 
 impl DenseUpdateOps for Cuda {
     fn dense_update<E: Element>(&self, args: Update<'_, Self, E>) -> Result<()> {
         let Update { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded } =
             args;
         let (first, second) = self.state_pointers(&state)?;
-        let grid = Grid::looping(grad.len().div_ceil(RUN), THREADS, Grid::FILLING);
-        let kernel = DenseUpdate {
+        let grid = Grid::looping(grad.len().div_ceil(params::RUN), params::THREADS, Grid::FILLING);
+        let parameters = params::DenseUpdate {
             grad: grad.on(self)?,
             parameters: parameters.on(self)?,
             first,
             second,
-            rounded: rounded.map_or(Ok(0), |rounded| rounded.on(self))?,
+            rounded: SliceMut::on_or_null(&rounded, self)?,
             len: grad.len() as u64,
             factor: 1.0 / loss_scale,
             max_gradient: max_gradient.unwrap_or(f32::INFINITY),
@@ -33,6 +47,6 @@ impl DenseUpdateOps for Cuda {
         // rounded ones and the optimizer's state are as long as the gradient, and exclusive views;
         // state that the optimizer does not have is null, and then not touched, as are rounded
         // parameters.
-        unsafe { kernel.launch(self, self.inner.kernels.dense_update.of::<E>(), grid) }
+        unsafe { self.inner.dense_update.update.of::<E>().launch(self, grid, parameters) }
     }
 }

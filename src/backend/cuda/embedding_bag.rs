@@ -1,21 +1,39 @@
 //! [`embedding_bag`](crate::ops::embedding_bag) on a CUDA device: kernels/embedding_bag.cu says
 //! how.
 
-use super::Cuda;
-use super::kernels::{EmbeddingBagForward, EmbeddingBagWeightGrad, Grid};
+use std::sync::Arc;
+
+use cudarc::driver::CudaContext;
+
+use super::runtime::launch::Grid;
+use super::runtime::module::{ByTypes, Module};
+use super::runtime::params::embedding_bag as params;
+use super::runtime::params::vec::VECTOR_BYTES;
+use super::runtime::pointer::{Ptr, PtrMut};
+use super::{Cuda, Slice};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, WeightGrad};
 use crate::ops::{Bags, Feature, TableBatch};
 
-/// Threads of a block, as the kernels are compiled.
-const THREADS: u32 = 256;
-/// Bytes that a lane loads at once, where rows allow it.
-const WIDE: usize = 16;
 /// The ids of a run of short bags, and so the most bags of a run.
 const MAX_RUN_BAGS: usize = 8;
 /// The bags that keep any device busy for a while with a group for each.
 const MANY_BAGS: usize = 100_000;
+
+#[derive(Debug)]
+pub(super) struct Kernels {
+    forward: ByTypes<params::EmbeddingBagForward<(), ()>>,
+    weight_grad: ByTypes<params::EmbeddingBagWeightGrad<(), ()>>,
+    _module: Module,
+}
+
+impl Kernels {
+    pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let module = Module::load(context, "embedding_bag")?;
+        Ok(Self { forward: module.by_types()?, weight_grad: module.by_types()?, _module: module })
+    }
+}
 
 impl EmbeddingBagOps for Cuda {
     fn embedding_bag_forward<E: Element, I: Index>(
@@ -25,16 +43,14 @@ impl EmbeddingBagOps for Cuda {
         let Forward { tables, weights, bags, output, argmax } = args;
         let run_bags = run_bags(&bags);
         let grid = grid::<E>(tables.as_ref(), weights.on(self)?, bags.batch_size, run_bags);
-        let kernel = EmbeddingBagForward {
+        let parameters = params::EmbeddingBagForward {
             features: tables.features(self)?,
             weights: weights.on(self)?,
             indices: bags.indices.on(self)?,
             offsets: bags.offsets.on(self)?,
-            per_sample_weights: bags
-                .per_sample_weights
-                .map_or(Ok(0), |weights| weights.on(self))?,
+            per_sample_weights: Slice::on_or_null(&bags.per_sample_weights, self)?,
             output: output.data.on(self)?,
-            argmax: argmax.as_ref().map_or(Ok(0), |argmax| argmax.data.on(self))?,
+            argmax: argmax.as_ref().map_or(Ok(PtrMut::NULL), |argmax| argmax.data.on(self))?,
             status: self.inner.faults.pointer(),
             output_ld: output.ld as u64,
             argmax_ld: argmax.as_ref().map_or(0, |argmax| argmax.ld as u64),
@@ -48,7 +64,7 @@ impl EmbeddingBagOps for Cuda {
         // offsets and outputs have the sizes that features and batch size call for, and outputs are
         // exclusive views. Ids and offsets may hold anything: the kernel checks them before it uses
         // them.
-        unsafe { kernel.launch(self, self.inner.kernels.embedding_bag_forward.of::<E, I>(), grid) }
+        unsafe { self.inner.embedding_bag.forward.of::<E, I>().launch(self, grid, parameters) }
     }
 
     fn embedding_bag_weight_grad<E: Element, I: Index>(
@@ -57,7 +73,7 @@ impl EmbeddingBagOps for Cuda {
     ) -> Result<()> {
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
         let grid = grid::<E>(tables.as_ref(), weights.on(self)?, bags.batch_size, 1);
-        let kernel = EmbeddingBagWeightGrad {
+        let parameters = params::EmbeddingBagWeightGrad {
             features: tables.features(self)?,
             weights: weights.on(self)?,
             indices: bags.indices.on(self)?,
@@ -72,9 +88,7 @@ impl EmbeddingBagOps for Cuda {
             has_slack: bags.has_slack.into(),
         };
         // SAFETY: as in the forward pass.
-        unsafe {
-            kernel.launch(self, self.inner.kernels.embedding_bag_weight_grad.of::<E, I>(), grid)
-        }
+        unsafe { self.inner.embedding_bag.weight_grad.of::<E, I>().launch(self, grid, parameters) }
     }
 }
 
@@ -88,20 +102,25 @@ fn run_bags<I: Index>(bags: &Bags<'_, Cuda, I>) -> usize {
 }
 
 /// Enough blocks for the runs of the feature that needs the most lanes.
-fn grid<E: Element>(tables: &TableBatch, weights: u64, batch_size: usize, run_bags: usize) -> Grid {
+fn grid<E: Element>(
+    tables: &TableBatch,
+    weights: Ptr<E>,
+    batch_size: usize,
+    run_bags: usize,
+) -> Grid {
     let lanes = |feature: &Feature| {
         let dim = tables.tables()[feature.table].embedding_dim;
-        let wide = WIDE / size_of::<E>();
-        let start = weights + (tables.weight_offsets()[feature.table] * size_of::<E>()) as u64;
+        let wide = VECTOR_BYTES / size_of::<E>();
+        let start = weights.add(tables.weight_offsets()[feature.table]);
         let width =
-            if dim.is_multiple_of(wide) && start.is_multiple_of(WIDE as u64) { wide } else { 1 };
+            if dim.is_multiple_of(wide) && start.is_aligned_to(VECTOR_BYTES) { wide } else { 1 };
         dim.div_ceil(width).next_power_of_two().min(32)
     };
     // A run has at most as many bags as its group has lanes.
     let threads = |lanes: usize| batch_size.div_ceil(run_bags.min(lanes)) * lanes;
     let threads =
         tables.features().iter().map(|feature| threads(lanes(feature))).max().unwrap_or(0);
-    let blocks = threads.div_ceil(THREADS as usize);
+    let blocks = threads.div_ceil(params::THREADS);
     // Features beyond the limit share blocks.
-    Grid::new((blocks as u32, tables.features().len().min(Grid::MAX_Y) as u32), THREADS)
+    Grid::new((blocks as u32, tables.features().len().min(Grid::MAX_Y) as u32), params::THREADS)
 }

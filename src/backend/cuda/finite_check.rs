@@ -1,39 +1,63 @@
 //! [`finite_check`](crate::ops::finite_check) on a CUDA device: kernels/finite_check.cu says how.
 
-use super::Cuda;
-use super::kernels::{FiniteCheckJudge, FiniteCheckScan, Grid};
-use crate::error::Result;
-use crate::ops::finite_check::{Check, FiniteCheckOps, NonFinite};
+use std::sync::Arc;
 
-/// Threads of a block that looks through gradients, as the kernel is compiled.
-const THREADS: u32 = 256;
-/// Elements that a thread takes at once.
-const RUN: usize = 4;
+use cudarc::driver::CudaContext;
+
+use super::runtime::launch::{Function, Grid};
+use super::runtime::module::Module;
+use super::runtime::params::finite_check as params;
+use super::{Cuda, Slice};
+use crate::error::Result;
+use crate::ops::finite_check::{Check, FiniteCheckOps, NonFinite, Verdict};
+
+// The kernels see the words of a verdict as fields.
+const _: () = assert!(
+    size_of::<params::Verdict>() == Verdict::WORDS * size_of::<u64>()
+        && std::mem::offset_of!(params::Verdict, gate) == Verdict::GATE * size_of::<u64>()
+);
+
+#[derive(Debug)]
+pub(super) struct Kernels {
+    scan: Function<params::FiniteCheckScan>,
+    judge: Function<params::FiniteCheckJudge>,
+    _module: Module,
+}
+
+impl Kernels {
+    pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let module = Module::load(context, "finite_check")?;
+        Ok(Self { scan: module.function()?, judge: module.function()?, _module: module })
+    }
+}
 
 impl FiniteCheckOps for Cuda {
     fn finite_check(&self, args: Check<'_, Self>) -> Result<()> {
         let Check { policy, step, values, loss, grads: [a, b], verdict } = args;
-        let grid = Grid::looping(a.len().max(b.len()).div_ceil(RUN), THREADS, Grid::FILLING);
-        let scan = FiniteCheckScan {
+        let work = a.len().max(b.len()).div_ceil(params::RUN);
+        let grid = Grid::looping(work, params::THREADS, Grid::FILLING);
+        let verdict = verdict.on(self)?.cast();
+        let scan = params::FiniteCheckScan {
             a: a.on(self)?,
             b: b.on(self)?,
             a_len: a.len() as u64,
             b_len: b.len() as u64,
-            verdict: verdict.on(self)?,
+            verdict,
         };
         // SAFETY: the function is the kernel's. The op has been validated: the verdict has all its
         // words, and is an exclusive view.
-        unsafe { scan.launch(self, self.inner.kernels.finite_check_scan, grid)? };
-        let judge = FiniteCheckJudge {
+        unsafe { self.inner.finite_check.scan.launch(self, grid, scan)? };
+        let judge = params::FiniteCheckJudge {
             loss: loss.on(self)?,
-            values: values.map_or(Ok(0), |values| values.on(self))?,
-            status: self.inner.faults.pointer(),
-            verdict: verdict.on(self)?,
+            values: Slice::on_or_null(&values, self)?,
+            status: self.inner.faults.pointer().as_const(),
+            verdict,
             step,
             stays_shut: u32::from(policy == NonFinite::Error),
         };
+        let one_block = Grid::new((1, 1), params::JUDGE_THREADS);
         // SAFETY: as above; loss and values have an entry, and the status words are the backend's
         // own.
-        unsafe { judge.launch(self, self.inner.kernels.finite_check_judge, Grid::new((1, 1), 32)) }
+        unsafe { self.inner.finite_check.judge.launch(self, one_block, judge) }
     }
 }

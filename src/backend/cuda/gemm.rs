@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
 
-use super::cublaslt::{CublasLt, Kind};
-use super::recording::Relaxed;
+use super::runtime::cublaslt::{CublasLt, Kind};
+use super::runtime::pointer::Ptr;
+use super::runtime::recording::Relaxed;
 use super::{Cuda, Slice, SliceMut};
 use crate::dtype::{DType, Element};
 use crate::error::Result;
@@ -58,7 +59,7 @@ impl Gemm {
     /// With other rows it takes up to ten times as long there, and in tf32 1.2 times or more.
     /// Layers of one output or 13 inputs go either way; between those and 415 nothing has been
     /// measured, and f16 is taken to be as bf16. Exact products of f32 stay with us for their bits.
-    fn leaves<E: Element, O: Element>(
+    fn prefers_cublaslt<E: Element, O: Element>(
         self,
         product: &Product<'_>,
         output: &MatrixMut<'_, Cuda, O>,
@@ -90,8 +91,8 @@ pub(super) struct Factor {
 }
 
 impl Factor {
-    pub(super) fn new(pointer: u64, ld: usize) -> Self {
-        Self { pointer, ld, is_transposed: false }
+    pub(super) fn new<E>(pointer: Ptr<E>, ld: usize) -> Self {
+        Self { pointer: pointer.address(), ld, is_transposed: false }
     }
 
     pub(super) fn transposed(self) -> Self {
@@ -123,14 +124,14 @@ impl Cuda {
         product: Product<'_>,
         output: &MatrixMut<'_, Self, O>,
     ) -> Result<bool> {
-        let is_left = |_: &&CublasLt| self.inner.gemm.leaves::<E, O>(&product, output);
+        let is_left = |_: &&CublasLt| self.inner.gemm.prefers_cublaslt::<E, O>(&product, output);
         let Some(cublaslt) = self.inner.cublaslt.as_ref().filter(is_left) else {
             return Ok(false);
         };
         let Product { left, right, terms, precision, bias, accum } = product;
         // A row-major matrix is a column-major one transposed, and so is the product of two, the
         // other way round.
-        let pointers = [right.pointer, left.pointer, output.data.on(self)?];
+        let pointers = [right.pointer, left.pointer, output.data.on(self)?.address()];
         let kind = Kind {
             sizes: [output.cols, output.rows, terms],
             transposed: [right.is_transposed, left.is_transposed],
@@ -145,7 +146,7 @@ impl Cuda {
         let place = match bias {
             None => Some(0),
             Some(_) if is_rounded => cublaslt.bias_room(output.cols * size_of::<O>()),
-            Some((bias, _)) => Some(bias.on(self)?),
+            Some((bias, _)) => Some(bias.on(self)?.address()),
         };
         let are_aligned =
             |place: &u64| pointers.into_iter().chain([*place]).all(CublasLt::is_aligned);

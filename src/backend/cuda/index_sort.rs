@@ -1,28 +1,67 @@
 //! [`index_sort`](crate::ops::index_sort) on a CUDA device: kernels/index_sort.cu says how.
 
+use std::sync::Arc;
+
+use cudarc::driver::CudaContext;
+
 use super::Cuda;
-use super::buffer::Parts;
-use super::kernels::{Grid, IndexSortPass, IndexSortRows, IndexSortSegments};
+use super::runtime::buffer::Parts;
+use super::runtime::launch::{Function, Grid, Kernel};
+use super::runtime::module::{ByWidth, Module};
+use super::runtime::params::index_sort::{
+    self as params, DIGITS, LARGE, MAX_DIGIT_BITS, MAX_PASSES, SMALL, THREADS,
+};
+use super::runtime::pointer::{Ptr, PtrMut};
 use crate::dtype::Index;
 use crate::error::Result;
 use crate::ops::index_sort::{IndexSortOps, Sort};
 use crate::ops::{Device, TableBatch};
 use crate::size::{product, sum};
 
-/// Threads of a block, as the kernels are compiled.
-const THREADS: u32 = 256;
 /// Keys that a block takes: of many keys more, so that fewer blocks wait for what those before them
 /// have found, of few keys less, so that more multiprocessors have some.
-const TILES: (usize, usize) = (2048, 1024);
+const TILES: (usize, usize) = (THREADS * LARGE, THREADS * SMALL);
 /// Keys from which on tiles are large.
 const MANY_KEYS: usize = 1 << 17;
-/// The bits of the largest digit, and the numbers of digits and of passes over them.
-const MAX_DIGIT_BITS: u32 = 8;
-const DIGITS: usize = 1 << MAX_DIGIT_BITS;
-const MAX_PASSES: usize = 8;
 /// Blocks that name the rows; they loop over what is left. Each has digits to count and to add, so
 /// that there are no more than fill a device.
 const MAX_BLOCKS: usize = 528;
+
+/// The instances of a kernel for large and for small tiles, of both widths of keys.
+#[derive(Debug)]
+struct ByTile<K: Kernel>([ByWidth<K>; 2]);
+
+impl<K: Kernel> ByTile<K> {
+    fn find(module: &Module) -> Result<Self> {
+        let [small, large] = ["_small", "_large"].map(|tile| module.by_width(tile, ["u32", "u64"]));
+        Ok(Self([small?, large?]))
+    }
+
+    /// Returns the instance for so many keys of `T`.
+    fn of<T>(&self, num_keys: usize) -> Function<K> {
+        self.0[usize::from(has_large_tiles(num_keys))].of::<T>()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Kernels {
+    rows: ByWidth<params::IndexSortRows<()>>,
+    pass: ByTile<params::IndexSortPass<()>>,
+    segments: ByTile<params::IndexSortSegments<()>>,
+    _module: Module,
+}
+
+impl Kernels {
+    pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let module = Module::load(context, "index_sort")?;
+        Ok(Self {
+            rows: module.by_width("", ["i32", "i64"])?,
+            pass: ByTile::find(&module)?,
+            segments: ByTile::find(&module)?,
+            _module: module,
+        })
+    }
+}
 
 /// What a sort is made of, as far as sizes decide it.
 struct Plan {
@@ -78,50 +117,43 @@ pub(super) fn segment_tiles(num_keys: usize) -> usize {
 }
 
 impl Cuda {
-    /// Launches the numbering of rows among sorted keys of so many bytes.
+    /// Launches the numbering of rows among sorted keys.
     ///
     /// # Safety
-    /// As that of the kernel's launch: there must be room for as many rows and bags as keys, for a
+    /// As for the launch of the kernel: there must be room for as many rows and bags as keys, for a
     /// segment more, and for two counts; ticket and words must be zero.
-    pub(super) unsafe fn number_rows(
+    pub(super) unsafe fn number_rows<K>(
         &self,
-        kernel: IndexSortSegments,
-        key_bytes: usize,
+        parameters: params::IndexSortSegments<K>,
     ) -> Result<()> {
-        let num_keys = kernel.num_keys as usize;
-        let function =
-            self.inner.kernels.index_sort_segments.of(has_large_tiles(num_keys)).of(key_bytes);
+        let num_keys = parameters.num_keys as usize;
+        let grid = Grid::new((segment_tiles(num_keys) as u32, 1), THREADS);
         // SAFETY: what the caller promises.
-        unsafe {
-            kernel.launch(self, function, Grid::new((segment_tiles(num_keys) as u32, 1), THREADS))
-        }
+        unsafe { self.inner.index_sort.segments.of::<K>(num_keys).launch(self, grid, parameters) }
     }
-}
 
-impl IndexSortOps for Cuda {
-    fn index_sort<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()> {
+    /// Sorts ids by keys of `K`, which are wide enough for all rows.
+    fn sort_by<K, I: Index>(&self, args: Sort<'_, Self, I>, plan: &Plan, n: usize) -> Result<()> {
         let Sort { tables, bags, sorted, mut workspace } = args;
         let num_bags = bags.num_bags(tables.as_ref());
-        // Without bags there is nothing that an id could be in.
-        let n = if num_bags == 0 { 0 } else { bags.num_indices() };
-        let plan = Plan::new(tables.as_ref(), n);
+        let kernels = &self.inner.index_sort;
         let cleared = plan.cleared_words();
         let mut parts = Parts::of(&workspace, self)?;
         workspace.first(cleared.iter().sum()).clear(self.raw_stream())?;
-        let [tickets, histograms, words, segment_words] =
-            cleared.map(|words| parts.take(words * 8));
-        let mut keys = [(); 2].map(|()| parts.take(n * plan.key_bytes));
-        let [spare, bag_of] = [(); 2].map(|()| parts.take(n * 4));
-        let sorted_positions = Self::view(&sorted.positions).on(self)?;
-        let kernels = &self.inner.kernels;
+        let tickets: PtrMut<u32> = parts.take(2 * cleared[0]);
+        let histograms: PtrMut<u32> = parts.take(2 * cleared[1]);
+        let (words, segment_words) = (parts.take(cleared[2]), parts.take(cleared[3]));
+        let mut keys = [(); 2].map(|()| parts.take::<K>(n));
+        let [spare, bag_of] = [(); 2].map(|()| parts.take::<u32>(n));
+        let sorted_positions = Self::view_mut(&mut sorted.positions).on(self)?;
 
         let lanes = n.div_ceil(num_bags.max(1)).next_power_of_two().min(32);
-        let rows = IndexSortRows {
+        let rows = params::IndexSortRows {
             features: tables.features(self)?,
             tables: tables.tables(self)?,
             indices: bags.indices.on(self)?,
             offsets: bags.offsets.on(self)?,
-            keys: keys[0],
+            keys: keys[0].cast(),
             bag_of,
             bag_lengths: Self::view_mut(&mut sorted.bag_lengths).on(self)?,
             histograms,
@@ -142,7 +174,7 @@ impl IndexSortOps for Cuda {
         // `index_sort_workspace_len` says, so that all parts of it lie within it; it and the order
         // are exclusive views. Ids and offsets may hold anything: the kernel checks them before it
         // uses them.
-        unsafe { rows.launch(self, kernels.index_sort_rows.of(size_of::<I>()), grid)? };
+        unsafe { kernels.rows.of::<I>().launch(self, grid, rows)? };
 
         for pass in 0..plan.passes {
             // The last pass leaves the positions where they belong, so every second one before it
@@ -151,12 +183,12 @@ impl IndexSortOps for Cuda {
                 1 => (spare, sorted_positions),
                 _ => (sorted_positions, spare),
             };
-            let kernel = IndexSortPass {
-                keys: keys[0],
-                positions: if pass == 0 { 0 } else { from },
+            let parameters = params::IndexSortPass {
+                keys: keys[0].as_const(),
+                positions: if pass == 0 { Ptr::NULL } else { from.as_const() },
                 keys_out: keys[1],
                 positions_out: to,
-                histograms,
+                histograms: histograms.as_const(),
                 words,
                 tickets,
                 num_keys: n as u64,
@@ -164,29 +196,40 @@ impl IndexSortOps for Cuda {
                 digit_bits: plan.digit_bits,
             };
             keys.swap(0, 1);
+            let grid = Grid::new((plan.tiles as u32, 1), THREADS);
             // SAFETY: as above; keys and positions go from one part of the workspace to another
             // one.
-            unsafe {
-                let function = kernels.index_sort_pass.of(has_large_tiles(n)).of(plan.key_bytes);
-                kernel.launch(self, function, Grid::new((plan.tiles as u32, 1), THREADS))?;
-            }
+            unsafe { kernels.pass.of::<K>(n).launch(self, grid, parameters)? };
         }
 
-        let segments = IndexSortSegments {
-            keys: keys[0],
-            positions: sorted_positions,
-            bag_of,
+        let segments = params::IndexSortSegments {
+            keys: keys[0].as_const(),
+            positions: sorted_positions.as_const(),
+            bag_of: bag_of.as_const(),
             rows: Self::view_mut(&mut sorted.rows).on(self)?,
             segments: Self::view_mut(&mut sorted.segments).on(self)?,
             bags: Self::view_mut(&mut sorted.bags).on(self)?,
             counts: Self::view_mut(&mut sorted.counts).on(self)?,
             words: segment_words,
-            tickets: tickets + 4 * MAX_PASSES as u64,
+            ticket: tickets.add(MAX_PASSES),
             num_keys: n as u64,
             end_key: plan.end_key,
         };
         // SAFETY: as above; every position is that of an id, since each pass permutes them.
-        unsafe { self.number_rows(segments, plan.key_bytes) }
+        unsafe { self.number_rows(segments) }
+    }
+}
+
+impl IndexSortOps for Cuda {
+    fn index_sort<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()> {
+        // Without bags there is nothing that an id could be in.
+        let has_bags = args.bags.num_bags(args.tables.as_ref()) > 0;
+        let n = if has_bags { args.bags.num_indices() } else { 0 };
+        let plan = Plan::new(args.tables.as_ref(), n);
+        match plan.key_bytes {
+            4 => self.sort_by::<u32, I>(args, &plan, n),
+            _ => self.sort_by::<u64, I>(args, &plan, n),
+        }
     }
 
     fn index_sort_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize {

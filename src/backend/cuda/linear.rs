@@ -1,19 +1,25 @@
 //! [`linear`](crate::ops::linear) on a CUDA device: kernels/linear.cu says how.
 
+use std::sync::Arc;
+
+use cudarc::driver::CudaContext;
+
 use super::Cuda;
 use super::gemm::{Factor, Product};
-use super::kernels::{
-    ByElement, Function, Grid, LinearActivationGrad, LinearForward, LinearInputGrad,
-    LinearSumParts, LinearWeightGrad, Module,
+use super::runtime::launch::{Function, Grid, Kernel};
+use super::runtime::module::{ByElement, Module};
+use super::runtime::params::linear::{
+    self as params, LARGE_PANELS, LARGE_SIDE, LARGE_THREADS, NARROW_COLS, NARROW_THREADS,
+    SMALL_PANELS, SMALL_SIDE, SMALL_THREADS, THREADS, TINY_SIDE, TINY_THREADS,
 };
+use super::runtime::params::vec::VECTOR_BYTES;
+use super::runtime::pointer::{Ptr, PtrMut};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::linear::{Activation, Backward, Forward, LinearOps};
 use crate::ops::{Accum, Matrix, MatrixMut, Precision};
 use crate::size::{next_multiple, product, sum};
 
-/// Threads of a block of the kernels that are no products.
-const THREADS: u32 = 256;
 /// Blocks that fill a large device, of large tiles and of small ones. Constants, so that results do
 /// not depend on the device.
 const ENOUGH_BLOCKS: (usize, usize) = (264, 528);
@@ -21,57 +27,72 @@ const ENOUGH_BLOCKS: (usize, usize) = (264, 528);
 const MIN_PART: (usize, usize) = (128, 32);
 /// The most parts that the bias's gradient is cut into.
 const MAX_BIAS_PARTS: usize = 64;
-/// Bytes of shared memory of large and small tiles on the tensor cores: `MmaTile::kShared` of
-/// kernels/common/mma_product.cuh.
-const MMA_SHARED: (u32, u32) = (98_304, 49_152);
-/// Bytes that a thread loads at once, where rows allow it.
-const WIDE: usize = 16;
+#[derive(Debug)]
+pub(super) struct Kernels {
+    forward: Products<params::LinearForward<()>>,
+    input_grad: Products<params::LinearInputGrad<()>>,
+    weight_grad: Products<params::LinearWeightGrad<()>>,
+    activation_grad: ByElement<params::LinearActivationGrad<()>>,
+    sum_parts: Function<params::LinearSumParts>,
+    _module: Module,
+}
+
+impl Kernels {
+    pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let module = Module::load(context, "linear")?;
+        Ok(Self {
+            forward: Products::find(&module, true)?,
+            input_grad: Products::find(&module, false)?,
+            weight_grad: Products::find(&module, true)?,
+            activation_grad: module.by_element("")?,
+            sum_parts: module.function()?,
+            _module: module,
+        })
+    }
+}
 
 /// The kernels of a product, by the shape of their tiles.
 #[derive(Debug)]
-pub(super) struct Products {
+struct Products<K: Kernel> {
     /// Exact ones of `f32`.
-    large: Function,
-    small: Function,
-    tiny: Function,
-    narrow: Option<Function>,
+    large: Function<K>,
+    small: Function<K>,
+    tiny: Function<K>,
+    narrow: Option<Function<K>>,
     /// On the tensor cores; those of `f32` round to tf32.
-    mma_large: ByElement,
-    mma_small: ByElement,
+    mma_large: ByElement<K>,
+    mma_small: ByElement<K>,
 }
 
 /// A shape of tiles, as the kernels are compiled.
-struct Tile {
-    function: Function,
+struct Tile<K> {
+    function: Function<K>,
     rows: usize,
     cols: usize,
-    threads: u32,
-    shared: u32,
+    threads: usize,
+    shared: usize,
 }
 
-/// The sides of large, small and tiny tiles, and the columns of narrow ones.
-const SIDES: (usize, usize, usize) = (128, 64, 32);
-const NARROW: usize = 16;
 /// Blocks that keep half of a large device busy: where tiles are fewer, smaller ones are faster,
 /// though they read their factors more often.
 const FEW_BLOCKS: usize = 66;
 
 /// Whether a matrix is large enough for large tiles.
 fn takes_large_tiles(rows: usize, cols: usize) -> bool {
-    rows > SIDES.1 && cols > SIDES.1
+    rows > SMALL_SIDE && cols > SMALL_SIDE
 }
 
 fn tiles(rows: usize, cols: usize, side: usize) -> usize {
     product([rows.div_ceil(side), cols.div_ceil(side)])
 }
 
-impl Products {
-    /// The kernels whose names begin with `name`.
-    pub(super) fn find(module: &Module, name: &str, has_narrow: bool) -> Result<Self> {
-        let exact = |tile: &str| module.function(&format!("{name}_{tile}_f32"));
-        let mma = |tile: &str, shared| -> Result<ByElement> {
-            let kernels = module.by_element(&format!("{name}_mma_{tile}"))?;
-            kernels.all().into_iter().try_for_each(|kernel| module.allow_shared(kernel, shared))?;
+impl<K: Kernel> Products<K> {
+    fn find(module: &Module, has_narrow: bool) -> Result<Self> {
+        let exact = |tile: &str| module.instance(&format!("_{tile}_f32"));
+        let mma = |tile: &str, shared: usize| -> Result<ByElement<K>> {
+            let kernels = module.by_element(&format!("_mma_{tile}"))?;
+            let allow = |kernel| module.allow_shared(kernel, shared as u32);
+            kernels.all().into_iter().try_for_each(allow)?;
             Ok(kernels)
         };
         Ok(Self {
@@ -79,8 +100,8 @@ impl Products {
             small: exact("small")?,
             tiny: exact("tiny")?,
             narrow: if has_narrow { Some(exact("narrow")?) } else { None },
-            mma_large: mma("large", MMA_SHARED.0)?,
-            mma_small: mma("small", MMA_SHARED.1)?,
+            mma_large: mma("large", LARGE_PANELS)?,
+            mma_small: mma("small", SMALL_PANELS)?,
         })
     }
 
@@ -92,9 +113,9 @@ impl Products {
         (rows, cols): (usize, usize),
         parts: usize,
         enough_large: usize,
-    ) -> Tile {
+    ) -> Tile<K> {
         let blocks = |side| product([tiles(rows, cols, side), parts]);
-        let is_large = takes_large_tiles(rows, cols) && blocks(SIDES.0) >= enough_large;
+        let is_large = takes_large_tiles(rows, cols) && blocks(LARGE_SIDE) >= enough_large;
         let square = |function, side, threads, shared| Tile {
             function,
             rows: side,
@@ -103,27 +124,42 @@ impl Products {
             shared,
         };
         match (precision.is_exact::<E>(), self.narrow) {
-            (true, Some(function)) if cols <= NARROW => {
-                Tile { function, rows: SIDES.0, cols: NARROW, threads: 128, shared: 0 }
+            (true, Some(function)) if cols <= NARROW_COLS => Tile {
+                function,
+                rows: LARGE_SIDE,
+                cols: NARROW_COLS,
+                threads: NARROW_THREADS,
+                shared: 0,
+            },
+            (true, _) if is_large => square(self.large, LARGE_SIDE, LARGE_THREADS, 0),
+            (true, _) if blocks(SMALL_SIDE) >= FEW_BLOCKS => {
+                square(self.small, SMALL_SIDE, SMALL_THREADS, 0)
             }
-            (true, _) if is_large => square(self.large, SIDES.0, 256, 0),
-            (true, _) if blocks(SIDES.1) >= FEW_BLOCKS => square(self.small, SIDES.1, 128, 0),
-            (true, _) => square(self.tiny, SIDES.2, 64, 0),
-            (false, _) if is_large => square(self.mma_large.of::<E>(), SIDES.0, 256, MMA_SHARED.0),
-            (false, _) => square(self.mma_small.of::<E>(), SIDES.1, 128, MMA_SHARED.1),
+            (true, _) => square(self.tiny, TINY_SIDE, TINY_THREADS, 0),
+            (false, _) if is_large => {
+                square(self.mma_large.of::<E>(), LARGE_SIDE, LARGE_THREADS, LARGE_PANELS)
+            }
+            (false, _) => square(self.mma_small.of::<E>(), SMALL_SIDE, SMALL_THREADS, SMALL_PANELS),
         }
     }
 
     /// The tiles for an output of this size whose sums are computed at once.
-    fn tile_of_whole_sums<E: Element>(&self, precision: Precision, sizes: (usize, usize)) -> Tile {
+    fn tile_of_whole_sums<E: Element>(
+        &self,
+        precision: Precision,
+        sizes: (usize, usize),
+    ) -> Tile<K> {
         self.tile::<E>(precision, sizes, 1, ENOUGH_BLOCKS.0 / 2)
     }
 }
 
-impl Tile {
+impl<K> Tile<K> {
     fn grid(&self, rows: usize, cols: usize, parts: usize) -> Grid {
         let blocks = rows.div_ceil(self.rows) * cols.div_ceil(self.cols);
-        Grid { blocks: (blocks as u32, parts as u32), threads: self.threads, shared: self.shared }
+        Grid {
+            shared: self.shared as u32,
+            ..Grid::new((blocks as u32, parts as u32), self.threads)
+        }
     }
 }
 
@@ -146,9 +182,9 @@ impl Parts {
     /// Of the gradient of a weight `[outputs, inputs]`: as many as fill a device.
     fn of_weight_grad(batch_size: usize, outputs: usize, inputs: usize) -> Self {
         let (enough, side) = if takes_large_tiles(outputs, inputs) {
-            (ENOUGH_BLOCKS.0, SIDES.0)
+            (ENOUGH_BLOCKS.0, LARGE_SIDE)
         } else {
-            (ENOUGH_BLOCKS.1, SIDES.1)
+            (ENOUGH_BLOCKS.1, SMALL_SIDE)
         };
         Self::new(batch_size, MIN_PART.0, enough.div_ceil(tiles(outputs, inputs, side).max(1)))
     }
@@ -175,8 +211,8 @@ impl LinearOps for Cuda {
         if unsafe { self.multiply::<E, E>(product, &output)? } {
             return Ok(());
         }
-        let tile = self.inner.kernels.linear_forward.tile_of_whole_sums::<E>(precision, (m, n));
-        let kernel = LinearForward {
+        let tile = self.inner.linear.forward.tile_of_whole_sums::<E>(precision, (m, n));
+        let parameters = params::LinearForward {
             input: input.data.on(self)?,
             weight: weight.data.on(self)?,
             bias: bias.on(self)?,
@@ -193,7 +229,7 @@ impl LinearOps for Cuda {
         // matrix has the rows, columns and distances that are passed, the bias a value for each
         // output, and the output is an exclusive view. There is a block for each tile of the
         // output.
-        unsafe { kernel.launch(self, tile.function, tile.grid(m, n, 1)) }
+        unsafe { tile.function.launch(self, tile.grid(m, n, 1), parameters) }
     }
 
     fn linear_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
@@ -203,15 +239,15 @@ impl LinearOps for Cuda {
         let Backward { grad_weight, grad_bias, accum, workspace, .. } = args;
         let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
         let (of_weight, of_bias) = (Parts::of_weight_grad(m, n, k), Parts::of_bias_grad(m));
-        let weight_parts = workspace.on(self)?;
-        let bias_parts = weight_parts + (of_weight.room * n * k * size_of::<f32>()) as u64;
+        let weight_parts = workspace.on(self)?.cast::<f32>();
+        let bias_parts = weight_parts.add(of_weight.room * n * k);
         let output = (activation != Activation::None).then_some(output);
         self.activation_grad(output, &grad_output, bias_parts, &of_bias)?;
         if let Some(grad_input) = grad_input {
             self.input_grad(&grad_output, &weight, precision, &grad_input)?;
         }
         let product = Product {
-            left: Factor::new(grad_output.data.on(self)?, grad_output.ld).transposed(),
+            left: Factor::new(grad_output.data.on(self)?.as_const(), grad_output.ld).transposed(),
             right: Factor::new(input.data.on(self)?, input.ld),
             terms: m,
             precision,
@@ -226,9 +262,9 @@ impl LinearOps for Cuda {
         // Of the weight there are no parts, and none of it is left to sum up, if its gradient is
         // there.
         let inputs = if is_done { 0 } else { k };
-        let sum = LinearSumParts {
-            weight_parts,
-            bias_parts,
+        let parameters = params::LinearSumParts {
+            weight_parts: weight_parts.as_const(),
+            bias_parts: bias_parts.as_const(),
             grad_weight: grad_weight.data.on(self)?,
             grad_bias: grad_bias.on(self)?,
             grad_weight_ld: grad_weight.ld as u64,
@@ -238,16 +274,11 @@ impl LinearOps for Cuda {
             num_bias_parts: of_bias.count as u32,
             accumulate: u32::from(accum == Accum::Add),
         };
-        let blocks = (n * inputs + n).div_ceil(THREADS as usize);
+        let blocks = (n * inputs + n).div_ceil(THREADS);
+        let grid = Grid::new((blocks as u32, 1), THREADS);
         // SAFETY: the op has been validated. The parts have been written on this stream, and both
         // gradients are exclusive views of the sizes that are passed.
-        unsafe {
-            sum.launch(
-                self,
-                self.inner.kernels.linear_sum_parts,
-                Grid::new((blocks as u32, 1), THREADS),
-            )
-        }
+        unsafe { self.inner.linear.sum_parts.launch(self, grid, parameters) }
     }
 
     fn linear_backward_workspace_len<E: Element>(
@@ -274,7 +305,7 @@ impl Cuda {
         grad_input: &MatrixMut<'_, Self, E>,
     ) -> Result<()> {
         let product = Product {
-            left: Factor::new(grad.data.on(self)?, grad.ld),
+            left: Factor::new(grad.data.on(self)?.as_const(), grad.ld),
             right: Factor::new(weight.data.on(self)?, weight.ld),
             terms: grad.cols,
             precision,
@@ -287,9 +318,9 @@ impl Cuda {
             return Ok(());
         }
         let (m, k) = (grad_input.rows, grad_input.cols);
-        let tile = self.inner.kernels.linear_input_grad.tile_of_whole_sums::<E>(precision, (m, k));
-        let kernel = LinearInputGrad {
-            grad: grad.data.on(self)?,
+        let tile = self.inner.linear.input_grad.tile_of_whole_sums::<E>(precision, (m, k));
+        let parameters = params::LinearInputGrad {
+            grad: grad.data.on(self)?.as_const(),
             weight: weight.data.on(self)?,
             grad_input: grad_input.data.on(self)?,
             grad_ld: grad.ld as u64,
@@ -302,7 +333,7 @@ impl Cuda {
         // SAFETY: as above, and the function is the kernel's, of `E`; what is read has been written
         // by launches before, on the same stream. There is a block for each tile of the output,
         // which is an exclusive view.
-        unsafe { kernel.launch(self, tile.function, tile.grid(m, k, 1)) }
+        unsafe { tile.function.launch(self, tile.grid(m, k, 1), parameters) }
     }
 
     /// Makes the parts of `gradᵀ input`.
@@ -311,22 +342,23 @@ impl Cuda {
         grad: &MatrixMut<'_, Self, E>,
         input: &Matrix<'_, Self, E>,
         precision: Precision,
-        weight_parts: u64,
+        weight_parts: PtrMut<f32>,
         parts: &Parts,
     ) -> Result<()> {
         let (m, n, k) = (grad.rows, grad.cols, input.cols);
         // The transposed gradient is computed where it is that which has few columns.
-        let transposed = n < k && n <= NARROW;
-        let (z, x) = ((grad.data.on(self)?, grad.ld, n), (input.data.on(self)?, input.ld, k));
+        let transposed = n < k && n <= NARROW_COLS;
+        let z = (grad.data.on(self)?.as_const(), grad.ld, n);
+        let x = (input.data.on(self)?, input.ld, k);
         let ((a, a_ld, rows), (b, b_ld, cols)) = if transposed { (x, z) } else { (z, x) };
         let (row_stride, col_stride) = if transposed { (1, k) } else { (k, 1) };
-        let tile = self.inner.kernels.linear_weight_grad.tile::<E>(
+        let tile = self.inner.linear.weight_grad.tile::<E>(
             precision,
             (rows, cols),
             parts.count,
             FEW_BLOCKS,
         );
-        let kernel = LinearWeightGrad {
+        let parameters = params::LinearWeightGrad {
             a,
             b,
             parts: weight_parts,
@@ -342,7 +374,7 @@ impl Cuda {
         };
         // SAFETY: as above. The workspace is as long as `linear_backward_workspace_len` says, which
         // has room for all parts of the weight's gradient, and behind them for those of the bias's.
-        unsafe { kernel.launch(self, tile.function, tile.grid(rows, cols, parts.count)) }
+        unsafe { tile.function.launch(self, tile.grid(rows, cols, parts.count), parameters) }
     }
 
     /// Makes the gradient of the affine map, in place, and the parts of its column sums. Without an
@@ -351,21 +383,21 @@ impl Cuda {
         &self,
         output: Option<Matrix<'_, Self, E>>,
         grad: &MatrixMut<'_, Self, E>,
-        bias_parts: u64,
+        bias_parts: PtrMut<f32>,
         parts: &Parts,
     ) -> Result<()> {
         let (output, output_ld) = match output {
             Some(output) => (output.data.on(self)?, output.ld),
-            None => (0, 0),
+            None => (Ptr::NULL, 0),
         };
-        let columns = WIDE / size_of::<E>();
-        let is_wide = |pointer: u64, ld: usize| {
-            pointer.is_multiple_of(WIDE as u64) && ld.is_multiple_of(columns)
+        let columns = VECTOR_BYTES / size_of::<E>();
+        let is_wide = |pointer: Ptr<E>, ld: usize| {
+            pointer.is_aligned_to(VECTOR_BYTES) && ld.is_multiple_of(columns)
         };
         let wide = grad.cols.is_multiple_of(columns)
-            && is_wide(grad.data.on(self)?, grad.ld)
+            && is_wide(grad.data.on(self)?.as_const(), grad.ld)
             && is_wide(output, output_ld);
-        let kernel = LinearActivationGrad {
+        let parameters = params::LinearActivationGrad {
             output,
             grad: grad.data.on(self)?,
             bias_parts,
@@ -382,6 +414,6 @@ impl Cuda {
         // SAFETY: the function is the kernel's, of `E`. The op has been validated: output and
         // gradient have the same rows and columns, the gradient is an exclusive view, and the
         // workspace has room for all parts.
-        unsafe { kernel.launch(self, self.inner.kernels.linear_activation_grad.of::<E>(), grid) }
+        unsafe { self.inner.linear.activation_grad.of::<E>().launch(self, grid, parameters) }
     }
 }

@@ -1,12 +1,29 @@
 //! [`loss`](crate::ops::loss) on a CUDA device: kernels/loss.cu says how.
 
-use super::Cuda;
-use super::kernels::{Grid, LossForward, LossMean};
+use std::sync::Arc;
+
+use cudarc::driver::CudaContext;
+
+use super::runtime::launch::{Function, Grid};
+use super::runtime::module::Module;
+use super::runtime::params::loss as params;
+use super::{Cuda, SliceMut};
 use crate::error::Result;
 use crate::ops::loss::{Forward, Loss, LossOps};
 
-/// Threads of a block, as the kernels are compiled, and samples that it sums up.
-const THREADS: u32 = 256;
+#[derive(Debug)]
+pub(super) struct Kernels {
+    forward: Function<params::LossForward>,
+    mean: Function<params::LossMean>,
+    _module: Module,
+}
+
+impl Kernels {
+    pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let module = Module::load(context, "loss")?;
+        Ok(Self { forward: module.function()?, mean: module.function()?, _module: module })
+    }
+}
 
 impl LossOps for Cuda {
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()> {
@@ -18,11 +35,12 @@ impl LossOps for Cuda {
         };
         let (batch_size, partial_sums) =
             (logits.len() as u64, self.loss_workspace_len(logits.len()));
-        let forward = LossForward {
+        let sums = workspace.on(self)?.cast::<f64>();
+        let forward = params::LossForward {
             logits: logits.on(self)?,
             labels: labels.on(self)?,
-            grad_logits: grad_logits.map_or(Ok(0), |grad| grad.on(self))?,
-            partial_sums: workspace.on(self)?,
+            grad_logits: SliceMut::on_or_null(&grad_logits, self)?,
+            partial_sums: sums,
             batch_size,
             squared: u32::from(loss == Loss::Mse),
             threshold,
@@ -31,28 +49,24 @@ impl LossOps for Cuda {
             positive,
             status: self.inner.faults.pointer(),
         };
+        let grid = Grid::new((partial_sums as u32, 1), params::THREADS);
         // SAFETY: the function is the kernel's. The op has been validated: labels and gradient are
         // as long as the logits, the workspace has a word for each block, all memory that is
         // written is an exclusive view, and the status words are the backend's own.
-        unsafe {
-            forward.launch(
-                self,
-                self.inner.kernels.loss_forward,
-                Grid::new((partial_sums as u32, 1), THREADS),
-            )?
-        };
-        let mean = LossMean {
-            partial_sums: workspace.on(self)?,
+        unsafe { self.inner.loss.forward.launch(self, grid, forward)? };
+        let mean = params::LossMean {
+            partial_sums: sums.as_const(),
             mean: mean.on(self)?,
             num_partial_sums: partial_sums as u64,
             batch_size,
         };
+        let one_block = Grid::new((1, 1), params::THREADS);
         // SAFETY: as above; the partial sums have been written by the launch before, on the same
         // stream.
-        unsafe { mean.launch(self, self.inner.kernels.loss_mean, Grid::new((1, 1), THREADS)) }
+        unsafe { self.inner.loss.mean.launch(self, one_block, mean) }
     }
 
     fn loss_workspace_len(&self, batch_size: usize) -> usize {
-        batch_size.div_ceil(THREADS as usize)
+        batch_size.div_ceil(params::THREADS)
     }
 }

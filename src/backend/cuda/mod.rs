@@ -13,28 +13,19 @@
 //! Embedders pass device memory of their own as [`Slice::from_raw`] and [`SliceMut::from_raw`] to
 //! any backend of its device, and a stream of their own to [`Cuda::on_stream`].
 
-mod buffer;
 mod cast;
-mod cublaslt;
 mod dense_update;
-mod driver;
 mod embedding_bag;
-mod fault;
 mod finite_check;
 mod gemm;
-mod images;
 mod index_sort;
 mod interaction;
-mod kernels;
 mod linear;
 mod loss;
 mod moving_average;
 mod optimizer;
-mod recording;
+mod runtime;
 mod sparse_update;
-mod stage;
-mod tables;
-mod transfer;
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -42,24 +33,31 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
-use buffer::Owner;
-pub use buffer::{Buffer, Slice, SliceMut};
-pub use cublaslt::cublaslt_version;
-pub use driver::{DeviceInfo, devices, driver_version};
 pub use gemm::Gemm;
-pub use images::{ImageInfo, images};
-pub use kernels::{Parameter, SIGNATURES, Signature};
-pub use recording::Recording;
-pub use tables::Tables;
-pub use transfer::Transfer;
+pub use runtime::buffer::{Buffer, Slice, SliceMut};
+pub use runtime::cublaslt::cublaslt_version;
+pub use runtime::driver::{DeviceInfo, devices, driver_version};
+pub use runtime::images::{ImageInfo, images};
+#[doc(hidden)]
+pub use runtime::launch::KernelInfo;
+pub use runtime::recording::Recording;
+pub use runtime::tables::Tables;
+pub use runtime::transfer::Transfer;
 
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_size};
 use crate::ops::{Device, TableBatch, Views};
-use cublaslt::CublasLt;
-use driver::check;
-use fault::FaultLog;
-use kernels::Kernels;
+use runtime::buffer::Owner;
+use runtime::cublaslt::CublasLt;
+use runtime::driver::{self, check};
+use runtime::fault::FaultLog;
+use runtime::params;
+
+/// The kernels as their declarations have them, for tests.
+#[doc(hidden)]
+pub fn kernels() -> &'static [KernelInfo] {
+    params::KERNELS
+}
 
 /// A CUDA device with a stream, and the kernels compiled for it.
 #[derive(Clone, Debug)]
@@ -73,10 +71,19 @@ struct Inner {
     stream: Arc<CudaStream>,
     /// What batches travel on.
     copy_stream: Arc<CudaStream>,
-    kernels: Kernels,
     faults: FaultLog,
     gemm: Gemm,
     cublaslt: Option<CublasLt>,
+    cast: cast::Kernels,
+    dense_update: dense_update::Kernels,
+    embedding_bag: embedding_bag::Kernels,
+    finite_check: finite_check::Kernels,
+    index_sort: index_sort::Kernels,
+    interaction: interaction::Kernels,
+    linear: linear::Kernels,
+    loss: loss::Kernels,
+    moving_average: moving_average::Kernels,
+    sparse_update: sparse_update::Kernels,
 }
 
 impl Cuda {
@@ -119,13 +126,25 @@ impl Cuda {
     }
 
     fn with(context: &Arc<CudaContext>, stream: Arc<CudaStream>, gemm: Gemm) -> Result<Self> {
-        let kernels = Kernels::load(context)?;
-        let faults = FaultLog::new(context)?;
-        let copy_stream = check("create a stream", context.new_stream())?;
-        let cublaslt = gemm.cublaslt(context)?;
-        let owner = Owner::new();
         Ok(Self {
-            inner: Arc::new(Inner { owner, stream, copy_stream, kernels, faults, gemm, cublaslt }),
+            inner: Arc::new(Inner {
+                owner: Owner::new(),
+                copy_stream: check("create a stream", context.new_stream())?,
+                faults: FaultLog::new(context)?,
+                gemm,
+                cublaslt: gemm.cublaslt(context)?,
+                cast: cast::Kernels::load(context)?,
+                dense_update: dense_update::Kernels::load(context)?,
+                embedding_bag: embedding_bag::Kernels::load(context)?,
+                finite_check: finite_check::Kernels::load(context)?,
+                index_sort: index_sort::Kernels::load(context)?,
+                interaction: interaction::Kernels::load(context)?,
+                linear: linear::Kernels::load(context)?,
+                loss: loss::Kernels::load(context)?,
+                moving_average: moving_average::Kernels::load(context)?,
+                sparse_update: sparse_update::Kernels::load(context)?,
+                stream,
+            }),
         })
     }
 
@@ -192,7 +211,7 @@ impl Device for Cuda {
 
     fn upload<T: Scalar>(&self, source: &[T], target: SliceMut<'_, T>) -> Result<()> {
         expect_size("upload", "target", target.len(), source.len())?;
-        let pointer = target.on(self)?;
+        let pointer = target.on(self)?.address();
         if source.is_empty() {
             return Ok(());
         }
@@ -206,7 +225,7 @@ impl Device for Cuda {
 
     fn download<T: Scalar>(&self, source: Slice<'_, T>, target: &mut [T]) -> Result<()> {
         expect_size("download", "target", target.len(), source.len())?;
-        let pointer = source.on(self)?;
+        let pointer = source.on(self)?.address();
         if target.is_empty() {
             return Ok(());
         }
@@ -221,7 +240,7 @@ impl Device for Cuda {
 
     fn copy<T: Scalar>(&self, source: Slice<'_, T>, target: SliceMut<'_, T>) -> Result<()> {
         expect_size("copy", "target", target.len(), source.len())?;
-        let (from, to) = (source.on(self)?, target.on(self)?);
+        let (from, to) = (source.on(self)?.address(), target.on(self)?.address());
         if source.is_empty() {
             return Ok(());
         }

@@ -1,21 +1,36 @@
 //! [`moving_average`](crate::ops::moving_average) on a CUDA device: kernels/moving_average.cu says
 //! how.
 
+use std::sync::Arc;
+
+use cudarc::driver::CudaContext;
+
 use super::Cuda;
-use super::kernels::{Grid, MovingAverage};
+use super::runtime::launch::{Function, Grid};
+use super::runtime::module::Module;
+use super::runtime::params::moving_average as params;
 use crate::error::Result;
 use crate::ops::moving_average::{MovingAverageOps, Update};
 
-/// Threads of a block, as the kernel is compiled.
-const THREADS: u32 = 256;
-/// Elements that a thread takes at once.
-const RUN: usize = 4;
+#[derive(Debug)]
+pub(super) struct Kernels {
+    update: Function<params::MovingAverage>,
+    _module: Module,
+}
+
+impl Kernels {
+    pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let module = Module::load(context, "moving_average")?;
+        Ok(Self { update: module.function()?, _module: module })
+    }
+}
 
 impl MovingAverageOps for Cuda {
     fn moving_average(&self, args: Update<'_, Self>) -> Result<()> {
         let Update { control, decay, values, average } = args;
-        let grid = Grid::looping(values.len().div_ceil(RUN), THREADS, Grid::FILLING);
-        let kernel = MovingAverage {
+        let grid =
+            Grid::looping(values.len().div_ceil(params::RUN), params::THREADS, Grid::FILLING);
+        let parameters = params::MovingAverage {
             values: values.on(self)?,
             average: average.on(self)?,
             len: values.len() as u64,
@@ -24,6 +39,6 @@ impl MovingAverageOps for Cuda {
         };
         // SAFETY: the function is the kernel's. The op has been validated: both views are as long,
         // and the average is an exclusive one.
-        unsafe { kernel.launch(self, self.inner.kernels.moving_average, grid) }
+        unsafe { self.inner.moving_average.update.launch(self, grid, parameters) }
     }
 }

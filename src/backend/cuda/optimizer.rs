@@ -1,16 +1,20 @@
 //! An optimizer step, as kernels/common/optimizer.cuh sees it.
 
-use super::Cuda;
-use super::kernels::{OptimizerStep, StepPointers};
+use super::runtime::params::optimizer::{OptimizerKind, OptimizerStep, StepPointers};
+use super::runtime::pointer::PtrMut;
+use super::{Cuda, Slice};
 use crate::error::Result;
 use crate::ops::{Optimizer, OptimizerStateMut, StepControl, UpdateRule};
 
 impl Cuda {
     /// The addresses of what an optimizer remembers; null for what it does not.
-    pub(super) fn state_pointers(&self, state: &OptimizerStateMut<'_, Self>) -> Result<(u64, u64)> {
+    pub(super) fn state_pointers(
+        &self,
+        state: &OptimizerStateMut<'_, Self>,
+    ) -> Result<(PtrMut<f32>, PtrMut<f32>)> {
         Ok(match state {
-            OptimizerStateMut::None => (0, 0),
-            OptimizerStateMut::SumOfSquares(sums) => (sums.on(self)?, 0),
+            OptimizerStateMut::None => (PtrMut::NULL, PtrMut::NULL),
+            OptimizerStateMut::SumOfSquares(sums) => (sums.on(self)?, PtrMut::NULL),
             OptimizerStateMut::Moments { first, second } => (first.on(self)?, second.on(self)?),
         })
     }
@@ -18,21 +22,20 @@ impl Cuda {
     /// The addresses of values and gate; null where there are none.
     pub(super) fn step_pointers(&self, control: &StepControl<'_, Self>) -> Result<StepPointers> {
         Ok(StepPointers {
-            values: control.values.map_or(Ok(0), |values| values.on(self))?,
-            gate: control.gate.map_or(Ok(0), |gate| gate.on(self))?,
+            values: Slice::on_or_null(&control.values, self)?,
+            gate: Slice::on_or_null(&control.gate, self)?,
         })
     }
 }
 
 impl OptimizerStep {
-    /// What of a rule is the same for all parameters. The numbers of the optimizers are those of
-    /// kernels/common/optimizer.cuh.
+    /// Returns what of a rule is the same for all parameters.
     pub(super) fn of(rule: &UpdateRule) -> Self {
         let (optimizer, eps, beta1, beta2) = match rule.optimizer {
-            Optimizer::Sgd => (0, 0.0, 0.0, 0.0),
-            Optimizer::Adagrad { eps } => (1, eps, 0.0, 0.0),
-            Optimizer::RowwiseAdagrad { eps } => (2, eps, 0.0, 0.0),
-            Optimizer::Adam { beta1, beta2, eps } => (3, eps, beta1, beta2),
+            Optimizer::Sgd => (OptimizerKind::Sgd, 0.0, 0.0, 0.0),
+            Optimizer::Adagrad { eps } => (OptimizerKind::Adagrad, eps, 0.0, 0.0),
+            Optimizer::RowwiseAdagrad { eps } => (OptimizerKind::RowwiseAdagrad, eps, 0.0, 0.0),
+            Optimizer::Adam { beta1, beta2, eps } => (OptimizerKind::Adam, eps, beta1, beta2),
         };
         let (l2, shrink) = rule.decay_factors();
         let (first_correction, second_correction) = rule.bias_corrections();

@@ -2,15 +2,20 @@
 //! how.
 
 use std::iter;
+use std::sync::Arc;
 
-use super::buffer::Parts;
+use cudarc::driver::CudaContext;
+
 use super::index_sort::segment_tiles;
-use super::kernels::{
-    Grid, IndexSortSegments, OptimizerStep, OptimizerTarget, RowGradientSource, SparseUpdateAdd,
-    SparseUpdateApply, SparseUpdateChunks, SparseUpdateInterleave, SparseUpdateReduce,
-    SparseUpdateRuns, SparseUpdateStarts, SparseUpdateUpdate,
+use super::runtime::buffer::Parts;
+use super::runtime::launch::{Function, Grid};
+use super::runtime::module::{ByElement, Module};
+use super::runtime::params::index_sort::IndexSortSegments;
+use super::runtime::params::sparse_update::{
+    self as params, OptimizerStep, OptimizerTarget, Place, RowGradientSource, THREADS, WIDE_COLUMNS,
 };
-use super::tables::{Tables, WIDE};
+use super::runtime::pointer::{Ptr, PtrMut};
+use super::runtime::tables::Tables;
 use super::{Cuda, Slice, SliceMut};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
@@ -18,13 +23,46 @@ use crate::ops::sparse_update::{Apply, CHUNK, Merge, PooledGrad, Reduce, SparseU
 use crate::ops::{Device, Extent, OptimizerStateMut, Rounding, TableBatch, UpdateRule};
 use crate::size::{product, sum};
 
-/// Threads of a block, as the kernels are compiled.
-pub(super) const THREADS: u32 = 256;
 /// Blocks loop over what is left beyond this many: most batches have far fewer rows than ids, and a
 /// block without work takes time too.
 const MAX_BLOCKS: usize = 8192;
-/// Bytes of what the kernels note for each table: where its rows begin.
-const PLACE: usize = 16;
+
+// The order of the sums is that of the CPU.
+const _: () = assert!(params::CHUNK as usize == CHUNK);
+
+#[derive(Debug)]
+pub(super) struct Kernels {
+    chunks: Function<params::SparseUpdateChunks>,
+    runs: Function<params::SparseUpdateRuns>,
+    starts: Function<params::SparseUpdateStarts>,
+    reduce: Function<params::SparseUpdateReduce>,
+    interleave: Function<params::SparseUpdateInterleave>,
+    add: Function<params::SparseUpdateAdd>,
+    update: ByElement<params::SparseUpdateUpdate<()>>,
+    apply: ByElement<params::SparseUpdateApply<()>>,
+    /// The number of blocks of `update` that run at the same time.
+    blocks: usize,
+    _module: Module,
+}
+
+impl Kernels {
+    pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let module = Module::load(context, "sparse_update")?;
+        let update: ByElement<params::SparseUpdateUpdate<()>> = module.by_element("")?;
+        Ok(Self {
+            chunks: module.function()?,
+            runs: module.function()?,
+            starts: module.function()?,
+            reduce: module.function()?,
+            interleave: module.function()?,
+            add: module.function()?,
+            blocks: module.blocks_at_once(update.of::<f32>(), THREADS)?,
+            update,
+            apply: module.by_element("")?,
+            _module: module,
+        })
+    }
+}
 
 impl SparseUpdateOps for Cuda {
     fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()> {
@@ -32,18 +70,18 @@ impl SparseUpdateOps for Cuda {
         let tables = source.tables.as_ref();
         let mut parts = Parts::of(&workspace, self)?;
         let from = self.sum_runs(&source, &mut parts)?;
-        let places = parts.take(tables.tables().len() * PLACE);
+        let places = parts.take(tables.tables().len());
         let (starts, values) = (
             Self::view_mut(&mut grad.starts).on(self)?,
             Self::view_mut(&mut grad.values).on(self)?,
         );
-        let (capacity, num_rows) = (grad.capacity() as u32, from.counts + size_of::<u32>() as u64);
+        let (capacity, num_rows) = (grad.capacity() as u32, from.counts.add(1));
         let counts = Self::view_mut(&mut grad.counts).on(self)?;
         self.place_rows(source.tables, (from.rows, num_rows), places, (starts, counts), capacity)?;
         let lanes = source.tables.lanes(from.is_wide != 0);
-        let kernel = SparseUpdateReduce {
+        let parameters = params::SparseUpdateReduce {
             source: from,
-            places,
+            places: places.as_const(),
             grad_rows: Self::view_mut(&mut grad.rows).on(self)?,
             starts,
             values,
@@ -56,23 +94,24 @@ impl SparseUpdateOps for Cuda {
         // SAFETY: the op has been validated: the gradient has room for all rows that there can be,
         // and is an exclusive view, as is the workspace. What was sorted may hold anything: the
         // kernel checks it before it uses it.
-        unsafe { kernel.launch(self, self.inner.kernels.sparse_update_reduce, grid) }
+        unsafe { self.inner.sparse_update.reduce.launch(self, grid, parameters) }
     }
 
     fn sparse_update_merge(&self, args: Merge<'_, Self>) -> Result<()> {
         let Merge { tables, a, b, out, mut workspace } = args;
+        let kernels = &self.inner.sparse_update;
         let (host, num_rows) = (tables.as_ref(), a.capacity() + b.capacity());
         let cleared = 1 + segment_tiles(num_rows);
         let mut parts = Parts::of(&workspace, self)?;
         workspace.first(cleared).clear(self.raw_stream())?;
-        let (ticket, words) = (parts.take(8), parts.take(8 * (cleared - 1)));
-        let [merged, rows] = [(); 2].map(|()| parts.take(num_rows * 8));
-        let sources = parts.take(num_rows * 4);
-        let segments = parts.take((num_rows + 1) * 4);
-        let counts = parts.take(8);
-        let places = parts.take(host.tables().len() * PLACE);
+        let (ticket, words) = (parts.take::<u32>(2), parts.take::<u64>(cleared - 1));
+        let [merged, rows] = [(); 2].map(|()| parts.take::<u64>(num_rows));
+        let sources = parts.take::<u32>(num_rows);
+        let segments = parts.take::<u32>(num_rows + 1);
+        let counts = parts.take::<u32>(2);
+        let places = parts.take(host.tables().len());
 
-        let interleave = SparseUpdateInterleave {
+        let interleave = params::SparseUpdateInterleave {
             a_rows: Self::view(&a.rows).on(self)?,
             a_count: Self::view(&a.counts).on(self)?,
             b_rows: Self::view(&b.rows).on(self)?,
@@ -86,39 +125,39 @@ impl SparseUpdateOps for Cuda {
         // SAFETY: the op has been validated: the sum has room for the rows of both gradients, and
         // the workspace is as long as `sparse_update_merge_workspace_len` says; both are exclusive
         // views. Gradients may hold anything: rows and starts are checked before use.
-        unsafe {
-            interleave.launch(
-                self,
-                self.inner.kernels.sparse_update_interleave,
-                grid(num_rows, 1),
-            )?
-        };
+        unsafe { kernels.interleave.launch(self, grid(num_rows, 1), interleave)? };
         let number = IndexSortSegments {
-            keys: merged,
-            positions: 0,
-            bag_of: 0,
+            keys: merged.as_const(),
+            positions: Ptr::NULL,
+            bag_of: Ptr::NULL,
             rows,
             segments,
-            bags: 0,
+            bags: PtrMut::NULL,
             counts,
             words,
-            tickets: ticket,
+            ticket,
             num_keys: num_rows as u64,
             end_key: host.num_rows() as u64,
         };
         // SAFETY: as above; ticket and words have been cleared on this stream.
-        unsafe { self.number_rows(number, size_of::<u64>())? };
+        unsafe { self.number_rows(number)? };
         let out_capacity = out.capacity() as u32;
         let out_starts = Self::view_mut(&mut out.starts).on(self)?;
         let out_count = Self::view_mut(&mut out.counts).on(self)?;
-        self.place_rows(tables, (rows, counts + 4), places, (out_starts, out_count), out_capacity)?;
-        let lanes = tables.lanes(false);
-        let add = SparseUpdateAdd {
-            tables: tables.tables(self)?,
-            rows,
-            segments,
-            sources,
+        self.place_rows(
+            tables,
+            (rows.as_const(), counts.add(1).as_const()),
             places,
+            (out_starts, out_count),
+            out_capacity,
+        )?;
+        let lanes = tables.lanes(false);
+        let add = params::SparseUpdateAdd {
+            tables: tables.tables(self)?,
+            rows: rows.as_const(),
+            segments: segments.as_const(),
+            sources: sources.as_const(),
+            places: places.as_const(),
             a_starts: Self::view(&a.starts).on(self)?,
             a_values: Self::view(&a.values).on(self)?,
             b_starts: Self::view(&b.starts).on(self)?,
@@ -126,7 +165,7 @@ impl SparseUpdateOps for Cuda {
             out_rows: Self::view_mut(&mut out.rows).on(self)?,
             out_starts,
             out_values: Self::view_mut(&mut out.values).on(self)?,
-            out_count,
+            out_count: out_count.as_const(),
             num_a_values: a.values.extent() as u64,
             num_b_values: b.values.extent() as u64,
             num_out_values: out.values.extent() as u64,
@@ -136,14 +175,14 @@ impl SparseUpdateOps for Cuda {
             lanes: lanes as u32,
         };
         // SAFETY: as above.
-        unsafe { add.launch(self, self.inner.kernels.sparse_update_add, grid(num_rows, lanes)) }
+        unsafe { kernels.add.launch(self, grid(num_rows, lanes), add) }
     }
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
         let Apply { tables, grad, rule, decay_scale, weights, state } = args;
         let target = self.target(&rule, decay_scale, weights, state)?;
-        let lanes = tables.lanes(target.is_wide_target != 0);
-        let kernel = SparseUpdateApply {
+        let lanes = tables.lanes(target.is_wide != 0);
+        let parameters = params::SparseUpdateApply {
             tables: tables.tables(self)?,
             rows: Self::view(&grad.rows).on(self)?,
             starts: Self::view(&grad.starts).on(self)?,
@@ -156,16 +195,11 @@ impl SparseUpdateOps for Cuda {
             step: OptimizerStep::of(&rule),
             lanes: lanes as u32,
         };
+        let grid = grid(grad.capacity(), lanes);
         // SAFETY: the function is that of `E`. The op has been validated: weights, state and scales
         // have the sizes that the tables call for, and those that are written are exclusive views.
         // The gradient may hold anything: the kernel checks rows and starts before it uses them.
-        unsafe {
-            kernel.launch(
-                self,
-                self.inner.kernels.sparse_update_apply.of::<E>(),
-                grid(grad.capacity(), lanes),
-            )
-        }
+        unsafe { self.inner.sparse_update.apply.of::<E>().launch(self, grid, parameters) }
     }
 
     fn sparse_update_update<E: Element, I: Index>(
@@ -175,18 +209,22 @@ impl SparseUpdateOps for Cuda {
         let Update { source, control, rule, decay_scale, weights, state, workspace } = args;
         let from = self.sum_runs(&source, &mut Parts::of(&workspace, self)?)?;
         let target = self.target(&rule, decay_scale, weights, state)?;
-        let lanes = source.tables.lanes(from.is_wide != 0 && target.is_wide_target != 0);
-        let (step, control) = (OptimizerStep::of(&rule), self.step_pointers(&control)?);
-        let kernel =
-            SparseUpdateUpdate { source: from, target, step, control, lanes: lanes as u32 };
+        let lanes = source.tables.lanes(from.is_wide != 0 && target.is_wide != 0);
+        let parameters = params::SparseUpdateUpdate {
+            source: from,
+            target,
+            step: OptimizerStep::of(&rule),
+            control: self.step_pointers(&control)?,
+            lanes: lanes as u32,
+        };
         let grid = self.grid_at_once(source.bags.num_indices(), lanes);
         // SAFETY: as in `sparse_update_apply` and `sparse_update_reduce`.
-        unsafe { kernel.launch(self, self.inner.kernels.sparse_update_update.of::<E>(), grid) }
+        unsafe { self.inner.sparse_update.update.of::<E>().launch(self, grid, parameters) }
     }
 
     fn sparse_update_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize {
         let run_sums = product([run_sums_len(tables, num_indices), size_of::<f32>()]);
-        sum([run_sums, tables.tables().len() * PLACE]).div_ceil(8)
+        sum([run_sums, tables.tables().len() * size_of::<Place>()]).div_ceil(8)
     }
 
     fn sparse_update_merge_workspace_len(&self, tables: &TableBatch, num_rows: usize) -> usize {
@@ -198,7 +236,7 @@ impl SparseUpdateOps for Cuda {
             product([2, num_rows]),
             sources,
             segments,
-            tables.tables().len() * PLACE / 8,
+            tables.tables().len() * size_of::<Place>() / 8,
         ])
     }
 }
@@ -212,17 +250,17 @@ impl Cuda {
         parts: &mut Parts,
     ) -> Result<RowGradientSource> {
         let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = source;
-        let host = tables.as_ref();
+        let (kernels, host) = (&self.inner.sparse_update, tables.as_ref());
         let (argmax, argmax_ld) = match argmax {
             Some(argmax) => (argmax.data.on(self)?, argmax.ld),
-            None => (0, 0),
+            None => (Ptr::NULL, 0),
         };
         let run_sums_ld = run_sums_ld(host);
         let num_indices = bags.num_indices();
-        let is_wide = is_wide::<f32>(grad_output.data.on(self)?)
-            && is_wide::<f32>(argmax)
-            && grad_output.ld.is_multiple_of(WIDE)
-            && argmax_ld.is_multiple_of(WIDE);
+        let is_wide = is_wide(grad_output.data.on(self)?.address(), size_of::<f32>())
+            && is_wide(argmax.address(), size_of::<u32>())
+            && grad_output.ld.is_multiple_of(WIDE_COLUMNS)
+            && argmax_ld.is_multiple_of(WIDE_COLUMNS);
         let gradient = RowGradientSource {
             features: tables.features(self)?,
             tables: tables.tables(self)?,
@@ -232,13 +270,11 @@ impl Cuda {
             bags: Self::view(&sorted.bags).on(self)?,
             bag_lengths: Self::view(&sorted.bag_lengths).on(self)?,
             counts: Self::view(&sorted.counts).on(self)?,
-            offsets: bags.offsets.on(self)?,
-            per_sample_weights: bags
-                .per_sample_weights
-                .map_or(Ok(0), |weights| weights.on(self))?,
+            offsets: bags.offsets.on(self)?.cast(),
+            per_sample_weights: Slice::on_or_null(&bags.per_sample_weights, self)?,
             grad_output: grad_output.data.on(self)?,
             argmax,
-            run_sums: parts.take(run_sums_len(host, num_indices) * size_of::<f32>()),
+            run_sums: parts.take(run_sums_len(host, num_indices)),
             grad_output_ld: grad_output.ld as u64,
             argmax_ld: argmax_ld as u64,
             run_sums_ld: run_sums_ld as u64,
@@ -250,37 +286,26 @@ impl Cuda {
             is_wide: is_wide.into(),
             max_gradient: max_gradient.unwrap_or(f32::INFINITY),
         };
-        let (mut shorter_sums, mut sums) = (0, gradient.run_sums);
+        let (mut shorter_sums, mut sums) = (Ptr::NULL, gradient.run_sums);
         for len in run_lens(num_indices) {
             let windows = num_indices.div_ceil(len);
+            let grid = grid(windows, 32);
             // SAFETY: the op has been validated: order, gradient, sources and weights have the
             // sizes that bags and ids call for, and the workspace is as long as
             // `sparse_update_workspace_len` says, and an exclusive view. What was sorted may hold
             // anything: the kernels check it.
             unsafe {
                 if len == CHUNK {
-                    let kernel = SparseUpdateChunks { source: gradient };
-                    kernel.launch(
-                        self,
-                        self.inner.kernels.sparse_update_chunks,
-                        grid(windows, 32),
-                    )?;
+                    let parameters = params::SparseUpdateChunks { source: gradient };
+                    kernels.chunks.launch(self, grid, parameters)?;
                 } else {
-                    let kernel = SparseUpdateRuns {
-                        source: gradient,
-                        shorter_sums,
-                        sums,
-                        shift: len.ilog2(),
-                    };
-                    kernel.launch(
-                        self,
-                        self.inner.kernels.sparse_update_runs,
-                        grid(windows, 32),
-                    )?;
+                    let (source, shift) = (gradient, len.ilog2());
+                    let parameters = params::SparseUpdateRuns { source, shorter_sums, sums, shift };
+                    kernels.runs.launch(self, grid, parameters)?;
                 }
             }
-            shorter_sums = sums;
-            sums += (windows * run_sums_ld * size_of::<f32>()) as u64;
+            shorter_sums = sums.as_const();
+            sums = sums.add(windows * run_sums_ld);
         }
         Ok(gradient)
     }
@@ -289,7 +314,7 @@ impl Cuda {
     /// for itself before it sums their gradients, and a few that come after all others would double
     /// the time.
     fn grid_at_once(&self, count: usize, lanes: usize) -> Grid {
-        Grid::looping(count * lanes, THREADS, self.inner.kernels.sparse_update_blocks)
+        Grid::looping(count * lanes, THREADS, self.inner.sparse_update.blocks)
     }
 
     /// Returns the kernel arguments of a step: its buffers, its rounding and its number.
@@ -299,23 +324,23 @@ impl Cuda {
         decay_scale: Option<Slice<'_, f32>>,
         weights: SliceMut<'_, E>,
         state: OptimizerStateMut<'_, Self>,
-    ) -> Result<OptimizerTarget> {
+    ) -> Result<OptimizerTarget<E>> {
         let (weights, (first, second)) = (weights.on(self)?, self.state_pointers(&state)?);
         let seed = match rule.rounding {
             Rounding::Nearest => None,
             Rounding::Stochastic { seed } => Some(seed),
         };
         Ok(OptimizerTarget {
-            decay_scale: decay_scale.map_or(Ok(0), |scale| scale.on(self))?,
+            decay_scale: Slice::on_or_null(&decay_scale, self)?,
             weights,
             first,
             second,
             seed: seed.unwrap_or(0),
             step_number: rule.step,
             is_stochastic: seed.is_some().into(),
-            is_wide_target: (is_wide::<E>(weights)
-                && is_wide::<f32>(first)
-                && is_wide::<f32>(second))
+            is_wide: (is_wide(weights.address(), size_of::<E>())
+                && is_wide(first.address(), size_of::<f32>())
+                && is_wide(second.address(), size_of::<f32>()))
             .into(),
         })
     }
@@ -325,13 +350,13 @@ impl Cuda {
     fn place_rows(
         &self,
         tables: &Tables,
-        (rows, num_rows): (u64, u64),
-        places: u64,
-        (starts, counts): (u64, u64),
+        (rows, num_rows): (Ptr<u64>, Ptr<u32>),
+        places: PtrMut<Place>,
+        (starts, counts): (PtrMut<u64>, PtrMut<u32>),
         capacity: u32,
     ) -> Result<()> {
         let num_tables = tables.as_ref().tables().len() as u32;
-        let kernel = SparseUpdateStarts {
+        let parameters = params::SparseUpdateStarts {
             tables: tables.tables(self)?,
             rows,
             num_rows,
@@ -341,17 +366,16 @@ impl Cuda {
             num_tables,
             capacity,
         };
+        let one_block = Grid::new((1, 1), THREADS);
         // SAFETY: the caller's op has been validated: the gradient has room for `capacity` rows,
         // and the workspace for a place of each table.
-        unsafe {
-            kernel.launch(self, self.inner.kernels.sparse_update_starts, Grid::new((1, 1), THREADS))
-        }
+        unsafe { self.inner.sparse_update.starts.launch(self, one_block, parameters) }
     }
 }
 
-/// Whether a run of elements at an address can be loaded at once.
-fn is_wide<T>(pointer: u64) -> bool {
-    pointer.is_multiple_of((WIDE * size_of::<T>()) as u64)
+/// Returns whether a run of elements of so many bytes can be loaded at once from an address.
+fn is_wide(address: u64, size: usize) -> bool {
+    address.is_multiple_of((WIDE_COLUMNS * size) as u64)
 }
 
 /// The lengths of runs, ever longer, of which a row of `num_indices` occurrences has more than the
@@ -369,7 +393,7 @@ fn run_sums_len(tables: &TableBatch, num_indices: usize) -> usize {
 
 /// The distance of the sums of runs.
 fn run_sums_ld(tables: &TableBatch) -> usize {
-    tables.max_dim().next_multiple_of(WIDE)
+    tables.max_dim().next_multiple_of(WIDE_COLUMNS)
 }
 
 /// Enough blocks for `count` groups.

@@ -43,7 +43,7 @@ pub fn driver_version() -> Result<i32> {
 /// All devices.
 ///
 /// # Errors
-/// As [`Cuda::new`](super::Cuda::new).
+/// As [`Cuda::new`](super::super::Cuda::new).
 pub fn devices() -> Result<Vec<DeviceInfo>> {
     initialise()?;
     (0..count()?)
@@ -52,7 +52,7 @@ pub fn devices() -> Result<Vec<DeviceInfo>> {
 }
 
 /// The primary context of a device, bound to the calling thread.
-pub(super) fn context(device: usize) -> Result<Arc<CudaContext>> {
+pub(crate) fn context(device: usize) -> Result<Arc<CudaContext>> {
     initialise()?;
     let devices = count()?;
     if i32::try_from(device).map_or(true, |device| device >= devices) {
@@ -66,7 +66,7 @@ pub(super) fn context(device: usize) -> Result<Arc<CudaContext>> {
 }
 
 /// The compute capability of a context's device.
-pub(super) fn capability(context: &CudaContext) -> Result<(u32, u32)> {
+pub(crate) fn capability(context: &CudaContext) -> Result<(u32, u32)> {
     check("ask for the compute capability", context.compute_capability())
         .map(|(major, minor)| (major.unsigned_abs(), minor.unsigned_abs()))
 }
@@ -108,7 +108,7 @@ fn describe(device: sys::CUdevice) -> Result<DeviceInfo> {
 
 /// Makes an [`Error::Cuda`] of what the driver says. Code and text are taken at once, while the
 /// library is known to be there.
-pub(super) fn check<T>(
+pub(crate) fn check<T>(
     during: &'static str,
     result: std::result::Result<T, DriverError>,
 ) -> Result<T> {

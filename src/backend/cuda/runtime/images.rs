@@ -6,16 +6,16 @@ include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 /// A compiled kernel file.
 #[derive(Debug)]
-pub(super) struct Image {
-    pub(super) stem: &'static str,
-    pub(super) target: Target,
-    pub(super) bytes: &'static [u8],
+pub(crate) struct Image {
+    pub(crate) stem: &'static str,
+    pub(crate) target: Target,
+    pub(crate) bytes: &'static [u8],
 }
 
 /// What an image was compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "a library that was built without kernels has no targets")]
-pub(super) enum Target {
+pub(crate) enum Target {
     /// Machine code; `exact`: for this capability alone, else for all of the same generation from
     /// this one on.
     Cubin { major: u32, minor: u32, exact: bool },
@@ -57,7 +57,7 @@ pub fn images() -> Vec<ImageInfo> {
 
 /// The images of a kernel file that a device takes, best first: its own cubin, the highest of its
 /// generation, the PTX.
-pub(super) fn candidates(stem: &str, capability: (u32, u32)) -> Result<Vec<&'static Image>> {
+pub(crate) fn candidates(stem: &str, capability: (u32, u32)) -> Result<Vec<&'static Image>> {
     if IMAGES.is_empty() {
         return Err(Error::KernelsNotBuilt);
     }

@@ -7,23 +7,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::{CudaContext, result, sys};
 
+use super::super::Cuda;
 use super::driver::check;
-use super::{Cuda, recording};
+use super::pointer::{Ptr, PtrMut};
+use super::recording;
 use crate::dtype::Scalar;
 use crate::error::{Error, Result};
 use crate::ops::Extent;
 
 /// Which backend memory belongs to: its stream alone knows the order of what is done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Owner(u64);
+pub(crate) struct Owner(u64);
 
 impl Owner {
     /// The owner of memory that any backend may use, because the caller of `from_raw` guarantees
     /// that this is sound, or because no other backend can reach the memory.
-    pub(super) const ANY: Self = Self(0);
+    pub(crate) const ANY: Self = Self(0);
 
     /// One that no other backend has.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
     }
@@ -46,7 +48,7 @@ pub struct Buffer<T> {
 
 impl<T: Scalar> Buffer<T> {
     /// Memory for `len` elements of any values. The context must be bound.
-    pub(super) fn new(context: &Arc<CudaContext>, owner: Owner, len: usize) -> Result<Self> {
+    pub(crate) fn new(context: &Arc<CudaContext>, owner: Owner, len: usize) -> Result<Self> {
         let too_large = Error::OutOfMemory { bytes: usize::MAX };
         let bytes = len.checked_mul(size_of::<T>()).ok_or(too_large)?;
         let pointer = match bytes {
@@ -63,22 +65,22 @@ impl<T: Scalar> Buffer<T> {
     }
 
     /// Sets all bits to zero.
-    pub(super) fn clear(&mut self, stream: sys::CUstream) -> Result<()> {
+    pub(crate) fn clear(&mut self, stream: sys::CUstream) -> Result<()> {
         self.slice_mut(0..self.len).clear(stream)
     }
 
-    pub(super) fn slice(&self, range: Range<usize>) -> Slice<'_, T> {
+    pub(crate) fn slice(&self, range: Range<usize>) -> Slice<'_, T> {
         let (pointer, len) = self.part(range);
         Slice { pointer, len, owner: self.owner, memory: PhantomData }
     }
 
-    pub(super) fn slice_mut(&mut self, range: Range<usize>) -> SliceMut<'_, T> {
+    pub(crate) fn slice_mut(&mut self, range: Range<usize>) -> SliceMut<'_, T> {
         let (pointer, len) = self.part(range);
         SliceMut { pointer, len, owner: self.owner, memory: PhantomData }
     }
 
     /// Two ranges, the first before the second.
-    pub(super) fn split_mut(
+    pub(crate) fn split_mut(
         &mut self,
         first: Range<usize>,
         second: Range<usize>,
@@ -168,8 +170,13 @@ impl<T> Slice<'_, T> {
     }
 
     /// The address, for work of this backend.
-    pub(super) fn on(&self, cuda: &Cuda) -> Result<u64> {
-        self.owner.allows(cuda).map(|()| self.pointer)
+    pub(crate) fn on(&self, cuda: &Cuda) -> Result<Ptr<T>> {
+        self.owner.allows(cuda).map(|()| Ptr::at(self.pointer))
+    }
+
+    /// The address of a view, or null if there is none.
+    pub(crate) fn on_or_null(view: &Option<Self>, cuda: &Cuda) -> Result<Ptr<T>> {
+        view.as_ref().map_or(Ok(Ptr::NULL), |view| view.on(cuda))
     }
 }
 
@@ -200,26 +207,31 @@ impl<T> SliceMut<'_, T> {
     }
 
     /// The address, for work of this backend.
-    pub(super) fn on(&self, cuda: &Cuda) -> Result<u64> {
-        self.owner.allows(cuda).map(|()| self.pointer)
+    pub(crate) fn on(&self, cuda: &Cuda) -> Result<PtrMut<T>> {
+        self.owner.allows(cuda).map(|()| PtrMut::at(self.pointer))
     }
 
-    pub(super) fn reborrow(&mut self) -> SliceMut<'_, T> {
+    /// The address of a view, or null if there is none.
+    pub(crate) fn on_or_null(view: &Option<Self>, cuda: &Cuda) -> Result<PtrMut<T>> {
+        view.as_ref().map_or(Ok(PtrMut::NULL), |view| view.on(cuda))
+    }
+
+    pub(crate) fn reborrow(&mut self) -> SliceMut<'_, T> {
         SliceMut { pointer: self.pointer, len: self.len, owner: self.owner, memory: PhantomData }
     }
 
-    pub(super) fn as_slice(&self) -> Slice<'_, T> {
+    pub(crate) fn as_slice(&self) -> Slice<'_, T> {
         Slice { pointer: self.pointer, len: self.len, owner: self.owner, memory: PhantomData }
     }
 
     /// The first `len` elements, as slicing would give them.
-    pub(super) fn first(&mut self, len: usize) -> SliceMut<'_, T> {
+    pub(crate) fn first(&mut self, len: usize) -> SliceMut<'_, T> {
         assert!(len <= self.len, "{len} elements are not within the {}", self.len);
         SliceMut { pointer: self.pointer, len, owner: self.owner, memory: PhantomData }
     }
 
     /// Sets all bits to zero.
-    pub(super) fn clear(&mut self, stream: sys::CUstream) -> Result<()> {
+    pub(crate) fn clear(&mut self, stream: sys::CUstream) -> Result<()> {
         if self.is_empty() {
             return Ok(());
         }
@@ -232,17 +244,17 @@ impl<T> SliceMut<'_, T> {
 }
 
 /// Hands out a workspace part by part, each at a multiple of 8 bytes.
-pub(super) struct Parts(u64);
+pub(crate) struct Parts(u64);
 
 impl Parts {
-    pub(super) fn of(workspace: &SliceMut<'_, u64>, cuda: &Cuda) -> Result<Self> {
-        workspace.on(cuda).map(Self)
+    pub(crate) fn of(workspace: &SliceMut<'_, u64>, cuda: &Cuda) -> Result<Self> {
+        workspace.on(cuda).map(|workspace| Self(workspace.address()))
     }
 
-    /// The address of the next `bytes`.
-    pub(super) fn take(&mut self, bytes: usize) -> u64 {
-        let part = self.0;
-        self.0 += bytes.next_multiple_of(8) as u64;
+    /// The address of the next `len` elements.
+    pub(crate) fn take<T>(&mut self, len: usize) -> PtrMut<T> {
+        let part = PtrMut::at(self.0);
+        self.0 += (len * size_of::<T>()).next_multiple_of(8) as u64;
         part
     }
 }

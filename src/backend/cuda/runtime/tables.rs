@@ -1,46 +1,22 @@
 //! A batch of tables where kernels can read it.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::{Buffer, Cuda};
+use super::super::Cuda;
+use super::buffer::Buffer;
+use super::params::bags::{self, Feature, NO_PADDING, Table, WIDE_COLUMNS};
+use super::pointer::Ptr;
 use crate::error::{Result, invalid};
 use crate::ops::{Device, Pooling, TableBatch};
-
-/// A feature with its table. Mirrors `Feature` in kernels/common/bags.cuh.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
-pub(super) struct DeviceFeature {
-    weight_offset: u64,
-    num_embeddings: u64,
-    padding_idx: i64,
-    embedding_dim: u32,
-    column: u32,
-    table: u32,
-    pooling: u32,
-}
-
-/// A table. Mirrors `Table` in kernels/common/bags.cuh.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
-struct DeviceTable {
-    first_row: u64,
-    weight_offset: u64,
-    embedding_dim: u32,
-    is_wide: u32,
-}
 
 /// The most columns that kernels count in 32 bits, with room for the steps that they take beyond
 /// the last one.
 const MAX_COLUMNS: usize = i32::MAX as usize;
-/// Elements of the widest loads of 32-bit numbers.
-pub(super) const WIDE: usize = 4;
 
 /// A [`TableBatch`] on a device.
 #[derive(Debug)]
 pub struct Tables {
     host: TableBatch,
-    features: Buffer<DeviceFeature>,
-    tables: Buffer<DeviceTable>,
+    features: Buffer<Feature>,
+    tables: Buffer<Table>,
     lanes: [usize; 2],
 }
 
@@ -48,7 +24,7 @@ impl Tables {
     /// # Errors
     /// Returns an error if a row, or the vectors of a sample side by side, have more elements than
     /// kernels can count, and the errors of allocation and upload.
-    pub(super) fn new(cuda: &Cuda, host: TableBatch) -> Result<Self> {
+    pub(crate) fn new(cuda: &Cuda, host: TableBatch) -> Result<Self> {
         let columns = host.max_dim().max(host.width());
         if columns > MAX_COLUMNS {
             let reason = format!(
@@ -58,28 +34,27 @@ impl Tables {
         }
         let describe = |(f, feature): (usize, &crate::ops::Feature)| {
             let table = host.table_of(f);
-            DeviceFeature {
+            Feature {
                 weight_offset: host.weight_offsets()[feature.table] as u64,
                 num_embeddings: table.num_embeddings as u64,
-                padding_idx: feature.padding_idx.map_or(-1, |padding| padding as i64),
+                padding_idx: feature.padding_idx.map_or(NO_PADDING, |padding| padding as i64),
                 embedding_dim: table.embedding_dim as u32,
                 column: host.column_offsets()[f] as u32,
                 table: feature.table as u32,
                 pooling: match feature.pooling {
-                    Pooling::Sum => 0,
-                    Pooling::Mean => 1,
-                    Pooling::Max => 2,
-                },
+                    Pooling::Sum => bags::Pooling::Sum,
+                    Pooling::Mean => bags::Pooling::Mean,
+                    Pooling::Max => bags::Pooling::Max,
+                } as u32,
             }
         };
-        let described: Vec<DeviceFeature> =
-            host.features().iter().enumerate().map(describe).collect();
+        let described: Vec<Feature> = host.features().iter().enumerate().map(describe).collect();
         let mut features = cuda.alloc(described.len())?;
         cuda.upload(&described, Cuda::view_mut(&mut features))?;
         let described = describe_tables(&host);
         let lanes = [false, true].map(|is_wide| {
             let columns =
-                |table: &DeviceTable| if is_wide && table.is_wide != 0 { WIDE as u32 } else { 1 };
+                |table: &Table| if is_wide && table.is_wide != 0 { WIDE_COLUMNS as u32 } else { 1 };
             let lanes = described.iter().map(|table| table.embedding_dim.div_ceil(columns(table)));
             lanes.max().unwrap_or(0).next_power_of_two().min(32) as usize
         });
@@ -89,34 +64,34 @@ impl Tables {
     }
 
     /// The address of the descriptions of the features.
-    pub(super) fn features(&self, cuda: &Cuda) -> Result<u64> {
+    pub(crate) fn features(&self, cuda: &Cuda) -> Result<Ptr<Feature>> {
         Cuda::view(&self.features).on(cuda)
     }
 
     /// The address of the descriptions of the tables.
-    pub(super) fn tables(&self, cuda: &Cuda) -> Result<u64> {
+    pub(crate) fn tables(&self, cuda: &Cuda) -> Result<Ptr<Table>> {
         Cuda::view(&self.tables).on(cuda)
     }
 
     /// The lanes of a group with a column each, enough for the longest row, a warp at most; if
-    /// `is_wide`, with [`WIDE`] columns each of rows that lie so.
-    pub(super) fn lanes(&self, is_wide: bool) -> usize {
+    /// `is_wide`, with [`WIDE_COLUMNS`] columns each of rows that lie so.
+    pub(crate) fn lanes(&self, is_wide: bool) -> usize {
         self.lanes[usize::from(is_wide)]
     }
 }
 
 /// All tables, and an entry for the end of the last one.
-fn describe_tables(host: &TableBatch) -> Vec<DeviceTable> {
+fn describe_tables(host: &TableBatch) -> Vec<Table> {
     let mut wide: Vec<bool> = (0..host.tables().len())
         .map(|t| {
-            host.tables()[t].embedding_dim.is_multiple_of(WIDE)
-                && host.weight_offsets()[t].is_multiple_of(WIDE)
+            host.tables()[t].embedding_dim.is_multiple_of(WIDE_COLUMNS)
+                && host.weight_offsets()[t].is_multiple_of(WIDE_COLUMNS)
         })
         .collect();
     for (f, feature) in host.features().iter().enumerate() {
-        wide[feature.table] &= host.column_offsets()[f].is_multiple_of(WIDE);
+        wide[feature.table] &= host.column_offsets()[f].is_multiple_of(WIDE_COLUMNS);
     }
-    let describe = |t: usize| DeviceTable {
+    let describe = |t: usize| Table {
         first_row: host.row_offsets()[t] as u64,
         weight_offset: host.weight_offsets()[t] as u64,
         embedding_dim: host.tables().get(t).map_or(0, |table| table.embedding_dim as u32),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, result, sys};
 
-use super::Cuda;
+use super::super::Cuda;
 use super::driver::check;
 use crate::error::{Error, Result};
 
@@ -80,7 +80,7 @@ impl Drop for Serial {
 /// # Safety
 /// The pointer comes from there, and nobody else frees it or uses it from here on, but for work
 /// that has been launched or recorded.
-pub(super) unsafe fn free(context: &CudaContext, pointer: sys::CUdeviceptr) {
+pub(crate) unsafe fn free(context: &CudaContext, pointer: sys::CUdeviceptr) {
     let waits = with_ledger(context, |ledger| {
         let waits = !ledger.live.is_empty();
         if waits {
@@ -103,7 +103,7 @@ fn free_now(context: &CudaContext, pointer: sys::CUdeviceptr) {
 }
 
 impl Recording {
-    pub(super) fn new(cuda: &Cuda, ops: impl FnOnce() -> Result<()>) -> Result<Self> {
+    pub(crate) fn new(cuda: &Cuda, ops: impl FnOnce() -> Result<()>) -> Result<Self> {
         cuda.bind()?;
         let serial = Serial::new(cuda.context());
         let (graph, executable) = capture(cuda, ops)?;
@@ -111,7 +111,7 @@ impl Recording {
     }
 
     /// Runs what was recorded, if it was by this backend or a clone of it.
-    pub(super) fn launch(&self, cuda: &Cuda) -> Result<()> {
+    pub(crate) fn launch(&self, cuda: &Cuda) -> Result<()> {
         if self.cuda.owner() != cuda.owner() {
             return Err(Error::OtherBackend);
         }
@@ -177,10 +177,10 @@ impl Drop for Capture<'_> {
 
 /// While it lives, its thread may do what recording forbids it, such as loading a kernel. None of
 /// that is recorded.
-pub(super) struct Relaxed(sys::CUstreamCaptureMode);
+pub(crate) struct Relaxed(sys::CUstreamCaptureMode);
 
 impl Relaxed {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         exchange_mode(sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED).map(Self)
     }
 }

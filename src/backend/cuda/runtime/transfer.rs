@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, result, sys};
 
+use super::super::Cuda;
+use super::buffer::SliceMut;
 use super::driver::check;
-use super::{Cuda, SliceMut};
 use crate::dtype::Scalar;
 use crate::error::{Error, Result};
 
@@ -31,13 +32,13 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn new(cuda: &Cuda) -> Result<Self> {
+    pub(crate) fn new(cuda: &Cuda) -> Result<Self> {
         cuda.bind()?;
         let [arrived, released] = [Event::new(cuda.context())?, Event::new(cuda.context())?];
         Ok(Self { cuda: cuda.clone(), pinned: Vec::new(), sent: 0, arrived, released })
     }
 
-    pub(super) fn begin(&mut self) -> Result<()> {
+    pub(crate) fn begin(&mut self) -> Result<()> {
         self.cuda.bind()?;
         self.settle()?;
         self.released.hold(self.cuda.copy_stream())?;
@@ -45,7 +46,7 @@ impl Transfer {
         refuse_recording(self.cuda.copy_stream())
     }
 
-    pub(super) fn send<T: Scalar>(&mut self, source: &[T], target: &SliceMut<'_, T>) -> Result<()> {
+    pub(crate) fn send<T: Scalar>(&mut self, source: &[T], target: &SliceMut<'_, T>) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(source);
         if bytes.is_empty() {
             return Ok(());
@@ -73,13 +74,13 @@ impl Transfer {
         check("copy to the device", copy)
     }
 
-    pub(super) fn arrive(&mut self) -> Result<()> {
+    pub(crate) fn arrive(&mut self) -> Result<()> {
         self.cuda.bind()?;
         self.record_arrival()?;
         self.arrived.hold(self.cuda.raw_stream())
     }
 
-    pub(super) fn release(&mut self) -> Result<()> {
+    pub(crate) fn release(&mut self) -> Result<()> {
         self.cuda.bind()?;
         refuse_recording(self.cuda.raw_stream())?;
         self.released.record(self.cuda.raw_stream())

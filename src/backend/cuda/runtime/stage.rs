@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::super::Cuda;
+use super::buffer::{Slice, SliceMut};
 use super::recording::Recording;
 use super::transfer::Transfer;
-use super::{Cuda, Slice, SliceMut};
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_size};
 use crate::ops::{Stage, StagingOnly};

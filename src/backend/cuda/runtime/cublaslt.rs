@@ -212,23 +212,23 @@ impl Drop for Owned {
 /// A kind of product, `D = act(op(A) op(B) + bias)` or `D += op(A) op(B)`, of column-major
 /// matrices: all but where they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Kind {
+pub(crate) struct Kind {
     /// Rows and columns of D, and terms of each of its sums.
-    pub(super) sizes: [usize; 3],
+    pub(crate) sizes: [usize; 3],
     /// Whether A and B are stored transposed.
-    pub(super) transposed: [bool; 2],
+    pub(crate) transposed: [bool; 2],
     /// The distances between the beginnings of columns, of A, B and D.
-    pub(super) lds: [usize; 3],
+    pub(crate) lds: [usize; 3],
     /// The type of A and B.
-    pub(super) factors: DType,
+    pub(crate) factors: DType,
     /// The type of D, and of the bias.
-    pub(super) output: DType,
+    pub(crate) output: DType,
     /// Whether factors of `f32` may be rounded to tf32.
-    pub(super) tf32: bool,
+    pub(crate) tf32: bool,
     /// What is applied to the sums, if there is a bias: one value for each row of D.
-    pub(super) epilogue: Option<Activation>,
+    pub(crate) epilogue: Option<Activation>,
     /// Whether the sums are added to what is there.
-    pub(super) adds: bool,
+    pub(crate) adds: bool,
 }
 
 /// How a kind of product is computed.
@@ -239,7 +239,7 @@ struct Plan {
 }
 
 /// cuBLASLt for one stream.
-pub(super) struct CublasLt {
+pub(crate) struct CublasLt {
     functions: &'static Functions,
     /// Those that it does not have are remembered too.
     plans: Mutex<HashMap<Kind, Option<Plan>>>,
@@ -262,7 +262,7 @@ impl std::fmt::Debug for CublasLt {
 
 impl CublasLt {
     /// For the device of a context, which must be bound.
-    pub(super) fn new(context: &Arc<CudaContext>) -> Result<Self> {
+    pub(crate) fn new(context: &Arc<CudaContext>) -> Result<Self> {
         let functions = functions()?;
         // SAFETY: writes a handle.
         let handle = functions
@@ -272,12 +272,12 @@ impl CublasLt {
     }
 
     /// Whether an address will do for a matrix or a bias.
-    pub(super) fn is_aligned(pointer: u64) -> bool {
+    pub(crate) fn is_aligned(pointer: u64) -> bool {
         pointer.is_multiple_of(ALIGNMENT as u64)
     }
 
     /// Room for a bias of so many bytes until the next product, if there is as much.
-    pub(super) fn bias_room(&self, bytes: usize) -> Option<u64> {
+    pub(crate) fn bias_room(&self, bytes: usize) -> Option<u64> {
         (bytes <= BIAS_ROOM).then_some(self.workspace())
     }
 
@@ -292,7 +292,7 @@ impl CublasLt {
     /// computed. Matrices A, B and D of the kind's sizes, distances and types must lie at the
     /// pointers, and a bias if it has one, each aligned as [`Self::is_aligned`] says; D must be
     /// nobody else's.
-    pub(super) unsafe fn multiply(
+    pub(crate) unsafe fn multiply(
         &self,
         stream: sys::CUstream,
         kind: &Kind,

@@ -1,0 +1,52 @@
+// What the kernels of the interaction read and write.
+#pragma once
+
+#include <stdint.h>
+
+// The flags of an interaction.
+enum InteractionFlag : uint32_t {
+  kHasDense = 1,
+  kUpper = 2,
+  kIncludeSelf = 4,
+  kAppendSparse = 8,
+};
+
+// A thread has the pairs of as many features with as many others in registers.
+constexpr int kTile = 4;
+
+// The matrices of the forward pass: the first feature of each sample, those that follow it side by
+// side, and the output.
+template <typename E>
+struct InteractionForwardMatrices {
+  const E* head;
+  const E* tail;
+  E* output;
+  uint64_t head_ld;
+  uint64_t tail_ld;
+  uint64_t output_ld;
+  // Columns of the output.
+  uint64_t width;
+  uint32_t num_features;
+  uint32_t dim;
+  // Of `InteractionFlag`.
+  uint32_t flags;
+};
+
+// The matrices of the backward pass.
+template <typename E>
+struct InteractionBackwardMatrices {
+  const E* head;
+  const E* tail;
+  const E* grad_output;
+  E* grad_head;
+  E* grad_tail;
+  uint64_t head_ld;
+  uint64_t tail_ld;
+  uint64_t grad_output_ld;
+  uint64_t grad_head_ld;
+  uint64_t grad_tail_ld;
+  uint32_t num_features;
+  uint32_t dim;
+  // Of `InteractionFlag`.
+  uint32_t flags;
+};

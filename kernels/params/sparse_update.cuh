@@ -1,0 +1,176 @@
+// The parameters of sparse_update.cu.
+#pragma once
+
+#include <stdint.h>
+
+#include "params/bags.cuh"
+#include "params/optimizer.cuh"
+
+// Threads of a block.
+constexpr int kThreads = 256;
+// The binary logarithm of kChunk.
+constexpr uint32_t kChunkBits = 6;
+// Occurrences of a row that are summed one after another.
+constexpr uint32_t kChunk = 1 << kChunkBits;
+
+// The order and the gradients that the gradient of rows is made of.
+struct RowGradientSource {
+  const Feature* features;
+  // And the end of the last one.
+  const Table* tables;
+  const uint64_t* rows;
+  const uint32_t* segments;
+  const uint32_t* positions;
+  const uint32_t* bags;
+  const uint32_t* bag_lengths;
+  // The occurrences and the rows.
+  const uint32_t* counts;
+  // Of `offset_bytes` each; read for maxima only.
+  const void* offsets;
+  // Null for none.
+  const float* per_sample_weights;
+  const float* grad_output;
+  // Null for none.
+  const uint32_t* argmax;
+  // The sums of runs of kChunk occurrences, a place for each window of as many; behind them those
+  // of longer runs.
+  float* run_sums;
+  uint64_t grad_output_ld;
+  uint64_t argmax_ld;
+  uint64_t run_sums_ld;
+  uint32_t num_tables;
+  uint32_t num_indices;
+  uint32_t num_bags;
+  uint32_t batch_size;
+  uint32_t offset_bytes;
+  // Set if rows of the gradients begin at multiples of kVectorBytes.
+  uint32_t is_wide;
+  // Infinity for none.
+  float max_gradient;
+};
+
+// The weights that an optimizer step changes, with their state and their rounding.
+template <typename E>
+struct OptimizerTarget {
+  // The scale of each row's weight decay, or null.
+  const float* decay_scale;
+  E* weights;
+  // Null unless the optimizer has it.
+  float* first;
+  // Null unless the optimizer has it.
+  float* second;
+  uint64_t seed;
+  uint64_t step_number;
+  uint32_t is_stochastic;
+  // Set if weights and state begin at multiples of what kWideColumns elements take.
+  uint32_t is_wide;
+};
+
+// The place of a table's rows in a sparse gradient.
+struct Place {
+  // The number of its first row.
+  uint64_t row;
+  // The first value of that row.
+  uint64_t start;
+};
+
+// The sums of the first runs.
+struct SparseUpdateChunks {
+  RowGradientSource source;
+};
+
+// The sums of runs of `1 << shift` occurrences, from those of the next shorter ones.
+struct SparseUpdateRuns {
+  RowGradientSource source;
+  const float* shorter_sums;
+  float* sums;
+  uint32_t shift;
+};
+
+// The place of each table among sorted rows.
+struct SparseUpdateStarts {
+  const Table* tables;
+  const uint64_t* rows;
+  const uint32_t* num_rows;
+  Place* places;
+  uint64_t* starts;
+  uint32_t* counts;
+  uint32_t num_tables;
+  uint32_t capacity;
+};
+
+// The gradient of each row.
+struct SparseUpdateReduce {
+  RowGradientSource source;
+  const Place* places;
+  uint64_t* grad_rows;
+  uint64_t* starts;
+  float* values;
+  uint64_t num_values;
+  uint32_t capacity;
+  uint32_t lanes;
+};
+
+// The rows of two gradients, merged.
+struct SparseUpdateInterleave {
+  const uint64_t* a_rows;
+  const uint32_t* a_count;
+  const uint64_t* b_rows;
+  const uint32_t* b_count;
+  uint64_t* rows;
+  // The number of each row, counted through both gradients.
+  uint32_t* sources;
+  uint64_t end_key;
+  uint32_t a_capacity;
+  uint32_t b_capacity;
+};
+
+// The sum of two gradients, whose merged rows have been numbered.
+struct SparseUpdateAdd {
+  const Table* tables;
+  const uint64_t* rows;
+  const uint32_t* segments;
+  const uint32_t* sources;
+  const Place* places;
+  const uint64_t* a_starts;
+  const float* a_values;
+  const uint64_t* b_starts;
+  const float* b_values;
+  uint64_t* out_rows;
+  uint64_t* out_starts;
+  float* out_values;
+  const uint32_t* out_count;
+  uint64_t num_a_values;
+  uint64_t num_b_values;
+  uint64_t num_out_values;
+  uint32_t a_capacity;
+  uint32_t b_capacity;
+  uint32_t num_tables;
+  uint32_t lanes;
+};
+
+// A step on the rows of a sorted batch.
+template <typename E>
+struct SparseUpdateUpdate {
+  RowGradientSource source;
+  OptimizerTarget<E> target;
+  OptimizerStep step;
+  StepPointers control;
+  uint32_t lanes;
+};
+
+// A step on the rows of a sparse gradient.
+template <typename E>
+struct SparseUpdateApply {
+  const Table* tables;
+  const uint64_t* rows;
+  const uint64_t* starts;
+  const float* values;
+  const uint32_t* counts;
+  uint64_t num_values;
+  uint32_t num_tables;
+  uint32_t capacity;
+  OptimizerTarget<E> target;
+  OptimizerStep step;
+  uint32_t lanes;
+};

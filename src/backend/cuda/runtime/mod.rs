@@ -1,0 +1,16 @@
+//! The ground that the ops of the device stand on: the driver, memory, launches, graphs, and
+//! reports of bad input.
+
+pub(super) mod buffer;
+pub(super) mod cublaslt;
+pub(super) mod driver;
+pub(super) mod fault;
+pub(super) mod images;
+pub(super) mod launch;
+pub(super) mod module;
+pub(super) mod params;
+pub(super) mod pointer;
+pub(super) mod recording;
+mod stage;
+pub(super) mod tables;
+pub(super) mod transfer;
