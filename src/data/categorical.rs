@@ -36,8 +36,8 @@ impl CategoricalEncoding {
         }
     }
 
-    /// Appends the rows of a column with a single value. Each word is that of the text
-    /// ([`word_of`]) or the result of [`Self::row_as_word`].
+    /// Appends the rows of a single-valued column. Each word is that of the text
+    /// ([`word_of`](super::hash::word_of)) or the result of [`Self::row_as_word`].
     pub(crate) fn rows_of_words(&self, words: &[u64], rows: &mut Vec<u32>) {
         let row_or = |word: u64, row: u32| match word {
             EMPTY => 0,
@@ -157,7 +157,7 @@ fn values<'a>(config: &'a Categorical, text: &'a str, trim: bool) -> impl Iterat
 /// Learns a categorical column from the training rows.
 pub(crate) struct CategoricalFit {
     counts: Counts,
-    /// The words ([`word_of`]) of texts that are not counted yet.
+    /// The words of texts that are not counted yet.
     words: Vec<u64>,
     trim: bool,
 }
@@ -179,7 +179,7 @@ impl CategoricalFit {
         Ok(())
     }
 
-    /// Adds the text of a row by its [`word_of`], in a single-valued column.
+    /// Adds the text of a row, given as its word, in a single-valued column.
     #[inline]
     pub(crate) fn add_word(&mut self, config: &Categorical, word: u64) -> Result<()> {
         if config.hash.is_none() && word != EMPTY {

@@ -13,8 +13,8 @@ pub struct Batch {
     pub dense: Vec<f32>,
     /// The ids of all bags, bag after bag.
     pub indices: Vec<i64>,
-    /// The bounds of the bags, key-major: bag `(f, b)` is `indices[offsets[f * B + b] .. offsets[f
-    /// * B + b + 1]]`; `[F * B + 1]`.
+    /// The bounds of the bags in `indices`, key-major: bag `(f, b)` begins at `offsets[f * B + b]`
+    /// and ends at `offsets[f * B + b + 1]`; `[F * B + 1]`.
     pub offsets: Vec<i64>,
     /// The labels, 0 or 1; NaN where there is none: `[B]`.
     pub labels: Vec<f32>,
