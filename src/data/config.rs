@@ -65,7 +65,7 @@ pub struct DataConfig {
     ///
     /// A condition is a column, one of `>= <= > < = !=`, and a value. If the value is a number, the
     /// comparison is numeric, on decimals as they are written: exact at any size, and `007` equals
-    /// 7. A row whose column holds no number is an error then, since it belongs to neither class.
+    /// `7`. A row whose column holds no number is an error then, since it belongs to neither class.
     /// `=` and `!=` also compare with a text.
     pub label: Option<String>,
     /// The assignment of rows to training, validation and test.
