@@ -24,7 +24,8 @@ messages=$(cargo test --no-run --quiet --package bagdot --test suite --message-f
 suite=$(sed -n 's/.*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*/\1/p' \
     <<< "$messages")
 [ -n "$suite" ] || fail "cargo test --no-run names no program"
-grep -qa '\.entry embedding_bag_forward' "$suite" || fail "there are no kernels: run scripts/nvcc.sh"
+grep -qa '\.entry embedding_bag_forward' "$suite" ||
+    fail "the tests have no kernels: run scripts/nvcc.sh"
 strip -o "$folder/programs/suite" "$suite"
 
 # The speed of benchmarks on the stand-in driver says nothing.
