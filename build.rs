@@ -6,6 +6,9 @@
 //! the package carries are used (`scripts/prebuild_kernels.sh` makes them), else none, and the CUDA
 //! backend says so when it is asked for; with `BAGDOT_REQUIRE_NVCC=1` having no nvcc is an error.
 //! No GPU is ever asked.
+//!
+//! Compiled images are kept under a hash of their sources, in the folder that `BAGDOT_IMAGES` names
+//! or else in `OUT_DIR`: builds with other profiles or features can share them.
 
 #[path = "build/params.rs"]
 mod params;
@@ -47,6 +50,7 @@ fn main() {
         "CUDA_HOME",
         "CUDA_PATH",
         "PATH",
+        "BAGDOT_IMAGES",
         "BAGDOT_REQUIRE_NVCC",
         "BAGDOT_PREBUILD_DIR",
         "DOCS_RS",
@@ -102,6 +106,12 @@ fn check_of(out: &Path, stem: &str) -> PathBuf {
     out.join(format!("check_{stem}.cuh"))
 }
 
+/// The headers with the assertions of all headers of parameters among `files`.
+fn checks_of(files: &[PathBuf], out: &Path) -> Vec<PathBuf> {
+    let params = files.iter().filter(|file| file.starts_with(PARAMS));
+    params.map(|file| check_of(out, &stem_of(file))).collect()
+}
+
 /// Stem, target as a Rust expression, and path of every image.
 type Images = Vec<(String, String, PathBuf)>;
 
@@ -114,13 +124,13 @@ fn images(out: &Path) -> Images {
             Some(folder) => prebuild(&nvcc, &kernels, source_hash, out, &folder),
         };
     }
-    let prebuilt = Path::new("kernels/prebuilt");
+    let prebuilt = Path::new("prebuilt");
     let required = env::var("BAGDOT_REQUIRE_NVCC").is_ok_and(|value| value == "1");
     let without = match fs::read_to_string(prebuilt.join("hash")) {
         Ok(hash) if hash.trim() == format!("{source_hash:016x}") && !required => {
             return carried(&kernels, prebuilt);
         }
-        Ok(_) => "no nvcc, and kernels/prebuilt is not of these kernels",
+        Ok(_) => "no nvcc, and prebuilt is not of these kernels",
         Err(_) => "no nvcc",
     };
     let reason = format!(
@@ -324,10 +334,18 @@ fn listed(kernels: &[PathBuf], path: impl Fn(&str, &str) -> PathBuf) -> Images {
 /// all that they depend on.
 fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Images {
     let version = version_of(nvcc);
+    let shared = env::var_os("BAGDOT_IMAGES").map(|folder| {
+        fs::create_dir_all(&folder).and_then(|()| fs::canonicalize(&folder)).unwrap_or_else(
+            |error| fail(&format!("cannot make {}: {error}", Path::new(&folder).display())),
+        )
+    });
+    let folder = shared.as_deref().unwrap_or(out);
     let folder_of = |stem: &str| {
-        let hash = hash_of(&with_headers(Path::new(&format!("kernels/{stem}.cu")), kernels));
-        let hash = Fnv(hash).add_all(flags).add_all(&[&version]).0;
-        out.join(format!("{stem}-{hash:016x}"))
+        let files = with_headers(Path::new(&format!("kernels/{stem}.cu")), kernels);
+        let checks: Vec<_> = checks_of(&files, out).iter().map(|file| text_of(file)).collect();
+        let checks: Vec<_> = checks.iter().map(String::as_str).collect();
+        let hash = Fnv(hash_of(&files)).add_all(&checks).add_all(flags).add_all(&[&version]).0;
+        folder.join(format!("{stem}-{hash:016x}"))
     };
     let images = listed(kernels, |stem, suffix| folder_of(stem).join(format!("{stem}.{suffix}")));
     for folder in images.iter().filter_map(|(_, _, path)| path.parent()) {
@@ -344,9 +362,8 @@ fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Imag
             scope.spawn(|| {
                 let take = || next.lock().ok()?.next();
                 while let Some((stem, _, path)) = take() {
-                    let headers = with_headers(Path::new(&format!("kernels/{stem}.cu")), kernels);
-                    let checks = headers.iter().filter(|file| file.starts_with(PARAMS));
-                    let checks: Vec<_> = checks.map(|file| check_of(out, &stem_of(file))).collect();
+                    let files = with_headers(Path::new(&format!("kernels/{stem}.cu")), kernels);
+                    let checks = checks_of(&files, out);
                     run_nvcc(nvcc, flags, &checks, stem, path);
                 }
             });

@@ -18,7 +18,7 @@ echo "$(du -h "$crate" | cut -f1) ($(stat -c %s "$crate") bytes): $crate"
 # `-m`: all files of a package have the same old date, and cargo would take them for built.
 tar -xzmf "$crate" -C "$folder"
 mv "$folder/bagdot-$version" "$folder/bagdot"
-[ -s "$folder/bagdot/kernels/prebuilt/hash" ] || fail "the package has no prebuilt images"
+[ -s "$folder/bagdot/prebuilt/hash" ] || fail "the package has no prebuilt images"
 [ -s "$folder/bagdot/kernels/embedding_bag.cu" ] || fail "the package has no kernel sources"
 
 # A crate that depends on the package. The emulator is a path of the repository: it is not
@@ -81,10 +81,10 @@ run kernels
 echo >> "$folder/bagdot/kernels/embedding_bag.cu"
 said=$(build) || fail "with images of other kernels the package does not build:
 $said"
-expect '^warning: .*kernels/prebuilt is not of these kernels' "$said" \
+expect '^warning: .*prebuilt is not of these kernels' "$said" \
     "images of other kernels were taken"
 
-rm -r "$folder/bagdot/kernels/prebuilt"
+rm -r "$folder/bagdot/prebuilt"
 said=$(build) || fail "without images the package does not build:
 $said"
 [ "$(grep -c '^warning' <<< "$said")" = 1 ] ||
