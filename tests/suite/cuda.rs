@@ -27,6 +27,49 @@ fn pool<B: EmbeddingBagOps>(device: &B, case: &BagCase) -> Vec<f32> {
     case.pool::<B, i64>(device, &case.weights::<f32>())
 }
 
+#[path = "../../build/params.rs"]
+mod params;
+
+/// A twin has the fields of its declaration, and both compilers check where they lie; text that is
+/// not understood is refused.
+#[test]
+fn declarations_have_twins_or_are_refused() {
+    let generate = |header: &str, kernel: &str| {
+        let source = |text: &str| params::Source { stem: "x".into(), text: text.into() };
+        params::generate(&[source(header)], &[source(kernel)])
+    };
+    let header = "constexpr int kLen = 2;\ntemplate <typename E>\nstruct X {\n  const E* from;\n  \
+                  float to[kLen];\n  uint64_t len;\n};\n";
+    let kernel = "void x_run_##E(\\\n    const __grid_constant__ X<E> p) {";
+    let generated = generate(header, kernel).unwrap();
+    for part in [
+        "pub(crate) const LEN: usize = 2;",
+        "pub(crate) struct X<E> {",
+        "pub(crate) from: Ptr<E>,",
+        "pub(crate) to: [f32; LEN],",
+        "assert!(size_of::<X<()>>() == 24 && align_of::<X<()>>() == 8);",
+        "assert!(std::mem::offset_of!(X<()>, len) == 16);",
+        "const NAME: &'static str = \"x_run\";",
+        "KernelInfo::of::<x::X<()>>(),",
+    ] {
+        assert!(generated.rust.contains(part), "{part} is not in\n{}", generated.rust);
+    }
+    let [(stem, checks)] = &generated.checks[..] else { panic!("one header, one check") };
+    assert_eq!(stem, "x");
+    assert!(checks.contains("static_assert(offsetof(XChecked, len) == 16, \"\");"), "{checks}");
+    for (header, reason) in [
+        (
+            "struct X {\n  uint32_t f();\n};\n",
+            "kernels/params/x.cuh:2: not understood: uint32_t f();",
+        ),
+        ("class X {\n};\n", "kernels/params/x.cuh:1: not understood: class X {"),
+        ("struct X {\n  Y y;\n};\n", "kernels/params: X: a field has no known type"),
+        ("constexpr int kX = 1;\n", "kernels/params declares no X, which a kernel takes"),
+    ] {
+        assert_eq!(generate(header, kernel).map(|_| ()), Err(reason.to_owned()));
+    }
+}
+
 /// The kernel of an entry, whose name may end in the types of the instance.
 fn kernel_of(stem: &str, entry: &str) -> &'static KernelInfo {
     let is_it = |kernel: &&KernelInfo| {

@@ -12,6 +12,7 @@ use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::cast::{Cast, CastOps};
 
+/// The kernels of kernels/cast.cu.
 #[derive(Debug)]
 pub(super) struct Kernels {
     cast: ByPair<params::Cast<(), ()>>,

@@ -12,6 +12,7 @@ use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
 
+/// The kernels of kernels/dense_update.cu.
 #[derive(Debug)]
 pub(super) struct Kernels {
     update: ByElement<params::DenseUpdate<()>>,

@@ -21,6 +21,7 @@ const MAX_RUN_BAGS: usize = 8;
 /// The bags that keep any device busy for a while with a group for each.
 const MANY_BAGS: usize = 100_000;
 
+/// The kernels of kernels/embedding_bag.cu.
 #[derive(Debug)]
 pub(super) struct Kernels {
     forward: ByTypes<params::EmbeddingBagForward<(), ()>>,

@@ -17,6 +17,7 @@ const _: () = assert!(
         && std::mem::offset_of!(params::Verdict, gate) == Verdict::GATE * size_of::<u64>()
 );
 
+/// The kernels of kernels/finite_check.cu.
 #[derive(Debug)]
 pub(super) struct Kernels {
     scan: Function<params::FiniteCheckScan>,

@@ -43,6 +43,7 @@ impl<K: Kernel> ByTile<K> {
     }
 }
 
+/// The kernels of kernels/index_sort.cu.
 #[derive(Debug)]
 pub(super) struct Kernels {
     rows: ByWidth<params::IndexSortRows<()>>,

@@ -38,6 +38,7 @@ const MMA_GRADS: [usize; 2] =
     [(mma::FEW_GROUPS * mma::SIDE) as usize, (mma::MANY_GROUPS * mma::SIDE) as usize];
 const MMA_DEPTH: usize = mma::DEPTH_BYTES as usize;
 
+/// The kernels of the three kernel files.
 #[derive(Debug)]
 pub(super) struct Kernels {
     forward: Function<exact::InteractionForward>,

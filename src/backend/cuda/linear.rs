@@ -27,6 +27,7 @@ const ENOUGH_BLOCKS: (usize, usize) = (264, 528);
 const MIN_PART: (usize, usize) = (128, 32);
 /// The most parts that the bias's gradient is cut into.
 const MAX_BIAS_PARTS: usize = 64;
+/// The kernels of kernels/linear.cu.
 #[derive(Debug)]
 pub(super) struct Kernels {
     forward: Products<params::LinearForward<()>>,

@@ -11,6 +11,7 @@ use super::{Cuda, SliceMut};
 use crate::error::Result;
 use crate::ops::loss::{Forward, Loss, LossOps};
 
+/// The kernels of kernels/loss.cu.
 #[derive(Debug)]
 pub(super) struct Kernels {
     forward: Function<params::LossForward>,

@@ -12,6 +12,7 @@ use super::runtime::params::moving_average as params;
 use crate::error::Result;
 use crate::ops::moving_average::{MovingAverageOps, Update};
 
+/// The kernels of kernels/moving_average.cu.
 #[derive(Debug)]
 pub(super) struct Kernels {
     update: Function<params::MovingAverage>,

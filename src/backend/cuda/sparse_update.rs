@@ -30,6 +30,7 @@ const MAX_BLOCKS: usize = 8192;
 // The order of the sums is that of the CPU.
 const _: () = assert!(params::CHUNK as usize == CHUNK);
 
+/// The kernels of kernels/sparse_update.cu.
 #[derive(Debug)]
 pub(super) struct Kernels {
     chunks: Function<params::SparseUpdateChunks>,
