@@ -39,8 +39,8 @@ __device__ __forceinline__ bf16 from_f32<bf16>(float x) {
   INSTANTIATE(bf16)
 
 // INSTANTIATE(E, I) is expanded for every storage type of a table with every type of ids. The names
-// of the types are those of Rust: they end up in the names of the kernels, which
-// src/backend/cuda/kernels.rs looks up.
+// of the types are those of Rust: they end up in the names of the kernels, by which
+// src/backend/cuda/runtime/module.rs finds them.
 #define FOR_EACH_ELEMENT_AND_INDEX(INSTANTIATE) \
   INSTANTIATE(f32, i32)                         \
   INSTANTIATE(f32, i64)                         \
