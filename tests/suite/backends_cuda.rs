@@ -1,24 +1,24 @@
-//! Checks that each of several backends on one device refuses the memory, tables and recordings of
-//! the others, since their streams have no common order.
+//! Tests that each of several backends on one device refuses memory, tables and recordings of the
+//! others, since nothing orders their streams.
 
 use crate::common::cuda::{on_every_schedule, own};
-use crate::common::engine::Batch;
+use crate::common::engine::{small_batch, small_model};
 use crate::common::*;
 use bagdot::backend::cuda::{Buffer, Slice, SliceMut};
-use bagdot::nn::{Dlrm, DlrmConfig, Optimizers, Staging};
+use bagdot::nn::{Optimizers, Staging};
 use bagdot::ops::cast::Cast;
 use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::linear;
 use bagdot::ops::moving_average::Update as Average;
 use bagdot::ops::{
-    Accum, Activation, Device, Matrix, MatrixMut, Optimizer, Pooling, Precision, Stage,
-    StepControl, Table, Views, embedding_bag,
+    Accum, Activation, Device, Loss, Matrix, MatrixMut, Optimizer, Precision, Stage, StepControl,
+    Views, embedding_bag,
 };
 use bagdot::{Cuda, Error, Result};
 
 const REFUSED: Result<()> = Err(Error::OtherBackend);
 
-/// Ten ones on a backend.
+/// Uploads ten ones.
 fn ones(cuda: &Cuda) -> Buffer<f32> {
     upload(cuda, &[1.0; 10])
 }
@@ -43,13 +43,13 @@ fn copies_are_refused() {
     });
 }
 
-/// Whoever vouches for the order passes a view of a pointer.
+/// Checks that a view made from a pointer is accepted: its maker vouches for the order.
 #[test]
 fn views_of_pointers_are_taken() {
     on_every_schedule(|a| {
         let b = own();
         let (of_a, mut of_b) = (ones(a), b.alloc::<f32>(10).unwrap());
-        // SAFETY: uploads and downloads wait for their backend, so nothing else is under way.
+        // SAFETY: uploads and downloads wait for their backend, so no other work is in flight.
         let (from, to) = unsafe {
             let to = Cuda::view_mut(&mut of_b).pointer();
             (Slice::<f32>::from_raw(Cuda::view(&of_a).pointer(), 10), SliceMut::from_raw(to, 10))
@@ -97,17 +97,12 @@ fn arguments_of_ops_are_refused() {
     });
 }
 
-/// Tables, orders and workspace, which have no views among the arguments, or none of their own.
+/// Checks tables, sorted indices and workspaces, which are not passed as views of their own.
 #[test]
 fn tables_and_orders_are_refused() {
     on_every_schedule(|a| {
         let b = own();
-        let case = BagCase::new(
-            "two",
-            (&[(5, 2)], &[feature(0, Pooling::Sum)]),
-            &[2, 1],
-            |random, rows| random.below(rows),
-        );
+        let case = BagCase::one_table("two", (5, 2), &[2, 1], uniform);
         let (bags, of_b) = (case.upload::<Cuda, i64>(a), b.tables(case.layout()).unwrap());
         let weights = upload(a, &case.weights::<f32>());
         let mut output = a.alloc::<f32>(4).unwrap();
@@ -151,28 +146,14 @@ fn recordings_are_refused() {
     });
 }
 
-/// Batches and their places on the way, and what a model is asked to copy.
+/// Checks batches, stagings, and targets of copies out of a model.
 #[test]
 fn the_engine_refuses_what_is_not_its_own() {
     on_every_schedule(|a| {
         let b = own();
-        let config = DlrmConfig {
-            num_dense: 1,
-            bottom_mlp: vec![2],
-            tables: vec![Table { num_embeddings: 5, embedding_dim: 2 }],
-            features: vec![feature(0, Pooling::Sum)],
-            top_mlp: vec![1],
-            ..DlrmConfig::default()
-        };
-        let mut model = Dlrm::new(a.clone(), config, 1).unwrap();
-        model.optimize_with(Optimizers::same(Optimizer::Sgd, 0.1)).unwrap();
-        let case = BagCase::new(
-            "two",
-            (&[(5, 2)], &[feature(0, Pooling::Sum)]),
-            &[2, 1],
-            |random, rows| random.below(rows),
-        );
-        let batch = Batch::<i64>::new(vec![0.25, 0.5], case, vec![1.0, 0.0]);
+        let sgd = Optimizers::same(Optimizer::Sgd, 0.1);
+        let mut model = small_model(a, Loss::BceWithLogits, sgd);
+        let batch = small_batch(vec![0.25, 0.5], &[2, 1], vec![1.0, 0.0]);
         let before = model.tensors().unwrap();
         assert_eq!(model.train_step(batch.upload(&b).view()), REFUSED);
         assert_eq!(model.loss_and_grad(batch.upload(&b).view(), Accum::Replace), REFUSED);

@@ -1,10 +1,11 @@
-//! Labels outside of [0, 1]: no step with them changes anything, and each way to take one says so.
+//! Tests of labels outside of [0, 1]: a step with one changes nothing, and every kind of step
+//! reports it.
 
-use crate::common::engine::Batch;
+use crate::common::engine::{Batch, FAST_ADAM, small_batch, small_model, state};
 use crate::common::*;
-use bagdot::nn::{Dlrm, DlrmConfig, NamedTensor, Optimizers, Staging};
+use bagdot::nn::{Dlrm, Optimizers, Staging};
 use bagdot::ops::finite_check::{NonFinite, Verdict};
-use bagdot::ops::{Accum, Backend, Loss, Optimizer, Pooling, Table};
+use bagdot::ops::{Accum, Backend, Loss};
 use bagdot::{Error, Result};
 
 backend_suite!(
@@ -17,40 +18,17 @@ backend_suite!(
 const BAD: [(f32, &str); 4] = [(2.0, "2"), (-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")];
 
 fn model<B: Backend>(device: &B, loss: Loss) -> Dlrm<B> {
-    let config = DlrmConfig {
-        num_dense: 1,
-        bottom_mlp: vec![2],
-        tables: vec![Table { num_embeddings: 5, embedding_dim: 2 }],
-        features: vec![feature(0, Pooling::Sum)],
-        top_mlp: vec![1],
-        loss,
-        ..DlrmConfig::default()
-    };
-    let mut model = Dlrm::new(device.clone(), config, 1).unwrap();
-    model
-        .optimize_with(Optimizers::same(Optimizer::Adam { beta1: 0.9, beta2: 0.9, eps: 1e-8 }, 0.1))
-        .unwrap();
+    let mut model = small_model(device, loss, Optimizers::same(FAST_ADAM, 0.1));
     model.average_with(0.5).unwrap();
     model
 }
 
-/// A batch of four samples, of which the third has this label.
+/// Returns a batch of four samples, of which the third has this label.
 fn batch(label: f32) -> Batch<i64> {
-    let case = BagCase::new(
-        "batch",
-        (&[(5, 2)], &[feature(0, Pooling::Sum)]),
-        &[2, 1, 0, 1],
-        |random, rows| random.below(rows),
-    );
-    Batch::new(vec![0.25, 0.5, -1.0, 2.0], case, vec![1.0, 0.0, label, 0.0])
+    small_batch(vec![0.25, 0.5, -1.0, 2.0], &[2, 1, 0, 1], vec![1.0, 0.0, label, 0.0])
 }
 
-fn state<B: Backend>(model: &mut Dlrm<B>) -> Vec<NamedTensor> {
-    [model.tensors().unwrap(), model.optimizer_tensors().unwrap(), model.average_tensors().unwrap()]
-        .concat()
-}
-
-/// A step on a batch that lies on the device, or that is staged.
+/// Takes a step on a batch that is staged, or uploaded as a whole.
 fn step<B: Backend>(
     model: &mut Dlrm<B>,
     staging: Option<&mut Staging<B>>,
@@ -74,14 +52,15 @@ fn steps_change_nothing<B: Backend>(device: &B) {
             for (label, text) in BAD {
                 let before = state(&mut model);
                 let result = step(&mut model, staging.as_mut(), &batch(label));
-                // A device that has yet to tell takes no further step, even with good labels.
+                // The device may not have reported the label yet. The step after it must not be
+                // taken either.
                 let result = result.and_then(|()| step(&mut model, staging.as_mut(), &batch(1.0)));
                 let want =
                     format!("label {text} at position 2 is not in [0, 1] (1 bad in this call)");
                 assert_eq!(message(outcome(device, result)), want, "{loss:?}, staged: {is_staged}");
                 assert_eq!(state(&mut model), before, "{loss:?}, {label}, staged: {is_staged}");
             }
-            // A label that was reported is no reason to stop, and is not taken for an infinity.
+            // A reported label stops no later step and counts as no loss that is not finite.
             assert_eq!(model.verdict(), Ok(Verdict::default()));
             let before = state(&mut model);
             step(&mut model, staging.as_mut(), &batch(0.5)).unwrap();
@@ -100,7 +79,7 @@ fn gradients_are_reported<B: Backend>(device: &B) {
     }
 }
 
-/// Checks that all backends name the bad id when an id and a label are bad.
+/// Checks that a batch with a bad id and a bad label gives the error about the id.
 fn bad_ids_come_first<B: Backend>(device: &B) {
     let mut model = model(device, Loss::Mse);
     let mut both = batch(f32::NAN);
@@ -111,5 +90,5 @@ fn bad_ids_come_first<B: Backend>(device: &B) {
         matches!(result, Err(Error::IndexOutOfRange { position: 3, value: 5, .. })),
         "{result:?}"
     );
-    assert_eq!(device.synchronize(), Ok(()), "once");
+    assert_eq!(device.synchronize(), Ok(()), "the id is reported once");
 }

@@ -1,20 +1,15 @@
-//! The engine, put together from the ops, against the model of the reference: losses, gradients and
-//! a few steps of training.
+//! Tests of the engine against the reference model: losses, gradients and a few steps of training.
 //!
-//! Bounds are carried through the whole model and from step to step; `eps` is large, so that no
-//! step hangs on the sign of a gradient that is all rounding.
+//! Error bounds run through the whole model and from step to step. `eps` is large, so that no step
+//! depends on the sign of a gradient that is nothing but rounding errors.
 
-use crate::common::engine::{Batch, flat, reference_of};
+use crate::common::engine::{Batch, flat, reference_of, state, three_table_batch, three_tables};
 use crate::common::reference::Model;
 use crate::common::*;
-use bagdot::DType;
-use bagdot::nn::{
-    ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, Optimizers, Schedule, TableInit,
-};
+use bagdot::nn::{Dlrm, DlrmConfig, GroupOptimizer, Optimizers, Schedule};
 use bagdot::ops::sparse_update::SparseGrad;
 use bagdot::ops::{
-    Accum, Backend, Interaction, Loss, Optimizer, PairOrder, Pooling, Rounding, Table, UpdateRule,
-    WeightDecay,
+    Accum, Backend, Interaction, Loss, Optimizer, PairOrder, Rounding, UpdateRule, WeightDecay,
 };
 
 backend_suite!(
@@ -24,14 +19,11 @@ backend_suite!(
     zeros_between_rows_stay_without_eps
 );
 
-const DIM: usize = 4;
-const ROWS: [usize; 3] = [9, 30, 2];
-const BOTTOM: [usize; 3] = [5, 7, DIM];
 const TOP: [usize; 2] = [6, 1];
 const STEPS: u64 = 2;
 const LEARNING_RATE: f32 = 0.015625;
 
-/// Interactions and losses, each once or more.
+/// Returns interactions with losses and thresholds, which cover each kind.
 fn kinds() -> [(Interaction, Loss, f32); 4] {
     let dot = |order, include_self, pad_to| Interaction::Dot {
         order,
@@ -61,36 +53,17 @@ fn optimizers() -> [(Optimizer, WeightDecay); 4] {
 }
 
 fn batch(seed: u64) -> Batch<i32> {
-    let tables = ROWS.map(|rows| (rows, DIM));
-    let features = [0, 1, 2].map(|table| feature(table, Pooling::Sum));
-    let lengths: Vec<usize> = (0..3 * 8).map(|k| (k * 5 + seed as usize) % 4).collect();
-    let case =
-        BagCase::new(format!("batch {seed}"), (&tables, &features), &lengths, |random, rows| {
-            random.below(rows)
-        });
-    let labels = draw(8, seed + 50).iter().map(|x| f32::from(*x > 0.0)).collect();
-    Batch::new(draw(8 * BOTTOM[0], seed), case, labels)
+    three_table_batch(8, seed)
 }
 
-/// An engine with its own initial parameters, and the reference with the same ones.
+/// Returns an engine with random parameters, and the reference with the same ones.
 fn models<B: Backend>(
     device: &B,
     (interaction, loss, loss_threshold): (Interaction, Loss, f32),
     rule: UpdateRule,
 ) -> (Dlrm<B>, Model) {
-    let config = DlrmConfig {
-        num_dense: BOTTOM[0],
-        bottom_mlp: BOTTOM[1..].to_vec(),
-        tables: ROWS.map(|num_embeddings| Table { num_embeddings, embedding_dim: DIM }).to_vec(),
-        features: [0, 1, 2].map(|table| feature(table, Pooling::Sum)).to_vec(),
-        table_dtype: DType::F32,
-        precision: ComputePrecision::F32,
-        table_init: TableInit::InverseRoot,
-        interaction,
-        top_mlp: TOP.to_vec(),
-        loss,
-        loss_threshold,
-    };
+    let config =
+        DlrmConfig { interaction, top_mlp: TOP.to_vec(), loss, loss_threshold, ..three_tables() };
     let mut engine = Dlrm::new(device.clone(), config, 7).unwrap();
     let group = GroupOptimizer {
         optimizer: rule.optimizer,
@@ -143,15 +116,15 @@ fn losses_gradients_and_steps_are_right<B: Backend>(device: &B) {
         let worst = want.iter().map(|x| x.error).fold(0.0, f64::max);
         assert!(
             worst < 0.01 * f64::from(LEARNING_RATE),
-            "{what}: a bound of {worst:e} means nothing beside the steps"
+            "{what}: a bound of {worst:e} is not small beside the steps"
         );
         assert_close(&format!("{what}: parameters"), &flat(&engine.tensors().unwrap()), &want);
         assert_eq!(engine.step(), STEPS);
     }
 }
 
-/// The parameters after the steps and what the optimizers remember, with gradients applied at once
-/// or kept and applied later.
+/// Returns parameters and optimizer state after the steps. Gradients are applied by `train_step`,
+/// or else kept and applied by `apply`.
 fn train<B: Backend>(device: &B, rule: UpdateRule, at_once: bool) -> Vec<f32> {
     let (mut engine, _) = models(device, kinds()[0], rule);
     for step in 1..=STEPS {
@@ -168,7 +141,7 @@ fn train<B: Backend>(device: &B, rule: UpdateRule, at_once: bool) -> Vec<f32> {
         engine.apply(&grad).unwrap();
     }
     device.synchronize().unwrap();
-    flat(&[engine.tensors().unwrap(), engine.optimizer_tensors().unwrap()].concat())
+    flat(&state(&mut engine))
 }
 
 fn rules() -> impl Iterator<Item = UpdateRule> {
@@ -185,9 +158,9 @@ fn kept_gradients_are_steps_at_once<B: Backend>(device: &B) {
     }
 }
 
-/// Checks that no step makes 0/0 of zero gradients, which the next step would multiply by. The
-/// zeros at the ends of the layers' rows have such gradients, and so do the table rows of clamped
-/// samples.
+/// Checks that a zero gradient does not become 0/0, with which the next step would multiply. The
+/// padding of the layers' rows has such gradients, and so have the table rows of samples that the
+/// loss clamps.
 fn zeros_between_rows_stay_without_eps<B: Backend>(device: &B) {
     let adam = Optimizer::Adam { beta1: 0.875, beta2: 0.75, eps: 0.0 };
     for optimizer in [Optimizer::Adagrad { eps: 0.0 }, Optimizer::RowwiseAdagrad { eps: 0.0 }, adam]

@@ -1,4 +1,4 @@
-//! `embedding_bag`: pooling and the gradient of the per-sample weights.
+//! Tests of `embedding_bag`: pooling and the gradient of the per-sample weights.
 
 use crate::common::*;
 use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward, NO_SOURCE, WeightGrad};
@@ -27,7 +27,7 @@ fn wrong_offsets_are_errors_on_cuda() {
     crate::common::cuda::on_every_schedule_with_overlaps(wrong_offsets_are_errors);
 }
 
-/// The pooled output and, if asked for, the sources.
+/// The pooled output and, if requested, the sources of maxima.
 struct Pooled {
     output: Vec<f32>,
     argmax: Option<Vec<u32>>,
@@ -146,8 +146,8 @@ fn max_takes_the_first_of_equals<B: EmbeddingBagOps>(device: &B) {
         (&[(4, 2)][..], &[Feature { padding_idx: Some(3), ..feature(0, Pooling::Max) }][..]);
     let mut ids = [3, 1, 0, 2, 1, 3].into_iter();
     let case = BagCase::new("ties", layout, &[5, 0, 1], |_, _| ids.next().unwrap());
-    // Column 0: the first of three equal rows, after a larger one of padding; column 1: -0 is no
-    // less than 0. Negative maxima are no zeros.
+    // Column 0: the maximum is the first of three equal rows; the larger row before it is padding.
+    // Column 1: -0 and 0 are equal. A negative maximum is not replaced by 0.
     let weights = [-2.0_f32, 0.0, -2.0, -0.0, -2.0, 0.0, 9.0, 9.0];
     let got = pool::<B, f32, i64>(device, &case, &weights, 2, true);
     assert_eq!(got.output, [-2.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
@@ -168,13 +168,13 @@ fn nan_and_infinity_come_through<B: EmbeddingBagOps>(device: &B) {
     }
 }
 
-/// The case with bad ids in it, as pooled by the reference, which skips them.
+/// Returns a case with three bad ids, which the reference skips, and the error about them.
 fn case_with_bad_ids(pooling: Pooling) -> (BagCase, Error) {
     let mut case = BagCase::mixed(pooling);
     let bag = 2 * 33 + 7;
     let position = case.offsets[bag] + 1;
     assert!(position < case.offsets[bag + 1]);
-    // In table 0 of 30 rows; the later ones are in other tables.
+    // This id is of table 0, which has 30 rows. The later ones are of other tables.
     case.indices[position] = 30;
     let (later, last) = (case.offsets[3 * 33 + 2], case.indices.len() - 1);
     case.indices[later] = -1;
@@ -215,15 +215,13 @@ fn bad_ids_are_skipped_and_reported<B: EmbeddingBagOps>(device: &B) {
     }
     check::<B, i32>(device, None);
     check::<B, i64>(device, None);
-    // Their low 32 bits are row 0.
+    // The low 32 bits of these ids are row 0.
     check::<B, i64>(device, Some(1 << 32));
     check::<B, i64>(device, Some(i64::MIN));
 }
 
 fn wrong_offsets_are_errors<B: EmbeddingBagOps>(device: &B) {
-    let layout = (&[(4, 2)][..], &[feature(0, Pooling::Sum)][..]);
-    let good =
-        BagCase::new("offsets", layout, &[1, 2, 1], |random, rows| random.below(rows)).weighted();
+    let good = BagCase::one_table("offsets", (4, 2), &[1, 2, 1], uniform).weighted();
     for (position, offset, rule) in [
         (0, 1, OffsetRule::FirstIsZero),
         (2, 0, OffsetRule::NotBelow(1)),
@@ -240,24 +238,22 @@ fn wrong_offsets_are_errors<B: EmbeddingBagOps>(device: &B) {
     }
 }
 
-/// What the arguments of a call are views of.
+/// The buffers that the arguments of a call view.
 struct Given<B: EmbeddingBagOps> {
     bags: cases::DeviceBags<B, i64>,
     weights: B::Buffer<f32>,
     grad: B::Buffer<f32>,
 }
 
-/// What spoils an argument.
+/// A function that spoils an argument.
 type SpoilForward<'s, B> = &'s dyn for<'a> Fn(&mut Forward<'a, B, f32, i64>, &'a Given<B>);
 type SpoilGrad<'s, B> = &'s dyn for<'a> Fn(&mut WeightGrad<'a, B, f32, i64>, &'a Given<B>);
 
-/// Each wrong argument gives an error that names it, and nothing is written.
+/// Checks that each wrong argument gives an error that names it, and that nothing is written.
 fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
     let layout =
         (&[(4, 2), (3, 5)][..], &[feature(0, Pooling::Sum), feature(1, Pooling::Mean)][..]);
-    let case =
-        BagCase::new("shapes", layout, &[1, 2, 1, 0, 3, 1], |random, rows| random.below(rows))
-            .weighted();
+    let case = BagCase::new("shapes", layout, &[1, 2, 1, 0, 3, 1], uniform).weighted();
     let given = Given::<B> {
         bags: case.upload(device),
         weights: upload(device, &case.weights::<f32>()),
@@ -347,7 +343,7 @@ fn results_do_not_depend_on_threads() {
     }
     let lengths: Vec<usize> = (0..33).map(|k| k * 20).collect();
     let layout = (&[(500, 33)][..], &[feature(0, Pooling::Mean)][..]);
-    let case = BagCase::new("many ids", layout, &lengths, cases::zipf).weighted();
+    let case = BagCase::new("many ids", layout, &lengths, zipf).weighted();
     assert_deterministic(&case.name, |cpu| {
         bytes(&weight_grad::<_, bf16, i64>(cpu, &case, &case.weights()).0)
     });

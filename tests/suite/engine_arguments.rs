@@ -1,33 +1,23 @@
 //! Tests that requests which the engine cannot fulfil are errors and change nothing.
 
-use crate::common::engine::Batch;
+use crate::common::engine::{Batch, FAST_ADAM, small_batch, small_model, state};
 use crate::common::*;
 use bagdot::Result;
-use bagdot::nn::{Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, Staging};
+use bagdot::nn::{Dlrm, GroupOptimizer, NamedTensor, Optimizers, Schedule, Staging};
 use bagdot::ops::sparse_update::SparseGrad;
-use bagdot::ops::{Accum, Backend, Optimizer, Pooling, Table};
+use bagdot::ops::{Accum, Backend, Loss, Optimizer};
 
 backend_suite!(
     cuda:
     predictions_of_more_samples_than_there_were,
     no_step_follows_the_last_number,
-    rules_without_meaning_change_nothing,
-    factors_and_decays_without_meaning,
-    gradients_of_another_batch,
+    invalid_rules_change_nothing,
+    invalid_factors_and_decays_are_refused,
+    gradients_of_another_batch_are_refused,
 );
 
 fn model<B: Backend>(device: &B, optimizers: Optimizers) -> Dlrm<B> {
-    let config = DlrmConfig {
-        num_dense: 1,
-        bottom_mlp: vec![2],
-        tables: vec![Table { num_embeddings: 5, embedding_dim: 2 }],
-        features: vec![feature(0, Pooling::Sum)],
-        top_mlp: vec![1],
-        ..DlrmConfig::default()
-    };
-    let mut model = Dlrm::new(device.clone(), config, 1).unwrap();
-    model.optimize_with(optimizers).unwrap();
-    model
+    small_model(device, Loss::BceWithLogits, optimizers)
 }
 
 fn sgd() -> Optimizers {
@@ -35,19 +25,17 @@ fn sgd() -> Optimizers {
 }
 
 fn batch(samples: usize) -> Batch<i64> {
-    let layout = (&[(5, 2)][..], &[feature(0, Pooling::Sum)][..]);
-    let case = BagCase::new("batch", layout, &vec![1; samples], |random, rows| random.below(rows));
-    Batch::new(draw(samples, 1), case, vec![1.0; samples])
+    small_batch(draw(samples, 1), &vec![1; samples], vec![1.0; samples])
 }
 
-fn state<B: Backend>(model: &Dlrm<B>) -> (Vec<NamedTensor>, Vec<NamedTensor>, u64) {
-    (model.tensors().unwrap(), model.optimizer_tensors().unwrap(), model.step())
+fn state_and_step<B: Backend>(model: &mut Dlrm<B>) -> (Vec<NamedTensor>, u64) {
+    (state(model), model.step())
 }
 
 fn predictions_of_more_samples_than_there_were<B: Backend>(device: &B) {
     let mut model = model(device, sgd());
     let mut staging = Staging::new(device).unwrap();
-    let ask = |model: &Dlrm<B>, samples: usize| -> [Result<()>; 2] {
+    let read = |model: &Dlrm<B>, samples: usize| -> [Result<()>; 2] {
         let mut target = device.alloc(samples).unwrap();
         [
             model.last_probabilities(&mut vec![0.0; samples]),
@@ -55,16 +43,16 @@ fn predictions_of_more_samples_than_there_were<B: Backend>(device: &B) {
         ]
     };
     let assert_last = |model: &Dlrm<B>, samples: usize| {
-        assert_eq!(ask(model, samples), [Ok(()), Ok(())]);
-        assert_eq!(ask(model, 0), [Ok(()), Ok(())]);
+        assert_eq!(read(model, samples), [Ok(()), Ok(())]);
+        assert_eq!(read(model, 0), [Ok(()), Ok(())]);
         for more in [samples + 1, 1000] {
             let want =
                 format!("Dlrm: the last batch holds {samples} elements, but {more} are needed");
-            assert_eq!(ask(model, more).map(message), [want.clone(), want]);
+            assert_eq!(read(model, more).map(message), [want.clone(), want]);
         }
     };
     assert_last(&model, 0);
-    // Room for the largest batch is no batch of this size.
+    // After a smaller batch the buffers still have room for the largest one.
     for samples in [3, 9, 2, 9, 2] {
         model.train_step(batch(samples).upload(device).view()).unwrap();
         assert_last(&model, samples);
@@ -78,27 +66,26 @@ fn predictions_of_more_samples_than_there_were<B: Backend>(device: &B) {
 fn no_step_follows_the_last_number<B: Backend>(device: &B) {
     let want =
         "Dlrm: step: 18446744073709551615 steps have been taken: there is no number for one more";
-    let adam = Optimizer::Adam { beta1: 0.9, beta2: 0.9, eps: 1e-8 };
-    let mut model = model(device, Optimizers::same(adam, 0.1));
+    let mut model = model(device, Optimizers::same(FAST_ADAM, 0.1));
     model.average_with(0.5).unwrap();
-    let remembered = model.optimizer_tensors().unwrap();
-    model.load_optimizers(&remembered[..], u64::MAX - 1).unwrap();
+    let optimizer_state = model.optimizer_tensors().unwrap();
+    model.load_optimizers(&optimizer_state[..], u64::MAX - 1).unwrap();
     let batch = batch(3);
     model.train_step(batch.upload(device).view()).unwrap();
     assert!(model.last_loss().unwrap().is_finite());
-    let before = state(&model);
-    assert_eq!(before.2, u64::MAX);
+    let before = state_and_step(&mut model);
+    assert_eq!(before.1, u64::MAX);
     let mut staging = Staging::new(device).unwrap();
     assert_eq!(message(model.train_step(batch.upload(device).view())), want);
     assert_eq!(message(model.train_staged(&mut staging, batch.view())), want);
     let grad = SparseGrad::new(device, &batch.case.layout(), 3).unwrap();
     assert_eq!(message(model.apply(&grad)), want);
-    assert_eq!(state(&model), before);
+    assert_eq!(state_and_step(&mut model), before);
 }
 
-/// Rules that are invalid for the tables or for the layers alone are refused when they are given,
-/// and the model goes on with those that it had.
-fn rules_without_meaning_change_nothing<B: Backend>(device: &B) {
+/// Checks that rules that are invalid for the tables or for the layers alone are refused at once,
+/// and that the model keeps the rules that it had.
+fn invalid_rules_change_nothing<B: Backend>(device: &B) {
     let good = GroupOptimizer::new(Optimizer::Sgd, 0.1);
     let power = Schedule { decay_steps: 10, power: f32::NAN, ..Schedule::default() };
     let number = "but must be a finite number of 0 or more";
@@ -117,16 +104,16 @@ fn rules_without_meaning_change_nothing<B: Backend>(device: &B) {
     ] {
         for (tables, dense) in [(good, bad), (bad, good)] {
             let mut model = model(device, sgd());
-            let (before, batch) = (state(&model), batch(3));
+            let (before, batch) = (state_and_step(&mut model), batch(3));
             let optimizers = Optimizers { tables, dense, schedule };
             assert_eq!(message(model.optimize_with(optimizers)), format!("Dlrm: {want}"));
-            assert_eq!(state(&model), before);
+            assert_eq!(state_and_step(&mut model), before);
             model.train_step(batch.upload(device).view()).unwrap();
         }
     }
 }
 
-fn factors_and_decays_without_meaning<B: Backend>(device: &B) {
+fn invalid_factors_and_decays_are_refused<B: Backend>(device: &B) {
     let mut model = model(device, sgd());
     let number = "but must be a finite number of 0 or more";
     for (bad, text) in [(f32::NAN, "NaN"), (-1.0, "-1"), (f32::INFINITY, "inf")] {
@@ -147,15 +134,14 @@ fn factors_and_decays_without_meaning<B: Backend>(device: &B) {
     assert!(model.last_loss().unwrap().is_finite());
 }
 
-fn gradients_of_another_batch<B: Backend>(device: &B) {
+fn gradients_of_another_batch_are_refused<B: Backend>(device: &B) {
     let mut model = model(device, sgd());
     let mut grad = SparseGrad::new(device, &batch(9).case.layout(), 9).unwrap();
     model.loss_and_grad(batch(9).upload(device).view(), Accum::Replace).unwrap();
     let text = message(model.sparse_grad(batch(8).upload(device).view(), &mut grad));
-    assert!(
-        text.starts_with("sparse_update.reduce: sorted: the order of 9 ids of 9 samples, but the batch has 8 of 8"),
-        "{text}"
-    );
+    let want = "sparse_update.reduce: sorted: the order of 9 ids of 9 samples, but the batch has 8 \
+        of 8";
+    assert!(text.starts_with(want), "{text}");
     model.sparse_grad(batch(9).upload(device).view(), &mut grad).unwrap();
     model.apply(&grad).unwrap();
 }

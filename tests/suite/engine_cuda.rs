@@ -1,21 +1,21 @@
-//! Recorded steps of training: the bits of steps that are not recorded, whatever the lengths of
-//! bags, with nothing allocated, waited for, or sent but the batch.
+//! Tests of recorded steps of training: they give the bits of steps that are not recorded, for bags
+//! of any length. They allocate nothing, wait for nothing, and send nothing but the batch.
 
 use crate::common::cuda::{emulator, on_every_schedule, own, with_cublaslt};
-use crate::common::engine::Batch;
+use crate::common::engine::{Batch, state};
 use crate::common::*;
 use bagdot::backend::cuda::Buffer;
 use bagdot::nn::{
     ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, Staging,
 };
-use bagdot::ops::{Backend, Device, Optimizer, Pooling, Rounding, Stage, Table, WeightDecay};
+use bagdot::ops::{Backend, Device, Optimizer, Rounding, Stage, Table, WeightDecay};
 use bagdot::{Cpu, Cuda, DType, Error};
 
 const ROWS: [usize; 3] = [40, 7, 300];
-const POOLINGS: [Pooling; 3] = [Pooling::Sum, Pooling::Mean, Pooling::Max];
 const DIM: usize = 8;
 
-/// A batch of `batch_size` samples, whose bags have lengths that are those of no other seed.
+/// Returns a batch of `batch_size` samples. The lengths of its bags differ from those of any other
+/// seed.
 fn batch(batch_size: usize, seed: u64) -> Batch<i64> {
     let tables = ROWS.map(|rows| (rows, DIM));
     let features: Vec<_> =
@@ -23,13 +23,12 @@ fn batch(batch_size: usize, seed: u64) -> Batch<i64> {
     let lengths: Vec<usize> =
         (0..3 * batch_size).map(|k| (k * 7 + seed as usize * 5) % (4 + seed as usize)).collect();
     let name = format!("batch {seed}");
-    let case =
-        BagCase::new(name, (&tables, &features), &lengths, |random, rows| random.below(rows));
+    let case = BagCase::new(name, (&tables, &features), &lengths, uniform);
     let labels = draw(batch_size, seed + 50).iter().map(|x| f32::from(*x > 0.0)).collect();
     Batch::new(draw(batch_size * 3, seed), case, labels)
 }
 
-/// The last batch of an epoch is smaller.
+/// Returns the batches of two epochs. The last batch of an epoch is smaller.
 fn batches() -> Vec<Batch<i64>> {
     [(16, 1), (16, 3), (16, 2), (5, 1), (16, 4), (16, 1), (5, 3)]
         .map(|(size, seed)| batch(size, seed))
@@ -63,7 +62,7 @@ fn model<B: Backend>(device: &B, (optimizer, table_dtype, precision): Kind) -> D
     model
 }
 
-/// How a model is optimized, what its tables are of, and what its layers compute in.
+/// The optimizer of a model, the type of its tables, and the precision of its layers.
 type Kind = (Optimizer, DType, ComputePrecision);
 
 const SGD: Kind = (Optimizer::Sgd, DType::F32, ComputePrecision::F32);
@@ -76,14 +75,6 @@ fn kinds() -> [Kind; 4] {
         (Optimizer::RowwiseAdagrad { eps: 1e-6 }, DType::BF16, ComputePrecision::Tf32),
         (Optimizer::Sgd, DType::F16, ComputePrecision::F16 { loss_scale: 256.0 }),
     ]
-}
-
-/// Everything that training changes.
-fn state<B: Backend>(model: &mut Dlrm<B>) -> Vec<NamedTensor> {
-    let mut all = model.tensors().unwrap();
-    all.extend(model.optimizer_tensors().unwrap());
-    all.extend(model.average_tensors().unwrap());
-    all
 }
 
 #[track_caller]
@@ -103,7 +94,7 @@ fn train_at_once<B: Backend>(device: &B, kind: Kind) -> (Vec<f64>, Vec<NamedTens
     (batches().iter().map(step).collect(), state(&mut model))
 }
 
-/// Without waiting in between.
+/// Trains by staged steps, without waiting between them.
 fn train_staged<B: Backend>(device: &B, kind: Kind) -> (Vec<f64>, Vec<NamedTensor>) {
     let mut model = model(device, kind);
     let mut staging = Staging::new(device).unwrap();
@@ -139,9 +130,9 @@ fn staged_steps_are_steps_at_once_with_cublaslt() {
     );
 }
 
-/// Once recorded, a step is one launch of a graph, a copy for each part of the batch, and the order
-/// of both: whatever else the driver can do is not asked for. (What waits, waits for a copy of the
-/// batch before last to have left the host.)
+/// Checks the driver calls of a recorded step: the launch of one graph, a copy for each part of the
+/// batch, and events that order them. The host waits only until the copy of the batch before the
+/// last one has left its memory.
 #[test]
 fn a_recorded_step_does_nothing_else() {
     kinds().into_iter().for_each(|kind| a_recorded_step_of_a_kind_does_nothing_else(kind, own));
@@ -156,7 +147,7 @@ fn a_recorded_step_of_a_kind_does_nothing_else(kind: Kind, device: impl Fn() -> 
     let cuda = device();
     let mut model = model(&cuda, kind);
     let mut staging = Staging::new(&cuda).unwrap();
-    // Both places have seen the largest batch: what follows has room.
+    // Both buffers of the staging have held the largest batch, so later ones fit.
     for seed in [4, 4] {
         model.train_staged(&mut staging, batch(16, seed).view()).unwrap();
     }
@@ -168,13 +159,13 @@ fn a_recorded_step_of_a_kind_does_nothing_else(kind: Kind, device: impl Fn() -> 
         model.train_staged(&mut staging, batch(16, seed % 4).view()).unwrap();
     }
     let calls = alone.calls();
-    // Dense, ids, offsets, labels, and what changes from step to step.
+    // The copies are dense values, ids, offsets, labels, and the values of the step.
     let wanted = [
         ("cuEventRecord", 2 * STEPS),
         ("cuEventSynchronize", STEPS),
         ("cuGraphLaunch", STEPS),
         ("cuMemcpyHtoDAsync_v2", 5 * STEPS),
-        // This call asks whether ops are being recorded, and does not wait.
+        // This call queries whether ops are being recorded, and does not wait.
         ("cuStreamIsCapturing", 2 * STEPS),
         ("cuStreamWaitEvent", 2 * STEPS),
     ];
@@ -190,7 +181,8 @@ fn a_recorded_step_of_a_kind_does_nothing_else(kind: Kind, device: impl Fn() -> 
     assert_eq!(alone.report(), "");
 }
 
-/// Bad ids keep all steps from changing anything until they are reported; then training goes on.
+/// Checks that no step changes anything from a bad id until it is reported, and that training goes
+/// on after that.
 #[test]
 fn a_bad_id_changes_nothing() {
     on_every_schedule(|cuda| {
@@ -226,15 +218,15 @@ fn a_bad_id_changes_nothing() {
     });
 }
 
-/// Buffers that are dropped while there is a recording about them stay until that is dropped, and
-/// no longer.
+/// Checks that a recording keeps the buffers that it names, and that all memory is freed in the
+/// end.
 #[test]
 fn recordings_keep_what_they_name() {
     on_every_schedule(|cuda| {
         let mut first = model(cuda, SGD);
         let mut staging = Staging::new(cuda).unwrap();
         first.train_staged(&mut staging, batch(16, 4).view()).unwrap();
-        // Places are replaced by larger ones, while there is a recording about the old ones.
+        // Larger buffers replace those of the staging, which a recording names.
         let mut second = model(cuda, SGD);
         second.train_staged(&mut staging, batch(64, 9).view()).unwrap();
         second.train_staged(&mut staging, batch(64, 8).view()).unwrap();
@@ -259,8 +251,7 @@ fn recordings_keep_what_they_name() {
     }
 }
 
-/// A recording ends where it fails, even by a panic: ops that are called later run, and memory is
-/// freed.
+/// Checks that a failure or a panic ends a recording: later ops run, and memory is freed.
 #[test]
 fn a_recording_that_fails_ends() {
     on_every_schedule(|cuda| {
@@ -281,7 +272,7 @@ fn a_recording_that_fails_ends() {
     });
 }
 
-/// The CPU has nothing to record, and takes the same steps.
+/// Checks that the CPU, which records nothing, copies a staged batch at once.
 #[test]
 fn staging_on_the_cpu_copies_at_once() {
     let cpu = Cpu::single_threaded();

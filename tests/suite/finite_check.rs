@@ -1,12 +1,12 @@
-//! `finite_check`, and what the engine makes of it: steps whose loss or gradient is not finite
-//! change nothing.
+//! Tests of `finite_check`, and of its use by the engine: a step whose loss or gradient is not
+//! finite changes nothing.
 
-use crate::common::engine::Batch;
+use crate::common::engine::{Batch, FAST_ADAM, small_batch, small_model, state};
 use crate::common::*;
 use bagdot::Error;
-use bagdot::nn::{Dlrm, DlrmConfig, NamedTensor, Optimizers};
+use bagdot::nn::{Dlrm, Optimizers};
 use bagdot::ops::finite_check::{Check, FiniteCheckOps, NonFinite, Verdict};
-use bagdot::ops::{Backend, Optimizer, Pooling, Table};
+use bagdot::ops::{Backend, Loss};
 
 backend_suite!(
     cuda:
@@ -34,7 +34,7 @@ fn check<B: FiniteCheckOps>(
     };
     assert_eq!(outcome(device, op.run(device)), Ok(()));
     let words: [u64; Verdict::WORDS] = download(device, verdict).try_into().unwrap();
-    assert_eq!(words[4], 0, "what the op keeps for itself is as it was");
+    assert_eq!(words[4], 0, "the op leaves its internal word as it was");
     (words[Verdict::GATE] != 0, Verdict::of(&words))
 }
 
@@ -108,37 +108,12 @@ fn wrong_arguments_are_errors<B: FiniteCheckOps>(device: &B) {
 }
 
 fn batch(dense: f32) -> Batch<i64> {
-    let case = BagCase::new(
-        "batch",
-        (&[(5, 2)], &[feature(0, Pooling::Sum)]),
-        &[2, 1, 0, 1],
-        |random, rows| random.below(rows),
-    );
-    Batch::new(vec![dense, 0.5, -1.0, 2.0], case, vec![1.0, 0.0, 1.0, 0.0])
-}
-
-fn state<B: Backend>(model: &mut Dlrm<B>) -> Vec<NamedTensor> {
-    [model.tensors().unwrap(), model.optimizer_tensors().unwrap(), model.average_tensors().unwrap()]
-        .concat()
+    small_batch(vec![dense, 0.5, -1.0, 2.0], &[2, 1, 0, 1], vec![1.0, 0.0, 1.0, 0.0])
 }
 
 fn bad_steps_change_nothing<B: Backend>(device: &B) {
     for policy in [NonFinite::Error, NonFinite::SkipStep] {
-        let config = DlrmConfig {
-            num_dense: 1,
-            bottom_mlp: vec![2],
-            tables: vec![Table { num_embeddings: 5, embedding_dim: 2 }],
-            features: vec![feature(0, Pooling::Sum)],
-            top_mlp: vec![1],
-            ..DlrmConfig::default()
-        };
-        let mut model = Dlrm::new(device.clone(), config, 1).unwrap();
-        model
-            .optimize_with(Optimizers::same(
-                Optimizer::Adam { beta1: 0.9, beta2: 0.9, eps: 1e-8 },
-                0.1,
-            ))
-            .unwrap();
+        let mut model = small_model(device, Loss::BceWithLogits, Optimizers::same(FAST_ADAM, 0.1));
         model.average_with(0.5).unwrap();
         model.on_non_finite(policy);
         let step = |model: &mut Dlrm<B>, dense: f32| {

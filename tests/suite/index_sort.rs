@@ -1,4 +1,4 @@
-//! `index_sort`: the order of a batch's ids, against a sort by the standard library.
+//! Tests of `index_sort` against an order that the standard library sorted.
 
 use crate::common::*;
 use bagdot::ops::Pooling;
@@ -17,7 +17,7 @@ backend_suite!(
     wrong_shapes_are_errors,
 );
 
-/// The order on the host, without what lies behind the numbers of `counts`.
+/// A sorted order on the host, without the slack behind the lengths that `counts` gives.
 #[derive(Debug, PartialEq)]
 struct Order {
     rows: Vec<u64>,
@@ -27,7 +27,7 @@ struct Order {
     bag_lengths: Vec<u32>,
 }
 
-/// All buffers poisoned, with `spare` elements more than are needed.
+/// Returns an order whose buffers are poisoned, with `spare` elements more than are needed.
 fn poisoned_order<B: IndexSortOps>(device: &B, case: &BagCase, spare: usize) -> SortedIndices<B> {
     let (n, bags) = (case.indices.len() + spare, case.features.len() * case.batch_size);
     let words = |len| upload(device, &poisoned(len));
@@ -92,8 +92,8 @@ fn orders_i64<B: IndexSortOps>(device: &B) {
     orders::<B, i64>(device);
 }
 
-/// Row numbers of up to 35 bits: several digits, and more than 32 bits. Nothing of that size is
-/// allocated.
+/// Checks row numbers of up to 35 bits: keys of several digits, and of more than 32 bits. The
+/// tables are not allocated.
 fn orders_rows_of_many_bits<B: IndexSortOps>(device: &B) {
     for rows in [1, 2, 2047, 2048, 2049, 1 << 22, (1 << 22) + 1, 1 << 34] {
         let layout = (
@@ -102,7 +102,7 @@ fn orders_rows_of_many_bits<B: IndexSortOps>(device: &B) {
         );
         let lengths: Vec<usize> = (0..4 * 9).map(|k| k % 4 * 13).collect();
         let draw_id = |random: &mut bagdot::Philox, rows: u64| match random.below(3) {
-            // Rows that differ in their highest digit only, and neighbours.
+            // Draws rows that differ in their highest digit alone, and neighbours.
             0 => rows - 1,
             1 => random.below(rows) & !0x7ff,
             _ => random.below(rows),
@@ -114,15 +114,15 @@ fn orders_rows_of_many_bits<B: IndexSortOps>(device: &B) {
     }
 }
 
-/// Batches that no block sorts alone: spread over all rows, with padding, and all equal, so that
-/// every digit is the same.
+/// Checks batches that are too large for one block: ids spread over all rows, with padding; ids
+/// that are all equal, so that every digit is the same; and whole blocks.
 fn orders_many_ids<B: IndexSortOps>(device: &B) {
     let layout =
         (&[(70_000, 1), (3, 1)][..], &[0, 1, 0].map(|table| feature(table, Pooling::Sum))[..]);
-    let mut spread = BagCase::new("spread", layout, &[300; 3 * 11], cases::zipf);
+    let mut spread = BagCase::new("spread", layout, &[300; 3 * 11], zipf);
     spread.features[2].padding_idx = Some(0);
     let equal = BagCase::new("equal", layout, &[410; 3 * 5], |_, _| 2);
-    let full = BagCase::new("whole blocks", layout, &[2048; 3], |random, rows| random.below(rows));
+    let full = BagCase::new("whole blocks", layout, &[2048; 3], uniform);
     for case in [spread, equal, full] {
         let (got, result) = sort::<B, i32>(device, &case, 0);
         assert_eq!(result, Ok(()));
@@ -130,9 +130,9 @@ fn orders_many_ids<B: IndexSortOps>(device: &B) {
     }
 }
 
-/// Enough ids for the largest tiles that a backend cuts them into, with keys of 32 and of 64 bits.
+/// Checks batches that are large enough for a backend's largest tiles, with keys of 32 and 64 bits.
 fn orders_ids_for_large_tiles<B: IndexSortOps>(device: &B) {
-    // The last ones leave no room for the bag in the words that the CPU sorts.
+    // Rows of 2⁴⁰ leave no room for the bag in the words that the CPU sorts.
     for rows in [70_000, 1 << 34, 1 << 40] {
         let layout = (&[(rows, 1)][..], &[0, 0].map(|table| feature(table, Pooling::Sum))[..]);
         let case = BagCase::new("large tiles", layout, &[128; 2 * 513], |random, rows| {
@@ -144,12 +144,11 @@ fn orders_ids_for_large_tiles<B: IndexSortOps>(device: &B) {
     }
 }
 
-/// A row number and a position that take more than 64 bits together.
+/// Checks that a row number and a position of more than 64 bits together are refused.
 #[test]
 fn too_many_ids_of_too_many_rows_are_an_error_on_the_cpu() {
-    let layout = (&[(1 << 48, 1)][..], &[feature(0, Pooling::Sum)][..]);
     for (ids, fits) in [(1 << 16, true), ((1 << 16) + 1, false)] {
-        let case = BagCase::new("many rows", layout, &[ids], |random, rows| random.below(rows));
+        let case = BagCase::one_table("many rows", (1 << 48, 1), &[ids], uniform);
         let bags = case.upload::<Cpu, i64>(&Cpu::single_threaded());
         let mut sorted = poisoned_order(&Cpu::single_threaded(), &case, 0);
         let mut workspace =
@@ -169,7 +168,7 @@ fn too_many_ids_of_too_many_rows_are_an_error_on_the_cpu() {
     }
 }
 
-/// A workspace that is kept for the largest batch is long enough for all others.
+/// Checks that a workspace for the largest batch is long enough for all smaller ones.
 fn room_for_more_ids_is_room_for_fewer<B: IndexSortOps>(device: &B) {
     let layout = BagCase::mixed(Pooling::Sum).layout();
     let len = |ids: usize| Sort::<B, i64>::workspace_len(device, &layout, ids);
@@ -263,7 +262,7 @@ fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
 fn results_do_not_depend_on_threads() {
     let lengths: Vec<usize> = (0..66).map(|k| k * 11).collect();
     let layout = (&[(1 << 14, 4)][..], &[feature(0, Pooling::Sum), feature(0, Pooling::Mean)][..]);
-    let case = BagCase::new("many ids", layout, &lengths, cases::zipf);
+    let case = BagCase::new("many ids", layout, &lengths, zipf);
     assert_deterministic(&case.name, |cpu| {
         let Order { rows, segments, positions, bags, bag_lengths } =
             sort::<_, i64>(cpu, &case, 0).0;

@@ -1,4 +1,4 @@
-//! `interaction`: pairwise dot products and concatenation, forward and backward.
+//! Tests of `interaction`: pairwise dot products and concatenation, forward and backward.
 
 use crate::common::*;
 use bagdot::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps};
@@ -21,42 +21,42 @@ backend_suite!(
     wrong_shapes_are_errors,
 );
 
-/// How the features lie in memory.
+/// The layout of the features in memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Layout {
+    /// One matrix of feature vectors without a dense one.
     Joined,
+    /// One matrix, in which the dense vector comes first.
     JoinedWithDense,
+    /// A matrix of dense vectors and a matrix of the other ones.
     Split,
 }
 const LAYOUTS: [Layout; 3] = [Layout::Joined, Layout::JoinedWithDense, Layout::Split];
 
-/// Features of a batch, side by side for each sample.
+/// The features of a batch, side by side for each sample.
 struct Case<E> {
     batch_size: usize,
     num_features: usize,
     dim: usize,
-    /// Behind each row of every matrix.
+    /// The slack behind each row of every matrix, in elements.
     gap: usize,
     precision: Precision,
     features: Vec<E>,
 }
 
-/// Drawn values of any type.
-fn stored<E: Stored>(len: usize, seed: u64) -> Vec<E> {
-    draw(len, seed).into_iter().map(|x| E::store(x.into())).collect()
-}
-
 impl<E: Stored + Poison> Case<E> {
     fn new(batch_size: usize, num_features: usize, dim: usize) -> Self {
-        let features = stored(batch_size * num_features * dim, (num_features * 4096 + dim) as u64);
+        let features =
+            draw_stored(batch_size * num_features * dim, (num_features * 4096 + dim) as u64);
         Self { batch_size, num_features, dim, gap: 3, precision: Precision::Full, features }
     }
 
+    /// Returns the number of elements of a sample.
     fn row(&self) -> usize {
         self.num_features * self.dim
     }
 
-    /// The columns from `start` on, `cols` of them, as a matrix with gaps.
+    /// Returns `cols` columns, from `start` on, as a matrix with slack.
     fn grid(&self, values: &[E], start: usize, cols: usize) -> Grid<E> {
         let rows = values.chunks(self.row().max(1)).take(self.batch_size);
         let values: Vec<E> = rows.flat_map(|row| &row[start..start + cols]).copied().collect();
@@ -96,7 +96,7 @@ impl<E: Stored + Poison> Case<E> {
         output.download(device, &output_buffer)
     }
 
-    /// The gradient of all features, side by side as they are themselves.
+    /// Returns the gradient of all features, side by side as the features are.
     fn backward<B: InteractionOps>(
         &self,
         device: &B,
@@ -154,19 +154,21 @@ impl<E: Stored + Poison> Case<E> {
         (0..self.batch_size).flat_map(sample).collect()
     }
 
+    /// Returns the number of columns of the output.
     fn width(&self, interaction: Interaction, layout: Layout) -> usize {
         let has_dense = layout != Layout::Joined;
         reference::dots(interaction, &vec![Approx::ZERO; self.row()], self.dim, has_dense).len()
     }
 
-    /// Factors of products, with what they may be off by.
+    /// Returns the factors of products, with their errors in tf32.
     fn factors(&self, values: &[E]) -> Vec<Approx> {
         let may_round = E::DTYPE == DType::F32 && self.precision == Precision::Tf32;
         exact(values).into_iter().map(|x| if may_round { x.as_tf32() } else { x }).collect()
     }
 
-    /// A reference whose sums may be computed on tensor cores, `terms` products each; `magnitudes`
-    /// is the same of magnitudes. What has no error has been copied, and is right to the bit.
+    /// Returns `want` with the errors of tensor cores, if the device may sum on them. Each sum has
+    /// `terms` products, and `magnitudes` holds the sums of their absolute values. An element of
+    /// `exactly` without an error is a copy, which must be right to the bit.
     fn expected(
         &self,
         exactly: &[Approx],
@@ -224,7 +226,7 @@ impl<E: Stored + Poison> Case<E> {
     fn check<B: InteractionOps>(&self, device: &B, interaction: Interaction) {
         for layout in LAYOUTS {
             let what = format!(
-                "{interaction:?}, {layout:?}, {} {:?}, B = {}, F = {}, D = {}, {} columns between rows",
+                "{interaction:?}, {layout:?}, {} {:?}, B = {}, F = {}, D = {}, slack {}",
                 E::DTYPE,
                 self.precision,
                 self.batch_size,
@@ -238,7 +240,7 @@ impl<E: Stored + Poison> Case<E> {
             assert_eq!(counted, width, "{what}: width");
             let got = self.forward(device, interaction, layout);
             assert_close(&what, &got, &self.expected_output(interaction, has_dense));
-            let grad = stored(self.batch_size * width, 5);
+            let grad = draw_stored(self.batch_size * width, 5);
             let got = self.backward(device, interaction, layout, &grad);
             assert_close(
                 &format!("{what}, backward"),
@@ -253,13 +255,13 @@ fn magnitudes(values: &[Approx]) -> Vec<Approx> {
     values.iter().map(|x| Approx { value: x.value.abs(), ..*x }).collect()
 }
 
-/// Every kind of interaction.
+/// Returns every kind of interaction.
 fn interactions() -> Vec<Interaction> {
     let mut all = vec![Interaction::Cat];
     for order in [PairOrder::LowerTriangle, PairOrder::UpperTriangle] {
         for include_self in [false, true] {
             for pad_to in [1, 8] {
-                // Each two of the three settings meet in all ways.
+                // All combinations of each two of the three settings occur.
                 let append_sparse = include_self != (pad_to == 8);
                 all.push(Interaction::Dot { order, include_self, append_sparse, pad_to });
             }
@@ -282,7 +284,7 @@ fn all_numbers_of_features<B: InteractionOps>(device: &B) {
     }
 }
 
-/// Rows that begin at multiples of 16 bytes, as they do in training, and of 4.
+/// Checks rows that start at multiples of 16 bytes, as in training, and of 4.
 fn all_alignments<B: InteractionOps>(device: &B) {
     for interaction in interactions() {
         for (gap, dim) in [(0, 64), (8, 16), (4, 24), (1, 16)] {
@@ -291,7 +293,7 @@ fn all_alignments<B: InteractionOps>(device: &B) {
     }
 }
 
-/// More than a block of a device can hold at once.
+/// Checks samples that are too large for the shared memory of a block.
 fn large_samples<B: InteractionOps>(device: &B) {
     let cases = [(3, 66, 150), (0, 68, 144), (0, 2, 12_000)];
     for (interaction, (gap, num_features, dim)) in
@@ -301,8 +303,8 @@ fn large_samples<B: InteractionOps>(device: &B) {
     }
 }
 
-/// Samples of all sizes, on tensor cores where a backend has them: F around multiples of 16, D of 8
-/// and 16, what fits a warp, a block, neither.
+/// Checks samples of all sizes, on tensor cores if the backend has them: F around multiples of 16,
+/// D around multiples of 8 and 16, samples that fit a warp, a block, or neither.
 fn check_low_precision<E: Stored + Poison>(device: &impl InteractionOps, precision: Precision) {
     let shapes = [
         (3, 4, 1),
@@ -337,8 +339,8 @@ fn tf32_products<B: InteractionOps>(device: &B) {
     check_low_precision::<f32>(device, Precision::Tf32);
 }
 
-/// `<g, J x> = <Jᵀ g, x>`, but for what both may be off by. Columns of the output that are copies
-/// are of degree one in the features, dot products of degree two, so that these count twice.
+/// Checks `<g, J x> = <Jᵀ g, x>` within the error bounds of both sides. Copied columns of the
+/// output have degree one in the features, and dot products degree two, so these count twice.
 fn is_adjoint<B: InteractionOps>(device: &B) {
     fn check<E: Stored + Poison>(device: &impl InteractionOps, precision: Precision) {
         for (interaction, (num_features, dim)) in
@@ -346,7 +348,7 @@ fn is_adjoint<B: InteractionOps>(device: &B) {
         {
             let case = Case::<E> { precision, ..Case::new(3, num_features, dim) };
             let layout = Layout::Split;
-            let grad = stored(3 * case.width(interaction, layout), 8);
+            let grad = draw_stored(3 * case.width(interaction, layout), 8);
             let (output, want) = (
                 case.forward(device, interaction, layout),
                 case.expected_output(interaction, true),
@@ -373,7 +375,7 @@ fn is_adjoint<B: InteractionOps>(device: &B) {
     check::<bf16>(device, Precision::Full);
 }
 
-/// `Σ a b` with a bound for what the second factor may be off by.
+/// Returns `Σ a b` with a bound of its error, which comes from `b` alone.
 fn inner<E: Stored>(a: &[f64], b: &[E], b_errors: &[Approx]) -> (f64, f64) {
     assert_eq!((a.len(), b.len()), (b.len(), b_errors.len()));
     let product = a.iter().zip(b).map(|(a, b)| a * b.value()).sum();
@@ -381,7 +383,7 @@ fn inner<E: Stored>(a: &[f64], b: &[E], b_errors: &[Approx]) -> (f64, f64) {
     (product, a.iter().zip(b_errors).map(|(a, want)| a.abs() * off(want)).sum())
 }
 
-/// The samples of a batch know nothing of each other, wherever they are computed.
+/// Checks that the result of a sample does not depend on its place in the batch.
 fn permuting_the_batch_permutes_results<B: InteractionOps>(device: &B) {
     fn check<E: Stored + Poison>(
         device: &impl InteractionOps,
@@ -400,7 +402,7 @@ fn permuting_the_batch_permutes_results<B: InteractionOps>(device: &B) {
         let permuted =
             Case { features: permute(&case.features), ..Case::new(11, num_features, dim) };
         let (interaction, layout) = (Interaction::default(), Layout::JoinedWithDense);
-        let grad = stored(11 * case.width(interaction, layout), 4);
+        let grad = draw_stored(11 * case.width(interaction, layout), 4);
         let (output, grads) = (
             case.forward(device, interaction, layout),
             case.backward(device, interaction, layout, &grad),
@@ -425,7 +427,7 @@ fn all_batch_sizes<B: InteractionOps>(device: &B) {
     }
 }
 
-/// The dense vector and the pooled ones need not have the same dimension.
+/// Checks that the dense vector and the pooled ones may have different dimensions.
 fn cat_takes_any_dimensions<B: InteractionOps>(device: &B) {
     let (interaction, dim, precision) = (Interaction::Cat, 0, Precision::Full);
     let halves = [Grid::new(3, 2, 1, &draw(6, 1)), Grid::new(3, 5, 0, &draw(15, 2))];
@@ -442,7 +444,7 @@ fn cat_takes_any_dimensions<B: InteractionOps>(device: &B) {
         assert_eq!(row, [&draw(6, 1)[b * 2..][..2], &draw(15, 2)[b * 5..][..5]].concat());
     }
 
-    // What was put together is taken apart.
+    // The backward pass splits what the forward pass joined.
     let grad_output = Grid::new(3, 7, 2, &got);
     let grad_buffer = grad_output.upload(device);
     let grads = [Grid::poisoned(3, 2, 0), Grid::poisoned(3, 5, 4)];
@@ -471,7 +473,7 @@ fn nan_stays_with_its_sample<B: InteractionOps>(device: &B) {
     fn check<E: Stored + Poison>(device: &impl InteractionOps) {
         for interaction in interactions() {
             let mut case = Case::<E>::new(3, 4, 5);
-            // Sample 1, feature 2.
+            // The NaN is in sample 1, feature 2.
             case.features[20 + 11] = E::store(f64::NAN);
             for layout in LAYOUTS {
                 let width = case.width(interaction, layout);
@@ -492,7 +494,7 @@ fn nan_stays_with_its_sample<B: InteractionOps>(device: &B) {
     check::<bf16>(device);
 }
 
-/// A matrix without gaps.
+/// Returns a matrix without slack.
 fn matrix<B: InteractionOps>(
     buffer: &B::Buffer<f32>,
     rows: usize,
@@ -501,11 +503,12 @@ fn matrix<B: InteractionOps>(
     Matrix { data: B::view(buffer), rows, cols, ld: cols }
 }
 
-/// Each wrong argument gives an error that names it, and nothing is written.
+/// Checks that each wrong argument gives an error that names it, and that nothing is written.
 fn wrong_shapes_are_errors<B: InteractionOps>(device: &B) {
     let (interaction, precision) = (Interaction::default(), Precision::Full);
     let buffer = upload(device, &draw(64, 1));
-    // One matrix is a block with a dense vector; two are a dense vector and pooled ones.
+    // One part is a matrix that starts with a dense vector. Two parts are the dense vectors and the
+    // pooled ones.
     let forward = |dim: usize, parts: &[(usize, usize)], rows: usize, cols: usize| {
         let mut output = upload(device, &poisoned::<f32>(64));
         let features = match parts[..] {

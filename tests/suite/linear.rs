@@ -1,4 +1,4 @@
-//! `linear`: a fully connected layer, forward and backward.
+//! Tests of `linear`: a fully connected layer, forward and backward.
 
 use crate::common::*;
 use bagdot::ops::linear::{Backward, Forward, LinearOps, Pack};
@@ -15,7 +15,7 @@ backend_suite!(
     wrong_shapes_are_errors,
 );
 
-/// Batch size, outputs and inputs.
+/// The shapes as batch size, outputs and inputs.
 const SHAPES: [(usize, usize, usize); 14] = [
     (0, 3, 4),
     (1, 1, 1),
@@ -34,8 +34,8 @@ const SHAPES: [(usize, usize, usize); 14] = [
 ];
 const ACTIVATIONS: [Activation; 2] = [Activation::None, Activation::Relu];
 
-/// Those for the types that are computed on other cores: rows that begin at multiples of 16, 4 and
-/// 2 bytes, fewer and more terms than are taken at once, tiles that are full and that are not.
+/// The shapes for types that tensor cores or AMX multiply. Rows start at multiples of 16, 4 and 2
+/// bytes. There are fewer and more terms than one instruction adds, and full and partial tiles.
 const LOW_PRECISION_SHAPES: [(usize, usize, usize); 9] = [
     (0, 3, 4),
     (4, 0, 3),
@@ -48,12 +48,13 @@ const LOW_PRECISION_SHAPES: [(usize, usize, usize); 9] = [
     (3, 5, 2050),
 ];
 
-/// A type that layers are computed in, and how far off a result may be.
-///
-/// A multiplication of matrices in hardware adds up exact products, but may cut off where the
-/// standard model rounds to nearest: the unit roundoff of its additions is 2⁻²³ = 2u. For n < 4096
-/// terms γₙ(2u) = 2nu / (1 - 2nu) ≤ 2.001 γₙ(u).
+/// A type that layers compute in.
 pub trait Layers: Stored + Poison {
+    /// The error bound, as a multiple of the bound of exact products added in `f32`.
+    ///
+    /// Matrix instructions add exact products, but may truncate where the standard model rounds to
+    /// nearest: the unit roundoff of their additions is 2⁻²³ = 2u. For n < 4096 terms γₙ(2u) = 2nu
+    /// / (1 - 2nu) ≤ 2.001 γₙ(u).
     const SIDES: f64;
 }
 
@@ -67,40 +68,38 @@ impl Layers for bf16 {
     const SIDES: f64 = 2.001;
 }
 
-/// What a device may round besides.
+/// The inputs that a device may round before it multiplies.
 #[derive(Clone, Copy)]
 pub struct Rounded {
     /// The relative error of a factor of tf32, which has 11 bits: 2⁻¹¹ if it is rounded to nearest,
     /// 2⁻¹⁰ if the other bits are cut off.
     pub tf32: f64,
-    /// Whether the bias may be rounded to the type of a layer.
+    /// True if the bias may be rounded to the type of a layer.
     pub bias: bool,
 }
 
 const ROUNDED: Rounded = Rounded { tf32: 1.0 / 2048.0, bias: false };
 
 impl Rounded {
+    /// Returns the factors of a product.
     fn factors<E: Layers>(self, values: &[E], precision: Precision) -> Vec<Approx> {
         let share = if precision == Precision::Tf32 { self.tf32 } else { 0.0 };
         exact(values).into_iter().map(|x| Approx { error: x.value.abs() * share, ..x }).collect()
     }
 
+    /// Returns the bias.
     fn bias<E: Layers>(self, values: &[f32]) -> Vec<Approx> {
         let error = |x: f64| if self.bias { (E::store(x).value() - x).abs() } else { 0.0 };
         exact(values).into_iter().map(|x| Approx { error: error(x.value), ..x }).collect()
     }
 }
 
-/// How many times the bound of exact products in `f32` a result may be off.
+/// Returns [`Layers::SIDES`], or its value for tf32.
 fn sides<E: Layers>(precision: Precision) -> f64 {
     if precision == Precision::Tf32 { 2.001 } else { E::SIDES }
 }
 
-fn draw_stored<E: Layers>(len: usize, seed: u64) -> Vec<E> {
-    draw(len, seed).iter().map(|&x| E::store(f64::from(x))).collect()
-}
-
-/// A layer with the batch that runs through it.
+/// A layer with a batch of inputs.
 struct Case<E> {
     shape: (usize, usize, usize),
     precision: Precision,
@@ -148,7 +147,7 @@ impl<E: Layers> Case<E> {
         got
     }
 
-    /// Runs backward with `before` in the gradients of weight and bias.
+    /// Runs backward. The gradients of weight and bias hold `before`.
     fn backward<B: LinearOps>(
         &self,
         device: &B,
@@ -203,7 +202,7 @@ struct How<'a, E> {
     gap: usize,
 }
 
-/// What a backward pass leaves.
+/// The results of a backward pass.
 struct Got<E> {
     affine: Vec<E>,
     input: Vec<E>,
@@ -266,7 +265,7 @@ pub fn backward_is_right_of<B: LinearOps, E: Layers>(
 ) {
     for &shape in shapes {
         let ((m, n, k), case) = (shape, Case::<E>::new(shape, precision));
-        // As ReLU makes them: about half are zero, and a zero may have a sign.
+        // An output of ReLU: about half of the values are zeros, which may have a sign.
         let output: Vec<f32> =
             draw(m * n, 8).iter().map(|y| if *y < 0.0 { y * 0.0 } else { *y }).collect();
         let output: Vec<E> = output.iter().map(|&y| E::store(f64::from(y))).collect();
@@ -287,8 +286,8 @@ pub fn backward_is_right_of<B: LinearOps, E: Layers>(
                     before,
                 )
             };
-            // Products are of rounded factors; the gradients of affine map and bias are no
-            // products.
+            // Products have rounded factors. The gradients of the affine map and of the bias are
+            // not products.
             let (want, products) = (reference(Precision::Full), reference(precision));
             for &(wants_input, gap) in gaps {
                 let what = format!(
@@ -328,7 +327,7 @@ pub fn backward_is_right_of<B: LinearOps, E: Layers>(
     }
 }
 
-/// A NaN must not be mistaken for something that ReLU holds back.
+/// Checks that the backward pass of ReLU does not replace a NaN by 0.
 fn nan_comes_through<B: LinearOps>(device: &B) {
     nan_comes_through_of::<B, f32>(device, Precision::Full);
     nan_comes_through_of::<B, f32>(device, Precision::Tf32);
@@ -338,7 +337,7 @@ fn nan_comes_through<B: LinearOps>(device: &B) {
 
 fn nan_comes_through_of<B: LinearOps, E: Layers>(device: &B, precision: Precision) {
     let mut case = Case::<E>::new((3, 2, 2), precision);
-    // All fraction bits set, as devices make it.
+    // All fraction bits are set, as in the NaN that devices compute.
     case.input[2] = E::from_f32(f32::from_bits(0x7fff_ffff));
     for activation in ACTIVATIONS {
         let output = case.forward(device, activation, 1);
@@ -360,7 +359,7 @@ fn nan_comes_through_of<B: LinearOps, E: Layers>(device: &B, precision: Precisio
     }
 }
 
-/// Each wrong argument gives an error that names it, and nothing is written.
+/// Checks that each wrong argument gives an error that names it, and that nothing is written.
 fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
     let ones = upload(device, &[1.0_f32; 64]);
     let grid = |rows, cols| Grid::<f32>::poisoned(rows, cols, 0);
@@ -434,7 +433,7 @@ fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
         assert_eq!(message(pack.run(device)), format!("linear.pack: {want}"));
         assert_eq!(download(device, &packed), [7; 64]);
     }
-    // Input, gradient of the weight, gradient of the input.
+    // The shapes are those of the input, the gradient of the weight and the gradient of the input.
     let right = [(2, 3), (4, 3), (2, 3)];
     for (spoilt, bias, want) in [
         ([(1, 3), right[1], right[2]], 4, "input.rows is 1, but must be 2"),

@@ -1,11 +1,11 @@
-//! Layers in tf32, bf16 and f16: losses, gradients and logits against the reference, copies of the
-//! parameters, loss scales.
+//! Tests of layers in tf32, bf16 and f16: losses, gradients and logits against the reference,
+//! copies of the parameters, and loss scales.
 
-use crate::common::engine::{Batch, flat, reference_of};
+use crate::common::engine::{Batch, flat, reference_of, state, three_table_batch, three_tables};
 use crate::common::*;
 use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, Optimizers};
 use bagdot::ops::finite_check::NonFinite;
-use bagdot::ops::{Backend, Optimizer, Pooling, Table};
+use bagdot::ops::{Backend, Optimizer};
 use bagdot::{DType, Error, bf16, f16};
 
 backend_suite!(
@@ -16,44 +16,22 @@ backend_suite!(
     an_mlp_of_the_logit_alone_is_right,
 );
 
-const DIM: usize = 4;
-const ROWS: [usize; 3] = [9, 30, 2];
-const BOTTOM: [usize; 3] = [5, 7, DIM];
 const F16: ComputePrecision = ComputePrecision::F16 { loss_scale: 1024.0 };
 const ADAM: Optimizer = Optimizer::Adam { beta1: 0.875, beta2: 0.75, eps: 1e-3 };
 
 fn batch(seed: u64) -> Batch<i32> {
-    batch_of(8, seed)
-}
-
-fn batch_of(samples: usize, seed: u64) -> Batch<i32> {
-    let tables = ROWS.map(|rows| (rows, DIM));
-    let features = [0, 1, 2].map(|table| feature(table, Pooling::Sum));
-    let lengths: Vec<usize> = (0..3 * samples).map(|k| (k * 5 + seed as usize) % 4).collect();
-    let case =
-        BagCase::new(format!("batch {seed}"), (&tables, &features), &lengths, |random, rows| {
-            random.below(rows)
-        });
-    let labels = draw(samples, seed + 50).iter().map(|x| f32::from(*x > 0.0)).collect();
-    Batch::new(draw(samples * BOTTOM[0], seed), case, labels)
+    three_table_batch(8, seed)
 }
 
 fn engine<B: Backend>(device: &B, precision: ComputePrecision, top_mlp: &[usize]) -> Dlrm<B> {
-    let config = DlrmConfig {
-        num_dense: BOTTOM[0],
-        bottom_mlp: BOTTOM[1..].to_vec(),
-        tables: ROWS.map(|num_embeddings| Table { num_embeddings, embedding_dim: DIM }).to_vec(),
-        features: [0, 1, 2].map(|table| feature(table, Pooling::Sum)).to_vec(),
-        precision,
-        top_mlp: top_mlp.to_vec(),
-        ..DlrmConfig::default()
-    };
+    let config = DlrmConfig { precision, top_mlp: top_mlp.to_vec(), ..three_tables() };
     let mut engine = Dlrm::new(device.clone(), config, 7).unwrap();
     engine.optimize_with(Optimizers::same(ADAM, 0.05)).unwrap();
     engine
 }
 
-/// Compares a pass with the reference in the type that layers are stored in.
+/// Compares a pass with the reference whose layers are stored in `E`. Returns the gradients of the
+/// layers of the reference.
 fn check<B: Backend, E: Stored>(
     device: &B,
     engine: &mut Dlrm<B>,
@@ -80,7 +58,7 @@ fn check<B: Backend, E: Stored>(
     let off = (engine.last_loss().unwrap() - pass.mean_loss.value).abs();
     assert!(
         off <= pass.mean_loss.error,
-        "{what}: the loss is {off:e} off, right is {:e}",
+        "{what}: the loss is {off:e} off, the bound is {:e}",
         pass.mean_loss.error
     );
     let mut logits = vec![0.0; batch.labels.len()];
@@ -93,8 +71,8 @@ fn is_cuda<B: Backend>() -> bool {
     std::any::type_name::<B>().contains("Cuda")
 }
 
-/// A bound means something as long as it is less than what is bounded. With tf32, whose roundings
-/// are not those of the reference, it is that of the worst case, in which all of them go one way.
+/// Fails unless the error bounds of gradients are much smaller than the gradients. On CUDA the
+/// bound of tf32 is that of the worst case, in which all roundings go one way, and is not checked.
 #[track_caller]
 fn assert_meaningful<B: Backend>(gradient: &[Approx]) {
     let sum = |of: fn(&Approx) -> f64| gradient.iter().map(of).sum::<f64>();
@@ -114,12 +92,12 @@ fn gradients_are_right<B: Backend>(device: &B) {
     }
 }
 
-/// Three steps of each precision, then a comparison with what is in the model then: copies, rounded
-/// and packed, must have followed the parameters, the averages, and parameters that were loaded. Of
-/// fewer samples than these, the CPU multiplies rows by weights that are not packed.
+/// Compares predictions with the parameters of the model after three steps, after exchanges with
+/// the averages, and after parameters were loaded. The rounded and packed copies of the parameters
+/// must follow them. The batch is large enough for the CPU to multiply by packed weights.
 fn predictions_use_the_parameters_of_the_last_step<B: Backend>(device: &B) {
     for precision in [ComputePrecision::F32, ComputePrecision::BF16, F16] {
-        let batch_of_check = batch_of(40, 9);
+        let batch_of_check = three_table_batch(40, 9);
         let check = |engine: &mut Dlrm<B>| match precision {
             ComputePrecision::F32 => check::<B, f32>(device, engine, &batch_of_check),
             ComputePrecision::BF16 => check::<B, bf16>(device, engine, &batch_of_check),
@@ -136,7 +114,7 @@ fn predictions_use_the_parameters_of_the_last_step<B: Backend>(device: &B) {
             .zip(&before)
             .map(|(a, b)| (a - b).abs())
             .fold(0.0, f32::max);
-        assert!(moved > 0.05, "{moved} says nothing");
+        assert!(moved > 0.05, "the parameters moved by only {moved}");
         check(&mut trained);
         trained.swap_averages().unwrap();
         check(&mut trained);
@@ -147,14 +125,15 @@ fn predictions_use_the_parameters_of_the_last_step<B: Backend>(device: &B) {
         check(&mut loaded);
         loaded.load(trained.tensors().unwrap().as_slice()).unwrap();
         check(&mut loaded);
-        // Tensors are of f32, and go into a model of any precision.
+        // Tensors are in f32, and a model of any precision can load them.
         let mut other = engine(device, ComputePrecision::F32, &[6, 1]);
         other.load(trained.tensors().unwrap().as_slice()).unwrap();
         assert_eq!(other.tensors().unwrap(), trained.tensors().unwrap());
     }
 }
 
-/// A gradient beyond the largest f16 is infinite: the step is skipped, or the run ends.
+/// Checks that a gradient beyond the largest f16, which is infinite, skips the step or ends the
+/// run.
 fn a_loss_scale_that_is_too_large_skips_steps<B: Backend>(device: &B) {
     let mut engine = engine(device, ComputePrecision::F16 { loss_scale: 2f32.powi(30) }, &[6, 1]);
     engine.on_non_finite(NonFinite::SkipStep);
@@ -166,14 +145,14 @@ fn a_loss_scale_that_is_too_large_skips_steps<B: Backend>(device: &B) {
     assert_eq!(engine.last_loss(), Err(Error::NonFinite { step: 1 }));
 }
 
-/// All layers but the last are in 16 bits: here there are none in the top MLP.
+/// Checks a top MLP of one layer: the last layer never computes in 16 bits.
 fn an_mlp_of_the_logit_alone_is_right<B: Backend>(device: &B) {
     check::<B, f32>(device, &mut engine(device, ComputePrecision::F32, &[1]), &batch(1));
     check::<B, bf16>(device, &mut engine(device, ComputePrecision::BF16, &[1]), &batch(1));
     check::<B, f16>(device, &mut engine(device, F16, &[1]), &batch(1));
 }
 
-/// On the CPU products of f32 are exact.
+/// Checks that the CPU does not round factors to tf32.
 #[test]
 fn tf32_is_f32_on_the_cpu() {
     let train = |precision| {
@@ -191,7 +170,7 @@ fn steps_are_the_same_on_any_number_of_threads() {
         assert_deterministic_on_each_simd("steps", |cpu| {
             let mut engine = engine(cpu, precision, &[6, 1]);
             (1..=2).for_each(|seed| engine.train_step(batch(seed).view()).unwrap());
-            bytes(&flat(&[engine.tensors().unwrap(), engine.optimizer_tensors().unwrap()].concat()))
+            bytes(&flat(&state(&mut engine)))
         });
     }
 }

@@ -1,4 +1,4 @@
-//! `moving_average`, and the averages that the engine keeps with it.
+//! Tests of `moving_average`, and of the averages that the engine keeps with it.
 
 use crate::common::engine::{Batch, tensor};
 use crate::common::*;
@@ -43,12 +43,12 @@ fn averages_are_right<B: MovingAverageOps>(device: &B) {
                 .collect();
             assert_close(&format!("decay {decay}, {len} values"), &got, &want);
             if decay == 1.0 {
-                assert_same_bits("all of the average stays", &got, &before);
+                assert_same_bits("the average stays unchanged", &got, &before);
             }
         }
     }
     let got = average(device, 0.5, &[f32::NAN, 1.0], &[1.0, 3.0]);
-    assert!(got[0].is_nan() && got[1] == 2.0, "a NaN goes no further than its place: {got:?}");
+    assert!(got[0].is_nan() && got[1] == 2.0, "a NaN stays in its element: {got:?}");
 }
 
 fn wrong_arguments_are_errors<B: MovingAverageOps>(device: &B) {
@@ -104,17 +104,12 @@ fn model(cpu: Cpu, table_dtype: DType) -> Dlrm<Cpu> {
 }
 
 fn batch(seed: u64) -> Batch<i64> {
-    let case = BagCase::new(
-        "bags",
-        (&[(11, 4)], &[feature(0, Pooling::Sum)]),
-        &[2, 0, 1, 3],
-        |random, rows| random.below(rows),
-    );
+    let case = BagCase::one_table("bags", (11, 4), &[2, 0, 1, 3], uniform);
     Batch::new(draw(8, seed), case, vec![1.0, 0.0, 0.0, 1.0])
 }
 
-/// Four steps: the averages follow the parameters by the documented rule, from the initial ones on,
-/// and an exchange is undone by another.
+/// Checks over four steps that the averages follow the parameters by the documented rule, starting
+/// from the initial ones, and that a second exchange undoes the first.
 #[test]
 fn the_engine_averages_all_parameters() {
     let mut model = model(Cpu::with_threads(2).unwrap(), DType::F32);
@@ -133,8 +128,8 @@ fn the_engine_averages_all_parameters() {
     let averages = model.average_tensors().unwrap();
     for ((want, before), average) in want.iter().zip(&before).zip(&averages) {
         assert_eq!(average.name, format!("average.{}", before.name));
-        // The decays of the first steps are rounded quotients, twice at most: 2 u of at most 1,
-        // times a difference of two averages.
+        // The decay of the first steps is a quotient that is rounded at most twice: an error of
+        // 2 u, times the difference of two values.
         let want: Vec<Approx> = want
             .iter()
             .map(|w| Approx { value: w.value, error: w.error + 8.0 * U * 8.0 })
@@ -156,7 +151,7 @@ fn the_engine_averages_all_parameters() {
     model.swap_averages().unwrap();
     assert_eq!(model.tensors().unwrap(), parameters);
 
-    // Saved averages can be taken up again.
+    // Another model can load saved averages.
     let mut other = self::model(Cpu::single_threaded(), DType::F32);
     other.average_with(0.6).unwrap();
     other.load_averages(averages.as_slice()).unwrap();

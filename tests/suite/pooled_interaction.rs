@@ -1,4 +1,4 @@
-//! `pooled_interaction`: the same bits as one op after the other.
+//! Tests that `pooled_interaction` gives the same bits as its two ops, one after the other.
 
 use crate::common::*;
 use bagdot::ops::embedding_bag;
@@ -9,15 +9,15 @@ use bagdot::{Error, Result, f16};
 
 backend_suite!(
     cuda: dots_are_those_of_both_ops,
-    any_pooled_vectors_side_by_side,
+    cat_takes_any_pooled_vectors,
     bad_ids_are_reported,
     wrong_shapes_are_errors,
 );
 
-/// So far apart that a CPU takes few samples at a time.
+/// A slack between rows that makes a CPU take few samples at a time.
 const FAR: usize = 40_000;
 
-/// What both ops leave.
+/// The results of both ops.
 #[derive(Debug)]
 struct Got {
     pooled: Vec<f32>,
@@ -29,13 +29,14 @@ struct Case {
     bags: BagCase,
     interaction: Interaction,
     dim: usize,
-    /// Behind each row of the pooled vectors.
+    /// The slack behind each row of the pooled vectors, in elements.
     gap: usize,
     with_argmax: bool,
 }
 
 impl Case {
-    /// Both at once, with the pooled vectors kept or not; or, with none, one after the other.
+    /// Runs `pooled_interaction`, which keeps the pooled vectors or not, or runs one op after the
+    /// other if `keeps` is none.
     fn run<B: PooledInteractionOps, E: Stored>(
         &self,
         device: &B,
@@ -108,14 +109,13 @@ impl Case {
     }
 }
 
-/// Five features of 8 columns for 33 samples, of which the third shares its table with the first.
+/// Returns bags of five features with 8 columns for 33 samples. The first and the third feature
+/// share a table.
 fn five_features(pooling: Pooling) -> BagCase {
     let features = [0, 1, 0, 2, 3].map(|table| feature(table, pooling));
     let lengths: Vec<usize> = (0..features.len() * 33).map(|k| k * 3 % 5).collect();
     let tables = [(30, 8), (9, 8), (200, 8), (1, 8)];
-    BagCase::new(format!("{pooling:?}"), (&tables, &features), &lengths, |random, rows| {
-        random.below(rows)
-    })
+    BagCase::new(format!("{pooling:?}"), (&tables, &features), &lengths, uniform)
 }
 
 fn dots_are_those_of_both_ops<B: PooledInteractionOps>(device: &B) {
@@ -140,7 +140,7 @@ fn dots_are_those_of_both_ops<B: PooledInteractionOps>(device: &B) {
         .check::<B, f16>(device);
 }
 
-fn any_pooled_vectors_side_by_side<B: PooledInteractionOps>(device: &B) {
+fn cat_takes_any_pooled_vectors<B: PooledInteractionOps>(device: &B) {
     let case =
         |bags| Case { bags, interaction: Interaction::Cat, dim: 3, gap: FAR, with_argmax: false };
     BagCase::all(Pooling::Mean).into_iter().for_each(|bags| case(bags).check::<B, f32>(device));
@@ -149,7 +149,8 @@ fn any_pooled_vectors_side_by_side<B: PooledInteractionOps>(device: &B) {
 fn bad_ids_are_reported<B: PooledInteractionOps>(device: &B) {
     let mut bags = five_features(Pooling::Sum);
     let position = bags.offsets[2 * 33 + 8];
-    // In table 0 of 30 rows; the later one is in another table, of an earlier sample.
+    // This id is of table 0, which has 30 rows. The later one is of another table and an earlier
+    // sample.
     bags.indices[position] = 30;
     let later = bags.offsets[3 * 33 + 1];
     bags.indices[later] = -1;
@@ -174,7 +175,7 @@ fn bad_ids_are_reported<B: PooledInteractionOps>(device: &B) {
     }
 }
 
-/// Nothing is written where the dimension or the output of the interaction is wrong.
+/// Checks that nothing is written if the dimension of the interaction is wrong.
 fn wrong_shapes_are_errors<B: PooledInteractionOps>(device: &B) {
     let case = Case {
         bags: five_features(Pooling::Sum),

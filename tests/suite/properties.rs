@@ -1,4 +1,4 @@
-//! Laws that hold for any input, tried on drawn ones.
+//! Tests of laws that hold for any input, on random inputs.
 
 use std::any::TypeId;
 
@@ -26,12 +26,12 @@ backend_suite!(
 );
 
 fn settings() -> ProptestConfig {
-    // Nothing is written beside the sources; a failure prints the input it has been shrunk to.
+    // A failure prints the shrunk input and stores nothing beside the sources.
     ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// Tries a law on drawn inputs: many on the CPU, few where kernels may be interpreted, under
-/// several schedules at that.
+/// Checks a law on random inputs: many on the CPU, and few on devices whose kernels may be
+/// interpreted, under several schedules.
 fn for_all<B: Backend + 'static, S: Strategy>(
     device: &B,
     inputs: S,
@@ -43,7 +43,7 @@ fn for_all<B: Backend + 'static, S: Strategy>(
     result.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// Bags of up to three features over two tables.
+/// Returns a strategy for bags of up to three features over two tables.
 fn bag_case(poolings: &'static [Pooling]) -> impl Strategy<Value = BagCase> {
     let dims = (1..40_usize, 1..9_usize, 1..12_usize, 1..140_usize);
     let features = prop::collection::vec((0..2_usize, prop::sample::select(poolings)), 1..4);
@@ -54,9 +54,7 @@ fn bag_case(poolings: &'static [Pooling]) -> impl Strategy<Value = BagCase> {
                 let features: Vec<_> =
                     features.iter().map(|&(table, pooling)| feature(table, pooling)).collect();
                 let layout = (&[(rows_a, dim_a), (rows_b, dim_b)][..], &features[..]);
-                BagCase::new(format!("{lengths:?}"), layout, &lengths, |random, rows| {
-                    random.below(rows)
-                })
+                BagCase::new(format!("{lengths:?}"), layout, &lengths, uniform)
             })
         },
     )
@@ -86,7 +84,7 @@ fn interact<B: Backend>(
     download(device, &output)
 }
 
-/// `Σ a b` with a bound for what the second factor may be off by.
+/// Returns `Σ a b` with a bound of its error, which comes from `b` alone.
 fn inner(a: &[f32], b: &[f32], b_errors: &[Approx]) -> (f64, f64) {
     assert_eq!((a.len(), b.len()), (b.len(), b_errors.len()));
     let product = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
@@ -98,8 +96,7 @@ fn inner(a: &[f32], b: &[f32], b_errors: &[Approx]) -> (f64, f64) {
     (product, error)
 }
 
-/// `<g, J x> = <Jᵀ g, x>`, each side computed from results in `f32` whose bounds add up. A scale
-/// makes up for an op that is of degree two.
+/// Fails unless the values of `<g, J x>` and `<Jᵀ g, x>` agree within the sum of their bounds.
 fn assert_adjoint(
     (left, left_error): (f64, f64),
     (right, right_error): (f64, f64),
@@ -112,19 +109,20 @@ fn assert_adjoint(
     Ok(())
 }
 
-/// An order of the samples of a batch, or of whatever there are so many of.
+/// Returns the numbers `0..len` in random order.
 fn shuffled(len: usize, seed: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..len).collect();
     bagdot::Philox::new(seed, 0).shuffle(&mut order);
     order
 }
 
-/// Rows of so many values in another order.
+/// Returns rows of `row` values in another order.
 fn permuted(values: &[f32], row: usize, order: &[usize]) -> Vec<f32> {
     order.iter().flat_map(|&b| &values[b * row..][..row]).copied().collect()
 }
 
-/// The batch with its samples in another order, and the ids of each bag as `within` orders so many.
+/// Returns the batch with its samples in another order. `within` gives the order of the ids of a
+/// bag of a length.
 fn permuted_batch(
     case: &BagCase,
     order: &[usize],
@@ -140,7 +138,7 @@ fn permuted_batch(
     permuted
 }
 
-/// The samples of a batch know nothing of each other.
+/// Checks that the bags of a sample do not depend on its place in the batch.
 fn permuting_the_batch_permutes_pooled_vectors<B: Backend + 'static>(device: &B) {
     for_all(device, (bag_case(&POOLINGS), any::<u64>()), |device, (case, seed)| {
         let order = shuffled(case.batch_size, seed);
@@ -177,8 +175,8 @@ fn permuting_the_batch_permutes_interactions<B: Backend + 'static>(device: &B) {
     );
 }
 
-/// The sum of a bag is that of its parts, but for the rounding of both, bounded by that of the
-/// whole.
+/// Checks that the sums of two parts of a bag add up to the sum of the bag, within the bound of the
+/// rounding errors of the whole.
 fn splitting_a_bag_adds_up<B: Backend + 'static>(device: &B) {
     for_all(device, (bag_case(&[Pooling::Sum]), 0..9_usize), |device, (case, cut)| {
         let part = |second: bool| {
@@ -195,7 +193,7 @@ fn splitting_a_bag_adds_up<B: Backend + 'static>(device: &B) {
         let (whole, _) = reference::embedding_bag(&case, &exact(&weights));
         let [a, b] = [false, true].map(|second| part(second).pool::<B, i64>(device, &weights));
         let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
-        // Together they take no more additions than the whole, and one more for the sum.
+        // The parts take no more additions than the whole. Their sum adds one rounding.
         let want: Vec<Approx> = whole.iter().map(|w| w.once_rounded()).collect();
         assert_close("the sum of the parts", &sum, &want);
         assert_close("the whole", &case.pool::<B, i64>(device, &weights), &whole);
@@ -203,9 +201,9 @@ fn splitting_a_bag_adds_up<B: Backend + 'static>(device: &B) {
     });
 }
 
-/// Samples and ids within bags in another order are other orders of the sums over the occurrences
-/// of rows, whose bound is that of any order. Of the steps that bound is carried through, as in the
-/// suite of the op.
+/// Checks updates with samples, and ids within bags, in another order. The order of the sums over
+/// occurrences changes, but their error bound holds for any order. The reference carries it through
+/// the step.
 fn updates_depend_on_the_order_of_ids_by_rounding_alone<B: Backend + 'static>(device: &B) {
     let inputs = (bag_case(&[Pooling::Sum, Pooling::Mean]), 0..12_usize, any::<u64>());
     for_all(device, inputs, |device, (case, rule, seed)| {
@@ -297,15 +295,15 @@ fn linear_is_adjoint<B: Backend + 'static>(device: &B) {
         let want_y = reference::linear(&exact(&x), &exact(&w), &exact(&bias), (m, n, k), false);
         let layers = [&exact(&x)[..], &exact(&w), &exact(&y), &exact(&g)];
         let want = reference::linear_backward(layers, (m, n, k), activation, None);
-        // Y is linear in X and in W alike.
+        // Y is linear in X, and in W.
         let left = inner(&g, &y, &want_y);
         assert_adjoint(left, inner(&x, &dx, &want.input))?;
         assert_adjoint(left, inner(&w, &dw, &want.weight))
     });
 }
 
-/// The dense columns are of degree one in the features and the dots of degree two: `<Jᵀ g, x> = <g,
-/// dense> + 2 <g, dots>`.
+/// Checks `<Jᵀ g, x> = <g, dense> + 2 <g, dots>`: the dense columns have degree one in the
+/// features, and the dots degree two.
 fn interaction_is_adjoint<B: Backend + 'static>(device: &B) {
     for_all(
         device,
@@ -351,9 +349,7 @@ fn merging_commutes<B: Backend + 'static>(device: &B) {
         let tables: Vec<_> =
             case.tables.iter().map(|t| (t.num_embeddings, t.embedding_dim)).collect();
         let lengths = vec![lengths; case.features.len()].concat();
-        let other = BagCase::new("other", (&tables, &case.features), &lengths, |random, rows| {
-            random.below(rows)
-        });
+        let other = BagCase::new("other", (&tables, &case.features), &lengths, uniform);
         let [a, b] = [&case, &other].map(|case| {
             let backward = Backward::<B, i64>::new(device, case, &case.grad_output(), None);
             let mut grad = poisoned_grad(device, case, case.indices.len());
@@ -375,7 +371,11 @@ proptest! {
     #![proptest_config(settings())]
 
     #[test]
-    fn updates_do_not_depend_on_threads(case in bag_case(&[Pooling::Sum, Pooling::Mean]), rule in 0..12_usize, threads in 2..6_usize) {
+    fn updates_do_not_depend_on_threads(
+        case in bag_case(&[Pooling::Sum, Pooling::Mean]),
+        rule in 0..12_usize,
+        threads in 2..6_usize,
+    ) {
         let rule = rules()[rule];
         let state = state_values(rule.optimizer, case.num_rows(), case.num_weights());
         let run = |cpu: &Cpu| {
@@ -388,19 +388,26 @@ proptest! {
     }
 
     #[test]
-    fn jagged_goes_there_and_back(features in 1..4_usize, batch_size in 1..5_usize, lengths in prop::collection::vec(0..6_i32, 20)) {
+    fn jagged_goes_there_and_back(
+        features in 1..4_usize,
+        batch_size in 1..5_usize,
+        lengths in prop::collection::vec(0..6_i32, 20),
+    ) {
         let lengths = &lengths[..features * batch_size];
         let n = lengths.iter().sum::<i32>();
         let indices: Vec<i32> = (0..n).collect();
         let by_lengths = Jagged::from_lengths(indices.clone(), lengths, batch_size).unwrap();
-        let by_offsets = Jagged::from_offsets(indices, by_lengths.offsets().to_vec(), batch_size).unwrap();
+        let offsets = by_lengths.offsets().to_vec();
+        let by_offsets = Jagged::from_offsets(indices, offsets, batch_size).unwrap();
         prop_assert_eq!(&by_offsets, &by_lengths);
-        prop_assert_eq!((by_offsets.num_features(), by_offsets.batch_size()), (features, batch_size));
-        let differences: Vec<i32> = by_lengths.offsets().windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let shape = (by_offsets.num_features(), by_offsets.batch_size());
+        prop_assert_eq!(shape, (features, batch_size));
+        let pairs = by_lengths.offsets().windows(2);
+        let differences: Vec<i32> = pairs.map(|pair| pair[1] - pair[0]).collect();
         prop_assert_eq!(&differences[..], lengths);
     }
 
-    /// Arbitrary offsets are taken or refused, never a panic, and refused only with a reason.
+    /// Checks that arbitrary offsets never panic, and are refused exactly if they are wrong.
     #[test]
     fn arbitrary_offsets_are_no_panic(
         offsets in prop::collection::vec(prop_oneof![0..9_i64, any::<i64>()], 0..8),
@@ -414,13 +421,21 @@ proptest! {
         let got = Jagged::from_offsets(vec![7_i64; n], offsets.clone(), batch_size);
         prop_assert_eq!(got.is_ok(), right && whole);
         match got {
-            Err(Error::InvalidOffsets { position, value, .. }) => prop_assert_eq!(offsets[position], value),
+            Err(Error::InvalidOffsets { position, value, .. }) => {
+                prop_assert_eq!(offsets[position], value)
+            }
             Err(error) => prop_assert!(matches!(error, Error::InvalidArgument { .. }), "{}", error),
             Ok(_) => {}
         }
-        // The same numbers as lengths.
-        let counts = offsets.iter().all(|&length| length >= 0) && offsets.iter().map(|&l| i128::from(l)).sum::<i128>() == n as i128;
-        let whole = if batch_size == 0 { offsets.is_empty() } else { offsets.len() % batch_size == 0 };
-        prop_assert_eq!(Jagged::from_lengths(vec![7_i64; n], &offsets, batch_size).is_ok(), counts && whole);
+        // The same numbers are passed as lengths.
+        let lengths = &offsets;
+        let sum: i128 = lengths.iter().map(|&length| i128::from(length)).sum();
+        let counts = lengths.iter().all(|&length| length >= 0) && sum == n as i128;
+        let whole = match batch_size {
+            0 => lengths.is_empty(),
+            _ => lengths.len() % batch_size == 0,
+        };
+        let got = Jagged::from_lengths(vec![7_i64; n], lengths, batch_size);
+        prop_assert_eq!(got.is_ok(), counts && whole);
     }
 }

@@ -1,4 +1,4 @@
-//! Bags with room behind them: whatever stands there, results are those of the bags alone.
+//! Tests of bags with slack behind the ids: results do not depend on its contents.
 
 use crate::common::*;
 use bagdot::ops::index_sort::{Sort, SortedIndices};
@@ -7,7 +7,7 @@ use bagdot::{Error, OffsetRule, Result};
 
 backend_suite!(cuda: slack_is_not_read, bags_must_end_within_the_room);
 
-/// What is pooled, and the order of the ids.
+/// The pooled output, and the order of the ids.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     pooled: Vec<u32>,
@@ -17,8 +17,8 @@ struct Outcome {
     bag_lengths: Vec<u32>,
 }
 
-/// The ids of a case, with `spare` more behind them that name no row, and weights that are no
-/// numbers.
+/// Runs both ops on the ids of a case, followed by `spare` ids that name no row, with per-sample
+/// weights that are NaN.
 fn run<B: Backend>(
     device: &B,
     case: &BagCase,
@@ -86,12 +86,11 @@ fn slack_is_not_read<B: Backend>(device: &B) {
 }
 
 fn bags_must_end_within_the_room<B: Backend>(device: &B) {
-    let layout = (&[(4, 2)][..], &[feature(0, Pooling::Sum)][..]);
-    let mut case = BagCase::new("offsets", layout, &[1, 2, 1], |random, rows| random.below(rows));
+    let mut case = BagCase::one_table("offsets", (4, 2), &[1, 2, 1], uniform);
     let fault = |value, room| {
         Err(Error::InvalidOffsets { position: 3, value, rule: OffsetRule::LastIs(room) })
     };
-    // Without room the bags must end with the ids.
+    // Without slack the last bag must end at the last id.
     assert_eq!(run(device, &case, 2, false).1, [fault(4, 6), fault(4, 6)]);
     case.offsets[3] = 7;
     assert_eq!(run(device, &case, 2, true).1, [fault(7, 6), fault(7, 6)]);

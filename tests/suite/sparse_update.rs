@@ -1,4 +1,4 @@
-//! `sparse_update`: the gradients of rows, and optimizer steps on them.
+//! Tests of `sparse_update`: the gradients of rows, and optimizer steps on them.
 
 use crate::common::updates::{
     Backward, State, download_grad, merge, poisoned_grad, rules, state_values,
@@ -18,12 +18,12 @@ backend_suite!(
     updates_bf16,
     reduce_and_apply_are_update,
     the_decay_of_each_row_is_scaled,
-    what_has_no_gradient_stays_without_eps,
+    weights_without_gradients_stay_without_eps,
     a_hot_row_is_a_tree_of_chunks,
     merges,
     nan_goes_no_further_than_its_column,
     bad_ids_have_no_gradient,
-    no_ids_no_change,
+    a_batch_without_ids_changes_nothing,
 );
 
 fn reduce<B: IndexSortOps + SparseUpdateOps, I: Id>(
@@ -72,16 +72,13 @@ fn reduces_by_i64<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     reduces::<B, i64>(device);
 }
 
-/// Tables on which every optimizer is tried: small rows, rows beyond any block, and all kinds of
+/// Returns the cases for each optimizer: narrow rows, rows wider than any block, and all kinds of
 /// features.
 fn update_cases() -> Vec<BagCase> {
     let [wide, narrow] = [2050, 1].map(|dim| {
         let layout =
             (&[(7, dim), (130, 3)][..], &[feature(0, Pooling::Mean), feature(1, Pooling::Sum)][..]);
-        BagCase::new(format!("D = {dim}"), layout, &[3, 0, 4, 90, 80, 70], |random, rows| {
-            random.below(rows)
-        })
-        .weighted()
+        BagCase::new(format!("D = {dim}"), layout, &[3, 0, 4, 90, 80, 70], uniform).weighted()
     });
     vec![wide, narrow, BagCase::mixed(Pooling::Sum).weighted(), BagCase::mixed(Pooling::Max)]
 }
@@ -112,7 +109,7 @@ fn updates<B: IndexSortOps + SparseUpdateOps, E: Stored, I: Id>(device: &B) {
     }
 }
 
-/// Rows without a gradient keep their bits.
+/// Fails unless rows without a gradient keep their bits.
 #[track_caller]
 fn assert_untouched<E: Stored>(
     case: &BagCase,
@@ -149,9 +146,9 @@ fn updates_bf16<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     updates::<B, bf16, i64>(device);
 }
 
-/// Scaled by 0, 1 and 4 in turn, rows take the steps that they take without decay, with it, and
-/// with four times as much: to the bit, since the factors are powers of two, and the learning rate
-/// that decoupled decay is multiplied by is one as well.
+/// Checks rows whose decay is scaled by 0, 1 and 4 in turn. They take the steps that they take
+/// without decay, with it, and with four times as much: to the bit, since the factors and the
+/// learning rate, by which decoupled decay is multiplied, are powers of two.
 fn the_decay_of_each_row_is_scaled<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     for case in update_cases() {
         let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
@@ -186,7 +183,7 @@ fn the_decay_of_each_row_is_scaled<B: IndexSortOps + SparseUpdateOps>(device: &B
     }
 }
 
-/// To the bit, with state and weights of every kind.
+/// Checks that [`Apply`] after a reduction gives the bits of an update in one op.
 fn reduce_and_apply_are_update<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     for case in update_cases() {
         let backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), Some(2.0));
@@ -217,9 +214,9 @@ fn reduce_and_apply_are_update<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     }
 }
 
-/// Checks that 0/0 is no step, whatever the learning rate: rows 1 and 2 are looked up; row 1 has a
-/// gradient of zeros, and row 2 one that begins with a zero.
-fn what_has_no_gradient_stays_without_eps<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+/// Checks that 0/0 is no step at any learning rate. Rows 1 and 2 are looked up. The gradient of row
+/// 1 is all zeros, and the first element of that of row 2 is zero.
+fn weights_without_gradients_stay_without_eps<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     stays::<B, f32>(device, &[0.5, 8.0, 1e6]);
     stays::<B, f16>(device, &[0.5]);
     stays::<B, bf16>(device, &[0.5, 8.0]);
@@ -227,8 +224,7 @@ fn what_has_no_gradient_stays_without_eps<B: IndexSortOps + SparseUpdateOps>(dev
 
 fn stays<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B, rates: &[f32]) {
     let (dim, mut ids) = (6, [1, 2].into_iter());
-    let layout = (&[(4, dim)][..], &[feature(0, Pooling::Sum)][..]);
-    let case = BagCase::new("no gradient", layout, &[1, 1], |_, _| ids.next().unwrap());
+    let case = BagCase::one_table("no gradient", (4, dim), &[1, 1], |_, _| ids.next().unwrap());
     let mut grad = vec![0.0; 2 * dim];
     grad[dim + 1..].fill(0.25);
     let adam = |eps| Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps };
@@ -278,17 +274,17 @@ fn stays<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B, rates: &[f32]
     }
 }
 
-/// 50,000 occurrences. In column 0 each contribution is 1 + 2⁻⁹ - 2⁻²⁰: one after another, beyond
-/// 2¹⁵ each would lose almost half a unit in the last place, always in the same direction, and the
-/// sum would be off by 7e-4, far outside of the bound of a tree of chunks, 9e-6.
+/// Checks a row of 50,000 occurrences. In column 0 each contribution is 1 + 2⁻⁹ - 2⁻²⁰. In a sum
+/// without chunks, each addition beyond 2¹⁵ would lose almost half a unit in the last place, always
+/// in the same direction. That sum would be off by 7e-4, far outside of the bound of the reduction
+/// tree, 9e-6.
 fn a_hot_row_is_a_tree_of_chunks<B: IndexSortOps + SparseUpdateOps>(device: &B) {
-    let layout = (&[(8, 3)][..], &[feature(0, Pooling::Sum)][..]);
-    let case = BagCase::new("hot row", layout, &[5000; 10], |_, _| 6);
+    let case = BagCase::one_table("hot row", (8, 3), &[5000; 10], |_, _| 6);
     let mut grad = case.grad_output();
     grad.iter_mut().step_by(3).for_each(|g| *g = 1.0 + 1.0 / 512.0 - 1.0 / 1_048_576.0);
     let backward = Backward::<B, i64>::new(device, &case, &grad, None);
     let want = backward.expected[&(0, 6)][0];
-    assert!(want.error / want.value < 1e-5, "the bound is that of a tree of chunks: {want:?}");
+    assert!(want.error / want.value < 1e-5, "the bound is that of a reduction tree: {want:?}");
     let got = reduce(device, &case, &backward);
     assert_gradients(&case, &got, &backward.expected);
     let sum_in_order = |run: &[f32]| run.iter().copied().reduce(|sum, term| sum + term).unwrap();
@@ -301,14 +297,12 @@ fn a_hot_row_is_a_tree_of_chunks<B: IndexSortOps + SparseUpdateOps>(device: &B) 
     }
 }
 
-/// The gradients of two batches of the same tables, one of which may be empty.
+/// Checks merges of the gradients of two batches of the same tables. A batch may be empty.
 fn merges<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let mixed = BagCase::mixed(Pooling::Mean);
     let layout: Vec<_> = mixed.tables.iter().map(|t| (t.num_embeddings, t.embedding_dim)).collect();
     let with = |name: &str, length: usize| {
-        BagCase::new(name, (&layout, &mixed.features), &[length; 10], |random, rows| {
-            random.below(rows)
-        })
+        BagCase::new(name, (&layout, &mixed.features), &[length; 10], uniform)
     };
     let cases = [mixed.clone(), with("few", 3), with("none", 0)];
     let [a, b, none] = cases.each_ref().map(|case| {
@@ -327,7 +321,7 @@ fn merges<B: IndexSortOps + SparseUpdateOps>(device: &B) {
             [download_grad(device, a), download_grad(device, b)].into_iter().flatten()
         {
             let sum: &mut Vec<f32> = want.entry(row).or_insert_with(|| vec![0.0; values.len()]);
-            // One addition of two f32 has one correct result.
+            // A sum of two f32 values is rounded once, so its bits are known.
             sum.iter_mut().zip(&values).for_each(|(sum, value)| *sum += value);
         }
         assert_eq!(got, want.into_iter().collect::<Vec<_>>());
@@ -335,9 +329,8 @@ fn merges<B: IndexSortOps + SparseUpdateOps>(device: &B) {
 }
 
 fn nan_goes_no_further_than_its_column<B: IndexSortOps + SparseUpdateOps>(device: &B) {
-    let layout = (&[(4, 3)][..], &[feature(0, Pooling::Sum)][..]);
     let mut ids = [0, 2, 2].into_iter();
-    let case = BagCase::new("not numbers", layout, &[1, 2], |_, _| ids.next().unwrap());
+    let case = BagCase::one_table("not numbers", (4, 3), &[1, 2], |_, _| ids.next().unwrap());
     let grad = [f32::NAN, 1.0, f32::INFINITY, 0.5, f32::NEG_INFINITY, 0.25];
     let (weights, none) = ([1.0_f32; 12], [vec![], vec![]]);
     let rule = UpdateRule::new(Optimizer::Sgd, 1.0);
@@ -348,7 +341,7 @@ fn nan_goes_no_further_than_its_column<B: IndexSortOps + SparseUpdateOps>(device
     assert_eq!(got[3..6], [1.0; 3]);
     assert_eq!(got[6..9], [0.0, f32::INFINITY, 0.5]);
     assert_eq!(got[9..], [1.0; 3]);
-    // A bound lets no infinity through, but a NaN stays one: it must not look like a gradient.
+    // A bound clamps infinities. A NaN stays a NaN, lest it look like a gradient.
     let bounded = Backward::<B, i64>::new(device, &case, &grad, Some(2.0));
     let (got, _) = bounded.update(device, &case, rule, &weights, &none);
     assert!(got[0].is_nan());
@@ -370,7 +363,7 @@ fn bad_ids_have_no_gradient<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     }
 }
 
-fn no_ids_no_change<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+fn a_batch_without_ids_changes_nothing<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let layout = (&[(4, 3)][..], &[feature(0, Pooling::Mean)][..]);
     for lengths in [&[][..], &[0; 7]] {
         let case = BagCase::new("no ids", layout, lengths, |_, _| 0);

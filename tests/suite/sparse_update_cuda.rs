@@ -1,5 +1,5 @@
-//! `index_sort` and `sparse_update` on CUDA: the bits of the CPU, replayed graphs, memory traffic,
-//! and how even the work is.
+//! Tests of `index_sort` and `sparse_update` on CUDA: the bits of the CPU, replayed graphs, memory
+//! traffic, and load balance.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use bagdot::ops::sparse_update::{SparseUpdateOps, Update};
 use bagdot::ops::{Device, Optimizer, Pooling, Rounding, UpdateRule, WeightDecay};
 use bagdot::{Cpu, Cuda, Error, OffsetRule, bf16, f16};
 
-/// Bags that all look up one row very often, and others now and then; two tables, of which one has
-/// rows of 4.
+/// Returns bags that look up one row very often, and other rows at times. One of the two tables has
+/// 4 columns.
 fn case(dim: usize, pooling: Pooling) -> BagCase {
     let lengths = [&[90, 70][..], &[5; 14]].concat();
     let layout = (&[(12, dim), (9, 4)][..], &[feature(0, pooling), feature(1, Pooling::Sum)][..]);
@@ -25,7 +25,7 @@ fn case(dim: usize, pooling: Pooling) -> BagCase {
     })
 }
 
-/// Weights, state and gradient of a step.
+/// The weights, state and gradient of a step.
 struct Outcome {
     weights: Vec<u8>,
     state: [Vec<f32>; 2],
@@ -66,7 +66,8 @@ fn assert_same_step<E: Stored>(case: &BagCase, rule: UpdateRule) {
     });
 }
 
-/// Every optimizer, storage type and kind of decay, with random rounding in every second one.
+/// Compares steps of every optimizer, storage type and kind of decay. Every second one rounds
+/// stochastically.
 fn assert_same_steps(case: &BagCase) {
     for (k, mut rule) in rules().into_iter().enumerate() {
         if k % 2 == 0 {
@@ -99,9 +100,8 @@ fn steps_on_long_rows_are_those_of_the_cpu_to_the_bit() {
 #[test]
 fn a_row_of_many_chunks_is_summed_as_on_the_cpu() {
     for length in [64, 65, 128, 64 * 21 + 1] {
-        let layout = (&[(3, 8)][..], &[feature(0, Pooling::Sum)][..]);
-        let case =
-            BagCase::new(format!("{length} equal ids"), layout, &[length], |_, _| 1).weighted();
+        let case = BagCase::one_table(format!("{length} equal ids"), (3, 8), &[length], |_, _| 1)
+            .weighted();
         assert_same_step::<f32>(
             &case,
             UpdateRule::new(Optimizer::RowwiseAdagrad { eps: 0.25 }, 0.1),
@@ -109,7 +109,7 @@ fn a_row_of_many_chunks_is_summed_as_on_the_cpu() {
     }
 }
 
-/// What a sort and a step read and write, on a device.
+/// The buffers of a sort and a step, on a device.
 struct Step<I: Id> {
     case: BagCase,
     backward: Backward<Cuda, I>,
@@ -168,8 +168,8 @@ impl<I: Id> Step<I> {
     }
 }
 
-/// Positions in two bags at once, whose order is then of no meaning: nothing outside of the buffers
-/// may be touched on the way to the error, nor in a step with what has been sorted.
+/// Checks bags that overlap. The sort has no meaning, but neither it nor a step with its order may
+/// access memory outside of the buffers.
 #[test]
 fn overlapping_bags_are_an_error() {
     on_every_schedule_with_overlaps(|cuda| {
@@ -187,15 +187,15 @@ fn overlapping_bags_are_an_error() {
     });
 }
 
-/// Writes where only ops may, as a fault of an op would.
+/// Writes into an order, as a faulty op would.
 fn overwrite<T: bagdot::Scalar>(cuda: &Cuda, view: Slice<'_, T>, values: &[T]) {
-    // SAFETY: the memory is there, holds as many elements, and nothing reads it meanwhile.
+    // SAFETY: the memory is alive and holds as many elements, and nothing reads it meanwhile.
     cuda.upload(values, unsafe { SliceMut::from_raw(view.pointer(), view.len()) }).unwrap();
 }
 
-/// Whatever is passed off as the order of a batch, a step touches nothing outside of its buffers.
+/// Checks that a step with random words for an order accesses nothing outside of its buffers.
 #[test]
-fn an_order_that_is_none_does_no_harm() {
+fn a_random_order_does_no_harm() {
     on_every_schedule_with_overlaps(|cuda| {
         let mut random = bagdot::Philox::new(3, 1);
         let mut step = Step::<i32>::new(cuda, case(12, Pooling::Mean));
@@ -217,8 +217,8 @@ fn an_order_that_is_none_does_no_harm() {
     });
 }
 
-/// Sort and step in one graph, replayed with other ids in the same places: the results of the CPU
-/// each time.
+/// Checks a sort and a step in one graph that is replayed with other ids in the same buffers: each
+/// time the results are those of the CPU.
 #[test]
 fn a_captured_sort_and_step_is_replayed() {
     on_every_schedule(|cuda| {
@@ -247,7 +247,7 @@ fn a_captured_sort_and_step_is_replayed() {
     });
 }
 
-/// What kernels did, by name.
+/// Returns the counters of the kernel with this name.
 fn counted(alone: &bagdot_emulator::Exclusive, name: &str) -> bagdot_emulator::KernelCounts {
     let counters = alone.counters();
     counters
@@ -256,21 +256,20 @@ fn counted(alone: &bagdot_emulator::Exclusive, name: &str) -> bagdot_emulator::K
         .unwrap_or_else(|| panic!("{name} was not launched"))
 }
 
-/// Rows that occur once: gradients, weights and state move once. Beyond these what must be known of
-/// a row is read, most of it from a cache, since a warp's rows lie apart and so other warps need
-/// the rest of each sector: of row, segment (twice), position and bag a sector each; and 35 sectors
-/// a warp of tables, features and counts.
+/// Checks that gradients, weights and state of rows that occur once move once. Besides, a step
+/// reads a sector each of a row's number, segment (twice), position and bag; most come from a
+/// cache, since the rows of a warp are far apart and other warps need the rest of each sector. Each
+/// warp reads 35 sectors of tables, features and counts.
 #[test]
 fn a_step_moves_each_row_once() {
     let Some(emulator) = emulator() else { return };
     for dim in [16, 64, 128] {
         let alone = emulator.exclusive();
         let cuda = Cuda::new(0).unwrap();
-        let layout = (&[(512, dim)][..], &[feature(0, Pooling::Sum)][..]);
         let mut ids = 0..512;
         let mut step = Step::<i32>::new(
             &cuda,
-            BagCase::new("once", layout, &[1; 512], |_, _| ids.next().unwrap()),
+            BagCase::one_table("once", (512, dim), &[1; 512], |_, _| ids.next().unwrap()),
         );
         alone.reset_counters();
         step.update(&cuda);
@@ -285,17 +284,17 @@ fn a_step_moves_each_row_once() {
     }
 }
 
-/// A pass over 32-bit keys in large tiles reads and writes keys and positions, equal digits side by
-/// side: 16 bytes an id. The rest is what tiles tell each other: 256 words, written twice, and read
-/// of eight tiles at once, of no more than sixteen on average; and runs that begin within a sector.
+/// Checks that a pass over 32-bit keys in large tiles reads and writes each key and position once,
+/// with equal digits side by side: 16 bytes an id. The rest is the look-back, in which each tile
+/// writes 256 words twice and reads those of eight tiles at once, of sixteen at most on average;
+/// and runs that start within a sector.
 #[test]
 fn a_pass_of_the_sort_moves_each_id_once() {
     let Some(emulator) = emulator() else { return };
     let alone = emulator.exclusive();
     let cuda = Cuda::new(0).unwrap();
-    // With the number that stands for no row, these rows have 21 bits.
-    let layout = (&[(1 << 20, 4)][..], &[feature(0, Pooling::Sum)][..]);
-    let case = BagCase::new("random", layout, &[128; 1024], |random, rows| random.below(rows));
+    // Row numbers have 21 bits, since one number more stands for no row.
+    let case = BagCase::one_table("random", (1 << 20, 4), &[128; 1024], uniform);
     let n = case.indices.len();
     let mut step = Step::<i64>::new(&cuda, case);
     alone.reset_counters();
@@ -304,14 +303,13 @@ fn a_pass_of_the_sort_moves_each_id_once() {
     let pass = counted(&alone, "index_sort_pass_large_u32");
     assert_eq!(pass.launches, 3, "21 bits are three digits of 7");
     let launches: u64 = alone.counters().iter().map(|kernel| kernel.launches).sum();
-    assert_eq!(launches, 3 + 2, "passes, and what comes before and after them");
+    assert_eq!(launches, 3 + 2, "three passes, a kernel before and one after them");
     let bytes = pass.total.sectors as usize * 32 / 3;
     let most = n * 16 + n.div_ceil(2048) * (2 + 16) * 256 * 8;
     assert!(bytes <= most, "{bytes} bytes a pass, {} at least: {:?}", n * 16, pass.total);
 }
 
-/// The instructions of the longest block of each kernel that sums or steps, in a step on so many
-/// ids, 64 in a bag.
+/// Returns the instructions of the longest block of each kernel in a step on `n` ids, 64 in a bag.
 fn longest_blocks(
     emulator: &'static bagdot_emulator::Emulator,
     n: usize,
@@ -319,8 +317,8 @@ fn longest_blocks(
 ) -> BTreeMap<String, u64> {
     let alone = emulator.exclusive();
     let cuda = Cuda::new(0).unwrap();
-    let layout = (&[(256, 32)][..], &[feature(0, Pooling::Sum)][..]);
-    let mut step = Step::<i32>::new(&cuda, BagCase::new("hot", layout, &vec![64; n / 64], draw_id));
+    let mut step =
+        Step::<i32>::new(&cuda, BagCase::one_table("hot", (256, 32), &vec![64; n / 64], draw_id));
     alone.reset_counters();
     step.update(&cuda);
     cuda.synchronize().unwrap();
@@ -331,24 +329,22 @@ fn longest_blocks(
     alone.counters().into_iter().filter_map(longest).collect()
 }
 
-/// The longest blocks of a step on 16,384 equal ids take no longer than those on as many spread
-/// over 256 rows, which have a chunk each; unshared, they would take 256 times as long.
+/// Checks that the longest blocks of a step on 16,384 equal ids take no longer than with as many
+/// ids spread over 256 rows, which have a chunk each. If one block summed the row, it would take
+/// 256 times as long.
 #[test]
 fn a_hot_row_is_shared_between_blocks() {
     let Some(emulator) = emulator() else { return };
     let n = 64 * 256;
-    let (even, hot) = (
-        longest_blocks(emulator, n, |random, rows| random.below(rows)),
-        longest_blocks(emulator, n, |_, _| 3),
-    );
+    let (even, hot) = (longest_blocks(emulator, n, uniform), longest_blocks(emulator, n, |_, _| 3));
     assert!(
         hot.values().sum::<u64>() <= even.values().sum(),
         "instructions of the longest blocks: {hot:?} hot, {even:?} even"
     );
 }
 
-/// However hot a row is, no block takes long: on 65,536 equal ids the longest is that on 4,096, but
-/// for the 15 sums of longer runs that it adds.
+/// Checks that no block takes longer for a hotter row: the longest block on 65,536 equal ids is
+/// that on 4,096 ids, apart from the 15 sums of longer runs that it adds.
 #[test]
 fn no_block_is_longer_for_a_hotter_row() {
     let Some(emulator) = emulator() else { return };

@@ -1,8 +1,9 @@
-//! Batches that are sent to a device: what does not fit together is refused before anything of it
-//! is sent, and the step before stays what it was.
+//! Tests of batches that are sent to a device. A batch whose parts do not fit together is refused
+//! before any part is sent, and the results of the step before it stay.
 
+use crate::common::engine::state;
 use crate::common::*;
-use bagdot::nn::{BatchView, Dlrm, DlrmConfig, NamedTensor, Optimizers, Staging};
+use bagdot::nn::{BatchView, Dlrm, DlrmConfig, Optimizers, Staging};
 use bagdot::ops::{Backend, Bags, Device, Feature, Host, Matrix, Optimizer, Pooling, Table};
 use bagdot::{Error, OffsetRule, Result};
 
@@ -14,7 +15,7 @@ backend_suite!(cuda:
 );
 
 const DIM: usize = 4;
-/// The ids of two features: for each sample one of the first, and two of the second.
+/// The ids of two features: for each sample one of the first, then for each two of the second.
 const IDS: &[i64] = &[1, 2, 3, 4, 0, 5, 1, 2, 3, 0, 1, 5];
 const OFFSETS: &[i64] = &[0, 1, 2, 3, 4, 6, 8, 10, 12];
 const DENSE: &[f32] = &[0.5, -1.0, 2.0, 0.25, 1.0, -0.5, 3.0, 0.125, -2.0, 0.75, 1.5, -0.25];
@@ -24,7 +25,7 @@ const WEIGHTS: &[f32] =
 
 type HostBatch<'a> = BatchView<'a, Host, i64>;
 
-/// Four samples.
+/// Returns a batch of four samples.
 fn good<'a>() -> HostBatch<'a> {
     BatchView {
         dense: Matrix::contiguous(&DENSE[..8], 4, 2),
@@ -39,7 +40,7 @@ fn good<'a>() -> HostBatch<'a> {
     }
 }
 
-/// The same with one thing changed.
+/// Returns the good batch with a change.
 fn but(change: impl FnOnce(&mut HostBatch<'static>)) -> HostBatch<'static> {
     let mut batch = good();
     change(&mut batch);
@@ -61,13 +62,7 @@ fn model<B: Backend>(device: &B, pooling: Pooling) -> Dlrm<B> {
     model
 }
 
-fn state<B: Backend>(model: &Dlrm<B>) -> Vec<NamedTensor> {
-    let mut all = model.tensors().unwrap();
-    all.extend(model.optimizer_tensors().unwrap());
-    all
-}
-
-/// The argument that an error names.
+/// Returns the argument that an error names.
 fn argument(error: &Error) -> &'static str {
     match error {
         Error::ShapeMismatch { argument, .. }
@@ -80,8 +75,8 @@ fn argument(error: &Error) -> &'static str {
     }
 }
 
-/// Batches whose parts do not fit together, whatever the model, with the argument that is to be
-/// named.
+/// Returns batches whose parts do not fit together, for any model, each with the argument that its
+/// error must name.
 fn misfits() -> Vec<(&'static str, HostBatch<'static>)> {
     fn dense(rows: usize, cols: usize, ld: usize, len: usize) -> Matrix<'static, Host, f32> {
         Matrix { data: &DENSE[..len], rows, cols, ld }
@@ -96,7 +91,7 @@ fn misfits() -> Vec<(&'static str, HostBatch<'static>)> {
         ("batch.labels", but(|b| b.labels = Some(LABELS))),
         ("batch.labels", but(|b| b.labels = Some(&[]))),
         ("batch.dense.data", but(|b| b.dense = dense(4, 2, 2, 7))),
-        // The last row begins at 9 and has two columns.
+        // The last row starts at 9 and has two columns.
         ("batch.dense.data", but(|b| b.dense = dense(4, 2, 3, 10))),
         ("batch.dense.ld", but(|b| b.dense = dense(4, 2, 1, 8))),
         ("batch.dense.ld", but(|b| b.dense = dense(4, 2, usize::MAX, 8))),
@@ -105,7 +100,7 @@ fn misfits() -> Vec<(&'static str, HostBatch<'static>)> {
         ("batch.bags.batch_size", but(|b| b.bags.batch_size = 2)),
         ("bags.offsets", but(|b| b.bags.offsets = &OFFSETS[..8])),
         ("bags.offsets", but(|b| b.bags.offsets = &[])),
-        // More ids than the bags have, or fewer, when those of another batch lie behind them.
+        // The bags end before or behind the last id.
         ("the last offset", but(|b| b.bags.offsets = last_is_before)),
         ("the last offset", but(|b| b.bags.offsets = last_is_behind)),
         ("the last offset", but(|b| b.bags.offsets = last_is_negative)),
@@ -116,13 +111,13 @@ fn misfits() -> Vec<(&'static str, HostBatch<'static>)> {
     ]
 }
 
-/// Batches that are none of the model's.
+/// Returns batches that fit together, but do not fit the model.
 fn misfits_of_the_model() -> Vec<(&'static str, HostBatch<'static>)> {
     vec![
         ("batch.labels", but(|b| b.labels = None)),
         ("batch.dense.cols", but(|b| b.dense = Matrix::contiguous(DENSE, 4, 3))),
         ("batch.dense.cols", but(|b| b.dense = Matrix::contiguous(&DENSE[..0], 4, 0))),
-        // One feature, and three.
+        // These batches have one feature, and three.
         (
             "bags.offsets",
             but(|b| {
@@ -142,8 +137,8 @@ fn misfits_of_the_model() -> Vec<(&'static str, HostBatch<'static>)> {
     ]
 }
 
-/// First, and behind batches with as many labels, weights and ids as there should be: those must
-/// not stand in.
+/// Checks that misfits are refused, as the first batch and after good ones, whose labels, weights
+/// and ids must not take the place of missing ones.
 fn misfits_are_refused<B: Backend>(device: &B) {
     for steps_before in [0, 2] {
         let mut model = model(device, Pooling::Sum);
@@ -151,7 +146,7 @@ fn misfits_are_refused<B: Backend>(device: &B) {
         for _ in 0..steps_before {
             model.train_staged(&mut staging, good()).unwrap();
         }
-        let (before, rows) = (state(&model), staging.view().dense.rows);
+        let (before, rows) = (state(&mut model), staging.view().dense.rows);
         let both = misfits().into_iter().chain(misfits_of_the_model());
         for (k, (name, batch)) in both.enumerate() {
             let check = |what: &str, got: Result<()>| {
@@ -169,7 +164,7 @@ fn misfits_are_refused<B: Backend>(device: &B) {
             );
         }
         device.synchronize().unwrap();
-        assert!(state(&model) == before, "a batch that is refused changes nothing");
+        assert!(state(&mut model) == before, "a batch that is refused changes nothing");
     }
     let weighted =
         model(device, Pooling::Max).train_staged(&mut Staging::new(device).unwrap(), good());
@@ -186,15 +181,12 @@ fn the_next_step_is_that_of_a_good_batch<B: Backend>(device: &B) {
             model.train_staged(&mut staging, good()).unwrap();
         }
         device.synchronize().unwrap();
-        (model.last_loss().unwrap().to_bits(), state(&model))
+        (model.last_loss().unwrap().to_bits(), state(&mut model))
     };
-    assert!(
-        train(&misfits()) == train(&[]),
-        "steps between batches that are refused are other ones"
-    );
+    assert!(train(&misfits()) == train(&[]), "refused batches change the steps between them");
 }
 
-/// Ids behind the last bag are not read on the host's side either.
+/// Checks that ids behind the last bag of a host batch are not read.
 fn slack_of_the_host_is_kept<B: Backend>(device: &B) {
     let ids = [IDS, &[i64::MIN; 4]].concat();
     let (mut tight, mut spare) = (model(device, Pooling::Sum), model(device, Pooling::Sum));
@@ -207,7 +199,7 @@ fn slack_of_the_host_is_kept<B: Backend>(device: &B) {
         spare.train_staged(&mut second, roomy).unwrap();
     }
     device.synchronize().unwrap();
-    assert!(state(&tight) == state(&spare));
+    assert!(state(&mut tight) == state(&mut spare));
 }
 
 fn a_new_staging_holds_an_empty_batch<B: Backend>(device: &B) {
@@ -217,8 +209,8 @@ fn a_new_staging_holds_an_empty_batch<B: Backend>(device: &B) {
     assert!(view.labels.is_none() && view.bags.per_sample_weights.is_none());
     let mut offsets = [7];
     device.download(view.bags.offsets, &mut offsets).unwrap();
-    assert_eq!(offsets, [0], "the one offset of no bags");
-    // Not the columns of the model.
+    assert_eq!(offsets, [0], "no bags have one offset");
+    // The empty batch has no dense columns, unlike the model.
     model(device, Pooling::Sum).logits(view, &mut []).unwrap_err();
 }
 
@@ -227,7 +219,8 @@ mod on_a_device {
     use super::*;
     use crate::common::cuda::{capture, on_every_schedule, own};
 
-    /// A recorded copy would read pinned memory at each replay, whatever lies there by then.
+    /// Checks that nothing is sent during a recording: a recorded copy would read pinned memory at
+    /// each replay, after its contents have changed.
     #[test]
     fn batches_do_not_travel_while_ops_are_recorded() {
         on_every_schedule(|cuda| {
@@ -241,8 +234,8 @@ mod on_a_device {
                     cuda.record(|| model.train_staged(&mut staging, good())).map(|_| ()),
                     refused
                 );
-                // A capture of somebody else's on the stream of the backend, in which ops are
-                // launched all the same.
+                // A capture of the stream that the backend did not begin. Ops may be launched into
+                // it.
                 let mut target = cuda.alloc::<f32>(4).unwrap();
                 let source = upload(cuda, &[1.0f32; 4]);
                 let graph = capture(cuda, || {
@@ -255,7 +248,7 @@ mod on_a_device {
                 model.train_staged(&mut staging, good()).unwrap();
                 assert_eq!(model.step(), steps);
             }
-            // Memory that is dropped during a recording is kept until the recording is dropped.
+            // A recording keeps memory that is dropped during it until it is dropped itself.
             cuda.record(|| {
                 drop(staging);
                 Ok(())

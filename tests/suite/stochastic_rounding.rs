@@ -1,5 +1,5 @@
-//! Stochastic rounding of 16-bit tables: the documented random bits, to the bit, and the right
-//! mean.
+//! Tests of the stochastic rounding of 16-bit tables: its random bits are the documented ones, and
+//! its mean is right.
 
 use crate::common::updates::Backward;
 use crate::common::*;
@@ -10,8 +10,8 @@ use bagdot::{bf16, f16};
 
 backend_suite!(cuda: bits_are_those_documented, the_mean_is_right, f32_tables_are_not_rounded);
 
-/// A step of SGD with a learning rate of 1: the weight before rounding is `w - g`, one rounded
-/// operation.
+/// Returns a step of SGD with a learning rate of 1. The weight before stochastic rounding is `w -
+/// g`, one rounded operation.
 fn rule(seed: u64, step: u64) -> UpdateRule {
     UpdateRule {
         step,
@@ -22,7 +22,7 @@ fn rule(seed: u64, step: u64) -> UpdateRule {
 
 fn bits_are_those_documented<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     fn check<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B) {
-        // Each row of each table occurs once, so that its gradient is that of its bag.
+        // Each row of each table occurs once, so its gradient is that of its bag.
         let tables = [(5, 3), (70, 130), (9, 6)];
         let features = [0, 1, 2].map(|table| feature(table, Pooling::Sum));
         let lengths: Vec<usize> = tables
@@ -33,7 +33,7 @@ fn bits_are_those_documented<B: IndexSortOps + SparseUpdateOps>(device: &B) {
         let case = BagCase::new("each row once", (&tables, &features), &lengths, |_, _| {
             next.next().unwrap()
         });
-        // Results between 0.5 and 1.5 of either sign, so that they are normal numbers of all types.
+        // Results lie between 0.5 and 1.5, with either sign: they are normal numbers of all types.
         let sign = |k: usize| if k.is_multiple_of(3) { -1.0 } else { 1.0 };
         let weights: Vec<E> = (0..case.num_weights())
             .map(|k| E::store(sign(k) * (0.75 + (k % 89) as f64 / 178.0)))
@@ -71,13 +71,13 @@ fn bits_are_those_documented<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     check::<B, bf16>(device);
 }
 
-/// Of 65,536 weights that lie a quarter of the way to the next value, a quarter must go up, give or
-/// take six standard deviations, `6 √(p (1 - p) / n) = 0.0102`.
+/// Checks 65,536 weights that lie a quarter of the way to the next value. A quarter of them must go
+/// up, within six standard deviations, `6 √(p (1 - p) / n) = 0.0102`.
 fn the_mean_is_right<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     fn check<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B) {
-        let layout = (&[(4096, 16)][..], &[feature(0, Pooling::Sum)][..]);
         let mut next = 0..4096;
-        let case = BagCase::new("each row once", layout, &[4096], |_, _| next.next().unwrap());
+        let case =
+            BagCase::one_table("each row once", (4096, 16), &[4096], |_, _| next.next().unwrap());
         let quarter = ulp::<E>(1.0) / 4.0;
         let backward = Backward::<B, i64>::new(device, &case, &[-quarter as f32; 16], None);
         let weights = vec![E::store(1.0); case.num_weights()];
@@ -89,7 +89,7 @@ fn the_mean_is_right<B: IndexSortOps + SparseUpdateOps>(device: &B) {
         );
         let up = got.iter().filter(|w| w.value() == above).count() as f64 / got.len() as f64;
         assert!((up - 0.25).abs() < 0.0102, "{:?}: {up} of the weights went up", E::DTYPE);
-        // To the nearest, all such updates would be lost; another step draws other bits.
+        // Rounding to nearest would lose all these updates. Another step draws other bits.
         let nearest = UpdateRule::new(Optimizer::Sgd, 1.0);
         assert_same_bits(
             "nearest",

@@ -3,16 +3,19 @@
 use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
 use bagdot::ops::{Bags, Device, Feature, MatrixMut, Pooling, Table, TableBatch};
 use bagdot::{Index, Philox};
+use rand_distr::{Distribution, StandardNormal, Zipf};
 
 use super::memory::{download, poisoned, upload};
 use super::tolerance::Stored;
 
-/// Dimensions around the widths of vectors, cache lines and blocks.
+/// Embedding dimensions just below, at and above the widths of vectors, cache lines and blocks.
 pub const DIMS: [usize; 11] = [1, 3, 4, 16, 63, 64, 127, 128, 129, 1024, 2050];
+/// All poolings.
 pub const POOLINGS: [Pooling; 3] = [Pooling::Sum, Pooling::Mean, Pooling::Max];
 
-/// A type of ids that negative numbers, too, can be made of.
+/// A type of ids that holds negative numbers, too.
 pub trait Id: Index {
+    /// Converts a value that the type holds.
     fn id(value: i64) -> Self;
 }
 impl Id for i32 {
@@ -26,33 +29,53 @@ impl Id for i64 {
     }
 }
 
-/// Normal values.
+/// Draws `len` standard normal values.
 pub fn draw(len: usize, seed: u64) -> Vec<f32> {
-    let mut random = Philox::new(seed, 0x7e57);
-    (0..len).map(|_| random.normal() as f32).collect()
+    StandardNormal.sample_iter(Philox::new(seed, 0x7e57)).take(len).collect()
 }
 
-/// A feature of a table.
+/// Draws `len` standard normal values, rounded to a storage type.
+pub fn draw_stored<E: Stored>(len: usize, seed: u64) -> Vec<E> {
+    draw(len, seed).iter().map(|&x| E::store(f64::from(x))).collect()
+}
+
+/// Draws an id, each with the same probability.
+pub fn uniform(random: &mut Philox, rows: u64) -> u64 {
+    random.below(rows)
+}
+
+/// Draws an id by Zipf's law with exponent 1: id `k` has a probability proportional to `1 / (k +
+/// 1)`.
+pub fn zipf(random: &mut Philox, rows: u64) -> u64 {
+    let rank = Zipf::new(rows as f64, 1.0).unwrap().sample(random);
+    // Ranks count from 1. Rounding may carry a sample past the last one.
+    (rank as u64).clamp(1, rows) - 1
+}
+
+/// Returns a feature of a table, without padding.
 pub fn feature(table: usize, pooling: Pooling) -> Feature {
     Feature { table, pooling, padding_idx: None }
 }
 
-/// A batch of bags, with the tables that they look up.
+/// A batch of bags on the host, with the tables that they look up.
 #[derive(Clone, Debug)]
 pub struct BagCase {
     pub name: String,
     pub tables: Vec<Table>,
     pub features: Vec<Feature>,
     pub batch_size: usize,
+    /// The ids of all bags, key-major.
     pub indices: Vec<i64>,
+    /// The CSR offsets of the bags.
     pub offsets: Vec<usize>,
     pub per_sample_weights: Option<Vec<f32>>,
+    /// The seed of all values of the case, a hash of its first name.
     pub seed: u64,
 }
 
 impl BagCase {
-    /// Bags of these lengths, key-major, with ids that `draw_id` makes of a random stream and the
-    /// number of rows.
+    /// Makes bags of these lengths, key-major. `tables` gives the rows and the dimension of each
+    /// table; `draw_id` draws an id from a stream and the number of rows.
     pub fn new(
         name: impl Into<String>,
         (tables, features): (&[(usize, usize)], &[Feature]),
@@ -87,17 +110,26 @@ impl BagCase {
         }
     }
 
-    /// The same with a factor for every id; without the features that take none.
+    /// Makes bags of one table of this many rows and columns, pooled by sum.
+    pub fn one_table(
+        name: impl Into<String>,
+        table: (usize, usize),
+        lengths: &[usize],
+        draw_id: impl FnMut(&mut Philox, u64) -> u64,
+    ) -> Self {
+        Self::new(name, (&[table], &[feature(0, Pooling::Sum)]), lengths, draw_id)
+    }
+
+    /// Adds a per-sample weight for every id. No feature may be pooled by max.
     pub fn weighted(mut self) -> Self {
         self.name += ", weighted";
         self.per_sample_weights = Some(draw(self.indices.len(), self.seed + 3));
         self
     }
 
-    /// Every awkward batch, with `pooling` wherever a case does not mix them.
+    /// Returns every awkward batch: one table pooled by `pooling`, and [`Self::mixed`].
     pub fn all(pooling: Pooling) -> Vec<Self> {
         let one = |rows, dim| ([(rows, dim)], [feature(0, pooling)]);
-        let uniform = |random: &mut Philox, rows| random.below(rows);
         let mut cases: Vec<Self> = DIMS
             .iter()
             .map(|&dim| {
@@ -122,15 +154,17 @@ impl BagCase {
         add("no samples", &[], uniform);
         add("one sample", &[7], uniform);
         add("only empty bags", &[0; 33], uniform);
-        add("one bag with everything", &[[0; 16].as_slice(), &[700], &[0; 16]].concat(), uniform);
+        let full_bag = [[0; 16].as_slice(), &[700], &[0; 16]].concat();
+        add("one bag with everything", &full_bag, uniform);
         add("all ids equal", &[5; 33], |_, _| 3);
         add("Zipf", &std::array::from_fn::<_, 33, _>(|k| k * 7 % 50), zipf);
         cases.push(Self::mixed(pooling));
         cases
     }
 
-    /// Tables of several dimensions, one of them shared by features that are pooled and padded
-    /// differently. Features that would be pooled by max are so only if `pooling` is.
+    /// Returns a batch for tables of several dimensions. Three features share one table, with
+    /// different pooling and padding. Two features are pooled by `pooling`, the others by sum or
+    /// mean.
     pub fn mixed(pooling: Pooling) -> Self {
         let tables = [(30, 5), (9, 129), (200, 16)];
         let padded = |table, pooling, padding| Feature {
@@ -146,36 +180,40 @@ impl BagCase {
         ];
         let lengths: Vec<usize> = (0..features.len() * 33).map(|k| k * 5 % 9).collect();
         let name = format!("mixed dimensions, shared table, padding, {pooling:?}");
-        Self::new(name, (&tables, &features), &lengths, |random, rows| random.below(rows))
+        Self::new(name, (&tables, &features), &lengths, uniform)
     }
 
+    /// Returns the tables and features.
     pub fn layout(&self) -> TableBatch {
         TableBatch::new(self.tables.clone(), self.features.clone()).unwrap()
     }
 
+    /// Returns the number of weights of all tables.
     pub fn num_weights(&self) -> usize {
         self.tables.iter().map(|table| table.num_embeddings * table.embedding_dim).sum()
     }
 
+    /// Returns the number of rows of all tables.
     pub fn num_rows(&self) -> usize {
         self.tables.iter().map(|table| table.num_embeddings).sum()
     }
 
+    /// Returns the number of columns of the pooled output.
     pub fn width(&self) -> usize {
         self.features.iter().map(|feature| self.tables[feature.table].embedding_dim).sum()
     }
 
-    /// Weights of all tables.
+    /// Draws the weights of all tables.
     pub fn weights<E: Stored>(&self) -> Vec<E> {
-        draw(self.num_weights(), self.seed + 1).iter().map(|&w| E::store(f64::from(w))).collect()
+        draw_stored(self.num_weights(), self.seed + 1)
     }
 
-    /// A gradient of the pooled output.
+    /// Draws a gradient of the pooled output.
     pub fn grad_output(&self) -> Vec<f32> {
         draw(self.batch_size * self.width(), self.seed + 2)
     }
 
-    /// The pooled output for these weights.
+    /// Returns the pooled output for these weights.
     pub fn pool<B: EmbeddingBagOps, I: Id>(&self, device: &B, weights: &[f32]) -> Vec<f32> {
         let (bags, weights) = (self.upload::<B, I>(device), upload(device, weights));
         let mut output = upload(device, &poisoned::<f32>(self.batch_size * self.width()));
@@ -195,7 +233,7 @@ impl BagCase {
         download(device, &output)
     }
 
-    /// Takes the features' ids to a device.
+    /// Uploads tables and bags.
     pub fn upload<B: Device, I: Id>(&self, device: &B) -> DeviceBags<B, I> {
         let ids: Vec<I> = self.indices.iter().map(|&id| I::id(id)).collect();
         let offsets: Vec<I> = self.offsets.iter().map(|&offset| I::id(offset as i64)).collect();
@@ -219,6 +257,7 @@ pub struct DeviceBags<B: Device, I: Index> {
 }
 
 impl<B: Device, I: Index> DeviceBags<B, I> {
+    /// Views the bags.
     pub fn view(&self) -> Bags<'_, B, I> {
         Bags {
             batch_size: self.batch_size,
@@ -228,10 +267,4 @@ impl<B: Device, I: Index> DeviceBags<B, I> {
             per_sample_weights: self.weights.as_ref().map(B::view),
         }
     }
-}
-
-/// Ids whose frequency falls as 1 / rank, roughly: the inverse of its distribution function, `ln(1
-/// + id) / ln(1 + rows)`.
-pub fn zipf(random: &mut Philox, rows: u64) -> u64 {
-    (((rows as f64 + 1.0).powf(random.uniform()) - 1.0) as u64).min(rows - 1)
 }

@@ -1,4 +1,5 @@
-//! What the tests share.
+//! Helpers that the tests share: cases, references, tolerances, and the stamping of a test onto
+//! every backend.
 
 pub mod cases;
 #[cfg(feature = "cuda")]
@@ -10,7 +11,7 @@ pub mod rounds;
 pub mod tolerance;
 pub mod updates;
 
-pub use cases::{BagCase, DIMS, Id, POOLINGS, draw, feature};
+pub use cases::{BagCase, DIMS, Id, POOLINGS, draw, draw_stored, feature, uniform, zipf};
 pub use memory::{Grid, Poison, download, download_view, poisoned, upload};
 pub use tolerance::{
     Approx, Stored, U, assert_close, assert_close_within, assert_same_bits, exact, ulp, values,
@@ -19,8 +20,8 @@ pub use tolerance::{
 use bagdot::ops::Device;
 use bagdot::{Cpu, Error, Result, Simd};
 
-/// Stamps functions of the kind `fn(&impl Backend)` onto every backend, as tests; onto CUDA those
-/// of `backend_suite!(cuda: …)`, of ops that it has.
+/// Makes tests of functions `fn(&impl Backend)`: one for each kind of CPU, and with
+/// `backend_suite!(cuda: …)` one on the CUDA device.
 macro_rules! backend_suite {
     (cuda: $($test:ident),+ $(,)?) => {
         backend_suite!($($test),+);
@@ -47,6 +48,7 @@ macro_rules! backend_suite {
         }
     };
 }
+/// Makes a module of tests that run the functions on one device.
 macro_rules! stamp {
     ($backend:ident, $device:expr, $($test:ident),+) => {
         mod $backend {
@@ -61,42 +63,42 @@ macro_rules! stamp {
 }
 pub(crate) use {backend_suite, stamp};
 
-/// A CPU for each instruction set of this machine.
+/// Returns a CPU for each instruction set of this machine.
 pub fn cpus() -> Vec<Cpu> {
     let available = Simd::ALL.into_iter().filter(|simd| simd.is_available());
     available.map(|simd| Cpu::with_threads(2).unwrap().with_simd(simd).unwrap()).collect()
 }
 
-/// What an op reports, at once or at the next synchronisation.
+/// Returns the error that an op reports, at once or at the next synchronisation.
 pub fn outcome<B: Device>(device: &B, result: Result<()>) -> Result<()> {
     result.and_then(|()| device.synchronize())
 }
 
-/// The text of the error that a call must give.
+/// Returns the text of the error that a call must give.
 #[track_caller]
 pub fn message(result: Result<()>) -> String {
     result.expect_err("this must be an error").to_string()
 }
 
-/// CPUs of several sizes.
-fn cpus_of_any_size() -> [Cpu; 4] {
+/// Returns CPUs with 1 to 8 threads.
+fn cpus_of_all_sizes() -> [Cpu; 4] {
     [1, 2, 3, 8].map(|threads| Cpu::with_threads(threads).unwrap())
 }
 
-/// Runs `work` on CPUs of several sizes and of each instruction set, and twice on each: all results
-/// must be the same bytes.
+/// Runs `work` twice on each of several CPUs, with 1 to 8 threads and with each instruction set,
+/// and fails unless all results are the same bytes.
 #[track_caller]
 pub fn assert_deterministic(what: &str, work: impl Fn(&Cpu) -> Vec<u8>) {
     assert_same_on(
         what,
         &Cpu::single_threaded(),
-        cpus_of_any_size().into_iter().chain(cpus()),
+        cpus_of_all_sizes().into_iter().chain(cpus()),
         work,
     );
 }
 
-/// As [`assert_deterministic`], for work whose bits depend on the instruction set, as those of
-/// products of `bf16` do.
+/// Does what [`assert_deterministic`] does, for each instruction set on its own. The bits of
+/// products of `bf16` depend on the instruction set.
 #[track_caller]
 pub fn assert_deterministic_on_each_simd(what: &str, work: impl Fn(&Cpu) -> Vec<u8>) {
     for simd in cpus().iter().map(Cpu::simd) {
@@ -104,13 +106,14 @@ pub fn assert_deterministic_on_each_simd(what: &str, work: impl Fn(&Cpu) -> Vec<
         assert_same_on(
             what,
             &with_simd(Cpu::single_threaded()),
-            cpus_of_any_size().into_iter().map(with_simd),
+            cpus_of_all_sizes().into_iter().map(with_simd),
             &work,
         );
     }
 }
 
-/// Both: each instruction set for itself, and all but AMX alike, as is so with products of `f32`.
+/// Does what [`assert_deterministic_on_each_simd`] does, and fails unless all instruction sets but
+/// AMX give the same bytes. Products of `f32` differ on AMX alone.
 #[track_caller]
 pub fn assert_deterministic_but_for_amx(what: &str, work: impl Fn(&Cpu) -> Vec<u8>) {
     assert_deterministic_on_each_simd(what, &work);
@@ -131,7 +134,7 @@ fn assert_same_on(
     work: impl Fn(&Cpu) -> Vec<u8>,
 ) {
     let expected = work(first);
-    assert!(!expected.is_empty(), "{what}: there is nothing to compare");
+    assert!(!expected.is_empty(), "{what}: there are no bytes to compare");
     for cpu in others {
         for run in 0..2 {
             let got = work(&cpu);
@@ -144,12 +147,12 @@ fn assert_same_on(
     }
 }
 
-/// The bytes of values, to be compared.
+/// Returns the bytes of values.
 pub fn bytes<T: bagdot::Scalar>(values: &[T]) -> Vec<u8> {
     bytemuck::cast_slice(values).to_vec()
 }
 
-/// Whether this is the error for these bad ids.
+/// Fails unless the result is this error about bad ids.
 #[track_caller]
 pub fn assert_out_of_range(result: Result<()>, want: Error) {
     assert_eq!(result.expect_err("bad ids must be reported"), want);
