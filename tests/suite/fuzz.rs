@@ -1,9 +1,9 @@
-//! Checks by fuzzing that, whatever the bytes of a file are, nothing panics or hangs, and no
-//! invalid file is accepted.
+//! Fuzz tests of the readers of files: no bytes may make them panic or hang, and no invalid file
+//! may be accepted.
 //!
 //! Each target replays its corpus, `tests/corpus/TARGET/*`, and then mutates its samples and the
-//! corpus. The number of mutations and their seeds are fixed, unless `BAGDOT_FUZZ_SECONDS` says how
-//! long to go on with other seeds (`scripts/fuzz.sh`). An input that fails is added to the corpus.
+//! corpus. The number of mutations and their seeds are fixed, unless `BAGDOT_FUZZ_SECONDS` gives a
+//! time to spend on other seeds (`scripts/fuzz.sh`). A failing input is added to the corpus.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,15 +13,17 @@ use std::time::{Duration, Instant};
 use bagdot::data::{Encoder, LabelUse, Source};
 use bagdot::train::{Config, ModelDir, Observer, RunDir, TrainError, TrainedModel, Trainer};
 use bagdot::{Cpu, Philox};
+use rand::RngExt;
+use rand::seq::IndexedRandom;
 
 use crate::common::rounds::seeds;
 use crate::data::fuzz::{ANY_COLUMNS, encodes, survives};
 use crate::data::samples::criteo_line;
 
-/// The mutations of a target in a run of all tests.
+/// The number of mutations of a target, unless `BAGDOT_FUZZ_SECONDS` is set.
 const MUTATIONS: u64 = 1500;
 
-/// No input may take longer: this is for files of a few hundred bytes.
+/// The longest time that an input of a few hundred bytes may take.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// Calls `target` with the corpus called `name`, with `samples` and with mutations of both, some of
@@ -40,7 +42,7 @@ fn fuzz(name: &str, samples: &[Vec<u8>], tokens: &[&str], target: impl Fn(&[u8])
     }
 }
 
-/// Calls the target; an input that it fails for is kept.
+/// Calls the target. Writes the input to `folder` if the target fails.
 fn call(folder: &Path, input: &[u8], target: &impl Fn(&[u8])) {
     let started = Instant::now();
     let result = catch_unwind(AssertUnwindSafe(|| target(input)));
@@ -55,16 +57,15 @@ fn call(folder: &Path, input: &[u8], target: &impl Fn(&[u8])) {
     assert!(!is_slow, "{:?}", started.elapsed());
 }
 
-/// One of the inputs with a few changes.
+/// Returns one of the inputs with a few changes.
 fn mutated(inputs: &[Vec<u8>], tokens: &[&str], random: &mut Philox) -> Vec<u8> {
-    let pick = |random: &mut Philox, len: usize| random.below(len.max(1) as u64) as usize;
-    let mut bytes = inputs[pick(random, inputs.len())].clone();
-    for _ in 0..1 + random.below(4) {
-        let at = pick(random, bytes.len() + 1);
-        let end = (at + 1 + pick(random, 16)).min(bytes.len());
-        match random.below(8) {
-            0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-            1 if at < bytes.len() => bytes[at] = random.next_u32() as u8,
+    let mut bytes = inputs.choose(random).unwrap().clone();
+    for _ in 0..random.random_range(1..=4) {
+        let at = random.random_range(0..=bytes.len());
+        let end = (at + random.random_range(1..=16)).min(bytes.len());
+        match random.random_range(0..8) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.random_range(0..8),
+            1 if at < bytes.len() => bytes[at] = random.random(),
             2 if at < end => drop(bytes.drain(at..end)),
             3 if at < end => {
                 let repeated = bytes[at..end].to_vec();
@@ -72,20 +73,21 @@ fn mutated(inputs: &[Vec<u8>], tokens: &[&str], random: &mut Philox) -> Vec<u8> 
             }
             4 => bytes.truncate(at),
             5 => {
-                let other = &inputs[pick(random, inputs.len())];
-                let from = pick(random, other.len() + 1);
+                let other = inputs.choose(random).unwrap();
+                let from = random.random_range(0..=other.len());
                 bytes.truncate(at);
                 bytes.extend_from_slice(&other[from..]);
             }
             _ if !tokens.is_empty() => {
-                drop(bytes.splice(at..at, tokens[pick(random, tokens.len())].bytes()))
+                drop(bytes.splice(at..at, tokens.choose(random).unwrap().bytes()))
             }
-            _ => bytes.insert(at, random.next_u32() as u8),
+            _ => bytes.insert(at, random.random()),
         }
     }
     bytes
 }
 
+/// Tokens of delimited text.
 const CELLS: &[&str] = &[
     ",", "\"", "\"\"", "\n", "\r\n", "\r", " ", "\t", "nan", "1e39", "-0", "é", "\u{feff}", "\0",
     "NA",
@@ -136,7 +138,13 @@ fn packed_text() {
 fn configurations() {
     let samples = [
         include_str!("../../examples/clothing.toml"),
-        "[data]\ntrain = ['a', 'b']\nlabel = 'y >= 4'\nsplit = { by = 'time', column = 't' }\ndelimiter = ';'\n[[data.join]]\npath = 'm'\non = { left = 'a', right = 'b' }\n[[data.categorical]]\ncolumn = 'c'\nseparator = '|'\n[[data.dense]]\ncolumn = 'x'\ntransform = ['log1p', 'zscore']\nmissing = 3\n[model]\nbottom_mlp = [8, 4]\ntable_init = { normal = 0.1 }\n[train]\nloss = { weighted_bce = { negative = 1, positive = 3 } }\n[train.optimizer]\nkind = 'adagrad'\neps = 1e-8\nweight_decay = { l2 = 1e-3 }\n",
+        "[data]\ntrain = ['a', 'b']\nlabel = 'y >= 4'\nsplit = { by = 'time', column = 't' }\n\
+         delimiter = ';'\n[[data.join]]\npath = 'm'\non = { left = 'a', right = 'b' }\n\
+         [[data.categorical]]\ncolumn = 'c'\nseparator = '|'\n\
+         [[data.dense]]\ncolumn = 'x'\ntransform = ['log1p', 'zscore']\nmissing = 3\n\
+         [model]\nbottom_mlp = [8, 4]\ntable_init = { normal = 0.1 }\n\
+         [train]\nloss = { weighted_bce = { negative = 1, positive = 3 } }\n\
+         [train.optimizer]\nkind = 'adagrad'\neps = 1e-8\nweight_decay = { l2 = 1e-3 }\n",
     ];
     let tokens = [
         "=",
@@ -183,6 +191,7 @@ fn encoders() {
     });
 }
 
+/// Tokens of JSON.
 const JSON: &[&str] = &[
     "0",
     "9",
@@ -202,11 +211,12 @@ const JSON: &[&str] = &[
 struct Quiet;
 impl Observer for Quiet {}
 
-/// A model directory.
+/// Trains a small model in the folder and returns its directory.
 fn model(folder: &Path) -> PathBuf {
     let rows: String = (0..80).map(|k| format!("{},{},{}\n", k % 7, k % 3, k % 2)).collect();
     fs::write(folder.join("f.csv"), "x,c,y\n".to_owned() + &rows).unwrap();
-    let text = "[data]\ntrain = 'f.csv'\nlabel = 'y'\ndense = [{ column = 'x' }]\ncategorical = [{ column = 'c' }]\n\
+    let text = "[data]\ntrain = 'f.csv'\nlabel = 'y'\ndense = [{ column = 'x' }]\n\
+        categorical = [{ column = 'c' }]\n\
         [model]\nbottom_mlp = [2]\ntop_mlp = [2]\n[train]\nepochs = 1\n";
     let path = folder.join("m");
     let (run, _) = RunDir::create(&path).unwrap();
@@ -218,7 +228,7 @@ fn model(folder: &Path) -> PathBuf {
     path
 }
 
-/// Opens a model directory and predicts by it, if that is possible.
+/// Predicts with a model directory, if it can be opened.
 fn predict(folder: &Path, path: &Path) {
     let Ok(mut model) = TrainedModel::open(Cpu::single_threaded(), path) else { return };
     let visit = |probabilities: &[f32], _: &[f32], _| {

@@ -1,16 +1,17 @@
-//! 10,000 mutations of valid files and settings, drawn from a fixed seed: none panics, hangs, takes
-//! more than a gibibyte, or passes with a result that differs from the untouched file's without a
-//! word.
+//! Tests of 10,000 mutations of valid files and settings, drawn from fixed seeds: none panics,
+//! hangs, or allocates more than a gibibyte, and none silently gives another result than the
+//! original.
 //!
 //! The expected result of a mutation is known without the reader under test:
-//! - another way to write the same rows (quotes, line ends, order of columns, files, compression,
-//!   blanks, spellings of numbers) gives the same bits;
-//! - bytes that are changed anywhere mean what a second, plain reader of the same grammar finds:
-//!   where that finds a field that is never closed, or rows that do not fit the header, there is an
-//!   error, else the same bits as its rows written out anew;
-//! - a value that can be none (a label or a number that is `NA`, a key that is written otherwise)
-//!   is an error with its line, or counted;
-//! - settings are the same, or an error in the words of configurations, or others than before.
+//! - Another way to write the same rows (quotes, line ends, order of columns, files, compression,
+//!   blanks, spellings of numbers) gives the same bits.
+//! - A second, plain reader of the same grammar gives the meaning of changed bytes. If it finds a
+//!   field that is never closed, or rows that do not fit the header, there must be an error, and
+//!   else the same bits as for its rows written anew.
+//! - A value without a meaning (a label or a number that is `NA`, a key in another spelling) is an
+//!   error with its line, or counted.
+//! - Changed settings mean the same, or are an error in the words of configurations, or differ when
+//!   they are parsed.
 
 use std::fs;
 use std::io::Write;
@@ -22,6 +23,8 @@ use bagdot::data::{DataConfig, Encoder, LabelUse, RowStream, Splits};
 use bagdot::train::Config;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use rand::RngExt;
+use rand::seq::{IndexedRandom, SliceRandom};
 use tempfile::TempDir;
 
 use super::{gather, read_all, stdin};
@@ -31,7 +34,7 @@ const BYTES: u64 = 4500;
 const VALUES: u64 = 1000;
 const SETTINGS: u64 = 1500;
 
-/// Columns of every kind; `note` is not read.
+/// The configuration, with columns of every kind. The column `note` is not read.
 const CONFIG: &str = r#"
 [data]
 train = "f.csv"
@@ -83,24 +86,31 @@ const COLUMNS: [&str; 6] = ["shop", "price", "year", "tags", "note", "score"];
 const NUMERIC: [usize; 3] = [1, 2, 5];
 const SCORE: usize = 5;
 
-/// The rows, the same for all mutations: texts hold whatever a field may hold.
+/// Returns one of the choices.
+fn pick<T: Copy>(choices: &[T], random: &mut Philox) -> T {
+    *choices.choose(random).unwrap()
+}
+
+/// Returns the rows, the same for all mutations. Their texts have all that a field may hold.
 fn table() -> Vec<Vec<String>> {
     let mut random = Philox::new(20, 1);
     let mut rows = vec![COLUMNS.map(str::to_owned).to_vec()];
     for k in 0..40 {
-        let tags: Vec<&str> = (0..random.below(4))
-            .map(|_| ["new", "sale", "é", "two words", "a,b"][random.below(5) as usize])
+        let tags: Vec<&str> = (0..random.random_range(0..4))
+            .map(|_| pick(&["new", "sale", "é", "two words", "a,b"], &mut random))
             .collect();
-        let year = if k % 7 == 3 { String::new() } else { (1950 + random.below(70)).to_string() };
-        let note =
-            ["", "fine", "12\" pipe", "two\nlines", "a,b", "\u{1f600}"][random.below(6) as usize];
+        let year = match k % 7 {
+            3 => String::new(),
+            _ => random.random_range(1950..2020).to_string(),
+        };
+        let notes = ["", "fine", "12\" pipe", "two\nlines", "a,b", "\u{1f600}"];
         rows.push(vec![
-            (1 + random.below(4)).to_string(),
-            format!("{}.{:02}", random.below(500), random.below(100)),
+            random.random_range(1..=4).to_string(),
+            format!("{}.{:02}", random.random_range(0..500), random.random_range(0..100)),
             year,
             tags.join("|"),
-            note.to_owned(),
-            (1 + random.below(5)).to_string(),
+            pick(&notes, &mut random).to_owned(),
+            random.random_range(1..=5).to_string(),
         ]);
     }
     rows
@@ -112,7 +122,7 @@ struct Style {
     order: Vec<usize>,
     line_end: &'static str,
     /// The share of fields that are quoted without need, in eighths.
-    quotes: u64,
+    quotes: u32,
     blanks: bool,
     blank_lines: bool,
     spellings: bool,
@@ -127,10 +137,8 @@ impl Style {
 
     fn draw(random: &mut Philox) -> Self {
         let mut order: Vec<usize> = (0..COLUMNS.len()).collect();
-        for k in (1..order.len()).rev() {
-            order.swap(k, random.below(k as u64 + 1) as usize);
-        }
-        let mut coin = || random.below(2) == 1;
+        order.shuffle(random);
+        let mut coin = || random.random::<bool>();
         Self {
             order,
             line_end: if coin() { "\n" } else { "\r\n" },
@@ -139,7 +147,7 @@ impl Style {
             spellings: coin(),
             no_last_end: coin(),
             mark: coin(),
-            quotes: random.below(9),
+            quotes: random.random_range(0..=8),
         }
     }
 
@@ -155,7 +163,7 @@ impl Style {
             if k + 1 < rows.len() || !self.no_last_end {
                 text += self.line_end;
             }
-            if self.blank_lines && random.below(8) == 0 && k + 1 < rows.len() {
+            if self.blank_lines && random.random_ratio(1, 8) && k + 1 < rows.len() {
                 text += self.line_end;
             }
         }
@@ -165,7 +173,7 @@ impl Style {
     fn field(&self, text: &str, is_number: bool, random: &mut Philox) -> String {
         let mut text = text.to_owned();
         if is_number && self.spellings && !text.is_empty() {
-            text = match random.below(5) {
+            text = match random.random_range(0..5) {
                 0 => format!("+{text}"),
                 1 => format!("{text}e0"),
                 2 => format!("00{text}"),
@@ -174,19 +182,18 @@ impl Style {
                 _ => text,
             };
         }
-        if random.below(8) < self.quotes
+        if random.random_ratio(self.quotes, 8)
             || text.contains([',', '"', '\n', '\r'])
             || text.starts_with(' ')
         {
             text = format!("\"{}\"", text.replace('"', "\"\""));
         }
-        let mut blank =
-            || if self.blanks { ["", " ", "\t", "  "][random.below(4) as usize] } else { "" };
+        let mut blank = || if self.blanks { pick(&["", " ", "\t", "  "], random) } else { "" };
         [blank(), text.as_str(), blank()].concat()
     }
 }
 
-/// A folder with the side table, where files are encoded again and again.
+/// A folder with the side table, in which files are encoded.
 struct Bench {
     folder: TempDir,
     config: DataConfig,
@@ -198,7 +205,7 @@ impl Bench {
         Self { folder, config: Config::parse(CONFIG).unwrap().data }
     }
 
-    /// The bits of everything that a model would read: the features, and all rows of all parts. The
+    /// Returns the bits of all that a model would read: the features, and all rows of all parts. An
     /// error does not name the folder.
     fn encode(&self, files: &[Vec<u8>]) -> Result<Vec<String>, String> {
         let mut config = self.config.clone();
@@ -235,8 +242,8 @@ impl Bench {
     }
 }
 
-/// The rows of a delimited text: a second reader, byte by byte, of the grammar that the program's
-/// own says it reads. `None` where a field is never closed.
+/// Returns the rows of a delimited text, or none if a field is never closed. This is a second
+/// reader of the documented grammar, byte by byte.
 fn plain_rows(text: &[u8]) -> Option<Vec<Vec<Vec<u8>>>> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
@@ -284,7 +291,7 @@ fn plain_rows(text: &[u8]) -> Option<Vec<Vec<Vec<u8>>>> {
             row.clear();
             row_start = at;
         } else if at == text.len() {
-            // The delimiter is the last byte: an empty field stands behind it.
+            // The delimiter is the last byte: an empty field follows it.
             row.push(Vec::new());
             rows.push(std::mem::take(&mut row));
         }
@@ -292,7 +299,7 @@ fn plain_rows(text: &[u8]) -> Option<Vec<Vec<Vec<u8>>>> {
     Some(rows)
 }
 
-/// Rows written out so that no reader could take them for others.
+/// Writes rows with all fields quoted, so that no reader can misread them.
 fn write_plainly(rows: &[Vec<Vec<u8>>]) -> Vec<u8> {
     let mut text = Vec::new();
     for row in rows {
@@ -318,17 +325,17 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     gz.finish().unwrap()
 }
 
-/// Other ways to write the same rows.
+/// Checks other ways to write the same rows.
 fn writings() {
     let (bench, table) = (Bench::new(), table());
     let expected = bench.encode(&[Style::plain().write(&table, &mut Philox::new(0, 0))]).unwrap();
     for case in 0..WRITINGS {
         let mut random = Philox::new(case, 2);
         let style = Style::draw(&mut random);
-        // The rows may lie in several files, each with columns in an order of its own.
-        let cut = 1 + random.below(table.len() as u64 - 1) as usize;
+        // The rows may be in several files, each with its own order of columns.
+        let cut = random.random_range(1..table.len());
         let mut files = vec![style.write(&table, &mut random)];
-        if random.below(3) == 0 && cut > 1 {
+        if random.random_ratio(1, 3) && cut > 1 {
             let rest = [&table[..1], &table[cut..]].concat();
             files = vec![
                 style.write(&table[..cut], &mut random),
@@ -336,11 +343,11 @@ fn writings() {
             ];
         }
         for file in &mut files {
-            match random.below(4) {
+            match random.random_range(0..4) {
                 0 => *file = gzip(file),
-                // Several members are one stream.
+                // Several gzip members are one stream.
                 1 => {
-                    let middle = random.below(file.len() as u64) as usize;
+                    let middle = random.random_range(0..file.len());
                     *file = [gzip(&file[..middle]), gzip(&file[middle..])].concat();
                 }
                 _ => {}
@@ -370,29 +377,24 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Philox) {
         b"1e9",
         b"|",
     ];
-    for _ in 0..1 + random.below(2) {
-        let at = random.below(bytes.len() as u64 + 1) as usize;
-        let to = (at + 1 + random.below(6) as usize).min(bytes.len());
-        match random.below(7) {
-            0 | 1 => {
-                let piece = PIECES[random.below(PIECES.len() as u64) as usize];
-                bytes.splice(at..at, piece.iter().copied());
-            }
-            2 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+    for _ in 0..random.random_range(1..=2) {
+        let at = random.random_range(0..=bytes.len());
+        let to = (at + random.random_range(1..=6)).min(bytes.len());
+        match random.random_range(0..7) {
+            0 | 1 => drop(bytes.splice(at..at, pick(&PIECES, random).iter().copied())),
+            2 if at < bytes.len() => bytes[at] ^= 1 << random.random_range(0..8),
             3 => bytes.truncate(at),
             4 => {
                 let again = bytes[at..to].to_vec();
                 bytes.splice(at..at, again);
             }
-            5 if at < bytes.len() => {
-                bytes[at] = PIECES[random.below(PIECES.len() as u64) as usize][0]
-            }
+            5 if at < bytes.len() => bytes[at] = pick(&PIECES, random)[0],
             _ => drop(bytes.drain(at..to)),
         }
     }
 }
 
-/// Bytes that are changed anywhere, in files that are written in any way.
+/// Checks changes of bytes anywhere, in files that are written in any style.
 fn bytes() {
     let (bench, table) = (Bench::new(), table());
     let (mut errors, mut others) = (0, 0);
@@ -401,7 +403,7 @@ fn bytes() {
         let mut random = Philox::new(case, 3);
         let mut text = Style::draw(&mut random).write(&table, &mut random);
         if case % 9 == 0 {
-            // A checksum guards what is compressed.
+            // A checksum guards compressed data.
             let mut packed = gzip(&text);
             mutate(&mut packed, &mut random);
             let got = bench.encode(&[packed.clone()]);
@@ -432,23 +434,26 @@ fn bytes() {
         let means = bench.encode(&[write_plainly(&rows)]);
         match (&got, &means) {
             (Ok(got), Ok(means)) => {
-                assert_eq!(got, means, "case {case}: another result than its rows have in\n{shown}")
+                assert_eq!(
+                    got, means,
+                    "case {case}: the result is not that of its rows in\n{shown}"
+                )
             }
-            // The lines of what has been written anew are others.
+            // The two errors may name different lines.
             (Err(_), Err(_)) => {}
             _ => panic!("case {case}: {got:?}, but its rows give {means:?} in\n{shown}"),
         }
         errors += u64::from(got.is_err());
         others += u64::from(got.is_ok() && got != untouched);
     }
-    // All three happen, else the mutations would be of no use.
+    // Errors, other results and unchanged results must all occur often.
     assert!(
         errors > BYTES / 4 && others > BYTES / 8 && errors + others < BYTES / 9 * 8,
         "{errors} errors, {others} other results"
     );
 }
 
-/// Values that mean nothing, or that training has not seen.
+/// Checks values without a meaning, and values that training has not seen.
 fn values() {
     const NOTHING: [&str; 9] = ["NA", "nan", "NaN", "None", "NULL", "?", "-", "inf", "n/a"];
     let (bench, table) = (Bench::new(), table());
@@ -466,12 +471,12 @@ fn values() {
     for case in 0..VALUES {
         let mut random = Philox::new(case, 4);
         let mut rows = table.clone();
-        let row = 1 + random.below(rows.len() as u64 - 1) as usize;
+        let row = random.random_range(1..rows.len());
         if case % 2 == 0 {
-            let column = NUMERIC[random.below(3) as usize];
-            rows[row][column] = NOTHING[random.below(9) as usize].to_owned();
+            let column = pick(&NUMERIC, &mut random);
+            rows[row][column] = pick(&NOTHING, &mut random).to_owned();
             let error = bench.encode(&[plain(&rows)]).unwrap_err();
-            // Notes with line ends make lines of the file that are no rows.
+            // A note with a line end takes two lines of the file.
             let line =
                 1 + rows[..row].iter().map(|row| 1 + row[4].matches('\n').count()).sum::<usize>();
             let expected = format!(
@@ -482,16 +487,17 @@ fn values() {
             assert_eq!(
                 read(&rows).is_err(),
                 column != SCORE,
-                "value {case}: a label is not looked at where rows are predicted"
+                "value {case}: predictions do not read labels"
             );
             if column == SCORE {
                 let (got, expected) = (read(&rows).unwrap(), &untouched);
                 assert_eq!((got.0, got.1), (expected.0.clone(), expected.1.clone()));
             }
         } else {
-            // Keys that are written otherwise: each is counted, in the column, in what counts them,
-            // and in the join.
-            let changed: Vec<usize> = (1..rows.len()).filter(|_| random.below(3) == 0).collect();
+            // Keys in another spelling: the column, the count of its values, and the join each
+            // count them as unknown.
+            let changed: Vec<usize> =
+                (1..rows.len()).filter(|_| random.random_ratio(1, 3)).collect();
             let first = changed.first().map(|&row| format!("{}.0", rows[row][0]));
             changed.iter().for_each(|&row| rows[row][0] += ".0");
             let (_, _, coverage) = read(&rows).unwrap();
@@ -518,7 +524,7 @@ fn values() {
     }
 }
 
-/// Words of Rust and serde.
+/// Words of Rust and serde, which a message must not contain.
 const RUST: [&str; 15] = [
     "struct",
     "enum",
@@ -537,8 +543,12 @@ const RUST: [&str; 15] = [
     "sequence",
 ];
 
-/// Settings whose lines are moved, and whose characters are changed.
+/// Checks settings whose lines are moved or whose characters are changed.
 fn settings() {
+    const TOKENS: [&str; 14] =
+        ["[", "]", "\"", "=", "1", "-", "\n", "{", "x", "é", ".", "nan", "true", ","];
+    const KINDS: [&str; 10] =
+        ["3", "-1", "'x'", "[1]", "['x']", "{}", "true", "1.5", "nan", "1e400"];
     let bench = Bench::new();
     fs::write(
         bench.folder.path().join("f.csv"),
@@ -552,59 +562,45 @@ fn settings() {
         let mut random = Philox::new(case, 5);
         let mut text = CONFIG.to_owned();
         if case % 3 == 0 {
-            // The order of the keys of a table, blanks, comments and the kind of quotes mean
-            // nothing.
+            // The order of the keys of a table, blanks, comments and the kind of quotes have no
+            // meaning.
             let blocks = text.split("\n\n").map(|block| {
                 let mut lines: Vec<&str> = block.trim().lines().collect();
                 let first = usize::from(lines[0].starts_with('['));
-                for k in (first + 1..lines.len()).rev() {
-                    lines.swap(k, first + random.below((k - first) as u64 + 1) as usize);
-                }
-                lines
-                    .iter()
-                    .map(|line| {
-                        [line, " # ", "x = 'é'"][..1 + 2 * random.below(2) as usize].concat()
-                    })
-                    .collect::<Vec<_>>()
-                    .join("\n")
+                lines[first..].shuffle(&mut random);
+                let comment = |line| [line, pick(&["", " # x = 'é'"], &mut random)].concat();
+                lines.into_iter().map(comment).collect::<Vec<_>>().join("\n")
             });
-            text = blocks.collect::<Vec<_>>().join(if random.below(2) == 0 {
-                "\n"
-            } else {
-                "\n\n\t\n"
-            });
-            if random.below(2) == 0 {
+            let blocks: Vec<String> = blocks.collect();
+            text = blocks.join(pick(&["\n", "\n\n\t\n"], &mut random));
+            if random.random() {
                 text = text.replace('"', "'");
             }
             assert_eq!(Config::parse(&text).as_ref(), Ok(&base), "settings {case}:\n{text}");
             continue;
         }
         let at = |random: &mut Philox, text: &str| {
-            let at = random.below(text.len() as u64) as usize;
+            let at = random.random_range(0..text.len());
             (0..=at).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
         };
-        for _ in 0..1 + random.below(2) {
+        for _ in 0..random.random_range(1..=2) {
             let place = at(&mut random, &text);
             let end = text[place..]
                 .char_indices()
-                .nth(1 + random.below(4) as usize)
+                .nth(random.random_range(1..=4))
                 .map_or(text.len(), |(end, _)| place + end);
-            match random.below(5) {
-                0 => text.insert_str(
-                    place,
-                    ["[", "]", "\"", "=", "1", "-", "\n", "{", "x", "é", ".", "nan", "true", ","]
-                        [random.below(14) as usize],
-                ),
+            match random.random_range(0..5) {
+                0 => text.insert_str(place, pick(&TOKENS, &mut random)),
                 1 => drop(text.drain(place..end)),
                 2 => {
                     let again = text[place..end].to_owned();
                     text.insert_str(place, &again);
                 }
                 3 => {
-                    // A line more, or one less.
+                    // Removes or repeats a line.
                     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-                    let line = random.below(lines.len() as u64) as usize;
-                    if random.below(2) == 0 {
+                    let line = random.random_range(0..lines.len());
+                    if random.random() {
                         drop(lines.remove(line))
                     } else {
                         lines.insert(line, lines[line].clone())
@@ -612,12 +608,10 @@ fn settings() {
                     text = lines.join("\n");
                 }
                 _ => {
-                    // A value of another kind.
+                    // Replaces a value by one of another kind.
                     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-                    let line = random.below(lines.len() as u64) as usize;
-                    let value =
-                        ["3", "-1", "'x'", "[1]", "['x']", "{}", "true", "1.5", "nan", "1e400"]
-                            [random.below(10) as usize];
+                    let line = random.random_range(0..lines.len());
+                    let value = pick(&KINDS, &mut random);
                     let changed =
                         lines.iter().enumerate().map(|(k, text)| match text.split_once('=') {
                             Some((key, _)) if k == line => format!("{key}= {value}"),
@@ -655,8 +649,8 @@ fn settings() {
 
 const CHILD: &str = "BAGDOT_TEST_MUTATIONS";
 
-/// Runs in a process of its own, so that its memory can be told from that of other tests, and its
-/// end can be waited for.
+/// Runs the mutations in a process of their own, so that its memory can be measured and a hang can
+/// be detected.
 #[test]
 fn ten_thousand_mutations() {
     assert_eq!(WRITINGS + BYTES + VALUES + SETTINGS, 10_000);
@@ -678,11 +672,11 @@ fn ten_thousand_mutations() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     let status = loop {
         match child.try_wait().unwrap() {
             Some(status) => break status,
-            None if begun.elapsed() > Duration::from_secs(600) => {
+            None if started.elapsed() > Duration::from_secs(600) => {
                 child.kill().unwrap();
                 panic!("a mutation hangs");
             }
