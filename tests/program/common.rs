@@ -1,4 +1,4 @@
-//! Calls of the program, and a project to call it in.
+//! Helpers that the tests share: calls of the program, and projects to call it in.
 
 use std::fs;
 use std::path::Path;
@@ -6,29 +6,33 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+/// Returns a call of the program in a folder.
 pub fn bagdot(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bagdot"));
     command.current_dir(folder).env_remove("BAGDOT_LOG");
     command
 }
 
+/// Runs the program.
 pub fn run(folder: &Path, arguments: &[&str]) -> Output {
     bagdot(folder).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
+/// Runs the program, which must succeed, and returns its standard output.
 pub fn succeed(folder: &Path, arguments: &[&str]) -> String {
     let output = run(folder, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The exit code, and what was said on standard error.
+/// Runs the program, which must fail, and returns its exit code and its standard error.
 pub fn fail(folder: &Path, arguments: &[&str]) -> (i32, String) {
     let output = run(folder, arguments);
     assert!(!output.status.success(), "{arguments:?} should fail");
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
+/// The configuration of [`project`].
 pub const CONFIG: &str = r#"
 [data]
 train = "clicks.csv"
@@ -48,7 +52,7 @@ seed = 3
 members = 2
 "#;
 
-/// A folder with `rows` rows whose label depends on page and tags, and a configuration for them.
+/// Returns a folder with `rows` rows, whose label depends on page and tags, and a configuration.
 pub fn project(rows: usize) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut random = bagdot::Philox::new(5, 0);
@@ -65,12 +69,13 @@ pub fn project(rows: usize) -> tempfile::TempDir {
     folder
 }
 
+/// Reads the manifest of a model directory.
 pub fn manifest(model: &Path) -> Value {
     serde_json::from_slice(&fs::read(model.join("manifest.json")).unwrap()).unwrap()
 }
 
-/// Returns the checksum of the kept model and the metrics of every epoch without the times, none of
-/// which may depend on how the run went.
+/// Returns the checksum of the best model and the metrics of every epoch without the times. None of
+/// these may depend on interruptions of the run.
 pub fn result_of(model: &Path) -> (Value, Vec<Value>) {
     let lines = fs::read_to_string(model.join("metrics.jsonl")).unwrap();
     let strip = |line: &str| {
@@ -83,9 +88,10 @@ pub fn result_of(model: &Path) -> (Value, Vec<Value>) {
     (manifest(model)["files"]["best"]["crc32"].clone(), lines.lines().map(strip).collect())
 }
 
-/// A longer run, so that there is time to disturb it.
+/// The arguments of a run that is long enough to be disturbed.
 pub const LONG: [&str; 6] = ["train", "model.toml", "--quiet", "--epochs", "12", "--out"];
 
+/// Sends a signal to a process.
 #[cfg(unix)]
 pub fn signal(child: &std::process::Child, name: &str) {
     assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());

@@ -1,7 +1,7 @@
-// Counts the calls that change a file system, and at call number FAULT_AT ends the process, or lets
-// the call fail with FAULT_ERRNO: what a crash, a full disk or a broken one does to a program.
-// Loaded before the C library (LD_PRELOAD). Writes to pipes and terminals do not count. The number
-// of calls goes to the file FAULT_COUNT, if that is set.
+// Simulates a crash, a full disk or a broken disk. Counts the calls that change a file system. Call
+// number FAULT_AT ends the process, or fails with FAULT_ERRNO if that is set. Writes to pipes and
+// terminals do not count. If FAULT_COUNT is set, the number of calls is written to this file.
+// LD_PRELOAD loads the library before the C library.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -16,7 +16,7 @@
 
 static atomic_long calls;
 
-// Whether the call is to fail.
+// Counts a call. Returns 1 if the call must fail.
 static int counts(void) {
     long call = atomic_fetch_add(&calls, 1) + 1;
     const char *at = getenv("FAULT_AT"), *error = getenv("FAULT_ERRNO");
@@ -41,7 +41,6 @@ __attribute__((destructor)) static void note(void) {
 
 ssize_t write(int fd, const void *data, size_t size) {
     if (!is_file(fd)) return REAL(write)(fd, data, size);
-    // Of a write that does not come to its end a part may be there.
     if (counts()) return -1;
     return REAL(write)(fd, data, size);
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::common::*;
 
-/// The library that counts calls and lets them fail, see `crash.c`.
+/// Builds the library `crash.c`, which counts calls and makes them fail.
 fn faults(folder: &Path) -> PathBuf {
     let library = folder.join("libcrash.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/program/crash.c");
@@ -21,7 +21,7 @@ fn faults(folder: &Path) -> PathBuf {
     library
 }
 
-/// A project of few rows, and its runs with faults.
+/// A project of few rows, and the library for runs with faults.
 struct Project {
     folder: tempfile::TempDir,
     library: PathBuf,
@@ -89,7 +89,7 @@ impl Project {
     }
 }
 
-/// The end of a run with a fault: the program ends by itself, and does not panic.
+/// Checks that a run with a fault ends by itself and does not panic.
 fn check_end(output: &Output, error: Option<&str>, at: u32) {
     let said = String::from_utf8_lossy(&output.stderr);
     let expected: &[Option<i32>] =
@@ -103,7 +103,7 @@ fn a_run_goes_on_from_a_fault_at_every_call() {
     let project = Project::new();
     let calls = project.calls(&[]);
     let expected = result_of(&project.path("m"));
-    // Fewer would mean that the library is not asked any more.
+    // With fewer calls, the program would be bypassing the library.
     assert!(calls > 50, "{calls}");
     for error in [None, Some(ENOSPC), Some(EIO)] {
         for at in 1..=calls {
@@ -155,7 +155,7 @@ fn a_model_is_replaced_whole_or_not_at_all_by_a_fault_at_every_call() {
                 error,
                 at,
             );
-            // Whoever serves from the directory goes on.
+            // The directory has a model that can be served.
             let kept = |model: &str| manifest(&project.path(model))["config"]["train"]["seed"] == 3;
             let is_old = kept("m");
             assert_eq!(project.predictions("m").lines().count(), 120);
@@ -172,7 +172,7 @@ fn a_model_is_replaced_whole_or_not_at_all_by_a_fault_at_every_call() {
                 new,
                 "{error:?} {at}"
             );
-            // The old one has a second home, and it is whole.
+            // The old model is complete in another directory.
             let homes =
                 ["m~1", "m~2", "m~3"].into_iter().filter(|home| project.path(home).exists());
             let old_homes: Vec<&str> = homes.filter(|home| kept(home)).collect();

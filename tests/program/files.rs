@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::common::*;
 
-/// The names of all entries of a folder, in order.
+/// Returns the sorted names of all entries of a folder.
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)
         .unwrap()
@@ -20,7 +20,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let started = Instant::now();
     while !is_so() {
@@ -29,7 +29,7 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// A run of so many epochs.
+/// Starts a run of so many epochs.
 fn start(folder: &Path, epochs: &str, arguments: &[&str]) -> Child {
     let train = ["train", "model.toml", "--quiet", "--epochs", epochs];
     bagdot(folder)
@@ -42,7 +42,7 @@ fn start(folder: &Path, epochs: &str, arguments: &[&str]) -> Child {
 }
 
 #[test]
-fn an_output_is_none_of_the_inputs() {
+fn an_output_must_not_be_an_input() {
     let folder = project(300);
     let folder = folder.path();
     fs::write(folder.join("pages.csv"), "page,colour\np0,red\np1,blue\np2,red\np3,red\np4,blue\n")
@@ -63,7 +63,7 @@ fn an_output_is_none_of_the_inputs() {
         assert!(code == 2 && message.contains("is one of the inputs"), "{output}: {message}");
         assert_eq!(fs::read(folder.join(output)).unwrap(), before, "{output}");
     }
-    // By way of standard input and standard output.
+    // The input or the output may also be standard input or output.
     let before = fs::read(folder.join("new.csv")).unwrap();
     let open =
         || fs::OpenOptions::new().read(true).append(true).open(folder.join("new.csv")).unwrap();
@@ -108,7 +108,7 @@ fn a_prediction_that_fails_leaves_the_old_one() {
     assert_eq!(names(folder), before, "nothing is left behind");
     succeed(folder, &["predict", "m", "clicks.csv", "--output", "old.txt"]);
     assert_eq!(fs::read_to_string(folder.join("old.txt")).unwrap().lines().count(), 6000);
-    // Standard output has what was predicted until then.
+    // Standard output has the predictions before the error.
     let output = run(folder, &["predict", "m", "bad.csv"]);
     assert!(output.status.code() == Some(1) && !output.stdout.is_empty());
     let (code, message) = fail(folder, &["generate", "10", "--output", "nowhere/clicks.tsv"]);
@@ -125,7 +125,7 @@ fn a_model_stays_in_use_until_there_is_a_new_one() {
     let (before, of_old) =
         (succeed(folder, &["predict", "serve", "clicks.csv"]), result_of(&serve));
 
-    // Data that are missing or bad change nothing.
+    // Missing or bad data change nothing.
     let text = fs::read(folder.join("clicks.csv")).unwrap();
     fs::rename(folder.join("clicks.csv"), folder.join("gone.csv")).unwrap();
     fail(folder, &quick);
@@ -149,7 +149,7 @@ fn a_model_stays_in_use_until_there_is_a_new_one() {
     signal(&child, "-TERM");
     let code = child.wait().unwrap().code();
     let next = result_of_next(&serve);
-    // On a machine that is fast enough the run has ended before the signal came.
+    // On a fast machine the run may end before the signal.
     if let (Some(143), Some(next)) = (code, next) {
         assert!(next["progress"]["batches_done"].as_u64().unwrap() < batches, "{next}");
         assert_eq!(succeed(folder, &["predict", "serve", "clicks.csv"]), before);
@@ -169,7 +169,7 @@ fn a_model_stays_in_use_until_there_is_a_new_one() {
     assert!(!serve.join("manifest.next.json").exists());
 }
 
-/// The manifest of a run that has no model yet.
+/// Returns the manifest of a run that has no model yet.
 fn result_of_next(model: &Path) -> Option<Value> {
     serde_json::from_slice(&fs::read(model.join("manifest.next.json")).ok()?).ok()
 }
@@ -184,7 +184,7 @@ fn an_interrupted_run_is_kept_when_another_begins() {
     signal(&child, "-INT");
     let code = child.wait().unwrap().code();
     if result_of_next(&folder.join("m")).is_none_or(|next| next["files"]["state"].is_null()) {
-        // The first epoch was over already.
+        // The first epoch had ended.
         assert_eq!(code, Some(130));
         return;
     }
@@ -222,7 +222,7 @@ fn two_runs_do_not_meet_in_one_directory() {
         let holder = format!("another training (process {}) writes into m", first.id());
         assert!(code == 1 && message.contains(&holder), "{message}");
     }
-    // Whoever reads finds a whole model at any moment.
+    // A reader finds a complete model at any time.
     for _ in 0..20 {
         assert_eq!(
             succeed(folder, &["predict", "m", "clicks.csv", "--quiet"]).lines().count(),
@@ -296,7 +296,7 @@ fn metrics_that_were_deleted_come_back_whole() {
 }
 
 #[test]
-fn the_best_epoch_is_that_of_what_is_minimised() {
+fn the_best_epoch_minimises_the_selected_metric() {
     let folder = project(3000);
     let folder = folder.path();
     let weighted = "loss = { weighted_bce = { negative = 1, positive = 30 } }";
@@ -315,7 +315,7 @@ fn the_best_epoch_is_that_of_what_is_minimised() {
         let best = epochs.iter().min_by(|a, b| score(a).total_cmp(&score(b))).unwrap();
         assert_eq!(outcome["best_epoch"], best["epoch"], "{name}");
         assert_eq!(outcome["validation"], best["validation"]);
-        // The weights are in the loss: a positive sample counts for thirty.
+        // The loss has the weights: a positive sample counts as thirty.
         let (loss, logloss) = (
             outcome["test"]["loss"].as_f64().unwrap(),
             outcome["test"]["logloss"].as_f64().unwrap(),
@@ -328,7 +328,7 @@ fn the_best_epoch_is_that_of_what_is_minimised() {
 }
 
 #[test]
-fn a_model_that_is_worth_nothing_is_said_to_be() {
+fn a_worthless_model_is_reported() {
     let folder = project(3000);
     let folder = folder.path();
     for (rate, is_worthless) in [("2.0", true), ("0.01", false)] {

@@ -1,5 +1,5 @@
-//! Checks that model directories from untrusted sources do no harm: nothing hangs, no link in them
-//! leads elsewhere, and no memory is allocated on a manifest's word.
+//! Tests that model directories from untrusted sources do no harm: nothing hangs, links in them are
+//! not followed, and sizes in a manifest are not trusted when memory is allocated.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn limited(folder: &Path, mebibytes: u32, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// The error of a command that must fail.
+/// Returns the error of a command that must fail.
 fn error_of(output: &Output) -> String {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{message}");
@@ -29,7 +29,7 @@ fn error_of(output: &Output) -> String {
     message
 }
 
-/// A copy of a model directory.
+/// Copies a model directory.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap().flatten() {
@@ -43,7 +43,7 @@ fn edit_manifest(model: &Path, edit: impl FnOnce(&mut Value)) {
     fs::write(model.join("manifest.json"), value.to_string()).unwrap();
 }
 
-/// The path of a file that the manifest names.
+/// Returns the path of a file that the manifest names.
 fn file_of(model: &Path, kind: &str) -> std::path::PathBuf {
     model.join(manifest(model)["files"][kind]["name"].as_str().unwrap())
 }
@@ -84,7 +84,7 @@ fn configurations_of_manifests_are_checked() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_not_read() {
+fn only_regular_files_are_read() {
     let folder = project(300);
     let folder = folder.path();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "good"]);
@@ -110,7 +110,7 @@ fn what_is_no_regular_file_is_not_read() {
             assert!(message.contains(expected), "{name}: {message}");
         }
     }
-    // A link to the directory itself is the caller's own.
+    // A link to the directory itself comes from the caller and is followed.
     std::os::unix::fs::symlink("good", folder.join("alias")).unwrap();
     succeed(folder, &["predict", "alias", "clicks.csv"]);
 }
@@ -120,7 +120,7 @@ fn lengths_are_compared_before_memory_is_taken() {
     let folder = project(300);
     let folder = folder.path();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "good"]);
-    // A file of holes takes no room on the disk, and would take all memory.
+    // A sparse file takes no room on the disk, and would take all memory.
     for (kind, expected) in
         [("best", "damaged: 1099511627776 bytes"), ("encoder", "1099511627776 bytes")]
     {
@@ -162,7 +162,7 @@ fn weights_that_are_no_numbers_are_refused() {
 }
 
 #[test]
-fn a_run_that_cannot_be_is_not_taken_up() {
+fn contradictory_progress_is_not_resumed() {
     let folder = project(2000);
     let folder = folder.path();
     let mut child =
@@ -221,14 +221,15 @@ fn links_are_not_followed_when_writing() {
 }
 
 #[test]
-fn no_permission_is_no_missing_model() {
+fn a_missing_permission_is_not_a_missing_model() {
     let folder = project(300);
     let folder = folder.path();
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1", "--out", "m"]);
     let program = env!("CARGO_BIN_EXE_bagdot");
-    // Permissions do not bind root: another user is asked for where there is one.
+    // Root ignores permissions, so that root runs the program as another user.
     let script = format!(
-        "chmod 755 . && chmod 000 m && if [ $(id -u) = 0 ]; then setpriv --reuid 65534 --clear-groups {program} info m; else {program} info m; fi"
+        "chmod 755 . && chmod 000 m && if [ $(id -u) = 0 ]; \
+         then setpriv --reuid 65534 --clear-groups {program} info m; else {program} info m; fi"
     );
     let output = Command::new("bash").current_dir(folder).args(["-c", &script]).output().unwrap();
     Command::new("chmod").current_dir(folder).args(["755", "m"]).status().unwrap();
@@ -237,7 +238,7 @@ fn no_permission_is_no_missing_model() {
     assert!(!message.contains("no model here"), "{message}");
 }
 
-/// Every value within a JSON document, by the keys that lead to it.
+/// Collects the paths of all values of a JSON document, and of the first two of each list.
 fn leaves(value: &Value, path: String, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
@@ -253,8 +254,8 @@ fn leaves(value: &Value, path: String, found: &mut Vec<String>) {
     }
 }
 
-/// Checks that the program ends soon, by itself and within its memory, whatever value stands in a
-/// manifest or an encoder.
+/// Checks that no value in a manifest or an encoder makes the program hang, crash, or exceed its
+/// memory.
 #[test]
 fn any_value_in_any_place_is_survived() {
     let folder = project(200);
@@ -277,7 +278,7 @@ fn any_value_in_any_place_is_survived() {
         let mut places = Vec::new();
         leaves(&whole, String::new(), &mut places);
         for (k, place) in places.iter().enumerate() {
-            // Half of the values in each place, in turn.
+            // Each place gets half of the values, in turn.
             for value in values.iter().skip(k % 2).step_by(2) {
                 let mut changed = whole.clone();
                 *changed.pointer_mut(place).unwrap() = value.clone();
@@ -311,19 +312,21 @@ fn any_value_in_any_place_is_survived() {
     assert!(tried > 250, "{tried}");
 }
 
-/// Rows are predicted in constant memory, however many there are.
+/// Checks that predictions take constant memory for any number of rows.
 #[test]
 fn predictions_take_constant_memory() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     succeed(folder, &["generate", "3000", "--values", "50", "--output", "clicks.tsv"]);
-    let config = "[data]\nformat = 'criteo'\ntrain = 'clicks.tsv'\n[model]\nbottom_mlp = [4]\ntop_mlp = [4]\n[train]\nepochs = 1\n";
+    let config = "[data]\nformat = 'criteo'\ntrain = 'clicks.tsv'\n\
+        [model]\nbottom_mlp = [4]\ntop_mlp = [4]\n[train]\nepochs = 1\n";
     fs::write(folder.join("model.toml"), config).unwrap();
     succeed(folder, &["train", "model.toml", "--quiet", "--out", "m"]);
     let program = env!("CARGO_BIN_EXE_bagdot");
     // 300,000 rows are 69 MB of text; the process may take 60 MiB besides the files that it maps.
     let script = format!(
-        "{program} generate 300000 --values 50 | (ulimit -d {}; {program} predict m - --threads 1 --quiet) | wc -l",
+        "{program} generate 300000 --values 50 | \
+         (ulimit -d {}; {program} predict m - --threads 1 --quiet) | wc -l",
         60 << 10
     );
     let output = Command::new("bash")

@@ -1,8 +1,8 @@
-//! The tests of the `bagdot` program. They are apart from those of the library so that no generic
+//! The tests of the `bagdot` program. They are apart from those of the library, so that no generic
 //! code is compiled for them.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// The modules share what is `pub`.
+// Helpers that modules share are `pub`.
 #![allow(unreachable_pub)]
 
 mod cli;

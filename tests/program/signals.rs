@@ -1,4 +1,4 @@
-//! Signals, streams that cannot be written, and exit codes.
+//! Tests of signals, of streams that cannot be written, and of exit codes.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::common::*;
 
-/// A standard error that cannot be written is never worth a run.
+/// Checks that a run goes on if standard error cannot be written.
 #[test]
-fn talk_that_cannot_be_written_ends_nothing() {
+fn a_run_survives_an_unwritable_standard_error() {
     let folder = project(1500);
     let folder = folder.path();
     let program = env!("CARGO_BIN_EXE_bagdot");
@@ -30,7 +30,7 @@ fn talk_that_cannot_be_written_ends_nothing() {
         assert_eq!(status.unwrap().code(), Some(0), "{name}");
         assert_eq!(result_of(&folder.join(name)), expected, "{name}");
     }
-    // Errors have their exit codes all the same.
+    // Errors still have their exit codes.
     let script = format!("{program} predict nothing clicks.csv 2>/dev/full");
     let status = Command::new("bash").current_dir(folder).args(["-c", &script]).status().unwrap();
     assert_eq!(status.code(), Some(1));
@@ -86,7 +86,7 @@ fn signals_have_their_exit_codes() {
             }
             match child.wait().unwrap().code() {
                 Some(0) => break,
-                // Before the program watches for signals they end it as they end any.
+                // A signal that comes before the program handles signals ends it without a code.
                 ended => assert!(ended == Some(code) || ended.is_none(), "{name}: {ended:?}"),
             }
             wait += 150;
@@ -95,7 +95,7 @@ fn signals_have_their_exit_codes() {
     }
 }
 
-/// Whoever starts a program with `nohup` wants it to go on.
+/// Checks that the program ignores signals that its parent ignores, as under `nohup`.
 #[test]
 fn signals_that_are_ignored_stay_so() {
     let folder = project(3000);
@@ -105,7 +105,7 @@ fn signals_that_are_ignored_stay_so() {
     let child = Command::new("bash").current_dir(folder).args(["-c", &script]).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     for kind in ["-HUP", "-INT"] {
-        // The run may be over already.
+        // The run may have ended.
         let _ = Command::new("kill")
             .args([kind, &child.id().to_string()])
             .stderr(Stdio::null())
@@ -114,7 +114,7 @@ fn signals_that_are_ignored_stay_so() {
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
 }
 
-/// A prediction into a file that is stopped leaves nothing behind.
+/// Checks that a stopped prediction into a file leaves nothing behind.
 #[test]
 fn a_stopped_prediction_leaves_no_file() {
     let folder = project(300);
@@ -132,7 +132,7 @@ fn a_stopped_prediction_leaves_no_file() {
     let body = &rows[rows.iter().position(|&b| b == b'\n').unwrap() + 1..];
     std::thread::sleep(Duration::from_millis(200));
     signal(&child, "-TERM");
-    // The signal is seen between two batches of rows.
+    // The program handles the signal between two batches of rows.
     while child.try_wait().unwrap().is_none() && std::io::Write::write_all(&mut input, body).is_ok()
     {
     }

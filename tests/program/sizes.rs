@@ -1,12 +1,12 @@
-//! Sizes that no machine has the memory for, from configurations, manifests and flags.
+//! Tests of sizes that no memory holds, in configurations, manifests and flags.
 
 use std::fs;
 use std::process::Command;
 
 use crate::common::*;
 
-/// Sizes that no machine has the memory for: an error with what takes it, before anything is drawn
-/// or allocated.
+/// Checks that a size that no memory holds is an error, which lists what needs memory, before
+/// anything is drawn or allocated.
 #[test]
 fn models_that_do_not_fit_are_refused() {
     let folder = project(300);
@@ -36,7 +36,7 @@ fn models_that_do_not_fit_are_refused() {
     fs::write(folder.join("batch.toml"), config).unwrap();
     succeed(folder, &["train", "batch.toml", "--quiet", "--epochs", "1"]);
 
-    // A manifest that claims more than there is.
+    // A manifest may claim sizes that its files do not have.
     succeed(folder, &["train", "model.toml", "--quiet", "--epochs", "1"]);
     let path = folder.join("runs/model/manifest.json");
     let whole = manifest(&folder.join("runs/model"));
@@ -62,7 +62,8 @@ fn models_that_do_not_fit_are_refused() {
     }
 }
 
-/// Under a limit of address space no allocation may be the one that ends the process.
+/// Checks that a limit of the address space gives an error before an allocation fails and ends the
+/// process.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_limit_of_memory_is_told_before_it_is_met() {

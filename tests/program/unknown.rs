@@ -1,4 +1,5 @@
-//! Checks the warnings about values that training has not seen, and about keys that match nothing.
+//! Tests of the warnings about values that training has not seen, and about keys that match
+//! nothing.
 
 use std::fs;
 use std::path::Path;
@@ -19,8 +20,9 @@ top_mlp = [4]
 epochs = 1
 ";
 
-/// Runs a command; returns whether it succeeded, its standard output and its standard error. The
-/// warning that a model is no better than a constant is left out: the models here learn nothing.
+/// Runs a command, and returns whether it succeeded, its standard output and its standard error.
+/// The warning that a model is no better than a constant is left out, since the models here learn
+/// nothing.
 fn run(folder: &Path, arguments: &[&str]) -> (bool, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_bagdot"))
         .current_dir(folder)
@@ -36,7 +38,7 @@ fn run(folder: &Path, arguments: &[&str]) -> (bool, String, String) {
     (output.status.success(), text(output.stdout), said)
 }
 
-/// Rows of two shops, of which one is written with this end.
+/// Returns rows of two shops, whose names have this end.
 fn rows(end: &str) -> String {
     "shop,y\n".to_owned()
         + &(0..200).map(|k| format!("{}{end},{}\n", k % 2, k % 4 / 2)).collect::<String>()
@@ -58,8 +60,10 @@ fn unknown_values_are_reported_however_quiet() {
     assert!(ok && said.is_empty(), "{said}");
     let (ok, _, said) = run(folder, &["eval", "m", "-q"]);
     assert!(ok && said.is_empty(), "{said}");
-    let column = "bagdot: warning: column \"shop\": 200 of 200 values (100 %) were not among those of training (the first one: \"0.0\")\n";
-    let join = "bagdot: warning: join s.csv: 200 of 200 keys \"shop\" (100 %) have no row there (the first one: \"0.0\")\n";
+    let column = "bagdot: warning: column \"shop\": 200 of 200 values (100 %) were not among those \
+        of training (the first one: \"0.0\")\n";
+    let join = "bagdot: warning: join s.csv: 200 of 200 keys \"shop\" (100 %) have no row there \
+        (the first one: \"0.0\")\n";
     for arguments in
         [["eval", "m", "--data", "f.csv", "-q"].as_slice(), &["predict", "m", "f.csv", "-q"]]
     {
@@ -79,7 +83,7 @@ fn unknown_values_are_reported_however_quiet() {
         (&"s.csv".into(), &200.into(), &200.into())
     );
 
-    // Training says it of its own rows.
+    // Training reports it about its own rows.
     fs::write(folder.join("s.csv"), "shop,g\n0.0,a\n1.0,b\n").unwrap();
     let (ok, _, said) = run(folder, &["train", "c.toml", "-q", "--out", "n"]);
     assert!(ok && said.lines().count() == 3, "{said}");
@@ -88,7 +92,7 @@ fn unknown_values_are_reported_however_quiet() {
             && said.contains("validation rows: join s.csv: "),
         "{said}"
     );
-    // With a limit it is an error.
+    // With a limit, it is an error.
     fs::write(folder.join("c.toml"), CONFIG.replace("label", "max_unknown = 0.9\nlabel")).unwrap();
     let (ok, _, said) = run(folder, &["train", "c.toml", "-q", "--out", "o"]);
     assert!(
