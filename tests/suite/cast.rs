@@ -1,12 +1,17 @@
-//! `cast`: matrices in another storage type.
+//! Tests of `cast`, which converts matrices to another storage type.
 
 use crate::common::*;
 use bagdot::ops::cast::{Cast, CastOps};
 use bagdot::{Element, bf16, f16};
 
-backend_suite!(cuda: casts_are_rounded_once, extreme_values_come_through, wrong_arguments_are_errors);
+backend_suite!(
+    cuda:
+    casts_are_rounded_once,
+    extreme_values_come_through,
+    wrong_arguments_are_errors,
+);
 
-/// The values of `from` in rows that are apart, as another type.
+/// Casts values in rows with slack between them.
 fn cast<D: CastOps, A: Poison + Element, B: Poison + Element>(
     device: &D,
     factor: f32,
@@ -38,8 +43,8 @@ fn casts_are_rounded_once<D: CastOps>(device: &D) {
     for_all_pairs!(check, device);
 }
 
-/// The product of a power of two and an `f32` in the normal range is exact, so that the result is
-/// the nearest value to it, to the bit.
+/// Checks that results are the nearest values, to the bit: the product of an `f32` and a power of
+/// two is exact in the normal range.
 fn check<D: CastOps, A: Poison + Element, B: Poison + Element>(device: &D) {
     for shape @ (rows, cols, _) in [
         (0, 5, 0),
@@ -61,8 +66,8 @@ fn check<D: CastOps, A: Poison + Element, B: Poison + Element>(device: &D) {
     }
 }
 
-/// Zeros keep their signs, what is too large becomes infinite, what is too small is rounded to a
-/// subnormal number, and a NaN stays one.
+/// Checks that zeros keep their signs, that values that are too large become infinite, that values
+/// that are too small are rounded to subnormal numbers, and that a NaN stays a NaN.
 fn extreme_values_come_through<D: CastOps>(device: &D) {
     let (large, small) = (65519.996_f32, 2.980_232_6e-8_f32);
     let values =
@@ -75,7 +80,7 @@ fn extreme_values_come_through<D: CastOps>(device: &D) {
     let got = cast::<D, f32, bf16>(device, 1.0, (1, 11, 0), &values);
     assert_eq!(got[..3].iter().map(|x| x.to_bits()).collect::<Vec<_>>(), [0, 0x8000, 0x7f80]);
     assert!(got[9].is_nan() && got[10] == bf16::INFINITY);
-    // The largest values go where they came from.
+    // The smallest subnormal and the largest f16 are exact in f32.
     let back = cast::<D, f16, f32>(device, 1.0 / 4096.0, (1, 2, 0), &[f16::from_bits(1), f16::MAX]);
     assert_eq!(back, [2f32.powi(-36), 65504.0 / 4096.0]);
 }
@@ -112,7 +117,7 @@ fn results_do_not_depend_on_threads() {
     });
 }
 
-/// Memory moves once, in whole sectors.
+/// Checks that each value is read once and written once, in whole sectors.
 #[cfg(feature = "cuda")]
 #[test]
 fn global_memory_moves_once() {

@@ -1,4 +1,5 @@
-//! Products of layers by cuBLASLt: the real one where it can be loaded, on the emulator a stand-in.
+//! Tests of the products of layers by cuBLASLt: by the real library on a real device, and by a
+//! stand-in on the emulator.
 
 use crate::common::cuda::{emulator, with_cublaslt};
 use crate::common::*;
@@ -8,14 +9,14 @@ use bagdot::backend::cuda::Gemm;
 use bagdot::ops::{Activation, Device, Matrix, MatrixMut, Precision, linear};
 use bagdot::{Cuda, bf16, f16};
 
-/// Batch size, outputs and inputs: what is left to our own kernels, rows that begin at multiples of
-/// 16 bytes and that do not, sums that are cut in parts.
+/// The shapes as batch size, outputs and inputs: products that our own kernels compute, rows that
+/// start at multiples of 16 bytes and others, and split-K sums.
 const SHAPES: [(usize, usize, usize); 7] =
     [(0, 3, 4), (4, 0, 3), (5, 2, 0), (33, 1, 17), (64, 64, 64), (7, 129, 136), (300, 24, 520)];
-/// What cuBLASLt may do, by the documentation of [`Gemm`].
+/// The roundings that cuBLASLt may do, as the documentation of [`Gemm`] says.
 const ROUNDED: Rounded = Rounded { tf32: 1.0 / 1024.0, bias: true };
 
-/// How many products cuBLASLt has been asked for, where that is known.
+/// Returns the number of products that cuBLASLt computed, if the emulator counted them.
 fn products() -> Option<u64> {
     emulator().map(|emulator| emulator.calls().get("cublasLtMatmul").copied().unwrap_or(0))
 }
@@ -32,10 +33,11 @@ fn layers_are_right_of<E: Layers>(precision: Precision) {
     let alone = emulator().map(|emulator| emulator.exclusive());
     let Some(cuda) = with_cublaslt() else { return };
     forward_is_right_of::<_, E>(&cuda, precision, &SHAPES, ROUNDED);
-    // Each of four shapes with two activations and two gaps.
+    // Four of the shapes have two activations and two gaps each.
     assert!(products().is_none_or(|products| products == 16), "{:?}", products());
     backward_is_right_of::<_, E>(&cuda, precision, &SHAPES, &[(true, 0), (false, 1)], ROUNDED);
-    // The same, replaced and added to, with a gradient of the input and without one.
+    // Each of four shapes, two activations and two modes of accumulation takes two products with a
+    // gradient of the input, and one without.
     assert!(products().is_none_or(|products| products == 16 + 16 * 3), "{:?}", products());
     assert!(alone.is_none_or(|alone| alone.report().is_empty()));
 }
@@ -61,7 +63,8 @@ fn results_are_the_same_bits_in_every_run() {
     assert!(every() == every(), "another device gives other bits");
 }
 
-/// cuBLASLt is asked for what it is faster at, for everything that it takes, or for nothing.
+/// Checks that cuBLASLt computes the products at which it is faster, all products that it supports,
+/// or none, as the setting says.
 #[test]
 fn the_setting_says_who_computes() {
     let Some(emulator) = emulator() else { return };
@@ -75,7 +78,7 @@ fn the_setting_says_who_computes() {
         |shape, precision| move |cuda: &Cuda| drop(run::<Cuda, f32>(cuda, shape, precision, draw));
     let in_16_bits =
         |shape| move |cuda: &Cuda| drop(run::<Cuda, bf16>(cuda, shape, Precision::Full, draw));
-    // With auto, and with cublaslt.
+    // The numbers of products with `Auto` and with `CublasLt`.
     for (compute, want) in [
         (&of((64, 96, 72), Precision::Tf32) as &dyn Fn(&Cuda), (1, 3)),
         (&in_16_bits((64, 96, 72)), (3, 3)),
@@ -90,9 +93,10 @@ fn the_setting_says_who_computes() {
     }
 }
 
-/// A matrix or a bias that begins between multiples of 16 bytes is our own kernels' business.
+/// Checks that our own kernels compute if a matrix or a bias does not start at a multiple of 16
+/// bytes.
 #[test]
-fn what_is_not_aligned_is_computed_all_the_same() {
+fn unaligned_matrices_use_our_own_kernels() {
     let alone = emulator().map(|emulator| emulator.exclusive());
     let Some(cuda) = with_cublaslt() else { return };
     let (m, n, k) = (4, 8, 8);
@@ -121,9 +125,9 @@ fn what_is_not_aligned_is_computed_all_the_same() {
     assert!(alone.is_none_or(|alone| alone.report().is_empty()));
 }
 
-/// The workspace is allocated with the device, and freed with it.
+/// Checks that the workspace is allocated with the device and freed with it.
 #[test]
-fn memory_is_taken_once() {
+fn memory_is_allocated_once() {
     let Some(emulator) = emulator() else { return };
     let alone = emulator.exclusive();
     let own = Cuda::with_gemm(0, Gemm::Own).unwrap();
@@ -136,7 +140,7 @@ fn memory_is_taken_once() {
     drop(cuda);
     assert_eq!(alone.used_bytes(0), without);
     drop(own);
-    // There being no room for it is an error where it was asked for, and else none.
+    // Without room for the workspace, `CublasLt` is an error, and `Auto` is not.
     alone.set_memory(1 << 20);
     assert!(Cuda::with_gemm(0, Gemm::CublasLt).is_err());
     assert!(Cuda::new(0).is_ok());

@@ -1,5 +1,5 @@
-//! From files to batches: the sample data against an independent computation, every kind of bad
-//! input, and fuzzing.
+//! Tests of the way from files to batches: the sample data against an independent computation,
+//! every kind of bad input, and fuzzing.
 
 use std::fs;
 use std::io::Cursor;
@@ -21,7 +21,7 @@ fn config(toml: &str) -> DataConfig {
     toml::from_str(toml).unwrap()
 }
 
-/// A folder with these files.
+/// Returns a folder with these files.
 fn folder(files: &[(&str, &[u8])]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, bytes) in files {
@@ -36,7 +36,7 @@ fn fit(config: &DataConfig, folder: &Path) -> Result<(Encoder, Splits)> {
     Ok((encoder, splits))
 }
 
-/// What fitting and loading `text` as a file `f.csv` says.
+/// Fits and loads `text` as a file `f.csv`, and returns the error or `no error`.
 fn message(toml: &str, text: &str) -> String {
     let folder = folder(&[("f.csv", text.as_bytes())]);
     match fit(&config(&format!("train = 'f.csv'\n{toml}")), folder.path()) {
@@ -67,18 +67,18 @@ fn gather(dataset: &Dataset, rows: &[u32]) -> Batch {
     batch
 }
 
-/// The ids of bag `(feature, sample)`.
+/// Returns the ids of bag `(feature, sample)`.
 fn bag(batch: &Batch, feature: usize, sample: usize) -> &[i64] {
     let k = feature * batch.batch_size + sample;
     &batch.indices[batch.offsets[k] as usize..batch.offsets[k + 1] as usize]
 }
 
-/// Whether the default split gives a row to training.
+/// Returns whether the default split gives a row to training.
 fn is_train(row: usize) -> bool {
     (row as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60 > 3
 }
 
-/// `count` rows with a number `x`, a category `c` and an alternating label `y`.
+/// Returns a header of a number `x`, a category `c` and a label `y`, and `count` rows.
 fn rows(count: usize, row: impl Fn(usize) -> String) -> String {
     "x,c,y\n".to_owned() + &(0..count).map(|k| row(k) + "\n").collect::<String>()
 }
@@ -121,7 +121,8 @@ fn missing_numbers_are_filled_in() {
 fn quantiles_rank_the_training_rows() {
     let text = rows(1600, |k| format!("{},{},{}", k * k, k % 2, k % 2));
     let folder = folder(&[("f.csv", text.as_bytes())]);
-    let dense = "dense = [{ column = 'x', transform = 'quantile', bins = 4 }]\ncategorical = [{ column = 'c' }, { column = 'c' }]";
+    let dense = "dense = [{ column = 'x', transform = 'quantile', bins = 4 }]\n\
+        categorical = [{ column = 'c' }, { column = 'c' }]";
     let (encoder, splits) =
         fit(&config(&format!("train = 'f.csv'\nlabel = 'y'\n{dense}")), folder.path()).unwrap();
     let names: Vec<&str> = encoder.features().iter().map(|feature| feature.name.as_str()).collect();
@@ -161,7 +162,8 @@ fn splits_by_time_and_by_file() {
         ("i.csv", rows(5, row).as_bytes()),
     ]);
     let by_time = config(
-        "train = 'f.csv'\nlabel = 'y'\ndense = [{ column = 'x', transform = 'none' }]\nsplit = { by = 'time', column = 'x' }",
+        "train = 'f.csv'\nlabel = 'y'\ndense = [{ column = 'x', transform = 'none' }]\n\
+         split = { by = 'time', column = 'x' }",
     );
     let (encoder, splits) = fit(&by_time, files.path()).unwrap();
     let numbers = |dataset: &Dataset| {
@@ -203,7 +205,7 @@ fn splits_by_time_and_by_file() {
     );
     let (_, splits) = fit(&by_file, files.path()).unwrap();
     assert_eq!((splits.train.len(), splits.validation.len(), splits.test.len()), (100, 5, 8));
-    // Without dense columns there is one that is always 1.
+    // Without dense columns, the encoder adds one that is always 1.
     let (encoder, splits) = fit(
         &config("train = 'f.csv'\nlabel = 'y'\ncategorical = [{ column = 'c' }]"),
         files.path(),
@@ -266,8 +268,8 @@ fn bad_files_are_named_by_line() {
     assert!(
         matches!(error("absent.csv"), DataError::Io { file, .. } if file.ends_with("absent.csv"))
     );
-    // A byte order mark is no part of the first name: all that is wrong is that the one row is a
-    // test row.
+    // A byte order mark is not part of the first name. The only error is that the one row is a test
+    // row.
     assert!(matches!(error("h.csv"), DataError::EmptyPart { part: Part::Train, .. }));
 }
 
@@ -277,7 +279,8 @@ fn columns_must_be_there_once() {
     let with = |column: &str| {
         message(&format!("label = 'clicked'\ncategorical = [{{ column = '{column}' }}]"), text)
     };
-    let expected = "f.csv: there is no column \"category\"; did you mean \"Category\"?; the columns are age, Category, clicked, age";
+    let expected = "f.csv: there is no column \"category\"; did you mean \"Category\"?; \
+        the columns are age, Category, clicked, age";
     assert_eq!(with("category"), expected);
     assert!(with("zzz").starts_with("f.csv: there is no column \"zzz\"; the columns are age"));
     assert!(with("age").starts_with("f.csv: the header names column \"age\" twice"));
@@ -291,7 +294,8 @@ fn side_tables_have_each_key_once() {
     let with = |side: &str, on: &str, column: &str| {
         let files = folder(&[("f.csv", text.as_bytes()), ("side.csv", side.as_bytes())]);
         let toml = format!(
-            "train = 'f.csv'\nlabel = 'y'\njoin = [{{ path = 'side.csv', on = {on} }}]\ncategorical = [{{ column = '{column}' }}]"
+            "train = 'f.csv'\nlabel = 'y'\njoin = [{{ path = 'side.csv', on = {on} }}]\n\
+             categorical = [{{ column = '{column}' }}]"
         );
         let result = fit(&config(&toml), files.path());
         result
@@ -302,7 +306,7 @@ fn side_tables_have_each_key_once() {
     };
     let (size, batch) =
         with("name,id\nzero,0\none,1\n", "{ left = 'c', right = 'id' }", "name").unwrap();
-    // These are rows 1, 3 and 8 of the file, with keys 1, 0, and 2, which the side table lacks.
+    // The rows are 1, 3 and 8 of the file, with the keys 1, 0 and 2. The side table lacks key 2.
     assert_eq!((size, batch.indices), (3, vec![1, 2, 0]));
     let error = |side, on, column| with(side, on, column).unwrap_err();
     assert!(
@@ -326,7 +330,7 @@ fn side_tables_have_each_key_once() {
     );
 }
 
-/// A valid encoder with every kind of part.
+/// Returns a valid encoder with every kind of part.
 pub fn rich_encoder() -> Encoder {
     let text = rows(64, |k| format!("{},{} {},{}", k % 9, k % 5, k % 4, k % 2));
     let files = folder(&[("f.csv", text.as_bytes()), ("side.csv", b"x,name\n0,a\n3,b\n")]);
@@ -337,10 +341,13 @@ pub fn rich_encoder() -> Encoder {
         join = [{ path = "side.csv", on = "x" }]
         derive = [{ name = "d", from = "c", pattern = "^(.)" }]
         dense = [
-            { column = "x", transform = "quantile", bins = 3 }, { column = "d", transform = "zscore", missing = 2 },
+            { column = "x", transform = "quantile", bins = 3 },
+            { column = "d", transform = "zscore", missing = 2 },
             { column = "c", count = true, transform = "log1p" },
         ]
-        categorical = [{ column = "c", separator = " " }, { column = "name" }, { column = "d", hash = 5 }]
+        categorical = [
+            { column = "c", separator = " " }, { column = "name" }, { column = "d", hash = 5 },
+        ]
     "#;
     fit(&config(toml), files.path()).unwrap().0
 }

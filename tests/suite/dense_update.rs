@@ -1,4 +1,4 @@
-//! `dense_update`: optimizer steps on dense parameters.
+//! Tests of `dense_update`: optimizer steps on dense parameters.
 
 use crate::common::updates::{State, rules, state_values};
 use crate::common::*;
@@ -41,7 +41,8 @@ fn step<B: DenseUpdateOps>(
     (download(device, &parameters), state.download(device))
 }
 
-/// The same with a scaled gradient and rounded parameters, which it gives, too.
+/// Does what [`step`] does with a gradient that is multiplied by a loss scale. Also returns the
+/// rounded parameters.
 fn scaled_step<B: DenseUpdateOps, E: Poison + Element>(
     device: &B,
     rule: UpdateRule,
@@ -68,7 +69,7 @@ fn scaled_step<B: DenseUpdateOps, E: Poison + Element>(
     (download(device, &rounded), download(device, &parameters), state.download(device))
 }
 
-/// Row-wise Adagrad means Adagrad: there are no rows.
+/// Returns the rule that `dense_update` follows: without rows, row-wise Adagrad is Adagrad.
 fn for_dense(rule: UpdateRule) -> UpdateRule {
     let optimizer = match rule.optimizer {
         Optimizer::RowwiseAdagrad { eps } => Optimizer::Adagrad { eps },
@@ -107,7 +108,7 @@ fn steps_are_right<B: DenseUpdateOps>(device: &B) {
     }
 }
 
-/// Without `eps`, too: 0/0 is no step.
+/// Checks that 0/0 is no step if `eps` is 0.
 fn parameters_without_gradients_stay<B: DenseUpdateOps>(device: &B) {
     let adam = Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 0.0 };
     for optimizer in [Optimizer::Adagrad { eps: 0.0 }, Optimizer::RowwiseAdagrad { eps: 0.0 }, adam]
@@ -123,8 +124,8 @@ fn parameters_without_gradients_stay<B: DenseUpdateOps>(device: &B) {
     }
 }
 
-/// A power of two rounds nothing, and is divided out before gradients are clamped; a copy of the
-/// parameters is these, rounded once.
+/// Checks that a loss scale, which is a power of two, changes no bit and is divided out before
+/// gradients are clamped, and that the copy of the parameters is rounded once.
 fn scaled_gradients_and_rounded_parameters_are_exact<B: DenseUpdateOps>(device: &B) {
     scaled_and_rounded::<B, f32>(device);
     scaled_and_rounded::<B, f16>(device);
@@ -157,7 +158,7 @@ fn scaled_and_rounded<B: DenseUpdateOps, E: Poison + Element>(device: &B) {
     }
 }
 
-/// From an empty state, so that the bias correction of the first steps matters.
+/// Checks steps from an empty state, in which Adam's bias correction matters.
 fn many_steps_are_right<B: DenseUpdateOps>(device: &B) {
     for rule in rules() {
         let dense = for_dense(rule);
@@ -194,7 +195,7 @@ fn nan_and_infinity_are_clamped_or_come_through<B: DenseUpdateOps>(device: &B) {
     let (got, _) = step(device, rule, None, &grad, &[0.0; 4], &none);
     assert!(got[0].is_nan());
     assert_eq!(got[1..], [f32::NEG_INFINITY, f32::INFINITY, -0.5]);
-    // A bound of 0 stops everything else.
+    // A bound of 0 makes every other gradient 0.
     let (got, _) = step(device, rule, Some(0.0), &grad[1..], &[1.0; 3], &none);
     assert_eq!(got, [1.0; 3]);
 }
@@ -311,7 +312,7 @@ fn results_do_not_depend_on_threads() {
     }
 }
 
-/// Every operation is rounded by itself and in the same order on all devices.
+/// Checks that all devices round the same operations in the same order.
 #[cfg(feature = "cuda")]
 #[test]
 fn cuda_gives_the_bits_of_the_cpu() {

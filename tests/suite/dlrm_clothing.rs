@@ -1,5 +1,5 @@
-//! Training on real data, on each backend from one seed, against the reference, step by step: as
-//! each is within the bound, no two are further apart than twice that.
+//! A test of training on real data against the reference, step by step, on each backend from one
+//! seed. Each backend is within the bound, so two backends differ by at most twice the bound.
 
 use std::io::{BufRead, BufReader, Cursor};
 
@@ -27,7 +27,7 @@ const BOTTOM: [usize; 2] = [8, DIM];
 const TOP: [usize; 2] = [8, 1];
 const LEARNING_RATE: f32 = 0.125;
 
-/// The tables of the first reviews, and batches of these.
+/// Returns the tables for the first reviews, and batches of them.
 fn reviews() -> (Vec<Table>, Vec<Batch<i64>>) {
     let lines =
         BufReader::new(flate2::read::GzDecoder::new(REVIEWS)).lines().take(1 + STEPS * BATCH_SIZE);
@@ -105,7 +105,7 @@ fn steps_are_within_their_bounds<B: Backend>(device: &B) {
         let bound = want.iter().map(|x| x.error).fold(0.0, f64::max);
         assert!(
             bound < 0.01 * moved,
-            "step {step}: a bound of {bound:e} means nothing beside {moved:e}"
+            "step {step}: the bound, {bound:e}, is not small beside the change, {moved:e}"
         );
     }
 }

@@ -1,6 +1,6 @@
-//! The training run that the README of facebookresearch/dlrm prints: data, initial parameters,
-//! three losses and the final parameters, five digits each. It pins the order of the pairs, the
-//! pooling, the loss, the backward pass and the update all at once.
+//! Tests against the training run that the README of facebookresearch/dlrm prints: data, initial
+//! parameters, three losses and the final parameters, with five digits each. The run fixes the
+//! order of the pairs, the pooling, the loss, the backward pass and the update at once.
 
 use crate::common::engine::{Batch, tensor};
 use crate::common::reference::{Layer, Model};
@@ -11,12 +11,12 @@ use bagdot::{Cpu, DType};
 
 const LEARNING_RATE: f32 = 0.01;
 const PRINTED_LOSSES: [f64; 3] = [0.451893, 0.402002, 0.275460];
-/// Losses and parameters are printed, and data given, with five digits; replayed in `f64` the
-/// losses come out within 3e-6.
+/// The tolerance of losses. All numbers of the README have five digits; a replay in `f64` gives the
+/// losses within 3e-6.
 const LOSS_TOLERANCE: f64 = 5e-6;
 const PARAMETER_TOLERANCE: f64 = 2e-5;
 
-/// Name, shape, initial values and printed final ones.
+/// The name, shape, initial values and printed final values of a parameter.
 type Parameter = (&'static str, [usize; 2], &'static [f32], &'static [f32]);
 
 const PARAMETERS: [Parameter; 13] = [
@@ -95,7 +95,7 @@ fn parameter(name: &str) -> &'static Parameter {
     PARAMETERS.iter().find(|parameter| parameter.0 == name).unwrap()
 }
 
-/// The three mini-batches: two samples of four dense features, and bags in three tables.
+/// Returns the three batches: two samples of four dense features, and bags in three tables.
 fn batches() -> [Batch<i64>; 3] {
     let tables = [(4, 2), (3, 2), (2, 2)];
     let features = [0, 1, 2].map(|table| feature(table, Pooling::Sum));
@@ -127,7 +127,7 @@ fn batches() -> [Batch<i64>; 3] {
     ]
 }
 
-/// Losses and final parameters of the engine.
+/// Returns the losses and final parameters of the engine.
 fn train(order: PairOrder) -> ([f64; 3], Vec<NamedTensor>) {
     let config = DlrmConfig {
         num_dense: 4,
@@ -164,7 +164,7 @@ fn train(order: PairOrder) -> ([f64; 3], Vec<NamedTensor>) {
     (losses, model.tensors().unwrap())
 }
 
-/// The same in `f64`, by the reference.
+/// Returns the losses and the final model of the reference, in `f64`.
 fn replay() -> ([f64; 3], Model) {
     let layer = |mlp: &str, k: usize| {
         let [weight, bias] = ["weight", "bias"].map(|kind| parameter(&format!("{mlp}.{k}.{kind}")));
@@ -193,7 +193,7 @@ fn replay() -> ([f64; 3], Model) {
     (losses, model)
 }
 
-/// The final parameters of the replay, in the order of [`PARAMETERS`].
+/// Returns the final parameters of the reference, in the order of [`PARAMETERS`].
 fn replayed(model: &Model) -> Vec<Vec<Approx>> {
     let mut all =
         vec![model.tables[..8].to_vec(), model.tables[8..14].to_vec(), model.tables[14..].to_vec()];
@@ -223,8 +223,8 @@ fn the_printed_run_is_reproduced() {
     let (losses, tensors) = train(PairOrder::LowerTriangle);
     let (replayed_losses, model) = replay();
     assert_near("losses", &losses, &PRINTED_LOSSES, LOSS_TOLERANCE);
-    // What is left of the distance to the printed losses is the five digits of the data: the replay
-    // has it, too.
+    // The distance to the printed losses comes from the five digits of the data, which the replay
+    // has as well.
     assert_near("losses of the replay", &losses, &replayed_losses, 1e-6);
     for ((name, _, _, printed), replayed) in PARAMETERS.iter().zip(replayed(&model)) {
         let got = values(&tensor(&tensors, name));

@@ -1,9 +1,9 @@
-//! Golden vectors: results of PyTorch, FBGEMM and facebookresearch/dlrm, replayed.
+//! Tests that replay golden vectors: results of PyTorch, FBGEMM and facebookresearch/dlrm.
 //!
 //! Every `*.safetensors` file in the directory named by `BAGDOT_GOLDEN_DIR` (without it:
-//! `tests/golden`) is replayed, case by case. Its kind is known by the beginning of its name.
-//! Whatever is not understood, be it a file, a field, its value, or a tensor that nobody asks for,
-//! is a failure: a vector that is not compared proves nothing.
+//! `tests/golden`) is replayed, case by case. The start of its name gives its kind. An unknown
+//! file, field or value and an unread tensor are failures: a vector that is not compared proves
+//! nothing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -69,7 +69,7 @@ fn replay_directory(directory: &Path) {
     }
 }
 
-/// Writes a file with one case, and replays it.
+/// Writes a file with one case and replays it.
 fn replay_written(name: &str, case: &str, tensors: &[(&str, Dtype, &[usize], &[u8])]) {
     let directory = tempfile::tempdir().unwrap();
     let views = tensors.iter().map(|&(name, dtype, shape, bytes)| {
@@ -83,7 +83,7 @@ fn replay_written(name: &str, case: &str, tensors: &[(&str, Dtype, &[usize], &[u
 
 const FLOATS: [u8; 64] = [0; 64];
 
-/// An interaction of two features of dimension 1 for a single sample, all zeros.
+/// Replays an interaction of two features of dimension 1 for one sample, all zeros.
 fn replay_interaction(fields: &str, extra: &[(&str, Dtype, &[usize], &[u8])]) {
     let case =
         format!(r#"{{"id": "c00", "batch": 1, "features": 2, "dim": 1, "out_cols": 2, {fields}}}"#);
@@ -130,8 +130,9 @@ fn an_unknown_tensor_is_refused() {
 #[test]
 #[should_panic(expected = "no tensor \"c00.indices\"")]
 fn a_case_without_tensors_is_refused() {
-    let case = r#"{"id": "c00", "num_embeddings": 2, "dim": 1, "batch": 1, "nnz": 0, "mode": "sum", "weighted": false,
-        "include_last_offset": true, "index_dtype": "int64", "padding_idx": null}"#;
+    let case = r#"{"id": "c00", "num_embeddings": 2, "dim": 1, "batch": 1, "nnz": 0,
+        "mode": "sum", "weighted": false, "include_last_offset": true, "index_dtype": "int64",
+        "padding_idx": null}"#;
     replay_written(
         "embedding_bag_empty.safetensors",
         case,

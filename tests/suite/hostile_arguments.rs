@@ -1,5 +1,5 @@
-//! Calls each op on the CPU with sizes and values that nobody means. Arguments that do not fit must
-//! give an error, and nothing may panic. Tests have overflow checks and debug assertions on.
+//! Tests that call each op on the CPU with absurd sizes and values. Arguments that do not fit must
+//! give an error, and nothing may panic. Overflow checks and debug assertions are on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,28 +15,31 @@ use bagdot::{Cpu, Jagged, Philox, Result, Scalar, f16};
 
 use crate::common::rounds::seeds;
 
+/// The number of calls of each op.
 const ROUNDS: u64 = 3000;
 
-/// Seeds with which a call has panicked once: a product without terms whose rows lie 2^32 elements
-/// apart.
+/// The seeds of calls that once panicked: a product without terms, with a leading dimension of
+/// 2^32.
 const FOUND: [u64; 1] = [1_796_004_395_481_888_409];
 
-/// Elements of what views are cut from.
+/// The number of elements of each buffer that views are cut from.
 const ROOM: usize = 400;
 
-/// Arguments of one call.
+/// A generator of the arguments of one call.
 struct Draw(Philox);
 
 impl Draw {
+    /// Draws one of the choices.
     fn of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.0.below(choices.len() as u64) as usize]
     }
 
+    /// Draws true with a probability of `1 / calls`.
     fn one_in(&mut self, calls: u64) -> bool {
         self.0.below(calls) == 0
     }
 
-    /// A size that is off by one, or that no memory holds.
+    /// Draws a size that is off by one, or too large for any memory.
     fn hostile(&mut self, size: usize) -> usize {
         let off = [size.wrapping_add(1), size.wrapping_sub(1), 0, 1];
         let huge = [
@@ -51,32 +54,34 @@ impl Draw {
         if self.one_in(2) { self.of(&off) } else { self.of(&huge) }
     }
 
-    /// This size, now and then another one.
+    /// Returns this size, or one time in 12 a hostile one.
     fn about(&mut self, size: usize) -> usize {
         if self.one_in(12) { self.hostile(size) } else { size }
     }
 
-    /// A small size, now and then a hostile one.
+    /// Draws a small size, or one time in 12 a hostile one.
     fn size(&mut self) -> usize {
         let size = self.of(&[0, 1, 2, 3, 5, 7]);
         self.about(size)
     }
 
-    /// The length of a view that must have `len` elements.
+    /// Draws the length of a view that should have `len` elements.
     fn len(&mut self, len: usize) -> usize {
         self.about(len).min(ROOM)
     }
 
+    /// Returns a view that should have `len` elements.
     fn shared<'a, T>(&mut self, data: &'a [T], len: usize) -> &'a [T] {
         &data[..self.len(len).min(data.len())]
     }
 
+    /// Returns a mutable view that should have `len` elements.
     fn exclusive<'a, T>(&mut self, data: &'a mut [T], len: usize) -> &'a mut [T] {
         let len = self.len(len).min(data.len());
         &mut data[..len]
     }
 
-    /// Rows, columns, distance and length of a matrix.
+    /// Draws rows, columns, leading dimension and length of a matrix.
     fn shape(&mut self, rows: usize, cols: usize) -> [usize; 4] {
         let (rows, cols) = (self.about(rows), self.about(cols));
         let gap = self.of(&[0, 0, 1, 3]);
@@ -196,7 +201,7 @@ impl Draw {
     }
 }
 
-/// Calls the op again and again. Some of the calls must be fine, and some must not.
+/// Calls the op with the arguments of all seeds. Some calls must succeed, and some must fail.
 fn never_panics(op: &str, call: impl Fn(&mut Draw) -> Result<()>) {
     let (mut fine, mut refused) = (0, 0);
     for seed in FOUND.into_iter().chain(seeds(ROUNDS)) {
@@ -319,8 +324,8 @@ fn lookups_with_interaction() {
     });
 }
 
-/// Sorts a batch, and passes the order, even one that failed, to the ops that take one, now and
-/// then with another batch.
+/// Checks a sort and the ops that take its order. The sort may have failed, and the batch may be
+/// another one.
 #[test]
 fn orders_and_updates() {
     never_panics("index_sort and sparse_update", |draw| {

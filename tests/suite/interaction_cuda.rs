@@ -1,4 +1,4 @@
-//! What `interaction` costs on CUDA: memory traffic, and the banks of shared memory.
+//! Tests of the costs of `interaction` on CUDA: memory traffic, and bank conflicts.
 
 use crate::common::cuda::emulator;
 use crate::common::*;
@@ -7,7 +7,7 @@ use bagdot::ops::{Device, Interaction, Matrix, MatrixMut, Precision};
 use bagdot::{Cuda, bf16};
 use bagdot_emulator::{Counts, Exclusive};
 
-/// What one kernel must have counted that nothing but `run` has launched.
+/// Returns the counters of `run`, which must launch this kernel alone.
 fn counts(alone: &Exclusive, cuda: &Cuda, kernel: &str, run: impl FnOnce()) -> Counts {
     alone.reset_counters();
     run();
@@ -18,9 +18,9 @@ fn counts(alone: &Exclusive, cuda: &Cuda, kernel: &str, run: impl FnOnce()) -> C
     launched[0].total
 }
 
-/// Each byte moves once, in whole sectors, and shared memory answers nearly every request at once:
-/// what unfolds the gradient of the pairs reads it in two passes on average, and little else makes
-/// up for that where D is small.
+/// Fails unless each byte moves once, in whole sectors, and nearly all accesses to shared memory
+/// are free of bank conflicts. The loop that unfolds the gradient of the pairs takes two passes a
+/// read on average; its share is largest if D is small.
 #[track_caller]
 fn assert_lean(what: &str, counts: &Counts, (read, written): (usize, usize)) {
     assert_eq!(counts.global_read as usize, read, "{what}: bytes read, {counts:?}");
@@ -39,7 +39,7 @@ fn assert_lean(what: &str, counts: &Counts, (read, written): (usize, usize)) {
     );
 }
 
-/// F = 27, as with Criteo's data, from bottom MLP and lookup to top MLP.
+/// Checks F = 27, the number of features of Criteo's data, forward and backward.
 fn check<E: Stored + Poison>(precision: Precision, (forward, backward): (&str, &str)) {
     let Some(emulator) = emulator() else { return };
     for dim in [64, 128] {

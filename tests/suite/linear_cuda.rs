@@ -1,4 +1,5 @@
-//! `linear` on CUDA: every shape of tiles, the same bits under every schedule, traffic and banks.
+//! Tests of `linear` on CUDA: every tile size, the same bits under every schedule, memory traffic
+//! and bank conflicts.
 
 use std::cell::RefCell;
 
@@ -9,7 +10,7 @@ use bagdot::ops::{Accum, Activation, Matrix, MatrixMut, Precision};
 use bagdot::{Cpu, Cuda, Philox, bf16, f16};
 use bagdot_emulator::KernelCounts;
 
-/// All that a layer computes: output, gradients of input, weight and bias.
+/// The results of a layer: output, and gradients of input, weight and bias.
 #[derive(Debug, PartialEq)]
 pub struct Got<E> {
     output: Vec<E>,
@@ -19,13 +20,14 @@ pub struct Got<E> {
 }
 
 impl<E: Stored + Poison> Got<E> {
+    /// Returns the bytes of all results.
     pub fn bytes(&self) -> Vec<u8> {
         [bytes(&self.output), bytes(&self.input), bytes(&self.weight), bytes(&self.bias)].concat()
     }
 }
 
-/// Runs a layer `(batch size, outputs, inputs)` with ReLU both ways, on values that `draw(len,
-/// seed)` gives.
+/// Runs a layer `(batch size, outputs, inputs)` with ReLU forward and backward, on values of
+/// `draw(len, seed)`.
 pub fn run<B: LinearOps, E: Stored + Poison>(
     device: &B,
     (m, n, k): (usize, usize, usize),
@@ -78,9 +80,9 @@ pub fn run<B: LinearOps, E: Stored + Poison>(
     }
 }
 
-/// Integers from -3 to 3: with factors like these every sum of the tests is exact in `f32`, in
-/// whatever order, and so is every factor in tf32 and in 16 bits. Whatever computes a layer must
-/// come to the same bits.
+/// Draws integers from -3 to 3. Every sum of such products in these tests is exact in `f32`, in any
+/// order, and every factor is exact in tf32 and in 16 bits. All implementations of a layer must
+/// give the same bits.
 fn draw_integers(len: usize, seed: u64) -> Vec<f32> {
     let mut random = Philox::new(seed, 0x1e7);
     (0..len).map(|_| random.below(7) as f32 - 3.0).collect()
@@ -94,12 +96,12 @@ fn is_as_on_the_cpu<E: Stored + Poison>(
     let what = format!("{}, {precision:?}, {shape:?}", E::DTYPE);
     let want = run::<Cpu, E>(&Cpu::single_threaded(), shape, precision, draw_integers);
     let got = run::<Cuda, E>(cuda, shape, precision, draw_integers);
-    assert!(got.output.iter().any(|y| y.value() > 0.0), "{what}: there is something to compare");
-    // A zero may have either sign.
+    assert!(got.output.iter().any(|y| y.value() > 0.0), "{what}: the output is all zeros");
+    // `==` accepts a zero of either sign.
     assert!(got == want, "{what}: differs from the CPU");
 }
 
-/// Layers with as many outputs that large tiles fill a device, and with as many inputs.
+/// Checks layers with enough outputs, or enough inputs, for large tiles to fill a device.
 #[test]
 fn large_tiles_are_right() {
     for shape in [(1500, 1450, 20), (1450, 20, 1500)] {
@@ -113,7 +115,7 @@ fn large_tiles_are_right() {
     }
 }
 
-/// Sums over the batch in several parts, none of which ends where a tile does.
+/// Checks split-K sums over the batch, in parts that do not end at the end of a tile.
 #[test]
 fn results_are_the_same_bits_under_every_schedule() {
     let first = RefCell::new(None);
@@ -134,7 +136,7 @@ fn results_are_the_same_bits_under_every_schedule() {
     });
 }
 
-/// Exact products are chains of fma in the order of the terms, whatever the tile.
+/// Checks that exact products are chains of fma in the order of the terms, for every tile size.
 #[test]
 fn exact_products_are_chains_of_fma() {
     on_every_schedule(|cuda| {
@@ -150,8 +152,8 @@ fn exact_products_are_chains_of_fma() {
     });
 }
 
-/// Memory moves in whole sectors, each block reads the rows and columns of its tile once, and no
-/// access to shared memory waits for a bank.
+/// Checks that global accesses are whole sectors, that each block reads the rows and columns of its
+/// tile once, and that shared memory has no bank conflicts.
 #[test]
 fn tiles_move_once_in_whole_sectors_and_without_bank_conflicts() {
     let Some(emulator) = emulator() else { return };
@@ -162,8 +164,8 @@ fn tiles_move_once_in_whole_sectors_and_without_bank_conflicts() {
             alone.reset_counters();
             run(&cuda);
             let counters = alone.counters();
-            // Rows, columns and terms of each product, and what is read besides its factors: the
-            // bias, by every element.
+            // The rows, columns and terms of each product, and the bytes of other reads: every
+            // element of the output reads the bias.
             for ((name, [rows, cols, terms], others), tile) in [
                 ("linear_forward", [m, n, k], m * n * 4),
                 ("linear_input_grad", [m, k, n], 0),

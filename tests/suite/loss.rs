@@ -1,4 +1,4 @@
-//! `loss`: mean losses of logits, and their gradients.
+//! Tests of `loss`: mean losses of logits, and their gradients.
 
 use crate::common::*;
 use bagdot::Result;
@@ -57,7 +57,7 @@ fn run_scaled<B: LossOps>(
     (download(device, &mean)[0], download(device, &grad), result)
 }
 
-/// Runs with and without gradient, and compares with the reference.
+/// Compares a run with a gradient with the reference, and with a run without one.
 fn check<B: LossOps>(device: &B, how: (Loss, f32), logits: &[f32], labels: &[f32]) {
     let what = format!("{how:?}, {} logits", logits.len());
     let want = reference::mean_loss(how.0, how.1, &exact(logits), &values(labels));
@@ -76,7 +76,7 @@ fn losses_and_gradients_are_right<B: LossOps>(device: &B) {
         for threshold in [0.0, 0.01, 0.3] {
             for batch_size in [0, 1, 33, 1000] {
                 let logits: Vec<f32> = draw(batch_size, 1).iter().map(|z| z * 3.0).collect();
-                // Soft labels among the hard ones.
+                // Every fourth label is soft.
                 let label = |(k, u): (usize, &f32)| {
                     if k % 4 == 0 { u.abs().fract() } else { f32::from(*u > 0.0) }
                 };
@@ -172,7 +172,7 @@ fn bad_labels_are_skipped_and_reported<B: LossOps>(device: &B) {
                 (mean - want.mean.value * share).abs() <= want.mean.error + 1e-12,
                 "{loss:?}: {mean}"
             );
-            // Nothing is left of it.
+            // The error is reported once, and the next run is not affected.
             assert_eq!(run(device, (loss, 0.0), &logits, &good, true).2, Ok(()));
         }
     }

@@ -1,7 +1,7 @@
-//! The tests of the crate, in one program, so that generic code is compiled only once and the
-//! images of the kernels are included only once.
+//! The tests of the crate. They are one program, so that generic code is compiled once and the
+//! kernel images are included once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// What the modules share is `pub`.
+// Helpers that modules share are `pub`.
 #![allow(unreachable_pub)]
 
 mod common;

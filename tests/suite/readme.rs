@@ -1,4 +1,4 @@
-//! The README's table of ops says what the code has.
+//! Tests that the README's table of ops agrees with the code.
 
 use std::collections::BTreeSet;
 
@@ -35,12 +35,12 @@ fn row(op: &str) -> Row {
         .unwrap_or_else(|| panic!("{op} is not in the table"))
 }
 
-/// Words of a text, numbers included.
+/// Returns the words and numbers of a text.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
-/// The PTX of an op's kernels.
+/// Returns the PTX of an op's kernels.
 fn ptx(op: &str) -> String {
     images()
         .iter()
@@ -62,11 +62,11 @@ fn the_table_has_every_op() {
     assert_eq!(in_table.len(), in_code.len(), "each op once");
 }
 
-/// Ops that run others where they have no kernels.
+/// The ops that have no kernels and run others.
 const OF_OTHERS: [&str; 1] = ["pooled_interaction"];
 
-/// Types of elements and ids are those that kernels are named by; keys and counts are nobody's
-/// business.
+/// Compares the types of elements and ids with those in the names of kernels. Types of keys and
+/// counts are internal.
 #[test]
 fn kernels_have_the_types_of_the_table() {
     const TYPES: [&str; 6] = ["f32", "f16", "bf16", "f64", "i32", "i64"];
@@ -88,7 +88,8 @@ fn words_of_name(name: &str) -> impl Iterator<Item = &str> {
     name.trim().split('_')
 }
 
-/// Results that never depend on the order of threads: no sum of floats is atomic.
+/// Checks that no kernel adds floats by atomics, so that results cannot depend on the order of
+/// threads.
 #[test]
 fn ops_with_the_same_bits_have_no_atomic_sums() {
     for Row { op, same_bits, .. } in table() {
@@ -104,8 +105,8 @@ fn ops_with_the_same_bits_have_no_atomic_sums() {
     }
 }
 
-/// What the code calls each kind, as the table does. A new one does not compile until it has a name
-/// here, and fails until it has a place there.
+/// Compares the kinds of the code with those in the table. A new kind does not compile until it has
+/// a name here, and fails until the table has it.
 #[test]
 fn the_table_has_every_kind_and_no_other() {
     let pooling = |pooling| match pooling {

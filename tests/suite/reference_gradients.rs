@@ -1,27 +1,27 @@
-//! The reference itself: its backward passes against central differences of its forward passes, in
-//! `f64`.
+//! Tests of the reference itself: its backward passes against central differences of its forward
+//! passes, in `f64`.
 //!
 //! Along one coordinate all ops here but the losses are polynomials of degree two at most, for
-//! which a central difference is exact. What is left is rounding: with `N` terms of absolute sum
-//! `M`, each of the two values is off by no more than `N 2⁻⁵³ M`, and the quotient by `N 2⁻⁵³ M /
-//! h`.
+//! which a central difference is exact. Only rounding errors remain: with `N` terms of absolute sum
+//! `M`, each of the two values is off by at most `N 2⁻⁵³ M`, and the quotient by `N 2⁻⁵³ M / h`.
 
 use crate::common::*;
 use bagdot::ops::{Activation, Interaction, Loss, PairOrder, Pooling};
 
-/// The step; a power of two, so that it can be added to the values here without rounding.
+/// The step `h`, a power of two, so that a sum with a value here is exact.
 const H: f64 = 1.0 / 1024.0;
 
-/// Multiples of 1/32, so that differences are of exact points.
+/// Draws multiples of 1/32, to which [`H`] can be added without rounding.
 fn coarse(len: usize, seed: u64) -> Vec<f64> {
     draw(len, seed).iter().map(|x| (f64::from(*x) * 32.0).round() / 32.0).collect()
 }
 
+/// Returns the values without errors.
 fn exactly(values: &[f64]) -> Vec<Approx> {
     values.iter().map(|&x| Approx::exact(x)).collect()
 }
 
-/// `Σ g y`.
+/// Returns `Σ g y`.
 fn pair(grad: &[f64], output: &[Approx]) -> f64 {
     assert_eq!(grad.len(), output.len());
     grad.iter().zip(output).map(|(g, y)| g * y.value).sum()
@@ -31,7 +31,7 @@ fn pair(grad: &[f64], output: &[Approx]) -> f64 {
 #[track_caller]
 fn check(what: &str, x: &[f64], gradient: &[Approx], bound: f64, loss: impl Fn(&[f64]) -> f64) {
     assert_eq!(x.len(), gradient.len(), "{what}");
-    assert!(gradient.iter().any(|g| g.value != 0.0), "{what}: there is a gradient");
+    assert!(gradient.iter().any(|g| g.value != 0.0), "{what}: the gradient is all zeros");
     for k in 0..x.len() {
         let at = |step: f64| {
             let mut x = x.to_vec();
@@ -46,8 +46,8 @@ fn check(what: &str, x: &[f64], gradient: &[Approx], bound: f64, loss: impl Fn(&
     }
 }
 
-/// The bound of rounding for at most 10,000 terms, with the loss of absolute values as their
-/// absolute sum.
+/// Returns the bound of rounding errors for at most 10,000 terms. `absolute_loss` is their absolute
+/// sum: the loss of the absolute values.
 fn rounding(absolute_loss: f64) -> f64 {
     1e4 * f64::EPSILON / 2.0 * absolute_loss / H
 }
@@ -65,7 +65,8 @@ fn bags() {
             case.per_sample_weights =
                 Some(coarse(case.indices.len(), 5).iter().map(|&w| w as f32).collect());
         }
-        // Whole numbers, each once in its column: no step of H changes which one is the largest.
+        // Weights are different multiples of 1/16, so no step of H changes which one is the
+        // largest.
         let mut order: Vec<usize> = (0..case.num_weights()).collect();
         bagdot::Philox::new(1, 1).shuffle(&mut order);
         let weights: Vec<f64> = order.iter().map(|&k| k as f64 / 16.0).collect();
@@ -85,7 +86,7 @@ fn bags() {
         let mut positive = case.clone();
         positive.per_sample_weights.iter_mut().flatten().for_each(|w| *w = w.abs());
         let bound = rounding(loss(&positive, &weights, &abs(&grad)));
-        // Each difference runs over the whole batch: a fraction of the elements is enough, those of
+        // Each difference runs over the whole batch, so only some elements are checked, those of
         // the shared table among them.
         let (some, rest) = (350, weights[350..].to_vec());
         check(&case.name, &weights[..some], &dense[..some], bound, |w| {
@@ -142,7 +143,7 @@ fn layers() {
             reference::linear(&exactly(x), &exactly(w), &exactly(b), shape, relu)
         };
         let output = forward(&x, &w, &b);
-        // No step may carry a value over the kink of ReLU: it changes one by less than 4 H.
+        // No step may carry a value over the kink of ReLU. A step changes a value by less than 4 H.
         let affine = reference::linear(&exactly(&x), &exactly(&w), &exactly(&b), shape, false);
         assert!(
             affine.iter().all(|z| z.value.abs() > 4.0 * H)
@@ -161,9 +162,9 @@ fn layers() {
     }
 }
 
-/// A central difference is off by `h² / 6` of the largest third derivative. For the binary
-/// cross-entropy that is `max σ'' < 0.1`, times 3 for the weight here; for the squared error `6
-/// σ'σ'' + 2 σ''' < 0.4`.
+/// Checks gradients of losses. A central difference is off by at most `h² / 6` times the largest
+/// third derivative. For the binary cross-entropy that is `max σ'' < 0.1`, times the weight 3; for
+/// the squared error it is `6 σ'σ'' + 2 σ''' < 0.4`.
 #[test]
 fn losses() {
     let logits = coarse(40, 1).iter().map(|z| z * 2.0).collect::<Vec<_>>();
@@ -172,7 +173,7 @@ fn losses() {
     {
         for threshold in [0.0, 0.2] {
             let mean = |z: &[f64]| reference::mean_loss(loss, threshold, &exactly(z), &labels);
-            // The clamp begins at ln(0.2 / 0.8): no logit is within H of it.
+            // The clamp starts at ln(0.2 / 0.8). No logit is within H of it.
             let kink = (0.2_f64 / 0.8).ln().abs();
             assert!(logits.iter().all(|z| (z.abs() - kink).abs() > H));
             let bound =

@@ -1,5 +1,5 @@
-//! Sizes from anywhere: nothing overflows, and what no machine has the memory for is refused before
-//! anything is asked for.
+//! Tests of absurd sizes: nothing overflows, and a size that no memory holds is refused before
+//! anything is allocated.
 
 use crate::common::*;
 use bagdot::nn::{BatchView, Dlrm, DlrmConfig, MemoryNeeds, MemoryPlan, Optimizers, TableInit};
@@ -18,11 +18,11 @@ backend_suite!(
     cuda:
     numbers_of_bags_do_not_wrap,
     rows_that_are_too_far_apart_are_refused,
-    a_single_row_is_as_long_as_it_likes,
+    a_single_row_may_have_any_leading_dimension,
     layers_without_elements_are_done_at_once,
-    helpers_end_at_the_largest_number,
+    sizes_saturate,
     models_that_do_not_fit_are_refused,
-    batches_that_are_not_there_take_no_memory,
+    batches_without_values_take_no_memory,
     parameters_are_known_before_there_is_a_model,
 );
 
@@ -32,6 +32,7 @@ fn table(num_embeddings: usize, embedding_dim: usize) -> Table {
     Table { num_embeddings, embedding_dim }
 }
 
+/// Returns the configuration of a small model.
 fn small() -> DlrmConfig {
     DlrmConfig {
         num_dense: 3,
@@ -52,8 +53,8 @@ fn bags<'a, B: Backend>(
     Bags { batch_size, indices, has_slack: false, offsets, per_sample_weights: None }
 }
 
-/// Two features times half of all numbers and one make as many bags as there are offsets for: 0 or
-/// 2.
+/// Checks products that wrap around: two features times a batch size of 2⁶³ or 2⁶³ + 1 would wrap
+/// to 0 or 2 bags, for which there are offsets.
 fn numbers_of_bags_do_not_wrap<B: Backend>(device: &B) {
     let tables = TableBatch::new(vec![table(3, 2)], vec![feature(0, Pooling::Sum); 2]).unwrap();
     let (tables, weights) = (device.tables(tables).unwrap(), upload(device, &[0.5f32; 6]));
@@ -108,9 +109,9 @@ fn rows_that_are_too_far_apart_are_refused<B: Backend>(device: &B) {
     }
 }
 
-/// There is no second row, so the distance to it is nobody's concern, as long as nothing overflows
-/// that asks for rows ahead.
-fn a_single_row_is_as_long_as_it_likes<B: Backend>(device: &B) {
+/// Checks that a single row may have any leading dimension, and that the address of a prefetch does
+/// not overflow.
+fn a_single_row_may_have_any_leading_dimension<B: Backend>(device: &B) {
     const LD: usize = 1 << 48;
     let (x, w) = (draw(64, 1), draw(64 * 64, 2));
     let (input, weight, bias) =
@@ -167,12 +168,11 @@ fn a_single_row_is_as_long_as_it_likes<B: Backend>(device: &B) {
         assert_eq!(outcome(device, op.run(device)), Ok(()));
         outputs.map(|output| download(device, &output))
     };
-    // A multiple of what is loaded at once, as the other one is.
+    // Both leading dimensions are multiples of the width of a vectorised load.
     assert_eq!(run(LD), run(64));
 }
 
-/// Matrices without elements are as long as they like: there is nothing to do, and nothing
-/// overflows.
+/// Checks that matrices without elements may have any number of rows or columns.
 fn layers_without_elements_are_done_at_once<B: Backend>(device: &B) {
     let [x, w, mut y, mut dy, mut dx, mut dw, mut db] =
         [(); 7].map(|()| device.alloc::<f32>(0).unwrap());
@@ -206,9 +206,9 @@ fn layers_without_elements_are_done_at_once<B: Backend>(device: &B) {
     }
 }
 
-/// Sizes that nobody has validated: what is needed is more than there is, and what is told for
-/// information is no less than the largest number.
-fn helpers_end_at_the_largest_number<B: Backend>(device: &B) {
+/// Checks functions that take sizes before validation: they saturate at the largest number, and
+/// allocations of such sizes fail.
+fn sizes_saturate<B: Backend>(device: &B) {
     let tables =
         TableBatch::one_feature_each(vec![table(1 << 40, 1 << 10), table(3, 1)], Pooling::Sum)
             .unwrap();
@@ -251,7 +251,7 @@ fn helpers_end_at_the_largest_number<B: Backend>(device: &B) {
     }
 }
 
-/// Models of which one size or another is absurd, and those whose sizes are so only together.
+/// Checks models with an absurd size, and with sizes that are absurd only together.
 fn models_that_do_not_fit_are_refused<B: Backend>(device: &B) {
     let with = |change: &dyn Fn(&mut DlrmConfig)| {
         let mut config = small();
@@ -323,8 +323,9 @@ fn models_that_do_not_fit_are_refused<B: Backend>(device: &B) {
     assert_eq!(needs(8, 16).of_members(MAX).total(), MAX);
 }
 
-/// A batch of more samples than there are values: an error before buffers are made for it.
-fn batches_that_are_not_there_take_no_memory<B: Backend>(device: &B) {
+/// Checks that a batch of more samples than there are values is refused before buffers are made for
+/// it.
+fn batches_without_values_take_no_memory<B: Backend>(device: &B) {
     let mut model = Dlrm::new(device.clone(), small(), 1).unwrap();
     model.optimize_with(Optimizers::same(Optimizer::Sgd, 0.1)).unwrap();
     let (dense, indices) = (upload(device, &[0.5f32; 9]), upload(device, &[1i64; 6]));
@@ -359,10 +360,11 @@ fn parameters_are_known_before_there_is_a_model<B: Backend>(device: &B) {
     }
 }
 
-/// Parameters go to the device in pieces, which are drawn one after the other.
+/// Checks the initial parameters, which are drawn and uploaded in pieces: they are one stream of
+/// random values.
 #[test]
 fn pieces_are_drawn_in_order() {
-    // More than a piece in the first table, the second one, and the layers.
+    // The first table and the layers are larger than a piece.
     let config = DlrmConfig {
         tables: vec![table(300_000, 4), table(11, 4)],
         table_init: TableInit::Uniform(0.5),
@@ -429,12 +431,12 @@ fn columns_of_a_sample_are_added_up() {
 }
 
 #[test]
-fn widths_end_at_the_largest_number() {
+fn widths_saturate() {
     for (include_self, pairs) in [(true, [0, 1, 15, MAX]), (false, [0, 0, 10, MAX])] {
         let (order, append_sparse) = (PairOrder::LowerTriangle, true);
         let dot = |pad_to| Interaction::Dot { order, include_self, append_sparse, pad_to };
         assert_eq!([0, 1, 5, MAX].map(|features| dot(1).num_pairs(features)), pairs);
-        // The product of both neighbours does not fit, its half does.
+        // The product of the neighbours does not fit into `usize`, and half of it does.
         let large = (1usize << 32) + 1;
         let exact = large as u128 * if include_self { large + 1 } else { large - 1 } as u128 / 2;
         assert_eq!(dot(1).num_pairs(large) as u128, exact);
@@ -474,7 +476,8 @@ fn more_threads_than_make_sense_are_refused_at_once() {
     assert_eq!(Cpu::with_threads(40).unwrap().num_threads(), 40);
 }
 
-/// Kernels count columns in 32 bits.
+/// Checks that tables with more columns than kernels can count, which do so in 32 bits, are
+/// refused.
 #[cfg(feature = "cuda")]
 #[test]
 fn tables_that_are_too_wide_for_kernels_are_refused() {

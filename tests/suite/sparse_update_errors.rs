@@ -1,4 +1,5 @@
-//! `sparse_update`: each wrong argument gives an error that names it, and nothing is written.
+//! Tests of `sparse_update`: each wrong argument gives an error that names it, and nothing is
+//! written.
 
 use crate::common::updates::{Backward, merge, poisoned_grad};
 use crate::common::*;
@@ -15,17 +16,18 @@ backend_suite!(
     merge_names_what_is_wrong,
     apply_and_update_name_what_is_wrong,
     gradients_of_other_tables_are_refused,
-    an_order_that_failed_is_none,
+    a_failed_sort_leaves_no_order,
 );
 
 type Spoil<B> = for<'a> fn(&mut PooledGrad<'a, B, i64>, &'a Spare<B>);
 
-/// What spoilt arguments are views of.
+/// The orders and values that spoilt arguments view.
 struct Spare<B: IndexSortOps + SparseUpdateOps> {
-    /// An order of nothing yet; `fewer` is that of one id less, and `other` that of the same ids
-    /// with a feature that has no padding.
+    /// An order of which nothing has been sorted.
     sorted: SortedIndices<B>,
+    /// The order of a batch with one id less.
     fewer: SortedIndices<B>,
+    /// The order of the same ids for a feature without padding.
     other: SortedIndices<B>,
     values: B::Buffer<f32>,
 }
@@ -58,7 +60,7 @@ fn assert_poisoned<B: IndexSortOps + SparseUpdateOps>(device: &B, grad: &SparseG
     assert_eq!(download_view(device, grad.counts()), [0]);
 }
 
-/// Ways to spoil the source of a gradient, with what must be said about them.
+/// Returns functions that spoil the source of a gradient, each with the start of its error.
 fn spoilt_sources<B: IndexSortOps + SparseUpdateOps>(n: usize) -> Vec<(Spoil<B>, String)> {
     vec![
         (|s, _| s.argmax = None, "argmax: needed, since a feature is pooled by max".into()),
@@ -107,7 +109,7 @@ fn reduce_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
         assert!(text.starts_with("sparse_update.reduce: workspace holds"), "{text}");
         assert_poisoned(device, &grad);
     }
-    // There are 239 rows, fewer than ids: a gradient needs room for no more.
+    // There are 239 rows and more ids: a gradient needs room for 239.
     let mut grad = poisoned_grad(device, &case, 238);
     let text = message(backward.reduce(device, &mut grad));
     assert_eq!(text, "sparse_update.reduce: grad.capacity holds 238 elements, but 239 are needed");
@@ -124,7 +126,7 @@ fn reduce_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     }
 }
 
-/// Gradients of the same number of rows, but of tables of other sizes.
+/// Checks gradients with enough room, but of tables of other sizes.
 fn gradients_of_other_tables_are_refused<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let (case, mut other) = (BagCase::mixed(Pooling::Sum), BagCase::mixed(Pooling::Sum));
     other.tables.swap(0, 1);
@@ -283,8 +285,8 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
     assert_same_bits("weights", &download(device, &weights), &poisoned(elements));
 }
 
-/// Wrong offsets leave no order behind, not even that of the batch before.
-fn an_order_that_failed_is_none<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+/// Checks that a sort with wrong offsets leaves no order, not even that of the batch before.
+fn a_failed_sort_leaves_no_order<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     let case = BagCase::mixed(Pooling::Sum);
     let mut backward = Backward::<B, i64>::new(device, &case, &case.grad_output(), None);
     let offsets = vec![1_i64; case.offsets.len()];

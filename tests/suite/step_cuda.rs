@@ -1,5 +1,5 @@
-//! What a step does to tables on CUDA (lookup, interaction, the way back, sort, update) as one
-//! graph, replayed for every batch of a training run.
+//! A test of the ops that train tables on CUDA (lookup, interaction forward and backward, sort,
+//! update) as one graph, which is replayed for every batch of a training run.
 
 use crate::common::cases::DeviceBags;
 use crate::common::cuda::{capture, on_every_schedule};
@@ -16,18 +16,17 @@ use bagdot::ops::{
 };
 use bagdot::{Cuda, Scalar};
 
-/// The batches of a golden file, as the device is given them, and what it begins with.
+/// The batches of a golden file as the device gets them, and the initial weights.
 struct Batches {
     interaction: Interaction,
     rule: UpdateRule,
     dim: usize,
-    /// All tables, one after another.
+    /// The weights of all tables, one after another.
     weights: Vec<f32>,
-    /// What the bottom MLP makes of the dense features, and the bags. All batches have as many ids:
-    /// there is one feature more, of a single bag with anything in it, all of them padding that
-    /// takes up what a batch has less.
+    /// The output of the bottom MLP, and the bags. An additional feature fills all batches up to
+    /// the same number of ids: its first bag holds padding, and the others are empty.
     batches: Vec<(Vec<f32>, BagCase)>,
-    /// What the top MLP is taken to give back, whatever the batch.
+    /// The gradient of the interaction's output, the same for all batches.
     grad: Vec<f32>,
 }
 
@@ -59,7 +58,7 @@ impl Batches {
     }
 }
 
-/// The bottom MLP with its initial parameters, on the host.
+/// Runs the bottom MLP with its initial parameters, on the host.
 fn bottom_mlp(case: &Case<'_>, sizes: &[usize], dense: Vec<f32>) -> Vec<f32> {
     sizes.windows(2).enumerate().fold(dense, |input, (k, pair)| {
         let weight = case.floats(&format!("init.bot{k}.weight"), &[pair[1], pair[0]]);
@@ -74,7 +73,7 @@ fn bottom_mlp(case: &Case<'_>, sizes: &[usize], dense: Vec<f32>) -> Vec<f32> {
     })
 }
 
-/// Everything that a step has on the device.
+/// The buffers of a step on the device.
 struct Step<'a> {
     of: &'a Batches,
     bags: DeviceBags<Cuda, i32>,
@@ -84,13 +83,13 @@ struct Step<'a> {
     interacted: Buffer<f32>,
     grad: Buffer<f32>,
     grad_dense: Buffer<f32>,
-    /// That of the padding stays zero.
+    /// The gradient of the pooled vectors. The columns of the additional feature stay zero.
     grad_pooled: Buffer<f32>,
     weights: Buffer<f32>,
     workspace: Buffer<u64>,
 }
 
-/// What a step leaves: the output of the interaction, the gradient of the dense vectors, the
+/// The results of a step: the output of the interaction, the gradient of the dense vectors, and the
 /// weights.
 type Outcome = [Vec<f32>; 3];
 
@@ -189,8 +188,8 @@ fn replace<T: Scalar>(cuda: &Cuda, values: &[T], buffer: &mut Buffer<T>) {
     cuda.upload(values, Cuda::view_mut(buffer)).unwrap();
 }
 
-/// Rate and step number are parameters of the launch and so of the graph: SGD with one rate needs
-/// no others.
+/// Checks a graph of steps with SGD at a constant rate: rate and step number are launch parameters,
+/// which the graph fixes.
 #[test]
 fn a_training_run_is_one_graph_replayed() {
     let file = File::read(&golden_directory().join("dlrm_traj_sgd.safetensors"));
@@ -214,7 +213,7 @@ fn a_training_run_is_one_graph_replayed() {
             {
                 assert_same_bits(&format!("step {number}, {what}"), got, want);
             }
-            assert_ne!(want[2], weights, "step {number} changes something");
+            assert_ne!(want[2], weights, "step {number} changes no weight");
             weights.clone_from(&want[2]);
         }
     });

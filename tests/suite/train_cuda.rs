@@ -1,6 +1,5 @@
-//! Runs of training on a slice of the clothing reviews, on CUDA and on the CPU: the same model,
-//! checkpoints that move from one to the other, and runs that end in the same bits however often
-//! they are interrupted.
+//! Tests of training runs on a slice of the clothing reviews, on CUDA and on the CPU: both give the
+//! same model, checkpoints move from one to the other, and interrupted runs end in the same bits.
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader};
@@ -17,7 +16,7 @@ use bagdot_emulator::Emulator;
 
 const REVIEWS: &[u8] = include_bytes!("../../data/clothing/reviews.csv.gz");
 const ROWS: usize = 120;
-/// The last of these batches has fewer rows.
+/// The configuration. The last batch of an epoch has fewer rows.
 const CONFIG: &str = r#"
 [data]
 train = "reviews.csv"
@@ -34,13 +33,13 @@ epochs = 2
 batch_size = 32
 optimizer = { kind = "sgd", learning_rate = 0.1 }
 "#;
-/// How far losses and probabilities may be apart on two devices at the end of a run, where bounds
-/// would mean nothing any more: `dlrm_clothing` has those of each step. It is chosen: they sum in
-/// different orders, by which each value is off by some `u = 2⁻²⁴` of its terms, and a few steps of
-/// SGD carry that on without making much of it; a step that is wrong shows in the second digit.
+/// The largest difference of losses and probabilities of two devices at the end of a run. It is
+/// chosen, since error bounds would be too large after a run; `dlrm_clothing` checks those of each
+/// step. The devices sum in different orders, which makes each value differ by some `u = 2⁻²⁴` of
+/// its terms, and a few steps of SGD amplify that little. A wrong step changes the second digit.
 const APART: f64 = 1e-5;
 
-/// A folder with the first reviews and a configuration.
+/// Returns a folder with the first reviews.
 fn project() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let lines = BufReader::new(flate2::read::GzDecoder::new(REVIEWS)).lines().take(1 + ROWS);
@@ -49,7 +48,7 @@ fn project() -> tempfile::TempDir {
     folder
 }
 
-/// Notes the loss of every batch, and stops the run after some.
+/// An observer that notes the loss of every batch and stops the run after some batches.
 #[derive(Default)]
 struct Losses {
     losses: Vec<f64>,
@@ -68,9 +67,9 @@ impl Observer for Losses {
     }
 }
 
-/// What is planned is what is taken: with ids that are one in each bag, so that every batch has as
-/// many, to the byte but for the room that places of batches are rounded up to and the tables'
-/// descriptions.
+/// Checks that a run allocates as much memory as was planned. Each bag has one id, so that all
+/// batches have as many. The plan then lacks only the descriptions of the tables and the room to
+/// which the buffers of batches are rounded up.
 #[test]
 fn memory_is_what_was_planned() {
     ["f32", "bf16"].into_iter().for_each(memory_in_a_precision_is_what_was_planned);
@@ -89,7 +88,7 @@ fn memory_in_a_precision_is_what_was_planned(precision: &str) {
     let cuda = Cuda::new(0).unwrap();
     let before = alone.used_bytes(0);
     let plan = memory_of(&cuda, &config, folder.path()).unwrap();
-    assert_eq!(alone.used_bytes(0), before, "nothing is taken for a plan");
+    assert_eq!(alone.used_bytes(0), before, "a plan allocates nothing");
     assert_eq!(plan.parts.iter().map(|(_, bytes)| bytes).sum::<usize>(), plan.total());
     let path = folder.path().join("planned");
     let observer = &mut Peak { emulator: &alone, most: Cell::new(0) };
@@ -102,11 +101,11 @@ fn memory_in_a_precision_is_what_was_planned(precision: &str) {
     let of_batches = plan.parts.last().unwrap().1;
     assert!(
         plan.total() <= taken && taken <= plan.total() + 2 * of_batches + 4096,
-        "{taken} bytes are taken, not\n{plan}"
+        "{taken} bytes were allocated, not\n{plan}"
     );
 }
 
-/// Notes how much memory was in use at most, as of each batch.
+/// An observer that notes the peak of the memory in use, at each batch.
 struct Peak<'a> {
     emulator: &'a Emulator,
     most: Cell<usize>,
@@ -135,7 +134,7 @@ fn no_memory_left_is_told_with_the_plan() {
     );
 }
 
-/// A run from the beginning, or from where it was stopped.
+/// Starts a run, or resumes it if it was stopped.
 fn train<D: Backend>(
     device: &D,
     folder: &Path,
@@ -145,7 +144,7 @@ fn train<D: Backend>(
     train_in("f32", device, folder, name, losses)
 }
 
-/// The same with layers that compute in another type.
+/// Does what [`train`] does, with layers of this precision.
 fn train_in<D: Backend>(
     precision: &str,
     device: &D,
@@ -165,7 +164,7 @@ fn train_in<D: Backend>(
     trainer.run(losses)
 }
 
-/// A run that is stopped in the first epoch, and goes on elsewhere.
+/// Stops a run in the first epoch and resumes it on another device.
 fn train_in_two_parts<A: Backend, B: Backend>(
     first: &A,
     then: &B,
@@ -180,7 +179,7 @@ fn train_in_two_parts<A: Backend, B: Backend>(
     losses
 }
 
-/// The checksum of the kept model.
+/// Returns the checksum of the best model.
 fn model_crc(folder: &Path, name: &str) -> u32 {
     ModelDir::open(&folder.join(name)).unwrap().1.files["best"].crc32
 }
@@ -216,7 +215,7 @@ fn losses_and_predictions_are_those_of_the_cpu() {
         assert_near("losses", &on_cuda.losses, &on_cpu.losses);
         assert!(
             (on_cpu.losses[0] - on_cpu.losses[5]).abs() > 100.0 * APART,
-            "{:?} says nothing",
+            "{:?}: the losses hardly changed",
             on_cpu.losses
         );
         let want = predict(&cpu, folder, "cpu");
@@ -247,9 +246,9 @@ fn a_run_that_was_stopped_ends_in_the_same_bits() {
     });
 }
 
-/// Each value between layers is rounded to 8 bits on both devices, here and there to another
-/// neighbour: some tenths of a percent of the loss. What is chosen here is ten times that, and a
-/// tenth of what training changes.
+/// Compares runs in bf16. Both devices round each value between layers to 8 bits, at times to
+/// different neighbours, which changes the loss by some tenths of a percent. The tolerance is ten
+/// times that, and a tenth of the change by training.
 #[test]
 fn runs_in_bf16_are_those_of_the_cpu_about_and_can_be_resumed() {
     on_every_schedule(|cuda| {
@@ -270,7 +269,7 @@ fn runs_in_bf16_are_those_of_the_cpu_about_and_can_be_resumed() {
         let apart =
             straight.iter().zip(&on_cpu.losses).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(apart < 0.01 && straight.len() == on_cpu.losses.len(), "{apart} apart");
-        assert_ne!(straight, on_cpu.losses, "this says something only if it is not f32");
+        assert_ne!(straight, on_cpu.losses, "equal losses: the layers did not compute in bf16");
     });
 }
 

@@ -1,35 +1,36 @@
-//! Host values and their counterparts on a device. What an op has no business to touch is poisoned.
+//! Transfers between host and device, and poison: values that mark memory that no op may touch.
 
 use bagdot::ops::{Device, Extent, Matrix, MatrixMut};
 use bagdot::{Scalar, bf16, f16};
 
 use super::tolerance::assert_same_bits;
 
-/// A buffer with these values.
+/// Returns a buffer with these values.
 pub fn upload<B: Device, T: Scalar>(device: &B, values: &[T]) -> B::Buffer<T> {
     let mut buffer = device.alloc(values.len()).unwrap();
     device.upload(values, B::view_mut(&mut buffer)).unwrap();
     buffer
 }
 
-/// The values of a buffer.
+/// Returns the values of a buffer.
 pub fn download<B: Device, T: Scalar>(device: &B, buffer: &B::Buffer<T>) -> Vec<T> {
     device.to_vec(buffer).unwrap()
 }
 
-/// The values of a view.
+/// Returns the values of a view.
 pub fn download_view<B: Device, T: Scalar>(device: &B, view: B::Slice<'_, T>) -> Vec<T> {
     let mut values = vec![T::default(); view.extent()];
     device.download(view, &mut values).unwrap();
     values
 }
 
-/// A value that no op computes.
+/// A type with a value that no op computes.
 pub trait Poison: Scalar {
+    /// The value.
     const POISON: Self;
 }
 impl Poison for f32 {
-    /// A NaN with a payload, so that bits tell it from others.
+    /// A NaN with a payload, so that its bits differ from those of a computed NaN.
     const POISON: Self = f32::from_bits(0x7fc0_dead);
 }
 impl Poison for f64 {
@@ -48,28 +49,30 @@ impl Poison for u64 {
     const POISON: Self = 0xdead_beef_dead_beef;
 }
 
-/// `len` poisoned values.
+/// Returns `len` poisoned values.
 pub fn poisoned<T: Poison>(len: usize) -> Vec<T> {
     vec![T::POISON; len]
 }
 
-/// A row-major matrix whose rows are `ld` apart. What lies between and behind them is poison.
+/// A row-major matrix on the host. The slack between its rows and behind the last one is poisoned.
 #[derive(Clone)]
 pub struct Grid<T> {
     pub rows: usize,
     pub cols: usize,
+    /// The leading dimension: the distance of rows, in elements.
     pub ld: usize,
     pub data: Vec<T>,
 }
 
 impl<T: Poison> Grid<T> {
-    /// All poison, with `gap` elements behind each row, and some more behind the last one.
+    /// Makes a matrix of poison, with `gap` elements of slack behind each row and `2 * gap` more
+    /// behind the last one.
     pub fn poisoned(rows: usize, cols: usize, gap: usize) -> Self {
         let ld = cols + gap;
         Self { rows, cols, ld, data: poisoned(rows * ld + 2 * gap) }
     }
 
-    /// With these values, row after row.
+    /// Makes a matrix with these values, row after row, and slack as [`Self::poisoned`] has it.
     pub fn new(rows: usize, cols: usize, gap: usize, values: &[T]) -> Self {
         assert_eq!(values.len(), rows * cols);
         let mut grid = Self::poisoned(rows, cols, gap);
@@ -79,25 +82,28 @@ impl<T: Poison> Grid<T> {
         grid
     }
 
+    /// Uploads the matrix with its slack.
     pub fn upload<B: Device>(&self, device: &B) -> B::Buffer<T> {
         upload(device, &self.data)
     }
 
+    /// Views an uploaded buffer as the matrix.
     pub fn view<'a, B: Device>(&self, buffer: &'a B::Buffer<T>) -> Matrix<'a, B, T> {
         Matrix { data: B::view(buffer), rows: self.rows, cols: self.cols, ld: self.ld }
     }
 
+    /// Views an uploaded buffer as the matrix, to be written.
     pub fn view_mut<'a, B: Device>(&self, buffer: &'a mut B::Buffer<T>) -> MatrixMut<'a, B, T> {
         MatrixMut { data: B::view_mut(buffer), rows: self.rows, cols: self.cols, ld: self.ld }
     }
 
-    /// The values row after row, after a check that the poison around them is still there.
+    /// Returns the values row after row. Fails unless the slack is still poisoned.
     #[track_caller]
     pub fn download<B: Device>(&self, device: &B, buffer: &B::Buffer<T>) -> Vec<T> {
         let data = download(device, buffer);
         let inside = |k: usize| self.ld > 0 && k % self.ld < self.cols && k / self.ld < self.rows;
         let around: Vec<T> = (0..data.len()).filter(|&k| !inside(k)).map(|k| data[k]).collect();
-        assert_same_bits("the gaps between rows", &around, &poisoned(around.len()));
+        assert_same_bits("the slack between rows", &around, &poisoned(around.len()));
         (0..data.len()).filter(|&k| inside(k)).map(|k| data[k]).collect()
     }
 }

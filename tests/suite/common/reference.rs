@@ -1,6 +1,6 @@
-//! The ops once more, as plain loops in `f64` that know how far an `f32` result may be off. They
-//! share no code with `src/`; only the plain descriptions of a call (tables, features, rules) are
-//! the crate's.
+//! Reference versions of the ops: plain loops in `f64` that also bound the error of an `f32`
+//! result. They share no code with `src/`, but use its types that describe a call (tables,
+//! features, rules).
 //!
 //! `tests/suite/reference_gradients.rs` checks the backward passes against difference quotients of
 //! the forward passes.

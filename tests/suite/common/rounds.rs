@@ -1,9 +1,10 @@
-//! Seeds of randomised tests: the same in every run, or new ones for as many seconds as
-//! `BAGDOT_FUZZ_SECONDS` says.
+//! Seeds of randomised tests: the same in every run, or new ones for `BAGDOT_FUZZ_SECONDS` seconds
+//! if that variable is set.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The seeds `0..count`, or, for so many seconds, those from a seed on that no run has had.
+/// Returns the seeds `0..count`. If `BAGDOT_FUZZ_SECONDS` is set, returns seeds for so many seconds
+/// instead, which count from the time in nanoseconds.
 pub fn seeds(count: u64) -> impl Iterator<Item = u64> {
     let seconds =
         std::env::var("BAGDOT_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());

@@ -1,8 +1,8 @@
-//! How far a result may lie from the exact one, derived for each element.
+//! Error bounds of results, derived for each element.
 //!
-//! [`Approx`] is an exact value with a bound of the error that any evaluation of the same formula
-//! in `f32` may have made: the running error analysis of Higham, *Accuracy and Stability of
-//! Numerical Algorithms*, §3.3. It rests on the standard model of rounding, `fl(x op y) = (x op
+//! [`Approx`] is an exact value with a bound of the error of any evaluation of the same formula in
+//! `f32`. The bounds are a running error analysis (Higham, *Accuracy and Stability of
+//! Numerical Algorithms*, §3.3). They rest on the standard model of rounding, `fl(x op y) = (x op
 //! y)(1 + δ) + η` with `|δ| ≤ u = 2⁻²⁴` and, for results below the normal numbers (flushed to zero
 //! or not), `|η| ≤ 2⁻¹²⁶`. With operands that are off by `dx` and `dy`:
 //!
@@ -14,25 +14,25 @@
 //! | `√x` | `min(dx / √x, √dx)`, since `\|√x̂ - √x\| = dx / (√x̂ + √x)` |
 //! | sum of `n` terms in any order | `Σ dt + γₙ₋₁ Σ (\|t\| + dt)`, `γₖ = ku / (1 - ku)` |
 //!
-//! Values are in `f64`: its own rounding is 2⁻²⁹ of what is bounded here, and lies within the one
-//! unit in the last place of the output type that [`assert_close`] adds.
+//! Values are in `f64`. Its rounding errors are 2⁻²⁹ of those of `f32`: the one unit in the last
+//! place of the output type that [`assert_close`] adds covers them.
 
 use bagdot::{Element, Scalar, bf16, f16};
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 /// The unit roundoff of `f32`.
 pub const U: f64 = 1.0 / (1u32 << 24) as f64;
-/// What a result below the normal numbers may lose, if it is flushed to zero.
+/// The largest error of a result below the normal numbers that is flushed to zero.
 const UNDERFLOW: f64 = f32::MIN_POSITIVE as f64;
 
-/// The bound for `n` roundings in a row.
+/// Returns `γₙ`, the bound of the relative error of `n` roundings in a row.
 pub fn gamma(n: usize) -> f64 {
     let nu = n as f64 * U;
     assert!(nu < 0.5, "the bound has no meaning for {n} roundings");
     nu / (1.0 - nu)
 }
 
-/// A value, and how far an `f32` result may lie from it.
+/// A value with a bound of the error of an `f32` result.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Approx {
     pub value: f64,
@@ -42,26 +42,27 @@ pub struct Approx {
 impl Approx {
     pub const ZERO: Self = Self { value: 0.0, error: 0.0 };
 
-    /// A value that both sides know exactly.
+    /// Returns a value without an error: an input of both sides.
     pub fn exact(value: impl Into<f64>) -> Self {
         Self { value: value.into(), error: 0.0 }
     }
 
-    /// The result of one rounded operation whose operands' errors amount to `error`.
+    /// Returns the result of one rounded operation. `error` is the error before its rounding.
     fn rounded(value: f64, error: f64) -> Self {
         Self { value, error: error + U * (value.abs() + error) + UNDERFLOW }
     }
 
-    /// The same after one rounding to `f32`.
+    /// Rounds the value to `f32` once more.
     pub fn once_rounded(self) -> Self {
         Self::rounded(self.value, self.error)
     }
 
-    /// The largest magnitude that the `f32` value may have.
+    /// Returns the largest magnitude that the `f32` result may have.
     fn magnitude(self) -> f64 {
         self.value.abs() + self.error
     }
 
+    /// Returns the square root.
     pub fn sqrt(self) -> Self {
         let root = self.value.sqrt();
         let error =
@@ -69,13 +70,13 @@ impl Approx {
         Self::rounded(root, error)
     }
 
-    /// The same as a factor that may have been rounded to the 11 bits of tf32.
+    /// Returns the value as a factor that a device may have rounded to tf32, which has 11 bits.
     pub fn as_tf32(self) -> Self {
         Self { error: self.error + self.magnitude() / 2048.0, ..self }
     }
 
-    /// The same stored in a type, to nearest, as `scale` times the value. Rounding is monotone: it
-    /// takes an interval to that between the rounded ends.
+    /// Rounds `scale` times the value to the nearest value of a type, and divides by `scale`.
+    /// Rounding is monotone, so the result lies between the rounded ends of the interval.
     pub fn stored_as<E: Stored>(self, scale: f64) -> Self {
         let stored = |x: f64| E::from_f32((x * scale) as f32).value() / scale;
         let (value, low, high) =
@@ -83,22 +84,22 @@ impl Approx {
         Self { value, error: (high - value).max(value - low) }
     }
 
-    /// The same as the sum of `n` products on tensor cores, whose magnitudes add up to `magnitude`.
-    /// These add several at once, which they first cut off at the last bit of the largest, and cut
-    /// off each sum of, at the least, 4: so a term and each of the `n / 4 + 1` sums loses up to
-    /// 2⁻²³ of the whole, where rounding would lose 2⁻²⁴.
+    /// Returns the value as a sum of `n` products on tensor cores. `magnitude` is the sum of their
+    /// absolute values. Tensor cores add 4 products or more at once. They truncate the terms at the
+    /// last bit of the largest one, and truncate each sum: a term and each of the `n / 4 + 1` sums
+    /// loses up to 2⁻²³ of the whole, where rounding would lose 2⁻²⁴.
     pub fn on_tensor_cores(self, n: usize, magnitude: Self) -> Self {
         Self { error: self.error + gamma(2 * (n + n / 4 + 1)) * magnitude.magnitude(), ..self }
     }
 
-    /// The sum of the terms, in whatever order.
+    /// Returns the sum of the terms in any order.
     pub fn sum(terms: &[Self]) -> Self {
         Self::sum_with(terms, terms.len().saturating_sub(1))
     }
 
-    /// The sum of the terms in chunks of `chunk`, whose sums are summed in the same way until one
-    /// is left: on each level a term, or a sum that it is in, takes part in at most one addition
-    /// less than there are in its chunk.
+    /// Returns the sum of the terms by a reduction tree: chunks of `chunk` terms are summed, then
+    /// chunks of these sums, until one is left. On each level a term goes through at most as many
+    /// additions as its chunk has terms, less one.
     pub fn sum_in_chunks(terms: &[Self], chunk: usize) -> Self {
         let (mut additions, mut left) = (0, terms.len());
         while left > 1 {
@@ -108,6 +109,7 @@ impl Approx {
         Self::sum_with(terms, additions)
     }
 
+    /// Returns the sum of terms of which each goes through at most `additions` additions.
     fn sum_with(terms: &[Self], additions: usize) -> Self {
         let value = terms.iter().map(|t| t.value).sum();
         let error: f64 = terms.iter().map(|t| t.error).sum();
@@ -115,13 +117,13 @@ impl Approx {
         Self { value, error: error + gamma(additions) * magnitude }
     }
 
-    /// `Σ aᵢ bᵢ`.
+    /// Returns `Σ aᵢ bᵢ`.
     pub fn dot(pairs: impl IntoIterator<Item = (Self, Self)>) -> Self {
         let terms: Vec<_> = pairs.into_iter().map(|(a, b)| a * b).collect();
         Self::sum(&terms)
     }
 
-    /// Clamped to `[-max, max]`: exact, and no error grows.
+    /// Clamps the value to `[-max, max]`. This is exact and increases no error.
     pub fn clamp(self, max: Option<f32>) -> Self {
         let bound = max.map_or(f64::INFINITY, f64::from);
         Self {
@@ -170,13 +172,15 @@ impl Div for Approx {
     }
 }
 
-/// A type that results are stored in.
+/// A storage type of results.
 pub trait Stored: Element {
+    /// The number of stored bits of the fraction.
     const FRACTION_BITS: i32;
+    /// The exponent of the smallest normal number.
     const MIN_EXPONENT: i32;
-    /// The nearest value.
+    /// Rounds to the nearest value of the type.
     fn store(value: f64) -> Self;
-    /// The exact value.
+    /// Returns the exact value.
     fn value(self) -> f64;
 }
 
@@ -211,17 +215,17 @@ impl Stored for bf16 {
     }
 }
 
-/// The values of stored elements.
+/// Returns the values of stored elements.
 pub fn values<E: Stored>(stored: &[E]) -> Vec<f64> {
     stored.iter().map(|x| x.value()).collect()
 }
 
-/// Stored elements as exact values.
+/// Returns stored elements as exact values.
 pub fn exact<E: Stored>(stored: &[E]) -> Vec<Approx> {
     stored.iter().map(|x| Approx::exact(x.value())).collect()
 }
 
-/// The distance between two neighbours of the type near `x`.
+/// Returns the unit in the last place of `x`: the distance of neighbouring values of the type.
 pub fn ulp<E: Stored>(x: f64) -> f64 {
     let exponent = if x == 0.0 {
         E::MIN_EXPONENT
@@ -231,15 +235,15 @@ pub fn ulp<E: Stored>(x: f64) -> f64 {
     2f64.powi(exponent - E::FRACTION_BITS)
 }
 
-/// Fails at the first element that lies further from its value than its bound and one unit in the
-/// last place. A NaN is close to nothing.
+/// Fails at the first element whose error exceeds its bound plus one unit in the last place. A NaN
+/// always fails.
 #[track_caller]
 pub fn assert_close<E: Stored>(what: &str, got: &[E], want: &[Approx]) {
     assert_close_within(what, got, want, 1.0);
 }
 
-/// As [`assert_close`], for results whose counterpart has made rounding errors of its own: `sides`
-/// times the bound.
+/// Does what [`assert_close`] does, with `sides` times the bound: for results that are compared
+/// with another rounded result, or whose additions round more coarsely.
 #[track_caller]
 pub fn assert_close_within<E: Stored>(what: &str, got: &[E], want: &[Approx], sides: f64) {
     assert_eq!(got.len(), want.len(), "{what}: number of elements");
@@ -252,7 +256,8 @@ pub fn assert_close_within<E: Stored>(what: &str, got: &[E], want: &[Approx], si
             ((got.value() - want.value).abs(), sides * (want.error + ulp::<E>(want.magnitude())));
         assert!(
             off <= bound,
-            "{what}: element {k} is {:e}, but must be {:e}: off by {off:.2e}, right is at most {bound:.2e}",
+            "{what}: element {k} is {:e}, but must be {:e}: off by {off:.2e}, more than the bound \
+             {bound:.2e}",
             got.value(),
             want.value
         );

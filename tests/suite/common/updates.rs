@@ -1,5 +1,5 @@
-//! A table-batched backward pass on a device, from a [`BagCase`] to what the ops of `sparse_update`
-//! take.
+//! Helpers for the ops of `sparse_update`: rules, optimizer state, and the backward pass of a
+//! [`BagCase`].
 
 use bagdot::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
 use bagdot::ops::sparse_update::{Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update};
@@ -11,8 +11,8 @@ use super::memory::{Grid, Poison, download, download_view, poisoned, upload};
 use super::reference::{self, RowGradients};
 use super::tolerance::{Stored, exact};
 
-/// Every optimizer with every kind of decay, in the middle of a training. `eps` is large, so that
-/// it matters where it stands.
+/// Returns every optimizer with every kind of weight decay, at step 5. `eps` is large, so that a
+/// result shows where it is added.
 pub fn rules() -> Vec<UpdateRule> {
     let optimizers = [
         Optimizer::Sgd,
@@ -31,18 +31,21 @@ pub fn rules() -> Vec<UpdateRule> {
     optimizers.iter().flat_map(|&optimizer| decays.map(|decay| rule(optimizer, decay))).collect()
 }
 
-/// What an optimizer remembers, on a device.
+/// The state of an optimizer, on a device.
 pub struct State<B: Device> {
+    /// The sums of squares, or the first moments.
     pub first: B::Buffer<f32>,
+    /// The second moments.
     pub second: B::Buffer<f32>,
 }
 
 impl<B: Device> State<B> {
-    /// With these values, as many as the optimizer has of each kind.
+    /// Uploads these values, as many of each kind as the optimizer has.
     pub fn new(device: &B, [first, second]: &[Vec<f32>; 2]) -> Self {
         Self { first: upload(device, first), second: upload(device, second) }
     }
 
+    /// Views the state as that of an optimizer.
     pub fn view_mut(&mut self, optimizer: Optimizer) -> OptimizerStateMut<'_, B> {
         match optimizer {
             Optimizer::Sgd => OptimizerStateMut::None,
@@ -56,12 +59,14 @@ impl<B: Device> State<B> {
         }
     }
 
+    /// Returns the values.
     pub fn download(&self, device: &B) -> [Vec<f32>; 2] {
         [download(device, &self.first), download(device, &self.second)]
     }
 }
 
-/// State of a training under way: sums of squares, or a mean of either sign and a mean of squares.
+/// Draws the state of an optimizer after some steps. First moments have either sign; sums of
+/// squares and second moments are squares.
 pub fn state_values(optimizer: Optimizer, rows: usize, elements: usize) -> [Vec<f32>; 2] {
     let squares = |len| draw(len, 77).iter().map(|x| x * x).collect();
     match optimizer {
@@ -72,27 +77,29 @@ pub fn state_values(optimizer: Optimizer, rows: usize, elements: usize) -> [Vec<
     }
 }
 
-/// Everything on the device that the gradient of a batch's rows is made of.
+/// A batch on a device after its sort, with all that the gradient of its rows is computed from.
 pub struct Backward<B: Device, I: Index> {
     pub bags: DeviceBags<B, I>,
     pub sorted: SortedIndices<B>,
+    /// The gradient of the pooled output.
     pub grad: (Grid<f32>, B::Buffer<f32>),
+    /// The sources of maxima, if a feature is pooled by max.
     pub argmax: Option<(Grid<u32>, B::Buffer<u32>)>,
     pub max_gradient: Option<f32>,
-    /// What the sort had to say about the ids.
+    /// The result of the sort, an error if an id is bad.
     pub sort_result: Result<()>,
-    /// What must come out.
+    /// The gradient of the reference.
     pub expected: RowGradients,
 }
 
 impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
-    /// With the sources of the case's own weights.
+    /// Sorts the case. The sources of maxima are those of [`BagCase::weights`].
     pub fn new(device: &B, case: &BagCase, grad_output: &[f32], max_gradient: Option<f32>) -> Self {
         let (_, sources) = reference::embedding_bag(case, &exact(&case.weights::<f32>()));
         Self::with_sources(device, case, grad_output, max_gradient, &sources)
     }
 
-    /// With a gradient whose rows have gaps, and the sources of maxima from a forward pass.
+    /// Sorts the case, with these sources of maxima.
     pub fn with_sources(
         device: &B,
         case: &BagCase,
@@ -113,7 +120,7 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
         };
         let sort_result = sort.run(device).and_then(|()| device.synchronize());
         let expected = reference::row_gradients(case, &exact(grad_output), sources, max_gradient);
-        // Rows lie at multiples of 16 bytes where their length allows it.
+        // If the width allows it, rows start at multiples of 16 bytes in spite of the slack.
         let gap = |other| if case.width().is_multiple_of(4) { 4 } else { other };
         let grad = Grid::new(case.batch_size, case.width(), gap(3), grad_output);
         let argmax = case.layout().has_max().then(|| {
@@ -135,6 +142,7 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
         }
     }
 
+    /// Returns the argument from which the ops compute the gradient of rows.
     pub fn source(&self) -> PooledGrad<'_, B, I> {
         PooledGrad {
             tables: &self.bags.tables,
@@ -155,7 +163,7 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
         reduce.run(device).and_then(|()| device.synchronize())
     }
 
-    /// Weights and state after an [`Update`].
+    /// Returns weights and state after an [`Update`].
     pub fn update<E: Stored>(
         &self,
         device: &B,
@@ -167,7 +175,7 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
         self.update_scaled(device, case, (rule, None), weights, state)
     }
 
-    /// The same with a factor for the weight decay of each row.
+    /// Does what [`Self::update`] does, with a factor for the weight decay of each row.
     pub fn update_scaled<E: Stored>(
         &self,
         device: &B,
@@ -195,7 +203,8 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
     }
 }
 
-/// Room for a gradient, all of it poisoned but the number of rows, which is 0.
+/// Returns a gradient of no rows whose buffers are poisoned. It has room for `capacity` rows, or
+/// for all rows if these are fewer.
 pub fn poisoned_grad<B: Device>(device: &B, case: &BagCase, capacity: usize) -> SparseGrad<B> {
     let layout = case.layout();
     let capacity = capacity.min(layout.num_rows());
@@ -217,13 +226,13 @@ pub fn merge<B: SparseUpdateOps>(
     merge.run(device).and_then(|()| device.synchronize())
 }
 
-/// A gradient on the host: the linear number and the values of each row.
+/// Downloads a gradient: the linear number and the values of each row.
 pub fn download_grad<B: Device>(device: &B, grad: &SparseGrad<B>) -> Vec<(u64, Vec<f32>)> {
     let count = download_view(device, grad.counts())[0] as usize;
     let (rows, starts) = (download_view(device, grad.rows()), download_view(device, grad.starts()));
     let values = download_view(device, grad.values());
     let range = |k: usize| starts[k] as usize..starts[k + 1] as usize;
     let grad: Vec<_> = (0..count).map(|k| (rows[k], values[range(k)].to_vec())).collect();
-    assert_eq!(starts[0], 0, "values begin at the beginning");
+    assert_eq!(starts[0], 0, "the values of the first row start at 0");
     grad
 }

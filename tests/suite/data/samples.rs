@@ -1,4 +1,4 @@
-//! The sample data and Criteo lines, against an independent computation.
+//! Tests of the sample data and of Criteo lines against an independent computation.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,7 +19,10 @@ fn data() -> PathBuf {
 const CLOTHING: &str = r#"
     train = "clothing/reviews.csv.gz"
     label = "recommended"
-    dense = [{ column = "age", transform = "zscore" }, { column = "positive_feedback", transform = ["log1p", "zscore"] }]
+    dense = [
+        { column = "age", transform = "zscore" },
+        { column = "positive_feedback", transform = ["log1p", "zscore"] },
+    ]
     categorical = [
         { column = "clothing_id", min_count = 2 }, { column = "division", min_count = 2 },
         { column = "department", min_count = 2 }, { column = "class", min_count = 2 },
@@ -27,8 +30,8 @@ const CLOTHING: &str = r#"
     ]
 "#;
 
-/// The reviews as the reference sees them: the file has no quotes, and a line of eight fields for
-/// each row.
+/// Reads the reviews for the reference. The file has no quotes, so each row is a line of eight
+/// fields.
 fn reviews() -> Vec<Vec<String>> {
     let mut text = String::new();
     let file = fs::File::open(data().join("clothing/reviews.csv.gz")).unwrap();
@@ -36,8 +39,8 @@ fn reviews() -> Vec<Vec<String>> {
     text.lines().skip(1).map(|line| line.split(',').map(str::to_owned).collect()).collect()
 }
 
-/// Rows 1.. in order of first appearance among the training rows, of the values that occur often
-/// enough there.
+/// Returns the table row of each value that occurs at least `min_count` times in training. Rows
+/// count from 1, in order of first appearance.
 fn reference_rows<'a>(
     values: impl Iterator<Item = (usize, &'a str)> + Clone,
     min_count: u32,
@@ -129,7 +132,7 @@ fn clothing_is_encoded_as_the_reference_says() {
         assert_eq!(batch.labels[sample], review[7].parse::<f32>().unwrap());
     }
 
-    // The same rows, streamed part by part, and by an encoder that has been stored.
+    // A stored encoder streams the same rows, part by part.
     let stored: Encoder = serde_json::from_str(&serde_json::to_string(&encoder).unwrap()).unwrap();
     assert_eq!(stored, encoder);
     for (part, dataset) in [
@@ -159,7 +162,8 @@ userId,movieId,rating,timestamp
 9,4,4.0,964982931
 ";
 
-/// A comma within quotes, a film without a year, one without genres; film 4 is in no list.
+/// The side table, with a comma within quotes, a film without a year, and one without genres. Film
+/// 4 is missing.
 const MOVIES: &str = "\
 movieId,title,genres
 1,\"Postman, The (1997)\",Comedy|Drama
@@ -181,7 +185,10 @@ const SETTINGS: &str = r#"
         { column = "movieId", count = true, transform = "log1p" },
         { column = "year", transform = "none", missing = 1990, bins = 2 },
     ]
-    categorical = [{ column = "userId" }, { column = "movieId" }, { column = "decade" }, { column = "genres", separator = "|" }, { column = "taste" }]
+    categorical = [
+        { column = "userId" }, { column = "movieId" }, { column = "decade" },
+        { column = "genres", separator = "|" }, { column = "taste" },
+    ]
 "#;
 
 #[test]
@@ -198,7 +205,7 @@ fn movies_are_joined_derived_and_counted() {
     let (encoder, splits) = fit(&settings, folder.path()).unwrap();
     let sizes: Vec<_> =
         encoder.features().iter().map(|f| (f.name.as_str(), f.num_embeddings)).collect();
-    // One row more than there are values; the years are 1997 (three times) and 1995.
+    // A table has one row more than values. The years are 1997 (three times) and 1995.
     let expected = [
         ("userId", 4),
         ("movieId", 5),
@@ -232,8 +239,8 @@ fn movies_are_joined_derived_and_counted() {
         [false, false, false, true, false, true]
     );
 
-    // The encoder knows the side table: raw ratings are encoded without the file, in any order of
-    // columns, without labels.
+    // The encoder holds the side table, so it encodes ratings without the file, with columns in any
+    // order, and without labels.
     let text = "timestamp,movieId,userId\n0,1,7\n0,1,nobody\n0,no film,7\n";
     let mut stream = RowStream::open(&encoder, stdin(text), LabelUse::Optional, None).unwrap();
     let raw = read_all(&mut stream, 10).unwrap().remove(0);
@@ -267,7 +274,8 @@ fn criteo_needs_no_columns() {
     gz.write_all(format!("\u{feff}{}\n", lines[..1000].join("\n")).as_bytes()).unwrap();
     let mut gz = GzEncoder::new(gz.finish().unwrap(), Compression::fast());
     gz.write_all(lines[1000..1500].join("\n").as_bytes()).unwrap();
-    // Two gzip members without the usual name, behind a byte order mark, then a plain file.
+    // The first file has two gzip members, a byte order mark, and no `.gz` in its name. The second
+    // one is plain.
     let folder = folder(&[
         ("day_0", &gz.finish().unwrap()),
         ("day_1", lines[1500..].join("\r\n").as_bytes()),
@@ -280,7 +288,7 @@ fn criteo_needs_no_columns() {
         ("I2", "C26")
     );
     assert_eq!(splits.train.len() + splits.validation.len() + splits.test.len(), 2000);
-    // The squares modulo 2, of rows with a value: 0 and 1.
+    // The values of the first category are squares modulo 2: 0 and 1.
     assert_eq!(encoder.features()[0].num_embeddings, 3);
     let row = splits.train.len() - 1;
     let line = (0..2000).rev().find(|&k| is_train(k)).unwrap();
@@ -302,7 +310,7 @@ fn criteo_needs_no_columns() {
         let expected = signed_log(fields[k + 1]).map_or(0.0, |x| (x - mean) / std);
         assert!((f64::from(*got) - expected).abs() < 1e-5, "I{}: {got} {expected}", k + 1);
     }
-    // A test day has no labels.
+    // Criteo's test data have no labels.
     let unlabelled = lines[line].split_once('\t').unwrap().1;
     let mut stream =
         RowStream::open(&encoder, stdin(unlabelled), LabelUse::Optional, None).unwrap();

@@ -1,5 +1,5 @@
-//! Text as people have it: blanks, quotes, compressed files, files that are no text or change
-//! meanwhile.
+//! Tests of real-world text: blanks, quotes, compressed files, files that are not text, and files
+//! that change while they are read.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -19,11 +19,12 @@ const JOINED: &str = r#"
     derive = [{ name = "part", from = ["c", "town"], pattern = "^(. .)" }]
     dense = [{ column = "x" }]
     categorical = [
-        { column = "c" }, { column = "tags", separator = ";" }, { column = "town" }, { column = "part" }, { column = "c", hash = 100 },
+        { column = "c" }, { column = "tags", separator = ";" }, { column = "town" },
+        { column = "part" }, { column = "c", hash = 100 },
     ]
 "#;
 
-/// 64 rows and their side table, with `blank` around all fields.
+/// Returns 64 rows and their side table, with `blank` around all fields.
 fn spaced(blank: &str) -> (String, String) {
     let line = |fields: &[&str]| fields.join(&format!("{blank},{blank}")) + "\n";
     let mut text = line(&["x", "c", "tags", "shop", "y"]);
@@ -75,7 +76,7 @@ fn blanks_around_texts_change_nothing() {
         };
         assert_eq!(stream(&text), stream(&spaced("").0));
     }
-    // Turned off, names and numbers are still what they are, but no text is.
+    // Without trimming, names and numbers keep their meaning, and texts do not.
     let untrimmed = |on: &str| {
         let (text, side) = spaced(" ");
         let side = side.replace("\"A town, far away\"", "Bath");
@@ -88,7 +89,8 @@ fn blanks_around_texts_change_nothing() {
 #[test]
 fn what_is_inside_quotes_stays() {
     let text = rows(64, |k| format!("1, \" {}\"  , {}", k % 2, k % 2));
-    let toml = "train = 'f'\nlabel = 'y'\nderive = [{ name = 'd', from = 'c', pattern = '^( )' }]\ncategorical = [{ column = 'd' }]";
+    let toml = "train = 'f'\nlabel = 'y'\ncategorical = [{ column = 'd' }]\n\
+        derive = [{ name = 'd', from = 'c', pattern = '^( )' }]";
     let (encoder, splits) = fitted(toml, text.as_bytes(), b"").unwrap();
     assert_eq!(
         (encoder.features()[0].num_embeddings, gather(&splits.train, &[0, 1]).indices),
@@ -117,7 +119,7 @@ fn compressed_files_are_the_same_wherever_they_are_named() {
             assert_eq!(read_all(&mut stream, 1000).unwrap()[0].batch_size, 64);
             assert!(stream.report().notes.is_empty());
         }
-        // Junk is worth a note, in each of them.
+        // Junk behind the data gives a note for each file.
         let junk = |bytes: &[u8]| [pack(bytes), b"more".to_vec()].concat();
         let (same, rows) = fitted(JOINED, &junk(text), &junk(side)).unwrap();
         assert!(same == encoder && rows.train == splits.train);
@@ -132,7 +134,7 @@ fn compressed_files_are_the_same_wherever_they_are_named() {
                 .to_string()
                 .starts_with("standard input: something else stands behind")
         );
-        // So are files that are not whole.
+        // A truncated file is an error.
         let cut = |bytes: &[u8]| {
             let packed = pack(bytes);
             packed[..packed.len() - 9].to_vec()
@@ -179,7 +181,7 @@ fn open_quotes_are_errors_wherever_they_are() {
             .to_string();
         assert!(error.contains("side:3: a quote opens a field"), "{error}");
     }
-    // Line ends in quotes are a note, once for each file.
+    // Line ends in quotes give one note for each file.
     let lines = text.replacen(",red,", ",\"red\n\",", 2);
     let (encoder, splits) =
         fitted(JOINED, lines.as_bytes(), side.replace("Paris", "\"Par\nis\"").as_bytes()).unwrap();
@@ -223,7 +225,7 @@ fn files_that_are_no_text_are_named() {
 }
 
 #[test]
-fn nothing_of_a_file_controls_a_terminal() {
+fn control_characters_of_files_are_escaped() {
     let bad = "x\u{1b}[31m,c\u{9b}1m\u{202e},y\u{7}\n1,\"a\u{1b}\r\n\",b\u{1b}]0;t\u{7}\n";
     let on = |toml: &str| message(toml, bad);
     let key = "label = \"y\\u0007\"\ncategorical = [{ column = \"c\\u009B1m\\u202E\" }]";
@@ -251,7 +253,8 @@ fn files_that_change_meanwhile_are_noticed() {
         let mut grow = |_: u64, _: u64| append();
         let is_noticed =
             |error: DataError| matches!(error, DataError::Changed { file } if file.ends_with("/f"));
-        // While the encoder learns, between that and loading, and while the rows are loaded.
+        // The file changes while the encoder fits, then between fitting and loading, then while the
+        // rows are loaded.
         assert!(is_noticed(Encoder::fit(&config, files.path(), &mut grow).unwrap_err()));
         let encoder = Encoder::fit(&config, files.path(), &mut |_, _| ()).unwrap();
         append();
@@ -260,8 +263,8 @@ fn files_that_change_meanwhile_are_noticed() {
         ));
         let encoder = Encoder::fit(&config, files.path(), &mut |_, _| ()).unwrap();
         assert!(is_noticed(Splits::load(&config, &encoder, files.path(), &mut grow).unwrap_err()));
-        // A file of the same length, written anew; then one that rests. A stored encoder does not
-        // know how the files were.
+        // A file with another time of modification has changed. A stored encoder does not hold the
+        // state of the files.
         let encoder = Encoder::fit(&config, files.path(), &mut |_, _| ()).unwrap();
         let file = fs::File::options().write(true).open(files.path().join("f")).unwrap();
         file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(9))

@@ -30,7 +30,8 @@ fn coverage(encoder: &Encoder, text: &str) -> Coverage {
     stream.coverage()
 }
 
-/// For each column and side table: values, unknown ones, the first of these.
+/// Returns for each column and side table the numbers of values and of unknown ones, and the first
+/// unknown value.
 fn numbers(coverage: &Coverage) -> Vec<(&str, u64, u64, Option<&str>)> {
     let shares = coverage.columns.iter().chain(&coverage.joins);
     shares
@@ -40,8 +41,8 @@ fn numbers(coverage: &Coverage) -> Vec<(&str, u64, u64, Option<&str>)> {
 
 #[test]
 fn large_integers_are_told_apart_in_labels_and_times() {
-    // The label's column is a number of 16 digits whose last bit f64 has no room for; so is the
-    // time.
+    // The label's column holds numbers of 16 digits, which differ in a bit that f64 lacks. So do
+    // the times.
     const START: u64 = 9_007_199_254_740_992;
     let text = "user,item,t\n".to_owned()
         + &(0..64)
@@ -54,14 +55,15 @@ fn large_integers_are_told_apart_in_labels_and_times() {
     let files = folder(&[("f.csv", text.as_bytes()), ("f.gz", &gz.finish().unwrap())]);
     for file in ["f.csv", "f.gz"] {
         let settings = config(&format!(
-            "train = '{file}'\nlabel = 'user = {}'\nsplit = {{ by = 'time', column = 't' }}\ncategorical = [{{ column = 'item' }}]",
+            "train = '{file}'\nlabel = 'user = {}'\nsplit = {{ by = 'time', column = 't' }}\n\
+             categorical = [{{ column = 'item' }}]",
             START + 1
         ));
         let (encoder, splits) = fit(&settings, files.path()).unwrap();
         let positives = [&splits.train, &splits.validation, &splits.test]
             .map(|part| part.labels().iter().sum::<f32>());
         assert_eq!(positives.iter().sum::<f32>(), 32.0);
-        // f64 knows times of this size to 256 nanoseconds: all rows would be test rows.
+        // f64 resolves times of this size to 256 nanoseconds, so that all rows would be test rows.
         assert_eq!([splits.train.len(), splits.validation.len(), splits.test.len()], [51, 7, 6]);
         let stored: Encoder =
             serde_json::from_str(&serde_json::to_string(&encoder).unwrap()).unwrap();
@@ -71,7 +73,7 @@ fn large_integers_are_told_apart_in_labels_and_times() {
             RowStream::open(&stored, sources, LabelUse::Required, Some(Part::Test)).unwrap();
         assert_eq!(read_all(&mut stream, 64).unwrap()[0].labels, splits.test.labels());
     }
-    // A column may also be the label of a side table, or be derived.
+    // The label may also come from a side table or from a derived column.
     let side = "item,who\n".to_owned()
         + &(0..64).map(|k| format!("i{k},{}\n", START + k % 2)).collect::<String>();
     fs::write(files.path().join("side.csv"), side).unwrap();
@@ -94,7 +96,8 @@ fn encoders_with_times_in_f64_are_read() {
     let text = rows(40, |k| format!("{k},a,{}", k % 2));
     let files = folder(&[("f.csv", text.as_bytes())]);
     let settings = config(
-        "train = 'f.csv'\nlabel = 'y'\nsplit = { by = 'time', column = 'x' }\ncategorical = [{ column = 'c' }]",
+        "train = 'f.csv'\nlabel = 'y'\nsplit = { by = 'time', column = 'x' }\n\
+         categorical = [{ column = 'c' }]",
     );
     let (encoder, _) = fit(&settings, files.path()).unwrap();
     let json = serde_json::to_string(&encoder).unwrap();
@@ -118,7 +121,7 @@ fn encoders_with_times_in_f64_are_read() {
 }
 
 #[test]
-fn a_label_that_is_no_number_is_of_no_class() {
+fn labels_of_conditions_must_be_numbers() {
     let with = |cell: &str| {
         rows(40, |k| {
             format!("1,c{},{}", k % 3, if k == 7 { cell.into() } else { (k % 2).to_string() })
@@ -136,14 +139,14 @@ fn a_label_that_is_no_number_is_of_no_class() {
             );
         }
     }
-    // Evaluation says the same of rows from elsewhere; prediction does not look at labels, wherever
-    // they come from.
+    // Evaluation gives this error for other rows, too. Prediction does not read labels.
     let files =
         folder(&[("f.csv", with("1").as_bytes()), ("side.csv", b"c,z\nc0,0\nc1,NA\nc2,1\n")]);
     for settings in [
         "label = 'y = 1'\ncategorical = [{ column = 'c' }]",
         "label = 'y'\ncategorical = [{ column = 'c' }]",
-        "label = 'd != 1'\nderive = [{ name = 'd', from = 'y', pattern = '(.)' }]\ncategorical = [{ column = 'c' }]",
+        "label = 'd != 1'\nderive = [{ name = 'd', from = 'y', pattern = '(.)' }]\n\
+         categorical = [{ column = 'c' }]",
     ] {
         let (encoder, _) =
             fit(&config(&format!("train = 'f.csv'\n{settings}")), files.path()).unwrap();
@@ -163,7 +166,7 @@ fn a_label_that_is_no_number_is_of_no_class() {
                 assert!(error.starts_with("standard input:3: "), "{error}");
             }
         }
-        // Its column may even stand there twice, or hold no text.
+        // For predictions the label's column may even occur twice, or hold bytes that are not text.
         let bytes = [b"c,y,y\nc1,".as_slice(), &[0xff], b",1\n"].concat();
         if !settings.contains("derive") {
             let mut stream =
@@ -239,7 +242,8 @@ fn errors_about_labels_show_the_values_there_are() {
         ("f.csv", rows(9, |k| format!("1,a,{}", k % 2)).as_bytes()),
         ("g.csv", b"x,c,y\n1,a,yes\n"),
     ]);
-    let settings = "train = 'f.csv'\nvalidation = 'g.csv'\nsplit = { by = 'file' }\nlabel = 'y'\ncategorical = [{ column = 'c' }]";
+    let settings = "train = 'f.csv'\nvalidation = 'g.csv'\nsplit = { by = 'file' }\n\
+        label = 'y'\ncategorical = [{ column = 'c' }]";
     let message = error_of(&config(settings), files.path());
     assert!(
         message.starts_with("g.csv:2: the label \"y\"")
@@ -258,8 +262,10 @@ fn values_that_training_has_not_seen_are_counted() {
         });
     let files = folder(&[("f.csv", text.as_bytes()), ("s.csv", b"shop,g\n0,g0\n1,g1\n")]);
     let settings = format!(
-        "train = 'f.csv'\nlabel = 'y'\n{ALL}\njoin = [{{ path = 's.csv', on = 'shop' }}]\ndense = [{{ column = 'n', count = true }}]
-        categorical = [{{ column = 'shop' }}, {{ column = 'tags', separator = ' ' }}, {{ column = 'h', hash = 9 }}, {{ column = 'g' }}]"
+        "train = 'f.csv'\nlabel = 'y'\n{ALL}\njoin = [{{ path = 's.csv', on = 'shop' }}]\n\
+         dense = [{{ column = 'n', count = true }}]\n\
+         categorical = [{{ column = 'shop' }}, {{ column = 'tags', separator = ' ' }}, \
+         {{ column = 'h', hash = 9 }}, {{ column = 'g' }}]"
     );
     let (encoder, splits) = fit(&config(&settings), files.path()).unwrap();
     let known = splits.train.coverage();
@@ -268,9 +274,10 @@ fn values_that_training_has_not_seen_are_counted() {
         [(40, 0), (80, 0), (40, 0), (40, 0), (40, 0)]
     );
     assert_eq!(known.notable().count(), 0);
-    // Written otherwise; empty; a long one, which is looked up by itself, before the short one; a
-    // list; a new number; all is known to a hash.
-    let text = "shop,tags,h,n\n0,u,x,1\n,t1,y,2\n1,,z,999\na very long name,u v t0 w,x,3\n1.0,t9,x,\n1,t2,h1,4\n";
+    // The rows hold a value in another spelling, empty values, a list, a new number, and a long
+    // value, which is looked up before the short one. A hash knows all values.
+    let text = "shop,tags,h,n\n0,u,x,1\n,t1,y,2\n1,,z,999\n\
+        a very long name,u v t0 w,x,3\n1.0,t9,x,\n1,t2,h1,4\n";
     let seen = coverage(&encoder, text);
     let expected = [
         ("shop", 5, 2, Some("a very long name")),
@@ -283,11 +290,13 @@ fn values_that_training_has_not_seen_are_counted() {
     let said: Vec<String> = seen.notable().map(ToString::to_string).collect();
     assert_eq!(
         said[0],
-        "column \"shop\": 2 of 5 values (40.0 %) were not among those of training (the first one: \"a very long name\")"
+        "column \"shop\": 2 of 5 values (40.0 %) were not among those of training \
+         (the first one: \"a very long name\")"
     );
     assert_eq!(
         said[3],
-        "join s.csv: 2 of 5 keys \"shop\" (40.0 %) have no row there (the first one: \"a very long name\")"
+        "join s.csv: 2 of 5 keys \"shop\" (40.0 %) have no row there \
+         (the first one: \"a very long name\")"
     );
     let json = serde_json::to_value(&seen).unwrap();
     assert_eq!(json["joins"][0]["side_table"], "s.csv");
@@ -295,12 +304,12 @@ fn values_that_training_has_not_seen_are_counted() {
         (&json["columns"][0]["unknown"], &json["columns"][0]["first"]),
         (&2.into(), &"a very long name".into())
     );
-    // However many rows are encoded at a time, and whatever is left of them.
+    // The counts do not depend on the number of rows in a batch.
     let many = "shop,tags,h,n\n".to_owned()
         + &(0..1000).map(|k| format!("{},t1,a,1\n", k % 4)).collect::<String>();
     assert_eq!(numbers(&coverage(&encoder, &many))[0], ("shop", 1000, 500, Some("2")));
 
-    // All values are written otherwise than in training, and so are the keys.
+    // All values and keys have another spelling than in training.
     let all = coverage(&encoder, &many.replace(",t1,a,1\n", ".0,t1,a,1\n"));
     assert_eq!(
         (numbers(&all)[0], numbers(&all)[4]),
@@ -310,7 +319,7 @@ fn values_that_training_has_not_seen_are_counted() {
 }
 
 #[test]
-fn rare_values_are_no_news() {
+fn rare_values_give_no_warning() {
     // Of the 64 values, 16 occur only once and have no row of their own.
     let value = |k: usize| if k.is_multiple_of(4) { format!("rare{k}") } else { "often".into() };
     let text = rows(64, |k| format!("{k},{},{}", value(k), k % 2));
@@ -330,7 +339,7 @@ fn rare_values_are_no_news() {
     assert!(new(30).to_string().ends_with(
         "or too rare there, as 25.0 % of the training rows' own are (the first one: \"new\")"
     ));
-    // A setting that leaves nothing of a column is said already in training.
+    // If a setting leaves no value of a column, training reports it.
     let none = settings.replace("min_count = 2", "min_count = 4000000000");
     let (_, splits) = fit(&config(&none), files.path()).unwrap();
     assert_eq!(
@@ -355,15 +364,19 @@ fn more_unknown_values_than_the_settings_allow_are_an_error() {
     let error = read("c\n0\n1.0\n2.0\n").unwrap_err();
     assert_eq!(
         error,
-        "column \"c\": 2 of 3 values (66.7 %) were not among those of training (the first one: \"1.0\"), which is more than \
+        "column \"c\": 2 of 3 values (66.7 %) were not among those of training \
+         (the first one: \"1.0\"), which is more than \
          data.max_unknown = 0.5: are the files written as those of training are?"
     );
-    // In training it is the other parts, and side tables.
+    // In training the limit applies to side tables, and to validation and test rows.
     let joined = format!("{settings}\n[[join]]\npath = 's.csv'\non = 'c'\n[[dense]]\ncolumn = 'g'")
         .replace("categorical", "#");
     let error = error_of(&config(&joined.replace("[[dense]]", "[[categorical]]")), files.path());
     assert!(
-        error.starts_with("join s.csv: 64 of 64 keys \"c\" (100 %) have no row there (the first one: \"0\"), which"),
+        error.starts_with(
+            "join s.csv: 64 of 64 keys \"c\" (100 %) have no row there (the first one: \"0\"), \
+             which"
+        ),
         "{error}"
     );
     let late = rows(64, |k| format!("{k},{},{}", k / 60, k % 2));
@@ -425,13 +438,14 @@ fn a_file_is_named_once() {
 }
 
 #[test]
-fn the_label_is_no_feature_by_whatever_way() {
+fn the_label_cannot_become_a_feature() {
     let text = rows(40, |k| format!("{k},c{},{}", k % 3, k % 2));
     let files = folder(&[("f.csv", text.as_bytes()), ("s.csv", b"y,c,g\n0,c0,a\n1,c1,b\n")]);
     let with =
         |settings: &str| error_of(&config(&format!("train = 'f.csv'\n{settings}")), files.path());
     let leak = with(
-        "label = 'y'\ncategorical = [{ column = 'leak' }]\nderive = [{ name = 'leak', from = 'y' }]\ndense = [{ column = 'x' }]",
+        "label = 'y'\ncategorical = [{ column = 'leak' }]\n\
+         derive = [{ name = 'leak', from = 'y' }]\ndense = [{ column = 'x' }]",
     );
     assert!(
         leak.starts_with(
@@ -443,7 +457,7 @@ fn the_label_is_no_feature_by_whatever_way() {
         "label = 'y >= 1'\njoin = [{ path = 's.csv', on = 'y' }]\ncategorical = [{ column = 'g' }]",
     );
     assert!(key.starts_with("data.join[0].on: column \"y\" is the label"), "{key}");
-    // A side table with a column of the label's name: it is not clear which one is meant.
+    // If a side table has a column of the label's name, the name is ambiguous.
     let side = with(
         "label = 'y'\njoin = [{ path = 's.csv', on = 'c' }]\ncategorical = [{ column = 'g' }]",
     );
@@ -465,7 +479,7 @@ fn numbers_are_scaled_unless_the_settings_say_otherwise() {
     assert_eq!(numbers, with(", transform = ['signed_log1p', 'zscore']").1);
     assert!(
         numbers.iter().all(|x| x.abs() < 2.0),
-        "a time of today is a number of today: {numbers:?}"
+        "times are scaled to the range of other numbers: {numbers:?}"
     );
     let (raw, numbers) = with(", transform = 'none'");
     assert_eq!(numbers[3], (1_700_000_000.0 + 3.0 * 3600.0) as f32);

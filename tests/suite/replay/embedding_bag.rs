@@ -1,4 +1,4 @@
-//! `torch.nn.functional.embedding_bag`: output, and the gradients of the table and of the
+//! Replays `torch.nn.functional.embedding_bag`: output, and the gradients of the table and of the
 //! per-sample weights.
 
 use bagdot::Cpu;
@@ -14,8 +14,9 @@ use crate::common::{
     upload,
 };
 
-/// Ours must lie within the bound of one evaluation; theirs, whose formulas may differ in the order
-/// of two operations, within twice that. So the two are within three of each other.
+/// Fails unless our values are within the error bound, and theirs within twice the bound, since
+/// their formulas may have two operations in another order. The two then differ by at most three
+/// times the bound.
 pub(super) fn assert_both_close(what: &str, ours: &[f32], theirs: &[f32], want: &[Approx]) {
     assert_close(&format!("{what}: bagdot"), ours, want);
     assert_close_within(&format!("{what}: the golden vector"), theirs, want, 2.0);
@@ -112,8 +113,8 @@ where
     }
 }
 
-/// Compares the gradient of one table's rows, ours sparse and theirs dense. Rows without a gradient
-/// must be zeros there.
+/// Compares the gradient of the rows of one table: ours is sparse, and theirs dense. A row without
+/// a gradient must be zeros in theirs.
 pub(super) fn assert_rows_close(
     what: &str,
     ours: &[(u64, Vec<f32>)],

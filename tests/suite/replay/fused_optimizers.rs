@@ -1,9 +1,8 @@
-//! FBGEMM's table-batched embeddings with exact optimizers: a few fused steps on tables of several
-//! dimensions.
+//! Replays FBGEMM's table-batched embeddings with exact optimizers: a few fused steps on tables of
+//! several dimensions.
 //!
-//! The reference carries the bound of the error from step to step: what one step may have got wrong
-//! goes into the next. It does so twice: for us, and for FBGEMM, which takes Adam's bias correction
-//! from powers in `f32`.
+//! The reference carries the error bound from step to step. It does so twice: for us, and for
+//! FBGEMM, which computes Adam's bias correction from powers in `f32`.
 
 use bagdot::Cpu;
 use bagdot::ops::embedding_bag::EmbeddingBagOps;
@@ -87,14 +86,15 @@ fn replay_on<B: EmbeddingBagOps + IndexSortOps + SparseUpdateOps>(device: &B, ca
     }
 }
 
-/// What weights and state must be.
+/// The expected weights and state.
 #[derive(Clone)]
 struct Expected {
     weights: Vec<Approx>,
     state: [Vec<Approx>; 2],
 }
 
-/// As [`assert_both_close`](super::embedding_bag::assert_both_close), with a bound for each side.
+/// Does what [`assert_both_close`](super::embedding_bag::assert_both_close) does, with a bound for
+/// each side.
 fn assert_each_close(
     what: &str,
     (ours, our_bound): (&[f32], &[Approx]),
@@ -104,7 +104,7 @@ fn assert_each_close(
     assert_close_within(&format!("{what}: the golden vector"), theirs, their_bound, 2.0);
 }
 
-/// The state of all tables: values for rows, for elements, or none.
+/// Returns their state of all tables: a value for each row, for each element, or none.
 fn their_state(
     case: &Case<'_>,
     rule: UpdateRule,
@@ -124,9 +124,9 @@ fn their_state(
     tables.iter().enumerate().flat_map(of_table).collect()
 }
 
-/// The optimizer by FBGEMM's name, and what decay means to it: Adam's is decoupled; row-wise
-/// Adagrad's is as `weight_decay_mode` says, and without one it is none, as for the other
-/// optimizers (codegen/genscript/optimizers.py).
+/// Returns the optimizer by its name in FBGEMM, with its kind of decay. Adam has decoupled decay.
+/// Row-wise Adagrad has the decay of `weight_decay_mode`, or none without it. The other optimizers
+/// have no decay (codegen/genscript/optimizers.py).
 fn rule(case: &Case<'_>) -> UpdateRule {
     let (eps, beta1, beta2) = (case.number("eps"), case.number("beta1"), case.number("beta2"));
     let decay = case.number("weight_decay");

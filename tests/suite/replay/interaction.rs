@@ -1,4 +1,4 @@
-//! `interact_features` of facebookresearch/dlrm, forward and backward.
+//! Replays `interact_features` of facebookresearch/dlrm, forward and backward.
 
 use bagdot::Cpu;
 use bagdot::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps};
@@ -8,7 +8,7 @@ use super::Case;
 use super::embedding_bag::assert_both_close;
 use crate::common::{Approx, download, exact, poisoned, reference, upload};
 
-/// The interaction that facebookresearch/dlrm calls by these names.
+/// Returns the interaction by its names in facebookresearch/dlrm.
 pub(super) fn kind(case: &Case<'_>) -> Interaction {
     let include_self = case.flag("itself");
     let order = match case.optional("order").map(|order| order.as_str().unwrap_or("")) {

@@ -1,4 +1,4 @@
-//! Reads golden files, strictly, and replays their cases.
+//! A strict reader of golden files, and the replay of their cases.
 
 pub(crate) mod embedding_bag;
 pub(crate) mod fused_optimizers;
@@ -13,7 +13,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value};
 
-/// Fields that say nothing about the computation.
+/// The fields that do not affect the computation.
 const NOTES: [&str; 8] = [
     "id",
     "tag",
@@ -25,13 +25,14 @@ const NOTES: [&str; 8] = [
     "max_abs_diff_vs_fp64_dense_reference",
 ];
 
-/// The directory of the golden files: that named by `BAGDOT_GOLDEN_DIR`, without it `tests/golden`.
+/// Returns the directory of the golden files: `BAGDOT_GOLDEN_DIR`, or `tests/golden` if it is not
+/// set.
 pub(crate) fn golden_directory() -> PathBuf {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     std::env::var_os("BAGDOT_GOLDEN_DIR").map_or(default, PathBuf::from)
 }
 
-/// A golden file.
+/// A golden file, with the names of the tensors that have been read.
 pub(crate) struct File {
     pub(crate) name: String,
     cases: Vec<Map<String, Value>>,
@@ -79,8 +80,8 @@ impl File {
     }
 }
 
-/// A case of a file: its fields and tensors. What is asked for must be there, and be what was asked
-/// for.
+/// A case of a file: its fields and tensors. A field or a tensor that is read must exist and have
+/// the type that its reader expects.
 pub(crate) struct Case<'a> {
     file: &'a File,
     fields: &'a Map<String, Value>,
@@ -88,13 +89,13 @@ pub(crate) struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// For messages.
+    /// Returns the name of the case for messages.
     pub(crate) fn name(&self) -> String {
         let describe = |field| self.fields.get(field).and_then(Value::as_str).unwrap_or("");
         format!("{} {} {}", self.file.name, describe("id"), describe("tag"))
     }
 
-    /// A field, if it is there and not null.
+    /// Returns a field if it exists and is not null.
     pub(crate) fn optional(&self, field: &str) -> Option<&Value> {
         self.read.borrow_mut().insert(field.to_string());
         self.fields.get(field).filter(|value| !value.is_null())
@@ -106,7 +107,7 @@ impl Case<'_> {
         convert(value).unwrap_or_else(|| self.unknown(field))
     }
 
-    /// Fails for a value that is not known.
+    /// Fails because of a field with an unknown value.
     pub(crate) fn unknown(&self, field: &str) -> ! {
         panic!("{}: {field:?} is {}, which is not known", self.name(), self.fields[field])
     }
@@ -139,7 +140,7 @@ impl Case<'_> {
         self.field(field, |value| value.as_array()?.iter().map(pair).collect())
     }
 
-    /// Fields that may be there as long as they say that something is off.
+    /// Fails if one of the fields is present and neither false nor 0.
     pub(crate) fn must_be_off(&self, fields: &[&str]) {
         for field in fields {
             match self.optional(field) {
@@ -150,8 +151,8 @@ impl Case<'_> {
         }
     }
 
-    /// A text that, if it is there, must begin like this: it describes what the replay takes for
-    /// granted.
+    /// Fails if the field is present and does not start like this. The replay relies on what it
+    /// describes.
     pub(crate) fn must_begin(&self, field: &str, beginning: &str) {
         if self
             .optional(field)
@@ -190,7 +191,7 @@ impl Case<'_> {
         self.elements(name, Dtype::F64, shape)
     }
 
-    /// Ids or offsets, and whether they have 32 bits.
+    /// Returns ids or offsets, and true if they have 32 bits.
     pub(crate) fn integers(&self, name: &str) -> (Vec<i64>, bool) {
         let tensor = self.tensor(name);
         let shape = tensor.shape.clone();

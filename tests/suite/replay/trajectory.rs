@@ -1,14 +1,14 @@
-//! Training runs of facebookresearch/dlrm's `DLRM_Net`: the gradients of the first step, then every
-//! loss and probability, then the final parameters.
+//! Replays training runs of facebookresearch/dlrm's `DLRM_Net`: the gradients of the first step,
+//! then every loss and probability, then the final parameters.
 //!
-//! The gradients of the first step are compared element by element with bounds derived like those
-//! of single ops, through the whole model. Over many steps such bounds grow beyond all use, so that
-//! the run itself is judged otherwise: the reference replays it in `f64`, and the distance of
-//! PyTorch's `f32` run from that replay shows how much rounding matters in it. Ours may be
-//! [`SIDES`] times as far from the replay, and in either run no loss may be further from it than
-//! [`LOSS`] and no parameter than [`PARAMETER`], relative to the value or, below 1, absolute. These
-//! three numbers are chosen, not derived: in the runs known here losses are off by at most 1e-7 and
-//! parameters by 1e-6, on either side, while a wrong step shows in the third digit.
+//! The gradients of the first step are compared element by element, with bounds that are derived
+//! through the whole model like those of single ops. Over many steps such bounds grow too large to
+//! be useful. Therefore the reference replays the run in `f64`, and the distance of PyTorch's `f32`
+//! run from this replay shows how much rounding matters. Our run may be [`SIDES`] times as far from
+//! the replay. In either run no loss may be further from it than [`LOSS`] and no parameter than
+//! [`PARAMETER`], relative to the value or, below 1, absolute. These three numbers are chosen, not
+//! derived: in the known runs losses are off by at most 1e-7 and parameters by 1e-6, on either
+//! side, and a wrong step changes the third digit.
 
 use bagdot::DType;
 use bagdot::nn::{ComputePrecision, Dlrm, DlrmConfig, NamedTensor, Optimizers, TableInit};
@@ -25,7 +25,7 @@ use crate::common::{BagCase, exact, feature};
 const SIDES: f64 = 4.0;
 const LOSS: f64 = 1e-6;
 const PARAMETER: f64 = 2e-5;
-/// Where PyTorch happens to be closer to the replay than this, it says nothing about rounding.
+/// The smallest distance of PyTorch's run from the replay that shows how much rounding matters.
 const FLOOR: f64 = 5e-7;
 
 /// The description of a run.
@@ -42,7 +42,7 @@ pub(crate) struct Run<'a> {
     one_hot: bool,
 }
 
-/// Our name, their name, and the shape of each parameter of the layers.
+/// Our name, their name, and the shape of a parameter of a layer.
 type Named = (String, String, Vec<usize>);
 
 pub(crate) fn replay<B: Backend>(case: &Case<'_>, device: &B) {
@@ -80,7 +80,7 @@ pub(crate) fn replay<B: Backend>(case: &Case<'_>, device: &B) {
         let mut our_probabilities = vec![f32::NAN; run.batch_size];
         ours.last_probabilities(&mut our_probabilities).unwrap();
         let theirs = &their_probabilities[step * run.batch_size..][..run.batch_size];
-        // Theirs are clamped as the loss takes them.
+        // Their probabilities are clamped, since the loss clamps them.
         let clamp = |p: f64| p.max(f64::from(run.threshold)).min(1.0 - f64::from(run.threshold));
         for ((ours, theirs), logit) in our_probabilities.iter().zip(theirs).zip(&pass.logits) {
             let exactly = 1.0 / (1.0 + (-logit.value).exp());
@@ -92,7 +92,7 @@ pub(crate) fn replay<B: Backend>(case: &Case<'_>, device: &B) {
     run.compare_final(&ours.tensors().unwrap(), &reference);
 }
 
-/// How far our values and theirs are from those of the replay, at most.
+/// The largest distances of our values and theirs from those of the replay.
 struct Deviation {
     limit: f64,
     ours: f64,
@@ -170,7 +170,7 @@ impl<'a> Run<'a> {
         self.rows.iter().enumerate().map(|(table, &rows)| (table, [rows, self.dim]))
     }
 
-    /// Both models with the initial parameters.
+    /// Returns our model and the reference, with the initial parameters.
     fn models<B: Backend>(&self, device: &B, rule: UpdateRule) -> (Dlrm<B>, Model) {
         let config = DlrmConfig {
             num_dense: self.bottom[0],
@@ -225,7 +225,7 @@ impl<'a> Run<'a> {
         (ours, reference)
     }
 
-    /// The batch of a step. Offsets are given for each table, without the last one.
+    /// Returns the batch of a step. The file has the offsets of each table, without the last one.
     pub(crate) fn batch(&self, step: usize) -> Batch<i32> {
         let field = |name: &str| format!("s{step:02}.{name}");
         let (mut indices, mut offsets) = (vec![], vec![0]);
@@ -301,8 +301,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The weights of the labels 0 and 1: a list, or as facebookresearch/dlrm takes them on its command
-/// line, `1.0-2.0`.
+/// Returns the weights of the labels 0 and 1. They are a list, or a text like `1.0-2.0`, as on the
+/// command line of facebookresearch/dlrm.
 fn label_weights(case: &Case<'_>) -> [f32; 2] {
     let weights: Option<Vec<f32>> = match case.optional("loss_weights") {
         Some(Value::Array(weights)) => {
@@ -316,8 +316,8 @@ fn label_weights(case: &Case<'_>) -> [f32; 2] {
         .unwrap_or_else(|| case.unknown("loss_weights"))
 }
 
-/// The optimizer by facebookresearch/dlrm's name: `rwsadagrad` is row-wise for the tables and plain
-/// Adagrad for the layers.
+/// Returns the optimizer by its name in facebookresearch/dlrm. `rwsadagrad` is row-wise Adagrad for
+/// the tables and Adagrad for the layers.
 pub(crate) fn rule(case: &Case<'_>) -> UpdateRule {
     let (eps, learning_rate) = (case.number("eps"), case.number("lr"));
     case.must_be_off(&["weight_decay", "lr_decay"]);

@@ -1,4 +1,4 @@
-//! Bags: pooling, and the gradients of rows and per-sample weights.
+//! Reference for bags: pooling, the gradients of rows and per-sample weights, the sorted order.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,20 +8,22 @@ use bagdot::ops::Pooling;
 use crate::common::cases::BagCase;
 use crate::common::tolerance::Approx;
 
-/// The number of occurrences that are summed in a run, as documented in `sparse_update`.
+/// The number of occurrences of a row that are summed one after another, as `sparse_update`
+/// documents.
 const CHUNK: usize = 64;
-/// As documented in `embedding_bag`.
+/// The source of the maximum of an empty bag, as `embedding_bag` documents.
 const NO_SOURCE: u32 = u32::MAX;
 
-/// The gradient of each row that has one, by table and row.
+/// The gradient of each row that has one, keyed by table and row.
 pub type RowGradients = BTreeMap<(usize, usize), Vec<Approx>>;
 
 impl BagCase {
+    /// Returns the positions of the ids of a bag.
     fn positions(&self, bag: usize) -> Range<usize> {
         self.offsets[bag]..self.offsets[bag + 1]
     }
 
-    /// The table and row of the id at a position; none if it is padding or bad.
+    /// Returns the table and row of the id at a position, or none if the id is padding or bad.
     fn row(&self, feature: usize, position: usize) -> Option<(usize, usize)> {
         let feature = self.features[feature];
         let row = usize::try_from(self.indices[position]).ok()?;
@@ -30,17 +32,18 @@ impl BagCase {
         counts.then_some((feature.table, row))
     }
 
+    /// Returns the number of bags.
     fn num_bags(&self) -> usize {
         self.features.len() * self.batch_size
     }
 
-    /// Positions with their rows, of a bag.
+    /// Returns the positions of a bag that count, each with its table and row.
     fn rows(&self, bag: usize) -> Vec<(usize, (usize, usize))> {
         let feature = bag / self.batch_size;
         self.positions(bag).filter_map(|k| Some((k, self.row(feature, k)?))).collect()
     }
 
-    /// The elements of a row.
+    /// Returns the elements of a row.
     fn elements<'a>(&self, weights: &'a [Approx], (table, row): (usize, usize)) -> &'a [Approx] {
         let before: usize =
             self.tables[..table].iter().map(|t| t.num_embeddings * t.embedding_dim).sum();
@@ -48,7 +51,7 @@ impl BagCase {
         &weights[before + row * dim..][..dim]
     }
 
-    /// Where the columns of a bag lie in the pooled output, and its pooling.
+    /// Returns the range of a bag in the pooled output, and its pooling.
     fn target(&self, bag: usize) -> (Range<usize>, Pooling) {
         let (feature, sample) = (bag / self.batch_size, bag % self.batch_size);
         let dim = |f: usize| self.tables[self.features[f].table].embedding_dim;
@@ -56,13 +59,14 @@ impl BagCase {
         (start..start + dim(feature), self.features[feature].pooling)
     }
 
+    /// Returns the per-sample weight of a position, if there are any.
     fn factor(&self, position: usize) -> Option<Approx> {
         self.per_sample_weights.as_ref().map(|weights| Approx::exact(weights[position]))
     }
 }
 
-/// The pooled output, and for columns of max features the sources. Other entries of the latter are
-/// none.
+/// Returns the pooled output and the sources of maxima. The latter are none in columns that are not
+/// pooled by max.
 pub fn embedding_bag(case: &BagCase, weights: &[Approx]) -> (Vec<Approx>, Vec<Option<u32>>) {
     let mut output = vec![Approx::ZERO; case.batch_size * case.width()];
     let mut sources = vec![None; output.len()];
@@ -102,7 +106,7 @@ pub fn embedding_bag(case: &BagCase, weights: &[Approx]) -> (Vec<Approx>, Vec<Op
     (output, sources)
 }
 
-/// The gradient of each per-sample weight.
+/// Returns the gradient of each per-sample weight.
 pub fn bag_weight_grad(case: &BagCase, weights: &[Approx], grad_output: &[Approx]) -> Vec<Approx> {
     let mut grads = vec![Approx::ZERO; case.indices.len()];
     for bag in 0..case.num_bags() {
@@ -122,8 +126,8 @@ pub fn bag_weight_grad(case: &BagCase, weights: &[Approx], grad_output: &[Approx
     grads
 }
 
-/// The gradient of each row: the contributions of its occurrences, summed in chunks. The sources of
-/// maxima are taken from the forward pass.
+/// Returns the gradient of each row: the contributions of its occurrences, summed in chunks.
+/// `sources` comes from the forward pass.
 pub fn row_gradients(
     case: &BagCase,
     grad_output: &[Approx],
@@ -161,10 +165,10 @@ pub fn row_gradients(
     terms.into_iter().map(|(row, columns)| (row, sum(columns))).collect()
 }
 
-/// Positions and bags of the occurrences of each row, by linear row number.
+/// The position and the bag of each occurrence of each row, keyed by linear row number.
 pub type Occurrences = BTreeMap<u64, Vec<(u32, u32)>>;
 
-/// The occurrences of each row, and the number of counted ids of each bag.
+/// Returns the occurrences of each row, and the number of ids of each bag that count.
 pub fn sorted_order(case: &BagCase) -> (Occurrences, Vec<u32>) {
     let mut order = Occurrences::new();
     let mut counted = vec![];

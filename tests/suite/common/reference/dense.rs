@@ -1,10 +1,10 @@
-//! What works on dense matrices: interaction, linear layers, losses.
+//! Reference for ops on dense matrices: interaction, linear layers, losses.
 
 use bagdot::ops::{Activation, Interaction, Loss, PairOrder};
 
 use crate::common::tolerance::Approx;
 
-/// The pairs in the order of the output.
+/// Returns the pairs in the order of the output.
 fn pairs(interaction: Interaction, num_features: usize) -> Vec<(usize, usize)> {
     let Interaction::Dot { order, include_self, .. } = interaction else { return vec![] };
     let mut pairs = vec![];
@@ -22,7 +22,7 @@ fn pairs(interaction: Interaction, num_features: usize) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// The output for one sample, whose features lie side by side.
+/// Returns the output for one sample, whose features lie side by side.
 pub fn dots(
     interaction: Interaction,
     features: &[Approx],
@@ -49,7 +49,7 @@ pub fn dots(
     output
 }
 
-/// The gradient of the features of one sample.
+/// Returns the gradient of the features of one sample.
 pub fn dots_backward(
     interaction: Interaction,
     features: &[Approx],
@@ -78,7 +78,7 @@ pub fn dots_backward(
     terms.iter().map(|terms| Approx::sum(terms)).collect()
 }
 
-/// `act(X Wᵀ + b)`, with `X` `[m, k]` and `W` `[n, k]`.
+/// Returns `act(X Wᵀ + b)`, with `X` `[m, k]` and `W` `[n, k]`.
 pub fn linear(
     x: &[Approx],
     weight: &[Approx],
@@ -92,7 +92,7 @@ pub fn linear(
             let mut terms: Vec<Approx> = (0..k).map(|i| x[r * k + i] * weight[c * k + i]).collect();
             terms.push(bias[c]);
             let y = Approx::sum(&terms);
-            // Cut off at 0, no error grows, and none is left where the value is negative for sure.
+            // ReLU increases no error, and leaves none if the value is certain to be negative.
             let error = if y.value + y.error < 0.0 { 0.0 } else { y.error };
             output.push(if relu && y.value < 0.0 { Approx { value: 0.0, error } } else { y });
         }
@@ -100,16 +100,17 @@ pub fn linear(
     output
 }
 
-/// What comes out of the backward pass of a layer.
+/// The gradients that the backward pass of a layer computes.
 pub struct LayerGrads {
+    /// The gradient of the output before the activation.
     pub affine: Vec<Approx>,
     pub input: Vec<Approx>,
     pub weight: Vec<Approx>,
     pub bias: Vec<Approx>,
 }
 
-/// The backward pass of [`linear`], with the output and its gradient; gradients of weight and bias
-/// on top of `before`, if there is any.
+/// Computes the backward pass of [`linear`] from the output and its gradient. Gradients of weight
+/// and bias are added to `before`, if it is given.
 pub fn linear_backward(
     [x, weight, output, grad_output]: [&[Approx]; 4],
     (m, n, k): (usize, usize, usize),
@@ -117,7 +118,7 @@ pub fn linear_backward(
     before: Option<(&[Approx], &[Approx])>,
 ) -> LayerGrads {
     let z_of = |y: &Approx, g: &Approx| match activation {
-        // It may be either.
+        // The exact output may be 0 or not: the bound covers both.
         Activation::Relu if y.value <= y.error && y.error > 0.0 => {
             let value = if y.value > 0.0 { g.value } else { 0.0 };
             Approx { value, error: g.value.abs() + g.error }
@@ -147,15 +148,15 @@ pub fn linear_backward(
 
 /// A mean loss with its gradient. The errors are those of `f64`, in which the op is documented to
 /// work: each term takes about ten operations, bounded here by 16 of unit roundoff 2⁻⁵³ and of
-/// magnitude at most 1 + |z|; the mean adds `n` of them up. What the logits are off by comes in
-/// through the slope, at most 1, and through that of the gradient, at most 1/2, each times the
-/// weight of the label.
+/// magnitude at most 1 + |z|; the mean adds up `n` terms. An error of the logits is multiplied by
+/// the slope of the loss, at most 1, or of the gradient, at most 1/2, and by the weight of the
+/// label.
 pub struct MeanLoss {
     pub mean: Approx,
     pub grad: Vec<Approx>,
 }
 
-/// The mean loss of a batch.
+/// Returns the mean loss of a batch.
 pub fn mean_loss(loss: Loss, threshold: f32, logits: &[Approx], labels: &[f64]) -> MeanLoss {
     const F64_U: f64 = f64::EPSILON / 2.0;
     let (n, t) = (logits.len().max(1) as f64, f64::from(threshold));
@@ -164,7 +165,7 @@ pub fn mean_loss(loss: Loss, threshold: f32, logits: &[Approx], labels: &[f64]) 
         let p = 1.0 / (1.0 + (-z).exp());
         let inside = t == 0.0 || (t <= p && p <= 1.0 - t);
         let q = if inside { p } else { p.max(t).min(1.0 - t) };
-        // ln p = -ln(1 + e⁻ᶻ), ln(1 - p) = -ln(1 + eᶻ): softplus, which is z for a large z.
+        // ln p = -ln(1 + e⁻ᶻ), ln(1 - p) = -ln(1 + eᶻ): softplus, which equals z for a large z.
         let softplus = |z: f64| if z > 40.0 { z } else { z.exp().ln_1p() };
         let (log_p, log_not_p) =
             if inside { (-softplus(-z), -softplus(z)) } else { (q.ln(), (1.0 - q).ln()) };

@@ -1,4 +1,4 @@
-//! A whole model, put together from the ops of the reference: its gradients and its training.
+//! Reference for a whole model, composed of the reference ops: its gradients and its training.
 
 use bagdot::DType;
 use bagdot::ops::{Activation, Interaction, Loss, Optimizer, UpdateRule};
@@ -10,17 +10,19 @@ use super::{
 use crate::common::cases::BagCase;
 use crate::common::tolerance::{Approx, Stored, U, exact};
 
-/// A fully connected layer with what its optimizer remembers of weight and bias.
+/// A fully connected layer with the state of its optimizer.
 #[derive(Clone)]
 pub struct Layer {
     pub inputs: usize,
     pub outputs: usize,
     pub weight: Vec<Approx>,
     pub bias: Vec<Approx>,
+    /// The first and second state of the weight, then those of the bias.
     state: [Vec<Approx>; 4],
 }
 
 impl Layer {
+    /// Makes a layer with these parameters, before the first step.
     pub fn new(inputs: usize, outputs: usize, weight: &[f32], bias: &[f32]) -> Self {
         assert_eq!((weight.len(), bias.len()), (inputs * outputs, outputs));
         let zeros = |len| vec![Approx::ZERO; len];
@@ -29,42 +31,44 @@ impl Layer {
     }
 }
 
-/// The model.
+/// A DLRM with its parameters and the state of its optimizers.
 #[derive(Clone)]
 pub struct Model {
     pub bottom: Vec<Layer>,
     pub top: Vec<Layer>,
-    /// All tables, one after another.
+    /// The weights of all tables, one after another.
     pub tables: Vec<Approx>,
-    /// What the optimizer of the tables remembers.
+    /// The state of the optimizer of the tables.
     pub table_state: [Vec<Approx>; 2],
     pub interaction: Interaction,
     pub loss: Loss,
+    /// The threshold of the loss.
     pub threshold: f32,
 }
 
-/// What one pass over a batch gives.
+/// The results of one forward and backward pass over a batch.
 pub struct Pass {
     pub mean_loss: Approx,
     pub logits: Vec<Approx>,
-    /// Weight and bias of each layer, the bottom ones first.
+    /// The gradients of weight and bias of each layer, bottom layers first.
     pub layers: Vec<[Vec<Approx>; 2]>,
+    /// The gradients of table rows.
     pub rows: RowGradients,
 }
 
 impl Model {
-    /// As [`Self::pass_in`], with all layers in `f32`.
+    /// Does what [`Self::pass_in`] does, with all layers in `f32`.
     pub fn pass(&self, dense: &[f32], bags: &BagCase, labels: &[f32]) -> Pass {
         self.pass_in::<f32>((1.0, false), dense, bags, labels)
     }
 
-    /// Forward and backward, with layers that compute in `E` but for the last one. `bags` has one
+    /// Runs forward and backward. All layers but the last one compute in `E`. `bags` has one
     /// feature for each table, pooled by sum, in the dimension of the bottom MLP's output.
     ///
-    /// In 16 bits what these layers read and write is stored in `E`, rounded as it is here,
-    /// gradients as `loss_scale` times what they are. Products of matrices on tensor cores, and of
-    /// pairs of `bf16`, lose more than sums of `f32`: with at most 10 terms less than 2⁻¹⁹ of their
-    /// magnitudes, which each factor is taken to be off by. With `is_tf32` the factors of the
+    /// In 16 bits these layers read and write values that are rounded to `E`, gradients after a
+    /// multiplication by `loss_scale`. Matrix products on tensor cores and of pairs of `bf16` lose
+    /// more than sums of `f32`: for at most 10 terms, less than 2⁻¹⁹ of their magnitudes. This
+    /// function adds that much to the error of each factor. If `is_tf32`, the factors of the
     /// interaction are rounded to tf32.
     pub fn pass_in<E: Stored>(
         &self,
@@ -84,7 +88,7 @@ impl Model {
         };
         let as_factor = |x: Approx| if is_tf32 { off(x.as_tf32()) } else { x };
         let (batch_size, dim) = (bags.batch_size, self.bottom[self.bottom.len() - 1].outputs);
-        // The last layer of the top MLP, which has no ReLU, is the one that computes in f32.
+        // The last layer of the top MLP, which has no ReLU, computes in f32.
         let weight_of = |layer: &Layer, in_f32: bool| match in_f32 {
             true => layer.weight.clone(),
             false => stored(layer.weight.clone(), 1.0),
@@ -120,8 +124,8 @@ impl Model {
         let labels: Vec<f64> = labels.iter().map(|&y| f64::from(y)).collect();
         let loss = mean_loss(self.loss, self.threshold, &logits, &labels);
 
-        // PyTorch takes the loss through the probability in f32: p, p - y, and p (1 - p) divided
-        // out again, are eight roundings at most.
+        // PyTorch computes the loss from the probability in f32. It rounds p, p - y, and p (1 - p),
+        // which it divides out again: eight roundings at most.
         let weight = match self.loss {
             Loss::WeightedBce { negative, positive } => f64::from(negative.max(positive)),
             _ => 1.0,
@@ -163,8 +167,8 @@ impl Model {
         Pass { mean_loss: loss.mean, logits, layers, rows }
     }
 
-    /// One step of training; errors go from step to step. Row-wise Adagrad is Adagrad for the
-    /// layers.
+    /// Takes one step of training. Errors carry over to later steps. For the layers, row-wise
+    /// Adagrad is Adagrad.
     pub fn train_step(
         &mut self,
         rule: &UpdateRule,
@@ -189,7 +193,7 @@ impl Model {
         pass
     }
 
-    /// Goes on in plain `f64`: over many steps the bounds grow beyond all use.
+    /// Sets all errors to 0. Over many steps the bounds grow too large to be useful.
     pub fn forget_errors(&mut self) {
         for layer in self.bottom.iter_mut().chain(&mut self.top) {
             let values = layer.state.iter_mut().chain([&mut layer.weight, &mut layer.bias]);

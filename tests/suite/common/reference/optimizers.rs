@@ -1,4 +1,4 @@
-//! One step of every optimizer.
+//! Reference for one step of every optimizer.
 
 use std::ops::Range;
 
@@ -8,24 +8,24 @@ use super::bags::RowGradients;
 use crate::common::cases::BagCase;
 use crate::common::tolerance::{Approx, U};
 
-/// How well `β₁`, `β₂` and their powers are known.
+/// The accuracy of `β₁`, `β₂` and their powers in the result that is checked.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Betas {
-    /// As the `f32` values of the rule, with powers as good as exact.
+    /// The `f32` values of the rule, with powers that are as good as exact.
     Exact,
-    /// To one unit of roundoff, and the powers to two. FBGEMM takes `powf`, others have `β` in
-    /// `f64`; both matter, since `1 - β₂ᵗ` is small.
+    /// Values within one unit roundoff, and powers within two. FBGEMM calls `powf`, others have
+    /// `β` in `f64`; both matter, since `1 - β₂ᵗ` is small.
     Rounded,
 }
 
 impl Betas {
-    /// `β`.
+    /// Returns `β`.
     fn beta(self, beta: f32) -> Approx {
         let value = f64::from(beta);
         Approx { value, error: if self == Self::Exact { 0.0 } else { U * value } }
     }
 
-    /// `1 / (1 - βᵗ)`, rounded to `f32`.
+    /// Returns `1 / (1 - βᵗ)`, rounded to `f32`.
     fn correction(self, beta: f32, step: u64) -> Approx {
         let power = f64::from(beta).powf(step as f64);
         match self {
@@ -38,9 +38,9 @@ impl Betas {
     }
 }
 
-/// One step on parameters that belong together: those of a row, or all dense ones. `first` and
-/// `second` are the state, with one value for each parameter, or one for the row, or none, as the
-/// optimizer has it. Weights come out before they are rounded to their type.
+/// Takes one step on the parameters of a row, or on all dense ones. `first` and `second` are the
+/// state, with as many values as the optimizer has: one for each parameter, one for the row, or
+/// none. Weights are not yet rounded to their storage type.
 pub fn optimize(
     rule: &UpdateRule,
     betas: Betas,
@@ -69,7 +69,7 @@ pub fn optimize(
                 first[k] = first[k] + g * g;
                 lr * g / (first[k].sqrt() + Approx::exact(eps))
             }
-            // The quotient may be rounded first.
+            // An implementation may round the quotient before it multiplies.
             Optimizer::RowwiseAdagrad { eps } => lr / (first[0].sqrt() + Approx::exact(eps)) * g,
             Optimizer::Adam { beta1, beta2, eps } => {
                 let (b1, b2) = (betas.beta(beta1), betas.beta(beta2));
@@ -86,7 +86,7 @@ pub fn optimize(
     }
 }
 
-/// One step on each row that has a gradient, with weights and state of all tables one after
+/// Takes one step on each row that has a gradient. Weights and state hold all tables, one after
 /// another.
 pub fn apply_rows(
     case: &BagCase,

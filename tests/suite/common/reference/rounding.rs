@@ -1,9 +1,9 @@
-//! Stochastic rounding, written from its documentation: the random bits of a weight and what is
-//! made of them.
+//! Reference for stochastic rounding, written from its documentation: the random bits of a weight
+//! and how they round it.
 
 use bagdot::{DType, Element};
 
-/// Philox 4x32-10 (Salmon et al., SC'11), round by round.
+/// Returns a block of Philox 4x32-10 (Salmon et al., SC'11), computed round by round.
 pub fn philox(mut key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     let [mut a, mut b, mut c, mut d] = counter;
     for _ in 0..10 {
@@ -15,8 +15,7 @@ pub fn philox(mut key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     [a, b, c, d]
 }
 
-/// What becomes of an `f32` weight of a 16-bit table. Values must be normal in the table's type, or
-/// zero.
+/// Rounds an `f32` weight of a 16-bit table. The value must be zero or normal in the table's type.
 pub fn round_stochastically<E: Element>(
     value: f32,
     seed: u64,
@@ -34,8 +33,7 @@ pub fn round_stochastically<E: Element>(
         DType::F16 => 13,
         DType::BF16 => 16,
     };
-    // In units of the last f32 bit, on an integer grid: the noise is added to the magnitude and
-    // what lies below the kept bits cut off.
+    // In units of the last f32 bit: adds the noise to the magnitude and truncates to the kept bits.
     let step = 1u64 << dropped_bits;
     let magnitude = u64::from(value.abs().to_bits());
     let kept = (magnitude + u64::from(random) % step) / step * step;
