@@ -145,6 +145,11 @@ impl Dispatch {
             // SAFETY: the proof is that of AVX2.
             #[cfg(target_arch = "x86_64")]
             Simd::Avx512 => unsafe { x86::run_avx512(body) },
+            // SAFETY: the proof is that of AVX2; machines with `bf16` or AMX have AVX-512.
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx512Bf16 | Simd::Amx if !L::MULTIPLIES_PAIRS => unsafe {
+                x86::run_avx512(body)
+            },
             // SAFETY: the proof is that of AVX2; a `Dispatch` with AMX is only made where
             // `Simd::Avx512Bf16` is available.
             #[cfg(target_arch = "x86_64")]
@@ -160,6 +165,9 @@ impl Dispatch {
 /// that is not inlined is compiled for the target's baseline.
 pub(crate) trait Loop {
     type Output;
+    /// Set if the loop makes use of [`Lanes::MULTIPLIES_PAIRS`]. Other loops are compiled once for
+    /// AVX-512, with and without dot products of `bf16`.
+    const MULTIPLIES_PAIRS: bool = false;
     fn run<V: Lanes>(self, lanes: V) -> Self::Output;
 }
 
@@ -514,6 +522,7 @@ mod tests {
 
     impl Loop for Components<'_> {
         type Output = Option<[[f32; LANES]; 3]>;
+        const MULTIPLIES_PAIRS: bool = true;
 
         #[inline(always)]
         fn run<V: Lanes>(self, lanes: V) -> Self::Output {

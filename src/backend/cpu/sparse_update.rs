@@ -9,16 +9,14 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::compute::optimizer::{PreparedRule, RandomBits, Squares, StateRun};
-use super::compute::row_gradient::{OccurrenceGradients, RowGradients, SummedGradients};
-use super::compute::vector::{Blocks, add_row, for_each_block, load, store};
-use super::runtime::erased::{
-    ByElement, ByIndex, ElementsMut, Retype, with_elements, with_indices,
+use super::compute::row_gradient::{
+    GradSource, OccurrenceGradients, RowGradients, SummedGradients,
 };
+use super::compute::vector::{Blocks, add_row, for_each_block, load, store};
+use super::runtime::erased::{ByElement, ElementsMut, with_elements};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
-use crate::ops::sparse_update::{
-    Apply, Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update,
-};
+use crate::ops::sparse_update::{Apply, Merge, Reduce, SparseGrad, SparseUpdateOps, Update};
 use crate::ops::{Optimizer, OptimizerStateMut, Rounding, StepControl, TableBatch, UpdateRule};
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 
@@ -35,7 +33,7 @@ const PREFETCH_ROWS: usize = 32;
 impl SparseUpdateOps for Cpu {
     fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()> {
         let Reduce { source, grad, workspace: _ } = args;
-        reduce(self, ByIndex::of(source), grad);
+        reduce(self, &GradSource::new(source), grad);
         Ok(())
     }
 
@@ -55,8 +53,8 @@ impl SparseUpdateOps for Cpu {
         args: Update<'_, Self, E, I>,
     ) -> Result<()> {
         let Update { source, control, rule, decay_scale, weights, state, workspace: _ } = args;
-        let (source, weights) = (ByIndex::of(source), ByElement::of(weights));
-        update(self, source, control, rule, decay_scale, weights, state);
+        let weights = ByElement::of(weights);
+        update(self, &GradSource::new(source), control, rule, decay_scale, weights, state);
         Ok(())
     }
 
@@ -69,26 +67,8 @@ impl SparseUpdateOps for Cpu {
     }
 }
 
-/// The source of a gradient, for any index type.
-type AnyPooledGrad<'a> = ByIndex<PooledGrad<'a, Cpu, i32>, PooledGrad<'a, Cpu, i64>>;
-
-impl<'a, I: Index, T: Index> Retype<I, T> for PooledGrad<'a, Cpu, I> {
-    type Output = PooledGrad<'a, Cpu, T>;
-
-    #[inline]
-    fn retype(self) -> Self::Output {
-        let Self { tables, bags, sorted, grad_output, argmax, max_gradient } = self;
-        let bags = bags.retype();
-        PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient }
-    }
-}
-
-/// Restores the index type, and runs the reduction.
-fn reduce(cpu: &Cpu, source: AnyPooledGrad<'_>, grad: &mut SparseGrad<Cpu>) {
-    with_indices!(source => typed_reduce(cpu, &source, grad));
-}
-
-fn typed_reduce<I: Index>(cpu: &Cpu, source: &PooledGrad<'_, Cpu, I>, grad: &mut SparseGrad<Cpu>) {
+/// Sums the gradient of each row into `grad`.
+fn reduce(cpu: &Cpu, source: &GradSource<'_>, grad: &mut SparseGrad<Cpu>) {
     let num_rows = source.sorted.counts[1] as usize;
     grad.rows[..num_rows].copy_from_slice(&source.sorted.rows[..num_rows]);
     grad.counts[0] = num_rows as u32;
@@ -153,10 +133,10 @@ fn apply<'a>(
     with_elements!(weights => step.run(cpu, weights, state));
 }
 
-/// Restores the types of the arguments, and steps by gradients that are summed on the fly.
+/// Restores the element type, and steps by gradients that are summed on the fly.
 fn update<'a>(
     cpu: &Cpu,
-    source: AnyPooledGrad<'a>,
+    source: &GradSource<'a>,
     control: StepControl<'a, Cpu>,
     rule: UpdateRule,
     decay_scale: Option<&'a [f32]>,
@@ -167,12 +147,10 @@ fn update<'a>(
         return;
     }
     let rule = control.rule(rule);
-    with_indices!(source => {
-        let rows = &source.sorted.rows[..source.sorted.counts[1] as usize];
-        let gradients = OccurrenceGradients::new(&source);
-        let step = Step::new(source.tables, rows, rule, decay_scale, gradients);
-        with_elements!(weights => step.run(cpu, weights, state));
-    });
+    let rows = &source.sorted.rows[..source.sorted.counts[1] as usize];
+    let gradients = OccurrenceGradients::new(source);
+    let step = Step::new(source.tables, rows, rule, decay_scale, gradients);
+    with_elements!(weights => step.run(cpu, weights, state));
 }
 
 /// Returns the most rows of a task, for `num_rows` rows in all.

@@ -3,12 +3,14 @@
 
 use std::ops::Range;
 
+use super::super::runtime::erased::ByIndex;
 use super::vector::{WIDE, clamp, load};
 use crate::Cpu;
 use crate::dtype::Index;
-use crate::ops::Pooling;
+use crate::ops::index_sort::SortedIndices;
 use crate::ops::optimizer::clamp_gradient;
 use crate::ops::sparse_update::{CHUNK, PooledGrad, SparseGrad};
+use crate::ops::{Matrix, Pooling, TableBatch};
 use crate::simd::{LANES, Lanes, prefetch_row};
 
 /// The prefetch distance in occurrences.
@@ -59,11 +61,52 @@ impl RowGradients for SummedGradients<'_> {
     }
 }
 
+/// A [`PooledGrad`] whose index type is erased. Only the gradients of maxima read the offsets, so a
+/// branch for each of them costs less than loops for each index type.
+pub(crate) struct GradSource<'a> {
+    pub(crate) tables: &'a TableBatch,
+    pub(crate) sorted: &'a SortedIndices<Cpu>,
+    batch_size: usize,
+    offsets: ByIndex<&'a [i32], &'a [i64]>,
+    per_sample_weights: Option<&'a [f32]>,
+    grad_output: Matrix<'a, Cpu, f32>,
+    argmax: Option<Matrix<'a, Cpu, u32>>,
+    max_gradient: Option<f32>,
+}
+
+impl<'a> GradSource<'a> {
+    /// Erases the index type of `source`.
+    #[inline]
+    pub(crate) fn new<I: Index>(source: PooledGrad<'a, Cpu, I>) -> Self {
+        let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = source;
+        Self {
+            tables,
+            sorted,
+            batch_size: bags.batch_size,
+            offsets: ByIndex::of(bags.offsets),
+            per_sample_weights: bags.per_sample_weights,
+            grad_output,
+            argmax,
+            max_gradient,
+        }
+    }
+
+    /// Returns the position of a bag's first id, 0 for an offset that is no position.
+    #[inline(always)]
+    fn bag_start(&self, bag: usize) -> usize {
+        let start = match self.offsets {
+            ByIndex::I32(offsets) => offsets[bag].to_row(),
+            ByIndex::I64(offsets) => offsets[bag].to_row(),
+        };
+        start.unwrap_or(0)
+    }
+}
+
 /// Gradients that are summed from the occurrences of each row in a batch. The contribution of an
 /// occurrence is the gradient of its bag, clamped and weighted as the pooling asks.
 #[derive(Clone, Copy)]
-pub(crate) struct OccurrenceGradients<'a, 's, I: Index> {
-    source: &'s PooledGrad<'a, Cpu, I>,
+pub(crate) struct OccurrenceGradients<'a, 's> {
+    source: &'s GradSource<'a>,
     /// From [`SortedIndices`](crate::ops::index_sort::SortedIndices): the start of each row's
     /// occurrences.
     segments: &'s [u32],
@@ -84,18 +127,18 @@ struct PlainFeature {
     first_column: usize,
 }
 
-impl<'a, 's, I: Index> OccurrenceGradients<'a, 's, I> {
+impl<'a, 's> OccurrenceGradients<'a, 's> {
     /// Sums the gradients of the rows of `source`.
-    pub(crate) fn new(source: &'s PooledGrad<'a, Cpu, I>) -> Self {
+    pub(crate) fn new(source: &'s GradSource<'a>) -> Self {
         let is_plain = source.max_gradient.is_none()
-            && source.bags.per_sample_weights.is_none()
+            && source.per_sample_weights.is_none()
             && source.tables.features().iter().all(|feature| feature.pooling == Pooling::Sum);
         let sorted = source.sorted;
         Self {
             source,
             segments: &sorted.segments,
             bags: &sorted.bags[..sorted.counts[0] as usize],
-            batch_size: Divisor::new(source.bags.batch_size as u32),
+            batch_size: Divisor::new(source.batch_size as u32),
             is_plain,
             plain_feature: None,
         }
@@ -142,7 +185,7 @@ impl<'a, 's, I: Index> OccurrenceGradients<'a, 's, I> {
         occurrence: usize,
         columns: Range<usize>,
     ) -> [V::F32; N] {
-        let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = self.source;
+        let GradSource { tables, sorted, grad_output, argmax, max_gradient, .. } = self.source;
         let bag = self.bags[occurrence] as usize;
         let (feature, sample) = self.feature_and_sample(self.bags[occurrence]);
         let first = tables.column_offsets()[feature];
@@ -155,7 +198,7 @@ impl<'a, 's, I: Index> OccurrenceGradients<'a, 's, I> {
         if pooling == Pooling::Max {
             // If these offsets are not those that were sorted, the position may lie outside of the
             // bag, and the subtraction may wrap.
-            let start = bags.offsets[bag].to_row().unwrap_or(0);
+            let start = self.source.bag_start(bag);
             let within = (sorted.positions[occurrence] as usize).wrapping_sub(start);
             let sources = argmax.map_or(&[][..], |argmax| &argmax.row(sample)[columns]);
             let mut routed = [0f32; WIDE * LANES];
@@ -172,8 +215,8 @@ impl<'a, 's, I: Index> OccurrenceGradients<'a, 's, I> {
         for g in &mut contribution {
             *g = clamp(lanes, *g, *max_gradient);
         }
-        let weight =
-            bags.per_sample_weights.map(|weights| weights[sorted.positions[occurrence] as usize]);
+        let weights = self.source.per_sample_weights;
+        let weight = weights.map(|weights| weights[sorted.positions[occurrence] as usize]);
         let factor = match pooling {
             Pooling::Mean => Some(weight.unwrap_or(1.0) / sorted.bag_lengths[bag] as f32),
             _ => weight,
@@ -187,11 +230,11 @@ impl<'a, 's, I: Index> OccurrenceGradients<'a, 's, I> {
     }
 }
 
-impl<I: Index> RowGradients for OccurrenceGradients<'_, '_, I> {
+impl RowGradients for OccurrenceGradients<'_, '_> {
     fn for_table(self, table: usize) -> Self {
         let plain_feature = match self.source.tables.features_of(table) {
             [feature] if self.is_plain => Some(PlainFeature {
-                first_bag: (feature * self.source.bags.batch_size) as u32,
+                first_bag: (feature * self.source.batch_size) as u32,
                 first_column: self.source.tables.column_offsets()[*feature],
             }),
             _ => None,
@@ -215,7 +258,7 @@ impl<I: Index> RowGradients for OccurrenceGradients<'_, '_, I> {
     }
 }
 
-impl<I: Index> OccurrenceGradients<'_, '_, I> {
+impl OccurrenceGradients<'_, '_> {
     /// Sums the contributions of some occurrences in order, starting from the first one.
     #[inline(always)]
     fn sum_chunk<V: Lanes, const N: usize, const WHOLE: bool>(

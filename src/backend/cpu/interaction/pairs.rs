@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::super::compute::gemm::{load_packed, multiplies_pairs};
 use super::super::compute::vector::{load, load_vector, store_vector};
 use super::sample::Sample;
-use crate::dtype::Element;
+use crate::dtype::{DType, Element};
 use crate::ops::{Interaction, PairOrder};
 use crate::simd::{GROUP, LANES, Lanes, Loop, prefetch_row};
 
@@ -90,6 +90,7 @@ pub(super) fn dots_scratch_len(num_features: usize, dim: usize) -> usize {
 
 impl<E: Element> Loop for Dots<'_, E> {
     type Output = ();
+    const MULTIPLIES_PAIRS: bool = matches!(E::DTYPE, DType::BF16);
 
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {

@@ -32,6 +32,7 @@ pub(super) struct PackTiles<'a, E> {
 
 impl<E: Element> Loop for PackTiles<'_, E> {
     type Output = ();
+    const MULTIPLIES_PAIRS: bool = true;
 
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {

@@ -47,6 +47,7 @@ struct MicroKernelShape<E>(PhantomData<E>);
 
 impl<E: Element> Loop for MicroKernelShape<E> {
     type Output = (usize, usize, PackFormat);
+    const MULTIPLIES_PAIRS: bool = matches!(E::DTYPE, DType::BF16);
     #[inline(always)]
     fn run<V: Lanes>(self, _: V) -> Self::Output {
         let format =

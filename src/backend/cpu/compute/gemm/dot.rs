@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::pack::{load_packed, multiplies_pairs};
 use super::product::{Epilogue, Operand, Product};
 use crate::Cpu;
-use crate::dtype::Element;
+use crate::dtype::{DType, Element};
 use crate::ops::MatrixMut;
 use crate::simd::{LANES, Lanes, Loop};
 
@@ -56,6 +56,7 @@ struct Dots<'a, E, O> {
 
 impl<E: Element, O: Element> Loop for Dots<'_, E, O> {
     type Output = ();
+    const MULTIPLIES_PAIRS: bool = matches!(E::DTYPE, DType::BF16);
 
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {

@@ -51,6 +51,7 @@ pub(super) struct MicroKernel<'a, E> {
 
 impl<E: Element> Loop for MicroKernel<'_, E> {
     type Output = ();
+    const MULTIPLIES_PAIRS: bool = matches!(E::DTYPE, DType::BF16);
 
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {

@@ -109,6 +109,7 @@ pub(super) struct Pack<'a, E> {
 
 impl<E: Element> Loop for Pack<'_, E> {
     type Output = ();
+    const MULTIPLIES_PAIRS: bool = matches!(E::DTYPE, DType::BF16);
 
     #[inline(always)]
     fn run<V: Lanes>(mut self, lanes: V) {

@@ -25,6 +25,7 @@ pub(super) struct SumRows<'a> {
 
 impl Loop for SumRows<'_> {
     type Output = ();
+    const MULTIPLIES_PAIRS: bool = true;
 
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {
