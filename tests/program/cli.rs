@@ -227,7 +227,7 @@ fn generated_rows_are_learned_from() {
     assert!((share(&zipf) - 0.2503).abs() < 0.028, "{}", share(&zipf));
     assert!((share(&rows(&["--ids", "uniform"])) - 0.0333).abs() < 0.012);
     let config = "[data]\nformat = 'criteo'\ntrain = 'clicks.tsv'\n\
-        [model]\nbottom_mlp = [16, 8]\ntop_mlp = [16]\n[train]\nepochs = 3\n";
+        [model]\nbottom_mlp = [16, 8]\ntop_mlp = [16]\n[train]\nepochs = 6\n";
     fs::write(folder.join("model.toml"), config).unwrap();
     let outcome: Value =
         serde_json::from_str(&succeed(folder, &["train", "model.toml", "--json"])).unwrap();
