@@ -66,7 +66,8 @@ fn main() {
     let entries: String = images
         .iter()
         .map(|(stem, target, path)| {
-            format!("    Image {{ stem: {stem:?}, target: {target}, bytes: include_bytes!({path:?}) }},\n")
+            let bytes = format!("include_bytes!({path:?})");
+            format!("    Image {{ stem: {stem:?}, target: {target}, bytes: {bytes} }},\n")
         })
         .collect();
     let table = format!("pub(super) static IMAGES: &[Image] = &[\n{entries}];\n");
@@ -134,7 +135,8 @@ fn images(out: &Path) -> Images {
         Err(_) => "no nvcc",
     };
     let reason = format!(
-        "{without}: the CUDA backend is built without kernels. Run scripts/nvcc.sh (or set NVCC or CUDA_HOME) and build again"
+        "{without}: the CUDA backend is built without kernels. Run scripts/nvcc.sh (or set NVCC or \
+         CUDA_HOME) and build again"
     );
     if required {
         fail(&reason);
@@ -305,7 +307,8 @@ fn version_of(nvcc: &Path) -> String {
     match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) if (major, minor) <= LATEST_NVCC => text,
         _ => fail(&format!(
-            "{} is release {release:?}, but {LATEST_NVCC:?} is the latest whose PTX current drivers take",
+            "{} is release {release:?}, but {LATEST_NVCC:?} is the latest whose PTX current \
+             drivers take",
             nvcc.display()
         )),
     }

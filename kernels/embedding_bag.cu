@@ -54,8 +54,9 @@ __device__ __forceinline__ bool has_wide_rows(const E* weights, const Feature& f
 // Bags side by side, whose ids follow each other, as the lanes of their group see them.
 struct Run {
   const Feature* feature;
-  uint32_t
-      dim;  // of the feature; copied, as is its pooling, since through the pointer they would be read again after every store
+  // The dimension and the pooling of the feature. Through the pointer they would be read again
+  // after every store.
+  uint32_t dim;
   uint32_t pooling;
   uint32_t first;   // sample
   uint32_t begin;   // position of the first id
@@ -139,9 +140,8 @@ struct Pooled {
 // What the threads of a block have in shared memory; in a function that is no template, so that
 // there is one for all widths.
 struct Staged {
-  uint4 ring
-      [kDepth]
-      [kThreads];  // each lane fetches and reads its own part of the rows, so that no lane waits for another
+  // Each lane fetches and reads its own part of the rows, so that no lane waits for another.
+  uint4 ring[kDepth][kThreads];
   float weights[kDepth][kThreads];
   uint32_t ends[kThreads];  // of bags, counted from the first id of their run
 };

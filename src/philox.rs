@@ -41,20 +41,20 @@ pub fn philox4x32(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
 ///
 /// # Distributions
 ///
-/// With the feature `rand`, the generator implements `Rng` and `SeedableRng` of the crate
-/// `rand_core`, and so samples every distribution of `rand` and `rand_distr`:
+/// The generator implements `Rng` and `SeedableRng` of the crate `rand_core`, and so samples every
+/// distribution of `rand` and `rand_distr`:
 ///
-#[cfg_attr(feature = "rand", doc = "```")]
-#[cfg_attr(not(feature = "rand"), doc = "```ignore")]
+/// ```
 /// use bagdot::Philox;
 /// use rand_distr::{Distribution, Zipf};
 ///
-/// // Ids of a table of 1000 rows, some far more frequent than others. let ids: Vec<f64> =
-/// Zipf::new(1000.0, 1.05)?.sample_iter(Philox::new(7, 0)).take(5000).collect();
-/// assert!(ids.iter().all(|&id| (1.0..=1000.0).contains(&id))); let share = |id|
-/// ids.iter().filter(|&&other| other == id).count() as f64 / 5000.0; // Probabilities of 0.156 and
-/// 0.075. The standard errors are below 0.006. assert!((share(1.0) - 0.156).abs() < 0.03 &&
-/// (share(2.0) - 0.075).abs() < 0.03);
+/// // Ids of a table of 1000 rows, some far more frequent than others.
+/// let zipf = Zipf::new(1000.0, 1.05)?;
+/// let ids: Vec<f64> = zipf.sample_iter(Philox::new(7, 0)).take(5000).collect();
+/// assert!(ids.iter().all(|&id| (1.0..=1000.0).contains(&id)));
+/// let share = |id| ids.iter().filter(|&&other| other == id).count() as f64 / 5000.0;
+/// // Probabilities of 0.156 and 0.075. The standard errors are below 0.006.
+/// assert!((share(1.0) - 0.156).abs() < 0.03 && (share(2.0) - 0.075).abs() < 0.03);
 /// # Ok::<(), rand_distr::ZipfError>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -143,7 +143,6 @@ impl Philox {
     }
 }
 
-#[cfg(feature = "rand")]
 mod rand_traits {
     use std::convert::Infallible;
 
@@ -249,7 +248,6 @@ mod tests {
         assert_eq!(random.next_u32(), philox4x32([u32::MAX - 1, u32::MAX], counter)[3]);
     }
 
-    #[cfg(feature = "rand")]
     #[test]
     fn the_traits_of_rand_draw_the_same_values() {
         use rand_core::{Rng, SeedableRng};

@@ -187,9 +187,9 @@ impl<D: Backend> Layers<D> {
         with_layers!(self, layers => layers.forward(device, (id, mlp), pass))
     }
 
-    /// Runs all layers of an MLP backwards. The gradient of the top MLP's output comes multiplied by
-    /// the loss scale, the other gradients of inputs and outputs are not scaled. Without layers the
-    /// gradient of the input is that of the output divided by the loss scale.
+    /// Runs all layers of an MLP backwards. The gradient of the top MLP's output comes multiplied
+    /// by the loss scale, the other gradients of inputs and outputs are not scaled. Without layers
+    /// the gradient of the input is that of the output divided by the loss scale.
     pub(super) fn backward(
         &mut self,
         device: &D,

@@ -22,8 +22,8 @@ impl<D: Backend> Dlrm<D> {
     /// there or are added to it.
     ///
     /// # Errors
-    /// Returns an error if [`Self::optimize_with`] has not been called, if the batch has no labels or does not
-    /// fit the model, or if it has bad ids
+    /// Returns an error if [`Self::optimize_with`] has not been called, if the batch has no labels
+    /// or does not fit the model, or if it has bad ids
     /// ([`Error::IndexOutOfRange`](crate::Error::IndexOutOfRange)) or labels
     /// ([`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange)).
     pub fn loss_and_grad<I: Index>(

@@ -151,8 +151,8 @@ impl<D: Backend> Dlrm<D> {
     /// Does not check whether they are finite.
     ///
     /// # Errors
-    /// Returns an error if [`Self::optimize_with`] or [`Self::loss_and_grad`] has never been called,
-    /// or if 2⁶⁴ - 1 steps have been taken, and the errors of
+    /// Returns an error if [`Self::optimize_with`] or [`Self::loss_and_grad`] has never been
+    /// called, or if 2⁶⁴ - 1 steps have been taken, and the errors of
     /// [`sparse_update::Apply`](crate::ops::sparse_update::Apply) and [`dense_update::Update`].
     pub fn apply(&mut self, grad: &SparseGrad<D>) -> Result<()> {
         let rules = self.rules()?;

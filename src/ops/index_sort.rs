@@ -161,8 +161,8 @@ impl<D: Device> SortedIndices<D> {
                     .to_owned()
             }
             Some(Sorted { num_indices, batch_size, .. }) => format!(
-                "the order of {num_indices} ids of {batch_size} samples, but the batch has {} of {}: \
-                 run `index_sort` on it first",
+                "the order of {num_indices} ids of {batch_size} samples, but the batch has {} of \
+                 {}: run `index_sort` on it first",
                 wanted.num_indices, wanted.batch_size
             ),
         };

@@ -13,9 +13,10 @@ use crate::error::{Error, Result, expect_size, invalid};
 /// | `Sgd` | none | `w -= lr g` |
 /// | `Adagrad` | `s`, one per element | `s += g²; w -= lr g / (√s + eps)` |
 /// | `RowwiseAdagrad` | `s`, one per row | `s += mean(g²); w -= lr g / (√s + eps)` |
-/// | `Adam` | `m`, `v`, each one per element | `m = β₁m + (1-β₁)g; v = β₂v + (1-β₂)g²; w -= lr m̂ / (√v̂ + eps)` |
+/// | `Adam` | `m` and `v`, one per element | `w -= lr m̂ / (√v̂ + eps)` |
 ///
-/// In Adam, `m̂ = m / (1 - β₁ᵗ)` and `v̂ = v / (1 - β₂ᵗ)`.
+/// In Adam, `m = β₁m + (1-β₁)g`, `v = β₂v + (1-β₂)g²`, `m̂ = m / (1 - β₁ᵗ)` and
+/// `v̂ = v / (1 - β₂ᵗ)`.
 ///
 /// The formulas are those of FBGEMM (`codegen/genscript/optimizers.py`).
 ///

@@ -1,5 +1,5 @@
-//! What only the CUDA backend has: parameters of kernels, images, errors of the driver, streams, graphs,
-//! memory of the caller's, memory traffic.
+//! What only the CUDA backend has: parameters of kernels, images, errors of the driver, streams,
+//! graphs, memory of the caller's, memory traffic.
 
 use std::collections::BTreeSet;
 

@@ -3,10 +3,10 @@
 //! the disassembler reads the machine code that this library carries.
 //!
 //! `BLESS=1 cargo test --test suite kernel_resources` writes what was measured into that file. Its
-//! `rules` are written by hand, one for each kernel, or for all whose names begin alike: the threads of its blocks, the
-//! bytes of shared memory that a launch adds, and instructions that it must have on every
-//! architecture, such as `LDG.128` for a load of 16 bytes. No blessing helps a kernel that spills
-//! or lacks one of these.
+//! `rules` are written by hand, one for each kernel, or for all whose names begin alike: the
+//! threads of its blocks, the bytes of shared memory that a launch adds, and instructions that it
+//! must have on every architecture, such as `LDG.128` for a load of 16 bytes. No blessing helps a
+//! kernel that spills or lacks one of these.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -126,8 +126,8 @@ fn kernels_take_what_they_are_known_to_take() {
     complaints.extend(differences(&resources.measured, &measured));
     assert!(
         complaints.is_empty(),
-        "\n{}\nThe numbers are those of the nvcc that scripts/nvcc.sh installs. If they may change: \
-         BLESS=1 cargo test --test suite kernel_resources",
+        "\n{}\nThe numbers are those of the nvcc that scripts/nvcc.sh installs. If they may \
+         change: BLESS=1 cargo test --test suite kernel_resources",
         complaints.join("\n")
     );
 }
@@ -255,10 +255,12 @@ fn differences(
     were: &BTreeMap<String, BTreeMap<String, Measured>>,
     are: &BTreeMap<String, BTreeMap<String, Measured>>,
 ) -> Vec<String> {
-    let flat = |all: &BTreeMap<String, BTreeMap<String, Measured>>| -> BTreeMap<(String, String), Measured> {
+    type ByKernel = BTreeMap<String, BTreeMap<String, Measured>>;
+    let flat = |all: &ByKernel| -> BTreeMap<(String, String), Measured> {
         let with_kernel = |(kernel, targets): (&String, &BTreeMap<String, Measured>)| {
             let kernel = kernel.clone();
-            targets.clone().into_iter().map(move |(target, measured)| ((kernel.clone(), target), measured))
+            let targets = targets.clone().into_iter();
+            targets.map(move |(target, measured)| ((kernel.clone(), target), measured))
         };
         all.iter().flat_map(with_kernel).collect()
     };

@@ -33,7 +33,8 @@ const FEW_SAMPLES: usize = 1024;
 /// keeps it busy. Larger ones take more threads.
 const MMA_LIGHT: usize = 9 << 10;
 
-/// The features whose gradients a warp has in registers, where they are few and where they are many.
+/// The features whose gradients a warp has in registers, where they are few and where they are
+/// many.
 const MMA_GRADS: [usize; 2] =
     [(mma::FEW_GROUPS * mma::SIDE) as usize, (mma::MANY_GROUPS * mma::SIDE) as usize];
 const MMA_DEPTH: usize = mma::DEPTH_BYTES as usize;

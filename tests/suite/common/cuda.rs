@@ -11,8 +11,8 @@ use bagdot::{Cuda, Error};
 use bagdot_emulator::{Config, Emulator, Schedule};
 use cudarc::driver::{result, sys};
 
-/// Returns the emulator, unless a real device is to be used (`BAGDOT_REQUIRE_CUDA=1` makes a missing
-/// one a failure).
+/// Returns the emulator, unless a real device is to be used (`BAGDOT_REQUIRE_CUDA=1` makes a
+/// missing one a failure).
 pub fn emulator() -> Option<&'static Emulator> {
     bagdot_emulator::install().unwrap()
 }
@@ -24,8 +24,8 @@ pub fn on_every_schedule(test: impl Fn(&Cuda)) {
 }
 
 /// Runs a test as [`on_every_schedule`] does, but without the check for races: for tests that pass
-/// offsets by which bags overlap. Threads then write to one place in either order; nobody may use the
-/// value, since the call reports an error.
+/// offsets by which bags overlap. Threads then write to one place in either order; nobody may use
+/// the value, since the call reports an error.
 pub fn on_every_schedule_with_overlaps(test: impl Fn(&Cuda)) {
     run(Config { races: false, ..Config::default() }, test);
 }
@@ -101,8 +101,8 @@ pub fn capture(cuda: &Cuda, ops: impl FnOnce()) -> Graph {
 
 impl Graph {
     pub fn replay(&self) {
-        // SAFETY: the executable has been instantiated, and the buffers to which it refers exist, as
-        // `capture` demands of its caller.
+        // SAFETY: the executable has been instantiated, and the buffers to which it refers exist,
+        // as `capture` demands of its caller.
         unsafe { result::graph::launch(self.executable, self.stream).unwrap() };
     }
 }

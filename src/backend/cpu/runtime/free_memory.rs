@@ -115,7 +115,8 @@ mod tests {
 
     const MACHINE: (&str, &str) = (
         "proc/meminfo",
-        "MemTotal: 9216000 kB\nMemFree: 1024 kB\nMemAvailable:    8192000 kB\nSwapFree: 102400 kB\n",
+        "MemTotal: 9216000 kB\nMemFree: 1024 kB\nMemAvailable:    8192000 kB\n\
+         SwapFree: 102400 kB\n",
     );
     const STATUS: (&str, &str) = (
         "proc/self/status",

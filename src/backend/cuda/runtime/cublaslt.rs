@@ -57,7 +57,9 @@ macro_rules! functions {
                 Ok(Self {
                     // SAFETY: the functions of cuBLASLt have had these types since CUDA 11, with
                     // enumerations as `int`. They stay as long as the library.
-                    $($name: *unsafe { library.get(concat!(stringify!($name), "\0").as_bytes()) }?,)+
+                    $($name: *unsafe {
+                        library.get(concat!(stringify!($name), "\0").as_bytes())
+                    }?,)+
                     _library: library,
                 })
             }
@@ -84,8 +86,8 @@ functions! {
         Handle, Handle, Handle, Handle, Handle, Handle, Handle, c_int, *mut Found, *mut c_int
     ) -> c_int;
     cublasLtMatmul(
-        Handle, Handle, *const c_void, u64, Handle, u64, Handle, *const c_void, u64, Handle, u64, Handle, *const Algorithm, u64, usize,
-        sys::CUstream
+        Handle, Handle, *const c_void, u64, Handle, u64, Handle, *const c_void, u64, Handle, u64,
+        Handle, *const Algorithm, u64, usize, sys::CUstream
     ) -> c_int;
 }
 

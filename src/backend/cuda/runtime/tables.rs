@@ -28,7 +28,8 @@ impl Tables {
         let columns = host.max_dim().max(host.width());
         if columns > MAX_COLUMNS {
             let reason = format!(
-                "{columns} elements in a row, but on a CUDA device at most {MAX_COLUMNS} are possible"
+                "{columns} elements in a row, but on a CUDA device at most {MAX_COLUMNS} are \
+                 possible"
             );
             return Err(invalid("Cuda", "tables", reason));
         }
