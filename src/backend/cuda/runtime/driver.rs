@@ -32,11 +32,9 @@ pub fn driver_version() -> Result<i32> {
         return Err(Error::NoDriver);
     }
     let mut version = 0;
-    // SAFETY: writes one integer; needs no initialisation.
-    check(
-        "ask for the driver's version",
-        unsafe { sys::cuDriverGetVersion(&mut version) }.result(),
-    )?;
+    // SAFETY: the call writes one integer, and the driver need not be initialised for it.
+    let result = unsafe { sys::cuDriverGetVersion(&mut version) };
+    check("ask for the driver's version", result.result())?;
     Ok(version)
 }
 
