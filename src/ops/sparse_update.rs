@@ -17,10 +17,12 @@
 //! first contribution. The sums of the chunks are cut and summed in the same way, until one is
 //! left. No chain of additions is longer than [`CHUNK`], however many occurrences a row has. Sums
 //! are in `f32`, and product and sum are rounded separately. The order depends on nothing else, so
-//! that results are the same for any number of threads. A contribution takes part in at most `CHUNK
-//! - 1` additions on each of `L = ⌈log m / log CHUNK⌉` levels, so that the error of a sum of `m`
-//! contributions is at most `γₖ Σ|contribution|`, `k = min(m, (CHUNK - 1) L) + 2`, which includes
-//! the rounding of each factor and product.
+//! that results are the same for any number of threads.
+//!
+//! With `C` for [`CHUNK`], a contribution takes part in at most `C - 1` additions on each of
+//! `L = ⌈log m / log C⌉` levels, so that the error of a sum of `m` contributions is at most
+//! `γₖ Σ|contribution|`, `k = min(m, (C - 1) L) + 2`, which includes the rounding of each factor
+//! and product.
 
 use std::sync::Arc;
 
