@@ -1,4 +1,5 @@
-//! [`cast`](crate::ops::cast) on a CUDA device: kernels/cast.cu says how.
+//! [`cast`](crate::ops::cast) on a CUDA device. The header of kernels/cast.cu describes the
+//! algorithm.
 
 use std::sync::Arc;
 
@@ -43,9 +44,10 @@ impl CastOps for Cuda {
             cols: cols as u64,
             factor,
         };
-        // SAFETY: the function is the kernel's, from `A` to `B`. The op has been validated: both
-        // matrices have the rows, columns and distances that are passed, and what is written is an
-        // exclusive view. Rows without gaps are one row of as many elements.
+        // SAFETY: the function is the instance of the kernel from `A` to `B`. The op has been
+        // validated: both matrices have the rows, columns and leading dimensions that are passed,
+        // and the one that is written is an exclusive view. A matrix whose rows have no gaps is
+        // passed as one row of all its elements.
         unsafe { self.inner.cast.cast.of::<A, B>().launch(self, grid, parameters) }
     }
 }

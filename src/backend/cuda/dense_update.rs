@@ -1,4 +1,5 @@
-//! [`dense_update`](crate::ops::dense_update) on a CUDA device: kernels/dense_update.cu says how.
+//! [`dense_update`](crate::ops::dense_update) on a CUDA device. The header of
+//! kernels/dense_update.cu describes the algorithm.
 
 use std::sync::Arc;
 
@@ -44,10 +45,10 @@ impl DenseUpdateOps for Cuda {
             step: OptimizerStep::of(&rule),
             control: self.step_pointers(&control)?,
         };
-        // SAFETY: the function is the kernel's, of `E`. The op has been validated: parameters,
-        // rounded ones and the optimizer's state are as long as the gradient, and exclusive views;
-        // state that the optimizer does not have is null, and then not touched, as are rounded
-        // parameters.
+        // SAFETY: the function is the instance of the kernel for `E`. The op has been validated:
+        // parameters, their rounded copy and the optimizer state are as long as the gradient, and
+        // exclusive views. State that the optimizer does not have is null and is not accessed;
+        // neither is the rounded copy if it is null.
         unsafe { self.inner.dense_update.update.of::<E>().launch(self, grid, parameters) }
     }
 }

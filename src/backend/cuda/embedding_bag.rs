@@ -1,5 +1,5 @@
-//! [`embedding_bag`](crate::ops::embedding_bag) on a CUDA device: kernels/embedding_bag.cu says
-//! how.
+//! [`embedding_bag`](crate::ops::embedding_bag) on a CUDA device. The header of
+//! kernels/embedding_bag.cu describes the algorithm.
 
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ use crate::error::Result;
 use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, WeightGrad};
 use crate::ops::{Bags, Feature, TableBatch};
 
-/// The ids of a run of short bags, and so the most bags of a run.
+/// The number of ids that fills a run of short bags, and so the most bags of a run.
 const MAX_RUN_BAGS: usize = 8;
-/// The bags that keep any device busy for a while with a group for each.
+/// The number of bags that keeps any device busy for a while with a group of lanes for each bag.
 const MANY_BAGS: usize = 100_000;
 
 /// The kernels of kernels/embedding_bag.cu.
@@ -61,10 +61,10 @@ impl EmbeddingBagOps for Cuda {
             run_bags: run_bags as u32,
             has_slack: bags.has_slack.into(),
         };
-        // SAFETY: the function is that of `E` and `I`. The op has been validated: weights, ids,
-        // offsets and outputs have the sizes that features and batch size call for, and outputs are
-        // exclusive views. Ids and offsets may hold anything: the kernel checks them before it uses
-        // them.
+        // SAFETY: the function is the instance for `E` and `I`. The op has been validated: weights,
+        // ids, offsets and outputs have the sizes that features and batch size require, and outputs
+        // are exclusive views. Ids and offsets may hold any values: the kernel checks them before
+        // it uses them.
         unsafe { self.inner.embedding_bag.forward.of::<E, I>().launch(self, grid, parameters) }
     }
 
@@ -88,21 +88,22 @@ impl EmbeddingBagOps for Cuda {
             batch_size: bags.batch_size as u32,
             has_slack: bags.has_slack.into(),
         };
-        // SAFETY: as in the forward pass.
+        // SAFETY: as in the forward pass. The gradient of the output has the size of the output.
         unsafe { self.inner.embedding_bag.weight_grad.of::<E, I>().launch(self, grid, parameters) }
     }
 }
 
-/// The bags that a group of lanes pools one after another: several where they are short, so that
-/// enough rows are on their way at once, or where there are many, since a group has something to do
-/// before its first row.
+/// Returns the number of bags in a run, which a group of lanes pools one after another. Short bags
+/// form runs, so that enough rows are in flight at once. If there are many bags, they form runs
+/// too, since a group has set-up work before its first row.
 fn run_bags<I: Index>(bags: &Bags<'_, Cuda, I>) -> usize {
     let num_bags = bags.offsets.len() - 1;
     let length = bags.num_indices().div_ceil(num_bags.max(1)).max(1);
     (MAX_RUN_BAGS / length).max((num_bags / MANY_BAGS).min(MAX_RUN_BAGS / 2)).max(1)
 }
 
-/// Enough blocks for the runs of the feature that needs the most lanes.
+/// Returns a grid with enough blocks for the runs of the feature that needs the most lanes, and a
+/// row of blocks for each feature.
 fn grid<E: Element>(
     tables: &TableBatch,
     weights: Ptr<E>,
@@ -122,6 +123,6 @@ fn grid<E: Element>(
     let threads =
         tables.features().iter().map(|feature| threads(lanes(feature))).max().unwrap_or(0);
     let blocks = threads.div_ceil(params::THREADS);
-    // Features beyond the limit share blocks.
+    // Features beyond the limit of the grid share blocks.
     Grid::new((blocks as u32, tables.features().len().min(Grid::MAX_Y) as u32), params::THREADS)
 }

@@ -1,4 +1,5 @@
-//! [`finite_check`](crate::ops::finite_check) on a CUDA device: kernels/finite_check.cu says how.
+//! [`finite_check`](crate::ops::finite_check) on a CUDA device. The header of
+//! kernels/finite_check.cu describes the algorithm.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::{Cuda, Slice};
 use crate::error::Result;
 use crate::ops::finite_check::{Check, FiniteCheckOps, NonFinite, Verdict};
 
-// The kernels see the words of a verdict as fields.
+// The kernels access the words of a verdict as fields of a struct.
 const _: () = assert!(
     size_of::<params::Verdict>() == Verdict::WORDS * size_of::<u64>()
         && std::mem::offset_of!(params::Verdict, gate) == Verdict::GATE * size_of::<u64>()
@@ -46,7 +47,7 @@ impl FiniteCheckOps for Cuda {
             verdict,
         };
         // SAFETY: the function is the kernel's. The op has been validated: the verdict has all its
-        // words, and is an exclusive view.
+        // words and is an exclusive view. Both gradients are views of the lengths that are passed.
         unsafe { self.inner.finite_check.scan.launch(self, grid, scan)? };
         let judge = params::FiniteCheckJudge {
             loss: loss.on(self)?,
@@ -57,8 +58,8 @@ impl FiniteCheckOps for Cuda {
             stays_shut: u32::from(policy == NonFinite::Error),
         };
         let one_block = Grid::new((1, 1), params::JUDGE_THREADS);
-        // SAFETY: as above; loss and values have an entry, and the status words are the backend's
-        // own.
+        // SAFETY: as above. The loss has an element, and so have the step values unless they are
+        // null. The status words are the backend's own.
         unsafe { self.inner.finite_check.judge.launch(self, one_block, judge) }
     }
 }

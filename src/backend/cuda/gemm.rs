@@ -1,4 +1,4 @@
-//! Who computes the products of layers: kernels of our own, or cuBLASLt.
+//! The choice between own kernels and cuBLASLt for the matrix products of layers.
 
 use std::sync::Arc;
 
@@ -13,36 +13,50 @@ use crate::error::Result;
 use crate::ops::cast::Cast;
 use crate::ops::{Accum, Activation, Matrix, MatrixMut, Precision};
 
-/// Who computes the products of matrices in layers ([`linear`](crate::ops::linear)).
+/// The library that computes the matrix products of layers ([`linear`](crate::ops::linear)).
 ///
-/// cuBLASLt differs from our own kernels in this: in 16 bits the bias is rounded to the type of the
-/// layer; factors of tf32 may be cut off where ours are rounded to nearest, which doubles their
-/// error; ReLU may make a zero of a NaN; and the bits of its results are those of its version and
-/// the device. They are the same in every run.
+/// The results of cuBLASLt differ from those of own kernels:
+///
+/// - With 16-bit types, the bias is rounded to the type of the layer.
+/// - Factors of tf32 may be truncated, while own kernels round them to nearest. Truncation doubles
+///   their error.
+/// - ReLU may turn a NaN into zero.
+/// - The bits of results depend on the version of cuBLASLt and on the device. They are the same in
+///   every run.
 ///
 /// Measured with cuBLASLt of CUDA 13.0 on an NVIDIA H200:
 /// benches/record/nvidia-h200/2026-11-28.json.
+///
+/// ```no_run
+/// use bagdot::Cuda;
+/// use bagdot::backend::cuda::Gemm;
+///
+/// let cuda = Cuda::with_gemm(0, Gemm::Own)?;
+/// # Ok::<(), bagdot::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Gemm {
-    /// cuBLASLt, if it can be used, for the products that it is faster at; else our own.
+    /// cuBLASLt for the products that it computes faster, if it can be loaded; own kernels
+    /// otherwise.
     #[default]
     Auto,
-    /// Kernels of our own. cuBLASLt is not even looked for.
+    /// Own kernels for every product. cuBLASLt is not loaded.
     Own,
-    /// cuBLASLt for every product that it takes: no side may be zero, and matrices and bias begin
-    /// at multiples of 16 bytes.
+    /// cuBLASLt for every product that it supports: no side may be zero, and matrices and bias must
+    /// begin at multiples of 16 bytes. Own kernels compute the others.
     CublasLt,
 }
 
-/// The least side of a product that [`Gemm::Auto`] leaves to cuBLASLt: that of the smallest tile of
-/// our kernels on the tensor cores.
+/// The least side of a product that [`Gemm::Auto`] leaves to cuBLASLt: the side of the smallest
+/// tile of own kernels on the tensor cores.
 const MIN_SIDE: usize = 64;
-/// Rows of matrices must begin at multiples of so many bytes for cuBLASLt to be faster than our
-/// kernels at gradients.
+/// The alignment of rows, in bytes, from which on cuBLASLt computes gradients faster than own
+/// kernels.
 const ROW_ALIGN: usize = 16;
 
 impl Gemm {
-    /// cuBLASLt, if it is to be used and can be. The context must be bound.
+    /// Loads cuBLASLt, or returns `None` if it is not wanted, or with [`Gemm::Auto`] cannot be
+    /// loaded. The context must be bound.
     pub(super) fn cublaslt(self, context: &Arc<CudaContext>) -> Result<Option<CublasLt>> {
         match self {
             Self::Own => Ok(None),
@@ -51,14 +65,19 @@ impl Gemm {
         }
     }
 
-    /// Whether a product is one for cuBLASLt.
+    /// Returns whether this choice prefers cuBLASLt for a product.
     ///
-    /// By benches/record/nvidia-h200/2026-11-28.json [`Gemm::Auto`] leaves to it the forward pass
-    /// of layers whose sides are 415 or more in tf32 and bf16, where it takes 0.46 to 0.88 of our
-    /// time, and of the backward pass what is in bf16 with rows at multiples of 16 bytes: 0.59.
-    /// With other rows it takes up to ten times as long there, and in tf32 1.2 times or more.
-    /// Layers of one output or 13 inputs go either way; between those and 415 nothing has been
-    /// measured, and f16 is taken to be as bf16. Exact products of f32 stay with us for their bits.
+    /// The rule of [`Gemm::Auto`] follows benches/record/nvidia-h200/2026-11-28.json:
+    ///
+    /// - Forward, in tf32 and bf16, layers whose sides are 415 or more: cuBLASLt takes 0.46 to 0.88
+    ///   of the time of own kernels, and is preferred.
+    /// - Backward, in bf16, rows at multiples of 16 bytes: cuBLASLt takes 0.59 of the time, and is
+    ///   preferred. With other rows it takes up to ten times as long.
+    /// - Backward, in tf32: cuBLASLt takes 1.2 times as long or more.
+    /// - Layers of one output or 13 inputs: either may be faster. Sides between 13 and 415 have not
+    ///   been measured.
+    /// - f16 is assumed to behave as bf16 does.
+    /// - Exact products of f32 stay with own kernels, so that their bits do not depend on cuBLASLt.
     fn prefers_cublaslt<E: Element, O: Element>(
         self,
         product: &Product<'_>,
@@ -83,7 +102,7 @@ impl Gemm {
     }
 }
 
-/// A factor of a product, row-major.
+/// A row-major factor of a product.
 pub(super) struct Factor {
     pointer: u64,
     ld: usize,
@@ -100,25 +119,26 @@ impl Factor {
     }
 }
 
-/// A product of layers, row-major: `output = act(left right + bias)`, or `output += left right`.
+/// A product of row-major matrices in a layer: `output = act(left right + bias)`, or `output +=
+/// left right`.
 pub(super) struct Product<'a> {
     pub(super) left: Factor,
     pub(super) right: Factor,
-    /// Terms of each sum.
+    /// The number of terms of each sum.
     pub(super) terms: usize,
     pub(super) precision: Precision,
-    /// One value for each column.
+    /// The bias, one value for each column of the output, and the activation.
     pub(super) bias: Option<(Slice<'a, f32>, Activation)>,
     pub(super) accum: Accum,
 }
 
 impl Cuda {
-    /// Has cuBLASLt compute a product of factors of `E`, if it is one for it: false if our own
-    /// kernels are to do so.
+    /// Computes a product of factors of `E` by cuBLASLt. Returns false, without computing it, if
+    /// the product is left to own kernels.
     ///
     /// # Safety
-    /// The factors must be of `E`, and with `terms` of the shape of the output; a bias must have a
-    /// value for each of its columns.
+    /// The factors must have elements of `E` and, with `terms`, fit the shape of the output. A bias
+    /// must have a value for each column of the output.
     pub(super) unsafe fn multiply<E: Element, O: Element>(
         &self,
         product: Product<'_>,
@@ -129,8 +149,8 @@ impl Cuda {
             return Ok(false);
         };
         let Product { left, right, terms, precision, bias, accum } = product;
-        // A row-major matrix is a column-major one transposed, and so is the product of two, the
-        // other way round.
+        // cuBLASLt multiplies column-major matrices. A row-major matrix is a transposed
+        // column-major one, so the operands and the sizes of the output are exchanged.
         let pointers = [right.pointer, left.pointer, output.data.on(self)?.address()];
         let kind = Kind {
             sizes: [output.cols, output.rows, terms],
@@ -152,8 +172,8 @@ impl Cuda {
             |place: &u64| pointers.into_iter().chain([*place]).all(CublasLt::is_aligned);
         let Some(place) = place.filter(are_aligned) else { return Ok(false) };
         if let (Some((bias, _)), true) = (bias, is_rounded) {
-            // SAFETY: there is as much room, which is nobody else's until the product has been
-            // computed.
+            // SAFETY: `bias_room` returns room for as many bytes, which nothing else uses until the
+            // product has been computed.
             let rounded = unsafe { SliceMut::<O>::from_raw(place, output.cols) };
             let (from, to) = (
                 Matrix::contiguous(bias, 1, output.cols),
@@ -162,10 +182,11 @@ impl Cuda {
             Cast { factor: 1.0, from, to }.run(self)?;
         }
         self.bind()?;
-        // cuBLASLt loads a kernel when it is first used.
+        // cuBLASLt loads a kernel when it first uses it, which graph capture would forbid.
         let _relaxed = Relaxed::new()?;
-        // SAFETY: the caller vouches for the matrices, by whose sizes the kind has been made; the
-        // stream is the backend's.
+        // SAFETY: the context is bound, and the stream is the backend's. The caller vouches for the
+        // matrices, whose sizes are those of the kind; the output is an exclusive view, and the
+        // alignment of all pointers has been checked.
         unsafe { cublaslt.multiply(self.raw_stream(), &kind, pointers, place) }
     }
 }

@@ -1,4 +1,5 @@
-//! [`index_sort`](crate::ops::index_sort) on a CUDA device: kernels/index_sort.cu says how.
+//! [`index_sort`](crate::ops::index_sort) on a CUDA device. The header of kernels/index_sort.cu
+//! describes the algorithm.
 
 use std::sync::Arc;
 
@@ -18,16 +19,16 @@ use crate::ops::index_sort::{IndexSortOps, Sort};
 use crate::ops::{Device, TableBatch};
 use crate::size::{product, sum};
 
-/// Keys that a block takes: of many keys more, so that fewer blocks wait for what those before them
-/// have found, of few keys less, so that more multiprocessors have some.
+/// The number of keys of a large tile and of a small tile. Large tiles leave fewer blocks to wait
+/// for the look-back. Small tiles give work to more multiprocessors if there are few keys.
 const TILES: (usize, usize) = (THREADS * LARGE, THREADS * SMALL);
-/// Keys from which on tiles are large.
+/// The number of keys from which on tiles are large.
 const MANY_KEYS: usize = 1 << 17;
-/// Blocks that name the rows; they loop over what is left. Each has digits to count and to add, so
-/// that there are no more than fill a device.
+/// The most blocks of `index_sort_rows`, which loop over the bags. Each block adds digit counts of
+/// its own to the histograms, so there are no more blocks than fill a device.
 const MAX_BLOCKS: usize = 528;
 
-/// The instances of a kernel for large and for small tiles, of both widths of keys.
+/// The instances of a kernel for small and for large tiles, each for both widths of keys.
 #[derive(Debug)]
 struct ByTile<K: Kernel>([ByWidth<K>; 2]);
 
@@ -37,7 +38,7 @@ impl<K: Kernel> ByTile<K> {
         Ok(Self([small?, large?]))
     }
 
-    /// Returns the instance for so many keys of `T`.
+    /// Returns the instance for `num_keys` keys of `T`.
     fn of<T>(&self, num_keys: usize) -> Function<K> {
         self.0[usize::from(has_large_tiles(num_keys))].of::<T>()
     }
@@ -64,15 +65,19 @@ impl Kernels {
     }
 }
 
-/// What a sort is made of, as far as sizes decide it.
+/// The parts of a sort that follow from the sizes of its arguments.
 struct Plan {
-    /// The key of what stands for no row: behind all rows.
+    /// The key of positions without a row, which sorts behind all rows.
     end_key: u64,
+    /// Bytes of a key.
     key_bytes: usize,
+    /// The number of passes, each over one digit of the keys.
     passes: u32,
+    /// Bits of a digit.
     digit_bits: u32,
-    /// Blocks of a pass, and of the numbering of rows, which has a key more.
+    /// The number of tiles of a pass.
     tiles: usize,
+    /// The number of tiles of the numbering of rows, which has one more key.
     segment_tiles: usize,
 }
 
@@ -91,7 +96,8 @@ impl Plan {
         }
     }
 
-    /// The words that begin as zeros: tickets, histograms, and what tiles tell each other.
+    /// Returns the numbers of words that must be zero before the sort: tickets, histograms, and the
+    /// look-back words of the passes and of the numbering of rows.
     fn cleared_words(&self) -> [usize; 4] {
         [
             (MAX_PASSES + 1).div_ceil(2),
@@ -106,34 +112,35 @@ fn has_large_tiles(num_keys: usize) -> bool {
     num_keys >= MANY_KEYS
 }
 
-/// Keys that a block takes.
+/// Returns the number of keys of a tile.
 fn tile(num_keys: usize) -> usize {
     if has_large_tiles(num_keys) { TILES.0 } else { TILES.1 }
 }
 
-/// Blocks that number the rows among `num_keys` keys, and words in which they tell each other how
-/// many they have: there is a key more.
+/// Returns the number of tiles, each with one look-back word, that number the rows among `num_keys`
+/// keys. The numbering has one more key.
 pub(super) fn segment_tiles(num_keys: usize) -> usize {
     sum([num_keys, 1]).div_ceil(tile(num_keys))
 }
 
 impl Cuda {
-    /// Launches the numbering of rows among sorted keys.
+    /// Launches the kernel that numbers the rows among sorted keys.
     ///
     /// # Safety
-    /// As for the launch of the kernel: there must be room for as many rows and bags as keys, for a
-    /// segment more, and for two counts; ticket and words must be zero.
+    /// The requirements of [`Function::launch`] apply: there must be room for as many rows and bags
+    /// as keys, for one more segment, and for two counts. The ticket and the look-back words must
+    /// be zero.
     pub(super) unsafe fn number_rows<K>(
         &self,
         parameters: params::IndexSortSegments<K>,
     ) -> Result<()> {
         let num_keys = parameters.num_keys as usize;
         let grid = Grid::new((segment_tiles(num_keys) as u32, 1), THREADS);
-        // SAFETY: what the caller promises.
+        // SAFETY: the function is the instance for `K`; the caller promises the rest.
         unsafe { self.inner.index_sort.segments.of::<K>(num_keys).launch(self, grid, parameters) }
     }
 
-    /// Sorts ids by keys of `K`, which are wide enough for all rows.
+    /// Sorts ids by keys of `K`, which must be wide enough for all rows.
     fn sort_by<K, I: Index>(&self, args: Sort<'_, Self, I>, plan: &Plan, n: usize) -> Result<()> {
         let Sort { tables, bags, sorted, mut workspace } = args;
         let num_bags = bags.num_bags(tables.as_ref());
@@ -170,16 +177,16 @@ impl Cuda {
             has_slack: bags.has_slack.into(),
         };
         let grid = Grid::looping(num_bags * lanes, THREADS, MAX_BLOCKS);
-        // SAFETY: the function is that of `I`. The op has been validated: ids, offsets and order
-        // have the sizes that bags and ids call for, and the workspace is as long as
-        // `index_sort_workspace_len` says, so that all parts of it lie within it; it and the order
-        // are exclusive views. Ids and offsets may hold anything: the kernel checks them before it
+        // SAFETY: the function is the instance for `I`. The op has been validated: ids, offsets and
+        // order have the sizes that bags and ids require. The workspace has the length of
+        // `index_sort_workspace_len`, so all its parts lie within it. Workspace and order are
+        // exclusive views. Ids and offsets may hold any values: the kernel checks them before it
         // uses them.
         unsafe { kernels.rows.of::<I>().launch(self, grid, rows)? };
 
         for pass in 0..plan.passes {
-            // The last pass leaves the positions where they belong, so every second one before it
-            // does.
+            // Alternate between both buffers of positions so that the last pass writes to the
+            // order.
             let (from, to) = match (plan.passes - pass) % 2 {
                 1 => (spare, sorted_positions),
                 _ => (sorted_positions, spare),
@@ -198,8 +205,8 @@ impl Cuda {
             };
             keys.swap(0, 1);
             let grid = Grid::new((plan.tiles as u32, 1), THREADS);
-            // SAFETY: as above; keys and positions go from one part of the workspace to another
-            // one.
+            // SAFETY: as above. Each pass reads keys and positions in one buffer and writes them to
+            // another one.
             unsafe { kernels.pass.of::<K>(n).launch(self, grid, parameters)? };
         }
 
@@ -216,14 +223,15 @@ impl Cuda {
             num_keys: n as u64,
             end_key: plan.end_key,
         };
-        // SAFETY: as above; every position is that of an id, since each pass permutes them.
+        // SAFETY: as above. Every position is a position of an id, since each pass permutes them.
+        // The ticket of the numbering and its look-back words were cleared on this stream.
         unsafe { self.number_rows(segments) }
     }
 }
 
 impl IndexSortOps for Cuda {
     fn index_sort<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()> {
-        // Without bags there is nothing that an id could be in.
+        // Without bags, no id is in a bag, and there is nothing to sort.
         let has_bags = args.bags.num_bags(args.tables.as_ref()) > 0;
         let n = if has_bags { args.bags.num_indices() } else { 0 };
         let plan = Plan::new(args.tables.as_ref(), n);
@@ -236,7 +244,8 @@ impl IndexSortOps for Cuda {
     fn index_sort_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize {
         let words = |num_keys: usize| {
             let plan = Plan::new(tables, num_keys);
-            // Keys twice, a copy of the positions, and the bag of each position.
+            // The workspace holds two buffers of keys, one of positions, and the bag of each
+            // position.
             let keys = product([num_keys, plan.key_bytes]).div_ceil(8);
             sum(plan.cleared_words().into_iter().chain([
                 keys,
@@ -244,7 +253,7 @@ impl IndexSortOps for Cuda {
                 product([2, num_keys.div_ceil(2)]),
             ]))
         };
-        // Enough for fewer ids as well, which may need more since their tiles are small.
+        // A batch with fewer ids may need more words, since its tiles are small.
         words(num_indices).max(words(num_indices.min(MANY_KEYS - 1)))
     }
 }

@@ -1,6 +1,7 @@
-//! [`interaction`](crate::ops::interaction) on a CUDA device: exact products of `f32` by
-//! kernels/interaction.cu, others on the tensor cores by kernels/interaction_mma.cu, samples that
-//! are too large for these by kernels/interaction_tiled.cu.
+//! [`interaction`](crate::ops::interaction) on a CUDA device. kernels/interaction.cu computes exact
+//! products of `f32`, kernels/interaction_mma.cu computes other products on the tensor cores, and
+//! kernels/interaction_tiled.cu takes samples that are too large for the shared memory of either.
+//! The headers of these files describe the algorithms.
 
 use std::sync::Arc;
 
@@ -23,20 +24,24 @@ use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, Interact
 use crate::ops::pooled_interaction::PooledInteractionOps;
 use crate::ops::{Interaction, Matrix, MatrixMut, PairOrder};
 
-/// Dynamic shared memory that a block of any device has without asking.
+/// Bytes of dynamic shared memory that a block has on any device without an attribute of the
+/// kernel.
 const SHARED: usize = 48 << 10;
-/// Lanes of a warp.
+/// The number of lanes of a warp.
 const WARP: usize = 32;
-/// Samples that do not fill a device, so that each is given as many threads as there can be.
+/// The most samples that do not fill a device, so that each sample gets as many threads as
+/// possible.
 const FEW_SAMPLES: usize = 1024;
-/// interaction_mma.cu: bytes of a sample of which a multiprocessor has so many that a warp each
-/// keeps it busy. Larger ones take more threads.
+/// The most bytes of shared memory that a sample of interaction_mma.cu may take for each warp of
+/// its team: so many such samples fit on a multiprocessor that these warps keep it busy. A larger
+/// sample gets a whole block.
 const MMA_LIGHT: usize = 9 << 10;
 
-/// The features whose gradients a warp has in registers, where they are few and where they are
-/// many.
+/// The most features whose gradients a warp holds in registers, in the instance for few features
+/// and in the instance for many.
 const MMA_GRADS: [usize; 2] =
     [(mma::FEW_GROUPS * mma::SIDE) as usize, (mma::MANY_GROUPS * mma::SIDE) as usize];
+/// Bytes of each row that one step on the tensor cores multiplies.
 const MMA_DEPTH: usize = mma::DEPTH_BYTES as usize;
 
 /// The kernels of the three kernel files.
@@ -46,7 +51,7 @@ pub(super) struct Kernels {
     backward: Function<exact::InteractionBackward>,
     copy: ByElement<exact::InteractionCopy<()>>,
     mma_forward: ByElement<mma::InteractionMmaForward<()>>,
-    /// For few features, and for many.
+    /// The instances for few features and for many.
     mma_backward: [ByElement<mma::InteractionMmaBackward<()>>; 2],
     tiled_forward: ByElement<tiled::InteractionTiledForward<()>>,
     tiled_backward: ByElement<tiled::InteractionTiledBackward<()>>,
@@ -114,7 +119,7 @@ impl InteractionOps for Cuda {
     }
 }
 
-/// Columns of a matrix on the device; `P` is a [`Ptr`] or a [`PtrMut`].
+/// Some columns of a matrix on the device; `P` is a [`Ptr`] or a [`PtrMut`].
 #[derive(Clone, Copy)]
 struct Part<P> {
     pointer: P,
@@ -124,7 +129,7 @@ struct Part<P> {
 }
 
 impl<P: Copy> Part<P> {
-    /// Returns the first `cols` columns, and the others. `add` is the addition of `P`.
+    /// Splits off the first `cols` columns. `add` is the addition of `P`.
     fn split(self, cols: usize, add: impl Fn(P, usize) -> P) -> [Self; 2] {
         let others = add(self.pointer, cols);
         [Self { cols, ..self }, Self { pointer: others, cols: self.cols - cols, ..self }]
@@ -145,7 +150,8 @@ impl<E: Element> Part<PtrMut<E>> {
     }
 }
 
-/// The first feature, of `dim` columns if all lie side by side, and the others.
+/// Returns the first feature and the others. If all features lie in one block, the first one has
+/// `dim` columns.
 fn parts<E: Element>(
     features: &Features<'_, Cuda, E>,
     dim: usize,
@@ -157,7 +163,7 @@ fn parts<E: Element>(
     })
 }
 
-/// As [`parts`].
+/// Returns the first feature and the others for writing, as [`parts`] does for reading.
 fn parts_mut<E: Element>(
     features: &FeaturesMut<'_, Cuda, E>,
     dim: usize,
@@ -171,7 +177,7 @@ fn parts_mut<E: Element>(
     })
 }
 
-/// The features, and the output or its gradient.
+/// The arguments of dot products: the features, and the output or its gradient.
 #[derive(Clone, Copy)]
 struct Dots<E, P> {
     interaction: Interaction,
@@ -192,7 +198,7 @@ impl<E: Element, P: Copy> Dots<E, P> {
             | flag(append_sparse, InteractionFlag::AppendSparse)
     }
 
-    /// The columns of the output without those of padding.
+    /// Returns the number of columns of the output without padding.
     fn filled(&self) -> usize {
         let Sizes { has_dense, num_features, dim, .. } = self.sizes;
         let Interaction::Dot { append_sparse, .. } = self.interaction else { return 0 };
@@ -200,14 +206,15 @@ impl<E: Element, P: Copy> Dots<E, P> {
         vectors * dim + self.interaction.num_pairs(num_features)
     }
 
-    /// Whether there are enough samples, of features that are few enough, for teams on the tensor
-    /// cores that are no whole blocks.
+    /// Returns whether a team on the tensor cores may be smaller than a block: there are many
+    /// samples, of few features.
     fn are_many_and_small(&self) -> bool {
         self.sizes.batch_size > FEW_SAMPLES && self.sizes.num_features <= MMA_GRADS[0]
     }
 
-    /// A team of so many threads for each sample, which takes so many bytes of shared memory; none
-    /// if these are too many. A block has several teams only if these are warps.
+    /// Returns a grid with a team of `threads` threads for each sample, which takes `bytes` of
+    /// shared memory, and the number of threads of a team. Returns `None` if a sample needs too
+    /// much shared memory. A block has several teams only if a team is a warp.
     fn teams(&self, threads: usize, bytes: usize) -> Option<(Grid, u32)> {
         let most = if threads == WARP { exact::THREADS / WARP } else { 1 };
         let teams = most.min(SHARED / bytes);
@@ -264,26 +271,28 @@ impl<E: Element> Dots<E, Ptr<E>> {
     }
 }
 
-/// The elements that a row of the output may take in shared memory, where it begins as far behind a
-/// multiple of 16 bytes as it really does.
+/// Returns the number of elements that a row of the output may take in shared memory. There it
+/// begins as many bytes behind a multiple of 16 bytes as it does in global memory.
 fn row_room<E: Element>(width: usize) -> usize {
     let run = VECTOR_BYTES / size_of::<E>();
     (width + run - 1).next_multiple_of(run)
 }
 
-// SAFETY of all launches below: the function is the kernel's, for `E`. The op has been validated:
-// features, output and gradients are matrices of the sizes that the kernel is given, and what is
-// written is an exclusive view. A block has the shared memory that its teams take.
+// SAFETY of all launches below: the function is the instance of the kernel for `E`. The op has been
+// validated: features, output and gradients are matrices of the sizes that the kernel is given, and
+// the memory that is written is an exclusive view. A block has the shared memory that its teams
+// need.
 impl Cuda {
     fn dots<E: Element>(&self, call: Dots<E, PtrMut<E>>) -> Result<()> {
         let Sizes { batch_size, num_features, dim, .. } = call.sizes;
         let run = VECTOR_BYTES / size_of::<E>();
         let side = num_features.div_ceil(TILE);
         let tiles = side * (side + 1) / 2;
-        // An odd number of runs, so that neighbouring rows begin in different banks.
+        // The pitch is an odd number of runs, so that neighbouring rows begin in different banks.
         let pitch = (dim.div_ceil(run) | 1) * run;
         let elements = num_features * pitch + row_room::<E>(call.output.cols);
-        // What a thread sums up depends on how many there are.
+        // The number of threads decides how a dot product is split into sums, so it does not depend
+        // on the batch size.
         let threads = if tiles <= WARP { WARP } else { exact::THREADS };
         let Some((grid, team_threads)) = call.teams(threads, elements * size_of::<E>()) else {
             return self.tiled_dots::<E>(call);

@@ -1,4 +1,5 @@
-//! [`linear`](crate::ops::linear) on a CUDA device: kernels/linear.cu says how.
+//! [`linear`](crate::ops::linear) on a CUDA device. The header of kernels/linear.cu describes the
+//! algorithm.
 
 use std::sync::Arc;
 
@@ -20,12 +21,12 @@ use crate::ops::linear::{Activation, Backward, Forward, LinearOps};
 use crate::ops::{Accum, Matrix, MatrixMut, Precision};
 use crate::size::{next_multiple, product, sum};
 
-/// Blocks that fill a large device, of large tiles and of small ones. Constants, so that results do
-/// not depend on the device.
+/// The numbers of blocks that fill a large device, with large tiles and with small ones. They are
+/// constants, so that results do not depend on the device.
 const ENOUGH_BLOCKS: (usize, usize) = (264, 528);
-/// The fewest samples that are worth a part of the weight's gradient, and of the bias's.
+/// The fewest samples of a split-K part of the weight gradient, and of the bias gradient.
 const MIN_PART: (usize, usize) = (128, 32);
-/// The most parts that the bias's gradient is cut into.
+/// The most split-K parts of the bias gradient.
 const MAX_BIAS_PARTS: usize = 64;
 /// The kernels of kernels/linear.cu.
 #[derive(Debug)]
@@ -52,20 +53,21 @@ impl Kernels {
     }
 }
 
-/// The kernels of a product, by the shape of their tiles.
+/// The kernels of a product, by the shape of their tiles. Only some products have narrow tiles.
 #[derive(Debug)]
 struct Products<K: Kernel> {
-    /// Exact ones of `f32`.
+    /// Exact products of `f32`, in tiles of `LARGE_SIDE`.
     large: Function<K>,
     small: Function<K>,
     tiny: Function<K>,
     narrow: Option<Function<K>>,
-    /// On the tensor cores; those of `f32` round to tf32.
+    /// Products on the tensor cores, which round factors of `f32` to tf32.
     mma_large: ByElement<K>,
     mma_small: ByElement<K>,
 }
 
-/// A shape of tiles, as the kernels are compiled.
+/// A kernel, and the shape of its tiles: rows and columns of a tile, threads of a block, and bytes
+/// of dynamic shared memory of a block.
 struct Tile<K> {
     function: Function<K>,
     rows: usize,
@@ -74,11 +76,11 @@ struct Tile<K> {
     shared: usize,
 }
 
-/// Blocks that keep half of a large device busy: where tiles are fewer, smaller ones are faster,
-/// though they read their factors more often.
+/// The number of blocks that keeps half of a large device busy. If there are fewer tiles, smaller
+/// ones are faster, although they read the factors more often.
 const FEW_BLOCKS: usize = 66;
 
-/// Whether a matrix is large enough for large tiles.
+/// Returns whether a matrix is large enough for large tiles.
 fn takes_large_tiles(rows: usize, cols: usize) -> bool {
     rows > SMALL_SIDE && cols > SMALL_SIDE
 }
@@ -106,8 +108,9 @@ impl<K: Kernel> Products<K> {
         })
     }
 
-    /// The tiles for an output of this size, whose sums are cut into so many parts: the largest
-    /// that make enough blocks, which are `enough_large` of large ones.
+    /// Returns the tiles for an output of this size whose sums are split into `parts` split-K
+    /// parts: the largest tiles that make enough blocks. Large tiles need at least `enough_large`
+    /// blocks.
     fn tile<E: Element>(
         &self,
         precision: Precision,
@@ -144,7 +147,7 @@ impl<K: Kernel> Products<K> {
         }
     }
 
-    /// The tiles for an output of this size whose sums are computed at once.
+    /// Returns the tiles for an output of this size without split-K.
     fn tile_of_whole_sums<E: Element>(
         &self,
         precision: Precision,
@@ -164,23 +167,23 @@ impl<K> Tile<K> {
     }
 }
 
-/// Sums over a batch that are cut into parts.
+/// The split-K parts of sums over a batch.
 struct Parts {
-    /// Samples of a part.
+    /// The number of samples of a part.
     len: usize,
     count: usize,
-    /// At least `count`, and no less for a larger batch.
+    /// The number of parts in the workspace: at least `count`, and no less for a larger batch.
     room: usize,
 }
 
 impl Parts {
-    /// At most `most` parts of at least `least` samples.
+    /// Splits a batch into at most `most` parts of at least `least` samples, but for the last part.
     fn new(batch_size: usize, least: usize, most: usize) -> Self {
         let len = next_multiple(batch_size.div_ceil(most), 32).max(least);
         Self { len, count: batch_size.div_ceil(len), room: batch_size.div_ceil(least).min(most) }
     }
 
-    /// Of the gradient of a weight `[outputs, inputs]`: as many as fill a device.
+    /// Returns the parts of the gradient of a weight `[outputs, inputs]`: as many as fill a device.
     fn of_weight_grad(batch_size: usize, outputs: usize, inputs: usize) -> Self {
         let (enough, side) = if takes_large_tiles(outputs, inputs) {
             (ENOUGH_BLOCKS.0, LARGE_SIDE)
@@ -207,8 +210,8 @@ impl LinearOps for Cuda {
             bias: Some((bias, activation)),
             accum: Accum::Replace,
         };
-        // SAFETY: the op has been validated: each matrix is of `E` and has the rows, columns and
-        // distances that are passed, the bias a value for each output.
+        // SAFETY: the op has been validated: each matrix has elements of `E` and the rows, columns
+        // and leading dimension that are passed, and the bias has a value for each output.
         if unsafe { self.multiply::<E, E>(product, &output)? } {
             return Ok(());
         }
@@ -226,10 +229,10 @@ impl LinearOps for Cuda {
             inputs: k as u64,
             relu: u32::from(activation == Activation::Relu),
         };
-        // SAFETY: the function is one of the kernel's, of `E`. The op has been validated: each
-        // matrix has the rows, columns and distances that are passed, the bias a value for each
-        // output, and the output is an exclusive view. There is a block for each tile of the
-        // output.
+        // SAFETY: the function is an instance of the kernel for `E`. The op has been validated:
+        // each matrix has the rows, columns and leading dimension that are passed, the bias has a
+        // value for each output, and the output is an exclusive view. There is a block for each
+        // tile of the output.
         unsafe { tile.function.launch(self, tile.grid(m, n, 1), parameters) }
     }
 
@@ -255,13 +258,13 @@ impl LinearOps for Cuda {
             bias: None,
             accum,
         };
-        // SAFETY: as in the forward pass.
+        // SAFETY: the op has been validated: each matrix has the element type, rows, columns and
+        // leading dimension that are passed; there is no bias.
         let is_done = unsafe { self.multiply::<E, f32>(product, &grad_weight)? };
         if !is_done {
             self.weight_grad(&grad_output, &input, precision, weight_parts, &of_weight)?;
         }
-        // Of the weight there are no parts, and none of it is left to sum up, if its gradient is
-        // there.
+        // If cuBLASLt wrote the weight gradient, only the bias parts remain to be summed.
         let inputs = if is_done { 0 } else { k };
         let parameters = params::LinearSumParts {
             weight_parts: weight_parts.as_const(),
@@ -277,8 +280,8 @@ impl LinearOps for Cuda {
         };
         let blocks = (n * inputs + n).div_ceil(THREADS);
         let grid = Grid::new((blocks as u32, 1), THREADS);
-        // SAFETY: the op has been validated. The parts have been written on this stream, and both
-        // gradients are exclusive views of the sizes that are passed.
+        // SAFETY: the op has been validated. Earlier launches on this stream have written the parts
+        // that are read, and both gradients are exclusive views of the sizes that are passed.
         unsafe { self.inner.linear.sum_parts.launch(self, grid, parameters) }
     }
 
@@ -297,7 +300,7 @@ impl LinearOps for Cuda {
 }
 
 impl Cuda {
-    /// `grad_input = grad weight`.
+    /// Computes `grad_input = grad weight`.
     fn input_grad<E: Element>(
         &self,
         grad: &MatrixMut<'_, Self, E>,
@@ -313,8 +316,8 @@ impl Cuda {
             bias: None,
             accum: Accum::Replace,
         };
-        // SAFETY: the op has been validated: each matrix is of `E` and has the rows, columns and
-        // distances that are passed.
+        // SAFETY: the op has been validated: each matrix has elements of `E` and the rows, columns
+        // and leading dimension that are passed.
         if unsafe { self.multiply::<E, E>(product, grad_input)? } {
             return Ok(());
         }
@@ -331,13 +334,13 @@ impl Cuda {
             outputs: grad.cols as u64,
             inputs: k as u64,
         };
-        // SAFETY: as above, and the function is the kernel's, of `E`; what is read has been written
-        // by launches before, on the same stream. There is a block for each tile of the output,
+        // SAFETY: as above, and the function is an instance of the kernel for `E`. Earlier launches
+        // on this stream have written what is read. There is a block for each tile of the output,
         // which is an exclusive view.
         unsafe { tile.function.launch(self, tile.grid(m, k, 1), parameters) }
     }
 
-    /// Makes the parts of `gradᵀ input`.
+    /// Computes the split-K parts of `gradᵀ input`.
     fn weight_grad<E: Element>(
         &self,
         grad: &MatrixMut<'_, Self, E>,
@@ -347,7 +350,8 @@ impl Cuda {
         parts: &Parts,
     ) -> Result<()> {
         let (m, n, k) = (grad.rows, grad.cols, input.cols);
-        // The transposed gradient is computed where it is that which has few columns.
+        // If the gradient has few rows, its transpose is computed instead, which has few columns
+        // and fits narrow tiles.
         let transposed = n < k && n <= NARROW_COLS;
         let z = (grad.data.on(self)?.as_const(), grad.ld, n);
         let x = (input.data.on(self)?, input.ld, k);
@@ -373,13 +377,13 @@ impl Cuda {
             batch_size: m as u64,
             part_len: parts.len as u64,
         };
-        // SAFETY: as above. The workspace is as long as `linear_backward_workspace_len` says, which
-        // has room for all parts of the weight's gradient, and behind them for those of the bias's.
+        // SAFETY: as above. The workspace has the length of `linear_backward_workspace_len`: room
+        // for all parts of the weight gradient, and behind them for all parts of the bias gradient.
         unsafe { tile.function.launch(self, tile.grid(rows, cols, parts.count), parameters) }
     }
 
-    /// Makes the gradient of the affine map, in place, and the parts of its column sums. Without an
-    /// output there is no activation.
+    /// Computes the gradient of the affine map in place, and the split-K parts of its column sums.
+    /// `output` is `None` if there is no activation.
     fn activation_grad<E: Element>(
         &self,
         output: Option<Matrix<'_, Self, E>>,
@@ -409,12 +413,13 @@ impl Cuda {
             part_len: parts.len as u64,
             wide: u32::from(wide),
         };
-        // A row of threads is at most a warp.
+        // The threads of a block lie in rows of at most a warp, with a vector of columns each if
+        // `wide`, else with one column.
         let blocks = grad.cols.div_ceil(32 * if wide { columns } else { 1 });
         let grid = Grid::new((blocks as u32, parts.count as u32), THREADS);
-        // SAFETY: the function is the kernel's, of `E`. The op has been validated: output and
-        // gradient have the same rows and columns, the gradient is an exclusive view, and the
-        // workspace has room for all parts.
+        // SAFETY: the function is the instance of the kernel for `E`. The op has been validated:
+        // output and gradient have the same rows and columns, the gradient is an exclusive view,
+        // and the workspace has room for all parts.
         unsafe { self.inner.linear.activation_grad.of::<E>().launch(self, grid, parameters) }
     }
 }

@@ -1,4 +1,5 @@
-//! [`loss`](crate::ops::loss) on a CUDA device: kernels/loss.cu says how.
+//! [`loss`](crate::ops::loss) on a CUDA device. The header of kernels/loss.cu describes the
+//! algorithm.
 
 use std::sync::Arc;
 
@@ -51,8 +52,8 @@ impl LossOps for Cuda {
             status: self.inner.faults.pointer(),
         };
         let grid = Grid::new((partial_sums as u32, 1), params::THREADS);
-        // SAFETY: the function is the kernel's. The op has been validated: labels and gradient are
-        // as long as the logits, the workspace has a word for each block, all memory that is
+        // SAFETY: the function is the kernel's. The op has been validated: labels and gradient have
+        // the length of the logits, and the workspace has a word for each block. All memory that is
         // written is an exclusive view, and the status words are the backend's own.
         unsafe { self.inner.loss.forward.launch(self, grid, forward)? };
         let mean = params::LossMean {
@@ -62,8 +63,7 @@ impl LossOps for Cuda {
             batch_size,
         };
         let one_block = Grid::new((1, 1), params::THREADS);
-        // SAFETY: as above; the partial sums have been written by the launch before, on the same
-        // stream.
+        // SAFETY: as above. The launch before, on the same stream, has written the partial sums.
         unsafe { self.inner.loss.mean.launch(self, one_block, mean) }
     }
 

@@ -1,17 +1,40 @@
-//! The CUDA backend: ops as launches on one stream of one device.
+//! The CUDA backend: each op is one or more kernel launches on one stream of one device.
 //!
-//! A [`Cuda`] resolves every kernel when it is made; an op then is a launch and nothing else: no
-//! allocation, no synchronisation, no look-up by name. Ops on one backend run in the order in which
-//! they were called. What they find wrong with ids and offsets is noted on the device, and reported
-//! by the next [`Device::synchronize`]; the context stays usable.
+//! A [`Cuda`] loads every kernel when it is made. An op then only launches: it does not allocate,
+//! synchronise or look up kernels by name. The ops of one backend run in the order in which they
+//! were called. Kernels note bad ids, offsets and labels on the device, and the next
+//! [`Device::synchronize`] reports them. The context stays usable after such an error.
 //!
-//! Memory belongs to the backend that allocated it, and to its clones, because only their stream
-//! orders the accesses to it. Views of it, tables and recordings that are passed to another
-//! backend, of the same device or of another one, are refused with
-//! [`Error::OtherBackend`](crate::Error::OtherBackend), and must be copied by way of the host.
+//! Memory belongs to the backend that allocated it and to the clones of that backend, because only
+//! their stream orders the accesses to it. Other backends, even on the same device, refuse its
+//! views, tables and recordings with [`Error::OtherBackend`](crate::Error::OtherBackend). Copy the
+//! data by way of the host instead.
 //!
-//! Embedders pass device memory of their own as [`Slice::from_raw`] and [`SliceMut::from_raw`] to
-//! any backend of its device, and a stream of their own to [`Cuda::on_stream`].
+//! Embedders wrap device memory of their own with [`Slice::from_raw`] and [`SliceMut::from_raw`],
+//! which any backend of its device accepts, and pass a stream of their own to [`Cuda::on_stream`]:
+//!
+//! ```no_run
+//! use bagdot::Cuda;
+//! use bagdot::backend::cuda::{Gemm, Slice};
+//! use bagdot::ops::Device;
+//!
+//! /// Copies `len` floats from the caller's memory on device 0 to the host.
+//! ///
+//! /// # Safety
+//! /// The caller keeps the promises of `Cuda::on_stream` and `Slice::from_raw`.
+//! unsafe fn to_host(
+//!     stream: *mut std::ffi::c_void,
+//!     pointer: u64,
+//!     len: usize,
+//! ) -> bagdot::Result<Vec<f32>> {
+//!     // SAFETY: the caller vouches for the stream and for the memory.
+//!     let (cuda, source) =
+//!         unsafe { (Cuda::on_stream(0, stream, Gemm::Auto)?, Slice::from_raw(pointer, len)) };
+//!     let mut values = vec![0.0; len];
+//!     cuda.download::<f32>(source, &mut values)?;
+//!     Ok(values)
+//! }
+//! ```
 
 mod cast;
 mod dense_update;
@@ -53,13 +76,24 @@ use runtime::driver::{self, check};
 use runtime::fault::FaultLog;
 use runtime::params;
 
-/// The kernels as their declarations have them, for tests.
+/// Returns the declared kernels and the layouts of their parameters, for tests.
 #[doc(hidden)]
 pub fn kernels() -> &'static [KernelInfo] {
     params::KERNELS
 }
 
-/// A CUDA device with a stream, and the kernels compiled for it.
+/// A CUDA device, a stream for its ops, and the kernels loaded for it. Clones share all three.
+///
+/// ```no_run
+/// use bagdot::Cuda;
+/// use bagdot::ops::Device;
+///
+/// let cuda = Cuda::new(0)?;
+/// let buffer = cuda.alloc::<f32>(1024)?;
+/// cuda.synchronize()?;
+/// assert_eq!(cuda.to_vec(&buffer)?, vec![0.0; 1024]);
+/// # Ok::<(), bagdot::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Cuda {
     inner: Arc<Inner>,
@@ -69,7 +103,7 @@ pub struct Cuda {
 struct Inner {
     owner: Owner,
     stream: Arc<CudaStream>,
-    /// What batches travel on.
+    /// The stream of the copies of batches to the device.
     copy_stream: Arc<CudaStream>,
     faults: FaultLog,
     gemm: Gemm,
@@ -87,40 +121,46 @@ struct Inner {
 }
 
 impl Cuda {
-    /// The device with this number, on a stream of its own, with [`Gemm::Auto`].
+    /// Opens the device with this number, on a new stream, with [`Gemm::Auto`].
     ///
     /// # Errors
-    /// No driver, one that is too old, no such device, no kernels for it, or whatever the driver
-    /// reports.
+    /// Propagates errors of [`Self::with_gemm`].
     pub fn new(device: usize) -> Result<Self> {
         Self::with_gemm(device, Gemm::Auto)
     }
 
-    /// The same, with a choice of who computes the products of layers. For cuBLASLt, where it can
-    /// be used, 32 MiB are allocated.
+    /// Opens the device with this number, on a new stream. `gemm` chooses the matrix products of
+    /// layers. If cuBLASLt is used, allocates 32 MiB of device memory as its workspace.
     ///
     /// # Errors
-    /// As [`Self::new`]; for [`Gemm::CublasLt`] that it cannot be loaded.
+    /// Returns [`Error::NoDriver`](crate::Error::NoDriver),
+    /// [`Error::DriverTooOld`](crate::Error::DriverTooOld) or
+    /// [`Error::NoDevice`](crate::Error::NoDevice). Returns
+    /// [`Error::KernelsNotBuilt`](crate::Error::KernelsNotBuilt) or
+    /// [`Error::NoKernelImage`](crate::Error::NoKernelImage) if there are no kernels for the
+    /// device. With [`Gemm::CublasLt`], returns [`Error::NoCublasLt`](crate::Error::NoCublasLt) if
+    /// cuBLASLt cannot be loaded. Propagates errors of the driver.
     pub fn with_gemm(device: usize, gemm: Gemm) -> Result<Self> {
         let context = driver::context(device)?;
         let stream = check("create a stream", context.new_stream())?;
         Self::with(&context, stream, gemm)
     }
 
-    /// The device with this number, on a stream of the caller's (a `CUstream`; null for the legacy
-    /// default stream, which cannot be captured). Memory that this backend did not allocate is
-    /// passed as views of raw pointers, even if it belongs to another backend on the same stream.
+    /// Opens the device with this number, on a stream of the caller: a `CUstream`, or null for the
+    /// legacy default stream, which cannot be captured. Pass memory that this backend did not
+    /// allocate as views of raw pointers, even if it belongs to another backend on the same stream.
     ///
     /// # Errors
-    /// As [`Self::with_gemm`].
+    /// Propagates errors of [`Self::with_gemm`].
     ///
     /// # Safety
     /// `stream` must be a stream of the device's primary context, and must outlive this backend,
-    /// its clones, and all of their buffers. The caller orders what is done on other streams with
-    /// what is done on this one.
+    /// its clones, and all of their buffers. The caller orders work on other streams with the work
+    /// on this one.
     pub unsafe fn on_stream(device: usize, stream: *mut c_void, gemm: Gemm) -> Result<Self> {
         let context = driver::context(device)?;
-        // SAFETY: what is asked of the stream is what the caller promises.
+        // SAFETY: the caller promises that the stream belongs to the context and outlives the
+        // backend.
         let stream = unsafe { context.wrap_borrowed_stream(stream.cast()) };
         Self::with(&context, stream, gemm)
     }
@@ -148,7 +188,7 @@ impl Cuda {
         })
     }
 
-    /// The stream that ops are launched on: a `CUstream`.
+    /// Returns the stream on which ops are launched: a `CUstream`.
     pub fn stream(&self) -> *mut c_void {
         self.raw_stream().cast()
     }
@@ -169,8 +209,8 @@ impl Cuda {
         self.inner.stream.context()
     }
 
-    /// Makes the device's context the one of the calling thread, as every call of the driver needs
-    /// it.
+    /// Makes the device's context current in the calling thread, as every call of the driver
+    /// requires.
     fn bind(&self) -> Result<()> {
         check("bind the context", self.context().bind_to_thread())
     }
@@ -216,8 +256,8 @@ impl Device for Cuda {
             return Ok(());
         }
         self.bind()?;
-        // SAFETY: the target is memory of as many elements that nobody else uses, by its type. The
-        // source outlives the copy, which is waited for below.
+        // SAFETY: by its type, the target is memory for as many elements that nothing else uses.
+        // The source outlives the copy, for which this function waits below.
         let copy = unsafe { result::memcpy_htod_async(pointer, source, self.raw_stream()) };
         check("copy to the device", copy)?;
         self.wait()
@@ -230,9 +270,10 @@ impl Device for Cuda {
             return Ok(());
         }
         self.bind()?;
-        // SAFETY: the source is memory of as many elements that nobody writes meanwhile, by its
-        // type, but for work that was launched on this stream before, behind which the copy waits.
-        // Any bits are a value of `T`. The target is borrowed until the copy has been waited for.
+        // SAFETY: by its type, the source is memory of as many elements, and only work that was
+        // launched on this stream before may write it; the copy runs after that work. Any bits are
+        // a value of `T`. The target stays borrowed until the copy has completed, for which this
+        // function waits.
         let copy = unsafe { result::memcpy_dtoh_async(target, pointer, self.raw_stream()) };
         check("copy from the device", copy)?;
         self.wait()
@@ -246,8 +287,8 @@ impl Device for Cuda {
         }
         self.bind()?;
         let bytes = source.len() * size_of::<T>();
-        // SAFETY: both are memory of as many bytes, and the target is nobody else's, by their
-        // types; work that was launched on this stream before is done by then.
+        // SAFETY: by their types, both are memory of as many bytes, and nothing else uses the
+        // target. The copy runs after all work that was launched on this stream before.
         let copy = unsafe { result::memcpy_dtod_async(to, from, bytes, self.raw_stream()) };
         check("copy on the device", copy)
     }

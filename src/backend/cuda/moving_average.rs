@@ -1,5 +1,5 @@
-//! [`moving_average`](crate::ops::moving_average) on a CUDA device: kernels/moving_average.cu says
-//! how.
+//! [`moving_average`](crate::ops::moving_average) on a CUDA device. The header of
+//! kernels/moving_average.cu describes the algorithm.
 
 use std::sync::Arc;
 
@@ -38,8 +38,8 @@ impl MovingAverageOps for Cuda {
             decay,
             control: self.step_pointers(&control)?,
         };
-        // SAFETY: the function is the kernel's. The op has been validated: both views are as long,
-        // and the average is an exclusive one.
+        // SAFETY: the function is the kernel's. The op has been validated: both views have the same
+        // length, and the average is an exclusive view.
         unsafe { self.inner.moving_average.update.launch(self, grid, parameters) }
     }
 }

@@ -1,4 +1,4 @@
-//! An optimizer step, as kernels/common/optimizer.cuh sees it.
+//! The parameters of an optimizer step in the layout of kernels/common/optimizer.cuh.
 
 use super::runtime::params::optimizer::{OptimizerKind, OptimizerStep, StepPointers};
 use super::runtime::pointer::PtrMut;
@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::ops::{Optimizer, OptimizerStateMut, StepControl, UpdateRule};
 
 impl Cuda {
-    /// The addresses of what an optimizer remembers; null for what it does not.
+    /// Returns the addresses of the two buffers of optimizer state; null for a buffer that the
+    /// optimizer does not have.
     pub(super) fn state_pointers(
         &self,
         state: &OptimizerStateMut<'_, Self>,
@@ -19,7 +20,7 @@ impl Cuda {
         })
     }
 
-    /// The addresses of values and gate; null where there are none.
+    /// Returns the addresses of the step values and of the gate; null for one that is not given.
     pub(super) fn step_pointers(&self, control: &StepControl<'_, Self>) -> Result<StepPointers> {
         Ok(StepPointers {
             values: Slice::on_or_null(&control.values, self)?,
@@ -29,7 +30,7 @@ impl Cuda {
 }
 
 impl OptimizerStep {
-    /// Returns what of a rule is the same for all parameters.
+    /// Returns the part of a rule that is the same for all parameters.
     pub(super) fn of(rule: &UpdateRule) -> Self {
         let (optimizer, eps, beta1, beta2) = match rule.optimizer {
             Optimizer::Sgd => (OptimizerKind::Sgd, 0.0, 0.0, 0.0),

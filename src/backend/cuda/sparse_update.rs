@@ -1,5 +1,5 @@
-//! [`sparse_update`](crate::ops::sparse_update) on a CUDA device: kernels/sparse_update.cu says
-//! how.
+//! [`sparse_update`](crate::ops::sparse_update) on a CUDA device. The header of
+//! kernels/sparse_update.cu describes the algorithm.
 
 use std::iter;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use crate::ops::sparse_update::{Apply, CHUNK, Merge, PooledGrad, Reduce, SparseU
 use crate::ops::{Device, Extent, OptimizerStateMut, Rounding, TableBatch, UpdateRule};
 use crate::size::{product, sum};
 
-/// Blocks loop over what is left beyond this many: most batches have far fewer rows than ids, and a
-/// block without work takes time too.
+/// The most blocks of a grid whose blocks loop over the work. Most batches have far fewer rows than
+/// ids, and a block without work takes time too.
 const MAX_BLOCKS: usize = 8192;
 
-// The order of the sums is that of the CPU.
+// Sums have the same order as on the CPU, so chunks must have the same length.
 const _: () = assert!(params::CHUNK as usize == CHUNK);
 
 /// The kernels of kernels/sparse_update.cu.
@@ -92,9 +92,9 @@ impl SparseUpdateOps for Cuda {
         };
         let most_rows = source.bags.num_indices().min(grad.capacity());
         let grid = self.grid_at_once(most_rows, lanes);
-        // SAFETY: the op has been validated: the gradient has room for all rows that there can be,
-        // and is an exclusive view, as is the workspace. What was sorted may hold anything: the
-        // kernel checks it before it uses it.
+        // SAFETY: the op has been validated: the gradient has room for `capacity` rows, and it and
+        // the workspace are exclusive views. The order may hold any values: the kernel checks them
+        // before it uses them.
         unsafe { self.inner.sparse_update.reduce.launch(self, grid, parameters) }
     }
 
@@ -124,8 +124,9 @@ impl SparseUpdateOps for Cuda {
             b_capacity: b.capacity() as u32,
         };
         // SAFETY: the op has been validated: the sum has room for the rows of both gradients, and
-        // the workspace is as long as `sparse_update_merge_workspace_len` says; both are exclusive
-        // views. Gradients may hold anything: rows and starts are checked before use.
+        // the workspace has the length of `sparse_update_merge_workspace_len`. Both are exclusive
+        // views. Gradients may hold any values: the kernels check rows and starts before they use
+        // them.
         unsafe { kernels.interleave.launch(self, grid(num_rows, 1), interleave)? };
         let number = IndexSortSegments {
             keys: merged.as_const(),
@@ -140,7 +141,8 @@ impl SparseUpdateOps for Cuda {
             num_keys: num_rows as u64,
             end_key: host.num_rows() as u64,
         };
-        // SAFETY: as above; ticket and words have been cleared on this stream.
+        // SAFETY: as above. The ticket and the look-back words have been cleared on this stream.
+        // There are no bags, whose pointers are null.
         unsafe { self.number_rows(number)? };
         let out_capacity = out.capacity() as u32;
         let out_starts = Self::view_mut(&mut out.starts).on(self)?;
@@ -175,7 +177,8 @@ impl SparseUpdateOps for Cuda {
             num_tables: host.tables().len() as u32,
             lanes: lanes as u32,
         };
-        // SAFETY: as above.
+        // SAFETY: as above. The launches before, on the same stream, have written the rows, segments,
+        // sources and places.
         unsafe { kernels.add.launch(self, grid(num_rows, lanes), add) }
     }
 
@@ -197,9 +200,10 @@ impl SparseUpdateOps for Cuda {
             lanes: lanes as u32,
         };
         let grid = grid(grad.capacity(), lanes);
-        // SAFETY: the function is that of `E`. The op has been validated: weights, state and scales
-        // have the sizes that the tables call for, and those that are written are exclusive views.
-        // The gradient may hold anything: the kernel checks rows and starts before it uses them.
+        // SAFETY: the function is the instance for `E`. The op has been validated: weights, state
+        // and scales have the sizes that the tables require, and those that are written are
+        // exclusive views. The gradient may hold any values: the kernel checks rows and starts
+        // before it uses them.
         unsafe { self.inner.sparse_update.apply.of::<E>().launch(self, grid, parameters) }
     }
 
@@ -229,7 +233,8 @@ impl SparseUpdateOps for Cuda {
     }
 
     fn sparse_update_merge_workspace_len(&self, tables: &TableBatch, num_rows: usize) -> usize {
-        // Ticket, words, counts; rows merged and numbered; sources and segments; places.
+        // The workspace holds the ticket, the look-back words and the counts; the merged rows and
+        // the numbered rows; sources and segments; and a place for each table.
         let numbering = 1 + segment_tiles(num_rows) + 1;
         let (sources, segments) = (num_rows.div_ceil(2), sum([num_rows, 1]).div_ceil(2));
         sum([
@@ -243,8 +248,8 @@ impl SparseUpdateOps for Cuda {
 }
 
 impl Cuda {
-    /// Launches what sums the runs of hot rows, the first of each length and row left out, and
-    /// tells what the gradient of rows is made of then.
+    /// Launches the kernels that sum the runs of hot rows, except for the first run of each length
+    /// in a row. Returns the arguments from which later kernels compute the gradient of rows.
     fn sum_runs<I: Index>(
         &self,
         source: &PooledGrad<'_, Self, I>,
@@ -292,9 +297,9 @@ impl Cuda {
             let windows = num_indices.div_ceil(len);
             let grid = grid(windows, 32);
             // SAFETY: the op has been validated: order, gradient, sources and weights have the
-            // sizes that bags and ids call for, and the workspace is as long as
-            // `sparse_update_workspace_len` says, and an exclusive view. What was sorted may hold
-            // anything: the kernels check it.
+            // sizes that bags and ids require. The workspace has the length of
+            // `sparse_update_workspace_len` and is an exclusive view. The order may hold any
+            // values: the kernels check them before they use them.
             unsafe {
                 if len == CHUNK {
                     let parameters = params::SparseUpdateChunks { source: gradient };
@@ -311,14 +316,14 @@ impl Cuda {
         Ok(gradient)
     }
 
-    /// Blocks for `count` rows of a batch, no more than run at the same time: each looks up rows
-    /// for itself before it sums their gradients, and a few that come after all others would double
-    /// the time.
+    /// Returns a grid for `count` rows of a batch, with no more blocks than run at the same time.
+    /// Each block looks up rows for itself before it sums their gradients; a few blocks that start
+    /// after all others would double the time.
     fn grid_at_once(&self, count: usize, lanes: usize) -> Grid {
         Grid::looping(count * lanes, THREADS, self.inner.sparse_update.blocks)
     }
 
-    /// Returns the kernel arguments of a step: its buffers, its rounding and its number.
+    /// Returns the kernel arguments of a step on rows: its buffers, its rounding and its number.
     fn target<E: Element>(
         &self,
         rule: &UpdateRule,
@@ -346,8 +351,9 @@ impl Cuda {
         })
     }
 
-    /// Launches what finds out where rows and values of each table begin in a gradient: of the rows
-    /// at the address `rows`, as many as the word at `num_rows` says, but at most `capacity`.
+    /// Launches the kernel that finds where the rows and values of each table begin in a gradient.
+    /// `rows` is the address of the rows and `num_rows` that of their number; the gradient takes at
+    /// most `capacity` of them.
     fn place_rows(
         &self,
         tables: &Tables,
@@ -369,35 +375,36 @@ impl Cuda {
         };
         let one_block = Grid::new((1, 1), THREADS);
         // SAFETY: the caller's op has been validated: the gradient has room for `capacity` rows,
-        // and the workspace for a place of each table.
+        // and the workspace for a place of each table; both are exclusive views.
         unsafe { self.inner.sparse_update.starts.launch(self, one_block, parameters) }
     }
 }
 
-/// Returns whether a run of elements of so many bytes can be loaded at once from an address.
+/// Returns whether `WIDE_COLUMNS` elements of `size` bytes can be loaded at once from an address.
 fn is_wide(address: u64, size: usize) -> bool {
     address.is_multiple_of((WIDE_COLUMNS * size) as u64)
 }
 
-/// The lengths of runs, ever longer, of which a row of `num_indices` occurrences has more than the
-/// first.
+/// Returns the lengths of runs, in occurrences: one chunk, `CHUNK` chunks, and so on, as long as a
+/// row of `num_indices` occurrences has more than one run.
 fn run_lens(num_indices: usize) -> impl Iterator<Item = usize> {
     iter::successors(Some(CHUNK), |len| len.checked_mul(CHUNK))
         .take_while(move |&len| len < num_indices)
 }
 
-/// The elements of the sums of runs: for each window of occurrences as long as a run one, since at
-/// most one begins in it that is not the first of its row.
+/// Returns the number of elements of all sums of runs. For each length the occurrences are cut into
+/// windows as long as a run, and each window has room for one sum: at most one run begins in it
+/// that is not the first of its row.
 fn run_sums_len(tables: &TableBatch, num_indices: usize) -> usize {
     sum(run_lens(num_indices).map(|len| product([num_indices.div_ceil(len), run_sums_ld(tables)])))
 }
 
-/// The distance of the sums of runs.
+/// Returns the leading dimension of the sums of runs, in elements.
 fn run_sums_ld(tables: &TableBatch) -> usize {
     tables.max_dim().next_multiple_of(WIDE_COLUMNS)
 }
 
-/// Enough blocks for `count` groups.
+/// Returns a grid for `count` groups of `lanes` lanes, with at most `MAX_BLOCKS` blocks.
 fn grid(count: usize, lanes: usize) -> Grid {
     Grid::looping(count * lanes, THREADS, MAX_BLOCKS)
 }

@@ -1,4 +1,4 @@
-//! Memory of a device, and views of it.
+//! Memory of a device and views of it.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -15,16 +15,17 @@ use crate::dtype::Scalar;
 use crate::error::{Error, Result};
 use crate::ops::Extent;
 
-/// Which backend memory belongs to: its stream alone knows the order of what is done with it.
+/// The number of the backend that memory belongs to. Only the stream of that backend orders the
+/// accesses to the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Owner(u64);
 
 impl Owner {
-    /// The owner of memory that any backend may use, because the caller of `from_raw` guarantees
-    /// that this is sound, or because no other backend can reach the memory.
+    /// The owner of memory that any backend may use: memory passed to `from_raw`, whose caller
+    /// guarantees that this is sound, and memory that no other backend can reach.
     pub(crate) const ANY: Self = Self(0);
 
-    /// One that no other backend has.
+    /// Returns an owner that no other backend has.
     pub(crate) fn new() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
@@ -35,8 +36,10 @@ impl Owner {
     }
 }
 
-/// Owned memory of a device, for work of the backend that allocated it and of clones of that
-/// backend. Other backends refuse it with [`Error::OtherBackend`].
+/// Owned memory of a device, of `len` elements, made by
+/// [`Device::alloc`](crate::ops::Device::alloc). Only the backend that allocated it and its clones
+/// accept it; other backends refuse it with [`Error::OtherBackend`]. If graphs have been recorded
+/// before the buffer is dropped, its memory is freed when the last of them is dropped.
 #[derive(Debug)]
 pub struct Buffer<T> {
     pointer: sys::CUdeviceptr,
@@ -47,13 +50,16 @@ pub struct Buffer<T> {
 }
 
 impl<T: Scalar> Buffer<T> {
-    /// Memory for `len` elements of any values. The context must be bound.
+    /// Allocates memory for `len` elements without initialising it. The context must be bound.
+    ///
+    /// # Errors
+    /// Returns [`Error::OutOfMemory`], and propagates other errors of the driver.
     pub(crate) fn new(context: &Arc<CudaContext>, owner: Owner, len: usize) -> Result<Self> {
         let too_large = Error::OutOfMemory { bytes: usize::MAX };
         let bytes = len.checked_mul(size_of::<T>()).ok_or(too_large)?;
         let pointer = match bytes {
             0 => 0,
-            // SAFETY: the size is not zero; the memory is freed once, by `drop`.
+            // SAFETY: the size is not zero, and `drop` frees the memory once.
             _ => match unsafe { result::malloc_sync(bytes) } {
                 Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                     return Err(Error::OutOfMemory { bytes });
@@ -64,7 +70,7 @@ impl<T: Scalar> Buffer<T> {
         Ok(Self { pointer, len, owner, context: Arc::clone(context), elements: PhantomData })
     }
 
-    /// Sets all bits to zero.
+    /// Sets all bits to zero, in the order of the stream.
     pub(crate) fn clear(&mut self, stream: sys::CUstream) -> Result<()> {
         self.slice_mut(0..self.len).clear(stream)
     }
@@ -79,7 +85,7 @@ impl<T: Scalar> Buffer<T> {
         SliceMut { pointer, len, owner: self.owner, memory: PhantomData }
     }
 
-    /// Two ranges, the first before the second.
+    /// Returns views of two ranges. Panics unless the first one is before the second one.
     pub(crate) fn split_mut(
         &mut self,
         first: Range<usize>,
@@ -91,7 +97,8 @@ impl<T: Scalar> Buffer<T> {
         (view(self.part(first)), view(self.part(second)))
     }
 
-    /// As slicing does, this panics if the range is not within the buffer.
+    /// Returns the address and the length of a range. Panics if the range is not within the buffer,
+    /// as slicing does.
     fn part(&self, range: Range<usize>) -> (sys::CUdeviceptr, usize) {
         assert!(
             range.start <= range.end && range.end <= self.len,
@@ -105,8 +112,8 @@ impl<T: Scalar> Buffer<T> {
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         if self.pointer != 0 {
-            // SAFETY: the pointer comes from `malloc_sync` and is freed nowhere else; views of the
-            // buffer have ended.
+            // SAFETY: the pointer comes from `malloc_sync`, nothing else frees it, and all views of
+            // the buffer have ended.
             unsafe { recording::free(&self.context, self.pointer) };
         }
     }
@@ -118,7 +125,7 @@ impl<T> Extent for Buffer<T> {
     }
 }
 
-/// A shared view of device memory.
+/// A shared view of device memory: an address and a number of elements.
 #[derive(Debug)]
 pub struct Slice<'a, T> {
     pointer: sys::CUdeviceptr,
@@ -134,7 +141,7 @@ impl<T> Clone for Slice<'_, T> {
 }
 impl<T> Copy for Slice<'_, T> {}
 
-/// An exclusive view of device memory.
+/// An exclusive view of device memory: an address and a number of elements.
 #[derive(Debug)]
 pub struct SliceMut<'a, T> {
     pointer: sys::CUdeviceptr,
@@ -144,74 +151,76 @@ pub struct SliceMut<'a, T> {
 }
 
 impl<T> Slice<'_, T> {
-    /// A view of memory of the caller's, for work of any backend.
+    /// Makes a view of memory of the caller. Any backend accepts it.
     ///
     /// # Safety
-    /// From `pointer` on there must be `len` elements in the memory of the backend's device,
-    /// aligned as `T` is, holding values of `T`, that nobody writes or frees before all work that
-    /// was given this view has run, replays of what was recorded of it included.
+    /// `pointer` must be the address of `len` elements in the memory of the backend's device,
+    /// aligned for `T` and holding values of `T`. Nothing may write or free them before all work
+    /// that was given this view has run, including the replays of recordings of that work.
     pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
         Self { pointer, len, owner: Owner::ANY, memory: PhantomData }
     }
 
-    /// The number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no elements.
+    /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The address on the device.
+    /// Returns the address on the device.
     pub fn pointer(&self) -> u64 {
         self.pointer
     }
 
-    /// The address, for work of this backend.
+    /// Returns the address for work of `cuda`, or [`Error::OtherBackend`] if the memory belongs to
+    /// another backend.
     pub(crate) fn on(&self, cuda: &Cuda) -> Result<Ptr<T>> {
         self.owner.allows(cuda).map(|()| Ptr::at(self.pointer))
     }
 
-    /// The address of a view, or null if there is none.
+    /// Returns the address of a view as [`Self::on`] does, or null if there is no view.
     pub(crate) fn on_or_null(view: &Option<Self>, cuda: &Cuda) -> Result<Ptr<T>> {
         view.as_ref().map_or(Ok(Ptr::NULL), |view| view.on(cuda))
     }
 }
 
 impl<T> SliceMut<'_, T> {
-    /// A view of memory of the caller's, for work of any backend.
+    /// Makes an exclusive view of memory of the caller. Any backend accepts it.
     ///
     /// # Safety
-    /// From `pointer` on there must be `len` elements in the memory of the backend's device,
-    /// aligned as `T` is, that nobody else reads, writes or frees before all work that was given
-    /// this view has run, replays of what was recorded of it included.
+    /// `pointer` must be the address of `len` elements in the memory of the backend's device,
+    /// aligned for `T`. Nothing else may read, write or free them before all work that was given
+    /// this view has run, including the replays of recordings of that work.
     pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
         Self { pointer, len, owner: Owner::ANY, memory: PhantomData }
     }
 
-    /// The number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no elements.
+    /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The address on the device.
+    /// Returns the address on the device.
     pub fn pointer(&self) -> u64 {
         self.pointer
     }
 
-    /// The address, for work of this backend.
+    /// Returns the address for work of `cuda`, or [`Error::OtherBackend`] if the memory belongs to
+    /// another backend.
     pub(crate) fn on(&self, cuda: &Cuda) -> Result<PtrMut<T>> {
         self.owner.allows(cuda).map(|()| PtrMut::at(self.pointer))
     }
 
-    /// The address of a view, or null if there is none.
+    /// Returns the address of a view as [`Self::on`] does, or null if there is no view.
     pub(crate) fn on_or_null(view: &Option<Self>, cuda: &Cuda) -> Result<PtrMut<T>> {
         view.as_ref().map_or(Ok(PtrMut::NULL), |view| view.on(cuda))
     }
@@ -224,18 +233,18 @@ impl<T> SliceMut<'_, T> {
         Slice { pointer: self.pointer, len: self.len, owner: self.owner, memory: PhantomData }
     }
 
-    /// The first `len` elements, as slicing would give them.
+    /// Returns a view of the first `len` elements. Panics if there are fewer, as slicing does.
     pub(crate) fn first(&mut self, len: usize) -> SliceMut<'_, T> {
         assert!(len <= self.len, "{len} elements are not within the {}", self.len);
         SliceMut { pointer: self.pointer, len, owner: self.owner, memory: PhantomData }
     }
 
-    /// Sets all bits to zero.
+    /// Sets all bits to zero, in the order of the stream.
     pub(crate) fn clear(&mut self, stream: sys::CUstream) -> Result<()> {
         if self.is_empty() {
             return Ok(());
         }
-        // SAFETY: the memory is as long; it is borrowed exclusively, and whoever frees it waits for
+        // SAFETY: the memory has this length and is borrowed exclusively, and freeing it waits for
         // the device.
         check("clear", unsafe {
             result::memset_d8_async(self.pointer, 0, self.len * size_of::<T>(), stream)
@@ -243,7 +252,7 @@ impl<T> SliceMut<'_, T> {
     }
 }
 
-/// Hands out a workspace part by part, each at a multiple of 8 bytes.
+/// An allocator of the parts of a workspace, one after another, each at a multiple of 8 bytes.
 pub(crate) struct Parts(u64);
 
 impl Parts {
@@ -251,7 +260,8 @@ impl Parts {
         workspace.on(cuda).map(|workspace| Self(workspace.address()))
     }
 
-    /// The address of the next `len` elements.
+    /// Returns the address of the next `len` elements. Does not check that the workspace has room
+    /// for them.
     pub(crate) fn take<T>(&mut self, len: usize) -> PtrMut<T> {
         let part = PtrMut::at(self.0);
         self.0 += (len * size_of::<T>()).next_multiple_of(8) as u64;

@@ -1,4 +1,4 @@
-//! The driver: whether it is there, what it says, and what its errors mean.
+//! The driver: its presence and version, the devices that it lists, and its errors.
 
 use std::sync::Arc;
 
@@ -7,27 +7,27 @@ use cudarc::driver::{CudaContext, DriverError, result, sys};
 
 use crate::error::{Error, Result};
 
-/// The oldest driver that takes what nvcc 13.0 compiles: that of CUDA 13.0.
+/// The CUDA version of the oldest driver that can load images from nvcc 13.0: CUDA 13.0.
 const OLDEST_DRIVER: i32 = 13_000;
 
-/// A device, as the driver describes it.
+/// The driver's description of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its compute capability.
+    /// The compute capability: major and minor version.
     pub capability: (u32, u32),
-    /// Its memory in bytes.
+    /// The total memory in bytes.
     pub memory: usize,
 }
 
-/// The version of CUDA that the driver supports: `1000 major + 10 minor`.
+/// Returns the version of CUDA that the driver supports, as `1000 major + 10 minor`.
 ///
 /// # Errors
-/// [`Error::NoDriver`].
+/// Returns [`Error::NoDriver`] if there is no driver, and propagates errors of the driver.
 pub fn driver_version() -> Result<i32> {
-    // SAFETY: asks only whether a library can be loaded. Everything below is reached with the
-    // library there.
+    // SAFETY: the call only checks whether the library can be loaded. Every other call of the
+    // driver comes after this check has succeeded.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::NoDriver);
     }
@@ -38,10 +38,18 @@ pub fn driver_version() -> Result<i32> {
     Ok(version)
 }
 
-/// All devices.
+/// Returns the descriptions of all devices, in the order of their numbers.
+///
+/// ```no_run
+/// for (number, device) in bagdot::backend::cuda::devices()?.iter().enumerate() {
+///     println!("{number}: {}, {} bytes", device.name, device.memory);
+/// }
+/// # Ok::<(), bagdot::Error>(())
+/// ```
 ///
 /// # Errors
-/// As [`Cuda::new`](super::super::Cuda::new).
+/// Returns [`Error::NoDriver`], [`Error::DriverTooOld`], or [`Error::NoDevice`] if there is none.
+/// Propagates errors of the driver.
 pub fn devices() -> Result<Vec<DeviceInfo>> {
     initialise()?;
     (0..count()?)
@@ -49,7 +57,7 @@ pub fn devices() -> Result<Vec<DeviceInfo>> {
         .collect()
 }
 
-/// The primary context of a device, bound to the calling thread.
+/// Returns the primary context of a device, bound to the calling thread.
 pub(crate) fn context(device: usize) -> Result<Arc<CudaContext>> {
     initialise()?;
     let devices = count()?;
@@ -57,13 +65,14 @@ pub(crate) fn context(device: usize) -> Result<Arc<CudaContext>> {
         return Err(Error::NoDevice { device, devices: devices as usize });
     }
     let context = check("create a context", CudaContext::new(device))?;
-    // SAFETY: without events, the order of work on different streams is up to us. All work of a
-    // backend goes to its one stream, and buffers are not cudarc's. Nothing has been allocated yet.
+    // SAFETY: without event tracking, cudarc does not order work on different streams; the backend
+    // does that itself. All ops of a backend go to its one stream, the copy stream is ordered with
+    // it by events, and buffers are not cudarc's. Nothing has been allocated yet.
     unsafe { context.disable_event_tracking() };
     Ok(context)
 }
 
-/// The compute capability of a context's device.
+/// Returns the compute capability of a context's device.
 pub(crate) fn capability(context: &CudaContext) -> Result<(u32, u32)> {
     check("ask for the compute capability", context.compute_capability())
         .map(|(major, minor)| (major.unsigned_abs(), minor.unsigned_abs()))
@@ -91,7 +100,7 @@ fn count() -> Result<i32> {
 
 fn describe(device: sys::CUdevice) -> Result<DeviceInfo> {
     let attribute = |attribute| {
-        // SAFETY: the device comes from the driver.
+        // SAFETY: the driver returned the device.
         check("ask for an attribute", unsafe { result::device::get_attribute(device, attribute) })
     };
     let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
@@ -99,13 +108,13 @@ fn describe(device: sys::CUdevice) -> Result<DeviceInfo> {
     Ok(DeviceInfo {
         name: check("ask for the name", result::device::get_name(device))?,
         capability: (major.unsigned_abs(), minor.unsigned_abs()),
-        // SAFETY: the device comes from the driver.
+        // SAFETY: the driver returned the device.
         memory: check("ask for the memory", unsafe { result::device::total_mem(device) })?,
     })
 }
 
-/// Makes an [`Error::Cuda`] of what the driver says. Code and text are taken at once, while the
-/// library is known to be there.
+/// Converts an error of the driver to [`Error::Cuda`]. Reads the text of the error at once, while
+/// the library is known to be loaded.
 pub(crate) fn check<T>(
     during: &'static str,
     result: std::result::Result<T, DriverError>,

@@ -1,5 +1,5 @@
-//! Faults that kernels find in ids, offsets and labels. They are noted on the device and read when
-//! the host waits for the device.
+//! Faults that kernels find in ids, offsets and labels. Kernels note them on the device, and the
+//! host reads them when it synchronises.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,8 @@ use super::params::bags::{FAULT_SLOTS, Fault, FaultKind, Status};
 use super::pointer::PtrMut;
 use crate::error::{Error, OffsetRule, Result};
 
-// Buffers take any `Scalar`, which has a default; the words never begin as all zeros, though.
+// `Buffer` requires a `Scalar`, which has a default. The default is the cleared state, whose bits
+// are not all zero.
 impl Default for Status {
     fn default() -> Self {
         Self { first: u64::MAX, count: 0, records: 0, faults: [Fault::default(); FAULT_SLOTS] }
@@ -22,7 +23,7 @@ impl Default for Status {
 #[derive(Debug)]
 pub(crate) struct FaultLog {
     status: Buffer<Status>,
-    /// One thread at a time reads and clears.
+    /// The lock that one thread at a time holds to read and clear the status.
     reader: Mutex<()>,
 }
 
@@ -33,16 +34,17 @@ impl FaultLog {
         Ok(log)
     }
 
-    /// Where kernels note what they find.
+    /// Returns the address of the status, in which kernels note faults.
     pub(crate) fn pointer(&self) -> PtrMut<Status> {
         PtrMut::at(self.status.slice(0..1).pointer())
     }
 
-    /// The error for what was found since the last time. To be called when the device is idle.
+    /// Returns the error for the faults since the last call, and clears them. The device must be
+    /// idle.
     pub(crate) fn take(&self) -> Result<()> {
         let _reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found = [Status::default()];
-        // SAFETY: the buffer holds one status, all bits of which are a value. Nothing that was
+        // SAFETY: the buffer holds one status, and any bits are a value of it. Nothing that was
         // launched is running.
         check("read the status", unsafe {
             result::memcpy_dtoh_sync(&mut found, self.pointer().address())
@@ -64,7 +66,7 @@ impl FaultLog {
 }
 
 impl Status {
-    /// The error for the lowest fault.
+    /// Returns the error for the lowest fault.
     fn error(&self) -> Error {
         let recorded = &self.faults[..FAULT_SLOTS.min(self.records as usize)];
         let lowest = recorded.iter().min_by_key(|fault| fault.key).copied().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The compiled kernels that this library carries, and which of them a device takes.
+//! The compiled kernels that this library carries, and the choice among them for a device.
 
 use crate::error::{Error, Result};
 
@@ -12,31 +12,37 @@ pub(crate) struct Image {
     pub(crate) bytes: &'static [u8],
 }
 
-/// What an image was compiled for.
+/// The target for which an image was compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "a library that was built without kernels has no targets")]
 pub(crate) enum Target {
-    /// Machine code; `exact`: for this capability alone, else for all of the same generation from
-    /// this one on.
+    /// Machine code. If `exact`, only for this compute capability; else also for later minor
+    /// versions of the same major version.
     Cubin { major: u32, minor: u32, exact: bool },
-    /// Text that the driver compiles.
+    /// PTX, which the driver compiles.
     Ptx,
 }
 
-/// An image that this library carries.
+/// A compiled kernel file that this library carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageInfo {
-    /// The kernel file.
+    /// The name of the kernel file without its extension.
     pub stem: &'static str,
-    /// What it was compiled for, such as `sm_90a` or `ptx`.
+    /// The target, such as `sm_90a` or `ptx`.
     pub target: String,
-    /// The image itself, as nvcc wrote it.
+    /// The bytes of the image, as nvcc wrote them.
     pub contents: &'static [u8],
-    /// The text, if it is PTX.
+    /// The text, if the image is PTX.
     pub ptx: Option<&'static str>,
 }
 
-/// All images that this library carries: none if it was built without nvcc.
+/// Returns all images that this library carries; none if it was built without nvcc.
+///
+/// ```
+/// for image in bagdot::backend::cuda::images() {
+///     println!("{} for {}: {} bytes", image.stem, image.target, image.contents.len());
+/// }
+/// ```
 pub fn images() -> Vec<ImageInfo> {
     let info = |image: &Image| ImageInfo {
         stem: image.stem,
@@ -55,8 +61,12 @@ pub fn images() -> Vec<ImageInfo> {
     IMAGES.iter().map(info).collect()
 }
 
-/// The images of a kernel file that a device takes, best first: its own cubin, the highest of its
-/// generation, the PTX.
+/// Returns the images of a kernel file that a device takes, best first: the cubin for exactly its
+/// capability, the highest cubin of its generation, the PTX.
+///
+/// # Errors
+/// Returns [`Error::KernelsNotBuilt`] if there are no images at all, and [`Error::NoKernelImage`]
+/// if the device takes none.
 pub(crate) fn candidates(stem: &str, capability: (u32, u32)) -> Result<Vec<&'static Image>> {
     if IMAGES.is_empty() {
         return Err(Error::KernelsNotBuilt);

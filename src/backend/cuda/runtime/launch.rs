@@ -1,4 +1,4 @@
-//! Launches of kernels: their shapes, their parameters, and the one place where they happen.
+//! Launches of kernels: grids, parameters, and the one function that launches.
 
 use std::alloc::Layout;
 use std::ffi::c_void;
@@ -14,53 +14,55 @@ use crate::error::Result;
 /// The shape of a launch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grid {
-    /// Blocks.
+    /// The number of blocks in both dimensions of the grid.
     pub(crate) blocks: (u32, u32),
-    /// Threads of a block.
+    /// The number of threads of a block.
     pub(crate) threads: u32,
     /// Bytes of dynamic shared memory of a block.
     pub(crate) shared: u32,
 }
 
 impl Grid {
-    /// Enough blocks to fill any device.
+    /// The number of blocks that fills any device.
     pub(crate) const FILLING: usize = 4096;
-    /// The limit of the second dimension.
+    /// The limit of the second dimension, in blocks.
     pub(crate) const MAX_Y: usize = 65_535;
 
-    /// Returns a grid of blocks of so many threads, without dynamic shared memory.
+    /// Returns a grid of blocks of `threads` threads, without dynamic shared memory.
     pub(crate) fn new(blocks: (u32, u32), threads: usize) -> Self {
         Self { blocks, threads: threads as u32, shared: 0 }
     }
 
-    /// Returns a grid for a kernel whose blocks, at most `most`, loop over `work` of the threads.
+    /// Returns a grid for a kernel with a grid-stride loop: enough blocks for `work` threads, at
+    /// most `most`.
     pub(crate) fn looping(work: usize, threads: usize, most: usize) -> Self {
         Self::new((work.div_ceil(threads).min(most) as u32, 1), threads)
     }
 }
 
-/// A kernel, named by the twin of its parameters; `()` stands for the types of its instances.
+/// A kernel, identified by the twin of its parameters. `()` stands for the type parameters of its
+/// instances.
 pub(crate) trait Kernel {
-    /// The kernel file that it is in.
+    /// The name of the kernel file without its extension.
     const STEM: &'static str;
-    /// Its name, without what its instances differ by.
+    /// The name, without the suffix that distinguishes instances.
     const NAME: &'static str;
 }
 
-/// The parameters of a kernel: the twin of the struct that it takes by value, whose layout is
-/// asserted where it is generated.
+/// The parameters of a kernel: the twin of the struct that it takes by value. The generated code
+/// asserts the layout.
 pub(crate) trait Parameters {
-    /// The kernel.
+    /// The kernel that takes these parameters.
     type Kernel: Kernel;
 }
 
-/// A kernel as its declaration has it.
+/// The declaration of a kernel.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct KernelInfo {
-    /// The kernel file that it is in.
+    /// The name of the kernel file without its extension.
     pub stem: &'static str,
-    /// Its name, without what its instances differ by.
+    /// The name, without the suffix that distinguishes instances.
     pub name: &'static str,
     /// The layout of its parameters in Rust.
     pub parameters: Layout,
@@ -72,7 +74,7 @@ impl KernelInfo {
     }
 }
 
-/// An instance of the kernel `K` that has been found in a module.
+/// An instance of the kernel `K`, found in a loaded module.
 pub(crate) struct Function<K> {
     handle: sys::CUfunction,
     kernel: PhantomData<fn(K)>,
@@ -94,7 +96,7 @@ impl<K: Kernel> fmt::Debug for Function<K> {
 // SAFETY: a function is a handle of the driver, which may be used from any thread with the context
 // bound.
 unsafe impl<K> Send for Function<K> {}
-// SAFETY: as above; nothing is ever changed through it.
+// SAFETY: as above; a shared reference changes nothing.
 unsafe impl<K> Sync for Function<K> {}
 
 impl<K: Kernel> Function<K> {
@@ -106,12 +108,13 @@ impl<K: Kernel> Function<K> {
         self.handle
     }
 
-    /// Launches the kernel on the backend's stream. An empty grid is no launch.
+    /// Launches the kernel on the backend's stream. Does nothing if the grid is empty.
     ///
     /// # Safety
-    /// The function must be the instance for the types of `parameters`. Each pointer must be null
-    /// where the kernel says that it may be, else point to as many elements as the kernel reads or
-    /// writes for these sizes, and what is written must be nobody else's until the launch has run.
+    /// The function must be the instance for the types of `parameters`. A pointer may be null only
+    /// where the kernel allows that. Any other pointer must point to as many elements as the kernel
+    /// reads or writes for these sizes. Nothing else may access the memory that is written until
+    /// the launch has run.
     pub(crate) unsafe fn launch<P: Parameters<Kernel = K>>(
         self,
         cuda: &Cuda,
@@ -124,9 +127,9 @@ impl<K: Kernel> Function<K> {
         }
         cuda.bind()?;
         let mut addresses: [*mut c_void; 1] = [(&raw mut parameters).cast()];
-        // SAFETY: the function is loaded. It takes one parameter of the layout of `P`, by the
-        // assertions beside both declarations; the driver copies it before it returns. The caller
-        // vouches for its fields.
+        // SAFETY: the function is loaded. By the assertions beside both declarations it takes one
+        // parameter of the layout of `P`, which the driver copies before the call returns. The
+        // caller vouches for its fields.
         let launched = unsafe {
             let (blocks, threads) = ((blocks_x, blocks_y, 1), (grid.threads, 1, 1));
             result::launch_kernel(

@@ -1,5 +1,4 @@
-//! The ground that the ops of the device stand on: the driver, memory, launches, graphs, and
-//! reports of bad input.
+//! The layer below the ops: the driver, memory, launches, graphs, and reports of bad input.
 
 pub(super) mod buffer;
 pub(super) mod cublaslt;

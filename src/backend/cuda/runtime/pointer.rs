@@ -1,10 +1,10 @@
-//! Addresses on the device, by the type of what lies there.
+//! Typed addresses on the device.
 
 use std::fmt;
 use std::marker::PhantomData;
 
-/// The address of elements that a kernel reads: `const T*`. Views give it to work of their own
-/// backend alone.
+/// The address of elements that a kernel reads: `const T*`. Views give it only to work of their own
+/// backend.
 #[repr(transparent)]
 pub(crate) struct Ptr<T> {
     address: u64,
@@ -34,11 +34,11 @@ macro_rules! pointer {
         }
 
         impl<T> $Pointer<T> {
-            /// The address of nothing.
+            /// The null address.
             pub(crate) const NULL: Self = Self::at(0);
 
-            /// Names what lies at an address, which must belong to the backend that uses it. For
-            /// views and workspaces alone.
+            /// Makes a pointer to an address, which must belong to the backend that uses it. Only
+            /// views and workspaces call this.
             pub(super) const fn at(address: u64) -> Self {
                 Self { address, elements: PhantomData }
             }
@@ -53,7 +53,7 @@ macro_rules! pointer {
                 Self::at(self.address + (count * size_of::<T>()) as u64)
             }
 
-            /// Returns the same address, of elements of another type.
+            /// Returns the same address for elements of another type.
             pub(crate) fn cast<U>(self) -> $Pointer<U> {
                 $Pointer::at(self.address)
             }

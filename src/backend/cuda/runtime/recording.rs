@@ -1,8 +1,9 @@
-//! Ops that are recorded as a CUDA graph, and replayed with one launch.
+//! Graph capture and replay: ops are recorded as a CUDA graph and replayed with one launch.
 //!
-//! A graph holds addresses. So that no replay can find memory gone, a buffer that is dropped while
-//! there are graphs that were recorded before is freed only with the last of these. The graphs are
-//! tracked for each context of the process, since memory belongs to a context.
+//! A graph holds addresses, so memory must outlive every graph that may name it. If a buffer is
+//! dropped while graphs exist that were recorded before, its memory is freed when the last of these
+//! graphs is dropped. The graphs are tracked for each context of the process, since memory belongs
+//! to a context.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,32 +14,38 @@ use super::super::Cuda;
 use super::driver::check;
 use crate::error::{Error, Result};
 
-/// Ops that have been recorded.
+/// A recording of ops, captured as a CUDA graph by [`Stage::record`](crate::ops::Stage::record) and
+/// launched by [`Stage::replay`](crate::ops::Stage::replay). It keeps the backend that recorded it.
+/// Dropping it waits for the backend's stream.
 pub struct Recording {
     executable: sys::CUgraphExec,
     graph: sys::CUgraph,
-    /// Whose kernels the graph launches.
+    /// The backend whose kernels the graph launches.
     cuda: Cuda,
-    /// Goes last.
+    /// The number of the recording. It is dropped after the graph has been destroyed, and then
+    /// frees the memory that only this recording kept.
     _serial: Serial,
 }
 
-// SAFETY: both are handles of the driver, which may be used from any thread with the context bound;
-// launches of one executable are ordered by its stream, and it is changed nowhere.
+// SAFETY: both are handles of the driver, which may be used from any thread with the context bound.
+// Launches of an executable are ordered by its stream, and nothing changes it.
 unsafe impl Send for Recording {}
 // SAFETY: as above.
 unsafe impl Sync for Recording {}
 
-/// The recordings of a context, and memory that waits for their end.
+/// The recordings of a context, and the memory whose release is deferred until they are dropped.
 #[derive(Default)]
 struct Ledger {
+    /// The number of the last recording that began.
     last: u64,
+    /// The numbers of the recordings that have not been dropped.
     live: BTreeSet<u64>,
-    /// Each with the last recording at the time when it was dropped.
+    /// The memory of dropped buffers, each with the number of the last recording when it was
+    /// dropped.
     waiting: Vec<(u64, sys::CUdeviceptr)>,
 }
 
-/// By the address of the context.
+/// The ledgers, by the address of the context.
 static LEDGERS: Mutex<BTreeMap<usize, Ledger>> = Mutex::new(BTreeMap::new());
 
 fn with_ledger<R>(context: &CudaContext, work: impl FnOnce(&mut Ledger) -> R) -> R {
@@ -46,7 +53,7 @@ fn with_ledger<R>(context: &CudaContext, work: impl FnOnce(&mut Ledger) -> R) ->
     work(ledgers.entry(context.cu_ctx().addr()).or_default())
 }
 
-/// The number of a recording, from its beginning on: also of one that fails.
+/// The number of a recording. It exists from the beginning of the capture on, even if that fails.
 struct Serial {
     number: u64,
     context: Arc<CudaContext>,
@@ -63,7 +70,7 @@ impl Serial {
     }
 }
 
-/// Frees what only this recording was keeping.
+/// Frees the memory that only this recording kept.
 impl Drop for Serial {
     fn drop(&mut self) {
         let free: Vec<_> = with_ledger(&self.context, |ledger| {
@@ -75,11 +82,11 @@ impl Drop for Serial {
     }
 }
 
-/// Frees memory that comes from `malloc_sync`, once no recording can be about it.
+/// Frees memory from `malloc_sync` as soon as no live recording can name it.
 ///
 /// # Safety
-/// The pointer comes from there, and nobody else frees it or uses it from here on, but for work
-/// that has been launched or recorded.
+/// The pointer must come from `malloc_sync`. From here on nothing else may free it, and only work
+/// that has been launched or recorded may use it.
 pub(crate) unsafe fn free(context: &CudaContext, pointer: sys::CUdeviceptr) {
     let waits = with_ledger(context, |ledger| {
         let waits = !ledger.live.is_empty();
@@ -95,9 +102,10 @@ pub(crate) unsafe fn free(context: &CudaContext, pointer: sys::CUdeviceptr) {
 
 fn free_now(context: &CudaContext, pointer: sys::CUdeviceptr) {
     if context.bind_to_thread().is_ok() {
-        // SAFETY: only `free` and `Serial` come here, with memory that `free` was given to free,
-        // each once. Freeing waits for the device, so nothing that was launched still uses it. If
-        // the context is broken, its memory is gone with it.
+        // SAFETY: only `free` and `Serial` call this, each pointer was passed to `free`, and each
+        // is freed once. Freeing waits for the device, so no work that was launched still uses the
+        // memory. If the context is broken, its memory is gone with it, and the error can be
+        // ignored.
         let _ = unsafe { result::free_sync(pointer) };
     }
 }
@@ -110,15 +118,19 @@ impl Recording {
         Ok(Self { executable, graph, cuda: cuda.clone(), _serial: serial })
     }
 
-    /// Runs what was recorded, if it was by this backend or a clone of it.
+    /// Launches the graph, if this backend or a clone of it recorded it.
+    ///
+    /// # Errors
+    /// Returns [`Error::OtherBackend`] if another backend recorded it, and propagates errors of the
+    /// driver.
     pub(crate) fn launch(&self, cuda: &Cuda) -> Result<()> {
         if self.cuda.owner() != cuda.owner() {
             return Err(Error::OtherBackend);
         }
         self.cuda.bind()?;
-        // SAFETY: the executable lives as long as this; the memory that it names is not freed
-        // before, the kernels are those of a backend that is kept, and the order of work on the
-        // stream is that of the calls, as for any op.
+        // SAFETY: the executable lives as long as `self`. The memory that it names is not freed
+        // before it, and it keeps the backend with the kernels. The stream orders the launch with
+        // all other ops of the backend, as for any op.
         check("launch a graph", unsafe {
             result::graph::launch(self.executable, self.cuda.raw_stream())
         })
@@ -133,23 +145,22 @@ fn capture(
     ops()?;
     let graph = capture.end()?;
     let flags = sys::CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    // SAFETY: the graph has just been captured.
+    // SAFETY: the graph has just been captured and is valid.
     let executable = check("make a graph", unsafe { result::graph::instantiate(graph, flags) });
     executable.map(|executable| (graph, executable)).inspect_err(|_| {
-        // SAFETY: the graph is used by nobody.
+        // SAFETY: nothing uses the graph.
         let _ = unsafe { result::graph::destroy(graph) };
     })
 }
 
-/// A stream that is being captured. That ends with this value, whatever comes of the ops: else all
-/// that are called later would be recorded, too.
+/// A capture of the backend's stream, which ends when this value is dropped, even if an op fails.
+/// Otherwise all later ops would be captured too.
 struct Capture<'a>(&'a Cuda);
 
 impl<'a> Capture<'a> {
     fn begin(cuda: &'a Cuda) -> Result<Self> {
         let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream lives as long as the backend; the capture is ended by `end` or by
-        // `drop`.
+        // SAFETY: the stream lives as long as the backend, and `end` or `drop` ends the capture.
         check("begin to record", unsafe {
             result::stream::begin_capture(cuda.raw_stream(), mode)
         })?;
@@ -166,17 +177,17 @@ impl<'a> Capture<'a> {
 
 impl Drop for Capture<'_> {
     fn drop(&mut self) {
-        // SAFETY: as above. The driver gives no graph where the capture has failed.
+        // SAFETY: as above. The driver returns no graph if the capture has failed.
         match unsafe { result::stream::end_capture(self.0.raw_stream()) } {
-            // SAFETY: the graph is used by nobody.
+            // SAFETY: nothing uses the graph.
             Ok(graph) if !graph.is_null() => _ = unsafe { result::graph::destroy(graph) },
             _ => {}
         }
     }
 }
 
-/// While it lives, its thread may do what recording forbids it, such as loading a kernel. None of
-/// that is recorded.
+/// A guard of the relaxed capture mode: while it lives, its thread may make calls that a capture
+/// forbids, such as loading a kernel. These calls are not captured.
 pub(crate) struct Relaxed(sys::CUstreamCaptureMode);
 
 impl Relaxed {
@@ -191,9 +202,9 @@ impl Drop for Relaxed {
     }
 }
 
-/// Sets the mode of the calling thread, and returns the one before.
+/// Sets the capture mode of the calling thread, and returns the previous mode.
 fn exchange_mode(mut mode: sys::CUstreamCaptureMode) -> Result<sys::CUstreamCaptureMode> {
-    // SAFETY: the mode is read and replaced.
+    // SAFETY: the driver reads the mode and replaces it.
     let exchanged = unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) };
     check("change the mode of recording", exchanged.result()).map(|()| mode)
 }
@@ -201,11 +212,9 @@ fn exchange_mode(mut mode: sys::CUstreamCaptureMode) -> Result<sys::CUstreamCapt
 impl Drop for Recording {
     fn drop(&mut self) {
         if self.cuda.bind().is_ok() {
-            // A launch may be running, and what it uses is about to be freed, which waits for the
-            // device.
+            // Wait for launches that may still run, since the graph and its memory are freed next.
             let _ = self.cuda.wait();
-            // SAFETY: both were made by `capture`, and are destroyed nowhere else; nothing that was
-            // launched is running.
+            // SAFETY: `capture` made both, and nothing else destroys them. No launch is running.
             unsafe {
                 let _ = result::graph::exec_destroy(self.executable);
                 let _ = result::graph::destroy(self.graph);

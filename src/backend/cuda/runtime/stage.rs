@@ -1,4 +1,5 @@
-//! [`Stage`](crate::ops::Stage) on a CUDA device: graphs, and copies on a stream of their own.
+//! [`Stage`](crate::ops::Stage) on a CUDA device: graph capture and replay, and copies on a
+//! separate stream.
 
 use std::sync::Arc;
 

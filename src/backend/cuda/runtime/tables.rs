@@ -1,4 +1,4 @@
-//! A batch of tables where kernels can read it.
+//! The description of a batch of tables in device memory.
 
 use super::super::Cuda;
 use super::buffer::Buffer;
@@ -7,11 +7,12 @@ use super::pointer::Ptr;
 use crate::error::{Result, invalid};
 use crate::ops::{Device, Pooling, TableBatch};
 
-/// The most columns that kernels count in 32 bits, with room for the steps that they take beyond
-/// the last one.
+/// The most columns that kernels can count in 32 bits, with room for the steps that they take
+/// beyond the last column.
 const MAX_COLUMNS: usize = i32::MAX as usize;
 
-/// A [`TableBatch`] on a device.
+/// A [`TableBatch`] with its description in the memory of a device, made by [`Device::tables`].
+/// [`AsRef`] gives the batch.
 #[derive(Debug)]
 pub struct Tables {
     host: TableBatch,
@@ -21,9 +22,12 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// Copies the description of a batch of tables to the device.
+    ///
     /// # Errors
-    /// Returns an error if a row, or the vectors of a sample side by side, have more elements than
-    /// kernels can count, and the errors of allocation and upload.
+    /// Returns [`Error::InvalidArgument`](crate::Error::InvalidArgument) if a row, or the pooled
+    /// row of a sample, has more elements than kernels can count. Propagates errors of
+    /// [`Device::alloc`] and [`Device::upload`].
     pub(crate) fn new(cuda: &Cuda, host: TableBatch) -> Result<Self> {
         let columns = host.max_dim().max(host.width());
         if columns > MAX_COLUMNS {
@@ -64,24 +68,25 @@ impl Tables {
         Ok(Self { host, features, tables, lanes })
     }
 
-    /// The address of the descriptions of the features.
+    /// Returns the address of the descriptions of the features.
     pub(crate) fn features(&self, cuda: &Cuda) -> Result<Ptr<Feature>> {
         Cuda::view(&self.features).on(cuda)
     }
 
-    /// The address of the descriptions of the tables.
+    /// Returns the address of the descriptions of the tables.
     pub(crate) fn tables(&self, cuda: &Cuda) -> Result<Ptr<Table>> {
         Cuda::view(&self.tables).on(cuda)
     }
 
-    /// The lanes of a group with a column each, enough for the longest row, a warp at most; if
-    /// `is_wide`, with [`WIDE_COLUMNS`] columns each of rows that lie so.
+    /// Returns the number of lanes of a group that covers the longest row, at most a warp. A lane
+    /// takes one column, or, if `is_wide`, [`WIDE_COLUMNS`] columns of tables whose rows are
+    /// aligned for that.
     pub(crate) fn lanes(&self, is_wide: bool) -> usize {
         self.lanes[usize::from(is_wide)]
     }
 }
 
-/// All tables, and an entry for the end of the last one.
+/// Describes all tables, with one more entry for the end of the last one.
 fn describe_tables(host: &TableBatch) -> Vec<Table> {
     let mut wide: Vec<bool> = (0..host.tables().len())
         .map(|t| {

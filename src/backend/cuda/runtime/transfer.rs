@@ -1,5 +1,5 @@
-//! Batches on their way to the device: through pinned memory, on a stream of their own, while ops
-//! compute.
+//! Asynchronous copies of batches to the device, through pinned memory and on a separate stream,
+//! while ops compute.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -12,22 +12,24 @@ use super::driver::check;
 use crate::dtype::Scalar;
 use crate::error::{Error, Result};
 
-/// Where parts of a batch begin in pinned memory.
-const ALIGN: usize = 64;
+/// The least size of a piece of pinned memory, in bytes.
+const MIN_PINNED_BYTES: usize = 64;
 
-/// A way from the host to the device, for one batch after another.
+/// A transfer from the host to the device, for one batch after another, made for
+/// [`Staging`](crate::nn::Staging).
 ///
-/// The device reads pinned memory until `arrived` has been reached. That holds whatever becomes of
-/// a batch: where an error kept it from arriving, or nobody called `arrive`, the next `begin` and
-/// `drop` make up for it.
+/// The device reads pinned memory until the event `arrived` is reached. This holds even if an error
+/// kept a batch from arriving, or if `arrive` was not called: the next `begin`, or `drop`, then
+/// records the event and waits for it.
 pub struct Transfer {
     cuda: Cuda,
+    /// A piece of pinned memory for each part of a batch.
     pinned: Vec<Pinned>,
-    /// The copies that have been asked for and that `arrived` does not know of.
+    /// The number of copies that were started since `arrived` was recorded.
     sent: usize,
-    /// Reached when all copies have been made.
+    /// The event that is reached when all copies have completed.
     arrived: Event,
-    /// Reached when the ops that read them have run.
+    /// The event that is reached when the ops that read the batch have run.
     released: Event,
 }
 
@@ -42,7 +44,8 @@ impl Transfer {
         self.cuda.bind()?;
         self.settle()?;
         self.released.hold(self.cuda.copy_stream())?;
-        // An event of a recording has drawn the stream into that.
+        // If `released` was recorded in a stream that is being captured, the wait has drawn the
+        // copy stream into that capture.
         refuse_recording(self.cuda.copy_stream())
     }
 
@@ -62,13 +65,13 @@ impl Transfer {
         }
         let pinned = &mut self.pinned[self.sent];
         if pinned.len < bytes.len() {
-            *pinned = Pinned::new(context, bytes.len().next_power_of_two().max(ALIGN))?;
+            *pinned = Pinned::new(context, bytes.len().next_power_of_two().max(MIN_PINNED_BYTES))?;
         }
         self.sent += 1;
         let staged = pinned.fill(bytes);
-        // SAFETY: the target is memory of as many bytes that nobody else uses, by its type; ops
-        // that were launched before are waited for by the copy stream, since `begin`. The source
-        // stays as it is until the copy has been made, for which `settle` waits.
+        // SAFETY: by its type, the target is memory of as many bytes that nothing else uses. Since
+        // `begin`, the copy stream waits for the ops that were launched before. The source stays
+        // unchanged until the copy has completed, for which `settle` waits.
         let copy =
             unsafe { result::memcpy_htod_async(target.pointer(), staged, self.cuda.copy_stream()) };
         check("copy to the device", copy)
@@ -92,7 +95,7 @@ impl Transfer {
         Ok(())
     }
 
-    /// Waits until no copy reads pinned memory.
+    /// Waits until no copy reads pinned memory any more.
     fn settle(&mut self) -> Result<()> {
         if self.sent > 0 {
             self.record_arrival()?;
@@ -104,14 +107,14 @@ impl Transfer {
 impl Drop for Transfer {
     fn drop(&mut self) {
         if self.cuda.bind().and_then(|()| self.settle()).is_err() {
-            // Nobody knows whether pinned memory is still read, so it stays.
+            // Copies may still read the pinned memory, so it is leaked.
             std::mem::forget(std::mem::take(&mut self.pinned));
         }
     }
 }
 
-/// Refuses to go on where a stream is being captured: copies would become part of the graph, and
-/// every replay would read pinned memory anew, whatever lies there by then.
+/// Returns an error if a stream is being captured. Otherwise copies would become part of the graph,
+/// and every replay would read the pinned memory again, with whatever it holds by then.
 fn refuse_recording(stream: sys::CUstream) -> Result<()> {
     // SAFETY: the stream lives as long as the backend.
     let status =
@@ -122,30 +125,30 @@ fn refuse_recording(stream: sys::CUstream) -> Result<()> {
     }
 }
 
-/// Memory of the host that the device reads by itself.
+/// Pinned memory of the host, which the device can read by itself.
 struct Pinned {
     pointer: *mut c_void,
     len: usize,
     context: Arc<CudaContext>,
 }
 
-// SAFETY: the memory is this value's alone.
+// SAFETY: the value owns the memory alone.
 unsafe impl Send for Pinned {}
 
 impl Pinned {
     fn new(context: &Arc<CudaContext>, len: usize) -> Result<Self> {
-        // SAFETY: the memory is freed once, by `drop`.
+        // SAFETY: `drop` frees the memory once.
         let pointer = check("allocate pinned memory", unsafe { result::malloc_host(len, 0) })?;
         Ok(Self { pointer, len, context: Arc::clone(context) })
     }
 
-    /// Takes in bytes, for which there is room.
+    /// Copies `bytes` into the memory and returns the copy. Panics if there is too little room.
     fn fill(&mut self, bytes: &[u8]) -> &[u8] {
         assert!(bytes.len() <= self.len, "{} bytes do not fit into {}", bytes.len(), self.len);
         let to = self.pointer.cast::<u8>();
-        // SAFETY: there are `len` bytes, enough for these, in memory that is this value's alone and
-        // that no copy reads any more, as `begin` has seen to; it is borrowed for as long as the
-        // result.
+        // SAFETY: the memory has `len` bytes, which are enough. This value owns them alone, and no
+        // copy reads them any more, since `begin` has waited for that. They are borrowed as long as
+        // the result.
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
             std::slice::from_raw_parts(to, bytes.len())
@@ -156,14 +159,14 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         if !self.pointer.is_null() && self.context.bind_to_thread().is_ok() {
-            // SAFETY: it comes from `malloc_host`, and is freed nowhere else; the copies from it
-            // have been made.
+            // SAFETY: the memory comes from `malloc_host`, and nothing else frees it. All copies
+            // from it have completed.
             let _ = unsafe { result::free_host(self.pointer) };
         }
     }
 }
 
-/// A place in the order of work on a stream.
+/// An event: a point in the order of work on a stream.
 struct Event {
     event: sys::CUevent,
     context: Arc<CudaContext>,
@@ -183,18 +186,18 @@ impl Event {
     }
 
     fn record(&self, stream: sys::CUstream) -> Result<()> {
-        // SAFETY: event and stream live; so below.
+        // SAFETY: the event lives as long as `self`, and the stream as long as the backend.
         check("record an event", unsafe { result::event::record(self.event, stream) })
     }
 
-    /// Lets a stream wait for where the event was recorded last.
+    /// Makes a stream wait for the point at which the event was last recorded.
     fn hold(&self, stream: sys::CUstream) -> Result<()> {
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: as above.
         check("wait for an event", unsafe { result::stream::wait_event(stream, self.event, flags) })
     }
 
-    /// Waits for where it was recorded last; not at all if it never was.
+    /// Waits for the point at which the event was last recorded, or not at all if it never was.
     fn wait(&self) -> Result<()> {
         check("bind the context", self.context.bind_to_thread())?;
         // SAFETY: as above.
@@ -205,7 +208,7 @@ impl Event {
 impl Drop for Event {
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_ok() {
-            // SAFETY: it was made by `new`, and is destroyed nowhere else.
+            // SAFETY: `new` made the event, and nothing else destroys it.
             let _ = unsafe { result::event::destroy(self.event) };
         }
     }
@@ -217,10 +220,10 @@ mod tests {
     use crate::backend::cuda::Gemm;
     use crate::ops::Device;
 
-    /// Batches that an error kept from arriving: the emulator reports pinned memory that is written
-    /// or freed under a copy.
+    /// The emulator reports pinned memory that is written or freed while a copy reads it, here for
+    /// batches that never arrive.
     #[test]
-    fn what_was_sent_and_did_not_arrive_is_waited_for()
+    fn begin_and_drop_wait_for_batches_that_did_not_arrive()
     -> std::result::Result<(), Box<dyn std::error::Error>> {
         let Some(emulator) = bagdot_emulator::install()? else { return Ok(()) };
         for seed in 0..10 {
