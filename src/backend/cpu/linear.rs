@@ -1,5 +1,4 @@
-//! [`linear`](crate::ops::linear) on the CPU: [matrix products](super::compute::gemm) of operands
-//! in several orders.
+//! [`linear`](crate::ops::linear) on the CPU, by [matrix products](super::compute::gemm).
 //!
 //! The methods of the trait only erase the element type, so that all loops are compiled in this
 //! library, see [`erased`](super::runtime::erased).
@@ -72,7 +71,7 @@ fn backward(cpu: &Cpu, args: AnyBackward<'_>) {
     with_elements!(args => backward_elements(cpu, args));
 }
 
-/// See [`Pack::len`].
+/// Returns [`Pack::len`].
 #[inline(never)]
 fn packed_len(cpu: &Cpu, dtype: DType, outputs: usize, inputs: usize) -> usize {
     let packed_elements = match dtype {
@@ -80,7 +79,7 @@ fn packed_len(cpu: &Cpu, dtype: DType, outputs: usize, inputs: usize) -> usize {
         DType::F16 => packed_b_len::<f16>(cpu, outputs, inputs),
         DType::BF16 => packed_b_len::<bf16>(cpu, outputs, inputs),
     };
-    // Packed elements have 4 bytes, the words of a packed weight 8.
+    // A packed element has 4 bytes, a word of a packed weight 8.
     packed_elements.div_ceil(2)
 }
 
@@ -104,13 +103,14 @@ fn pack_elements<E: Element>(cpu: &Cpu, Pack { weight, packed }: Pack<'_, Cpu, E
     pack_b(cpu, b, (weight.rows, weight.cols), cast_slice_mut(packed));
 }
 
-/// Computes `Z`, then `dL/dX = Z W`, then `dL/dW = Zᵀ X` with `dL/db`, the row sums of `Zᵀ`.
+/// Computes `Z`, the gradient of the affine map, in place of the gradient of the output. Then
+/// computes `dL/dX = Z W`, and `dL/dW = Zᵀ X` with `dL/db`, the row sums of `Zᵀ`.
 fn backward_elements<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
     let Backward { input, weight, output, activation, mut grad_output, .. } = args;
     let Backward { grad_input, grad_weight, grad_bias, accum, .. } = args;
     let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
     if activation == Activation::Relu {
-        // Moving an element from memory and back takes as long as several operations.
+        // A load and a store of an element take as long as several operations.
         let cpu = cpu.for_operations(product([8, m, n]));
         cpu.for_each_row(grad_output.reborrow(), |r, grad| {
             cpu.dispatch.run(ReluGrad { grad, output: output.row(r) })
@@ -142,8 +142,8 @@ fn backward_elements<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
     gemm(cpu, product, grad_weight);
 }
 
-/// Replaces the gradient of a ReLU's output by that of its input: 0 where the output is 0, but not
-/// where it is a NaN.
+/// Replaces the gradient of a ReLU's output by the gradient of its input: 0 where the output is 0.
+/// Where the output is NaN, the gradient is kept.
 struct ReluGrad<'a, E> {
     grad: &'a mut [E],
     output: &'a [E],

@@ -75,7 +75,7 @@ impl Gemm {
     ///   preferred. With other rows it takes up to ten times as long.
     /// - Backward, in tf32: cuBLASLt takes 1.2 times as long or more.
     /// - Layers of one output or 13 inputs: either may be faster. Sides between 13 and 415 have not
-    ///   been measured.
+    ///   been measured; `MIN_SIDE` lies between.
     /// - f16 is assumed to behave as bf16 does.
     /// - Exact products of f32 stay with own kernels, so that their bits do not depend on cuBLASLt.
     fn prefers_cublaslt<E: Element, O: Element>(
@@ -119,8 +119,8 @@ impl Factor {
     }
 }
 
-/// A product of row-major matrices in a layer: `output = act(left right + bias)`, or `output +=
-/// left right`.
+/// A product of row-major matrices in a layer: `output = act(left right + bias)`, or
+/// `output += left right`.
 pub(super) struct Product<'a> {
     pub(super) left: Factor,
     pub(super) right: Factor,

@@ -185,8 +185,8 @@ impl Cuda {
         unsafe { kernels.rows.of::<I>().launch(self, grid, rows)? };
 
         for pass in 0..plan.passes {
-            // Alternate between both buffers of positions so that the last pass writes to the
-            // order.
+            // The passes alternate between both buffers of positions, so that the last one writes
+            // to the order.
             let (from, to) = match (plan.passes - pass) % 2 {
                 1 => (spare, sorted_positions),
                 _ => (sorted_positions, spare),

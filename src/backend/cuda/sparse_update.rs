@@ -92,9 +92,9 @@ impl SparseUpdateOps for Cuda {
         };
         let most_rows = source.bags.num_indices().min(grad.capacity());
         let grid = self.grid_at_once(most_rows, lanes);
-        // SAFETY: the op has been validated: the gradient has room for `capacity` rows, and it and
-        // the workspace are exclusive views. The order may hold any values: the kernel checks them
-        // before it uses them.
+        // SAFETY: the op has been validated: the gradient has room for `capacity` rows, which the
+        // kernel does not exceed. Gradient and workspace are exclusive views. The order may hold
+        // any values: the kernel checks them before it uses them.
         unsafe { self.inner.sparse_update.reduce.launch(self, grid, parameters) }
     }
 
@@ -177,8 +177,8 @@ impl SparseUpdateOps for Cuda {
             num_tables: host.tables().len() as u32,
             lanes: lanes as u32,
         };
-        // SAFETY: as above. The launches before, on the same stream, have written the rows, segments,
-        // sources and places.
+        // SAFETY: as above. The launches before, on the same stream, have written the rows,
+        // segments, sources and places.
         unsafe { kernels.add.launch(self, grid(num_rows, lanes), add) }
     }
 

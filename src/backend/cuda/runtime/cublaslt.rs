@@ -1,9 +1,9 @@
-//! cuBLASLt, where it can be loaded: products of matrices with bias and ReLU. Which products are
-//! computed by it, `gemm.rs` decides.
+//! Bindings of cuBLASLt, which is loaded at run time: matrix products with an epilogue of bias and
+//! ReLU. `gemm.rs` decides which products it computes.
 //!
-//! A kind of product is planned when it is first asked for: descriptors, and the algorithm that
-//! cuBLASLt's heuristic names, which is the same in every run. From then on it is a look-up and a
-//! call; in a graph that has been recorded it is neither.
+//! A kind of product is planned at its first use: descriptors, and the algorithm that cuBLASLt's
+//! heuristic ranks first, which is the same in every run. Later products of this kind take a
+//! look-up and a call. The replay of a graph takes neither.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -26,29 +26,30 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 
-/// What the library is called, from the best on: the driver is one for CUDA 13 or later, and runs
-/// what is made for CUDA 12 as well.
+/// The names of the library, best first. The driver supports CUDA 13 or later, and also runs
+/// libraries that were built for CUDA 12.
 const NAMES: &[&str] = if cfg!(windows) {
     &["cublasLt64_13.dll", "cublasLt64_12.dll"]
 } else {
     &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"]
 };
-/// Bytes of workspace: what cuBLAS itself takes on the largest devices.
+/// Bytes of the workspace: as many as cuBLAS itself takes on the largest devices.
 const WORKSPACE: usize = 32 << 20;
-/// The first of them are for a bias that has to be rounded.
+/// Bytes at the start of the workspace for a bias that is rounded to 16 bits.
 const BIAS_ROOM: usize = 64 << 10;
-/// What the matrices and the bias must be aligned to.
+/// The alignment of the matrices and of the bias, in bytes.
 const ALIGNMENT: usize = 16;
-/// Plans are forgotten when there are so many, as when every batch has another size.
+/// The number of plans from which on all are dropped, for callers in which every batch has another
+/// size.
 const MAX_PLANS: usize = 1024;
 
-/// Declares the functions that are called, and how they are found.
+/// Declares the functions that are called, and loads them from the library by their names.
 macro_rules! functions {
     ($($name:ident($($argument:ty),*) -> $result:ty;)+) => {
         #[allow(non_snake_case, reason = "the names of cuBLASLt")]
         struct Functions {
             $($name: unsafe extern "C" fn($($argument),*) -> $result,)+
-            /// Whose they are.
+            /// The library, which must stay loaded as long as its functions are used.
             _library: Library,
         }
 
@@ -56,7 +57,8 @@ macro_rules! functions {
             fn of(library: Library) -> Result<Self, libloading::Error> {
                 Ok(Self {
                     // SAFETY: the functions of cuBLASLt have had these types since CUDA 11, with
-                    // enumerations as `int`. They stay as long as the library.
+                    // enumerations as `int`. They stay valid as long as the library, which is kept
+                    // beside them.
                     $($name: *unsafe {
                         library.get(concat!(stringify!($name), "\0").as_bytes())
                     }?,)+
@@ -91,11 +93,11 @@ functions! {
     ) -> c_int;
 }
 
-/// The library, loaded when it is first asked for and never unloaded; or why there is none.
+/// The library, loaded at first use and never unloaded, or the reason why it could not be loaded.
 static LIBRARY: LazyLock<Result<Functions, String>> = LazyLock::new(|| {
     let mut reasons = vec![];
     for name in NAMES {
-        // SAFETY: what goes by this name is cuBLASLt, whose initialisers ask for nothing.
+        // SAFETY: a library of this name is cuBLASLt, whose initialisers have no requirements.
         match unsafe { Library::new(*name) }.and_then(Functions::of) {
             Ok(functions) => return Ok(functions),
             Err(error) => {
@@ -110,12 +112,12 @@ fn functions() -> Result<&'static Functions> {
     LIBRARY.as_ref().map_err(|reason| Error::NoCublasLt { reason: reason.clone() })
 }
 
-/// The version of the cuBLASLt that is there: major, minor, patch.
+/// Returns the version of the cuBLASLt that can be loaded: major, minor and patch.
 ///
 /// # Errors
-/// [`Error::NoCublasLt`] says what was looked for.
+/// Returns [`Error::NoCublasLt`] with the reason if it cannot be loaded.
 pub fn cublaslt_version() -> Result<(usize, usize, usize)> {
-    // SAFETY: returns a number.
+    // SAFETY: the function has no requirements and returns a number.
     let version = unsafe { (functions()?.cublasLtGetVersion)() };
     Ok((version / 10_000, version / 100 % 100, version % 100))
 }
@@ -125,7 +127,7 @@ impl Functions {
         if status == Status::CUBLAS_STATUS_SUCCESS as c_int {
             return Ok(());
         }
-        // SAFETY: whatever the status, the answer is null or a text that stays.
+        // SAFETY: for any status, the function returns null or a text that is never freed.
         let name = unsafe {
             let name = (self.cublasLtGetStatusName)(status);
             if name.is_null() { c"an unknown status" } else { CStr::from_ptr(name) }
@@ -133,7 +135,7 @@ impl Functions {
         Err(Error::Cuda { during, code: status, message: name.to_string_lossy().into_owned() })
     }
 
-    /// Makes what `create` makes, to be destroyed by `destroy`.
+    /// Calls `create` to make an object, which `destroy` will destroy.
     fn make(
         &self,
         destroy: unsafe extern "C" fn(Handle) -> c_int,
@@ -145,7 +147,7 @@ impl Functions {
     }
 
     fn operation(&self, compute: Compute) -> Result<Owned> {
-        // SAFETY: writes a handle.
+        // SAFETY: the function writes a handle to `to`, which is valid for that.
         let create = |to| unsafe {
             (self.cublasLtMatmulDescCreate)(to, compute as c_int, Type::CUDA_R_32F as c_int)
         };
@@ -154,8 +156,8 @@ impl Functions {
 
     fn set<T>(&self, operation: &Owned, attribute: Attribute, value: T) -> Result<()> {
         let value = (&raw const value).cast();
-        // SAFETY: the handle is that of an operation; as many bytes are read as there are, and if
-        // the attribute has another size it is an error.
+        // SAFETY: the handle belongs to an operation. The function reads `size_of::<T>()` bytes of
+        // `value`, and returns an error if the attribute has another size.
         let set = unsafe {
             (self.cublasLtMatmulDescSetAttribute)(
                 operation.handle,
@@ -169,7 +171,7 @@ impl Functions {
 
     fn prefer<T>(&self, preference: &Owned, attribute: Preference, value: T) -> Result<()> {
         let value = (&raw const value).cast();
-        // SAFETY: as above, of a preference.
+        // SAFETY: as above, with the handle of a preference.
         let set = unsafe {
             (self.cublasLtMatmulPreferenceSetAttribute)(
                 preference.handle,
@@ -183,7 +185,7 @@ impl Functions {
 
     fn layout(&self, dtype: DType, (rows, cols): (usize, usize), ld: usize) -> Result<Owned> {
         let (ty, rows, cols, ld) = (type_of(dtype) as c_int, rows as u64, cols as u64, ld as i64);
-        // SAFETY: writes a handle.
+        // SAFETY: the function writes a handle to `to`, which is valid for that.
         let create = |to| unsafe { (self.cublasLtMatrixLayoutCreate)(to, ty, rows, cols, ld) };
         self.make(self.cublasLtMatrixLayoutDestroy, create)
     }
@@ -197,7 +199,7 @@ fn type_of(dtype: DType) -> Type {
     }
 }
 
-/// Something of cuBLASLt's.
+/// An object of cuBLASLt that is destroyed when this value is dropped.
 struct Owned {
     handle: Handle,
     destroy: unsafe extern "C" fn(Handle) -> c_int,
@@ -205,53 +207,53 @@ struct Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // SAFETY: the handle was made for this function, and is destroyed nowhere else. What was
-        // launched does not need it.
+        // SAFETY: the handle was made for this function, and nothing else destroys it. Products
+        // that were launched do not need it.
         let _ = unsafe { (self.destroy)(self.handle) };
     }
 }
 
-/// A kind of product, `D = act(op(A) op(B) + bias)` or `D += op(A) op(B)`, of column-major
-/// matrices: all but where they are.
+/// A kind of product of column-major matrices, `D = act(op(A) op(B) + bias)` or `D += op(A) op(B)`:
+/// all its properties except the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Kind {
-    /// Rows and columns of D, and terms of each of its sums.
+    /// The rows of D, the columns of D, and the terms of each sum.
     pub(crate) sizes: [usize; 3],
-    /// Whether A and B are stored transposed.
+    /// True for A and B if the matrix is stored transposed.
     pub(crate) transposed: [bool; 2],
-    /// The distances between the beginnings of columns, of A, B and D.
+    /// The leading dimensions of A, B and D: elements from one column to the next.
     pub(crate) lds: [usize; 3],
     /// The type of A and B.
     pub(crate) factors: DType,
     /// The type of D, and of the bias.
     pub(crate) output: DType,
-    /// Whether factors of `f32` may be rounded to tf32.
+    /// True if factors of `f32` may be rounded to tf32.
     pub(crate) tf32: bool,
-    /// What is applied to the sums, if there is a bias: one value for each row of D.
+    /// The activation, if there is a bias. The bias has one value for each row of D.
     pub(crate) epilogue: Option<Activation>,
-    /// Whether the sums are added to what is there.
+    /// True if the product is added to the values of D.
     pub(crate) adds: bool,
 }
 
-/// How a kind of product is computed.
+/// The plan for a kind of product: descriptors and an algorithm.
 struct Plan {
     operation: Owned,
     layouts: [Owned; 3],
     algorithm: Algorithm,
 }
 
-/// cuBLASLt for one stream.
+/// A handle of cuBLASLt for the products on one stream, with their plans and workspace.
 pub(crate) struct CublasLt {
     functions: &'static Functions,
-    /// Those that it does not have are remembered too.
+    /// The plans; `None` for a kind that cuBLASLt does not support.
     plans: Mutex<HashMap<Kind, Option<Plan>>>,
     handle: Owned,
-    /// Of all products, which run one after another.
+    /// The workspace of all products, which run one after another on the stream.
     workspace: Buffer<u64>,
 }
 
-// SAFETY: handles may be used from any thread; descriptors are changed and used under the lock of
-// the plans.
+// SAFETY: handles may be used from any thread. Descriptors are changed and used only under the lock
+// of the plans.
 unsafe impl Send for CublasLt {}
 // SAFETY: as above.
 unsafe impl Sync for CublasLt {}
@@ -263,22 +265,27 @@ impl std::fmt::Debug for CublasLt {
 }
 
 impl CublasLt {
-    /// For the device of a context, which must be bound.
+    /// Makes a handle for the device of a context, which must be bound.
+    ///
+    /// # Errors
+    /// Returns [`Error::NoCublasLt`] if the library cannot be loaded. Propagates errors of the
+    /// library and of the allocation of the workspace.
     pub(crate) fn new(context: &Arc<CudaContext>) -> Result<Self> {
         let functions = functions()?;
-        // SAFETY: writes a handle.
+        // SAFETY: the function writes a handle to `to`, which is valid for that.
         let handle = functions
             .make(functions.cublasLtDestroy, |to| unsafe { (functions.cublasLtCreate)(to) })?;
         let workspace = Buffer::new(context, Owner::ANY, WORKSPACE / size_of::<u64>())?;
         Ok(Self { functions, plans: Mutex::default(), handle, workspace })
     }
 
-    /// Whether an address will do for a matrix or a bias.
+    /// Returns whether an address is aligned for a matrix or a bias.
     pub(crate) fn is_aligned(pointer: u64) -> bool {
         pointer.is_multiple_of(ALIGNMENT as u64)
     }
 
-    /// Room for a bias of so many bytes until the next product, if there is as much.
+    /// Returns the address of room for a rounded bias of `bytes` bytes, which is free until the
+    /// next product; `None` if the bias is too large.
     pub(crate) fn bias_room(&self, bytes: usize) -> Option<u64> {
         (bytes <= BIAS_ROOM).then_some(self.workspace())
     }
@@ -287,13 +294,14 @@ impl CublasLt {
         self.workspace.slice(0..0).pointer()
     }
 
-    /// Puts a product into a stream; false if cuBLASLt does not have this kind.
+    /// Launches a product on a stream. Returns false, without launching it, if cuBLASLt does not
+    /// support the kind.
     ///
     /// # Safety
-    /// The context must be bound and the stream be the one of this device on which all products are
-    /// computed. Matrices A, B and D of the kind's sizes, distances and types must lie at the
-    /// pointers, and a bias if it has one, each aligned as [`Self::is_aligned`] says; D must be
-    /// nobody else's.
+    /// The context must be bound, and `stream` must be the one stream of this device on which all
+    /// products are computed. The pointers must be those of matrices A, B and D with the sizes,
+    /// leading dimensions and types of the kind, and `bias` that of its bias if it has one. Each
+    /// must be aligned as [`Self::is_aligned`] requires. Nothing else may access D.
     pub(crate) unsafe fn multiply(
         &self,
         stream: sys::CUstream,
@@ -318,9 +326,10 @@ impl CublasLt {
         }
         let (alpha, beta) = (1.0_f32, f32::from(u8::from(kind.adds)));
         let workspace = self.workspace() + BIAS_ROOM as u64;
-        // SAFETY: the handles are of what they are passed for, and the algorithm was found for
-        // them; the scalars are `f32`, as the operation says, and read at once. Behind the room of
-        // the bias there are as many bytes as were promised; for the rest the caller vouches.
+        // SAFETY: each handle has the kind of object that the parameter requires, and the algorithm
+        // was found for them. The scalars are `f32`, as the operation says, and are read before the
+        // call returns. Behind the room for a bias, the workspace has as many bytes as are passed.
+        // The caller vouches for the rest.
         let status = unsafe {
             (functions.cublasLtMatmul)(
                 self.handle.handle,
@@ -344,7 +353,7 @@ impl CublasLt {
         functions.check("multiply by cuBLASLt", status).map(|()| true)
     }
 
-    /// The plan of a kind of product, if cuBLASLt has it.
+    /// Makes the plan of a kind of product; `None` if cuBLASLt does not support the kind.
     fn plan(&self, kind: &Kind) -> Result<Option<Plan>> {
         let functions = self.functions;
         let [rows, cols, terms] = kind.sizes;
@@ -360,7 +369,7 @@ impl CublasLt {
             Compute::CUBLAS_COMPUTE_32F
         };
         let operation = functions.operation(compute)?;
-        // CUBLAS_OP_N is 0, CUBLAS_OP_T is 1.
+        // `CUBLAS_OP_N` is 0 and `CUBLAS_OP_T` is 1.
         functions.set(
             &operation,
             Attribute::CUBLASLT_MATMUL_DESC_TRANSA,
@@ -378,7 +387,7 @@ impl CublasLt {
         };
         functions.set(&operation, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue as u32)?;
         if kind.epilogue.is_some() {
-            // The heuristic takes any bias to be aligned as this address is.
+            // The heuristic assumes that every bias is aligned as this address is.
             let address = self.workspace() + ALIGNMENT as u64;
             functions.set(&operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, address)?;
         }
@@ -386,10 +395,10 @@ impl CublasLt {
         Ok(algorithm.map(|algorithm| Plan { operation, layouts, algorithm }))
     }
 
-    /// The algorithm that the heuristic puts first.
+    /// Returns the algorithm that the heuristic ranks first; `None` if there is none.
     fn algorithm(&self, operation: &Owned, [a, b, d]: &[Owned; 3]) -> Result<Option<Algorithm>> {
         let functions = self.functions;
-        // SAFETY: writes a handle.
+        // SAFETY: the function writes a handle to `to`, which is valid for that.
         let create = |to| unsafe { (functions.cublasLtMatmulPreferenceCreate)(to) };
         let preference = functions.make(functions.cublasLtMatmulPreferenceDestroy, create)?;
         let room = (WORKSPACE - BIAS_ROOM) as u64;
@@ -398,7 +407,7 @@ impl CublasLt {
             Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
             room,
         )?;
-        // Sums that are cut in parts are added in `f32`, and never by atomic additions.
+        // Split-K partials are added in `f32`, and never by atomic additions.
         let schemes = Reduction::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
         functions.prefer(
             &preference,
@@ -414,8 +423,8 @@ impl CublasLt {
             functions.prefer(&preference, matrix, ALIGNMENT as u32)?;
         }
         let (mut found, mut count) = (MaybeUninit::<Found>::uninit(), 0);
-        // SAFETY: the handles are of what they are passed for; there is room for the one result
-        // that is asked for.
+        // SAFETY: each handle has the kind of object that the parameter requires, and there is room
+        // for the one result that is requested.
         let status = unsafe {
             (functions.cublasLtMatmulAlgoGetHeuristic)(
                 self.handle.handle,
@@ -434,8 +443,8 @@ impl CublasLt {
             return Ok(None);
         }
         functions.check("find an algorithm of cuBLASLt", status)?;
-        // SAFETY: there is a result. Its status may be one that is not known here, and so is read
-        // as a number.
+        // SAFETY: the function has written a result. Its status is read as a number, since the
+        // value may be unknown to the enumeration.
         let (algorithm, state) = unsafe {
             let found = found.as_ptr();
             ((&raw const (*found).algo).read(), (&raw const (*found).state).cast::<c_int>().read())

@@ -48,8 +48,8 @@ pub fn driver_version() -> Result<i32> {
 /// ```
 ///
 /// # Errors
-/// Returns [`Error::NoDriver`], [`Error::DriverTooOld`], or [`Error::NoDevice`] if there is none.
-/// Propagates errors of the driver.
+/// Returns [`Error::NoDriver`] or [`Error::DriverTooOld`], or [`Error::NoDevice`] if the driver
+/// finds no device. Propagates other errors of the driver.
 pub fn devices() -> Result<Vec<DeviceInfo>> {
     initialise()?;
     (0..count()?)

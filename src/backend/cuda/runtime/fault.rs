@@ -19,7 +19,7 @@ impl Default for Status {
     }
 }
 
-/// The status words of a backend.
+/// The status words of a backend, in device memory.
 #[derive(Debug)]
 pub(crate) struct FaultLog {
     status: Buffer<Status>,

@@ -11,7 +11,7 @@ use super::super::Cuda;
 use super::driver::check;
 use crate::error::Result;
 
-/// The shape of a launch.
+/// The shape of a launch: blocks of the grid, and threads and shared memory of a block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grid {
     /// The number of blocks in both dimensions of the grid.

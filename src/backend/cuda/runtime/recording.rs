@@ -212,7 +212,7 @@ fn exchange_mode(mut mode: sys::CUstreamCaptureMode) -> Result<sys::CUstreamCapt
 impl Drop for Recording {
     fn drop(&mut self) {
         if self.cuda.bind().is_ok() {
-            // Wait for launches that may still run, since the graph and its memory are freed next.
+            // Waits for launches that may still run, since graph and memory are freed next.
             let _ = self.cuda.wait();
             // SAFETY: `capture` made both, and nothing else destroys them. No launch is running.
             unsafe {
