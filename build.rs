@@ -1,14 +1,14 @@
-//! Compiles `kernels/*.cu` for every architecture and embeds the images: cubins for those it knows,
-//! PTX for all others.
+//! Compiles `kernels/*.cu` for every architecture and embeds the images: cubins for the
+//! architectures in `CUBINS`, PTX for all others.
 //!
-//! nvcc is looked for in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `.cuda/` (where `scripts/nvcc.sh` puts
-//! it), `/usr/local/cuda` and `PATH`; `NVCC=none` says that there is none. Without it, images that
-//! the package carries are used (`scripts/prebuild_kernels.sh` makes them), else none, and the CUDA
-//! backend says so when it is asked for; with `BAGDOT_REQUIRE_NVCC=1` having no nvcc is an error.
-//! No GPU is ever asked.
+//! nvcc is searched in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `.cuda/` (where `scripts/nvcc.sh` puts
+//! it), `/usr/local/cuda` and `PATH`; `NVCC=none` disables the search. Without nvcc, the build uses
+//! the images that the package carries (`scripts/prebuild_kernels.sh` makes them). If there are
+//! none either, the CUDA backend is built without kernels and reports that when it is used. With
+//! `BAGDOT_REQUIRE_NVCC=1` a missing nvcc is an error. The build never queries a GPU.
 //!
-//! Compiled images are kept under a hash of their sources, in the folder that `BAGDOT_IMAGES` names
-//! or else in `OUT_DIR`: builds with other profiles or features can share them.
+//! Compiled images are cached under a hash of their sources, in the folder `BAGDOT_IMAGES` or else
+//! in `OUT_DIR`, so that builds with other profiles or features can share them.
 
 #[path = "build/params.rs"]
 mod params;
@@ -18,12 +18,13 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::{env, fs};
 
-/// Architectures with a cubin of their own. `90a` runs on 9.0 only, the others on their whole
+/// The architectures with a cubin of their own. `90a` runs on 9.0 only, the others on their whole
 /// generation.
 const CUBINS: [&str; 4] = ["80", "90a", "100", "120"];
-/// The architecture of the PTX, which the driver compiles for everything else from 8.0 on.
+/// The architecture of the PTX, which the driver compiles for all other devices from 8.0 on.
 const PTX: &str = "80";
-/// Spills and warnings are errors: a kernel that spills has been written wrong.
+/// The flags of nvcc. Warnings, spills and local memory are errors, because a kernel that spills
+/// needs to be rewritten.
 const FLAGS: [&str; 7] = [
     "-std=c++17",
     "-O3",
@@ -33,12 +34,12 @@ const FLAGS: [&str; 7] = [
     "-Xptxas=-warn-spills,-warn-lmem-usage",
     "-Ikernels",
 ];
-/// Left out of the images of the package, which it makes five times as large, and where it would
-/// name folders of whoever made them.
+/// The flag for line information. It is left out of the images of the package, which it would make
+/// five times as large and which would name folders of the machine that made them.
 const LINE_INFO: &str = "-lineinfo";
-/// The headers of what kernels and host share.
+/// The folder of the headers that kernels and host share.
 const PARAMS: &str = "kernels/params";
-/// PTX of later releases is refused by drivers of this one.
+/// The latest release of nvcc that is accepted. Drivers of this release refuse PTX of later ones.
 const LATEST_NVCC: (u32, u32) = (13, 0);
 
 fn main() {
@@ -89,7 +90,8 @@ fn write_params(out: &Path) {
     let generated =
         params::generate(&headers, &kernel_files).unwrap_or_else(|reason| fail(&reason));
     let write = |path: PathBuf, text: &str| {
-        // A file that stays the same keeps its time, so that nothing is built again for it.
+        // An unchanged file is not written again, so that it keeps its time and nothing is rebuilt
+        // for it.
         if fs::read_to_string(&path).is_ok_and(|old| old == text) {
             return;
         }
@@ -102,18 +104,18 @@ fn write_params(out: &Path) {
     }
 }
 
-/// The header with the assertions of `kernels/params/{stem}.cuh`.
+/// Returns the path of the header with the assertions of `kernels/params/{stem}.cuh`.
 fn check_of(out: &Path, stem: &str) -> PathBuf {
     out.join(format!("check_{stem}.cuh"))
 }
 
-/// The headers with the assertions of all headers of parameters among `files`.
+/// Returns the paths of the headers with the assertions of all headers of parameters among `files`.
 fn checks_of(files: &[PathBuf], out: &Path) -> Vec<PathBuf> {
     let params = files.iter().filter(|file| file.starts_with(PARAMS));
     params.map(|file| check_of(out, &stem_of(file))).collect()
 }
 
-/// Stem, target as a Rust expression, and path of every image.
+/// The stem, the target as a Rust expression, and the path of every image.
 type Images = Vec<(String, String, PathBuf)>;
 
 fn images(out: &Path) -> Images {
@@ -145,7 +147,7 @@ fn images(out: &Path) -> Images {
     Vec::new()
 }
 
-/// The images that the package carries.
+/// Returns the images that the package carries.
 fn carried(kernels: &[PathBuf], prebuilt: &Path) -> Images {
     let whole = fs::canonicalize(prebuilt)
         .unwrap_or_else(|error| fail(&format!("{}: {error}", prebuilt.display())));
@@ -161,7 +163,7 @@ fn prebuild(
     out: &Path,
     folder: &Path,
 ) -> Images {
-    // If it has gone, it is wanted again.
+    // Makes cargo run this script again if the file has been removed.
     println!("cargo:rerun-if-changed={}", folder.join("hash").display());
     let flags: Vec<&str> = FLAGS.into_iter().filter(|&flag| flag != LINE_INFO).collect();
     let images = compile(nvcc, &flags, kernels, out);
@@ -170,8 +172,8 @@ fn prebuild(
     images
 }
 
-/// Copies images into a folder, unless they are there: written anew they would be newer, and all
-/// that depends on `kernels` built again.
+/// Copies images into a folder, unless it has them already. Writing them again would make them
+/// newer, and everything that depends on them would be built again.
 fn put(images: &Images, hash: &str, folder: &Path) -> std::io::Result<()> {
     let copy_of = |path: &Path| folder.join(path.file_name().unwrap_or_default());
     let is_there =
@@ -188,7 +190,7 @@ fn put(images: &Images, hash: &str, folder: &Path) -> std::io::Result<()> {
     for (_, _, path) in images {
         fs::copy(path, copy_of(path))?;
     }
-    // Last, so that the images are never taken for whole before they are.
+    // The hash is written last, so that a reader never takes incomplete images for complete ones.
     fs::write(folder.join("hash"), hash)
 }
 
@@ -197,7 +199,7 @@ fn fail(reason: &str) -> ! {
     std::process::exit(1);
 }
 
-/// All sources and headers, in a fixed order.
+/// Returns all sources and headers in a folder, in a fixed order.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -212,8 +214,8 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// FNV-1a, since std's hash may differ from one release of Rust to the next: a package made with
-/// one must be usable with another.
+/// A hash by FNV-1a. The hash of std may differ between releases of Rust, but a package made with
+/// one release must be usable with another.
 struct Fnv(u64);
 
 impl Fnv {
@@ -222,7 +224,7 @@ impl Fnv {
     }
 
     fn add(mut self, bytes: &[u8]) -> Self {
-        // The length says where one piece ends and the next begins.
+        // The length separates one piece from the next.
         for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
@@ -234,7 +236,8 @@ impl Fnv {
     }
 }
 
-/// Of everything that decides what the images of these files are, but for the compiler.
+/// Returns the hash of everything that determines the images of these files, except for the
+/// compiler.
 fn hash_of(files: &[PathBuf]) -> u64 {
     let settings = Fnv::new().add_all(&CUBINS).add_all(&[PTX]).add_all(&FLAGS);
     let add_file = |hash: Fnv, file: &PathBuf| {
@@ -251,7 +254,7 @@ fn text_of(file: &Path) -> String {
     fs::read_to_string(file).unwrap_or_else(|error| fail(&format!("{}: {error}", file.display())))
 }
 
-/// A kernel file and all headers that it includes, directly or not.
+/// Returns a kernel file and all headers that it includes, directly or not.
 fn with_headers(file: &Path, headers: &[PathBuf]) -> Vec<PathBuf> {
     let mut files = vec![file.to_owned()];
     let mut next = 0;
@@ -295,7 +298,7 @@ fn find_nvcc() -> Option<PathBuf> {
     Some(found)
 }
 
-/// What `nvcc --version` says, checked not to be too new.
+/// Returns the output of `nvcc --version`. Fails if the release is later than `LATEST_NVCC`.
 fn version_of(nvcc: &Path) -> String {
     let output = Command::new(nvcc).arg("--version").output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
@@ -314,7 +317,7 @@ fn version_of(nvcc: &Path) -> String {
     }
 }
 
-/// The images of every kernel file, at the paths that `path(stem, suffix)` gives.
+/// Returns the images of every kernel file, at the paths that `path(stem, suffix)` gives.
 fn listed(kernels: &[PathBuf], path: impl Fn(&str, &str) -> PathBuf) -> Images {
     let mut images = Vec::new();
     for file in
@@ -333,8 +336,8 @@ fn listed(kernels: &[PathBuf], path: impl Fn(&str, &str) -> PathBuf) -> Images {
     images
 }
 
-/// Compiles what has not been compiled yet: the images of a kernel file are kept under the hash of
-/// all that they depend on.
+/// Compiles the images that are not cached. The images of a kernel file are cached under the hash
+/// of all their inputs.
 fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Images {
     let version = version_of(nvcc);
     let shared = env::var_os("BAGDOT_IMAGES").map(|folder| {
@@ -375,15 +378,15 @@ fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Imag
     images
 }
 
-/// Compiles one image, with `checks` in front of the source.
+/// Compiles one image, with `checks` included before the source.
 fn run_nvcc(nvcc: &Path, flags: &[&str], checks: &[PathBuf], stem: &str, path: &Path) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let (kind, arch) = match name.strip_suffix(".cubin").and_then(|name| name.rsplit('.').next()) {
         Some(arch) => ("-cubin", format!("-arch=sm_{arch}")),
         None => ("-ptx", format!("-arch=compute_{PTX}")),
     };
-    // Written under another name first, so that an interrupted build leaves no half of an image
-    // behind.
+    // The image is written under another name first, so that an interrupted build leaves no
+    // incomplete image behind.
     let partial = path.with_extension(format!("{}.partial", std::process::id()));
     let source = format!("kernels/{stem}.cu");
     let mut command = Command::new(nvcc);

@@ -1,16 +1,16 @@
-//! Generates the Rust twins of what kernels and host share.
+//! Generates the Rust twins of the declarations that kernels and host share.
 //!
 //! Every header in `kernels/params` declares what one kernel file and its launches must agree on:
 //! the structs of parameters that kernels take by value, structs in device memory, constants and
 //! enumerations. The C++ declaration is the only one. This module reads it as text, so that it
-//! works without nvcc, and refuses whatever it does not understand. From each header it writes
+//! works without nvcc, and rejects any syntax that it does not know. From each header it writes
 //!
 //! - a Rust module of the same name, with a `#[repr(C)]` twin of each struct and assertions of its
 //!   size and offsets,
 //! - a C++ header of `static_assert`s of the same sizes and offsets, which nvcc compiles in front
 //!   of the kernel file.
 //!
-//! From the kernel files it learns which kernel takes which struct.
+//! From the kernel files it reads which kernel takes which struct.
 //!
 //! The headers are written in this subset of C++, one declaration per line, comments above it:
 //!
@@ -28,8 +28,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// Scalar types of C++, their Rust twins, and their bytes. An `int` counts something, as a `usize`
-/// does in Rust, and is allowed in constants only.
+/// The scalar types of C++, their Rust twins, and their bytes. An `int` counts something, as a
+/// `usize` does in Rust, and is allowed in constants only.
 const SCALARS: [(&str, &str, usize); 9] = [
     ("uint32_t", "u32", 4),
     ("int32_t", "i32", 4),
@@ -42,7 +42,7 @@ const SCALARS: [(&str, &str, usize); 9] = [
     ("int", "usize", 0),
 ];
 
-/// What the twin of a type from `src/ops` says in front of its path.
+/// The text before the path of a Rust type from `src/ops` in the comment of its C++ twin.
 const OPS_TYPE: &str = "The Rust type is ";
 
 /// A header of `kernels/params`, or a kernel file.
@@ -52,20 +52,20 @@ pub(super) struct Source {
     pub(super) text: String,
 }
 
-/// What is generated.
+/// The generated files.
 pub(super) struct Generated {
     /// The Rust modules, one after another.
     pub(super) rust: String,
-    /// For each header its stem and its `static_assert`s.
+    /// The stem and the `static_assert`s of each header.
     pub(super) checks: Vec<(String, String)>,
 }
 
 struct Struct {
     docs: Vec<String>,
     name: String,
-    /// The parameters of the template.
+    /// The names of the parameters of the template.
     generics: Vec<String>,
-    /// The path of the Rust type, if it is not generated.
+    /// The path of the Rust type, if that is declared in `src/ops` instead of generated.
     ops_type: Option<String>,
     fields: Vec<Field>,
 }
@@ -75,7 +75,7 @@ struct Field {
     name: String,
     kind: String,
     pointer: Option<Access>,
-    /// The length of an array, as it is written.
+    /// The length of an array, as the C++ expression.
     len: Option<String>,
 }
 
@@ -97,8 +97,8 @@ struct Header<'a> {
     items: Vec<Item>,
 }
 
-/// The size and the alignment of a type, the offsets of its fields, and whether any bits are a
-/// value of it: it has neither pointers nor enumerations nor padding.
+/// The size and the alignment of a type and the offsets of its fields. `is_plain` is true if any
+/// bits are a value of the type: it has no pointers, enumerations or padding.
 #[derive(Clone, Default)]
 struct Layout {
     size: usize,
@@ -111,7 +111,8 @@ struct Layout {
 /// Returns the twins of `headers`, and the table of the kernels in `kernel_files`.
 ///
 /// # Errors
-/// Names the header and the line that is not understood.
+/// Returns a message with the header and the line that is not understood, or with the name of a
+/// type or kernel whose declarations do not fit together.
 pub(super) fn generate(headers: &[Source], kernel_files: &[Source]) -> Result<Generated, String> {
     let parsed = headers.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let layouts = layouts(&parsed)?;
@@ -171,7 +172,7 @@ fn parse(source: &Source) -> Result<Header<'_>, String> {
             });
             continue;
         }
-        // The lines up to the closing brace.
+        // The body of a declaration is all lines up to its closing brace.
         let mut body = Vec::new();
         if line.ends_with('{') {
             for (number, line) in lines.by_ref().take_while(|(_, line)| *line != "};") {
@@ -251,7 +252,7 @@ fn parse_field(line: &str, docs: Vec<String>) -> Option<Field> {
 
 // Layouts.
 
-/// Computes the layout of every struct and enumeration, which may be made of others.
+/// Computes the layout of every struct and enumeration. A struct may contain others.
 fn layouts(headers: &[Header<'_>]) -> Result<BTreeMap<String, Layout>, String> {
     let mut known = BTreeMap::new();
     let mut lens = BTreeMap::new();
@@ -348,15 +349,15 @@ fn base(kind: &str) -> &str {
 
 // Kernels.
 
-/// A kernel, with all instances that take the same struct.
+/// A kernel and all its instances, which take the same struct.
 struct Kernel {
     stem: String,
-    /// The name, or what the names of all instances begin with.
+    /// The name of the kernel, or the common prefix of the names of its instances.
     name: String,
 }
 
-/// Finds every `name(const __grid_constant__ Struct<...> p)`, by the name of the struct. The name
-/// of a kernel ends where a macro begins to paste the names of types.
+/// Finds every `name(const __grid_constant__ Struct<...> p)` and returns the kernels by the name of
+/// the struct. The name of a kernel ends where a macro begins to paste the names of types.
 fn kernels(files: &[Source]) -> Result<BTreeMap<String, Kernel>, String> {
     let mut kernels: BTreeMap<String, Kernel> = BTreeMap::new();
     for file in files {
@@ -494,7 +495,7 @@ fn rust_asserts(declared: &Struct, layouts: &BTreeMap<String, Layout>) -> String
 }
 
 /// Writes the same assertions for nvcc. No layout depends on the arguments of a template, since
-/// these are only pointed to.
+/// structs contain only pointers to them.
 fn static_asserts(header: &Header<'_>, layouts: &BTreeMap<String, Layout>) -> String {
     let mut out =
         format!("#pragma once\n#include <stddef.h>\n#include \"params/{}.cuh\"\n", header.stem);
@@ -514,7 +515,7 @@ fn static_asserts(header: &Header<'_>, layouts: &BTreeMap<String, Layout>) -> St
     out
 }
 
-/// Writes the table that a test compares with the PTX.
+/// Writes the table of kernels, which a test compares with the PTX.
 fn kernel_table(
     headers: &[Header<'_>],
     kernels: &BTreeMap<String, Kernel>,
@@ -584,7 +585,7 @@ fn expression(value: &str) -> String {
             word.push(c);
             continue;
         }
-        // Suffixes of C++ literals have no counterpart.
+        // Suffixes of C++ literals have no counterpart in Rust.
         out += &match word.starts_with('k') {
             true => constant_name(&word),
             false => word.trim_end_matches('u').to_owned(),
