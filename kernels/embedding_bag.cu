@@ -5,25 +5,35 @@
 //              Rust side for the maths
 // Rust         src/ops/embedding_bag.rs, src/backend/cuda/embedding_bag.rs
 // Entries      embedding_bag_{forward,weight_grad}_{f32,f16,bf16}_{i32,i64}
-// Algorithm    Forward: a group of lanes for a run of bags side by side, a power of two of them, as
-//              many as the row has parts of 16 bytes, at most a warp: small rows share a warp,
-//              large ones are walked in passes of 32 parts. The ids of the bags of a run follow
-//              each other, so that the group sees one stream of rows, and fetches them kDepth ahead
-//              into shared memory (cp.async) across the bounds of bags: what limits short bags is
-//              the way from offsets to ids to rows, and with several on their way at once memory is
-//              kept busy. Each lane fetches and reads its own part of a row, so lanes never wait
-//              for each other; the ids are read side by side, one for each lane, checked, and
-//              handed round by shuffles, for which the groups of a warp keep in step. Registers
-//              stay free for more warps. Every column is summed in the order of the ids, which
-//              makes results equal to the CPU's to the bit. Splitting a bag over groups would be
-//              faster for a few huge bags, but change that order with the shape of the launch. Ids
-//              are checked where they are used: a pass of its own would read them twice. Gradient
-//              of the weights: runs of one bag.
+// Algorithm    1. A group of lanes pools a run of neighbouring bags. The group has as many lanes as
+//                 a row has vectors of 16 bytes, rounded up to a power of two, at most a warp:
+//                 small rows share a warp, large ones take several passes of 32 vectors.
+//              2. The ids of a run are contiguous, so the group sees one stream of rows. Each lane
+//                 loads one id, coalesced, checks it, and warp shuffles broadcast the rows. The
+//                 groups of a warp stay converged for that. Ids are checked where they are used,
+//                 since a pass of its own would read them twice.
+//              3. The group fetches kDepth rows ahead into shared memory, in a cp.async pipeline
+//                 that crosses the bounds of bags. Short bags are limited by the chain of loads
+//                 from offsets to ids to rows; with several chains in flight, memory stays busy.
+//                 The rows in flight take no registers, which leaves them for occupancy.
+//              4. Each lane fetches and reads its own columns of a row, so that no barrier is
+//                 needed.
+//              5. Every column is summed in the order of the ids, which makes results equal to the
+//                 CPU's to the bit. Splitting a bag over groups would be faster for a few huge
+//                 bags, but the order would depend on the shape of the launch.
+//              6. The gradient of the weights distributes bags in the same way, in runs of one bag:
+//                 each dot product is a reduction by warp shuffles over the columns.
+// Mapping      blockIdx.y -> feature, in a loop; below, groups of 4 lanes and runs of 2 bags:
+//                group of the grid    0      1      2     ...
+//                bags of the feature  0 1    2 3    4 5   ...
+//                ids of a run         i i i i | i i i     lane k reads ids k, k + 4, ..
+//                row of an id         [16 B | 16 B | 16 B | 16 B]   fetched into a ring
+//                                     lane 0      1      2      3     of kDepth slots per lane
 // Launch       grid (blocks for the bags of a feature, num_features), block 256; features with
 //              small rows leave blocks over, which return
 // Bytes        ids, offsets and rows read once, out written once: as bytes_moved()
-// Requires     16-byte loads where rows and table begin at multiples of 16 bytes, else one element
-//              at a time; any dimension from 1
+// Requires     vectorised loads of 16 bytes where rows and table begin at multiples of 16 bytes,
+//              else one element at a time; any dimension from 1
 // Numerics     f32 accumulation, product and sum rounded separately (no fma), in the order of the
 //              ids: the same bits for any launch, and on the CPU
 // Measured     NVIDIA H200, 2026-11-27, f32, uniform ids: D 64 B 2048, one id a bag 10.6 us, 20 ids
@@ -35,41 +45,43 @@
 #include "common/vec.cuh"
 #include "params/embedding_bag.cuh"
 
-constexpr int kDepth = 4;  // rows that a group fetches ahead
+constexpr int kDepth = 4;  // The number of rows in a group's pipeline.
 constexpr uint32_t kNoSource = 0xffffffffu;
 
-// The number of lanes for the rows of a feature, each of which takes `width` elements at once: a
-// power of two, at most a warp.
+// Returns the number of lanes in a group for the rows of a feature: a power of two, at most a warp.
+// Each lane takes `width` elements at once.
 __device__ __forceinline__ int lanes_of(const Feature& feature, int width) {
   const uint32_t steps = (feature.embedding_dim + width - 1) / width;
   return steps >= 32 ? 32 : steps <= 1 ? 1 : 1 << (32 - __clz(steps - 1));
 }
 
-// Whether all rows of a feature's table begin at a multiple of 16 bytes.
+// Returns true if all rows of a feature's table begin at a multiple of 16 bytes.
 template <typename E>
 __device__ __forceinline__ bool has_wide_rows(const E* weights, const Feature& feature) {
   return feature.embedding_dim % kWidest<E> == 0 && is_aligned(weights + feature.weight_offset, 16);
 }
 
-// Bags side by side, whose ids follow each other, as the lanes of their group see them.
+// A run of neighbouring bags of a feature, whose ids are contiguous, as seen by a lane of its
+// group.
 struct Run {
   const Feature* feature;
-  // The dimension and the pooling of the feature. Through the pointer they would be read again
-  // after every store.
+  // The dimension and the pooling of the feature. The compiler would reload them through the
+  // pointer after every store.
   uint32_t dim;
   uint32_t pooling;
-  uint32_t first;   // sample
-  uint32_t begin;   // position of the first id
-  uint32_t my_end;  // of the bag with the number of the lane
+  uint32_t first;   // The first sample.
+  uint32_t begin;   // The position of the first id.
+  uint32_t my_end;  // The position behind the last id of the bag with the lane's number.
   int bags;
-  int lane;   // of the group
-  int lanes;  // in the group
+  int lane;   // The number of the lane in the group.
+  int lanes;  // The number of lanes in the group.
 };
 
-// Calls `work(width, run)` for the run of this group, of `run_bags` bags at most, of every feature,
-// and notes what is wrong with ids and bounds; `width` is the number of elements that a lane takes
-// at once. `work` tells whether an id of this lane names no row. The groups of a warp keep in step,
-// those without bags as well: shuffles of some lanes cost several times those of whole warps.
+// Calls `work(width, run)` for this group's run of every feature, with at most `run_bags` bags, and
+// records the faults of ids and offsets. `width` is the number of elements of a lane's vectorised
+// load. `work` returns true if an id of this lane names no row. The groups of a warp stay
+// converged, also those without bags: shuffles with a partial mask cost several times as much as
+// those of whole warps.
 template <typename E, typename Args, typename Work>
 __device__ __forceinline__ void for_each_run(const Args& p, uint32_t run_bags, Work work) {
   const uint64_t num_bags = uint64_t(p.num_features) * p.batch_size;
@@ -104,11 +116,11 @@ __device__ __forceinline__ void for_each_run(const Args& p, uint32_t run_bags, W
   }
 }
 
-// What has been pooled of a bag, in the columns of a lane.
+// The pooled vector of a bag so far, in the columns of a lane.
 template <int N>
 struct Pooled {
   float value[N];
-  uint32_t source[N];  // for maxima
+  uint32_t source[N];  // The position in the bag of each maximum.
   uint32_t counted;
 
   __device__ __forceinline__ void clear() {
@@ -117,7 +129,7 @@ struct Pooled {
     for (int j = 0; j < N; ++j) value[j] = 0.0f, source[j] = kNoSource;
   }
 
-  // Takes in a row; `within()` is its position in the bag.
+  // Adds a row, or takes its maxima. `within()` returns the row's position in the bag.
   template <typename E, typename Within>
   __device__ __forceinline__ void take(const Vec<E, N>& row, float weight, bool is_max,
                                        Within within) {
@@ -126,7 +138,7 @@ struct Pooled {
     for (int j = 0; j < N; ++j) {
       const float x = to_f32(row.at[j]);
       if (!is_max) {
-        // Multiplying by 1 changes nothing, so that weighted and plain sums need not be told apart.
+        // A product with 1 is exact, so that weighted and plain sums share this code.
         value[j] = __fadd_rn(value[j], __fmul_rn(weight, x));
       } else if (counted == 0 || x > value[j] || (isnan(x) && !isnan(value[j]))) {
         value[j] = x;
@@ -137,13 +149,14 @@ struct Pooled {
   }
 };
 
-// What the threads of a block have in shared memory; in a function that is no template, so that
-// there is one for all widths.
+// The shared memory of a block. It is declared in a function that is no template, so that all
+// widths share one copy.
 struct Staged {
-  // Each lane fetches and reads its own part of the rows, so that no lane waits for another.
+  // A ring buffer of rows in flight. Each lane reads only what it fetched, so that no lane waits
+  // for another.
   uint4 ring[kDepth][kThreads];
   float weights[kDepth][kThreads];
-  uint32_t ends[kThreads];  // of bags, counted from the first id of their run
+  uint32_t ends[kThreads];  // The end of each bag, counted from the first id of its run.
 };
 
 __device__ __forceinline__ Staged& staged_of_block() {
@@ -151,8 +164,8 @@ __device__ __forceinline__ Staged& staged_of_block() {
   return staged;
 }
 
-// Pools the columns from `column` on of a run, N of them for this lane. Lanes beyond the row only
-// keep the others company. `bad` is set if an id of this lane names no row.
+// Pools N columns per lane of a run, from `column` on. Lanes beyond the last column only take part
+// in the shuffles. `bad` is set if an id of this lane names no row.
 template <int N, typename E, typename I>
 __device__ __forceinline__ void pool_columns(const EmbeddingBagForward<E, I>& p, const Run& run,
                                              uint32_t column, bool& bad) {
@@ -167,8 +180,9 @@ __device__ __forceinline__ void pool_columns(const EmbeddingBagForward<E, I>& p,
   const uint32_t count = run.bags > 0 ? end_of(run.bags - 1) : 0,
                  longest = __reduce_max_sync(kWarp, count);
 
-  // Of the round that the id of the row to fetch is in, the row and weight of each lane's id; the
-  // id of each lane in the round after it.
+  // A round loads one id per lane. `my_row` and `my_weight` belong to this lane's id of the current
+  // round, `next` is its id of the next round. Bit s of `is_row` is set if slot s of the ring holds
+  // a row.
   uint32_t is_row = 0;
   int64_t my_row = kNoRow;
   float my_weight = 1.0f;
@@ -217,7 +231,8 @@ __device__ __forceinline__ void pool_columns(const EmbeddingBagForward<E, I>& p,
     if (++bag < run.bags) end = end_of(bag);
   };
 
-  // Two loops instead of a test in one: the test took registers that there are none left of.
+  // There are two loops instead of one with a test inside, which needs more
+  // registers than are left.
   const auto finish_bags_while = [&](auto condition) {
     if (run.pooling == kMean) {
       while (condition()) finish_bag(Bool<true>{});
@@ -233,7 +248,7 @@ __device__ __forceinline__ void pool_columns(const EmbeddingBagForward<E, I>& p,
     fetch(k + kDepth - 1);
     wait_for_copies<kDepth - 1>();
     if (k >= count) continue;
-    // The last bag ends at `count`, so that this ends whatever `offsets` holds.
+    // The last bag ends at `count`, so this loop ends whatever `offsets` holds.
     finish_bags_while([&] { return k >= end; });
     const uint32_t slot = k % kDepth;
     if (!active || (is_row >> slot & 1) == 0) continue;
@@ -244,7 +259,7 @@ __device__ __forceinline__ void pool_columns(const EmbeddingBagForward<E, I>& p,
   finish_bags_while([&] { return bag < run.bags; });
 }
 
-// Pools a run in passes over its columns; tells whether an id of this lane names no row.
+// Pools a run in passes over its columns. Returns true if an id of this lane names no row.
 template <int N, typename E, typename I>
 __device__ __forceinline__ bool pool(const EmbeddingBagForward<E, I>& p, const Run& run, Width<N>) {
   bool bad = false;
@@ -255,8 +270,9 @@ __device__ __forceinline__ bool pool(const EmbeddingBagForward<E, I>& p, const R
   return bad;
 }
 
-// The gradient of the weights of a bag's ids, the only one of its run: the dot product of each row
-// with the gradient of the pooled vector. Tells whether an id of this lane names no row.
+// Computes the gradients of the per-sample weights of a run, which is a single bag: the dot product
+// of each row with the gradient of the pooled vector. Returns true if an id of this lane names no
+// row.
 template <int N, typename E, typename I>
 __device__ __forceinline__ bool weight_grads(const EmbeddingBagWeightGrad<E, I>& p, const Run& run,
                                              Width<N>) {
@@ -294,7 +310,7 @@ __device__ __forceinline__ bool weight_grads(const EmbeddingBagWeightGrad<E, I>&
       sum = group_sum(sum, run.lanes);
       if (run.lane == k) my_sum = sum;
     }
-    // Each lane has the sum for its own id, so that they are written side by side.
+    // Each lane holds the sum of its own id, so that the store is coalesced.
     if (mine < count) p.grad_weights[run.begin + mine] = my_sum / divisor;
   }
   return bad;

@@ -4,18 +4,27 @@
 //              occurrences begin; counted ids of each bag
 // Rust         src/ops/index_sort.rs, src/backend/cuda/index_sort.rs
 // Entries      index_sort_rows_{i32,i64}, index_sort_{pass,segments}_{large,small}_{u32,u64}
-// Algorithm    `rows`: a group of lanes per bag writes the key of each id, its linear row, and
-//              counts the digits of all passes at once. Padding and bad ids get a key behind all
-//              rows, so that every later size is known on the host; wrong offsets leave no position
-//              without a key, and room behind the ids is sorted as padding is. `pass`: a pass of a
-//              radix sort, least significant digit first, in one launch: a tile ranks its keys by
-//              votes on the bits of their digits, learns from the tiles before it where its digits
-//              begin (decoupled look-back) and writes runs of equal digits from shared memory.
-//              Three launches instead would read keys twice, and at the sizes of batches latency is
-//              what counts. `segments`: where a key differs from the one before it, a row begins;
-//              numbered by the same look-back, a lane for each tile. Few keys are cut into smaller
-//              tiles, so that more multiprocessors have some. Keys have as many digits as the
-//              tables have rows, and 32 bits where these suffice.
+// Algorithm    1. `rows`: a group of lanes per bag writes the key of each id, its linear row, and
+//                 counts the digits of all passes at once, so that no pass needs a histogram of its
+//                 own. Padding and bad ids get a key behind all rows, so that the host knows every
+//                 later size. Wrong offsets leave no position without a key. Slack is sorted like
+//                 padding.
+//              2. `pass` is one pass of a least-significant-digit radix sort in a single launch. A
+//                 tile ranks its keys by votes on the bits of their digits, gets the counts of the
+//                 tiles before it by decoupled look-back, reorders its keys in shared memory, and
+//                 writes runs of equal digits, coalesced. Three launches per pass would read the
+//                 keys twice, and at the sizes of batches latency is what counts.
+//              3. `segments`: a row begins where a key differs from the one before it. The same
+//                 look-back numbers the rows; a warp looks back, one lane per tile.
+//              4. Few keys are cut into smaller tiles, so that more multiprocessors have work. Keys
+//                 have as many digits as the tables have rows, and 32 bits where these suffice,
+//                 since each pass and each byte costs time.
+// Mapping      pass, tile of 8 warps x 32 lanes x kItems keys (large: kItems 8):
+//                keys of the tile   | warp 0 | warp 1 | ... | warp 7 |
+//                keys of a warp     | step 0: lanes 0 .. 31 | step 1: lanes 0 .. 31 | ... |
+//                counts             thread t -> digit t: sum over warps, look-back over tiles
+//                shared memory      | digit 0 | digit 1 | ... |   slot s -> output place[digit] + s
+//              rows: group of p.lanes lanes -> bag; lane l -> ids l, l + p.lanes, .. of the bag
 // Launch       rows: grid (enough for the bags, at most 528), block 256; pass, segments: a block of
 //              256 for each tile of 2048 ids, or of 1024
 // Bytes        ids read once; each pass reads and writes key and position: 16 bytes an id (24 with
@@ -39,11 +48,11 @@ __device__ __forceinline__ uint32_t digit_of(K key, uint32_t pass, uint32_t digi
   return uint32_t(key >> (pass * digit_bits)) & ((1u << digit_bits) - 1);
 }
 
-// The lanes of the warp below the calling one.
+// Returns the mask of the warp's lanes below the calling one.
 __device__ __forceinline__ uint32_t lanes_below() { return (1u << (threadIdx.x % 32)) - 1; }
 
-// The lanes of a warp that have the same digit as the calling one, or no key as it has none: by a
-// vote on each bit, of which a warp has several under way, unlike __match_any_sync.
+// Returns the mask of the lanes that have the same digit as the calling one, or that have no key if
+// it has none. A warp votes on each bit: votes overlap in the pipeline, unlike __match_any_sync.
 __device__ __forceinline__ uint32_t lanes_alike(uint32_t digit, bool exists) {
   const uint32_t existing = __ballot_sync(kWarp, exists);
   uint32_t alike = exists ? existing : ~existing;
@@ -56,8 +65,8 @@ __device__ __forceinline__ uint32_t lanes_alike(uint32_t digit, bool exists) {
   return alike;
 }
 
-// The bounds of a bag, so that every position is in one even if the first offset is not 0 or the
-// last one not the number of ids.
+// Returns the bounds of a bag, stretched so that the bags cover every position even if the first
+// offset is not 0 or the last one is not the number of ids.
 template <typename I>
 __device__ __forceinline__ Bounds covering_bounds(const I* offsets, uint64_t bag, uint64_t num_bags,
                                                   uint64_t num_indices) {
@@ -68,7 +77,7 @@ __device__ __forceinline__ Bounds covering_bounds(const I* offsets, uint64_t bag
   return {bag == 0 ? 0 : clamped(start), bag + 1 == num_bags ? num_indices : clamped(end)};
 }
 
-// Names the row of every id.
+// Writes the key of every id, its linear row, and counts digits.
 template <typename I>
 __device__ __forceinline__ void name_rows(const IndexSortRows<I>& p) {
   __shared__ uint32_t counts[kMaxPasses * kDigits];
@@ -85,15 +94,15 @@ __device__ __forceinline__ void name_rows(const IndexSortRows<I>& p) {
       static_cast<uint32_t*>(p.keys)[position] = uint32_t(key);
     }
   };
-  // Slack is sorted as padding is.
+  // Slack gets the key of padding.
 #pragma unroll 1
   for (uint64_t position = num_indices + thread; position < p.num_indices; position += threads)
     store_key(position, p.end_key);
   if (thread < p.passes)
     atomicAdd(&counts[thread * kDigits + digit_of(p.end_key, uint32_t(thread), p.digit_bits)],
               uint32_t(p.num_indices - num_indices));
-  // The groups of a warp keep in step, so that those behind the last bag have none: what is voted
-  // on by some lanes of a warp takes as long for each.
+  // The groups of a warp stay converged, and those behind the last bag have none: votes with a
+  // partial mask run once for each group.
 #pragma unroll 1
   for (uint64_t first = thread / 32 * 32 / p.lanes; first < p.num_bags;
        first += threads / p.lanes) {
@@ -140,14 +149,14 @@ __device__ __forceinline__ void name_rows(const IndexSortRows<I>& p) {
 INSTANTIATE_ROWS(i32)
 INSTANTIATE_ROWS(i64)
 
-// A stable pass of the sort by the digit number `pass`. `positions` is null in the first one: there
-// each key's position is its place.
+// Makes one stable pass of the sort, by digit number `pass`. `positions` is null in the first pass,
+// in which the position of a key is its index.
 template <int kItems, typename K>
 __device__ __forceinline__ void sort_by_digit(const IndexSortPass<K>& p) {
   constexpr int kTile = kThreads * kItems;
   __shared__ uint32_t counts[kWarps][kDigits];
-  __shared__ uint32_t
-      place[kDigits];  // of a tile's first key of a digit, less its place within the tile
+  // The output index of the tile's first key of each digit, minus its slot.
+  __shared__ uint32_t place[kDigits];
   __shared__ K ordered_keys[kTile];
   __shared__ uint32_t ordered_positions[kTile];
   const uint32_t tile = take_tile(p.tickets + p.pass), warp = threadIdx.x / 32,
@@ -155,7 +164,8 @@ __device__ __forceinline__ void sort_by_digit(const IndexSortPass<K>& p) {
   const uint64_t tile_start = uint64_t(tile) * kTile;
   const uint32_t tile_size = uint32_t(min(uint64_t(kTile), p.num_keys - tile_start));
 
-  // A warp takes a run of keys, so that warps, steps and lanes are in the order of the keys.
+  // A warp loads a contiguous run of keys, coalesced: warps, steps and lanes follow the order of
+  // the keys, which makes the ranks stable.
   const uint32_t first = warp * 32 * kItems + lane;
   K key[kItems];
   uint32_t position[kItems], within[kItems];
@@ -175,8 +185,8 @@ __device__ __forceinline__ void sort_by_digit(const IndexSortPass<K>& p) {
     peers[j] = lanes_alike(digit_of(key[j], p.pass, p.digit_bits), first + 32 * j < tile_size);
 #pragma unroll
   for (int j = 0; j < kItems; ++j) {
-    // The first of the lanes alike counts all of them, and tells how many keys of this digit there
-    // were before.
+    // The lowest lane with a digit counts all lanes with it, and broadcasts the number of earlier
+    // keys of this digit.
     const uint32_t leader = __ffs(peers[j]) - 1;
     uint32_t before = 0;
     if (lane == leader && first + 32 * j < tile_size)
@@ -185,7 +195,7 @@ __device__ __forceinline__ void sort_by_digit(const IndexSortPass<K>& p) {
   }
   __syncthreads();
 
-  // From here to the next barrier a thread stands for the digit of its number.
+  // Up to the next barrier, thread t works on digit t.
   uint32_t count = 0;
 #pragma unroll
   for (uint32_t w = 0; w < kWarps; ++w) {
@@ -195,8 +205,8 @@ __device__ __forceinline__ void sort_by_digit(const IndexSortPass<K>& p) {
   }
   TileWord* word = p.words + uint64_t(tile) * kDigits + thread;
   publish(word, p.pass, tile == 0, count);
-  // Two sums in one: over all keys of the batch in the high half, over those of the tile in the low
-  // one.
+  // One prefix sum computes two: over all keys of the batch in the high half, over those of the
+  // tile in the low half.
   const uint64_t smaller = sum_of_threads_before<kThreads>(
       uint64_t(p.histograms[p.pass * kDigits + thread]) << 32 | count);
   const uint32_t start = uint32_t(smaller);
@@ -218,7 +228,7 @@ __device__ __forceinline__ void sort_by_digit(const IndexSortPass<K>& p) {
   for (uint32_t slot = thread; slot < tile_size; slot += kThreads) {
     const K moved = ordered_keys[slot];
     const uint32_t to = place[digit_of(moved, p.pass, p.digit_bits)] + slot;
-    // Where offsets are wrong bags may overlap, and ids be counted twice.
+    // Wrong offsets may let bags overlap, so that ids are counted twice.
     if (to >= p.num_keys) continue;
     p.keys_out[to] = moved;
     p.positions_out[to] = ordered_positions[slot];
@@ -226,11 +236,11 @@ __device__ __forceinline__ void sort_by_digit(const IndexSortPass<K>& p) {
 }
 
 // Numbers the rows among sorted keys, and looks up the bags of their occurrences unless `bags` is
-// null. There is a key more than are stored, as large as those that stand for no row: the first of
-// these ends the last segment.
+// null. One virtual key `end_key` follows the stored ones: the first key equal to `end_key` ends
+// the last segment.
 template <int kItems, typename K>
 __device__ __forceinline__ void number_rows(const IndexSortSegments<K>& p) {
-  // Loaded first: fewer registers are live then in the stores at the end.
+  // Loading the pointers first keeps fewer registers live in the stores at the end.
   uint64_t* const rows = p.rows;
   uint32_t *const segments = p.segments, *const counts = p.counts;
   __shared__ uint32_t rows_of_tiles_before;
@@ -259,7 +269,7 @@ __device__ __forceinline__ void number_rows(const IndexSortSegments<K>& p) {
       if (position < p.num_keys) p.bags[k] = p.bag_of[position];
     }
   }
-  // Each warp's sum counts once.
+  // The last lane of a warp contributes the warp's sum.
   const uint32_t before = sum_of_threads_before<kThreads>(threadIdx.x % 32 == 31 ? of_warp : 0);
   if (threadIdx.x >= kThreads - 32) {
     const bool is_last = threadIdx.x == kThreads - 1;

@@ -7,25 +7,38 @@
 //              linear_input_grad_{large,small,tiny}_f32,
 //              linear_{forward,input_grad,weight_grad}_mma_{large,small}_{f32,f16,bf16},
 //              linear_activation_grad_{f32,f16,bf16}, linear_sum_parts_f32
-// Algorithm    Products in tiles of 128 x 128, or of 64 x 64 where the large ones would be too few
-//              to fill a device: exact ones of f32 on the ordinary cores (common/simt_product.cuh),
-//              those of 16 bits and of tf32 on the tensor cores (common/mma_product.cuh). Exact
-//              ones have tiles of 32 x 32, too, for small batches, and of 128 x 16 for no more than
-//              16 columns: a layer of one output, or the first one of a bottom MLP. Bias and ReLU
-//              are applied on the way out. The sums of the weight's gradient are as long as the
-//              batch: they are cut into parts, one for each row of the grid, which go to the
-//              workspace and are added in their order by linear_sum_parts. linear_activation_grad
-//              makes Z in place and, since it reads all of it, its column sums, again in parts. No
-//              atomic additions: their order would be another each time.
+// Algorithm    1. A block computes one tile of a product: 128 x 128 (large), or 64 x 64 (small)
+//                 where the large tiles would be too few to fill a device. Exact f32 products run
+//                 on the CUDA cores (common/simt_product.cuh), those of f16, bf16 and tf32 on the
+//                 tensor cores (common/mma_product.cuh). Exact products also have tiles of 32 x 32
+//                 (tiny) for small batches, and of 128 x 16 (narrow) for at most 16 columns: a
+//                 layer of one output, or the first one of a bottom MLP.
+//              2. The epilogue adds the bias and applies ReLU while the tile is in registers, which
+//                 saves a pass over the output.
+//              3. The sums of the weight gradient are as long as the batch, and their tiles are
+//                 few. Therefore they are split-K products: each row of the grid computes the
+//                 partial sums of one part of the batch into the workspace.
+//              4. linear_sum_parts adds the parts in order. Atomics would add them in another order
+//                 each time, and change the bits.
+//              5. linear_activation_grad computes Z in place. It reads all of Z anyway, and so it
+//                 also computes the column sums of each part of the batch, which become db.
+// Mapping      forward, input_grad: blockIdx.x -> tile of the output, columns fastest
+//                            tile cols: 0    1    2
+//                tile row 0     blocks  0    1    2      blocks of a row share rows of X in L2
+//                tile row 1             3    4    5
+//              weight_grad: blockIdx.x -> tile of dW, blockIdx.y -> part of the batch (split-K)
+//              activation_grad, a block of 256 threads = 256 / width rows of `width` threads:
+//                thread t -> N columns from N (t mod width) on; samples t / width, + rows, ..
+//                then a reduction tree over the rows of threads, in shared memory
 // Launch       products: grid (tiles, parts), block 256 (large), 64 (tiny) or 128; activation_grad:
 //              grid (runs of columns, parts), block 256; sum_parts: grid ceil((N K + N) / 256),
 //              block 256
 // Bytes        X, W, G, Y once for each product if L2 holds the tiles that blocks share; the parts
 //              written and read besides
 // Requires     copies of 16 bytes where rows begin at multiples of 16 bytes; elsewhere of 4 bytes
-//              in f32, and in 16 bits words that are put together in registers: either takes two to
-//              three times as long on the tensor cores, which models avoid by zeros between rows.
-//              Any sizes from 0
+//              in f32, and in 16 bits words that are shifted together in registers: either takes
+//              two to three times as long on the tensor cores, which models avoid by padding rows
+//              with zeros. Any sizes from 0
 // Numerics     f32 sums: of exact products by fma in the order of the terms, on the tensor cores in
 //              their own. The bits depend on types and sizes alone, not on launch or tile; 16-bit
 //              results are rounded once
@@ -39,8 +52,8 @@
 #include "common/simt_product.cuh"
 #include "params/linear.cuh"
 
-// Stores a run of four columns, those that exist: in one go where it lies at a multiple of its
-// size.
+// Stores those of four neighbouring columns that exist, in one vectorised store where they are
+// aligned.
 template <typename E>
 __device__ __forceinline__ void store_run(E* to, const float (&values)[4], uint64_t exist) {
   Vec<E, 4> run;
@@ -56,7 +69,8 @@ __device__ __forceinline__ void store_run(E* to, const float (&values)[4], uint6
   }
 }
 
-// The same for a load; zeros for those that do not exist.
+// Loads those of four neighbouring floats that exist, in one vectorised load where they are
+// aligned; the others are 0.
 __device__ __forceinline__ Vec<float, 4> load_run(const float* from, uint64_t exist) {
   if (exist >= 4 && is_aligned(from, 16)) return load<4>(from);
   Vec<float, 4> run;
@@ -65,7 +79,7 @@ __device__ __forceinline__ Vec<float, 4> load_run(const float* from, uint64_t ex
   return run;
 }
 
-// What becomes of the sums of a product.
+// The epilogues of the products: each takes four neighbouring sums of a row.
 template <typename E>
 struct Forward {
   const LinearForward<E>& p;
@@ -103,7 +117,7 @@ struct WeightGrad {
   }
 };
 
-// PRODUCT is `product` or `mma_product`; a name ends in the tile and the type.
+// PRODUCT is `product` or `mma_product`; the name of a kernel ends in its tile and type.
 #define FORWARD(PRODUCT, T, E, name)                                                 \
   extern "C" __global__ void __launch_bounds__(T::kThreads, 512 / T::kThreads)       \
       linear_forward_##name(const __grid_constant__ LinearForward<E> p) {            \
@@ -118,7 +132,7 @@ struct WeightGrad {
                                             {p.weight, p.weight_ld, p.inputs}, 0,  \
                                             uint32_t(p.outputs), InputGrad<E>{p}); \
   }
-// The part of a sum over the batch that this row of the grid computes.
+// Each row of the grid computes one part of a split-K product over the batch.
 #define WEIGHT_GRAD(PRODUCT, T, E, name)                                                           \
   extern "C" __global__ void __launch_bounds__(T::kThreads, 512 / T::kThreads)                     \
       linear_weight_grad_##name(const __grid_constant__ LinearWeightGrad<E> p) {                   \
@@ -150,9 +164,9 @@ MMA(f32)
 MMA(f16)
 MMA(bf16)
 
-// Makes Z for the samples of a part, N columns for each thread, and sums it up. A row of the
-// block's threads is as long as the layer has runs of columns, at most a warp; the rows share the
-// samples.
+// Computes Z for the samples of a part, N columns per thread, and its column sums. The block is a
+// grid of threads: a row has as many threads as the layer has vectors of N columns, a power of two
+// of at most a warp, so that loads are coalesced; the rows of threads share the samples.
 template <int N, typename E>
 __device__ __forceinline__ void activation_grad(const LinearActivationGrad<E>& p) {
   constexpr int kInFlight = 4;
@@ -182,7 +196,7 @@ __device__ __forceinline__ void activation_grad(const LinearActivationGrad<E>& p
         if (sample >= end) break;
 #pragma unroll
         for (int j = 0; j < N; ++j) {
-          // A NaN lets the gradient through.
+          // The comparison is false for NaN, which lets the gradient through.
           if (p.output && to_f32(output[k].at[j]) <= 0.0f) grad[k].at[j] = from_f32<E>(0.0f);
           sum[j] += to_f32(grad[k].at[j]);
         }
@@ -216,7 +230,7 @@ ACTIVATION_GRAD(f32)
 ACTIVATION_GRAD(f16)
 ACTIVATION_GRAD(bf16)
 
-// Adds up the parts of the gradients of weight and bias, in their order.
+// Adds the split-K parts of the weight and bias gradients in order, one element per thread.
 extern "C" __global__ void __launch_bounds__(kThreads)
     linear_sum_parts_f32(const __grid_constant__ LinearSumParts p) {
   const uint64_t element = uint64_t(blockIdx.x) * kThreads + threadIdx.x,

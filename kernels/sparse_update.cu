@@ -5,32 +5,45 @@
 // Rust         src/ops/sparse_update.rs, src/backend/cuda/sparse_update.rs
 // Entries      sparse_update_{chunks,runs,starts,reduce,interleave,add},
 //              sparse_update_{update,apply}_{f32,f16,bf16}
-// Algorithm    A group of lanes per row, a power of two of them, at most a warp, of four columns
-//              each where rows lie so. What limits rows of few occurrences is the way from a row to
-//              its occurrences to their samples to the gradients: a warp looks all that up for 32
-//              rows at once, a lane each, puts it into shared memory, and has its groups sum one
-//              row after another, each while the next one's weights and gradients are brought to
-//              the second-level cache. Occurrences beyond the first kKnown are read by the lanes of
-//              the group side by side, one each, and handed round by shuffles. Groups of a warp
-//              keep in step, since shuffles of some lanes cost several times those of whole warps.
-//              Gradients are added in order. A hot row must not keep one group busy while others
-//              wait: `chunks` sums every chunk of it but the first, each by a warp of its own, and
-//              `runs` does the same with runs of 64 chunks, of 64 times 64, and so on, from the
-//              sums of the next shorter ones, a launch for each length that there could be.
-//              `update` and `reduce` sum the first chunk and add 63 sums of each length at most.
-//              The order of all additions is that of the CPU. Runs are found from where they lie:
-//              those behind the first begin at least their length apart, so each window of as many
-//              occurrences has at most one, and its sum a place of its own. Two gradients are
-//              merged as two sorted lists: a row's place is its number and that of the other's rows
-//              before it; then rows are numbered as index_sort numbers them, and `add` sums one or
-//              two sources.
+// Algorithm    1. `chunks` sums every chunk of every row but the first one, one chunk per warp, so
+//                 that a hot row does not keep one group busy while others wait.
+//              2. `runs` sums runs of 64 chunks, of 64 times 64, and so on, from the sums of the
+//                 next shorter runs: one launch for each level of the reduction tree that there
+//                 could be. Runs behind the first begin at least their length apart. Therefore each
+//                 window of as many occurrences holds the beginning of at most one, and the
+//                 window's number is the place of its sum.
+//              3. `update` and `reduce` assign a group of lanes to each row: a power of two, at
+//                 most a warp, with vectorised loads of four columns per lane where the rows are
+//                 aligned.
+//              4. A warp looks up 32 rows at once, one per lane, and keeps them in shared memory.
+//                 Rows with few occurrences are limited by the chain of loads from row to
+//                 occurrence to sample to gradient, and so 32 chains overlap. While a group sums
+//                 one row, it prefetches the weights and gradients of the next one into L2.
+//              5. A group adds the occurrences of the first chunk in order. The first kKnown come
+//                 with the row; each lane looks up one of the others, and warp shuffles broadcast
+//                 them. The groups of a warp stay converged, since shuffles with a partial mask
+//                 cost several times as much as those of whole warps.
+//              6. The group then adds at most 63 sums of each level of the tree. The order of all
+//                 additions is that of the CPU.
+//              7. To add two gradients, `interleave` merges two sorted lists: the place of a row is
+//                 its number plus the number of rows of the other list before it. index_sort's
+//                 kernel numbers the merged rows, and `add` sums the one or two sources of each.
+// Mapping      update, reduce, here groups of 4 lanes for rows of 16 columns:
+//                look-up   lane l        -> row first + l * warps
+//                sum       lanes  0 .. 3 -> row 0, then row  8, 16, 24 of the 32
+//                          lanes  4 .. 7 -> row 1, then row  9, 17, 25
+//                          lane l of the group -> columns 4 l .. 4 l + 3
+//              chunks, runs, where w = 1 << shift; one warp per window:
+//                occurrences  0       w      2w      3w      4w
+//                windows      |   0   |   1   |   2   |   3   |
+//                segment          | first | run 1 | run 2 |..  run 1 begins in window 1
 // Launch       block 256; update, reduce: as many blocks as run at the same time, at most enough
 //              for all rows that there could be; the others: enough for all rows or windows that
-//              there could be, at most 8192; they loop over what is left. starts: one block
+//              there could be, at most 8192, in a grid-stride loop. starts: one block
 // Bytes        as bytes_moved(), and the sums of runs of hot rows written and read once
-// Requires     16-byte loads where rows, and their columns in the gradient, begin at multiples of
-//              16 bytes, else one element at a time. What was sorted is not trusted: whatever it
-//              holds, nothing outside the buffers is touched.
+// Requires     vectorised loads of 16 bytes where rows, and their columns in the gradient, begin at
+//              multiples of 16 bytes, else one element at a time. The order of the batch is not
+//              trusted: whatever it holds, no access leaves the buffers.
 // Numerics     f32, every product, sum, quotient and root rounded separately, in one order: the
 //              same bits for any launch, and on the CPU
 // Measured     NVIDIA H200, 2026-11-27, f32, one id a bag: D 128 B 65536, SGD 718 us (uniform), 547
@@ -44,11 +57,11 @@
 #include "common/scan.cuh"
 #include "params/sparse_update.cuh"
 
-// Columns whose squares are summed as a tree.
+// The number of columns whose squares are summed by one reduction tree.
 constexpr uint32_t kRun = 32;
 
-// Keeps the sum of a run for whatever multiprocessor adds it next. Spelled out, since the compiler
-// would share the stores of both widths, one element at a time.
+// Stores the sum of a run in L2, from where any multiprocessor reads it next. The vectorised store
+// is spelled out, since the compiler would merge the stores of both widths into single elements.
 template <int N>
 __device__ __forceinline__ void store_sum(float* to, const Vec<float, N>& sum) {
   if constexpr (N == 4) {
@@ -58,7 +71,8 @@ __device__ __forceinline__ void store_sum(float* to, const Vec<float, N>& sum) {
   }
 }
 
-// Sums the chunks of all rows but the first ones, each into the place of its window.
+// Sums every chunk of every row but the first one, one chunk per warp, into the place of its
+// window.
 extern "C" __global__ void __launch_bounds__(kThreads, 2)
     sparse_update_chunks(const __grid_constant__ SparseUpdateChunks p) {
   const RowGradientSource& source = p.source;
@@ -80,8 +94,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// Sums the runs of `1 << shift` occurrences of all rows but the first ones, from the sums of the
-// next shorter runs at `shorter_sums`, each into the place of its window.
+// Sums one level of the reduction tree: the runs of `1 << shift` occurrences of every row but the
+// first one. The summands are the sums of the next shorter runs at `shorter_sums`; each result goes
+// to the place of its window.
 extern "C" __global__ void __launch_bounds__(kThreads, 2)
     sparse_update_runs(const __grid_constant__ SparseUpdateRuns p) {
   const RowGradientSource& source = p.source;
@@ -104,13 +119,13 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// An optimizer step on weights.
+// The weights that an optimizer step changes, and the step.
 template <typename E>
 struct Target {
   const OptimizerTarget<E>& to;
   const OptimizerStep& step;
-  // The values of the step instead of those in `step`, or null. They are read where they are
-  // needed, since registers are few.
+  // The values that replace those in `step`, or null. They are read where they are needed, since
+  // registers are scarce.
   const StepValues* values;
 
   __device__ RowState state(const Row& row) const {
@@ -134,15 +149,15 @@ struct Target {
   }
 };
 
-// Gradients that no step is made with.
+// The target of `sparse_update_reduce`, which makes no optimizer step.
 struct NoTarget {
   __device__ RowState state(const Row&) const { return {}; }
   __device__ void prefetch(const Row&, uint32_t) const {}
 };
 
-// Adds the squares of the gradients of columns, `squares` being the sum over those before them:
-// each kRun of them as a tree, one after another. A group takes a whole run at once, or the whole
-// row.
+// Adds the squared gradients of N columns per lane to `squares`, the sum over the columns before
+// them, and returns the result. Every kRun columns form one reduction tree; the trees are added in
+// order. A group holds whole trees, or the whole row.
 template <int N>
 __device__ __forceinline__ float add_squares(const OptimizerStep& step, const Group& group,
                                              const Vec<float, N>& gradient,
@@ -174,7 +189,7 @@ __device__ __forceinline__ Vec<float, N> load_as_f32(const E* from) {
   return values;
 }
 
-// Stores new weights of a row, from `column` on.
+// Stores new weights of a row from `column` on, rounded to nearest or stochastically.
 template <int N, typename E>
 __device__ __forceinline__ void store_weights(const Target<E>& target, E* to,
                                               const Vec<float, N>& values, const Row& row,
@@ -203,7 +218,8 @@ __device__ __forceinline__ void store_weights(const Target<E>& target, E* to,
   store(to, rounded);
 }
 
-// One step on a row; `gradient(column, active)` is the gradient of N of its columns.
+// Makes one optimizer step on a row. `gradient(column, active)` returns the gradient of N of its
+// columns.
 template <int N, typename E, typename Gradient>
 __device__ __forceinline__ void step_row(const Target<E>& target, const Group& group,
                                          uint32_t widest, const Row& row, const RowState& state,
@@ -212,15 +228,15 @@ __device__ __forceinline__ void step_row(const Target<E>& target, const Group& g
              is_one_pass = widest <= group.lanes * N;
   Vec<float, N> grad, weight;
   float squares = 0.0f, rate = 0.0f;
-  // The sum over the whole row comes before the first weight changes. In one loop, so that there is
-  // one copy of what sums gradients.
+  // Row-wise Adagrad needs the sum of squares of the whole row before the first weight changes.
+  // Both passes share one loop, so that the code that sums gradients exists once.
 #pragma unroll 1
   for (bool is_summing = is_rowwise;; is_summing = false) {
     for_each_column<N>(group, widest, row.dim, [&](uint32_t column, bool active) {
       const uint64_t element = row.weight + column;
-      // Of rows of one pass, weights and gradients are there already if their squares have been
-      // summed. Weights are loaded first, so that they are under way while the gradient is summed;
-      // what comes after the sum is read after it, since registers are few.
+      // If a row fits one pass, its weights and gradients are still in registers from the summing
+      // pass. Weights are loaded first, so that the loads overlap the sum of the gradient; the
+      // state is loaded after the sum, since registers are scarce.
       if (is_summing || !is_rowwise || !is_one_pass) {
         weight = active ? load_as_f32<N>(target.to.weights + element) : Vec<float, N>{};
         grad = gradient(column, active);
@@ -250,7 +266,7 @@ __device__ __forceinline__ void step_row(const Target<E>& target, const Group& g
   }
 }
 
-// How many of `count` sorted rows lie before a linear row.
+// Returns how many of `count` sorted rows lie before a linear row. Binary search.
 __device__ __forceinline__ uint32_t rows_before(const uint64_t* rows, uint32_t count,
                                                 uint64_t linear) {
   uint32_t low = 0, high = count;
@@ -265,8 +281,8 @@ __device__ __forceinline__ uint32_t rows_before(const uint64_t* rows, uint32_t c
   return low;
 }
 
-// Tells for each table where its rows begin among `num_rows` sorted ones, and where their values
-// do. One block.
+// Computes for each table the number of its first row among `num_rows` sorted rows and the index of
+// that row's first value: a prefix sum over the tables. One block.
 extern "C" __global__ void __launch_bounds__(kThreads)
     sparse_update_starts(const __grid_constant__ SparseUpdateStarts p) {
   const uint32_t count = min(*p.num_rows, p.capacity);
@@ -292,7 +308,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   *p.counts = count;
 }
 
-// The gradient of each row.
+// Writes the gradient of each row into a sparse gradient.
 extern "C" __global__ void __launch_bounds__(kThreads, 2)
     sparse_update_reduce(const __grid_constant__ SparseUpdateReduce p) {
   const RowGradientSource& source = p.source;
@@ -317,9 +333,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
       });
 }
 
-// Merges the rows of two gradients: all of them in order, each with its number, counted through
-// both; behind them as many times `end_key` as there is room. Of equal rows that of `a` comes
-// first.
+// Merges the sorted rows of two gradients. Each row keeps its source, a number counted through both
+// gradients; among equal rows that of `a` comes first. The remaining places are filled with
+// `end_key`.
 extern "C" __global__ void __launch_bounds__(kThreads)
     sparse_update_interleave(const __grid_constant__ SparseUpdateInterleave p) {
   const uint32_t a = min(*p.a_count, p.a_capacity), b = min(*p.b_count, p.b_capacity);
@@ -336,8 +352,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// The sum of two gradients, whose merged rows have been numbered: row `k` has the sources from
-// segments[k] on, one or two.
+// Adds two gradients whose merged rows have been numbered. The sources of row `k`, one or two,
+// begin at segments[k].
 extern "C" __global__ void __launch_bounds__(kThreads)
     sparse_update_add(const __grid_constant__ SparseUpdateAdd p) {
   const Group group = group_of_thread(p.lanes);
@@ -369,7 +385,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// A step on the rows of a sorted batch.
+// Makes an optimizer step on the rows of a sorted batch.
 template <typename E>
 __device__ __forceinline__ void update(const SparseUpdateUpdate<E>& p) {
   if (is_shut(p.control)) return;
@@ -386,22 +402,23 @@ __device__ __forceinline__ void update(const SparseUpdateUpdate<E>& p) {
                update_row);
 }
 
-// A step on the rows of a sparse gradient.
+// Makes an optimizer step on the rows of a sparse gradient.
 template <typename E>
 __device__ __forceinline__ void apply(const SparseUpdateApply<E>& p) {
-  // Copies, which take fewer registers than the parameters themselves.
+  // Local copies take fewer registers than the parameters themselves.
   const OptimizerTarget<E> to = p.target;
   const OptimizerStep step = p.step;
   const Target<E> target = {to, step, nullptr};
   const Group group = group_of_thread(p.lanes);
-  // Groups keep in step, so that those behind the last row have none.
+  // The count is rounded up to whole warps, so that warps stay converged; groups behind the last
+  // row have none.
   const uint32_t count = min(*p.counts, p.capacity), groups = 32 / p.lanes;
   for_each((uint64_t(count) + groups - 1) / groups * groups, p.lanes, [&](uint64_t k) {
     Row row = k < count ? row_at(p.tables, p.num_tables, p.rows[k]) : Row{};
     const uint64_t start = k < count ? p.starts[k] : 0;
     if (start > p.num_values || p.num_values - start < row.dim) row = {};
     const RowState state = row.exists() ? target.state(row) : RowState{};
-    // All lanes have read a row's sum before one of them writes it.
+    // All lanes must have read the row's state before one of them writes it.
     __syncwarp();
     by_width(p.target.is_wide && row.can_be_wide(), [&](auto width) {
       constexpr int N = decltype(width)::kElements;

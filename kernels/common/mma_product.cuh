@@ -1,15 +1,18 @@
-// Tiles of a matrix product on the tensor cores, of f16, bf16, or f32 that are rounded to tf32;
-// sums in f32.
+// Tiles of a matrix product on the tensor cores: factors of f16, bf16, or f32 rounded to tf32; sums
+// in f32.
 //
 // A block computes a tile of the output. Panels of both operands, 128 bytes of terms deep, come to
-// shared memory by asynchronous copies, two pairs of panels ahead of the arithmetic. A panel lies
-// as its operand does in global memory. Its rows' pieces of 16 bytes are permuted, so that the
-// eight rows of a matrix that ldmatrix reads lie in different banks, whichever way it reads them;
-// it transposes elements of 16 bits where a row is a term. Elements of 32 bits it cannot transpose:
-// these are read one by one, from rows whose pieces of 32 bytes are permuted to the same end. What
-// limits such products beside the tensor cores is the arithmetic of addresses: so those of whole
-// panels, and of what lanes read of them, are one number for each thread, from which all others
-// differ by constants.
+// shared memory in a cp.async pipeline of kPanelStages stages, two of them ahead of the arithmetic.
+//
+// A panel has the same layout as its operand in global memory, so that copies are coalesced. The
+// 16-byte pieces of a row are swizzled (XOR with the row's number), so that the eight rows that
+// ldmatrix reads at a time have no bank conflicts, with and without transposition. ldmatrix
+// transposes elements of 16 bits where a row is a term. It cannot transpose elements of 32 bits:
+// these are read one by one, and the swizzle of their rows moves pieces of 32 bytes.
+//
+// Besides the tensor cores, address arithmetic limits such products. Therefore each thread computes
+// one base address for its copies and one for its reads; all other addresses of whole panels differ
+// from these by constants.
 #pragma once
 
 #include "params/linear.cuh"
@@ -17,16 +20,16 @@
 #include "ptx.cuh"
 #include "vec.cuh"
 
-// How a block shares out its tile: warps of kWarpRows x kWarpCols elements each.
+// The shape of a tile: kRowWarps x kColWarps warps, each with kWarpRows x kWarpCols elements.
 template <int kRowWarps, int kColWarps, int kWarpRows, int kWarpCols>
 struct MmaTile {
   static constexpr int kThreads = kRowWarps * kColWarps * 32;
   static constexpr int kRows = kRowWarps * kWarpRows, kCols = kColWarps * kWarpCols;
-  // Shared memory for the panels of any type.
+  // The bytes of shared memory for panels of any type.
   static constexpr int kShared = kPanelStages * kPanelDepth * (kRows + kCols);
   static constexpr int kRowParts = kWarpRows / 16, kColParts = kWarpCols / 16;
 
-  // The first row (column) of a part of this warp's.
+  // Returns the first row (column) of a 16 x 16 part of this warp's elements.
   static __device__ __forceinline__ int row(int part) {
     return threadIdx.x / 32 % kRowWarps * kWarpRows + part * 16;
   }
@@ -35,7 +38,7 @@ struct MmaTile {
   }
 };
 
-// 128 x 128 and 64 x 64.
+// Tiles of 128 x 128 and 64 x 64.
 using MmaLarge = MmaTile<2, 4, 64, 32>;
 using MmaSmall = MmaTile<2, 2, 32, 32>;
 static_assert(MmaLarge::kShared == kLargePanels && MmaLarge::kThreads == kLargeThreads, "");
@@ -43,16 +46,16 @@ static_assert(MmaSmall::kShared == kSmallPanels && MmaSmall::kThreads == kSmallT
 static_assert(MmaLarge::kRows == kLargeSide && MmaLarge::kCols == kLargeSide, "");
 static_assert(MmaSmall::kRows == kSmallSide && MmaSmall::kCols == kSmallSide, "");
 
-// Where the elements of an operand's panel lie in shared memory.
+// The swizzled layout of an operand's panel in shared memory.
 template <typename E, Row kRow, int kOutputs>
 struct Panel {
   static constexpr int kTerms = kPanelDepth / int(sizeof(E));
-  // Elements that no instruction transposes are read one by one.
+  // Set if elements need a transposition that ldmatrix does not have: they are read one by one.
   static constexpr bool kSingle = kRow == Row::kTerm && sizeof(E) == 4;
   static constexpr int kRows = kRow == Row::kOutput ? kOutputs : kTerms;
   static constexpr int kRowBytes = (kRow == Row::kOutput ? kTerms : kOutputs) * int(sizeof(E));
   static constexpr int kBytes = kRows * kRowBytes;
-  // After so many rows the permutation of their pieces is the same again.
+  // The number of rows after which the swizzle repeats.
   static constexpr int kPeriod = kSingle ? 4 : 8;
 
   static __device__ __forceinline__ int offset(int row, int byte) {
@@ -60,10 +63,10 @@ struct Panel {
   }
 };
 
-// Hands out the factors of a warp's products from a panel, for the outputs from `first` on. Where a
-// lane reads for one step and one part differs from where it does for others by a distance, or in
-// some bits of the place in the row: both are constants. Left factors of a product are those of 16
-// outputs, right ones those of two products, one after the other.
+// Loads tensor-core fragments from a panel, for the outputs from `first` on. The addresses for
+// other steps and parts differ from the lane's base address by a constant distance or by constant
+// bits of the place in the row. A left fragment holds 16 outputs; a right one holds those of two
+// products of 8 columns, one after the other.
 template <typename E, Row kRow, int kOutputs, bool kRight>
 class PanelReader {
  public:
@@ -71,8 +74,8 @@ class PanelReader {
 
   __device__ __forceinline__ explicit PanelReader(int first) {
     const int lane = threadIdx.x % 32;
-    // Matrices of 8 x 16 bytes are in the order upper left, lower left, upper right, lower right
-    // for left factors; for right ones, which lie across, the second and third change places.
+    // A left fragment takes its matrices of 8 x 16 bytes in the order upper left, lower left, upper
+    // right, lower right. A right fragment lies across, so the second and third are exchanged.
     const int along = kRight ? lane % 8 + lane / 16 * 8 : lane % 16,
               across = kRight ? lane / 8 % 2 : lane / 16;
     if constexpr (kRow == Row::kOutput) {
@@ -85,7 +88,8 @@ class PanelReader {
     }
   }
 
-  // Outputs `part` * 16 to `part` * 16 + 15, for the terms of a step (32 bytes of them).
+  // Loads the fragment of outputs `part` * 16 to `part` * 16 + 15, for the 32 bytes of terms of a
+  // step.
   __device__ __forceinline__ void load(const char* panel, int step, int part,
                                        uint32_t (&out)[4]) const {
     if constexpr (kRow == Row::kOutput) {
@@ -104,10 +108,10 @@ class PanelReader {
   }
 
  private:
-  int at;  // of the calling lane, in a panel
+  int at;  // The base offset of the calling lane in a panel.
 };
 
-// The copies of an operand's panels, from term to term.
+// Copies an operand's panels to shared memory, one after another along the terms.
 template <typename E, Row kRow, int kThreads, int kOutputs>
 class PanelSource {
  public:
@@ -122,8 +126,8 @@ class PanelSource {
         together(uint32_t(reinterpret_cast<uintptr_t>(operand.data) | operand.ld * sizeof(E)) %
                  16) {}
 
-  // Starts the copy of the next panel, of which no more than `terms` exist; zeros for the others,
-  // and beyond the last output.
+  // Starts the copy of the next panel, of which at most `terms` terms exist. The other terms, and
+  // the outputs behind the last one, become zeros.
   __device__ __forceinline__ void copy(char* panel, uint32_t terms) {
     const int exist = int(min(terms, uint32_t(P::kTerms))), outputs = min(beyond, kOutputs),
               rows = kRow == Row::kOutput ? outputs : exist;
@@ -143,7 +147,8 @@ class PanelSource {
   }
 
  private:
-  // Pieces of 16 bytes in a row, and the rows between those that a thread copies of a whole panel.
+  // The number of 16-byte pieces in a row, and the distance in rows of a thread's pieces in a whole
+  // panel.
   static constexpr int kPieces = P::kRowBytes / 16, kApart = kThreads / kPieces;
   static_assert(kApart % P::kPeriod == 0, "a thread's pieces are permuted alike");
 
@@ -169,9 +174,10 @@ class PanelSource {
     }
   }
 
-  // Where rows of 16-bit elements begin elsewhere, a piece is put together from the words that it
-  // lies in: not asynchronously, but just as far ahead. `readable` bytes are there from the panel
-  // on.
+  // Copies a panel of 16-bit elements whose rows are not aligned to 16 bytes. Each piece is shifted
+  // together from the aligned words that cover it: in registers rather than asynchronously, but the
+  // same number of stages ahead. `readable` is the number of bytes of a row that may be read from
+  // the panel's begin on.
   __device__ __forceinline__ void copy_words(char* panel, int rows, int bytes, int readable) const {
 #pragma unroll 2
     for (int k = threadIdx.x; k < P::kRows * kPieces; k += kThreads) {
@@ -201,14 +207,15 @@ class PanelSource {
   }
 
   const E* from;
-  const uint64_t own;  // where in a panel the first piece that the calling thread copies is
+  const uint64_t own;  // The offset of the calling thread's first piece in a panel.
   const uint64_t ld;
-  const int beyond;         // outputs that there are, those of the next tile included
-  const uint32_t together;  // 0 if rows begin at multiples of 16 bytes
+  const int beyond;         // The number of outputs that exist, at most two tiles of them.
+  const uint32_t together;  // Zero if all rows begin at multiples of 16 bytes.
 };
 
-// Hands on 16 x 16 sums in runs of four columns. Lanes hold two columns of either half: neighbours
-// trade, so that each has four of one half.
+// Passes 16 x 16 sums to the epilogue in runs of four columns. A lane holds two columns of each
+// half of the columns; a warp shuffle exchanges them between neighbours, so that each lane has four
+// columns of one half.
 template <typename Store>
 __device__ __forceinline__ void store_part(const float (&halves)[2][4], uint64_t row, uint64_t col,
                                            uint64_t rows, uint64_t cols, Store store) {
@@ -230,7 +237,7 @@ __device__ __forceinline__ void store_part(const float (&halves)[2][4], uint64_t
   }
 }
 
-// As `product` of simt_product.cuh, on the tensor cores.
+// Computes the block's tile of a product on the tensor cores; see `product` in simt_product.cuh.
 template <typename T, typename E, Row kA, Row kB, typename Store>
 __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E>& b,
                                             uint64_t begin, uint32_t terms, Store store) {
@@ -246,7 +253,7 @@ __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E
   PanelSource<E, kB, T::kThreads, T::kCols> b_source(b, first_col, begin);
   const PanelReader<E, kA, T::kRows, false> a_reader(T::row(0));
   const PanelReader<E, kB, T::kCols, true> b_reader(T::col(0));
-  // An empty group counts, too: so the last panels are waited for like all others.
+  // Commits a group even if it is empty, so that the last panels are waited for like all others.
   const auto copy = [&](char* stage, uint32_t first) {
     if (first < terms) {
       a_source.copy(stage, terms - first);
@@ -263,7 +270,7 @@ __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E
   for (uint32_t first = 0; first < terms; first += A::kTerms) {
     wait_for_copies<kPanelStages - 2>();
     __syncthreads();
-    // All are through with the stage that this overwrites.
+    // After the barrier no warp reads the stage that this copy overwrites.
     copy(free, first + (kPanelStages - 1) * A::kTerms);
     free = stage;
 #pragma unroll

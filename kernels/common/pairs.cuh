@@ -1,12 +1,13 @@
-// The features of a sample, their pairs, and the threads that work on them: what all kernels of the
-// interaction share.
+// The features of a sample, their pairs, and the threads that work on them. All kernels of the
+// interaction share this file.
 #pragma once
 
 #include "params/pairs.cuh"
 #include "ptx.cuh"
 #include "vec.cuh"
 
-// The features of a batch: the first one of each sample, and those that follow, side by side.
+// The features of a batch: the first feature of each sample is in `head`, the others are in `tail`,
+// contiguous per sample.
 template <typename T>
 struct Features {
   T* head;
@@ -20,15 +21,15 @@ struct Features {
     return i == 0 ? head + sample * head_ld : tail + sample * tail_ld + uint64_t(i - 1) * dim;
   }
 
-  // Whether all features begin at a multiple of 16 bytes and end there.
+  // Returns true if all features begin and end at multiples of 16 bytes.
   __device__ __forceinline__ bool is_wide() const {
     return (dim | head_ld | tail_ld) % kWidest<T> == 0 && is_aligned(head, 16) &&
            is_aligned(tail, 16);
   }
 };
 
-// What stands where in a row of the output: the dense vector, the pairs, the appended features,
-// zeros. `Int` holds a number of columns.
+// The columns of a row of the output: the dense vector, the pairs, the appended features, zeros.
+// `Int` is the type of a column number.
 template <typename Int>
 struct Columns {
   uint32_t flags;
@@ -47,7 +48,7 @@ struct Columns {
     return pairs_end() + (has(kAppendSparse) ? (num_features - first_sparse()) * dim : 0);
   }
 
-  // Whether a feature stands in the output itself, and from which column on.
+  // Returns whether a feature is copied into the output; `direct` returns its first column there.
   __device__ __forceinline__ bool has_direct(Int i) const {
     return has(i == 0 && has(kHasDense) ? kHasDense : kAppendSparse);
   }
@@ -55,18 +56,18 @@ struct Columns {
     return i == 0 && has(kHasDense) ? 0 : pairs_end() + (i - first_sparse()) * dim;
   }
 
-  // The position among the pairs of a pair of features.
+  // Returns the position of a pair among all pairs.
   __device__ __forceinline__ Int pair_position(Int i, Int j) const {
     const Int low = min(i, j), high = max(i, j);
-    // The rows above have 0 + diagonal, 1 + diagonal, ... entries, or F - 1 + diagonal, F - 2 +
-    // diagonal, ...
+    // The rows above have 0 + diagonal, 1 + diagonal, ... entries in a lower triangle, and F - 1 +
+    // diagonal, F - 2 + diagonal, ... in an upper one.
     return has(kUpper)
                ? low * (2 * (num_features + diagonal()) - low - 1) / 2 + high + diagonal() - low - 1
                : high * (high + 2 * diagonal() - 1) / 2 + low;
   }
 };
 
-// The features that a pass reads.
+// Returns the features that a pass reads.
 template <typename E>
 __device__ __forceinline__ Features<const E> features_of(const InteractionForwardMatrices<E>& m) {
   return {m.head, m.tail, m.head_ld, m.tail_ld, m.num_features, m.dim};
@@ -76,23 +77,23 @@ __device__ __forceinline__ Features<const E> features_of(const InteractionBackwa
   return {m.head, m.tail, m.head_ld, m.tail_ld, m.num_features, m.dim};
 }
 
-// The gradients of the features.
+// Returns the gradients of the features.
 template <typename E>
 __device__ __forceinline__ Features<E> grads_of(const InteractionBackwardMatrices<E>& m) {
   return {m.grad_head, m.grad_tail, m.grad_head_ld, m.grad_tail_ld, m.num_features, m.dim};
 }
 
-// The columns of the output, or of its gradient.
+// Returns the columns of the output, or of its gradient.
 template <typename Int, typename Matrices>
 __device__ __forceinline__ Columns<Int> columns_of(const Matrices& m) {
   return {m.flags, m.num_features, m.dim};
 }
 
-// Threads that work together: a warp, or a whole block.
+// A team: the threads that work on one sample, a warp or a whole block.
 struct Team {
-  uint32_t thread;   // within it
-  uint32_t threads;  // 32, or those of the block
-  uint32_t number;   // within the block
+  uint32_t thread;   // The number of the thread within the team.
+  uint32_t threads;  // The number of threads in the team: 32, or all of the block.
+  uint32_t number;   // The number of the team within the block.
 
   __device__ __forceinline__ explicit Team(uint32_t size)
       : thread(threadIdx.x % size), threads(size), number(threadIdx.x / size) {}
@@ -106,8 +107,8 @@ struct Team {
   }
 };
 
-// A thread's way through rows of `units`, all threads of a team side by side: no division but at
-// its start.
+// The walk of a thread through rows of `units` units, with consecutive threads of the team at
+// consecutive units, which makes accesses coalesced. It divides only at its start.
 struct Walk {
   uint32_t row, unit, rows_each, units_each, units;
 
@@ -128,8 +129,8 @@ struct Walk {
   }
 };
 
-// Begins to copy `rows` rows of `cols` elements to shared memory, `pitch` apart; `from(row)` tells
-// where one begins. Columns up to `whole` are set to zero.
+// Starts the copy of `rows` rows of `cols` elements to shared memory with leading dimension
+// `pitch`. `from(row)` returns the begin of a row. The columns from `cols` to `whole` become zeros.
 template <typename E, typename From>
 __device__ __forceinline__ void stage_rows(const Team& team, E* to, uint32_t pitch, uint32_t rows,
                                            uint32_t cols, uint32_t whole, bool wide, From from) {
@@ -152,7 +153,7 @@ __device__ __forceinline__ void stage_rows(const Team& team, E* to, uint32_t pit
     to[at.row * pitch + cols + at.unit] = E(0.0f);
 }
 
-// The way back: stores `rows` rows of `cols` elements.
+// Stores `rows` rows of `cols` elements from shared memory to `to(row)`.
 template <typename E, typename To>
 __device__ __forceinline__ void store_rows(const Team& team, const E* from, uint32_t pitch,
                                            uint32_t rows, uint32_t cols, bool wide, To to) {
@@ -172,21 +173,23 @@ __device__ __forceinline__ uint32_t round_up(uint32_t x, uint32_t to) {
   return (x + to - 1) / to * to;
 }
 
-// The elements that a row of `width` may take, wherever it begins.
+// Returns the room for a row of `width` elements in shared memory, wherever it begins in global
+// memory.
 template <typename E>
 __device__ __forceinline__ uint32_t row_room(uint32_t width) {
   return round_up(width + kWidest<E> - 1, kWidest<E>);
 }
 
-// The place for a row of the output in shared memory, from `room` on, where it lies to a multiple
-// of 16 bytes as it does in global memory: so both move 16 bytes at a time, wherever it begins.
+// Returns the place of an output row in shared memory, from `room` on. It has the same offset from
+// a multiple of 16 bytes as the row in global memory, so that accesses on both sides are vectorised
+// wherever the row begins.
 template <typename E>
 __device__ __forceinline__ E* place_beside(E* room, const E* row) {
   return room + reinterpret_cast<uintptr_t>(row) % 16 / sizeof(E);
 }
 
-// Calls `wide(column)` for runs of 16 bytes of a row that begin at multiples of 16 bytes,
-// `single(column)` for columns before and behind.
+// Calls `wide(column)` for the aligned runs of 16 bytes in a row, and `single(column)` for the
+// columns before and behind them.
 template <typename E, typename Wide, typename Single>
 __device__ __forceinline__ void for_each_run(const Team& team, const E* row, uint32_t width,
                                              Wide wide, Single single) {
@@ -198,7 +201,7 @@ __device__ __forceinline__ void for_each_run(const Team& team, const E* row, uin
     single(k < before ? k : k + runs * kRun);
 }
 
-// Begins to copy a row of the gradient of the output to its place in shared memory.
+// Starts the copy of a row of the output's gradient to its place in shared memory.
 template <typename E>
 __device__ __forceinline__ void stage_row(const Team& team, E* to, const E* from, uint32_t width) {
   for_each_run(
@@ -206,7 +209,7 @@ __device__ __forceinline__ void stage_row(const Team& team, E* to, const E* from
       [&](uint32_t column) { to[column] = from[column]; });
 }
 
-// Puts what is no pair into a row of the output in shared memory.
+// Fills a row of the output in shared memory, except for its pairs.
 template <typename E>
 __device__ __forceinline__ void fill_row(const Team& team, E* to, const Columns<uint32_t>& columns,
                                          uint32_t width, const E* rows, uint32_t pitch) {
@@ -265,7 +268,7 @@ __device__ __forceinline__ void multiply_tile(float (&sums)[kTile][kTile],
   }
 }
 
-// The row of a triangle (1, 2, 3, ... entries) that an entry is in.
+// Returns the row of an entry in a triangle with rows of 1, 2, 3, ... entries.
 __device__ __forceinline__ uint32_t triangle_row(uint32_t entry) {
   uint32_t row = uint32_t((sqrtf(8.0f * float(entry) + 1.0f) - 1.0f) * 0.5f);
   // The root is off by less than one.
@@ -274,15 +277,15 @@ __device__ __forceinline__ uint32_t triangle_row(uint32_t entry) {
   return row;
 }
 
-// The columns of a thread's gradients: side by side where they move at once, else so that those of
-// neighbouring threads lie side by side.
+// Returns a column of a thread's gradients. The four columns are neighbours for vectorised access;
+// otherwise the same column of neighbouring threads is, for coalesced access.
 template <bool kWide>
 __device__ __forceinline__ uint32_t grad_column(uint32_t unit, uint32_t units, int m) {
   return kWide ? unit * 4 + m : unit + m * units;
 }
 
-// sums += `weights` [count, weights_pitch], kRows of its columns, transposed, by this thread's
-// columns of `rows` [count, pitch].
+// Computes sums += weights^T rows for kRows columns of `weights` [count, weights_pitch] and this
+// thread's columns of `rows` [count, pitch].
 template <bool kWide, int kRows>
 __device__ __forceinline__ void multiply_grads(float (&sums)[kRows][4], const float* weights,
                                                uint32_t weights_pitch, const float* rows,
@@ -312,8 +315,7 @@ __device__ __forceinline__ void multiply_grads(float (&sums)[kRows][4], const fl
   }
 }
 
-// Adds a thread's columns of a vector that stands in the output itself: its gradient is that of the
-// output there.
+// Adds a thread's columns of the output's gradient at a feature that is copied into the output.
 template <bool kWide, typename E>
 __device__ __forceinline__ void add_direct(float (&sum)[4], const E* direct, uint32_t unit,
                                            uint32_t units, uint32_t cols) {
@@ -346,8 +348,7 @@ __device__ __forceinline__ void store_grad(E* grad, const float (&sum)[4], uint3
   }
 }
 
-// The gradient of a pair of features, whose sum over j of its products with x_j is the gradient of
-// x_i.
+// Returns the gradient of the pair (i, j): the weight of x_j in the gradient of x_i.
 template <typename Int, typename E>
 __device__ __forceinline__ float pair_grad(const Columns<Int>& columns, const E* of_pairs, Int i,
                                            Int j) {

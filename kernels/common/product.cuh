@@ -1,28 +1,28 @@
-// What a matrix product is made of, on whatever cores: operands in global memory, and how their
-// rows lie.
+// The operands of a matrix product in global memory, and the tile of a block, for products on the
+// CUDA cores and on the tensor cores.
 #pragma once
 
 #include <stdint.h>
 
-// What a row of an operand is in global memory: the terms of one row (column) of the output, or one
-// term for all of them.
+// The meaning of an operand's row in global memory: all terms of one row (column) of the output, or
+// one term of all of them.
 enum class Row { kOutput, kTerm };
 
-// An operand: `outputs` rows (columns) of the output.
+// An operand of a product, for `outputs` rows (columns) of the output.
 template <typename E>
 struct Operand {
   const E* data;
   uint64_t ld;
   uint64_t outputs;
 
-  // How many outputs of a tile that begins at `first` there are, `most` at most.
+  // Returns the number of outputs that exist from `first` on, at most `most`.
   __device__ __forceinline__ int outputs_from(uint64_t first, int most) const {
     return first < outputs ? int(min(outputs - first, uint64_t(most))) : 0;
   }
 };
 
-// The tile of this block. Columns vary fastest, so that the blocks that read the same rows run at
-// the same time.
+// The tile of a block. Columns vary fastest, so that blocks that read the same rows run at the same
+// time and find them in L2.
 struct TileIndex {
   uint32_t row, col;
 };

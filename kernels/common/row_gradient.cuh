@@ -1,5 +1,5 @@
-// The gradient of table rows: sums over their occurrences in a sorted batch, in the order that
-// src/ops/sparse_update.rs fixes.
+// The gradient of table rows: sums over the occurrences of a row in a sorted batch. The order of
+// the additions is fixed by src/ops/sparse_update.rs.
 #pragma once
 
 #include "bags.cuh"
@@ -8,9 +8,10 @@
 #include "reduce.cuh"
 #include "vec.cuh"
 
-constexpr int kInFlight =
-    4;  // loads at a time; of a row's own gradients half of them, since registers are few there
-// Occurrences of a row that are looked up with it.
+// The number of loads in flight. A row's own chunk keeps half of them, since registers are scarce
+// there.
+constexpr int kInFlight = 4;
+// The number of occurrences that are looked up together with their row.
 constexpr uint32_t kKnown = 3;
 constexpr uint32_t kNone = 0xffffffffu;
 constexpr float kInfinity = __builtin_huge_valf();
@@ -23,20 +24,20 @@ __device__ __forceinline__ uint32_t num_rows_of(const RowGradientSource& source)
   return min(source.counts[1], source.num_indices);
 }
 
-// The windows of `1 << shift` of the occurrences that there are.
+// Returns the number of windows of `1 << shift` occurrences in the sorted batch.
 __device__ __forceinline__ uint64_t num_windows_of(const RowGradientSource& source,
                                                    uint32_t shift) {
   return windows(min(source.counts[0], source.num_indices), shift);
 }
 
-// The position of a bag's first id.
+// Returns the position of a bag's first id.
 __device__ __forceinline__ int64_t offset_of(const RowGradientSource& source, uint32_t bag) {
   return source.offset_bytes == 8 ? static_cast<const int64_t*>(source.offsets)[bag]
                                   : static_cast<const int32_t*>(source.offsets)[bag];
 }
 
-// Calls `work` with the number of columns that a lane takes at once, the same for all groups of a
-// warp.
+// Calls `work` with the number of columns of one vectorised load of a lane. All groups of a warp
+// use the same number, so that the warp stays converged.
 template <typename Work>
 __device__ __forceinline__ void by_width(bool is_wide, Work work) {
   if (__all_sync(kWarp, is_wide)) {
@@ -46,8 +47,9 @@ __device__ __forceinline__ void by_width(bool is_wide, Work work) {
   }
 }
 
-// A group of lanes with a row. All groups of a warp keep in step, each with a row of its own or
-// with none: shuffles and votes are those of whole warps, which cost less than those of some lanes.
+// A group of lanes that works on one row. All groups of a warp stay converged, each with a row of
+// its own or with none: shuffles and votes with the mask of a whole warp cost less than those with
+// a partial mask.
 struct Group {
   uint32_t lane, lanes;
 };
@@ -61,7 +63,8 @@ __device__ __forceinline__ T from_lane(const Group& group, T x, uint32_t lane) {
   return __shfl_sync(kWarp, x, lane, group.lanes);
 }
 
-// Calls `work(number)` for the groups' share of `count` numbers.
+// Calls `work(number)` for each of this group's share of `count` numbers: a grid-stride loop over
+// groups.
 template <typename Work>
 __device__ __forceinline__ void for_each(uint64_t count, uint32_t lanes, Work work) {
   const uint64_t groups = uint64_t(gridDim.x) * kThreads / lanes;
@@ -70,8 +73,8 @@ __device__ __forceinline__ void for_each(uint64_t count, uint32_t lanes, Work wo
     work(k);
 }
 
-// The number of the table that a linear row is in; that of the end of the last one if it is in
-// none.
+// Returns the number of the table that holds a linear row, or `num_tables` if the row lies behind
+// the last table. Binary search.
 __device__ __forceinline__ uint32_t table_of_row(const Table* tables, uint32_t num_tables,
                                                  uint64_t row) {
   uint32_t low = 0, high = num_tables + 1;
@@ -82,17 +85,17 @@ __device__ __forceinline__ uint32_t table_of_row(const Table* tables, uint32_t n
   return low;
 }
 
-// A row, as what works on it sees it. One without columns stands for none.
+// A row of a table. A row with `dim` 0 stands for no row.
 struct Row {
   uint64_t linear;
-  uint64_t number;  // in its table
-  uint64_t weight;  // its first element
+  uint64_t number;  // The row's number within its table.
+  uint64_t weight;  // The index of the row's first weight.
   uint32_t table;
   uint32_t dim;
   uint32_t is_wide;
 
   __device__ bool exists() const { return dim > 0; }
-  // Whether nothing speaks against taking four columns at once.
+  // Returns true unless the row forbids vectorised loads of four columns.
   __device__ bool can_be_wide() const { return is_wide || !exists(); }
 };
 
@@ -109,13 +112,14 @@ __device__ __forceinline__ Row row_at(const Table* tables, uint32_t num_tables, 
           table.is_wide};
 }
 
-// What an occurrence of a row contributes: `factor` times columns of a sample's gradient; for a
-// maximum only those that it is the source of.
+// The contribution of an occurrence to the gradient of its row: `factor` times columns of a
+// sample's gradient. With max pooling only the columns count whose maximum came from this
+// occurrence.
 struct alignas(16) Occurrence {
-  uint32_t sample;  // kNone if it contributes nothing
-  uint32_t column;  // the feature's first
+  uint32_t sample;  // The sample, or kNone if the occurrence contributes nothing.
+  uint32_t column;  // The first column of the feature.
   float factor;
-  uint32_t within;  // its position in its bag; kNone unless the feature is pooled by max
+  uint32_t within;  // The position in the bag with max pooling, else kNone.
 };
 
 constexpr Occurrence kNoOccurrence = {kNone, 0, 0.0f, kNone};
@@ -139,7 +143,7 @@ __device__ __forceinline__ const float* gradient_of(const RowGradientSource& sou
   return source.grad_output + of.sample * source.grad_output_ld + of.column;
 }
 
-// Whatever is added to a negative zero is the sum, a negative zero included.
+// Returns the neutral element of the sum: -0.0 + x is x for every x, also for -0.0.
 template <int N>
 __device__ __forceinline__ Vec<float, N> negative_zero() {
   Vec<float, N> sum;
@@ -148,8 +152,9 @@ __device__ __forceinline__ Vec<float, N> negative_zero() {
   return sum;
 }
 
-// Adds to `sum` what kAtOnce occurrences contribute to the N columns from `column` on, in their
-// order; all of it is loaded before the first addition. `occurrence(k)` is one of them.
+// Adds to `sum` the contributions of kAtOnce occurrences to the N columns from `column` on, in
+// their order. All loads are issued before the first addition, so that their latencies overlap.
+// `occurrence(k)` returns an occurrence.
 template <int N, int kAtOnce, typename At>
 __device__ __forceinline__ void add_occurrences(const RowGradientSource& source, Vec<float, N>& sum,
                                                 uint32_t column, bool active, At occurrence) {
@@ -182,8 +187,8 @@ __device__ __forceinline__ void add_occurrences(const RowGradientSource& source,
   }
 }
 
-// Adds `count` occurrences from `start` on, which the lanes of the group look up side by side, one
-// each, and hand round.
+// Adds `count` occurrences from `start` on. Each lane of the group looks up one of them; warp
+// shuffles broadcast it to the other lanes.
 template <int N, int kAtOnce>
 __device__ __forceinline__ void add_chunk(const RowGradientSource& source, const Group& group,
                                           Vec<float, N>& sum, const Row& row, uint32_t start,
@@ -194,7 +199,8 @@ __device__ __forceinline__ void add_chunk(const RowGradientSource& source, const
     const uint32_t mine = first + group.lane;
     const Occurrence my =
         mine < count ? occurrence_at(source, start + mine, row.table) : kNoOccurrence;
-    // All lanes ask for their gradients at once, of which registers hold no more than kAtOnce.
+    // Each lane prefetches the gradient of its own occurrence, so that all are in flight at once;
+    // registers hold only kAtOnce of them.
     if (my.sample != kNone) {
 #pragma unroll 1
       for (uint32_t k = 0; k < row.dim; k += 32) prefetch_line(gradient_of(source, my) + k);
@@ -203,7 +209,8 @@ __device__ __forceinline__ void add_chunk(const RowGradientSource& source, const
 #pragma unroll 1
     for (uint32_t k0 = 0; k0 < end; k0 += kAtOnce) {
       add_occurrences<N, kAtOnce>(source, sum, column, active, [&](uint32_t k) {
-        // Lanes beyond the last one of the group would be those of the first occurrences once more.
+        // A shuffle wraps around at the end of the group, so indices beyond it would repeat its
+        // first occurrences.
         const uint32_t sample = from_lane(group, my.sample, k0 + k);
         return Occurrence{k0 + k < end ? sample : kNone, from_lane(group, my.column, k0 + k),
                           from_lane(group, my.factor, k0 + k), from_lane(group, my.within, k0 + k)};
@@ -212,13 +219,14 @@ __device__ __forceinline__ void add_chunk(const RowGradientSource& source, const
   }
 }
 
-// What an optimizer remembers of a row, and what there is of its Step.
+// The optimizer's state of a row, and those values of the step that are looked up with it.
 struct RowState {
-  float squares;  // the sum of those of its gradients, of kRowwiseAdagrad
+  float squares;  // The sum of squared gradients of the row, for kRowwiseAdagrad.
   float learning_rate, l2, shrink;
 };
 
-// Occurrences of a row side by side. Where there are none, there is no row.
+// A run of consecutive occurrences of one row: its segment, or a part of it. An empty run has no
+// row.
 struct Run {
   Row row;
   uint32_t start, end;
@@ -226,31 +234,34 @@ struct Run {
   __device__ uint32_t count() const { return end - start; }
 };
 
-// All occurrences of a row of the batch.
+// Returns the segment of row `k` of the batch.
 __device__ __forceinline__ Run occurrences_of(const RowGradientSource& source, uint64_t k) {
   const uint32_t start = source.segments[k], end = min(source.segments[k + 1], source.num_indices);
   const Row row = row_at(source.tables, source.num_tables, source.rows[k]);
   return row.exists() && start < end ? Run{row, start, end} : Run{};
 }
 
-// What is looked up of a row before its gradient is summed.
+// A row with what is looked up before its gradient is summed.
 struct KnownRow : Run {
   Occurrence first[kKnown];
   RowState state;
 };
 
-// What rows that a warp works on have in common.
+// Maxima over the rows that a warp works on. They bound loops in which the warp stays converged.
 struct RowBatch {
-  uint32_t widest;   // the most columns
-  uint32_t longest;  // the most occurrences
+  uint32_t widest;   // The largest number of columns.
+  uint32_t longest;  // The largest number of occurrences.
 };
 
-// Calls `work(width, batch, number, row)` for the groups' share of the first `count` rows of the
-// batch; in place of those behind the last one for what is none. A warp looks up 32 rows at once, a
-// lane each, so that no group waits for one look-up after another of each of its rows. They lie far
-// apart, since of rows side by side all may be hot. `target.state(row)` is a row's state, and
-// `target.prefetch(row, column)` asks for what else is needed of the next row, from a column on
-// that is the calling lane's.
+// Calls `work(width, batch, number, row)` for this group's share of the first `count` rows of the
+// batch, and with an empty row for the numbers behind the last one.
+//
+// A warp looks up 32 rows at once, one per lane, and keeps them in shared memory, so that no group
+// waits for a chain of dependent loads per row. These rows are a stride of all warps apart, since
+// neighbouring rows may all be hot. While a group works on a row, it prefetches the next one.
+//
+// `target.state(row)` returns the state of a row. `target.prefetch(row, column)` prefetches the
+// weights of a row at the column of the calling lane.
 template <typename Target, typename Work>
 __device__ __forceinline__ void for_each_row(const RowGradientSource& source, const Group& group,
                                              bool is_wide, uint32_t count, const Target& target,
@@ -292,13 +303,12 @@ __device__ __forceinline__ void for_each_row(const RowGradientSource& source, co
         work(width, batch, first + of_group * warps, of_warp[of_group]);
       }
     });
-    // Sooner than a sum that 32 bits do not hold.
+    // Leaves before `first` overflows 32 bits.
     if (count - first <= 32 * warps) return;
   }
 }
 
-// Adds to `sum` the sums of `count` runs, one after another, for the N columns that the first one's
-// are at.
+// Adds to `sum` the sums of `count` runs in order. `from` points to N columns of the first one.
 template <int N>
 __device__ __forceinline__ void add_runs(Vec<float, N>& sum, const float* from, uint64_t ld,
                                          uint32_t count) {
@@ -321,8 +331,9 @@ __device__ __forceinline__ void add_runs(Vec<float, N>& sum, const float* from, 
   while (count > 0) add_next(Width<1>{});
 }
 
-// The gradient of N columns of a row: its first chunk, then the sums of the runs behind the first
-// one of each length, ever longer.
+// Returns the gradient of N columns of a row. It adds the occurrences of the first chunk, and then
+// the sums of the later runs at each level of the reduction tree, from the shortest runs to the
+// longest.
 template <int N>
 __device__ __forceinline__ Vec<float, N> sum_row(const RowGradientSource& source,
                                                  const Group& group, const RowBatch& batch,
@@ -344,7 +355,8 @@ __device__ __forceinline__ Vec<float, N> sum_row(const RowGradientSource& source
   const float* sums = source.run_sums + column;
 #pragma unroll 1
   for (uint32_t shift = kChunkBits; behind_first >> shift; shift += kChunkBits) {
-    // A run's place is that of the window in which it begins, so places rise by one.
+    // The sum of a run is stored at the window in which the run begins, so the places of
+    // consecutive runs are consecutive.
     const uint64_t first = (known.start + (uint64_t(1) << shift)) >> shift;
     const uint32_t runs = uint32_t(min(behind_first >> shift, uint64_t(kChunk - 1)));
     add_runs(sum, sums + first * source.run_sums_ld, source.run_sums_ld, runs);
@@ -353,9 +365,9 @@ __device__ __forceinline__ Vec<float, N> sum_row(const RowGradientSource& source
   return sum;
 }
 
-// Calls `work(column, active)` for the columns of the rows of a warp, as many at a time as the
-// lanes of a group take, up to the widest row; `active` tells whether the row of the calling lane
-// has them.
+// Calls `work(column, active)` for the columns of a row, one vectorised load of every lane at a
+// time, up to the widest row of the warp. `active` is true if the row of the calling lane has these
+// columns.
 template <int N, typename Work>
 __device__ __forceinline__ void for_each_column(const Group& group, uint32_t widest, uint32_t dim,
                                                 Work work) {
@@ -366,7 +378,8 @@ __device__ __forceinline__ void for_each_column(const Group& group, uint32_t wid
   }
 }
 
-// The segment that holds an occurrence, found by a whole warp.
+// Returns the number of the segment that holds an occurrence. A whole warp searches: each step
+// probes 32 places.
 __device__ __forceinline__ uint32_t segment_of(const uint32_t* segments, uint32_t count,
                                                uint32_t occurrence) {
   uint32_t low = 0, high = count;
@@ -381,14 +394,15 @@ __device__ __forceinline__ uint32_t segment_of(const uint32_t* segments, uint32_
   return low;
 }
 
-// The run of `1 << shift` occurrences of a row, or of what is left of them, other than the row's
-// first, that begins in a window of as many occurrences, found by a whole warp: runs behind the
-// first begin at least that far apart.
+// Returns the run that begins in a window of `1 << shift` occurrences: as many consecutive
+// occurrences of one row, or the rest of its segment, but not the first run of the segment. There
+// is at most one, since runs behind the first begin at least a window apart. A whole warp calls
+// this together.
 __device__ __forceinline__ Run run_in_window(const RowGradientSource& source, uint32_t num_rows,
                                              uint64_t window, uint32_t shift) {
   const uint64_t occurrence = window << shift, size = uint64_t(1) << shift;
-  // Such a run begins less than its size after the window, and its row at least as far before that:
-  // the window begins within the row.
+  // The row of such a run began at least a window's size before the run, so the window's first
+  // occurrence belongs to that row.
   const Run found =
       occurrences_of(source, segment_of(source.segments, num_rows, uint32_t(occurrence)));
   if (!found.row.exists() || found.start >= occurrence) return {};

@@ -1,12 +1,14 @@
-// Tiles of a matrix product in f32 on the ordinary cores: every product exact, added by fma in the
-// order of the terms.
+// Tiles of a matrix product in f32 on the CUDA cores: every product is exact, and fma adds it in
+// the order of the terms.
 //
 // A block computes a tile of the output. Tiles of both operands, kDepth terms deep, come to shared
-// memory by asynchronous copies ahead of the arithmetic: one pair of tiles where there is enough of
-// that, three pairs where a block has little else to do than wait for them. In shared memory a row
-// is a term, so that a thread reads its rows and columns four at a time. An operand that lies the
-// other way in global memory is transposed by the copy: four bytes at a time, in an order by which
-// a warp reads whole sectors and writes to 32 different banks.
+// memory in a cp.async pipeline ahead of the arithmetic: a double buffer where a block has enough
+// arithmetic to hide the loads, four stages where it does little else than wait for them.
+//
+// In shared memory a row is a term, so that a thread reads its rows and columns with vectorised
+// loads of four. An operand with the other layout in global memory is transposed by the copy, four
+// bytes at a time. The order of these copies lets a warp read whole sectors and write without bank
+// conflicts.
 #pragma once
 
 #include "params/linear.cuh"
@@ -14,12 +16,12 @@
 #include "ptx.cuh"
 #include "vec.cuh"
 
-// Terms that are in shared memory at once.
+// The number of terms in a tile of an operand.
 constexpr int kDepth = 16;
 
-// How a block shares out its tile: kWarps of them, each of kLanes x (32 / kLanes) lanes, each of
-// kThreadRows x kThreadCols elements in runs of four. kStages pairs of tiles of the operands are in
-// shared memory.
+// The shape of a tile. The block has kRowWarps x kColWarps warps, each of kRowLanes x (32 /
+// kRowLanes) lanes, and each lane has kThreadRows x kThreadCols elements in runs of four (register
+// blocking). kStages pairs of operand tiles are in shared memory.
 template <int kRowWarps, int kColWarps, int kRowLanes, int kThreadRows_, int kThreadCols_,
           int kStages_>
 struct Tile {
@@ -30,7 +32,7 @@ struct Tile {
   static constexpr int kRows = kRowWarps * kRowLanes * kThreadRows,
                        kCols = kColWarps * kColLanes * kThreadCols;
 
-  // The first row (column) of the tile in run `run` of this thread's.
+  // Returns the first row (column) of run `run` of this thread.
   static __device__ __forceinline__ int row(int run) {
     const int warp = threadIdx.x / 32 % kRowWarps, lane = threadIdx.x % kRowLanes;
     return warp * kRowLanes * kThreadRows + run * kRowLanes * 4 + lane * 4;
@@ -41,7 +43,7 @@ struct Tile {
   }
 };
 
-// 128 x 128, 64 x 64, 32 x 32, and 128 x 16 for products with few columns.
+// Tiles of 128 x 128, 64 x 64, 32 x 32, and 128 x 16 for products with few columns.
 using Large = Tile<2, 4, 8, 8, 8, 2>;
 using Small = Tile<2, 2, 4, 8, 4, 2>;
 using Tiny = Tile<2, 1, 4, 4, 4, 4>;
@@ -53,13 +55,14 @@ static_assert(Narrow::kRows == kLargeSide && Narrow::kCols == kNarrowCols, "");
 static_assert(Large::kThreads == kLargeThreads && Small::kThreads == kSmallThreads, "");
 static_assert(Tiny::kThreads == kTinyThreads && Narrow::kThreads == kNarrowThreads, "");
 
-// One operand's tile in shared memory. The rows are apart so that a column lies in different banks.
+// An operand's tile in shared memory. The padding of its rows spreads a column over different
+// banks.
 template <int kOutputs>
 struct OperandTile {
   alignas(16) float at[kDepth][kOutputs + 4];
 };
 
-// A thread's share of the copies of an operand's tiles, from term to term.
+// A thread's share of the copies of an operand's tiles, one tile after another along the terms.
 template <Row kRow, int kThreads, int kOutputs>
 class Source {
  public:
@@ -75,15 +78,15 @@ class Source {
     }
   }
 
-  // Starts the copy of the next tile, of which no more than `terms` exist; zeros for the others,
-  // and beyond the last output.
+  // Starts the copy of the next tile, of which at most `terms` terms exist. The other terms, and
+  // the outputs behind the last one, become zeros.
   __device__ __forceinline__ void copy(OperandTile<kOutputs>& tile, uint32_t terms) {
     if constexpr (kRow == Row::kOutput) {
-      // A warp takes eight terms of four outputs.
+      // A warp copies eight terms of four outputs: whole sectors of 32 bytes.
       constexpr int kStep = kThreads / 8;
       const int o = threadIdx.x / 8, t = threadIdx.x % 8;
       const float* row = from;
-      // No more at once: a place in registers would be kept for each copy.
+      // Unrolling further would keep an address in registers for each copy.
 #pragma unroll 2
       for (int k = 0; k < kOutputs; k += kStep, row += kStep * ld) {
 #pragma unroll
@@ -100,7 +103,7 @@ class Source {
   }
 
  private:
-  // A row of threads takes a term, kRun outputs each.
+  // Copies rows without transposition: a row of threads copies a term, kRun outputs per thread.
   template <int kRun>
   __device__ __forceinline__ void copy_rows(OperandTile<kOutputs>& tile, uint32_t terms) const {
     constexpr int kRuns = kOutputs / kRun, kStep = kThreads / kRuns;
@@ -120,7 +123,7 @@ class Source {
   const bool wide;
 };
 
-// Reads N floats of a term: runs of four, one for each call of `at`.
+// Reads N floats of a term in runs of four; `at(run)` returns the first column of a run.
 template <int N, int kOutputs, typename At>
 __device__ __forceinline__ void read_runs(const OperandTile<kOutputs>& tile, int term, At at,
                                           float (&out)[N]) {
@@ -133,8 +136,8 @@ __device__ __forceinline__ void read_runs(const OperandTile<kOutputs>& tile, int
 }
 
 // Computes the block's tile of the product of `a` (rows) and `b` (columns) over `terms` terms from
-// `begin` on, and hands it on in runs of four columns: `store(row, column, values)`, not all of
-// which need exist.
+// `begin` on. It passes the sums to the epilogue in runs of four columns, not all of which need
+// exist: `store(row, column, values)`.
 template <typename T, typename E, Row kA, Row kB, typename Store>
 __device__ __forceinline__ void product(const Operand<E>& a, const Operand<E>& b, uint64_t begin,
                                         uint32_t terms, Store store) {
@@ -144,7 +147,7 @@ __device__ __forceinline__ void product(const Operand<E>& a, const Operand<E>& b
   const TileIndex tile = tile_of_block(b.outputs, T::kCols);
   Source<kA, T::kThreads, T::kRows> a_source(a, uint64_t(tile.row) * T::kRows, begin);
   Source<kB, T::kThreads, T::kCols> b_source(b, uint64_t(tile.col) * T::kCols, begin);
-  // The next tiles, if there are any: `done` terms are in those before.
+  // Starts the copies of the next tiles, if any are left after `done` terms.
   const auto copy = [&](int stage, uint32_t done) {
     if (done < terms) {
       a_source.copy(a_tiles[stage], terms - done);
@@ -160,7 +163,7 @@ __device__ __forceinline__ void product(const Operand<E>& a, const Operand<E>& b
   for (uint32_t done = 0; done < terms; done += kDepth) {
     wait_for_copies<kAhead - 1>();
     __syncthreads();
-    // All are through with the stage before this one.
+    // After the barrier no warp reads the stage before this one.
     copy(stage == 0 ? kAhead : stage - 1, done + kAhead * kDepth);
 #pragma unroll 4
     for (int t = 0; t < kDepth; ++t) {
