@@ -5,19 +5,32 @@
 //              gradient; see the Rust side for the maths
 // Rust         src/ops/interaction.rs, src/backend/cuda/interaction.rs
 // Entries      interaction_{forward,backward}_f32, interaction_copy_{f32,f16,bf16}
-// Algorithm    A team per sample, a warp or a block, with all features of the sample in shared
-//              memory, where cp.async puts them. Forward: each thread has 4 x 4 pairs in registers,
-//              and reads 8 runs of 16 bytes for 64 multiplications. Its rows are not neighbours,
-//              but lie a quarter of all apart: neighbouring threads then read neighbouring rows,
-//              which begin in different banks. Where there are fewer tiles than threads, 2 to 32
-//              threads share one, each with its part of the columns. Tiles cover the triangle
-//              alone. The whole row of the output is put together in shared memory, and stored 16
-//              bytes at a time. Backward: the gradient of the pairs is unfolded to a symmetric
-//              matrix, which is then multiplied by the features: each thread has 16 features x 4
-//              columns in registers. Concatenation is a copy, as is its gradient. Samples too large
-//              for 48 KB of shared memory, which any device has without asking, are left to
-//              interaction_tiled.cu; other types, and tf32, to the tensor cores of
-//              interaction_mma.cu.
+// Algorithm    1. A team, a warp or a block, works on one sample. It copies all features of the
+//                 sample to shared memory with cp.async, so that each is read once from global
+//                 memory.
+//              2. Forward: each thread computes 4 x 4 pairs in registers (register blocking), and
+//                 reads 8 runs of 16 bytes for 64 multiplications. Its rows are a quarter of all
+//                 rows apart: neighbouring threads then read neighbouring rows, which begin in
+//                 different banks, so that there are no bank conflicts.
+//              3. Tiles cover only one triangle, since pairs are symmetric. Where there are fewer
+//                 tiles than threads, 2 to 32 threads share one, each with a slice of the columns,
+//                 and warp shuffles reduce their sums.
+//              4. The row of the output is assembled in shared memory and stored 16 bytes at a
+//                 time, since pairs by themselves would be stored one by one.
+//              5. Backward: the gradient of the pairs is unfolded to a symmetric matrix, so that
+//                 the gradient of the features is one product of this matrix and the features. Each
+//                 thread has 16 features x 4 columns in registers.
+//              6. Concatenation is a copy, as is its gradient. Samples too large for 48 KB of
+//                 shared memory, which every device has without opting in, go to
+//                 interaction_tiled.cu; other types, and tf32, to the tensor cores of
+//                 interaction_mma.cu.
+// Mapping      forward, S = ceil(F / 4), thread -> tile (r, c) with c <= r < S, and a slice:
+//                         c=0  1  2                rows of tile r:  r, r + S, r + 2 S, r + 3 S
+//                r = 0     t0                      slice s of n: columns 4 s .. 4 s + 3, then + 4 n
+//                r = 1     t1 t2
+//                r = 2     t3 t4 t5
+//              backward: thread -> features 16 g .. 16 g + 15, columns 4 u .. 4 u + 3 (g, u)
+//              copy: grid-stride loop, thread -> 16 bytes, or one element
 // Launch       forward, backward: grid (ceil(batch_size / teams per block)), block 32 to 128,
 //              dynamic shared memory for the samples of a block; copy: grid (as many blocks as
 //              there are runs of 256, at most 4096), block 256
@@ -34,7 +47,7 @@
 
 extern __shared__ float4 shared_memory[];
 
-// The dot products of all pairs of the features in `rows`, to `pairs`.
+// Writes the dot products of all pairs of the features in `rows` to `pairs`.
 __device__ __forceinline__ void multiply_pairs(const Team& team, const float* rows, uint32_t pitch,
                                                const Columns<uint32_t>& columns, uint32_t slices,
                                                float* pairs) {
@@ -44,14 +57,14 @@ __device__ __forceinline__ void multiply_pairs(const Team& team, const float* ro
 #pragma unroll 1
   for (uint32_t first = 0; first < items; first += team.threads) {
     const bool exists = first + team.thread < items;
-    // Others only keep the warp company, for the shuffles.
+    // Threads without a tile only take part in the warp shuffles.
     const uint32_t tile = exists ? (first + team.thread) / slices : 0;
     const uint32_t tile_row = triangle_row(tile),
                    tile_column = tile - tile_row * (tile_row + 1) / 2;
     const float *a[kTile], *b[kTile];
 #pragma unroll
     for (int r = 0; r < kTile; ++r) {
-      // Beyond the last row this is the last one once more, which is not used.
+      // Rows behind the last one read the last one again; their sums are not used.
       a[r] = rows + min(tile_row + r * side, features - 1) * pitch;
       b[r] = rows + min(tile_column + r * side, features - 1) * pitch;
     }
@@ -67,7 +80,7 @@ __device__ __forceinline__ void multiply_pairs(const Team& team, const float* ro
         for (uint32_t step = slices / 2; step > 0; step /= 2)
           sums[r][s] += __shfl_xor_sync(0xffffffffu, sums[r][s], step);
         const uint32_t i = tile_row + r * side, j = tile_column + s * side;
-        // Each pair of a tile on the diagonal is there twice.
+        // A tile on the diagonal has each pair twice.
         const bool wanted = i < features && j < features && (tile_row != tile_column || r >= s) &&
                             (i != j || columns.diagonal());
         if (exists && slice == 0 && wanted) pairs[columns.pair_position(i, j)] = sums[r][s];
@@ -84,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 4)
   const Team team(p.team_threads);
   const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / p.team_threads) + team.number;
   if (sample >= p.batch_size) return;
-  // Of each sample: the features, the row of the output.
+  // The shared memory of a sample holds the features and the row of the output.
   const uint32_t whole_dim = (m.dim + 3) / 4 * 4, rows_room = m.num_features * p.pitch,
                  output_room = row_room<float>(uint32_t(m.width));
   float* rows = reinterpret_cast<float*>(shared_memory) + team.number * (rows_room + output_room);
@@ -110,8 +123,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   const Team team(p.team_threads);
   const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / p.team_threads) + team.number;
   if (sample >= p.batch_size) return;
-  // Of each sample: the features, the symmetric matrix of the pairs' gradients, the gradient as it
-  // came.
+  // The shared memory of a sample holds the features, the symmetric matrix of the pairs' gradients,
+  // and the gradient of the output.
   const uint32_t units = (dim + 3) / 4, pitch = units * 4,
                  groups = (num_features + kGradRows - 1) / kGradRows,
                  matrix_pitch = groups * kGradRows;
@@ -157,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// to[r][c] = from[r][c]: what concatenation and its gradient are made of.
+// Computes to[r][c] = from[r][c], for concatenation and its gradient.
 template <typename E>
 __device__ __forceinline__ void copy_matrix(const InteractionCopy<E>& p) {
   constexpr int kRun = kWidest<E>;

@@ -6,21 +6,33 @@
 // Rust         src/ops/interaction.rs, src/backend/cuda/interaction.rs
 // Entries      interaction_mma_{forward,backward_few,backward_many}_{f32,f16,bf16}: few are up to
 //              32 features, many up to 64
-// Algorithm    A team per sample, a warp or a block, with all features of the sample in shared
-//              memory, where cp.async puts them; rows are an odd number of 16 bytes apart (backward
-//              in f32: 8 words more than a multiple of 16), so that ldmatrix has no bank conflicts.
-//              It is the bytes in flight that count: a sample takes no more than its features and
-//              its row of the output, so that a multiprocessor has a dozen or two at once, each in
-//              its own phase. Forward: a warp per 16 x 16 pairs of the lower triangle; the fragment
-//              of 16 features is factor A as it is, and B of twice 8 features as well, two
-//              registers each. Rows of 8 and 16 are not filled up: those beyond the last are read
-//              as the last one and not used. The whole row of the output is put together in shared
-//              memory, and stored 16 bytes at a time. Backward: the gradient of the pairs is
-//              unfolded to a symmetric matrix (A); a warp takes 16 columns of all features (B,
-//              transposed by ldmatrix) at a time, and puts the result where these were, since no
-//              other columns need them; whole rows are then stored from there. Samples too large
-//              for 48 KB of shared memory, and backward more than 64 features, are left to
-//              interaction_tiled.cu.
+// Algorithm    1. A team, a warp or a block, works on one sample. It copies all features of the
+//                 sample to shared memory with cp.async. The leading dimension is an odd number of
+//                 16 bytes (backward in f32: 8 words more than a multiple of 16), so that ldmatrix
+//                 has no bank conflicts.
+//              2. The bytes in flight limit this kernel. Therefore a sample takes only the room of
+//                 its features and its row of the output, and a multiprocessor has a dozen or two
+//                 samples resident, each in its own phase.
+//              3. Forward: a warp computes 16 x 16 pairs of the lower triangle. The tensor-core
+//                 fragment of 16 features is factor A as it is, and also B of twice 8 features, two
+//                 registers each, so that one layout serves both. Groups of 8 and 16 features are
+//                 not padded: rows behind the last one read the last one, and their sums are not
+//                 used.
+//              4. The row of the output is assembled in shared memory and stored 16 bytes at a
+//                 time.
+//              5. Backward: the gradient of the pairs is unfolded to a symmetric matrix (A). A warp
+//                 takes 16 columns of all features at a time (B, transposed by ldmatrix) and writes
+//                 the result over them, since no other columns need them. Whole rows are then
+//                 stored from there.
+//              6. Samples too large for 48 KB of shared memory, and backward more than 64 features,
+//                 go to interaction_tiled.cu.
+// Mapping      forward, groups of 16 features, warp -> tile of the triangle, in a loop:
+//                           group 0  1  2           in a tile, lane l has of each 16 x 8 half of j:
+//                group 0        w0                   rows i: l / 4, l / 4 + 8
+//                group 1        w1 w2                columns j: 2 (l mod 4), + 1
+//                group 2        w3 w0 w1   (4 warps)
+//              backward:  warp w -> columns 16 w .. 16 w + 15 of all features, then + 16 * warps
+//                [gradients: F x F] x [features: F x 16] -> the same 16 columns of shared memory
 // Launch       grid (ceil(batch_size / teams per block)), block 32 to 128, dynamic shared memory
 //              for the samples of a block
 // Bytes        features (and gradient) read once, output written once: as bytes_moved()
@@ -38,14 +50,14 @@
 #include "common/pairs.cuh"
 #include "params/interaction_mma.cuh"
 
-// Elements that are multiplied at once: 32 bytes of each row.
+// The number of elements of a row in one step of the tensor cores: 32 bytes.
 template <typename E>
 constexpr uint32_t kDepth = kDepthBytes / sizeof(E);
 
 extern __shared__ uint4 shared_memory[];
 
-// Of 16 rows of a matrix in shared memory the run of 16 bytes that this lane shows to ldmatrix.
-// Rows beyond the last are the last one once more.
+// Returns the run of 16 bytes whose address this lane passes to ldmatrix, for 16 rows of a matrix
+// in shared memory. Rows behind the last one read the last one again.
 template <typename E>
 __device__ __forceinline__ const E* lane_run(const E* rows, uint32_t pitch, uint32_t first,
                                              uint32_t num_rows) {
@@ -53,8 +65,8 @@ __device__ __forceinline__ const E* lane_run(const E* rows, uint32_t pitch, uint
   return rows + min(first + lane % 16, num_rows - 1) * pitch + lane / 16 * kWidest<E>;
 }
 
-// The dot products of all pairs of the features in `rows`, to `pairs`. Rows end with zeros to a
-// multiple of kDepth.
+// Writes the dot products of all pairs of the features in `rows` to `pairs`. Rows are padded with
+// zeros to a multiple of kDepth.
 template <typename E>
 __device__ __forceinline__ void multiply_pairs(const Team& team, const E* rows, uint32_t pitch,
                                                const Columns<uint32_t>& columns, E* pairs) {
@@ -96,7 +108,7 @@ __device__ __forceinline__ void forward(const InteractionMmaForward<E>& p) {
   const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / p.team_threads) + team.number;
   if (sample >= p.batch_size) return;
   const uint32_t features = m.num_features, dim = m.dim, width = uint32_t(m.width);
-  // Of each sample: the features, the row of the output.
+  // The shared memory of a sample holds the features and the row of the output.
   const uint32_t whole = round_up(dim, kDepth<E>), pitch = whole + kWidest<E>,
                  rows_room = features * pitch;
   E* rows = reinterpret_cast<E*>(shared_memory) + team.number * (rows_room + row_room<E>(width));
@@ -112,7 +124,7 @@ __device__ __forceinline__ void forward(const InteractionMmaForward<E>& p) {
   store_row(team, output, row, width);
 }
 
-// Features from `first` on of 16 columns, as two factors B.
+// Loads the features from `first` on, 16 columns of them, as two fragments B.
 __device__ __forceinline__ void load_columns(uint32_t (&b)[4], const float* rows, uint32_t pitch,
                                              uint32_t first, uint32_t num_rows) {
   const uint32_t lane = threadIdx.x % 32;
@@ -128,9 +140,10 @@ __device__ __forceinline__ void load_columns(uint32_t (&b)[4], const E* rows, ui
   load_transposed(b, lane_run(rows, pitch, first, num_rows));
 }
 
-// Unfolds the gradient of the pairs to a symmetric matrix, with zeros behind each row to a multiple
-// of kDepth. Its elements are taken in their order, though pairs are then read twice with bank
-// conflicts: to take pairs in theirs needs a root for each, and took 1.2 times as long.
+// Unfolds the gradient of the pairs to a symmetric matrix, whose rows are padded with zeros to a
+// multiple of kDepth. The loop follows the order of the matrix, though pairs are then read twice
+// with bank conflicts: the order of the pairs needs a square root for each, and took 1.2 times as
+// long.
 template <typename E>
 __device__ __forceinline__ void unfold(const Team& team, E* matrix, uint32_t pitch,
                                        const Columns<uint32_t>& columns, const E* pairs) {
@@ -142,15 +155,15 @@ __device__ __forceinline__ void unfold(const Team& team, E* matrix, uint32_t pit
 }
 
 // Replaces the features in `rows`, at most kMaxGroups times kSide, by their gradients, which a warp
-// has in registers. `grad` is the row of the gradient of the output, `matrix` that of the pairs,
-// unfolded.
+// accumulates in registers. `grad` is the row of the output's gradient, `matrix` the unfolded
+// gradient of the pairs.
 template <uint32_t kMaxGroups, typename E>
 __device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32_t pitch,
                                                const E* matrix, uint32_t matrix_pitch,
                                                const Columns<uint32_t>& columns, const E* grad) {
   const uint32_t features = columns.num_features, dim = columns.dim,
                  groups = (features + kSide - 1) / kSide, lane = threadIdx.x % 32;
-  // Of the sums of this lane, in twos: the feature, and the column within 16.
+  // The feature and the column within 16 of this lane's sums, in pairs of sums.
   const auto feature_of = [&](uint32_t k) { return k / 4 * kSide + k / 2 % 2 * 8 + lane / 4; };
   const auto column_of = [&](uint32_t k) { return k % 2 * 8 + lane % 4 * 2; };
   const E* a_runs[kMaxGroups];
@@ -160,8 +173,8 @@ __device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32
 #pragma unroll 1
   for (uint32_t first = team.thread / 32 * kSide; first < dim; first += team.threads / 32 * kSide) {
     float sums[kMaxGroups][2][4] = {};
-    // What stands in the output itself. Most often this is the dense vector alone, which is in the
-    // first rows.
+    // Starts from the gradient of features that are copied into the output. Most often this is only
+    // the dense vector, which is in the first rows.
 #pragma unroll
     for (uint32_t k = 0; k < kMaxGroups * 4; ++k) {
       const uint32_t i = feature_of(k), column = first + column_of(k);
@@ -187,7 +200,7 @@ __device__ __forceinline__ void multiply_grads(const Team& team, E* rows, uint32
         multiply_add<E>(sums[group][1], a, b[2], b[3]);
       }
     }
-    // All lanes have read these columns.
+    // All lanes must have read these columns before they are overwritten.
     __syncwarp();
 #pragma unroll
     for (uint32_t k = 0; k < kMaxGroups * 4; ++k) {
@@ -208,8 +221,8 @@ __device__ __forceinline__ void backward(const InteractionMmaBackward<E>& p) {
   const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / p.team_threads) + team.number;
   if (sample >= p.batch_size) return;
   const uint32_t features = m.num_features, dim = m.dim, width = columns.appended_end();
-  // Of each sample: the features, the symmetric matrix of the pairs' gradients, the gradient as it
-  // came.
+  // The shared memory of a sample holds the features, the symmetric matrix of the pairs' gradients,
+  // and the gradient of the output.
   const uint32_t whole = round_up(dim, kSide), pitch = whole + 8,
                  matrix_pitch = round_up(features, kDepth<E>) + kWidest<E>;
   const uint32_t rows_room = features * pitch, matrix_room = features * matrix_pitch;

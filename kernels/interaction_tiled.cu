@@ -4,13 +4,22 @@
 // Computes     as interaction.cu
 // Rust         src/ops/interaction.rs, src/backend/cuda/interaction.rs
 // Entries      interaction_tiled_{forward,backward}_{f32,f16,bf16}
-// Algorithm    A sample is cut into tiles of 64 features. Forward: a block per 64 x 64 pairs, 4 x 4
-//              for each thread, over chunks of 32 columns that cp.async puts into shared memory;
-//              pairs go through shared memory, so that runs of them are stored side by side.
-//              Backward: a block per 64 features x 64 columns, 4 x 4 for each thread, over chunks
-//              of 64 features and of the symmetric matrix of the pairs' gradients. Elements of 16
-//              bits become f32 on their way to shared memory. Simple rather than fast: what is
-//              trained fits the other kernels
+// Algorithm    1. A sample is cut into tiles of 64 features (cache blocking), so that its size is
+//                 not bounded by shared memory.
+//              2. Forward: a block computes 64 x 64 pairs, 4 x 4 per thread in registers, over
+//                 chunks of 32 columns that cp.async copies to shared memory.
+//              3. The pairs go back through shared memory, so that runs of them are stored
+//                 coalesced.
+//              4. Backward: a block computes 64 features x 64 columns, 4 x 4 per thread, over
+//                 chunks of 64 features and of the symmetric matrix of the pairs' gradients.
+//              5. Elements of 16 bits become f32 on their way to shared memory, so that all types
+//                 share the arithmetic. The kernel is simple rather than fast, since samples in
+//                 training fit the other kernels.
+// Mapping      blockIdx.x -> sample; blockIdx.y -> tile, in a loop; thread (y, x) of 16 x 16:
+//                forward   pairs of features y, y + 16, y + 32, y + 48 of one group of 64
+//                                with    x, x + 16, x + 32, x + 48 of another or the same
+//                backward  gradients of features 4 y .. 4 y + 3 at columns 4 x .. 4 x + 3,
+//                          or x, x + u, x + 2 u, x + 3 u for u = ceil(cols / 4) if not aligned
 // Launch       grid (batch_size, tiles, at most 65535), block 256
 // Bytes        each feature read ceil(F / 64) times: once up to 64 of them; dense vector and
 //              appended features once more; the gradient of the pairs for each 64 columns again
@@ -22,12 +31,13 @@
 #include "common/pairs.cuh"
 #include "params/interaction_tiled.cuh"
 
-constexpr int kDepth = 32;  // columns of a tile that are in shared memory at once
-constexpr int kDepthPitch =
-    kDepth + 4;  // 4 more than a multiple of 32: rows begin in different banks
+constexpr int kDepth = 32;  // The number of columns of a tile in shared memory.
+// The leading dimension of rows in shared memory: 4 more than a multiple of 32, so that rows begin
+// in different banks.
+constexpr int kDepthPitch = kDepth + 4;
 
-// Puts `rows` rows of `cols` elements into shared memory as f32, and zeros behind them up to
-// `whole`; others see them after `wait_for_copies` and a barrier.
+// Copies `rows` rows of `cols` elements to shared memory as f32, and pads them with zeros to a
+// multiple of four columns. Other threads see them after `wait_for_copies` and a barrier.
 template <typename E, typename From>
 __device__ __forceinline__ void stage_f32(const Team& team, float* to, uint32_t pitch,
                                           uint32_t rows, uint32_t cols, bool wide, From from) {
@@ -41,7 +51,7 @@ __device__ __forceinline__ void stage_f32(const Team& team, float* to, uint32_t 
   }
 }
 
-// Of a tile of kSide x kSide pairs of a sample.
+// Computes tiles of kSide x kSide pairs of a sample.
 template <typename E>
 __device__ __forceinline__ void forward(const InteractionForwardMatrices<E>& m) {
   const Features<const E> features = features_of(m);
@@ -90,7 +100,7 @@ __device__ __forceinline__ void forward(const InteractionForwardMatrices<E>& m) 
         multiply_tile(sums, a, b, column);
       team.wait();
     }
-    // Through shared memory, so that runs of pairs are stored side by side.
+    // Writes the pairs to shared memory, so that runs of them are stored coalesced.
     float* results = reinterpret_cast<float*>(shared);
 #pragma unroll
     for (int r = 0; r < kTile; ++r) {
@@ -98,7 +108,7 @@ __device__ __forceinline__ void forward(const InteractionForwardMatrices<E>& m) 
       for (int s = 0; s < kTile; ++s) {
         const uint32_t i = row + r * (kSide / kTile), j = other + s * (kSide / kTile);
         const uint32_t high = on_diagonal ? max(i, j) : i, low = on_diagonal ? min(i, j) : j;
-        // Each pair of a thread on the diagonal is there twice.
+        // A thread on the diagonal has each pair twice.
         if (works && (!on_diagonal || row != other || r >= s))
           results[upper ? low * kResultPitch + high : high * kResultPitch + low] = sums[r][s];
       }
@@ -115,7 +125,7 @@ __device__ __forceinline__ void forward(const InteractionForwardMatrices<E>& m) 
     }
     team.wait();
   }
-  // What is no pair.
+  // Fills the columns that are no pairs.
   const uint64_t thread = uint64_t(blockIdx.y) * kThreads + team.thread,
                  threads = uint64_t(gridDim.y) * kThreads;
   for (uint64_t c = thread; c < columns.pairs_begin(); c += threads)
@@ -129,7 +139,7 @@ __device__ __forceinline__ void forward(const InteractionForwardMatrices<E>& m) 
   }
 }
 
-// Of kSide features x kSide columns of a sample.
+// Computes gradients in tiles of kSide features x kSide columns of a sample.
 template <typename E>
 __device__ __forceinline__ void backward(const InteractionBackwardMatrices<E>& m) {
   const Features<const E> features = features_of(m);
