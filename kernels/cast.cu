@@ -3,9 +3,15 @@
 // Computes     to[r][c] = factor * from[r][c]
 // Rust         src/ops/cast.rs, src/backend/cuda/cast.rs
 // Entries      cast_{f32,f16,bf16}_{f32,f16,bf16}: from, to
-// Algorithm    One thread per run of four elements of a row, in a loop over the grid: reads and
-//              writes of 16 bytes, or 8 in 16 bits, where all rows begin at multiples of that, else
-//              one element at a time. A matrix without gaps is one row.
+// Algorithm    1. A grid-stride loop gives each thread runs of four elements of a row, so that
+//                 accesses are coalesced.
+//              2. A run is one vectorised access of 16 bytes, or 8 in 16 bits, where all rows are
+//                 aligned to that; otherwise a thread takes single elements.
+//              3. A matrix without gaps between rows is treated as one row, so that short rows do
+//                 not leave threads idle.
+// Mapping      blockIdx.y -> row, in a loop; T = 256 gridDim.x threads work on a row:
+//                columns  |0 1 2 3|4 5 6 7| ... |4 T - 4 ..|4 T ..|       |rest, one by one|
+//                thread   |   0   |   1   | ... |  T - 1   |  0   |  ...  | 0  1  2         |
 // Launch       grid (as many blocks as a row has runs of 256 * 4 elements, at most 4096; rows, at
 //              most 65535), block 256
 // Bytes        each value read and written once: as bytes_moved()

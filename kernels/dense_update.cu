@@ -4,10 +4,16 @@
 //              to E; src/ops/optimizer.rs has the formulas
 // Rust         src/ops/dense_update.rs, src/backend/cuda/dense_update.rs
 // Entries      dense_update_{f32,f16,bf16}: E
-// Algorithm    One thread per run of four elements, in a loop over the grid: reads and writes of 16
-//              bytes where all buffers begin at multiples of 16 bytes (those of 16 bits at
-//              multiples of 8), else one element at a time. Which optimizer it is, is the same for
-//              all threads: a branch costs nothing beside memory.
+// Algorithm    1. A grid-stride loop gives each thread runs of four elements, so that accesses are
+//                 coalesced.
+//              2. A run is one vectorised access of 16 bytes per buffer where all buffers begin at
+//                 multiples of 16 bytes (those of 16 bits at multiples of 8); otherwise a thread
+//                 takes single elements.
+//              3. All threads branch on the optimizer alike. Warps stay converged, and so the
+//                 branch costs nothing beside memory; one kernel serves all optimizers.
+// Mapping      T = 256 gridDim.x threads:
+//                elements  |0 1 2 3|4 5 6 7| ... |4 T - 4 ..|4 T ..|       |rest, one by one|
+//                thread    |   0   |   1   | ... |  T - 1   |  0   |  ...  | 0  1  2         |
 // Launch       grid (as many blocks as there are runs of 256 * 4 elements, at most 4096), block 256
 // Bytes        gradient read, parameters and state read and written, rounded parameters written: as
 //              bytes_moved()
@@ -21,7 +27,7 @@
 #include "common/vec.cuh"
 #include "params/dense_update.cuh"
 
-// Brings N elements from `at` on up to date.
+// Updates N elements from `at` on.
 template <int N, typename E>
 __device__ __forceinline__ void update(const DenseUpdate<E>& p, const OptimizerStep& step,
                                        uint64_t at) {

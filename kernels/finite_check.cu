@@ -1,12 +1,21 @@
-// finite_check.cu: whether a step may be taken, found out on the device and kept there.
+// finite_check.cu: the decision on the device whether a step may be taken.
 //
 // Computes     a gate that is shut where loss or gradients are not finite or ids were wrong, and a
 //              count; see the Rust side for when
 // Rust         src/ops/finite_check.rs, src/backend/cuda/finite_check.rs
 // Entries      finite_check_scan_f32, finite_check_judge
-// Algorithm    `scan`: one thread per run of four elements, in a loop over the grid; a warp that
-//              has seen an exponent of all ones says so once, at its end. `judge`: one thread puts
-//              that together with loss, status and what was before.
+// Algorithm    1. `scan`: a grid-stride loop gives each thread runs of four elements, loaded with
+//                 vectorised loads where the buffer is aligned. An element is not finite if all
+//                 bits of its exponent are set.
+//              2. At the end each warp votes, and one lane sets the word if any lane found such an
+//                 element: there is at most one atomic per warp.
+//              3. `judge`: one thread combines the word with the loss, the status and the earlier
+//                 verdict. The verdict stays on the device, so that no step waits for the host.
+// Mapping      scan, of each of two buffers, T = 256 gridDim.x threads:
+//                elements  |0 1 2 3|4 5 6 7| ... |4 T - 4 ..|4 T ..|       |rest, one by one|
+//                thread    |   0   |   1   | ... |  T - 1   |  0   |  ...  | 0  1  2         |
+//                warp      vote of 32 lanes -> found
+//              judge: thread 0 -> gate
 // Launch       scan: grid (as many blocks as there are runs of 256 * 4 elements, at most 4096),
 //              block 256; judge: a single warp
 // Bytes        gradients read: as bytes_moved()
@@ -23,13 +32,13 @@ __device__ __forceinline__ bool is_infinite_or_nan(float x) {
   return (__float_as_uint(x) & 0x7f800000u) == 0x7f800000u;
 }
 
-// Whether one of this thread's share of the elements is not finite.
+// Returns true if an element of this thread's share is not finite.
 __device__ __forceinline__ bool has_non_finite(const float* values, uint64_t len) {
   const uint64_t thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x,
                  threads = uint64_t(gridDim.x) * kThreads;
   const uint64_t runs = is_aligned(values, 16) ? len / kRun : 0;
   bool found = false;
-  // More loads at once would spill on some architectures.
+  // A higher unroll factor would spill registers on some architectures.
 #pragma unroll 2
   for (uint64_t run = thread; run < runs; run += threads) {
     const Vec<float, kRun> loaded = load<kRun>(values + run * kRun);

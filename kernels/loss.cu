@@ -4,10 +4,17 @@
 //              derivative of the mean by logit b; src/ops/loss.rs has the formulas
 // Rust         src/ops/loss.rs, src/backend/cuda/loss.rs
 // Entries      loss_forward_f32, loss_mean_f64
-// Algorithm    One thread per sample. The losses of a block are added in a fixed tree, and left as
-//              one partial sum for each block; a second kernel, of a single block, adds these in an
-//              order that depends on their number alone. There is no atomic addition, whose order
-//              would be another each time.
+// Algorithm    1. One thread computes the loss and the gradient of one sample, so that logits and
+//                 labels are read once.
+//              2. A block adds its losses in a fixed reduction tree, warp shuffles first, and
+//                 writes one partial sum.
+//              3. A second kernel of a single block adds the partial sums in an order that depends
+//                 on their number alone. Atomics would add them in another order each time.
+// Mapping      loss_forward:  sample  0 1 .. 31 | 32 .. 63 | .. | .. 255   | 256 ..
+//                             thread  0 1 .. 31 | 32 .. 63 | .. | .. 255   | 0 ..
+//                             warp    shuffles  | shuffles | .. | shuffles |
+//                             block   warp 0 + warp 1 + ... + warp 7 -> partial_sums[blockIdx.x]
+//              loss_mean:     thread t -> partial sums t, t + 256, ..; then the same tree
 // Launch       loss_forward: grid ceil(batch_size / 256), block 256; loss_mean: grid 1, block 256
 // Bytes        logits and labels read, gradient written: as bytes_moved(); 8 bytes for each block
 //              written and read besides
@@ -25,26 +32,26 @@ struct Loss {
 };
 
 struct How {
-  bool squared;  // of the probability's error; else cross-entropy
+  bool squared;  // Set for the squared error of the probability, else it is the cross-entropy.
   double threshold;
-  double negative, positive;  // weights of the labels, of meaning for cross-entropy
+  double negative, positive;  // The weights of the labels, used by the cross-entropy only.
 };
 
-// The loss of one sample, and its derivative by the logit.
+// Returns the loss of one sample and its derivative by the logit.
 __device__ __forceinline__ Loss loss_of(const How& how, double z, double y) {
   const double p = 1.0 / (1.0 + exp(-z));
-  // A NaN is not clamped: its gradient is one, too.
+  // NaN is not clamped, so that its gradient is NaN, too.
   const bool clamped = how.threshold > 0.0 && (p < how.threshold || p > 1.0 - how.threshold);
   const double q = clamped ? fmin(fmax(p, how.threshold), 1.0 - how.threshold) : p;
   if (how.squared) return {(q - y) * (q - y), clamped ? 0.0 : 2.0 * (q - y) * p * (1.0 - p)};
   const double weight = y >= 0.5 ? how.positive : how.negative;
   if (clamped) return {weight * (-y * log(q) - (1.0 - y) * log(1.0 - q)), weight * 0.0};
-  // The formula below would be infinity minus infinity, or infinity times 0.
+  // The formula below would compute infinity minus infinity, or infinity times 0.
   if (isinf(z)) return {weight * (p == y ? 0.0 : fabs(z)), weight * (p - y)};
   return {weight * (fmax(z, 0.0) - z * y + log1p(exp(-fabs(z)))), weight * (p - y)};
 }
 
-// The sum over the block in a fixed tree, in its first thread.
+// Returns the sum over the block to its first thread, added in a fixed reduction tree.
 __device__ __forceinline__ double block_sum(double x) {
   __shared__ double sums[kThreads / 32];
   for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);

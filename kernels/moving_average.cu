@@ -3,8 +3,13 @@
 // Computes     average += (1 - decay) (value - average), for every element
 // Rust         src/ops/moving_average.rs, src/backend/cuda/moving_average.rs
 // Entries      moving_average_f32
-// Algorithm    One thread per run of four elements, in a loop over the grid: reads and writes of 16
-//              bytes where both buffers begin at multiples of 16 bytes, else one element at a time
+// Algorithm    1. A grid-stride loop gives each thread runs of four elements, so that accesses are
+//                 coalesced.
+//              2. A run is one vectorised access of 16 bytes where both buffers begin at multiples
+//                 of 16 bytes; otherwise a thread takes single elements.
+// Mapping      T = 256 gridDim.x threads:
+//                elements  |0 1 2 3|4 5 6 7| ... |4 T - 4 ..|4 T ..|       |rest, one by one|
+//                thread    |   0   |   1   | ... |  T - 1   |  0   |  ...  | 0  1  2         |
 // Launch       grid (as many blocks as there are runs of 256 * 4 elements, at most 4096), block 256
 // Bytes        values read, average read and written: as bytes_moved()
 // Requires     values and gate are null where there are none

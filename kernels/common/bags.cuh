@@ -1,5 +1,4 @@
-// What a table-batched call is about, as the device sees it, and what is noted about ids that name
-// no row.
+// The bags of a table-batched lookup on the device, and the records of faults in ids and offsets.
 #pragma once
 
 #include "dtype.cuh"
@@ -7,22 +6,23 @@
 
 constexpr int64_t kNoRow = -1;
 
-// The row that an id names; kNoRow for padding and for an id that names none, which sets `bad`.
+// Returns the row that an id names, or kNoRow for padding and for an id outside the table, which
+// also sets `bad`.
 __device__ __forceinline__ int64_t row_of(int64_t id, const Feature& feature, bool& bad) {
   const bool in_table = uint64_t(id) < feature.num_embeddings;
   bad |= !in_table;
   return in_table && id != feature.padding_idx ? id : kNoRow;
 }
 
-// Notes a fault. A record is written only by a fault that is lower than all before it, so that the
-// lowest one always has a record, and the slots do not run out however many faults there are.
+// Notes a fault. Only a fault lower than all before it writes a record. Therefore the lowest fault
+// always has a record, and the slots suffice however many faults there are.
 __device__ __forceinline__ void note(Status* status, Fault fault) {
   atomicAdd(&status->count, 1u);
   const unsigned long long before = atomicMin(&status->first, (unsigned long long)fault.key);
   if (fault.key < before) status->faults[atomicAdd(&status->records, 1u) % kFaultSlots] = fault;
 }
 
-// The bounds of a bag, kept within the ids whatever `offsets` holds.
+// The bounds of a bag, clamped to the ids whatever `offsets` holds.
 struct Bounds {
   uint64_t start, end;
 };
@@ -34,8 +34,7 @@ __device__ __forceinline__ Bounds bounds_of(const I* offsets, uint64_t bag, uint
   return {start < 0 ? 0 : min(uint64_t(start), last), last};
 }
 
-// The number of ids. Where there may be room behind them it is the last offset that says it, if
-// that is within the room.
+// Returns the number of ids. With slack this is the last offset, if it is within the capacity.
 template <typename I>
 __device__ __forceinline__ uint64_t used_indices(const I* offsets, uint64_t num_bags,
                                                  uint64_t num_indices, uint32_t has_slack) {
@@ -44,14 +43,13 @@ __device__ __forceinline__ uint64_t used_indices(const I* offsets, uint64_t num_
   return end < 0 ? num_indices : min(uint64_t(end), num_indices);
 }
 
-// Whether the last offset is not the number of ids, or, where there may be room behind them, not
-// within that.
+// Returns true if the last offset is not the number of ids or, with slack, exceeds the capacity.
 __device__ __forceinline__ bool is_bad_end(int64_t end, uint64_t num_indices, uint32_t has_slack) {
   return has_slack ? end > int64_t(num_indices) : end != int64_t(num_indices);
 }
 
-// Whether the bounds of a bag break a rule: they rise, the first is 0, the last is the number of
-// ids.
+// Returns true if the bounds of a bag break a rule: offsets do not decrease, the first is 0, the
+// last is the number of ids.
 template <typename I>
 __device__ __forceinline__ bool has_bad_bounds(const I* offsets, uint64_t bag, uint64_t num_bags,
                                                uint64_t num_indices, uint32_t has_slack) {
@@ -60,8 +58,8 @@ __device__ __forceinline__ bool has_bad_bounds(const I* offsets, uint64_t bag, u
          (bag + 1 == num_bags && is_bad_end(end, num_indices, has_slack));
 }
 
-// Notes all that is wrong with a bag. Called by one lane, after the work and only if there is
-// something, so that it costs the work nothing.
+// Notes all faults of a bag. One lane calls this after the work and only if there is a fault, so
+// that a valid batch pays nothing.
 template <typename I>
 __device__ __forceinline__ void note_faults(const Feature& feature, const I* indices,
                                             const I* offsets, uint64_t bag, uint64_t num_bags,
@@ -69,7 +67,7 @@ __device__ __forceinline__ void note_faults(const Feature& feature, const I* ind
                                             Status* status) {
   const int64_t start = offsets[bag], end = offsets[bag + 1];
   const Bounds bounds = bounds_of(offsets, bag, num_indices);
-  // The first three rounds are for the rules of the bounds.
+  // The first three rounds check the rules of the bounds, the others the ids.
 #pragma unroll 1
   for (int64_t round = -3; round < int64_t(bounds.end - bounds.start); ++round) {
     Fault fault = {(bag + 1) << 32, end, num_indices, kLastNotEnd, feature.table};

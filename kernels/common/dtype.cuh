@@ -1,5 +1,5 @@
-// Storage types and how they become f32 and come of it; the one list of what is instantiated for
-// which types.
+// Storage types, their conversions to and from f32, and the lists of types for which kernels are
+// instantiated.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -16,7 +16,7 @@ __device__ __forceinline__ float to_f32(f32 x) { return x; }
 __device__ __forceinline__ float to_f32(f16 x) { return __half2float(x); }
 __device__ __forceinline__ float to_f32(bf16 x) { return __bfloat162float(x); }
 
-// The nearest value of a type; ties go to the even one.
+// Returns the nearest value of a storage type, ties to even.
 template <typename E>
 __device__ __forceinline__ E from_f32(float x);
 template <>
@@ -32,14 +32,14 @@ __device__ __forceinline__ bf16 from_f32<bf16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-// INSTANTIATE(E) is expanded for every storage type.
+// Expands INSTANTIATE(E) for every storage type.
 #define FOR_EACH_ELEMENT(INSTANTIATE) \
   INSTANTIATE(f32)                    \
   INSTANTIATE(f16)                    \
   INSTANTIATE(bf16)
 
-// INSTANTIATE(E, I) is expanded for every storage type of a table with every type of ids. The names
-// of the types are those of Rust: they end up in the names of the kernels, by which
+// Expands INSTANTIATE(E, I) for every storage type of a table and every type of ids. The types have
+// the names of Rust, since these become part of the kernels' names, by which
 // src/backend/cuda/runtime/module.rs finds them.
 #define FOR_EACH_ELEMENT_AND_INDEX(INSTANTIATE) \
   INSTANTIATE(f32, i32)                         \
@@ -49,7 +49,7 @@ __device__ __forceinline__ bf16 from_f32<bf16>(float x) {
   INSTANTIATE(bf16, i32)                        \
   INSTANTIATE(bf16, i64)
 
-// INSTANTIATE(A, B) is expanded for every storage type with every other one and itself.
+// Expands INSTANTIATE(A, B) for every pair of storage types.
 #define FOR_EACH_PAIR_OF_ELEMENTS(INSTANTIATE) \
   INSTANTIATE(f32, f32)                        \
   INSTANTIATE(f32, f16)                        \

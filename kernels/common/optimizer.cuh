@@ -1,10 +1,10 @@
-// One step of an optimizer on one element: the operations of src/backend/cpu/optimizer.rs in their
-// order, each rounded by itself, which makes results equal to the bit.
+// One step of an optimizer on one element. The operations and their order are those of
+// src/backend/cpu/optimizer.rs, each rounded separately, which makes results equal to the bit.
 #pragma once
 
 #include "params/optimizer.cuh"
 
-// The same step with what changes as it stands on the device, unless that is null.
+// Returns the step with the values on the device in place of its own, unless `values` is null.
 __device__ __forceinline__ OptimizerStep with_values(OptimizerStep step, const StepValues* values) {
   if (values) {
     step.learning_rate = values->learning_rate;
@@ -15,7 +15,7 @@ __device__ __forceinline__ OptimizerStep with_values(OptimizerStep step, const S
   return step;
 }
 
-// Whether there is a gate, and it says that nothing must change.
+// Returns true if there is a gate and it is shut.
 __device__ __forceinline__ bool is_shut(const StepPointers& control) {
   return control.gate && *control.gate != 0;
 }
@@ -24,7 +24,7 @@ __device__ __forceinline__ float clamped(float x, float max) {
   return x < -max ? -max : x > max ? max : x;
 }
 
-// The same step with the weight decay multiplied by `scale`.
+// Returns the step with its weight decay multiplied by `scale`.
 __device__ __forceinline__ OptimizerStep with_decay_scaled(OptimizerStep step, float scale) {
   step.l2 = __fmul_rn(step.l2, scale);
   step.shrink = __fsub_rn(1.0f, __fmul_rn(__fsub_rn(1.0f, step.shrink), scale));
@@ -36,13 +36,13 @@ __device__ __forceinline__ float regularised(const OptimizerStep& step, float gr
   return __fadd_rn(gradient, __fmul_rn(step.l2, weight));
 }
 
-// What the gradient is multiplied by, given the sum of squares of its row.
+// Returns the learning rate of a row, given its sum of squared gradients.
 __device__ __forceinline__ float rowwise_rate(const OptimizerStep& step, float sum_of_squares) {
   return __fdiv_rn(step.learning_rate, __fadd_rn(__fsqrt_rn(sum_of_squares), step.eps));
 }
 
-// The new weight. `first` and `second` are what the optimizer remembers of the element; for
-// kRowwiseAdagrad `first` is the rate of its row.
+// Returns the new weight. `first` and `second` are the optimizer's state of the element; for
+// kRowwiseAdagrad `first` is the learning rate of its row.
 __device__ __forceinline__ float stepped(const OptimizerStep& step, float gradient, float weight,
                                          float& first, float& second) {
   const float g = regularised(step, gradient, weight);

@@ -246,7 +246,7 @@ __device__ __forceinline__ float4 read4(const E* from) {
   return make_float4(to_f32(run.at[0]), to_f32(run.at[1]), to_f32(run.at[2]), to_f32(run.at[3]));
 }
 
-// sums[r][s] += <a[r], b[s]> over 4 columns.
+// Computes sums[r][s] += <a[r], b[s]> over 4 columns.
 __device__ __forceinline__ void multiply_tile(float (&sums)[kTile][kTile],
                                               const float* const (&a)[kTile],
                                               const float* const (&b)[kTile], uint32_t column) {

@@ -1,5 +1,5 @@
-// Philox 4x32-10, the counter-based random generator of Salmon et al. (SC'11). The same numbers as
-// src/philox.rs.
+// Philox 4x32-10, the counter-based random generator of Salmon et al. (SC'11). It returns the same
+// numbers as src/philox.rs.
 #pragma once
 
 #include <stdint.h>

@@ -1,18 +1,18 @@
-// Instructions that CUDA C++ has no name for: the only inline assembly.
+// Instructions without an intrinsic in CUDA C++: the only inline assembly.
 #pragma once
 
 #include "dtype.cuh"
 
-// Asks for the line of 128 bytes of global memory that holds an address to come to the second-level
-// cache.
+// Prefetches the line of 128 bytes that holds an address of global memory into L2.
 __device__ __forceinline__ void prefetch_line(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
-// Begins to copy N bytes (4, 8 or 16) from global to shared memory without a register in between,
-// or `bytes` of them and zeros for the rest; both sides begin at a multiple of N. What many threads
-// read goes through the first-level cache; past it only 16 bytes can go. The calling thread sees
-// the copies after `wait_for_copies`, others after a barrier besides.
+// Starts a cp.async copy of N bytes (4, 8 or 16) from global to shared memory, which needs no
+// register. It copies the first `bytes` of them and fills the rest with zeros. Both addresses are
+// aligned to N. A cached copy goes through L1, for data that many threads read; only 16-byte copies
+// can bypass it. The calling thread sees the copies after `wait_for_copies`, other threads after a
+// barrier besides.
 template <int N, bool kCached = (N < 16)>
 __device__ __forceinline__ void copy_async(void* to, const void* from, uint32_t bytes = N) {
   static_assert(N == 4 || N == 8 || N == 16);
@@ -28,25 +28,25 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, uint32_t 
   }
 }
 
-// Makes a group of the copies that the calling thread has begun since the last one.
+// Commits the copies that the calling thread has started since the last commit as a group.
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// Waits until at most PENDING of the calling thread's groups of copies, the last ones, are under
-// way.
+// Waits until at most the last PENDING groups of the calling thread are in flight.
 template <int PENDING>
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-// Waits for all copies that the calling thread has begun.
+// Waits for all copies that the calling thread has started.
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-// Four matrices of 8 rows of 16 bytes in shared memory: lane 8 m + r points to row r of matrix m,
-// and gets of each matrix the 4 bytes at lane % 4 of row lane / 4.
+// Loads four matrices of 8 rows of 16 bytes from shared memory as tensor-core fragments. Lane 8 m +
+// r passes the address of row r of matrix m; each lane receives, of each matrix, the 4 bytes at
+// lane % 4 of row lane / 4.
 __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -54,7 +54,7 @@ __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row
                : "memory");
 }
 
-// The same for matrices of 8 x 8 elements of 16 bits, transposed.
+// Loads four matrices of 8 x 8 elements of 16 bits like `load_matrices`, transposed.
 __device__ __forceinline__ void load_transposed(uint32_t (&to)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -62,14 +62,14 @@ __device__ __forceinline__ void load_transposed(uint32_t (&to)[4], const void* r
                : "memory");
 }
 
-// The nearest tf32, whose low 13 bits are zero.
+// Returns the nearest tf32, whose low 13 bits are zero.
 __device__ __forceinline__ float round_to_tf32(float x) {
   uint32_t rounded;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(x));
   return __uint_as_float(rounded);
 }
 
-// Rounds factors to what the tensor cores take: f32 to tf32.
+// Rounds factors of f32 to tf32, which the tensor cores take; factors of 16 bits stay as they are.
 template <typename E>
 __device__ __forceinline__ void round_factors(uint32_t (&factors)[4]) {
   if constexpr (sizeof(E) == 4) {
@@ -79,10 +79,10 @@ __device__ __forceinline__ void round_factors(uint32_t (&factors)[4]) {
   }
 }
 
-// sums += A B on the tensor cores, with A 16 x 32 bytes, B 32 bytes x 8, sums 16 x 8. A lane has of
-// A what `load_matrices` gives it of the upper and lower left, then the upper and lower right
-// quarter; of B its column lane / 4, in two halves; of the sums two columns at 2 (lane % 4), of
-// rows lane / 4 and lane / 4 + 8. An f32 must be a tf32.
+// Computes sums += A B on the tensor cores, with A 16 x 32 bytes, B 32 bytes x 8, and sums 16 x 8.
+// The fragments of a lane are: of A, the result of `load_matrices` for the upper left, lower left,
+// upper right and lower right quarter; of B, column lane / 4 in two halves; of the sums, columns 2
+// (lane % 4) and the next one, in rows lane / 4 and lane / 4 + 8. An f32 must be a tf32.
 template <typename E>
 __device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32_t (&a)[4],
                                              uint32_t b_low, uint32_t b_high);
@@ -101,7 +101,7 @@ MULTIPLY_ADD(f16, "m16n8k16.row.col.f32.f16.f16.f32")
 MULTIPLY_ADD(bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 #undef MULTIPLY_ADD
 
-// One store of 16 or 8 bytes to global memory.
+// Stores 16 or 8 bytes to global memory in one instruction.
 __device__ __forceinline__ void store_words(void* to, uint4 words) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y),
                "r"(words.z), "r"(words.w)
@@ -110,7 +110,7 @@ __device__ __forceinline__ void store_words(void* to, uint4 words) {
 __device__ __forceinline__ void store_words(void* to, uint2 words) {
   asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(words.x), "r"(words.y) : "memory");
 }
-// One store of 8 bytes to shared memory.
+// Stores 8 bytes to shared memory in one instruction.
 __device__ __forceinline__ void store_words_shared(void* to, uint2 words) {
   asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(uint32_t(__cvta_generic_to_shared(to))),
                "r"(words.x), "r"(words.y)

@@ -1,27 +1,27 @@
-// Sums over the lanes of a group: a run of `size` lanes of a warp, `size` a power of two, beginning
-// at a multiple of it.
+// Reductions over a group of lanes: `size` lanes of a warp, a power of two, from a multiple of
+// `size` on.
 #pragma once
 
 #include <stdint.h>
 
-// All lanes of a warp. What some of them vote on or hand round takes longer, since for masks that
-// are not known the hardware takes one after another.
+// The mask of all lanes of a warp. Votes and shuffles with a mask that the compiler does not know
+// take longer, since the hardware serves one mask after another.
 constexpr uint32_t kWarp = 0xffffffffu;
 
-// The lanes of the group that the calling lane is in, as a mask of the warp.
+// Returns the mask of the group of the calling lane.
 __device__ __forceinline__ uint32_t group_mask(int size) {
   const int lane = threadIdx.x % 32;
   return size == 32 ? 0xffffffffu : ((1u << size) - 1) << (lane / size * size);
 }
 
-// Whether `x` is true in any lane of the group, in every lane. All groups of a warp must call it
-// together.
+// Returns true in every lane if `x` is true in any lane of the group. All groups of a warp must
+// call this together.
 __device__ __forceinline__ bool group_any(bool x, int size) {
   return __ballot_sync(kWarp, x) & group_mask(size);
 }
 
-// The sum of `x` over the lanes of the group, in every lane. All groups of a warp must call it
-// together.
+// Returns in every lane the sum of `x` over the group, by a reduction tree of warp shuffles. All
+// groups of a warp must call this together.
 template <typename T>
 __device__ __forceinline__ T group_sum(T x, int size) {
 #pragma unroll 1

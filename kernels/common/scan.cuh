@@ -1,11 +1,11 @@
-// Prefix sums: over the threads of a block, and over the tiles of a launch by decoupled look-back
+// Prefix sums over the threads of a block, and over the tiles of a launch by decoupled look-back
 // (Merrill and Garland, 2016).
 #pragma once
 
 #include "reduce.cuh"
 
-// The sum of `x` over the threads before the calling one. All threads of the block, kThreads of
-// them, must call it together.
+// Returns the sum of `x` over the threads before the calling one: an exclusive prefix sum. All
+// kThreads threads of the block must call this together.
 template <int kThreads, typename T>
 __device__ __forceinline__ T sum_of_threads_before(T x) {
   __shared__ T sums[kThreads / 32];
@@ -24,9 +24,9 @@ __device__ __forceinline__ T sum_of_threads_before(T x) {
   return before;
 }
 
-// What is known of a sum over tiles: in the high half, in which round it was noted and whether it
-// is of the tile alone or of all tiles up to it; in the low half the sum. One word, so that one
-// load tells both, and nothing else needs to be ordered. Zero before the first round.
+// The status word of a tile in a look-back. The high half holds the round and whether the sum
+// covers the tile alone or all tiles up to it; the low half holds the sum. One load reads both, and
+// so no fence is needed. Zero before the first round.
 using TileWord = unsigned long long;
 
 __device__ __forceinline__ void publish(TileWord* word, uint32_t round, bool with_all_before,
@@ -34,9 +34,9 @@ __device__ __forceinline__ void publish(TileWord* word, uint32_t round, bool wit
   *static_cast<volatile TileWord*>(word) = TileWord(2 * round + 1 + with_all_before) << 32 | sum;
 }
 
-// The number of the tile that this block takes. Numbers are handed out as blocks begin, so that
-// whoever waits for tiles before its own waits for blocks that are running already. All threads of
-// the block must call it together.
+// Returns the number of this block's tile. Tickets are drawn in the order in which blocks start, so
+// that a look-back waits only for blocks that are already running. All threads of the block must
+// call this together.
 __device__ __forceinline__ uint32_t take_tile(uint32_t* tickets) {
   __shared__ uint32_t tile;
   if (threadIdx.x == 0) tile = atomicAdd(tickets, 1u);
@@ -44,8 +44,8 @@ __device__ __forceinline__ uint32_t take_tile(uint32_t* tickets) {
   return tile;
 }
 
-// The sum over the tiles before `tile`, of words that are `stride` apart. Several words are read at
-// once, since each read takes long.
+// Returns the sum over the tiles before `tile` by look-back, with words `stride` apart. Several
+// words are loaded at once, so that their latencies overlap.
 __device__ __forceinline__ uint32_t sum_of_tiles_before(const TileWord* words, uint32_t tile,
                                                         uint32_t stride, uint32_t round) {
   constexpr uint32_t kWindow = 8;
@@ -73,7 +73,8 @@ __device__ __forceinline__ uint32_t sum_of_tiles_before(const TileWord* words, u
   return sum;
 }
 
-// The same, of words side by side, by a whole warp: a lane for each tile.
+// Returns the sum over the tiles before `tile` by look-back with contiguous words. A whole warp
+// calls this together, one lane per tile.
 __device__ __forceinline__ uint32_t sum_of_tiles_before(const TileWord* words, uint32_t tile,
                                                         uint32_t round) {
   const uint32_t lane = threadIdx.x % 32;
@@ -83,7 +84,8 @@ __device__ __forceinline__ uint32_t sum_of_tiles_before(const TileWord* words, u
     const TileWord word =
         lane < end ? *static_cast<const volatile TileWord*>(words + end - 1 - lane) : 0;
     const uint32_t known = uint32_t(word >> 32);
-    // Those that are known without a gap, up to the first with all before it.
+    // Counts the tiles that are known without a gap, up to the first one whose sum covers all tiles
+    // before it.
     const uint32_t unknown = __ballot_sync(kWarp, known <= 2 * round),
                    whole = __ballot_sync(kWarp, known == 2 * round + 2);
     const uint32_t gap = unknown ? __ffs(unknown) - 1 : 32, last = whole ? __ffs(whole) : 33;

@@ -1,27 +1,28 @@
-// Runs of elements that are loaded and stored in one instruction.
+// Vectors of elements that are loaded and stored in one instruction.
 #pragma once
 
 #include "dtype.cuh"
 #include "params/vec.cuh"
 #include "ptx.cuh"
 
-// N elements of E, aligned so that they move in one instruction of N * sizeof(E) bytes, 16 at most.
+// A vector of N elements, aligned so that it moves in one instruction of N * sizeof(E) bytes, at
+// most 16.
 template <typename E, int N>
 struct alignas(sizeof(E) * N) Vec {
   E at[N];
 };
 
-// The number of elements of the widest load or store.
+// The number of elements in the widest vectorised load or store.
 template <typename E>
 inline constexpr int kWidest = kVectorBytes / int(sizeof(E));
 
-// A number of elements that a lane takes at once, as a type.
+// The number of elements of a lane's vectorised load, as a type.
 template <int N>
 struct Width {
   static constexpr int kElements = N;
 };
 
-// A choice made when compiling, as a type.
+// A compile-time choice, as a type.
 template <bool kValue>
 struct Bool {
   static constexpr bool value = kValue;
@@ -32,7 +33,7 @@ __device__ __forceinline__ Vec<E, N> load(const E* from) {
   return *reinterpret_cast<const Vec<E, N>*>(from);
 }
 
-// Begins to copy N elements to shared memory: see `copy_async`. Single elements of 16 bits are
+// Starts the copy of N elements to shared memory; see `copy_async`. Single elements of 16 bits are
 // copied at once.
 template <int N, typename E>
 __device__ __forceinline__ void fetch_async(E* to, const E* from) {
@@ -43,8 +44,8 @@ __device__ __forceinline__ void fetch_async(E* to, const E* from) {
   }
 }
 
-// Stores a run, at a multiple of its size, in one instruction, even where the compiler would rather
-// join it with single stores elsewhere.
+// Stores an aligned vector in one instruction, even where the compiler would merge it with single
+// stores elsewhere.
 template <typename E, int N>
 __device__ __forceinline__ void store(E* to, const Vec<E, N>& run) {
   if constexpr (sizeof(run) == 16) {
@@ -60,8 +61,8 @@ __host__ __device__ __forceinline__ bool is_aligned(const void* pointer, size_t 
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
-// Stores two values side by side to shared memory, from a multiple of both their sizes on, each as
-// the nearest of the type, in one instruction.
+// Rounds two values to the nearest of the type and stores them to shared memory in one instruction.
+// `to` is aligned to both together.
 __device__ __forceinline__ void store_two(f32* to, float x, float y) {
   store_words_shared(to, make_uint2(__float_as_uint(x), __float_as_uint(y)));
 }
@@ -72,7 +73,7 @@ __device__ __forceinline__ void store_two(bf16* to, float x, float y) {
   *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(x, y);
 }
 
-// Loads values side by side, in one instruction where they lie so.
+// Loads N contiguous values, in one vectorised load if they are aligned.
 template <int N, typename E>
 __device__ __forceinline__ Vec<E, N> load_any(const E* from) {
   if (is_aligned(from, N * sizeof(E))) return load<N>(from);
@@ -82,7 +83,7 @@ __device__ __forceinline__ Vec<E, N> load_any(const E* from) {
   return values;
 }
 
-// Stores values side by side, from a multiple of 16 bytes on.
+// Stores contiguous values, 16 bytes at a time. `to` is aligned to 16 bytes.
 template <int N>
 __device__ __forceinline__ void store(float* to, const float (&values)[N]) {
 #pragma unroll
@@ -92,7 +93,7 @@ __device__ __forceinline__ void store(float* to, const float (&values)[N]) {
   }
 }
 
-// Stores values side by side, 16 bytes at a time where they lie so.
+// Stores contiguous values, 16 bytes at a time if they are aligned.
 template <int N>
 __device__ __forceinline__ void store_any(float* to, const float (&values)[N]) {
   if (N % 4 == 0 && is_aligned(to, 16)) {

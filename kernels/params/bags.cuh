@@ -1,26 +1,26 @@
-// A batch of tables as the device sees it, and the faults that kernels note.
+// The tables and features of a batch on the device, and the faults that kernels note.
 #pragma once
 
 #include <stdint.h>
 
-// Columns that a lane takes at once of rows that are wide: see `Table`.
+// The number of columns in a lane's vectorised load of a wide row; see `Table`.
 constexpr int kWideColumns = 4;
-// The padding of a feature that has none.
+// The value of `padding_idx` of a feature without padding.
 constexpr int64_t kNoPadding = -1;
 
-// How the rows of a bag are pooled.
+// The poolings of the rows of a bag.
 enum Pooling : uint32_t {
   kSum = 0,
   kMean = 1,
   kMax = 2,
 };
 
-// A feature with its table.
+// A feature and its table.
 struct Feature {
-  // The table's first element.
+  // The index of the table's first weight.
   uint64_t weight_offset;
   uint64_t num_embeddings;
-  // The id that stands for no row, or kNoPadding.
+  // The id of the padding, which names no row, or kNoPadding.
   int64_t padding_idx;
   uint32_t embedding_dim;
   // The first column in the pooled output.
@@ -30,11 +30,11 @@ struct Feature {
   uint32_t pooling;
 };
 
-// A table; one more entry stands for the end of the last one.
+// A table. One more entry marks the end of the last table.
 struct Table {
   // The table's first row, counted through all tables.
   uint64_t first_row;
-  // The table's first element.
+  // The index of the table's first weight.
   uint64_t weight_offset;
   uint32_t embedding_dim;
   // Set if the table's rows, and their columns in the pooled output, begin at multiples of
@@ -42,7 +42,7 @@ struct Table {
   uint32_t is_wide;
 };
 
-// The rules that an id, an offset or a label breaks.
+// The rules that an id, an offset or a label can break.
 enum FaultKind : uint32_t {
   kBadId = 1,
   kFirstNotZero = 2,
@@ -51,22 +51,22 @@ enum FaultKind : uint32_t {
   kBadLabel = 5,
 };
 
-// Something that a call found wrong.
+// The record of a fault that a kernel found.
 struct Fault {
   // The position of the id (or of the offset) in the high half and the bag in the low one, or
   // kLabels and the sample.
   uint64_t key;
-  // The value that stands there; of a label its bits.
+  // The id or offset itself, or the bits of the label.
   int64_t value;
-  // The number of rows for kBadId, else the value that would be right, or the least one.
+  // The number of rows for kBadId, else the right value or the least valid one.
   uint64_t limit;
   // A `FaultKind`.
   uint32_t kind;
   uint32_t table;
 };
 
-// The high half of a label's key: behind the positions of all ids and offsets, whose faults come
-// first, as on the CPU, where the lookup comes before the loss.
+// The high half of the key of a label. It is greater than the position of any id or offset, whose
+// faults come first, as on the CPU, where the lookup comes before the loss.
 constexpr uint64_t kLabels = 0xffffffff;
 // The number of records.
 constexpr int kFaultSlots = 64;

@@ -1,14 +1,14 @@
-// What cast.cu and src/backend/cuda/cast.rs share.
+// The parameters of cast.cu, shared with src/backend/cuda/cast.rs.
 #pragma once
 
 #include <stdint.h>
 
-// Threads of a block.
+// The number of threads in a block.
 constexpr int kThreads = 256;
-// Elements that a thread takes at once.
+// The number of elements in a thread's vectorised access.
 constexpr int kRun = 4;
 
-// to[r][c] = factor * from[r][c].
+// The parameters of `to[r][c] = factor * from[r][c]`.
 template <typename A, typename B>
 struct Cast {
   const A* from;
@@ -17,6 +17,6 @@ struct Cast {
   uint64_t to_ld;
   uint64_t rows;
   uint64_t cols;
-  // A power of two.
+  // The factor, a power of two.
   float factor;
 };

@@ -5,19 +5,19 @@
 
 #include "params/optimizer.cuh"
 
-// Threads of a block.
+// The number of threads in a block.
 constexpr int kThreads = 256;
-// Elements that a thread takes at once.
+// The number of elements in a thread's vectorised access.
 constexpr int kRun = 4;
 
-// A step on dense parameters.
+// The parameters of an optimizer step on dense parameters.
 template <typename E>
 struct DenseUpdate {
   const float* grad;
   float* parameters;
-  // Null for kSgd.
+  // The first state, or null for kSgd.
   float* first;
-  // Null except for kAdam.
+  // The second state of kAdam, or null for the others.
   float* second;
   // The rounded parameters, or null.
   E* rounded;

@@ -5,20 +5,20 @@
 
 #include "params/bags.cuh"
 
-// Threads of a block.
+// The number of threads in a block.
 constexpr int kThreads = 256;
 
-// The pooled lookup.
+// The parameters of the pooled lookup.
 template <typename E, typename I>
 struct EmbeddingBagForward {
   const Feature* features;
   const E* weights;
   const I* indices;
   const I* offsets;
-  // Null for none.
+  // The weight of each id, or null.
   const float* per_sample_weights;
   float* output;
-  // Null for none.
+  // The position in its bag of each maximum, or null.
   uint32_t* argmax;
   Status* status;
   uint64_t output_ld;
@@ -26,13 +26,13 @@ struct EmbeddingBagForward {
   uint64_t num_indices;
   uint32_t num_features;
   uint32_t batch_size;
-  // The bags that a group of lanes pools one after another.
+  // The number of bags in the run of a group of lanes.
   uint32_t run_bags;
-  // Set if there may be room behind the ids.
+  // Set if there may be slack behind the ids.
   uint32_t has_slack;
 };
 
-// The gradient of the per-sample weights.
+// The parameters of the gradient of the per-sample weights.
 template <typename E, typename I>
 struct EmbeddingBagWeightGrad {
   const Feature* features;
@@ -46,6 +46,6 @@ struct EmbeddingBagWeightGrad {
   uint64_t num_indices;
   uint32_t num_features;
   uint32_t batch_size;
-  // Set if there may be room behind the ids.
+  // Set if there may be slack behind the ids.
   uint32_t has_slack;
 };

@@ -6,11 +6,11 @@
 #include "params/bags.cuh"
 #include "params/optimizer.cuh"
 
-// Threads of a block of the scan.
+// The number of threads in a block of the scan.
 constexpr int kThreads = 256;
-// Threads of the block that judges.
+// The number of threads in the block that judges.
 constexpr int kJudgeThreads = 32;
-// Elements that a thread takes at once.
+// The number of elements in a thread's vectorised load.
 constexpr int kRun = 4;
 
 // The words of a verdict.
@@ -24,7 +24,7 @@ struct Verdict {
   uint32_t reserved;
 };
 
-// The scan of two gradients for elements that are not finite.
+// The parameters of the scan of two gradients for elements that are not finite.
 struct FiniteCheckScan {
   const float* a;
   const float* b;
@@ -33,7 +33,7 @@ struct FiniteCheckScan {
   Verdict* verdict;
 };
 
-// The judgement of a step.
+// The parameters of the judgement of a step.
 struct FiniteCheckJudge {
   const double* loss;
   // The values of the step, or null.

@@ -5,34 +5,34 @@
 
 #include "params/bags.cuh"
 
-// Threads of a block.
+// The number of threads in a block.
 constexpr int kThreads = 256;
-// Keys of a thread in large tiles.
+// The number of keys per thread in large tiles.
 constexpr int kLarge = 8;
-// Keys of a thread in small tiles.
+// The number of keys per thread in small tiles.
 constexpr int kSmall = 4;
-// Bits of the largest digit.
+// The number of bits in the largest digit.
 constexpr uint32_t kMaxDigitBits = 8;
-// The number of digits.
+// The number of values of the largest digit.
 constexpr int kDigits = 1 << kMaxDigitBits;
-// The most passes: those over a key of 64 bits.
+// The largest number of passes: that of a 64-bit key.
 constexpr int kMaxPasses = 8;
 
-// The keys of all ids, and the numbers of their digits.
+// The parameters of the kernel that writes the keys of all ids and counts their digits.
 template <typename I>
 struct IndexSortRows {
   const Feature* features;
   const Table* tables;
   const I* indices;
   const I* offsets;
-  // Of `key_bytes` each.
+  // The keys, of `key_bytes` bytes each.
   void* keys;
   uint32_t* bag_of;
   uint32_t* bag_lengths;
   // The number of keys by pass and digit.
   uint32_t* histograms;
   Status* status;
-  // The room for ids.
+  // The capacity for ids: their number with slack.
   uint64_t num_indices;
   uint64_t end_key;
   uint32_t num_bags;
@@ -41,43 +41,44 @@ struct IndexSortRows {
   uint32_t passes;
   uint32_t digit_bits;
   uint32_t key_bytes;
-  // Set if there may be room behind the ids.
+  // Set if there may be slack behind the ids.
   uint32_t has_slack;
 };
 
-// A pass of the sort, by one digit.
+// The parameters of a pass of the sort by one digit.
 template <typename K>
 struct IndexSortPass {
   const K* keys;
-  // Null in the first pass, in which each key's position is its place.
+  // The positions of the keys. Null in the first pass, in which the position of a key is its index.
   const uint32_t* positions;
   K* keys_out;
   uint32_t* positions_out;
   const uint32_t* histograms;
-  // A word for each tile and digit: see common/scan.cuh.
+  // The status words of the look-back, one for each tile and digit; see common/scan.cuh.
   unsigned long long* words;
-  // A ticket for each pass.
+  // The ticket counter of each pass.
   uint32_t* tickets;
   uint64_t num_keys;
   uint32_t pass;
   uint32_t digit_bits;
 };
 
-// The numbers of the rows among sorted keys, and the bags of their occurrences.
+// The parameters of the kernel that numbers the rows among sorted keys and looks up the bags of
+// their occurrences.
 template <typename K>
 struct IndexSortSegments {
   const K* keys;
-  // Null if `bags` is.
+  // The positions of the keys, or null if `bags` is null.
   const uint32_t* positions;
-  // Null if `bags` is.
+  // The bag of each position, or null if `bags` is null.
   const uint32_t* bag_of;
   uint64_t* rows;
   uint32_t* segments;
-  // Null if the bags are not wanted.
+  // The bags of the occurrences, or null if they are not needed.
   uint32_t* bags;
-  // The occurrences and the rows.
+  // The number of occurrences and the number of rows.
   uint32_t* counts;
-  // A word for each tile.
+  // The status words of the look-back, one for each tile.
   unsigned long long* words;
   uint32_t* ticket;
   uint64_t num_keys;

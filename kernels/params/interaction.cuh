@@ -5,32 +5,32 @@
 
 #include "params/pairs.cuh"
 
-// The most threads of a block.
+// The largest number of threads in a block.
 constexpr int kThreads = 128;
-// Features whose gradients a thread has in registers, four columns of each.
+// The number of features whose gradients a thread has in registers, four columns of each.
 constexpr int kGradRows = 16;
-// Threads of a block that copies.
+// The number of threads in a block of the copy kernel.
 constexpr int kCopyThreads = 256;
 
-// The forward pass.
+// The parameters of the forward pass.
 struct InteractionForward {
   InteractionForwardMatrices<float> matrices;
   uint32_t batch_size;
   uint32_t team_threads;
-  // The distance of features in shared memory.
+  // The leading dimension of features in shared memory.
   uint32_t pitch;
-  // Threads that share a tile of pairs.
+  // The number of threads that share a tile of pairs.
   uint32_t slices;
 };
 
-// The backward pass.
+// The parameters of the backward pass.
 struct InteractionBackward {
   InteractionBackwardMatrices<float> matrices;
   uint32_t batch_size;
   uint32_t team_threads;
 };
 
-// to[r][c] = from[r][c].
+// The parameters of `to[r][c] = from[r][c]`.
 template <typename E>
 struct InteractionCopy {
   const E* from;

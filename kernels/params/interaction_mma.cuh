@@ -5,18 +5,19 @@
 
 #include "params/pairs.cuh"
 
-// The most threads of a block.
+// The largest number of threads in a block.
 constexpr int kThreads = 128;
-// Features, or columns of their gradients, of a matrix product.
+// The number of features, or of columns of their gradients, in a product on the tensor cores.
 constexpr uint32_t kSide = 16;
-// Bytes of each row that are multiplied at once.
+// The bytes of each row in one step of a product.
 constexpr uint32_t kDepthBytes = 32;
-// Groups of kSide features whose gradients a warp has in registers, where features are few.
+// The number of groups of kSide features whose gradients a warp has in registers, where features
+// are few.
 constexpr uint32_t kFewGroups = 2;
-// Groups where features are many.
+// The number of groups where features are many.
 constexpr uint32_t kManyGroups = 4;
 
-// The forward pass.
+// The parameters of the forward pass.
 template <typename E>
 struct InteractionMmaForward {
   InteractionForwardMatrices<E> matrices;
@@ -24,7 +25,7 @@ struct InteractionMmaForward {
   uint32_t team_threads;
 };
 
-// The backward pass.
+// The parameters of the backward pass.
 template <typename E>
 struct InteractionMmaBackward {
   InteractionBackwardMatrices<E> matrices;

@@ -5,18 +5,18 @@
 
 #include "params/pairs.cuh"
 
-// Threads of a block.
+// The number of threads in a block.
 constexpr int kThreads = 256;
-// Features, or columns of their gradients, of a tile.
+// The number of features, or of columns of their gradients, in a tile.
 constexpr int kSide = 64;
 
-// The forward pass.
+// The parameters of the forward pass.
 template <typename E>
 struct InteractionTiledForward {
   InteractionForwardMatrices<E> matrices;
 };
 
-// The backward pass.
+// The parameters of the backward pass.
 template <typename E>
 struct InteractionTiledBackward {
   InteractionBackwardMatrices<E> matrices;

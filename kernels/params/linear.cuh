@@ -3,31 +3,35 @@
 
 #include <stdint.h>
 
-// Threads of a block of the kernels that are no products.
+// The number of threads in a block of the kernels that are no products.
 constexpr int kThreads = 256;
-// The side of large tiles, the rows of narrow ones, and threads of a block with a large tile.
+// The side of large tiles, which is also the number of rows of narrow ones.
 constexpr int kLargeSide = 128;
+// The number of threads in a block with a large tile.
 constexpr int kLargeThreads = 256;
-// The side of small tiles, and threads of a block with one.
+// The side of small tiles.
 constexpr int kSmallSide = 64;
+// The number of threads in a block with a small tile.
 constexpr int kSmallThreads = 128;
-// The side of tiny tiles, and threads of a block with one.
+// The side of tiny tiles.
 constexpr int kTinySide = 32;
+// The number of threads in a block with a tiny tile.
 constexpr int kTinyThreads = 64;
-// Columns of narrow tiles, and threads of a block with one.
+// The number of columns of narrow tiles.
 constexpr int kNarrowCols = 16;
+// The number of threads in a block with a narrow tile.
 constexpr int kNarrowThreads = 128;
-// Bytes of terms of a panel on the tensor cores, for each output.
+// The bytes of terms in a panel on the tensor cores, for each output.
 constexpr int kPanelDepth = 128;
-// Panels of an operand in shared memory: with those of a block of large tiles within 99 KB, which
-// devices without much of it have.
+// The number of stages of the panel pipeline. The panels of a block of large tiles fit 99 KB of
+// shared memory, the limit of devices with little of it.
 constexpr int kPanelStages = 3;
-// Bytes of shared memory of a block with a large tile on the tensor cores.
+// The bytes of shared memory of a block with a large tile on the tensor cores.
 constexpr int kLargePanels = kPanelStages * kPanelDepth * (kLargeSide + kLargeSide);
-// Bytes of shared memory of a block with a small tile on the tensor cores.
+// The bytes of shared memory of a block with a small tile on the tensor cores.
 constexpr int kSmallPanels = kPanelStages * kPanelDepth * (kSmallSide + kSmallSide);
 
-// output = act(input weight^T + bias).
+// The parameters of `output = act(input weight^T + bias)`.
 template <typename E>
 struct LinearForward {
   const E* input;
@@ -43,7 +47,7 @@ struct LinearForward {
   uint32_t relu;
 };
 
-// grad_input = grad weight.
+// The parameters of `grad_input = grad weight`.
 template <typename E>
 struct LinearInputGrad {
   const E* grad;
@@ -57,8 +61,8 @@ struct LinearInputGrad {
   uint64_t inputs;
 };
 
-// The parts of a^T b, one for each row of the grid. Element (r, c) of part p goes to
-// parts[p * part_stride + r * row_stride + c * col_stride].
+// The parameters of the split-K partials of `a^T b`, one for each row of the grid. Element (r, c)
+// of part p goes to `parts[p * part_stride + r * row_stride + c * col_stride]`.
 template <typename E>
 struct LinearWeightGrad {
   const E* a;
@@ -72,30 +76,30 @@ struct LinearWeightGrad {
   uint64_t rows;
   uint64_t cols;
   uint64_t batch_size;
-  // Samples of a part.
+  // The number of samples in a part.
   uint64_t part_len;
 };
 
-// The gradient of the affine map, in place, and the parts of its column sums.
+// The parameters of the gradient of the affine map, in place, and of the partial column sums.
 template <typename E>
 struct LinearActivationGrad {
-  // Null if there is no activation.
+  // The output of the layer, or null if there is no activation.
   const E* output;
-  // The gradient of the output, and then that of the affine map.
+  // The gradient of the output, replaced by that of the affine map.
   E* grad;
-  // [parts, outputs].
+  // The partial column sums, `[parts, outputs]`.
   float* bias_parts;
   uint64_t output_ld;
   uint64_t grad_ld;
   uint64_t batch_size;
   uint64_t outputs;
-  // Samples of a part.
+  // The number of samples in a part.
   uint64_t part_len;
-  // Set if all rows begin at multiples of kVectorBytes and end there.
+  // Set if all rows begin and end at multiples of kVectorBytes.
   uint32_t wide;
 };
 
-// The gradients of weight and bias from their parts.
+// The parameters of the sum of the partial gradients of weight and bias.
 struct LinearSumParts {
   const float* weight_parts;
   const float* bias_parts;

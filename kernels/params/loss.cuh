@@ -5,14 +5,14 @@
 
 #include "params/bags.cuh"
 
-// Threads of a block, and samples that it sums up.
+// The number of threads in a block, which is also the number of samples that it sums.
 constexpr int kThreads = 256;
 
-// The losses of a batch, as a partial sum for each block, and their gradient.
+// The parameters of the losses of a batch, summed by each block, and of their gradient.
 struct LossForward {
   const float* logits;
   const float* labels;
-  // Null for none.
+  // The gradient of the logits, or null.
   float* grad_logits;
   double* partial_sums;
   uint64_t batch_size;
@@ -27,7 +27,7 @@ struct LossForward {
   Status* status;
 };
 
-// The mean of the losses.
+// The parameters of the mean of the losses.
 struct LossMean {
   const double* partial_sums;
   double* mean;

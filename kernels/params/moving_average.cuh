@@ -5,12 +5,12 @@
 
 #include "params/optimizer.cuh"
 
-// Threads of a block.
+// The number of threads in a block.
 constexpr int kThreads = 256;
-// Elements that a thread takes at once.
+// The number of elements in a thread's vectorised access.
 constexpr int kRun = 4;
 
-// A step of a moving average.
+// The parameters of a step of a moving average.
 struct MovingAverage {
   const float* values;
   float* average;

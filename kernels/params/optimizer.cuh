@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-// The rules by which optimizers change parameters.
+// The update rules of optimizers.
 enum OptimizerKind : uint32_t {
   kSgd = 0,
   kAdagrad = 1,
@@ -11,20 +11,20 @@ enum OptimizerKind : uint32_t {
   kAdam = 3,
 };
 
-// An update rule; the host has computed all that is the same for every element.
+// An update rule with its values. The host computes all that is the same for every element.
 struct OptimizerStep {
   OptimizerKind optimizer;
   float learning_rate;
-  // The factor of the weight in what is added to the gradient.
+  // The factor of the weight in the L2 term of the gradient.
   float l2;
-  // The factor of the weight.
+  // The factor of the weight before the step, for decoupled weight decay.
   float shrink;
   float eps;
   float beta1;
   float beta2;
-  // 1 / (1 - beta1^t).
+  // The bias correction of the first moment, `1 / (1 - beta1^t)`.
   float first_correction;
-  // 1 / (1 - beta2^t).
+  // The bias correction of the second moment, `1 / (1 - beta2^t)`.
   float second_correction;
 };
 
@@ -43,8 +43,8 @@ struct StepValues {
 
 // The words on the device that control a step.
 struct StepPointers {
-  // The values of the step instead of those that the launch has, or null.
+  // The values of the step that replace those of the launch, or null.
   const StepValues* values;
-  // A word that is not zero if nothing must change, or null.
+  // The gate, a word that is not zero if nothing may change, or null.
   const uint64_t* gate;
 };

@@ -1,4 +1,4 @@
-// What the kernels of the interaction read and write.
+// The matrices and flags that the kernels of the interaction share.
 #pragma once
 
 #include <stdint.h>
@@ -11,11 +11,11 @@ enum InteractionFlag : uint32_t {
   kAppendSparse = 8,
 };
 
-// A thread has the pairs of as many features with as many others in registers.
+// The side of a thread's tile of pairs in registers.
 constexpr int kTile = 4;
 
-// The matrices of the forward pass: the first feature of each sample, those that follow it side by
-// side, and the output.
+// The matrices of the forward pass: the first feature of each sample, the others, contiguous per
+// sample, and the output.
 template <typename E>
 struct InteractionForwardMatrices {
   const E* head;
@@ -24,11 +24,11 @@ struct InteractionForwardMatrices {
   uint64_t head_ld;
   uint64_t tail_ld;
   uint64_t output_ld;
-  // Columns of the output.
+  // The number of columns of the output.
   uint64_t width;
   uint32_t num_features;
   uint32_t dim;
-  // Of `InteractionFlag`.
+  // The set of `InteractionFlag`s.
   uint32_t flags;
 };
 
@@ -47,6 +47,6 @@ struct InteractionBackwardMatrices {
   uint64_t grad_tail_ld;
   uint32_t num_features;
   uint32_t dim;
-  // Of `InteractionFlag`.
+  // The set of `InteractionFlag`s.
   uint32_t flags;
 };

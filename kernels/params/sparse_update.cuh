@@ -6,34 +6,35 @@
 #include "params/bags.cuh"
 #include "params/optimizer.cuh"
 
-// Threads of a block.
+// The number of threads in a block.
 constexpr int kThreads = 256;
 // The binary logarithm of kChunk.
 constexpr uint32_t kChunkBits = 6;
-// Occurrences of a row that are summed one after another.
+// The number of occurrences in a chunk, which are summed in order.
 constexpr uint32_t kChunk = 1 << kChunkBits;
 
-// The order and the gradients that the gradient of rows is made of.
+// The order of a batch and the gradient of its pooled output, from which the gradient of rows is
+// summed.
 struct RowGradientSource {
   const Feature* features;
-  // And the end of the last one.
+  // The tables, and the end of the last one.
   const Table* tables;
   const uint64_t* rows;
   const uint32_t* segments;
   const uint32_t* positions;
   const uint32_t* bags;
   const uint32_t* bag_lengths;
-  // The occurrences and the rows.
+  // The number of occurrences and the number of rows.
   const uint32_t* counts;
-  // Of `offset_bytes` each; read for maxima only.
+  // The offsets, of `offset_bytes` bytes each, read for max pooling only.
   const void* offsets;
-  // Null for none.
+  // The weight of each id, or null.
   const float* per_sample_weights;
   const float* grad_output;
-  // Null for none.
+  // The position in its bag of each maximum, or null.
   const uint32_t* argmax;
-  // The sums of runs of kChunk occurrences, a place for each window of as many; behind them those
-  // of longer runs.
+  // The sums of runs of kChunk occurrences, a place for each window of as many occurrences; behind
+  // them those of longer runs.
   float* run_sums;
   uint64_t grad_output_ld;
   uint64_t argmax_ld;
@@ -45,7 +46,7 @@ struct RowGradientSource {
   uint32_t offset_bytes;
   // Set if rows of the gradients begin at multiples of kVectorBytes.
   uint32_t is_wide;
-  // Infinity for none.
+  // The bound of each element of the gradient, or infinity.
   float max_gradient;
 };
 
@@ -55,14 +56,14 @@ struct OptimizerTarget {
   // The scale of each row's weight decay, or null.
   const float* decay_scale;
   E* weights;
-  // Null unless the optimizer has it.
+  // The first state of the optimizer, or null.
   float* first;
-  // Null unless the optimizer has it.
+  // The second state of the optimizer, or null.
   float* second;
   uint64_t seed;
   uint64_t step_number;
   uint32_t is_stochastic;
-  // Set if weights and state begin at multiples of what kWideColumns elements take.
+  // Set if weights and state begin at multiples of the size of kWideColumns elements.
   uint32_t is_wide;
 };
 
@@ -74,12 +75,13 @@ struct Place {
   uint64_t start;
 };
 
-// The sums of the first runs.
+// The parameters of the sums of chunks, the first level of the reduction tree.
 struct SparseUpdateChunks {
   RowGradientSource source;
 };
 
-// The sums of runs of `1 << shift` occurrences, from those of the next shorter ones.
+// The parameters of the sums of runs of `1 << shift` occurrences, from those of the next shorter
+// runs.
 struct SparseUpdateRuns {
   RowGradientSource source;
   const float* shorter_sums;
@@ -87,7 +89,7 @@ struct SparseUpdateRuns {
   uint32_t shift;
 };
 
-// The place of each table among sorted rows.
+// The parameters of the search for each table's place among sorted rows.
 struct SparseUpdateStarts {
   const Table* tables;
   const uint64_t* rows;
@@ -99,7 +101,7 @@ struct SparseUpdateStarts {
   uint32_t capacity;
 };
 
-// The gradient of each row.
+// The parameters of the gradient of each row.
 struct SparseUpdateReduce {
   RowGradientSource source;
   const Place* places;
@@ -111,21 +113,21 @@ struct SparseUpdateReduce {
   uint32_t lanes;
 };
 
-// The rows of two gradients, merged.
+// The parameters of the merge of the rows of two gradients.
 struct SparseUpdateInterleave {
   const uint64_t* a_rows;
   const uint32_t* a_count;
   const uint64_t* b_rows;
   const uint32_t* b_count;
   uint64_t* rows;
-  // The number of each row, counted through both gradients.
+  // The source of each row, counted through both gradients.
   uint32_t* sources;
   uint64_t end_key;
   uint32_t a_capacity;
   uint32_t b_capacity;
 };
 
-// The sum of two gradients, whose merged rows have been numbered.
+// The parameters of the sum of two gradients whose merged rows have been numbered.
 struct SparseUpdateAdd {
   const Table* tables;
   const uint64_t* rows;
@@ -149,7 +151,7 @@ struct SparseUpdateAdd {
   uint32_t lanes;
 };
 
-// A step on the rows of a sorted batch.
+// The parameters of an optimizer step on the rows of a sorted batch.
 template <typename E>
 struct SparseUpdateUpdate {
   RowGradientSource source;
@@ -159,7 +161,7 @@ struct SparseUpdateUpdate {
   uint32_t lanes;
 };
 
-// A step on the rows of a sparse gradient.
+// The parameters of an optimizer step on the rows of a sparse gradient.
 template <typename E>
 struct SparseUpdateApply {
   const Table* tables;

@@ -1,7 +1,7 @@
-// The widest loads and stores.
+// The width of vectorised loads and stores.
 #pragma once
 
 #include <stdint.h>
 
-// Bytes of the widest load or store of a thread.
+// The bytes of a thread's widest load or store.
 constexpr int kVectorBytes = 16;
