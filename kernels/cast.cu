@@ -17,7 +17,7 @@
 // Bytes        each value read and written once: as bytes_moved()
 // Requires     factor is a power of two
 // Numerics     product in f32, rounded once to the nearest value, ties to even: the same bits as on
-//              the CPU but for which NaN it is
+//              the CPU, except that one NaN may stand for another
 // Measured     compiled and emulated, tests pass on an NVIDIA H200; not yet measured
 
 #include "common/vec.cuh"

@@ -30,7 +30,7 @@
 //                row of an id         [16 B | 16 B | 16 B | 16 B]   fetched into a ring
 //                                     lane 0      1      2      3     of kDepth slots per lane
 // Launch       grid (blocks for the bags of a feature, num_features), block 256; features with
-//              small rows leave blocks over, which return
+//              small rows need fewer blocks, and the surplus ones return at once
 // Bytes        ids, offsets and rows read once, out written once: as bytes_moved()
 // Requires     vectorised loads of 16 bytes where rows and table begin at multiples of 16 bytes,
 //              else one element at a time; any dimension from 1

@@ -28,9 +28,9 @@
 // Launch       rows: grid (enough for the bags, at most 528), block 256; pass, segments: a block of
 //              256 for each tile of 2048 ids, or of 1024
 // Bytes        ids read once; each pass reads and writes key and position: 16 bytes an id (24 with
-//              64-bit keys); 2 KB a tile to look back
-// Requires     the words of the tiles, tickets and histograms zero before `rows`; at most 2^32 - 2
-//              ids
+//              64-bit keys); 2 KB of status words a tile
+// Requires     the status words of the tiles, the tickets and the histograms are zero before
+//              `rows`; at most 2^32 - 2 ids
 // Numerics     integers: the same results for any schedule
 // Measured     NVIDIA H200, 2026-11-27: 28 us for 53,248 ids, 155 us for 1.7 million; far from what
 //              memory allows

@@ -37,8 +37,9 @@
 // Bytes        features (and gradient) read once, output written once: as bytes_moved()
 // Requires     16-byte copies where features begin at multiples of 16 bytes and end there, else
 //              4-byte ones; any F and D from 1
-// Numerics     f32 multiply-add, each dot product in 1 to 32 parts that are then added by twos:
-//              within the bound of the Rust side; the same bits for any batch, not those of the CPU
+// Numerics     f32 multiply-add, each dot product in 1 to 32 parts that a reduction tree of warp
+//              shuffles adds: within the bound of the Rust side; the same bits for any batch, not
+//              those of the CPU
 // Measured     NVIDIA H200, 2026-11-27, F 27 D 128 B 65536: forward 467 us, backward 638 us, 80 %
 //              and 110 % of a copy's bandwidth
 

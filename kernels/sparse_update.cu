@@ -39,7 +39,7 @@
 //                segment          | first | run 1 | run 2 |..  run 1 begins in window 1
 // Launch       block 256; update, reduce: as many blocks as run at the same time, at most enough
 //              for all rows that there could be; the others: enough for all rows or windows that
-//              there could be, at most 8192, in a grid-stride loop. starts: one block
+//              there could be, at most 8192. These are grid-stride loops. starts: one block
 // Bytes        as bytes_moved(), and the sums of runs of hot rows written and read once
 // Requires     vectorised loads of 16 bytes where rows, and their columns in the gradient, begin at
 //              multiples of 16 bytes, else one element at a time. The order of the batch is not

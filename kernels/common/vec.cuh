@@ -34,7 +34,7 @@ __device__ __forceinline__ Vec<E, N> load(const E* from) {
 }
 
 // Starts the copy of N elements to shared memory; see `copy_async`. Single elements of 16 bits are
-// copied at once.
+// copied synchronously.
 template <int N, typename E>
 __device__ __forceinline__ void fetch_async(E* to, const E* from) {
   if constexpr (N * sizeof(E) >= 4) {
