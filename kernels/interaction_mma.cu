@@ -27,7 +27,7 @@
 //              6. Samples too large for 48 KB of shared memory, and backward more than 64 features,
 //                 go to interaction_tiled.cu.
 // Mapping      forward, groups of 16 features, warp -> tile of the triangle, in a loop:
-//                           group 0  1  2           in a tile, lane l has of each 16 x 8 half of j:
+//                           group 0  1  2           lane l holds, in each 16 x 8 half tile:
 //                group 0        w0                   rows i: l / 4, l / 4 + 8
 //                group 1        w1 w2                columns j: 2 (l mod 4), + 1
 //                group 2        w3 w0 w1   (4 warps)
