@@ -58,6 +58,7 @@ pub(super) struct SumTileRows<'a> {
 
 impl Loop for SumTileRows<'_> {
     type Output = ();
+    const MULTIPLIES_PAIRS: bool = true;
 
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {
