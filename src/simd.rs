@@ -46,6 +46,8 @@ use std::array::from_fn;
 use std::fmt;
 
 use crate::dtype::{DType, Element};
+#[cfg(target_arch = "x86_64")]
+use x86::Compiled as _;
 
 /// An instruction set that the loops of the CPU are compiled for. Results are the same bits for all
 /// of them, except for matrix products where an instruction set says so.
@@ -141,20 +143,18 @@ impl Dispatch {
         match self.0 {
             // SAFETY: a `Dispatch` is made of available instruction sets alone.
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx2 => unsafe { x86::run_avx2(body) },
+            Simd::Avx2 => unsafe { body.run_avx2() },
             // SAFETY: the proof is that of AVX2.
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx512 => unsafe { x86::run_avx512(body) },
+            Simd::Avx512 => unsafe { body.run_avx512() },
             // SAFETY: the proof is that of AVX2; machines with `bf16` or AMX have AVX-512.
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx512Bf16 | Simd::Amx if !L::MULTIPLIES_PAIRS => unsafe {
-                x86::run_avx512(body)
-            },
+            Simd::Avx512Bf16 | Simd::Amx if !L::MULTIPLIES_PAIRS => unsafe { body.run_avx512() },
             // SAFETY: the proof is that of AVX2; a `Dispatch` with AMX is only made where
             // `Simd::Avx512Bf16` is available.
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx512Bf16 | Simd::Amx => unsafe { x86::run_avx512_bf16(body) },
-            _ => body.run(Portable),
+            Simd::Avx512Bf16 | Simd::Amx => unsafe { body.run_avx512_bf16() },
+            _ => body.run_portable(),
         }
     }
 }
@@ -169,6 +169,16 @@ pub(crate) trait Loop {
     /// AVX-512, with and without dot products of `bf16`.
     const MULTIPLIES_PAIRS: bool = false;
     fn run<V: Lanes>(self, lanes: V) -> Self::Output;
+
+    /// Runs the loop with the baseline of the target. It is a method for the reason that
+    /// [`x86::Compiled`] gives.
+    #[inline(never)]
+    fn run_portable(self) -> Self::Output
+    where
+        Self: Sized,
+    {
+        self.run(Portable)
+    }
 }
 
 /// The number of bytes of a cache line.

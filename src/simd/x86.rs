@@ -31,20 +31,41 @@ pub(super) fn has_avx512_bf16() -> bool {
     is_x86_feature_detected!("avx512bf16")
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn run_avx2<L: Loop>(body: L) -> L::Output {
-    body.run(Avx2(()))
+/// A loop as it is compiled for each instruction set of x86-64.
+///
+/// These are methods of the loop, since the compiler puts a method into the code generation unit of
+/// its type's module. As functions of this module they would all be in one unit, which one thread
+/// compiles, and again whenever any loop changes.
+pub(super) trait Compiled: Loop + Sized {
+    /// Runs the loop with AVX2, FMA and F16C.
+    ///
+    /// # Safety
+    /// The machine must have these instructions, see [`has_avx2`].
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn run_avx2(self) -> Self::Output {
+        self.run(Avx2(()))
+    }
+
+    /// Runs the loop with AVX-512.
+    ///
+    /// # Safety
+    /// The machine must have these instructions, see [`has_avx2`] and [`has_avx512`].
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn run_avx512(self) -> Self::Output {
+        self.run(Avx512::<false>(()))
+    }
+
+    /// Runs the loop with AVX-512 and dot products of `bf16`.
+    ///
+    /// # Safety
+    /// The machine must have these instructions, see [`has_avx512_bf16`] and [`Self::run_avx512`].
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn run_avx512_bf16(self) -> Self::Output {
+        self.run(Avx512::<true>(()))
+    }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn run_avx512<L: Loop>(body: L) -> L::Output {
-    body.run(Avx512::<false>(()))
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn run_avx512_bf16<L: Loop>(body: L) -> L::Output {
-    body.run(Avx512::<true>(()))
-}
+impl<L: Loop> Compiled for L {}
 
 /// Calls an intrinsic in a method of [`Avx2`] or [`Avx512`].
 macro_rules! intrinsic {

@@ -7,8 +7,8 @@ use super::intrinsic;
 use crate::dtype::{DType, Element};
 use crate::simd::{GROUP, LANES, Lanes};
 
-/// A proof that the machine has AVX2. It is made by [`run_avx2`](super::run_avx2) alone, which must
-/// not be called on a machine without the instructions.
+/// A proof that the machine has AVX2. It is made by [`run_avx2`](super::Compiled::run_avx2) alone,
+/// which must not be called on a machine without the instructions.
 #[derive(Clone, Copy)]
 pub(in crate::simd) struct Avx2(pub(super) ());
 

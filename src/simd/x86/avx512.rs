@@ -8,8 +8,9 @@ use crate::dtype::{DType, Element};
 use crate::simd::{GROUP, LANES, Lanes};
 
 /// A proof that the machine has AVX-512, with dot products of `bf16` if `BF16`. It is made by
-/// [`run_avx512`](super::run_avx512) and [`run_avx512_bf16`](super::run_avx512_bf16) alone, which
-/// must not be called on a machine without the instructions.
+/// [`run_avx512`](super::Compiled::run_avx512) and
+/// [`run_avx512_bf16`](super::Compiled::run_avx512_bf16) alone, which must not be called on a
+/// machine without the instructions.
 #[derive(Clone, Copy)]
 pub(in crate::simd) struct Avx512<const BF16: bool>(pub(super) ());
 
