@@ -128,6 +128,9 @@ fn images(out: &Path) -> Images {
         };
     }
     let prebuilt = Path::new("prebuilt");
+    if prebuilt.exists() {
+        println!("cargo:rerun-if-changed=prebuilt");
+    }
     let required = env::var("BAGDOT_REQUIRE_NVCC").is_ok_and(|value| value == "1");
     let without = match fs::read_to_string(prebuilt.join("hash")) {
         Ok(hash) if hash.trim() == format!("{source_hash:016x}") && !required => {
