@@ -26,7 +26,7 @@ impl Timed for Cuda {
         let replays = iterations.div_ceil(sets as u64);
         // SAFETY: the stream is the backend's, with its context bound by the ops that are captured;
         // events, graph and executable are made here, used while they exist, and destroyed once.
-        // What the graph refers to outlives `op`.
+        // The buffers of the graph outlive `op`.
         let milliseconds = unsafe {
             let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
             result::stream::begin_capture(stream, mode).unwrap();

@@ -1,5 +1,5 @@
-//! What only the CUDA backend has: parameters of kernels, images, errors of the driver, streams,
-//! graphs, memory of the caller's, memory traffic.
+//! Tests of features that only the CUDA backend has: parameters of kernels, images, errors of the
+//! driver, streams, graphs, memory of the caller, memory traffic.
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,7 @@
-//! What the compiled kernels take of every architecture: registers, shared memory, occupancy, and
-//! the instructions that make them fast, compared with kernels/resources.json. A GPU is not needed:
-//! the disassembler reads the machine code that this library carries.
+//! Compares the resources of the compiled kernels on every architecture with
+//! kernels/resources.json: registers, shared memory, occupancy, and the instructions that make
+//! kernels fast. A GPU is not needed: the disassembler reads the machine code that this library
+//! carries.
 //!
 //! `BLESS=1 cargo test --test suite kernel_resources` writes what was measured into that file. Its
 //! `rules` are written by hand, one for each kernel, or for all whose names begin alike: the
@@ -242,7 +243,7 @@ impl Disassembled {
     }
 }
 
-/// Whether an opcode such as `LDG.E.128.CONSTANT` is one of a pattern such as `LDG.128`: that
+/// Returns whether an opcode such as `LDG.E.128.CONSTANT` matches a pattern such as `LDG.128`: that
 /// instruction, with these modifiers among others.
 fn matches(opcode: &str, pattern: &str) -> bool {
     let (mut has, mut wanted) = (opcode.split('.'), pattern.split('.'));

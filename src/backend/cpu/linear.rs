@@ -143,7 +143,7 @@ fn backward_elements<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
 }
 
 /// Replaces the gradient of a ReLU's output by the gradient of its input: 0 where the output is 0.
-/// Where the output is NaN, the gradient is kept.
+/// The gradient is kept if the output is NaN.
 struct ReluGrad<'a, E> {
     grad: &'a mut [E],
     output: &'a [E],
