@@ -1,17 +1,20 @@
 // sparse_update.cu: the gradients of table rows, and optimizer steps on the rows that have one.
 //
-// Computes     for each row of a sorted batch the sum over its occurrences, then one step of an
-//              optimizer; see the Rust side for the maths
+// Computes     for each row of a sorted batch the sum over its occurrences, the ids that name it,
+//              which form one segment of the batch; then one step of an optimizer. The Rust side
+//              has the maths
 // Rust         src/ops/sparse_update.rs, src/backend/cuda/sparse_update.rs
 // Entries      sparse_update_{chunks,runs,starts,reduce,interleave,add},
 //              sparse_update_{update,apply}_{f32,f16,bf16}
-// Algorithm    1. `chunks` sums every chunk of every row but the first one, one chunk per warp, so
-//                 that a hot row does not keep one group busy while others wait.
-//              2. `runs` sums runs of 64 chunks, of 64 times 64, and so on, from the sums of the
-//                 next shorter runs: one launch for each level of the reduction tree that there
-//                 could be. Runs behind the first begin at least their length apart. Therefore each
-//                 window of as many occurrences holds the beginning of at most one, and the
-//                 window's number is the place of its sum.
+// Algorithm    1. A segment is cut into chunks of 64 occurrences. `chunks` sums all of them except
+//                 for the segment's first chunk, one chunk per warp, so that a hot row does not
+//                 keep one group busy while others wait.
+//              2. `runs` sums runs of 64 chunks, of 64 times 64, and so on, again except for
+//                 the first of each segment, from the sums of the next shorter runs: one launch for
+//                 each level of the reduction tree that there could be. For each level the batch is
+//                 cut into windows as long as its runs. At most one of these runs begins in a
+//                 window, since they begin at least their length apart. The window's number is the
+//                 place of the run's sum, so that no prefix sum must assign places.
 //              3. `update` and `reduce` assign a group of lanes to each row: a power of two, at
 //                 most a warp, with vectorised loads of four columns per lane where the rows are
 //                 aligned.
@@ -25,7 +28,12 @@
 //                 cost several times as much as those of whole warps.
 //              6. The group then adds at most 63 sums of each level of the tree. The order of all
 //                 additions is that of the CPU.
-//              7. To add two gradients, `interleave` merges two sorted lists: the place of a row is
+//              7. `starts` finds where the rows and the values of each table begin in a sparse
+//                 gradient. Rows of a table have equal lengths, so this gives `reduce` and `add`
+//                 the place of every row, without a prefix sum over rows.
+//              8. `apply` makes the step of `update` from a sparse gradient. A group takes one row
+//                 at a time, without step 4, since one load, of its start, leads to a row's values.
+//              9. To add two gradients, `interleave` merges two sorted lists: the place of a row is
 //                 its number plus the number of rows of the other list before it. index_sort's
 //                 kernel numbers the merged rows, and `add` sums the one or two sources of each.
 // Mapping      update, reduce, here groups of 4 lanes for rows of 16 columns:
@@ -33,6 +41,7 @@
 //                sum       lanes  0 .. 3 -> row 0, then row  8, 16, 24 of the 32
 //                          lanes  4 .. 7 -> row 1, then row  9, 17, 25
 //                          lane l of the group -> columns 4 l .. 4 l + 3
+//              add, apply: group g -> row g; interleave: thread t -> row t; starts: t -> table t
 //              chunks, runs, where w = 1 << shift; one warp per window:
 //                occurrences  0       w      2w      3w      4w
 //                windows      |   0   |   1   |   2   |   3   |
@@ -57,7 +66,8 @@
 #include "common/scan.cuh"
 #include "params/sparse_update.cuh"
 
-// The number of columns whose squares are summed by one reduction tree.
+// The number of columns whose squares are summed by one reduction tree, as on the CPU. These are
+// not the runs of occurrences.
 constexpr uint32_t kRun = 32;
 
 // Stores the sum of a run in L2, from where any multiprocessor reads it next. The vectorised store
@@ -71,8 +81,8 @@ __device__ __forceinline__ void store_sum(float* to, const Vec<float, N>& sum) {
   }
 }
 
-// Sums every chunk of every row but the first one, one chunk per warp, into the place of its
-// window.
+// Sums the chunks of each row, except for the row's first chunk, into the places of their windows.
+// A warp takes one window at a time; its lanes share the columns.
 extern "C" __global__ void __launch_bounds__(kThreads, 2)
     sparse_update_chunks(const __grid_constant__ SparseUpdateChunks p) {
   const RowGradientSource& source = p.source;
@@ -94,9 +104,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// Sums one level of the reduction tree: the runs of `1 << shift` occurrences of every row but the
-// first one. The summands are the sums of the next shorter runs at `shorter_sums`; each result goes
-// to the place of its window.
+// Sums one level of the reduction tree: the runs of `1 << shift` occurrences of each row, except
+// for the row's first run. The summands are the sums of the next shorter runs at `shorter_sums`;
+// each result goes to the place of its window. A warp takes one window at a time, as in `chunks`.
 extern "C" __global__ void __launch_bounds__(kThreads, 2)
     sparse_update_runs(const __grid_constant__ SparseUpdateRuns p) {
   const RowGradientSource& source = p.source;
@@ -136,6 +146,7 @@ struct Target {
             of_row.shrink};
   }
 
+  // Returns the step on a row. Only Adam reads `values` again, for its bias corrections.
   __device__ OptimizerStep step_of(const RowState& state) const {
     OptimizerStep of_row = step.optimizer == kAdam ? with_values(step, values) : step;
     of_row.learning_rate = state.learning_rate;
@@ -157,7 +168,8 @@ struct NoTarget {
 
 // Adds the squared gradients of N columns per lane to `squares`, the sum over the columns before
 // them, and returns the result. Every kRun columns form one reduction tree; the trees are added in
-// order. A group holds whole trees, or the whole row.
+// order. A group holds whole trees, or the whole row, for either N: the number of its lanes is
+// chosen for that.
 template <int N>
 __device__ __forceinline__ float add_squares(const OptimizerStep& step, const Group& group,
                                              const Vec<float, N>& gradient,
@@ -174,6 +186,7 @@ __device__ __forceinline__ float add_squares(const OptimizerStep& step, const Gr
 #pragma unroll
     for (int j = 0; j < N; ++j) tree[j] += __shfl_xor_sync(kWarp, tree[j], half);
   }
+  // The last two levels of a tree lie within a lane.
   const float run = N == 4 ? (tree[0] + tree[2 % N]) + (tree[1 % N] + tree[3 % N]) : tree[0];
   for (uint32_t lane = 0; lane < group.lanes; lane += kRun / N)
     squares += from_lane(group, run, lane);
@@ -189,7 +202,10 @@ __device__ __forceinline__ Vec<float, N> load_as_f32(const E* from) {
   return values;
 }
 
-// Stores new weights of a row from `column` on, rounded to nearest or stochastically.
+// Stores new weights of a row from `column` on, rounded to nearest or stochastically. The random
+// bits are those of `Rounding::Stochastic` in src/ops/optimizer.rs: seed and step make the Philox
+// key, and table, row, block of four columns and step its counter. The bits do not depend on the
+// launch.
 template <int N, typename E>
 __device__ __forceinline__ void store_weights(const Target<E>& target, E* to,
                                               const Vec<float, N>& values, const Row& row,
@@ -210,6 +226,7 @@ __device__ __forceinline__ void store_weights(const Target<E>& target, E* to,
 #pragma unroll
       for (int j = 0; j < 4; ++j) rounded.at[j] = stochastic<E>(values.at[j], bits[j]);
     } else {
+      // Selects word `column % 4` by comparisons; an index would move the words to local memory.
       const uint32_t in_half = column % 2, low = in_half ? random.y : random.x,
                      high = in_half ? random.w : random.z;
       rounded.at[0] = stochastic<E>(values.at[0], column % 4 < 2 ? low : high);
@@ -282,7 +299,8 @@ __device__ __forceinline__ uint32_t rows_before(const uint64_t* rows, uint32_t c
 }
 
 // Computes for each table the number of its first row among `num_rows` sorted rows and the index of
-// that row's first value: a prefix sum over the tables. One block.
+// that row's first value: a prefix sum over the tables, one thread per table. One block suffices,
+// since tables are few. It also writes the end of the values and the number of rows.
 extern "C" __global__ void __launch_bounds__(kThreads)
     sparse_update_starts(const __grid_constant__ SparseUpdateStarts p) {
   const uint32_t count = min(*p.num_rows, p.capacity);
@@ -308,7 +326,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   *p.counts = count;
 }
 
-// Writes the gradient of each row into a sparse gradient.
+// Writes the gradient of each row into a sparse gradient. A group of lanes takes one row at a time.
 extern "C" __global__ void __launch_bounds__(kThreads, 2)
     sparse_update_reduce(const __grid_constant__ SparseUpdateReduce p) {
   const RowGradientSource& source = p.source;
@@ -321,6 +339,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
         const Row& row = known.row;
         const Place place = row.exists() ? p.places[row.table] : Place{};
         const uint64_t start = place.start + (k - place.row) * row.dim;
+        // A wrong order could place values outside of the gradient.
         const bool has_room = row.exists() && place.row <= k && start + row.dim <= p.num_values;
         if (has_room && group.lane == 0) {
           p.grad_rows[k] = row.linear;
@@ -333,9 +352,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
       });
 }
 
-// Merges the sorted rows of two gradients. Each row keeps its source, a number counted through both
-// gradients; among equal rows that of `a` comes first. The remaining places are filled with
-// `end_key`.
+// Merges the sorted rows of two gradients, one thread per row. Each row keeps its source, a number
+// counted through both gradients; among equal rows that of `a` comes first. The remaining places
+// are filled with `end_key`.
 extern "C" __global__ void __launch_bounds__(kThreads)
     sparse_update_interleave(const __grid_constant__ SparseUpdateInterleave p) {
   const uint32_t a = min(*p.a_count, p.a_capacity), b = min(*p.b_count, p.b_capacity);
@@ -353,7 +372,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 }
 
 // Adds two gradients whose merged rows have been numbered. The sources of row `k`, one or two,
-// begin at segments[k].
+// begin at segments[k]. A group of lanes takes one row at a time.
 extern "C" __global__ void __launch_bounds__(kThreads)
     sparse_update_add(const __grid_constant__ SparseUpdateAdd p) {
   const Group group = group_of_thread(p.lanes);
@@ -430,6 +449,8 @@ __device__ __forceinline__ void apply(const SparseUpdateApply<E>& p) {
   });
 }
 
+// Three blocks per multiprocessor leave a thread of `update` at most 80 registers. It spills none,
+// and more warps hide more of the latency of its loads.
 #define INSTANTIATE(E)                                                            \
   extern "C" __global__ void __launch_bounds__(kThreads, 3)                       \
       sparse_update_update_##E(const __grid_constant__ SparseUpdateUpdate<E> p) { \

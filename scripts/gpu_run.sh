@@ -14,6 +14,7 @@
 #
 # Environment variables:
 #   BAGDOT_BUNDLE_STEPS     the steps to run; default: tests sanitizer benches
+#   BAGDOT_BUNDLE_MODULES   the modules of tests to run; default: all that use the GPU
 #   BAGDOT_BUNDLE_TIMEOUT   seconds for each module of tests and each benchmark; default: 600
 #   BAGDOT_BUNDLE_EMULATED  1 runs everything on the stand-in driver, if the bundle has it, to try
 #                           this script
@@ -85,6 +86,16 @@ mapfile -t modules < <(sed 's/::.*//' <<< "$cuda_tests" | sort -u)
 if [ "${#modules[@]}" -le 1 ]; then
     echo "programs/suite lists no tests of the CUDA backend" >&2
     exit 2
+fi
+if [ -n "${BAGDOT_BUNDLE_MODULES:-}" ]; then
+    read -ra chosen <<< "$BAGDOT_BUNDLE_MODULES"
+    for module in "${chosen[@]}"; do
+        if [[ " ${modules[*]} " != *" $module "* ]]; then
+            echo "BAGDOT_BUNDLE_MODULES: $module is none of: ${modules[*]}" >&2
+            exit 2
+        fi
+    done
+    modules=("${chosen[@]}")
 fi
 if wants tests; then
     for module in "${modules[@]}"; do

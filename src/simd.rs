@@ -252,6 +252,7 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// Callers check [`Self::MULTIPLIES_PAIRS`] first.
     #[inline(always)]
     fn add_products_of_pairs(self, _a: Self::F32, _b: Self::F32, c: Self::F32) -> Self::F32 {
+        debug_assert!(Self::MULTIPLIES_PAIRS);
         c
     }
     /// Interleaves two slices of 16-bit elements: each lane holds the pair of elements at its place
@@ -259,12 +260,14 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// Callers check [`Self::MULTIPLIES_PAIRS`] first.
     #[inline(always)]
     fn pairs<E: Element>(self, _first: &[E], _second: &[E]) -> Self::F32 {
+        debug_assert!(Self::MULTIPLIES_PAIRS);
         self.splat(0.0)
     }
     /// Loads pairs of 16-bit elements, one into each lane, unchanged. Callers check
     /// [`Self::MULTIPLIES_PAIRS`] first.
     #[inline(always)]
     fn load_pairs<E: Element>(self, _from: &[[E; 2]; LANES]) -> Self::F32 {
+        debug_assert!(Self::MULTIPLIES_PAIRS);
         self.splat(0.0)
     }
     /// Splits each lane of two vectors into three `bf16` components whose sum it is, the first two
@@ -274,6 +277,7 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// [`Self::MULTIPLIES_PAIRS`] first.
     #[inline(always)]
     fn split_pairs(self, _first: Self::F32, _second: Self::F32) -> [Self::F32; 3] {
+        debug_assert!(Self::MULTIPLIES_PAIRS);
         [self.splat(0.0); 3]
     }
     /// Transposes a square: row `l` of the result holds lane `l` of all rows.
@@ -559,8 +563,11 @@ mod tests {
 
         #[inline(always)]
         fn run<V: Lanes>(self, lanes: V) -> Self::Output {
-            let components = lanes.split_pairs(lanes.load(self.0), lanes.load(self.1));
-            V::MULTIPLIES_PAIRS.then(|| components.map(|pairs| lanes.to_array(pairs)))
+            V::MULTIPLIES_PAIRS.then(|| {
+                lanes
+                    .split_pairs(lanes.load(self.0), lanes.load(self.1))
+                    .map(|pairs| lanes.to_array(pairs))
+            })
         }
     }
 

@@ -8,18 +8,21 @@
 #include "reduce.cuh"
 #include "vec.cuh"
 
-// The number of loads in flight. A row's own chunk keeps half of them, since registers are scarce
-// there.
+// The number of loads that a lane has in flight while it adds sums of runs. `chunks` has twice as
+// many; the first chunk of a row has half as many, since registers are scarce in `update`.
 constexpr int kInFlight = 4;
-// The number of occurrences that are looked up together with their row.
+// The number of occurrences that are looked up together with their row. Rows with more need a
+// second look-up.
 constexpr uint32_t kKnown = 3;
 constexpr uint32_t kNone = 0xffffffffu;
 constexpr float kInfinity = __builtin_huge_valf();
 
+// Returns the number of windows of `1 << shift` occurrences into which a batch is cut.
 __device__ __forceinline__ uint64_t windows(uint32_t occurrences, uint32_t shift) {
   return (occurrences + (uint64_t(1) << shift) - 1) >> shift;
 }
 
+// Returns the number of rows of the sorted batch, clamped to what the buffers hold.
 __device__ __forceinline__ uint32_t num_rows_of(const RowGradientSource& source) {
   return min(source.counts[1], source.num_indices);
 }
@@ -124,6 +127,9 @@ struct alignas(16) Occurrence {
 
 constexpr Occurrence kNoOccurrence = {kNone, 0, 0.0f, kNone};
 
+// Returns occurrence `k` of the sorted batch, which belongs to a row of `table`. Returns
+// kNoOccurrence if the order is wrong: if bag or position is out of bounds, or if the bag looks up
+// another table.
 __device__ __forceinline__ Occurrence occurrence_at(const RowGradientSource& source, uint32_t k,
                                                     uint32_t table) {
   const uint32_t position = source.positions[k], bag = source.bags[k];
@@ -351,6 +357,8 @@ __device__ __forceinline__ Vec<float, N> sum_row(const RowGradientSource& source
   add_chunk<N, kInFlight / 2>(source, group, sum, known.row, known.start + kKnown,
                               max(min(count, kChunk), kKnown) - kKnown, column, active);
   if (!active || count <= kChunk) return sum;
+  // A row has `behind_first >> shift` runs of `1 << shift` occurrences behind its first one. At
+  // most kChunk - 1 of them are added here; the runs of the next level hold the others.
   const uint64_t behind_first = uint64_t(count) - 1;
   const float* sums = source.run_sums + column;
 #pragma unroll 1
@@ -385,7 +393,7 @@ __device__ __forceinline__ uint32_t segment_of(const uint32_t* segments, uint32_
   uint32_t low = 0, high = count;
 #pragma unroll 1
   while (high - low > 1) {
-    const uint32_t step = (high - low + 31) / 32;
+    const uint32_t step = (high - low - 1) / 32 + 1;
     const uint64_t probe = low + uint64_t(threadIdx.x % 32) * step;
     const uint32_t begun = __ballot_sync(kWarp, probe < high && segments[probe] <= occurrence) | 1;
     low += (31 - __clz(begun)) * step;

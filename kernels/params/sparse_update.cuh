@@ -19,10 +19,15 @@ struct RowGradientSource {
   const Feature* features;
   // The tables, and the end of the last one.
   const Table* tables;
+  // The linear row of each segment, in increasing order.
   const uint64_t* rows;
+  // The first occurrence of each segment, and the end of the last one.
   const uint32_t* segments;
+  // The position among the ids of each occurrence, in the order of segments.
   const uint32_t* positions;
+  // The bag of each occurrence, in the same order.
   const uint32_t* bags;
+  // The number of counted ids in each bag, the divisor of mean pooling.
   const uint32_t* bag_lengths;
   // The number of occurrences and the number of rows.
   const uint32_t* counts;
@@ -33,8 +38,8 @@ struct RowGradientSource {
   const float* grad_output;
   // The position in its bag of each maximum, or null.
   const uint32_t* argmax;
-  // The sums of runs of kChunk occurrences, a place for each window of as many occurrences; behind
-  // them those of longer runs.
+  // The sums of runs of kChunk occurrences, a row of `run_sums_ld` elements for each window of as
+  // many occurrences; behind them those of longer runs.
   float* run_sums;
   uint64_t grad_output_ld;
   uint64_t argmax_ld;
@@ -44,7 +49,7 @@ struct RowGradientSource {
   uint32_t num_bags;
   uint32_t batch_size;
   uint32_t offset_bytes;
-  // Set if rows of the gradients begin at multiples of kVectorBytes.
+  // Set if the rows of `grad_output` and `argmax` begin at multiples of kVectorBytes.
   uint32_t is_wide;
   // The bound of each element of the gradient, or infinity.
   float max_gradient;
@@ -95,7 +100,9 @@ struct SparseUpdateStarts {
   const uint64_t* rows;
   const uint32_t* num_rows;
   Place* places;
+  // The starts of rows in the gradient, of which only the end of the last one is written.
   uint64_t* starts;
+  // The number of rows in the gradient, which is written.
   uint32_t* counts;
   uint32_t num_tables;
   uint32_t capacity;
@@ -110,6 +117,7 @@ struct SparseUpdateReduce {
   float* values;
   uint64_t num_values;
   uint32_t capacity;
+  // The number of lanes in the group that works on a row.
   uint32_t lanes;
 };
 
@@ -148,6 +156,7 @@ struct SparseUpdateAdd {
   uint32_t a_capacity;
   uint32_t b_capacity;
   uint32_t num_tables;
+  // The number of lanes in the group that works on a row.
   uint32_t lanes;
 };
 
@@ -158,6 +167,7 @@ struct SparseUpdateUpdate {
   OptimizerTarget<E> target;
   OptimizerStep step;
   StepPointers control;
+  // The number of lanes in the group that works on a row.
   uint32_t lanes;
 };
 
@@ -174,5 +184,6 @@ struct SparseUpdateApply {
   uint32_t capacity;
   OptimizerTarget<E> target;
   OptimizerStep step;
+  // The number of lanes in the group that works on a row.
   uint32_t lanes;
 };

@@ -1,4 +1,4 @@
-//! The recorded steps of a model.
+//! The cache of a model's recorded steps, such as CUDA graphs.
 
 use super::buffers::BatchView;
 use super::optimizer::PerGroup;
@@ -8,12 +8,15 @@ use crate::ops::{Backend, Extent, StepValues};
 /// epoch has another size than the others, and batches arrive in two slots.
 const MAX_RECORDINGS: usize = 8;
 
-/// The identity of a recorded step: the addresses of its batch and of the parameters, the number of
-/// samples, and the room for ids.
+/// The cache key of a recorded step. A recording repeats its ops with the addresses and sizes that
+/// they were called with, so it fits only a step whose addresses and sizes are the same.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct GraphKey {
+    /// The addresses of the parts of the batch (0 for a part that it lacks), the values of the
+    /// step, and the parameters.
     addresses: [u64; 7],
     batch_size: usize,
+    /// The number of ids, slack included.
     num_indices: usize,
 }
 
@@ -31,8 +34,10 @@ impl GraphKey {
             D::address(&bags.offsets),
             bags.per_sample_weights.as_ref().map_or(0, D::address),
             labels.as_ref().map_or(0, D::address),
+            // The values of both groups lie in one buffer.
             D::address(&values.tables),
-            // Parameters and averages may have been exchanged.
+            // Exchanging the parameters with their averages changes the address, and that of the
+            // weights of the tables with it.
             D::address(&D::view(parameters)),
         ];
         Self { addresses, batch_size: dense.rows, num_indices: bags.indices.extent() }

@@ -22,7 +22,7 @@ mod tensors;
 pub use buffers::BatchView;
 pub use config::DlrmConfig;
 pub use dlrm::Dlrm;
-#[cfg(feature = "serde")]
+#[cfg(feature = "train")]
 pub(crate) use dlrm::sigmoid;
 pub use embedding::{EmbeddingBagCollection, TableInit};
 pub use memory::{MemoryNeeds, MemoryPlan};

@@ -121,7 +121,7 @@ pub struct Schedule {
 
 impl Schedule {
     /// The least rate that decay leads to, unless the base rate is less.
-    pub const LEAST: f32 = 1e-7;
+    pub const MIN: f32 = 1e-7;
 
     /// Returns the learning rate of step `step`, from 1, for the base rate `base`.
     pub fn learning_rate(&self, base: f32, step: u64) -> f32 {
@@ -135,7 +135,7 @@ impl Schedule {
             / self.decay_steps as f64;
         let floor = f64::from(self.floor);
         let share = floor + (1.0 - floor) * left.powf(f64::from(self.power));
-        let (rate, least) = (base * share as f32, Self::LEAST.min(base));
+        let (rate, least) = (base * share as f32, Self::MIN.min(base));
         // This keeps a NaN, so that the rule with this rate is refused.
         if rate < least { least } else { rate }
     }
@@ -244,10 +244,7 @@ mod tests {
         let rates = |schedule: Schedule| {
             [1, 3, 4, 9, 10, 15, 20, 99].map(|step| schedule.learning_rate(0.8, step))
         };
-        assert_eq!(
-            rates(schedule),
-            [0.2, 0.6, 0.8, 0.8, 0.8, 0.2, Schedule::LEAST, Schedule::LEAST]
-        );
+        assert_eq!(rates(schedule), [0.2, 0.6, 0.8, 0.8, 0.8, 0.2, Schedule::MIN, Schedule::MIN]);
         assert_eq!(
             rates(Schedule { floor: 0.5, power: 1.0, ..schedule })[4..],
             [0.8, 0.6, 0.4, 0.4]

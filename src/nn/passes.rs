@@ -56,7 +56,9 @@ impl<D: Backend> Dlrm<D> {
         batch.dense.check(OP, matrix_name!("batch.dense"), rows, self.config.num_dense)?;
         batch.bags.check(OP, self.embedding.tables().as_ref())?;
         self.grow(Capacity { batch_size: rows, num_indices: batch.bags.num_indices() }, train)?;
+        // Nobody may read the logits until all of them have been computed.
         self.buffers.samples = 0;
+        // In training the weights change after each batch, and packing them would not pay off.
         if !train {
             self.buffers.layers.pack(&self.device, self.mlps.hidden(), &self.parameters)?;
         }
@@ -73,6 +75,7 @@ impl<D: Backend> Dlrm<D> {
         let Self { device, config, mlps, parameters, buffers, .. } = self;
         let Buffers { layers, activations, .. } = buffers;
         let pass = Forward {
+            // Layers in 16 bits take the weights from their rounded copy instead.
             weights: parameters,
             biases: parameters,
             precision: config.precision.product_precision(),
@@ -109,13 +112,15 @@ impl<D: Backend> Dlrm<D> {
             weights: parameters,
             biases: parameters,
             precision: config.precision.product_precision(),
+            // The padding, which is zeros, aligns the rows for the matrix product.
             input: activations.interacted.padded_matrix(rows),
             output: activations.top.matrix_mut(rows),
         };
         layers.forward(device, (MlpId::Top, &mlps.top), pass)
     }
 
-    /// Runs the last layer of the top MLP.
+    /// Runs the last layer of the top MLP, in `f32` whatever the other layers compute in, so that
+    /// no logit is rounded to 16 bits.
     fn logit_forward(&mut self, rows: usize) -> Result<()> {
         let Self { device, mlps, parameters, buffers, .. } = self;
         let Buffers { logit, activations, .. } = buffers;
@@ -129,7 +134,7 @@ impl<D: Backend> Dlrm<D> {
         mlps.logit.forward(device, logit, pass)
     }
 
-    /// Computes the mean loss, and its gradient by the logits.
+    /// Computes the mean loss, and its gradient with respect to the logits, times the loss scale.
     fn loss(&mut self, rows: usize, labels: D::Slice<'_, f32>) -> Result<()> {
         let Self { device, config, training, buffers, .. } = self;
         let Buffers { activations, mean_loss, backward, .. } = buffers;
@@ -227,7 +232,7 @@ impl<D: Backend> Dlrm<D> {
         layers.backward(device, (MlpId::Bottom, &mlps.bottom), pass)
     }
 
-    /// Sorts the ids by table row.
+    /// Sorts the ids by table row, so that the update finds all occurrences of a row side by side.
     fn sort_indices<I: Index>(&mut self, bags: &Bags<'_, D, I>) -> Result<()> {
         let (_, backward) = trainable(&mut self.training, &mut self.buffers.backward)?;
         let BackwardBuffers { sorted, workspace, .. } = backward;

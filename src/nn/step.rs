@@ -13,7 +13,8 @@ use crate::ops::optimizer::check_max_gradient;
 use crate::ops::sparse_update::{PooledGrad, Reduce, SparseGrad};
 use crate::ops::{Accum, Backend, Device, Host, StepControl, StepValues, UpdateRule, dense_update};
 
-/// The control of the updates of a group in one step.
+/// The control of the updates of a group in one step. It is a [`StepControl`] that still lacks the
+/// gate: that is a view of the verdict, which the check of the step must be free to write first.
 struct Control<'a, D: Device> {
     /// The values on the device that take the place of learning rate and number of the step.
     values: Option<D::Slice<'a, StepValues>>,
@@ -42,15 +43,16 @@ impl<D: Backend> Dlrm<D> {
     /// taken: then neither parameters nor optimizers have changed. Bad ids and labels that the
     /// backend reports later keep all steps from changing anything until they have been reported.
     pub fn train_step<I: Index>(&mut self, batch: BatchView<'_, D, I>) -> Result<()> {
+        // Refuses bad settings before anything changes.
         self.rules()?;
         self.step_ops(batch, None)?;
         self.count_step()
     }
 
     /// Takes one step of training with a batch on the host, which is sent to the device while the
-    /// step before is computed. A backend that can record ops does so with the first step of a
-    /// size, and replays that from then on, whatever the lengths of the bags: then a step allocates
-    /// nothing, waits for nothing, and sends nothing but the batch and a few numbers.
+    /// step before is computed. A backend that can record ops, such as in a CUDA graph, records the
+    /// first step of a size and replays it from then on, whatever the lengths of the bags. Such a
+    /// step allocates nothing, waits for nothing, and sends only the batch and a few numbers.
     ///
     /// # Errors
     /// Returns the errors of [`Self::train_step`]. A batch that does not fit the model, or whose
@@ -65,23 +67,27 @@ impl<D: Backend> Dlrm<D> {
         staging.receive(batch, Some(values))?;
         let (batch, values) = (staging.view(), staging.values());
         let (batch_size, num_indices) = (batch.dense.rows, batch.bags.num_indices());
+        // Growth allocates and drops all recordings, so it must not happen while ops are recorded.
         self.grow(Capacity { batch_size, num_indices }, true)?;
         let key = GraphKey::new(&batch, &values, &self.parameters);
         if self.graphs.find(&key).is_none() {
             let device = self.device.clone();
             match device.record(|| self.step_ops(batch, Some(values)))? {
+                // The backend cannot record, so the step runs here and there is no replay below.
                 None => self.step_ops(batch, Some(values))?,
                 Some(recording) => self.graphs.push(key, recording),
             }
         }
         if let Some(recording) = self.graphs.find(&key) {
             self.device.replay(recording)?;
+            // A replay does not pass through `forward`, which sets this otherwise.
             self.buffers.samples = batch_size;
         }
         self.count_step()
     }
 
-    /// Checks a batch before it is sent.
+    /// Checks a batch before it is sent. The ops check their arguments when they are called, but a
+    /// replay calls none of them.
     fn check_staged(&self, staging: &Staging<D>, batch: &BatchView<'_, Host, i64>) -> Result<()> {
         if !staging.is_on(&self.device) {
             return Err(invalid(
@@ -156,16 +162,19 @@ impl<D: Backend> Dlrm<D> {
     /// [`sparse_update::Apply`](crate::ops::sparse_update::Apply) and [`dense_update::Update`].
     pub fn apply(&mut self, grad: &SparseGrad<D>) -> Result<()> {
         let rules = self.rules()?;
+        // Without gradients of the layers, the tables must not change either.
         trainable(&mut self.training, &mut self.buffers.backward)?;
-        self.embedding.split_mut().1.apply(&self.device, grad, rules.tables)?;
+        let (_, weights) = self.embedding.split_mut();
+        weights.apply(&self.device, grad, rules.tables)?;
         let control = Control { values: None, is_gated: false };
         self.update_layers(&control)?;
         self.update_averages(&control)?;
         self.count_step()
     }
 
-    /// Calls all ops of a step. Without `values` learning rates and numbers are those of the step
-    /// that is due.
+    /// Calls all ops of a step. With `values` they read the number of the step and the learning
+    /// rates from the device, so that a recording of them fits later steps, too. Without `values`
+    /// the host passes those of the step that is due.
     fn step_ops<I: Index>(
         &mut self,
         batch: BatchView<'_, D, I>,
@@ -173,6 +182,8 @@ impl<D: Backend> Dlrm<D> {
     ) -> Result<()> {
         let values = values.map_or(PerGroup::default(), |values| values.map(Some));
         let control = values.map(|values| Control { values, is_gated: true });
+        // The check and the averages take either group's control: they read only the number of the
+        // step or the decay, which both groups share.
         self.loss_and_grad(batch, Accum::Replace)?;
         self.check_finite(batch.dense.rows, &control.tables)?;
         self.update_tables(&batch, &control.tables)?;
@@ -180,7 +191,8 @@ impl<D: Backend> Dlrm<D> {
         self.update_averages(&control.layers)
     }
 
-    /// Leaves on the device whether the loss and all gradients are finite.
+    /// Checks on the device whether the loss and all gradients are finite, and writes the verdict,
+    /// which gates the updates after it.
     fn check_finite(&mut self, rows: usize, control: &Control<'_, D>) -> Result<()> {
         let Buffers { mean_loss, backward, .. } = &mut self.buffers;
         let (training, backward) = trainable(&mut self.training, backward)?;
@@ -189,6 +201,7 @@ impl<D: Backend> Dlrm<D> {
             step: training.next_step()?,
             values: control.values.as_ref().map(D::reborrow),
             loss: D::view(mean_loss),
+            // The gradient of the table rows does not exist yet: it is summed from the second one.
             grads: [D::view(&training.grad_parameters), backward.grads.pooled.matrix(rows).data],
             verdict: D::view_mut(&mut training.verdict),
         };
@@ -220,7 +233,8 @@ impl<D: Backend> Dlrm<D> {
         weights.update(&self.device, source, rule, control, D::view_mut(workspace))
     }
 
-    /// Updates the parameters of the layers with their gradient.
+    /// Updates the parameters of the layers with their gradient, and the rounded copy of them that
+    /// layers in 16 bits compute with.
     fn update_layers(&mut self, control: &Control<'_, D>) -> Result<()> {
         let training = self.training.as_mut().ok_or_else(untrained)?;
         let step = training.next_step()?;
@@ -250,8 +264,8 @@ impl<D: Backend> Dlrm<D> {
         averages.update(&self.device, step, &self.parameters, &self.embedding, control)
     }
 
-    /// Returns the update rules of the step that is due. Checks both before either changes
-    /// anything.
+    /// Returns the update rules of the step that is due. Checks both, so that a caller that asks
+    /// for them first changes nothing if one of them is invalid.
     fn rules(&self) -> Result<PerGroup<UpdateRule>> {
         let training = self.training.as_ref().ok_or_else(untrained)?;
         let step = training.next_step()?;
@@ -263,7 +277,8 @@ impl<D: Backend> Dlrm<D> {
         Ok(PerGroup { tables, layers: dense }.map(|group| group.rule(step, schedule)))
     }
 
-    /// Returns the numbers that the step that is due does not share with other steps.
+    /// Returns the values that change from step to step, such as the learning rates, for the step
+    /// that is due.
     fn step_values(&self) -> Result<PerGroup<StepValues>> {
         let rules = self.rules()?;
         let step = rules.tables.step;

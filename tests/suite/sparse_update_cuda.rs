@@ -97,6 +97,24 @@ fn steps_on_long_rows_are_those_of_the_cpu_to_the_bit() {
     assert_same_steps(&case(1024, Pooling::Mean));
 }
 
+/// A warp that holds a narrow row loads one column per lane, for its wide rows, too: these must fit
+/// the lanes that one column per lane needs, else row-wise Adagrad sums their squares in another
+/// order. The gradient has 20 or 36 columns, so that wide loads are possible at all.
+#[test]
+fn wide_rows_beside_narrow_ones_are_those_of_the_cpu_to_the_bit() {
+    for dim in [16, 32] {
+        let features = [0, 1, 2].map(|table| feature(table, Pooling::Sum));
+        let layout = (&[(40, dim), (40, 3), (40, 1)][..], &features[..]);
+        let lengths = [7; 3 * 8];
+        let name = format!("D = {dim}, 3, 1");
+        let case = BagCase::new(name, layout, &lengths, |random, rows| random.below(rows));
+        assert_same_step::<f32>(
+            &case,
+            UpdateRule::new(Optimizer::RowwiseAdagrad { eps: 0.25 }, 0.1),
+        );
+    }
+}
+
 #[test]
 fn a_row_of_many_chunks_is_summed_as_on_the_cpu() {
     for length in [64, 65, 128, 64 * 21 + 1] {

@@ -3,7 +3,8 @@
 //! A step is one pass over the rows that have a gradient: each row's gradient is summed, its
 //! weights and state are updated and stored, while later rows are prefetched. A [`Step`] is cut
 //! into [`Task`]s for threads, a task handles [`Table`] after table, and a table [`Row`] after row.
-//! Row numbers rise, so that weights and state can be cut between any two rows.
+//! Row numbers are linear, which means that they count through all tables. They rise within a step,
+//! so that weights and state can be cut between any two rows.
 
 use std::ops::Range;
 
@@ -20,8 +21,9 @@ use crate::ops::sparse_update::{Apply, Merge, Reduce, SparseGrad, SparseUpdateOp
 use crate::ops::{Optimizer, OptimizerStateMut, Rounding, StepControl, TableBatch, UpdateRule};
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 
-/// The most columns of a row whose gradient is kept from the first pass over the row to the second
-/// one. The gradient of a longer row is summed again.
+/// The most columns of a row whose gradient is kept from the first pass of row-wise Adagrad, which
+/// sums the squares, to the second one, which updates. The gradient of a longer row is summed
+/// again.
 const MAX_KEPT_COLUMNS: usize = 128;
 /// The fewest rows of a task: enough to be worth a fork.
 const MIN_ROWS_PER_TASK: usize = 64;
@@ -117,7 +119,7 @@ fn merge(args: Merge<'_, Cpu>) {
     out.counts[0] = len as u32;
 }
 
-/// Restores the element type, and steps by gradients that have been summed.
+/// Restores the element type of the weights, and takes a step with gradients that have been summed.
 fn apply<'a>(
     cpu: &Cpu,
     tables: &'a TableBatch,
@@ -133,7 +135,8 @@ fn apply<'a>(
     with_elements!(weights => step.run(cpu, weights, state));
 }
 
-/// Restores the element type, and steps by gradients that are summed on the fly.
+/// Restores the element type of the weights, and takes a step with gradients that are summed on the
+/// fly. A shut gate in `control` skips the step.
 fn update<'a>(
     cpu: &Cpu,
     source: &GradSource<'a>,
@@ -347,6 +350,7 @@ impl<G: RowGradients, E: Element> Loop for Task<'_, '_, G, E> {
         let tables = self.step.tables;
         let rows = &self.step.rows[..self.range.end];
         let mut kept = [0f32; MAX_KEPT_COLUMNS];
+        // `update_table` prefetches the row `PREFETCH_ROWS` ahead, which never is one of these.
         for k in self.range.clone().take(PREFETCH_ROWS) {
             let table = Table::of_row(tables, rows[k] as usize);
             self.prefetch(&table, rows[k] as usize);
@@ -355,6 +359,8 @@ impl<G: RowGradients, E: Element> Loop for Task<'_, '_, G, E> {
         while first < rows.len() {
             let table = Table::of_row(tables, rows[first] as usize);
             let end = first + rows[first..].partition_point(|&row| (row as usize) < table.end_row);
+            // The usual widths are compile-time constants, so that a row needs no loop over blocks
+            // and its gradient stays in registers. These have room for `WIDE` = 4 vectors.
             match table.dim {
                 16 => self.update_table::<V, 1>(lanes, first..end, table, &mut kept),
                 32 => self.update_table::<V, 2>(lanes, first..end, table, &mut kept),
@@ -393,7 +399,8 @@ impl Table {
 }
 
 impl<G: RowGradients, E: Element> Task<'_, '_, G, E> {
-    /// Returns the start of a row in the task's weights. These may begin within the table.
+    /// Returns the start of a row in the task's weights, which may begin within the table. A row of
+    /// another table, which a prefetch may pass, gives any number.
     #[inline(always)]
     fn start(&self, table: &Table, row: usize) -> usize {
         (table.first_weight + (row - table.first_row) * table.dim)
@@ -426,6 +433,7 @@ impl<G: RowGradients, E: Element> Task<'_, '_, G, E> {
         kept: &mut [f32],
     ) {
         let gradients = self.step.gradients.for_table(table.number);
+        // If `N` is not 0, `dim` has this value already, but now the compiler knows it.
         let table = Table { dim: if N == 0 { table.dim } else { N * LANES }, ..table };
         for k in rows {
             if let Some(&later) = self.step.rows[..self.range.end].get(k + PREFETCH_ROWS) {
@@ -511,8 +519,8 @@ struct Row<'t, V: Lanes, G, E> {
 }
 
 impl<V: Lanes, G: RowGradients, E: Element> Row<'_, V, G, E> {
-    /// Updates a row that fits the registers as a whole. `sum` is the row's sum of squares so far,
-    /// if the learning rate depends on it.
+    /// Updates a row that fits the registers as a whole. `sum` is the state of row-wise Adagrad,
+    /// the row's sum of squares before this step; other optimizers have none.
     #[inline(always)]
     fn update_whole<const N: usize>(mut self, sum: Option<&mut f32>) {
         let (lanes, columns) = (self.lanes, 0..N * LANES);
@@ -525,7 +533,9 @@ impl<V: Lanes, G: RowGradients, E: Element> Row<'_, V, G, E> {
         self.update::<N, true>(grad, columns);
     }
 
-    /// Updates a row block by block, after a pass for the sum of squares if there is one.
+    /// Updates a row block by block. If there is a `sum`, a first pass sums the squares, since the
+    /// learning rate of the row depends on all of them. [`Blocks::block`] is the body of both
+    /// passes.
     #[inline(always)]
     fn update_in_blocks(mut self, sum: Option<&mut f32>) {
         let dim = self.weights.len();
@@ -573,11 +583,14 @@ impl<V: Lanes, G: RowGradients, E: Element> Blocks for Row<'_, V, G, E> {
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
         let lanes = self.lanes;
         let fits = self.weights.len() <= MAX_KEPT_COLUMNS;
+        // The state is a learning rate only in the second pass of row-wise Adagrad, for which the
+        // first one has kept the gradient.
         let is_kept = fits && matches!(self.state, StateRun::Rowwise(_));
         let grad = match is_kept {
             true => load::<V, f32, N, WHOLE>(lanes, &self.kept[columns.clone()]),
             false => self.gradients.gradient::<V, N, WHOLE>(lanes, self.k, columns.clone()),
         };
+        // `squares` is there in the pass that sums them, and not in the one that updates.
         let Some(squares) = &mut self.squares else {
             return self.update::<N, WHOLE>(grad, columns);
         };

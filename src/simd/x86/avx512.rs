@@ -45,6 +45,7 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
 
     #[inline(always)]
     fn add_products_of_pairs(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        debug_assert!(BF16);
         if !BF16 {
             return c;
         }

@@ -48,7 +48,7 @@ mod pack;
 mod product;
 mod row_sums;
 
-use super::super::runtime::scratch::{RIGHT_FACTOR, Scratch, TASK};
+use super::super::runtime::scratch::{PACKED_B, Scratch, TASK};
 use crate::Cpu;
 use crate::dtype::Element;
 use crate::ops::MatrixMut;
@@ -129,7 +129,7 @@ fn multiply_stripe<E: Element, O: Element>(
     let may_pack_a = packs_a || matches!(format, PackFormat::AmxTiles { .. });
     let packed_rows = if may_pack_a { format.panel_rows(mc.min(stripe.rows)) } else { 0 };
     let packed_b_len = if packed_b.is_some() { 0 } else { blocking.packed_block_len() };
-    RIGHT_FACTOR.lend(packed_b_len, |scratch_b| {
+    PACKED_B.lend(packed_b_len, |scratch_b| {
         TASK.lend(format.packed_len(kc.min(k)) * packed_rows, |scratch_a| {
             for BlockOfB { cols, ks, packed } in blocking.blocks_of_b() {
                 let panels = match packed_b {

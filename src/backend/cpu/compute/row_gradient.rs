@@ -15,7 +15,8 @@ use crate::simd::{LANES, Lanes, prefetch_row};
 
 /// The prefetch distance in occurrences.
 const PREFETCH_OCCURRENCES: usize = 16;
-/// The levels of the reduction tree above the chunks: enough for 2^32 occurrences.
+/// The number of levels of the reduction tree above the chunks. They hold fewer than
+/// `CHUNK^(LEVELS + 1)` = 2³⁶ occurrences; a batch has fewer than 2³², too many for one level less.
 const LEVELS: usize = 5;
 
 /// A source of the gradients of some table rows.
@@ -25,7 +26,9 @@ pub(crate) trait RowGradients: Copy + Sync {
         self
     }
 
-    /// Returns columns `columns` of the gradient of row `k`, counted among the rows of this source.
+    /// Returns columns `columns` of the gradient of row `k`, where `k` counts the rows of this
+    /// source. `N` and `WHOLE` are the size of the block, as in
+    /// [`Blocks::block`](super::vector::Blocks::block).
     fn gradient<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
         lanes: V,
@@ -112,7 +115,8 @@ pub(crate) struct OccurrenceGradients<'a, 's> {
     segments: &'s [u32],
     /// From the same: the bag of each occurrence.
     bags: &'s [u32],
-    /// The number of samples.
+    /// The number of samples. Bag `feature * batch_size + sample` belongs to a feature and a
+    /// sample, which a division gives back.
     batch_size: Divisor,
     /// Set if each contribution is the gradient of its bag as it is.
     is_plain: bool,
@@ -120,7 +124,8 @@ pub(crate) struct OccurrenceGradients<'a, 's> {
     plain_feature: Option<PlainFeature>,
 }
 
-/// A feature each of whose contributions is the gradient of its bag as it is.
+/// A feature each of whose contributions is the gradient of its bag as it is. Its first bag and its
+/// first column of `grad_output` give the place of a gradient without a division per occurrence.
 #[derive(Clone, Copy)]
 struct PlainFeature {
     first_bag: u32,
@@ -134,10 +139,11 @@ impl<'a, 's> OccurrenceGradients<'a, 's> {
             && source.per_sample_weights.is_none()
             && source.tables.features().iter().all(|feature| feature.pooling == Pooling::Sum);
         let sorted = source.sorted;
+        let num_occurrences = sorted.counts[0] as usize;
         Self {
             source,
             segments: &sorted.segments,
-            bags: &sorted.bags[..sorted.counts[0] as usize],
+            bags: &sorted.bags[..num_occurrences],
             batch_size: Divisor::new(source.batch_size as u32),
             is_plain,
             plain_feature: None,
@@ -165,7 +171,8 @@ impl<'a, 's> OccurrenceGradients<'a, 's> {
         sample * self.source.grad_output.ld + first
     }
 
-    /// Prefetches some columns of the gradient of an occurrence's bag.
+    /// Prefetches some columns of the gradient of an occurrence's bag. The occurrence may be one of
+    /// a later row, which is summed soon.
     #[inline(always)]
     fn prefetch(&self, occurrence: usize, columns: &Range<usize>) {
         if let Some(&bag) = self.bags.get(occurrence) {
@@ -188,19 +195,20 @@ impl<'a, 's> OccurrenceGradients<'a, 's> {
         let GradSource { tables, sorted, grad_output, argmax, max_gradient, .. } = self.source;
         let bag = self.bags[occurrence] as usize;
         let (feature, sample) = self.feature_and_sample(self.bags[occurrence]);
-        let first = tables.column_offsets()[feature];
-        let columns = first + columns.start..first + columns.end;
-        let grad = &grad_output.row(sample)[columns.clone()];
+        let first_column = tables.column_offsets()[feature];
+        let output_columns = first_column + columns.start..first_column + columns.end;
+        let grad = &grad_output.row(sample)[output_columns.clone()];
         if self.is_plain {
             return load::<V, f32, N, WHOLE>(lanes, grad);
         }
         let pooling = tables.features()[feature].pooling;
         if pooling == Pooling::Max {
-            // If these offsets are not those that were sorted, the position may lie outside of the
-            // bag, and the subtraction may wrap.
+            // `argmax` holds, for each column, the position within the bag that the maximum came
+            // from: the gradient goes to that occurrence alone. If these offsets are not those that
+            // were sorted, the position may lie outside of the bag, and the subtraction may wrap.
             let start = self.source.bag_start(bag);
             let within = (sorted.positions[occurrence] as usize).wrapping_sub(start);
-            let sources = argmax.map_or(&[][..], |argmax| &argmax.row(sample)[columns]);
+            let sources = argmax.map_or(&[][..], |argmax| &argmax.row(sample)[output_columns]);
             let mut routed = [0f32; WIDE * LANES];
             for ((routed, g), source) in routed.iter_mut().zip(grad).zip(sources) {
                 *routed = if *source as usize == within {
@@ -280,7 +288,8 @@ impl OccurrenceGradients<'_, '_> {
         sum
     }
 
-    /// Sums as [`Self::sum_chunk`] does, for a plain feature.
+    /// Sums as [`Self::sum_chunk`] does, for a plain feature. The loop has neither the division nor
+    /// the branches of [`Self::contribution`].
     #[inline(always)]
     fn sum_plain_chunk<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
@@ -290,13 +299,14 @@ impl OccurrenceGradients<'_, '_> {
     ) -> [V::F32; N] {
         let grad = self.source.grad_output.data;
         let mut sum = [lanes.splat(0.0); N];
-        for (k, &bag) in self.bags[occurrences.clone()].iter().enumerate() {
-            self.prefetch(occurrences.start + k + PREFETCH_OCCURRENCES, &columns);
+        for (term, &bag) in self.bags[occurrences.clone()].iter().enumerate() {
+            self.prefetch(occurrences.start + term + PREFETCH_OCCURRENCES, &columns);
             let contribution = load::<V, f32, N, WHOLE>(
                 lanes,
                 &grad[self.gradient_start(bag) + columns.start..][..columns.len()],
             );
-            match k {
+            // The first term is copied: added to 0, a `-0.0` would become `0.0`.
+            match term {
                 0 => sum = contribution,
                 _ => add(lanes, &mut sum, contribution),
             }
@@ -305,7 +315,8 @@ impl OccurrenceGradients<'_, '_> {
     }
 
     /// Sums a reduction tree: the contributions of a chunk, the sums of a chunk of chunks, and so
-    /// on.
+    /// on. The levels work as the digits of a counter to the base [`CHUNK`]: a full one is carried
+    /// into the next one, so that the tree needs no memory for the sums of all chunks.
     #[inline(always)]
     fn sum_tree<V: Lanes, const N: usize, const WHOLE: bool>(
         &self,
@@ -318,31 +329,31 @@ impl OccurrenceGradients<'_, '_> {
         let Range { start, end } = occurrences;
         for chunk in (start..end).step_by(CHUNK) {
             let chunk = chunk..(chunk + CHUNK).min(end);
-            let mut sum = match self.plain_feature.is_some() {
+            let mut carry = match self.plain_feature.is_some() {
                 true => self.sum_plain_chunk::<V, N, WHOLE>(lanes, chunk, columns.clone()),
                 false => self.sum_chunk::<V, N, WHOLE>(lanes, chunk, columns.clone()),
             };
-            for (level, count) in &mut levels {
+            for (sum, count) in &mut levels {
                 match *count {
-                    0 => *level = sum,
-                    _ => add(lanes, level, sum),
+                    0 => *sum = carry,
+                    _ => add(lanes, sum, carry),
                 }
                 *count += 1;
                 if *count < CHUNK {
                     break;
                 }
-                (sum, *count) = (*level, 0);
+                (carry, *count) = (*sum, 0);
             }
         }
         // An unfinished chunk is the last term of the next level.
         let mut total = None;
-        for (mut level, count) in levels {
+        for (mut sum, count) in levels {
             total = match (total, count) {
                 (total, 0) => total,
-                (None, _) => Some(level),
-                (Some(sum), _) => {
-                    add(lanes, &mut level, sum);
-                    Some(level)
+                (None, _) => Some(sum),
+                (Some(last_term), _) => {
+                    add(lanes, &mut sum, last_term);
+                    Some(sum)
                 }
             };
         }
@@ -359,7 +370,8 @@ fn add<V: Lanes, const N: usize>(lanes: V, sum: &mut [V::F32; N], to_add: [V::F3
 }
 
 /// A divisor with its reciprocal, so that a division costs a multiplication:
-/// `⌊n / d⌋ = ⌊n ⌈2⁶⁴ / d⌉ / 2⁶⁴⌋` for 32-bit `n` and `d > 1`.
+/// `⌊n / d⌋ = ⌊n ⌈2⁶⁴ / d⌉ / 2⁶⁴⌋` for 32-bit `n` and `d > 1`, because the rounding adds less than
+/// `n / 2⁶⁴ < 1 / d` to the quotient.
 #[derive(Clone, Copy)]
 struct Divisor {
     divisor: u32,
@@ -367,6 +379,7 @@ struct Divisor {
 }
 
 impl Divisor {
+    /// Computes the reciprocal. [`Self::divide`] does not read that of 0 or 1.
     fn new(divisor: u32) -> Self {
         Self { divisor, reciprocal: (u64::MAX / u64::from(divisor.max(1))).wrapping_add(1) }
     }

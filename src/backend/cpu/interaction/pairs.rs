@@ -103,15 +103,15 @@ impl<E: Element> Loop for Dots<'_, E> {
 }
 
 impl<E: Element> Dots<'_, E> {
-    /// Computes all dots. A packed element holds `TERMS` elements: one as an `f32`, or a pair of 16
-    /// bits each. The registers hold the sums of one block's features with those of `BLOCKS`
+    /// Computes all dots. A packed word of 32 bits holds `PACKED` elements: one as an `f32`, or two
+    /// of 16 bits. The registers hold the sums of one block's features with those of `BLOCKS`
     /// blocks.
     #[inline(always)]
-    fn sum<V: Lanes, const TERMS: usize, const BLOCKS: usize>(self, lanes: V) {
+    fn sum<V: Lanes, const PACKED: usize, const BLOCKS: usize>(self, lanes: V) {
         let Self { pairs, sample, next, dots, scratch } = self;
         let num_features = pairs.num_features;
         let side = num_features.next_multiple_of(BLOCK);
-        let len = sample.dim.div_ceil(TERMS * GROUP);
+        let len = sample.dim.div_ceil(PACKED * GROUP);
         let (packed, rows) = scratch.split_at_mut(side * len * GROUP);
         let packed = packed.as_chunks_mut::<LANES>().0;
         for (k, block) in packed.chunks_exact_mut(len).enumerate() {
@@ -121,7 +121,7 @@ impl<E: Element> Dots<'_, E> {
                     *feature = sample.feature(k * BLOCK + i);
                 }
             }
-            pack::<V, E, TERMS>(lanes, features, block);
+            pack::<V, E, PACKED>(lanes, features, block);
         }
         let ld = side + LANES;
         let mut position = 0;
@@ -132,10 +132,10 @@ impl<E: Element> Dots<'_, E> {
             for block in (partners.start / BLOCK..end).step_by(BLOCKS) {
                 let tile = Tile { lanes, packed, len, row, block, to: rows, ld };
                 match (end - block).min(BLOCKS) {
-                    2 if BLOCKS > 1 => tile.sum::<TERMS, 2>(),
-                    3 if BLOCKS > 1 => tile.sum::<TERMS, 3>(),
-                    4 if BLOCKS > 1 => tile.sum::<TERMS, 4>(),
-                    _ => tile.sum::<TERMS, 1>(),
+                    2 if BLOCKS > 1 => tile.sum::<PACKED, 2>(),
+                    3 if BLOCKS > 1 => tile.sum::<PACKED, 3>(),
+                    4 if BLOCKS > 1 => tile.sum::<PACKED, 4>(),
+                    _ => tile.sum::<PACKED, 1>(),
                 }
             }
             for (i, sums) in (row..num_features).zip(rows.chunks_exact(ld)).take(BLOCK) {
@@ -156,7 +156,7 @@ impl<E: Element> Dots<'_, E> {
 
 /// Packs the features of a block, padded with zeros. A feature that does not exist is empty.
 #[inline(always)]
-fn pack<V: Lanes, E: Element, const TERMS: usize>(
+fn pack<V: Lanes, E: Element, const PACKED: usize>(
     lanes: V,
     features: [&[E]; BLOCK],
     block: &mut [[f32; LANES]],
@@ -165,11 +165,11 @@ fn pack<V: Lanes, E: Element, const TERMS: usize>(
         let mut words = [lanes.splat(0.0); BLOCK];
         for i in 0..BLOCK {
             let feature = features[i];
-            let rest = &feature[(k * LANES * TERMS).min(feature.len())..];
+            let rest = &feature[(k * LANES * PACKED).min(feature.len())..];
             // An empty load would be correct, but slow.
             if !rest.is_empty() {
                 words[i] =
-                    load_packed::<V, E, TERMS>(lanes, &rest[..rest.len().min(LANES * TERMS)]);
+                    load_packed::<V, E, PACKED>(lanes, &rest[..rest.len().min(LANES * PACKED)]);
             }
         }
         for (to, vector) in to.iter_mut().zip(lanes.transpose_groups(words)) {
@@ -200,7 +200,7 @@ impl<V: Lanes> Tile<'_, V> {
     /// `≡ l (mod 4)`, then the lanes are added pairwise.
     #[allow(clippy::needless_range_loop)] // a constant trip count keeps all in registers
     #[inline(always)]
-    fn sum<const TERMS: usize, const BLOCKS: usize>(self) {
+    fn sum<const PACKED: usize, const BLOCKS: usize>(self) {
         let Self { lanes, packed, len, row, block, to, ld } = self;
         let rows = &packed[row / BLOCK * len..][..len];
         let mut blocks: [&[[f32; LANES]]; BLOCKS] = [&[]; BLOCKS];
@@ -216,7 +216,7 @@ impl<V: Lanes> Tile<'_, V> {
             for r in 0..BLOCK {
                 let elements = lanes.splat_group(&rows[w].as_chunks::<GROUP>().0[r]);
                 for b in 0..BLOCKS {
-                    sums[r][b] = match TERMS {
+                    sums[r][b] = match PACKED {
                         2 => lanes.add_products_of_pairs(elements, columns[b], sums[r][b]),
                         _ => lanes.mul_add(elements, columns[b], sums[r][b]),
                     };

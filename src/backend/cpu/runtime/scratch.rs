@@ -12,7 +12,7 @@ pub(crate) struct Line([f32; 16]);
 
 thread_local! {
     /// The packed operand B of a matrix product, or of a part of it.
-    pub(crate) static RIGHT_FACTOR: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    pub(crate) static PACKED_B: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
     /// The scratch memory of a task.
     pub(crate) static TASK: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }

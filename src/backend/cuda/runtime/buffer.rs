@@ -150,6 +150,49 @@ pub struct SliceMut<'a, T> {
     memory: PhantomData<&'a mut [T]>,
 }
 
+/// Implements what shared and exclusive views have in common. `$Pointer` is the type of pointer that
+/// kernels take for the view.
+macro_rules! accessors {
+    ($View:ident, $Pointer:ident) => {
+        impl<T> $View<'_, T> {
+            /// Returns the number of elements.
+            pub fn len(&self) -> usize {
+                self.len
+            }
+
+            /// Returns whether there are no elements.
+            pub fn is_empty(&self) -> bool {
+                self.len == 0
+            }
+
+            /// Returns the address on the device.
+            pub fn pointer(&self) -> u64 {
+                self.pointer
+            }
+
+            /// Returns the address for work of `cuda`, or [`Error::OtherBackend`] if the memory
+            /// belongs to another backend.
+            pub(crate) fn on(&self, cuda: &Cuda) -> Result<$Pointer<T>> {
+                self.owner.allows(cuda).map(|()| $Pointer::at(self.pointer))
+            }
+
+            /// Returns the address of a view as [`Self::on`] does, or null if there is no view.
+            pub(crate) fn on_or_null(view: &Option<Self>, cuda: &Cuda) -> Result<$Pointer<T>> {
+                view.as_ref().map_or(Ok($Pointer::NULL), |view| view.on(cuda))
+            }
+        }
+
+        impl<T> Extent for $View<'_, T> {
+            fn extent(&self) -> usize {
+                self.len
+            }
+        }
+    };
+}
+
+accessors!(Slice, Ptr);
+accessors!(SliceMut, PtrMut);
+
 impl<T> Slice<'_, T> {
     /// Makes a view of memory of the caller. Any backend accepts it.
     ///
@@ -159,32 +202,6 @@ impl<T> Slice<'_, T> {
     /// that was given this view has run, including the replays of recordings of that work.
     pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
         Self { pointer, len, owner: Owner::ANY, memory: PhantomData }
-    }
-
-    /// Returns the number of elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Returns whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Returns the address on the device.
-    pub fn pointer(&self) -> u64 {
-        self.pointer
-    }
-
-    /// Returns the address for work of `cuda`, or [`Error::OtherBackend`] if the memory belongs to
-    /// another backend.
-    pub(crate) fn on(&self, cuda: &Cuda) -> Result<Ptr<T>> {
-        self.owner.allows(cuda).map(|()| Ptr::at(self.pointer))
-    }
-
-    /// Returns the address of a view as [`Self::on`] does, or null if there is no view.
-    pub(crate) fn on_or_null(view: &Option<Self>, cuda: &Cuda) -> Result<Ptr<T>> {
-        view.as_ref().map_or(Ok(Ptr::NULL), |view| view.on(cuda))
     }
 }
 
@@ -197,32 +214,6 @@ impl<T> SliceMut<'_, T> {
     /// this view has run, including the replays of recordings of that work.
     pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
         Self { pointer, len, owner: Owner::ANY, memory: PhantomData }
-    }
-
-    /// Returns the number of elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Returns whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Returns the address on the device.
-    pub fn pointer(&self) -> u64 {
-        self.pointer
-    }
-
-    /// Returns the address for work of `cuda`, or [`Error::OtherBackend`] if the memory belongs to
-    /// another backend.
-    pub(crate) fn on(&self, cuda: &Cuda) -> Result<PtrMut<T>> {
-        self.owner.allows(cuda).map(|()| PtrMut::at(self.pointer))
-    }
-
-    /// Returns the address of a view as [`Self::on`] does, or null if there is no view.
-    pub(crate) fn on_or_null(view: &Option<Self>, cuda: &Cuda) -> Result<PtrMut<T>> {
-        view.as_ref().map_or(Ok(PtrMut::NULL), |view| view.on(cuda))
     }
 
     pub(crate) fn reborrow(&mut self) -> SliceMut<'_, T> {
@@ -266,16 +257,5 @@ impl Parts {
         let part = PtrMut::at(self.0);
         self.0 += (len * size_of::<T>()).next_multiple_of(8) as u64;
         part
-    }
-}
-
-impl<T> Extent for Slice<'_, T> {
-    fn extent(&self) -> usize {
-        self.len
-    }
-}
-impl<T> Extent for SliceMut<'_, T> {
-    fn extent(&self) -> usize {
-        self.len
     }
 }

@@ -57,10 +57,11 @@ impl Tables {
         let mut features = cuda.alloc(described.len())?;
         cuda.upload(&described, Cuda::view_mut(&mut features))?;
         let described = describe_tables(&host);
+        let of_tables = &described[..host.tables().len()];
+        let all_wide = of_tables.iter().all(|table| table.is_wide != 0);
         let lanes = [false, true].map(|is_wide| {
-            let columns =
-                |table: &Table| if is_wide && table.is_wide != 0 { WIDE_COLUMNS as u32 } else { 1 };
-            let lanes = described.iter().map(|table| table.embedding_dim.div_ceil(columns(table)));
+            let columns = if is_wide && all_wide { WIDE_COLUMNS as u32 } else { 1 };
+            let lanes = of_tables.iter().map(|table| table.embedding_dim.div_ceil(columns));
             lanes.max().unwrap_or(0).next_power_of_two().min(32) as usize
         });
         let mut tables = cuda.alloc(described.len())?;
@@ -79,8 +80,9 @@ impl Tables {
     }
 
     /// Returns the number of lanes of a group that covers the longest row, at most a warp. A lane
-    /// takes one column, or, if `is_wide`, [`WIDE_COLUMNS`] columns of tables whose rows are
-    /// aligned for that.
+    /// takes one column, or, if `is_wide`, [`WIDE_COLUMNS`] columns if the rows of all tables are
+    /// aligned for that. One narrow table suffices to count single columns, since a warp that holds
+    /// one of its rows loads single columns for all of its rows.
     pub(crate) fn lanes(&self, is_wide: bool) -> usize {
         self.lanes[usize::from(is_wide)]
     }
