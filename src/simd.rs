@@ -204,6 +204,9 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     const DOTS: usize = 4;
     /// Set if the machine has [`Self::add_products_of_pairs`].
     const MULTIPLIES_PAIRS: bool = false;
+    /// Set if several vectors of a row fit the registers: loops then take blocks of several
+    /// vectors, and are compiled for each of the usual widths of rows, too.
+    const UNROLLS_ROWS: bool = true;
 
     /// Broadcasts a value to all lanes.
     fn splat(self, value: f32) -> Self::F32;
@@ -338,6 +341,7 @@ impl Lanes for Portable {
     type F32 = [f32; LANES];
 
     const TILE: (usize, usize) = (2, 1);
+    const UNROLLS_ROWS: bool = false;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {

@@ -112,7 +112,7 @@ impl<E: Element> Loop for UpdateRun<'_, E> {
     #[inline(always)]
     fn run<V: Lanes>(self, lanes: V) {
         let len = self.grad.len();
-        for_each_block(len, &mut UpdateBlocks { run: self, lanes });
+        for_each_block::<V>(len, &mut UpdateBlocks { run: self, lanes });
     }
 }
 

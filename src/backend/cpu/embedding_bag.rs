@@ -229,7 +229,7 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
                 prefetched += 1;
             }
             rows.is_plain = rows.are_plain(rows.positions.clone());
-            let is_short = matches!(rows.dim, 16 | 32 | 64);
+            let is_short = V::UNROLLS_ROWS && matches!(rows.dim, 16 | 32 | 64);
             if is_short && rows.is_plain && feature.pooling != Pooling::Max {
                 let offsets = &bags.offsets[first_bag..][..samples + 1];
                 let output = &mut self.output[columns.start..];
@@ -394,7 +394,7 @@ impl<E: Element, I: Index> FeatureRows<'_, E, I> {
     fn sum<V: Lanes>(&self, lanes: V, positions: Range<usize>, pooled: &mut [f32]) -> usize {
         let dim = self.dim;
         let mut sum = BagSum { rows: self, lanes, positions, pooled, bag_len: 0 };
-        for_each_block(dim, &mut sum);
+        for_each_block::<V>(dim, &mut sum);
         sum.bag_len
     }
 

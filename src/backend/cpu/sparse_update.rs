@@ -201,7 +201,7 @@ impl<G: RowGradients> Loop for ReduceRows<'_, G> {
         let start = |k: usize| (self.starts[k] - self.starts[self.range.start]) as usize;
         for k in self.range.clone() {
             let values = &mut self.values[start(k)..start(k + 1)];
-            for_each_block(
+            for_each_block::<V>(
                 values.len(),
                 &mut StoreBlocks { gradients: self.gradients, lanes, k, values },
             );
@@ -329,7 +329,7 @@ impl<'a, G: RowGradients> Step<'a, G> {
                 || self.run_tasks(cpu, middle..range.end, right),
             );
         }
-        cpu.dispatch.run(Task { step: self, range, storage });
+        Task { step: self, range, storage }.run(cpu);
     }
 }
 
@@ -342,15 +342,13 @@ struct Task<'a, 't, G, E> {
     storage: Storage<'t, E>,
 }
 
-impl<G: RowGradients, E: Element> Loop for Task<'_, '_, G, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Lanes>(mut self, lanes: V) {
+impl<G: RowGradients, E: Element> Task<'_, '_, G, E> {
+    /// Updates the rows of the task, table after table.
+    fn run(mut self, cpu: &Cpu) {
         let tables = self.step.tables;
         let rows = &self.step.rows[..self.range.end];
         let mut kept = [0f32; MAX_KEPT_COLUMNS];
-        // `update_table` prefetches the row `PREFETCH_ROWS` ahead, which never is one of these.
+        // `RowsOfTable` prefetches the row `PREFETCH_ROWS` ahead, which never is one of these.
         for k in self.range.clone().take(PREFETCH_ROWS) {
             let table = Table::of_row(tables, rows[k] as usize);
             self.prefetch(&table, rows[k] as usize);
@@ -361,11 +359,12 @@ impl<G: RowGradients, E: Element> Loop for Task<'_, '_, G, E> {
             let end = first + rows[first..].partition_point(|&row| (row as usize) < table.end_row);
             // The usual widths are compile-time constants, so that a row needs no loop over blocks
             // and its gradient stays in registers. These have room for `WIDE` = 4 vectors.
+            let (task, kept, rows) = (&mut self, &mut kept, first..end);
             match table.dim {
-                16 => self.update_table::<V, 1>(lanes, first..end, table, &mut kept),
-                32 => self.update_table::<V, 2>(lanes, first..end, table, &mut kept),
-                64 => self.update_table::<V, 4>(lanes, first..end, table, &mut kept),
-                _ => self.update_table::<V, 0>(lanes, first..end, table, &mut kept),
+                16 => cpu.dispatch.run(RowsOfTable::<_, _, 1> { task, rows, table, kept }),
+                32 => cpu.dispatch.run(RowsOfTable::<_, _, 2> { task, rows, table, kept }),
+                64 => cpu.dispatch.run(RowsOfTable::<_, _, 4> { task, rows, table, kept }),
+                _ => cpu.dispatch.run(RowsOfTable::<_, _, 0> { task, rows, table, kept }),
             }
             first = end;
         }
@@ -422,29 +421,42 @@ impl<G: RowGradients, E: Element> Task<'_, '_, G, E> {
             }
         }
     }
+}
 
-    /// Updates rows of a table. A row has `N` vectors, or any number of columns if `N` is 0.
+/// The rows of a task that belong to one table. A row has `N` vectors, or any number of columns if
+/// `N` is 0.
+struct RowsOfTable<'a, 't, 'r, G, E, const N: usize> {
+    task: &'r mut Task<'a, 't, G, E>,
+    rows: Range<usize>,
+    table: Table,
+    kept: &'r mut [f32],
+}
+
+impl<G: RowGradients, E: Element, const N: usize> Loop for RowsOfTable<'_, '_, '_, G, E, N> {
+    type Output = ();
+
     #[inline(always)]
-    fn update_table<V: Lanes, const N: usize>(
-        &mut self,
-        lanes: V,
-        rows: Range<usize>,
-        table: Table,
-        kept: &mut [f32],
-    ) {
-        let gradients = self.step.gradients.for_table(table.number);
+    fn run<V: Lanes>(self, lanes: V) {
+        let Self { task, rows, table, kept } = self;
+        let gradients = task.step.gradients.for_table(table.number);
         // If `N` is not 0, `dim` has this value already, but now the compiler knows it.
         let table = Table { dim: if N == 0 { table.dim } else { N * LANES }, ..table };
         for k in rows {
-            if let Some(&later) = self.step.rows[..self.range.end].get(k + PREFETCH_ROWS) {
+            if let Some(&later) = task.step.rows[..task.range.end].get(k + PREFETCH_ROWS) {
                 // A row of the next table is taken for one of this table: the prefetch is wasted,
                 // but harmless.
-                self.prefetch(&table, later as usize);
+                task.prefetch(&table, later as usize);
             }
-            self.update_row::<V, N>(lanes, k, &table, &gradients, kept);
+            // Few registers would spill a row of several vectors.
+            match V::UNROLLS_ROWS {
+                true => task.update_row::<V, N>(lanes, k, &table, &gradients, kept),
+                false => task.update_row::<V, 0>(lanes, k, &table, &gradients, kept),
+            }
         }
     }
+}
 
+impl<G: RowGradients, E: Element> Task<'_, '_, G, E> {
     /// Updates row `k` of the step.
     #[inline(always)]
     fn update_row<V: Lanes, const N: usize>(
@@ -541,11 +553,11 @@ impl<V: Lanes, G: RowGradients, E: Element> Row<'_, V, G, E> {
         let dim = self.weights.len();
         if let Some(sum) = sum {
             self.squares = Some(Squares::default());
-            for_each_block(dim, &mut self);
+            for_each_block::<V>(dim, &mut self);
             let squares = self.squares.take().unwrap_or_default();
             self.set_rate(sum, squares);
         }
-        for_each_block(dim, &mut self);
+        for_each_block::<V>(dim, &mut self);
     }
 
     /// Adds the mean of the squared gradients to the row's sum of squares, which gives the learning

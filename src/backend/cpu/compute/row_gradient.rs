@@ -257,11 +257,25 @@ impl RowGradients for OccurrenceGradients<'_, '_> {
         k: usize,
         columns: Range<usize>,
     ) -> [V::F32; N] {
-        let occurrences = self.segments[k] as usize..self.segments[k + 1] as usize;
-        match (self.plain_feature.is_some(), occurrences.len() <= CHUNK) {
-            (true, true) => self.sum_plain_chunk::<V, N, WHOLE>(lanes, occurrences, columns),
-            (false, true) => self.sum_chunk::<V, N, WHOLE>(lanes, occurrences, columns),
-            (_, false) => self.sum_tree::<V, N, WHOLE>(lanes, occurrences, columns),
+        let (start, end) = (self.segments[k] as usize, self.segments[k + 1] as usize);
+        let mut chunk = start..(start + CHUNK).min(end);
+        let mut tree = None;
+        // One loop for rows of one chunk and of many, so that the code that sums a chunk, which is
+        // compiled for many types and widths, exists once.
+        loop {
+            let sum = match self.plain_feature.is_some() {
+                true => self.sum_plain_chunk::<V, N, WHOLE>(lanes, chunk.clone(), columns.clone()),
+                false => self.sum_chunk::<V, N, WHOLE>(lanes, chunk.clone(), columns.clone()),
+            };
+            if end - start <= CHUNK {
+                return sum;
+            }
+            let tree = tree.get_or_insert_with(|| Tree::<V, N>::new(lanes));
+            tree.push(lanes, sum);
+            if chunk.end == end {
+                return tree.total(lanes);
+            }
+            chunk = chunk.end..(chunk.end + CHUNK).min(end);
         }
     }
 }
@@ -275,15 +289,15 @@ impl OccurrenceGradients<'_, '_> {
         occurrences: Range<usize>,
         columns: Range<usize>,
     ) -> [V::F32; N] {
-        self.prefetch(occurrences.start + PREFETCH_OCCURRENCES, &columns);
-        let mut sum = self.contribution::<V, N, WHOLE>(lanes, occurrences.start, columns.clone());
-        for occurrence in occurrences.start + 1..occurrences.end {
+        let mut sum = [lanes.splat(0.0); N];
+        for (term, occurrence) in occurrences.enumerate() {
             self.prefetch(occurrence + PREFETCH_OCCURRENCES, &columns);
-            add(
-                lanes,
-                &mut sum,
-                self.contribution::<V, N, WHOLE>(lanes, occurrence, columns.clone()),
-            );
+            let contribution = self.contribution::<V, N, WHOLE>(lanes, occurrence, columns.clone());
+            // The first term is copied: added to 0, a `-0.0` would become `0.0`.
+            match term {
+                0 => sum = contribution,
+                _ => add(lanes, &mut sum, contribution),
+            }
         }
         sum
     }
@@ -313,41 +327,45 @@ impl OccurrenceGradients<'_, '_> {
         }
         sum
     }
+}
 
-    /// Sums a reduction tree: the contributions of a chunk, the sums of a chunk of chunks, and so
-    /// on. The levels work as the digits of a counter to the base [`CHUNK`]: a full one is carried
-    /// into the next one, so that the tree needs no memory for the sums of all chunks.
+/// A reduction tree: the sums of chunks are summed in chunks, and so on. The levels work as the
+/// digits of a counter to the base [`CHUNK`]: a full one is carried into the next one, so that the
+/// tree needs no memory for the sums of all chunks.
+struct Tree<V: Lanes, const N: usize> {
+    /// For each level: the sum of its unfinished chunk, and the number of terms in it.
+    levels: [([V::F32; N], usize); LEVELS],
+}
+
+impl<V: Lanes, const N: usize> Tree<V, N> {
     #[inline(always)]
-    fn sum_tree<V: Lanes, const N: usize, const WHOLE: bool>(
-        &self,
-        lanes: V,
-        occurrences: Range<usize>,
-        columns: Range<usize>,
-    ) -> [V::F32; N] {
-        // For each level: the sum of its unfinished chunk, and the number of terms in it.
-        let mut levels = [([lanes.splat(0.0); N], 0); LEVELS];
-        let Range { start, end } = occurrences;
-        for chunk in (start..end).step_by(CHUNK) {
-            let chunk = chunk..(chunk + CHUNK).min(end);
-            let mut carry = match self.plain_feature.is_some() {
-                true => self.sum_plain_chunk::<V, N, WHOLE>(lanes, chunk, columns.clone()),
-                false => self.sum_chunk::<V, N, WHOLE>(lanes, chunk, columns.clone()),
-            };
-            for (sum, count) in &mut levels {
-                match *count {
-                    0 => *sum = carry,
-                    _ => add(lanes, sum, carry),
-                }
-                *count += 1;
-                if *count < CHUNK {
-                    break;
-                }
-                (carry, *count) = (*sum, 0);
+    fn new(lanes: V) -> Self {
+        Self { levels: [([lanes.splat(0.0); N], 0); LEVELS] }
+    }
+
+    /// Adds the sum of the next chunk.
+    #[inline(always)]
+    fn push(&mut self, lanes: V, sum_of_chunk: [V::F32; N]) {
+        let mut carry = sum_of_chunk;
+        for (sum, count) in &mut self.levels {
+            match *count {
+                0 => *sum = carry,
+                _ => add(lanes, sum, carry),
             }
+            *count += 1;
+            if *count < CHUNK {
+                break;
+            }
+            (carry, *count) = (*sum, 0);
         }
+    }
+
+    /// Returns the sum of all chunks.
+    #[inline(always)]
+    fn total(&self, lanes: V) -> [V::F32; N] {
         // An unfinished chunk is the last term of the next level.
         let mut total = None;
-        for (mut sum, count) in levels {
+        for (mut sum, count) in self.levels {
             total = match (total, count) {
                 (total, 0) => total,
                 (None, _) => Some(sum),

@@ -32,11 +32,12 @@ pub(crate) trait Blocks {
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>);
 }
 
-/// Cuts `dim` columns into blocks: of [`WIDE`] vectors, then of one, then the rest.
+/// Cuts `dim` columns into blocks: of [`WIDE`] vectors if these fit the registers, then of one, then
+/// the rest.
 #[inline(always)]
-pub(crate) fn for_each_block(dim: usize, blocks: &mut impl Blocks) {
+pub(crate) fn for_each_block<V: Lanes>(dim: usize, blocks: &mut impl Blocks) {
     let mut first = 0;
-    while first + WIDE * LANES <= dim {
+    while V::UNROLLS_ROWS && first + WIDE * LANES <= dim {
         blocks.block::<WIDE, true>(first..first + WIDE * LANES);
         first += WIDE * LANES;
     }
