@@ -359,12 +359,13 @@ impl<G: RowGradients, E: Element> Task<'_, '_, G, E> {
             let end = first + rows[first..].partition_point(|&row| (row as usize) < table.end_row);
             // The usual widths are compile-time constants, so that a row needs no loop over blocks
             // and its gradient stays in registers. These have room for `WIDE` = 4 vectors.
-            let (task, kept, rows) = (&mut self, &mut kept, first..end);
-            match table.dim {
-                16 => cpu.dispatch.run(RowsOfTable::<_, _, 1> { task, rows, table, kept }),
-                32 => cpu.dispatch.run(RowsOfTable::<_, _, 2> { task, rows, table, kept }),
-                64 => cpu.dispatch.run(RowsOfTable::<_, _, 4> { task, rows, table, kept }),
-                _ => cpu.dispatch.run(RowsOfTable::<_, _, 0> { task, rows, table, kept }),
+            let dim = table.dim;
+            let rows = RowsOfTable { task: &mut self, rows: first..end, table, kept: &mut kept };
+            match dim {
+                16 => cpu.dispatch.run(WholeRows::<_, _, 1>(rows)),
+                32 => cpu.dispatch.run(WholeRows::<_, _, 2>(rows)),
+                64 => cpu.dispatch.run(WholeRows::<_, _, 4>(rows)),
+                _ => cpu.dispatch.run(RowsInBlocks(rows)),
             }
             first = end;
         }
@@ -423,20 +424,18 @@ impl<G: RowGradients, E: Element> Task<'_, '_, G, E> {
     }
 }
 
-/// The rows of a task that belong to one table. A row has `N` vectors, or any number of columns if
-/// `N` is 0.
-struct RowsOfTable<'a, 't, 'r, G, E, const N: usize> {
+/// The rows of a task that belong to one table.
+struct RowsOfTable<'a, 't, 'r, G, E> {
     task: &'r mut Task<'a, 't, G, E>,
     rows: Range<usize>,
     table: Table,
     kept: &'r mut [f32],
 }
 
-impl<G: RowGradients, E: Element, const N: usize> Loop for RowsOfTable<'_, '_, '_, G, E, N> {
-    type Output = ();
-
+impl<G: RowGradients, E: Element> RowsOfTable<'_, '_, '_, G, E> {
+    /// Updates the rows. A row has `N` vectors, or any number of columns if `N` is 0.
     #[inline(always)]
-    fn run<V: Lanes>(self, lanes: V) {
+    fn update<V: Lanes, const N: usize>(self, lanes: V) {
         let Self { task, rows, table, kept } = self;
         let gradients = task.step.gradients.for_table(table.number);
         // If `N` is not 0, `dim` has this value already, but now the compiler knows it.
@@ -455,6 +454,43 @@ impl<G: RowGradients, E: Element, const N: usize> Loop for RowsOfTable<'_, '_, '
         }
     }
 }
+
+// The two loops over rows are compiled for many types. The compiler makes a code generation unit of
+// each module, and compiles them side by side.
+mod in_blocks {
+    use super::{Element, Lanes, Loop, RowGradients, RowsOfTable};
+
+    /// The loop over rows of any width, block by block.
+    pub(super) struct RowsInBlocks<'a, 't, 'r, G, E>(pub(super) RowsOfTable<'a, 't, 'r, G, E>);
+
+    impl<G: RowGradients, E: Element> Loop for RowsInBlocks<'_, '_, '_, G, E> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<V: Lanes>(self, lanes: V) {
+            self.0.update::<V, 0>(lanes);
+        }
+    }
+}
+mod whole {
+    use super::{Element, Lanes, Loop, RowGradients, RowsOfTable};
+
+    /// The loop over rows of `N` vectors.
+    pub(super) struct WholeRows<'a, 't, 'r, G, E, const N: usize>(
+        pub(super) RowsOfTable<'a, 't, 'r, G, E>,
+    );
+
+    impl<G: RowGradients, E: Element, const N: usize> Loop for WholeRows<'_, '_, '_, G, E, N> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<V: Lanes>(self, lanes: V) {
+            self.0.update::<V, N>(lanes);
+        }
+    }
+}
+use in_blocks::RowsInBlocks;
+use whole::WholeRows;
 
 impl<G: RowGradients, E: Element> Task<'_, '_, G, E> {
     /// Updates row `k` of the step.

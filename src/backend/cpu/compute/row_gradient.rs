@@ -259,9 +259,12 @@ impl RowGradients for OccurrenceGradients<'_, '_> {
     ) -> [V::F32; N] {
         let (start, end) = (self.segments[k] as usize, self.segments[k + 1] as usize);
         let mut chunk = start..(start + CHUNK).min(end);
+        if self.plain_feature.is_some() && chunk.end == end {
+            return self.sum_plain_chunk::<V, N, WHOLE>(lanes, chunk, columns);
+        }
         let mut tree = None;
-        // One loop for rows of one chunk and of many, so that the code that sums a chunk, which is
-        // compiled for many types and widths, exists once.
+        // Other rows of one chunk and rows of many share a loop, so that the code that sums a chunk,
+        // which is compiled for many types and widths, exists once.
         loop {
             let sum = match self.plain_feature.is_some() {
                 true => self.sum_plain_chunk::<V, N, WHOLE>(lanes, chunk.clone(), columns.clone()),
