@@ -263,8 +263,8 @@ impl RowGradients for OccurrenceGradients<'_, '_> {
             return self.sum_plain_chunk::<V, N, WHOLE>(lanes, chunk, columns);
         }
         let mut tree = None;
-        // Other rows of one chunk and rows of many share a loop, so that the code that sums a chunk,
-        // which is compiled for many types and widths, exists once.
+        // Other rows of one chunk and rows of many share a loop, so that the code that sums a
+        // chunk, which is compiled for many types and widths, exists once.
         loop {
             let sum = match self.plain_feature.is_some() {
                 true => self.sum_plain_chunk::<V, N, WHOLE>(lanes, chunk.clone(), columns.clone()),

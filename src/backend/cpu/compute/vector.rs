@@ -32,8 +32,8 @@ pub(crate) trait Blocks {
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>);
 }
 
-/// Cuts `dim` columns into blocks: of [`WIDE`] vectors if these fit the registers, then of one, then
-/// the rest.
+/// Cuts `dim` columns into blocks: of [`WIDE`] vectors if these fit the registers, then of one,
+/// then the rest.
 #[inline(always)]
 pub(crate) fn for_each_block<V: Lanes>(dim: usize, blocks: &mut impl Blocks) {
     let mut first = 0;

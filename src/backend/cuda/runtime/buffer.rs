@@ -150,8 +150,8 @@ pub struct SliceMut<'a, T> {
     memory: PhantomData<&'a mut [T]>,
 }
 
-/// Implements what shared and exclusive views have in common. `$Pointer` is the type of pointer that
-/// kernels take for the view.
+/// Implements what shared and exclusive views have in common. `$Pointer` is the type of pointer
+/// that kernels take for the view.
 macro_rules! accessors {
     ($View:ident, $Pointer:ident) => {
         impl<T> $View<'_, T> {
