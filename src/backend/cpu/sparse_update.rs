@@ -77,6 +77,7 @@ fn reduce(cpu: &Cpu, source: &GradSource<'_>, grad: &mut SparseGrad<Cpu>) {
     write_starts(source.tables, grad, num_rows);
     let SparseGrad { starts, values, .. } = grad;
     let gradients = OccurrenceGradients::new(source);
+    let starts = &starts[..=num_rows];
     cpu.run(|| reduce_rows(cpu, &gradients, 0..num_rows, starts, values));
 }
 
