@@ -104,9 +104,9 @@ pub enum Format {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Split {
-    /// By a hash of the row's number, counted from 0 through the training files: with seed 0, row
-    /// `i` has `u = (i * 0x9E3779B97F4A7C15 mod 2^64) / 2^64` and is a test row if `u < test`, else
-    /// a validation row if `u < test + validation`.
+    /// A split by a hash of the row's number, counted from 0 through the training files: with seed
+    /// 0, row `i` has `u = (i * 0x9E3779B97F4A7C15 mod 2^64) / 2^64` and is a test row if
+    /// `u < test`, else a validation row if `u < test + validation`.
     Hash {
         /// The seed of the hash; each seed gives another split.
         #[serde(default)]
@@ -118,8 +118,8 @@ pub enum Split {
         #[serde(default = "three_sixteenths")]
         test: f64,
     },
-    /// By time: the latest rows are test rows, those before them validation rows. Rows of the same
-    /// time stay together, in the later part.
+    /// A split by time: the latest rows are test rows, those before them validation rows. Rows of
+    /// the same time stay together, in the later part.
     Time {
         /// The column that holds the time, as a number.
         column: String,
@@ -130,7 +130,7 @@ pub enum Split {
         #[serde(default = "one_tenth")]
         test: f64,
     },
-    /// By file, as the settings `train`, `validation` and `test` say.
+    /// A split by file, as the settings `train`, `validation` and `test` say.
     File {},
 }
 

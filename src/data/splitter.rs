@@ -45,12 +45,12 @@ impl TimeCut {
 /// A split that is ready for use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Splitter {
-    /// By hash: a row is a test row if its hash is below `test`, else a validation row if it is
-    /// below `validation`.
+    /// A split by hash: a row is a test row if its hash is below `test`, else a validation row if
+    /// it is below `validation`.
     Hash { offset: u64, test: u128, validation: u128 },
-    /// By the row's time.
+    /// A split by the row's time.
     Time(TimeCut),
-    /// By file: all rows of the current files belong to the same part.
+    /// A split by file: all rows of the current files belong to the same part.
     File,
 }
 

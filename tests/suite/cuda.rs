@@ -223,7 +223,7 @@ fn an_op_can_be_captured_and_replayed() {
     });
 }
 
-/// What an embedder does: memory and stream are its own, and bagdot is given addresses.
+/// Runs ops as an embedder does: memory and stream are its own, and bagdot is given addresses.
 #[test]
 fn foreign_memory_on_a_foreign_stream() {
     use cudarc::driver::{CudaContext, DevicePtr, DevicePtrMut};

@@ -59,12 +59,13 @@ struct Architecture {
     warps: u32,
     blocks: u32,
     shared: u32,
-    /// Whether cuobjdump counts the reserved bytes of kernels that have shared memory.
+    /// Set if cuobjdump counts the reserved bytes of kernels that have shared memory.
     report_adds_reserved: bool,
 }
 
 impl Architecture {
-    /// Warps of a kernel that run at once, as NVIDIA's cuda_occupancy.h computes it.
+    /// Returns the number of warps of a kernel that run at once, as NVIDIA's cuda_occupancy.h
+    /// computes it.
     fn resident_warps(&self, threads: u32, registers: u32, shared: u32) -> u32 {
         let warps = threads.div_ceil(32);
         let registers_of_warp = (registers * 32).next_multiple_of(REGISTERS.1).max(REGISTERS.1);
@@ -82,11 +83,11 @@ impl Architecture {
 struct Resources {
     about: String,
     rules: BTreeMap<String, Rule>,
-    /// By kernel and target.
+    /// The measurements of each kernel and target.
     measured: BTreeMap<String, BTreeMap<String, Measured>>,
 }
 
-/// What is demanded of a kernel, whatever its types.
+/// The requirements on a kernel, which its types do not change.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
@@ -104,7 +105,7 @@ struct Measured {
     instructions: BTreeMap<String, usize>,
 }
 
-/// What the disassembler says of a kernel.
+/// The disassembler's report on a kernel.
 #[derive(Default)]
 struct Disassembled {
     registers: u32,
@@ -133,7 +134,7 @@ fn kernels_take_what_they_are_known_to_take() {
     );
 }
 
-/// What was measured, and what can never be blessed.
+/// Returns the measurements, and the faults that can never be blessed.
 fn measure(
     rules: &BTreeMap<String, Rule>,
 ) -> (BTreeMap<String, BTreeMap<String, Measured>>, Vec<String>) {

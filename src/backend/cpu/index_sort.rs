@@ -23,7 +23,7 @@ const DIGIT_BITS: u32 = 11;
 type Counters = [u32; 1 << DIGIT_BITS];
 /// The prefetch distance in ids.
 const PREFETCH_IDS: usize = 512;
-/// The tasks for each thread; a task is some whole tables.
+/// The number of tasks per thread; a task is some whole tables.
 const TASKS_PER_THREAD: usize = 2;
 /// The most occurrences of a table that are sorted by comparison, which is faster than the prefix
 /// sum over the counters of a radix sort.

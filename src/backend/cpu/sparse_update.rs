@@ -27,7 +27,8 @@ use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 const MAX_KEPT_COLUMNS: usize = 128;
 /// The fewest rows of a task: enough to be worth a fork.
 const MIN_ROWS_PER_TASK: usize = 64;
-/// The tasks for each thread, so that hot rows on one thread do not keep the others waiting.
+/// The number of tasks per thread: many, so that hot rows on one thread do not keep the others
+/// waiting.
 const TASKS_PER_THREAD: usize = 32;
 /// The prefetch distance in rows.
 const PREFETCH_ROWS: usize = 32;
