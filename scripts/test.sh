@@ -49,9 +49,7 @@ step tests
 cargo test --workspace --test '*'
 
 step "unit tests"
-# The library with its unit tests is a build of its own: less optimised, it takes a fifth of the
-# time.
-cargo test --workspace --lib --config 'profile.dev.package.bagdot.opt-level=1'
+cargo test --workspace --lib
 
 step "examples in the documentation"
 cargo test --workspace --doc
