@@ -76,13 +76,12 @@ impl<B: EmbeddingBagOps, E: Element> Lookups<B, E> {
     /// Runs the op on a set, and returns the bytes that it must move.
     fn run(&mut self, device: &B, set: usize) -> usize {
         let (batch, width) = (&self.batches[set], self.tables.as_ref().width());
-        let forward = Forward {
-            tables: &self.tables,
-            weights: B::view(&self.weights),
-            bags: batch.bags(),
-            output: MatrixMut::contiguous(B::view_mut(&mut self.output), batch.batch_size, width),
-            argmax: None,
-        };
+        let forward = Forward::new(
+            &self.tables,
+            B::view(&self.weights),
+            batch.bags(),
+            MatrixMut::contiguous(B::view_mut(&mut self.output), batch.batch_size, width),
+        );
         let bytes = forward.bytes_moved();
         forward.run(device).unwrap();
         bytes

@@ -9,7 +9,7 @@ mod common;
 
 use bagdot::Cpu;
 use bagdot::ops::linear::Forward;
-use bagdot::ops::{Activation, Matrix, MatrixMut, Precision};
+use bagdot::ops::{Matrix, MatrixMut};
 use common::{Ids, group, ids_of, settings, values};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
@@ -87,15 +87,12 @@ fn floors(criterion: &mut Criterion, threads: usize) {
             (values(m * k, 1), values(n * k, 2), values(n, 3), vec![0_f32; m * n])
         });
         bencher.iter(|| {
-            Forward {
-                input: Matrix::contiguous(&input[..], m, k),
-                weight: Matrix::contiguous(&weight[..], n, k),
-                packed_weight: None,
-                bias: &bias[..],
-                activation: Activation::None,
-                precision: Precision::Full,
-                output: MatrixMut::contiguous(&mut output[..], m, n),
-            }
+            Forward::new(
+                Matrix::contiguous(&input[..], m, k),
+                Matrix::contiguous(&weight[..], n, k),
+                &bias[..],
+                MatrixMut::contiguous(&mut output[..], m, n),
+            )
             .run(&cpu)
             .unwrap();
         });

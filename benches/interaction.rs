@@ -96,13 +96,13 @@ impl<B: Timed + InteractionOps, E: Element> Inputs<B, E> {
 
     fn forward(&mut self, device: &B, set: usize) -> usize {
         let Shape { dim, batch_size, precision, .. } = self.shape;
-        let op = Forward {
-            interaction: Interaction::default(),
+        let op = Forward::new(
+            Interaction::default(),
             dim,
-            precision,
-            features: features(self.shape, &self.dense[set], &self.sparse[set]),
-            output: MatrixMut::contiguous(B::view_mut(&mut self.output), batch_size, self.width),
-        };
+            features(self.shape, &self.dense[set], &self.sparse[set]),
+            MatrixMut::contiguous(B::view_mut(&mut self.output), batch_size, self.width),
+        )
+        .precision(precision);
         let bytes = op.bytes_moved();
         op.run(device).unwrap();
         bytes
@@ -112,17 +112,17 @@ impl<B: Timed + InteractionOps, E: Element> Inputs<B, E> {
         let Shape { num_sparse, dim, batch_size, precision } = self.shape;
         let (grad_dense, grad_sparse) =
             (B::view_mut(&mut self.grad_dense), B::view_mut(&mut self.grad_sparse));
-        let op = Backward {
-            interaction: Interaction::default(),
+        let op = Backward::new(
+            Interaction::default(),
             dim,
-            precision,
-            features: features(self.shape, &self.dense[set], &self.sparse[set]),
-            grad_output: Matrix::contiguous(B::view(&self.grads[set]), batch_size, self.width),
-            grad_features: FeaturesMut::Split {
+            features(self.shape, &self.dense[set], &self.sparse[set]),
+            Matrix::contiguous(B::view(&self.grads[set]), batch_size, self.width),
+            FeaturesMut::Split {
                 dense: MatrixMut::contiguous(grad_dense, batch_size, dim),
                 sparse: MatrixMut::contiguous(grad_sparse, batch_size, num_sparse * dim),
             },
-        };
+        )
+        .precision(precision);
         let bytes = op.bytes_moved();
         op.run(device).unwrap();
         bytes

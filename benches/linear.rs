@@ -5,7 +5,7 @@
 mod common;
 
 use bagdot::ops::linear::{Backward, Forward, LinearOps};
-use bagdot::ops::{Accum, Activation, Device, Matrix, MatrixMut, Precision};
+use bagdot::ops::{Activation, Device, Matrix, MatrixMut, Precision};
 use bagdot::{Element, bf16};
 use common::{
     Timed, arithmetic, elements, for_device, group, measure, sets_of, shapes, upload, values,
@@ -108,15 +108,14 @@ impl<B: Timed + LinearOps, E: Element> Inputs<B, E> {
 
     fn forward(&mut self, device: &B, set: usize) -> usize {
         let Shape { m, n, k, precision } = self.shape;
-        let op = Forward {
-            input: Matrix::contiguous(B::view(&self.inputs[set]), m, k),
-            weight: Matrix::contiguous(B::view(&self.weight), n, k),
-            packed_weight: None,
-            bias: B::view(&self.bias),
-            activation: ACTIVATION,
-            precision,
-            output: MatrixMut::contiguous(B::view_mut(&mut self.output), m, n),
-        };
+        let op = Forward::new(
+            Matrix::contiguous(B::view(&self.inputs[set]), m, k),
+            Matrix::contiguous(B::view(&self.weight), n, k),
+            B::view(&self.bias),
+            MatrixMut::contiguous(B::view_mut(&mut self.output), m, n),
+        )
+        .activation(ACTIVATION)
+        .precision(precision);
         let bytes = op.bytes_moved();
         op.run(device).unwrap();
         bytes
@@ -124,19 +123,18 @@ impl<B: Timed + LinearOps, E: Element> Inputs<B, E> {
 
     fn backward(&mut self, device: &B, set: usize) -> usize {
         let Shape { m, n, k, precision } = self.shape;
-        let op = Backward {
-            input: Matrix::contiguous(B::view(&self.inputs[set]), m, k),
-            weight: Matrix::contiguous(B::view(&self.weight), n, k),
-            output: Matrix::contiguous(B::view(&self.output), m, n),
-            activation: ACTIVATION,
-            precision,
-            grad_output: MatrixMut::contiguous(B::view_mut(&mut self.grads[set]), m, n),
-            grad_input: Some(MatrixMut::contiguous(B::view_mut(&mut self.grad_input), m, k)),
-            grad_weight: MatrixMut::contiguous(B::view_mut(&mut self.grad_weight), n, k),
-            grad_bias: B::view_mut(&mut self.grad_bias),
-            accum: Accum::Replace,
-            workspace: B::view_mut(&mut self.workspace),
-        };
+        let op = Backward::new(
+            Matrix::contiguous(B::view(&self.inputs[set]), m, k),
+            Matrix::contiguous(B::view(&self.weight), n, k),
+            Matrix::contiguous(B::view(&self.output), m, n),
+            MatrixMut::contiguous(B::view_mut(&mut self.grads[set]), m, n),
+            MatrixMut::contiguous(B::view_mut(&mut self.grad_weight), n, k),
+            B::view_mut(&mut self.grad_bias),
+            B::view_mut(&mut self.workspace),
+        )
+        .activation(ACTIVATION)
+        .precision(precision)
+        .grad_input(MatrixMut::contiguous(B::view_mut(&mut self.grad_input), m, k));
         let bytes = op.bytes_moved();
         op.run(device).unwrap();
         bytes

@@ -88,12 +88,12 @@ impl<B: Timed + IndexSortOps> Batches<B> {
     }
 
     fn sort(&mut self, device: &B, set: usize) -> usize {
-        let op = Sort {
-            tables: &self.tables,
-            bags: self.batches[set].bags(),
-            sorted: &mut self.sorted[set],
-            workspace: B::view_mut(&mut self.workspace),
-        };
+        let op = Sort::new(
+            &self.tables,
+            self.batches[set].bags(),
+            &mut self.sorted[set],
+            B::view_mut(&mut self.workspace),
+        );
         let bytes = op.bytes_moved();
         op.run(device).unwrap();
         bytes
@@ -127,27 +127,19 @@ impl<B: Timed + SparseUpdateOps> Parameters<B> {
         (optimizer, state): (Optimizer, OptimizerStateMut<'a, B>),
     ) -> usize {
         let Shape { batch_size, num_tables, dim, .. } = batches.shape;
-        let source = PooledGrad {
-            tables: &batches.tables,
-            bags: batches.batches[set].bags(),
-            sorted: &batches.sorted[set],
-            grad_output: Matrix::contiguous(
-                B::view(&self.grads[set]),
-                batch_size,
-                num_tables * dim,
-            ),
-            argmax: None,
-            max_gradient: None,
-        };
-        let op = Update {
+        let source = PooledGrad::new(
+            &batches.tables,
+            batches.batches[set].bags(),
+            &batches.sorted[set],
+            Matrix::contiguous(B::view(&self.grads[set]), batch_size, num_tables * dim),
+        );
+        let op = Update::new(
             source,
-            control: Default::default(),
-            rule: UpdateRule::new(optimizer, 1e-6),
-            decay_scale: None,
-            weights: B::view_mut(&mut self.weights),
+            UpdateRule::new(optimizer, 1e-6),
+            B::view_mut(&mut self.weights),
             state,
-            workspace: B::view_mut(&mut self.workspace),
-        };
+            B::view_mut(&mut self.workspace),
+        );
         let bytes = op.bytes_moved();
         op.run(device).unwrap();
         bytes

@@ -84,7 +84,6 @@ struct Run {
 // those of whole warps.
 template <typename E, typename Args, typename Work>
 __device__ __forceinline__ void for_each_run(const Args& p, uint32_t run_bags, Work work) {
-  const uint64_t num_bags = uint64_t(p.num_features) * p.batch_size;
 #pragma unroll 1
   for (uint32_t f = blockIdx.y; f < p.num_features; f += gridDim.y) {
     Run run;
@@ -101,18 +100,14 @@ __device__ __forceinline__ void for_each_run(const Args& p, uint32_t run_bags, W
     run.bags = first < p.batch_size ? int(min(uint32_t(bags), p.batch_size - run.first)) : 0;
     const uint64_t number = uint64_t(f) * p.batch_size + run.first;
     const Bounds mine =
-        run.bags > 0 ? bounds_of(p.offsets, number + min(run.lane, run.bags - 1), p.num_indices)
-                     : Bounds{};
+        run.bags > 0 ? bounds_of(p.bags, number + min(run.lane, run.bags - 1)) : Bounds{};
     run.begin = __shfl_sync(kWarp, uint32_t(mine.start), 0, run.lanes);
     run.my_end = uint32_t(mine.end);
     const bool my_bad_id = wide ? work(Width<kWidest<E>>{}, run) : work(Width<1>{}, run);
     const bool bad_id = group_any(my_bad_id, run.lanes);
     const uint64_t my_number = number + run.lane;
-    if (run.lane < run.bags &&
-        (bad_id || has_bad_bounds(p.offsets, my_number, num_bags, p.num_indices, p.has_slack))) {
-      note_faults(*run.feature, p.indices, p.offsets, my_number, num_bags, p.num_indices,
-                  p.has_slack, p.status);
-    }
+    if (run.lane < run.bags && (bad_id || has_bad_bounds(p.bags, my_number)))
+      note_faults(*run.feature, p.indices, p.bags, my_number, p.status);
   }
 }
 
@@ -248,7 +243,7 @@ __device__ __forceinline__ void pool_columns(const EmbeddingBagForward<E, I>& p,
     fetch(k + kDepth - 1);
     wait_for_copies<kDepth - 1>();
     if (k >= count) continue;
-    // The last bag ends at `count`, so this loop ends whatever `offsets` holds.
+    // The last bag ends at `count`, so this loop ends whatever the offsets hold.
     finish_bags_while([&] { return k >= end; });
     const uint32_t slot = k % kDepth;
     if (!active || (is_row >> slot & 1) == 0) continue;

@@ -67,14 +67,13 @@ __device__ __forceinline__ uint32_t lanes_alike(uint32_t digit, bool exists) {
 
 // Returns the bounds of a bag, stretched so that the bags cover every position even if the first
 // offset is not 0 or the last one is not the number of ids.
-template <typename I>
-__device__ __forceinline__ Bounds covering_bounds(const I* offsets, uint64_t bag, uint64_t num_bags,
+__device__ __forceinline__ Bounds covering_bounds(const Bags& bags, uint64_t bag,
                                                   uint64_t num_indices) {
-  const int64_t start = offsets[bag], end = offsets[bag + 1];
+  const int64_t start = offset_at(bags, bag), end = offset_at(bags, bag + 1);
   const auto clamped = [&](int64_t offset) {
     return offset < 0 ? 0 : min(uint64_t(offset), num_indices);
   };
-  return {bag == 0 ? 0 : clamped(start), bag + 1 == num_bags ? num_indices : clamped(end)};
+  return {bag == 0 ? 0 : clamped(start), bag + 1 == bags.num_bags ? num_indices : clamped(end)};
 }
 
 // Writes the key of every id, its linear row, and counts digits.
@@ -86,7 +85,7 @@ __device__ __forceinline__ void name_rows(const IndexSortRows<I>& p) {
   const uint32_t lane = threadIdx.x % p.lanes;
   const uint64_t threads = uint64_t(gridDim.x) * kThreads,
                  thread = uint64_t(blockIdx.x) * kThreads + threadIdx.x;
-  const uint64_t num_indices = used_indices(p.offsets, p.num_bags, p.num_indices, p.has_slack);
+  const uint64_t num_indices = used_indices(p.bags);
   const auto store_key = [&](uint64_t position, uint64_t key) {
     if (p.key_bytes == 8) {
       static_cast<uint64_t*>(p.keys)[position] = key;
@@ -96,24 +95,24 @@ __device__ __forceinline__ void name_rows(const IndexSortRows<I>& p) {
   };
   // Slack gets the key of padding.
 #pragma unroll 1
-  for (uint64_t position = num_indices + thread; position < p.num_indices; position += threads)
+  for (uint64_t position = num_indices + thread; position < p.bags.num_indices; position += threads)
     store_key(position, p.end_key);
   if (thread < p.passes)
     atomicAdd(&counts[thread * kDigits + digit_of(p.end_key, uint32_t(thread), p.digit_bits)],
-              uint32_t(p.num_indices - num_indices));
+              uint32_t(p.bags.num_indices - num_indices));
   // The groups of a warp stay converged, and those behind the last bag have none: votes with a
   // partial mask run once for each group.
 #pragma unroll 1
-  for (uint64_t first = thread / 32 * 32 / p.lanes; first < p.num_bags;
+  for (uint64_t first = thread / 32 * 32 / p.lanes; first < p.bags.num_bags;
        first += threads / p.lanes) {
     const uint64_t bag = first + threadIdx.x % 32 / p.lanes;
     uint32_t rows = 0;
     bool bad = false;
-    if (bag < p.num_bags) {
+    if (bag < p.bags.num_bags) {
       const Feature& feature = p.features[bag / p.batch_size];
-      const Bounds bounds = covering_bounds(p.offsets, bag, p.num_bags, num_indices);
+      const Bounds bounds = covering_bounds(p.bags, bag, num_indices);
       const uint64_t first_row = p.tables[feature.table].first_row;
-      bad = has_bad_bounds(p.offsets, bag, p.num_bags, p.num_indices, p.has_slack);
+      bad = has_bad_bounds(p.bags, bag);
 #pragma unroll 1
       for (uint64_t position = bounds.start + lane; position < bounds.end; position += p.lanes) {
         const int64_t row = row_of(p.indices[position], feature, bad);
@@ -128,11 +127,10 @@ __device__ __forceinline__ void name_rows(const IndexSortRows<I>& p) {
     }
     rows = group_sum(rows, p.lanes);
     bad = group_any(bad, p.lanes);
-    if (lane == 0 && bag < p.num_bags) {
+    if (lane == 0 && bag < p.bags.num_bags) {
       p.bag_lengths[bag] = rows;
       if (bad)
-        note_faults(p.features[bag / p.batch_size], p.indices, p.offsets, bag, p.num_bags,
-                    p.num_indices, p.has_slack, p.status);
+        note_faults(p.features[bag / p.batch_size], p.indices, p.bags, bag, p.status);
     }
   }
   __syncthreads();

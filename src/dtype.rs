@@ -2,6 +2,9 @@
 
 pub use half::{bf16, f16};
 
+use crate::ops::bags::{End, OffsetsOf};
+use crate::ops::{Memory, Offsets, View};
+
 /// A type whose values a buffer of a backend can hold.
 pub trait Scalar:
     bytemuck::Pod + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static
@@ -53,6 +56,7 @@ mod sealed {
     impl Sealed for super::bf16 {}
     impl Sealed for i32 {}
     impl Sealed for i64 {}
+    impl Sealed for u32 {}
 }
 
 /// The storage type of an embedding table. Arithmetic is always in `f32`.
@@ -167,6 +171,9 @@ pub trait Index: Scalar + sealed::Sealed + Eq + Ord + Copy {
     }
     /// Converts a value to this type; `None` if it does not fit.
     fn from_usize(value: usize) -> Option<Self>;
+    /// Makes offsets of this type, one more than there are bags.
+    #[doc(hidden)]
+    fn offsets<M: Memory>(values: View<'_, M, Self>) -> Offsets<'_, M>;
 }
 
 impl Index for i32 {
@@ -178,6 +185,25 @@ impl Index for i32 {
     fn from_usize(value: usize) -> Option<Self> {
         value.try_into().ok()
     }
+    fn offsets<M: Memory>(values: View<'_, M, Self>) -> Offsets<'_, M> {
+        Offsets(OffsetsOf::I32(values, End::Given))
+    }
+}
+
+/// The `i32` of the same bits takes its place in loops and kernels, so that a table that it looks
+/// up has at most 2³¹ rows.
+impl Index for u32 {
+    const MAX: u64 = u32::MAX as u64;
+    #[inline(always)]
+    fn to_i64(self) -> i64 {
+        i64::from(self)
+    }
+    fn from_usize(value: usize) -> Option<Self> {
+        value.try_into().ok()
+    }
+    fn offsets<M: Memory>(values: View<'_, M, Self>) -> Offsets<'_, M> {
+        Offsets(OffsetsOf::U32(values, End::Given))
+    }
 }
 
 impl Index for i64 {
@@ -188,6 +214,9 @@ impl Index for i64 {
     }
     fn from_usize(value: usize) -> Option<Self> {
         value.try_into().ok()
+    }
+    fn offsets<M: Memory>(values: View<'_, M, Self>) -> Offsets<'_, M> {
+        Offsets(OffsetsOf::I64(values, End::Given))
     }
 }
 

@@ -328,12 +328,6 @@ impl<B: Device> Batch<B, i64> {
     }
 
     pub fn bags(&self) -> Bags<'_, B, i64> {
-        Bags {
-            batch_size: self.batch_size,
-            indices: B::view(&self.indices),
-            has_slack: false,
-            offsets: B::view(&self.offsets),
-            per_sample_weights: None,
-        }
+        Bags::new(self.batch_size, B::view(&self.indices), B::view(&self.offsets))
     }
 }

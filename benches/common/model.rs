@@ -110,17 +110,11 @@ impl HostBatch {
 
     pub fn view(&self) -> BatchView<'_, Host, i64> {
         let batch_size = self.labels.len();
-        BatchView {
-            dense: Matrix::contiguous(&self.dense[..], batch_size, self.dense.len() / batch_size),
-            bags: Bags {
-                batch_size,
-                indices: &self.indices[..],
-                has_slack: false,
-                offsets: &self.offsets[..],
-                per_sample_weights: None,
-            },
-            labels: Some(&self.labels[..]),
-        }
+        BatchView::new(
+            Matrix::contiguous(&self.dense[..], batch_size, self.dense.len() / batch_size),
+            Bags::new(batch_size, &self.indices[..], &self.offsets[..]),
+        )
+        .labels(&self.labels[..])
     }
 
     pub fn upload<B: Device>(&self, device: &B) -> DeviceBatch<B> {
@@ -136,16 +130,10 @@ impl HostBatch {
 impl<B: Device> DeviceBatch<B> {
     pub fn view(&self, model: &Model) -> BatchView<'_, B, i64> {
         let batch_size = model.batch_size;
-        BatchView {
-            dense: Matrix::contiguous(B::view(&self.dense), batch_size, model.config.num_dense),
-            bags: Bags {
-                batch_size,
-                indices: B::view(&self.indices),
-                has_slack: false,
-                offsets: B::view(&self.offsets),
-                per_sample_weights: None,
-            },
-            labels: Some(B::view(&self.labels)),
-        }
+        BatchView::new(
+            Matrix::contiguous(B::view(&self.dense), batch_size, model.config.num_dense),
+            Bags::new(batch_size, B::view(&self.indices), B::view(&self.offsets)),
+        )
+        .labels(B::view(&self.labels))
     }
 }

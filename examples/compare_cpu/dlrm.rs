@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bagdot::Cpu;
 use bagdot::nn::{BatchView, ComputePrecision, Dlrm, DlrmConfig, Optimizers};
-use bagdot::ops::{Bags, Device, Feature, Matrix, Optimizer, Pooling, Table};
+use bagdot::ops::{Bags, Device, Feature, Matrix, Optimizer, Pooling, Table, View};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::Deserialize;
@@ -63,20 +63,15 @@ pub(crate) fn prepare(cpu: Cpu, shape: Shape) -> Result<super::Run, Box<dyn Erro
     let is_training = shape.optimizer.is_some();
     Ok(Box::new(move |set| {
         let set = set % sets;
-        let bags: Bags<'_, Cpu, i64> = Bags {
-            batch_size,
-            indices: &ids[set * num_indices..][..num_indices],
-            has_slack: false,
-            offsets: &offsets,
-            per_sample_weights: None,
-        };
+        let bags: Bags<'_, Cpu, i64> =
+            Bags::new(batch_size, &ids[set * num_indices..][..num_indices], &offsets);
         let dense = Matrix::contiguous(
             &dense[set * batch_size * num_dense..][..batch_size * num_dense],
             batch_size,
             num_dense,
         );
-        let labels = is_training.then_some(&labels[..]);
-        let batch = BatchView { dense, bags, labels };
+        let mut batch = BatchView::new(dense, bags);
+        batch.labels = is_training.then(|| View::from(&labels));
         match is_training {
             true => model.train_step(batch),
             false => model.predict(batch, &mut probabilities),

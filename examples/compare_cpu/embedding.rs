@@ -7,8 +7,8 @@ use bagdot::ops::embedding_bag::Forward;
 use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::sparse_update::{PooledGrad, Update};
 use bagdot::ops::{
-    Bags, Device, Matrix, MatrixMut, Optimizer, OptimizerStateMut, Pooling, StepControl, Table,
-    TableBatch, UpdateRule,
+    Bags, Device, Matrix, MatrixMut, Optimizer, OptimizerStateMut, Pooling, Table, TableBatch,
+    UpdateRule,
 };
 use bagdot::{Cpu, DType, Element, bf16, f16};
 use rand::SeedableRng;
@@ -70,54 +70,19 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
     Ok(Box::new(move |set| {
         let tables = &tables;
         let indices = &ids[set % sets * num_indices..][..num_indices];
-        let bags = Bags::<Cpu, i64> {
-            batch_size,
-            indices,
-            has_slack: false,
-            offsets: &offsets,
-            per_sample_weights: None,
-        };
+        let bags = Bags::<Cpu, i64>::new(batch_size, indices, &offsets);
         let pooled = MatrixMut::contiguous(&mut output[..], batch_size, width);
-        Forward {
-            tables,
-            weights: &weights[..],
-            bags: bags.reborrow(),
-            output: pooled,
-            argmax: None,
-        }
-        .run(&cpu)?;
+        Forward::new(tables, &weights[..], bags, pooled).run(&cpu)?;
         if is_update {
-            Sort {
-                tables,
-                bags: bags.reborrow(),
-                sorted: &mut sorted,
-                workspace: &mut workspace[..],
-            }
-            .run(&cpu)?;
+            Sort::new(tables, bags, &mut sorted, &mut workspace[..]).run(&cpu)?;
             let grad_output = Matrix::contiguous(&grad[..], batch_size, width);
-            let source = PooledGrad {
-                tables,
-                bags: bags.reborrow(),
-                sorted: &sorted,
-                grad_output,
-                argmax: None,
-                max_gradient: None,
-            };
+            let source = PooledGrad::new(tables, bags, &sorted, grad_output);
             let state = match optimizer {
                 Optimizer::Sgd => OptimizerStateMut::None,
-                _ => OptimizerStateMut::SumOfSquares(&mut sums[..]),
+                _ => OptimizerStateMut::SumOfSquares((&mut sums).into()),
             };
             let (rule, weights) = (UpdateRule::new(optimizer, 0.01), &mut weights[..]);
-            Update {
-                source,
-                control: StepControl::default(),
-                rule,
-                decay_scale: None,
-                weights,
-                state,
-                workspace: &mut workspace[..],
-            }
-            .run(&cpu)?;
+            Update::new(source, rule, weights, state, &mut workspace[..]).run(&cpu)?;
         }
         Ok(())
     }))

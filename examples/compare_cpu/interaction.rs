@@ -56,14 +56,15 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
             sparse: Matrix::contiguous(&sparse[set % SETS][..], batch_size, pooled),
         };
         let output = MatrixMut::contiguous(&mut output[..], batch_size, width);
-        Forward { interaction, dim, precision, features, output }.run(&cpu)?;
+        Forward::new(interaction, dim, features, output).precision(precision).run(&cpu)?;
         if backward {
             let grad_output = Matrix::contiguous(&grad[..], batch_size, width);
             let grad_features = FeaturesMut::Split {
                 dense: MatrixMut::contiguous(&mut grad_dense[..], batch_size, dim),
                 sparse: MatrixMut::contiguous(&mut grad_sparse[..], batch_size, pooled),
             };
-            Backward { interaction, dim, precision, features, grad_output, grad_features }
+            Backward::new(interaction, dim, features, grad_output, grad_features)
+                .precision(precision)
                 .run(&cpu)?;
         }
         Ok(())

@@ -33,12 +33,6 @@ __device__ __forceinline__ uint64_t num_windows_of(const RowGradientSource& sour
   return windows(min(source.counts[0], source.num_indices), shift);
 }
 
-// Returns the position of a bag's first id.
-__device__ __forceinline__ int64_t offset_of(const RowGradientSource& source, uint32_t bag) {
-  return source.offset_bytes == 8 ? static_cast<const int64_t*>(source.offsets)[bag]
-                                  : static_cast<const int32_t*>(source.offsets)[bag];
-}
-
 // Calls `work` with the number of columns of one vectorised load of a lane. All groups of a warp
 // use the same number, so that the warp stays converged.
 template <typename Work>
@@ -133,14 +127,14 @@ constexpr Occurrence kNoOccurrence = {kNone, 0, 0.0f, kNone};
 __device__ __forceinline__ Occurrence occurrence_at(const RowGradientSource& source, uint32_t k,
                                                     uint32_t table) {
   const uint32_t position = source.positions[k], bag = source.bags[k];
-  if (bag >= source.num_bags || position >= source.num_indices) return kNoOccurrence;
+  if (bag >= source.bags_of_ids.num_bags || position >= source.num_indices) return kNoOccurrence;
   const uint32_t number = bag / source.batch_size;
   const Feature& feature = source.features[number];
   if (feature.table != table) return kNoOccurrence;
   float factor = source.per_sample_weights ? source.per_sample_weights[position] : 1.0f;
   const uint32_t pooling = feature.pooling;
   if (pooling == kMean) factor = __fdiv_rn(factor, float(source.bag_lengths[bag]));
-  const uint32_t within = pooling == kMax ? position - uint32_t(offset_of(source, bag)) : kNone;
+  const uint32_t within = pooling == kMax ? position - uint32_t(offset_at(source.bags_of_ids, bag)) : kNone;
   return {bag - number * source.batch_size, feature.column, factor, within};
 }
 

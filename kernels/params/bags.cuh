@@ -1,4 +1,4 @@
-// The tables and features of a batch on the device, and the faults that kernels note.
+// The tables, features and bags of a batch on the device, and the faults that kernels note.
 #pragma once
 
 #include <stdint.h>
@@ -40,6 +40,34 @@ struct Table {
   // Set if the table's rows, and their columns in the pooled output, begin at multiples of
   // kWideColumns elements.
   uint32_t is_wide;
+};
+
+// The types of offsets. The offsets of bags of equal length are not in memory.
+enum OffsetType : uint32_t {
+  kI32 = 0,
+  kI64 = 1,
+  kU32 = 2,
+  kEqual = 3,
+};
+
+// The bags of a batch.
+struct Bags {
+  // The bounds of the bags among the ids: `num_offsets` values. The one behind them, if a bag has
+  // it as its end, is the number of ids.
+  const void* offsets;
+  uint64_t num_offsets;
+  // The length of each bag for kEqual.
+  uint64_t length;
+  // The capacity for ids: their number with slack.
+  uint64_t num_indices;
+  uint32_t num_bags;
+  // An `OffsetType`.
+  uint32_t offset_type;
+  // Set if there may be slack behind the ids.
+  uint32_t has_slack;
+  // Set if ids of 32 bits are unsigned. Tables have at most 2^31 rows then, so that the bits name
+  // the same row as those of a signed id.
+  uint32_t has_unsigned_ids;
 };
 
 // The rules that an id, an offset or a label can break.

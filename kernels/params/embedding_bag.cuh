@@ -14,22 +14,19 @@ struct EmbeddingBagForward {
   const Feature* features;
   const E* weights;
   const I* indices;
-  const I* offsets;
   // The weight of each id, or null.
   const float* per_sample_weights;
   float* output;
   // The position in its bag of each maximum, or null.
   uint32_t* argmax;
   Status* status;
+  Bags bags;
   uint64_t output_ld;
   uint64_t argmax_ld;
-  uint64_t num_indices;
   uint32_t num_features;
   uint32_t batch_size;
   // The number of bags in the run of a group of lanes.
   uint32_t run_bags;
-  // Set if there may be slack behind the ids.
-  uint32_t has_slack;
 };
 
 // The parameters of the gradient of the per-sample weights.
@@ -38,14 +35,11 @@ struct EmbeddingBagWeightGrad {
   const Feature* features;
   const E* weights;
   const I* indices;
-  const I* offsets;
   const float* grad_output;
   float* grad_weights;
   Status* status;
+  Bags bags;
   uint64_t grad_output_ld;
-  uint64_t num_indices;
   uint32_t num_features;
   uint32_t batch_size;
-  // Set if there may be slack behind the ids.
-  uint32_t has_slack;
 };

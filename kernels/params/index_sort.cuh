@@ -24,7 +24,6 @@ struct IndexSortRows {
   const Feature* features;
   const Table* tables;
   const I* indices;
-  const I* offsets;
   // The keys, of `key_bytes` bytes each.
   void* keys;
   uint32_t* bag_of;
@@ -32,17 +31,13 @@ struct IndexSortRows {
   // The number of keys by pass and digit.
   uint32_t* histograms;
   Status* status;
-  // The capacity for ids: their number with slack.
-  uint64_t num_indices;
+  Bags bags;
   uint64_t end_key;
-  uint32_t num_bags;
   uint32_t batch_size;
   uint32_t lanes;
   uint32_t passes;
   uint32_t digit_bits;
   uint32_t key_bytes;
-  // Set if there may be slack behind the ids.
-  uint32_t has_slack;
 };
 
 // The parameters of a pass of the sort by one digit.

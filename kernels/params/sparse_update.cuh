@@ -31,8 +31,6 @@ struct RowGradientSource {
   const uint32_t* bag_lengths;
   // The number of occurrences and the number of rows.
   const uint32_t* counts;
-  // The offsets, of `offset_bytes` bytes each, read for max pooling only.
-  const void* offsets;
   // The weight of each id, or null.
   const float* per_sample_weights;
   const float* grad_output;
@@ -41,14 +39,14 @@ struct RowGradientSource {
   // The sums of runs of kChunk occurrences, a row of `run_sums_ld` elements for each window of as
   // many occurrences; behind them those of longer runs.
   float* run_sums;
+  // The bags of the batch. Their offsets are read for max pooling only.
+  Bags bags_of_ids;
   uint64_t grad_output_ld;
   uint64_t argmax_ld;
   uint64_t run_sums_ld;
   uint32_t num_tables;
   uint32_t num_indices;
-  uint32_t num_bags;
   uint32_t batch_size;
-  uint32_t offset_bytes;
   // Set if the rows of `grad_output` and `argmax` begin at multiples of kVectorBytes.
   uint32_t is_wide;
   // The bound of each element of the gradient, or infinity.

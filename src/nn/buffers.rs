@@ -9,25 +9,38 @@ use crate::dtype::Index;
 use crate::error::Result;
 use crate::ops::index_sort::{Sort, SortedIndices};
 use crate::ops::sparse_update::Update;
-use crate::ops::{Backend, Bags, Device, Matrix, TableBatch, Views, loss};
+use crate::ops::{Backend, Bags, Device, Matrix, Memory, TableBatch, View, loss};
 use crate::size::product;
 
 /// A batch on a device, or on the [`Host`](crate::ops::Host).
-pub struct BatchView<'a, D: Views, I: Index> {
+#[non_exhaustive]
+pub struct BatchView<'a, D: Memory, I: Index> {
     /// The dense features, `[batch_size, num_dense]`.
     pub dense: Matrix<'a, D, f32>,
     /// The ids of all sparse features.
     pub bags: Bags<'a, D, I>,
     /// The labels, `[batch_size]`, in [0, 1]. Predictions need none.
-    pub labels: Option<D::Slice<'a, f32>>,
+    pub labels: Option<View<'a, D, f32>>,
 }
 
-impl<D: Views, I: Index> Clone for BatchView<'_, D, I> {
+impl<D: Memory, I: Index> Clone for BatchView<'_, D, I> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<D: Views, I: Index> Copy for BatchView<'_, D, I> {}
+impl<D: Memory, I: Index> Copy for BatchView<'_, D, I> {}
+
+impl<'a, D: Memory, I: Index> BatchView<'a, D, I> {
+    /// Makes a batch without labels.
+    pub fn new(dense: Matrix<'a, D, f32>, bags: Bags<'a, D, I>) -> Self {
+        Self { dense, bags, labels: None }
+    }
+
+    /// Gives every sample a label.
+    pub fn labels(self, labels: impl Into<View<'a, D, f32>>) -> Self {
+        Self { labels: Some(labels.into()), ..self }
+    }
+}
 
 /// The size of the largest batch that buffers have room for.
 #[derive(Clone, Copy)]

@@ -13,7 +13,7 @@ use super::pieces::Pieces;
 use crate::dtype::Index;
 use crate::error::{Error, Result, expect_at_least, expect_size, invalid};
 use crate::ops::finite_check::{NonFinite, Verdict};
-use crate::ops::{Backend, Extent};
+use crate::ops::{Backend, Extent, View, ViewMut};
 use crate::philox::Philox;
 
 /// The name of the model in errors.
@@ -208,7 +208,7 @@ impl<D: Backend> Dlrm<D> {
     ///
     /// # Errors
     /// Returns an error if `target` has another length.
-    pub fn copy_last_loss(&self, target: D::SliceMut<'_, f64>) -> Result<()> {
+    pub fn copy_last_loss(&self, target: ViewMut<'_, D, f64>) -> Result<()> {
         self.device.copy(D::view(&self.buffers.mean_loss), target)
     }
 
@@ -217,12 +217,12 @@ impl<D: Backend> Dlrm<D> {
     ///
     /// # Errors
     /// Returns an error if `target` has more elements than the last batch had samples.
-    pub fn copy_last_logits(&self, target: D::SliceMut<'_, f32>) -> Result<()> {
-        self.device.copy(self.last_logits(target.extent())?, target)
+    pub fn copy_last_logits(&self, target: ViewMut<'_, D, f32>) -> Result<()> {
+        self.device.copy(self.last_logits(target.len())?, target)
     }
 
     /// Views the logits of the first `len` samples of the last batch.
-    fn last_logits(&self, len: usize) -> Result<D::Slice<'_, f32>> {
+    fn last_logits(&self, len: usize) -> Result<View<'_, D, f32>> {
         expect_at_least(OP, "the last batch", self.buffers.samples, len)?;
         Ok(self.buffers.activations.logits.matrix(len).data)
     }
@@ -279,9 +279,9 @@ impl<D: Backend> Dlrm<D> {
     pub fn logits_on_device<I: Index>(
         &mut self,
         batch: BatchView<'_, D, I>,
-        logits_out: D::SliceMut<'_, f32>,
+        logits_out: ViewMut<'_, D, f32>,
     ) -> Result<()> {
-        expect_size(OP, "logits", logits_out.extent(), batch.dense.rows)?;
+        expect_size(OP, "logits", logits_out.len(), batch.dense.rows)?;
         self.forward(batch, false)?;
         self.copy_last_logits(logits_out)
     }

@@ -9,7 +9,7 @@ use crate::ops::pooled_interaction::{self, Interact};
 use crate::ops::sparse_update::{self, PooledGrad, SparseGrad};
 use crate::ops::{
     Backend, Bags, Device, MatrixMut, Optimizer, OptimizerStateMut, StepControl, TableBatch,
-    UpdateRule, embedding_bag,
+    UpdateRule, View, ViewMut, embedding_bag,
 };
 use crate::philox::Philox;
 use crate::size::filled;
@@ -219,7 +219,7 @@ pub struct RowsMut<'a, D: Backend> {
     tables: &'a D::Tables,
     weights: &'a mut Weights<D>,
     state: &'a mut Option<OptimizerState<D>>,
-    decay_scale: Option<D::Slice<'a, f32>>,
+    decay_scale: Option<View<'a, D, f32>>,
 }
 
 impl<'a, D: Backend> RowsMut<'a, D> {
@@ -234,7 +234,7 @@ impl<'a, D: Backend> RowsMut<'a, D> {
         source: PooledGrad<'a, D, I>,
         rule: UpdateRule,
         control: StepControl<'a, D>,
-        workspace: D::SliceMut<'a, u64>,
+        workspace: ViewMut<'a, D, u64>,
     ) -> Result<()> {
         let Self { tables: _, weights, state, decay_scale } = self;
         let state = view_state(state, rule);

@@ -2,7 +2,8 @@
 
 use super::buffers::BatchView;
 use super::optimizer::PerGroup;
-use crate::ops::{Backend, Extent, StepValues};
+use crate::ops::bags::with_offsets;
+use crate::ops::{Backend, StepValues, View};
 
 /// The largest number of recordings that a model keeps. It needs several: the last batch of an
 /// epoch has another size than the others, and batches arrive in two slots.
@@ -24,14 +25,14 @@ impl GraphKey {
     /// Returns the key of a step with this batch, these values on the device, and these parameters.
     pub(super) fn new<D: Backend>(
         batch: &BatchView<'_, D, i64>,
-        values: &PerGroup<D::Slice<'_, StepValues>>,
+        values: &PerGroup<View<'_, D, StepValues>>,
         parameters: &D::Buffer<f32>,
     ) -> Self {
         let BatchView { dense, bags, labels } = batch;
         let addresses = [
             D::address(&dense.data),
             D::address(&bags.indices),
-            D::address(&bags.offsets),
+            with_offsets!(bags.offsets, (values, _end) => D::address(&values), length => length as u64),
             bags.per_sample_weights.as_ref().map_or(0, D::address),
             labels.as_ref().map_or(0, D::address),
             // The values of both groups lie in one buffer.
@@ -40,7 +41,7 @@ impl GraphKey {
             // weights of the tables with it.
             D::address(&D::view(parameters)),
         ];
-        Self { addresses, batch_size: dense.rows, num_indices: bags.indices.extent() }
+        Self { addresses, batch_size: dense.rows, num_indices: bags.num_indices() }
     }
 }
 

@@ -7,7 +7,7 @@ use super::precision::ComputePrecision;
 use crate::dtype::{Element, bf16, f16};
 use crate::error::Result;
 use crate::ops::cast::Cast;
-use crate::ops::{Backend, Device, Extent, Matrix, MatrixMut, Precision};
+use crate::ops::{Backend, Device, Extent, Matrix, MatrixMut, Precision, ViewMut};
 use crate::size::{product, sum};
 
 /// Names one of the two MLPs.
@@ -221,7 +221,7 @@ impl<D: Backend> F32Layers<D> {
 
     /// Returns `None`, because there is no copy of the parameters, and drops the packed weights,
     /// because the parameters are about to change.
-    pub(super) fn rounded_mut(&mut self) -> Option<D::SliceMut<'_, f32>> {
+    pub(super) fn rounded_mut(&mut self) -> Option<ViewMut<'_, D, f32>> {
         self.mlps.iter_mut().for_each(MlpBuffers::unpack);
         None
     }
@@ -271,7 +271,7 @@ impl<D: Backend, E: Element> SixteenBitLayers<D, E> {
     }
 
     /// Returns the copy of the parameters to be overwritten, and drops the packed weights.
-    pub(super) fn rounded_mut(&mut self) -> Option<D::SliceMut<'_, E>> {
+    pub(super) fn rounded_mut(&mut self) -> Option<ViewMut<'_, D, E>> {
         self.mlps.iter_mut().for_each(|mlp| mlp.buffers.unpack());
         Some(D::view_mut(&mut self.parameters))
     }
@@ -292,8 +292,7 @@ impl<D: Backend, E: Element> SixteenBitLayers<D, E> {
         let SixteenBitMlp { buffers, ends: Ends { input, output }, .. } =
             &mut self.mlps[id as usize];
         let rows = pass.input.rows;
-        Cast { factor: 1.0, from: pass.input.reborrow(), to: input.matrix_mut(rows) }
-            .run(device)?;
+        Cast { factor: 1.0, from: pass.input, to: input.matrix_mut(rows) }.run(device)?;
         let rounded = Forward {
             weights: &self.parameters,
             biases: pass.biases,

@@ -257,7 +257,7 @@ impl Mlp {
             let backward = linear::Backward {
                 input: input(&hidden[..k], &pass.input),
                 weight: layer.weight(pass.weights),
-                output: hidden.get(k).map_or(pass.output.reborrow(), |output| output.matrix(rows)),
+                output: hidden.get(k).map_or(pass.output, |output| output.matrix(rows)),
                 activation: layer.activation,
                 precision: pass.precision,
                 grad_output: output_mut(from_here, &mut pass.grad_output, rows),
@@ -313,9 +313,9 @@ impl Layer {
 /// whole MLP for the first layer.
 fn input<'a, D: Device, E: Element>(
     before: &'a [BatchMatrix<D, E>],
-    first: &'a Matrix<'_, D, E>,
+    first: &Matrix<'a, D, E>,
 ) -> Matrix<'a, D, E> {
-    before.last().map_or(first.reborrow(), |hidden| hidden.padded_matrix(first.rows))
+    before.last().map_or(*first, |hidden| hidden.padded_matrix(first.rows))
 }
 
 /// Views the output of a layer, for writing: the first of the hidden activations `from_here` on, or

@@ -11,7 +11,7 @@ use crate::ops::interaction::{self, Features, FeaturesMut};
 use crate::ops::loss;
 use crate::ops::matrix::matrix_name;
 use crate::ops::pooled_interaction::Interact;
-use crate::ops::{Accum, Backend, Bags, Matrix, Precision};
+use crate::ops::{Accum, Backend, Bags, Matrix, Precision, View};
 
 impl<D: Backend> Dlrm<D> {
     /// Runs the forward and the backward pass, and sorts the ids for the update of the tables.
@@ -79,7 +79,7 @@ impl<D: Backend> Dlrm<D> {
             weights: parameters,
             biases: parameters,
             precision: config.precision.product_precision(),
-            input: dense.reborrow(),
+            input: *dense,
             output: activations.bottom.matrix_mut(dense.rows),
         };
         layers.forward(device, (MlpId::Bottom, &mlps.bottom), pass)
@@ -101,7 +101,7 @@ impl<D: Backend> Dlrm<D> {
             dense,
             output: activations.interacted.matrix_mut(rows),
         };
-        embedding.forward_and_interact(device, bags.reborrow(), pooled, argmax, interact)
+        embedding.forward_and_interact(device, *bags, pooled, argmax, interact)
     }
 
     /// Runs the top MLP without its last layer.
@@ -135,7 +135,7 @@ impl<D: Backend> Dlrm<D> {
     }
 
     /// Computes the mean loss, and its gradient with respect to the logits, times the loss scale.
-    fn loss(&mut self, rows: usize, labels: D::Slice<'_, f32>) -> Result<()> {
+    fn loss(&mut self, rows: usize, labels: View<'_, D, f32>) -> Result<()> {
         let Self { device, config, training, buffers, .. } = self;
         let Buffers { activations, mean_loss, backward, .. } = buffers;
         let (_, BackwardBuffers { grads, workspace, .. }) = trainable(training, backward)?;
@@ -144,7 +144,7 @@ impl<D: Backend> Dlrm<D> {
             threshold: config.loss_threshold,
             loss_scale: config.precision.loss_scale(),
             logits: activations.logits.matrix(rows).data,
-            labels: D::reborrow(&labels),
+            labels: labels,
             mean: D::view_mut(mean_loss),
             grad_logits: Some(grads.logits.matrix_mut(rows).data),
             workspace: D::view_mut(workspace),
@@ -221,7 +221,7 @@ impl<D: Backend> Dlrm<D> {
         let pass = Backward {
             weights: parameters,
             precision: config.precision.product_precision(),
-            input: dense.reborrow(),
+            input: *dense,
             output: activations.bottom.matrix(dense.rows),
             grad_output: grads.bottom.matrix_mut(dense.rows),
             grad_input: None,
@@ -237,7 +237,7 @@ impl<D: Backend> Dlrm<D> {
         let (_, backward) = trainable(&mut self.training, &mut self.buffers.backward)?;
         let BackwardBuffers { sorted, workspace, .. } = backward;
         let tables = self.embedding.tables();
-        let op = Sort { tables, bags: bags.reborrow(), sorted, workspace: D::view_mut(workspace) };
+        let op = Sort { tables, bags: *bags, sorted, workspace: D::view_mut(workspace) };
         op.run(&self.device)
     }
 }

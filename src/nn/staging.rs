@@ -2,10 +2,12 @@
 
 use super::buffers::BatchView;
 use super::optimizer::PerGroup;
+use crate::dtype::Index;
 use crate::dtype::Scalar;
 use crate::error::{Error, OffsetRule, Result, expect_size, invalid};
+use crate::ops::bags::{End, OffsetsOf, with_offsets};
 use crate::ops::matrix::matrix_name;
-use crate::ops::{Backend, Bags, Extent, Host, Matrix, StagingOnly, StepValues};
+use crate::ops::{Backend, Bags, Extent, Host, Matrix, StagingOnly, StepValues, View};
 
 const OP: &str = "Staging";
 
@@ -35,6 +37,8 @@ struct Slot<D: Backend> {
     dense: D::Buffer<f32>,
     indices: D::Buffer<i64>,
     offsets: D::Buffer<i64>,
+    /// The offsets on the host, if the batch has them in another form.
+    host_offsets: Vec<i64>,
     labels: D::Buffer<f32>,
     weights: D::Buffer<f32>,
     /// The values of a step: one for the tables, then one for the layers.
@@ -75,7 +79,7 @@ impl Sizes {
             num_dense: dense.cols,
             indices: if D::RECORDS { room } else { bags.indices.len() },
             has_slack: D::RECORDS || bags.has_slack,
-            offsets: bags.offsets.len(),
+            offsets: bags.offsets.num_bags(bags.num_indices()).unwrap_or(0) + 1,
             has_labels: labels.is_some(),
             has_weights: bags.per_sample_weights.is_some(),
         }
@@ -145,7 +149,7 @@ impl<D: Backend> Staging<D> {
     }
 
     /// Views the values that came with the last batch, one for each group.
-    pub(super) fn values(&self) -> PerGroup<D::Slice<'_, StepValues>> {
+    pub(super) fn values(&self) -> PerGroup<View<'_, D, StepValues>> {
         let values = &self.slots[self.current].values;
         PerGroup { tables: D::slice(values, 0..1), layers: D::slice(values, 1..2) }
     }
@@ -161,6 +165,7 @@ impl<D: Backend> Slot<D> {
             dense: device.alloc(0)?,
             indices: device.alloc(0)?,
             offsets: device.alloc(Sizes::EMPTY.offsets)?,
+            host_offsets: Vec::new(),
             labels: device.alloc(0)?,
             weights: device.alloc(0)?,
             values,
@@ -199,13 +204,23 @@ impl<D: Backend> Slot<D> {
     fn send(&mut self, batch: &HostBatch<'_>, values: Option<PerGroup<StepValues>>) -> Result<()> {
         let transfer = &mut self.transfer;
         let BatchView { bags, labels, .. } = batch;
-        send_all::<D, _>(transfer, bags.indices, &mut self.indices)?;
-        send_all::<D, _>(transfer, bags.offsets, &mut self.offsets)?;
+        send_all::<D, _>(transfer, &bags.indices, &mut self.indices)?;
+        let offsets = match bags.offsets.0 {
+            OffsetsOf::I64(offsets, End::Given) => offsets.as_slice(),
+            _ => {
+                let ids = bags.num_indices();
+                let bounds = 0..=bags.offsets.num_bags(ids).unwrap_or(0);
+                self.host_offsets.clear();
+                self.host_offsets.extend(bounds.map(|k| bags.offsets.value(k, ids)));
+                &self.host_offsets
+            }
+        };
+        send_all::<D, _>(transfer, offsets, &mut self.offsets)?;
         if let Some(labels) = labels {
             send_all::<D, _>(transfer, labels, &mut self.labels)?;
         }
         if let Some(weights) = bags.per_sample_weights {
-            send_all::<D, _>(transfer, weights, &mut self.weights)?;
+            send_all::<D, _>(transfer, &weights, &mut self.weights)?;
         }
         if let Some(PerGroup { tables, layers }) = values {
             send_all::<D, _>(transfer, &[tables, layers], &mut self.values)?;
@@ -218,15 +233,16 @@ impl<D: Backend> Slot<D> {
         let Sizes { batch_size, num_dense, indices, has_slack, offsets, has_labels, has_weights } =
             self.sizes;
         let dense = D::slice(&self.dense, 0..batch_size * num_dense);
+        let mut bags = Bags::new(
+            batch_size,
+            D::slice(&self.indices, 0..indices),
+            D::slice(&self.offsets, 0..offsets),
+        );
+        bags.has_slack = has_slack;
+        bags.per_sample_weights = has_weights.then(|| D::slice(&self.weights, 0..indices));
         BatchView {
             dense: Matrix::contiguous(dense, batch_size, num_dense),
-            bags: Bags {
-                batch_size,
-                indices: D::slice(&self.indices, 0..indices),
-                has_slack,
-                offsets: D::slice(&self.offsets, 0..offsets),
-                per_sample_weights: has_weights.then(|| D::slice(&self.weights, 0..indices)),
-            },
+            bags,
             labels: has_labels.then(|| D::slice(&self.labels, 0..batch_size)),
         }
     }
@@ -245,7 +261,7 @@ fn send_all<D: Backend, T: Scalar>(
 /// not its own. The ops that read offsets and ids find whatever else is wrong with them.
 pub(super) fn check(batch: &BatchView<'_, Host, i64>) -> Result<()> {
     let BatchView { dense, bags, labels } = batch;
-    let Bags { batch_size, indices, has_slack, offsets, per_sample_weights } = *bags;
+    let Bags { batch_size, indices, has_slack, offsets, per_sample_weights, .. } = *bags;
     expect_size(OP, "batch.bags.batch_size", batch_size, dense.rows)?;
     dense.check(OP, matrix_name!("batch.dense"), batch_size, dense.cols)?;
     if let Some(labels) = labels {
@@ -254,24 +270,25 @@ pub(super) fn check(batch: &BatchView<'_, Host, i64>) -> Result<()> {
     if let Some(weights) = per_sample_weights {
         expect_size(OP, "bags.per_sample_weights", weights.len(), indices.len())?;
     }
-    let Some((&end, firsts)) =
-        offsets.split_last().filter(|(_, firsts)| firsts.len().is_multiple_of(batch_size))
-    else {
+    let num_bags = offsets.num_bags(indices.len());
+    let Some(num_bags) = num_bags.filter(|bags| bags.is_multiple_of(batch_size)) else {
         let reason = format!(
             "{} are not one more than a multiple of the {batch_size} samples",
             offsets.len()
         );
         return Err(invalid(OP, "bags.offsets", reason));
     };
-    match usize::try_from(end)
-        .is_ok_and(|end| end == indices.len() || (has_slack && end < indices.len()))
-    {
-        true => Ok(()),
-        false => {
-            let rule = OffsetRule::LastIs(indices.len());
-            Err(Error::InvalidOffsets { position: firsts.len(), value: end, rule })
-        }
+    let end = offsets.end(num_bags, indices.len());
+    if end.is_some_and(|end| end == indices.len() || (has_slack && end < indices.len())) {
+        return Ok(());
     }
+    let value = with_offsets!(
+        offsets,
+        (values, _end) => values.last().map_or(0, |end| end.to_i64()),
+        length => (num_bags * length) as i64
+    );
+    let rule = OffsetRule::LastIs(indices.len());
+    Err(Error::InvalidOffsets { position: num_bags, value, rule })
 }
 
 /// Replaces a buffer of fewer than `len` elements by a larger one. Returns whether it has done so.

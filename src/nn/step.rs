@@ -11,13 +11,15 @@ use crate::error::{Result, expect_size, invalid};
 use crate::ops::finite_check::{Check, NonFinite, Verdict};
 use crate::ops::optimizer::check_max_gradient;
 use crate::ops::sparse_update::{PooledGrad, Reduce, SparseGrad};
-use crate::ops::{Accum, Backend, Device, Host, StepControl, StepValues, UpdateRule, dense_update};
+use crate::ops::{
+    Accum, Backend, Device, Host, StepControl, StepValues, UpdateRule, View, dense_update,
+};
 
 /// The control of the updates of a group in one step. It is a [`StepControl`] that still lacks the
 /// gate: that is a view of the verdict, which the check of the step must be free to write first.
 struct Control<'a, D: Device> {
     /// The values on the device that take the place of learning rate and number of the step.
-    values: Option<D::Slice<'a, StepValues>>,
+    values: Option<View<'a, D, StepValues>>,
     /// Set if the updates change something only as far as the verdict of the step allows it.
     is_gated: bool,
 }
@@ -26,10 +28,7 @@ impl<D: Device> Control<'_, D> {
     /// Returns the control with the gate that the verdict holds.
     fn with_verdict<'a>(&'a self, verdict: &'a D::Buffer<u64>) -> StepControl<'a, D> {
         let gate = Verdict::GATE..Verdict::GATE + 1;
-        StepControl {
-            values: self.values.as_ref().map(D::reborrow),
-            gate: self.is_gated.then(|| D::slice(verdict, gate)),
-        }
+        StepControl { values: self.values, gate: self.is_gated.then(|| D::slice(verdict, gate)) }
     }
 }
 
@@ -143,7 +142,7 @@ impl<D: Backend> Dlrm<D> {
         let rows = batch.dense.rows;
         let source = PooledGrad {
             tables: self.embedding.tables(),
-            bags: batch.bags.reborrow(),
+            bags: batch.bags,
             sorted,
             grad_output: grads.pooled.matrix(rows),
             argmax: argmax.as_ref().map(|argmax| argmax.matrix(rows)),
@@ -178,7 +177,7 @@ impl<D: Backend> Dlrm<D> {
     fn step_ops<I: Index>(
         &mut self,
         batch: BatchView<'_, D, I>,
-        values: Option<PerGroup<D::Slice<'_, StepValues>>>,
+        values: Option<PerGroup<View<'_, D, StepValues>>>,
     ) -> Result<()> {
         let values = values.map_or(PerGroup::default(), |values| values.map(Some));
         let control = values.map(|values| Control { values, is_gated: true });
@@ -199,7 +198,7 @@ impl<D: Backend> Dlrm<D> {
         let check = Check {
             policy: self.non_finite,
             step: training.next_step()?,
-            values: control.values.as_ref().map(D::reborrow),
+            values: control.values,
             loss: D::view(mean_loss),
             // The gradient of the table rows does not exist yet: it is summed from the second one.
             grads: [D::view(&training.grad_parameters), backward.grads.pooled.matrix(rows).data],
@@ -222,7 +221,7 @@ impl<D: Backend> Dlrm<D> {
         let rows = batch.dense.rows;
         let source = PooledGrad {
             tables,
-            bags: batch.bags.reborrow(),
+            bags: batch.bags,
             sorted,
             grad_output: grads.pooled.matrix(rows),
             argmax: argmax.as_ref().map(|argmax| argmax.matrix(rows)),

@@ -1,74 +1,304 @@
 //! The bags of ids of a batch.
 
 use super::tables::TableBatch;
-use super::views::{Extent, Views};
+use super::views::{Memory, View};
 use crate::dtype::Index;
-use crate::error::{Result, expect_size, invalid};
-use crate::jagged::Jagged;
-use crate::size::product;
+use crate::error::{Error, OffsetRule, Result, expect_size, invalid};
+use crate::jagged::{Jagged, check_offsets};
+use crate::size::{product, sum};
 
 /// The largest number of ids or bags of a call.
 const MAX_BAGS: usize = u32::MAX as usize - 1;
+/// The largest number of rows of a table that ids of `u32` look up. Ops read such an id as the
+/// `i32` of the same bits, which is a row of every table up to this size.
+const MAX_ROWS_OF_U32: usize = 1 << 31;
 
 /// The ids of a batch on a device, or on the [`Host`](super::Host). [`Jagged`] describes the
 /// layout.
 ///
 /// Ops check the contents when they read them: wrong offsets are an error, a bad id is skipped and
 /// reported.
-pub struct Bags<'a, V: Views, I: Index> {
+///
+/// ```
+/// use bagdot::Cpu;
+/// use bagdot::ops::Bags;
+/// // Two features, two samples, key-major: the bags [7, 9] and [], [7] and [3].
+/// let (ids, offsets) = (vec![7_u32, 9, 7, 3], [0_i64, 2, 2, 3, 4]);
+/// let bags: Bags<'_, Cpu, u32> = Bags::new(2, &ids, &offsets);
+/// assert_eq!((bags.batch_size, bags.num_indices()), (2, 4));
+/// ```
+#[non_exhaustive]
+pub struct Bags<'a, M: Memory, I: Index> {
     /// The number of samples.
     pub batch_size: usize,
     /// All ids, bag after bag.
-    pub indices: V::Slice<'a, I>,
+    pub indices: View<'a, M, I>,
+    /// The bounds of the bags in `indices`.
+    pub offsets: Offsets<'a, M>,
+    /// The factor of every id; `None` for factors of 1.
+    pub per_sample_weights: Option<View<'a, M, f32>>,
     /// True if `indices` and `per_sample_weights` may have slack: elements after the last bag,
     /// which are not read. Slack gives batches with different numbers of ids the same sizes, which
     /// the ops of a recorded step need.
     pub has_slack: bool,
-    /// The CSR offsets of the bags: one more than there are bags.
-    pub offsets: V::Slice<'a, I>,
-    /// The factor of every id; `None` for factors of 1.
-    pub per_sample_weights: Option<V::Slice<'a, f32>>,
+    /// True for ids of `u32` that have become the `i32` of the same bits.
+    pub(crate) has_unsigned_ids: bool,
 }
 
-impl<V: Views, I: Index> Clone for Bags<'_, V, I> {
+/// The bounds of bags: bag `k` holds the ids at `offset k .. offset k + 1`.
+///
+/// Offsets may have another type than ids.
+pub struct Offsets<'a, M: Memory>(pub(crate) OffsetsOf<'a, M>);
+
+/// The kinds of offsets.
+pub(crate) enum OffsetsOf<'a, M: Memory> {
+    /// Offsets of `i32`.
+    I32(View<'a, M, i32>, End),
+    /// Offsets of `i64`.
+    I64(View<'a, M, i64>, End),
+    /// Offsets of `u32`.
+    U32(View<'a, M, u32>, End),
+    /// Bags of equal length: offset `k` is `k` times this.
+    Length(usize),
+}
+
+/// The end of the last bag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// There is an offset for it.
+    Given,
+    /// It is the number of ids.
+    Implied,
+}
+
+impl<M: Memory, I: Index> Clone for Bags<'_, M, I> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<V: Views, I: Index> Copy for Bags<'_, V, I> {}
+impl<M: Memory, I: Index> Copy for Bags<'_, M, I> {}
 
-/// Views the bags of a checked batch without a copy. This needs views that are Rust slices, as
-/// those of [`Cpu`](crate::Cpu) and [`Host`](super::Host) are.
-impl<'a, V, I: Index> From<&'a Jagged<I>> for Bags<'a, V, I>
-where
-    V: Views<Slice<'a, I> = &'a [I]> + Views<Slice<'a, f32> = &'a [f32]>,
-{
-    fn from(bags: &'a Jagged<I>) -> Self {
-        Self {
-            batch_size: bags.batch_size(),
-            indices: bags.indices(),
-            has_slack: false,
-            offsets: bags.offsets(),
-            per_sample_weights: bags.per_sample_weights(),
+impl<M: Memory> Clone for Offsets<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<M: Memory> Copy for Offsets<'_, M> {}
+
+impl<M: Memory> Clone for OffsetsOf<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<M: Memory> Copy for OffsetsOf<'_, M> {}
+
+/// Evaluates an expression for the values of offsets of any type, with `$length` for those of bags
+/// of equal length.
+macro_rules! with_offsets {
+    ($offsets:expr, ($values:ident, $end:ident) => $body:expr, $length:ident => $of_length:expr) => {
+        match $offsets.0 {
+            $crate::ops::bags::OffsetsOf::I32($values, $end) => $body,
+            $crate::ops::bags::OffsetsOf::I64($values, $end) => $body,
+            $crate::ops::bags::OffsetsOf::U32($values, $end) => $body,
+            $crate::ops::bags::OffsetsOf::Length($length) => $of_length,
         }
+    };
+}
+pub(crate) use with_offsets;
+
+impl<'a, M: Memory> Offsets<'a, M> {
+    /// Returns the offsets if they are in memory as `i64`.
+    pub fn as_i64(&self) -> Option<View<'a, M, i64>> {
+        match self.0 {
+            OffsetsOf::I64(values, _) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// Returns the number of offsets in memory; 0 for bags of equal length.
+    pub(crate) fn len(&self) -> usize {
+        with_offsets!(self, (values, _end) => values.len(), _length => 0)
+    }
+
+    /// Returns the number of bags of `num_indices` ids; `None` if it is not known.
+    pub(crate) fn num_bags(&self, num_indices: usize) -> Option<usize> {
+        with_offsets!(self, (values, end) => match end {
+            End::Given => values.len().checked_sub(1),
+            End::Implied => Some(values.len()),
+        }, length => num_indices.checked_div(length))
+    }
+
+    /// Checks the number of offsets against the features, for an op of this name.
+    fn check<I: Index>(
+        &self,
+        op: &'static str,
+        bags: &Bags<'_, M, I>,
+        features: usize,
+    ) -> Result<()> {
+        let (samples, ids) = (bags.batch_size, bags.num_indices());
+        let num_bags = product([features, samples]);
+        with_offsets!(self, (values, end) => {
+            let (wanted, rule) = match end {
+                End::Given => (num_bags + 1, "one more than bags"),
+                End::Implied => (num_bags, "one for each bag"),
+            };
+            if values.len() != wanted {
+                let reason = format!(
+                    "{} of them, but {features} features x {samples} samples need {wanted} \
+                     offsets, {rule}",
+                    values.len()
+                );
+                return Err(invalid(op, "bags.offsets", reason));
+            }
+        }, length => {
+            let wanted = product([num_bags, length]);
+            if ids < wanted || (ids > wanted && !bags.has_slack) {
+                let reason = format!(
+                    "{ids} of them, but {features} features x {samples} samples of {length} ids \
+                     each need {wanted}"
+                );
+                return Err(invalid(op, "bags.indices", reason));
+            }
+        });
+        Ok(())
     }
 }
 
-impl<V: Views, I: Index> Bags<'_, V, I> {
-    /// Reborrows the bags for a shorter time.
-    pub fn reborrow(&self) -> Bags<'_, V, I> {
-        Bags {
-            batch_size: self.batch_size,
-            indices: V::reborrow(&self.indices),
-            has_slack: self.has_slack,
-            offsets: V::reborrow(&self.offsets),
-            per_sample_weights: self.per_sample_weights.as_ref().map(V::reborrow),
+impl<'a, M: Memory<Address = ()>> Offsets<'a, M> {
+    /// Returns the offset with this number. `num_indices` is the number of ids.
+    #[inline(always)]
+    pub(crate) fn value(&self, number: usize, num_indices: usize) -> i64 {
+        with_offsets!(self, (values, _end) => {
+            values.get(number).map_or(num_indices as i64, |offset| offset.to_i64())
+        }, length => (number * length) as i64)
+    }
+
+    /// Returns the same as a position, 0 for a negative offset.
+    #[inline(always)]
+    pub(crate) fn at(&self, number: usize, num_indices: usize) -> usize {
+        usize::try_from(self.value(number, num_indices)).unwrap_or(0)
+    }
+
+    /// Returns the end of the last of `num_bags` bags; `None` if it is negative.
+    pub(crate) fn end(&self, num_bags: usize, num_indices: usize) -> Option<usize> {
+        with_offsets!(self, (values, end) => match end {
+            End::Given => values.last().and_then(|end| end.to_row()),
+            End::Implied => Some(num_indices),
+        }, length => Some(num_bags * length))
+    }
+
+    /// Checks that the offsets start at 0, never decrease and end at `num_indices`.
+    pub(crate) fn check_values(&self, num_indices: usize) -> Result<()> {
+        with_offsets!(self, (values, end) => match end {
+            End::Given => check_offsets(&values, num_indices),
+            End::Implied => {
+                let Some(&last) = values.last() else {
+                    return match num_indices {
+                        0 => Ok(()),
+                        _ => Err(invalid("offsets", "length", "0, but there are ids")),
+                    };
+                };
+                let last_start = last.to_row().unwrap_or(0);
+                check_offsets(&values, last_start)?;
+                if last_start > num_indices {
+                    let rule = OffsetRule::NotBelow(last.to_i64());
+                    let (position, value) = (values.len(), num_indices as i64);
+                    return Err(Error::InvalidOffsets { position, value, rule });
+                }
+                Ok(())
+            }
+        }, _length => Ok(()))
+    }
+}
+
+impl<'a, M: Memory, O: Index> From<View<'a, M, O>> for Offsets<'a, M> {
+    fn from(values: View<'a, M, O>) -> Self {
+        O::offsets(values)
+    }
+}
+
+impl<'a, M: Memory<Address = ()>, O: Index> From<&'a [O]> for Offsets<'a, M> {
+    fn from(values: &'a [O]) -> Self {
+        O::offsets(View::from(values))
+    }
+}
+
+impl<M: Memory> std::fmt::Debug for Offsets<'_, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        with_offsets!(
+            self,
+            (values, end) => write!(f, "Offsets({values:?}, last {end:?})"),
+            length => write!(f, "Offsets(bags of {length})")
+        )
+    }
+}
+
+/// Views the bags of a checked batch in memory of the host, without a copy.
+impl<'a, M: Memory<Address = ()>, I: Index> From<&'a Jagged<I>> for Bags<'a, M, I> {
+    fn from(bags: &'a Jagged<I>) -> Self {
+        let mut view = Self::new(bags.batch_size(), bags.indices(), bags.offsets());
+        view.per_sample_weights = bags.per_sample_weights().map(View::from);
+        view
+    }
+}
+
+impl<'a, M: Memory, I: Index> Bags<'a, M, I> {
+    /// Makes bags of ids, bag after bag and feature after feature, and their CSR offsets: one more
+    /// than there are bags, the first 0 and the last the number of ids.
+    pub fn new<O: Index>(
+        batch_size: usize,
+        indices: impl Into<View<'a, M, I>>,
+        offsets: impl Into<View<'a, M, O>>,
+    ) -> Self {
+        Self::with_offsets(batch_size, indices.into(), Offsets::from(offsets.into()))
+    }
+
+    /// Makes bags of ids and the first position of each bag, as `torch.nn.EmbeddingBag` takes them:
+    /// as many as there are bags. The last bag ends with the ids.
+    pub fn from_starts<O: Index>(
+        batch_size: usize,
+        indices: impl Into<View<'a, M, I>>,
+        starts: impl Into<View<'a, M, O>>,
+    ) -> Self {
+        let offsets = match Offsets::from(starts.into()).0 {
+            OffsetsOf::I32(starts, _) => OffsetsOf::I32(starts, End::Implied),
+            OffsetsOf::I64(starts, _) => OffsetsOf::I64(starts, End::Implied),
+            OffsetsOf::U32(starts, _) => OffsetsOf::U32(starts, End::Implied),
+            OffsetsOf::Length(length) => OffsetsOf::Length(length),
+        };
+        Self::with_offsets(batch_size, indices.into(), Offsets(offsets))
+    }
+
+    /// Makes bags of `length` ids each, as `torch.nn.EmbeddingBag` takes them as a matrix
+    /// `[batch_size, length]`. Nothing is read from memory but the ids.
+    pub fn of_length(batch_size: usize, indices: impl Into<View<'a, M, I>>, length: usize) -> Self {
+        Self::with_offsets(batch_size, indices.into(), Offsets(OffsetsOf::Length(length)))
+    }
+
+    fn with_offsets(batch_size: usize, indices: View<'a, M, I>, offsets: Offsets<'a, M>) -> Self {
+        Self {
+            batch_size,
+            indices,
+            offsets,
+            per_sample_weights: None,
+            has_slack: false,
+            has_unsigned_ids: I::MAX == u64::from(u32::MAX),
         }
+    }
+
+    /// Gives every id a factor: as many as there are ids.
+    pub fn weighted(self, per_sample_weights: impl Into<View<'a, M, f32>>) -> Self {
+        Self { per_sample_weights: Some(per_sample_weights.into()), ..self }
+    }
+
+    /// Says that there may be slack behind the last bag; see [`Self::has_slack`].
+    pub fn with_slack(self) -> Self {
+        Self { has_slack: true, ..self }
     }
 
     /// Returns the number of ids, slack included.
     pub fn num_indices(&self) -> usize {
-        self.indices.extent()
+        self.indices.len()
     }
 
     /// Returns the number of bags of all features.
@@ -76,19 +306,39 @@ impl<V: Views, I: Index> Bags<'_, V, I> {
         product([tables.features().len(), self.batch_size])
     }
 
+    /// Returns the number of bytes of ids, offsets and factors.
+    pub(crate) fn bytes(&self) -> usize {
+        let offsets = with_offsets!(
+            self.offsets,
+            (values, _end) => size_of_elements(&values),
+            _length => 0
+        );
+        let weights = self.per_sample_weights.as_ref().map_or(0, size_of_elements);
+        sum([size_of_elements(&self.indices), offsets, weights])
+    }
+
     /// Checks the sizes against the tables, for an op of this name.
     pub(crate) fn check(&self, op: &'static str, tables: &TableBatch) -> Result<()> {
-        let bags = self.num_bags(tables);
-        if self.num_indices() > MAX_BAGS || bags > MAX_BAGS {
+        if self.num_indices() > MAX_BAGS || self.num_bags(tables) > MAX_BAGS {
             return Err(invalid(op, "bags", "more than 2^32 - 2 ids or bags: split the batch"));
         }
-        expect_size(op, "bags.offsets", self.offsets.extent(), bags + 1)?;
+        self.offsets.check(op, self, tables.features().len())?;
+        let largest = tables.tables().iter().map(|table| table.num_embeddings).max();
+        if self.has_unsigned_ids && largest.is_some_and(|rows| rows > MAX_ROWS_OF_U32) {
+            let reason = "of u32, but a table has more than 2^31 rows: ids of i64 name them all";
+            return Err(invalid(op, "bags.indices", reason));
+        }
         if let Some(weights) = self.per_sample_weights {
-            expect_size(op, "bags.per_sample_weights", weights.extent(), self.num_indices())?;
+            expect_size(op, "bags.per_sample_weights", weights.len(), self.num_indices())?;
             if tables.has_max() {
                 return Err(invalid(op, "bags.per_sample_weights", "max pooling takes no weights"));
             }
         }
         Ok(())
     }
+}
+
+/// Returns the number of bytes of a view.
+fn size_of_elements<M: Memory, T>(view: &View<'_, M, T>) -> usize {
+    product([view.len(), size_of::<T>()])
 }

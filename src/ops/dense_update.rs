@@ -6,7 +6,7 @@
 use super::cast::check_power_of_two;
 use super::device::Device;
 use super::optimizer::{OptimizerStateMut, StepControl, UpdateRule, check_max_gradient};
-use super::views::Extent;
+use super::views::{View, ViewMut};
 use crate::dtype::Element;
 use crate::error::{Result, expect_size};
 
@@ -18,6 +18,7 @@ pub trait DenseUpdateOps: Device {
 
 /// The arguments of a step, which updates parameters and state in place. All buffers but the
 /// optional ones have as many elements as `parameters`.
+#[non_exhaustive]
 pub struct Update<'a, D: Device, E: Element> {
     /// The values and the gate of the step that the op reads from the device.
     pub control: StepControl<'a, D>,
@@ -31,14 +32,55 @@ pub struct Update<'a, D: Device, E: Element> {
     /// clamp.
     pub max_gradient: Option<f32>,
     /// The gradient.
-    pub grad: D::Slice<'a, f32>,
+    pub grad: View<'a, D, f32>,
     /// The parameters.
-    pub parameters: D::SliceMut<'a, f32>,
+    pub parameters: ViewMut<'a, D, f32>,
     /// The state of the optimizer.
     pub state: OptimizerStateMut<'a, D>,
     /// The output for the new parameters rounded to the nearest value of `E`; `None` if they are
     /// not needed.
-    pub rounded: Option<D::SliceMut<'a, E>>,
+    pub rounded: Option<ViewMut<'a, D, E>>,
+}
+
+impl<'a, D: Device, E: Element> Update<'a, D, E> {
+    /// Makes the arguments of a step whose values are those of the rule.
+    pub fn new(
+        rule: UpdateRule,
+        grad: impl Into<View<'a, D, f32>>,
+        parameters: impl Into<ViewMut<'a, D, f32>>,
+        state: OptimizerStateMut<'a, D>,
+    ) -> Self {
+        Self {
+            rule,
+            grad: grad.into(),
+            parameters: parameters.into(),
+            state,
+            control: StepControl::default(),
+            loss_scale: 1.0,
+            max_gradient: None,
+            rounded: None,
+        }
+    }
+
+    /// Lets the op read values and gate of the step from the device.
+    pub fn control(self, control: StepControl<'a, D>) -> Self {
+        Self { control, ..self }
+    }
+
+    /// Divides the gradient by a power of two.
+    pub fn loss_scale(self, loss_scale: f32) -> Self {
+        Self { loss_scale, ..self }
+    }
+
+    /// Clamps every element of the gradient to `[-max, max]`.
+    pub fn max_gradient(self, max_gradient: f32) -> Self {
+        Self { max_gradient: Some(max_gradient), ..self }
+    }
+
+    /// Asks for the new parameters rounded to `E`.
+    pub fn rounded(self, rounded: impl Into<ViewMut<'a, D, E>>) -> Self {
+        Self { rounded: Some(rounded.into()), ..self }
+    }
 }
 
 impl<D: DenseUpdateOps, E: Element> Update<'_, D, E> {
@@ -57,15 +99,15 @@ impl<D: DenseUpdateOps, E: Element> Update<'_, D, E> {
     /// Returns an error for wrong shapes or an invalid rule.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "dense_update";
-        let elements = self.parameters.extent();
+        let elements = self.parameters.len();
         self.rule.check(OP)?;
         self.control.check(OP)?;
         check_power_of_two(OP, "loss_scale", self.loss_scale)?;
         check_max_gradient(OP, self.max_gradient)?;
-        expect_size(OP, "grad", self.grad.extent(), elements)?;
+        expect_size(OP, "grad", self.grad.len(), elements)?;
         self.rounded
             .as_ref()
-            .map_or(Ok(()), |rounded| expect_size(OP, "rounded", rounded.extent(), elements))?;
+            .map_or(Ok(()), |rounded| expect_size(OP, "rounded", rounded.len(), elements))?;
         self.state.check(OP, self.rule.optimizer.for_dense(), elements, elements)
     }
 }

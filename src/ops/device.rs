@@ -1,7 +1,7 @@
 //! Memory of a device.
 
 use super::tables::TableBatch;
-use super::views::{Extent, Views};
+use super::views::{Extent, Memory, View, ViewMut};
 use crate::dtype::Scalar;
 use crate::error::{Error, Result};
 use crate::size::filled;
@@ -10,7 +10,7 @@ use crate::size::filled;
 ///
 /// A buffer is used with the device that allocated it, or with a clone of that device. Other
 /// devices may refuse it ([`Error::OtherBackend`]), as CUDA backends do.
-pub trait Device: Views + Clone + Send + Sync {
+pub trait Device: Memory + Clone + Send + Sync {
     /// An owned buffer.
     type Buffer<T: Scalar>: Extent + Send + Sync;
     /// A [`TableBatch`] that the device can read.
@@ -25,20 +25,20 @@ pub trait Device: Views + Clone + Send + Sync {
     ///
     /// # Errors
     /// Returns an error if the lengths differ, and propagates errors of the driver.
-    fn upload<T: Scalar>(&self, source: &[T], target: Self::SliceMut<'_, T>) -> Result<()>;
+    fn upload<T: Scalar>(&self, source: &[T], target: ViewMut<'_, Self, T>) -> Result<()>;
     /// Copies `source` into `target`, which has the same length, and waits for the copy.
     ///
     /// # Errors
     /// Returns an error if the lengths differ, and propagates errors of the driver.
-    fn download<T: Scalar>(&self, source: Self::Slice<'_, T>, target: &mut [T]) -> Result<()>;
+    fn download<T: Scalar>(&self, source: View<'_, Self, T>, target: &mut [T]) -> Result<()>;
     /// Copies `source` into `target`, which has the same length, after the ops called before.
     ///
     /// # Errors
     /// Returns an error if the lengths differ, and propagates errors of the driver.
     fn copy<T: Scalar>(
         &self,
-        source: Self::Slice<'_, T>,
-        target: Self::SliceMut<'_, T>,
+        source: View<'_, Self, T>,
+        target: ViewMut<'_, Self, T>,
     ) -> Result<()>;
     /// Returns the bytes of memory that are free, or `None` if the device cannot tell. Models that
     /// need more are refused before anything is allocated.
@@ -63,7 +63,7 @@ pub trait Device: Views + Clone + Send + Sync {
     fn slice<T: Scalar>(
         buffer: &Self::Buffer<T>,
         range: std::ops::Range<usize>,
-    ) -> Self::Slice<'_, T>;
+    ) -> View<'_, Self, T>;
     /// Views a range of a buffer for writing.
     ///
     /// # Panics
@@ -71,7 +71,7 @@ pub trait Device: Views + Clone + Send + Sync {
     fn slice_mut<T: Scalar>(
         buffer: &mut Self::Buffer<T>,
         range: std::ops::Range<usize>,
-    ) -> Self::SliceMut<'_, T>;
+    ) -> ViewMut<'_, Self, T>;
     /// Views two ranges of a buffer for writing, the first before the second.
     ///
     /// # Panics
@@ -80,13 +80,13 @@ pub trait Device: Views + Clone + Send + Sync {
         buffer: &mut Self::Buffer<T>,
         first: std::ops::Range<usize>,
         second: std::ops::Range<usize>,
-    ) -> (Self::SliceMut<'_, T>, Self::SliceMut<'_, T>);
+    ) -> (ViewMut<'_, Self, T>, ViewMut<'_, Self, T>);
     /// Views a whole buffer.
-    fn view<T: Scalar>(buffer: &Self::Buffer<T>) -> Self::Slice<'_, T> {
+    fn view<T: Scalar>(buffer: &Self::Buffer<T>) -> View<'_, Self, T> {
         Self::slice(buffer, 0..buffer.extent())
     }
     /// Views a whole buffer for writing.
-    fn view_mut<T: Scalar>(buffer: &mut Self::Buffer<T>) -> Self::SliceMut<'_, T> {
+    fn view_mut<T: Scalar>(buffer: &mut Self::Buffer<T>) -> ViewMut<'_, Self, T> {
         let all = 0..buffer.extent();
         Self::slice_mut(buffer, all)
     }

@@ -20,7 +20,7 @@ use super::bags::Bags;
 use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
 use super::tables::TableBatch;
-use super::views::Extent;
+use super::views::{View, ViewMut};
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_size, invalid};
 use crate::size::{product, sum};
@@ -44,11 +44,12 @@ pub trait EmbeddingBagOps: Device {
 }
 
 /// The arguments of the lookup, which computes the pooled vectors of all bags.
+#[non_exhaustive]
 pub struct Forward<'a, D: Device, E: Element, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
     /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
-    pub weights: D::Slice<'a, E>,
+    pub weights: View<'a, D, E>,
     /// The ids.
     pub bags: Bags<'a, D, I>,
     /// The pooled vectors, `[batch_size, width]`; see [`TableBatch::width`].
@@ -57,6 +58,23 @@ pub struct Forward<'a, D: Device, E: Element, I: Index> {
     /// position within the bag that the value came from, or [`NO_SOURCE`]. Other columns are not
     /// written.
     pub argmax: Option<MatrixMut<'a, D, u32>>,
+}
+
+impl<'a, D: Device, E: Element, I: Index> Forward<'a, D, E, I> {
+    /// Makes the arguments of a lookup.
+    pub fn new(
+        tables: &'a D::Tables,
+        weights: impl Into<View<'a, D, E>>,
+        bags: Bags<'a, D, I>,
+        output: MatrixMut<'a, D, f32>,
+    ) -> Self {
+        Self { tables, weights: weights.into(), bags, output, argmax: None }
+    }
+
+    /// Asks for the sources of the maxima.
+    pub fn argmax(self, argmax: MatrixMut<'a, D, u32>) -> Self {
+        Self { argmax: Some(argmax), ..self }
+    }
 }
 
 impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
@@ -71,15 +89,10 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
         backend.embedding_bag_forward(self)
     }
 
-    /// Reborrows the arguments for a shorter time.
+    /// Borrows the arguments for a shorter time.
     pub(crate) fn reborrow(&mut self) -> Forward<'_, D, E, I> {
-        Forward {
-            tables: self.tables,
-            weights: D::reborrow(&self.weights),
-            bags: self.bags.reborrow(),
-            output: self.output.reborrow(),
-            argmax: self.argmax.as_mut().map(MatrixMut::reborrow),
-        }
+        let (output, argmax) = (self.output.reborrow(), self.argmax.as_mut());
+        Forward { output, argmax: argmax.map(MatrixMut::reborrow), ..*self }
     }
 
     /// Checks the shapes, as [`Self::run`] does.
@@ -89,7 +102,7 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "embedding_bag.forward";
         let tables = self.tables.as_ref();
-        expect_size(OP, "weights", self.weights.extent(), tables.num_weights())?;
+        expect_size(OP, "weights", self.weights.len(), tables.num_weights())?;
         self.bags.check(OP, tables)?;
         self.output.check(OP, matrix_name!("output"), self.bags.batch_size, tables.width())?;
         match &self.argmax {
@@ -114,17 +127,37 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
 
 /// The arguments of the gradient of the per-sample weights, from the rows before any update:
 /// `dL/dwᵢ = <W[idᵢ], dL/dout>`, divided by `n` for a mean.
+#[non_exhaustive]
 pub struct WeightGrad<'a, D: Device, E: Element, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
     /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
-    pub weights: D::Slice<'a, E>,
+    pub weights: View<'a, D, E>,
     /// The ids. The values of their weights are not read.
     pub bags: Bags<'a, D, I>,
     /// The gradient of the output of [`Forward`], `[batch_size, width]`.
     pub grad_output: Matrix<'a, D, f32>,
     /// The output: one value for every id, zero for padding and for bad ids.
-    pub grad_weights: D::SliceMut<'a, f32>,
+    pub grad_weights: ViewMut<'a, D, f32>,
+}
+
+impl<'a, D: Device, E: Element, I: Index> WeightGrad<'a, D, E, I> {
+    /// Makes the arguments of the gradient.
+    pub fn new(
+        tables: &'a D::Tables,
+        weights: impl Into<View<'a, D, E>>,
+        bags: Bags<'a, D, I>,
+        grad_output: Matrix<'a, D, f32>,
+        grad_weights: impl Into<ViewMut<'a, D, f32>>,
+    ) -> Self {
+        Self {
+            tables,
+            weights: weights.into(),
+            bags,
+            grad_output,
+            grad_weights: grad_weights.into(),
+        }
+    }
 }
 
 impl<D: EmbeddingBagOps, E: Element, I: Index> WeightGrad<'_, D, E, I> {
@@ -145,7 +178,7 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> WeightGrad<'_, D, E, I> {
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "embedding_bag.weight_grad";
         let tables = self.tables.as_ref();
-        expect_size(OP, "weights", self.weights.extent(), tables.num_weights())?;
+        expect_size(OP, "weights", self.weights.len(), tables.num_weights())?;
         self.bags.check(OP, tables)?;
         if tables.has_max() {
             return Err(invalid(OP, "tables", "max pooling has no per-sample weights"));
@@ -156,7 +189,7 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> WeightGrad<'_, D, E, I> {
             self.bags.batch_size,
             tables.width(),
         )?;
-        expect_size(OP, "grad_weights", self.grad_weights.extent(), self.bags.num_indices())
+        expect_size(OP, "grad_weights", self.grad_weights.len(), self.bags.num_indices())
     }
 }
 
@@ -171,7 +204,5 @@ fn lookup_bytes<E: Element, I: Index, D: Device>(
     tables: &TableBatch,
     bags: &Bags<'_, D, I>,
 ) -> usize {
-    let ids = product([sum([bags.num_indices(), bags.offsets.extent()]), size_of::<I>()]);
-    let weights = product([bags.per_sample_weights.map_or(0, |weights| weights.extent()), 4]);
-    sum([product([looked_up_elements(tables, bags), size_of::<E>()]), ids, weights])
+    sum([product([looked_up_elements(tables, bags), size_of::<E>()]), bags.bytes()])
 }

@@ -6,7 +6,7 @@
 
 use super::device::Device;
 use super::optimizer::StepValues;
-use super::views::Extent;
+use super::views::{View, ViewMut};
 use crate::error::{Result, expect_size};
 
 /// The policy for a step whose loss or gradient is infinite or not a number.
@@ -55,19 +55,38 @@ pub trait FiniteCheckOps: Device {
 /// The arguments of the check of a step. The op shuts the gate if the loss or a gradient is not
 /// finite, if the gate was shut before and the policy is [`NonFinite::Error`], or if ops have found
 /// an error in ids, offsets or labels that no call has reported yet.
+#[non_exhaustive]
 pub struct Check<'a, D: Device> {
     /// The policy for the steps after one that is not finite.
     pub policy: NonFinite,
     /// The number of the step, from 1.
     pub step: u64,
     /// One entry whose `step` takes the place of `step` here, if given.
-    pub values: Option<D::Slice<'a, StepValues>>,
+    pub values: Option<View<'a, D, StepValues>>,
     /// The mean loss, one value.
-    pub loss: D::Slice<'a, f64>,
+    pub loss: View<'a, D, f64>,
     /// The gradients to check.
-    pub grads: [D::Slice<'a, f32>; 2],
+    pub grads: [View<'a, D, f32>; 2],
     /// The verdict, [`Verdict::WORDS`] words; updated.
-    pub verdict: D::SliceMut<'a, u64>,
+    pub verdict: ViewMut<'a, D, u64>,
+}
+
+impl<'a, D: Device> Check<'a, D> {
+    /// Makes the arguments of a check.
+    pub fn new(
+        policy: NonFinite,
+        step: u64,
+        loss: impl Into<View<'a, D, f64>>,
+        grads: [View<'a, D, f32>; 2],
+        verdict: impl Into<ViewMut<'a, D, u64>>,
+    ) -> Self {
+        Self { policy, step, loss: loss.into(), grads, verdict: verdict.into(), values: None }
+    }
+
+    /// Lets the op read the number of the step from the device.
+    pub fn values(self, values: impl Into<View<'a, D, StepValues>>) -> Self {
+        Self { values: Some(values.into()), ..self }
+    }
 }
 
 impl<D: FiniteCheckOps> Check<'_, D> {
@@ -86,8 +105,8 @@ impl<D: FiniteCheckOps> Check<'_, D> {
     /// Returns an error for wrong shapes.
     pub fn validate(&self) -> Result<()> {
         const OP: &str = "finite_check";
-        expect_size(OP, "loss", self.loss.extent(), 1)?;
-        expect_size(OP, "verdict", self.verdict.extent(), Verdict::WORDS)?;
-        self.values.map_or(Ok(()), |values| expect_size(OP, "values", values.extent(), 1))
+        expect_size(OP, "loss", self.loss.len(), 1)?;
+        expect_size(OP, "verdict", self.verdict.len(), Verdict::WORDS)?;
+        self.values.map_or(Ok(()), |values| expect_size(OP, "values", values.len(), 1))
     }
 }

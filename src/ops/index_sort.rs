@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::bags::Bags;
 use super::device::Device;
 use super::tables::{Feature, Table, TableBatch};
-use super::views::Extent;
+use super::views::{Extent, View, ViewMut};
 use crate::dtype::Index;
 use crate::error::{Error, Result, expect_at_least, invalid};
 use crate::size::{product, sum};
@@ -114,34 +114,34 @@ impl<D: Device> SortedIndices<D> {
 
     /// Returns the linear row numbers, each once: [`Self::capacity`] elements, of which `u` are
     /// set.
-    pub fn rows(&self) -> D::Slice<'_, u64> {
+    pub fn rows(&self) -> View<'_, D, u64> {
         D::view(&self.rows)
     }
 
     /// Returns the bounds of each row's occurrences: [`Self::capacity`] elements and one, of which
     /// `u + 1` are set.
-    pub fn segments(&self) -> D::Slice<'_, u32> {
+    pub fn segments(&self) -> View<'_, D, u32> {
         D::view(&self.segments)
     }
 
     /// Returns positions in `indices`, ordered by row: [`Self::capacity`] elements, of which `n`
     /// are set.
-    pub fn positions(&self) -> D::Slice<'_, u32> {
+    pub fn positions(&self) -> View<'_, D, u32> {
         D::view(&self.positions)
     }
 
     /// Returns the bag of each of these positions, key-major.
-    pub fn bags(&self) -> D::Slice<'_, u32> {
+    pub fn bags(&self) -> View<'_, D, u32> {
         D::view(&self.bags)
     }
 
     /// Returns the length of each bag: the number of its ids without padding and bad ids.
-    pub fn bag_lengths(&self) -> D::Slice<'_, u32> {
+    pub fn bag_lengths(&self) -> View<'_, D, u32> {
         D::view(&self.bag_lengths)
     }
 
     /// Returns two numbers: that of the ids without padding and bad ids, and that of the rows.
-    pub fn counts(&self) -> D::Slice<'_, u32> {
+    pub fn counts(&self) -> View<'_, D, u32> {
         D::view(&self.counts)
     }
 
@@ -171,6 +171,7 @@ impl<D: Device> SortedIndices<D> {
 }
 
 /// The arguments of a sort of the ids of a batch.
+#[non_exhaustive]
 pub struct Sort<'a, D: Device, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
@@ -179,7 +180,19 @@ pub struct Sort<'a, D: Device, I: Index> {
     /// The output: an order with room for as many ids.
     pub sorted: &'a mut SortedIndices<D>,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
-    pub workspace: D::SliceMut<'a, u64>,
+    pub workspace: ViewMut<'a, D, u64>,
+}
+
+impl<'a, D: Device, I: Index> Sort<'a, D, I> {
+    /// Makes the arguments of a sort.
+    pub fn new(
+        tables: &'a D::Tables,
+        bags: Bags<'a, D, I>,
+        sorted: &'a mut SortedIndices<D>,
+        workspace: impl Into<ViewMut<'a, D, u64>>,
+    ) -> Self {
+        Self { tables, bags, sorted, workspace: workspace.into() }
+    }
 }
 
 impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
@@ -193,16 +206,10 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
     /// of a table with 2^32 rows, for example.
     pub fn run(self, backend: &D) -> Result<()> {
         self.validate(backend)?;
-        let Self { tables, bags, sorted, mut workspace } = self;
+        let Self { tables, bags, sorted, workspace } = self;
         let of = Sorted::new(tables.as_ref(), &bags);
         sorted.of = None;
-        let workspace = D::reborrow_mut(&mut workspace);
-        let result = backend.index_sort(Sort {
-            tables,
-            bags: bags.reborrow(),
-            sorted: &mut *sorted,
-            workspace,
-        });
+        let result = backend.index_sort(Sort { tables, bags, sorted: &mut *sorted, workspace });
         if matches!(result, Ok(()) | Err(Error::IndexOutOfRange { .. })) {
             sorted.of = Some(of);
         }
@@ -221,10 +228,10 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
             OP,
             "sorted.bag_lengths",
             self.sorted.bag_lengths.extent(),
-            self.bags.offsets.extent() - 1,
+            self.bags.num_bags(self.tables.as_ref()),
         )?;
         let needed = Self::workspace_len(backend, self.tables.as_ref(), n);
-        expect_at_least(OP, "workspace", self.workspace.extent(), needed)
+        expect_at_least(OP, "workspace", self.workspace.len(), needed)
     }
 
     /// Returns the number of 8-byte words of workspace for a batch of `num_indices` ids.
@@ -234,7 +241,6 @@ impl<D: IndexSortOps, I: Index> Sort<'_, D, I> {
 
     /// Returns the least number of bytes moved: ids and offsets are read, the order is written.
     pub fn bytes_moved(&self) -> usize {
-        let (ids, bags) = (self.bags.num_indices(), self.bags.num_bags(self.tables.as_ref()));
-        sum([product([sum([ids, bags, 1]), size_of::<I>()]), product([ids, 8 + 4 + 4 + 4])])
+        sum([self.bags.bytes(), product([self.bags.num_indices(), 8 + 4 + 4 + 4])])
     }
 }

@@ -296,6 +296,7 @@ impl Sizes {
 }
 
 /// The arguments of the forward pass.
+#[non_exhaustive]
 pub struct Forward<'a, D: Device, E: Element> {
     /// The kind of interaction.
     pub interaction: Interaction,
@@ -307,6 +308,23 @@ pub struct Forward<'a, D: Device, E: Element> {
     pub features: Features<'a, D, E>,
     /// The output, `[batch_size, width]`; see [`Interaction::width`].
     pub output: MatrixMut<'a, D, E>,
+}
+
+impl<'a, D: Device, E: Element> Forward<'a, D, E> {
+    /// Makes the arguments of a forward pass with products in full precision.
+    pub fn new(
+        interaction: Interaction,
+        dim: usize,
+        features: Features<'a, D, E>,
+        output: MatrixMut<'a, D, E>,
+    ) -> Self {
+        Self { interaction, dim, features, output, precision: Precision::Full }
+    }
+
+    /// Chooses the precision of products.
+    pub fn precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
 }
 
 impl<D: InteractionOps, E: Element> Forward<'_, D, E> {
@@ -349,6 +367,7 @@ impl<D: InteractionOps, E: Element> Forward<'_, D, E> {
 }
 
 /// The arguments of the backward pass.
+#[non_exhaustive]
 pub struct Backward<'a, D: Device, E: Element> {
     /// The kind of interaction.
     pub interaction: Interaction,
@@ -362,6 +381,24 @@ pub struct Backward<'a, D: Device, E: Element> {
     pub grad_output: Matrix<'a, D, E>,
     /// The gradient of the features, in the same layout; overwritten.
     pub grad_features: FeaturesMut<'a, D, E>,
+}
+
+impl<'a, D: Device, E: Element> Backward<'a, D, E> {
+    /// Makes the arguments of a backward pass with products in full precision.
+    pub fn new(
+        interaction: Interaction,
+        dim: usize,
+        features: Features<'a, D, E>,
+        grad_output: Matrix<'a, D, E>,
+        grad_features: FeaturesMut<'a, D, E>,
+    ) -> Self {
+        Self { interaction, dim, features, grad_output, grad_features, precision: Precision::Full }
+    }
+
+    /// Chooses the precision of products.
+    pub fn precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
 }
 
 impl<D: InteractionOps, E: Element> Backward<'_, D, E> {

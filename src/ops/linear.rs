@@ -19,7 +19,7 @@
 use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
 use super::precision::Precision;
-use super::views::Extent;
+use super::views::{View, ViewMut};
 use crate::dtype::Element;
 use crate::error::{Result, expect_at_least, expect_size};
 use crate::size::{product, sum};
@@ -69,6 +69,7 @@ pub trait LinearOps: Device {
 }
 
 /// The arguments of the forward pass.
+#[non_exhaustive]
 pub struct Forward<'a, D: Device, E: Element> {
     /// `X`, `[batch_size, K]`.
     pub input: Matrix<'a, D, E>,
@@ -76,15 +77,50 @@ pub struct Forward<'a, D: Device, E: Element> {
     pub weight: Matrix<'a, D, E>,
     /// The result of [`Pack`] for `W`, if there is one: it makes the op faster, with the same
     /// results.
-    pub packed_weight: Option<D::Slice<'a, u64>>,
+    pub packed_weight: Option<View<'a, D, u64>>,
     /// `b`, `[N]`.
-    pub bias: D::Slice<'a, f32>,
+    pub bias: View<'a, D, f32>,
     /// The activation function.
     pub activation: Activation,
     /// The precision of products of `f32`; ignored for other elements.
     pub precision: Precision,
     /// `Y`, `[batch_size, N]`.
     pub output: MatrixMut<'a, D, E>,
+}
+
+impl<'a, D: Device, E: Element> Forward<'a, D, E> {
+    /// Makes the arguments of a layer without an activation, with products in full precision.
+    pub fn new(
+        input: Matrix<'a, D, E>,
+        weight: Matrix<'a, D, E>,
+        bias: impl Into<View<'a, D, f32>>,
+        output: MatrixMut<'a, D, E>,
+    ) -> Self {
+        Self {
+            input,
+            weight,
+            bias: bias.into(),
+            output,
+            packed_weight: None,
+            activation: Activation::None,
+            precision: Precision::Full,
+        }
+    }
+
+    /// Gives the result of [`Pack`] for the weight.
+    pub fn packed_weight(self, packed_weight: impl Into<View<'a, D, u64>>) -> Self {
+        Self { packed_weight: Some(packed_weight.into()), ..self }
+    }
+
+    /// Chooses the activation function.
+    pub fn activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// Chooses the precision of products.
+    pub fn precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
 }
 
 impl<D: LinearOps, E: Element> Forward<'_, D, E> {
@@ -108,9 +144,9 @@ impl<D: LinearOps, E: Element> Forward<'_, D, E> {
         self.output.check(OP, matrix_name!("output"), self.output.rows, self.weight.rows)?;
         if let Some(packed) = &self.packed_weight {
             let len = Pack::<D, E>::len(backend, self.weight.rows, self.weight.cols);
-            expect_size(OP, "packed_weight", packed.extent(), len)?;
+            expect_size(OP, "packed_weight", packed.len(), len)?;
         }
-        expect_size(OP, "bias", self.bias.extent(), self.weight.rows)
+        expect_size(OP, "bias", self.bias.len(), self.weight.rows)
     }
 
     /// Returns the least number of bytes moved: input, weight and bias are read once, the output
@@ -124,12 +160,20 @@ impl<D: LinearOps, E: Element> Forward<'_, D, E> {
 
 /// The arguments of packing a weight into the layout in which the backend's GEMM reads it. This
 /// pays if many batches use the weight, as in a server. The layout is the backend's own.
+#[non_exhaustive]
 pub struct Pack<'a, D: Device, E: Element> {
     /// `W`, `[N, K]`.
     pub weight: Matrix<'a, D, E>,
     /// The output, [`Self::len`] words of 8 bytes, for [`Forward::packed_weight`] of the same
     /// backend with the same instruction set.
-    pub packed: D::SliceMut<'a, u64>,
+    pub packed: ViewMut<'a, D, u64>,
+}
+
+impl<'a, D: Device, E: Element> Pack<'a, D, E> {
+    /// Makes the arguments of packing a weight.
+    pub fn new(weight: Matrix<'a, D, E>, packed: impl Into<ViewMut<'a, D, u64>>) -> Self {
+        Self { weight, packed: packed.into() }
+    }
 }
 
 impl<D: LinearOps, E: Element> Pack<'_, D, E> {
@@ -141,7 +185,7 @@ impl<D: LinearOps, E: Element> Pack<'_, D, E> {
         const OP: &str = "linear.pack";
         let (n, k) = (self.weight.rows, self.weight.cols);
         self.weight.check(OP, matrix_name!("weight"), n, k)?;
-        expect_size(OP, "packed", self.packed.extent(), Self::len(backend, n, k))?;
+        expect_size(OP, "packed", self.packed.len(), Self::len(backend, n, k))?;
         backend.linear_pack(self)
     }
 
@@ -153,6 +197,7 @@ impl<D: LinearOps, E: Element> Pack<'_, D, E> {
 }
 
 /// The arguments of the backward pass.
+#[non_exhaustive]
 pub struct Backward<'a, D: Device, E: Element> {
     /// `X`, `[batch_size, K]`.
     pub input: Matrix<'a, D, E>,
@@ -172,11 +217,59 @@ pub struct Backward<'a, D: Device, E: Element> {
     /// The gradient of `W`, `[N, K]`.
     pub grad_weight: MatrixMut<'a, D, f32>,
     /// The gradient of `b`, `[N]`.
-    pub grad_bias: D::SliceMut<'a, f32>,
+    pub grad_bias: ViewMut<'a, D, f32>,
     /// The treatment of the values that `grad_weight` and `grad_bias` hold before the op.
     pub accum: Accum,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
-    pub workspace: D::SliceMut<'a, u64>,
+    pub workspace: ViewMut<'a, D, u64>,
+}
+
+impl<'a, D: Device, E: Element> Backward<'a, D, E> {
+    /// Makes the arguments of a layer without an activation, with products in full precision. The
+    /// gradient of the input is not computed, and those of weight and bias are overwritten.
+    pub fn new(
+        input: Matrix<'a, D, E>,
+        weight: Matrix<'a, D, E>,
+        output: Matrix<'a, D, E>,
+        grad_output: MatrixMut<'a, D, E>,
+        grad_weight: MatrixMut<'a, D, f32>,
+        grad_bias: impl Into<ViewMut<'a, D, f32>>,
+        workspace: impl Into<ViewMut<'a, D, u64>>,
+    ) -> Self {
+        Self {
+            input,
+            weight,
+            output,
+            grad_output,
+            grad_weight,
+            grad_bias: grad_bias.into(),
+            workspace: workspace.into(),
+            activation: Activation::None,
+            precision: Precision::Full,
+            grad_input: None,
+            accum: Accum::Replace,
+        }
+    }
+
+    /// Chooses the activation function.
+    pub fn activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// Chooses the precision of products.
+    pub fn precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// Asks for the gradient of the input.
+    pub fn grad_input(self, grad_input: MatrixMut<'a, D, E>) -> Self {
+        Self { grad_input: Some(grad_input), ..self }
+    }
+
+    /// Chooses whether the gradients of weight and bias are added to.
+    pub fn accum(self, accum: Accum) -> Self {
+        Self { accum, ..self }
+    }
 }
 
 impl<D: LinearOps, E: Element> Backward<'_, D, E> {
@@ -204,11 +297,11 @@ impl<D: LinearOps, E: Element> Backward<'_, D, E> {
             grad_input.check(OP, matrix_name!("grad_input"), m, k)?;
         }
         self.grad_weight.check(OP, matrix_name!("grad_weight"), n, k)?;
-        expect_size(OP, "grad_bias", self.grad_bias.extent(), n)?;
+        expect_size(OP, "grad_bias", self.grad_bias.len(), n)?;
         expect_at_least(
             OP,
             "workspace",
-            self.workspace.extent(),
+            self.workspace.len(),
             Self::workspace_len(backend, m, n, k),
         )
     }

@@ -23,7 +23,7 @@
 
 use super::cast::check_power_of_two;
 use super::device::Device;
-use super::views::Extent;
+use super::views::{View, ViewMut};
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 
 /// The loss function that training minimises.
@@ -69,6 +69,7 @@ pub trait LossOps: Device {
 }
 
 /// The arguments of the loss, which computes the mean loss and, in the same pass, its gradient.
+#[non_exhaustive]
 pub struct Forward<'a, D: Device> {
     /// The loss function that training minimises.
     pub loss: Loss,
@@ -79,16 +80,53 @@ pub struct Forward<'a, D: Device> {
     /// within the range of 16-bit types.
     pub loss_scale: f32,
     /// `z`, `[batch_size]`.
-    pub logits: D::Slice<'a, f32>,
+    pub logits: View<'a, D, f32>,
     /// `y`, `[batch_size]`.
-    pub labels: D::Slice<'a, f32>,
+    pub labels: View<'a, D, f32>,
     /// The output: the mean loss, one value.
-    pub mean: D::SliceMut<'a, f64>,
+    pub mean: ViewMut<'a, D, f64>,
     /// The gradient of `loss_scale` times the mean loss with respect to the logits, `[batch_size]`;
     /// `None` if it is not needed.
-    pub grad_logits: Option<D::SliceMut<'a, f32>>,
+    pub grad_logits: Option<ViewMut<'a, D, f32>>,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
-    pub workspace: D::SliceMut<'a, u64>,
+    pub workspace: ViewMut<'a, D, u64>,
+}
+
+impl<'a, D: Device> Forward<'a, D> {
+    /// Makes the arguments of a loss without its gradient.
+    pub fn new(
+        loss: Loss,
+        logits: impl Into<View<'a, D, f32>>,
+        labels: impl Into<View<'a, D, f32>>,
+        mean: impl Into<ViewMut<'a, D, f64>>,
+        workspace: impl Into<ViewMut<'a, D, u64>>,
+    ) -> Self {
+        Self {
+            loss,
+            logits: logits.into(),
+            labels: labels.into(),
+            mean: mean.into(),
+            workspace: workspace.into(),
+            grad_logits: None,
+            threshold: 0.0,
+            loss_scale: 1.0,
+        }
+    }
+
+    /// Asks for the gradient.
+    pub fn grad_logits(self, grad_logits: impl Into<ViewMut<'a, D, f32>>) -> Self {
+        Self { grad_logits: Some(grad_logits.into()), ..self }
+    }
+
+    /// Clamps probabilities to `[threshold, 1 - threshold]`.
+    pub fn threshold(self, threshold: f32) -> Self {
+        Self { threshold, ..self }
+    }
+
+    /// Multiplies the gradient by a power of two.
+    pub fn loss_scale(self, loss_scale: f32) -> Self {
+        Self { loss_scale, ..self }
+    }
 }
 
 impl<D: LossOps> Forward<'_, D> {
@@ -109,13 +147,13 @@ impl<D: LossOps> Forward<'_, D> {
     /// Returns an error for wrong shapes or an invalid threshold, scale or weight.
     pub fn validate(&self, backend: &D) -> Result<()> {
         const OP: &str = "loss.forward";
-        expect_size(OP, "labels", self.labels.extent(), self.logits.extent())?;
-        if self.labels.extent() > u32::MAX as usize - 1 {
+        expect_size(OP, "labels", self.labels.len(), self.logits.len())?;
+        if self.labels.len() > u32::MAX as usize - 1 {
             return Err(invalid(OP, "labels", "more than 2^32 - 2 samples: split the batch"));
         }
-        expect_size(OP, "mean", self.mean.extent(), 1)?;
+        expect_size(OP, "mean", self.mean.len(), 1)?;
         if let Some(grad) = &self.grad_logits {
-            expect_size(OP, "grad_logits", grad.extent(), self.logits.extent())?;
+            expect_size(OP, "grad_logits", grad.len(), self.logits.len())?;
         }
         check_power_of_two(OP, "loss_scale", self.loss_scale)?;
         self.loss.check(OP)?;
@@ -126,8 +164,8 @@ impl<D: LossOps> Forward<'_, D> {
                 format!("{}, but must be in [0, 0.5)", self.threshold),
             ));
         }
-        let needed = Self::workspace_len(backend, self.logits.extent());
-        expect_at_least(OP, "workspace", self.workspace.extent(), needed)
+        let needed = Self::workspace_len(backend, self.logits.len());
+        expect_at_least(OP, "workspace", self.workspace.len(), needed)
     }
 
     /// Returns the number of 8-byte words of workspace for a batch of `batch_size` logits.

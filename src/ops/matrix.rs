@@ -1,13 +1,13 @@
 //! Row-major matrices with a leading dimension, over a device's views.
 
-use super::views::{Extent, Views};
+use super::views::{Memory, View, ViewMut};
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 
 /// A row-major matrix: element `(r, c)` lies at `data[r * ld + c]`.
-pub struct Matrix<'a, V: Views, T: Scalar> {
+pub struct Matrix<'a, M: Memory, T: Scalar> {
     /// The elements, at least `(rows - 1) * ld + cols`.
-    pub data: V::Slice<'a, T>,
+    pub data: View<'a, M, T>,
     /// The number of rows.
     pub rows: usize,
     /// The number of columns.
@@ -16,17 +16,17 @@ pub struct Matrix<'a, V: Views, T: Scalar> {
     pub ld: usize,
 }
 
-impl<V: Views, T: Scalar> Clone for Matrix<'_, V, T> {
+impl<M: Memory, T: Scalar> Clone for Matrix<'_, M, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<V: Views, T: Scalar> Copy for Matrix<'_, V, T> {}
+impl<M: Memory, T: Scalar> Copy for Matrix<'_, M, T> {}
 
 /// A [`Matrix`] for writing.
-pub struct MatrixMut<'a, V: Views, T: Scalar> {
+pub struct MatrixMut<'a, M: Memory, T: Scalar> {
     /// The elements, at least `(rows - 1) * ld + cols`.
-    pub data: V::SliceMut<'a, T>,
+    pub data: ViewMut<'a, M, T>,
     /// The number of rows.
     pub rows: usize,
     /// The number of columns.
@@ -35,15 +35,10 @@ pub struct MatrixMut<'a, V: Views, T: Scalar> {
     pub ld: usize,
 }
 
-impl<'a, V: Views, T: Scalar> Matrix<'a, V, T> {
+impl<'a, M: Memory, T: Scalar> Matrix<'a, M, T> {
     /// Makes a matrix without gaps between its rows.
-    pub fn contiguous(data: V::Slice<'a, T>, rows: usize, cols: usize) -> Self {
-        Self { data, rows, cols, ld: cols }
-    }
-
-    /// Reborrows the matrix for a shorter time.
-    pub fn reborrow(&self) -> Matrix<'_, V, T> {
-        Matrix { data: V::reborrow(&self.data), rows: self.rows, cols: self.cols, ld: self.ld }
+    pub fn contiguous(data: impl Into<View<'a, M, T>>, rows: usize, cols: usize) -> Self {
+        Self { data: data.into(), rows, cols, ld: cols }
     }
 
     /// Checks the shape against the one that the op needs, and the data against the shape.
@@ -54,29 +49,24 @@ impl<'a, V: Views, T: Scalar> Matrix<'a, V, T> {
         rows: usize,
         cols: usize,
     ) -> Result<()> {
-        name.check(op, [self.rows, self.cols, self.ld, self.data.extent()], rows, cols)
+        name.check(op, [self.rows, self.cols, self.ld, self.data.len()], rows, cols)
     }
 }
 
-impl<'a, V: Views, T: Scalar> MatrixMut<'a, V, T> {
+impl<'a, M: Memory, T: Scalar> MatrixMut<'a, M, T> {
     /// Makes a matrix without gaps between its rows.
-    pub fn contiguous(data: V::SliceMut<'a, T>, rows: usize, cols: usize) -> Self {
-        Self { data, rows, cols, ld: cols }
+    pub fn contiguous(data: impl Into<ViewMut<'a, M, T>>, rows: usize, cols: usize) -> Self {
+        Self { data: data.into(), rows, cols, ld: cols }
     }
 
     /// Reborrows the matrix for a shorter time.
-    pub fn reborrow(&mut self) -> MatrixMut<'_, V, T> {
-        MatrixMut {
-            data: V::reborrow_mut(&mut self.data),
-            rows: self.rows,
-            cols: self.cols,
-            ld: self.ld,
-        }
+    pub fn reborrow(&mut self) -> MatrixMut<'_, M, T> {
+        MatrixMut { data: self.data.reborrow(), rows: self.rows, cols: self.cols, ld: self.ld }
     }
 
     /// Borrows the matrix for reading.
-    pub fn as_matrix(&self) -> Matrix<'_, V, T> {
-        Matrix { data: V::as_slice(&self.data), rows: self.rows, cols: self.cols, ld: self.ld }
+    pub fn as_matrix(&self) -> Matrix<'_, M, T> {
+        Matrix { data: self.data.as_view(), rows: self.rows, cols: self.cols, ld: self.ld }
     }
 
     /// Checks the shape against the one that the op needs, and the data against the shape.
@@ -87,7 +77,7 @@ impl<'a, V: Views, T: Scalar> MatrixMut<'a, V, T> {
         rows: usize,
         cols: usize,
     ) -> Result<()> {
-        name.check(op, [self.rows, self.cols, self.ld, self.data.extent()], rows, cols)
+        name.check(op, [self.rows, self.cols, self.ld, self.data.len()], rows, cols)
     }
 }
 

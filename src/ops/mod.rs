@@ -60,12 +60,12 @@
 //!
 //! # Views
 //!
-//! Ops take views of buffers, [`Views::Slice`] and [`Views::SliceMut`]. On the CPU these are Rust
-//! slices. [`Host`] is the marker for slices of the host's memory that belong to no device, such as
-//! a batch to be sent to one.
+//! Ops take views of memory, [`View`] and [`ViewMut`]. On the CPU these are made of slices, arrays,
+//! `Vec`s and buffers by reference: `&values` is enough. [`Host`] is the marker for memory of the
+//! host that belongs to no device, such as a batch to be sent to one.
 
 mod backend;
-mod bags;
+pub(crate) mod bags;
 pub mod cast;
 pub mod dense_update;
 pub(crate) mod device;
@@ -86,7 +86,7 @@ mod tables;
 mod views;
 
 pub use backend::Backend;
-pub use bags::Bags;
+pub use bags::{Bags, Offsets};
 pub use device::Device;
 pub use interaction::{Interaction, PairOrder};
 pub use linear::{Accum, Activation};
@@ -99,4 +99,4 @@ pub use precision::Precision;
 pub use stage::Stage;
 pub(crate) use stage::StagingOnly;
 pub use tables::{Feature, Pooling, Table, TableBatch};
-pub use views::{Extent, Host, Views};
+pub use views::{Extent, Host, Memory, View, ViewMut};

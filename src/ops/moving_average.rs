@@ -5,7 +5,7 @@
 
 use super::device::Device;
 use super::optimizer::StepControl;
-use super::views::Extent;
+use super::views::{View, ViewMut};
 use crate::error::{Result, expect_size, invalid};
 
 /// The backend's side of the op. Call it through [`Update::run`], which validates the arguments.
@@ -15,15 +15,37 @@ pub trait MovingAverageOps: Device {
 }
 
 /// The arguments of one step of the average, in place.
+#[non_exhaustive]
 pub struct Update<'a, D: Device> {
     /// The values of the step, whose decay takes the place of `decay`, and the gate of the step.
     pub control: StepControl<'a, D>,
     /// The weight of the old average, in [0, 1].
     pub decay: f32,
     /// The parameters.
-    pub values: D::Slice<'a, f32>,
+    pub values: View<'a, D, f32>,
     /// The average, with as many elements; updated.
-    pub average: D::SliceMut<'a, f32>,
+    pub average: ViewMut<'a, D, f32>,
+}
+
+impl<'a, D: Device> Update<'a, D> {
+    /// Makes the arguments of a step.
+    pub fn new(
+        decay: f32,
+        values: impl Into<View<'a, D, f32>>,
+        average: impl Into<ViewMut<'a, D, f32>>,
+    ) -> Self {
+        Self {
+            decay,
+            values: values.into(),
+            average: average.into(),
+            control: StepControl::default(),
+        }
+    }
+
+    /// Lets the op read decay and gate from the device.
+    pub fn control(self, control: StepControl<'a, D>) -> Self {
+        Self { control, ..self }
+    }
 }
 
 impl<D: MovingAverageOps> Update<'_, D> {
@@ -47,6 +69,6 @@ impl<D: MovingAverageOps> Update<'_, D> {
             return Err(invalid(OP, "decay", format!("{}, but must be in [0, 1]", self.decay)));
         }
         self.control.check(OP)?;
-        expect_size(OP, "average", self.average.extent(), self.values.extent())
+        expect_size(OP, "average", self.average.len(), self.values.len())
     }
 }

@@ -2,7 +2,7 @@
 //! parameters ([`dense_update`](super::dense_update)).
 
 use super::device::Device;
-use super::views::Extent;
+use super::views::{View, ViewMut};
 use crate::error::{Error, Result, expect_size, invalid};
 
 /// An optimizer. Let `g` be the gradient, `w` the parameter, `lr` the learning rate, and `t` the
@@ -236,10 +236,10 @@ impl StepValues {
 /// between replays of a recording.
 pub struct StepControl<'a, D: Device> {
     /// The values that take the place of learning rate and number in the rule, if given.
-    pub values: Option<D::Slice<'a, StepValues>>,
+    pub values: Option<View<'a, D, StepValues>>,
     /// The gate, if given: the op does nothing unless it is 0; see
     /// [`finite_check`](super::finite_check).
-    pub gate: Option<D::Slice<'a, u64>>,
+    pub gate: Option<View<'a, D, u64>>,
 }
 
 impl<D: Device> Clone for StepControl<'_, D> {
@@ -256,19 +256,10 @@ impl<D: Device> Default for StepControl<'_, D> {
 }
 
 impl<D: Device> StepControl<'_, D> {
-    /// Reborrows the views for a shorter time.
-    pub fn reborrow(&self) -> StepControl<'_, D> {
-        StepControl {
-            values: self.values.as_ref().map(D::reborrow),
-            gate: self.gate.as_ref().map(D::reborrow),
-        }
-    }
-
     /// Checks the sizes of the views, for an op of this name.
     pub(crate) fn check(&self, op: &'static str) -> Result<()> {
-        self.values
-            .map_or(Ok(()), |values| expect_size(op, "control.values", values.extent(), 1))?;
-        self.gate.map_or(Ok(()), |gate| expect_size(op, "control.gate", gate.extent(), 1))
+        self.values.map_or(Ok(()), |values| expect_size(op, "control.values", values.len(), 1))?;
+        self.gate.map_or(Ok(()), |gate| expect_size(op, "control.gate", gate.len(), 1))
     }
 }
 
@@ -315,13 +306,13 @@ pub enum OptimizerStateMut<'a, D: Device> {
     None,
     /// The sums of squares of [`Optimizer::Adagrad`], one for each element, or of
     /// [`Optimizer::RowwiseAdagrad`], one for each row.
-    SumOfSquares(D::SliceMut<'a, f32>),
+    SumOfSquares(ViewMut<'a, D, f32>),
     /// The moments of [`Optimizer::Adam`], one each for each element.
     Moments {
         /// The decaying mean of the gradients.
-        first: D::SliceMut<'a, f32>,
+        first: ViewMut<'a, D, f32>,
         /// The decaying mean of their squares.
-        second: D::SliceMut<'a, f32>,
+        second: ViewMut<'a, D, f32>,
     },
 }
 
@@ -340,10 +331,10 @@ impl<D: Device> OptimizerStateMut<'_, D> {
             (
                 Self::SumOfSquares(sum),
                 Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. },
-            ) => expect_size(op, "state.sum_of_squares", sum.extent(), first_len),
+            ) => expect_size(op, "state.sum_of_squares", sum.len(), first_len),
             (Self::Moments { first, second }, Optimizer::Adam { .. }) => {
-                expect_size(op, "state.first", first.extent(), first_len)?;
-                expect_size(op, "state.second", second.extent(), second_len)
+                expect_size(op, "state.first", first.len(), first_len)?;
+                expect_size(op, "state.second", second.len(), second_len)
             }
             _ => Err(Error::InvalidArgument {
                 op,

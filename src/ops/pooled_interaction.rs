@@ -31,6 +31,7 @@ pub struct Forward<'a, D: Device, E: Element, I: Index> {
 }
 
 /// The arguments of the interaction of dense and pooled vectors.
+#[non_exhaustive]
 pub struct Interact<'a, D: Device> {
     /// Set if the op must write the pooled vectors to the lookup's output, as a gradient needs
     /// them. Otherwise the contents of that output are unspecified afterwards.
@@ -45,6 +46,29 @@ pub struct Interact<'a, D: Device> {
     pub dense: Matrix<'a, D, f32>,
     /// The output, `[batch_size, width]`; see [`Interaction::width`].
     pub output: MatrixMut<'a, D, f32>,
+}
+
+impl<'a, D: Device> Interact<'a, D> {
+    /// Makes the arguments of an interaction that keeps no pooled vectors, with products in full
+    /// precision.
+    pub fn new(
+        interaction: Interaction,
+        dim: usize,
+        dense: Matrix<'a, D, f32>,
+        output: MatrixMut<'a, D, f32>,
+    ) -> Self {
+        Self { interaction, dim, dense, output, precision: Precision::Full, keeps_pooled: false }
+    }
+
+    /// Chooses the precision of products.
+    pub fn precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// Chooses whether the pooled vectors are written to the lookup's output.
+    pub fn keeps_pooled(self, keeps_pooled: bool) -> Self {
+        Self { keeps_pooled, ..self }
+    }
 }
 
 impl<D: PooledInteractionOps, E: Element, I: Index> Forward<'_, D, E, I> {
@@ -73,10 +97,7 @@ impl<D: PooledInteractionOps, E: Element, I: Index> Forward<'_, D, E, I> {
             interaction: *interaction,
             dim: *dim,
             precision: *precision,
-            features: Features::Split {
-                dense: dense.reborrow(),
-                sparse: lookup.output.as_matrix(),
-            },
+            features: Features::Split { dense: *dense, sparse: lookup.output.as_matrix() },
             output: output.reborrow(),
         }
     }

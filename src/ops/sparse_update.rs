@@ -32,7 +32,7 @@ use super::index_sort::SortedIndices;
 use super::matrix::{Matrix, matrix_name};
 use super::optimizer::{OptimizerStateMut, StepControl, UpdateRule, check_max_gradient};
 use super::tables::{Table, TableBatch};
-use super::views::Extent;
+use super::views::{Extent, View, ViewMut};
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_at_least, expect_size, invalid};
 use crate::size::{product, sum};
@@ -62,6 +62,7 @@ pub trait SparseUpdateOps: Device {
 
 /// The source of the gradient of a batch: the order of its ids and the gradient of the pooled
 /// output.
+#[non_exhaustive]
 pub struct PooledGrad<'a, D: Device, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
@@ -77,6 +78,28 @@ pub struct PooledGrad<'a, D: Device, I: Index> {
     /// The bound of every element of `grad_output`, which is clamped to `[-max, max]`; `None` for
     /// no clamp.
     pub max_gradient: Option<f32>,
+}
+
+impl<'a, D: Device, I: Index> PooledGrad<'a, D, I> {
+    /// Makes the source of a gradient that is not clamped.
+    pub fn new(
+        tables: &'a D::Tables,
+        bags: Bags<'a, D, I>,
+        sorted: &'a SortedIndices<D>,
+        grad_output: Matrix<'a, D, f32>,
+    ) -> Self {
+        Self { tables, bags, sorted, grad_output, argmax: None, max_gradient: None }
+    }
+
+    /// Gives the sources of the maxima.
+    pub fn argmax(self, argmax: Matrix<'a, D, u32>) -> Self {
+        Self { argmax: Some(argmax), ..self }
+    }
+
+    /// Clamps every element of the gradient to `[-max, max]`.
+    pub fn max_gradient(self, max_gradient: f32) -> Self {
+        Self { max_gradient: Some(max_gradient), ..self }
+    }
 }
 
 impl<D: Device, I: Index> PooledGrad<'_, D, I> {
@@ -174,22 +197,22 @@ impl<D: Device> SparseGrad<D> {
     }
 
     /// Returns the linear row numbers, each once.
-    pub fn rows(&self) -> D::Slice<'_, u64> {
+    pub fn rows(&self) -> View<'_, D, u64> {
         D::view(&self.rows)
     }
 
     /// Returns the bounds of each row's values.
-    pub fn starts(&self) -> D::Slice<'_, u64> {
+    pub fn starts(&self) -> View<'_, D, u64> {
         D::view(&self.starts)
     }
 
     /// Returns the gradients, row after row.
-    pub fn values(&self) -> D::Slice<'_, f32> {
+    pub fn values(&self) -> View<'_, D, f32> {
         D::view(&self.values)
     }
 
     /// Returns the number of rows, one value.
-    pub fn counts(&self) -> D::Slice<'_, u32> {
+    pub fn counts(&self) -> View<'_, D, u32> {
         D::view(&self.counts)
     }
 
@@ -214,13 +237,25 @@ impl<D: Device> SparseGrad<D> {
 }
 
 /// The arguments of the reduction, which sums the gradient of each row.
+#[non_exhaustive]
 pub struct Reduce<'a, D: Device, I: Index> {
     /// The source of the gradient.
     pub source: PooledGrad<'a, D, I>,
     /// The output, with room for the rows of the batch.
     pub grad: &'a mut SparseGrad<D>,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
-    pub workspace: D::SliceMut<'a, u64>,
+    pub workspace: ViewMut<'a, D, u64>,
+}
+
+impl<'a, D: Device, I: Index> Reduce<'a, D, I> {
+    /// Makes the arguments of a reduction.
+    pub fn new(
+        source: PooledGrad<'a, D, I>,
+        grad: &'a mut SparseGrad<D>,
+        workspace: impl Into<ViewMut<'a, D, u64>>,
+    ) -> Self {
+        Self { source, grad, workspace: workspace.into() }
+    }
 }
 
 impl<D: SparseUpdateOps, I: Index> Reduce<'_, D, I> {
@@ -247,12 +282,13 @@ impl<D: SparseUpdateOps, I: Index> Reduce<'_, D, I> {
         let (tables, num_indices) = (self.source.tables.as_ref(), self.source.bags.num_indices());
         self.source.check(OP)?;
         let needed = Self::workspace_len(backend, tables, num_indices);
-        expect_at_least(OP, "workspace", self.workspace.extent(), needed)?;
+        expect_at_least(OP, "workspace", self.workspace.len(), needed)?;
         self.grad.check(OP, tables, num_indices)
     }
 }
 
 /// The arguments of the sum of two gradients, `out = a + b`.
+#[non_exhaustive]
 pub struct Merge<'a, D: Device> {
     /// The tables and features.
     pub tables: &'a D::Tables,
@@ -263,7 +299,20 @@ pub struct Merge<'a, D: Device> {
     /// The output: the sum, with room for the rows of both.
     pub out: &'a mut SparseGrad<D>,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
-    pub workspace: D::SliceMut<'a, u64>,
+    pub workspace: ViewMut<'a, D, u64>,
+}
+
+impl<'a, D: Device> Merge<'a, D> {
+    /// Makes the arguments of a sum.
+    pub fn new(
+        tables: &'a D::Tables,
+        a: &'a SparseGrad<D>,
+        b: &'a SparseGrad<D>,
+        out: &'a mut SparseGrad<D>,
+        workspace: impl Into<ViewMut<'a, D, u64>>,
+    ) -> Self {
+        Self { tables, a, b, out, workspace: workspace.into() }
+    }
 }
 
 impl<D: SparseUpdateOps> Merge<'_, D> {
@@ -295,7 +344,7 @@ impl<D: SparseUpdateOps> Merge<'_, D> {
         expect_at_least(
             OP,
             "workspace",
-            self.workspace.extent(),
+            self.workspace.len(),
             Self::workspace_len(backend, tables, rows),
         )?;
         self.a.check_tables(OP, "a", tables)?;
@@ -310,6 +359,7 @@ impl<D: SparseUpdateOps> Merge<'_, D> {
 }
 
 /// The arguments of one optimizer step on each row that has a gradient.
+#[non_exhaustive]
 pub struct Apply<'a, D: Device, E: Element> {
     /// The tables and features.
     pub tables: &'a D::Tables,
@@ -319,11 +369,29 @@ pub struct Apply<'a, D: Device, E: Element> {
     pub rule: UpdateRule,
     /// The factors of the weight decay of each row, by linear row number: [`TableBatch::num_rows`]
     /// elements; `None` for factors of 1.
-    pub decay_scale: Option<D::Slice<'a, f32>>,
+    pub decay_scale: Option<View<'a, D, f32>>,
     /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
-    pub weights: D::SliceMut<'a, E>,
+    pub weights: ViewMut<'a, D, E>,
     /// The state of the optimizer, for all tables, one after another.
     pub state: OptimizerStateMut<'a, D>,
+}
+
+impl<'a, D: Device, E: Element> Apply<'a, D, E> {
+    /// Makes the arguments of a step.
+    pub fn new(
+        tables: &'a D::Tables,
+        grad: &'a SparseGrad<D>,
+        rule: UpdateRule,
+        weights: impl Into<ViewMut<'a, D, E>>,
+        state: OptimizerStateMut<'a, D>,
+    ) -> Self {
+        Self { tables, grad, rule, weights: weights.into(), state, decay_scale: None }
+    }
+
+    /// Gives every row a factor of its weight decay.
+    pub fn decay_scale(self, decay_scale: impl Into<View<'a, D, f32>>) -> Self {
+        Self { decay_scale: Some(decay_scale.into()), ..self }
+    }
 }
 
 impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
@@ -349,6 +417,7 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
 }
 
 /// The arguments of [`Reduce`] and [`Apply`] in one op, without a gradient in memory.
+#[non_exhaustive]
 pub struct Update<'a, D: Device, E: Element, I: Index> {
     /// The source of the gradient.
     pub source: PooledGrad<'a, D, I>,
@@ -358,13 +427,44 @@ pub struct Update<'a, D: Device, E: Element, I: Index> {
     pub rule: UpdateRule,
     /// The factors of the weight decay of each row, by linear row number: [`TableBatch::num_rows`]
     /// elements; `None` for factors of 1.
-    pub decay_scale: Option<D::Slice<'a, f32>>,
+    pub decay_scale: Option<View<'a, D, f32>>,
     /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
-    pub weights: D::SliceMut<'a, E>,
+    pub weights: ViewMut<'a, D, E>,
     /// The state of the optimizer, for all tables, one after another.
     pub state: OptimizerStateMut<'a, D>,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
-    pub workspace: D::SliceMut<'a, u64>,
+    pub workspace: ViewMut<'a, D, u64>,
+}
+
+impl<'a, D: Device, E: Element, I: Index> Update<'a, D, E, I> {
+    /// Makes the arguments of a step whose values are those of the rule.
+    pub fn new(
+        source: PooledGrad<'a, D, I>,
+        rule: UpdateRule,
+        weights: impl Into<ViewMut<'a, D, E>>,
+        state: OptimizerStateMut<'a, D>,
+        workspace: impl Into<ViewMut<'a, D, u64>>,
+    ) -> Self {
+        Self {
+            source,
+            rule,
+            weights: weights.into(),
+            state,
+            workspace: workspace.into(),
+            control: StepControl::default(),
+            decay_scale: None,
+        }
+    }
+
+    /// Lets the op read values and gate of the step from the device.
+    pub fn control(self, control: StepControl<'a, D>) -> Self {
+        Self { control, ..self }
+    }
+
+    /// Gives every row a factor of its weight decay.
+    pub fn decay_scale(self, decay_scale: impl Into<View<'a, D, f32>>) -> Self {
+        Self { decay_scale: Some(decay_scale.into()), ..self }
+    }
 }
 
 impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
@@ -394,7 +494,7 @@ impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
             self.source.tables.as_ref(),
             self.source.bags.num_indices(),
         );
-        expect_at_least(OP, "workspace", self.workspace.extent(), needed)?;
+        expect_at_least(OP, "workspace", self.workspace.len(), needed)?;
         self.control.check(OP)?;
         check_decay_scale::<D>(OP, self.source.tables.as_ref(), &self.decay_scale)?;
         check_target::<D, E>(
@@ -433,11 +533,11 @@ fn step_bytes<E: Element>(rule: &UpdateRule, rows: usize, elements: usize) -> us
 fn check_decay_scale<D: Device>(
     op: &'static str,
     tables: &TableBatch,
-    scale: &Option<D::Slice<'_, f32>>,
+    scale: &Option<View<'_, D, f32>>,
 ) -> Result<()> {
     scale
         .as_ref()
-        .map_or(Ok(()), |scale| expect_size(op, "decay_scale", scale.extent(), tables.num_rows()))
+        .map_or(Ok(()), |scale| expect_size(op, "decay_scale", scale.len(), tables.num_rows()))
 }
 
 /// Checks the rule, and the sizes of weights and state.
@@ -445,10 +545,10 @@ fn check_target<D: Device, E: Element>(
     op: &'static str,
     tables: &TableBatch,
     rule: &UpdateRule,
-    weights: &D::SliceMut<'_, E>,
+    weights: &ViewMut<'_, D, E>,
     state: &OptimizerStateMut<'_, D>,
 ) -> Result<()> {
     rule.check(op)?;
-    expect_size(op, "weights", weights.extent(), tables.num_weights())?;
+    expect_size(op, "weights", weights.len(), tables.num_weights())?;
     state.check(op, rule.optimizer, tables.num_rows(), tables.num_weights())
 }

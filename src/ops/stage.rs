@@ -2,6 +2,7 @@
 //! overlap with computation.
 
 use super::device::Device;
+use super::views::{View, ViewMut};
 use crate::dtype::Scalar;
 use crate::error::Result;
 
@@ -42,7 +43,7 @@ pub trait Stage: Device {
     /// Propagates errors of the driver, and refuses a recording of another backend.
     fn replay(&self, recording: &Self::Recording) -> Result<()>;
     /// Returns the address of a view, to identify the buffers of a recording.
-    fn address<T: Scalar>(slice: &Self::Slice<'_, T>) -> u64;
+    fn address<T: Scalar>(slice: &View<'_, Self, T>) -> u64;
 
     /// Makes a transfer from the host to this backend, for [`nn::Staging`](crate::nn::Staging)
     /// alone.
@@ -63,7 +64,7 @@ pub trait Stage: Device {
     fn send<T: Scalar>(
         transfer: &mut Self::Transfer,
         source: &[T],
-        target: Self::SliceMut<'_, T>,
+        target: ViewMut<'_, Self, T>,
     ) -> Result<()>;
     /// Orders the ops that are called from here on after the transfer.
     ///

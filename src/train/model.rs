@@ -13,7 +13,7 @@ use super::tensor_file::{TensorFile, TensorLayout};
 use crate::data::{Batch, Dataset, Encoder, LabelUse, Part, ReadReport, RowStream, Source};
 use crate::nn::{BatchView, Dlrm, MemoryPlan, NamedTensor, Prefixed, Staging, sigmoid};
 use crate::ops::finite_check::Verdict;
-use crate::ops::{Backend, Bags, Host, Matrix};
+use crate::ops::{Backend, Bags, Host, Matrix, View};
 use crate::size::{filled, product, with_room};
 
 /// The number of rows that are predicted at a time.
@@ -194,16 +194,12 @@ fn view<'a>(
     num_dense: usize,
     weights: Option<&'a [f32]>,
 ) -> BatchView<'a, Host, i64> {
+    let mut bags = Bags::new(batch.batch_size, &batch.indices, &batch.offsets);
+    bags.per_sample_weights = weights.map(View::from);
     BatchView {
-        dense: Matrix::contiguous(&batch.dense[..], batch.batch_size, num_dense),
-        bags: Bags {
-            batch_size: batch.batch_size,
-            indices: &batch.indices[..],
-            has_slack: false,
-            offsets: &batch.offsets[..],
-            per_sample_weights: weights,
-        },
-        labels: Some(&batch.labels[..]),
+        dense: Matrix::contiguous(&batch.dense, batch.batch_size, num_dense),
+        bags,
+        labels: Some(View::from(&batch.labels)),
     }
 }
 

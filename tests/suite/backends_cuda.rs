@@ -4,15 +4,14 @@
 use crate::common::cuda::{on_every_schedule, own};
 use crate::common::engine::{small_batch, small_model};
 use crate::common::*;
-use bagdot::backend::cuda::{Buffer, Slice, SliceMut};
+use bagdot::backend::cuda::Buffer;
 use bagdot::nn::{Optimizers, Staging};
 use bagdot::ops::cast::Cast;
 use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::linear;
 use bagdot::ops::moving_average::Update as Average;
 use bagdot::ops::{
-    Accum, Activation, Device, Loss, Matrix, MatrixMut, Optimizer, Precision, Stage, StepControl,
-    Views, embedding_bag,
+    Accum, Device, Loss, Matrix, MatrixMut, Optimizer, Stage, View, ViewMut, embedding_bag,
 };
 use bagdot::{Cuda, Error, Result};
 
@@ -32,8 +31,8 @@ fn copies_are_refused() {
         assert_eq!(b.download(Cuda::slice(&of_a, 2..3), &mut [0.0]), REFUSED);
         assert_eq!(a.upload(&[2.0; 10], Cuda::view_mut(&mut of_b)), REFUSED);
         let (mut left, _right) = Cuda::split_mut(&mut of_b, 0..3, 5..10);
-        assert_eq!(a.upload(&[2.0; 3], Cuda::reborrow_mut(&mut left)), REFUSED);
-        assert_eq!(a.download(Cuda::as_slice(&left), &mut [0.0; 3]), REFUSED);
+        assert_eq!(a.upload(&[2.0; 3], left.reborrow()), REFUSED);
+        assert_eq!(a.download(left.as_view(), &mut [0.0; 3]), REFUSED);
         for copier in [a, &b] {
             assert_eq!(copier.copy(Cuda::view(&of_a), Cuda::view_mut(&mut of_b)), REFUSED);
         }
@@ -52,7 +51,10 @@ fn views_of_pointers_are_taken() {
         // SAFETY: uploads and downloads wait for their backend, so no other work is in flight.
         let (from, to) = unsafe {
             let to = Cuda::view_mut(&mut of_b).pointer();
-            (Slice::<f32>::from_raw(Cuda::view(&of_a).pointer(), 10), SliceMut::from_raw(to, 10))
+            (
+                View::<Cuda, f32>::from_raw(Cuda::view(&of_a).pointer(), 10),
+                ViewMut::from_raw(to, 10),
+            )
         };
         b.synchronize().unwrap();
         b.copy(from, to).unwrap();
@@ -72,25 +74,17 @@ fn arguments_of_ops_are_refused() {
             to: MatrixMut::contiguous(Cuda::view_mut(&mut of_b), 2, 5),
         };
         assert_eq!(cast.run(&b), REFUSED);
-        let average = Average {
-            control: StepControl::default(),
-            decay: 0.5,
-            values: Cuda::view(&of_a),
-            average: Cuda::view_mut(&mut of_b),
-        };
+        let average = Average::new(0.5, &of_a, &mut of_b);
         assert_eq!(average.run(a), REFUSED);
         let (weight, bias) = (ones(&b), ones(&b));
         for (backend, spoilt) in [(&b, 0), (&b, 1), (&b, 2)] {
             let pick = |argument: usize, own| if argument == spoilt { &of_a } else { own };
-            let forward = linear::Forward::<Cuda, f32> {
-                input: Matrix::contiguous(Cuda::view(pick(0, &weight)), 2, 5),
-                weight: Matrix::contiguous(Cuda::view(pick(1, &weight)), 2, 5),
-                packed_weight: None,
-                bias: Cuda::slice(pick(2, &bias), 0..2),
-                activation: Activation::None,
-                precision: Precision::Full,
-                output: MatrixMut::contiguous(Cuda::slice_mut(&mut of_b, 0..4), 2, 2),
-            };
+            let forward = linear::Forward::<Cuda, f32>::new(
+                Matrix::contiguous(Cuda::view(pick(0, &weight)), 2, 5),
+                Matrix::contiguous(Cuda::view(pick(1, &weight)), 2, 5),
+                Cuda::slice(pick(2, &bias), 0..2),
+                MatrixMut::contiguous(Cuda::slice_mut(&mut of_b, 0..4), 2, 2),
+            );
             assert_eq!(forward.run(backend), REFUSED, "argument {spoilt}");
         }
         assert_eq!(download(&b, &of_b), [1.0; 10], "nothing has been written");
@@ -106,25 +100,19 @@ fn tables_and_orders_are_refused() {
         let (bags, of_b) = (case.upload::<Cuda, i64>(a), b.tables(case.layout()).unwrap());
         let weights = upload(a, &case.weights::<f32>());
         let mut output = a.alloc::<f32>(4).unwrap();
-        let forward = embedding_bag::Forward {
-            tables: &of_b,
-            weights: Cuda::view(&weights),
-            bags: bags.view(),
-            output: MatrixMut::contiguous(Cuda::view_mut(&mut output), 2, 2),
-            argmax: None,
-        };
+        let forward = embedding_bag::Forward::new(
+            &of_b,
+            Cuda::view(&weights),
+            bags.view(),
+            MatrixMut::contiguous(Cuda::view_mut(&mut output), 2, 2),
+        );
         assert_eq!(forward.run(a), REFUSED);
         let words = Sort::<Cuda, i64>::workspace_len(a, &case.layout(), 3);
         for (order, workspace) in [(&b, a), (a, &b)] {
             let mut sorted = SortedIndices::new(order, 3, 2).unwrap();
             let mut workspace = workspace.alloc(words).unwrap();
             let tables = &bags.tables;
-            let sort = Sort {
-                tables,
-                bags: bags.view(),
-                sorted: &mut sorted,
-                workspace: Cuda::view_mut(&mut workspace),
-            };
+            let sort = Sort::new(tables, bags.view(), &mut sorted, Cuda::view_mut(&mut workspace));
             assert_eq!(sort.run(a), REFUSED);
         }
     });

@@ -107,15 +107,14 @@ fn unaligned_matrices_use_our_own_kernels() {
     );
     let forward = |input: usize, bias: usize| {
         let mut y = upload(&cuda, &poisoned::<f32>(m * n));
-        let op = linear::Forward::<Cuda, f32> {
-            input: Matrix::contiguous(Cuda::slice(&x, input..input + m * k), m, k),
-            weight: Matrix::contiguous(Cuda::view(&w), n, k),
-            packed_weight: None,
-            bias: Cuda::slice(&b, bias..bias + n),
-            activation: Activation::Relu,
-            precision: Precision::Tf32,
-            output: MatrixMut::contiguous(Cuda::view_mut(&mut y), m, n),
-        };
+        let op = linear::Forward::<Cuda, f32>::new(
+            Matrix::contiguous(Cuda::slice(&x, input..input + m * k), m, k),
+            Matrix::contiguous(Cuda::view(&w), n, k),
+            Cuda::slice(&b, bias..bias + n),
+            MatrixMut::contiguous(Cuda::view_mut(&mut y), m, n),
+        )
+        .activation(Activation::Relu)
+        .precision(Precision::Tf32);
         op.run(&cuda).unwrap();
         assert!(download(&cuda, &y).iter().all(|y| !y.is_nan()));
         products()

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use crate::common::cuda::{capture, emulator, on_every_schedule, own};
 use crate::common::*;
-use bagdot::backend::cuda::{Gemm, KernelInfo, Slice, SliceMut, driver_version, images, kernels};
+use bagdot::backend::cuda::{Gemm, KernelInfo, driver_version, images, kernels};
 use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
-use bagdot::ops::{Bags, Device, MatrixMut, Pooling, Views};
+use bagdot::ops::{Bags, Device, MatrixMut, Pooling, View, ViewMut};
 use bagdot::{Cpu, Cuda, Error};
 
 /// A batch whose rows are `dim` elements long, with `length` ids in each of its bags.
@@ -160,13 +160,7 @@ fn a_bad_id_leaves_the_context_usable() {
         let mut output = upload(cuda, &poisoned::<f32>(bad.batch_size * bad.width()));
         let output =
             MatrixMut::contiguous(Cuda::view_mut(&mut output), bad.batch_size, bad.width());
-        let forward = Forward {
-            tables: &bags.tables,
-            weights: Cuda::view(&weights),
-            bags: bags.view(),
-            output,
-            argmax: None,
-        };
+        let forward = Forward::new(&bags.tables, Cuda::view(&weights), bags.view(), output);
         assert_eq!(forward.run(cuda), Ok(()), "nothing waits for the device in a launch");
         let error = cuda.synchronize().unwrap_err();
         let (table, bag, position, value, num_embeddings, count) = (0, 9, 37, 1 << 40, 500, 2);
@@ -195,13 +189,7 @@ fn an_op_can_be_captured_and_replayed() {
         let graph = capture(cuda, || {
             let output =
                 MatrixMut::contiguous(Cuda::view_mut(&mut output), first.batch_size, first.width());
-            let forward = Forward {
-                tables: &bags.tables,
-                weights: Cuda::view(&weights),
-                bags: bags.view(),
-                output,
-                argmax: None,
-            };
+            let forward = Forward::new(&bags.tables, Cuda::view(&weights), bags.view(), output);
             forward.run(cuda).unwrap();
         });
         for case in [&first, &second] {
@@ -249,18 +237,16 @@ fn foreign_memory_on_a_foreign_stream() {
             // SAFETY: each pointer is to as many elements, alive until the stream has been waited
             // for, and the output is nobody else's.
             let (weights, bags, output) = unsafe {
-                let bags = Bags::<Cuda, i64> {
-                    batch_size: case.batch_size,
-                    indices: Slice::from_raw(indices, case.indices.len()),
-                    has_slack: false,
-                    offsets: Slice::from_raw(offsets, case.offsets.len()),
-                    per_sample_weights: None,
-                };
-                let output = SliceMut::from_raw(output, case.batch_size * case.width());
-                (Slice::<f32>::from_raw(weights, case.num_weights()), bags, output)
+                let bags = Bags::<Cuda, i64>::new(
+                    case.batch_size,
+                    View::from_raw(indices, case.indices.len()),
+                    View::<_, i64>::from_raw(offsets, case.offsets.len()),
+                );
+                let output = ViewMut::from_raw(output, case.batch_size * case.width());
+                (View::<Cuda, f32>::from_raw(weights, case.num_weights()), bags, output)
             };
             let output = MatrixMut::contiguous(output, case.batch_size, case.width());
-            Forward { tables: &tables, weights, bags, output, argmax: None }.run(&cuda).unwrap();
+            Forward::new(&tables, weights, bags, output).run(&cuda).unwrap();
             cuda.synchronize().unwrap();
         }
         let got = stream.clone_dtoh(&output).unwrap();
@@ -317,6 +303,6 @@ fn buffers_are_cleared_copied_and_freed() {
     let mut two = upload(&cuda, &[1.0_f32, 2.0, 3.0, 4.0]);
     let (mut left, right) = Cuda::split_mut(&mut two, 0..1, 2..4);
     assert_eq!((left.len(), right.len()), (1, 2));
-    let text = cuda.upload(&[0.0; 2], Cuda::reborrow_mut(&mut left)).unwrap_err().to_string();
+    let text = cuda.upload(&[0.0; 2], left.reborrow()).unwrap_err().to_string();
     assert_eq!(text, "upload: target is 1, but must be 2");
 }

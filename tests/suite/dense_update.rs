@@ -27,15 +27,15 @@ fn step<B: DenseUpdateOps>(
 ) -> (Vec<f32>, [Vec<f32>; 2]) {
     let (grad, mut parameters) = (upload(device, grad), upload(device, parameters));
     let mut state = State::new(device, state);
-    let op = Update::<B, f32> {
-        control: Default::default(),
-        rule,
-        loss_scale: 1.0,
-        max_gradient,
-        grad: B::view(&grad),
-        parameters: B::view_mut(&mut parameters),
-        state: state.view_mut(rule.optimizer),
-        rounded: None,
+    let op = {
+        let mut op = Update::<B, f32>::new(
+            rule,
+            B::view(&grad),
+            B::view_mut(&mut parameters),
+            state.view_mut(rule.optimizer),
+        );
+        op.max_gradient = max_gradient;
+        op
     };
     assert_eq!(outcome(device, op.run(device)), Ok(()));
     (download(device, &parameters), state.download(device))
@@ -55,15 +55,17 @@ fn scaled_step<B: DenseUpdateOps, E: Poison + Element>(
     let (grad, mut parameters) = (upload(device, &scaled), upload(device, parameters));
     let mut rounded = upload(device, &poisoned::<E>(scaled.len()));
     let mut state = State::new(device, state);
-    let op = Update {
-        control: Default::default(),
-        rule,
-        loss_scale,
-        max_gradient,
-        grad: B::view(&grad),
-        parameters: B::view_mut(&mut parameters),
-        state: state.view_mut(rule.optimizer),
-        rounded: Some(B::view_mut(&mut rounded)),
+    let op = {
+        let mut op = Update::new(
+            rule,
+            B::view(&grad),
+            B::view_mut(&mut parameters),
+            state.view_mut(rule.optimizer),
+        )
+        .loss_scale(loss_scale)
+        .rounded(B::view_mut(&mut rounded));
+        op.max_gradient = max_gradient;
+        op
     };
     assert_eq!(outcome(device, op.run(device)), Ok(()));
     (download(device, &rounded), download(device, &parameters), state.download(device))
@@ -254,15 +256,11 @@ fn wrong_arguments_are_errors<B: DenseUpdateOps>(device: &B) {
         let [parameters, moment, square] = &mut buffers;
         let state =
             OptimizerStateMut::Moments { first: B::view_mut(moment), second: B::view_mut(square) };
-        let op = Update::<B, f32> {
-            control: Default::default(),
-            rule,
-            loss_scale: 1.0,
-            max_gradient,
-            grad: B::view(&grad),
-            parameters: B::view_mut(parameters),
-            state,
-            rounded: None,
+        let op = {
+            let mut op =
+                Update::<B, f32>::new(rule, B::view(&grad), B::view_mut(parameters), state);
+            op.max_gradient = max_gradient;
+            op
         };
         assert_eq!(message(op.run(device)), format!("dense_update: {want}"));
         for (buffer, len) in buffers.iter().zip([5, first, second]) {
@@ -283,16 +281,14 @@ fn wrong_scales_and_copies_are_errors<B: DenseUpdateOps>(device: &B) {
         let grad = upload(device, &[1.0_f32; 5]);
         let (mut parameters, mut copy) =
             (upload(device, &poisoned::<f32>(5)), upload(device, &poisoned::<bf16>(rounded)));
-        let op = Update {
-            control: Default::default(),
-            rule: UpdateRule::new(Optimizer::Sgd, 0.1),
-            loss_scale,
-            max_gradient: None,
-            grad: B::view(&grad),
-            parameters: B::view_mut(&mut parameters),
-            state: OptimizerStateMut::None,
-            rounded: Some(B::view_mut(&mut copy)),
-        };
+        let op = Update::new(
+            UpdateRule::new(Optimizer::Sgd, 0.1),
+            B::view(&grad),
+            B::view_mut(&mut parameters),
+            OptimizerStateMut::None,
+        )
+        .loss_scale(loss_scale)
+        .rounded(B::view_mut(&mut copy));
         assert_eq!(message(op.run(device)), format!("dense_update: {want}"));
         assert_same_bits(want, &download(device, &parameters), &poisoned::<f32>(5));
         assert_same_bits(want, &download(device, &copy), &poisoned::<bf16>(rounded));

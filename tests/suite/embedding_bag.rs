@@ -46,12 +46,15 @@ fn pool<B: EmbeddingBagOps, E: Stored, I: Id>(
     let output = Grid::<f32>::poisoned(case.batch_size, case.width(), gap);
     let argmax = Grid::<u32>::poisoned(case.batch_size, case.width(), gap / 2);
     let (mut output_buffer, mut argmax_buffer) = (output.upload(device), argmax.upload(device));
-    let forward = Forward {
-        tables: &bags.tables,
-        weights: B::view(&weights),
-        bags: bags.view(),
-        output: output.view_mut(&mut output_buffer),
-        argmax: with_argmax.then(|| argmax.view_mut(&mut argmax_buffer)),
+    let forward = {
+        let mut op = Forward::new(
+            &bags.tables,
+            B::view(&weights),
+            bags.view(),
+            output.view_mut(&mut output_buffer),
+        );
+        op.argmax = with_argmax.then(|| argmax.view_mut(&mut argmax_buffer));
+        op
     };
     let result = outcome(device, forward.run(device));
     let argmax = argmax.download(device, &argmax_buffer);
@@ -109,13 +112,13 @@ fn weight_grad<B: EmbeddingBagOps, E: Stored, I: Id>(
     let grad = Grid::new(case.batch_size, case.width(), 3, &case.grad_output());
     let grad_buffer = grad.upload(device);
     let mut out = upload(device, &poisoned::<f32>(case.indices.len()));
-    let op = WeightGrad {
-        tables: &bags.tables,
-        weights: B::view(&weights),
-        bags: bags.view(),
-        grad_output: grad.view(&grad_buffer),
-        grad_weights: B::view_mut(&mut out),
-    };
+    let op = WeightGrad::new(
+        &bags.tables,
+        B::view(&weights),
+        bags.view(),
+        grad.view(&grad_buffer),
+        B::view_mut(&mut out),
+    );
     let result = outcome(device, op.run(device));
     (download(device, &out), result)
 }
@@ -263,13 +266,13 @@ fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
     let argmax = Grid::<u32>::poisoned(3, 7, 0);
     let (mut output_buffer, mut argmax_buffer) = (output.upload(device), argmax.upload(device));
     let mut check = |spoil: SpoilForward<'_, B>, text: &str| {
-        let mut forward = Forward {
-            tables: &given.bags.tables,
-            weights: B::view(&given.weights),
-            bags: given.bags.view(),
-            output: output.view_mut(&mut output_buffer),
-            argmax: Some(argmax.view_mut(&mut argmax_buffer)),
-        };
+        let mut forward = Forward::new(
+            &given.bags.tables,
+            B::view(&given.weights),
+            given.bags.view(),
+            output.view_mut(&mut output_buffer),
+        )
+        .argmax(argmax.view_mut(&mut argmax_buffer));
         spoil(&mut forward, &given);
         assert_eq!(message(forward.run(device)), format!("embedding_bag.forward: {text}"));
         assert_same_bits(text, &output.download(device, &output_buffer), &output.data);
@@ -277,10 +280,13 @@ fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
     };
     check(&|f, g| f.weights = B::slice(&g.weights, 0..22), "weights is 22, but must be 23");
     check(
-        &|f, g| f.bags.offsets = B::slice(&g.bags.offsets, 0..6),
-        "bags.offsets is 6, but must be 7",
+        &|f, g| f.bags.offsets = B::slice(&g.bags.offsets, 0..6).into(),
+        "bags.offsets: 6 of them, but 2 features x 3 samples need 7 offsets, one more than bags",
     );
-    check(&|f, _| f.bags.batch_size = 4, "bags.offsets is 7, but must be 9");
+    check(
+        &|f, _| f.bags.batch_size = 4,
+        "bags.offsets: 7 of them, but 2 features x 4 samples need 9 offsets, one more than bags",
+    );
     check(
         &|f, g| f.bags.per_sample_weights = Some(B::slice(&g.weights, 0..7)),
         "bags.per_sample_weights is 7, but must be 8",
@@ -297,13 +303,13 @@ fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
 
     let mut out = upload(device, &poisoned::<f32>(8));
     let mut check = |spoil: SpoilGrad<'_, B>, text: &str| {
-        let mut op = WeightGrad {
-            tables: &given.bags.tables,
-            weights: B::view(&given.weights),
-            bags: given.bags.view(),
-            grad_output: Matrix::contiguous(B::view(&given.grad), 3, 7),
-            grad_weights: B::view_mut(&mut out),
-        };
+        let mut op = WeightGrad::new(
+            &given.bags.tables,
+            B::view(&given.weights),
+            given.bags.view(),
+            Matrix::contiguous(B::view(&given.grad), 3, 7),
+            B::view_mut(&mut out),
+        );
         spoil(&mut op, &given);
         assert_eq!(message(op.run(device)), format!("embedding_bag.weight_grad: {text}"));
         assert_same_bits(text, &download(device, &out), &poisoned(8));

@@ -24,14 +24,8 @@ fn check<B: FiniteCheckOps>(
     verdict: &mut B::Buffer<u64>,
 ) -> (bool, Verdict) {
     let (loss, [a, b]) = (upload(device, &[loss]), grads.map(|grad| upload(device, grad)));
-    let op = Check {
-        policy,
-        step,
-        values: None,
-        loss: B::view(&loss),
-        grads: [B::view(&a), B::view(&b)],
-        verdict: B::view_mut(verdict),
-    };
+    let op =
+        Check::new(policy, step, B::view(&loss), [B::view(&a), B::view(&b)], B::view_mut(verdict));
     assert_eq!(outcome(device, op.run(device)), Ok(()));
     let words: [u64; Verdict::WORDS] = download(device, verdict).try_into().unwrap();
     assert_eq!(words[4], 0, "the op leaves its internal word as it was");
@@ -90,14 +84,13 @@ fn wrong_arguments_are_errors<B: FiniteCheckOps>(device: &B) {
         let (loss, grad) = (upload(device, &vec![0.5; losses]), upload(device, &[1.0_f32]));
         let mut verdict = upload(device, &vec![9; words]);
         let text = message(
-            Check {
-                policy: NonFinite::Error,
-                step: 1,
-                values: None,
-                loss: B::view(&loss),
-                grads: [B::view(&grad), B::view(&grad)],
-                verdict: B::view_mut(&mut verdict),
-            }
+            Check::new(
+                NonFinite::Error,
+                1,
+                B::view(&loss),
+                [B::view(&grad), B::view(&grad)],
+                B::view_mut(&mut verdict),
+            )
             .run(device),
         );
         assert_same_bits("the verdict", &download(device, &verdict), &vec![9; words]);

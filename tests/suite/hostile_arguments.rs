@@ -8,7 +8,7 @@ use bagdot::ops::sparse_update::{Apply, Merge, PooledGrad, Reduce, SparseGrad};
 use bagdot::ops::{
     Accum, Activation, Bags, Device, Feature, Interaction, Loss, Matrix, MatrixMut, Optimizer,
     OptimizerStateMut, PairOrder, Pooling, Precision, Rounding, StepControl, StepValues, Table,
-    TableBatch, UpdateRule, WeightDecay, cast, dense_update, embedding_bag, finite_check,
+    TableBatch, UpdateRule, View, WeightDecay, cast, dense_update, embedding_bag, finite_check,
     interaction, linear, loss, moving_average, pooled_interaction, sparse_update,
 };
 use bagdot::{Cpu, Jagged, Philox, Result, Scalar, f16};
@@ -97,7 +97,7 @@ impl Draw {
         cols: usize,
     ) -> Matrix<'a, Cpu, T> {
         let [rows, cols, ld, len] = self.shape(rows, cols);
-        Matrix { data: &data[..len], rows, cols, ld }
+        Matrix { data: (&data[..len]).into(), rows, cols, ld }
     }
 
     fn matrix_mut<'a, T: Scalar>(
@@ -107,7 +107,7 @@ impl Draw {
         cols: usize,
     ) -> MatrixMut<'a, Cpu, T> {
         let [rows, cols, ld, len] = self.shape(rows, cols);
-        MatrixMut { data: &mut data[..len], rows, cols, ld }
+        MatrixMut { data: (&mut data[..len]).into(), rows, cols, ld }
     }
 
     fn float(&mut self) -> f32 {
@@ -164,10 +164,11 @@ impl Draw {
         match if self.one_in(20) { Optimizer::Sgd } else { rule.optimizer } {
             Optimizer::Sgd => OptimizerStateMut::None,
             Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. } => {
-                OptimizerStateMut::SumOfSquares(first)
+                OptimizerStateMut::SumOfSquares(first.into())
             }
             Optimizer::Adam { .. } => {
-                OptimizerStateMut::Moments { first, second: self.exclusive(second, second_len) }
+                let second = self.exclusive(second, second_len);
+                OptimizerStateMut::Moments { first: first.into(), second: second.into() }
             }
         }
     }
@@ -179,8 +180,8 @@ impl Draw {
     ) -> StepControl<'a, Cpu> {
         let (values, gate) = (self.shared(&values[..], 1), self.shared(&gate[..], 1));
         StepControl {
-            values: self.one_in(4).then_some(values),
-            gate: self.one_in(4).then_some(gate),
+            values: self.one_in(4).then_some(values.into()),
+            gate: self.one_in(4).then_some(gate.into()),
         }
     }
 
@@ -251,12 +252,11 @@ impl Ids {
     }
 
     fn view(&self) -> Bags<'_, Cpu, i64> {
-        Bags {
-            batch_size: self.batch_size,
-            indices: &self.indices,
-            has_slack: self.has_slack,
-            offsets: &self.offsets,
-            per_sample_weights: self.weights.as_deref(),
+        {
+            let mut op = Bags::new(self.batch_size, &self.indices, &self.offsets);
+            op.per_sample_weights = self.weights.as_deref().map(View::from);
+            op.has_slack = self.has_slack;
+            op
         }
     }
 }
@@ -270,23 +270,26 @@ fn lookups() {
         let (mut output, mut argmax, mut grads) =
             (vec![0.0; ROOM], vec![0; sources], vec![0.0; ROOM]);
         let weights = draw.shared(&floats, tables.num_weights());
-        let forward = embedding_bag::Forward {
-            tables: &tables,
-            weights,
-            bags: ids.view(),
-            output: draw.matrix_mut(&mut output, ids.batch_size, tables.width()),
-            argmax: draw
+        let forward = {
+            let mut op = embedding_bag::Forward::new(
+                &tables,
+                weights,
+                ids.view(),
+                draw.matrix_mut(&mut output, ids.batch_size, tables.width()),
+            );
+            op.argmax = draw
                 .one_in(2)
-                .then(|| draw.matrix_mut(&mut argmax, ids.batch_size, tables.width())),
+                .then(|| draw.matrix_mut(&mut argmax, ids.batch_size, tables.width()));
+            op
         };
         let result = forward.run(&cpu());
-        let backward = embedding_bag::WeightGrad {
-            tables: &tables,
+        let backward = embedding_bag::WeightGrad::new(
+            &tables,
             weights,
-            bags: ids.view(),
-            grad_output: draw.matrix(&floats, ids.batch_size, tables.width()),
-            grad_weights: draw.exclusive(&mut grads, ids.indices.len()),
-        };
+            ids.view(),
+            draw.matrix(&floats, ids.batch_size, tables.width()),
+            draw.exclusive(&mut grads, ids.indices.len()),
+        );
         result.and(backward.run(&cpu()))
     });
 }
@@ -305,21 +308,19 @@ fn lookups_with_interaction() {
         let (ids, interaction) = (Ids::new(draw, &tables), draw_interaction(draw));
         let (mut pooled, mut output) = (vec![0.0; ROOM], vec![0.0; ROOM]);
         let width = interaction.width(true, tables.features().len(), dim);
-        let lookup = embedding_bag::Forward {
-            tables: &tables,
-            weights: draw.shared(&floats, tables.num_weights()),
-            bags: ids.view(),
-            output: draw.matrix_mut(&mut pooled, ids.batch_size, tables.width()),
-            argmax: None,
-        };
-        let interact = pooled_interaction::Interact {
-            keeps_pooled: draw.one_in(2),
+        let lookup = embedding_bag::Forward::new(
+            &tables,
+            draw.shared(&floats, tables.num_weights()),
+            ids.view(),
+            draw.matrix_mut(&mut pooled, ids.batch_size, tables.width()),
+        );
+        let interact = pooled_interaction::Interact::new(
             interaction,
-            dim: draw.about(dim),
-            precision: Precision::Full,
-            dense: draw.matrix(&floats, ids.batch_size, dim),
-            output: draw.matrix_mut(&mut output, ids.batch_size, width),
-        };
+            draw.about(dim),
+            draw.matrix(&floats, ids.batch_size, dim),
+            draw.matrix_mut(&mut output, ids.batch_size, width),
+        )
+        .keeps_pooled(draw.one_in(2));
         pooled_interaction::Forward { lookup, interact }.run(&cpu())
     });
 }
@@ -335,60 +336,56 @@ fn orders_and_updates() {
             (ids.indices.len(), tables.features().len().saturating_mul(ids.batch_size).min(ROOM));
         let mut sorted = SortedIndices::new(&cpu, draw.len(n), draw.len(num_bags))?;
         let mut words = vec![0; ROOM];
-        let sort = Sort {
-            tables: &tables,
-            bags: ids.view(),
-            sorted: &mut sorted,
-            workspace: &mut words[..],
-        };
+        let sort = Sort::new(&tables, ids.view(), &mut sorted, &mut words[..]);
         let mut result = sort.run(&cpu);
         let floats = draw.floats();
         let other = Ids::new(draw, &tables);
         let bags = if draw.one_in(3) { other.view() } else { ids.view() };
         let argmax = vec![draw.of(&[0, 1, u32::MAX]); ROOM];
         let width = tables.width();
-        let source = |draw: &mut Draw| PooledGrad {
-            tables: &tables,
-            bags: bags.reborrow(),
-            sorted: &sorted,
-            grad_output: draw.matrix(&floats, bags.batch_size, width),
-            argmax: Some(draw.matrix(&argmax, bags.batch_size, width)),
-            max_gradient: draw.one_in(4).then(|| draw.float()),
+        let source = |draw: &mut Draw| {
+            let mut op = PooledGrad::new(
+                &tables,
+                bags,
+                &sorted,
+                draw.matrix(&floats, bags.batch_size, width),
+            )
+            .argmax(draw.matrix(&argmax, bags.batch_size, width));
+            op.max_gradient = draw.one_in(4).then(|| draw.float());
+            op
         };
         let (capacity, rule) = (draw.len(n), draw.rule());
         let mut grad = SparseGrad::new(&cpu, &tables, capacity)?;
         let mut workspace = vec![0; ROOM];
-        let reduce =
-            Reduce { source: source(draw), grad: &mut grad, workspace: &mut workspace[..] };
+        let reduce = Reduce::new(source(draw), &mut grad, &mut workspace[..]);
         result = result.and(reduce.run(&cpu));
         let (values, gate) = ([StepValues::new(&rule, f32::NAN); 2], [draw.of(&[0, 1]); 2]);
         let (mut weights, mut state) = (floats.clone(), [vec![0.5; ROOM], vec![0.5; ROOM]]);
         let (sizes, scale) = ((tables.num_rows(), tables.num_weights()), vec![f32::NAN; ROOM]);
-        let update = sparse_update::Update {
-            source: source(draw),
-            control: draw.control(&values, &gate),
-            rule,
-            decay_scale: draw.one_in(4).then(|| draw.shared(&scale, sizes.0)),
-            weights: draw.exclusive(&mut weights, sizes.1),
-            state: draw.state(&mut state, &rule, sizes),
-            workspace: &mut words[..],
+        let update = {
+            let mut op = sparse_update::Update::new(
+                source(draw),
+                rule,
+                draw.exclusive(&mut weights, sizes.1),
+                draw.state(&mut state, &rule, sizes),
+                &mut words[..],
+            )
+            .control(draw.control(&values, &gate));
+            op.decay_scale = draw.one_in(4).then(|| draw.shared(&scale, sizes.0).into());
+            op
         };
         result = result.and(update.run(&cpu));
         let (foreign, mut sum) = (draw.tables()?, SparseGrad::new(&cpu, &tables, draw.len(2 * n))?);
         let foreign = SparseGrad::new(&cpu, &foreign, n)?;
         let b = if draw.one_in(4) { &foreign } else { &grad };
-        result = result.and(
-            Merge { tables: &tables, a: &grad, b, out: &mut sum, workspace: &mut words[..] }
-                .run(&cpu),
-        );
-        let apply = Apply {
-            tables: &tables,
-            grad: if draw.one_in(4) { &foreign } else { &sum },
+        result = result.and(Merge::new(&tables, &grad, b, &mut sum, &mut words[..]).run(&cpu));
+        let apply = Apply::new(
+            &tables,
+            if draw.one_in(4) { &foreign } else { &sum },
             rule,
-            decay_scale: None,
-            weights: draw.exclusive(&mut weights, sizes.1),
-            state: draw.state(&mut state, &rule, sizes),
-        };
+            draw.exclusive(&mut weights, sizes.1),
+            draw.state(&mut state, &rule, sizes),
+        );
         result.and(apply.run(&cpu))
     });
 }
@@ -415,24 +412,24 @@ fn interactions() {
             has_dense,
         };
         let (precision, dim) = (Precision::Full, draw.about(dim));
-        let forward = interaction::Forward {
+        let forward = interaction::Forward::new(
             interaction,
             dim,
-            precision,
-            features: features(draw),
-            output: draw.matrix_mut(&mut output, batch_size, width),
-        };
+            features(draw),
+            draw.matrix_mut(&mut output, batch_size, width),
+        )
+        .precision(precision);
         let result = forward.run(&cpu());
-        let backward = interaction::Backward {
+        let backward = interaction::Backward::new(
             interaction,
             dim,
-            precision,
-            features: features(draw),
-            grad_output: draw.matrix(&floats, batch_size, width),
-            grad_features: interaction::FeaturesMut::Joined {
+            features(draw),
+            draw.matrix(&floats, batch_size, width),
+            interaction::FeaturesMut::Joined {
                 block: draw.matrix_mut(&mut grads, batch_size, cols),
             },
-        };
+        )
+        .precision(precision);
         result.and(backward.run(&cpu()))
     });
 }
@@ -448,28 +445,34 @@ fn layers() {
         let (precision, activation) =
             (Precision::Tf32, draw.of(&[Activation::None, Activation::Relu]));
         let (input, weight) = (draw.matrix(&floats, m, k), draw.matrix(&floats, n, k));
-        let forward = linear::Forward::<Cpu, f32> {
-            input,
-            weight,
-            packed_weight: draw.one_in(8).then_some(&packed[..]),
-            bias: draw.shared(&floats, n),
-            activation,
-            precision,
-            output: draw.matrix_mut(output, m, n),
+        let forward = {
+            let mut op = linear::Forward::<Cpu, f32>::new(
+                input,
+                weight,
+                draw.shared(&floats, n),
+                draw.matrix_mut(output, m, n),
+            )
+            .activation(activation)
+            .precision(precision);
+            op.packed_weight = draw.one_in(8).then(|| (&packed[..]).into());
+            op
         };
         let result = forward.run(&cpu());
-        let backward = linear::Backward::<Cpu, f32> {
-            input,
-            weight,
-            output: draw.matrix(&floats, m, n),
-            activation,
-            precision,
-            grad_output: draw.matrix_mut(grad_output, m, n),
-            grad_input: draw.one_in(2).then(|| draw.matrix_mut(grad_input, m, k)),
-            grad_weight: draw.matrix_mut(grad_weight, n, k),
-            grad_bias: draw.exclusive(grad_bias, n),
-            accum: draw.of(&[Accum::Add, Accum::Replace]),
-            workspace: &mut words[..],
+        let backward = {
+            let mut op = linear::Backward::<Cpu, f32>::new(
+                input,
+                weight,
+                draw.matrix(&floats, m, n),
+                draw.matrix_mut(grad_output, m, n),
+                draw.matrix_mut(grad_weight, n, k),
+                draw.exclusive(grad_bias, n),
+                &mut words[..],
+            )
+            .activation(activation)
+            .precision(precision)
+            .accum(draw.of(&[Accum::Add, Accum::Replace]));
+            op.grad_input = draw.one_in(2).then(|| draw.matrix_mut(grad_input, m, k));
+            op
         };
         result.and(backward.run(&cpu()))
     });
@@ -484,15 +487,18 @@ fn losses() {
         }
         let weighted = Loss::WeightedBce { negative: draw.float(), positive: draw.float() };
         let (mut mean, mut grads) = (vec![0.0; 2], vec![0.0; ROOM]);
-        let forward = loss::Forward::<Cpu> {
-            loss: draw.of(&[Loss::BceWithLogits, Loss::Mse, weighted]),
-            threshold: draw.of(&[0.0, 0.1, 0.5, -1.0, f32::NAN]),
-            loss_scale: draw.of(&[1.0, 1024.0, 0.0, -1.0, 3.0, f32::NAN]),
-            logits: &logits[..n],
-            labels: draw.shared(&labels, n),
-            mean: if draw.one_in(12) { &mut mean[..] } else { &mut mean[..1] },
-            grad_logits: draw.one_in(2).then(|| draw.exclusive(&mut grads, n)),
-            workspace: &mut [],
+        let forward = {
+            let mut op = loss::Forward::<Cpu>::new(
+                draw.of(&[Loss::BceWithLogits, Loss::Mse, weighted]),
+                &logits[..n],
+                draw.shared(&labels, n),
+                if draw.one_in(12) { &mut mean[..] } else { &mut mean[..1] },
+                &mut [],
+            )
+            .threshold(draw.of(&[0.0, 0.1, 0.5, -1.0, f32::NAN]))
+            .loss_scale(draw.of(&[1.0, 1024.0, 0.0, -1.0, 3.0, f32::NAN]));
+            op.grad_logits = draw.one_in(2).then(|| draw.exclusive(&mut grads, n).into());
+            op
         };
         forward.run(&cpu())
     });
@@ -517,23 +523,26 @@ fn dense_updates_and_averages() {
         let (mut parameters, mut state) = (floats.clone(), [floats.clone(), floats.clone()]);
         let (mut halves, mut average) = (vec![f16::ZERO; ROOM], floats.clone());
         let dense = UpdateRule { optimizer: rule.optimizer.for_dense(), ..rule };
-        let update = dense_update::Update {
-            control: draw.control(&values, &gate),
-            rule,
-            loss_scale: draw.of(&[1.0, 1.0, 0.5, 0.0, f32::NAN]),
-            max_gradient: draw.one_in(4).then(|| draw.float()),
-            grad: draw.shared(&floats, len),
-            parameters: draw.exclusive(&mut parameters, len),
-            state: draw.state(&mut state, &dense, (len, len)),
-            rounded: draw.one_in(2).then(|| draw.exclusive(&mut halves, len)),
+        let update = {
+            let mut op = dense_update::Update::new(
+                rule,
+                draw.shared(&floats, len),
+                draw.exclusive(&mut parameters, len),
+                draw.state(&mut state, &dense, (len, len)),
+            )
+            .control(draw.control(&values, &gate))
+            .loss_scale(draw.of(&[1.0, 1.0, 0.5, 0.0, f32::NAN]));
+            op.max_gradient = draw.one_in(4).then(|| draw.float());
+            op.rounded = draw.one_in(2).then(|| draw.exclusive(&mut halves, len).into());
+            op
         };
         let result = update.run(&cpu());
-        let averaged = moving_average::Update {
-            control: draw.control(&values, &gate),
-            decay: draw.float(),
-            values: draw.shared(&floats, len),
-            average: draw.exclusive(&mut average, len),
-        };
+        let averaged = moving_average::Update::new(
+            draw.float(),
+            draw.shared(&floats, len),
+            draw.exclusive(&mut average, len),
+        )
+        .control(draw.control(&values, &gate));
         result.and(averaged.run(&cpu()))
     });
 }
@@ -544,20 +553,25 @@ fn checks_and_copies() {
         let (len, floats, cpu) = (draw.size().min(ROOM), draw.floats(), cpu());
         let (mut verdict, losses) = (vec![draw.of(&[0, u64::MAX - 1]); 6], [f64::NAN; 2]);
         let values = [StepValues::new(&draw.rule(), 0.5); 2];
-        let check = finite_check::Check {
-            policy: draw.of(&[finite_check::NonFinite::Error, finite_check::NonFinite::SkipStep]),
-            step: draw.of(&[0, 1, u64::MAX]),
-            values: draw.one_in(2).then(|| draw.shared(&values[..], 1)),
-            loss: draw.shared(&losses[..], 1),
-            grads: [draw.shared(&floats, len), &floats],
-            verdict: draw.exclusive(&mut verdict, finite_check::Verdict::WORDS),
+        let check = {
+            let mut op = finite_check::Check::new(
+                draw.of(&[finite_check::NonFinite::Error, finite_check::NonFinite::SkipStep]),
+                draw.of(&[0, 1, u64::MAX]),
+                draw.shared(&losses[..], 1),
+                [draw.shared(&floats, len).into(), (&floats).into()],
+                draw.exclusive(&mut verdict, finite_check::Verdict::WORDS),
+            );
+            op.values = draw.one_in(2).then(|| draw.shared(&values[..], 1).into());
+            op
         };
         let mut result = check.run(&cpu);
         let (mut target, mut host) = (vec![0.0; ROOM], vec![0.0; ROOM]);
-        result = result.and(cpu.copy(draw.shared(&floats, len), draw.exclusive(&mut target, len)));
-        result =
-            result.and(cpu.upload(draw.shared(&floats, len), draw.exclusive(&mut target, len)));
-        result.and(cpu.download(draw.shared(&target, len), draw.exclusive(&mut host, len)))
+        result = result.and(
+            cpu.copy(draw.shared(&floats, len).into(), draw.exclusive(&mut target, len).into()),
+        );
+        result = result
+            .and(cpu.upload(draw.shared(&floats, len), draw.exclusive(&mut target, len).into()));
+        result.and(cpu.download(draw.shared(&target, len).into(), draw.exclusive(&mut host, len)))
     });
 }
 

@@ -41,12 +41,7 @@ fn sort<B: IndexSortOps, I: Id>(device: &B, case: &BagCase, spare: usize) -> (Or
     let mut sorted = poisoned_order(device, case, spare);
     let words = Sort::<B, I>::workspace_len(device, &case.layout(), case.indices.len());
     let mut workspace = upload(device, &poisoned::<u64>(words + spare));
-    let op = Sort {
-        tables: &bags.tables,
-        bags: bags.view(),
-        sorted: &mut sorted,
-        workspace: B::view_mut(&mut workspace),
-    };
+    let op = Sort::new(&bags.tables, bags.view(), &mut sorted, B::view_mut(&mut workspace));
     let result = outcome(device, op.run(device));
     let counts = download_view(device, sorted.counts());
     let (n, unique) = (counts[0] as usize, counts[1] as usize);
@@ -153,12 +148,7 @@ fn too_many_ids_of_too_many_rows_are_an_error_on_the_cpu() {
         let mut sorted = poisoned_order(&Cpu::single_threaded(), &case, 0);
         let mut workspace =
             vec![0; Sort::<Cpu, i64>::workspace_len(&Cpu::single_threaded(), &case.layout(), ids)];
-        let op = Sort {
-            tables: &bags.tables,
-            bags: bags.view(),
-            sorted: &mut sorted,
-            workspace: &mut workspace,
-        };
+        let op = Sort::new(&bags.tables, bags.view(), &mut sorted, &mut workspace);
         let result = op.run(&Cpu::single_threaded());
         assert_eq!(result.is_ok(), fits, "{result:?}");
         assert!(
@@ -203,12 +193,7 @@ fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
         let mut sorted =
             SortedIndices::with_buffers(device, rows, buffer(capacity + 1), counted).unwrap();
         let mut workspace = upload(device, &poisoned::<u64>(words));
-        let op = Sort {
-            tables: &bags.tables,
-            bags: bags.view(),
-            sorted: &mut sorted,
-            workspace: B::view_mut(&mut workspace),
-        };
+        let op = Sort::new(&bags.tables, bags.view(), &mut sorted, B::view_mut(&mut workspace));
         let text = message(op.run(device));
         assert_same_bits(&text, &download_view(device, sorted.rows()), &poisoned(capacity));
         text
@@ -247,12 +232,7 @@ fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
         let mut sorted = SortedIndices::new(device, n, num_bags).unwrap();
         let bags = wrong.upload::<B, i64>(device);
         let mut workspace = upload(device, &poisoned::<u64>(words));
-        let op = Sort {
-            tables: &bags.tables,
-            bags: bags.view(),
-            sorted: &mut sorted,
-            workspace: B::view_mut(&mut workspace),
-        };
+        let op = Sort::new(&bags.tables, bags.view(), &mut sorted, B::view_mut(&mut workspace));
         let error = Error::InvalidOffsets { position, value: offset as i64, rule };
         assert_eq!(outcome(device, op.run(device)), Err(error));
     }

@@ -85,13 +85,8 @@ impl<E: Stored + Poison> Case<E> {
                 Features::Joined { block: grids[0].view(&buffers[0]), has_dense }
             }
         };
-        let op = Forward {
-            interaction,
-            dim: self.dim,
-            precision: self.precision,
-            features,
-            output: output.view_mut(&mut output_buffer),
-        };
+        let op = Forward::new(interaction, self.dim, features, output.view_mut(&mut output_buffer))
+            .precision(self.precision);
         assert_eq!(outcome(device, op.run(device)), Ok(()));
         output.download(device, &output_buffer)
     }
@@ -134,14 +129,9 @@ impl<E: Stored + Poison> Case<E> {
                 FeaturesMut::Joined { block: outputs[0].view_mut(out_whole) },
             ),
         };
-        let op = Backward {
-            interaction,
-            dim: self.dim,
-            precision: self.precision,
-            features,
-            grad_output: grad.view(&grad_buffer),
-            grad_features,
-        };
+        let op =
+            Backward::new(interaction, self.dim, features, grad.view(&grad_buffer), grad_features)
+                .precision(self.precision);
         assert_eq!(outcome(device, op.run(device)), Ok(()));
         if layout != Layout::Split {
             return outputs[0].download(device, &out[0]);
@@ -436,7 +426,8 @@ fn cat_takes_any_dimensions<B: InteractionOps>(device: &B) {
     let mut output_buffer = output.upload(device);
     let features =
         Features::Split { dense: halves[0].view(&buffers[0]), sparse: halves[1].view(&buffers[1]) };
-    Forward { interaction, dim, precision, features, output: output.view_mut(&mut output_buffer) }
+    Forward::new(interaction, dim, features, output.view_mut(&mut output_buffer))
+        .precision(precision)
         .run(device)
         .unwrap();
     let got = output.download(device, &output_buffer);
@@ -450,20 +441,14 @@ fn cat_takes_any_dimensions<B: InteractionOps>(device: &B) {
     let grads = [Grid::poisoned(3, 2, 0), Grid::poisoned(3, 5, 4)];
     let mut grad_buffers = grads.each_ref().map(|grid| grid.upload(device));
     let [dense, sparse] = &mut grad_buffers;
-    let op = Backward {
+    let op = Backward::new(
         interaction,
         dim,
-        precision,
-        features: Features::Split {
-            dense: halves[0].view(&buffers[0]),
-            sparse: halves[1].view(&buffers[1]),
-        },
-        grad_output: grad_output.view(&grad_buffer),
-        grad_features: FeaturesMut::Split {
-            dense: grads[0].view_mut(dense),
-            sparse: grads[1].view_mut(sparse),
-        },
-    };
+        Features::Split { dense: halves[0].view(&buffers[0]), sparse: halves[1].view(&buffers[1]) },
+        grad_output.view(&grad_buffer),
+        FeaturesMut::Split { dense: grads[0].view_mut(dense), sparse: grads[1].view_mut(sparse) },
+    )
+    .precision(precision);
     op.run(device).unwrap();
     assert_eq!(grads[0].download(device, &grad_buffers[0]), draw(6, 1));
     assert_eq!(grads[1].download(device, &grad_buffers[1]), draw(15, 2));
@@ -521,8 +506,9 @@ fn wrong_shapes_are_errors<B: InteractionOps>(device: &B) {
             },
         };
         let view = MatrixMut { data: B::view_mut(&mut output), rows, cols, ld: cols };
-        let text =
-            message(Forward { interaction, dim, precision, features, output: view }.run(device));
+        let text = message(
+            Forward::new(interaction, dim, features, view).precision(precision).run(device),
+        );
         assert_same_bits(&text, &download(device, &output), &poisoned(64));
         text
     };
@@ -576,7 +562,8 @@ fn wrong_shapes_are_errors<B: InteractionOps>(device: &B) {
         };
         let features = Features::Joined { block: matrix::<B>(&buffer, 2, 12), has_dense: true };
         let grad_output = matrix::<B>(&buffer, grad.0, grad.1);
-        let op = Backward { interaction, dim: 4, precision, features, grad_output, grad_features };
+        let op = Backward::new(interaction, 4, features, grad_output, grad_features)
+            .precision(precision);
         let text = message(op.run(device));
         assert_same_bits(&text, &download(device, &a), &poisoned(64));
         assert_same_bits(&text, &download(device, &b), &poisoned(64));

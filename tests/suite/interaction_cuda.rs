@@ -57,7 +57,10 @@ fn check<E: Stored + Poison>(precision: Precision, (forward, backward): (&str, &
         let mut output = new(batch_size * width);
         let counted = counts(&alone, &cuda, forward, || {
             let output = MatrixMut::contiguous(Cuda::view_mut(&mut output), batch_size, width);
-            Forward { interaction, dim, precision, features, output }.run(&cuda).unwrap();
+            Forward::new(interaction, dim, features, output)
+                .precision(precision)
+                .run(&cuda)
+                .unwrap();
         });
         let [features_bytes, output_bytes] =
             [27 * dim, width].map(|cols| batch_size * cols * size_of::<E>());
@@ -70,7 +73,8 @@ fn check<E: Stored + Poison>(precision: Precision, (forward, backward): (&str, &
                 dense: MatrixMut::contiguous(Cuda::view_mut(&mut grad_dense), batch_size, dim),
                 sparse: MatrixMut::contiguous(Cuda::view_mut(&mut grad_sparse), batch_size, pooled),
             };
-            Backward { interaction, dim, precision, features, grad_output, grad_features }
+            Backward::new(interaction, dim, features, grad_output, grad_features)
+                .precision(precision)
                 .run(&cuda)
                 .unwrap();
         });

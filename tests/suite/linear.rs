@@ -124,14 +124,17 @@ impl<E: Layers> Case<E> {
         let bias = upload(device, &self.bias);
         let run = |packed: Option<&B::Buffer<u64>>| {
             let mut output_buffer = output.upload(device);
-            let op = Forward {
-                input: input.view(&buffers[0]),
-                weight: weight.view(&buffers[1]),
-                packed_weight: packed.map(B::view),
-                bias: B::view(&bias),
-                activation,
-                precision: self.precision,
-                output: output.view_mut(&mut output_buffer),
+            let op = {
+                let mut op = Forward::new(
+                    input.view(&buffers[0]),
+                    weight.view(&buffers[1]),
+                    B::view(&bias),
+                    output.view_mut(&mut output_buffer),
+                )
+                .activation(activation)
+                .precision(self.precision);
+                op.packed_weight = packed.map(B::view);
+                op
             };
             assert_eq!(outcome(device, op.run(device)), Ok(()));
             output.download(device, &output_buffer)
@@ -140,7 +143,7 @@ impl<E: Layers> Case<E> {
         let len = Pack::<B, E>::len(device, n, k);
         if len > 0 {
             let mut packed = upload(device, &poisoned::<u64>(len));
-            let pack = Pack { weight: weight.view(&buffers[1]), packed: B::view_mut(&mut packed) };
+            let pack = Pack::new(weight.view(&buffers[1]), B::view_mut(&mut packed));
             assert_eq!(outcome(device, pack.run(device)), Ok(()));
             assert_same_bits(&format!("{:?}, packed", self.shape), &run(Some(&packed)), &got);
         }
@@ -168,18 +171,21 @@ impl<E: Layers> Case<E> {
         let mut db = upload(device, before.1);
         let mut workspace =
             upload(device, &poisoned::<u64>(Backward::<B, E>::workspace_len(device, m, n, k)));
-        let op = Backward {
-            input: input.view(&inputs[0]),
-            weight: weight.view(&inputs[1]),
-            output: output.view(&inputs[2]),
-            activation: how.activation,
-            precision: self.precision,
-            grad_output: grad_output.view_mut(z),
-            grad_input: how.wants_input.then(|| grad_input.view_mut(dx)),
-            grad_weight: grad_weight.view_mut(&mut dw),
-            grad_bias: B::view_mut(&mut db),
-            accum: how.accum,
-            workspace: B::view_mut(&mut workspace),
+        let op = {
+            let mut op = Backward::new(
+                input.view(&inputs[0]),
+                weight.view(&inputs[1]),
+                output.view(&inputs[2]),
+                grad_output.view_mut(z),
+                grad_weight.view_mut(&mut dw),
+                B::view_mut(&mut db),
+                B::view_mut(&mut workspace),
+            )
+            .activation(how.activation)
+            .precision(self.precision)
+            .accum(how.accum);
+            op.grad_input = how.wants_input.then(|| grad_input.view_mut(dx));
+            op
         };
         assert_eq!(outcome(device, op.run(device)), Ok(()));
         Got {
@@ -376,31 +382,31 @@ fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
         let mut workspace = device.alloc(64).unwrap();
         let text = match op {
             "forward" => message(
-                Forward {
-                    input: input.view(&ones),
-                    weight: weight.view(&ones),
-                    packed_weight: packed.map(|len| B::slice(&words, 0..len)),
-                    bias: B::slice(&ones, 0..bias),
-                    activation: Activation::Relu,
-                    precision: Precision::Full,
-                    output: output_grid.view_mut(&mut out),
+                {
+                    let mut op = Forward::new(
+                        input.view(&ones),
+                        weight.view(&ones),
+                        B::slice(&ones, 0..bias),
+                        output_grid.view_mut(&mut out),
+                    )
+                    .activation(Activation::Relu);
+                    op.packed_weight = packed.map(|len| B::slice(&words, 0..len));
+                    op
                 }
                 .run(device),
             ),
             _ => message(
-                Backward {
-                    input: input.view(&ones),
-                    weight: grid(4, 3).view(&ones),
-                    output: grid(2, 4).view(&ones),
-                    activation: Activation::Relu,
-                    precision: Precision::Full,
-                    grad_output: grid(2, 4).view_mut(&mut out),
-                    grad_input: Some(output_grid.view_mut(dx)),
-                    grad_weight: weight.view_mut(dw),
-                    grad_bias: B::slice_mut(db, 0..bias),
-                    accum: Accum::Replace,
-                    workspace: B::view_mut(&mut workspace),
-                }
+                Backward::new(
+                    input.view(&ones),
+                    grid(4, 3).view(&ones),
+                    grid(2, 4).view(&ones),
+                    grid(2, 4).view_mut(&mut out),
+                    weight.view_mut(dw),
+                    B::slice_mut(db, 0..bias),
+                    B::view_mut(&mut workspace),
+                )
+                .activation(Activation::Relu)
+                .grad_input(output_grid.view_mut(dx))
                 .run(device),
             ),
         };
@@ -428,8 +434,7 @@ fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
         (40, len, "weight.data holds 64 elements, but 120 are needed".into()),
     ] {
         let mut packed = upload(device, &[7_u64; 64]);
-        let pack =
-            Pack { weight: grid(rows, 3).view(&ones), packed: B::slice_mut(&mut packed, 0..len) };
+        let pack = Pack::new(grid(rows, 3).view(&ones), B::slice_mut(&mut packed, 0..len));
         assert_eq!(message(pack.run(device)), format!("linear.pack: {want}"));
         assert_eq!(download(device, &packed), [7; 64]);
     }

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use crate::common::cuda::{emulator, on_every_schedule, own};
 use crate::common::*;
 use bagdot::ops::linear::{Backward, Forward, LinearOps};
-use bagdot::ops::{Accum, Activation, Matrix, MatrixMut, Precision};
+use bagdot::ops::{Activation, Matrix, MatrixMut, Precision};
 use bagdot::{Cpu, Cuda, Philox, bf16, f16};
 use bagdot_emulator::KernelCounts;
 
@@ -48,29 +48,27 @@ pub fn run<B: LinearOps, E: Stored + Poison>(
     let mut workspace =
         upload(device, &poisoned::<u64>(Backward::<B, E>::workspace_len(device, m, n, k)));
     let activation = Activation::Relu;
-    let forward = Forward {
-        input: Matrix::contiguous(B::view(&x), m, k),
-        weight: Matrix::contiguous(B::view(&w), n, k),
-        packed_weight: None,
-        bias: B::view(&b),
-        activation,
-        precision,
-        output: MatrixMut::contiguous(B::view_mut(&mut y), m, n),
-    };
+    let forward = Forward::new(
+        Matrix::contiguous(B::view(&x), m, k),
+        Matrix::contiguous(B::view(&w), n, k),
+        B::view(&b),
+        MatrixMut::contiguous(B::view_mut(&mut y), m, n),
+    )
+    .activation(activation)
+    .precision(precision);
     assert_eq!(outcome(device, forward.run(device)), Ok(()));
-    let backward = Backward {
-        input: Matrix::contiguous(B::view(&x), m, k),
-        weight: Matrix::contiguous(B::view(&w), n, k),
-        output: Matrix::contiguous(B::view(&y), m, n),
-        activation,
-        precision,
-        grad_output: MatrixMut::contiguous(B::view_mut(&mut z), m, n),
-        grad_input: Some(MatrixMut::contiguous(B::view_mut(&mut dx), m, k)),
-        grad_weight: MatrixMut::contiguous(B::view_mut(&mut dw), n, k),
-        grad_bias: B::view_mut(&mut db),
-        accum: Accum::Replace,
-        workspace: B::view_mut(&mut workspace),
-    };
+    let backward = Backward::new(
+        Matrix::contiguous(B::view(&x), m, k),
+        Matrix::contiguous(B::view(&w), n, k),
+        Matrix::contiguous(B::view(&y), m, n),
+        MatrixMut::contiguous(B::view_mut(&mut z), m, n),
+        MatrixMut::contiguous(B::view_mut(&mut dw), n, k),
+        B::view_mut(&mut db),
+        B::view_mut(&mut workspace),
+    )
+    .activation(activation)
+    .precision(precision)
+    .grad_input(MatrixMut::contiguous(B::view_mut(&mut dx), m, k));
     assert_eq!(outcome(device, backward.run(device)), Ok(()));
     Got {
         output: download(device, &y),

@@ -43,15 +43,18 @@ fn run_scaled<B: LossOps>(
         (upload(device, &poisoned::<f64>(1)), upload(device, &poisoned::<f32>(logits.len())));
     let mut workspace =
         upload(device, &poisoned::<u64>(Forward::workspace_len(device, logits.len())));
-    let op = Forward {
-        loss,
-        threshold,
-        loss_scale,
-        logits: B::view(&z),
-        labels: B::view(&y),
-        mean: B::view_mut(&mut mean),
-        grad_logits: with_grad.then(|| B::view_mut(&mut grad)),
-        workspace: B::view_mut(&mut workspace),
+    let op = {
+        let mut op = Forward::new(
+            loss,
+            B::view(&z),
+            B::view(&y),
+            B::view_mut(&mut mean),
+            B::view_mut(&mut workspace),
+        )
+        .threshold(threshold)
+        .loss_scale(loss_scale);
+        op.grad_logits = with_grad.then(|| B::view_mut(&mut grad));
+        op
     };
     let result = outcome(device, op.run(device));
     (download(device, &mean)[0], download(device, &grad), result)
@@ -240,16 +243,15 @@ fn wrong_arguments_are_errors<B: LossOps>(device: &B) {
         let (mut mean, mut grad) =
             (upload(device, &poisoned::<f64>(mean_len)), upload(device, &poisoned(grad_len)));
         let mut workspace = device.alloc(1).unwrap();
-        let op = Forward {
-            loss: Loss::Mse,
-            threshold,
-            loss_scale: 1.0,
-            logits: B::view(&z),
-            labels: B::view(&y),
-            mean: B::view_mut(&mut mean),
-            grad_logits: Some(B::view_mut(&mut grad)),
-            workspace: B::view_mut(&mut workspace),
-        };
+        let op = Forward::new(
+            Loss::Mse,
+            B::view(&z),
+            B::view(&y),
+            B::view_mut(&mut mean),
+            B::view_mut(&mut workspace),
+        )
+        .grad_logits(B::view_mut(&mut grad))
+        .threshold(threshold);
         assert_eq!(message(op.run(device)), format!("loss.forward: {want}"));
         assert_same_bits(want, &download(device, &mean), &poisoned(mean_len));
         assert_same_bits::<f32>(want, &download(device, &grad), &poisoned(grad_len));

@@ -10,6 +10,7 @@ mod replay;
 #[cfg(feature = "cuda")]
 mod backends_cuda;
 mod bad_labels;
+mod bags;
 mod cast;
 #[cfg(feature = "cuda")]
 mod cublaslt_cuda;

@@ -16,12 +16,7 @@ fn average<B: MovingAverageOps>(
     before: &[f32],
 ) -> Vec<f32> {
     let (values, mut average) = (upload(device, values), upload(device, before));
-    let op = Update {
-        control: Default::default(),
-        decay,
-        values: B::view(&values),
-        average: B::view_mut(&mut average),
-    };
+    let op = Update::new(decay, B::view(&values), B::view_mut(&mut average));
     assert_eq!(outcome(device, op.run(device)), Ok(()));
     download(device, &average)
 }
@@ -55,15 +50,8 @@ fn wrong_arguments_are_errors<B: MovingAverageOps>(device: &B) {
     let values = upload(device, &[1.0_f32; 3]);
     let run = |decay: f32, len: usize| {
         let mut average = upload(device, &poisoned::<f32>(len));
-        let text = message(
-            Update {
-                control: Default::default(),
-                decay,
-                values: B::view(&values),
-                average: B::view_mut(&mut average),
-            }
-            .run(device),
-        );
+        let text =
+            message(Update::new(decay, B::view(&values), B::view_mut(&mut average)).run(device));
         assert_same_bits("the average", &download(device, &average), &poisoned::<f32>(len));
         text
     };

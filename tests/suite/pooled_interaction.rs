@@ -60,19 +60,23 @@ impl Case {
         let dense_buffer = dense.upload(device);
         let [mut pooled_buffer, mut output_buffer] = [pooled.upload(device), output.upload(device)];
         let mut argmax_buffer = argmax.upload(device);
-        let lookup = embedding_bag::Forward {
-            tables: &bags.tables,
-            weights: B::view(&weights),
-            bags: bags.view(),
-            output: pooled.view_mut(&mut pooled_buffer),
-            argmax: with_argmax.then(|| argmax.view_mut(&mut argmax_buffer)),
+        let lookup = {
+            let mut op = embedding_bag::Forward::new(
+                &bags.tables,
+                B::view(&weights),
+                bags.view(),
+                pooled.view_mut(&mut pooled_buffer),
+            );
+            op.argmax = with_argmax.then(|| argmax.view_mut(&mut argmax_buffer));
+            op
         };
         let result = match keeps {
             Some(keeps_pooled) => {
                 let (dense, output) =
                     (dense.view(&dense_buffer), output.view_mut(&mut output_buffer));
-                let interact =
-                    Interact { keeps_pooled, interaction, dim, precision, dense, output };
+                let interact = Interact::new(interaction, dim, dense, output)
+                    .precision(precision)
+                    .keeps_pooled(keeps_pooled);
                 Forward { lookup, interact }.run(device)
             }
             None => lookup.run(device).and_then(|()| {
@@ -81,7 +85,9 @@ impl Case {
                     sparse: pooled.view(&pooled_buffer),
                 };
                 let output = output.view_mut(&mut output_buffer);
-                interaction::Forward { interaction, dim, precision, features, output }.run(device)
+                interaction::Forward::new(interaction, dim, features, output)
+                    .precision(precision)
+                    .run(device)
             }),
         };
         let result = outcome(device, result);

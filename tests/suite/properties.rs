@@ -6,8 +6,7 @@ use crate::common::updates::{Backward, download_grad, poisoned_grad, rules, stat
 use crate::common::*;
 use bagdot::ops::interaction::{self, Features, FeaturesMut};
 use bagdot::ops::{
-    Accum, Activation, Backend, Interaction, Matrix, MatrixMut, Pooling, Precision, UpdateRule,
-    linear,
+    Activation, Backend, Interaction, Matrix, MatrixMut, Pooling, Precision, UpdateRule, linear,
 };
 use bagdot::{Cpu, Error, Jagged};
 use proptest::prelude::*;
@@ -72,15 +71,7 @@ fn interact<B: Backend>(
     let block = Matrix::contiguous(B::view(&features), batch_size, num_features * dim);
     let features = Features::Joined { block, has_dense: true };
     let output_view = MatrixMut::contiguous(B::view_mut(&mut output), batch_size, width);
-    interaction::Forward {
-        interaction: kind,
-        dim,
-        precision: Precision::Full,
-        features,
-        output: output_view,
-    }
-    .run(device)
-    .unwrap();
+    interaction::Forward::new(kind, dim, features, output_view).run(device).unwrap();
     download(device, &output)
 }
 
@@ -264,32 +255,25 @@ fn linear_is_adjoint<B: Backend + 'static>(device: &B) {
         );
         let (bias_view, output) =
             (B::view(&bias_buffer), MatrixMut::contiguous(B::view_mut(&mut y), m, n));
-        linear::Forward {
-            input: input.reborrow(),
-            weight: weight.reborrow(),
-            packed_weight: None,
-            bias: bias_view,
-            activation,
-            precision,
-            output,
-        }
-        .run(device)
-        .unwrap();
+        linear::Forward::new(input, weight, bias_view, output)
+            .activation(activation)
+            .precision(precision)
+            .run(device)
+            .unwrap();
         let words = linear::Backward::<B, f32>::workspace_len(device, m, n, k);
         let mut workspace = upload(device, &poisoned::<u64>(words));
-        let backward = linear::Backward {
+        let backward = linear::Backward::new(
             input,
             weight,
-            output: Matrix::contiguous(B::view(&y), m, n),
-            activation,
-            precision,
-            grad_output: MatrixMut::contiguous(B::view_mut(&mut z), m, n),
-            grad_input: Some(MatrixMut::contiguous(B::view_mut(&mut dx), m, k)),
-            grad_weight: MatrixMut::contiguous(B::view_mut(&mut dw), n, k),
-            grad_bias: B::view_mut(&mut db),
-            accum: Accum::Replace,
-            workspace: B::view_mut(&mut workspace),
-        };
+            Matrix::contiguous(B::view(&y), m, n),
+            MatrixMut::contiguous(B::view_mut(&mut z), m, n),
+            MatrixMut::contiguous(B::view_mut(&mut dw), n, k),
+            B::view_mut(&mut db),
+            B::view_mut(&mut workspace),
+        )
+        .activation(activation)
+        .precision(precision)
+        .grad_input(MatrixMut::contiguous(B::view_mut(&mut dx), m, k));
         backward.run(device).unwrap();
         let [y, dx, dw] = [&y, &dx, &dw].map(|buffer| download(device, buffer));
         let want_y = reference::linear(&exact(&x), &exact(&w), &exact(&bias), (m, n, k), false);
@@ -321,16 +305,15 @@ fn interaction_is_adjoint<B: Backend + 'static>(device: &B) {
                 [&features, &grad].map(|values| upload(device, values));
             let mut grads = upload(device, &poisoned::<f32>(features.len()));
             let block = Matrix::contiguous(B::view(&features_buffer), batch_size, row);
-            let backward = interaction::Backward {
-                interaction: kind,
+            let backward = interaction::Backward::new(
+                kind,
                 dim,
-                precision: Precision::Full,
-                features: Features::Joined { block, has_dense: true },
-                grad_output: Matrix::contiguous(B::view(&grad_buffer), batch_size, width),
-                grad_features: FeaturesMut::Joined {
+                Features::Joined { block, has_dense: true },
+                Matrix::contiguous(B::view(&grad_buffer), batch_size, width),
+                FeaturesMut::Joined {
                     block: MatrixMut::contiguous(B::view_mut(&mut grads), batch_size, row),
                 },
-            };
+            );
             backward.run(device).unwrap();
             let (mut want, mut want_grads) = (vec![], vec![]);
             for (x, g) in exact(&features).chunks(row).zip(exact(&grad).chunks(width)) {

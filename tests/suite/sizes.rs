@@ -9,8 +9,8 @@ use bagdot::ops::interaction::{self, Features};
 use bagdot::ops::linear::{self, Activation};
 use bagdot::ops::sparse_update::{Merge, SparseGrad, Update};
 use bagdot::ops::{
-    Accum, Backend, Bags, Interaction, Matrix, MatrixMut, Optimizer, PairOrder, Pooling, Precision,
-    Table, TableBatch, embedding_bag, loss,
+    Accum, Backend, Bags, Interaction, Matrix, MatrixMut, Optimizer, PairOrder, Pooling, Table,
+    TableBatch, embedding_bag, loss,
 };
 use bagdot::{Cpu, DType, Error, Philox, bf16, f16};
 
@@ -50,7 +50,7 @@ fn bags<'a, B: Backend>(
     offsets: &'a B::Buffer<i64>,
 ) -> Bags<'a, B, i64> {
     let (indices, offsets) = (B::view(indices), B::view(offsets));
-    Bags { batch_size, indices, has_slack: false, offsets, per_sample_weights: None }
+    Bags::new(batch_size, indices, offsets)
 }
 
 /// Checks products that wrap around: two features times a batch size of 2⁶³ or 2⁶³ + 1 would wrap
@@ -67,17 +67,11 @@ fn numbers_of_bags_do_not_wrap<B: Backend>(device: &B) {
                 (upload(device, offsets), SortedIndices::new(device, 8, 8).unwrap());
             let bags = || bags::<B>(batch_size, &indices, &offsets);
             let (sorted, workspace) = (&mut sorted, B::view_mut(&mut workspace));
-            let sort = Sort { tables: &tables, bags: bags(), sorted, workspace };
+            let sort = Sort::new(&tables, bags(), sorted, workspace);
             let output =
                 MatrixMut { data: B::view_mut(&mut output), rows: batch_size, cols: 4, ld: 4 };
             let weights = B::view(&weights);
-            let forward = embedding_bag::Forward {
-                tables: &tables,
-                weights,
-                bags: bags(),
-                output,
-                argmax: None,
-            };
+            let forward = embedding_bag::Forward::new(&tables, weights, bags(), output);
             for error in [sort.run(device).unwrap_err(), forward.run(device).unwrap_err()] {
                 assert!(
                     error.to_string().ends_with("more than 2^32 - 2 ids or bags: split the batch"),
@@ -133,35 +127,26 @@ fn a_single_row_may_have_any_leading_dimension<B: Backend>(device: &B) {
         ) -> MatrixMut<'a, B, f32> {
             MatrixMut { data: B::view_mut(buffer), rows: 1, cols, ld }
         }
-        let op = linear::Forward {
-            input: row::<B>(&input, 64, ld),
-            weight: Matrix::contiguous(B::view(&weight), 64, 64),
-            packed_weight: None,
-            bias: B::view(&bias),
-            activation: Activation::Relu,
-            precision: Precision::Full,
-            output: row_mut::<B>(linear, 64, ld),
-        };
+        let op = linear::Forward::new(
+            row::<B>(&input, 64, ld),
+            Matrix::contiguous(B::view(&weight), 64, 64),
+            B::view(&bias),
+            row_mut::<B>(linear, 64, ld),
+        )
+        .activation(Activation::Relu);
         assert_eq!(outcome(device, op.run(device)), Ok(()));
-        let op = interaction::Forward {
-            interaction: Interaction::default(),
-            dim: 16,
-            precision: Precision::Full,
-            features: Features::Joined { block: row::<B>(&input, 64, ld), has_dense: true },
-            output: row_mut::<B>(interacted, 22, ld),
-        };
+        let op = interaction::Forward::new(
+            Interaction::default(),
+            16,
+            Features::Joined { block: row::<B>(&input, 64, ld), has_dense: true },
+            row_mut::<B>(interacted, 22, ld),
+        );
         assert_eq!(outcome(device, op.run(device)), Ok(()));
         let tables = TableBatch::one_feature_each(vec![table(64, 64)], Pooling::Sum).unwrap();
         let (tables, indices, offsets) =
             (device.tables(tables).unwrap(), upload(device, &[3i64]), upload(device, &[0, 1]));
         let (weights, bags) = (B::view(&weight), bags::<B>(1, &indices, &offsets));
-        let op = embedding_bag::Forward {
-            tables: &tables,
-            weights,
-            bags,
-            output: row_mut::<B>(pooled, 64, ld),
-            argmax: None,
-        };
+        let op = embedding_bag::Forward::new(&tables, weights, bags, row_mut::<B>(pooled, 64, ld));
         assert_eq!(outcome(device, op.run(device)), Ok(()));
         let op =
             Cast { factor: 1.0, from: row::<B>(&input, 64, ld), to: row_mut::<B>(cast, 64, ld) };
@@ -177,31 +162,27 @@ fn layers_without_elements_are_done_at_once<B: Backend>(device: &B) {
     let [x, w, mut y, mut dy, mut dx, mut dw, mut db] =
         [(); 7].map(|()| device.alloc::<f32>(0).unwrap());
     for (m, n, k) in [(MAX, 0, 0), (0, 0, 1 << 48), (0, 0, 0)] {
-        let op = linear::Forward {
-            input: Matrix::<B, f32>::contiguous(B::view(&x), m, k),
-            weight: Matrix::contiguous(B::view(&w), n, k),
-            packed_weight: None,
-            bias: B::view(&db),
-            activation: Activation::Relu,
-            precision: Precision::Full,
-            output: MatrixMut::contiguous(B::view_mut(&mut y), m, n),
-        };
+        let op = linear::Forward::new(
+            Matrix::contiguous(B::view(&x), m, k),
+            Matrix::contiguous(B::view(&w), n, k),
+            B::view(&db),
+            MatrixMut::contiguous(B::view_mut(&mut y), m, n),
+        )
+        .activation(Activation::Relu);
         assert_eq!(outcome(device, op.run(device)), Ok(()), "{m}, {n}, {k}");
         let words = linear::Backward::<B, f32>::workspace_len(device, m, n, k);
         let mut workspace = device.alloc(words).unwrap();
-        let op = linear::Backward {
-            input: Matrix::contiguous(B::view(&x), m, k),
-            weight: Matrix::contiguous(B::view(&w), n, k),
-            output: Matrix::contiguous(B::view(&y), m, n),
-            activation: Activation::Relu,
-            precision: Precision::Full,
-            grad_output: MatrixMut::contiguous(B::view_mut(&mut dy), m, n),
-            grad_input: Some(MatrixMut::contiguous(B::view_mut(&mut dx), m, k)),
-            grad_weight: MatrixMut::contiguous(B::view_mut(&mut dw), n, k),
-            grad_bias: B::view_mut(&mut db),
-            accum: Accum::Replace,
-            workspace: B::view_mut(&mut workspace),
-        };
+        let op = linear::Backward::new(
+            Matrix::contiguous(B::view(&x), m, k),
+            Matrix::contiguous(B::view(&w), n, k),
+            Matrix::contiguous(B::view(&y), m, n),
+            MatrixMut::contiguous(B::view_mut(&mut dy), m, n),
+            MatrixMut::contiguous(B::view_mut(&mut dw), n, k),
+            B::view_mut(&mut db),
+            B::view_mut(&mut workspace),
+        )
+        .activation(Activation::Relu)
+        .grad_input(MatrixMut::contiguous(B::view_mut(&mut dx), m, k));
         assert_eq!(outcome(device, op.run(device)), Ok(()), "{m}, {n}, {k}");
     }
 }
@@ -234,13 +215,12 @@ fn sizes_saturate<B: Backend>(device: &B) {
     }
     let (from, mut to) = (upload(device, &[1f32; 4]), device.alloc::<f32>(4).unwrap());
     let from = Matrix { data: B::view(&from), rows: MAX, cols: MAX, ld: MAX };
-    let op = interaction::Forward::<B, f32> {
-        interaction: Interaction::Cat,
-        dim: 2,
-        precision: Precision::Full,
-        features: Features::Joined { block: from, has_dense: false },
-        output: MatrixMut { data: B::view_mut(&mut to), rows: MAX, cols: 2, ld: MAX },
-    };
+    let op = interaction::Forward::<B, f32>::new(
+        Interaction::Cat,
+        2,
+        Features::Joined { block: from, has_dense: false },
+        MatrixMut { data: B::view_mut(&mut to), rows: MAX, cols: 2, ld: MAX },
+    );
     assert_eq!(op.bytes_moved(), MAX);
     for capacity in [MAX, 1 << 50] {
         assert!(
@@ -333,11 +313,8 @@ fn batches_without_values_take_no_memory<B: Backend>(device: &B) {
     let labels = upload(device, &[1f32; 3]);
     let mut train = |rows: usize, cols: usize| {
         let dense = Matrix { data: B::view(&dense), rows, cols, ld: cols };
-        let batch = BatchView {
-            dense,
-            bags: bags::<B>(rows, &indices, &offsets),
-            labels: Some(B::view(&labels)),
-        };
+        let batch =
+            BatchView::new(dense, bags::<B>(rows, &indices, &offsets)).labels(B::view(&labels));
         model.loss_and_grad(batch, Accum::Replace)?;
         model.last_loss()
     };

@@ -34,32 +34,25 @@ fn run<B: Backend>(
     let (indices, offsets, weights) =
         (upload(device, &ids), upload(device, &offsets), upload(device, &case.weights::<f32>()));
     let factors = factors.map(|factors| upload(device, &factors));
-    let bags = || Bags {
-        batch_size: case.batch_size,
-        indices: B::view(&indices),
-        has_slack,
-        offsets: B::view(&offsets),
-        per_sample_weights: factors.as_ref().map(B::view),
+    let bags = || {
+        let mut op = Bags::new(case.batch_size, B::view(&indices), B::view(&offsets));
+        op.per_sample_weights = factors.as_ref().map(B::view);
+        op.has_slack = has_slack;
+        op
     };
     let mut pooled = upload(device, &poisoned::<f32>(case.batch_size * case.width()));
-    let forward = embedding_bag::Forward {
-        tables: &tables,
-        weights: B::view(&weights),
-        bags: bags(),
-        output: MatrixMut::contiguous(B::view_mut(&mut pooled), case.batch_size, case.width()),
-        argmax: None,
-    };
+    let forward = embedding_bag::Forward::new(
+        &tables,
+        B::view(&weights),
+        bags(),
+        MatrixMut::contiguous(B::view_mut(&mut pooled), case.batch_size, case.width()),
+    );
     let forward = outcome(device, forward.run(device));
     let mut sorted =
         SortedIndices::new(device, ids.len(), case.features.len() * case.batch_size).unwrap();
     let words = Sort::<B, i64>::workspace_len(device, &case.layout(), ids.len());
     let mut workspace = upload(device, &poisoned::<u64>(words));
-    let sort = Sort {
-        tables: &tables,
-        bags: bags(),
-        sorted: &mut sorted,
-        workspace: B::view_mut(&mut workspace),
-    };
+    let sort = Sort::new(&tables, bags(), &mut sorted, B::view_mut(&mut workspace));
     let sort = outcome(device, sort.run(device));
     let counts = download_view(device, sorted.counts());
     let found = Outcome {

@@ -196,14 +196,13 @@ fn reduce_and_apply_are_update<B: IndexSortOps + SparseUpdateOps>(device: &B) {
                 backward.update(device, &case, rule, &case.weights::<bf16>(), &state);
             let mut weights = upload(device, &case.weights::<bf16>());
             let mut state = State::new(device, &state);
-            let apply = Apply {
-                tables: &backward.bags.tables,
-                grad: &grad,
+            let apply = Apply::new(
+                &backward.bags.tables,
+                &grad,
                 rule,
-                decay_scale: None,
-                weights: B::view_mut(&mut weights),
-                state: state.view_mut(rule.optimizer),
-            };
+                B::view_mut(&mut weights),
+                state.view_mut(rule.optimizer),
+            );
             outcome(device, apply.run(device)).unwrap();
             let what = format!("{}, {:?}", case.name, rule.optimizer);
             assert_same_bits(&what, &download(device, &weights), &want);
@@ -260,14 +259,13 @@ fn stays<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B, rates: &[f32]
             let mut kept = poisoned_grad(device, &case, 2);
             backward.reduce(device, &mut kept).unwrap();
             let (mut applied, mut state) = (upload(device, &weights), State::new(device, &state));
-            let apply = Apply {
-                tables: &backward.bags.tables,
-                grad: &kept,
+            let apply = Apply::new(
+                &backward.bags.tables,
+                &kept,
                 rule,
-                decay_scale: None,
-                weights: B::view_mut(&mut applied),
-                state: state.view_mut(optimizer),
-            };
+                B::view_mut(&mut applied),
+                state.view_mut(optimizer),
+            );
             assert_eq!(outcome(device, apply.run(device)), Ok(()));
             assert_same_bits(&what, &download(device, &applied), &got);
         }

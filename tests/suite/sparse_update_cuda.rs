@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use crate::common::cuda::{capture, emulator, on_every_schedule, on_every_schedule_with_overlaps};
 use crate::common::updates::{Backward, State, download_grad, poisoned_grad, rules, state_values};
 use crate::common::*;
-use bagdot::backend::cuda::{Slice, SliceMut};
 use bagdot::ops::index_sort::{IndexSortOps, Sort};
 use bagdot::ops::sparse_update::{SparseUpdateOps, Update};
 use bagdot::ops::{Device, Optimizer, Pooling, Rounding, UpdateRule, WeightDecay};
+use bagdot::ops::{View, ViewMut};
 use bagdot::{Cpu, Cuda, Error, OffsetRule, bf16, f16};
 
 /// Returns bags that look up one row very often, and other rows at times. One of the two tables has
@@ -165,7 +165,7 @@ impl<I: Id> Step<I> {
     fn sort(&mut self, cuda: &Cuda) {
         let Backward { bags, sorted, .. } = &mut self.backward;
         let workspace = Cuda::view_mut(&mut self.workspace);
-        Sort { tables: &bags.tables, bags: bags.view(), sorted, workspace }.run(cuda).unwrap();
+        Sort::new(&bags.tables, bags.view(), sorted, workspace).run(cuda).unwrap();
     }
 
     fn update(&mut self, cuda: &Cuda) {
@@ -174,15 +174,13 @@ impl<I: Id> Step<I> {
     }
 
     fn update_op(&mut self) -> Update<'_, Cuda, f32, I> {
-        Update {
-            source: self.backward.source(),
-            control: Default::default(),
-            rule: ROWWISE,
-            decay_scale: None,
-            weights: Cuda::view_mut(&mut self.weights),
-            state: self.state.view_mut(ROWWISE.optimizer),
-            workspace: Cuda::view_mut(&mut self.workspace),
-        }
+        Update::new(
+            self.backward.source(),
+            ROWWISE,
+            Cuda::view_mut(&mut self.weights),
+            self.state.view_mut(ROWWISE.optimizer),
+            Cuda::view_mut(&mut self.workspace),
+        )
     }
 }
 
@@ -206,9 +204,9 @@ fn overlapping_bags_are_an_error() {
 }
 
 /// Writes into an order, as a faulty op would.
-fn overwrite<T: bagdot::Scalar>(cuda: &Cuda, view: Slice<'_, T>, values: &[T]) {
+fn overwrite<T: bagdot::Scalar>(cuda: &Cuda, view: View<'_, Cuda, T>, values: &[T]) {
     // SAFETY: the memory is alive and holds as many elements, and nothing reads it meanwhile.
-    cuda.upload(values, unsafe { SliceMut::from_raw(view.pointer(), view.len()) }).unwrap();
+    cuda.upload(values, unsafe { ViewMut::from_raw(view.pointer(), view.len()) }).unwrap();
 }
 
 /// Checks that a step with random words for an order accesses nothing outside of its buffers.

@@ -96,7 +96,7 @@ fn reduce_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
         let mut source = backward.source();
         spoil(&mut source, &spare);
         let mut workspace = upload(device, &poisoned::<u64>(words));
-        let reduce = Reduce { source, grad: &mut grad, workspace: B::view_mut(&mut workspace) };
+        let reduce = Reduce::new(source, &mut grad, B::view_mut(&mut workspace));
         let text = message(reduce.run(device));
         assert!(text.starts_with(&format!("sparse_update.reduce: {want}")), "{text}");
         assert_poisoned(device, &grad);
@@ -105,7 +105,7 @@ fn reduce_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
         let mut grad = poisoned_grad(device, &case, n);
         let mut workspace = upload(device, &poisoned::<u64>(words - 1));
         let (source, workspace) = (backward.source(), B::view_mut(&mut workspace));
-        let text = message(Reduce { source, grad: &mut grad, workspace }.run(device));
+        let text = message(Reduce::new(source, &mut grad, workspace).run(device));
         assert!(text.starts_with("sparse_update.reduce: workspace holds"), "{text}");
         assert_poisoned(device, &grad);
     }
@@ -148,14 +148,13 @@ fn gradients_of_other_tables_are_refused<B: IndexSortOps + SparseUpdateOps>(devi
     let text = message(merge(device, tables, (&good, &good), &mut bad));
     assert_eq!(text, "sparse_update.merge: grad: made for other tables");
     let mut weights = upload(device, &poisoned::<f32>(case.num_weights()));
-    let apply = Apply {
+    let apply = Apply::new(
         tables,
-        grad: &bad,
-        rule: UpdateRule::new(Optimizer::Sgd, 0.1),
-        decay_scale: None,
-        weights: B::view_mut(&mut weights),
-        state: OptimizerStateMut::None,
-    };
+        &bad,
+        UpdateRule::new(Optimizer::Sgd, 0.1),
+        B::view_mut(&mut weights),
+        OptimizerStateMut::None,
+    );
     assert_eq!(message(apply.run(device)), "sparse_update.apply: grad: made for other tables");
     assert_same_bits("weights", &download(device, &weights), &poisoned(case.num_weights()));
 }
@@ -173,13 +172,7 @@ fn merge_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
     if words > 0 {
         let mut out = poisoned_grad(device, &case, 50);
         let mut workspace = upload(device, &poisoned::<u64>(words - 1));
-        let merge = Merge {
-            tables: &tables,
-            a: &a,
-            b: &b,
-            out: &mut out,
-            workspace: B::view_mut(&mut workspace),
-        };
+        let merge = Merge::new(&tables, &a, &b, &mut out, B::view_mut(&mut workspace));
         assert!(message(merge.run(device)).starts_with("sparse_update.merge: workspace holds"));
         assert_poisoned(device, &out);
     }
@@ -190,15 +183,13 @@ fn sgd_update<'a, B: IndexSortOps + SparseUpdateOps>(
     weights: &'a mut B::Buffer<f32>,
     workspace: &'a mut B::Buffer<u64>,
 ) -> Update<'a, B, f32, i64> {
-    Update {
+    Update::new(
         source,
-        control: Default::default(),
-        rule: UpdateRule::new(Optimizer::Sgd, 0.1),
-        decay_scale: None,
-        weights: B::view_mut(weights),
-        state: OptimizerStateMut::None,
-        workspace: B::view_mut(workspace),
-    }
+        UpdateRule::new(Optimizer::Sgd, 0.1),
+        B::view_mut(weights),
+        OptimizerStateMut::None,
+        B::view_mut(workspace),
+    )
 }
 
 fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
@@ -244,25 +235,22 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
         let mut weights = upload(device, &poisoned::<f32>(weights_len));
         let mut state = upload(device, &poisoned::<f32>(state_len));
         let tables = &backward.bags.tables;
-        let apply = Apply {
+        let apply = Apply::new(
             tables,
-            grad: &grad,
+            &grad,
             rule,
-            decay_scale: None,
-            weights: B::view_mut(&mut weights),
-            state: OptimizerStateMut::SumOfSquares(B::view_mut(&mut state)),
-        };
+            B::view_mut(&mut weights),
+            OptimizerStateMut::SumOfSquares(B::view_mut(&mut state)),
+        );
         assert_eq!(message(apply.run(device)), format!("sparse_update.apply: {want}"));
         let mut workspace = upload(device, &poisoned::<u64>(words));
-        let update = Update {
-            source: backward.source(),
-            control: Default::default(),
+        let update = Update::new(
+            backward.source(),
             rule,
-            decay_scale: None,
-            weights: B::view_mut(&mut weights),
-            state: OptimizerStateMut::SumOfSquares(B::view_mut(&mut state)),
-            workspace: B::view_mut(&mut workspace),
-        };
+            B::view_mut(&mut weights),
+            OptimizerStateMut::SumOfSquares(B::view_mut(&mut state)),
+            B::view_mut(&mut workspace),
+        );
         assert_eq!(message(update.run(device)), format!("sparse_update.update: {want}"));
         assert_same_bits("weights", &download(device, &weights), &poisoned(weights_len));
         assert_same_bits("state", &download(device, &state), &poisoned(state_len));
@@ -294,12 +282,7 @@ fn a_failed_sort_leaves_no_order<B: IndexSortOps + SparseUpdateOps>(device: &B) 
     let words = Sort::<B, i64>::workspace_len(device, &case.layout(), case.indices.len());
     let mut workspace = upload(device, &poisoned::<u64>(words));
     let Backward { bags, sorted, .. } = &mut backward;
-    let sort = Sort {
-        tables: &bags.tables,
-        bags: bags.view(),
-        sorted,
-        workspace: B::view_mut(&mut workspace),
-    };
+    let sort = Sort::new(&bags.tables, bags.view(), sorted, B::view_mut(&mut workspace));
     let result = sort.run(device);
     let is_known = result.is_err();
     assert!(matches!(

@@ -25,19 +25,17 @@ const WEIGHTS: &[f32] =
 
 type HostBatch<'a> = BatchView<'a, Host, i64>;
 
+/// The offsets of a batch of three features.
+const THREE_FEATURES: [i64; 13] = [0, 1, 2, 3, 4, 6, 8, 10, 12, 12, 12, 12, 12];
+
 /// Returns a batch of four samples.
 fn good<'a>() -> HostBatch<'a> {
-    BatchView {
-        dense: Matrix::contiguous(&DENSE[..8], 4, 2),
-        bags: Bags {
-            batch_size: 4,
-            indices: IDS,
-            has_slack: false,
-            offsets: OFFSETS,
-            per_sample_weights: Some(&WEIGHTS[..12]),
-        },
-        labels: Some(&LABELS[..4]),
-    }
+    BatchView::new(Matrix::contiguous(&DENSE[..8], 4, 2), {
+        let mut op = Bags::new(4, IDS, OFFSETS);
+        op.per_sample_weights = Some((&WEIGHTS[..12]).into());
+        op
+    })
+    .labels(&LABELS[..4])
 }
 
 /// Returns the good batch with a change.
@@ -79,7 +77,7 @@ fn argument(error: &Error) -> &'static str {
 /// error must name.
 fn misfits() -> Vec<(&'static str, HostBatch<'static>)> {
     fn dense(rows: usize, cols: usize, ld: usize, len: usize) -> Matrix<'static, Host, f32> {
-        Matrix { data: &DENSE[..len], rows, cols, ld }
+        Matrix { data: (&DENSE[..len]).into(), rows, cols, ld }
     }
     let (last_is_before, last_is_behind, last_is_negative): (&[i64], &[i64], &[i64]) = (
         &[0, 1, 2, 3, 4, 6, 8, 10, 11],
@@ -87,9 +85,9 @@ fn misfits() -> Vec<(&'static str, HostBatch<'static>)> {
         &[0, 1, 2, 3, 4, 6, 8, 10, -1],
     );
     vec![
-        ("batch.labels", but(|b| b.labels = Some(&LABELS[..2]))),
-        ("batch.labels", but(|b| b.labels = Some(LABELS))),
-        ("batch.labels", but(|b| b.labels = Some(&[]))),
+        ("batch.labels", but(|b| b.labels = Some((&LABELS[..2]).into()))),
+        ("batch.labels", but(|b| b.labels = Some(LABELS.into()))),
+        ("batch.labels", but(|b| b.labels = Some((&[]).into()))),
         ("batch.dense.data", but(|b| b.dense = dense(4, 2, 2, 7))),
         // The last row starts at 9 and has two columns.
         ("batch.dense.data", but(|b| b.dense = dense(4, 2, 3, 10))),
@@ -98,16 +96,22 @@ fn misfits() -> Vec<(&'static str, HostBatch<'static>)> {
         ("batch.bags.batch_size", but(|b| b.dense = dense(3, 2, 2, 8))),
         ("batch.bags.batch_size", but(|b| b.dense = dense(1 << 63, 2, 2, 8))),
         ("batch.bags.batch_size", but(|b| b.bags.batch_size = 2)),
-        ("bags.offsets", but(|b| b.bags.offsets = &OFFSETS[..8])),
-        ("bags.offsets", but(|b| b.bags.offsets = &[])),
+        ("bags.offsets", but(|b| b.bags.offsets = (&OFFSETS[..8]).into())),
+        ("bags.offsets", but(|b| b.bags.offsets = (&OFFSETS[..0]).into())),
         // The bags end before or behind the last id.
-        ("the last offset", but(|b| b.bags.offsets = last_is_before)),
-        ("the last offset", but(|b| b.bags.offsets = last_is_behind)),
-        ("the last offset", but(|b| b.bags.offsets = last_is_negative)),
-        ("the last offset", but(|b| (b.bags.offsets, b.bags.has_slack) = (last_is_behind, true))),
-        ("bags.per_sample_weights", but(|b| b.bags.per_sample_weights = Some(&WEIGHTS[..5]))),
-        ("bags.per_sample_weights", but(|b| b.bags.per_sample_weights = Some(WEIGHTS))),
-        ("bags.per_sample_weights", but(|b| b.bags.per_sample_weights = Some(&[]))),
+        ("the last offset", but(|b| b.bags.offsets = last_is_before.into())),
+        ("the last offset", but(|b| b.bags.offsets = last_is_behind.into())),
+        ("the last offset", but(|b| b.bags.offsets = last_is_negative.into())),
+        (
+            "the last offset",
+            but(|b| (b.bags.offsets, b.bags.has_slack) = (last_is_behind.into(), true)),
+        ),
+        (
+            "bags.per_sample_weights",
+            but(|b| b.bags.per_sample_weights = Some((&WEIGHTS[..5]).into())),
+        ),
+        ("bags.per_sample_weights", but(|b| b.bags.per_sample_weights = Some(WEIGHTS.into()))),
+        ("bags.per_sample_weights", but(|b| b.bags.per_sample_weights = Some((&[]).into()))),
     ]
 }
 
@@ -122,16 +126,17 @@ fn misfits_of_the_model() -> Vec<(&'static str, HostBatch<'static>)> {
             "bags.offsets",
             but(|b| {
                 (b.bags.offsets, b.bags.indices, b.bags.per_sample_weights) =
-                    (&OFFSETS[..5], &IDS[..4], None)
+                    ((&OFFSETS[..5]).into(), (&IDS[..4]).into(), None)
             }),
         ),
-        ("bags.offsets", but(|b| b.bags.offsets = &[0, 1, 2, 3, 4, 6, 8, 10, 12, 12, 12, 12, 12])),
+        ("bags.offsets", but(|b| b.bags.offsets = (&THREE_FEATURES[..]).into())),
         (
             "bags.offsets",
             but(|b| {
-                (b.dense, b.labels) = (Matrix::contiguous(&DENSE[..0], 0, 2), Some(&LABELS[..0]));
+                (b.dense, b.labels) =
+                    (Matrix::contiguous(&DENSE[..0], 0, 2), Some((&LABELS[..0]).into()));
                 (b.bags.batch_size, b.bags.offsets, b.bags.indices, b.bags.per_sample_weights) =
-                    (0, &[], &[], None);
+                    (0, (&OFFSETS[..0]).into(), (&IDS[..0]).into(), None);
             }),
         ),
     ]
@@ -193,7 +198,7 @@ fn slack_of_the_host_is_kept<B: Backend>(device: &B) {
     let (mut first, mut second) = (Staging::new(device).unwrap(), Staging::new(device).unwrap());
     let mut roomy = good();
     (roomy.bags.indices, roomy.bags.has_slack, roomy.bags.per_sample_weights) =
-        (&ids, true, Some(WEIGHTS));
+        ((&ids).into(), true, Some(WEIGHTS.into()));
     for _ in 0..3 {
         tight.train_staged(&mut first, good()).unwrap();
         spare.train_staged(&mut second, roomy).unwrap();
@@ -208,7 +213,7 @@ fn a_new_staging_holds_an_empty_batch<B: Backend>(device: &B) {
     assert_eq!((view.dense.rows, view.bags.batch_size, view.bags.num_indices()), (0, 0, 0));
     assert!(view.labels.is_none() && view.bags.per_sample_weights.is_none());
     let mut offsets = [7];
-    device.download(view.bags.offsets, &mut offsets).unwrap();
+    device.download(view.bags.offsets.as_i64().unwrap(), &mut offsets).unwrap();
     assert_eq!(offsets, [0], "no bags have one offset");
     // The empty batch has no dense columns, unlike the model.
     model(device, Pooling::Sum).logits(view, &mut []).unwrap_err();

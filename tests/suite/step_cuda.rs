@@ -129,13 +129,12 @@ impl<'a> Step<'a> {
         let (batch_size, precision) = (self.bags.batch_size, Precision::Full);
         let (width, all) = (self.of.grad.len() / batch_size, tables.as_ref().width());
         let sparse = all - dim;
-        let lookup = embedding_bag::Forward {
+        let lookup = embedding_bag::Forward::new(
             tables,
-            weights: Cuda::view(&self.weights),
-            bags: self.bags.view(),
-            output: MatrixMut::contiguous(Cuda::view_mut(&mut self.pooled), batch_size, all),
-            argmax: None,
-        };
+            Cuda::view(&self.weights),
+            self.bags.view(),
+            MatrixMut::contiguous(Cuda::view_mut(&mut self.pooled), batch_size, all),
+        );
         lookup.run(cuda).unwrap();
         let features = Features::Split {
             dense: Matrix::contiguous(Cuda::view(&self.dense), batch_size, dim),
@@ -147,34 +146,34 @@ impl<'a> Step<'a> {
             },
         };
         let output = MatrixMut::contiguous(Cuda::view_mut(&mut self.interacted), batch_size, width);
-        interaction::Forward { interaction, dim, precision, features, output }.run(cuda).unwrap();
+        interaction::Forward::new(interaction, dim, features, output)
+            .precision(precision)
+            .run(cuda)
+            .unwrap();
         let grad_output = Matrix::contiguous(Cuda::view(&self.grad), batch_size, width);
         let data = Cuda::view_mut(&mut self.grad_pooled);
         let grad_features = FeaturesMut::Split {
             dense: MatrixMut::contiguous(Cuda::view_mut(&mut self.grad_dense), batch_size, dim),
             sparse: MatrixMut { data, rows: batch_size, cols: sparse, ld: all },
         };
-        interaction::Backward { interaction, dim, precision, features, grad_output, grad_features }
+        interaction::Backward::new(interaction, dim, features, grad_output, grad_features)
+            .precision(precision)
             .run(cuda)
             .unwrap();
         let (sorted, workspace) = (&mut self.sorted, Cuda::view_mut(&mut self.workspace));
-        Sort { tables, bags: self.bags.view(), sorted, workspace }.run(cuda).unwrap();
-        let update = Update {
-            source: PooledGrad {
+        Sort::new(tables, self.bags.view(), sorted, workspace).run(cuda).unwrap();
+        let update = Update::new(
+            PooledGrad::new(
                 tables,
-                bags: self.bags.view(),
-                sorted: &self.sorted,
-                grad_output: Matrix::contiguous(Cuda::view(&self.grad_pooled), batch_size, all),
-                argmax: None,
-                max_gradient: None,
-            },
-            control: Default::default(),
+                self.bags.view(),
+                &self.sorted,
+                Matrix::contiguous(Cuda::view(&self.grad_pooled), batch_size, all),
+            ),
             rule,
-            decay_scale: None,
-            weights: Cuda::view_mut(&mut self.weights),
-            state: OptimizerStateMut::None,
-            workspace: Cuda::view_mut(&mut self.workspace),
-        };
+            Cuda::view_mut(&mut self.weights),
+            OptimizerStateMut::None,
+            Cuda::view_mut(&mut self.workspace),
+        );
         update.run(cuda).unwrap();
     }
 

@@ -32,7 +32,7 @@ fn cast<'a>(cpu: &Cpu, factor: f32, from: AnyMatrix<'a>, to: AnyMatrixMut<'a>) {
 }
 
 fn typed_cast<A: Element, B: Element>(cpu: &Cpu, args: Cast<'_, Cpu, A, B>) {
-    let Cast { factor, from, to } = args;
+    let Cast { factor, from, mut to } = args;
     let len = to.rows * to.cols;
     // To load an element from memory and to store one takes as long as several operations.
     let cpu = cpu.for_operations(8 * len);

@@ -8,8 +8,8 @@ use super::compute::vector::{Blocks, clamp, for_each_block, load, store};
 use super::runtime::erased::{ByElement, Retype, with_elements};
 use crate::dtype::{Element, bf16, f16};
 use crate::error::Result;
-use crate::ops::OptimizerStateMut;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
+use crate::ops::{OptimizerStateMut, ViewMut};
 use crate::simd::{Lanes, Loop};
 
 /// The elements of a task: enough to be worth a fork.
@@ -32,7 +32,7 @@ impl<'a, E: Element, T: Element> Retype<E, T> for Update<'a, Cpu, E> {
     fn retype(self) -> Self::Output {
         let Self { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded } =
             self;
-        let rounded = rounded.retype();
+        let rounded = rounded.map(|rounded| ViewMut::from(rounded.into_slice().retype()));
         Update { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded }
     }
 }
@@ -50,10 +50,13 @@ fn typed_update<E: Element>(cpu: &Cpu, args: Update<'_, Cpu, E>) {
     let rule = &PreparedRule::new(&control.rule(rule));
     let state = match state {
         OptimizerStateMut::None => StateRun::None,
-        OptimizerStateMut::SumOfSquares(sums) => StateRun::Elementwise(sums),
-        OptimizerStateMut::Moments { first, second } => StateRun::Moments(first, second),
+        OptimizerStateMut::SumOfSquares(sums) => StateRun::Elementwise(sums.into_slice()),
+        OptimizerStateMut::Moments { first, second } => {
+            StateRun::Moments(first.into_slice(), second.into_slice())
+        }
     };
-    let factor = 1.0 / loss_scale;
+    let (factor, grad, parameters) = (1.0 / loss_scale, grad.as_slice(), parameters.into_slice());
+    let rounded = rounded.map(ViewMut::into_slice);
     let run = UpdateRun { rule, factor, max_gradient, grad, parameters, state, rounded };
     cpu.run(|| update_run(cpu, run));
 }

@@ -12,9 +12,8 @@ use super::runtime::erased::{AnyBags, ByElement, ByIndex, Elements, with_element
 use super::runtime::fault::{FaultLog, IdOrigin, Lookup, pooled_row};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
-use crate::jagged::check_offsets;
 use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, NO_SOURCE, WeightGrad};
-use crate::ops::{Bags, Matrix, MatrixMut, Pooling, Table, TableBatch};
+use crate::ops::{Bags, Matrix, MatrixMut, Pooling, Table, TableBatch, View};
 use crate::simd::{LANES, Lanes, Loop, prefetch_output, prefetch_row};
 
 impl EmbeddingBagOps for Cpu {
@@ -23,7 +22,7 @@ impl EmbeddingBagOps for Cpu {
         args: Forward<'_, Self, E, I>,
     ) -> Result<()> {
         let Forward { tables, weights, bags, output, argmax } = args;
-        let (weights, bags) = (ByElement::of(weights), ByIndex::of(bags));
+        let (weights, bags) = (ByElement::of(weights.as_slice()), ByIndex::of(bags));
         forward(self, tables, weights, bags, output, argmax)
     }
 
@@ -32,8 +31,8 @@ impl EmbeddingBagOps for Cpu {
         args: WeightGrad<'_, Self, E, I>,
     ) -> Result<()> {
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
-        let (weights, bags) = (ByElement::of(weights), ByIndex::of(bags));
-        weight_grad(self, tables, weights, bags, grad_output, grad_weights)
+        let (weights, bags) = (ByElement::of(weights.as_slice()), ByIndex::of(bags));
+        weight_grad(self, tables, weights, bags, grad_output, grad_weights.into_slice())
     }
 }
 
@@ -47,30 +46,32 @@ fn forward<'a>(
     argmax: Option<MatrixMut<'a, Cpu, u32>>,
 ) -> Result<()> {
     with_elements!(weights => with_indices!(bags => {
-        typed_forward(cpu, Forward { tables, weights, bags, output, argmax })
+        typed_forward(cpu, Forward { tables, weights: weights.into(), bags, output, argmax })
     }))
 }
 
 fn typed_forward<E: Element, I: Index>(cpu: &Cpu, args: Forward<'_, Cpu, E, I>) -> Result<()> {
     let Forward { tables, weights, bags, output, argmax } = args;
+    let (weights, ld) = (weights.as_slice(), output.ld);
     let gather = Gather::new(tables, weights, bags)?;
-    let (rows, ld) = (output.rows, output.ld);
+    let (rows, output) = (output.rows, output.data.into_slice());
     // One run of samples for each thread: all threads read the same table at about the same time
     // and find its rows in the cache that they share.
     let run = rows.div_ceil(cpu.num_threads());
     match argmax {
-        None => cpu.for_each_rows(output.data, rows, run, ld, |first, output| {
+        None => cpu.for_each_rows(output, rows, run, ld, |first, output| {
             cpu.dispatch.run(Pool { gather: &gather, first, output, ld, argmax: None });
         }),
         Some(argmax) => {
-            let sources = (argmax.data, argmax.ld);
+            let argmax_ld = argmax.ld;
+            let sources = (argmax.data.into_slice(), argmax_ld);
             cpu.for_each_rows_of_both(
-                (output.data, ld),
+                (output, ld),
                 sources,
                 rows,
                 run,
                 |first, output, sources| {
-                    let argmax = Some((sources, argmax.ld));
+                    let argmax = Some((sources, argmax_ld));
                     cpu.dispatch.run(Pool { gather: &gather, first, output, ld, argmax });
                 },
             );
@@ -91,7 +92,7 @@ fn weight_grad<'a>(
     with_elements!(weights => with_indices!(bags => {
         let gather = Gather::new(tables, weights, bags)?;
         grad_weights.fill(0.0);
-        let num_bags = gather.bags.offsets.len() - 1;
+        let num_bags = gather.bags.num_bags(tables);
         cpu.run(|| gather.weight_grads(cpu, 0..num_bags, grad_weights, &grad_output));
         gather.into_result()
     }))
@@ -144,9 +145,9 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
         weights: &'a [E],
         bags: Bags<'a, Cpu, I>,
     ) -> Result<Self> {
-        let bags = bags.without_slack();
-        check_offsets(bags.offsets, bags.indices.len())?;
-        Ok(Self { tables, weights, bags, faults: FaultLog::default() })
+        let bags = bags.without_slack(bags.num_bags(tables));
+        bags.offsets.check_values(bags.num_indices())?;
+        Ok(Self { tables, weights, bags, faults: FaultLog::new(bags.has_unsigned_ids) })
     }
 
     /// Returns the error for bad ids, if there are any.
@@ -161,8 +162,7 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
 
     /// Returns the positions of the ids of a bag.
     fn positions(&self, bag: usize) -> Range<usize> {
-        // Checked offsets are never negative.
-        let bound = |k: usize| self.bags.offsets[k].to_row().unwrap_or(0);
+        let bound = |k: usize| self.bags.offsets.at(k, self.bags.indices.len());
         bound(bag)..bound(bag + 1)
     }
 
@@ -174,8 +174,8 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
             table: &self.weights[self.tables.weight_offsets()[spec.table]..]
                 [..num_embeddings * embedding_dim],
             dim: embedding_dim,
-            indices: self.bags.indices,
-            weights: self.bags.per_sample_weights,
+            indices: self.bags.indices.as_slice(),
+            weights: self.bags.per_sample_weights.map(View::as_slice),
             is_plain: false,
             prefetch_rows: (PREFETCH_BYTES / (embedding_dim * size_of::<E>()))
                 .clamp(2, MAX_PREFETCH_ROWS),
@@ -231,10 +231,10 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
             rows.is_plain = rows.are_plain(rows.positions.clone());
             let is_short = V::UNROLLS_ROWS && matches!(rows.dim, 16 | 32 | 64);
             if is_short && rows.is_plain && feature.pooling != Pooling::Max {
-                let offsets = &bags.offsets[first_bag..][..samples + 1];
                 let output = &mut self.output[columns.start..];
-                let pooling = feature.pooling;
-                let short = ShortRows { rows: &rows, offsets, pooling, output, ld: self.ld };
+                let (pooling, bags) = (feature.pooling, first_bag..first_bag + samples);
+                let gather = self.gather;
+                let short = ShortRows { rows: &rows, gather, bags, pooling, output, ld: self.ld };
                 match rows.dim {
                     16 => short.pool::<V, 1>(lanes),
                     32 => short.pool::<V, 2>(lanes),
@@ -287,11 +287,13 @@ impl<'t, E: Element, I: Index> Pool<'_, 't, E, I> {
 
 /// Some samples of a plain feature whose rows fit the registers as a whole. A bag of one id then
 /// costs little more than its row.
-struct ShortRows<'a, 'r, E, I> {
+struct ShortRows<'a, 'r, E: Element, I: Index> {
     /// The lookups.
     rows: &'r FeatureRows<'a, E, I>,
-    /// The offsets of the samples' bags, with the end of the last one.
-    offsets: &'r [I],
+    /// The lookups of all features, with the bounds of the bags.
+    gather: &'r Gather<'a, E, I>,
+    /// The samples' bags.
+    bags: Range<usize>,
     /// The sum or the mean.
     pooling: Pooling,
     /// The pooled vectors, from the feature's first column on.
@@ -305,10 +307,9 @@ impl<E: Element, I: Index> ShortRows<'_, '_, E, I> {
     /// caller, so that results are the same bits.
     #[inline(always)]
     fn pool<V: Lanes, const N: usize>(self, lanes: V) {
-        let Self { rows, offsets, pooling, output, ld } = self;
-        let bound = |offset: I| offset.to_i64() as usize;
-        for (k, bag) in offsets.windows(2).enumerate() {
-            let positions = bound(bag[0])..bound(bag[1]);
+        let Self { rows, gather, bags, pooling, output, ld } = self;
+        for (k, bag) in bags.enumerate() {
+            let positions = gather.positions(bag);
             prefetch_output(output, (k + PREFETCH_SAMPLES) * ld, N * LANES);
             let mut sums = rows.plain_sum::<V, N, true>(lanes, positions.clone(), 0..N * LANES);
             if pooling == Pooling::Mean && positions.len() > 1 {

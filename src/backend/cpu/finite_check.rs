@@ -15,10 +15,10 @@ impl FiniteCheckOps for Cpu {
         let Check { policy, step, values, loss, grads, verdict } = args;
         // Wrong ids, offsets and labels shut no gate here: the ops that found them returned errors.
         let step = values.map_or(step, |values| values[0].step);
-        let [gate, steps, first, last, _] = verdict else { return Ok(()) };
+        let [gate, steps, first, last, _] = verdict.into_slice() else { return Ok(()) };
         let stays_shut = policy == NonFinite::Error && *steps > 0;
         let found = AtomicBool::new(!loss[0].is_finite());
-        grads.into_iter().for_each(|grad| self.run(|| find_non_finite(self, grad, &found)));
+        grads.into_iter().for_each(|grad| self.run(|| find_non_finite(self, &grad, &found)));
         let is_bad = found.into_inner();
         if is_bad {
             *steps += 1;

@@ -11,7 +11,6 @@ use super::runtime::erased::{AnyBags, ByIndex, with_indices};
 use super::runtime::fault::{FaultLog, IdOrigin, pooled_row};
 use crate::dtype::Index;
 use crate::error::{Result, invalid};
-use crate::jagged::check_offsets;
 use crate::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
 use crate::ops::{Bags, TableBatch};
 use crate::simd::prefetch_row;
@@ -32,7 +31,7 @@ const MAX_COMPARISON_SORT: usize = 128;
 impl IndexSortOps for Cpu {
     fn index_sort<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()> {
         let Sort { tables, bags, sorted, workspace } = args;
-        sort(self, tables, ByIndex::of(bags), sorted, workspace)
+        sort(self, tables, ByIndex::of(bags), sorted, workspace.into_slice())
     }
 
     fn index_sort_workspace_len(&self, _tables: &TableBatch, num_indices: usize) -> usize {
@@ -49,14 +48,19 @@ fn sort<'a>(
     sorted: &'a mut SortedIndices<Cpu>,
     workspace: &'a mut [u64],
 ) -> Result<()> {
-    with_indices!(bags => typed_sort(cpu, Sort { tables, bags, sorted, workspace }))
+    with_indices!(bags => typed_sort(cpu, tables, bags, sorted, workspace))
 }
 
-fn typed_sort<I: Index>(cpu: &Cpu, args: Sort<'_, Cpu, I>) -> Result<()> {
-    let Sort { tables, bags, sorted, workspace } = args;
-    let bags = bags.without_slack();
-    check_offsets(bags.offsets, bags.indices.len())?;
-    let faults = FaultLog::default();
+fn typed_sort<I: Index>(
+    cpu: &Cpu,
+    tables: &TableBatch,
+    bags: Bags<'_, Cpu, I>,
+    sorted: &mut SortedIndices<Cpu>,
+    workspace: &mut [u64],
+) -> Result<()> {
+    let bags = bags.without_slack(bags.num_bags(tables));
+    bags.offsets.check_values(bags.num_indices())?;
+    let faults = FaultLog::new(bags.has_unsigned_ids);
     let ids = BatchIds { tables, bags, faults: &faults };
     let all = 0..tables.tables().len();
     if let Some(table) = all.clone().find(|&table| ids.layout(table).is_none()) {
@@ -134,8 +138,7 @@ struct OrderMut<'a> {
 impl<I: Index> BatchIds<'_, '_, I> {
     /// Returns the position of the first id of a bag, or the end of the last bag.
     fn bound(&self, bag: usize) -> usize {
-        // Checked offsets are never negative.
-        self.bags.offsets[bag].to_row().unwrap_or(0)
+        self.bags.offsets.at(bag, self.bags.indices.len())
     }
 
     /// Returns the bags of some features.
@@ -152,11 +155,7 @@ impl<I: Index> BatchIds<'_, '_, I> {
     #[inline(always)]
     fn each_bag(&self, feature: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
         let bags = self.bags(feature..feature + 1);
-        let bound = |offset: I| offset.to_i64() as usize;
-        let positions = self.bags.offsets[bags.start..=bags.end]
-            .windows(2)
-            .map(move |ends| bound(ends[0])..bound(ends[1]));
-        bags.zip(positions)
+        bags.map(|bag| (bag, self.positions(bag..bag + 1)))
     }
 
     /// Returns the number of ids that the features of some tables have, pooled or not.
@@ -193,7 +192,7 @@ impl<I: Index> BatchIds<'_, '_, I> {
         self.tables.features_of(table).iter().flat_map(move |&feature| {
             let (spec, bags) = (&self.tables.features()[feature], self.bags(feature..feature + 1));
             self.positions(bags.clone()).filter_map(move |position| {
-                prefetch_row(self.bags.indices, position + PREFETCH_IDS, 1);
+                prefetch_row(&self.bags.indices, position + PREFETCH_IDS, 1);
                 let id = self.bags.indices[position];
                 let row = pooled_row(id, spec, num_embeddings);
                 if row.is_none() {
@@ -224,8 +223,16 @@ impl<I: Index> BatchIds<'_, '_, I> {
     /// Returns the bag, among `bags`, that a position belongs to.
     #[cold]
     fn bag_of(&self, position: usize, bags: Range<usize>) -> usize {
-        let ends = &self.bags.offsets[bags.start + 1..=bags.end];
-        bags.start + ends.partition_point(|end| end.to_row().is_some_and(|end| end <= position))
+        // A binary search for the first bag that ends behind the position.
+        let (mut first, mut end) = (bags.start, bags.end);
+        while first < end {
+            let middle = first.midpoint(end);
+            match self.bound(middle + 1) <= position {
+                true => first = middle + 1,
+                false => end = middle,
+            }
+        }
+        first
     }
 
     /// Writes the sorted order of some tables, whose first occurrence has the number `first`. The
@@ -341,7 +348,7 @@ impl<I: Index> BatchIds<'_, '_, I> {
             let occurrence = layout.occurrence(word);
             *position = occurrence.position as u32;
             *bag = match layout.bag_bits {
-                0 => self.bag_of(occurrence.position, 0..self.bags.offsets.len() - 1) as u32,
+                0 => self.bag_of(occurrence.position, 0..self.bags.num_bags(self.tables)) as u32,
                 _ => occurrence.bag as u32,
             };
             let is_first = occurrence.row != last;

@@ -75,7 +75,7 @@ fn typed_backward<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
         }
         FeaturesMut::Split { dense, sparse } => {
             let (heads, tails) = ((dense.cols, dense.ld), (sparse.cols, sparse.ld));
-            let parts = ((dense.data, heads.1), (sparse.data, tails.1));
+            let parts = ((dense.data.into_slice(), heads.1), (sparse.data.into_slice(), tails.1));
             let run = cpu.rows_per_task(dense.rows);
             cpu.for_each_rows_of_both(parts.0, parts.1, dense.rows, run, |first, dense, sparse| {
                 for (k, (head, tail)) in

@@ -88,10 +88,10 @@ fn forward_elements<E: Element>(cpu: &Cpu, args: Forward<'_, Cpu, E>) {
     let Forward { input, weight, packed_weight, bias, activation, output, .. } = args;
     let product = Product {
         shape: (output.rows, output.cols, input.cols),
-        a: Operand::row_major(input.data, input.ld),
-        b: Operand::row_major(weight.data, weight.ld),
-        packed_b: packed_weight.map(cast_slice),
-        epilogue: Epilogue::Bias { bias, relu: activation == Activation::Relu },
+        a: Operand::row_major(input.data.as_slice(), input.ld),
+        b: Operand::row_major(weight.data.as_slice(), weight.ld),
+        packed_b: packed_weight.map(|packed| cast_slice(packed.as_slice())),
+        epilogue: Epilogue::Bias { bias: bias.as_slice(), relu: activation == Activation::Relu },
         row_sums: None,
     };
     gemm(cpu, product, output);
@@ -99,8 +99,8 @@ fn forward_elements<E: Element>(cpu: &Cpu, args: Forward<'_, Cpu, E>) {
 
 /// Packs `Wᵀ`, the B of the forward product.
 fn pack_elements<E: Element>(cpu: &Cpu, Pack { weight, packed }: Pack<'_, Cpu, E>) {
-    let b = Operand::row_major(weight.data, weight.ld);
-    pack_b(cpu, b, (weight.rows, weight.cols), cast_slice_mut(packed));
+    let b = Operand::row_major(weight.data.as_slice(), weight.ld);
+    pack_b(cpu, b, (weight.rows, weight.cols), cast_slice_mut(packed.into_slice()));
 }
 
 /// Computes `Z`, the gradient of the affine map, in place of the gradient of the output. Then
@@ -121,7 +121,7 @@ fn backward_elements<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
         let product = Product {
             shape: (m, k, n),
             a: Operand::row_major(z, ld),
-            b: Operand::col_major(weight.data, weight.ld),
+            b: Operand::col_major(weight.data.as_slice(), weight.ld),
             packed_b: None,
             epilogue: Epilogue::Replace,
             row_sums: None,
@@ -131,13 +131,13 @@ fn backward_elements<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
     let product = Product {
         shape: (n, k, m),
         a: Operand::col_major(z, ld),
-        b: Operand::col_major(input.data, input.ld),
+        b: Operand::col_major(input.data.as_slice(), input.ld),
         packed_b: None,
         epilogue: match accum {
             Accum::Replace => Epilogue::Replace,
             Accum::Add => Epilogue::Add,
         },
-        row_sums: Some(grad_bias),
+        row_sums: Some(grad_bias.into_slice()),
     };
     gemm(cpu, product, grad_weight);
 }

@@ -7,11 +7,12 @@ use crate::ops::loss::{Forward, Loss, LossOps};
 
 impl LossOps for Cpu {
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()> {
-        let Forward { loss, threshold, loss_scale, logits, labels, mean, mut grad_logits, .. } =
-            args;
+        let Forward {
+            loss, threshold, loss_scale, logits, labels, mut mean, mut grad_logits, ..
+        } = args;
         let scale = if logits.is_empty() { 0.0 } else { 1.0 / logits.len() as f64 };
         let (mut sum, mut bad, mut count) = (0.0, None, 0);
-        for (k, (z, y)) in logits.iter().zip(labels).enumerate() {
+        for (k, (z, y)) in logits.iter().zip(labels.iter()).enumerate() {
             let is_label = (0.0..=1.0).contains(y);
             if !is_label {
                 bad = bad.or(Some((k, *y)));

@@ -26,7 +26,9 @@ use std::sync::Arc;
 
 use crate::dtype::{Index, Scalar};
 use crate::error::{Error, Result, expect_size, invalid};
-use crate::ops::{Bags, Device, Matrix, StepControl, TableBatch, UpdateRule, Views};
+use crate::ops::{
+    Bags, Device, Matrix, Memory, StepControl, TableBatch, UpdateRule, View, ViewMut,
+};
 use crate::simd::Dispatch;
 pub use crate::simd::Simd;
 use crate::size::product;
@@ -132,21 +134,8 @@ impl Cpu {
     }
 }
 
-impl Views for Cpu {
-    type Slice<'a, T: Scalar> = &'a [T];
-    type SliceMut<'a, T: Scalar> = &'a mut [T];
-
-    fn reborrow<'a, T: Scalar>(slice: &'a &[T]) -> &'a [T] {
-        slice
-    }
-
-    fn reborrow_mut<'a, T: Scalar>(slice: &'a mut &mut [T]) -> &'a mut [T] {
-        slice
-    }
-
-    fn as_slice<'a, T: Scalar>(slice: &'a &mut [T]) -> &'a [T] {
-        slice
-    }
+impl Memory for Cpu {
+    type Address = ();
 }
 
 impl Device for Cpu {
@@ -165,21 +154,25 @@ impl Device for Cpu {
         free_memory::free_memory()
     }
 
-    fn upload<T: Scalar>(&self, source: &[T], target: &mut [T]) -> Result<()> {
+    fn upload<T: Scalar>(&self, source: &[T], mut target: ViewMut<'_, Self, T>) -> Result<()> {
         expect_size("upload", "target", target.len(), source.len())?;
         target.copy_from_slice(source);
         Ok(())
     }
 
-    fn download<T: Scalar>(&self, source: &[T], target: &mut [T]) -> Result<()> {
+    fn download<T: Scalar>(&self, source: View<'_, Self, T>, target: &mut [T]) -> Result<()> {
         expect_size("download", "target", target.len(), source.len())?;
-        target.copy_from_slice(source);
+        target.copy_from_slice(&source);
         Ok(())
     }
 
-    fn copy<T: Scalar>(&self, source: &[T], target: &mut [T]) -> Result<()> {
+    fn copy<T: Scalar>(
+        &self,
+        source: View<'_, Self, T>,
+        mut target: ViewMut<'_, Self, T>,
+    ) -> Result<()> {
         expect_size("copy", "target", target.len(), source.len())?;
-        target.copy_from_slice(source);
+        target.copy_from_slice(&source);
         Ok(())
     }
 
@@ -191,34 +184,36 @@ impl Device for Cpu {
         Ok(tables)
     }
 
-    fn slice<T: Scalar>(buffer: &Buffer<T>, range: Range<usize>) -> &[T] {
-        &buffer[range]
+    fn slice<T: Scalar>(buffer: &Buffer<T>, range: Range<usize>) -> View<'_, Self, T> {
+        View::from(&buffer[range])
     }
 
-    fn slice_mut<T: Scalar>(buffer: &mut Buffer<T>, range: Range<usize>) -> &mut [T] {
-        &mut buffer[range]
+    fn slice_mut<T: Scalar>(buffer: &mut Buffer<T>, range: Range<usize>) -> ViewMut<'_, Self, T> {
+        ViewMut::from(&mut buffer[range])
     }
 
     fn split_mut<T: Scalar>(
         buffer: &mut Buffer<T>,
         first: Range<usize>,
         second: Range<usize>,
-    ) -> (&mut [T], &mut [T]) {
+    ) -> (ViewMut<'_, Self, T>, ViewMut<'_, Self, T>) {
         let (left, right) = buffer.split_at_mut(second.start);
-        (&mut left[first], &mut right[..second.end - second.start])
+        (ViewMut::from(&mut left[first]), ViewMut::from(&mut right[..second.end - second.start]))
     }
 }
 
-impl<I: Index> Bags<'_, Cpu, I> {
+impl<'a, I: Index> Bags<'a, Cpu, I> {
     /// Returns these bags without the slack behind the last one. An invalid last offset cuts
     /// nothing off, so that the check of the offsets can report it.
-    fn without_slack(self) -> Self {
-        let end = self.offsets.last().and_then(|end| end.to_row()).unwrap_or(usize::MAX);
-        if !self.has_slack || end > self.indices.len() {
+    fn without_slack(self, num_bags: usize) -> Self {
+        let ids = self.num_indices();
+        let end = self.offsets.end(num_bags, ids).unwrap_or(usize::MAX);
+        if !self.has_slack || end > ids {
             return self;
         }
-        let per_sample_weights = self.per_sample_weights.map(|weights| &weights[..end]);
-        Self { indices: &self.indices[..end], per_sample_weights, ..self }
+        let first = |weights: View<'a, Cpu, f32>| View::from(&weights.as_slice()[..end]);
+        let per_sample_weights = self.per_sample_weights.map(first);
+        Self { indices: View::from(&self.indices.as_slice()[..end]), per_sample_weights, ..self }
     }
 }
 
@@ -242,6 +237,6 @@ impl StepControl<'_, Cpu> {
 impl<'a, T: Scalar> Matrix<'a, Cpu, T> {
     /// Returns row `r`. A matrix without columns may have no data at all.
     fn row(&self, r: usize) -> &'a [T] {
-        if self.cols == 0 { &[] } else { &self.data[r * self.ld..][..self.cols] }
+        if self.cols == 0 { &[] } else { &self.data.as_slice()[r * self.ld..][..self.cols] }
     }
 }

@@ -9,12 +9,12 @@ const ELEMENTS_PER_TASK: usize = 1 << 14;
 
 impl MovingAverageOps for Cpu {
     fn moving_average(&self, args: Update<'_, Self>) -> Result<()> {
-        let Update { control, decay, values, average } = args;
+        let Update { control, decay, values, mut average } = args;
         if control.is_shut() {
             return Ok(());
         }
         let decay = control.values.map_or(decay, |values| values[0].decay);
-        self.run(|| update_run(self, 1.0 - decay, values, average));
+        self.run(|| update_run(self, 1.0 - decay, &values, &mut average));
         Ok(())
     }
 }

@@ -26,7 +26,14 @@ impl PooledInteractionOps for Cpu {
         }
         let Forward { lookup, interact } = args;
         let embedding_bag::Forward { tables, weights, bags, output, argmax: _ } = lookup;
-        forward(self, tables, ByElement::of(weights), ByIndex::of(bags), output, interact)
+        forward(
+            self,
+            tables,
+            ByElement::of(weights.as_slice()),
+            ByIndex::of(bags),
+            output,
+            interact,
+        )
     }
 }
 
@@ -58,7 +65,7 @@ fn pool_and_interact<E: Element, I: Index>(
     let (cols, ld, rows) = (output.cols, output.ld, output.rows);
     let run = rows.div_ceil(cpu.num_threads());
     let at_once = (BYTES_AT_ONCE / (size_of::<f32>() * pooled_ld)).clamp(1, run.max(1));
-    let both = ((pooled.data, pooled_ld), (output.data, ld));
+    let both = ((pooled.data.into_slice(), pooled_ld), (output.data.into_slice(), ld));
     cpu.for_each_rows_of_both(both.0, both.1, rows, run, |first, pooled, output| {
         for (k, output) in output.chunks_mut(at_once * ld).enumerate() {
             let (done, samples) = (k * at_once, output.len().div_ceil(ld));

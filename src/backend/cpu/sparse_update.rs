@@ -18,7 +18,9 @@ use super::runtime::erased::{ByElement, ElementsMut, with_elements};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::sparse_update::{Apply, Merge, Reduce, SparseGrad, SparseUpdateOps, Update};
-use crate::ops::{Optimizer, OptimizerStateMut, Rounding, StepControl, TableBatch, UpdateRule};
+use crate::ops::{
+    Optimizer, OptimizerStateMut, Rounding, StepControl, TableBatch, UpdateRule, View,
+};
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
 
 /// The most columns of a row whose gradient is kept from the first pass of row-wise Adagrad, which
@@ -47,7 +49,9 @@ impl SparseUpdateOps for Cpu {
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
         let Apply { tables, grad, rule, decay_scale, weights, state } = args;
-        apply(self, tables, grad, rule, decay_scale, ByElement::of(weights), state);
+        let weights = ByElement::of(weights.into_slice());
+        let decay_scale = decay_scale.map(View::as_slice);
+        apply(self, tables, grad, rule, decay_scale, weights, state);
         Ok(())
     }
 
@@ -56,7 +60,8 @@ impl SparseUpdateOps for Cpu {
         args: Update<'_, Self, E, I>,
     ) -> Result<()> {
         let Update { source, control, rule, decay_scale, weights, state, workspace: _ } = args;
-        let weights = ByElement::of(weights);
+        let weights = ByElement::of(weights.into_slice());
+        let decay_scale = decay_scale.map(View::as_slice);
         update(self, &GradSource::new(source), control, rule, decay_scale, weights, state);
         Ok(())
     }
@@ -310,10 +315,12 @@ impl<'a, G: RowGradients> Step<'a, G> {
         let state = match (state, self.rule.optimizer) {
             (OptimizerStateMut::None, _) => RowsState::None,
             (OptimizerStateMut::SumOfSquares(sums), Optimizer::RowwiseAdagrad { .. }) => {
-                RowsState::Rowwise(sums)
+                RowsState::Rowwise(sums.into_slice())
             }
-            (OptimizerStateMut::SumOfSquares(sums), _) => RowsState::Elementwise(sums),
-            (OptimizerStateMut::Moments { first, second }, _) => RowsState::Moments(first, second),
+            (OptimizerStateMut::SumOfSquares(sums), _) => RowsState::Elementwise(sums.into_slice()),
+            (OptimizerStateMut::Moments { first, second }, _) => {
+                RowsState::Moments(first.into_slice(), second.into_slice())
+            }
         };
         if !self.rows.is_empty() {
             let storage = Storage { weights, state, first_row: 0, first_weight: 0 };

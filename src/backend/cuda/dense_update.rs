@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
 
+use super::Cuda;
 use super::runtime::launch::Grid;
 use super::runtime::module::{ByElement, Module};
 use super::runtime::params::dense_update::{self as params, OptimizerStep};
-use super::{Cuda, SliceMut};
 use crate::dtype::Element;
 use crate::error::Result;
+use crate::ops::ViewMut;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
 
 /// The kernels of kernels/dense_update.cu.
@@ -38,7 +39,7 @@ impl DenseUpdateOps for Cuda {
             parameters: parameters.on(self)?,
             first,
             second,
-            rounded: SliceMut::on_or_null(&rounded, self)?,
+            rounded: ViewMut::on_or_null(&rounded, self)?,
             len: grad.len() as u64,
             factor: 1.0 / loss_scale,
             max_gradient: max_gradient.unwrap_or(f32::INFINITY),

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
 
+use super::Cuda;
 use super::runtime::launch::Grid;
 use super::runtime::module::{ByTypes, Module};
 use super::runtime::params::embedding_bag as params;
 use super::runtime::params::vec::VECTOR_BYTES;
 use super::runtime::pointer::{Ptr, PtrMut};
-use super::{Cuda, Slice};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, WeightGrad};
-use crate::ops::{Bags, Feature, TableBatch};
+use crate::ops::{Feature, TableBatch, View};
 
 /// The number of ids that fills a run of short bags, and so the most bags of a run.
 const MAX_RUN_BAGS: usize = 8;
@@ -42,24 +42,22 @@ impl EmbeddingBagOps for Cuda {
         args: Forward<'_, Self, E, I>,
     ) -> Result<()> {
         let Forward { tables, weights, bags, output, argmax } = args;
-        let run_bags = run_bags(&bags);
+        let run_bags = run_bags(bags.num_bags(tables.as_ref()), bags.num_indices());
         let grid = grid::<E>(tables.as_ref(), weights.on(self)?, bags.batch_size, run_bags);
         let parameters = params::EmbeddingBagForward {
             features: tables.features(self)?,
             weights: weights.on(self)?,
             indices: bags.indices.on(self)?,
-            offsets: bags.offsets.on(self)?,
-            per_sample_weights: Slice::on_or_null(&bags.per_sample_weights, self)?,
+            per_sample_weights: View::on_or_null(&bags.per_sample_weights, self)?,
             output: output.data.on(self)?,
             argmax: argmax.as_ref().map_or(Ok(PtrMut::NULL), |argmax| argmax.data.on(self))?,
             status: self.inner.faults.pointer(),
+            bags: self.bags(&bags, tables.as_ref())?,
             output_ld: output.ld as u64,
             argmax_ld: argmax.as_ref().map_or(0, |argmax| argmax.ld as u64),
-            num_indices: bags.num_indices() as u64,
             num_features: tables.as_ref().features().len() as u32,
             batch_size: bags.batch_size as u32,
             run_bags: run_bags as u32,
-            has_slack: bags.has_slack.into(),
         };
         // SAFETY: the function is the instance for `E` and `I`. The op has been validated: weights,
         // ids, offsets and outputs have the sizes that features and batch size require, and outputs
@@ -78,15 +76,13 @@ impl EmbeddingBagOps for Cuda {
             features: tables.features(self)?,
             weights: weights.on(self)?,
             indices: bags.indices.on(self)?,
-            offsets: bags.offsets.on(self)?,
             grad_output: grad_output.data.on(self)?,
             grad_weights: grad_weights.on(self)?,
             status: self.inner.faults.pointer(),
+            bags: self.bags(&bags, tables.as_ref())?,
             grad_output_ld: grad_output.ld as u64,
-            num_indices: bags.num_indices() as u64,
             num_features: tables.as_ref().features().len() as u32,
             batch_size: bags.batch_size as u32,
-            has_slack: bags.has_slack.into(),
         };
         // SAFETY: as in the forward pass. The gradient of the output has the size of the output.
         unsafe { self.inner.embedding_bag.weight_grad.of::<E, I>().launch(self, grid, parameters) }
@@ -96,9 +92,8 @@ impl EmbeddingBagOps for Cuda {
 /// Returns the number of bags in a run, which a group of lanes pools one after another. Short bags
 /// form runs, so that enough rows are in flight at once. If there are many bags, they form runs
 /// too, since a group has set-up work before its first row.
-fn run_bags<I: Index>(bags: &Bags<'_, Cuda, I>) -> usize {
-    let num_bags = bags.offsets.len() - 1;
-    let length = bags.num_indices().div_ceil(num_bags.max(1)).max(1);
+fn run_bags(num_bags: usize, num_indices: usize) -> usize {
+    let length = num_indices.div_ceil(num_bags.max(1)).max(1);
     (MAX_RUN_BAGS / length).max((num_bags / MANY_BAGS).min(MAX_RUN_BAGS / 2)).max(1)
 }
 

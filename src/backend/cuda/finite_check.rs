@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
 
+use super::Cuda;
 use super::runtime::launch::{Function, Grid};
 use super::runtime::module::Module;
 use super::runtime::params::finite_check as params;
-use super::{Cuda, Slice};
 use crate::error::Result;
+use crate::ops::View;
 use crate::ops::finite_check::{Check, FiniteCheckOps, NonFinite, Verdict};
 
 // The kernels access the words of a verdict as fields of a struct.
@@ -51,7 +52,7 @@ impl FiniteCheckOps for Cuda {
         unsafe { self.inner.finite_check.scan.launch(self, grid, scan)? };
         let judge = params::FiniteCheckJudge {
             loss: loss.on(self)?,
-            values: Slice::on_or_null(&values, self)?,
+            values: View::on_or_null(&values, self)?,
             status: self.inner.faults.pointer().as_const(),
             verdict,
             step,

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
 
+use super::Cuda;
 use super::runtime::cublaslt::{CublasLt, Kind};
 use super::runtime::pointer::Ptr;
 use super::runtime::recording::Relaxed;
-use super::{Cuda, Slice, SliceMut};
 use crate::dtype::{DType, Element};
 use crate::error::Result;
 use crate::ops::cast::Cast;
-use crate::ops::{Accum, Activation, Matrix, MatrixMut, Precision};
+use crate::ops::{Accum, Activation, Matrix, MatrixMut, Precision, View, ViewMut};
 
 /// The library that computes the matrix products of layers ([`linear`](crate::ops::linear)).
 ///
@@ -128,7 +128,7 @@ pub(super) struct Product<'a> {
     pub(super) terms: usize,
     pub(super) precision: Precision,
     /// The bias, one value for each column of the output, and the activation.
-    pub(super) bias: Option<(Slice<'a, f32>, Activation)>,
+    pub(super) bias: Option<(View<'a, Cuda, f32>, Activation)>,
     pub(super) accum: Accum,
 }
 
@@ -174,7 +174,7 @@ impl Cuda {
         if let (Some((bias, _)), true) = (bias, is_rounded) {
             // SAFETY: `bias_room` returns room for as many bytes, which nothing else uses until the
             // product has been computed.
-            let rounded = unsafe { SliceMut::<O>::from_raw(place, output.cols) };
+            let rounded = unsafe { ViewMut::<Cuda, O>::from_raw(place, output.cols) };
             let (from, to) = (
                 Matrix::contiguous(bias, 1, output.cols),
                 MatrixMut::contiguous(rounded, 1, output.cols),

@@ -160,21 +160,18 @@ impl Cuda {
             features: tables.features(self)?,
             tables: tables.tables(self)?,
             indices: bags.indices.on(self)?,
-            offsets: bags.offsets.on(self)?,
             keys: keys[0].cast(),
             bag_of,
             bag_lengths: Self::view_mut(&mut sorted.bag_lengths).on(self)?,
             histograms,
             status: self.inner.faults.pointer(),
-            num_indices: n as u64,
+            bags: self.bags(&bags, tables.as_ref())?,
             end_key: plan.end_key,
-            num_bags: num_bags as u32,
             batch_size: bags.batch_size as u32,
             lanes: lanes as u32,
             passes: plan.passes,
             digit_bits: plan.digit_bits,
             key_bytes: plan.key_bytes as u32,
-            has_slack: bags.has_slack.into(),
         };
         let grid = Grid::looping(num_bags * lanes, THREADS, MAX_BLOCKS);
         // SAFETY: the function is the instance for `I`. The op has been validated: ids, offsets and

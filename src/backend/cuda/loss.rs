@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
 
+use super::Cuda;
 use super::runtime::launch::{Function, Grid};
 use super::runtime::module::Module;
 use super::runtime::params::loss as params;
-use super::{Cuda, SliceMut};
 use crate::error::Result;
+use crate::ops::ViewMut;
 use crate::ops::loss::{Forward, Loss, LossOps};
 
 /// The kernels of kernels/loss.cu.
@@ -41,7 +42,7 @@ impl LossOps for Cuda {
         let forward = params::LossForward {
             logits: logits.on(self)?,
             labels: labels.on(self)?,
-            grad_logits: SliceMut::on_or_null(&grad_logits, self)?,
+            grad_logits: ViewMut::on_or_null(&grad_logits, self)?,
             partial_sums: sums,
             batch_size,
             squared: u32::from(loss == Loss::Mse),

@@ -10,18 +10,18 @@
 //! views, tables and recordings with [`Error::OtherBackend`](crate::Error::OtherBackend). Copy the
 //! data by way of the host instead.
 //!
-//! Embedders wrap device memory of their own with [`Slice::from_raw`] and [`SliceMut::from_raw`],
+//! Embedders wrap device memory of their own with [`View::from_raw`] and [`ViewMut::from_raw`],
 //! which any backend of its device accepts, and pass a stream of their own to [`Cuda::on_stream`]:
 //!
 //! ```no_run
 //! use bagdot::Cuda;
-//! use bagdot::backend::cuda::{Gemm, Slice};
-//! use bagdot::ops::Device;
+//! use bagdot::backend::cuda::Gemm;
+//! use bagdot::ops::{Device, View};
 //!
 //! /// Copies `len` floats from the caller's memory on device 0 to the host.
 //! ///
 //! /// # Safety
-//! /// The caller keeps the promises of `Cuda::on_stream` and `Slice::from_raw`.
+//! /// The caller keeps the promises of `Cuda::on_stream` and `View::from_raw`.
 //! unsafe fn to_host(
 //!     stream: *mut std::ffi::c_void,
 //!     pointer: u64,
@@ -29,7 +29,7 @@
 //! ) -> bagdot::Result<Vec<f32>> {
 //!     // SAFETY: the caller vouches for the stream and for the memory.
 //!     let (cuda, source) =
-//!         unsafe { (Cuda::on_stream(0, stream, Gemm::Auto)?, Slice::from_raw(pointer, len)) };
+//!         unsafe { (Cuda::on_stream(0, stream, Gemm::Auto)?, View::from_raw(pointer, len)) };
 //!     let mut values = vec![0.0; len];
 //!     cuda.download::<f32>(source, &mut values)?;
 //!     Ok(values)
@@ -57,7 +57,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
 pub use gemm::Gemm;
-pub use runtime::buffer::{Buffer, Slice, SliceMut};
+pub use runtime::buffer::{Address, Buffer};
 pub use runtime::cublaslt::cublaslt_version;
 pub use runtime::driver::{DeviceInfo, devices, driver_version};
 pub use runtime::images::{ImageInfo, images};
@@ -69,7 +69,7 @@ pub use runtime::transfer::Transfer;
 
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_size};
-use crate::ops::{Device, TableBatch, Views};
+use crate::ops::{Device, TableBatch, View, ViewMut};
 use runtime::buffer::Owner;
 use runtime::cublaslt::CublasLt;
 use runtime::driver::{self, check};
@@ -221,23 +221,6 @@ impl Cuda {
     }
 }
 
-impl Views for Cuda {
-    type Slice<'a, T: Scalar> = Slice<'a, T>;
-    type SliceMut<'a, T: Scalar> = SliceMut<'a, T>;
-
-    fn reborrow<'a, T: Scalar>(slice: &'a Slice<'_, T>) -> Slice<'a, T> {
-        *slice
-    }
-
-    fn reborrow_mut<'a, T: Scalar>(slice: &'a mut SliceMut<'_, T>) -> SliceMut<'a, T> {
-        slice.reborrow()
-    }
-
-    fn as_slice<'a, T: Scalar>(slice: &'a SliceMut<'_, T>) -> Slice<'a, T> {
-        slice.as_slice()
-    }
-}
-
 impl Device for Cuda {
     type Buffer<T: Scalar> = Buffer<T>;
     type Tables = Tables;
@@ -249,7 +232,7 @@ impl Device for Cuda {
         Ok(buffer)
     }
 
-    fn upload<T: Scalar>(&self, source: &[T], target: SliceMut<'_, T>) -> Result<()> {
+    fn upload<T: Scalar>(&self, source: &[T], target: ViewMut<'_, Cuda, T>) -> Result<()> {
         expect_size("upload", "target", target.len(), source.len())?;
         let pointer = target.on(self)?.address();
         if source.is_empty() {
@@ -263,7 +246,7 @@ impl Device for Cuda {
         self.wait()
     }
 
-    fn download<T: Scalar>(&self, source: Slice<'_, T>, target: &mut [T]) -> Result<()> {
+    fn download<T: Scalar>(&self, source: View<'_, Cuda, T>, target: &mut [T]) -> Result<()> {
         expect_size("download", "target", target.len(), source.len())?;
         let pointer = source.on(self)?.address();
         if target.is_empty() {
@@ -279,7 +262,11 @@ impl Device for Cuda {
         self.wait()
     }
 
-    fn copy<T: Scalar>(&self, source: Slice<'_, T>, target: SliceMut<'_, T>) -> Result<()> {
+    fn copy<T: Scalar>(
+        &self,
+        source: View<'_, Cuda, T>,
+        target: ViewMut<'_, Cuda, T>,
+    ) -> Result<()> {
         expect_size("copy", "target", target.len(), source.len())?;
         let (from, to) = (source.on(self)?.address(), target.on(self)?.address());
         if source.is_empty() {
@@ -308,11 +295,11 @@ impl Device for Cuda {
         Tables::new(self, tables)
     }
 
-    fn slice<T: Scalar>(buffer: &Buffer<T>, range: Range<usize>) -> Slice<'_, T> {
+    fn slice<T: Scalar>(buffer: &Buffer<T>, range: Range<usize>) -> View<'_, Cuda, T> {
         buffer.slice(range)
     }
 
-    fn slice_mut<T: Scalar>(buffer: &mut Buffer<T>, range: Range<usize>) -> SliceMut<'_, T> {
+    fn slice_mut<T: Scalar>(buffer: &mut Buffer<T>, range: Range<usize>) -> ViewMut<'_, Cuda, T> {
         buffer.slice_mut(range)
     }
 
@@ -320,7 +307,7 @@ impl Device for Cuda {
         buffer: &mut Buffer<T>,
         first: Range<usize>,
         second: Range<usize>,
-    ) -> (SliceMut<'_, T>, SliceMut<'_, T>) {
+    ) -> (ViewMut<'_, Cuda, T>, ViewMut<'_, Cuda, T>) {
         buffer.split_mut(first, second)
     }
 }

@@ -1,10 +1,10 @@
 //! The parameters of an optimizer step in the layout of kernels/common/optimizer.cuh.
 
+use super::Cuda;
 use super::runtime::params::optimizer::{OptimizerKind, OptimizerStep, StepPointers};
 use super::runtime::pointer::PtrMut;
-use super::{Cuda, Slice};
 use crate::error::Result;
-use crate::ops::{Optimizer, OptimizerStateMut, StepControl, UpdateRule};
+use crate::ops::{Optimizer, OptimizerStateMut, StepControl, UpdateRule, View};
 
 impl Cuda {
     /// Returns the addresses of the two buffers of optimizer state; null for a buffer that the
@@ -23,8 +23,8 @@ impl Cuda {
     /// Returns the addresses of the step values and of the gate; null for one that is not given.
     pub(super) fn step_pointers(&self, control: &StepControl<'_, Self>) -> Result<StepPointers> {
         Ok(StepPointers {
-            values: Slice::on_or_null(&control.values, self)?,
-            gate: Slice::on_or_null(&control.gate, self)?,
+            values: View::on_or_null(&control.values, self)?,
+            gate: View::on_or_null(&control.gate, self)?,
         })
     }
 }

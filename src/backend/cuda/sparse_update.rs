@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
 
+use super::Cuda;
 use super::index_sort::segment_tiles;
 use super::runtime::buffer::Parts;
 use super::runtime::launch::{Function, Grid};
@@ -16,11 +17,12 @@ use super::runtime::params::sparse_update::{
 };
 use super::runtime::pointer::{Ptr, PtrMut};
 use super::runtime::tables::Tables;
-use super::{Cuda, Slice, SliceMut};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::sparse_update::{Apply, CHUNK, Merge, PooledGrad, Reduce, SparseUpdateOps, Update};
-use crate::ops::{Device, Extent, OptimizerStateMut, Rounding, TableBatch, UpdateRule};
+use crate::ops::{
+    Device, Extent, OptimizerStateMut, Rounding, TableBatch, UpdateRule, View, ViewMut,
+};
 use crate::size::{product, sum};
 
 /// The most blocks of a grid whose blocks loop over the work. Most batches have far fewer rows than
@@ -276,19 +278,17 @@ impl Cuda {
             bags: Self::view(&sorted.bags).on(self)?,
             bag_lengths: Self::view(&sorted.bag_lengths).on(self)?,
             counts: Self::view(&sorted.counts).on(self)?,
-            offsets: bags.offsets.on(self)?.cast(),
-            per_sample_weights: Slice::on_or_null(&bags.per_sample_weights, self)?,
+            per_sample_weights: View::on_or_null(&bags.per_sample_weights, self)?,
             grad_output: grad_output.data.on(self)?,
             argmax,
             run_sums: parts.take(run_sums_len(host, num_indices)),
+            bags_of_ids: self.bags(bags, host)?,
             grad_output_ld: grad_output.ld as u64,
             argmax_ld: argmax_ld as u64,
             run_sums_ld: run_sums_ld as u64,
             num_tables: host.tables().len() as u32,
             num_indices: num_indices as u32,
-            num_bags: bags.num_bags(host) as u32,
             batch_size: bags.batch_size as u32,
-            offset_bytes: size_of::<I>() as u32,
             is_wide: is_wide.into(),
             max_gradient: max_gradient.unwrap_or(f32::INFINITY),
         };
@@ -327,8 +327,8 @@ impl Cuda {
     fn target<E: Element>(
         &self,
         rule: &UpdateRule,
-        decay_scale: Option<Slice<'_, f32>>,
-        weights: SliceMut<'_, E>,
+        decay_scale: Option<View<'_, Cuda, f32>>,
+        weights: ViewMut<'_, Cuda, E>,
         state: OptimizerStateMut<'_, Self>,
     ) -> Result<OptimizerTarget<E>> {
         let (weights, (first, second)) = (weights.on(self)?, self.state_pointers(&state)?);
@@ -337,7 +337,7 @@ impl Cuda {
             Rounding::Stochastic { seed } => Some(seed),
         };
         Ok(OptimizerTarget {
-            decay_scale: Slice::on_or_null(&decay_scale, self)?,
+            decay_scale: View::on_or_null(&decay_scale, self)?,
             weights,
             first,
             second,

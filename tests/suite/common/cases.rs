@@ -23,6 +23,11 @@ impl Id for i32 {
         value.try_into().unwrap()
     }
 }
+impl Id for u32 {
+    fn id(value: i64) -> Self {
+        value.try_into().unwrap()
+    }
+}
 impl Id for i64 {
     fn id(value: i64) -> Self {
         value
@@ -217,13 +222,12 @@ impl BagCase {
     pub fn pool<B: EmbeddingBagOps, I: Id>(&self, device: &B, weights: &[f32]) -> Vec<f32> {
         let (bags, weights) = (self.upload::<B, I>(device), upload(device, weights));
         let mut output = upload(device, &poisoned::<f32>(self.batch_size * self.width()));
-        let forward = Forward {
-            tables: &bags.tables,
-            weights: B::view(&weights),
-            bags: bags.view(),
-            output: MatrixMut::contiguous(B::view_mut(&mut output), self.batch_size, self.width()),
-            argmax: None,
-        };
+        let forward = Forward::new(
+            &bags.tables,
+            B::view(&weights),
+            bags.view(),
+            MatrixMut::contiguous(B::view_mut(&mut output), self.batch_size, self.width()),
+        );
         assert_eq!(
             forward.run(device).and_then(|()| device.synchronize()),
             Ok(()),
@@ -259,12 +263,10 @@ pub struct DeviceBags<B: Device, I: Index> {
 impl<B: Device, I: Index> DeviceBags<B, I> {
     /// Views the bags.
     pub fn view(&self) -> Bags<'_, B, I> {
-        Bags {
-            batch_size: self.batch_size,
-            indices: B::view(&self.indices),
-            has_slack: false,
-            offsets: B::view(&self.offsets),
-            per_sample_weights: self.weights.as_ref().map(B::view),
+        {
+            let mut op = Bags::new(self.batch_size, B::view(&self.indices), B::view(&self.offsets));
+            op.per_sample_weights = self.weights.as_ref().map(B::view);
+            op
         }
     }
 }

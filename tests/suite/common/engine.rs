@@ -2,7 +2,9 @@
 
 use bagdot::Index;
 use bagdot::nn::{BatchView, Dlrm, DlrmConfig, NamedTensor, Optimizers};
-use bagdot::ops::{Accum, Backend, Bags, Device, Loss, Matrix, Optimizer, Pooling, Table, Views};
+use bagdot::ops::{
+    Accum, Backend, Bags, Device, Loss, Matrix, Memory, Optimizer, Pooling, Table, View,
+};
 
 use super::cases::{BagCase, DeviceBags, Id, draw, feature, uniform};
 use super::memory::upload;
@@ -92,21 +94,13 @@ impl<I: Id> Batch<I> {
     }
 
     /// Views the batch for the CPU backend, or as a batch on the host.
-    pub fn view<'a, V>(&'a self) -> BatchView<'a, V, I>
-    where
-        V: Views<Slice<'a, I> = &'a [I]> + Views<Slice<'a, f32> = &'a [f32]>,
-    {
-        BatchView {
-            dense: Matrix::contiguous(&self.dense[..], self.case.batch_size, self.num_dense),
-            bags: Bags {
-                batch_size: self.case.batch_size,
-                indices: &self.indices[..],
-                has_slack: false,
-                offsets: &self.offsets[..],
-                per_sample_weights: self.case.per_sample_weights.as_deref(),
-            },
-            labels: Some(&self.labels[..]),
-        }
+    pub fn view<M: Memory<Address = ()>>(&self) -> BatchView<'_, M, I> {
+        BatchView::new(Matrix::contiguous(&self.dense[..], self.case.batch_size, self.num_dense), {
+            let mut op = Bags::new(self.case.batch_size, &self.indices[..], &self.offsets[..]);
+            op.per_sample_weights = self.case.per_sample_weights.as_deref().map(View::from);
+            op
+        })
+        .labels(&self.labels[..])
     }
 
     /// Uploads the batch.
@@ -145,11 +139,11 @@ pub struct DeviceBatch<B: Device, I: Index> {
 impl<B: Device, I: Index> DeviceBatch<B, I> {
     /// Views the batch.
     pub fn view(&self) -> BatchView<'_, B, I> {
-        BatchView {
-            dense: Matrix::contiguous(B::view(&self.dense), self.bags.batch_size, self.num_dense),
-            bags: self.bags.view(),
-            labels: Some(B::view(&self.labels)),
-        }
+        BatchView::new(
+            Matrix::contiguous(B::view(&self.dense), self.bags.batch_size, self.num_dense),
+            self.bags.view(),
+        )
+        .labels(B::view(&self.labels))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Transfers between host and device, and poison: values that mark memory that no op may touch.
 
-use bagdot::ops::{Device, Extent, Matrix, MatrixMut};
+use bagdot::ops::{Device, Matrix, MatrixMut, View};
 use bagdot::{Scalar, bf16, f16};
 
 use super::tolerance::assert_same_bits;
@@ -18,8 +18,8 @@ pub fn download<B: Device, T: Scalar>(device: &B, buffer: &B::Buffer<T>) -> Vec<
 }
 
 /// Returns the values of a view.
-pub fn download_view<B: Device, T: Scalar>(device: &B, view: B::Slice<'_, T>) -> Vec<T> {
-    let mut values = vec![T::default(); view.extent()];
+pub fn download_view<B: Device, T: Scalar>(device: &B, view: View<'_, B, T>) -> Vec<T> {
+    let mut values = vec![T::default(); view.len()];
     device.download(view, &mut values).unwrap();
     values
 }

@@ -112,12 +112,7 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
         let mut sorted = SortedIndices::new(device, case.indices.len(), num_bags).unwrap();
         let words = Sort::<B, I>::workspace_len(device, &case.layout(), case.indices.len());
         let mut workspace = upload(device, &poisoned::<u64>(words));
-        let sort = Sort {
-            tables: &bags.tables,
-            bags: bags.view(),
-            sorted: &mut sorted,
-            workspace: B::view_mut(&mut workspace),
-        };
+        let sort = Sort::new(&bags.tables, bags.view(), &mut sorted, B::view_mut(&mut workspace));
         let sort_result = sort.run(device).and_then(|()| device.synchronize());
         let expected = reference::row_gradients(case, &exact(grad_output), sources, max_gradient);
         // If the width allows it, rows start at multiples of 16 bytes in spite of the slack.
@@ -144,13 +139,16 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
 
     /// Returns the argument from which the ops compute the gradient of rows.
     pub fn source(&self) -> PooledGrad<'_, B, I> {
-        PooledGrad {
-            tables: &self.bags.tables,
-            bags: self.bags.view(),
-            sorted: &self.sorted,
-            grad_output: self.grad.0.view(&self.grad.1),
-            argmax: self.argmax.as_ref().map(|(grid, buffer)| grid.view(buffer)),
-            max_gradient: self.max_gradient,
+        {
+            let mut op = PooledGrad::new(
+                &self.bags.tables,
+                self.bags.view(),
+                &self.sorted,
+                self.grad.0.view(&self.grad.1),
+            );
+            op.argmax = self.argmax.as_ref().map(|(grid, buffer)| grid.view(buffer));
+            op.max_gradient = self.max_gradient;
+            op
         }
     }
 
@@ -159,7 +157,7 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
         let (tables, n) = (self.bags.tables.as_ref(), self.bags.view().num_indices());
         let mut workspace =
             upload(device, &poisoned::<u64>(Reduce::<B, I>::workspace_len(device, tables, n)));
-        let reduce = Reduce { source: self.source(), grad, workspace: B::view_mut(&mut workspace) };
+        let reduce = Reduce::new(self.source(), grad, B::view_mut(&mut workspace));
         reduce.run(device).and_then(|()| device.synchronize())
     }
 
@@ -189,14 +187,16 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
         let mut state = State::new(device, state);
         let words = Update::<B, E, I>::workspace_len(device, &case.layout(), case.indices.len());
         let mut workspace = upload(device, &poisoned::<u64>(words));
-        let update = Update {
-            source: self.source(),
-            control: Default::default(),
-            rule,
-            decay_scale: decay_scale.as_ref().map(B::view),
-            weights: B::view_mut(&mut weights),
-            state: state.view_mut(rule.optimizer),
-            workspace: B::view_mut(&mut workspace),
+        let update = {
+            let mut op = Update::new(
+                self.source(),
+                rule,
+                B::view_mut(&mut weights),
+                state.view_mut(rule.optimizer),
+                B::view_mut(&mut workspace),
+            );
+            op.decay_scale = decay_scale.as_ref().map(B::view);
+            op
         };
         update.run(device).and_then(|()| device.synchronize()).unwrap();
         (download(device, &weights), state.download(device))
@@ -222,7 +222,7 @@ pub fn merge<B: SparseUpdateOps>(
 ) -> Result<()> {
     let words = Merge::workspace_len(device, tables.as_ref(), a.capacity() + b.capacity());
     let mut workspace = upload(device, &poisoned::<u64>(words));
-    let merge = Merge { tables, a, b, out, workspace: B::view_mut(&mut workspace) };
+    let merge = Merge::new(tables, a, b, out, B::view_mut(&mut workspace));
     merge.run(device).and_then(|()| device.synchronize())
 }
 

@@ -99,13 +99,13 @@ where
         let on_device = bags.upload::<B, I>(device);
         let [weights, grad_output] = [&weight, &grad_output].map(|values| upload(device, values));
         let mut grads = upload(device, &poisoned::<f32>(bags.indices.len()));
-        let op = WeightGrad {
-            tables: &on_device.tables,
-            weights: B::view(&weights),
-            bags: on_device.view(),
-            grad_output: Matrix::contiguous(B::view(&grad_output), batch_size, dim),
-            grad_weights: B::view_mut(&mut grads),
-        };
+        let op = WeightGrad::new(
+            &on_device.tables,
+            B::view(&weights),
+            on_device.view(),
+            Matrix::contiguous(B::view(&grad_output), batch_size, dim),
+            B::view_mut(&mut grads),
+        );
         op.run(device).unwrap();
         let theirs = case.floats("grad_per_sample_weights", &[bags.indices.len()]);
         let what = format!("{}, grad_per_sample_weights", bags.name);

@@ -48,18 +48,18 @@ fn replay_on<B: InteractionOps>(device: &B, case: &Case<'_>) {
         [&grad_output, &dense, &sparse].map(|like| upload(device, &poisoned(like.len())));
     let view = MatrixMut::contiguous(B::view_mut(&mut output), batch_size, width);
     let precision = Precision::Full;
-    Forward { interaction, dim, precision, features, output: view }.run(device).unwrap();
-    let op = Backward {
+    Forward::new(interaction, dim, features, view).precision(precision).run(device).unwrap();
+    let op = Backward::new(
         interaction,
         dim,
-        precision,
         features,
-        grad_output: Matrix::contiguous(B::view(&buffers[2]), batch_size, width),
-        grad_features: FeaturesMut::Split {
+        Matrix::contiguous(B::view(&buffers[2]), batch_size, width),
+        FeaturesMut::Split {
             dense: MatrixMut::contiguous(B::view_mut(&mut grad_dense), batch_size, dim),
             sparse: MatrixMut::contiguous(B::view_mut(&mut grad_sparse), batch_size, pooled * dim),
         },
-    };
+    )
+    .precision(precision);
     op.run(device).unwrap();
     let [output, grad_dense, grad_sparse] =
         [output, grad_dense, grad_sparse].each_ref().map(|buffer| download(device, buffer));

@@ -70,7 +70,7 @@ const MAX_COLS_OF_DOTS: usize = 3;
 pub(crate) fn gemm<E: Element, O: Element>(
     cpu: &Cpu,
     mut product: Product<'_, E>,
-    out: MatrixMut<'_, Cpu, O>,
+    mut out: MatrixMut<'_, Cpu, O>,
 ) {
     let (m, n, k) = product.shape;
     if m == 0 || (n == 0 && product.row_sums.is_none()) {

@@ -3,14 +3,13 @@
 
 use std::ops::Range;
 
-use super::super::runtime::erased::ByIndex;
 use super::vector::{WIDE, clamp, load};
 use crate::Cpu;
 use crate::dtype::Index;
 use crate::ops::index_sort::SortedIndices;
 use crate::ops::optimizer::clamp_gradient;
 use crate::ops::sparse_update::{CHUNK, PooledGrad, SparseGrad};
-use crate::ops::{Matrix, Pooling, TableBatch};
+use crate::ops::{Matrix, Offsets, Pooling, TableBatch, View};
 use crate::simd::{LANES, Lanes, prefetch_row};
 
 /// The prefetch distance in occurrences.
@@ -64,13 +63,13 @@ impl RowGradients for SummedGradients<'_> {
     }
 }
 
-/// A [`PooledGrad`] whose index type is erased. Only the gradients of maxima read the offsets, so a
-/// branch for each of them costs less than loops for each index type.
+/// A [`PooledGrad`] whose index type is erased: no loop reads ids.
 pub(crate) struct GradSource<'a> {
     pub(crate) tables: &'a TableBatch,
     pub(crate) sorted: &'a SortedIndices<Cpu>,
     batch_size: usize,
-    offsets: ByIndex<&'a [i32], &'a [i64]>,
+    offsets: Offsets<'a, Cpu>,
+    num_indices: usize,
     per_sample_weights: Option<&'a [f32]>,
     grad_output: Matrix<'a, Cpu, f32>,
     argmax: Option<Matrix<'a, Cpu, u32>>,
@@ -86,8 +85,9 @@ impl<'a> GradSource<'a> {
             tables,
             sorted,
             batch_size: bags.batch_size,
-            offsets: ByIndex::of(bags.offsets),
-            per_sample_weights: bags.per_sample_weights,
+            offsets: bags.offsets,
+            num_indices: bags.num_indices(),
+            per_sample_weights: bags.per_sample_weights.map(View::as_slice),
             grad_output,
             argmax,
             max_gradient,
@@ -97,11 +97,7 @@ impl<'a> GradSource<'a> {
     /// Returns the position of a bag's first id, 0 for an offset that is no position.
     #[inline(always)]
     fn bag_start(&self, bag: usize) -> usize {
-        let start = match self.offsets {
-            ByIndex::I32(offsets) => offsets[bag].to_row(),
-            ByIndex::I64(offsets) => offsets[bag].to_row(),
-        };
-        start.unwrap_or(0)
+        self.offsets.at(bag, self.num_indices)
     }
 }
 
@@ -177,7 +173,7 @@ impl<'a, 's> OccurrenceGradients<'a, 's> {
     fn prefetch(&self, occurrence: usize, columns: &Range<usize>) {
         if let Some(&bag) = self.bags.get(occurrence) {
             prefetch_row(
-                self.source.grad_output.data,
+                &self.source.grad_output.data,
                 self.gradient_start(bag) + columns.start,
                 columns.len(),
             );

@@ -7,9 +7,10 @@ use std::ops::{Deref, DerefMut};
 use bytemuck::{Pod, Zeroable, cast_slice, cast_slice_mut};
 
 use super::huge_pages;
+use crate::Cpu;
 use crate::dtype::Scalar;
 use crate::error::{Error, Result, invalid};
-use crate::ops::Extent;
+use crate::ops::{Extent, View, ViewMut};
 
 /// A cache line.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -61,6 +62,30 @@ impl<T: Scalar> DerefMut for Buffer<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
         cast_slice_mut(&mut cast_slice_mut::<Line, u8>(&mut self.lines)[..self.bytes])
+    }
+}
+
+impl<T: Scalar> Buffer<T> {
+    /// Views the whole buffer.
+    pub fn view(&self) -> View<'_, Cpu, T> {
+        View::from(&self[..])
+    }
+
+    /// Views the whole buffer for writing.
+    pub fn view_mut(&mut self) -> ViewMut<'_, Cpu, T> {
+        ViewMut::from(&mut self[..])
+    }
+}
+
+impl<'a, T: Scalar> From<&'a Buffer<T>> for View<'a, Cpu, T> {
+    fn from(buffer: &'a Buffer<T>) -> Self {
+        buffer.view()
+    }
+}
+
+impl<'a, T: Scalar> From<&'a mut Buffer<T>> for ViewMut<'a, Cpu, T> {
+    fn from(buffer: &'a mut Buffer<T>) -> Self {
+        buffer.view_mut()
     }
 }
 

@@ -20,7 +20,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 
 use crate::Cpu;
 use crate::dtype::{DType, Element, Index, Scalar, bf16, f16};
-use crate::ops::{Bags, Matrix, MatrixMut};
+use crate::ops::{Bags, Matrix, MatrixMut, View, ViewMut};
 
 /// A value that exists for each type of elements: slices, or the arguments of an op.
 pub(crate) enum ByElement<A, B, C> {
@@ -32,7 +32,7 @@ pub(crate) enum ByElement<A, B, C> {
     BF16(C),
 }
 
-/// A value that exists for each type of ids and offsets.
+/// A value that exists for each type of ids. Ids of `u32` become those of `i32` with the same bits.
 pub(crate) enum ByIndex<A, B> {
     /// The value for `i32`.
     I32(A),
@@ -46,7 +46,7 @@ pub(crate) type Elements<'a> = ByElement<&'a [f32], &'a [f16], &'a [bf16]>;
 /// Elements of any type, for writing.
 pub(crate) type ElementsMut<'a> = ByElement<&'a mut [f32], &'a mut [f16], &'a mut [bf16]>;
 
-/// Bags with ids and offsets of any type.
+/// Bags with ids of any type.
 pub(crate) type AnyBags<'a> = ByIndex<Bags<'a, Cpu, i32>, Bags<'a, Cpu, i64>>;
 
 impl<A, B, C> ByElement<A, B, C> {
@@ -71,7 +71,7 @@ impl<A, B> ByIndex<A, B> {
     where
         X: Retype<I, i32, Output = A> + Retype<I, i64, Output = B>,
     {
-        // The trait is sealed: its two types differ in their size.
+        // The trait is sealed: `i64` is the only type of 8 bytes.
         match size_of::<I>() {
             4 => Self::I32(Retype::<I, i32>::retype(args)),
             _ => Self::I64(Retype::<I, i64>::retype(args)),
@@ -103,8 +103,9 @@ macro_rules! with_indices {
 }
 pub(crate) use with_indices;
 
-/// A value over elements of type `E` that becomes one over elements of type `T`. It is called only
-/// where both are the same type, which the compiler cannot know in generic code.
+/// A value over elements of type `E` that becomes one over elements of type `T` with the same bits.
+/// It is called only where both are the same type, which the compiler cannot know in generic code,
+/// and for ids of `u32` as `i32`.
 pub(crate) trait Retype<E, T> {
     /// The same kind of value over elements of type `T`.
     type Output;
@@ -146,7 +147,7 @@ impl<'a, E: Scalar, T: Scalar> Retype<E, T> for Matrix<'a, Cpu, E> {
     #[inline]
     fn retype(self) -> Self::Output {
         let Self { data, rows, cols, ld } = self;
-        Matrix { data: data.retype(), rows, cols, ld }
+        Matrix { data: View::from(data.as_slice().retype()), rows, cols, ld }
     }
 }
 
@@ -156,7 +157,7 @@ impl<'a, E: Scalar, T: Scalar> Retype<E, T> for MatrixMut<'a, Cpu, E> {
     #[inline]
     fn retype(self) -> Self::Output {
         let Self { data, rows, cols, ld } = self;
-        MatrixMut { data: data.retype(), rows, cols, ld }
+        MatrixMut { data: ViewMut::from(data.into_slice().retype()), rows, cols, ld }
     }
 }
 
@@ -165,9 +166,10 @@ impl<'a, I: Index, T: Index> Retype<I, T> for Bags<'a, Cpu, I> {
 
     #[inline]
     fn retype(self) -> Self::Output {
-        let Self { batch_size, indices, has_slack, offsets, per_sample_weights } = self;
-        let (indices, offsets) = (indices.retype(), offsets.retype());
-        Bags { batch_size, indices, has_slack, offsets, per_sample_weights }
+        let Self { batch_size, indices, offsets, per_sample_weights, has_slack, has_unsigned_ids } =
+            self;
+        let indices = View::from(indices.as_slice().retype());
+        Bags { batch_size, indices, offsets, per_sample_weights, has_slack, has_unsigned_ids }
     }
 }
 
@@ -190,15 +192,11 @@ mod tests {
     #[test]
     fn each_index_type_keeps_its_variant_and_values() {
         fn bags<I: Index>(indices: &[I]) -> AnyBags<'_> {
-            let offsets = &indices[..1];
-            let per_sample_weights = None;
-            let bags =
-                Bags { batch_size: 1, indices, has_slack: false, offsets, per_sample_weights };
-            AnyBags::of(bags)
+            AnyBags::of(Bags::new(1, indices, &indices[..1]))
         }
-        let all = [bags(&[-1_i32, 5]), bags(&[-1_i64, 6])];
-        assert!(matches!(all, [ByIndex::I32(_), ByIndex::I64(_)]));
-        let last = |bags: AnyBags<'_>| with_indices!(bags => bags.indices[1].to_i64());
-        assert_eq!(all.map(last), [5, 6]);
+        let all = [bags(&[-1_i32, 5]), bags(&[-1_i64, 6]), bags(&[0_u32, u32::MAX])];
+        assert!(matches!(all, [ByIndex::I32(_), ByIndex::I64(_), ByIndex::I32(_)]));
+        let last = |bags: AnyBags<'_>| with_indices!(bags => (bags.indices[1].to_i64(), bags.has_unsigned_ids));
+        assert_eq!(all.map(last), [(5, false), (6, false), (-1, true)]);
     }
 }

@@ -16,8 +16,9 @@ pub(crate) enum Lookup {
 
 /// The bad ids of one call. It reports the one at the lowest position, which does not depend on the
 /// number of threads.
-#[derive(Default)]
 pub(crate) struct FaultLog {
+    /// True if ids are `u32`, read as the `i32` of the same bits.
+    has_unsigned_ids: bool,
     count: AtomicUsize,
     first: Mutex<Option<Fault>>,
 }
@@ -55,6 +56,11 @@ pub(crate) fn pooled_row(
 }
 
 impl FaultLog {
+    /// Makes an empty log.
+    pub(crate) fn new(has_unsigned_ids: bool) -> Self {
+        Self { has_unsigned_ids, count: AtomicUsize::new(0), first: Mutex::new(None) }
+    }
+
     /// Looks up the row that the id at `position` names, and notes the id if it is bad.
     #[inline(always)]
     pub(crate) fn lookup(
@@ -92,6 +98,7 @@ impl FaultLog {
         match self.first.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
             None => Ok(()),
             Some(Fault { feature, bag, position, value }) => {
+                let value = if self.has_unsigned_ids { i64::from(value as u32) } else { value };
                 let table = tables.features()[feature].table;
                 let num_embeddings = tables.tables()[table].num_embeddings;
                 Err(Error::IndexOutOfRange { table, bag, position, value, num_embeddings, count })

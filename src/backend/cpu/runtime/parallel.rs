@@ -37,9 +37,9 @@ impl Cpu {
         matrix: MatrixMut<'_, Self, T>,
         work: impl Fn(usize, &mut [T]) + Send + Sync,
     ) {
-        let MatrixMut { data, rows, cols, ld } = matrix;
+        let MatrixMut { mut data, rows, cols, ld } = matrix;
         if cols > 0 {
-            self.for_each_rows(data, rows, self.rows_per_task(rows), ld, |first, part| {
+            self.for_each_rows(&mut data, rows, self.rows_per_task(rows), ld, |first, part| {
                 part.chunks_mut(ld)
                     .enumerate()
                     .for_each(|(k, row)| work(first + k, &mut row[..cols]));

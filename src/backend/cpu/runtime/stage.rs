@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use crate::Cpu;
 use crate::dtype::Scalar;
 use crate::error::Result;
-use crate::ops::{Device, Stage, StagingOnly};
+use crate::ops::{Device, Stage, StagingOnly, View, ViewMut};
 
 impl Stage for Cpu {
     const RECORDS: bool = false;
@@ -26,8 +26,8 @@ impl Stage for Cpu {
         match *recording {}
     }
 
-    fn address<T: Scalar>(slice: &&[T]) -> u64 {
-        slice.as_ptr().addr() as u64
+    fn address<T: Scalar>(view: &View<'_, Self, T>) -> u64 {
+        view.as_ptr().addr() as u64
     }
 
     fn transfer(&self, _staging: StagingOnly) -> Result<Self> {
@@ -38,7 +38,11 @@ impl Stage for Cpu {
         Ok(())
     }
 
-    fn send<T: Scalar>(transfer: &mut Self, source: &[T], target: &mut [T]) -> Result<()> {
+    fn send<T: Scalar>(
+        transfer: &mut Self,
+        source: &[T],
+        target: ViewMut<'_, Self, T>,
+    ) -> Result<()> {
         transfer.upload(source, target)
     }
 

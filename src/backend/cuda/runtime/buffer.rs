@@ -13,7 +13,7 @@ use super::pointer::{Ptr, PtrMut};
 use super::recording;
 use crate::dtype::Scalar;
 use crate::error::{Error, Result};
-use crate::ops::Extent;
+use crate::ops::{Extent, Memory, View, ViewMut};
 
 /// The number of the backend that memory belongs to. Only the stream of that backend orders the
 /// accesses to the memory.
@@ -75,14 +75,24 @@ impl<T: Scalar> Buffer<T> {
         self.slice_mut(0..self.len).clear(stream)
     }
 
-    pub(crate) fn slice(&self, range: Range<usize>) -> Slice<'_, T> {
-        let (pointer, len) = self.part(range);
-        Slice { pointer, len, owner: self.owner, memory: PhantomData }
+    /// Views the whole buffer.
+    pub fn view(&self) -> View<'_, Cuda, T> {
+        self.slice(0..self.len)
     }
 
-    pub(crate) fn slice_mut(&mut self, range: Range<usize>) -> SliceMut<'_, T> {
+    /// Views the whole buffer for writing.
+    pub fn view_mut(&mut self) -> ViewMut<'_, Cuda, T> {
+        self.slice_mut(0..self.len)
+    }
+
+    pub(crate) fn slice(&self, range: Range<usize>) -> View<'_, Cuda, T> {
         let (pointer, len) = self.part(range);
-        SliceMut { pointer, len, owner: self.owner, memory: PhantomData }
+        View::at(pointer, len, self.owner)
+    }
+
+    pub(crate) fn slice_mut(&mut self, range: Range<usize>) -> ViewMut<'_, Cuda, T> {
+        let (pointer, len) = self.part(range);
+        ViewMut::at(pointer, len, self.owner)
     }
 
     /// Returns views of two ranges. Panics unless the first one is before the second one.
@@ -90,10 +100,9 @@ impl<T: Scalar> Buffer<T> {
         &mut self,
         first: Range<usize>,
         second: Range<usize>,
-    ) -> (SliceMut<'_, T>, SliceMut<'_, T>) {
+    ) -> (ViewMut<'_, Cuda, T>, ViewMut<'_, Cuda, T>) {
         assert!(first.end <= second.start, "{first:?} is not before {second:?}");
-        let view =
-            |(pointer, len)| SliceMut { pointer, len, owner: self.owner, memory: PhantomData };
+        let view = |(pointer, len)| ViewMut::at(pointer, len, self.owner);
         (view(self.part(first)), view(self.part(second)))
     }
 
@@ -119,61 +128,54 @@ impl<T> Drop for Buffer<T> {
     }
 }
 
+impl<'a, T: Scalar> From<&'a Buffer<T>> for View<'a, Cuda, T> {
+    fn from(buffer: &'a Buffer<T>) -> Self {
+        buffer.view()
+    }
+}
+
+impl<'a, T: Scalar> From<&'a mut Buffer<T>> for ViewMut<'a, Cuda, T> {
+    fn from(buffer: &'a mut Buffer<T>) -> Self {
+        buffer.view_mut()
+    }
+}
+
 impl<T> Extent for Buffer<T> {
     fn extent(&self) -> usize {
         self.len
     }
 }
 
-/// A shared view of device memory: an address and a number of elements.
-#[derive(Debug)]
-pub struct Slice<'a, T> {
+/// The place of a view in the memory of a device.
+#[derive(Clone, Copy, Debug)]
+pub struct Address {
     pointer: sys::CUdeviceptr,
-    len: usize,
     owner: Owner,
-    memory: PhantomData<&'a [T]>,
 }
 
-impl<T> Clone for Slice<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<T> Copy for Slice<'_, T> {}
-
-/// An exclusive view of device memory: an address and a number of elements.
-#[derive(Debug)]
-pub struct SliceMut<'a, T> {
-    pointer: sys::CUdeviceptr,
-    len: usize,
-    owner: Owner,
-    memory: PhantomData<&'a mut [T]>,
+impl Memory for Cuda {
+    type Address = Address;
 }
 
 /// Implements what shared and exclusive views have in common. `$Pointer` is the type of pointer
 /// that kernels take for the view.
 macro_rules! accessors {
     ($View:ident, $Pointer:ident) => {
-        impl<T> $View<'_, T> {
-            /// Returns the number of elements.
-            pub fn len(&self) -> usize {
-                self.len
-            }
-
-            /// Returns whether there are no elements.
-            pub fn is_empty(&self) -> bool {
-                self.len == 0
+        impl<T> $View<'_, Cuda, T> {
+            /// Makes a view of a range of the memory that a buffer holds.
+            fn at(pointer: sys::CUdeviceptr, len: usize, owner: Owner) -> Self {
+                Self::of_device(Address { pointer, owner }, len)
             }
 
             /// Returns the address on the device.
             pub fn pointer(&self) -> u64 {
-                self.pointer
+                self.address().pointer
             }
 
             /// Returns the address for work of `cuda`, or [`Error::OtherBackend`] if the memory
             /// belongs to another backend.
             pub(crate) fn on(&self, cuda: &Cuda) -> Result<$Pointer<T>> {
-                self.owner.allows(cuda).map(|()| $Pointer::at(self.pointer))
+                self.address().owner.allows(cuda).map(|()| $Pointer::at(self.pointer()))
             }
 
             /// Returns the address of a view as [`Self::on`] does, or null if there is no view.
@@ -181,19 +183,13 @@ macro_rules! accessors {
                 view.as_ref().map_or(Ok($Pointer::NULL), |view| view.on(cuda))
             }
         }
-
-        impl<T> Extent for $View<'_, T> {
-            fn extent(&self) -> usize {
-                self.len
-            }
-        }
     };
 }
 
-accessors!(Slice, Ptr);
-accessors!(SliceMut, PtrMut);
+accessors!(View, Ptr);
+accessors!(ViewMut, PtrMut);
 
-impl<T> Slice<'_, T> {
+impl<T> View<'_, Cuda, T> {
     /// Makes a view of memory of the caller. Any backend accepts it.
     ///
     /// # Safety
@@ -201,11 +197,11 @@ impl<T> Slice<'_, T> {
     /// aligned for `T` and holding values of `T`. Nothing may write or free them before all work
     /// that was given this view has run, including the replays of recordings of that work.
     pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
-        Self { pointer, len, owner: Owner::ANY, memory: PhantomData }
+        Self::at(pointer, len, Owner::ANY)
     }
 }
 
-impl<T> SliceMut<'_, T> {
+impl<T> ViewMut<'_, Cuda, T> {
     /// Makes an exclusive view of memory of the caller. Any backend accepts it.
     ///
     /// # Safety
@@ -213,21 +209,13 @@ impl<T> SliceMut<'_, T> {
     /// aligned for `T`. Nothing else may read, write or free them before all work that was given
     /// this view has run, including the replays of recordings of that work.
     pub unsafe fn from_raw(pointer: u64, len: usize) -> Self {
-        Self { pointer, len, owner: Owner::ANY, memory: PhantomData }
-    }
-
-    pub(crate) fn reborrow(&mut self) -> SliceMut<'_, T> {
-        SliceMut { pointer: self.pointer, len: self.len, owner: self.owner, memory: PhantomData }
-    }
-
-    pub(crate) fn as_slice(&self) -> Slice<'_, T> {
-        Slice { pointer: self.pointer, len: self.len, owner: self.owner, memory: PhantomData }
+        Self::at(pointer, len, Owner::ANY)
     }
 
     /// Returns a view of the first `len` elements. Panics if there are fewer, as slicing does.
-    pub(crate) fn first(&mut self, len: usize) -> SliceMut<'_, T> {
-        assert!(len <= self.len, "{len} elements are not within the {}", self.len);
-        SliceMut { pointer: self.pointer, len, owner: self.owner, memory: PhantomData }
+    pub(crate) fn first(&mut self, len: usize) -> ViewMut<'_, Cuda, T> {
+        assert!(len <= self.len(), "{len} elements are not within the {}", self.len());
+        ViewMut::of_device(self.address(), len)
     }
 
     /// Sets all bits to zero, in the order of the stream.
@@ -238,7 +226,7 @@ impl<T> SliceMut<'_, T> {
         // SAFETY: the memory has this length and is borrowed exclusively, and freeing it waits for
         // the device.
         check("clear", unsafe {
-            result::memset_d8_async(self.pointer, 0, self.len * size_of::<T>(), stream)
+            result::memset_d8_async(self.pointer(), 0, self.len() * size_of::<T>(), stream)
         })
     }
 }
@@ -247,7 +235,7 @@ impl<T> SliceMut<'_, T> {
 pub(crate) struct Parts(u64);
 
 impl Parts {
-    pub(crate) fn of(workspace: &SliceMut<'_, u64>, cuda: &Cuda) -> Result<Self> {
+    pub(crate) fn of(workspace: &ViewMut<'_, Cuda, u64>, cuda: &Cuda) -> Result<Self> {
         workspace.on(cuda).map(|workspace| Self(workspace.address()))
     }
 

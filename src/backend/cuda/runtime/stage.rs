@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use super::super::Cuda;
-use super::buffer::{Slice, SliceMut};
 use super::recording::Recording;
 use super::transfer::Transfer;
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_size};
-use crate::ops::{Stage, StagingOnly};
+use crate::ops::{Stage, StagingOnly, View, ViewMut};
 
 impl Stage for Cuda {
     const RECORDS: bool = true;
@@ -28,7 +27,7 @@ impl Stage for Cuda {
         recording.launch(self)
     }
 
-    fn address<T: Scalar>(slice: &Slice<'_, T>) -> u64 {
+    fn address<T: Scalar>(slice: &View<'_, Cuda, T>) -> u64 {
         slice.pointer()
     }
 
@@ -43,7 +42,7 @@ impl Stage for Cuda {
     fn send<T: Scalar>(
         transfer: &mut Transfer,
         source: &[T],
-        target: SliceMut<'_, T>,
+        target: ViewMut<'_, Cuda, T>,
     ) -> Result<()> {
         expect_size("send", "target", target.len(), source.len())?;
         transfer.send(source, &target)

@@ -1,11 +1,13 @@
-//! The description of a batch of tables in device memory.
+//! The descriptions of tables and bags for kernels.
 
 use super::super::Cuda;
 use super::buffer::Buffer;
-use super::params::bags::{self, Feature, NO_PADDING, Table, WIDE_COLUMNS};
+use super::params::bags::{self, Feature, NO_PADDING, OffsetType, Table, WIDE_COLUMNS};
 use super::pointer::Ptr;
+use crate::dtype::Index;
 use crate::error::{Result, invalid};
-use crate::ops::{Device, Pooling, TableBatch};
+use crate::ops::bags::{OffsetsOf, with_offsets};
+use crate::ops::{Bags, Device, Pooling, TableBatch};
 
 /// The most columns that kernels can count in 32 bits, with room for the steps that they take
 /// beyond the last column.
@@ -85,6 +87,32 @@ impl Tables {
     /// one of its rows loads single columns for all of its rows.
     pub(crate) fn lanes(&self, is_wide: bool) -> usize {
         self.lanes[usize::from(is_wide)]
+    }
+}
+
+impl Cuda {
+    /// Describes the bags of a batch of these tables for kernels.
+    pub(crate) fn bags<I: Index>(
+        &self,
+        bags: &Bags<'_, Self, I>,
+        tables: &TableBatch,
+    ) -> Result<bags::Bags> {
+        let (offsets, offset_type) = match bags.offsets.0 {
+            OffsetsOf::I32(offsets, _) => (offsets.on(self)?.cast(), OffsetType::I32),
+            OffsetsOf::I64(offsets, _) => (offsets.on(self)?.cast(), OffsetType::I64),
+            OffsetsOf::U32(offsets, _) => (offsets.on(self)?.cast(), OffsetType::U32),
+            OffsetsOf::Length(_) => (Ptr::NULL, OffsetType::Equal),
+        };
+        Ok(bags::Bags {
+            offsets,
+            num_offsets: bags.offsets.len() as u64,
+            length: with_offsets!(bags.offsets, (_values, _end) => 0, length => length as u64),
+            num_indices: bags.num_indices() as u64,
+            num_bags: bags.num_bags(tables) as u32,
+            offset_type: offset_type as u32,
+            has_slack: bags.has_slack.into(),
+            has_unsigned_ids: bags.has_unsigned_ids.into(),
+        })
     }
 }
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::super::Cuda;
-use super::buffer::SliceMut;
 use super::driver::check;
 use crate::dtype::Scalar;
 use crate::error::{Error, Result};
+use crate::ops::ViewMut;
 
 /// The least size of a piece of pinned memory, in bytes.
 const MIN_PINNED_BYTES: usize = 64;
@@ -49,7 +49,11 @@ impl Transfer {
         refuse_recording(self.cuda.copy_stream())
     }
 
-    pub(crate) fn send<T: Scalar>(&mut self, source: &[T], target: &SliceMut<'_, T>) -> Result<()> {
+    pub(crate) fn send<T: Scalar>(
+        &mut self,
+        source: &[T],
+        target: &ViewMut<'_, Cuda, T>,
+    ) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(source);
         if bytes.is_empty() {
             return Ok(());

@@ -15,7 +15,7 @@ use crate::simd::{LANES, Lanes, Loop};
 pub(super) fn gemm_by_dots<E: Element, O: Element>(
     cpu: &Cpu,
     product: &Product<'_, E>,
-    out: MatrixMut<'_, Cpu, O>,
+    mut out: MatrixMut<'_, Cpu, O>,
 ) {
     let Product { shape: (m, n, k), a, b, epilogue, .. } = *product;
     let ld = out.ld;
@@ -25,7 +25,7 @@ pub(super) fn gemm_by_dots<E: Element, O: Element>(
     };
     let threads = cpu.num_threads();
     if threads == 1 {
-        run(0, m, 0, n, out.data);
+        run(0, m, 0, n, &mut out.data);
     } else if m == 1 {
         let cols = n.div_ceil(threads).next_multiple_of(LANES);
         cpu.for_each_chunk(&mut out.data[..n], cols, |chunk, out| {
