@@ -227,7 +227,7 @@ def table(kind, path):
 
 def main():
     old = PAGE.read_text()
-    marked = re.compile(r"(<!-- table (\S+) (\S+) -->\n\n)(?:\|.*\n)*(\n<!-- end -->)")
+    marked = re.compile(r"(<!-- table (\S+) (\S+) -->\n)(?:\|.*\n)*(<!-- end -->)")
     new = marked.sub(lambda m: m[1] + table(m[2], m[3]) + m[4], old)
     if new.count("<!-- table ") != len(marked.findall(new)):
         sys.exit("gpu_tables: a table of BENCHMARKS.md is not between its comments")

@@ -276,7 +276,7 @@ def table():
 
 def main():
     old = README.read_text()
-    marked = re.compile(r"(<!-- speed -->\n\n).*?(\n<!-- end -->)", re.DOTALL)
+    marked = re.compile(r"(<!-- speed -->\n).*?(<!-- end -->)", re.DOTALL)
     if not marked.search(old):
         sys.exit("plot_speed: README.md lacks the comments around the table")
     new = {PLOT: plot(), README: marked.sub(lambda m: m[1] + table() + m[2], old)}
