@@ -57,7 +57,7 @@ SMALL, LARGE = "t26 r100000 d64 b2048", "t26 r100000 d128 b65536"
 # The title of each group; its rows: the label, whether the README has the row, the measurement.
 GROUPS = [
     (
-        "Intel Xeon (Sapphire Rapids, AMX), 2 threads",
+        "Intel Xeon (Sapphire Rapids, AMX), 2026-11-27",
         [
             ("embedding_bag f32, L 1, Zipf", True, of_cpu("embedding forward f32 L 1 zipf")),
             (
@@ -88,7 +88,7 @@ GROUPS = [
         ],
     ),
     (
-        "NVIDIA H200",
+        "NVIDIA H200, 2026-11-27 and 2026-11-28",
         [
             (
                 "embedding_bag f32, D 64, B 2048, L 20, uniform",
