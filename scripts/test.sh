@@ -36,6 +36,10 @@ scripts/nvcc.sh
 step style
 scripts/style.sh
 
+step "tables and plot of the records"
+python3 scripts/gpu_tables.py --check
+python3 scripts/plot_speed.py --check
+
 step "lints, for every set of features"
 cargo clippy --workspace --all-targets -- -D warnings
 for features in "" serde train cuda; do

@@ -1,4 +1,4 @@
-//! Tests that the README's table of ops agrees with the code.
+//! Tests that the README agrees with the code: its table of ops, and its example in Rust.
 
 use std::collections::BTreeSet;
 
@@ -6,23 +6,21 @@ use bagdot::backend::cuda::images;
 use bagdot::ops::{Activation, Loss, Optimizer, Pooling, Rounding, WeightDecay};
 
 const README: &str = include_str!("../../README.md");
+const CRATE: &str = include_str!("../../src/lib.rs");
 const OPS: &str = include_str!("../../src/ops/backend.rs");
 
 /// A row of the table.
 struct Row {
     op: &'static str,
-    on: &'static str,
     types: &'static str,
     options: &'static str,
-    same_bits: &'static str,
 }
 
 fn table() -> Vec<Row> {
-    let rows = README.lines().skip_while(|line| !line.starts_with("| op | on |")).skip(2);
+    let rows =
+        README.lines().skip_while(|line| !line.starts_with("| op | element types |")).skip(2);
     let row = |line: &'static str| match line.split('|').map(str::trim).collect::<Vec<_>>()[..] {
-        ["", op, on, _, types, options, same_bits, ""] => {
-            Row { op: op.trim_matches('`'), on, types, options, same_bits }
-        }
+        ["", op, types, options, ""] => Row { op: op.trim_matches('`'), types, options },
         _ => panic!("no row of the table: {line}"),
     };
     rows.take_while(|line| line.starts_with('|')).map(row).collect()
@@ -68,17 +66,16 @@ fn the_table_has_every_op() {
 /// The ops that have no kernels and run others.
 const OF_OTHERS: [&str; 1] = ["pooled_interaction"];
 
-/// Compares the types of elements and ids with those in the names of kernels. Types of keys and
-/// counts are internal.
+/// Compares the types of elements and ids with those in the names of kernels: the README says that
+/// every op runs on CUDA. Types of keys and counts are internal.
 #[test]
 fn kernels_have_the_types_of_the_table() {
     const TYPES: [&str; 6] = ["f32", "f16", "bf16", "f64", "i32", "i64"];
-    for Row { op, on, types, .. } in table() {
+    for Row { op, types, .. } in table() {
         let ptx = ptx(op);
         let in_code: BTreeSet<_> =
             entries(&ptx).flat_map(words_of_name).filter(|word| TYPES.contains(word)).collect();
-        let is_on_cuda = !in_code.is_empty() || OF_OTHERS.contains(&op);
-        assert_eq!(on, if is_on_cuda { "CPU, CUDA" } else { "CPU" }, "{op}: on");
+        assert!(!in_code.is_empty() || OF_OTHERS.contains(&op), "{op} does not run on CUDA");
         let in_table: BTreeSet<_> = words(types).filter(|word| TYPES.contains(word)).collect();
         assert_eq!(in_table, in_code, "{op}: types");
     }
@@ -94,9 +91,8 @@ fn words_of_name(name: &str) -> impl Iterator<Item = &str> {
 /// Checks that no kernel adds floats by atomics, so that results cannot depend on the order of
 /// threads.
 #[test]
-fn ops_with_the_same_bits_have_no_atomic_sums() {
-    for Row { op, same_bits, .. } in table() {
-        assert!(same_bits.starts_with("yes"), "{op}");
+fn no_op_has_atomic_sums() {
+    for Row { op, .. } in table() {
         let ptx = ptx(op);
         let mut opcodes = ptx
             .split_whitespace()
@@ -157,13 +153,31 @@ fn the_table_has_every_kind_and_no_other() {
         Optimizer::RowwiseAdagrad { eps },
         Optimizer::Adam { beta1, beta2, eps },
     ];
-    assert_eq!(list(before(options, "; ")), optimizers.map(optimizer));
-    let decays = before(options.split_once("weight decay (").unwrap().1, ")");
+    assert_eq!(list(row("dense_update").options), optimizers.map(optimizer));
+    assert_eq!(before(options, "; "), "optimizers below");
+    let decays = before(options.split_once("decay (").unwrap().1, ")");
     assert_eq!(list(decays), [WeightDecay::L2(0.0), WeightDecay::Decoupled(0.0)].map(decay));
     assert!(options.contains(rounding(Rounding::Stochastic { seed: 0 })));
-    assert_eq!(row("dense_update").options, "the optimizers above");
     let losses =
         [Loss::BceWithLogits, Loss::WeightedBce { negative: 1.0, positive: 1.0 }, Loss::Mse];
     assert_eq!(list(before(row("loss").options, "; ")), losses.map(loss));
     assert_eq!(list(row("linear").options)[0], activation(Activation::Relu));
+}
+
+/// Returns the Rust examples of a Markdown text.
+fn examples(markdown: &str, fence: &str) -> Vec<String> {
+    let example = |part: &str| part.split_once("\n```").map(|(example, _)| example.to_owned());
+    markdown.split(fence).skip(1).filter_map(example).collect()
+}
+
+/// Compares the README's example with the first one of the crate documentation, which doctests run:
+/// they differ in hidden lines alone.
+#[test]
+fn the_example_is_that_of_the_crate_documentation() {
+    let lines = CRATE.lines().map_while(|line| line.strip_prefix("//!"));
+    let documentation: Vec<_> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+    let tested = examples(&documentation.join("\n"), "# An op in ten lines\n\n```\n");
+    let is_shown = |line: &&str| !line.starts_with("# ");
+    let shown: Vec<_> = tested[0].lines().filter(is_shown).collect();
+    assert_eq!(examples(README, "```rust\n"), [shown.join("\n")]);
 }
