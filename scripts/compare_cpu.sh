@@ -28,20 +28,26 @@ if [ ! -e "$peers/READY" ]; then
     "$peers/bin/pip" install --quiet --no-deps fbgemm-gpu-cpu==1.9.0 torchrec==1.9.2
     touch "$peers/READY"
 fi
-cargo build --quiet --release --no-default-features --features cli \
-    --example compare_cpu --bin bagdot
+# The profile is `release`, which users build with. `cargo bench` would take `bench`, which has no
+# link-time optimisation. Programs of benchmarks have a hash in their names.
+messages=$(cargo build --quiet --release --no-default-features --features cli \
+    --bench compare_cpu --bin bagdot --message-format=json-render-diagnostics)
+executable() {
+    sed -n 's/.*"kind":\["'"$1"'"\].*"executable":"\([^"]*\)".*/\1/p' <<< "$messages"
+}
+tool=$(executable bench)
+bagdot=$(executable bin)
 
 python=$peers/bin/python
-release=${CARGO_TARGET_DIR:-target}/release
 if [ "${1:-}" = --sweep ]; then
-    exec "$python" scripts/compare_cpu/sweep.py "$release/examples/compare_cpu" "${2:-2}" \
+    exec "$python" scripts/compare_cpu/sweep.py "$tool" "${2:-2}" \
         "benches/record/cpu/$(date +%F).svg"
 fi
 for threads in "${@:-1 2}"; do
     for count in $threads; do
-        "$python" scripts/compare_cpu "$release/examples/compare_cpu" "$count" "${ONLY:-}"
+        "$python" scripts/compare_cpu "$tool" "$count" "${ONLY:-}"
         if [ -z "${ONLY:-}" ]; then
-            "$python" scripts/compare_cpu/program.py "$release/bagdot" "$count"
+            "$python" scripts/compare_cpu/program.py "$bagdot" "$count"
         fi
     done
 done

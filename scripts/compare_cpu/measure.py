@@ -13,7 +13,7 @@ HERTZ = os.sysconf("SC_CLK_TCK")
 
 
 class Ours:
-    """The example program `compare_cpu`, which answers each line, a request, with a line."""
+    """The benchmark `compare_cpu`, which answers each line, a request, with a line."""
 
     def __init__(self, program, threads):
         self.threads = threads
@@ -32,7 +32,7 @@ class Ours:
 
 
 def times_of(run):
-    """Returns the times of a peer's runs in ms, as examples/compare_cpu/main.rs does."""
+    """Returns the times of a peer's runs in ms, as benches/compare_cpu/main.rs does."""
     for k in range(2):
         run(k)
     start, times = time.perf_counter(), []
