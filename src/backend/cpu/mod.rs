@@ -12,6 +12,8 @@ mod compute;
 mod dense_update;
 mod embedding_bag;
 mod finite_check;
+#[doc(hidden)]
+pub mod floor;
 mod index_sort;
 mod interaction;
 mod linear;
