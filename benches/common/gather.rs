@@ -8,8 +8,8 @@ use bagdot::backend::cpu::{Buffer, floor::PooledGather};
 use bagdot::ops::Device;
 use bagdot::{Cpu, Element};
 
-/// The prefetch distances, in rows, of which the fastest one is taken.
-const DISTANCES: [usize; 9] = [0, 2, 4, 8, 16, 32, 64, 128, 256];
+/// The prefetch distances in rows, and those in rows of the output, of which the fastest are taken.
+const DISTANCES: ([usize; 8], [usize; 2]) = ([0, 4, 8, 16, 32, 64, 128, 256], [0, 16]);
 
 /// The sizes of lookups in `num_tables` equal tables, each for one feature.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,8 @@ pub(crate) struct Gather {
     starts: Buffer<i64>,
     /// The sums, in the order of `numbers`.
     output: Buffer<f32>,
-    prefetch_rows: usize,
+    /// The prefetch distances in rows and in rows of the output.
+    prefetches: (usize, usize),
 }
 
 impl Gather {
@@ -64,21 +65,23 @@ impl Gather {
             *start = (bag * pooling_factor) as i64;
         }
         let output = cpu.alloc::<f32>(num_bags * dim)?;
-        Ok(Self { cpu: cpu.clone(), sizes, numbers, starts, output, prefetch_rows: 0 })
+        Ok(Self { cpu: cpu.clone(), sizes, numbers, starts, output, prefetches: (0, 0) })
     }
 
-    /// Takes the fastest prefetch distance.
+    /// Takes the fastest prefetch distances.
     pub(crate) fn tune<E: Element>(&mut self, rows: &[E]) {
-        let mut best = (Duration::MAX, 0);
-        for prefetch_rows in DISTANCES {
-            self.prefetch_rows = prefetch_rows;
-            for run in 0..3 * self.numbers.len() {
-                let start = Instant::now();
-                self.run(rows, run);
-                best = best.min((start.elapsed(), prefetch_rows));
+        let mut best = (Duration::MAX, (0, 0));
+        for distance in DISTANCES.0 {
+            for distance_of_sums in DISTANCES.1 {
+                self.prefetches = (distance, distance_of_sums);
+                for run in 0..3 * self.numbers.len() {
+                    let start = Instant::now();
+                    self.run(rows, run);
+                    best = best.min((start.elapsed(), self.prefetches));
+                }
             }
         }
-        self.prefetch_rows = best.1;
+        self.prefetches = best.1;
     }
 
     /// Gathers the rows of a set.
@@ -89,7 +92,8 @@ impl Gather {
             numbers: &self.numbers[set % self.numbers.len()],
             starts: &self.starts,
             bag_len: self.sizes.pooling_factor,
-            prefetch_rows: self.prefetch_rows,
+            prefetch_rows: self.prefetches.0,
+            prefetch_sums: self.prefetches.1,
         };
         gather.run(&self.cpu, &mut self.output);
     }

@@ -1,10 +1,10 @@
 //! The floor of [`embedding_bag`](crate::ops::embedding_bag), for benchmarks: a loop that moves the
 //! bytes of a lookup and does nothing else. It is no op, and no part of the public API.
 //!
-//! The caller gives what an op must find out: linear rows in place of ids, in the order in which a
-//! thread reads them, bags of equal length, and the prefetch distance that suits the machine best.
-//! Nothing is checked beforehand, and the output is written in a row. Stores go through the caches,
-//! as those of the op do, since the next op reads the output.
+//! The caller gives what an op must find out: linear rows in place of ids, in the order in which
+//! each thread reads them, bags of equal length, and the prefetch distances that suit the machine.
+//! Nothing is checked beforehand, and the output is written in that order. Stores go through the
+//! caches, as those of the op do, since the next op reads the output.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use super::Cpu;
 use super::compute::vector::{Blocks, for_each_block, load, store};
 use super::runtime::erased::{Elements, with_elements};
 use crate::dtype::Element;
-use crate::simd::{LANES, Lanes, Loop, prefetch_row};
+use crate::simd::{LANES, Lanes, Loop, prefetch_output, prefetch_row};
 
 /// The arguments of a gather: row `k` of the output is the sum of `bag_len` rows.
 #[derive(Clone, Copy, Debug)]
@@ -29,16 +29,18 @@ pub struct PooledGather<'a, E> {
     pub bag_len: usize,
     /// The prefetch distance in rows; 0 for no prefetches.
     pub prefetch_rows: usize,
+    /// The prefetch distance in rows of the output; 0 for no prefetches.
+    pub prefetch_sums: usize,
 }
 
 impl<E: Element> PooledGather<'_, E> {
     /// Writes the sum of each bag to its row of `output`. Each thread writes one run of rows.
     pub fn run(self, cpu: &Cpu, output: &mut [f32]) {
-        let Self { rows, dim, numbers, starts, bag_len, prefetch_rows } = self;
+        let Self { rows, dim, numbers, starts, bag_len, prefetch_rows, prefetch_sums } = self;
         let rows = Elements::of(rows);
         with_elements!(rows => {
-            let gather = PooledGather { rows, dim, numbers, starts, bag_len, prefetch_rows };
-            gather.run_typed(cpu, output)
+            PooledGather { rows, dim, numbers, starts, bag_len, prefetch_rows, prefetch_sums }
+                .run_typed(cpu, output)
         });
     }
 
@@ -50,7 +52,7 @@ impl<E: Element> PooledGather<'_, E> {
         });
     }
 
-    /// Returns the row at a position.
+    /// Returns the row of this number.
     #[inline(always)]
     fn row(&self, number: i64) -> Option<&[E]> {
         self.rows.get((number as usize).wrapping_mul(self.dim)..)?.get(..self.dim)
@@ -67,11 +69,19 @@ impl<E: Element> PooledGather<'_, E> {
         }
     }
 
+    /// Prefetches the row of `output` that is written `prefetch_sums` rows after row `k`.
+    #[inline(always)]
+    fn prefetch_sum(&self, output: &[f32], k: usize) {
+        if self.prefetch_sums > 0 {
+            prefetch_output(output, (k + self.prefetch_sums) * self.dim, self.dim);
+        }
+    }
+
     /// Returns the position of the first row of a bag, and the numbers of its rows.
     #[inline(always)]
     fn bag(&self, start: i64) -> (usize, &[i64]) {
         let start = start as usize;
-        let numbers = self.numbers.get(start..).and_then(|rest| rest.get(..self.bag_len));
+        let numbers = self.numbers.get(start..start.wrapping_add(self.bag_len));
         (start, numbers.unwrap_or_default())
     }
 }
@@ -104,8 +114,10 @@ impl<E: Element> Sums<'_, '_, E> {
     #[inline(always)]
     fn sum<V: Lanes, const N: usize>(self, lanes: V) {
         let Self { gather, first, output } = self;
-        for (start, sum) in gather.starts[first..].iter().zip(output.chunks_exact_mut(N * LANES)) {
-            let bag = gather.bag(*start);
+        let bags = output.len() / (N * LANES);
+        for (k, start) in gather.starts[first..].iter().take(bags).enumerate() {
+            gather.prefetch_sum(output, k);
+            let (bag, sum) = (gather.bag(*start), &mut output[k * N * LANES..][..N * LANES]);
             BagSum { gather: &gather, lanes, bag, sum }.block::<N, true>(0..N * LANES);
         }
     }
@@ -114,8 +126,10 @@ impl<E: Element> Sums<'_, '_, E> {
     #[inline(always)]
     fn sum_by_blocks<V: Lanes>(self, lanes: V) {
         let Self { gather, first, output } = self;
-        for (start, sum) in gather.starts[first..].iter().zip(output.chunks_exact_mut(gather.dim)) {
-            let bag = gather.bag(*start);
+        let bags = output.len() / gather.dim;
+        for (k, start) in gather.starts[first..].iter().take(bags).enumerate() {
+            gather.prefetch_sum(output, k);
+            let (bag, sum) = (gather.bag(*start), &mut output[k * gather.dim..][..gather.dim]);
             for_each_block::<V>(gather.dim, &mut BagSum { gather: &gather, lanes, bag, sum });
         }
     }
@@ -155,7 +169,7 @@ mod tests {
 
     /// Compares the sums of a gather with those of plain loops. The elements are small integers, so
     /// that no sum is rounded.
-    fn compare<E: Element>(cpu: &Cpu, dim: usize, bag_len: usize, prefetch_rows: usize) {
+    fn compare<E: Element>(cpu: &Cpu, dim: usize, bag_len: usize, prefetch: usize) {
         let (num_rows, bags) = (50, 23);
         let rows: Vec<E> = (0..num_rows * dim).map(|k| E::from_f32((k % 31) as f32)).collect();
         let mut numbers: Vec<i64> =
@@ -170,7 +184,8 @@ mod tests {
             numbers: &numbers,
             starts: &starts,
             bag_len,
-            prefetch_rows,
+            prefetch_rows: prefetch,
+            prefetch_sums: prefetch,
         };
         gather.run(cpu, &mut output);
         for (bag, sum) in output.chunks(dim).enumerate() {
@@ -191,10 +206,10 @@ mod tests {
             for simd in Simd::ALL.into_iter().filter(|simd| simd.is_available()) {
                 let cpu = cpu.clone().with_simd(simd).unwrap();
                 for dim in [3, 16, 32, 64, 70, 128] {
-                    for (bag_len, prefetch_rows) in [(1, 0), (1, 8), (4, 0), (4, 5)] {
-                        compare::<f32>(&cpu, dim, bag_len, prefetch_rows);
-                        compare::<f16>(&cpu, dim, bag_len, prefetch_rows);
-                        compare::<bf16>(&cpu, dim, bag_len, prefetch_rows);
+                    for (bag_len, prefetch) in [(1, 0), (1, 8), (4, 0), (4, 5)] {
+                        compare::<f32>(&cpu, dim, bag_len, prefetch);
+                        compare::<f16>(&cpu, dim, bag_len, prefetch);
+                        compare::<bf16>(&cpu, dim, bag_len, prefetch);
                     }
                 }
             }
