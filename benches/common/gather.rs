@@ -1,6 +1,6 @@
 //! The floor of lookups: rows that are gathered and summed with the instructions, the memory, the
-//! threads and the bytes of a lookup, and with nothing around them. It is a benchmark's own module,
-//! too: the comparison with peers includes it by its path.
+//! threads and the bytes of a lookup, and with nothing around them. `benches/compare_cpu` includes
+//! this file, too, by its path.
 
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ impl Gather {
                 let end = batch_size.min(first + run);
                 for table in 0..num_tables {
                     let first_row = (table * num_embeddings) as i64;
-                    let position = |sample| (table * batch_size + sample) * pooling_factor;
+                    let position = |sample: usize| (table * batch_size + sample) * pooling_factor;
                     ordered.extend(
                         ids[position(first)..position(end)].iter().map(|id| first_row + id),
                     );
