@@ -1,5 +1,5 @@
 //! `embedding_bag`: pooled lookups at shapes that peers publish. The output of the first set is
-//! checked against the CPU before it is measured.
+//! checked against the CPU before it is measured. On the CPU, the rate of the floor stands beside.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -32,10 +32,15 @@ fn forward_of<B: Timed + EmbeddingBagOps, E: Element>(
     let name = format!("{} {}", shape.name(), E::DTYPE);
     let mut lookups = None;
     let mut group = group(criterion, device, "embedding_bag_forward");
-    measure(&mut group, device, &name, sets, bytes, |set| {
+    let time = measure(&mut group, device, &name, sets, bytes, |set| {
         let lookups = lookups.get_or_insert_with(|| Lookups::<B, E>::checked(device, shape, sets));
         lookups.run(device, set)
     });
+    if let Some(time) = time
+        && let Some(floor) = device.floor_of_lookups::<E>(&shape, sets)
+    {
+        floor.print_share(bytes, time);
+    }
 }
 
 /// The tables, and sets of ids for them.

@@ -1,6 +1,7 @@
-//! The best that a CPU gives, on one thread and on all: a copy, rows gathered at random, a product
-//! of matrices. The cost of an op is to be seen against the one that bounds it: lookups and updates
-//! against the gather, layers and the interaction against the product.
+//! The best that a CPU gives, on one thread and on all: a copy, a gather of rows, a product of
+//! matrices. The cost of an op is to be seen against the one that bounds it: lookups and updates
+//! against the gather, which moves the bytes of a lookup; layers and the interaction against the
+//! product.
 #![allow(clippy::unwrap_used)]
 
 // The parts for devices of every kind are not called here.
@@ -10,7 +11,7 @@ mod common;
 use bagdot::Cpu;
 use bagdot::ops::linear::Forward;
 use bagdot::ops::{Matrix, MatrixMut};
-use common::{Ids, group, ids_of, settings, values};
+use common::{Shape, gather_of, group, sets_of, settings, values};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
 
@@ -48,36 +49,21 @@ fn floors(criterion: &mut Criterion, threads: usize) {
     });
     drop(buffers);
 
-    // The rows of a batch of the shape that the ops are measured at, 26 tables of 100,000 rows and
-    // 2048 samples. Each is read once from anywhere, and written in a row.
-    const DIM: usize = 64;
-    const ROWS: usize = 26 * 100_000;
-    const COUNT: usize = 26 * 2048;
-    const SETS: usize = 4;
-    let mut inputs = None;
-    let mut set = 0;
-    group.throughput(Throughput::BytesDecimal((COUNT * DIM * 4) as u64));
-    group.bench_function(name(&format!("gather {COUNT} rows of {} bytes", DIM * 4)), |bencher| {
-        let (table, ids, gathered) = inputs.get_or_insert_with(|| {
-            let ids = |set| ids_of(Ids::Uniform, ROWS, COUNT, set as u64);
-            let ids: Vec<_> = (0..SETS).map(ids).collect();
-            (values(ROWS * DIM, 1), ids, vec![0_f32; COUNT * DIM])
-        });
-        let piece = COUNT.div_ceil(threads);
-        bencher.iter(|| {
-            set = (set + 1) % SETS;
-            pool.install(|| {
-                gathered.par_chunks_mut(piece * DIM).zip(ids[set].par_chunks(piece)).for_each(
-                    |(gathered, ids)| {
-                        for (row, &id) in gathered.chunks_exact_mut(DIM).zip(ids) {
-                            row.copy_from_slice(&table[id as usize * DIM..][..DIM]);
-                        }
-                    },
-                );
+    for shape in Shape::all::<Cpu>(&[[64, 2048, 1], [64, 2048, 20]]) {
+        let sets = sets_of(shape.num_indices() * shape.dim * 4);
+        let (mut inputs, mut set) = (None, 0);
+        let (bags, ids) = (shape.num_bags(), shape.num_indices());
+        let bytes = ids * (shape.dim * 4 + 8) + (bags + 1) * 8 + bags * shape.dim * 4;
+        group.throughput(Throughput::BytesDecimal(bytes as u64));
+        group.bench_function(name(&format!("gather {} f32", shape.name())), |bencher| {
+            let (gather, rows) = inputs.get_or_insert_with(|| gather_of::<f32>(&cpu, &shape, sets));
+            assert_eq!(gather.bytes::<f32>(), bytes);
+            bencher.iter(|| {
+                set += 1;
+                gather.run(rows, set);
             });
         });
-    });
-    drop(inputs);
+    }
 
     let [m, n, k] = [2048, 512, 512];
     let mut inputs = None;

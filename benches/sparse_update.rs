@@ -1,5 +1,5 @@
 //! `index_sort` and `sparse_update`: the order of a batch's ids, and an optimizer step on each row
-//! that they name.
+//! that they name. On the CPU, the rate of the floor of lookups stands beside the steps.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -37,14 +37,14 @@ fn both_of<B: Timed + IndexSortOps + SparseUpdateOps>(
     });
     drop(sort);
 
-    let mut parameters = None;
+    let (mut parameters, mut floor) = (None, None);
     for (name, optimizer) in OPTIMIZERS {
         let [state, _] = optimizer.state_len(ids, ids * dim);
         let bytes = ids * 8 + bags * dim * 4 + 2 * 4 * (ids * dim + state);
         let name = format!("{} f32 {name}", shape.name());
         let mut sums = None;
         let mut update = group(criterion, device, "sparse_update");
-        measure(&mut update, device, &name, sets, bytes, |set| {
+        let time = measure(&mut update, device, &name, sets, bytes, |set| {
             let batches = batches.get_or_insert_with(|| Batches::new(device, shape, sets));
             let parameters = parameters.get_or_insert_with(|| Parameters::new(device, shape, sets));
             let sums = sums.get_or_insert_with(|| {
@@ -58,6 +58,12 @@ fn both_of<B: Timed + IndexSortOps + SparseUpdateOps>(
             };
             parameters.update(device, batches, set, (optimizer, state))
         });
+        if let Some(time) = time {
+            let floor = floor.get_or_insert_with(|| device.floor_of_lookups::<f32>(&shape, sets));
+            if let Some(floor) = floor {
+                floor.print_share(bytes, time);
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 #
 # All steps build with the flags, variables and profile of a plain `cargo test`, so that nothing is
 # compiled twice, and builds of contributors are used. Warnings are denied by the lints, which see
-# the examples and the benchmarks, too; these are not built. Tests fail if there are no kernels.
+# the benchmarks, too; these are not built. Tests fail if there are no kernels.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,6 +42,8 @@ python3 scripts/plot_speed.py --check
 
 step "lints, for every set of features"
 cargo clippy --workspace --all-targets -- -D warnings
+# All targets are those that `cargo bench` runs; these two it runs only by name.
+cargo clippy --bench compare_cpu --bench quality -- -D warnings
 for features in "" serde train cuda; do
     cargo clippy --lib --no-default-features --features "$features" -- -D warnings
 done

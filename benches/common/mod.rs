@@ -12,14 +12,17 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod gather;
 pub mod model;
 
 use std::time::{Duration, Instant};
 
+use bagdot::backend::cpu::Buffer;
 use bagdot::nn::ComputePrecision;
 use bagdot::ops::{Bags, Device, Pooling, Precision, Table, TableBatch};
 use bagdot::{Cpu, Element, Index};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime};
+use gather::{Gather, Sizes};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -49,6 +52,27 @@ pub trait Timed: Device {
 
     /// Returns a function that copies this many bytes in the way that the device itself offers.
     fn copier(&self, bytes: usize) -> Box<dyn FnMut() + '_>;
+
+    /// Measures the floor of lookups of a shape, where the device has one.
+    fn floor_of_lookups<E: Element>(&self, _shape: &Shape, _sets: usize) -> Option<Floor> {
+        None
+    }
+}
+
+/// The floor of lookups.
+#[derive(Clone, Copy, Debug)]
+pub struct Floor {
+    pub bytes: usize,
+    pub time: Duration,
+}
+
+impl Floor {
+    /// Prints the rate of an op, which moved `bytes` bytes in `time`, as a share of this rate.
+    pub fn print_share(&self, bytes: usize, time: Duration) {
+        let rate = |bytes: usize, time: Duration| bytes as f64 / time.as_secs_f64();
+        let share = rate(bytes, time) / rate(self.bytes, self.time);
+        println!("{:24}{:.0} % of gather ({:.3?})", "", 100.0 * share, self.time);
+    }
 }
 
 impl Timed for Cpu {
@@ -74,6 +98,32 @@ impl Timed for Cpu {
                 .for_each(|(to, from)| to.copy_from_slice(from));
         })
     }
+
+    fn floor_of_lookups<E: Element>(&self, shape: &Shape, sets: usize) -> Option<Floor> {
+        const RUNS: usize = 51;
+        let (mut gather, rows) = gather_of::<E>(self, shape, sets);
+        let mut times: Vec<Duration> = (0..RUNS)
+            .map(|set| {
+                let start = Instant::now();
+                gather.run(&rows, set);
+                start.elapsed()
+            })
+            .collect();
+        times.sort();
+        Some(Floor { bytes: gather.bytes::<E>(), time: times[RUNS / 2] })
+    }
+}
+
+/// Makes the floor of lookups of a shape, with its rows.
+pub(crate) fn gather_of<E: Element>(cpu: &Cpu, shape: &Shape, sets: usize) -> (Gather, Buffer<E>) {
+    let &Shape { num_tables, num_embeddings, dim, batch_size, pooling_factor, ids: _ } = shape;
+    let sizes = Sizes { num_tables, num_embeddings, dim, batch_size, pooling_factor };
+    let ids: Vec<_> = (0..sets).into_par_iter().map(|set| shape.indices(set)).collect();
+    let sets: Vec<_> = ids.iter().map(|ids| &ids[..]).collect();
+    let mut gather = Gather::new(cpu, sizes, &sets).unwrap();
+    let rows = upload(cpu, &elements::<E>(shape.layout().num_weights(), 1));
+    gather.tune(&rows);
+    (gather, rows)
 }
 
 /// Makes a program that runs the benchmarks on the CPU, and on a CUDA device if there is one.
@@ -120,7 +170,8 @@ pub fn group<'c, B: Timed>(
 }
 
 /// Measures an op that moves `bytes` bytes at least. It takes the numbers of `sets` in turn, makes
-/// its inputs at the first call, and returns the number of bytes that its arguments say.
+/// its inputs at the first call, and returns the number of bytes that its arguments say. The result
+/// is the median time of a call, or `None` if the filter leaves the benchmark out.
 pub fn measure<B: Timed>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     device: &B,
@@ -128,9 +179,9 @@ pub fn measure<B: Timed>(
     sets: usize,
     bytes: usize,
     mut op: impl FnMut(usize) -> usize,
-) {
+) -> Option<Duration> {
     let throughput = Throughput::BytesDecimal(bytes as u64);
-    measure_at(group, device, (shape, throughput), sets, |set| assert_eq!(op(set), bytes));
+    measure_at(group, device, (shape, throughput), sets, |set| assert_eq!(op(set), bytes))
 }
 
 /// Measures an op that processes a batch of `batch_size` samples. It takes the numbers of `sets` in
@@ -151,9 +202,10 @@ fn measure_at<B: Timed>(
     (shape, throughput): (&str, Throughput),
     sets: usize,
     mut op: impl FnMut(usize),
-) {
+) -> Option<Duration> {
     group.throughput(throughput);
     let mut has_run = false;
+    let mut times = vec![];
     // criterion calls this for each sample, and never if the filter leaves the benchmark out.
     group.bench_function(BenchmarkId::from_parameter(shape), |bencher| {
         if !has_run {
@@ -161,8 +213,14 @@ fn measure_at<B: Timed>(
             device.synchronize().unwrap();
             has_run = true;
         }
-        bencher.iter_custom(|iterations| device.time(iterations, sets, &mut op));
+        bencher.iter_custom(|iterations| {
+            let time = device.time(iterations, sets, &mut op);
+            times.push(time.div_f64(iterations as f64));
+            time
+        });
     });
+    times.sort();
+    times.get(times.len() / 2).copied()
 }
 
 /// Returns the shapes to measure, as numbers in the order of `letters`: those of

@@ -1,6 +1,9 @@
 """Prints the table of ops and models of scripts/compare_cpu.sh.
 
 Arguments: PROGRAM THREADS [REGULAR EXPRESSION OF NAMES]
+
+The variable MAKER names the peers of the CPU's maker, if it is set and not "none", and
+MAKER_PYTHON is the Python that has them.
 """
 
 import os
@@ -24,15 +27,22 @@ import measure  # noqa: E402
 
 WORKS = (embedding, interaction, dlrm)
 
-print(f"| {THREADS} threads | bagdot, ms | best peer, ms | peer | ratio | other CPUs |", flush=True)
-print("|---|---|---|---|---|---|")
-ours = measure.Ours(PROGRAM, THREADS)
+print(
+    f"| {THREADS} threads | bagdot, ms | best peer, ms | peer | ratio | % of gather | other CPUs |",
+    flush=True,
+)
+print("|---|---|---|---|---|---|---|")
+ours, makers = measure.Server([PROGRAM], THREADS), []
+if os.environ.get("MAKER", "none") != "none":
+    maker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "maker.py")
+    command = [os.environ["MAKER_PYTHON"], maker, os.environ["MAKER"], str(THREADS)]
+    makers.append(measure.Server(command, THREADS))
 with tempfile.TemporaryDirectory() as folder:
     for work in WORKS:
         for name, request, peers in work.cells(folder):
             if not re.search(WANTED, name):
                 continue
-            medians, others = measure.compare(ours, request, peers)
+            medians, share, others = measure.compare(ours, makers, request, peers)
             mine = medians.pop("bagdot", None)
             best = min(medians, key=medians.get)
             times = (
@@ -40,4 +50,8 @@ with tempfile.TemporaryDirectory() as folder:
                 if mine
                 else f"- | {medians[best]:.3f} | {best} | -"
             )
-            print(f"| {name} | {times} | {others:.2f} |", flush=True)
+            of_gather = f"{100 * share:.0f}" if share else ""
+            print(f"| {name} | {times} | {of_gather} | {others:.2f} |", flush=True)
+            if os.environ.get("ALL_PEERS"):
+                for peer in sorted(medians, key=medians.get):
+                    print(f"{peer}: {medians[peer]:.3f} ms", file=sys.stderr, flush=True)

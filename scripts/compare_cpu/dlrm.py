@@ -1,7 +1,6 @@
 """Whole models, training steps and predictions: layers of torch, as they are and compiled, over its
 own tables and those of FBGEMM."""
 
-import contextlib
 import itertools
 
 import fbgemm_fix  # noqa: F401
@@ -9,33 +8,10 @@ import torch
 from embedding import OPTIMIZERS, split, torch_tables
 from fbgemm_gpu.split_embedding_configs import SparseType
 from ids import SETS, batches
+from layers import NUM_DENSE, Layers, autocast
 from shape import B, D, ROWS, T
 
-NUM_DENSE, BOTTOM, TOP = 13, [512, 256, D], [512, 512, 256, 1]
-
-
-def mlp(width, sizes, last):
-    layers = []
-    for size in sizes:
-        layers += [torch.nn.Linear(width, size), torch.nn.ReLU()]
-        width = size
-    return torch.nn.Sequential(*(layers if last else layers[:-1]))
-
-
-class Layers(torch.nn.Module):
-    """The model without its tables."""
-
-    def __init__(self):
-        super().__init__()
-        rows, cols = torch.tril_indices(T + 1, T + 1, -1)
-        self.register_buffer("pairs", rows * (T + 1) + cols)
-        self.bottom, self.top = mlp(NUM_DENSE, BOTTOM, True), mlp(D + len(rows), TOP, False)
-
-    def forward(self, dense, pooled):
-        dense = self.bottom(dense)
-        features = torch.cat([dense.unsqueeze(1), pooled.view(-1, T, D).to(dense.dtype)], 1)
-        products = torch.bmm(features, features.transpose(1, 2))
-        return self.top(torch.cat([dense, products.flatten(1).index_select(1, self.pairs)], 1))
+BOTTOM, TOP = [512, 256, D], [512, 512, 256, 1]
 
 
 def torch_bags(ids, offsets):
@@ -47,14 +23,6 @@ def tables_of(optimizer):
     """Returns the tables that have the optimizer: torch has no row-wise Adagrad."""
     tables = {"FBGEMM": split(OPTIMIZERS[optimizer][0], SparseType.FP32)}
     return {**tables, "torch": torch_bags} if optimizer == "sgd" else tables
-
-
-def autocast(precision):
-    return (
-        torch.autocast("cpu", dtype=torch.bfloat16)
-        if precision == "bf16"
-        else contextlib.nullcontext()
-    )
 
 
 def train_step(tables, layers, compiled, optimizer, precision, inputs):
@@ -93,7 +61,7 @@ def peers_of(optimizer, precision, inputs):
     for (name, tables), is_compiled in itertools.product(
         tables_of(optimizer or "sgd").items(), (False, True)
     ):
-        layers = Layers()
+        layers = Layers(T, BOTTOM, TOP)
         run = torch.compile(layers) if is_compiled else layers
         peers[" + ".join(dict.fromkeys(["torch.compile" if is_compiled else "torch", name]))] = (
             train_step(tables, layers, run, optimizer, precision, inputs)

@@ -1,5 +1,5 @@
-"""Lookups, forward and with an update: torch.nn.EmbeddingBag and the table-batched modules of
-FBGEMM."""
+"""Lookups, forward and with an update: torch.nn.EmbeddingBag for each table, one
+torch.nn.functional.embedding_bag for all of them, and the table-batched modules of FBGEMM."""
 
 import functools
 import itertools
@@ -57,6 +57,23 @@ def torch_tables():
 
 
 @functools.cache
+def joined():
+    """Returns the tables as a single one, whose rows are numbered through all tables."""
+    weights = split(EmbOptimType.EXACT_SGD, SparseType.FP32).weights_host
+    return torch.nn.Parameter(weights.detach().view(T * ROWS, D))
+
+
+def joined_bags(flat, offsets):
+    """Returns the lookups in the joined table. Linear ids are made beforehand, as those who write
+    the data could do."""
+    first_rows = (torch.arange(T) * ROWS).repeat_interleave(len(flat[0]) // T)
+    linear, bag_starts = [ids + first_rows for ids in flat], offsets[:-1]
+    return lambda k: torch.nn.functional.embedding_bag(
+        linear[k % SETS], joined(), bag_starts, mode="sum", sparse=True
+    )
+
+
+@functools.cache
 def dense():
     tables = DenseTableBatchedEmbeddingBagsCodegen(
         [(ROWS, D)] * T, pooling_mode=PoolingMode.SUM, use_cpu=True
@@ -100,6 +117,8 @@ def forward_peers(flat, offsets, dtype):
         peers["torch"] = lambda k: [
             bag(of_table[k % SETS][t], bag_starts) for t, bag in enumerate(torch_tables())
         ]
+        # In f16, the sums of torch would be rounded to f16, which is other work.
+        peers["torch, joined table"] = joined_bags(flat, offsets)
     return {name: no_grad(run) for name, run in peers.items()}
 
 
@@ -124,11 +143,21 @@ def update_peers(flat, offsets, optimizer):
             rule.step()
 
         peers["torch"] = step
+        lookup, grad_of_bags = joined_bags(flat, offsets), torch.cat(grads)
+        rule_of_joined = torch.optim.SGD([joined()], lr=0.01)
+
+        def step_joined(k):
+            rule_of_joined.zero_grad(set_to_none=True)
+            lookup(k).backward(grad_of_bags)
+            rule_of_joined.step()
+
+        peers["torch, joined table"] = step_joined
     return peers
 
 
 def cells(folder):
-    """Yields the name of each cell, the request to bagdot, and the peers."""
+    """Yields the name of each cell, the request to bagdot, and the peers. bagdot runs in its own
+    memory, in huge pages, and then in memory as torch allocates it; the peers' is torch's."""
     for pooling_factor, ids in itertools.product((1, 20), ("uniform", "zipf")):
         path, flat, offsets = batches(T, ROWS, B, pooling_factor, ids, folder)
         shape = {
@@ -140,12 +169,18 @@ def cells(folder):
             "pooling_factor": pooling_factor,
             "ids": path,
         }
-        for dtype in ("f32", "f16"):
-            request = {**shape, "dtype": dtype, "optimizer": None}
-            yield f"embedding forward {dtype} L {pooling_factor} {ids}", request, forward_peers(
-                flat, offsets, dtype
+        works = [(f"forward {dtype}", dtype, None, None) for dtype in ("f32", "f16")]
+        works += [
+            (f"forward, backward, {optimizer}", "f32", optimizer, ours)
+            for optimizer, (_, ours) in OPTIMIZERS.items()
+        ]
+        for work, dtype, optimizer, ours in works:
+            name = f"embedding {work} L {pooling_factor} {ids}"
+            request = {**shape, "dtype": dtype, "optimizer": ours}
+            peers = (
+                update_peers(flat, offsets, optimizer)
+                if optimizer
+                else forward_peers(flat, offsets, dtype)
             )
-        for optimizer, (_, ours) in OPTIMIZERS.items():
-            request = {**shape, "dtype": "f32", "optimizer": ours}
-            name = f"embedding forward, backward, {optimizer} L {pooling_factor} {ids}"
-            yield name, request, update_peers(flat, offsets, optimizer)
+            yield name, request, peers
+            yield f"{name}, on torch's memory", {**request, "memory": "torch"}, peers

@@ -36,3 +36,10 @@ def batches(num_tables, rows, batch_size, pooling_factor, kind, folder):
     sets.astype("<i8").tofile(path)
     flat = [torch.from_numpy(ids.reshape(-1).astype(np.int64)) for ids in sets]
     return path, flat, torch.arange(0, num_tables * batch_size + 1) * pooling_factor
+
+
+def read(request):
+    """Reads what `batches` returned from the file of a request."""
+    bags, length = request["num_tables"] * request["batch_size"], request["pooling_factor"]
+    sets = np.fromfile(request["ids"], "<i8").reshape(-1, bags * length)
+    return [torch.from_numpy(ids) for ids in sets], torch.arange(0, bags + 1) * length

@@ -1,5 +1,6 @@
-"""Measures both sides of a comparison in turn."""
+"""Measures the sides of a comparison in turn."""
 
+import collections
 import json
 import os
 import statistics
@@ -12,17 +13,18 @@ MIN_RUNS = 7
 HERTZ = os.sysconf("SC_CLK_TCK")
 
 
-class Ours:
-    """The example program `compare_cpu`, which answers each line, a request, with a line."""
+class Server:
+    """A process that answers each line, a request, with a line: bagdot's benchmark `compare_cpu`,
+    or maker.py, which runs the peers of a maker of CPUs."""
 
-    def __init__(self, program, threads):
+    def __init__(self, command, threads):
         self.threads = threads
         self.process = subprocess.Popen(
-            [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def times(self, request):
-        """Returns the times of the runs, or None if the program refuses the request."""
+    def answer(self, request):
+        """Returns the answer, or None if the process refuses the request."""
         self.process.stdin.write(
             json.dumps({**request, "threads": self.threads, "seconds": SECONDS}) + "\n"
         )
@@ -31,12 +33,12 @@ class Ours:
         return None if "refused" in answer else answer
 
 
-def times_of(run):
-    """Returns the times of a peer's runs in ms, as examples/compare_cpu/main.rs does."""
+def times_of(run, seconds=SECONDS):
+    """Returns the times of a peer's runs in ms, as benches/compare_cpu/main.rs does."""
     for k in range(2):
         run(k)
     start, times = time.perf_counter(), []
-    while len(times) < MIN_RUNS or time.perf_counter() - start < SECONDS:
+    while len(times) < MIN_RUNS or time.perf_counter() - start < seconds:
         before = time.perf_counter()
         run(len(times))
         times.append((time.perf_counter() - before) * 1e3)
@@ -53,21 +55,37 @@ def busy(pids):
     return (sum(fields) - fields[3] - fields[4]) / HERTZ, own / HERTZ
 
 
-def compare(ours, request, peers):
-    """Measures a cell. `peers` has names and functions of the number of a set. Returns the medians
-    over all rounds in milliseconds, without bagdot if it refused the request, and the number of
-    CPUs that other processes used meanwhile."""
-    pids = (os.getpid(), ours.process.pid)
+def compare(ours, makers, request, peers):
+    """Measures a cell. `peers` has names and functions of the number of a set; `makers` are servers
+    of further peers. Returns the medians over all rounds in milliseconds, without bagdot if it
+    refused the request; the rate of bagdot as a share of that of the gather, or None if the work
+    has none; and the number of CPUs that other processes used meanwhile."""
+    servers = [ours, *makers]
+    pids = (os.getpid(), *(server.process.pid for server in servers))
     runs = {name: lambda run=run: times_of(run) for name, run in peers.items()}
-    if ours.times(request):
-        runs["bagdot"] = lambda: ours.times(request)
-    for run in peers.values():  # the first run compiles
+    # The first answers make the inputs, and the first runs compile.
+    first, *firsts = [server.answer(request) for server in servers]
+    makers = [maker for maker, answer in zip(makers, firsts) if answer]
+    for run in peers.values():
         run(0)
-    times = {name: [] for name in runs}
+    times = collections.defaultdict(list)
     (all_before, own_before), start = busy(pids), time.perf_counter()
     for _ in range(ROUNDS):
         for name, run in runs.items():
             times[name] += run()
+        for maker in makers:
+            for name, more in maker.answer(request)["times"].items():
+                times[name] += more
+        if first:
+            answer = ours.answer(request)
+            times["bagdot"] += answer["times"]
+            times["gather"] += answer.get("gather", [])
     (all_after, own_after), wall = busy(pids), time.perf_counter() - start
     others = max(0.0, (all_after - all_before) - (own_after - own_before)) / wall
-    return {name: statistics.median(of) for name, of in times.items()}, others
+    gather = times.pop("gather", None)
+    medians = {name: statistics.median(of) for name, of in times.items()}
+    share = None
+    if gather:
+        bytes_moved, bytes_gathered = answer["bytes"]
+        share = bytes_moved / medians["bagdot"] * statistics.median(gather) / bytes_gathered
+    return medians, share, others

@@ -27,10 +27,10 @@ WORKS = ("embedding forward f32 L 1 zipf", "training step f32, sgd")
 
 
 def measured(program, threads, shape):
-    """Returns for each work the ms of bagdot, those of the best peer, its name, the ratio, and the
-    CPUs that others used."""
+    """Returns for each work the ms of bagdot, those of the best peer, its name, the ratio, the
+    percentage of the gather, and the CPUs that others used."""
     environment = {**os.environ, **{name: str(value) for name, value in shape.items()}}
-    wanted = "|".join(map(re.escape, WORKS))
+    wanted = f"^({'|'.join(map(re.escape, WORKS))})$"
     command = [sys.executable, HERE, program, str(threads), wanted]
     lines = subprocess.run(
         command, env=environment, check=True, stdout=subprocess.PIPE, text=True
@@ -84,10 +84,10 @@ def main():
     shapes = [{**STANDARD, axis: value} for axis, (_, values) in AXES.items() for value in values]
     print(
         f"| {' | '.join(AXES)} | {threads} threads | bagdot, ms | best peer, ms | peer | ratio "
-        "| other CPUs |",
+        "| % of gather | other CPUs |",
         flush=True,
     )
-    print("|---" * (len(AXES) + 6) + "|")
+    print("|---" * (len(AXES) + 7) + "|")
     results = {}
     for shape in shapes:
         key = tuple(shape.values())

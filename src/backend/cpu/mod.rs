@@ -1,8 +1,9 @@
 //! The CPU backend.
 //!
 //! Each op has a file of its own. `runtime` holds memory, threads and the reports of bad input,
-//! `compute` the loops that several ops share. Loops are compiled once, in this library, for each
-//! type of elements and of indices: see `runtime/erased.rs`.
+//! `compute` the loops that several ops share; `floor` is no op, but the loop that benchmarks
+//! compare lookups with. Loops are compiled once, in this library, for each type of elements and of
+//! indices: see `runtime/erased.rs`.
 //!
 //! Results are the same bits for any number of threads: threads share rows, bags or table rows, and
 //! never a sum.
@@ -12,6 +13,8 @@ mod compute;
 mod dense_update;
 mod embedding_bag;
 mod finite_check;
+#[doc(hidden)]
+pub mod floor;
 mod index_sort;
 mod interaction;
 mod linear;

@@ -50,7 +50,7 @@ fn prepare_for<E: Element>(cpu: Cpu, shape: &Shape) -> Result<super::Run, Box<dy
     let mut output = cpu.alloc::<E>(batch_size * width)?;
     let (mut grad_dense, mut grad_sparse) =
         (cpu.alloc::<E>(batch_size * dim)?, cpu.alloc::<E>(batch_size * pooled)?);
-    Ok(Box::new(move |set| {
+    Ok(super::Run::without_floor(move |set| {
         let features: Features<'_, Cpu, E> = Features::Split {
             dense: Matrix::contiguous(&dense[set % SETS][..], batch_size, dim),
             sparse: Matrix::contiguous(&sparse[set % SETS][..], batch_size, pooled),

@@ -61,7 +61,7 @@ pub(crate) fn prepare(cpu: Cpu, shape: Shape) -> Result<super::Run, Box<dyn Erro
         (0..batch_size).map(|_| f32::from(u8::from(random.random_bool(0.25)))).collect();
     let mut probabilities = vec![0f32; batch_size];
     let is_training = shape.optimizer.is_some();
-    Ok(Box::new(move |set| {
+    Ok(super::Run::without_floor(move |set| {
         let set = set % sets;
         let bags: Bags<'_, Cpu, i64> =
             Bags::new(batch_size, &ids[set * num_indices..][..num_indices], &offsets);

@@ -1,7 +1,7 @@
 //! Measures the gain of each ingredient of the default recipe:
 //!
 //! ```sh
-//! cargo run --release --example quality -- examples/clothing.toml
+//! cargo bench --bench quality -- examples/clothing.toml
 //! ```
 //!
 //! It trains each variant with several seeds and prints the means: AUC and log-loss on the
@@ -75,7 +75,9 @@ fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for path in std::env::args_os().skip(1).map(PathBuf::from) {
+    // `cargo bench` passes `--bench` to every benchmark.
+    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--bench");
+    for path in arguments.map(PathBuf::from) {
         let (config, folder) = Config::load(&path)?;
         println!("\n{} (means of {SEEDS} seeds, ± their standard deviation)\n", path.display());
         println!("| | validation AUC | log-loss | test AUC | log-loss |\n|---|---|---|---|---|");
