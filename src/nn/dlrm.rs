@@ -8,12 +8,12 @@ use super::config::{DlrmConfig, Mlps};
 use super::embedding::EmbeddingBagCollection;
 use super::graphs::Graphs;
 use super::memory::MemoryPlan;
-use super::optimizer::{OptimizerState, Optimizers};
+use super::optimizer::Optimizers;
 use super::pieces::Pieces;
 use crate::dtype::Index;
 use crate::error::{Error, Result, expect_at_least, expect_size, invalid};
 use crate::ops::finite_check::{NonFinite, Verdict};
-use crate::ops::{Backend, Extent, View, ViewMut};
+use crate::ops::{Backend, Extent, OptimizerState, View, ViewMut};
 use crate::philox::Philox;
 
 /// The name of the model in errors.

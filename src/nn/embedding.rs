@@ -1,6 +1,5 @@
 //! Embedding tables with their optimizer state.
 
-use super::optimizer::OptimizerState;
 use super::pieces::Pieces;
 use super::tensors::{NamedTensor, TensorSource, read};
 use crate::dtype::{DType, Element, Index, bf16, f16};
@@ -8,8 +7,8 @@ use crate::error::{Error, Result, expect_size, invalid};
 use crate::ops::pooled_interaction::{self, Interact};
 use crate::ops::sparse_update::{self, PooledGrad, SparseGrad};
 use crate::ops::{
-    Backend, Bags, Device, MatrixMut, Optimizer, OptimizerStateMut, StepControl, TableBatch,
-    UpdateRule, View, ViewMut, embedding_bag,
+    Backend, Bags, Device, MatrixMut, Optimizer, OptimizerState, OptimizerStateMut, StepControl,
+    TableBatch, UpdateRule, View, ViewMut, embedding_bag,
 };
 use crate::philox::Philox;
 use crate::size::filled;
@@ -125,8 +124,7 @@ impl<D: Backend> EmbeddingBagCollection<D> {
     /// Propagates errors of [`Device::alloc`].
     pub fn reset_state(&mut self, device: &D, optimizer: Optimizer) -> Result<()> {
         let tables = self.tables.as_ref();
-        self.state =
-            Some(OptimizerState::new(device, optimizer, tables.num_rows(), tables.num_weights())?);
+        self.state = Some(OptimizerState::of_tables(device, optimizer, tables)?);
         Ok(())
     }
 

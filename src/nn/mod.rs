@@ -26,7 +26,7 @@ pub use dlrm::Dlrm;
 pub(crate) use dlrm::sigmoid;
 pub use embedding::{EmbeddingBagCollection, TableInit};
 pub use memory::{MemoryNeeds, MemoryPlan};
-pub use optimizer::{GroupOptimizer, OptimizerState, Optimizers, Schedule};
+pub use optimizer::{GroupOptimizer, Optimizers, Schedule};
 pub use precision::ComputePrecision;
 pub use staging::Staging;
 pub use tensors::{NamedTensor, Prefixed, TensorSource};

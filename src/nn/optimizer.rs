@@ -4,7 +4,7 @@
 use super::tensors::{NamedTensor, TensorSource, read};
 use crate::error::{Result, invalid};
 use crate::ops::optimizer::check_max_gradient;
-use crate::ops::{Device, Extent, Optimizer, OptimizerStateMut, Rounding, UpdateRule, WeightDecay};
+use crate::ops::{Device, Extent, Optimizer, OptimizerState, Rounding, UpdateRule, WeightDecay};
 
 /// A value for the tables and one for the layers.
 #[derive(Clone, Copy, Default)]
@@ -147,24 +147,7 @@ impl Default for Schedule {
     }
 }
 
-/// The state of an optimizer for a group of parameters.
-pub struct OptimizerState<D: Device> {
-    /// Adam's first moments or Adagrad's sums of squares; empty for SGD.
-    first: D::Buffer<f32>,
-    /// Adam's second moments, else empty.
-    second: D::Buffer<f32>,
-}
-
 impl<D: Device> OptimizerState<D> {
-    /// Allocates zeros for `elements` parameters in `rows` rows.
-    ///
-    /// # Errors
-    /// Propagates errors of [`Device::alloc`].
-    pub fn new(device: &D, optimizer: Optimizer, rows: usize, elements: usize) -> Result<Self> {
-        let [first, second] = optimizer.state_len(rows, elements);
-        Ok(Self { first: device.alloc(first)?, second: device.alloc(second)? })
-    }
-
     /// Downloads the state as tensors named `optimizer.GROUP.first` and `.second`.
     pub(super) fn export(
         &self,
@@ -196,20 +179,6 @@ impl<D: Device> OptimizerState<D> {
             device.upload(&values, D::view_mut(buffer))?;
         }
         Ok(())
-    }
-
-    /// Views the state as the ops take it.
-    pub fn view_mut(&mut self, optimizer: Optimizer) -> OptimizerStateMut<'_, D> {
-        match optimizer {
-            Optimizer::Sgd => OptimizerStateMut::None,
-            Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. } => {
-                OptimizerStateMut::SumOfSquares(D::view_mut(&mut self.first))
-            }
-            Optimizer::Adam { .. } => OptimizerStateMut::Moments {
-                first: D::view_mut(&mut self.first),
-                second: D::view_mut(&mut self.second),
-            },
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The bags of ids of a batch.
 
+use super::device::Device;
 use super::tables::TableBatch;
 use super::views::{Memory, View};
 use crate::dtype::Index;
@@ -335,6 +336,38 @@ impl<'a, M: Memory, I: Index> Bags<'a, M, I> {
             }
         }
         Ok(())
+    }
+}
+
+/// The ids of a batch in buffers of a device, made by [`Jagged::to_device`].
+pub struct OwnedBags<D: Device, I: Index> {
+    batch_size: usize,
+    indices: D::Buffer<I>,
+    offsets: D::Buffer<I>,
+    per_sample_weights: Option<D::Buffer<f32>>,
+}
+
+impl<D: Device, I: Index> OwnedBags<D, I> {
+    /// Views the batch as the ops take it.
+    pub fn view(&self) -> Bags<'_, D, I> {
+        let bags = Bags::new(self.batch_size, D::view(&self.indices), D::view(&self.offsets));
+        Bags { per_sample_weights: self.per_sample_weights.as_ref().map(D::view), ..bags }
+    }
+}
+
+impl<I: Index> Jagged<I> {
+    /// Copies the batch to a device.
+    ///
+    /// # Errors
+    /// Propagates errors of [`Device::to_device`].
+    pub fn to_device<D: Device>(&self, device: &D) -> Result<OwnedBags<D, I>> {
+        let weights = self.per_sample_weights();
+        Ok(OwnedBags {
+            batch_size: self.batch_size(),
+            indices: device.to_device(self.indices())?,
+            offsets: device.to_device(self.offsets())?,
+            per_sample_weights: weights.map(|weights| device.to_device(weights)).transpose()?,
+        })
     }
 }
 

@@ -90,6 +90,15 @@ pub trait Device: Memory + Clone + Send + Sync {
         let all = 0..buffer.extent();
         Self::slice_mut(buffer, all)
     }
+    /// Copies values of the host to a new buffer.
+    ///
+    /// # Errors
+    /// Propagates errors of [`Self::alloc`] and [`Self::upload`].
+    fn to_device<T: Scalar>(&self, values: &[T]) -> Result<Self::Buffer<T>> {
+        let mut buffer = self.alloc(values.len())?;
+        self.upload(values, Self::view_mut(&mut buffer))?;
+        Ok(buffer)
+    }
     /// Copies a whole buffer to the host.
     ///
     /// # Errors

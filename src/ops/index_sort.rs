@@ -112,6 +112,11 @@ impl<D: Device> SortedIndices<D> {
         self.rows.extent()
     }
 
+    /// Returns whether the buffers have room for so many ids in so many bags.
+    pub(crate) fn has_room(&self, num_indices: usize, num_bags: usize) -> bool {
+        self.capacity() >= num_indices && self.bag_lengths.extent() >= num_bags
+    }
+
     /// Returns the linear row numbers, each once: [`Self::capacity`] elements, of which `u` are
     /// set.
     pub fn rows(&self) -> View<'_, D, u64> {

@@ -86,14 +86,15 @@ mod tables;
 mod views;
 
 pub use backend::Backend;
-pub use bags::{Bags, Offsets};
+pub use bags::{Bags, Offsets, OwnedBags};
 pub use device::Device;
 pub use interaction::{Interaction, PairOrder};
 pub use linear::{Accum, Activation};
 pub use loss::Loss;
 pub use matrix::{Matrix, MatrixMut};
 pub use optimizer::{
-    Optimizer, OptimizerStateMut, Rounding, StepControl, StepValues, UpdateRule, WeightDecay,
+    Optimizer, OptimizerState, OptimizerStateMut, Rounding, StepControl, StepValues, UpdateRule,
+    WeightDecay,
 };
 pub use precision::Precision;
 pub use stage::Stage;

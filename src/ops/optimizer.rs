@@ -2,6 +2,7 @@
 //! parameters ([`dense_update`](super::dense_update)).
 
 use super::device::Device;
+use super::tables::TableBatch;
 use super::views::{View, ViewMut};
 use crate::error::{Error, Result, expect_size, invalid};
 
@@ -105,7 +106,8 @@ pub struct UpdateRule {
     pub optimizer: Optimizer,
     /// The learning rate of this step.
     pub learning_rate: f32,
-    /// The number of this step, from 1.
+    /// The number of this step, from 1; 0 if it is not given. Adam's correction and the random
+    /// bits of stochastic rounding depend on it, so that they need it.
     pub step: u64,
     /// The kind and rate of weight decay, which pulls parameters towards zero.
     pub weight_decay: WeightDecay,
@@ -114,16 +116,21 @@ pub struct UpdateRule {
 }
 
 impl UpdateRule {
-    /// Makes the rule of the first step of `optimizer`, without weight decay and with rounding to
-    /// nearest.
+    /// Makes the rule of a step of `optimizer` whose number is not given, without weight decay and
+    /// with rounding to nearest.
     pub fn new(optimizer: Optimizer, learning_rate: f32) -> Self {
         Self {
             optimizer,
             learning_rate,
-            step: 1,
+            step: 0,
             weight_decay: WeightDecay::None,
             rounding: Rounding::Nearest,
         }
+    }
+
+    /// Returns the rule of the step with this number, from 1.
+    pub fn at_step(self, step: u64) -> Self {
+        Self { step, ..self }
     }
 
     /// Checks the values of the rule, for an op of this name.
@@ -137,8 +144,10 @@ impl UpdateRule {
             )),
         };
         finite("rule.learning_rate", self.learning_rate)?;
-        if self.step == 0 {
-            return Err(invalid(op, "rule.step", "0, but steps count from 1"));
+        let is_stochastic = matches!(self.rounding, Rounding::Stochastic { .. });
+        if self.step == 0 && (is_stochastic || matches!(self.optimizer, Optimizer::Adam { .. })) {
+            let reason = "not given, but Adam and stochastic rounding need it: count steps from 1";
+            return Err(invalid(op, "rule.step", reason));
         }
         match self.weight_decay {
             WeightDecay::None => {}
@@ -296,6 +305,65 @@ impl Optimizer {
             Self::Adagrad { eps } => Self::Adagrad { eps: least(eps) },
             Self::RowwiseAdagrad { eps } => Self::RowwiseAdagrad { eps: eps.max(MIN_ROWWISE_EPS) },
             Self::Adam { beta1, beta2, eps } => Self::Adam { beta1, beta2, eps: least(eps) },
+        }
+    }
+}
+
+/// The state of an optimizer in buffers of a device, with the number of steps that it has seen.
+///
+/// ```
+/// use bagdot::Cpu;
+/// use bagdot::ops::{Optimizer, OptimizerState, Pooling, Table, TableBatch};
+/// let table = Table { num_embeddings: 1000, embedding_dim: 8 };
+/// let tables = TableBatch::one_feature_each(vec![table; 2], Pooling::Sum)?;
+/// let optimizer = Optimizer::RowwiseAdagrad { eps: 1e-8 };
+/// let state = OptimizerState::of_tables(&Cpu::single_threaded(), optimizer, &tables)?;
+/// assert_eq!(state.steps(), 0);
+/// # Ok::<(), bagdot::Error>(())
+/// ```
+pub struct OptimizerState<D: Device> {
+    /// Adam's first moments or Adagrad's sums of squares; empty for SGD.
+    pub(crate) first: D::Buffer<f32>,
+    /// Adam's second moments, else empty.
+    pub(crate) second: D::Buffer<f32>,
+    pub(crate) steps: u64,
+}
+
+impl<D: Device> OptimizerState<D> {
+    /// Allocates zeros for `elements` parameters in `rows` rows.
+    ///
+    /// # Errors
+    /// Propagates errors of [`Device::alloc`].
+    pub fn new(device: &D, optimizer: Optimizer, rows: usize, elements: usize) -> Result<Self> {
+        let [first, second] = optimizer.state_len(rows, elements);
+        Ok(Self { first: device.alloc(first)?, second: device.alloc(second)?, steps: 0 })
+    }
+
+    /// Allocates zeros for all rows of some tables.
+    ///
+    /// # Errors
+    /// Propagates errors of [`Device::alloc`].
+    pub fn of_tables(device: &D, optimizer: Optimizer, tables: &TableBatch) -> Result<Self> {
+        Self::new(device, optimizer, tables.num_rows(), tables.num_weights())
+    }
+
+    /// Returns the number of steps that [`sparse_update::step`](super::sparse_update::step) has
+    /// taken with this state.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Views the state as the ops take it.
+    pub fn view_mut(&mut self, optimizer: Optimizer) -> OptimizerStateMut<'_, D> {
+        match optimizer {
+            Optimizer::Sgd => OptimizerStateMut::None,
+            Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. } => {
+                OptimizerStateMut::SumOfSquares(D::view_mut(&mut self.first))
+            }
+            Optimizer::Adam { .. } => OptimizerStateMut::Moments {
+                first: D::view_mut(&mut self.first),
+                second: D::view_mut(&mut self.second),
+            },
         }
     }
 }

@@ -7,6 +7,7 @@
 //! ([`Optimizer`](super::Optimizer)).
 //!
 //! - [`Update`] sums and steps in one op, in place;
+//! - [`step`] sorts the ids, sums and steps in one call, and keeps what it needs for that;
 //! - [`Reduce`] writes the sums to a [`SparseGrad`], which [`Merge`] adds to another one and
 //!   [`Apply`] applies later.
 //!
@@ -28,14 +29,16 @@ use std::sync::Arc;
 
 use super::bags::Bags;
 use super::device::Device;
-use super::index_sort::SortedIndices;
+use super::index_sort::{IndexSortOps, Sort, SortedIndices};
 use super::matrix::{Matrix, matrix_name};
-use super::optimizer::{OptimizerStateMut, StepControl, UpdateRule, check_max_gradient};
+use super::optimizer::{
+    OptimizerState, OptimizerStateMut, StepControl, UpdateRule, check_max_gradient,
+};
 use super::tables::{Table, TableBatch};
 use super::views::{Extent, View, ViewMut};
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_at_least, expect_size, invalid};
-use crate::size::{product, sum};
+use crate::size::{filled, product, sum};
 
 /// The number of occurrences of a row, or of sums of them, that are summed in order.
 pub const CHUNK: usize = 64;
@@ -216,6 +219,28 @@ impl<D: Device> SparseGrad<D> {
         D::view(&self.counts)
     }
 
+    /// Copies the gradient to the host.
+    ///
+    /// # Errors
+    /// Propagates errors of [`Device::download`], and [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn to_host(&self, device: &D) -> Result<RowGrads> {
+        let mut count = [0];
+        device.download(self.counts(), &mut count)?;
+        let rows = (count[0] as usize).min(self.capacity());
+        let mut grads = RowGrads {
+            tables: Arc::clone(&self.tables),
+            rows: filled(rows, 0)?,
+            starts: filled(rows + 1, 0)?,
+            values: Vec::new(),
+        };
+        device.download(D::slice(&self.rows, 0..rows), &mut grads.rows)?;
+        device.download(D::slice(&self.starts, 0..rows + 1), &mut grads.starts)?;
+        let values = (grads.starts[rows] as usize).min(self.values.extent());
+        grads.values = filled(values, 0.0)?;
+        device.download(D::slice(&self.values, 0..values), &mut grads.values)?;
+        Ok(grads)
+    }
+
     /// Returns an error for other tables.
     fn check_tables(
         &self,
@@ -233,6 +258,51 @@ impl<D: Device> SparseGrad<D> {
     fn check(&self, op: &'static str, tables: &TableBatch, rows: usize) -> Result<()> {
         self.check_tables(op, "grad", tables)?;
         expect_at_least(op, "grad.capacity", self.capacity(), rows.min(tables.num_rows()))
+    }
+}
+
+/// A sparse gradient on the host, made by [`SparseGrad::to_host`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowGrads {
+    tables: Arc<[Table]>,
+    rows: Vec<u64>,
+    starts: Vec<u64>,
+    values: Vec<f32>,
+}
+
+/// The gradient of one row of a table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowGrad<'a> {
+    /// The number of the table.
+    pub table: usize,
+    /// The number of the row in its table.
+    pub row: usize,
+    /// The gradient, one value for each column of the table.
+    pub values: &'a [f32],
+}
+
+impl RowGrads {
+    /// Iterates over the rows that have a gradient, table after table and in increasing order.
+    pub fn iter(&self) -> impl Iterator<Item = RowGrad<'_>> {
+        let (mut table, mut first_row) = (0, 0);
+        self.rows.iter().zip(self.starts.windows(2)).map(move |(&row, bounds)| {
+            while row >= first_row + self.tables[table].num_embeddings as u64 {
+                first_row += self.tables[table].num_embeddings as u64;
+                table += 1;
+            }
+            let values = &self.values[bounds[0] as usize..bounds[1] as usize];
+            RowGrad { table, row: (row - first_row) as usize, values }
+        })
+    }
+
+    /// Returns the number of rows that have a gradient.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Returns whether no row has a gradient.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 }
 
@@ -512,6 +582,80 @@ impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
         let (rows, elements) = (self.source.bags.num_indices(), looked_up(&self.source));
         sum([self.source.bytes_moved(), step_bytes::<E>(&self.rule, rows, elements)])
     }
+}
+
+/// The order and the workspace of [`step`]. They grow with the largest batch so far.
+pub struct Scratch<D: Device> {
+    sorted: SortedIndices<D>,
+    workspace: D::Buffer<u64>,
+}
+
+impl<D: IndexSortOps + SparseUpdateOps> Scratch<D> {
+    /// Makes a scratch without room for any batch.
+    ///
+    /// # Errors
+    /// Propagates errors of [`Device::alloc`].
+    pub fn new(device: &D) -> Result<Self> {
+        Ok(Self { sorted: SortedIndices::new(device, 0, 0)?, workspace: device.alloc(0)? })
+    }
+
+    /// Makes room for a batch, and an eighth more than it needs.
+    fn grow<E: Element, I: Index>(
+        &mut self,
+        device: &D,
+        tables: &TableBatch,
+        bags: &Bags<'_, D, I>,
+    ) -> Result<()> {
+        let roomy = |len: usize| sum([len, len / 8]);
+        let (ids, num_bags) = (bags.num_indices(), bags.num_bags(tables));
+        if !self.sorted.has_room(ids, num_bags) {
+            self.sorted = SortedIndices::new(device, roomy(ids), roomy(num_bags))?;
+        }
+        let words = Sort::<D, I>::workspace_len(device, tables, ids)
+            .max(Update::<D, E, I>::workspace_len(device, tables, ids));
+        if self.workspace.extent() < words {
+            self.workspace = device.alloc(roomy(words))?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes a step on each row that a batch looks up: [`Sort`] and [`Update`] in one call.
+///
+/// `grad_output` is the gradient of the pooled output, `[batch_size, width]` without gaps; `weights`
+/// are those of all tables, [`TableBatch::num_weights`] elements. The state counts the steps, if
+/// the rule gives no number. This allocates if the batch is larger than all before it. The ops
+/// themselves never allocate, and have the options that this call lacks: max pooling, clamped
+/// gradients, gaps, factors of the weight decay.
+///
+/// # Errors
+/// Returns an error for wrong shapes, for tables with max pooling and for an invalid rule, before
+/// anything is written. Reports a bad id as [`Sort::run`] does: on the CPU no row is changed then,
+/// on CUDA the rows of the valid ids are. Propagates errors of [`Device::alloc`].
+#[allow(clippy::too_many_arguments)]
+pub fn step<'a, D: IndexSortOps + SparseUpdateOps, E: Element, I: Index>(
+    device: &D,
+    tables: &D::Tables,
+    bags: Bags<'_, D, I>,
+    grad_output: impl Into<View<'a, D, f32>>,
+    rule: UpdateRule,
+    weights: impl Into<ViewMut<'a, D, E>>,
+    state: &mut OptimizerState<D>,
+    scratch: &mut Scratch<D>,
+) -> Result<()> {
+    let (layout, weights) = (tables.as_ref(), weights.into());
+    bags.check("sparse_update.step", layout)?;
+    scratch.grow::<E, I>(device, layout, &bags)?;
+    let Scratch { sorted, workspace } = scratch;
+    let number = if rule.step == 0 { state.steps + 1 } else { rule.step };
+    let grad_output: View<'_, D, f32> = grad_output.into();
+    let grad_output = Matrix::contiguous(grad_output, bags.batch_size, layout.width());
+    Sort::new(tables, bags, sorted, D::view_mut(workspace)).run(device)?;
+    let source = PooledGrad::new(tables, bags, sorted, grad_output);
+    let (rule, views) = (rule.at_step(number), state.view_mut(rule.optimizer));
+    Update::new(source, rule, weights, views, D::view_mut(workspace)).run(device)?;
+    state.steps = number;
+    Ok(())
 }
 
 /// Returns the number of elements of all looked-up rows if every feature has the same number of

@@ -203,7 +203,8 @@ fn nan_and_infinity_are_clamped_or_come_through<B: DenseUpdateOps>(device: &B) {
 }
 
 fn wrong_arguments_are_errors<B: DenseUpdateOps>(device: &B) {
-    let adam = |beta1, beta2, eps| UpdateRule::new(Optimizer::Adam { beta1, beta2, eps }, 0.1);
+    let adam =
+        |beta1, beta2, eps| UpdateRule::new(Optimizer::Adam { beta1, beta2, eps }, 0.1).at_step(1);
     let sgd = UpdateRule::new(Optimizer::Sgd, 0.1);
     let good = adam(0.9, 0.99, 1e-8);
     let number = "but must be a finite number of 0 or more";
@@ -236,7 +237,8 @@ fn wrong_arguments_are_errors<B: DenseUpdateOps>(device: &B) {
             UpdateRule { step: 0, ..good },
             None,
             [5, 5, 5],
-            "rule.step: 0, but steps count from 1".into(),
+            "rule.step: not given, but Adam and stochastic rounding need it: count steps from 1"
+                .into(),
         ),
         (
             UpdateRule { learning_rate: -0.5, ..good },

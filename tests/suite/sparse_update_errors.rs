@@ -226,10 +226,11 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
         (sgd, elements, elements, "state: it is not the state of Sgd".into()),
         (decayed, elements, elements, format!("rule.weight_decay: -1, {number}")),
         (
-            UpdateRule { step: 0, ..adagrad },
+            UpdateRule { rounding: Rounding::Stochastic { seed: 1 }, ..adagrad },
             elements,
             elements,
-            "rule.step: 0, but steps count from 1".into(),
+            "rule.step: not given, but Adam and stochastic rounding need it: count steps from 1"
+                .into(),
         ),
     ] {
         let mut weights = upload(device, &poisoned::<f32>(weights_len));
