@@ -46,9 +46,6 @@ pub trait Timed: Device {
 
     /// Returns the time of `iterations` calls of `op`, which takes the numbers of `sets` in turn.
     fn time(&self, iterations: u64, sets: usize, op: &mut dyn FnMut(usize)) -> Duration;
-
-    /// Returns a function that copies this many bytes in the way that the device itself offers.
-    fn copier(&self, bytes: usize) -> Box<dyn FnMut() + '_>;
 }
 
 impl Timed for Cpu {
@@ -63,16 +60,6 @@ impl Timed for Cpu {
             op(iteration as usize % sets);
         }
         start.elapsed()
-    }
-
-    fn copier(&self, bytes: usize) -> Box<dyn FnMut() + '_> {
-        let (from, mut to) = (vec![1_u64; bytes / 8], vec![0_u64; bytes / 8]);
-        Box::new(move || {
-            let piece = from.len().div_ceil(rayon::current_num_threads());
-            to.par_chunks_mut(piece)
-                .zip(from.par_chunks(piece))
-                .for_each(|(to, from)| to.copy_from_slice(from));
-        })
     }
 }
 
