@@ -1,5 +1,5 @@
-//! `embedding_bag`: pooled lookups at shapes that peers publish, and by max. The output of the first
-//! set is checked against the CPU before it is measured, unless the tables are very large.
+//! `embedding_bag`: pooled lookups at shapes that peers publish, and by max. The output of the
+//! first set is checked against the CPU before it is measured, unless the tables are very large.
 #![allow(clippy::unwrap_used)]
 
 mod common;
