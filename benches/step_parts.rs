@@ -9,7 +9,7 @@
 
 mod common;
 
-use bagdot::nn::{ComputePrecision, Dlrm};
+use bagdot::nn::ComputePrecision;
 use bagdot::ops::cast::Cast;
 use bagdot::ops::finite_check::{Check, NonFinite, Verdict};
 use bagdot::ops::index_sort::{Sort, SortedIndices};
@@ -70,14 +70,14 @@ fn until<B: Timed + Backend>(
     precision: ComputePrecision,
 ) {
     let shape = model.shape(Ids::Uniform, precision);
-    let mut inputs: Option<(Dlrm<B>, Vec<DeviceBatch<B>>, B::Buffer<f32>)> = None;
+    let mut inputs = None;
     let ends = [("forward", End::Forward), ("backward", End::Backward), ("step", End::Step)];
     for (name, end) in ends {
         let name = format!("{shape} {name}");
         let mut group = group(criterion, device, "step_until");
         measure_samples(&mut group, device, (&name, model.batch_size), SETS, |set| {
             let (dlrm, batches, logits) = inputs.get_or_insert_with(|| {
-                let logits = device.alloc(model.batch_size).unwrap();
+                let logits = device.alloc::<f32>(model.batch_size).unwrap();
                 (model.build(device, precision), batches(device, model), logits)
             });
             let batch = batches[set].view(model);
