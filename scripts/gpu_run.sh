@@ -112,7 +112,7 @@ fi
 benches=(
     stream                                # 12
     'embedding_bag:(f32|bf16)'            # 55
-    'sparse_update:(zipf|sgd)'            # 90; index_sort of uniform ids is left out
+    'sparse_update:(zipf|sgd|t10.*adam)'  # 90; index_sort of uniform ids is left out
     'interaction:(b65536|f192)'           # 30
     elementwise                           # 35
     'linear:m16384.n1024.k1024'           # 25
