@@ -7,6 +7,9 @@
 //! none either, the CUDA backend is built without kernels and reports that when it is used. With
 //! `BAGDOT_REQUIRE_NVCC=1` a missing nvcc is an error. The build never queries a GPU.
 //!
+//! The kernels of the benchmark `stream` are compiled to PTX beside the images, for that benchmark
+//! alone: the library does not carry them.
+//!
 //! Compiled images are cached under a hash of their sources, in the folder `BAGDOT_IMAGES` or else
 //! in `OUT_DIR`, so that builds with other profiles or features can share them.
 
@@ -39,6 +42,8 @@ const FLAGS: [&str; 7] = [
 const LINE_INFO: &str = "-lineinfo";
 /// The folder of the headers that kernels and host share.
 const PARAMS: &str = "kernels/params";
+/// The kernels of the benchmark `stream`.
+const STREAM: &str = "benches/stream.cu";
 /// The latest release of nvcc that is accepted. Drivers of this release refuse PTX of later ones.
 const LATEST_NVCC: (u32, u32) = (13, 0);
 
@@ -46,6 +51,9 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=kernels");
+    if Path::new(STREAM).exists() {
+        println!("cargo:rerun-if-changed={STREAM}");
+    }
     for variable in [
         "NVCC",
         "CUDA_HOME",
@@ -63,7 +71,10 @@ fn main() {
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     write_params(&out);
-    let images = if env::var_os("DOCS_RS").is_some() { Vec::new() } else { images(&out) };
+    let is_documentation = env::var_os("DOCS_RS").is_some();
+    let nvcc = if is_documentation { None } else { find_nvcc() };
+    write_stream(nvcc.as_deref(), &out);
+    let images = if is_documentation { Vec::new() } else { images(nvcc.as_deref(), &out) };
     let entries: String = images
         .iter()
         .map(|(stem, target, path)| {
@@ -89,19 +100,41 @@ fn write_params(out: &Path) {
     let kernel_files = read(sources(Path::new("kernels")), "cu");
     let generated =
         params::generate(&headers, &kernel_files).unwrap_or_else(|reason| fail(&reason));
-    let write = |path: PathBuf, text: &str| {
-        // An unchanged file is not written again, so that it keeps its time and nothing is rebuilt
-        // for it.
-        if fs::read_to_string(&path).is_ok_and(|old| old == text) {
-            return;
-        }
-        fs::write(&path, text)
-            .unwrap_or_else(|error| fail(&format!("cannot write {}: {error}", path.display())));
-    };
-    write(out.join("params.rs"), &generated.rust);
+    write(&out.join("params.rs"), &generated.rust);
     for (stem, text) in &generated.checks {
-        write(check_of(out, stem), text);
+        write(&check_of(out, stem), text);
     }
+}
+
+/// Writes a file, unless it has this text already: it then keeps its time, and nothing is rebuilt
+/// for it.
+fn write(path: &Path, text: &str) {
+    if fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return;
+    }
+    fs::write(path, text)
+        .unwrap_or_else(|error| fail(&format!("cannot write {}: {error}", path.display())));
+}
+
+/// Writes stream.ptx, which the benchmark `stream` embeds: its kernels as PTX, which the driver
+/// compiles for any device. Without nvcc the file is empty, and the benchmark leaves them out.
+fn write_stream(nvcc: Option<&Path>, out: &Path) {
+    let source = Path::new(STREAM);
+    let text = match nvcc {
+        Some(nvcc) if source.exists() => {
+            let version = version_of(nvcc);
+            let hash = Fnv(hash_of(&[source.to_owned()])).add_all(&[&version]).0;
+            let folder = cache(out).join(format!("stream-{hash:016x}"));
+            make_folder(&folder);
+            let path = folder.join("stream.ptx");
+            if !path.exists() {
+                run_nvcc(nvcc, &FLAGS, &[], STREAM, &path);
+            }
+            text_of(&path)
+        }
+        _ => String::new(),
+    };
+    write(&out.join("stream.ptx"), &text);
 }
 
 /// Returns the path of the header with the assertions of `kernels/params/{stem}.cuh`.
@@ -118,13 +151,13 @@ fn checks_of(files: &[PathBuf], out: &Path) -> Vec<PathBuf> {
 /// The stem, the target as a Rust expression, and the path of every image.
 type Images = Vec<(String, String, PathBuf)>;
 
-fn images(out: &Path) -> Images {
+fn images(nvcc: Option<&Path>, out: &Path) -> Images {
     let kernels = sources(Path::new("kernels"));
     let source_hash = hash_of(&kernels);
-    if let Some(nvcc) = find_nvcc() {
+    if let Some(nvcc) = nvcc {
         return match env::var_os("BAGDOT_PREBUILD_DIR").map(PathBuf::from) {
-            None => compile(&nvcc, &FLAGS, &kernels, out),
-            Some(folder) => prebuild(&nvcc, &kernels, source_hash, out, &folder),
+            None => compile(nvcc, &FLAGS, &kernels, out),
+            Some(folder) => prebuild(nvcc, &kernels, source_hash, out, &folder),
         };
     }
     let prebuilt = Path::new("prebuilt");
@@ -339,16 +372,24 @@ fn listed(kernels: &[PathBuf], path: impl Fn(&str, &str) -> PathBuf) -> Images {
     images
 }
 
+/// Returns the folder of compiled images: the one that builds share, or else that of this build.
+fn cache(out: &Path) -> PathBuf {
+    let Some(shared) = env::var_os("BAGDOT_IMAGES") else { return out.to_owned() };
+    fs::create_dir_all(&shared).and_then(|()| fs::canonicalize(&shared)).unwrap_or_else(|error| {
+        fail(&format!("cannot make {}: {error}", Path::new(&shared).display()))
+    })
+}
+
+fn make_folder(folder: &Path) {
+    fs::create_dir_all(folder)
+        .unwrap_or_else(|error| fail(&format!("cannot make {}: {error}", folder.display())));
+}
+
 /// Compiles the images that are not cached. The images of a kernel file are cached under the hash
 /// of all their inputs.
 fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Images {
     let version = version_of(nvcc);
-    let shared = env::var_os("BAGDOT_IMAGES").map(|folder| {
-        fs::create_dir_all(&folder).and_then(|()| fs::canonicalize(&folder)).unwrap_or_else(
-            |error| fail(&format!("cannot make {}: {error}", Path::new(&folder).display())),
-        )
-    });
-    let folder = shared.as_deref().unwrap_or(out);
+    let folder = cache(out);
     let folder_of = |stem: &str| {
         let files = with_headers(Path::new(&format!("kernels/{stem}.cu")), kernels);
         let checks: Vec<_> = checks_of(&files, out).iter().map(|file| text_of(file)).collect();
@@ -357,10 +398,7 @@ fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Imag
         folder.join(format!("{stem}-{hash:016x}"))
     };
     let images = listed(kernels, |stem, suffix| folder_of(stem).join(format!("{stem}.{suffix}")));
-    for folder in images.iter().filter_map(|(_, _, path)| path.parent()) {
-        fs::create_dir_all(folder)
-            .unwrap_or_else(|error| fail(&format!("cannot make {}: {error}", folder.display())));
-    }
+    images.iter().filter_map(|(_, _, path)| path.parent()).for_each(make_folder);
     let todo: Vec<_> = images.iter().filter(|(_, _, path)| !path.exists()).collect();
     let (next, threads) = (
         Mutex::new(todo.iter()),
@@ -371,9 +409,9 @@ fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Imag
             scope.spawn(|| {
                 let take = || next.lock().ok()?.next();
                 while let Some((stem, _, path)) = take() {
-                    let files = with_headers(Path::new(&format!("kernels/{stem}.cu")), kernels);
-                    let checks = checks_of(&files, out);
-                    run_nvcc(nvcc, flags, &checks, stem, path);
+                    let source = format!("kernels/{stem}.cu");
+                    let checks = checks_of(&with_headers(Path::new(&source), kernels), out);
+                    run_nvcc(nvcc, flags, &checks, &source, path);
                 }
             });
         }
@@ -382,7 +420,7 @@ fn compile(nvcc: &Path, flags: &[&str], kernels: &[PathBuf], out: &Path) -> Imag
 }
 
 /// Compiles one image, with `checks` included before the source.
-fn run_nvcc(nvcc: &Path, flags: &[&str], checks: &[PathBuf], stem: &str, path: &Path) {
+fn run_nvcc(nvcc: &Path, flags: &[&str], checks: &[PathBuf], source: &str, path: &Path) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let (kind, arch) = match name.strip_suffix(".cubin").and_then(|name| name.rsplit('.').next()) {
         Some(arch) => ("-cubin", format!("-arch=sm_{arch}")),
@@ -391,13 +429,12 @@ fn run_nvcc(nvcc: &Path, flags: &[&str], checks: &[PathBuf], stem: &str, path: &
     // The image is written under another name first, so that an interrupted build leaves no
     // incomplete image behind.
     let partial = path.with_extension(format!("{}.partial", std::process::id()));
-    let source = format!("kernels/{stem}.cu");
     let mut command = Command::new(nvcc);
     command.args(flags);
     for check in checks {
         command.arg("-include").arg(check);
     }
-    let output = command.args([kind, &arch, &source, "-o"]).arg(&partial).output();
+    let output = command.args([kind, &arch, source, "-o"]).arg(&partial).output();
     let output =
         output.unwrap_or_else(|error| fail(&format!("cannot run {}: {error}", nvcc.display())));
     if !output.status.success() {

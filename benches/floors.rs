@@ -11,7 +11,7 @@ mod common;
 use bagdot::Cpu;
 use bagdot::ops::linear::Forward;
 use bagdot::ops::{Matrix, MatrixMut};
-use common::{Shape, gather_of, group, sets_of, settings, values};
+use common::{Shape, criteo, gather_of, group, sets_of, settings, values};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
 
@@ -49,7 +49,7 @@ fn floors(criterion: &mut Criterion, threads: usize) {
     });
     drop(buffers);
 
-    for shape in Shape::all::<Cpu>(&[[64, 2048, 1], [64, 2048, 20]]) {
+    for shape in Shape::all::<Cpu>(&[criteo(64, 2048, 1), criteo(64, 2048, 20)]) {
         let sets = sets_of(shape.num_indices() * shape.dim * 4);
         let (mut inputs, mut set) = (None, 0);
         let (bags, ids) = (shape.num_bags(), shape.num_indices());

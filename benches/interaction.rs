@@ -23,7 +23,11 @@ struct Shape {
 }
 
 fn both<B: Timed + InteractionOps>(criterion: &mut Criterion, device: &B) {
-    let published = for_device::<B, 3>(&[[27, 64, 2048], [27, 128, 2048], [27, 128, 65_536]], 2);
+    // The last shape is for interaction_tiled.cu, in every type and in both directions.
+    let published = for_device::<B, 3>(
+        &[[27, 64, 2048], [27, 128, 2048], [27, 128, 65_536], [192, 128, 4096]],
+        2,
+    );
     for [features, dim, batch_size] in shapes(["f", "d", "b"], &published) {
         let full = Shape {
             num_sparse: features.checked_sub(1).unwrap(),

@@ -14,7 +14,7 @@
 //                thread   |   0   |   1   | ... |  T - 1   |  0   |  ...  | 0  1  2         |
 // Launch       grid (as many blocks as a row has runs of 256 * 4 elements, at most 4096; rows, at
 //              most 65535), block 256
-// Bytes        each value read and written once: as bytes_moved()
+// Bytes        each value read and written once
 // Requires     factor is a power of two
 // Numerics     product in f32, rounded once to the nearest value, ties to even: the same bits as on
 //              the CPU, except that one NaN may stand for another

@@ -15,8 +15,8 @@
 //                elements  |0 1 2 3|4 5 6 7| ... |4 T - 4 ..|4 T ..|       |rest, one by one|
 //                thread    |   0   |   1   | ... |  T - 1   |  0   |  ...  | 0  1  2         |
 // Launch       grid (as many blocks as there are runs of 256 * 4 elements, at most 4096), block 256
-// Bytes        gradient read, parameters and state read and written, rounded parameters written: as
-//              bytes_moved()
+// Bytes        gradient read, parameters and state read and written, rounded parameters written,
+//              each once
 // Requires     state buffers that the optimizer does not have are null, as are rounded parameters,
 //              values and gate where there are none
 // Numerics     every operation rounded separately (no fma), in the order of the CPU: the same bits

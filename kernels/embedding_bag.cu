@@ -31,13 +31,15 @@
 //                                     lane 0      1      2      3     of kDepth slots per lane
 // Launch       grid (blocks for the bags of a feature, num_features), block 256; features with
 //              small rows need fewer blocks, and the surplus ones return at once
-// Bytes        ids, offsets and rows read once, out written once: as bytes_moved()
+// Bytes        ids and offsets read once, a row for each id that names it, out written once: as
+//              bytes_moved(); the least traffic reads each distinct row once
 // Requires     vectorised loads of 16 bytes where rows and table begin at multiples of 16 bytes,
 //              else one element at a time; any dimension from 1
 // Numerics     f32 accumulation, product and sum rounded separately (no fma), in the order of the
 //              ids: the same bits for any launch, and on the CPU
 // Measured     NVIDIA H200, 2026-11-27, f32, uniform ids: D 64 B 2048, one id a bag 10.6 us, 20 ids
-//              83.7 us, 96 % and 127 % of a copy's bandwidth; D 128 B 65536, one id 440 us, 146 %
+//              83.7 us; D 128 B 65536, one id 440 us. Not yet measured: the share of stream (copy,
+//              or read from 20 ids on), max pooling, FBGEMM's shape
 
 #include "common/bags.cuh"
 #include "common/ptx.cuh"

@@ -18,7 +18,7 @@
 //              judge: thread 0 -> gate
 // Launch       scan: grid (as many blocks as there are runs of 256 * 4 elements, at most 4096),
 //              block 256; judge: a single warp
-// Bytes        gradients read: as bytes_moved()
+// Bytes        gradients read once
 // Requires     values are null where there are none
 // Numerics     bits are compared: the same verdict for any schedule
 // Measured     compiled and emulated, tests pass on an NVIDIA H200; not yet measured

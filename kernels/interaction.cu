@@ -40,8 +40,8 @@
 // Numerics     f32 multiply-add, each dot product in 1 to 32 parts that a reduction tree of warp
 //              shuffles adds: within the bound of the Rust side; the same bits for any batch, not
 //              those of the CPU
-// Measured     NVIDIA H200, 2026-11-27, F 27 D 128 B 65536: forward 467 us, backward 638 us, 80 %
-//              and 110 % of a copy's bandwidth
+// Measured     NVIDIA H200, 2026-11-27, F 27 D 128 B 65536: forward 467 us, backward 638 us. Not
+//              yet measured: the share of stream (copy)
 
 #include "common/pairs.cuh"
 #include "params/interaction.cuh"

@@ -42,10 +42,10 @@
 //              off instead of rounding; rounded to the type once; the same bits for any batch, not
 //              those of the CPU. Twice the gradient of <x_i, x_i> is a factor: beyond 32752 it is
 //              infinite in f16
-// Measured     NVIDIA H200, 2026-11-28, F 27 D 128 B 65536, bf16 forward 172 us, backward 374 us,
-//              109 % and 93 % of a copy's bandwidth; tf32 371 us and 612 us, 101 % and 114 %.
-//              Before a sample of bf16 had one warp, forward took 201 us; before one had several,
-//              backward took 535 and 1228 us
+// Measured     NVIDIA H200, 2026-11-28, F 27 D 128 B 65536, bf16 forward 172 us, backward 374 us;
+//              tf32 371 us and 612 us. Not yet measured: the share of stream (copy). Before a
+//              sample of bf16 had one warp, forward took 201 us; before one had several, backward
+//              took 535 and 1228 us
 
 #include "common/pairs.cuh"
 #include "params/interaction_mma.cuh"

@@ -16,8 +16,8 @@
 //                             block   warp 0 + warp 1 + ... + warp 7 -> partial_sums[blockIdx.x]
 //              loss_mean:     thread t -> partial sums t, t + 256, ..; then the same tree
 // Launch       loss_forward: grid ceil(batch_size / 256), block 256; loss_mean: grid 1, block 256
-// Bytes        logits and labels read, gradient written: as bytes_moved(); 8 bytes for each block
-//              written and read besides
+// Bytes        logits and labels read, gradient written, each once; 8 bytes for each block written
+//              and read besides
 // Requires     at most 2^32 - 2 samples; labels may hold anything: one that is not in [0, 1] is
 //              skipped and noted
 // Numerics     terms and sums in f64, the gradient rounded once: the same bits for any run; the

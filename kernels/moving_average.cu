@@ -11,7 +11,7 @@
 //                elements  |0 1 2 3|4 5 6 7| ... |4 T - 4 ..|4 T ..|       |rest, one by one|
 //                thread    |   0   |   1   | ... |  T - 1   |  0   |  ...  | 0  1  2         |
 // Launch       grid (as many blocks as there are runs of 256 * 4 elements, at most 4096), block 256
-// Bytes        values read, average read and written: as bytes_moved()
+// Bytes        values read, average read and written, each once
 // Requires     values and gate are null where there are none
 // Numerics     difference, product and sum rounded separately (no fma): the same bits as on the CPU
 // Measured     compiled and emulated, tests pass on an NVIDIA H100; not yet measured

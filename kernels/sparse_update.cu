@@ -49,15 +49,17 @@
 // Launch       block 256; update, reduce: as many blocks as run at the same time, at most enough
 //              for all rows that there could be; the others: enough for all rows or windows that
 //              there could be, at most 8192. These are grid-stride loops. starts: one block
-// Bytes        as bytes_moved(), and the sums of runs of hot rows written and read once
+// Bytes        as bytes_moved(), which counts a row for each id that names it, and the sums of runs
+//              of hot rows written and read once; the least traffic counts each distinct row once
 // Requires     vectorised loads of 16 bytes where rows, and their columns in the gradient, begin at
 //              multiples of 16 bytes, else one element at a time. The order of the batch is not
 //              trusted: whatever it holds, no access leaves the buffers.
 // Numerics     f32, every product, sum, quotient and root rounded separately, in one order: the
 //              same bits for any launch, and on the CPU
 // Measured     NVIDIA H200, 2026-11-27, f32, one id a bag: D 128 B 65536, SGD 718 us (uniform), 547
-//              us (Zipf), row-wise Adagrad 865 and 565 us, 110 % to 174 % of a copy's bandwidth; D
-//              64 B 2048, SGD 26 us (uniform), 48 us (Zipf), 57 % and 31 %
+//              us (Zipf), row-wise Adagrad 865 and 565 us; D 64 B 2048, SGD 26 us (uniform),
+//              48 us (Zipf). Not yet measured: the share of stream (copy), Adagrad, Adam, tables in
+//              16 bits, FBGEMM's shape
 
 #include "common/optimizer.cuh"
 #include "common/philox.cuh"

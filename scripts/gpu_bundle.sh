@@ -36,6 +36,8 @@ if [ "$name" = gpu_bundle ]; then
         strip -o "$folder/benches/${program%-*}" "$executable"
     done < <(sed -n 's/.*"kind":\["bench"\].*"executable":"\([^"]*\)".*/\1/p' <<< "$messages")
     [ -e "$folder/benches/embedding_bag" ] || fail "the benchmarks of embedding_bag are missing"
+    grep -qa '\.entry stream_copy' "$folder/benches/stream" ||
+        fail "the benchmark stream has no kernels: run scripts/nvcc.sh"
     cp scripts/gpu_compare.py "$folder/compare.py"
     cp benches/common/models.json "$folder/models.json"
 fi

@@ -2,21 +2,33 @@
 """Reads the times of the benchmarks on a GPU, measures PyTorch at the same shapes on the same
 device, and prints both side by side.
 
-    gpu_compare.py CRITERION_FOLDER RECORD.json [--eager]
+    gpu_compare.py CRITERION_FOLDER RECORD.json [--compile | --no-pytorch]
+    gpu_compare.py --show RECORD.json
 
 The benchmarks are in the folder that criterion wrote (CRITERION_HOME). Their names contain their
 shapes. PyTorch gets its best chance: all tables in one call, several sets of ids in turn as in the
-benchmarks, replayed from a CUDA graph. Whole models, which are those of models.json, are measured
-in eager mode and, without `--eager`, through torch.compile, which takes minutes. Without PyTorch
-the record has no peers. Part of the bundle that scripts/gpu_bundle.sh makes.
+benchmarks, replayed from a CUDA graph. It runs in eager mode; `--compile` also measures models, and
+ops of several passes, through torch.compile, which takes minutes. Without PyTorch, or with
+`--no-pytorch`, the record has no peers. `--show` prints a record that was written before, of any
+age. Part of the bundle that scripts/gpu_bundle.sh makes.
+
+The columns of the table:
+
+    GB/s       the bytes of the benchmark, in which lookups and updates count a row once for each id
+    of stream  these, as a share of the bandwidth that the benchmark `stream` reached: by reading
+               alone for ops that hardly write, else by a copy
+    of floor   the time that the least bytes take at that bandwidth, as a share of the time; each
+               distinct row counts once (floors.jsonl, which the benchmarks write)
+    of copy    in records from before there was `stream`: the share of the bandwidth of the driver's
+               memcpy, which is far below that of a kernel
 """
 
+import argparse
 import datetime
 import json
 import pathlib
 import re
 import statistics
-import sys
 
 try:
     import torch
@@ -25,12 +37,21 @@ except ImportError:
     torch = None
 
 DEVICE = "cuda"
+DTYPES = {"f32", "f16", "bf16", "tf32"}
 ROTATED_BYTES = 256 << 20  # as in benches/common/mod.rs
+
+
+def floors(folder):
+    """Returns the least bytes of benchmarks, by op and shape. A later run replaces others."""
+    file = pathlib.Path(folder) / "floors.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    notes = [json.loads(line) for line in lines]
+    return {(note["op"], note["shape"]): note["floor_bytes"] for note in notes}
 
 
 def measured(folder):
     """Returns the name, the median in ns and the bytes of every benchmark on the device."""
-    found = []
+    found, least = [], floors(folder)
     for estimates in sorted(pathlib.Path(folder).glob("**/new/estimates.json")):
         benchmark = json.loads((estimates.parent / "benchmark.json").read_text())
         group, shape = benchmark["group_id"], benchmark["value_str"]
@@ -44,16 +65,54 @@ def measured(folder):
             "ns": median,
             "bytes": throughput.get("BytesDecimal", 0),
         }
+        if (group, shape) in least:
+            entry["floor_bytes"] = least[group, shape]
         if "Elements" in throughput:
             entry["samples_per_second"] = round(throughput["Elements"] / median * 1e9)
         found.append(entry)
     return found
 
 
+def bandwidths(benchmarks):
+    """Returns the GB/s of the fastest read and of the fastest copy among the rows of `stream`."""
+    found = {}
+    for b in benchmarks:
+        work = b["shape"].split()[0]
+        if b["op"] == "stream" and work in ("read", "copy"):
+            found[work] = max(found.get(work, 0), b["bytes"] / b["ns"])
+    return found
+
+
+def yardstick_of(b):
+    """Returns the work of `stream` that an op is like: `read` if less than a quarter of its bytes
+    are written."""
+    if b["op"] == "finite_check":
+        return "read"
+    if b["op"] == "embedding_bag_forward":
+        numbers, words = shape_of(b["shape"])
+        written = numbers["t"] * numbers["b"] * numbers["d"] * (8 if "argmax" in words else 4)
+        return "read" if written * 4 < b.get("floor_bytes", b["bytes"]) else "copy"
+    return "copy"
+
+
+def add_shares(benchmarks):
+    """Adds to each benchmark its shares of the bandwidth of the device."""
+    stream = bandwidths(benchmarks)
+    for b in benchmarks:
+        work = yardstick_of(b)
+        is_loop = b["op"] == "stream" and not b["shape"].startswith("memcpy")
+        if is_loop or not b["bytes"] or work not in stream:
+            continue
+        b["stream"] = work
+        b["of_stream"] = round(b["bytes"] / b["ns"] / stream[work], 3)
+        if "floor_bytes" in b:
+            b["of_floor"] = round(b["floor_bytes"] / b["ns"] / stream[work], 3)
+
+
 def shape_of(text):
     """Returns the numbers (t26: 26) and the words of the name of a shape."""
     words = set(text.split())
-    numbers = re.findall(r"\b([a-z]+)(\d+)\b", " ".join(words - {"f32", "f16", "bf16", "tf32"}))
+    numbers = re.findall(r"\b([a-z]+)(\d+)\b", " ".join(words - DTYPES))
     return {key: int(value) for key, value in numbers}, words
 
 
@@ -108,6 +167,9 @@ def indices_of(numbers, words, set_number):
     return (ids + torch.arange(tables, device="cuda")[:, None] * rows).flatten()
 
 
+# Each peer returns a function, and its arguments for each set of inputs.
+
+
 def embedding_bag_forward(numbers, words):
     dtype = dtype_of(words)
     weight = (
@@ -118,13 +180,12 @@ def embedding_bag_forward(numbers, words):
     )
     bags = numbers["t"] * numbers["b"]
     offsets = torch.arange(bags, device="cuda") * numbers["l"]
+    mode = "max" if "max" in words else "sum"
     sets = sets_of(bags * numbers["l"] * numbers["d"] * weight.element_size())
-    calls = []
-    for k in range(sets):
-        indices = indices_of(numbers, words, k)
-        calls.append(lambda indices=indices: F.embedding_bag(indices, weight, offsets, mode="sum"))
-    with torch.no_grad():
-        return time_graph(calls)
+    return (
+        lambda indices: F.embedding_bag(indices, weight, offsets, mode=mode),
+        [(indices_of(numbers, words, k),) for k in range(sets)],
+    )
 
 
 def random(*shape, words):
@@ -132,8 +193,8 @@ def random(*shape, words):
 
 
 def interaction(numbers, words, backward):
-    """Measures the interaction as facebookresearch/dlrm computes it: all products, then those below
-    the diagonal; backward by hand, in fewer steps than autograd takes."""
+    """Computes the interaction as facebookresearch/dlrm does: all products, then those below the
+    diagonal; backward by hand, in fewer steps than autograd takes."""
     features, dim, batch = numbers["f"], numbers["d"], numbers["b"]
     i, j = torch.tril_indices(features, features, offset=-1, device="cuda")
 
@@ -152,27 +213,25 @@ def interaction(numbers, words, backward):
         return of_features
 
     torch.backends.cuda.matmul.allow_tf32 = "tf32" in words
-    call = gradient if backward else forward
     sizes = [dim, (features - 1) * dim, dim + len(i)]
     sets = sets_of(batch * features * dim * (4 if dtype_of(words) == torch.float32 else 2))
     inputs = [[random(batch, size, words=words) for size in sizes] for _ in range(sets)]
-    with torch.no_grad():
-        return time_graph([lambda a=a: call(*a) for a in inputs])
+    return gradient if backward else forward, inputs
 
 
 def linear_forward(numbers, words):
     m, n, k = numbers["m"], numbers["n"], numbers["k"]
     weight, bias = random(n, k, words=words), random(n, words=words)
-    inputs = [
-        random(m, k, words=words) for _ in range(sets_of(m * (n + k) * weight.element_size()))
-    ]
+    sets = sets_of(m * (n + k) * weight.element_size())
     torch.backends.cuda.matmul.allow_tf32 = "tf32" in words
-    with torch.no_grad():
-        return time_graph([lambda x=x: torch.relu_(F.linear(x, weight, bias)) for x in inputs])
+    return (
+        lambda x: torch.relu_(F.linear(x, weight, bias)),
+        [(random(m, k, words=words),) for _ in range(sets)],
+    )
 
 
 def linear_backward(numbers, words):
-    """Measures the products and sums of the op: the gradients of input, weight and bias from that
+    """Computes the products and sums of the op: the gradients of input, weight and bias from that
     of the output."""
     m, n, k = numbers["m"], numbers["n"], numbers["k"]
     weight = random(n, k, words=words)
@@ -183,31 +242,115 @@ def linear_backward(numbers, words):
         return z @ weight, z.t() @ x, z.sum(0)
 
     sets = sets_of(m * (n + k) * weight.element_size())
-    with torch.no_grad():
-        inputs = [
-            (random(m, k, words=words), random(m, n, words=words), random(m, n, words=words))
-            for _ in range(sets)
-        ]
-        return time_graph([lambda a=a: call(*a) for a in inputs])
+    inputs = [
+        (random(m, k, words=words), random(m, n, words=words), random(m, n, words=words))
+        for _ in range(sets)
+    ]
+    return call, inputs
 
 
-def sparse_update(numbers, words):
-    """Measures SGD that adds each gradient to its row with atomics: duplicates then need no sort,
-    and bits differ from run to run. No other optimizer can do that."""
-    if "sgd" not in words:
+def update_by_atomics(numbers, words):
+    """Adds each gradient of SGD to its row with atomics: duplicates then need no sort, and bits
+    differ from run to run. No other optimizer can do that."""
+    if "sgd" not in words or dtype_of(words) != torch.float32:
         return None
     weight = random(numbers["t"] * numbers["r"], numbers["d"], words={"f32"})
     bags = numbers["t"] * numbers["b"]
-    calls = []
-    for k in range(sets_of(bags * numbers["l"] * numbers["d"] * 4)):
-        indices, grad = indices_of(numbers, words, k), random(bags, numbers["d"], words={"f32"})
-        bag_of = torch.arange(bags, device="cuda").repeat_interleave(numbers["l"])
-        calls.append(
-            lambda i=indices, g=grad, b=bag_of: weight.index_add_(
-                0, i, g if numbers["l"] == 1 else g[b], alpha=-1e-6
-            )
-        )
-    return time_graph(calls)
+    bag_of = torch.arange(bags, device="cuda").repeat_interleave(numbers["l"])
+    sets = sets_of(bags * numbers["l"] * numbers["d"] * 4)
+    return (
+        lambda indices, grad: weight.index_add_(
+            0, indices, grad if numbers["l"] == 1 else grad[bag_of], alpha=-1e-6
+        ),
+        [
+            (indices_of(numbers, words, k), random(bags, numbers["d"], words={"f32"}))
+            for k in range(sets)
+        ],
+    )
+
+
+def radix_sort(numbers, words, dtype):
+    """Sorts row numbers with their positions. PyTorch sorts so many keys by CUB's radix sort, over
+    all bits of the type. It finds neither the segments nor the bags of the order."""
+    ids = numbers["t"] * numbers["b"] * numbers["l"]
+    sets = sets_of(ids * numbers["d"] * 4)
+    return (
+        lambda keys: torch.sort(keys, stable=True),
+        [(indices_of(numbers, words, k).to(dtype),) for k in range(sets)],
+    )
+
+
+def cast(numbers, words, shape):
+    n, (source, target) = numbers["n"], [{word} for word in shape.split() if word in DTYPES]
+    sets = sets_of(n * (dtype_of(source).itemsize + dtype_of(target).itemsize))
+    inputs = [
+        (torch.empty(n, dtype=dtype_of(target), device="cuda"), random(n, words=source))
+        for _ in range(sets)
+    ]
+    return lambda to, x: to.copy_(x), inputs
+
+
+def dense_update(numbers, words):
+    """Steps as torch.optim does in the fewest kernels: SGD and Adagrad by their formulas, Adam by
+    the fused optimizer; then the copy in 16 bits, if there is one."""
+    n, f32 = numbers["n"], {"f32"}
+    rounded = torch.empty(n, dtype=dtype_of(words), device="cuda") if "bf16" in words else None
+    passes = 7 if "adam" in words else 5 if "adagrad" in words else 3
+    calls = [
+        (random(n, words=f32), random(n, words=f32), torch.zeros(n, device="cuda"))
+        for _ in range(sets_of(n * 4 * passes))
+    ]
+
+    def finish(p):
+        if rounded is not None:
+            rounded.copy_(p)
+
+    def sgd(p, grad, _state):
+        finish(p.add_(grad, alpha=-1e-6))
+
+    def adagrad(p, grad, state):
+        state.addcmul_(grad, grad)
+        finish(p.addcdiv_(grad, state.sqrt().add_(1e-8), value=-1e-6))
+
+    if "adam" not in words:
+        return adagrad if "adagrad" in words else sgd, calls
+    optimizers = []
+    for p, grad, _ in calls:
+        p.requires_grad_().grad = grad
+        optimizer = torch.optim.Adam([p], lr=1e-6, fused=True, capturable=True)
+        optimizers.append((optimizer, p))
+
+    def adam(optimizer, p):
+        optimizer.step()
+        finish(p)
+
+    return adam, optimizers
+
+
+def moving_average(numbers, words):
+    n = numbers["n"]
+    inputs = [(random(n, words=words), random(n, words=words)) for _ in range(sets_of(12 * n))]
+    return lambda average, values: average.lerp_(values, 0.001), inputs
+
+
+def finite_check(numbers, words):
+    n = numbers["n"]
+    inputs = [(random(n, words=words),) for _ in range(sets_of(4 * n))]
+    return lambda grad: torch.isfinite(grad).all(), inputs
+
+
+def loss(numbers, words):
+    n = numbers["n"]
+    inputs = [
+        (random(n, words=words), (random(n, words=words) > 0).float())
+        for _ in range(sets_of(12 * n))
+    ]
+
+    def call(logits, labels):
+        mean = F.binary_cross_entropy_with_logits(logits, labels)
+        return mean, (torch.sigmoid(logits) - labels) / n
+
+    return call, inputs
 
 
 class Model:
@@ -280,33 +423,43 @@ class Model:
             logits(dense, self.table[ids.flatten()])
 
 
-def model_variants(shape, is_training):
+def model_variants(shape, is_training, with_compile):
     """Returns the ns of each way to run a model, or the error of PyTorch."""
     numbers, words = shape
     name = next(word for word in ("kaggle", "terabyte", "mlperf") if word in words)
     model = Model(name, numbers["b"], words)
     batches = [model.batch(k) for k in range(4)]
     run = model.loss if is_training else model.logits
-    is_bf16, found = "bf16" in words, {}
+    is_bf16 = "bf16" in words
     torch.backends.cuda.matmul.allow_tf32 = "tf32" in words
-    for way in ("eager",) if "--eager" in sys.argv else ("eager", "compile"):
+
+    def call(run, batch):
+        if is_training:
+            model.step(run, *batch, is_bf16)
+        else:
+            model.predict(run, batch[0], batch[1], is_bf16)
+
+    found = {"eager": time_or_error(lambda b: call(run, b), [(b,) for b in batches])}
+    if with_compile:
         # PyTorch limits how often a function is compiled; earlier compilations are not needed.
         torch.compiler.reset()
-        of_way = torch.compile(run) if way == "compile" else run
-        if is_training:
-            calls = [lambda b=b, f=of_way: model.step(f, *b, is_bf16) for b in batches]
-        else:
-            calls = [lambda b=b, f=of_way: model.predict(f, b[0], b[1], is_bf16) for b in batches]
-        try:
-            found[way] = time_graph(calls)
-        except Exception as error:  # torch.compile fails in many ways; the rest goes on
-            found[way] = str(error).splitlines()[0] if str(error) else type(error).__name__
+        compiled = torch.compile(run)
+        found["compile"] = time_or_error(lambda b: call(compiled, b), [(b,) for b in batches])
     return found
 
 
-MODELS = {
-    "train_step": lambda *shape: model_variants(shape, is_training=True),
-    "predict": lambda *shape: model_variants(shape, is_training=False),
+def time_or_error(function, inputs):
+    """Returns the median ns of a call, or the first line of PyTorch's error."""
+    try:
+        return time_graph([lambda a=a: function(*a) for a in inputs])
+    except Exception as error:  # PyTorch fails in many ways; the rest goes on
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+MODELS = {"train_step": True, "predict": False}
+SORTS = {
+    "torch.sort of int64, stable: CUB's radix sort": "int64",
+    "torch.sort of int32, stable: CUB's radix sort": "int32",
 }
 PEERS = {
     "embedding_bag_forward": embedding_bag_forward,
@@ -314,47 +467,141 @@ PEERS = {
     "interaction_backward": lambda numbers, words: interaction(numbers, words, backward=True),
     "linear_forward": linear_forward,
     "linear_backward": linear_backward,
-    "sparse_update": sparse_update,
+    # The peer needs no sort: beside it stands all of our work, never the update alone.
+    "sort_and_update": update_by_atomics,
+    "dense_update": dense_update,
+    "moving_average": moving_average,
+    "finite_check": finite_check,
+    "loss": loss,
+}
+# The ops of several passes, which torch.compile can fuse.
+FUSIBLE = {
+    "interaction_forward",
+    "interaction_backward",
+    "linear_forward",
+    "linear_backward",
+    "finite_check",
+    "loss",
 }
 
 
-def main():
-    folder, record = (argument for argument in sys.argv[1:] if argument != "--eager")
-    benchmarks = measured(folder)
-    copies = [b["bytes"] / b["ns"] for b in benchmarks if b["op"] == "copy"]
-    copy = copies[0] if copies else None
-    print(f"{'benchmark':75} {'us':>9} {'GB/s':>7} {'of copy':>8} {'PyTorch us':>11} {'ratio':>6}")
+def op_variants(b, with_compile):
+    """Returns the ns of each way in which PyTorch can do the work of an op, or its error."""
+    numbers, words = shape_of(b["shape"])
+    found = {}
+    with torch.no_grad():
+        if b["op"] == "index_sort":
+            for name, dtype in SORTS.items():
+                found[name] = time_or_error(*radix_sort(numbers, words, getattr(torch, dtype)))
+            return found
+        if b["op"] == "cast":
+            peer = cast(numbers, words, b["shape"])
+        else:
+            peer = PEERS[b["op"]](numbers, words) if b["op"] in PEERS else None
+        if peer is None:
+            return found
+        function, inputs = peer
+        found["eager"] = time_or_error(function, inputs)
+        if with_compile and b["op"] in FUSIBLE:
+            torch.compiler.reset()
+            found["compile"] = time_or_error(torch.compile(function), inputs)
+    return found
+
+
+def add_peers(b, with_compile):
+    """Measures the peers of a benchmark. `pytorch_ns` is the first of `pytorch_ns_of`."""
+    try:
+        if b["op"] in MODELS:
+            found = model_variants(shape_of(b["shape"]), MODELS[b["op"]], with_compile)
+        else:
+            found = op_variants(b, with_compile)
+    except RuntimeError as error:  # such as too little memory; the rest goes on
+        found = {"eager": str(error).splitlines()[0]}
+    torch.cuda.empty_cache()
+    if not found:
+        return
+    b["pytorch_ns_of"] = found
+    first = next(iter(found.values()))
+    if isinstance(first, float):
+        b["pytorch_ns"] = first
+
+
+def header(has_stream):
+    shares = f"{'of stream':>9} {'of floor':>8}" if has_stream else f"{'of copy':>18}"
+    return f"{'benchmark':75} {'us':>9} {'GB/s':>7} {shares} {'PyTorch us':>11} {'ratio':>6}"
+
+
+def lines_of(b):
+    """Returns the lines of the table for a benchmark of a record, of any age."""
+
+    def percent(key, width):
+        return f"{100 * b[key]:{width - 1}.0f}%" if key in b else " " * width
+
+    gbps = f"{b['bytes'] / b['ns']:7.0f}" if b.get("bytes") else " " * 7
+    shares = (
+        percent("of_copy", 18)
+        if "of_copy" in b
+        else f"{percent('of_stream', 9)} {percent('of_floor', 8)}"
+    )
+    line = f"{b['op'] + ' ' + b['shape']:75} {b['ns'] / 1e3:9.1f} {gbps} {shares}"
+    others = dict(b.get("pytorch_ns_of", {}))
+    if len(others) == 1 and isinstance(next(iter(others.values())), float):
+        others = {}
+    if not others and b.get("pytorch_ns"):
+        line += f" {b['pytorch_ns'] / 1e3:11.1f} {b['pytorch_ns'] / b['ns']:6.2f}"
+    lines = [line + (f" {b['pytorch_error']}" if "pytorch_error" in b else "")]
+    for way, ns in others.items():
+        is_time = isinstance(ns, (int, float))
+        said = f"{ns / 1e3:11.1f} {ns / b['ns']:6.2f}" if is_time else f" {ns}"
+        lines.append(f"{'    PyTorch, ' + way:{len(line)}} {said}")
+    return lines
+
+
+def show(record):
+    benchmarks = json.loads(pathlib.Path(record).read_text())["benchmarks"]
+    print(header(any("of_stream" in b for b in benchmarks)))
     for b in benchmarks:
-        gbps = b["bytes"] / b["ns"]
-        line = f"{b['op'] + ' ' + b['shape']:75} {b['ns'] / 1e3:9.1f} {gbps:7.0f}"
-        if copy:
-            b["of_copy"] = round(gbps / copy, 3)
-            line += f" {100 * b['of_copy']:7.0f}%"
-        if torch and torch.cuda.is_available() and b["op"] in PEERS:
-            try:
-                b["pytorch_ns"] = PEERS[b["op"]](*shape_of(b["shape"]))
-                if b["pytorch_ns"]:
-                    line += f" {b['pytorch_ns'] / 1e3:11.1f} {b['pytorch_ns'] / b['ns']:6.2f}"
-            except RuntimeError as error:  # the error is printed; the rest goes on
-                b["pytorch_error"] = str(error).splitlines()[0]
-                line += f" {b['pytorch_error']}"
-            torch.cuda.empty_cache()
-        print(line, flush=True)
-        if torch and torch.cuda.is_available() and b["op"] in MODELS:
-            b["pytorch_ns_of"] = MODELS[b["op"]](*shape_of(b["shape"]))
-            for way, ns in b["pytorch_ns_of"].items():
-                said = (
-                    f"{ns / 1e3:11.1f} {ns / b['ns']:6.2f}" if isinstance(ns, float) else f" {ns}"
-                )
-                print(f"{'    PyTorch, ' + way:101} {said}", flush=True)
-            torch.cuda.empty_cache()
+        print("\n".join(lines_of(b)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", nargs="?", help="the folder that criterion wrote")
+    parser.add_argument("record", nargs="?", help="the file to write")
+    parser.add_argument("--show", metavar="RECORD", help="print a record that was written before")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile, too")
+    parser.add_argument("--no-pytorch", action="store_true", help="do not measure PyTorch")
+    arguments = parser.parse_args()
+    if arguments.show:
+        show(arguments.show)
+        return
+    if arguments.record is None:
+        parser.error("a folder and a record are needed")
+    benchmarks = measured(arguments.folder)
+    add_shares(benchmarks)
+    has_pytorch = torch and torch.cuda.is_available() and not arguments.no_pytorch
     about = {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%FT%TZ"),
         "commit": commit(),
     }
-    if torch and torch.cuda.is_available():
+    if has_pytorch:
         about |= {"device": torch.cuda.get_device_name(), "pytorch": torch.__version__}
-    pathlib.Path(record).write_text(json.dumps(about | {"benchmarks": benchmarks}, indent=1) + "\n")
+    about["stream"] = {work: round(gbps) for work, gbps in bandwidths(benchmarks).items()}
+    if not about["stream"]:
+        print("no benchmark `stream`: shares of the bandwidth are left out")
+
+    def write():
+        text = json.dumps(about | {"benchmarks": benchmarks}, indent=1)
+        pathlib.Path(arguments.record).write_text(text + "\n")
+
+    print(header(has_stream=True))
+    for b in benchmarks:
+        # What has been measured is kept if the peers take too long.
+        write()
+        if has_pytorch:
+            add_peers(b, arguments.compile)
+        print("\n".join(lines_of(b)), flush=True)
+    write()
 
 
 def commit():

@@ -10,15 +10,26 @@
 #   sanitizer  the tests of the CUDA backend under memcheck, racecheck and initcheck, without those
 #              that have `large` in their name; if compute-sanitizer is installed
 #   benches    the benchmarks; if there is a python3, compare.py writes them into benchmarks.json
-#              beside RESULTS, with the times of PyTorch if that is installed
+#              beside RESULTS, with the times of PyTorch if that is installed. The default choice
+#              is to take about 8 minutes, of which PyTorch takes two: an estimate, not yet measured
 #
 # Environment variables:
 #   BAGDOT_BUNDLE_STEPS     the steps to run; default: tests sanitizer benches
 #   BAGDOT_BUNDLE_MODULES   the modules of tests to run; default: all that use the GPU
+#   BAGDOT_BUNDLE_BENCHES   the benchmarks to run: `all`, or words `NAME` or `NAME:REGEX`. The
+#                           expression, which cannot contain spaces, chooses among the shapes, or
+#                           among whole names if it contains /cuda/. Default: see below
+#   BAGDOT_BUNDLE_PEERS     eager, compile (torch.compile besides, which takes minutes) or none;
+#                           default: eager
 #   BAGDOT_BUNDLE_TIMEOUT   seconds for each module of tests and each benchmark; default: 600
 #   BAGDOT_BUNDLE_EMULATED  1 runs everything on the stand-in driver, if the bundle has it, to try
 #                           this script
 #   COMPUTE_SANITIZER       the path of compute-sanitizer
+#
+# For example, the benchmarks that no record has yet:
+#
+#   BAGDOT_BUNDLE_STEPS=benches BAGDOT_BUNDLE_BENCHES='stream elementwise step_parts:bf16
+#       embedding_bag:(t10|max) sparse_update:(t10|sgd|adagrad|adam) interaction:f192' ./run.sh
 #
 # The output of each run is in logs/. The status is 0 only if nothing failed.
 set -uo pipefail
@@ -97,6 +108,43 @@ if [ -n "${BAGDOT_BUNDLE_MODULES:-}" ]; then
     done
     modules=("${chosen[@]}")
 fi
+# The seconds are estimates, not yet measured.
+benches=(
+    stream                                # 12
+    'embedding_bag:(f32|bf16)'            # 55
+    'sparse_update:(zipf|sgd|t10.*adam)'  # 90; index_sort of uniform ids is left out
+    'interaction:(b65536|f192)'           # 30
+    elementwise                           # 35
+    'linear:m16384.n1024.k1024'           # 25
+    predict:bf16                          # 12
+    train_step:bf16                       # 35
+    step_parts:bf16                       # 75
+)
+case "${BAGDOT_BUNDLE_BENCHES:-}" in
+    "") ;;
+    # These two measure CPUs alone.
+    all) mapfile -t benches < <(ls --ignore=floors --ignore=readers benches) ;;
+    # Line breaks separate words, too.
+    *) mapfile -t benches < <(tr -s '[:space:]' '\n' <<< "$BAGDOT_BUNDLE_BENCHES" | grep .) ;;
+esac
+case "${BAGDOT_BUNDLE_PEERS:-eager}" in
+    eager) peers=() ;;
+    compile) peers=(--compile) ;;
+    none) peers=(--no-pytorch) ;;
+    *)
+        echo "BAGDOT_BUNDLE_PEERS: $BAGDOT_BUNDLE_PEERS is none of: eager compile none" >&2
+        exit 2
+        ;;
+esac
+if wants benches && [ "${BAGDOT_BUNDLE_EMULATED:-}" != 1 ]; then
+    for choice in "${benches[@]}"; do
+        if [ ! -x "benches/${choice%%:*}" ]; then
+            echo "BAGDOT_BUNDLE_BENCHES: ${choice%%:*} is none of: $(cd benches && echo *)" >&2
+            exit 2
+        fi
+    done
+fi
+
 if wants tests; then
     for module in "${modules[@]}"; do
         mapfile -t tests < <(grep "^$module::" <<< "$all_tests")
@@ -130,12 +178,17 @@ fi
 
 if wants benches && [ "${BAGDOT_BUNDLE_EMULATED:-}" != 1 ]; then
     export CRITERION_HOME=$here/criterion
-    for bench in benches/*; do
-        run bench "$(basename "$bench")" "$bench" --bench /cuda/
+    for choice in "${benches[@]}"; do
+        bench=${choice%%:*} filter=/cuda/
+        if [ "$bench" != "$choice" ]; then
+            filter=${choice#*:}
+            [[ $filter == */cuda/* ]] || filter="/cuda/.*$filter"
+        fi
+        run bench "$bench" "benches/$bench" --bench "$filter"
     done
     if command -v python3 > /dev/null; then
-        timeout "$limit" python3 compare.py criterion "$(dirname "$results")/benchmarks.json" ||
-            failed=$((failed + 1))
+        timeout "$limit" python3 compare.py criterion "$(dirname "$results")/benchmarks.json" \
+            "${peers[@]}" || failed=$((failed + 1))
     fi
 fi
 

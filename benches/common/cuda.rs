@@ -9,7 +9,7 @@ use bagdot::nn::ComputePrecision;
 use bagdot::ops::Device;
 use cudarc::driver::{result, sys};
 
-use super::{Timed, upload};
+use super::Timed;
 
 impl Timed for Cuda {
     const NAME: &'static str = "cuda";
@@ -53,16 +53,5 @@ impl Timed for Cuda {
         self.synchronize().unwrap();
         Duration::from_secs_f64(f64::from(milliseconds) / 1e3)
             .mul_f64(iterations as f64 / (replays * sets as u64) as f64)
-    }
-
-    fn copier(&self, bytes: usize) -> Box<dyn FnMut() + '_> {
-        let (from, to) =
-            (upload(self, &vec![1_u64; bytes / 8]), self.alloc::<u64>(bytes / 8).unwrap());
-        let stream: sys::CUstream = self.stream().cast();
-        Box::new(move || {
-            let (from, to) = (Cuda::view(&from).pointer(), Cuda::view(&to).pointer());
-            // SAFETY: both are buffers of as many bytes, which nothing else uses.
-            unsafe { result::memcpy_dtod_async(to, from, bytes, stream) }.unwrap();
-        })
     }
 }

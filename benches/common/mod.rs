@@ -15,6 +15,9 @@ mod cuda;
 mod gather;
 pub mod model;
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bagdot::backend::cpu::Buffer;
@@ -49,9 +52,6 @@ pub trait Timed: Device {
 
     /// Returns the time of `iterations` calls of `op`, which takes the numbers of `sets` in turn.
     fn time(&self, iterations: u64, sets: usize, op: &mut dyn FnMut(usize)) -> Duration;
-
-    /// Returns a function that copies this many bytes in the way that the device itself offers.
-    fn copier(&self, bytes: usize) -> Box<dyn FnMut() + '_>;
 
     /// Measures the floor of lookups of a shape, where the device has one.
     fn floor_of_lookups<E: Element>(&self, _shape: &Shape, _sets: usize) -> Option<Floor> {
@@ -89,16 +89,6 @@ impl Timed for Cpu {
         start.elapsed()
     }
 
-    fn copier(&self, bytes: usize) -> Box<dyn FnMut() + '_> {
-        let (from, mut to) = (vec![1_u64; bytes / 8], vec![0_u64; bytes / 8]);
-        Box::new(move || {
-            let piece = from.len().div_ceil(rayon::current_num_threads());
-            to.par_chunks_mut(piece)
-                .zip(from.par_chunks(piece))
-                .for_each(|(to, from)| to.copy_from_slice(from));
-        })
-    }
-
     fn floor_of_lookups<E: Element>(&self, shape: &Shape, sets: usize) -> Option<Floor> {
         const RUNS: usize = 51;
         let (mut gather, rows) = gather_of::<E>(self, shape, sets);
@@ -116,7 +106,7 @@ impl Timed for Cpu {
 
 /// Makes the floor of lookups of a shape, with its rows.
 pub(crate) fn gather_of<E: Element>(cpu: &Cpu, shape: &Shape, sets: usize) -> (Gather, Buffer<E>) {
-    let &Shape { num_tables, num_embeddings, dim, batch_size, pooling_factor, ids: _ } = shape;
+    let &Shape { num_tables, num_embeddings, dim, batch_size, pooling_factor, .. } = shape;
     let sizes = Sizes { num_tables, num_embeddings, dim, batch_size, pooling_factor };
     let ids: Vec<_> = (0..sets).into_par_iter().map(|set| shape.indices(set)).collect();
     let sets: Vec<_> = ids.iter().map(|ids| &ids[..]).collect();
@@ -152,9 +142,11 @@ macro_rules! benchmark_on_every_device {
 pub(crate) use benchmark_on_every_device;
 
 /// Returns settings for few and short samples: there are many benchmarks, and medians settle soon.
+/// Resampling gives only their confidence intervals, and by default takes as long as the samples.
 pub fn settings() -> Criterion {
     Criterion::default()
         .sample_size(20)
+        .nresamples(10_000)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(600))
         .without_plots()
@@ -182,6 +174,42 @@ pub fn measure<B: Timed>(
 ) -> Option<Duration> {
     let throughput = Throughput::BytesDecimal(bytes as u64);
     measure_at(group, device, (shape, throughput), sets, |set| assert_eq!(op(set), bytes))
+}
+
+/// Measures an op as [`measure`] does. Besides the bytes that its arguments say, it returns the
+/// least number of bytes that it can move: each distinct row of a table counts once. The latter is
+/// noted under the name of the op ([`note_floor`]).
+pub fn measure_with_floor<B: Timed>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    device: &B,
+    (op_name, shape): (&str, &str),
+    sets: usize,
+    bytes: usize,
+    mut op: impl FnMut(usize) -> (usize, usize),
+) -> Option<Duration> {
+    let mut is_noted = false;
+    measure(group, device, shape, sets, bytes, |set| {
+        let (moved, floor) = op(set);
+        if !is_noted {
+            note_floor::<B>(op_name, shape, floor);
+            is_noted = true;
+        }
+        moved
+    })
+}
+
+/// Prints the least number of bytes that the op of a benchmark can move as a line of JSON, and
+/// appends the line to floors.jsonl in the folder `CRITERION_HOME`, if that is set.
+/// gpu_compare.py reads it there.
+pub fn note_floor<B: Timed>(op: &str, shape: &str, floor: usize) {
+    let device = B::NAME;
+    let line = format!(r#"{{"op": "{op}/{device}", "shape": "{shape}", "floor_bytes": {floor}}}"#);
+    eprintln!("{line}");
+    let Some(folder) = std::env::var_os("CRITERION_HOME") else { return };
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = Path::new(&folder).join("floors.jsonl");
+    let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+    writeln!(file, "{line}").unwrap();
 }
 
 /// Measures an op that processes a batch of `batch_size` samples. It takes the numbers of `sets` in
@@ -277,7 +305,20 @@ pub fn values(len: usize, seed: u64) -> Vec<f32> {
 
 /// Returns such values in another type.
 pub fn elements<E: Element>(len: usize, seed: u64) -> Vec<E> {
-    values(len, seed).into_iter().map(E::from_f32).collect()
+    values(len, seed).into_par_iter().map(E::from_f32).collect()
+}
+
+/// Returns a buffer of such values, of any size: the host never holds more than a piece of them.
+/// Another device gets the same values for the same seed.
+pub fn drawn<B: Device, E: Element>(device: &B, len: usize, seed: u64) -> B::Buffer<E> {
+    const PIECE: usize = 1 << 26;
+    let mut buffer = device.alloc(len).unwrap();
+    for (piece, start) in (0..len).step_by(PIECE).enumerate() {
+        let end = len.min(start + PIECE);
+        let values: Vec<E> = elements(end - start, seed << 16 | piece as u64);
+        device.upload(&values, B::slice_mut(&mut buffer, start..end)).unwrap();
+    }
+    buffer
 }
 
 /// The distribution of the ids of a batch over the rows of their table.
@@ -297,14 +338,27 @@ pub struct Shape {
     pub batch_size: usize,
     pub pooling_factor: usize,
     pub ids: Ids,
+    pub pooling: Pooling,
 }
+
+/// Returns the numbers of a shape with as many tables as Criteo has, in the order of
+/// [`Shape::all`].
+pub const fn criteo(dim: usize, batch_size: usize, pooling_factor: usize) -> [usize; 5] {
+    [26, 100_000, dim, batch_size, pooling_factor]
+}
+
+/// The shape at which FBGEMM's lookup and updates are compared in public: 1,048,570 ids.
+pub const FBGEMM: [usize; 5] = [10, 1_677_721, 128, 104_857, 1];
+
+/// The number of weights from which on tables are large: they are measured in f32 alone, and a CPU
+/// does not check them.
+const LARGE: usize = 1 << 30;
 
 impl Shape {
     /// Returns the shapes to measure on a device, with ids of both distributions. `published` gives
-    /// the dimension, the batch size and the pooling factor of each shape.
-    pub fn all<B: Timed>(published: &[[usize; 3]]) -> Vec<Self> {
-        let published: Vec<_> = published.iter().map(|&[d, b, l]| [26, 100_000, d, b, l]).collect();
-        let numbers = shapes(["t", "r", "d", "b", "l"], &for_device::<B, 5>(&published, 3));
+    /// tables, rows of each, dimension, batch size and pooling factor of each shape.
+    pub fn all<B: Timed>(published: &[[usize; 5]]) -> Vec<Self> {
+        let numbers = shapes(["t", "r", "d", "b", "l"], &for_device::<B, 5>(published, 3));
         let with_ids = |ids| {
             numbers.iter().map(move |&[t, r, d, b, l]| Self {
                 num_tables: t,
@@ -313,20 +367,28 @@ impl Shape {
                 batch_size: b,
                 pooling_factor: l,
                 ids,
+                pooling: Pooling::Sum,
             })
         };
         [Ids::Uniform, Ids::Zipf].into_iter().flat_map(with_ids).collect()
     }
 
     pub fn name(&self) -> String {
-        let Self { num_tables, num_embeddings, dim, batch_size, pooling_factor, ids } = self;
-        format!("T{num_tables} R{num_embeddings} D{dim} B{batch_size} L{pooling_factor} {ids:?}")
-            .to_lowercase()
+        let Self { num_tables, num_embeddings, dim, batch_size, pooling_factor, ids, .. } = self;
+        let max = if self.pooling == Pooling::Max { " max" } else { "" };
+        format!(
+            "T{num_tables} R{num_embeddings} D{dim} B{batch_size} L{pooling_factor} {ids:?}{max}"
+        )
+        .to_lowercase()
+    }
+
+    pub fn is_large(&self) -> bool {
+        self.num_tables * self.num_embeddings * self.dim >= LARGE
     }
 
     pub fn layout(&self) -> TableBatch {
         let table = Table { num_embeddings: self.num_embeddings, embedding_dim: self.dim };
-        TableBatch::one_feature_each(vec![table; self.num_tables], Pooling::Sum).unwrap()
+        TableBatch::one_feature_each(vec![table; self.num_tables], self.pooling).unwrap()
     }
 
     pub fn num_bags(&self) -> usize {
@@ -364,11 +426,24 @@ pub fn ids_of(ids: Ids, rows: usize, count: usize, seed: u64) -> Vec<i64> {
     }
 }
 
+/// Returns the number of rows that ids name, of which `of_table` belong to each table.
+fn distinct_rows(ids: &[i64], of_table: usize) -> usize {
+    let count = |ids: &[i64]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.len()
+    };
+    ids.par_chunks(of_table).map(count).sum()
+}
+
 /// A set of ids on a device.
 pub struct Batch<B: Device, I: Index> {
     pub indices: B::Buffer<I>,
     pub offsets: B::Buffer<I>,
     pub batch_size: usize,
+    /// The number of rows that the ids name, each counted once.
+    pub distinct_rows: usize,
 }
 
 impl<B: Device> Batch<B, i64> {
@@ -381,8 +456,14 @@ impl<B: Device> Batch<B, i64> {
             indices: upload(device, &indices),
             offsets: upload(device, &offsets),
             batch_size: shape.batch_size,
+            distinct_rows: distinct_rows(&indices, shape.batch_size * shape.pooling_factor),
         };
         indices.into_iter().map(batch).collect()
+    }
+
+    /// Returns the mean over batches of the number of distinct rows.
+    pub fn mean_distinct_rows(batches: &[Self]) -> usize {
+        batches.iter().map(|batch| batch.distinct_rows).sum::<usize>() / batches.len()
     }
 
     pub fn bags(&self) -> Bags<'_, B, i64> {

@@ -30,7 +30,7 @@ struct Shape {
 pub struct Model {
     pub name: String,
     pub batch_size: usize,
-    config: DlrmConfig,
+    pub config: DlrmConfig,
 }
 
 /// A batch on the host with one id in each bag.

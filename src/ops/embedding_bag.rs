@@ -113,9 +113,11 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
         }
     }
 
-    /// Returns the least number of bytes moved: every looked-up row, every id, offset and weight
-    /// is read once, the output is written once. Counts a row as often as it is looked up, as
-    /// FBGEMM's benchmarks do, and assumes that all tables are looked up equally often.
+    /// Returns the number of bytes that a lookup without a cache moves: a row is read once for each
+    /// id that names it, as FBGEMM's benchmarks count; ids, offsets and per-sample weights are read
+    /// once, and the output is written once. The least traffic is lower: it reads each distinct row
+    /// once, whatever the number of its ids. `argmax` is not counted. Assumes that all features
+    /// have the same number of ids.
     pub fn bytes_moved(&self) -> usize {
         let tables = self.tables.as_ref();
         sum([

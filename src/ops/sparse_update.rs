@@ -129,7 +129,8 @@ impl<D: Device, I: Index> PooledGrad<'_, D, I> {
         }
     }
 
-    /// Returns the number of bytes that an op reads of the source.
+    /// Returns the number of bytes that an op reads of the source: the position and the bag of each
+    /// id, and the gradient of each bag.
     fn bytes_moved(&self) -> usize {
         let order = product([self.bags.num_indices(), 4 + 4]);
         sum([order, product([self.bags.batch_size, self.tables.as_ref().width(), 4])])
@@ -576,8 +577,12 @@ impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
         )
     }
 
-    /// Returns the least number of bytes moved if no id occurs twice: gradient and order are read,
-    /// weights and state are read and written.
+    /// Returns the number of bytes that a step moves if no id occurs twice: the position and the
+    /// bag of each id and the gradient of each bag are read once; weights and state of a row are
+    /// read and written once for each id that names it. The least traffic is lower: it reads and
+    /// writes each distinct row once, whatever the number of its ids. The 12 bytes of a row and its
+    /// segment in the order, `argmax` and `decay_scale` are not counted. Assumes that all features
+    /// have the same number of ids.
     pub fn bytes_moved(&self) -> usize {
         let (rows, elements) = (self.source.bags.num_indices(), looked_up(&self.source));
         sum([self.source.bytes_moved(), step_bytes::<E>(&self.rule, rows, elements)])

@@ -8,7 +8,7 @@ use bagdot::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
 use bagdot::ops::sparse_update::{
     Apply, Merge, PooledGrad, Reduce, SparseGrad, SparseUpdateOps, Update,
 };
-use bagdot::ops::{Optimizer, OptimizerStateMut, Pooling, UpdateRule, WeightDecay};
+use bagdot::ops::{Optimizer, OptimizerStateMut, Pooling, Rounding, UpdateRule, WeightDecay};
 
 backend_suite!(
     cuda:
