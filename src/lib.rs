@@ -52,8 +52,8 @@
 //! // Three samples: two dense numbers each, and the bags [7, 9], [], [7] of ids.
 //! let (dense, labels) = ([0.1_f32, 0.9, 0.4, 0.2, 0.7, 0.5], [1.0_f32, 0.0, 1.0]);
 //! let ids = Jagged::from_lengths(vec![7_i64, 9, 7], &[2, 0, 1], 3)?;
-//! let (dense, bags) = (Matrix::contiguous(&dense[..], 3, 2), Bags::from(&ids));
-//! let batch = BatchView { dense, bags, labels: Some(&labels[..]) };
+//! let dense = Matrix::contiguous(&dense, 3, 2);
+//! let batch = BatchView::new(dense, Bags::from(&ids)).labels(&labels);
 //! for _ in 0..100 {
 //!     model.train_step(batch)?;
 //! }
@@ -82,7 +82,8 @@
 //! All of them run on the CPU and on CUDA. The page of an op has its formula, source and numerics.
 //!
 //! - [`ops::embedding_bag`]: pooled vectors of bags, and the gradient of per-sample weights. Tables
-//!   of f32, f16 or bf16, ids of i32 or i64; sum, mean, max; per-sample weights, padding, empty
+//!   of f32, f16 or bf16, ids of i32, i64 or u32, offsets of
+//!   another type or of none; sum, mean, max; per-sample weights, padding, empty
 //!   bags, shared tables, mixed dimensions, all tables in one call.
 //! - [`ops::index_sort`]: the order of the ids of a batch, for every op that needs it.
 //! - [`ops::sparse_update`]: gradients of rows, kept or applied at once. SGD, Adagrad, row-wise

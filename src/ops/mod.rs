@@ -71,6 +71,7 @@ pub mod dense_update;
 pub(crate) mod device;
 pub mod embedding_bag;
 pub mod finite_check;
+pub mod guide;
 pub mod index_sort;
 pub mod interaction;
 pub mod linear;

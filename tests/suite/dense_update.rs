@@ -115,7 +115,7 @@ fn parameters_without_gradients_stay<B: DenseUpdateOps>(device: &B) {
     let adam = Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 0.0 };
     for optimizer in [Optimizer::Adagrad { eps: 0.0 }, Optimizer::RowwiseAdagrad { eps: 0.0 }, adam]
     {
-        let rule = UpdateRule::new(optimizer, 0.5);
+        let rule = UpdateRule::new(optimizer, 0.5).at_step(1);
         let state = for_dense(rule).optimizer.state_len(2, 2).map(|len| vec![0.0; len]);
         let (got, _) = step(device, rule, None, &[0.0, 0.25], &[0.75, 0.75], &state);
         assert_eq!(got[0], 0.75, "{optimizer:?}");

@@ -234,7 +234,7 @@ fn stays<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B, rates: &[f32]
         {
             let (what, rule) = (
                 format!("{optimizer:?}, {rate}, {:?}", E::DTYPE),
-                UpdateRule::new(optimizer, rate),
+                UpdateRule::new(optimizer, rate).at_step(1),
             );
             let weights = case.weights::<E>();
             let state = optimizer.state_len(4, 4 * dim).map(|len| vec![0.0; len]);

@@ -1,0 +1,105 @@
+//! Embedding bagdot: how a trainer of your own calls the ops.
+//!
+//! # The order of a step
+//!
+//! | | op | it reads | it writes |
+//! |---|---|---|---|
+//! | 1 | [`embedding_bag::Forward`] | tables, ids | pooled vectors, sources of maxima |
+//! | 2 | [`interaction::Forward`] | dense and pooled vectors | pairs |
+//! | 3 | [`linear::Forward`], for each layer | activations, weights | activations |
+//! | 4 | [`loss::Forward`] | logits, labels | mean loss, gradient of the logits |
+//! | 5 | [`linear::Backward`], [`interaction::Backward`] | what 2 to 4 read and wrote | gradients |
+//! | 6 | [`dense_update::Update`] | gradients of layers | parameters and state of layers |
+//! | 7 | [`index_sort::Sort`] | ids | the order of the ids |
+//! | 8 | [`sparse_update::Update`] | order, ids, gradient of the pooled vectors | rows, their state |
+//!
+//! [`sparse_update::step`] is 7 and 8 in one call. The sort depends on the ids alone: it may run at
+//! any time before 8, beside other work. [`pooled_interaction`] is 1 and 2 in one op.
+//! [`embedding_bag::WeightGrad`], the gradient of per-sample weights, reads the rows before 8
+//! changes them. A trainer may take any of these ops alone and compute the rest itself.
+//!
+//! ```
+//! use bagdot::Cpu;
+//! use bagdot::ops::sparse_update::{self, Scratch};
+//! use bagdot::ops::{Bags, Optimizer, OptimizerState, Pooling, Table, TableBatch, UpdateRule};
+//!
+//! let (cpu, optimizer) = (Cpu::single_threaded(), Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
+//! let table = Table { num_embeddings: 3, embedding_dim: 2 };
+//! let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
+//! let mut weights = vec![0.5_f32; tables.num_weights()];
+//! let mut state = OptimizerState::of_tables(&cpu, optimizer, &tables)?;
+//! let mut scratch = Scratch::new(&cpu)?;
+//! // Two samples, whose bags are [2] and [0, 2], and the gradient of their pooled vectors.
+//! let bags = Bags::new(2, &[2_u32, 0, 2], &[0_i32, 1, 3]);
+//! let (grad, rule) = ([1.0, 1.0, 1.0, 1.0], UpdateRule::new(optimizer, 0.1));
+//! for _ in 0..3 {
+//!     sparse_update::step(&cpu, &tables, bags, &grad, rule, &mut weights, &mut state, &mut scratch)?;
+//! }
+//! // The state counts the steps, on which Adam's correction depends. Row 1 has no gradient.
+//! assert_eq!((state.steps(), &weights[2..4]), (3, &[0.5, 0.5][..]));
+//! # Ok::<(), bagdot::Error>(())
+//! ```
+//!
+//! # Memory
+//!
+//! An op reads and writes what you pass, and never allocates. On the CPU that is any slice, array,
+//! `Vec` or [`Buffer`](crate::backend::cpu::Buffer), by reference. On CUDA it is a
+//! `backend::cuda::Buffer`, or an address on the device (`View::from_raw`), as of another library.
+//!
+//! Rows of a table that begin at a cache line touch the fewest lines, and random rows cost by the
+//! line: a row of 64 `f32` is 4 lines, or 5 if it begins elsewhere. Large blocks of glibc's `malloc`
+//! begin 16 bytes behind a page, so that every row of a large `Vec` begins elsewhere. A buffer of
+//! the device ([`Device::alloc`], [`Device::to_device`]) begins at a cache line and lies in huge
+//! pages where the system has them. It derefs to a slice, so that the rest of a program need not
+//! know.
+//!
+//! All tables of a call lie in one block of weights, one table after another
+//! ([`TableBatch::weight_offsets`]). State has the same layout; of row-wise state there is a value
+//! for each row ([`TableBatch::row_offsets`]).
+//!
+//! A workspace may be shared by ops that run one after another, on one stream or thread; what it
+//! holds before an op does not matter, and afterwards it is unspecified. `workspace_len` gives its
+//! size in words of 8 bytes for the largest batch. The order of a batch
+//! ([`SortedIndices`](index_sort::SortedIndices)) must stay until its updates have run.
+//!
+//! # Lifetimes
+//!
+//! Views and [`Bags`] are `Copy` and borrow as slices do. A batch may be a field of a struct, and
+//! several ops may take it. Only an output is borrowed exclusively, for the time of the call.
+//! Arguments are checked in `run`; `validate` does the same without running anything.
+//!
+//! # Threads
+//!
+//! An op of [`Cpu`](crate::Cpu) runs on its threads and returns when it is done. `Cpu` is cheap to
+//! clone, and its clones share the threads.
+//! - [`Cpu::with_pool`](crate::Cpu::with_pool) takes a rayon pool that you have. Two pools of busy
+//!   threads side by side cost both dearly.
+//! - [`Cpu::install`](crate::Cpu::install) runs a closure on a thread of the pool; the ops that it
+//!   calls start without waking one.
+//! - [`Cpu::single_threaded`](crate::Cpu::single_threaded) uses the calling thread: many of them
+//!   may call ops at once.
+//!
+//! Results are the same bits in each case.
+//!
+//! # Streams
+//!
+//! An op of `Cuda` is launched on its stream and returns at once. `Cuda::on_stream` takes a stream
+//! of yours; order work on other streams by events. [`Device::synchronize`] waits, and reports what
+//! the kernels have found. Ops may be captured in a graph and replayed, with addresses and sizes as
+//! they were: let ids have slack ([`Bags::with_slack`]), and values that change be read from the
+//! device ([`StepControl`]).
+//!
+//! # Errors
+//!
+//! A wrong size, type or setting is an error before anything is written, with the name of the op
+//! and of the argument. Ids, offsets and labels are checked where they are read. A bad id adds
+//! nothing to its bag, all others are pooled, and the error names table, bag, position and value: on
+//! the CPU it is the result of the call, on CUDA that of the next [`Device::synchronize`], after
+//! which the device goes on as before. The order of a batch with a bad id is complete for the
+//! others: do not update with it if a bad batch is to change nothing.
+
+#[allow(unused_imports)]
+use super::{
+    Bags, Device, StepControl, TableBatch, dense_update, embedding_bag, index_sort, interaction,
+    linear, loss, pooled_interaction, sparse_update,
+};
