@@ -31,11 +31,11 @@ const MAX_ROWS_OF_U32: usize = 1 << 31;
 pub struct Bags<'a, M: Memory, I: Index> {
     /// The number of samples.
     pub batch_size: usize,
-    /// All ids, bag after bag.
+    /// All ids, `[num_indices]`: bag after bag, and feature after feature.
     pub indices: View<'a, M, I>,
-    /// The bounds of the bags in `indices`.
+    /// The bounds of the `num_features * batch_size` bags, as positions in `indices`.
     pub offsets: Offsets<'a, M>,
-    /// The factor of every id; `None` for factors of 1.
+    /// The factor of every id, `[num_indices]`; `None` for factors of 1.
     pub per_sample_weights: Option<View<'a, M, f32>>,
     /// True if `indices` and `per_sample_weights` may have slack: elements after the last bag,
     /// which are not read. Slack gives batches with different numbers of ids the same sizes, which
@@ -47,7 +47,9 @@ pub struct Bags<'a, M: Memory, I: Index> {
 
 /// The bounds of bags: bag `k` holds the ids at `offset k .. offset k + 1`.
 ///
-/// Offsets may have another type than ids.
+/// There is one offset more than bags if they are made from CSR offsets, one for each bag if they
+/// are made from starts, and none in memory for bags of equal length. Offsets may have another type
+/// than ids.
 pub struct Offsets<'a, M: Memory>(pub(crate) OffsetsOf<'a, M>);
 
 /// The kinds of offsets.
@@ -243,8 +245,9 @@ impl<'a, M: Memory<Address = ()>, I: Index> From<&'a Jagged<I>> for Bags<'a, M, 
 }
 
 impl<'a, M: Memory, I: Index> Bags<'a, M, I> {
-    /// Makes bags of ids, bag after bag and feature after feature, and their CSR offsets: one more
-    /// than there are bags, the first 0 and the last the number of ids.
+    /// Makes bags of `batch_size` samples from their ids, bag after bag and feature after feature,
+    /// and their CSR offsets, `[num_features * batch_size + 1]`: the first is 0 and the last the
+    /// number of ids. There are no per-sample weights and no slack.
     pub fn new<O: Index>(
         batch_size: usize,
         indices: impl Into<View<'a, M, I>>,
@@ -253,8 +256,9 @@ impl<'a, M: Memory, I: Index> Bags<'a, M, I> {
         Self::with_offsets(batch_size, indices.into(), Offsets::from(offsets.into()))
     }
 
-    /// Makes bags of ids and the first position of each bag, as `torch.nn.EmbeddingBag` takes them:
-    /// as many as there are bags. The last bag ends with the ids.
+    /// Makes bags of ids and the first position of each bag, `[num_features * batch_size]`, as
+    /// `torch.nn.EmbeddingBag` takes them. The last bag ends with the ids. The rest is as in
+    /// [`Self::new`].
     pub fn from_starts<O: Index>(
         batch_size: usize,
         indices: impl Into<View<'a, M, I>>,
@@ -269,8 +273,9 @@ impl<'a, M: Memory, I: Index> Bags<'a, M, I> {
         Self::with_offsets(batch_size, indices.into(), Offsets(offsets))
     }
 
-    /// Makes bags of `length` ids each, as `torch.nn.EmbeddingBag` takes them as a matrix
-    /// `[batch_size, length]`. Nothing is read from memory but the ids.
+    /// Makes bags of `length` ids each from ids `[num_features, batch_size, length]`, of which
+    /// `torch.nn.EmbeddingBag` takes those of one feature as a matrix. Nothing is read from memory
+    /// but the ids. The rest is as in [`Self::new`].
     pub fn of_length(batch_size: usize, indices: impl Into<View<'a, M, I>>, length: usize) -> Self {
         Self::with_offsets(batch_size, indices.into(), Offsets(OffsetsOf::Length(length)))
     }
@@ -286,12 +291,13 @@ impl<'a, M: Memory, I: Index> Bags<'a, M, I> {
         }
     }
 
-    /// Gives every id a factor: as many as there are ids.
+    /// Gives every id a factor, `[num_indices]`. By default every factor is 1.
     pub fn weighted(self, per_sample_weights: impl Into<View<'a, M, f32>>) -> Self {
         Self { per_sample_weights: Some(per_sample_weights.into()), ..self }
     }
 
-    /// Says that there may be slack behind the last bag; see [`Self::has_slack`].
+    /// Says that there may be slack after the last bag; see [`Self::has_slack`]. By default ids
+    /// there are an error.
     pub fn with_slack(self) -> Self {
         Self { has_slack: true, ..self }
     }

@@ -40,11 +40,10 @@ pub trait DenseUpdateOps: Device {
     fn dense_update<E: Element>(&self, args: Update<'_, Self, E>) -> Result<()>;
 }
 
-/// The arguments of a step, which updates parameters and state in place. All buffers but the
-/// optional ones have as many elements as `parameters`.
+/// The arguments of a step on `N` parameters, which updates parameters and state in place.
 #[non_exhaustive]
 pub struct Update<'a, D: Device, E: Element> {
-    /// The values and the gate of the step that the op reads from the device.
+    /// The values and the gate of the step that the op reads from the device, one entry each.
     pub control: StepControl<'a, D>,
     /// The update rule. [`Optimizer::RowwiseAdagrad`](super::Optimizer::RowwiseAdagrad) means
     /// Adagrad here.
@@ -55,19 +54,20 @@ pub struct Update<'a, D: Device, E: Element> {
     /// The bound of every element of the gradient, which is clamped to `[-max, max]`; `None` for no
     /// clamp.
     pub max_gradient: Option<f32>,
-    /// The gradient.
+    /// The gradient, `[N]`.
     pub grad: View<'a, D, f32>,
-    /// The parameters.
+    /// The parameters, `[N]`.
     pub parameters: ViewMut<'a, D, f32>,
-    /// The state of the optimizer.
+    /// The state of the optimizer, `[N]` for each of its buffers.
     pub state: OptimizerStateMut<'a, D>,
-    /// The output for the new parameters rounded to the nearest value of `E`; `None` if they are
-    /// not needed.
+    /// The output for the new parameters rounded to the nearest value of `E`, `[N]`; `None` if they
+    /// are not needed.
     pub rounded: Option<ViewMut<'a, D, E>>,
 }
 
 impl<'a, D: Device, E: Element> Update<'a, D, E> {
-    /// Makes the arguments of a step whose values are those of the rule.
+    /// Makes the arguments of a step whose values are those of the rule. Its gate is open, the
+    /// gradient is neither scaled nor clamped, and there is no rounded copy.
     pub fn new(
         rule: UpdateRule,
         grad: impl Into<View<'a, D, f32>>,
@@ -86,22 +86,23 @@ impl<'a, D: Device, E: Element> Update<'a, D, E> {
         }
     }
 
-    /// Lets the op read values and gate of the step from the device.
+    /// Lets the op read values and gate of the step from the device. By default the values are
+    /// those of the rule, and there is no gate.
     pub fn control(self, control: StepControl<'a, D>) -> Self {
         Self { control, ..self }
     }
 
-    /// Divides the gradient by a power of two.
+    /// Divides the gradient by a power of two; the default is 1.
     pub fn loss_scale(self, loss_scale: f32) -> Self {
         Self { loss_scale, ..self }
     }
 
-    /// Clamps every element of the gradient to `[-max, max]`.
+    /// Clamps every element of the gradient to `[-max, max]`. By default there is no clamp.
     pub fn max_gradient(self, max_gradient: f32) -> Self {
         Self { max_gradient: Some(max_gradient), ..self }
     }
 
-    /// Asks for the new parameters rounded to `E`.
+    /// Asks for the new parameters rounded to `E`, `[N]`. By default there is no rounded copy.
     pub fn rounded(self, rounded: impl Into<ViewMut<'a, D, E>>) -> Self {
         Self { rounded: Some(rounded.into()), ..self }
     }

@@ -79,7 +79,7 @@ pub struct Forward<'a, D: Device, E: Element, I: Index> {
     pub tables: &'a D::Tables,
     /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
     pub weights: View<'a, D, E>,
-    /// The ids.
+    /// The ids: `num_features * batch_size` bags.
     pub bags: Bags<'a, D, I>,
     /// The pooled vectors, `[batch_size, width]`; see [`TableBatch::width`].
     pub output: MatrixMut<'a, D, f32>,
@@ -90,7 +90,7 @@ pub struct Forward<'a, D: Device, E: Element, I: Index> {
 }
 
 impl<'a, D: Device, E: Element, I: Index> Forward<'a, D, E, I> {
-    /// Makes the arguments of a lookup.
+    /// Makes the arguments of a lookup without `argmax`. The shapes are those of the fields.
     pub fn new(
         tables: &'a D::Tables,
         weights: impl Into<View<'a, D, E>>,
@@ -100,7 +100,7 @@ impl<'a, D: Device, E: Element, I: Index> Forward<'a, D, E, I> {
         Self { tables, weights: weights.into(), bags, output, argmax: None }
     }
 
-    /// Asks for the sources of the maxima.
+    /// Asks for the sources of the maxima, `[batch_size, width]`. By default they are not written.
     pub fn argmax(self, argmax: MatrixMut<'a, D, u32>) -> Self {
         Self { argmax: Some(argmax), ..self }
     }
@@ -162,16 +162,17 @@ pub struct WeightGrad<'a, D: Device, E: Element, I: Index> {
     pub tables: &'a D::Tables,
     /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
     pub weights: View<'a, D, E>,
-    /// The ids. The values of their weights are not read.
+    /// The ids: `num_features * batch_size` bags. The values of their weights are not read.
     pub bags: Bags<'a, D, I>,
     /// The gradient of the output of [`Forward`], `[batch_size, width]`.
     pub grad_output: Matrix<'a, D, f32>,
-    /// The output: one value for every id, zero for padding and for bad ids.
+    /// The output, `[num_indices]`: one value for every id, zero for padding and for bad ids.
     pub grad_weights: ViewMut<'a, D, f32>,
 }
 
 impl<'a, D: Device, E: Element, I: Index> WeightGrad<'a, D, E, I> {
-    /// Makes the arguments of the gradient.
+    /// Makes the arguments of the gradient. `weights` and `bags` are those of the forward pass, and
+    /// `grad_weights` is the output.
     pub fn new(
         tables: &'a D::Tables,
         weights: impl Into<View<'a, D, E>>,

@@ -92,14 +92,15 @@ pub struct Check<'a, D: Device> {
     pub values: Option<View<'a, D, StepValues>>,
     /// The mean loss, one value.
     pub loss: View<'a, D, f64>,
-    /// The gradients to check.
+    /// The gradients to check, each of any number of elements, 0 included.
     pub grads: [View<'a, D, f32>; 2],
     /// The verdict, [`Verdict::WORDS`] words; updated.
     pub verdict: ViewMut<'a, D, u64>,
 }
 
 impl<'a, D: Device> Check<'a, D> {
-    /// Makes the arguments of a check.
+    /// Makes the arguments of the check of a step, counted from 1. `verdict` holds zeros before the
+    /// first check, and is then passed from check to check.
     pub fn new(
         policy: NonFinite,
         step: u64,
@@ -110,7 +111,8 @@ impl<'a, D: Device> Check<'a, D> {
         Self { policy, step, loss: loss.into(), grads, verdict: verdict.into(), values: None }
     }
 
-    /// Lets the op read the number of the step from the device.
+    /// Lets the op read the number of the step from the device: one entry. By default the number is
+    /// the one given to [`Self::new`].
     pub fn values(self, values: impl Into<View<'a, D, StepValues>>) -> Self {
         Self { values: Some(values.into()), ..self }
     }

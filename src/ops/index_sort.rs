@@ -95,7 +95,8 @@ impl Sorted {
 }
 
 impl<D: Device> SortedIndices<D> {
-    /// Allocates an order for `capacity` ids in `num_bags` bags.
+    /// Allocates an order for at most `capacity` ids in at most `num_bags` bags, those of all
+    /// features together.
     ///
     /// # Errors
     /// Propagates errors of [`Device::alloc`].
@@ -158,17 +159,20 @@ impl<D: Device> SortedIndices<D> {
         D::view(&self.positions)
     }
 
-    /// Returns the bag of each of these positions, key-major.
+    /// Returns the bag of each of these positions, key-major: [`Self::capacity`] elements, of which
+    /// `n` are set.
     pub fn bags(&self) -> View<'_, D, u32> {
         D::view(&self.bags)
     }
 
-    /// Returns the length of each bag: the number of its ids without padding and bad ids.
+    /// Returns the length of each bag, one element for each bag: the number of its ids without
+    /// padding and bad ids.
     pub fn bag_lengths(&self) -> View<'_, D, u32> {
         D::view(&self.bag_lengths)
     }
 
-    /// Returns two numbers: that of the ids without padding and bad ids, and that of the rows.
+    /// Returns two numbers: `n`, that of the ids without padding and bad ids, and `u`, that of the
+    /// rows.
     pub fn counts(&self) -> View<'_, D, u32> {
         D::view(&self.counts)
     }
@@ -203,16 +207,16 @@ impl<D: Device> SortedIndices<D> {
 pub struct Sort<'a, D: Device, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
-    /// The ids.
+    /// The ids: `num_features * batch_size` bags.
     pub bags: Bags<'a, D, I>,
-    /// The output: an order with room for as many ids.
+    /// The output: an order with room for at least as many ids and bags.
     pub sorted: &'a mut SortedIndices<D>,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: ViewMut<'a, D, u64>,
 }
 
 impl<'a, D: Device, I: Index> Sort<'a, D, I> {
-    /// Makes the arguments of a sort.
+    /// Makes the arguments of a sort. `sorted` is the output; see [`SortedIndices::new`].
     pub fn new(
         tables: &'a D::Tables,
         bags: Bags<'a, D, I>,

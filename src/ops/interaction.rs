@@ -221,14 +221,14 @@ impl<D: Device, E: Element> Copy for Features<'_, D, E> {}
 pub enum FeaturesMut<'a, D: Device, E: Element> {
     /// The layout of [`Features::Joined`].
     Joined {
-        /// The gradient of all features.
+        /// The gradient of all features, `[batch_size, F * D]`.
         block: MatrixMut<'a, D, E>,
     },
     /// The layout of [`Features::Split`].
     Split {
-        /// The gradient of the dense vectors.
+        /// The gradient of the dense vectors, `[batch_size, D]`.
         dense: MatrixMut<'a, D, E>,
-        /// The gradient of the pooled vectors.
+        /// The gradient of the pooled vectors, `[batch_size, T * D]`.
         sparse: MatrixMut<'a, D, E>,
     },
 }
@@ -329,18 +329,19 @@ impl Sizes {
 pub struct Forward<'a, D: Device, E: Element> {
     /// The kind of interaction.
     pub interaction: Interaction,
-    /// The dimension of a feature (D); ignored for [`Interaction::Cat`].
+    /// The dimension: the number of elements of a feature (D); ignored for [`Interaction::Cat`].
     pub dim: usize,
     /// The precision of products of `f32`; ignored for other elements.
     pub precision: Precision,
-    /// The features.
+    /// The features, `[batch_size, F * D]` in one block or in two.
     pub features: Features<'a, D, E>,
     /// The output, `[batch_size, width]`; see [`Interaction::width`].
     pub output: MatrixMut<'a, D, E>,
 }
 
 impl<'a, D: Device, E: Element> Forward<'a, D, E> {
-    /// Makes the arguments of a forward pass with products in full precision.
+    /// Makes the arguments of a forward pass with products in full precision. `dim` is the number
+    /// of elements of a feature; [`Interaction::Cat`] ignores it.
     pub fn new(
         interaction: Interaction,
         dim: usize,
@@ -350,7 +351,7 @@ impl<'a, D: Device, E: Element> Forward<'a, D, E> {
         Self { interaction, dim, features, output, precision: Precision::Full }
     }
 
-    /// Chooses the precision of products.
+    /// Chooses the precision of products of `f32`; the default is [`Precision::Full`].
     pub fn precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
@@ -400,11 +401,11 @@ impl<D: InteractionOps, E: Element> Forward<'_, D, E> {
 pub struct Backward<'a, D: Device, E: Element> {
     /// The kind of interaction.
     pub interaction: Interaction,
-    /// The dimension of a feature (D); ignored for [`Interaction::Cat`].
+    /// The dimension: the number of elements of a feature (D); ignored for [`Interaction::Cat`].
     pub dim: usize,
     /// The precision of products of `f32`; ignored for other elements.
     pub precision: Precision,
-    /// The features, as in the forward pass.
+    /// The features, as in the forward pass: `[batch_size, F * D]` in one block or in two.
     pub features: Features<'a, D, E>,
     /// The gradient of the output, `[batch_size, width]`; columns of padding are not read.
     pub grad_output: Matrix<'a, D, E>,
@@ -413,7 +414,8 @@ pub struct Backward<'a, D: Device, E: Element> {
 }
 
 impl<'a, D: Device, E: Element> Backward<'a, D, E> {
-    /// Makes the arguments of a backward pass with products in full precision.
+    /// Makes the arguments of a backward pass with products in full precision. The first three are
+    /// those of the forward pass, and `grad_features` is the output.
     pub fn new(
         interaction: Interaction,
         dim: usize,
@@ -424,7 +426,7 @@ impl<'a, D: Device, E: Element> Backward<'a, D, E> {
         Self { interaction, dim, features, grad_output, grad_features, precision: Precision::Full }
     }
 
-    /// Chooses the precision of products.
+    /// Chooses the precision of products of `f32`; the default is [`Precision::Full`].
     pub fn precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }

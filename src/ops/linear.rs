@@ -116,8 +116,8 @@ pub struct Forward<'a, D: Device, E: Element> {
     pub input: Matrix<'a, D, E>,
     /// `W`, `[N, K]`.
     pub weight: Matrix<'a, D, E>,
-    /// The result of [`Pack`] for `W`, if there is one: it makes the op faster, with the same
-    /// results.
+    /// The result of [`Pack`] for `W`, [`Pack::len`] words of 8 bytes, if there is one: it makes
+    /// the op faster, with the same results.
     pub packed_weight: Option<View<'a, D, u64>>,
     /// `b`, `[N]`.
     pub bias: View<'a, D, f32>,
@@ -130,7 +130,8 @@ pub struct Forward<'a, D: Device, E: Element> {
 }
 
 impl<'a, D: Device, E: Element> Forward<'a, D, E> {
-    /// Makes the arguments of a layer without an activation, with products in full precision.
+    /// Makes the arguments of a layer without an activation, with products in full precision, and
+    /// without a packed weight.
     pub fn new(
         input: Matrix<'a, D, E>,
         weight: Matrix<'a, D, E>,
@@ -148,17 +149,17 @@ impl<'a, D: Device, E: Element> Forward<'a, D, E> {
         }
     }
 
-    /// Gives the result of [`Pack`] for the weight.
+    /// Gives the result of [`Pack`] for the weight. By default there is none.
     pub fn packed_weight(self, packed_weight: impl Into<View<'a, D, u64>>) -> Self {
         Self { packed_weight: Some(packed_weight.into()), ..self }
     }
 
-    /// Chooses the activation function.
+    /// Chooses the activation function; the default is [`Activation::None`].
     pub fn activation(self, activation: Activation) -> Self {
         Self { activation, ..self }
     }
 
-    /// Chooses the precision of products.
+    /// Chooses the precision of products of `f32`; the default is [`Precision::Full`].
     pub fn precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
@@ -211,7 +212,7 @@ pub struct Pack<'a, D: Device, E: Element> {
 }
 
 impl<'a, D: Device, E: Element> Pack<'a, D, E> {
-    /// Makes the arguments of packing a weight.
+    /// Makes the arguments of packing a weight `[N, K]`. `packed` is the output.
     pub fn new(weight: Matrix<'a, D, E>, packed: impl Into<ViewMut<'a, D, u64>>) -> Self {
         Self { weight, packed: packed.into() }
     }
@@ -266,8 +267,9 @@ pub struct Backward<'a, D: Device, E: Element> {
 }
 
 impl<'a, D: Device, E: Element> Backward<'a, D, E> {
-    /// Makes the arguments of a layer without an activation, with products in full precision. The
-    /// gradient of the input is not computed, and those of weight and bias are overwritten.
+    /// Makes the arguments of a layer without an activation, with products in full precision.
+    /// `input`, `weight` and `output` are those of the forward pass. The gradient of the input is
+    /// not computed, and those of weight and bias are overwritten.
     pub fn new(
         input: Matrix<'a, D, E>,
         weight: Matrix<'a, D, E>,
@@ -292,22 +294,23 @@ impl<'a, D: Device, E: Element> Backward<'a, D, E> {
         }
     }
 
-    /// Chooses the activation function.
+    /// Chooses the activation function; the default is [`Activation::None`].
     pub fn activation(self, activation: Activation) -> Self {
         Self { activation, ..self }
     }
 
-    /// Chooses the precision of products.
+    /// Chooses the precision of products of `f32`; the default is [`Precision::Full`].
     pub fn precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
 
-    /// Asks for the gradient of the input.
+    /// Asks for the gradient of the input, `[batch_size, K]`. By default it is not computed.
     pub fn grad_input(self, grad_input: MatrixMut<'a, D, E>) -> Self {
         Self { grad_input: Some(grad_input), ..self }
     }
 
-    /// Chooses whether the gradients of weight and bias are added to.
+    /// Chooses whether the gradients of weight and bias are added to; the default is
+    /// [`Accum::Replace`].
     pub fn accum(self, accum: Accum) -> Self {
         Self { accum, ..self }
     }

@@ -103,7 +103,7 @@ pub struct Forward<'a, D: Device> {
     pub logits: View<'a, D, f32>,
     /// `y`, `[batch_size]`.
     pub labels: View<'a, D, f32>,
-    /// The output: the mean loss, one value.
+    /// The output: the mean loss of the batch, one value.
     pub mean: ViewMut<'a, D, f64>,
     /// The gradient of `loss_scale` times the mean loss with respect to the logits, `[batch_size]`;
     /// `None` if it is not needed.
@@ -113,7 +113,8 @@ pub struct Forward<'a, D: Device> {
 }
 
 impl<'a, D: Device> Forward<'a, D> {
-    /// Makes the arguments of a loss without its gradient.
+    /// Makes the arguments of a loss without gradient and threshold, and with a scale of 1. `mean`
+    /// is the output.
     pub fn new(
         loss: Loss,
         logits: impl Into<View<'a, D, f32>>,
@@ -133,17 +134,17 @@ impl<'a, D: Device> Forward<'a, D> {
         }
     }
 
-    /// Asks for the gradient.
+    /// Asks for the gradient, `[batch_size]`. By default it is not computed.
     pub fn grad_logits(self, grad_logits: impl Into<ViewMut<'a, D, f32>>) -> Self {
         Self { grad_logits: Some(grad_logits.into()), ..self }
     }
 
-    /// Clamps probabilities to `[threshold, 1 - threshold]`.
+    /// Clamps probabilities to `[threshold, 1 - threshold]`; the default is 0, for no clamp.
     pub fn threshold(self, threshold: f32) -> Self {
         Self { threshold, ..self }
     }
 
-    /// Multiplies the gradient by a power of two.
+    /// Multiplies the gradient by a power of two; the default is 1.
     pub fn loss_scale(self, loss_scale: f32) -> Self {
         Self { loss_scale, ..self }
     }

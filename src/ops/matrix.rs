@@ -6,13 +6,14 @@ use crate::error::{Result, expect_at_least, expect_size, invalid};
 
 /// A row-major matrix: element `(r, c)` lies at `data[r * ld + c]`.
 pub struct Matrix<'a, M: Memory, T: Scalar> {
-    /// The elements, at least `(rows - 1) * ld + cols`.
+    /// The elements, at least `(rows - 1) * ld + cols`; none are needed without rows or columns.
     pub data: View<'a, M, T>,
     /// The number of rows.
     pub rows: usize,
     /// The number of columns.
     pub cols: usize,
-    /// The leading dimension: the distance between the first elements of two rows, at least `cols`.
+    /// The leading dimension: the distance between the first elements of two rows, in elements, at
+    /// least `cols`.
     pub ld: usize,
 }
 
@@ -25,18 +26,20 @@ impl<M: Memory, T: Scalar> Copy for Matrix<'_, M, T> {}
 
 /// A [`Matrix`] for writing.
 pub struct MatrixMut<'a, M: Memory, T: Scalar> {
-    /// The elements, at least `(rows - 1) * ld + cols`.
+    /// The elements, at least `(rows - 1) * ld + cols`; none are needed without rows or columns.
     pub data: ViewMut<'a, M, T>,
     /// The number of rows.
     pub rows: usize,
     /// The number of columns.
     pub cols: usize,
-    /// The leading dimension: the distance between the first elements of two rows, at least `cols`.
+    /// The leading dimension: the distance between the first elements of two rows, in elements, at
+    /// least `cols`.
     pub ld: usize,
 }
 
 impl<'a, M: Memory, T: Scalar> Matrix<'a, M, T> {
-    /// Makes a matrix without gaps between its rows.
+    /// Makes a matrix `[rows, cols]` without gaps between its rows. Ops check that `data` has at
+    /// least as many elements.
     pub fn contiguous(data: impl Into<View<'a, M, T>>, rows: usize, cols: usize) -> Self {
         Self { data: data.into(), rows, cols, ld: cols }
     }
@@ -54,7 +57,8 @@ impl<'a, M: Memory, T: Scalar> Matrix<'a, M, T> {
 }
 
 impl<'a, M: Memory, T: Scalar> MatrixMut<'a, M, T> {
-    /// Makes a matrix without gaps between its rows.
+    /// Makes a matrix `[rows, cols]` without gaps between its rows. Ops check that `data` has at
+    /// least as many elements.
     pub fn contiguous(data: impl Into<ViewMut<'a, M, T>>, rows: usize, cols: usize) -> Self {
         Self { data: data.into(), rows, cols, ld: cols }
     }

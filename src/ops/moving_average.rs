@@ -27,21 +27,22 @@ pub trait MovingAverageOps: Device {
     fn moving_average(&self, args: Update<'_, Self>) -> Result<()>;
 }
 
-/// The arguments of one step of the average, in place.
+/// The arguments of one step of the average of `N` parameters, in place.
 #[non_exhaustive]
 pub struct Update<'a, D: Device> {
-    /// The values of the step, whose decay takes the place of `decay`, and the gate of the step.
+    /// The values of the step, whose decay takes the place of `decay`, and the gate of the step,
+    /// one entry each.
     pub control: StepControl<'a, D>,
     /// The weight of the old average, in [0, 1].
     pub decay: f32,
-    /// The parameters.
+    /// The parameters, `[N]`.
     pub values: View<'a, D, f32>,
-    /// The average, with as many elements; updated.
+    /// The average, `[N]`; updated.
     pub average: ViewMut<'a, D, f32>,
 }
 
 impl<'a, D: Device> Update<'a, D> {
-    /// Makes the arguments of a step.
+    /// Makes the arguments of a step with this decay, whose gate is open.
     pub fn new(
         decay: f32,
         values: impl Into<View<'a, D, f32>>,
@@ -55,7 +56,8 @@ impl<'a, D: Device> Update<'a, D> {
         }
     }
 
-    /// Lets the op read decay and gate from the device.
+    /// Lets the op read decay and gate from the device. By default the decay is the one given to
+    /// [`Self::new`], and there is no gate.
     pub fn control(self, control: StepControl<'a, D>) -> Self {
         Self { control, ..self }
     }

@@ -235,9 +235,10 @@ impl StepValues {
 /// Values that an op of a step reads from the device, one entry each, so that they may change
 /// between replays of a recording.
 pub struct StepControl<'a, D: Device> {
-    /// The values that take the place of learning rate and number in the rule, if given.
+    /// The values that take the place of learning rate and number in the rule, one entry; `None`
+    /// for those of the rule.
     pub values: Option<View<'a, D, StepValues>>,
-    /// The gate, if given: the op does nothing unless it is 0; see
+    /// The gate, one word: the op does nothing unless it is 0; `None` for a gate that is open. See
     /// [`finite_check`](super::finite_check).
     pub gate: Option<View<'a, D, u64>>,
 }
@@ -305,13 +306,13 @@ pub enum OptimizerStateMut<'a, D: Device> {
     /// No state, for [`Optimizer::Sgd`].
     None,
     /// The sums of squares of [`Optimizer::Adagrad`], one for each element, or of
-    /// [`Optimizer::RowwiseAdagrad`], one for each row.
+    /// [`Optimizer::RowwiseAdagrad`], one for each row by linear row number.
     SumOfSquares(ViewMut<'a, D, f32>),
     /// The moments of [`Optimizer::Adam`], one each for each element.
     Moments {
-        /// The decaying mean of the gradients.
+        /// The decaying mean of the gradients, one for each element.
         first: ViewMut<'a, D, f32>,
-        /// The decaying mean of their squares.
+        /// The decaying mean of their squares, one for each element.
         second: ViewMut<'a, D, f32>,
     },
 }

@@ -52,7 +52,8 @@ pub trait PooledInteractionOps: EmbeddingBagOps + InteractionOps {
 
 /// The arguments of the fused op: from ids and dense vectors to the interaction of all features.
 pub struct Forward<'a, D: Device, E: Element, I: Index> {
-    /// The lookup.
+    /// The lookup. Its output, `[batch_size, width]`, is workspace unless the pooled vectors are
+    /// kept; see [`Interact::keeps_pooled`].
     pub lookup: embedding_bag::Forward<'a, D, E, I>,
     /// The interaction of its output with the dense vectors.
     pub interact: Interact<'a, D>,
@@ -66,7 +67,7 @@ pub struct Interact<'a, D: Device> {
     pub keeps_pooled: bool,
     /// The kind of interaction.
     pub interaction: Interaction,
-    /// The dimension of a feature (D); ignored for [`Interaction::Cat`].
+    /// The dimension: the number of elements of a feature (D); ignored for [`Interaction::Cat`].
     pub dim: usize,
     /// The precision of products.
     pub precision: Precision,
@@ -78,7 +79,7 @@ pub struct Interact<'a, D: Device> {
 
 impl<'a, D: Device> Interact<'a, D> {
     /// Makes the arguments of an interaction that keeps no pooled vectors, with products in full
-    /// precision.
+    /// precision. `dim` is the number of elements of a feature; [`Interaction::Cat`] ignores it.
     pub fn new(
         interaction: Interaction,
         dim: usize,
@@ -88,12 +89,13 @@ impl<'a, D: Device> Interact<'a, D> {
         Self { interaction, dim, dense, output, precision: Precision::Full, keeps_pooled: false }
     }
 
-    /// Chooses the precision of products.
+    /// Chooses the precision of products of `f32`; the default is [`Precision::Full`].
     pub fn precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
 
-    /// Chooses whether the pooled vectors are written to the lookup's output.
+    /// Chooses whether the pooled vectors are written to the lookup's output. By default they need
+    /// not be.
     pub fn keeps_pooled(self, keeps_pooled: bool) -> Self {
         Self { keeps_pooled, ..self }
     }

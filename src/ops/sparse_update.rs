@@ -134,9 +134,9 @@ pub trait SparseUpdateOps: Device {
 pub struct PooledGrad<'a, D: Device, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
-    /// The ids, unchanged since `sorted` was made.
+    /// The ids, `num_features * batch_size` bags, unchanged since `sorted` was made.
     pub bags: Bags<'a, D, I>,
-    /// The order of the ids.
+    /// The order of the ids, the result of a [`Sort`](super::index_sort::Sort) of `bags`.
     pub sorted: &'a SortedIndices<D>,
     /// The gradient of the pooled output, `[batch_size, width]`; see [`TableBatch::width`].
     pub grad_output: Matrix<'a, D, f32>,
@@ -149,7 +149,8 @@ pub struct PooledGrad<'a, D: Device, I: Index> {
 }
 
 impl<'a, D: Device, I: Index> PooledGrad<'a, D, I> {
-    /// Makes the source of a gradient that is not clamped.
+    /// Makes the source of a gradient that is not clamped. Features that are pooled by max need
+    /// [`Self::argmax`], too.
     pub fn new(
         tables: &'a D::Tables,
         bags: Bags<'a, D, I>,
@@ -159,12 +160,13 @@ impl<'a, D: Device, I: Index> PooledGrad<'a, D, I> {
         Self { tables, bags, sorted, grad_output, argmax: None, max_gradient: None }
     }
 
-    /// Gives the sources of the maxima.
+    /// Gives the sources of the maxima, `[batch_size, width]`, which the forward pass wrote. By
+    /// default there are none, which is an error if a feature is pooled by max.
     pub fn argmax(self, argmax: Matrix<'a, D, u32>) -> Self {
         Self { argmax: Some(argmax), ..self }
     }
 
-    /// Clamps every element of the gradient to `[-max, max]`.
+    /// Clamps every element of `grad_output` to `[-max, max]`. By default there is no clamp.
     pub fn max_gradient(self, max_gradient: f32) -> Self {
         Self { max_gradient: Some(max_gradient), ..self }
     }
@@ -264,22 +266,25 @@ impl<D: Device> SparseGrad<D> {
         self.rows.extent()
     }
 
-    /// Returns the linear row numbers, each once.
+    /// Returns the linear row numbers, each once: [`Self::capacity`] elements, of which `u` are
+    /// set.
     pub fn rows(&self) -> View<'_, D, u64> {
         D::view(&self.rows)
     }
 
-    /// Returns the bounds of each row's values.
+    /// Returns the bounds of each row's values: [`Self::capacity`] elements and one, of which
+    /// `u + 1` are set.
     pub fn starts(&self) -> View<'_, D, u64> {
         D::view(&self.starts)
     }
 
-    /// Returns the gradients, row after row.
+    /// Returns the gradients, row after row: [`Self::capacity`] times [`TableBatch::max_dim`]
+    /// elements, of which `starts[u]` are set.
     pub fn values(&self) -> View<'_, D, f32> {
         D::view(&self.values)
     }
 
-    /// Returns the number of rows, one value.
+    /// Returns `u`, the number of rows, one value.
     pub fn counts(&self) -> View<'_, D, u32> {
         D::view(&self.counts)
     }
@@ -309,14 +314,15 @@ impl<D: Device> SparseGrad<D> {
 pub struct Reduce<'a, D: Device, I: Index> {
     /// The source of the gradient.
     pub source: PooledGrad<'a, D, I>,
-    /// The output, with room for the rows of the batch.
+    /// The output, with room for the rows of the batch: a row for each id, or all rows if there are
+    /// fewer.
     pub grad: &'a mut SparseGrad<D>,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: ViewMut<'a, D, u64>,
 }
 
 impl<'a, D: Device, I: Index> Reduce<'a, D, I> {
-    /// Makes the arguments of a reduction.
+    /// Makes the arguments of a reduction. `grad` is the output.
     pub fn new(
         source: PooledGrad<'a, D, I>,
         grad: &'a mut SparseGrad<D>,
@@ -364,14 +370,15 @@ pub struct Merge<'a, D: Device> {
     pub a: &'a SparseGrad<D>,
     /// The second gradient.
     pub b: &'a SparseGrad<D>,
-    /// The output: the sum, with room for the rows of both.
+    /// The output: the sum, with room for as many rows as `a` and `b` have room for, or for all
+    /// rows if there are fewer.
     pub out: &'a mut SparseGrad<D>,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: ViewMut<'a, D, u64>,
 }
 
 impl<'a, D: Device> Merge<'a, D> {
-    /// Makes the arguments of a sum.
+    /// Makes the arguments of the sum `out = a + b`.
     pub fn new(
         tables: &'a D::Tables,
         a: &'a SparseGrad<D>,
@@ -440,12 +447,14 @@ pub struct Apply<'a, D: Device, E: Element> {
     pub decay_scale: Option<View<'a, D, f32>>,
     /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
     pub weights: ViewMut<'a, D, E>,
-    /// The state of the optimizer, for all tables, one after another.
+    /// The state of the optimizer, for all tables, one after another: one `f32` for each row or for
+    /// each element; see [`OptimizerStateMut`].
     pub state: OptimizerStateMut<'a, D>,
 }
 
 impl<'a, D: Device, E: Element> Apply<'a, D, E> {
-    /// Makes the arguments of a step.
+    /// Makes the arguments of a step, which updates `weights` and `state` in place. The factors of
+    /// the weight decay are 1.
     pub fn new(
         tables: &'a D::Tables,
         grad: &'a SparseGrad<D>,
@@ -456,7 +465,8 @@ impl<'a, D: Device, E: Element> Apply<'a, D, E> {
         Self { tables, grad, rule, weights: weights.into(), state, decay_scale: None }
     }
 
-    /// Gives every row a factor of its weight decay.
+    /// Gives every row a factor of its weight decay, [`TableBatch::num_rows`] elements. By default
+    /// every factor is 1.
     pub fn decay_scale(self, decay_scale: impl Into<View<'a, D, f32>>) -> Self {
         Self { decay_scale: Some(decay_scale.into()), ..self }
     }
@@ -489,7 +499,7 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
 pub struct Update<'a, D: Device, E: Element, I: Index> {
     /// The source of the gradient.
     pub source: PooledGrad<'a, D, I>,
-    /// The values and the gate of the step that the op reads from the device.
+    /// The values and the gate of the step that the op reads from the device, one entry each.
     pub control: StepControl<'a, D>,
     /// The update rule.
     pub rule: UpdateRule,
@@ -498,14 +508,16 @@ pub struct Update<'a, D: Device, E: Element, I: Index> {
     pub decay_scale: Option<View<'a, D, f32>>,
     /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
     pub weights: ViewMut<'a, D, E>,
-    /// The state of the optimizer, for all tables, one after another.
+    /// The state of the optimizer, for all tables, one after another: one `f32` for each row or for
+    /// each element; see [`OptimizerStateMut`].
     pub state: OptimizerStateMut<'a, D>,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: ViewMut<'a, D, u64>,
 }
 
 impl<'a, D: Device, E: Element, I: Index> Update<'a, D, E, I> {
-    /// Makes the arguments of a step whose values are those of the rule.
+    /// Makes the arguments of a step, which updates `weights` and `state` in place. Its values are
+    /// those of the rule, its gate is open, and the factors of the weight decay are 1.
     pub fn new(
         source: PooledGrad<'a, D, I>,
         rule: UpdateRule,
@@ -524,12 +536,14 @@ impl<'a, D: Device, E: Element, I: Index> Update<'a, D, E, I> {
         }
     }
 
-    /// Lets the op read values and gate of the step from the device.
+    /// Lets the op read values and gate of the step from the device. By default the values are
+    /// those of the rule, and there is no gate.
     pub fn control(self, control: StepControl<'a, D>) -> Self {
         Self { control, ..self }
     }
 
-    /// Gives every row a factor of its weight decay.
+    /// Gives every row a factor of its weight decay, [`TableBatch::num_rows`] elements. By default
+    /// every factor is 1.
     pub fn decay_scale(self, decay_scale: impl Into<View<'a, D, f32>>) -> Self {
         Self { decay_scale: Some(decay_scale.into()), ..self }
     }
