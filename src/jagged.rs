@@ -25,7 +25,8 @@ pub struct Jagged<I> {
 }
 
 impl<I: Index> Jagged<I> {
-    /// Makes bags from their CSR offsets, one more than there are bags.
+    /// Makes bags from their ids, bag after bag, and their CSR offsets,
+    /// `[num_features * batch_size + 1]`, which are positions in `indices`.
     ///
     /// # Errors
     /// Returns [`Error::InvalidOffsets`] if the offsets do not start at 0, decrease, or do not end
@@ -45,7 +46,8 @@ impl<I: Index> Jagged<I> {
         Ok(Self { indices, offsets, per_sample_weights: None, batch_size })
     }
 
-    /// Makes bags from their lengths, key-major.
+    /// Makes bags from their ids, bag after bag, and their lengths in ids,
+    /// `[num_features * batch_size]`, key-major.
     ///
     /// # Errors
     /// Propagates errors of [`Self::from_offsets`], and returns one if a length is negative or the
@@ -69,7 +71,7 @@ impl<I: Index> Jagged<I> {
         Self::from_offsets(indices, offsets, batch_size)
     }
 
-    /// Adds a factor for every index.
+    /// Gives every id a factor, `[num_indices]`. By default every factor is 1.
     ///
     /// # Errors
     /// Returns [`Error::ShapeMismatch`] if there are not as many weights as indices.

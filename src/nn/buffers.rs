@@ -17,9 +17,9 @@ use crate::size::product;
 pub struct BatchView<'a, D: Memory, I: Index> {
     /// The dense features, `[batch_size, num_dense]`.
     pub dense: Matrix<'a, D, f32>,
-    /// The ids of all sparse features.
+    /// The ids of all sparse features: `num_features * batch_size` bags.
     pub bags: Bags<'a, D, I>,
-    /// The labels, `[batch_size]`, in [0, 1]. Predictions need none.
+    /// The labels, `[batch_size]`, in [0, 1]; `None` for predictions.
     pub labels: Option<View<'a, D, f32>>,
 }
 
@@ -31,12 +31,13 @@ impl<D: Memory, I: Index> Clone for BatchView<'_, D, I> {
 impl<D: Memory, I: Index> Copy for BatchView<'_, D, I> {}
 
 impl<'a, D: Memory, I: Index> BatchView<'a, D, I> {
-    /// Makes a batch without labels.
+    /// Makes a batch without labels from dense features `[batch_size, num_dense]` and the bags of
+    /// the same samples.
     pub fn new(dense: Matrix<'a, D, f32>, bags: Bags<'a, D, I>) -> Self {
         Self { dense, bags, labels: None }
     }
 
-    /// Gives every sample a label.
+    /// Gives every sample a label, `[batch_size]`. By default there are none, as for predictions.
     pub fn labels(self, labels: impl Into<View<'a, D, f32>>) -> Self {
         Self { labels: Some(labels.into()), ..self }
     }

@@ -19,7 +19,7 @@ pub struct DlrmConfig {
     pub bottom_mlp: Vec<usize>,
     /// The embedding tables.
     pub tables: Vec<Table>,
-    /// The sparse features.
+    /// The sparse features, in the order in which a batch has their bags.
     pub features: Vec<Feature>,
     /// The element type of the tables.
     pub table_dtype: DType,
@@ -33,8 +33,8 @@ pub struct DlrmConfig {
     pub precision: ComputePrecision,
     /// The loss that training minimises.
     pub loss: Loss,
-    /// The threshold of the loss, which clamps probabilities to `[threshold, 1 - threshold]`; 0
-    /// for no clamp.
+    /// The threshold of the loss, in [0, 0.5), which clamps probabilities to
+    /// `[threshold, 1 - threshold]`; 0 for no clamp.
     pub loss_threshold: f32,
 }
 

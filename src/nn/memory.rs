@@ -27,7 +27,7 @@ pub struct MemoryNeeds<'a> {
     pub has_weights: bool,
     /// The largest number of samples of a batch.
     pub batch_size: usize,
-    /// The largest number of ids of a batch.
+    /// The largest number of ids of a batch, those of all features together, slack included.
     pub num_indices: usize,
 }
 

@@ -33,7 +33,7 @@ pub struct GroupOptimizer {
     pub weight_decay: WeightDecay,
     /// The largest magnitude of a gradient: gradients are clamped to `[-max, max]`, element by
     /// element. For tables this is the gradient of the pooled output (as in FBGEMM), for dense
-    /// layers the gradient of the parameter.
+    /// layers the gradient of the parameter. `None` for no clamp.
     pub max_gradient: Option<f32>,
     /// The rounding of the weights of 16-bit tables.
     pub rounding: Rounding,
@@ -108,14 +108,14 @@ pub struct Schedule {
     /// The number of steps of warm-up: step `t` before this one has the rate
     /// `base t / warmup_steps`.
     pub warmup_steps: u64,
-    /// The step at which decay begins.
+    /// The number of the step at which decay begins.
     pub decay_start: u64,
     /// The number of steps of decay, 0 for no decay. `k` steps after `decay_start` the rate is
     /// `base (floor + (1 - floor) (1 - k / decay_steps)^power)`; after `decay_steps` it stays.
     pub decay_steps: u64,
-    /// The power of the decay.
+    /// The power of the decay, at least 0: 1 for a linear one.
     pub power: f32,
-    /// The share of the base rate that is left at the end.
+    /// The share of the base rate that is left at the end, in [0, 1].
     pub floor: f32,
 }
 
