@@ -108,7 +108,7 @@ pub struct Schedule {
     /// The number of steps of warm-up: step `t` before this one has the rate
     /// `base t / warmup_steps`.
     pub warmup_steps: u64,
-    /// The number of the step at which decay begins, from 1; 0 is the same as 1.
+    /// The number of the step at which decay begins.
     pub decay_start: u64,
     /// The number of steps of decay, 0 for no decay. `k` steps after `decay_start` the rate is
     /// `base (floor + (1 - floor) (1 - k / decay_steps)^power)`; after `decay_steps` it stays.

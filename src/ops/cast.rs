@@ -8,6 +8,21 @@
 //! **Numerics.** The product is computed in `f32`. It is exact unless it is outside the range of
 //! normal numbers. It is then rounded once to the nearest value, ties to the even one. A value that
 //! is too large becomes infinite.
+//!
+//! # Example
+//!
+//! ```
+//! use bagdot::bf16;
+//! use bagdot::ops::{Matrix, MatrixMut, cast::Cast};
+//!
+//! let cpu = bagdot::Cpu::single_threaded();
+//! let (values, mut doubled) = ([1.5_f32, 257.0], [bf16::ZERO; 2]);
+//! let (from, to) = (Matrix::contiguous(&values, 1, 2), MatrixMut::contiguous(&mut doubled, 1, 2));
+//! Cast { factor: 2.0, from, to }.run(&cpu)?;
+//! // 514 lies halfway between 512 and 516, of which 512 is the even one.
+//! assert_eq!(doubled.map(bf16::to_f32), [3.0, 512.0]);
+//! # Ok::<(), bagdot::Error>(())
+//! ```
 
 use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};

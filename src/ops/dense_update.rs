@@ -2,6 +2,30 @@
 //!
 //! Layers that compute in 16 bits read a rounded copy of the parameters, which the step writes in
 //! the same pass. The optimizer's documentation gives formulas, sources and numerics.
+//!
+//! # Example
+//!
+//! The first step of Adagrad moves each parameter by the learning rate: `g / √g²` is 1 or -1.
+//!
+//! ```
+//! use bagdot::bf16;
+//! use bagdot::ops::dense_update::Update;
+//! use bagdot::ops::{Optimizer, OptimizerStateMut, UpdateRule, ViewMut};
+//!
+//! let cpu = bagdot::Cpu::single_threaded();
+//! let (mut parameters, grad) = ([1.0_f32, 2.0], [2.0_f32, -4.0]);
+//! let (mut sums, mut rounded) = ([0.0_f32; 2], [bf16::ZERO; 2]);
+//! let rule = UpdateRule::new(Optimizer::Adagrad { eps: 0.0 }, 0.5);
+//! let state = OptimizerStateMut::SumOfSquares(ViewMut::from(&mut sums));
+//! Update::new(rule, &grad, &mut parameters, state).rounded(&mut rounded).run(&cpu)?;
+//! assert_eq!(parameters, [0.5, 2.5]);
+//! assert_eq!(rounded.map(bf16::to_f32), [0.5, 2.5]);
+//! assert_eq!(sums, [4.0, 16.0]);
+//! # Ok::<(), bagdot::Error>(())
+//! ```
+//!
+//! Only [`Update::rounded`] fixes the element type `E`. Without a rounded copy, name any type:
+//! `Update::<_, f32>::new`.
 
 use super::cast::check_power_of_two;
 use super::device::Device;
@@ -62,8 +86,8 @@ impl<'a, D: Device, E: Element> Update<'a, D, E> {
         }
     }
 
-    /// Lets the op read values and gate of the step from the device. By default the values are those
-    /// of the rule, and there is no gate.
+    /// Lets the op read values and gate of the step from the device. By default the values are
+    /// those of the rule, and there is no gate.
     pub fn control(self, control: StepControl<'a, D>) -> Self {
         Self { control, ..self }
     }

@@ -15,6 +15,35 @@
 //! **Numerics.** Tables may be stored in 16 bits. Sums are in `f32` and in the order of the ids,
 //! and product and sum are rounded separately, so that results do not depend on the thread count.
 //! The error of a sum of `n` products is at most `γₙ₊₁ Σ|wᵢ W[idᵢ]|`, `γₖ = ku/(1-ku)`, `u = 2⁻²⁴`.
+//!
+//! # Example
+//!
+//! Two samples have the bags `[0, 2]` and `[1]`. The example computes their pooled vectors and the
+//! gradient of the per-sample weights.
+//!
+//! ```
+//! use bagdot::ops::embedding_bag::{Forward, WeightGrad};
+//! use bagdot::ops::{Bags, Matrix, MatrixMut, Pooling, Table, TableBatch};
+//!
+//! let cpu = bagdot::Cpu::single_threaded();
+//! let table = Table { num_embeddings: 3, embedding_dim: 2 };
+//! let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
+//! let weights = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0];
+//! let (ids, offsets, factors) = ([0_i64, 2, 1], [0_i64, 2, 3], [1.0_f32, 0.5, 2.0]);
+//! let bags = Bags::new(2, &ids, &offsets).weighted(&factors);
+//!
+//! let mut output = [0.0_f32; 4];
+//! Forward::new(&tables, &weights, bags, MatrixMut::contiguous(&mut output, 2, 2)).run(&cpu)?;
+//! // 1 [1, 2] + 0.5 [5, 6], and 2 [3, 4].
+//! assert_eq!(output, [3.5, 5.0, 6.0, 8.0]);
+//!
+//! let (grad_output, mut grad_weights) = ([1.0_f32, 0.0, 1.0, 1.0], [0.0_f32; 3]);
+//! let grad_output = Matrix::contiguous(&grad_output, 2, 2);
+//! WeightGrad::new(&tables, &weights, bags, grad_output, &mut grad_weights).run(&cpu)?;
+//! // <[1, 2], [1, 0]>, <[5, 6], [1, 0]> and <[3, 4], [1, 1]>.
+//! assert_eq!(grad_weights, [1.0, 5.0, 7.0]);
+//! # Ok::<(), bagdot::Error>(())
+//! ```
 
 use super::bags::Bags;
 use super::device::Device;

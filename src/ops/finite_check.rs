@@ -3,6 +3,33 @@
 //!
 //! The result stays on the device, where the ops of the step read it
 //! ([`StepControl::gate`](super::StepControl)), so that the host does not wait for it.
+//!
+//! # Example
+//!
+//! The gradient of the second step is not a number, so that an op with this gate does nothing.
+//!
+//! ```
+//! use bagdot::ops::finite_check::{Check, NonFinite, Verdict};
+//! use bagdot::ops::{StepControl, View, moving_average::Update};
+//!
+//! let cpu = bagdot::Cpu::single_threaded();
+//! let (loss, finite, nan) = ([0.5_f64], [1.0_f32, 2.0], [f32::NAN]);
+//! let mut verdict = [0_u64; Verdict::WORDS];
+//! let grads = [View::from(&finite), View::from(&finite)];
+//! Check::new(NonFinite::SkipStep, 1, &loss, grads, &mut verdict).run(&cpu)?;
+//! assert_eq!(verdict[Verdict::GATE], 0);
+//! let grads = [View::from(&finite), View::from(&nan)];
+//! Check::new(NonFinite::SkipStep, 2, &loss, grads, &mut verdict).run(&cpu)?;
+//! assert_ne!(verdict[Verdict::GATE], 0);
+//! assert_eq!(Verdict::of(&verdict), Verdict { steps: 1, first: 2, last: 2 });
+//!
+//! let gate = View::from(std::slice::from_ref(&verdict[Verdict::GATE]));
+//! let control = StepControl { gate: Some(gate), ..StepControl::default() };
+//! let mut average = [0.0_f32; 2];
+//! Update::new(0.5, &finite, &mut average).control(control).run(&cpu)?;
+//! assert_eq!(average, [0.0, 0.0]);
+//! # Ok::<(), bagdot::Error>(())
+//! ```
 
 use super::device::Device;
 use super::optimizer::StepValues;

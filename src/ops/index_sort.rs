@@ -3,6 +3,34 @@
 //! Ids become linear row numbers (rows counted through all tables) and are sorted stably with their
 //! positions. Padding and bad ids are left out. One sort serves every op that needs the order, and
 //! may run ahead of time, since it depends on the ids alone.
+//!
+//! # Example
+//!
+//! Two samples with the bags `[3, 1]` and `[3]`: row 1 occurs at position 1, row 3 at positions 0
+//! and 2.
+//!
+//! ```
+//! use bagdot::Cpu;
+//! use bagdot::ops::index_sort::{Sort, SortedIndices};
+//! use bagdot::ops::{Bags, Pooling, Table, TableBatch};
+//!
+//! let cpu = Cpu::single_threaded();
+//! let table = Table { num_embeddings: 4, embedding_dim: 2 };
+//! let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
+//! let bags = Bags::new(2, &[3_i64, 1, 3], &[0_i64, 2, 3]);
+//!
+//! let mut sorted = SortedIndices::new(&cpu, 3, 2)?; // three ids in two bags
+//! let mut workspace = vec![0_u64; Sort::<Cpu, i64>::workspace_len(&cpu, &tables, 3)];
+//! Sort::new(&tables, bags, &mut sorted, &mut workspace).run(&cpu)?;
+//!
+//! assert_eq!(sorted.counts()[..], [3, 2]); // three occurrences of two rows
+//! assert_eq!(sorted.rows()[..2], [1, 3]);
+//! assert_eq!(sorted.segments()[..3], [0, 1, 3]);
+//! assert_eq!(sorted.positions()[..3], [1, 0, 2]);
+//! assert_eq!(sorted.bags()[..3], [0, 0, 1]);
+//! assert_eq!(sorted.bag_lengths()[..2], [2, 1]);
+//! # Ok::<(), bagdot::Error>(())
+//! ```
 
 use std::sync::Arc;
 

@@ -26,6 +26,35 @@
 //!
 //! If there is no pair (i,i), backends may set `gᵢᵢ` to zero and multiply by it: a feature that is
 //! not finite then makes its own gradient NaN, too.
+//!
+//! # Example
+//!
+//! The sample has a dense vector `x0` and two pooled vectors `x1` and `x2`, all of dimension 2.
+//!
+//! ```
+//! use bagdot::ops::interaction::{Backward, Features, FeaturesMut, Forward};
+//! use bagdot::ops::{Interaction, Matrix, MatrixMut};
+//!
+//! let cpu = bagdot::Cpu::single_threaded();
+//! let interaction = Interaction::default(); // dot products in the order of `LowerTriangle`
+//! let x = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0];
+//! let features = Features::Joined { block: Matrix::contiguous(&x, 1, 6), has_dense: true };
+//!
+//! let width = interaction.width(true, 2, 2);
+//! let mut output = vec![0.0_f32; width];
+//! let output_view = MatrixMut::contiguous(&mut output, 1, width);
+//! Forward::new(interaction, 2, features, output_view).run(&cpu)?;
+//! // The dense vector, then <x1, x0>, <x2, x0> and <x2, x1>.
+//! assert_eq!(output, [1.0, 2.0, 11.0, 17.0, 39.0]);
+//!
+//! let (grad_output, mut grad) = ([1.0_f32, 0.0, 1.0, 0.0, 2.0], [0.0_f32; 6]);
+//! let grad_output = Matrix::contiguous(&grad_output, 1, width);
+//! let grad_features = FeaturesMut::Joined { block: MatrixMut::contiguous(&mut grad, 1, 6) };
+//! Backward::new(interaction, 2, features, grad_output, grad_features).run(&cpu)?;
+//! // [1, 0] + 1 x1 + 0 x2, then 1 x0 + 2 x2, and 0 x0 + 2 x1.
+//! assert_eq!(grad, [4.0, 4.0, 11.0, 14.0, 6.0, 8.0]);
+//! # Ok::<(), bagdot::Error>(())
+//! ```
 
 use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
@@ -311,8 +340,8 @@ pub struct Forward<'a, D: Device, E: Element> {
 }
 
 impl<'a, D: Device, E: Element> Forward<'a, D, E> {
-    /// Makes the arguments of a forward pass with products in full precision. `dim` is the number of
-    /// elements of a feature; [`Interaction::Cat`] ignores it.
+    /// Makes the arguments of a forward pass with products in full precision. `dim` is the number
+    /// of elements of a feature; [`Interaction::Cat`] ignores it.
     pub fn new(
         interaction: Interaction,
         dim: usize,

@@ -15,6 +15,47 @@
 //! [`Precision::Tf32`] use, `u` is 2⁻²³, because they may truncate sums, and `Tf32` adds 2⁻¹⁰ to
 //! each term for its rounded factors. A library such as cuBLASLt may round more often; see
 //! `backend::cuda::Gemm`.
+//!
+//! # Example
+//!
+//! The layer has two inputs and two outputs, and the batch has one sample.
+//!
+//! ```
+//! use bagdot::Cpu;
+//! use bagdot::ops::linear::{Backward, Forward};
+//! use bagdot::ops::{Activation, Matrix, MatrixMut};
+//!
+//! let cpu = Cpu::single_threaded();
+//! let (x, w, bias) = ([1.0_f32, 2.0], [1.0_f32, 1.0, 1.0, -1.0], [0.5_f32, 0.0]);
+//! let (input, weight) = (Matrix::contiguous(&x, 1, 2), Matrix::contiguous(&w, 2, 2));
+//! let mut y = [0.0_f32; 2];
+//! Forward::new(input, weight, &bias, MatrixMut::contiguous(&mut y, 1, 2))
+//!     .activation(Activation::Relu)
+//!     .run(&cpu)?;
+//! // 1 + 2 + 0.5, and max(1 - 2, 0).
+//! assert_eq!(y, [3.5, 0.0]);
+//!
+//! let (mut grad_y, mut grad_x) = ([1.0_f32, 1.0], [0.0_f32; 2]);
+//! let (mut grad_w, mut grad_bias) = ([0.0_f32; 4], [0.0_f32; 2]);
+//! let mut workspace = vec![0_u64; Backward::<Cpu, f32>::workspace_len(&cpu, 1, 2, 2)];
+//! Backward::new(
+//!     input,
+//!     weight,
+//!     Matrix::contiguous(&y, 1, 2),
+//!     MatrixMut::contiguous(&mut grad_y, 1, 2),
+//!     MatrixMut::contiguous(&mut grad_w, 2, 2),
+//!     &mut grad_bias,
+//!     &mut workspace,
+//! )
+//! .activation(Activation::Relu)
+//! .grad_input(MatrixMut::contiguous(&mut grad_x, 1, 2))
+//! .run(&cpu)?;
+//! // The activation passes on the first gradient only: Z = [1, 0].
+//! assert_eq!(grad_x, [1.0, 1.0]);
+//! assert_eq!(grad_w, [1.0, 2.0, 0.0, 0.0]);
+//! assert_eq!(grad_bias, [1.0, 0.0]);
+//! # Ok::<(), bagdot::Error>(())
+//! ```
 
 use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
@@ -75,8 +116,8 @@ pub struct Forward<'a, D: Device, E: Element> {
     pub input: Matrix<'a, D, E>,
     /// `W`, `[N, K]`.
     pub weight: Matrix<'a, D, E>,
-    /// The result of [`Pack`] for `W`, [`Pack::len`] words of 8 bytes, if there is one: it makes the
-    /// op faster, with the same results.
+    /// The result of [`Pack`] for `W`, [`Pack::len`] words of 8 bytes, if there is one: it makes
+    /// the op faster, with the same results.
     pub packed_weight: Option<View<'a, D, u64>>,
     /// `b`, `[N]`.
     pub bias: View<'a, D, f32>,

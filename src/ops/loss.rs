@@ -20,6 +20,26 @@
 //!
 //! **Numerics.** The loss is the mean over the batch, in `f64`; 0 for an empty batch. Terms are in
 //! `f64`, summed in an order that depends on the backend and is the same in every run.
+//!
+//! # Example
+//!
+//! A logit of 0 is a probability of 1/2: its cross-entropy is `ln 2`, and its gradient in a batch
+//! of two is `(1/2 - y) / 2`.
+//!
+//! ```
+//! use bagdot::ops::loss::{Forward, Loss};
+//!
+//! let cpu = bagdot::Cpu::single_threaded();
+//! let (logits, labels) = ([0.0_f32, 0.0], [1.0_f32, 0.0]);
+//! let (mut mean, mut grad_logits) = ([0.0_f64], [0.0_f32; 2]);
+//! let mut workspace = vec![0_u64; Forward::workspace_len(&cpu, 2)];
+//! Forward::new(Loss::BceWithLogits, &logits, &labels, &mut mean, &mut workspace)
+//!     .grad_logits(&mut grad_logits)
+//!     .run(&cpu)?;
+//! assert!((mean[0] - std::f64::consts::LN_2).abs() < 1e-12);
+//! assert_eq!(grad_logits, [-0.25, 0.25]);
+//! # Ok::<(), bagdot::Error>(())
+//! ```
 
 use super::cast::check_power_of_two;
 use super::device::Device;
@@ -93,7 +113,8 @@ pub struct Forward<'a, D: Device> {
 }
 
 impl<'a, D: Device> Forward<'a, D> {
-    /// Makes the arguments of a loss without its gradient, threshold and scale. `mean` is the output.
+    /// Makes the arguments of a loss without gradient and threshold, and with a scale of 1. `mean`
+    /// is the output.
     pub fn new(
         loss: Loss,
         logits: impl Into<View<'a, D, f32>>,

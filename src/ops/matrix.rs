@@ -38,8 +38,8 @@ pub struct MatrixMut<'a, M: Memory, T: Scalar> {
 }
 
 impl<'a, M: Memory, T: Scalar> Matrix<'a, M, T> {
-    /// Makes a matrix `[rows, cols]` without gaps between its rows. Ops check that `data` has as many
-    /// elements.
+    /// Makes a matrix `[rows, cols]` without gaps between its rows. Ops check that `data` has at
+    /// least as many elements.
     pub fn contiguous(data: impl Into<View<'a, M, T>>, rows: usize, cols: usize) -> Self {
         Self { data: data.into(), rows, cols, ld: cols }
     }
@@ -57,8 +57,8 @@ impl<'a, M: Memory, T: Scalar> Matrix<'a, M, T> {
 }
 
 impl<'a, M: Memory, T: Scalar> MatrixMut<'a, M, T> {
-    /// Makes a matrix `[rows, cols]` without gaps between its rows. Ops check that `data` has as many
-    /// elements.
+    /// Makes a matrix `[rows, cols]` without gaps between its rows. Ops check that `data` has at
+    /// least as many elements.
     pub fn contiguous(data: impl Into<ViewMut<'a, M, T>>, rows: usize, cols: usize) -> Self {
         Self { data: data.into(), rows, cols, ld: cols }
     }

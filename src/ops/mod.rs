@@ -1,9 +1,10 @@
 //! The ops, each defined once: the maths, the arguments, and their validation.
 //!
-//! An op is a struct of arguments, which are views of a device's memory. Its method `run` validates
-//! the arguments and passes them to the backend, so that every backend reports the same errors. Ops
-//! never allocate and never synchronise. The caller owns outputs and workspace; `workspace_len`
-//! returns the size of the latter in words of 8 bytes.
+//! An op is a struct of arguments, which are views of a device's memory. Its `new` takes the
+//! arguments that have no default; a setter with the name of the field takes each of the others.
+//! Its method `run` validates the arguments and passes them to the backend, so that every backend
+//! reports the same errors. Ops never allocate and never synchronise. The caller owns outputs and
+//! workspace; `workspace_len` returns the size of the latter in words of 8 bytes.
 //!
 //! Each op has a module with its arguments and a trait for backends, such as [`linear::LinearOps`].
 //! [`Backend`] is the sum of these traits and [`Device`].
@@ -15,13 +16,13 @@
 //! ```
 //! # use bagdot::Cpu;
 //! # use bagdot::ops::interaction::{Features, Forward};
-//! # use bagdot::ops::{Interaction, Matrix, MatrixMut, Precision};
-//! let (input, mut output) = (vec![1.0_f32; 6], vec![0.0_f32; 6]);
-//! let block = Matrix::contiguous(&input[..], 2, 3);
+//! # use bagdot::ops::{Interaction, Matrix, MatrixMut};
+//! let (input, mut copied) = (vec![1.0_f32; 6], vec![0.0_f32; 6]);
+//! let block = Matrix::contiguous(&input, 2, 3);
 //! let features = Features::Joined { block, has_dense: true };
-//! let output = MatrixMut::contiguous(&mut output[..], 2, 3);
-//! let (interaction, precision) = (Interaction::Cat, Precision::Full);
-//! Forward { interaction, dim: 3, precision, features, output }.run(&Cpu::single_threaded())?;
+//! let output = MatrixMut::contiguous(&mut copied, 2, 3);
+//! Forward::new(Interaction::Cat, 3, features, output).run(&Cpu::single_threaded())?;
+//! assert_eq!(copied, input);
 //! # Ok::<(), bagdot::Error>(())
 //! ```
 //!
@@ -30,22 +31,21 @@
 //! ```compile_fail,E0502
 //! # use bagdot::Cpu;
 //! # use bagdot::ops::interaction::{Features, Forward};
-//! # use bagdot::ops::{Interaction, Matrix, MatrixMut, Precision};
+//! # use bagdot::ops::{Interaction, Matrix, MatrixMut};
 //! let mut buffer = vec![1.0_f32; 6];
-//! let block = Matrix::contiguous(&buffer[..], 2, 3);
+//! let block = Matrix::contiguous(&buffer, 2, 3);
 //! let features = Features::Joined { block, has_dense: true };
-//! let output = MatrixMut::contiguous(&mut buffer[..], 2, 3);
-//! let (interaction, precision) = (Interaction::Cat, Precision::Full);
-//! Forward { interaction, dim: 3, precision, features, output }.run(&Cpu::single_threaded())?;
+//! let output = MatrixMut::contiguous(&mut buffer, 2, 3);
+//! Forward::new(Interaction::Cat, 3, features, output).run(&Cpu::single_threaded())?;
 //! # Ok::<(), bagdot::Error>(())
 //! ```
 //!
-//! An output must not be shared:
+//! An output must not be shared: nothing makes a [`ViewMut`] of a shared reference.
 //!
-//! ```compile_fail,E0308
+//! ```compile_fail,E0277
 //! # use bagdot::{Cpu, ops::MatrixMut};
 //! let buffer = vec![0.0_f32; 6];
-//! let output: MatrixMut<'_, Cpu, f32> = MatrixMut::contiguous(&buffer[..], 2, 3);
+//! let output: MatrixMut<'_, Cpu, f32> = MatrixMut::contiguous(&buffer, 2, 3);
 //! ```
 //!
 //! Buffers that one op writes and another relies on cannot be exchanged in between:
@@ -60,9 +60,12 @@
 //!
 //! # Views
 //!
-//! Ops take views of memory, [`View`] and [`ViewMut`]. On the CPU these are made of slices, arrays,
-//! `Vec`s and buffers by reference: `&values` is enough. [`Host`] is the marker for memory of the
-//! host that belongs to no device, such as a batch to be sent to one.
+//! Ops take views of memory, [`View`] and [`ViewMut`], or views with a shape, [`Matrix`] and
+//! [`MatrixMut`]. Constructors and setters make them of references. On the CPU, `&values` is enough
+//! for a `Vec`, an array or a buffer to be read, `&mut values` for one to be written, and a slice
+//! is taken as it is: `&values[..n]`. On CUDA, the same holds for buffers of the device;
+//! [`Device::slice`] views a part of one. [`Host`] is the marker for memory of the host that
+//! belongs to no device, such as a batch to be sent to one.
 
 mod backend;
 pub(crate) mod bags;

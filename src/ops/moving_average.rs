@@ -2,6 +2,19 @@
 //!
 //! A model with averaged parameters generalises better than one with the parameters of the last
 //! step (Polyak & Juditsky, 1992).
+//!
+//! # Example
+//!
+//! ```
+//! use bagdot::ops::moving_average::Update;
+//!
+//! let cpu = bagdot::Cpu::single_threaded();
+//! let (values, mut average) = ([4.0_f32, 0.0], [0.0_f32, 4.0]);
+//! Update::new(0.75, &values, &mut average).run(&cpu)?;
+//! // 0 + 0.25 (4 - 0), and 4 + 0.25 (0 - 4).
+//! assert_eq!(average, [1.0, 3.0]);
+//! # Ok::<(), bagdot::Error>(())
+//! ```
 
 use super::device::Device;
 use super::optimizer::StepControl;
@@ -17,8 +30,8 @@ pub trait MovingAverageOps: Device {
 /// The arguments of one step of the average of `N` parameters, in place.
 #[non_exhaustive]
 pub struct Update<'a, D: Device> {
-    /// The values of the step, whose decay takes the place of `decay`, and the gate of the step, one
-    /// entry each.
+    /// The values of the step, whose decay takes the place of `decay`, and the gate of the step,
+    /// one entry each.
     pub control: StepControl<'a, D>,
     /// The weight of the old average, in [0, 1].
     pub decay: f32,

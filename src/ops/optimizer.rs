@@ -244,8 +244,8 @@ impl StepValues {
 /// Values that an op of a step reads from the device, one entry each, so that they may change
 /// between replays of a recording.
 pub struct StepControl<'a, D: Device> {
-    /// The values that take the place of learning rate and number in the rule, one entry; `None` for
-    /// those of the rule.
+    /// The values that take the place of learning rate and number in the rule, one entry; `None`
+    /// for those of the rule.
     pub values: Option<View<'a, D, StepValues>>,
     /// The gate, one word: the op does nothing unless it is 0; `None` for a gate that is open. See
     /// [`finite_check`](super::finite_check).

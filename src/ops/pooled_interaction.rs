@@ -2,6 +2,34 @@
 //!
 //! The outputs are, to the bit, those of [`embedding_bag`] followed by [`interaction`] on the
 //! pooled vectors.
+//!
+//! # Example
+//!
+//! The sample has the bag `[0, 1]` and the dense vector `[1, 2]`, whose dot product with the pooled
+//! vector `[3, 3]` is 9.
+//!
+//! ```
+//! use bagdot::ops::embedding_bag;
+//! use bagdot::ops::pooled_interaction::{Forward, Interact};
+//! use bagdot::ops::{Bags, Interaction, Matrix, MatrixMut, Pooling, Table, TableBatch};
+//!
+//! let cpu = bagdot::Cpu::single_threaded();
+//! let table = Table { num_embeddings: 2, embedding_dim: 2 };
+//! let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
+//! let (weights, dense) = ([1.0_f32, 0.0, 2.0, 3.0], [1.0_f32, 2.0]);
+//! let bags = Bags::new(1, &[0_i64, 1], &[0_i64, 2]);
+//! let (mut pooled, mut output) = ([0.0_f32; 2], [0.0_f32; 3]);
+//!
+//! let pooled_view = MatrixMut::contiguous(&mut pooled, 1, 2);
+//! let lookup = embedding_bag::Forward::new(&tables, &weights, bags, pooled_view);
+//! let output_view = MatrixMut::contiguous(&mut output, 1, 3);
+//! let dense = Matrix::contiguous(&dense, 1, 2);
+//! let interact = Interact::new(Interaction::default(), 2, dense, output_view);
+//! Forward { lookup, interact: interact.keeps_pooled(true) }.run(&cpu)?;
+//! assert_eq!(output, [1.0, 2.0, 9.0]);
+//! assert_eq!(pooled, [3.0, 3.0]);
+//! # Ok::<(), bagdot::Error>(())
+//! ```
 
 use super::device::Device;
 use super::embedding_bag::{self, EmbeddingBagOps};

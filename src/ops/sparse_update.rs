@@ -24,6 +24,74 @@
 //! `L = ⌈log m / log C⌉` levels, so that the error of a sum of `m` contributions is at most
 //! `γₖ Σ|contribution|`, `k = min(m, (C - 1) L) + 2`, which includes the rounding of each factor
 //! and product.
+//!
+//! # Example
+//!
+//! Two samples have the bags `[0, 2]` and `[2]`. Row 2 occurs in both, and takes one step of SGD
+//! with the sum of its two gradients.
+//!
+//! ```
+//! use bagdot::Cpu;
+//! use bagdot::ops::index_sort::{Sort, SortedIndices};
+//! use bagdot::ops::sparse_update::{PooledGrad, Update};
+//! use bagdot::ops::{Bags, Matrix, Optimizer, OptimizerStateMut, UpdateRule};
+//! use bagdot::ops::{Pooling, Table, TableBatch};
+//!
+//! let cpu = Cpu::single_threaded();
+//! let table = Table { num_embeddings: 3, embedding_dim: 2 };
+//! let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
+//! let mut weights = [1.0_f32, 1.0, 2.0, 2.0, 3.0, 3.0]; // three rows of two
+//! let bags = Bags::new(2, &[0_i64, 2, 2], &[0_i64, 2, 3]);
+//! let grad_output = [1.0_f32, 2.0, 3.0, 4.0];
+//!
+//! let (sort_len, update_len) = (
+//!     Sort::<Cpu, i64>::workspace_len(&cpu, &tables, 3),
+//!     Update::<Cpu, f32, i64>::workspace_len(&cpu, &tables, 3),
+//! );
+//! let mut workspace = vec![0_u64; sort_len.max(update_len)];
+//! let mut sorted = SortedIndices::new(&cpu, 3, 2)?;
+//! Sort::new(&tables, bags, &mut sorted, &mut workspace).run(&cpu)?;
+//!
+//! let source = PooledGrad::new(&tables, bags, &sorted, Matrix::contiguous(&grad_output, 2, 2));
+//! let (rule, state) = (UpdateRule::new(Optimizer::Sgd, 0.5), OptimizerStateMut::None);
+//! Update::new(source, rule, &mut weights, state, &mut workspace).run(&cpu)?;
+//! // Row 0: [1, 1] - 0.5 [1, 2]; row 2: [3, 3] - 0.5 ([1, 2] + [3, 4]).
+//! assert_eq!(weights, [0.5, 0.0, 2.0, 2.0, 1.0, 0.0]);
+//! # Ok::<(), bagdot::Error>(())
+//! ```
+//!
+//! [`Reduce`] and [`Apply`] take the same step with the gradient in memory in between; `source`,
+//! `rule` and `state` are made as above:
+//!
+//! ```
+//! # use bagdot::Cpu;
+//! # use bagdot::ops::index_sort::{Sort, SortedIndices};
+//! # use bagdot::ops::{Bags, Matrix, Optimizer, OptimizerStateMut, UpdateRule};
+//! # use bagdot::ops::{Pooling, Table, TableBatch};
+//! use bagdot::ops::sparse_update::{Apply, PooledGrad, Reduce, SparseGrad};
+//! # let cpu = Cpu::single_threaded();
+//! # let table = Table { num_embeddings: 3, embedding_dim: 2 };
+//! # let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
+//! # let mut weights = [1.0_f32, 1.0, 2.0, 2.0, 3.0, 3.0];
+//! # let bags = Bags::new(2, &[0_i64, 2, 2], &[0_i64, 2, 3]);
+//! # let grad_output = [1.0_f32, 2.0, 3.0, 4.0];
+//! # let mut workspace = vec![0_u64; Sort::<Cpu, i64>::workspace_len(&cpu, &tables, 3)];
+//! # let mut sorted = SortedIndices::new(&cpu, 3, 2)?;
+//! # Sort::new(&tables, bags, &mut sorted, &mut workspace).run(&cpu)?;
+//! # let source = PooledGrad::new(&tables, bags, &sorted, Matrix::contiguous(&grad_output, 2, 2));
+//! # let (rule, state) = (UpdateRule::new(Optimizer::Sgd, 0.5), OptimizerStateMut::None);
+//!
+//! let mut workspace = vec![0_u64; Reduce::<Cpu, i64>::workspace_len(&cpu, &tables, 3)];
+//! let mut grad = SparseGrad::new(&cpu, &tables, 3)?; // at most three rows
+//! Reduce::new(source, &mut grad, &mut workspace).run(&cpu)?;
+//! assert_eq!(grad.counts()[..], [2]);
+//! assert_eq!(grad.rows()[..2], [0, 2]);
+//! assert_eq!(grad.values()[..4], [1.0, 2.0, 4.0, 6.0]);
+//!
+//! Apply::new(&tables, &grad, rule, &mut weights, state).run(&cpu)?;
+//! assert_eq!(weights, [0.5, 0.0, 2.0, 2.0, 1.0, 0.0]);
+//! # Ok::<(), bagdot::Error>(())
+//! ```
 
 use std::sync::Arc;
 
@@ -202,7 +270,8 @@ impl<D: Device> SparseGrad<D> {
         self.rows.extent()
     }
 
-    /// Returns the linear row numbers, each once: [`Self::capacity`] elements, of which `u` are set.
+    /// Returns the linear row numbers, each once: [`Self::capacity`] elements, of which `u` are
+    /// set.
     pub fn rows(&self) -> View<'_, D, u64> {
         D::view(&self.rows)
     }
@@ -372,8 +441,8 @@ pub struct Merge<'a, D: Device> {
     pub a: &'a SparseGrad<D>,
     /// The second gradient.
     pub b: &'a SparseGrad<D>,
-    /// The output: the sum, with room for as many rows as `a` and `b` have room for, or for all rows
-    /// if there are fewer.
+    /// The output: the sum, with room for as many rows as `a` and `b` have room for, or for all
+    /// rows if there are fewer.
     pub out: &'a mut SparseGrad<D>,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: ViewMut<'a, D, u64>,
@@ -538,8 +607,8 @@ impl<'a, D: Device, E: Element, I: Index> Update<'a, D, E, I> {
         }
     }
 
-    /// Lets the op read values and gate of the step from the device. By default the values are those
-    /// of the rule, and there is no gate.
+    /// Lets the op read values and gate of the step from the device. By default the values are
+    /// those of the rule, and there is no gate.
     pub fn control(self, control: StepControl<'a, D>) -> Self {
         Self { control, ..self }
     }

@@ -27,7 +27,7 @@ pub enum Pooling {
 pub struct Table {
     /// The number of rows.
     pub num_embeddings: usize,
-    /// The number of elements of a row (D).
+    /// The dimension: the number of elements of a row (D).
     pub embedding_dim: usize,
 }
 
@@ -35,19 +35,40 @@ pub struct Table {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Feature {
-    /// The number of its table. Several features may share a table.
+    /// The number of its table, from 0. Several features may share a table.
     pub table: usize,
     /// The pooling of the rows of a bag.
     pub pooling: Pooling,
-    /// The padding id, which is neither pooled nor counted nor updated; `None` for no padding.
+    /// The padding id, a row number of the table, which is neither pooled nor counted nor updated;
+    /// `None` for no padding.
     pub padding_idx: Option<usize>,
 }
 
 /// The tables and features of a table-batched call, and the layout of everything batched over them.
 ///
-/// All tables lie in one buffer of weights, table after table. The pooled vectors of a sample lie
-/// side by side in the order of the features. Linear row numbers identify rows across tables: they
-/// count the rows of all tables, table after table.
+/// All tables lie in one buffer of weights, table after table, each row-major and without gaps. The
+/// pooled vectors of a sample lie side by side in the order of the features. Linear row numbers
+/// identify rows across tables: they count the rows of all tables, table after table. Two rows of
+/// dimension 3 and three rows of dimension 2 lie like this:
+///
+/// ```text
+/// table      |          0          |           1           |
+/// row        |    0     |    1     |   0   |   1   |   2   |
+/// linear row |    0     |    1     |   2   |   3   |   4   |
+/// weights    |  0  1  2 |  3  4  5 |  6  7 |  8  9 | 10 11 |
+/// ```
+///
+/// ```
+/// use bagdot::ops::{Pooling, Table, TableBatch};
+///
+/// let table = |num_embeddings, embedding_dim| Table { num_embeddings, embedding_dim };
+/// let tables = TableBatch::one_feature_each(vec![table(2, 3), table(3, 2)], Pooling::Sum)?;
+/// assert_eq!(tables.weight_offsets(), [0, 6, 12]);
+/// assert_eq!(tables.row_offsets(), [0, 2, 5]);
+/// assert_eq!(tables.column_offsets(), [0, 3, 5]); // of the pooled output
+/// assert_eq!(tables.weight_offset_of_row(3), 8);
+/// # Ok::<(), bagdot::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableBatch {
     // `SortedIndices` and `SparseGrad` share tables and features, to recognise them later.
