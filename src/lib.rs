@@ -247,6 +247,8 @@ pub mod ops;
 mod philox;
 mod simd;
 mod size;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(feature = "train")]
 pub mod train;
 

@@ -57,6 +57,7 @@ impl<M: Memory, T> Copy for View<'_, M, T> {}
 
 impl<'a, M: Memory, T> View<'a, M, T> {
     /// Makes a view of memory of a device. The caller keeps it borrowed for `'a`.
+    #[cfg(feature = "cuda")]
     pub(crate) fn of_device(address: M::Address, len: usize) -> Self {
         Self { host: &[], address, len }
     }
@@ -71,6 +72,7 @@ impl<'a, M: Memory, T> View<'a, M, T> {
         self.len == 0
     }
 
+    #[cfg(feature = "cuda")]
     pub(crate) fn address(&self) -> M::Address {
         self.address
     }
@@ -78,6 +80,7 @@ impl<'a, M: Memory, T> View<'a, M, T> {
 
 impl<'a, M: Memory, T> ViewMut<'a, M, T> {
     /// Makes a view of memory of a device. The caller keeps it exclusively borrowed for `'a`.
+    #[cfg(feature = "cuda")]
     pub(crate) fn of_device(address: M::Address, len: usize) -> Self {
         Self { host: &mut [], address, len }
     }
@@ -92,6 +95,7 @@ impl<'a, M: Memory, T> ViewMut<'a, M, T> {
         self.len == 0
     }
 
+    #[cfg(feature = "cuda")]
     pub(crate) fn address(&self) -> M::Address {
         self.address
     }

@@ -1,21 +1,13 @@
 //! Helpers that the tests share: cases, references, tolerances, and the stamping of a test onto
 //! every backend.
 
-pub mod cases;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod engine;
-pub mod memory;
-pub mod reference;
 pub mod rounds;
-pub mod tolerance;
 pub mod updates;
 
-pub use cases::{BagCase, DIMS, Id, POOLINGS, draw, draw_stored, feature, uniform, zipf};
-pub use memory::{Grid, Poison, download, download_view, poisoned, upload};
-pub use tolerance::{
-    Approx, Stored, U, assert_close, assert_close_within, assert_same_bits, exact, ulp, values,
-};
+pub use bagdot::testing::*;
 
 use bagdot::ops::Device;
 use bagdot::{Cpu, Error, Result, Simd};

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use bagdot::ops::{Optimizer, UpdateRule, WeightDecay};
+use crate::ops::{Optimizer, UpdateRule, WeightDecay};
 
 use super::bags::RowGradients;
-use crate::common::cases::BagCase;
-use crate::common::tolerance::{Approx, U};
+use crate::testing::cases::BagCase;
+use crate::testing::tolerance::{Approx, U};
 
 /// The accuracy of `β₁`, `β₂` and their powers in the result that is checked.
 #[derive(Clone, Copy, PartialEq)]
@@ -97,7 +97,7 @@ pub fn apply_rows(
     second: &mut [Approx],
 ) {
     for (&(table, row), grad) in grads {
-        let before = |size: fn(&bagdot::ops::Table) -> usize| {
+        let before = |size: fn(&crate::ops::Table) -> usize| {
             case.tables[..table].iter().map(size).sum::<usize>()
         };
         let dim = grad.len();

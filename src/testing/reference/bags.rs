@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use bagdot::ops::Pooling;
+use crate::ops::Pooling;
 
-use crate::common::cases::BagCase;
-use crate::common::tolerance::Approx;
+use crate::testing::cases::BagCase;
+use crate::testing::tolerance::Approx;
 
 /// The number of occurrences of a row that are summed one after another, as `sparse_update`
 /// documents.

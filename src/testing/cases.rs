@@ -1,8 +1,8 @@
 //! Inputs of awkward shapes, drawn from [`Philox`].
 
-use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
-use bagdot::ops::{Bags, Device, Feature, MatrixMut, Pooling, Table, TableBatch};
-use bagdot::{Index, Philox};
+use crate::ops::embedding_bag::{EmbeddingBagOps, Forward};
+use crate::ops::{Bags, Device, Feature, MatrixMut, Pooling, Table, TableBatch};
+use crate::{Index, Philox};
 use rand_distr::{Distribution, StandardNormal, Zipf};
 
 use super::memory::{download, poisoned, upload};
@@ -65,14 +65,19 @@ pub fn feature(table: usize, pooling: Pooling) -> Feature {
 /// A batch of bags on the host, with the tables that they look up.
 #[derive(Clone, Debug)]
 pub struct BagCase {
+    /// The name, for messages.
     pub name: String,
+    /// The tables.
     pub tables: Vec<Table>,
+    /// The features.
     pub features: Vec<Feature>,
+    /// The number of samples.
     pub batch_size: usize,
     /// The ids of all bags, key-major.
     pub indices: Vec<i64>,
     /// The CSR offsets of the bags.
     pub offsets: Vec<usize>,
+    /// The factor of every id, if there are factors.
     pub per_sample_weights: Option<Vec<f32>>,
     /// The seed of all values of the case, a hash of its first name.
     pub seed: u64,
@@ -253,20 +258,22 @@ impl BagCase {
 
 /// A [`BagCase`] on a device.
 pub struct DeviceBags<B: Device, I: Index> {
+    /// The tables and features.
     pub tables: B::Tables,
+    /// The ids of all bags, key-major.
     pub indices: B::Buffer<I>,
+    /// The CSR offsets of the bags.
     pub offsets: B::Buffer<I>,
+    /// The factor of every id, if there are factors.
     pub weights: Option<B::Buffer<f32>>,
+    /// The number of samples.
     pub batch_size: usize,
 }
 
 impl<B: Device, I: Index> DeviceBags<B, I> {
     /// Views the bags.
     pub fn view(&self) -> Bags<'_, B, I> {
-        {
-            let mut op = Bags::new(self.batch_size, B::view(&self.indices), B::view(&self.offsets));
-            op.per_sample_weights = self.weights.as_ref().map(B::view);
-            op
-        }
+        let bags = Bags::new(self.batch_size, B::view(&self.indices), B::view(&self.offsets));
+        Bags { per_sample_weights: self.weights.as_ref().map(B::view), ..bags }
     }
 }

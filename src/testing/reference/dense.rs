@@ -1,8 +1,8 @@
 //! Reference for ops on dense matrices: interaction, linear layers, losses.
 
-use bagdot::ops::{Activation, Interaction, Loss, PairOrder};
+use crate::ops::{Activation, Interaction, Loss, PairOrder};
 
-use crate::common::tolerance::Approx;
+use crate::testing::tolerance::Approx;
 
 /// Returns the pairs in the order of the output.
 fn pairs(interaction: Interaction, num_features: usize) -> Vec<(usize, usize)> {
@@ -104,8 +104,11 @@ pub fn linear(
 pub struct LayerGrads {
     /// The gradient of the output before the activation.
     pub affine: Vec<Approx>,
+    /// The gradient of the input.
     pub input: Vec<Approx>,
+    /// The gradient of the weight.
     pub weight: Vec<Approx>,
+    /// The gradient of the bias.
     pub bias: Vec<Approx>,
 }
 
@@ -152,7 +155,9 @@ pub fn linear_backward(
 /// the slope of the loss, at most 1, or of the gradient, at most 1/2, and by the weight of the
 /// label.
 pub struct MeanLoss {
+    /// The mean loss.
     pub mean: Approx,
+    /// Its gradient with respect to each logit.
     pub grad: Vec<Approx>,
 }
 

@@ -1,7 +1,7 @@
 //! Reference for stochastic rounding, written from its documentation: the random bits of a weight
 //! and how they round it.
 
-use bagdot::{DType, Element};
+use crate::{DType, Element};
 
 /// Returns a block of Philox 4x32-10 (Salmon et al., SC'11), computed round by round.
 pub fn philox(mut key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {

@@ -17,7 +17,7 @@
 //! Values are in `f64`. Its rounding errors are 2⁻²⁹ of those of `f32`: the one unit in the last
 //! place of the output type that [`assert_close`] adds covers them.
 
-use bagdot::{Element, Scalar, bf16, f16};
+use crate::{Element, Scalar, bf16, f16};
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 /// The unit roundoff of `f32`.
@@ -35,11 +35,14 @@ pub fn gamma(n: usize) -> f64 {
 /// A value with a bound of the error of an `f32` result.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Approx {
+    /// The exact value.
     pub value: f64,
+    /// The bound of the error of a result.
     pub error: f64,
 }
 
 impl Approx {
+    /// Zero, without an error.
     pub const ZERO: Self = Self { value: 0.0, error: 0.0 };
 
     /// Returns a value without an error: an input of both sides.

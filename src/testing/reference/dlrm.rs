@@ -1,21 +1,25 @@
 //! Reference for a whole model, composed of the reference ops: its gradients and its training.
 
-use bagdot::DType;
-use bagdot::ops::{Activation, Interaction, Loss, Optimizer, UpdateRule};
+use crate::DType;
+use crate::ops::{Activation, Interaction, Loss, Optimizer, UpdateRule};
 
 use super::{
     Betas, RowGradients, apply_rows, dots, dots_backward, embedding_bag, linear, linear_backward,
     mean_loss, optimize, row_gradients,
 };
-use crate::common::cases::BagCase;
-use crate::common::tolerance::{Approx, Stored, U, exact};
+use crate::testing::cases::BagCase;
+use crate::testing::tolerance::{Approx, Stored, U, exact};
 
 /// A fully connected layer with the state of its optimizer.
 #[derive(Clone)]
 pub struct Layer {
+    /// The number of inputs (K).
     pub inputs: usize,
+    /// The number of outputs (N).
     pub outputs: usize,
+    /// The weight, `[N, K]`.
     pub weight: Vec<Approx>,
+    /// The bias, `[N]`.
     pub bias: Vec<Approx>,
     /// The first and second state of the weight, then those of the bias.
     state: [Vec<Approx>; 4],
@@ -34,13 +38,17 @@ impl Layer {
 /// A DLRM with its parameters and the state of its optimizers.
 #[derive(Clone)]
 pub struct Model {
+    /// The layers of the bottom MLP.
     pub bottom: Vec<Layer>,
+    /// The layers of the top MLP.
     pub top: Vec<Layer>,
     /// The weights of all tables, one after another.
     pub tables: Vec<Approx>,
     /// The state of the optimizer of the tables.
     pub table_state: [Vec<Approx>; 2],
+    /// The kind of interaction.
     pub interaction: Interaction,
+    /// The loss function.
     pub loss: Loss,
     /// The threshold of the loss.
     pub threshold: f32,
@@ -48,7 +56,9 @@ pub struct Model {
 
 /// The results of one forward and backward pass over a batch.
 pub struct Pass {
+    /// The mean loss of the batch.
     pub mean_loss: Approx,
+    /// The logits, `[batch_size]`.
     pub logits: Vec<Approx>,
     /// The gradients of weight and bias of each layer, bottom layers first.
     pub layers: Vec<[Vec<Approx>; 2]>,

@@ -1,7 +1,7 @@
 //! Transfers between host and device, and poison: values that mark memory that no op may touch.
 
-use bagdot::ops::{Device, Matrix, MatrixMut, View};
-use bagdot::{Scalar, bf16, f16};
+use crate::ops::{Device, Matrix, MatrixMut, View};
+use crate::{Scalar, bf16, f16};
 
 use super::tolerance::assert_same_bits;
 
@@ -57,10 +57,13 @@ pub fn poisoned<T: Poison>(len: usize) -> Vec<T> {
 /// A row-major matrix on the host. The slack between its rows and behind the last one is poisoned.
 #[derive(Clone)]
 pub struct Grid<T> {
+    /// The number of rows.
     pub rows: usize,
+    /// The number of columns.
     pub cols: usize,
     /// The leading dimension: the distance of rows, in elements.
     pub ld: usize,
+    /// The elements, slack included.
     pub data: Vec<T>,
 }
 

@@ -11,8 +11,10 @@ mod dlrm;
 mod optimizers;
 mod rounding;
 
-pub use bags::{RowGradients, bag_weight_grad, embedding_bag, row_gradients, sorted_order};
-pub use dense::{dots, dots_backward, linear, linear_backward, mean_loss};
-pub use dlrm::{Layer, Model};
+pub use bags::{
+    Occurrences, RowGradients, bag_weight_grad, embedding_bag, row_gradients, sorted_order,
+};
+pub use dense::{LayerGrads, MeanLoss, dots, dots_backward, linear, linear_backward, mean_loss};
+pub use dlrm::{Layer, Model, Pass};
 pub use optimizers::{Betas, apply_rows, optimize};
-pub use rounding::round_stochastically;
+pub use rounding::{philox, round_stochastically};
