@@ -32,7 +32,11 @@ impl GraphKey {
         let addresses = [
             D::address(&dense.data),
             D::address(&bags.indices),
-            with_offsets!(bags.offsets, (values, _end) => D::address(&values), length => length as u64),
+            with_offsets!(
+                bags.offsets,
+                (values, _end) => D::address(&values),
+                length => length as u64
+            ),
             bags.per_sample_weights.as_ref().map_or(0, D::address),
             labels.as_ref().map_or(0, D::address),
             // The values of both groups lie in one buffer.

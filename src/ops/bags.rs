@@ -98,7 +98,11 @@ impl<M: Memory> Copy for OffsetsOf<'_, M> {}
 /// Evaluates an expression for the values of offsets of any type, with `$length` for those of bags
 /// of equal length.
 macro_rules! with_offsets {
-    ($offsets:expr, ($values:ident, $end:ident) => $body:expr, $length:ident => $of_length:expr) => {
+    (
+        $offsets:expr,
+        ($values:ident, $end:ident) => $body:expr,
+        $length:ident => $of_length:expr
+    ) => {
         match $offsets.0 {
             $crate::ops::bags::OffsetsOf::I32($values, $end) => $body,
             $crate::ops::bags::OffsetsOf::I64($values, $end) => $body,

@@ -11,7 +11,7 @@
 //! | 5 | [`linear::Backward`], [`interaction::Backward`] | what 2 to 4 read and wrote | gradients |
 //! | 6 | [`dense_update::Update`] | gradients of layers | parameters and state of layers |
 //! | 7 | [`index_sort::Sort`] | ids | the order of the ids |
-//! | 8 | [`sparse_update::Update`] | order, ids, gradient of the pooled vectors | rows, their state |
+//! | 8 | [`sparse_update::Update`] | order, ids, gradient of pooled vectors | rows, their state |
 //!
 //! [`sparse_update::step`] is 7 and 8 in one call. The sort depends on the ids alone: it may run at
 //! any time before 8, beside other work. [`pooled_interaction`] is 1 and 2 in one op.
@@ -23,7 +23,8 @@
 //! use bagdot::ops::sparse_update::{self, Scratch};
 //! use bagdot::ops::{Bags, Optimizer, OptimizerState, Pooling, Table, TableBatch, UpdateRule};
 //!
-//! let (cpu, optimizer) = (Cpu::single_threaded(), Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
+//! let cpu = Cpu::single_threaded();
+//! let optimizer = Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 //! let table = Table { num_embeddings: 3, embedding_dim: 2 };
 //! let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
 //! let mut weights = vec![0.5_f32; tables.num_weights()];
@@ -33,7 +34,8 @@
 //! let bags = Bags::new(2, &[2_u32, 0, 2], &[0_i32, 1, 3]);
 //! let (grad, rule) = ([1.0, 1.0, 1.0, 1.0], UpdateRule::new(optimizer, 0.1));
 //! for _ in 0..3 {
-//!     sparse_update::step(&cpu, &tables, bags, &grad, rule, &mut weights, &mut state, &mut scratch)?;
+//!     let (w, s) = (&mut weights, &mut state);
+//!     sparse_update::step(&cpu, &tables, bags, &grad, rule, w, s, &mut scratch)?;
 //! }
 //! // The state counts the steps, on which Adam's correction depends. Row 1 has no gradient.
 //! assert_eq!((state.steps(), &weights[2..4]), (3, &[0.5, 0.5][..]));
@@ -47,11 +49,11 @@
 //! `backend::cuda::Buffer`, or an address on the device (`View::from_raw`), as of another library.
 //!
 //! Rows of a table that begin at a cache line touch the fewest lines, and random rows cost by the
-//! line: a row of 64 `f32` is 4 lines, or 5 if it begins elsewhere. Large blocks of glibc's `malloc`
-//! begin 16 bytes behind a page, so that every row of a large `Vec` begins elsewhere. A buffer of
-//! the device ([`Device::alloc`], [`Device::to_device`]) begins at a cache line and lies in huge
-//! pages where the system has them. It derefs to a slice, so that the rest of a program need not
-//! know.
+//! line: a row of 64 `f32` is 4 lines, or 5 if it begins elsewhere. Large blocks of glibc's
+//! `malloc` begin 16 bytes behind a page, so that every row of a large `Vec` begins elsewhere. A
+//! buffer of the device ([`Device::alloc`], [`Device::to_device`]) begins at a cache line and lies
+//! in huge pages where the system has them. It derefs to a slice, so that the rest of a program
+//! need not know.
 //!
 //! All tables of a call lie in one block of weights, one table after another
 //! ([`TableBatch::weight_offsets`]). State has the same layout; of row-wise state there is a value
@@ -60,7 +62,7 @@
 //! A workspace may be shared by ops that run one after another, on one stream or thread; what it
 //! holds before an op does not matter, and afterwards it is unspecified. `workspace_len` gives its
 //! size in words of 8 bytes for the largest batch. The order of a batch
-//! ([`SortedIndices`](index_sort::SortedIndices)) must stay until its updates have run.
+//! ([`SortedIndices`](super::index_sort::SortedIndices)) must stay until its updates have run.
 //!
 //! # Lifetimes
 //!
@@ -93,13 +95,28 @@
 //!
 //! A wrong size, type or setting is an error before anything is written, with the name of the op
 //! and of the argument. Ids, offsets and labels are checked where they are read. A bad id adds
-//! nothing to its bag, all others are pooled, and the error names table, bag, position and value: on
-//! the CPU it is the result of the call, on CUDA that of the next [`Device::synchronize`], after
+//! nothing to its bag, all others are pooled, and the error names table, bag, position and value.
+//! On the CPU it is the result of the call, on CUDA that of the next [`Device::synchronize`], after
 //! which the device goes on as before. The order of a batch with a bad id is complete for the
 //! others: do not update with it if a bad batch is to change nothing.
-
-#[allow(unused_imports)]
-use super::{
-    Bags, Device, StepControl, TableBatch, dense_update, embedding_bag, index_sort, interaction,
-    linear, loss, pooled_interaction, sparse_update,
-};
+//!
+//! [`Bags`]: super::Bags
+//! [`Bags::with_slack`]: super::Bags::with_slack
+//! [`Device::alloc`]: super::Device::alloc
+//! [`Device::synchronize`]: super::Device::synchronize
+//! [`Device::to_device`]: super::Device::to_device
+//! [`StepControl`]: super::StepControl
+//! [`TableBatch::row_offsets`]: super::TableBatch::row_offsets
+//! [`TableBatch::weight_offsets`]: super::TableBatch::weight_offsets
+//! [`dense_update::Update`]: super::dense_update::Update
+//! [`embedding_bag::Forward`]: super::embedding_bag::Forward
+//! [`embedding_bag::WeightGrad`]: super::embedding_bag::WeightGrad
+//! [`index_sort::Sort`]: super::index_sort::Sort
+//! [`interaction::Backward`]: super::interaction::Backward
+//! [`interaction::Forward`]: super::interaction::Forward
+//! [`linear::Backward`]: super::linear::Backward
+//! [`linear::Forward`]: super::linear::Forward
+//! [`loss::Forward`]: super::loss::Forward
+//! [`pooled_interaction`]: super::pooled_interaction
+//! [`sparse_update::Update`]: super::sparse_update::Update
+//! [`sparse_update::step`]: super::sparse_update::step

@@ -139,7 +139,7 @@ pub struct PooledGrad<'a, D: Device, I: Index> {
     pub tables: &'a D::Tables,
     /// The ids, `num_features * batch_size` bags, unchanged since `sorted` was made.
     pub bags: Bags<'a, D, I>,
-    /// The order of the ids, the result of a [`Sort`](super::index_sort::Sort) of `bags`.
+    /// The order of the ids, the result of a [`Sort`] of `bags`.
     pub sorted: &'a SortedIndices<D>,
     /// The gradient of the pooled output, `[batch_size, width]`; see [`TableBatch::width`].
     pub grad_output: Matrix<'a, D, f32>,
@@ -296,7 +296,8 @@ impl<D: Device> SparseGrad<D> {
     /// Copies the gradient to the host.
     ///
     /// # Errors
-    /// Propagates errors of [`Device::download`], and [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    /// Propagates errors of [`Device::download`], and returns
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn to_host(&self, device: &D) -> Result<RowGrads> {
         let mut count = [0];
         device.download(self.counts(), &mut count)?;
@@ -709,11 +710,11 @@ impl<D: IndexSortOps + SparseUpdateOps> Scratch<D> {
 
 /// Takes a step on each row that a batch looks up: [`Sort`] and [`Update`] in one call.
 ///
-/// `grad_output` is the gradient of the pooled output, `[batch_size, width]` without gaps; `weights`
-/// are those of all tables, [`TableBatch::num_weights`] elements. The state counts the steps, if
-/// the rule gives no number. This allocates if the batch is larger than all before it. The ops
-/// themselves never allocate, and have the options that this call lacks: max pooling, clamped
-/// gradients, gaps, factors of the weight decay.
+/// `grad_output` is the gradient of the pooled output, `[batch_size, width]` without gaps;
+/// `weights` are those of all tables, [`TableBatch::num_weights`] elements. The state counts the
+/// steps, if the rule gives no number. This allocates if the batch is larger than all before it.
+/// The ops themselves never allocate, and have the options that this call lacks: max pooling,
+/// clamped gradients, gaps, factors of the weight decay.
 ///
 /// # Errors
 /// Returns an error for wrong shapes, for tables with max pooling and for an invalid rule, before

@@ -191,7 +191,8 @@ fn wrong_numbers_are_explained<B: Backend>(device: &B) {
     assert_eq!(
         text(Bags::of_length(samples, ids, 7)),
         format!(
-            "indices: {} of them, but {features} features x {samples} samples of 7 ids each need {}",
+            "indices: {} of them, but {features} features x {samples} samples of 7 ids each need \
+             {}",
             3 * bags,
             7 * bags
         )

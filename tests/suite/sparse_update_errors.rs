@@ -72,7 +72,12 @@ fn spoilt_sources<B: IndexSortOps + SparseUpdateOps>(n: usize) -> Vec<(Spoil<B>,
             "grad_output.data holds 9 elements".into(),
         ),
         (|s, _| s.max_gradient = Some(f32::NAN), "max_gradient: NaN, but must be 0 or more".into()),
-        (|s, _| s.bags.batch_size = 32, "bags.offsets: 166 of them, but 5 features x 32 samples need 161 offsets, one more than bags".into()),
+        (
+            |s, _| s.bags.batch_size = 32,
+            "bags.offsets: 166 of them, but 5 features x 32 samples need 161 offsets, one more \
+             than bags"
+                .into(),
+        ),
         (|s, g| s.sorted = &g.sorted, "sorted: nothing has been sorted".into()),
         (
             |s, g| s.sorted = &g.fewer,

@@ -196,7 +196,11 @@ mod tests {
         }
         let all = [bags(&[-1_i32, 5]), bags(&[-1_i64, 6]), bags(&[0_u32, u32::MAX])];
         assert!(matches!(all, [ByIndex::I32(_), ByIndex::I64(_), ByIndex::I32(_)]));
-        let last = |bags: AnyBags<'_>| with_indices!(bags => (bags.indices[1].to_i64(), bags.has_unsigned_ids));
+        let last = |bags: AnyBags<'_>| {
+            with_indices!(bags => {
+                (bags.indices[1].to_i64(), bags.has_unsigned_ids)
+            })
+        };
         assert_eq!(all.map(last), [(5, false), (6, false), (-1, true)]);
     }
 }
