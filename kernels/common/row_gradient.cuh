@@ -134,7 +134,8 @@ __device__ __forceinline__ Occurrence occurrence_at(const RowGradientSource& sou
   float factor = source.per_sample_weights ? source.per_sample_weights[position] : 1.0f;
   const uint32_t pooling = feature.pooling;
   if (pooling == kMean) factor = __fdiv_rn(factor, float(source.bag_lengths[bag]));
-  const uint32_t within = pooling == kMax ? position - uint32_t(offset_at(source.bags_of_ids, bag)) : kNone;
+  const uint32_t within =
+      pooling == kMax ? position - uint32_t(offset_at(source.bags_of_ids, bag)) : kNone;
   return {bag - number * source.batch_size, feature.column, factor, within};
 }
 
