@@ -129,8 +129,7 @@ __device__ __forceinline__ void name_rows(const IndexSortRows<I>& p) {
     bad = group_any(bad, p.lanes);
     if (lane == 0 && bag < p.bags.num_bags) {
       p.bag_lengths[bag] = rows;
-      if (bad)
-        note_faults(p.features[bag / p.batch_size], p.indices, p.bags, bag, p.status);
+      if (bad) note_faults(p.features[bag / p.batch_size], p.indices, p.bags, bag, p.status);
     }
   }
   __syncthreads();

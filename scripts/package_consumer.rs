@@ -4,7 +4,7 @@
 
 use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
 use bagdot::ops::{Bags, Device, Feature, MatrixMut, Pooling, Table, TableBatch};
-use bagdot::{Cpu, Cuda, Error, Scalar};
+use bagdot::{Cpu, Cuda, Error};
 
 fn main() {
     let emulator =
@@ -38,30 +38,14 @@ fn pool<B: EmbeddingBagOps>(device: &B) -> Vec<f32> {
     let tables = TableBatch::new(vec![table], vec![feature]).expect("a table");
     let tables = device.tables(tables).expect("tables on the device");
     let weights: Vec<f32> = (0..16u8).map(f32::from).collect();
-    let (weights, indices) = (upload(device, &weights), upload(device, &[0i64, 1, 2]));
-    let offsets = upload(device, &[0i64, 2, 2, 3]);
+    let upload = |ids: &[i64]| device.to_device(ids).expect("memory");
+    let (indices, offsets) = (upload(&[0, 1, 2]), upload(&[0, 2, 2, 3]));
+    let weights = device.to_device(&weights).expect("memory");
     let mut output = device.alloc::<f32>(12).expect("memory");
-    let bags = Bags {
-        batch_size: 3,
-        indices: B::view(&indices),
-        has_slack: false,
-        offsets: B::view(&offsets),
-        per_sample_weights: None,
-    };
-    let forward = Forward {
-        tables: &tables,
-        weights: B::view(&weights),
-        bags,
-        output: MatrixMut::contiguous(B::view_mut(&mut output), 3, 4),
-        argmax: None,
-    };
+    let bags = Bags::new(3, B::view(&indices), B::view(&offsets));
+    let target = MatrixMut::contiguous(B::view_mut(&mut output), 3, 4);
+    let forward = Forward::new(&tables, B::view(&weights), bags, target);
     forward.run(device).expect("a launch");
     device.synchronize().expect("no bad ids");
     device.to_vec(&output).expect("the output")
-}
-
-fn upload<B: Device, T: Scalar>(device: &B, values: &[T]) -> B::Buffer<T> {
-    let mut buffer = device.alloc(values.len()).expect("memory");
-    device.upload(values, B::view_mut(&mut buffer)).expect("a copy");
-    buffer
 }

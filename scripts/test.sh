@@ -66,6 +66,17 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 step "the README's commands"
 scripts/readme_commands.sh
 
+# The stand-in driver takes the place of the real one where the loader looks first. The README's
+# commands have left a model.
+step examples
+for example in 01_embedding_bag 02_training_step 03_dlrm; do
+    cargo run --quiet --example "$example"
+done
+mkdir -p target/stand_in
+ln -sf ../debug/deps/libbagdot_emulator.so target/stand_in/libcuda.so
+LD_LIBRARY_PATH=$PWD/target/stand_in cargo run --quiet --example 04_cuda
+cargo run --quiet --example 05_predict runs/clothing
+
 step "bundle for a GPU machine, tried on the stand-in driver"
 scripts/gpu_bundle.sh --with-emulator
 # The suite has run all of these tests by now: two modules show that the bundle finds its files and

@@ -28,6 +28,7 @@
 //! # Ok::<(), bagdot::Error>(())
 //! ```
 //!
+//! [`ops::guide`] says how to embed the ops: the order of a step, memory, threads, streams, errors.
 //! The slices may be anyone's. Large tables are faster in a buffer of the device
 //! ([`ops::Device::alloc`]), which on the CPU begins at a cache line and lies in huge pages.
 //!
@@ -70,6 +71,7 @@
 //! | [`ops`] | each op once: maths, arguments, checks; tables, bags, views, [`ops::Device`] |
 //! | [`nn`] | the engine: layers, tables, [`nn::Dlrm`], optimizers, steps, staging of batches |
 //! | [`backend`] | the CPU, and CUDA with streams and memory of the caller's own |
+//! | `testing` | references, tolerances and cases for tests of kernels (feature `testing`) |
 //! | `data` | from text to batches: readers, encoders, splits (feature `train`) |
 //! | `train` | training loop, metrics, checkpoints, report (feature `train`) |
 //! | `cli` | the `bagdot` program (feature `cli`) |
@@ -111,6 +113,7 @@
 //! | `cuda` | yes | the CUDA backend; needs a driver at run time only, nvcc at build time only |
 //! | `train` | by `cli` | readers, encoders, training loop, checkpoints; implies `serde` |
 //! | `serde` | by `train` | `Serialize` and `Deserialize` for what describes ops and models |
+//! | `testing` | no | references in f64, tolerances, awkward cases, for tests of your own kernels |
 //!
 //! With `default-features = false` there are ops, backends and the engine, which is all that a
 //! trainer of your own needs.
@@ -146,7 +149,8 @@
 //! | their call | ours |
 //! |---|---|
 //! | `torch.nn.EmbeddingBag`, `F.embedding_bag` | [`ops::embedding_bag::Forward`] |
-//! | … `include_last_offset=True` | always: [`ops::Bags::offsets`] has one more than bags |
+//! | … `offsets`, with `include_last_offset=True` | [`ops::Bags::new`] |
+//! | … `offsets` without the last, 2-D input | [`ops::Bags::from_starts`], [`ops::Bags::of_length`] |
 //! | … `mode`, `padding_idx` | [`ops::Feature::pooling`], [`ops::Feature::padding_idx`] |
 //! | … `per_sample_weights` | [`ops::Bags::per_sample_weights`] |
 //! | … their gradient | [`ops::embedding_bag::WeightGrad`] |
