@@ -27,16 +27,13 @@ fn step<B: DenseUpdateOps>(
 ) -> (Vec<f32>, [Vec<f32>; 2]) {
     let (grad, mut parameters) = (upload(device, grad), upload(device, parameters));
     let mut state = State::new(device, state);
-    let op = {
-        let mut op = Update::<B, f32>::new(
-            rule,
-            B::view(&grad),
-            B::view_mut(&mut parameters),
-            state.view_mut(rule.optimizer),
-        );
-        op.max_gradient = max_gradient;
-        op
-    };
+    let mut op = Update::<B, f32>::new(
+        rule,
+        B::view(&grad),
+        B::view_mut(&mut parameters),
+        state.view_mut(rule.optimizer),
+    );
+    op.max_gradient = max_gradient;
     assert_eq!(outcome(device, op.run(device)), Ok(()));
     (download(device, &parameters), state.download(device))
 }
@@ -55,18 +52,15 @@ fn scaled_step<B: DenseUpdateOps, E: Poison + Element>(
     let (grad, mut parameters) = (upload(device, &scaled), upload(device, parameters));
     let mut rounded = upload(device, &poisoned::<E>(scaled.len()));
     let mut state = State::new(device, state);
-    let op = {
-        let mut op = Update::new(
-            rule,
-            B::view(&grad),
-            B::view_mut(&mut parameters),
-            state.view_mut(rule.optimizer),
-        )
-        .loss_scale(loss_scale)
-        .rounded(B::view_mut(&mut rounded));
-        op.max_gradient = max_gradient;
-        op
-    };
+    let mut op = Update::new(
+        rule,
+        B::view(&grad),
+        B::view_mut(&mut parameters),
+        state.view_mut(rule.optimizer),
+    )
+    .loss_scale(loss_scale)
+    .rounded(B::view_mut(&mut rounded));
+    op.max_gradient = max_gradient;
     assert_eq!(outcome(device, op.run(device)), Ok(()));
     (download(device, &rounded), download(device, &parameters), state.download(device))
 }

@@ -46,16 +46,13 @@ fn pool<B: EmbeddingBagOps, E: Stored, I: Id>(
     let output = Grid::<f32>::poisoned(case.batch_size, case.width(), gap);
     let argmax = Grid::<u32>::poisoned(case.batch_size, case.width(), gap / 2);
     let (mut output_buffer, mut argmax_buffer) = (output.upload(device), argmax.upload(device));
-    let forward = {
-        let mut op = Forward::new(
-            &bags.tables,
-            B::view(&weights),
-            bags.view(),
-            output.view_mut(&mut output_buffer),
-        );
-        op.argmax = with_argmax.then(|| argmax.view_mut(&mut argmax_buffer));
-        op
-    };
+    let mut forward = Forward::new(
+        &bags.tables,
+        B::view(&weights),
+        bags.view(),
+        output.view_mut(&mut output_buffer),
+    );
+    forward.argmax = with_argmax.then(|| argmax.view_mut(&mut argmax_buffer));
     let result = outcome(device, forward.run(device));
     let argmax = argmax.download(device, &argmax_buffer);
     Pooled {

@@ -252,12 +252,10 @@ impl Ids {
     }
 
     fn view(&self) -> Bags<'_, Cpu, i64> {
-        {
-            let mut op = Bags::new(self.batch_size, &self.indices, &self.offsets);
-            op.per_sample_weights = self.weights.as_deref().map(View::from);
-            op.has_slack = self.has_slack;
-            op
-        }
+        let mut bags = Bags::new(self.batch_size, &self.indices, &self.offsets);
+        bags.per_sample_weights = self.weights.as_deref().map(View::from);
+        bags.has_slack = self.has_slack;
+        bags
     }
 }
 
@@ -270,18 +268,14 @@ fn lookups() {
         let (mut output, mut argmax, mut grads) =
             (vec![0.0; ROOM], vec![0; sources], vec![0.0; ROOM]);
         let weights = draw.shared(&floats, tables.num_weights());
-        let forward = {
-            let mut op = embedding_bag::Forward::new(
-                &tables,
-                weights,
-                ids.view(),
-                draw.matrix_mut(&mut output, ids.batch_size, tables.width()),
-            );
-            op.argmax = draw
-                .one_in(2)
-                .then(|| draw.matrix_mut(&mut argmax, ids.batch_size, tables.width()));
-            op
-        };
+        let mut forward = embedding_bag::Forward::new(
+            &tables,
+            weights,
+            ids.view(),
+            draw.matrix_mut(&mut output, ids.batch_size, tables.width()),
+        );
+        forward.argmax =
+            draw.one_in(2).then(|| draw.matrix_mut(&mut argmax, ids.batch_size, tables.width()));
         let result = forward.run(&cpu());
         let backward = embedding_bag::WeightGrad::new(
             &tables,
@@ -344,15 +338,15 @@ fn orders_and_updates() {
         let argmax = vec![draw.of(&[0, 1, u32::MAX]); ROOM];
         let width = tables.width();
         let source = |draw: &mut Draw| {
-            let mut op = PooledGrad::new(
+            let mut source = PooledGrad::new(
                 &tables,
                 bags,
                 &sorted,
                 draw.matrix(&floats, bags.batch_size, width),
             )
             .argmax(draw.matrix(&argmax, bags.batch_size, width));
-            op.max_gradient = draw.one_in(4).then(|| draw.float());
-            op
+            source.max_gradient = draw.one_in(4).then(|| draw.float());
+            source
         };
         let (capacity, rule) = (draw.len(n), draw.rule());
         let mut grad = SparseGrad::new(&cpu, &tables, capacity)?;
@@ -362,18 +356,15 @@ fn orders_and_updates() {
         let (values, gate) = ([StepValues::new(&rule, f32::NAN); 2], [draw.of(&[0, 1]); 2]);
         let (mut weights, mut state) = (floats.clone(), [vec![0.5; ROOM], vec![0.5; ROOM]]);
         let (sizes, scale) = ((tables.num_rows(), tables.num_weights()), vec![f32::NAN; ROOM]);
-        let update = {
-            let mut op = sparse_update::Update::new(
-                source(draw),
-                rule,
-                draw.exclusive(&mut weights, sizes.1),
-                draw.state(&mut state, &rule, sizes),
-                &mut words[..],
-            )
-            .control(draw.control(&values, &gate));
-            op.decay_scale = draw.one_in(4).then(|| draw.shared(&scale, sizes.0).into());
-            op
-        };
+        let mut update = sparse_update::Update::new(
+            source(draw),
+            rule,
+            draw.exclusive(&mut weights, sizes.1),
+            draw.state(&mut state, &rule, sizes),
+            &mut words[..],
+        )
+        .control(draw.control(&values, &gate));
+        update.decay_scale = draw.one_in(4).then(|| draw.shared(&scale, sizes.0).into());
         result = result.and(update.run(&cpu));
         let (foreign, mut sum) = (draw.tables()?, SparseGrad::new(&cpu, &tables, draw.len(2 * n))?);
         let foreign = SparseGrad::new(&cpu, &foreign, n)?;
@@ -445,35 +436,29 @@ fn layers() {
         let (precision, activation) =
             (Precision::Tf32, draw.of(&[Activation::None, Activation::Relu]));
         let (input, weight) = (draw.matrix(&floats, m, k), draw.matrix(&floats, n, k));
-        let forward = {
-            let mut op = linear::Forward::<Cpu, f32>::new(
-                input,
-                weight,
-                draw.shared(&floats, n),
-                draw.matrix_mut(output, m, n),
-            )
-            .activation(activation)
-            .precision(precision);
-            op.packed_weight = draw.one_in(8).then(|| (&packed[..]).into());
-            op
-        };
+        let mut forward = linear::Forward::<Cpu, f32>::new(
+            input,
+            weight,
+            draw.shared(&floats, n),
+            draw.matrix_mut(output, m, n),
+        )
+        .activation(activation)
+        .precision(precision);
+        forward.packed_weight = draw.one_in(8).then(|| (&packed[..]).into());
         let result = forward.run(&cpu());
-        let backward = {
-            let mut op = linear::Backward::<Cpu, f32>::new(
-                input,
-                weight,
-                draw.matrix(&floats, m, n),
-                draw.matrix_mut(grad_output, m, n),
-                draw.matrix_mut(grad_weight, n, k),
-                draw.exclusive(grad_bias, n),
-                &mut words[..],
-            )
-            .activation(activation)
-            .precision(precision)
-            .accum(draw.of(&[Accum::Add, Accum::Replace]));
-            op.grad_input = draw.one_in(2).then(|| draw.matrix_mut(grad_input, m, k));
-            op
-        };
+        let mut backward = linear::Backward::<Cpu, f32>::new(
+            input,
+            weight,
+            draw.matrix(&floats, m, n),
+            draw.matrix_mut(grad_output, m, n),
+            draw.matrix_mut(grad_weight, n, k),
+            draw.exclusive(grad_bias, n),
+            &mut words[..],
+        )
+        .activation(activation)
+        .precision(precision)
+        .accum(draw.of(&[Accum::Add, Accum::Replace]));
+        backward.grad_input = draw.one_in(2).then(|| draw.matrix_mut(grad_input, m, k));
         result.and(backward.run(&cpu()))
     });
 }
@@ -487,19 +472,16 @@ fn losses() {
         }
         let weighted = Loss::WeightedBce { negative: draw.float(), positive: draw.float() };
         let (mut mean, mut grads) = (vec![0.0; 2], vec![0.0; ROOM]);
-        let forward = {
-            let mut op = loss::Forward::<Cpu>::new(
-                draw.of(&[Loss::BceWithLogits, Loss::Mse, weighted]),
-                &logits[..n],
-                draw.shared(&labels, n),
-                if draw.one_in(12) { &mut mean[..] } else { &mut mean[..1] },
-                &mut [],
-            )
-            .threshold(draw.of(&[0.0, 0.1, 0.5, -1.0, f32::NAN]))
-            .loss_scale(draw.of(&[1.0, 1024.0, 0.0, -1.0, 3.0, f32::NAN]));
-            op.grad_logits = draw.one_in(2).then(|| draw.exclusive(&mut grads, n).into());
-            op
-        };
+        let mut forward = loss::Forward::<Cpu>::new(
+            draw.of(&[Loss::BceWithLogits, Loss::Mse, weighted]),
+            &logits[..n],
+            draw.shared(&labels, n),
+            if draw.one_in(12) { &mut mean[..] } else { &mut mean[..1] },
+            &mut [],
+        )
+        .threshold(draw.of(&[0.0, 0.1, 0.5, -1.0, f32::NAN]))
+        .loss_scale(draw.of(&[1.0, 1024.0, 0.0, -1.0, 3.0, f32::NAN]));
+        forward.grad_logits = draw.one_in(2).then(|| draw.exclusive(&mut grads, n).into());
         forward.run(&cpu())
     });
 }
@@ -523,19 +505,16 @@ fn dense_updates_and_averages() {
         let (mut parameters, mut state) = (floats.clone(), [floats.clone(), floats.clone()]);
         let (mut halves, mut average) = (vec![f16::ZERO; ROOM], floats.clone());
         let dense = UpdateRule { optimizer: rule.optimizer.for_dense(), ..rule };
-        let update = {
-            let mut op = dense_update::Update::new(
-                rule,
-                draw.shared(&floats, len),
-                draw.exclusive(&mut parameters, len),
-                draw.state(&mut state, &dense, (len, len)),
-            )
-            .control(draw.control(&values, &gate))
-            .loss_scale(draw.of(&[1.0, 1.0, 0.5, 0.0, f32::NAN]));
-            op.max_gradient = draw.one_in(4).then(|| draw.float());
-            op.rounded = draw.one_in(2).then(|| draw.exclusive(&mut halves, len).into());
-            op
-        };
+        let mut update = dense_update::Update::new(
+            rule,
+            draw.shared(&floats, len),
+            draw.exclusive(&mut parameters, len),
+            draw.state(&mut state, &dense, (len, len)),
+        )
+        .control(draw.control(&values, &gate))
+        .loss_scale(draw.of(&[1.0, 1.0, 0.5, 0.0, f32::NAN]));
+        update.max_gradient = draw.one_in(4).then(|| draw.float());
+        update.rounded = draw.one_in(2).then(|| draw.exclusive(&mut halves, len).into());
         let result = update.run(&cpu());
         let averaged = moving_average::Update::new(
             draw.float(),
@@ -553,17 +532,14 @@ fn checks_and_copies() {
         let (len, floats, cpu) = (draw.size().min(ROOM), draw.floats(), cpu());
         let (mut verdict, losses) = (vec![draw.of(&[0, u64::MAX - 1]); 6], [f64::NAN; 2]);
         let values = [StepValues::new(&draw.rule(), 0.5); 2];
-        let check = {
-            let mut op = finite_check::Check::new(
-                draw.of(&[finite_check::NonFinite::Error, finite_check::NonFinite::SkipStep]),
-                draw.of(&[0, 1, u64::MAX]),
-                draw.shared(&losses[..], 1),
-                [draw.shared(&floats, len).into(), (&floats).into()],
-                draw.exclusive(&mut verdict, finite_check::Verdict::WORDS),
-            );
-            op.values = draw.one_in(2).then(|| draw.shared(&values[..], 1).into());
-            op
-        };
+        let mut check = finite_check::Check::new(
+            draw.of(&[finite_check::NonFinite::Error, finite_check::NonFinite::SkipStep]),
+            draw.of(&[0, 1, u64::MAX]),
+            draw.shared(&losses[..], 1),
+            [draw.shared(&floats, len).into(), (&floats).into()],
+            draw.exclusive(&mut verdict, finite_check::Verdict::WORDS),
+        );
+        check.values = draw.one_in(2).then(|| draw.shared(&values[..], 1).into());
         let mut result = check.run(&cpu);
         let (mut target, mut host) = (vec![0.0; ROOM], vec![0.0; ROOM]);
         result = result.and(

@@ -124,18 +124,15 @@ impl<E: Layers> Case<E> {
         let bias = upload(device, &self.bias);
         let run = |packed: Option<&B::Buffer<u64>>| {
             let mut output_buffer = output.upload(device);
-            let op = {
-                let mut op = Forward::new(
-                    input.view(&buffers[0]),
-                    weight.view(&buffers[1]),
-                    B::view(&bias),
-                    output.view_mut(&mut output_buffer),
-                )
-                .activation(activation)
-                .precision(self.precision);
-                op.packed_weight = packed.map(B::view);
-                op
-            };
+            let mut op = Forward::new(
+                input.view(&buffers[0]),
+                weight.view(&buffers[1]),
+                B::view(&bias),
+                output.view_mut(&mut output_buffer),
+            )
+            .activation(activation)
+            .precision(self.precision);
+            op.packed_weight = packed.map(B::view);
             assert_eq!(outcome(device, op.run(device)), Ok(()));
             output.download(device, &output_buffer)
         };
@@ -171,22 +168,19 @@ impl<E: Layers> Case<E> {
         let mut db = upload(device, before.1);
         let mut workspace =
             upload(device, &poisoned::<u64>(Backward::<B, E>::workspace_len(device, m, n, k)));
-        let op = {
-            let mut op = Backward::new(
-                input.view(&inputs[0]),
-                weight.view(&inputs[1]),
-                output.view(&inputs[2]),
-                grad_output.view_mut(z),
-                grad_weight.view_mut(&mut dw),
-                B::view_mut(&mut db),
-                B::view_mut(&mut workspace),
-            )
-            .activation(how.activation)
-            .precision(self.precision)
-            .accum(how.accum);
-            op.grad_input = how.wants_input.then(|| grad_input.view_mut(dx));
-            op
-        };
+        let mut op = Backward::new(
+            input.view(&inputs[0]),
+            weight.view(&inputs[1]),
+            output.view(&inputs[2]),
+            grad_output.view_mut(z),
+            grad_weight.view_mut(&mut dw),
+            B::view_mut(&mut db),
+            B::view_mut(&mut workspace),
+        )
+        .activation(how.activation)
+        .precision(self.precision)
+        .accum(how.accum);
+        op.grad_input = how.wants_input.then(|| grad_input.view_mut(dx));
         assert_eq!(outcome(device, op.run(device)), Ok(()));
         Got {
             affine: grad_output.download(device, &outputs[0]),
@@ -381,20 +375,17 @@ fn wrong_shapes_are_errors<B: LinearOps>(device: &B) {
         let [dx, dw, db] = &mut others;
         let mut workspace = device.alloc(64).unwrap();
         let text = match op {
-            "forward" => message(
-                {
-                    let mut op = Forward::new(
-                        input.view(&ones),
-                        weight.view(&ones),
-                        B::slice(&ones, 0..bias),
-                        output_grid.view_mut(&mut out),
-                    )
-                    .activation(Activation::Relu);
-                    op.packed_weight = packed.map(|len| B::slice(&words, 0..len));
-                    op
-                }
-                .run(device),
-            ),
+            "forward" => {
+                let mut forward = Forward::new(
+                    input.view(&ones),
+                    weight.view(&ones),
+                    B::slice(&ones, 0..bias),
+                    output_grid.view_mut(&mut out),
+                )
+                .activation(Activation::Relu);
+                forward.packed_weight = packed.map(|len| B::slice(&words, 0..len));
+                message(forward.run(device))
+            }
             _ => message(
                 Backward::new(
                     input.view(&ones),

@@ -43,19 +43,16 @@ fn run_scaled<B: LossOps>(
         (upload(device, &poisoned::<f64>(1)), upload(device, &poisoned::<f32>(logits.len())));
     let mut workspace =
         upload(device, &poisoned::<u64>(Forward::workspace_len(device, logits.len())));
-    let op = {
-        let mut op = Forward::new(
-            loss,
-            B::view(&z),
-            B::view(&y),
-            B::view_mut(&mut mean),
-            B::view_mut(&mut workspace),
-        )
-        .threshold(threshold)
-        .loss_scale(loss_scale);
-        op.grad_logits = with_grad.then(|| B::view_mut(&mut grad));
-        op
-    };
+    let mut op = Forward::new(
+        loss,
+        B::view(&z),
+        B::view(&y),
+        B::view_mut(&mut mean),
+        B::view_mut(&mut workspace),
+    )
+    .threshold(threshold)
+    .loss_scale(loss_scale);
+    op.grad_logits = with_grad.then(|| B::view_mut(&mut grad));
     let result = outcome(device, op.run(device));
     (download(device, &mean)[0], download(device, &grad), result)
 }

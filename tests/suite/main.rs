@@ -55,6 +55,7 @@ mod sparse_update;
 #[cfg(feature = "cuda")]
 mod sparse_update_cuda;
 mod sparse_update_errors;
+mod sparse_update_step;
 mod staging;
 #[cfg(feature = "cuda")]
 mod step_cuda;

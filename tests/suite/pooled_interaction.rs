@@ -60,16 +60,13 @@ impl Case {
         let dense_buffer = dense.upload(device);
         let [mut pooled_buffer, mut output_buffer] = [pooled.upload(device), output.upload(device)];
         let mut argmax_buffer = argmax.upload(device);
-        let lookup = {
-            let mut op = embedding_bag::Forward::new(
-                &bags.tables,
-                B::view(&weights),
-                bags.view(),
-                pooled.view_mut(&mut pooled_buffer),
-            );
-            op.argmax = with_argmax.then(|| argmax.view_mut(&mut argmax_buffer));
-            op
-        };
+        let mut lookup = embedding_bag::Forward::new(
+            &bags.tables,
+            B::view(&weights),
+            bags.view(),
+            pooled.view_mut(&mut pooled_buffer),
+        );
+        lookup.argmax = with_argmax.then(|| argmax.view_mut(&mut argmax_buffer));
         let result = match keeps {
             Some(keeps_pooled) => {
                 let (dense, output) =

@@ -35,10 +35,10 @@ fn run<B: Backend>(
         (upload(device, &ids), upload(device, &offsets), upload(device, &case.weights::<f32>()));
     let factors = factors.map(|factors| upload(device, &factors));
     let bags = || {
-        let mut op = Bags::new(case.batch_size, B::view(&indices), B::view(&offsets));
-        op.per_sample_weights = factors.as_ref().map(B::view);
-        op.has_slack = has_slack;
-        op
+        let mut bags = Bags::new(case.batch_size, B::view(&indices), B::view(&offsets));
+        bags.per_sample_weights = factors.as_ref().map(B::view);
+        bags.has_slack = has_slack;
+        bags
     };
     let mut pooled = upload(device, &poisoned::<f32>(case.batch_size * case.width()));
     let forward = embedding_bag::Forward::new(

@@ -30,12 +30,8 @@ const THREE_FEATURES: [i64; 13] = [0, 1, 2, 3, 4, 6, 8, 10, 12, 12, 12, 12, 12];
 
 /// Returns a batch of four samples.
 fn good<'a>() -> HostBatch<'a> {
-    BatchView::new(Matrix::contiguous(&DENSE[..8], 4, 2), {
-        let mut op = Bags::new(4, IDS, OFFSETS);
-        op.per_sample_weights = Some((&WEIGHTS[..12]).into());
-        op
-    })
-    .labels(&LABELS[..4])
+    let bags = Bags::new(4, IDS, OFFSETS).weighted(&WEIGHTS[..12]);
+    BatchView::new(Matrix::contiguous(&DENSE[..8], 4, 2), bags).labels(&LABELS[..4])
 }
 
 /// Returns the good batch with a change.

@@ -95,12 +95,11 @@ impl<I: Id> Batch<I> {
 
     /// Views the batch for the CPU backend, or as a batch on the host.
     pub fn view<M: Memory<Address = ()>>(&self) -> BatchView<'_, M, I> {
-        BatchView::new(Matrix::contiguous(&self.dense[..], self.case.batch_size, self.num_dense), {
-            let mut op = Bags::new(self.case.batch_size, &self.indices[..], &self.offsets[..]);
-            op.per_sample_weights = self.case.per_sample_weights.as_deref().map(View::from);
-            op
-        })
-        .labels(&self.labels[..])
+        let rows = self.case.batch_size;
+        let mut bags = Bags::new(rows, &self.indices, &self.offsets);
+        bags.per_sample_weights = self.case.per_sample_weights.as_ref().map(View::from);
+        BatchView::new(Matrix::contiguous(&self.dense, rows, self.num_dense), bags)
+            .labels(&self.labels)
     }
 
     /// Uploads the batch.

@@ -139,17 +139,15 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
 
     /// Returns the argument from which the ops compute the gradient of rows.
     pub fn source(&self) -> PooledGrad<'_, B, I> {
-        {
-            let mut op = PooledGrad::new(
-                &self.bags.tables,
-                self.bags.view(),
-                &self.sorted,
-                self.grad.0.view(&self.grad.1),
-            );
-            op.argmax = self.argmax.as_ref().map(|(grid, buffer)| grid.view(buffer));
-            op.max_gradient = self.max_gradient;
-            op
-        }
+        let mut source = PooledGrad::new(
+            &self.bags.tables,
+            self.bags.view(),
+            &self.sorted,
+            self.grad.0.view(&self.grad.1),
+        );
+        source.argmax = self.argmax.as_ref().map(|(grid, buffer)| grid.view(buffer));
+        source.max_gradient = self.max_gradient;
+        source
     }
 
     /// Runs a [`Reduce`].
@@ -187,17 +185,14 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
         let mut state = State::new(device, state);
         let words = Update::<B, E, I>::workspace_len(device, &case.layout(), case.indices.len());
         let mut workspace = upload(device, &poisoned::<u64>(words));
-        let update = {
-            let mut op = Update::new(
-                self.source(),
-                rule,
-                B::view_mut(&mut weights),
-                state.view_mut(rule.optimizer),
-                B::view_mut(&mut workspace),
-            );
-            op.decay_scale = decay_scale.as_ref().map(B::view);
-            op
-        };
+        let mut update = Update::new(
+            self.source(),
+            rule,
+            B::view_mut(&mut weights),
+            state.view_mut(rule.optimizer),
+            B::view_mut(&mut workspace),
+        );
+        update.decay_scale = decay_scale.as_ref().map(B::view);
         update.run(device).and_then(|()| device.synchronize()).unwrap();
         (download(device, &weights), state.download(device))
     }
