@@ -1,5 +1,7 @@
 //! The bags of ids of a batch.
 
+use std::ops::Range;
+
 use super::device::Device;
 use super::tables::TableBatch;
 use super::views::{Memory, View};
@@ -8,6 +10,8 @@ use crate::error::{Error, OffsetRule, Result, expect_size, invalid};
 use crate::jagged::{Jagged, check_offsets};
 use crate::size::{product, sum};
 
+/// The number of bags whose bounds are read at once.
+const BAGS_AT_ONCE: usize = 64;
 /// The largest number of ids or bags of a call.
 const MAX_BAGS: usize = u32::MAX as usize - 1;
 /// The largest number of rows of a table that ids of `u32` look up. Ops read such an id as the
@@ -186,6 +190,29 @@ impl<'a, M: Memory<Address = ()>> Offsets<'a, M> {
         usize::try_from(self.value(number, num_indices)).unwrap_or(0)
     }
 
+    /// Iterates over the positions of the ids of some bags.
+    #[inline(always)]
+    pub(crate) fn each_bag(self, bags: Range<usize>, num_indices: usize) -> EachBag<'a, M> {
+        EachBag { offsets: self, bags, num_indices, place: 0, bounds: [0; BAGS_AT_ONCE + 1] }
+    }
+
+    /// Writes the offsets from number `first` on, as positions.
+    fn read(&self, first: usize, num_indices: usize, positions: &mut [usize]) {
+        with_offsets!(self, (values, _end) => {
+            let there = values.get(first..).unwrap_or(&[]);
+            let len = positions.len().min(there.len());
+            let (read, implied) = positions.split_at_mut(len);
+            for (position, offset) in read.iter_mut().zip(there) {
+                *position = offset.to_i64().max(0) as usize;
+            }
+            implied.fill(num_indices);
+        }, length => {
+            for (position, number) in positions.iter_mut().zip(first..) {
+                *position = number * length;
+            }
+        });
+    }
+
     /// Returns the end of the last of `num_bags` bags; `None` if it is negative.
     pub(crate) fn end(&self, num_bags: usize, num_indices: usize) -> Option<usize> {
         with_offsets!(self, (values, end) => match end {
@@ -215,6 +242,34 @@ impl<'a, M: Memory<Address = ()>> Offsets<'a, M> {
                 Ok(())
             }
         }, _length => Ok(()))
+    }
+}
+
+/// An iterator over the positions of the ids of successive bags. It reads the bounds of some bags at
+/// once, so that it branches on the type of the offsets once for all of them.
+pub(crate) struct EachBag<'a, M: Memory> {
+    offsets: Offsets<'a, M>,
+    /// The bags to come.
+    bags: Range<usize>,
+    num_indices: usize,
+    /// The place of the next bag in `bounds`.
+    place: usize,
+    bounds: [usize; BAGS_AT_ONCE + 1],
+}
+
+impl<M: Memory<Address = ()>> Iterator for EachBag<'_, M> {
+    type Item = Range<usize>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Range<usize>> {
+        let bag = self.bags.next()?;
+        if self.place == 0 {
+            let bounds = &mut self.bounds[..=BAGS_AT_ONCE.min(self.bags.len() + 1)];
+            self.offsets.read(bag, self.num_indices, bounds);
+        }
+        let positions = self.bounds[self.place]..self.bounds[self.place + 1];
+        self.place = (self.place + 1) % BAGS_AT_ONCE;
+        Some(positions)
     }
 }
 

@@ -12,6 +12,7 @@ use super::runtime::erased::{AnyBags, ByElement, ByIndex, Elements, with_element
 use super::runtime::fault::{FaultLog, IdOrigin, Lookup, pooled_row};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
+use crate::ops::bags::EachBag;
 use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, NO_SOURCE, WeightGrad};
 use crate::ops::{Bags, Matrix, MatrixMut, Pooling, Table, TableBatch, View};
 use crate::simd::{LANES, Lanes, Loop, prefetch_output, prefetch_row};
@@ -166,6 +167,12 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
         bound(bag)..bound(bag + 1)
     }
 
+    /// Iterates over the positions of the ids of some bags.
+    #[inline(always)]
+    fn each_bag(&self, bags: Range<usize>) -> EachBag<'a, Cpu> {
+        self.bags.offsets.each_bag(bags, self.bags.indices.len())
+    }
+
     /// Returns the lookups of a feature at some positions.
     fn rows(&self, feature: usize, positions: Range<usize>) -> FeatureRows<'_, E, I> {
         let spec = &self.tables.features()[feature];
@@ -242,7 +249,8 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
                 }
                 continue;
             }
-            for k in 0..samples {
+            let each_bag = self.gather.each_bag(first_bag..first_bag + samples);
+            for (k, positions) in each_bag.enumerate() {
                 // Rows of the output also lie too far apart for the hardware prefetcher.
                 prefetch_output(
                     self.output,
@@ -252,8 +260,7 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
                 let start = k * self.ld;
                 let bag = first_bag + k;
                 rows.origin.bag = bag;
-                let (positions, pooled) =
-                    (self.gather.positions(bag), &mut self.output[start..][columns.clone()]);
+                let pooled = &mut self.output[start..][columns.clone()];
                 match feature.pooling {
                     Pooling::Sum => _ = rows.sum(lanes, positions, pooled),
                     Pooling::Mean => {
@@ -308,8 +315,7 @@ impl<E: Element, I: Index> ShortRows<'_, '_, E, I> {
     #[inline(always)]
     fn pool<V: Lanes, const N: usize>(self, lanes: V) {
         let Self { rows, gather, bags, pooling, output, ld } = self;
-        for (k, bag) in bags.enumerate() {
-            let positions = gather.positions(bag);
+        for (k, positions) in gather.each_bag(bags).enumerate() {
             prefetch_output(output, (k + PREFETCH_SAMPLES) * ld, N * LANES);
             let mut sums = rows.plain_sum::<V, N, true>(lanes, positions.clone(), 0..N * LANES);
             if pooling == Pooling::Mean && positions.len() > 1 {

@@ -155,7 +155,8 @@ impl<I: Index> BatchIds<'_, '_, I> {
     #[inline(always)]
     fn each_bag(&self, feature: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
         let bags = self.bags(feature..feature + 1);
-        bags.map(|bag| (bag, self.positions(bag..bag + 1)))
+        let each_bag = self.bags.offsets.each_bag(bags.clone(), self.bags.indices.len());
+        bags.zip(each_bag)
     }
 
     /// Returns the number of ids that the features of some tables have, pooled or not.
