@@ -150,7 +150,8 @@
 //! |---|---|
 //! | `torch.nn.EmbeddingBag`, `F.embedding_bag` | [`ops::embedding_bag::Forward`] |
 //! | … `offsets`, with `include_last_offset=True` | [`ops::Bags::new`] |
-//! | … `offsets` without the last, 2-D input | [`ops::Bags::from_starts`], [`ops::Bags::of_length`] |
+//! | … `offsets` without the last | [`ops::Bags::from_starts`] |
+//! | … a 2-D input | [`ops::Bags::of_length`] |
 //! | … `mode`, `padding_idx` | [`ops::Feature::pooling`], [`ops::Feature::padding_idx`] |
 //! | … `per_sample_weights` | [`ops::Bags::per_sample_weights`] |
 //! | … their gradient | [`ops::embedding_bag::WeightGrad`] |

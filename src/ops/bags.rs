@@ -245,8 +245,8 @@ impl<'a, M: Memory<Address = ()>> Offsets<'a, M> {
     }
 }
 
-/// An iterator over the positions of the ids of successive bags. It reads the bounds of some bags at
-/// once, so that it branches on the type of the offsets once for all of them.
+/// An iterator over the positions of the ids of successive bags. It reads the bounds of some bags
+/// at once, so that it branches on the type of the offsets once for all of them.
 pub(crate) struct EachBag<'a, M: Memory> {
     offsets: Offsets<'a, M>,
     /// The bags to come.
