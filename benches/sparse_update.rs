@@ -97,7 +97,7 @@ fn updates<B: Timed + IndexSortOps + SparseUpdateOps, E: Element>(
                     bytes += batches.sort(device, set);
                     floor += batches.sort_floor();
                 }
-                bytes += parameters.update(device, batches, set, (rule, state.view_mut(optimizer)));
+                bytes += parameters.update(device, batches, set, (rule, state.view_mut()));
                 (bytes, floor)
             });
             if let Some(time) = time.filter(|_| is_f32 && !shape.is_large()) {

@@ -176,49 +176,32 @@ pub trait Index: Scalar + sealed::Sealed + Eq + Ord + Copy {
     fn offsets<M: Memory>(values: View<'_, M, Self>) -> Offsets<'_, M>;
 }
 
-impl Index for i32 {
-    const MAX: u64 = i32::MAX as u64;
-    #[inline(always)]
-    fn to_i64(self) -> i64 {
-        i64::from(self)
-    }
-    fn from_usize(value: usize) -> Option<Self> {
-        value.try_into().ok()
-    }
-    fn offsets<M: Memory>(values: View<'_, M, Self>) -> Offsets<'_, M> {
-        Offsets(OffsetsOf::I32(values, End::Given))
-    }
+macro_rules! index {
+    ($(#[$attribute:meta])* $Type:ty, $Offsets:ident) => {
+        $(#[$attribute])*
+        impl Index for $Type {
+            const MAX: u64 = <$Type>::MAX as u64;
+            #[inline(always)]
+            fn to_i64(self) -> i64 {
+                i64::from(self)
+            }
+            fn from_usize(value: usize) -> Option<Self> {
+                value.try_into().ok()
+            }
+            fn offsets<M: Memory>(values: View<'_, M, Self>) -> Offsets<'_, M> {
+                Offsets(OffsetsOf::$Offsets(values, End::Given))
+            }
+        }
+    };
 }
-
-/// The `i32` of the same bits takes its place in loops and kernels, so that a table that it looks
-/// up has at most 2³¹ rows.
-impl Index for u32 {
-    const MAX: u64 = u32::MAX as u64;
-    #[inline(always)]
-    fn to_i64(self) -> i64 {
-        i64::from(self)
-    }
-    fn from_usize(value: usize) -> Option<Self> {
-        value.try_into().ok()
-    }
-    fn offsets<M: Memory>(values: View<'_, M, Self>) -> Offsets<'_, M> {
-        Offsets(OffsetsOf::U32(values, End::Given))
-    }
-}
-
-impl Index for i64 {
-    const MAX: u64 = i64::MAX as u64;
-    #[inline(always)]
-    fn to_i64(self) -> i64 {
-        self
-    }
-    fn from_usize(value: usize) -> Option<Self> {
-        value.try_into().ok()
-    }
-    fn offsets<M: Memory>(values: View<'_, M, Self>) -> Offsets<'_, M> {
-        Offsets(OffsetsOf::I64(values, End::Given))
-    }
-}
+index!(i32, I32);
+index!(i64, I64);
+index!(
+    /// The `i32` of the same bits takes its place in loops and kernels, so that a table that it
+    /// looks up has at most 2³¹ rows.
+    u32,
+    U32
+);
 
 #[cfg(test)]
 mod tests {

@@ -50,9 +50,13 @@ impl<I: Index> Jagged<I> {
     /// `[num_features * batch_size]`, key-major.
     ///
     /// # Errors
-    /// Propagates errors of [`Self::from_offsets`], and returns one if a length is negative or the
-    /// sum does not fit `I`.
-    pub fn from_lengths(indices: Vec<I>, lengths: &[I], batch_size: usize) -> Result<Self> {
+    /// Propagates errors of [`Self::from_offsets`], and returns one if a length is negative, or if
+    /// their sum is not the number of ids or does not fit `I`.
+    pub fn from_lengths<L: Index>(
+        indices: Vec<I>,
+        lengths: &[L],
+        batch_size: usize,
+    ) -> Result<Self> {
         let mut offsets = Vec::with_capacity(lengths.len() + 1);
         let mut end = 0usize;
         offsets.push(I::default());
@@ -67,6 +71,10 @@ impl<I: Index> Jagged<I> {
                 invalid("Jagged", "lengths", format!("their sum {end} does not fit the index type"))
             };
             offsets.push(I::from_usize(end).ok_or_else(too_long)?);
+        }
+        if end != indices.len() {
+            let reason = format!("they add up to {end}, but there are {} ids", indices.len());
+            return Err(invalid("Jagged", "lengths", reason));
         }
         Self::from_offsets(indices, offsets, batch_size)
     }
@@ -164,6 +172,8 @@ mod tests {
         );
         let negative = Jagged::from_lengths(vec![0_i32; 3], &[2, -1, 2], 1).unwrap_err();
         assert_eq!(negative.to_string(), "offsets[1] is -1, but must be a length of 0 or more");
+        let sum = Jagged::from_lengths(vec![0_i64; 5], &[3_u32, 1], 1).unwrap_err();
+        assert!(sum.to_string().contains("they add up to 4, but there are 5 ids"), "{sum}");
         let weights = Jagged::from_lengths(vec![0_i32; 3], &[3], 1)
             .unwrap()
             .with_per_sample_weights(vec![1.0]);

@@ -69,6 +69,7 @@
 //! | module | it has |
 //! |---|---|
 //! | [`ops`] | each op once: maths, arguments, checks; tables, bags, views, [`ops::Device`] |
+//! | [`ops::guide`] | embedding the ops: a step, memory, threads, streams, errors |
 //! | [`nn`] | the engine: layers, tables, [`nn::Dlrm`], optimizers, steps, staging of batches |
 //! | [`backend`] | the CPU, and CUDA with streams and memory of the caller's own |
 //! | `testing` | references, tolerances and cases for tests of kernels (feature `testing`) |
@@ -115,8 +116,8 @@
 //! | `serde` | by `train` | `Serialize` and `Deserialize` for what describes ops and models |
 //! | `testing` | no | references in f64, tolerances, awkward cases, for tests of your own kernels |
 //!
-//! With `default-features = false` there are ops, backends and the engine, which is all that a
-//! trainer of your own needs.
+//! With `default-features = false` there are the ops, the CPU backend and the engine, which is all
+//! that a trainer of your own needs; on a GPU add `features = ["cuda"]`.
 //!
 //! # Guarantees
 //!
@@ -153,10 +154,12 @@
 //! | … `offsets` without the last | [`ops::Bags::from_starts`] |
 //! | … a 2-D input | [`ops::Bags::of_length`] |
 //! | … `mode`, `padding_idx` | [`ops::Feature::pooling`], [`ops::Feature::padding_idx`] |
-//! | … `per_sample_weights` | [`ops::Bags::per_sample_weights`] |
+//! | … `per_sample_weights` | [`ops::Bags::weighted`] |
 //! | … their gradient | [`ops::embedding_bag::WeightGrad`] |
 //! | … `sparse=True` | [`ops::sparse_update::Reduce`] makes a [`ops::sparse_update::SparseGrad`] |
+//! | … `optimizer.step()` on its rows | [`ops::sparse_update::step`] |
 //! | TorchRec `KeyedJaggedTensor` | [`Jagged`] on the host, [`ops::Bags`] on a device |
+//! | … its `values` and `lengths` | [`Jagged::from_lengths`] |
 //! | TorchRec `EmbeddingBagCollection` | [`ops::TableBatch`], [`nn::EmbeddingBagCollection`] |
 //! | TorchRec `InteractionArch` | [`ops::interaction`], [`ops::PairOrder::UpperTriangle`] |
 //! | TorchRec `DLRM`, dlrm `DLRM_Net` | [`nn::Dlrm`] with [`nn::DlrmConfig`] |

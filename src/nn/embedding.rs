@@ -235,7 +235,7 @@ impl<'a, D: Backend> RowsMut<'a, D> {
         workspace: ViewMut<'a, D, u64>,
     ) -> Result<()> {
         let Self { tables: _, weights, state, decay_scale } = self;
-        let state = view_state(state, rule);
+        let state = view_state(state);
         with_weights!(weights, buffer => {
             let weights = D::view_mut(buffer);
             let op = sparse_update::Update {
@@ -251,7 +251,7 @@ impl<'a, D: Backend> RowsMut<'a, D> {
     /// Returns the errors of [`sparse_update::Apply`].
     pub fn apply(self, device: &D, grad: &'a SparseGrad<D>, rule: UpdateRule) -> Result<()> {
         let Self { tables, weights, state, decay_scale } = self;
-        let state = view_state(state, rule);
+        let state = view_state(state);
         with_weights!(weights, buffer => {
             let weights = D::view_mut(buffer);
             sparse_update::Apply { tables, grad, rule, decay_scale, weights, state }.run(device)
@@ -259,14 +259,8 @@ impl<'a, D: Backend> RowsMut<'a, D> {
     }
 }
 
-fn view_state<D: Device>(
-    state: &mut Option<OptimizerState<D>>,
-    rule: UpdateRule,
-) -> OptimizerStateMut<'_, D> {
-    match state {
-        Some(state) => state.view_mut(rule.optimizer),
-        None => OptimizerStateMut::None,
-    }
+fn view_state<D: Device>(state: &mut Option<OptimizerState<D>>) -> OptimizerStateMut<'_, D> {
+    state.as_mut().map_or(OptimizerStateMut::None, OptimizerState::view_mut)
 }
 
 /// Returns the range of the weights of a table among all weights.

@@ -248,7 +248,7 @@ impl<D: Backend> Dlrm<D> {
                 max_gradient: group.max_gradient,
                 grad: D::view(grad_parameters),
                 parameters: D::view_mut(&mut self.parameters),
-                state: dense_state.view_mut(rule.optimizer.for_dense()),
+                state: dense_state.view_mut(),
                 rounded: layers.rounded_mut(),
             };
             update.run(&self.device)

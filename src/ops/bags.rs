@@ -21,6 +21,9 @@ const MAX_ROWS_OF_U32: usize = 1 << 31;
 /// The ids of a batch on a device, or on the [`Host`](super::Host). [`Jagged`] describes the
 /// layout.
 ///
+/// Ids and offsets are `i32`, `i64` or `u32`, each of its own type. Lengths in place of offsets make
+/// a [`Jagged`], which converts to bags.
+///
 /// Ops check the contents when they read them: wrong offsets are an error, a bad id is skipped and
 /// reported.
 ///
@@ -317,8 +320,9 @@ impl<'a, M: Memory, I: Index> Bags<'a, M, I> {
     }
 
     /// Makes bags of ids and the first position of each bag, `[num_features * batch_size]`, as
-    /// `torch.nn.EmbeddingBag` takes them. The last bag ends with the ids. The rest is as in
-    /// [`Self::new`].
+    /// `torch.nn.EmbeddingBag` takes them. The last bag ends with the ids. Positions count through
+    /// the ids of all features: where there is one call for each feature, add the number of ids of
+    /// those before. The rest is as in [`Self::new`].
     pub fn from_starts<O: Index>(
         batch_size: usize,
         indices: impl Into<View<'a, M, I>>,
@@ -335,7 +339,8 @@ impl<'a, M: Memory, I: Index> Bags<'a, M, I> {
 
     /// Makes bags of `length` ids each from ids `[num_features, batch_size, length]`, of which
     /// `torch.nn.EmbeddingBag` takes those of one feature as a matrix. Nothing is read from memory
-    /// but the ids. The rest is as in [`Self::new`].
+    /// but the ids. A matrix of samples by features must be transposed. The rest is as in
+    /// [`Self::new`].
     pub fn of_length(batch_size: usize, indices: impl Into<View<'a, M, I>>, length: usize) -> Self {
         Self::with_offsets(batch_size, indices.into(), Offsets(OffsetsOf::Length(length)))
     }

@@ -67,8 +67,47 @@
 //! # Lifetimes
 //!
 //! Views and [`Bags`] are `Copy` and borrow as slices do. A batch may be a field of a struct, and
-//! several ops may take it. Only an output is borrowed exclusively, for the time of the call.
+//! several ops may take it. Only an output is borrowed exclusively, for the time of the call; pass
+//! `&mut *output` if it is a `&mut [f32]` that you use again.
+//!
+//! ```
+//! use bagdot::Cpu;
+//! use bagdot::ops::Bags;
+//! struct Batch<'a> {
+//!     bags: Bags<'a, Cpu, u32>,
+//!     labels: &'a [f32],
+//! }
+//! ```
+//!
+//! Code for any device takes `D: Backend`, owns `D::Buffer<T>` and `D::Tables`, and views buffers by
+//! [`Device::view`] and [`Device::view_mut`]:
+//!
+//! ```
+//! use bagdot::ops::{Backend, Bags, Device, MatrixMut, embedding_bag};
+//! struct Tables<D: Backend> {
+//!     tables: D::Tables,
+//!     weights: D::Buffer<f32>,
+//! }
+//! impl<D: Backend> Tables<D> {
+//!     fn pool(
+//!         &self,
+//!         device: &D,
+//!         bags: Bags<'_, D, i64>,
+//!         out: &mut D::Buffer<f32>,
+//!     ) -> bagdot::Result<()> {
+//!         let (rows, width) = (bags.batch_size, self.tables.as_ref().width());
+//!         let out = MatrixMut::contiguous(D::view_mut(out), rows, width);
+//!         embedding_bag::Forward::new(&self.tables, D::view(&self.weights), bags, out).run(device)
+//!     }
+//! }
+//! ```
 //! Arguments are checked in `run`; `validate` does the same without running anything.
+//!
+//! # Checkpoints
+//!
+//! Weights are yours. [`OptimizerState::view_mut`] gives the state as views: slices on the CPU,
+//! buffers for [`Device::download`] and [`Device::upload`] elsewhere. Continue with
+//! [`UpdateRule::at_step`], since Adam and stochastic rounding depend on the number of the step.
 //!
 //! # Threads
 //!
@@ -94,7 +133,8 @@
 //! # Errors
 //!
 //! A wrong size, type or setting is an error before anything is written, with the name of the op
-//! and of the argument. Ids, offsets and labels are checked where they are read. A bad id adds
+//! and of the argument. Ids, offsets and labels are checked where they are read, and their errors
+//! give the position and the value. A bad id adds
 //! nothing to its bag, all others are pooled, and the error names table, bag, position and value.
 //! On the CPU it is the result of the call, on CUDA that of the next [`Device::synchronize`], after
 //! which the device goes on as before. The order of a batch with a bad id is complete for the
@@ -120,3 +160,9 @@
 //! [`pooled_interaction`]: super::pooled_interaction
 //! [`sparse_update::Update`]: super::sparse_update::Update
 //! [`sparse_update::step`]: super::sparse_update::step
+//! [`Device::view`]: super::Device::view
+//! [`Device::view_mut`]: super::Device::view_mut
+//! [`Device::download`]: super::Device::download
+//! [`Device::upload`]: super::Device::upload
+//! [`OptimizerState::view_mut`]: super::OptimizerState::view_mut
+//! [`UpdateRule::at_step`]: super::UpdateRule::at_step

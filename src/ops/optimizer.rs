@@ -26,7 +26,7 @@ use crate::error::{Error, Result, expect_size, invalid};
 ///   outside the root. With `eps = 0`, a parameter that has never had a gradient does not change:
 ///   ops raise `eps` to a tiny number, which avoids 0/0 and makes no difference beside a root that
 ///   is not 0.
-/// - Adam is lazy on tables: rows without a gradient keep `m`, `v` and `w`, and `t` counts steps,
+/// - Adam is lazy on tables: rows that the batch does not look up keep `m`, `v` and `w`, and `t` counts steps,
 ///   not the row's updates.
 /// - The squares of a row are summed by a reduction tree for each 32 columns, and the sums of these
 ///   blocks are added in order. The error of a row's mean is at most `γₖ mean(g²)`, `k = ⌈D / 32⌉ +
@@ -146,7 +146,7 @@ impl UpdateRule {
         finite("rule.learning_rate", self.learning_rate)?;
         let is_stochastic = matches!(self.rounding, Rounding::Stochastic { .. });
         if self.step == 0 && (is_stochastic || matches!(self.optimizer, Optimizer::Adam { .. })) {
-            let reason = "not given, but Adam and stochastic rounding need it: count steps from 1";
+            let reason = "not given, but Adam and stochastic rounding need it: count steps from 1 (`at_step`)";
             return Err(invalid(op, "rule.step", reason));
         }
         match self.weight_decay {
@@ -323,6 +323,7 @@ impl Optimizer {
 /// # Ok::<(), bagdot::Error>(())
 /// ```
 pub struct OptimizerState<D: Device> {
+    optimizer: Optimizer,
     /// Adam's first moments or Adagrad's sums of squares; empty for SGD.
     pub(crate) first: D::Buffer<f32>,
     /// Adam's second moments, else empty.
@@ -337,7 +338,7 @@ impl<D: Device> OptimizerState<D> {
     /// Propagates errors of [`Device::alloc`].
     pub fn new(device: &D, optimizer: Optimizer, rows: usize, elements: usize) -> Result<Self> {
         let [first, second] = optimizer.state_len(rows, elements);
-        Ok(Self { first: device.alloc(first)?, second: device.alloc(second)?, steps: 0 })
+        Ok(Self { optimizer, first: device.alloc(first)?, second: device.alloc(second)?, steps: 0 })
     }
 
     /// Allocates zeros for all rows of some tables.
@@ -348,15 +349,16 @@ impl<D: Device> OptimizerState<D> {
         Self::new(device, optimizer, tables.num_rows(), tables.num_weights())
     }
 
-    /// Returns the number of steps that [`sparse_update::step`](super::sparse_update::step) has
-    /// taken with this state.
+    /// Returns the number of the last step that [`sparse_update::step`](super::sparse_update::step)
+    /// took with this state, 0 before the first. A rule that has a number sets it, by which a
+    /// resumed run continues. Other ops count no steps.
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
     /// Views the state as the ops take it.
-    pub fn view_mut(&mut self, optimizer: Optimizer) -> OptimizerStateMut<'_, D> {
-        match optimizer {
+    pub fn view_mut(&mut self) -> OptimizerStateMut<'_, D> {
+        match self.optimizer {
             Optimizer::Sgd => OptimizerStateMut::None,
             Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. } => {
                 OptimizerStateMut::SumOfSquares(D::view_mut(&mut self.first))

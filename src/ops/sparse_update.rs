@@ -175,6 +175,13 @@ impl<'a, D: Device, I: Index> PooledGrad<'a, D, I> {
     }
 }
 
+impl<D: Device, I: Index> Clone for PooledGrad<'_, D, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<D: Device, I: Index> Copy for PooledGrad<'_, D, I> {}
+
 impl<D: Device, I: Index> PooledGrad<'_, D, I> {
     /// Checks the parts against each other, for an op of this name.
     fn check(&self, op: &'static str) -> Result<()> {
@@ -192,9 +199,11 @@ impl<D: Device, I: Index> PooledGrad<'_, D, I> {
             Some(argmax) => {
                 argmax.check(op, matrix_name!("argmax"), self.bags.batch_size, tables.width())
             }
-            None if tables.has_max() => {
-                Err(invalid(op, "argmax", "needed, since a feature is pooled by max"))
-            }
+            None if tables.has_max() => Err(invalid(
+                op,
+                "argmax",
+                "needed, since a feature is pooled by max (`embedding_bag::Forward::argmax` writes it)",
+            )),
             None => Ok(()),
         }
     }
@@ -711,8 +720,8 @@ impl<D: IndexSortOps + SparseUpdateOps> Scratch<D> {
 /// Takes a step on each row that a batch looks up: [`Sort`] and [`Update`] in one call.
 ///
 /// `grad_output` is the gradient of the pooled output, `[batch_size, width]` without gaps;
-/// `weights` are those of all tables, [`TableBatch::num_weights`] elements. The state counts the
-/// steps, if the rule gives no number. This allocates if the batch is larger than all before it.
+/// `weights` are those of all tables, [`TableBatch::num_weights`] elements. If the rule gives no
+/// number, the step is the one after the last that the state has seen. This allocates if the batch is larger than all before it.
 /// The ops themselves never allocate, and have the options that this call lacks: max pooling,
 /// clamped gradients, gaps, factors of the weight decay.
 ///
@@ -731,8 +740,13 @@ pub fn step<'a, D: IndexSortOps + SparseUpdateOps, E: Element, I: Index>(
     state: &mut OptimizerState<D>,
     scratch: &mut Scratch<D>,
 ) -> Result<()> {
+    const OP: &str = "sparse_update.step";
     let (layout, weights) = (tables.as_ref(), weights.into());
-    bags.check("sparse_update.step", layout)?;
+    bags.check(OP, layout)?;
+    if layout.has_max() {
+        let reason = "a feature is pooled by max: use `Sort`, `PooledGrad::argmax` and `Update`";
+        return Err(invalid(OP, "tables", reason));
+    }
     scratch.grow::<E, I>(device, layout, &bags)?;
     let Scratch { sorted, workspace } = scratch;
     let number = if rule.step == 0 { state.steps + 1 } else { rule.step };
@@ -740,7 +754,7 @@ pub fn step<'a, D: IndexSortOps + SparseUpdateOps, E: Element, I: Index>(
     let grad_output = Matrix::contiguous(grad_output, bags.batch_size, layout.width());
     Sort::new(tables, bags, sorted, D::view_mut(workspace)).run(device)?;
     let source = PooledGrad::new(tables, bags, sorted, grad_output);
-    let (rule, views) = (rule.at_step(number), state.view_mut(rule.optimizer));
+    let (rule, views) = (rule.at_step(number), state.view_mut());
     Update::new(source, rule, weights, views, D::view_mut(workspace)).run(device)?;
     state.steps = number;
     Ok(())

@@ -13,7 +13,7 @@ pub const DIMS: [usize; 11] = [1, 3, 4, 16, 63, 64, 127, 128, 129, 1024, 2050];
 /// All poolings.
 pub const POOLINGS: [Pooling; 3] = [Pooling::Sum, Pooling::Mean, Pooling::Max];
 
-/// A type of ids that holds negative numbers, too.
+/// A type of ids that is made of the `i64` of a case.
 pub trait Id: Index {
     /// Converts a value that the type holds.
     fn id(value: i64) -> Self;
@@ -62,7 +62,8 @@ pub fn feature(table: usize, pooling: Pooling) -> Feature {
     Feature { table, pooling, padding_idx: None }
 }
 
-/// A batch of bags on the host, with the tables that they look up.
+/// A batch of bags on the host, with the tables that they look up. Its ids are valid; bad ones are
+/// for the tests that are about them.
 #[derive(Clone, Debug)]
 pub struct BagCase {
     /// The name, for messages.

@@ -1,8 +1,6 @@
 //! Reference versions of the ops: plain loops in `f64` that also bound the error of an `f32`
-//! result. They share no code with `src/`, but use its types that describe a call (tables,
-//! features, rules).
-//!
-//! `tests/suite/reference_gradients.rs` checks the backward passes against difference quotients of
+//! result. They share no code with the backends, but use the types that describe a call
+//! (tables, features, rules). The suite checks the backward passes against difference quotients of
 //! the forward passes.
 
 mod bags;

@@ -231,7 +231,8 @@ fn wrong_arguments_are_errors<B: DenseUpdateOps>(device: &B) {
             UpdateRule { step: 0, ..good },
             None,
             [5, 5, 5],
-            "rule.step: not given, but Adam and stochastic rounding need it: count steps from 1"
+            "rule.step: not given, but Adam and stochastic rounding need it: count steps from 1 \
+             (`at_step`)"
                 .into(),
         ),
         (

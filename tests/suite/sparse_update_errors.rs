@@ -234,7 +234,8 @@ fn apply_and_update_name_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device
             UpdateRule { rounding: Rounding::Stochastic { seed: 1 }, ..adagrad },
             elements,
             elements,
-            "rule.step: not given, but Adam and stochastic rounding need it: count steps from 1"
+            "rule.step: not given, but Adam and stochastic rounding need it: count steps from 1 \
+             (`at_step`)"
                 .into(),
         ),
     ] {

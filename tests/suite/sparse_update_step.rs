@@ -13,6 +13,7 @@ backend_suite!(cuda:
     steps_are_counted,
     steps_without_a_number_are_refused,
     max_pooling_needs_the_explicit_form,
+    states_of_other_optimizers_are_refused,
     bad_ids_are_reported,
     gradients_come_to_the_host,
     jagged_batches_go_to_a_device,
@@ -150,7 +151,7 @@ fn steps_without_a_number_are_refused<B: Backend>(device: &B) {
             backward.source(),
             rule,
             B::view_mut(&mut weights),
-            state.view_mut(rule.optimizer),
+            state.view_mut(),
             B::view_mut(&mut workspace),
         );
         let text = message(update.run(device));
@@ -161,8 +162,19 @@ fn steps_without_a_number_are_refused<B: Backend>(device: &B) {
 fn max_pooling_needs_the_explicit_form<B: Backend>(device: &B) {
     let mut small = Small::new(device, Pooling::Max, Optimizer::Sgd);
     let text = message(small.step(device, UpdateRule::new(Optimizer::Sgd, 0.5)));
-    assert!(text.contains("argmax: needed, since a feature is pooled by max"), "{text}");
+    assert!(text.contains("tables: a feature is pooled by max: use `Sort`"), "{text}");
     assert_eq!((download(device, &small.weights), small.state.steps()), (vec![1.0; 4], 0));
+}
+
+/// Checks that the state of one optimizer is not taken for that of another.
+fn states_of_other_optimizers_are_refused<B: Backend>(device: &B) {
+    let adagrad = Optimizer::Adagrad { eps: 1e-8 };
+    for (of, optimizer) in [(ADAM, adagrad), (adagrad, ADAM), (ADAM, Optimizer::Sgd)] {
+        let mut small = Small::new(device, Pooling::Sum, of);
+        let text = message(small.step(device, UpdateRule::new(optimizer, 0.5)));
+        assert!(text.contains("state: it is not the state of"), "{text}");
+        assert_eq!((download(device, &small.weights), small.state.steps()), (vec![1.0; 4], 0));
+    }
 }
 
 fn bad_ids_are_reported<B: Backend>(device: &B) {
