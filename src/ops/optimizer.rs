@@ -146,7 +146,8 @@ impl UpdateRule {
         finite("rule.learning_rate", self.learning_rate)?;
         let is_stochastic = matches!(self.rounding, Rounding::Stochastic { .. });
         if self.step == 0 && (is_stochastic || matches!(self.optimizer, Optimizer::Adam { .. })) {
-            let reason = "not given, but Adam and stochastic rounding need it: count steps from 1 (`at_step`)";
+            let reason = "not given, but Adam and stochastic rounding need it: count steps from 1 \
+                          (`at_step`)";
             return Err(invalid(op, "rule.step", reason));
         }
         match self.weight_decay {

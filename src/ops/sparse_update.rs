@@ -202,7 +202,7 @@ impl<D: Device, I: Index> PooledGrad<'_, D, I> {
             None if tables.has_max() => Err(invalid(
                 op,
                 "argmax",
-                "needed, since a feature is pooled by max (`embedding_bag::Forward::argmax` writes it)",
+                "needed, since a feature is pooled by max: `embedding_bag::Forward::argmax`",
             )),
             None => Ok(()),
         }
@@ -721,9 +721,9 @@ impl<D: IndexSortOps + SparseUpdateOps> Scratch<D> {
 ///
 /// `grad_output` is the gradient of the pooled output, `[batch_size, width]` without gaps;
 /// `weights` are those of all tables, [`TableBatch::num_weights`] elements. If the rule gives no
-/// number, the step is the one after the last that the state has seen. This allocates if the batch is larger than all before it.
-/// The ops themselves never allocate, and have the options that this call lacks: max pooling,
-/// clamped gradients, gaps, factors of the weight decay.
+/// number, the step is the one after the last that the state has seen. This allocates if the batch
+/// is larger than all before it. The ops themselves never allocate, and have the options that this
+/// call lacks: max pooling, clamped gradients, gaps, factors of the weight decay.
 ///
 /// # Errors
 /// Returns an error for wrong shapes, for tables with max pooling and for an invalid rule, before
