@@ -79,8 +79,8 @@
 //! }
 //! ```
 //!
-//! Code for any device takes `D: Backend`, owns `D::Buffer<T>` and `D::Tables`, and views buffers by
-//! [`Device::view`] and [`Device::view_mut`]:
+//! Code for any device takes `D: Backend`, owns `D::Buffer<T>` and `D::Tables`, and views buffers
+//! by [`Device::view`] and [`Device::view_mut`]:
 //!
 //! ```
 //! use bagdot::ops::{Backend, Bags, Device, MatrixMut, embedding_bag};

@@ -26,8 +26,8 @@ use crate::error::{Error, Result, expect_size, invalid};
 ///   outside the root. With `eps = 0`, a parameter that has never had a gradient does not change:
 ///   ops raise `eps` to a tiny number, which avoids 0/0 and makes no difference beside a root that
 ///   is not 0.
-/// - Adam is lazy on tables: rows that the batch does not look up keep `m`, `v` and `w`, and `t` counts steps,
-///   not the row's updates.
+/// - Adam is lazy on tables: rows that the batch does not look up keep `m`, `v` and `w`, and `t`
+///   counts steps, not the row's updates.
 /// - The squares of a row are summed by a reduction tree for each 32 columns, and the sums of these
 ///   blocks are added in order. The error of a row's mean is at most `γₖ mean(g²)`, `k = ⌈D / 32⌉ +
 ///   7`.

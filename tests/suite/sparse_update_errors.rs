@@ -63,7 +63,11 @@ fn assert_poisoned<B: IndexSortOps + SparseUpdateOps>(device: &B, grad: &SparseG
 /// Returns functions that spoil the source of a gradient, each with the start of its error.
 fn spoilt_sources<B: IndexSortOps + SparseUpdateOps>(n: usize) -> Vec<(Spoil<B>, String)> {
     vec![
-        (|s, _| s.argmax = None, "argmax: needed, since a feature is pooled by max".into()),
+        (
+            |s, _| s.argmax = None,
+            "argmax: needed, since a feature is pooled by max: `embedding_bag::Forward::argmax`"
+                .into(),
+        ),
         (|s, _| s.argmax.as_mut().unwrap().rows = 32, "argmax.rows is 32, but must be 33".into()),
         (|s, _| s.grad_output.rows = 34, "grad_output.rows is 34, but must be 33".into()),
         (|s, _| s.grad_output.ld = 3, "grad_output.ld: 3 is less than the 160 columns".into()),
