@@ -21,8 +21,8 @@ const MAX_ROWS_OF_U32: usize = 1 << 31;
 /// The ids of a batch on a device, or on the [`Host`](super::Host). [`Jagged`] describes the
 /// layout.
 ///
-/// Ids and offsets are `i32`, `i64` or `u32`, each of its own type. Lengths in place of offsets make
-/// a [`Jagged`], which converts to bags.
+/// Ids and offsets are `i32`, `i64` or `u32`, each of its own type. Lengths in place of offsets
+/// make a [`Jagged`], which converts to bags.
 ///
 /// Ops check the contents when they read them: wrong offsets are an error, a bad id is skipped and
 /// reported.

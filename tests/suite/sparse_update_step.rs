@@ -121,7 +121,10 @@ fn steps_are_counted<B: Backend>(device: &B) {
         // 1 - 8e-8; moments and their corrections round a few times.
         let want = 1.0 - 0.25 * steps as f32;
         let got = download(device, &small.weights);
-        assert!(got.iter().all(|weight| (weight - want).abs() < 1e-5), "{got:?}");
+        // The batch looks up every row but the first of the second table.
+        let off = |(weight, want): (&f32, f32)| (weight - want).abs();
+        let most = got.iter().zip([want, want, 1.0, want]).map(off).fold(0.0, f32::max);
+        assert!(most < 1e-5, "{got:?}");
     }
     // A rule that has a number says which step it is.
     assert_eq!(small.step(device, rule.at_step(10)), Ok(()));
