@@ -73,7 +73,7 @@ impl<D: Backend> Averages<D> {
             [(parameters, &mut self.parameters), (embedding.f32_weights()?, &mut self.tables)]
         {
             let (values, average) = (D::view(values), D::view_mut(average));
-            Update { control: control, decay, values, average }.run(device)?;
+            Update { control, decay, values, average }.run(device)?;
         }
         Ok(())
     }

@@ -144,7 +144,7 @@ impl<D: Backend> Dlrm<D> {
             threshold: config.loss_threshold,
             loss_scale: config.precision.loss_scale(),
             logits: activations.logits.matrix(rows).data,
-            labels: labels,
+            labels,
             mean: D::view_mut(mean_loss),
             grad_logits: Some(grads.logits.matrix_mut(rows).data),
             workspace: D::view_mut(workspace),
