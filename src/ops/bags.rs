@@ -199,7 +199,9 @@ impl<'a, M: Memory<Address = ()>> Offsets<'a, M> {
         EachBag { offsets: self, bags, num_indices, place: 0, bounds: [0; BAGS_AT_ONCE + 1] }
     }
 
-    /// Writes the offsets from number `first` on, as positions.
+    /// Writes the offsets from number `first` on, as positions. It stays a function of its own: the
+    /// loops that call it are compiled many times.
+    #[inline(never)]
     fn read(&self, first: usize, num_indices: usize, positions: &mut [usize]) {
         with_offsets!(self, (values, _end) => {
             let there = values.get(first..).unwrap_or(&[]);
