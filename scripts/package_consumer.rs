@@ -3,7 +3,7 @@
 //! error that says that there are none.
 
 use bagdot::ops::embedding_bag::{EmbeddingBagOps, Forward};
-use bagdot::ops::{Bags, Device, Feature, MatrixMut, Pooling, Table, TableBatch};
+use bagdot::ops::{Bags, Feature, MatrixMut, Pooling, Table, TableBatch};
 use bagdot::{Cpu, Cuda, Error};
 
 fn main() {
