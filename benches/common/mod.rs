@@ -283,9 +283,7 @@ pub fn sets_of(bytes: usize) -> usize {
 }
 
 pub fn upload<B: Device, T: bagdot::Scalar>(device: &B, values: &[T]) -> B::Buffer<T> {
-    let mut buffer = device.alloc(values.len()).unwrap();
-    device.upload(values, B::view_mut(&mut buffer)).unwrap();
-    buffer
+    device.to_device(values).unwrap()
 }
 
 /// Returns values that are uniform in [-1, 1). They are never all zeros, with which a device can be

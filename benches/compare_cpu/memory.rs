@@ -13,10 +13,11 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Allocator {
-    /// bagdot's: aligned to cache lines, in huge pages where the system provides them on advice.
+    /// The one of bagdot's buffers: aligned to cache lines, in huge pages where the system
+    /// provides them on advice.
     #[default]
     Bagdot,
-    /// That of torch's tensors on the CPU (c10/core/impl/alloc_cpu.cpp): `posix_memalign` with
+    /// The one of torch's tensors on the CPU (c10/core/impl/alloc_cpu.cpp): `posix_memalign` with
     /// `gAlignment`, 64 bytes, and no advice on huge pages unless `THP_MEM_ALLOC_ENABLE` is set.
     /// The standard library allocates a `Vec` of a type with this alignment by the same call.
     Torch,

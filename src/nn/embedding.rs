@@ -142,8 +142,8 @@ impl<D: Backend> EmbeddingBagCollection<D> {
                 format!("{} for row {row}, but must be a finite number of 0 or more", scale[row]);
             return Err(invalid(OP, "scale", reason));
         }
-        let buffer = self.decay_scale.insert(device.alloc(scale.len())?);
-        device.upload(scale, D::view_mut(buffer))
+        self.decay_scale = Some(device.to_device(scale)?);
+        Ok(())
     }
 
     /// Pools the vectors of the ids into `pooled`, `[batch_size, width]`, and lets them interact.

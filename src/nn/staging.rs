@@ -2,10 +2,9 @@
 
 use super::buffers::BatchView;
 use super::optimizer::PerGroup;
-use crate::dtype::Index;
 use crate::dtype::Scalar;
 use crate::error::{Error, OffsetRule, Result, expect_size, invalid};
-use crate::ops::bags::{End, OffsetsOf, with_offsets};
+use crate::ops::bags::{End, OffsetsOf};
 use crate::ops::matrix::matrix_name;
 use crate::ops::{Backend, Bags, Extent, Host, Matrix, StagingOnly, StepValues, View};
 
@@ -282,11 +281,7 @@ pub(super) fn check(batch: &BatchView<'_, Host, i64>) -> Result<()> {
     if end.is_some_and(|end| end == indices.len() || (has_slack && end < indices.len())) {
         return Ok(());
     }
-    let value = with_offsets!(
-        offsets,
-        (values, _end) => values.last().map_or(0, |end| end.to_i64()),
-        length => (num_bags * length) as i64
-    );
+    let value = offsets.value(num_bags, indices.len());
     let rule = OffsetRule::LastIs(indices.len());
     Err(Error::InvalidOffsets { position: num_bags, value, rule })
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::device::Device;
-use super::tables::TableBatch;
+use super::tables::{Table, TableBatch};
 use super::views::{Memory, View};
 use crate::dtype::Index;
 use crate::error::{Error, OffsetRule, Result, expect_size, invalid};
@@ -220,10 +220,7 @@ impl<'a, M: Memory<Address = ()>> Offsets<'a, M> {
 
     /// Returns the end of the last of `num_bags` bags; `None` if it is negative.
     pub(crate) fn end(&self, num_bags: usize, num_indices: usize) -> Option<usize> {
-        with_offsets!(self, (values, end) => match end {
-            End::Given => values.last().and_then(|end| end.to_row()),
-            End::Implied => Some(num_indices),
-        }, length => Some(num_bags * length))
+        usize::try_from(self.value(num_bags, num_indices)).ok()
     }
 
     /// Checks that the offsets start at 0, never decrease and end at `num_indices`.
@@ -396,8 +393,8 @@ impl<'a, M: Memory, I: Index> Bags<'a, M, I> {
             return Err(invalid(op, "bags", "more than 2^32 - 2 ids or bags: split the batch"));
         }
         self.offsets.check(op, self, tables.features().len())?;
-        let largest = tables.tables().iter().map(|table| table.num_embeddings).max();
-        if self.has_unsigned_ids && largest.is_some_and(|rows| rows > MAX_ROWS_OF_U32) {
+        let has_more_rows = |table: &Table| table.num_embeddings > MAX_ROWS_OF_U32;
+        if self.has_unsigned_ids && tables.tables().iter().any(has_more_rows) {
             let reason = "of u32, but a table has more than 2^31 rows: ids of i64 name them all";
             return Err(invalid(op, "bags.indices", reason));
         }

@@ -43,7 +43,7 @@ pub trait Stage: Device {
     /// Propagates errors of the driver, and refuses a recording of another backend.
     fn replay(&self, recording: &Self::Recording) -> Result<()>;
     /// Returns the address of a view, to identify the buffers of a recording.
-    fn address<T: Scalar>(slice: &View<'_, Self, T>) -> u64;
+    fn address<T: Scalar>(view: &View<'_, Self, T>) -> u64;
 
     /// Makes a transfer from the host to this backend, for [`nn::Staging`](crate::nn::Staging)
     /// alone.

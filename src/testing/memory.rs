@@ -7,9 +7,7 @@ use super::tolerance::assert_same_bits;
 
 /// Returns a buffer with these values.
 pub fn upload<B: Device, T: Scalar>(device: &B, values: &[T]) -> B::Buffer<T> {
-    let mut buffer = device.alloc(values.len()).unwrap();
-    device.upload(values, B::view_mut(&mut buffer)).unwrap();
-    buffer
+    device.to_device(values).unwrap()
 }
 
 /// Returns the values of a buffer.

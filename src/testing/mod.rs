@@ -1,5 +1,5 @@
-//! What bagdot's own suites compare with, for those who validate kernels of their own: references
-//! in `f64`, tolerances from error bounds, and batches of awkward shapes (feature `testing`).
+//! The references in `f64`, tolerances from error bounds and batches of awkward shapes that
+//! bagdot's own suites use, for those who validate kernels of their own (feature `testing`).
 //!
 //! A reference computes each element together with a bound of the error of any evaluation of the
 //! same formula in `f32` ([`Approx`]), so that a test needs no tolerance that somebody has guessed:

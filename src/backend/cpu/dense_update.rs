@@ -32,7 +32,7 @@ impl<'a, E: Element, T: Element> Retype<E, T> for Update<'a, Cpu, E> {
     fn retype(self) -> Self::Output {
         let Self { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded } =
             self;
-        let rounded = rounded.map(|rounded| ViewMut::from(rounded.into_slice().retype()));
+        let rounded = rounded.retype();
         Update { control, rule, loss_scale, max_gradient, grad, parameters, state, rounded }
     }
 }

@@ -141,13 +141,31 @@ impl<E, T, X: Retype<E, T>> Retype<E, T> for Option<X> {
     }
 }
 
+impl<'a, E: Scalar, T: Scalar> Retype<E, T> for View<'a, Cpu, E> {
+    type Output = View<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        View::from(self.as_slice().retype())
+    }
+}
+
+impl<'a, E: Scalar, T: Scalar> Retype<E, T> for ViewMut<'a, Cpu, E> {
+    type Output = ViewMut<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        ViewMut::from(self.into_slice().retype())
+    }
+}
+
 impl<'a, E: Scalar, T: Scalar> Retype<E, T> for Matrix<'a, Cpu, E> {
     type Output = Matrix<'a, Cpu, T>;
 
     #[inline]
     fn retype(self) -> Self::Output {
         let Self { data, rows, cols, ld } = self;
-        Matrix { data: View::from(data.as_slice().retype()), rows, cols, ld }
+        Matrix { data: data.retype(), rows, cols, ld }
     }
 }
 
@@ -157,7 +175,7 @@ impl<'a, E: Scalar, T: Scalar> Retype<E, T> for MatrixMut<'a, Cpu, E> {
     #[inline]
     fn retype(self) -> Self::Output {
         let Self { data, rows, cols, ld } = self;
-        MatrixMut { data: ViewMut::from(data.into_slice().retype()), rows, cols, ld }
+        MatrixMut { data: data.retype(), rows, cols, ld }
     }
 }
 
@@ -168,7 +186,7 @@ impl<'a, I: Index, T: Index> Retype<I, T> for Bags<'a, Cpu, I> {
     fn retype(self) -> Self::Output {
         let Self { batch_size, indices, offsets, per_sample_weights, has_slack, has_unsigned_ids } =
             self;
-        let indices = View::from(indices.as_slice().retype());
+        let indices = indices.retype();
         Bags { batch_size, indices, offsets, per_sample_weights, has_slack, has_unsigned_ids }
     }
 }

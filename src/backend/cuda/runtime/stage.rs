@@ -27,8 +27,8 @@ impl Stage for Cuda {
         recording.launch(self)
     }
 
-    fn address<T: Scalar>(slice: &View<'_, Cuda, T>) -> u64 {
-        slice.pointer()
+    fn address<T: Scalar>(view: &View<'_, Cuda, T>) -> u64 {
+        view.pointer()
     }
 
     fn transfer(&self, _staging: StagingOnly) -> Result<Transfer> {

@@ -6,7 +6,7 @@ use super::params::bags::{self, Feature, NO_PADDING, OffsetType, Table, WIDE_COL
 use super::pointer::Ptr;
 use crate::dtype::Index;
 use crate::error::{Result, invalid};
-use crate::ops::bags::{OffsetsOf, with_offsets};
+use crate::ops::bags::OffsetsOf;
 use crate::ops::{Bags, Device, Pooling, TableBatch};
 
 /// The most columns that kernels can count in 32 bits, with room for the steps that they take
@@ -29,7 +29,7 @@ impl Tables {
     /// # Errors
     /// Returns [`Error::InvalidArgument`](crate::Error::InvalidArgument) if a row, or the pooled
     /// row of a sample, has more elements than kernels can count. Propagates errors of
-    /// [`Device::alloc`] and [`Device::upload`].
+    /// [`Device::to_device`].
     pub(crate) fn new(cuda: &Cuda, host: TableBatch) -> Result<Self> {
         let columns = host.max_dim().max(host.width());
         if columns > MAX_COLUMNS {
@@ -56,8 +56,7 @@ impl Tables {
             }
         };
         let described: Vec<Feature> = host.features().iter().enumerate().map(describe).collect();
-        let mut features = cuda.alloc(described.len())?;
-        cuda.upload(&described, Cuda::view_mut(&mut features))?;
+        let features = cuda.to_device(&described)?;
         let described = describe_tables(&host);
         let of_tables = &described[..host.tables().len()];
         let all_wide = of_tables.iter().all(|table| table.is_wide != 0);
@@ -66,8 +65,7 @@ impl Tables {
             let lanes = of_tables.iter().map(|table| table.embedding_dim.div_ceil(columns));
             lanes.max().unwrap_or(0).next_power_of_two().min(32) as usize
         });
-        let mut tables = cuda.alloc(described.len())?;
-        cuda.upload(&described, Cuda::view_mut(&mut tables))?;
+        let tables = cuda.to_device(&described)?;
         Ok(Self { host, features, tables, lanes })
     }
 
@@ -97,16 +95,16 @@ impl Cuda {
         bags: &Bags<'_, Self, I>,
         tables: &TableBatch,
     ) -> Result<bags::Bags> {
-        let (offsets, offset_type) = match bags.offsets.0 {
-            OffsetsOf::I32(offsets, _) => (offsets.on(self)?.cast(), OffsetType::I32),
-            OffsetsOf::I64(offsets, _) => (offsets.on(self)?.cast(), OffsetType::I64),
-            OffsetsOf::U32(offsets, _) => (offsets.on(self)?.cast(), OffsetType::U32),
-            OffsetsOf::Length(_) => (Ptr::NULL, OffsetType::Equal),
+        let (offsets, length, offset_type) = match bags.offsets.0 {
+            OffsetsOf::I32(offsets, _) => (offsets.on(self)?.cast(), 0, OffsetType::I32),
+            OffsetsOf::I64(offsets, _) => (offsets.on(self)?.cast(), 0, OffsetType::I64),
+            OffsetsOf::U32(offsets, _) => (offsets.on(self)?.cast(), 0, OffsetType::U32),
+            OffsetsOf::Length(length) => (Ptr::NULL, length, OffsetType::Equal),
         };
         Ok(bags::Bags {
             offsets,
             num_offsets: bags.offsets.len() as u64,
-            length: with_offsets!(bags.offsets, (_values, _end) => 0, length => length as u64),
+            length: length as u64,
             num_indices: bags.num_indices() as u64,
             num_bags: bags.num_bags(tables) as u32,
             offset_type: offset_type as u32,
