@@ -57,16 +57,20 @@ __device__ __forceinline__ int lanes_of(const Feature& feature, int width) {
   return steps >= 32 ? 32 : steps <= 1 ? 1 : 1 << (32 - __clz(steps - 1));
 }
 
-// Returns true if all rows of a feature's table begin at a multiple of 16 bytes.
+// Returns true if all rows of a table of `dim` columns can be loaded 16 bytes at a time.
 template <typename E>
-__device__ __forceinline__ bool has_wide_rows(const E* weights, const Feature& feature) {
-  return feature.embedding_dim % kWidest<E> == 0 && is_aligned(weights + feature.weight_offset, 16);
+__device__ __forceinline__ bool has_wide_rows(const E* weights, const TableRows& rows,
+                                              uint32_t dim) {
+  return dim % kWidest<E> == 0 && rows.stride % kWidest<E> == 0 &&
+         is_aligned(weights + rows.start, 16);
 }
 
 // A run of neighbouring bags of a feature, whose ids are contiguous, as seen by a lane of its
 // group.
 struct Run {
   const Feature* feature;
+  uint64_t start;   // The index of the table's first weight.
+  uint32_t stride;  // The distance between its rows.
   // The dimension and the pooling of the feature. The compiler would reload them through the
   // pointer after every store.
   uint32_t dim;
@@ -92,7 +96,10 @@ __device__ __forceinline__ void for_each_run(const Args& p, uint32_t run_bags, W
     run.feature = p.features + f;
     run.dim = run.feature->embedding_dim;
     run.pooling = run.feature->pooling;
-    const bool wide = has_wide_rows(p.weights, *run.feature);
+    const TableRows rows = p.rows[f];
+    run.start = rows.start;
+    run.stride = rows.stride;
+    const bool wide = has_wide_rows(p.weights, rows, run.dim);
     run.lanes = lanes_of(*run.feature, wide ? kWidest<E> : 1);
     run.lane = threadIdx.x % run.lanes;
     const int bags = min(int(run_bags), run.lanes);
@@ -169,7 +176,7 @@ __device__ __forceinline__ void pool_columns(const EmbeddingBagForward<E, I>& p,
   Staged& staged = staged_of_block();
   const Feature* feature = run.feature;
   const bool active = column < run.dim, is_max = run.pooling == kMax;
-  const E* table = p.weights + feature->weight_offset + column;
+  const E* table = p.weights + run.start + column;
   __syncwarp();
   staged.ends[threadIdx.x] = max(run.my_end, run.begin) - run.begin;
   __syncwarp();
@@ -199,7 +206,7 @@ __device__ __forceinline__ void pool_columns(const EmbeddingBagForward<E, I>& p,
     is_row = (is_row & ~(1u << slot)) | uint32_t(row != kNoRow) << slot;
     if (row != kNoRow && active) {
       fetch_async<N>(reinterpret_cast<E*>(&staged.ring[slot][threadIdx.x]),
-                     table + uint64_t(row) * run.dim);
+                     table + uint64_t(row) * run.stride);
     }
     commit_copies();
   };
@@ -296,7 +303,7 @@ __device__ __forceinline__ bool weight_grads(const EmbeddingBagWeightGrad<E, I>&
 #pragma unroll 1
     for (int k = 0; k < ids; ++k) {
       const int64_t row = __shfl_sync(kWarp, my_row, k, run.lanes);
-      const E* from = p.weights + feature->weight_offset + uint64_t(row) * run.dim;
+      const E* from = p.weights + run.start + uint64_t(row) * run.stride;
       float sum = 0.0f;
       for (uint32_t column = run.lane * N; row != kNoRow && column < run.dim;
            column += run.lanes * N) {

@@ -134,19 +134,46 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
 // The weights that an optimizer step changes, and the step.
 template <typename E>
 struct Target {
+  const Table* tables;
   const OptimizerTarget<E>& to;
   const OptimizerStep& step;
   // The values that replace those in `step`, or null. They are read where they are needed, since
   // registers are scarce.
   const StepValues* values;
 
+  // Returns the index of the first value of a row.
+  static __device__ uint64_t begin(const TableRows* of_tables, const Row& row) {
+    const TableRows rows = of_tables[row.table];
+    return rows.start + row.number * rows.stride;
+  }
+
   __device__ RowState state(const Row& row) const {
     const bool has_squares = step.optimizer == kRowwiseAdagrad;
     OptimizerStep of_row = with_values(step, values);
-    if (to.decay_scale) of_row = with_decay_scaled(of_row, to.decay_scale[row.linear]);
-    return {has_squares ? to.first[row.linear] : 0.0f, of_row.learning_rate, of_row.l2,
+    if (to.decay_scale) {
+      const uint64_t linear = tables[row.table].first_row + row.number;
+      of_row = with_decay_scaled(of_row, to.decay_scale[linear]);
+    }
+    const uint64_t first = to.first ? begin(to.first_rows, row) : 0;
+    return {begin(to.weight_rows, row),
+            first,
+            has_squares ? to.first[first] : 0.0f,
+            of_row.learning_rate,
+            of_row.l2,
             of_row.shrink};
   }
+
+  // Returns true if the row allows vectorised loads of four columns of its weights and state.
+  __device__ bool is_wide(const Row& row) const {
+    const bool has_squares = step.optimizer == kRowwiseAdagrad;
+    return to.weight_rows[row.table].is_wide &&
+           (!to.first || has_squares || to.first_rows[row.table].is_wide) &&
+           (!to.second || to.second_rows[row.table].is_wide);
+  }
+
+  // Returns the second state of a row. It is looked up where it is needed, since registers are
+  // scarce.
+  __device__ float* seconds(const Row& row) const { return to.second + begin(to.second_rows, row); }
 
   // Returns the step on a row. Only Adam reads `values` again, for its bias corrections.
   __device__ OptimizerStep step_of(const RowState& state) const {
@@ -157,15 +184,16 @@ struct Target {
     return of_row;
   }
 
-  __device__ void prefetch(const Row& row, uint32_t column) const {
-    prefetch_line(to.weights + row.weight + column);
+  __device__ void prefetch(const RowState& state, uint32_t column) const {
+    prefetch_line(to.weights + state.weight + column);
   }
 };
 
 // The target of `sparse_update_reduce`, which makes no optimizer step.
 struct NoTarget {
   __device__ RowState state(const Row&) const { return {}; }
-  __device__ void prefetch(const Row&, uint32_t) const {}
+  __device__ bool is_wide(const Row&) const { return true; }
+  __device__ void prefetch(const RowState&, uint32_t) const {}
 };
 
 // Adds the squared gradients of N columns per lane to `squares`, the sum over the columns before
@@ -252,12 +280,11 @@ __device__ __forceinline__ void step_row(const Target<E>& target, const Group& g
 #pragma unroll 1
   for (bool is_summing = is_rowwise;; is_summing = false) {
     for_each_column<N>(group, widest, row.dim, [&](uint32_t column, bool active) {
-      const uint64_t element = row.weight + column;
       // If a row fits one pass, its weights and gradients are still in registers from the summing
       // pass. Weights are loaded first, so that the loads overlap the sum of the gradient; the
       // state is loaded after the sum, since registers are scarce.
       if (is_summing || !is_rowwise || !is_one_pass) {
-        weight = active ? load_as_f32<N>(target.to.weights + element) : Vec<float, N>{};
+        weight = active ? load_as_f32<N>(target.to.weights + state.weight + column) : Vec<float, N>{};
         grad = gradient(column, active);
       }
       const OptimizerStep step = target.step_of(state);
@@ -267,20 +294,21 @@ __device__ __forceinline__ void step_row(const Target<E>& target, const Group& g
       }
       if (!active) return;
       Vec<float, N> first = {}, second = {};
-      if (!is_rowwise && target.to.first) first = load<N>(target.to.first + element);
-      if (target.to.second) second = load<N>(target.to.second + element);
+      float* const firsts = target.to.first + state.first + column;
+      if (!is_rowwise && target.to.first) first = load<N>(firsts);
+      if (target.to.second) second = load<N>(target.seconds(row) + column);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
         if (is_rowwise) first.at[j] = rate;
         weight.at[j] = stepped(step, grad.at[j], weight.at[j], first.at[j], second.at[j]);
       }
-      store_weights(target, target.to.weights + element, weight, row, column);
-      if (!is_rowwise && target.to.first) store(target.to.first + element, first);
-      if (target.to.second) store(target.to.second + element, second);
+      store_weights(target, target.to.weights + state.weight + column, weight, row, column);
+      if (!is_rowwise && target.to.first) store(firsts, first);
+      if (target.to.second) store(target.seconds(row) + column, second);
     });
     if (!is_summing) return;
     const float sum = __fadd_rn(state.squares, __fdiv_rn(squares, float(row.dim)));
-    if (group.lane == 0 && row.exists()) target.to.first[row.linear] = sum;
+    if (group.lane == 0 && row.exists()) target.to.first[state.first] = sum;
     rate = rowwise_rate(target.step_of(state), sum);
   }
 }
@@ -344,7 +372,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
         // A wrong order could place values outside of the gradient.
         const bool has_room = row.exists() && place.row <= k && start + row.dim <= p.num_values;
         if (has_room && group.lane == 0) {
-          p.grad_rows[k] = row.linear;
+          p.grad_rows[k] = source.rows[k];
           p.starts[k] = start;
         }
         for_each_column<N>(group, batch.widest, row.dim, [&](uint32_t column, bool active) {
@@ -386,7 +414,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     const uint64_t to = place.start + (k - place.row) * dim;
     if (place.row > k || to + dim > p.num_out_values) return;
     if (group.lane == 0) {
-      p.out_rows[k] = row.linear;
+      p.out_rows[k] = p.rows[k];
       p.out_starts[k] = to;
     }
     const uint32_t last = min(p.segments[k + 1], p.a_capacity + p.b_capacity);
@@ -410,7 +438,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 template <typename E>
 __device__ __forceinline__ void update(const SparseUpdateUpdate<E>& p) {
   if (is_shut(p.control)) return;
-  const Target<E> target = {p.target, p.step, p.control.values};
+  const Target<E> target = {p.source.tables, p.target, p.step, p.control.values};
   const Group group = group_of_thread(p.lanes);
   const auto update_row = [&](auto width, const RowBatch& batch, uint32_t, const KnownRow& known) {
     constexpr int N = decltype(width)::kElements;
@@ -429,7 +457,7 @@ __device__ __forceinline__ void apply(const SparseUpdateApply<E>& p) {
   // Local copies take fewer registers than the parameters themselves.
   const OptimizerTarget<E> to = p.target;
   const OptimizerStep step = p.step;
-  const Target<E> target = {to, step, nullptr};
+  const Target<E> target = {p.tables, to, step, nullptr};
   const Group group = group_of_thread(p.lanes);
   // The count is rounded up to whole warps, so that warps stay converged; groups behind the last
   // row have none.
@@ -441,7 +469,8 @@ __device__ __forceinline__ void apply(const SparseUpdateApply<E>& p) {
     const RowState state = row.exists() ? target.state(row) : RowState{};
     // All lanes must have read the row's state before one of them writes it.
     __syncwarp();
-    by_width(p.target.is_wide && row.can_be_wide(), [&](auto width) {
+    const bool can_be_wide = !row.exists() || (row.is_wide && target.is_wide(row));
+    by_width(p.target.is_wide && can_be_wide, [&](auto width) {
       constexpr int N = decltype(width)::kElements;
       const auto gradient = [&](uint32_t column, bool active) {
         return active ? load_any<N>(p.values + start + column) : Vec<float, N>{};

@@ -46,8 +46,10 @@ pub enum Error {
     },
     /// The offsets break a rule: they must start at 0, never decrease, and end at the number of
     /// indices.
-    #[error("offsets[{position}] is {value}, but must be {rule}")]
+    #[error("{op}: offsets[{position}] is {value}, but must be {rule}")]
     InvalidOffsets {
+        /// The op that was called, or the type that took the offsets.
+        op: &'static str,
         /// The position in `offsets`.
         position: usize,
         /// The value at that position.
@@ -58,10 +60,12 @@ pub enum Error {
     /// An id is not a row of its table. Entries with valid ids have been processed as usual, and
     /// this one contributed nothing.
     #[error(
-        "index {value} is out of range for table {table} with {num_embeddings} rows \
+        "{op}: index {value} is out of range for table {table} with {num_embeddings} rows \
          (bag {bag}, position {position} of indices; {count} bad in this call)"
     )]
     IndexOutOfRange {
+        /// The op that was called.
+        op: &'static str,
         /// The table that was looked up.
         table: usize,
         /// The bag, key-major: `feature * batch_size + sample`.
@@ -78,8 +82,12 @@ pub enum Error {
     },
     /// A label is NaN or not in [0, 1]. Samples with valid labels have been processed as usual, and
     /// this one contributed nothing.
-    #[error("label {value} at position {position} is not in [0, 1] ({count} bad in this call)")]
+    #[error(
+        "{op}: label {value} at position {position} is not in [0, 1] ({count} bad in this call)"
+    )]
     LabelOutOfRange {
+        /// The op that was called.
+        op: &'static str,
         /// The position in `labels`.
         position: usize,
         /// The label that was found there.
@@ -193,11 +201,11 @@ pub enum Error {
         /// The name of the code, and its description.
         message: String,
     },
-    /// A batch cannot be sent to the device while ops are recorded there. Nothing has changed, and
-    /// the recording continues.
+    /// A call that waits for the device, or sends it a batch, while ops are recorded on its stream.
+    /// Nothing has changed, and the recording continues.
     #[error(
-        "{op}: a batch cannot be sent while ops are recorded: \
-         send it before, and record the ops that read it"
+        "{op}: not possible while ops are recorded on the stream, since a recording cannot hold it: \
+         call it before or after"
     )]
     Recording {
         /// The operation that was called.

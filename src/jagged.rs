@@ -3,6 +3,9 @@
 use crate::dtype::Index;
 use crate::error::{Error, OffsetRule, Result, expect_size, invalid};
 
+/// The name of the type in errors.
+const OP: &str = "Jagged";
+
 /// The ids of `num_features * batch_size` bags in CSR form, which the constructors check.
 ///
 /// Bags are key-major: bag `(f, b)` holds `indices[offsets[f * batch_size + b] .. offsets[f *
@@ -62,19 +65,19 @@ impl<I: Index> Jagged<I> {
         offsets.push(I::default());
         for (position, length) in lengths.iter().enumerate() {
             let negative = || Error::InvalidOffsets {
+                op: OP,
                 position,
                 value: length.to_i64(),
                 rule: OffsetRule::NotNegative,
             };
             end = end.saturating_add(length.to_row().ok_or_else(negative)?);
-            let too_long = || {
-                invalid("Jagged", "lengths", format!("their sum {end} does not fit the index type"))
-            };
+            let too_long =
+                || invalid(OP, "lengths", format!("their sum {end} does not fit the index type"));
             offsets.push(I::from_usize(end).ok_or_else(too_long)?);
         }
         if end != indices.len() {
             let reason = format!("they add up to {end}, but there are {} ids", indices.len());
-            return Err(invalid("Jagged", "lengths", reason));
+            return Err(invalid(OP, "lengths", reason));
         }
         Self::from_offsets(indices, offsets, batch_size)
     }
@@ -121,17 +124,23 @@ impl<I: Index> Jagged<I> {
 /// Returns [`Error::InvalidOffsets`] with the first entry that breaks a rule, and
 /// [`Error::InvalidArgument`] for no offsets at all.
 pub fn check_offsets<I: Index>(offsets: &[I], num_indices: usize) -> Result<()> {
+    check_offsets_of("check_offsets", offsets, num_indices)
+}
+
+/// Does what [`check_offsets`] does. The error names `op`.
+pub(crate) fn check_offsets_of<I: Index>(
+    op: &'static str,
+    offsets: &[I],
+    num_indices: usize,
+) -> Result<()> {
     let fault = |position: usize, rule| Error::InvalidOffsets {
+        op,
         position,
         value: offsets[position].to_i64(),
         rule,
     };
     let Some(first) = offsets.first() else {
-        return Err(invalid(
-            "offsets",
-            "length",
-            "0, but even without bags there is one offset, a 0",
-        ));
+        return Err(invalid(op, "offsets", "0, but even without bags there is one offset, a 0"));
     };
     if first.to_i64() != 0 {
         return Err(fault(0, OffsetRule::FirstIsZero));

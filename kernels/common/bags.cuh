@@ -15,11 +15,18 @@ __device__ __forceinline__ int64_t row_of(int64_t id, const Feature& feature, bo
 }
 
 // Notes a fault. Only a fault lower than all before it writes a record. Therefore the lowest fault
-// always has a record, and the slots suffice however many faults there are.
+// always has a record, and the slots suffice however many faults there are. The kind is written
+// last, so that a reader that does not wait for the kernel knows a complete record.
 __device__ __forceinline__ void note(Status* status, Fault fault) {
   atomicAdd(&status->count, 1u);
   const unsigned long long before = atomicMin(&status->first, (unsigned long long)fault.key);
-  if (fault.key < before) status->faults[atomicAdd(&status->records, 1u) % kFaultSlots] = fault;
+  if (fault.key >= before) return;
+  Fault& record = status->faults[atomicAdd(&status->records, 1u) % kFaultSlots];
+  const uint32_t kind = fault.kind;
+  fault.kind = 0;
+  record = fault;
+  __threadfence();
+  record.kind = kind;
 }
 
 // Returns the offset with this number: the first position of a bag, or the end of the last one.
@@ -72,19 +79,20 @@ __device__ __forceinline__ void note_faults(const Feature& feature, const I* ind
   // The first three rounds check the rules of the bounds, the others the ids.
 #pragma unroll 1
   for (int64_t round = -3; round < int64_t(bounds.end - bounds.start); ++round) {
-    Fault fault = {(bag + 1) << 32, end, bags.num_indices, kLastNotEnd, feature.table};
+    Fault fault = {(bag + 1) << 32, end, bags.num_indices, kLastNotEnd, feature.table, bags.op, 0};
     bool broken = bag + 1 == bags.num_bags && is_bad_end(bags, end);
     if (round == -3) {
-      fault = {0, start, 0, kFirstNotZero, feature.table};
+      fault = {0, start, 0, kFirstNotZero, feature.table, bags.op, 0};
       broken = bag == 0 && start != 0;
     } else if (round == -2) {
-      fault = {(bag + 1) << 32, end, uint64_t(start), kDecreasing, feature.table};
+      fault = {(bag + 1) << 32, end, uint64_t(start), kDecreasing, feature.table, bags.op, 0};
       broken = end < start;
     } else if (round >= 0) {
       const uint64_t position = bounds.start + round;
       const int64_t id = indices[position];
       const int64_t value = bags.has_unsigned_ids ? int64_t(uint32_t(id)) : id;
-      fault = {position << 32 | bag, value, feature.num_embeddings, kBadId, feature.table};
+      fault = {position << 32 | bag, value, feature.num_embeddings, kBadId, feature.table,
+               bags.op, 0};
       broken = uint64_t(id) >= feature.num_embeddings;
     }
     if (broken) note(status, fault);

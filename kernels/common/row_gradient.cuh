@@ -84,29 +84,19 @@ __device__ __forceinline__ uint32_t table_of_row(const Table* tables, uint32_t n
 
 // A row of a table. A row with `dim` 0 stands for no row.
 struct Row {
-  uint64_t linear;
   uint64_t number;  // The row's number within its table.
-  uint64_t weight;  // The index of the row's first weight.
   uint32_t table;
   uint32_t dim;
   uint32_t is_wide;
 
   __device__ bool exists() const { return dim > 0; }
-  // Returns true unless the row forbids vectorised loads of four columns.
-  __device__ bool can_be_wide() const { return is_wide || !exists(); }
 };
 
 __device__ __forceinline__ Row row_at(const Table* tables, uint32_t num_tables, uint64_t linear) {
   const uint32_t number = table_of_row(tables, num_tables, linear);
   if (number >= num_tables) return {};
   const Table table = tables[number];
-  const uint64_t row = linear - table.first_row;
-  return {linear,
-          row,
-          table.weight_offset + row * table.embedding_dim,
-          number,
-          table.embedding_dim,
-          table.is_wide};
+  return {linear - table.first_row, number, table.embedding_dim, table.is_wide};
 }
 
 // The contribution of an occurrence to the gradient of its row: `factor` times columns of a
@@ -220,9 +210,11 @@ __device__ __forceinline__ void add_chunk(const RowGradientSource& source, const
   }
 }
 
-// The optimizer's state of a row, and those values of the step that are looked up with it.
+// The place of a row's weights and state, and those values of the step that are looked up with it.
 struct RowState {
-  float squares;  // The sum of squared gradients of the row, for kRowwiseAdagrad.
+  uint64_t weight;  // The index of the row's first weight.
+  uint64_t first;   // The index of its first state, if there is one.
+  float squares;    // The sum of squared gradients of the row, for kRowwiseAdagrad.
   float learning_rate, l2, shrink;
 };
 
@@ -261,8 +253,9 @@ struct RowBatch {
 // waits for a chain of dependent loads per row. These rows are a stride of all warps apart, since
 // neighbouring rows may all be hot. While a group works on a row, it prefetches the next one.
 //
-// `target.state(row)` returns the state of a row. `target.prefetch(row, column)` prefetches the
-// weights of a row at the column of the calling lane.
+// `target.state(row)` returns the state of a row, and `target.is_wide(row)` whether vectorised loads
+// of four columns can read and write it. `target.prefetch(state, column)` prefetches the weights of
+// a row at the column of the calling lane.
 template <typename Target, typename Work>
 __device__ __forceinline__ void for_each_row(const RowGradientSource& source, const Group& group,
                                              bool is_wide, uint32_t count, const Target& target,
@@ -287,7 +280,8 @@ __device__ __forceinline__ void for_each_row(const RowGradientSource& source, co
     const RowBatch batch = {__reduce_max_sync(kWarp, my.row.dim),
                             __reduce_max_sync(kWarp, my.count())};
     const uint32_t rows = __popc(__ballot_sync(kWarp, exists));
-    by_width(is_wide && my.row.can_be_wide(), [&](auto width) {
+    const bool can_be_wide = !my.row.exists() || (my.row.is_wide && target.is_wide(my.row));
+    by_width(is_wide && can_be_wide, [&](auto width) {
       __syncwarp();
 #pragma unroll 1
       for (uint32_t k = 0; k < rows; k += groups) {
@@ -296,7 +290,7 @@ __device__ __forceinline__ void for_each_row(const RowGradientSource& source, co
           const KnownRow& next = of_warp[of_group + groups];
           const uint32_t column = group.lane * decltype(width)::kElements;
           if (column < next.row.dim) {
-            target.prefetch(next.row, column);
+            target.prefetch(next.state, column);
             if (next.first[0].sample != kNone)
               prefetch_line(gradient_of(source, next.first[0]) + column);
           }

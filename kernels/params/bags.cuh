@@ -17,8 +17,6 @@ enum Pooling : uint32_t {
 
 // A feature and its table.
 struct Feature {
-  // The index of the table's first weight.
-  uint64_t weight_offset;
   uint64_t num_embeddings;
   // The id of the padding, which names no row, or kNoPadding.
   int64_t padding_idx;
@@ -34,11 +32,18 @@ struct Feature {
 struct Table {
   // The table's first row, counted through all tables.
   uint64_t first_row;
-  // The index of the table's first weight.
-  uint64_t weight_offset;
   uint32_t embedding_dim;
-  // Set if the table's rows, and their columns in the pooled output, begin at multiples of
-  // kWideColumns elements.
+  // Set if the columns of a row, and their first one in the pooled output, are multiples of
+  // kWideColumns.
+  uint32_t is_wide;
+};
+
+// The rows of a table, or of its optimizer state, in memory: row `r` begins at element `start + r *
+// stride`.
+struct TableRows {
+  uint64_t start;
+  uint32_t stride;
+  // Set if all rows begin at multiples of kWideColumns elements.
   uint32_t is_wide;
 };
 
@@ -68,6 +73,17 @@ struct Bags {
   // Set if ids of 32 bits are unsigned. Tables have at most 2^31 rows then, so that the bits name
   // the same row as those of a signed id.
   uint32_t has_unsigned_ids;
+  // The `FaultyOp` that reads the bags.
+  uint32_t op;
+  uint32_t reserved;
+};
+
+// The ops that report faults.
+enum FaultyOp : uint32_t {
+  kEmbeddingBagForward = 0,
+  kEmbeddingBagWeightGrad = 1,
+  kIndexSort = 2,
+  kLoss = 3,
 };
 
 // The rules that an id, an offset or a label can break.
@@ -91,6 +107,9 @@ struct Fault {
   // A `FaultKind`.
   uint32_t kind;
   uint32_t table;
+  // A `FaultyOp`.
+  uint32_t op;
+  uint32_t reserved;
 };
 
 // The high half of the key of a label. It is greater than the position of any id or offset, whose

@@ -13,6 +13,8 @@ template <typename E, typename I>
 struct EmbeddingBagForward {
   const Feature* features;
   const E* weights;
+  // The rows in `weights` of the table of each feature.
+  const TableRows* rows;
   const I* indices;
   // The weight of each id, or null.
   const float* per_sample_weights;
@@ -34,6 +36,8 @@ template <typename E, typename I>
 struct EmbeddingBagWeightGrad {
   const Feature* features;
   const E* weights;
+  // The rows in `weights` of the table of each feature.
+  const TableRows* rows;
   const I* indices;
   const float* grad_output;
   float* grad_weights;

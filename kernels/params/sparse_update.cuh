@@ -59,14 +59,20 @@ struct OptimizerTarget {
   // The scale of each row's weight decay, or null.
   const float* decay_scale;
   E* weights;
+  // The rows in `weights` of each table.
+  const TableRows* weight_rows;
   // The first state of the optimizer, or null.
   float* first;
+  // The rows in `first` of each table.
+  const TableRows* first_rows;
   // The second state of the optimizer, or null.
   float* second;
+  // The rows in `second` of each table.
+  const TableRows* second_rows;
   uint64_t seed;
   uint64_t step_number;
   uint32_t is_stochastic;
-  // Set if weights and state begin at multiples of the size of kWideColumns elements.
+  // Set if `weights`, `first` and `second` are multiples of the size of kWideColumns elements.
   uint32_t is_wide;
 };
 

@@ -161,7 +161,7 @@ impl<D: Backend> EmbeddingBagCollection<D> {
     ) -> Result<()> {
         let tables = &self.tables;
         with_weights!(&self.weights, buffer => {
-            let weights = D::view(buffer);
+            let weights = D::view(buffer).into();
             let lookup = embedding_bag::Forward { tables, weights, bags, output: pooled, argmax };
             pooled_interaction::Forward { lookup, interact }.run(device)
         })
@@ -235,9 +235,9 @@ impl<'a, D: Backend> RowsMut<'a, D> {
         workspace: ViewMut<'a, D, u64>,
     ) -> Result<()> {
         let Self { tables: _, weights, state, decay_scale } = self;
-        let state = view_state(state);
+        let state = view_state(state).into();
         with_weights!(weights, buffer => {
-            let weights = D::view_mut(buffer);
+            let weights = D::view_mut(buffer).into();
             let op = sparse_update::Update {
                 source, control, rule, decay_scale, weights, state, workspace,
             };
@@ -251,9 +251,9 @@ impl<'a, D: Backend> RowsMut<'a, D> {
     /// Returns the errors of [`sparse_update::Apply`].
     pub fn apply(self, device: &D, grad: &'a SparseGrad<D>, rule: UpdateRule) -> Result<()> {
         let Self { tables, weights, state, decay_scale } = self;
-        let state = view_state(state);
+        let state = view_state(state).into();
         with_weights!(weights, buffer => {
-            let weights = D::view_mut(buffer);
+            let weights = D::view_mut(buffer).into();
             sparse_update::Apply { tables, grad, rule, decay_scale, weights, state }.run(device)
         })
     }

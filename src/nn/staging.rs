@@ -283,7 +283,7 @@ pub(super) fn check(batch: &BatchView<'_, Host, i64>) -> Result<()> {
     }
     let value = offsets.value(num_bags, indices.len());
     let rule = OffsetRule::LastIs(indices.len());
-    Err(Error::InvalidOffsets { position: num_bags, value, rule })
+    Err(Error::InvalidOffsets { op: OP, position: num_bags, value, rule })
 }
 
 /// Replaces a buffer of fewer than `len` elements by a larger one. Returns whether it has done so.

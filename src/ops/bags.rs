@@ -7,7 +7,7 @@ use super::tables::{Table, TableBatch};
 use super::views::{Memory, View};
 use crate::dtype::Index;
 use crate::error::{Error, OffsetRule, Result, expect_size, invalid};
-use crate::jagged::{Jagged, check_offsets};
+use crate::jagged::{Jagged, check_offsets_of};
 use crate::size::{product, sum};
 
 /// The number of bags whose bounds are read at once.
@@ -224,22 +224,23 @@ impl<'a, M: Memory<Address = ()>> Offsets<'a, M> {
     }
 
     /// Checks that the offsets start at 0, never decrease and end at `num_indices`.
-    pub(crate) fn check_values(&self, num_indices: usize) -> Result<()> {
+    /// The error names `op`.
+    pub(crate) fn check_values(&self, op: &'static str, num_indices: usize) -> Result<()> {
         with_offsets!(self, (values, end) => match end {
-            End::Given => check_offsets(&values, num_indices),
+            End::Given => check_offsets_of(op, &values, num_indices),
             End::Implied => {
                 let Some(&last) = values.last() else {
                     return match num_indices {
                         0 => Ok(()),
-                        _ => Err(invalid("offsets", "length", "0, but there are ids")),
+                        _ => Err(invalid(op, "bags.offsets", "none, but there are ids")),
                     };
                 };
                 let last_start = last.to_row().unwrap_or(0);
-                check_offsets(&values, last_start)?;
+                check_offsets_of(op, &values, last_start)?;
                 if last_start > num_indices {
                     let rule = OffsetRule::NotBelow(last.to_i64());
                     let (position, value) = (values.len(), num_indices as i64);
-                    return Err(Error::InvalidOffsets { position, value, rule });
+                    return Err(Error::InvalidOffsets { op, position, value, rule });
                 }
                 Ok(())
             }

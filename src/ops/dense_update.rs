@@ -133,6 +133,8 @@ impl<D: DenseUpdateOps, E: Element> Update<'_, D, E> {
         self.rounded
             .as_ref()
             .map_or(Ok(()), |rounded| expect_size(OP, "rounded", rounded.len(), elements))?;
-        self.state.check(OP, self.rule.optimizer.for_dense(), elements, elements)
+        let check =
+            |state: &ViewMut<'_, D, f32>, name| expect_size(OP, name, state.len(), elements);
+        self.state.check(OP, self.rule.optimizer.for_dense(), check)
     }
 }

@@ -1,5 +1,6 @@
 //! Memory of a device.
 
+use super::matrix::Matrix;
 use super::tables::TableBatch;
 use super::views::{Extent, Memory, View, ViewMut};
 use crate::dtype::Scalar;
@@ -15,6 +16,9 @@ pub trait Device: Memory + Clone + Send + Sync {
     type Buffer<T: Scalar>: Extent + Send + Sync;
     /// A [`TableBatch`] that the device can read.
     type Tables: AsRef<TableBatch> + Send + Sync;
+    /// The addresses of tables in memory of their own, as the device reads them; `()` for memory of
+    /// the host. [`SeparateTables`](super::SeparateTables) keep them.
+    type TablePlaces: Send + Sync;
 
     /// Allocates memory for `len` elements, all bits zero.
     ///
@@ -56,6 +60,16 @@ pub trait Device: Memory + Clone + Send + Sync {
     /// # Errors
     /// Propagates errors of [`Self::alloc`] and [`Self::upload`].
     fn tables(&self, tables: TableBatch) -> Result<Self::Tables>;
+    /// Copies the addresses of tables in memory of their own to the device. The matrices have the
+    /// shapes of the tables.
+    ///
+    /// # Errors
+    /// Propagates errors of [`Self::alloc`] and [`Self::upload`].
+    fn place_tables<T: Scalar>(
+        &self,
+        tables: &TableBatch,
+        values: &[Matrix<'_, Self, T>],
+    ) -> Result<Self::TablePlaces>;
     /// Views a range of a buffer.
     ///
     /// # Panics

@@ -48,11 +48,17 @@
 use super::bags::Bags;
 use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
+use super::table_values::{Per, TableValues};
 use super::tables::TableBatch;
-use super::views::{View, ViewMut};
+use super::views::ViewMut;
 use crate::dtype::{Element, Index};
 use crate::error::{Result, expect_size, invalid};
 use crate::size::{product, sum};
+
+/// The name of [`Forward`] in errors.
+pub(crate) const FORWARD: &str = "embedding_bag.forward";
+/// The name of [`WeightGrad`] in errors.
+pub(crate) const WEIGHT_GRAD: &str = "embedding_bag.weight_grad";
 
 /// The entry of `argmax` for a column without a source, because its bag is empty.
 pub const NO_SOURCE: u32 = u32::MAX;
@@ -77,8 +83,9 @@ pub trait EmbeddingBagOps: Device {
 pub struct Forward<'a, D: Device, E: Element, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
-    /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
-    pub weights: View<'a, D, E>,
+    /// The weights of all tables: [`TableBatch::num_weights`] elements in one view, or a matrix for
+    /// each table.
+    pub weights: TableValues<'a, D, E>,
     /// The ids: `num_features * batch_size` bags.
     pub bags: Bags<'a, D, I>,
     /// The pooled vectors, `[batch_size, width]`; see [`TableBatch::width`].
@@ -93,7 +100,7 @@ impl<'a, D: Device, E: Element, I: Index> Forward<'a, D, E, I> {
     /// Makes the arguments of a lookup without `argmax`. The shapes are those of the fields.
     pub fn new(
         tables: &'a D::Tables,
-        weights: impl Into<View<'a, D, E>>,
+        weights: impl Into<TableValues<'a, D, E>>,
         bags: Bags<'a, D, I>,
         output: MatrixMut<'a, D, f32>,
     ) -> Self {
@@ -120,8 +127,10 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
 
     /// Borrows the arguments for a shorter time.
     pub(crate) fn reborrow(&mut self) -> Forward<'_, D, E, I> {
-        let (output, argmax) = (self.output.reborrow(), self.argmax.as_mut());
-        Forward { output, argmax: argmax.map(MatrixMut::reborrow), ..*self }
+        let Self { tables, weights, bags, output, argmax } = self;
+        let (weights, output) = (weights.clone(), output.reborrow());
+        let argmax = argmax.as_mut().map(MatrixMut::reborrow);
+        Forward { tables, weights, bags: *bags, output, argmax }
     }
 
     /// Checks the shapes, as [`Self::run`] does.
@@ -129,9 +138,9 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
     /// # Errors
     /// Returns an error for wrong shapes.
     pub fn validate(&self) -> Result<()> {
-        const OP: &str = "embedding_bag.forward";
+        const OP: &str = FORWARD;
         let tables = self.tables.as_ref();
-        expect_size(OP, "weights", self.weights.len(), tables.num_weights())?;
+        self.weights.check(OP, "weights", tables, Per::Element)?;
         self.bags.check(OP, tables)?;
         self.output.check(OP, matrix_name!("output"), self.bags.batch_size, tables.width())?;
         match &self.argmax {
@@ -162,8 +171,9 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
 pub struct WeightGrad<'a, D: Device, E: Element, I: Index> {
     /// The tables and features.
     pub tables: &'a D::Tables,
-    /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
-    pub weights: View<'a, D, E>,
+    /// The weights of all tables: [`TableBatch::num_weights`] elements in one view, or a matrix for
+    /// each table.
+    pub weights: TableValues<'a, D, E>,
     /// The ids: `num_features * batch_size` bags. The values of their weights are not read.
     pub bags: Bags<'a, D, I>,
     /// The gradient of the output of [`Forward`], `[batch_size, width]`.
@@ -177,7 +187,7 @@ impl<'a, D: Device, E: Element, I: Index> WeightGrad<'a, D, E, I> {
     /// `grad_weights` is the output.
     pub fn new(
         tables: &'a D::Tables,
-        weights: impl Into<View<'a, D, E>>,
+        weights: impl Into<TableValues<'a, D, E>>,
         bags: Bags<'a, D, I>,
         grad_output: Matrix<'a, D, f32>,
         grad_weights: impl Into<ViewMut<'a, D, f32>>,
@@ -208,9 +218,9 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> WeightGrad<'_, D, E, I> {
     /// # Errors
     /// Returns an error for wrong shapes.
     pub fn validate(&self) -> Result<()> {
-        const OP: &str = "embedding_bag.weight_grad";
+        const OP: &str = WEIGHT_GRAD;
         let tables = self.tables.as_ref();
-        expect_size(OP, "weights", self.weights.len(), tables.num_weights())?;
+        self.weights.check(OP, "weights", tables, Per::Element)?;
         self.bags.check(OP, tables)?;
         if tables.has_max() {
             return Err(invalid(OP, "tables", "max pooling has no per-sample weights"));
@@ -222,6 +232,14 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> WeightGrad<'_, D, E, I> {
             tables.width(),
         )?;
         expect_size(OP, "grad_weights", self.grad_weights.len(), self.bags.num_indices())
+    }
+
+    /// Returns the number of bytes that the op moves without a cache, counted as
+    /// [`Forward::bytes_moved`] does: rows, ids and the gradients of both sides.
+    pub fn bytes_moved(&self) -> usize {
+        let tables = self.tables.as_ref();
+        let grads = sum([product([self.bags.batch_size, tables.width()]), self.grad_weights.len()]);
+        sum([lookup_bytes::<E, I, D>(tables, &self.bags), product([grads, 4])])
     }
 }
 

@@ -39,10 +39,11 @@ use super::device::Device;
 use super::tables::{Feature, Table, TableBatch};
 use super::views::{Extent, View, ViewMut};
 use crate::dtype::Index;
-use crate::error::{Error, Result, expect_at_least, invalid};
+use crate::error::{Error, Result, expect_at_least, expect_size, invalid};
 use crate::size::{product, sum};
 
-const OP: &str = "index_sort";
+/// The name of the op in errors.
+pub(crate) const OP: &str = "index_sort";
 const ORDER: &str = "SortedIndices";
 
 /// The backend's side of the op. Call it through [`Sort::run`], which validates the arguments.
@@ -106,34 +107,31 @@ impl<D: Device> SortedIndices<D> {
             device.alloc(capacity)?,
             device.alloc(sum([capacity, 1]))?,
             [device.alloc(capacity)?, device.alloc(capacity)?, device.alloc(num_bags)?],
+            device.alloc(2)?,
         )
     }
 
-    /// Makes an order from existing buffers, whatever they hold: `rows`, `segments`, and the three
-    /// for positions, bags and bag lengths.
+    /// Makes an order from existing buffers, whatever they hold: `rows`, `segments`, the three for
+    /// positions, bags and bag lengths, and two `counts`. Buffers of memory of the caller are made
+    /// by `Buffer::from_raw` of the backend.
     ///
     /// # Errors
     /// Returns an error if a buffer for segments, positions or bags has room for fewer ids than the
-    /// one for rows. Propagates errors of [`Device::alloc`].
+    /// one for rows, or if there are not two counts. Propagates errors of [`Device::upload`].
     pub fn with_buffers(
         device: &D,
         rows: D::Buffer<u64>,
         segments: D::Buffer<u32>,
         [positions, bags, bag_lengths]: [D::Buffer<u32>; 3],
+        mut counts: D::Buffer<u32>,
     ) -> Result<Self> {
         let capacity = rows.extent();
         expect_at_least(ORDER, "segments", segments.extent(), sum([capacity, 1]))?;
         expect_at_least(ORDER, "positions", positions.extent(), capacity)?;
         expect_at_least(ORDER, "bags", bags.extent(), capacity)?;
-        Ok(Self {
-            rows,
-            segments,
-            positions,
-            bags,
-            bag_lengths,
-            counts: device.alloc(2)?,
-            of: None,
-        })
+        expect_size(ORDER, "counts", counts.extent(), 2)?;
+        device.upload(&[0, 0], D::view_mut(&mut counts))?;
+        Ok(Self { rows, segments, positions, bags, bag_lengths, counts, of: None })
     }
 
     /// Returns the largest number of ids that the buffers have room for.

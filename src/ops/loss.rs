@@ -80,6 +80,9 @@ impl Loss {
     }
 }
 
+/// The name of the op in errors.
+pub(crate) const OP: &str = "loss.forward";
+
 /// The backend's side of the op. Call it through [`Forward::run`], which validates the arguments.
 pub trait LossOps: Device {
     /// Runs [`Forward`] with arguments that are valid.
@@ -167,7 +170,6 @@ impl<D: LossOps> Forward<'_, D> {
     /// # Errors
     /// Returns an error for wrong shapes or an invalid threshold, scale or weight.
     pub fn validate(&self, backend: &D) -> Result<()> {
-        const OP: &str = "loss.forward";
         expect_size(OP, "labels", self.labels.len(), self.logits.len())?;
         if self.labels.len() > u32::MAX as usize - 1 {
             return Err(invalid(OP, "labels", "more than 2^32 - 2 samples: split the batch"));

@@ -86,6 +86,7 @@ pub mod pooled_interaction;
 mod precision;
 pub mod sparse_update;
 mod stage;
+pub(crate) mod table_values;
 mod tables;
 mod views;
 
@@ -97,11 +98,12 @@ pub use linear::{Accum, Activation};
 pub use loss::Loss;
 pub use matrix::{Matrix, MatrixMut};
 pub use optimizer::{
-    Optimizer, OptimizerState, OptimizerStateMut, Rounding, StepControl, StepValues, UpdateRule,
-    WeightDecay,
+    Optimizer, OptimizerState, OptimizerStateMut, Rounding, StateOf, StepControl, StepValues,
+    TableStateMut, UpdateRule, WeightDecay,
 };
 pub use precision::Precision;
 pub use stage::Stage;
 pub(crate) use stage::StagingOnly;
+pub use table_values::{SeparateTables, SeparateTablesMut, TableValues, TableValuesMut};
 pub use tables::{Feature, Pooling, Table, TableBatch};
 pub use views::{Extent, Host, Memory, View, ViewMut};

@@ -2,6 +2,7 @@
 //! parameters ([`dense_update`](super::dense_update)).
 
 use super::device::Device;
+use super::table_values::{Per, TableValuesMut};
 use super::tables::TableBatch;
 use super::views::{View, ViewMut};
 use crate::error::{Error, Result, expect_size, invalid};
@@ -286,6 +287,14 @@ impl Optimizer {
         }
     }
 
+    /// Returns the parts of a table that have a value of the state each.
+    pub(crate) fn state_per(self) -> Per {
+        match self {
+            Self::RowwiseAdagrad { .. } => Per::Row,
+            Self::Sgd | Self::Adagrad { .. } | Self::Adam { .. } => Per::Element,
+        }
+    }
+
     /// Returns the optimizer for dense parameters, which have no rows. Its `eps` is at least the
     /// smallest positive normal number. Adding that to a root that is not 0 changes nothing, and a
     /// parameter that has never had a gradient keeps its value instead of becoming 0/0.
@@ -372,41 +381,59 @@ impl<D: Device> OptimizerState<D> {
     }
 }
 
-/// The state of an optimizer: all zeros before the first step.
-pub enum OptimizerStateMut<'a, D: Device> {
+/// The state of an optimizer in values of type `V`: all zeros before the first step.
+pub enum StateOf<V> {
     /// No state, for [`Optimizer::Sgd`].
     None,
     /// The sums of squares of [`Optimizer::Adagrad`], one for each element, or of
     /// [`Optimizer::RowwiseAdagrad`], one for each row by linear row number.
-    SumOfSquares(ViewMut<'a, D, f32>),
+    SumOfSquares(V),
     /// The moments of [`Optimizer::Adam`], one each for each element.
     Moments {
         /// The decaying mean of the gradients, one for each element.
-        first: ViewMut<'a, D, f32>,
+        first: V,
         /// The decaying mean of their squares, one for each element.
-        second: ViewMut<'a, D, f32>,
+        second: V,
     },
 }
 
-impl<D: Device> OptimizerStateMut<'_, D> {
-    /// Checks that this is state of the optimizer for tables with this many rows and elements.
+/// The state of an optimizer in one view for all parameters.
+pub type OptimizerStateMut<'a, D> = StateOf<ViewMut<'a, D, f32>>;
+
+/// The state of an optimizer of tables: in one view for all tables, or in memory of each table's
+/// own. An [`OptimizerStateMut`] becomes one where an op takes it.
+pub type TableStateMut<'a, D> = StateOf<TableValuesMut<'a, D, f32>>;
+
+impl<'a, D: Device> From<OptimizerStateMut<'a, D>> for TableStateMut<'a, D> {
+    fn from(state: OptimizerStateMut<'a, D>) -> Self {
+        match state {
+            StateOf::None => Self::None,
+            StateOf::SumOfSquares(sums) => Self::SumOfSquares(sums.into()),
+            StateOf::Moments { first, second } => {
+                Self::Moments { first: first.into(), second: second.into() }
+            }
+        }
+    }
+}
+
+impl<V> StateOf<V> {
+    /// Checks that this is state of the optimizer. `check` checks the size of values, given their
+    /// name.
     pub(crate) fn check(
         &self,
         op: &'static str,
         optimizer: Optimizer,
-        rows: usize,
-        elements: usize,
+        check: impl Fn(&V, &'static str) -> Result<()>,
     ) -> Result<()> {
-        let [first_len, second_len] = optimizer.state_len(rows, elements);
         match (self, optimizer) {
             (Self::None, Optimizer::Sgd) => Ok(()),
             (
-                Self::SumOfSquares(sum),
+                Self::SumOfSquares(sums),
                 Optimizer::Adagrad { .. } | Optimizer::RowwiseAdagrad { .. },
-            ) => expect_size(op, "state.sum_of_squares", sum.len(), first_len),
+            ) => check(sums, "state.sum_of_squares"),
             (Self::Moments { first, second }, Optimizer::Adam { .. }) => {
-                expect_size(op, "state.first", first.len(), first_len)?;
-                expect_size(op, "state.second", second.len(), second_len)
+                check(first, "state.first")?;
+                check(second, "state.second")
             }
             _ => Err(Error::InvalidArgument {
                 op,

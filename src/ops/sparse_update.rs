@@ -100,8 +100,9 @@ use super::device::Device;
 use super::index_sort::{IndexSortOps, Sort, SortedIndices};
 use super::matrix::{Matrix, matrix_name};
 use super::optimizer::{
-    OptimizerState, OptimizerStateMut, StepControl, UpdateRule, check_max_gradient,
+    OptimizerState, StepControl, TableStateMut, UpdateRule, check_max_gradient,
 };
+use super::table_values::{Per, TableValuesMut};
 use super::tables::{Table, TableBatch};
 use super::views::{Extent, View, ViewMut};
 use crate::dtype::{Element, Index};
@@ -246,32 +247,32 @@ impl<D: Device> SparseGrad<D> {
             device.alloc(capacity)?,
             device.alloc(sum([capacity, 1]))?,
             values,
+            device.alloc(1)?,
         )
     }
 
-    /// Makes a gradient from existing buffers for rows, starts and values, whatever they hold.
+    /// Makes a gradient without rows from existing buffers for rows, starts, values and one count,
+    /// whatever they hold. Buffers of memory of the caller are made by `Buffer::from_raw` of the
+    /// backend.
     ///
     /// # Errors
     /// Returns an error if the buffer for starts or the one for values has room for fewer rows than
-    /// the one for rows. Propagates errors of [`Device::alloc`].
+    /// the one for rows, or if there is not one count. Propagates errors of [`Device::upload`].
     pub fn with_buffers(
         device: &D,
         tables: &TableBatch,
         rows: D::Buffer<u64>,
         starts: D::Buffer<u64>,
         values: D::Buffer<f32>,
+        mut counts: D::Buffer<u32>,
     ) -> Result<Self> {
         const OP: &str = "SparseGrad";
         let capacity = rows.extent();
         expect_at_least(OP, "starts", starts.extent(), sum([capacity, 1]))?;
         expect_at_least(OP, "values", values.extent(), product([capacity, tables.max_dim()]))?;
-        Ok(Self {
-            rows,
-            starts,
-            values,
-            counts: device.alloc(1)?,
-            tables: Arc::clone(tables.shared_tables()),
-        })
+        expect_size(OP, "counts", counts.extent(), 1)?;
+        device.upload(&[0], D::view_mut(&mut counts))?;
+        Ok(Self { rows, starts, values, counts, tables: Arc::clone(tables.shared_tables()) })
     }
 
     /// Returns the largest number of rows that the buffers have room for.
@@ -526,11 +527,12 @@ pub struct Apply<'a, D: Device, E: Element> {
     /// The factors of the weight decay of each row, by linear row number: [`TableBatch::num_rows`]
     /// elements; `None` for factors of 1.
     pub decay_scale: Option<View<'a, D, f32>>,
-    /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
-    pub weights: ViewMut<'a, D, E>,
-    /// The state of the optimizer, for all tables, one after another: one `f32` for each row or for
-    /// each element; see [`OptimizerStateMut`].
-    pub state: OptimizerStateMut<'a, D>,
+    /// The weights of all tables: [`TableBatch::num_weights`] elements in one view, or a matrix for
+    /// each table.
+    pub weights: TableValuesMut<'a, D, E>,
+    /// The state of the optimizer for all tables: one `f32` for each row or for each element; see
+    /// [`TableStateMut`].
+    pub state: TableStateMut<'a, D>,
 }
 
 impl<'a, D: Device, E: Element> Apply<'a, D, E> {
@@ -540,10 +542,11 @@ impl<'a, D: Device, E: Element> Apply<'a, D, E> {
         tables: &'a D::Tables,
         grad: &'a SparseGrad<D>,
         rule: UpdateRule,
-        weights: impl Into<ViewMut<'a, D, E>>,
-        state: OptimizerStateMut<'a, D>,
+        weights: impl Into<TableValuesMut<'a, D, E>>,
+        state: impl Into<TableStateMut<'a, D>>,
     ) -> Self {
-        Self { tables, grad, rule, weights: weights.into(), state, decay_scale: None }
+        let (weights, state) = (weights.into(), state.into());
+        Self { tables, grad, rule, weights, state, decay_scale: None }
     }
 
     /// Gives every row a factor of its weight decay, [`TableBatch::num_rows`] elements. By default
@@ -587,11 +590,12 @@ pub struct Update<'a, D: Device, E: Element, I: Index> {
     /// The factors of the weight decay of each row, by linear row number: [`TableBatch::num_rows`]
     /// elements; `None` for factors of 1.
     pub decay_scale: Option<View<'a, D, f32>>,
-    /// The weights of all tables, one table after another: [`TableBatch::num_weights`] elements.
-    pub weights: ViewMut<'a, D, E>,
-    /// The state of the optimizer, for all tables, one after another: one `f32` for each row or for
-    /// each element; see [`OptimizerStateMut`].
-    pub state: OptimizerStateMut<'a, D>,
+    /// The weights of all tables: [`TableBatch::num_weights`] elements in one view, or a matrix for
+    /// each table.
+    pub weights: TableValuesMut<'a, D, E>,
+    /// The state of the optimizer for all tables: one `f32` for each row or for each element; see
+    /// [`TableStateMut`].
+    pub state: TableStateMut<'a, D>,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: ViewMut<'a, D, u64>,
 }
@@ -602,15 +606,15 @@ impl<'a, D: Device, E: Element, I: Index> Update<'a, D, E, I> {
     pub fn new(
         source: PooledGrad<'a, D, I>,
         rule: UpdateRule,
-        weights: impl Into<ViewMut<'a, D, E>>,
-        state: OptimizerStateMut<'a, D>,
+        weights: impl Into<TableValuesMut<'a, D, E>>,
+        state: impl Into<TableStateMut<'a, D>>,
         workspace: impl Into<ViewMut<'a, D, u64>>,
     ) -> Self {
         Self {
             source,
             rule,
             weights: weights.into(),
-            state,
+            state: state.into(),
             workspace: workspace.into(),
             control: StepControl::default(),
             decay_scale: None,
@@ -736,7 +740,7 @@ pub fn step<'a, D: IndexSortOps + SparseUpdateOps, E: Element, I: Index>(
     bags: Bags<'_, D, I>,
     grad_output: impl Into<View<'a, D, f32>>,
     rule: UpdateRule,
-    weights: impl Into<ViewMut<'a, D, E>>,
+    weights: impl Into<TableValuesMut<'a, D, E>>,
     state: &mut OptimizerState<D>,
     scratch: &mut Scratch<D>,
 ) -> Result<()> {
@@ -791,10 +795,11 @@ fn check_target<D: Device, E: Element>(
     op: &'static str,
     tables: &TableBatch,
     rule: &UpdateRule,
-    weights: &ViewMut<'_, D, E>,
-    state: &OptimizerStateMut<'_, D>,
+    weights: &TableValuesMut<'_, D, E>,
+    state: &TableStateMut<'_, D>,
 ) -> Result<()> {
     rule.check(op)?;
-    expect_size(op, "weights", weights.len(), tables.num_weights())?;
-    state.check(op, rule.optimizer, tables.num_rows(), tables.num_weights())
+    weights.check(op, "weights", tables, Per::Element)?;
+    let per = rule.optimizer.state_per();
+    state.check(op, rule.optimizer, |values, name| values.check(op, name, tables, per))
 }

@@ -155,7 +155,12 @@ fn starts_behind_the_ids_are_errors<B: Backend>(device: &B) {
     let (ids, starts) = (upload(device, &case.indices), upload(device, &starts));
     let bags_of = Bags::from_starts(case.batch_size, B::view(&ids), B::view(&starts));
     let rule = OffsetRule::NotBelow(n as i64 + 2);
-    let want = Error::InvalidOffsets { position: bags, value: n as i64, rule };
+    let want = Error::InvalidOffsets {
+        op: "embedding_bag.forward",
+        position: bags,
+        value: n as i64,
+        rule,
+    };
     assert_eq!(run(device, &case, bags_of).1, Err(want));
 }
 

@@ -164,9 +164,10 @@ fn a_bad_id_leaves_the_context_usable() {
         assert_eq!(forward.run(cuda), Ok(()), "nothing waits for the device in a launch");
         let error = cuda.synchronize().unwrap_err();
         let (table, bag, position, value, num_embeddings, count) = (0, 9, 37, 1 << 40, 500, 2);
+        let op = "embedding_bag.forward";
         assert_eq!(
             error,
-            Error::IndexOutOfRange { table, bag, position, value, num_embeddings, count }
+            Error::IndexOutOfRange { op, table, bag, position, value, num_embeddings, count }
         );
         assert_eq!(cuda.synchronize(), Ok(()));
         assert_same_bits("afterwards", &pool(cuda, &good), &pool(&Cpu::single_threaded(), &good));

@@ -168,8 +168,12 @@ fn nan_and_infinity_come_through<B: EmbeddingBagOps>(device: &B) {
     }
 }
 
-/// Returns a case with three bad ids, which the reference skips, and the error about them.
-fn case_with_bad_ids(pooling: Pooling) -> (BagCase, Error) {
+/// The names of the ops in errors.
+const FORWARD: &str = "embedding_bag.forward";
+const WEIGHT_GRAD: &str = "embedding_bag.weight_grad";
+
+/// Returns a case with three bad ids, which the reference skips, and the error of an op about them.
+fn case_with_bad_ids(pooling: Pooling) -> (BagCase, impl Fn(&'static str) -> Error) {
     let mut case = BagCase::mixed(pooling);
     let bag = 2 * 33 + 7;
     let position = case.offsets[bag] + 1;
@@ -179,8 +183,10 @@ fn case_with_bad_ids(pooling: Pooling) -> (BagCase, Error) {
     let (later, last) = (case.offsets[3 * 33 + 2], case.indices.len() - 1);
     case.indices[later] = -1;
     case.indices[last] = i64::from(i32::MAX);
-    let error =
-        Error::IndexOutOfRange { table: 0, bag, position, value: 30, num_embeddings: 30, count: 3 };
+    let error = move |op| {
+        let (table, num_embeddings, value) = (0, 30, 30);
+        Error::IndexOutOfRange { op, table, bag, position, value, num_embeddings, count: 3 }
+    };
     (case, error)
 }
 
@@ -194,7 +200,7 @@ fn bad_ids_are_skipped_and_reported<B: EmbeddingBagOps>(device: &B) {
             let weights = case.weights::<f32>();
             let (want, sources) = reference::embedding_bag(&case, &exact(&weights));
             let got = pool::<B, f32, I>(device, &case, &weights, 3, true);
-            assert_out_of_range(got.result, error.clone());
+            assert_out_of_range(got.result, error(FORWARD));
             assert_close(&case.name, &got.output, &want);
             let want: Vec<u32> =
                 sources.iter().map(|source| source.unwrap_or(u32::POISON)).collect();
@@ -203,7 +209,7 @@ fn bad_ids_are_skipped_and_reported<B: EmbeddingBagOps>(device: &B) {
             if pooling != Pooling::Max {
                 let case = case.weighted();
                 let (got, result) = weight_grad::<B, f32, I>(device, &case, &weights);
-                assert_out_of_range(result, error);
+                assert_out_of_range(result, error(WEIGHT_GRAD));
                 let want = reference::bag_weight_grad(
                     &case,
                     &exact(&weights),
@@ -231,10 +237,11 @@ fn wrong_offsets_are_errors<B: EmbeddingBagOps>(device: &B) {
     ] {
         let mut case = good.clone();
         case.offsets[position] = offset;
-        let error = Err(Error::InvalidOffsets { position, value: offset as i64, rule });
+        let error = |op| Err(Error::InvalidOffsets { op, position, value: offset as i64, rule });
         let got = pool::<B, f32, i64>(device, &case, &case.weights(), 1, false);
-        assert_eq!(got.result, error);
-        assert_eq!(weight_grad::<B, f32, i64>(device, &case, &case.weights()).1, error);
+        assert_eq!(got.result, error(FORWARD));
+        let result = weight_grad::<B, f32, i64>(device, &case, &case.weights()).1;
+        assert_eq!(result, error(WEIGHT_GRAD));
     }
 }
 
@@ -275,7 +282,7 @@ fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
         assert_same_bits(text, &output.download(device, &output_buffer), &output.data);
         assert_same_bits(text, &argmax.download(device, &argmax_buffer), &argmax.data);
     };
-    check(&|f, g| f.weights = B::slice(&g.weights, 0..22), "weights is 22, but must be 23");
+    check(&|f, g| f.weights = B::slice(&g.weights, 0..22).into(), "weights is 22, but must be 23");
     check(
         &|f, g| f.bags.offsets = B::slice(&g.bags.offsets, 0..6).into(),
         "bags.offsets: 6 of them, but 2 features x 3 samples need 7 offsets, one more than bags",
@@ -311,7 +318,7 @@ fn wrong_shapes_are_errors<B: EmbeddingBagOps>(device: &B) {
         assert_eq!(message(op.run(device)), format!("embedding_bag.weight_grad: {text}"));
         assert_same_bits(text, &download(device, &out), &poisoned(8));
     };
-    check(&|op, g| op.weights = B::slice(&g.weights, 0..0), "weights is 0, but must be 23");
+    check(&|op, g| op.weights = B::slice(&g.weights, 0..0).into(), "weights is 0, but must be 23");
     check(&|op, _| op.grad_output.cols = 8, "grad_output.cols is 8, but must be 7");
     check(
         &|op, g| op.bags.indices = B::slice(&g.bags.indices, 0..7),

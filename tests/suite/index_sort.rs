@@ -32,8 +32,8 @@ fn poisoned_order<B: IndexSortOps>(device: &B, case: &BagCase, spare: usize) -> 
     let (n, bags) = (case.indices.len() + spare, case.features.len() * case.batch_size);
     let words = |len| upload(device, &poisoned(len));
     let rows = upload(device, &poisoned(n));
-    SortedIndices::with_buffers(device, rows, words(n + 1), [words(n), words(n), words(bags)])
-        .unwrap()
+    let counted = [words(n), words(n), words(bags)];
+    SortedIndices::with_buffers(device, rows, words(n + 1), counted, words(2)).unwrap()
 }
 
 fn sort<B: IndexSortOps, I: Id>(device: &B, case: &BagCase, spare: usize) -> (Order, Result<()>) {
@@ -175,8 +175,15 @@ fn bad_ids_are_left_out_and_reported<B: IndexSortOps>(device: &B) {
     case.indices[position] = -7;
     case.indices[later] = 9;
     let (got, result) = sort::<B, i32>(device, &case, 0);
-    let error =
-        Error::IndexOutOfRange { table: 0, bag, position, value: -7, num_embeddings: 30, count: 2 };
+    let error = Error::IndexOutOfRange {
+        op: "index_sort",
+        table: 0,
+        bag,
+        position,
+        value: -7,
+        num_embeddings: 30,
+        count: 2,
+    };
     assert_out_of_range(result, error);
     assert_eq!(got, expected(&case));
 }
@@ -191,7 +198,8 @@ fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
         let counted = [buffer(capacity), buffer(capacity), buffer(num_bags)];
         let rows = upload(device, &poisoned(capacity));
         let mut sorted =
-            SortedIndices::with_buffers(device, rows, buffer(capacity + 1), counted).unwrap();
+            SortedIndices::with_buffers(device, rows, buffer(capacity + 1), counted, buffer(2))
+                .unwrap();
         let mut workspace = upload(device, &poisoned::<u64>(words));
         let op = Sort::new(&bags.tables, bags.view(), &mut sorted, B::view_mut(&mut workspace));
         let text = message(op.run(device));
@@ -211,7 +219,8 @@ fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
         lens[k] -= 1;
         let [segments, positions, bags] = lens.map(|len| device.alloc(len).unwrap());
         let (rows, counted) = (device.alloc(8).unwrap(), device.alloc(1).unwrap());
-        let made = SortedIndices::with_buffers(device, rows, segments, [positions, bags, counted]);
+        let (of_ids, counts) = ([positions, bags, counted], device.alloc(2).unwrap());
+        let made = SortedIndices::with_buffers(device, rows, segments, of_ids, counts);
         let want = format!(
             "SortedIndices: {name} holds {} elements, but {} are needed",
             lens[k],
@@ -233,7 +242,8 @@ fn wrong_shapes_are_errors<B: IndexSortOps>(device: &B) {
         let bags = wrong.upload::<B, i64>(device);
         let mut workspace = upload(device, &poisoned::<u64>(words));
         let op = Sort::new(&bags.tables, bags.view(), &mut sorted, B::view_mut(&mut workspace));
-        let error = Error::InvalidOffsets { position, value: offset as i64, rule };
+        let error =
+            Error::InvalidOffsets { op: "index_sort", position, value: offset as i64, rule };
         assert_eq!(outcome(device, op.run(device)), Err(error));
     }
 }

@@ -23,6 +23,8 @@ mod dlrm;
 #[cfg(feature = "train")]
 mod dlrm_clothing;
 mod dlrm_readme;
+#[cfg(feature = "cuda")]
+mod embedder_cuda;
 mod embedding_bag;
 mod engine_arguments;
 #[cfg(feature = "cuda")]
@@ -49,6 +51,7 @@ mod properties;
 #[cfg(feature = "cuda")]
 mod readme;
 mod reference_gradients;
+mod separate_tables;
 mod sizes;
 mod slack;
 mod sparse_update;

@@ -158,6 +158,7 @@ fn bad_ids_are_reported<B: PooledInteractionOps>(device: &B) {
     let later = bags.offsets[3 * 33 + 1];
     bags.indices[later] = -1;
     let error = Error::IndexOutOfRange {
+        op: "embedding_bag.forward",
         table: 0,
         bag: 2 * 33 + 8,
         position,

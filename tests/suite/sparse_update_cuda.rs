@@ -197,7 +197,10 @@ fn overlapping_bags_are_an_error() {
         cuda.upload(&offsets, Cuda::view_mut(&mut step.backward.bags.offsets)).unwrap();
         step.sort(cuda);
         let rule = OffsetRule::NotBelow(before);
-        assert_eq!(cuda.synchronize(), Err(Error::InvalidOffsets { position, value: 3, rule }));
+        assert_eq!(
+            cuda.synchronize(),
+            Err(Error::InvalidOffsets { op: "index_sort", position, value: 3, rule })
+        );
         step.update(cuda);
         assert_eq!(cuda.synchronize(), Ok(()));
     });

@@ -128,8 +128,8 @@ fn reduce_names_what_is_wrong<B: IndexSortOps + SparseUpdateOps>(device: &B) {
         [(3, 5, "values holds 5 elements"), (2, 258, "starts holds 2 elements")]
     {
         let [rows, starts] = [2, starts].map(|len| device.alloc(len).unwrap());
-        let made =
-            SparseGrad::with_buffers(device, &layout, rows, starts, device.alloc(values).unwrap());
+        let (values, counts) = (device.alloc(values).unwrap(), device.alloc(1).unwrap());
+        let made = SparseGrad::with_buffers(device, &layout, rows, starts, values, counts);
         let text = message(made.map(|_| ()));
         assert!(text.starts_with(&format!("SparseGrad: {want}")), "{text}");
     }

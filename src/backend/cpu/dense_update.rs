@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::ops::dense_update::{DenseUpdateOps, Update};
 use crate::ops::{OptimizerStateMut, ViewMut};
 use crate::simd::{Lanes, Loop};
+use crate::size::product;
 
 /// The elements of a task: enough to be worth a fork.
 const ELEMENTS_PER_TASK: usize = 1 << 14;
@@ -58,6 +59,7 @@ fn typed_update<E: Element>(cpu: &Cpu, args: Update<'_, Cpu, E>) {
     let (factor, grad, parameters) = (1.0 / loss_scale, grad.as_slice(), parameters.into_slice());
     let rounded = rounded.map(ViewMut::into_slice);
     let run = UpdateRun { rule, factor, max_gradient, grad, parameters, state, rounded };
+    let cpu = &cpu.for_bytes(product([run.grad.len(), 3 * size_of::<f32>()]));
     cpu.run(|| update_run(cpu, run));
 }
 

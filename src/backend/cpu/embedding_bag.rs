@@ -8,13 +8,15 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::compute::vector::{Blocks, dot_row, for_each_block, load, store};
-use super::runtime::erased::{AnyBags, ByElement, ByIndex, Elements, with_elements, with_indices};
+use super::runtime::erased::{AnyBags, AnyTables, ByElement, ByIndex, with_elements, with_indices};
 use super::runtime::fault::{FaultLog, IdOrigin, Lookup, pooled_row};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::bags::EachBag;
-use crate::ops::embedding_bag::{EmbeddingBagOps, Forward, NO_SOURCE, WeightGrad};
-use crate::ops::{Bags, Matrix, MatrixMut, Pooling, Table, TableBatch, View};
+use crate::ops::embedding_bag::{
+    EmbeddingBagOps, FORWARD, Forward, NO_SOURCE, WEIGHT_GRAD, WeightGrad,
+};
+use crate::ops::{Bags, Matrix, MatrixMut, Pooling, Table, TableBatch, TableValues, View};
 use crate::simd::{LANES, Lanes, Loop, prefetch_output, prefetch_row};
 
 impl EmbeddingBagOps for Cpu {
@@ -22,18 +24,20 @@ impl EmbeddingBagOps for Cpu {
         &self,
         args: Forward<'_, Self, E, I>,
     ) -> Result<()> {
+        let cpu = &self.for_bytes(args.bytes_moved());
         let Forward { tables, weights, bags, output, argmax } = args;
-        let (weights, bags) = (ByElement::of(weights.as_slice()), ByIndex::of(bags));
-        forward(self, tables, weights, bags, output, argmax)
+        let (weights, bags) = (ByElement::of(weights), ByIndex::of(bags));
+        forward(cpu, tables, weights, bags, output, argmax)
     }
 
     fn embedding_bag_weight_grad<E: Element, I: Index>(
         &self,
         args: WeightGrad<'_, Self, E, I>,
     ) -> Result<()> {
+        let cpu = &self.for_bytes(args.bytes_moved());
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
-        let (weights, bags) = (ByElement::of(weights.as_slice()), ByIndex::of(bags));
-        weight_grad(self, tables, weights, bags, grad_output, grad_weights.into_slice())
+        let (weights, bags) = (ByElement::of(weights), ByIndex::of(bags));
+        weight_grad(cpu, tables, weights, bags, grad_output, grad_weights.into_slice())
     }
 }
 
@@ -41,20 +45,20 @@ impl EmbeddingBagOps for Cpu {
 fn forward<'a>(
     cpu: &Cpu,
     tables: &'a TableBatch,
-    weights: Elements<'a>,
+    weights: AnyTables<'a>,
     bags: AnyBags<'a>,
     output: MatrixMut<'a, Cpu, f32>,
     argmax: Option<MatrixMut<'a, Cpu, u32>>,
 ) -> Result<()> {
     with_elements!(weights => with_indices!(bags => {
-        typed_forward(cpu, Forward { tables, weights: weights.into(), bags, output, argmax })
+        typed_forward(cpu, Forward { tables, weights, bags, output, argmax })
     }))
 }
 
 fn typed_forward<E: Element, I: Index>(cpu: &Cpu, args: Forward<'_, Cpu, E, I>) -> Result<()> {
     let Forward { tables, weights, bags, output, argmax } = args;
-    let (weights, ld) = (weights.as_slice(), output.ld);
-    let gather = Gather::new(tables, weights, bags)?;
+    let gather = Gather::new(tables, weights, bags, FORWARD)?;
+    let ld = output.ld;
     let (rows, output) = (output.rows, output.data.into_slice());
     // One run of samples for each thread: all threads read the same table at about the same time
     // and find its rows in the cache that they share.
@@ -85,13 +89,13 @@ fn typed_forward<E: Element, I: Index>(cpu: &Cpu, args: Forward<'_, Cpu, E, I>) 
 fn weight_grad<'a>(
     cpu: &Cpu,
     tables: &'a TableBatch,
-    weights: Elements<'a>,
+    weights: AnyTables<'a>,
     bags: AnyBags<'a>,
     grad_output: Matrix<'a, Cpu, f32>,
     grad_weights: &'a mut [f32],
 ) -> Result<()> {
     with_elements!(weights => with_indices!(bags => {
-        let gather = Gather::new(tables, weights, bags)?;
+        let gather = Gather::new(tables, weights, bags, WEIGHT_GRAD)?;
         grad_weights.fill(0.0);
         let num_bags = gather.bags.num_bags(tables);
         cpu.run(|| gather.weight_grads(cpu, 0..num_bags, grad_weights, &grad_output));
@@ -102,7 +106,7 @@ fn weight_grad<'a>(
 /// The lookups of a batch, with offsets that have been checked.
 pub(super) struct Gather<'a, E: Element, I: Index> {
     tables: &'a TableBatch,
-    weights: &'a [E],
+    weights: TableValues<'a, Cpu, E>,
     bags: Bags<'a, Cpu, I>,
     faults: FaultLog,
 }
@@ -121,6 +125,8 @@ const PREFETCH_SAMPLES: usize = 16;
 struct FeatureRows<'a, E, I> {
     /// The weights of the feature's table.
     table: &'a [E],
+    /// The leading dimension of the table.
+    ld: usize,
     /// The columns of a row.
     dim: usize,
     /// The ids of all features.
@@ -141,14 +147,16 @@ struct FeatureRows<'a, E, I> {
 }
 
 impl<'a, E: Element, I: Index> Gather<'a, E, I> {
+    /// Checks the offsets of the bags. Errors name `op`.
     pub(super) fn new(
         tables: &'a TableBatch,
-        weights: &'a [E],
+        weights: TableValues<'a, Cpu, E>,
         bags: Bags<'a, Cpu, I>,
+        op: &'static str,
     ) -> Result<Self> {
         let bags = bags.without_slack(bags.num_bags(tables));
-        bags.offsets.check_values(bags.num_indices())?;
-        Ok(Self { tables, weights, bags, faults: FaultLog::new(bags.has_unsigned_ids) })
+        bags.offsets.check_values(op, bags.num_indices())?;
+        Ok(Self { tables, weights, bags, faults: FaultLog::new(op, bags.has_unsigned_ids) })
     }
 
     /// Returns the error for bad ids, if there are any.
@@ -177,9 +185,20 @@ impl<'a, E: Element, I: Index> Gather<'a, E, I> {
     fn rows(&self, feature: usize, positions: Range<usize>) -> FeatureRows<'_, E, I> {
         let spec = &self.tables.features()[feature];
         let Table { num_embeddings, embedding_dim } = self.tables.table_of(feature);
+        let (table, ld) = match &self.weights {
+            TableValues::Joined(weights) => {
+                let offsets = self.tables.weight_offsets();
+                let range = offsets[spec.table]..offsets[spec.table + 1];
+                (&weights.as_slice()[range], embedding_dim)
+            }
+            TableValues::Separate(tables) => {
+                let Matrix { data, ld, .. } = tables.values[spec.table];
+                (data.as_slice(), ld)
+            }
+        };
         FeatureRows {
-            table: &self.weights[self.tables.weight_offsets()[spec.table]..]
-                [..num_embeddings * embedding_dim],
+            table,
+            ld,
             dim: embedding_dim,
             indices: self.bags.indices.as_slice(),
             weights: self.bags.per_sample_weights.map(View::as_slice),
@@ -362,7 +381,7 @@ impl<E: Element, I: Index> FeatureRows<'_, E, I> {
 
     #[inline(always)]
     fn row(&self, row: usize) -> &[E] {
-        &self.table[row * self.dim..][..self.dim]
+        &self.table[row * self.ld..][..self.dim]
     }
 
     /// Prefetches some columns of the row of a later id. The address that a bad id gives lies
@@ -370,7 +389,7 @@ impl<E: Element, I: Index> FeatureRows<'_, E, I> {
     #[inline(always)]
     fn prefetch(&self, position: usize, columns: Range<usize>) {
         if position < self.positions.end {
-            let row = (self.indices[position].to_i64() as usize).wrapping_mul(self.dim);
+            let row = (self.indices[position].to_i64() as usize).wrapping_mul(self.ld);
             prefetch_row(self.table, row.wrapping_add(columns.start), columns.len());
         }
     }

@@ -6,6 +6,7 @@ use super::Cpu;
 use crate::error::Result;
 use crate::ops::finite_check::{Check, FiniteCheckOps, NonFinite};
 use crate::simd::{Lanes, Loop};
+use crate::size::product;
 
 /// The elements of a task: enough to be worth a fork.
 const ELEMENTS_PER_TASK: usize = 1 << 16;
@@ -18,7 +19,10 @@ impl FiniteCheckOps for Cpu {
         let [gate, steps, first, last, _] = verdict.into_slice() else { return Ok(()) };
         let stays_shut = policy == NonFinite::Error && *steps > 0;
         let found = AtomicBool::new(!loss[0].is_finite());
-        grads.into_iter().for_each(|grad| self.run(|| find_non_finite(self, &grad, &found)));
+        for grad in grads {
+            let cpu = &self.for_bytes(product([grad.len(), size_of::<f32>()]));
+            cpu.run(|| find_non_finite(cpu, &grad, &found));
+        }
         let is_bad = found.into_inner();
         if is_bad {
             *steps += 1;

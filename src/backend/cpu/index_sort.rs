@@ -11,7 +11,7 @@ use super::runtime::erased::{AnyBags, ByIndex, with_indices};
 use super::runtime::fault::{FaultLog, IdOrigin, pooled_row};
 use crate::dtype::Index;
 use crate::error::{Result, invalid};
-use crate::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
+use crate::ops::index_sort::{IndexSortOps, OP, Sort, SortedIndices};
 use crate::ops::{Bags, TableBatch};
 use crate::simd::prefetch_row;
 use crate::size::product;
@@ -30,8 +30,10 @@ const MAX_COMPARISON_SORT: usize = 128;
 
 impl IndexSortOps for Cpu {
     fn index_sort<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()> {
+        // The passes of a radix sort move the word of each id some ten times.
+        let cpu = &self.for_bytes(product([args.bags.num_indices(), 10 * size_of::<u64>()]));
         let Sort { tables, bags, sorted, workspace } = args;
-        sort(self, tables, ByIndex::of(bags), sorted, workspace.into_slice())
+        sort(cpu, tables, ByIndex::of(bags), sorted, workspace.into_slice())
     }
 
     fn index_sort_workspace_len(&self, _tables: &TableBatch, num_indices: usize) -> usize {
@@ -59,8 +61,8 @@ fn typed_sort<I: Index>(
     workspace: &mut [u64],
 ) -> Result<()> {
     let bags = bags.without_slack(bags.num_bags(tables));
-    bags.offsets.check_values(bags.num_indices())?;
-    let faults = FaultLog::new(bags.has_unsigned_ids);
+    bags.offsets.check_values(OP, bags.num_indices())?;
+    let faults = FaultLog::new(OP, bags.has_unsigned_ids);
     let ids = BatchIds { tables, bags, faults: &faults };
     let all = 0..tables.tables().len();
     if let Some(table) = all.clone().find(|&table| ids.layout(table).is_none()) {

@@ -3,7 +3,7 @@
 
 use super::Cpu;
 use crate::error::{Error, Result};
-use crate::ops::loss::{Forward, Loss, LossOps};
+use crate::ops::loss::{Forward, Loss, LossOps, OP};
 
 impl LossOps for Cpu {
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()> {
@@ -29,7 +29,7 @@ impl LossOps for Cpu {
         }
         mean[0] = sum * scale;
         bad.map_or(Ok(()), |(position, value)| {
-            Err(Error::LabelOutOfRange { position, value, count })
+            Err(Error::LabelOutOfRange { op: OP, position, value, count })
         })
     }
 

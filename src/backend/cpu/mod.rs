@@ -100,8 +100,33 @@ impl Cpu {
         }
     }
 
-    /// Makes a CPU with the caller's pool. For some 200 microseconds after an op, its threads look
-    /// for work of any kind before they fall asleep.
+    /// Makes a CPU with rayon's global pool, which this starts unless it runs: that of candle, burn,
+    /// polars and most other crates. Two pools side by side have more busy threads than the machine
+    /// has cores, and take time from each other; with one pool, a thread that waits for a part of an
+    /// op does other work of the pool. If the calling thread belongs to another pool of rayon, ops
+    /// run in that one.
+    ///
+    /// ```
+    /// let cpu = bagdot::Cpu::on_global_pool()?;
+    /// assert_eq!(cpu.num_threads(), rayon::current_num_threads());
+    /// # Ok::<(), bagdot::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`Error::ThreadPool`] if the system does not start the threads.
+    pub fn on_global_pool() -> Result<Self> {
+        // An error without a source says that the pool has been started before.
+        if let Err(error) = rayon::ThreadPoolBuilder::new().build_global()
+            && let Some(source) = std::error::Error::source(&error)
+        {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            return Err(Error::ThreadPool { threads, reason: source.to_string() });
+        }
+        Ok(Self { threads: Some(Threads::global()), ..Self::default() })
+    }
+
+    /// Makes a CPU with the caller's pool. For at most 200 microseconds after an op, its threads
+    /// look for work of any kind before they fall asleep; the time is shorter if none came lately.
     pub fn with_pool(pool: Arc<rayon::ThreadPool>) -> Self {
         Self { threads: Some(Threads::new(pool)), ..Self::default() }
     }
@@ -144,6 +169,7 @@ impl Memory for Cpu {
 impl Device for Cpu {
     type Buffer<T: Scalar> = Buffer<T>;
     type Tables = TableBatch;
+    type TablePlaces = ();
 
     fn alloc<T: Scalar>(&self, len: usize) -> Result<Buffer<T>> {
         let bytes = product([len, size_of::<T>()]);
@@ -185,6 +211,10 @@ impl Device for Cpu {
 
     fn tables(&self, tables: TableBatch) -> Result<TableBatch> {
         Ok(tables)
+    }
+
+    fn place_tables<T: Scalar>(&self, _: &TableBatch, _: &[Matrix<'_, Self, T>]) -> Result<()> {
+        Ok(())
     }
 
     fn slice<T: Scalar>(buffer: &Buffer<T>, range: Range<usize>) -> View<'_, Self, T> {

@@ -3,6 +3,7 @@
 use super::Cpu;
 use crate::error::Result;
 use crate::ops::moving_average::{MovingAverageOps, Update};
+use crate::size::product;
 
 /// The elements of a task: enough to be worth a fork.
 const ELEMENTS_PER_TASK: usize = 1 << 14;
@@ -14,7 +15,8 @@ impl MovingAverageOps for Cpu {
             return Ok(());
         }
         let decay = control.values.map_or(decay, |values| values[0].decay);
-        self.run(|| update_run(self, 1.0 - decay, &values, &mut average));
+        let cpu = &self.for_bytes(product([values.len(), 3 * size_of::<f32>()]));
+        cpu.run(|| update_run(cpu, 1.0 - decay, &values, &mut average));
         Ok(())
     }
 }

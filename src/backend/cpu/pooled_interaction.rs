@@ -4,11 +4,12 @@
 use super::Cpu;
 use super::embedding_bag::{Gather, Pool};
 use super::interaction::{Sample, forward_sample};
-use super::runtime::erased::{AnyBags, ByElement, ByIndex, Elements, with_elements, with_indices};
+use super::runtime::erased::{AnyBags, AnyTables, ByElement, ByIndex, with_elements, with_indices};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::pooled_interaction::{Forward, Interact, PooledInteractionOps};
 use crate::ops::{MatrixMut, TableBatch, embedding_bag};
+use crate::size::{product, sum};
 
 /// The bytes of pooled vectors that one op leaves for the other: few enough to stay in the
 /// second-level cache.
@@ -25,15 +26,11 @@ impl PooledInteractionOps for Cpu {
             return args.run_in_turn(self);
         }
         let Forward { lookup, interact } = args;
+        // Both are counted in bytes: a thread multiplies about as fast as it loads from memory.
+        let output_bytes = product([interact.output.rows, interact.output.ld, size_of::<f32>()]);
+        let cpu = &self.for_bytes(sum([lookup.bytes_moved(), output_bytes]));
         let embedding_bag::Forward { tables, weights, bags, output, argmax: _ } = lookup;
-        forward(
-            self,
-            tables,
-            ByElement::of(weights.as_slice()),
-            ByIndex::of(bags),
-            output,
-            interact,
-        )
+        forward(cpu, tables, ByElement::of(weights), ByIndex::of(bags), output, interact)
     }
 }
 
@@ -41,13 +38,13 @@ impl PooledInteractionOps for Cpu {
 fn forward<'a>(
     cpu: &Cpu,
     tables: &'a TableBatch,
-    weights: Elements<'a>,
+    weights: AnyTables<'a>,
     bags: AnyBags<'a>,
     pooled: MatrixMut<'a, Cpu, f32>,
     interact: Interact<'a, Cpu>,
 ) -> Result<()> {
     with_elements!(weights => with_indices!(bags => {
-        let gather = Gather::new(tables, weights, bags)?;
+        let gather = Gather::new(tables, weights, bags, embedding_bag::FORWARD)?;
         pool_and_interact(cpu, &gather, pooled, interact);
         gather.into_result()
     }))

@@ -2,9 +2,9 @@
 //!
 //! A step is one pass over the rows that have a gradient: each row's gradient is summed, its
 //! weights and state are updated and stored, while later rows are prefetched. A [`Step`] is cut
-//! into [`Task`]s for threads, a task handles [`Table`] after table, and a table [`Row`] after row.
-//! Row numbers are linear, which means that they count through all tables. They rise within a step,
-//! so that weights and state can be cut between any two rows.
+//! into tasks for threads, a task is a list of [`Piece`]s of one table each, and a piece is updated
+//! [`Row`] after row. Row numbers are linear, which means that they count through all tables. They
+//! rise within a step, so that weights and state can be cut between any two rows.
 
 use std::ops::Range;
 
@@ -14,14 +14,17 @@ use super::compute::row_gradient::{
     GradSource, OccurrenceGradients, RowGradients, SummedGradients,
 };
 use super::compute::vector::{Blocks, add_row, for_each_block, load, store};
-use super::runtime::erased::{ByElement, ElementsMut, with_elements};
-use crate::dtype::{Element, Index};
+use super::runtime::erased::{AnyTablesMut, ByElement, with_elements};
+use crate::dtype::{Element, Index, Scalar};
 use crate::error::Result;
 use crate::ops::sparse_update::{Apply, Merge, Reduce, SparseGrad, SparseUpdateOps, Update};
+use crate::ops::table_values::Per;
 use crate::ops::{
-    Optimizer, OptimizerStateMut, Rounding, StepControl, TableBatch, UpdateRule, View,
+    MatrixMut, Optimizer, Rounding, StepControl, TableBatch, TableStateMut, TableValuesMut,
+    UpdateRule, View,
 };
 use crate::simd::{LANES, Lanes, Loop, prefetch_row};
+use crate::size::product;
 
 /// The most columns of a row whose gradient is kept from the first pass of row-wise Adagrad, which
 /// sums the squares, to the second one, which updates. The gradient of a longer row is summed
@@ -38,7 +41,8 @@ const PREFETCH_ROWS: usize = 32;
 impl SparseUpdateOps for Cpu {
     fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()> {
         let Reduce { source, grad, workspace: _ } = args;
-        reduce(self, &GradSource::new(source), grad);
+        let cpu = &self.for_rows(source.sorted.counts[0] as usize, source.tables);
+        reduce(cpu, &GradSource::new(source), grad);
         Ok(())
     }
 
@@ -49,9 +53,10 @@ impl SparseUpdateOps for Cpu {
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
         let Apply { tables, grad, rule, decay_scale, weights, state } = args;
-        let weights = ByElement::of(weights.into_slice());
+        let weights = ByElement::of(weights);
         let decay_scale = decay_scale.map(View::as_slice);
-        apply(self, tables, grad, rule, decay_scale, weights, state);
+        let cpu = &self.for_rows(grad.counts[0] as usize, tables);
+        apply(cpu, tables, grad, rule, decay_scale, weights, state);
         Ok(())
     }
 
@@ -60,9 +65,10 @@ impl SparseUpdateOps for Cpu {
         args: Update<'_, Self, E, I>,
     ) -> Result<()> {
         let Update { source, control, rule, decay_scale, weights, state, workspace: _ } = args;
-        let weights = ByElement::of(weights.into_slice());
+        let weights = ByElement::of(weights);
         let decay_scale = decay_scale.map(View::as_slice);
-        update(self, &GradSource::new(source), control, rule, decay_scale, weights, state);
+        let cpu = &self.for_rows(source.sorted.counts[0] as usize, source.tables);
+        update(cpu, &GradSource::new(source), control, rule, decay_scale, weights, state);
         Ok(())
     }
 
@@ -72,6 +78,14 @@ impl SparseUpdateOps for Cpu {
 
     fn sparse_update_merge_workspace_len(&self, _tables: &TableBatch, _num_rows: usize) -> usize {
         0
+    }
+}
+
+impl Cpu {
+    /// Returns this CPU, with a single thread if the gradients and updates of so many rows, or
+    /// occurrences of rows, are not worth more threads.
+    fn for_rows(&self, rows: usize, tables: &TableBatch) -> Self {
+        self.for_bytes(product([rows, tables.max_dim(), 2 * size_of::<f32>()]))
     }
 }
 
@@ -133,8 +147,8 @@ fn apply<'a>(
     grad: &'a SparseGrad<Cpu>,
     rule: UpdateRule,
     decay_scale: Option<&'a [f32]>,
-    weights: ElementsMut<'a>,
-    state: OptimizerStateMut<'a, Cpu>,
+    weights: AnyTablesMut<'a>,
+    state: TableStateMut<'a, Cpu>,
 ) {
     let rows = &grad.rows[..grad.counts[0] as usize];
     let gradients = SummedGradients::new(grad);
@@ -150,8 +164,8 @@ fn update<'a>(
     control: StepControl<'a, Cpu>,
     rule: UpdateRule,
     decay_scale: Option<&'a [f32]>,
-    weights: ElementsMut<'a>,
-    state: OptimizerStateMut<'a, Cpu>,
+    weights: AnyTablesMut<'a>,
+    state: TableStateMut<'a, Cpu>,
 ) {
     if control.is_shut() {
         return;
@@ -232,57 +246,155 @@ impl<V: Lanes, G: RowGradients> Blocks for StoreBlocks<'_, V, G> {
     }
 }
 
-/// The weights and the optimizer state of a range of linear rows.
-struct Storage<'a, E> {
-    weights: &'a mut [E],
-    state: RowsState<'a>,
-    /// The first row of the range.
-    first_row: usize,
-    /// The start of `first_row` in the buffer of all weights.
-    first_weight: usize,
+/// Consecutive rows of a table: weights, or optimizer state.
+struct Rows<'a, T> {
+    values: &'a mut [T],
+    /// The leading dimension.
+    ld: usize,
 }
 
-/// The optimizer state of a range of rows.
+impl<'a, T> Rows<'a, T> {
+    /// Splits the rows before row `row` of these.
+    fn split_at(self, row: usize) -> (Self, Self) {
+        let middle = (row * self.ld).min(self.values.len());
+        let (left, right) = self.values.split_at_mut(middle);
+        (Self { values: left, ..self }, Self { values: right, ..self })
+    }
+
+    /// Returns the first `dim` columns of a row.
+    #[inline(always)]
+    fn row(&mut self, row: usize, dim: usize) -> &mut [T] {
+        &mut self.values[row * self.ld..][..dim]
+    }
+
+    /// Prefetches the first `dim` columns of a row.
+    #[inline(always)]
+    fn prefetch(&self, row: usize, dim: usize) {
+        prefetch_row(self.values, row * self.ld, dim);
+    }
+}
+
+/// The weights and the optimizer state of consecutive rows of a table.
+struct Storage<'a, E> {
+    weights: Rows<'a, E>,
+    state: RowsState<'a>,
+    /// The number within its table of the first row.
+    first_row: usize,
+}
+
+/// The optimizer state of consecutive rows of a table.
 enum RowsState<'a> {
     None,
     /// One sum of squares for each element.
-    Elementwise(&'a mut [f32]),
+    Elementwise(Rows<'a, f32>),
     /// One sum of squares for each row.
-    Rowwise(&'a mut [f32]),
+    Rowwise(Rows<'a, f32>),
     /// The first and the second moment of each element.
-    Moments(&'a mut [f32], &'a mut [f32]),
+    Moments(Rows<'a, f32>, Rows<'a, f32>),
+}
+
+impl<'a> RowsState<'a> {
+    /// Splits the state before row `row` of these.
+    fn split_at(self, row: usize) -> (Self, Self) {
+        match self {
+            Self::None => (Self::None, Self::None),
+            Self::Elementwise(sums) => {
+                let (left, right) = sums.split_at(row);
+                (Self::Elementwise(left), Self::Elementwise(right))
+            }
+            Self::Rowwise(sums) => {
+                let (left, right) = sums.split_at(row);
+                (Self::Rowwise(left), Self::Rowwise(right))
+            }
+            Self::Moments(first, second) => {
+                let (first_left, first_right) = first.split_at(row);
+                let (second_left, second_right) = second.split_at(row);
+                (Self::Moments(first_left, second_left), Self::Moments(first_right, second_right))
+            }
+        }
+    }
 }
 
 impl<'a, E: Element> Storage<'a, E> {
-    /// Splits the range before `row`.
-    fn split_at_row(self, tables: &TableBatch, row: usize) -> (Self, Self) {
-        let first_weight = tables.weight_offset_of_row(row);
-        let elements = first_weight - self.first_weight;
-        let (left, right) = self.weights.split_at_mut(elements);
-        let (state_left, state_right) = match self.state {
-            RowsState::None => (RowsState::None, RowsState::None),
-            RowsState::Elementwise(sums) => {
-                let (left, right) = sums.split_at_mut(elements);
-                (RowsState::Elementwise(left), RowsState::Elementwise(right))
-            }
-            RowsState::Rowwise(sums) => {
-                let (left, right) = sums.split_at_mut(row - self.first_row);
-                (RowsState::Rowwise(left), RowsState::Rowwise(right))
-            }
-            RowsState::Moments(first, second) => {
-                let (first_left, first_right) = first.split_at_mut(elements);
-                let (second_left, second_right) = second.split_at_mut(elements);
-                (
-                    RowsState::Moments(first_left, second_left),
-                    RowsState::Moments(first_right, second_right),
-                )
-            }
-        };
+    /// Splits the rows before `row`, a number within the table.
+    fn split_at_row(self, row: usize) -> (Self, Self) {
+        let middle = row - self.first_row;
+        let (left, right) = self.weights.split_at(middle);
+        let (state_left, state_right) = self.state.split_at(middle);
         (
             Self { weights: left, state: state_left, ..self },
-            Self { weights: right, state: state_right, first_row: row, first_weight },
+            Self { weights: right, state: state_right, first_row: row },
         )
     }
+
+    /// Prefetches the weights and the state of a row.
+    #[inline(always)]
+    fn prefetch(&self, row: usize, dim: usize) {
+        let row = row - self.first_row;
+        self.weights.prefetch(row, dim);
+        match &self.state {
+            RowsState::None => {}
+            RowsState::Rowwise(sums) => sums.prefetch(row, 1),
+            RowsState::Elementwise(sums) => sums.prefetch(row, dim),
+            RowsState::Moments(first, second) => {
+                first.prefetch(row, dim);
+                second.prefetch(row, dim);
+            }
+        }
+    }
+}
+
+/// Cuts weights and state into those of each table.
+fn storages<'a, E: Element>(
+    tables: &TableBatch,
+    weights: TableValuesMut<'a, Cpu, E>,
+    state: TableStateMut<'a, Cpu>,
+    optimizer: Optimizer,
+) -> Vec<Storage<'a, E>> {
+    let per = optimizer.state_per();
+    let mut storages: Vec<_> = rows_of_tables(tables, weights, Per::Element)
+        .map(|weights| Storage { weights, state: RowsState::None, first_row: 0 })
+        .collect();
+    match state {
+        TableStateMut::None => {}
+        TableStateMut::SumOfSquares(sums) => {
+            for (storage, sums) in storages.iter_mut().zip(rows_of_tables(tables, sums, per)) {
+                storage.state = match per {
+                    Per::Row => RowsState::Rowwise(sums),
+                    Per::Element => RowsState::Elementwise(sums),
+                };
+            }
+        }
+        TableStateMut::Moments { first, second } => {
+            let both = rows_of_tables(tables, first, per).zip(rows_of_tables(tables, second, per));
+            for (storage, (first, second)) in storages.iter_mut().zip(both) {
+                storage.state = RowsState::Moments(first, second);
+            }
+        }
+    }
+    storages
+}
+
+/// Cuts values into those of each table.
+fn rows_of_tables<'a, T: Scalar>(
+    tables: &TableBatch,
+    values: TableValuesMut<'a, Cpu, T>,
+    per: Per,
+) -> impl Iterator<Item = Rows<'a, T>> {
+    let (mut joined, mut separate) = match values {
+        TableValuesMut::Joined(values) => (values.into_slice(), Vec::new().into_iter()),
+        TableValuesMut::Separate(tables) => (&mut [][..], tables.values.into_iter()),
+    };
+    tables.tables().iter().map(move |table| match separate.next() {
+        Some(MatrixMut { data, ld, .. }) => Rows { values: data.into_slice(), ld },
+        None => {
+            let ld = per.columns(table);
+            let (values, rest) =
+                std::mem::take(&mut joined).split_at_mut(table.num_embeddings * ld);
+            joined = rest;
+            Rows { values, ld }
+        }
+    })
 }
 
 /// A step on all rows that have a gradient.
@@ -311,133 +423,110 @@ impl<'a, G: RowGradients> Step<'a, G> {
     }
 
     /// Takes the step.
-    fn run<E: Element>(&self, cpu: &Cpu, weights: &mut [E], state: OptimizerStateMut<'_, Cpu>) {
-        let state = match (state, self.rule.optimizer) {
-            (OptimizerStateMut::None, _) => RowsState::None,
-            (OptimizerStateMut::SumOfSquares(sums), Optimizer::RowwiseAdagrad { .. }) => {
-                RowsState::Rowwise(sums.into_slice())
-            }
-            (OptimizerStateMut::SumOfSquares(sums), _) => RowsState::Elementwise(sums.into_slice()),
-            (OptimizerStateMut::Moments { first, second }, _) => {
-                RowsState::Moments(first.into_slice(), second.into_slice())
-            }
-        };
+    fn run<E: Element>(
+        &self,
+        cpu: &Cpu,
+        weights: TableValuesMut<'_, Cpu, E>,
+        state: TableStateMut<'_, Cpu>,
+    ) {
         if !self.rows.is_empty() {
-            let storage = Storage { weights, state, first_row: 0, first_weight: 0 };
-            cpu.run(|| self.run_tasks(cpu, 0..self.rows.len(), storage));
+            let storages = storages(self.tables, weights, state, self.rule.optimizer);
+            let mut tasks = self.tasks(storages, rows_per_task(cpu, self.rows.len()));
+            cpu.for_each_chunk(&mut tasks, 1, |_, tasks| {
+                tasks.iter_mut().for_each(|task| self.run_task(cpu, task));
+            });
         }
     }
 
-    /// Updates the rows of a range, in parallel if it is longer than a task.
-    fn run_tasks<E: Element>(&self, cpu: &Cpu, range: Range<usize>, storage: Storage<'_, E>) {
-        if range.len() > rows_per_task(cpu, self.rows.len()) {
-            let middle = range.start + range.len() / 2;
-            let (left, right) = storage.split_at_row(self.tables, self.rows[middle] as usize);
-            return cpu.join(
-                || self.run_tasks(cpu, range.start..middle, left),
-                || self.run_tasks(cpu, middle..range.end, right),
-            );
+    /// Cuts the rows into tasks of `rows_per_task` rows. A task is a list of pieces, each of one
+    /// table.
+    fn tasks<'t, E: Element>(
+        &self,
+        storages: Vec<Storage<'t, E>>,
+        rows_per_task: usize,
+    ) -> Vec<Vec<Piece<'t, E>>> {
+        let mut tasks: Vec<Vec<Piece<'t, E>>> = Vec::new();
+        let mut first = 0;
+        for (number, mut storage) in storages.into_iter().enumerate() {
+            let table = Table {
+                number,
+                dim: self.tables.tables()[number].embedding_dim,
+                first_row: self.tables.row_offsets()[number],
+            };
+            let end_row = self.tables.row_offsets()[number + 1];
+            let end = first + self.rows[first..].partition_point(|&row| (row as usize) < end_row);
+            while first < end {
+                let end_of_task = (first / rows_per_task + 1) * rows_per_task;
+                if first.is_multiple_of(rows_per_task) {
+                    tasks.push(Vec::new());
+                }
+                let rows = first..end.min(end_of_task);
+                first = rows.end;
+                // The part behind the last row of the table is not used.
+                let behind = self.rows.get(first).map_or(end_row, |&row| end_row.min(row as usize));
+                let (left, right) = storage.split_at_row(behind - table.first_row);
+                if let Some(pieces) = tasks.last_mut() {
+                    pieces.push(Piece { rows, table, storage: left });
+                }
+                storage = right;
+            }
         }
-        Task { step: self, range, storage }.run(cpu);
+        tasks
     }
-}
 
-/// The part of a step that one thread takes.
-struct Task<'a, 't, G, E> {
-    step: &'t Step<'a, G>,
-    /// The range of the step's rows.
-    range: Range<usize>,
-    /// The weights and the state of these rows, at least.
-    storage: Storage<'t, E>,
-}
-
-impl<G: RowGradients, E: Element> Task<'_, '_, G, E> {
-    /// Updates the rows of the task, table after table.
-    fn run(mut self, cpu: &Cpu) {
-        let tables = self.step.tables;
-        let rows = &self.step.rows[..self.range.end];
+    /// Updates the rows of a task, table after table.
+    fn run_task<E: Element>(&self, cpu: &Cpu, pieces: &mut [Piece<'_, E>]) {
         let mut kept = [0f32; MAX_KEPT_COLUMNS];
-        // `RowsOfTable` prefetches the row `PREFETCH_ROWS` ahead, which never is one of these.
-        for k in self.range.clone().take(PREFETCH_ROWS) {
-            let table = Table::of_row(tables, rows[k] as usize);
-            self.prefetch(&table, rows[k] as usize);
-        }
-        let mut first = self.range.start;
-        while first < rows.len() {
-            let table = Table::of_row(tables, rows[first] as usize);
-            let end = first + rows[first..].partition_point(|&row| (row as usize) < table.end_row);
+        for piece in pieces {
+            // `RowsOfTable` prefetches the row `PREFETCH_ROWS` ahead, which never is one of these.
+            for k in piece.rows.clone().take(PREFETCH_ROWS) {
+                piece.prefetch(self.rows[k] as usize);
+            }
             // The usual widths are compile-time constants, so that a row needs no loop over blocks
             // and its gradient stays in registers. These have room for `WIDE` = 4 vectors.
-            let dim = table.dim;
-            let rows = RowsOfTable { task: &mut self, rows: first..end, table, kept: &mut kept };
+            let dim = piece.table.dim;
+            let rows = RowsOfTable { step: self, piece, kept: &mut kept };
             match dim {
                 16 => cpu.dispatch.run(WholeRows::<_, _, 1>(rows)),
                 32 => cpu.dispatch.run(WholeRows::<_, _, 2>(rows)),
                 64 => cpu.dispatch.run(WholeRows::<_, _, 4>(rows)),
                 _ => cpu.dispatch.run(RowsInBlocks(rows)),
             }
-            first = end;
         }
     }
 }
 
-/// A table, as a range of linear rows and of weights.
+/// A table and its first linear row.
+#[derive(Clone, Copy)]
 struct Table {
     /// The number of the table.
     number: usize,
     /// The columns of a row.
     dim: usize,
     first_row: usize,
-    end_row: usize,
-    /// The start of the table in the buffer of all weights.
-    first_weight: usize,
-}
-
-impl Table {
-    /// Returns the table of a linear row.
-    fn of_row(tables: &TableBatch, row: usize) -> Self {
-        let number = tables.table_of_row(row);
-        Self {
-            number,
-            dim: tables.tables()[number].embedding_dim,
-            first_row: tables.row_offsets()[number],
-            end_row: tables.row_offsets()[number + 1],
-            first_weight: tables.weight_offsets()[number],
-        }
-    }
-}
-
-impl<G: RowGradients, E: Element> Task<'_, '_, G, E> {
-    /// Returns the start of a row in the task's weights, which may begin within the table. A row of
-    /// another table, which a prefetch may pass, gives any number.
-    #[inline(always)]
-    fn start(&self, table: &Table, row: usize) -> usize {
-        (table.first_weight + (row - table.first_row) * table.dim)
-            .wrapping_sub(self.storage.first_weight)
-    }
-
-    /// Prefetches the weights and the state of a row.
-    #[inline(always)]
-    fn prefetch(&self, table: &Table, row: usize) {
-        let (start, dim) = (self.start(table, row), table.dim);
-        prefetch_row(self.storage.weights, start, dim);
-        match &self.storage.state {
-            RowsState::None => {}
-            RowsState::Rowwise(sums) => prefetch_row(sums, row - self.storage.first_row, 1),
-            RowsState::Elementwise(sums) => prefetch_row(sums, start, dim),
-            RowsState::Moments(first, second) => {
-                prefetch_row(first, start, dim);
-                prefetch_row(second, start, dim);
-            }
-        }
-    }
 }
 
 /// The rows of a task that belong to one table.
-struct RowsOfTable<'a, 't, 'r, G, E> {
-    task: &'r mut Task<'a, 't, G, E>,
+struct Piece<'t, E> {
+    /// The range of the step's rows.
     rows: Range<usize>,
     table: Table,
+    /// The weights and the state of these rows, at least.
+    storage: Storage<'t, E>,
+}
+
+impl<E: Element> Piece<'_, E> {
+    /// Prefetches the weights and the state of a linear row.
+    #[inline(always)]
+    fn prefetch(&self, row: usize) {
+        self.storage.prefetch(row - self.table.first_row, self.table.dim);
+    }
+}
+
+/// The loop over the rows of a piece.
+struct RowsOfTable<'a, 't, 'r, G, E> {
+    step: &'r Step<'a, G>,
+    piece: &'r mut Piece<'t, E>,
     kept: &'r mut [f32],
 }
 
@@ -445,20 +534,20 @@ impl<G: RowGradients, E: Element> RowsOfTable<'_, '_, '_, G, E> {
     /// Updates the rows. A row has `N` vectors, or any number of columns if `N` is 0.
     #[inline(always)]
     fn update<V: Lanes, const N: usize>(self, lanes: V) {
-        let Self { task, rows, table, kept } = self;
-        let gradients = task.step.gradients.for_table(table.number);
-        // If `N` is not 0, `dim` has this value already, but now the compiler knows it.
-        let table = Table { dim: if N == 0 { table.dim } else { N * LANES }, ..table };
-        for k in rows {
-            if let Some(&later) = task.step.rows[..task.range.end].get(k + PREFETCH_ROWS) {
-                // A row of the next table is taken for one of this table: the prefetch is wasted,
-                // but harmless.
-                task.prefetch(&table, later as usize);
+        let Self { step, piece, kept } = self;
+        let gradients = step.gradients.for_table(piece.table.number);
+        if N != 0 {
+            // `dim` has this value already, but now the compiler knows it.
+            piece.table.dim = N * LANES;
+        }
+        for k in piece.rows.clone() {
+            if k + PREFETCH_ROWS < piece.rows.end {
+                piece.prefetch(step.rows[k + PREFETCH_ROWS] as usize);
             }
             // Few registers would spill a row of several vectors.
             match V::UNROLLS_ROWS {
-                true => task.update_row::<V, N>(lanes, k, &table, &gradients, kept),
-                false => task.update_row::<V, 0>(lanes, k, &table, &gradients, kept),
+                true => step.update_row::<V, E, N>(lanes, k, piece, &gradients, kept),
+                false => step.update_row::<V, E, 0>(lanes, k, piece, &gradients, kept),
             }
         }
     }
@@ -501,42 +590,39 @@ mod whole {
 use in_blocks::RowsInBlocks;
 use whole::WholeRows;
 
-impl<G: RowGradients, E: Element> Task<'_, '_, G, E> {
-    /// Updates row `k` of the step.
+impl<G: RowGradients> Step<'_, G> {
+    /// Updates row `k` of the step, which is in `piece`.
     #[inline(always)]
-    fn update_row<V: Lanes, const N: usize>(
-        &mut self,
+    fn update_row<V: Lanes, E: Element, const N: usize>(
+        &self,
         lanes: V,
         k: usize,
-        table: &Table,
+        piece: &mut Piece<'_, E>,
         gradients: &G,
         kept: &mut [f32],
     ) {
-        let Step { rows, rule, prepared, decay_scale, .. } = *self.step;
-        let row = rows[k] as usize;
-        let (start, dim) = (self.start(table, row), table.dim);
+        let Self { rows, rule, prepared, decay_scale, .. } = *self;
+        let Table { number, dim, first_row } = piece.table;
+        let linear = rows[k] as usize;
+        let (in_table, in_piece) =
+            (linear - first_row, linear - first_row - piece.storage.first_row);
         let rule_of_row =
-            decay_scale.map_or(prepared, |scale| prepared.with_decay_scaled(scale[row]));
+            decay_scale.map_or(prepared, |scale| prepared.with_decay_scaled(scale[linear]));
         let random = match rule.rounding {
             Rounding::Stochastic { seed } => {
-                Some(RandomBits::new(seed, rule.step, table.number, row - table.first_row))
+                Some(RandomBits::new(seed, rule.step, number, in_table))
             }
             Rounding::Nearest => None,
         };
-        let columns = start..start + dim;
-        let (state, sum) = match &mut self.storage.state {
+        let (state, sum) = match &mut piece.storage.state {
             RowsState::None => (StateRun::None, None),
-            RowsState::Rowwise(sums) => {
-                (StateRun::None, Some(&mut sums[row - self.storage.first_row]))
-            }
-            RowsState::Elementwise(sums) => {
-                (StateRun::Elementwise(&mut sums[columns.clone()]), None)
-            }
+            RowsState::Rowwise(sums) => (StateRun::None, sums.row(in_piece, 1).first_mut()),
+            RowsState::Elementwise(sums) => (StateRun::Elementwise(sums.row(in_piece, dim)), None),
             RowsState::Moments(first, second) => {
-                (StateRun::Moments(&mut first[columns.clone()], &mut second[columns.clone()]), None)
+                (StateRun::Moments(first.row(in_piece, dim), second.row(in_piece, dim)), None)
             }
         };
-        let weights = &mut self.storage.weights[columns];
+        let weights = piece.storage.weights.row(in_piece, dim);
         let row = Row {
             gradients,
             lanes,

@@ -48,6 +48,6 @@ impl CastOps for Cuda {
         // validated: both matrices have the rows, columns and leading dimensions that are passed,
         // and the one that is written is an exclusive view. A matrix whose rows have no gaps is
         // passed as one row of all its elements.
-        unsafe { self.inner.cast.cast.of::<A, B>().launch(self, grid, parameters) }
+        unsafe { self.inner.kernels.cast.cast.of::<A, B>().launch(self, grid, parameters) }
     }
 }

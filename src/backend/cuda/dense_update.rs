@@ -50,6 +50,6 @@ impl DenseUpdateOps for Cuda {
         // parameters, their rounded copy and the optimizer state are as long as the gradient, and
         // exclusive views. State that the optimizer does not have is null and is not accessed;
         // neither is the rounded copy if it is null.
-        unsafe { self.inner.dense_update.update.of::<E>().launch(self, grid, parameters) }
+        unsafe { self.inner.kernels.dense_update.update.of::<E>().launch(self, grid, parameters) }
     }
 }

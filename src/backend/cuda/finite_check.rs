@@ -49,7 +49,7 @@ impl FiniteCheckOps for Cuda {
         };
         // SAFETY: the function is the kernel's. The op has been validated: the verdict has all its
         // words and is an exclusive view. Both gradients are views of the lengths that are passed.
-        unsafe { self.inner.finite_check.scan.launch(self, grid, scan)? };
+        unsafe { self.inner.kernels.finite_check.scan.launch(self, grid, scan)? };
         let judge = params::FiniteCheckJudge {
             loss: loss.on(self)?,
             values: View::on_or_null(&values, self)?,
@@ -61,6 +61,6 @@ impl FiniteCheckOps for Cuda {
         let one_block = Grid::new((1, 1), params::JUDGE_THREADS);
         // SAFETY: as above. The loss has an element, and so have the step values unless they are
         // null. The status words are the backend's own.
-        unsafe { self.inner.finite_check.judge.launch(self, one_block, judge) }
+        unsafe { self.inner.kernels.finite_check.judge.launch(self, one_block, judge) }
     }
 }

@@ -144,10 +144,10 @@ impl Cuda {
         product: Product<'_>,
         output: &MatrixMut<'_, Self, O>,
     ) -> Result<bool> {
-        let is_left = |_: &&CublasLt| self.inner.gemm.prefers_cublaslt::<E, O>(&product, output);
-        let Some(cublaslt) = self.inner.cublaslt.as_ref().filter(is_left) else {
+        if !self.inner.kernels.gemm.prefers_cublaslt::<E, O>(&product, output) {
             return Ok(false);
-        };
+        }
+        let Some(cublaslt) = self.cublaslt()? else { return Ok(false) };
         let Product { left, right, terms, precision, bias, accum } = product;
         // cuBLASLt multiplies column-major matrices. A row-major matrix is a transposed
         // column-major one, so the operands and the sizes of the output are exchanged.
@@ -181,7 +181,7 @@ impl Cuda {
             );
             Cast { factor: 1.0, from, to }.run(self)?;
         }
-        self.bind()?;
+        let _bound = self.bind()?;
         // cuBLASLt loads a kernel when it first uses it, which graph capture would forbid.
         let _relaxed = Relaxed::new()?;
         // SAFETY: the context is bound, and the stream is the backend's. The caller vouches for the

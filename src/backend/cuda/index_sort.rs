@@ -9,6 +9,7 @@ use super::Cuda;
 use super::runtime::buffer::Parts;
 use super::runtime::launch::{Function, Grid, Kernel};
 use super::runtime::module::{ByWidth, Module};
+use super::runtime::params::bags::FaultyOp;
 use super::runtime::params::index_sort::{
     self as params, DIGITS, LARGE, MAX_DIGIT_BITS, MAX_PASSES, SMALL, THREADS,
 };
@@ -137,14 +138,16 @@ impl Cuda {
         let num_keys = parameters.num_keys as usize;
         let grid = Grid::new((segment_tiles(num_keys) as u32, 1), THREADS);
         // SAFETY: the function is the instance for `K`; the caller promises the rest.
-        unsafe { self.inner.index_sort.segments.of::<K>(num_keys).launch(self, grid, parameters) }
+        unsafe {
+            self.inner.kernels.index_sort.segments.of::<K>(num_keys).launch(self, grid, parameters)
+        }
     }
 
     /// Sorts ids by keys of `K`, which must be wide enough for all rows.
     fn sort_by<K, I: Index>(&self, args: Sort<'_, Self, I>, plan: &Plan, n: usize) -> Result<()> {
         let Sort { tables, bags, sorted, mut workspace } = args;
         let num_bags = bags.num_bags(tables.as_ref());
-        let kernels = &self.inner.index_sort;
+        let kernels = &self.inner.kernels.index_sort;
         let cleared = plan.cleared_words();
         let mut parts = Parts::of(&workspace, self)?;
         workspace.first(cleared.iter().sum()).clear(self.raw_stream())?;
@@ -165,7 +168,7 @@ impl Cuda {
             bag_lengths: Self::view_mut(&mut sorted.bag_lengths).on(self)?,
             histograms,
             status: self.inner.faults.pointer(),
-            bags: self.bags(&bags, tables.as_ref())?,
+            bags: self.bags(&bags, tables.as_ref(), FaultyOp::IndexSort)?,
             end_key: plan.end_key,
             batch_size: bags.batch_size as u32,
             lanes: lanes as u32,

@@ -307,7 +307,7 @@ impl Cuda {
             slices,
         };
         // SAFETY: see above.
-        unsafe { self.inner.interaction.forward.launch(self, grid, parameters) }
+        unsafe { self.inner.kernels.interaction.forward.launch(self, grid, parameters) }
     }
 
     fn mma_dots<E: Element>(&self, call: Dots<E, PtrMut<E>>) -> Result<()> {
@@ -324,7 +324,9 @@ impl Cuda {
         let parameters =
             mma::InteractionMmaForward { matrices: call.forward::<E>(), batch_size, team_threads };
         // SAFETY: see above.
-        unsafe { self.inner.interaction.mma_forward.of::<E>().launch(self, grid, parameters) }
+        unsafe {
+            self.inner.kernels.interaction.mma_forward.of::<E>().launch(self, grid, parameters)
+        }
     }
 
     fn tiled_dots<E: Element>(&self, call: Dots<E, PtrMut<E>>) -> Result<()> {
@@ -333,7 +335,9 @@ impl Cuda {
         let grid = Grid::new((call.sizes.batch_size as u32, tiles as u32), tiled::THREADS);
         let parameters = tiled::InteractionTiledForward { matrices: call.forward::<E>() };
         // SAFETY: see above.
-        unsafe { self.inner.interaction.tiled_forward.of::<E>().launch(self, grid, parameters) }
+        unsafe {
+            self.inner.kernels.interaction.tiled_forward.of::<E>().launch(self, grid, parameters)
+        }
     }
 
     fn dot_grads<E: Element>(
@@ -357,7 +361,7 @@ impl Cuda {
         let parameters =
             exact::InteractionBackward { matrices: call.backward(grads), batch_size, team_threads };
         // SAFETY: see above.
-        unsafe { self.inner.interaction.backward.launch(self, grid, parameters) }
+        unsafe { self.inner.kernels.interaction.backward.launch(self, grid, parameters) }
     }
 
     fn mma_dot_grads<E: Element>(
@@ -376,7 +380,7 @@ impl Cuda {
         } else {
             mma::THREADS
         };
-        let mut functions = MMA_GRADS.into_iter().zip(&self.inner.interaction.mma_backward);
+        let mut functions = MMA_GRADS.into_iter().zip(&self.inner.kernels.interaction.mma_backward);
         let of_size = functions.find(|(most, _)| num_features <= *most);
         let (Some((grid, team_threads)), Some((_, function))) =
             (call.teams(threads, bytes), of_size)
@@ -406,7 +410,9 @@ impl Cuda {
         );
         let parameters = tiled::InteractionTiledBackward { matrices: call.backward::<E>(grads) };
         // SAFETY: see above.
-        unsafe { self.inner.interaction.tiled_backward.of::<E>().launch(self, grid, parameters) }
+        unsafe {
+            self.inner.kernels.interaction.tiled_backward.of::<E>().launch(self, grid, parameters)
+        }
     }
 
     /// Copies a matrix to one of the same shape.
@@ -421,6 +427,6 @@ impl Cuda {
             cols: from.cols as u64,
         };
         // SAFETY: see above.
-        unsafe { self.inner.interaction.copy.of::<E>().launch(self, grid, parameters) }
+        unsafe { self.inner.kernels.interaction.copy.of::<E>().launch(self, grid, parameters) }
     }
 }

@@ -215,7 +215,7 @@ impl LinearOps for Cuda {
         if unsafe { self.multiply::<E, E>(product, &output)? } {
             return Ok(());
         }
-        let tile = self.inner.linear.forward.tile_of_whole_sums::<E>(precision, (m, n));
+        let tile = self.inner.kernels.linear.forward.tile_of_whole_sums::<E>(precision, (m, n));
         let parameters = params::LinearForward {
             input: input.data.on(self)?,
             weight: weight.data.on(self)?,
@@ -282,7 +282,7 @@ impl LinearOps for Cuda {
         let grid = Grid::new((blocks as u32, 1), THREADS);
         // SAFETY: the op has been validated. Earlier launches on this stream have written the parts
         // that are read, and both gradients are exclusive views of the sizes that are passed.
-        unsafe { self.inner.linear.sum_parts.launch(self, grid, parameters) }
+        unsafe { self.inner.kernels.linear.sum_parts.launch(self, grid, parameters) }
     }
 
     fn linear_backward_workspace_len<E: Element>(
@@ -322,7 +322,7 @@ impl Cuda {
             return Ok(());
         }
         let (m, k) = (grad_input.rows, grad_input.cols);
-        let tile = self.inner.linear.input_grad.tile_of_whole_sums::<E>(precision, (m, k));
+        let tile = self.inner.kernels.linear.input_grad.tile_of_whole_sums::<E>(precision, (m, k));
         let parameters = params::LinearInputGrad {
             grad: grad.data.on(self)?.as_const(),
             weight: weight.data.on(self)?,
@@ -357,7 +357,7 @@ impl Cuda {
         let x = (input.data.on(self)?, input.ld, k);
         let ((a, a_ld, rows), (b, b_ld, cols)) = if transposed { (x, z) } else { (z, x) };
         let (row_stride, col_stride) = if transposed { (1, k) } else { (k, 1) };
-        let tile = self.inner.linear.weight_grad.tile::<E>(
+        let tile = self.inner.kernels.linear.weight_grad.tile::<E>(
             precision,
             (rows, cols),
             parts.count,
@@ -420,6 +420,8 @@ impl Cuda {
         // SAFETY: the function is the instance of the kernel for `E`. The op has been validated:
         // output and gradient have the same rows and columns, the gradient is an exclusive view,
         // and the workspace has room for all parts.
-        unsafe { self.inner.linear.activation_grad.of::<E>().launch(self, grid, parameters) }
+        unsafe {
+            self.inner.kernels.linear.activation_grad.of::<E>().launch(self, grid, parameters)
+        }
     }
 }

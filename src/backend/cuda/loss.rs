@@ -56,7 +56,7 @@ impl LossOps for Cuda {
         // SAFETY: the function is the kernel's. The op has been validated: labels and gradient have
         // the length of the logits, and the workspace has a word for each block. All memory that is
         // written is an exclusive view, and the status words are the backend's own.
-        unsafe { self.inner.loss.forward.launch(self, grid, forward)? };
+        unsafe { self.inner.kernels.loss.forward.launch(self, grid, forward)? };
         let mean = params::LossMean {
             partial_sums: sums.as_const(),
             mean: mean.on(self)?,
@@ -65,7 +65,7 @@ impl LossOps for Cuda {
         };
         let one_block = Grid::new((1, 1), params::THREADS);
         // SAFETY: as above. The launch before, on the same stream, has written the partial sums.
-        unsafe { self.inner.loss.mean.launch(self, one_block, mean) }
+        unsafe { self.inner.kernels.loss.mean.launch(self, one_block, mean) }
     }
 
     fn loss_workspace_len(&self, batch_size: usize) -> usize {

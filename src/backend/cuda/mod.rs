@@ -37,6 +37,8 @@
 //! ```
 
 mod cast;
+#[cfg(feature = "cudarc-0_19")]
+pub mod cudarc_0_19;
 mod dense_update;
 mod embedding_bag;
 mod finite_check;
@@ -52,7 +54,7 @@ mod sparse_update;
 
 use std::ffi::c_void;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
@@ -64,17 +66,18 @@ pub use runtime::images::{ImageInfo, images};
 #[doc(hidden)]
 pub use runtime::launch::KernelInfo;
 pub use runtime::recording::Recording;
-pub use runtime::tables::Tables;
+pub use runtime::tables::{TablePlaces, Tables};
 pub use runtime::transfer::Transfer;
 
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_size};
-use crate::ops::{Device, TableBatch, View, ViewMut};
+use crate::ops::{Device, Matrix, TableBatch, View, ViewMut};
 use runtime::buffer::Owner;
 use runtime::cublaslt::CublasLt;
-use runtime::driver::{self, check};
+use runtime::driver::{self, Bound, check};
 use runtime::fault::FaultLog;
 use runtime::params;
+use runtime::recording::Relaxed;
 
 /// Returns the declared kernels and the layouts of their parameters, for tests.
 #[doc(hidden)]
@@ -106,8 +109,19 @@ struct Inner {
     /// The stream of the copies of batches to the device.
     copy_stream: Arc<CudaStream>,
     faults: FaultLog,
+    kernels: Arc<Kernels>,
+    /// cuBLASLt with a workspace for this stream, once it is known whether it can be loaded.
+    cublaslt: OnceLock<Option<CublasLt>>,
+    /// The stream of cudarc behind `stream`, which the backend keeps alive.
+    #[cfg(feature = "cudarc-0_19")]
+    kept: OnceLock<Arc<CudaStream>>,
+}
+
+/// The kernels of a device, and the choice between them and cuBLASLt, which backends on several
+/// streams share.
+#[derive(Debug)]
+struct Kernels {
     gemm: Gemm,
-    cublaslt: Option<CublasLt>,
     cast: cast::Kernels,
     dense_update: dense_update::Kernels,
     embedding_bag: embedding_bag::Kernels,
@@ -118,6 +132,24 @@ struct Inner {
     loss: loss::Kernels,
     moving_average: moving_average::Kernels,
     sparse_update: sparse_update::Kernels,
+}
+
+impl Kernels {
+    fn load(context: &Arc<CudaContext>, gemm: Gemm) -> Result<Self> {
+        Ok(Self {
+            gemm,
+            cast: cast::Kernels::load(context)?,
+            dense_update: dense_update::Kernels::load(context)?,
+            embedding_bag: embedding_bag::Kernels::load(context)?,
+            finite_check: finite_check::Kernels::load(context)?,
+            index_sort: index_sort::Kernels::load(context)?,
+            interaction: interaction::Kernels::load(context)?,
+            linear: linear::Kernels::load(context)?,
+            loss: loss::Kernels::load(context)?,
+            moving_average: moving_average::Kernels::load(context)?,
+            sparse_update: sparse_update::Kernels::load(context)?,
+        })
+    }
 }
 
 impl Cuda {
@@ -141,7 +173,7 @@ impl Cuda {
     /// device. With [`Gemm::CublasLt`], returns [`Error::NoCublasLt`](crate::Error::NoCublasLt) if
     /// cuBLASLt cannot be loaded. Propagates errors of the driver.
     pub fn with_gemm(device: usize, gemm: Gemm) -> Result<Self> {
-        let context = driver::context(device)?;
+        let (context, _bound) = driver::context(device)?;
         let stream = check("create a stream", context.new_stream())?;
         Self::with(&context, stream, gemm)
     }
@@ -149,6 +181,7 @@ impl Cuda {
     /// Opens the device with this number, on a stream of the caller: a `CUstream`, or null for the
     /// legacy default stream, which cannot be captured. Pass memory that this backend did not
     /// allocate as views of raw pointers, even if it belongs to another backend on the same stream.
+    /// A program with several streams opens the device once, and calls [`Self::on`] for the others.
     ///
     /// # Errors
     /// Propagates errors of [`Self::with_gemm`].
@@ -157,35 +190,111 @@ impl Cuda {
     /// `stream` must be a stream of the device's primary context, and must outlive this backend,
     /// its clones, and all of their buffers. The caller orders work on other streams with the work
     /// on this one.
+    ///
+    /// The handle of the per-thread default stream (`CU_STREAM_PER_THREAD`, 0x2) names another
+    /// stream in each thread. A backend on it, with all its buffers, must be used and dropped by
+    /// the thread that made it.
     pub unsafe fn on_stream(device: usize, stream: *mut c_void, gemm: Gemm) -> Result<Self> {
-        let context = driver::context(device)?;
+        let (context, _bound) = driver::context(device)?;
         // SAFETY: the caller promises that the stream belongs to the context and outlives the
         // backend.
         let stream = unsafe { context.wrap_borrowed_stream(stream.cast()) };
         Self::with(&context, stream, gemm)
     }
 
+    /// Makes a backend for another stream of the same device, which shares the loaded kernels with
+    /// this one. It takes a few kilobytes of device memory, and 32 MiB as soon as cuBLASLt computes
+    /// a product on it. Like any other backend, it has memory of its own and reports the faults of
+    /// its own ops.
+    ///
+    /// # Errors
+    /// Propagates errors of the driver.
+    ///
+    /// # Safety
+    /// As for [`Self::on_stream`].
+    pub unsafe fn on(&self, stream: *mut c_void) -> Result<Self> {
+        let _bound = self.bind()?;
+        // SAFETY: the caller promises that the stream belongs to the context and outlives the
+        // backend.
+        let stream = unsafe { self.context().wrap_borrowed_stream(stream.cast()) };
+        Self::with_kernels(self.context(), stream, Arc::clone(&self.inner.kernels))
+    }
+
+    /// Makes a backend for a new stream of the same device, as [`Self::on`] does for one of the
+    /// caller. The new stream waits for no other one.
+    ///
+    /// # Errors
+    /// Propagates errors of the driver.
+    pub fn on_new_stream(&self) -> Result<Self> {
+        let _bound = self.bind()?;
+        let stream = check("create a stream", self.context().new_stream())?;
+        Self::with_kernels(self.context(), stream, Arc::clone(&self.inner.kernels))
+    }
+
     fn with(context: &Arc<CudaContext>, stream: Arc<CudaStream>, gemm: Gemm) -> Result<Self> {
+        let kernels = Kernels::load(context, gemm)?;
+        let cuda = Self::with_kernels(context, stream, Arc::new(kernels))?;
+        cuda.cublaslt()?;
+        Ok(cuda)
+    }
+
+    fn with_kernels(
+        context: &Arc<CudaContext>,
+        stream: Arc<CudaStream>,
+        kernels: Arc<Kernels>,
+    ) -> Result<Self> {
         Ok(Self {
             inner: Arc::new(Inner {
                 owner: Owner::new(),
                 copy_stream: check("create a stream", context.new_stream())?,
                 faults: FaultLog::new(context)?,
-                gemm,
-                cublaslt: gemm.cublaslt(context)?,
-                cast: cast::Kernels::load(context)?,
-                dense_update: dense_update::Kernels::load(context)?,
-                embedding_bag: embedding_bag::Kernels::load(context)?,
-                finite_check: finite_check::Kernels::load(context)?,
-                index_sort: index_sort::Kernels::load(context)?,
-                interaction: interaction::Kernels::load(context)?,
-                linear: linear::Kernels::load(context)?,
-                loss: loss::Kernels::load(context)?,
-                moving_average: moving_average::Kernels::load(context)?,
-                sparse_update: sparse_update::Kernels::load(context)?,
                 stream,
+                kernels,
+                cublaslt: OnceLock::new(),
+                #[cfg(feature = "cudarc-0_19")]
+                kept: OnceLock::new(),
             }),
         })
+    }
+
+    /// Keeps the stream of cudarc, which this backend was just made for, as long as its own.
+    #[cfg(feature = "cudarc-0_19")]
+    fn keeping(self, stream: &Arc<CudaStream>) -> Self {
+        self.inner.kept.get_or_init(|| Arc::clone(stream));
+        self
+    }
+
+    /// Returns cuBLASLt, or `None` if it is not wanted or cannot be loaded. Prepares it at the first
+    /// call, even if ops are being recorded.
+    fn cublaslt(&self) -> Result<Option<&CublasLt>> {
+        if let Some(cublaslt) = self.inner.cublaslt.get() {
+            return Ok(cublaslt.as_ref());
+        }
+        let _bound = self.bind()?;
+        let _relaxed = Relaxed::new()?;
+        let cublaslt = self.inner.kernels.gemm.cublaslt(self.context())?;
+        // If two threads prepare it at once, the first one wins.
+        Ok(self.inner.cublaslt.get_or_init(|| cublaslt).as_ref())
+    }
+
+    /// Returns an error that an op has found so far, as [`Device::synchronize`] does, but does not
+    /// wait for ops that have not run yet. Call it now and then where nothing else waits, between
+    /// the steps of another trainer, say. It takes a copy of a few kilobytes on a stream of its own.
+    /// The error stays known until `synchronize` reports and clears it.
+    ///
+    /// # Errors
+    /// Returns the error that `synchronize` would return for the ops that have run, and propagates
+    /// errors of the driver.
+    pub fn poll(&self) -> Result<()> {
+        let _bound = self.bind()?;
+        self.inner.faults.poll()
+    }
+
+    /// Returns the address on the device of a `uint32_t`, the number of bad ids, offsets and labels
+    /// that ops of this backend have found since the last [`Device::synchronize`]. Kernels of the
+    /// caller may read it on this backend's stream, to skip a step for example.
+    pub fn fault_count(&self) -> u64 {
+        self.inner.faults.count_pointer()
     }
 
     /// Returns the stream on which ops are launched: a `CUstream`.
@@ -209,10 +318,14 @@ impl Cuda {
         self.inner.stream.context()
     }
 
-    /// Makes the device's context current in the calling thread, as every call of the driver
-    /// requires.
-    fn bind(&self) -> Result<()> {
-        check("bind the context", self.context().bind_to_thread())
+    /// Makes the device's context current in the calling thread as long as the guard lives.
+    fn bind(&self) -> Result<Bound> {
+        driver::bind(self.context())
+    }
+
+    /// Returns an error that names `op` if ops are recorded on this backend's stream.
+    fn refuse_recording(&self, op: &'static str) -> Result<()> {
+        driver::refuse_recording(self.raw_stream(), op)
     }
 
     fn wait(&self) -> Result<()> {
@@ -224,9 +337,11 @@ impl Cuda {
 impl Device for Cuda {
     type Buffer<T: Scalar> = Buffer<T>;
     type Tables = Tables;
+    type TablePlaces = TablePlaces;
 
     fn alloc<T: Scalar>(&self, len: usize) -> Result<Buffer<T>> {
-        self.bind()?;
+        let _bound = self.bind()?;
+        self.refuse_recording("alloc")?;
         let mut buffer = Buffer::new(self.context(), self.owner(), len)?;
         buffer.clear(self.raw_stream())?;
         Ok(buffer)
@@ -238,7 +353,8 @@ impl Device for Cuda {
         if source.is_empty() {
             return Ok(());
         }
-        self.bind()?;
+        let _bound = self.bind()?;
+        self.refuse_recording("upload")?;
         // SAFETY: by its type, the target is memory for as many elements that nothing else uses.
         // The source outlives the copy, for which this function waits below.
         let copy = unsafe { result::memcpy_htod_async(pointer, source, self.raw_stream()) };
@@ -252,7 +368,8 @@ impl Device for Cuda {
         if target.is_empty() {
             return Ok(());
         }
-        self.bind()?;
+        let _bound = self.bind()?;
+        self.refuse_recording("download")?;
         // SAFETY: by its type, the source is memory of as many elements, and only work that was
         // launched on this stream before may write it; the copy runs after that work. Any bits are
         // a value of `T`. The target stays borrowed until the copy has completed, for which this
@@ -272,7 +389,7 @@ impl Device for Cuda {
         if source.is_empty() {
             return Ok(());
         }
-        self.bind()?;
+        let _bound = self.bind()?;
         let bytes = source.len() * size_of::<T>();
         // SAFETY: by their types, both are memory of as many bytes, and nothing else uses the
         // target. The copy runs after all work that was launched on this stream before.
@@ -281,18 +398,27 @@ impl Device for Cuda {
     }
 
     fn free_memory(&self) -> Option<usize> {
-        self.bind().ok()?;
+        let _bound = self.bind().ok()?;
         result::mem_get_info().ok().map(|(free, _)| free)
     }
 
     fn synchronize(&self) -> Result<()> {
-        self.bind()?;
+        let _bound = self.bind()?;
+        self.refuse_recording("synchronize")?;
         self.wait()?;
         self.inner.faults.take()
     }
 
     fn tables(&self, tables: TableBatch) -> Result<Tables> {
         Tables::new(self, tables)
+    }
+
+    fn place_tables<T: Scalar>(
+        &self,
+        tables: &TableBatch,
+        values: &[Matrix<'_, Self, T>],
+    ) -> Result<TablePlaces> {
+        TablePlaces::separate(self, tables, values)
     }
 
     fn slice<T: Scalar>(buffer: &Buffer<T>, range: Range<usize>) -> View<'_, Cuda, T> {

@@ -40,6 +40,6 @@ impl MovingAverageOps for Cuda {
         };
         // SAFETY: the function is the kernel's. The op has been validated: both views have the same
         // length, and the average is an exclusive view.
-        unsafe { self.inner.moving_average.update.launch(self, grid, parameters) }
+        unsafe { self.inner.kernels.moving_average.update.launch(self, grid, parameters) }
     }
 }

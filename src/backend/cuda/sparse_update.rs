@@ -11,17 +11,19 @@ use super::index_sort::segment_tiles;
 use super::runtime::buffer::Parts;
 use super::runtime::launch::{Function, Grid};
 use super::runtime::module::{ByElement, Module};
+use super::runtime::params::bags::FaultyOp;
 use super::runtime::params::index_sort::IndexSortSegments;
 use super::runtime::params::sparse_update::{
     self as params, OptimizerStep, OptimizerTarget, Place, RowGradientSource, THREADS, WIDE_COLUMNS,
 };
 use super::runtime::pointer::{Ptr, PtrMut};
-use super::runtime::tables::Tables;
+use super::runtime::tables::{Placed, Tables};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
 use crate::ops::sparse_update::{Apply, CHUNK, Merge, PooledGrad, Reduce, SparseUpdateOps, Update};
+use crate::ops::table_values::Per;
 use crate::ops::{
-    Device, Extent, OptimizerStateMut, Rounding, TableBatch, UpdateRule, View, ViewMut,
+    Device, Extent, Rounding, TableBatch, TableStateMut, TableValuesMut, UpdateRule, View,
 };
 use crate::size::{product, sum};
 
@@ -97,12 +99,12 @@ impl SparseUpdateOps for Cuda {
         // SAFETY: the op has been validated: the gradient has room for `capacity` rows, which the
         // kernel does not exceed. Gradient and workspace are exclusive views. The order may hold
         // any values: the kernel checks them before it uses them.
-        unsafe { self.inner.sparse_update.reduce.launch(self, grid, parameters) }
+        unsafe { self.inner.kernels.sparse_update.reduce.launch(self, grid, parameters) }
     }
 
     fn sparse_update_merge(&self, args: Merge<'_, Self>) -> Result<()> {
         let Merge { tables, a, b, out, mut workspace } = args;
-        let kernels = &self.inner.sparse_update;
+        let kernels = &self.inner.kernels.sparse_update;
         let (host, num_rows) = (tables.as_ref(), a.capacity() + b.capacity());
         let cleared = 1 + segment_tiles(num_rows);
         let mut parts = Parts::of(&workspace, self)?;
@@ -186,8 +188,8 @@ impl SparseUpdateOps for Cuda {
 
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()> {
         let Apply { tables, grad, rule, decay_scale, weights, state } = args;
-        let target = self.target(&rule, decay_scale, weights, state)?;
-        let lanes = tables.lanes(target.is_wide != 0);
+        let (target, is_wide) = self.target(tables, &rule, decay_scale, &weights, &state)?;
+        let lanes = tables.lanes(is_wide);
         let parameters = params::SparseUpdateApply {
             tables: tables.tables(self)?,
             rows: Self::view(&grad.rows).on(self)?,
@@ -206,7 +208,7 @@ impl SparseUpdateOps for Cuda {
         // and scales have the sizes that the tables require, and those that are written are
         // exclusive views. The gradient may hold any values: the kernel checks rows and starts
         // before it uses them.
-        unsafe { self.inner.sparse_update.apply.of::<E>().launch(self, grid, parameters) }
+        unsafe { self.inner.kernels.sparse_update.apply.of::<E>().launch(self, grid, parameters) }
     }
 
     fn sparse_update_update<E: Element, I: Index>(
@@ -215,8 +217,8 @@ impl SparseUpdateOps for Cuda {
     ) -> Result<()> {
         let Update { source, control, rule, decay_scale, weights, state, workspace } = args;
         let from = self.sum_runs(&source, &mut Parts::of(&workspace, self)?)?;
-        let target = self.target(&rule, decay_scale, weights, state)?;
-        let lanes = source.tables.lanes(from.is_wide != 0 && target.is_wide != 0);
+        let (target, is_wide) = self.target(source.tables, &rule, decay_scale, &weights, &state)?;
+        let lanes = source.tables.lanes(from.is_wide != 0 && is_wide);
         let parameters = params::SparseUpdateUpdate {
             source: from,
             target,
@@ -226,7 +228,7 @@ impl SparseUpdateOps for Cuda {
         };
         let grid = self.grid_at_once(source.bags.num_indices(), lanes);
         // SAFETY: as in `sparse_update_apply` and `sparse_update_reduce`.
-        unsafe { self.inner.sparse_update.update.of::<E>().launch(self, grid, parameters) }
+        unsafe { self.inner.kernels.sparse_update.update.of::<E>().launch(self, grid, parameters) }
     }
 
     fn sparse_update_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize {
@@ -258,7 +260,7 @@ impl Cuda {
         parts: &mut Parts,
     ) -> Result<RowGradientSource> {
         let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = source;
-        let (kernels, host) = (&self.inner.sparse_update, tables.as_ref());
+        let (kernels, host) = (&self.inner.kernels.sparse_update, tables.as_ref());
         let (argmax, argmax_ld) = match argmax {
             Some(argmax) => (argmax.data.on(self)?, argmax.ld),
             None => (Ptr::NULL, 0),
@@ -282,7 +284,8 @@ impl Cuda {
             grad_output: grad_output.data.on(self)?,
             argmax,
             run_sums: parts.take(run_sums_len(host, num_indices)),
-            bags_of_ids: self.bags(bags, host)?,
+            // The kernels that use the order report no faults.
+            bags_of_ids: self.bags(bags, host, FaultyOp::IndexSort)?,
             grad_output_ld: grad_output.ld as u64,
             argmax_ld: argmax_ld as u64,
             run_sums_ld: run_sums_ld as u64,
@@ -320,35 +323,58 @@ impl Cuda {
     /// Each block looks up rows for itself before it sums their gradients; a few blocks that start
     /// after all others would double the time.
     fn grid_at_once(&self, count: usize, lanes: usize) -> Grid {
-        Grid::looping(count * lanes, THREADS, self.inner.sparse_update.blocks)
+        Grid::looping(count * lanes, THREADS, self.inner.kernels.sparse_update.blocks)
     }
 
     /// Returns the kernel arguments of a step on rows: its buffers, its rounding and its number.
+    /// Returns with them whether the rows of all tables, and their state, are aligned for
+    /// `WIDE_COLUMNS` elements.
     fn target<E: Element>(
         &self,
+        tables: &Tables,
         rule: &UpdateRule,
         decay_scale: Option<View<'_, Cuda, f32>>,
-        weights: ViewMut<'_, Cuda, E>,
-        state: OptimizerStateMut<'_, Self>,
-    ) -> Result<OptimizerTarget<E>> {
-        let (weights, (first, second)) = (weights.on(self)?, self.state_pointers(&state)?);
+        weights: &TableValuesMut<'_, Cuda, E>,
+        state: &TableStateMut<'_, Self>,
+    ) -> Result<(OptimizerTarget<E>, bool)> {
+        let weights = self.placed_mut(tables, weights, Per::Element)?;
+        let per = rule.optimizer.state_per();
+        let placed = |values| self.placed_mut(tables, values, per).map(Some);
+        let (first, second) = match state {
+            TableStateMut::None => (None, None),
+            TableStateMut::SumOfSquares(sums) => (placed(sums)?, None),
+            TableStateMut::Moments { first, second } => (placed(first)?, placed(second)?),
+        };
+        let state = [&first, &second].map(|state| {
+            state.as_ref().map_or((PtrMut::NULL, Ptr::NULL), |state| (state.base, state.tables))
+        });
+        let [(first_base, first_rows), (second_base, second_rows)] = state;
         let seed = match rule.rounding {
             Rounding::Nearest => None,
             Rounding::Stochastic { seed } => Some(seed),
         };
-        Ok(OptimizerTarget {
+        let is_wide_base = is_wide(weights.base.address(), size_of::<E>())
+            && is_wide(first_base.address(), size_of::<f32>())
+            && is_wide(second_base.address(), size_of::<f32>());
+        let are_wide = weights.is_wide()
+            && (per == Per::Row
+                || [&first, &second]
+                    .iter()
+                    .all(|state| state.as_ref().is_none_or(Placed::is_wide)));
+        let target = OptimizerTarget {
             decay_scale: View::on_or_null(&decay_scale, self)?,
-            weights,
-            first,
-            second,
+            weights: weights.base,
+            weight_rows: weights.tables,
+            first: first_base,
+            first_rows,
+            second: second_base,
+            second_rows,
             seed: seed.unwrap_or(0),
             step_number: rule.step,
             is_stochastic: seed.is_some().into(),
-            is_wide: (is_wide(weights.address(), size_of::<E>())
-                && is_wide(first.address(), size_of::<f32>())
-                && is_wide(second.address(), size_of::<f32>()))
-            .into(),
-        })
+            is_wide: is_wide_base.into(),
+        };
+        Ok((target, is_wide_base && are_wide))
     }
 
     /// Launches the kernel that finds where the rows and values of each table begin in a gradient.
@@ -376,7 +402,7 @@ impl Cuda {
         let one_block = Grid::new((1, 1), THREADS);
         // SAFETY: the caller's op has been validated: the gradient has room for `capacity` rows,
         // and the workspace for a place of each table; both are exclusive views.
-        unsafe { self.inner.sparse_update.starts.launch(self, one_block, parameters) }
+        unsafe { self.inner.kernels.sparse_update.starts.launch(self, one_block, parameters) }
     }
 }
 

@@ -205,7 +205,8 @@ pub fn poisoned_grad<B: Device>(device: &B, case: &BagCase, capacity: usize) -> 
     let capacity = capacity.min(layout.num_rows());
     let values = upload(device, &poisoned(capacity * layout.max_dim()));
     let [rows, starts] = [capacity, capacity + 1].map(|len| upload(device, &poisoned(len)));
-    SparseGrad::with_buffers(device, &layout, rows, starts, values).unwrap()
+    let counts = upload(device, &poisoned(1));
+    SparseGrad::with_buffers(device, &layout, rows, starts, values, counts).unwrap()
 }
 
 /// Runs a [`Merge`].

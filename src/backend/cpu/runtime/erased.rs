@@ -11,7 +11,7 @@
 //!     scale(self, ByElement::of(weights));
 //! }
 //!
-//! fn scale(cpu: &Cpu, weights: ElementsMut<'_>) {
+//! fn scale(cpu: &Cpu, weights: AnyElementsMut<'_>) {
 //!     with_elements!(weights => scale_elements(cpu, weights)) // generic, compiled here
 //! }
 //! ```
@@ -20,7 +20,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 
 use crate::Cpu;
 use crate::dtype::{DType, Element, Index, Scalar, bf16, f16};
-use crate::ops::{Bags, Matrix, MatrixMut, View, ViewMut};
+use crate::ops::{Bags, Matrix, MatrixMut, TableValues, TableValuesMut, View, ViewMut};
 
 /// A value that exists for each type of elements: slices, or the arguments of an op.
 pub(crate) enum ByElement<A, B, C> {
@@ -43,8 +43,16 @@ pub(crate) enum ByIndex<A, B> {
 /// Elements of any type.
 pub(crate) type Elements<'a> = ByElement<&'a [f32], &'a [f16], &'a [bf16]>;
 
-/// Elements of any type, for writing.
-pub(crate) type ElementsMut<'a> = ByElement<&'a mut [f32], &'a mut [f16], &'a mut [bf16]>;
+/// The weights of all tables, of any type.
+pub(crate) type AnyTables<'a> =
+    ByElement<TableValues<'a, Cpu, f32>, TableValues<'a, Cpu, f16>, TableValues<'a, Cpu, bf16>>;
+
+/// The weights of all tables, of any type, for writing.
+pub(crate) type AnyTablesMut<'a> = ByElement<
+    TableValuesMut<'a, Cpu, f32>,
+    TableValuesMut<'a, Cpu, f16>,
+    TableValuesMut<'a, Cpu, bf16>,
+>;
 
 /// Bags with ids of any type.
 pub(crate) type AnyBags<'a> = ByIndex<Bags<'a, Cpu, i32>, Bags<'a, Cpu, i64>>;
@@ -176,6 +184,30 @@ impl<'a, E: Scalar, T: Scalar> Retype<E, T> for MatrixMut<'a, Cpu, E> {
     fn retype(self) -> Self::Output {
         let Self { data, rows, cols, ld } = self;
         MatrixMut { data: data.retype(), rows, cols, ld }
+    }
+}
+
+impl<'a, E: Scalar, T: Scalar> Retype<E, T> for TableValues<'a, Cpu, E> {
+    type Output = TableValues<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        match self {
+            Self::Joined(values) => TableValues::Joined(values.retype()),
+            Self::Separate(tables) => TableValues::Separate(tables.with_values(Retype::retype)),
+        }
+    }
+}
+
+impl<'a, E: Scalar, T: Scalar> Retype<E, T> for TableValuesMut<'a, Cpu, E> {
+    type Output = TableValuesMut<'a, Cpu, T>;
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        match self {
+            Self::Joined(values) => TableValuesMut::Joined(values.retype()),
+            Self::Separate(tables) => TableValuesMut::Separate(tables.with_values(Retype::retype)),
+        }
     }
 }
 

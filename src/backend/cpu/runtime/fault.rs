@@ -17,6 +17,8 @@ pub(crate) enum Lookup {
 /// The bad ids of one call. It reports the one at the lowest position, which does not depend on the
 /// number of threads.
 pub(crate) struct FaultLog {
+    /// The name of the op in errors.
+    op: &'static str,
     /// True if ids are `u32`, read as the `i32` of the same bits.
     has_unsigned_ids: bool,
     count: AtomicUsize,
@@ -56,9 +58,9 @@ pub(crate) fn pooled_row(
 }
 
 impl FaultLog {
-    /// Makes an empty log.
-    pub(crate) fn new(has_unsigned_ids: bool) -> Self {
-        Self { has_unsigned_ids, count: AtomicUsize::new(0), first: Mutex::new(None) }
+    /// Makes an empty log of the op of this name.
+    pub(crate) fn new(op: &'static str, has_unsigned_ids: bool) -> Self {
+        Self { op, has_unsigned_ids, count: AtomicUsize::new(0), first: Mutex::new(None) }
     }
 
     /// Looks up the row that the id at `position` names, and notes the id if it is bad.
@@ -101,7 +103,16 @@ impl FaultLog {
                 let value = if self.has_unsigned_ids { i64::from(value as u32) } else { value };
                 let table = tables.features()[feature].table;
                 let num_embeddings = tables.tables()[table].num_embeddings;
-                Err(Error::IndexOutOfRange { table, bag, position, value, num_embeddings, count })
+                let op = self.op;
+                Err(Error::IndexOutOfRange {
+                    op,
+                    table,
+                    bag,
+                    position,
+                    value,
+                    num_embeddings,
+                    count,
+                })
             }
         }
     }

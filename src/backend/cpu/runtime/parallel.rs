@@ -12,6 +12,14 @@ impl Cpu {
         if operations < MIN_PARALLEL { Self { threads: None, ..*self } } else { self.clone() }
     }
 
+    /// Returns this CPU, with a single thread if an op that waits for memory moves too few bytes to
+    /// be worth more threads: an op that is called from outside of the pool takes 6 to 19
+    /// microseconds to get there, in which one thread looks up some 100 kilobytes.
+    pub(crate) fn for_bytes(&self, bytes: usize) -> Self {
+        const MIN_PARALLEL: usize = 1 << 18;
+        if bytes < MIN_PARALLEL { Self { threads: None, ..*self } } else { self.clone() }
+    }
+
     /// Runs an op that uses [`Self::join`].
     pub(crate) fn run<R: Send>(&self, op: impl FnOnce() -> R + Send) -> R {
         match &self.threads {

@@ -13,7 +13,7 @@ use super::pointer::{Ptr, PtrMut};
 use super::recording;
 use crate::dtype::Scalar;
 use crate::error::{Error, Result};
-use crate::ops::{Extent, Memory, View, ViewMut};
+use crate::ops::{Extent, Memory, TableValues, TableValuesMut, View, ViewMut};
 
 /// The number of the backend that memory belongs to. Only the stream of that backend orders the
 /// accesses to the memory.
@@ -46,6 +46,8 @@ pub struct Buffer<T> {
     len: usize,
     owner: Owner,
     context: Arc<CudaContext>,
+    /// Set if the memory is the caller's.
+    is_foreign: bool,
     elements: PhantomData<T>,
 }
 
@@ -67,7 +69,20 @@ impl<T: Scalar> Buffer<T> {
                 allocated => check("allocate", allocated)?,
             },
         };
-        Ok(Self { pointer, len, owner, context: Arc::clone(context), elements: PhantomData })
+        let context = Arc::clone(context);
+        Ok(Self { pointer, len, owner, context, is_foreign: false, elements: PhantomData })
+    }
+
+    /// Makes a buffer of memory of the caller for work of `cuda`, which does not free it.
+    ///
+    /// # Safety
+    /// `pointer` must be the address of `len` elements in the memory of the backend's device,
+    /// aligned for `T` and holding values of `T`. As long as the buffer lives, and until all work
+    /// that was given views of it has run, including the replays of recordings of that work,
+    /// nothing else may read, write or free them.
+    pub unsafe fn from_raw(cuda: &Cuda, pointer: u64, len: usize) -> Self {
+        let (owner, context) = (cuda.owner(), Arc::clone(cuda.context()));
+        Self { pointer, len, owner, context, is_foreign: true, elements: PhantomData }
     }
 
     /// Sets all bits to zero, in the order of the stream.
@@ -120,7 +135,7 @@ impl<T: Scalar> Buffer<T> {
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if self.pointer != 0 {
+        if self.pointer != 0 && !self.is_foreign {
             // SAFETY: the pointer comes from `malloc_sync`, nothing else frees it, and all views of
             // the buffer have ended.
             unsafe { recording::free(&self.context, self.pointer) };
@@ -137,6 +152,18 @@ impl<'a, T: Scalar> From<&'a Buffer<T>> for View<'a, Cuda, T> {
 impl<'a, T: Scalar> From<&'a mut Buffer<T>> for ViewMut<'a, Cuda, T> {
     fn from(buffer: &'a mut Buffer<T>) -> Self {
         buffer.view_mut()
+    }
+}
+
+impl<'a, T: Scalar> From<&'a Buffer<T>> for TableValues<'a, Cuda, T> {
+    fn from(buffer: &'a Buffer<T>) -> Self {
+        Self::Joined(buffer.view())
+    }
+}
+
+impl<'a, T: Scalar> From<&'a mut Buffer<T>> for TableValuesMut<'a, Cuda, T> {
+    fn from(buffer: &'a mut Buffer<T>) -> Self {
+        Self::Joined(buffer.view_mut())
     }
 }
 

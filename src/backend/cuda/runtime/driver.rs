@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{CudaContext, DriverError, result, sys};
+use libloading::Library;
 
 use crate::error::{Error, Result};
 
 /// The CUDA version of the oldest driver that can load images from nvcc 13.0: CUDA 13.0.
 const OLDEST_DRIVER: i32 = 13_000;
+
+/// The names of the driver's library.
+const NAMES: &[&str] =
+    if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so", "libcuda.so.1"] };
 
 /// The driver's description of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,9 +31,11 @@ pub struct DeviceInfo {
 /// # Errors
 /// Returns [`Error::NoDriver`] if there is no driver, and propagates errors of the driver.
 pub fn driver_version() -> Result<i32> {
-    // SAFETY: the call only checks whether the library can be loaded. Every other call of the
-    // driver comes after this check has succeeded.
-    if !unsafe { sys::is_culib_present() } {
+    // Every other call of the driver comes after this check has succeeded: the bindings panic if
+    // they do not find the library. They also try these names, unless another crate makes them link
+    // the library. Then it is there.
+    // SAFETY: a library of this name is the driver, whose initialisers have no requirements.
+    if !NAMES.iter().any(|name| unsafe { Library::new(*name) }.is_ok()) {
         return Err(Error::NoDriver);
     }
     let mut version = 0;
@@ -57,19 +64,63 @@ pub fn devices() -> Result<Vec<DeviceInfo>> {
         .collect()
 }
 
-/// Returns the primary context of a device, bound to the calling thread.
-pub(crate) fn context(device: usize) -> Result<Arc<CudaContext>> {
+/// A guard of the context that calls of the driver use: while it lives, the context is current in
+/// its thread. When it is dropped, the context that was current before is current again; if there
+/// was none, the context stays.
+#[must_use]
+pub(crate) struct Bound {
+    /// The context that was current before, if it was another one.
+    before: Option<sys::CUcontext>,
+}
+
+/// Makes a context current in the calling thread, as every call of the driver requires.
+pub(crate) fn bind(context: &CudaContext) -> Result<Bound> {
+    let before = current()?.filter(|before| *before != context.cu_ctx());
+    check("bind the context", context.bind_to_thread())?;
+    Ok(Bound { before })
+}
+
+fn current() -> Result<Option<sys::CUcontext>> {
+    check("ask for the current context", result::ctx::get_current())
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            // SAFETY: the context was current in this thread. If it has been destroyed meanwhile,
+            // the driver refuses it, and this thread keeps the present one.
+            let _ = unsafe { result::ctx::set_current(before) };
+        }
+    }
+}
+
+/// Returns an error that names `op` if a stream is being captured, in which a call that waits would
+/// invalidate the capture.
+pub(crate) fn refuse_recording(stream: sys::CUstream, op: &'static str) -> Result<()> {
+    // SAFETY: the stream lives as long as the backend that passes it.
+    let status =
+        check("ask whether ops are recorded", unsafe { result::stream::is_capturing(stream) })?;
+    match status {
+        sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+        _ => Err(Error::Recording { op }),
+    }
+}
+
+/// Returns the primary context of a device, and a guard that binds it.
+pub(crate) fn context(device: usize) -> Result<(Arc<CudaContext>, Bound)> {
     initialise()?;
     let devices = count()?;
     if i32::try_from(device).map_or(true, |device| device >= devices) {
         return Err(Error::NoDevice { device, devices: devices as usize });
     }
+    let before = current()?;
     let context = check("create a context", CudaContext::new(device))?;
+    let bound = Bound { before: before.filter(|before| *before != context.cu_ctx()) };
     // SAFETY: without event tracking, cudarc does not order work on different streams; the backend
     // does that itself. All ops of a backend go to its one stream, the copy stream is ordered with
     // it by events, and buffers are not cudarc's. Nothing has been allocated yet.
     unsafe { context.disable_event_tracking() };
-    Ok(context)
+    Ok((context, bound))
 }
 
 /// Returns the compute capability of a context's device.

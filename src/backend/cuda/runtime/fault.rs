@@ -1,15 +1,17 @@
 //! Faults that kernels find in ids, offsets and labels. Kernels note them on the device, and the
 //! host reads them when it synchronises.
 
+use std::mem::offset_of;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaContext, result};
+use cudarc::driver::{CudaContext, CudaStream, result};
 
 use super::buffer::{Buffer, Owner};
 use super::driver::check;
-use super::params::bags::{FAULT_SLOTS, Fault, FaultKind, Status};
+use super::params::bags::{FAULT_SLOTS, Fault, FaultKind, FaultyOp, Status};
 use super::pointer::PtrMut;
 use crate::error::{Error, OffsetRule, Result};
+use crate::ops::{embedding_bag, index_sort, loss};
 
 // `Buffer` requires a `Scalar`, which has a default. The default is the cleared state, whose bits
 // are not all zero.
@@ -23,13 +25,19 @@ impl Default for Status {
 #[derive(Debug)]
 pub(crate) struct FaultLog {
     status: Buffer<Status>,
+    /// The stream of [`Self::poll`], which waits for no other one.
+    poll_stream: Arc<CudaStream>,
     /// The lock that one thread at a time holds to read and clear the status.
     reader: Mutex<()>,
 }
 
 impl FaultLog {
     pub(crate) fn new(context: &Arc<CudaContext>) -> Result<Self> {
-        let log = Self { status: Buffer::new(context, Owner::ANY, 1)?, reader: Mutex::new(()) };
+        let log = Self {
+            status: Buffer::new(context, Owner::ANY, 1)?,
+            poll_stream: check("create a stream", context.new_stream())?,
+            reader: Mutex::new(()),
+        };
         log.clear()?;
         Ok(log)
     }
@@ -50,11 +58,32 @@ impl FaultLog {
             result::memcpy_dtoh_sync(&mut found, self.pointer().address())
         })?;
         let [status] = found;
-        if status.count == 0 {
-            return Ok(());
-        }
+        let Some(error) = status.error() else { return Ok(()) };
         self.clear()?;
-        Err(status.error())
+        Err(error)
+    }
+
+    /// Returns the address of the number of faults.
+    pub(crate) fn count_pointer(&self) -> u64 {
+        self.pointer().address() + offset_of!(Status, count) as u64
+    }
+
+    /// Returns the error for the faults that are known by now, and keeps them. Kernels may be
+    /// running. The context must be bound.
+    pub(crate) fn poll(&self) -> Result<()> {
+        let _reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.poll_stream.cu_stream();
+        let mut found = [Status::default()];
+        // SAFETY: the buffer holds one status, and any bits are a value of it. The target stays
+        // borrowed until the copy has completed, for which this function waits.
+        check("read the status", unsafe {
+            result::memcpy_dtoh_async(&mut found, self.pointer().address(), stream)
+        })?;
+        // SAFETY: the stream lives as long as this value.
+        check("wait for the stream", unsafe { result::stream::synchronize(stream) })?;
+        // A kernel counts a fault before it writes its record.
+        let [status] = found;
+        status.error().map_or(Ok(()), Err)
     }
 
     fn clear(&self) -> Result<()> {
@@ -66,35 +95,34 @@ impl FaultLog {
 }
 
 impl Status {
-    /// Returns the error for the lowest fault.
-    fn error(&self) -> Error {
+    /// Returns the error for the lowest fault, if there is one with a complete record.
+    fn error(&self) -> Option<Error> {
         let recorded = &self.faults[..FAULT_SLOTS.min(self.records as usize)];
-        let lowest = recorded.iter().min_by_key(|fault| fault.key).copied().unwrap_or_default();
-        let Fault { key, value, limit, kind, table } = lowest;
-        let position = (key >> 32) as usize;
-        let is = |fault: FaultKind| kind == fault as u32;
-        let rule = if is(FaultKind::FirstNotZero) {
-            OffsetRule::FirstIsZero
-        } else if is(FaultKind::Decreasing) {
-            OffsetRule::NotBelow(limit as i64)
-        } else if is(FaultKind::LastNotEnd) {
-            OffsetRule::LastIs(limit as usize)
-        } else if is(FaultKind::BadLabel) {
-            return Error::LabelOutOfRange {
-                position: key as u32 as usize,
-                value: f32::from_bits(value as u32),
-                count: self.count as usize,
-            };
-        } else {
-            return Error::IndexOutOfRange {
-                table: table as usize,
-                bag: key as u32 as usize,
-                position,
-                value,
-                num_embeddings: limit as usize,
-                count: self.count as usize,
-            };
+        let complete = recorded.iter().filter(|fault| fault.kind != 0);
+        let &Fault { key, value, limit, kind, table, op, reserved: _ } =
+            complete.min_by_key(|fault| fault.key)?;
+        let op = match op {
+            op if op == FaultyOp::EmbeddingBagForward as u32 => embedding_bag::FORWARD,
+            op if op == FaultyOp::EmbeddingBagWeightGrad as u32 => embedding_bag::WEIGHT_GRAD,
+            op if op == FaultyOp::Loss as u32 => loss::OP,
+            _ => index_sort::OP,
         };
-        Error::InvalidOffsets { position, value, rule }
+        let (position, count) = ((key >> 32) as usize, self.count as usize);
+        let offset = |rule| Error::InvalidOffsets { op, position, value, rule };
+        let is = |fault: FaultKind| kind == fault as u32;
+        Some(if is(FaultKind::FirstNotZero) {
+            offset(OffsetRule::FirstIsZero)
+        } else if is(FaultKind::Decreasing) {
+            offset(OffsetRule::NotBelow(limit as i64))
+        } else if is(FaultKind::LastNotEnd) {
+            offset(OffsetRule::LastIs(limit as usize))
+        } else if is(FaultKind::BadLabel) {
+            let value = f32::from_bits(value as u32);
+            Error::LabelOutOfRange { op, position: key as u32 as usize, value, count }
+        } else {
+            let (table, num_embeddings) = (table as usize, limit as usize);
+            let bag = key as u32 as usize;
+            Error::IndexOutOfRange { op, table, bag, position, value, num_embeddings, count }
+        })
     }
 }

@@ -125,7 +125,7 @@ impl<K: Kernel> Function<K> {
         if blocks_x == 0 || blocks_y == 0 {
             return Ok(());
         }
-        cuda.bind()?;
+        let _bound = cuda.bind()?;
         let mut addresses: [*mut c_void; 1] = [(&raw mut parameters).cast()];
         // SAFETY: the function is loaded. By the assertions beside both declarations it takes one
         // parameter of the layout of `P`, which the driver copies before the call returns. The

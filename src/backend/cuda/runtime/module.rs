@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, result, sys};
 
-use super::driver::{capability, check};
+use super::driver::{bind, capability, check};
 use super::images;
 use super::launch::{Function, Kernel};
 use crate::dtype::{DType, Element, Index};
@@ -191,7 +191,7 @@ impl Module {
 
 impl Drop for Module {
     fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
+        if let Ok(_bound) = bind(&self.context) {
             // SAFETY: `load` loaded the module, and nothing else unloads it. Functions of it have
             // the same owner and end with it.
             let _ = unsafe { result::module::unload(self.module) };

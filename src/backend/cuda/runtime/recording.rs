@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::super::Cuda;
-use super::driver::check;
+use super::driver::{bind, check};
 use crate::error::{Error, Result};
 
 /// A recording of ops, captured as a CUDA graph by [`Stage::record`](crate::ops::Stage::record) and
@@ -101,7 +101,7 @@ pub(crate) unsafe fn free(context: &CudaContext, pointer: sys::CUdeviceptr) {
 }
 
 fn free_now(context: &CudaContext, pointer: sys::CUdeviceptr) {
-    if context.bind_to_thread().is_ok() {
+    if let Ok(_bound) = bind(context) {
         // SAFETY: only `free` and `Serial` call this, each pointer was passed to `free`, and each
         // is freed once. Freeing waits for the device, so no work that was launched still uses the
         // memory. If the context is broken, its memory is gone with it, and the error can be
@@ -112,7 +112,7 @@ fn free_now(context: &CudaContext, pointer: sys::CUdeviceptr) {
 
 impl Recording {
     pub(crate) fn new(cuda: &Cuda, ops: impl FnOnce() -> Result<()>) -> Result<Self> {
-        cuda.bind()?;
+        let _bound = cuda.bind()?;
         let serial = Serial::new(cuda.context());
         let (graph, executable) = capture(cuda, ops)?;
         Ok(Self { executable, graph, cuda: cuda.clone(), _serial: serial })
@@ -127,7 +127,7 @@ impl Recording {
         if self.cuda.owner() != cuda.owner() {
             return Err(Error::OtherBackend);
         }
-        self.cuda.bind()?;
+        let _bound = self.cuda.bind()?;
         // SAFETY: the executable lives as long as `self`. The memory that it names is not freed
         // before it, and it keeps the backend with the kernels. The stream orders the launch with
         // all other ops of the backend, as for any op.
@@ -211,7 +211,7 @@ fn exchange_mode(mut mode: sys::CUstreamCaptureMode) -> Result<sys::CUstreamCapt
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        if self.cuda.bind().is_ok() {
+        if let Ok(_bound) = self.cuda.bind() {
             // Waits for launches that may still run, since graph and memory are freed next.
             let _ = self.cuda.wait();
             // SAFETY: `capture` made both, and nothing else destroys them. No launch is running.

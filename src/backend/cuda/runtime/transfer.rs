@@ -7,9 +7,9 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::super::Cuda;
-use super::driver::check;
+use super::driver::{bind, check, refuse_recording};
 use crate::dtype::Scalar;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::ViewMut;
 
 /// The least size of a piece of pinned memory, in bytes.
@@ -35,18 +35,18 @@ pub struct Transfer {
 
 impl Transfer {
     pub(crate) fn new(cuda: &Cuda) -> Result<Self> {
-        cuda.bind()?;
+        let _bound = cuda.bind()?;
         let [arrived, released] = [Event::new(cuda.context())?, Event::new(cuda.context())?];
         Ok(Self { cuda: cuda.clone(), pinned: Vec::new(), sent: 0, arrived, released })
     }
 
     pub(crate) fn begin(&mut self) -> Result<()> {
-        self.cuda.bind()?;
+        let _bound = self.cuda.bind()?;
         self.settle()?;
         self.released.hold(self.cuda.copy_stream())?;
         // If `released` was recorded in a stream that is being captured, the wait has drawn the
         // copy stream into that capture.
-        refuse_recording(self.cuda.copy_stream())
+        refuse_staging(self.cuda.copy_stream())
     }
 
     pub(crate) fn send<T: Scalar>(
@@ -58,7 +58,7 @@ impl Transfer {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.cuda.bind()?;
+        let _bound = self.cuda.bind()?;
         let context = self.cuda.context();
         if self.sent == self.pinned.len() {
             self.pinned.push(Pinned {
@@ -82,14 +82,14 @@ impl Transfer {
     }
 
     pub(crate) fn arrive(&mut self) -> Result<()> {
-        self.cuda.bind()?;
+        let _bound = self.cuda.bind()?;
         self.record_arrival()?;
         self.arrived.hold(self.cuda.raw_stream())
     }
 
     pub(crate) fn release(&mut self) -> Result<()> {
-        self.cuda.bind()?;
-        refuse_recording(self.cuda.raw_stream())?;
+        let _bound = self.cuda.bind()?;
+        refuse_staging(self.cuda.raw_stream())?;
         self.released.record(self.cuda.raw_stream())
     }
 
@@ -110,7 +110,7 @@ impl Transfer {
 
 impl Drop for Transfer {
     fn drop(&mut self) {
-        if self.cuda.bind().and_then(|()| self.settle()).is_err() {
+        if self.cuda.bind().and_then(|_bound| self.settle()).is_err() {
             // Copies may still read the pinned memory, so it is leaked.
             std::mem::forget(std::mem::take(&mut self.pinned));
         }
@@ -119,14 +119,8 @@ impl Drop for Transfer {
 
 /// Returns an error if a stream is being captured. Otherwise copies would become part of the graph,
 /// and every replay would read the pinned memory again, with whatever it holds by then.
-fn refuse_recording(stream: sys::CUstream) -> Result<()> {
-    // SAFETY: the stream lives as long as the backend.
-    let status =
-        check("ask whether ops are recorded", unsafe { result::stream::is_capturing(stream) })?;
-    match status {
-        sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
-        _ => Err(Error::Recording { op: "Staging" }),
-    }
+fn refuse_staging(stream: sys::CUstream) -> Result<()> {
+    refuse_recording(stream, "Staging")
 }
 
 /// Pinned memory of the host, which the device can read by itself.
@@ -162,7 +156,10 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        if !self.pointer.is_null() && self.context.bind_to_thread().is_ok() {
+        if self.pointer.is_null() {
+            return;
+        }
+        if let Ok(_bound) = bind(&self.context) {
             // SAFETY: the memory comes from `malloc_host`, and nothing else frees it. All copies
             // from it have completed.
             let _ = unsafe { result::free_host(self.pointer) };
@@ -203,7 +200,7 @@ impl Event {
 
     /// Waits for the point at which the event was last recorded, or not at all if it never was.
     fn wait(&self) -> Result<()> {
-        check("bind the context", self.context.bind_to_thread())?;
+        let _bound = bind(&self.context)?;
         // SAFETY: as above.
         check("wait for an event", unsafe { result::event::synchronize(self.event) })
     }
@@ -211,7 +208,7 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
+        if let Ok(_bound) = bind(&self.context) {
             // SAFETY: `new` made the event, and nothing else destroys it.
             let _ = unsafe { result::event::destroy(self.event) };
         }
