@@ -281,3 +281,57 @@ pub extern "C" fn bagdot_status_name(status: i32) -> *const c_char {
         STRUCT_SIZE PANIC OTHER
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CStr;
+
+    use super::*;
+
+    fn message() -> String {
+        // SAFETY: the message is a C string, which stays until the next failed call of this thread.
+        unsafe { CStr::from_ptr(bagdot_last_error_message()) }.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_panic_becomes_a_status() {
+        assert_eq!(message(), "");
+        assert_eq!(guard(|| panic!("row {}", 7)), bagdot_status::PANIC as i32);
+        assert_eq!(message(), "a mistake in bagdot, please report it: row 7");
+        // A success changes nothing, and another thread has errors of its own.
+        assert_eq!(guard(|| Ok(())), 0);
+        assert!(message().ends_with("row 7"));
+        assert_eq!(std::thread::spawn(message).join().unwrap(), "");
+    }
+
+    #[test]
+    fn a_bad_id_has_fields_until_the_next_error() {
+        let error = bagdot::Error::IndexOutOfRange {
+            op: "index_sort",
+            table: 2,
+            bag: 3,
+            position: 5,
+            value: -7,
+            num_embeddings: 11,
+            count: 13,
+        };
+        let found = || {
+            let mut found = std::mem::MaybeUninit::<bagdot_bad_id>::zeroed();
+            // SAFETY: the struct has its size, and any bits are a value of it.
+            unsafe {
+                (*found.as_mut_ptr()).struct_size = size_of::<bagdot_bad_id>() as u32;
+                (bagdot_last_bad_id(found.as_mut_ptr()), found.assume_init())
+            }
+        };
+        assert_eq!(guard(|| Err(error.into())), 5);
+        let (status, bad) = found();
+        assert_eq!(status, 0);
+        assert_eq!((bad.table, bad.bag, bad.position, bad.value), (2, 3, 5, -7));
+        assert_eq!((bad.rows, bad.count), (11, 13));
+        // SAFETY: the name is a C string until the next error.
+        assert_eq!(unsafe { CStr::from_ptr(bad.op) }, c"index_sort");
+        assert_eq!(guard(|| Err(Error::null("op", "argument"))), 100);
+        assert_eq!(found().0, bagdot_status::INVALID_ARGUMENT as i32);
+        assert_eq!(message(), "op: argument is null");
+    }
+}

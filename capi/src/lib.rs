@@ -26,4 +26,6 @@ pub mod moving_average;
 pub mod pooled_interaction;
 pub mod sparse_update;
 pub mod tables;
+#[cfg(target_os = "linux")]
+pub mod tvm_ffi;
 pub mod types;

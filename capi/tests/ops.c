@@ -143,7 +143,7 @@ static void lookups(void) {
     bagdot_matrix argmax = matrix(BAGDOT_DTYPE_U32, place(zeros, 16), 2, 2);
     CHECK(bagdot_embedding_bag_forward(context, max, &bags, &pooled, &argmax));
     EXPECT(float, pooled.data, 5, 6, 5, 6);
-    EXPECT(uint32_t, argmax.data, 1, 1, 2, 2);
+    EXPECT(uint32_t, argmax.data, 1, 1, 0, 0);
 
     /* Arguments that are not valid. */
     REFUSED(NULL_POINTER, bagdot_embedding_bag_forward(NULL, tables, &bags, &pooled, NULL));
