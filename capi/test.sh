@@ -4,6 +4,8 @@
 # It needs Rust, gcc, g++, cmake, pkg-config and valgrind; nvcc for the part on the stand-in driver
 # (scripts/nvcc.sh installs it; --no-cuda leaves both out); and python3 with pip, from which JAX
 # comes, for the part on TVM-FFI (--no-jax leaves it out). Everything it makes lies in target/.
+# BAGDOT_EMULATOR is a libbagdot_emulator.so that the caller has built, BAGDOT_JAX_PYTHON a python
+# with tests/requirements.txt installed: each saves a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")"
 with_cuda=1 with_jax=1
@@ -42,18 +44,22 @@ read -ra flags <<< "$(pkg-config --cflags bagdot) -std=c11 -Wall -Wextra -Werror
 read -ra libs <<< "$(pkg-config --libs bagdot)"
 read -ra static_libs <<< "$(pkg-config --static --libs-only-other --libs-only-l bagdot)"
 static_libs=("${static_libs[@]/-lbagdot/$prefix/lib/libbagdot.a}")
-for program in examples/embedding tests/ops; do
+rpath=-Wl,-rpath,$prefix/lib
+for program in examples/embedding tests/{ops,threads,tvm,graph}; do
     name=$(basename "$program")
-    gcc "${flags[@]}" "$program.c" "${libs[@]}" -ldl -lm "-Wl,-rpath,$prefix/lib" -o "$work/$name"
+    gcc "${flags[@]}" "$program.c" "${libs[@]}" -ldl -lm -pthread "$rpath" -o "$work/$name"
     gcc "${flags[@]}" "$program.c" "${static_libs[@]}" -ldl -lm -o "$work/${name}_static"
     gcc "${flags[@]}" -fsanitize=address,undefined -fno-sanitize-recover "$program.c" \
-        "${libs[@]}" -ldl -lm "-Wl,-rpath,$prefix/lib" -o "$work/${name}_sanitized"
+        "${libs[@]}" -ldl -lm -pthread "$rpath" -o "$work/${name}_sanitized"
+done
+on_cpu=(embedding ops threads tvm)
+for name in "${on_cpu[@]}"; do
     "$work/$name"
     "$work/${name}_static"
 done
 
 step "C, with sanitizers"
-for name in embedding ops; do "$work/${name}_sanitized"; done
+for name in "${on_cpu[@]}"; do "$work/${name}_sanitized"; done
 
 step "C++, by CMake"
 cmake -S examples -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_BUILD_TYPE=Debug \
@@ -61,11 +67,11 @@ cmake -S examples -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_BUILD_T
 cmake --build "$work/cmake" > "$work/cmake_build.log" || { cat "$work/cmake_build.log"; exit 1; }
 for name in embedding embedding_static; do "$work/cmake/$name"; done
 
-# Threads of rayon sleep until the process ends, with their stacks; no memory is lost.
+# Threads of a pool may still be asleep when the process ends: their stacks are not lost.
 step "under valgrind"
-for program in "$work/embedding" "$work/ops" "$work/cmake/embedding"; do
-    valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
-        "$program"
+for name in "${on_cpu[@]}" cmake/embedding; do
+    valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
+        --errors-for-leak-kinds=definite "$work/$name"
 done
 
 if [ "$with_cuda" = 1 ]; then
@@ -80,8 +86,8 @@ if [ "$with_cuda" = 1 ]; then
     mkdir -p "$work/driver"
     ln -sf "$stand_in" "$work/driver/libcuda.so"
     ln -sf "$stand_in" "$work/driver/libcuda.so.1"
-    for program in embedding embedding_static ops cmake/embedding; do
-        LD_LIBRARY_PATH=$work/driver "$work/$program" cuda
+    for name in embedding embedding_static ops tvm graph cmake/embedding; do
+        LD_LIBRARY_PATH=$work/driver "$work/$name" cuda
     done
 fi
 
