@@ -17,8 +17,9 @@ for argument; do
     esac
 done
 for program in gcc g++ cmake pkg-config valgrind; do
-    command -v "$program" > /dev/null ||
-        { echo "$program is missing: apt-get install gcc g++ cmake pkg-config valgrind" >&2; exit 1; }
+    command -v "$program" > /dev/null && continue
+    echo "$program is missing: apt-get install gcc g++ cmake pkg-config valgrind" >&2
+    exit 1
 done
 step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
@@ -31,12 +32,15 @@ mkdir -p "$work"
 step "the library, installed"
 ./install.sh "$prefix" dev
 
-step lints
-cargo fmt --check
-cargo clippy --quiet --all-targets -- -D warnings
+step "the header is that of the library"
+cargo run --quiet -p bagdot-capi-header -- --check
 
-step "unit tests, and the header is that of the crate"
-cargo test --quiet
+step lints
+cargo fmt --all --check
+cargo clippy --quiet --workspace --all-targets -- -D warnings
+
+step "unit tests"
+cargo test --quiet --lib
 
 step "C, by pkg-config"
 export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
