@@ -1,8 +1,8 @@
 //! bagdot for C, C++ and everything that calls C: a function for each op, on the CPU and on CUDA.
 //!
-//! cbindgen makes `include/bagdot.h` of this crate (`header/`); `docs/c.md` of the repository is the
-//! guide. Each op has a file with the name that it has in the library. `device.rs` makes the views
-//! that ops take of the caller's pointers, `types.rs` has the structs that several ops share.
+//! cbindgen (`header/`) makes `include/bagdot.h` of this crate; `docs/c.md` is the guide. Each op
+//! has a file with the name that it has in the library. `device.rs` makes the views that ops take
+//! of the caller's pointers, `types.rs` has the structs that several ops share.
 //!
 //! Every function of the interface runs inside [`error::guard`], so that no panic leaves the
 //! library, and says under *Safety* what its caller promises. What can be checked without reading
