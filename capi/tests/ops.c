@@ -33,7 +33,7 @@ static bagdot_context *context;
         if (!(condition)) FAIL("%s does not hold", #condition);                                    \
     } while (0)
 
-static bagdot_buffer *owned[64];
+static bagdot_buffer *owned[96];
 static int num_owned;
 
 /* Allocates memory of the device, with these bytes. */
@@ -349,6 +349,74 @@ static void updates(void) {
     bagdot_tables_destroy(tables);
 }
 
+/* A table of f16 in memory of its own, with gaps, and the moments of Adam. */
+static void half_precision(void) {
+    const uint64_t rows = 3, dim = 2, ld = 3;
+    void *weights = PLACE(uint16_t, 0x3c00, 0x4000, 7, 0x4200, 0x4400, 7, 0x4500, 0x4600, 7);
+    void *first = place(zeros, 24);
+    bagdot_tables_options options = BAGDOT_INIT(bagdot_tables_options);
+    options.dtype = BAGDOT_DTYPE_F16;
+    options.num_tables = 1;
+    options.num_embeddings = &rows;
+    options.embedding_dims = &dim;
+    options.weights = &weights;
+    options.weight_lds = &ld;
+    options.optimizer = BAGDOT_OPTIMIZER_ADAM;
+    options.first = &first;
+    options.joined_second = place(zeros, 24);
+    bagdot_tables *tables = NULL;
+    CHECK(bagdot_tables_create(context, &options, &tables));
+    bagdot_bags bags = two_bags();
+    bagdot_matrix pooled = F32(place(zeros, 16), 2, 2);
+    CHECK(bagdot_embedding_bag_forward(context, tables, &bags, &pooled, NULL));
+    EXPECT(float, pooled.data, 6, 8, 5, 6);
+    bagdot_order *order = NULL;
+    CHECK(bagdot_order_create(context, 3, 2, &order));
+    CHECK(bagdot_index_sort(context, tables, &bags, order, NULL, 0));
+    bagdot_matrix grad_output = F32(PLACE(float, 1, 2, 3, 4), 2, 2);
+    bagdot_pooled_grad source = BAGDOT_INIT(bagdot_pooled_grad);
+    source.bags = &bags;
+    source.order = order;
+    source.grad_output = &grad_output;
+    bagdot_rule rule = BAGDOT_INIT(bagdot_rule);
+    rule.optimizer = BAGDOT_OPTIMIZER_ADAM;
+    rule.learning_rate = 0.5f;
+    rule.beta1 = 0.5f;
+    rule.beta2 = 0.75f;
+    /* Adam needs the number of the step. The first one moves a weight by the learning rate. */
+    REFUSED(INVALID_ARGUMENT,
+            bagdot_sparse_update(context, tables, &source, &rule, NULL, NULL, NULL, 0));
+    rule.step = 1;
+    CHECK(bagdot_sparse_update(context, tables, &source, &rule, NULL, NULL, NULL, 0));
+    EXPECT(uint16_t, weights, 0x3800, 0x3e00, 7, 0x4200, 0x4400, 7, 0x4480, 0x4580, 7);
+    EXPECT(float, first, 0.5f, 1, 0, 0, 2, 3);
+    EXPECT(float, options.joined_second, 0.25f, 1, 0, 0, 4, 9);
+    bagdot_order_destroy(order);
+    bagdot_tables_destroy(tables);
+
+    /* Descriptions that are not valid. */
+    options.joined_weights = weights;
+    REFUSED(INVALID_ARGUMENT, bagdot_tables_create(context, &options, &tables));
+    options.joined_weights = NULL;
+    options.dtype = BAGDOT_DTYPE_I32;
+    REFUSED(INVALID_ARGUMENT, bagdot_tables_create(context, &options, &tables));
+    options.dtype = BAGDOT_DTYPE_F16;
+    const uint64_t too_small = 1;
+    options.weight_lds = &too_small;
+    REFUSED(INVALID_ARGUMENT, bagdot_tables_create(context, &options, &tables));
+    options.weight_lds = NULL;
+    options.num_features = 2;
+    REFUSED(NULL_POINTER, bagdot_tables_create(context, &options, &tables));
+    options.num_features = 0;
+    const int64_t padding = 3;
+    options.padding_indices = &padding;
+    REFUSED(INVALID_ARGUMENT, bagdot_tables_create(context, &options, &tables));
+    options.padding_indices = NULL;
+    void *null = NULL;
+    options.weights = &null;
+    REFUSED(NULL_POINTER, bagdot_tables_create(context, &options, &tables));
+}
+
 static void layers(void) {
     bagdot_matrix x = F32(PLACE(float, 1, 2), 1, 2), w = F32(PLACE(float, 1, 1, 1, -1), 2, 2);
     bagdot_matrix y = F32(place(zeros, 8), 1, 2);
@@ -502,6 +570,7 @@ int main(int argc, char **argv) {
     lookups();
     interactions();
     updates();
+    half_precision();
     layers();
     CHECK(bagdot_synchronize(context));
     while (num_owned > 0) bagdot_buffer_destroy(owned[--num_owned]);
