@@ -1173,6 +1173,22 @@ int32_t bagdot_sparse_update(const struct bagdot_context *context,
                              void *workspace,
                              uint64_t workspace_size);
 
+// Sorts the ids of a batch and takes one step of the optimizer on each row that it looks up:
+// bagdot_index_sort() and bagdot_sparse_update() in one call, with an order and a workspace that
+// the context keeps. They grow with the largest batch so far.
+//
+// `grad_output` is the gradient of the pooled output, `[batch_size, width]`, f32. No feature may
+// be pooled by max. After a bad id no row has changed on the CPU; on CUDA the rows of the valid
+// ids have.
+//
+// # Safety
+// As for bagdot_sparse_update().
+int32_t bagdot_sparse_update_step(const struct bagdot_context *context,
+                                  struct bagdot_tables *tables,
+                                  const struct bagdot_bags *bags,
+                                  const struct bagdot_matrix *grad_output,
+                                  const struct bagdot_rule *rule);
+
 // Sums the gradient of each row of a batch. `gradient` must have room for a row for each id, or
 // for all rows if there are fewer.
 //

@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::sync::{Mutex, PoisonError};
 
 use bagdot::backend::cuda::Gemm;
+use bagdot::ops::index_sort::SortedIndices;
 use bagdot::ops::{Device, Extent, ViewMut};
 use bagdot::{Cpu, Cuda};
 
@@ -31,19 +32,29 @@ pub(crate) struct On<D: Raw> {
     pub(crate) device: D,
     /// The workspace for calls that bring none.
     kept: Mutex<Kept<D>>,
+    /// The order of the last bagdot_sparse_update_step().
+    kept_order: Mutex<KeptOrder<D>>,
 }
 
-/// The workspace that a context keeps.
+/// The memory that a context keeps. What it outgrows is retired on devices that record ops: graphs
+/// that a caller has captured may hold its addresses.
 struct Kept<D: Raw> {
     workspace: D::Buffer<u64>,
-    /// Smaller ones from before: graphs that a caller has captured may hold their addresses.
     retired: Vec<D::Buffer<u64>>,
+}
+
+/// The order that a context keeps, as [`Kept`] keeps the workspace.
+struct KeptOrder<D: Raw> {
+    order: SortedIndices<D>,
+    retired: Vec<SortedIndices<D>>,
 }
 
 impl<D: Raw> On<D> {
     pub(crate) fn new(device: D) -> Result<Self> {
         let kept = Mutex::new(Kept { workspace: device.alloc(0)?, retired: Vec::new() });
-        Ok(Self { device, kept })
+        let order = SortedIndices::new(&device, 0, 0)?;
+        let kept_order = Mutex::new(KeptOrder { order, retired: Vec::new() });
+        Ok(Self { device, kept, kept_order })
     }
 
     /// Runs an op with the workspace of the caller, or with the one that the context keeps if the
@@ -65,19 +76,8 @@ impl<D: Raw> On<D> {
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.workspace.extent() < words {
-            let roomy = words.saturating_add(words / 8).max(kept.workspace.extent() * 2);
-            let larger = self.device.alloc(roomy).map_err(|error| match error {
-                bagdot::Error::Recording { .. } => {
-                    let message = format!(
-                        "{op}: the context's workspace must grow to {} bytes, which is not \
-                         possible while the stream is captured: call the op once before, or pass a \
-                         workspace",
-                        words.saturating_mul(8)
-                    );
-                    Error::Interface(bagdot_status::RECORDING, message)
-                }
-                error => error.into(),
-            })?;
+            let len = roomy(words, kept.workspace.extent());
+            let larger = grown(op, "workspace", self.device.alloc(len))?;
             let smaller = std::mem::replace(&mut kept.workspace, larger);
             if D::RECORDS {
                 kept.retired.push(smaller);
@@ -86,6 +86,46 @@ impl<D: Raw> On<D> {
         // The lock is held until the op has run or has been launched.
         run(D::view_mut(&mut kept.workspace))
     }
+
+    /// Runs ops with the order that the context keeps. It grows to so many ids and bags.
+    pub(crate) fn with_order(
+        &self,
+        op: &str,
+        (ids, bags): (usize, usize),
+        run: impl FnOnce(&mut SortedIndices<D>) -> Result<()>,
+    ) -> Result<()> {
+        let mut kept = self.kept_order.lock().unwrap_or_else(PoisonError::into_inner);
+        let (capacity, num_bags) = (kept.order.capacity(), kept.order.bag_lengths().len());
+        if capacity < ids || num_bags < bags {
+            let (ids, bags) = (roomy(ids, capacity), roomy(bags, num_bags));
+            let larger = grown(op, "order", SortedIndices::new(&self.device, ids, bags))?;
+            let smaller = std::mem::replace(&mut kept.order, larger);
+            if D::RECORDS {
+                kept.retired.push(smaller);
+            }
+        }
+        run(&mut kept.order)
+    }
+}
+
+/// Returns the length of what replaces memory of length `before` that is too small: an eighth more
+/// than needed, and at least twice as much, so that all retired memory is no more than the last.
+fn roomy(needed: usize, before: usize) -> usize {
+    needed.saturating_add(needed / 8).max(before.saturating_mul(2))
+}
+
+/// Explains why memory of a context cannot grow while its stream is captured.
+fn grown<T>(op: &str, what: &str, larger: bagdot::Result<T>) -> Result<T> {
+    larger.map_err(|error| match error {
+        bagdot::Error::Recording { .. } => {
+            let message = format!(
+                "{op}: the context's {what} must grow, which is not possible while the stream is \
+                 captured: call the op once before, or pass memory of your own"
+            );
+            Error::Interface(bagdot_status::RECORDING, message)
+        }
+        error => error.into(),
+    })
 }
 
 /// Evaluates an expression on the backend of a context, with `$on` for its content. Stands in an

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 
 use bagdot::Index;
+use bagdot::ops::index_sort::Sort;
 use bagdot::ops::sparse_update::{Apply, Merge, PooledGrad, Reduce, SparseGrad, Update};
 
 use crate::context::{On, bagdot_context, on_device};
@@ -15,8 +16,8 @@ use crate::error::{Error, Result, guard};
 use crate::index_sort::{buffer, order_of};
 use crate::tables::{Tables, bagdot_tables, tables_of, tables_of_mut, with_weights};
 use crate::types::{
-    CStruct, bagdot_bags, bagdot_pooled_grad, bagdot_rule, bagdot_step_control, c_structs,
-    read_option, read_struct, size, write, write_struct,
+    CStruct, bagdot_bags, bagdot_matrix, bagdot_pooled_grad, bagdot_rule, bagdot_step_control,
+    c_structs, read_option, read_struct, size, write, write_struct,
 };
 
 /// A gradient that has values for some rows only: opaque. Its memory is the library's or the
@@ -326,6 +327,71 @@ unsafe fn update<D: Raw, I: Index + Typed>(
                     None => update,
                 };
                 Ok(update.run(device)?)
+            })
+        })
+    }
+}
+
+/// Sorts the ids of a batch and takes one step of the optimizer on each row that it looks up:
+/// bagdot_index_sort() and bagdot_sparse_update() in one call, with an order and a workspace that
+/// the context keeps. They grow with the largest batch so far.
+///
+/// `grad_output` is the gradient of the pooled output, `[batch_size, width]`, f32. No feature may
+/// be pooled by max. After a bad id no row has changed on the CPU; on CUDA the rows of the valid
+/// ids have.
+///
+/// # Safety
+/// As for bagdot_sparse_update().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bagdot_sparse_update_step(
+    context: *const bagdot_context,
+    tables: *mut bagdot_tables,
+    bags: *const bagdot_bags,
+    grad_output: *const bagdot_matrix,
+    rule: *const bagdot_rule,
+) -> i32 {
+    const OP: &str = "bagdot_sparse_update_step";
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        let (bags, rule) = (read_bags(OP, bags)?, read_struct(OP, rule)?);
+        on_device!(OP, context, on => with_index!(OP, bags, I => {
+            take_step::<_, I>(OP, on, tables_of_mut(OP, tables)?, &bags, grad_output, rule)
+        }))
+    })
+}
+
+/// # Safety
+/// As for [`bagdot_sparse_update_step`].
+unsafe fn take_step<D: Raw, I: Index + Typed>(
+    op: &str,
+    on: &On<D>,
+    tables: &mut Tables<D>,
+    of: &bagdot_bags,
+    grad_output: *const bagdot_matrix,
+    rule: bagdot_rule,
+) -> Result<()> {
+    let (device, Tables { layout, weights, state }) = (&on.device, tables);
+    let layout = &*layout;
+    let rule = rule.to_rule(op)?;
+    let features = layout.as_ref().features().len();
+    // SAFETY: the caller's promise.
+    unsafe {
+        let bags = bags::<D, I>(op, of, features)?;
+        let grad_output = matrix(op, "grad_output", grad_output)?;
+        let ids = bags.num_indices();
+        let sort_words = Sort::<D, I>::workspace_len(device, layout.as_ref(), ids);
+        let own = (std::ptr::null_mut(), 0);
+        on.with_order(op, (ids, features.saturating_mul(bags.batch_size)), |order| {
+            on.with_workspace(op, own, sort_words, |workspace| {
+                Ok(Sort::new(layout, bags, order, workspace).run(device)?)
+            })?;
+            let source = PooledGrad::new(layout, bags, order, grad_output);
+            with_weights!(op, weights, values => {
+                let weights = values.view_mut(device, layout)?;
+                let state = state.view_mut(op, device, layout)?;
+                on.with_workspace(op, own, words(device, layout, ids), |workspace| {
+                    Ok(Update::new(source, rule, weights, state, workspace).run(device)?)
+                })
             })
         })
     }

@@ -19,17 +19,14 @@ use crate::context::{
 };
 use crate::embedding_bag::bagdot_embedding_bag_forward;
 use crate::error::{Error, Result, bagdot_last_error_message, bagdot_status, guard};
-use crate::index_sort::{
-    bagdot_index_sort, bagdot_order, bagdot_order_create, bagdot_order_destroy,
-};
 use crate::interaction::{bagdot_interaction_backward, bagdot_interaction_forward};
-use crate::sparse_update::bagdot_sparse_update;
+use crate::sparse_update::bagdot_sparse_update_step;
 use crate::tables::{
     bagdot_tables, bagdot_tables_create, bagdot_tables_destroy, bagdot_tables_options,
 };
 use crate::types::{
     CStruct, bagdot_bags, bagdot_dtype, bagdot_features, bagdot_interaction, bagdot_matrix,
-    bagdot_optimizer, bagdot_pooled_grad, bagdot_rule, check_len,
+    bagdot_optimizer, bagdot_rule, check_len,
 };
 
 /// `DLDataType` of dlpack.h: a code, the bits of a lane, and the number of lanes.
@@ -353,16 +350,6 @@ impl Drop for CallTables {
     }
 }
 
-/// An order made for one call.
-struct CallOrder(*mut bagdot_order);
-
-impl Drop for CallOrder {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { bagdot_order_destroy(self.0) }
-    }
-}
-
 /// Makes tables of matrices. There is a feature for each, or any number of them if there is one
 /// table. `sums` are the sums of squares of row-wise Adagrad, one tensor for each table, or empty.
 fn tables_of(
@@ -418,7 +405,7 @@ fn tables_of(
     Ok(CallTables(tables))
 }
 
-/// Waits for the ops of a call before its tables and its order are freed, which would wait anyway,
+/// Waits for the ops of a call before its tables are freed, which would wait anyway,
 /// and reports a bad id.
 fn settle(context: *const bagdot_context) -> Result<()> {
     // SAFETY: contexts live as long as the process.
@@ -544,23 +531,10 @@ fn update(arguments: &mut Arguments<'_>, pooling: i64, rule: bagdot_rule) -> Res
     let context = Tensor::context(op, &all)?;
     let (bags, features) = bags_of(op, &ids, &offsets, grad_pooled.rows)?;
     let tables = tables_of(op, context, (weights, sums), features, pooling)?;
-    let (mut order, num_bags) = (null_mut(), features * grad_pooled.rows);
     let grad = grad_pooled.matrix();
+    let (bags, grad, rule) = (&raw const bags, &raw const grad, &raw const rule);
     // SAFETY: the tensors are what they say, and the host keeps them during the call.
-    unsafe {
-        checked(bagdot_order_create(context, bags.num_indices, num_bags, &raw mut order))?;
-        let order = CallOrder(order);
-        let none = null_mut();
-        checked(bagdot_index_sort(context, tables.0, &raw const bags, order.0, none, 0))?;
-        let source = bagdot_pooled_grad {
-            bags: &raw const bags,
-            order: order.0,
-            grad_output: &raw const grad,
-            ..zeroed()
-        };
-        let (source, rule) = (&raw const source, &raw const rule);
-        checked(bagdot_sparse_update(context, tables.0, source, rule, null(), null(), none, 0))?;
-    }
+    checked(unsafe { bagdot_sparse_update_step(context, tables.0, bags, grad, rule) })?;
     settle(context)
 }
 

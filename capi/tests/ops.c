@@ -391,6 +391,13 @@ static void half_precision(void) {
     EXPECT(uint16_t, weights, 0x3800, 0x3e00, 7, 0x4200, 0x4400, 7, 0x4480, 0x4580, 7);
     EXPECT(float, first, 0.5f, 1, 0, 0, 2, 3);
     EXPECT(float, options.joined_second, 0.25f, 1, 0, 0, 4, 9);
+    /* The sort and the update in one call: the second step of a gradient moves on. */
+    rule.step = 2;
+    rule.learning_rate = 0.25f;
+    CHECK(bagdot_sparse_update_step(context, tables, &bags, &grad_output, &rule));
+    EXPECT(uint16_t, weights, 0x3400, 0x3d00, 7, 0x4200, 0x4400, 7, 0x4440, 0x4540, 7);
+    EXPECT(float, first, 0.75f, 1.5f, 0, 0, 3, 4.5f);
+    REFUSED(NULL_POINTER, bagdot_sparse_update_step(context, tables, &bags, NULL, &rule));
     bagdot_order_destroy(order);
     bagdot_tables_destroy(tables);
 
