@@ -166,6 +166,7 @@
 //! | dlrm `interact_features` | [`ops::interaction`], [`ops::PairOrder::LowerTriangle`] |
 //! | … `arch_interaction_itself` | `include_self` of [`ops::Interaction::Dot`] |
 //! | … `arch_interaction_op="cat"` | [`ops::Interaction::Cat`] |
+//! | … tables that are tensors of their own | [`ops::SeparateTables`] |
 //! | FBGEMM `SplitTableBatchedEmbeddingBagsCodegen` | [`ops::TableBatch`] and these ops: |
 //! | … its forward pass | [`ops::embedding_bag::Forward`] |
 //! | … its backward pass and step: the sort of ids | [`ops::index_sort::Sort`] |

@@ -71,7 +71,7 @@ pub enum TableValuesMut<'a, D: Device, T: Scalar> {
 /// use bagdot::ops::{Bags, Matrix, MatrixMut, Pooling, SeparateTables, Table, TableBatch};
 /// use bagdot::ops::embedding_bag::Forward;
 ///
-/// let cpu = Cpu::single_threaded();
+/// let cpu = Cpu::on_current_thread();
 /// let table = |num_embeddings, embedding_dim| Table { num_embeddings, embedding_dim };
 /// let tables = TableBatch::one_feature_each(vec![table(2, 1), table(2, 2)], Pooling::Sum)?;
 /// // Two rows of one element; two rows of two elements, each followed by a gap of one.
@@ -104,7 +104,7 @@ pub struct SeparateTables<'a, D: Device, T: Scalar> {
 /// use bagdot::ops::{Bags, Matrix, MatrixMut, Optimizer, Pooling, SeparateTablesMut, Table};
 /// use bagdot::ops::{TableBatch, TableStateMut, UpdateRule};
 ///
-/// let cpu = Cpu::single_threaded();
+/// let cpu = Cpu::on_current_thread();
 /// let table = Table { num_embeddings: 2, embedding_dim: 2 };
 /// let tables = TableBatch::one_feature_each(vec![table; 2], Pooling::Sum)?;
 /// let (mut users, mut items) = (vec![1.0_f32; 4], vec![1.0_f32; 4]);

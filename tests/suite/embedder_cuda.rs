@@ -112,7 +112,7 @@ fn calls_that_wait_are_refused_in_a_capture() {
                 .unwrap();
         });
         graph.replay();
-        let want = case.pool::<Cpu, i64>(&Cpu::single_threaded(), &case.weights::<f32>());
+        let want = case.pool::<Cpu, i64>(&Cpu::on_current_thread(), &case.weights::<f32>());
         assert_same_bits("replayed", &download(cuda, &output), &want);
         assert_eq!(download(cuda, &one), [1.0]);
     });

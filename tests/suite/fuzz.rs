@@ -221,7 +221,7 @@ fn model(folder: &Path) -> PathBuf {
     let path = folder.join("m");
     let (run, _) = RunDir::create(&path).unwrap();
     let config = Config::parse(text).unwrap();
-    Trainer::new(Cpu::single_threaded(), config, folder, run, &mut Quiet)
+    Trainer::new(Cpu::on_current_thread(), config, folder, run, &mut Quiet)
         .unwrap()
         .run(&mut Quiet)
         .unwrap();
@@ -230,7 +230,7 @@ fn model(folder: &Path) -> PathBuf {
 
 /// Predicts with a model directory, if it can be opened.
 fn predict(folder: &Path, path: &Path) {
-    let Ok(mut model) = TrainedModel::open(Cpu::single_threaded(), path) else { return };
+    let Ok(mut model) = TrainedModel::open(Cpu::on_current_thread(), path) else { return };
     let visit = |probabilities: &[f32], _: &[f32], _| {
         assert!(probabilities.iter().all(|p| (0.0..=1.0).contains(p)), "{probabilities:?}");
         Ok::<(), TrainError>(())

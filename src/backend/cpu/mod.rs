@@ -72,11 +72,11 @@ impl Cpu {
     }
 
     /// Makes a CPU that uses only the thread that calls an op. It starts no thread.
-    pub fn single_threaded() -> Self {
+    pub fn on_current_thread() -> Self {
         Self::default()
     }
 
-    /// Makes a CPU with its own pool of `threads` threads; 1 means [`Self::single_threaded`].
+    /// Makes a CPU with its own pool of `threads` threads; 1 means [`Self::on_current_thread`].
     ///
     /// # Errors
     /// Returns [`Error::ThreadPool`] if the system does not start the threads, for 0 threads, and
@@ -87,7 +87,7 @@ impl Cpu {
             std::thread::available_parallelism().map_or(1, usize::from).max(Self::MAX_THREADS);
         match threads {
             0 => Err(failed("at least one thread is needed".into())),
-            1 => Ok(Self::single_threaded()),
+            1 => Ok(Self::on_current_thread()),
             _ if threads > most => {
                 Err(failed(format!("at most {most} are possible on this machine")))
             }
