@@ -224,6 +224,10 @@
 //! probability for each row, `info` says what a model or the machine has (`info --memory` what
 //! memory a training needs), and `generate` writes synthetic rows. `--device cuda` runs on a GPU.
 //!
+//! `export` writes a model as ONNX, or its parameters by the names of facebookresearch/dlrm or
+//! TorchRec; `import` takes such parameters back, and `encode` writes rows as the inputs of these
+//! models (`StoredModel`, `Import` and `EncodedRows` in `train`).
+//!
 //! It reads delimited text (quoted; packed with gzip or zstd) and Criteo logs, with dense,
 //! categorical and multi-valued columns, joins, derived columns, and splits by hash, time or file.
 //! It measures AUC (exact), log-loss, normalised entropy, calibration and accuracy, and writes
