@@ -296,7 +296,8 @@ class Classifier:
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the likelier class of each row."""
-        return self.classes_[(self.predict_proba(X)[:, 1] > 0.5).astype(int)]
+        positive = self.predict_proba(X)[:, 1]
+        return self.classes_[(positive > 0.5).astype(int)]
 
     def score(self, X: Any, y: Any) -> float:
         """Returns the share of rows whose class is predicted."""
@@ -429,9 +430,10 @@ def _labels(y: Any, rows: int) -> np.ndarray:
         labels = labels[:, 0]
     if labels.shape != (rows,):
         raise ValueError(f"y has the shape {labels.shape}, but X has {rows} rows")
-    missing = labels != labels if labels.dtype.kind == "f" else np.equal(labels, None)
-    if np.any(missing):
-        raise ValueError(f"y is missing in row {int(np.argmax(missing))}")
+    if labels.dtype.kind in "fO":
+        missing = [value is None or value != value for value in labels.tolist()]
+        if any(missing):
+            raise ValueError(f"y is missing in row {missing.index(True)}")
     return labels
 
 

@@ -104,7 +104,8 @@ def table_spec(
 @functools.lru_cache(maxsize=None)
 def _tables(spec: str) -> Tables:
     tables, features = spec.split(";")
-    shapes = [tuple(map(int, table.split("x"))) for table in tables.split(",")]
+    pairs = [table.split("x") for table in tables.split(",")]
+    shapes = [(int(rows), int(dim)) for rows, dim in pairs]
     parts = [feature.split(":") for feature in features.split(",")]
     return Tables(
         shapes,
@@ -400,7 +401,7 @@ def _pooled_interaction_fake(
     return _interaction_fake(dense, pooled, *settings), pooled, argmax
 
 
-for _name, _function, _fake in [
+_implementations: list[tuple[str, Any, Any]] = [
     ("embedding_bag", _embedding_bag, _embedding_bag_fake),
     ("embedding_bag_backward", _embedding_bag_backward, _embedding_bag_backward_fake),
     ("embedding_bag_weight_grad", _embedding_bag_weight_grad, _embedding_bag_weight_grad_fake),
@@ -409,7 +410,8 @@ for _name, _function, _fake in [
     ("interaction", _interaction, _interaction_fake),
     ("interaction_backward", _interaction_backward, _interaction_backward_fake),
     ("pooled_interaction", _pooled_interaction, _pooled_interaction_fake),
-]:
+]
+for _name, _function, _fake in _implementations:
     for _device in ("CPU", "CUDA"):
         _library.impl(_name, _function, _device)
     torch.library.register_fake(f"bagdot::{_name}", _fake, lib=_library)
@@ -498,12 +500,13 @@ def _fused_grad(ctx: Any, grad: Tensor, grad_pooled: Tensor, _: Any) -> tuple:
     return (to_weights, None, None, to_factors, to_dense, *[None] * 6)
 
 
-for _name, _grad, _context in [
+_gradients: list[tuple[str, Any, Any]] = [
     ("embedding_bag", _lookup_grad, _lookup_context),
     ("embedding_bag_step", _step_grad, _step_context),
     ("interaction", _interaction_grad, _interaction_context),
     ("pooled_interaction", _fused_grad, _fused_context),
-]:
+]
+for _name, _grad, _context in _gradients:
     torch.library.register_autograd(
         f"bagdot::{_name}", _grad, setup_context=_context, lib=_library
     )
