@@ -134,6 +134,19 @@ def _optimizer(spec: str) -> Optimizer:
     return Optimizer(kind, values.pop("learning_rate", 0.0), **values)
 
 
+if hasattr(Tensor, "__dlpack_c_exchange_api__"):
+
+    def _raw(tensor: Any) -> Any:
+        """Returns a tensor as ops take it."""
+        return tensor
+
+else:
+
+    def _raw(tensor: Any) -> Any:
+        """Returns a tensor as ops take it: earlier versions export none that has a gradient."""
+        return None if tensor is None else tensor.detach()
+
+
 def _batch_size(offsets: Tensor, spec: str) -> int:
     return (offsets.shape[0] - 1) // _num_features(spec)
 
@@ -154,7 +167,9 @@ def _embedding_bag(
         return _reference_lookup(weights, indices, offsets, factors, spec, argmax), argmax
     out = weights.new_empty((batch_size, tables.width), dtype=torch.float32)
     sources = argmax if tables.has_max else None
-    _ops.embedding_bag(tables, weights, indices, offsets, factors, out, argmax=sources)
+    _ops.embedding_bag(
+        tables, _raw(weights), indices, offsets, _raw(factors), out, argmax=sources
+    )
     return out, argmax
 
 
@@ -188,7 +203,7 @@ def _embedding_bag_backward(
         offsets,
         -grad,
         _optimizer("sgd learning_rate=1"),
-        per_sample_weights=factors,
+        per_sample_weights=_raw(factors),
         argmax=argmax if tables.has_max else None,
     )
     return out
@@ -212,7 +227,7 @@ def _embedding_bag_weight_grad(
         return _reference_weight_grad(grad, weights, indices, offsets, spec)
     out = grad.new_empty(indices.shape[0])
     grad = grad.contiguous()
-    _ops.embedding_bag_weight_grad(_tables(spec), weights, indices, offsets, grad, out)
+    _ops.embedding_bag_weight_grad(_tables(spec), _raw(weights), indices, offsets, grad, out)
     return out
 
 
@@ -272,13 +287,13 @@ def _sparse_update(
     number = int(step) + 1
     _ops.sparse_update(
         tables,
-        weights,
+        _raw(weights),
         indices,
         offsets,
         grad.contiguous(),
         _optimizer(optimizer),
         [state for state in (first, second) if state is not None],
-        per_sample_weights=factors,
+        per_sample_weights=_raw(factors),
         argmax=argmax if tables.has_max else None,
         learning_rate=float(learning_rate),
         step=number,
@@ -321,8 +336,8 @@ def _named(
 
 def _rows(matrix: Tensor) -> Tensor:
     """Returns a matrix whose rows have no gaps and do not overlap."""
-    inner_is_dense = matrix.stride(-1) == 1 and matrix.dim() == 2
-    return matrix if inner_is_dense and matrix.stride(0) >= matrix.shape[1] else matrix.contiguous()
+    has_rows = matrix.stride(-1) == 1 and matrix.stride(0) >= matrix.shape[1]
+    return _raw(matrix if has_rows else matrix.contiguous())
 
 
 def _interaction_width(dense: Tensor, sparse: Tensor, *settings: Any) -> int:
@@ -376,11 +391,11 @@ def _pooled_interaction(
     out = dense.new_empty((batch_size, _interaction_width(dense, pooled, *settings)))
     _ops.pooled_interaction(
         tables,
-        weights,
+        _raw(weights),
         indices,
         offsets,
         _rows(dense),
-        factors,
+        _raw(factors),
         out,
         pooled=pooled,
         **_named(*settings),

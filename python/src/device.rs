@@ -6,7 +6,6 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock};
 
-use bagdot::backend::cuda::Gemm;
 use bagdot::ops::{Backend, Device, View, ViewMut};
 use bagdot::{Cpu, Cuda};
 use pyo3::prelude::*;
@@ -91,7 +90,7 @@ pub(crate) fn cpu() -> bagdot::Result<Cpu> {
 /// Sets the number of threads of ops on the CPU. Results do not depend on it.
 #[pyfunction]
 pub(crate) fn set_num_threads(py: Python<'_>, threads: usize) -> PyResult<()> {
-    let cpu = Cpu::with_threads(threads).map_err(|e| op_error(py, "set_num_threads", e))?;
+    let cpu = Cpu::with_threads(threads).map_err(|e| op_error(py, e))?;
     THREADS.store(threads, Ordering::Relaxed);
     if let Ok(mut slot) = CPU.write() {
         *slot = Some(cpu);
@@ -102,7 +101,7 @@ pub(crate) fn set_num_threads(py: Python<'_>, threads: usize) -> PyResult<()> {
 /// Returns the number of threads of ops on the CPU.
 #[pyfunction]
 pub(crate) fn get_num_threads(py: Python<'_>) -> PyResult<usize> {
-    Ok(cpu().map_err(|e| op_error(py, "get_num_threads", e))?.num_threads())
+    Ok(cpu().map_err(|e| op_error(py, e))?.num_threads())
 }
 
 /// Forgets the threads of the process that this one was forked from, where they have stayed. The
@@ -115,7 +114,7 @@ pub(crate) fn _after_fork() {
     }
 }
 
-/// The backends of CUDA, by device and stream. A backend loads its kernels when it is made.
+/// The backends of CUDA on streams of other libraries, by device and stream.
 static STREAMS: Mutex<Option<HashMap<(i32, usize), Cuda>>> = Mutex::new(None);
 /// The backends with a stream of their own, by device.
 static OWN: Mutex<Option<HashMap<i32, Cuda>>> = Mutex::new(None);
@@ -127,9 +126,11 @@ fn on_stream(device: i32, stream: *mut c_void) -> bagdot::Result<Cuda> {
     if let Some(cuda) = streams.get(&(device, stream as usize)) {
         return Ok(cuda.clone());
     }
+    // The backends of a device share its kernels.
+    let first = own_cuda(device)?;
     // SAFETY: the stream is the current one of its library, which keeps its streams as long as the
     // process runs, and which orders the work on others with the work on this one.
-    let cuda = unsafe { Cuda::on_stream(device as usize, stream, Gemm::Auto)? };
+    let cuda = unsafe { first.on(stream)? };
     streams.insert((device, stream as usize), cuda.clone());
     Ok(cuda)
 }
@@ -168,7 +169,7 @@ pub(crate) fn synchronize(py: Python<'_>, device: i32) -> PyResult<()> {
             .extend(own.iter().flatten().filter(|(of, _)| **of == device).map(|(_, c)| c.clone()));
     }
     let wait = || backends.iter().map(Device::synchronize).fold(Ok(()), Result::and);
-    py.detach(wait).map_err(|e| op_error(py, "synchronize", e))
+    py.detach(wait).map_err(|e| op_error(py, e))
 }
 
 /// Returns the CUDA devices that bagdot can see, by name; none without a driver.
@@ -206,7 +207,7 @@ impl Target {
         if arrays.clone().any(|array| array.place != first.place) {
             return Err(value_error(op, "arguments", "arrays on different devices"));
         }
-        let failed = |error| op_error(py, op, error);
+        let failed = |error| op_error(py, error);
         match first.place {
             Place::Host if work < SMALL => Ok(Self::Cpu(Cpu::single_threaded())),
             Place::Host => Ok(Self::Cpu(cpu().map_err(failed)?)),
@@ -223,7 +224,14 @@ impl Target {
                             return Err(PyErr::fetch(py));
                         }
                         let cuda = on_stream(device, stream).map_err(failed)?;
-                        Ok(Self::Cuda { cuda, device, stream: stream as usize, waits: false })
+                        // Producers without such a table were told our own stream, which must have
+                        // waited for them before another stream reads their arrays.
+                        let is_other = |array: &Array| matches!(array.origin, Origin::Other);
+                        let waits = arrays.clone().any(is_other);
+                        if waits {
+                            own_cuda(device).and_then(|own| own.synchronize()).map_err(failed)?;
+                        }
+                        Ok(Self::Cuda { cuda, device, stream: stream as usize, waits })
                     }
                     None => {
                         let cuda = own_cuda(device).map_err(failed)?;

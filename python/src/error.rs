@@ -18,11 +18,11 @@ pub(crate) fn type_error(op: &str, argument: &str, reason: impl std::fmt::Displa
 
 /// Returns the exception of an error of an op: `IndexOutOfRange` with its fields for a bad id,
 /// else one of Python's own with bagdot's text.
-pub(crate) fn op_error(py: Python<'_>, op: &'static str, error: bagdot::Error) -> PyErr {
+pub(crate) fn op_error(py: Python<'_>, error: bagdot::Error) -> PyErr {
     use bagdot::Error;
     let text = error.to_string();
     match error {
-        Error::IndexOutOfRange { table, bag, position, value, num_embeddings, count } => {
+        Error::IndexOutOfRange { op, table, bag, position, value, num_embeddings, count } => {
             let make = || -> PyResult<PyErr> {
                 let fields = PyDict::new(py);
                 fields.set_item("op", op)?;
@@ -55,7 +55,7 @@ pub(crate) fn train_error(py: Python<'_>, error: bagdot::train::TrainError) -> P
     use bagdot::train::TrainError;
     let text = error.to_string();
     match error {
-        TrainError::Engine(error) => op_error(py, "model", error),
+        TrainError::Engine(error) => op_error(py, error),
         TrainError::OutOfMemory { .. } => PyMemoryError::new_err(text),
         TrainError::Io { .. } => PyOSError::new_err(text),
         TrainError::NonFinite { .. } => pyo3::exceptions::PyFloatingPointError::new_err(text),

@@ -31,7 +31,7 @@ enum Device {
 }
 
 fn device_of(py: Python<'_>, name: &str, threads: Option<usize>) -> PyResult<Device> {
-    let failed = |error| op_error(py, "device", error);
+    let failed = |error| op_error(py, error);
     let number = match name.split_once(':') {
         None if name == "cpu" => {
             let cpu = threads.map_or_else(cpu, Cpu::with_threads);
@@ -222,7 +222,7 @@ impl Model {
         let report =
             report.ok_or_else(|| PyRuntimeError::new_err("another thread lost the model"))?;
         let warnings = report.coverage.notable().map(ToString::to_string).collect();
-        let owned = Owned::of_f32(&probabilities).map_err(|e| op_error(py, "predict", e))?;
+        let owned = Owned::of_f32(&probabilities).map_err(|e| op_error(py, e))?;
         Ok((owned, warnings))
     }
 }

@@ -13,7 +13,8 @@ use bagdot::ops::interaction::{self as pairs, Features, FeaturesMut};
 use bagdot::ops::pooled_interaction::{self as lookup_and_pairs, Interact};
 use bagdot::ops::sparse_update::{PooledGrad, Update};
 use bagdot::ops::{
-    Bags, Device, Interaction, Matrix, MatrixMut, OptimizerStateMut, PairOrder, UpdateRule,
+    Bags, Device, Interaction, Matrix, MatrixMut, PairOrder, SeparateTables, SeparateTablesMut,
+    Table, TableBatch, TableStateMut, TableValues, TableValuesMut, UpdateRule,
     embedding_bag as lookup,
 };
 use bagdot::{Element, Index, Scalar, bf16, f16};
@@ -86,8 +87,7 @@ macro_rules! on_target {
                 $body
             }
             Target::Cuda { cuda, device, stream, waits } => {
-                let there =
-                    $tables.on(cuda, (*device, *stream)).map_err(|e| op_error($py, $op, e))?;
+                let there = $tables.on(cuda, (*device, *stream)).map_err(|e| op_error($py, e))?;
                 let ($device, $layout, $scratch) = (cuda, &there.tables, &there.scratch);
                 match ($body, *waits) {
                     (Ok(()), true) => cuda.synchronize(),
@@ -137,47 +137,111 @@ impl Rows {
     }
 }
 
-/// The weights of all tables.
-///
-/// They lie in one buffer. A list of matrices is taken if they lie in memory one behind the other;
-/// tables in memory of their own will become another variant.
-struct Weights {
+/// The values of all tables, weights or state of an optimizer: an array in which table follows
+/// table, or a list with an array for each.
+struct Values {
     arrays: Vec<Array>,
-    len: usize,
+    /// The number of values, if they lie in one block.
+    joined: Option<usize>,
+    /// The matrix of each table, if they do not.
+    matrices: Vec<Rows>,
 }
 
-impl Weights {
-    fn new(object: &Bound<'_, PyAny>, op: &str) -> PyResult<Self> {
-        let name = "weights";
-        if !object.is_instance_of::<PyList>() && !object.is_instance_of::<PyTuple>() {
-            let array = Array::new(object, op, name)?;
-            let len = array.flat(op, name)?;
-            return Ok(Self { arrays: vec![array], len });
-        }
-        let mut arrays: Vec<Array> = Vec::new();
-        let mut len = 0;
-        for item in object.try_iter()? {
-            let array = Array::new(&item?, op, name)?;
-            let size = array.flat(op, name)?;
-            if let Some(first) = arrays.first() {
-                let end = first.data.wrapping_add(len * first.kind.size());
-                if array.kind != first.kind || array.place != first.place || array.data != end {
-                    let reason = "the tables of a list must lie in memory one behind the other: \
-                                  make them views of one array";
-                    return Err(value_error(op, name, reason));
+impl Values {
+    fn new(tables: &Tables, object: &Bound<'_, PyAny>, op: &str, name: &str) -> PyResult<Self> {
+        let layout = tables.layout().tables();
+        let items = match object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>() {
+            true => object.try_iter()?.collect::<PyResult<Vec<_>>>()?,
+            false => {
+                let array = Array::new(object, op, name)?;
+                if layout.len() != 1 || array.shape().len() != 2 {
+                    let len = array.flat(op, name)?;
+                    let matrices = Vec::new();
+                    return Ok(Self { arrays: vec![array], joined: Some(len), matrices });
                 }
+                vec![object.clone()]
             }
-            len += size;
+        };
+        if items.is_empty() || items.len() != layout.len() {
+            let reason = format!("{} of them, but there are {} tables", items.len(), layout.len());
+            return Err(value_error(op, name, reason));
+        }
+        let mut arrays: Vec<Array> = Vec::with_capacity(layout.len());
+        let mut matrices = Vec::with_capacity(layout.len());
+        // The end of the last table, and whether they lie side by side so far.
+        let (mut end, mut side_by_side, mut len) = (None, true, 0);
+        for (number, (item, table)) in items.iter().zip(layout).enumerate() {
+            let array = Array::new(item, op, name)?;
+            if arrays.first().is_some_and(|first| first.kind != array.kind) {
+                return Err(type_error(op, name, "tables of several types"));
+            }
+            let rows = match array.shape() {
+                // State with a value for each row, or rows without gaps.
+                [_] => {
+                    let (len, rows) = (array.flat(op, name)?, table.num_embeddings);
+                    let cols = if len == rows { 1 } else { table.embedding_dim };
+                    let rows = if len == rows * cols { rows } else { len / cols };
+                    Rows { data: array.data, rows, cols, ld: cols }
+                }
+                _ => Rows::new(&array, op, name)?,
+            };
+            let Table { num_embeddings, embedding_dim } = *table;
+            if rows.rows != num_embeddings || (rows.cols != embedding_dim && rows.cols != 1) {
+                let reason = format!(
+                    "table {number} is [{}, {}], but must be [{num_embeddings}, {embedding_dim}]",
+                    rows.rows, rows.cols
+                );
+                return Err(value_error(op, name, reason));
+            }
+            side_by_side &= rows.ld == rows.cols && end.is_none_or(|end| end == array.data);
+            end = Some(array.data.wrapping_add(array.len() * array.kind.size()));
+            len += array.len();
             arrays.push(array);
+            matrices.push(rows);
         }
-        match arrays.is_empty() {
-            true => Err(value_error(op, name, "an empty list")),
-            false => Ok(Self { arrays, len }),
-        }
+        Ok(Self { arrays, joined: side_by_side.then_some(len), matrices })
     }
 
     fn first(&self) -> &Array {
         &self.arrays[0]
+    }
+
+    /// # Safety
+    /// As at the top of this file, and the values must be of this type.
+    unsafe fn of<'a, D: Views, T: Scalar>(
+        &self,
+        device: &D,
+        tables: &TableBatch,
+    ) -> bagdot::Result<TableValues<'a, D, T>> {
+        // SAFETY: the caller's.
+        unsafe {
+            match self.joined {
+                Some(len) => Ok(TableValues::Joined(D::of(self.first().data, len))),
+                None => {
+                    let matrices = self.matrices.iter().map(|rows| rows.of()).collect();
+                    SeparateTables::new(device, tables, matrices).map(TableValues::Separate)
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As at the top of this file, and the values must be of this type.
+    unsafe fn of_mut<'a, D: Views, T: Scalar>(
+        &self,
+        device: &D,
+        tables: &TableBatch,
+    ) -> bagdot::Result<TableValuesMut<'a, D, T>> {
+        // SAFETY: the caller's.
+        unsafe {
+            match self.joined {
+                Some(len) => Ok(TableValuesMut::Joined(D::of_mut(self.first().data, len))),
+                None => {
+                    let matrices = self.matrices.iter().map(|rows| rows.of_mut()).collect();
+                    SeparateTablesMut::new(device, tables, matrices).map(TableValuesMut::Separate)
+                }
+            }
+        }
     }
 }
 
@@ -367,7 +431,7 @@ pub(crate) fn embedding_bag<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     const OP: &str = "embedding_bag.forward";
     let tables = tables.get();
-    let weights = Weights::new(weights, OP)?;
+    let weights = Values::new(tables, weights, OP, "weights")?;
     let batch = Batch::new(
         tables,
         OP,
@@ -391,17 +455,16 @@ pub(crate) fn embedding_bag<'py>(
     check_outputs(OP, outputs, inputs.clone())?;
     let work = batch.work(tables);
     let target = Target::of(py, OP, inputs.chain(outputs.iter().map(|(_, array)| *array)), work)?;
-    let (data, len) = (weights.first().data, weights.len);
     let result = by_element!(OP, "weights", weights.first().kind, E => {
         by_index!(OP, "indices", batch.indices.kind, I => {
             on_target!(py, OP, &target, tables, (device, layout, _scratch) => {
                 run(py, work, || {
-                    forward::<_, E, I>(device, layout, (data, len), &batch, rows, sources)
+                    forward::<_, E, I>(device, layout, &weights, &batch, rows, sources)
                 })
             })
         })
     });
-    result.map_err(|error| op_error(py, OP, error))?;
+    result.map_err(|error| op_error(py, error))?;
     Ok(output.object)
 }
 
@@ -416,7 +479,7 @@ fn sources_of(argmax: &Array, op: &str) -> PyResult<Rows> {
 fn forward<D: Views, E: Element, I: Index>(
     device: &D,
     tables: &D::Tables,
-    (data, len): (*mut u8, usize),
+    weights: &Values,
     batch: &Batch,
     output: Rows,
     argmax: Option<Rows>,
@@ -424,7 +487,8 @@ fn forward<D: Views, E: Element, I: Index>(
     // SAFETY: see the top of this file.
     unsafe {
         let bags = batch.bags::<D, I>();
-        let call = lookup::Forward::new(tables, D::of::<E>(data, len), bags, output.of_mut());
+        let weights = weights.of::<D, E>(device, tables.as_ref())?;
+        let call = lookup::Forward::new(tables, weights, bags, output.of_mut());
         match argmax {
             Some(argmax) => call.argmax(argmax.of_mut()).run(device),
             None => call.run(device),
@@ -452,7 +516,7 @@ pub(crate) fn embedding_bag_weight_grad<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     const OP: &str = "embedding_bag.weight_grad";
     let tables = tables.get();
-    let weights = Weights::new(weights, OP)?;
+    let weights = Values::new(tables, weights, OP, "weights")?;
     let batch = Batch::new(tables, OP, indices, offsets, None, batch_size, include_last_offset)?;
     batch.check_ends(OP)?;
     let grad = Array::new(grad_output, OP, "grad_output")?;
@@ -465,32 +529,33 @@ pub(crate) fn embedding_bag_weight_grad<'py>(
     check_outputs(OP, &[("out", &output.array)], inputs.clone())?;
     let work = batch.work(tables);
     let target = Target::of(py, OP, inputs.chain([&output.array]), work)?;
-    let (data, len, place) = (weights.first().data, weights.len, output.array.data);
+    let place = output.array.data;
     let result = by_element!(OP, "weights", weights.first().kind, E => {
         by_index!(OP, "indices", batch.indices.kind, I => {
             on_target!(py, OP, &target, tables, (device, layout, _scratch) => {
                 run(py, work, || {
                     let output = (place, values);
-                    weight_grad::<_, E, I>(device, layout, (data, len), &batch, grad_rows, output)
+                    weight_grad::<_, E, I>(device, layout, &weights, &batch, grad_rows, output)
                 })
             })
         })
     });
-    result.map_err(|error| op_error(py, OP, error))?;
+    result.map_err(|error| op_error(py, error))?;
     Ok(output.object)
 }
 
 fn weight_grad<D: Views, E: Element, I: Index>(
     device: &D,
     tables: &D::Tables,
-    (data, len): (*mut u8, usize),
+    weights: &Values,
     batch: &Batch,
     grad: Rows,
     (place, values): (*mut u8, usize),
 ) -> bagdot::Result<()> {
     // SAFETY: see the top of this file.
     unsafe {
-        let (weights, bags) = (D::of::<E>(data, len), batch.bags::<D, I>());
+        let weights = weights.of::<D, E>(device, tables.as_ref())?;
+        let bags = batch.bags::<D, I>();
         let output = D::of_mut::<f32>(place, values);
         lookup::WeightGrad::new(tables, weights, bags, grad.of(), output).run(device)
     }
@@ -659,7 +724,7 @@ pub(crate) fn interaction<'py>(
         let call_cuda = |device: &_| interact::<_, E>(device, interaction, &inputs, out_rows);
         run_dense(py, work, &target, call, call_cuda)
     });
-    result.map_err(|error| op_error(py, OP, error))?;
+    result.map_err(|error| op_error(py, error))?;
     Ok(output.object)
 }
 
@@ -747,7 +812,7 @@ pub(crate) fn interaction_backward<'py>(
         let call_cuda = |device: &_| backward::<_, E>(device, interaction, &inputs, rows);
         run_dense(py, work, &target, call, call_cuda)
     });
-    result.map_err(|error| op_error(py, OP, error))?;
+    result.map_err(|error| op_error(py, error))?;
     Ok((to_dense.map(|(output, _)| output.object), to_sparse.object))
 }
 
@@ -799,7 +864,7 @@ pub(crate) fn pooled_interaction<'py>(
     const OP: &str = "pooled_interaction.forward";
     let tables = tables.get();
     let interaction = interaction_of(kind, pair_order, include_self, append_sparse, pad_to)?;
-    let weights = Weights::new(weights, OP)?;
+    let weights = Values::new(tables, weights, OP, "weights")?;
     let batch = Batch::new(
         tables,
         OP,
@@ -838,23 +903,22 @@ pub(crate) fn pooled_interaction<'py>(
     check_outputs(OP, &outputs, inputs.clone())?;
     let work = batch.work(tables).saturating_add(batch.batch_size.saturating_mul(width));
     let target = Target::of(py, OP, inputs.chain(outputs.iter().map(|(_, array)| *array)), work)?;
-    let (data, len) = (like.data, weights.len);
     let how = (interaction, keeps_pooled);
     let result = by_element!(OP, "weights", like.kind, E => {
         by_index!(OP, "indices", batch.indices.kind, I => {
             on_target!(py, OP, &target, tables, (device, layout, _scratch) => {
-                run(py, work, || fused::<_, E, I>(device, layout, (data, len), &batch, how, rows))
+                run(py, work, || fused::<_, E, I>(device, layout, &weights, &batch, how, rows))
             })
         })
     });
-    result.map_err(|error| op_error(py, OP, error))?;
+    result.map_err(|error| op_error(py, error))?;
     Ok((output.object, keeps_pooled.then_some(pooled.object)))
 }
 
 fn fused<D: Views, E: Element, I: Index>(
     device: &D,
     tables: &D::Tables,
-    (data, len): (*mut u8, usize),
+    weights: &Values,
     batch: &Batch,
     (interaction, keeps_pooled): (Interaction, bool),
     (dense, pooled, output): (Rows, Rows, Rows),
@@ -862,19 +926,12 @@ fn fused<D: Views, E: Element, I: Index>(
     // SAFETY: see the top of this file.
     unsafe {
         let bags = batch.bags::<D, I>();
-        let lookup = lookup::Forward::new(tables, D::of::<E>(data, len), bags, pooled.of_mut());
+        let weights = weights.of::<D, E>(device, tables.as_ref())?;
+        let lookup = lookup::Forward::new(tables, weights, bags, pooled.of_mut());
         let interact = Interact::new(interaction, dense.cols, dense.of(), output.of_mut());
         let interact = interact.keeps_pooled(keeps_pooled);
         lookup_and_pairs::Forward { lookup, interact }.run(device)
     }
-}
-
-/// The arrays of an optimizer's state.
-#[derive(Clone, Copy)]
-enum State {
-    None,
-    One((*mut u8, usize)),
-    Two((*mut u8, usize), (*mut u8, usize)),
 }
 
 /// Takes one step of an optimizer on each row that a batch looks up, in place.
@@ -903,7 +960,7 @@ pub(crate) fn sparse_update<'py>(
 ) -> PyResult<()> {
     const OP: &str = "sparse_update.update";
     let (tables, optimizer) = (tables.get(), optimizer.get());
-    let weights = Weights::new(weights, OP)?;
+    let weights = Values::new(tables, weights, OP, "weights")?;
     let batch = Batch::new(
         tables,
         OP,
@@ -920,40 +977,34 @@ pub(crate) fn sparse_update<'py>(
     let argmax = argmax.map(|argmax| Array::new(argmax, OP, "argmax")).transpose()?;
     let sources = argmax.as_ref().map(|argmax| sources_of(argmax, OP)).transpose()?;
     let state = state.unwrap_or_default();
-    let state = state.iter().map(|array| Array::new(array, OP, "state"));
-    let state = state.collect::<PyResult<Vec<Array>>>()?;
-    let mut sizes = Vec::with_capacity(2);
-    for array in &state {
+    let state = state.iter().map(|values| Values::new(tables, values, OP, "state"));
+    let state = state.collect::<PyResult<Vec<Values>>>()?;
+    for array in state.iter().flat_map(|values| &values.arrays) {
         array.expect(Kind::F32, OP, "state")?;
-        sizes.push((array.data, array.flat(OP, "state")?));
     }
-    let views = match sizes[..] {
-        [] => State::None,
-        [one] => State::One(one),
-        [first, second] => State::Two(first, second),
-        _ => return Err(value_error(OP, "state", "more than two arrays")),
-    };
+    if state.len() > 2 {
+        return Err(value_error(OP, "state", "more than two arrays"));
+    }
     let mut outputs: Vec<(&str, &Array)> =
         weights.arrays.iter().map(|array| ("weights", array)).collect();
-    outputs.extend(state.iter().map(|array| ("state", array)));
+    outputs.extend(state.iter().flat_map(|values| &values.arrays).map(|array| ("state", array)));
     let inputs = batch.arrays().chain([&grad]).chain(&argmax);
     check_outputs(OP, &outputs, inputs.clone())?;
     let work = batch.work(tables).saturating_mul(4);
     let target = Target::of(py, OP, outputs.iter().map(|(_, array)| *array).chain(inputs), work)?;
-    let (data, len) = (weights.first().data, weights.len);
     let how = (optimizer.rule(learning_rate, step), optimizer.max_gradient);
     let rows = (grad_rows, sources);
     let result = by_element!(OP, "weights", weights.first().kind, E => {
         by_index!(OP, "indices", batch.indices.kind, I => {
             on_target!(py, OP, &target, tables, (device, layout, scratch) => {
                 run(py, work, || {
-                    let weights = (data, len);
-                    update::<_, E, I>(device, layout, scratch, weights, &batch, how, rows, views)
+                    let values = (&weights, &state[..]);
+                    update::<_, E, I>(device, layout, scratch, values, &batch, how, rows)
                 })
             })
         })
     });
-    result.map_err(|error| op_error(py, OP, error))
+    result.map_err(|error| op_error(py, error))
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -961,11 +1012,10 @@ fn update<D: Views, E: Element, I: Index>(
     device: &D,
     tables: &D::Tables,
     slot: &Mutex<Option<Scratch<D>>>,
-    (data, len): (*mut u8, usize),
+    (weights, state): (&Values, &[Values]),
     batch: &Batch,
     (rule, max_gradient): (UpdateRule, Option<f32>),
     (grad, argmax): (Rows, Option<Rows>),
-    state: State,
 ) -> bagdot::Result<()> {
     // SAFETY: see the top of this file.
     unsafe {
@@ -981,15 +1031,16 @@ fn update<D: Views, E: Element, I: Index>(
             if let Some(max) = max_gradient {
                 source = source.max_gradient(max);
             }
+            let layout = tables.as_ref();
             let state = match state {
-                State::None => OptimizerStateMut::None,
-                State::One((data, len)) => OptimizerStateMut::SumOfSquares(D::of_mut(data, len)),
-                State::Two(first, second) => OptimizerStateMut::Moments {
-                    first: D::of_mut(first.0, first.1),
-                    second: D::of_mut(second.0, second.1),
+                [] => TableStateMut::None,
+                [sums] => TableStateMut::SumOfSquares(sums.of_mut(device, layout)?),
+                [first, second, ..] => TableStateMut::Moments {
+                    first: first.of_mut(device, layout)?,
+                    second: second.of_mut(device, layout)?,
                 },
             };
-            let weights = D::of_mut::<E>(data, len);
+            let weights = weights.of_mut::<D, E>(device, layout)?;
             Update::new(source, rule, weights, state, D::view_mut(workspace)).run(device)
         };
         let result = sorted_all.and_then(step);

@@ -246,7 +246,7 @@ pub(crate) fn empty<'py>(
             Err(type_error(op, "out", "on a GPU, pass an output of your library as `out`"))
         }
         _ => {
-            let owned = Owned::new(kind, shape).map_err(|error| op_error(py, op, error))?;
+            let owned = Owned::new(kind, shape).map_err(|error| op_error(py, error))?;
             Ok(Bound::new(py, owned)?.into_any())
         }
     }

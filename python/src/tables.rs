@@ -171,7 +171,7 @@ impl Tables {
             })
             .collect::<PyResult<Vec<_>>>()?;
         let tables = TableBatch::new(shapes.into_iter().map(table).collect(), features)
-            .map_err(|error| op_error(py, "Tables", error))?;
+            .map_err(|error| op_error(py, error))?;
         let cpu = OnDevice { tables, scratch: Mutex::new(None) };
         Ok(Self { cpu, cuda: Mutex::default() })
     }

@@ -223,12 +223,40 @@ def test_wrong_arguments_are_named(rng):
     refuses(ValueError, "read-only", weights, ids, offsets, out=out)
     refuses(ValueError, "shares memory", weights, ids, offsets, out=weights[:12].reshape(1, 12))
     refuses(ValueError, "output.cols is 11", weights, ids, offsets, out=np.zeros((1, 11), "f4"))
-    apart = [np.zeros((100, 8), np.float32), np.zeros((50, 4), np.float32)]
-    refuses(ValueError, "one behind the other", apart, ids, offsets)
+    one = [np.zeros((100, 8), np.float32)]
+    refuses(ValueError, "1 of them, but there are 2 tables", one, ids, offsets)
+    swapped = [np.zeros((50, 4), np.float32), *one]
+    refuses(ValueError, r"table 0 is \[50, 4\]", swapped, ids, offsets)
     with pytest.raises(ValueError, match="pooling"):
         ops.Tables([(1, 1)], pooling="median")
     with pytest.raises(ValueError, match="table 0 has 0 rows"):
         ops.Tables([(0, 1)])
+
+
+@pytest.mark.parametrize("kind", ["sgd", "rowwise_adagrad", "adam"])
+def test_tables_may_lie_apart(rng, kind):
+    """Tables in memory of their own, the second with gaps, give the bits of a joined array."""
+    joined = rng.standard_normal(PLAIN.num_weights).astype(np.float32)
+    wide = np.full((50, 7), 9, np.float32)
+    wide[:, 1:5] = joined[800:].reshape(50, 4)
+    apart = [joined[:800].reshape(100, 8).copy(), wide[:, 1:5]]
+    ids, offsets = batch(rng, PLAIN, 6)
+    want = ops.embedding_bag(PLAIN, joined, ids, offsets)
+    np.testing.assert_array_equal(ops.embedding_bag(PLAIN, apart, ids, offsets), want)
+    optimizer = ops.Optimizer(kind, 0.1)
+    sizes = optimizer.state_sizes(PLAIN)
+    state = [np.zeros(size, np.float32) for size in sizes]
+    by_row = kind == "rowwise_adagrad"
+    shapes = [(100,), (50,)] if by_row else [(100, 8), (50, 4)]
+    of_tables = [[np.zeros(shape, np.float32) for shape in shapes] for _ in sizes]
+    grad = rng.standard_normal((6, PLAIN.width)).astype(np.float32)
+    for step in (1, 2):
+        ops.sparse_update(PLAIN, joined, ids, offsets, grad, optimizer, state, step=step)
+        ops.sparse_update(PLAIN, apart, ids, offsets, grad, optimizer, of_tables, step=step)
+    np.testing.assert_array_equal(np.concatenate([a.ravel() for a in apart]), joined)
+    for one, each in zip(state, of_tables):
+        np.testing.assert_array_equal(np.concatenate([a.ravel() for a in each]), one)
+    assert (wide[:, :1] == 9).all() and (wide[:, 5:] == 9).all()
 
 
 @pytest.mark.parametrize("order", ["lower", "upper"])
