@@ -532,6 +532,74 @@ for _device in ("cpu", "cuda"):
         "bagdot::interaction", _device, torch.bfloat16, lib=_library
     )
 
+# --- Calls in eager mode ------------------------------------------------------------------------
+#
+# The dispatcher takes tens of microseconds for an op that is written in Python. Where nothing
+# traces, transforms or watches ops, they are called directly, with the same gradients.
+
+
+def _watchers() -> Any:
+    """Returns functions that tell whether anything handles ops besides autograd, or None if this
+    version of PyTorch has other ones."""
+    try:
+        return (
+            torch._C._len_torch_dispatch_stack,
+            torch._C._len_torch_function_stack,
+            torch._C._functorch.peek_interpreter_stack,
+            torch._C._get_tracing_state,
+            torch._C._is_any_autocast_enabled,
+            torch.autograd._profiler_enabled,  # type: ignore[attr-defined]
+        )
+    except AttributeError:
+        return None
+
+
+_WATCHERS = _watchers()
+_PLAIN = (Tensor, nn.Parameter, type(None), str, bool, int)
+
+
+def _differentiable(kernel: Any, context: Any, grad: Any) -> Any:
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = kernel(*inputs)
+            context(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return grad(ctx, *grads)
+
+    return Function.apply
+
+
+def _call(name: str) -> Any:
+    op = getattr(torch.ops.bagdot, name).default
+    kernel = next(kernel for of, kernel, _ in _implementations if of == name)
+    grad, context = next((g, context) for of, g, context in _gradients if of == name)
+    with_grad = _differentiable(kernel, context, grad)
+
+    def call(*inputs: Any) -> Any:
+        if torch.compiler.is_compiling() or _WATCHERS is None:
+            return op(*inputs)
+        if any(watcher() for watcher in _WATCHERS):
+            return op(*inputs)
+        if not all(type(value) in _PLAIN for value in inputs):
+            return op(*inputs)
+        if torch.is_grad_enabled():
+            tensors = [value for value in inputs if isinstance(value, Tensor)]
+            if any(tensor.requires_grad for tensor in tensors):
+                return with_grad(*inputs)
+        return kernel(*inputs)
+
+    return call
+
+
+_call_lookup = _call("embedding_bag")
+_call_step = _call("embedding_bag_step")
+_call_interaction = _call("interaction")
+_call_fused = _call("pooled_interaction")
+
 # --- The reference in float64 ------------------------------------------------------------------
 
 
@@ -681,7 +749,7 @@ def embedding_bag(
     per_sample_weights: Tensor | None = None,
 ) -> Tensor:
     """Returns the pooled vectors of all bags, `[batch_size, width]`; see `table_spec`."""
-    return torch.ops.bagdot.embedding_bag(
+    return _call_lookup(
         weights, indices, offsets, per_sample_weights, tables
     )[0]
 
@@ -700,7 +768,7 @@ def interaction(
     `[B, F, D]`: the dense vector, then the dot products of all pairs."""
     if sparse.dim() == 3:
         sparse = sparse.flatten(1)
-    return torch.ops.bagdot.interaction(
+    return _call_interaction(
         dense, sparse, kind, pair_order, include_self, append_sparse, pad_to
     )
 
@@ -721,7 +789,7 @@ def pooled_interaction(
 ) -> Tensor:
     """Returns the interaction of the dense vectors with the pooled vectors of a lookup, in one
     pass over both."""
-    return torch.ops.bagdot.pooled_interaction(
+    return _call_fused(
         weights,
         indices,
         offsets,
@@ -870,10 +938,10 @@ class EmbeddingBagCollection(nn.Module):
 
     def _lookup(self, indices: Tensor, offsets: Tensor, factors: Tensor | None) -> Tensor:
         if self.optimizer is None:
-            return torch.ops.bagdot.embedding_bag(
+            return _call_lookup(
                 self.weights, indices, offsets, factors, self.spec
             )[0]
-        return torch.ops.bagdot.embedding_bag_step(
+        return _call_step(
             self.placeholder,
             self.weights,
             getattr(self, "first", None),

@@ -107,6 +107,21 @@ def test_float32_has_the_values_and_gradients_of_the_reference(spec):
         assert torch.allclose(got.double(), want, rtol=1e-5, atol=1e-4)
 
 
+def test_direct_calls_are_those_of_the_dispatcher():
+    """Functions call the kernels directly in eager mode, and through the dispatcher elsewhere."""
+    results = []
+    for call in (bt._call_fused, torch.ops.bagdot.pooled_interaction.default):
+        torch.manual_seed(4)
+        w, f, dense = weights(), factors(), features()[0]
+        out = call(w, IDS, OFFSETS, f, dense, SPEC, *DOT)[0]
+        results.append([out, *torch.autograd.grad((out**2).sum(), [w, f, dense])])
+    for direct, dispatched in zip(*results):
+        assert torch.equal(direct, dispatched)
+    with torch.profiler.profile() as profile:
+        bt.embedding_bag(weights(), IDS, OFFSETS, SPEC)
+    assert any(event.key == "bagdot::embedding_bag" for event in profile.key_averages())
+
+
 def test_the_lookup_is_that_of_pytorch():
     w = weights()
     tables = [w[:80].view(20, 4), w[80:].view(10, 4)]
