@@ -152,9 +152,10 @@ def _batch_size(offsets: Tensor, spec: str) -> int:
 
 
 def _sources(like: Tensor, tables: Tables, batch_size: int) -> Tensor:
-    shape = (batch_size, tables.width) if tables.has_max else (0,)
+    if not tables.has_max:
+        return like.new_empty(0, dtype=torch.int32)
     # Columns that are not pooled by max have no sources, and the op does not write them.
-    return like.new_full(shape, -1, dtype=torch.int32)
+    return like.new_full((batch_size, tables.width), -1, dtype=torch.int32)
 
 
 def _embedding_bag(
