@@ -243,7 +243,7 @@
 //! training has not seen, such as ids in another spelling, and keys that a side table lacks are
 //! counted and reported; with `max_unknown` in `[data]` they are an error.
 //!
-//! Not there yet: quantised tables; several devices; Python and C bindings.
+//! Not there yet: quantised tables; several devices; C bindings.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
