@@ -100,11 +100,11 @@ impl Cpu {
         }
     }
 
-    /// Makes a CPU with rayon's global pool, which this starts unless it runs: that of candle, burn,
-    /// polars and most other crates. Two pools side by side have more busy threads than the machine
-    /// has cores, and take time from each other; with one pool, a thread that waits for a part of an
-    /// op does other work of the pool. If the calling thread belongs to another pool of rayon, ops
-    /// run in that one.
+    /// Makes a CPU with rayon's global pool, which this starts unless it runs: that of candle,
+    /// burn, polars and most other crates. Two pools side by side have more busy threads than the
+    /// machine has cores, and take time from each other; with one pool, a thread that waits for a
+    /// part of an op does other work of the pool. If the calling thread belongs to another pool of
+    /// rayon, ops run in that one.
     ///
     /// ```
     /// let cpu = bagdot::Cpu::on_global_pool()?;

@@ -264,8 +264,8 @@ impl Cuda {
         self
     }
 
-    /// Returns cuBLASLt, or `None` if it is not wanted or cannot be loaded. Prepares it at the first
-    /// call, even if ops are being recorded.
+    /// Returns cuBLASLt, or `None` if it is not wanted or cannot be loaded. Prepares it at the
+    /// first call, even if ops are being recorded.
     fn cublaslt(&self) -> Result<Option<&CublasLt>> {
         if let Some(cublaslt) = self.inner.cublaslt.get() {
             return Ok(cublaslt.as_ref());
@@ -279,8 +279,8 @@ impl Cuda {
 
     /// Returns an error that an op has found so far, as [`Device::synchronize`] does, but does not
     /// wait for ops that have not run yet. Call it now and then where nothing else waits, between
-    /// the steps of another trainer, say. It takes a copy of a few kilobytes on a stream of its own.
-    /// The error stays known until `synchronize` reports and clears it.
+    /// the steps of another trainer, say. It takes a copy of a few kilobytes on a stream of its
+    /// own. The error stays known until `synchronize` reports and clears it.
     ///
     /// # Errors
     /// Returns the error that `synchronize` would return for the ops that have run, and propagates
