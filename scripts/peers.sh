@@ -16,7 +16,7 @@ if [ ! -e "$peers/READY" ]; then
     touch "$peers/READY"
 fi
 if [ ! -e "$peers/ADAPTERS-1" ]; then
-    "$peers/bin/pip" install --quiet maturin pytest polars pyarrow scikit-learn safetensors onnx \
+    "$peers/bin/pip" install --quiet maturin mypy pytest polars pyarrow scikit-learn safetensors onnx \
         onnxruntime jax apache-tvm-ffi jax-tvm-ffi >&2
     touch "$peers/ADAPTERS-1"
 fi

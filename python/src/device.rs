@@ -209,7 +209,7 @@ impl Target {
         }
         let failed = |error| op_error(py, error);
         match first.place {
-            Place::Host if work < SMALL => Ok(Self::Cpu(Cpu::single_threaded())),
+            Place::Host if work < SMALL => Ok(Self::Cpu(Cpu::on_current_thread())),
             Place::Host => Ok(Self::Cpu(cpu().map_err(failed)?)),
             Place::Cuda(device) => {
                 let api = arrays.clone().find_map(|array| match array.origin {

@@ -38,13 +38,13 @@ struct Export {
 impl Owned {
     fn new(kind: Kind, shape: &[usize]) -> bagdot::Result<Self> {
         let len = shape.iter().fold(kind.size(), |product, size| product.saturating_mul(*size));
-        let bytes = Cpu::single_threaded().alloc::<u8>(len)?;
+        let bytes = Cpu::on_current_thread().alloc::<u8>(len)?;
         Ok(Self::with(bytes, kind, shape.iter().map(|size| *size as i64).collect()))
     }
 
     /// Makes an array of values.
     pub(crate) fn of_f32(values: &[f32]) -> bagdot::Result<Self> {
-        let mut bytes = Cpu::single_threaded().alloc::<u8>(4 * values.len())?;
+        let mut bytes = Cpu::on_current_thread().alloc::<u8>(4 * values.len())?;
         for (place, value) in bytes.chunks_exact_mut(4).zip(values) {
             place.copy_from_slice(&value.to_ne_bytes());
         }

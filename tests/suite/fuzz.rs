@@ -316,7 +316,7 @@ fn imported_files() {
             let (mut run, _) = RunDir::create(&out).unwrap();
             import.write(&mut run).unwrap();
             drop(run);
-            TrainedModel::open(Cpu::single_threaded(), &out).unwrap();
+            TrainedModel::open(Cpu::on_current_thread(), &out).unwrap();
             predict(folder, &out);
             fs::remove_dir_all(&out).unwrap();
         }
