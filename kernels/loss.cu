@@ -72,8 +72,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     const float label = p.labels[sample];
     const bool is_label = label >= 0.0f && label <= 1.0f;
     if (!is_label)
-      note(p.status, {kLabels << 32 | sample, int64_t(__float_as_uint(label)), 0, kBadLabel, 0, kLoss,
-                      0});
+      note(p.status,
+           {kLabels << 32 | sample, int64_t(__float_as_uint(label)), 0, kBadLabel, 0, kLoss, 0});
     const Loss loss = is_label ? loss_of({p.squared != 0, p.threshold, p.negative, p.positive},
                                          p.logits[sample], label)
                                : Loss{};

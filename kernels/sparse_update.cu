@@ -155,12 +155,8 @@ struct Target {
       of_row = with_decay_scaled(of_row, to.decay_scale[linear]);
     }
     const uint64_t first = to.first ? begin(to.first_rows, row) : 0;
-    return {begin(to.weight_rows, row),
-            first,
-            has_squares ? to.first[first] : 0.0f,
-            of_row.learning_rate,
-            of_row.l2,
-            of_row.shrink};
+    return {begin(to.weight_rows, row), first,     has_squares ? to.first[first] : 0.0f,
+            of_row.learning_rate,       of_row.l2, of_row.shrink};
   }
 
   // Returns true if the row allows vectorised loads of four columns of its weights and state.
@@ -284,7 +280,8 @@ __device__ __forceinline__ void step_row(const Target<E>& target, const Group& g
       // pass. Weights are loaded first, so that the loads overlap the sum of the gradient; the
       // state is loaded after the sum, since registers are scarce.
       if (is_summing || !is_rowwise || !is_one_pass) {
-        weight = active ? load_as_f32<N>(target.to.weights + state.weight + column) : Vec<float, N>{};
+        weight =
+            active ? load_as_f32<N>(target.to.weights + state.weight + column) : Vec<float, N>{};
         grad = gradient(column, active);
       }
       const OptimizerStep step = target.step_of(state);

@@ -29,14 +29,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 peers=${PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/bagdot-peers}
 
-if [ ! -e "$peers/READY" ]; then
-    python3 -m venv "$peers"
-    "$peers/bin/pip" install --quiet torch==2.14.1 tensordict==0.15.3 torchmetrics==1.0.3 \
-        pyre-extensions==0.0.32 tqdm orjson pandas==3.1.1 scipy==1.17.1 matplotlib==3.11.2
-    # torchrec depends on the build of FBGEMM for GPUs, which is not wanted here.
-    "$peers/bin/pip" install --quiet --no-deps fbgemm-gpu-cpu==1.9.0 torchrec==1.9.2
-    touch "$peers/READY"
-fi
+python=$(scripts/peers.sh)
 
 cpu=$(lscpu 2>/dev/null || true)
 if [ -z "${MAKER:-}" ]; then
@@ -72,7 +65,6 @@ executable() {
 tool=$(executable bench)
 bagdot=$(executable bin)
 
-python=$peers/bin/python
 if [ "${1:-}" = --sweep ]; then
     # The tables of the largest shapes leave no memory for those of another process.
     export MAKER=none

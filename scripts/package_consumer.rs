@@ -12,7 +12,7 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("kernels") => {
             let on_device = pool(&Cuda::new(0).expect("a device with kernels"));
-            assert_eq!(on_device, pool(&Cpu::single_threaded()));
+            assert_eq!(on_device, pool(&Cpu::on_current_thread()));
             assert_eq!(on_device, [4.0, 6.0, 8.0, 10.0, 0.0, 0.0, 0.0, 0.0, 8.0, 9.0, 10.0, 11.0]);
             let kernels: Vec<_> = emulator
                 .counters()

@@ -204,8 +204,8 @@ pub enum Error {
     /// A call that waits for the device, or sends it a batch, while ops are recorded on its stream.
     /// Nothing has changed, and the recording continues.
     #[error(
-        "{op}: not possible while ops are recorded on the stream, since a recording cannot hold it: \
-         call it before or after"
+        "{op}: not possible while ops are recorded on the stream, since a recording cannot hold \
+         it: call it before or after"
     )]
     Recording {
         /// The operation that was called.

@@ -36,7 +36,7 @@ impl<I: Index> Jagged<I> {
     /// at `indices.len()`, and [`Error::InvalidArgument`] if the number of bags is no multiple of
     /// `batch_size`.
     pub fn from_offsets(indices: Vec<I>, offsets: Vec<I>, batch_size: usize) -> Result<Self> {
-        check_offsets(&offsets, indices.len())?;
+        check_offsets_of(OP, &offsets, indices.len())?;
         let bags = offsets.len() - 1;
         let whole = if batch_size == 0 { bags == 0 } else { bags.is_multiple_of(batch_size) };
         if !whole {
@@ -166,13 +166,16 @@ mod tests {
         };
         assert_eq!(
             message(vec![1, 3]),
-            "offsets[0] is 1, but must be 0 (the first bag starts at the first index)"
+            "Jagged: offsets[0] is 1, but must be 0 (the first bag starts at the first index)"
         );
         assert_eq!(
             message(vec![0, 2, 1, 3]),
-            "offsets[2] is 1, but must be at least 2, the offset before it"
+            "Jagged: offsets[2] is 1, but must be at least 2, the offset before it"
         );
-        assert_eq!(message(vec![0, 2]), "offsets[1] is 2, but must be 3, the number of indices");
+        assert_eq!(
+            message(vec![0, 2]),
+            "Jagged: offsets[1] is 2, but must be 3, the number of indices"
+        );
         assert!(message(vec![]).contains("there is one offset"));
         let uneven = Jagged::from_offsets(vec![0_i32; 3], vec![0, 1, 2, 3], 2).unwrap_err();
         assert!(
@@ -180,7 +183,10 @@ mod tests {
             "{uneven}"
         );
         let negative = Jagged::from_lengths(vec![0_i32; 3], &[2, -1, 2], 1).unwrap_err();
-        assert_eq!(negative.to_string(), "offsets[1] is -1, but must be a length of 0 or more");
+        assert_eq!(
+            negative.to_string(),
+            "Jagged: offsets[1] is -1, but must be a length of 0 or more"
+        );
         let sum = Jagged::from_lengths(vec![0_i64; 5], &[3_u32, 1], 1).unwrap_err();
         assert!(sum.to_string().contains("they add up to 4, but there are 5 ids"), "{sum}");
         let weights = Jagged::from_lengths(vec![0_i32; 3], &[3], 1)

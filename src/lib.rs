@@ -166,6 +166,7 @@
 //! | dlrm `interact_features` | [`ops::interaction`], [`ops::PairOrder::LowerTriangle`] |
 //! | … `arch_interaction_itself` | `include_self` of [`ops::Interaction::Dot`] |
 //! | … `arch_interaction_op="cat"` | [`ops::Interaction::Cat`] |
+//! | … tables that are tensors of their own | [`ops::SeparateTables`] |
 //! | FBGEMM `SplitTableBatchedEmbeddingBagsCodegen` | [`ops::TableBatch`] and these ops: |
 //! | … its forward pass | [`ops::embedding_bag::Forward`] |
 //! | … its backward pass and step: the sort of ids | [`ops::index_sort::Sort`] |
@@ -223,6 +224,10 @@
 //! probability for each row, `info` says what a model or the machine has (`info --memory` what
 //! memory a training needs), and `generate` writes synthetic rows. `--device cuda` runs on a GPU.
 //!
+//! `export` writes a model as ONNX, or its parameters by the names of facebookresearch/dlrm or
+//! TorchRec; `import` takes such parameters back, and `encode` writes rows as the inputs of these
+//! models (`StoredModel`, `Import` and `EncodedRows` in `train`).
+//!
 //! It reads delimited text (quoted; packed with gzip or zstd) and Criteo logs, with dense,
 //! categorical and multi-valued columns, joins, derived columns, and splits by hash, time or file.
 //! It measures AUC (exact), log-loss, normalised entropy, calibration and accuracy, and writes
@@ -238,7 +243,7 @@
 //! training has not seen, such as ids in another spelling, and keys that a side table lacks are
 //! counted and reported; with `max_unknown` in `[data]` they are an error.
 //!
-//! Not there yet: quantised tables; several devices; Python and C bindings.
+//! Not there yet: quantised tables; several devices.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -432,9 +432,16 @@ pub(crate) fn prefetch_output<T>(of: &[T], first: usize, len: usize) {
 #[inline(always)]
 fn prefetch_lines<T, const TO_WRITE: bool>(of: &[T], first: usize, len: usize) {
     #[cfg(target_arch = "x86_64")]
-    for element in (0..len).step_by(CACHE_LINE / size_of::<T>()) {
-        let line = of.as_ptr().wrapping_add(first.wrapping_add(element));
-        if TO_WRITE { x86::prefetch_for_writing(line) } else { x86::prefetch(line) }
+    {
+        let prefetch = |element: usize| {
+            let line = of.as_ptr().wrapping_add(first.wrapping_add(element));
+            if TO_WRITE { x86::prefetch_for_writing(line) } else { x86::prefetch(line) }
+        };
+        (0..len).step_by(CACHE_LINE / size_of::<T>()).for_each(prefetch);
+        // A row that begins within a line ends in one more.
+        if !of.as_ptr().wrapping_add(first).addr().is_multiple_of(CACHE_LINE) && len > 0 {
+            prefetch(len - 1);
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (of, first, len);

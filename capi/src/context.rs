@@ -261,7 +261,7 @@ pub unsafe extern "C" fn bagdot_context_create(
 
 fn cpu(op: &str, options: &bagdot_context_options) -> Result<Cpu> {
     Ok(match threads(op, "options.threads", options.threads)? {
-        bagdot_threads::CALLING => Cpu::single_threaded(),
+        bagdot_threads::CALLING => Cpu::on_current_thread(),
         bagdot_threads::OWN => match options.num_threads {
             0 => Cpu::new()?,
             threads => Cpu::with_threads(threads as usize)?,

@@ -91,8 +91,8 @@ __device__ __forceinline__ void note_faults(const Feature& feature, const I* ind
       const uint64_t position = bounds.start + round;
       const int64_t id = indices[position];
       const int64_t value = bags.has_unsigned_ids ? int64_t(uint32_t(id)) : id;
-      fault = {position << 32 | bag, value, feature.num_embeddings, kBadId, feature.table,
-               bags.op, 0};
+      fault = {
+          position << 32 | bag, value, feature.num_embeddings, kBadId, feature.table, bags.op, 0};
       broken = uint64_t(id) >= feature.num_embeddings;
     }
     if (broken) note(status, fault);

@@ -253,9 +253,9 @@ struct RowBatch {
 // waits for a chain of dependent loads per row. These rows are a stride of all warps apart, since
 // neighbouring rows may all be hot. While a group works on a row, it prefetches the next one.
 //
-// `target.state(row)` returns the state of a row, and `target.is_wide(row)` whether vectorised loads
-// of four columns can read and write it. `target.prefetch(state, column)` prefetches the weights of
-// a row at the column of the calling lane.
+// `target.state(row)` returns the state of a row, and `target.is_wide(row)` whether vectorised
+// loads of four columns can read and write it. `target.prefetch(state, column)` prefetches the
+// weights of a row at the column of the calling lane.
 template <typename Target, typename Work>
 __device__ __forceinline__ void for_each_row(const RowGradientSource& source, const Group& group,
                                              bool is_wide, uint32_t count, const Target& target,

@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod device;
+mod encode;
 mod error;
 mod eval;
+mod export;
 mod generate;
+mod import;
 mod info;
 mod output;
 mod predict;
@@ -32,6 +35,10 @@ Examples:
   bagdot eval runs/clothing                        measure it on the test rows
   bagdot eval runs/clothing --data new.csv         measure it on other rows
   bagdot predict runs/clothing new.csv             print one probability for each row
+  bagdot export runs/clothing --format onnx --output clothing.onnx
+                                                   write it for onnxruntime and others
+  bagdot encode runs/clothing new.csv --output rows.safetensors
+                                                   write rows as the inputs of clothing.onnx
   bagdot info --memory examples/clothing.toml      print the memory that training needs
   bagdot generate 100000 --output clicks.tsv       write synthetic rows
 
@@ -43,6 +50,9 @@ enum Command {
     Train(train::Train),
     Eval(eval::Eval),
     Predict(predict::Predict),
+    Export(export::Export),
+    Import(import::Import),
+    Encode(encode::Encode),
     Info(info::Info),
     Generate(generate::Generate),
 }
@@ -55,6 +65,9 @@ pub fn main() -> ExitCode {
         Command::Train(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Predict(command) => command.run(),
+        Command::Export(command) => command.run(),
+        Command::Import(command) => command.run(),
+        Command::Encode(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Generate(command) => command.run(),
     };

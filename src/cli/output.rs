@@ -61,21 +61,56 @@ impl Output {
     /// # Errors
     /// Returns [`CliError::Output`]; the file is then unchanged.
     pub(super) fn finish(self) -> CliResult {
+        self.complete()?.take_effect()
+    }
+
+    /// Completes the results, so that hardly anything can prevent [`Complete::take_effect`]. A
+    /// command with several outputs completes all of them before the first takes effect.
+    ///
+    /// # Errors
+    /// Returns [`CliError::Output`]; the file is then unchanged.
+    pub(super) fn complete(self) -> Result<Complete, CliError> {
         let Self { name, out } = self;
-        let finish = || match out.into_inner().map_err(io::IntoInnerError::into_error)? {
-            Target::Stdout(mut stdout) => stdout.flush(),
-            Target::Through(mut file) => file.flush(),
-            Target::Beside { file, path } => {
-                file.as_file().sync_all()?;
-                file.persist(&path).map(|_| ()).map_err(|error| error.error)
+        let complete = || {
+            let mut target = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+            match &mut target {
+                Target::Stdout(stdout) => stdout.flush()?,
+                Target::Through(file) => file.flush()?,
+                Target::Beside { file, .. } => file.as_file().sync_all()?,
             }
+            Ok(target)
         };
-        finish().map_err(|source| CliError::Output { name, source })
+        match complete() {
+            Ok(target) => Ok(Complete { name, target }),
+            Err(source) => Err(CliError::Output { name, source }),
+        }
     }
 
     /// Makes the error for results that could not be written.
     pub(super) fn fault(&self, source: io::Error) -> CliError {
         CliError::Output { name: self.name.clone(), source }
+    }
+}
+
+/// Results that are complete, but not in effect yet.
+pub(super) struct Complete {
+    name: String,
+    target: Target,
+}
+
+impl Complete {
+    /// Makes the results take effect.
+    ///
+    /// # Errors
+    /// Returns [`CliError::Output`]; the file is then unchanged.
+    pub(super) fn take_effect(self) -> CliResult {
+        match self.target {
+            Target::Stdout(_) | Target::Through(_) => Ok(()),
+            Target::Beside { file, path } => match file.persist(&path) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(CliError::Output { name: self.name, source: error.error }),
+            },
+        }
     }
 }
 

@@ -71,7 +71,7 @@ impl Predict {
 }
 
 /// Returns the entries of a model directory.
-fn files_in(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn files_in(folder: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(folder)
         .map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|e| e.path()).collect())
 }

@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn pieces_follow_each_other() {
-        let cpu = Cpu::single_threaded();
+        let cpu = Cpu::on_current_thread();
         let mut buffer = cpu.alloc::<u32>(3 * LEN + 7).unwrap();
         let mut next = 0;
         let mut count = || {

@@ -15,7 +15,7 @@
 //! use bagdot::bf16;
 //! use bagdot::ops::{Matrix, MatrixMut, cast::Cast};
 //!
-//! let cpu = bagdot::Cpu::single_threaded();
+//! let cpu = bagdot::Cpu::on_current_thread();
 //! let (values, mut doubled) = ([1.5_f32, 257.0], [bf16::ZERO; 2]);
 //! let (from, to) = (Matrix::contiguous(&values, 1, 2), MatrixMut::contiguous(&mut doubled, 1, 2));
 //! Cast { factor: 2.0, from, to }.run(&cpu)?;

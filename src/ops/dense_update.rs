@@ -12,7 +12,7 @@
 //! use bagdot::ops::dense_update::Update;
 //! use bagdot::ops::{Optimizer, OptimizerStateMut, UpdateRule, ViewMut};
 //!
-//! let cpu = bagdot::Cpu::single_threaded();
+//! let cpu = bagdot::Cpu::on_current_thread();
 //! let (mut parameters, grad) = ([1.0_f32, 2.0], [2.0_f32, -4.0]);
 //! let (mut sums, mut rounded) = ([0.0_f32; 2], [bf16::ZERO; 2]);
 //! let rule = UpdateRule::new(Optimizer::Adagrad { eps: 0.0 }, 0.5);

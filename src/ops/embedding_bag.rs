@@ -25,7 +25,7 @@
 //! use bagdot::ops::embedding_bag::{Forward, WeightGrad};
 //! use bagdot::ops::{Bags, Matrix, MatrixMut, Pooling, Table, TableBatch};
 //!
-//! let cpu = bagdot::Cpu::single_threaded();
+//! let cpu = bagdot::Cpu::on_current_thread();
 //! let table = Table { num_embeddings: 3, embedding_dim: 2 };
 //! let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
 //! let weights = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0];

@@ -12,7 +12,7 @@
 //! use bagdot::ops::finite_check::{Check, NonFinite, Verdict};
 //! use bagdot::ops::{StepControl, View, moving_average::Update};
 //!
-//! let cpu = bagdot::Cpu::single_threaded();
+//! let cpu = bagdot::Cpu::on_current_thread();
 //! let (loss, finite, nan) = ([0.5_f64], [1.0_f32, 2.0], [f32::NAN]);
 //! let mut verdict = [0_u64; Verdict::WORDS];
 //! let grads = [View::from(&finite), View::from(&finite)];

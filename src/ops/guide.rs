@@ -23,7 +23,7 @@
 //! use bagdot::ops::sparse_update::{self, Scratch};
 //! use bagdot::ops::{Bags, Optimizer, OptimizerState, Pooling, Table, TableBatch, UpdateRule};
 //!
-//! let cpu = Cpu::single_threaded();
+//! let cpu = Cpu::on_current_thread();
 //! let optimizer = Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 //! let table = Table { num_embeddings: 3, embedding_dim: 2 };
 //! let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
@@ -55,14 +55,19 @@
 //! in huge pages where the system has them. It derefs to a slice, so that the rest of a program
 //! need not know.
 //!
-//! All tables of a call lie in one block of weights, one table after another
+//! The tables of a call lie in one block of weights, one table after another
 //! ([`TableBatch::weight_offsets`]). State has the same layout; of row-wise state there is a value
-//! for each row ([`TableBatch::row_offsets`]).
+//! for each row ([`TableBatch::row_offsets`]). Or each table has memory of its own, with a leading
+//! dimension: [`SeparateTables`] take a matrix for each table where an op takes weights, and
+//! [`SeparateTablesMut`] where it changes weights or state. One call, and on CUDA one launch, still
+//! does for all tables, and nothing is copied.
 //!
 //! A workspace may be shared by ops that run one after another, on one stream or thread; what it
 //! holds before an op does not matter, and afterwards it is unspecified. `workspace_len` gives its
 //! size in words of 8 bytes for the largest batch. The order of a batch
-//! ([`SortedIndices`](super::index_sort::SortedIndices)) must stay until its updates have run.
+//! ([`SortedIndices`](super::index_sort::SortedIndices)) must stay until its updates have run. Its
+//! buffers, and those of a [`SparseGrad`](super::sparse_update::SparseGrad), may be memory of
+//! yours, too: `Buffer::from_raw` of each backend makes buffers of it for `with_buffers`.
 //!
 //! # Lifetimes
 //!
@@ -111,31 +116,41 @@
 //!
 //! # Threads
 //!
-//! An op of [`Cpu`](crate::Cpu) runs on its threads and returns when it is done. `Cpu` is cheap to
-//! clone, and its clones share the threads.
-//! - [`Cpu::with_pool`](crate::Cpu::with_pool) takes a rayon pool that you have. Two pools of busy
-//!   threads side by side cost both dearly.
+//! An op of [`Cpu`](crate::Cpu) runs on its threads and returns when it is done; a small one runs
+//! where it is called. `Cpu` is cheap to clone, and its clones share the threads.
+//! - [`Cpu::on_global_pool`](crate::Cpu::on_global_pool) takes rayon's global pool, which candle,
+//!   burn and polars use, [`Cpu::with_pool`](crate::Cpu::with_pool) another one that you have. Two
+//!   pools of busy threads side by side cost both dearly.
 //! - [`Cpu::install`](crate::Cpu::install) runs a closure on a thread of the pool; the ops that it
 //!   calls start without waking one.
-//! - [`Cpu::single_threaded`](crate::Cpu::single_threaded) uses the calling thread: many of them
-//!   may call ops at once.
+//! - [`Cpu::on_current_thread`](crate::Cpu::on_current_thread) uses the calling thread: many of
+//!   them may call ops at once.
 //!
 //! Results are the same bits in each case.
 //!
 //! # Streams
 //!
 //! An op of `Cuda` is launched on its stream and returns at once. `Cuda::on_stream` takes a stream
-//! of yours; order work on other streams by events. [`Device::synchronize`] waits, and reports what
-//! the kernels have found. Ops may be captured in a graph and replayed, with addresses and sizes as
-//! they were: let ids have slack ([`Bags::with_slack`]), and values that change be read from the
-//! device ([`StepControl`]).
+//! of yours, and `Cuda::on` makes a backend for another one, which shares the loaded kernels; order
+//! work on different streams by events. With the feature `cudarc-0_19`, streams and slices of
+//! cudarc are taken as they are, in safe code. The context that was current in the thread is
+//! current again after a call.
+//!
+//! [`Device::synchronize`] waits, and reports what the kernels have found. `Cuda::poll` reports
+//! what is known by now, without waiting, and `Cuda::fault_count` is the address of the number of
+//! faults, for kernels of your own.
+//!
+//! Ops may be captured in a graph and replayed, with addresses and sizes as they were: let ids have
+//! slack ([`Bags::with_slack`]), and values that change be read from the device ([`StepControl`]).
+//! Meanwhile calls that wait or allocate are refused
+//! ([`Error::Recording`](crate::Error::Recording)), since they would end the capture.
 //!
 //! # Errors
 //!
 //! A wrong size, type or setting is an error before anything is written, with the name of the op
 //! and of the argument. Ids, offsets and labels are checked where they are read, and their errors
-//! give the position and the value. A bad id adds
-//! nothing to its bag, all others are pooled, and the error names table, bag, position and value.
+//! give op, position and value. A bad id adds nothing to its bag, all others are pooled, and the
+//! error names table and bag, too.
 //! On the CPU it is the result of the call, on CUDA that of the next [`Device::synchronize`], after
 //! which the device goes on as before. The order of a batch with a bad id is complete for the
 //! others: do not update with it if a bad batch is to change nothing.
@@ -145,6 +160,8 @@
 //! [`Device::alloc`]: super::Device::alloc
 //! [`Device::synchronize`]: super::Device::synchronize
 //! [`Device::to_device`]: super::Device::to_device
+//! [`SeparateTables`]: super::SeparateTables
+//! [`SeparateTablesMut`]: super::SeparateTablesMut
 //! [`StepControl`]: super::StepControl
 //! [`TableBatch::row_offsets`]: super::TableBatch::row_offsets
 //! [`TableBatch::weight_offsets`]: super::TableBatch::weight_offsets

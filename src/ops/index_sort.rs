@@ -14,7 +14,7 @@
 //! use bagdot::ops::index_sort::{Sort, SortedIndices};
 //! use bagdot::ops::{Bags, Pooling, Table, TableBatch};
 //!
-//! let cpu = Cpu::single_threaded();
+//! let cpu = Cpu::on_current_thread();
 //! let table = Table { num_embeddings: 4, embedding_dim: 2 };
 //! let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
 //! let bags = Bags::new(2, &[3_i64, 1, 3], &[0_i64, 2, 3]);

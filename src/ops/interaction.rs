@@ -35,7 +35,7 @@
 //! use bagdot::ops::interaction::{Backward, Features, FeaturesMut, Forward};
 //! use bagdot::ops::{Interaction, Matrix, MatrixMut};
 //!
-//! let cpu = bagdot::Cpu::single_threaded();
+//! let cpu = bagdot::Cpu::on_current_thread();
 //! let interaction = Interaction::default(); // dot products in the order of `LowerTriangle`
 //! let x = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0];
 //! let features = Features::Joined { block: Matrix::contiguous(&x, 1, 6), has_dense: true };

@@ -25,7 +25,7 @@
 //! use bagdot::ops::linear::{Backward, Forward};
 //! use bagdot::ops::{Activation, Matrix, MatrixMut};
 //!
-//! let cpu = Cpu::single_threaded();
+//! let cpu = Cpu::on_current_thread();
 //! let (x, w, bias) = ([1.0_f32, 2.0], [1.0_f32, 1.0, 1.0, -1.0], [0.5_f32, 0.0]);
 //! let (input, weight) = (Matrix::contiguous(&x, 1, 2), Matrix::contiguous(&w, 2, 2));
 //! let mut y = [0.0_f32; 2];

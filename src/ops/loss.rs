@@ -29,7 +29,7 @@
 //! ```
 //! use bagdot::ops::loss::{Forward, Loss};
 //!
-//! let cpu = bagdot::Cpu::single_threaded();
+//! let cpu = bagdot::Cpu::on_current_thread();
 //! let (logits, labels) = ([0.0_f32, 0.0], [1.0_f32, 0.0]);
 //! let (mut mean, mut grad_logits) = ([0.0_f64], [0.0_f32; 2]);
 //! let mut workspace = vec![0_u64; Forward::workspace_len(&cpu, 2)];

@@ -21,7 +21,7 @@
 //! let block = Matrix::contiguous(&input, 2, 3);
 //! let features = Features::Joined { block, has_dense: true };
 //! let output = MatrixMut::contiguous(&mut copied, 2, 3);
-//! Forward::new(Interaction::Cat, 3, features, output).run(&Cpu::single_threaded())?;
+//! Forward::new(Interaction::Cat, 3, features, output).run(&Cpu::on_current_thread())?;
 //! assert_eq!(copied, input);
 //! # Ok::<(), bagdot::Error>(())
 //! ```
@@ -36,7 +36,7 @@
 //! let block = Matrix::contiguous(&buffer, 2, 3);
 //! let features = Features::Joined { block, has_dense: true };
 //! let output = MatrixMut::contiguous(&mut buffer, 2, 3);
-//! Forward::new(Interaction::Cat, 3, features, output).run(&Cpu::single_threaded())?;
+//! Forward::new(Interaction::Cat, 3, features, output).run(&Cpu::on_current_thread())?;
 //! # Ok::<(), bagdot::Error>(())
 //! ```
 //!
@@ -52,9 +52,44 @@
 //!
 //! ```compile_fail,E0616
 //! # use bagdot::{Cpu, ops::{Device, index_sort::SortedIndices}};
-//! let cpu = Cpu::single_threaded();
+//! let cpu = Cpu::on_current_thread();
 //! let mut sorted = SortedIndices::new(&cpu, 3, 3)?;
 //! sorted.positions = cpu.alloc(0)?;
+//! # Ok::<(), bagdot::Error>(())
+//! ```
+//!
+//! Memory must outlive its views:
+//!
+//! ```compile_fail,E0505
+//! # use bagdot::{Cpu, ops::{Bags, MatrixMut, Pooling, Table, TableBatch, embedding_bag}};
+//! # let table = Table { num_embeddings: 3, embedding_dim: 1 };
+//! # let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
+//! # let (weights, mut output) = ([1.0_f32, 2.0, 3.0], [0.0_f32; 2]);
+//! let ids = vec![0_i64, 2];
+//! let bags = Bags::of_length(2, &ids, 1);
+//! drop(ids);
+//! let output = MatrixMut::contiguous(&mut output, 2, 1);
+//! embedding_bag::Forward::new(&tables, &weights, bags, output).run(&Cpu::on_current_thread())?;
+//! # Ok::<(), bagdot::Error>(())
+//! ```
+//!
+//! Types that no op takes are refused:
+//!
+//! ```compile_fail,E0277
+//! # use bagdot::ops::Bags;
+//! let bags: Bags<'_, bagdot::Cpu, _> = Bags::of_length(2, &[0.0_f32, 2.0], 1);
+//! ```
+//!
+//! Two outputs cannot be one table, as where each has memory of its own:
+//!
+//! ```compile_fail,E0499
+//! # use bagdot::{Cpu, ops::{MatrixMut, Pooling, SeparateTablesMut, Table, TableBatch}};
+//! # let table = Table { num_embeddings: 3, embedding_dim: 1 };
+//! # let tables = TableBatch::one_feature_each(vec![table; 2], Pooling::Sum)?;
+//! let mut users = vec![0.0_f32; 3];
+//! let both =
+//!     vec![MatrixMut::contiguous(&mut users, 3, 1), MatrixMut::contiguous(&mut users, 3, 1)];
+//! SeparateTablesMut::new(&Cpu::on_current_thread(), &tables, both)?;
 //! # Ok::<(), bagdot::Error>(())
 //! ```
 //!

@@ -8,7 +8,7 @@
 //! ```
 //! use bagdot::ops::moving_average::Update;
 //!
-//! let cpu = bagdot::Cpu::single_threaded();
+//! let cpu = bagdot::Cpu::on_current_thread();
 //! let (values, mut average) = ([4.0_f32, 0.0], [0.0_f32, 4.0]);
 //! Update::new(0.75, &values, &mut average).run(&cpu)?;
 //! // 0 + 0.25 (4 - 0), and 4 + 0.25 (0 - 4).

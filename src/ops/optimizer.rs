@@ -328,7 +328,7 @@ impl Optimizer {
 /// let table = Table { num_embeddings: 1000, embedding_dim: 8 };
 /// let tables = TableBatch::one_feature_each(vec![table; 2], Pooling::Sum)?;
 /// let optimizer = Optimizer::RowwiseAdagrad { eps: 1e-8 };
-/// let state = OptimizerState::of_tables(&Cpu::single_threaded(), optimizer, &tables)?;
+/// let state = OptimizerState::of_tables(&Cpu::on_current_thread(), optimizer, &tables)?;
 /// assert_eq!(state.steps(), 0);
 /// # Ok::<(), bagdot::Error>(())
 /// ```

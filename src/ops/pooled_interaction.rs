@@ -13,7 +13,7 @@
 //! use bagdot::ops::pooled_interaction::{Forward, Interact};
 //! use bagdot::ops::{Bags, Interaction, Matrix, MatrixMut, Pooling, Table, TableBatch};
 //!
-//! let cpu = bagdot::Cpu::single_threaded();
+//! let cpu = bagdot::Cpu::on_current_thread();
 //! let table = Table { num_embeddings: 2, embedding_dim: 2 };
 //! let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
 //! let (weights, dense) = ([1.0_f32, 0.0, 2.0, 3.0], [1.0_f32, 2.0]);

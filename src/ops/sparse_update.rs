@@ -37,7 +37,7 @@
 //! use bagdot::ops::{Bags, Matrix, Optimizer, OptimizerStateMut, UpdateRule};
 //! use bagdot::ops::{Pooling, Table, TableBatch};
 //!
-//! let cpu = Cpu::single_threaded();
+//! let cpu = Cpu::on_current_thread();
 //! let table = Table { num_embeddings: 3, embedding_dim: 2 };
 //! let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
 //! let mut weights = [1.0_f32, 1.0, 2.0, 2.0, 3.0, 3.0]; // three rows of two
@@ -69,7 +69,7 @@
 //! # use bagdot::ops::{Bags, Matrix, Optimizer, OptimizerStateMut, UpdateRule};
 //! # use bagdot::ops::{Pooling, Table, TableBatch};
 //! use bagdot::ops::sparse_update::{Apply, PooledGrad, Reduce, SparseGrad};
-//! # let cpu = Cpu::single_threaded();
+//! # let cpu = Cpu::on_current_thread();
 //! # let table = Table { num_embeddings: 3, embedding_dim: 2 };
 //! # let tables = TableBatch::one_feature_each(vec![table], Pooling::Sum)?;
 //! # let mut weights = [1.0_f32, 1.0, 2.0, 2.0, 3.0, 3.0];

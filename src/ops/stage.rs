@@ -15,7 +15,7 @@ use crate::error::Result;
 ///
 /// ```compile_fail,E0061
 /// # use bagdot::{Cpu, ops::Stage};
-/// Cpu::single_threaded().transfer();
+/// Cpu::on_current_thread().transfer();
 /// ```
 pub trait Stage: Device {
     /// True if ops can be recorded.

@@ -71,13 +71,16 @@ pub enum TableValuesMut<'a, D: Device, T: Scalar> {
 /// use bagdot::ops::{Bags, Matrix, MatrixMut, Pooling, SeparateTables, Table, TableBatch};
 /// use bagdot::ops::embedding_bag::Forward;
 ///
-/// let cpu = Cpu::single_threaded();
+/// let cpu = Cpu::on_current_thread();
 /// let table = |num_embeddings, embedding_dim| Table { num_embeddings, embedding_dim };
 /// let tables = TableBatch::one_feature_each(vec![table(2, 1), table(2, 2)], Pooling::Sum)?;
 /// // Two rows of one element; two rows of two elements, each followed by a gap of one.
 /// let (users, items) = (vec![1.0_f32, 2.0], vec![3.0_f32, 4.0, 0.0, 5.0, 6.0]);
-/// let items = Matrix { data: (&items).into(), rows: 2, cols: 2, ld: 3 };
-/// let weights = SeparateTables::new(&cpu, &tables, vec![Matrix::contiguous(&users, 2, 1), items])?;
+/// let (users, items) = (
+///     Matrix::contiguous(&users, 2, 1),
+///     Matrix { data: (&items).into(), rows: 2, cols: 2, ld: 3 },
+/// );
+/// let weights = SeparateTables::new(&cpu, &tables, vec![users, items])?;
 ///
 /// let bags = Bags::of_length(1, &[1_i64, 1], 1);
 /// let mut pooled = [0.0; 3];
@@ -104,16 +107,15 @@ pub struct SeparateTables<'a, D: Device, T: Scalar> {
 /// use bagdot::ops::{Bags, Matrix, MatrixMut, Optimizer, Pooling, SeparateTablesMut, Table};
 /// use bagdot::ops::{TableBatch, TableStateMut, UpdateRule};
 ///
-/// let cpu = Cpu::single_threaded();
+/// let cpu = Cpu::on_current_thread();
 /// let table = Table { num_embeddings: 2, embedding_dim: 2 };
 /// let tables = TableBatch::one_feature_each(vec![table; 2], Pooling::Sum)?;
 /// let (mut users, mut items) = (vec![1.0_f32; 4], vec![1.0_f32; 4]);
 /// let (mut user_sums, mut item_sums) = (vec![0.0_f32; 2], vec![0.0_f32; 2]);
-/// let matrices = vec![MatrixMut::contiguous(&mut users, 2, 2), MatrixMut::contiguous(&mut items, 2, 2)];
-/// let mut weights = SeparateTablesMut::new(&cpu, &tables, matrices)?;
-/// let matrices =
-///     vec![MatrixMut::contiguous(&mut user_sums, 2, 1), MatrixMut::contiguous(&mut item_sums, 2, 1)];
-/// let mut sums = SeparateTablesMut::new(&cpu, &tables, matrices)?;
+/// let matrices = [&mut users, &mut items].map(|w| MatrixMut::contiguous(w, 2, 2));
+/// let mut weights = SeparateTablesMut::new(&cpu, &tables, matrices.into())?;
+/// let matrices = [&mut user_sums, &mut item_sums].map(|s| MatrixMut::contiguous(s, 2, 1));
+/// let mut sums = SeparateTablesMut::new(&cpu, &tables, matrices.into())?;
 ///
 /// let bags = Bags::of_length(1, &[0_i64, 1], 1);
 /// let mut workspace = vec![0; Sort::<Cpu, i64>::workspace_len(&cpu, &tables, 2)];

@@ -13,7 +13,7 @@
 //!     let weights = case.weights::<f32>();
 //!     // A kernel of your own takes the place of this call. It reads `case.indices`,
 //!     // `case.offsets` and `case.features`.
-//!     let got = case.pool::<_, i64>(&Cpu::single_threaded(), &weights);
+//!     let got = case.pool::<_, i64>(&Cpu::on_current_thread(), &weights);
 //!     let (want, _sources) = reference::embedding_bag(&case, &exact(&weights));
 //!     assert_close(&case.name, &got, &want);
 //! }

@@ -7,6 +7,7 @@ mod config;
 mod dropout;
 mod error;
 mod files;
+mod interchange;
 mod keys;
 mod manifest;
 mod memory;
@@ -25,6 +26,7 @@ pub use config::{Config, InteractionKind, ModelConfig, PrecisionKind, Selection,
 pub use error::{Result, TrainError};
 #[cfg(feature = "cli")]
 pub(crate) use files::parent_of;
+pub use interchange::{Dialect, EncodedRows, Import, Onnx, OnnxWeights, Parameters, StoredModel};
 pub use manifest::{FileEntry, Manifest, Progress};
 pub use memory::memory_of;
 pub use metrics::{Metrics, Predictions};

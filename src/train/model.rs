@@ -208,6 +208,18 @@ pub(super) fn member_seed(seed: u64, member: usize) -> u64 {
     seed.wrapping_add((member as u64) << 32)
 }
 
+/// Reads a model directory: the manifest, the encoder, and the parameters of all members.
+pub(super) fn read_model(path: &Path) -> Result<(Manifest, Encoder, TensorFile)> {
+    let (manifest, (encoder, tensors)) = ModelDir::read_with(path, |dir, manifest| {
+        let encoder = dir.read_encoder(manifest)?;
+        let tensors =
+            dir.read_tensors(manifest, "best", expect_parameters(&manifest.config, &encoder))?;
+        Ok((encoder, tensors))
+    })?;
+    tensors.expect_finite().map_err(|reason| model_error(path, format!("damaged: {reason}")))?;
+    Ok((manifest, encoder, tensors))
+}
+
 /// A trained model that reads raw text and predicts.
 pub struct TrainedModel<D: Backend> {
     manifest: Manifest,
@@ -221,15 +233,7 @@ impl<D: Backend> TrainedModel<D> {
     /// # Errors
     /// Returns an error if the directory has no model, or a damaged one.
     pub fn open(device: D, path: &Path) -> Result<Self> {
-        let (manifest, (encoder, tensors)) = ModelDir::read_with(path, |dir, manifest| {
-            let encoder = dir.read_encoder(manifest)?;
-            let tensors =
-                dir.read_tensors(manifest, "best", expect_parameters(&manifest.config, &encoder))?;
-            Ok((encoder, tensors))
-        })?;
-        tensors
-            .expect_finite()
-            .map_err(|reason| model_error(path, format!("damaged: {reason}")))?;
+        let (manifest, encoder, tensors) = read_model(path)?;
         let mut scorer = Scorer::new(device, &manifest.config, &encoder)?;
         scorer.load(&tensors, |member, file| member.load(file))?;
         Ok(Self { manifest, encoder, scorer })

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Result, TrainError, io_error, model_error};
 use super::files::{self, PARTIAL, read_at_most};
 use super::manifest::{FileEntry, Manifest};
-use super::tensor_file::{TensorFile, TensorLayout, write_safetensors};
+use super::tensor_file::{TensorFile, TensorLayout, TensorRef, write_safetensors};
 use crate::data::Encoder;
 use crate::nn::NamedTensor;
 
@@ -49,6 +49,14 @@ impl ModelDir {
     /// understand, and [`TrainError::Io`] if it cannot be read.
     pub fn open(path: &Path) -> Result<(Self, Manifest)> {
         Self { path: path.into() }.with_manifest(MANIFEST)
+    }
+
+    /// Opens the model in a directory and reads its encoder.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Self::open`] and [`Self::read_encoder`].
+    pub fn open_with_encoder(path: &Path) -> Result<(Manifest, Encoder)> {
+        Self::read_with(path, Self::read_encoder)
     }
 
     /// Opens the model and reads it with `read`. If `read` fails and training has replaced files of
@@ -283,8 +291,19 @@ impl RunDir {
         kind: &str,
         tensors: &[NamedTensor],
     ) -> Result<()> {
+        let tensors: Vec<_> = tensors.iter().map(TensorRef::from).collect();
+        self.write_tensor_refs(manifest, kind, &tensors)
+    }
+
+    /// Writes tensors as [`Self::write_tensors`] does, without a copy of their elements.
+    pub(super) fn write_tensor_refs(
+        &self,
+        manifest: &mut Manifest,
+        kind: &str,
+        tensors: &[TensorRef<'_>],
+    ) -> Result<()> {
         let name = self.free_name(kind, Some(manifest.progress.step), "safetensors");
-        let entry = self.write(&name, |out| write_safetensors(out, tensors))?;
+        let entry = self.write(&name, |out| write_safetensors(out, &[], tensors))?;
         manifest.files.insert(kind.into(), entry);
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! Reads and writes the safetensors files of a model directory.
 
+use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::Path;
@@ -16,17 +19,64 @@ use crate::nn::{NamedTensor, TensorSource};
 /// The largest size of a header, which would describe more than a million tensors.
 const MAX_HEADER_BYTES: u64 = 1 << 26;
 
+/// A tensor to be written, whose elements may be borrowed.
+pub(super) struct TensorRef<'a> {
+    name: String,
+    dtype: &'static str,
+    /// The size of an element in bytes.
+    element_bytes: usize,
+    shape: Vec<usize>,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> TensorRef<'a> {
+    /// Makes a tensor of little-endian elements, row-major.
+    pub(super) fn new(
+        name: String,
+        dtype: DType,
+        shape: Vec<usize>,
+        bytes: impl Into<Cow<'a, [u8]>>,
+    ) -> Self {
+        let bytes = bytes.into();
+        Self { name, dtype: dtype_name(dtype), element_bytes: dtype.size(), shape, bytes }
+    }
+
+    /// Makes a tensor of one dimension that holds integers.
+    pub(super) fn integers(name: String, values: &'a [i64]) -> Self {
+        let bytes = Cow::Borrowed(bytemuck::cast_slice(values));
+        let element_bytes = size_of::<i64>();
+        Self { name, dtype: "I64", element_bytes, shape: vec![values.len()], bytes }
+    }
+}
+
+impl<'a> From<&'a NamedTensor> for TensorRef<'a> {
+    fn from(tensor: &'a NamedTensor) -> Self {
+        Self::new(tensor.name.clone(), tensor.dtype, tensor.shape.clone(), &tensor.bytes)
+    }
+}
+
 /// Writes tensors in the safetensors format: the length of the header in 8 bytes, the header in
 /// JSON, the data. Unlike the writer of the `safetensors` crate, it writes tensors one by one,
-/// without a second copy of all of them.
-pub(super) fn write_safetensors(mut out: impl Write, tensors: &[NamedTensor]) -> io::Result<()> {
+/// without a second copy of all of them. `metadata` are pairs of texts for other readers.
+pub(super) fn write_safetensors(
+    mut out: impl Write,
+    metadata: &[(&str, String)],
+    tensors: &[TensorRef<'_>],
+) -> io::Result<()> {
+    // Readers such as PyTorch view the elements in place, so they must be aligned: wide ones first.
+    let mut ordered: Vec<_> = tensors.iter().collect();
+    ordered.sort_by_key(|tensor| Reverse(tensor.element_bytes));
     let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        let pairs = metadata.iter().map(|(key, text)| ((*key).to_owned(), text.as_str().into()));
+        header.insert("__metadata__".into(), serde_json::Value::Object(pairs.collect()));
+    }
     let mut end = 0;
-    for tensor in tensors {
+    for tensor in &ordered {
         let start = end;
         end += tensor.bytes.len();
         let entry = serde_json::json!({
-            "dtype": dtype_name(tensor.dtype), "shape": tensor.shape, "data_offsets": [start, end]
+            "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]
         });
         header.insert(tensor.name.clone(), entry);
     }
@@ -35,7 +85,7 @@ pub(super) fn write_safetensors(mut out: impl Write, tensors: &[NamedTensor]) ->
     header.resize(header.len().next_multiple_of(8), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
-    tensors.iter().try_for_each(|tensor| out.write_all(&tensor.bytes))
+    ordered.iter().try_for_each(|tensor| out.write_all(&tensor.bytes))
 }
 
 fn dtype_name(dtype: DType) -> &'static str {
@@ -52,6 +102,16 @@ pub(super) struct TensorLayout {
 }
 
 impl TensorLayout {
+    /// Returns whether the file has a tensor with this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Returns the names of all tensors, sorted.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// Checks that the file has this tensor, with this shape and element type.
     ///
     /// # Errors
@@ -112,10 +172,39 @@ impl TensorFile {
         entry: &FileEntry,
         check: impl FnOnce(&TensorLayout) -> crate::Result<()>,
     ) -> Result<Self> {
-        let (mut file, metadata) = open_regular(path).map_err(io_error("open", path))?;
+        let (file, metadata) = open_regular(path).map_err(io_error("open", path))?;
         entry.check_len(path, metadata.len())?;
+        let contents = Self::read_from(file, path, entry.bytes, |layout| Ok(check(layout)?))?;
+        entry.check(path, &contents.bytes)?;
+        Ok(contents)
+    }
+
+    /// Reads a file of another program, of any length. `check` receives the header as in
+    /// [`Self::read`]; its error becomes one that names the file. Links are followed, since caches
+    /// of models are made of them.
+    pub(super) fn read_foreign(
+        path: &Path,
+        check: impl FnOnce(&TensorLayout) -> Result<(), String>,
+    ) -> Result<Self> {
+        let metadata = fs::metadata(path).map_err(io_error("open", path))?;
+        if !metadata.is_file() {
+            // Opening a pipe would wait for another process.
+            return Err(model_error(path, "not a regular file"));
+        }
+        let file = File::open(path).map_err(io_error("open", path))?;
+        Self::read_from(file, path, metadata.len(), |layout| {
+            check(layout).map_err(|reason| model_error(path, reason))
+        })
+    }
+
+    fn read_from(
+        mut file: File,
+        path: &Path,
+        len: u64,
+        check: impl FnOnce(&TensorLayout) -> Result<()>,
+    ) -> Result<Self> {
         let broken = |reason: String| model_error(path, reason);
-        if entry.bytes < 8 {
+        if len < 8 {
             return Err(broken("no safetensors file: too short".into()));
         }
         let mut length = [0; 8];
@@ -126,7 +215,7 @@ impl TensorFile {
                 "no safetensors file: a header of {header} bytes is too long"
             )));
         }
-        if header > entry.bytes - 8 {
+        if header > len - 8 {
             return Err(broken(format!(
                 "no safetensors file: a header of {header} bytes, but the file is shorter"
             )));
@@ -135,15 +224,14 @@ impl TensorFile {
         let mut bytes = length.to_vec();
         bytes.resize(data_start, 0);
         file.read_exact(&mut bytes[8..]).map_err(io_error("read", path))?;
-        let layout = TensorLayout::parse(&bytes[8..], data_start, entry.bytes).map_err(broken)?;
+        let layout = TensorLayout::parse(&bytes[8..], data_start, len).map_err(broken)?;
         check(&layout)?;
-        let rest = (entry.bytes - data_start as u64) as usize;
+        let rest = (len - data_start as u64) as usize;
         let no_memory =
             |_| TrainError::Engine(crate::Error::OutOfMemory { bytes: data_start + rest });
         bytes.try_reserve_exact(rest).map_err(no_memory)?;
         bytes.resize(data_start + rest, 0);
         file.read_exact(&mut bytes[data_start..]).map_err(io_error("read", path))?;
-        entry.check(path, &bytes)?;
         Ok(Self { bytes, layout })
     }
 

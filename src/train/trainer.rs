@@ -150,6 +150,8 @@ impl<D: Backend> Trainer<D> {
                 member.load_averages(file)
             })?;
             trainer.predictions = Predictions::import(&state);
+        } else if trainer.manifest.progress.step == 0 {
+            trainer.start_from_imported()?;
         }
         Ok(trainer)
     }
@@ -189,6 +191,22 @@ impl<D: Backend> Trainer<D> {
         observer.ready(&splits, &encoder, scorer.members.iter().map(Dlrm::num_parameters).sum());
         let (batch, predictions) = (Batch::default(), Predictions::default());
         Ok(Self { dir, scorer, manifest, splits, encoder, batch, predictions, skipped: 0, memory })
+    }
+
+    /// Starts from the parameters of a model that was imported: it has a model before the first
+    /// step. Does nothing if there is none.
+    fn start_from_imported(&mut self) -> Result<()> {
+        if !self.manifest.files.contains_key("best") {
+            return Ok(());
+        }
+        let expected = expect_parameters(&self.manifest.config, &self.encoder);
+        let imported = self.dir.dir().read_tensors(&self.manifest, "best", expected)?;
+        let averaging = self.manifest.config.averaging();
+        self.scorer.load(&imported, |member, file| {
+            member.load(file)?;
+            // The averages begin at the parameters.
+            if averaging > 0.0 { member.average_with(averaging) } else { Ok(()) }
+        })
     }
 
     fn rows(&self) -> [u64; 3] {

@@ -75,7 +75,7 @@ fn train_eval_predict_agree() {
     );
     let info = succeed(folder, &["info"]);
     assert!(
-        info.contains(&format!(" threads, {}\n", bagdot::Cpu::single_threaded().simd())),
+        info.contains(&format!(" threads, {}\n", bagdot::Cpu::on_current_thread().simd())),
         "{info}"
     );
     if cfg!(feature = "cuda") {

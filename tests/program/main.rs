@@ -11,6 +11,7 @@ mod common;
 mod crash;
 mod files;
 mod hostile;
+mod interchange;
 mod precision;
 mod signals;
 mod sizes;

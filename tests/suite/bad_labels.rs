@@ -55,8 +55,9 @@ fn steps_change_nothing<B: Backend>(device: &B) {
                 // The device may not have reported the label yet. The step after it must not be
                 // taken either.
                 let result = result.and_then(|()| step(&mut model, staging.as_mut(), &batch(1.0)));
-                let want =
-                    format!("label {text} at position 2 is not in [0, 1] (1 bad in this call)");
+                let want = format!(
+                    "loss.forward: label {text} at position 2 is not in [0, 1] (1 bad in this call)"
+                );
                 assert_eq!(message(outcome(device, result)), want, "{loss:?}, staged: {is_staged}");
                 assert_eq!(state(&mut model), before, "{loss:?}, {label}, staged: {is_staged}");
             }
@@ -74,7 +75,9 @@ fn gradients_are_reported<B: Backend>(device: &B) {
     let mut model = model(device, Loss::Mse);
     for (label, text) in BAD {
         let result = model.loss_and_grad(batch(label).upload(device).view(), Accum::Replace);
-        let want = format!("label {text} at position 2 is not in [0, 1] (1 bad in this call)");
+        let want = format!(
+            "loss.forward: label {text} at position 2 is not in [0, 1] (1 bad in this call)"
+        );
         assert_eq!(message(outcome(device, result)), want);
     }
 }

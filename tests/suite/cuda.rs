@@ -108,7 +108,7 @@ fn parameters_are_those_of_the_ptx() {
 fn results_are_those_of_the_cpu_to_the_bit() {
     for (dim, length) in [(64, 20), (7, 3), (128, 1), (200, 9)] {
         let case = case(dim, length);
-        let want = pool(&Cpu::single_threaded(), &case);
+        let want = pool(&Cpu::on_current_thread(), &case);
         on_every_schedule(|cuda| assert_same_bits(&case.name, &pool(cuda, &case), &want));
     }
 }
@@ -170,7 +170,7 @@ fn a_bad_id_leaves_the_context_usable() {
             Error::IndexOutOfRange { op, table, bag, position, value, num_embeddings, count }
         );
         assert_eq!(cuda.synchronize(), Ok(()));
-        assert_same_bits("afterwards", &pool(cuda, &good), &pool(&Cpu::single_threaded(), &good));
+        assert_same_bits("afterwards", &pool(cuda, &good), &pool(&Cpu::on_current_thread(), &good));
     });
 }
 
@@ -206,7 +206,7 @@ fn an_op_can_be_captured_and_replayed() {
             assert_same_bits(
                 "replayed",
                 &download(cuda, &output),
-                &pool(&Cpu::single_threaded(), case),
+                &pool(&Cpu::on_current_thread(), case),
             );
         }
     });
@@ -252,7 +252,7 @@ fn foreign_memory_on_a_foreign_stream() {
         }
         let got = stream.clone_dtoh(&output).unwrap();
         stream.synchronize().unwrap();
-        assert_same_bits("the output", &got, &pool(&Cpu::single_threaded(), &case));
+        assert_same_bits("the output", &got, &pool(&Cpu::on_current_thread(), &case));
     });
 }
 

@@ -313,7 +313,7 @@ fn cuda_gives_the_bits_of_the_cpu() {
         let state = state_values(for_dense(rule).optimizer, 0, 1003);
         let (grad, parameters) = (draw(1003, 1), draw(1003, 2));
         let (want, [want_first, want_second]) =
-            step(&bagdot::Cpu::single_threaded(), rule, Some(1.5), &grad, &parameters, &state);
+            step(&bagdot::Cpu::on_current_thread(), rule, Some(1.5), &grad, &parameters, &state);
         crate::common::cuda::on_every_schedule(|cuda| {
             let (got, [first, second]) = step(cuda, rule, Some(1.5), &grad, &parameters, &state);
             assert_same_bits(&format!("{rule:?}"), &got, &want);

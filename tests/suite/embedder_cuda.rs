@@ -112,7 +112,7 @@ fn calls_that_wait_are_refused_in_a_capture() {
                 .unwrap();
         });
         graph.replay();
-        let want = case.pool::<Cpu, i64>(&Cpu::single_threaded(), &case.weights::<f32>());
+        let want = case.pool::<Cpu, i64>(&Cpu::on_current_thread(), &case.weights::<f32>());
         assert_same_bits("replayed", &download(cuda, &output), &want);
         assert_eq!(download(cuda, &one), [1.0]);
     });
@@ -150,6 +150,43 @@ fn the_current_context_stays() {
         // SAFETY: the context was made above, and nothing uses it.
         None => unsafe { sys::cuCtxDestroy_v2(foreign) }.result().unwrap(),
     }
+}
+
+/// Slices of cudarc are taken in safe code, whatever stream they belong to. Work on that stream
+/// waits for the ops.
+#[test]
+fn slices_and_streams_of_cudarc() {
+    on_every_schedule(|_| {
+        let case = case();
+        let (batch, width) = (case.batch_size, case.width());
+        let context = CudaContext::new(0).unwrap();
+        let (of_slices, of_ops) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let first = Cuda::on_cudarc_stream(&of_slices, Gemm::Own).unwrap();
+        let second = first.on_another_cudarc_stream(&of_ops).unwrap();
+        // The backends keep the streams.
+        drop(of_ops);
+        let want = pool(&first, &case);
+        for cuda in [&first, &second] {
+            let weights = of_slices.clone_htod(&case.weights::<f32>()).unwrap();
+            let ids = of_slices.clone_htod(&case.indices).unwrap();
+            let offsets: Vec<i64> = case.offsets.iter().map(|&offset| offset as i64).collect();
+            let offsets = of_slices.clone_htod(&offsets).unwrap();
+            let mut pooled = of_slices.alloc_zeros::<f32>(batch * width).unwrap();
+            let tables = cuda.tables(case.layout()).unwrap();
+            {
+                let (weights, ids) = (cuda.borrow(&weights).unwrap(), cuda.borrow(&ids).unwrap());
+                let offsets = cuda.borrow::<i64, _>(&offsets).unwrap();
+                let mut pooled = cuda.borrow_mut(&mut pooled).unwrap();
+                let output = MatrixMut::contiguous(&mut pooled, batch, width);
+                let bags = Bags::new(batch, &ids, View::<_, i64>::from(&offsets));
+                embedding_bag::Forward::new(&tables, &weights, bags, output).run(cuda).unwrap();
+            }
+            let got = of_slices.clone_dtoh(&pooled).unwrap();
+            of_slices.synchronize().unwrap();
+            assert_same_bits("pooled", &got, &want);
+            cuda.synchronize().unwrap();
+        }
+    });
 }
 
 /// A step of a model on memory and a stream of the caller, captured into a graph of the caller and
@@ -192,11 +229,17 @@ fn a_step_on_foreign_memory_is_captured_and_replayed() {
         let words = Sort::<Cuda, i64>::workspace_len(&cuda, &layout, n)
             .max(Update::<Cuda, f32, i64>::workspace_len(&cuda, &layout, n));
         let workspace = stream.alloc_zeros::<u64>(words).unwrap();
-        stream.synchronize().unwrap();
-        /// Returns the address of a slice.
+        /// Returns the address of a slice. Cudarc lets the stream wait for events here, which must
+        /// come before the capture.
         fn at<T>(slice: &cudarc::driver::CudaSlice<T>) -> u64 {
             slice.device_ptr(slice.stream()).0
         }
+        let [users_at, items_at, user_sums_at, item_sums_at] =
+            [&users, &items, &user_sums, &item_sums].map(at);
+        let [dense_at, pooled_at, output_at, grad_output_at, grad_dense_at, grad_pooled_at] =
+            [&dense, &pooled, &output, &grad_output, &grad_dense, &grad_pooled].map(at);
+        let (ids_at, offsets_at, workspace_at) = (at(&ids), at(&offsets), at(&workspace));
+        stream.synchronize().unwrap();
 
         // SAFETY, here and below: each pointer is to as many elements, which live until the end of
         // this test and are used by the ops of one stream alone.
@@ -218,37 +261,37 @@ fn a_step_on_foreign_memory_is_captured_and_replayed() {
             Matrix::contiguous(unsafe { View::from_raw(pointer, rows * cols) }, rows, cols)
         };
         let tables = cuda.tables(layout.clone()).unwrap();
-        let matrices = vec![matrix(at(&users), 50, 16), matrix(at(&items), 40, 16)];
+        let matrices = vec![matrix(users_at, 50, 16), matrix(items_at, 40, 16)];
         let mut weights = SeparateTablesMut::new(&cuda, &layout, matrices).unwrap();
-        let matrices = vec![matrix(at(&user_sums), 50, 1), matrix(at(&item_sums), 40, 1)];
+        let matrices = vec![matrix(user_sums_at, 50, 1), matrix(item_sums_at, 40, 1)];
         let mut sums = SeparateTablesMut::new(&cuda, &layout, matrices).unwrap();
         let rule = UpdateRule::new(Optimizer::RowwiseAdagrad { eps: 1e-3 }, 0.1);
         let graph = capture(&cuda, || {
             // SAFETY: as above.
             let bags = unsafe {
-                let offsets = View::<_, i64>::from_raw(at(&offsets), 2 * batch + 1);
-                Bags::<Cuda, i64>::new(batch, View::from_raw(at(&ids), n), offsets)
+                let offsets = View::<_, i64>::from_raw(offsets_at, 2 * batch + 1);
+                Bags::<Cuda, i64>::new(batch, View::from_raw(ids_at, n), offsets)
             };
-            let pooled_matrix = matrix(at(&pooled), batch, width);
+            let pooled_matrix = matrix(pooled_at, batch, width);
             embedding_bag::Forward::new(&tables, &weights, bags, pooled_matrix).run(&cuda).unwrap();
             let features = || interaction::Features::Split {
-                dense: shared(at(&dense), batch, 16),
-                sparse: shared(at(&pooled), batch, width),
+                dense: shared(dense_at, batch, 16),
+                sparse: shared(pooled_at, batch, width),
             };
-            let z = matrix(at(&output), batch, columns);
+            let z = matrix(output_at, batch, columns);
             interaction::Forward::new(interaction, 16, features(), z).run(&cuda).unwrap();
             let grads = interaction::FeaturesMut::Split {
-                dense: matrix(at(&grad_dense), batch, 16),
-                sparse: matrix(at(&grad_pooled), batch, width),
+                dense: matrix(grad_dense_at, batch, 16),
+                sparse: matrix(grad_pooled_at, batch, width),
             };
-            let grad_z = shared(at(&grad_output), batch, columns);
+            let grad_z = shared(grad_output_at, batch, columns);
             interaction::Backward::new(interaction, 16, features(), grad_z, grads)
                 .run(&cuda)
                 .unwrap();
             // SAFETY: as above.
-            let words = || unsafe { ViewMut::from_raw(at(&workspace), words) };
+            let words = || unsafe { ViewMut::from_raw(workspace_at, words) };
             Sort::new(&tables, bags, &mut sorted, words()).run(&cuda).unwrap();
-            let grad = shared(at(&grad_pooled), batch, width);
+            let grad = shared(grad_pooled_at, batch, width);
             let source = PooledGrad::new(&tables, bags, &sorted, grad);
             let state = TableStateMut::SumOfSquares((&mut sums).into());
             Update::new(source, rule, &mut weights, state, words()).run(&cuda).unwrap();
@@ -258,7 +301,7 @@ fn a_step_on_foreign_memory_is_captured_and_replayed() {
         let (mut want, mut want_sums) = (values.clone(), vec![0.0; 90]);
         let mut want_output = vec![];
         for case in [&first, &second] {
-            cuda.upload(&case.indices, matrix_of_ids(at(&ids), n)).unwrap();
+            cuda.upload(&case.indices, matrix_of_ids(ids_at, n)).unwrap();
             graph.replay();
             want_output = step(&cuda, case, rule, (&mut want, &mut want_sums));
         }

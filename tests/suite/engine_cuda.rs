@@ -275,7 +275,7 @@ fn a_recording_that_fails_ends() {
 /// Checks that the CPU, which records nothing, copies a staged batch at once.
 #[test]
 fn staging_on_the_cpu_copies_at_once() {
-    let cpu = Cpu::single_threaded();
+    let cpu = Cpu::on_current_thread();
     let mut staging = Staging::new(&cpu).unwrap();
     let host = batch(16, 2);
     let staged = staging.stage(host.view()).unwrap();

@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bagdot::data::{Encoder, LabelUse, Source};
-use bagdot::train::{Config, ModelDir, Observer, RunDir, TrainError, TrainedModel, Trainer};
+use bagdot::train::{
+    Config, Dialect, Import, ModelDir, Observer, RunDir, StoredModel, TrainError, TrainedModel,
+    Trainer,
+};
 use bagdot::{Cpu, Philox};
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -208,6 +211,21 @@ const JSON: &[&str] = &[
     "\\u0000",
 ];
 
+/// Pieces of safetensors files.
+const SAFETENSORS: &[&str] = &[
+    "F32",
+    "F16",
+    "F64",
+    "[0,4]",
+    "[]",
+    "18446744073709551615",
+    "{",
+    "}",
+    "\"",
+    "__metadata__",
+    "\0\0\0\0",
+];
+
 struct Quiet;
 impl Observer for Quiet {}
 
@@ -217,11 +235,11 @@ fn model(folder: &Path) -> PathBuf {
     fs::write(folder.join("f.csv"), "x,c,y\n".to_owned() + &rows).unwrap();
     let text = "[data]\ntrain = 'f.csv'\nlabel = 'y'\ndense = [{ column = 'x' }]\n\
         categorical = [{ column = 'c' }]\n\
-        [model]\nbottom_mlp = [2]\ntop_mlp = [2]\n[train]\nepochs = 1\n";
+        [model]\nbottom_mlp = [2]\ntop_mlp = [2]\nappend_sparse = false\n[train]\nepochs = 1\n";
     let path = folder.join("m");
     let (run, _) = RunDir::create(&path).unwrap();
     let config = Config::parse(text).unwrap();
-    Trainer::new(Cpu::single_threaded(), config, folder, run, &mut Quiet)
+    Trainer::new(Cpu::on_current_thread(), config, folder, run, &mut Quiet)
         .unwrap()
         .run(&mut Quiet)
         .unwrap();
@@ -230,7 +248,7 @@ fn model(folder: &Path) -> PathBuf {
 
 /// Predicts with a model directory, if it can be opened.
 fn predict(folder: &Path, path: &Path) {
-    let Ok(mut model) = TrainedModel::open(Cpu::single_threaded(), path) else { return };
+    let Ok(mut model) = TrainedModel::open(Cpu::on_current_thread(), path) else { return };
     let visit = |probabilities: &[f32], _: &[f32], _| {
         assert!(probabilities.iter().all(|p| (0.0..=1.0).contains(p)), "{probabilities:?}");
         Ok::<(), TrainError>(())
@@ -269,22 +287,38 @@ fn model_files() {
         manifest["files"]["best"]["crc32"] = crc32fast::hash(bytes).into();
         manifest.to_string()
     };
-    let tokens = [
-        "F32",
-        "F16",
-        "F64",
-        "[0,4]",
-        "[]",
-        "18446744073709551615",
-        "{",
-        "}",
-        "\"",
-        "__metadata__",
-        "\0\0\0\0",
-    ];
-    fuzz("model_files", &[sample], &tokens, |bytes| {
+    fuzz("model_files", &[sample], SAFETENSORS, |bytes| {
         fs::write(dir.file(&name), bytes).unwrap();
         fs::write(path.join("manifest.json"), entry(bytes)).unwrap();
         predict(folder, &path);
+    });
+}
+
+#[test]
+fn imported_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let path = model(folder);
+    let stored = StoredModel::open(&path).unwrap();
+    let sample = |dialect| {
+        let mut bytes = Vec::new();
+        stored.to_dialect(dialect, 0).unwrap().write(&mut bytes).unwrap();
+        bytes
+    };
+    let samples = [Dialect::Dlrm, Dialect::TorchRec].map(sample);
+    let (file, out) = (folder.join("file"), folder.join("new"));
+    fuzz("imported_files", &samples, SAFETENSORS, |bytes| {
+        fs::write(&file, bytes).unwrap();
+        for dialect in [Dialect::Dlrm, Dialect::TorchRec] {
+            let Ok(import) = Import::read(dialect, std::slice::from_ref(&file), &path) else {
+                continue;
+            };
+            let (mut run, _) = RunDir::create(&out).unwrap();
+            import.write(&mut run).unwrap();
+            drop(run);
+            TrainedModel::open(Cpu::on_current_thread(), &out).unwrap();
+            predict(folder, &out);
+            fs::remove_dir_all(&out).unwrap();
+        }
     });
 }

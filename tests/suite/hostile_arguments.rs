@@ -216,7 +216,7 @@ fn never_panics(op: &str, call: impl Fn(&mut Draw) -> Result<()>) {
 }
 
 fn cpu() -> Cpu {
-    Cpu::single_threaded()
+    Cpu::on_current_thread()
 }
 
 /// The ids of a batch, which may be wrong in any way.

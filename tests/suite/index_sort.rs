@@ -144,12 +144,15 @@ fn orders_ids_for_large_tiles<B: IndexSortOps>(device: &B) {
 fn too_many_ids_of_too_many_rows_are_an_error_on_the_cpu() {
     for (ids, fits) in [(1 << 16, true), ((1 << 16) + 1, false)] {
         let case = BagCase::one_table("many rows", (1 << 48, 1), &[ids], uniform);
-        let bags = case.upload::<Cpu, i64>(&Cpu::single_threaded());
-        let mut sorted = poisoned_order(&Cpu::single_threaded(), &case, 0);
+        let bags = case.upload::<Cpu, i64>(&Cpu::on_current_thread());
+        let mut sorted = poisoned_order(&Cpu::on_current_thread(), &case, 0);
         let mut workspace =
-            vec![0; Sort::<Cpu, i64>::workspace_len(&Cpu::single_threaded(), &case.layout(), ids)];
+            vec![
+                0;
+                Sort::<Cpu, i64>::workspace_len(&Cpu::on_current_thread(), &case.layout(), ids)
+            ];
         let op = Sort::new(&bags.tables, bags.view(), &mut sorted, &mut workspace);
-        let result = op.run(&Cpu::single_threaded());
+        let result = op.run(&Cpu::on_current_thread());
         assert_eq!(result.is_ok(), fits, "{result:?}");
         assert!(
             fits || matches!(result, Err(Error::InvalidArgument { argument: "indices", .. })),

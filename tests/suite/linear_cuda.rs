@@ -92,7 +92,7 @@ fn is_as_on_the_cpu<E: Stored + Poison>(
     precision: Precision,
 ) {
     let what = format!("{}, {precision:?}, {shape:?}", E::DTYPE);
-    let want = run::<Cpu, E>(&Cpu::single_threaded(), shape, precision, draw_integers);
+    let want = run::<Cpu, E>(&Cpu::on_current_thread(), shape, precision, draw_integers);
     let got = run::<Cuda, E>(cuda, shape, precision, draw_integers);
     assert!(got.output.iter().any(|y| y.value() > 0.0), "{what}: the output is all zeros");
     // `==` accepts a zero of either sign.

@@ -134,18 +134,18 @@ fn bad_labels_are_skipped_and_reported<B: LossOps>(device: &B) {
     let logits = draw(600, 1);
     let good: Vec<f32> = draw(600, 2).iter().map(|u| f32::from(*u > 0.0)).collect();
     let cases: [(&[(usize, f32)], &str); 4] = [
-        (&[(0, 2.0)], "label 2 at position 0 is not in [0, 1] (1 bad in this call)"),
+        (&[(0, 2.0)], "loss.forward: label 2 at position 0 is not in [0, 1] (1 bad in this call)"),
         (
             &[(599, -1.0), (301, f32::NAN), (300, -0.25)],
-            "label -0.25 at position 300 is not in [0, 1] (3 bad in this call)",
+            "loss.forward: label -0.25 at position 300 is not in [0, 1] (3 bad in this call)",
         ),
         (
             &[(255, f32::NAN), (256, 7.0)],
-            "label NaN at position 255 is not in [0, 1] (2 bad in this call)",
+            "loss.forward: label NaN at position 255 is not in [0, 1] (2 bad in this call)",
         ),
         (
             &[(7, f32::INFINITY), (8, 1.0000001)],
-            "label inf at position 7 is not in [0, 1] (2 bad in this call)",
+            "loss.forward: label inf at position 7 is not in [0, 1] (2 bad in this call)",
         ),
     ];
     for loss in LOSSES {

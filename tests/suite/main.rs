@@ -23,6 +23,7 @@ mod dlrm;
 #[cfg(feature = "train")]
 mod dlrm_clothing;
 mod dlrm_readme;
+mod embedder;
 #[cfg(feature = "cuda")]
 mod embedder_cuda;
 mod embedding_bag;

@@ -156,7 +156,7 @@ fn an_mlp_of_the_logit_alone_is_right<B: Backend>(device: &B) {
 #[test]
 fn tf32_is_f32_on_the_cpu() {
     let train = |precision| {
-        let mut engine = engine(&bagdot::Cpu::single_threaded(), precision, &[6, 1]);
+        let mut engine = engine(&bagdot::Cpu::on_current_thread(), precision, &[6, 1]);
         engine.train_step(batch(1).view()).unwrap();
         engine.tensors().unwrap()
     };
@@ -184,7 +184,7 @@ fn a_loss_scale_must_be_a_power_of_two() {
         precision: ComputePrecision::F16 { loss_scale: 1000.0 },
         ..DlrmConfig::default()
     };
-    let error = Dlrm::new(bagdot::Cpu::single_threaded(), config, 1).err().unwrap().to_string();
+    let error = Dlrm::new(bagdot::Cpu::on_current_thread(), config, 1).err().unwrap().to_string();
     assert_eq!(
         error,
         "Dlrm: precision.loss_scale: 1000, but must be a power of two from 2^-126 to 2^126"

@@ -140,7 +140,7 @@ fn the_engine_averages_all_parameters() {
     assert_eq!(model.tensors().unwrap(), parameters);
 
     // Another model can load saved averages.
-    let mut other = self::model(Cpu::single_threaded(), DType::F32);
+    let mut other = self::model(Cpu::on_current_thread(), DType::F32);
     other.average_with(0.6).unwrap();
     other.load_averages(averages.as_slice()).unwrap();
     assert_eq!(other.average_tensors().unwrap(), averages);
@@ -152,6 +152,6 @@ fn the_engine_averages_all_parameters() {
 
 #[test]
 fn averaging_needs_tables_of_single_precision() {
-    let text = message(model(Cpu::single_threaded(), DType::BF16).average_with(0.9));
+    let text = message(model(Cpu::on_current_thread(), DType::BF16).average_with(0.9));
     assert_eq!(text, "tables (to be averaged) holds bf16, not f32");
 }

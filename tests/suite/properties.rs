@@ -365,7 +365,8 @@ proptest! {
             let backward = Backward::<_, i32>::new(cpu, &case, &case.grad_output(), Some(1.0));
             backward.update(cpu, &case, rule, &case.weights::<bagdot::f16>(), &state)
         };
-        let (one, many) = (run(&Cpu::single_threaded()), run(&Cpu::with_threads(threads).unwrap()));
+        let one = run(&Cpu::on_current_thread());
+        let many = run(&Cpu::with_threads(threads).unwrap());
         assert_same_bits("weights", &many.0, &one.0);
         prop_assert_eq!(many.1, one.1);
     }

@@ -348,7 +348,7 @@ fn pieces_are_drawn_in_order() {
         top_mlp: vec![1030, 1025, 1],
         ..small()
     };
-    let model = Dlrm::new(Cpu::single_threaded(), config.clone(), 9).unwrap();
+    let model = Dlrm::new(Cpu::on_current_thread(), config.clone(), 9).unwrap();
     let tensors = model.tensors().unwrap();
     let values = |name: &str| tensors.iter().find(|tensor| tensor.name == name).unwrap().to_f32();
     for t in 0..2 {

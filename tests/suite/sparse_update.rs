@@ -251,7 +251,7 @@ fn stays<B: IndexSortOps + SparseUpdateOps, E: Stored>(device: &B, rates: &[f32]
                     "{what}: element {k} is {got} after {before}"
                 );
             }
-            let cpu = bagdot::Cpu::single_threaded();
+            let cpu = bagdot::Cpu::on_current_thread();
             let on_cpu = Backward::<bagdot::Cpu, i64>::new(&cpu, &case, &grad, None);
             let (want, want_state) = on_cpu.update(&cpu, &case, rule, &weights, &state);
             assert_same_bits(&what, &got, &want);

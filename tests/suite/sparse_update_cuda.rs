@@ -49,7 +49,7 @@ fn step<B: IndexSortOps + SparseUpdateOps, E: Stored>(
 
 #[track_caller]
 fn assert_same_step<E: Stored>(case: &BagCase, rule: UpdateRule) {
-    let want = step::<_, E>(&Cpu::single_threaded(), case, rule);
+    let want = step::<_, E>(&Cpu::on_current_thread(), case, rule);
     on_every_schedule(|cuda| {
         let what =
             format!("{}, {:?}, {:?}, {:?}", case.name, E::DTYPE, rule.optimizer, rule.weight_decay);
@@ -256,7 +256,7 @@ fn a_captured_sort_and_step_is_replayed() {
             cuda.upload(&state[0], Cuda::view_mut(&mut step.state.first)).unwrap();
             graph.replay();
             cuda.synchronize().unwrap();
-            let cpu = Cpu::single_threaded();
+            let cpu = Cpu::on_current_thread();
             let on_cpu = Backward::<Cpu, i64>::new(&cpu, case, &case.grad_output(), None);
             let (want, want_state) =
                 on_cpu.update(&cpu, case, ROWWISE, &case.weights::<f32>(), &state);

@@ -207,7 +207,7 @@ fn assert_near(what: &str, got: &[f64], want: &[f64]) {
 #[test]
 fn losses_and_predictions_are_those_of_the_cpu() {
     on_every_schedule(|cuda| {
-        let (folder, cpu) = (project(), Cpu::single_threaded());
+        let (folder, cpu) = (project(), Cpu::on_current_thread());
         let folder = folder.path();
         let [mut on_cpu, mut on_cuda] = [Losses::default(), Losses::default()];
         train(&cpu, folder, "cpu", &mut on_cpu).unwrap();
@@ -252,7 +252,7 @@ fn a_run_that_was_stopped_ends_in_the_same_bits() {
 #[test]
 fn runs_in_bf16_are_those_of_the_cpu_about_and_can_be_resumed() {
     on_every_schedule(|cuda| {
-        let (folder, cpu) = (project(), Cpu::single_threaded());
+        let (folder, cpu) = (project(), Cpu::on_current_thread());
         let folder = folder.path();
         let run = |stop_after, name| {
             let mut losses = Losses { stop_after, ..Losses::default() };
@@ -276,7 +276,7 @@ fn runs_in_bf16_are_those_of_the_cpu_about_and_can_be_resumed() {
 #[test]
 fn a_run_can_move_between_cpu_and_cuda() {
     on_every_schedule(|cuda| {
-        let (folder, cpu) = (project(), Cpu::single_threaded());
+        let (folder, cpu) = (project(), Cpu::on_current_thread());
         let folder = folder.path();
         let mut straight = Losses::default();
         train(&cpu, folder, "straight", &mut straight).unwrap();

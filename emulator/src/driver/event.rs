@@ -15,11 +15,17 @@ const DISABLE_TIMING: c_uint = 2;
 const RESOLUTION_MS: f32 = 0.0005;
 
 impl Driver {
+    /// Returns an event that has not been destroyed.
+    fn event(&mut self, event: u64) -> Result<&mut Event> {
+        let found = self.events.get_mut(&event).filter(|event| !event.destroyed);
+        found.ok_or(Code::ERROR_INVALID_HANDLE)
+    }
+
     /// Records an event. In a capture it becomes a place in the graph.
     fn record(&mut self, event: u64, stream: u64) -> Result<()> {
         let capturing = self.active(stream)?;
         let tail = self.streams[&stream].capture.as_ref().map(|(_, tail)| tail.clone());
-        let slot = self.events.get_mut(&event).ok_or(Code::ERROR_INVALID_HANDLE)?;
+        let slot = self.event(event)?;
         if let (Some(id), Some(tail)) = (capturing, tail) {
             slot.captured = Some((id, tail));
             return Ok(());
@@ -34,7 +40,7 @@ impl Driver {
     /// Makes a stream wait for an event. An event that was recorded in a capture draws the stream
     /// into that capture.
     fn wait_event(&mut self, stream: u64, event: u64) -> Result<()> {
-        let slot = self.events.get(&event).ok_or(Code::ERROR_INVALID_HANDLE)?.clone();
+        let slot = self.event(event)?.clone();
         let capturing = self.active(stream)?;
         match (capturing, slot.captured) {
             (None, None) if slot.recorded == 0 => Ok(()),
@@ -69,7 +75,7 @@ impl Driver {
     /// without, some work may happen to be done, as if time had passed.
     fn reach_event(&mut self, event: u64, wait: bool) -> Result<()> {
         self.current()?;
-        let slot = self.events.get(&event).ok_or(Code::ERROR_INVALID_HANDLE)?;
+        let slot = self.event(event)?;
         if slot.captured.is_some() {
             return Err(Code::ERROR_CAPTURED_EVENT);
         }
@@ -89,11 +95,9 @@ impl Driver {
     }
 
     /// Returns the milliseconds between two events.
-    fn elapsed(&self, start: u64, end: u64) -> Result<f32> {
+    fn elapsed(&mut self, start: u64, end: u64) -> Result<f32> {
         self.current()?;
-        let (Some(a), Some(b)) = (self.events.get(&start), self.events.get(&end)) else {
-            return Err(Code::ERROR_INVALID_HANDLE);
-        };
+        let (a, b) = (&self.event(start)?.clone(), &self.event(end)?.clone());
         let measures = |e: &Event| e.timing && e.recorded > 0 && e.captured.is_none();
         if !measures(a) || !measures(b) {
             return Err(Code::ERROR_INVALID_HANDLE);
@@ -117,7 +121,7 @@ api! {
         })
     }
     fn cuEventDestroy_v2(event: u64) {
-        with(|d| d.events.remove(&event).map(|_| ()).ok_or(Code::ERROR_INVALID_HANDLE))
+        with(|d| d.event(event).map(|event| event.destroyed = true))
     }
     fn cuEventRecord(event: u64, stream: u64) {
         with(|d| {

@@ -145,6 +145,8 @@ pub(super) struct Event {
     pub(super) clock: Clock,
     /// The capture that the last record belongs to, and the nodes before it.
     pub(super) captured: Option<(u64, Tail)>,
+    /// Set if the event has been destroyed. Streams still wait for its last record.
+    pub(super) destroyed: bool,
 }
 
 /// The mode of a capture: whom it forbids to call functions that may wait for the device.

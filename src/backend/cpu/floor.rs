@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn each_bag_is_the_sum_of_its_rows() {
-        for cpu in [Cpu::single_threaded(), Cpu::with_threads(3).unwrap()] {
+        for cpu in [Cpu::on_current_thread(), Cpu::with_threads(3).unwrap()] {
             for simd in Simd::ALL.into_iter().filter(|simd| simd.is_available()) {
                 let cpu = cpu.clone().with_simd(simd).unwrap();
                 for dim in [3, 16, 32, 64, 70, 128] {

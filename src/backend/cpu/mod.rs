@@ -72,11 +72,11 @@ impl Cpu {
     }
 
     /// Makes a CPU that uses only the thread that calls an op. It starts no thread.
-    pub fn single_threaded() -> Self {
+    pub fn on_current_thread() -> Self {
         Self::default()
     }
 
-    /// Makes a CPU with its own pool of `threads` threads; 1 means [`Self::single_threaded`].
+    /// Makes a CPU with its own pool of `threads` threads; 1 means [`Self::on_current_thread`].
     ///
     /// # Errors
     /// Returns [`Error::ThreadPool`] if the system does not start the threads, for 0 threads, and
@@ -87,7 +87,7 @@ impl Cpu {
             std::thread::available_parallelism().map_or(1, usize::from).max(Self::MAX_THREADS);
         match threads {
             0 => Err(failed("at least one thread is needed".into())),
-            1 => Ok(Self::single_threaded()),
+            1 => Ok(Self::on_current_thread()),
             _ if threads > most => {
                 Err(failed(format!("at most {most} are possible on this machine")))
             }
@@ -100,11 +100,11 @@ impl Cpu {
         }
     }
 
-    /// Makes a CPU with rayon's global pool, which this starts unless it runs: that of candle, burn,
-    /// polars and most other crates. Two pools side by side have more busy threads than the machine
-    /// has cores, and take time from each other; with one pool, a thread that waits for a part of an
-    /// op does other work of the pool. If the calling thread belongs to another pool of rayon, ops
-    /// run in that one.
+    /// Makes a CPU with rayon's global pool, which this starts unless it runs: that of candle,
+    /// burn, polars and most other crates. Two pools side by side have more busy threads than the
+    /// machine has cores, and take time from each other; with one pool, a thread that waits for a
+    /// part of an op does other work of the pool. If the calling thread belongs to another pool of
+    /// rayon, ops run in that one.
     ///
     /// ```
     /// let cpu = bagdot::Cpu::on_global_pool()?;

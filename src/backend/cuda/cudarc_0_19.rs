@@ -140,8 +140,8 @@ impl Order {
     }
 }
 
-/// A slice of cudarc that ops read, made by [`Cuda::borrow`]. A reference to it becomes a view. When
-/// it is dropped, the slice's stream waits for the ops that were called with it.
+/// A slice of cudarc that ops read, made by [`Cuda::borrow`]. A reference to it becomes a view.
+/// When it is dropped, the slice's stream waits for the ops that were called with it.
 pub struct Borrowed<'a, T: Scalar, S: DevicePtr<T>> {
     slice: &'a S,
     pointer: u64,

@@ -74,7 +74,7 @@ use crate::error::{Result, expect_size};
 use crate::ops::{Device, Matrix, TableBatch, View, ViewMut};
 use runtime::buffer::Owner;
 use runtime::cublaslt::CublasLt;
-use runtime::driver::{self, Bound, check};
+use runtime::driver::{self, Bound, Quiet, check};
 use runtime::fault::FaultLog;
 use runtime::params;
 use runtime::recording::Relaxed;
@@ -105,16 +105,16 @@ pub struct Cuda {
 #[derive(Debug)]
 struct Inner {
     owner: Owner,
-    stream: Arc<CudaStream>,
+    stream: Quiet<Arc<CudaStream>>,
     /// The stream of the copies of batches to the device.
-    copy_stream: Arc<CudaStream>,
+    copy_stream: Quiet<Arc<CudaStream>>,
     faults: FaultLog,
     kernels: Arc<Kernels>,
     /// cuBLASLt with a workspace for this stream, once it is known whether it can be loaded.
     cublaslt: OnceLock<Option<CublasLt>>,
     /// The stream of cudarc behind `stream`, which the backend keeps alive.
     #[cfg(feature = "cudarc-0_19")]
-    kept: OnceLock<Arc<CudaStream>>,
+    kept: OnceLock<Quiet<Arc<CudaStream>>>,
 }
 
 /// The kernels of a device, and the choice between them and cuBLASLt, which backends on several
@@ -246,9 +246,9 @@ impl Cuda {
         Ok(Self {
             inner: Arc::new(Inner {
                 owner: Owner::new(),
-                copy_stream: check("create a stream", context.new_stream())?,
+                copy_stream: Quiet::new(check("create a stream", context.new_stream())?),
                 faults: FaultLog::new(context)?,
-                stream,
+                stream: Quiet::new(stream),
                 kernels,
                 cublaslt: OnceLock::new(),
                 #[cfg(feature = "cudarc-0_19")]
@@ -260,12 +260,12 @@ impl Cuda {
     /// Keeps the stream of cudarc, which this backend was just made for, as long as its own.
     #[cfg(feature = "cudarc-0_19")]
     fn keeping(self, stream: &Arc<CudaStream>) -> Self {
-        self.inner.kept.get_or_init(|| Arc::clone(stream));
+        self.inner.kept.get_or_init(|| Quiet::new(Arc::clone(stream)));
         self
     }
 
-    /// Returns cuBLASLt, or `None` if it is not wanted or cannot be loaded. Prepares it at the first
-    /// call, even if ops are being recorded.
+    /// Returns cuBLASLt, or `None` if it is not wanted or cannot be loaded. Prepares it at the
+    /// first call, even if ops are being recorded.
     fn cublaslt(&self) -> Result<Option<&CublasLt>> {
         if let Some(cublaslt) = self.inner.cublaslt.get() {
             return Ok(cublaslt.as_ref());
@@ -279,8 +279,8 @@ impl Cuda {
 
     /// Returns an error that an op has found so far, as [`Device::synchronize`] does, but does not
     /// wait for ops that have not run yet. Call it now and then where nothing else waits, between
-    /// the steps of another trainer, say. It takes a copy of a few kilobytes on a stream of its own.
-    /// The error stays known until `synchronize` reports and clears it.
+    /// the steps of another trainer, say. It takes a copy of a few kilobytes on a stream of its
+    /// own. The error stays known until `synchronize` reports and clears it.
     ///
     /// # Errors
     /// Returns the error that `synchronize` would return for the ops that have run, and propagates

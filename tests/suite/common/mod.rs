@@ -29,7 +29,7 @@ macro_rules! backend_suite {
     };
     ($($test:ident),+ $(,)?) => {
         stamp!(cpu, bagdot::Cpu::with_threads(3).unwrap(), $($test),+);
-        stamp!(cpu_single_threaded, bagdot::Cpu::single_threaded(), $($test),+);
+        stamp!(cpu_single_threaded, bagdot::Cpu::on_current_thread(), $($test),+);
         mod cpu_of_each_simd {
             $(
                 #[test]
@@ -83,7 +83,7 @@ fn cpus_of_all_sizes() -> [Cpu; 4] {
 pub fn assert_deterministic(what: &str, work: impl Fn(&Cpu) -> Vec<u8>) {
     assert_same_on(
         what,
-        &Cpu::single_threaded(),
+        &Cpu::on_current_thread(),
         cpus_of_all_sizes().into_iter().chain(cpus()),
         work,
     );
@@ -97,7 +97,7 @@ pub fn assert_deterministic_on_each_simd(what: &str, work: impl Fn(&Cpu) -> Vec<
         let with_simd = |cpu: Cpu| cpu.with_simd(simd).unwrap();
         assert_same_on(
             what,
-            &with_simd(Cpu::single_threaded()),
+            &with_simd(Cpu::on_current_thread()),
             cpus_of_all_sizes().into_iter().map(with_simd),
             &work,
         );
@@ -112,7 +112,7 @@ pub fn assert_deterministic_but_for_amx(what: &str, work: impl Fn(&Cpu) -> Vec<u
     let without_amx = cpus().into_iter().filter(|cpu| cpu.simd() != Simd::Amx);
     assert_same_on(
         what,
-        &Cpu::single_threaded().with_simd(Simd::Portable).unwrap(),
+        &Cpu::on_current_thread().with_simd(Simd::Portable).unwrap(),
         without_amx,
         work,
     );

@@ -260,7 +260,7 @@ mod tests {
         for dispatch in
             Simd::ALL.into_iter().filter_map(Dispatch::new).chain(Dispatch::with_tiles())
         {
-            let cpu = Cpu { dispatch, ..Cpu::single_threaded() };
+            let cpu = Cpu { dispatch, ..Cpu::on_current_thread() };
             check::<f32, f32>(&cpu);
             check::<f16, f16>(&cpu);
             check::<bf16, bf16>(&cpu);
@@ -377,7 +377,7 @@ mod tests {
     fn single_products_of_f32_in_tiles_are_right() {
         const K: usize = 64;
         let Some(dispatch) = Dispatch::with_tiles() else { return };
-        let cpu = Cpu { dispatch, ..Cpu::single_threaded() };
+        let cpu = Cpu { dispatch, ..Cpu::on_current_thread() };
         let b_elements = draw::<f32>((K, 32), 32, 1);
         for p in 0..K {
             let values = draw::<f32>((64, 1), 1, 1 + 64 * p as u32);

@@ -16,8 +16,8 @@ use crate::ops::{Extent, TableValues, TableValuesMut, View, ViewMut};
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// Memory of the CPU: allocated by [`Device::alloc`](crate::ops::Device::alloc), made of a `Vec`, or
-/// memory of the caller ([`Buffer::from_raw`]).
+/// Memory of the CPU: allocated by [`Device::alloc`](crate::ops::Device::alloc), made of a `Vec`,
+/// or memory of the caller ([`Buffer::from_raw`]).
 ///
 /// Allocated memory is aligned to cache lines, so that a row touches no more lines than its size
 /// needs: the cost of an access to a random row is the number of its lines. Large buffers use huge

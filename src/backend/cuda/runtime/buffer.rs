@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::super::Cuda;
-use super::driver::check;
+use super::driver::{Quiet, check};
 use super::pointer::{Ptr, PtrMut};
 use super::recording;
 use crate::dtype::Scalar;
@@ -45,7 +45,7 @@ pub struct Buffer<T> {
     pointer: sys::CUdeviceptr,
     len: usize,
     owner: Owner,
-    context: Arc<CudaContext>,
+    context: Quiet<Arc<CudaContext>>,
     /// Set if the memory is the caller's.
     is_foreign: bool,
     elements: PhantomData<T>,
@@ -69,7 +69,7 @@ impl<T: Scalar> Buffer<T> {
                 allocated => check("allocate", allocated)?,
             },
         };
-        let context = Arc::clone(context);
+        let context = Quiet::new(Arc::clone(context));
         Ok(Self { pointer, len, owner, context, is_foreign: false, elements: PhantomData })
     }
 
@@ -81,7 +81,7 @@ impl<T: Scalar> Buffer<T> {
     /// that was given views of it has run, including the replays of recordings of that work,
     /// nothing else may read, write or free them.
     pub unsafe fn from_raw(cuda: &Cuda, pointer: u64, len: usize) -> Self {
-        let (owner, context) = (cuda.owner(), Arc::clone(cuda.context()));
+        let (owner, context) = (cuda.owner(), Quiet::new(Arc::clone(cuda.context())));
         Self { pointer, len, owner, context, is_foreign: true, elements: PhantomData }
     }
 

@@ -1,5 +1,7 @@
 //! The driver: its presence and version, the devices that it lists, and its errors.
 
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
@@ -80,13 +82,42 @@ pub(crate) fn bind(context: &CudaContext) -> Result<Bound> {
     Ok(Bound { before })
 }
 
+/// A value of the bindings that may make its own context current when it is dropped. Afterwards the
+/// context that was current before is current again.
+#[derive(Debug)]
+pub(crate) struct Quiet<T>(ManuallyDrop<T>);
+
+impl<T> Quiet<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(ManuallyDrop::new(value))
+    }
+}
+
+impl<T> Deref for Quiet<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> Drop for Quiet<T> {
+    fn drop(&mut self) {
+        let _bound = Bound { before: current().unwrap_or_default() };
+        // SAFETY: the value is dropped here alone, and not used afterwards.
+        unsafe { ManuallyDrop::drop(&mut self.0) };
+    }
+}
+
 fn current() -> Result<Option<sys::CUcontext>> {
     check("ask for the current context", result::ctx::get_current())
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Some(before) = self.before {
+        if let Some(before) = self.before
+            && current() != Ok(self.before)
+        {
             // SAFETY: the context was current in this thread. If it has been destroyed meanwhile,
             // the driver refuses it, and this thread keeps the present one.
             let _ = unsafe { result::ctx::set_current(before) };

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::{CudaContext, CudaStream, result};
 
 use super::buffer::{Buffer, Owner};
-use super::driver::check;
+use super::driver::{Quiet, check};
 use super::params::bags::{FAULT_SLOTS, Fault, FaultKind, FaultyOp, Status};
 use super::pointer::PtrMut;
 use crate::error::{Error, OffsetRule, Result};
@@ -26,7 +26,7 @@ impl Default for Status {
 pub(crate) struct FaultLog {
     status: Buffer<Status>,
     /// The stream of [`Self::poll`], which waits for no other one.
-    poll_stream: Arc<CudaStream>,
+    poll_stream: Quiet<Arc<CudaStream>>,
     /// The lock that one thread at a time holds to read and clear the status.
     reader: Mutex<()>,
 }
@@ -35,7 +35,7 @@ impl FaultLog {
     pub(crate) fn new(context: &Arc<CudaContext>) -> Result<Self> {
         let log = Self {
             status: Buffer::new(context, Owner::ANY, 1)?,
-            poll_stream: check("create a stream", context.new_stream())?,
+            poll_stream: Quiet::new(check("create a stream", context.new_stream())?),
             reader: Mutex::new(()),
         };
         log.clear()?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, result, sys};
 
-use super::driver::{bind, capability, check};
+use super::driver::{Quiet, bind, capability, check};
 use super::images;
 use super::launch::{Function, Kernel};
 use crate::dtype::{DType, Element, Index};
@@ -77,7 +77,7 @@ fn element_number<E: Element>() -> usize {
 pub(crate) struct Module {
     stem: &'static str,
     module: sys::CUmodule,
-    context: Arc<CudaContext>,
+    context: Quiet<Arc<CudaContext>>,
 }
 
 // SAFETY: a module is a handle of the driver, which may be used from any thread with the context
@@ -101,7 +101,9 @@ impl Module {
             let bytes = [image.bytes, &[0]].concat();
             // SAFETY: the bytes are a whole image, as nvcc wrote it, and the driver copies them.
             match unsafe { result::module::load_data(bytes.as_ptr().cast()) } {
-                Ok(module) => return Ok(Self { stem, module, context: Arc::clone(context) }),
+                Ok(module) => {
+                    return Ok(Self { stem, module, context: Quiet::new(Arc::clone(context)) });
+                }
                 Err(error) => refusal = check("load a kernel image", Err(error)),
             }
         }

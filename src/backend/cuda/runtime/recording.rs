@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::super::Cuda;
-use super::driver::{bind, check};
+use super::driver::{Quiet, bind, check};
 use crate::error::{Error, Result};
 
 /// A recording of ops, captured as a CUDA graph by [`Stage::record`](crate::ops::Stage::record) and
@@ -56,7 +56,7 @@ fn with_ledger<R>(context: &CudaContext, work: impl FnOnce(&mut Ledger) -> R) ->
 /// The number of a recording. It exists from the beginning of the capture on, even if that fails.
 struct Serial {
     number: u64,
-    context: Arc<CudaContext>,
+    context: Quiet<Arc<CudaContext>>,
 }
 
 impl Serial {
@@ -66,7 +66,7 @@ impl Serial {
             ledger.live.insert(ledger.last);
             ledger.last
         });
-        Self { number, context: Arc::clone(context) }
+        Self { number, context: Quiet::new(Arc::clone(context)) }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::super::Cuda;
-use super::driver::{bind, check, refuse_recording};
+use super::driver::{Quiet, bind, check, refuse_recording};
 use crate::dtype::Scalar;
 use crate::error::Result;
 use crate::ops::ViewMut;
@@ -64,7 +64,7 @@ impl Transfer {
             self.pinned.push(Pinned {
                 pointer: std::ptr::null_mut(),
                 len: 0,
-                context: Arc::clone(context),
+                context: Quiet::new(Arc::clone(context)),
             });
         }
         let pinned = &mut self.pinned[self.sent];
@@ -127,7 +127,7 @@ fn refuse_staging(stream: sys::CUstream) -> Result<()> {
 struct Pinned {
     pointer: *mut c_void,
     len: usize,
-    context: Arc<CudaContext>,
+    context: Quiet<Arc<CudaContext>>,
 }
 
 // SAFETY: the value owns the memory alone.
@@ -137,7 +137,7 @@ impl Pinned {
     fn new(context: &Arc<CudaContext>, len: usize) -> Result<Self> {
         // SAFETY: `drop` frees the memory once.
         let pointer = check("allocate pinned memory", unsafe { result::malloc_host(len, 0) })?;
-        Ok(Self { pointer, len, context: Arc::clone(context) })
+        Ok(Self { pointer, len, context: Quiet::new(Arc::clone(context)) })
     }
 
     /// Copies `bytes` into the memory and returns the copy. Panics if there is too little room.
@@ -170,7 +170,7 @@ impl Drop for Pinned {
 /// An event: a point in the order of work on a stream.
 struct Event {
     event: sys::CUevent,
-    context: Arc<CudaContext>,
+    context: Quiet<Arc<CudaContext>>,
 }
 
 // SAFETY: an event is a handle of the driver, which may be used from any thread with the context
@@ -183,7 +183,7 @@ impl Event {
             "create an event",
             result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING),
         )?;
-        Ok(Self { event, context: Arc::clone(context) })
+        Ok(Self { event, context: Quiet::new(Arc::clone(context)) })
     }
 
     fn record(&self, stream: sys::CUstream) -> Result<()> {

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Installs PyTorch, TorchRec and FBGEMM for the CPU once, with what the comparisons and the tests of
+# the adapters need beside them, and prints the path of their Python.
+#
+# The folder is `PEERS` (about 7 GB); default: ~/.cache/bagdot-peers.
+set -euo pipefail
+peers=${PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/bagdot-peers}
+
+# The marks carry numbers, which rise with the lists behind them.
+if [ ! -e "$peers/READY" ]; then
+    python3 -m venv "$peers" >&2
+    "$peers/bin/pip" install --quiet torch==2.14.1 tensordict==0.15.3 torchmetrics==1.0.3 \
+        pyre-extensions==0.0.32 tqdm orjson pandas==3.1.1 scipy==1.17.1 matplotlib==3.11.2 >&2
+    # torchrec depends on the build of FBGEMM for GPUs, which is not wanted here.
+    "$peers/bin/pip" install --quiet --no-deps fbgemm-gpu-cpu==1.9.0 torchrec==1.9.2 >&2
+    touch "$peers/READY"
+fi
+if [ ! -e "$peers/ADAPTERS-1" ]; then
+    "$peers/bin/pip" install --quiet maturin mypy pytest polars pyarrow scikit-learn safetensors onnx \
+        onnxruntime jax apache-tvm-ffi jax-tvm-ffi >&2
+    touch "$peers/ADAPTERS-1"
+fi
+echo "$peers/bin/python"
