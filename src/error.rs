@@ -201,11 +201,12 @@ pub enum Error {
         /// The name of the code, and its description.
         message: String,
     },
-    /// A call that waits for the device, or sends it a batch, while ops are recorded on its stream.
+    /// A call waits for the device, allocates, or sends a batch while ops are recorded on its
+    /// stream.
     /// Nothing has changed, and the recording continues.
     #[error(
-        "{op}: not possible while ops are recorded on the stream, since a recording cannot hold \
-         it: call it before or after"
+        "{op}: refused while ops are recorded on the stream, since it waits or allocates: \
+         call it before or after"
     )]
     Recording {
         /// The operation that was called.

@@ -128,7 +128,8 @@
 //! matrix products on a CPU that multiplies bf16 (AVX512-BF16, AMX). Where cuBLASLt computes
 //! products of layers, their bits depend on its version and on the device.
 //!
-//! **No allocation.** An op never allocates. Outputs and workspace are the caller's;
+//! **No allocation.** An op allocates no buffers; on the CPU, `sparse_update` makes a list of its
+//! tasks. Outputs and workspace are the caller's;
 //! `workspace_len` says how large the latter must be. [`nn::Dlrm`] makes its buffers for the
 //! largest batch so far, and a step with a batch no larger allocates nothing. Models that do not
 //! fit into memory are refused before anything is allocated.

@@ -133,7 +133,7 @@
 //! An op of `Cuda` is launched on its stream and returns at once. `Cuda::on_stream` takes a stream
 //! of yours, and `Cuda::on` makes a backend for another one, which shares the loaded kernels; order
 //! work on different streams by events. With the feature `cudarc-0_19`, streams and slices of
-//! cudarc are taken as they are, in safe code. The context that was current in the thread is
+//! cudarc are taken as they are, and ordered. The context that was current in the thread is
 //! current again after a call.
 //!
 //! [`Device::synchronize`] waits, and reports what the kernels have found. `Cuda::poll` reports
@@ -143,7 +143,8 @@
 //! Ops may be captured in a graph and replayed, with addresses and sizes as they were: let ids have
 //! slack ([`Bags::with_slack`]), and values that change be read from the device ([`StepControl`]).
 //! Meanwhile calls that wait or allocate are refused
-//! ([`Error::Recording`](crate::Error::Recording)), since they would end the capture.
+//! ([`Error::Recording`](crate::Error::Recording)), since they would end the capture. Keep tables,
+//! [`SeparateTables`] and buffers as long as a graph of yours that names them.
 //!
 //! # Errors
 //!

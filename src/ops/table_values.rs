@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
-use super::tables::{Table, TableBatch};
+use super::tables::{Feature, Table, TableBatch};
 use super::views::{Memory, View, ViewMut};
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_size, invalid};
@@ -63,7 +63,8 @@ pub enum TableValuesMut<'a, D: Device, T: Scalar> {
 ///
 /// A lookup reads the tables where they are, in one launch for all of them. On a CUDA device the
 /// addresses are copied there when this value is made, so make it once for tables that do not move;
-/// on the CPU it costs no more than its vector. The values are weights, with a column for each
+/// on the CPU it costs no more than its vector. Keep it as long as a graph of yours that was
+/// captured with it. The values are weights, with a column for each
 /// element of a row, or optimizer state.
 ///
 /// ```
@@ -91,6 +92,8 @@ pub enum TableValuesMut<'a, D: Device, T: Scalar> {
 pub struct SeparateTables<'a, D: Device, T: Scalar> {
     /// The tables that this was made for.
     layout: Arc<[Table]>,
+    /// The features that this was made for, since a device has the places of their tables.
+    features: Arc<[Feature]>,
     pub(crate) values: Vec<Matrix<'a, D, T>>,
     pub(crate) places: Arc<D::TablePlaces>,
 }
@@ -135,14 +138,21 @@ pub struct SeparateTables<'a, D: Device, T: Scalar> {
 pub struct SeparateTablesMut<'a, D: Device, T: Scalar> {
     /// The tables that this was made for.
     layout: Arc<[Table]>,
+    /// The features that this was made for, since a device has the places of their tables.
+    features: Arc<[Feature]>,
     pub(crate) values: Vec<MatrixMut<'a, D, T>>,
     pub(crate) places: Arc<D::TablePlaces>,
 }
 
 impl<D: Device, T: Scalar> Clone for SeparateTables<'_, D, T> {
     fn clone(&self) -> Self {
-        let Self { layout, values, places } = self;
-        Self { layout: Arc::clone(layout), values: values.clone(), places: Arc::clone(places) }
+        let Self { layout, features, values, places } = self;
+        Self {
+            layout: Arc::clone(layout),
+            features: Arc::clone(features),
+            values: values.clone(),
+            places: Arc::clone(places),
+        }
     }
 }
 
@@ -165,7 +175,8 @@ impl<'a, D: Device, T: Scalar> SeparateTables<'a, D, T> {
     pub fn new(device: &D, tables: &TableBatch, values: Vec<Matrix<'a, D, T>>) -> Result<Self> {
         check_matrices(tables, &values)?;
         let places = Arc::new(device.place_tables(tables, &values)?);
-        Ok(Self { layout: Arc::clone(tables.shared_tables()), values, places })
+        let layout = Arc::clone(tables.shared_tables());
+        Ok(Self { layout, features: Arc::clone(tables.shared_features()), values, places })
     }
 }
 
@@ -178,7 +189,8 @@ impl<'a, D: Device, T: Scalar> SeparateTablesMut<'a, D, T> {
         let shared: Vec<_> = values.iter().map(MatrixMut::as_matrix).collect();
         check_matrices(tables, &shared)?;
         let places = Arc::new(device.place_tables(tables, &shared)?);
-        Ok(Self { layout: Arc::clone(tables.shared_tables()), values, places })
+        let layout = Arc::clone(tables.shared_tables());
+        Ok(Self { layout, features: Arc::clone(tables.shared_features()), values, places })
     }
 }
 
@@ -188,8 +200,9 @@ impl<'a, D: Device, T: Scalar> SeparateTables<'a, D, T> {
         self,
         retype: impl FnMut(Matrix<'a, D, T>) -> Matrix<'a, D, U>,
     ) -> SeparateTables<'a, D, U> {
-        let Self { layout, values, places } = self;
-        SeparateTables { layout, values: values.into_iter().map(retype).collect(), places }
+        let Self { layout, features, values, places } = self;
+        let values = values.into_iter().map(retype).collect();
+        SeparateTables { layout, features, values, places }
     }
 }
 
@@ -199,8 +212,9 @@ impl<'a, D: Device, T: Scalar> SeparateTablesMut<'a, D, T> {
         self,
         retype: impl FnMut(MatrixMut<'a, D, T>) -> MatrixMut<'a, D, U>,
     ) -> SeparateTablesMut<'a, D, U> {
-        let Self { layout, values, places } = self;
-        SeparateTablesMut { layout, values: values.into_iter().map(retype).collect(), places }
+        let Self { layout, features, values, places } = self;
+        let values = values.into_iter().map(retype).collect();
+        SeparateTablesMut { layout, features, values, places }
     }
 }
 
@@ -222,13 +236,21 @@ fn check_matrices<D: Memory, T: Scalar>(
 fn check_separate(
     op: &'static str,
     argument: &'static str,
-    (layout, columns): (&Arc<[Table]>, impl Iterator<Item = usize>),
+    (layout, features): (&Arc<[Table]>, &Arc<[Feature]>),
+    columns: impl Iterator<Item = usize>,
     tables: &TableBatch,
     per: Per,
 ) -> Result<()> {
     // The same pointer saves the comparison of all tables.
     if !Arc::ptr_eq(layout, tables.shared_tables()) && layout != tables.shared_tables() {
         return Err(invalid(op, argument, "made for other tables"));
+    }
+    let is_same = || {
+        let (ours, theirs) = (features.iter(), tables.features().iter());
+        ours.map(|feature| feature.table).eq(theirs.map(|feature| feature.table))
+    };
+    if !Arc::ptr_eq(features, tables.shared_features()) && !is_same() {
+        return Err(invalid(op, argument, "made for features of other tables"));
     }
     for (t, (columns, table)) in columns.zip(tables.tables()).enumerate() {
         let wanted = per.columns(table);
@@ -251,9 +273,9 @@ impl<D: Device, T: Scalar> TableValues<'_, D, T> {
     ) -> Result<()> {
         match self {
             Self::Joined(view) => expect_size(op, argument, view.len(), per.total(tables)),
-            Self::Separate(SeparateTables { layout, values, .. }) => {
+            Self::Separate(SeparateTables { layout, features, values, .. }) => {
                 let columns = values.iter().map(|matrix| matrix.cols);
-                check_separate(op, argument, (layout, columns), tables, per)
+                check_separate(op, argument, (layout, features), columns, tables, per)
             }
         }
     }
@@ -270,9 +292,9 @@ impl<D: Device, T: Scalar> TableValuesMut<'_, D, T> {
     ) -> Result<()> {
         match self {
             Self::Joined(view) => expect_size(op, argument, view.len(), per.total(tables)),
-            Self::Separate(SeparateTablesMut { layout, values, .. }) => {
+            Self::Separate(SeparateTablesMut { layout, features, values, .. }) => {
                 let columns = values.iter().map(|matrix| matrix.cols);
-                check_separate(op, argument, (layout, columns), tables, per)
+                check_separate(op, argument, (layout, features), columns, tables, per)
             }
         }
     }
@@ -297,9 +319,11 @@ impl<'a, D: Device, T: Scalar> From<&SeparateTables<'a, D, T>> for TableValues<'
 }
 
 impl<'a, D: Device, T: Scalar> From<&'a SeparateTablesMut<'_, D, T>> for TableValues<'a, D, T> {
-    fn from(SeparateTablesMut { layout, values, places }: &'a SeparateTablesMut<'_, D, T>) -> Self {
+    fn from(tables: &'a SeparateTablesMut<'_, D, T>) -> Self {
+        let SeparateTablesMut { layout, features, values, places } = tables;
         Self::Separate(SeparateTables {
             layout: Arc::clone(layout),
+            features: Arc::clone(features),
             values: values.iter().map(MatrixMut::as_matrix).collect(),
             places: Arc::clone(places),
         })
@@ -310,9 +334,10 @@ impl<'a, D: Device, T: Scalar> From<&'a mut SeparateTablesMut<'_, D, T>>
     for TableValuesMut<'a, D, T>
 {
     fn from(tables: &'a mut SeparateTablesMut<'_, D, T>) -> Self {
-        let SeparateTablesMut { layout, values, places } = tables;
+        let SeparateTablesMut { layout, features, values, places } = tables;
         Self::Separate(SeparateTablesMut {
             layout: Arc::clone(layout),
+            features: Arc::clone(features),
             values: values.iter_mut().map(MatrixMut::reborrow).collect(),
             places: Arc::clone(places),
         })

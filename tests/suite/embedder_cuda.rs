@@ -106,6 +106,8 @@ fn calls_that_wait_are_refused_in_a_capture() {
             assert_eq!(cuda.upload(&[2.0], Cuda::view_mut(&mut one)), refused("upload"));
             assert_eq!(cuda.alloc::<f32>(1).map(drop), refused("alloc"));
             assert_eq!(cuda.poll(), Ok(()), "this one does not wait for the stream");
+            assert_eq!(cuda.alloc::<f32>(0).map(drop), Ok(()), "nothing is allocated");
+            drop(cuda.on_new_stream().unwrap());
             let output = MatrixMut::contiguous(&mut output, case.batch_size, case.width());
             embedding_bag::Forward::new(&bags.tables, &weights, bags.view(), output)
                 .run(cuda)
@@ -161,8 +163,10 @@ fn slices_and_streams_of_cudarc() {
         let (batch, width) = (case.batch_size, case.width());
         let context = CudaContext::new(0).unwrap();
         let (of_slices, of_ops) = (context.new_stream().unwrap(), context.new_stream().unwrap());
-        let first = Cuda::on_cudarc_stream(&of_slices, Gemm::Own).unwrap();
-        let second = first.on_another_cudarc_stream(&of_ops).unwrap();
+        // SAFETY: neither is the per-thread stream, and neither is captured.
+        let first = unsafe { Cuda::on_cudarc_stream(&of_slices, Gemm::Own) }.unwrap();
+        // SAFETY: as above.
+        let second = unsafe { first.on_another_cudarc_stream(&of_ops) }.unwrap();
         // The backends keep the streams.
         drop(of_ops);
         let want = pool(&first, &case);
@@ -174,9 +178,18 @@ fn slices_and_streams_of_cudarc() {
             let mut pooled = of_slices.alloc_zeros::<f32>(batch * width).unwrap();
             let tables = cuda.tables(case.layout()).unwrap();
             {
-                let (weights, ids) = (cuda.borrow(&weights).unwrap(), cuda.borrow(&ids).unwrap());
-                let offsets = cuda.borrow::<i64, _>(&offsets).unwrap();
-                let mut pooled = cuda.borrow_mut(&mut pooled).unwrap();
+                // SAFETY: the slices are cudarc's, and all borrows are dropped below.
+                let (weights, ids, offsets, mut pooled) = unsafe {
+                    (
+                        cuda.borrow(&weights).unwrap(),
+                        cuda.borrow(&ids).unwrap(),
+                        cuda.borrow::<i64, _>(&offsets).unwrap(),
+                        cuda.borrow_mut(&mut pooled).unwrap(),
+                    )
+                };
+                let other = if std::ptr::eq(cuda, &first) { &second } else { &first };
+                let view = View::<Cuda, f32>::from(&weights);
+                assert_eq!(other.download(view, &mut vec![0.0; 90 * 16]), Err(Error::OtherBackend));
                 let output = MatrixMut::contiguous(&mut pooled, batch, width);
                 let bags = Bags::new(batch, &ids, View::<_, i64>::from(&offsets));
                 embedding_bag::Forward::new(&tables, &weights, bags, output).run(cuda).unwrap();

@@ -315,6 +315,13 @@ fn wrong_matrices_are_refused<B: Backend>(device: &B) {
     let others = Apart::<B, f32>::new(device, &shapes(&other), 0, &other.weights());
     let others = SeparateTables::new(device, &other.layout(), others.views()).unwrap();
     assert_eq!(look_up((&others).into()), "embedding_bag.forward: weights: made for other tables");
+    let mut swapped = case.clone();
+    swapped.features.swap(0, 1);
+    let swapped = SeparateTables::new(device, &swapped.layout(), apart.views()).unwrap();
+    assert_eq!(
+        look_up((&swapped).into()),
+        "embedding_bag.forward: weights: made for features of other tables"
+    );
     let rows = shapes(&case).iter().map(|&(rows, _)| (rows, 1)).collect::<Vec<_>>();
     let sums = Apart::<B, f32>::new(device, &rows, 0, &draw(case.num_rows(), 3));
     let sums = SeparateTables::new(device, &layout, sums.views()).unwrap();

@@ -25,7 +25,7 @@ mod runtime;
 mod sparse_update;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::dtype::{Index, Scalar};
 use crate::error::{Error, Result, expect_size, invalid};
@@ -115,12 +115,14 @@ impl Cpu {
     /// # Errors
     /// Returns [`Error::ThreadPool`] if the system does not start the threads.
     pub fn on_global_pool() -> Result<Self> {
-        // An error without a source says that the pool has been started before.
-        if let Err(error) = rayon::ThreadPoolBuilder::new().build_global()
-            && let Some(source) = std::error::Error::source(&error)
-        {
+        // rayon tries once. An error without a source says that the pool has been started before.
+        static FAILURE: LazyLock<Option<String>> = LazyLock::new(|| {
+            let error = rayon::ThreadPoolBuilder::new().build_global().err()?;
+            std::error::Error::source(&error).map(ToString::to_string)
+        });
+        if let Some(reason) = &*FAILURE {
             let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            return Err(Error::ThreadPool { threads, reason: source.to_string() });
+            return Err(Error::ThreadPool { threads, reason: reason.clone() });
         }
         Ok(Self { threads: Some(Threads::global()), ..Self::default() })
     }

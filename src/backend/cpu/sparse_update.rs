@@ -462,7 +462,8 @@ impl<'a, G: RowGradients> Step<'a, G> {
                 }
                 let rows = first..end.min(end_of_task);
                 first = rows.end;
-                // The part behind the last row of the table is not used.
+                // The next piece begins at its first row that has a gradient. Behind the table's
+                // last piece nothing is left.
                 let behind = self.rows.get(first).map_or(end_row, |&row| end_row.min(row as usize));
                 let (left, right) = storage.split_at_row(behind - table.first_row);
                 if let Some(pieces) = tasks.last_mut() {

@@ -3,8 +3,8 @@
 //! [`Cuda::on_cudarc_stream`] opens a device on a stream of cudarc. [`Cuda::borrow`] and
 //! [`Cuda::borrow_mut`] borrow its slices for ops. A borrowed slice that belongs to another stream
 //! is ordered by events: ops wait for the work before them on that stream, which then waits for the
-//! ops. The way back is a number: [`Cuda::stream`] and [`View::pointer`] are what cudarc's
-//! `wrap_borrowed_stream` and `upgrade_device_ptr` take.
+//! ops. To use bagdot's stream and memory in cudarc, pass [`Cuda::stream`] and [`View::pointer`] to
+//! its `wrap_borrowed_stream` and `upgrade_device_ptr`.
 //!
 //! ```no_run
 //! use bagdot::backend::cuda::Gemm;
@@ -14,14 +14,16 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let stream = cudarc::driver::CudaContext::new(0)?.default_stream();
-//! let cuda = Cuda::on_cudarc_stream(&stream, Gemm::Auto)?;
+//! // SAFETY: the stream is not the per-thread one, and is not captured.
+//! let cuda = unsafe { Cuda::on_cudarc_stream(&stream, Gemm::Auto) }?;
 //! let table = Table { num_embeddings: 100, embedding_dim: 16 };
 //! let tables = cuda.tables(TableBatch::one_feature_each(vec![table], Pooling::Sum)?)?;
 //!
 //! let (weights, ids) = (stream.clone_htod(&[0.5_f32; 1600])?, stream.clone_htod(&[3_i64, 4])?);
 //! let mut pooled = stream.alloc_zeros::<f32>(2 * 16)?;
-//! let (of_weights, of_ids) = (cuda.borrow(&weights)?, cuda.borrow(&ids)?);
-//! let mut of_pooled = cuda.borrow_mut(&mut pooled)?;
+//! // SAFETY: the slices are cudarc's, all results are dropped below, and nothing is recorded.
+//! let (of_weights, of_ids, mut of_pooled) =
+//!     unsafe { (cuda.borrow(&weights)?, cuda.borrow(&ids)?, cuda.borrow_mut(&mut pooled)?) };
 //! let output = MatrixMut::contiguous(&mut of_pooled, 2, 16);
 //! Forward::new(&tables, &of_weights, Bags::of_length(2, &of_ids, 1), output).run(&cuda)?;
 //! drop(of_pooled);
@@ -48,10 +50,19 @@ impl Cuda {
     /// calls [`Self::on_another_cudarc_stream`] for the others.
     ///
     /// # Errors
-    /// Propagates errors of [`Cuda::with_gemm`].
-    pub fn on_cudarc_stream(stream: &Arc<CudaStream>, gemm: Gemm) -> Result<Self> {
+    /// Returns [`Error::OtherBackend`] for a stream of a context that is not the primary one of its
+    /// device. Propagates errors of [`Cuda::with_gemm`].
+    ///
+    /// # Safety
+    /// If the stream is captured by way of cudarc, memory and backends that the graph names must
+    /// outlive it. The per-thread default stream asks for what [`Cuda::on_stream`] says.
+    pub unsafe fn on_cudarc_stream(stream: &Arc<CudaStream>, gemm: Gemm) -> Result<Self> {
         let (context, _bound) = driver::context(stream.context().ordinal())?;
-        // SAFETY: contexts of cudarc are primary ones. The backend keeps the stream.
+        if stream.context().cu_ctx() != context.cu_ctx() {
+            return Err(Error::OtherBackend);
+        }
+        // SAFETY: the stream belongs to the context. The backend keeps the stream, and the caller
+        // vouches for the rest.
         let own = unsafe { context.wrap_borrowed_stream(stream.cu_stream()) };
         Ok(Self::with(&context, own, gemm)?.keeping(stream))
     }
@@ -61,9 +72,13 @@ impl Cuda {
     /// # Errors
     /// Returns [`Error::OtherBackend`] for a stream of another device, and propagates errors of the
     /// driver.
-    pub fn on_another_cudarc_stream(&self, stream: &Arc<CudaStream>) -> Result<Self> {
+    ///
+    /// # Safety
+    /// As for [`Self::on_cudarc_stream`].
+    pub unsafe fn on_another_cudarc_stream(&self, stream: &Arc<CudaStream>) -> Result<Self> {
         self.expect_device_of(stream)?;
-        // SAFETY: the stream belongs to the context. The backend keeps it.
+        // SAFETY: the stream belongs to the context. The backend keeps it, and the caller vouches
+        // for the rest.
         Ok(unsafe { self.on(stream.cu_stream().cast()) }?.keeping(stream))
     }
 
@@ -72,7 +87,11 @@ impl Cuda {
     /// # Errors
     /// Returns [`Error::OtherBackend`] for a slice on another device, and propagates errors of the
     /// driver.
-    pub fn borrow<'a, T: Scalar, S: DevicePtr<T>>(
+    ///
+    /// # Safety
+    /// The slice is one of cudarc's own types. The result is dropped, not forgotten: only then the
+    /// slice's stream waits for the ops. Recordings that name it are not replayed after that.
+    pub unsafe fn borrow<'a, T: Scalar, S: DevicePtr<T>>(
         &self,
         slice: &'a S,
     ) -> Result<Borrowed<'a, T, S>> {
@@ -88,7 +107,10 @@ impl Cuda {
     ///
     /// # Errors
     /// Returns the errors of [`Self::borrow`].
-    pub fn borrow_mut<'a, T: Scalar, S: DevicePtrMut<T>>(
+    ///
+    /// # Safety
+    /// As for [`Self::borrow`].
+    pub unsafe fn borrow_mut<'a, T: Scalar, S: DevicePtrMut<T>>(
         &self,
         slice: &'a mut S,
     ) -> Result<BorrowedMut<'a, T, S>> {
@@ -177,10 +199,11 @@ impl<T: Scalar, S: DevicePtrMut<T>> Drop for BorrowedMut<'_, T, S> {
 
 impl<'a, T: Scalar, S: DevicePtr<T>> From<&'a Borrowed<'_, T, S>> for View<'a, Cuda, T> {
     fn from(borrowed: &'a Borrowed<'_, T, S>) -> Self {
-        // SAFETY: the slice is memory of the device of as many elements, and any bits are a value
-        // of `T`. It stays borrowed as long as the view, during which an op is launched. After that
-        // the slice's stream waits for the op, before work on it can write or free the memory.
-        unsafe { Self::from_raw(borrowed.pointer, borrowed.len) }
+        // The slice is memory of the device of as many elements, and any bits are a value of `T`. It
+        // stays borrowed as long as the view, during which an op of the same backend is launched.
+        // After that the slice's stream waits for the op, before work on it can write or free the
+        // memory.
+        Self::at(borrowed.pointer, borrowed.len, borrowed.order.ours.owner())
     }
 }
 
@@ -188,8 +211,8 @@ impl<'a, T: Scalar, S: DevicePtrMut<T>> From<&'a mut BorrowedMut<'_, T, S>>
     for ViewMut<'a, Cuda, T>
 {
     fn from(borrowed: &'a mut BorrowedMut<'_, T, S>) -> Self {
-        // SAFETY: as above, with an exclusive borrow.
-        unsafe { Self::from_raw(borrowed.pointer, borrowed.len) }
+        // As above, with an exclusive borrow.
+        Self::at(borrowed.pointer, borrowed.len, borrowed.order.ours.owner())
     }
 }
 

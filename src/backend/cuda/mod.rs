@@ -243,6 +243,8 @@ impl Cuda {
         stream: Arc<CudaStream>,
         kernels: Arc<Kernels>,
     ) -> Result<Self> {
+        // A trainer may meet a new stream while it captures that one.
+        let _relaxed = Relaxed::new()?;
         Ok(Self {
             inner: Arc::new(Inner {
                 owner: Owner::new(),
@@ -287,6 +289,7 @@ impl Cuda {
     /// errors of the driver.
     pub fn poll(&self) -> Result<()> {
         let _bound = self.bind()?;
+        let _relaxed = Relaxed::new()?;
         self.inner.faults.poll()
     }
 
@@ -341,7 +344,9 @@ impl Device for Cuda {
 
     fn alloc<T: Scalar>(&self, len: usize) -> Result<Buffer<T>> {
         let _bound = self.bind()?;
-        self.refuse_recording("alloc")?;
+        if len > 0 {
+            self.refuse_recording("alloc")?;
+        }
         let mut buffer = Buffer::new(self.context(), self.owner(), len)?;
         buffer.clear(self.raw_stream())?;
         Ok(buffer)

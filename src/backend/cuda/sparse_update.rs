@@ -354,7 +354,7 @@ impl Cuda {
             Rounding::Stochastic { seed } => Some(seed),
         };
         let is_wide_base = is_wide(weights.base.address(), size_of::<E>())
-            && is_wide(first_base.address(), size_of::<f32>())
+            && (per == Per::Row || is_wide(first_base.address(), size_of::<f32>()))
             && is_wide(second_base.address(), size_of::<f32>());
         let are_wide = weights.is_wide()
             && (per == Per::Row

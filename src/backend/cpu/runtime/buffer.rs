@@ -59,12 +59,12 @@ impl<T: Scalar> Buffer<T> {
     /// `pointer` must be aligned for `T` and point to `len` elements. As long as the buffer lives,
     /// nothing else may read, write or free them.
     pub unsafe fn from_raw(pointer: *mut T, len: usize) -> Self {
-        // SAFETY: the caller vouches for the memory, as long as the buffer and its borrows live. A
-        // pointer to nothing may have any value.
-        Self(Storage::Foreign(match len {
-            0 => &mut [],
-            _ => unsafe { std::slice::from_raw_parts_mut(pointer, len) },
-        }))
+        // A pointer to no elements may have any value.
+        if len == 0 {
+            return Self(Storage::Foreign(&mut []));
+        }
+        // SAFETY: the caller vouches for the memory, as long as the buffer and its borrows live.
+        Self(Storage::Foreign(unsafe { std::slice::from_raw_parts_mut(pointer, len) }))
     }
 }
 

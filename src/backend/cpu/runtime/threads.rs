@@ -18,6 +18,10 @@ const AWAKE: Duration = Duration::from_micros(200);
 /// The shortest such time, to which it falls if no work comes: about that of rayon itself.
 const BARELY_AWAKE: Duration = Duration::from_micros(25);
 
+/// The longest time that a thread looks for work at once: it may belong to a pool of the caller, and
+/// have interrupted its own work for this.
+const LOOKING: Duration = Duration::from_millis(2);
+
 /// The threads that ops share.
 #[derive(Clone, Debug)]
 pub(crate) struct Threads {
@@ -106,7 +110,8 @@ fn look_for_work(patience: &AtomicU64) {
     let while_awake = Duration::from_micros(patience.load(Ordering::Relaxed));
     // The op that woke this thread gives it work at once; only work after a pause is of a later op.
     let mut pauses = 0;
-    work_until(|| false, while_awake, || pauses += 1);
+    let begun = Instant::now();
+    work_until(|| begun.elapsed() > LOOKING, while_awake, || pauses += 1);
     let next = if pauses > 1 { AWAKE } else { (while_awake / 2).max(BARELY_AWAKE) };
     patience.store(next.as_micros() as u64, Ordering::Relaxed);
 }

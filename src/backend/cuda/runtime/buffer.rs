@@ -190,7 +190,7 @@ macro_rules! accessors {
     ($View:ident, $Pointer:ident) => {
         impl<T> $View<'_, Cuda, T> {
             /// Makes a view of a range of the memory that a buffer holds.
-            fn at(pointer: sys::CUdeviceptr, len: usize, owner: Owner) -> Self {
+            pub(crate) fn at(pointer: sys::CUdeviceptr, len: usize, owner: Owner) -> Self {
                 Self::of_device(Address { pointer, owner }, len)
             }
 

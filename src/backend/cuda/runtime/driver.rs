@@ -66,9 +66,8 @@ pub fn devices() -> Result<Vec<DeviceInfo>> {
         .collect()
 }
 
-/// A guard of the context that calls of the driver use: while it lives, the context is current in
-/// its thread. When it is dropped, the context that was current before is current again; if there
-/// was none, the context stays.
+/// A guard that keeps a context current in its thread, as calls of the driver need it, and restores
+/// the one that was current before when it is dropped; if there was none, the context stays.
 #[must_use]
 pub(crate) struct Bound {
     /// The context that was current before, if it was another one.

@@ -72,25 +72,48 @@ impl FaultLog {
     /// running. The context must be bound.
     pub(crate) fn poll(&self) -> Result<()> {
         let _reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let stream = self.poll_stream.cu_stream();
+        let before = self.read()?;
+        let mut status = self.read()?;
+        // A copy has no order of its own: it may read the kind of a record after, and the rest of it
+        // before, a kernel has written both. A record that was complete in one copy is whole in the
+        // next.
+        for (fault, was) in status.faults.iter_mut().zip(&before.faults) {
+            if was.kind == 0 || was.key != fault.key {
+                fault.kind = 0;
+            }
+        }
+        status.error().map_or(Ok(()), Err)
+    }
+
+    /// Copies the status, without waiting for ops.
+    fn read(&self) -> Result<Status> {
         let mut found = [Status::default()];
         // SAFETY: the buffer holds one status, and any bits are a value of it. The target stays
         // borrowed until the copy has completed, for which this function waits.
         check("read the status", unsafe {
+            let stream = self.poll_stream.cu_stream();
             result::memcpy_dtoh_async(&mut found, self.pointer().address(), stream)
         })?;
-        // SAFETY: the stream lives as long as this value.
-        check("wait for the stream", unsafe { result::stream::synchronize(stream) })?;
-        // A kernel counts a fault before it writes its record.
+        self.wait()?;
         let [status] = found;
-        status.error().map_or(Ok(()), Err)
+        Ok(status)
     }
 
     fn clear(&self) -> Result<()> {
-        // SAFETY: the buffer holds one status.
+        let cleared = [Status::default()];
+        // SAFETY: the buffer holds one status. The source outlives the copy, for which this
+        // function waits.
         check("clear the status", unsafe {
-            result::memcpy_htod_sync(self.pointer().address(), &[Status::default()])
-        })
+            let stream = self.poll_stream.cu_stream();
+            result::memcpy_htod_async(self.pointer().address(), &cleared, stream)
+        })?;
+        self.wait()
+    }
+
+    fn wait(&self) -> Result<()> {
+        // SAFETY: the stream lives as long as this value.
+        let waited = unsafe { result::stream::synchronize(self.poll_stream.cu_stream()) };
+        check("wait for the stream", waited)
     }
 }
 

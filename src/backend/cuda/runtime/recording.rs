@@ -102,6 +102,8 @@ pub(crate) unsafe fn free(context: &CudaContext, pointer: sys::CUdeviceptr) {
 
 fn free_now(context: &CudaContext, pointer: sys::CUdeviceptr) {
     if let Ok(_bound) = bind(context) {
+        // The thread may be capturing a stream, in which freeing is not allowed otherwise.
+        let _relaxed = Relaxed::new();
         // SAFETY: only `free` and `Serial` call this, each pointer was passed to `free`, and each
         // is freed once. Freeing waits for the device, so no work that was launched still uses the
         // memory. If the context is broken, its memory is gone with it, and the error can be

@@ -36,7 +36,8 @@ pub struct Tables {
 /// The rows of all tables in memory, made by [`Device::place_tables`].
 #[derive(Debug)]
 pub struct TablePlaces {
-    /// The lowest address of all tables that lie in memory of their own, from which the rows count.
+    /// The base address, from which the starts of rows count in elements: the lowest address of
+    /// tables in memory of their own; 0 for tables in one buffer, whose base the view gives.
     base: u64,
     /// The rows of each table, and behind them those of the table of each feature.
     host: Vec<TableRows>,
