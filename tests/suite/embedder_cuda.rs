@@ -254,7 +254,7 @@ fn a_step_on_foreign_memory_is_captured_and_replayed() {
         let (ids_at, offsets_at, workspace_at) = (at(&ids), at(&offsets), at(&workspace));
         stream.synchronize().unwrap();
 
-        // SAFETY, here and below: each pointer is to as many elements, which live until the end of
+        // SAFETY: here and below, each pointer is to as many elements, which live until the end of
         // this test and are used by the ops of one stream alone.
         let mut sorted = unsafe {
             let [positions, bags] = of_ids.each_ref().map(|s| Buffer::from_raw(&cuda, at(s), n));

@@ -199,10 +199,10 @@ impl<T: Scalar, S: DevicePtrMut<T>> Drop for BorrowedMut<'_, T, S> {
 
 impl<'a, T: Scalar, S: DevicePtr<T>> From<&'a Borrowed<'_, T, S>> for View<'a, Cuda, T> {
     fn from(borrowed: &'a Borrowed<'_, T, S>) -> Self {
-        // The slice is memory of the device of as many elements, and any bits are a value of `T`. It
-        // stays borrowed as long as the view, during which an op of the same backend is launched.
-        // After that the slice's stream waits for the op, before work on it can write or free the
-        // memory.
+        // The slice is memory of the device of as many elements, and any bits are a value of `T`.
+        // It stays borrowed as long as the view, during which an op of the same backend is
+        // launched. After that the slice's stream waits for the op, before work on it can write or
+        // free the memory.
         Self::at(borrowed.pointer, borrowed.len, borrowed.order.ours.owner())
     }
 }

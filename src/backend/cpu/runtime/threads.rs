@@ -18,8 +18,8 @@ const AWAKE: Duration = Duration::from_micros(200);
 /// The shortest such time, to which it falls if no work comes: about that of rayon itself.
 const BARELY_AWAKE: Duration = Duration::from_micros(25);
 
-/// The longest time that a thread looks for work at once: it may belong to a pool of the caller, and
-/// have interrupted its own work for this.
+/// The longest time that a thread looks for work at once: it may belong to a pool of the caller,
+/// and have interrupted its own work for this.
 const LOOKING: Duration = Duration::from_millis(2);
 
 /// The threads that ops share.

@@ -74,9 +74,9 @@ impl FaultLog {
         let _reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.read()?;
         let mut status = self.read()?;
-        // A copy has no order of its own: it may read the kind of a record after, and the rest of it
-        // before, a kernel has written both. A record that was complete in one copy is whole in the
-        // next.
+        // A copy has no order of its own: it may read the kind of a record after, and the rest of
+        // it before, a kernel has written both. A record that was complete in one copy is whole in
+        // the next.
         for (fault, was) in status.faults.iter_mut().zip(&before.faults) {
             if was.kind == 0 || was.key != fault.key {
                 fault.kind = 0;
