@@ -38,7 +38,7 @@ impl Allocator {
 }
 
 /// Owned memory.
-pub(crate) enum Memory<T> {
+pub(crate) enum Memory<T: 'static> {
     Bagdot(Buffer<T>),
     Torch(Lines<T>),
 }
