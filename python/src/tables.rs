@@ -231,7 +231,7 @@ impl Tables {
         self.layout().column_offsets().to_vec()
     }
 
-    /// Whether any feature is pooled by max.
+    /// Set if any feature is pooled by max.
     #[getter]
     fn has_max(&self) -> bool {
         self.layout().has_max()
