@@ -1,0 +1,88 @@
+//! Memory of candle's tensors, as ops of bagdot read and write it.
+
+use bagdot::ops::{Backend, View, ViewMut};
+use bagdot::{Cpu, Scalar};
+use candle_core::{CpuStorage, Device, Layout, Storage, WithDType};
+
+use crate::Result;
+
+#[cfg(not(feature = "cuda"))]
+pub(crate) trait OnCuda {}
+#[cfg(not(feature = "cuda"))]
+impl<T> OnCuda for T {}
+#[cfg(feature = "cuda")]
+pub(crate) use crate::cuda::OnCuda;
+
+/// A type of elements that tensors and ops share.
+pub(crate) trait Value: Scalar + WithDType + OnCuda {}
+impl<T: Scalar + WithDType + OnCuda> Value for T {}
+
+/// A backend of bagdot that works on tensors of a device of candle.
+pub(crate) trait TensorBackend: Backend {
+    /// The elements of a tensor, borrowed for the time of an op.
+    type Input<'a, T: Value>;
+
+    /// Borrows the elements of a contiguous tensor.
+    fn input<'a, T: Value>(
+        &self,
+        storage: &'a Storage,
+        layout: &Layout,
+    ) -> Result<Self::Input<'a, T>>;
+
+    /// Views borrowed elements.
+    fn view_of<'v, T: Value>(input: &'v Self::Input<'_, T>) -> View<'v, Self, T>;
+
+    /// Makes the storage of a tensor of `len` elements, all of which `write` writes.
+    fn output<T: Value>(
+        &self,
+        device: &Device,
+        len: usize,
+        write: impl FnOnce(ViewMut<'_, Self, T>) -> Result<()>,
+    ) -> Result<Storage>;
+}
+
+/// Returns the range of a contiguous layout.
+pub(crate) fn range(layout: &Layout) -> Result<(usize, usize)> {
+    layout.contiguous_offsets().ok_or_else(|| {
+        let op = "bagdot-candle";
+        candle_core::Error::RequiresContiguous { op }.into()
+    })
+}
+
+impl TensorBackend for Cpu {
+    type Input<'a, T: Value> = &'a [T];
+
+    fn input<'a, T: Value>(&self, storage: &'a Storage, layout: &Layout) -> Result<&'a [T]> {
+        let (start, end) = range(layout)?;
+        match storage {
+            Storage::Cpu(storage) => Ok(&storage.as_slice::<T>()?[start..end]),
+            other => Err(other_device(&Device::Cpu, &other.device())),
+        }
+    }
+
+    fn view_of<'v, T: Value>(input: &'v &[T]) -> View<'v, Self, T> {
+        (*input).into()
+    }
+
+    fn output<T: Value>(
+        &self,
+        _device: &Device,
+        len: usize,
+        write: impl FnOnce(ViewMut<'_, Self, T>) -> Result<()>,
+    ) -> Result<Storage> {
+        let mut values = vec![T::default(); len];
+        write((&mut values).into())?;
+        let storage: CpuStorage = T::to_cpu_storage_owned(values);
+        Ok(Storage::Cpu(storage))
+    }
+}
+
+/// Returns the error for a tensor on another device than the ops.
+pub(crate) fn other_device(ours: &Device, theirs: &Device) -> crate::Error {
+    candle_core::Error::DeviceMismatchBinaryOp {
+        lhs: ours.location(),
+        rhs: theirs.location(),
+        op: "bagdot-candle",
+    }
+    .into()
+}
