@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bagdot_burn::EmbeddingBagCollection;
 use bagdot_burn::bagdot::ops::{Interaction, Optimizer, Pooling, Table, TableBatch, UpdateRule};
 use bagdot_burn::bagdot::{Error, Philox, Result, philox4x32};
-use burn::module::{AutodiffModule, Module, Param};
+use burn::module::{Module, Param};
 use burn::nn::loss::BinaryCrossEntropyLossConfig;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::optim::{AdaGradConfig, GradientsParams, ModuleOptimizer};
@@ -32,7 +32,7 @@ struct Sizes {
 
 impl Sizes {
     fn from_args() -> Result<Self> {
-        let mut sizes = Self { tables: 8, rows: 20_000, dim: 16, batch: 512, bag: 2, steps: 100 };
+        let mut sizes = Self { tables: 8, rows: 20_000, dim: 16, batch: 512, bag: 2, steps: 300 };
         for arg in std::env::args().skip(1) {
             let wrong = || Error::InvalidArgument {
                 op: "train",
@@ -74,8 +74,8 @@ impl Clicks {
                 for _ in 0..bag {
                     // Low ids are frequent, as in data of clicks.
                     let id = (random.uniform().powi(4) * rows as f64) as usize;
-                    let is_liked = philox4x32([0, table as u32], [id as u32, 0, 0, 0])[0] % 2 == 0;
-                    *taste += if is_liked { 1 } else { -1 };
+                    let hash = philox4x32([0, table as u32], [id as u32, 0, 0, 0])[0];
+                    *taste += if hash.is_multiple_of(2) { 1 } else { -1 };
                     ids.push(id as i32);
                 }
             }
@@ -93,7 +93,7 @@ impl Clicks {
 }
 
 /// A model that gives a logit for each sample.
-trait Dlrm: AutodiffModule {
+trait Dlrm: Module {
     fn logits(&self, clicks: &Clicks) -> Result<Tensor<1>>;
 }
 
@@ -139,15 +139,15 @@ impl Dlrm for InBurn {
         let bag = clicks.ids.dims()[0] / (tables * batch);
         let ids: Tensor<3, Int> = clicks.ids.clone().reshape([tables, batch, bag]);
         let pooled = self.embeddings.iter().enumerate().map(|(table, embedding)| {
-            let ids: Tensor<2, Int> = ids.clone().slice([table..table + 1]).reshape([batch, bag]);
+            let ids: Tensor<2, Int> = ids.clone().slice(table..table + 1).reshape([batch, bag]);
             embedding.forward(ids).sum_dim(1)
         });
         let dense_vector: Tensor<3> = dense.clone().reshape([batch, 1, dim]);
         let vectors = Tensor::cat(std::iter::once(dense_vector).chain(pooled).collect(), 1);
         let products = vectors.clone().matmul(vectors.swap_dims(1, 2));
         let features = tables + 1;
-        let pairs = Interaction::default().pairs(features);
-        let pairs: Vec<i32> = pairs.map(|(i, j)| (i * features + j) as i32).collect();
+        let place = |(i, j)| (i * features + j) as i32;
+        let pairs: Vec<i32> = Interaction::default().pairs(features).map(place).collect();
         let pairs = Tensor::<1, Int>::from_data(&pairs[..], &dense.device());
         let flat: Tensor<2> = products.reshape([batch, features * features]);
         let output = Tensor::cat(vec![dense, flat.select(1, pairs)], 1);

@@ -387,10 +387,9 @@ impl Backward<Flex, 2> for Step {
             let result = FlexTensor::from_data(TensorData::new(result, len));
             grads.register::<Flex>(factors.id, result);
         }
-        if rows.is_some() {
-            if let Err(error) = batch.step(&grad) {
-                batch.collection.keep(error);
-            }
+        let result = if rows.is_some() { batch.step(&grad) } else { Ok(()) };
+        if let Err(error) = result {
+            batch.collection.keep(error);
         }
     }
 }

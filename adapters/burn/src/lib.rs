@@ -1,4 +1,4 @@
-//! bagdot's tables and interaction as ops of [burn](burn), on its CPU backend flex.
+//! bagdot's tables and interaction as ops of [burn], on its CPU backend flex.
 //!
 //! An [`EmbeddingBagCollection`] looks up bags of ids. In the backward pass it updates the rows
 //! that were looked up, with an optimizer of its own, and no gradient of a table is ever made.
@@ -25,7 +25,7 @@
 //!
 //! // The gradient of every pooled element is 1, and row 3 of the second table moves by -0.1.
 //! pooled.sum().backward();
-//! let moved = (embeddings.table(1)? - before).slice([3..4]);
+//! let moved = (embeddings.table(1)? - before).slice(3..4);
 //! let moved = moved.into_data().try_to_vec::<f32>().expect("a tensor of f32");
 //! assert!(moved.iter().all(|step| (step + 0.1).abs() < 1e-6));
 //! # Ok::<(), bagdot_burn::bagdot::Error>(())

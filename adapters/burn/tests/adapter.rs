@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::sync::Arc;
+
 use bagdot_burn::bagdot::backend::cpu::Buffer;
 use bagdot_burn::bagdot::ops::embedding_bag::Forward;
 use bagdot_burn::bagdot::ops::sparse_update::{self, Scratch};
@@ -11,7 +13,7 @@ use bagdot_burn::bagdot::ops::{
 };
 use bagdot_burn::bagdot::{Cpu, Error, OffsetRule, Philox, Result};
 use bagdot_burn::{EmbeddingBagCollection, interaction};
-use burn::backend::GradientCheckpointingStrategy;
+use burn::backend::{Autodiff, Flex, GradientCheckpointingStrategy};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 /// The unit roundoff of `f32`.
@@ -115,7 +117,7 @@ fn pool_in_burn(tables: &[Tensor<2>; 2], factors: Option<Tensor<1>>) -> Tensor<2
         let shares = TensorData::new(shares, [SAMPLES, last - first]);
         let mut shares = Tensor::<2>::from_data(shares, &device);
         if let Some(factors) = &factors {
-            shares = shares * factors.clone().slice([first..last]).unsqueeze::<2>();
+            shares = shares * factors.clone().slice(first..last).unsqueeze::<2>();
         }
         let ids = ints(&IDS[first..last], DType::I64, &device);
         shares.matmul(tables[table].clone().select(0, ids))
@@ -206,12 +208,12 @@ fn ids_may_have_gaps() -> Result<()> {
     let column: Tensor<2, Int> = ints(&spread, DType::I64, &device).reshape([OFFSETS.len(), 2]);
     let (ids, offsets) = batch(&device);
     let want = values(ours.forward(ids, offsets)?);
-    let got = ours.forward(flipped, column.swap_dims(0, 1).slice([0..1]).flatten(0, 1))?;
+    let got = ours.forward(flipped, column.swap_dims(0, 1).slice(0..1).flatten(0, 1))?;
     assert_eq!(values(got), want);
 
     // The ids lie behind an offset in their buffer.
     let longer: Vec<i64> = [-1].into_iter().chain(IDS).collect();
-    let behind = ints(&longer, DType::I64, &device).slice([1..13]);
+    let behind = ints(&longer, DType::I64, &device).slice(1..13);
     assert_eq!(values(ours.forward(behind, ints(&OFFSETS, DType::I32, &device))?), want);
     Ok(())
 }
@@ -227,7 +229,8 @@ fn an_empty_batch_steps_on_nothing() -> Result<()> {
     pooled.sum().backward();
     ours.check()?;
     assert_eq!((weights(&ours), ours.steps()), (before, 1));
-    let none = ours.forward(ints(&[], DType::I32, &device), ints(&[0], DType::I32, &device))?;
+    // Memory that flex has made itself.
+    let none = ours.forward(Tensor::zeros([0], &device), Tensor::zeros([1], &device))?;
     assert_eq!(none.dims(), [0, 3 * DIM]);
     Ok(())
 }
@@ -422,7 +425,7 @@ fn wrong_arguments_are_errors() -> Result<()> {
         "{error}"
     );
     let message = |result: Result<Tensor<2>>| result.unwrap_err().to_string();
-    let short = message(ours.forward(ids.clone(), offsets.clone().slice([0..9])));
+    let short = message(ours.forward(ids.clone(), offsets.clone().slice(0..9)));
     assert!(short.contains("3 features x 2 samples need 7 offsets"), "{short}");
     let none = message(ours.forward(ids.clone(), ints(&[], DType::I64, &device)));
     assert!(none.contains("need 1 offsets"), "{none}");
@@ -436,7 +439,7 @@ fn wrong_arguments_are_errors() -> Result<()> {
     let doubles = dense.clone().cast(DType::F64);
     let doubles = message(interaction(kind, doubles, dense.clone()));
     assert!(doubles.contains("dense: of F64, but must be of F32"), "{doubles}");
-    let rows = message(interaction(kind, dense.clone(), dense.clone().slice([0..2])));
+    let rows = message(interaction(kind, dense.clone(), dense.clone().slice(0..2)));
     assert!(rows.contains("features.sparse.rows is 2, but must be 3"), "{rows}");
     let columns = message(interaction(kind, dense.clone(), drawn([SAMPLES, 6], 1, &device)));
     assert!(columns.contains("6 is no multiple of the dimension 4"), "{columns}");
@@ -444,11 +447,11 @@ fn wrong_arguments_are_errors() -> Result<()> {
         order: PairOrder::default(),
         include_self: false,
         append_sparse: false,
-        pad_to: usize::MAX,
+        pad_to: 1 << 61,
     };
     let wide = interaction(wide, dense.clone(), dense.clone()).unwrap_err();
     assert!(matches!(wide, Error::OutOfMemory { .. }), "{wide}");
-    let samples = message(ours.pooled_interaction(kind, dense.slice([0..2]), ids, offsets));
+    let samples = message(ours.pooled_interaction(kind, dense.slice(0..2), ids, offsets));
     assert!(samples.contains("is 3, but must be 2"), "{samples}");
 
     let table = message(ours.table(2));
@@ -609,6 +612,28 @@ fn the_fused_op_gives_the_bits_of_both() -> Result<()> {
 }
 
 #[test]
+fn the_fused_op_keeps_the_pooled_vectors_of_a_large_batch() -> Result<()> {
+    // More than a thread pools at once.
+    let (samples, device) = (40_000, autodiff());
+    let ids: Vec<i64> = (0..3 * samples).map(|k| (k * k % 5) as i64).collect();
+    let offsets: Vec<i64> = (0..=3 * samples as i64).collect();
+    let run = |is_fused: bool| -> Result<[Vec<f32>; 2]> {
+        let (kind, ours) = (Interaction::default(), collection(SGD));
+        let dense = drawn([samples, DIM], 1, &device).require_grad();
+        let ids = ints(&ids, DType::I64, &device);
+        let offsets = ints(&offsets, DType::I64, &device);
+        let output = match is_fused {
+            true => ours.pooled_interaction(kind, dense.clone(), ids, offsets)?,
+            false => interaction(kind, dense.clone(), ours.forward(ids, offsets)?)?,
+        };
+        let grads = output.mean().backward();
+        Ok([values(dense.grad(&grads).unwrap()), weights(&ours)])
+    };
+    assert!(run(true)? == run(false)?);
+    Ok(())
+}
+
+#[test]
 fn a_checkpoint_continues_with_the_same_bits() -> Result<()> {
     let optimizer = Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
     let (rule, device) = (UpdateRule::new(optimizer, 0.1), autodiff());
@@ -646,6 +671,25 @@ fn a_checkpoint_continues_with_the_same_bits() -> Result<()> {
     train(&other, 2..5)?;
     assert_eq!(weights(&ours), weights(&other));
     assert_eq!((ours.steps(), other.steps()), (5, 5));
+    Ok(())
+}
+
+#[test]
+fn a_graph_without_a_backward_pass_lets_go_of_its_ids() -> Result<()> {
+    let (ours, device) = (collection(SGD), autodiff());
+    let (ids, offsets) = batch(&device);
+    let holders = || {
+        let ids = ids.clone().try_into_primitive::<Autodiff<Flex>>().unwrap();
+        Arc::strong_count(&ids.data_arc())
+    };
+    let before = holders();
+    drop(ours.forward(ids.clone(), offsets)?);
+    assert_eq!(holders(), before + 1);
+    // burn sweeps what has no tensor any more after each backward pass, unless a thread uses it.
+    for _ in 0..100 {
+        Tensor::<1>::ones([1], &device).require_grad().backward();
+    }
+    assert_eq!(holders(), before);
     Ok(())
 }
 
