@@ -57,14 +57,18 @@ struct Rows {
 }
 
 impl EmbeddingBagCollection {
-    /// Makes tables of `f32` whose weights are drawn uniformly from ±√(1 / rows), as
-    /// facebookresearch/dlrm does. [`bagdot::nn::EmbeddingBagCollection`] draws the same ones.
+    /// Makes tables of `f32` whose weights are drawn from `seed`, uniformly in ±√(1 / rows) as
+    /// facebookresearch/dlrm does. `rule` is that of every step; it needs no number.
     ///
     /// # Errors
     /// Returns an error for features that are pooled by max, and if there is not enough memory.
     pub fn new(tables: TableBatch, rule: UpdateRule, seed: u64) -> Result<Self> {
         if tables.has_max() {
-            return Err(invalid(OP, "tables", "a feature is pooled by max".into()));
+            return Err(invalid(
+                OP,
+                "tables",
+                "a feature is pooled by max, but must be by sum or mean".into(),
+            ));
         }
         // That of burn's flex, and of gemm under it.
         let cpu = Cpu::on_global_pool()?;
