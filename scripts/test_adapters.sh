@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds everything through which other languages and programs use bagdot, and runs its tests: the
 # Python package beside PyTorch and TorchRec, the C library with programs in C and C++ and with JAX,
-# and the files that other programs read. It comes after scripts/test.sh, whose program and kernels
-# it uses.
+# the adapters for candle and burn, and the files that other programs read. It comes after
+# scripts/test.sh, whose program and kernels it uses.
 #
 # It needs Rust, gcc, and python3 with pip. It installs the rest itself: cmake, pkg-config and
 # valgrind by apt if they are missing, Python's packages into the folder of scripts/peers.sh.
@@ -47,8 +47,26 @@ ln -sf ../debug/deps/libbagdot_emulator.so target/stand_in/libcuda.so
 LD_LIBRARY_PATH=$PWD/target/stand_in tests python/tests/test_cuda.py
 
 step "models as files of other programs"
-BAGDOT=$BAGDOT_PROGRAM tests tests/adapters
+BAGDOT=$BAGDOT_PROGRAM tests tests/interchange
 
 step "the C library"
 BAGDOT_EMULATOR=$PWD/target/debug/deps/libbagdot_emulator.so BAGDOT_JAX_PYTHON=$python \
     capi/test.sh
+
+# Lints, tests, documentation and a few steps of the example of an adapter.
+adapter() {
+    cargo fmt --check
+    cargo clippy --quiet --all-targets -- -D warnings
+    cargo test --quiet
+    RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
+    cargo run --quiet --example train -- steps=5 rows=1000 batch=64
+}
+
+step "the adapter for candle"
+(cd adapters/candle && adapter)
+# candle's kernels are not needed to check types.
+(cd adapters/candle && NVCC=none PATH=$PWD/tests:$PATH CUDA_COMPUTE_CAP=90 \
+    cargo clippy --quiet --features cuda -- -D warnings)
+
+step "the adapter for burn"
+(cd adapters/burn && adapter)

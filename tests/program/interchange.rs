@@ -1,4 +1,4 @@
-//! Tests of `export`, `import` and `encode`. `tests/adapters/` runs the exported files in PyTorch
+//! Tests of `export`, `import` and `encode`. `tests/interchange/` runs the exported files in PyTorch
 //! and onnxruntime.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! A small DLRM written in candle, with the tables in bagdot and with the tables in candle: the
 //! same model, batches and steps of SGD, so that the losses agree. Prints losses and times.
 //!
-//! `cargo run --release --example train [STEPS [BATCH [ROWS]]]`
+//! `cargo run --release --example train -- rows=100000 batch=512`
 
 use std::time::{Duration, Instant};
 
@@ -58,11 +58,24 @@ fn interaction_by_candle(dense: &Tensor, pooled: &[Tensor], pairs: &Tensor) -> R
     Tensor::cat(&[dense, &dots], 1)
 }
 
+/// Returns the sizes, which arguments `name=value` change.
+fn sizes() -> Result<[usize; 3]> {
+    let mut sizes = [("steps", 200), ("batch", 512), ("rows", 100_000)];
+    for argument in std::env::args().skip(1) {
+        let size = argument.split_once('=').and_then(|(name, value)| {
+            let size = sizes.iter_mut().find(|size| size.0 == name)?;
+            size.1 = value.parse().ok().filter(|&value| value > 0)?;
+            Some(())
+        });
+        if size.is_none() {
+            candle_core::bail!("{argument}: steps, batch or rows = 1 or more");
+        }
+    }
+    Ok(sizes.map(|(_, value)| value))
+}
+
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
-    let mut next =
-        |default| arguments.next().unwrap_or(Ok(default)).map_err(candle_core::Error::wrap);
-    let (steps, batch, rows) = (next(200)?, next(512)?, next(100_000)?);
+    let [steps, batch, rows] = sizes()?;
 
     let device = Device::Cpu;
     let random = |rows: usize, cols: usize| {
@@ -107,7 +120,7 @@ fn main() -> Result<()> {
         let start = Instant::now();
         let dense = ours.dense(&inputs)?;
         let features =
-            bags.interaction(Interaction::default(), &dense, &ids.flatten_all()?, &offsets)?;
+            bags.pooled_interaction(Interaction::default(), &dense, &ids.flatten_all()?, &offsets)?;
         let our_loss = ours.loss(&features, &labels)?;
         our_sgd.backward_step(&our_loss)?;
         of_ours += start.elapsed();
@@ -131,7 +144,7 @@ fn main() -> Result<()> {
             }
         }
     }
-    let per_step = |time: Duration| time.as_secs_f64() * 1e3 / steps.max(1) as f64;
+    let per_step = |time: Duration| time.as_secs_f64() * 1e3 / steps as f64;
     let (ours, theirs) = (per_step(of_ours), per_step(of_theirs));
     println!(
         "{ours:.2} ms a step with bagdot, {theirs:.2} ms with candle alone: {:.1} times as fast \

@@ -198,7 +198,7 @@ impl EmbeddingBagCollection {
     ///
     /// # Errors
     /// Returns the errors of the two.
-    pub fn interaction(
+    pub fn pooled_interaction(
         &self,
         interaction: Interaction,
         dense: &Tensor,

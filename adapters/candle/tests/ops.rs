@@ -180,7 +180,7 @@ fn the_fused_op_is_the_two_ops() -> Result<()> {
     let (two, one) = (collection(&tables, sgd(0.5)), collection(&tables, sgd(0.5)));
     let of_two =
         ops().interaction(interaction, dense.as_tensor(), &two.forward(&ids(), &offsets())?)?;
-    let of_one = one.interaction(interaction, dense.as_tensor(), &ids(), &offsets())?;
+    let of_one = one.pooled_interaction(interaction, dense.as_tensor(), &ids(), &offsets())?;
     assert_eq!(of_one.dims(), [BATCH, 24]);
     assert_eq!(values(&of_one), values(&of_two));
 
@@ -298,7 +298,7 @@ fn wrong_arguments_are_errors() -> Result<()> {
     let text = error(bags.forward(&floats, &offsets()));
     assert_eq!(text, "ids: elements of F32, which the op does not take");
     let dense = Tensor::zeros((BATCH + 1, DIM), DType::F32, &CPU)?;
-    let text = error(bags.interaction(Interaction::default(), &dense, &ids(), &offsets()));
+    let text = error(bags.pooled_interaction(Interaction::default(), &dense, &ids(), &offsets()));
     assert!(text.contains("interaction"), "{text}");
     let dense = Tensor::zeros((BATCH, 3), DType::F32, &CPU)?;
     let pooled = bags.forward(&ids(), &offsets())?;
