@@ -20,7 +20,9 @@
 //              5. Backward: the gradient of the pairs is unfolded to a symmetric matrix, so that
 //                 the gradient of the features is one product of this matrix and the features. Each
 //                 thread has 16 features x 4 columns in registers.
-//              6. Concatenation is a copy, as is its gradient. Samples too large for 48 KB of
+//              6. Gradients that are not finite are noticed as they are stored, and each warp that
+//                 has found one sets a word, so that no pass reads them again only for that.
+//              7. Concatenation is a copy, as is its gradient. Samples too large for 48 KB of
 //                 shared memory, which every device has without opting in, go to
 //                 interaction_tiled.cu; other types, and tf32, to the tensor cores of
 //                 interaction_mma.cu.
@@ -147,6 +149,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
         exists ? pair_grad(columns, grad + columns.pairs_begin(), at.unit, at.row) : 0.0f;
   }
   team.wait();
+  bool found = false;
   const auto work = [&](auto wide) {
     constexpr bool kWide = decltype(wide)::value;
 #pragma unroll 1
@@ -160,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
         if (i >= num_features) continue;
         if (columns.has_direct(i))
           add_direct<kWide>(sums[r], grad + columns.direct(i), at.unit, units, dim);
-        store_grad<kWide>(grads.row(sample, i), sums[r], at.unit, units, dim);
+        found |= store_grad<kWide>(grads.row(sample, i), sums[r], at.unit, units, dim);
       }
     }
   };
@@ -169,6 +172,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   } else {
     work(Bool<false>{});
   }
+  report_non_finite(m.non_finite, found);
 }
 
 // Computes to[r][c] = from[r][c], for concatenation and its gradient.
@@ -178,16 +182,21 @@ __device__ __forceinline__ void copy_matrix(const InteractionCopy<E>& p) {
   const bool wide =
       (p.cols | p.from_ld | p.to_ld) % kRun == 0 && is_aligned(p.from, 16) && is_aligned(p.to, 16);
   const uint64_t units = wide ? p.cols / kRun : p.cols;
+  bool found = false;
   for (uint64_t k = uint64_t(blockIdx.x) * kCopyThreads + threadIdx.x; k < p.rows * units;
        k += uint64_t(gridDim.x) * kCopyThreads) {
     const uint64_t row = k / units, unit = k % units;
     if (wide) {
-      *reinterpret_cast<uint4*>(p.to + row * p.to_ld + unit * kRun) =
-          *reinterpret_cast<const uint4*>(p.from + row * p.from_ld + unit * kRun);
+      const uint4 run = *reinterpret_cast<const uint4*>(p.from + row * p.from_ld + unit * kRun);
+      *reinterpret_cast<uint4*>(p.to + row * p.to_ld + unit * kRun) = run;
+      found |= has_non_finite<E>(run);
     } else {
-      p.to[row * p.to_ld + unit] = p.from[row * p.from_ld + unit];
+      const E value = p.from[row * p.from_ld + unit];
+      p.to[row * p.to_ld + unit] = value;
+      found |= is_infinite_or_nan(value);
     }
   }
+  report_non_finite(p.non_finite, found);
 }
 
 #define INSTANTIATE(E)                                                     \

@@ -240,8 +240,9 @@ __device__ __forceinline__ void backward(const InteractionMmaBackward<E>& p) {
   team.wait();
   multiply_grads<kMaxGroups>(team, rows, pitch, matrix, matrix_pitch, columns, grad);
   team.wait();
-  store_rows(team, rows, pitch, features, dim, grads.is_wide(),
-             [&](uint32_t i) { return grads.row(sample, i); });
+  const bool found = store_rows(team, rows, pitch, features, dim, grads.is_wide(),
+                                [&](uint32_t i) { return grads.row(sample, i); });
+  report_non_finite(m.non_finite, found);
 }
 
 #define INSTANTIATE(E)                                                                  \

@@ -156,6 +156,7 @@ __device__ __forceinline__ void backward(const InteractionBackwardMatrices<E>& m
   const uint32_t chunks = (dim + kSide - 1) / kSide,
                  tiles = (num_features + kSide - 1) / kSide * chunks;
   const uint32_t group = team.thread / (kSide / 4), unit = team.thread % (kSide / 4);
+  bool found = false;
   const auto work = [&](auto wide) {
     constexpr bool kWide = decltype(wide)::value;
 #pragma unroll 1
@@ -187,7 +188,7 @@ __device__ __forceinline__ void backward(const InteractionBackwardMatrices<E>& m
         if (i >= num_features) continue;
         if (columns.has_direct(i))
           add_direct<kWide>(sums[r], grad + columns.direct(i) + first, unit, units, cols);
-        store_grad<kWide>(grads.row(sample, i) + first, sums[r], unit, units, cols);
+        found |= store_grad<kWide>(grads.row(sample, i) + first, sums[r], unit, units, cols);
       }
     }
   };
@@ -196,6 +197,7 @@ __device__ __forceinline__ void backward(const InteractionBackwardMatrices<E>& m
   } else {
     work(Bool<false>{});
   }
+  report_non_finite(m.non_finite, found);
 }
 
 #define INSTANTIATE(E)                                                                        \

@@ -2,6 +2,7 @@
 // interaction share this file.
 #pragma once
 
+#include "finite.cuh"
 #include "params/pairs.cuh"
 #include "ptx.cuh"
 #include "vec.cuh"
@@ -153,20 +154,27 @@ __device__ __forceinline__ void stage_rows(const Team& team, E* to, uint32_t pit
     to[at.row * pitch + cols + at.unit] = E(0.0f);
 }
 
-// Stores `rows` rows of `cols` elements from shared memory to `to(row)`.
+// Stores `rows` rows of `cols` elements from shared memory to `to(row)`. Returns true if this thread
+// has stored a value that is not finite.
 template <typename E, typename To>
-__device__ __forceinline__ void store_rows(const Team& team, const E* from, uint32_t pitch,
+__device__ __forceinline__ bool store_rows(const Team& team, const E* from, uint32_t pitch,
                                            uint32_t rows, uint32_t cols, bool wide, To to) {
+  bool found = false;
   if (wide) {
     constexpr uint32_t kRun = kWidest<E>;
     for (Walk at(team, cols / kRun); at.row < rows; at.next()) {
-      *reinterpret_cast<uint4*>(to(at.row) + at.unit * kRun) =
-          *reinterpret_cast<const uint4*>(from + at.row * pitch + at.unit * kRun);
+      const uint4 run = *reinterpret_cast<const uint4*>(from + at.row * pitch + at.unit * kRun);
+      *reinterpret_cast<uint4*>(to(at.row) + at.unit * kRun) = run;
+      found |= has_non_finite<E>(run);
     }
   } else {
-    for (Walk at(team, cols); at.row < rows; at.next())
-      to(at.row)[at.unit] = from[at.row * pitch + at.unit];
+    for (Walk at(team, cols); at.row < rows; at.next()) {
+      const E value = from[at.row * pitch + at.unit];
+      to(at.row)[at.unit] = value;
+      found |= is_infinite_or_nan(value);
+    }
   }
+  return found;
 }
 
 __device__ __forceinline__ uint32_t round_up(uint32_t x, uint32_t to) {
@@ -331,21 +339,22 @@ __device__ __forceinline__ void add_direct(float (&sum)[4], const E* direct, uin
   }
 }
 
+// Stores a thread's columns of a gradient. Returns true if one of the values is not finite.
 template <bool kWide, typename E>
-__device__ __forceinline__ void store_grad(E* grad, const float (&sum)[4], uint32_t unit,
+__device__ __forceinline__ bool store_grad(E* grad, const float (&sum)[4], uint32_t unit,
                                            uint32_t units, uint32_t cols) {
-  if (kWide) {
-    Vec<E, 4> run;
+  bool found = false;
+  Vec<E, 4> run;
 #pragma unroll
-    for (int m = 0; m < 4; ++m) run.at[m] = from_f32<E>(sum[m]);
-    *reinterpret_cast<Vec<E, 4>*>(grad + unit * 4) = run;
-  } else {
-#pragma unroll
-    for (int m = 0; m < 4; ++m) {
-      if (grad_column<false>(unit, units, m) < cols)
-        grad[grad_column<false>(unit, units, m)] = from_f32<E>(sum[m]);
-    }
+  for (int m = 0; m < 4; ++m) {
+    run.at[m] = from_f32<E>(sum[m]);
+    const uint32_t column = grad_column<kWide>(unit, units, m);
+    if (!kWide && column >= cols) continue;
+    found |= is_infinite_or_nan(run.at[m]);
+    if (!kWide) grad[column] = run.at[m];
   }
+  if (kWide) *reinterpret_cast<Vec<E, 4>*>(grad + unit * 4) = run;
+  return found;
 }
 
 // Returns the gradient of the pair (i, j): the weight of x_j in the gradient of x_i.

@@ -6,10 +6,8 @@
 #include "params/bags.cuh"
 #include "params/optimizer.cuh"
 
-// The number of threads in a block of the scan.
+// The number of threads in a block.
 constexpr int kThreads = 256;
-// The number of threads in the block that judges.
-constexpr int kJudgeThreads = 32;
 // The number of elements in a thread's vectorised load.
 constexpr int kRun = 4;
 
@@ -19,27 +17,24 @@ struct Verdict {
   uint64_t steps;
   uint64_t first;
   uint64_t last;
-  // Set if the scan has found something; zero between steps.
-  uint32_t found;
-  uint32_t reserved;
+  // Set by the check, or by an op before it, if there is a value that is not finite; cleared when
+  // the check has decided.
+  uint64_t found;
 };
 
-// The parameters of the scan of two gradients for elements that are not finite.
-struct FiniteCheckScan {
+// The parameters of the check of two gradients, a loss and the status.
+struct FiniteCheck {
   const float* a;
   const float* b;
   uint64_t a_len;
   uint64_t b_len;
-  Verdict* verdict;
-};
-
-// The parameters of the judgement of a step.
-struct FiniteCheckJudge {
   const double* loss;
   // The values of the step, or null.
   const StepValues* values;
   const Status* status;
   Verdict* verdict;
+  // The number of blocks that have arrived, 0 between launches.
+  uint32_t* arrivals;
   uint64_t step;
   uint32_t stays_shut;
 };

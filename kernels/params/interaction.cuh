@@ -35,6 +35,8 @@ template <typename E>
 struct InteractionCopy {
   const E* from;
   E* to;
+  // The word that is set if a value is not finite, or null.
+  uint64_t* non_finite;
   uint64_t from_ld;
   uint64_t to_ld;
   uint64_t rows;

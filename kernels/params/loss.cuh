@@ -8,13 +8,17 @@
 // The number of threads in a block, which is also the number of samples that it sums.
 constexpr int kThreads = 256;
 
-// The parameters of the losses of a batch, summed by each block, and of their gradient.
+// The parameters of the losses of a batch, of their mean and of their gradient.
 struct LossForward {
   const float* logits;
   const float* labels;
   // The gradient of the logits, or null.
   float* grad_logits;
+  // A sum of each block; not used by a single block.
   double* partial_sums;
+  double* mean;
+  // The number of blocks that have arrived, 0 between launches.
+  uint32_t* arrivals;
   uint64_t batch_size;
   // Set for the squared error of the probability, else it is the cross-entropy.
   uint32_t squared;
@@ -25,12 +29,4 @@ struct LossForward {
   // The weight of the other labels.
   float positive;
   Status* status;
-};
-
-// The parameters of the mean of the losses.
-struct LossMean {
-  const double* partial_sums;
-  double* mean;
-  uint64_t num_partial_sums;
-  uint64_t batch_size;
 };

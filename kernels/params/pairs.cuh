@@ -40,6 +40,8 @@ struct InteractionBackwardMatrices {
   const E* grad_output;
   E* grad_head;
   E* grad_tail;
+  // The word that is set if a gradient is not finite, or null.
+  uint64_t* non_finite;
   uint64_t head_ld;
   uint64_t tail_ld;
   uint64_t grad_output_ld;

@@ -6,12 +6,22 @@ use super::layers::MlpId;
 use super::mlp::{Backward, Forward};
 use crate::dtype::Index;
 use crate::error::{Result, expect_size};
+use crate::ops::finite_check::Verdict;
 use crate::ops::index_sort::Sort;
 use crate::ops::interaction::{self, Features, FeaturesMut};
 use crate::ops::loss;
 use crate::ops::matrix::matrix_name;
 use crate::ops::pooled_interaction::Interact;
 use crate::ops::{Accum, Backend, Bags, Matrix, Precision, View};
+
+/// What becomes of gradients of vectors that are not finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The verdict learns of them; the check of the step must follow.
+    Reported,
+    /// Nobody learns of them.
+    Ignored,
+}
 
 impl<D: Backend> Dlrm<D> {
     /// Runs the forward and the backward pass, and sorts the ids for the update of the tables.
@@ -31,13 +41,24 @@ impl<D: Backend> Dlrm<D> {
         batch: BatchView<'_, D, I>,
         accum: Accum,
     ) -> Result<()> {
+        self.forward_and_backward(batch, accum, Found::Ignored)
+    }
+
+    /// Runs both passes as [`Self::loss_and_grad`] does. `found` says what becomes of gradients
+    /// that are not finite.
+    pub(super) fn forward_and_backward<I: Index>(
+        &mut self,
+        batch: BatchView<'_, D, I>,
+        accum: Accum,
+        found: Found,
+    ) -> Result<()> {
         let rows = batch.dense.rows;
         let labels = batch.labels.ok_or_else(unlabelled)?;
         self.forward(batch, true)?;
         self.loss(rows, labels)?;
         self.logit_backward(rows, accum)?;
         self.top_backward(rows, accum)?;
-        self.interaction_backward(rows)?;
+        self.interaction_backward(rows, found)?;
         self.bottom_backward(&batch.dense, accum)?;
         self.sort_indices(&batch.bags)
     }
@@ -193,11 +214,12 @@ impl<D: Backend> Dlrm<D> {
     }
 
     /// Computes the gradients of the bottom MLP's output and of the pooled vectors.
-    fn interaction_backward(&mut self, rows: usize) -> Result<()> {
+    fn interaction_backward(&mut self, rows: usize, found: Found) -> Result<()> {
         let Self { device, config, training, buffers, .. } = self;
         let Buffers { activations, backward, .. } = buffers;
-        let (_, BackwardBuffers { grads, .. }) = trainable(training, backward)?;
+        let (training, BackwardBuffers { grads, .. }) = trainable(training, backward)?;
         let dense = activations.bottom.matrix(rows);
+        let word = Verdict::FOUND..Verdict::FOUND + 1;
         let op = interaction::Backward {
             interaction: config.interaction,
             dim: dense.cols,
@@ -208,6 +230,8 @@ impl<D: Backend> Dlrm<D> {
                 dense: grads.bottom.matrix_mut(rows),
                 sparse: grads.pooled.matrix_mut(rows),
             },
+            non_finite: (found == Found::Reported)
+                .then(|| D::slice_mut(&mut training.verdict, word)),
         };
         op.run(device)
     }

@@ -5,6 +5,7 @@ use super::dlrm::{Dlrm, OP, Training, trainable, unlabelled, untrained};
 use super::graphs::GraphKey;
 use super::layers::{Layers, with_layers};
 use super::optimizer::{Optimizers, PerGroup};
+use super::passes::Found;
 use super::staging::{self, Staging};
 use crate::dtype::Index;
 use crate::error::{Result, expect_size, invalid};
@@ -183,25 +184,24 @@ impl<D: Backend> Dlrm<D> {
         let control = values.map(|values| Control { values, is_gated: true });
         // The check and the averages take either group's control: they read only the number of the
         // step or the decay, which both groups share.
-        self.loss_and_grad(batch, Accum::Replace)?;
-        self.check_finite(batch.dense.rows, &control.tables)?;
+        self.forward_and_backward(batch, Accum::Replace, Found::Reported)?;
+        self.check_finite(&control.tables)?;
         self.update_tables(&batch, &control.tables)?;
         self.update_layers(&control.layers)?;
         self.update_averages(&control.layers)
     }
 
     /// Checks on the device whether the loss and all gradients are finite, and writes the verdict,
-    /// which gates the updates after it.
-    fn check_finite(&mut self, rows: usize, control: &Control<'_, D>) -> Result<()> {
+    /// which gates the updates after it. Of the pooled vectors' gradient, the verdict knows already.
+    fn check_finite(&mut self, control: &Control<'_, D>) -> Result<()> {
         let Buffers { mean_loss, backward, .. } = &mut self.buffers;
-        let (training, backward) = trainable(&mut self.training, backward)?;
+        let (training, _) = trainable(&mut self.training, backward)?;
         let check = Check {
             policy: self.non_finite,
             step: training.next_step()?,
             values: control.values,
             loss: D::view(mean_loss),
-            // The gradient of the table rows does not exist yet: it is summed from the second one.
-            grads: [D::view(&training.grad_parameters), backward.grads.pooled.matrix(rows).data],
+            grads: [D::view(&training.grad_parameters), D::slice(&training.grad_parameters, 0..0)],
             verdict: D::view_mut(&mut training.verdict),
         };
         check.run(&self.device)

@@ -61,10 +61,14 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The number of words of a verdict: gate, steps, first, last, and one for the op's own use.
+    /// The number of words of a verdict: gate, steps, first, last, found.
     pub const WORDS: usize = 5;
     /// The index of the gate, a word that is not 0 if the step must change nothing.
     pub const GATE: usize = 0;
+    /// The index of the word that other ops of the step set to 1 if they have written a value that
+    /// is not finite ([`interaction::Backward`](super::interaction::Backward)). The check takes
+    /// account of it and clears it.
+    pub const FOUND: usize = 4;
 
     /// Reads the words of a verdict.
     pub fn of(words: &[u64; Self::WORDS]) -> Self {
@@ -80,8 +84,9 @@ pub trait FiniteCheckOps: Device {
 }
 
 /// The arguments of the check of a step. The op shuts the gate if the loss or a gradient is not
-/// finite, if the gate was shut before and the policy is [`NonFinite::Error`], or if ops have found
-/// an error in ids, offsets or labels that no call has reported yet.
+/// finite, if an op before has found such a value ([`Verdict::FOUND`]), if the gate was shut before
+/// and the policy is [`NonFinite::Error`], or if ops have found an error in ids, offsets or labels
+/// that no call has reported yet.
 #[non_exhaustive]
 pub struct Check<'a, D: Device> {
     /// The policy for the steps after one that is not finite.

@@ -59,8 +59,9 @@
 use super::device::Device;
 use super::matrix::{Matrix, MatrixMut, matrix_name};
 use super::precision::Precision;
+use super::views::ViewMut;
 use crate::dtype::Element;
-use crate::error::{Result, invalid};
+use crate::error::{Result, expect_size, invalid};
 use crate::size::{next_multiple, product, sum};
 
 /// The order of the pairs in the output.
@@ -411,6 +412,9 @@ pub struct Backward<'a, D: Device, E: Element> {
     pub grad_output: Matrix<'a, D, E>,
     /// The gradient of the features, in the same layout; overwritten.
     pub grad_features: FeaturesMut<'a, D, E>,
+    /// One word that the op sets to 1 if a value of the gradient is infinite or not a number, and
+    /// leaves as it is otherwise.
+    pub non_finite: Option<ViewMut<'a, D, u64>>,
 }
 
 impl<'a, D: Device, E: Element> Backward<'a, D, E> {
@@ -423,7 +427,15 @@ impl<'a, D: Device, E: Element> Backward<'a, D, E> {
         grad_output: Matrix<'a, D, E>,
         grad_features: FeaturesMut<'a, D, E>,
     ) -> Self {
-        Self { interaction, dim, features, grad_output, grad_features, precision: Precision::Full }
+        let precision = Precision::Full;
+        let non_finite = None;
+        Self { interaction, dim, features, grad_output, grad_features, precision, non_finite }
+    }
+
+    /// Lets the op say whether the gradient has a value that is not finite, in one word that it sets
+    /// to 1 then, such as [`Verdict::FOUND`](super::finite_check::Verdict::FOUND).
+    pub fn non_finite(self, word: impl Into<ViewMut<'a, D, u64>>) -> Self {
+        Self { non_finite: Some(word.into()), ..self }
     }
 
     /// Chooses the precision of products of `f32`; the default is [`Precision::Full`].
@@ -455,6 +467,9 @@ impl<D: InteractionOps, E: Element> Backward<'_, D, E> {
             sizes.batch_size,
             self.features.width(self.interaction, sizes),
         )?;
+        if let Some(word) = &self.non_finite {
+            expect_size(OP, "non_finite", word.len(), 1)?;
+        }
         match (&self.features, &self.grad_features) {
             (Features::Joined { block, .. }, FeaturesMut::Joined { block: grad }) => {
                 grad.check(OP, matrix_name!("grad_features.block"), block.rows, block.cols)

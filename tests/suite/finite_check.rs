@@ -12,6 +12,7 @@ backend_suite!(
     cuda:
     every_value_is_looked_at,
     verdicts_are_kept_or_forgotten,
+    values_that_other_ops_have_found_count,
     wrong_arguments_are_errors,
     bad_steps_change_nothing
 );
@@ -28,7 +29,7 @@ fn check<B: FiniteCheckOps>(
         Check::new(policy, step, B::view(&loss), [B::view(&a), B::view(&b)], B::view_mut(verdict));
     assert_eq!(outcome(device, op.run(device)), Ok(()));
     let words: [u64; Verdict::WORDS] = download(device, verdict).try_into().unwrap();
-    assert_eq!(words[4], 0, "the op leaves its internal word as it was");
+    assert_eq!(words[Verdict::FOUND], 0, "the op clears this word");
     (words[Verdict::GATE] != 0, Verdict::of(&words))
 }
 
@@ -77,6 +78,17 @@ fn verdicts_are_kept_or_forgotten<B: FiniteCheckOps>(device: &B) {
         );
         assert_eq!(step(4, f64::INFINITY), (true, Verdict { steps: 2, first: 2, last: 4 }));
     }
+}
+
+fn values_that_other_ops_have_found_count<B: FiniteCheckOps>(device: &B) {
+    let mut words = [0; Verdict::WORDS];
+    words[Verdict::FOUND] = 1;
+    let mut verdict = upload(device, &words);
+    let mut step =
+        |step| check(device, (NonFinite::SkipStep, step), 0.5, [&[1.0], &[]], &mut verdict);
+    let found = Verdict { steps: 1, first: 1, last: 1 };
+    assert_eq!(step(1), (true, found));
+    assert_eq!(step(2), (false, found), "the word counts once");
 }
 
 fn wrong_arguments_are_errors<B: FiniteCheckOps>(device: &B) {

@@ -18,6 +18,7 @@ backend_suite!(
     permuting_the_batch_permutes_results,
     cat_takes_any_dimensions,
     nan_stays_with_its_sample,
+    gradients_that_are_not_finite_are_reported,
     wrong_shapes_are_errors,
 );
 
@@ -91,7 +92,8 @@ impl<E: Stored + Poison> Case<E> {
         output.download(device, &output_buffer)
     }
 
-    /// Returns the gradient of all features, side by side as the features are.
+    /// Returns the gradient of all features, side by side as the features are. Expects the op to say
+    /// whether it has a value that is not finite.
     fn backward<B: InteractionOps>(
         &self,
         device: &B,
@@ -129,19 +131,25 @@ impl<E: Stored + Poison> Case<E> {
                 FeaturesMut::Joined { block: outputs[0].view_mut(out_whole) },
             ),
         };
+        let mut word = upload(device, &[0_u64]);
         let op =
             Backward::new(interaction, self.dim, features, grad.view(&grad_buffer), grad_features)
-                .precision(self.precision);
+                .precision(self.precision)
+                .non_finite(B::view_mut(&mut word));
         assert_eq!(outcome(device, op.run(device)), Ok(()));
-        if layout != Layout::Split {
-            return outputs[0].download(device, &out[0]);
-        }
-        let (dense_grads, sparse_grads) =
-            (outputs[1].download(device, &out[1]), outputs[2].download(device, &out[2]));
-        let sample = |b: usize| {
-            [&dense_grads[b * dense..][..dense], &sparse_grads[b * rest..][..rest]].concat()
+        let grads = if layout == Layout::Split {
+            let (dense_grads, sparse_grads) =
+                (outputs[1].download(device, &out[1]), outputs[2].download(device, &out[2]));
+            let sample = |b: usize| {
+                [&dense_grads[b * dense..][..dense], &sparse_grads[b * rest..][..rest]].concat()
+            };
+            (0..self.batch_size).flat_map(sample).collect()
+        } else {
+            outputs[0].download(device, &out[0])
         };
-        (0..self.batch_size).flat_map(sample).collect()
+        let is_bad = grads.iter().any(|grad| !grad.to_f32().is_finite());
+        assert_eq!(download(device, &word), [u64::from(is_bad)], "{interaction:?}, {layout:?}");
+        grads
     }
 
     /// Returns the number of columns of the output.
@@ -477,6 +485,31 @@ fn nan_stays_with_its_sample<B: InteractionOps>(device: &B) {
     }
     check::<f32>(device);
     check::<bf16>(device);
+}
+
+/// [`Case::backward`] compares what the op says with what it wrote. The shapes are those of all
+/// kernels, with rows that are vectorised and rows that are not.
+fn gradients_that_are_not_finite_are_reported<B: InteractionOps>(device: &B) {
+    fn check<E: Stored + Poison>(device: &impl InteractionOps, precision: Precision) {
+        for (num_features, dim, gap) in
+            [(4, 5, 3), (4, 16, 0), (27, 16, 8), (40, 8, 8), (200, 8, 0)]
+        {
+            let case = Case::<E> { gap, precision, ..Case::new(2, num_features, dim) };
+            for (interaction, layout) in
+                [Interaction::default(), Interaction::Cat].into_iter().zip([Layout::Split; 2])
+            {
+                let width = case.width(interaction, layout);
+                let mut grad = vec![E::store(0.5); 2 * width];
+                case.backward(device, interaction, layout, &grad);
+                grad[2 * width - 1] = E::store(f64::NEG_INFINITY);
+                case.backward(device, interaction, layout, &grad);
+            }
+        }
+    }
+    check::<f32>(device, Precision::Full);
+    check::<f32>(device, Precision::Tf32);
+    check::<f16>(device, Precision::Full);
+    check::<bf16>(device, Precision::Full);
 }
 
 /// Returns a matrix without slack.

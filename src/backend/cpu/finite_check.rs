@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Cpu;
+use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::finite_check::{Check, FiniteCheckOps, NonFinite};
 use crate::simd::{Lanes, Loop};
@@ -16,9 +17,9 @@ impl FiniteCheckOps for Cpu {
         let Check { policy, step, values, loss, grads, verdict } = args;
         // Wrong ids, offsets and labels shut no gate here: the ops that found them returned errors.
         let step = values.map_or(step, |values| values[0].step);
-        let [gate, steps, first, last, _] = verdict.into_slice() else { return Ok(()) };
+        let [gate, steps, first, last, other] = verdict.into_slice() else { return Ok(()) };
         let stays_shut = policy == NonFinite::Error && *steps > 0;
-        let found = AtomicBool::new(!loss[0].is_finite());
+        let found = AtomicBool::new(!loss[0].is_finite() || *other != 0);
         for grad in grads {
             let cpu = &self.for_bytes(product([grad.len(), size_of::<f32>()]));
             cpu.run(|| find_non_finite(cpu, &grad, &found));
@@ -29,6 +30,7 @@ impl FiniteCheckOps for Cpu {
             *first = if *first == 0 { step } else { *first };
             *last = step;
         }
+        *other = 0;
         *gate = u64::from(is_bad || stays_shut);
         Ok(())
     }
@@ -47,9 +49,9 @@ fn find_non_finite(cpu: &Cpu, values: &[f32], found: &AtomicBool) {
 }
 
 /// Returns whether all of these numbers are finite.
-struct AllFinite<'a>(&'a [f32]);
+pub(super) struct AllFinite<'a, E>(pub(super) &'a [E]);
 
-impl Loop for AllFinite<'_> {
+impl<E: Element> Loop for AllFinite<'_, E> {
     type Output = bool;
 
     #[inline(always)]
@@ -58,7 +60,7 @@ impl Loop for AllFinite<'_> {
         // the bits of a number rise with its magnitude; infinity and NaNs come after all others.
         let mut largest = 0;
         for x in self.0 {
-            largest = (x.to_bits() & !(1 << 31)).max(largest);
+            largest = (x.to_f32().to_bits() & !(1 << 31)).max(largest);
         }
         largest < f32::INFINITY.to_bits()
     }

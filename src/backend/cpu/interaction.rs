@@ -4,7 +4,10 @@
 mod pairs;
 mod sample;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::Cpu;
+use super::finite_check::AllFinite;
 use super::runtime::erased::{ByElement, Retype, with_elements};
 use super::runtime::scratch::{Scratch, TASK};
 use crate::dtype::{Element, bf16, f16};
@@ -56,11 +59,18 @@ fn backward(cpu: &Cpu, args: AnyBackward<'_>) {
 
 fn typed_backward<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
     let cpu = cpu.for_operations(args.flops());
-    let Backward { interaction, dim, precision: _, features, grad_output, grad_features } = args;
+    let Backward { interaction, dim, precision: _, features, .. } = args;
+    let Backward { grad_output, grad_features, non_finite, .. } = args;
     let last = grad_output.rows.saturating_sub(1);
+    let (is_wanted, found) = (non_finite.is_some(), AtomicBool::new(false));
     let backward = |sample: usize, head: &mut [E], tail: &mut [E]| {
         let samples = [sample, last.min(sample + 1)].map(|k| Sample::of(&features, k, dim));
         backward_sample(&cpu, interaction, samples, grad_output.row(sample), head, tail);
+        // The gradients are still in the cache.
+        let are_finite = |values: &[E]| cpu.dispatch.run(AllFinite(values));
+        if is_wanted && !(are_finite(head) && are_finite(tail)) {
+            found.store(true, Ordering::Relaxed);
+        }
     };
     match grad_features {
         FeaturesMut::Joined { block } => cpu.for_each_row(block, |sample, row| {
@@ -85,6 +95,9 @@ fn typed_backward<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
                 }
             });
         }
+    }
+    if let (Some(word), true) = (non_finite, found.into_inner()) {
+        word.into_slice().fill(1);
     }
 }
 
@@ -164,10 +177,11 @@ impl<'a, E: Element, T: Element> Retype<E, T> for Backward<'a, Cpu, E> {
 
     #[inline]
     fn retype(self) -> Self::Output {
-        let Self { interaction, dim, precision, features, grad_output, grad_features } = self;
+        let Self { interaction, dim, precision, non_finite, .. } = self;
+        let Self { features, grad_output, grad_features, .. } = self;
         let (features, grad_output) = (features.retype(), grad_output.retype());
         let grad_features = grad_features.retype();
-        Backward { interaction, dim, precision, features, grad_output, grad_features }
+        Backward { interaction, dim, precision, features, grad_output, grad_features, non_finite }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::CudaContext;
 
 use super::Cuda;
+use super::runtime::arrivals::Arrivals;
 use super::runtime::launch::{Function, Grid};
 use super::runtime::module::Module;
 use super::runtime::params::finite_check as params;
@@ -17,50 +18,45 @@ use crate::ops::finite_check::{Check, FiniteCheckOps, NonFinite, Verdict};
 const _: () = assert!(
     size_of::<params::Verdict>() == Verdict::WORDS * size_of::<u64>()
         && std::mem::offset_of!(params::Verdict, gate) == Verdict::GATE * size_of::<u64>()
+        && std::mem::offset_of!(params::Verdict, found) == Verdict::FOUND * size_of::<u64>()
 );
 
-/// The kernels of kernels/finite_check.cu.
+/// The kernel of kernels/finite_check.cu.
 #[derive(Debug)]
 pub(super) struct Kernels {
-    scan: Function<params::FiniteCheckScan>,
-    judge: Function<params::FiniteCheckJudge>,
+    check: Function<params::FiniteCheck>,
     _module: Module,
 }
 
 impl Kernels {
     pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let module = Module::load(context, "finite_check")?;
-        Ok(Self { scan: module.function()?, judge: module.function()?, _module: module })
+        Ok(Self { check: module.function()?, _module: module })
     }
 }
 
 impl FiniteCheckOps for Cuda {
     fn finite_check(&self, args: Check<'_, Self>) -> Result<()> {
         let Check { policy, step, values, loss, grads: [a, b], verdict } = args;
-        let work = a.len().max(b.len()).div_ceil(params::RUN);
+        let work = a.len().max(b.len()).div_ceil(params::RUN).max(1);
         let grid = Grid::looping(work, params::THREADS, Grid::FILLING);
-        let verdict = verdict.on(self)?.cast();
-        let scan = params::FiniteCheckScan {
+        let parameters = params::FiniteCheck {
             a: a.on(self)?,
             b: b.on(self)?,
             a_len: a.len() as u64,
             b_len: b.len() as u64,
-            verdict,
-        };
-        // SAFETY: the function is the kernel's. The op has been validated: the verdict has all its
-        // words and is an exclusive view. Both gradients are views of the lengths that are passed.
-        unsafe { self.inner.kernels.finite_check.scan.launch(self, grid, scan)? };
-        let judge = params::FiniteCheckJudge {
             loss: loss.on(self)?,
             values: View::on_or_null(&values, self)?,
             status: self.inner.faults.pointer().as_const(),
-            verdict,
+            verdict: verdict.on(self)?.cast(),
+            arrivals: self.inner.arrivals.of(Arrivals::FINITE_CHECK),
             step,
             stays_shut: u32::from(policy == NonFinite::Error),
         };
-        let one_block = Grid::new((1, 1), params::JUDGE_THREADS);
-        // SAFETY: as above. The loss has an element, and so have the step values unless they are
-        // null. The status words are the backend's own.
-        unsafe { self.inner.kernels.finite_check.judge.launch(self, one_block, judge) }
+        // SAFETY: the function is the kernel's. The op has been validated: the verdict has all its
+        // words and is an exclusive view, the loss has an element, and so have the step values
+        // unless they are null. Both gradients are views of the lengths that are passed. Counters
+        // and status are the backend's own.
+        unsafe { self.inner.kernels.finite_check.check.launch(self, grid, parameters) }
     }
 }

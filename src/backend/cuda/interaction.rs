@@ -22,7 +22,7 @@ use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps, Sizes};
 use crate::ops::pooled_interaction::PooledInteractionOps;
-use crate::ops::{Interaction, Matrix, MatrixMut, PairOrder};
+use crate::ops::{Interaction, Matrix, MatrixMut, PairOrder, ViewMut};
 
 /// Bytes of dynamic shared memory that a block has on any device without an attribute of the
 /// kernel.
@@ -85,7 +85,8 @@ impl InteractionOps for Cuda {
         let Interaction::Dot { .. } = interaction else {
             let from = parts(&features, 0, self)?;
             let to = output.split(from[0].cols, PtrMut::add);
-            return from.into_iter().zip(to).try_for_each(|(from, to)| self.copy::<E>(from, to));
+            let mut copies = from.into_iter().zip(to);
+            return copies.try_for_each(|(from, to)| self.copy::<E>(from, to, PtrMut::NULL));
         };
         if output.cols == 0 {
             return Ok(());
@@ -99,19 +100,22 @@ impl InteractionOps for Cuda {
     }
 
     fn interaction_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
-        let Backward { interaction, dim, precision, features, grad_output, grad_features } = args;
+        let Backward { interaction, dim, precision, features, .. } = args;
+        let Backward { grad_output, grad_features, non_finite, .. } = args;
         let output = Part::of(&grad_output, self)?;
+        let non_finite = ViewMut::on_or_null(&non_finite, self)?;
         let Interaction::Dot { .. } = interaction else {
             let to = parts_mut(&grad_features, 0, self)?;
             let from = output.split(to[0].cols, Ptr::add);
-            return from.into_iter().zip(to).try_for_each(|(from, to)| self.copy::<E>(from, to));
+            let mut copies = from.into_iter().zip(to);
+            return copies.try_for_each(|(from, to)| self.copy::<E>(from, to, non_finite));
         };
         let sizes = features.sizes("interaction.backward", interaction, dim)?;
         if sizes.num_features == 0 {
             return Ok(());
         }
         let call = Dots { interaction, sizes, features: parts(&features, dim, self)?, output };
-        let grads = parts_mut(&grad_features, dim, self)?;
+        let grads = Grads { parts: parts_mut(&grad_features, dim, self)?, non_finite };
         match precision.is_exact::<E>() {
             true => self.dot_grads::<E>(call, grads),
             false => self.mma_dot_grads::<E>(call, grads),
@@ -186,6 +190,13 @@ struct Dots<E, P> {
     output: Part<P>,
 }
 
+/// The gradients of the features, and the word that says whether one is not finite, or null.
+#[derive(Clone, Copy)]
+struct Grads<E> {
+    parts: [Part<PtrMut<E>>; 2],
+    non_finite: PtrMut<u64>,
+}
+
 impl<E: Element, P: Copy> Dots<E, P> {
     fn flags(&self) -> u32 {
         let Interaction::Dot { order, include_self, append_sparse, .. } = self.interaction else {
@@ -249,7 +260,7 @@ impl<E: Element> Dots<E, Ptr<E>> {
     /// Returns the parameters of the kernels for `F`, which is `E`.
     fn backward<F: Element>(
         &self,
-        [grad_head, grad_tail]: [Part<PtrMut<E>>; 2],
+        Grads { parts: [grad_head, grad_tail], non_finite }: Grads<E>,
     ) -> InteractionBackwardMatrices<F> {
         debug_assert_eq!(E::DTYPE, F::DTYPE);
         let ([head, tail], grad_output) = (self.features, self.output);
@@ -259,6 +270,7 @@ impl<E: Element> Dots<E, Ptr<E>> {
             grad_output: grad_output.pointer.cast(),
             grad_head: grad_head.pointer.cast(),
             grad_tail: grad_tail.pointer.cast(),
+            non_finite,
             head_ld: head.ld as u64,
             tail_ld: tail.ld as u64,
             grad_output_ld: grad_output.ld as u64,
@@ -340,11 +352,7 @@ impl Cuda {
         }
     }
 
-    fn dot_grads<E: Element>(
-        &self,
-        call: Dots<E, Ptr<E>>,
-        grads: [Part<PtrMut<E>>; 2],
-    ) -> Result<()> {
+    fn dot_grads<E: Element>(&self, call: Dots<E, Ptr<E>>, grads: Grads<E>) -> Result<()> {
         let Sizes { batch_size, num_features, dim, .. } = call.sizes;
         let run = VECTOR_BYTES / size_of::<E>();
         let (groups, runs) = (num_features.div_ceil(exact::GRAD_ROWS), dim.div_ceil(run));
@@ -364,11 +372,7 @@ impl Cuda {
         unsafe { self.inner.kernels.interaction.backward.launch(self, grid, parameters) }
     }
 
-    fn mma_dot_grads<E: Element>(
-        &self,
-        call: Dots<E, Ptr<E>>,
-        grads: [Part<PtrMut<E>>; 2],
-    ) -> Result<()> {
+    fn mma_dot_grads<E: Element>(&self, call: Dots<E, Ptr<E>>, grads: Grads<E>) -> Result<()> {
         let Sizes { batch_size, num_features, dim, .. } = call.sizes;
         let pitch = dim.next_multiple_of(mma::SIDE as usize) + 8;
         let matrix_pitch = num_features.next_multiple_of(MMA_DEPTH / size_of::<E>())
@@ -397,11 +401,7 @@ impl Cuda {
         unsafe { function.of::<E>().launch(self, grid, parameters) }
     }
 
-    fn tiled_dot_grads<E: Element>(
-        &self,
-        call: Dots<E, Ptr<E>>,
-        grads: [Part<PtrMut<E>>; 2],
-    ) -> Result<()> {
+    fn tiled_dot_grads<E: Element>(&self, call: Dots<E, Ptr<E>>, grads: Grads<E>) -> Result<()> {
         let tiles =
             call.sizes.num_features.div_ceil(tiled::SIDE) * call.sizes.dim.div_ceil(tiled::SIDE);
         let grid = Grid::new(
@@ -415,12 +415,19 @@ impl Cuda {
         }
     }
 
-    /// Copies a matrix to one of the same shape.
-    fn copy<E: Element>(&self, from: Part<Ptr<E>>, to: Part<PtrMut<E>>) -> Result<()> {
+    /// Copies a matrix to one of the same shape. Sets the word `non_finite`, unless it is null, if a
+    /// value is not finite.
+    fn copy<E: Element>(
+        &self,
+        from: Part<Ptr<E>>,
+        to: Part<PtrMut<E>>,
+        non_finite: PtrMut<u64>,
+    ) -> Result<()> {
         let grid = Grid::looping(from.rows * from.cols, exact::COPY_THREADS, Grid::FILLING);
         let parameters = exact::InteractionCopy {
             from: from.pointer,
             to: to.pointer,
+            non_finite,
             from_ld: from.ld as u64,
             to_ld: to.ld as u64,
             rows: from.rows as u64,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::CudaContext;
 
 use super::Cuda;
+use super::runtime::arrivals::Arrivals;
 use super::runtime::launch::{Function, Grid};
 use super::runtime::module::Module;
 use super::runtime::params::loss as params;
@@ -17,14 +18,13 @@ use crate::ops::loss::{Forward, Loss, LossOps};
 #[derive(Debug)]
 pub(super) struct Kernels {
     forward: Function<params::LossForward>,
-    mean: Function<params::LossMean>,
     _module: Module,
 }
 
 impl Kernels {
     pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let module = Module::load(context, "loss")?;
-        Ok(Self { forward: module.function()?, mean: module.function()?, _module: module })
+        Ok(Self { forward: module.function()?, _module: module })
     }
 }
 
@@ -36,15 +36,15 @@ impl LossOps for Cuda {
             Loss::WeightedBce { negative, positive } => (negative, positive),
             Loss::BceWithLogits | Loss::Mse => (1.0, 1.0),
         };
-        let (batch_size, partial_sums) =
-            (logits.len() as u64, self.loss_workspace_len(logits.len()));
-        let sums = workspace.on(self)?.cast::<f64>();
+        let blocks = self.loss_workspace_len(logits.len()).max(1);
         let forward = params::LossForward {
             logits: logits.on(self)?,
             labels: labels.on(self)?,
             grad_logits: ViewMut::on_or_null(&grad_logits, self)?,
-            partial_sums: sums,
-            batch_size,
+            partial_sums: workspace.on(self)?.cast::<f64>(),
+            mean: mean.on(self)?,
+            arrivals: self.inner.arrivals.of(Arrivals::LOSS),
+            batch_size: logits.len() as u64,
             squared: u32::from(loss == Loss::Mse),
             threshold,
             loss_scale,
@@ -52,20 +52,12 @@ impl LossOps for Cuda {
             positive,
             status: self.inner.faults.pointer(),
         };
-        let grid = Grid::new((partial_sums as u32, 1), params::THREADS);
+        let grid = Grid::new((blocks as u32, 1), params::THREADS);
         // SAFETY: the function is the kernel's. The op has been validated: labels and gradient have
-        // the length of the logits, and the workspace has a word for each block. All memory that is
-        // written is an exclusive view, and the status words are the backend's own.
-        unsafe { self.inner.kernels.loss.forward.launch(self, grid, forward)? };
-        let mean = params::LossMean {
-            partial_sums: sums.as_const(),
-            mean: mean.on(self)?,
-            num_partial_sums: partial_sums as u64,
-            batch_size,
-        };
-        let one_block = Grid::new((1, 1), params::THREADS);
-        // SAFETY: as above. The launch before, on the same stream, has written the partial sums.
-        unsafe { self.inner.kernels.loss.mean.launch(self, one_block, mean) }
+        // the length of the logits, and the workspace has a word for each block, unless there is
+        // only one. All memory that is written is an exclusive view, and counters and status are
+        // the backend's own.
+        unsafe { self.inner.kernels.loss.forward.launch(self, grid, forward) }
     }
 
     fn loss_workspace_len(&self, batch_size: usize) -> usize {

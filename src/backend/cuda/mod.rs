@@ -72,6 +72,7 @@ pub use runtime::transfer::Transfer;
 use crate::dtype::Scalar;
 use crate::error::{Result, expect_size};
 use crate::ops::{Device, Matrix, TableBatch, View, ViewMut};
+use runtime::arrivals::Arrivals;
 use runtime::buffer::Owner;
 use runtime::cublaslt::CublasLt;
 use runtime::driver::{self, Bound, Quiet, check};
@@ -109,6 +110,7 @@ struct Inner {
     /// The stream of the copies of batches to the device.
     copy_stream: Quiet<Arc<CudaStream>>,
     faults: FaultLog,
+    arrivals: Arrivals,
     kernels: Arc<Kernels>,
     /// cuBLASLt with a workspace for this stream, once it is known whether it can be loaded.
     cublaslt: OnceLock<Option<CublasLt>>,
@@ -245,11 +247,13 @@ impl Cuda {
     ) -> Result<Self> {
         // A trainer may meet a new stream while it captures that one.
         let _relaxed = Relaxed::new()?;
+        let copy_stream = Quiet::new(check("create a stream", context.new_stream())?);
         Ok(Self {
             inner: Arc::new(Inner {
                 owner: Owner::new(),
-                copy_stream: Quiet::new(check("create a stream", context.new_stream())?),
                 faults: FaultLog::new(context)?,
+                arrivals: Arrivals::new(context, &copy_stream)?,
+                copy_stream,
                 stream: Quiet::new(stream),
                 kernels,
                 cublaslt: OnceLock::new(),

@@ -1,5 +1,6 @@
 //! The layer below the ops: the driver, memory, launches, graphs, and reports of bad input.
 
+pub(super) mod arrivals;
 pub(super) mod buffer;
 pub(super) mod cublaslt;
 pub(super) mod driver;

@@ -1,0 +1,22 @@
+// The last block of a group, which finishes what the others have begun in the same launch.
+#pragma once
+
+#include <stdint.h>
+
+// Returns true, in all threads, in the block that arrives last of `blocks`. It then sees all that
+// the others have written before. The counter is 0 before the first block arrives, and again after
+// the last one has.
+__device__ __forceinline__ bool arrives_last(uint32_t* counter, uint32_t blocks) {
+  __shared__ bool is_last;
+  __syncthreads();
+  // The fences of the thread that counts order the accesses of its whole block, with which the
+  // barriers synchronise it.
+  if (threadIdx.x == 0) {
+    __threadfence();
+    is_last = atomicAdd(counter, 1u) == blocks - 1;
+    if (is_last) atomicExch(counter, 0u);
+    __threadfence();
+  }
+  __syncthreads();
+  return is_last;
+}

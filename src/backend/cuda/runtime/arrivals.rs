@@ -1,0 +1,41 @@
+//! Counters of the blocks that have arrived at the end of a launch, by which the last one finishes
+//! what the others have begun (kernels/common/arrivals.cuh).
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaStream, result};
+
+use super::buffer::{Buffer, Owner};
+use super::driver::check;
+use super::pointer::PtrMut;
+use crate::error::Result;
+
+/// The counters of a backend, in device memory: zeros whenever no kernel that uses them is running.
+/// The ops of a backend run one after another, so that kernels of one kind share their counters.
+#[derive(Debug)]
+pub(crate) struct Arrivals(Buffer<u32>);
+
+impl Arrivals {
+    /// The counter of [`loss`](crate::ops::loss).
+    pub(crate) const LOSS: usize = 0;
+    /// The counter of [`finite_check`](crate::ops::finite_check).
+    pub(crate) const FINITE_CHECK: usize = 1;
+    /// The number of counters.
+    const COUNT: usize = 2;
+
+    /// Allocates the counters, and clears them on a stream that nothing is recorded on. The context
+    /// must be bound.
+    pub(crate) fn new(context: &Arc<CudaContext>, stream: &CudaStream) -> Result<Self> {
+        let mut counters = Buffer::new(context, Owner::ANY, Self::COUNT)?;
+        counters.clear(stream.cu_stream())?;
+        // SAFETY: the stream is alive.
+        let waited = unsafe { result::stream::synchronize(stream.cu_stream()) };
+        check("wait for the stream", waited)?;
+        Ok(Self(counters))
+    }
+
+    /// Returns the address of a counter.
+    pub(crate) fn of(&self, counter: usize) -> PtrMut<u32> {
+        PtrMut::at(self.0.slice(counter..counter + 1).pointer())
+    }
+}
