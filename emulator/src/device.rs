@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::counters::{Collected, KernelCounts};
-use crate::exec::{Config, Grid, LaunchArgs, Memory, launch};
+use crate::exec::{Config, Grid, LaunchArgs, Memory, Run, launch};
 use crate::fault::{Fault, FaultKind};
 use crate::ir::{Kernel, Module, Op};
 use crate::ptx::{LoadError, load};
@@ -111,6 +111,8 @@ pub struct Device {
     memory: Memory,
     modules: Vec<Loaded>,
     launches: u32,
+    /// The launches that nothing orders with the next one; see [`Run`].
+    beside: Vec<u32>,
 }
 
 fn access_error((kind, detail): (FaultKind, String)) -> AccessError {
@@ -298,10 +300,16 @@ impl Device {
             config: Config { seed, ..self.config },
             params,
             variables,
-            run: self.launches,
+            run: Run { number: self.launches, beside: &self.beside },
         };
         let faults = launch(&kernel, &mut self.memory, args, &mut counts[id.kernel]);
         if faults.is_empty() { Ok(()) } else { Err(LaunchError::Faults(faults)) }
+    }
+
+    /// Says which launches nothing orders with the next one, and returns the number of the last one.
+    pub(crate) fn set_beside(&mut self, beside: Vec<u32>) -> u32 {
+        self.beside = beside;
+        self.launches
     }
 
     /// Returns the counters of the kernels that were launched since the last reset.

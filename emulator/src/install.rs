@@ -41,6 +41,16 @@ pub struct Emulator {
     begin: extern "C" fn() -> u64,
     end: extern "C" fn(u64),
     used_bytes: extern "C" fn(c_int) -> usize,
+    graphs: extern "C" fn(*mut c_char, usize) -> usize,
+}
+
+/// The shape of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GraphShape {
+    /// The number of nodes.
+    pub nodes: usize,
+    /// The number of nodes on the longest path.
+    pub longest_path: usize,
 }
 
 /// Installs the stand-in driver, and returns it. Returns `None` if a real driver is used instead:
@@ -75,6 +85,7 @@ fn install_once() -> Result<Option<Emulator>, InstallError> {
         begin: symbol(&library, b"bagdot_emulator_begin\0").map_err(failed)?,
         end: symbol(&library, b"bagdot_emulator_end\0").map_err(failed)?,
         used_bytes: symbol(&library, b"bagdot_emulator_used_bytes\0").map_err(failed)?,
+        graphs: symbol(&library, b"bagdot_emulator_graphs\0").map_err(failed)?,
     };
     // The library stays loaded for as long as the process runs.
     std::mem::forget(library);
@@ -252,6 +263,16 @@ impl Emulator {
             line.split_once('\t').map(|(name, n)| (name.to_owned(), n.parse().unwrap_or(0)))
         };
         text(self.calls).lines().filter_map(call).collect()
+    }
+
+    /// Returns the shapes of the executable graphs that have not been destroyed.
+    pub fn graphs(&self) -> Vec<GraphShape> {
+        let shape = |line: &str| {
+            let (nodes, longest_path) = line.split_once('\t')?;
+            let number = |text: &str| text.parse().ok();
+            Some(GraphShape { nodes: number(nodes)?, longest_path: number(longest_path)? })
+        };
+        text(self.graphs).lines().filter_map(shape).collect()
     }
 
     /// Sets all counters to zero.

@@ -58,5 +58,7 @@ pub use counters::{Counts, KernelCounts, LineCounts};
 pub use device::{AccessError, Device, KernelId, LaunchError, ModuleId};
 pub use exec::{Config, Grid, Schedule};
 pub use fault::{Fault, FaultKind};
-pub use install::{Emulator, Exclusive, InstallError, cublaslt_path, install, library_path};
+pub use install::{
+    Emulator, Exclusive, GraphShape, InstallError, cublaslt_path, install, library_path,
+};
 pub use ptx::LoadError;

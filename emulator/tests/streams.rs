@@ -96,6 +96,38 @@ fn capture_and_replay() {
 }
 
 #[test]
+fn branches_of_a_graph_that_race() {
+    let emulator = emulator();
+    for seed in 0..10 {
+        for is_joined in [true, false] {
+            emulator.reset();
+            emulator.configure(Config { seed, ..Config::default() });
+            let context = context();
+            let doubler = Doubler::new(&context);
+            let (a, b) = (&doubler.stream, context.new_stream().unwrap());
+            let mut data = a.clone_htod(&[1u32; 64]).unwrap();
+            a.synchronize().unwrap();
+            a.begin_capture(GLOBAL).unwrap();
+            b.join(a).unwrap();
+            doubler.run_on(&b, &mut data).unwrap();
+            // The missing join is planted.
+            if is_joined {
+                a.join(&b).unwrap();
+            }
+            doubler.run(&mut data).unwrap();
+            a.join(&b).unwrap();
+            let graph = a.end_capture(CUgraphInstantiate_flags(0)).unwrap().unwrap();
+            graph.launch().unwrap();
+            if is_joined {
+                assert_eq!(a.clone_dtoh(&data).unwrap(), [4; 64], "seed {seed}");
+            } else {
+                fails(a.synchronize(), CUresult::CUDA_ERROR_LAUNCH_FAILED);
+            }
+        }
+    }
+}
+
+#[test]
 fn what_a_capture_refuses() {
     let emulator = emulator();
     let unsupported = CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;

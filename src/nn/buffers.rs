@@ -73,6 +73,8 @@ pub(super) struct BackwardBuffers<D: Backend> {
     /// The gradients of the activations.
     pub(super) grads: Activations<D>,
     pub(super) sorted: SortedIndices<D>,
+    /// The workspace of the sort, which runs beside the backward pass.
+    pub(super) sort_workspace: D::Buffer<u64>,
     /// [`workspace_len`] words, which the ops of a step use one after another.
     pub(super) workspace: D::Buffer<u64>,
 }
@@ -182,12 +184,22 @@ impl<D: Backend> BackwardBuffers<D> {
         Ok(Self {
             grads: Activations::new(device, config, tables, batch_size)?,
             sorted: SortedIndices::new(device, num_indices, num_bags)?,
+            sort_workspace: device.alloc(sort_workspace_len(device, tables, num_indices))?,
             workspace: device.alloc(workspace_len(device, config, mlps, tables, capacity))?,
         })
     }
 }
 
-/// Returns the 8-byte words of workspace that the ops of a step need, which use it one after
+/// Returns the 8-byte words of workspace that the sort needs.
+pub(super) fn sort_workspace_len<D: Backend>(
+    device: &D,
+    tables: &TableBatch,
+    num_indices: usize,
+) -> usize {
+    Sort::<D, i64>::workspace_len(device, tables, num_indices)
+}
+
+/// Returns the 8-byte words of workspace that the other ops of a step need, which use it one after
 /// another.
 pub(super) fn workspace_len<D: Backend>(
     device: &D,
@@ -196,8 +208,7 @@ pub(super) fn workspace_len<D: Backend>(
     tables: &TableBatch,
     Capacity { batch_size, num_indices }: Capacity,
 ) -> usize {
-    Sort::<D, i64>::workspace_len(device, tables, num_indices)
-        .max(Update::<D, f32, i64>::workspace_len(device, tables, num_indices))
+    Update::<D, f32, i64>::workspace_len(device, tables, num_indices)
         .max(loss::Forward::workspace_len(device, batch_size))
         .max(Layers::workspace_len(device, config.precision, mlps.hidden(), batch_size))
         .max(mlps.logit.workspace_len::<D, f32>(device, batch_size))

@@ -228,6 +228,8 @@ impl Mlp {
                     .as_ref()
                     .map(|packed| D::slice(packed, layer.take_packed::<D, E>(device, &mut end))),
                 bias: D::slice(pass.biases, layer.bias.clone()),
+                // Weights of 16 bits lie in a rounded copy of all parameters.
+                rounded_bias: Some(D::slice(pass.weights, layer.bias.clone())),
                 activation: layer.activation,
                 precision: pass.precision,
                 output: output_mut(from_here, &mut pass.output, rows),

@@ -12,7 +12,41 @@ use crate::ops::interaction::{self, Features, FeaturesMut};
 use crate::ops::loss;
 use crate::ops::matrix::matrix_name;
 use crate::ops::pooled_interaction::Interact;
-use crate::ops::{Accum, Backend, Bags, Matrix, Precision, View};
+use crate::ops::{Accum, Backend, Bags, Matrix, Precision, StagingOnly, View};
+
+/// A branch of a step, which is joined when it is dropped, too: an error in between must not leave
+/// ops behind that run beside those of the next step.
+struct Branch<D: Backend> {
+    device: D,
+    branch: Option<D>,
+}
+
+impl<D: Backend> Branch<D> {
+    /// Begins a branch.
+    fn new(device: &D) -> Result<Self> {
+        let branch = device.fork(StagingOnly::new())?;
+        Ok(Self { device: device.clone(), branch: Some(branch) })
+    }
+
+    /// Returns the backend whose ops are the branch.
+    fn device(&self) -> &D {
+        self.branch.as_ref().unwrap_or(&self.device)
+    }
+
+    /// Orders the ops that are called from here on after those of the branch.
+    fn join(mut self) -> Result<()> {
+        self.branch.take().map_or(Ok(()), |branch| self.device.join(&branch))
+    }
+}
+
+impl<D: Backend> Drop for Branch<D> {
+    fn drop(&mut self) {
+        if let Some(branch) = self.branch.take() {
+            // The error on the way is reported, not this one.
+            let _ = self.device.join(&branch);
+        }
+    }
+}
 
 /// What becomes of gradients of vectors that are not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,12 +89,15 @@ impl<D: Backend> Dlrm<D> {
         let rows = batch.dense.rows;
         let labels = batch.labels.ok_or_else(unlabelled)?;
         self.forward(batch, true)?;
+        // The sort needs only ids. It comes after the lookup, which is the first to find bad ones.
+        let branch = Branch::new(&self.device)?;
+        self.sort_indices(&batch.bags, branch.device())?;
         self.loss(rows, labels)?;
         self.logit_backward(rows, accum)?;
         self.top_backward(rows, accum)?;
         self.interaction_backward(rows, found)?;
         self.bottom_backward(&batch.dense, accum)?;
-        self.sort_indices(&batch.bags)
+        branch.join()
     }
 
     /// Runs the forward pass, which leaves the logits in the buffers. `train` says whether a
@@ -257,11 +294,10 @@ impl<D: Backend> Dlrm<D> {
     }
 
     /// Sorts the ids by table row, so that the update finds all occurrences of a row side by side.
-    fn sort_indices<I: Index>(&mut self, bags: &Bags<'_, D, I>) -> Result<()> {
+    fn sort_indices<I: Index>(&mut self, bags: &Bags<'_, D, I>, device: &D) -> Result<()> {
         let (_, backward) = trainable(&mut self.training, &mut self.buffers.backward)?;
-        let BackwardBuffers { sorted, workspace, .. } = backward;
+        let BackwardBuffers { sorted, sort_workspace, .. } = backward;
         let tables = self.embedding.tables();
-        let op = Sort { tables, bags: *bags, sorted, workspace: D::view_mut(workspace) };
-        op.run(&self.device)
+        Sort { tables, bags: *bags, sorted, workspace: D::view_mut(sort_workspace) }.run(device)
     }
 }

@@ -139,7 +139,7 @@ impl<D: Backend> Dlrm<D> {
     ) -> Result<()> {
         let Buffers { argmax, backward, .. } = &mut self.buffers;
         let (training, backward) = trainable(&mut self.training, backward)?;
-        let BackwardBuffers { grads, sorted, workspace } = backward;
+        let BackwardBuffers { grads, sorted, workspace, .. } = backward;
         let rows = batch.dense.rows;
         let source = PooledGrad {
             tables: self.embedding.tables(),
@@ -215,7 +215,7 @@ impl<D: Backend> Dlrm<D> {
     ) -> Result<()> {
         let Buffers { argmax, backward, .. } = &mut self.buffers;
         let (training, backward) = trainable(&mut self.training, backward)?;
-        let BackwardBuffers { grads, sorted, workspace } = backward;
+        let BackwardBuffers { grads, sorted, workspace, .. } = backward;
         let Optimizers { tables: group, schedule, .. } = training.optimizers;
         let (tables, weights) = self.embedding.split_mut();
         let rows = batch.dense.rows;

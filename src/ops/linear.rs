@@ -121,6 +121,9 @@ pub struct Forward<'a, D: Device, E: Element> {
     pub packed_weight: Option<View<'a, D, u64>>,
     /// `b`, `[N]`.
     pub bias: View<'a, D, f32>,
+    /// `b`, `[N]`, rounded to the type of the layer, if there is such a copy: a backend that adds
+    /// the bias in that type then need not round it in each call.
+    pub rounded_bias: Option<View<'a, D, E>>,
     /// The activation function.
     pub activation: Activation,
     /// The precision of products of `f32`; ignored for other elements.
@@ -144,6 +147,7 @@ impl<'a, D: Device, E: Element> Forward<'a, D, E> {
             bias: bias.into(),
             output,
             packed_weight: None,
+            rounded_bias: None,
             activation: Activation::None,
             precision: Precision::Full,
         }
@@ -152,6 +156,11 @@ impl<'a, D: Device, E: Element> Forward<'a, D, E> {
     /// Gives the result of [`Pack`] for the weight. By default there is none.
     pub fn packed_weight(self, packed_weight: impl Into<View<'a, D, u64>>) -> Self {
         Self { packed_weight: Some(packed_weight.into()), ..self }
+    }
+
+    /// Gives a copy of the bias that is rounded to the type of the layer. By default there is none.
+    pub fn rounded_bias(self, rounded_bias: impl Into<View<'a, D, E>>) -> Self {
+        Self { rounded_bias: Some(rounded_bias.into()), ..self }
     }
 
     /// Chooses the activation function; the default is [`Activation::None`].
@@ -187,6 +196,9 @@ impl<D: LinearOps, E: Element> Forward<'_, D, E> {
         if let Some(packed) = &self.packed_weight {
             let len = Pack::<D, E>::len(backend, self.weight.rows, self.weight.cols);
             expect_size(OP, "packed_weight", packed.len(), len)?;
+        }
+        if let Some(rounded) = &self.rounded_bias {
+            expect_size(OP, "rounded_bias", rounded.len(), self.weight.rows)?;
         }
         expect_size(OP, "bias", self.bias.len(), self.weight.rows)
     }

@@ -45,6 +45,24 @@ pub trait Stage: Device {
     /// Returns the address of a view, to identify the buffers of a recording.
     fn address<T: Scalar>(view: &View<'_, Self, T>) -> u64;
 
+    /// Begins a branch: returns a backend on the same memory, whose ops run after those that have
+    /// been called, and beside those that are called from here on until [`Self::join`]. Only the
+    /// engine, which knows what its ops read and write, can begin one. A backend whose ops are
+    /// complete when they return returns itself.
+    ///
+    /// # Errors
+    /// Propagates errors of the driver.
+    fn fork(&self, _staging: StagingOnly) -> Result<Self> {
+        Ok(self.clone())
+    }
+    /// Orders the ops that are called from here on after those of a branch.
+    ///
+    /// # Errors
+    /// Propagates errors of the driver.
+    fn join(&self, _branch: &Self) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes a transfer from the host to this backend, for [`nn::Staging`](crate::nn::Staging)
     /// alone.
     ///
@@ -78,8 +96,8 @@ pub trait Stage: Device {
     fn release(transfer: &mut Self::Transfer) -> Result<()>;
 }
 
-/// A token for making a transfer. It has no name outside this crate, so that no other crate can
-/// implement [`Stage`] or make a transfer.
+/// A token for making a transfer or a branch. It has no name outside this crate, so that no other
+/// crate can implement [`Stage`] or make either.
 pub struct StagingOnly(());
 
 impl StagingOnly {

@@ -4,11 +4,11 @@
 use crate::common::cuda::{emulator, on_every_schedule, own, with_cublaslt};
 use crate::common::engine::{Batch, state};
 use crate::common::*;
-use bagdot::backend::cuda::Buffer;
+use bagdot::backend::cuda::{Buffer, Gemm};
 use bagdot::nn::{
     ComputePrecision, Dlrm, DlrmConfig, GroupOptimizer, NamedTensor, Optimizers, Schedule, Staging,
 };
-use bagdot::ops::{Backend, Device, Optimizer, Rounding, Stage, Table, WeightDecay};
+use bagdot::ops::{Backend, Device, Optimizer, Pooling, Rounding, Stage, Table, WeightDecay};
 use bagdot::{Cpu, Cuda, DType, Error};
 
 const ROWS: [usize; 3] = [40, 7, 300];
@@ -216,6 +216,41 @@ fn a_bad_id_changes_nothing() {
             );
         }
     });
+}
+
+/// Records a step of a model with the layers of Criteo's Kaggle benchmark, of fewer units, and
+/// counts its nodes: a small model takes as long as they do, one after another. The sort of the ids
+/// is a branch of its own.
+#[test]
+fn a_step_is_a_short_graph() {
+    let Some(emulator) = emulator() else { return };
+    let of = |precision, gemm| {
+        let alone = emulator.exclusive();
+        let cuda = Cuda::with_gemm(0, gemm).unwrap();
+        let config = DlrmConfig {
+            num_dense: 3,
+            bottom_mlp: vec![64, 32, 16, DIM],
+            tables: ROWS.map(|num_embeddings| Table { num_embeddings, embedding_dim: DIM }).into(),
+            features: (0..3).map(|table| feature(table, Pooling::Sum)).collect(),
+            precision,
+            top_mlp: vec![64, 32, 1],
+            ..DlrmConfig::default()
+        };
+        let mut model = Dlrm::new(cuda.clone(), config, 11).unwrap();
+        let sgd = GroupOptimizer::new(Optimizer::Sgd, 0.05);
+        model
+            .optimize_with(Optimizers { tables: sgd, dense: sgd, schedule: Schedule::default() })
+            .unwrap();
+        let mut staging = Staging::new(&cuda).unwrap();
+        model.train_staged(&mut staging, batch(16, 1).view()).unwrap();
+        cuda.synchronize().unwrap();
+        let [shape] = alone.graphs()[..] else { panic!("one step is one graph") };
+        assert_eq!(alone.report(), "");
+        (shape.nodes, shape.longest_path)
+    };
+    assert_eq!(of(ComputePrecision::F32, Gemm::Own), (0, 0));
+    assert_eq!(of(ComputePrecision::BF16, Gemm::Own), (0, 0));
+    assert_eq!(of(ComputePrecision::BF16, Gemm::CublasLt), (0, 0));
 }
 
 /// Checks that a recording keeps the buffers that it names, and that all memory is freed in the

@@ -2,10 +2,12 @@
 
 use std::ffi::{c_char, c_int};
 use std::fmt::Write;
+use std::sync::Arc;
 
 use super::code::{Code, answer};
 use super::host::put_text;
 use super::state::{Settings, begin, end, with};
+use super::work::Graph;
 use crate::counters::Counts;
 use crate::exec::Schedule;
 
@@ -152,6 +154,18 @@ extern "C" fn bagdot_emulator_counters(to: *mut c_char, room: usize) -> usize {
 extern "C" fn bagdot_emulator_calls(to: *mut c_char, room: usize) -> usize {
     let text = with(|d| {
         d.calls.iter().map(|(name, count)| format!("{name}\t{count}\n")).collect::<String>()
+    });
+    put_text(to, room, &text)
+}
+
+/// Writes the shapes of the executable graphs: a line for each, the number of nodes and that of
+/// nodes on the longest path with a tab between them.
+#[unsafe(no_mangle)]
+extern "C" fn bagdot_emulator_graphs(to: *mut c_char, room: usize) -> usize {
+    let text = with(|d| {
+        let shape =
+            |graph: &Arc<Graph>| format!("{}\t{}\n", graph.nodes.len(), graph.longest_path());
+        d.executables.values().map(shape).collect::<String>()
     });
     put_text(to, room, &text)
 }

@@ -2,6 +2,7 @@
 //! some time before. The seed decides how much is done early, so that a test that forgets to wait
 //! does not pass by luck.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::code::{Code, Result};
@@ -163,11 +164,22 @@ impl Driver {
     /// dependencies allow.
     fn run_graph(&mut self, stream: u64, graph: &Graph) -> Result<()> {
         let mut done = Tail::new();
+        // The numbers of the launches, by their nodes.
+        let mut launches = BTreeMap::new();
         while done.len() < graph.nodes.len() {
             let ready = |k: &usize| !done.contains(k) && graph.nodes[*k].after.is_subset(&done);
             let ready: Vec<usize> = (0..graph.nodes.len()).filter(ready).collect();
             let next = ready[self.random.below(ready.len())];
-            self.perform(stream, graph.nodes[next].work.clone())?;
+            let before = graph.reached_from(&graph.nodes[next].after);
+            let beside = launches.iter().filter(|(node, _)| !before.contains(node));
+            let beside = beside.map(|(_, launch)| *launch).collect();
+            let device = self.streams[&stream].device;
+            let last = self.gpus[device].device.set_beside(beside);
+            let outcome = self.perform(stream, graph.nodes[next].work.clone());
+            if self.gpus[device].device.set_beside(vec![]) > last {
+                launches.insert(next, last + 1);
+            }
+            outcome?;
             done.insert(next);
         }
         Ok(())

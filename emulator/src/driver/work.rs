@@ -98,6 +98,16 @@ impl Graph {
         self.nodes.iter().map(|node| &node.work)
     }
 
+    /// Returns the number of nodes on the longest path.
+    pub(super) fn longest_path(&self) -> usize {
+        // A node comes after nodes with lower numbers.
+        let mut lengths = vec![0; self.nodes.len()];
+        for (k, node) in self.nodes.iter().enumerate() {
+            lengths[k] = 1 + node.after.iter().map(|&before| lengths[before]).max().unwrap_or(0);
+        }
+        lengths.into_iter().max().unwrap_or(0)
+    }
+
     /// Returns the nodes of `tail` and all nodes that they come after.
     pub(super) fn reached_from(&self, tail: &Tail) -> Tail {
         let mut reached = Tail::new();

@@ -3,7 +3,7 @@
 use super::block::Block;
 use super::clock::Mark;
 use super::machine::Machine;
-use super::shadow::Conflict;
+use super::shadow::{Conflict, Run};
 use super::warp::{Warp, lanes_of};
 use crate::counters::{Counts, bank_passes};
 use crate::fault::{FaultKind, Problem};
@@ -70,25 +70,30 @@ pub(super) struct Touch {
 }
 
 /// Returns the problem of two accesses that nothing orders.
-pub(super) fn race(kernel: &Kernel, block: u32, touch: Touch, (other, wrote): Conflict) -> Problem {
+pub(super) fn race(kernel: &Kernel, block: u32, touch: Touch, conflict: Conflict) -> Problem {
     let kind =
         if touch.space == Space::Shared { FaultKind::SharedRace } else { FaultKind::GlobalRace };
     let did = |write| if write { "write" } else { "read" };
-    let (warp, lane) = (other.thread / 32, other.thread % 32);
-    let of = if other.block == block {
-        String::new()
-    } else {
-        format!("block number {}, ", other.block)
+    let by = match conflict.other {
+        None => "a launch in another branch of the graph".to_owned(),
+        Some(other) => {
+            let (warp, lane) = (other.thread / 32, other.thread % 32);
+            let of = if other.block == block {
+                String::new()
+            } else {
+                format!("block number {}, ", other.block)
+            };
+            let line = kernel.code[other.pc as usize].line;
+            let source = kernel.source(other.pc as usize);
+            format!("{of}warp {warp}, lane {lane} at PTX line {line}, {source}")
+        }
     };
     let detail = format!(
-        "the {} of {} bytes at {:#x} is not ordered after the {} by {of}warp {warp}, lane {lane} \
-         at PTX line {}, {}",
+        "the {} of {} bytes at {:#x} is not ordered after the {} by {by}",
         did(touch.write),
         touch.bytes,
         touch.address,
-        did(wrote),
-        kernel.code[other.pc as usize].line,
-        kernel.source(other.pc as usize),
+        did(conflict.wrote),
     );
     Problem::new(kind, touch.lane, detail)
 }
@@ -201,7 +206,16 @@ impl Machine<'_> {
                 Space::Shared => {
                     let at = shared.place(address, bytes).map_err(problem)?;
                     let conflict = races
-                        .then(|| shared.shadow.touch(at, bytes, false, me, shared.run, clock))
+                        .then(|| {
+                            shared.shadow.touch(
+                                at,
+                                bytes,
+                                false,
+                                me,
+                                Run::of_block(shared.run),
+                                clock,
+                            )
+                        })
                         .flatten();
                     if let Some(conflict) = conflict {
                         finding.get_or_insert_with(|| race(self.kernel, me.block, touch, conflict));
@@ -235,7 +249,8 @@ impl Machine<'_> {
                     self.sectors.add(address, bytes);
                     let (allocation, at) = self.memory.find(address, bytes).map_err(problem)?;
                     let shadow = &mut allocation.shadow;
-                    if races && t.access.read_only && shadow.written(at, self.run).is_some() {
+                    if races && t.access.read_only && shadow.written(at, self.run.number).is_some()
+                    {
                         let detail =
                             format!("{bytes} bytes at {address:#x}, which this launch has written");
                         return Err(Problem::new(FaultKind::ReadOnlyWritten, lane, detail));
@@ -306,8 +321,14 @@ impl Machine<'_> {
                     let Block { shared, clock, .. } = block;
                     if self.config.races
                         && !(self.config.same_value_stores && shared.data[at..at + bytes] == *new)
-                        && let Some(conflict) =
-                            shared.shadow.touch(at, bytes, true, me, shared.run, clock)
+                        && let Some(conflict) = shared.shadow.touch(
+                            at,
+                            bytes,
+                            true,
+                            me,
+                            Run::of_block(shared.run),
+                            clock,
+                        )
                     {
                         finding.get_or_insert_with(|| race(self.kernel, me.block, touch, conflict));
                     }

@@ -7,6 +7,7 @@ use super::clock::Knowledge;
 use super::config::{Config, Grid};
 use super::memory::Memory;
 use super::random::Random;
+use super::shadow::Run;
 use crate::counters::{Collected, Sectors};
 use crate::fault::{Fault, Problem};
 use crate::ir::{Address, Kernel, Lanes, Operand, Space};
@@ -26,8 +27,8 @@ pub(super) struct Machine<'a> {
     /// The addresses of the module's variables, each in all lanes.
     pub(super) variables: Vec<Lanes>,
     pub(super) random: Random,
-    /// The number of this launch in the histories of global memory.
-    pub(super) run: u32,
+    /// This launch in the histories of global memory.
+    pub(super) run: Run<'a>,
     pub(super) counts: &'a mut Collected,
     pub(super) faults: Vec<Fault>,
     /// The knowledge that has been released, by the place that it was released through.

@@ -29,5 +29,6 @@ pub(crate) use config::SM_COUNT;
 pub(crate) use memory::Memory;
 pub(crate) use random::Random;
 pub(crate) use run::{LaunchArgs, launch};
+pub(crate) use shadow::Run;
 
 pub use config::{Config, Grid, Schedule};

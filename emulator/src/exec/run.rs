@@ -9,6 +9,7 @@ use super::config::{Config, Grid};
 use super::machine::Machine;
 use super::memory::Memory;
 use super::random::Random;
+use super::shadow::Run;
 use super::shared::Shared;
 use super::warp::Warp;
 use crate::counters::{Collected, Sectors};
@@ -22,8 +23,8 @@ pub(crate) struct LaunchArgs<'a> {
     pub(crate) params: Vec<u8>,
     /// The addresses of the module's variables.
     pub(crate) variables: &'a [u64],
-    /// The number of the launch, which no other launch of the device has.
-    pub(crate) run: u32,
+    /// The launch, whose number no other one of the device has.
+    pub(crate) run: Run<'a>,
 }
 
 /// Runs a kernel to its end, or to a fault that it cannot run on after. Returns its faults, races

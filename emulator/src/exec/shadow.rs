@@ -31,8 +31,31 @@ impl Default for Shadow {
     }
 }
 
-/// The other side of a race, and whether it wrote.
-pub(crate) type Conflict = (Mark, bool);
+/// The other side of a race.
+#[derive(Clone, Copy)]
+pub(crate) struct Conflict {
+    /// The access, if the same launch made it; `None` for a launch in another branch of a graph.
+    pub(crate) other: Option<Mark>,
+    /// Set if the other side wrote.
+    pub(crate) wrote: bool,
+}
+
+/// The launch, or for shared memory the block, that makes an access.
+#[derive(Clone, Copy)]
+pub(crate) struct Run<'a> {
+    /// The number, which no other one has.
+    pub(crate) number: u32,
+    /// The numbers of the launches before it that nothing orders with it, since they are in other
+    /// branches of the same graph.
+    pub(crate) beside: &'a [u32],
+}
+
+impl Run<'_> {
+    /// Returns the run of a block, for its shared memory.
+    pub(crate) fn of_block(number: u32) -> Self {
+        Self { number, beside: &[] }
+    }
+}
 
 impl Shadow {
     /// Records an access of `bytes` bytes at `at`. Returns an earlier access that races with it.
@@ -42,7 +65,7 @@ impl Shadow {
         bytes: usize,
         write: bool,
         me: Mark,
-        run: u32,
+        run: Run<'_>,
         clock: &Clock,
     ) -> Option<Conflict> {
         let granule = if at.is_multiple_of(4) && bytes.is_multiple_of(4) {
@@ -99,10 +122,21 @@ fn fresh_page() -> Box<[Cell; PAGE]> {
 }
 
 impl Cell {
+    /// Returns the race of an access with those of a launch in another branch.
+    fn conflict_across(&self, write: bool, me: Mark) -> Option<Conflict> {
+        let races = |other: &Mark| other.stamp != 0 && !(other.strong && me.strong);
+        let wrote = races(&self.write);
+        (wrote || write && self.reads.iter().any(races)).then_some(Conflict { other: None, wrote })
+    }
+
     /// Records an access. Returns an earlier access that races with it.
-    fn touch(&mut self, write: bool, me: Mark, run: u32, clock: &Clock) -> Option<Conflict> {
-        if self.run != run {
-            *self = Self { run, ..Self::default() };
+    fn touch(&mut self, write: bool, me: Mark, run: Run<'_>, clock: &Clock) -> Option<Conflict> {
+        let mut across = None;
+        if self.run != run.number {
+            if run.beside.contains(&self.run) {
+                across = self.conflict_across(write, me);
+            }
+            *self = Self { run: run.number, ..Self::default() };
         }
         let races = |other: &Mark| {
             let harmless =
@@ -110,10 +144,15 @@ impl Cell {
             !harmless && !clock.ordered(other, &me)
         };
         let guess = !write && self.write.swap;
-        let mut conflict = (!guess && races(&self.write)).then_some((self.write, true));
+        let of = |mark: Mark, wrote| Conflict { other: Some(mark), wrote };
+        let mut conflict =
+            across.or_else(|| (!guess && races(&self.write)).then(|| of(self.write, true)));
         if write {
-            conflict =
-                conflict.or(self.reads.iter().find(|r| !me.swap && races(r)).map(|&r| (r, false)));
+            conflict = conflict.or(self
+                .reads
+                .iter()
+                .find(|r| !me.swap && races(r))
+                .map(|&r| of(r, false)));
             self.write = me;
             self.reads = [Mark::default(); 2];
             return conflict;

@@ -164,9 +164,12 @@ impl<'a, E: Element, T: Element> Retype<E, T> for Forward<'a, Cpu, E> {
     type Output = Forward<'a, Cpu, T>;
 
     fn retype(self) -> Self::Output {
-        let Self { input, weight, packed_weight, bias, activation, precision, output } = self;
+        let Self { packed_weight, bias, activation, precision, .. } = self;
+        let Self { input, weight, output, rounded_bias: _, .. } = self;
         let (input, weight, output) = (input.retype(), weight.retype(), output.retype());
-        Forward { input, weight, packed_weight, bias, activation, precision, output }
+        // The CPU adds the bias in `f32`.
+        let rounded_bias = None;
+        Forward { input, weight, packed_weight, bias, rounded_bias, activation, precision, output }
     }
 }
 

@@ -80,7 +80,7 @@ impl Gemm {
     /// - Exact products of f32 stay with own kernels, so that their bits do not depend on cuBLASLt.
     fn prefers_cublaslt<E: Element, O: Element>(
         self,
-        product: &Product<'_>,
+        product: &Product<'_, O>,
         output: &MatrixMut<'_, Cuda, O>,
     ) -> bool {
         let least = output.cols.min(output.rows).min(product.terms);
@@ -121,7 +121,7 @@ impl Factor {
 
 /// A product of row-major matrices in a layer: `output = act(left right + bias)`, or
 /// `output += left right`.
-pub(super) struct Product<'a> {
+pub(super) struct Product<'a, O> {
     pub(super) left: Factor,
     pub(super) right: Factor,
     /// The number of terms of each sum.
@@ -129,6 +129,8 @@ pub(super) struct Product<'a> {
     pub(super) precision: Precision,
     /// The bias, one value for each column of the output, and the activation.
     pub(super) bias: Option<(View<'a, Cuda, f32>, Activation)>,
+    /// The bias rounded to the type of the output, if there is such a copy.
+    pub(super) rounded_bias: Option<View<'a, Cuda, O>>,
     pub(super) accum: Accum,
 }
 
@@ -137,18 +139,18 @@ impl Cuda {
     /// the product is left to own kernels.
     ///
     /// # Safety
-    /// The factors must have elements of `E` and, with `terms`, fit the shape of the output. A bias
-    /// must have a value for each column of the output.
+    /// The factors must have elements of `E` and, with `terms`, fit the shape of the output. A bias,
+    /// rounded or not, must have a value for each column of the output.
     pub(super) unsafe fn multiply<E: Element, O: Element>(
         &self,
-        product: Product<'_>,
+        product: Product<'_, O>,
         output: &MatrixMut<'_, Self, O>,
     ) -> Result<bool> {
         if !self.inner.kernels.gemm.prefers_cublaslt::<E, O>(&product, output) {
             return Ok(false);
         }
         let Some(cublaslt) = self.cublaslt()? else { return Ok(false) };
-        let Product { left, right, terms, precision, bias, accum } = product;
+        let Product { left, right, terms, precision, bias, rounded_bias, accum } = product;
         // cuBLASLt multiplies column-major matrices. A row-major matrix is a transposed
         // column-major one, so the operands and the sizes of the output are exchanged.
         let pointers = [right.pointer, left.pointer, output.data.on(self)?.address()];
@@ -163,15 +165,18 @@ impl Cuda {
             adds: accum == Accum::Add,
         };
         let is_rounded = O::DTYPE != DType::F32;
+        let rounded_bias = View::on_or_null(&rounded_bias, self)?.address();
+        let is_there = rounded_bias != 0 && CublasLt::is_aligned(rounded_bias);
         let place = match bias {
             None => Some(0),
+            Some(_) if is_rounded && is_there => Some(rounded_bias),
             Some(_) if is_rounded => cublaslt.bias_room(output.cols * size_of::<O>()),
             Some((bias, _)) => Some(bias.on(self)?.address()),
         };
         let are_aligned =
             |place: &u64| pointers.into_iter().chain([*place]).all(CublasLt::is_aligned);
         let Some(place) = place.filter(are_aligned) else { return Ok(false) };
-        if let (Some((bias, _)), true) = (bias, is_rounded) {
+        if let (Some((bias, _)), true) = (bias, is_rounded && !is_there) {
             // SAFETY: `bias_room` returns room for as many bytes, which nothing else uses until the
             // product has been computed.
             let rounded = unsafe { ViewMut::<Cuda, O>::from_raw(place, output.cols) };

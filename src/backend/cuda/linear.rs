@@ -200,7 +200,7 @@ impl Parts {
 
 impl LinearOps for Cuda {
     fn linear_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
-        let Forward { input, weight, packed_weight: _, bias, activation, precision, output } = args;
+        let Forward { input, weight, bias, rounded_bias, activation, precision, output, .. } = args;
         let (m, n, k) = (output.rows, output.cols, input.cols);
         let product = Product {
             left: Factor::new(input.data.on(self)?, input.ld),
@@ -208,6 +208,7 @@ impl LinearOps for Cuda {
             terms: k,
             precision,
             bias: Some((bias, activation)),
+            rounded_bias,
             accum: Accum::Replace,
         };
         // SAFETY: the op has been validated: each matrix has elements of `E` and the rows, columns
@@ -256,6 +257,7 @@ impl LinearOps for Cuda {
             terms: m,
             precision,
             bias: None,
+            rounded_bias: None,
             accum,
         };
         // SAFETY: the op has been validated: each matrix has the element type, rows, columns and
@@ -314,6 +316,7 @@ impl Cuda {
             terms: grad.cols,
             precision,
             bias: None,
+            rounded_bias: None,
             accum: Accum::Replace,
         };
         // SAFETY: the op has been validated: each matrix has elements of `E` and the rows, columns

@@ -109,7 +109,10 @@ struct Inner {
     stream: Quiet<Arc<CudaStream>>,
     /// The stream of the copies of batches to the device.
     copy_stream: Quiet<Arc<CudaStream>>,
-    faults: FaultLog,
+    faults: Arc<FaultLog>,
+    /// The backend for branches of a step: on a stream of its own, with the same memory and the
+    /// same faults.
+    branch: OnceLock<Cuda>,
     arrivals: Arrivals,
     kernels: Arc<Kernels>,
     /// cuBLASLt with a workspace for this stream, once it is known whether it can be loaded.
@@ -247,20 +250,48 @@ impl Cuda {
     ) -> Result<Self> {
         // A trainer may meet a new stream while it captures that one.
         let _relaxed = Relaxed::new()?;
-        let copy_stream = Quiet::new(check("create a stream", context.new_stream())?);
-        Ok(Self {
+        let copy_stream = check("create a stream", context.new_stream())?;
+        let (faults, arrivals) = (FaultLog::new(context)?, Arrivals::new(context, &copy_stream)?);
+        let owner = Owner::new();
+        Ok(Self::with_parts(owner, [stream, copy_stream], kernels, Arc::new(faults), arrivals))
+    }
+
+    /// Returns the backend for branches, which is made when it is first needed, even if ops are
+    /// being recorded. The context must be bound.
+    fn branch(&self) -> Result<&Self> {
+        if let Some(branch) = self.inner.branch.get() {
+            return Ok(branch);
+        }
+        let _relaxed = Relaxed::new()?;
+        let stream = check("create a stream", self.context().new_stream())?;
+        let Inner { owner, copy_stream, kernels, faults, arrivals, .. } = &*self.inner;
+        let (kernels, faults) = (Arc::clone(kernels), Arc::clone(faults));
+        let streams = [stream, Arc::clone(copy_stream)];
+        let branch = Self::with_parts(*owner, streams, kernels, faults, arrivals.of_branch());
+        Ok(self.inner.branch.get_or_init(|| branch))
+    }
+
+    fn with_parts(
+        owner: Owner,
+        [stream, copy_stream]: [Arc<CudaStream>; 2],
+        kernels: Arc<Kernels>,
+        faults: Arc<FaultLog>,
+        arrivals: Arrivals,
+    ) -> Self {
+        Self {
             inner: Arc::new(Inner {
-                owner: Owner::new(),
-                faults: FaultLog::new(context)?,
-                arrivals: Arrivals::new(context, &copy_stream)?,
-                copy_stream,
+                owner,
                 stream: Quiet::new(stream),
+                copy_stream: Quiet::new(copy_stream),
+                faults,
+                branch: OnceLock::new(),
+                arrivals,
                 kernels,
                 cublaslt: OnceLock::new(),
                 #[cfg(feature = "cudarc-0_19")]
                 kept: OnceLock::new(),
             }),
-        })
+        }
     }
 
     /// Keeps the stream of cudarc, which this backend was just made for, as long as its own.

@@ -13,29 +13,39 @@ use crate::error::Result;
 /// The counters of a backend, in device memory: zeros whenever no kernel that uses them is running.
 /// The ops of a backend run one after another, so that kernels of one kind share their counters.
 #[derive(Debug)]
-pub(crate) struct Arrivals(Buffer<u32>);
+pub(crate) struct Arrivals {
+    counters: Arc<Buffer<u32>>,
+    /// The number of the first counter.
+    first: usize,
+}
 
 impl Arrivals {
     /// The counter of [`loss`](crate::ops::loss).
     pub(crate) const LOSS: usize = 0;
     /// The counter of [`finite_check`](crate::ops::finite_check).
     pub(crate) const FINITE_CHECK: usize = 1;
-    /// The number of counters.
+    /// The number of counters of a stream.
     const COUNT: usize = 2;
 
-    /// Allocates the counters, and clears them on a stream that nothing is recorded on. The context
+    /// Allocates the counters of a backend and of its branch, and clears them on a stream that nothing is recorded on. The context
     /// must be bound.
     pub(crate) fn new(context: &Arc<CudaContext>, stream: &CudaStream) -> Result<Self> {
-        let mut counters = Buffer::new(context, Owner::ANY, Self::COUNT)?;
+        let mut counters = Buffer::new(context, Owner::ANY, 2 * Self::COUNT)?;
         counters.clear(stream.cu_stream())?;
         // SAFETY: the stream is alive.
         let waited = unsafe { result::stream::synchronize(stream.cu_stream()) };
         check("wait for the stream", waited)?;
-        Ok(Self(counters))
+        Ok(Self { counters: Arc::new(counters), first: 0 })
     }
 
     /// Returns the address of a counter.
     pub(crate) fn of(&self, counter: usize) -> PtrMut<u32> {
-        PtrMut::at(self.0.slice(counter..counter + 1).pointer())
+        let counter = self.first + counter;
+        PtrMut::at(self.counters.slice(counter..counter + 1).pointer())
+    }
+
+    /// Returns the counters of the branch, whose ops run beside those of the backend.
+    pub(crate) fn of_branch(&self) -> Self {
+        Self { counters: Arc::clone(&self.counters), first: Self::COUNT }
     }
 }

@@ -391,12 +391,17 @@ impl CublasLt {
             let address = self.workspace() + ALIGNMENT as u64;
             functions.set(&operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, address)?;
         }
-        let algorithm = self.algorithm(&operation, &layouts)?;
+        let algorithm = self.algorithm(kind, &operation, &layouts)?;
         Ok(algorithm.map(|algorithm| Plan { operation, layouts, algorithm }))
     }
 
     /// Returns the algorithm that the heuristic ranks first; `None` if there is none.
-    fn algorithm(&self, operation: &Owned, [a, b, d]: &[Owned; 3]) -> Result<Option<Algorithm>> {
+    fn algorithm(
+        &self,
+        kind: &Kind,
+        operation: &Owned,
+        [a, b, d]: &[Owned; 3],
+    ) -> Result<Option<Algorithm>> {
         let functions = self.functions;
         // SAFETY: the function writes a handle to `to`, which is valid for that.
         let create = |to| unsafe { (functions.cublasLtMatmulPreferenceCreate)(to) };
@@ -407,8 +412,14 @@ impl CublasLt {
             Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
             room,
         )?;
-        // Split-K partials are added in `f32`, and never by atomic additions.
-        let schemes = Reduction::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        // Split-K partials are added in `f32` and in one order: in the workspace, or in place in an
+        // output of `f32`, where counters make the blocks take turns (the documentation of
+        // `cublasLtReductionScheme_t`).
+        let in_place = match kind.output {
+            DType::F32 => Reduction::CUBLASLT_REDUCTION_SCHEME_INPLACE as u32,
+            DType::F16 | DType::BF16 => 0,
+        };
+        let schemes = Reduction::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32 | in_place;
         functions.prefer(
             &preference,
             Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,

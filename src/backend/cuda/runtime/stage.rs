@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::super::Cuda;
+use super::driver::check;
 use super::recording::Recording;
 use super::transfer::Transfer;
 use crate::dtype::Scalar;
@@ -29,6 +30,18 @@ impl Stage for Cuda {
 
     fn address<T: Scalar>(view: &View<'_, Cuda, T>) -> u64 {
         view.pointer()
+    }
+
+    fn fork(&self, _staging: StagingOnly) -> Result<Self> {
+        let _bound = self.bind()?;
+        let branch = self.branch()?;
+        check("fork a stream", branch.inner.stream.join(&self.inner.stream))?;
+        Ok(branch.clone())
+    }
+
+    fn join(&self, branch: &Self) -> Result<()> {
+        let _bound = self.bind()?;
+        check("join a stream", self.inner.stream.join(&branch.inner.stream))
     }
 
     fn transfer(&self, _staging: StagingOnly) -> Result<Transfer> {
