@@ -6,7 +6,7 @@
 // Entries      linear_{forward,weight_grad}_{large,small,tiny,narrow}_f32,
 //              linear_input_grad_{large,small,tiny}_f32,
 //              linear_{forward,input_grad,weight_grad}_mma_{large,small}_{f32,f16,bf16},
-//              linear_activation_grad_{f32,f16,bf16}, linear_sum_parts_f32
+//              linear_activation_grad_{f32,f16,bf16}
 // Algorithm    1. A block computes one tile of a product: 128 x 128 (large), or 64 x 64 (small)
 //                 where the large tiles would be too few to fill a device. Exact f32 products run
 //                 on the CUDA cores (common/simt_product.cuh), those of f16, bf16 and tf32 on the
@@ -18,10 +18,11 @@
 //              3. The sums of the weight gradient are as long as the batch, and their tiles are
 //                 few. Therefore they are split-K products: each row of the grid computes the
 //                 partial sums of one part of the batch into the workspace.
-//              4. linear_sum_parts adds the parts in order. Atomics would add them in another order
-//                 each time, and change the bits.
+//              4. Of the blocks of a tile, the one that arrives last adds the parts in order.
+//                 Atomic additions would add them in another order each time, and change the bits.
 //              5. linear_activation_grad computes Z in place. It reads all of Z anyway, and so it
-//                 also computes the column sums of each part of the batch, which become db.
+//                 also computes the column sums of each part of the batch, which the last block
+//                 of these columns adds to db.
 // Mapping      forward, input_grad: blockIdx.x -> tile of the output, columns fastest
 //                            tile cols: 0    1    2
 //                tile row 0     blocks  0    1    2      blocks of a row share rows of X in L2
@@ -31,8 +32,7 @@
 //                thread t -> N columns from N (t mod width) on; samples t / width, + rows, ..
 //                then a reduction tree over the rows of threads, in shared memory
 // Launch       products: grid (tiles, parts), block 256 (large), 64 (tiny) or 128; activation_grad:
-//              grid (runs of columns, parts), block 256; sum_parts: grid ceil((N K + N) / 256),
-//              block 256
+//              grid (runs of columns, parts), block 256
 // Bytes        X, W, G, Y once for each product if L2 holds the tiles that blocks share; the parts
 //              written and read besides
 // Requires     copies of 16 bytes where rows begin at multiples of 16 bytes; elsewhere of 4 bytes
@@ -48,6 +48,7 @@
 //              x 512 x 368, forward, dX, dW: 14, 17 and 6 us in tiny tiles; 20, 26 and 7 us in
 //              small ones
 
+#include "common/arrivals.cuh"
 #include "common/mma_product.cuh"
 #include "common/simt_product.cuh"
 #include "params/linear.cuh"
@@ -105,17 +106,41 @@ struct InputGrad {
   }
 };
 
+// Stores a gradient, or adds it to the one that is there.
+__device__ __forceinline__ void store_sum(float* to, float sum, uint32_t accumulate) {
+  *to = accumulate ? *to + sum : sum;
+}
+
 template <typename E>
 struct WeightGrad {
   const LinearWeightGrad<E>& p;
-  float* part;
 
   __device__ __forceinline__ void operator()(uint64_t row, uint64_t col, float (&values)[4]) const {
-    float* to = part + row * p.row_stride + col * p.col_stride;
+    float* to = p.parts + blockIdx.y * p.part_stride + row * p.row_stride + col * p.col_stride;
     if (p.col_stride == 1) return store_run(to, values, p.cols - col);
     for (int k = 0; k < 4 && col + k < p.cols; ++k) to[k * p.col_stride] = values[k];
   }
 };
+
+// Adds the split-K parts of a tile in order. Neighbouring threads read neighbouring elements.
+template <typename T, typename E>
+__device__ __forceinline__ void sum_parts(const LinearWeightGrad<E>& p) {
+  const TileIndex tile = tile_of_block(p.cols, T::kCols);
+  const bool by_rows = p.col_stride == 1;
+#pragma unroll 1
+  for (uint32_t element = threadIdx.x; element < T::kRows * T::kCols; element += T::kThreads) {
+    const uint32_t r = by_rows ? element / T::kCols : element % T::kRows,
+                   c = by_rows ? element % T::kCols : element / T::kRows;
+    const uint64_t row = uint64_t(tile.row) * T::kRows + r, col = uint64_t(tile.col) * T::kCols + c;
+    if (row >= p.rows || col >= p.cols) continue;
+    const float* part = p.parts + row * p.row_stride + col * p.col_stride;
+    float sum = 0.0f;
+#pragma unroll 8
+    for (uint32_t k = 0; k < gridDim.y; ++k) sum += part[k * p.part_stride];
+    const uint64_t at = by_rows ? row * p.grad_weight_ld + col : col * p.grad_weight_ld + row;
+    store_sum(p.grad_weight + at, sum, p.accumulate);
+  }
+}
 
 // PRODUCT is `product` or `mma_product`; the name of a kernel ends in its tile and type.
 #define FORWARD(PRODUCT, T, E, name)                                                 \
@@ -133,13 +158,14 @@ struct WeightGrad {
                                             uint32_t(p.outputs), InputGrad<E>{p}); \
   }
 // Each row of the grid computes one part of a split-K product over the batch.
-#define WEIGHT_GRAD(PRODUCT, T, E, name)                                                           \
-  extern "C" __global__ void __launch_bounds__(T::kThreads, 512 / T::kThreads)                     \
-      linear_weight_grad_##name(const __grid_constant__ LinearWeightGrad<E> p) {                   \
-    const uint64_t begin = blockIdx.y * p.part_len;                                                \
-    PRODUCT<T, E, Row::kTerm, Row::kTerm>({p.a, p.a_ld, p.rows}, {p.b, p.b_ld, p.cols}, begin,     \
-                                          uint32_t(min(p.part_len, p.batch_size - begin)),         \
-                                          WeightGrad<E>{p, p.parts + blockIdx.y * p.part_stride}); \
+#define WEIGHT_GRAD(PRODUCT, T, E, name)                                                       \
+  extern "C" __global__ void __launch_bounds__(T::kThreads, 512 / T::kThreads)                 \
+      linear_weight_grad_##name(const __grid_constant__ LinearWeightGrad<E> p) {               \
+    const uint64_t begin = blockIdx.y * p.part_len;                                            \
+    PRODUCT<T, E, Row::kTerm, Row::kTerm>({p.a, p.a_ld, p.rows}, {p.b, p.b_ld, p.cols}, begin, \
+                                          uint32_t(min(p.part_len, p.batch_size - begin)),     \
+                                          WeightGrad<E>{p});                                   \
+    if (arrives_last(p.arrivals + blockIdx.x, gridDim.y)) sum_parts<T>(p);                     \
   }
 #define MMA(E)                                         \
   FORWARD(mma_product, MmaLarge, E, mma_large_##E)     \
@@ -216,9 +242,18 @@ __device__ __forceinline__ void activation_grad(const LinearActivationGrad<E>& p
   }
   if (threadIdx.x < width && col < p.outputs) {
 #pragma unroll
-    for (int j = 0; j < N; ++j)
+    for (int j = 0; j < N; ++j) {
       p.bias_parts[blockIdx.y * p.outputs + col + j] = sums[j][threadIdx.x];
+    }
   }
+  if (!arrives_last(p.arrivals + blockIdx.x, gridDim.y)) return;
+  // At most 32 N columns: the block has no fewer threads.
+  const uint64_t of_thread = uint64_t(blockIdx.x) * width * N + threadIdx.x;
+  if (threadIdx.x >= width * N || of_thread >= p.outputs) return;
+  float total = 0.0f;
+#pragma unroll 8
+  for (uint32_t k = 0; k < gridDim.y; ++k) total += p.bias_parts[k * p.outputs + of_thread];
+  store_sum(p.grad_bias + of_thread, total, p.accumulate);
 }
 
 #define ACTIVATION_GRAD(E)                                                            \
@@ -229,21 +264,3 @@ __device__ __forceinline__ void activation_grad(const LinearActivationGrad<E>& p
 ACTIVATION_GRAD(f32)
 ACTIVATION_GRAD(f16)
 ACTIVATION_GRAD(bf16)
-
-// Adds the split-K parts of the weight and bias gradients in order, one element per thread.
-extern "C" __global__ void __launch_bounds__(kThreads)
-    linear_sum_parts_f32(const __grid_constant__ LinearSumParts p) {
-  const uint64_t element = uint64_t(blockIdx.x) * kThreads + threadIdx.x,
-                 weights = p.outputs * p.inputs;
-  if (element >= weights + p.outputs) return;
-  const bool of_bias = element >= weights;
-  const float* part = of_bias ? p.bias_parts + (element - weights) : p.weight_parts + element;
-  const uint64_t stride = of_bias ? p.outputs : weights;
-  const uint32_t num_parts = of_bias ? p.num_bias_parts : p.num_weight_parts;
-  float sum = 0.0f;
-#pragma unroll 8
-  for (uint32_t k = 0; k < num_parts; ++k) sum += part[k * stride];
-  float* to = of_bias ? p.grad_bias + (element - weights)
-                      : p.grad_weight + element / p.inputs * p.grad_weight_ld + element % p.inputs;
-  *to = p.accumulate ? *to + sum : sum;
-}

@@ -5,10 +5,11 @@
 
 // Returns true, in all threads, in the block that arrives last of `blocks`. It then sees all that
 // the others have written before. The counter is 0 before the first block arrives, and again after
-// the last one has.
+// the last one has. A single block needs no counter.
 __device__ __forceinline__ bool arrives_last(uint32_t* counter, uint32_t blocks) {
-  __shared__ bool is_last;
   __syncthreads();
+  if (blocks == 1) return true;
+  bool is_last = false;
   // The fences of the thread that counts order the accesses of its whole block, with which the
   // barriers synchronise it.
   if (threadIdx.x == 0) {
@@ -17,6 +18,5 @@ __device__ __forceinline__ bool arrives_last(uint32_t* counter, uint32_t blocks)
     if (is_last) atomicExch(counter, 0u);
     __threadfence();
   }
-  __syncthreads();
-  return is_last;
+  return __syncthreads_or(is_last);
 }

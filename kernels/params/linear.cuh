@@ -61,13 +61,17 @@ struct LinearInputGrad {
   uint64_t inputs;
 };
 
-// The parameters of the split-K partials of `a^T b`, one for each row of the grid. Element (r, c)
-// of part p goes to `parts[p * part_stride + r * row_stride + c * col_stride]`.
+// The parameters of `a^T b`, whose sums are split-K: each row of the grid computes one part.
+// Element (r, c) of part p goes to `parts[p * part_stride + r * row_stride + c * col_stride]`, where
+// one of the strides is 1. The sum of the parts goes to `grad_weight`, in rows along that stride.
 template <typename E>
 struct LinearWeightGrad {
   const E* a;
   const E* b;
   float* parts;
+  float* grad_weight;
+  // The number of blocks of each tile that have arrived, 0 between launches.
+  uint32_t* arrivals;
   uint64_t a_ld;
   uint64_t b_ld;
   uint64_t part_stride;
@@ -78,9 +82,11 @@ struct LinearWeightGrad {
   uint64_t batch_size;
   // The number of samples in a part.
   uint64_t part_len;
+  uint64_t grad_weight_ld;
+  uint32_t accumulate;
 };
 
-// The parameters of the gradient of the affine map, in place, and of the partial column sums.
+// The parameters of the gradient of the affine map, in place, and of its column sums.
 template <typename E>
 struct LinearActivationGrad {
   // The output of the layer, or null if there is no activation.
@@ -89,6 +95,9 @@ struct LinearActivationGrad {
   E* grad;
   // The partial column sums, `[parts, outputs]`.
   float* bias_parts;
+  float* grad_bias;
+  // The number of blocks of each run of columns that have arrived, 0 between launches.
+  uint32_t* arrivals;
   uint64_t output_ld;
   uint64_t grad_ld;
   uint64_t batch_size;
@@ -97,18 +106,5 @@ struct LinearActivationGrad {
   uint64_t part_len;
   // Set if all rows begin and end at multiples of kVectorBytes.
   uint32_t wide;
-};
-
-// The parameters of the sum of the partial gradients of weight and bias.
-struct LinearSumParts {
-  const float* weight_parts;
-  const float* bias_parts;
-  float* grad_weight;
-  float* grad_bias;
-  uint64_t grad_weight_ld;
-  uint64_t outputs;
-  uint64_t inputs;
-  uint32_t num_weight_parts;
-  uint32_t num_bias_parts;
   uint32_t accumulate;
 };

@@ -1,6 +1,7 @@
 //! The engine: a model put together from layers, tables and optimizers, and its training.
 
 mod average;
+mod branch;
 mod buffers;
 mod config;
 mod dlrm;

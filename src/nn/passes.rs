@@ -1,5 +1,6 @@
 //! The forward and the backward pass of a model, one method for each part.
 
+use super::branch::Branch;
 use super::buffers::{BackwardBuffers, BatchView, Buffers, Capacity};
 use super::dlrm::{Dlrm, OP, trainable, unlabelled};
 use super::layers::MlpId;
@@ -12,41 +13,7 @@ use crate::ops::interaction::{self, Features, FeaturesMut};
 use crate::ops::loss;
 use crate::ops::matrix::matrix_name;
 use crate::ops::pooled_interaction::Interact;
-use crate::ops::{Accum, Backend, Bags, Matrix, Precision, StagingOnly, View};
-
-/// A branch of a step, which is joined when it is dropped, too: an error in between must not leave
-/// ops behind that run beside those of the next step.
-struct Branch<D: Backend> {
-    device: D,
-    branch: Option<D>,
-}
-
-impl<D: Backend> Branch<D> {
-    /// Begins a branch.
-    fn new(device: &D) -> Result<Self> {
-        let branch = device.fork(StagingOnly::new())?;
-        Ok(Self { device: device.clone(), branch: Some(branch) })
-    }
-
-    /// Returns the backend whose ops are the branch.
-    fn device(&self) -> &D {
-        self.branch.as_ref().unwrap_or(&self.device)
-    }
-
-    /// Orders the ops that are called from here on after those of the branch.
-    fn join(mut self) -> Result<()> {
-        self.branch.take().map_or(Ok(()), |branch| self.device.join(&branch))
-    }
-}
-
-impl<D: Backend> Drop for Branch<D> {
-    fn drop(&mut self) {
-        if let Some(branch) = self.branch.take() {
-            // The error on the way is reported, not this one.
-            let _ = self.device.join(&branch);
-        }
-    }
-}
+use crate::ops::{Accum, Backend, Bags, Matrix, Precision, View};
 
 /// What becomes of gradients of vectors that are not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! Steps of training: at once, in pieces, or recorded once and replayed.
 
+use super::branch::Branch;
 use super::buffers::{BackwardBuffers, BatchView, Buffers, Capacity};
 use super::dlrm::{Dlrm, OP, Training, trainable, unlabelled, untrained};
 use super::graphs::GraphKey;
@@ -167,7 +168,7 @@ impl<D: Backend> Dlrm<D> {
         let (_, weights) = self.embedding.split_mut();
         weights.apply(&self.device, grad, rules.tables)?;
         let control = Control { values: None, is_gated: false };
-        self.update_layers(&control)?;
+        self.update_layers(&control, &self.device.clone())?;
         self.update_averages(&control)?;
         self.count_step()
     }
@@ -186,8 +187,10 @@ impl<D: Backend> Dlrm<D> {
         // step or the decay, which both groups share.
         self.forward_and_backward(batch, Accum::Replace, Found::Reported)?;
         self.check_finite(&control.tables)?;
+        let branch = Branch::new(&self.device)?;
+        self.update_layers(&control.layers, branch.device())?;
         self.update_tables(&batch, &control.tables)?;
-        self.update_layers(&control.layers)?;
+        branch.join()?;
         self.update_averages(&control.layers)
     }
 
@@ -234,7 +237,7 @@ impl<D: Backend> Dlrm<D> {
 
     /// Updates the parameters of the layers with their gradient, and the rounded copy of them that
     /// layers in 16 bits compute with.
-    fn update_layers(&mut self, control: &Control<'_, D>) -> Result<()> {
+    fn update_layers(&mut self, control: &Control<'_, D>, device: &D) -> Result<()> {
         let training = self.training.as_mut().ok_or_else(untrained)?;
         let step = training.next_step()?;
         let Training { optimizers, dense_state, grad_parameters, verdict, .. } = training;
@@ -251,7 +254,7 @@ impl<D: Backend> Dlrm<D> {
                 state: dense_state.view_mut(),
                 rounded: layers.rounded_mut(),
             };
-            update.run(&self.device)
+            update.run(device)
         })
     }
 

@@ -144,7 +144,8 @@
 //! slack ([`Bags::with_slack`]), and values that change be read from the device ([`StepControl`]).
 //! Meanwhile calls that wait or allocate are refused
 //! ([`Error::Recording`](crate::Error::Recording)), since they would end the capture. Keep tables,
-//! [`SeparateTables`] and buffers as long as a graph of yours that names them.
+//! [`SeparateTables`] and buffers as long as a graph of yours that names them, and replay graphs of
+//! one backend one after another: its kernels share a few counters.
 //!
 //! # Errors
 //!

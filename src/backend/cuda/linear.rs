@@ -7,6 +7,7 @@ use cudarc::driver::CudaContext;
 
 use super::Cuda;
 use super::gemm::{Factor, Product};
+use super::runtime::arrivals::Arrivals;
 use super::runtime::launch::{Function, Grid, Kernel};
 use super::runtime::module::{ByElement, Module};
 use super::runtime::params::linear::{
@@ -18,7 +19,7 @@ use super::runtime::pointer::{Ptr, PtrMut};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::linear::{Activation, Backward, Forward, LinearOps};
-use crate::ops::{Accum, Matrix, MatrixMut, Precision};
+use crate::ops::{Accum, Matrix, MatrixMut, Precision, ViewMut};
 use crate::size::{next_multiple, product, sum};
 
 /// The numbers of blocks that fill a large device, with large tiles and with small ones. They are
@@ -35,7 +36,6 @@ pub(super) struct Kernels {
     input_grad: Products<params::LinearInputGrad<()>>,
     weight_grad: Products<params::LinearWeightGrad<()>>,
     activation_grad: ByElement<params::LinearActivationGrad<()>>,
-    sum_parts: Function<params::LinearSumParts>,
     _module: Module,
 }
 
@@ -47,7 +47,6 @@ impl Kernels {
             input_grad: Products::find(&module, false)?,
             weight_grad: Products::find(&module, true)?,
             activation_grad: module.by_element("")?,
-            sum_parts: module.function()?,
             _module: module,
         })
     }
@@ -158,8 +157,13 @@ impl<K: Kernel> Products<K> {
 }
 
 impl<K> Tile<K> {
+    /// Returns the number of tiles of a matrix.
+    fn count(&self, rows: usize, cols: usize) -> usize {
+        rows.div_ceil(self.rows) * cols.div_ceil(self.cols)
+    }
+
     fn grid(&self, rows: usize, cols: usize, parts: usize) -> Grid {
-        let blocks = rows.div_ceil(self.rows) * cols.div_ceil(self.cols);
+        let blocks = self.count(rows, cols);
         Grid {
             shared: self.shared as u32,
             ..Grid::new((blocks as u32, parts as u32), self.threads)
@@ -172,7 +176,8 @@ struct Parts {
     /// The number of samples of a part.
     len: usize,
     count: usize,
-    /// The number of parts in the workspace: at least `count`, and no less for a larger batch.
+    /// The number of parts in the workspace: at least `count` and 1, and no less for a larger
+    /// batch.
     room: usize,
 }
 
@@ -180,7 +185,11 @@ impl Parts {
     /// Splits a batch into at most `most` parts of at least `least` samples, but for the last part.
     fn new(batch_size: usize, least: usize, most: usize) -> Self {
         let len = next_multiple(batch_size.div_ceil(most), 32).max(least);
-        Self { len, count: batch_size.div_ceil(len), room: batch_size.div_ceil(least).min(most) }
+        Self {
+            len,
+            count: batch_size.div_ceil(len),
+            room: batch_size.div_ceil(least).clamp(1, most),
+        }
     }
 
     /// Returns the parts of the gradient of a weight `[outputs, inputs]`: as many as fill a device.
@@ -195,6 +204,15 @@ impl Parts {
 
     fn of_bias_grad(batch_size: usize) -> Self {
         Self::new(batch_size, MIN_PART.1, MAX_BIAS_PARTS)
+    }
+
+    /// Returns these parts, or a single one if there are not enough counters for the groups of
+    /// blocks, or no samples: the gradient of no samples is zeros, which one part writes.
+    fn for_counters(&self, groups: usize, counters: usize, batch_size: usize) -> Self {
+        match groups <= counters && self.count > 1 {
+            true => Self { ..*self },
+            false => Self { len: batch_size.max(1), count: 1, room: self.room },
+        }
     }
 }
 
@@ -247,7 +265,7 @@ impl LinearOps for Cuda {
         let weight_parts = workspace.on(self)?.cast::<f32>();
         let bias_parts = weight_parts.add(of_weight.room * n * k);
         let output = (activation != Activation::None).then_some(output);
-        self.activation_grad(output, &grad_output, bias_parts, &of_bias)?;
+        self.activation_grad(output, &grad_output, (bias_parts, &of_bias), (&grad_bias, accum))?;
         if let Some(grad_input) = grad_input {
             self.input_grad(&grad_output, &weight, precision, &grad_input)?;
         }
@@ -263,28 +281,11 @@ impl LinearOps for Cuda {
         // SAFETY: the op has been validated: each matrix has the element type, rows, columns and
         // leading dimension that are passed; there is no bias.
         let is_done = unsafe { self.multiply::<E, f32>(product, &grad_weight)? };
-        if !is_done {
-            self.weight_grad(&grad_output, &input, precision, weight_parts, &of_weight)?;
+        if is_done {
+            return Ok(());
         }
-        // If cuBLASLt wrote the weight gradient, only the bias parts remain to be summed.
-        let inputs = if is_done { 0 } else { k };
-        let parameters = params::LinearSumParts {
-            weight_parts: weight_parts.as_const(),
-            bias_parts: bias_parts.as_const(),
-            grad_weight: grad_weight.data.on(self)?,
-            grad_bias: grad_bias.on(self)?,
-            grad_weight_ld: grad_weight.ld as u64,
-            outputs: n as u64,
-            inputs: inputs as u64,
-            num_weight_parts: of_weight.count as u32,
-            num_bias_parts: of_bias.count as u32,
-            accumulate: u32::from(accum == Accum::Add),
-        };
-        let blocks = (n * inputs + n).div_ceil(THREADS);
-        let grid = Grid::new((blocks as u32, 1), THREADS);
-        // SAFETY: the op has been validated. Earlier launches on this stream have written the parts
-        // that are read, and both gradients are exclusive views of the sizes that are passed.
-        unsafe { self.inner.kernels.linear.sum_parts.launch(self, grid, parameters) }
+        let parts = (weight_parts, &of_weight);
+        self.weight_grad(&grad_output, &input, precision, parts, (&grad_weight, accum))
     }
 
     fn linear_backward_workspace_len<E: Element>(
@@ -343,14 +344,14 @@ impl Cuda {
         unsafe { tile.function.launch(self, tile.grid(m, k, 1), parameters) }
     }
 
-    /// Computes the split-K parts of `gradᵀ input`.
+    /// Computes `gradᵀ input` in split-K parts.
     fn weight_grad<E: Element>(
         &self,
         grad: &MatrixMut<'_, Self, E>,
         input: &Matrix<'_, Self, E>,
         precision: Precision,
-        weight_parts: PtrMut<f32>,
-        parts: &Parts,
+        (weight_parts, parts): (PtrMut<f32>, &Parts),
+        (grad_weight, accum): (&MatrixMut<'_, Self, f32>, Accum),
     ) -> Result<()> {
         let (m, n, k) = (grad.rows, grad.cols, input.cols);
         // If the gradient has few rows, its transpose is computed instead, which has few columns
@@ -366,10 +367,14 @@ impl Cuda {
             parts.count,
             FEW_BLOCKS,
         );
+        // A gradient that is split has fewer than `ENOUGH_BLOCKS` tiles.
+        let parts = parts.for_counters(tile.count(rows, cols), Arrivals::WEIGHT_TILES, m);
         let parameters = params::LinearWeightGrad {
             a,
             b,
             parts: weight_parts,
+            grad_weight: grad_weight.data.on(self)?,
+            arrivals: self.inner.arrivals.of(Arrivals::WEIGHT_GRAD),
             a_ld: a_ld as u64,
             b_ld: b_ld as u64,
             part_stride: (n * k) as u64,
@@ -379,20 +384,24 @@ impl Cuda {
             cols: cols as u64,
             batch_size: m as u64,
             part_len: parts.len as u64,
+            grad_weight_ld: grad_weight.ld as u64,
+            accumulate: u32::from(accum == Accum::Add),
         };
+        let grid = tile.grid(rows, cols, parts.count);
         // SAFETY: as above. The workspace has the length of `linear_backward_workspace_len`: room
         // for all parts of the weight gradient, and behind them for all parts of the bias gradient.
-        unsafe { tile.function.launch(self, tile.grid(rows, cols, parts.count), parameters) }
+        // There is a counter for each tile. The gradient is an exclusive view.
+        unsafe { tile.function.launch(self, grid, parameters) }
     }
 
-    /// Computes the gradient of the affine map in place, and the split-K parts of its column sums.
-    /// `output` is `None` if there is no activation.
+    /// Computes the gradient of the affine map in place, and its column sums in parts. `output` is
+    /// `None` if there is no activation.
     fn activation_grad<E: Element>(
         &self,
         output: Option<Matrix<'_, Self, E>>,
         grad: &MatrixMut<'_, Self, E>,
-        bias_parts: PtrMut<f32>,
-        parts: &Parts,
+        (bias_parts, parts): (PtrMut<f32>, &Parts),
+        (grad_bias, accum): (&ViewMut<'_, Self, f32>, Accum),
     ) -> Result<()> {
         let (output, output_ld) = match output {
             Some(output) => (output.data.on(self)?, output.ld),
@@ -405,20 +414,24 @@ impl Cuda {
         let wide = grad.cols.is_multiple_of(columns)
             && is_wide(grad.data.on(self)?.as_const(), grad.ld)
             && is_wide(output, output_ld);
+        // The threads of a block lie in rows of at most a warp, with a vector of columns each if
+        // `wide`, else with one column.
+        let blocks = grad.cols.div_ceil(32 * if wide { columns } else { 1 });
+        let parts = parts.for_counters(blocks, Arrivals::BIAS_RUNS, grad.rows);
         let parameters = params::LinearActivationGrad {
             output,
             grad: grad.data.on(self)?,
             bias_parts,
+            grad_bias: grad_bias.on(self)?,
+            arrivals: self.inner.arrivals.of(Arrivals::BIAS_GRAD),
             output_ld: output_ld as u64,
             grad_ld: grad.ld as u64,
             batch_size: grad.rows as u64,
             outputs: grad.cols as u64,
             part_len: parts.len as u64,
             wide: u32::from(wide),
+            accumulate: u32::from(accum == Accum::Add),
         };
-        // The threads of a block lie in rows of at most a warp, with a vector of columns each if
-        // `wide`, else with one column.
-        let blocks = grad.cols.div_ceil(32 * if wide { columns } else { 1 });
         let grid = Grid::new((blocks as u32, parts.count as u32), THREADS);
         // SAFETY: the function is the instance of the kernel for `E`. The op has been validated:
         // output and gradient have the same rows and columns, the gradient is an exclusive view,

@@ -24,8 +24,16 @@ impl Arrivals {
     pub(crate) const LOSS: usize = 0;
     /// The counter of [`finite_check`](crate::ops::finite_check).
     pub(crate) const FINITE_CHECK: usize = 1;
+    /// The first counter of the tiles of a weight gradient ([`linear`](crate::ops::linear)).
+    pub(crate) const WEIGHT_GRAD: usize = 2;
+    /// The number of counters of such tiles.
+    pub(crate) const WEIGHT_TILES: usize = 1024;
+    /// The first counter of the runs of columns of a bias gradient.
+    pub(crate) const BIAS_GRAD: usize = Self::WEIGHT_GRAD + Self::WEIGHT_TILES;
+    /// The number of counters of such runs.
+    pub(crate) const BIAS_RUNS: usize = 1024;
     /// The number of counters of a stream.
-    const COUNT: usize = 2;
+    const COUNT: usize = Self::BIAS_GRAD + Self::BIAS_RUNS;
 
     /// Allocates the counters of a backend and of its branch, and clears them on a stream that nothing is recorded on. The context
     /// must be bound.

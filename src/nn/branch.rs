@@ -1,0 +1,38 @@
+//! Branches of a step, whose ops run beside others.
+
+use crate::error::Result;
+use crate::ops::{Backend, StagingOnly};
+
+/// A branch of a step, which is joined when it is dropped, too: an error in between must not leave
+/// ops behind that run beside those of the next step.
+pub(super) struct Branch<D: Backend> {
+    device: D,
+    branch: Option<D>,
+}
+
+impl<D: Backend> Branch<D> {
+    /// Begins a branch.
+    pub(super) fn new(device: &D) -> Result<Self> {
+        let branch = device.fork(StagingOnly::new())?;
+        Ok(Self { device: device.clone(), branch: Some(branch) })
+    }
+
+    /// Returns the backend whose ops are the branch.
+    pub(super) fn device(&self) -> &D {
+        self.branch.as_ref().unwrap_or(&self.device)
+    }
+
+    /// Orders the ops that are called from here on after those of the branch.
+    pub(super) fn join(mut self) -> Result<()> {
+        self.branch.take().map_or(Ok(()), |branch| self.device.join(&branch))
+    }
+}
+
+impl<D: Backend> Drop for Branch<D> {
+    fn drop(&mut self) {
+        if let Some(branch) = self.branch.take() {
+            // The error on the way is reported, not this one.
+            let _ = self.device.join(&branch);
+        }
+    }
+}
