@@ -57,6 +57,10 @@ def test_opcheck_of_the_others():
     tail = (IDS, OFFSETS, grad, None, torch.empty(0, dtype=torch.int32), SPEC, "adam eps=1e-8")
     arguments = (table, state, state.clone(), step, rate, *tail)
     check(torch.ops.bagdot.sparse_update_, arguments)
+    placeholder = torch.zeros(1, requires_grad=True)
+    changed = (table, state.clone(), state.clone(), step.clone())
+    arguments = (placeholder, *changed, rate, IDS, OFFSETS, factors(), SPEC, "adam eps=1e-8")
+    check(torch.ops.bagdot.embedding_bag_step, arguments)
 
 
 @pytest.mark.parametrize("spec", [SPEC, PADDED, MAX])
