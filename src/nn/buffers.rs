@@ -73,8 +73,8 @@ pub(super) struct BackwardBuffers<D: Backend> {
     /// The gradients of the activations.
     pub(super) grads: Activations<D>,
     pub(super) sorted: SortedIndices<D>,
-    /// The workspace of the sort, which runs beside the backward pass.
-    pub(super) sort_workspace: D::Buffer<u64>,
+    /// The workspace of the branch beside the backward pass, [`branch_workspace_len`] words.
+    pub(super) branch_workspace: D::Buffer<u64>,
     /// [`workspace_len`] words, which the ops of a step use one after another.
     pub(super) workspace: D::Buffer<u64>,
 }
@@ -184,19 +184,35 @@ impl<D: Backend> BackwardBuffers<D> {
         Ok(Self {
             grads: Activations::new(device, config, tables, batch_size)?,
             sorted: SortedIndices::new(device, num_indices, num_bags)?,
-            sort_workspace: device.alloc(sort_workspace_len(device, tables, num_indices))?,
+            branch_workspace: device
+                .alloc(branch_workspace_len(device, config, mlps, tables, capacity))?,
             workspace: device.alloc(workspace_len(device, config, mlps, tables, capacity))?,
         })
     }
 }
 
-/// Returns the 8-byte words of workspace that the sort needs.
-pub(super) fn sort_workspace_len<D: Backend>(
+/// Returns the 8-byte words of workspace that the sort and the gradients of weights need, which are
+/// computed beside the rest of the backward pass.
+pub(super) fn branch_workspace_len<D: Backend>(
     device: &D,
+    config: &DlrmConfig,
+    mlps: &Mlps,
     tables: &TableBatch,
-    num_indices: usize,
+    Capacity { batch_size, num_indices }: Capacity,
 ) -> usize {
     Sort::<D, i64>::workspace_len(device, tables, num_indices)
+        .max(layers_workspace_len(device, config, mlps, batch_size))
+}
+
+/// Returns the 8-byte words of workspace that the backward pass of any layer needs.
+fn layers_workspace_len<D: Backend>(
+    device: &D,
+    config: &DlrmConfig,
+    mlps: &Mlps,
+    batch_size: usize,
+) -> usize {
+    Layers::workspace_len(device, config.precision, mlps.hidden(), batch_size)
+        .max(mlps.logit.workspace_len::<D, f32>(device, batch_size))
 }
 
 /// Returns the 8-byte words of workspace that the other ops of a step need, which use it one after
@@ -210,6 +226,5 @@ pub(super) fn workspace_len<D: Backend>(
 ) -> usize {
     Update::<D, f32, i64>::workspace_len(device, tables, num_indices)
         .max(loss::Forward::workspace_len(device, batch_size))
-        .max(Layers::workspace_len(device, config.precision, mlps.hidden(), batch_size))
-        .max(mlps.logit.workspace_len::<D, f32>(device, batch_size))
+        .max(layers_workspace_len(device, config, mlps, batch_size))
 }

@@ -329,6 +329,7 @@ impl<D: Backend, E: Element> SixteenBitLayers<D, E> {
             grad_parameters: pass.grad_parameters,
             accum: pass.accum,
             workspace: pass.workspace,
+            branch: pass.branch,
         };
         mlp.backward(device, buffers, rounded)?;
         let Some(to) = &mut pass.grad_input else { return Ok(()) };

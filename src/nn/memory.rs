@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::buffers::{Activations, Capacity, sort_workspace_len, workspace_len};
+use super::buffers::{Activations, Capacity, branch_workspace_len, workspace_len};
 use super::config::DlrmConfig;
 use super::layers::Layers;
 use super::optimizer::Optimizers;
@@ -58,11 +58,11 @@ impl MemoryPlan {
         let argmax = if_any(tables.has_max(), product([batch_size, tables.width(), 4]));
         let bags = product([batch_size, tables.features().len()]);
         // The buffers of SortedIndices, and the workspace of the sort.
-        let sort_workspace = sort_workspace_len(device, &tables, num_indices);
+        let branch_workspace = branch_workspace_len(device, config, &mlps, &tables, capacity);
         let order = sum([
             product([num_indices, 8 + 4 + 4 + 4]),
             words(&[bags, 1, 2]),
-            product([sort_workspace, 8]),
+            product([branch_workspace, 8]),
         ]);
         let workspace = workspace_len(device, config, &mlps, &tables, capacity);
         let slot = sum([batch_bytes(&needs, bags), 2 * size_of::<StepValues>()]);

@@ -91,6 +91,8 @@ pub(super) struct Backward<'a, D: Device, E: Element> {
     pub(super) accum: Accum,
     /// The workspace, [`Mlp::workspace_len`] words.
     pub(super) workspace: &'a mut D::Buffer<u64>,
+    /// The branch that computes the gradients of the weights, and its workspace of as many words.
+    pub(super) branch: (&'a D, &'a mut D::Buffer<u64>),
 }
 
 impl Mlp {
@@ -268,6 +270,7 @@ impl Mlp {
                 grad_bias,
                 accum: pass.accum,
                 workspace: D::view_mut(pass.workspace),
+                branch: Some((pass.branch.0, D::view_mut(pass.branch.1))),
             };
             backward.run(device)?;
         }

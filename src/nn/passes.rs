@@ -60,10 +60,10 @@ impl<D: Backend> Dlrm<D> {
         let branch = Branch::new(&self.device)?;
         self.sort_indices(&batch.bags, branch.device())?;
         self.loss(rows, labels)?;
-        self.logit_backward(rows, accum)?;
-        self.top_backward(rows, accum)?;
+        self.logit_backward(rows, accum, branch.device())?;
+        self.top_backward(rows, accum, branch.device())?;
         self.interaction_backward(rows, found)?;
-        self.bottom_backward(&batch.dense, accum)?;
+        self.bottom_backward(&batch.dense, accum, branch.device())?;
         branch.join()
     }
 
@@ -178,11 +178,11 @@ impl<D: Backend> Dlrm<D> {
     }
 
     /// Computes the gradients of the last layer of the top MLP.
-    fn logit_backward(&mut self, rows: usize, accum: Accum) -> Result<()> {
+    fn logit_backward(&mut self, rows: usize, accum: Accum, branch: &D) -> Result<()> {
         let Self { device, mlps, parameters, training, buffers, .. } = self;
         let Buffers { logit, activations, backward, .. } = buffers;
         let (training, backward) = trainable(training, backward)?;
-        let BackwardBuffers { grads, workspace, .. } = backward;
+        let BackwardBuffers { grads, workspace, branch_workspace, .. } = backward;
         let pass = Backward {
             weights: parameters,
             precision: Precision::Full,
@@ -193,16 +193,17 @@ impl<D: Backend> Dlrm<D> {
             grad_parameters: &mut training.grad_parameters,
             accum,
             workspace,
+            branch: (branch, branch_workspace),
         };
         mlps.logit.backward(device, logit, pass)
     }
 
     /// Computes the gradients of the top MLP without its last layer.
-    fn top_backward(&mut self, rows: usize, accum: Accum) -> Result<()> {
+    fn top_backward(&mut self, rows: usize, accum: Accum, branch: &D) -> Result<()> {
         let Self { device, config, mlps, parameters, training, buffers, .. } = self;
         let Buffers { layers, activations, backward, .. } = buffers;
         let (training, backward) = trainable(training, backward)?;
-        let BackwardBuffers { grads, workspace, .. } = backward;
+        let BackwardBuffers { grads, workspace, branch_workspace, .. } = backward;
         let pass = Backward {
             weights: parameters,
             precision: config.precision.product_precision(),
@@ -213,6 +214,7 @@ impl<D: Backend> Dlrm<D> {
             grad_parameters: &mut training.grad_parameters,
             accum,
             workspace,
+            branch: (branch, branch_workspace),
         };
         layers.backward(device, (MlpId::Top, &mlps.top), pass)
     }
@@ -241,11 +243,16 @@ impl<D: Backend> Dlrm<D> {
     }
 
     /// Computes the gradients of the bottom MLP, but not that of the dense features.
-    fn bottom_backward(&mut self, dense: &Matrix<'_, D, f32>, accum: Accum) -> Result<()> {
+    fn bottom_backward(
+        &mut self,
+        dense: &Matrix<'_, D, f32>,
+        accum: Accum,
+        branch: &D,
+    ) -> Result<()> {
         let Self { device, config, mlps, parameters, training, buffers, .. } = self;
         let Buffers { layers, activations, backward, .. } = buffers;
         let (training, backward) = trainable(training, backward)?;
-        let BackwardBuffers { grads, workspace, .. } = backward;
+        let BackwardBuffers { grads, workspace, branch_workspace, .. } = backward;
         let pass = Backward {
             weights: parameters,
             precision: config.precision.product_precision(),
@@ -256,6 +263,7 @@ impl<D: Backend> Dlrm<D> {
             grad_parameters: &mut training.grad_parameters,
             accum,
             workspace,
+            branch: (branch, branch_workspace),
         };
         layers.backward(device, (MlpId::Bottom, &mlps.bottom), pass)
     }
@@ -263,8 +271,8 @@ impl<D: Backend> Dlrm<D> {
     /// Sorts the ids by table row, so that the update finds all occurrences of a row side by side.
     fn sort_indices<I: Index>(&mut self, bags: &Bags<'_, D, I>, device: &D) -> Result<()> {
         let (_, backward) = trainable(&mut self.training, &mut self.buffers.backward)?;
-        let BackwardBuffers { sorted, sort_workspace, .. } = backward;
+        let BackwardBuffers { sorted, branch_workspace, .. } = backward;
         let tables = self.embedding.tables();
-        Sort { tables, bags: *bags, sorted, workspace: D::view_mut(sort_workspace) }.run(device)
+        Sort { tables, bags: *bags, sorted, workspace: D::view_mut(branch_workspace) }.run(device)
     }
 }

@@ -276,6 +276,10 @@ pub struct Backward<'a, D: Device, E: Element> {
     pub accum: Accum,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: ViewMut<'a, D, u64>,
+    /// The branch of a step that computes the gradient of the weight, with a workspace of its own
+    /// of as many words; `None` if the backend of the op computes it. Only the engine, which joins
+    /// the branch, can begin one.
+    pub(crate) branch: Option<(&'a D, ViewMut<'a, D, u64>)>,
 }
 
 impl<'a, D: Device, E: Element> Backward<'a, D, E> {
@@ -299,6 +303,7 @@ impl<'a, D: Device, E: Element> Backward<'a, D, E> {
             grad_weight,
             grad_bias: grad_bias.into(),
             workspace: workspace.into(),
+            branch: None,
             activation: Activation::None,
             precision: Precision::Full,
             grad_input: None,
@@ -354,12 +359,11 @@ impl<D: LinearOps, E: Element> Backward<'_, D, E> {
         }
         self.grad_weight.check(OP, matrix_name!("grad_weight"), n, k)?;
         expect_size(OP, "grad_bias", self.grad_bias.len(), n)?;
-        expect_at_least(
-            OP,
-            "workspace",
-            self.workspace.len(),
-            Self::workspace_len(backend, m, n, k),
-        )
+        let needed = Self::workspace_len(backend, m, n, k);
+        if let Some((_, workspace)) = &self.branch {
+            expect_at_least(OP, "branch.workspace", workspace.len(), needed)?;
+        }
+        expect_at_least(OP, "workspace", self.workspace.len(), needed)
     }
 
     /// Returns the number of 8-byte words of workspace for a layer `[outputs, inputs]` and a batch.

@@ -197,6 +197,8 @@ impl<'a, E: Element, T: Element> Retype<E, T> for Backward<'a, Cpu, E> {
             grad_bias: self.grad_bias,
             accum: self.accum,
             workspace: self.workspace,
+            // Ops of the CPU have no branches.
+            branch: None,
         }
     }
 }

@@ -259,13 +259,20 @@ impl LinearOps for Cuda {
         let Backward {
             input, weight, output, activation, precision, grad_output, grad_input, ..
         } = args;
-        let Backward { grad_weight, grad_bias, accum, workspace, .. } = args;
+        let Backward { grad_weight, grad_bias, accum, workspace, branch, .. } = args;
         let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
         let (of_weight, of_bias) = (Parts::of_weight_grad(m, n, k), Parts::of_bias_grad(m));
-        let weight_parts = workspace.on(self)?.cast::<f32>();
-        let bias_parts = weight_parts.add(of_weight.room * n * k);
+        let workspace = workspace.on(self)?.cast::<f32>();
+        // The gradient of the weight is computed by the branch, if there is one.
+        let (on, weight_parts, bias_parts) = match &branch {
+            Some((branch, of_branch)) => (*branch, of_branch.on(branch)?.cast::<f32>(), workspace),
+            None => (self, workspace, workspace.add(of_weight.room * n * k)),
+        };
         let output = (activation != Activation::None).then_some(output);
         self.activation_grad(output, &grad_output, (bias_parts, &of_bias), (&grad_bias, accum))?;
+        if branch.is_some() {
+            on.follow(self)?;
+        }
         if let Some(grad_input) = grad_input {
             self.input_grad(&grad_output, &weight, precision, &grad_input)?;
         }
@@ -280,12 +287,12 @@ impl LinearOps for Cuda {
         };
         // SAFETY: the op has been validated: each matrix has the element type, rows, columns and
         // leading dimension that are passed; there is no bias.
-        let is_done = unsafe { self.multiply::<E, f32>(product, &grad_weight)? };
+        let is_done = unsafe { on.multiply::<E, f32>(product, &grad_weight)? };
         if is_done {
             return Ok(());
         }
         let parts = (weight_parts, &of_weight);
-        self.weight_grad(&grad_output, &input, precision, parts, (&grad_weight, accum))
+        on.weight_grad(&grad_output, &input, precision, parts, (&grad_weight, accum))
     }
 
     fn linear_backward_workspace_len<E: Element>(

@@ -271,6 +271,12 @@ impl Cuda {
         Ok(self.inner.branch.get_or_init(|| branch))
     }
 
+    /// Orders the ops that are called from here on after those of another backend.
+    fn follow(&self, other: &Self) -> Result<()> {
+        let _bound = self.bind()?;
+        check("wait for a stream", self.inner.stream.join(&other.inner.stream))
+    }
+
     fn with_parts(
         owner: Owner,
         [stream, copy_stream]: [Arc<CudaStream>; 2],

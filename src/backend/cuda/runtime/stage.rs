@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use super::super::Cuda;
-use super::driver::check;
 use super::recording::Recording;
 use super::transfer::Transfer;
 use crate::dtype::Scalar;
@@ -33,15 +32,16 @@ impl Stage for Cuda {
     }
 
     fn fork(&self, _staging: StagingOnly) -> Result<Self> {
-        let _bound = self.bind()?;
-        let branch = self.branch()?;
-        check("fork a stream", branch.inner.stream.join(&self.inner.stream))?;
-        Ok(branch.clone())
+        let branch = {
+            let _bound = self.bind()?;
+            self.branch()?.clone()
+        };
+        branch.follow(self)?;
+        Ok(branch)
     }
 
     fn join(&self, branch: &Self) -> Result<()> {
-        let _bound = self.bind()?;
-        check("join a stream", self.inner.stream.join(&branch.inner.stream))
+        self.follow(branch)
     }
 
     fn transfer(&self, _staging: StagingOnly) -> Result<Transfer> {
