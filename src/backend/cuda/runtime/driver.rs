@@ -127,13 +127,15 @@ impl Drop for Bound {
 /// Returns an error that names `op` if a stream is being captured, in which a call that waits would
 /// invalidate the capture.
 pub(crate) fn refuse_recording(stream: sys::CUstream, op: &'static str) -> Result<()> {
+    if is_recording(stream)? { Err(Error::Recording { op }) } else { Ok(()) }
+}
+
+/// Returns whether a stream is being captured.
+pub(crate) fn is_recording(stream: sys::CUstream) -> Result<bool> {
     // SAFETY: the stream lives as long as the backend that passes it.
-    let status =
-        check("ask whether ops are recorded", unsafe { result::stream::is_capturing(stream) })?;
-    match status {
-        sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
-        _ => Err(Error::Recording { op }),
-    }
+    let status = unsafe { result::stream::is_capturing(stream) };
+    let status = check("ask whether ops are recorded", status)?;
+    Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
 }
 
 /// Returns the primary context of a device, and a guard that binds it.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::super::Cuda;
+use super::driver::is_recording;
 use super::recording::Recording;
 use super::transfer::Transfer;
 use crate::dtype::Scalar;
@@ -34,6 +35,11 @@ impl Stage for Cuda {
     fn fork(&self, _staging: StagingOnly) -> Result<Self> {
         let branch = {
             let _bound = self.bind()?;
+            // Outside of a recording the host would take longer for the events of a small step than
+            // the device gains.
+            if !is_recording(self.raw_stream())? {
+                return Ok(self.clone());
+            }
             self.branch()?.clone()
         };
         branch.follow(self)?;
