@@ -32,16 +32,16 @@ use std::{env, fs};
 /// The architectures with a cubin of their own. `90a` runs on 9.0 only, the others on their whole
 /// generation.
 const CUBINS: [&str; 4] = ["80", "90a", "100", "120"];
-/// The architectures with a second cubin, by ptxas of CUDA 12.
-const OLDER_CUBINS: [&str; 2] = ["80", "90a"];
+/// The architectures with a cubin by ptxas of CUDA 12, which makes them of the PTX that ships.
+const OLDER_CUBINS: [&str; 2] = ["80", "90"];
 /// The kernels that ptxas of CUDA 12 must give fewer registers than their bounds allow: the
 /// architecture, the kernel and the most registers. Release 12.0 spills 8 bytes of this one at 128
 /// registers; at 126 it takes 122 and spills nothing. The number of resident blocks is the same.
-const FEWER_REGISTERS: [(&str, &str, u32); 1] = [("90a", "linear_forward_mma_large_f32", 126)];
+const FEWER_REGISTERS: [(&str, &str, u32); 1] = [("90", "linear_forward_mma_large_f32", 126)];
 /// The architecture of the PTX, which the driver compiles for all other devices from 8.0 on.
 const PTX: &str = "80";
-/// The architecture of the PTX of which the cubins for 9.0 are made. Tests run it. No driver needs
-/// it, since those that can read its version load the cubins, too: so only a library with the
+/// The architecture of the PTX of which nvcc makes the cubins for 9.0. Tests run it. No driver needs
+/// it, since those that can read its version load cubins for 9.0, too: so only a library with the
 /// feature `testing` has it, and the package does not.
 const TESTED_PTX: &str = "90a";
 /// The `.version` of the PTX of each architecture, which is the first one with that architecture.
@@ -242,10 +242,11 @@ fn images(nvcc: Option<Tool>, out: &Path) -> Vec<Image> {
         let ptxas = older_ptxas(&nvcc, required || folder.is_some());
         return match folder {
             None => {
-                let mut images = compile(&nvcc, ptxas.as_ref(), &FLAGS, &kernels, out);
-                let is_testing = env::var_os("CARGO_FEATURE_TESTING").is_some();
-                images.retain(|image| is_testing || image.kind != Kind::Ptx(TESTED_PTX));
-                images
+                let ptx = match env::var_os("CARGO_FEATURE_TESTING") {
+                    Some(_) => &[PTX, TESTED_PTX][..],
+                    None => &[PTX],
+                };
+                compile(&nvcc, ptxas.as_ref(), &FLAGS, ptx, &kernels, out)
             }
             Some(folder) => prebuild(&nvcc, ptxas.as_ref(), &kernels, source_hash, out, &folder),
         };
@@ -279,9 +280,7 @@ fn images(nvcc: Option<Tool>, out: &Path) -> Vec<Image> {
 fn carried(kernels: &[PathBuf], releases: Releases, prebuilt: &Path) -> Vec<Image> {
     let whole = fs::canonicalize(prebuilt)
         .unwrap_or_else(|error| fail(&format!("{}: {error}", prebuilt.display())));
-    let mut images = listed(kernels, releases, |stem, name| whole.join(format!("{stem}.{name}")));
-    images.retain(|image| image.kind != Kind::Ptx(TESTED_PTX));
-    images
+    listed(kernels, releases, &[PTX], |stem, name| whole.join(format!("{stem}.{name}")))
 }
 
 /// Compiles the images that the package is to carry, and puts them and the hash of their sources
@@ -297,8 +296,7 @@ fn prebuild(
     // Makes cargo run this script again if the file has been removed.
     println!("cargo:rerun-if-changed={}", folder.join("hash").display());
     let flags: Vec<&str> = FLAGS.into_iter().filter(|&flag| flag != LINE_INFO).collect();
-    let mut images = compile(nvcc, ptxas, &flags, kernels, out);
-    images.retain(|image| image.kind != Kind::Ptx(TESTED_PTX));
+    let images = compile(nvcc, ptxas, &flags, &[PTX], kernels, out);
     let releases = Releases { nvcc: nvcc.release, ptxas: ptxas.map(|ptxas| ptxas.release) };
     put(&images, &format!("{source_hash:016x} {releases}\n"), folder)
         .unwrap_or_else(|error| fail(&format!("cannot write {}: {error}", folder.display())));
@@ -483,16 +481,18 @@ fn tool(path: PathBuf) -> Tool {
     Tool { path, release, version }
 }
 
-/// Returns the images of every kernel file, at the paths that `path(stem, name)` gives.
+/// Returns the images of every kernel file, with PTX of these architectures, at the paths that
+/// `path(stem, name)` gives.
 fn listed(
     kernels: &[PathBuf],
     releases: Releases,
+    ptx: &[&'static str],
     path: impl Fn(&str, &str) -> PathBuf,
 ) -> Vec<Image> {
     let cubins = CUBINS.map(Kind::Cubin).into_iter();
     let older = releases.ptxas.map(|_| OLDER_CUBINS.map(Kind::OlderCubin));
-    let kinds = cubins.chain(older.into_iter().flatten()).chain([PTX, TESTED_PTX].map(Kind::Ptx));
-    let kinds: Vec<_> = kinds.collect();
+    let ptx = ptx.iter().copied().map(Kind::Ptx);
+    let kinds: Vec<_> = cubins.chain(older.into_iter().flatten()).chain(ptx).collect();
     let mut images = Vec::new();
     for file in
         kernels.iter().filter(|file| file.extension().is_some_and(|extension| extension == "cu"))
@@ -552,6 +552,7 @@ fn compile(
     nvcc: &Tool,
     ptxas: Option<&Tool>,
     flags: &[&str],
+    ptx: &[&'static str],
     kernels: &[PathBuf],
     out: &Path,
 ) -> Vec<Image> {
@@ -565,8 +566,8 @@ fn compile(
         folder.join(format!("{stem}-{hash:016x}"))
     };
     let releases = Releases { nvcc: nvcc.release, ptxas: ptxas.map(|ptxas| ptxas.release) };
-    let images =
-        listed(kernels, releases, |stem, name| folder_of(stem).join(format!("{stem}.{name}")));
+    let path = |stem: &str, name: &str| folder_of(stem).join(format!("{stem}.{name}"));
+    let images = listed(kernels, releases, ptx, path);
     images.iter().filter_map(|image| image.path.parent()).for_each(make_folder);
     let todo = |is_older: bool| -> Vec<&Image> {
         let missing = images.iter().filter(|image| !image.path.exists());
@@ -586,7 +587,7 @@ fn compile(
     // These are made of the PTX.
     in_parallel(&todo(true), |Image { stem, kind, path, .. }| {
         let (Some(ptxas), &Kind::OlderCubin(arch)) = (ptxas, kind) else { return };
-        let ptx = path.with_file_name(format!("{stem}.{arch}.ptx"));
+        let ptx = path.with_file_name(format!("{stem}.{PTX}.ptx"));
         finish(path, |to| run_ptxas(ptxas, flags, &ptx, arch, to));
     });
     images

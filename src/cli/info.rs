@@ -112,11 +112,8 @@ fn print_cuda(common: &Common) -> CliResult {
     let mut stems: Vec<_> = images.iter().map(|image| image.stem).collect();
     stems.dedup();
     for stem in stems {
-        let targets: Vec<_> = images
-            .iter()
-            .filter(|image| image.stem == stem)
-            .map(ToString::to_string)
-            .collect();
+        let targets: Vec<_> =
+            images.iter().filter(|image| image.stem == stem).map(ToString::to_string).collect();
         print_line(&format!("  kernels of {stem}: {}", targets.join("; ")))?;
     }
     Ok(())

@@ -53,9 +53,9 @@ impl Target {
             Self::Cubin { major, minor, exact: true, toolkit } => {
                 is_exact(major, minor).then_some((3, minor, toolkit))
             }
-            Self::Cubin { major, minor, exact: false, toolkit } => (major == capability.0
-                && minor <= capability.1)
-                .then_some((2, minor, toolkit)),
+            Self::Cubin { major, minor, exact: false, toolkit } => {
+                (major == capability.0 && minor <= capability.1).then_some((2, minor, toolkit))
+            }
             Self::Ptx { major, minor, exact: true, version } => {
                 is_exact(major, minor).then_some((1, minor, version))
             }
@@ -67,7 +67,7 @@ impl Target {
 }
 
 /// A compiled kernel file that this library carries. Its text is the target and the driver, such as
-/// `sm_90a, CUDA 12.0`.
+/// `sm_90a, CUDA 13.0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageInfo {
     /// The name of the kernel file without its extension.
@@ -191,16 +191,16 @@ mod tests {
     fn devices_get_the_best_image_that_the_driver_can_load() {
         let cubin = |major, minor, exact, toolkit| Target::Cubin { major, minor, exact, toolkit };
         let ampere = |toolkit| cubin(8, 0, false, toolkit);
-        let hopper = |toolkit| cubin(9, 0, true, toolkit);
+        let (hopper, older_hopper) = (cubin(9, 0, true, (13, 0)), cubin(9, 0, false, (12, 0)));
         let (new, old) = ((13, 0), (12, 0));
         for driver in [13_000, 13_020, 14_000] {
-            assert_eq!(targets((9, 0), driver).unwrap(), [hopper(new), hopper(old), PTX]);
+            assert_eq!(targets((9, 0), driver).unwrap(), [hopper, older_hopper, PTX]);
             assert_eq!(targets((8, 6), driver).unwrap(), [ampere(new), ampere(old), PTX]);
             assert_eq!(targets((10, 3), driver).unwrap(), [cubin(10, 0, false, new), PTX]);
             assert_eq!(targets((13, 0), driver).unwrap(), [PTX]);
         }
         for driver in [12_000, 12_080, 12_090] {
-            assert_eq!(targets((9, 0), driver).unwrap(), [hopper(old), PTX]);
+            assert_eq!(targets((9, 0), driver).unwrap(), [older_hopper, PTX]);
             assert_eq!(targets((8, 9), driver).unwrap(), [ampere(old), PTX]);
             assert_eq!(targets((12, 0), driver).unwrap(), [PTX]);
         }
