@@ -40,9 +40,9 @@ const OLDER_CUBINS: [&str; 2] = ["80", "90"];
 const FEWER_REGISTERS: [(&str, &str, u32); 1] = [("90", "linear_forward_mma_large_f32", 126)];
 /// The architecture of the PTX, which the driver compiles for all other devices from 8.0 on.
 const PTX: &str = "80";
-/// The architecture of the PTX of which nvcc makes the cubins for 9.0. Tests run it. No driver needs
-/// it, since those that can read its version load cubins for 9.0, too: so only a library with the
-/// feature `testing` has it, and the package does not.
+/// The architecture of the PTX of which nvcc makes the cubins for 9.0. Tests run it. No driver
+/// needs it, since those that can read its version load cubins for 9.0, too: so only a library with
+/// the feature `testing` has it, and the package does not.
 const TESTED_PTX: &str = "90a";
 /// The `.version` of the PTX of each architecture, which is the first one with that architecture.
 /// All instructions of the kernels are as old; the build fails if one is not.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the CUDA compiler into .cuda/ unless it is there, and prints the path of nvcc. Nothing
 # else of CUDA is needed to build, and nothing of it to run. The versions are pinned: drivers refuse
-# cubins of a later toolkit. The assembler of CUDA 12.0 makes those for drivers of CUDA 12. It needs python3 with pip, and gcc, which
-# nvcc calls. An argument names another folder.
+# cubins of a later toolkit. The assembler of CUDA 12.0 makes those for drivers of CUDA 12. It needs
+# python3 with pip, and gcc, which nvcc calls. An argument names another folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-.cuda}

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use crate::common::cuda::{emulator, own};
 use crate::engine_cuda::trains_as_on_the_cpu;
-use bagdot::backend::cuda::{DeviceInfo, devices, image_for, images};
+use bagdot::backend::cuda::{DeviceInfo, Gemm, devices, driver_version, image_for, images};
 use bagdot::ops::Device;
+use bagdot::{Cuda, Error};
 use cudarc::driver::sys;
 
 /// The oldest driver, and the oldest one that loads machine code.
@@ -55,7 +56,7 @@ fn the_driver_is_that_of_the_variable() {
     let alone = emulator.exclusive();
     let asked = std::env::var("BAGDOT_EMULATE_DRIVER").ok().and_then(|text| text.parse().ok());
     let version = asked.unwrap_or(13_000);
-    assert_eq!(bagdot::backend::cuda::driver_version(), Ok(version));
+    assert_eq!(driver_version(), Ok(version));
     assert_eq!(has("cuEventElapsedTime_v2"), version >= 12_080);
     assert_eq!(has("cuLaunchKernelEx"), version >= 11_080);
     assert!(has("cuGraphInstantiateWithFlags"));
@@ -113,6 +114,53 @@ fn no_driver_is_offered_an_image_that_it_cannot_load() {
     let code = unsafe { sys::cuModuleLoadData(&raw mut module, late.contents.as_ptr().cast()) };
     assert_eq!(code, sys::CUresult::CUDA_ERROR_INVALID_IMAGE);
     assert_eq!(alone.report(), "a cubin of CUDA 13 is newer than the driver, of CUDA 12");
+}
+
+/// A GPU loads every image for it that its driver may be offered, not only the best one. The
+/// stand-in driver takes the PTX and refuses cubins.
+#[test]
+fn every_image_of_a_device_loads() {
+    let alone = emulator().map(|emulator| emulator.exclusive());
+    let _cuda = own();
+    let (major, minor) = devices().unwrap()[0].capability;
+    let exact = format!("{major}{minor}a");
+    let targets = [format!("sm_{major}0"), format!("sm_{exact}"), format!("ptx_{exact}")];
+    let driver = u32::try_from(driver_version().unwrap()).unwrap();
+    let all = images();
+    let loadable = all.iter().filter(|image| {
+        (image.target == "ptx" || targets.contains(&image.target))
+            && image.driver <= (driver / 1000, driver % 1000 / 10)
+    });
+    for image in loadable {
+        let contents = [image.contents, &[0]].concat();
+        let mut module = std::ptr::null_mut();
+        // SAFETY: the image is whole, and the call writes one handle.
+        let code = unsafe { sys::cuModuleLoadData(&raw mut module, contents.as_ptr().cast()) };
+        let expected = match alone.is_some() && image.ptx.is_none() {
+            true => sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
+            false => sys::CUresult::CUDA_SUCCESS,
+        };
+        assert_eq!(code, expected, "{} for {image}", image.stem);
+    }
+}
+
+/// The stand-in driver has a cuBLASLt of CUDA 13.
+#[test]
+fn a_cublaslt_that_is_later_than_the_driver_is_left_out() {
+    let Some(emulator) = emulator() else { return };
+    let alone = emulator.exclusive();
+    alone.set_driver_version(12_080);
+    let Err(Error::NoCublasLt { reason }) = Cuda::with_gemm(0, Gemm::CublasLt) else {
+        panic!("a driver of CUDA 12 does not run it")
+    };
+    let late = "libcublasLt.so.13 is of CUDA 13, later than the driver, of CUDA 12";
+    assert!(reason.contains(late), "{reason}");
+    alone.reset_counters();
+    drop(Cuda::with_gemm(0, Gemm::Auto).unwrap());
+    assert!(!alone.calls().contains_key("cublasLtCreate"));
+    alone.set_driver_version(13_000);
+    drop(Cuda::with_gemm(0, Gemm::CublasLt).unwrap());
+    assert_eq!(alone.report(), "");
 }
 
 #[test]
