@@ -181,6 +181,9 @@ fn images_that_do_not_fit() {
     let context = self::context();
     emulator.set_capability(120);
     load(&DOUBLE.replace("sm_80", "sm_120")).unwrap();
+    // PTX for 9.0a is for 9.0 alone.
+    fails(load(&DOUBLE.replace("sm_80", "sm_90a")), CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
+    assert_eq!(emulator.report(), "PTX for sm_90a does not run on sm_120");
     let module = context.load_module(Ptx::from_src(DOUBLE)).unwrap();
     fails(module.load_function("triple"), CUresult::CUDA_ERROR_NOT_FOUND);
     // An unknown opcode is an error of the kernel that executes it.

@@ -66,7 +66,8 @@ impl Driver {
             self.say(&error.to_string());
             Code::ERROR_INVALID_PTX
         })?;
-        let (target, (major, minor)) = self.gpus[device].device.requirements(module);
+        let (major, minor) = self.gpus[device].device.version(module);
+        let capability = self.settings.capability;
         let newest = newest_ptx(self.settings.version);
         let refused = if (major, minor) > newest {
             self.say(&format!(
@@ -74,11 +75,8 @@ impl Driver {
                 newest.0, newest.1
             ));
             Some(Code::ERROR_UNSUPPORTED_PTX_VERSION)
-        } else if target > self.settings.capability {
-            self.say(&format!(
-                "PTX for sm_{target} does not run on sm_{}",
-                self.settings.capability
-            ));
+        } else if let Some(target) = self.gpus[device].device.other_target(module, capability) {
+            self.say(&format!("PTX for {target} does not run on sm_{capability}"));
             Some(Code::ERROR_NO_BINARY_FOR_GPU)
         } else {
             None
