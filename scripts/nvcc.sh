@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the CUDA compiler into .cuda/ unless it is there, and prints the path of nvcc. Nothing
-# else of CUDA is needed to build, and nothing of it to run. The versions are pinned: a later nvcc
-# writes PTX that the drivers of its predecessors refuse. It needs python3 with pip, and gcc, which
-# nvcc calls. An argument names another folder.
+# else of CUDA is needed to build, and nothing of it to run. The versions are pinned: drivers refuse
+# cubins of a later toolkit. The assembler of CUDA 12.0 makes those for drivers of CUDA 12. It needs
+# python3 with pip, and gcc, which nvcc calls. An argument names another folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-.cuda}
@@ -12,6 +12,7 @@ wheels=(
     nvidia-nvvm==13.0.88
     nvidia-cuda-runtime==13.0.96 # cuda_runtime.h and the other headers
     nvidia-cuda-cccl==13.0.85    # cuda_bf16.h includes <nv/target> from it
+    nvidia-cuda-nvcc-cu12==12.0.140 # ptxas alone is used, of nvidia/cuda_nvcc
     # The disassemblers. There are none of 13.0; these read its cubins.
     nvidia-cuda-cuobjdump==13.2.86
     nvidia-cuda-nvdisasm==13.2.86
@@ -29,6 +30,15 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
             --no-deps --no-cache-dir --upgrade --target "$folder" "${wheels[@]}" >&2
         "$folder/nvidia/cu13/bin/nvcc" --version | grep -q 'release 13\.0' || {
             echo "nvcc in $folder is not release 13.0" >&2
+            exit 1
+        }
+        # Nothing else of its wheel may be found in place of what nvcc has.
+        mv "$folder/nvidia/cuda_nvcc" "$folder/nvidia/whole"
+        mkdir -p "$folder/nvidia/cuda_nvcc/bin"
+        mv "$folder/nvidia/whole/bin/ptxas" "$folder/nvidia/cuda_nvcc/bin"
+        rm -r "$folder/nvidia/whole"
+        "$folder/nvidia/cuda_nvcc/bin/ptxas" --version | grep -q 'release 12\.0' || {
+            echo "ptxas in $folder is not release 12.0" >&2
             exit 1
         }
         printf '%s\n' "$wanted" > "$stamp"

@@ -14,11 +14,17 @@ fail() { echo "test_package: $*" >&2; exit 1; }
 scripts/prebuild_kernels.sh
 cargo package --quiet --no-verify --allow-dirty --target-dir "$target"
 crate=$target/package/bagdot-$version.crate
-echo "$(du -h "$crate" | cut -f1) ($(stat -c %s "$crate") bytes): $crate"
+size=$(stat -c %s "$crate")
+echo "$(du -h "$crate" | cut -f1) ($size bytes): $crate"
+# The registry takes no larger ones.
+[ "$size" -le 10000000 ] || fail "the package has more than 10 MB"
 # `-m`: all files of a package have the same old date, and cargo would take them for built.
 tar -xzmf "$crate" -C "$folder"
 mv "$folder/bagdot-$version" "$folder/bagdot"
 [ -s "$folder/bagdot/prebuilt/hash" ] || fail "the package has no prebuilt images"
+for image in 80.cubin 80.older.cubin 90.older.cubin 80.ptx; do
+    [ -s "$folder/bagdot/prebuilt/embedding_bag.$image" ] || fail "the package has no $image"
+done
 [ -s "$folder/bagdot/kernels/embedding_bag.cu" ] || fail "the package has no kernel sources"
 
 # A crate that depends on the package. The emulator is a path of the repository: it is not
@@ -76,6 +82,8 @@ $said"
 [ -z "$said" ] || fail "the build says:
 $said"
 run kernels
+# The oldest driver that is supported.
+BAGDOT_EMULATE_DRIVER=11040 run kernels
 
 # Images of other kernels than those of the package are worse than none.
 echo >> "$folder/bagdot/kernels/embedding_bag.cu"

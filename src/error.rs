@@ -139,7 +139,7 @@ pub enum Error {
     /// There is no CUDA driver on this machine.
     #[error("no CUDA driver (libcuda) on this machine: install one, or use the CPU")]
     NoDriver,
-    /// The CUDA driver is older than the kernels need.
+    /// The CUDA driver lacks functions that are called.
     #[error(
         "the CUDA driver supports CUDA {}.{}, but {}.{} is needed: update it, or use the CPU",
         .found / 1000,
@@ -168,7 +168,9 @@ pub enum Error {
     KernelsNotBuilt,
     /// None of the compiled kernels runs on this device.
     #[error(
-        "no kernels for compute capability {}.{}: 8.0 is the least", .capability.0, .capability.1
+        "GPUs of compute capability {}.{} are not supported: 8.0 is the least; use the CPU",
+        .capability.0,
+        .capability.1
     )]
     NoKernelImage {
         /// The device's compute capability: major and minor.

@@ -203,10 +203,12 @@
 //! or, where the machine has it, AMX; there each product of f32 runs as six products of bf16, whose
 //! sum keeps the error bound of f32.
 //!
-//! **CUDA.** A driver for CUDA 13.0 or later is all that a program needs. Kernels are compiled for
-//! compute capability 8.0, 9.0, 10.0 and 12.0, and as PTX for all others from 8.0 on. The build
-//! uses nvcc 13.0 if it finds it, else the images that the package carries; without either, the
-//! crate builds for the CPU and says so.
+//! **CUDA.** A GPU of compute capability 8.0 or later and a driver for CUDA 11.4 or later (R470)
+//! are all that a program needs. Kernels are compiled for compute capability 8.0, 9.0, 10.0 and
+//! 12.0, for 8.0 and 9.0 once more for drivers of CUDA 12 (from R525 on), and as PTX, which the
+//! driver compiles, for all other devices and drivers. The build uses nvcc 13.0 if it finds it,
+//! else the images that the package carries; without either, the crate builds for the CPU and says
+//! so.
 //!
 //! **Products of layers on CUDA** are computed by bagdot's kernels. If cuBLASLt can be loaded,
 //! `Gemm::Auto` (the default, `--gemm auto`) uses it for the products that it was measured to be

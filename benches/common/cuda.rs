@@ -43,7 +43,9 @@ impl Timed for Cuda {
             (0..replays).for_each(|_| result::graph::launch(replay, stream).unwrap());
             result::event::record(end, stream).unwrap();
             result::stream::synchronize(stream).unwrap();
-            let milliseconds = result::event::elapsed(start, end).unwrap();
+            // `result::event::elapsed` calls a later function, which drivers before CUDA 12.8 lack.
+            let mut milliseconds = 0.0;
+            sys::cuEventElapsedTime(&raw mut milliseconds, start, end).result().unwrap();
             result::event::destroy(start).unwrap();
             result::event::destroy(end).unwrap();
             result::graph::exec_destroy(replay).unwrap();

@@ -191,10 +191,18 @@ impl Device {
         self.modules.get(id.module)?.module.kernels.get(id.kernel).cloned()
     }
 
-    /// Returns the requirements of a module: the compute capability, times ten, and the version of
-    /// PTX.
-    pub(crate) fn requirements(&self, module: ModuleId) -> (u32, (u32, u32)) {
-        self.modules.get(module.0).map_or((0, (0, 0)), |m| (m.module.target, m.module.version))
+    /// Returns the version of PTX of a module.
+    pub(crate) fn version(&self, module: ModuleId) -> (u32, u32) {
+        self.modules.get(module.0).map_or((0, 0), |m| m.module.version)
+    }
+
+    /// Returns the target of a module, such as `sm_90a`, if it does not run on a device of this
+    /// compute capability, times ten.
+    pub(crate) fn other_target(&self, module: ModuleId, capability: u32) -> Option<String> {
+        let module = &self.modules.get(module.0)?.module;
+        let (target, is_exact) = (module.target, module.is_exact);
+        let runs = if is_exact { capability == target } else { capability >= target };
+        (!runs).then(|| format!("sm_{target}{}", if is_exact { "a" } else { "" }))
     }
 
     /// Returns the address and the bytes of a variable of a module.

@@ -3,16 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::error::Error as _;
 use std::ffi::{c_char, c_int};
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY, RTLD_LOCAL, RTLD_NOW};
 
 use crate::counters::{Counts, KernelCounts, LineCounts};
-use crate::driver::Setting;
+use crate::driver::{Setting, asked, lacking};
 use crate::exec::{Config, Schedule};
 
 /// The reason why the stand-in driver is not installed.
@@ -55,7 +56,8 @@ pub struct GraphShape {
 
 /// Installs the stand-in driver, and returns it. Returns `None` if a real driver is used instead:
 /// if it finds a device, or if `BAGDOT_REQUIRE_CUDA=1` requires it, so that a test fails without
-/// one. `BAGDOT_EMULATE=1` installs the stand-in driver in any case. The first call must come
+/// one. `BAGDOT_EMULATE=1` installs the stand-in driver in any case. `BAGDOT_EMULATE_DRIVER=12000`
+/// makes it one of CUDA 12.0, which lacks the symbols of later ones. The first call must come
 /// before any call of cudarc; later calls return the same result.
 pub fn install() -> Result<Option<&'static Emulator>, &'static InstallError> {
     static INSTALLED: OnceLock<Result<Option<Emulator>, InstallError>> = OnceLock::new();
@@ -63,18 +65,51 @@ pub fn install() -> Result<Option<&'static Emulator>, &'static InstallError> {
 }
 
 /// Returns whether an environment variable is set, and not to 0.
-fn asked(variable: &str) -> bool {
+fn is_set(variable: &str) -> bool {
     env::var_os(variable).is_some_and(|value| !value.is_empty() && value != "0")
 }
 
+/// Opens the library of the stand-in driver: for an old driver, a copy in which the names of later
+/// functions are overwritten.
+fn open(path: &Path) -> Result<Library, String> {
+    let open = |path: &Path| {
+        // SAFETY: the library is this crate built as a cdylib; it has no initialisers.
+        unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
+            .map_err(|error| error.source().map_or_else(|| error.to_string(), ToString::to_string))
+    };
+    let Some(version) = asked() else { return open(path) };
+    let mut library = std::fs::read(path).map_err(|error| error.to_string())?;
+    for name in lacking(version) {
+        hide(&mut library, name);
+    }
+    let copy = env::temp_dir().join(format!("bagdot-emulator-{}.so", std::process::id()));
+    std::fs::write(&copy, library).map_err(|error| error.to_string())?;
+    let opened = open(&copy);
+    // What is loaded stays loaded.
+    _ = std::fs::remove_file(&copy);
+    opened
+}
+
+/// Overwrites the first byte of a symbol's name in a library. The loader finds symbols by a hash of
+/// their names, and then compares the names.
+fn hide(library: &mut [u8], name: &str) {
+    let entry = [b"\0", name.as_bytes(), b"\0"].concat();
+    let places: Vec<_> = library
+        .windows(entry.len())
+        .enumerate()
+        .filter(|(_, window)| *window == entry)
+        .map(|(place, _)| place)
+        .collect();
+    places.into_iter().for_each(|place| library[place + 1] = b'-');
+}
+
 fn install_once() -> Result<Option<Emulator>, InstallError> {
-    if !asked("BAGDOT_EMULATE") && (asked("BAGDOT_REQUIRE_CUDA") || a_real_device_is_there()) {
+    if !is_set("BAGDOT_EMULATE") && (is_set("BAGDOT_REQUIRE_CUDA") || a_real_device_is_there()) {
         return Ok(None);
     }
     let path = library_path();
+    let library = open(&path).map_err(|error| InstallError::Library(path.clone(), error))?;
     let failed = |error: libloading::Error| InstallError::Library(path.clone(), error.to_string());
-    // SAFETY: the library is this crate built as a cdylib; it has no initialisers.
-    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }.map_err(failed)?;
     let emulator = Emulator {
         set: symbol(&library, b"bagdot_emulator_set\0").map_err(failed)?,
         reset: symbol(&library, b"bagdot_emulator_reset\0").map_err(failed)?,
@@ -208,7 +243,8 @@ impl Emulator {
         self.set(Setting::MemoryBytes, bytes as u64);
     }
 
-    /// Sets the version that the driver reports, such as 13000.
+    /// Sets the version that the driver reports, such as 13000. It refuses images that are later,
+    /// and calls of later functions, and reports them.
     pub fn set_driver_version(&self, version: u32) {
         self.set(Setting::DriverVersion, version.into());
     }

@@ -158,11 +158,32 @@ fn images_that_do_not_fit() {
         emulator.report()
     );
     fails(load(&DOUBLE.replace("sm_80", "sm_120")), CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
-    emulator.set_driver_version(12040);
-    fails(load(DOUBLE), CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
-    emulator.set_driver_version(13000);
+    for (driver, newest, refused) in [
+        (12_040, "8.4", "9.0"),
+        (12_080, "8.7", "8.8"),
+        (12_050, "8.5", "8.6"),
+        (11_040, "7.4", "7.5"),
+    ] {
+        emulator.reset();
+        emulator.set_driver_version(driver);
+        let context = self::context();
+        let load = |version: &str| {
+            let text = DOUBLE.replace(".version 9.0", &format!(".version {version}"));
+            context.load_module(Ptx::from_src(text)).map(|_| ())
+        };
+        fails(load(refused), CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
+        let said = format!("PTX {refused} is newer than {newest}, the newest of the driver");
+        assert_eq!(emulator.report(), said);
+        load(newest).unwrap();
+    }
+    emulator.reset();
+    emulator.set_driver_version(13_000);
+    let context = self::context();
     emulator.set_capability(120);
     load(&DOUBLE.replace("sm_80", "sm_120")).unwrap();
+    // PTX for 9.0a is for 9.0 alone.
+    fails(load(&DOUBLE.replace("sm_80", "sm_90a")), CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
+    assert_eq!(emulator.report(), "PTX for sm_90a does not run on sm_120");
     let module = context.load_module(Ptx::from_src(DOUBLE)).unwrap();
     fails(module.load_function("triple"), CUresult::CUDA_ERROR_NOT_FOUND);
     // An unknown opcode is an error of the kernel that executes it.

@@ -77,7 +77,7 @@ fn shown(line: &str) -> String {
 /// Prints driver, devices and compiled kernels, or the reason why they cannot be used.
 #[cfg(feature = "cuda")]
 fn print_cuda(common: &Common) -> CliResult {
-    use crate::backend::cuda::{devices, driver_version, images};
+    use crate::backend::cuda::{devices, driver_version, image_for, images};
     match driver_version() {
         Err(error) => print_line(&format!("cuda: {error}"))?,
         Ok(version) => {
@@ -93,9 +93,11 @@ fn print_cuda(common: &Common) -> CliResult {
                         let (major, minor) = device.capability;
                         let gib = device.memory as f64 / f64::from(1 << 30);
                         let name = &device.name;
+                        let kernels = image_for(device)
+                            .map_or_else(|error| error.to_string(), |image| image.to_string());
                         print_line(&format!(
                             "  device {number}: {name}, compute capability {major}.{minor}, \
-                             {gib:.1} GiB"
+                             {gib:.1} GiB; kernels: {kernels}"
                         ))?;
                     }
                 }
@@ -110,12 +112,9 @@ fn print_cuda(common: &Common) -> CliResult {
     let mut stems: Vec<_> = images.iter().map(|image| image.stem).collect();
     stems.dedup();
     for stem in stems {
-        let targets: Vec<_> = images
-            .iter()
-            .filter(|image| image.stem == stem)
-            .map(|image| image.target.as_str())
-            .collect();
-        print_line(&format!("  kernels of {stem}: {}", targets.join(", ")))?;
+        let targets: Vec<_> =
+            images.iter().filter(|image| image.stem == stem).map(ToString::to_string).collect();
+        print_line(&format!("  kernels of {stem}: {}", targets.join("; ")))?;
     }
     Ok(())
 }

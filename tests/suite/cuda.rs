@@ -70,6 +70,35 @@ fn declarations_have_twins_or_are_refused() {
     }
 }
 
+#[path = "../../build/ptx.rs"]
+mod ptx;
+
+/// The version of PTX is lowered, and what is later than it is left out; text that is not
+/// understood is refused.
+#[test]
+fn ptx_is_lowered_or_refused() {
+    let text = |version: &str, pragmas: &str, loc: &str| {
+        format!(
+            "// made by nvcc\n.version {version}\n.target sm_80\n.entry a(\n)\n.maxntid 8\n\
+             .minnctapersm 2\n{{\n\t{loc}\n{pragmas}\tret;\n}}\n"
+        )
+    };
+    let (unroll, mask) = ("\t.pragma \"nounroll\";\n", "\t.pragma \"used_bytes_mask 15\";\n");
+    let (short, long) = (".loc 1 2 3", ".loc 1 2 3, function_name $L, inlined_at 1 5 7");
+    let given = text("9.0", &[mask, unroll].concat(), long);
+    assert_eq!(ptx::at_version(&given, (7, 0)), Ok(text("7.0", unroll, short)));
+    assert_eq!(ptx::at_version(&given, (8, 0)), Ok(text("8.0", unroll, long)));
+    assert_eq!(ptx::without_callers(&given), text("9.0", &[mask, unroll].concat(), short));
+    let refused = |text: &str| ptx::at_version(text, (7, 0)).unwrap_err();
+    assert_eq!(refused(".target sm_80\n"), "there are 0 lines with a version");
+    let later = "\t.pragma \"later\";\n";
+    assert_eq!(refused(&text("9.0", later, short)), "the pragma \"later\"; is not known");
+    let limited = ptx::with_registers(&given, "a", 99);
+    assert_eq!(limited, Ok(given.replace(".minnctapersm 2\n", ".maxnreg 99\n")));
+    let missing = "there is no kernel b that gives its resident blocks";
+    assert_eq!(ptx::with_registers(&given, "b", 99), Err(missing.into()));
+}
+
 /// The kernel of an entry, whose name may end in the types of the instance.
 fn kernel_of(stem: &str, entry: &str) -> &'static KernelInfo {
     let is_it = |kernel: &&KernelInfo| {
@@ -261,20 +290,24 @@ fn foreign_memory_on_a_foreign_stream() {
 fn missing_devices_and_drivers_are_errors() {
     let Some(emulator) = emulator() else { return };
     let alone = emulator.exclusive();
-    assert!(driver_version().unwrap() >= 13_000);
+    assert!(driver_version().unwrap() >= 11_040);
     let message = |device| Cuda::new(device).unwrap_err().to_string();
     assert_eq!(message(5), "no CUDA device 5: there are 1");
     alone.set_devices(0);
     assert_eq!(message(0), "no CUDA device 0: there are 0");
     alone.reset_all();
-    alone.set_driver_version(12_040);
+    alone.set_driver_version(11_030);
     assert_eq!(
         message(0),
-        "the CUDA driver supports CUDA 12.4, but 13.0 is needed: update it, or use the CPU"
+        "the CUDA driver supports CUDA 11.3, but 11.4 is needed: update it, or use the CPU"
     );
+    assert_eq!(alone.report(), "");
     alone.reset_all();
     alone.set_capability(75);
-    assert_eq!(message(0), "no kernels for compute capability 7.5: 8.0 is the least");
+    assert_eq!(
+        message(0),
+        "GPUs of compute capability 7.5 are not supported: 8.0 is the least; use the CPU"
+    );
     alone.reset_all();
     let cuda = own();
     alone.set_memory(1 << 20);

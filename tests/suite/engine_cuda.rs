@@ -119,6 +119,15 @@ fn staged_steps_are_steps_at_once<B: Backend>(device: &B) {
 
 backend_suite!(cuda: staged_steps_are_steps_at_once);
 
+/// Trains by staged steps with SGD, which gives the losses of the CPU.
+pub fn trains_as_on_the_cpu(cuda: &Cuda) {
+    let (losses, _) = train_staged(cuda, SGD);
+    let (want, _) = train_staged(&Cpu::on_current_thread(), SGD);
+    for (got, want) in losses.iter().zip(&want) {
+        assert!((got - want).abs() <= 1e-5 * want.abs(), "{losses:?}, on the CPU {want:?}");
+    }
+}
+
 #[test]
 fn staged_steps_are_steps_at_once_with_cublaslt() {
     let alone = emulator().map(|emulator| emulator.exclusive());

@@ -16,7 +16,7 @@ use std::process::Command;
 use bagdot::backend::cuda::{ImageInfo, images};
 use serde::{Deserialize, Serialize};
 
-const ARCHITECTURES: [Architecture; 4] = [
+const ARCHITECTURES: [Architecture; 5] = [
     Architecture {
         target: "sm_80",
         warps: 64,
@@ -26,6 +26,13 @@ const ARCHITECTURES: [Architecture; 4] = [
     },
     Architecture {
         target: "sm_90a",
+        warps: 64,
+        blocks: 32,
+        shared: 233_472,
+        report_adds_reserved: true,
+    },
+    Architecture {
+        target: "sm_90",
         warps: 64,
         blocks: 32,
         shared: 233_472,
@@ -46,6 +53,8 @@ const ARCHITECTURES: [Architecture; 4] = [
         report_adds_reserved: true,
     },
 ];
+/// The drivers for which nvcc makes machine code.
+const NEWEST: (u32, u32) = (13, 0);
 /// Shared memory that the system keeps for itself in every block.
 const RESERVED: u32 = 1024;
 /// Registers of a multiprocessor, and the unit in which a warp is given them.
@@ -149,13 +158,21 @@ fn measure(
     let mut stems: Vec<_> = images.iter().map(|image| image.stem).collect();
     stems.dedup();
     for stem in stems {
-        let image = |target: &str| {
-            let found = images.iter().find(|image| image.stem == stem && image.target == target);
-            found.unwrap_or_else(|| panic!("kernels/{stem}.cu: there is no image for {target}"))
+        let images_of = |target: &str| -> Vec<&ImageInfo> {
+            let found = images.iter().filter(|image| image.stem == stem && image.target == target);
+            let found: Vec<_> = found.collect();
+            assert!(!found.is_empty(), "kernels/{stem}.cu: there is no image for {target}");
+            found
         };
-        let block_sizes = block_sizes(image("ptx").ptx.unwrap());
-        for architecture in &ARCHITECTURES {
-            let kernels = disassemble(&cuobjdump, image(architecture.target));
+        let block_sizes = block_sizes(images_of("ptx")[0].ptx.unwrap());
+        let cubins = ARCHITECTURES.iter().flat_map(|architecture| {
+            images_of(architecture.target).into_iter().map(move |image| (architecture, image))
+        });
+        for (architecture, image) in cubins {
+            let kernels = disassemble(&cuobjdump, image);
+            // Machine code for older drivers is named with their version of CUDA.
+            let is_older = image.driver < NEWEST;
+            let target = if is_older { image.to_string() } else { image.target.clone() };
             let names = |kernels: Vec<&String>| kernels.into_iter().cloned().collect::<Vec<_>>();
             assert_eq!(
                 names(kernels.keys().collect()),
@@ -171,12 +188,9 @@ fn measure(
                 unused.remove(rule_name);
                 let is = kernel.measure(architecture, rule);
                 let of_kernel = kernel.complaints(&is, rule, block_sizes[&name]);
-                complaints.extend(
-                    of_kernel
-                        .iter()
-                        .map(|what| format!("{name} on {}: {what}", architecture.target)),
-                );
-                measured.entry(name).or_default().insert(architecture.target.to_owned(), is);
+                complaints
+                    .extend(of_kernel.iter().map(|what| format!("{name} on {target}: {what}")));
+                measured.entry(name).or_default().insert(target.clone(), is);
             }
         }
     }
@@ -305,6 +319,39 @@ fn changes(was: &Measured, is: &Measured) -> Vec<String> {
     found
 }
 
+/// The version of the PTX is the first one that the assembler takes for its architecture, and its
+/// instructions need no later one: the build has assembled it.
+#[test]
+fn ptx_has_the_lowest_version() {
+    let images = images();
+    let ptxas = find_cuobjdump().with_file_name("ptxas");
+    let folder = tempfile::tempdir().unwrap();
+    let assembles = |text: &str, arch: &str| {
+        let source = folder.path().join("image.ptx");
+        std::fs::write(&source, text).unwrap();
+        let mut command = Command::new(&ptxas);
+        command.args(["-O0", &format!("-arch={arch}"), "-o", "/dev/null"]).arg(&source);
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    };
+    for (target, arch, version, before) in
+        [("ptx", "sm_80", "7.0", "6.5"), ("ptx_90a", "sm_90a", "8.0", "7.8")]
+    {
+        for image in images.iter().filter(|image| image.target == target) {
+            let begin = format!("\n.version {version}\n.target {arch}\n");
+            assert!(image.ptx.unwrap().contains(&begin), "{} for {image}", image.stem);
+        }
+        let small = images.iter().find(|image| image.stem == "cast" && image.target == target);
+        let small = small.unwrap_or_else(|| panic!("no {target}")).ptx.unwrap();
+        assert_eq!(assembles(small, arch), (true, String::new()));
+        let [is, was] = [version, before].map(|version| format!(".version {version}"));
+        let (passed, said) = assembles(&small.replace(&is, &was), arch);
+        let reason = format!("PTX .version {before} does not support .target {arch}");
+        assert!(!passed && said.contains(&reason), "{said}");
+    }
+}
+
 fn find_cuobjdump() -> PathBuf {
     let from = |variable: &str| std::env::var_os(variable).map(|root| Path::new(&root).join("bin"));
     let places = [
@@ -335,15 +382,22 @@ fn disassemble(cuobjdump: &Path, image: &ImageInfo) -> BTreeMap<String, Disassem
     let folder = tempfile::tempdir().unwrap();
     let cubin = folder.path().join("image.cubin");
     std::fs::write(&cubin, image.contents).unwrap();
-    let say = |what: &str| {
-        let output = Command::new(cuobjdump).arg(what).arg(&cubin).output().unwrap();
+    let say_by = |tool: &Path, what: &str| {
+        let output = Command::new(tool).arg(what).arg(&cubin).output().unwrap();
         let (said, error) =
             (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{} of {}: {said}{error}", image.stem, image.target);
+        assert!(output.status.success(), "{} of {image}: {said}{error}", image.stem);
         said
     };
-    let mut kernels = parse_usage(&say("--dump-resource-usage"));
-    parse_sass(&say("--dump-sass"), &mut kernels);
+    let say = |what| say_by(cuobjdump, what);
+    let kernels = if image.driver < NEWEST && image.target == "sm_90" {
+        // The cuobjdump of CUDA 13 finds no code in cubins of earlier ones for 9.0.
+        parse_sections(&say_by(&cuobjdump.with_file_name("nvdisasm"), "--no-dataflow"))
+    } else {
+        let mut kernels = parse_usage(&say("--dump-resource-usage"));
+        parse_sass(&say("--dump-sass"), &mut kernels);
+        kernels
+    };
     assert!(
         kernels.values().all(|kernel| !kernel.opcodes.is_empty()),
         "kernels without instructions"
@@ -374,19 +428,62 @@ fn parse_usage(text: &str) -> BTreeMap<String, Disassembled> {
     text.split(" Function ").skip(1).map(of_kernel).collect()
 }
 
+/// Sections, as nvdisasm prints them: `.text.name` with instructions, `.nv.shared.name` with its
+/// size, and attributes in `.nv.info`, each of which names a kernel and a value below its number.
+fn parse_sections(text: &str) -> BTreeMap<String, Disassembled> {
+    const REGISTERS: &str = "0x04, 0x2f";
+    const FRAME: &str = "0x04, 0x11";
+    let mut kernels = BTreeMap::<String, Disassembled>::new();
+    for section in text.split("\n\t.section\t").skip(1) {
+        let (name, lines) = section.split_once('\n').unwrap();
+        let name = name.split(',').next().unwrap();
+        if let Some(kernel) = name.strip_prefix(".text.") {
+            kernels.entry(kernel.into()).or_default().opcodes =
+                lines.lines().filter_map(opcode).collect();
+        } else if let Some(kernel) = name.strip_prefix(".nv.shared.") {
+            let size = lines.lines().find_map(|line| line.trim().strip_prefix(".zero"));
+            kernels.entry(kernel.into()).or_default().shared =
+                size.map_or(0, |size| size.trim().parse().unwrap());
+        } else if name == ".nv.info" {
+            let lines: Vec<_> = lines.lines().collect();
+            for at in 0..lines.len() {
+                let Some((_, attribute)) = lines[at].split_once(".byte\t") else { continue };
+                if ![REGISTERS, FRAME].contains(&attribute.trim()) {
+                    continue;
+                }
+                let words = lines[at..].iter().filter_map(|line| line.split_once(".word\t"));
+                let words: Vec<_> = words.take(2).map(|(_, word)| word.trim()).collect();
+                let kernel = words[0].strip_prefix("index@(").unwrap().trim_end_matches(')');
+                let value = u32::from_str_radix(words[1].trim_start_matches("0x"), 16).unwrap();
+                let kernel = kernels.entry(kernel.into()).or_default();
+                match attribute.trim() {
+                    REGISTERS => kernel.registers = value,
+                    _ => kernel.local = value,
+                }
+            }
+        }
+    }
+    // Sections such as `.nv.shared.reserved.0` belong to no kernel.
+    kernels.retain(|_, kernel| !kernel.opcodes.is_empty());
+    assert!(kernels.values().all(|kernel| kernel.registers > 0), "kernels without registers");
+    kernels
+}
+
 /// Lines such as `/*0030*/   @P0 LDG.E.128 R4, [R2.64] ;   /* … */` after `Function : name`.
 fn parse_sass(text: &str, kernels: &mut BTreeMap<String, Disassembled>) {
     for kernel in text.split("Function : ").skip(1) {
         let (name, lines) = kernel.split_once('\n').unwrap();
-        let opcode = |line: &str| {
-            let (address, instruction) = line.trim_start().strip_prefix("/*")?.split_once("*/")?;
-            // The second half of an encoding stands on a line of its own.
-            u32::from_str_radix(address, 16).ok()?;
-            let opcode = instruction.split_whitespace().find(|word| !word.starts_with('@'))?;
-            Some(opcode.trim_end_matches(';').to_owned())
-        };
         kernels.get_mut(name.trim()).unwrap().opcodes = lines.lines().filter_map(opcode).collect();
     }
+}
+
+/// Returns the opcode of a line, if it is an instruction.
+fn opcode(line: &str) -> Option<String> {
+    let (address, instruction) = line.trim_start().strip_prefix("/*")?.split_once("*/")?;
+    // The second half of an encoding stands on a line of its own.
+    u32::from_str_radix(address, 16).ok()?;
+    let opcode = instruction.split_whitespace().find(|word| !word.starts_with('@'))?;
+    Some(opcode.trim_end_matches(';').to_owned())
 }
 
 fn line_of(value: &impl Serialize) -> String {
@@ -477,7 +574,7 @@ fn spills_lost_instructions_and_other_block_sizes_are_never_accepted() {
 /// Against what NVIDIA's cuda_occupancy.h answers for the same.
 #[test]
 fn occupancy_is_limited_by_whatever_runs_out_first() {
-    let [ampere, hopper, _, consumer] = &ARCHITECTURES;
+    let [ampere, hopper, _, _, consumer] = &ARCHITECTURES;
     assert_eq!(ampere.resident_warps(256, 32, 0), 64);
     assert_eq!(ampere.resident_warps(256, 33, 0), 48, "registers, in units of 256 for a warp");
     assert_eq!(ampere.resident_warps(96, 80, 0), 24, "registers, in four files");

@@ -47,6 +47,8 @@ mod linear_cuda;
 mod loss;
 mod mixed_precision;
 mod moving_average;
+#[cfg(feature = "cuda")]
+mod older_drivers_cuda;
 mod pooled_interaction;
 mod properties;
 #[cfg(feature = "cuda")]

@@ -5,7 +5,7 @@
 use std::ffi::{c_char, c_int, c_uint};
 
 use super::api::api;
-use super::code::{Code, describe};
+use super::code::{Code, Result, describe};
 use super::host::{put, put_text, size};
 use super::state::{CONTEXT, Driver, set_context, with};
 use crate::device::MAX_THREADS;
@@ -93,6 +93,12 @@ impl Driver {
     pub(super) fn limits(&self) -> Limits {
         Limits::of(self.settings.capability)
     }
+
+    fn uuid(&self, ordinal: c_int) -> Result<[u8; 16]> {
+        let mut uuid = *b"bagdot-emulator\0";
+        uuid[15] = self.device(ordinal)? as u8;
+        Ok(uuid)
+    }
 }
 
 api! {
@@ -128,13 +134,10 @@ api! {
         Ok(())
     }
     fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) {
-        let ordinal = with(|d| d.device(device))? as u8;
-        let mut bytes = *b"bagdot-emulator\0";
-        bytes[15] = ordinal;
-        put(uuid, bytes)
+        put(uuid, with(|d| d.uuid(device))?)
     }
     fn cuDeviceGetUuid(uuid: *mut [u8; 16], device: c_int) {
-        Code::of(cuDeviceGetUuid_v2(uuid, device))
+        put(uuid, with(|d| d.uuid(device))?)
     }
     fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) {
         with(|d| d.device(device).and_then(|_| put(bytes, d.settings.memory_bytes)))

@@ -139,7 +139,7 @@ api! {
         with(|d| d.elapsed(start, end).and_then(|elapsed| put(milliseconds, elapsed)))
     }
     fn cuEventElapsedTime(milliseconds: *mut f32, start: u64, end: u64) {
-        Code::of(cuEventElapsedTime_v2(milliseconds, start, end))
+        with(|d| d.elapsed(start, end).and_then(|elapsed| put(milliseconds, elapsed)))
     }
     fn cuStreamWaitEvent(stream: u64, event: u64, _flags: c_uint) {
         with(|d| d.stream(stream).and_then(|stream| d.wait_event(stream, event)))

@@ -20,7 +20,39 @@ const CUBIN: [u8; 4] = *b"\x7fELF";
 /// The first bytes of a fatbin.
 const FATBIN: [u8; 4] = 0xba55_ed50_u32.to_le_bytes();
 
+/// Returns the newest version of PTX that a driver reads. CUDA 11.x reads 7.x, 12.x reads 8.x, and
+/// 13.x reads 9.x, except that 12.6 brought no new version.
+fn newest_ptx(driver: i32) -> (u32, u32) {
+    let minor = (driver % 1000 / 10).unsigned_abs();
+    (
+        (driver / 1000 - 4).max(0).unsigned_abs(),
+        minor - u32::from(driver / 10 > 1205 && driver < 13_000),
+    )
+}
+
+/// Returns the major version of the toolkit that made a cubin, from its ELF header: CUDA 13 began
+/// the ABI 8; earlier ones give their release in place of the version of the format.
+fn toolkit_of(image: *const c_void) -> Result<i32> {
+    let [abi] = bytes_at(image.wrapping_byte_add(8), 1)?[..] else { return Ok(0) };
+    if abi >= 8 {
+        return Ok(13);
+    }
+    let version = bytes_at(image.wrapping_byte_add(20), 4)?;
+    Ok(version.iter().rev().fold(0, |all, byte| all << 8 | i32::from(*byte)) / 10)
+}
+
 impl Driver {
+    /// Refuses machine code, which the emulator does not run, and reports machine code that the
+    /// driver is too old to load.
+    fn refuse_cubin(&mut self, image: *const c_void) -> Result<()> {
+        let (toolkit, driver) = (toolkit_of(image)?, self.settings.version / 1000);
+        if toolkit <= driver {
+            return Err(Code::ERROR_NO_BINARY_FOR_GPU);
+        }
+        self.say(&format!("a cubin of CUDA {toolkit} is newer than the driver, of CUDA {driver}"));
+        Err(Code::ERROR_INVALID_IMAGE)
+    }
+
     /// Loads a PTX module into the current device, unless the device or the driver is too old for
     /// it.
     fn load(&mut self, text: Vec<u8>) -> Result<u64> {
@@ -34,22 +66,17 @@ impl Driver {
             self.say(&error.to_string());
             Code::ERROR_INVALID_PTX
         })?;
-        let (target, (major, minor)) = self.gpus[device].device.requirements(module);
-        // CUDA 13.x reads PTX 9.x, and 12.x reads 8.x.
-        let (driver_major, driver_minor) =
-            (self.settings.version / 1000, self.settings.version % 1000 / 10);
-        let newest = ((driver_major - 4) as u32, driver_minor as u32);
+        let (major, minor) = self.gpus[device].device.version(module);
+        let capability = self.settings.capability;
+        let newest = newest_ptx(self.settings.version);
         let refused = if (major, minor) > newest {
             self.say(&format!(
                 "PTX {major}.{minor} is newer than {}.{}, the newest of the driver",
                 newest.0, newest.1
             ));
             Some(Code::ERROR_UNSUPPORTED_PTX_VERSION)
-        } else if target > self.settings.capability {
-            self.say(&format!(
-                "PTX for sm_{target} does not run on sm_{}",
-                self.settings.capability
-            ));
+        } else if let Some(target) = self.gpus[device].device.other_target(module, capability) {
+            self.say(&format!("PTX for {target} does not run on sm_{capability}"));
             Some(Code::ERROR_NO_BINARY_FOR_GPU)
         } else {
             None
@@ -118,8 +145,10 @@ api! {
             d.current()?;
             d.refuse_unsafe()?;
             let magic = magic_at(image)?;
-            // The emulator does not run machine code.
-            if magic == CUBIN || magic == FATBIN {
+            if magic == CUBIN {
+                return d.refuse_cubin(image);
+            }
+            if magic == FATBIN {
                 return Err(Code::ERROR_NO_BINARY_FOR_GPU);
             }
             let handle = d.load(text_at(image.cast::<c_char>())?)?;

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use super::code::{Code, Result};
 use super::matmul::CublasLt;
+use super::since::{asked, lacking};
 use super::transit::{Pinned, Transit};
 use super::work::{Event, Graph, Session, Stream};
 use crate::device::{Device, KernelId, ModuleId};
@@ -31,7 +32,7 @@ impl Default for Settings {
             config: Config::default(),
             devices: 1,
             memory_bytes: 16 << 30,
-            version: 13000,
+            version: asked().unwrap_or(13_000),
             capability: 90,
             deferred: true,
         }
@@ -278,9 +279,23 @@ fn parts_of(context: u64) -> Option<(u64, usize)> {
     Some((index / CONTEXTS, (index % CONTEXTS) as usize))
 }
 
-/// Counts a call of a function of the driver API.
+/// Counts a call of a function.
 pub(super) fn count_call(name: &'static str) {
     with(|d| *d.calls.entry(name).or_default() += 1);
+}
+
+/// Counts a call of a function of the driver API, and refuses it if the driver is older than the
+/// function. (The address of a function may be known from another driver of the process.)
+pub(super) fn begin_call(name: &'static str) -> Result<()> {
+    count_call(name);
+    with(|d| {
+        let version = d.settings.version;
+        if !lacking(version).any(|later| later == name) {
+            return Ok(());
+        }
+        d.say(&format!("{name} is called, which the driver of version {version} lacks"));
+        Err(Code::ERROR_NOT_FOUND)
+    })
 }
 
 /// Calls `f` with the thread's driver, under its lock. After a panic under the lock, which has been

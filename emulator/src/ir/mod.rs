@@ -102,6 +102,8 @@ pub(crate) struct Module {
     pub(crate) variables: Vec<Variable>,
     /// The compute capability of `.target sm_NN`, times ten.
     pub(crate) target: u32,
+    /// Set if the module runs on this capability alone, as that of `sm_90a` does.
+    pub(crate) is_exact: bool,
     /// The PTX version of `.version`: major and minor.
     pub(crate) version: (u32, u32),
 }

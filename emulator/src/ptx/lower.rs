@@ -14,7 +14,12 @@ use crate::ir::{Guard, Instruction, Kernel, Location, Module, Op, Operand, Param
 /// Reads a module.
 pub(crate) fn load(source: &str) -> Result<Module> {
     let raw = parse(source)?;
-    let mut module = Module { target: raw.target, version: raw.version, ..Module::default() };
+    let mut module = Module {
+        target: raw.target,
+        is_exact: raw.is_exact,
+        version: raw.version,
+        ..Module::default()
+    };
     let mut globals = HashMap::new();
     let mut shared = 0;
     for declaration in raw.variables.iter().filter(|d| d.space != "shared") {

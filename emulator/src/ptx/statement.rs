@@ -129,6 +129,7 @@ impl<'a> Parser<'a> {
                 let name = self.word()?;
                 let digits: String = name.chars().filter(char::is_ascii_digit).collect();
                 module.target = digits.parse().unwrap_or(0);
+                module.is_exact = name.ends_with('a');
                 while self.accept(b',') {
                     self.word()?;
                 }

@@ -124,6 +124,7 @@ pub(super) struct Function<'a> {
 #[derive(Debug, Default)]
 pub(super) struct RawModule<'a> {
     pub(super) target: u32,
+    pub(super) is_exact: bool,
     pub(super) version: (u32, u32),
     pub(super) files: Vec<(u32, &'a str)>,
     pub(super) variables: Vec<Declaration<'a>>,

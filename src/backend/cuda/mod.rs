@@ -62,7 +62,7 @@ pub use gemm::Gemm;
 pub use runtime::buffer::{Address, Buffer};
 pub use runtime::cublaslt::cublaslt_version;
 pub use runtime::driver::{DeviceInfo, devices, driver_version};
-pub use runtime::images::{ImageInfo, images};
+pub use runtime::images::{ImageInfo, image_for, images};
 #[doc(hidden)]
 pub use runtime::launch::KernelInfo;
 pub use runtime::recording::Recording;

@@ -10,7 +10,7 @@ use std::collections::hash_map::Entry;
 use std::error::Error as _;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::cublaslt::sys::{
     cublasComputeType_t as Compute, cublasLtEpilogue_t as Epilogue,
@@ -22,17 +22,20 @@ use cudarc::driver::{CudaContext, sys};
 use libloading::Library;
 
 use super::buffer::{Buffer, Owner};
+use super::driver::driver_version;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 
-/// The names of the library, best first. The driver supports CUDA 13 or later, and also runs
-/// libraries that were built for CUDA 12.
+/// The names of the library, best first. A driver runs libraries of its own major version of CUDA
+/// and of earlier ones. Those of CUDA 11 are not looked for: no test has run them.
 const NAMES: &[&str] = if cfg!(windows) {
     &["cublasLt64_13.dll", "cublasLt64_12.dll"]
 } else {
     &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"]
 };
+/// The oldest major version of the library that is used.
+const OLDEST_MAJOR: usize = 12;
 /// Bytes of the workspace: as many as cuBLAS itself takes on the largest devices.
 const WORKSPACE: usize = 32 << 20;
 /// Bytes at the start of the workspace for a bias that is rounded to 16 bits.
@@ -93,36 +96,56 @@ functions! {
     ) -> c_int;
 }
 
-/// The library, loaded at first use and never unloaded, or the reason why it could not be loaded.
-static LIBRARY: LazyLock<Result<Functions, String>> = LazyLock::new(|| {
+/// The libraries, each loaded at first use and never unloaded, or the reason why it could not be
+/// loaded.
+static LIBRARIES: [OnceLock<Result<Functions, String>>; NAMES.len()] =
+    [const { OnceLock::new() }; NAMES.len()];
+
+/// Loads a library.
+fn load(name: &str) -> Result<Functions, String> {
+    // SAFETY: a library of this name is cuBLASLt, whose initialisers have no requirements.
+    let loaded = unsafe { Library::new(name) }.and_then(Functions::of);
+    loaded.map_err(|error| error.source().map_or_else(|| error.to_string(), ToString::to_string))
+}
+
+/// Returns the functions of the best library that the driver can run.
+fn functions() -> Result<&'static Functions> {
+    let newest = usize::try_from(driver_version()? / 1000).unwrap_or(0);
     let mut reasons = vec![];
-    for name in NAMES {
-        // SAFETY: a library of this name is cuBLASLt, whose initialisers have no requirements.
-        match unsafe { Library::new(*name) }.and_then(Functions::of) {
-            Ok(functions) => return Ok(functions),
-            Err(error) => {
-                reasons.push(error.source().map_or_else(|| error.to_string(), ToString::to_string))
-            }
+    for (name, library) in NAMES.iter().zip(&LIBRARIES) {
+        match library.get_or_init(|| load(name)) {
+            Err(reason) => reasons.push(reason.clone()),
+            Ok(functions) => match functions.version().0 {
+                major if major < OLDEST_MAJOR => {
+                    reasons.push(format!("{name} is of CUDA {major}, which is not supported"));
+                }
+                major if major > newest => reasons.push(format!(
+                    "{name} is of CUDA {major}, later than the driver, of CUDA {newest}"
+                )),
+                _ => return Ok(functions),
+            },
         }
     }
-    Err(reasons.join("; "))
-});
-
-fn functions() -> Result<&'static Functions> {
-    LIBRARY.as_ref().map_err(|reason| Error::NoCublasLt { reason: reason.clone() })
+    Err(Error::NoCublasLt { reason: reasons.join("; ") })
 }
 
 /// Returns the version of the cuBLASLt that can be loaded: major, minor and patch.
 ///
 /// # Errors
-/// Returns [`Error::NoCublasLt`] with the reason if it cannot be loaded.
+/// Returns [`Error::NoCublasLt`] with the reason if it cannot be loaded, or if the driver is too
+/// old for it. Propagates errors of [`driver_version`].
 pub fn cublaslt_version() -> Result<(usize, usize, usize)> {
-    // SAFETY: the function has no requirements and returns a number.
-    let version = unsafe { (functions()?.cublasLtGetVersion)() };
-    Ok((version / 10_000, version / 100 % 100, version % 100))
+    functions().map(Functions::version)
 }
 
 impl Functions {
+    /// Returns the version of the library: major, minor and patch.
+    fn version(&self) -> (usize, usize, usize) {
+        // SAFETY: the function has no requirements and returns a number.
+        let version = unsafe { (self.cublasLtGetVersion)() };
+        (version / 10_000, version / 100 % 100, version % 100)
+    }
+
     fn check(&self, during: &'static str, status: c_int) -> Result<()> {
         if status == Status::CUBLAS_STATUS_SUCCESS as c_int {
             return Ok(());

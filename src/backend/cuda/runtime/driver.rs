@@ -1,4 +1,31 @@
 //! The driver: its presence and version, the devices that it lists, and its errors.
+//!
+//! # The functions that a driver must have
+//!
+//! The bindings look a function up when it is first called, and panic if the driver lacks it. They
+//! are those of CUDA 12.8, so only functions that old drivers have, too, may be called. This is
+//! every function that this backend calls, itself or by way of the bindings;
+//! `tests/suite/older_drivers_cuda.rs` compares the list with the calls.
+//!
+//! - from CUDA 11.4 on: `cuGraphInstantiateWithFlags`;
+//! - 11.0: `cuDevicePrimaryCtxRelease_v2`;
+//! - 10.1: `cuStreamBeginCapture_v2`, `cuThreadExchangeStreamCaptureMode`;
+//! - 10.0: `cuGraphDestroy`, `cuGraphExecDestroy`, `cuGraphLaunch`, `cuStreamEndCapture`,
+//!   `cuStreamIsCapturing`;
+//! - 9.0: `cuFuncSetAttribute`;
+//! - before: `cuCtxGetCurrent`, `cuCtxSetCurrent`, `cuDeviceGet`, `cuDeviceGetAttribute`,
+//!   `cuDeviceGetCount`, `cuDeviceGetName`, `cuDevicePrimaryCtxRetain`, `cuDeviceTotalMem_v2`,
+//!   `cuDriverGetVersion`, `cuEventCreate`, `cuEventDestroy_v2`, `cuEventRecord`,
+//!   `cuEventSynchronize`, `cuGetErrorName`, `cuGetErrorString`, `cuInit`, `cuLaunchKernel`,
+//!   `cuMemAlloc_v2`, `cuMemFreeHost`, `cuMemFree_v2`, `cuMemGetInfo_v2`, `cuMemHostAlloc`,
+//!   `cuMemcpyDtoDAsync_v2`, `cuMemcpyDtoHAsync_v2`, `cuMemcpyDtoH_v2`, `cuMemcpyHtoDAsync_v2`,
+//!   `cuMemsetD8Async`, `cuModuleGetFunction`, `cuModuleLoadData`, `cuModuleUnload`,
+//!   `cuOccupancyMaxActiveBlocksPerMultiprocessor`, `cuStreamCreate`, `cuStreamDestroy_v2`,
+//!   `cuStreamSynchronize`, `cuStreamWaitEvent`.
+//!
+//! The first one is called with a flag that is as old as itself. The bindings ask each device for
+//! the attribute `MEMORY_POOLS_SUPPORTED`, which is of CUDA 11.2. The PTX that ships is of version
+//! 7.0, which drivers of CUDA 11.0 read.
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -10,8 +37,9 @@ use libloading::Library;
 
 use crate::error::{Error, Result};
 
-/// The CUDA version of the oldest driver that can load images from nvcc 13.0: CUDA 13.0.
-const OLDEST_DRIVER: i32 = 13_000;
+/// The CUDA version of the oldest driver that has all functions which are called: 11.4, that of
+/// R470. See the docs of this module.
+const OLDEST_DRIVER: i32 = 11_040;
 
 /// The names of the driver's library.
 const NAMES: &[&str] =

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, result, sys};
 
-use super::driver::{Quiet, bind, capability, check};
+use super::driver::{Quiet, bind, capability, check, driver_version};
 use super::images;
 use super::launch::{Function, Kernel};
 use crate::dtype::{DType, Element, Index};
@@ -87,16 +87,16 @@ unsafe impl Send for Module {}
 unsafe impl Sync for Module {}
 
 impl Module {
-    /// Loads the best image of `kernels/{stem}.cu` that the context's device takes. The context
-    /// must be bound. If the device refuses a cubin, as an emulator does, tries the next best
-    /// image.
+    /// Loads the best image of `kernels/{stem}.cu` that the context's device takes and that the
+    /// driver can load. The context must be bound. If the device refuses a cubin, as an emulator
+    /// does, tries the next best image.
     ///
     /// # Errors
     /// Propagates errors of [`images::candidates`] and of the last image that was tried.
     pub(crate) fn load(context: &Arc<CudaContext>, stem: &'static str) -> Result<Self> {
         let capability = capability(context)?;
         let mut refusal = Err(Error::NoKernelImage { capability });
-        for image in images::candidates(stem, capability)? {
+        for image in images::candidates(stem, capability, driver_version()?)? {
             // PTX must end with a zero byte; a cubin may.
             let bytes = [image.bytes, &[0]].concat();
             // SAFETY: the bytes are a whole image, as nvcc wrote it, and the driver copies them.
