@@ -9,8 +9,9 @@
 //                 bits of its exponent are set.
 //              2. At the end each warp votes, and one lane sets the word if any lane found such an
 //                 element: there is at most one atomic per warp.
-//              3. In the block that arrives last, one thread combines the word with the loss, the status and the earlier
-//                 verdict. The verdict stays on the device, so that no step waits for the host.
+//              3. In the block that arrives last, one thread combines the word with the loss, the
+//                 status and the earlier verdict. The verdict stays on the device, so that no step
+//                 waits for the host.
 // Mapping      of each of two buffers, T = 256 gridDim.x threads:
 //                elements  |0 1 2 3|4 5 6 7| ... |4 T - 4 ..|4 T ..|       |rest, one by one|
 //                thread    |   0   |   1   | ... |  T - 1   |  0   |  ...  | 0  1  2         |

@@ -28,7 +28,9 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
         rm -rf "$folder/nvidia"
         python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
             --no-deps --no-cache-dir --upgrade --target "$folder" "${wheels[@]}" >&2
-        "$folder/nvidia/cu13/bin/nvcc" --version | grep -q 'release 13\.0' || {
+        # `grep -q` would close the pipe before all is written, which fails by `pipefail`.
+        is_release() { [[ "$("$1" --version)" == *"release $2,"* ]]; }
+        is_release "$folder/nvidia/cu13/bin/nvcc" 13.0 || {
             echo "nvcc in $folder is not release 13.0" >&2
             exit 1
         }
@@ -37,7 +39,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
         mkdir -p "$folder/nvidia/cuda_nvcc/bin"
         mv "$folder/nvidia/whole/bin/ptxas" "$folder/nvidia/cuda_nvcc/bin"
         rm -r "$folder/nvidia/whole"
-        "$folder/nvidia/cuda_nvcc/bin/ptxas" --version | grep -q 'release 12\.0' || {
+        is_release "$folder/nvidia/cuda_nvcc/bin/ptxas" 12.0 || {
             echo "ptxas in $folder is not release 12.0" >&2
             exit 1
         }

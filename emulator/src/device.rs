@@ -314,7 +314,7 @@ impl Device {
         if faults.is_empty() { Ok(()) } else { Err(LaunchError::Faults(faults)) }
     }
 
-    /// Says which launches nothing orders with the next one, and returns the number of the last one.
+    /// Says which launches nothing orders with the next one. Returns the number of the last one.
     pub(crate) fn set_beside(&mut self, beside: Vec<u32>) -> u32 {
         self.beside = beside;
         self.launches

@@ -154,8 +154,8 @@ __device__ __forceinline__ void stage_rows(const Team& team, E* to, uint32_t pit
     to[at.row * pitch + cols + at.unit] = E(0.0f);
 }
 
-// Stores `rows` rows of `cols` elements from shared memory to `to(row)`. Returns true if this thread
-// has stored a value that is not finite.
+// Stores `rows` rows of `cols` elements from shared memory to `to(row)`. Returns true if this
+// thread has stored a value that is not finite.
 template <typename E, typename To>
 __device__ __forceinline__ bool store_rows(const Team& team, const E* from, uint32_t pitch,
                                            uint32_t rows, uint32_t cols, bool wide, To to) {

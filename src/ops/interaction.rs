@@ -432,8 +432,8 @@ impl<'a, D: Device, E: Element> Backward<'a, D, E> {
         Self { interaction, dim, features, grad_output, grad_features, precision, non_finite }
     }
 
-    /// Lets the op say whether the gradient has a value that is not finite, in one word that it sets
-    /// to 1 then, such as [`Verdict::FOUND`](super::finite_check::Verdict::FOUND).
+    /// Lets the op say whether the gradient has a value that is not finite, in one word that it
+    /// sets to 1 then, such as [`Verdict::FOUND`](super::finite_check::Verdict::FOUND).
     pub fn non_finite(self, word: impl Into<ViewMut<'a, D, u64>>) -> Self {
         Self { non_finite: Some(word.into()), ..self }
     }

@@ -47,8 +47,8 @@ pub trait Stage: Device {
 
     /// Begins a branch: returns a backend on the same memory, whose ops run after those that have
     /// been called, and beside those that are called from here on until [`Self::join`]. Only the
-    /// engine, which knows what its ops read and write, can begin one. A backend that has no branches,
-    /// or none outside of a recording, returns itself.
+    /// engine, which knows what its ops read and write, can begin one. A backend that has no
+    /// branches, or none outside of a recording, returns itself.
     ///
     /// # Errors
     /// Propagates errors of the driver.

@@ -1,5 +1,5 @@
-//! Tests of `export`, `import` and `encode`. `tests/interchange/` runs the exported files in PyTorch
-//! and onnxruntime.
+//! Tests of `export`, `import` and `encode`. `tests/interchange/` runs the exported files in
+//! PyTorch and onnxruntime.
 
 use std::collections::BTreeMap;
 use std::fs;

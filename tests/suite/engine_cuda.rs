@@ -228,8 +228,8 @@ fn a_bad_id_changes_nothing() {
 }
 
 /// Records a step of a model with the layers of Criteo's Kaggle benchmark, of fewer units, and
-/// counts its nodes and those of the longest path: a small model takes as long as these do. The sort
-/// of the ids, the gradients of weights and the update of the layers are branches.
+/// counts its nodes and those of the longest path: a small model takes as long as these do. The
+/// sort of the ids, the gradients of weights and the update of the layers are branches.
 #[test]
 fn a_step_is_a_short_graph() {
     let Some(emulator) = emulator() else { return };

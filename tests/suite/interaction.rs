@@ -92,8 +92,8 @@ impl<E: Stored + Poison> Case<E> {
         output.download(device, &output_buffer)
     }
 
-    /// Returns the gradient of all features, side by side as the features are. Expects the op to say
-    /// whether it has a value that is not finite.
+    /// Returns the gradient of all features, side by side as the features are. Expects the op to
+    /// say whether it has a value that is not finite.
     fn backward<B: InteractionOps>(
         &self,
         device: &B,

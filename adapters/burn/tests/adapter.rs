@@ -563,10 +563,10 @@ fn interactions_are_those_of_burn() -> Result<()> {
         let in_burn = |dense, pooled| interact_in_burn(kind, dense, pooled);
         let want = run(&in_burn, inputs.clone(), scale.clone());
         let sums = run(&in_burn, inputs.map(Tensor::abs), scale.abs());
-        // A dot product has an error of at most γ_D Σ|term|, an element of a gradient one of at most
-        // γ_{F+1} Σ|term|, here with D = 4 and F = 4, and in burn with one term more for each of the
-        // two uses of a vector. Sums of absolute terms are burn's, of which the doubled bound covers
-        // the error.
+        // A dot product has an error of at most γ_D Σ|term|, an element of a gradient one of at
+        // most γ_{F+1} Σ|term|, here with D = 4 and F = 4, and in burn with one term more for each
+        // of the two uses of a vector. Sums of absolute terms are burn's, of which the doubled
+        // bound covers the error.
         let bounds = sums.map(|sums| sums * (2.0 * 2.0 * 7.0 * U));
         let names = ["output", "gradient of dense", "gradient of pooled"];
         for (((name, got), want), bound) in names.iter().zip(got).zip(want).zip(bounds) {

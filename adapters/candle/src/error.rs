@@ -12,7 +12,7 @@ pub enum Error {
     Candle(#[from] candle_core::Error),
     /// A device that there are no ops for.
     #[error(
-        "bagdot has no ops for {location:?}: it has them for the CPU, and for CUDA with the feature `cuda`"
+        "no ops for {location:?}: bagdot has some for the CPU, and with the feature `cuda` for CUDA"
     )]
     Device {
         /// The device.

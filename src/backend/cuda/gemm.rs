@@ -139,8 +139,8 @@ impl Cuda {
     /// the product is left to own kernels.
     ///
     /// # Safety
-    /// The factors must have elements of `E` and, with `terms`, fit the shape of the output. A bias,
-    /// rounded or not, must have a value for each column of the output.
+    /// The factors must have elements of `E` and, with `terms`, fit the shape of the output. A
+    /// bias, rounded or not, must have a value for each column of the output.
     pub(super) unsafe fn multiply<E: Element, O: Element>(
         &self,
         product: Product<'_, O>,

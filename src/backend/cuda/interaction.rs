@@ -415,8 +415,8 @@ impl Cuda {
         }
     }
 
-    /// Copies a matrix to one of the same shape. Sets the word `non_finite`, unless it is null, if a
-    /// value is not finite.
+    /// Copies a matrix to one of the same shape. Sets the word `non_finite`, unless it is null, if
+    /// a value is not finite.
     fn copy<E: Element>(
         &self,
         from: Part<Ptr<E>>,

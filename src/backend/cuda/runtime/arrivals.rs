@@ -35,8 +35,8 @@ impl Arrivals {
     /// The number of counters of a stream.
     const COUNT: usize = Self::BIAS_GRAD + Self::BIAS_RUNS;
 
-    /// Allocates the counters of a backend and of its branch, and clears them on a stream that nothing is recorded on. The context
-    /// must be bound.
+    /// Allocates the counters of a backend and of its branch, and clears them on a stream that
+    /// nothing is recorded on. The context must be bound.
     pub(crate) fn new(context: &Arc<CudaContext>, stream: &CudaStream) -> Result<Self> {
         let mut counters = Buffer::new(context, Owner::ANY, 2 * Self::COUNT)?;
         counters.clear(stream.cu_stream())?;
