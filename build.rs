@@ -47,7 +47,7 @@ const TESTED_PTX: &str = "90a";
 /// The `.version` of the PTX of each architecture, which is the first one with that architecture.
 /// All instructions of the kernels are as old; the build fails if one is not.
 const PTX_VERSIONS: [(&str, Release); 2] = [(PTX, (7, 0)), (TESTED_PTX, (8, 0))];
-/// The source of what is done to PTX, on which the images depend.
+/// The source of build/ptx.rs, which is part of the hash of the images.
 const PTX_SOURCE: &str = include_str!("build/ptx.rs");
 /// The flags of nvcc. Warnings, spills and local memory are errors, because a kernel that spills
 /// needs to be rewritten.
@@ -67,10 +67,10 @@ const LINE_INFO: &str = "-lineinfo";
 const PARAMS: &str = "kernels/params";
 /// The kernels of the benchmark `stream`.
 const STREAM: &str = "benches/stream.cu";
-/// The flags of ptxas of CUDA 12, which are the same to it as `FLAGS` are to nvcc.
+/// The flags of ptxas of CUDA 12, with the effect that `FLAGS` have on nvcc.
 const PTXAS_FLAGS: [&str; 4] = ["-O3", "-Werror", "-warn-spills", "-warn-lmem-usage"];
-/// The latest release of nvcc that is accepted. Drivers of this release refuse cubins of later
-/// ones, of another major version.
+/// The latest release of nvcc that is accepted. A driver refuses cubins of a later major version of
+/// CUDA.
 const LATEST_NVCC: Release = (13, 0);
 
 /// A release of CUDA or a version of PTX: the major and the minor version.
@@ -584,7 +584,7 @@ fn compile(
             }),
         }
     });
-    // These are made of the PTX.
+    // The older cubins are assembled from the PTX, which exists by now.
     in_parallel(&todo(true), |Image { stem, kind, path, .. }| {
         let (Some(ptxas), &Kind::OlderCubin(arch)) = (ptxas, kind) else { return };
         let ptx = path.with_file_name(format!("{stem}.{PTX}.ptx"));

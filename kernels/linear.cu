@@ -21,8 +21,8 @@
 //              4. Of the blocks of a tile, the one that arrives last adds the parts in order.
 //                 Atomic additions would add them in another order each time, and change the bits.
 //              5. linear_activation_grad computes Z in place. It reads all of Z anyway, and so it
-//                 also computes the column sums of each part of the batch, which the last block
-//                 of these columns adds to db.
+//                 also computes the column sums of each part of the batch. The block of these
+//                 columns that arrives last adds the parts in order, and stores db.
 // Mapping      forward, input_grad: blockIdx.x -> tile of the output, columns fastest
 //                            tile cols: 0    1    2
 //                tile row 0     blocks  0    1    2      blocks of a row share rows of X in L2

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs the CUDA compiler into .cuda/ unless it is there, and prints the path of nvcc. Nothing
-# else of CUDA is needed to build, and nothing of it to run. The versions are pinned: drivers refuse
-# cubins of a later toolkit. The assembler of CUDA 12.0 makes those for drivers of CUDA 12. It needs
-# python3 with pip, and gcc, which nvcc calls. An argument names another folder.
+# else of CUDA is needed to build, and nothing of it to run. The versions are pinned: a driver
+# refuses cubins of a later major version of CUDA. ptxas of CUDA 12.0 makes the cubins for drivers
+# of CUDA 12. This needs python3 with pip, and gcc, which nvcc calls. An argument names another
+# folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-.cuda}
@@ -34,7 +35,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
             echo "nvcc in $folder is not release 13.0" >&2
             exit 1
         }
-        # Nothing else of its wheel may be found in place of what nvcc has.
+        # Only ptxas stays: other tools and headers of this wheel must not shadow those of nvcc.
         mv "$folder/nvidia/cuda_nvcc" "$folder/nvidia/whole"
         mkdir -p "$folder/nvidia/cuda_nvcc/bin"
         mv "$folder/nvidia/whole/bin/ptxas" "$folder/nvidia/cuda_nvcc/bin"

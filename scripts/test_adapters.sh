@@ -53,7 +53,7 @@ step "the C library"
 BAGDOT_EMULATOR=$PWD/target/debug/deps/libbagdot_emulator.so BAGDOT_JAX_PYTHON=$python \
     capi/test.sh
 
-# Lints, tests, documentation and a few steps of the example of an adapter.
+# Checks an adapter: format, lints, tests, documentation, and a few steps of its example.
 adapter() {
     cargo fmt --check
     cargo clippy --quiet --all-targets -- -D warnings

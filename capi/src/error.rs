@@ -38,7 +38,7 @@ pub enum bagdot_status {
     NOT_ENOUGH_MEMORY = 11,
     /// There is no CUDA driver on this machine.
     NO_DRIVER = 12,
-    /// The CUDA driver is older than the kernels need.
+    /// The CUDA driver is too old: it lacks functions that are called.
     DRIVER_TOO_OLD = 13,
     /// There is no CUDA device with this number.
     NO_DEVICE = 14,

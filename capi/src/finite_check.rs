@@ -25,7 +25,7 @@ conversion! {
 }
 
 /// The number of words of a verdict: gate, steps that were not finite, the first and the last of
-/// these, and one for the op's own use.
+/// these, and a word that is not 0 if an earlier op has found a value that is not finite.
 pub const BAGDOT_VERDICT_WORDS: u32 = 5;
 const _: () = assert!(BAGDOT_VERDICT_WORDS as usize == Verdict::WORDS && Verdict::GATE == 0);
 

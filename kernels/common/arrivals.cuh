@@ -10,8 +10,8 @@ __device__ __forceinline__ bool arrives_last(uint32_t* counter, uint32_t blocks)
   __syncthreads();
   if (blocks == 1) return true;
   bool is_last = false;
-  // The fences of the thread that counts order the accesses of its whole block, with which the
-  // barriers synchronise it.
+  // One thread counts for its block. The barriers before and after order the accesses of the other
+  // threads with its fences, which are cumulative.
   if (threadIdx.x == 0) {
     __threadfence();
     is_last = atomicAdd(counter, 1u) == blocks - 1;

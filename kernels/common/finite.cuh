@@ -3,7 +3,8 @@
 
 #include "dtype.cuh"
 
-// The bits of an element whose exponent has all bits set, in infinities and NaNs, and no others.
+// The mask of an element's exponent. All of its bits are set in infinities and NaNs, and in no
+// other value.
 template <typename E>
 inline constexpr uint32_t kExponent = 0x7f800000u;
 template <>

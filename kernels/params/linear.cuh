@@ -62,8 +62,8 @@ struct LinearInputGrad {
 };
 
 // The parameters of `a^T b`, whose sums are split-K: each row of the grid computes one part.
-// Element (r, c) of part p goes to `parts[p * part_stride + r * row_stride + c * col_stride]`, of
-// which one stride is 1. The sum of the parts goes to `grad_weight`, in rows along that stride.
+// Element (r, c) of part p goes to `parts[p * part_stride + r * row_stride + c * col_stride]`. One
+// of the two strides is 1. The sum of the parts goes to `grad_weight`, whose rows run along it.
 template <typename E>
 struct LinearWeightGrad {
   const E* a;

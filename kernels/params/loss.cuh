@@ -14,7 +14,7 @@ struct LossForward {
   const float* labels;
   // The gradient of the logits, or null.
   float* grad_logits;
-  // A sum of each block; not used by a single block.
+  // The sum of each block; not used if there is only one block.
   double* partial_sums;
   double* mean;
   // The number of blocks that have arrived, 0 between launches.

@@ -3,8 +3,8 @@
 use crate::error::Result;
 use crate::ops::{Backend, StagingOnly};
 
-/// A branch of a step, which is joined when it is dropped, too: an error in between must not leave
-/// ops behind that run beside those of the next step.
+/// A branch of a step. Dropping it joins it, so that after an error no op of it runs beside those
+/// of the next step.
 pub(super) struct Branch<D: Backend> {
     device: D,
     branch: Option<D>,
@@ -31,7 +31,7 @@ impl<D: Backend> Branch<D> {
 impl<D: Backend> Drop for Branch<D> {
     fn drop(&mut self) {
         if let Some(branch) = self.branch.take() {
-            // The error on the way is reported, not this one.
+            // This happens only after an error, which the caller gets instead of this one.
             let _ = self.device.join(&branch);
         }
     }

@@ -57,7 +57,8 @@ impl MemoryPlan {
         let activations = product([batch_size, columns, 4]);
         let argmax = if_any(tables.has_max(), product([batch_size, tables.width(), 4]));
         let bags = product([batch_size, tables.features().len()]);
-        // The buffers of SortedIndices, and the workspace of the sort.
+        // The buffers of SortedIndices, and the workspace of the branch, in which the sort and the
+        // gradients of weights run.
         let branch_workspace = branch_workspace_len(device, config, &mlps, &tables, capacity);
         let order = sum([
             product([num_indices, 8 + 4 + 4 + 4]),

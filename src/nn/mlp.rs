@@ -230,7 +230,7 @@ impl Mlp {
                     .as_ref()
                     .map(|packed| D::slice(packed, layer.take_packed::<D, E>(device, &mut end))),
                 bias: D::slice(pass.biases, layer.bias.clone()),
-                // Weights of 16 bits lie in a rounded copy of all parameters.
+                // `weights` holds all parameters in the type of the layer, so also the biases.
                 rounded_bias: Some(D::slice(pass.weights, layer.bias.clone())),
                 activation: layer.activation,
                 precision: pass.precision,

@@ -15,7 +15,7 @@ use crate::ops::matrix::matrix_name;
 use crate::ops::pooled_interaction::Interact;
 use crate::ops::{Accum, Backend, Bags, Matrix, Precision, View};
 
-/// What becomes of gradients of vectors that are not finite.
+/// The treatment of a gradient of the interaction's inputs that is not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// The verdict learns of them; the check of the step must follow.
@@ -45,8 +45,8 @@ impl<D: Backend> Dlrm<D> {
         self.forward_and_backward(batch, accum, Found::Ignored)
     }
 
-    /// Runs both passes as [`Self::loss_and_grad`] does. `found` says what becomes of gradients
-    /// that are not finite.
+    /// Runs both passes as [`Self::loss_and_grad`] does. `found` is the treatment of gradients that
+    /// are not finite.
     pub(super) fn forward_and_backward<I: Index>(
         &mut self,
         batch: BatchView<'_, D, I>,

@@ -195,7 +195,8 @@ impl<D: Backend> Dlrm<D> {
     }
 
     /// Checks on the device whether the loss and all gradients are finite, and writes the verdict,
-    /// which gates the updates after it. The verdict knows of the pooled vectors' gradient already.
+    /// which gates the updates after it. The interaction has checked its own gradients, and has set
+    /// [`Verdict::FOUND`] if one is not finite.
     fn check_finite(&mut self, control: &Control<'_, D>) -> Result<()> {
         let Buffers { mean_loss, backward, .. } = &mut self.buffers;
         let (training, _) = trainable(&mut self.training, backward)?;

@@ -70,7 +70,7 @@ impl EmbeddingBagCollection {
                 "a feature is pooled by max, but must be by sum or mean".into(),
             ));
         }
-        // That of burn's flex, and of gemm under it.
+        // burn's flex, and gemm below it, run on rayon's global pool, too.
         let cpu = Cpu::on_global_pool()?;
         let mut weights = cpu.alloc::<f32>(tables.num_weights())?;
         for (t, table) in tables.tables().iter().enumerate() {

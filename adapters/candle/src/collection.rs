@@ -24,7 +24,7 @@ use crate::{Error, Result};
 /// graph is differentiated once. A lookup whose output does not reach the loss takes no step: for
 /// evaluation, do not call `backward`.
 ///
-/// Ids and offsets are tensors of `u32`, `i64` or `i32`, each of its own type. The ids of a batch
+/// Ids and offsets are tensors of `u32`, `i64` or `i32`; the two may differ. The ids of a batch
 /// lie feature after feature, and within one bag after bag; bag `(feature, sample)` is
 /// `offsets[k] .. offsets[k + 1]` for `k = feature * batch_size + sample`.
 ///
@@ -152,7 +152,7 @@ impl EmbeddingBagCollection {
     }
 
     /// Returns the pooled vectors of a batch, `[batch_size, width]`: the columns of feature after
-    /// feature. The backward pass steps the rows.
+    /// feature. The backward pass updates the rows that were looked up.
     ///
     /// # Errors
     /// Returns an error for wrong shapes, types and devices, and on the CPU
@@ -194,7 +194,7 @@ impl EmbeddingBagCollection {
 
     /// Returns the interaction of dense vectors `[batch_size, D]` of `f32` with the pooled vectors
     /// of a batch, in one pass over both: [`Self::forward`] and [`Ops::interaction`]. The gradient
-    /// reaches the dense vectors, and the backward pass steps the rows.
+    /// reaches the dense vectors, and the backward pass updates the rows.
     ///
     /// # Errors
     /// Returns the errors of the two.

@@ -6,20 +6,37 @@ use bagdot::backend::cuda::cudarc_0_19::Borrowed;
 use bagdot::ops::{View, ViewMut};
 use candle_core::cuda_backend::CudaDType;
 use candle_core::{CudaDevice, CudaStorage, Device, Layout, Storage};
-use cudarc::driver::{CudaSlice, DeviceRepr};
+use cudarc::driver::sys::CUstreamCaptureStatus;
+use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
 
-use crate::Result;
 use crate::device::{TensorBackend, Value, other_device, range};
+use crate::{Error, Result};
 
 /// A type of which candle has elements on CUDA.
 pub(crate) trait OnCuda: CudaDType + DeviceRepr {}
 impl<T: CudaDType + DeviceRepr> OnCuda for T {}
 
+/// The handle of the per-thread default stream, `CU_STREAM_PER_THREAD`.
+const PER_THREAD: usize = 2;
+
 /// Opens the backend on the stream of a device of candle.
 pub(crate) fn open(device: &CudaDevice) -> Result<Cuda> {
-    // SAFETY: `Ops::new` passes on what its callers must see to: the per-thread stream is used by
-    // one thread, and graphs do not outlive what they name.
-    Ok(unsafe { Cuda::on_cudarc_stream(&device.cuda_stream(), Gemm::Auto) }?)
+    let stream = device.cuda_stream();
+    if stream.cu_stream().addr() == PER_THREAD {
+        let reason = "it has the per-thread default stream: use `Device::new_cuda_with_stream`";
+        return Err(Error::argument("device", reason.to_string()));
+    }
+    // SAFETY: the stream is not the per-thread one, and no op is captured: `refuse_capture`.
+    Ok(unsafe { Cuda::on_cudarc_stream(&stream, Gemm::Auto) }?)
+}
+
+/// Returns an error if the stream of a tensor is captured in a graph, which could be replayed when
+/// the memory of the tensor has been freed.
+fn refuse_capture(stream: &CudaStream) -> Result<()> {
+    match stream.capture_status().map_err(candle_core::Error::wrap)? {
+        CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+        _ => Err(bagdot::Error::Recording { op: "bagdot-candle" }.into()),
+    }
 }
 
 /// Elements of a tensor, for reading.
@@ -37,9 +54,11 @@ impl TensorBackend for Cuda {
         let Storage::Cuda(storage) = storage else {
             return Err(other_device(&storage.device(), &Device::Cpu));
         };
+        let slice = storage.as_cuda_slice::<T>()?;
+        refuse_capture(slice.stream())?;
         // SAFETY: `CudaSlice` is cudarc's own. The result is dropped when the op has been
-        // launched, and recordings end with their tensors by the terms of `Ops::new`.
-        let slice = unsafe { self.borrow(storage.as_cuda_slice::<T>()?) }?;
+        // launched, and nothing is recorded.
+        let slice = unsafe { self.borrow(slice) }?;
         Ok(Input { slice, start, end })
     }
 
@@ -57,6 +76,7 @@ impl TensorBackend for Cuda {
         write: impl FnOnce(ViewMut<'_, Self, T>) -> Result<()>,
     ) -> Result<Storage> {
         let device = device.as_cuda_device()?;
+        refuse_capture(&device.cuda_stream())?;
         // SAFETY: `write` writes all elements, in the order of the stream, before anything that is
         // launched later reads them.
         let mut slice = unsafe { device.alloc::<T>(len) }?;

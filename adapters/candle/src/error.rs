@@ -1,3 +1,5 @@
+//! The errors of the ops.
+
 use candle_core::{DType, DeviceLocation};
 
 /// An error of an op. It becomes an error of candle by `?`.
@@ -10,7 +12,7 @@ pub enum Error {
     /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
-    /// A device that there are no ops for.
+    /// A device for which bagdot has no ops.
     #[error(
         "no ops for {location:?}: bagdot has some for the CPU, and with the feature `cuda` for CUDA"
     )]
@@ -34,10 +36,10 @@ pub enum Error {
         /// The value, and the one that is needed.
         reason: String,
     },
-    /// The tables, after a thread has panicked in an op.
+    /// A thread has panicked while it changed the tables.
     #[error("a thread panicked in an op on these tables, which may have half a step")]
     Poisoned,
-    /// The output of an op that was taken before.
+    /// The op was applied a second time; the first time took its output.
     #[error("the op was applied twice")]
     Reused,
 }

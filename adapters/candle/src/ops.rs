@@ -38,13 +38,13 @@ pub(crate) enum AnyBackend {
 impl Ops {
     /// Opens the ops on a device. On CUDA, loads the kernels: do it once.
     ///
-    /// [`Device::new_cuda`] gives the per-thread default stream, which is another one in each
-    /// thread: use its tensors in one thread, or take [`Device::new_cuda_with_stream`]. If you
-    /// capture the stream in a graph, keep tensors and tables as long as the graph.
+    /// On CUDA, take a device of [`Device::new_cuda_with_stream`]. [`Device::new_cuda`] gives the
+    /// per-thread default stream, which is another one in each thread. Ops are refused while the
+    /// stream is captured in a graph, which could be replayed after their memory is freed.
     ///
     /// # Errors
-    /// Returns an error for Metal, and for CUDA without the feature `cuda`. Propagates errors of
-    /// the thread pool or of the driver.
+    /// Returns an error for Metal, for CUDA without the feature `cuda`, and for the per-thread
+    /// default stream. Propagates errors of the thread pool or of the driver.
     pub fn new(device: &Device) -> Result<Self> {
         let backend = match device {
             Device::Cpu => AnyBackend::Cpu(Cpu::on_global_pool()?),

@@ -21,7 +21,7 @@ const CUBIN: [u8; 4] = *b"\x7fELF";
 const FATBIN: [u8; 4] = 0xba55_ed50_u32.to_le_bytes();
 
 /// Returns the newest version of PTX that a driver reads. CUDA 11.x reads 7.x, 12.x reads 8.x, and
-/// 13.x reads 9.x, except that 12.6 brought no new version.
+/// 13.x reads 9.x. 12.6 brought no new version, so that from there on 12.x reads 8.(x - 1).
 fn newest_ptx(driver: i32) -> (u32, u32) {
     let minor = (driver % 1000 / 10).unsigned_abs();
     (

@@ -13,12 +13,11 @@
 //! - Freeing pinned memory waits for all work.
 //! - Managed memory, 2D copies, textures and memory of other processes are missing.
 //!
-//! From the bottom up: `code`, `host` and `since` are results,
-//! pointers and the functions of old drivers; `work`, `transit`, `product` and
-//! `matmul` are data; `state` is the driver, with its lock. `pinned`, `capture` and `queue` are
-//! what it does with work. On them stand the functions of the C APIs, which `api` defines:
-//! `context`, `event`, `graph`, `launch`, `memory`, `occupancy`, `pool`, `refused` and `stream`,
-//! `cublaslt`, and `control` for the tests.
+//! From the bottom up: `code` and `host` are results and pointers; `since` lists the functions that
+//! old drivers lack; `work`, `transit`, `product` and `matmul` are data; `state` is the driver,
+//! with its lock. `pinned`, `capture` and `queue` are what it does with work. On them stand the
+//! functions of the C APIs, which `api` defines: `context`, `event`, `graph`, `launch`, `memory`,
+//! `occupancy`, `pool`, `refused` and `stream`, `cublaslt`, and `control` for the tests.
 
 mod api;
 mod capture;

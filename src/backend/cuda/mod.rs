@@ -167,7 +167,8 @@ impl Cuda {
     }
 
     /// Opens the device with this number, on a new stream. `gemm` chooses the matrix products of
-    /// layers. If cuBLASLt is used, allocates 32 MiB of device memory as its workspace.
+    /// layers. If cuBLASLt is used, allocates 32 MiB of device memory as its workspace, and as much
+    /// again when a recorded step first has a branch that calls it.
     ///
     /// # Errors
     /// Returns [`Error::NoDriver`](crate::Error::NoDriver),
@@ -194,7 +195,8 @@ impl Cuda {
     /// # Safety
     /// `stream` must be a stream of the device's primary context, and must outlive this backend,
     /// its clones, and all of their buffers. The caller orders work on other streams with the work
-    /// on this one.
+    /// on this one, and replays graphs that were captured on it one after another, since kernels
+    /// share counters of the backend.
     ///
     /// The handle of the per-thread default stream (`CU_STREAM_PER_THREAD`, 0x2) names another
     /// stream in each thread. A backend on it, with all its buffers, must be used and dropped by

@@ -32,7 +32,7 @@ impl Arrivals {
     pub(crate) const BIAS_GRAD: usize = Self::WEIGHT_GRAD + Self::WEIGHT_TILES;
     /// The number of counters of such runs.
     pub(crate) const BIAS_RUNS: usize = 1024;
-    /// The number of counters of a stream.
+    /// The number of counters of a backend, and of its branch.
     const COUNT: usize = Self::BIAS_GRAD + Self::BIAS_RUNS;
 
     /// Allocates the counters of a backend and of its branch, and clears them on a stream that

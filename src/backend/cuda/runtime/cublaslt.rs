@@ -321,8 +321,8 @@ impl CublasLt {
     /// support the kind.
     ///
     /// # Safety
-    /// The context must be bound, and `stream` must be the one stream of this device on which all
-    /// products are computed. The pointers must be those of matrices A, B and D with the sizes,
+    /// The context must be bound, and `stream` must be the one stream on which all products of this
+    /// handle are computed. The pointers must be those of matrices A, B and D with the sizes,
     /// leading dimensions and types of the kind, and `bias` that of its bias if it has one. Each
     /// must be aligned as [`Self::is_aligned`] requires. Nothing else may access D.
     pub(crate) unsafe fn multiply(

@@ -23,9 +23,9 @@
 //!   `cuOccupancyMaxActiveBlocksPerMultiprocessor`, `cuStreamCreate`, `cuStreamDestroy_v2`,
 //!   `cuStreamSynchronize`, `cuStreamWaitEvent`.
 //!
-//! The first one is called with a flag that is as old as itself. The bindings ask each device for
-//! the attribute `MEMORY_POOLS_SUPPORTED`, which is of CUDA 11.2. The PTX that ships is of version
-//! 7.0, which drivers of CUDA 11.0 read.
+//! CUDA 11.4 also knows the flag with which the first one is called. The bindings ask each device
+//! for the attribute `MEMORY_POOLS_SUPPORTED`, which is of CUDA 11.2. The PTX that ships is of
+//! version 7.0, which drivers of CUDA 11.0 read.
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -177,8 +177,8 @@ pub(crate) fn context(device: usize) -> Result<(Arc<CudaContext>, Bound)> {
     let context = check("create a context", CudaContext::new(device))?;
     let bound = Bound { before: before.filter(|before| *before != context.cu_ctx()) };
     // SAFETY: without event tracking, cudarc does not order work on different streams; the backend
-    // does that itself. All ops of a backend go to its one stream, the copy stream is ordered with
-    // it by events, and buffers are not cudarc's. Nothing has been allocated yet.
+    // does that itself. Ops go to the stream of the backend or to that of its branch; events order
+    // the branch and the copy stream with it. Buffers are not cudarc's, and none exist yet.
     unsafe { context.disable_event_tracking() };
     Ok((context, bound))
 }

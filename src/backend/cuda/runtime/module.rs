@@ -99,7 +99,7 @@ impl Module {
         for image in images::candidates(stem, capability, driver_version()?)? {
             // PTX must end with a zero byte; a cubin may.
             let bytes = [image.bytes, &[0]].concat();
-            // SAFETY: the bytes are a whole image, as nvcc wrote it, and the driver copies them.
+            // SAFETY: the bytes are a whole image, as the build made it. The driver copies them.
             match unsafe { result::module::load_data(bytes.as_ptr().cast()) } {
                 Ok(module) => {
                     return Ok(Self { stem, module, context: Quiet::new(Arc::clone(context)) });
