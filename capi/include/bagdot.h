@@ -29,7 +29,7 @@ template <typename T> inline T bagdot_init() {
 #define BAGDOT_ABI_VERSION 0
 
 // The number of words of a verdict: gate, steps that were not finite, the first and the last of
-// these, and one for the op's own use.
+// these, and a word that is not 0 if an earlier op has found a value that is not finite.
 #define BAGDOT_VERDICT_WORDS 5
 
 // The status of a call: 0 or the kind of its error. Numbers keep their meaning in all versions,
@@ -62,7 +62,7 @@ typedef enum bagdot_status {
     BAGDOT_STATUS_NOT_ENOUGH_MEMORY = 11,
     // There is no CUDA driver on this machine.
     BAGDOT_STATUS_NO_DRIVER = 12,
-    // The CUDA driver is older than the kernels need.
+    // The CUDA driver is too old: it lacks functions that are called.
     BAGDOT_STATUS_DRIVER_TOO_OLD = 13,
     // There is no CUDA device with this number.
     BAGDOT_STATUS_NO_DEVICE = 14,
