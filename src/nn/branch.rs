@@ -24,7 +24,8 @@ impl<D: Backend> Branch<D> {
 
     /// Orders the ops that are called from here on after those of the branch.
     pub(super) fn join(mut self) -> Result<()> {
-        self.branch.take().map_or(Ok(()), |branch| self.device.join(&branch))
+        let Some(branch) = self.branch.take() else { return Ok(()) };
+        self.device.join(&branch, StagingOnly::new())
     }
 }
 
@@ -32,7 +33,7 @@ impl<D: Backend> Drop for Branch<D> {
     fn drop(&mut self) {
         if let Some(branch) = self.branch.take() {
             // This happens only after an error, which the caller gets instead of this one.
-            let _ = self.device.join(&branch);
+            let _ = self.device.join(&branch, StagingOnly::new());
         }
     }
 }

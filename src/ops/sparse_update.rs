@@ -753,7 +753,7 @@ pub fn step<'a, D: IndexSortOps + SparseUpdateOps, E: Element, I: Index>(
     }
     scratch.grow::<E, I>(device, layout, &bags)?;
     let Scratch { sorted, workspace } = scratch;
-    let number = if rule.step == 0 { state.steps + 1 } else { rule.step };
+    let number = if rule.step == 0 { state.steps.saturating_add(1) } else { rule.step };
     let grad_output: View<'_, D, f32> = grad_output.into();
     let grad_output = Matrix::contiguous(grad_output, bags.batch_size, layout.width());
     Sort::new(tables, bags, sorted, D::view_mut(workspace)).run(device)?;

@@ -59,7 +59,7 @@ pub trait Stage: Device {
     ///
     /// # Errors
     /// Propagates errors of the driver.
-    fn join(&self, _branch: &Self) -> Result<()> {
+    fn join(&self, _branch: &Self, _staging: StagingOnly) -> Result<()> {
         Ok(())
     }
 

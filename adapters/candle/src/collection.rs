@@ -492,13 +492,14 @@ impl<D: TensorBackend> Rows<D> {
         let Self { backend, tables, weights, state, scratch, rule, steps } = self;
         let (g, g_layout) = grad.storage_and_layout();
         let g = backend.input::<f32>(&g, g_layout)?;
-        let rule = rule.at_step(*steps + 1);
+        let number = steps.saturating_add(1);
+        let rule = rule.at_step(number);
         with_bags!(D, backend, tables.as_ref(), batch, bags => {
             let (grad, weights) = (D::view_of(&g), D::view_mut(weights));
             sparse_update::step(backend, tables, bags, grad, rule, weights, state, scratch)?;
             Ok::<_, Error>(())
         })?;
-        *steps += 1;
+        *steps = number;
         Ok(())
     }
 

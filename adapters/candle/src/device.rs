@@ -1,10 +1,12 @@
 //! Memory of candle's tensors, as ops of bagdot read and write it.
 
+use std::ops::Range;
+
 use bagdot::ops::{Backend, View, ViewMut};
 use bagdot::{Cpu, Scalar};
 use candle_core::{CpuStorage, Device, Layout, Storage, WithDType};
 
-use crate::Result;
+use crate::{Error, Result};
 
 #[cfg(not(feature = "cuda"))]
 pub(crate) trait OnCuda {}
@@ -41,21 +43,27 @@ pub(crate) trait TensorBackend: Backend {
     ) -> Result<Storage>;
 }
 
-/// Returns the range of a contiguous layout.
-pub(crate) fn range(layout: &Layout) -> Result<(usize, usize)> {
-    layout.contiguous_offsets().ok_or_else(|| {
-        let op = "bagdot-candle";
-        candle_core::Error::RequiresContiguous { op }.into()
-    })
+/// Returns the range of a contiguous layout in a storage of `len` elements.
+pub(crate) fn range(layout: &Layout, len: usize) -> Result<Range<usize>> {
+    let op = "bagdot-candle";
+    let contiguous = layout.contiguous_offsets();
+    let (start, end) = contiguous.ok_or(candle_core::Error::RequiresContiguous { op })?;
+    if end > len {
+        let reason = format!("it ends at element {end}, but its storage has {len}");
+        return Err(Error::argument("tensor", reason));
+    }
+    Ok(start..end)
 }
 
 impl TensorBackend for Cpu {
     type Input<'a, T: Value> = &'a [T];
 
     fn input<'a, T: Value>(&self, storage: &'a Storage, layout: &Layout) -> Result<&'a [T]> {
-        let (start, end) = range(layout)?;
         match storage {
-            Storage::Cpu(storage) => Ok(&storage.as_slice::<T>()?[start..end]),
+            Storage::Cpu(storage) => {
+                let values = storage.as_slice::<T>()?;
+                Ok(&values[range(layout, values.len())?])
+            }
             other => Err(other_device(&Device::Cpu, &other.device())),
         }
     }
@@ -78,7 +86,7 @@ impl TensorBackend for Cpu {
 }
 
 /// Returns the error for a tensor on another device than the ops.
-pub(crate) fn other_device(ours: &Device, theirs: &Device) -> crate::Error {
+pub(crate) fn other_device(ours: &Device, theirs: &Device) -> Error {
     candle_core::Error::DeviceMismatchBinaryOp {
         lhs: ours.location(),
         rhs: theirs.location(),

@@ -9,7 +9,8 @@ use bagdot_candle::bagdot::ops::{
 };
 use bagdot_candle::bagdot::{self, Cpu};
 use bagdot_candle::{EmbeddingBagCollection, Error, Ops, Result};
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor, Var};
 
 const CPU: Device = Device::Cpu;
 const BATCH: usize = 3;
@@ -310,6 +311,11 @@ fn wrong_arguments_are_errors() -> Result<()> {
         &pooled,
     ));
     assert!(text.contains("F64"), "{text}");
+
+    let storage = Storage::Cpu(CpuStorage::F32(vec![0.0; 4]));
+    let short = Tensor::from_storage(storage, (BATCH, DIM), BackpropOp::none(), false);
+    let text = error(ops().interaction(Interaction::default(), &short, &pooled));
+    assert_eq!(text, "tensor: it ends at element 12, but its storage has 4");
 
     let table = Table { num_embeddings: 2, embedding_dim: 2 };
     let feature = Feature { table: 0, pooling: Pooling::Max, padding_idx: None };

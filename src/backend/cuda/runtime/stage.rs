@@ -46,7 +46,7 @@ impl Stage for Cuda {
         Ok(branch)
     }
 
-    fn join(&self, branch: &Self) -> Result<()> {
+    fn join(&self, branch: &Self, _staging: StagingOnly) -> Result<()> {
         self.follow(branch)
     }
 
