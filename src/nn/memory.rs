@@ -57,15 +57,12 @@ impl MemoryPlan {
         let activations = product([batch_size, columns, 4]);
         let argmax = if_any(tables.has_max(), product([batch_size, tables.width(), 4]));
         let bags = product([batch_size, tables.features().len()]);
-        // The buffers of SortedIndices, and the workspace of the branch, in which the sort and the
-        // gradients of weights run.
-        let branch_workspace = branch_workspace_len(device, config, &mlps, &tables, capacity);
-        let order = sum([
-            product([num_indices, 8 + 4 + 4 + 4]),
-            words(&[bags, 1, 2]),
-            product([branch_workspace, 8]),
+        // The buffers of SortedIndices.
+        let order = sum([product([num_indices, 8 + 4 + 4 + 4]), words(&[bags, 1, 2])]);
+        let workspace = sum([
+            workspace_len(device, config, &mlps, &tables, capacity),
+            branch_workspace_len(device, config, &mlps, &tables, capacity),
         ]);
-        let workspace = workspace_len(device, config, &mlps, &tables, capacity);
         let slot = sum([batch_bytes(&needs, bags), 2 * size_of::<StepValues>()]);
         let tables_state = state(optimizers.tables.optimizer, rows, weights);
         let decay_scale = if_any(needs.has_decay_scale, words(&[rows]));
