@@ -85,7 +85,7 @@ fn open(path: &Path) -> Result<Library, String> {
     let copy = env::temp_dir().join(format!("bagdot-emulator-{}.so", std::process::id()));
     std::fs::write(&copy, library).map_err(|error| error.to_string())?;
     let opened = open(&copy);
-    // What is loaded stays loaded.
+    // The library stays loaded without its file.
     _ = std::fs::remove_file(&copy);
     opened
 }

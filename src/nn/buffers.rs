@@ -73,9 +73,9 @@ pub(super) struct BackwardBuffers<D: Backend> {
     /// The gradients of the activations.
     pub(super) grads: Activations<D>,
     pub(super) sorted: SortedIndices<D>,
-    /// The workspace of the branch beside the backward pass, [`branch_workspace_len`] words.
+    /// The workspace of the branch beside the backward pass.
     pub(super) branch_workspace: D::Buffer<u64>,
-    /// [`workspace_len`] words, which the ops of a step use one after another.
+    /// The workspace of the other ops of a step, which use it one after another.
     pub(super) workspace: D::Buffer<u64>,
 }
 
@@ -181,50 +181,40 @@ impl<D: Backend> BackwardBuffers<D> {
     ) -> Result<Self> {
         let Capacity { batch_size, num_indices } = capacity;
         let num_bags = product([batch_size, tables.features().len()]);
+        let workspace = WorkspaceLens::new(device, config, mlps, tables, capacity);
         Ok(Self {
             grads: Activations::new(device, config, tables, batch_size)?,
             sorted: SortedIndices::new(device, num_indices, num_bags)?,
-            branch_workspace: device
-                .alloc(branch_workspace_len(device, config, mlps, tables, capacity))?,
-            workspace: device.alloc(workspace_len(device, config, mlps, tables, capacity))?,
+            branch_workspace: device.alloc(workspace.branch)?,
+            workspace: device.alloc(workspace.others)?,
         })
     }
 }
 
-/// Returns the 8-byte words of workspace that the sort and the gradients of weights need, which are
-/// computed beside the rest of the backward pass.
-pub(super) fn branch_workspace_len<D: Backend>(
-    device: &D,
-    config: &DlrmConfig,
-    mlps: &Mlps,
-    tables: &TableBatch,
-    Capacity { batch_size, num_indices }: Capacity,
-) -> usize {
-    Sort::<D, i64>::workspace_len(device, tables, num_indices)
-        .max(layers_workspace_len(device, config, mlps, batch_size))
+/// The workspace that a step needs, in words of 8 bytes.
+pub(super) struct WorkspaceLens {
+    /// The words of the branch beside the backward pass: the sort and the gradients of weights.
+    pub(super) branch: usize,
+    /// The words of the other ops, which use them one after another.
+    pub(super) others: usize,
 }
 
-/// Returns the 8-byte words of workspace that the backward pass of any layer needs.
-fn layers_workspace_len<D: Backend>(
-    device: &D,
-    config: &DlrmConfig,
-    mlps: &Mlps,
-    batch_size: usize,
-) -> usize {
-    Layers::workspace_len(device, config.precision, mlps.hidden(), batch_size)
-        .max(mlps.logit.workspace_len::<D, f32>(device, batch_size))
-}
-
-/// Returns the 8-byte words of workspace that the other ops of a step need, which use it one after
-/// another.
-pub(super) fn workspace_len<D: Backend>(
-    device: &D,
-    config: &DlrmConfig,
-    mlps: &Mlps,
-    tables: &TableBatch,
-    Capacity { batch_size, num_indices }: Capacity,
-) -> usize {
-    Update::<D, f32, i64>::workspace_len(device, tables, num_indices)
-        .max(loss::Forward::workspace_len(device, batch_size))
-        .max(layers_workspace_len(device, config, mlps, batch_size))
+impl WorkspaceLens {
+    /// Returns the workspace of steps with batches within a capacity.
+    pub(super) fn new<D: Backend>(
+        device: &D,
+        config: &DlrmConfig,
+        mlps: &Mlps,
+        tables: &TableBatch,
+        Capacity { batch_size, num_indices }: Capacity,
+    ) -> Self {
+        let layers = Layers::workspace_len(device, config.precision, mlps.hidden(), batch_size)
+            .max(mlps.logit.workspace_len::<D, f32>(device, batch_size));
+        Self {
+            branch: Sort::<D, i64>::workspace_len(device, tables, num_indices).max(layers),
+            others: Update::<D, f32, i64>::workspace_len(device, tables, num_indices)
+                .max(loss::Forward::workspace_len(device, batch_size))
+                .max(layers),
+        }
+    }
 }

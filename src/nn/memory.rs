@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::buffers::{Activations, Capacity, branch_workspace_len, workspace_len};
+use super::buffers::{Activations, Capacity, WorkspaceLens};
 use super::config::DlrmConfig;
 use super::layers::Layers;
 use super::optimizer::Optimizers;
@@ -59,10 +59,9 @@ impl MemoryPlan {
         let bags = product([batch_size, tables.features().len()]);
         // The buffers of SortedIndices.
         let order = sum([product([num_indices, 8 + 4 + 4 + 4]), words(&[bags, 1, 2])]);
-        let workspace = sum([
-            workspace_len(device, config, &mlps, &tables, capacity),
-            branch_workspace_len(device, config, &mlps, &tables, capacity),
-        ]);
+        let WorkspaceLens { branch, others } =
+            WorkspaceLens::new(device, config, &mlps, &tables, capacity);
+        let workspace = sum([branch, others]);
         let slot = sum([batch_bytes(&needs, bags), 2 * size_of::<StepValues>()]);
         let tables_state = state(optimizers.tables.optimizer, rows, weights);
         let decay_scale = if_any(needs.has_decay_scale, words(&[rows]));

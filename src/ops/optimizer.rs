@@ -366,6 +366,11 @@ impl<D: Device> OptimizerState<D> {
         self.steps
     }
 
+    /// Sets the number of the last step, to continue from a checkpoint.
+    pub fn set_steps(&mut self, steps: u64) {
+        self.steps = steps;
+    }
+
     /// Views the state as the ops take it.
     pub fn view_mut(&mut self) -> OptimizerStateMut<'_, D> {
         match self.optimizer {

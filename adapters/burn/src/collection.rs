@@ -52,7 +52,7 @@ struct Rows {
     weights: Buffer<f32>,
     state: OptimizerState<Cpu>,
     scratch: Scratch<Cpu>,
-    /// The rule of the next step. It has a number only if that was set.
+    /// The rule of all steps. The state counts them.
     rule: UpdateRule,
 }
 
@@ -79,8 +79,10 @@ impl EmbeddingBagCollection {
             let range = tables.weight_offsets()[t]..tables.weight_offsets()[t + 1];
             weights[range].fill_with(|| ((2.0 * random.uniform() - 1.0) / scale) as f32);
         }
-        let state = OptimizerState::of_tables(&cpu, rule.optimizer, &tables)?;
-        let rows = RwLock::new(Rows { weights, state, scratch: Scratch::new(&cpu)?, rule });
+        let mut state = OptimizerState::of_tables(&cpu, rule.optimizer, &tables)?;
+        state.set_steps(rule.step.saturating_sub(1));
+        let (scratch, rule) = (Scratch::new(&cpu)?, rule.at_step(0));
+        let rows = RwLock::new(Rows { weights, state, scratch, rule });
         Ok(Self { shared: Arc::new(Shared { cpu, tables, rows, failure: Mutex::default() }) })
     }
 
@@ -196,14 +198,13 @@ impl EmbeddingBagCollection {
 
     /// Returns the number of steps that have been taken.
     pub fn steps(&self) -> u64 {
-        let rows = self.read();
-        rows.rule.step.checked_sub(1).unwrap_or_else(|| rows.state.steps())
+        self.read().state.steps()
     }
 
     /// Sets the number of steps that have been taken, to continue from a checkpoint: Adam depends
     /// on it.
     pub fn set_steps(&self, steps: u64) {
-        self.write().rule.step = steps.saturating_add(1);
+        self.write().state.set_steps(steps);
     }
 
     /// Runs `work` on the state of the optimizer, to write a checkpoint or to read one. `work` must
@@ -364,10 +365,7 @@ impl Batch {
         let Rows { weights, state, scratch, rule } = &mut *self.collection.write();
         with_bags!(self, bags => {
             sparse_update::step(cpu, tables, bags, grad, *rule, weights, state, scratch)
-        })?;
-        // The state counts on from a number that was set.
-        rule.step = 0;
-        Ok(())
+        })
     }
 }
 

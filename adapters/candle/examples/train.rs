@@ -89,7 +89,7 @@ fn main() -> Result<()> {
         [random(64, DENSE)?, random(DIM, 64)?, random(64, DIM + pairs.len())?, random(1, 64)?];
     let pairs = Tensor::new(pairs, &device)?;
     let tables = (0..TABLES).map(|_| random(rows, DIM)).collect::<Result<Vec<_>>>()?;
-    // Whether a sample is positive depends on four of its inputs, and on an effect of each id.
+    // A sample is positive if the sum of four of its inputs and of an effect of each id is.
     let effects = Tensor::randn(0_f32, 1.0, (TABLES, rows), &device)?;
 
     // The model with its tables in bagdot.

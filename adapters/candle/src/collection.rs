@@ -261,7 +261,7 @@ impl EmbeddingBagCollection {
     pub fn state(&self) -> Result<State> {
         let device = &self.ops.device;
         write_rows!(&self.rows, rows => {
-            let Rows { backend, state, steps, .. } = rows;
+            let Rows { backend, state, .. } = rows;
             let mut values = Vec::new();
             for view in views(state.view_mut()) {
                 let mut copy = vec![0_f32; view.len()];
@@ -269,7 +269,7 @@ impl EmbeddingBagCollection {
                 let len = copy.len();
                 values.push(Tensor::from_vec(copy, len, device)?);
             }
-            Ok(State { steps: *steps, values })
+            Ok(State { steps: state.steps(), values })
         })
     }
 
@@ -280,7 +280,7 @@ impl EmbeddingBagCollection {
     pub fn set_state(&self, state: &State) -> Result<()> {
         let values = state.values.iter().map(to_host).collect::<Result<Vec<_>>>()?;
         write_rows!(&self.rows, rows => {
-            let Rows { backend, state: ours, steps, .. } = rows;
+            let Rows { backend, state: ours, .. } = rows;
             let views = views(ours.view_mut());
             let lens: Vec<_> = views.iter().map(ViewMut::len).collect();
             let given: Vec<_> = values.iter().map(Vec::len).collect();
@@ -291,7 +291,7 @@ impl EmbeddingBagCollection {
             for (view, values) in views.into_iter().zip(&values) {
                 bagdot::ops::Device::upload(backend, values, view)?;
             }
-            *steps = state.steps;
+            ours.set_steps(state.steps);
             Ok(())
         })
     }
@@ -407,21 +407,21 @@ struct Rows<D: TensorBackend> {
     weights: D::Buffer<f32>,
     state: OptimizerState<D>,
     scratch: Scratch<D>,
+    /// The rule of all steps. The state counts them.
     rule: UpdateRule,
-    /// The number of steps taken.
-    steps: u64,
 }
 
 impl<D: TensorBackend> Rows<D> {
     fn new(backend: &D, tables: TableBatch, rule: UpdateRule) -> Result<Self> {
+        let mut state = OptimizerState::of_tables(backend, rule.optimizer, &tables)?;
+        state.set_steps(rule.step.saturating_sub(1));
         Ok(Self {
             weights: backend.alloc(tables.num_weights())?,
-            state: OptimizerState::of_tables(backend, rule.optimizer, &tables)?,
+            state,
             scratch: Scratch::new(backend)?,
             tables: backend.tables(tables)?,
             backend: backend.clone(),
-            rule,
-            steps: rule.step.saturating_sub(1),
+            rule: rule.at_step(0),
         })
     }
 
@@ -429,7 +429,7 @@ impl<D: TensorBackend> Rows<D> {
         let Self { backend, tables, weights, .. } = self;
         with_bags!(D, backend, tables.as_ref(), batch, bags => {
             let (rows, width) = (bags.batch_size, tables.as_ref().width());
-            let storage = backend.output::<f32>(device, rows * width, |output| {
+            let (storage, ()) = backend.output::<f32, _>(device, rows * width, |output| {
                 let output = MatrixMut::contiguous(output, rows, width);
                 let op = embedding_bag::Forward::new(tables, D::view(weights), bags, output);
                 Ok(op.run(backend)?)
@@ -452,23 +452,20 @@ impl<D: TensorBackend> Rows<D> {
         with_bags!(D, backend, tables.as_ref(), batch, bags => {
             let (rows, columns) = (bags.batch_size, tables.as_ref().width());
             let width = interaction_width(interaction, dim, columns);
-            let mut output = None;
-            let pooled = backend.output::<f32>(&ops.device, rows * columns, |pooled| {
-                let storage = backend.output::<f32>(&ops.device, rows * width, |output| {
+            let (pooled, output) = backend.output::<f32, _>(&ops.device, rows * columns, |pooled| {
+                let (output, ()) = backend.output::<f32, _>(&ops.device, rows * width, |output| {
                     let pooled = MatrixMut::contiguous(pooled, rows, columns);
                     let output = MatrixMut::contiguous(output, rows, width);
                     let dense = Matrix::contiguous(D::view_of(&x), dense_rows, dim);
                     let interact = Interact::new(interaction, dim, dense, output)
-                        .precision(ops.products())
+                        .precision(ops.precision)
                         .keeps_pooled(true);
                     let weights = D::view(weights);
                     let lookup = embedding_bag::Forward::new(tables, weights, bags, pooled);
                     Ok(pooled_interaction::Forward { lookup, interact }.run(backend)?)
                 })?;
-                output = Some(storage);
-                Ok(())
+                Ok(output)
             })?;
-            let output = output.ok_or(Error::Reused)?;
             Ok((tensor(pooled, (rows, columns)), (output, (rows, width).into())))
         })
     }
@@ -479,7 +476,7 @@ impl<D: TensorBackend> Rows<D> {
         let g = backend.input::<f32>(&g, g_layout)?;
         with_bags!(D, backend, tables.as_ref(), batch, bags => {
             let (rows, ids) = (bags.batch_size, bags.num_indices());
-            let storage = backend.output::<f32>(device, ids, |output| {
+            let (storage, ()) = backend.output::<f32, _>(device, ids, |output| {
                 let grad = Matrix::contiguous(D::view_of(&g), rows, tables.as_ref().width());
                 let op = WeightGrad::new(tables, D::view(weights), bags, grad, output);
                 Ok(op.run(backend)?)
@@ -489,18 +486,14 @@ impl<D: TensorBackend> Rows<D> {
     }
 
     fn step(&mut self, batch: &Batch, grad: &Tensor) -> Result<()> {
-        let Self { backend, tables, weights, state, scratch, rule, steps } = self;
+        let Self { backend, tables, weights, state, scratch, rule } = self;
         let (g, g_layout) = grad.storage_and_layout();
         let g = backend.input::<f32>(&g, g_layout)?;
-        let number = steps.saturating_add(1);
-        let rule = rule.at_step(number);
         with_bags!(D, backend, tables.as_ref(), batch, bags => {
             let (grad, weights) = (D::view_of(&g), D::view_mut(weights));
-            sparse_update::step(backend, tables, bags, grad, rule, weights, state, scratch)?;
-            Ok::<_, Error>(())
-        })?;
-        *steps = number;
-        Ok(())
+            sparse_update::step(backend, tables, bags, grad, *rule, weights, state, scratch)?;
+            Ok(())
+        })
     }
 
     /// Returns the elements of a table, and its rows and columns.

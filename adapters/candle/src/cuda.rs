@@ -73,20 +73,21 @@ impl TensorBackend for Cuda {
         unsafe { View::from_raw(first, range.len()) }
     }
 
-    fn output<T: Value>(
+    fn output<T: Value, R>(
         &self,
         device: &Device,
         len: usize,
-        write: impl FnOnce(ViewMut<'_, Self, T>) -> Result<()>,
-    ) -> Result<Storage> {
+        write: impl FnOnce(ViewMut<'_, Self, T>) -> Result<R>,
+    ) -> Result<(Storage, R)> {
         let device = device.as_cuda_device()?;
         check_stream(&device.cuda_stream())?;
         let mut slice = device.alloc_zeros::<T>(len)?;
-        {
+        let result = {
             // SAFETY: as for `input`.
             let mut borrowed = unsafe { self.borrow_mut(&mut slice) }?;
-            write((&mut borrowed).into())?;
-        }
-        Ok(Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, device.clone())))
+            write((&mut borrowed).into())?
+        };
+        let storage = CudaStorage::wrap_cuda_slice(slice, device.clone());
+        Ok((Storage::Cuda(storage), result))
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bagdot::ops::{Backend, View, ViewMut};
 use bagdot::{Cpu, Scalar};
-use candle_core::{CpuStorage, Device, Layout, Storage, WithDType};
+use candle_core::{Device, Layout, Storage, WithDType};
 
 use crate::{Error, Result};
 
@@ -34,13 +34,14 @@ pub(crate) trait TensorBackend: Backend {
     /// Views borrowed elements.
     fn view_of<'v, T: Value>(input: &'v Self::Input<'_, T>) -> View<'v, Self, T>;
 
-    /// Makes the storage of a tensor of `len` elements, all of which `write` writes.
-    fn output<T: Value>(
+    /// Makes the storage of a tensor of `len` elements, which `write` writes. Returns the result of
+    /// `write` as well: the storage of another output, for instance.
+    fn output<T: Value, R>(
         &self,
         device: &Device,
         len: usize,
-        write: impl FnOnce(ViewMut<'_, Self, T>) -> Result<()>,
-    ) -> Result<Storage>;
+        write: impl FnOnce(ViewMut<'_, Self, T>) -> Result<R>,
+    ) -> Result<(Storage, R)>;
 }
 
 /// Returns the range of a contiguous layout in a storage of `len` elements.
@@ -72,16 +73,15 @@ impl TensorBackend for Cpu {
         (*input).into()
     }
 
-    fn output<T: Value>(
+    fn output<T: Value, R>(
         &self,
         _device: &Device,
         len: usize,
-        write: impl FnOnce(ViewMut<'_, Self, T>) -> Result<()>,
-    ) -> Result<Storage> {
+        write: impl FnOnce(ViewMut<'_, Self, T>) -> Result<R>,
+    ) -> Result<(Storage, R)> {
         let mut values = vec![T::default(); len];
-        write((&mut values).into())?;
-        let storage: CpuStorage = T::to_cpu_storage_owned(values);
-        Ok(Storage::Cpu(storage))
+        let result = write((&mut values).into())?;
+        Ok((Storage::Cpu(T::to_cpu_storage_owned(values)), result))
     }
 }
 

@@ -22,7 +22,8 @@ use crate::{Error, Result};
 pub struct Ops {
     pub(crate) device: Device,
     pub(crate) backend: AnyBackend,
-    precision: Precision,
+    /// The precision of the interaction's products of `f32`.
+    pub(crate) precision: Precision,
 }
 
 /// A backend of bagdot.
@@ -127,7 +128,7 @@ impl Ops {
             dense: Matrix::contiguous(D::view_of(&x), rows, dim),
             sparse: Matrix::contiguous(D::view_of(&y), pooled_rows, columns),
         };
-        let storage = backend.output::<E>(&self.device, rows * width, |output| {
+        let (storage, ()) = backend.output::<E, _>(&self.device, rows * width, |output| {
             let output = MatrixMut::contiguous(output, rows, width);
             let op = Forward::new(interaction, dim, features, output);
             Ok(op.precision(self.precision).run(backend)?)
@@ -171,26 +172,20 @@ impl Ops {
             sparse: Matrix::contiguous(D::view_of(&y), rows, columns),
         };
         let grad_output = Matrix::contiguous(D::view_of(&g), rows, width);
-        let mut of_pooled = None;
-        let of_dense = backend.output::<E>(&self.device, rows * dim, |of_dense| {
-            let storage = backend.output::<E>(&self.device, rows * columns, |of_pooled| {
-                let grads = FeaturesMut::Split {
-                    dense: MatrixMut::contiguous(of_dense, rows, dim),
-                    sparse: MatrixMut::contiguous(of_pooled, rows, columns),
-                };
-                let op = Backward::new(interaction, dim, features, grad_output, grads);
-                Ok(op.precision(self.precision).run(backend)?)
+        let (of_dense, of_pooled) =
+            backend.output::<E, _>(&self.device, rows * dim, |of_dense| {
+                let (storage, ()) =
+                    backend.output::<E, _>(&self.device, rows * columns, |of_pooled| {
+                        let grads = FeaturesMut::Split {
+                            dense: MatrixMut::contiguous(of_dense, rows, dim),
+                            sparse: MatrixMut::contiguous(of_pooled, rows, columns),
+                        };
+                        let op = Backward::new(interaction, dim, features, grad_output, grads);
+                        Ok(op.precision(self.precision).run(backend)?)
+                    })?;
+                Ok(storage)
             })?;
-            of_pooled = Some(storage);
-            Ok(())
-        })?;
-        let of_pooled = of_pooled.ok_or(Error::Reused)?;
         Ok((tensor(of_dense, (rows, dim)), tensor(of_pooled, (rows, columns))))
-    }
-
-    /// Returns the precision of the interaction's products.
-    pub(crate) fn products(&self) -> Precision {
-        self.precision
     }
 }
 

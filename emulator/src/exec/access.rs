@@ -3,7 +3,7 @@
 use super::block::Block;
 use super::clock::Mark;
 use super::machine::Machine;
-use super::shadow::{Conflict, Run};
+use super::shadow::Conflict;
 use super::warp::{Warp, lanes_of};
 use crate::counters::{Counts, bank_passes};
 use crate::fault::{FaultKind, Problem};
@@ -206,16 +206,7 @@ impl Machine<'_> {
                 Space::Shared => {
                     let at = shared.place(address, bytes).map_err(problem)?;
                     let conflict = races
-                        .then(|| {
-                            shared.shadow.touch(
-                                at,
-                                bytes,
-                                false,
-                                me,
-                                Run::of_block(shared.run),
-                                clock,
-                            )
-                        })
+                        .then(|| shared.shadow.touch(at, bytes, false, me, shared.run, clock))
                         .flatten();
                     if let Some(conflict) = conflict {
                         finding.get_or_insert_with(|| race(self.kernel, me.block, touch, conflict));
@@ -321,14 +312,8 @@ impl Machine<'_> {
                     let Block { shared, clock, .. } = block;
                     if self.config.races
                         && !(self.config.same_value_stores && shared.data[at..at + bytes] == *new)
-                        && let Some(conflict) = shared.shadow.touch(
-                            at,
-                            bytes,
-                            true,
-                            me,
-                            Run::of_block(shared.run),
-                            clock,
-                        )
+                        && let Some(conflict) =
+                            shared.shadow.touch(at, bytes, true, me, shared.run, clock)
                     {
                         finding.get_or_insert_with(|| race(self.kernel, me.block, touch, conflict));
                     }

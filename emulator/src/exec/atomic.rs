@@ -5,7 +5,6 @@ use super::access::{
 };
 use super::block::Block;
 use super::machine::Machine;
-use super::shadow::Run;
 use super::warp::lanes_of;
 use crate::fault::{FaultKind, Problem};
 use crate::ir::{Alu, Atomic, AtomicOp, Lanes, Mods, Space, Ty};
@@ -64,7 +63,7 @@ impl Machine<'_> {
                     let known = shared.is_known(at, bytes);
                     shared.set_known(at, bytes);
                     let races = self.config.races;
-                    let run = Run::of_block(shared.run);
+                    let run = shared.run;
                     let conflict = races
                         .then(|| shared.shadow.touch(at, bytes, true, me, run, clock))
                         .flatten();

@@ -4,7 +4,6 @@
 use super::access::{Accessor, Touch, check_aligned, mark, pending, race, unknown};
 use super::block::Block;
 use super::machine::{Machine, write};
-use super::shadow::Run;
 use super::warp::{Group, Wait, lanes_of};
 use crate::counters::bank_passes;
 use crate::fault::{FaultKind, Problem};
@@ -228,14 +227,9 @@ impl Machine<'_> {
                     let reader = if transposed { part * 8 + row / 2 } else { row * 4 + part };
                     let me = mark(block, by, reader);
                     let Block { shared, clock, .. } = &mut *block;
-                    if let Some(conflict) = shared.shadow.touch(
-                        at + 4 * part,
-                        4,
-                        false,
-                        me,
-                        Run::of_block(shared.run),
-                        clock,
-                    ) {
+                    if let Some(conflict) =
+                        shared.shadow.touch(at + 4 * part, 4, false, me, shared.run, clock)
+                    {
                         let address = addresses[lane] + 4 * part as u64;
                         let touch = Touch {
                             space: Space::Shared,

@@ -3,7 +3,7 @@
 use super::access::{Accessor, Touch, check_aligned, count_shared, mark, pending, race, unknown};
 use super::block::Block;
 use super::machine::Machine;
-use super::shadow::{Conflict, Run};
+use super::shadow::Conflict;
 use super::warp::{Copy, lanes_of};
 use crate::fault::Problem;
 use crate::ir::{CopyAsync, Operand, SHARED_WINDOW, Space};
@@ -108,7 +108,7 @@ impl Machine<'_> {
         }
         let me = mark(block, by, lane);
         let Block { shared, clock, .. } = block;
-        shared.shadow.touch(at, bytes, true, me, Run::of_block(shared.run), clock)
+        shared.shadow.touch(at, bytes, true, me, shared.run, clock)
     }
 
     /// Commits the open copies of each lane as a group.

@@ -41,20 +41,13 @@ pub(crate) struct Conflict {
 }
 
 /// The launch, or for shared memory the block, that makes an access.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Run<'a> {
     /// The number, which no other one has.
     pub(crate) number: u32,
     /// The numbers of the launches before it that nothing orders with it, since they are in other
     /// branches of the same graph.
     pub(crate) beside: &'a [u32],
-}
-
-impl Run<'_> {
-    /// Returns the run of a block, for its shared memory.
-    pub(crate) fn of_block(number: u32) -> Self {
-        Self { number, beside: &[] }
-    }
 }
 
 impl Shadow {

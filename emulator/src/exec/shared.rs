@@ -1,7 +1,7 @@
 //! The shared memory of a block.
 
 use super::known::ByteSet;
-use super::shadow::Shadow;
+use super::shadow::{Run, Shadow};
 use crate::fault::FaultKind;
 
 /// The shared memory of a block.
@@ -15,8 +15,8 @@ pub(super) struct Shared {
     /// The number of these copies.
     copies: usize,
     pub(super) shadow: Shadow,
-    /// The number of this block in the history.
-    pub(super) run: u32,
+    /// This block in the history.
+    pub(super) run: Run<'static>,
 }
 
 impl Shared {
@@ -27,7 +27,7 @@ impl Shared {
         self.known.reset(bytes);
         self.pending.reset(bytes);
         self.copies = 0;
-        self.run += 1;
+        self.run.number += 1;
     }
 
     /// Returns the offset of an access, if it is inside the memory.

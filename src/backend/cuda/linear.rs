@@ -172,6 +172,7 @@ impl<K> Tile<K> {
 }
 
 /// The split-K parts of sums over a batch.
+#[derive(Clone, Copy)]
 struct Parts {
     /// The number of samples of a part.
     len: usize,
@@ -210,7 +211,7 @@ impl Parts {
     /// blocks, or no samples: the gradient of no samples is zeros, which one part writes.
     fn for_counters(&self, groups: usize, counters: usize, batch_size: usize) -> Self {
         match groups <= counters && self.count > 1 {
-            true => Self { ..*self },
+            true => *self,
             false => Self { len: batch_size.max(1), count: 1, room: self.room },
         }
     }
