@@ -583,7 +583,8 @@ typedef struct bagdot_loss {
     float *grad_logits;
 } bagdot_loss;
 
-// The arguments of bagdot_pooled_interaction_forward().
+// The arguments of bagdot_pooled_interaction_forward(). `dense`, `pooled` and `output` are of one
+// type: f32, f16 or bf16, whatever the type of the tables.
 typedef struct bagdot_pooled_interaction {
     // `sizeof(bagdot_pooled_interaction)`.
     uint32_t struct_size;
@@ -594,13 +595,13 @@ typedef struct bagdot_pooled_interaction {
     const struct bagdot_bags *bags;
     // The interaction.
     const struct bagdot_interaction *interaction;
-    // The dense vectors, `[batch_size, dim]`, f32.
+    // The dense vectors, `[batch_size, dim]`.
     const struct bagdot_matrix *dense;
-    // The pooled vectors, `[batch_size, width]`, f32: an output, or workspace.
+    // The pooled vectors, `[batch_size, width]`: an output, or workspace.
     const struct bagdot_matrix *pooled;
     // The sources of maxima, as for bagdot_embedding_bag_forward(); or null.
     const struct bagdot_matrix *argmax;
-    // The output of the interaction, f32.
+    // The output of the interaction.
     const struct bagdot_matrix *output;
 } bagdot_pooled_interaction;
 
@@ -639,11 +640,16 @@ typedef struct bagdot_pooled_grad {
     const struct bagdot_bags *bags;
     // The order of the ids, made by bagdot_index_sort().
     const struct bagdot_order *order;
-    // The gradient of the pooled output, `[batch_size, width]`, f32.
+    // The gradient of the pooled output, `[batch_size, width]`, of f32, f16 or bf16.
     const struct bagdot_matrix *grad_output;
     // The sources of maxima, which bagdot_embedding_bag_forward() wrote; needed if a feature is
     // pooled by max, else null.
     const struct bagdot_matrix *argmax;
+    // The loss scale, a power of two: `grad_output` is the gradient of this many times the loss. It
+    // is divided out of the sums, and `max_gradient` bounds the gradient without it; 0 for 1.
+    float loss_scale;
+    // Zero.
+    uint32_t reserved;
 } bagdot_pooled_grad;
 
 // The description of tables. Arrays are in memory of the host, and may be freed when the handle is
@@ -857,9 +863,10 @@ int32_t bagdot_dense_update(const struct bagdot_context *context,
 // Computes the pooled vectors of all bags: for each feature, the sum, mean or maximum of the rows
 // of a bag.
 //
-// `output` is `[batch_size, width]`, f32. `argmax`, of the same shape and of u32, receives the
-// sources of maxima in columns of features that are pooled by max; null if no gradient follows. A
-// bad id adds nothing to its bag, and all others are pooled.
+// `output` is `[batch_size, width]`, of f32, f16 or bf16, whatever the type of the tables. `argmax`,
+// of the same shape and of u32, receives the sources of maxima in columns of features that are
+// pooled by max; null if no gradient follows. A bad id adds nothing to its bag, and all others are
+// pooled.
 //
 // # Safety
 // `context` is a context, `tables` are tables of the same context with weights, and the other
@@ -875,8 +882,8 @@ int32_t bagdot_embedding_bag_forward(const struct bagdot_context *context,
 // Computes the gradient of the per-sample weights, from the rows before any update: one value for
 // each id, zero for padding and for bad ids.
 //
-// `grad_output` is the gradient of the pooled output, `[batch_size, width]`, f32. `grad_weights`
-// has `num_indices` elements.
+// `grad_output` is the gradient of the pooled output, `[batch_size, width]`, of f32, f16 or bf16.
+// `grad_weights` has `num_indices` elements.
 //
 // # Safety
 // As for bagdot_embedding_bag_forward(); `grad_weights` overlaps nothing else.
@@ -1177,9 +1184,9 @@ int32_t bagdot_sparse_update(const struct bagdot_context *context,
 // bagdot_index_sort() and bagdot_sparse_update() in one call, with an order and a workspace that
 // the context keeps. They grow with the largest batch so far.
 //
-// `grad_output` is the gradient of the pooled output, `[batch_size, width]`, f32. No feature may
-// be pooled by max. After a bad id no row has changed on the CPU; on CUDA the rows of the valid
-// ids have.
+// `grad_output` is the gradient of the pooled output, `[batch_size, width]`, of f32, f16 or bf16;
+// there is no loss scale. No feature may be pooled by max. After a bad id no row has changed on the
+// CPU; on CUDA the rows of the valid ids have.
 //
 // # Safety
 // As for bagdot_sparse_update().

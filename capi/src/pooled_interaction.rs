@@ -1,12 +1,13 @@
 //! Lookup and interaction in one pass.
 
-use bagdot::Index;
 use bagdot::ops::embedding_bag;
 use bagdot::ops::pooled_interaction::{Forward, Interact};
+use bagdot::{Element, Index};
 
 use crate::context::{On, bagdot_context, on_device};
 use crate::device::{
-    Raw, Typed, bags, matrix, matrix_mut, matrix_mut_option, read_bags, with_index,
+    Raw, Typed, bags, dtype_of, matrix, matrix_mut, matrix_mut_option, read_bags, with_element,
+    with_index,
 };
 use crate::error::{Result, guard};
 use crate::tables::{Tables, bagdot_tables, tables_of, with_weights};
@@ -14,7 +15,8 @@ use crate::types::{
     CStruct, bagdot_bags, bagdot_interaction, bagdot_matrix, c_structs, read_struct,
 };
 
-/// The arguments of bagdot_pooled_interaction_forward().
+/// The arguments of bagdot_pooled_interaction_forward(). `dense`, `pooled` and `output` are of one
+/// type: f32, f16 or bf16, whatever the type of the tables.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct bagdot_pooled_interaction {
@@ -27,13 +29,13 @@ pub struct bagdot_pooled_interaction {
     pub bags: *const bagdot_bags,
     /// The interaction.
     pub interaction: *const bagdot_interaction,
-    /// The dense vectors, `[batch_size, dim]`, f32.
+    /// The dense vectors, `[batch_size, dim]`.
     pub dense: *const bagdot_matrix,
-    /// The pooled vectors, `[batch_size, width]`, f32: an output, or workspace.
+    /// The pooled vectors, `[batch_size, width]`: an output, or workspace.
     pub pooled: *const bagdot_matrix,
     /// The sources of maxima, as for bagdot_embedding_bag_forward(); or null.
     pub argmax: *const bagdot_matrix,
-    /// The output of the interaction, f32.
+    /// The output of the interaction.
     pub output: *const bagdot_matrix,
 }
 
@@ -55,15 +57,18 @@ pub unsafe extern "C" fn bagdot_pooled_interaction_forward(
     guard(|| unsafe {
         let arguments = read_struct(OP, arguments)?;
         let bags = read_bags(OP, arguments.bags)?;
+        let dtype = dtype_of(OP, "pooled", arguments.pooled)?;
         on_device!(OP, context, on => with_index!(OP, bags, I => {
-            forward::<_, I>(OP, on, tables_of(OP, tables)?, &bags, &arguments)
+            with_element!(OP, "pooled", dtype, O => {
+                forward::<_, I, O>(OP, on, tables_of(OP, tables)?, &bags, &arguments)
+            })
         }))
     })
 }
 
 /// # Safety
 /// As for [`bagdot_pooled_interaction_forward`].
-unsafe fn forward<D: Raw, I: Index + Typed>(
+unsafe fn forward<D: Raw, I: Index + Typed, O: Element + Typed>(
     op: &str,
     on: &On<D>,
     tables: &Tables<D>,
@@ -75,7 +80,7 @@ unsafe fn forward<D: Raw, I: Index + Typed>(
     unsafe {
         let (interaction, dim, precision) = read_struct(op, arguments.interaction)?.parts(op)?;
         let bags = bags::<D, I>(op, of, layout.as_ref().features().len())?;
-        let pooled = matrix_mut(op, "pooled", arguments.pooled)?;
+        let pooled = matrix_mut::<D, O>(op, "pooled", arguments.pooled)?;
         let argmax = matrix_mut_option(op, "argmax", arguments.argmax)?;
         let dense = matrix(op, "dense", arguments.dense)?;
         let output = matrix_mut(op, "output", arguments.output)?;

@@ -2,15 +2,15 @@
 
 use std::ffi::c_void;
 
-use bagdot::Index;
 use bagdot::ops::index_sort::Sort;
 use bagdot::ops::sparse_update::{Apply, Merge, PooledGrad, Reduce, SparseGrad, Update};
+use bagdot::{Element, Index};
 
 use crate::context::{On, bagdot_context, on_device};
 use crate::dense_update::control;
 use crate::device::{
-    Either, Family, Raw, Typed, bags, destroy, handle, handle_mut, make, matrix, matrix_option,
-    other_backend, read_bags, view_option, with_index,
+    Either, Family, Raw, Typed, bags, destroy, dtype_of, handle, handle_mut, make, matrix,
+    matrix_option, other_backend, read_bags, view_option, with_element, with_index,
 };
 use crate::error::{Error, Result, guard};
 use crate::index_sort::{buffer, order_of};
@@ -234,18 +234,21 @@ fn words<D: Raw>(device: &D, layout: &D::Tables, num_indices: usize) -> usize {
 ///
 /// # Safety
 /// As for [`bagdot_sparse_update`].
-unsafe fn pooled_grad<'a, D: Raw, I: Index + Typed>(
+unsafe fn pooled_grad<'a, D: Raw, I: Index + Typed, G: Element + Typed>(
     op: &str,
     layout: &'a D::Tables,
     of: &bagdot_bags,
     source: &bagdot_pooled_grad,
-) -> Result<PooledGrad<'a, D, I>> {
+) -> Result<PooledGrad<'a, D, I, G>> {
     // SAFETY: the caller's promise.
     unsafe {
         let bags = bags::<D, I>(op, of, layout.as_ref().features().len())?;
         let order = order_of(op, source.order)?;
         let grad_output = matrix(op, "grad_output", source.grad_output)?;
         let mut made = PooledGrad::new(layout, bags, order, grad_output);
+        if source.loss_scale != 0.0 {
+            made = made.loss_scale(source.loss_scale);
+        }
         if let Some(argmax) = matrix_option(op, "argmax", source.argmax)? {
             made = made.argmax(argmax);
         }
@@ -281,11 +284,15 @@ pub unsafe extern "C" fn bagdot_sparse_update(
     guard(|| unsafe {
         let (source, rule) = (read_struct(OP, source)?, read_struct(OP, rule)?);
         let bags = read_bags(OP, source.bags)?;
+        let dtype = dtype_of(OP, "grad_output", source.grad_output)?;
         let control = read_option(OP, control)?;
         let workspace = (workspace, workspace_size);
         on_device!(OP, context, on => with_index!(OP, bags, I => {
-            let step = Step { rule, control, decay_scale };
-            update::<_, I>(OP, on, tables_of_mut(OP, tables)?, (&bags, &source), step, workspace)
+            with_element!(OP, "grad_output", dtype, G => {
+                let tables = tables_of_mut(OP, tables)?;
+                let step = Step { rule, control, decay_scale };
+                update::<_, I, G>(OP, on, tables, (&bags, &source), step, workspace)
+            })
         }))
     })
 }
@@ -299,7 +306,7 @@ struct Step {
 
 /// # Safety
 /// As for [`bagdot_sparse_update`].
-unsafe fn update<D: Raw, I: Index + Typed>(
+unsafe fn update<D: Raw, I: Index + Typed, G: Element + Typed>(
     op: &str,
     on: &On<D>,
     tables: &mut Tables<D>,
@@ -312,7 +319,7 @@ unsafe fn update<D: Raw, I: Index + Typed>(
     let rule = step.rule.to_rule(op)?;
     // SAFETY: the caller's promise.
     unsafe {
-        let source = pooled_grad::<D, I>(op, layout, of, source)?;
+        let source = pooled_grad::<D, I, G>(op, layout, of, source)?;
         let control = control(op, step.control)?;
         let rows = layout.as_ref().num_rows();
         let scale = view_option(op, "decay_scale", step.decay_scale, rows)?;
@@ -336,9 +343,9 @@ unsafe fn update<D: Raw, I: Index + Typed>(
 /// bagdot_index_sort() and bagdot_sparse_update() in one call, with an order and a workspace that
 /// the context keeps. They grow with the largest batch so far.
 ///
-/// `grad_output` is the gradient of the pooled output, `[batch_size, width]`, f32. No feature may
-/// be pooled by max. After a bad id no row has changed on the CPU; on CUDA the rows of the valid
-/// ids have.
+/// `grad_output` is the gradient of the pooled output, `[batch_size, width]`, of f32, f16 or bf16;
+/// there is no loss scale. No feature may be pooled by max. After a bad id no row has changed on the
+/// CPU; on CUDA the rows of the valid ids have.
 ///
 /// # Safety
 /// As for bagdot_sparse_update().
@@ -354,15 +361,18 @@ pub unsafe extern "C" fn bagdot_sparse_update_step(
     // SAFETY: the caller's promise.
     guard(|| unsafe {
         let (bags, rule) = (read_bags(OP, bags)?, read_struct(OP, rule)?);
+        let dtype = dtype_of(OP, "grad_output", grad_output)?;
         on_device!(OP, context, on => with_index!(OP, bags, I => {
-            take_step::<_, I>(OP, on, tables_of_mut(OP, tables)?, &bags, grad_output, rule)
+            with_element!(OP, "grad_output", dtype, G => {
+                take_step::<_, I, G>(OP, on, tables_of_mut(OP, tables)?, &bags, grad_output, rule)
+            })
         }))
     })
 }
 
 /// # Safety
 /// As for [`bagdot_sparse_update_step`].
-unsafe fn take_step<D: Raw, I: Index + Typed>(
+unsafe fn take_step<D: Raw, I: Index + Typed, G: Element + Typed>(
     op: &str,
     on: &On<D>,
     tables: &mut Tables<D>,
@@ -377,7 +387,7 @@ unsafe fn take_step<D: Raw, I: Index + Typed>(
     // SAFETY: the caller's promise.
     unsafe {
         let bags = bags::<D, I>(op, of, features)?;
-        let grad_output = matrix(op, "grad_output", grad_output)?;
+        let grad_output = matrix::<D, G>(op, "grad_output", grad_output)?;
         let ids = bags.num_indices();
         let sort_words = Sort::<D, I>::workspace_len(device, layout.as_ref(), ids);
         let own = (std::ptr::null_mut(), 0);
@@ -416,17 +426,20 @@ pub unsafe extern "C" fn bagdot_sparse_update_reduce(
     guard(|| unsafe {
         let source = read_struct(OP, source)?;
         let bags = read_bags(OP, source.bags)?;
+        let dtype = dtype_of(OP, "grad_output", source.grad_output)?;
         let workspace = (workspace, workspace_size);
         on_device!(OP, context, on => with_index!(OP, bags, I => {
-            let tables = tables_of(OP, tables)?;
-            reduce::<_, I>(OP, on, tables, (&bags, &source), gradient, workspace)
+            with_element!(OP, "grad_output", dtype, G => {
+                let tables = tables_of(OP, tables)?;
+                reduce::<_, I, G>(OP, on, tables, (&bags, &source), gradient, workspace)
+            })
         }))
     })
 }
 
 /// # Safety
 /// As for [`bagdot_sparse_update_reduce`].
-unsafe fn reduce<D: Raw, I: Index + Typed>(
+unsafe fn reduce<D: Raw, I: Index + Typed, G: Element + Typed>(
     op: &str,
     on: &On<D>,
     tables: &Tables<D>,
@@ -436,7 +449,7 @@ unsafe fn reduce<D: Raw, I: Index + Typed>(
 ) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe {
-        let source = pooled_grad::<D, I>(op, &tables.layout, of, source)?;
+        let source = pooled_grad::<D, I, G>(op, &tables.layout, of, source)?;
         let gradient = gradient_of_mut(op, "gradient", gradient)?;
         let words = words_of(on, tables, source.bags.num_indices());
         on.with_workspace(op, workspace, words, |workspace| {

@@ -576,11 +576,16 @@ pub struct bagdot_pooled_grad {
     pub bags: *const bagdot_bags,
     /// The order of the ids, made by bagdot_index_sort().
     pub order: *const bagdot_order,
-    /// The gradient of the pooled output, `[batch_size, width]`, f32.
+    /// The gradient of the pooled output, `[batch_size, width]`, of f32, f16 or bf16.
     pub grad_output: *const bagdot_matrix,
     /// The sources of maxima, which bagdot_embedding_bag_forward() wrote; needed if a feature is
     /// pooled by max, else null.
     pub argmax: *const bagdot_matrix,
+    /// The loss scale, a power of two: `grad_output` is the gradient of this many times the loss. It
+    /// is divided out of the sums, and `max_gradient` bounds the gradient without it; 0 for 1.
+    pub loss_scale: f32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// The options of a layer.

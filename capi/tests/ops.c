@@ -3,6 +3,7 @@
 
 #include <bagdot.h>
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,6 +125,16 @@ static void lookups(void) {
     bagdot_matrix grad = F32(PLACE(float, 1, 0, 1, 1), 2, 2);
     CHECK(bagdot_embedding_bag_weight_grad(context, tables, &bags, &grad, grad_weights));
     EXPECT(float, grad_weights, 1, 5, 11);
+    /* Outputs and gradients of 16 bits. */
+    bagdot_matrix half = matrix(BAGDOT_DTYPE_F16, place(zeros, 8), 2, 2);
+    CHECK(bagdot_embedding_bag_forward(context, tables, &bags, &half, NULL));
+    EXPECT(uint16_t, half.data, 0x4700, 0x4900, 0x4b80, 0x4c80);
+    half.dtype = BAGDOT_DTYPE_BF16;
+    CHECK(bagdot_embedding_bag_forward(context, tables, &bags, &half, NULL));
+    EXPECT(uint16_t, half.data, 0x40e0, 0x4120, 0x4170, 0x4190);
+    half.data = PLACE(uint16_t, 0x4000, 0, 0, 0x3f80);
+    CHECK(bagdot_embedding_bag_weight_grad(context, tables, &bags, &half, grad_weights));
+    EXPECT(float, grad_weights, 2, 10, 6);
     bags.per_sample_weights = NULL;
 
     /* Starts, equal lengths, slack, unsigned ids, and maxima with their sources. */
@@ -163,8 +174,9 @@ static void lookups(void) {
     wrong.rows = UINT64_MAX;
     REFUSED(INVALID_ARGUMENT, bagdot_embedding_bag_forward(context, tables, &bags, &wrong, NULL));
     wrong = pooled;
-    wrong.dtype = BAGDOT_DTYPE_BF16;
-    REFUSED(DTYPE_MISMATCH, bagdot_embedding_bag_forward(context, tables, &bags, &wrong, NULL));
+    wrong.dtype = BAGDOT_DTYPE_I64;
+    REFUSED(INVALID_ARGUMENT, bagdot_embedding_bag_forward(context, tables, &bags, &wrong, NULL));
+    REFUSED(DTYPE_MISMATCH, bagdot_embedding_bag_forward(context, max, &bags, &pooled, &pooled));
     wrong.dtype = 77;
     REFUSED(INVALID_ARGUMENT, bagdot_embedding_bag_forward(context, tables, &bags, &wrong, NULL));
     bagdot_bags typed = bags;
@@ -242,6 +254,14 @@ static void interactions(void) {
     CHECK(bagdot_pooled_interaction_forward(context, tables, &arguments));
     EXPECT(float, output.data, 1, 2, 9);
     EXPECT(float, pooled.data, 3, 3);
+    /* In 16 bits. All three matrices are of one type. */
+    pooled.dtype = BAGDOT_DTYPE_BF16;
+    REFUSED(DTYPE_MISMATCH, bagdot_pooled_interaction_forward(context, tables, &arguments));
+    dense = matrix(BAGDOT_DTYPE_BF16, PLACE(uint16_t, 0x3f80, 0x4000), 1, 2);
+    output.dtype = BAGDOT_DTYPE_BF16;
+    CHECK(bagdot_pooled_interaction_forward(context, tables, &arguments));
+    EXPECT(uint16_t, output.data, 0x3f80, 0x4000, 0x4110);
+    EXPECT(uint16_t, pooled.data, 0x4040, 0x4040);
     bagdot_tables_destroy(tables);
 }
 
@@ -328,6 +348,31 @@ static void updates(void) {
     float *decay = PLACE(float, 1, 1, 1);
     CHECK(bagdot_sparse_update(context, tables, &source, &rule, &control, decay, NULL, 0));
     EXPECT(float, weights, -0.5f, -2, 2, 2, -3, -6);
+
+    /* The gradient in 16 bits, of 8 times the loss: the clamp is that of the loss itself. */
+    void *of_8 = PLACE(uint16_t, 0x4800, 0x4c00, 0x4e00, 0x5000);
+    grad_output = matrix(BAGDOT_DTYPE_F16, of_8, 2, 2);
+    source.loss_scale = 8;
+    source.max_gradient = 2.5f;
+    CHECK(bagdot_sparse_update_reduce(context, tables, &source, a, NULL, 0));
+    EXPECT(float, of_a.values, 1, 2, 3.5f, 4.5f);
+    CHECK(bagdot_sparse_update(context, tables, &source, &rule, NULL, NULL, NULL, 0));
+    EXPECT(float, weights, -1, -3, 2, 2, -4.75f, -8.25f);
+    source.loss_scale = 3;
+    REFUSED(INVALID_ARGUMENT,
+            bagdot_sparse_update(context, tables, &source, &rule, NULL, NULL, NULL, 0));
+    /* A struct of an earlier version has no loss scale. */
+    source.struct_size = offsetof(bagdot_pooled_grad, loss_scale);
+    source.max_gradient = 0;
+    CHECK(bagdot_sparse_update_reduce(context, tables, &source, a, NULL, 0));
+    EXPECT(float, of_a.values, 8, 16, 32, 48);
+    source.struct_size = sizeof source;
+    source.loss_scale = 0;
+    grad_output = matrix(BAGDOT_DTYPE_BF16, PLACE(uint16_t, 0x3f80, 0x4000, 0x4040, 0x4080), 2, 2);
+    CHECK(bagdot_sparse_update_reduce(context, tables, &source, a, NULL, 0));
+    EXPECT(float, of_a.values, 1, 2, 4, 6);
+    CHECK(bagdot_sparse_update_step(context, tables, &bags, &grad_output, &rule));
+    EXPECT(float, weights, -1.5f, -4, 2, 2, -6.75f, -11.25f);
 
     /* The tables have no state for other optimizers, and rules must be valid. */
     rule.optimizer = BAGDOT_OPTIMIZER_ADAGRAD;

@@ -111,6 +111,14 @@ int main(int argc, char **argv) {
     /* One table for both features. */
     TRUE(CALL(__tvm_ffi_bagdot_embedding_bag, sum, ids, offsets, users, pooled) == 0);
     EXPECT(pooled, 6, 8, 3, 4, 5, 6, 0, 0);
+    /* Pooled vectors of bfloat16 take half of the memory. */
+    pooled.value.tensor->code = 4;
+    pooled.value.tensor->bits = 16;
+    TRUE(CALL(__tvm_ffi_bagdot_embedding_bag, sum, ids, offsets, users, pooled) == 0);
+    const uint16_t halves[8] = {0x40c0, 0x4100, 0x4040, 0x4080, 0x40a0, 0x40c0, 0, 0};
+    uint16_t found[8];
+    TRUE(bagdot_copy_to_host(context, found, pooled.value.tensor->data, sizeof found) == 0);
+    TRUE(memcmp(found, halves, sizeof found) == 0);
 
     TVMFFIAny grad = F32(2, 4, 1, 0, 0, 0, 0, 1, 0, 0), rate = number(0.5);
     TRUE(CALL(__tvm_ffi_bagdot_embedding_bag_sgd, sum, rate, ids, offsets, grad, users, items) ==
