@@ -236,6 +236,7 @@ def sparse_update(
     *,
     per_sample_weights: SupportsDLPack | None = None,
     argmax: SupportsDLPack | None = None,
+    loss_scale: float = 1.0,
     learning_rate: float | None = None,
     step: int | None = None,
     batch_size: int | None = None,

@@ -151,6 +151,11 @@ def _batch_size(offsets: Tensor, spec: str) -> int:
     return (offsets.shape[0] - 1) // _num_features(spec)
 
 
+def _sum_type(value: Tensor) -> torch.dtype:
+    """Returns the type in which values of the type of `value` are summed."""
+    return torch.float64 if value.dtype == torch.float64 else torch.float32
+
+
 def _sources(like: Tensor, tables: Tables, batch_size: int) -> Tensor:
     if not tables.has_max:
         return like.new_empty(0, dtype=torch.int32)
@@ -178,9 +183,8 @@ def _embedding_bag_fake(
     weights: Tensor, indices: Tensor, offsets: Tensor, factors: Tensor | None, spec: str
 ) -> tuple[Tensor, Tensor]:
     tables = _tables(spec)
-    dtype = torch.float64 if weights.dtype == torch.float64 else torch.float32
     batch_size = _batch_size(offsets, spec)
-    out = weights.new_empty((batch_size, tables.width), dtype=dtype)
+    out = weights.new_empty((batch_size, tables.width), dtype=_sum_type(weights))
     return out, _sources(weights, tables, batch_size)
 
 
@@ -193,7 +197,7 @@ def _embedding_bag_backward(
     spec: str,
 ) -> Tensor:
     tables = _tables(spec)
-    out = grad.new_zeros(tables.num_weights)
+    out = grad.new_zeros(tables.num_weights, dtype=_sum_type(grad))
     if grad.dtype == torch.float64:
         return _reference_grad(grad, indices, offsets, factors, argmax, spec, out)
     # One step of SGD with a rate of 1 from zero, against the negative gradient, is the gradient.
@@ -218,7 +222,7 @@ def _embedding_bag_backward_fake(
     argmax: Tensor,
     spec: str,
 ) -> Tensor:
-    return grad.new_empty(_tables(spec).num_weights)
+    return grad.new_empty(_tables(spec).num_weights, dtype=_sum_type(grad))
 
 
 def _embedding_bag_weight_grad(
@@ -226,7 +230,7 @@ def _embedding_bag_weight_grad(
 ) -> Tensor:
     if weights.dtype == torch.float64:
         return _reference_weight_grad(grad, weights, indices, offsets, spec)
-    out = grad.new_empty(indices.shape[0])
+    out = grad.new_empty(indices.shape[0], dtype=_sum_type(grad))
     grad = grad.contiguous()
     _ops.embedding_bag_weight_grad(_tables(spec), _raw(weights), indices, offsets, grad, out)
     return out
@@ -235,7 +239,7 @@ def _embedding_bag_weight_grad(
 def _embedding_bag_weight_grad_fake(
     grad: Tensor, weights: Tensor, indices: Tensor, offsets: Tensor, spec: str
 ) -> Tensor:
-    return grad.new_empty(indices.shape[0])
+    return grad.new_empty(indices.shape[0], dtype=_sum_type(grad))
 
 
 def _embedding_bag_step(
@@ -386,6 +390,7 @@ def _pooled_interaction(
     # The fused op has no sources of maxima, which a gradient needs.
     if weights.dtype == torch.float64 or tables.has_max:
         pooled, argmax = _embedding_bag(weights, indices, offsets, factors, spec)
+        pooled = pooled.to(dense.dtype)
         return _interaction(dense, pooled, *settings), pooled, argmax
     batch_size = _batch_size(offsets, spec)
     pooled = dense.new_empty((batch_size, tables.width))
@@ -414,7 +419,7 @@ def _pooled_interaction_fake(
     *settings: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     pooled, argmax = _embedding_bag_fake(weights, indices, offsets, factors, spec)
-    return _interaction_fake(dense, pooled, *settings), pooled, argmax
+    return _interaction_fake(dense, pooled, *settings), pooled.to(dense.dtype), argmax
 
 
 _implementations: list[tuple[str, Any, Any]] = [
@@ -788,8 +793,8 @@ def pooled_interaction(
     append_sparse: bool = False,
     pad_to: int = 1,
 ) -> Tensor:
-    """Returns the interaction of the dense vectors with the pooled vectors of a lookup, in one
-    pass over both."""
+    """Returns the interaction of the dense vectors with the pooled vectors of a lookup, which are
+    of their type, in one pass over both."""
     return _call_fused(
         weights,
         indices,
@@ -1091,7 +1096,7 @@ class Dlrm(nn.Module):
         else:
             indices, offsets, per_sample_weights = embeddings._inputs(features)
         vectors = self.bottom(dense)
-        if torch.is_grad_enabled() or vectors.dtype != torch.float32:
+        if torch.is_grad_enabled():
             pooled = embeddings._lookup(indices, offsets, per_sample_weights)
             pairs = interaction(vectors, pooled, pair_order=self.pair_order)
         else:

@@ -400,17 +400,31 @@ impl<'py> Output<'py> {
         kind: Kind,
         shape: &[usize],
     ) -> PyResult<Self> {
+        let output = Self::of_any_kind(py, (op, name), given, like, kind, shape)?;
+        output.array.expect(kind, op, name)?;
+        Ok(output)
+    }
+
+    /// Takes an output of the caller, of whatever type, or makes one of this type.
+    fn of_any_kind(
+        py: Python<'py>,
+        (op, name): (&'static str, &str),
+        given: Option<&Bound<'py, PyAny>>,
+        like: &Array,
+        kind: Kind,
+        shape: &[usize],
+    ) -> PyResult<Self> {
         let object = match given {
             Some(object) => object.clone(),
             None => empty(py, op, like, kind, shape)?,
         };
         let array = Array::new(&object, op, name)?;
-        array.expect(kind, op, name)?;
         Ok(Self { object, array })
     }
 }
 
-/// Returns the pooled vectors of all bags, `[batch_size, width]` of float32.
+/// Returns the pooled vectors of all bags, `[batch_size, width]`: of the type of `out`, or of
+/// float32.
 #[pyfunction]
 #[pyo3(signature = (
     tables, weights, indices, offsets=None, per_sample_weights=None, out=None, *, argmax=None,
@@ -443,7 +457,7 @@ pub(crate) fn embedding_bag<'py>(
     )?;
     batch.check_ends(OP)?;
     let shape = [batch.batch_size, tables.layout().width()];
-    let output = Output::new(py, (OP, "out"), out, weights.first(), Kind::F32, &shape)?;
+    let output = Output::of_any_kind(py, (OP, "out"), out, weights.first(), Kind::F32, &shape)?;
     let rows = Rows::new(&output.array, OP, "output")?;
     let argmax = argmax.map(|argmax| Array::new(argmax, OP, "argmax")).transpose()?;
     let sources = argmax.as_ref().map(|argmax| sources_of(argmax, OP)).transpose()?;
@@ -457,9 +471,11 @@ pub(crate) fn embedding_bag<'py>(
     let target = Target::of(py, OP, inputs.chain(outputs.iter().map(|(_, array)| *array)), work)?;
     let result = by_element!(OP, "weights", weights.first().kind, E => {
         by_index!(OP, "indices", batch.indices.kind, I => {
-            on_target!(py, OP, &target, tables, (device, layout, _scratch) => {
-                run(py, work, || {
-                    forward::<_, E, I>(device, layout, &weights, &batch, rows, sources)
+            by_element!(OP, "out", output.array.kind, O => {
+                on_target!(py, OP, &target, tables, (device, layout, _scratch) => {
+                    run(py, work, || {
+                        forward::<_, E, I, O>(device, layout, &weights, &batch, rows, sources)
+                    })
                 })
             })
         })
@@ -476,7 +492,7 @@ fn sources_of(argmax: &Array, op: &str) -> PyResult<Rows> {
     Rows::new(argmax, op, "argmax")
 }
 
-fn forward<D: Views, E: Element, I: Index>(
+fn forward<D: Views, E: Element, I: Index, O: Element>(
     device: &D,
     tables: &D::Tables,
     weights: &Values,
@@ -488,7 +504,7 @@ fn forward<D: Views, E: Element, I: Index>(
     unsafe {
         let bags = batch.bags::<D, I>();
         let weights = weights.of::<D, E>(device, tables.as_ref())?;
-        let call = lookup::Forward::new(tables, weights, bags, output.of_mut());
+        let call = lookup::Forward::new(tables, weights, bags, output.of_mut::<D, O>());
         match argmax {
             Some(argmax) => call.argmax(argmax.of_mut()).run(device),
             None => call.run(device),
@@ -520,22 +536,22 @@ pub(crate) fn embedding_bag_weight_grad<'py>(
     let batch = Batch::new(tables, OP, indices, offsets, None, batch_size, include_last_offset)?;
     batch.check_ends(OP)?;
     let grad = Array::new(grad_output, OP, "grad_output")?;
-    grad.expect(Kind::F32, OP, "grad_output")?;
     let grad_rows = Rows::new(&grad, OP, "grad_output")?;
     let shape = [batch.indices.len()];
     let output = Output::new(py, (OP, "out"), out, weights.first(), Kind::F32, &shape)?;
-    let values = output.array.flat(OP, "out")?;
+    let place = (output.array.data, output.array.flat(OP, "out")?);
     let inputs = weights.arrays.iter().chain(batch.arrays()).chain([&grad]);
     check_outputs(OP, &[("out", &output.array)], inputs.clone())?;
     let work = batch.work(tables);
     let target = Target::of(py, OP, inputs.chain([&output.array]), work)?;
-    let place = output.array.data;
     let result = by_element!(OP, "weights", weights.first().kind, E => {
         by_index!(OP, "indices", batch.indices.kind, I => {
-            on_target!(py, OP, &target, tables, (device, layout, _scratch) => {
-                run(py, work, || {
-                    let output = (place, values);
-                    weight_grad::<_, E, I>(device, layout, &weights, &batch, grad_rows, output)
+            by_element!(OP, "grad_output", grad.kind, G => {
+                on_target!(py, OP, &target, tables, (device, layout, _scratch) => {
+                    run(py, work, || {
+                        let (values, rows) = (&weights, grad_rows);
+                        weight_grad::<_, E, I, G>(device, layout, values, &batch, rows, place)
+                    })
                 })
             })
         })
@@ -544,7 +560,7 @@ pub(crate) fn embedding_bag_weight_grad<'py>(
     Ok(output.object)
 }
 
-fn weight_grad<D: Views, E: Element, I: Index>(
+fn weight_grad<D: Views, E: Element, I: Index, G: Element>(
     device: &D,
     tables: &D::Tables,
     weights: &Values,
@@ -557,7 +573,7 @@ fn weight_grad<D: Views, E: Element, I: Index>(
         let weights = weights.of::<D, E>(device, tables.as_ref())?;
         let bags = batch.bags::<D, I>();
         let output = D::of_mut::<f32>(place, values);
-        lookup::WeightGrad::new(tables, weights, bags, grad.of(), output).run(device)
+        lookup::WeightGrad::new(tables, weights, bags, grad.of::<D, G>(), output).run(device)
     }
 }
 
@@ -834,7 +850,7 @@ fn backward<D: Views, E: Element>(
 }
 
 /// Looks up and lets features interact in one pass. Returns the interaction and the pooled vectors,
-/// which are None unless they are kept.
+/// which are None unless they are kept; both are of the type of the dense vectors.
 #[pyfunction]
 #[pyo3(signature = (
     tables, weights, indices, offsets, dense, per_sample_weights=None, out=None, *, pooled=None,
@@ -876,7 +892,6 @@ pub(crate) fn pooled_interaction<'py>(
     )?;
     batch.check_ends(OP)?;
     let dense = Array::new(dense, OP, "dense")?;
-    dense.expect(Kind::F32, OP, "dense")?;
     let dense_rows = Rows::new(&dense, OP, "dense")?;
     let (layout, like) = (tables.layout(), weights.first());
     let width = match interaction {
@@ -884,15 +899,9 @@ pub(crate) fn pooled_interaction<'py>(
         _ => interaction.width(true, layout.features().len(), dense_rows.cols),
     };
     let keeps_pooled = keep_pooled || pooled.is_some();
-    let output = Output::new(py, (OP, "out"), out, like, Kind::F32, &[batch.batch_size, width])?;
-    let pooled = Output::new(
-        py,
-        (OP, "pooled"),
-        pooled,
-        like,
-        Kind::F32,
-        &[batch.batch_size, layout.width()],
-    )?;
+    let output = Output::new(py, (OP, "out"), out, like, dense.kind, &[batch.batch_size, width])?;
+    let shape = [batch.batch_size, layout.width()];
+    let pooled = Output::new(py, (OP, "pooled"), pooled, like, dense.kind, &shape)?;
     let rows = (
         dense_rows,
         Rows::new(&pooled.array, OP, "pooled")?,
@@ -906,8 +915,12 @@ pub(crate) fn pooled_interaction<'py>(
     let how = (interaction, keeps_pooled);
     let result = by_element!(OP, "weights", like.kind, E => {
         by_index!(OP, "indices", batch.indices.kind, I => {
-            on_target!(py, OP, &target, tables, (device, layout, _scratch) => {
-                run(py, work, || fused::<_, E, I>(device, layout, &weights, &batch, how, rows))
+            by_element!(OP, "dense", dense.kind, O => {
+                on_target!(py, OP, &target, tables, (device, layout, _scratch) => {
+                    run(py, work, || {
+                        fused::<_, E, I, O>(device, layout, &weights, &batch, how, rows)
+                    })
+                })
             })
         })
     });
@@ -915,7 +928,7 @@ pub(crate) fn pooled_interaction<'py>(
     Ok((output.object, keeps_pooled.then_some(pooled.object)))
 }
 
-fn fused<D: Views, E: Element, I: Index>(
+fn fused<D: Views, E: Element, I: Index, O: Element>(
     device: &D,
     tables: &D::Tables,
     weights: &Values,
@@ -927,19 +940,20 @@ fn fused<D: Views, E: Element, I: Index>(
     unsafe {
         let bags = batch.bags::<D, I>();
         let weights = weights.of::<D, E>(device, tables.as_ref())?;
-        let lookup = lookup::Forward::new(tables, weights, bags, pooled.of_mut());
+        let lookup = lookup::Forward::new(tables, weights, bags, pooled.of_mut::<D, O>());
         let interact = Interact::new(interaction, dense.cols, dense.of(), output.of_mut());
         let interact = interact.keeps_pooled(keeps_pooled);
         lookup_and_pairs::Forward { lookup, interact }.run(device)
     }
 }
 
-/// Takes one step of an optimizer on each row that a batch looks up, in place.
+/// Takes one step of an optimizer on each row that a batch looks up, in place. `grad_output` is the
+/// gradient of `loss_scale` times the loss.
 #[pyfunction]
 #[pyo3(signature = (
     tables, weights, indices, offsets, grad_output, optimizer, state=None, *,
-    per_sample_weights=None, argmax=None, learning_rate=None, step=None, batch_size=None,
-    include_last_offset=true
+    per_sample_weights=None, argmax=None, loss_scale=1.0, learning_rate=None, step=None,
+    batch_size=None, include_last_offset=true
 ))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn sparse_update<'py>(
@@ -953,6 +967,7 @@ pub(crate) fn sparse_update<'py>(
     state: Option<Vec<Bound<'py, PyAny>>>,
     per_sample_weights: Option<&Bound<'py, PyAny>>,
     argmax: Option<&Bound<'py, PyAny>>,
+    loss_scale: f32,
     learning_rate: Option<f32>,
     step: Option<u64>,
     batch_size: Option<usize>,
@@ -972,7 +987,6 @@ pub(crate) fn sparse_update<'py>(
     )?;
     batch.check_ends(OP)?;
     let grad = Array::new(grad_output, OP, "grad_output")?;
-    grad.expect(Kind::F32, OP, "grad_output")?;
     let grad_rows = Rows::new(&grad, OP, "grad_output")?;
     let argmax = argmax.map(|argmax| Array::new(argmax, OP, "argmax")).transpose()?;
     let sources = argmax.as_ref().map(|argmax| sources_of(argmax, OP)).transpose()?;
@@ -992,14 +1006,16 @@ pub(crate) fn sparse_update<'py>(
     check_outputs(OP, &outputs, inputs.clone())?;
     let work = batch.work(tables).saturating_mul(4);
     let target = Target::of(py, OP, outputs.iter().map(|(_, array)| *array).chain(inputs), work)?;
-    let how = (optimizer.rule(learning_rate, step), optimizer.max_gradient);
+    let how = (optimizer.rule(learning_rate, step), loss_scale, optimizer.max_gradient);
     let rows = (grad_rows, sources);
     let result = by_element!(OP, "weights", weights.first().kind, E => {
         by_index!(OP, "indices", batch.indices.kind, I => {
-            on_target!(py, OP, &target, tables, (device, layout, scratch) => {
-                run(py, work, || {
-                    let values = (&weights, &state[..]);
-                    update::<_, E, I>(device, layout, scratch, values, &batch, how, rows)
+            by_element!(OP, "grad_output", grad.kind, G => {
+                on_target!(py, OP, &target, tables, (device, layout, scratch) => {
+                    run(py, work, || {
+                        let values = (&weights, &state[..]);
+                        update::<_, E, I, G>(device, layout, scratch, values, &batch, how, rows)
+                    })
                 })
             })
         })
@@ -1008,13 +1024,13 @@ pub(crate) fn sparse_update<'py>(
 }
 
 #[allow(clippy::too_many_arguments)]
-fn update<D: Views, E: Element, I: Index>(
+fn update<D: Views, E: Element, I: Index, G: Element>(
     device: &D,
     tables: &D::Tables,
     slot: &Mutex<Option<Scratch<D>>>,
     (weights, state): (&Values, &[Values]),
     batch: &Batch,
-    (rule, max_gradient): (UpdateRule, Option<f32>),
+    (rule, loss_scale, max_gradient): (UpdateRule, f32, Option<f32>),
     (grad, argmax): (Rows, Option<Rows>),
 ) -> bagdot::Result<()> {
     // SAFETY: see the top of this file.
@@ -1024,7 +1040,8 @@ fn update<D: Views, E: Element, I: Index>(
         let Scratch { sorted, workspace } = &mut scratch;
         let sorted_all = Sort::new(tables, bags, sorted, D::view_mut(workspace)).run(device);
         let step = |_| {
-            let mut source = PooledGrad::new(tables, bags, sorted, grad.of());
+            let grad = grad.of::<D, G>();
+            let mut source = PooledGrad::new(tables, bags, sorted, grad).loss_scale(loss_scale);
             if let Some(argmax) = argmax {
                 source = source.argmax(argmax.of());
             }

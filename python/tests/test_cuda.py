@@ -141,6 +141,9 @@ def test_arrays_by_capsules(driver, rng):
     # The producer was told the stream of the op, and the call has waited.
     assert len(set(OnDevice.streams)) == 1 and OnDevice.streams[0] not in (None, 0)
     np.testing.assert_array_equal(out.numpy(), want)
+    half = OnDevice(driver, np.zeros_like(want, np.float16))
+    ops.embedding_bag(TABLES, weights, ids, offsets, out=half)
+    np.testing.assert_array_equal(half.numpy(), want.astype(np.float16))
     dense = rng.standard_normal((3, 8)).astype(np.float32)
     pairs = ops.interaction(dense, want)
     to = OnDevice(driver, np.zeros_like(pairs))
@@ -153,6 +156,12 @@ def test_arrays_by_capsules(driver, rng):
     gradient = OnDevice(driver, grad)
     ops.sparse_update(TABLES, weights, ids, offsets, gradient, optimizer, [on_device])
     ops.sparse_update(TABLES, *host, grad, optimizer, [state])
+    grad = (8 * grad).astype(np.float16)
+    gradient = OnDevice(driver, grad)
+    ops.sparse_update(
+        TABLES, weights, ids, offsets, gradient, optimizer, [on_device], loss_scale=8
+    )
+    ops.sparse_update(TABLES, *host, grad, optimizer, [state], loss_scale=8)
     np.testing.assert_array_equal(weights.numpy(), host[0])
     np.testing.assert_array_equal(on_device.numpy(), state)
     with pytest.raises(TypeError, match="pass an output"):

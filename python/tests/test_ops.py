@@ -342,6 +342,49 @@ def test_the_gradient_of_factors(rng):
         assert out[k] == pytest.approx((of_one.astype(np.float64) * grad).sum(), abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_pooled_vectors_and_gradients_of_16_bits(rng, name):
+    """They have the bits of float32, rounded where they are stored."""
+    numbers = np if name == "float16" else pytest.importorskip("ml_dtypes")
+    dtype = np.dtype(getattr(numbers, name))
+    tables = ops.Tables([(100, 8), (50, 8)], pooling=["sum", "mean"])
+    weights = rng.standard_normal(tables.num_weights).astype(np.float32)
+    ids, offsets = batch(rng, tables, 5)
+    vectors = ops.embedding_bag(tables, weights, ids, offsets)
+    half = np.empty(vectors.shape, dtype)
+    assert ops.embedding_bag(tables, weights, ids, offsets, out=half) is half
+    np.testing.assert_array_equal(half, vectors.astype(dtype))
+    with pytest.raises(TypeError, match="out: float64"):
+        ops.embedding_bag(tables, weights, ids, offsets, out=np.empty(vectors.shape))
+
+    # The type of the dense vectors is that of the outputs.
+    dense = rng.standard_normal((5, 8)).astype(dtype)
+    call = (tables, weights, ids, offsets, dense)
+    made, pooled = ops.pooled_interaction(*call, keep_pooled=True)
+    assert (str(made.dtype), str(pooled.dtype)) == (name, name)
+    out, pooled = np.empty((5, 11), dtype), np.empty_like(half)
+    ops.pooled_interaction(*call, out=out, pooled=pooled)
+    np.testing.assert_array_equal(pooled, half)
+    np.testing.assert_array_equal(out, ops.interaction(dense, half, np.empty_like(out)))
+    with pytest.raises(TypeError, match="pooled: float32"):
+        ops.pooled_interaction(*call, pooled=vectors)
+
+    grad = rng.standard_normal(half.shape).astype(dtype)
+    same = grad.astype(np.float32)
+    of_factors = [ops.embedding_bag_weight_grad(*call[:4], g) for g in (grad, same)]
+    np.testing.assert_array_equal(*of_factors)
+    # The bound of the gradient is that of the loss without its scale.
+    sgd = ops.Optimizer("sgd", 0.5, max_gradient=1.0)
+    updated = [weights.copy(), weights.copy()]
+    ops.sparse_update(tables, updated[0], ids, offsets, same, sgd)
+    scaled = grad * dtype.type(1024)
+    ops.sparse_update(tables, updated[1], ids, offsets, scaled, sgd, loss_scale=1024)
+    np.testing.assert_array_equal(*updated)
+    assert not np.array_equal(updated[0], weights)
+    with pytest.raises(ValueError, match="loss_scale"):
+        ops.sparse_update(tables, updated[1], ids, offsets, scaled, sgd, loss_scale=3)
+
+
 def test_threads_give_the_same_bits(rng):
     tables = ops.Tables([(5000, 64)] * 4)
     weights = rng.standard_normal(tables.num_weights).astype(np.float32)

@@ -52,6 +52,9 @@ def test_opcheck_of_the_others():
     dense, _ = features()
     arguments = (weights(), IDS, OFFSETS, factors(), dense, SPEC, *DOT)
     check(torch.ops.bagdot.pooled_interaction, arguments)
+    half = dense.detach().bfloat16().requires_grad_()
+    for spec in (SPEC, MAX):
+        check(torch.ops.bagdot.pooled_interaction, (weights(), IDS, OFFSETS, None, half, spec, *DOT))
     table, grad = weights().detach(), torch.randn(2, 8)
     state, step, rate = torch.zeros(120), torch.zeros(1, dtype=torch.int64), torch.tensor(0.1)
     tail = (IDS, OFFSETS, grad, None, torch.empty(0, dtype=torch.int32), SPEC, "adam eps=1e-8")
@@ -93,6 +96,24 @@ def test_gradcheck_of_the_fused_op():
 
     inputs = [weights(torch.float64), factors(torch.float64), features(torch.float64)[0]]
     assert torch.autograd.gradcheck(call, inputs)
+
+
+@pytest.mark.parametrize("spec", [SPEC, PADDED, MAX])
+def test_the_fused_op_in_16_bits_is_the_two_ops(spec):
+    """The type is that of the dense vectors; the gradient of the tables is summed in float32."""
+    w, f = weights(), None if spec == MAX else factors()
+    dense = features()[0].detach().bfloat16().requires_grad_()
+    vectors = bt.embedding_bag(w, IDS, OFFSETS, spec, f).bfloat16()
+    results = []
+    for out in (
+        bt.interaction(dense, vectors),
+        bt.pooled_interaction(w, IDS, OFFSETS, dense, spec, f),
+    ):
+        assert out.dtype == torch.bfloat16
+        inputs = [w, dense] + ([] if f is None else [f])
+        results.append([out, *torch.autograd.grad((out**2).sum(), inputs)])
+    for one, other in zip(*results):
+        assert one.dtype == other.dtype and torch.equal(one, other)
 
 
 @pytest.mark.parametrize("spec", [SPEC, PADDED, MAX])
@@ -224,6 +245,11 @@ def test_autocast_lets_features_interact_in_16_bits():
     want = bt.interaction(dense.bfloat16(), sparse.bfloat16())
     assert torch.equal(out, want)
     model = bt.Dlrm(3, SHAPES, [8, 4], [8, 1], optimizer="sgd")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        dense = torch.randn(2, 3)
+        with torch.no_grad():
+            fused = model(dense, IDS, LENGTHS)
+        assert torch.equal(fused, model(dense, IDS, LENGTHS))
     before = model.embeddings.weights.clone()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(torch.randn(2, 3), IDS, LENGTHS).float().sum().backward()
