@@ -198,8 +198,8 @@ impl<D: Backend> Layers<D> {
         }
     }
 
-    /// Returns the 8-byte words of workspace that a backward pass of the layers needs for a batch of up to
-    /// `batch_size` samples.
+    /// Returns the 8-byte words of workspace that a backward pass of the layers needs for a batch
+    /// of up to `batch_size` samples.
     pub(super) fn workspace_len(
         device: &D,
         precision: ComputePrecision,
