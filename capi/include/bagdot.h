@@ -645,8 +645,8 @@ typedef struct bagdot_pooled_grad {
     // The sources of maxima, which bagdot_embedding_bag_forward() wrote; needed if a feature is
     // pooled by max, else null.
     const struct bagdot_matrix *argmax;
-    // The loss scale, a power of two: `grad_output` is the gradient of this many times the loss. It
-    // is divided out of the sums, and `max_gradient` bounds the gradient without it; 0 for 1.
+    // The loss scale, a power of two: `grad_output` is the gradient of this many times the loss.
+    // It is divided out of the sums, and `max_gradient` bounds the gradient without it; 0 for 1.
     float loss_scale;
     // Zero.
     uint32_t reserved;
@@ -863,10 +863,10 @@ int32_t bagdot_dense_update(const struct bagdot_context *context,
 // Computes the pooled vectors of all bags: for each feature, the sum, mean or maximum of the rows
 // of a bag.
 //
-// `output` is `[batch_size, width]`, of f32, f16 or bf16, whatever the type of the tables. `argmax`,
-// of the same shape and of u32, receives the sources of maxima in columns of features that are
-// pooled by max; null if no gradient follows. A bad id adds nothing to its bag, and all others are
-// pooled.
+// `output` is `[batch_size, width]`, of f32, f16 or bf16, whatever the type of the tables.
+// `argmax`, of the same shape and of u32, receives the sources of maxima in columns of features
+// that are pooled by max; null if no gradient follows. A bad id adds nothing to its bag, and all
+// others are pooled.
 //
 // # Safety
 // `context` is a context, `tables` are tables of the same context with weights, and the other
@@ -1185,8 +1185,8 @@ int32_t bagdot_sparse_update(const struct bagdot_context *context,
 // the context keeps. They grow with the largest batch so far.
 //
 // `grad_output` is the gradient of the pooled output, `[batch_size, width]`, of f32, f16 or bf16;
-// there is no loss scale. No feature may be pooled by max. After a bad id no row has changed on the
-// CPU; on CUDA the rows of the valid ids have.
+// there is no loss scale. No feature may be pooled by max. After a bad id no row has changed on
+// the CPU; on CUDA the rows of the valid ids have.
 //
 // # Safety
 // As for bagdot_sparse_update().

@@ -15,10 +15,10 @@ use crate::types::{bagdot_bags, bagdot_matrix};
 /// Computes the pooled vectors of all bags: for each feature, the sum, mean or maximum of the rows
 /// of a bag.
 ///
-/// `output` is `[batch_size, width]`, of f32, f16 or bf16, whatever the type of the tables. `argmax`,
-/// of the same shape and of u32, receives the sources of maxima in columns of features that are
-/// pooled by max; null if no gradient follows. A bad id adds nothing to its bag, and all others are
-/// pooled.
+/// `output` is `[batch_size, width]`, of f32, f16 or bf16, whatever the type of the tables.
+/// `argmax`, of the same shape and of u32, receives the sources of maxima in columns of features
+/// that are pooled by max; null if no gradient follows. A bad id adds nothing to its bag, and all
+/// others are pooled.
 ///
 /// # Safety
 /// `context` is a context, `tables` are tables of the same context with weights, and the other

@@ -344,8 +344,8 @@ unsafe fn update<D: Raw, I: Index + Typed, G: Element + Typed>(
 /// the context keeps. They grow with the largest batch so far.
 ///
 /// `grad_output` is the gradient of the pooled output, `[batch_size, width]`, of f32, f16 or bf16;
-/// there is no loss scale. No feature may be pooled by max. After a bad id no row has changed on the
-/// CPU; on CUDA the rows of the valid ids have.
+/// there is no loss scale. No feature may be pooled by max. After a bad id no row has changed on
+/// the CPU; on CUDA the rows of the valid ids have.
 ///
 /// # Safety
 /// As for bagdot_sparse_update().

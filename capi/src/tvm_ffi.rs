@@ -472,9 +472,9 @@ unsafe fn function(
 
 /// `bagdot_embedding_bag(pooling, ids, offsets, weights..., pooled)`: the pooled vectors of bags.
 ///
-/// `offsets` is `[F * B + 1]`, feature after feature, and `pooled` `[B, sum of dimensions]`, of f32,
-/// f16 or bf16. There is one table for each feature, or one table for all of them. `pooling` is a
-/// `bagdot_pooling`.
+/// `offsets` is `[F * B + 1]`, feature after feature, and `pooled` `[B, sum of dimensions]`, of
+/// f32, f16 or bf16. There is one table for each feature, or one table for all of them. `pooling`
+/// is a `bagdot_pooling`.
 ///
 /// # Safety
 /// TVM-FFI calls it with `num_arguments` values, whose tensors are what they say.

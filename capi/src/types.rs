@@ -581,8 +581,8 @@ pub struct bagdot_pooled_grad {
     /// The sources of maxima, which bagdot_embedding_bag_forward() wrote; needed if a feature is
     /// pooled by max, else null.
     pub argmax: *const bagdot_matrix,
-    /// The loss scale, a power of two: `grad_output` is the gradient of this many times the loss. It
-    /// is divided out of the sums, and `max_gradient` bounds the gradient without it; 0 for 1.
+    /// The loss scale, a power of two: `grad_output` is the gradient of this many times the loss.
+    /// It is divided out of the sums, and `max_gradient` bounds the gradient without it; 0 for 1.
     pub loss_scale: f32,
     /// Zero.
     pub reserved: u32,

@@ -54,7 +54,8 @@ def test_opcheck_of_the_others():
     check(torch.ops.bagdot.pooled_interaction, arguments)
     half = dense.detach().bfloat16().requires_grad_()
     for spec in (SPEC, MAX):
-        check(torch.ops.bagdot.pooled_interaction, (weights(), IDS, OFFSETS, None, half, spec, *DOT))
+        arguments = (weights(), IDS, OFFSETS, None, half, spec, *DOT)
+        check(torch.ops.bagdot.pooled_interaction, arguments)
     table, grad = weights().detach(), torch.randn(2, 8)
     state, step, rate = torch.zeros(120), torch.zeros(1, dtype=torch.int64), torch.tensor(0.1)
     tail = (IDS, OFFSETS, grad, None, torch.empty(0, dtype=torch.int32), SPEC, "adam eps=1e-8")
