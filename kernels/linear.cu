@@ -49,6 +49,7 @@
 //              small ones
 
 #include "common/arrivals.cuh"
+#include "common/block_reduce.cuh"
 #include "common/mma_product.cuh"
 #include "common/simt_product.cuh"
 #include "params/linear.cuh"
@@ -105,11 +106,6 @@ struct InputGrad {
     store_run(p.grad_input + row * p.grad_input_ld + col, values, p.inputs - col);
   }
 };
-
-// Stores a gradient, or adds it to the one that is there.
-__device__ __forceinline__ void store_sum(float* to, float sum, uint32_t accumulate) {
-  *to = accumulate ? *to + sum : sum;
-}
 
 template <typename E>
 struct WeightGrad {
@@ -196,12 +192,8 @@ MMA(bf16)
 template <int N, typename E>
 __device__ __forceinline__ void activation_grad(const LinearActivationGrad<E>& p) {
   constexpr int kInFlight = 4;
-  __shared__ float sums[N][kThreads];
   const uint64_t runs = (p.outputs + N - 1) / N;
-  const int width = runs >= 32  ? 32
-                    : runs <= 1 ? 1
-                                : 1 << (32 - __clz(uint32_t(runs) - 1)),
-            rows = kThreads / width;
+  const int width = row_width(runs), rows = kThreads / width;
   const uint64_t col = (uint64_t(blockIdx.x) * width + threadIdx.x % width) * N;
   const uint64_t begin = blockIdx.y * p.part_len, end = min(begin + p.part_len, p.batch_size);
   float sum[N] = {};
@@ -230,20 +222,12 @@ __device__ __forceinline__ void activation_grad(const LinearActivationGrad<E>& p
       }
     }
   }
-#pragma unroll
-  for (int j = 0; j < N; ++j) sums[j][threadIdx.x] = sum[j];
-#pragma unroll 1
-  for (int step = kThreads / 2; step >= width; step /= 2) {
-    __syncthreads();
-    if (threadIdx.x < step) {
-#pragma unroll
-      for (int j = 0; j < N; ++j) sums[j][threadIdx.x] += sums[j][threadIdx.x + step];
-    }
-  }
+  __shared__ float sums[N][kThreads];
+  sum_rows(sums, sum, width);
   if (threadIdx.x < width && col < p.outputs) {
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      p.bias_parts[blockIdx.y * p.outputs + col + j] = sums[j][threadIdx.x];
+      p.bias_parts[blockIdx.y * p.outputs + col + j] = sum[j];
     }
   }
   if (!arrives_last(p.arrivals + blockIdx.x, gridDim.y)) return;

@@ -15,6 +15,7 @@ mod embedding_bag;
 mod finite_check;
 #[doc(hidden)]
 pub mod floor;
+mod head;
 mod index_sort;
 mod interaction;
 mod linear;

@@ -173,18 +173,18 @@ impl<K> Tile<K> {
 
 /// The split-K parts of sums over a batch.
 #[derive(Clone, Copy)]
-struct Parts {
+pub(super) struct Parts {
     /// The number of samples of a part.
-    len: usize,
-    count: usize,
+    pub(super) len: usize,
+    pub(super) count: usize,
     /// The number of parts in the workspace: at least `count` and 1, and no less for a larger
     /// batch.
-    room: usize,
+    pub(super) room: usize,
 }
 
 impl Parts {
     /// Splits a batch into at most `most` parts of at least `least` samples, but for the last part.
-    fn new(batch_size: usize, least: usize, most: usize) -> Self {
+    pub(super) fn new(batch_size: usize, least: usize, most: usize) -> Self {
         let len = next_multiple(batch_size.div_ceil(most), 32).max(least);
         Self {
             len,

@@ -43,6 +43,7 @@ mod dense_update;
 mod embedding_bag;
 mod finite_check;
 mod gemm;
+mod head;
 mod index_sort;
 mod interaction;
 mod linear;
@@ -131,6 +132,7 @@ struct Kernels {
     dense_update: dense_update::Kernels,
     embedding_bag: embedding_bag::Kernels,
     finite_check: finite_check::Kernels,
+    head: head::Kernels,
     index_sort: index_sort::Kernels,
     interaction: interaction::Kernels,
     linear: linear::Kernels,
@@ -147,6 +149,7 @@ impl Kernels {
             dense_update: dense_update::Kernels::load(context)?,
             embedding_bag: embedding_bag::Kernels::load(context)?,
             finite_check: finite_check::Kernels::load(context)?,
+            head: head::Kernels::load(context)?,
             index_sort: index_sort::Kernels::load(context)?,
             interaction: interaction::Kernels::load(context)?,
             linear: linear::Kernels::load(context)?,
