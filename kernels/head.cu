@@ -11,8 +11,10 @@
 //              2. In training a block computes one part of the batch. Behind a barrier, one thread
 //                 computes the loss and the gradient of a sample. Behind another one, the threads
 //                 read the same columns of the same samples again, from L1 or L2, and have dX and
-//                 the products of dw at once. So one launch takes the place of five.
-//              3. The sums over the batch are split-K: a block adds those of its part in a fixed
+//                 the products of dw at once. So one launch takes the place of six.
+//              3. Where X is the output of ReLU, dX is multiplied by ReLU's derivative, since X is
+//                 at hand, and its column sums are the gradient of the bias of the layer before.
+//              4. The sums over the batch are split-K: a block adds those of its part in a fixed
 //                 reduction tree, and the block that arrives last adds the parts in a fixed order.
 //                 The losses are summed in the tree of loss.cu, so that the mean is the same bits.
 // Mapping      K / N runs of N columns, N = 16 bytes of elements; a row of threads is as wide as
@@ -120,8 +122,20 @@ __device__ __forceinline__ void compute_losses(const HeadLossAndGrads<E>& p, uin
   if (threadIdx.x == 0) p.bias_parts[blockIdx.x] = grads;
 }
 
-// Computes the gradient of the inputs of a part, and the part's share of the gradient of the
-// weight.
+// Writes a part's sums of the columns from `col` on, the first of this thread.
+template <int N>
+__device__ __forceinline__ void store_part(float* parts, uint64_t inputs, uint64_t col, int width,
+                                           float (*sums)[kThreads], float (&sum)[N]) {
+  sum_rows(sums, sum, width);
+  if (threadIdx.x >= width) return;
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    if (col + j < inputs) parts[blockIdx.x * inputs + col + j] = sum[j];
+  }
+}
+
+// Computes the gradient of the inputs of a part, and the part's share of the gradients of the
+// weight and of the bias before.
 template <bool kWide, typename E>
 __device__ __forceinline__ void compute_grads(const HeadLossAndGrads<E>& p, uint64_t begin,
                                               uint64_t end, float (*sums)[kThreads]) {
@@ -130,7 +144,7 @@ __device__ __forceinline__ void compute_grads(const HeadLossAndGrads<E>& p, uint
 #pragma unroll 1
   for (uint64_t first_col = 0; first_col < p.inputs; first_col += width * N) {
     const uint64_t col = first_col + threadIdx.x % width * N;
-    float sum[N] = {}, w[N];
+    float sum[N] = {}, before[N] = {}, w[N];
     if (col < p.inputs) {
       load_run<kWide>(p.weight + col, p.inputs - col, w);
 #pragma unroll 1
@@ -151,8 +165,12 @@ __device__ __forceinline__ void compute_grads(const HeadLossAndGrads<E>& p, uint
           Vec<E, N> grad;
 #pragma unroll
           for (int j = 0; j < N; ++j) {
-            sum[j] = __fmaf_rn(to_f32(x[k][j]), grads[k], sum[j]);
+            const float of_x = to_f32(x[k][j]);
+            sum[j] = __fmaf_rn(of_x, grads[k], sum[j]);
             grad.at[j] = from_f32<E>(grads[k] * w[j]);
+            // The comparison is false for NaN, which lets the gradient through.
+            if (p.grad_bias_before && of_x <= 0.0f) grad.at[j] = from_f32<E>(0.0f);
+            before[j] += to_f32(grad.at[j]);
           }
           E* to = p.grad_input + sample * p.grad_input_ld + col;
           if constexpr (kWide) {
@@ -166,11 +184,35 @@ __device__ __forceinline__ void compute_grads(const HeadLossAndGrads<E>& p, uint
         }
       }
     }
+    store_part(p.weight_parts, p.inputs, col, width, sums, sum);
+    if (p.grad_bias_before) store_part(p.before_parts, p.inputs, col, width, sums, before);
+  }
+}
+
+// Adds the parts of the sums of all columns.
+template <bool kWide>
+__device__ __forceinline__ void sum_columns(const float* parts, uint64_t inputs, float* to,
+                                            uint32_t accumulate, float (*sums)[kThreads]) {
+  constexpr int N = kWidest<float>;
+  const int width = row_width((inputs + N - 1) / N), rows = kThreads / width;
+#pragma unroll 1
+  for (uint64_t first_col = 0; first_col < inputs; first_col += width * N) {
+    const uint64_t col = first_col + threadIdx.x % width * N;
+    float sum[N] = {};
+    if (col < inputs) {
+#pragma unroll 8
+      for (uint32_t part = threadIdx.x / width; part < gridDim.x; part += rows) {
+        float of_part[N];
+        load_run<kWide>(parts + part * inputs + col, inputs - col, of_part);
+#pragma unroll
+        for (int j = 0; j < N; ++j) sum[j] += of_part[j];
+      }
+    }
     sum_rows(sums, sum, width);
     if (threadIdx.x >= width) continue;
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      if (col + j < p.inputs) p.weight_parts[blockIdx.x * p.inputs + col + j] = sum[j];
+      if (col + j < inputs) store_sum(to + col + j, sum[j], accumulate);
     }
   }
 }
@@ -200,28 +242,9 @@ __device__ __forceinline__ void sum_parts(const HeadLossAndGrads<E>& p, float (*
     *p.mean = p.batch_size == 0 ? 0.0 : loss * (1.0 / double(p.batch_size));
     store_sum(p.grad_bias, bias, p.accumulate);
   }
-  constexpr int N = kWidest<float>;
-  const int width = row_width((p.inputs + N - 1) / N), rows = kThreads / width;
-#pragma unroll 1
-  for (uint64_t first_col = 0; first_col < p.inputs; first_col += width * N) {
-    const uint64_t col = first_col + threadIdx.x % width * N;
-    float sum[N] = {};
-    if (col < p.inputs) {
-#pragma unroll 8
-      for (uint32_t part = threadIdx.x / width; part < gridDim.x; part += rows) {
-        float of_part[N];
-        load_run<kWide>(p.weight_parts + part * p.inputs + col, p.inputs - col, of_part);
-#pragma unroll
-        for (int j = 0; j < N; ++j) sum[j] += of_part[j];
-      }
-    }
-    sum_rows(sums, sum, width);
-    if (threadIdx.x >= width) continue;
-#pragma unroll
-    for (int j = 0; j < N; ++j) {
-      if (col + j < p.inputs) store_sum(p.grad_weight + col + j, sum[j], p.accumulate);
-    }
-  }
+  sum_columns<kWide>(p.weight_parts, p.inputs, p.grad_weight, p.accumulate, sums);
+  if (p.grad_bias_before)
+    sum_columns<kWide>(p.before_parts, p.inputs, p.grad_bias_before, p.accumulate, sums);
 }
 
 template <bool kWide, typename E>

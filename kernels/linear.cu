@@ -50,6 +50,7 @@
 
 #include "common/arrivals.cuh"
 #include "common/block_reduce.cuh"
+#include "common/column_sums.cuh"
 #include "common/mma_product.cuh"
 #include "common/simt_product.cuh"
 #include "params/linear.cuh"
@@ -71,19 +72,10 @@ __device__ __forceinline__ void store_run(E* to, const float (&values)[4], uint6
   }
 }
 
-// Loads those of four neighbouring floats that exist, in one vectorised load where they are
-// aligned; the others are 0.
-__device__ __forceinline__ Vec<float, 4> load_run(const float* from, uint64_t exist) {
-  if (exist >= 4 && is_aligned(from, 16)) return load<4>(from);
-  Vec<float, 4> run;
-#pragma unroll
-  for (int k = 0; k < 4; ++k) run.at[k] = k < exist ? from[k] : 0.0f;
-  return run;
-}
-
 // The epilogues of the products: each takes four neighbouring sums of a row.
 template <typename E>
 struct Forward {
+  static constexpr bool kSumsColumns = false;
   const LinearForward<E>& p;
 
   __device__ __forceinline__ void operator()(uint64_t row, uint64_t col, float (&values)[4]) const {
@@ -98,17 +90,43 @@ struct Forward {
   }
 };
 
+// Stores the gradient of the input or, where the input is the output of ReLU, the gradient through
+// it, whose column sums are the gradient of a bias.
 template <typename E>
 struct InputGrad {
+  static constexpr bool kSumsColumns = true;
   const LinearInputGrad<E>& p;
+
+  __device__ __forceinline__ bool sums_columns() const { return p.input; }
+  __device__ __forceinline__ ColumnSums column_sums() const {
+    return {p.bias_parts, p.grad_bias, p.arrivals, p.inputs, p.accumulate};
+  }
+
+  // Loads the input where a run of the gradient goes.
+  __device__ __forceinline__ Vec<E, 4> load_input(uint64_t row, uint64_t col) const {
+    return load_run(p.input + row * p.input_ld + col, p.inputs - col);
+  }
 
   __device__ __forceinline__ void operator()(uint64_t row, uint64_t col, float (&values)[4]) const {
     store_run(p.grad_input + row * p.grad_input_ld + col, values, p.inputs - col);
+  }
+
+  // Stores a run of the gradient through ReLU, and returns the values that it stored.
+  __device__ __forceinline__ void through_relu(uint64_t row, uint64_t col, const Vec<E, 4>& input,
+                                               float (&values)[4]) const {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      // The comparison is false for NaN, which lets the gradient through.
+      if (to_f32(input.at[k]) <= 0.0f) values[k] = 0.0f;
+      values[k] = to_f32(from_f32<E>(values[k]));
+    }
+    (*this)(row, col, values);
   }
 };
 
 template <typename E>
 struct WeightGrad {
+  static constexpr bool kSumsColumns = false;
   const LinearWeightGrad<E>& p;
 
   __device__ __forceinline__ void operator()(uint64_t row, uint64_t col, float (&values)[4]) const {

@@ -37,9 +37,14 @@ struct HeadLossAndGrads {
   E* grad_input;
   float* grad_weight;
   float* grad_bias;
+  // The gradient of the bias of the layer with ReLU whose output the input is, or null if the
+  // gradient of the input is to be stored as it is.
+  float* grad_bias_before;
   double* mean;
-  // The partial sums of each block, `[parts, inputs]` and `[parts]`.
+  // The partial sums of each block: `[parts, inputs]`, the same if there is a bias before, and
+  // `[parts]`.
   float* weight_parts;
+  float* before_parts;
   float* bias_parts;
   // The sums of the losses of each kSamples samples.
   double* loss_sums;

@@ -12,7 +12,7 @@ use crate::philox::Philox;
 use crate::size::{next_multiple, product, sum};
 
 /// The parameters of a layer begin at a multiple of this many elements of the buffer: one cache
-/// line.
+/// line. A bias therefore has room behind it for the [`padded`] columns of the layer's output.
 const ALIGN: usize = 16;
 
 /// The layout of the input of a multi-layer perceptron.
@@ -241,7 +241,8 @@ impl Mlp {
         Ok(())
     }
 
-    /// Runs all layers backwards, of which there must be at least one.
+    /// Runs all layers backwards, of which there must be at least one. The gradient of a hidden
+    /// activation comes as that of the affine map before it, with that of the bias.
     pub(super) fn backward<D: LinearOps, E: Element>(
         &self,
         device: &D,
@@ -250,24 +251,45 @@ impl Mlp {
     ) -> Result<()> {
         let MlpBuffers { hidden, hidden_grads, .. } = buffers;
         let rows = pass.input.rows;
+        if let Some(last) = self.layers.last() {
+            let of_last = linear::ActivationGrad {
+                output: pass.output,
+                activation: last.activation,
+                grad_output: pass.grad_output.reborrow(),
+                grad_bias: D::slice_mut(pass.grad_parameters, last.bias.clone()),
+                accum: pass.accum,
+                workspace: D::view_mut(pass.workspace),
+            };
+            of_last.run(device)?;
+        }
         for (k, layer) in self.layers.iter().enumerate().rev() {
             let (before, from_here) = hidden_grads.split_at_mut(k);
             let grad_input = match before.last_mut() {
                 Some(grad) => Some(grad.padded_matrix_mut(rows)),
                 None => pass.grad_input.as_mut().map(MatrixMut::reborrow),
             };
-            let (grad_weight, grad_bias) =
-                D::split_mut(pass.grad_parameters, layer.weight.clone(), layer.bias.clone());
+            let (grad_bias_before, grad_weight) = match k.checked_sub(1) {
+                Some(before) => {
+                    // The padding of the activation has room behind the bias: see `ALIGN`.
+                    let start = self.layers[before].bias.start;
+                    let bias = start..start + layer.columns;
+                    let (bias, weight) =
+                        D::split_mut(pass.grad_parameters, bias, layer.weight.clone());
+                    (Some(bias), weight)
+                }
+                None => (None, D::slice_mut(pass.grad_parameters, layer.weight.clone())),
+            };
             let backward = linear::Backward {
                 input: input(&hidden[..k], &pass.input),
                 weight: layer.weight(pass.weights),
                 output: hidden.get(k).map_or(pass.output, |output| output.matrix(rows)),
-                activation: layer.activation,
+                activation: Activation::None,
                 precision: pass.precision,
                 grad_output: output_mut(from_here, &mut pass.grad_output, rows),
                 grad_input,
                 grad_weight: MatrixMut::contiguous(grad_weight, layer.outputs, layer.columns),
-                grad_bias,
+                grad_bias: None,
+                grad_bias_before,
                 accum: pass.accum,
                 workspace: D::view_mut(pass.workspace),
                 branch: Some((pass.branch.0, D::view_mut(pass.branch.1))),

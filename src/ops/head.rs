@@ -4,7 +4,8 @@
 //! The logits are `z = X w + b`, with `X` `[batch_size, K]`, `w` `[K]` and `b` a number, as of
 //! [`linear`](super::linear) with one output. [`LossAndGrads`] also computes the mean loss of the
 //! logits and `g`, its gradient times `loss_scale`, as [`loss`](super::loss) does, and from these
-//! `dL/dX = g wᵀ`, `dL/dw = Xᵀ g` and `dL/db = Σ_samples g`.
+//! `dL/dX = g wᵀ`, `dL/dw = Xᵀ g` and `dL/db = Σ_samples g`. Where `X` is the output of a layer with
+//! ReLU, it can go on to the gradients of that layer's affine map and bias ([`Grads::through_relu`]).
 //!
 //! `X` and its gradient are of one storage type; everything else is `f32`, but for the mean loss,
 //! which is `f64`. So logits of a model in 16 bits are never rounded to 16 bits.
@@ -148,6 +149,9 @@ pub struct Grads<'a, D: Device, E: Element> {
     pub weight: ViewMut<'a, D, f32>,
     /// The gradient of `b`, one value.
     pub bias: ViewMut<'a, D, f32>,
+    /// The gradient of the bias of the layer with ReLU whose output `X` is, `[K]`. `input` is then
+    /// the gradient of that layer's affine map. `None` if the gradient of `X` is wanted as it is.
+    pub bias_before: Option<ViewMut<'a, D, f32>>,
 }
 
 impl<'a, D: Device, E: Element> Grads<'a, D, E> {
@@ -158,7 +162,14 @@ impl<'a, D: Device, E: Element> Grads<'a, D, E> {
         weight: impl Into<ViewMut<'a, D, f32>>,
         bias: impl Into<ViewMut<'a, D, f32>>,
     ) -> Self {
-        Self { logits: logits.into(), input, weight: weight.into(), bias: bias.into() }
+        let (logits, weight, bias) = (logits.into(), weight.into(), bias.into());
+        Self { logits, input, weight, bias, bias_before: None }
+    }
+
+    /// Multiplies the gradient of `X` by the derivative of ReLU, whose output `X` is, and asks for
+    /// the gradient of the bias of that layer, `[K]`. By default it does neither.
+    pub fn through_relu(self, bias_before: impl Into<ViewMut<'a, D, f32>>) -> Self {
+        Self { bias_before: Some(bias_before.into()), ..self }
     }
 }
 
@@ -181,7 +192,7 @@ pub struct LossAndGrads<'a, D: Device, E: Element> {
     pub mean: ViewMut<'a, D, f64>,
     /// The gradients, which are outputs.
     pub grads: Grads<'a, D, E>,
-    /// The treatment of the values that the gradients of `w` and `b` hold before the op.
+    /// The treatment of the values that the gradients of `w` and of biases hold before the op.
     pub accum: Accum,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: ViewMut<'a, D, u64>,
@@ -221,7 +232,7 @@ impl<'a, D: Device, E: Element> LossAndGrads<'a, D, E> {
         Self { loss_scale, ..self }
     }
 
-    /// Chooses whether the gradients of `w` and `b` are added to; the default is
+    /// Chooses whether the gradients of `w` and of biases are added to; the default is
     /// [`Accum::Replace`].
     pub fn accum(self, accum: Accum) -> Self {
         Self { accum, ..self }
@@ -254,6 +265,9 @@ impl<D: HeadOps, E: Element> LossAndGrads<'_, D, E> {
         grads.input.check(OP, matrix_name!("grads.input"), m, k)?;
         expect_size(OP, "grads.weight", grads.weight.len(), k)?;
         expect_size(OP, "grads.bias", grads.bias.len(), 1)?;
+        if let Some(before) = &grads.bias_before {
+            expect_size(OP, "grads.bias_before", before.len(), k)?;
+        }
         let needed = Self::workspace_len(backend, m, k);
         expect_at_least(OP, "workspace", self.workspace.len(), needed)
     }

@@ -54,10 +54,18 @@ struct How {
     loss_scale: f32,
     accum: Accum,
     gap: usize,
+    /// True if the input is the output of ReLU, and the gradient of the bias before is wanted.
+    through_relu: bool,
 }
 
-const HOW: How =
-    How { loss: Loss::Mse, threshold: 0.0, loss_scale: 1.0, accum: Accum::Replace, gap: 0 };
+const HOW: How = How {
+    loss: Loss::Mse,
+    threshold: 0.0,
+    loss_scale: 1.0,
+    accum: Accum::Replace,
+    gap: 0,
+    through_relu: false,
+};
 
 /// The results of a run with gradients.
 struct Got<E> {
@@ -67,6 +75,7 @@ struct Got<E> {
     input: Vec<E>,
     weight: Vec<f32>,
     bias: Vec<f32>,
+    bias_before: Vec<f32>,
     result: Result<()>,
 }
 
@@ -101,28 +110,31 @@ impl<E: Stored + Poison> Case<E> {
 
     /// Runs the op with gradients. Those of weight and bias hold `before`.
     fn loss_and_grads<B: HeadOps>(&self, device: &B, how: How, before: (&[f32], &[f32])) -> Got<E> {
-        let How { loss, threshold, loss_scale, accum, gap } = how;
+        let How { loss, threshold, loss_scale, accum, gap, through_relu } = how;
         let (m, k) = self.shape;
         let (input, grad_input) =
             (Grid::new(m, k, gap, &self.input), Grid::<E>::poisoned(m, k, 2 * gap));
         let (x, mut dx) = (input.upload(device), grad_input.upload(device));
         let [w, b, y] = [&self.weight, &self.bias, &self.labels].map(|of| upload(device, of));
         let [mut logits, mut grad_logits] = [(); 2].map(|()| upload(device, &poisoned::<f32>(m)));
-        let [mut dw, mut db] = [before.0, before.1].map(|of| upload(device, of));
+        let [mut dw, mut db, mut db_before] =
+            [before.0, before.1, before.0].map(|of| upload(device, of));
         let mut mean = upload(device, &poisoned::<f64>(1));
         let len = LossAndGrads::<B, E>::workspace_len(device, m, k);
         let mut workspace = upload(device, &poisoned::<u64>(len));
+        let mut grads = Grads::new(
+            B::view_mut(&mut grad_logits),
+            grad_input.view_mut(&mut dx),
+            B::view_mut(&mut dw),
+            B::view_mut(&mut db),
+        );
+        grads.bias_before = through_relu.then(|| B::view_mut(&mut db_before));
         let result = LossAndGrads::new(
             loss,
             Forward::new(input.view(&x), B::view(&w), B::view(&b), B::view_mut(&mut logits)),
             B::view(&y),
             B::view_mut(&mut mean),
-            Grads::new(
-                B::view_mut(&mut grad_logits),
-                grad_input.view_mut(&mut dx),
-                B::view_mut(&mut dw),
-                B::view_mut(&mut db),
-            ),
+            grads,
             B::view_mut(&mut workspace),
         )
         .threshold(threshold)
@@ -137,6 +149,7 @@ impl<E: Stored + Poison> Case<E> {
             input: grad_input.download(device, &dx),
             weight: download(device, &dw),
             bias: download(device, &db),
+            bias_before: download(device, &db_before),
             result,
         }
     }
@@ -161,7 +174,7 @@ impl<E: Stored + Poison> Case<E> {
         assert_same_bits(&format!("{what}, mean"), &[got.mean], &[mean]);
         assert_same_bits(&format!("{what}, logits"), &got.grad_logits, &grad_logits);
         let before = (exact(&before.0), exact(&before.1));
-        let want = reference::linear_backward(
+        let mut want = reference::linear_backward(
             [
                 &exact(&self.input),
                 &exact(&self.weight),
@@ -172,6 +185,19 @@ impl<E: Stored + Poison> Case<E> {
             Activation::None,
             adds.then_some((&before.0[..], &before.1[..])),
         );
+        if how.through_relu {
+            for (grad, x) in want.input.iter_mut().zip(&self.input) {
+                *grad = if x.value() <= 0.0 { Approx::ZERO } else { *grad };
+            }
+            let sum_of = |column: usize| {
+                let mut terms: Vec<_> =
+                    exact(&got.input).into_iter().skip(column).step_by(k).collect();
+                terms.extend(adds.then(|| before.0[column]));
+                Approx::sum(&terms)
+            };
+            let want: Vec<_> = (0..k).map(sum_of).collect();
+            assert_close(&format!("{what}, bias before"), &got.bias_before, &want);
+        }
         assert_close(&format!("{what}, input"), &got.input, &want.input);
         assert_close(&format!("{what}, weight"), &got.weight, &want.weight);
         assert_close(&format!("{what}, bias"), &got.bias, &want.bias);
@@ -226,12 +252,12 @@ fn losses_and_gradients_are_right<B: HeadOps + LossOps>(device: &B) {
 fn losses_and_gradients_of_a_type_are_right<B: HeadOps + LossOps, E: Stored + Poison>(device: &B) {
     for shape in SHAPES {
         let case = Case::<E>::new(shape);
-        for (loss, threshold, accum, gap) in [
-            (LOSSES[0], 0.0, Accum::Replace, 0),
-            (LOSSES[1], 0.3, Accum::Add, 3),
-            (LOSSES[2], 0.01, Accum::Replace, 1),
+        for (loss, threshold, accum, gap, through_relu) in [
+            (LOSSES[0], 0.0, Accum::Replace, 0, true),
+            (LOSSES[1], 0.3, Accum::Add, 3, true),
+            (LOSSES[2], 0.01, Accum::Replace, 1, false),
         ] {
-            case.check(device, How { loss, threshold, accum, gap, ..HOW });
+            case.check(device, How { loss, threshold, accum, gap, through_relu, ..HOW });
         }
     }
     let case = Case::<E>::new((70, 24));
@@ -299,12 +325,12 @@ fn a_scale_multiplies_gradients_alone<B: HeadOps>(device: &B) {
 fn wrong_arguments_are_errors<B: HeadOps>(device: &B) {
     let ones = upload(device, &[1.0_f32; 64]);
     let grid = |rows, cols| Grid::<f32>::poisoned(rows, cols, 0);
-    // The lengths are those of weight, bias, logits; labels, mean; the gradients of logits, weight
-    // and bias.
-    let right = [3, 1, 2, 2, 1, 2, 3, 1];
-    let run = |len: [usize; 8], grads: (usize, usize), (threshold, loss_scale): (f32, f32)| {
-        let mut outputs = [(); 5].map(|()| upload(device, &poisoned::<f32>(64)));
-        let [logits, grad_logits, dx, dw, db] = &mut outputs;
+    // The lengths are those of weight, bias, logits; labels, mean; the gradients of logits, weight,
+    // bias and the bias before.
+    let right = [3, 1, 2, 2, 1, 2, 3, 1, 3];
+    let run = |len: [usize; 9], grads: (usize, usize), (threshold, loss_scale): (f32, f32)| {
+        let mut outputs = [(); 6].map(|()| upload(device, &poisoned::<f32>(64)));
+        let [logits, grad_logits, dx, dw, db, db_before] = &mut outputs;
         let mut mean = upload(device, &poisoned::<f64>(2));
         let mut workspace = device.alloc(64).unwrap();
         let result = LossAndGrads::new(
@@ -322,7 +348,8 @@ fn wrong_arguments_are_errors<B: HeadOps>(device: &B) {
                 grid(grads.0, grads.1).view_mut(dx),
                 B::slice_mut(dw, 0..len[6]),
                 B::slice_mut(db, 0..len[7]),
-            ),
+            )
+            .through_relu(B::slice_mut(db_before, 0..len[8])),
             B::view_mut(&mut workspace),
         )
         .threshold(threshold)
@@ -344,6 +371,7 @@ fn wrong_arguments_are_errors<B: HeadOps>(device: &B) {
         (5, 1, "grads.logits is 1, but must be 2"),
         (6, 2, "grads.weight is 2, but must be 3"),
         (7, 2, "grads.bias is 2, but must be 1"),
+        (8, 2, "grads.bias_before is 2, but must be 3"),
     ] {
         let mut spoilt = right;
         spoilt[at] = len;
@@ -371,13 +399,14 @@ fn results_do_not_depend_on_threads() {
     for shape in [(2000, 300), (3, 70_000)] {
         let case = Case::<bf16>::new(shape);
         assert_deterministic("head", |cpu| {
-            let got = case.run(cpu, How { loss: Loss::BceWithLogits, gap: 1, ..HOW });
+            let got = case.run(cpu, How { loss: Loss::BceWithLogits, through_relu: true, ..HOW });
             [
                 bytes(&got.logits),
                 bytes(&[got.mean]),
                 bytes(&got.input),
                 bytes(&got.weight),
                 bytes(&got.bias),
+                bytes(&got.bias_before),
             ]
             .concat()
         });

@@ -2,22 +2,19 @@
 //! [`loss`](super::loss) computes them, then the gradients. The input is read twice, by rows for
 //! its gradient and by columns for that of the weight, so that no sum is split between threads.
 
-use std::ops::Range;
-
 use super::Cpu;
 use super::cast::Convert;
-use super::compute::vector::{Blocks, dot_row, for_each_block, load, store};
+use super::compute::column_sums::column_sums;
+use super::compute::vector::dot_row;
+use super::linear::relu_grad;
 use super::loss;
 use super::runtime::erased::{ByElement, Retype, with_elements};
 use crate::dtype::{Element, bf16, f16};
 use crate::error::Result;
 use crate::ops::head::{Forward, Grads, HeadOps, LossAndGrads, OP};
 use crate::ops::{Accum, Matrix, ViewMut};
-use crate::simd::{LANES, Lanes, Loop};
+use crate::simd::{Lanes, Loop};
 use crate::size::product;
-
-/// The columns of a task of the gradient of the weight: their sums fit the registers.
-const COLUMNS_PER_TASK: usize = 4 * LANES;
 
 impl HeadOps for Cpu {
     fn head_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
@@ -70,9 +67,11 @@ fn compute_logits<E: Element>(
 }
 
 fn typed_loss_and_grads<E: Element>(cpu: &Cpu, args: LossAndGrads<'_, Cpu, E>) -> Result<()> {
-    let LossAndGrads { forward, loss, threshold, loss_scale, labels, mean, grads, .. } = args;
+    let LossAndGrads { forward, loss, threshold, loss_scale, labels, mean, grads, accum, .. } =
+        args;
     let Forward { input, weight, bias, mut logits } = forward;
-    let Grads { logits: mut grad_logits, input: grad_input, weight: mut grad_weight, .. } = grads;
+    let Grads { logits: mut grad_logits, input: mut grad_input, weight: mut grad_weight, .. } =
+        grads;
     compute_logits(cpu, input, &weight, bias[0], &mut logits);
     let of_loss = crate::ops::loss::Forward {
         loss,
@@ -87,19 +86,22 @@ fn typed_loss_and_grads<E: Element>(cpu: &Cpu, args: LossAndGrads<'_, Cpu, E>) -
     // A bad label is reported when all is done.
     let result = loss::forward(OP, of_loss);
     let grad_logits = &*grad_logits;
-    let adds = args.accum == Accum::Add;
     // A load and a store of an element take as long as several operations.
-    let cpu = cpu.for_operations(product([8, input.rows, input.cols]));
-    cpu.for_each_row(grad_input, |r, grad| {
-        cpu.dispatch.run(Convert { factor: grad_logits[r], from: &weight, to: grad });
+    let few = cpu.for_operations(product([8, input.rows, input.cols]));
+    few.for_each_row(grad_input.reborrow(), |r, grad| {
+        few.dispatch.run(Convert { factor: grad_logits[r], from: &weight, to: grad });
     });
-    cpu.for_each_chunk(&mut grad_weight, COLUMNS_PER_TASK, |k, sums| {
-        let first = k * COLUMNS_PER_TASK;
-        cpu.dispatch.run(WeightGrad { input, first, grad_logits, sums, adds });
-    });
+    if let Some(mut sums) = grads.bias_before {
+        relu_grad(cpu, input, grad_input.reborrow());
+        column_sums(cpu, grad_input.as_matrix(), None, &mut sums, accum);
+    }
+    column_sums(cpu, input, Some(grad_logits), &mut grad_weight, accum);
     let mut grad_bias = grads.bias;
     let sum: f32 = grad_logits.iter().sum();
-    grad_bias[0] = if adds { grad_bias[0] + sum } else { sum };
+    grad_bias[0] = match accum {
+        Accum::Replace => sum,
+        Accum::Add => grad_bias[0] + sum,
+    };
     result
 }
 
@@ -123,52 +125,6 @@ impl<E: Element> Loop for Logits<'_, E> {
     }
 }
 
-/// Computes the gradient of the weights from `first` on, in the order of the samples.
-struct WeightGrad<'a, E: Element> {
-    input: Matrix<'a, Cpu, E>,
-    first: usize,
-    grad_logits: &'a [f32],
-    sums: &'a mut [f32],
-    adds: bool,
-}
-
-impl<E: Element> Loop for WeightGrad<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Lanes>(self, lanes: V) {
-        let columns = self.sums.len();
-        for_each_block::<V>(columns, &mut WeightGradBlocks { lanes, of: self });
-    }
-}
-
-struct WeightGradBlocks<'a, V, E: Element> {
-    lanes: V,
-    of: WeightGrad<'a, E>,
-}
-
-impl<V: Lanes, E: Element> Blocks for WeightGradBlocks<'_, V, E> {
-    #[inline(always)]
-    fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
-        let Self { lanes, of: WeightGrad { input, first, grad_logits, sums, adds } } = self;
-        let mut sum = [lanes.splat(0.0); N];
-        for (r, grad) in grad_logits.iter().enumerate() {
-            let row = &input.row(r)[*first..][columns.clone()];
-            let (x, grad) = (load::<V, E, N, WHOLE>(*lanes, row), lanes.splat(*grad));
-            for (sum, x) in sum.iter_mut().zip(x) {
-                *sum = lanes.add(*sum, lanes.mul(grad, x));
-            }
-        }
-        let to = &mut sums[columns];
-        if *adds {
-            for (sum, before) in sum.iter_mut().zip(load::<V, f32, N, WHOLE>(*lanes, to)) {
-                *sum = lanes.add(before, *sum);
-            }
-        }
-        store::<V, f32, N, WHOLE>(*lanes, sum, to);
-    }
-}
-
 impl<'a, E: Element, T: Element> Retype<E, T> for Forward<'a, Cpu, E> {
     type Output = Forward<'a, Cpu, T>;
 
@@ -183,8 +139,8 @@ impl<'a, E: Element, T: Element> Retype<E, T> for LossAndGrads<'a, Cpu, E> {
 
     fn retype(self) -> Self::Output {
         let Self { forward, loss, threshold, loss_scale, labels, mean, .. } = self;
-        let Grads { logits, input, weight, bias } = self.grads;
-        let grads = Grads { logits, input: input.retype(), weight, bias };
+        let Grads { logits, input, weight, bias, bias_before } = self.grads;
+        let grads = Grads { logits, input: input.retype(), weight, bias, bias_before };
         let (accum, workspace) = (self.accum, self.workspace);
         LossAndGrads {
             forward: forward.retype(),

@@ -17,7 +17,7 @@ use super::runtime::pointer::Ptr;
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::head::{Forward, HeadOps, LossAndGrads};
-use crate::ops::{Accum, Loss};
+use crate::ops::{Accum, Loss, ViewMut};
 use crate::size::{product, sum};
 
 /// The most parts of a batch: two blocks for each multiprocessor of a large device. It is a
@@ -87,6 +87,8 @@ impl HeadOps for Cuda {
         let workspace = args.workspace.on(self)?;
         let weight_parts = workspace.cast::<f32>();
         let floats = words_of_parts(parts, k);
+        let before_parts = weight_parts.add(parts.room * k);
+        let grad_bias_before = ViewMut::on_or_null(&grads.bias_before, self)?;
         let wide = is_wide(of_input, input.ld, k)
             && is_wide(grad_input.as_const(), grads.input.ld, k)
             && is_wide(of_weight, k, k)
@@ -101,9 +103,11 @@ impl HeadOps for Cuda {
             grad_input,
             grad_weight,
             grad_bias: grads.bias.on(self)?,
+            grad_bias_before,
             mean: mean.on(self)?,
             weight_parts,
-            bias_parts: weight_parts.add(parts.room * k),
+            before_parts,
+            bias_parts: before_parts.add(parts.room * k),
             loss_sums: workspace.add(floats).cast::<f64>(),
             arrivals: self.inner.arrivals.of(Arrivals::HEAD),
             input_ld: input.ld as u64,
@@ -123,9 +127,10 @@ impl HeadOps for Cuda {
         let grid = Grid::new((parts.count.max(1) as u32, 1), THREADS);
         // SAFETY: the function is the instance of the kernel for `E`. The op has been validated:
         // input and its gradient have the rows, columns and leading dimensions that are passed,
-        // weight and its gradient a value for each column, labels, logits and their gradient one
-        // for each row, and the workspace has the length of `head_workspace_len`. All memory that
-        // is written is an exclusive view, and counters and status are the backend's own.
+        // weight, its gradient and that of the bias before a value for each column, labels, logits
+        // and their gradient one for each row, and the workspace has the length of
+        // `head_workspace_len`. All memory that is written is an exclusive view, and counters and
+        // status are the backend's own.
         unsafe { self.inner.kernels.head.loss_and_grads.of::<E>().launch(self, grid, parameters) }
     }
 
@@ -134,7 +139,8 @@ impl HeadOps for Cuda {
     }
 }
 
-/// Returns the words of the parts of the gradients of weight and bias.
+/// Returns the words of the parts of the gradients of the weight, of the bias before, and of the
+/// bias.
 fn words_of_parts(parts: Parts, inputs: usize) -> usize {
-    product([parts.room, sum([inputs, 1])]).div_ceil(size_of::<u64>() / size_of::<f32>())
+    product([parts.room, sum([inputs, inputs, 1])]).div_ceil(size_of::<u64>() / size_of::<f32>())
 }
