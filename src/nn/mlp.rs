@@ -6,6 +6,7 @@ use super::matrix::{BatchMatrix, padded};
 use super::pieces::Pieces;
 use crate::dtype::Element;
 use crate::error::Result;
+use crate::ops::cast::{Cast, CastOps};
 use crate::ops::linear::{self, Activation, LinearOps, Pack};
 use crate::ops::{Accum, Device, Matrix, MatrixMut, Precision};
 use crate::philox::Philox;
@@ -41,7 +42,7 @@ pub(super) struct Layer {
     /// are zeros in both, and in the weight's gradient and optimizer state.
     columns: usize,
     /// The range of the weight, `[outputs, columns]`, among the parameters.
-    weight: Range<usize>,
+    pub(super) weight: Range<usize>,
     /// The range of the bias, `[outputs]`, among the parameters.
     pub(super) bias: Range<usize>,
     activation: Activation,
@@ -83,6 +84,9 @@ pub(super) struct Backward<'a, D: Device, E: Element> {
     pub(super) output: Matrix<'a, D, E>,
     /// The gradient of the output, `[rows, Mlp::outputs]`. The pass overwrites it.
     pub(super) grad_output: MatrixMut<'a, D, E>,
+    /// True if `grad_output` is the gradient of the last layer's affine map, and that of its bias
+    /// is among `grad_parameters` already.
+    pub(super) is_affine: bool,
     /// The gradient of the input, `[rows, Mlp::columns]`, if it is wanted.
     pub(super) grad_input: Option<MatrixMut<'a, D, E>>,
     /// The buffer of the gradients of the parameters, at the positions of the parameters.
@@ -148,11 +152,6 @@ impl Mlp {
         self.layers.first().map_or(0, |layer| layer.columns)
     }
 
-    /// Returns the number of columns of the output, 0 without layers.
-    pub(super) fn outputs(&self) -> usize {
-        self.layers.last().map_or(0, |layer| layer.outputs)
-    }
-
     /// Returns the layers whose outputs are hidden activations: all but the last.
     pub(super) fn hidden_layers(&self) -> &[Layer] {
         self.layers.split_last().map_or(&[], |(_, others)| others)
@@ -211,13 +210,16 @@ impl Mlp {
         Ok(())
     }
 
-    /// Runs all layers, of which there must be at least one.
-    pub(super) fn forward<D: LinearOps, E: Element>(
+    /// Runs all layers. Without layers the output is a copy of the input.
+    pub(super) fn forward<D: LinearOps + CastOps, E: Element>(
         &self,
         device: &D,
         buffers: &mut MlpBuffers<D, E>,
         mut pass: Forward<'_, D, E>,
     ) -> Result<()> {
+        if self.layers.is_empty() {
+            return Cast { factor: 1.0, from: pass.input, to: pass.output }.run(device);
+        }
         let MlpBuffers { packed, hidden, .. } = buffers;
         let rows = pass.input.rows;
         let mut end = 0;
@@ -241,17 +243,20 @@ impl Mlp {
         Ok(())
     }
 
-    /// Runs all layers backwards, of which there must be at least one. The gradient of a hidden
-    /// activation comes as that of the affine map before it, with that of the bias.
-    pub(super) fn backward<D: LinearOps, E: Element>(
+    /// Runs all layers backwards. Without layers the gradient of the input is that of the output.
+    pub(super) fn backward<D: LinearOps + CastOps, E: Element>(
         &self,
         device: &D,
         buffers: &mut MlpBuffers<D, E>,
         mut pass: Backward<'_, D, E>,
     ) -> Result<()> {
+        if let (true, Some(to)) = (self.layers.is_empty(), &mut pass.grad_input) {
+            let from = pass.grad_output.as_matrix();
+            return Cast { factor: 1.0, from, to: to.reborrow() }.run(device);
+        }
         let MlpBuffers { hidden, hidden_grads, .. } = buffers;
         let rows = pass.input.rows;
-        if let Some(last) = self.layers.last() {
+        if let (false, Some(last)) = (pass.is_affine, self.layers.last()) {
             let of_last = linear::ActivationGrad {
                 output: pass.output,
                 activation: last.activation,
@@ -262,6 +267,8 @@ impl Mlp {
             };
             of_last.run(device)?;
         }
+        // The gradient of a hidden activation comes as that of the affine map before it, with that
+        // of the bias.
         for (k, layer) in self.layers.iter().enumerate().rev() {
             let (before, from_here) = hidden_grads.split_at_mut(k);
             let grad_input = match before.last_mut() {
@@ -270,11 +277,9 @@ impl Mlp {
             };
             let (grad_bias_before, grad_weight) = match k.checked_sub(1) {
                 Some(before) => {
-                    // The padding of the activation has room behind the bias: see `ALIGN`.
-                    let start = self.layers[before].bias.start;
-                    let bias = start..start + layer.columns;
-                    let (bias, weight) =
-                        D::split_mut(pass.grad_parameters, bias, layer.weight.clone());
+                    let bias = self.layers[before].padded_bias(layer.columns);
+                    let [bias, weight] =
+                        D::split_mut(pass.grad_parameters, [bias, layer.weight.clone()]);
                     (Some(bias), weight)
                 }
                 None => (None, D::slice_mut(pass.grad_parameters, layer.weight.clone())),
@@ -317,6 +322,12 @@ impl Layer {
     pub(super) fn weight_rows(&self) -> impl Iterator<Item = Range<usize>> {
         let (inputs, starts) = (self.inputs, self.weight.clone().step_by(self.columns.max(1)));
         starts.map(move |start| start..start + inputs)
+    }
+
+    /// Returns the range of the bias among the parameters, and of as much room behind it as the
+    /// padding of the layer's output takes in `columns` columns: see `ALIGN`.
+    fn padded_bias(&self, columns: usize) -> Range<usize> {
+        self.bias.start..self.bias.start + columns
     }
 
     fn packed_len<D: LinearOps, E: Element>(&self, device: &D) -> usize {

@@ -483,11 +483,10 @@ impl Device for Cuda {
         buffer.slice_mut(range)
     }
 
-    fn split_mut<T: Scalar>(
+    fn split_mut<T: Scalar, const N: usize>(
         buffer: &mut Buffer<T>,
-        first: Range<usize>,
-        second: Range<usize>,
-    ) -> (ViewMut<'_, Cuda, T>, ViewMut<'_, Cuda, T>) {
-        buffer.split_mut(first, second)
+        ranges: [Range<usize>; N],
+    ) -> [ViewMut<'_, Cuda, T>; N] {
+        buffer.split_mut(ranges)
     }
 }
