@@ -51,6 +51,8 @@ mod moving_average;
 #[cfg(feature = "cuda")]
 mod older_drivers_cuda;
 mod pooled_interaction;
+#[cfg(feature = "cuda")]
+mod pooled_interaction_cuda;
 mod properties;
 #[cfg(feature = "cuda")]
 mod readme;

@@ -50,6 +50,7 @@ mod linear;
 mod loss;
 mod moving_average;
 mod optimizer;
+mod pooled_interaction;
 mod runtime;
 mod sparse_update;
 
@@ -138,6 +139,7 @@ struct Kernels {
     linear: linear::Kernels,
     loss: loss::Kernels,
     moving_average: moving_average::Kernels,
+    pooled_interaction: pooled_interaction::Kernels,
     sparse_update: sparse_update::Kernels,
 }
 
@@ -155,6 +157,7 @@ impl Kernels {
             linear: linear::Kernels::load(context)?,
             loss: loss::Kernels::load(context)?,
             moving_average: moving_average::Kernels::load(context)?,
+            pooled_interaction: pooled_interaction::Kernels::load(context)?,
             sparse_update: sparse_update::Kernels::load(context)?,
         })
     }

@@ -488,8 +488,8 @@ impl CublasLt {
                 ((&raw const (*found).algo).read(), (&raw const (*found).state).cast().read())
             }
         });
-        let mut can_run =
-            found.filter(|(_, state): &(_, c_int)| *state == Status::CUBLAS_STATUS_SUCCESS as c_int);
+        let mut can_run = found
+            .filter(|(_, state): &(_, c_int)| *state == Status::CUBLAS_STATUS_SUCCESS as c_int);
         Ok(can_run.next().map(|(algorithm, _)| algorithm))
     }
 }
