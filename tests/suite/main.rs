@@ -34,6 +34,7 @@ mod finite_check;
 #[cfg(feature = "train")]
 mod fuzz;
 mod golden;
+mod head;
 mod hostile_arguments;
 mod index_sort;
 mod interaction;

@@ -43,6 +43,7 @@ mod dense_update;
 mod embedding_bag;
 mod finite_check;
 mod gemm;
+mod head;
 mod index_sort;
 mod interaction;
 mod linear;
@@ -132,6 +133,7 @@ struct Kernels {
     dense_update: dense_update::Kernels,
     embedding_bag: embedding_bag::Kernels,
     finite_check: finite_check::Kernels,
+    head: head::Kernels,
     index_sort: index_sort::Kernels,
     interaction: interaction::Kernels,
     linear: linear::Kernels,
@@ -149,6 +151,7 @@ impl Kernels {
             dense_update: dense_update::Kernels::load(context)?,
             embedding_bag: embedding_bag::Kernels::load(context)?,
             finite_check: finite_check::Kernels::load(context)?,
+            head: head::Kernels::load(context)?,
             index_sort: index_sort::Kernels::load(context)?,
             interaction: interaction::Kernels::load(context)?,
             linear: linear::Kernels::load(context)?,
@@ -483,11 +486,10 @@ impl Device for Cuda {
         buffer.slice_mut(range)
     }
 
-    fn split_mut<T: Scalar>(
+    fn split_mut<T: Scalar, const N: usize>(
         buffer: &mut Buffer<T>,
-        first: Range<usize>,
-        second: Range<usize>,
-    ) -> (ViewMut<'_, Cuda, T>, ViewMut<'_, Cuda, T>) {
-        buffer.split_mut(first, second)
+        ranges: [Range<usize>; N],
+    ) -> [ViewMut<'_, Cuda, T>; N] {
+        buffer.split_mut(ranges)
     }
 }

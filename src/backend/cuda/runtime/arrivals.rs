@@ -24,8 +24,10 @@ impl Arrivals {
     pub(crate) const LOSS: usize = 0;
     /// The counter of [`finite_check`](crate::ops::finite_check).
     pub(crate) const FINITE_CHECK: usize = 1;
+    /// The counter of [`head`](crate::ops::head).
+    pub(crate) const HEAD: usize = 2;
     /// The first counter of the tiles of a weight gradient ([`linear`](crate::ops::linear)).
-    pub(crate) const WEIGHT_GRAD: usize = 2;
+    pub(crate) const WEIGHT_GRAD: usize = 3;
     /// The number of counters of such tiles.
     pub(crate) const WEIGHT_TILES: usize = 1024;
     /// The first counter of the runs of columns of a bias gradient.
