@@ -469,7 +469,7 @@ __device__ __forceinline__ void sort_table(const IndexSortTables<I>& p) {
     num_counted = 0;
   }
   __syncthreads();
-  uint32_t count = num_keys;
+  const uint32_t count = num_keys;
   Keys keys = {shared, shared + kTableTile}, other = keys;
   if (count > kTableTile) {
     keys = {p.keys + taken, p.key_positions + taken};
@@ -498,10 +498,8 @@ __device__ __forceinline__ void sort_table(const IndexSortTables<I>& p) {
   }
   counted = __reduce_add_sync(kWarp, counted);
   if (lane == 0) atomicAdd(&num_counted, counted);
-  // Wrong offsets leave places without a key. Then the table has no ids.
-  is_wrong = __syncthreads_or(is_wrong);
-  count = is_wrong ? 0 : count;
-  counted = is_wrong ? 0 : num_counted;
+  // Wrong offsets may count ids twice. Then the table has none.
+  counted = __syncthreads_or(is_wrong) ? 0 : num_counted;
   if (thread == 0) publish(p.counters->ids + table, 0, table == 0, counted);
 
   const uint32_t largest = counted == count ? num_rows - 1 : num_rows;

@@ -135,8 +135,9 @@ fn orders_tables_of_any_size<B: IndexSortOps>(device: &B) {
     for lengths in [[30, 1, 17_000, 0, 20], [8191, 300, 0, 1, 100], [8190, 300, 0, 3, 100]] {
         let bags: Vec<usize> = lengths.into_iter().flat_map(|length| [length, 0, 1]).collect();
         let mut case = BagCase::new("tables of any size", (&tables, &features), &bags, zipf);
-        case.features[3].padding_idx = Some(0);
-        case.features[2].padding_idx = Some(1);
+        for (feature, padding) in [(2, 1), (3, 0), (4, 2)] {
+            case.features[feature].padding_idx = Some(padding);
+        }
         let (got, result) = sort::<B, i32>(device, &case, 0);
         assert_eq!(result, Ok(()));
         assert_eq!(got, expected(&case), "{lengths:?}");

@@ -185,31 +185,31 @@ impl<I: Id> Step<I> {
 }
 
 /// Checks bags that overlap. The sort has no meaning, but neither it nor a step with its order may
-/// access memory outside of the buffers. There are few ids, more than a block sorts in shared
-/// memory, or more than are sorted by table.
+/// access memory outside of the buffers. There are few ids, or more than there are in the batch of
+/// one table, or more than are sorted by table.
 #[test]
 fn overlapping_bags_are_an_error() {
     let few = case(16, Pooling::Mean);
-    let layout = |features: [usize; 3]| {
-        (&[(12, 16), (9, 4), (1, 1)][..], features.map(|table| feature(table, Pooling::Sum)))
-    };
-    let (tables, features) = layout([0, 1, 0]);
-    let many = BagCase::new("many", (tables, &features), &[500; 3 * 8], uniform);
-    let most = BagCase::new("most", (&tables[..2], &features), &[500; 3 * 8], uniform);
+    let features = [0, 1, 0].map(|table| feature(table, Pooling::Sum));
+    let of_tables = |tables| BagCase::new("many", (tables, &features), &[500; 3 * 8], uniform);
+    let (three, two) = (of_tables(&[(12, 16), (9, 4), (1, 1)]), of_tables(&[(12, 16), (9, 4)]));
+    let end = three.indices.len();
     on_every_schedule_with_overlaps(|cuda| {
-        for case in [&few, &many, &most] {
+        for (case, changes) in [
+            (&few, [(7, 3), (11, few.offsets[11] + 1000)]),
+            (&three, [(8, end), (16, 0)]),
+            (&two, [(8, end), (16, 0)]),
+        ] {
             let mut step = Step::<i64>::new(cuda, case.clone());
-            let (position, before) = (7, step.case.offsets[6] as i64);
-            let mut offsets: Vec<i64> =
-                step.case.offsets.iter().map(|&offset| offset as i64).collect();
-            offsets[position] = 3;
-            offsets[position + 4] += 1000;
+            let mut offsets: Vec<_> = case.offsets.iter().map(|&offset| offset as i64).collect();
+            changes.into_iter().for_each(|(position, offset)| offsets[position] = offset as i64);
             cuda.upload(&offsets, Cuda::view_mut(&mut step.backward.bags.offsets)).unwrap();
             step.sort(cuda);
-            let rule = OffsetRule::NotBelow(before);
+            let position = (1..).find(|&k| offsets[k] < offsets[k - 1]).unwrap();
+            let (value, rule) = (offsets[position], OffsetRule::NotBelow(offsets[position - 1]));
             assert_eq!(
                 cuda.synchronize(),
-                Err(Error::InvalidOffsets { op: "index_sort", position, value: 3, rule })
+                Err(Error::InvalidOffsets { op: "index_sort", position, value, rule })
             );
             step.update(cuda);
             assert_eq!(cuda.synchronize(), Ok(()));
