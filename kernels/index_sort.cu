@@ -377,7 +377,7 @@ __device__ __forceinline__ Keys sort_keys(Keys keys, Keys other, uint32_t* count
                      first = warp * 32 * steps + lane;
       const uint32_t* const from = keys.keys + tile + first;
       const uint32_t* const from_positions = keys.positions + tile + first;
-      uint32_t key[kTableItems], position[kTableItems], to[kTableItems];
+      uint32_t key[kTableItems], to[kTableItems];
 #pragma unroll
       for (uint32_t w = 0; w < kTableWarps; ++w) counts[w * kTableDigits + thread] = 0;
       __syncthreads();
@@ -402,21 +402,26 @@ __device__ __forceinline__ Keys sort_keys(Keys keys, Keys other, uint32_t* count
 #pragma unroll
       for (uint32_t w = 0; w < kTableWarps; ++w) counts[w * kTableDigits + thread] += place;
       place += of_digit;
-      // The positions are read last, since registers are scarce while the keys are counted.
-#pragma unroll
-      for (uint32_t j = 0; j < kTableItems; ++j) {
-        if (j >= steps) break;
-        if (first + 32 * j >= size) continue;
-        position[j] = from_positions[32 * j];
-      }
       __syncthreads();
 #pragma unroll
       for (uint32_t j = 0; j < kTableItems; ++j) {
         if (j >= steps) break;
         if (first + 32 * j >= size) continue;
-        const uint32_t place_of_key = to[j] + of_warp[digit_of(key[j], pass, digit_bits)];
-        other.keys[place_of_key] = key[j];
-        other.positions[place_of_key] = position[j];
+        to[j] += of_warp[digit_of(key[j], pass, digit_bits)];
+        other.keys[to[j]] = key[j];
+      }
+      // The positions follow in a step of their own, in the registers of the keys.
+      uint32_t position[kTableItems];
+#pragma unroll
+      for (uint32_t j = 0; j < kTableItems; ++j) {
+        if (j >= steps) break;
+        if (first + 32 * j < size) position[j] = from_positions[32 * j];
+      }
+      __syncthreads();
+#pragma unroll
+      for (uint32_t j = 0; j < kTableItems; ++j) {
+        if (j >= steps) break;
+        if (first + 32 * j < size) other.positions[to[j]] = position[j];
       }
       __syncthreads();
     }

@@ -190,19 +190,20 @@ impl<I: Id> Step<I> {
 #[test]
 fn overlapping_bags_are_an_error() {
     let few = case(16, Pooling::Mean);
-    let features = [0, 1, 0].map(|table| feature(table, Pooling::Sum));
-    let of_tables = |tables| BagCase::new("many", (tables, &features), &[500; 3 * 8], uniform);
+    let features = [0, 1, 0, 1, 0].map(|table| feature(table, Pooling::Sum));
+    let of_tables = |tables| BagCase::new("many", (tables, &features), &[300; 5 * 8], uniform);
     let (three, two) = (of_tables(&[(12, 16), (9, 4), (1, 1)]), of_tables(&[(12, 16), (9, 4)]));
     let end = three.indices.len();
     on_every_schedule_with_overlaps(|cuda| {
+        let three_times = [(8, end), (16, 0), (24, end), (32, 0)];
         for (case, changes) in [
-            (&few, [(7, 3), (11, few.offsets[11] + 1000)]),
-            (&three, [(8, end), (16, 0)]),
-            (&two, [(8, end), (16, 0)]),
+            (&few, &[(7, 3), (11, few.offsets[11] + 1000)][..]),
+            (&three, &three_times),
+            (&two, &three_times),
         ] {
             let mut step = Step::<i64>::new(cuda, case.clone());
             let mut offsets: Vec<_> = case.offsets.iter().map(|&offset| offset as i64).collect();
-            changes.into_iter().for_each(|(position, offset)| offsets[position] = offset as i64);
+            changes.iter().for_each(|&(position, offset)| offsets[position] = offset as i64);
             cuda.upload(&offsets, Cuda::view_mut(&mut step.backward.bags.offsets)).unwrap();
             step.sort(cuda);
             let position = (1..).find(|&k| offsets[k] < offsets[k - 1]).unwrap();
