@@ -114,27 +114,37 @@ __device__ __forceinline__ Bounds covering_bounds(const Bags& bags, uint64_t bag
 
 // Reads the ids of a bag, one group of lanes for each bag: calls `take(position, row)` for each of
 // them, with kNoRow for padding and bad ids, notes the faults, and writes the number of rows as the
-// length of the bag. Returns true if the bounds are wrong. The groups of a warp stay converged, and
-// those without a bag pass false: votes with a partial mask run once for each group.
-template <typename I, typename Take>
-__device__ __forceinline__ bool read_bag(const IndexSortIds<I>& p, bool exists, uint32_t bag,
-                                         Bounds bounds, Take take) {
-  const uint32_t lane = threadIdx.x % p.lanes;
+// length of the bag. Returns true if the bounds are wrong. A lane reads kAtOnce ids at once, so that
+// the latencies overlap. The groups of a warp stay converged, and those without a bag pass false:
+// votes with a partial mask run once for each group.
+template <int kAtOnce, typename I, typename Take>
+__device__ __forceinline__ bool read_bag(const IndexSortIds<I>& p, uint32_t lanes, bool exists,
+                                         uint32_t bag, Bounds bounds, Take take) {
+  const uint32_t lane = threadIdx.x % lanes;
   const bool is_wrong = exists && has_bad_bounds(p.bags, bag);
   uint32_t rows = 0;
   bool bad = is_wrong;
   if (exists) {
     const Feature& feature = p.features[bag / p.batch_size];
 #pragma unroll 1
-    for (uint64_t position = bounds.start + lane; position < bounds.end; position += p.lanes) {
-      const int64_t row = row_of(p.indices[position], feature, bad);
-      rows += row != kNoRow;
-      p.bag_of[position] = bag;
-      take(position, row);
+    for (uint64_t first = bounds.start + lane; first < bounds.end; first += kAtOnce * lanes) {
+      I ids[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j)
+        ids[j] = first + j * lanes < bounds.end ? p.indices[first + j * lanes] : 0;
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const uint64_t position = first + j * lanes;
+        if (position >= bounds.end) break;
+        const int64_t row = row_of(ids[j], feature, bad);
+        rows += row != kNoRow;
+        p.bag_of[position] = bag;
+        take(position, row);
+      }
     }
   }
-  rows = group_sum(rows, p.lanes);
-  bad = group_any(bad, p.lanes);
+  rows = group_sum(rows, lanes);
+  bad = group_any(bad, lanes);
   if (lane == 0 && exists) {
     p.bag_lengths[bag] = rows;
     if (bad) note_faults(p.features[bag / p.batch_size], p.indices, p.bags, bag, p.status);
@@ -167,14 +177,14 @@ __device__ __forceinline__ void name_rows(const IndexSortRows<I>& p) {
     atomicAdd(&counts[thread * kDigits + digit_of(p.end_key, uint32_t(thread), p.digit_bits)],
               uint32_t(bags.num_indices - num_indices));
 #pragma unroll 1
-  for (uint64_t first = thread / 32 * 32 / p.ids.lanes; first < bags.num_bags;
-       first += threads / p.ids.lanes) {
-    const uint64_t bag = first + threadIdx.x % 32 / p.ids.lanes;
+  for (uint64_t first = thread / 32 * 32 / p.lanes; first < bags.num_bags;
+       first += threads / p.lanes) {
+    const uint64_t bag = first + threadIdx.x % 32 / p.lanes;
     const bool exists = bag < bags.num_bags;
     const uint32_t table = exists ? p.ids.features[bag / p.ids.batch_size].table : 0;
     const uint64_t first_row = p.ids.tables[table].first_row;
     const Bounds bounds = exists ? covering_bounds(bags, bag, num_indices) : Bounds{};
-    read_bag(p.ids, exists, uint32_t(bag), bounds, [&](uint64_t position, int64_t row) {
+    read_bag<1>(p.ids, p.lanes, exists, uint32_t(bag), bounds, [&](uint64_t position, int64_t row) {
       const uint64_t key = row == kNoRow ? p.end_key : first_row + row;
       store_key(position, key);
 #pragma unroll 1
@@ -362,9 +372,19 @@ __device__ __forceinline__ Keys sort_keys(Keys keys, Keys other, uint32_t* count
     if (!fits) {
       counts[thread] = 0;
       __syncthreads();
+      constexpr uint32_t kAtOnce = 8;
 #pragma unroll 1
-      for (uint32_t k = thread; k < count; k += kTableThreads)
-        atomicAdd(&counts[digit_of(keys.keys[k], pass, digit_bits)], 1u);
+      for (uint32_t first = thread; first < count; first += kAtOnce * kTableThreads) {
+        uint32_t key[kAtOnce];
+#pragma unroll
+        for (uint32_t j = 0; j < kAtOnce; ++j)
+          key[j] = first + j * kTableThreads < count ? keys.keys[first + j * kTableThreads] : 0;
+#pragma unroll
+        for (uint32_t j = 0; j < kAtOnce; ++j) {
+          if (first + j * kTableThreads >= count) break;
+          atomicAdd(&counts[digit_of(key[j], pass, digit_bits)], 1u);
+        }
+      }
       __syncthreads();
       place = sum_of_threads_before<kTableThreads>(counts[thread]);
       __syncthreads();
@@ -411,17 +431,16 @@ __device__ __forceinline__ Keys sort_keys(Keys keys, Keys other, uint32_t* count
         other.keys[to[j]] = key[j];
       }
       // The positions follow in a step of their own, in the registers of the keys.
-      uint32_t position[kTableItems];
 #pragma unroll
       for (uint32_t j = 0; j < kTableItems; ++j) {
         if (j >= steps) break;
-        if (first + 32 * j < size) position[j] = from_positions[32 * j];
+        if (first + 32 * j < size) key[j] = from_positions[32 * j];
       }
       __syncthreads();
 #pragma unroll
       for (uint32_t j = 0; j < kTableItems; ++j) {
         if (j >= steps) break;
-        if (first + 32 * j < size) other.positions[to[j]] = position[j];
+        if (first + 32 * j < size) other.positions[to[j]] = key[j];
       }
       __syncthreads();
     }
@@ -482,8 +501,10 @@ __device__ __forceinline__ void sort_table(const IndexSortTables<I>& p) {
   }
 
   // Padding and bad ids get a key behind all rows.
-  const uint32_t num_bags = num_features * batch_size, lanes = p.ids.lanes;
-  uint32_t counted = 0;
+  const uint32_t num_bags = num_features * batch_size;
+  uint32_t counted = 0, lanes = 1;
+#pragma unroll 1
+  while (lanes < 32 && uint64_t(lanes) * num_bags < count) lanes *= 2;
   bool is_wrong = false;
 #pragma unroll 1
   for (uint64_t first = thread / 32 * 32 / lanes; first < num_bags;
@@ -493,7 +514,7 @@ __device__ __forceinline__ void sort_table(const IndexSortTables<I>& p) {
     const TableFeature feature = exists ? features[k / batch_size] : TableFeature{};
     const uint32_t bag = feature.number * batch_size + k % batch_size;
     const Bounds bounds = exists ? bounds_of(bags, bag) : Bounds{};
-    is_wrong |= read_bag(p.ids, exists, bag, bounds, [&](uint64_t position, int64_t row) {
+    is_wrong |= read_bag<4>(p.ids, lanes, exists, bag, bounds, [&](uint64_t position, int64_t row) {
       const uint32_t place = uint32_t(position) + feature.shift;
       if (place >= count) return;
       counted += row != kNoRow;

@@ -44,8 +44,7 @@ struct IndexSortIds {
   Status* status;
   Bags bags;
   uint32_t batch_size;
-  // The number of lanes that read a bag together.
-  uint32_t lanes;
+  uint32_t reserved;
 };
 
 // The counters of `index_sort_tables`: zeros before and after each launch.
@@ -91,6 +90,8 @@ struct IndexSortRows {
   // The number of keys by pass and digit.
   uint32_t* histograms;
   uint64_t end_key;
+  // The number of lanes that read a bag together.
+  uint32_t lanes;
   uint32_t passes;
   uint32_t digit_bits;
   uint32_t key_bytes;

@@ -187,7 +187,6 @@ impl Cuda {
         bag_of: PtrMut<u32>,
         sorted: &mut SortedIndices<Self>,
     ) -> Result<params::IndexSortIds<I>> {
-        let mean_length = bags.num_indices().div_ceil(bags.num_bags(tables.as_ref()).max(1));
         Ok(params::IndexSortIds {
             features: tables.features(self)?,
             tables: tables.tables(self)?,
@@ -197,7 +196,7 @@ impl Cuda {
             status: self.inner.faults.pointer(),
             bags: self.bags(bags, tables.as_ref(), FaultyOp::IndexSort)?,
             batch_size: bags.batch_size as u32,
-            lanes: mean_length.next_power_of_two().min(32) as u32,
+            reserved: 0,
         })
     }
 
@@ -249,16 +248,18 @@ impl Cuda {
         let [spare, bag_of] = [(); 2].map(|()| parts.take::<u32>(n));
         let sorted_positions = Self::view_mut(&mut sorted.positions).on(self)?;
 
+        let lanes = n.div_ceil(num_bags.max(1)).next_power_of_two().min(32);
         let rows = params::IndexSortRows {
             ids: self.sorted_ids((tables, &bags), bag_of, sorted)?,
             keys: keys[0].cast(),
             histograms,
             end_key: plan.end_key,
+            lanes: lanes as u32,
             passes: plan.passes,
             digit_bits: plan.digit_bits,
             key_bytes: plan.key_bytes as u32,
         };
-        let grid = Grid::looping(num_bags * rows.ids.lanes as usize, THREADS, MAX_BLOCKS);
+        let grid = Grid::looping(num_bags * lanes, THREADS, MAX_BLOCKS);
         // SAFETY: the function is the instance for `I`. The op has been validated: ids, offsets and
         // order have the sizes that bags and ids require. The workspace has the length of
         // `index_sort_workspace_len`, so all its parts lie within it. Workspace and order are
