@@ -23,6 +23,8 @@
 //                 bags, but the order would depend on the shape of the launch.
 //              6. The gradient of the weights distributes bags in the same way, in runs of one bag:
 //                 each dot product is a reduction by warp shuffles over the columns.
+//              7. The type of `out` and of its gradient is a parameter, since a branch per bag costs
+//                 nothing beside its rows, and instances for each type would be three times as many.
 // Mapping      blockIdx.y -> feature, in a loop; below, groups of 4 lanes and runs of 2 bags:
 //                group of the grid    0      1      2     ...
 //                bags of the feature  0 1    2 3    4 5   ...
@@ -36,10 +38,11 @@
 // Requires     vectorised loads of 16 bytes where rows and table begin at multiples of 16 bytes,
 //              else one element at a time; any dimension from 1
 // Numerics     f32 accumulation, product and sum rounded separately (no fma), in the order of the
-//              ids: the same bits for any launch, and on the CPU
+//              ids, and one more rounding, to nearest, where `out` has 16 bits: the same bits for
+//              any launch, and on the CPU
 // Measured     NVIDIA H200, 2026-11-27, f32, uniform ids: D 64 B 2048, one id a bag 10.6 us, 20 ids
 //              83.7 us; D 128 B 65536, one id 440 us. Not yet measured: the share of stream (copy,
-//              or read from 20 ids on), max pooling, FBGEMM's shape
+//              or read from 20 ids on), max pooling, outputs of 16 bits, FBGEMM's shape
 
 #include "common/bags.cuh"
 #include "common/ptx.cuh"
@@ -222,8 +225,8 @@ __device__ __forceinline__ void pool_columns(const EmbeddingBagForward<E, I>& p,
         pooled.value[j] = __fdiv_rn(pooled.value[j], float(pooled.counted));
     }
     if (active) {
-      store_any(p.output + uint64_t(run.first + bag) * p.output_ld + feature->column + column,
-                pooled.value);
+      store_as(p.output_type, p.output,
+               uint64_t(run.first + bag) * p.output_ld + feature->column + column, pooled.value);
       if (is_max && p.argmax) {
         uint32_t* argmax =
             p.argmax + uint64_t(run.first + bag) * p.argmax_ld + feature->column + column;
@@ -292,7 +295,7 @@ __device__ __forceinline__ bool weight_grads(const EmbeddingBagWeightGrad<E, I>&
     }
     divisor = fmaxf(group_sum(counted, run.lanes), 1.0f);
   }
-  const float* grad = p.grad_output + run.first * p.grad_output_ld + feature->column;
+  const uint64_t first_grad = run.first * p.grad_output_ld + feature->column;
 #pragma unroll 1
   for (uint32_t first = 0; first < longest; first += run.lanes) {
     const uint32_t mine = first + run.lane;
@@ -309,7 +312,11 @@ __device__ __forceinline__ bool weight_grads(const EmbeddingBagWeightGrad<E, I>&
            column += run.lanes * N) {
         const Vec<E, N> loaded = load<N>(from + column);
 #pragma unroll
-        for (int j = 0; j < N; ++j) sum += to_f32(loaded.at[j]) * grad[column + j];
+        for (int j = 0; j < N; ++j) {
+          const void* grad =
+              address_of(p.grad_output_type, p.grad_output, first_grad + column + j);
+          sum += to_f32(loaded.at[j]) * load_as_f32<1>(p.grad_output_type, grad).at[0];
+        }
       }
       sum = group_sum(sum, run.lanes);
       if (run.lane == k) my_sum = sum;

@@ -129,9 +129,11 @@ __device__ __forceinline__ Occurrence occurrence_at(const RowGradientSource& sou
   return {bag - number * source.batch_size, feature.column, factor, within};
 }
 
-__device__ __forceinline__ const float* gradient_of(const RowGradientSource& source,
-                                                    const Occurrence& of) {
-  return source.grad_output + of.sample * source.grad_output_ld + of.column;
+// Returns the address of a column of the gradient of an occurrence's bag.
+__device__ __forceinline__ const void* gradient_of(const RowGradientSource& source,
+                                                   const Occurrence& of, uint32_t column) {
+  return address_of(source.grad_output_type, source.grad_output,
+                    of.sample * source.grad_output_ld + of.column + column);
 }
 
 // Returns the neutral element of the sum: -0.0 + x is x for every x, also for -0.0.
@@ -158,7 +160,7 @@ __device__ __forceinline__ void add_occurrences(const RowGradientSource& source,
     factor[k] = of.factor;
     counts[k] = active && of.sample != kNone;
     if (!counts[k]) continue;
-    loaded[k] = load<N>(gradient_of(source, of) + column);
+    loaded[k] = load_as_f32<N>(source.grad_output_type, gradient_of(source, of, column));
     if (of.within == kNone) continue;
     const Vec<uint32_t, N> from =
         load<N>(source.argmax + of.sample * source.argmax_ld + of.column + column);
@@ -194,7 +196,7 @@ __device__ __forceinline__ void add_chunk(const RowGradientSource& source, const
     // registers hold only kAtOnce of them.
     if (my.sample != kNone) {
 #pragma unroll 1
-      for (uint32_t k = 0; k < row.dim; k += 32) prefetch_line(gradient_of(source, my) + k);
+      for (uint32_t k = 0; k < row.dim; k += 32) prefetch_line(gradient_of(source, my, k));
     }
     const uint32_t end = min(group.lanes, longest - first);
 #pragma unroll 1
@@ -292,7 +294,7 @@ __device__ __forceinline__ void for_each_row(const RowGradientSource& source, co
           if (column < next.row.dim) {
             target.prefetch(next.state, column);
             if (next.first[0].sample != kNone)
-              prefetch_line(gradient_of(source, next.first[0]) + column);
+              prefetch_line(gradient_of(source, next.first[0], column));
           }
         }
         work(width, batch, first + of_group * warps, of_warp[of_group]);
@@ -326,14 +328,15 @@ __device__ __forceinline__ void add_runs(Vec<float, N>& sum, const float* from, 
   while (count > 0) add_next(Width<1>{});
 }
 
-// Returns the gradient of N columns of a row. It adds the occurrences of the first chunk, and then
-// the sums of the later runs at each level of the reduction tree, from the shortest runs to the
-// longest.
+// Returns the sum over the occurrences of a row, in N of its columns. It adds the occurrences of the
+// first chunk, and then the sums of the later runs at each level of the reduction tree, from the
+// shortest runs to the longest.
 template <int N>
-__device__ __forceinline__ Vec<float, N> sum_row(const RowGradientSource& source,
-                                                 const Group& group, const RowBatch& batch,
-                                                 const KnownRow& known, uint32_t column,
-                                                 bool active) {
+__device__ __forceinline__ Vec<float, N> sum_occurrences(const RowGradientSource& source,
+                                                         const Group& group,
+                                                         const RowBatch& batch,
+                                                         const KnownRow& known, uint32_t column,
+                                                         bool active) {
   Vec<float, N> sum = negative_zero<N>();
   add_occurrences<N, 1>(source, sum, column, active, [&](uint32_t) { return known.first[0]; });
   if (batch.longest <= 1) return sum;
@@ -359,6 +362,18 @@ __device__ __forceinline__ Vec<float, N> sum_row(const RowGradientSource& source
     add_runs(sum, sums + first * source.run_sums_ld, source.run_sums_ld, runs);
     sums += windows(source.num_indices, shift) * source.run_sums_ld;
   }
+  return sum;
+}
+
+// Returns the gradient of N columns of a row: the sum over its occurrences without the loss scale.
+template <int N>
+__device__ __forceinline__ Vec<float, N> sum_row(const RowGradientSource& source,
+                                                 const Group& group, const RowBatch& batch,
+                                                 const KnownRow& known, uint32_t column,
+                                                 bool active) {
+  Vec<float, N> sum = sum_occurrences<N>(source, group, batch, known, column, active);
+#pragma unroll
+  for (int j = 0; j < N; ++j) sum.at[j] = __fmul_rn(sum.at[j], source.factor);
   return sum;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "dtype.cuh"
+#include "params/dtype.cuh"
 #include "params/vec.cuh"
 #include "ptx.cuh"
 
@@ -102,4 +103,55 @@ __device__ __forceinline__ void store_any(float* to, const float (&values)[N]) {
 #pragma unroll
     for (int k = 0; k < N; ++k) to[k] = values[k];
   }
+}
+
+// Rounds contiguous values to the nearest of a 16-bit type and stores them, in one instruction if
+// they are aligned.
+template <int N, typename E>
+__device__ __forceinline__ void store_any(E* to, const float (&values)[N]) {
+  Vec<E, N> rounded;
+#pragma unroll
+  for (int k = 0; k < N; ++k) rounded.at[k] = from_f32<E>(values[k]);
+  if (is_aligned(to, sizeof(rounded))) {
+    store(to, rounded);
+  } else {
+#pragma unroll
+    for (int k = 0; k < N; ++k) to[k] = rounded.at[k];
+  }
+}
+
+// Stores contiguous values from element `index` of a matrix of a type on, rounded to nearest.
+template <int N>
+__device__ __forceinline__ void store_as(DType type, void* to, uint64_t index,
+                                         const float (&values)[N]) {
+  if (type == kF32) {
+    store_any(static_cast<float*>(to) + index, values);
+  } else if (type == kF16) {
+    store_any(static_cast<f16*>(to) + index, values);
+  } else {
+    store_any(static_cast<bf16*>(to) + index, values);
+  }
+}
+
+// Loads N contiguous elements, in one vectorised load.
+template <int N, typename E>
+__device__ __forceinline__ Vec<float, N> load_as_f32(const E* from) {
+  const Vec<E, N> loaded = load<N>(from);
+  Vec<float, N> values;
+#pragma unroll
+  for (int j = 0; j < N; ++j) values.at[j] = to_f32(loaded.at[j]);
+  return values;
+}
+
+// Loads N contiguous elements of a type, in one vectorised load.
+template <int N>
+__device__ __forceinline__ Vec<float, N> load_as_f32(DType type, const void* from) {
+  if (type == kF32) return load<N>(static_cast<const float*>(from));
+  return type == kF16 ? load_as_f32<N>(static_cast<const f16*>(from))
+                      : load_as_f32<N>(static_cast<const bf16*>(from));
+}
+
+// Returns the address of element `index` of a matrix of a type.
+__device__ __forceinline__ const void* address_of(DType type, const void* matrix, uint64_t index) {
+  return static_cast<const char*>(matrix) + (index << (type == kF32 ? 2 : 1));
 }

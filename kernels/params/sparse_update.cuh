@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "params/bags.cuh"
+#include "params/dtype.cuh"
 #include "params/optimizer.cuh"
 
 // The number of threads in a block.
@@ -33,7 +34,7 @@ struct RowGradientSource {
   const uint32_t* counts;
   // The weight of each id, or null.
   const float* per_sample_weights;
-  const float* grad_output;
+  const void* grad_output;
   // The position in its bag of each maximum, or null.
   const uint32_t* argmax;
   // The sums of runs of kChunk occurrences, a row of `run_sums_ld` elements for each window of as
@@ -44,13 +45,16 @@ struct RowGradientSource {
   uint64_t grad_output_ld;
   uint64_t argmax_ld;
   uint64_t run_sums_ld;
+  DType grad_output_type;
   uint32_t num_tables;
   uint32_t num_indices;
   uint32_t batch_size;
-  // Set if the rows of `grad_output` and `argmax` begin at multiples of kVectorBytes.
+  // Set if the rows of `grad_output` and `argmax` begin at multiples of kWideColumns elements.
   uint32_t is_wide;
-  // The bound of each element of the gradient, or infinity.
+  // The bound of each element of `grad_output`, or infinity.
   float max_gradient;
+  // The factor of the sums, the reciprocal of the loss scale that `grad_output` contains.
+  float factor;
 };
 
 // The weights that an optimizer step changes, with their state and their rounding.

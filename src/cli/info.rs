@@ -47,7 +47,7 @@ impl Info {
                     let (bottom, top) = (&config.bottom_mlp, &config.top_mlp);
                     let (number, precision) = (member.num_parameters(), config.precision);
                     print_line(&format!(
-                        "{number} parameters; bottom {bottom:?}, top {top:?}; layers in {precision}"
+                        "{number} parameters; bottom {bottom:?}, top {top:?}; precision {precision}"
                     ))?;
                 }
                 print_line(&shown(&format!("dense: {}", encoder.dense_names().join(", "))))?;

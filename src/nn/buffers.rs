@@ -3,13 +3,13 @@
 use super::config::{DlrmConfig, Mlps};
 use super::embedding::EmbeddingBagCollection;
 use super::layers::Layers;
-use super::matrix::{BatchMatrix, padded};
+use super::matrix::BatchMatrix;
 use super::mlp::MlpBuffers;
 use crate::dtype::Index;
 use crate::error::Result;
 use crate::ops::index_sort::{Sort, SortedIndices};
 use crate::ops::sparse_update::Update;
-use crate::ops::{Backend, Bags, Device, Matrix, Memory, TableBatch, View, loss};
+use crate::ops::{Backend, Bags, Matrix, Memory, TableBatch, View, loss};
 use crate::size::product;
 
 /// A batch on a device, or on the [`Host`](crate::ops::Host).
@@ -56,8 +56,10 @@ pub(super) struct Capacity {
 pub(super) struct Buffers<D: Backend> {
     pub(super) capacity: Capacity,
     pub(super) layers: Layers<D>,
+    /// The buffers of the last layer of the top MLP, which computes in `f32`.
     pub(super) logit: MlpBuffers<D, f32>,
-    pub(super) activations: Activations<D>,
+    /// The output of the top MLP, one column.
+    pub(super) logits: BatchMatrix<D, f32>,
     /// The number of samples of the last batch, 0 if its logits have not all been computed.
     pub(super) samples: usize,
     /// The argmax of the lookup, `Some` if a feature is pooled by max and the model has been
@@ -70,27 +72,13 @@ pub(super) struct Buffers<D: Backend> {
 
 /// The buffers of the backward pass.
 pub(super) struct BackwardBuffers<D: Backend> {
-    /// The gradients of the activations.
-    pub(super) grads: Activations<D>,
+    /// The gradient of the logits.
+    pub(super) grad_logits: BatchMatrix<D, f32>,
     pub(super) sorted: SortedIndices<D>,
     /// The workspace of the branch beside the backward pass.
     pub(super) branch_workspace: D::Buffer<u64>,
     /// The workspace of the other ops of a step, which use it one after another.
     pub(super) workspace: D::Buffer<u64>,
-}
-
-/// The activations between the parts of a model, or their gradients.
-pub(super) struct Activations<D: Device> {
-    /// The output of the bottom MLP.
-    pub(super) bottom: BatchMatrix<D, f32>,
-    /// The pooled vectors of all features.
-    pub(super) pooled: BatchMatrix<D, f32>,
-    /// The output of the interaction, padded as the top MLP reads it.
-    pub(super) interacted: BatchMatrix<D, f32>,
-    /// The output of the top MLP's last layer but one.
-    pub(super) top: BatchMatrix<D, f32>,
-    /// The output of the top MLP, one column.
-    pub(super) logits: BatchMatrix<D, f32>,
 }
 
 impl Capacity {
@@ -108,33 +96,6 @@ impl Capacity {
     }
 }
 
-impl<D: Device> Activations<D> {
-    /// Returns the leading dimension of each of the matrices, in the order of the fields.
-    pub(super) fn leading_dims(config: &DlrmConfig, tables: &TableBatch) -> [usize; 5] {
-        let width = config.interaction_width();
-        let hidden = config.top_mlp.split_last().and_then(|(_, hidden)| hidden.last());
-        let (interacted, top) = hidden.map_or((width, width), |&outputs| (padded(width), outputs));
-        [config.bottom_mlp.last().copied().unwrap_or(0), tables.width(), interacted, top, 1]
-    }
-
-    fn new(
-        device: &D,
-        config: &DlrmConfig,
-        tables: &TableBatch,
-        batch_size: usize,
-    ) -> Result<Self> {
-        let [bottom, pooled, interacted, top, logits] = Self::leading_dims(config, tables);
-        let width = config.interaction_width();
-        Ok(Self {
-            bottom: BatchMatrix::new(device, batch_size, bottom)?,
-            pooled: BatchMatrix::new(device, batch_size, pooled)?,
-            interacted: BatchMatrix::with_ld(device, batch_size, width, interacted)?,
-            top: BatchMatrix::new(device, batch_size, top)?,
-            logits: BatchMatrix::new(device, batch_size, logits)?,
-        })
-    }
-}
-
 impl<D: Backend> Buffers<D> {
     /// Allocates buffers for batches within `capacity`, with those of the backward pass if `train`
     /// is set.
@@ -148,21 +109,13 @@ impl<D: Backend> Buffers<D> {
     ) -> Result<Self> {
         let Capacity { batch_size, .. } = capacity;
         let tables = embedding.tables().as_ref();
-        let hidden = mlps.hidden();
         let argmax = || BatchMatrix::new(device, batch_size, tables.width());
         let backward = || BackwardBuffers::new(device, config, mlps, tables, capacity);
         Ok(Self {
             capacity,
-            layers: Layers::new(
-                device,
-                config.precision,
-                hidden,
-                num_parameters,
-                batch_size,
-                train,
-            )?,
+            layers: Layers::new(device, config, (mlps, num_parameters), tables, batch_size, train)?,
             logit: mlps.logit.buffers(device, batch_size, if train { batch_size } else { 0 })?,
-            activations: Activations::new(device, config, tables, batch_size)?,
+            logits: BatchMatrix::new(device, batch_size, 1)?,
             samples: 0,
             argmax: if train && tables.has_max() { Some(argmax()?) } else { None },
             mean_loss: device.alloc(1)?,
@@ -183,7 +136,7 @@ impl<D: Backend> BackwardBuffers<D> {
         let num_bags = product([batch_size, tables.features().len()]);
         let workspace = WorkspaceLens::new(device, config, mlps, tables, capacity);
         Ok(Self {
-            grads: Activations::new(device, config, tables, batch_size)?,
+            grad_logits: BatchMatrix::new(device, batch_size, 1)?,
             sorted: SortedIndices::new(device, num_indices, num_bags)?,
             branch_workspace: device.alloc(workspace.branch)?,
             workspace: device.alloc(workspace.others)?,

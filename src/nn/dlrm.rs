@@ -224,7 +224,7 @@ impl<D: Backend> Dlrm<D> {
     /// Views the logits of the first `len` samples of the last batch.
     fn last_logits(&self, len: usize) -> Result<View<'_, D, f32>> {
         expect_at_least(OP, "the last batch", self.buffers.samples, len)?;
-        Ok(self.buffers.activations.logits.matrix(len).data)
+        Ok(self.buffers.logits.matrix(len).data)
     }
 
     /// Computes the probabilities of the first samples of the last step's batch, as they were

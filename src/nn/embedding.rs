@@ -151,13 +151,13 @@ impl<D: Backend> EmbeddingBagCollection<D> {
     ///
     /// # Errors
     /// Returns the errors of [`pooled_interaction::Forward`].
-    pub fn forward_and_interact<'a, I: Index>(
+    pub fn forward_and_interact<'a, I: Index, O: Element>(
         &'a self,
         device: &D,
         bags: Bags<'a, D, I>,
-        pooled: MatrixMut<'a, D, f32>,
+        pooled: MatrixMut<'a, D, O>,
         argmax: Option<MatrixMut<'a, D, u32>>,
-        interact: Interact<'a, D>,
+        interact: Interact<'a, D, O>,
     ) -> Result<()> {
         let tables = &self.tables;
         with_weights!(&self.weights, buffer => {
@@ -226,10 +226,10 @@ impl<'a, D: Backend> RowsMut<'a, D> {
     ///
     /// # Errors
     /// Returns the errors of [`sparse_update::Update`].
-    pub fn update<I: Index>(
+    pub fn update<I: Index, G: Element>(
         self,
         device: &D,
-        source: PooledGrad<'a, D, I>,
+        source: PooledGrad<'a, D, I, G>,
         rule: UpdateRule,
         control: StepControl<'a, D>,
         workspace: ViewMut<'a, D, u64>,

@@ -1,23 +1,17 @@
-//! The hidden layers of a model, which compute in the type that the configuration chooses, between
-//! matrices of `f32`.
+//! The buffers of a step in the type that the configuration chooses: activations and their gradients,
+//! from the lookup to the top MLP, and the weights that layers multiply with.
 
+use super::config::{DlrmConfig, Mlps};
 use super::matrix::{BatchMatrix, padded};
-use super::mlp::{Backward, Forward, Mlp, MlpBuffers};
+use super::mlp::{Mlp, MlpBuffers};
 use super::precision::ComputePrecision;
 use crate::dtype::{Element, bf16, f16};
 use crate::error::Result;
 use crate::ops::cast::Cast;
-use crate::ops::{Backend, Device, Extent, Matrix, MatrixMut, Precision, ViewMut};
+use crate::ops::{Backend, Device, Extent, Matrix, MatrixMut, TableBatch, ViewMut};
 use crate::size::{product, sum};
 
-/// Names one of the two MLPs.
-#[derive(Clone, Copy)]
-pub(super) enum MlpId {
-    Bottom,
-    Top,
-}
-
-/// The buffers of the layers of both MLPs, in the type that the layers compute in.
+/// The buffers of the layers and of what lies between them, in the type that a model computes in.
 pub(super) enum Layers<D: Device> {
     F32(F32Layers<D>),
     F16(SixteenBitLayers<D, f16>),
@@ -36,44 +30,116 @@ macro_rules! with_layers {
 }
 pub(super) use with_layers;
 
-/// Layers in `f32`, which compute with the parameters themselves.
+/// Layers in `f32`, which compute with the parameters and the dense features themselves.
 pub(super) struct F32Layers<D: Device> {
-    /// The buffers of each MLP, by [`MlpId`].
-    mlps: [MlpBuffers<D, f32>; 2],
+    buffers: StepBuffers<D, f32>,
 }
 
-/// Layers in 16 bits, which compute with a rounded copy of the parameters.
+/// Layers in 16 bits, which compute with rounded copies.
 pub(super) struct SixteenBitLayers<D: Device, E: Element> {
     /// The rounded copy of all parameters.
     parameters: D::Buffer<E>,
-    loss_scale: f32,
-    /// The buffers of each MLP, by [`MlpId`].
-    mlps: [SixteenBitMlp<D, E>; 2],
+    /// The rounded copy of the dense features.
+    dense: BatchMatrix<D, E>,
+    /// The input of the last layer, which computes in `f32`.
+    head: BatchMatrix<D, f32>,
+    /// The gradient of `head`, `None` until the model is trained.
+    head_grad: Option<BatchMatrix<D, f32>>,
+    buffers: StepBuffers<D, E>,
 }
 
-/// The buffers of one MLP that computes in 16 bits.
-struct SixteenBitMlp<D: Device, E: Element> {
-    buffers: MlpBuffers<D, E>,
-    ends: Ends<D, E>,
-    /// The gradients of `ends`. That of the bottom MLP's input has no columns: nobody wants the
-    /// gradient of the dense features.
-    grads: Ends<D, E>,
+/// The buffers of a step in the type `E`.
+pub(super) struct StepBuffers<D: Device, E: Element> {
+    /// The buffers of the bottom MLP.
+    pub(super) bottom: MlpBuffers<D, E>,
+    /// The buffers of the top MLP without its last layer.
+    pub(super) top: MlpBuffers<D, E>,
+    pub(super) activations: Activations<D, E>,
+    /// The gradients of the activations, `None` until the model is trained.
+    pub(super) grads: Option<Activations<D, E>>,
 }
 
-/// The input and the output of an MLP in 16 bits, or their gradients.
-struct Ends<D: Device, E: Element> {
-    input: BatchMatrix<D, E>,
-    output: BatchMatrix<D, E>,
+/// The activations between the parts of a model, or their gradients.
+pub(super) struct Activations<D: Device, E: Element> {
+    /// The output of the bottom MLP.
+    pub(super) bottom: BatchMatrix<D, E>,
+    /// The pooled vectors of all features.
+    pub(super) pooled: BatchMatrix<D, E>,
+    /// The output of the interaction, padded as the top MLP reads it.
+    pub(super) interacted: BatchMatrix<D, E>,
+    /// The output of the top MLP's last layer but one.
+    pub(super) top: BatchMatrix<D, E>,
 }
 
 /// The bytes that the buffers of the layers take in training.
 pub(super) struct LayerBytes {
     /// Bytes of the rounded copy of the parameters.
     pub(super) parameters: usize,
-    /// Bytes of hidden activations, and of 16-bit inputs and outputs.
+    /// Bytes of activations, hidden ones included, and of copies in another type.
     pub(super) activations: usize,
     /// Bytes of the gradients of these.
     pub(super) grads: usize,
+}
+
+impl<D: Device, E: Element> Activations<D, E> {
+    fn new(
+        device: &D,
+        config: &DlrmConfig,
+        tables: &TableBatch,
+        batch_size: usize,
+    ) -> Result<Self> {
+        let [bottom, pooled, interacted, top] = leading_dims(config, tables);
+        let width = config.interaction_width();
+        Ok(Self {
+            bottom: BatchMatrix::new(device, batch_size, bottom)?,
+            pooled: BatchMatrix::new(device, batch_size, pooled)?,
+            interacted: BatchMatrix::with_ld(device, batch_size, width, interacted)?,
+            top: BatchMatrix::new(device, batch_size, top)?,
+        })
+    }
+}
+
+/// Returns the leading dimension of each of the matrices of [`Activations`], in their order.
+fn leading_dims(config: &DlrmConfig, tables: &TableBatch) -> [usize; 4] {
+    let width = config.interaction_width();
+    let hidden = config.top_mlp.split_last().and_then(|(_, hidden)| hidden.last());
+    let (interacted, top) = hidden.map_or((width, width), |&outputs| (padded(width), outputs));
+    [config.bottom_mlp.last().copied().unwrap_or(0), tables.width(), interacted, top]
+}
+
+impl<D: Device, E: Element> StepBuffers<D, E> {
+    /// Allocates buffers for `batch_size` samples, with gradients if `train` is set.
+    fn new(
+        device: &D,
+        config: &DlrmConfig,
+        mlps: &Mlps,
+        tables: &TableBatch,
+        batch_size: usize,
+        train: bool,
+    ) -> Result<Self> {
+        let mlp = |mlp: &Mlp| mlp.buffers(device, batch_size, if train { batch_size } else { 0 });
+        let activations = || Activations::new(device, config, tables, batch_size);
+        Ok(Self {
+            bottom: mlp(&mlps.bottom)?,
+            top: mlp(&mlps.top)?,
+            activations: activations()?,
+            grads: if train { Some(activations()?) } else { None },
+        })
+    }
+
+    fn pack(&mut self, device: &D, mlps: &Mlps, weights: &D::Buffer<E>) -> Result<()>
+    where
+        D: Backend,
+    {
+        mlps.bottom.pack(device, &mut self.bottom, weights)?;
+        mlps.top.pack(device, &mut self.top, weights)
+    }
+
+    /// Drops the packed weights, as a caller must before the weights change.
+    fn unpack(&mut self) {
+        self.bottom.unpack();
+        self.top.unpack();
+    }
 }
 
 impl<D: Backend> Layers<D> {
@@ -81,53 +147,58 @@ impl<D: Backend> Layers<D> {
     /// Copies of parameters are zeros until [`Self::refresh`] is called.
     pub(super) fn new(
         device: &D,
-        precision: ComputePrecision,
-        mlps: [&Mlp; 2],
-        num_parameters: usize,
+        config: &DlrmConfig,
+        (mlps, num_parameters): (&Mlps, usize),
+        tables: &TableBatch,
         batch_size: usize,
         train: bool,
     ) -> Result<Self> {
-        let sizes = [batch_size, if train { batch_size } else { 0 }];
-        Ok(match precision {
+        Ok(match config.precision {
             ComputePrecision::F32 | ComputePrecision::Tf32 => {
-                Self::F32(F32Layers::new(device, mlps, sizes)?)
+                let buffers = StepBuffers::new(device, config, mlps, tables, batch_size, train)?;
+                Self::F32(F32Layers { buffers })
             }
-            ComputePrecision::F16 { loss_scale } => {
-                Self::F16(SixteenBitLayers::new(device, loss_scale, mlps, num_parameters, sizes)?)
+            ComputePrecision::F16 { .. } => {
+                let buffers = StepBuffers::new(device, config, mlps, tables, batch_size, train)?;
+                Self::F16(SixteenBitLayers::new(device, mlps, num_parameters, batch_size, buffers)?)
             }
             ComputePrecision::BF16 => {
-                Self::BF16(SixteenBitLayers::new(device, 1.0, mlps, num_parameters, sizes)?)
+                let buffers = StepBuffers::new(device, config, mlps, tables, batch_size, train)?;
+                Self::BF16(SixteenBitLayers::new(
+                    device,
+                    mlps,
+                    num_parameters,
+                    batch_size,
+                    buffers,
+                )?)
             }
         })
     }
 
     /// Returns the bytes that [`Self::new`] allocates for training.
     pub(super) fn bytes(
-        precision: ComputePrecision,
-        mlps: [&Mlp; 2],
-        num_parameters: usize,
+        config: &DlrmConfig,
+        (mlps, num_parameters): (&Mlps, usize),
+        tables: &TableBatch,
         batch_size: usize,
     ) -> LayerBytes {
-        let hidden = |mlp: &Mlp| sum(mlp.hidden_layers().iter().map(|layer| padded(layer.outputs)));
-        let of_both = |of: &dyn Fn(&Mlp) -> usize| sum(mlps.into_iter().map(of));
-        let parameters = product([num_parameters, precision.copy_bytes()]);
-        match precision {
-            ComputePrecision::F32 | ComputePrecision::Tf32 => {
-                let activations = product([batch_size, of_both(&hidden), 4]);
-                LayerBytes { parameters, activations, grads: activations }
-            }
-            ComputePrecision::F16 { .. } | ComputePrecision::BF16 => {
-                let inputs = mlps.map(Mlp::columns);
-                let outputs = of_both(&|mlp| sum([hidden(mlp), mlp.outputs()]));
-                let bytes = |inputs| product([batch_size, sum([outputs, inputs]), 2]);
-                // Nobody wants the gradient of the dense features.
-                let (activations, grads) = (bytes(sum(inputs)), bytes(inputs[1]));
-                LayerBytes { parameters, activations, grads }
-            }
+        let hidden = mlps.hidden().into_iter().flat_map(Mlp::hidden_layers);
+        let hidden = hidden.map(|layer| padded(layer.outputs));
+        let columns = sum(hidden.chain(leading_dims(config, tables)));
+        let (size, copies) = match config.precision.copy_bytes() {
+            0 => (4, [0, 0]),
+            size => (size, [product([mlps.bottom.columns(), size]), 4 * mlps.logit.columns()]),
+        };
+        let [dense, head] = copies.map(|bytes| product([batch_size, bytes]));
+        let both = product([batch_size, columns, size]);
+        LayerBytes {
+            parameters: product([num_parameters, config.precision.copy_bytes()]),
+            activations: sum([both, dense, head]),
+            grads: sum([both, head]),
         }
     }
 
-    /// Returns the 8-byte words of workspace that [`Self::backward`] needs for a batch of up to
+    /// Returns the 8-byte words of workspace that a backward pass of the layers needs for a batch of up to
     /// `batch_size` samples.
     pub(super) fn workspace_len(
         device: &D,
@@ -164,199 +235,145 @@ impl<D: Backend> Layers<D> {
     pub(super) fn pack(
         &mut self,
         device: &D,
-        mlps: [&Mlp; 2],
+        mlps: &Mlps,
         parameters: &D::Buffer<f32>,
     ) -> Result<()> {
-        match self {
-            Self::F32(layers) => layers.pack(device, mlps, parameters),
-            Self::F16(layers) => layers.pack(device, mlps),
-            Self::BF16(layers) => layers.pack(device, mlps),
-        }
-    }
-
-    /// Runs all layers of an MLP. Without layers the output is a copy of the input.
-    pub(super) fn forward(
-        &mut self,
-        device: &D,
-        (id, mlp): (MlpId, &Mlp),
-        pass: Forward<'_, D, f32>,
-    ) -> Result<()> {
-        if mlp.layers().is_empty() {
-            return Cast { factor: 1.0, from: pass.input, to: pass.output }.run(device);
-        }
-        with_layers!(self, layers => layers.forward(device, (id, mlp), pass))
-    }
-
-    /// Runs all layers of an MLP backwards. The gradient of the top MLP's output comes multiplied
-    /// by the loss scale, the other gradients of inputs and outputs are not scaled. Without layers
-    /// the gradient of the input is that of the output divided by the loss scale.
-    pub(super) fn backward(
-        &mut self,
-        device: &D,
-        (id, mlp): (MlpId, &Mlp),
-        mut pass: Backward<'_, D, f32>,
-    ) -> Result<()> {
-        if !mlp.layers().is_empty() {
-            return with_layers!(self, layers => layers.backward(device, (id, mlp), pass));
-        }
-        let Some(to) = &mut pass.grad_input else { return Ok(()) };
-        let factor = 1.0 / with_layers!(self, layers => layers.loss_scale());
-        Cast { factor, from: pass.grad_output.as_matrix(), to: to.reborrow() }.run(device)
+        with_layers!(self, layers => {
+            let (weights, buffers) = layers.split(parameters);
+            buffers.pack(device, mlps, weights)
+        })
     }
 }
 
 impl<D: Backend> F32Layers<D> {
-    fn new(
-        device: &D,
-        [bottom, top]: [&Mlp; 2],
-        [batch_size, grad_batch_size]: [usize; 2],
-    ) -> Result<Self> {
-        let buffers = |mlp: &Mlp| mlp.buffers(device, batch_size, grad_batch_size);
-        Ok(Self { mlps: [buffers(bottom)?, buffers(top)?] })
+    /// Borrows the weights that the layers multiply with, and the buffers.
+    pub(super) fn split<'a>(
+        &'a mut self,
+        parameters: &'a D::Buffer<f32>,
+    ) -> (&'a D::Buffer<f32>, &'a mut StepBuffers<D, f32>) {
+        (parameters, &mut self.buffers)
     }
 
-    fn loss_scale(&self) -> f32 {
-        1.0
+    /// Rounds nothing: the layers read the dense features themselves.
+    pub(super) fn round_dense(&mut self, _: &D, _: &Matrix<'_, D, f32>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Borrows weights and buffers as [`Self::split`] does, and the dense features as the bottom
+    /// MLP reads them.
+    pub(super) fn split_bottom<'a>(
+        &'a mut self,
+        parameters: &'a D::Buffer<f32>,
+        dense: &Matrix<'a, D, f32>,
+    ) -> (&'a D::Buffer<f32>, Matrix<'a, D, f32>, &'a mut StepBuffers<D, f32>) {
+        (parameters, *dense, &mut self.buffers)
+    }
+
+    /// Views the output of the top MLP in `f32`.
+    pub(super) fn head_input(&mut self, _: &D, rows: usize) -> Result<Matrix<'_, D, f32>> {
+        Ok(self.buffers.activations.top.matrix(rows))
+    }
+
+    /// Views the output of the top MLP in `f32`, and its gradient, for writing. The caller then
+    /// calls [`Self::take_head_grad`].
+    pub(super) fn split_head(
+        &mut self,
+        rows: usize,
+    ) -> Option<(Matrix<'_, D, f32>, MatrixMut<'_, D, f32>)> {
+        let StepBuffers { activations, grads, .. } = &mut self.buffers;
+        Some((activations.top.matrix(rows), grads.as_mut()?.top.matrix_mut(rows)))
+    }
+
+    /// Rounds nothing: the gradient of the top MLP's output is in its place.
+    pub(super) fn take_head_grad(&mut self, _: &D, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// Views the gradient of the pooled vectors, `None` before training.
+    pub(super) fn pooled_grad(&self, rows: usize) -> Option<Matrix<'_, D, f32>> {
+        self.buffers.grads.as_ref().map(|grads| grads.pooled.matrix(rows))
     }
 
     /// Returns `None`, because there is no copy of the parameters, and drops the packed weights,
     /// because the parameters are about to change.
     pub(super) fn rounded_mut(&mut self) -> Option<ViewMut<'_, D, f32>> {
-        self.mlps.iter_mut().for_each(MlpBuffers::unpack);
+        self.buffers.unpack();
         None
-    }
-
-    fn pack(&mut self, device: &D, mlps: [&Mlp; 2], parameters: &D::Buffer<f32>) -> Result<()> {
-        mlps.into_iter()
-            .zip(&mut self.mlps)
-            .try_for_each(|(mlp, buffers)| mlp.pack(device, buffers, parameters))
-    }
-
-    fn forward(
-        &mut self,
-        device: &D,
-        (id, mlp): (MlpId, &Mlp),
-        pass: Forward<'_, D, f32>,
-    ) -> Result<()> {
-        mlp.forward(device, &mut self.mlps[id as usize], pass)
-    }
-
-    fn backward(
-        &mut self,
-        device: &D,
-        (id, mlp): (MlpId, &Mlp),
-        pass: Backward<'_, D, f32>,
-    ) -> Result<()> {
-        mlp.backward(device, &mut self.mlps[id as usize], pass)
     }
 }
 
 impl<D: Backend, E: Element> SixteenBitLayers<D, E> {
     fn new(
         device: &D,
-        loss_scale: f32,
-        [bottom, top]: [&Mlp; 2],
+        mlps: &Mlps,
         num_parameters: usize,
-        sizes: [usize; 2],
+        batch_size: usize,
+        buffers: StepBuffers<D, E>,
     ) -> Result<Self> {
-        let mlps = [
-            SixteenBitMlp::new(device, bottom, sizes, 0)?,
-            SixteenBitMlp::new(device, top, sizes, top.columns())?,
-        ];
-        Ok(Self { parameters: device.alloc(num_parameters)?, loss_scale, mlps })
+        let head = || BatchMatrix::new(device, batch_size, mlps.logit.columns());
+        Ok(Self {
+            parameters: device.alloc(num_parameters)?,
+            dense: BatchMatrix::new(device, batch_size, mlps.bottom.columns())?,
+            head: head()?,
+            head_grad: if buffers.grads.is_some() { Some(head()?) } else { None },
+            buffers,
+        })
     }
 
-    fn loss_scale(&self) -> f32 {
-        self.loss_scale
+    /// Does what [`F32Layers::split`] does, with the rounded copy of the parameters.
+    pub(super) fn split<'a>(
+        &'a mut self,
+        _: &'a D::Buffer<f32>,
+    ) -> (&'a D::Buffer<E>, &'a mut StepBuffers<D, E>) {
+        (&self.parameters, &mut self.buffers)
+    }
+
+    /// Rounds the dense features to the type of the layers.
+    pub(super) fn round_dense(&mut self, device: &D, from: &Matrix<'_, D, f32>) -> Result<()> {
+        Cast { factor: 1.0, from: *from, to: self.dense.matrix_mut(from.rows) }.run(device)
+    }
+
+    /// Does what [`F32Layers::split_bottom`] does, with rounded copies.
+    pub(super) fn split_bottom<'a>(
+        &'a mut self,
+        _: &'a D::Buffer<f32>,
+        dense: &Matrix<'a, D, f32>,
+    ) -> (&'a D::Buffer<E>, Matrix<'a, D, E>, &'a mut StepBuffers<D, E>) {
+        (&self.parameters, self.dense.matrix(dense.rows), &mut self.buffers)
+    }
+
+    /// Widens the output of the top MLP for the last layer, and views it.
+    pub(super) fn head_input(&mut self, device: &D, rows: usize) -> Result<Matrix<'_, D, f32>> {
+        let from = self.buffers.activations.top.matrix(rows);
+        Cast { factor: 1.0, from, to: self.head.matrix_mut(rows) }.run(device)?;
+        Ok(self.head.matrix(rows))
+    }
+
+    /// Does what [`F32Layers::split_head`] does, with the widened copy.
+    pub(super) fn split_head(
+        &mut self,
+        rows: usize,
+    ) -> Option<(Matrix<'_, D, f32>, MatrixMut<'_, D, f32>)> {
+        Some((self.head.matrix(rows), self.head_grad.as_mut()?.matrix_mut(rows)))
+    }
+
+    /// Rounds the gradient of the top MLP's output, which the last layer has left in `f32`.
+    pub(super) fn take_head_grad(&mut self, device: &D, rows: usize) -> Result<()> {
+        let Self { head_grad: Some(from), buffers: StepBuffers { grads: Some(to), .. }, .. } = self
+        else {
+            return Ok(());
+        };
+        Cast { factor: 1.0, from: from.matrix(rows), to: to.top.matrix_mut(rows) }.run(device)
+    }
+
+    /// Views the gradient of the pooled vectors, `None` before training.
+    pub(super) fn pooled_grad(&self, rows: usize) -> Option<Matrix<'_, D, E>> {
+        self.buffers.grads.as_ref().map(|grads| grads.pooled.matrix(rows))
     }
 
     /// Returns the copy of the parameters to be overwritten, and drops the packed weights.
     pub(super) fn rounded_mut(&mut self) -> Option<ViewMut<'_, D, E>> {
-        self.mlps.iter_mut().for_each(|mlp| mlp.buffers.unpack());
+        self.buffers.unpack();
         Some(D::view_mut(&mut self.parameters))
-    }
-
-    fn pack(&mut self, device: &D, mlps: [&Mlp; 2]) -> Result<()> {
-        let Self { parameters, mlps: own, .. } = self;
-        mlps.into_iter()
-            .zip(own)
-            .try_for_each(|(mlp, own)| mlp.pack(device, &mut own.buffers, parameters))
-    }
-
-    fn forward(
-        &mut self,
-        device: &D,
-        (id, mlp): (MlpId, &Mlp),
-        mut pass: Forward<'_, D, f32>,
-    ) -> Result<()> {
-        let SixteenBitMlp { buffers, ends: Ends { input, output }, .. } =
-            &mut self.mlps[id as usize];
-        let rows = pass.input.rows;
-        Cast { factor: 1.0, from: pass.input, to: input.matrix_mut(rows) }.run(device)?;
-        let rounded = Forward {
-            weights: &self.parameters,
-            biases: pass.biases,
-            precision: Precision::Full,
-            input: input.matrix(rows),
-            output: output.matrix_mut(rows),
-        };
-        mlp.forward(device, buffers, rounded)?;
-        Cast { factor: 1.0, from: output.matrix(rows), to: pass.output.reborrow() }.run(device)
-    }
-
-    fn backward(
-        &mut self,
-        device: &D,
-        (id, mlp): (MlpId, &Mlp),
-        mut pass: Backward<'_, D, f32>,
-    ) -> Result<()> {
-        let SixteenBitMlp { buffers, ends, grads } = &mut self.mlps[id as usize];
-        let rows = pass.input.rows;
-        // The gradient from the loss is scaled already, the one from the interaction is not.
-        let factor = match id {
-            MlpId::Bottom => self.loss_scale,
-            MlpId::Top => 1.0,
-        };
-        let from = pass.grad_output.as_matrix();
-        Cast { factor, from, to: grads.output.matrix_mut(rows) }.run(device)?;
-        let rounded = Backward {
-            weights: &self.parameters,
-            precision: Precision::Full,
-            input: ends.input.matrix(rows),
-            output: ends.output.matrix(rows),
-            grad_output: grads.output.matrix_mut(rows),
-            grad_input: pass.grad_input.as_ref().map(|_| grads.input.matrix_mut(rows)),
-            grad_parameters: pass.grad_parameters,
-            accum: pass.accum,
-            workspace: pass.workspace,
-            branch: pass.branch,
-        };
-        mlp.backward(device, buffers, rounded)?;
-        let Some(to) = &mut pass.grad_input else { return Ok(()) };
-        let factor = 1.0 / self.loss_scale;
-        Cast { factor, from: grads.input.matrix(rows), to: to.reborrow() }.run(device)
-    }
-}
-
-impl<D: Backend, E: Element> SixteenBitMlp<D, E> {
-    /// Allocates buffers for a batch of `batch_size` samples, and gradients for one of
-    /// `grad_batch_size`, where that of the input has `grad_columns` columns.
-    fn new(
-        device: &D,
-        mlp: &Mlp,
-        [batch_size, grad_batch_size]: [usize; 2],
-        grad_columns: usize,
-    ) -> Result<Self> {
-        let ends = |samples, columns| -> Result<Ends<D, E>> {
-            Ok(Ends {
-                input: BatchMatrix::new(device, samples, columns)?,
-                output: BatchMatrix::new(device, samples, mlp.outputs())?,
-            })
-        };
-        Ok(Self {
-            buffers: mlp.buffers(device, batch_size, grad_batch_size)?,
-            ends: ends(batch_size, mlp.columns())?,
-            grads: ends(grad_batch_size, grad_columns)?,
-        })
     }
 }

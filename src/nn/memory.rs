@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::buffers::{Activations, Capacity, WorkspaceLens};
+use super::buffers::{Capacity, WorkspaceLens};
 use super::config::DlrmConfig;
 use super::layers::Layers;
 use super::optimizer::Optimizers;
@@ -49,12 +49,11 @@ impl MemoryPlan {
         let capacity = Capacity { batch_size, num_indices };
         let tables = config.check()?;
         let (mlps, len) = config.mlps();
-        let layers = Layers::<D>::bytes(config.precision, mlps.hidden(), len, batch_size);
+        let layers = Layers::<D>::bytes(config, (&mlps, len), &tables, batch_size);
         let (weights, rows) = (tables.num_weights(), tables.num_rows());
         let state =
             |optimizer: Optimizer, rows, elements| words(&optimizer.state_len(rows, elements));
-        let columns = sum(Activations::<D>::leading_dims(config, &tables));
-        let activations = product([batch_size, columns, 4]);
+        let logits = words(&[batch_size]);
         let argmax = if_any(tables.has_max(), product([batch_size, tables.width(), 4]));
         let bags = product([batch_size, tables.features().len()]);
         // The buffers of SortedIndices.
@@ -71,8 +70,8 @@ impl MemoryPlan {
             ("layers and their gradients", sum([words(&[len, len]), layers.parameters])),
             ("optimizer of the layers", state(optimizers.dense.optimizer.for_dense(), len, len)),
             ("averages of all parameters", if_any(needs.has_averages, words(&[len, weights]))),
-            ("activations", sum([activations, layers.activations, argmax, 8])),
-            ("gradients of activations", sum([activations, layers.grads])),
+            ("activations", sum([layers.activations, logits, argmax, 8])),
+            ("gradients of activations", sum([layers.grads, logits])),
             ("order of the ids", order),
             ("workspace", product([sum([workspace, Verdict::WORDS]), 8])),
             ("batches on their way", product([2, slot])),

@@ -6,6 +6,7 @@ use super::matrix::{BatchMatrix, padded};
 use super::pieces::Pieces;
 use crate::dtype::Element;
 use crate::error::Result;
+use crate::ops::cast::{Cast, CastOps};
 use crate::ops::linear::{self, Activation, LinearOps, Pack};
 use crate::ops::{Accum, Device, Matrix, MatrixMut, Precision};
 use crate::philox::Philox;
@@ -148,11 +149,6 @@ impl Mlp {
         self.layers.first().map_or(0, |layer| layer.columns)
     }
 
-    /// Returns the number of columns of the output, 0 without layers.
-    pub(super) fn outputs(&self) -> usize {
-        self.layers.last().map_or(0, |layer| layer.outputs)
-    }
-
     /// Returns the layers whose outputs are hidden activations: all but the last.
     pub(super) fn hidden_layers(&self) -> &[Layer] {
         self.layers.split_last().map_or(&[], |(_, others)| others)
@@ -211,13 +207,16 @@ impl Mlp {
         Ok(())
     }
 
-    /// Runs all layers, of which there must be at least one.
-    pub(super) fn forward<D: LinearOps, E: Element>(
+    /// Runs all layers. Without layers the output is a copy of the input.
+    pub(super) fn forward<D: LinearOps + CastOps, E: Element>(
         &self,
         device: &D,
         buffers: &mut MlpBuffers<D, E>,
         mut pass: Forward<'_, D, E>,
     ) -> Result<()> {
+        if self.layers.is_empty() {
+            return Cast { factor: 1.0, from: pass.input, to: pass.output }.run(device);
+        }
         let MlpBuffers { packed, hidden, .. } = buffers;
         let rows = pass.input.rows;
         let mut end = 0;
@@ -241,13 +240,17 @@ impl Mlp {
         Ok(())
     }
 
-    /// Runs all layers backwards, of which there must be at least one.
-    pub(super) fn backward<D: LinearOps, E: Element>(
+    /// Runs all layers backwards. Without layers the gradient of the input is that of the output.
+    pub(super) fn backward<D: LinearOps + CastOps, E: Element>(
         &self,
         device: &D,
         buffers: &mut MlpBuffers<D, E>,
         mut pass: Backward<'_, D, E>,
     ) -> Result<()> {
+        if let (true, Some(to)) = (self.layers.is_empty(), &mut pass.grad_input) {
+            let from = pass.grad_output.as_matrix();
+            return Cast { factor: 1.0, from, to: to.reborrow() }.run(device);
+        }
         let MlpBuffers { hidden, hidden_grads, .. } = buffers;
         let rows = pass.input.rows;
         for (k, layer) in self.layers.iter().enumerate().rev() {

@@ -2,8 +2,8 @@
 
 use super::branch::Branch;
 use super::buffers::{BackwardBuffers, BatchView, Buffers, Capacity};
-use super::dlrm::{Dlrm, OP, trainable, unlabelled};
-use super::layers::MlpId;
+use super::dlrm::{Dlrm, OP, trainable, unlabelled, untrained};
+use super::layers::{Layers, StepBuffers, with_layers};
 use super::mlp::{Backward, Forward};
 use crate::dtype::Index;
 use crate::error::{Result, expect_size};
@@ -85,7 +85,7 @@ impl<D: Backend> Dlrm<D> {
         self.buffers.samples = 0;
         // In training the weights change after each batch, and packing them would not pay off.
         if !train {
-            self.buffers.layers.pack(&self.device, self.mlps.hidden(), &self.parameters)?;
+            self.buffers.layers.pack(&self.device, &self.mlps, &self.parameters)?;
         }
         self.bottom_forward(&batch.dense)?;
         self.lookup_and_interact(&batch.bags, train)?;
@@ -98,63 +98,70 @@ impl<D: Backend> Dlrm<D> {
     /// Runs the bottom MLP on the dense features.
     fn bottom_forward(&mut self, dense: &Matrix<'_, D, f32>) -> Result<()> {
         let Self { device, config, mlps, parameters, buffers, .. } = self;
-        let Buffers { layers, activations, .. } = buffers;
-        let pass = Forward {
-            // Layers in 16 bits take the weights from their rounded copy instead.
-            weights: parameters,
-            biases: parameters,
-            precision: config.precision.product_precision(),
-            input: *dense,
-            output: activations.bottom.matrix_mut(dense.rows),
-        };
-        layers.forward(device, (MlpId::Bottom, &mlps.bottom), pass)
+        with_layers!(&mut buffers.layers, layers => {
+            layers.round_dense(device, dense)?;
+            let (weights, input, buffers) = layers.split_bottom(parameters, dense);
+            let pass = Forward {
+                weights,
+                biases: parameters,
+                precision: config.precision.product_precision(),
+                input,
+                output: buffers.activations.bottom.matrix_mut(dense.rows),
+            };
+            mlps.bottom.forward(device, &mut buffers.bottom, pass)
+        })
     }
 
     /// Pools the vectors of the ids, and lets them and the output of the bottom MLP interact.
     fn lookup_and_interact<I: Index>(&mut self, bags: &Bags<'_, D, I>, train: bool) -> Result<()> {
-        let Self { device, config, embedding, buffers, .. } = self;
-        let Buffers { activations, argmax, .. } = buffers;
+        let Self { device, config, embedding, parameters, buffers, .. } = self;
+        let Buffers { layers, argmax, .. } = buffers;
         let rows = bags.batch_size;
-        let dense = activations.bottom.matrix(rows);
-        let pooled = activations.pooled.matrix_mut(rows);
         let argmax = argmax.as_mut().map(|argmax| argmax.matrix_mut(rows));
-        let interact = Interact {
-            keeps_pooled: train,
-            interaction: config.interaction,
-            dim: dense.cols,
-            precision: config.precision.product_precision(),
-            dense,
-            output: activations.interacted.matrix_mut(rows),
-        };
-        embedding.forward_and_interact(device, *bags, pooled, argmax, interact)
+        with_layers!(layers, layers => {
+            let (_, StepBuffers { activations, .. }) = layers.split(parameters);
+            let dense = activations.bottom.matrix(rows);
+            let interact = Interact {
+                keeps_pooled: train,
+                interaction: config.interaction,
+                dim: dense.cols,
+                precision: config.precision.product_precision(),
+                dense,
+                output: activations.interacted.matrix_mut(rows),
+            };
+            let pooled = activations.pooled.matrix_mut(rows);
+            embedding.forward_and_interact(device, *bags, pooled, argmax, interact)
+        })
     }
 
     /// Runs the top MLP without its last layer.
     fn top_forward(&mut self, rows: usize) -> Result<()> {
         let Self { device, config, mlps, parameters, buffers, .. } = self;
-        let Buffers { layers, activations, .. } = buffers;
-        let pass = Forward {
-            weights: parameters,
-            biases: parameters,
-            precision: config.precision.product_precision(),
-            // The padding, which is zeros, aligns the rows for the matrix product.
-            input: activations.interacted.padded_matrix(rows),
-            output: activations.top.matrix_mut(rows),
-        };
-        layers.forward(device, (MlpId::Top, &mlps.top), pass)
+        with_layers!(&mut buffers.layers, layers => {
+            let (weights, StepBuffers { activations, top, .. }) = layers.split(parameters);
+            let pass = Forward {
+                weights,
+                biases: parameters,
+                precision: config.precision.product_precision(),
+                // The padding, which is zeros, aligns the rows for the matrix product.
+                input: activations.interacted.padded_matrix(rows),
+                output: activations.top.matrix_mut(rows),
+            };
+            mlps.top.forward(device, top, pass)
+        })
     }
 
     /// Runs the last layer of the top MLP, in `f32` whatever the other layers compute in, so that
     /// no logit is rounded to 16 bits.
     fn logit_forward(&mut self, rows: usize) -> Result<()> {
         let Self { device, mlps, parameters, buffers, .. } = self;
-        let Buffers { logit, activations, .. } = buffers;
+        let Buffers { layers, logit, logits, .. } = buffers;
         let pass = Forward {
             weights: parameters,
             biases: parameters,
             precision: Precision::Full,
-            input: activations.top.matrix(rows),
-            output: activations.logits.matrix_mut(rows),
+            input: with_layers!(layers, layers => layers.head_input(device, rows)?),
+            output: logits.matrix_mut(rows),
         };
         mlps.logit.forward(device, logit, pass)
     }
@@ -162,16 +169,16 @@ impl<D: Backend> Dlrm<D> {
     /// Computes the mean loss, and its gradient with respect to the logits, times the loss scale.
     fn loss(&mut self, rows: usize, labels: View<'_, D, f32>) -> Result<()> {
         let Self { device, config, training, buffers, .. } = self;
-        let Buffers { activations, mean_loss, backward, .. } = buffers;
-        let (_, BackwardBuffers { grads, workspace, .. }) = trainable(training, backward)?;
+        let Buffers { logits, mean_loss, backward, .. } = buffers;
+        let (_, BackwardBuffers { grad_logits, workspace, .. }) = trainable(training, backward)?;
         let op = loss::Forward {
             loss: config.loss,
             threshold: config.loss_threshold,
             loss_scale: config.precision.loss_scale(),
-            logits: activations.logits.matrix(rows).data,
+            logits: logits.matrix(rows).data,
             labels,
             mean: D::view_mut(mean_loss),
-            grad_logits: Some(grads.logits.matrix_mut(rows).data),
+            grad_logits: Some(grad_logits.matrix_mut(rows).data),
             workspace: D::view_mut(workspace),
         };
         op.run(device)
@@ -180,66 +187,77 @@ impl<D: Backend> Dlrm<D> {
     /// Computes the gradients of the last layer of the top MLP.
     fn logit_backward(&mut self, rows: usize, accum: Accum, branch: &D) -> Result<()> {
         let Self { device, mlps, parameters, training, buffers, .. } = self;
-        let Buffers { logit, activations, backward, .. } = buffers;
+        let Buffers { layers, logit, logits, backward, .. } = buffers;
         let (training, backward) = trainable(training, backward)?;
-        let BackwardBuffers { grads, workspace, branch_workspace, .. } = backward;
-        let pass = Backward {
-            weights: parameters,
-            precision: Precision::Full,
-            input: activations.top.matrix(rows),
-            output: activations.logits.matrix(rows),
-            grad_output: grads.logits.matrix_mut(rows),
-            grad_input: Some(grads.top.matrix_mut(rows)),
-            grad_parameters: &mut training.grad_parameters,
-            accum,
-            workspace,
-            branch: (branch, branch_workspace),
-        };
-        mlps.logit.backward(device, logit, pass)
+        let BackwardBuffers { grad_logits, workspace, branch_workspace, .. } = backward;
+        with_layers!(layers, layers => {
+            let (input, grad_input) = layers.split_head(rows).ok_or_else(untrained)?;
+            let pass = Backward {
+                weights: parameters,
+                precision: Precision::Full,
+                input,
+                output: logits.matrix(rows),
+                grad_output: grad_logits.matrix_mut(rows),
+                grad_input: Some(grad_input),
+                grad_parameters: &mut training.grad_parameters,
+                accum,
+                workspace,
+                branch: (branch, branch_workspace),
+            };
+            mlps.logit.backward(device, logit, pass)?;
+            layers.take_head_grad(device, rows)
+        })
     }
 
     /// Computes the gradients of the top MLP without its last layer.
     fn top_backward(&mut self, rows: usize, accum: Accum, branch: &D) -> Result<()> {
         let Self { device, config, mlps, parameters, training, buffers, .. } = self;
-        let Buffers { layers, activations, backward, .. } = buffers;
+        let Buffers { layers, backward, .. } = buffers;
         let (training, backward) = trainable(training, backward)?;
-        let BackwardBuffers { grads, workspace, branch_workspace, .. } = backward;
-        let pass = Backward {
-            weights: parameters,
-            precision: config.precision.product_precision(),
-            input: activations.interacted.padded_matrix(rows),
-            output: activations.top.matrix(rows),
-            grad_output: grads.top.matrix_mut(rows),
-            grad_input: Some(grads.interacted.padded_matrix_mut(rows)),
-            grad_parameters: &mut training.grad_parameters,
-            accum,
-            workspace,
-            branch: (branch, branch_workspace),
-        };
-        layers.backward(device, (MlpId::Top, &mlps.top), pass)
+        let BackwardBuffers { workspace, branch_workspace, .. } = backward;
+        with_layers!(layers, layers => {
+            let (weights, StepBuffers { activations, grads, top, .. }) = layers.split(parameters);
+            let grads = grads.as_mut().ok_or_else(untrained)?;
+            let pass = Backward {
+                weights,
+                precision: config.precision.product_precision(),
+                input: activations.interacted.padded_matrix(rows),
+                output: activations.top.matrix(rows),
+                grad_output: grads.top.matrix_mut(rows),
+                grad_input: Some(grads.interacted.padded_matrix_mut(rows)),
+                grad_parameters: &mut training.grad_parameters,
+                accum,
+                workspace,
+                branch: (branch, branch_workspace),
+            };
+            mlps.top.backward(device, top, pass)
+        })
     }
 
     /// Computes the gradients of the bottom MLP's output and of the pooled vectors.
     fn interaction_backward(&mut self, rows: usize, found: Found) -> Result<()> {
-        let Self { device, config, training, buffers, .. } = self;
-        let Buffers { activations, backward, .. } = buffers;
-        let (training, BackwardBuffers { grads, .. }) = trainable(training, backward)?;
-        let dense = activations.bottom.matrix(rows);
+        let Self { device, config, parameters, training, buffers, .. } = self;
+        let (training, _) = trainable(training, &mut buffers.backward)?;
         let word = Verdict::FOUND..Verdict::FOUND + 1;
-        let op = interaction::Backward {
-            interaction: config.interaction,
-            dim: dense.cols,
-            precision: config.precision.product_precision(),
-            features: Features::Split { dense, sparse: activations.pooled.matrix(rows) },
-            grad_output: grads.interacted.matrix(rows),
-            grad_features: FeaturesMut::Split {
-                dense: grads.bottom.matrix_mut(rows),
-                sparse: grads.pooled.matrix_mut(rows),
-            },
-            non_finite: (found == Found::Reported)
-                .then(|| D::slice_mut(&mut training.verdict, word)),
-        };
-        op.run(device)
+        with_layers!(&mut buffers.layers, layers => {
+            let (_, StepBuffers { activations, grads, .. }) = layers.split(parameters);
+            let grads = grads.as_mut().ok_or_else(untrained)?;
+            let dense = activations.bottom.matrix(rows);
+            let op = interaction::Backward {
+                interaction: config.interaction,
+                dim: dense.cols,
+                precision: config.precision.product_precision(),
+                features: Features::Split { dense, sparse: activations.pooled.matrix(rows) },
+                grad_output: grads.interacted.matrix(rows),
+                grad_features: FeaturesMut::Split {
+                    dense: grads.bottom.matrix_mut(rows),
+                    sparse: grads.pooled.matrix_mut(rows),
+                },
+                non_finite: (found == Found::Reported)
+                    .then(|| D::slice_mut(&mut training.verdict, word)),
+            };
+            op.run(device)
+        })
     }
 
     /// Computes the gradients of the bottom MLP, but not that of the dense features.
@@ -250,22 +268,27 @@ impl<D: Backend> Dlrm<D> {
         branch: &D,
     ) -> Result<()> {
         let Self { device, config, mlps, parameters, training, buffers, .. } = self;
-        let Buffers { layers, activations, backward, .. } = buffers;
+        let Buffers { layers, backward, .. } = buffers;
         let (training, backward) = trainable(training, backward)?;
-        let BackwardBuffers { grads, workspace, branch_workspace, .. } = backward;
-        let pass = Backward {
-            weights: parameters,
-            precision: config.precision.product_precision(),
-            input: *dense,
-            output: activations.bottom.matrix(dense.rows),
-            grad_output: grads.bottom.matrix_mut(dense.rows),
-            grad_input: None,
-            grad_parameters: &mut training.grad_parameters,
-            accum,
-            workspace,
-            branch: (branch, branch_workspace),
-        };
-        layers.backward(device, (MlpId::Bottom, &mlps.bottom), pass)
+        let BackwardBuffers { workspace, branch_workspace, .. } = backward;
+        with_layers!(layers, layers => {
+            let (weights, input, buffers) = layers.split_bottom(parameters, dense);
+            let StepBuffers { activations, grads, bottom, .. } = buffers;
+            let grads = grads.as_mut().ok_or_else(untrained)?;
+            let pass = Backward {
+                weights,
+                precision: config.precision.product_precision(),
+                input,
+                output: activations.bottom.matrix(dense.rows),
+                grad_output: grads.bottom.matrix_mut(dense.rows),
+                grad_input: None,
+                grad_parameters: &mut training.grad_parameters,
+                accum,
+                workspace,
+                branch: (branch, branch_workspace),
+            };
+            mlps.bottom.backward(device, bottom, pass)
+        })
     }
 
     /// Sorts the ids by table row, so that the update finds all occurrences of a row side by side.

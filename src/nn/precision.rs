@@ -6,10 +6,11 @@ use crate::ops::cast::check_power_of_two;
 
 /// The type that the layers of a model compute in.
 ///
-/// In every case parameters, their gradients, the state of the optimizers, the pooled vectors and
-/// all sums are of `f32`, and the last layer computes in `f32`. With a 16-bit type, the other
-/// layers read copies of their weights, which each step of the optimizer rounds to nearest; their
-/// inputs and outputs and the gradients of these are stored in 16 bits.
+/// In every case parameters, their gradients, the state of the optimizers and all sums are of
+/// `f32`, and the last layer computes in `f32`. With a 16-bit type, the other layers read copies of
+/// their weights, which each step of the optimizer rounds to nearest. The pooled vectors, the
+/// inputs and outputs of the interaction and of these layers, and the gradients of all of them are
+/// stored in 16 bits, each rounded once.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase", deny_unknown_fields))]
@@ -21,13 +22,13 @@ pub enum ComputePrecision {
     /// cores of a GPU. This includes the factors of the interaction. On the CPU this is
     /// [`Self::F32`].
     Tf32,
-    /// `bf16`; on the tensor cores of a GPU the interaction multiplies in tf32.
+    /// `bf16`.
     BF16,
-    /// `f16`; on the tensor cores of a GPU the interaction multiplies in tf32.
+    /// `f16`.
     F16 {
-        /// The loss scale, a power of two. Gradients of layers are computed for this many times
-        /// the loss, so that they are not lost below the smallest `f16`, which is 2⁻²⁴; the factor
-        /// is divided out, exactly, before the gradients are used. If it is too large, gradients
+        /// The loss scale, a power of two. Gradients are computed for this many times the loss, so
+        /// that they are not lost below the smallest `f16`, which is 2⁻²⁴; the factor is divided
+        /// out of the gradients of parameters, exactly, before these are used. If it is too large, gradients
         /// become infinite, and [`NonFinite`](crate::ops::finite_check::NonFinite) says what
         /// happens to the step.
         loss_scale: f32,
@@ -42,8 +43,8 @@ impl ComputePrecision {
     /// Returns the precision of products of `f32`, except in the last layer.
     pub(super) fn product_precision(self) -> Precision {
         match self {
-            Self::F32 => Precision::Full,
-            Self::Tf32 | Self::BF16 | Self::F16 { .. } => Precision::Tf32,
+            Self::F32 | Self::BF16 | Self::F16 { .. } => Precision::Full,
+            Self::Tf32 => Precision::Tf32,
         }
     }
 

@@ -138,19 +138,22 @@ impl<D: Backend> Dlrm<D> {
         batch: BatchView<'_, D, I>,
         grad: &mut SparseGrad<D>,
     ) -> Result<()> {
-        let Buffers { argmax, backward, .. } = &mut self.buffers;
+        let Buffers { layers, argmax, backward, .. } = &mut self.buffers;
         let (training, backward) = trainable(&mut self.training, backward)?;
-        let BackwardBuffers { grads, sorted, workspace, .. } = backward;
+        let BackwardBuffers { sorted, workspace, .. } = backward;
         let rows = batch.dense.rows;
-        let source = PooledGrad {
-            tables: self.embedding.tables(),
-            bags: batch.bags,
-            sorted,
-            grad_output: grads.pooled.matrix(rows),
-            argmax: argmax.as_ref().map(|argmax| argmax.matrix(rows)),
-            max_gradient: training.optimizers.tables.max_gradient,
-        };
-        Reduce { source, grad, workspace: D::view_mut(workspace) }.run(&self.device)
+        with_layers!(layers, layers => {
+            let source = PooledGrad {
+                tables: self.embedding.tables(),
+                bags: batch.bags,
+                sorted,
+                grad_output: layers.pooled_grad(rows).ok_or_else(untrained)?,
+                loss_scale: self.config.precision.loss_scale(),
+                argmax: argmax.as_ref().map(|argmax| argmax.matrix(rows)),
+                max_gradient: training.optimizers.tables.max_gradient,
+            };
+            Reduce { source, grad, workspace: D::view_mut(workspace) }.run(&self.device)
+        })
     }
 
     /// Takes one step of the optimizers with the gradients of the layers that
@@ -217,23 +220,26 @@ impl<D: Backend> Dlrm<D> {
         batch: &BatchView<'_, D, I>,
         control: &Control<'_, D>,
     ) -> Result<()> {
-        let Buffers { argmax, backward, .. } = &mut self.buffers;
+        let Buffers { layers, argmax, backward, .. } = &mut self.buffers;
         let (training, backward) = trainable(&mut self.training, backward)?;
-        let BackwardBuffers { grads, sorted, workspace, .. } = backward;
+        let BackwardBuffers { sorted, workspace, .. } = backward;
         let Optimizers { tables: group, schedule, .. } = training.optimizers;
         let (tables, weights) = self.embedding.split_mut();
         let rows = batch.dense.rows;
-        let source = PooledGrad {
-            tables,
-            bags: batch.bags,
-            sorted,
-            grad_output: grads.pooled.matrix(rows),
-            argmax: argmax.as_ref().map(|argmax| argmax.matrix(rows)),
-            max_gradient: group.max_gradient,
-        };
         let rule = group.rule(training.next_step()?, schedule);
         let control = control.with_verdict(&training.verdict);
-        weights.update(&self.device, source, rule, control, D::view_mut(workspace))
+        with_layers!(layers, layers => {
+            let source = PooledGrad {
+                tables,
+                bags: batch.bags,
+                sorted,
+                grad_output: layers.pooled_grad(rows).ok_or_else(untrained)?,
+                loss_scale: self.config.precision.loss_scale(),
+                argmax: argmax.as_ref().map(|argmax| argmax.matrix(rows)),
+                max_gradient: group.max_gradient,
+            };
+            weights.update(&self.device, source, rule, control, D::view_mut(workspace))
+        })
     }
 
     /// Updates the parameters of the layers with their gradient, and the rounded copy of them that

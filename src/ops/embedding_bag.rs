@@ -12,9 +12,11 @@
 //! layout of TorchRec's `KeyedJaggedTensor`. A weighted mean, which PyTorch does not have, divides
 //! by the count.
 //!
-//! **Numerics.** Tables may be stored in 16 bits. Sums are in `f32` and in the order of the ids,
-//! and product and sum are rounded separately, so that results do not depend on the thread count.
-//! The error of a sum of `n` products is at most `γₙ₊₁ Σ|wᵢ W[idᵢ]|`, `γₖ = ku/(1-ku)`, `u = 2⁻²⁴`.
+//! **Numerics.** Tables and pooled vectors may be stored in 16 bits, each in a type of its own. Sums
+//! are in `f32` and in the order of the ids, and product and sum are rounded separately, so that
+//! results do not depend on the thread count. The error of a sum of `n` products is at most
+//! `γₙ₊₁ Σ|wᵢ W[idᵢ]|`, `γₖ = ku/(1-ku)`, `u = 2⁻²⁴`; a result in 16 bits is rounded once more, to
+//! nearest, when it is stored.
 //!
 //! # Example
 //!
@@ -67,20 +69,21 @@ pub const NO_SOURCE: u32 = u32::MAX;
 /// validate the arguments.
 pub trait EmbeddingBagOps: Device {
     /// Runs [`Forward`] with arguments that are valid.
-    fn embedding_bag_forward<E: Element, I: Index>(
+    fn embedding_bag_forward<E: Element, I: Index, O: Element>(
         &self,
-        args: Forward<'_, Self, E, I>,
+        args: Forward<'_, Self, E, I, O>,
     ) -> Result<()>;
     /// Runs [`WeightGrad`] with arguments that are valid.
-    fn embedding_bag_weight_grad<E: Element, I: Index>(
+    fn embedding_bag_weight_grad<E: Element, I: Index, G: Element>(
         &self,
-        args: WeightGrad<'_, Self, E, I>,
+        args: WeightGrad<'_, Self, E, I, G>,
     ) -> Result<()>;
 }
 
-/// The arguments of the lookup, which computes the pooled vectors of all bags.
+/// The arguments of the lookup, which computes the pooled vectors of all bags: rows of type `E` are
+/// pooled into vectors of type `O`.
 #[non_exhaustive]
-pub struct Forward<'a, D: Device, E: Element, I: Index> {
+pub struct Forward<'a, D: Device, E: Element, I: Index, O: Element = f32> {
     /// The tables and features.
     pub tables: &'a D::Tables,
     /// The weights of all tables: [`TableBatch::num_weights`] elements in one view, or a matrix for
@@ -89,20 +92,20 @@ pub struct Forward<'a, D: Device, E: Element, I: Index> {
     /// The ids: `num_features * batch_size` bags.
     pub bags: Bags<'a, D, I>,
     /// The pooled vectors, `[batch_size, width]`; see [`TableBatch::width`].
-    pub output: MatrixMut<'a, D, f32>,
+    pub output: MatrixMut<'a, D, O>,
     /// The output `[batch_size, width]` that only a gradient needs: in columns of max features the
     /// position within the bag that the value came from, or [`NO_SOURCE`]. Other columns are not
     /// written.
     pub argmax: Option<MatrixMut<'a, D, u32>>,
 }
 
-impl<'a, D: Device, E: Element, I: Index> Forward<'a, D, E, I> {
+impl<'a, D: Device, E: Element, I: Index, O: Element> Forward<'a, D, E, I, O> {
     /// Makes the arguments of a lookup without `argmax`. The shapes are those of the fields.
     pub fn new(
         tables: &'a D::Tables,
         weights: impl Into<TableValues<'a, D, E>>,
         bags: Bags<'a, D, I>,
-        output: MatrixMut<'a, D, f32>,
+        output: MatrixMut<'a, D, O>,
     ) -> Self {
         Self { tables, weights: weights.into(), bags, output, argmax: None }
     }
@@ -113,7 +116,7 @@ impl<'a, D: Device, E: Element, I: Index> Forward<'a, D, E, I> {
     }
 }
 
-impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
+impl<D: EmbeddingBagOps, E: Element, I: Index, O: Element> Forward<'_, D, E, I, O> {
     /// Validates the arguments and runs the op.
     ///
     /// # Errors
@@ -126,7 +129,7 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
     }
 
     /// Borrows the arguments for a shorter time.
-    pub(crate) fn reborrow(&mut self) -> Forward<'_, D, E, I> {
+    pub(crate) fn reborrow(&mut self) -> Forward<'_, D, E, I, O> {
         let Self { tables, weights, bags, output, argmax } = self;
         let (weights, output) = (weights.clone(), output.reborrow());
         let argmax = argmax.as_mut().map(MatrixMut::reborrow);
@@ -160,7 +163,7 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
         let tables = self.tables.as_ref();
         sum([
             lookup_bytes::<E, I, D>(tables, &self.bags),
-            product([self.bags.batch_size, tables.width(), 4]),
+            product([self.bags.batch_size, tables.width(), size_of::<O>()]),
         ])
     }
 }
@@ -168,7 +171,7 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> Forward<'_, D, E, I> {
 /// The arguments of the gradient of the per-sample weights, from the rows before any update:
 /// `dL/dwᵢ = <W[idᵢ], dL/dout>`, divided by `n` for a mean.
 #[non_exhaustive]
-pub struct WeightGrad<'a, D: Device, E: Element, I: Index> {
+pub struct WeightGrad<'a, D: Device, E: Element, I: Index, G: Element = f32> {
     /// The tables and features.
     pub tables: &'a D::Tables,
     /// The weights of all tables: [`TableBatch::num_weights`] elements in one view, or a matrix for
@@ -177,19 +180,19 @@ pub struct WeightGrad<'a, D: Device, E: Element, I: Index> {
     /// The ids: `num_features * batch_size` bags. The values of their weights are not read.
     pub bags: Bags<'a, D, I>,
     /// The gradient of the output of [`Forward`], `[batch_size, width]`.
-    pub grad_output: Matrix<'a, D, f32>,
+    pub grad_output: Matrix<'a, D, G>,
     /// The output, `[num_indices]`: one value for every id, zero for padding and for bad ids.
     pub grad_weights: ViewMut<'a, D, f32>,
 }
 
-impl<'a, D: Device, E: Element, I: Index> WeightGrad<'a, D, E, I> {
+impl<'a, D: Device, E: Element, I: Index, G: Element> WeightGrad<'a, D, E, I, G> {
     /// Makes the arguments of the gradient. `weights` and `bags` are those of the forward pass, and
     /// `grad_weights` is the output.
     pub fn new(
         tables: &'a D::Tables,
         weights: impl Into<TableValues<'a, D, E>>,
         bags: Bags<'a, D, I>,
-        grad_output: Matrix<'a, D, f32>,
+        grad_output: Matrix<'a, D, G>,
         grad_weights: impl Into<ViewMut<'a, D, f32>>,
     ) -> Self {
         Self {
@@ -202,7 +205,7 @@ impl<'a, D: Device, E: Element, I: Index> WeightGrad<'a, D, E, I> {
     }
 }
 
-impl<D: EmbeddingBagOps, E: Element, I: Index> WeightGrad<'_, D, E, I> {
+impl<D: EmbeddingBagOps, E: Element, I: Index, G: Element> WeightGrad<'_, D, E, I, G> {
     /// Validates the arguments and runs the op.
     ///
     /// # Errors
@@ -238,8 +241,11 @@ impl<D: EmbeddingBagOps, E: Element, I: Index> WeightGrad<'_, D, E, I> {
     /// [`Forward::bytes_moved`] does: rows, ids and the gradients of both sides.
     pub fn bytes_moved(&self) -> usize {
         let tables = self.tables.as_ref();
-        let grads = sum([product([self.bags.batch_size, tables.width()]), self.grad_weights.len()]);
-        sum([lookup_bytes::<E, I, D>(tables, &self.bags), product([grads, 4])])
+        sum([
+            lookup_bytes::<E, I, D>(tables, &self.bags),
+            product([self.bags.batch_size, tables.width(), size_of::<G>()]),
+            product([self.grad_weights.len(), 4]),
+        ])
     }
 }
 

@@ -42,26 +42,27 @@ use crate::error::Result;
 /// The backend's side of the op. Call it through [`Forward::run`], which validates the arguments.
 pub trait PooledInteractionOps: EmbeddingBagOps + InteractionOps {
     /// Runs [`Forward`] with arguments that are valid. By default runs one op after the other.
-    fn pooled_interaction_forward<E: Element, I: Index>(
+    fn pooled_interaction_forward<E: Element, I: Index, O: Element>(
         &self,
-        args: Forward<'_, Self, E, I>,
+        args: Forward<'_, Self, E, I, O>,
     ) -> Result<()> {
         args.run_in_turn(self)
     }
 }
 
 /// The arguments of the fused op: from ids and dense vectors to the interaction of all features.
-pub struct Forward<'a, D: Device, E: Element, I: Index> {
+/// Tables are of type `E`; pooled vectors, dense vectors and the output are of type `O`.
+pub struct Forward<'a, D: Device, E: Element, I: Index, O: Element = f32> {
     /// The lookup. Its output, `[batch_size, width]`, is workspace unless the pooled vectors are
     /// kept; see [`Interact::keeps_pooled`].
-    pub lookup: embedding_bag::Forward<'a, D, E, I>,
+    pub lookup: embedding_bag::Forward<'a, D, E, I, O>,
     /// The interaction of its output with the dense vectors.
-    pub interact: Interact<'a, D>,
+    pub interact: Interact<'a, D, O>,
 }
 
 /// The arguments of the interaction of dense and pooled vectors.
 #[non_exhaustive]
-pub struct Interact<'a, D: Device> {
+pub struct Interact<'a, D: Device, O: Element = f32> {
     /// Set if the op must write the pooled vectors to the lookup's output, as a gradient needs
     /// them. Otherwise the contents of that output are unspecified afterwards.
     pub keeps_pooled: bool,
@@ -72,19 +73,19 @@ pub struct Interact<'a, D: Device> {
     /// The precision of products.
     pub precision: Precision,
     /// The dense vectors, `[batch_size, D]`.
-    pub dense: Matrix<'a, D, f32>,
+    pub dense: Matrix<'a, D, O>,
     /// The output, `[batch_size, width]`; see [`Interaction::width`].
-    pub output: MatrixMut<'a, D, f32>,
+    pub output: MatrixMut<'a, D, O>,
 }
 
-impl<'a, D: Device> Interact<'a, D> {
+impl<'a, D: Device, O: Element> Interact<'a, D, O> {
     /// Makes the arguments of an interaction that keeps no pooled vectors, with products in full
     /// precision. `dim` is the number of elements of a feature; [`Interaction::Cat`] ignores it.
     pub fn new(
         interaction: Interaction,
         dim: usize,
-        dense: Matrix<'a, D, f32>,
-        output: MatrixMut<'a, D, f32>,
+        dense: Matrix<'a, D, O>,
+        output: MatrixMut<'a, D, O>,
     ) -> Self {
         Self { interaction, dim, dense, output, precision: Precision::Full, keeps_pooled: false }
     }
@@ -101,7 +102,7 @@ impl<'a, D: Device> Interact<'a, D> {
     }
 }
 
-impl<D: PooledInteractionOps, E: Element, I: Index> Forward<'_, D, E, I> {
+impl<D: PooledInteractionOps, E: Element, I: Index, O: Element> Forward<'_, D, E, I, O> {
     /// Validates the arguments and runs the op.
     ///
     /// # Errors
@@ -120,7 +121,7 @@ impl<D: PooledInteractionOps, E: Element, I: Index> Forward<'_, D, E, I> {
     }
 
     /// Returns the interaction that follows the lookup.
-    pub(crate) fn as_interaction(&mut self) -> interaction::Forward<'_, D, f32> {
+    pub(crate) fn as_interaction(&mut self) -> interaction::Forward<'_, D, O> {
         let Self { lookup, interact: Interact { interaction, dim, precision, dense, output, .. } } =
             self;
         interaction::Forward {

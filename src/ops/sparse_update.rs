@@ -17,8 +17,8 @@
 //! [`CHUNK`] in the order of their positions, and each chunk is summed in order, starting from its
 //! first contribution. The sums of the chunks are cut and summed in the same way, until one is
 //! left. No chain of additions is longer than [`CHUNK`], however many occurrences a row has. Sums
-//! are in `f32`, and product and sum are rounded separately. The order depends on nothing else, so
-//! that results are the same for any number of threads.
+//! are in `f32`, whatever the type of `dL/dout`, and product and sum are rounded separately. The
+//! order depends on nothing else, so that results are the same for any number of threads.
 //!
 //! With `C` for [`CHUNK`], a contribution takes part in at most `C - 1` additions on each of
 //! `L = ⌈log m / log C⌉` levels, so that the error of a sum of `m` contributions is at most
@@ -96,6 +96,7 @@
 use std::sync::Arc;
 
 use super::bags::Bags;
+use super::cast::check_power_of_two;
 use super::device::Device;
 use super::index_sort::{IndexSortOps, Sort, SortedIndices};
 use super::matrix::{Matrix, matrix_name};
@@ -116,15 +117,18 @@ pub const CHUNK: usize = 64;
 /// arguments.
 pub trait SparseUpdateOps: Device {
     /// Runs [`Reduce`] with arguments that are valid.
-    fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()>;
+    fn sparse_update_reduce<I: Index, G: Element>(
+        &self,
+        args: Reduce<'_, Self, I, G>,
+    ) -> Result<()>;
     /// Runs [`Merge`] with arguments that are valid.
     fn sparse_update_merge(&self, args: Merge<'_, Self>) -> Result<()>;
     /// Runs [`Apply`] with arguments that are valid.
     fn sparse_update_apply<E: Element>(&self, args: Apply<'_, Self, E>) -> Result<()>;
     /// Runs [`Update`] with arguments that are valid.
-    fn sparse_update_update<E: Element, I: Index>(
+    fn sparse_update_update<E: Element, I: Index, G: Element>(
         &self,
-        args: Update<'_, Self, E, I>,
+        args: Update<'_, Self, E, I, G>,
     ) -> Result<()>;
     /// Computes [`Update::workspace_len`] and [`Reduce::workspace_len`].
     fn sparse_update_workspace_len(&self, tables: &TableBatch, num_indices: usize) -> usize;
@@ -135,7 +139,7 @@ pub trait SparseUpdateOps: Device {
 /// The source of the gradient of a batch: the order of its ids and the gradient of the pooled
 /// output.
 #[non_exhaustive]
-pub struct PooledGrad<'a, D: Device, I: Index> {
+pub struct PooledGrad<'a, D: Device, I: Index, G: Element = f32> {
     /// The tables and features.
     pub tables: &'a D::Tables,
     /// The ids, `num_features * batch_size` bags, unchanged since `sorted` was made.
@@ -143,25 +147,35 @@ pub struct PooledGrad<'a, D: Device, I: Index> {
     /// The order of the ids, the result of a [`Sort`] of `bags`.
     pub sorted: &'a SortedIndices<D>,
     /// The gradient of the pooled output, `[batch_size, width]`; see [`TableBatch::width`].
-    pub grad_output: Matrix<'a, D, f32>,
+    pub grad_output: Matrix<'a, D, G>,
+    /// The loss scale: `grad_output` is the gradient of this many times the loss. It is divided
+    /// out of the sums, exactly, since it is a power of two.
+    pub loss_scale: f32,
     /// The sources of the maxima from the forward pass, `[batch_size, width]`. Needed if any
     /// feature is pooled by max.
     pub argmax: Option<Matrix<'a, D, u32>>,
-    /// The bound of every element of `grad_output`, which is clamped to `[-max, max]`; `None` for
-    /// no clamp.
+    /// The bound of every element of the gradient, which is clamped to `[-max, max]`; `None` for no
+    /// clamp.
     pub max_gradient: Option<f32>,
 }
 
-impl<'a, D: Device, I: Index> PooledGrad<'a, D, I> {
+impl<'a, D: Device, I: Index, G: Element> PooledGrad<'a, D, I, G> {
     /// Makes the source of a gradient that is not clamped. Features that are pooled by max need
     /// [`Self::argmax`], too.
     pub fn new(
         tables: &'a D::Tables,
         bags: Bags<'a, D, I>,
         sorted: &'a SortedIndices<D>,
-        grad_output: Matrix<'a, D, f32>,
+        grad_output: Matrix<'a, D, G>,
     ) -> Self {
-        Self { tables, bags, sorted, grad_output, argmax: None, max_gradient: None }
+        let (loss_scale, argmax, max_gradient) = (1.0, None, None);
+        Self { tables, bags, sorted, grad_output, loss_scale, argmax, max_gradient }
+    }
+
+    /// Says that `grad_output` is the gradient of `loss_scale` times the loss, a power of two. By
+    /// default it is that of the loss.
+    pub fn loss_scale(self, loss_scale: f32) -> Self {
+        Self { loss_scale, ..self }
     }
 
     /// Gives the sources of the maxima, `[batch_size, width]`, which the forward pass wrote. By
@@ -170,20 +184,20 @@ impl<'a, D: Device, I: Index> PooledGrad<'a, D, I> {
         Self { argmax: Some(argmax), ..self }
     }
 
-    /// Clamps every element of `grad_output` to `[-max, max]`. By default there is no clamp.
+    /// Clamps every element of the gradient to `[-max, max]`. By default there is no clamp.
     pub fn max_gradient(self, max_gradient: f32) -> Self {
         Self { max_gradient: Some(max_gradient), ..self }
     }
 }
 
-impl<D: Device, I: Index> Clone for PooledGrad<'_, D, I> {
+impl<D: Device, I: Index, G: Element> Clone for PooledGrad<'_, D, I, G> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<D: Device, I: Index> Copy for PooledGrad<'_, D, I> {}
+impl<D: Device, I: Index, G: Element> Copy for PooledGrad<'_, D, I, G> {}
 
-impl<D: Device, I: Index> PooledGrad<'_, D, I> {
+impl<D: Device, I: Index, G: Element> PooledGrad<'_, D, I, G> {
     /// Checks the parts against each other, for an op of this name.
     fn check(&self, op: &'static str) -> Result<()> {
         let tables = self.tables.as_ref();
@@ -195,6 +209,7 @@ impl<D: Device, I: Index> PooledGrad<'_, D, I> {
             self.bags.batch_size,
             tables.width(),
         )?;
+        check_power_of_two(op, "loss_scale", self.loss_scale)?;
         check_max_gradient(op, self.max_gradient)?;
         match self.argmax {
             Some(argmax) => {
@@ -213,7 +228,8 @@ impl<D: Device, I: Index> PooledGrad<'_, D, I> {
     /// id, and the gradient of each bag.
     fn bytes_moved(&self) -> usize {
         let order = product([self.bags.num_indices(), 4 + 4]);
-        sum([order, product([self.bags.batch_size, self.tables.as_ref().width(), 4])])
+        let grads = product([self.bags.batch_size, self.tables.as_ref().width(), size_of::<G>()]);
+        sum([order, grads])
     }
 }
 
@@ -393,9 +409,9 @@ impl RowGrads {
 
 /// The arguments of the reduction, which sums the gradient of each row.
 #[non_exhaustive]
-pub struct Reduce<'a, D: Device, I: Index> {
+pub struct Reduce<'a, D: Device, I: Index, G: Element = f32> {
     /// The source of the gradient.
-    pub source: PooledGrad<'a, D, I>,
+    pub source: PooledGrad<'a, D, I, G>,
     /// The output, with room for the rows of the batch: a row for each id, or all rows if there are
     /// fewer.
     pub grad: &'a mut SparseGrad<D>,
@@ -403,10 +419,10 @@ pub struct Reduce<'a, D: Device, I: Index> {
     pub workspace: ViewMut<'a, D, u64>,
 }
 
-impl<'a, D: Device, I: Index> Reduce<'a, D, I> {
+impl<'a, D: Device, I: Index, G: Element> Reduce<'a, D, I, G> {
     /// Makes the arguments of a reduction. `grad` is the output.
     pub fn new(
-        source: PooledGrad<'a, D, I>,
+        source: PooledGrad<'a, D, I, G>,
         grad: &'a mut SparseGrad<D>,
         workspace: impl Into<ViewMut<'a, D, u64>>,
     ) -> Self {
@@ -414,7 +430,7 @@ impl<'a, D: Device, I: Index> Reduce<'a, D, I> {
     }
 }
 
-impl<D: SparseUpdateOps, I: Index> Reduce<'_, D, I> {
+impl<D: SparseUpdateOps, I: Index, G: Element> Reduce<'_, D, I, G> {
     /// Validates the arguments and runs the op.
     ///
     /// # Errors
@@ -580,9 +596,9 @@ impl<D: SparseUpdateOps, E: Element> Apply<'_, D, E> {
 
 /// The arguments of [`Reduce`] and [`Apply`] in one op, without a gradient in memory.
 #[non_exhaustive]
-pub struct Update<'a, D: Device, E: Element, I: Index> {
+pub struct Update<'a, D: Device, E: Element, I: Index, G: Element = f32> {
     /// The source of the gradient.
-    pub source: PooledGrad<'a, D, I>,
+    pub source: PooledGrad<'a, D, I, G>,
     /// The values and the gate of the step that the op reads from the device, one entry each.
     pub control: StepControl<'a, D>,
     /// The update rule.
@@ -600,11 +616,11 @@ pub struct Update<'a, D: Device, E: Element, I: Index> {
     pub workspace: ViewMut<'a, D, u64>,
 }
 
-impl<'a, D: Device, E: Element, I: Index> Update<'a, D, E, I> {
+impl<'a, D: Device, E: Element, I: Index, G: Element> Update<'a, D, E, I, G> {
     /// Makes the arguments of a step, which updates `weights` and `state` in place. Its values are
     /// those of the rule, its gate is open, and the factors of the weight decay are 1.
     pub fn new(
-        source: PooledGrad<'a, D, I>,
+        source: PooledGrad<'a, D, I, G>,
         rule: UpdateRule,
         weights: impl Into<TableValuesMut<'a, D, E>>,
         state: impl Into<TableStateMut<'a, D>>,
@@ -634,7 +650,7 @@ impl<'a, D: Device, E: Element, I: Index> Update<'a, D, E, I> {
     }
 }
 
-impl<D: SparseUpdateOps, E: Element, I: Index> Update<'_, D, E, I> {
+impl<D: SparseUpdateOps, E: Element, I: Index, G: Element> Update<'_, D, E, I, G> {
     /// Validates the arguments and runs the op.
     ///
     /// # Errors
@@ -766,7 +782,7 @@ pub fn step<'a, D: IndexSortOps + SparseUpdateOps, E: Element, I: Index>(
 
 /// Returns the number of elements of all looked-up rows if every feature has the same number of
 /// ids.
-fn looked_up<D: Device, I: Index>(source: &PooledGrad<'_, D, I>) -> usize {
+fn looked_up<D: Device, I: Index, G: Element>(source: &PooledGrad<'_, D, I, G>) -> usize {
     let tables = source.tables.as_ref();
     product([source.bags.num_indices(), tables.width()])
         .checked_div(tables.features().len())

@@ -48,12 +48,12 @@ pub struct ModelConfig {
     pub table_dtype: DType,
     /// The initial values of the tables.
     pub table_init: TableInit,
-    /// The precision of the layers: `f32`, `tf32`, `bf16` or `f16`. The last layer always computes
-    /// in `f32`, and parameters are always kept in `f32`.
+    /// The precision of pooled vectors, interaction and layers: `f32`, `tf32`, `bf16` or `f16`. The
+    /// last layer always computes in `f32`, and parameters are always kept in `f32`.
     pub precision: PrecisionKind,
 }
 
-/// The precision of the layers; see [`ComputePrecision`].
+/// The precision of pooled vectors, interaction and layers; see [`ComputePrecision`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionKind {
@@ -158,8 +158,8 @@ pub struct TrainConfig {
     pub loss: Loss,
     /// Probabilities are clamped to `[threshold, 1 - threshold]` in the loss; 0 for no clamp.
     pub loss_threshold: f32,
-    /// The factor of the loss, from which gradients of layers are computed with `precision =
-    /// "f16"`, so that small ones do not become 0; a power of two. If it is too large, gradients
+    /// The factor of the loss, from which gradients are computed with `precision = "f16"`, so that
+    /// small ones do not become 0; a power of two. If it is too large, gradients
     /// become infinite: then halve it, or let `non_finite = "skip-step"` skip such batches.
     /// Default: 4096.
     #[serde(skip_serializing_if = "Option::is_none")]

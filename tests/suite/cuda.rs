@@ -272,7 +272,7 @@ fn foreign_memory_on_a_foreign_stream() {
                     View::from_raw(indices, case.indices.len()),
                     View::<_, i64>::from_raw(offsets, case.offsets.len()),
                 );
-                let output = ViewMut::from_raw(output, case.batch_size * case.width());
+                let output = ViewMut::<_, f32>::from_raw(output, case.batch_size * case.width());
                 (View::<Cuda, f32>::from_raw(weights, case.num_weights()), bags, output)
             };
             let output = MatrixMut::contiguous(output, case.batch_size, case.width());

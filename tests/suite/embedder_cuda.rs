@@ -59,7 +59,7 @@ fn one_device_on_several_streams() {
 fn pool_without_waiting(cuda: &Cuda, case: &BagCase) {
     let bags = case.upload::<Cuda, i64>(cuda);
     let weights = upload(cuda, &case.weights::<f32>());
-    let mut output = cuda.alloc(case.batch_size * case.width()).unwrap();
+    let mut output = cuda.alloc::<f32>(case.batch_size * case.width()).unwrap();
     let output = MatrixMut::contiguous(&mut output, case.batch_size, case.width());
     embedding_bag::Forward::new(&bags.tables, &weights, bags.view(), output).run(cuda).unwrap();
 }

@@ -9,7 +9,9 @@ backend_suite!(cuda:
     pools_f32_by_i64,
     pools_f16_by_i32,
     pools_bf16_by_i64,
+    pooled_vectors_in_16_bits_are_rounded_once,
     weight_grads,
+    weight_grads_from_gradients_in_16_bits,
     max_takes_the_first_of_equals,
     nan_and_infinity_come_through,
     bad_ids_are_skipped_and_reported,
@@ -28,8 +30,8 @@ fn wrong_offsets_are_errors_on_cuda() {
 }
 
 /// The pooled output and, if requested, the sources of maxima.
-struct Pooled {
-    output: Vec<f32>,
+struct Pooled<O> {
+    output: Vec<O>,
     argmax: Option<Vec<u32>>,
     result: Result<()>,
 }
@@ -40,10 +42,20 @@ fn pool<B: EmbeddingBagOps, E: Stored, I: Id>(
     weights: &[E],
     gap: usize,
     with_argmax: bool,
-) -> Pooled {
+) -> Pooled<f32> {
+    pool_as::<B, E, I, f32>(device, case, weights, gap, with_argmax)
+}
+
+fn pool_as<B: EmbeddingBagOps, E: Stored, I: Id, O: Stored + Poison>(
+    device: &B,
+    case: &BagCase,
+    weights: &[E],
+    gap: usize,
+    with_argmax: bool,
+) -> Pooled<O> {
     let bags = case.upload::<B, I>(device);
     let weights = upload(device, weights);
-    let output = Grid::<f32>::poisoned(case.batch_size, case.width(), gap);
+    let output = Grid::<O>::poisoned(case.batch_size, case.width(), gap);
     let argmax = Grid::<u32>::poisoned(case.batch_size, case.width(), gap / 2);
     let (mut output_buffer, mut argmax_buffer) = (output.upload(device), argmax.upload(device));
     let mut forward = Forward::new(
@@ -99,14 +111,50 @@ fn pools_bf16_by_i64<B: EmbeddingBagOps>(device: &B) {
     pools::<B, bf16, i64>(device);
 }
 
+/// Pooled vectors in 16 bits are those in `f32`, rounded to nearest: sums, means and maxima are
+/// never rounded before.
+fn pooled_vectors_in_16_bits_are_rounded_once<B: EmbeddingBagOps>(device: &B) {
+    fn check<B: EmbeddingBagOps, E: Stored, O: Stored + Poison>(device: &B) {
+        for pooling in POOLINGS {
+            for case in BagCase::all(pooling) {
+                let case = if pooling == Pooling::Mean { case.weighted() } else { case };
+                let weights = case.weights::<E>();
+                let want = pool::<B, E, i64>(device, &case, &weights, 0, true);
+                for gap in [0, 5, 8] {
+                    let got = pool_as::<B, E, i64, O>(device, &case, &weights, gap, true);
+                    let what = format!("{} as {}, gap {gap}", case.name, O::DTYPE);
+                    assert_eq!(got.result, Ok(()), "{what}");
+                    let want_output: Vec<O> = want.output.iter().map(|&x| O::from_f32(x)).collect();
+                    assert_same_bits(&what, &got.output, &want_output);
+                    assert_eq!(got.argmax, want.argmax, "{what}");
+                }
+            }
+        }
+    }
+    check::<B, f32, f16>(device);
+    check::<B, f32, bf16>(device);
+    check::<B, bf16, bf16>(device);
+    check::<B, f16, bf16>(device);
+    check::<B, bf16, f16>(device);
+}
+
 fn weight_grad<B: EmbeddingBagOps, E: Stored, I: Id>(
     device: &B,
     case: &BagCase,
     weights: &[E],
 ) -> (Vec<f32>, Result<()>) {
+    weight_grad_from::<B, E, I, f32>(device, case, weights, &case.grad_output())
+}
+
+fn weight_grad_from<B: EmbeddingBagOps, E: Stored, I: Id, G: Stored + Poison>(
+    device: &B,
+    case: &BagCase,
+    weights: &[E],
+    grad_output: &[G],
+) -> (Vec<f32>, Result<()>) {
     let bags = case.upload::<B, I>(device);
     let weights = upload(device, weights);
-    let grad = Grid::new(case.batch_size, case.width(), 3, &case.grad_output());
+    let grad = Grid::new(case.batch_size, case.width(), 3, grad_output);
     let grad_buffer = grad.upload(device);
     let mut out = upload(device, &poisoned::<f32>(case.indices.len()));
     let op = WeightGrad::new(
@@ -139,6 +187,23 @@ fn weight_grads<B: EmbeddingBagOps>(device: &B) {
     check::<B, f32, i32>(device);
     check::<B, f16, i64>(device);
     check::<B, bf16, i64>(device);
+}
+
+/// A gradient in 16 bits gives the same bits as the same values in `f32`.
+fn weight_grads_from_gradients_in_16_bits<B: EmbeddingBagOps>(device: &B) {
+    fn check<B: EmbeddingBagOps, G: Stored + Poison>(device: &B) {
+        for case in BagCase::all(Pooling::Mean).into_iter().map(BagCase::weighted) {
+            let weights = case.weights::<f32>();
+            let narrow: Vec<G> = case.grad_output().iter().map(|&g| G::from_f32(g)).collect();
+            let wide: Vec<f32> = narrow.iter().map(|g| g.to_f32()).collect();
+            let got = weight_grad_from::<B, f32, i32, G>(device, &case, &weights, &narrow);
+            let want = weight_grad_from::<B, f32, i32, f32>(device, &case, &weights, &wide);
+            assert_eq!(got.1, Ok(()), "{}", case.name);
+            assert_same_bits(&case.name, &got.0, &want.0);
+        }
+    }
+    check::<B, f16>(device);
+    check::<B, bf16>(device);
 }
 
 fn max_takes_the_first_of_equals<B: EmbeddingBagOps>(device: &B) {

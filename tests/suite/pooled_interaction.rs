@@ -5,7 +5,7 @@ use bagdot::ops::embedding_bag;
 use bagdot::ops::interaction::{self, Features};
 use bagdot::ops::pooled_interaction::{Forward, Interact, PooledInteractionOps};
 use bagdot::ops::{Interaction, PairOrder, Pooling, Precision};
-use bagdot::{Error, Result, f16};
+use bagdot::{Error, Result, bf16, f16};
 
 backend_suite!(
     cuda: dots_are_those_of_both_ops,
@@ -19,10 +19,10 @@ const FAR: usize = 40_000;
 
 /// The results of both ops.
 #[derive(Debug)]
-struct Got {
-    pooled: Vec<f32>,
+struct Got<O> {
+    pooled: Vec<O>,
     argmax: Option<Vec<u32>>,
-    output: Vec<f32>,
+    output: Vec<O>,
 }
 
 struct Case {
@@ -37,11 +37,11 @@ struct Case {
 impl Case {
     /// Runs `pooled_interaction`, which keeps the pooled vectors or not, or runs one op after the
     /// other if `keeps` is none.
-    fn run<B: PooledInteractionOps, E: Stored>(
+    fn run<B: PooledInteractionOps, E: Stored, O: Stored + Poison>(
         &self,
         device: &B,
         keeps: Option<bool>,
-    ) -> (Got, Result<()>) {
+    ) -> (Got<O>, Result<()>) {
         let Self { bags: case, interaction, dim, gap, with_argmax } = self;
         let (interaction, dim, precision) = (*interaction, *dim, Precision::Full);
         let (batch_size, cols) = (case.batch_size, case.width());
@@ -51,10 +51,11 @@ impl Case {
         };
         let bags = case.upload::<B, i64>(device);
         let weights = upload(device, &case.weights::<E>());
-        let dense = Grid::new(batch_size, dim, 2, &draw(batch_size * dim, 3));
+        let dense: Vec<O> = draw(batch_size * dim, 3).iter().map(|&x| O::from_f32(x)).collect();
+        let dense = Grid::new(batch_size, dim, 2, &dense);
         let (pooled, output) = (
-            Grid::<f32>::poisoned(batch_size, cols, *gap),
-            Grid::<f32>::poisoned(batch_size, width, 3),
+            Grid::<O>::poisoned(batch_size, cols, *gap),
+            Grid::<O>::poisoned(batch_size, width, 3),
         );
         let argmax = Grid::<u32>::poisoned(batch_size, cols, 1);
         let dense_buffer = dense.upload(device);
@@ -96,11 +97,11 @@ impl Case {
         (got, result)
     }
 
-    fn check<B: PooledInteractionOps, E: Stored>(&self, device: &B) {
-        let (want, result) = self.run::<B, E>(device, None);
+    fn check<B: PooledInteractionOps, E: Stored, O: Stored + Poison>(&self, device: &B) {
+        let (want, result) = self.run::<B, E, O>(device, None);
         assert_eq!(result, Ok(()));
         for keeps_pooled in [true, false] {
-            let (got, result) = self.run::<B, E>(device, Some(keeps_pooled));
+            let (got, result) = self.run::<B, E, O>(device, Some(keeps_pooled));
             let what = format!("{}, {:?}, kept: {keeps_pooled}", self.bags.name, self.interaction);
             assert_eq!(result, Ok(()), "{what}");
             assert_same_bits(&what, &got.output, &want.output);
@@ -135,18 +136,26 @@ fn dots_are_those_of_both_ops<B: PooledInteractionOps>(device: &B) {
             (appended, FAR, false),
         ] {
             Case { bags: five_features(pooling), interaction, dim: 8, gap, with_argmax }
-                .check::<B, f32>(device);
+                .check::<B, f32, f32>(device);
         }
     }
-    let weighted = five_features(Pooling::Sum).weighted();
-    Case { bags: weighted, interaction: appended, dim: 8, gap: 1, with_argmax: false }
-        .check::<B, f16>(device);
+    let weighted = || five_features(Pooling::Sum).weighted();
+    Case { bags: weighted(), interaction: appended, dim: 8, gap: 1, with_argmax: false }
+        .check::<B, f16, f32>(device);
+    for gap in [0, FAR] {
+        let case =
+            || Case { bags: weighted(), interaction: appended, dim: 8, gap, with_argmax: false };
+        case().check::<B, f32, bf16>(device);
+        case().check::<B, bf16, f16>(device);
+    }
 }
 
 fn cat_takes_any_pooled_vectors<B: PooledInteractionOps>(device: &B) {
     let case =
         |bags| Case { bags, interaction: Interaction::Cat, dim: 3, gap: FAR, with_argmax: false };
-    BagCase::all(Pooling::Mean).into_iter().for_each(|bags| case(bags).check::<B, f32>(device));
+    BagCase::all(Pooling::Mean)
+        .into_iter()
+        .for_each(|bags| case(bags).check::<B, f32, f32>(device));
 }
 
 fn bad_ids_are_reported<B: PooledInteractionOps>(device: &B) {
@@ -174,7 +183,7 @@ fn bad_ids_are_reported<B: PooledInteractionOps>(device: &B) {
             gap,
             with_argmax: false,
         };
-        assert_out_of_range(case.run::<B, f32>(device, Some(false)).1, error.clone());
+        assert_out_of_range(case.run::<B, f32, f32>(device, Some(false)).1, error.clone());
         assert_eq!(device.synchronize(), Ok(()), "an error is reported once");
     }
 }
@@ -188,7 +197,7 @@ fn wrong_shapes_are_errors<B: PooledInteractionOps>(device: &B) {
         gap: 0,
         with_argmax: false,
     };
-    let (got, result) = case.run::<B, f32>(device, Some(true));
+    let (got, result) = case.run::<B, f32, f32>(device, Some(true));
     let message = result.unwrap_err().to_string();
     assert!(message.contains("40 is no multiple of the dimension 7"), "{message}");
     assert!(got.pooled.iter().chain(&got.output).all(|x| x.is_nan()), "nothing is written");

@@ -16,6 +16,8 @@ backend_suite!(
     updates_f32,
     updates_f16,
     updates_bf16,
+    gradients_in_16_bits_are_those_in_f32,
+    the_loss_scale_is_divided_out,
     reduce_and_apply_are_update,
     the_decay_of_each_row_is_scaled,
     weights_without_gradients_stay_without_eps,
@@ -26,10 +28,10 @@ backend_suite!(
     a_batch_without_ids_changes_nothing,
 );
 
-fn reduce<B: IndexSortOps + SparseUpdateOps, I: Id>(
+fn reduce<B: IndexSortOps + SparseUpdateOps, I: Id, G: Stored + Poison>(
     device: &B,
     case: &BagCase,
-    backward: &Backward<B, I>,
+    backward: &Backward<B, I, G>,
 ) -> Vec<(u64, Vec<f32>)> {
     let mut grad = poisoned_grad(device, case, case.indices.len());
     assert_eq!(backward.reduce(device, &mut grad), Ok(()), "{}", case.name);
@@ -106,6 +108,64 @@ fn updates<B: IndexSortOps + SparseUpdateOps, E: Stored, I: Id>(device: &B) {
             assert_close(&format!("{what}, second state"), &got_state[1], &second);
             assert_untouched(&case, &what, &backward.expected, &got, &weights);
         }
+    }
+}
+
+/// Returns a hot row, which has a tree of chunks, and all kinds of features.
+fn narrow_gradient_cases() -> Vec<BagCase> {
+    let layout = (&[(3, 20), (40, 5)][..], &[0, 1].map(|t| feature(t, Pooling::Sum))[..]);
+    let hot = BagCase::new("hot", layout, &[300, 0, 250, 20, 3, 1], uniform);
+    let mixed = POOLINGS.map(BagCase::mixed);
+    [vec![hot.clone(), hot.weighted()], mixed.into()].concat()
+}
+
+/// A gradient in 16 bits gives the same bits as the same values in `f32`.
+fn gradients_in_16_bits_are_those_in_f32<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+    fn check<B: IndexSortOps + SparseUpdateOps, G: Stored + Poison>(device: &B) {
+        for case in narrow_gradient_cases() {
+            let narrow: Vec<G> = case.grad_output().iter().map(|&g| G::from_f32(g)).collect();
+            let wide: Vec<f32> = narrow.iter().map(|g| g.to_f32()).collect();
+            let narrow = Backward::<B, i64, G>::new(device, &case, &narrow, Some(1.5));
+            let wide = Backward::<B, i64>::new(device, &case, &wide, Some(1.5));
+            let what = format!("{}, {}", case.name, G::DTYPE);
+            assert_same_rows(&what, &reduce(device, &case, &narrow), &reduce(device, &case, &wide));
+            let rule = UpdateRule::new(Optimizer::RowwiseAdagrad { eps: 0.25 }, 0.1).at_step(5);
+            let state = state_values(rule.optimizer, case.num_rows(), case.num_weights());
+            let weights = case.weights::<f32>();
+            let got = narrow.update(device, &case, rule, &weights, &state);
+            let want = wide.update(device, &case, rule, &weights, &state);
+            assert_same_bits(&what, &got.0, &want.0);
+            assert_same_bits(&what, &got.1[0], &want.1[0]);
+        }
+    }
+    check::<B, f16>(device);
+    check::<B, bf16>(device);
+}
+
+/// A gradient that is multiplied by a power of two gives the bits of the gradient itself, bounds
+/// included, since neither the factor nor its reciprocal rounds.
+fn the_loss_scale_is_divided_out<B: IndexSortOps + SparseUpdateOps>(device: &B) {
+    for case in narrow_gradient_cases() {
+        for max_gradient in [None, Some(0.5)] {
+            let grad = case.grad_output();
+            let scaled: Vec<f32> = grad.iter().map(|g| g * 4096.0).collect();
+            let mut scaled = Backward::<B, i64>::new(device, &case, &scaled, max_gradient);
+            scaled.loss_scale = 4096.0;
+            let plain = Backward::<B, i64>::new(device, &case, &grad, max_gradient);
+            assert_same_rows(
+                &case.name,
+                &reduce(device, &case, &scaled),
+                &reduce(device, &case, &plain),
+            );
+        }
+    }
+}
+
+#[track_caller]
+fn assert_same_rows(what: &str, got: &[(u64, Vec<f32>)], want: &[(u64, Vec<f32>)]) {
+    assert!(got.iter().map(|(row, _)| row).eq(want.iter().map(|(row, _)| row)), "{what}: rows");
+    for ((row, got), (_, want)) in got.iter().zip(want) {
+        assert_same_bits(&format!("{what}: row {row}"), got, want);
     }
 }
 

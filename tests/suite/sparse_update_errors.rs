@@ -77,6 +77,10 @@ fn spoilt_sources<B: IndexSortOps + SparseUpdateOps>(n: usize) -> Vec<(Spoil<B>,
         ),
         (|s, _| s.max_gradient = Some(f32::NAN), "max_gradient: NaN, but must be 0 or more".into()),
         (
+            |s, _| s.loss_scale = 3.0,
+            "loss_scale: 3, but must be a power of two from 2^-126 to 2^126".into(),
+        ),
+        (
             |s, _| s.bags.batch_size = 32,
             "bags.offsets: 166 of them, but 5 features x 32 samples need 161 offsets, one more \
              than bags"

@@ -7,8 +7,11 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::compute::vector::{Blocks, dot_row, for_each_block, load, store};
-use super::runtime::erased::{AnyBags, AnyTables, ByElement, ByIndex, with_elements, with_indices};
+use super::compute::vector::{Blocks, WIDE, dot_row, for_each_block, load, store_as};
+use super::runtime::erased::{
+    AnyBags, AnyMatrix, AnyMatrixMut, AnyTables, ByElement, ByIndex, ElementsMut, with_elements,
+    with_indices,
+};
 use super::runtime::fault::{FaultLog, IdOrigin, Lookup, pooled_row};
 use crate::dtype::{Element, Index};
 use crate::error::Result;
@@ -20,23 +23,24 @@ use crate::ops::{Bags, Matrix, MatrixMut, Pooling, Table, TableBatch, TableValue
 use crate::simd::{LANES, Lanes, Loop, prefetch_output, prefetch_row};
 
 impl EmbeddingBagOps for Cpu {
-    fn embedding_bag_forward<E: Element, I: Index>(
+    fn embedding_bag_forward<E: Element, I: Index, O: Element>(
         &self,
-        args: Forward<'_, Self, E, I>,
+        args: Forward<'_, Self, E, I, O>,
     ) -> Result<()> {
         let cpu = &self.for_bytes(args.bytes_moved());
         let Forward { tables, weights, bags, output, argmax } = args;
         let (weights, bags) = (ByElement::of(weights), ByIndex::of(bags));
-        forward(cpu, tables, weights, bags, output, argmax)
+        forward(cpu, tables, weights, bags, ByElement::of(output), argmax)
     }
 
-    fn embedding_bag_weight_grad<E: Element, I: Index>(
+    fn embedding_bag_weight_grad<E: Element, I: Index, G: Element>(
         &self,
-        args: WeightGrad<'_, Self, E, I>,
+        args: WeightGrad<'_, Self, E, I, G>,
     ) -> Result<()> {
         let cpu = &self.for_bytes(args.bytes_moved());
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
         let (weights, bags) = (ByElement::of(weights), ByIndex::of(bags));
+        let grad_output = ByElement::of(grad_output);
         weight_grad(cpu, tables, weights, bags, grad_output, grad_weights.into_slice())
     }
 }
@@ -47,17 +51,23 @@ fn forward<'a>(
     tables: &'a TableBatch,
     weights: AnyTables<'a>,
     bags: AnyBags<'a>,
-    output: MatrixMut<'a, Cpu, f32>,
+    output: AnyMatrixMut<'a>,
     argmax: Option<MatrixMut<'a, Cpu, u32>>,
 ) -> Result<()> {
     with_elements!(weights => with_indices!(bags => {
-        typed_forward(cpu, Forward { tables, weights, bags, output, argmax })
+        let gather = Gather::new(tables, weights, bags, FORWARD)?;
+        with_elements!(output => pool_all(cpu, &gather, output, argmax));
+        gather.into_result()
     }))
 }
 
-fn typed_forward<E: Element, I: Index>(cpu: &Cpu, args: Forward<'_, Cpu, E, I>) -> Result<()> {
-    let Forward { tables, weights, bags, output, argmax } = args;
-    let gather = Gather::new(tables, weights, bags, FORWARD)?;
+/// Pools all samples.
+fn pool_all<E: Element, I: Index, O: Element>(
+    cpu: &Cpu,
+    gather: &Gather<'_, E, I>,
+    output: MatrixMut<'_, Cpu, O>,
+    argmax: Option<MatrixMut<'_, Cpu, u32>>,
+) {
     let ld = output.ld;
     let (rows, output) = (output.rows, output.data.into_slice());
     // One run of samples for each thread: all threads read the same table at about the same time
@@ -65,7 +75,8 @@ fn typed_forward<E: Element, I: Index>(cpu: &Cpu, args: Forward<'_, Cpu, E, I>) 
     let run = rows.div_ceil(cpu.num_threads());
     match argmax {
         None => cpu.for_each_rows(output, rows, run, ld, |first, output| {
-            cpu.dispatch.run(Pool { gather: &gather, first, output, ld, argmax: None });
+            let output = ByElement::of(output);
+            cpu.dispatch.run(Pool { gather, first, output, ld, argmax: None });
         }),
         Some(argmax) => {
             let argmax_ld = argmax.ld;
@@ -76,13 +87,12 @@ fn typed_forward<E: Element, I: Index>(cpu: &Cpu, args: Forward<'_, Cpu, E, I>) 
                 rows,
                 run,
                 |first, output, sources| {
-                    let argmax = Some((sources, argmax_ld));
-                    cpu.dispatch.run(Pool { gather: &gather, first, output, ld, argmax });
+                    let (output, argmax) = (ByElement::of(output), Some((sources, argmax_ld)));
+                    cpu.dispatch.run(Pool { gather, first, output, ld, argmax });
                 },
             );
         }
     }
-    gather.into_result()
 }
 
 /// Restores the types of the arguments, and runs the backward op.
@@ -91,7 +101,7 @@ fn weight_grad<'a>(
     tables: &'a TableBatch,
     weights: AnyTables<'a>,
     bags: AnyBags<'a>,
-    grad_output: Matrix<'a, Cpu, f32>,
+    grad_output: AnyMatrix<'a>,
     grad_weights: &'a mut [f32],
 ) -> Result<()> {
     with_elements!(weights => with_indices!(bags => {
@@ -218,8 +228,9 @@ pub(super) struct Pool<'a, 't, E: Element, I: Index> {
     pub(super) gather: &'t Gather<'a, E, I>,
     /// The first sample.
     pub(super) first: usize,
-    /// The pooled vectors, a row for each sample.
-    pub(super) output: &'t mut [f32],
+    /// The pooled vectors, a row for each sample. Their type is known at run time, because this loop
+    /// is compiled for all types of tables and ids already.
+    pub(super) output: ElementsMut<'t>,
     /// The leading dimension of `output`.
     pub(super) ld: usize,
     /// The sources of the maxima, a row for each sample, and the leading dimension.
@@ -257,7 +268,7 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
             rows.is_plain = rows.are_plain(rows.positions.clone());
             let is_short = V::UNROLLS_ROWS && matches!(rows.dim, 16 | 32 | 64);
             if is_short && rows.is_plain && feature.pooling != Pooling::Max {
-                let output = &mut self.output[columns.start..];
+                let output = self.output.part(columns.start..self.output.len());
                 let (pooling, bags) = (feature.pooling, first_bag..first_bag + samples);
                 let gather = self.gather;
                 let short = ShortRows { rows: &rows, gather, bags, pooling, output, ld: self.ld };
@@ -271,29 +282,24 @@ impl<E: Element, I: Index> Loop for Pool<'_, '_, E, I> {
             let each_bag = self.gather.each_bag(first_bag..first_bag + samples);
             for (k, positions) in each_bag.enumerate() {
                 // Rows of the output also lie too far apart for the hardware prefetcher.
-                prefetch_output(
-                    self.output,
-                    (k + PREFETCH_SAMPLES) * self.ld + columns.start,
-                    columns.len(),
-                );
+                let later = (k + PREFETCH_SAMPLES) * self.ld + columns.start;
+                prefetch_pooled(&self.output, later, columns.len());
+                rows.origin.bag = first_bag + k;
                 let start = k * self.ld;
-                let bag = first_bag + k;
-                rows.origin.bag = bag;
-                let pooled = &mut self.output[start..][columns.clone()];
+                let pooled = self.output.part(start + columns.start..start + columns.end);
                 match feature.pooling {
-                    Pooling::Sum => _ = rows.sum(lanes, positions, pooled),
-                    Pooling::Mean => {
-                        let bag_len = rows.sum(lanes, positions, pooled);
-                        if bag_len > 1 {
-                            pooled.iter_mut().for_each(|x| *x /= bag_len as f32);
-                        }
-                    }
                     Pooling::Max => {
-                        let source = self
+                        let argmax = self
                             .argmax
                             .as_mut()
                             .map(|(data, ld)| &mut data[k * *ld..][columns.clone()]);
-                        rows.max(positions, pooled, source);
+                        let mut maxima = BagMax { rows: &rows, lanes, positions, pooled, argmax };
+                        for_each_block::<V>(rows.dim, &mut maxima);
+                    }
+                    pooling => {
+                        let is_mean = pooling == Pooling::Mean;
+                        let mut sum = BagSum { rows: &rows, lanes, positions, pooled, is_mean };
+                        for_each_block::<V>(rows.dim, &mut sum);
                     }
                 }
             }
@@ -311,6 +317,12 @@ impl<'t, E: Element, I: Index> Pool<'_, 't, E, I> {
     }
 }
 
+/// Prefetches pooled vectors that are written soon.
+#[inline(always)]
+fn prefetch_pooled(pooled: &ElementsMut<'_>, start: usize, len: usize) {
+    with_elements!(pooled => prefetch_output(pooled, start, len));
+}
+
 /// Some samples of a plain feature whose rows fit the registers as a whole. A bag of one id then
 /// costs little more than its row.
 struct ShortRows<'a, 'r, E: Element, I: Index> {
@@ -323,28 +335,34 @@ struct ShortRows<'a, 'r, E: Element, I: Index> {
     /// The sum or the mean.
     pooling: Pooling,
     /// The pooled vectors, from the feature's first column on.
-    output: &'r mut [f32],
+    output: ElementsMut<'r>,
     /// The leading dimension of `output`.
     ld: usize,
 }
 
 impl<E: Element, I: Index> ShortRows<'_, '_, E, I> {
-    /// Pools rows of `N` vectors. It adds and divides in the order of [`FeatureRows::sum`] and its
-    /// caller, so that results are the same bits.
+    /// Pools rows of `N` vectors. It adds and divides in the order of [`BagSum`], so that results are
+    /// the same bits.
     #[inline(always)]
     fn pool<V: Lanes, const N: usize>(self, lanes: V) {
-        let Self { rows, gather, bags, pooling, output, ld } = self;
+        let Self { rows, gather, bags, pooling, mut output, ld } = self;
         for (k, positions) in gather.each_bag(bags).enumerate() {
-            prefetch_output(output, (k + PREFETCH_SAMPLES) * ld, N * LANES);
+            prefetch_pooled(&output, (k + PREFETCH_SAMPLES) * ld, N * LANES);
             let mut sums = rows.plain_sum::<V, N, true>(lanes, positions.clone(), 0..N * LANES);
-            if pooling == Pooling::Mean && positions.len() > 1 {
-                let bag_len = lanes.splat(positions.len() as f32);
-                for sum in &mut sums {
-                    *sum = lanes.div(*sum, bag_len);
-                }
+            if pooling == Pooling::Mean {
+                divide(lanes, &mut sums, positions.len());
             }
-            store::<V, f32, N, true>(lanes, sums, &mut output[k * ld..][..N * LANES]);
+            store_as::<V, N, true>(lanes, sums, output.part(k * ld..k * ld + N * LANES));
         }
+    }
+}
+
+/// Divides a sum by the number of its terms.
+#[inline(always)]
+fn divide<V: Lanes, const N: usize>(lanes: V, sums: &mut [V::F32; N], terms: usize) {
+    if terms > 1 {
+        let terms = lanes.splat(terms as f32);
+        sums.iter_mut().for_each(|sum| *sum = lanes.div(*sum, terms));
     }
 }
 
@@ -371,10 +389,13 @@ impl<E: Element, I: Index> FeatureRows<'_, E, I> {
         }
     }
 
-    /// Returns the row that the id at a position names, and notes nothing: [`Self::lookup`] has
-    /// seen the position before.
+    /// Returns the row that the id at a position names, for the block of its columns that begins at
+    /// `column`. The first block notes a bad id, so that it is counted once.
     #[inline(always)]
-    fn lookup_again(&self, position: usize) -> Option<&[E]> {
+    fn lookup_block(&self, position: usize, column: usize) -> Option<&[E]> {
+        if column == 0 {
+            return self.lookup(position);
+        }
         pooled_row(self.indices[position], self.origin.spec, self.origin.num_embeddings)
             .map(|row| self.row(row))
     }
@@ -414,74 +435,53 @@ impl<E: Element, I: Index> FeatureRows<'_, E, I> {
         }
         sums
     }
-
-    /// Writes the (weighted) sum of a bag, and returns the number of ids that are summed.
-    #[inline(always)]
-    fn sum<V: Lanes>(&self, lanes: V, positions: Range<usize>, pooled: &mut [f32]) -> usize {
-        let dim = self.dim;
-        let mut sum = BagSum { rows: self, lanes, positions, pooled, bag_len: 0 };
-        for_each_block::<V>(dim, &mut sum);
-        sum.bag_len
-    }
-
-    /// Writes the maxima of a bag, and the source of each: the number of the id within the bag. A
-    /// NaN counts as larger than everything.
-    #[inline(always)]
-    fn max(&self, positions: Range<usize>, pooled: &mut [f32], mut argmax: Option<&mut [u32]>) {
-        pooled.fill(0.0);
-        if let Some(argmax) = argmax.as_deref_mut() {
-            argmax.fill(NO_SOURCE);
-        }
-        let (start, mut is_first) = (positions.start, true);
-        for position in positions {
-            let Some(row) = self.lookup(position) else { continue };
-            for (column, x) in row.iter().enumerate() {
-                let (x, best) = (x.to_f32(), pooled[column]);
-                if is_first || x > best || (x.is_nan() && !best.is_nan()) {
-                    pooled[column] = x;
-                    if let Some(argmax) = argmax.as_deref_mut() {
-                        argmax[column] = (position - start) as u32;
-                    }
-                }
-            }
-            is_first = false;
-        }
-    }
 }
 
-/// The sum of a bag, block by block.
+/// The sum or the mean of a bag, block by block.
 struct BagSum<'a, 'r, V, E, I> {
     /// The lookups of the bag's feature.
     rows: &'r FeatureRows<'a, E, I>,
     lanes: V,
     /// The positions of the bag's ids.
     positions: Range<usize>,
-    /// The sum.
-    pooled: &'r mut [f32],
-    /// The number of ids that are summed.
-    bag_len: usize,
+    /// The pooled vector.
+    pooled: ElementsMut<'r>,
+    /// Set if the sum is divided by the number of its terms.
+    is_mean: bool,
 }
 
 impl<V: Lanes, E: Element, I: Index> Blocks for BagSum<'_, '_, V, E, I> {
     #[inline(always)]
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
         let Self { rows, lanes, .. } = *self;
+        let (mut sums, terms);
         if rows.is_plain {
-            self.bag_len = self.positions.len();
-            let sums =
-                rows.plain_sum::<V, N, WHOLE>(lanes, self.positions.clone(), columns.clone());
-            return store::<V, f32, N, WHOLE>(lanes, sums, &mut self.pooled[columns]);
+            let positions = self.positions.clone();
+            terms = positions.len();
+            sums = rows.plain_sum::<V, N, WHOLE>(lanes, positions, columns.clone());
+        } else {
+            (sums, terms) = self.sum::<N, WHOLE>(columns.clone());
         }
-        let mut sums = [lanes.splat(0.0); N];
-        self.bag_len = 0;
+        if self.is_mean {
+            divide(lanes, &mut sums, terms);
+        }
+        store_as::<V, N, WHOLE>(lanes, sums, self.pooled.part(columns));
+    }
+}
+
+impl<V: Lanes, E: Element, I: Index> BagSum<'_, '_, V, E, I> {
+    /// Returns some columns of the (weighted) sum of the rows that the bag's ids name, and the
+    /// number of these rows.
+    #[inline(always)]
+    fn sum<const N: usize, const WHOLE: bool>(
+        &self,
+        columns: Range<usize>,
+    ) -> ([V::F32; N], usize) {
+        let Self { rows, lanes, .. } = *self;
+        let (mut sums, mut terms) = ([lanes.splat(0.0); N], 0);
         for position in self.positions.clone() {
             rows.prefetch(position + rows.prefetch_rows, columns.clone());
-            // The first block notes a bad id, so that it is counted once.
-            let row = match columns.start {
-                0 => rows.lookup(position),
-                _ => rows.lookup_again(position),
-            };
-            let Some(row) = row else { continue };
+            let Some(row) = rows.lookup_block(position, columns.start) else { continue };
             let x = load::<V, E, N, WHOLE>(lanes, &row[columns.clone()]);
             match rows.weights {
                 None => {
@@ -496,9 +496,49 @@ impl<V: Lanes, E: Element, I: Index> Blocks for BagSum<'_, '_, V, E, I> {
                     }
                 }
             }
-            self.bag_len += 1;
+            terms += 1;
         }
-        store::<V, f32, N, WHOLE>(lanes, sums, &mut self.pooled[columns]);
+        (sums, terms)
+    }
+}
+
+/// The maxima of a bag and the source of each, the number of the id within the bag, block by block.
+/// A NaN counts as larger than everything.
+struct BagMax<'a, 'r, V, E, I> {
+    /// The lookups of the bag's feature.
+    rows: &'r FeatureRows<'a, E, I>,
+    lanes: V,
+    /// The positions of the bag's ids.
+    positions: Range<usize>,
+    /// The pooled vector.
+    pooled: ElementsMut<'r>,
+    /// The sources.
+    argmax: Option<&'r mut [u32]>,
+}
+
+impl<V: Lanes, E: Element, I: Index> Blocks for BagMax<'_, '_, V, E, I> {
+    #[inline(always)]
+    fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
+        // The values are compared as they are read, before any is rounded.
+        let (mut maxima, mut sources) = ([0.0; WIDE * LANES], [NO_SOURCE; WIDE * LANES]);
+        let (mut is_first, start) = (true, self.positions.start);
+        for position in self.positions.clone() {
+            let Some(row) = self.rows.lookup_block(position, columns.start) else { continue };
+            let best = maxima.iter_mut().zip(&mut sources);
+            for (x, (best, source)) in row[columns.clone()].iter().zip(best) {
+                let x = x.to_f32();
+                if is_first || x > *best || (x.is_nan() && !best.is_nan()) {
+                    (*best, *source) = (x, (position - start) as u32);
+                }
+            }
+            is_first = false;
+        }
+        let len = columns.len();
+        let maxima = load::<V, f32, N, WHOLE>(self.lanes, &maxima[..len]);
+        store_as::<V, N, WHOLE>(self.lanes, maxima, self.pooled.part(columns.clone()));
+        if let Some(argmax) = &mut self.argmax {
+            argmax[columns].copy_from_slice(&sources[..len]);
+        }
     }
 }
 
@@ -509,7 +549,7 @@ impl<E: Element, I: Index> Gather<'_, E, I> {
         cpu: &Cpu,
         bags: Range<usize>,
         grad_weights: &mut [f32],
-        grad_output: &Matrix<'_, Cpu, f32>,
+        grad_output: &AnyMatrix<'_>,
     ) {
         if bags.len() > 1 && grad_weights.len() > MIN_IDS_PER_TASK {
             let middle = bags.start + bags.len() / 2;
@@ -532,7 +572,7 @@ struct WeightGrads<'a, 'g, 't, E: Element, I: Index> {
     /// The gradients of the ids of `bags`.
     grad_weights: &'t mut [f32],
     /// The gradients of all pooled vectors.
-    grad_output: &'t Matrix<'g, Cpu, f32>,
+    grad_output: &'t AnyMatrix<'g>,
 }
 
 impl<E: Element, I: Index> Loop for WeightGrads<'_, '_, '_, E, I> {
@@ -549,12 +589,13 @@ impl<E: Element, I: Index> Loop for WeightGrads<'_, '_, '_, E, I> {
             let (feature, sample) = (bag / gather.bags.batch_size, bag % gather.bags.batch_size);
             let mut rows = gather.rows(feature, gather.positions(bag));
             rows.origin.bag = bag;
-            let grad = &grad_output.row(sample)[gather.columns(feature)];
             let mut bag_len = 0;
             for position in gather.positions(bag) {
                 rows.prefetch(position + rows.prefetch_rows, 0..rows.dim);
                 if let Some(row) = rows.lookup(position) {
-                    grad_weights[position - start] = dot_row(lanes, grad, row);
+                    grad_weights[position - start] = with_elements!(grad_output => {
+                        dot_row(lanes, &grad_output.row(sample)[gather.columns(feature)], row)
+                    });
                     bag_len += 1;
                 }
             }

@@ -39,7 +39,10 @@ const TASKS_PER_THREAD: usize = 32;
 const PREFETCH_ROWS: usize = 32;
 
 impl SparseUpdateOps for Cpu {
-    fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()> {
+    fn sparse_update_reduce<I: Index, G: Element>(
+        &self,
+        args: Reduce<'_, Self, I, G>,
+    ) -> Result<()> {
         let Reduce { source, grad, workspace: _ } = args;
         let cpu = &self.for_rows(source.sorted.counts[0] as usize, source.tables);
         reduce(cpu, &GradSource::new(source), grad);
@@ -60,9 +63,9 @@ impl SparseUpdateOps for Cpu {
         Ok(())
     }
 
-    fn sparse_update_update<E: Element, I: Index>(
+    fn sparse_update_update<E: Element, I: Index, G: Element>(
         &self,
-        args: Update<'_, Self, E, I>,
+        args: Update<'_, Self, E, I, G>,
     ) -> Result<()> {
         let Update { source, control, rule, decay_scale, weights, state, workspace: _ } = args;
         let weights = ByElement::of(weights);

@@ -40,9 +40,9 @@ impl Kernels {
 }
 
 impl EmbeddingBagOps for Cuda {
-    fn embedding_bag_forward<E: Element, I: Index>(
+    fn embedding_bag_forward<E: Element, I: Index, O: Element>(
         &self,
-        args: Forward<'_, Self, E, I>,
+        args: Forward<'_, Self, E, I, O>,
     ) -> Result<()> {
         let Forward { tables, weights, bags, output, argmax } = args;
         let run_bags = run_bags(bags.num_bags(tables.as_ref()), bags.num_indices());
@@ -54,28 +54,29 @@ impl EmbeddingBagOps for Cuda {
             rows: weights.features,
             indices: bags.indices.on(self)?,
             per_sample_weights: View::on_or_null(&bags.per_sample_weights, self)?,
-            output: output.data.on(self)?,
+            output: output.data.on(self)?.cast(),
             argmax: argmax.as_ref().map_or(Ok(PtrMut::NULL), |argmax| argmax.data.on(self))?,
             status: self.inner.faults.pointer(),
             bags: self.bags(&bags, tables.as_ref(), FaultyOp::EmbeddingBagForward)?,
             output_ld: output.ld as u64,
             argmax_ld: argmax.as_ref().map_or(0, |argmax| argmax.ld as u64),
+            output_type: O::DTYPE.into(),
             num_features: tables.as_ref().features().len() as u32,
             batch_size: bags.batch_size as u32,
             run_bags: run_bags as u32,
         };
-        // SAFETY: the function is the instance for `E` and `I`. The op has been validated: weights,
-        // ids, offsets and outputs have the sizes that features and batch size require, and outputs
-        // are exclusive views. Ids and offsets may hold any values: the kernel checks them before
+        // SAFETY: the function is the instance for `E` and `I`, and the output has the type that it
+        // is told. The op has been validated: weights, ids, offsets and outputs have the sizes that
+        // features and batch size require, and outputs are exclusive views. Ids and offsets may hold any values: the kernel checks them before
         // it uses them.
         unsafe {
             self.inner.kernels.embedding_bag.forward.of::<E, I>().launch(self, grid, parameters)
         }
     }
 
-    fn embedding_bag_weight_grad<E: Element, I: Index>(
+    fn embedding_bag_weight_grad<E: Element, I: Index, G: Element>(
         &self,
-        args: WeightGrad<'_, Self, E, I>,
+        args: WeightGrad<'_, Self, E, I, G>,
     ) -> Result<()> {
         let WeightGrad { tables, weights, bags, grad_output, grad_weights } = args;
         let weights = self.placed(tables, &weights, Per::Element)?;
@@ -85,15 +86,17 @@ impl EmbeddingBagOps for Cuda {
             weights: weights.base,
             rows: weights.features,
             indices: bags.indices.on(self)?,
-            grad_output: grad_output.data.on(self)?,
+            grad_output: grad_output.data.on(self)?.cast(),
             grad_weights: grad_weights.on(self)?,
             status: self.inner.faults.pointer(),
             bags: self.bags(&bags, tables.as_ref(), FaultyOp::EmbeddingBagWeightGrad)?,
             grad_output_ld: grad_output.ld as u64,
+            grad_output_type: G::DTYPE.into(),
             num_features: tables.as_ref().features().len() as u32,
             batch_size: bags.batch_size as u32,
         };
-        // SAFETY: as in the forward pass. The gradient of the output has the size of the output.
+        // SAFETY: as in the forward pass. The gradient of the output has the size of the output and
+        // the type that the kernel is told.
         unsafe {
             self.inner.kernels.embedding_bag.weight_grad.of::<E, I>().launch(self, grid, parameters)
         }

@@ -70,7 +70,10 @@ impl Kernels {
 }
 
 impl SparseUpdateOps for Cuda {
-    fn sparse_update_reduce<I: Index>(&self, args: Reduce<'_, Self, I>) -> Result<()> {
+    fn sparse_update_reduce<I: Index, G: Element>(
+        &self,
+        args: Reduce<'_, Self, I, G>,
+    ) -> Result<()> {
         let Reduce { source, grad, workspace } = args;
         let tables = source.tables.as_ref();
         let mut parts = Parts::of(&workspace, self)?;
@@ -211,9 +214,9 @@ impl SparseUpdateOps for Cuda {
         unsafe { self.inner.kernels.sparse_update.apply.of::<E>().launch(self, grid, parameters) }
     }
 
-    fn sparse_update_update<E: Element, I: Index>(
+    fn sparse_update_update<E: Element, I: Index, G: Element>(
         &self,
-        args: Update<'_, Self, E, I>,
+        args: Update<'_, Self, E, I, G>,
     ) -> Result<()> {
         let Update { source, control, rule, decay_scale, weights, state, workspace } = args;
         let from = self.sum_runs(&source, &mut Parts::of(&workspace, self)?)?;
@@ -254,12 +257,13 @@ impl SparseUpdateOps for Cuda {
 impl Cuda {
     /// Launches the kernels that sum the runs of hot rows, except for the first run of each length
     /// in a row. Returns the arguments from which later kernels compute the gradient of rows.
-    fn sum_runs<I: Index>(
+    fn sum_runs<I: Index, G: Element>(
         &self,
-        source: &PooledGrad<'_, Self, I>,
+        source: &PooledGrad<'_, Self, I, G>,
         parts: &mut Parts,
     ) -> Result<RowGradientSource> {
-        let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = source;
+        let PooledGrad { tables, bags, sorted, grad_output, loss_scale, argmax, max_gradient } =
+            source;
         let (kernels, host) = (&self.inner.kernels.sparse_update, tables.as_ref());
         let (argmax, argmax_ld) = match argmax {
             Some(argmax) => (argmax.data.on(self)?, argmax.ld),
@@ -267,7 +271,7 @@ impl Cuda {
         };
         let run_sums_ld = run_sums_ld(host);
         let num_indices = bags.num_indices();
-        let is_wide = is_wide(grad_output.data.on(self)?.address(), size_of::<f32>())
+        let is_wide = is_wide(grad_output.data.on(self)?.address(), size_of::<G>())
             && is_wide(argmax.address(), size_of::<u32>())
             && grad_output.ld.is_multiple_of(WIDE_COLUMNS)
             && argmax_ld.is_multiple_of(WIDE_COLUMNS);
@@ -281,7 +285,7 @@ impl Cuda {
             bag_lengths: Self::view(&sorted.bag_lengths).on(self)?,
             counts: Self::view(&sorted.counts).on(self)?,
             per_sample_weights: View::on_or_null(&bags.per_sample_weights, self)?,
-            grad_output: grad_output.data.on(self)?,
+            grad_output: grad_output.data.on(self)?.cast(),
             argmax,
             run_sums: parts.take(run_sums_len(host, num_indices)),
             // The kernels that use the order report no faults.
@@ -289,11 +293,13 @@ impl Cuda {
             grad_output_ld: grad_output.ld as u64,
             argmax_ld: argmax_ld as u64,
             run_sums_ld: run_sums_ld as u64,
+            grad_output_type: G::DTYPE.into(),
             num_tables: host.tables().len() as u32,
             num_indices: num_indices as u32,
             batch_size: bags.batch_size as u32,
             is_wide: is_wide.into(),
-            max_gradient: max_gradient.unwrap_or(f32::INFINITY),
+            max_gradient: max_gradient.map_or(f32::INFINITY, |max| max * loss_scale),
+            factor: 1.0 / loss_scale,
         };
         let (mut shorter_sums, mut sums) = (Ptr::NULL, gradient.run_sums);
         for len in run_lens(num_indices) {

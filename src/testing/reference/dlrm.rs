@@ -69,20 +69,19 @@ pub struct Pass {
 impl Model {
     /// Does what [`Self::pass_in`] does, with all layers in `f32`.
     pub fn pass(&self, dense: &[f32], bags: &BagCase, labels: &[f32]) -> Pass {
-        self.pass_in::<f32>((1.0, false), dense, bags, labels)
+        self.pass_in::<f32>(1.0, dense, bags, labels)
     }
 
-    /// Runs forward and backward. All layers but the last one compute in `E`. `bags` has one
-    /// feature for each table, pooled by sum, in the dimension of the bottom MLP's output.
+    /// Runs forward and backward. All but the last layer compute in `E`. `bags` has one feature for
+    /// each table, pooled by sum, in the dimension of the bottom MLP's output.
     ///
-    /// In 16 bits these layers read and write values that are rounded to `E`, gradients after a
-    /// multiplication by `loss_scale`. Matrix products on tensor cores and of pairs of `bf16` lose
-    /// more than sums of `f32`: for at most 10 terms, less than 2⁻¹⁹ of their magnitudes. This
-    /// function adds that much to the error of each factor. If `is_tf32`, the factors of the
-    /// interaction are rounded to tf32.
+    /// In 16 bits the pooled vectors, and what layers and interaction read and write, are rounded to
+    /// `E`, gradients after a multiplication by `loss_scale`. Matrix products on tensor cores and of
+    /// pairs of `bf16` lose more than sums of `f32`: for at most 10 terms, less than 2⁻¹⁹ of their
+    /// magnitudes. This function adds that much to the error of each factor.
     pub fn pass_in<E: Stored>(
         &self,
-        (loss_scale, is_tf32): (f64, bool),
+        loss_scale: f64,
         dense: &[f32],
         bags: &BagCase,
         labels: &[f32],
@@ -96,7 +95,6 @@ impl Model {
                 values.into_iter().map(|x| off(x.stored_as::<E>(scale))).collect()
             }
         };
-        let as_factor = |x: Approx| if is_tf32 { off(x.as_tf32()) } else { x };
         let (batch_size, dim) = (bags.batch_size, self.bottom[self.bottom.len() - 1].outputs);
         // The last layer of the top MLP, which has no ReLU, computes in f32.
         let weight_of = |layer: &Layer, in_f32: bool| match in_f32 {
@@ -104,8 +102,7 @@ impl Model {
             false => stored(layer.weight.clone(), 1.0),
         };
         let forward = |layers: &[Layer], input: Vec<Approx>, last_relu: bool| {
-            let starts_in_f32 = !last_relu && layers.len() == 1;
-            let mut values = vec![if starts_in_f32 { input } else { stored(input, 1.0) }];
+            let mut values = vec![stored(input, 1.0)];
             for (k, layer) in layers.iter().enumerate() {
                 let shape = (batch_size, layer.outputs, layer.inputs);
                 let relu = last_relu || k + 1 < layers.len();
@@ -116,16 +113,13 @@ impl Model {
         };
         let bottom = forward(&self.bottom, exact(dense), true);
         let (pooled, sources) = embedding_bag(bags, &self.tables);
+        let pooled = stored(pooled, 1.0);
         let width = bags.width();
         let features: Vec<Vec<Approx>> = (0..batch_size)
             .map(|b| {
                 [&bottom[self.bottom.len()][b * dim..][..dim], &pooled[b * width..][..width]]
                     .concat()
             })
-            .collect();
-        let features: Vec<Vec<Approx>> = features
-            .into_iter()
-            .map(|sample| sample.into_iter().map(as_factor).collect())
             .collect();
         let joined =
             features.iter().flat_map(|sample| dots(self.interaction, sample, dim, true)).collect();
@@ -156,13 +150,12 @@ impl Model {
                     let inputs = [&values[k][..], &weight, &values[k + 1], &grad];
                     let got = linear_backward(inputs, shape, activation, None);
                     grads.push([got.weight, got.bias]);
-                    grad = if !relu && k == 0 { got.input } else { stored(got.input, loss_scale) };
+                    grad = stored(got.input, loss_scale);
                 }
                 grads.reverse();
                 (grads, grad)
             };
         let (top_grads, grad) = backward(&self.top, &top, grad, false);
-        let grad: Vec<Approx> = grad.into_iter().map(as_factor).collect();
         let columns = grad.len().checked_div(batch_size).unwrap_or(0);
         let of_features: Vec<Vec<Approx>> = (features.iter().enumerate())
             .map(|(b, sample)| {
@@ -170,7 +163,8 @@ impl Model {
             })
             .collect();
         let of_dense: Vec<Approx> = of_features.iter().flat_map(|g| &g[..dim]).copied().collect();
-        let of_pooled: Vec<Approx> = of_features.iter().flat_map(|g| &g[dim..]).copied().collect();
+        let of_pooled = of_features.iter().flat_map(|g| &g[dim..]).copied().collect();
+        let of_pooled = stored(of_pooled, loss_scale);
         let (mut layers, _) = backward(&self.bottom, &bottom, of_dense, true);
         layers.extend(top_grads);
         let rows = row_gradients(bags, &of_pooled, &sources, None);

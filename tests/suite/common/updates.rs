@@ -78,11 +78,13 @@ pub fn state_values(optimizer: Optimizer, rows: usize, elements: usize) -> [Vec<
 }
 
 /// A batch on a device after its sort, with all that the gradient of its rows is computed from.
-pub struct Backward<B: Device, I: Index> {
+pub struct Backward<B: Device, I: Index, G: Stored = f32> {
     pub bags: DeviceBags<B, I>,
     pub sorted: SortedIndices<B>,
     /// The gradient of the pooled output.
-    pub grad: (Grid<f32>, B::Buffer<f32>),
+    pub grad: (Grid<G>, B::Buffer<G>),
+    /// The factor that the gradient contains.
+    pub loss_scale: f32,
     /// The sources of maxima, if a feature is pooled by max.
     pub argmax: Option<(Grid<u32>, B::Buffer<u32>)>,
     pub max_gradient: Option<f32>,
@@ -92,9 +94,9 @@ pub struct Backward<B: Device, I: Index> {
     pub expected: RowGradients,
 }
 
-impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
+impl<B: IndexSortOps + SparseUpdateOps, I: Id, G: Stored + Poison> Backward<B, I, G> {
     /// Sorts the case. The sources of maxima are those of [`BagCase::weights`].
-    pub fn new(device: &B, case: &BagCase, grad_output: &[f32], max_gradient: Option<f32>) -> Self {
+    pub fn new(device: &B, case: &BagCase, grad_output: &[G], max_gradient: Option<f32>) -> Self {
         let (_, sources) = reference::embedding_bag(case, &exact(&case.weights::<f32>()));
         Self::with_sources(device, case, grad_output, max_gradient, &sources)
     }
@@ -103,7 +105,7 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
     pub fn with_sources(
         device: &B,
         case: &BagCase,
-        grad_output: &[f32],
+        grad_output: &[G],
         max_gradient: Option<f32>,
         sources: &[Option<u32>],
     ) -> Self {
@@ -130,6 +132,7 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
             bags,
             sorted,
             grad: (grad, grad_buffer),
+            loss_scale: 1.0,
             argmax,
             max_gradient,
             sort_result,
@@ -138,7 +141,7 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
     }
 
     /// Returns the argument from which the ops compute the gradient of rows.
-    pub fn source(&self) -> PooledGrad<'_, B, I> {
+    pub fn source(&self) -> PooledGrad<'_, B, I, G> {
         let mut source = PooledGrad::new(
             &self.bags.tables,
             self.bags.view(),
@@ -147,7 +150,7 @@ impl<B: IndexSortOps + SparseUpdateOps, I: Id> Backward<B, I> {
         );
         source.argmax = self.argmax.as_ref().map(|(grid, buffer)| grid.view(buffer));
         source.max_gradient = self.max_gradient;
-        source
+        source.loss_scale(self.loss_scale)
     }
 
     /// Runs a [`Reduce`].

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::vector::{WIDE, clamp, load};
 use crate::Cpu;
-use crate::dtype::Index;
+use crate::backend::cpu::runtime::erased::{AnyMatrix, ByElement, with_elements};
+use crate::dtype::{Element, Index};
 use crate::ops::index_sort::SortedIndices;
 use crate::ops::optimizer::clamp_gradient;
 use crate::ops::sparse_update::{CHUNK, PooledGrad, SparseGrad};
@@ -63,7 +64,8 @@ impl RowGradients for SummedGradients<'_> {
     }
 }
 
-/// A [`PooledGrad`] whose index type is erased: no loop reads ids.
+/// A [`PooledGrad`] whose types are erased: no loop reads ids, and the type of the gradient is told
+/// apart where it is read, because these loops are compiled for all types of weights already.
 pub(crate) struct GradSource<'a> {
     pub(crate) tables: &'a TableBatch,
     pub(crate) sorted: &'a SortedIndices<Cpu>,
@@ -71,16 +73,22 @@ pub(crate) struct GradSource<'a> {
     offsets: Offsets<'a, Cpu>,
     num_indices: usize,
     per_sample_weights: Option<&'a [f32]>,
-    grad_output: Matrix<'a, Cpu, f32>,
+    grad_output: AnyMatrix<'a>,
+    /// The leading dimension of `grad_output`.
+    grad_output_ld: usize,
+    /// The reciprocal of the loss scale, by which sums are multiplied; `None` for 1.
+    factor: Option<f32>,
     argmax: Option<Matrix<'a, Cpu, u32>>,
+    /// The bound of every element of `grad_output`.
     max_gradient: Option<f32>,
 }
 
 impl<'a> GradSource<'a> {
-    /// Erases the index type of `source`.
+    /// Erases the types of `source`.
     #[inline]
-    pub(crate) fn new<I: Index>(source: PooledGrad<'a, Cpu, I>) -> Self {
-        let PooledGrad { tables, bags, sorted, grad_output, argmax, max_gradient } = source;
+    pub(crate) fn new<I: Index, G: Element>(source: PooledGrad<'a, Cpu, I, G>) -> Self {
+        let PooledGrad { tables, bags, sorted, grad_output, loss_scale, argmax, max_gradient } =
+            source;
         Self {
             tables,
             sorted,
@@ -88,9 +96,11 @@ impl<'a> GradSource<'a> {
             offsets: bags.offsets,
             num_indices: bags.num_indices(),
             per_sample_weights: bags.per_sample_weights.map(View::as_slice),
-            grad_output,
+            grad_output_ld: grad_output.ld,
+            grad_output: ByElement::of(grad_output),
+            factor: (loss_scale != 1.0).then_some(1.0 / loss_scale),
             argmax,
-            max_gradient,
+            max_gradient: max_gradient.map(|max| max * loss_scale),
         }
     }
 
@@ -164,7 +174,7 @@ impl<'a, 's> OccurrenceGradients<'a, 's> {
                 (sample, self.source.tables.column_offsets()[feature])
             }
         };
-        sample * self.source.grad_output.ld + first
+        sample * self.source.grad_output_ld + first
     }
 
     /// Prefetches some columns of the gradient of an occurrence's bag. The occurrence may be one of
@@ -172,11 +182,9 @@ impl<'a, 's> OccurrenceGradients<'a, 's> {
     #[inline(always)]
     fn prefetch(&self, occurrence: usize, columns: &Range<usize>) {
         if let Some(&bag) = self.bags.get(occurrence) {
-            prefetch_row(
-                &self.source.grad_output.data,
-                self.gradient_start(bag) + columns.start,
-                columns.len(),
-            );
+            let start = self.gradient_start(bag) + columns.start;
+            let grad = &self.source.grad_output;
+            with_elements!(grad => prefetch_row(&grad.data, start, columns.len()));
         }
     }
 
@@ -188,14 +196,29 @@ impl<'a, 's> OccurrenceGradients<'a, 's> {
         occurrence: usize,
         columns: Range<usize>,
     ) -> [V::F32; N] {
-        let GradSource { tables, sorted, grad_output, argmax, max_gradient, .. } = self.source;
+        let grad = &self.source.grad_output;
+        with_elements!(grad => {
+            self.contribution_of::<V, _, N, WHOLE>(lanes, grad, occurrence, columns)
+        })
+    }
+
+    /// Does [`Self::contribution`] with the gradient in its type.
+    #[inline(always)]
+    fn contribution_of<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
+        &self,
+        lanes: V,
+        grad_output: &Matrix<'_, Cpu, E>,
+        occurrence: usize,
+        columns: Range<usize>,
+    ) -> [V::F32; N] {
+        let GradSource { tables, sorted, argmax, max_gradient, .. } = self.source;
         let bag = self.bags[occurrence] as usize;
         let (feature, sample) = self.feature_and_sample(self.bags[occurrence]);
         let first_column = tables.column_offsets()[feature];
         let output_columns = first_column + columns.start..first_column + columns.end;
         let grad = &grad_output.row(sample)[output_columns.clone()];
         if self.is_plain {
-            return load::<V, f32, N, WHOLE>(lanes, grad);
+            return load::<V, E, N, WHOLE>(lanes, grad);
         }
         let pooling = tables.features()[feature].pooling;
         if pooling == Pooling::Max {
@@ -208,14 +231,14 @@ impl<'a, 's> OccurrenceGradients<'a, 's> {
             let mut routed = [0f32; WIDE * LANES];
             for ((routed, g), source) in routed.iter_mut().zip(grad).zip(sources) {
                 *routed = if *source as usize == within {
-                    clamp_gradient(*g, *max_gradient)
+                    clamp_gradient(g.to_f32(), *max_gradient)
                 } else {
                     0.0
                 };
             }
             return load::<V, f32, N, WHOLE>(lanes, &routed[..grad.len()]);
         }
-        let mut contribution = load::<V, f32, N, WHOLE>(lanes, grad);
+        let mut contribution = load::<V, E, N, WHOLE>(lanes, grad);
         for g in &mut contribution {
             *g = clamp(lanes, *g, *max_gradient);
         }
@@ -253,6 +276,23 @@ impl RowGradients for OccurrenceGradients<'_, '_> {
         k: usize,
         columns: Range<usize>,
     ) -> [V::F32; N] {
+        let mut sum = self.sum::<V, N, WHOLE>(lanes, k, columns);
+        if let Some(factor) = self.source.factor {
+            sum.iter_mut().for_each(|sum| *sum = lanes.mul(*sum, lanes.splat(factor)));
+        }
+        sum
+    }
+}
+
+impl OccurrenceGradients<'_, '_> {
+    /// Returns the sum over the occurrences of row `k`.
+    #[inline(always)]
+    fn sum<V: Lanes, const N: usize, const WHOLE: bool>(
+        &self,
+        lanes: V,
+        k: usize,
+        columns: Range<usize>,
+    ) -> [V::F32; N] {
         let (start, end) = (self.segments[k] as usize, self.segments[k + 1] as usize);
         let mut chunk = start..(start + CHUNK).min(end);
         if self.plain_feature.is_some() && chunk.end == end {
@@ -277,9 +317,7 @@ impl RowGradients for OccurrenceGradients<'_, '_> {
             chunk = chunk.end..(chunk.end + CHUNK).min(end);
         }
     }
-}
 
-impl OccurrenceGradients<'_, '_> {
     /// Sums the contributions of some occurrences in order, starting from the first one.
     #[inline(always)]
     fn sum_chunk<V: Lanes, const N: usize, const WHOLE: bool>(
@@ -310,11 +348,27 @@ impl OccurrenceGradients<'_, '_> {
         occurrences: Range<usize>,
         columns: Range<usize>,
     ) -> [V::F32; N] {
-        let grad = self.source.grad_output.data;
+        let grad = &self.source.grad_output;
+        with_elements!(grad => {
+            self.sum_plain_chunk_of::<V, _, N, WHOLE>(lanes, &grad.data, occurrences, columns)
+        })
+    }
+
+    /// Does [`Self::sum_plain_chunk`] with the gradient in its type.
+    #[inline(always)]
+    fn sum_plain_chunk_of<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
+        &self,
+        lanes: V,
+        grad: &[E],
+        occurrences: Range<usize>,
+        columns: Range<usize>,
+    ) -> [V::F32; N] {
         let mut sum = [lanes.splat(0.0); N];
         for (term, &bag) in self.bags[occurrences.clone()].iter().enumerate() {
-            self.prefetch(occurrences.start + term + PREFETCH_OCCURRENCES, &columns);
-            let contribution = load::<V, f32, N, WHOLE>(
+            if let Some(&later) = self.bags.get(occurrences.start + term + PREFETCH_OCCURRENCES) {
+                prefetch_row(grad, self.gradient_start(later) + columns.start, columns.len());
+            }
+            let contribution = load::<V, E, N, WHOLE>(
                 lanes,
                 &grad[self.gradient_start(bag) + columns.start..][..columns.len()],
             );

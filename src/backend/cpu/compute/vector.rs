@@ -3,13 +3,14 @@
 
 use std::ops::Range;
 
+use crate::backend::cpu::runtime::erased::{ElementsMut, with_elements};
 use crate::dtype::Element;
 use crate::simd::{LANES, Lanes};
 
-/// Returns `Σ aᵢ xᵢ`, with `x` a stored row. Lane `l` sums the products of the columns
+/// Returns `Σ aᵢ xᵢ` of two stored rows. Lane `l` sums the products of the columns
 /// `≡ l (mod 16)`, then the lanes are added pairwise.
 #[inline(always)]
-pub(crate) fn dot_row<V: Lanes, E: Element>(lanes: V, a: &[f32], row: &[E]) -> f32 {
+pub(crate) fn dot_row<V: Lanes, A: Element, E: Element>(lanes: V, a: &[A], row: &[E]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
     let (row, row_rest) = row.as_chunks::<LANES>();
     let mut sum = lanes.splat(0.0);
@@ -102,6 +103,16 @@ pub(crate) fn store<V: Lanes, E: Element, const N: usize, const WHOLE: bool>(
     for (vector, to) in vectors.into_iter().zip(to) {
         lanes.store(vector, to);
     }
+}
+
+/// Stores the vectors of a block as elements of a type that is known at run time.
+#[inline(always)]
+pub(crate) fn store_as<V: Lanes, const N: usize, const WHOLE: bool>(
+    lanes: V,
+    vectors: [V::F32; N],
+    to: ElementsMut<'_>,
+) {
+    with_elements!(to => store::<V, _, N, WHOLE>(lanes, vectors, to));
 }
 
 /// Clamps a gradient to `[-max, max]`; a NaN stays one.

@@ -16,6 +16,8 @@
 //! }
 //! ```
 
+use std::ops::Range;
+
 use bytemuck::{cast_slice, cast_slice_mut};
 
 use crate::Cpu;
@@ -42,6 +44,17 @@ pub(crate) enum ByIndex<A, B> {
 
 /// Elements of any type.
 pub(crate) type Elements<'a> = ByElement<&'a [f32], &'a [f16], &'a [bf16]>;
+
+/// Elements of any type, for writing.
+pub(crate) type ElementsMut<'a> = ByElement<&'a mut [f32], &'a mut [f16], &'a mut [bf16]>;
+
+/// A matrix of elements of any type.
+pub(crate) type AnyMatrix<'a> =
+    ByElement<Matrix<'a, Cpu, f32>, Matrix<'a, Cpu, f16>, Matrix<'a, Cpu, bf16>>;
+
+/// A matrix of elements of any type, for writing.
+pub(crate) type AnyMatrixMut<'a> =
+    ByElement<MatrixMut<'a, Cpu, f32>, MatrixMut<'a, Cpu, f16>, MatrixMut<'a, Cpu, bf16>>;
 
 /// The weights of all tables, of any type.
 pub(crate) type AnyTables<'a> =
@@ -111,6 +124,25 @@ macro_rules! with_indices {
 }
 pub(crate) use with_indices;
 
+impl ElementsMut<'_> {
+    /// Returns the number of elements.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        let elements = self;
+        with_elements!(elements => elements.len())
+    }
+
+    /// Borrows a range of the elements.
+    #[inline(always)]
+    pub(crate) fn part(&mut self, range: Range<usize>) -> ElementsMut<'_> {
+        match self {
+            Self::F32(all) => ByElement::F32(&mut all[range]),
+            Self::F16(all) => ByElement::F16(&mut all[range]),
+            Self::BF16(all) => ByElement::BF16(&mut all[range]),
+        }
+    }
+}
+
 /// A value over elements of type `E` that becomes one over elements of type `T` with the same bits.
 /// It is called only where both are the same type, which the compiler cannot know in generic code,
 /// and for ids of `u32` as `i32`.
@@ -146,6 +178,15 @@ impl<E, T, X: Retype<E, T>> Retype<E, T> for Option<X> {
     #[inline]
     fn retype(self) -> Self::Output {
         self.map(X::retype)
+    }
+}
+
+impl<E, T, X: Retype<E, T>, Y: Retype<E, T>> Retype<E, T> for (X, Y) {
+    type Output = (X::Output, Y::Output);
+
+    #[inline]
+    fn retype(self) -> Self::Output {
+        (self.0.retype(), self.1.retype())
     }
 }
 
