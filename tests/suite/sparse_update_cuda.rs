@@ -361,8 +361,9 @@ fn a_small_sort_is_one_launch() {
     let launches: u64 = alone.counters().iter().map(|kernel| kernel.launches).sum();
     assert_eq!(launches, 1);
     let total = counted(&alone, "index_sort_tables_i64").total;
-    let bytes = total.sectors as usize * 32;
-    panic!("{} bytes an id: {total:?}", bytes as f64 / n as f64);
+    let (bytes, order) = (total.sectors as usize * 32, 8 + 4 + 4 + 4);
+    let most = n * (8 + 4 * 8 + (4 + 32) + 4 + order) + n / 32 * 6 * 32;
+    assert!(bytes <= most, "{bytes} bytes, {most} at most: {total:?}");
 }
 
 /// Returns the instructions of the longest block of each kernel in a step on `n` ids, 64 in a bag.
