@@ -36,7 +36,7 @@
 //                counts             thread t -> digit t: sum over warps, look-back over tiles
 //                shared memory      | digit 0 | digit 1 | ... |   slot s -> output place[digit] + s
 //              tables: block -> table, else as in pass, 16 warps and as many steps as there are
-//              rows, tables: group of p.lanes lanes -> bag; lane l -> ids l, l + p.lanes, ..
+//              rows, tables: group of lanes -> bag; lane l -> ids l, l + lanes, .. of the bag
 // Launch       tables: a block of 512 for each table; rows: enough blocks of 256 for the bags, at
 //              most 528; pass, segments: a block of 256 for each tile of 2048 ids, or of 1024
 // Bytes        ids read once; tables: bags and order written once, bags read once; each pass reads
@@ -558,9 +558,12 @@ __device__ __forceinline__ void sort_table(const IndexSortTables<I>& p) {
       publish(p.counters->rows + table, 0, true, of_tables_before + of_table);
     if (is_last) rows_before = of_tables_before;
     if (is_last && table == num_tables - 1) {
-      p.counts[0] = min(uint64_t(ids_before) + counted, bags.num_indices);
-      p.counts[1] = min(uint64_t(of_tables_before) + of_table, bags.num_indices);
-      p.segments[p.counts[1]] = p.counts[0];
+      // Wrong offsets may let bags of different tables overlap.
+      const uint64_t all_ids = min(uint64_t(ids_before) + counted, bags.num_indices),
+                     all_rows = min(uint64_t(of_tables_before) + of_table, bags.num_indices);
+      p.counts[0] = uint32_t(all_ids);
+      p.counts[1] = uint32_t(all_rows);
+      p.segments[all_rows] = uint32_t(all_ids);
     }
   }
 
@@ -580,7 +583,6 @@ __device__ __forceinline__ void sort_table(const IndexSortTables<I>& p) {
     for (uint32_t j = 0; j < kAtOnce; ++j) {
       const uint32_t k = first + j * kTableThreads;
       const uint64_t to = uint64_t(ids_before) + k;
-      // Wrong offsets may let bags of different tables overlap.
       if (k >= counted || to >= bags.num_indices) continue;
       p.positions[to] = position[j];
       p.bags[to] = bag[j];

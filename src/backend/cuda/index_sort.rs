@@ -91,14 +91,15 @@ fn has_blocks(tables: &TableBatch) -> bool {
 /// Returns whether a block sorts each table of a batch. That takes one launch, but a table with far
 /// more ids than the others keeps its block busy while the other multiprocessors wait.
 fn is_by_table<I: Index>(tables: &TableBatch, bags: &Bags<'_, Cuda, I>) -> bool {
-    let num_tables = tables.tables().len();
+    let (num_tables, n) = (tables.tables().len(), bags.num_indices());
     let is_small = match bags.offsets.0 {
         OffsetsOf::Length(length) => {
             let ids_of =
                 |table| product([tables.features_of(table).len(), bags.batch_size, length]);
-            (0..num_tables).all(|table| ids_of(table) <= TABLE_TILE)
+            // There may be more slack.
+            n <= num_tables * TABLE_TILE && (0..num_tables).all(|table| ids_of(table) <= TABLE_TILE)
         }
-        _ => bags.num_indices() < MANY_KEYS.min(num_tables * MEAN_TABLE + 1),
+        _ => n < MANY_KEYS.min(num_tables * MEAN_TABLE + 1),
     };
     is_small && has_blocks(tables)
 }
