@@ -313,8 +313,7 @@ __device__ __forceinline__ bool weight_grads(const EmbeddingBagWeightGrad<E, I>&
         const Vec<E, N> loaded = load<N>(from + column);
 #pragma unroll
         for (int j = 0; j < N; ++j) {
-          const void* grad =
-              address_of(p.grad_output_type, p.grad_output, first_grad + column + j);
+          const void* grad = address_of(p.grad_output_type, p.grad_output, first_grad + column + j);
           sum += to_f32(loaded.at[j]) * load_as_f32<1>(p.grad_output_type, grad).at[0];
         }
       }

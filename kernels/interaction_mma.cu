@@ -47,57 +47,9 @@
 //              sample of bf16 had one warp, forward took 201 us; before one had several, backward
 //              took 535 and 1228 us
 
-#include "common/pairs.cuh"
-#include "params/interaction_mma.cuh"
-
-// The number of elements of a row in one step of the tensor cores: 32 bytes.
-template <typename E>
-constexpr uint32_t kDepth = kDepthBytes / sizeof(E);
+#include "common/mma_pairs.cuh"
 
 extern __shared__ uint4 shared_memory[];
-
-// Returns the run of 16 bytes whose address this lane passes to ldmatrix, for 16 rows of a matrix
-// in shared memory. Rows behind the last one read the last one again.
-template <typename E>
-__device__ __forceinline__ const E* lane_run(const E* rows, uint32_t pitch, uint32_t first,
-                                             uint32_t num_rows) {
-  const uint32_t lane = threadIdx.x % 32;
-  return rows + min(first + lane % 16, num_rows - 1) * pitch + lane / 16 * kWidest<E>;
-}
-
-// Writes the dot products of all pairs of the features in `rows` to `pairs`. Rows are padded with
-// zeros to a multiple of kDepth.
-template <typename E>
-__device__ __forceinline__ void multiply_pairs(const Team& team, const E* rows, uint32_t pitch,
-                                               const Columns<uint32_t>& columns, E* pairs) {
-  const uint32_t features = columns.num_features, groups = (features + kSide - 1) / kSide,
-                 lane = threadIdx.x % 32;
-#pragma unroll 1
-  for (uint32_t tile = team.thread / 32; tile < groups * (groups + 1) / 2;
-       tile += team.threads / 32) {
-    const uint32_t group = triangle_row(tile), other = tile - group * (group + 1) / 2;
-    const E *a_run = lane_run(rows, pitch, group * kSide, features),
-            *b_run = lane_run(rows, pitch, other * kSide, features);
-    float sums[2][4] = {};
-#pragma unroll 4
-    for (uint32_t column = 0; column < columns.dim; column += kDepth<E>) {
-      uint32_t a[4], b[4];
-      load_matrices(a, a_run + column);
-      load_matrices(b, b_run + column);
-      round_factors<E>(a);
-      round_factors<E>(b);
-      multiply_add<E>(sums[0], a, b[0], b[2]);
-      multiply_add<E>(sums[1], a, b[1], b[3]);
-    }
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      const uint32_t i = group * kSide + lane / 4 + k / 2 % 2 * 8,
-                     j = other * kSide + k / 4 * 8 + lane % 4 * 2 + k % 2;
-      if (i < features && j < i + columns.diagonal())
-        pairs[columns.pair_position(i, j)] = from_f32<E>(sums[k / 4][k % 4]);
-    }
-  }
-}
 
 template <typename E>
 __device__ __forceinline__ void forward(const InteractionMmaForward<E>& p) {
@@ -108,18 +60,16 @@ __device__ __forceinline__ void forward(const InteractionMmaForward<E>& p) {
   const uint64_t sample = uint64_t(blockIdx.x) * (blockDim.x / p.team_threads) + team.number;
   if (sample >= p.batch_size) return;
   const uint32_t features = m.num_features, dim = m.dim, width = uint32_t(m.width);
-  // The shared memory of a sample holds the features and the row of the output.
-  const uint32_t whole = round_up(dim, kDepth<E>), pitch = whole + kWidest<E>,
-                 rows_room = features * pitch;
-  E* rows = reinterpret_cast<E*>(shared_memory) + team.number * (rows_room + row_room<E>(width));
+  const SampleRoom<E> room(features, dim, width);
+  E* rows = reinterpret_cast<E*>(shared_memory) + team.number * room.all;
   E* output = m.output + sample * m.output_ld;
-  E* row = place_beside(rows + rows_room, output);
-  stage_rows(team, rows, pitch, features, dim, whole, from.is_wide(),
+  E* row = place_beside(rows + room.rows, output);
+  stage_rows(team, rows, room.pitch, features, dim, room.whole, from.is_wide(),
              [&](uint32_t i) { return from.row(sample, i); });
   wait_for_copies();
   team.wait();
-  multiply_pairs(team, rows, pitch, columns, row + columns.pairs_begin());
-  fill_row(team, row, columns, width, rows, pitch);
+  multiply_pairs(team, rows, room.pitch, columns, row + columns.pairs_begin());
+  fill_row(team, row, columns, width, rows, room.pitch);
   team.wait();
   store_row(team, output, row, width);
 }

@@ -49,6 +49,8 @@
 //              small ones
 
 #include "common/arrivals.cuh"
+#include "common/block_reduce.cuh"
+#include "common/column_sums.cuh"
 #include "common/mma_product.cuh"
 #include "common/simt_product.cuh"
 #include "params/linear.cuh"
@@ -70,19 +72,10 @@ __device__ __forceinline__ void store_run(E* to, const float (&values)[4], uint6
   }
 }
 
-// Loads those of four neighbouring floats that exist, in one vectorised load where they are
-// aligned; the others are 0.
-__device__ __forceinline__ Vec<float, 4> load_run(const float* from, uint64_t exist) {
-  if (exist >= 4 && is_aligned(from, 16)) return load<4>(from);
-  Vec<float, 4> run;
-#pragma unroll
-  for (int k = 0; k < 4; ++k) run.at[k] = k < exist ? from[k] : 0.0f;
-  return run;
-}
-
 // The epilogues of the products: each takes four neighbouring sums of a row.
 template <typename E>
 struct Forward {
+  static constexpr bool kSumsColumns = false;
   const LinearForward<E>& p;
 
   __device__ __forceinline__ void operator()(uint64_t row, uint64_t col, float (&values)[4]) const {
@@ -97,22 +90,43 @@ struct Forward {
   }
 };
 
+// Stores the gradient of the input or, where the input is the output of ReLU, the gradient through
+// it, whose column sums are the gradient of a bias.
 template <typename E>
 struct InputGrad {
+  static constexpr bool kSumsColumns = true;
   const LinearInputGrad<E>& p;
+
+  __device__ __forceinline__ bool sums_columns() const { return p.input; }
+  __device__ __forceinline__ ColumnSums column_sums() const {
+    return {p.bias_parts, p.grad_bias, p.arrivals, p.inputs, p.accumulate};
+  }
+
+  // Loads the input where a run of the gradient goes.
+  __device__ __forceinline__ Vec<E, 4> load_input(uint64_t row, uint64_t col) const {
+    return load_run(p.input + row * p.input_ld + col, p.inputs - col);
+  }
 
   __device__ __forceinline__ void operator()(uint64_t row, uint64_t col, float (&values)[4]) const {
     store_run(p.grad_input + row * p.grad_input_ld + col, values, p.inputs - col);
   }
-};
 
-// Stores a gradient, or adds it to the one that is there.
-__device__ __forceinline__ void store_sum(float* to, float sum, uint32_t accumulate) {
-  *to = accumulate ? *to + sum : sum;
-}
+  // Stores a run of the gradient through ReLU, and returns the values that it stored.
+  __device__ __forceinline__ void through_relu(uint64_t row, uint64_t col, const Vec<E, 4>& input,
+                                               float (&values)[4]) const {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      // The comparison is false for NaN, which lets the gradient through.
+      if (to_f32(input.at[k]) <= 0.0f) values[k] = 0.0f;
+      values[k] = to_f32(from_f32<E>(values[k]));
+    }
+    (*this)(row, col, values);
+  }
+};
 
 template <typename E>
 struct WeightGrad {
+  static constexpr bool kSumsColumns = false;
   const LinearWeightGrad<E>& p;
 
   __device__ __forceinline__ void operator()(uint64_t row, uint64_t col, float (&values)[4]) const {
@@ -196,12 +210,8 @@ MMA(bf16)
 template <int N, typename E>
 __device__ __forceinline__ void activation_grad(const LinearActivationGrad<E>& p) {
   constexpr int kInFlight = 4;
-  __shared__ float sums[N][kThreads];
   const uint64_t runs = (p.outputs + N - 1) / N;
-  const int width = runs >= 32  ? 32
-                    : runs <= 1 ? 1
-                                : 1 << (32 - __clz(uint32_t(runs) - 1)),
-            rows = kThreads / width;
+  const int width = row_width(runs), rows = kThreads / width;
   const uint64_t col = (uint64_t(blockIdx.x) * width + threadIdx.x % width) * N;
   const uint64_t begin = blockIdx.y * p.part_len, end = min(begin + p.part_len, p.batch_size);
   float sum[N] = {};
@@ -230,20 +240,12 @@ __device__ __forceinline__ void activation_grad(const LinearActivationGrad<E>& p
       }
     }
   }
-#pragma unroll
-  for (int j = 0; j < N; ++j) sums[j][threadIdx.x] = sum[j];
-#pragma unroll 1
-  for (int step = kThreads / 2; step >= width; step /= 2) {
-    __syncthreads();
-    if (threadIdx.x < step) {
-#pragma unroll
-      for (int j = 0; j < N; ++j) sums[j][threadIdx.x] += sums[j][threadIdx.x + step];
-    }
-  }
+  __shared__ float sums[N][kThreads];
+  sum_rows(sums, sum, width);
   if (threadIdx.x < width && col < p.outputs) {
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      p.bias_parts[blockIdx.y * p.outputs + col + j] = sums[j][threadIdx.x];
+      p.bias_parts[blockIdx.y * p.outputs + col + j] = sum[j];
     }
   }
   if (!arrives_last(p.arrivals + blockIdx.x, gridDim.y)) return;

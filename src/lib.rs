@@ -101,6 +101,8 @@
 //!   tf32), f16, bf16, with gradients of parameters in f32. On the CPU weights can be packed once.
 //! - [`ops::loss`]: loss and gradient in one pass, with sums in f64. Binary cross-entropy of
 //!   logits, weighted or not, squared error; a threshold of probabilities.
+//! - [`ops::head`]: the last layer of a model, which has one output; in training with the loss of
+//!   its logits and all gradients, in one pass.
 //! - [`ops::cast`]: f32, f16, bf16, any to any, with a power of two as a factor.
 //! - [`ops::dense_update`]: the same optimizers for layers, with a copy in f16 or bf16.
 //! - [`ops::moving_average`]: the average of parameters.

@@ -15,6 +15,7 @@
 // from these by constants.
 #pragma once
 
+#include "column_sums.cuh"
 #include "params/linear.cuh"
 #include "product.cuh"
 #include "ptx.cuh"
@@ -35,6 +36,19 @@ struct MmaTile {
   }
   static __device__ __forceinline__ int col(int part) {
     return threadIdx.x / 32 / kRowWarps * kWarpCols + part * 16;
+  }
+  // Returns the first of the four columns of a 16 x 16 part that `runs_of_part` gives to this lane,
+  // and its row in the upper half; it has the same columns of the lower half.
+  static __device__ __forceinline__ int lane_col(int part) {
+    const int lane = threadIdx.x % 32;
+    return col(part) + lane % 2 * 8 + lane % 4 / 2 * 4;
+  }
+  static __device__ __forceinline__ int lane_row(int part) {
+    return row(part) + threadIdx.x % 32 / 4;
+  }
+  // Returns the number of this thread among those with the same columns.
+  static __device__ __forceinline__ int rank() {
+    return threadIdx.x / 32 % kRowWarps * 8 + threadIdx.x % 32 / 4;
   }
 };
 
@@ -213,27 +227,19 @@ class PanelSource {
   const uint32_t together;  // Zero if all rows begin at multiples of 16 bytes.
 };
 
-// Passes 16 x 16 sums to the epilogue in runs of four columns. A lane holds two columns of each
-// half of the columns; a warp shuffle exchanges them between neighbours, so that each lane has four
-// columns of one half.
-template <typename Store>
-__device__ __forceinline__ void store_part(const float (&halves)[2][4], uint64_t row, uint64_t col,
-                                           uint64_t rows, uint64_t cols, Store store) {
-  const int lane = threadIdx.x % 32;
-  const bool odd = lane % 2;
-  col += (odd ? 8 : 0) + lane % 4 / 2 * 4;
+// Gives each lane two runs of four columns of 16 x 16 sums, one in each half of the rows. A lane
+// holds two columns of each half of the columns; a warp shuffle exchanges them between neighbours.
+__device__ __forceinline__ void runs_of_part(const float (&halves)[2][4], float (&runs)[2][4]) {
+  const bool odd = threadIdx.x % 2;
 #pragma unroll
   for (int lower = 0; lower < 2; ++lower) {
-    float values[4];
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       const float left = halves[0][lower * 2 + k], right = halves[1][lower * 2 + k];
       const float traded = __shfl_xor_sync(0xffffffffu, odd ? left : right, 1);
-      values[k] = odd ? traded : left;
-      values[k + 2] = odd ? right : traded;
+      runs[lower][k] = odd ? traded : left;
+      runs[lower][k + 2] = odd ? right : traded;
     }
-    const uint64_t at = row + lower * 8 + lane / 4;
-    if (at < rows && col < cols) store(at, col, values);
   }
 }
 
@@ -291,12 +297,55 @@ __device__ __forceinline__ void mma_product(const Operand<E>& a, const Operand<E
     }
     stage = stage == last ? panels : stage + kStageBytes;
   }
+  ThreadSums<T::kColParts> column_sums;
 #pragma unroll
   for (int i = 0; i < T::kRowParts; ++i) {
+    const auto row = [&](int lower) { return first_row + T::lane_row(i) + lower * 8; };
+    const auto exists = [&](int j, int lower) {
+      return row(lower) < a.outputs && first_col + T::lane_col(j) < b.outputs;
+    };
+    if constexpr (Store::kSumsColumns) {
+      if (store.sums_columns()) {
+        // All inputs of these rows are loaded before any is used.
+        Vec<E, 4> inputs[T::kColParts][2];
+#pragma unroll
+        for (int j = 0; j < T::kColParts; ++j) {
+#pragma unroll
+          for (int lower = 0; lower < 2; ++lower) {
+            if (exists(j, lower))
+              inputs[j][lower] = store.load_input(row(lower), first_col + T::lane_col(j));
+          }
+        }
+#pragma unroll
+        for (int j = 0; j < T::kColParts; ++j) {
+          float runs[2][4];
+          runs_of_part(sums[i][j], runs);
+#pragma unroll
+          for (int lower = 0; lower < 2; ++lower) {
+            if (!exists(j, lower)) continue;
+            store.through_relu(row(lower), first_col + T::lane_col(j), inputs[j][lower],
+                               runs[lower]);
+            column_sums.add(j, runs[lower]);
+          }
+        }
+        continue;
+      }
+    }
 #pragma unroll
     for (int j = 0; j < T::kColParts; ++j) {
-      store_part(sums[i][j], first_row + T::row(i), first_col + T::col(j), a.outputs, b.outputs,
-                 store);
+      float runs[2][4];
+      runs_of_part(sums[i][j], runs);
+#pragma unroll
+      for (int lower = 0; lower < 2; ++lower) {
+        if (exists(j, lower)) store(row(lower), first_col + T::lane_col(j), runs[lower]);
+      }
+    }
+  }
+  if constexpr (Store::kSumsColumns) {
+    if (store.sums_columns()) {
+      store.column_sums().template reduce<T::kThreads, T::kCols>(
+          column_sums, T::rank(), T::lane_col, reinterpret_cast<float*>(panels), tile,
+          uint32_t((a.outputs + T::kRows - 1) / T::kRows));
     }
   }
 }

@@ -130,6 +130,15 @@ struct Walk {
   }
 };
 
+// Sets the columns from `cols` to `whole` of rows in shared memory to zero.
+template <typename E>
+__device__ __forceinline__ void pad_rows(const Team& team, E* to, uint32_t pitch, uint32_t rows,
+                                         uint32_t cols, uint32_t whole) {
+  if (whole == cols) return;
+  for (Walk at(team, whole - cols); at.row < rows; at.next())
+    to[at.row * pitch + cols + at.unit] = E(0.0f);
+}
+
 // Starts the copy of `rows` rows of `cols` elements to shared memory with leading dimension
 // `pitch`. `from(row)` returns the begin of a row. The columns from `cols` to `whole` become zeros.
 template <typename E, typename From>
@@ -149,9 +158,7 @@ __device__ __forceinline__ void stage_rows(const Team& team, E* to, uint32_t pit
       }
     }
   }
-  if (whole == cols) return;
-  for (Walk at(team, whole - cols); at.row < rows; at.next())
-    to[at.row * pitch + cols + at.unit] = E(0.0f);
+  pad_rows(team, to, pitch, rows, cols, whole);
 }
 
 // Stores `rows` rows of `cols` elements from shared memory to `to(row)`. Returns true if this

@@ -333,8 +333,7 @@ __device__ __forceinline__ void add_runs(Vec<float, N>& sum, const float* from, 
 // shortest runs to the longest.
 template <int N>
 __device__ __forceinline__ Vec<float, N> sum_occurrences(const RowGradientSource& source,
-                                                         const Group& group,
-                                                         const RowBatch& batch,
+                                                         const Group& group, const RowBatch& batch,
                                                          const KnownRow& known, uint32_t column,
                                                          bool active) {
   Vec<float, N> sum = negative_zero<N>();

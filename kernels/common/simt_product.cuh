@@ -11,6 +11,7 @@
 // conflicts.
 #pragma once
 
+#include "column_sums.cuh"
 #include "params/linear.cuh"
 #include "product.cuh"
 #include "ptx.cuh"
@@ -40,6 +41,10 @@ struct Tile {
   static __device__ __forceinline__ int col(int run) {
     const int warp = threadIdx.x / 32 / kRowWarps, lane = threadIdx.x % 32 / kRowLanes;
     return warp * kColLanes * kThreadCols + run * kColLanes * 4 + lane * 4;
+  }
+  // Returns the number of this thread among those with the same columns.
+  static __device__ __forceinline__ int rank() {
+    return threadIdx.x / 32 % kRowWarps * kRowLanes + threadIdx.x % kRowLanes;
   }
 };
 
@@ -179,6 +184,7 @@ __device__ __forceinline__ void product(const Operand<E>& a, const Operand<E>& b
     }
     stage = stage == kAhead ? 0 : stage + 1;
   }
+  ThreadSums<T::kThreadCols / 4> column_sums;
 #pragma unroll
   for (int i = 0; i < T::kThreadRows; ++i) {
     const uint64_t row = uint64_t(tile.row) * T::kRows + T::row(i / 4) + i % 4;
@@ -188,7 +194,23 @@ __device__ __forceinline__ void product(const Operand<E>& a, const Operand<E>& b
       float values[4];
 #pragma unroll
       for (int k = 0; k < 4; ++k) values[k] = sums[i][run * 4 + k];
-      if (row < a.outputs && col < b.outputs) store(row, col, values);
+      if (row >= a.outputs || col >= b.outputs) continue;
+      if constexpr (Store::kSumsColumns) {
+        if (store.sums_columns()) {
+          store.through_relu(row, col, store.load_input(row, col), values);
+          column_sums.add(run, values);
+          continue;
+        }
+      }
+      store(row, col, values);
+    }
+  }
+  if constexpr (Store::kSumsColumns) {
+    if (store.sums_columns()) {
+      static_assert(sizeof(a_tiles) >= T::kThreads * T::kThreadCols * sizeof(float), "room");
+      store.column_sums().template reduce<T::kThreads, T::kCols>(
+          column_sums, T::rank(), T::col, &a_tiles[0].at[0][0], tile,
+          uint32_t((a.outputs + T::kRows - 1) / T::kRows));
     }
   }
 }

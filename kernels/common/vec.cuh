@@ -84,6 +84,17 @@ __device__ __forceinline__ Vec<E, N> load_any(const E* from) {
   return values;
 }
 
+// Loads those of four neighbouring values that exist, in one vectorised load where they are
+// aligned; the others are 0.
+template <typename E>
+__device__ __forceinline__ Vec<E, 4> load_run(const E* from, uint64_t exist) {
+  if (exist >= 4 && is_aligned(from, sizeof(Vec<E, 4>))) return load<4>(from);
+  Vec<E, 4> run;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) run.at[k] = k < exist ? from[k] : from_f32<E>(0.0f);
+  return run;
+}
+
 // Stores contiguous values, 16 bytes at a time. `to` is aligned to 16 bytes.
 template <int N>
 __device__ __forceinline__ void store(float* to, const float (&values)[N]) {

@@ -84,6 +84,7 @@ enum FaultyOp : uint32_t {
   kEmbeddingBagWeightGrad = 1,
   kIndexSort = 2,
   kLoss = 3,
+  kHead = 4,
 };
 
 // The rules that an id, an offset or a label can break.

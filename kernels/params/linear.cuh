@@ -47,18 +47,28 @@ struct LinearForward {
   uint32_t relu;
 };
 
-// The parameters of `grad_input = grad weight`.
+// The parameters of `grad_input = grad weight`, and of the gradient of ReLU, whose output the input
+// of the layer is.
 template <typename E>
 struct LinearInputGrad {
   const E* grad;
   const E* weight;
   E* grad_input;
+  // The output of ReLU, or null if the gradient of the input is to be stored as it is.
+  const E* input;
+  // The partial column sums of each row of tiles, `[rows of tiles, inputs]`.
+  float* bias_parts;
+  float* grad_bias;
+  // The number of blocks of each column of tiles that have arrived, 0 between launches.
+  uint32_t* arrivals;
   uint64_t grad_ld;
   uint64_t weight_ld;
   uint64_t grad_input_ld;
+  uint64_t input_ld;
   uint64_t batch_size;
   uint64_t outputs;
   uint64_t inputs;
+  uint32_t accumulate;
 };
 
 // The parameters of `a^T b`, whose sums are split-K: each row of the grid computes one part.

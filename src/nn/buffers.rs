@@ -4,12 +4,11 @@ use super::config::{DlrmConfig, Mlps};
 use super::embedding::EmbeddingBagCollection;
 use super::layers::Layers;
 use super::matrix::BatchMatrix;
-use super::mlp::MlpBuffers;
 use crate::dtype::Index;
 use crate::error::Result;
 use crate::ops::index_sort::{Sort, SortedIndices};
 use crate::ops::sparse_update::Update;
-use crate::ops::{Backend, Bags, Matrix, Memory, TableBatch, View, loss};
+use crate::ops::{Backend, Bags, Matrix, Memory, TableBatch, View};
 use crate::size::product;
 
 /// A batch on a device, or on the [`Host`](crate::ops::Host).
@@ -56,8 +55,6 @@ pub(super) struct Capacity {
 pub(super) struct Buffers<D: Backend> {
     pub(super) capacity: Capacity,
     pub(super) layers: Layers<D>,
-    /// The buffers of the last layer of the top MLP, which computes in `f32`.
-    pub(super) logit: MlpBuffers<D, f32>,
     /// The output of the top MLP, one column.
     pub(super) logits: BatchMatrix<D, f32>,
     /// The number of samples of the last batch, 0 if its logits have not all been computed.
@@ -114,7 +111,6 @@ impl<D: Backend> Buffers<D> {
         Ok(Self {
             capacity,
             layers: Layers::new(device, config, (mlps, num_parameters), tables, batch_size, train)?,
-            logit: mlps.logit.buffers(device, batch_size, if train { batch_size } else { 0 })?,
             logits: BatchMatrix::new(device, batch_size, 1)?,
             samples: 0,
             argmax: if train && tables.has_max() { Some(argmax()?) } else { None },
@@ -161,13 +157,12 @@ impl WorkspaceLens {
         tables: &TableBatch,
         Capacity { batch_size, num_indices }: Capacity,
     ) -> Self {
-        let layers = Layers::workspace_len(device, config.precision, mlps.hidden(), batch_size)
-            .max(mlps.logit.workspace_len::<D, f32>(device, batch_size));
+        let layers = Layers::workspace_lens(device, config.precision, mlps, batch_size);
         Self {
-            branch: Sort::<D, i64>::workspace_len(device, tables, num_indices).max(layers),
+            branch: Sort::<D, i64>::workspace_len(device, tables, num_indices).max(layers.hidden),
             others: Update::<D, f32, i64>::workspace_len(device, tables, num_indices)
-                .max(loss::Forward::workspace_len(device, batch_size))
-                .max(layers),
+                .max(layers.head)
+                .max(layers.hidden),
         }
     }
 }

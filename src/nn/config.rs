@@ -55,6 +55,12 @@ impl Mlps {
         [&self.bottom, &self.top]
     }
 
+    /// Returns the last layer of the top MLP, which any configuration that is valid has.
+    pub(super) fn head(&self) -> Result<&Layer> {
+        let head = self.logit.layers().first();
+        head.ok_or_else(|| invalid("Dlrm", "top_mlp", "has no layer"))
+    }
+
     /// Returns all layers, with the names of their MLPs and their numbers in these.
     pub(super) fn layers(&self) -> impl Iterator<Item = (&'static str, usize, &Layer)> {
         let bottom =

@@ -8,7 +8,7 @@ use super::precision::ComputePrecision;
 use crate::dtype::{Element, bf16, f16};
 use crate::error::Result;
 use crate::ops::cast::Cast;
-use crate::ops::{Backend, Device, Extent, Matrix, MatrixMut, TableBatch, ViewMut};
+use crate::ops::{Backend, Device, Extent, Matrix, MatrixMut, TableBatch, ViewMut, head};
 use crate::size::{product, sum};
 
 /// The buffers of the layers and of what lies between them, in the type that a model computes in.
@@ -41,10 +41,6 @@ pub(super) struct SixteenBitLayers<D: Device, E: Element> {
     parameters: D::Buffer<E>,
     /// The rounded copy of the dense features.
     dense: BatchMatrix<D, E>,
-    /// The input of the last layer, which computes in `f32`.
-    head: BatchMatrix<D, f32>,
-    /// The gradient of `head`, `None` until the model is trained.
-    head_grad: Option<BatchMatrix<D, f32>>,
     buffers: StepBuffers<D, E>,
 }
 
@@ -79,6 +75,25 @@ pub(super) struct LayerBytes {
     pub(super) activations: usize,
     /// Bytes of the gradients of these.
     pub(super) grads: usize,
+}
+
+/// The workspace of the backward pass, in words of 8 bytes.
+pub(super) struct LayerWorkspaces {
+    /// The words of the last layer of the top MLP with the loss.
+    pub(super) head: usize,
+    /// The words of any other layer.
+    pub(super) hidden: usize,
+}
+
+impl LayerWorkspaces {
+    fn of<D: Backend, E: Element>(device: &D, mlps: &Mlps, batch_size: usize) -> Self {
+        let inputs = mlps.logit.columns();
+        let hidden = mlps.hidden().map(|mlp| mlp.workspace_len::<D, E>(device, batch_size));
+        Self {
+            head: head::LossAndGrads::<D, E>::workspace_len(device, batch_size, inputs),
+            hidden: hidden.into_iter().max().unwrap_or(0),
+        }
+    }
 }
 
 impl<D: Device, E: Element> Activations<D, E> {
@@ -185,35 +200,33 @@ impl<D: Backend> Layers<D> {
         let hidden = mlps.hidden().into_iter().flat_map(Mlp::hidden_layers);
         let hidden = hidden.map(|layer| padded(layer.outputs));
         let columns = sum(hidden.chain(leading_dims(config, tables)));
-        let (size, copies) = match config.precision.copy_bytes() {
-            0 => (4, [0, 0]),
-            size => (size, [product([mlps.bottom.columns(), size]), 4 * mlps.logit.columns()]),
+        let (size, dense) = match config.precision.copy_bytes() {
+            0 => (4, 0),
+            size => (size, product([batch_size, mlps.bottom.columns(), size])),
         };
-        let [dense, head] = copies.map(|bytes| product([batch_size, bytes]));
         let both = product([batch_size, columns, size]);
         LayerBytes {
             parameters: product([num_parameters, config.precision.copy_bytes()]),
-            activations: sum([both, dense, head]),
-            grads: sum([both, head]),
+            activations: sum([both, dense]),
+            grads: both,
         }
     }
 
-    /// Returns the 8-byte words of workspace that a backward pass of the layers needs for a batch of up to
+    /// Returns the 8-byte words of workspace that the backward pass needs for a batch of up to
     /// `batch_size` samples.
-    pub(super) fn workspace_len(
+    pub(super) fn workspace_lens(
         device: &D,
         precision: ComputePrecision,
-        mlps: [&Mlp; 2],
+        mlps: &Mlps,
         batch_size: usize,
-    ) -> usize {
-        let of_mlp = |mlp: &Mlp| match precision {
+    ) -> LayerWorkspaces {
+        match precision {
             ComputePrecision::F32 | ComputePrecision::Tf32 => {
-                mlp.workspace_len::<D, f32>(device, batch_size)
+                LayerWorkspaces::of::<D, f32>(device, mlps, batch_size)
             }
-            ComputePrecision::F16 { .. } => mlp.workspace_len::<D, f16>(device, batch_size),
-            ComputePrecision::BF16 => mlp.workspace_len::<D, bf16>(device, batch_size),
-        };
-        mlps.into_iter().map(of_mlp).max().unwrap_or(0)
+            ComputePrecision::F16 { .. } => LayerWorkspaces::of::<D, f16>(device, mlps, batch_size),
+            ComputePrecision::BF16 => LayerWorkspaces::of::<D, bf16>(device, mlps, batch_size),
+        }
     }
 
     /// Makes the copies of the parameters again. Callers do this after the parameters have changed
@@ -269,26 +282,6 @@ impl<D: Backend> F32Layers<D> {
         (parameters, *dense, &mut self.buffers)
     }
 
-    /// Views the output of the top MLP in `f32`.
-    pub(super) fn head_input(&mut self, _: &D, rows: usize) -> Result<Matrix<'_, D, f32>> {
-        Ok(self.buffers.activations.top.matrix(rows))
-    }
-
-    /// Views the output of the top MLP in `f32`, and its gradient, for writing. The caller then
-    /// calls [`Self::take_head_grad`].
-    pub(super) fn split_head(
-        &mut self,
-        rows: usize,
-    ) -> Option<(Matrix<'_, D, f32>, MatrixMut<'_, D, f32>)> {
-        let StepBuffers { activations, grads, .. } = &mut self.buffers;
-        Some((activations.top.matrix(rows), grads.as_mut()?.top.matrix_mut(rows)))
-    }
-
-    /// Rounds nothing: the gradient of the top MLP's output is in its place.
-    pub(super) fn take_head_grad(&mut self, _: &D, _: usize) -> Result<()> {
-        Ok(())
-    }
-
     /// Views the gradient of the pooled vectors, `None` before training.
     pub(super) fn pooled_grad(&self, rows: usize) -> Option<Matrix<'_, D, f32>> {
         self.buffers.grads.as_ref().map(|grads| grads.pooled.matrix(rows))
@@ -310,12 +303,9 @@ impl<D: Backend, E: Element> SixteenBitLayers<D, E> {
         batch_size: usize,
         buffers: StepBuffers<D, E>,
     ) -> Result<Self> {
-        let head = || BatchMatrix::new(device, batch_size, mlps.logit.columns());
         Ok(Self {
             parameters: device.alloc(num_parameters)?,
             dense: BatchMatrix::new(device, batch_size, mlps.bottom.columns())?,
-            head: head()?,
-            head_grad: if buffers.grads.is_some() { Some(head()?) } else { None },
             buffers,
         })
     }
@@ -340,30 +330,6 @@ impl<D: Backend, E: Element> SixteenBitLayers<D, E> {
         dense: &Matrix<'a, D, f32>,
     ) -> (&'a D::Buffer<E>, Matrix<'a, D, E>, &'a mut StepBuffers<D, E>) {
         (&self.parameters, self.dense.matrix(dense.rows), &mut self.buffers)
-    }
-
-    /// Widens the output of the top MLP for the last layer, and views it.
-    pub(super) fn head_input(&mut self, device: &D, rows: usize) -> Result<Matrix<'_, D, f32>> {
-        let from = self.buffers.activations.top.matrix(rows);
-        Cast { factor: 1.0, from, to: self.head.matrix_mut(rows) }.run(device)?;
-        Ok(self.head.matrix(rows))
-    }
-
-    /// Does what [`F32Layers::split_head`] does, with the widened copy.
-    pub(super) fn split_head(
-        &mut self,
-        rows: usize,
-    ) -> Option<(Matrix<'_, D, f32>, MatrixMut<'_, D, f32>)> {
-        Some((self.head.matrix(rows), self.head_grad.as_mut()?.matrix_mut(rows)))
-    }
-
-    /// Rounds the gradient of the top MLP's output, which the last layer has left in `f32`.
-    pub(super) fn take_head_grad(&mut self, device: &D, rows: usize) -> Result<()> {
-        let Self { head_grad: Some(from), buffers: StepBuffers { grads: Some(to), .. }, .. } = self
-        else {
-            return Ok(());
-        };
-        Cast { factor: 1.0, from: from.matrix(rows), to: to.top.matrix_mut(rows) }.run(device)
     }
 
     /// Views the gradient of the pooled vectors, `None` before training.

@@ -13,7 +13,7 @@ use crate::philox::Philox;
 use crate::size::{next_multiple, product, sum};
 
 /// The parameters of a layer begin at a multiple of this many elements of the buffer: one cache
-/// line.
+/// line. A bias therefore has room behind it for the [`padded`] columns of the layer's output.
 const ALIGN: usize = 16;
 
 /// The layout of the input of a multi-layer perceptron.
@@ -42,7 +42,7 @@ pub(super) struct Layer {
     /// are zeros in both, and in the weight's gradient and optimizer state.
     columns: usize,
     /// The range of the weight, `[outputs, columns]`, among the parameters.
-    weight: Range<usize>,
+    pub(super) weight: Range<usize>,
     /// The range of the bias, `[outputs]`, among the parameters.
     pub(super) bias: Range<usize>,
     activation: Activation,
@@ -84,6 +84,9 @@ pub(super) struct Backward<'a, D: Device, E: Element> {
     pub(super) output: Matrix<'a, D, E>,
     /// The gradient of the output, `[rows, Mlp::outputs]`. The pass overwrites it.
     pub(super) grad_output: MatrixMut<'a, D, E>,
+    /// True if `grad_output` is the gradient of the last layer's affine map, and that of its bias
+    /// is among `grad_parameters` already.
+    pub(super) is_affine: bool,
     /// The gradient of the input, `[rows, Mlp::columns]`, if it is wanted.
     pub(super) grad_input: Option<MatrixMut<'a, D, E>>,
     /// The buffer of the gradients of the parameters, at the positions of the parameters.
@@ -253,24 +256,45 @@ impl Mlp {
         }
         let MlpBuffers { hidden, hidden_grads, .. } = buffers;
         let rows = pass.input.rows;
+        if let (false, Some(last)) = (pass.is_affine, self.layers.last()) {
+            let of_last = linear::ActivationGrad {
+                output: pass.output,
+                activation: last.activation,
+                grad_output: pass.grad_output.reborrow(),
+                grad_bias: D::slice_mut(pass.grad_parameters, last.bias.clone()),
+                accum: pass.accum,
+                workspace: D::view_mut(pass.workspace),
+            };
+            of_last.run(device)?;
+        }
+        // The gradient of a hidden activation comes as that of the affine map before it, with that
+        // of the bias.
         for (k, layer) in self.layers.iter().enumerate().rev() {
             let (before, from_here) = hidden_grads.split_at_mut(k);
             let grad_input = match before.last_mut() {
                 Some(grad) => Some(grad.padded_matrix_mut(rows)),
                 None => pass.grad_input.as_mut().map(MatrixMut::reborrow),
             };
-            let (grad_weight, grad_bias) =
-                D::split_mut(pass.grad_parameters, layer.weight.clone(), layer.bias.clone());
+            let (grad_bias_before, grad_weight) = match k.checked_sub(1) {
+                Some(before) => {
+                    let bias = self.layers[before].padded_bias(layer.columns);
+                    let [bias, weight] =
+                        D::split_mut(pass.grad_parameters, [bias, layer.weight.clone()]);
+                    (Some(bias), weight)
+                }
+                None => (None, D::slice_mut(pass.grad_parameters, layer.weight.clone())),
+            };
             let backward = linear::Backward {
                 input: input(&hidden[..k], &pass.input),
                 weight: layer.weight(pass.weights),
                 output: hidden.get(k).map_or(pass.output, |output| output.matrix(rows)),
-                activation: layer.activation,
+                activation: Activation::None,
                 precision: pass.precision,
                 grad_output: output_mut(from_here, &mut pass.grad_output, rows),
                 grad_input,
                 grad_weight: MatrixMut::contiguous(grad_weight, layer.outputs, layer.columns),
-                grad_bias,
+                grad_bias: None,
+                grad_bias_before,
                 accum: pass.accum,
                 workspace: D::view_mut(pass.workspace),
                 branch: Some((pass.branch.0, D::view_mut(pass.branch.1))),
@@ -298,6 +322,12 @@ impl Layer {
     pub(super) fn weight_rows(&self) -> impl Iterator<Item = Range<usize>> {
         let (inputs, starts) = (self.inputs, self.weight.clone().step_by(self.columns.max(1)));
         starts.map(move |start| start..start + inputs)
+    }
+
+    /// Returns the range of the bias among the parameters, and of as much room behind it as the
+    /// padding of the layer's output takes in `columns` columns: see `ALIGN`.
+    fn padded_bias(&self, columns: usize) -> Range<usize> {
+        self.bias.start..self.bias.start + columns
     }
 
     fn packed_len<D: LinearOps, E: Element>(&self, device: &D) -> usize {

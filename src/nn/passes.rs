@@ -10,10 +10,9 @@ use crate::error::{Result, expect_size};
 use crate::ops::finite_check::Verdict;
 use crate::ops::index_sort::Sort;
 use crate::ops::interaction::{self, Features, FeaturesMut};
-use crate::ops::loss;
 use crate::ops::matrix::matrix_name;
 use crate::ops::pooled_interaction::Interact;
-use crate::ops::{Accum, Backend, Bags, Matrix, Precision, View};
+use crate::ops::{Accum, Backend, Bags, Matrix, View, head};
 
 /// The treatment of a gradient of the interaction's inputs that is not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +58,7 @@ impl<D: Backend> Dlrm<D> {
         // The sort needs only ids. It comes after the lookup, which is the first to find bad ones.
         let branch = Branch::new(&self.device)?;
         self.sort_indices(&batch.bags, branch.device())?;
-        self.loss(rows, labels)?;
-        self.logit_backward(rows, accum, branch.device())?;
+        self.head(rows, labels, accum)?;
         self.top_backward(rows, accum, branch.device())?;
         self.interaction_backward(rows, found)?;
         self.bottom_backward(&batch.dense, accum, branch.device())?;
@@ -68,7 +66,7 @@ impl<D: Backend> Dlrm<D> {
     }
 
     /// Runs the forward pass, which leaves the logits in the buffers. `train` says whether a
-    /// backward pass follows.
+    /// backward pass follows, which begins with the logits.
     pub(super) fn forward<I: Index>(
         &mut self,
         batch: BatchView<'_, D, I>,
@@ -90,9 +88,7 @@ impl<D: Backend> Dlrm<D> {
         self.bottom_forward(&batch.dense)?;
         self.lookup_and_interact(&batch.bags, train)?;
         self.top_forward(rows)?;
-        self.logit_forward(rows)?;
-        self.buffers.samples = rows;
-        Ok(())
+        if train { Ok(()) } else { self.logit_forward(rows) }
     }
 
     /// Runs the bottom MLP on the dense features.
@@ -155,58 +151,63 @@ impl<D: Backend> Dlrm<D> {
     /// no logit is rounded to 16 bits.
     fn logit_forward(&mut self, rows: usize) -> Result<()> {
         let Self { device, mlps, parameters, buffers, .. } = self;
-        let Buffers { layers, logit, logits, .. } = buffers;
-        let pass = Forward {
-            weights: parameters,
-            biases: parameters,
-            precision: Precision::Full,
-            input: with_layers!(layers, layers => layers.head_input(device, rows)?),
-            output: logits.matrix_mut(rows),
-        };
-        mlps.logit.forward(device, logit, pass)
-    }
-
-    /// Computes the mean loss, and its gradient with respect to the logits, times the loss scale.
-    fn loss(&mut self, rows: usize, labels: View<'_, D, f32>) -> Result<()> {
-        let Self { device, config, training, buffers, .. } = self;
-        let Buffers { logits, mean_loss, backward, .. } = buffers;
-        let (_, BackwardBuffers { grad_logits, workspace, .. }) = trainable(training, backward)?;
-        let op = loss::Forward {
-            loss: config.loss,
-            threshold: config.loss_threshold,
-            loss_scale: config.precision.loss_scale(),
-            logits: logits.matrix(rows).data,
-            labels,
-            mean: D::view_mut(mean_loss),
-            grad_logits: Some(grad_logits.matrix_mut(rows).data),
-            workspace: D::view_mut(workspace),
-        };
-        op.run(device)
-    }
-
-    /// Computes the gradients of the last layer of the top MLP.
-    fn logit_backward(&mut self, rows: usize, accum: Accum, branch: &D) -> Result<()> {
-        let Self { device, mlps, parameters, training, buffers, .. } = self;
-        let Buffers { layers, logit, logits, backward, .. } = buffers;
-        let (training, backward) = trainable(training, backward)?;
-        let BackwardBuffers { grad_logits, workspace, branch_workspace, .. } = backward;
+        let Buffers { layers, logits, samples, .. } = buffers;
+        let layer = mlps.head()?;
         with_layers!(layers, layers => {
-            let (input, grad_input) = layers.split_head(rows).ok_or_else(untrained)?;
-            let pass = Backward {
-                weights: parameters,
-                precision: Precision::Full,
-                input,
-                output: logits.matrix(rows),
-                grad_output: grad_logits.matrix_mut(rows),
-                grad_input: Some(grad_input),
-                grad_parameters: &mut training.grad_parameters,
-                accum,
-                workspace,
-                branch: (branch, branch_workspace),
+            let (_, StepBuffers { activations, .. }) = layers.split(parameters);
+            let op = head::Forward {
+                input: activations.top.matrix(rows),
+                weight: D::slice(parameters, layer.weight.clone()),
+                bias: D::slice(parameters, layer.bias.clone()),
+                logits: logits.matrix_mut(rows).data,
             };
-            mlps.logit.backward(device, logit, pass)?;
-            layers.take_head_grad(device, rows)
-        })
+            op.run(device)?;
+        });
+        *samples = rows;
+        Ok(())
+    }
+
+    /// Runs the last layer of the top MLP as [`Self::logit_forward`] does, and computes the mean
+    /// loss and, times the loss scale, the gradients of this layer and of the affine map before it.
+    fn head(&mut self, rows: usize, labels: View<'_, D, f32>, accum: Accum) -> Result<()> {
+        let Self { device, config, mlps, parameters, training, buffers, .. } = self;
+        let Buffers { layers, logits, samples, mean_loss, backward, .. } = buffers;
+        let (training, BackwardBuffers { grad_logits, workspace, .. }) =
+            trainable(training, backward)?;
+        let layer = mlps.head()?;
+        let before = mlps.top.layers().last();
+        let bias_before = before.map_or(0..0, |before| before.bias.clone());
+        let ranges = [bias_before, layer.weight.clone(), layer.bias.clone()];
+        let [bias_before, weight, bias] = D::split_mut(&mut training.grad_parameters, ranges);
+        with_layers!(layers, layers => {
+            let (_, StepBuffers { activations, grads, .. }) = layers.split(parameters);
+            let grads = grads.as_mut().ok_or_else(untrained)?;
+            let op = head::LossAndGrads {
+                forward: head::Forward {
+                    input: activations.top.matrix(rows),
+                    weight: D::slice(parameters, layer.weight.clone()),
+                    bias: D::slice(parameters, layer.bias.clone()),
+                    logits: logits.matrix_mut(rows).data,
+                },
+                loss: config.loss,
+                threshold: config.loss_threshold,
+                loss_scale: config.precision.loss_scale(),
+                labels,
+                mean: D::view_mut(mean_loss),
+                grads: head::Grads {
+                    logits: grad_logits.matrix_mut(rows).data,
+                    input: grads.top.matrix_mut(rows),
+                    weight,
+                    bias,
+                    bias_before: before.map(|_| bias_before),
+                },
+                accum,
+                workspace: D::view_mut(workspace),
+            };
+            op.run(device)?;
+        });
+        *samples = rows;
+        Ok(())
     }
 
     /// Computes the gradients of the top MLP without its last layer.
@@ -224,6 +225,7 @@ impl<D: Backend> Dlrm<D> {
                 input: activations.interacted.padded_matrix(rows),
                 output: activations.top.matrix(rows),
                 grad_output: grads.top.matrix_mut(rows),
+                is_affine: true,
                 grad_input: Some(grads.interacted.padded_matrix_mut(rows)),
                 grad_parameters: &mut training.grad_parameters,
                 accum,
@@ -281,6 +283,7 @@ impl<D: Backend> Dlrm<D> {
                 input,
                 output: activations.bottom.matrix(dense.rows),
                 grad_output: grads.bottom.matrix_mut(dense.rows),
+                is_affine: false,
                 grad_input: None,
                 grad_parameters: &mut training.grad_parameters,
                 accum,

@@ -28,9 +28,9 @@ pub enum ComputePrecision {
     F16 {
         /// The loss scale, a power of two. Gradients are computed for this many times the loss, so
         /// that they are not lost below the smallest `f16`, which is 2⁻²⁴; the factor is divided
-        /// out of the gradients of parameters, exactly, before these are used. If it is too large, gradients
-        /// become infinite, and [`NonFinite`](crate::ops::finite_check::NonFinite) says what
-        /// happens to the step.
+        /// out of the gradients of parameters, exactly, before these are used. If it is too large,
+        /// gradients become infinite, and [`NonFinite`](crate::ops::finite_check::NonFinite) says
+        /// what happens to the step.
         loss_scale: f32,
     },
 }

@@ -17,7 +17,8 @@ type HostBatch<'a> = BatchView<'a, Host, i64>;
 /// the other.
 ///
 /// On a backend that records ops, batches with fewer ids than the largest so far come with
-/// [slack](Bags::has_slack), so that their sizes are the same.
+/// [slack](Bags::has_slack), so that their sizes are the same. Offsets of bags of equal length are
+/// not sent: those of a batch with one id of each feature are as many bytes as its ids.
 ///
 /// A batch that does not fit together is refused before anything of it is sent, and so is one while
 /// ops are recorded ([`Error::Recording`]). After any error the last batch is still the one before.
@@ -53,7 +54,10 @@ struct Sizes {
     /// The number of ids, slack included.
     indices: usize,
     has_slack: bool,
+    /// The number of offsets, 0 for bags of equal length.
     offsets: usize,
+    /// The length of the bags, if it is equal.
+    length: Option<usize>,
     has_labels: bool,
     has_weights: bool,
 }
@@ -66,6 +70,7 @@ impl Sizes {
         indices: 0,
         has_slack: false,
         offsets: 1,
+        length: None,
         has_labels: false,
         has_weights: false,
     };
@@ -73,12 +78,15 @@ impl Sizes {
     /// Returns the sizes of a batch in a slot with room for `room` ids.
     fn new<D: Backend>(batch: &HostBatch<'_>, room: usize) -> Self {
         let BatchView { dense, bags, labels } = batch;
+        let num_bags = bags.offsets.num_bags(bags.num_indices()).unwrap_or(0);
+        let length = bags.offsets.equal_length();
         Self {
             batch_size: dense.rows,
             num_dense: dense.cols,
             indices: if D::RECORDS { room } else { bags.indices.len() },
             has_slack: D::RECORDS || bags.has_slack,
-            offsets: bags.offsets.num_bags(bags.num_indices()).unwrap_or(0) + 1,
+            offsets: if length.is_some() { 0 } else { num_bags + 1 },
+            length,
             has_labels: labels.is_some(),
             has_weights: bags.per_sample_weights.is_some(),
         }
@@ -129,7 +137,7 @@ impl<D: Backend> Staging<D> {
         }
         D::begin(&mut slot.transfer)?;
         slot.send_dense(&batch.dense)?;
-        slot.send(&batch, values)?;
+        slot.send(&batch, &sizes, values)?;
         D::arrive(&mut slot.transfer)?;
         slot.sizes = sizes;
         self.current = next;
@@ -200,11 +208,17 @@ impl<D: Backend> Slot<D> {
     }
 
     /// Sends everything but the dense features.
-    fn send(&mut self, batch: &HostBatch<'_>, values: Option<PerGroup<StepValues>>) -> Result<()> {
+    fn send(
+        &mut self,
+        batch: &HostBatch<'_>,
+        sizes: &Sizes,
+        values: Option<PerGroup<StepValues>>,
+    ) -> Result<()> {
         let transfer = &mut self.transfer;
         let BatchView { bags, labels, .. } = batch;
         send_all::<D, _>(transfer, &bags.indices, &mut self.indices)?;
         let offsets = match bags.offsets.0 {
+            _ if sizes.length.is_some() => &[],
             OffsetsOf::I64(offsets, End::Given) => offsets.as_slice(),
             _ => {
                 let ids = bags.num_indices();
@@ -229,14 +243,14 @@ impl<D: Backend> Slot<D> {
 
     /// Views the batch.
     fn view(&self) -> BatchView<'_, D, i64> {
-        let Sizes { batch_size, num_dense, indices, has_slack, offsets, has_labels, has_weights } =
-            self.sizes;
+        let Sizes { batch_size, num_dense, indices, has_slack, .. } = self.sizes;
+        let Sizes { offsets, length, has_labels, has_weights, .. } = self.sizes;
         let dense = D::slice(&self.dense, 0..batch_size * num_dense);
-        let mut bags = Bags::new(
-            batch_size,
-            D::slice(&self.indices, 0..indices),
-            D::slice(&self.offsets, 0..offsets),
-        );
+        let ids = D::slice(&self.indices, 0..indices);
+        let mut bags = match length {
+            Some(length) => Bags::of_length(batch_size, ids, length),
+            None => Bags::new(batch_size, ids, D::slice(&self.offsets, 0..offsets)),
+        };
         bags.has_slack = has_slack;
         bags.per_sample_weights = has_weights.then(|| D::slice(&self.weights, 0..indices));
         BatchView {

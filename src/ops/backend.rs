@@ -5,6 +5,7 @@ use super::dense_update::DenseUpdateOps;
 use super::device::Device;
 use super::embedding_bag::EmbeddingBagOps;
 use super::finite_check::FiniteCheckOps;
+use super::head::HeadOps;
 use super::index_sort::IndexSortOps;
 use super::interaction::InteractionOps;
 use super::linear::LinearOps;
@@ -39,6 +40,7 @@ trait_sum! {
         + PooledInteractionOps
         + LinearOps
         + LossOps
+        + HeadOps
         + DenseUpdateOps
         + CastOps
         + MovingAverageOps

@@ -193,6 +193,22 @@ impl<'a, M: Memory<Address = ()>> Offsets<'a, M> {
         usize::try_from(self.value(number, num_indices)).unwrap_or(0)
     }
 
+    /// Returns the number of ids of every bag if all have as many, at least one, and the ids of the
+    /// first begin at position 0.
+    pub(crate) fn equal_length(&self) -> Option<usize> {
+        let length = with_offsets!(self, (values, end) => {
+            let length = match end {
+                End::Given => values.get(1)?.to_row()?,
+                // The last bag may have another length.
+                End::Implied => return None,
+            };
+            let is_multiple = |(k, offset): (usize, i64)| offset as u64 == k.wrapping_mul(length) as u64;
+            values.iter().map(|offset| offset.to_i64()).enumerate().all(is_multiple)
+                .then_some(length)?
+        }, length => length);
+        (length > 0).then_some(length)
+    }
+
     /// Iterates over the positions of the ids of some bags.
     #[inline(always)]
     pub(crate) fn each_bag(self, bags: Range<usize>, num_indices: usize) -> EachBag<'a, M> {

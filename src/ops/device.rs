@@ -86,15 +86,14 @@ pub trait Device: Memory + Clone + Send + Sync {
         buffer: &mut Self::Buffer<T>,
         range: std::ops::Range<usize>,
     ) -> ViewMut<'_, Self, T>;
-    /// Views two ranges of a buffer for writing, the first before the second.
+    /// Views ranges of a buffer for writing, each before the next.
     ///
     /// # Panics
-    /// Panics if the ranges are not within the buffer, or the first is not before the second.
-    fn split_mut<T: Scalar>(
+    /// Panics if the ranges are not within the buffer, or one is not before the next.
+    fn split_mut<T: Scalar, const N: usize>(
         buffer: &mut Self::Buffer<T>,
-        first: std::ops::Range<usize>,
-        second: std::ops::Range<usize>,
-    ) -> (ViewMut<'_, Self, T>, ViewMut<'_, Self, T>);
+        ranges: [std::ops::Range<usize>; N],
+    ) -> [ViewMut<'_, Self, T>; N];
     /// Views a whole buffer.
     fn view<T: Scalar>(buffer: &Self::Buffer<T>) -> View<'_, Self, T> {
         Self::slice(buffer, 0..buffer.extent())

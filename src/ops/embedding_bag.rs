@@ -12,9 +12,9 @@
 //! layout of TorchRec's `KeyedJaggedTensor`. A weighted mean, which PyTorch does not have, divides
 //! by the count.
 //!
-//! **Numerics.** Tables and pooled vectors may be stored in 16 bits, each in a type of its own. Sums
-//! are in `f32` and in the order of the ids, and product and sum are rounded separately, so that
-//! results do not depend on the thread count. The error of a sum of `n` products is at most
+//! **Numerics.** Tables and pooled vectors may be stored in 16 bits, each in a type of its own.
+//! Sums are in `f32` and in the order of the ids, and product and sum are rounded separately, so
+//! that results do not depend on the thread count. The error of a sum of `n` products is at most
 //! `γₙ₊₁ Σ|wᵢ W[idᵢ]|`, `γₖ = ku/(1-ku)`, `u = 2⁻²⁴`; a result in 16 bits is rounded once more, to
 //! nearest, when it is stored.
 //!

@@ -2,7 +2,9 @@
 //! PyTorch, `b` `[N]`, `Y` `[batch_size, N]`.
 //!
 //! Backward, with `G` the gradient of `Y`: `Z = G` where the activation passed the value on, 0
-//! elsewhere; then `dL/dX = Z W`, `dL/dW = Zᵀ X`, `dL/db = Σ_samples Z`.
+//! elsewhere; then `dL/dX = Z W`, `dL/dW = Zᵀ X`, `dL/db = Σ_samples Z`. Where `X` is the output of
+//! another layer with ReLU, the pass can go on to that layer's `Z` and `dL/db` while `dL/dX` is at
+//! hand ([`Backward::through_relu`]).
 //!
 //! `X`, `W`, `Y` and the gradients of `X` and `Y` are of one storage type; bias and parameter
 //! gradients are `f32`.
@@ -62,7 +64,7 @@ use super::matrix::{Matrix, MatrixMut, matrix_name};
 use super::precision::Precision;
 use super::views::{View, ViewMut};
 use crate::dtype::Element;
-use crate::error::{Result, expect_at_least, expect_size};
+use crate::error::{Result, expect_at_least, expect_size, invalid};
 use crate::size::{product, sum};
 
 /// The activation function, which follows the affine map.
@@ -85,13 +87,15 @@ pub enum Accum {
     Add,
 }
 
-/// The backend's side of the op. Call it through [`Forward::run`] and [`Backward::run`], which
-/// validate the arguments.
+/// The backend's side of the op. Call it through the methods `run` of the arguments, which validate
+/// them.
 pub trait LinearOps: Device {
     /// Runs [`Forward`] with arguments that are valid.
     fn linear_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()>;
     /// Runs [`Backward`] with arguments that are valid.
     fn linear_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()>;
+    /// Runs [`ActivationGrad`] with arguments that are valid.
+    fn linear_activation_grad<E: Element>(&self, args: ActivationGrad<'_, Self, E>) -> Result<()>;
     /// Runs [`Pack`] with arguments that are valid. By default packs nothing.
     fn linear_pack<E: Element>(&self, _args: Pack<'_, Self, E>) -> Result<()> {
         Ok(())
@@ -270,9 +274,14 @@ pub struct Backward<'a, D: Device, E: Element> {
     pub grad_input: Option<MatrixMut<'a, D, E>>,
     /// The gradient of `W`, `[N, K]`.
     pub grad_weight: MatrixMut<'a, D, f32>,
-    /// The gradient of `b`, `[N]`.
-    pub grad_bias: ViewMut<'a, D, f32>,
-    /// The treatment of the values that `grad_weight` and `grad_bias` hold before the op.
+    /// The gradient of `b`, `[N]`; `None` if `grad_output` is the gradient of the affine map
+    /// already, as [`ActivationGrad`] and [`Self::through_relu`] leave it with this gradient.
+    pub grad_bias: Option<ViewMut<'a, D, f32>>,
+    /// The gradient of the bias of the layer with ReLU whose output the input is, `[K]`.
+    /// `grad_input` is then the gradient of that layer's affine map. `None` if the gradient of the
+    /// input is wanted as it is.
+    pub grad_bias_before: Option<ViewMut<'a, D, f32>>,
+    /// The treatment of the values that the gradients of weight and biases hold before the op.
     pub accum: Accum,
     /// The workspace: at least [`Self::workspace_len`] words of 8 bytes.
     pub workspace: ViewMut<'a, D, u64>,
@@ -301,7 +310,8 @@ impl<'a, D: Device, E: Element> Backward<'a, D, E> {
             output,
             grad_output,
             grad_weight,
-            grad_bias: grad_bias.into(),
+            grad_bias: Some(grad_bias.into()),
+            grad_bias_before: None,
             workspace: workspace.into(),
             branch: None,
             activation: Activation::None,
@@ -326,7 +336,13 @@ impl<'a, D: Device, E: Element> Backward<'a, D, E> {
         Self { grad_input: Some(grad_input), ..self }
     }
 
-    /// Chooses whether the gradients of weight and bias are added to; the default is
+    /// Multiplies the gradient of the input by the derivative of ReLU, whose output the input is,
+    /// and asks for the gradient of the bias of that layer, `[K]`. By default it does neither.
+    pub fn through_relu(self, grad_bias_before: impl Into<ViewMut<'a, D, f32>>) -> Self {
+        Self { grad_bias_before: Some(grad_bias_before.into()), ..self }
+    }
+
+    /// Chooses whether the gradients of weight and biases are added to; the default is
     /// [`Accum::Replace`].
     pub fn accum(self, accum: Accum) -> Self {
         Self { accum, ..self }
@@ -358,7 +374,17 @@ impl<D: LinearOps, E: Element> Backward<'_, D, E> {
             grad_input.check(OP, matrix_name!("grad_input"), m, k)?;
         }
         self.grad_weight.check(OP, matrix_name!("grad_weight"), n, k)?;
-        expect_size(OP, "grad_bias", self.grad_bias.len(), n)?;
+        if let Some(grad_bias) = &self.grad_bias {
+            expect_size(OP, "grad_bias", grad_bias.len(), n)?;
+        } else if self.activation != Activation::None {
+            return Err(invalid(OP, "grad_bias", "missing, but the activation changes it"));
+        }
+        if let Some(before) = &self.grad_bias_before {
+            expect_size(OP, "grad_bias_before", before.len(), k)?;
+            if self.grad_input.is_none() {
+                return Err(invalid(OP, "grad_input", "missing, but its column sums are wanted"));
+            }
+        }
         let needed = Self::workspace_len(backend, m, n, k);
         if let Some((_, workspace)) = &self.branch {
             expect_at_least(OP, "branch.workspace", workspace.len(), needed)?;
@@ -380,5 +406,59 @@ impl<D: LinearOps, E: Element> Backward<'_, D, E> {
             if self.grad_input.is_some() { sum([product([m, k]), product([n, k])]) } else { 0 };
         let elements = sum([product([m, k]), product([3, m, n]), grad_input]);
         sum([product([elements, size_of::<E>()]), product([n, k, 4]), product([n, 4])])
+    }
+}
+
+/// The arguments of the first part of the backward pass: `Z` and the gradient of the bias. The rest
+/// is a [`Backward`] without a bias.
+#[non_exhaustive]
+pub struct ActivationGrad<'a, D: Device, E: Element> {
+    /// `Y`, `[batch_size, N]`, from the forward pass.
+    pub output: Matrix<'a, D, E>,
+    /// The activation function.
+    pub activation: Activation,
+    /// The gradient, `[batch_size, N]`: of `Y` before the op, of the affine map (`Z`) after it.
+    pub grad_output: MatrixMut<'a, D, E>,
+    /// The gradient of `b`, `[N]`.
+    pub grad_bias: ViewMut<'a, D, f32>,
+    /// The treatment of the values that `grad_bias` holds before the op.
+    pub accum: Accum,
+    /// The workspace: at least [`Backward::workspace_len`] words of 8 bytes.
+    pub workspace: ViewMut<'a, D, u64>,
+}
+
+impl<'a, D: Device, E: Element> ActivationGrad<'a, D, E> {
+    /// Makes the arguments. The gradient of the bias is overwritten.
+    pub fn new(
+        output: Matrix<'a, D, E>,
+        activation: Activation,
+        grad_output: MatrixMut<'a, D, E>,
+        grad_bias: impl Into<ViewMut<'a, D, f32>>,
+        workspace: impl Into<ViewMut<'a, D, u64>>,
+    ) -> Self {
+        let (grad_bias, workspace, accum) = (grad_bias.into(), workspace.into(), Accum::Replace);
+        Self { output, activation, grad_output, grad_bias, accum, workspace }
+    }
+
+    /// Chooses whether the gradient of the bias is added to; the default is [`Accum::Replace`].
+    pub fn accum(self, accum: Accum) -> Self {
+        Self { accum, ..self }
+    }
+}
+
+impl<D: LinearOps, E: Element> ActivationGrad<'_, D, E> {
+    /// Validates the arguments and runs the op.
+    ///
+    /// # Errors
+    /// Returns an error for wrong shapes, before anything is written.
+    pub fn run(self, backend: &D) -> Result<()> {
+        const OP: &str = "linear.activation_grad";
+        let (m, n) = (self.grad_output.rows, self.grad_output.cols);
+        self.output.check(OP, matrix_name!("output"), m, n)?;
+        self.grad_output.check(OP, matrix_name!("grad_output"), m, n)?;
+        expect_size(OP, "grad_bias", self.grad_bias.len(), n)?;
+        let needed = Backward::<D, E>::workspace_len(backend, m, n, 0);
+        expect_at_least(OP, "workspace", self.workspace.len(), needed)?;
+        backend.linear_activation_grad(self)
     }
 }

@@ -80,6 +80,25 @@ impl Loss {
     }
 }
 
+/// Checks the number of labels of a batch, and loss, threshold and scale.
+pub(super) fn check(
+    op: &'static str,
+    (loss, threshold, loss_scale): (Loss, f32, f32),
+    batch_size: usize,
+    labels: usize,
+) -> Result<()> {
+    expect_size(op, "labels", labels, batch_size)?;
+    if batch_size > u32::MAX as usize - 1 {
+        return Err(invalid(op, "labels", "more than 2^32 - 2 samples: split the batch"));
+    }
+    check_power_of_two(op, "loss_scale", loss_scale)?;
+    loss.check(op)?;
+    if !(0.0..0.5).contains(&threshold) {
+        return Err(invalid(op, "threshold", format!("{threshold}, but must be in [0, 0.5)")));
+    }
+    Ok(())
+}
+
 /// The name of the op in errors.
 pub(crate) const OP: &str = "loss.forward";
 
@@ -170,24 +189,14 @@ impl<D: LossOps> Forward<'_, D> {
     /// # Errors
     /// Returns an error for wrong shapes or an invalid threshold, scale or weight.
     pub fn validate(&self, backend: &D) -> Result<()> {
-        expect_size(OP, "labels", self.labels.len(), self.logits.len())?;
-        if self.labels.len() > u32::MAX as usize - 1 {
-            return Err(invalid(OP, "labels", "more than 2^32 - 2 samples: split the batch"));
-        }
+        let batch_size = self.logits.len();
+        let how = (self.loss, self.threshold, self.loss_scale);
+        check(OP, how, batch_size, self.labels.len())?;
         expect_size(OP, "mean", self.mean.len(), 1)?;
         if let Some(grad) = &self.grad_logits {
-            expect_size(OP, "grad_logits", grad.len(), self.logits.len())?;
+            expect_size(OP, "grad_logits", grad.len(), batch_size)?;
         }
-        check_power_of_two(OP, "loss_scale", self.loss_scale)?;
-        self.loss.check(OP)?;
-        if !(0.0..0.5).contains(&self.threshold) {
-            return Err(invalid(
-                OP,
-                "threshold",
-                format!("{}, but must be in [0, 0.5)", self.threshold),
-            ));
-        }
-        let needed = Self::workspace_len(backend, self.logits.len());
+        let needed = Self::workspace_len(backend, batch_size);
         expect_at_least(OP, "workspace", self.workspace.len(), needed)
     }
 

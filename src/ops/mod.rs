@@ -110,6 +110,7 @@ pub(crate) mod device;
 pub mod embedding_bag;
 pub mod finite_check;
 pub mod guide;
+pub mod head;
 pub mod index_sort;
 pub mod interaction;
 pub mod linear;

@@ -30,7 +30,7 @@ fn copies_are_refused() {
         assert_eq!(b.download(Cuda::view(&of_a), &mut [0.0; 10]), REFUSED);
         assert_eq!(b.download(Cuda::slice(&of_a, 2..3), &mut [0.0]), REFUSED);
         assert_eq!(a.upload(&[2.0; 10], Cuda::view_mut(&mut of_b)), REFUSED);
-        let (mut left, _right) = Cuda::split_mut(&mut of_b, 0..3, 5..10);
+        let [mut left, _right] = Cuda::split_mut(&mut of_b, [0..3, 5..10]);
         assert_eq!(a.upload(&[2.0; 3], left.reborrow()), REFUSED);
         assert_eq!(a.download(left.as_view(), &mut [0.0; 3]), REFUSED);
         for copier in [a, &b] {

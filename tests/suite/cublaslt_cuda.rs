@@ -3,7 +3,9 @@
 
 use crate::common::cuda::{emulator, with_cublaslt};
 use crate::common::*;
-use crate::linear::{Layers, Rounded, backward_is_right_of, forward_is_right_of};
+use crate::linear::{
+    Layers, Rounded, backward_goes_through_relu_of, backward_is_right_of, forward_is_right_of,
+};
 use crate::linear_cuda::run;
 use bagdot::backend::cuda::Gemm;
 use bagdot::ops::{Activation, Device, Matrix, MatrixMut, Precision, linear};
@@ -39,6 +41,7 @@ fn layers_are_right_of<E: Layers>(precision: Precision) {
     // Each of four shapes, two activations and two modes of accumulation takes two products with a
     // gradient of the input, and one without.
     assert!(products().is_none_or(|products| products == 16 + 16 * 3), "{:?}", products());
+    backward_goes_through_relu_of::<_, E>(&cuda, (33, 64, 72), precision);
     assert!(alone.is_none_or(|alone| alone.report().is_empty()));
 }
 

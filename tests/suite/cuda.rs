@@ -335,7 +335,7 @@ fn buffers_are_cleared_copied_and_freed() {
     let empty = cuda.alloc::<u32>(0).unwrap();
     assert!(download(&cuda, &empty).is_empty());
     let mut two = upload(&cuda, &[1.0_f32, 2.0, 3.0, 4.0]);
-    let (mut left, right) = Cuda::split_mut(&mut two, 0..1, 2..4);
+    let [mut left, right] = Cuda::split_mut(&mut two, [0..1, 2..4]);
     assert_eq!((left.len(), right.len()), (1, 2));
     let text = cuda.upload(&[0.0; 2], left.reborrow()).unwrap_err().to_string();
     assert_eq!(text, "upload: target is 1, but must be 2");

@@ -21,7 +21,7 @@ fn batch(batch_size: usize, seed: u64) -> Batch<i64> {
     let features: Vec<_> =
         POOLINGS.iter().enumerate().map(|(table, &pooling)| feature(table, pooling)).collect();
     let lengths: Vec<usize> =
-        (0..3 * batch_size).map(|k| (k * 7 + seed as usize * 5) % (4 + seed as usize)).collect();
+        (0..3 * batch_size).map(|k| (k * 11 + seed as usize * 5) % (4 + seed as usize)).collect();
     let name = format!("batch {seed}");
     let case = BagCase::new(name, (&tables, &features), &lengths, uniform);
     let labels = draw(batch_size, seed + 50).iter().map(|x| f32::from(*x > 0.0)).collect();
@@ -262,7 +262,7 @@ fn a_step_is_a_short_graph() {
         of(ComputePrecision::BF16, Gemm::Own),
         of(ComputePrecision::BF16, Gemm::CublasLt),
     ];
-    assert_eq!(all, [(36, 28), (39, 31), (39, 31)]);
+    assert_eq!(all, [(27, 20), (27, 20), (31, 24)]);
 }
 
 /// Checks that a recording keeps the buffers that it names, and that all memory is freed in the

@@ -9,7 +9,7 @@ use bagdot::ops::{
     Accum, Activation, Bags, Device, Feature, Interaction, Loss, Matrix, MatrixMut, Optimizer,
     OptimizerStateMut, PairOrder, Pooling, Precision, Rounding, StepControl, StepValues, Table,
     TableBatch, UpdateRule, View, WeightDecay, cast, dense_update, embedding_bag, finite_check,
-    interaction, linear, loss, moving_average, pooled_interaction, sparse_update,
+    head, interaction, linear, loss, moving_average, pooled_interaction, sparse_update,
 };
 use bagdot::{Cpu, Jagged, Philox, Result, Scalar, f16};
 
@@ -483,6 +483,38 @@ fn losses() {
         .loss_scale(draw.of(&[1.0, 1024.0, 0.0, -1.0, 3.0, f32::NAN]));
         forward.grad_logits = draw.one_in(2).then(|| draw.exclusive(&mut grads, n).into());
         forward.run(&cpu())
+    });
+}
+
+#[test]
+fn heads() {
+    let floats = vec![0.5; ROOM];
+    never_panics("head", |draw| {
+        let (m, k) = (draw.size(), draw.size());
+        let (mut logits, mut grad_logits) = (vec![0.0; ROOM], vec![0.0; ROOM]);
+        let (mut dx, mut dw) = (vec![0.0; ROOM], vec![0.0; ROOM]);
+        let (mut mean, mut db) = ([0.0; 2], [0.0; 2]);
+        head::LossAndGrads::<Cpu, f32>::new(
+            draw.of(&[Loss::BceWithLogits, Loss::Mse]),
+            head::Forward::new(
+                draw.matrix(&floats, m, k),
+                draw.shared(&floats, k),
+                if draw.one_in(12) { &floats[..2] } else { &floats[..1] },
+                draw.exclusive(&mut logits, m),
+            ),
+            draw.shared(&floats, m),
+            if draw.one_in(12) { &mut mean[..] } else { &mut mean[..1] },
+            head::Grads::new(
+                draw.exclusive(&mut grad_logits, m),
+                draw.matrix_mut(&mut dx, m, k),
+                draw.exclusive(&mut dw, k),
+                if draw.one_in(12) { &mut db[..] } else { &mut db[..1] },
+            ),
+            &mut [],
+        )
+        .threshold(draw.of(&[0.0, 0.1, 0.5, f32::NAN]))
+        .loss_scale(draw.of(&[1.0, 1024.0, 0.0, 3.0]))
+        .run(&cpu())
     });
 }
 

@@ -1,7 +1,7 @@
 //! Tests of `linear`: a fully connected layer, forward and backward.
 
 use crate::common::*;
-use bagdot::ops::linear::{Backward, Forward, LinearOps, Pack};
+use bagdot::ops::linear::{ActivationGrad, Backward, Forward, LinearOps, Pack};
 use bagdot::ops::{Accum, Activation, Precision};
 use bagdot::{Cpu, DType, bf16, f16};
 
@@ -11,6 +11,7 @@ backend_suite!(
     forward_is_right_in_low_precision,
     backward_is_right,
     backward_is_right_in_low_precision,
+    backward_goes_through_relu,
     nan_comes_through,
     wrong_shapes_are_errors,
 );
@@ -324,6 +325,96 @@ pub fn backward_is_right_of<B: LinearOps, E: Layers>(
                 }
             }
         }
+    }
+}
+
+/// Checks the backward pass of a layer whose input is the output of ReLU, and which gets the
+/// gradient of its affine map from `ActivationGrad`: two layers without a pass between them.
+fn backward_goes_through_relu<B: LinearOps>(device: &B) {
+    for shape in [(0, 3, 4), (1, 1, 1), (33, 5, 17), (130, 64, 70), (300, 16, 40)] {
+        backward_goes_through_relu_of::<B, f32>(device, shape, Precision::Full);
+        backward_goes_through_relu_of::<B, f32>(device, shape, Precision::Tf32);
+        backward_goes_through_relu_of::<B, f16>(device, shape, Precision::Full);
+        backward_goes_through_relu_of::<B, bf16>(device, shape, Precision::Full);
+    }
+}
+
+pub fn backward_goes_through_relu_of<B: LinearOps, E: Layers>(
+    device: &B,
+    (m, n, k): (usize, usize, usize),
+    precision: Precision,
+) {
+    let case = Case::<E>::new((m, n, k), precision);
+    let (output, grad_output) = (draw_stored::<E>(m * n, 8), draw_stored::<E>(m * n, 9));
+    let (activation, wants_input) = (Activation::Relu, true);
+    for (accum, gap) in [(Accum::Replace, 0), (Accum::Add, 3)] {
+        let what = format!("{}, {precision:?}, {:?}, gap {gap}", E::DTYPE, (m, n, k));
+        let (old_weight, old_bias, old_before) = (draw(n * k, 10), draw(n, 11), draw(k, 12));
+        let (output, grad_output) = (&output[..], &grad_output[..]);
+        let how = How { output, grad_output, activation, accum, wants_input, gap };
+        let want = case.backward(device, how, (&old_weight, &old_bias));
+
+        let z = Grid::new(m, n, gap, grad_output);
+        let (x, w, y) = (
+            Grid::new(m, k, gap, &case.input),
+            Grid::new(n, k, gap, &case.weight),
+            Grid::new(m, n, gap, output),
+        );
+        let (dx, dw) = (Grid::<E>::poisoned(m, k, gap), Grid::new(n, k, gap, &old_weight));
+        let inputs = [x.upload(device), w.upload(device), y.upload(device)];
+        let mut grads = [z.upload(device), dx.upload(device)];
+        let mut dw_buffer = dw.upload(device);
+        let [mut db, mut db_before] = [&old_bias, &old_before].map(|of| upload(device, of));
+        let len = Backward::<B, E>::workspace_len(device, m, n, k);
+        let mut workspace = upload(device, &poisoned::<u64>(len));
+        let op = ActivationGrad::new(
+            y.view(&inputs[2]),
+            activation,
+            z.view_mut(&mut grads[0]),
+            B::view_mut(&mut db),
+            B::view_mut(&mut workspace),
+        );
+        assert_eq!(outcome(device, op.accum(accum).run(device)), Ok(()));
+        let mut unused = device.alloc(n).unwrap();
+        let [z_buffer, dx_buffer] = &mut grads;
+        let mut op = Backward::new(
+            x.view(&inputs[0]),
+            w.view(&inputs[1]),
+            y.view(&inputs[2]),
+            z.view_mut(z_buffer),
+            dw.view_mut(&mut dw_buffer),
+            B::view_mut(&mut unused),
+            B::view_mut(&mut workspace),
+        )
+        .precision(precision)
+        .grad_input(dx.view_mut(dx_buffer))
+        .through_relu(B::view_mut(&mut db_before))
+        .accum(accum);
+        op.grad_bias = None;
+        assert_eq!(outcome(device, op.run(device)), Ok(()));
+
+        // All but the bias gradients are the same bits as of the parts one by one.
+        assert_same_bits(&what, &z.download(device, &grads[0]), &want.affine);
+        assert_same_bits(&what, &dw.download(device, &dw_buffer), &want.weight);
+        let got = dx.download(device, &grads[1]);
+        let masked = want.input.iter().zip(&case.input);
+        let masked: Vec<E> =
+            masked.map(|(&g, x)| if x.value() <= 0.0 { E::store(0.0) } else { g }).collect();
+        assert_same_bits(&what, &got, &masked);
+        let sums = |values: &[E], columns: usize, old: &[f32]| -> Vec<Approx> {
+            let sum_of = |column: usize| {
+                let mut terms: Vec<_> =
+                    exact(values).into_iter().skip(column).step_by(columns).collect();
+                terms.extend((accum == Accum::Add).then(|| Approx::exact(old[column])));
+                Approx::sum(&terms)
+            };
+            (0..columns).map(sum_of).collect()
+        };
+        let (db, db_before) = (download(device, &db), download(device, &db_before));
+        assert_close(&format!("{what}, bias"), &db, &sums(&want.affine, n, &old_bias));
+        assert_close(&format!("{what}, before"), &db_before, &sums(&got, k, &old_before));
+        let untouched = download(device, &unused);
+        assert!(untouched.iter().all(|x| *x == 0.0), "a bias without a gradient stays");
     }
 }
 

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 
 use crate::common::cuda::{emulator, on_every_schedule, own};
 use crate::common::*;
+use crate::linear::backward_goes_through_relu_of;
 use bagdot::ops::linear::{Backward, Forward, LinearOps};
 use bagdot::ops::{Activation, Matrix, MatrixMut, Precision};
 use bagdot::{Cpu, Cuda, Philox, bf16, f16};
@@ -111,6 +112,15 @@ fn large_tiles_are_right() {
         is_as_on_the_cpu::<bf16>(&cuda, shape, Precision::Full);
         assert!(alone.is_none_or(|alone| alone.report().is_empty()));
     }
+}
+
+/// Checks the gradient through ReLU in large tiles.
+#[test]
+fn large_tiles_go_through_relu() {
+    let alone = emulator().map(|emulator| emulator.exclusive());
+    backward_goes_through_relu_of::<Cuda, f32>(&own(), (1450, 4, 1500), Precision::Full);
+    backward_goes_through_relu_of::<Cuda, bf16>(&own(), (1450, 4, 1500), Precision::Full);
+    assert!(alone.is_none_or(|alone| alone.report().is_empty()));
 }
 
 /// Checks split-K sums over the batch, in parts that do not end at the end of a tile.

@@ -34,6 +34,7 @@ mod finite_check;
 #[cfg(feature = "train")]
 mod fuzz;
 mod golden;
+mod head;
 mod hostile_arguments;
 mod index_sort;
 mod interaction;
@@ -50,6 +51,8 @@ mod moving_average;
 #[cfg(feature = "cuda")]
 mod older_drivers_cuda;
 mod pooled_interaction;
+#[cfg(feature = "cuda")]
+mod pooled_interaction_cuda;
 mod properties;
 #[cfg(feature = "cuda")]
 mod readme;

@@ -4,11 +4,12 @@ use crate::common::*;
 use bagdot::ops::embedding_bag;
 use bagdot::ops::interaction::{self, Features};
 use bagdot::ops::pooled_interaction::{Forward, Interact, PooledInteractionOps};
-use bagdot::ops::{Interaction, PairOrder, Pooling, Precision};
+use bagdot::ops::{Feature, Interaction, PairOrder, Pooling, Precision};
 use bagdot::{Error, Result, bf16, f16};
 
 backend_suite!(
     cuda: dots_are_those_of_both_ops,
+    dots_of_16_bits_and_tf32_are_those_of_both_ops,
     cat_takes_any_pooled_vectors,
     bad_ids_are_reported,
     wrong_shapes_are_errors,
@@ -32,9 +33,15 @@ struct Case {
     /// The slack behind each row of the pooled vectors, in elements.
     gap: usize,
     with_argmax: bool,
+    precision: Precision,
 }
 
 impl Case {
+    /// Makes a case without gaps or sources of maxima, with exact products.
+    fn new(bags: BagCase, interaction: Interaction, dim: usize) -> Self {
+        Self { bags, interaction, dim, gap: 0, with_argmax: false, precision: Precision::Full }
+    }
+
     /// Runs `pooled_interaction`, which keeps the pooled vectors or not, or runs one op after the
     /// other if `keeps` is none.
     fn run<B: PooledInteractionOps, E: Stored, O: Stored + Poison>(
@@ -42,8 +49,8 @@ impl Case {
         device: &B,
         keeps: Option<bool>,
     ) -> (Got<O>, Result<()>) {
-        let Self { bags: case, interaction, dim, gap, with_argmax } = self;
-        let (interaction, dim, precision) = (*interaction, *dim, Precision::Full);
+        let Self { bags: case, interaction, dim, gap, with_argmax, precision } = self;
+        let (interaction, dim, precision) = (*interaction, *dim, *precision);
         let (batch_size, cols) = (case.batch_size, case.width());
         let width = match interaction {
             Interaction::Cat => dim + cols,
@@ -122,40 +129,84 @@ fn five_features(pooling: Pooling) -> BagCase {
     BagCase::new(format!("{pooling:?}"), (&tables, &features), &lengths, uniform)
 }
 
+const APPENDED: Interaction = Interaction::Dot {
+    order: PairOrder::UpperTriangle,
+    include_self: true,
+    append_sparse: true,
+    pad_to: 8,
+};
+
 fn dots_are_those_of_both_ops<B: PooledInteractionOps>(device: &B) {
-    let appended = Interaction::Dot {
-        order: PairOrder::UpperTriangle,
-        include_self: true,
-        append_sparse: true,
-        pad_to: 8,
-    };
     for pooling in POOLINGS {
         for (interaction, gap, with_argmax) in [
             (Interaction::default(), 0, false),
             (Interaction::default(), FAR, true),
-            (appended, FAR, false),
+            (APPENDED, FAR, false),
         ] {
-            Case { bags: five_features(pooling), interaction, dim: 8, gap, with_argmax }
-                .check::<B, f32, f32>(device);
+            let case = Case::new(five_features(pooling), interaction, 8);
+            Case { gap, with_argmax, ..case }.check::<B, f32, f32>(device);
         }
     }
-    let weighted = || five_features(Pooling::Sum).weighted();
-    Case { bags: weighted(), interaction: appended, dim: 8, gap: 1, with_argmax: false }
-        .check::<B, f16, f32>(device);
+    let weighted = Case::new(five_features(Pooling::Sum).weighted(), APPENDED, 8);
+    Case { gap: 1, ..weighted }.check::<B, f16, f32>(device);
+}
+
+/// Returns `num_features` features with `dim` columns, each of a table of its own. Sample `b` has
+/// `length(b)` ids of each.
+fn features(
+    num_features: usize,
+    dim: usize,
+    batch_size: usize,
+    length: fn(usize) -> usize,
+) -> BagCase {
+    let tables: Vec<_> = (0..num_features).map(|k| (3 + 7 * k, dim)).collect();
+    let features: Vec<_> = (0..num_features)
+        .map(|table| Feature {
+            padding_idx: (table % 3 == 0).then_some(1),
+            ..feature(table, if table % 2 == 0 { Pooling::Sum } else { Pooling::Mean })
+        })
+        .collect();
+    let lengths: Vec<usize> = (0..num_features * batch_size).map(length).collect();
+    let name = format!("F {num_features}, D {dim}, B {batch_size}");
+    BagCase::new(name, (&tables, &features), &lengths, uniform)
+}
+
+/// Checks what one kernel of a device may take: rows of 16 bytes, of more columns than a warp loads
+/// at once and of fewer, and others; samples for a warp and for a block; bags of one id and of
+/// several.
+fn dots_of_16_bits_and_tf32_are_those_of_both_ops<B: PooledInteractionOps>(device: &B) {
+    let single: fn(usize) -> usize = |k| usize::from(k % 7 > 0);
+    let several: fn(usize) -> usize = |k| k * 5 % 11;
+    for (num_features, dim, batch_size, length) in [
+        (3, 8, 5, single),
+        (26, 16, 3, several),
+        (40, 24, 3, single),
+        (5, 136, 4, several),
+        (4, 264, 2, single),
+        (6, 6, 4, several),
+        (3, 8, 1030, single),
+    ] {
+        let bags = || features(num_features, dim, batch_size, length);
+        for (bags, interaction) in [(bags(), Interaction::default()), (bags().weighted(), APPENDED)]
+        {
+            let case = Case { gap: 8, ..Case::new(bags, interaction, dim) };
+            case.check::<B, f32, bf16>(device);
+            case.check::<B, f16, f16>(device);
+            case.check::<B, bf16, bf16>(device);
+            case.check::<B, bf16, f16>(device);
+            Case { precision: Precision::Tf32, ..case }.check::<B, f32, f32>(device);
+        }
+    }
     for gap in [0, FAR] {
-        let case =
-            || Case { bags: weighted(), interaction: appended, dim: 8, gap, with_argmax: false };
-        case().check::<B, f32, bf16>(device);
-        case().check::<B, bf16, f16>(device);
+        let case = Case::new(five_features(Pooling::Mean).weighted(), APPENDED, 8);
+        Case { gap, ..case }.check::<B, f32, f16>(device);
     }
 }
 
 fn cat_takes_any_pooled_vectors<B: PooledInteractionOps>(device: &B) {
-    let case =
-        |bags| Case { bags, interaction: Interaction::Cat, dim: 3, gap: FAR, with_argmax: false };
-    BagCase::all(Pooling::Mean)
-        .into_iter()
-        .for_each(|bags| case(bags).check::<B, f32, f32>(device));
+    for bags in BagCase::all(Pooling::Mean) {
+        Case { gap: FAR, ..Case::new(bags, Interaction::Cat, 3) }.check::<B, f32, f32>(device);
+    }
 }
 
 fn bad_ids_are_reported<B: PooledInteractionOps>(device: &B) {
@@ -176,27 +227,17 @@ fn bad_ids_are_reported<B: PooledInteractionOps>(device: &B) {
         count: 2,
     };
     for gap in [0, FAR] {
-        let case = Case {
-            bags: bags.clone(),
-            interaction: Interaction::default(),
-            dim: 8,
-            gap,
-            with_argmax: false,
-        };
+        let case = Case { gap, ..Case::new(bags.clone(), Interaction::default(), 8) };
         assert_out_of_range(case.run::<B, f32, f32>(device, Some(false)).1, error.clone());
+        assert_eq!(device.synchronize(), Ok(()), "an error is reported once");
+        assert_out_of_range(case.run::<B, f32, bf16>(device, Some(false)).1, error.clone());
         assert_eq!(device.synchronize(), Ok(()), "an error is reported once");
     }
 }
 
 /// Checks that nothing is written if the dimension of the interaction is wrong.
 fn wrong_shapes_are_errors<B: PooledInteractionOps>(device: &B) {
-    let case = Case {
-        bags: five_features(Pooling::Sum),
-        interaction: Interaction::default(),
-        dim: 7,
-        gap: 0,
-        with_argmax: false,
-    };
+    let case = Case::new(five_features(Pooling::Sum), Interaction::default(), 7);
     let (got, result) = case.run::<B, f32, f32>(device, Some(true));
     let message = result.unwrap_err().to_string();
     assert!(message.contains("40 is no multiple of the dimension 7"), "{message}");

@@ -238,8 +238,15 @@ api! {
             let preference = of(&lt.preferences, preference)?;
             let algorithm = find(operation, layouts, preference)?;
             let workspace = algorithm.workspace as usize;
-            put(found, Found { algorithm, workspace, state: 0, waves: 1.0, reserved: [0; 4] })?;
-            put(count, 1)
+            let result =
+                |state| Found { algorithm, workspace, state, waves: 1.0, reserved: [0; 4] };
+            // The result that is ranked first may be of an algorithm that cannot run.
+            let failed = c_int::from(most > 1);
+            if failed == 1 {
+                put(found, result(NOT_SUPPORTED.0))?;
+            }
+            put(found.wrapping_add(failed as usize), result(0))?;
+            put(count, 1 + failed)
         })
     }
     fn cublasLtMatmul(

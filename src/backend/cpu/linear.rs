@@ -6,12 +6,13 @@
 use bytemuck::{cast_slice, cast_slice_mut};
 
 use super::Cpu;
+use super::compute::column_sums::column_sums;
 use super::compute::gemm::{Epilogue, Operand, Product, gemm, pack_b, packed_b_len};
 use super::runtime::erased::{ByElement, Retype, with_elements};
 use crate::dtype::{DType, Element, bf16, f16};
 use crate::error::Result;
-use crate::ops::Accum;
-use crate::ops::linear::{Activation, Backward, Forward, LinearOps, Pack};
+use crate::ops::linear::{Activation, ActivationGrad, Backward, Forward, LinearOps, Pack};
+use crate::ops::{Accum, Matrix, MatrixMut, ViewMut};
 use crate::simd::{Lanes, Loop};
 use crate::size::product;
 
@@ -32,6 +33,11 @@ impl LinearOps for Cpu {
 
     fn linear_backward<E: Element>(&self, args: Backward<'_, Self, E>) -> Result<()> {
         backward(self, ByElement::of::<E, _>(args));
+        Ok(())
+    }
+
+    fn linear_activation_grad<E: Element>(&self, args: ActivationGrad<'_, Self, E>) -> Result<()> {
+        activation_grad(self, ByElement::of::<E, _>(args));
         Ok(())
     }
 
@@ -56,6 +62,13 @@ type AnyPack<'a> = ByElement<Pack<'a, Cpu, f32>, Pack<'a, Cpu, f16>, Pack<'a, Cp
 type AnyBackward<'a> =
     ByElement<Backward<'a, Cpu, f32>, Backward<'a, Cpu, f16>, Backward<'a, Cpu, bf16>>;
 
+/// [`ActivationGrad`] with elements of any type.
+type AnyActivationGrad<'a> = ByElement<
+    ActivationGrad<'a, Cpu, f32>,
+    ActivationGrad<'a, Cpu, f16>,
+    ActivationGrad<'a, Cpu, bf16>,
+>;
+
 #[inline(never)]
 fn forward(cpu: &Cpu, args: AnyForward<'_>) {
     with_elements!(args => forward_elements(cpu, args));
@@ -64,6 +77,11 @@ fn forward(cpu: &Cpu, args: AnyForward<'_>) {
 #[inline(never)]
 fn pack(cpu: &Cpu, args: AnyPack<'_>) {
     with_elements!(args => pack_elements(cpu, args));
+}
+
+#[inline(never)]
+fn activation_grad(cpu: &Cpu, args: AnyActivationGrad<'_>) {
+    with_elements!(args => activation_grad_elements(cpu, args));
 }
 
 #[inline(never)]
@@ -107,17 +125,13 @@ fn pack_elements<E: Element>(cpu: &Cpu, Pack { weight, packed }: Pack<'_, Cpu, E
 /// computes `dL/dX = Z W`, and `dL/dW = Zᵀ X` with `dL/db`, the row sums of `Zᵀ`.
 fn backward_elements<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
     let Backward { input, weight, output, activation, mut grad_output, .. } = args;
-    let Backward { grad_input, grad_weight, grad_bias, accum, .. } = args;
+    let Backward { grad_input, grad_weight, grad_bias, grad_bias_before, accum, .. } = args;
     let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
     if activation == Activation::Relu {
-        // A load and a store of an element take as long as several operations.
-        let cpu = cpu.for_operations(product([8, m, n]));
-        cpu.for_each_row(grad_output.reborrow(), |r, grad| {
-            cpu.dispatch.run(ReluGrad { grad, output: output.row(r) })
-        });
+        relu_grad(cpu, output, grad_output.reborrow());
     }
     let (z, ld) = (&*grad_output.data, grad_output.ld);
-    if let Some(grad_input) = grad_input {
+    if let Some(mut grad_input) = grad_input {
         let product = Product {
             shape: (m, k, n),
             a: Operand::row_major(z, ld),
@@ -126,7 +140,11 @@ fn backward_elements<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
             epilogue: Epilogue::Replace,
             row_sums: None,
         };
-        gemm(cpu, product, grad_input);
+        gemm(cpu, product, grad_input.reborrow());
+        if let Some(mut sums) = grad_bias_before {
+            relu_grad(cpu, input, grad_input.reborrow());
+            column_sums(cpu, grad_input.as_matrix(), None, &mut sums, accum);
+        }
     }
     let product = Product {
         shape: (n, k, m),
@@ -137,9 +155,28 @@ fn backward_elements<E: Element>(cpu: &Cpu, args: Backward<'_, Cpu, E>) {
             Accum::Replace => Epilogue::Replace,
             Accum::Add => Epilogue::Add,
         },
-        row_sums: Some(grad_bias.into_slice()),
+        row_sums: grad_bias.map(ViewMut::into_slice),
     };
     gemm(cpu, product, grad_weight);
+}
+
+fn activation_grad_elements<E: Element>(cpu: &Cpu, args: ActivationGrad<'_, Cpu, E>) {
+    let ActivationGrad { output, activation, mut grad_output, mut grad_bias, accum, .. } = args;
+    if activation == Activation::Relu {
+        relu_grad(cpu, output, grad_output.reborrow());
+    }
+    column_sums(cpu, grad_output.as_matrix(), None, &mut grad_bias, accum);
+}
+
+/// Computes the gradient of the affine map in place of that of ReLU's output.
+pub(super) fn relu_grad<E: Element>(
+    cpu: &Cpu,
+    output: Matrix<'_, Cpu, E>,
+    grad: MatrixMut<'_, Cpu, E>,
+) {
+    // A load and a store of an element take as long as several operations.
+    let cpu = cpu.for_operations(product([8, grad.rows, grad.cols]));
+    cpu.for_each_row(grad, |r, grad| cpu.dispatch.run(ReluGrad { grad, output: output.row(r) }));
 }
 
 /// Replaces the gradient of a ReLU's output by the gradient of its input: 0 where the output is 0.
@@ -195,10 +232,21 @@ impl<'a, E: Element, T: Element> Retype<E, T> for Backward<'a, Cpu, E> {
             grad_input: self.grad_input.retype(),
             grad_weight: self.grad_weight,
             grad_bias: self.grad_bias,
+            grad_bias_before: self.grad_bias_before,
             accum: self.accum,
             workspace: self.workspace,
             // Ops of the CPU have no branches.
             branch: None,
         }
+    }
+}
+
+impl<'a, E: Element, T: Element> Retype<E, T> for ActivationGrad<'a, Cpu, E> {
+    type Output = ActivationGrad<'a, Cpu, T>;
+
+    fn retype(self) -> Self::Output {
+        let Self { output, activation, grad_output, grad_bias, accum, workspace } = self;
+        let (output, grad_output) = (output.retype(), grad_output.retype());
+        ActivationGrad { output, activation, grad_output, grad_bias, accum, workspace }
     }
 }

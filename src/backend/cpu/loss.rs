@@ -7,35 +7,39 @@ use crate::ops::loss::{Forward, Loss, LossOps, OP};
 
 impl LossOps for Cpu {
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()> {
-        let Forward {
-            loss, threshold, loss_scale, logits, labels, mut mean, mut grad_logits, ..
-        } = args;
-        let scale = if logits.is_empty() { 0.0 } else { 1.0 / logits.len() as f64 };
-        let (mut sum, mut bad, mut count) = (0.0, None, 0);
-        for (k, (z, y)) in logits.iter().zip(labels.iter()).enumerate() {
-            let is_label = (0.0..=1.0).contains(y);
-            if !is_label {
-                bad = bad.or(Some((k, *y)));
-                count += 1;
-            }
-            let (value, grad) = match is_label {
-                true => sample(loss, f64::from(threshold), f64::from(*z), f64::from(*y)),
-                false => (0.0, 0.0),
-            };
-            sum += value;
-            if let Some(grads) = grad_logits.as_deref_mut() {
-                grads[k] = (grad * scale) as f32 * loss_scale;
-            }
-        }
-        mean[0] = sum * scale;
-        bad.map_or(Ok(()), |(position, value)| {
-            Err(Error::LabelOutOfRange { op: OP, position, value, count })
-        })
+        forward(OP, args)
     }
 
     fn loss_workspace_len(&self, _batch_size: usize) -> usize {
         0
     }
+}
+
+/// Runs [`Forward`] for the op of the name `op`.
+pub(super) fn forward(op: &'static str, args: Forward<'_, Cpu>) -> Result<()> {
+    let Forward { loss, threshold, loss_scale, logits, labels, mut mean, mut grad_logits, .. } =
+        args;
+    let scale = if logits.is_empty() { 0.0 } else { 1.0 / logits.len() as f64 };
+    let (mut sum, mut bad, mut count) = (0.0, None, 0);
+    for (k, (z, y)) in logits.iter().zip(labels.iter()).enumerate() {
+        let is_label = (0.0..=1.0).contains(y);
+        if !is_label {
+            bad = bad.or(Some((k, *y)));
+            count += 1;
+        }
+        let (value, grad) = match is_label {
+            true => sample(loss, f64::from(threshold), f64::from(*z), f64::from(*y)),
+            false => (0.0, 0.0),
+        };
+        sum += value;
+        if let Some(grads) = grad_logits.as_deref_mut() {
+            grads[k] = (grad * scale) as f32 * loss_scale;
+        }
+    }
+    mean[0] = sum * scale;
+    bad.map_or(Ok(()), |(position, value)| {
+        Err(Error::LabelOutOfRange { op, position, value, count })
+    })
 }
 
 /// Returns the loss of one sample, and its derivative with respect to the logit.

@@ -15,6 +15,7 @@ mod embedding_bag;
 mod finite_check;
 #[doc(hidden)]
 pub mod floor;
+mod head;
 mod index_sort;
 mod interaction;
 mod linear;
@@ -227,13 +228,17 @@ impl Device for Cpu {
         ViewMut::from(&mut buffer[range])
     }
 
-    fn split_mut<T: Scalar>(
+    fn split_mut<T: Scalar, const N: usize>(
         buffer: &mut Buffer<T>,
-        first: Range<usize>,
-        second: Range<usize>,
-    ) -> (ViewMut<'_, Self, T>, ViewMut<'_, Self, T>) {
-        let (left, right) = buffer.split_at_mut(second.start);
-        (ViewMut::from(&mut left[first]), ViewMut::from(&mut right[..second.end - second.start]))
+        ranges: [Range<usize>; N],
+    ) -> [ViewMut<'_, Self, T>; N] {
+        let (mut rest, mut start) = (&mut buffer[..], 0);
+        ranges.map(|range| {
+            let (_, from_here) = std::mem::take(&mut rest).split_at_mut(range.start - start);
+            let (view, behind) = from_here.split_at_mut(range.len());
+            (rest, start) = (behind, range.end);
+            ViewMut::from(view)
+        })
     }
 }
 

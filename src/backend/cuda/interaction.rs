@@ -21,7 +21,6 @@ use super::runtime::pointer::{Ptr, PtrMut};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::interaction::{Backward, Features, FeaturesMut, Forward, InteractionOps, Sizes};
-use crate::ops::pooled_interaction::PooledInteractionOps;
 use crate::ops::{Interaction, Matrix, MatrixMut, PairOrder, ViewMut};
 
 /// Bytes of dynamic shared memory that a block has on any device without an attribute of the
@@ -76,24 +75,19 @@ impl Kernels {
     }
 }
 
-impl PooledInteractionOps for Cuda {}
-
 impl InteractionOps for Cuda {
     fn interaction_forward<E: Element>(&self, args: Forward<'_, Self, E>) -> Result<()> {
-        let Forward { interaction, dim, precision, features, output } = args;
-        let output = Part::of_mut(&output, self)?;
-        let Interaction::Dot { .. } = interaction else {
-            let from = parts(&features, 0, self)?;
-            let to = output.split(from[0].cols, PtrMut::add);
+        let Interaction::Dot { .. } = args.interaction else {
+            let from = parts(&args.features, 0, self)?;
+            let to = Part::of_mut(&args.output, self)?.split(from[0].cols, PtrMut::add);
             let mut copies = from.into_iter().zip(to);
             return copies.try_for_each(|(from, to)| self.copy::<E>(from, to, PtrMut::NULL));
         };
-        if output.cols == 0 {
+        if args.output.cols == 0 {
             return Ok(());
         }
-        let sizes = features.sizes("interaction.forward", interaction, dim)?;
-        let call = Dots { interaction, sizes, features: parts(&features, dim, self)?, output };
-        match precision.is_exact::<E>() {
+        let call = Dots::of_forward(&args, self)?;
+        match args.precision.is_exact::<E>() {
             true => self.dots::<E>(call),
             false => self.mma_dots::<E>(call),
         }
@@ -125,7 +119,7 @@ impl InteractionOps for Cuda {
 
 /// Some columns of a matrix on the device; `P` is a [`Ptr`] or a [`PtrMut`].
 #[derive(Clone, Copy)]
-struct Part<P> {
+pub(super) struct Part<P> {
     pointer: P,
     rows: usize,
     cols: usize,
@@ -183,7 +177,7 @@ fn parts_mut<E: Element>(
 
 /// The arguments of dot products: the features, and the output or its gradient.
 #[derive(Clone, Copy)]
-struct Dots<E, P> {
+pub(super) struct Dots<E, P> {
     interaction: Interaction,
     sizes: Sizes,
     features: [Part<Ptr<E>>; 2],
@@ -237,8 +231,31 @@ impl<E: Element, P: Copy> Dots<E, P> {
 }
 
 impl<E: Element> Dots<E, PtrMut<E>> {
+    /// Returns the dot products of a forward pass.
+    pub(super) fn of_forward(args: &Forward<'_, Cuda, E>, cuda: &Cuda) -> Result<Self> {
+        let Forward { interaction, dim, features, output, .. } = args;
+        Ok(Self {
+            interaction: *interaction,
+            sizes: features.sizes("interaction.forward", *interaction, *dim)?,
+            features: parts(features, *dim, cuda)?,
+            output: Part::of_mut(output, cuda)?,
+        })
+    }
+
+    /// Returns the grid and the number of threads of a team on the tensor cores, or `None` if a
+    /// sample needs too much shared memory.
+    pub(super) fn mma_teams(&self) -> Option<(Grid, u32)> {
+        let Sizes { num_features, dim, .. } = self.sizes;
+        let pitch =
+            dim.next_multiple_of(MMA_DEPTH / size_of::<E>()) + VECTOR_BYTES / size_of::<E>();
+        let bytes = (num_features * pitch + row_room::<E>(self.output.cols)) * size_of::<E>();
+        let threads =
+            if self.are_many_and_small() && bytes <= MMA_LIGHT { WARP } else { mma::THREADS };
+        self.teams(threads, bytes)
+    }
+
     /// Returns the parameters of the kernels for `F`, which is `E`.
-    fn forward<F: Element>(&self) -> InteractionForwardMatrices<F> {
+    pub(super) fn forward<F: Element>(&self) -> InteractionForwardMatrices<F> {
         debug_assert_eq!(E::DTYPE, F::DTYPE);
         let ([head, tail], output) = (self.features, self.output);
         InteractionForwardMatrices {
@@ -323,16 +340,10 @@ impl Cuda {
     }
 
     fn mma_dots<E: Element>(&self, call: Dots<E, PtrMut<E>>) -> Result<()> {
-        let Sizes { batch_size, num_features, dim, .. } = call.sizes;
-        let pitch =
-            dim.next_multiple_of(MMA_DEPTH / size_of::<E>()) + VECTOR_BYTES / size_of::<E>();
-        let bytes = (num_features * pitch + row_room::<E>(call.output.cols)) * size_of::<E>();
-        let threads =
-            if call.are_many_and_small() && bytes <= MMA_LIGHT { WARP } else { mma::THREADS };
-        let Some((grid, team_threads)) = call.teams(threads, bytes) else {
+        let Some((grid, team_threads)) = call.mma_teams() else {
             return self.tiled_dots::<E>(call);
         };
-        let batch_size = batch_size as u32;
+        let batch_size = call.sizes.batch_size as u32;
         let parameters =
             mma::InteractionMmaForward { matrices: call.forward::<E>(), batch_size, team_threads };
         // SAFETY: see above.

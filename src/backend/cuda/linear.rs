@@ -18,7 +18,7 @@ use super::runtime::params::vec::VECTOR_BYTES;
 use super::runtime::pointer::{Ptr, PtrMut};
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::ops::linear::{Activation, Backward, Forward, LinearOps};
+use crate::ops::linear::{Activation, ActivationGrad, Backward, Forward, LinearOps};
 use crate::ops::{Accum, Matrix, MatrixMut, Precision, ViewMut};
 use crate::size::{next_multiple, product, sum};
 
@@ -173,18 +173,18 @@ impl<K> Tile<K> {
 
 /// The split-K parts of sums over a batch.
 #[derive(Clone, Copy)]
-struct Parts {
+pub(super) struct Parts {
     /// The number of samples of a part.
-    len: usize,
-    count: usize,
+    pub(super) len: usize,
+    pub(super) count: usize,
     /// The number of parts in the workspace: at least `count` and 1, and no less for a larger
     /// batch.
-    room: usize,
+    pub(super) room: usize,
 }
 
 impl Parts {
     /// Splits a batch into at most `most` parts of at least `least` samples, but for the last part.
-    fn new(batch_size: usize, least: usize, most: usize) -> Self {
+    pub(super) fn new(batch_size: usize, least: usize, most: usize) -> Self {
         let len = next_multiple(batch_size.div_ceil(most), 32).max(least);
         Self {
             len,
@@ -215,6 +215,21 @@ impl Parts {
             false => Self { len: batch_size.max(1), count: 1, room: self.room },
         }
     }
+}
+
+/// Returns the most rows of tiles of an output of `rows` rows, no less for more rows. Tiny tiles
+/// make up only fewer than `FEW_BLOCKS` small ones.
+fn most_row_tiles(rows: usize) -> usize {
+    rows.div_ceil(SMALL_SIDE).max(rows.div_ceil(TINY_SIDE).min(2 * FEW_BLOCKS))
+}
+
+/// The gradient of the bias of a layer with ReLU, whose output is the input of the layer at hand.
+struct BiasBefore<'a, E: Element> {
+    input: Matrix<'a, Cuda, E>,
+    /// The workspace.
+    parts: PtrMut<f32>,
+    grad_bias: &'a ViewMut<'a, Cuda, f32>,
+    accum: Accum,
 }
 
 impl LinearOps for Cuda {
@@ -260,22 +275,31 @@ impl LinearOps for Cuda {
         let Backward {
             input, weight, output, activation, precision, grad_output, grad_input, ..
         } = args;
-        let Backward { grad_weight, grad_bias, accum, workspace, branch, .. } = args;
+        let Backward { grad_weight, grad_bias, grad_bias_before, accum, workspace, branch, .. } =
+            args;
         let (m, n, k) = (grad_output.rows, grad_output.cols, input.cols);
-        let (of_weight, of_bias) = (Parts::of_weight_grad(m, n, k), Parts::of_bias_grad(m));
+        let of_weight = Parts::of_weight_grad(m, n, k);
         let workspace = workspace.on(self)?.cast::<f32>();
         // The gradient of the weight is computed by the branch, if there is one.
         let (on, weight_parts, bias_parts) = match &branch {
             Some((branch, of_branch)) => (*branch, of_branch.on(branch)?.cast::<f32>(), workspace),
             None => (self, workspace, workspace.add(of_weight.room * n * k)),
         };
-        let output = (activation != Activation::None).then_some(output);
-        self.activation_grad(output, &grad_output, (bias_parts, &of_bias), (&grad_bias, accum))?;
+        if let Some(grad_bias) = grad_bias {
+            let output = (activation != Activation::None).then_some(output);
+            self.activation_grad(output, &grad_output, bias_parts, (&grad_bias, accum))?;
+        }
         if branch.is_some() {
             on.follow(self)?;
         }
         if let Some(grad_input) = grad_input {
-            self.input_grad(&grad_output, &weight, precision, &grad_input)?;
+            let before = grad_bias_before.as_ref().map(|grad_bias| BiasBefore {
+                input,
+                parts: bias_parts,
+                grad_bias,
+                accum,
+            });
+            self.input_grad(&grad_output, &weight, precision, &grad_input, before)?;
         }
         let product = Product {
             left: Factor::new(grad_output.data.on(self)?.as_const(), grad_output.ld).transposed(),
@@ -296,6 +320,13 @@ impl LinearOps for Cuda {
         on.weight_grad(&grad_output, &input, precision, parts, (&grad_weight, accum))
     }
 
+    fn linear_activation_grad<E: Element>(&self, args: ActivationGrad<'_, Self, E>) -> Result<()> {
+        let ActivationGrad { output, activation, grad_output, grad_bias, accum, workspace } = args;
+        let output = (activation != Activation::None).then_some(output);
+        let parts = workspace.on(self)?.cast::<f32>();
+        self.activation_grad(output, &grad_output, parts, (&grad_bias, accum))
+    }
+
     fn linear_backward_workspace_len<E: Element>(
         &self,
         batch_size: usize,
@@ -303,22 +334,28 @@ impl LinearOps for Cuda {
         inputs: usize,
     ) -> usize {
         let of_weight = Parts::of_weight_grad(batch_size, outputs, inputs);
-        let of_bias = Parts::of_bias_grad(batch_size);
-        let floats =
-            sum([product([of_weight.room, outputs, inputs]), product([of_bias.room, outputs])]);
+        let of_bias = product([Parts::of_bias_grad(batch_size).room, outputs.max(inputs)]);
+        let of_tiles = product([most_row_tiles(batch_size), inputs]);
+        let floats = sum([product([of_weight.room, outputs, inputs]), of_bias.max(of_tiles)]);
         floats.div_ceil(size_of::<u64>() / size_of::<f32>())
     }
 }
 
 impl Cuda {
-    /// Computes `grad_input = grad weight`.
+    /// Computes `grad_input = grad weight`, and with `before` the gradient through the ReLU before
+    /// the layer.
     fn input_grad<E: Element>(
         &self,
         grad: &MatrixMut<'_, Self, E>,
         weight: &Matrix<'_, Self, E>,
         precision: Precision,
         grad_input: &MatrixMut<'_, Self, E>,
+        before: Option<BiasBefore<'_, E>>,
     ) -> Result<()> {
+        // The gradient through ReLU, in a launch of its own.
+        let through_relu = |BiasBefore { input, parts, grad_bias, accum }: BiasBefore<'_, E>| {
+            self.activation_grad(Some(input), grad_input, parts, (grad_bias, accum))
+        };
         let product = Product {
             left: Factor::new(grad.data.on(self)?.as_const(), grad.ld),
             right: Factor::new(weight.data.on(self)?, weight.ld),
@@ -331,25 +368,47 @@ impl Cuda {
         // SAFETY: the op has been validated: each matrix has elements of `E` and the rows, columns
         // and leading dimension that are passed.
         if unsafe { self.multiply::<E, E>(product, grad_input)? } {
-            return Ok(());
+            return before.map_or(Ok(()), through_relu);
         }
         let (m, k) = (grad_input.rows, grad_input.cols);
         let tile = self.inner.kernels.linear.input_grad.tile_of_whole_sums::<E>(precision, (m, k));
+        // There is a counter for each column of tiles, and a tile that writes the column sums.
+        let (fused, alone) = match before {
+            Some(before) if m > 0 && k.div_ceil(tile.cols) <= Arrivals::BIAS_RUNS => {
+                (Some(before), None)
+            }
+            other => (None, other),
+        };
+        let (input, input_ld, bias_parts, grad_bias, accum) = match &fused {
+            Some(BiasBefore { input, parts, grad_bias, accum }) => {
+                (input.data.on(self)?, input.ld, *parts, grad_bias.on(self)?, *accum)
+            }
+            None => (Ptr::NULL, 0, PtrMut::NULL, PtrMut::NULL, Accum::Replace),
+        };
         let parameters = params::LinearInputGrad {
             grad: grad.data.on(self)?.as_const(),
             weight: weight.data.on(self)?,
             grad_input: grad_input.data.on(self)?,
+            input,
+            bias_parts,
+            grad_bias,
+            arrivals: self.inner.arrivals.of(Arrivals::BIAS_GRAD),
             grad_ld: grad.ld as u64,
             weight_ld: weight.ld as u64,
             grad_input_ld: grad_input.ld as u64,
+            input_ld: input_ld as u64,
             batch_size: m as u64,
             outputs: grad.cols as u64,
             inputs: k as u64,
+            accumulate: u32::from(accum == Accum::Add),
         };
         // SAFETY: as above, and the function is an instance of the kernel for `E`. Earlier launches
         // on this stream have written what is read. There is a block for each tile of the output,
-        // which is an exclusive view.
-        unsafe { tile.function.launch(self, tile.grid(m, k, 1), parameters) }
+        // which is an exclusive view. With `before`, the input has the rows and columns of the
+        // output, the workspace has room for a row of column sums for each row of tiles, and there
+        // is a counter for each column of tiles.
+        unsafe { tile.function.launch(self, tile.grid(m, k, 1), parameters)? };
+        alone.map_or(Ok(()), through_relu)
     }
 
     /// Computes `gradᵀ input` in split-K parts.
@@ -408,7 +467,7 @@ impl Cuda {
         &self,
         output: Option<Matrix<'_, Self, E>>,
         grad: &MatrixMut<'_, Self, E>,
-        (bias_parts, parts): (PtrMut<f32>, &Parts),
+        bias_parts: PtrMut<f32>,
         (grad_bias, accum): (&ViewMut<'_, Self, f32>, Accum),
     ) -> Result<()> {
         let (output, output_ld) = match output {
@@ -425,6 +484,7 @@ impl Cuda {
         // The threads of a block lie in rows of at most a warp, with a vector of columns each if
         // `wide`, else with one column.
         let blocks = grad.cols.div_ceil(32 * if wide { columns } else { 1 });
+        let parts = Parts::of_bias_grad(grad.rows);
         let parts = parts.for_counters(blocks, Arrivals::BIAS_RUNS, grad.rows);
         let parameters = params::LinearActivationGrad {
             output,

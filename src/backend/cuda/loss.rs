@@ -32,10 +32,7 @@ impl LossOps for Cuda {
     fn loss_forward(&self, args: Forward<'_, Self>) -> Result<()> {
         let Forward { loss, threshold, loss_scale, logits, labels, mean, grad_logits, workspace } =
             args;
-        let (negative, positive) = match loss {
-            Loss::WeightedBce { negative, positive } => (negative, positive),
-            Loss::BceWithLogits | Loss::Mse => (1.0, 1.0),
-        };
+        let (negative, positive) = label_weights(loss);
         let blocks = self.loss_workspace_len(logits.len()).max(1);
         let forward = params::LossForward {
             logits: logits.on(self)?,
@@ -62,5 +59,13 @@ impl LossOps for Cuda {
 
     fn loss_workspace_len(&self, batch_size: usize) -> usize {
         batch_size.div_ceil(params::THREADS)
+    }
+}
+
+/// Returns the weights of the labels 0 and 1.
+pub(super) fn label_weights(loss: Loss) -> (f32, f32) {
+    match loss {
+        Loss::WeightedBce { negative, positive } => (negative, positive),
+        Loss::BceWithLogits | Loss::Mse => (1.0, 1.0),
     }
 }

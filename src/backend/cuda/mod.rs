@@ -43,12 +43,14 @@ mod dense_update;
 mod embedding_bag;
 mod finite_check;
 mod gemm;
+mod head;
 mod index_sort;
 mod interaction;
 mod linear;
 mod loss;
 mod moving_average;
 mod optimizer;
+mod pooled_interaction;
 mod runtime;
 mod sparse_update;
 
@@ -131,11 +133,13 @@ struct Kernels {
     dense_update: dense_update::Kernels,
     embedding_bag: embedding_bag::Kernels,
     finite_check: finite_check::Kernels,
+    head: head::Kernels,
     index_sort: index_sort::Kernels,
     interaction: interaction::Kernels,
     linear: linear::Kernels,
     loss: loss::Kernels,
     moving_average: moving_average::Kernels,
+    pooled_interaction: pooled_interaction::Kernels,
     sparse_update: sparse_update::Kernels,
 }
 
@@ -147,11 +151,13 @@ impl Kernels {
             dense_update: dense_update::Kernels::load(context)?,
             embedding_bag: embedding_bag::Kernels::load(context)?,
             finite_check: finite_check::Kernels::load(context)?,
+            head: head::Kernels::load(context)?,
             index_sort: index_sort::Kernels::load(context)?,
             interaction: interaction::Kernels::load(context)?,
             linear: linear::Kernels::load(context)?,
             loss: loss::Kernels::load(context)?,
             moving_average: moving_average::Kernels::load(context)?,
+            pooled_interaction: pooled_interaction::Kernels::load(context)?,
             sparse_update: sparse_update::Kernels::load(context)?,
         })
     }
@@ -480,11 +486,10 @@ impl Device for Cuda {
         buffer.slice_mut(range)
     }
 
-    fn split_mut<T: Scalar>(
+    fn split_mut<T: Scalar, const N: usize>(
         buffer: &mut Buffer<T>,
-        first: Range<usize>,
-        second: Range<usize>,
-    ) -> (ViewMut<'_, Cuda, T>, ViewMut<'_, Cuda, T>) {
-        buffer.split_mut(first, second)
+        ranges: [Range<usize>; N],
+    ) -> [ViewMut<'_, Cuda, T>; N] {
+        buffer.split_mut(ranges)
     }
 }

@@ -75,10 +75,10 @@ impl Model {
     /// Runs forward and backward. All but the last layer compute in `E`. `bags` has one feature for
     /// each table, pooled by sum, in the dimension of the bottom MLP's output.
     ///
-    /// In 16 bits the pooled vectors, and what layers and interaction read and write, are rounded to
-    /// `E`, gradients after a multiplication by `loss_scale`. Matrix products on tensor cores and of
-    /// pairs of `bf16` lose more than sums of `f32`: for at most 10 terms, less than 2⁻¹⁹ of their
-    /// magnitudes. This function adds that much to the error of each factor.
+    /// In 16 bits the pooled vectors, and what layers and interaction read and write, are rounded
+    /// to `E`, gradients after a multiplication by `loss_scale`. Matrix products on tensor cores
+    /// and of pairs of `bf16` lose more than sums of `f32`: for at most 10 terms, less than 2⁻¹⁹ of
+    /// their magnitudes. This function adds that much to the error of each factor.
     pub fn pass_in<E: Stored>(
         &self,
         loss_scale: f64,

@@ -11,7 +11,8 @@ use super::params::index_sort::IndexSortCounters;
 use super::pointer::PtrMut;
 use crate::error::Result;
 
-const _: () = assert!(Arrivals::INDEX_SORT.is_multiple_of(2) && Arrivals::COUNT.is_multiple_of(2));
+// The counters of the branch are aligned, too.
+const _: () = assert!(Arrivals::COUNT.is_multiple_of(2));
 
 /// The counters of a backend, in device memory: zeros whenever no kernel that uses them is running.
 /// The ops of a backend run one after another, so that kernels of one kind share their counters.
@@ -27,8 +28,10 @@ impl Arrivals {
     pub(crate) const LOSS: usize = 0;
     /// The counter of [`finite_check`](crate::ops::finite_check).
     pub(crate) const FINITE_CHECK: usize = 1;
+    /// The counter of [`head`](crate::ops::head).
+    pub(crate) const HEAD: usize = 2;
     /// The first counter of the tiles of a weight gradient ([`linear`](crate::ops::linear)).
-    pub(crate) const WEIGHT_GRAD: usize = 2;
+    pub(crate) const WEIGHT_GRAD: usize = 3;
     /// The number of counters of such tiles.
     pub(crate) const WEIGHT_TILES: usize = 1024;
     /// The first counter of the runs of columns of a bias gradient.
@@ -36,7 +39,7 @@ impl Arrivals {
     /// The number of counters of such runs.
     pub(crate) const BIAS_RUNS: usize = 1024;
     /// The first counter of [`index_sort`](crate::ops::index_sort), at a multiple of 8 bytes.
-    pub(crate) const INDEX_SORT: usize = Self::BIAS_GRAD + Self::BIAS_RUNS;
+    pub(crate) const INDEX_SORT: usize = (Self::BIAS_GRAD + Self::BIAS_RUNS).next_multiple_of(2);
     /// The number of counters of a backend, and of its branch.
     const COUNT: usize = Self::INDEX_SORT + size_of::<IndexSortCounters>() / size_of::<u32>();
 

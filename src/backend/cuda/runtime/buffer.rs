@@ -110,15 +110,17 @@ impl<T: Scalar> Buffer<T> {
         ViewMut::at(pointer, len, self.owner)
     }
 
-    /// Returns views of two ranges. Panics unless the first one is before the second one.
-    pub(crate) fn split_mut(
+    /// Returns views of ranges. Panics unless each is before the next.
+    pub(crate) fn split_mut<const N: usize>(
         &mut self,
-        first: Range<usize>,
-        second: Range<usize>,
-    ) -> (ViewMut<'_, Cuda, T>, ViewMut<'_, Cuda, T>) {
-        assert!(first.end <= second.start, "{first:?} is not before {second:?}");
-        let view = |(pointer, len)| ViewMut::at(pointer, len, self.owner);
-        (view(self.part(first)), view(self.part(second)))
+        ranges: [Range<usize>; N],
+    ) -> [ViewMut<'_, Cuda, T>; N] {
+        let are_in_order = ranges.windows(2).all(|pair| pair[0].end <= pair[1].start);
+        assert!(are_in_order, "{ranges:?} are not one before the next");
+        ranges.map(|range| {
+            let (pointer, len) = self.part(range);
+            ViewMut::at(pointer, len, self.owner)
+        })
     }
 
     /// Returns the address and the length of a range. Panics if the range is not within the buffer,

@@ -1,8 +1,8 @@
 //! Bindings of cuBLASLt, which is loaded at run time: matrix products with an epilogue of bias and
 //! ReLU. `gemm.rs` decides which products it computes.
 //!
-//! A kind of product is planned at its first use: descriptors, and the algorithm that cuBLASLt's
-//! heuristic ranks first, which is the same in every run. Later products of this kind take a
+//! A kind of product is planned at its first use: descriptors, and the first algorithm of cuBLASLt's
+//! heuristic that can run, which is the same in every run. Later products of this kind take a
 //! look-up and a call. The replay of a graph takes neither.
 
 use std::collections::HashMap;
@@ -42,6 +42,8 @@ const WORKSPACE: usize = 32 << 20;
 const BIAS_ROOM: usize = 64 << 10;
 /// The alignment of the matrices and of the bias, in bytes.
 const ALIGNMENT: usize = 16;
+/// The number of algorithms that the heuristic is asked for.
+const CANDIDATES: usize = 8;
 /// The number of plans from which on all are dropped, for callers in which every batch has another
 /// size.
 const MAX_PLANS: usize = 1024;
@@ -418,7 +420,8 @@ impl CublasLt {
         Ok(algorithm.map(|algorithm| Plan { operation, layouts, algorithm }))
     }
 
-    /// Returns the algorithm that the heuristic ranks first; `None` if there is none.
+    /// Returns the algorithm that the heuristic ranks first of those that can run; `None` if there
+    /// is none.
     fn algorithm(
         &self,
         kind: &Kind,
@@ -456,9 +459,9 @@ impl CublasLt {
         ] {
             functions.prefer(&preference, matrix, ALIGNMENT as u32)?;
         }
-        let (mut found, mut count) = (MaybeUninit::<Found>::uninit(), 0);
+        let (mut found, mut count) = ([const { MaybeUninit::<Found>::uninit() }; CANDIDATES], 0);
         // SAFETY: each handle has the kind of object that the parameter requires, and there is room
-        // for the one result that is requested.
+        // for as many results as are requested.
         let status = unsafe {
             (functions.cublasLtMatmulAlgoGetHeuristic)(
                 self.handle.handle,
@@ -468,21 +471,25 @@ impl CublasLt {
                 d.handle,
                 d.handle,
                 preference.handle,
-                1,
-                found.as_mut_ptr(),
+                CANDIDATES as c_int,
+                found.as_mut_ptr().cast(),
                 &raw mut count,
             )
         };
-        if status == Status::CUBLAS_STATUS_NOT_SUPPORTED as c_int || count == 0 && status == 0 {
+        if status == Status::CUBLAS_STATUS_NOT_SUPPORTED as c_int {
             return Ok(None);
         }
         functions.check("find an algorithm of cuBLASLt", status)?;
-        // SAFETY: the function has written a result. Its status is read as a number, since the
-        // value may be unknown to the enumeration.
-        let (algorithm, state) = unsafe {
+        let found = found.iter().take(usize::try_from(count).unwrap_or(0)).map(|found| {
             let found = found.as_ptr();
-            ((&raw const (*found).algo).read(), (&raw const (*found).state).cast::<c_int>().read())
-        };
-        functions.check("find an algorithm of cuBLASLt", state).map(|()| Some(algorithm))
+            // SAFETY: the function has written as many results. The status is read as a number,
+            // since the value may be unknown to the enumeration.
+            unsafe {
+                ((&raw const (*found).algo).read(), (&raw const (*found).state).cast().read())
+            }
+        });
+        let mut can_run = found
+            .filter(|(_, state): &(_, c_int)| *state == Status::CUBLAS_STATUS_SUCCESS as c_int);
+        Ok(can_run.next().map(|(algorithm, _)| algorithm))
     }
 }

@@ -11,7 +11,7 @@ use super::driver::{Quiet, check};
 use super::params::bags::{FAULT_SLOTS, Fault, FaultKind, FaultyOp, Status};
 use super::pointer::PtrMut;
 use crate::error::{Error, OffsetRule, Result};
-use crate::ops::{embedding_bag, index_sort, loss};
+use crate::ops::{embedding_bag, head, index_sort, loss};
 
 // `Buffer` requires a `Scalar`, which has a default. The default is the cleared state, whose bits
 // are not all zero.
@@ -128,6 +128,7 @@ impl Status {
             op if op == FaultyOp::EmbeddingBagForward as u32 => embedding_bag::FORWARD,
             op if op == FaultyOp::EmbeddingBagWeightGrad as u32 => embedding_bag::WEIGHT_GRAD,
             op if op == FaultyOp::Loss as u32 => loss::OP,
+            op if op == FaultyOp::Head as u32 => head::OP,
             _ => index_sort::OP,
         };
         let (position, count) = ((key >> 32) as usize, self.count as usize);
