@@ -14,10 +14,11 @@ use bagdot::ops::cast::Cast;
 use bagdot::ops::finite_check::{Check, NonFinite, Verdict};
 use bagdot::ops::index_sort::{Sort, SortedIndices};
 use bagdot::ops::interaction::{self, Features, FeaturesMut};
+use bagdot::ops::pooled_interaction::{self, Interact};
 use bagdot::ops::sparse_update::{self, PooledGrad};
 use bagdot::ops::{
     Accum, Activation, Backend, Device, Matrix, MatrixMut, Optimizer, OptimizerStateMut, Precision,
-    TableBatch, UpdateRule, dense_update, embedding_bag, linear, loss,
+    TableBatch, UpdateRule, dense_update, embedding_bag, head, linear,
 };
 use bagdot::{DType, Element, bf16};
 use common::model::{DeviceBatch, HostBatch, Model, published};
@@ -33,17 +34,16 @@ fn parts<B: Timed + Backend>(criterion: &mut Criterion, device: &B) {
     for model in published::<B>() {
         for &precision in B::PRECISIONS {
             until(criterion, device, &model, precision);
-            // In 16 bits the products of the interaction are of tf32.
             let (full, tf32) = (Precision::Full, Precision::Tf32);
             match precision {
                 ComputePrecision::F32 => {
-                    single_ops::<B, f32>(criterion, device, &model, precision, [full, full]);
+                    single_ops::<B, f32>(criterion, device, &model, precision, full);
                 }
                 ComputePrecision::Tf32 => {
-                    single_ops::<B, f32>(criterion, device, &model, precision, [tf32, tf32]);
+                    single_ops::<B, f32>(criterion, device, &model, precision, tf32);
                 }
                 ComputePrecision::BF16 => {
-                    single_ops::<B, bf16>(criterion, device, &model, precision, [full, tf32]);
+                    single_ops::<B, bf16>(criterion, device, &model, precision, full);
                 }
                 ComputePrecision::F16 { .. } => {}
             }
@@ -94,15 +94,17 @@ fn until<B: Timed + Backend>(
 /// An op of a step, or all of its calls of one kind.
 #[derive(Clone, Copy)]
 enum Part {
+    Cast,
     EmbeddingBag,
     InteractionForward,
+    /// Both of these in one op, which keeps the pooled vectors.
+    PooledInteraction,
     LayersForward,
-    LogitForward,
-    Loss,
-    LogitBackward,
+    /// The logits alone, for a prediction.
+    Logits,
+    Head,
     LayersBackward,
     InteractionBackward,
-    Casts,
     IndexSort,
     FiniteCheck,
     SparseUpdate,
@@ -110,40 +112,39 @@ enum Part {
 }
 
 const PARTS: [(&str, Part); 13] = [
+    ("cast", Part::Cast),
     ("embedding_bag", Part::EmbeddingBag),
     ("interaction_forward", Part::InteractionForward),
+    ("pooled_interaction", Part::PooledInteraction),
     ("layers_forward", Part::LayersForward),
-    ("logit_forward", Part::LogitForward),
-    ("loss", Part::Loss),
-    ("logit_backward", Part::LogitBackward),
+    ("logits", Part::Logits),
+    ("head", Part::Head),
     ("layers_backward", Part::LayersBackward),
     ("interaction_backward", Part::InteractionBackward),
-    ("casts", Part::Casts),
     ("index_sort", Part::IndexSort),
     ("finite_check", Part::FiniteCheck),
     ("sparse_update", Part::SparseUpdate),
     ("dense_update", Part::DenseUpdate),
 ];
 
-/// Measures the ops of a step. Layers compute in `E`; the precisions are those of the products of
-/// f32 in layers and in the interaction.
+/// Measures the ops of a step that computes in `E`. `products` is the precision of products of f32.
 fn single_ops<B: Timed + Backend, E: Element>(
     criterion: &mut Criterion,
     device: &B,
     model: &Model,
     precision: ComputePrecision,
-    precisions: [Precision; 2],
+    products: Precision,
 ) {
     let shape = model.shape(Ids::Uniform, precision);
     let mut step = None;
     for (name, part) in PARTS {
-        if matches!(part, Part::Casts) && E::DTYPE == DType::F32 {
+        if matches!(part, Part::Cast) && E::DTYPE == DType::F32 {
             continue;
         }
         let name = format!("{shape} {name}");
         let mut group = group(criterion, device, "step_part");
         measure_samples(&mut group, device, (&name, model.batch_size), SETS, |set| {
-            let step = step.get_or_insert_with(|| Step::<B, E>::new(device, model, precisions));
+            let step = step.get_or_insert_with(|| Step::<B, E>::new(device, model, products));
             step.run(device, model, part, set);
         });
     }
@@ -151,25 +152,22 @@ fn single_ops<B: Timed + Backend, E: Element>(
 
 /// The operands of the ops of a step.
 struct Step<B: Device, E: Element> {
-    precisions: [Precision; 2],
+    products: Precision,
     batches: Vec<DeviceBatch<B>>,
     tables: B::Tables,
     weights: B::Buffer<f32>,
     sorted: Vec<SortedIndices<B>>,
+    /// The dense features as the layers read them.
+    rounded_dense: B::Buffer<E>,
     /// The pooled vectors, and their gradient.
-    pooled: [B::Buffer<f32>; 2],
+    pooled: [B::Buffer<E>; 2],
     /// The output of the bottom MLP, and its gradient.
-    dense: [B::Buffer<f32>; 2],
+    dense: [B::Buffer<E>; 2],
     /// The output of the interaction, and its gradient.
-    interacted: [B::Buffer<f32>; 2],
+    interacted: [B::Buffer<E>; 2],
     /// The layers of both MLPs but the last one.
     layers: Vec<Layer<B, E>>,
-    logit: Layer<B, f32>,
-    /// The matrices that are converted to E, and those that are converted from E, of so many
-    /// columns.
-    casts: [Vec<usize>; 2],
-    /// Room for the largest of these.
-    cast: (B::Buffer<f32>, B::Buffer<E>),
+    head: HeadOperands<B, E>,
     /// The parameters of the layers, their gradient and their copy.
     parameters: [B::Buffer<f32>; 2],
     rounded: B::Buffer<E>,
@@ -178,21 +176,45 @@ struct Step<B: Device, E: Element> {
     workspace: B::Buffer<u64>,
 }
 
+/// The last layer's operands and their gradients.
+struct HeadOperands<B: Device, E: Element> {
+    inputs: usize,
+    input: [B::Buffer<E>; 2],
+    weight: [B::Buffer<f32>; 2],
+    bias: [B::Buffer<f32>; 2],
+    bias_before: B::Buffer<f32>,
+    logits: [B::Buffer<f32>; 2],
+}
+
+impl<B: Timed + Backend, E: Element> HeadOperands<B, E> {
+    fn new(device: &B, m: usize, inputs: usize) -> Self {
+        let both = |len: usize| [1, 2].map(|seed| drawn(device, len, seed));
+        Self {
+            inputs,
+            input: [1, 2].map(|seed| drawn(device, m * inputs, seed)),
+            weight: both(inputs),
+            bias: both(1),
+            bias_before: device.alloc(inputs).unwrap(),
+            logits: both(m),
+        }
+    }
+}
+
 impl<B: Timed + Backend, E: Element> Step<B, E> {
-    fn new(device: &B, model: &Model, precisions: [Precision; 2]) -> Self {
+    fn new(device: &B, model: &Model, products: Precision) -> Self {
         let (m, config) = (model.batch_size, &model.config);
         let layout = TableBatch::new(config.tables.clone(), config.features.clone()).unwrap();
         let (dim, num_indices) = (layout.max_dim(), m * layout.features().len());
         let sorted = |_| SortedIndices::new(device, num_indices, num_indices).unwrap();
         let (width, pooled) = (config.interaction_width(), layout.width());
         let both = |columns: usize, seed: u64| {
-            [seed, seed + 1].map(|seed| drawn::<B, f32>(device, m * columns, seed))
+            [seed, seed + 1].map(|seed| drawn::<B, E>(device, m * columns, seed))
         };
 
         let bottom: Vec<usize> =
             [config.num_dense].into_iter().chain(config.bottom_mlp.iter().copied()).collect();
         let top: Vec<usize> = [width].into_iter().chain(config.top_mlp.iter().copied()).collect();
-        let (&logits, hidden) = top.split_last().unwrap();
+        let hidden = &top[..top.len() - 1];
         let mut layers: Vec<Layer<B, E>> = vec![];
         for (sizes, is_bottom) in [(&bottom[..], true), (hidden, false)] {
             for (k, pair) in sizes.windows(2).enumerate() {
@@ -200,33 +222,27 @@ impl<B: Timed + Backend, E: Element> Step<B, E> {
                 layers.push(Layer::new(device, m, [pair[1], pair[0]], has_grad_input));
             }
         }
-        let last = *hidden.last().unwrap();
-        let logit: Layer<B, f32> = Layer::new(device, m, [logits, last], true);
+        let head = HeadOperands::new(device, m, *hidden.last().unwrap());
         let num_parameters =
-            layers.iter().map(Layer::num_parameters).sum::<usize>() + logit.num_parameters();
-        let to_layers = vec![config.num_dense, width, last, dim];
-        let from_layers = vec![dim, last, width];
-        let most = to_layers.iter().chain(&from_layers).max().unwrap() * m;
+            layers.iter().map(Layer::num_parameters).sum::<usize>() + head.inputs + 1;
 
         let workspace = [
             Sort::<B, i64>::workspace_len(device, &layout, num_indices),
             sparse_update::Update::<B, f32, i64>::workspace_len(device, &layout, num_indices),
-            loss::Forward::<B>::workspace_len(device, m),
+            head::LossAndGrads::<B, E>::workspace_len(device, m, head.inputs),
             layers.iter().map(|layer| layer.workspace_len(device)).max().unwrap_or(0),
-            logit.workspace_len(device),
         ];
         let mut step = Self {
-            precisions,
+            products,
             batches: batches(device, model),
             weights: drawn(device, layout.num_weights(), 1),
             sorted: (0..SETS).map(sorted).collect(),
+            rounded_dense: device.alloc(m * config.num_dense).unwrap(),
             pooled: both(pooled, 2),
             dense: both(dim, 4),
             interacted: both(width, 6),
             layers,
-            logit,
-            casts: [to_layers, from_layers],
-            cast: (drawn(device, most, 8), device.alloc(most).unwrap()),
+            head,
             parameters: [9, 10].map(|seed| drawn(device, num_parameters, seed)),
             rounded: device.alloc(num_parameters).unwrap(),
             mean: upload(device, &[0.5_f64]),
@@ -243,7 +259,7 @@ impl<B: Timed + Backend, E: Element> Step<B, E> {
         let batch = self.batches[set].view(model);
         let dim = config.tables[0].embedding_dim;
         let (pooled_cols, width) = (self.tables.as_ref().width(), config.interaction_width());
-        let [of_layers, of_pairs] = self.precisions;
+        let products = self.products;
         let [pooled, grad_pooled] = &mut self.pooled;
         let [dense, grad_dense] = &mut self.dense;
         let [interacted, grad_interacted] = &mut self.interacted;
@@ -267,7 +283,7 @@ impl<B: Timed + Backend, E: Element> Step<B, E> {
                     },
                     MatrixMut::contiguous(B::view_mut(interacted), m, width),
                 )
-                .precision(of_pairs);
+                .precision(products);
                 op.run(device).unwrap();
             }
             Part::InteractionBackward => {
@@ -284,53 +300,76 @@ impl<B: Timed + Backend, E: Element> Step<B, E> {
                         sparse: MatrixMut::contiguous(B::view_mut(grad_pooled), m, pooled_cols),
                     },
                 )
-                .precision(of_pairs);
+                .precision(products);
                 op.run(device).unwrap();
             }
             Part::LayersForward => {
-                self.layers.iter_mut().for_each(|layer| layer.forward(device, of_layers));
+                self.layers.iter_mut().for_each(|layer| layer.forward(device, products));
             }
             Part::LayersBackward => {
                 for layer in self.layers.iter_mut().rev() {
-                    layer.backward(device, of_layers, &mut self.workspace);
+                    layer.backward(device, products, &mut self.workspace);
                 }
             }
-            Part::LogitForward => self.logit.forward(device, Precision::Full),
-            Part::LogitBackward => {
-                self.logit.backward(device, Precision::Full, &mut self.workspace);
-            }
-            Part::Loss => {
-                let op = loss::Forward::new(
-                    config.loss,
-                    B::view(&self.logit.output),
-                    batch.labels.unwrap(),
-                    B::view_mut(&mut self.mean),
-                    B::view_mut(&mut self.workspace),
+            Part::PooledInteraction => {
+                let lookup = embedding_bag::Forward::new(
+                    &self.tables,
+                    B::view(&self.weights),
+                    batch.bags,
+                    MatrixMut::contiguous(B::view_mut(pooled), m, pooled_cols),
+                );
+                let interact = Interact::new(
+                    config.interaction,
+                    dim,
+                    Matrix::contiguous(B::view(dense), m, dim),
+                    MatrixMut::contiguous(B::view_mut(interacted), m, width),
                 )
-                .threshold(config.loss_threshold)
-                .grad_logits(B::view_mut(&mut self.logit.grad_output));
+                .precision(products)
+                .keeps_pooled(true);
+                pooled_interaction::Forward { lookup, interact }.run(device).unwrap();
+            }
+            Part::Logits => {
+                let HeadOperands { inputs, input, weight, bias, logits, .. } = &mut self.head;
+                let op = head::Forward::new(
+                    Matrix::contiguous(B::view(&input[0]), m, *inputs),
+                    B::view(&weight[0]),
+                    B::view(&bias[0]),
+                    B::view_mut(&mut logits[0]),
+                );
                 op.run(device).unwrap();
             }
-            Part::Casts => {
-                let ([to_layers, from_layers], (wide, narrow)) = (&self.casts, &mut self.cast);
-                for &columns in to_layers {
-                    let len = m * columns;
-                    let op = Cast {
-                        factor: 1.0,
-                        from: Matrix::contiguous(B::slice(wide, 0..len), 1, len),
-                        to: MatrixMut::contiguous(B::slice_mut(narrow, 0..len), 1, len),
-                    };
-                    op.run(device).unwrap();
-                }
-                for &columns in from_layers {
-                    let len = m * columns;
-                    let op = Cast {
-                        factor: 1.0,
-                        from: Matrix::contiguous(B::slice(narrow, 0..len), 1, len),
-                        to: MatrixMut::contiguous(B::slice_mut(wide, 0..len), 1, len),
-                    };
-                    op.run(device).unwrap();
-                }
+            Part::Head => {
+                let head = &mut self.head;
+                let [input, grad_input] = &mut head.input;
+                let [weight, grad_weight] = &mut head.weight;
+                let [bias, grad_bias] = &mut head.bias;
+                let [logits, grad_logits] = &mut head.logits;
+                let op = head::LossAndGrads::new(
+                    config.loss,
+                    head::Forward::new(
+                        Matrix::contiguous(B::view(input), m, head.inputs),
+                        B::view(weight),
+                        B::view(bias),
+                        B::view_mut(logits),
+                    ),
+                    batch.labels.unwrap(),
+                    B::view_mut(&mut self.mean),
+                    head::Grads::new(
+                        B::view_mut(grad_logits),
+                        MatrixMut::contiguous(B::view_mut(grad_input), m, head.inputs),
+                        B::view_mut(grad_weight),
+                        B::view_mut(grad_bias),
+                    )
+                    .through_relu(B::view_mut(&mut head.bias_before)),
+                    B::view_mut(&mut self.workspace),
+                )
+                .threshold(config.loss_threshold);
+                op.run(device).unwrap();
+            }
+            Part::Cast => {
+                let to = B::view_mut(&mut self.rounded_dense);
+                let to = MatrixMut::contiguous(to, m, config.num_dense);
+                Cast { factor: 1.0, from: batch.dense, to }.run(device).unwrap();
             }
             Part::IndexSort => {
                 let workspace = B::view_mut(&mut self.workspace);
@@ -342,7 +381,7 @@ impl<B: Timed + Backend, E: Element> Step<B, E> {
                     NonFinite::Error,
                     1,
                     B::view(&self.mean),
-                    [B::view(&self.parameters[1]), B::view(grad_pooled)],
+                    [B::view(&self.parameters[1]), B::slice(&self.parameters[1], 0..0)],
                     B::view_mut(&mut self.verdict),
                 );
                 op.run(device).unwrap();
@@ -406,7 +445,7 @@ impl<B: Timed + Backend, E: Element> Layer<B, E> {
             m,
             n,
             k,
-            activation: if n == 1 { Activation::None } else { Activation::Relu },
+            activation: Activation::Relu,
             input: drawn(device, m * k, 1),
             weight: drawn(device, n * k, 2),
             bias: drawn(device, n, 3),

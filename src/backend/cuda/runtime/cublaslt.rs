@@ -485,7 +485,10 @@ impl CublasLt {
             // SAFETY: the function has written as many results. The status is read as a number,
             // since the value may be unknown to the enumeration.
             unsafe {
-                ((&raw const (*found).algo).read(), (&raw const (*found).state).cast().read())
+                (
+                    (&raw const (*found).algo).read(),
+                    (&raw const (*found).state).cast::<c_int>().read(),
+                )
             }
         });
         let mut can_run = found
