@@ -11,6 +11,7 @@ backend_suite!(
     orders_i64,
     orders_rows_of_many_bits,
     orders_many_ids,
+    orders_tables_of_any_size,
     orders_ids_for_large_tiles,
     room_for_more_ids_is_room_for_fewer,
     bad_ids_are_left_out_and_reported,
@@ -88,13 +89,14 @@ fn orders_i64<B: IndexSortOps>(device: &B) {
 }
 
 /// Checks row numbers of up to 35 bits: keys of several digits, and of more than 32 bits. The
-/// tables are not allocated.
+/// tables are not allocated. Many tables without a feature make a backend sort all tables together
+/// that sorts a few of them one by one.
 fn orders_rows_of_many_bits<B: IndexSortOps>(device: &B) {
-    for rows in [1, 2, 2047, 2048, 2049, 1 << 22, (1 << 22) + 1, 1 << 34] {
-        let layout = (
-            &[(3, 1), (rows, 1), (5, 1)][..],
-            &[1, 0, 2, 1].map(|table| feature(table, Pooling::Sum))[..],
-        );
+    let all_rows = [1, 2, 511, 512, 2047, 2048, 2049, 1 << 22, (1 << 22) + 1, 1 << 31, 1 << 34];
+    for (rows, unused) in all_rows.into_iter().flat_map(|rows| [(rows, 0), (rows, 600)]) {
+        let mut tables = vec![(3, 1), (rows, 1), (5, 1)];
+        tables.resize(tables.len() + unused, (1, 1));
+        let layout = (&tables[..], &[1, 0, 2, 1].map(|table| feature(table, Pooling::Sum))[..]);
         let lengths: Vec<usize> = (0..4 * 9).map(|k| k % 4 * 13).collect();
         let draw_id = |random: &mut bagdot::Philox, rows: u64| match random.below(3) {
             // Draws rows that differ in their highest digit alone, and neighbours.
@@ -122,6 +124,23 @@ fn orders_many_ids<B: IndexSortOps>(device: &B) {
         let (got, result) = sort::<B, i32>(device, &case, 0);
         assert_eq!(result, Ok(()));
         assert_eq!(got, expected(&case), "{}", case.name);
+    }
+}
+
+/// Checks tables that have no ids, one id, or far more than the others, in one feature or in
+/// several that are apart.
+fn orders_tables_of_any_size<B: IndexSortOps>(device: &B) {
+    let features: Vec<_> = [1, 2, 0, 1, 4].map(|table| feature(table, Pooling::Sum)).into();
+    let tables = [(1 << 20, 1), (300, 1), (1, 1), (7, 1), (512, 1)];
+    for lengths in [[30, 1, 17_000, 0, 20], [8191, 300, 0, 1, 100], [8190, 300, 0, 3, 100]] {
+        let bags: Vec<usize> = lengths.into_iter().flat_map(|length| [length, 0, 1]).collect();
+        let mut case = BagCase::new("tables of any size", (&tables, &features), &bags, zipf);
+        for (feature, padding) in [(2, 1), (3, 0), (4, 2)] {
+            case.features[feature].padding_idx = Some(padding);
+        }
+        let (got, result) = sort::<B, i32>(device, &case, 0);
+        assert_eq!(result, Ok(()));
+        assert_eq!(got, expected(&case), "{lengths:?}");
     }
 }
 

@@ -185,24 +185,36 @@ impl<I: Id> Step<I> {
 }
 
 /// Checks bags that overlap. The sort has no meaning, but neither it nor a step with its order may
-/// access memory outside of the buffers.
+/// access memory outside of the buffers. There are few ids, or more than there are in the batch of
+/// one table, or more than are sorted by table.
 #[test]
 fn overlapping_bags_are_an_error() {
+    let few = case(16, Pooling::Mean);
+    let features = [0, 1, 0, 1, 0].map(|table| feature(table, Pooling::Sum));
+    let of_tables = |tables| BagCase::new("many", (tables, &features), &[300; 5 * 8], uniform);
+    let (three, two) = (of_tables(&[(12, 16), (9, 4), (1, 1)]), of_tables(&[(12, 16), (9, 4)]));
+    let end = three.indices.len();
     on_every_schedule_with_overlaps(|cuda| {
-        let mut step = Step::<i64>::new(cuda, case(16, Pooling::Mean));
-        let (position, before) = (7, step.case.offsets[6] as i64);
-        let mut offsets: Vec<i64> = step.case.offsets.iter().map(|&offset| offset as i64).collect();
-        offsets[position] = 3;
-        offsets[position + 4] += 1000;
-        cuda.upload(&offsets, Cuda::view_mut(&mut step.backward.bags.offsets)).unwrap();
-        step.sort(cuda);
-        let rule = OffsetRule::NotBelow(before);
-        assert_eq!(
-            cuda.synchronize(),
-            Err(Error::InvalidOffsets { op: "index_sort", position, value: 3, rule })
-        );
-        step.update(cuda);
-        assert_eq!(cuda.synchronize(), Ok(()));
+        let three_times = [(8, end), (16, 0), (24, end), (32, 0)];
+        for (case, changes) in [
+            (&few, &[(7, 3), (11, few.offsets[11] + 1000)][..]),
+            (&three, &three_times),
+            (&two, &three_times),
+        ] {
+            let mut step = Step::<i64>::new(cuda, case.clone());
+            let mut offsets: Vec<_> = case.offsets.iter().map(|&offset| offset as i64).collect();
+            changes.iter().for_each(|&(position, offset)| offsets[position] = offset as i64);
+            cuda.upload(&offsets, Cuda::view_mut(&mut step.backward.bags.offsets)).unwrap();
+            step.sort(cuda);
+            let position = (1..).find(|&k| offsets[k] < offsets[k - 1]).unwrap();
+            let (value, rule) = (offsets[position], OffsetRule::NotBelow(offsets[position - 1]));
+            assert_eq!(
+                cuda.synchronize(),
+                Err(Error::InvalidOffsets { op: "index_sort", position, value, rule })
+            );
+            step.update(cuda);
+            assert_eq!(cuda.synchronize(), Ok(()));
+        }
     });
 }
 
@@ -326,6 +338,32 @@ fn a_pass_of_the_sort_moves_each_id_once() {
     let bytes = pass.total.sectors as usize * 32 / 3;
     let most = n * 16 + n.div_ceil(2048) * (2 + 16) * 256 * 8;
     assert!(bytes <= most, "{bytes} bytes a pass, {} at least: {:?}", n * 16, pass.total);
+}
+
+/// Checks that the sort of a small batch is one launch, and moves each id as often as it must. It
+/// reads the id, and each offset four times, from a cache except for the first time. It writes the
+/// bag of the id to a position and reads it from there, a sector for each id. It writes the length
+/// of the bag and the order. A warp of 32 ids reads six sectors more: features, and offsets that
+/// begin within a sector.
+#[test]
+fn a_small_sort_is_one_launch() {
+    let Some(emulator) = emulator() else { return };
+    let alone = emulator.exclusive();
+    let cuda = Cuda::new(0).unwrap();
+    let features = [0, 1, 2].map(|table| feature(table, Pooling::Sum));
+    let layout = (&[(1 << 20, 4); 3][..], &features[..]);
+    let case = BagCase::new("small", layout, &[1; 3 * 2048], uniform);
+    let n = case.indices.len();
+    let mut step = Step::<i64>::new(&cuda, case);
+    alone.reset_counters();
+    step.sort(&cuda);
+    cuda.synchronize().unwrap();
+    let launches: u64 = alone.counters().iter().map(|kernel| kernel.launches).sum();
+    assert_eq!(launches, 1);
+    let total = counted(&alone, "index_sort_tables_i64").total;
+    let (bytes, order) = (total.sectors as usize * 32, 8 + 4 + 4 + 4);
+    let most = n * (8 + 4 * 8 + (4 + 32) + 4 + order) + n / 32 * 6 * 32;
+    assert!(bytes <= most, "{bytes} bytes, {most} at most: {total:?}");
 }
 
 /// Returns the instructions of the longest block of each kernel in a step on `n` ids, 64 in a bag.

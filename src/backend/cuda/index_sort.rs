@@ -6,18 +6,22 @@ use std::sync::Arc;
 use cudarc::driver::CudaContext;
 
 use super::Cuda;
+use super::runtime::arrivals::Arrivals;
 use super::runtime::buffer::Parts;
 use super::runtime::launch::{Function, Grid, Kernel};
 use super::runtime::module::{ByWidth, Module};
 use super::runtime::params::bags::FaultyOp;
 use super::runtime::params::index_sort::{
-    self as params, DIGITS, LARGE, MAX_DIGIT_BITS, MAX_PASSES, SMALL, THREADS,
+    self as params, DIGITS, LARGE, MAX_DIGIT_BITS, MAX_PASSES, MAX_TABLES, SMALL, TABLE_SHARED,
+    TABLE_THREADS, TABLE_TILE, THREADS,
 };
 use super::runtime::pointer::{Ptr, PtrMut};
+use super::runtime::tables::Tables;
 use crate::dtype::Index;
 use crate::error::Result;
-use crate::ops::index_sort::{IndexSortOps, Sort};
-use crate::ops::{Device, TableBatch};
+use crate::ops::bags::OffsetsOf;
+use crate::ops::index_sort::{IndexSortOps, Sort, SortedIndices};
+use crate::ops::{Bags, Device, Table, TableBatch};
 use crate::size::{product, sum};
 
 /// The number of keys of a large tile and of a small tile. Large tiles leave fewer blocks to wait
@@ -25,6 +29,9 @@ use crate::size::{product, sum};
 const TILES: (usize, usize) = (THREADS * LARGE, THREADS * SMALL);
 /// The number of keys from which on tiles are large.
 const MANY_KEYS: usize = 1 << 17;
+/// The most ids of a table, on average, if a block sorts each table: half of what it sorts in shared
+/// memory, since only the device knows how many ids each table has.
+const MEAN_TABLE: usize = TABLE_TILE / 2;
 /// The most blocks of `index_sort_rows`, which loop over the bags. Each block adds digit counts of
 /// its own to the histograms, so there are no more blocks than fill a device.
 const MAX_BLOCKS: usize = 528;
@@ -48,6 +55,7 @@ impl<K: Kernel> ByTile<K> {
 /// The kernels of kernels/index_sort.cu.
 #[derive(Debug)]
 pub(super) struct Kernels {
+    tables: ByWidth<params::IndexSortTables<()>>,
     rows: ByWidth<params::IndexSortRows<()>>,
     pass: ByTile<params::IndexSortPass<()>>,
     segments: ByTile<params::IndexSortSegments<()>>,
@@ -57,13 +65,43 @@ pub(super) struct Kernels {
 impl Kernels {
     pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let module = Module::load(context, "index_sort")?;
+        let tables: ByWidth<params::IndexSortTables<()>> = module.by_width("", ["i32", "i64"])?;
+        for kernel in [tables.of::<i32>(), tables.of::<i64>()] {
+            module.allow_shared(kernel, TABLE_SHARED as u32)?;
+        }
         Ok(Self {
+            tables,
             rows: module.by_width("", ["i32", "i64"])?,
             pass: ByTile::find(&module)?,
             segments: ByTile::find(&module)?,
             _module: module,
         })
     }
+}
+
+/// Returns whether a block can sort each of these tables.
+fn has_blocks(tables: &TableBatch) -> bool {
+    let all = tables.tables();
+    let fits = |(table, of): (usize, &Table)| {
+        of.num_embeddings <= u32::MAX as usize && tables.features_of(table).len() <= TABLE_THREADS
+    };
+    (1..=MAX_TABLES).contains(&all.len()) && all.iter().enumerate().all(fits)
+}
+
+/// Returns whether a block sorts each table of a batch. That takes one launch, but a table with far
+/// more ids than the others keeps its block busy while the other multiprocessors wait.
+fn is_by_table<I: Index>(tables: &TableBatch, bags: &Bags<'_, Cuda, I>) -> bool {
+    let (num_tables, n) = (tables.tables().len(), bags.num_indices());
+    let is_small = match bags.offsets.0 {
+        OffsetsOf::Length(length) => {
+            let ids_of =
+                |table| product([tables.features_of(table).len(), bags.batch_size, length]);
+            // There may be more slack.
+            n <= num_tables * TABLE_TILE && (0..num_tables).all(|table| ids_of(table) <= TABLE_TILE)
+        }
+        _ => n < MANY_KEYS.min(num_tables * MEAN_TABLE + 1),
+    };
+    is_small && has_blocks(tables)
 }
 
 /// The parts of a sort that follow from the sizes of its arguments.
@@ -143,6 +181,59 @@ impl Cuda {
         }
     }
 
+    /// Returns the ids of a batch as kernels read them.
+    fn sorted_ids<I: Index>(
+        &self,
+        (tables, bags): (&Tables, &Bags<'_, Self, I>),
+        bag_of: PtrMut<u32>,
+        sorted: &mut SortedIndices<Self>,
+    ) -> Result<params::IndexSortIds<I>> {
+        Ok(params::IndexSortIds {
+            features: tables.features(self)?,
+            tables: tables.tables(self)?,
+            indices: bags.indices.on(self)?,
+            bag_of,
+            bag_lengths: Self::view_mut(&mut sorted.bag_lengths).on(self)?,
+            status: self.inner.faults.pointer(),
+            bags: self.bags(bags, tables.as_ref(), FaultyOp::IndexSort)?,
+            batch_size: bags.batch_size as u32,
+            reserved: 0,
+        })
+    }
+
+    /// Sorts the ids of each table in a block.
+    fn sort_tables<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()> {
+        let Sort { tables, bags, sorted, workspace } = args;
+        let mut parts = Parts::of(&workspace, self)?;
+        let [keys, keys_out, key_positions, key_positions_out, bag_of] =
+            [(); 5].map(|()| parts.take(bags.num_indices()));
+        let (features_by_table, feature_offsets) = tables.features_by_table(self)?;
+        let parameters = params::IndexSortTables {
+            ids: self.sorted_ids((tables, &bags), bag_of, sorted)?,
+            feature_offsets,
+            features_by_table,
+            counters: self.inner.arrivals.of(Arrivals::INDEX_SORT).cast(),
+            keys,
+            keys_out,
+            key_positions,
+            key_positions_out,
+            rows: Self::view_mut(&mut sorted.rows).on(self)?,
+            segments: Self::view_mut(&mut sorted.segments).on(self)?,
+            positions: Self::view_mut(&mut sorted.positions).on(self)?,
+            bags: Self::view_mut(&mut sorted.bags).on(self)?,
+            counts: Self::view_mut(&mut sorted.counts).on(self)?,
+        };
+        let blocks = tables.as_ref().tables().len() as u32;
+        let grid = Grid { shared: TABLE_SHARED as u32, ..Grid::new((blocks, 1), TABLE_THREADS) };
+        // SAFETY: the function is the instance for `I`. The op has been validated: ids, offsets and
+        // order have the sizes that bags and ids require. The workspace has the length of
+        // `index_sort_workspace_len`, so all its parts lie within it. Workspace and order are
+        // exclusive views, and the counters are the backend's own, for no more tables than they
+        // have room for. Ids and offsets may hold any values: the kernel checks them before it uses
+        // them.
+        unsafe { self.inner.kernels.index_sort.tables.of::<I>().launch(self, grid, parameters) }
+    }
+
     /// Sorts ids by keys of `K`, which must be wide enough for all rows.
     fn sort_by<K, I: Index>(&self, args: Sort<'_, Self, I>, plan: &Plan, n: usize) -> Result<()> {
         let Sort { tables, bags, sorted, mut workspace } = args;
@@ -160,17 +251,10 @@ impl Cuda {
 
         let lanes = n.div_ceil(num_bags.max(1)).next_power_of_two().min(32);
         let rows = params::IndexSortRows {
-            features: tables.features(self)?,
-            tables: tables.tables(self)?,
-            indices: bags.indices.on(self)?,
+            ids: self.sorted_ids((tables, &bags), bag_of, sorted)?,
             keys: keys[0].cast(),
-            bag_of,
-            bag_lengths: Self::view_mut(&mut sorted.bag_lengths).on(self)?,
             histograms,
-            status: self.inner.faults.pointer(),
-            bags: self.bags(&bags, tables.as_ref(), FaultyOp::IndexSort)?,
             end_key: plan.end_key,
-            batch_size: bags.batch_size as u32,
             lanes: lanes as u32,
             passes: plan.passes,
             digit_bits: plan.digit_bits,
@@ -231,6 +315,9 @@ impl Cuda {
 
 impl IndexSortOps for Cuda {
     fn index_sort<I: Index>(&self, args: Sort<'_, Self, I>) -> Result<()> {
+        if is_by_table(args.tables.as_ref(), &args.bags) {
+            return self.sort_tables(args);
+        }
         // Without bags, no id is in a bag, and there is nothing to sort.
         let has_bags = args.bags.num_bags(args.tables.as_ref()) > 0;
         let n = if has_bags { args.bags.num_indices() } else { 0 };
@@ -253,7 +340,14 @@ impl IndexSortOps for Cuda {
                 product([2, num_keys.div_ceil(2)]),
             ]))
         };
+        // A block for each table needs keys and positions, twice, and the bag of each position.
+        let ids_by_table = match has_blocks(tables) {
+            true => num_indices.min(tables.tables().len() * TABLE_TILE),
+            false => 0,
+        };
         // A batch with fewer ids may need more words, since its tiles are small.
-        words(num_indices).max(words(num_indices.min(MANY_KEYS - 1)))
+        words(num_indices)
+            .max(words(num_indices.min(MANY_KEYS - 1)))
+            .max(product([5, ids_by_table.div_ceil(2)]))
     }
 }

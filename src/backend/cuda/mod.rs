@@ -216,9 +216,9 @@ impl Cuda {
     }
 
     /// Makes a backend for another stream of the same device, which shares the loaded kernels with
-    /// this one. It takes a few kilobytes of device memory, and 32 MiB as soon as cuBLASLt computes
-    /// a product on it. Like any other backend, it has memory of its own and reports the faults of
-    /// its own ops.
+    /// this one. It takes some 40 kilobytes of device memory, and 32 MiB as soon as cuBLASLt
+    /// computes a product on it. Like any other backend, it has memory of its own and reports the
+    /// faults of its own ops.
     ///
     /// # Errors
     /// Propagates errors of the driver.

@@ -1,5 +1,5 @@
 //! Counters of the blocks that have arrived at the end of a launch, by which the last one finishes
-//! what the others have begun (kernels/common/arrivals.cuh).
+//! what the others have begun (kernels/common/arrivals.cuh), and others that it clears.
 
 use std::sync::Arc;
 
@@ -7,8 +7,12 @@ use cudarc::driver::{CudaContext, CudaStream, result};
 
 use super::buffer::{Buffer, Owner};
 use super::driver::check;
+use super::params::index_sort::IndexSortCounters;
 use super::pointer::PtrMut;
 use crate::error::Result;
+
+// The counters of the branch are aligned, too.
+const _: () = assert!(Arrivals::COUNT.is_multiple_of(2));
 
 /// The counters of a backend, in device memory: zeros whenever no kernel that uses them is running.
 /// The ops of a backend run one after another, so that kernels of one kind share their counters.
@@ -34,8 +38,10 @@ impl Arrivals {
     pub(crate) const BIAS_GRAD: usize = Self::WEIGHT_GRAD + Self::WEIGHT_TILES;
     /// The number of counters of such runs.
     pub(crate) const BIAS_RUNS: usize = 1024;
+    /// The first counter of [`index_sort`](crate::ops::index_sort), at a multiple of 8 bytes.
+    pub(crate) const INDEX_SORT: usize = (Self::BIAS_GRAD + Self::BIAS_RUNS).next_multiple_of(2);
     /// The number of counters of a backend, and of its branch.
-    const COUNT: usize = Self::BIAS_GRAD + Self::BIAS_RUNS;
+    const COUNT: usize = Self::INDEX_SORT + size_of::<IndexSortCounters>() / size_of::<u32>();
 
     /// Allocates the counters of a backend and of its branch, and clears them on a stream that
     /// nothing is recorded on. The context must be bound.

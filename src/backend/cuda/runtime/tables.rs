@@ -26,6 +26,9 @@ pub struct Tables {
     host: TableBatch,
     features: Buffer<Feature>,
     tables: Buffer<Table>,
+    /// The numbers of the features, by table, and behind them the number of features of all tables
+    /// before each table, with one more entry.
+    features_by_table: Buffer<u32>,
     /// The rows of weights, and of state for each element, that lie in one buffer.
     elements: TablePlaces,
     /// The rows of state for each row that lie in one buffer.
@@ -175,9 +178,16 @@ impl Tables {
             lanes.max().unwrap_or(0).next_power_of_two().min(32) as usize
         });
         let tables = cuda.to_device(&described)?;
+        let (mut by_table, mut offsets) = (vec![], vec![0]);
+        for table in 0..host.tables().len() {
+            by_table.extend(host.features_of(table).iter().map(|&feature| feature as u32));
+            offsets.push(by_table.len() as u32);
+        }
+        by_table.extend(offsets);
+        let features_by_table = cuda.to_device(&by_table)?;
         let elements = TablePlaces::joined(cuda, &host, Per::Element)?;
         let rows = TablePlaces::joined(cuda, &host, Per::Row)?;
-        Ok(Self { host, features, tables, elements, rows, lanes })
+        Ok(Self { host, features, tables, features_by_table, elements, rows, lanes })
     }
 
     /// Returns the address of the descriptions of the features.
@@ -188,6 +198,13 @@ impl Tables {
     /// Returns the address of the descriptions of the tables.
     pub(crate) fn tables(&self, cuda: &Cuda) -> Result<Ptr<Table>> {
         Cuda::view(&self.tables).on(cuda)
+    }
+
+    /// Returns the addresses of the numbers of the features, by table, and of the number of
+    /// features of all tables before each table, with one more entry.
+    pub(crate) fn features_by_table(&self, cuda: &Cuda) -> Result<(Ptr<u32>, Ptr<u32>)> {
+        let features = Cuda::view(&self.features_by_table).on(cuda)?;
+        Ok((features, features.add(self.host.features().len())))
     }
 
     /// Returns the places of tables in one buffer.
