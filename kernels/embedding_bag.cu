@@ -23,8 +23,9 @@
 //                 bags, but the order would depend on the shape of the launch.
 //              6. The gradient of the weights distributes bags in the same way, in runs of one bag:
 //                 each dot product is a reduction by warp shuffles over the columns.
-//              7. The type of `out` and of its gradient is a parameter, since a branch per bag costs
-//                 nothing beside its rows, and instances for each type would be three times as many.
+//              7. The type of `out` and of its gradient is a parameter: a branch per bag costs
+//                 nothing beside its rows, and instances for each type would be three times as
+//                 many.
 // Mapping      blockIdx.y -> feature, in a loop; below, groups of 4 lanes and runs of 2 bags:
 //                group of the grid    0      1      2     ...
 //                bags of the feature  0 1    2 3    4 5   ...

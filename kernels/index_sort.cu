@@ -114,9 +114,9 @@ __device__ __forceinline__ Bounds covering_bounds(const Bags& bags, uint64_t bag
 
 // Reads the ids of a bag, one group of lanes for each bag: calls `take(position, row)` for each of
 // them, with kNoRow for padding and bad ids, notes the faults, and writes the number of rows as the
-// length of the bag. Returns true if the bounds are wrong. A lane reads kAtOnce ids at once, so that
-// the latencies overlap. The groups of a warp stay converged, and those without a bag pass false:
-// votes with a partial mask run once for each group.
+// length of the bag. Returns true if the bounds are wrong. A lane reads kAtOnce ids at once, so
+// that the latencies overlap. The groups of a warp stay converged, and those without a bag pass
+// false: votes with a partial mask run once for each group.
 template <int kAtOnce, typename I, typename Take>
 __device__ __forceinline__ bool read_bag(const IndexSortIds<I>& p, uint32_t lanes, bool exists,
                                          uint32_t bag, Bounds bounds, Take take) {

@@ -60,8 +60,8 @@
 //              a row, which rounds nothing above the subnormal numbers
 // Measured     NVIDIA H200, 2026-11-27, f32, one id a bag: D 128 B 65536, SGD 718 us (uniform), 547
 //              us (Zipf), row-wise Adagrad 865 and 565 us; D 64 B 2048, SGD 26 us (uniform),
-//              48 us (Zipf). Not yet measured: the share of stream (copy), Adagrad, Adam, tables and
-//              gradients of 16 bits, FBGEMM's shape
+//              48 us (Zipf). Not yet measured: the share of stream (copy), Adagrad, Adam, tables
+//              and gradients of 16 bits, FBGEMM's shape
 
 #include "common/optimizer.cuh"
 #include "common/philox.cuh"

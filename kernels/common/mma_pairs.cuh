@@ -9,7 +9,7 @@ template <typename E>
 constexpr uint32_t kDepth = kDepthBytes / sizeof(E);
 
 // The shared memory of a sample of a forward pass: its features, in rows that are padded with zeros
-// to a multiple of kDepth, and behind them the row of the output. Their pitch is an odd number of 16
+// to a multiple of kDepth, and behind them the row of the output. The pitch is an odd number of 16
 // bytes, so that ldmatrix has no bank conflicts.
 template <typename E>
 struct SampleRoom {

@@ -328,9 +328,9 @@ __device__ __forceinline__ void add_runs(Vec<float, N>& sum, const float* from, 
   while (count > 0) add_next(Width<1>{});
 }
 
-// Returns the sum over the occurrences of a row, in N of its columns. It adds the occurrences of the
-// first chunk, and then the sums of the later runs at each level of the reduction tree, from the
-// shortest runs to the longest.
+// Returns the sum over the occurrences of a row, in N of its columns. It adds the occurrences of
+// the first chunk, and then the sums of the later runs at each level of the reduction tree, from
+// the shortest runs to the longest.
 template <int N>
 __device__ __forceinline__ Vec<float, N> sum_occurrences(const RowGradientSource& source,
                                                          const Group& group, const RowBatch& batch,

@@ -1,5 +1,5 @@
-//! The buffers of a step in the type that the configuration chooses: activations and their gradients,
-//! from the lookup to the top MLP, and the weights that layers multiply with.
+//! The buffers of a step in the type that the configuration chooses: activations and their
+//! gradients, from the lookup to the top MLP, and the weights that layers multiply with.
 
 use super::config::{DlrmConfig, Mlps};
 use super::matrix::{BatchMatrix, padded};

@@ -202,9 +202,10 @@ impl<'a, M: Memory<Address = ()>> Offsets<'a, M> {
                 // The last bag may have another length.
                 End::Implied => return None,
             };
-            let is_multiple = |(k, offset): (usize, i64)| offset as u64 == k.wrapping_mul(length) as u64;
-            values.iter().map(|offset| offset.to_i64()).enumerate().all(is_multiple)
-                .then_some(length)?
+            let is_place = |(k, offset): (usize, &_)| {
+                Index::to_i64(*offset) as u64 == k.wrapping_mul(length) as u64
+            };
+            values.iter().enumerate().all(is_place).then_some(length)?
         }, length => length);
         (length > 0).then_some(length)
     }

@@ -56,7 +56,8 @@ fn steps_change_nothing<B: Backend>(device: &B) {
                 // taken either.
                 let result = result.and_then(|()| step(&mut model, staging.as_mut(), &batch(1.0)));
                 let want = format!(
-                    "head.loss_and_grads: label {text} at position 2 is not in [0, 1] (1 bad in this call)"
+                    "head.loss_and_grads: label {text} at position 2 is not in [0, 1] (1 bad in \
+                     this call)"
                 );
                 assert_eq!(message(outcome(device, result)), want, "{loss:?}, staged: {is_staged}");
                 assert_eq!(state(&mut model), before, "{loss:?}, {label}, staged: {is_staged}");

@@ -228,8 +228,8 @@ pub(super) struct Pool<'a, 't, E: Element, I: Index> {
     pub(super) gather: &'t Gather<'a, E, I>,
     /// The first sample.
     pub(super) first: usize,
-    /// The pooled vectors, a row for each sample. Their type is known at run time, because this loop
-    /// is compiled for all types of tables and ids already.
+    /// The pooled vectors, a row for each sample. Their type is known at run time, because this
+    /// loop is compiled for all types of tables and ids already.
     pub(super) output: ElementsMut<'t>,
     /// The leading dimension of `output`.
     pub(super) ld: usize,
@@ -341,8 +341,8 @@ struct ShortRows<'a, 'r, E: Element, I: Index> {
 }
 
 impl<E: Element, I: Index> ShortRows<'_, '_, E, I> {
-    /// Pools rows of `N` vectors. It adds and divides in the order of [`BagSum`], so that results are
-    /// the same bits.
+    /// Pools rows of `N` vectors. It adds and divides in the order of [`BagSum`], so that results
+    /// are the same bits.
     #[inline(always)]
     fn pool<V: Lanes, const N: usize>(self, lanes: V) {
         let Self { rows, gather, bags, pooling, mut output, ld } = self;

@@ -67,8 +67,8 @@ impl EmbeddingBagOps for Cuda {
         };
         // SAFETY: the function is the instance for `E` and `I`, and the output has the type that it
         // is told. The op has been validated: weights, ids, offsets and outputs have the sizes that
-        // features and batch size require, and outputs are exclusive views. Ids and offsets may hold any values: the kernel checks them before
-        // it uses them.
+        // features and batch size require, and outputs are exclusive views. Ids and offsets may
+        // hold any values: the kernel checks them before it uses them.
         unsafe {
             self.inner.kernels.embedding_bag.forward.of::<E, I>().launch(self, grid, parameters)
         }

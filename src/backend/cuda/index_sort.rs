@@ -29,8 +29,8 @@ use crate::size::{product, sum};
 const TILES: (usize, usize) = (THREADS * LARGE, THREADS * SMALL);
 /// The number of keys from which on tiles are large.
 const MANY_KEYS: usize = 1 << 17;
-/// The most ids of a table, on average, if a block sorts each table: half of what it sorts in shared
-/// memory, since only the device knows how many ids each table has.
+/// The most ids of a table, on average, if a block sorts each table: half of what it sorts in
+/// shared memory, since only the device knows how many ids each table has.
 const MEAN_TABLE: usize = TABLE_TILE / 2;
 /// The most blocks of `index_sort_rows`, which loop over the bags. Each block adds digit counts of
 /// its own to the histograms, so there are no more blocks than fill a device.

@@ -1,9 +1,9 @@
 //! Bindings of cuBLASLt, which is loaded at run time: matrix products with an epilogue of bias and
 //! ReLU. `gemm.rs` decides which products it computes.
 //!
-//! A kind of product is planned at its first use: descriptors, and the first algorithm of cuBLASLt's
-//! heuristic that can run, which is the same in every run. Later products of this kind take a
-//! look-up and a call. The replay of a graph takes neither.
+//! A kind of product is planned at its first use: descriptors, and the first algorithm of the
+//! heuristic of cuBLASLt that can run, which is the same in every run. Later products of this kind
+//! take a look-up and a call. The replay of a graph takes neither.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
