@@ -55,6 +55,10 @@ pub(super) struct StepBuffers<D: Device, E: Element> {
     pub(super) grads: Option<Activations<D, E>>,
 }
 
+/// The operands of the bottom MLP: the weights, the dense features, and the buffers.
+type BottomParts<'a, D, E> =
+    (&'a <D as Device>::Buffer<E>, Matrix<'a, D, E>, &'a mut StepBuffers<D, E>);
+
 /// The activations between the parts of a model, or their gradients.
 pub(super) struct Activations<D: Device, E: Element> {
     /// The output of the bottom MLP.
@@ -278,7 +282,7 @@ impl<D: Backend> F32Layers<D> {
         &'a mut self,
         parameters: &'a D::Buffer<f32>,
         dense: &Matrix<'a, D, f32>,
-    ) -> (&'a D::Buffer<f32>, Matrix<'a, D, f32>, &'a mut StepBuffers<D, f32>) {
+    ) -> BottomParts<'a, D, f32> {
         (parameters, *dense, &mut self.buffers)
     }
 
@@ -328,7 +332,7 @@ impl<D: Backend, E: Element> SixteenBitLayers<D, E> {
         &'a mut self,
         _: &'a D::Buffer<f32>,
         dense: &Matrix<'a, D, f32>,
-    ) -> (&'a D::Buffer<E>, Matrix<'a, D, E>, &'a mut StepBuffers<D, E>) {
+    ) -> BottomParts<'a, D, E> {
         (&self.parameters, self.dense.matrix(dense.rows), &mut self.buffers)
     }
 
