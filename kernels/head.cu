@@ -33,7 +33,8 @@
 // Numerics     logits: f32 by fma, in an order that depends on K and the type alone; losses: terms
 //              and sums in f64; dX: one product, rounded to f32 and to the type; dw, db: f32 sums
 //              whose order depends on batch size, K and type alone. Nothing depends on alignment
-// Measured     compiled and emulated, not yet measured
+// Measured     compiled and emulated, not yet measured. The least for 65536 x 256 in bf16 at 4.2
+//              TB/s: forward 33.8 MB, 8 us; loss_and_grads 68 MB, 16 us
 
 #include "common/arrivals.cuh"
 #include "common/block_reduce.cuh"

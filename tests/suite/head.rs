@@ -189,9 +189,9 @@ impl<E: Stored + Poison> Case<E> {
             for (grad, x) in want.input.iter_mut().zip(&self.input) {
                 *grad = if x.value() <= 0.0 { Approx::ZERO } else { *grad };
             }
+            let values = exact(&got.input);
             let sum_of = |column: usize| {
-                let mut terms: Vec<_> =
-                    exact(&got.input).into_iter().skip(column).step_by(k).collect();
+                let mut terms: Vec<_> = values.iter().skip(column).step_by(k).copied().collect();
                 terms.extend(adds.then(|| before.0[column]));
                 Approx::sum(&terms)
             };

@@ -402,9 +402,10 @@ pub fn backward_goes_through_relu_of<B: LinearOps, E: Layers>(
             masked.map(|(&g, x)| if x.value() <= 0.0 { E::store(0.0) } else { g }).collect();
         assert_same_bits(&what, &got, &masked);
         let sums = |values: &[E], columns: usize, old: &[f32]| -> Vec<Approx> {
+            let values = exact(values);
             let sum_of = |column: usize| {
                 let mut terms: Vec<_> =
-                    exact(values).into_iter().skip(column).step_by(columns).collect();
+                    values.iter().skip(column).step_by(columns).copied().collect();
                 terms.extend((accum == Accum::Add).then(|| Approx::exact(old[column])));
                 Approx::sum(&terms)
             };
