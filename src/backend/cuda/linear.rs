@@ -228,7 +228,7 @@ struct BiasBefore<'a, E: Element> {
     input: Matrix<'a, Cuda, E>,
     /// The workspace.
     parts: PtrMut<f32>,
-    grad_bias: &'a ViewMut<'a, Cuda, f32>,
+    grad_bias: ViewMut<'a, Cuda, f32>,
     accum: Accum,
 }
 
@@ -287,13 +287,13 @@ impl LinearOps for Cuda {
         };
         if let Some(grad_bias) = grad_bias {
             let output = (activation != Activation::None).then_some(output);
-            self.activation_grad(output, &grad_output, bias_parts, (&grad_bias, accum))?;
+            self.activation_grad(output, &grad_output, bias_parts, (grad_bias, accum))?;
         }
         if branch.is_some() {
             on.follow(self)?;
         }
         if let Some(grad_input) = grad_input {
-            let before = grad_bias_before.as_ref().map(|grad_bias| BiasBefore {
+            let before = grad_bias_before.map(|grad_bias| BiasBefore {
                 input,
                 parts: bias_parts,
                 grad_bias,
@@ -324,7 +324,7 @@ impl LinearOps for Cuda {
         let ActivationGrad { output, activation, grad_output, grad_bias, accum, workspace } = args;
         let output = (activation != Activation::None).then_some(output);
         let parts = workspace.on(self)?.cast::<f32>();
-        self.activation_grad(output, &grad_output, parts, (&grad_bias, accum))
+        self.activation_grad(output, &grad_output, parts, (grad_bias, accum))
     }
 
     fn linear_backward_workspace_len<E: Element>(
@@ -334,7 +334,8 @@ impl LinearOps for Cuda {
         inputs: usize,
     ) -> usize {
         let of_weight = Parts::of_weight_grad(batch_size, outputs, inputs);
-        let of_bias = product([Parts::of_bias_grad(batch_size).room, outputs.max(inputs)]);
+        let columns = if batch_size == 0 { 0 } else { outputs.max(inputs) };
+        let of_bias = product([Parts::of_bias_grad(batch_size).room, columns]);
         let of_tiles = product([most_row_tiles(batch_size), inputs]);
         let floats = sum([product([of_weight.room, outputs, inputs]), of_bias.max(of_tiles)]);
         floats.div_ceil(size_of::<u64>() / size_of::<f32>())
@@ -468,8 +469,15 @@ impl Cuda {
         output: Option<Matrix<'_, Self, E>>,
         grad: &MatrixMut<'_, Self, E>,
         bias_parts: PtrMut<f32>,
-        (grad_bias, accum): (&ViewMut<'_, Self, f32>, Accum),
+        (mut grad_bias, accum): (ViewMut<'_, Self, f32>, Accum),
     ) -> Result<()> {
+        if grad.rows == 0 {
+            // There is no room for parts of a batch without samples, whose sums are zeros.
+            return match accum {
+                Accum::Replace => grad_bias.clear(self.raw_stream()),
+                Accum::Add => Ok(()),
+            };
+        }
         let (output, output_ld) = match output {
             Some(output) => (output.data.on(self)?, output.ld),
             None => (Ptr::NULL, 0),
