@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::compute::vector::{Blocks, WIDE, dot_row, for_each_block, load, store_as};
+use super::compute::vector::{Blocks, dot_row, for_each_block, load, store, store_as};
 use super::runtime::erased::{
     AnyBags, AnyMatrix, AnyMatrixMut, AnyTables, ByElement, ByIndex, ElementsMut, with_elements,
     with_indices,
@@ -345,14 +345,29 @@ impl<E: Element, I: Index> ShortRows<'_, '_, E, I> {
     /// are the same bits.
     #[inline(always)]
     fn pool<V: Lanes, const N: usize>(self, lanes: V) {
-        let Self { rows, gather, bags, pooling, mut output, ld } = self;
-        for (k, positions) in gather.each_bag(bags).enumerate() {
-            prefetch_pooled(&output, (k + PREFETCH_SAMPLES) * ld, N * LANES);
+        let Self { rows, gather, bags, pooling, output, ld } = self;
+        // The loop is compiled for each type of output: a branch in it costs a sixth of the time.
+        with_elements!(output => {
+            Self::pool_into::<V, _, N>(lanes, rows, gather.each_bag(bags), pooling, (output, ld));
+        });
+    }
+
+    /// Does [`Self::pool`] for bags with these positions, with the output in its type.
+    #[inline(always)]
+    fn pool_into<V: Lanes, O: Element, const N: usize>(
+        lanes: V,
+        rows: &FeatureRows<'_, E, I>,
+        bags: EachBag<'_, Cpu>,
+        pooling: Pooling,
+        (output, ld): (&mut [O], usize),
+    ) {
+        for (k, positions) in bags.enumerate() {
+            prefetch_output(output, (k + PREFETCH_SAMPLES) * ld, N * LANES);
             let mut sums = rows.plain_sum::<V, N, true>(lanes, positions.clone(), 0..N * LANES);
             if pooling == Pooling::Mean {
                 divide(lanes, &mut sums, positions.len());
             }
-            store_as::<V, N, true>(lanes, sums, output.part(k * ld..k * ld + N * LANES));
+            store::<V, O, N, true>(lanes, sums, &mut output[k * ld..][..N * LANES]);
         }
     }
 }
@@ -520,11 +535,13 @@ impl<V: Lanes, E: Element, I: Index> Blocks for BagMax<'_, '_, V, E, I> {
     #[inline(always)]
     fn block<const N: usize, const WHOLE: bool>(&mut self, columns: Range<usize>) {
         // The values are compared as they are read, before any is rounded.
-        let (mut maxima, mut sources) = ([0.0; WIDE * LANES], [NO_SOURCE; WIDE * LANES]);
+        let (mut maxima, mut sources) = ([[0.0; LANES]; N], [[NO_SOURCE; LANES]; N]);
+        let (maxima, sources) = (maxima.as_flattened_mut(), sources.as_flattened_mut());
         let (mut is_first, start) = (true, self.positions.start);
         for position in self.positions.clone() {
+            self.rows.prefetch(position + self.rows.prefetch_rows, columns.clone());
             let Some(row) = self.rows.lookup_block(position, columns.start) else { continue };
-            let best = maxima.iter_mut().zip(&mut sources);
+            let best = maxima.iter_mut().zip(sources.iter_mut());
             for (x, (best, source)) in row[columns.clone()].iter().zip(best) {
                 let x = x.to_f32();
                 if is_first || x > *best || (x.is_nan() && !best.is_nan()) {
