@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use bagdot::Cpu;
 use bagdot::nn::TableInit;
 use bagdot::ops::WeightDecay;
-use bagdot::train::{Config, Metrics, Observer, RunDir, Trainer};
+use bagdot::train::{Config, Metrics, Observer, PrecisionKind, RunDir, Trainer};
 
 const SEEDS: u64 = 5;
 
@@ -53,6 +53,17 @@ const VARIANTS: &[Variant] = &[
     ("plain: none of these", plain),
 ];
 
+/// The precisions below f32, to be compared with "one member".
+const PRECISIONS: &[Variant] = &[
+    ("one member, bf16", |config| one_member_in(config, PrecisionKind::BF16)),
+    ("one member, f16", |config| one_member_in(config, PrecisionKind::F16)),
+];
+
+fn one_member_in(config: &mut Config, precision: PrecisionKind) {
+    config.train.members = 1;
+    config.model.precision = precision;
+}
+
 /// Makes the model a DLRM as facebookresearch/dlrm builds it, trained with Adam.
 fn plain(config: &mut Config) {
     for (_, change) in &VARIANTS[1..VARIANTS.len() - 1] {
@@ -81,7 +92,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (config, folder) = Config::load(&path)?;
         println!("\n{} (means of {SEEDS} seeds, ± their standard deviation)\n", path.display());
         println!("| | validation AUC | log-loss | test AUC | log-loss |\n|---|---|---|---|---|");
-        for (name, change) in VARIANTS {
+        for (name, change) in VARIANTS.iter().chain(PRECISIONS) {
             let runs: Vec<[Metrics; 2]> = (1..=SEEDS)
                 .map(|seed| {
                     let mut config = config.clone();
